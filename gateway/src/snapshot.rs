@@ -1,0 +1,81 @@
+//! What one zone knows at one moment: an immutable value that the data path reads without a lock.
+//!
+//! The zone task builds a new `Snapshot` whenever the topology, an instance's health, the catalog or a tunnel changes,
+//! and swaps it in whole. Only the load counters inside an [`Instance`] change in place.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU32, atomic::AtomicU64},
+};
+
+use arc_swap::ArcSwap;
+use causeway_zone_sync::{
+    catalog::Catalog,
+    name::{GatewayId, ServiceName, Tags, ZoneName},
+    topology::Topology,
+};
+use serde::Serialize;
+
+/// The current snapshot, shared by every task that decides something.
+pub type Snapshots = Arc<ArcSwap<Snapshot>>;
+
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Counts up with every snapshot of this process.
+    pub generation: u64,
+    /// The zone this process serves.
+    pub zone: ZoneName,
+    pub topology: Arc<Topology>,
+    /// This zone's own instances by service, healthy or not.
+    pub instances: Arc<BTreeMap<ServiceName, Vec<Arc<Instance>>>>,
+    /// What the other zones export.
+    pub catalog: Arc<Catalog>,
+    /// Every gateway that at least one tunnel leads to.
+    pub links: Arc<BTreeMap<GatewayId, Link>>,
+}
+
+/// One running copy of a service in this zone.
+#[derive(Debug)]
+pub struct Instance {
+    /// Unique within the zone.
+    pub id: String,
+    pub service: ServiceName,
+    pub address: SocketAddr,
+    pub tags: Tags,
+    pub weight: u32,
+    pub capacity_per_second: Option<u64>,
+    pub health: Health,
+    /// Shared by all snapshots that hold this instance.
+    pub load: Arc<Load>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Not checked yet: gets no traffic.
+    Unknown,
+    Healthy,
+    Unhealthy,
+}
+
+/// What the balancer knows of an instance; updated in place by the data path.
+#[derive(Debug, Default)]
+pub struct Load {
+    /// Connections under way.
+    pub outstanding: AtomicU32,
+    /// Moving average of the time to connect, in microseconds; 0 until measured.
+    pub latency_micros: AtomicU64,
+}
+
+/// How a gateway of another zone can be reached now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Link {
+    /// A tunnel is up and answers.
+    Up,
+    /// Every tunnel has gone silent while answers were due: tried last.
+    Stalled,
+    /// The peer is shutting down and takes no new streams.
+    Draining,
+}

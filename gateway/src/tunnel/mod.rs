@@ -1,0 +1,26 @@
+//! Tunnels: mTLS QUIC connections between gateways. This module owns their whole life: endpoints, dialling, identity
+//! checks, the control stream, liveness. It does not know what a stream carries; it hands each to a [`StreamHandler`].
+
+use std::sync::Arc;
+
+use causeway_proto::tunnel::StreamHeader;
+use futures_util::future::BoxFuture;
+use quinn::{RecvStream, SendStream};
+
+mod set;
+
+pub use set::{OpenError, Tunnel, TunnelSet};
+
+/// A stream that a peer opened, its header read and nothing else.
+#[derive(Debug)]
+pub struct IncomingStream {
+    pub header: StreamHeader,
+    pub send: SendStream,
+    pub recv: RecvStream,
+    pub tunnel: Arc<Tunnel>,
+}
+
+/// Takes the streams that peers open. Each call runs as a task of its own on the tunnel's data thread.
+pub trait StreamHandler: Send + Sync + 'static {
+    fn handle(&self, stream: IncomingStream) -> BoxFuture<'static, ()>;
+}

@@ -1,0 +1,107 @@
+//! The start of every stream: a length-prefixed header and its reply, and the messages of the control stream.
+//!
+//! A frame is a big-endian `u16` length followed by that many bytes of protobuf. Framing is the whole job here; reading
+//! and writing are the gateway's.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+mod generated {
+    include!("generated/causeway.tunnel.v1.rs");
+}
+
+pub use generated::*;
+
+/// Version of the tunnel protocol that this program speaks.
+pub const PROTOCOL: u32 = 1;
+/// ALPN protocol id of a tunnel (RFC 7301).
+pub const ALPN: &[u8] = b"causeway/1";
+/// Longest frame body in bytes that is written or accepted.
+pub const MAX_FRAME_BYTES: usize = 8 * 1024;
+/// Bytes of the length prefix.
+pub const FRAME_PREFIX_BYTES: usize = 2;
+
+/// Why bytes are not a frame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    #[error("the frame is {bytes} bytes long; the limit is {MAX_FRAME_BYTES}")]
+    TooLong { bytes: usize },
+    #[error("the frame is not a valid message")]
+    Malformed(#[source] prost::DecodeError),
+}
+
+/// Encodes one message as a frame.
+///
+/// # Errors
+/// When the message is longer than [`MAX_FRAME_BYTES`].
+pub fn encode_frame(message: &impl Message) -> Result<Bytes, FrameError> {
+    let length = message.encoded_len();
+    let prefix = u16::try_from(length).ok().filter(|_| length <= MAX_FRAME_BYTES);
+    let Some(prefix) = prefix else {
+        return Err(FrameError::TooLong { bytes: length });
+    };
+    let mut frame = BytesMut::with_capacity(FRAME_PREFIX_BYTES + length);
+    frame.put_u16(prefix);
+    frame.put_slice(&message.encode_to_vec());
+    Ok(frame.freeze())
+}
+
+/// The body length that a prefix announces.
+///
+/// # Errors
+/// When it is more than [`MAX_FRAME_BYTES`].
+pub fn frame_length(prefix: [u8; FRAME_PREFIX_BYTES]) -> Result<usize, FrameError> {
+    let bytes = usize::from(u16::from_be_bytes(prefix));
+    if bytes > MAX_FRAME_BYTES {
+        Err(FrameError::TooLong { bytes })
+    } else {
+        Ok(bytes)
+    }
+}
+
+/// Decodes the body of a frame.
+///
+/// # Errors
+/// When the bytes are not a message of this type.
+pub fn decode_frame<M: Message + Default>(body: &[u8]) -> Result<M, FrameError> {
+    M::decode(body).map_err(FrameError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_over_the_limit_is_neither_written_nor_read() {
+        let long = Connect {
+            service: "x".repeat(MAX_FRAME_BYTES + 1),
+            ..Connect::default()
+        };
+        assert!(matches!(encode_frame(&long), Err(FrameError::TooLong { .. })));
+        assert!(matches!(
+            frame_length([0xff, 0xff]),
+            Err(FrameError::TooLong { bytes: 65535 })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn a_frame_survives_the_round_trip(service in "[a-z]{1,63}", caller in ".{0,99}", attempt in any::<u32>()) {
+            let connect = Connect { service, caller, attempt, ..Connect::default() };
+            let frame = encode_frame(&connect).unwrap();
+            let (prefix, body) = frame.split_at(FRAME_PREFIX_BYTES);
+            prop_assert_eq!(frame_length(prefix.try_into().unwrap()).unwrap(), body.len());
+            prop_assert_eq!(decode_frame::<Connect>(body).unwrap(), connect);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(body in prop::collection::vec(any::<u8>(), 0..512)) {
+            let _ = decode_frame::<StreamHeader>(&body);
+            let _ = decode_frame::<StreamReply>(&body);
+            let _ = decode_frame::<ControlMessage>(&body);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The generated Rust is checked in, so that building needs no code generator; this test keeps it current.
+//! `UPDATE_GENERATED=1 cargo test -p causeway-proto --test generated` writes it anew.
+
+use std::{fs, path::Path};
+
+const NAMES: [&str; 2] = ["causeway.sync.v1.rs", "causeway.tunnel.v1.rs"];
+
+#[test]
+fn generated_code_matches_the_proto_files() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let out = tempfile::tempdir().expect("create a folder for generated code");
+    let files = protox::compile(["tunnel.proto", "sync.proto"], [root.join("proto")])
+        .expect("compile the .proto files");
+    tonic_prost_build::configure()
+        .out_dir(out.path())
+        .btree_map(".")
+        .compile_fds(files)
+        .expect("generate Rust");
+    for name in NAMES {
+        let fresh = fs::read_to_string(out.path().join(name)).expect("read generated code");
+        let kept = root.join("src/generated").join(name);
+        if std::env::var_os("UPDATE_GENERATED").is_some() {
+            fs::write(&kept, &fresh).expect("write generated code");
+        }
+        let current = fs::read_to_string(&kept).unwrap_or_default();
+        assert!(
+            current == fresh,
+            "{name} is not what the .proto files say; run with UPDATE_GENERATED=1"
+        );
+    }
+}

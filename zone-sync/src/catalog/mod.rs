@@ -1,0 +1,110 @@
+//! The catalog: every zone's exports, as one zone knows them, each with its age.
+//!
+//! A `Catalog` is an immutable value; writers build a new one and swap it in whole. It holds no clock: ages are decided
+//! by whoever builds it (see [`Age`]).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    name::{GatewayId, ServiceName, Tags, ZoneName},
+    topology::Fingerprint,
+};
+
+/// What a zone tells the others about the instances of one service that carry one distinct set of tags.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Export {
+    pub service: ServiceName,
+    pub tags: Tags,
+    pub instances: u32,
+    pub healthy: u32,
+    /// Sum of the weights of the healthy instances.
+    pub weight: u64,
+    /// What the healthy instances can take, in requests or connections a second; `None` when undeclared.
+    pub capacity_per_second: Option<u64>,
+}
+
+/// How far a record can be believed, by the time since its writer was last heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Age {
+    /// Heard within the last 5 s.
+    Fresh,
+    /// Not heard for a while, or read from disk: used only when nothing fresh is left.
+    Suspect,
+    /// Not heard for 5 min: never used.
+    Withdrawn,
+}
+
+/// Everything one gateway said about its zone, at one version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    pub origin: GatewayId,
+    /// Orders records of one origin across its restarts.
+    pub incarnation: u64,
+    /// Orders records within an incarnation.
+    pub version: u64,
+    /// By service, then tags; no two alike.
+    pub exports: BTreeMap<(ServiceName, Tags), Export>,
+    pub draining: bool,
+    /// The topology that the origin runs.
+    pub topology: Fingerprint,
+}
+
+/// A record and what this zone makes of it.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub record: Arc<Record>,
+    pub age: Age,
+}
+
+/// Every remote gateway's record. The zone's own exports are not in it.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    entries: BTreeMap<GatewayId, Entry>,
+}
+
+impl Catalog {
+    #[must_use]
+    pub fn new(entries: impl IntoIterator<Item = Entry>) -> Self {
+        Self {
+            entries: entries
+                .into_iter()
+                .map(|e| (e.record.origin.clone(), e))
+                .collect(),
+        }
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    #[must_use]
+    pub fn entry(&self, origin: &GatewayId) -> Option<&Entry> {
+        self.entries.get(origin)
+    }
+
+    /// The entries of one zone's gateways.
+    pub fn zone<'a>(&'a self, zone: &'a ZoneName) -> impl Iterator<Item = &'a Entry> {
+        self.entries
+            .values()
+            .filter(move |e| e.record.origin.zone == *zone)
+    }
+
+    /// What one gateway exports of `service` to instances that carry `selector`.
+    pub fn exports<'a>(
+        entry: &'a Entry,
+        service: &'a ServiceName,
+        selector: &'a Tags,
+    ) -> impl Iterator<Item = &'a Export> {
+        let from = (service.clone(), Tags::default());
+        entry
+            .record
+            .exports
+            .range(from..)
+            .take_while(move |((name, _), _)| name == service)
+            .map(|(_, export)| export)
+            .filter(move |export| export.tags.matches(selector))
+    }
+}

@@ -1,0 +1,204 @@
+//! The names that a federation uses: zones, gateways, services and tags, each validated once and cheap to clone.
+//!
+//! Names are DNS labels (RFC 1123 §2.1), lower case, because every one of them appears in a mesh DNS name.
+
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest DNS label in bytes (RFC 1035 §2.3.4).
+pub const MAX_LABEL_BYTES: usize = 63;
+/// Most tags that one instance, export or selector may carry.
+pub const MAX_TAGS: usize = 32;
+
+/// Why a name was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("a name cannot be empty")]
+    Empty,
+    #[error("`{0}` is longer than {MAX_LABEL_BYTES} characters")]
+    TooLong(String),
+    #[error("`{0}` may hold only a-z, 0-9 and `-`, and must begin and end with a letter or digit")]
+    BadCharacter(String),
+}
+
+fn check_label(text: &str) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > MAX_LABEL_BYTES {
+        return Err(NameError::TooLong(text.chars().take(80).collect()));
+    }
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if !text.bytes().all(inner) || text.starts_with('-') || text.ends_with('-') {
+        return Err(NameError::BadCharacter(text.to_owned()));
+    }
+    Ok(())
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// # Errors
+            /// When `text` is not a lower-case DNS label.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                check_label(text)?;
+                Ok(Self(text.into()))
+            }
+
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::new(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.as_ref().to_owned()
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+label!(
+    /// One data center, cluster, site or cloud region.
+    ZoneName
+);
+label!(
+    /// One gateway process of a zone, unique within that zone.
+    GatewayName
+);
+label!(
+    /// What clients ask for: `orders` in `orders.mesh`.
+    ServiceName
+);
+
+/// A gateway anywhere in the federation: `west/gw1`. Also the origin of a zone sync record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GatewayId {
+    pub zone: ZoneName,
+    pub gateway: GatewayName,
+}
+
+impl GatewayId {
+    #[must_use]
+    pub fn new(zone: ZoneName, gateway: GatewayName) -> Self {
+        Self { zone, gateway }
+    }
+}
+
+impl fmt::Display for GatewayId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.zone, self.gateway)
+    }
+}
+
+/// Key-value pairs on an instance or a zone, or a selector over them. Ordered, so that equal sets print and hash alike.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tags(Arc<BTreeMap<String, String>>);
+
+impl Tags {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+    }
+
+    /// Whether everything that `selector` asks for is here. The empty selector matches all.
+    #[must_use]
+    pub fn matches(&self, selector: &Tags) -> bool {
+        selector.iter().all(|(key, value)| self.value(key) == Some(value))
+    }
+
+    /// Both sets together; `other` wins where both have a key.
+    #[must_use]
+    pub fn merged(&self, other: &Tags) -> Tags {
+        self.iter().chain(other.iter()).collect()
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Tags {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        Self(Arc::new(
+            pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+        ))
+    }
+}
+
+/// `{version=v2,runtime=k8s}`; `{}` when empty.
+impl fmt::Display for Tags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (i, (key, value)) in self.iter().enumerate() {
+            write!(f, "{}{key}={value}", if i > 0 { "," } else { "" })?;
+        }
+        f.write_str("}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_lower_case_dns_labels() {
+        assert!(ZoneName::new("eu-west-1").is_ok());
+        for bad in ["", "-a", "a-", "East", "a.b", "a_b", &"x".repeat(64)] {
+            assert!(ZoneName::new(bad).is_err(), "{bad} was accepted");
+        }
+    }
+
+    #[test]
+    fn a_selector_matches_a_superset_only() {
+        let tags: Tags = [("version", "v2"), ("runtime", "k8s")].into_iter().collect();
+        assert!(tags.matches(&Tags::default()));
+        assert!(tags.matches(&[("version", "v2")].into_iter().collect()));
+        assert!(!tags.matches(&[("version", "v1")].into_iter().collect()));
+        assert!(!Tags::default().matches(&tags));
+    }
+}

@@ -1,0 +1,259 @@
+//! The validated topology: what every other part of the program reads. Only [`super::parse`] makes one.
+//!
+//! The structs are `non_exhaustive`: readable everywhere, constructible only here, so a `Topology` that exists is valid.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use crate::name::{ServiceName, Tags, ZoneName};
+
+/// Identifies the content of a topology: SHA-256 of the file's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl std::fmt::Display for Fingerprint {
+    /// The first 12 hexadecimal digits, enough to compare by eye.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl std::fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+/// The whole federation, as one file declares it.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Topology {
+    pub fingerprint: Fingerprint,
+    /// SPIFFE trust domain, lower case, such as `acme.internal`.
+    pub trust_domain: String,
+    pub dns: Dns,
+    pub zones: BTreeMap<ZoneName, Zone>,
+    pub services: BTreeMap<ServiceName, Service>,
+}
+
+/// Mesh DNS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dns {
+    /// Lower case, without the final dot: `mesh`.
+    pub domain: String,
+    pub ttl: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Zone {
+    pub tags: Tags,
+    /// Empty: no way in; this zone dials out, and is served over the same tunnels.
+    pub gateways: Vec<GatewayAddresses>,
+    pub instances: Vec<FixedInstance>,
+    pub vips: Vips,
+}
+
+/// One gateway's addresses, `host:port`; a host name is resolved anew at every dial, and all addresses are raced.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct GatewayAddresses {
+    pub addresses: Vec<String>,
+}
+
+/// Where a zone's virtual addresses lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Vips {
+    /// Addresses of this host's loopback network; needs no privilege on Linux. Default `127.64.0.0/10`.
+    Loopback { range: IpNet },
+    /// Ranges that are routed to the gateway's host (AnyIP), for gateways that serve other hosts; v4, v6 or both.
+    Routed { ranges: Vec<IpNet> },
+    /// The gateway's own address; the port alone tells services apart.
+    Address { address: IpAddr },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FixedInstance {
+    pub service: ServiceName,
+    pub address: SocketAddr,
+    pub tags: Tags,
+    /// Share of traffic relative to its peers; 1 by default.
+    pub weight: u32,
+    /// Requests or connections a second that it can take.
+    pub capacity_per_second: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Service {
+    /// What clients connect to.
+    pub port: u16,
+    pub protocol: Protocol,
+    /// `None`: instances count as healthy as long as they are registered.
+    pub health: Option<HealthCheck>,
+    /// Never empty: without a split in the file, one arm with no tags.
+    pub split: Vec<SplitArm>,
+    /// Never empty: without failover in the file, the caller's own zone and then any zone.
+    pub failover: Vec<Tier>,
+    pub spill: Option<Spill>,
+    pub failback: Option<Failback>,
+    /// `None`: every zone.
+    pub export_to: Option<BTreeSet<ZoneName>>,
+    /// `None`: any service of the federation.
+    pub allow: Option<Vec<Caller>>,
+    pub retry: Option<Retry>,
+    pub outlier: Option<Outlier>,
+    pub limits: Limits,
+    /// First bytes travel with the header (see ARCHITECTURE.md, "Two promises").
+    pub early: bool,
+    pub routes: Vec<Route>,
+}
+
+impl Service {
+    /// Whether `zone` may see and call this service when another zone serves it.
+    #[must_use]
+    pub fn is_exported_to(&self, zone: &ZoneName) -> bool {
+        self.export_to.as_ref().is_none_or(|zones| zones.contains(zone))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Http,
+    Grpc,
+    Tls,
+    Udp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HealthCheck {
+    pub probe: Probe,
+    pub every: Duration,
+    pub timeout: Duration,
+    /// Consecutive failures that make an instance unhealthy.
+    pub fall: u32,
+    /// Consecutive successes that make it healthy again.
+    pub rise: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// A connection is accepted.
+    Tcp,
+    /// `GET path` answers 200 to 399.
+    Http { path: String },
+    /// `grpc.health.v1.Health/Check` of this service name (empty: the server as a whole) answers SERVING.
+    Grpc { service: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SplitArm {
+    pub tags: Tags,
+    /// Relative to the other arms; 0 takes nothing.
+    pub weight: u32,
+}
+
+/// One step of a failover list. A tier with neither zone nor tags means any zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tier {
+    pub zone: Option<TierZone>,
+    /// Tags that the serving *zone* must carry.
+    pub tags: BTreeMap<String, TierTag>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TierZone {
+    /// The caller's own zone.
+    Own,
+    Named(ZoneName),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TierTag {
+    /// Whatever value the caller's own zone has for this key.
+    Own,
+    Is(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Spill {
+    /// Below this share of healthy instances (0 to 1) traffic spills to the next tier.
+    pub healthy_below: f64,
+    /// Whether declared or measured capacity caps what a tier is given.
+    pub respect_capacity: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Failback {
+    pub hold: Duration,
+    pub ramp: Duration,
+}
+
+/// `web`, or `batch@east`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Caller {
+    pub service: ServiceName,
+    pub zone: Option<ZoneName>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Retry {
+    pub attempts: u32,
+    /// Share (0 to 1) of requests that may be retries.
+    pub budget: f64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Outlier {
+    pub consecutive: u32,
+    pub eject: Duration,
+    /// Share (0 to 1) of instances that may be ejected at once.
+    pub max: f64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    pub connections: Option<u32>,
+    pub pending: Option<u32>,
+    pub rate_per_second: Option<u64>,
+}
+
+/// One HTTP route: first match wins.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Route {
+    pub path_prefix: Option<String>,
+    /// Header name, lower case, to exact value.
+    pub headers: BTreeMap<String, String>,
+    pub method: Option<String>,
+    /// Empty: the service's own split.
+    pub split: Vec<SplitArm>,
+    pub timeout: Option<Duration>,
+    pub mirror: Option<Mirror>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Mirror {
+    pub tags: Tags,
+    /// 0 to 100.
+    pub percent: f64,
+}
