@@ -2,5 +2,6 @@
 //! tests and the demo can run several zones in one process. Nothing here is global.
 
 pub mod snapshot;
+pub mod target;
 pub mod telemetry;
 pub mod tunnel;
