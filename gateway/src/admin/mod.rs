@@ -21,11 +21,10 @@ use tokio_util::sync::CancellationToken;
 pub use address::{AdminAddress, AdminError};
 pub use checks::{Check, Readiness, Status};
 pub use explain::{Candidate, ExplainRequest, Explanation, Step, Verdict};
-pub use instances::{InstanceRegistry, RegistryRefusal};
+pub use instances::{InstanceBody, InstanceRegistry, RegistryRefusal};
 
-use crate::snapshot::Snapshot;
 use crate::{
-    snapshot::Snapshots,
+    snapshot::{Snapshot, Snapshots},
     target::Bindings,
     telemetry::{Metrics, SyncReading},
     tunnel::TunnelSet,
@@ -38,6 +37,9 @@ pub struct AdminConfig {
     /// Allows an address other than loopback although everyone who reaches it may do everything.
     pub insecure: bool,
 }
+
+/// Decides what [`ExplainRequest`] asks, and says why.
+pub type Explain = dyn Fn(&Snapshot, &ExplainRequest) -> Explanation + Send + Sync;
 
 /// What the admin API shows, as handles to state that others own.
 #[derive(Clone)]
@@ -52,7 +54,7 @@ pub struct AdminState {
     /// What the egress listens on now.
     pub bindings: Arc<dyn Fn() -> Bindings + Send + Sync>,
     /// The routing decision, put into words.
-    pub explain: Arc<dyn Fn(&Snapshot, &ExplainRequest) -> Explanation + Send + Sync>,
+    pub explain: Arc<Explain>,
     pub started: Instant,
 }
 
@@ -103,6 +105,3 @@ impl Admin {
         let _ = self.server.await;
     }
 }
-
-#[cfg(test)]
-mod tests;
