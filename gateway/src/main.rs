@@ -1,6 +1,10 @@
 //! The `causeway` program: parses the command line and calls the command.
 
+use std::process::ExitCode;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> ExitCode {
+    causeway::cli::run()
+}

@@ -1,9 +1,27 @@
 //! Access log: one line per connection, when it ends.
+//!
+//! Lines go through a bounded queue to a thread of their own. A slow disk or a stopped terminal costs lines, which are
+//! counted, and never holds up the data path.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs::OpenOptions,
+    io::{self, BufWriter, Write},
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
+    },
+    time::{Duration, SystemTime},
+};
 
 use causeway_zone_sync::name::{GatewayId, ServiceName, Tags, ZoneName};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+/// Lines that may wait for the writer; more are dropped. About 2 MiB at the length of a usual line.
+const MAX_WAITING_LINES: usize = 8192;
 
 /// Which end of a cross-zone connection writes the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -13,7 +31,18 @@ pub enum Role {
     Ingress,
 }
 
-/// One finished connection.
+impl Role {
+    /// The word that logs and metrics use.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        }
+    }
+}
+
+/// One finished connection. Durations are written in milliseconds with three decimals.
 #[derive(Debug, Clone, Serialize)]
 pub struct AccessRecord {
     pub role: Role,
@@ -27,6 +56,7 @@ pub struct AccessRecord {
     /// The zone that served it; `None` when none did.
     pub to_zone: Option<ZoneName>,
     /// The gateway on the other side of the tunnel.
+    #[serde(serialize_with = "optional_text")]
     pub peer: Option<GatewayId>,
     /// The instance that took it (known in its own zone only).
     pub instance: Option<String>,
@@ -35,7 +65,9 @@ pub struct AccessRecord {
     /// Candidates that were asked, 1 when the first one answered.
     pub attempts: u32,
     /// From accept to `ready`; `None` if there was none.
+    #[serde(rename = "ready_after_ms", serialize_with = "optional_milliseconds")]
     pub ready_after: Option<Duration>,
+    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
     pub duration: Duration,
     /// From the client to the instance.
     pub bytes_up: u64,
@@ -43,10 +75,253 @@ pub struct AccessRecord {
     pub bytes_down: u64,
 }
 
-/// Where access records go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where access records go, and in which form. Cheap to clone.
+#[derive(Debug, Clone, Default)]
 pub enum AccessLog {
+    #[default]
     Off,
-    Text,
-    Json,
+    Text(LineWriter),
+    Json(LineWriter),
+}
+
+impl AccessLog {
+    /// Writes one line, or drops and counts it when the writer cannot keep up.
+    pub fn write(&self, record: &AccessRecord) {
+        self.write_at(SystemTime::now(), record);
+    }
+
+    /// Lines dropped since the start because the writer could not keep up.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        match self {
+            Self::Off => 0,
+            Self::Text(writer) | Self::Json(writer) => writer.dropped.load(Ordering::Relaxed),
+        }
+    }
+
+    fn write_at(&self, time: SystemTime, record: &AccessRecord) {
+        match self {
+            Self::Off => {}
+            Self::Text(writer) => writer.send(text_line(time, record)),
+            Self::Json(writer) => writer.send(json_line(time, record)),
+        }
+    }
+}
+
+/// Hands lines to a thread that writes them. The thread ends, with everything written, when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct LineWriter {
+    lines: SyncSender<String>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl LineWriter {
+    /// Writes to standard output.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn stdout() -> io::Result<Self> {
+        Self::start(io::stdout())
+    }
+
+    /// Appends to a file, which is made if it is missing.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, or the thread cannot be started.
+    pub fn file(path: &Path) -> io::Result<Self> {
+        Self::start(OpenOptions::new().create(true).append(true).open(path)?)
+    }
+
+    /// Writes to anything.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(sink: impl Write + Send + 'static) -> io::Result<Self> {
+        let (lines, waiting) = sync_channel(MAX_WAITING_LINES);
+        let thread = std::thread::Builder::new().name("access-log".into());
+        thread.spawn(move || write_lines(&waiting, BufWriter::new(sink)))?;
+        Ok(Self {
+            lines,
+            dropped: Arc::default(),
+        })
+    }
+
+    fn send(&self, line: String) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(line) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Writes until the senders are gone; flushes whenever nothing waits, so that a reader sees every line soon.
+fn write_lines(waiting: &Receiver<String>, mut sink: impl Write) {
+    while let Ok(first) = waiting.recv() {
+        let mut next = Ok(first);
+        while let Ok(line) = next {
+            if let Err(error) = sink.write_all(line.as_bytes()) {
+                tracing::error!(%error, "the access log cannot be written; it stays off until a restart");
+                return;
+            }
+            next = waiting.try_recv();
+        }
+        if sink.flush().is_err() || matches!(next, Err(TryRecvError::Disconnected)) {
+            return;
+        }
+    }
+}
+
+fn json_line(time: SystemTime, record: &AccessRecord) -> String {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        time: String,
+        #[serde(flatten)]
+        record: &'a AccessRecord,
+    }
+    let time = humantime::format_rfc3339_micros(time).to_string();
+    // Serialising plain fields into a string cannot fail; an empty line would be the trace of it.
+    let mut line = serde_json::to_string(&Line { time, record }).unwrap_or_default();
+    line.push('\n');
+    line
+}
+
+/// `TIME ROLE SERVICE{TAGS} FROM->TO OUTCOME key=value …`, a dash standing for nothing.
+fn text_line(time: SystemTime, record: &AccessRecord) -> String {
+    let mut line = format!(
+        "{} {} {}{} {}->{} {}",
+        humantime::format_rfc3339_micros(time),
+        record.role.word(),
+        record.service,
+        record.tags,
+        record.from_zone,
+        or_dash(record.to_zone.as_ref()),
+        record.outcome,
+    );
+    let ready = record
+        .ready_after
+        .map(|after| format!("{}ms", thousandths(after)));
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        line,
+        " client={} peer={} instance={} attempts={} ready={} duration={}ms up={} down={}",
+        or_dash(record.client.as_ref()),
+        or_dash(record.peer.as_ref()),
+        or_dash(record.instance.as_ref()),
+        record.attempts,
+        or_dash(ready.as_ref()),
+        thousandths(record.duration),
+        record.bytes_up,
+        record.bytes_down,
+    );
+    line
+}
+
+fn or_dash(value: Option<&impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), ToString::to_string)
+}
+
+/// Milliseconds with exactly three decimals.
+fn thousandths(duration: Duration) -> String {
+    format!("{}.{:03}", duration.as_millis(), duration.as_micros() % 1000)
+}
+
+fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    // Microseconds of any real duration are exact in a float, so the division rounds to three decimals.
+    serializer.serialize_f64(duration.as_micros() as f64 / 1000.0)
+}
+
+fn optional_milliseconds<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => milliseconds(duration, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn optional_text<S: Serializer>(value: &Option<GatewayId>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn record() -> AccessRecord {
+        let zone = |name: &str| ZoneName::new(name).unwrap();
+        AccessRecord {
+            role: Role::Egress,
+            service: ServiceName::new("orders").unwrap(),
+            tags: [("version", "v2")].into_iter().collect(),
+            client: Some("127.0.0.1:40000".parse().unwrap()),
+            from_zone: zone("east"),
+            to_zone: Some(zone("west")),
+            peer: Some(GatewayId::new(zone("west"), "gw1".parse().unwrap())),
+            instance: None,
+            outcome: "served",
+            attempts: 2,
+            ready_after: Some(Duration::from_micros(1503)),
+            duration: Duration::from_micros(20_000_042),
+            bytes_up: 78,
+            bytes_down: 1024,
+        }
+    }
+
+    fn time() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_456)
+    }
+
+    #[test]
+    fn a_text_line_has_every_field_in_a_fixed_place() {
+        insta::assert_snapshot!(text_line(time(), &record()), @"2023-11-14T22:13:20.123456Z egress orders{version=v2} east->west served client=127.0.0.1:40000 peer=west/gw1 instance=- attempts=2 ready=1.503ms duration=20000.042ms up=78 down=1024");
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_with_durations_in_milliseconds() {
+        insta::assert_snapshot!(json_line(time(), &record()), @r#"{"time":"2023-11-14T22:13:20.123456Z","role":"egress","service":"orders","tags":{"version":"v2"},"client":"127.0.0.1:40000","from_zone":"east","to_zone":"west","peer":"west/gw1","instance":null,"outcome":"served","attempts":2,"ready_after_ms":1.503,"duration_ms":20000.042,"bytes_up":78,"bytes_down":1024}"#);
+    }
+
+    #[test]
+    fn a_writer_that_is_stuck_costs_lines_and_no_time() {
+        struct Stuck(mpsc::Receiver<()>);
+        impl Write for Stuck {
+            fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+                // Held until the test lets go by dropping the sender.
+                let _ = self.0.recv();
+                Ok(buffer.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (hold, held) = mpsc::channel();
+        let log = AccessLog::Json(LineWriter::start(Stuck(held)).unwrap());
+        for _ in 0..2 * MAX_WAITING_LINES {
+            log.write(&record());
+        }
+        assert!(log.dropped() > 0);
+        drop(hold);
+    }
+
+    #[test]
+    fn every_line_is_in_the_file_once_the_log_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let log = AccessLog::Text(LineWriter::file(&path).unwrap());
+        for _ in 0..100 {
+            log.write(&record());
+        }
+        drop(log);
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let lines = || std::fs::read_to_string(&path).unwrap().lines().count();
+        while lines() < 100 && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert_eq!(lines(), 100);
+    }
 }

@@ -1,4 +1,28 @@
-//! Every metric of the gateway, in one struct without globals, so that several gateways can live in one process.
+//! Every metric that is counted as things happen, in one struct without globals, so that several gateways can live in
+//! one process. Values that are read from state when somebody asks (tunnels, ages, memory) are in [`super::scrape`].
+//!
+//! Adding a metric: a field in one of the groups below, its line in that group's `new`, a method here that says when to
+//! call it, and a line in the test.
+
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use causeway_zone_sync::name::ServiceName;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+
+use super::{
+    AccessRecord,
+    families::{PeerFamilies, TrafficFamilies, ZoneFamilies},
+    labels::{
+        ByAnswer, ByDirection, ByOutcome, ByReason, ByResult, ByRole, ByServiceReason, ByServiceResult,
+        ByServiceWhy, BySideReason, ByWay, ServiceLabel,
+    },
+    scrape::TunnelTotals,
+};
+
+/// Stands for every service that the topology does not name.
+const OTHER_SERVICE: &str = "other";
 
 /// Which side of a tunnel or stream said no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,43 +33,305 @@ pub enum Side {
     Peer,
 }
 
-/// Counters and gauges. Cheap to share in an `Arc`; every method is lock-free or takes a short read lock.
-#[derive(Debug, Default)]
-pub struct Metrics {}
+impl Side {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Peer => "peer",
+        }
+    }
+}
+
+/// Counters and histograms. Cheap to share in an `Arc`; every method is lock-free or takes a short read lock.
+pub struct Metrics {
+    registry: Registry,
+    services: ArcSwap<BTreeSet<ServiceLabel>>,
+    other: ServiceLabel,
+    traffic: TrafficFamilies,
+    peers: PeerFamilies,
+    zone: ZoneFamilies,
+    tunnels: Mutex<TunnelTotals>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("causeway");
+        Self {
+            services: ArcSwap::default(),
+            other: OTHER_SERVICE.into(),
+            traffic: TrafficFamilies::new(&mut registry),
+            peers: PeerFamilies::new(&mut registry),
+            zone: ZoneFamilies::new(&mut registry),
+            tunnels: Mutex::new(TunnelTotals::new(&mut registry)),
+            registry,
+        }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
 
 impl Metrics {
+    /// Names the services that may become label values; call it with every new topology. Until then, and for any name
+    /// that is not among them, the label says `other`, so that no client can make series.
+    pub fn set_services<'a>(&self, services: impl IntoIterator<Item = &'a ServiceName>) {
+        let labels = services.into_iter().map(|s| ServiceLabel::from(s.as_str()));
+        self.services.store(Arc::new(labels.collect()));
+    }
+
     /// A tunnel was refused: `reason` is a fixed word such as `unknown_issuer`, `expired`, `wrong_zone`.
-    pub fn tunnel_refused(&self, _side: Side, _reason: &'static str) {}
+    pub fn tunnel_refused(&self, side: Side, reason: &'static str) {
+        let labels = BySideReason {
+            side: side.word(),
+            reason,
+        };
+        self.peers.tunnel_refused.get_or_create(&labels).inc();
+    }
+
     /// A dial failed before any identity was checked: `reason` such as `timeout`, `resolve`.
-    pub fn dial_failed(&self, _reason: &'static str) {}
+    pub fn dial_failed(&self, reason: &'static str) {
+        self.peers.dial_failed.get_or_create(&ByReason { reason }).inc();
+    }
+
     /// A stream was refused with a `RefusalReason`, as a word.
-    pub fn stream_refused(&self, _side: Side, _reason: &'static str) {}
+    pub fn stream_refused(&self, side: Side, reason: &'static str) {
+        let labels = BySideReason {
+            side: side.word(),
+            reason,
+        };
+        self.peers.stream_refused.get_or_create(&labels).inc();
+    }
+
     /// A peer broke the tunnel protocol and was dropped.
-    pub fn peer_broke_protocol(&self, _reason: &'static str) {}
+    pub fn peer_broke_protocol(&self, reason: &'static str) {
+        self.peers
+            .broke_protocol
+            .get_or_create(&ByReason { reason })
+            .inc();
+    }
+
     /// A routing decision, by service and the word for its reason (`own_zone`, `tier`, `no_candidate`, …).
-    pub fn decided(&self, _service: &str, _reason: &'static str) {}
+    pub fn decided(&self, service: &str, reason: &'static str) {
+        let service = self.label(service);
+        self.traffic
+            .decisions
+            .get_or_create(&ByServiceReason { service, reason })
+            .inc();
+    }
+
     /// A connection was moved to a further candidate before any instance had it.
-    pub fn moved(&self, _service: &str, _why: &'static str) {}
+    pub fn moved(&self, service: &str, why: &'static str) {
+        let service = self.label(service);
+        self.traffic
+            .moved
+            .get_or_create(&ByServiceWhy { service, why })
+            .inc();
+    }
+
     /// A connection began. Call `connection_closed` once for each.
-    pub fn connection_opened(&self, _role: &'static str, _service: &str) {}
-    /// A connection ended, with the bytes that it carried.
+    pub fn connection_opened(&self, role: &'static str, service: &str) {
+        let service = self.label(service);
+        self.traffic.open.get_or_create(&ByRole { role, service }).inc();
+    }
+
+    /// Bytes that a connection has carried since the last call, for those that live long: their bytes would otherwise
+    /// show only when they end.
+    pub fn carried(&self, role: &'static str, service: &str, up: u64, down: u64) {
+        let service = self.label(service);
+        for (direction, bytes) in [("up", up), ("down", down)] {
+            let service = service.clone();
+            let labels = ByDirection {
+                role,
+                service,
+                direction,
+            };
+            self.traffic.bytes.get_or_create(&labels).inc_by(bytes);
+        }
+    }
+
+    /// A connection ended, with the bytes that it carried and that [`Metrics::carried`] was not told of.
     pub fn connection_closed(
         &self,
-        _role: &'static str,
-        _service: &str,
-        _outcome: &'static str,
-        _up: u64,
-        _down: u64,
+        role: &'static str,
+        service: &str,
+        outcome: &'static str,
+        up: u64,
+        down: u64,
     ) {
+        self.carried(role, service, up, down);
+        let service = self.label(service);
+        let open = ByRole {
+            role,
+            service: service.clone(),
+        };
+        self.traffic.open.get_or_create(&open).dec();
+        self.traffic
+            .connections
+            .get_or_create(&ByOutcome {
+                role,
+                service,
+                outcome,
+            })
+            .inc();
     }
+
+    /// How long a finished connection waited and lasted. Call it where the access log line is written.
+    pub fn timed(&self, record: &AccessRecord) {
+        let role = record.role.word();
+        let labels = ByRole {
+            role,
+            service: self.label(record.service.as_str()),
+        };
+        if let Some(ready_after) = record.ready_after {
+            self.traffic
+                .ready
+                .get_or_create(&labels)
+                .observe(ready_after.as_secs_f64());
+        }
+        let duration = record.duration.as_secs_f64();
+        self.traffic.duration.get_or_create(&labels).observe(duration);
+    }
+
+    /// An instance of this zone was connected to, after this long.
+    pub fn instance_connected(&self, service: &str, after: Duration) {
+        let labels = ByServiceResult {
+            service: self.label(service),
+            result: "connected",
+        };
+        self.traffic
+            .connect
+            .get_or_create(&labels)
+            .observe(after.as_secs_f64());
+    }
+
+    /// An instance of this zone could not be connected to; the attempt took this long.
+    pub fn instance_connect_failed(&self, service: &str, after: Duration) {
+        let labels = ByServiceResult {
+            service: self.label(service),
+            result: "failed",
+        };
+        self.traffic
+            .connect
+            .get_or_create(&labels)
+            .observe(after.as_secs_f64());
+    }
+
     /// A health check ended.
-    pub fn health_checked(&self, _service: &str, _ok: bool) {}
+    pub fn health_checked(&self, service: &str, ok: bool) {
+        let labels = ByServiceResult {
+            service: self.label(service),
+            result: result(ok),
+        };
+        self.zone.health_checks.get_or_create(&labels).inc();
+    }
+
     /// A DNS query was answered: `kind` is `mesh`, `forwarded`, `cached` or `refused`.
-    pub fn dns_answered(&self, _kind: &'static str, _rcode: &'static str) {}
+    pub fn dns_answered(&self, kind: &'static str, rcode: &'static str) {
+        self.zone.dns.get_or_create(&ByAnswer { kind, rcode }).inc();
+    }
+
     /// Zone sync bytes, `way` being `sent` or `received`.
-    pub fn sync_bytes(&self, _way: &'static str, _bytes: u64) {}
+    pub fn sync_bytes(&self, way: &'static str, bytes: u64) {
+        self.zone.sync_bytes.get_or_create(&ByWay { way }).inc_by(bytes);
+    }
+
     /// A peer broke the sync protocol or a limit.
-    pub fn sync_refused(&self, _side: Side, _reason: &'static str) {}
+    pub fn sync_refused(&self, side: Side, reason: &'static str) {
+        let labels = BySideReason {
+            side: side.word(),
+            reason,
+        };
+        self.zone.sync_refused.get_or_create(&labels).inc();
+    }
+
     /// The topology was reloaded (`true`) or a bad file was refused (`false`).
-    pub fn topology_reloaded(&self, _ok: bool) {}
+    pub fn topology_reloaded(&self, ok: bool) {
+        self.zone
+            .reloads
+            .get_or_create(&ByResult { result: result(ok) })
+            .inc();
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(super) fn tunnel_totals(&self) -> &Mutex<TunnelTotals> {
+        &self.tunnels
+    }
+
+    fn label(&self, service: &str) -> ServiceLabel {
+        self.services.load().get(service).unwrap_or(&self.other).clone()
+    }
+}
+
+fn result(ok: bool) -> &'static str {
+    if ok { "ok" } else { "failed" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(metrics: &Metrics) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &metrics.registry).unwrap();
+        text
+    }
+
+    fn with_orders() -> Metrics {
+        let metrics = Metrics::default();
+        metrics.set_services([&ServiceName::new("orders").unwrap()]);
+        metrics
+    }
+
+    #[test]
+    fn a_connection_is_open_until_it_is_closed() {
+        let metrics = with_orders();
+        metrics.connection_opened("egress", "orders");
+        let open = r#"causeway_connections_open{role="egress",service="orders"}"#;
+        assert!(text(&metrics).contains(&format!("{open} 1\n")));
+        metrics.connection_closed("egress", "orders", "served", 10, 20);
+        let text = text(&metrics);
+        assert!(text.contains(&format!("{open} 0\n")), "{text}");
+        for line in [
+            r#"causeway_connections_total{role="egress",service="orders",outcome="served"} 1"#,
+            r#"causeway_bytes_total{role="egress",service="orders",direction="up"} 10"#,
+            r#"causeway_bytes_total{role="egress",service="orders",direction="down"} 20"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_outside_the_topology_makes_no_series_of_its_own() {
+        let metrics = with_orders();
+        for name in ["a", "b", "c"] {
+            metrics.decided(name, "no_candidate");
+        }
+        let text = text(&metrics);
+        assert!(text.contains(r#"causeway_decisions_total{service="other",reason="no_candidate"} 3"#));
+        assert!(!text.contains(r#"service="a""#));
+    }
+
+    #[test]
+    fn refusals_are_counted_by_side_and_reason() {
+        let metrics = with_orders();
+        metrics.tunnel_refused(Side::Local, "expired");
+        metrics.stream_refused(Side::Peer, "not_exported");
+        metrics.dial_failed("timeout");
+        metrics.moved("orders", "tunnel_lost");
+        let text = text(&metrics);
+        for line in [
+            r#"causeway_tunnel_refused_total{side="local",reason="expired"} 1"#,
+            r#"causeway_stream_refused_total{side="peer",reason="not_exported"} 1"#,
+            r#"causeway_dial_failed_total{reason="timeout"} 1"#,
+            r#"causeway_moved_total{service="orders",why="tunnel_lost"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
 }

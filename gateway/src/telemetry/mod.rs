@@ -1,7 +1,14 @@
-//! What the gateway tells its operator while it runs: metrics and access log lines.
+//! What the gateway tells its operator while it runs: metrics, access log lines and its own log.
 
 mod access;
+mod families;
+mod labels;
+pub mod log;
 mod metrics;
+mod readings;
+mod scrape;
 
-pub use access::{AccessLog, AccessRecord, Role};
+pub use access::{AccessLog, AccessRecord, LineWriter, Role};
 pub use metrics::{Metrics, Side};
+pub use readings::{ProcessReading, SyncReading, TunnelReading};
+pub use scrape::{ScrapeState, scrape};

@@ -1,0 +1,233 @@
+//! Is the gateway well? [`Readiness`] holds the checks that decide whether it should get traffic; `diagnose` looks at
+//! what it knows of the federation and says what an operator would want to know.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::view::{ServiceView, ZoneView};
+use crate::telemetry::ProcessReading;
+
+/// Share of the file descriptor limit from which an operator is warned.
+const OPEN_FILES_WARN_SHARE: f64 = 0.8;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Ok,
+    /// Works, but somebody should look.
+    Warn,
+    Fail,
+}
+
+/// The outcome of one check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Checks with the same group are shown together.
+    pub group: String,
+    /// What was looked at.
+    pub name: String,
+    pub status: Status,
+    /// What was found; may be empty when all is well.
+    pub message: String,
+    /// What can be done about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Check {
+    #[must_use]
+    pub fn ok(group: &str, name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(Status::Ok, group, name.into(), message.into(), None)
+    }
+
+    #[must_use]
+    pub fn warn(
+        group: &str,
+        name: impl Into<String>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::new(
+            Status::Warn,
+            group,
+            name.into(),
+            message.into(),
+            Some(hint.into()),
+        )
+    }
+
+    #[must_use]
+    pub fn fail(
+        group: &str,
+        name: impl Into<String>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
+        Self::new(
+            Status::Fail,
+            group,
+            name.into(),
+            message.into(),
+            Some(hint.into()),
+        )
+    }
+
+    fn new(status: Status, group: &str, name: String, message: String, hint: Option<String>) -> Self {
+        let group = group.to_owned();
+        Self {
+            group,
+            name,
+            status,
+            message,
+            hint,
+        }
+    }
+}
+
+type ReadCheck = Arc<dyn Fn() -> Check + Send + Sync>;
+
+/// The checks behind `/readyz`, in the order in which they are shown. Each reads state and returns at once.
+#[derive(Clone, Default)]
+pub struct Readiness(Vec<ReadCheck>);
+
+impl Readiness {
+    /// Adds a check; builds like a list.
+    #[must_use]
+    pub fn with(mut self, check: impl Fn() -> Check + Send + Sync + 'static) -> Self {
+        self.0.push(Arc::new(check));
+        self
+    }
+
+    #[must_use]
+    pub fn read(&self) -> Vec<Check> {
+        self.0.iter().map(|check| check()).collect()
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Readiness({} checks)", self.0.len())
+    }
+}
+
+/// What the state says about the federation as this zone sees it.
+pub(super) fn diagnose(zones: &[ZoneView], services: &[ServiceView], process: &ProcessReading) -> Vec<Check> {
+    let mut checks: Vec<Check> = zones.iter().filter(|zone| !zone.own).map(zone_link).collect();
+    checks.extend(zones.iter().flat_map(zone_records));
+    checks.extend(services.iter().map(service_home));
+    checks.extend(open_files(process));
+    checks
+}
+
+fn zone_link(zone: &ZoneView) -> Check {
+    let group = "tunnels";
+    let name = format!("zone {}", zone.name);
+    let tunnels: usize = zone.links.iter().map(|link| link.tunnels).sum();
+    match zone.state.as_str() {
+        "up" => Check::ok(group, name, format!("{tunnels} up")),
+        "draining" => Check::warn(
+            group,
+            name,
+            "draining: it takes no new connections",
+            "is it being restarted?",
+        ),
+        "stalled" => Check::warn(
+            group,
+            name,
+            "no answers on any tunnel",
+            "is the zone or the network to it overloaded or cut off? see `causeway get tunnels`",
+        ),
+        _ if zone.gateways.is_empty() => Check::warn(
+            group,
+            name,
+            "no tunnel; this zone has no addresses and must dial in",
+            "is its gateway running, and does its topology hold this zone's addresses?",
+        ),
+        _ => Check::warn(
+            group,
+            name,
+            "no tunnel",
+            "is its gateway running, is 7800/udp open on the way, do both trust the same CA?",
+        ),
+    }
+}
+
+fn zone_records(zone: &ZoneView) -> Vec<Check> {
+    let group = "zone sync";
+    let told = zone
+        .links
+        .iter()
+        .filter_map(|link| Some((link, link.age.as_deref()?)));
+    told.map(|(link, age)| {
+        let name = format!("{}/{}", zone.name, link.gateway);
+        if age != "fresh" {
+            let message = format!("its exports are {age}");
+            return Check::warn(
+                group,
+                name,
+                message,
+                "suspect exports are used only when nothing fresh is left",
+            );
+        }
+        if link.same_topology == Some(false) {
+            return Check::warn(
+                group,
+                name,
+                "it runs another topology",
+                "give every zone the same file; compare with `causeway get zones -o wide`",
+            );
+        }
+        Check::ok(group, name, "fresh")
+    })
+    .collect()
+}
+
+fn service_home(service: &ServiceView) -> Check {
+    let group = "services";
+    let name = service.name.clone();
+    let elsewhere: u64 = service
+        .zones
+        .iter()
+        .filter(|zone| zone.usable)
+        .map(|zone| u64::from(zone.healthy))
+        .sum();
+    let local = &service.local;
+    match (local.healthy, local.instances, elsewhere) {
+        (0, 0, 0) => Check::fail(
+            group,
+            name,
+            "no instance anywhere that this zone can reach",
+            "register one with `causeway register`, or check the tunnels to the zones that serve it",
+        ),
+        (0, all, 0) => Check::fail(
+            group,
+            name,
+            format!("none of {all} instances here is healthy, and no other zone serves it"),
+            "see `causeway get instances`; does its health check fit the service?",
+        ),
+        (0, 0, _) => Check::ok(group, name, format!("{elsewhere} healthy in other zones")),
+        (healthy, all, _) if healthy < all => Check::warn(
+            group,
+            name,
+            format!("{healthy} of {all} instances here are healthy, {elsewhere} in other zones"),
+            "see `causeway get instances`",
+        ),
+        (healthy, ..) => Check::ok(
+            group,
+            name,
+            format!("{healthy} healthy here, {elsewhere} in other zones"),
+        ),
+    }
+}
+
+fn open_files(process: &ProcessReading) -> Option<Check> {
+    let (open, limit) = (process.open_files?, process.open_files_limit?);
+    let message = format!("{open} of {limit}");
+    let name = "open files";
+    if (open as f64) < limit as f64 * OPEN_FILES_WARN_SHARE {
+        return Some(Check::ok("process", name, message));
+    }
+    let hint = "raise the limit (`ulimit -n`, LimitNOFILE=) before connections are refused";
+    Some(Check::warn("process", name, message, hint))
+}

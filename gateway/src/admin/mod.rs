@@ -1,0 +1,107 @@
+//! The admin API: health endpoints, `/metrics` and the JSON under `/v1/` that the `causeway` commands read. It shows
+//! state and takes registrations; it decides nothing, and whoever holds the state hands it in as [`AdminState`].
+//!
+//! It has no authentication yet, so it listens on loopback or on a unix socket that only its owner can open.
+
+mod address;
+mod api;
+mod checks;
+mod error;
+mod explain;
+mod guard;
+mod instances;
+mod server;
+pub mod view;
+
+use std::{fmt, sync::Arc, time::Instant};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use address::{AdminAddress, AdminError};
+pub use checks::{Check, Readiness, Status};
+pub use explain::{Candidate, ExplainRequest, Explanation, Step, Verdict};
+pub use instances::{InstanceBody, InstanceRegistry, RegistryRefusal};
+
+use crate::{
+    snapshot::{Snapshot, Snapshots},
+    target::Bindings,
+    telemetry::{Metrics, SyncReading},
+    tunnel::TunnelSet,
+};
+
+/// Where the admin API listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminConfig {
+    pub listen: AdminAddress,
+    /// Allows an address other than loopback although everyone who reaches it may do everything.
+    pub insecure: bool,
+}
+
+/// Decides what [`ExplainRequest`] asks, and says why.
+pub type Explain = dyn Fn(&Snapshot, &ExplainRequest) -> Explanation + Send + Sync;
+
+/// What the admin API shows, as handles to state that others own.
+#[derive(Clone)]
+pub struct AdminState {
+    pub snapshots: Snapshots,
+    pub tunnels: Arc<TunnelSet>,
+    pub metrics: Arc<Metrics>,
+    pub instances: Arc<dyn InstanceRegistry>,
+    pub readiness: Readiness,
+    /// What zone sync knows of each other gateway now.
+    pub sync: Arc<dyn Fn() -> Vec<SyncReading> + Send + Sync>,
+    /// What the egress listens on now.
+    pub bindings: Arc<dyn Fn() -> Bindings + Send + Sync>,
+    /// The routing decision, put into words.
+    pub explain: Arc<Explain>,
+    pub started: Instant,
+}
+
+impl fmt::Debug for AdminState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminState").finish_non_exhaustive()
+    }
+}
+
+/// The running admin API.
+#[derive(Debug)]
+pub struct Admin {
+    address: AdminAddress,
+    stop: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+impl Admin {
+    /// Binds the address and serves on the current runtime until [`Admin::shutdown`].
+    ///
+    /// # Errors
+    /// When the address is not allowed or cannot be bound.
+    pub async fn start(config: AdminConfig, state: AdminState) -> Result<Self, AdminError> {
+        config.listen.check(config.insecure)?;
+        let listener = server::Listener::bind(&config.listen).await?;
+        let address = listener.address();
+        let router = api::router(state, guard::Hosts::of(&address, config.insecure));
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(server::serve(listener, router, stop.clone()));
+        tracing::info!(%address, "the admin API listens");
+        Ok(Self {
+            address,
+            stop,
+            server,
+        })
+    }
+
+    /// Where it listens, with the port that the system chose if 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> &AdminAddress {
+        &self.address
+    }
+
+    /// Stops accepting, finishes the requests under way within a few seconds and removes the unix socket.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        // The server task ends by itself; an error here means it panicked, which was logged where it happened.
+        let _ = self.server.await;
+    }
+}

@@ -1,0 +1,169 @@
+//! The listener of the admin API: TCP or a unix socket, with a limit on connections and on the time that each may take
+//! to say what it wants. It knows nothing of what is served.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{AdminAddress, AdminError};
+
+/// Connections served at once; further ones wait in the system's queue.
+const MAX_CONNECTIONS: usize = 256;
+/// For the head of a request, and for a kept-alive connection to send its next one.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest request head in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// After a failed accept (no file descriptors left, say), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// For the requests under way once a shutdown has begun.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
+/// Only the owner of the process may open the unix socket.
+const SOCKET_MODE: u32 = 0o600;
+
+pub(super) enum Listener {
+    Tcp(TcpListener, AdminAddress),
+    Unix(UnixListener, PathBuf),
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl Listener {
+    pub async fn bind(address: &AdminAddress) -> Result<Self, AdminError> {
+        let bind = |source: io::Error| AdminError::Bind {
+            address: address.clone(),
+            source,
+        };
+        match address {
+            AdminAddress::Tcp(wanted) => {
+                let listener = TcpListener::bind(wanted)
+                    .await
+                    .map_err(|source| match source.kind() {
+                        io::ErrorKind::AddrInUse => AdminError::InUse(address.clone()),
+                        _ => bind(source),
+                    })?;
+                let local = listener.local_addr().map_err(bind)?;
+                Ok(Self::Tcp(listener, AdminAddress::Tcp(local)))
+            }
+            AdminAddress::Unix(path) => {
+                if UnixStream::connect(path).await.is_ok() {
+                    return Err(AdminError::InUse(address.clone()));
+                }
+                let listener = bind_unix(path).map_err(bind)?;
+                Ok(Self::Unix(listener, path.clone()))
+            }
+        }
+    }
+
+    pub fn address(&self) -> AdminAddress {
+        match self {
+            Self::Tcp(_, address) => address.clone(),
+            Self::Unix(_, path) => AdminAddress::Unix(path.clone()),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Io>> {
+        Ok(match self {
+            Self::Tcp(listener, _) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener, _) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+/// Binds beside the path, narrows the mode and renames: the socket is never open to others, not for a moment, and one
+/// that a killed process left behind is replaced.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let _ = fs::remove_file(&beside);
+    let listener = UnixListener::bind(&beside)?;
+    fs::set_permissions(&beside, fs::Permissions::from_mode(SOCKET_MODE))?;
+    fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
+/// Serves until `stop`, then finishes what is under way.
+pub(super) async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = TaskTracker::new();
+    loop {
+        let (slot, stream) = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            next = next_connection(&listener, &slots) => next,
+        };
+        match stream {
+            Ok(stream) => {
+                let (router, stop) = (router.clone(), stop.clone());
+                connections.spawn(async move {
+                    serve_connection(stream, router, stop).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the admin API cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    connections.close();
+    if tokio::time::timeout(SHUTDOWN_DEADLINE, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::info!(
+            connections = connections.len(),
+            "admin connections were cut at the deadline"
+        );
+    }
+    if let Listener::Unix(_, path) = &listener {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// Waits for a free slot first, so that what cannot be served is not accepted.
+async fn next_connection(
+    listener: &Listener,
+    slots: &Arc<Semaphore>,
+) -> (Option<OwnedSemaphorePermit>, io::Result<Box<dyn Io>>) {
+    // The semaphore is never closed, so there always is a permit in the end.
+    let slot = slots.clone().acquire_owned().await.ok();
+    (slot, listener.accept().await)
+}
+
+async fn serve_connection(stream: Box<dyn Io>, router: Router, stop: CancellationToken) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an admin connection ended early");
+    }
+}

@@ -1,0 +1,59 @@
+//! The tunnels that are up.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{link_word, milliseconds};
+use crate::telemetry::TunnelReading;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TunnelView {
+    pub zone: String,
+    pub gateway: String,
+    /// `up`, `stalled` or `draining`.
+    pub state: String,
+    /// Whether this gateway dialled; else the peer did.
+    pub dialled: bool,
+    /// Index of the data thread that drives it.
+    pub thread: usize,
+    pub remote: SocketAddr,
+    pub up_seconds: f64,
+    pub rtt_ms: f64,
+    /// Streams under way.
+    pub streams: usize,
+    pub congestion_window_bytes: u64,
+    pub mtu_bytes: u16,
+    pub sent_packets: u64,
+    pub lost_packets: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
+#[must_use]
+pub fn tunnels(readings: &[TunnelReading]) -> Vec<TunnelView> {
+    let mut views: Vec<_> = readings.iter().map(view).collect();
+    let key = |v: &TunnelView| (v.zone.clone(), v.gateway.clone(), v.thread, !v.dialled, v.remote);
+    views.sort_by_cached_key(key);
+    views
+}
+
+fn view(reading: &TunnelReading) -> TunnelView {
+    TunnelView {
+        zone: reading.peer.zone.to_string(),
+        gateway: reading.peer.gateway.to_string(),
+        state: link_word(Some(reading.link)).to_owned(),
+        dialled: reading.dialled,
+        thread: reading.thread,
+        remote: reading.remote,
+        up_seconds: reading.up.as_secs_f64(),
+        rtt_ms: milliseconds(reading.rtt),
+        streams: reading.streams,
+        congestion_window_bytes: reading.congestion_window_bytes,
+        mtu_bytes: reading.mtu_bytes,
+        sent_packets: reading.sent_packets,
+        lost_packets: reading.lost_packets,
+        sent_bytes: reading.sent_bytes,
+        received_bytes: reading.received_bytes,
+    }
+}

@@ -1,0 +1,89 @@
+//! `causeway check`: is this zone well? A grouped report with a hint for everything that is not.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+
+use super::{AdminArgs, Exit, Failure, output};
+use crate::admin::{Check, Status, view::Envelope};
+
+const AFTER_HELP: &str = "\
+Examples:
+  causeway check
+  causeway check --admin unix:/run/causeway/east.sock
+
+Exit codes: 0 when nothing failed (a ‼ is a warning), 1 when something did (×).";
+
+/// Report on the health of a running gateway and its federation.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    let envelope: Envelope<Check> = args.admin.admin.get("/v1/checks").await?;
+    output::print(&report(&envelope.zone, &envelope.items, output::colour()))?;
+    let failed = envelope.items.iter().any(|check| check.status == Status::Fail);
+    Ok(if failed { Exit::Failed } else { Exit::Done })
+}
+
+/// Groups in the order in which they first appear.
+fn report(zone: &str, checks: &[Check], colour: bool) -> String {
+    let mut text = format!("zone {zone}\n");
+    let mut groups: Vec<&str> = Vec::new();
+    for check in checks {
+        if !groups.contains(&check.group.as_str()) {
+            groups.push(&check.group);
+        }
+    }
+    for group in groups {
+        // Writing to a string cannot fail, here and below.
+        let _ = writeln!(text, "\n{group}");
+        for check in checks.iter().filter(|check| check.group == group) {
+            lines(&mut text, check, colour);
+        }
+    }
+    let count = |status| checks.iter().filter(|check| check.status == status).count();
+    let (ok, warnings, failed) = (count(Status::Ok), count(Status::Warn), count(Status::Fail));
+    let _ = writeln!(text, "\n{ok} well, {warnings} to look at, {failed} failed");
+    text
+}
+
+fn lines(text: &mut String, check: &Check, colour: bool) {
+    let (mark, tone) = match check.status {
+        Status::Ok => ("√", AnsiColor::Green),
+        Status::Warn => ("‼", AnsiColor::Yellow),
+        Status::Fail => ("×", AnsiColor::Red),
+    };
+    let style = if colour {
+        Style::new().fg_color(Some(tone.into()))
+    } else {
+        Style::new()
+    };
+    let _ = write!(text, "  {style}{mark}{style:#} {}", check.name);
+    if !check.message.is_empty() {
+        let _ = write!(text, ": {}", check.message);
+    }
+    text.push('\n');
+    if let (Some(hint), true) = (&check.hint, check.status != Status::Ok) {
+        let _ = writeln!(text, "    hint: {hint}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checks_are_grouped_and_only_what_is_not_well_gets_a_hint() {
+        let checks = [
+            Check::ok("gateway", "topology", "6a1b2c in force"),
+            Check::fail("services", "orders", "no instance anywhere", "register one"),
+            Check::ok("gateway", "mesh DNS", ""),
+            Check::warn("tunnels", "zone west", "no tunnel", "is its gateway running?"),
+        ];
+        insta::assert_snapshot!(report("east", &checks, false), @"");
+    }
+}

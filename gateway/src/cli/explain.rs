@@ -1,0 +1,193 @@
+//! `causeway explain`: where a connection would go now, and why, in the order in which the gateway considers it.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use causeway_zone_sync::name::{ServiceName, ZoneName};
+
+use super::{
+    AdminArgs, Exit, Failure,
+    client::escape,
+    output::{self, Format},
+    register::Tag,
+    tables::tags,
+};
+use crate::admin::{Explanation, Verdict, view::Envelope};
+
+const AFTER_HELP: &str = "\
+Examples:
+  causeway explain orders                          as a client in this zone that connects to orders.mesh
+  causeway explain orders --tag version=v2         only instances with this tag
+  causeway explain orders --zone west              only this zone, as orders.west.zone.mesh
+
+The gateway answers with the very decision that a connection would get. A split is drawn anew each time, so two
+answers may differ in the arm. Exit code 79: nobody can serve it.";
+
+/// Show where a connection would go now, and why.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    #[arg(value_name = "SERVICE")]
+    service: ServiceName,
+    /// The zone that the connection comes from [default: the gateway's own]
+    #[arg(long, value_name = "ZONE")]
+    from: Option<ZoneName>,
+    /// Only instances that carry this tag; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<Tag>,
+    /// Only this zone
+    #[arg(long, value_name = "ZONE")]
+    zone: Option<ZoneName>,
+    /// How to show it; wide is the same as table
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    let envelope: Envelope<Explanation> = args.admin.admin.get(&path(&args)).await?;
+    let Some(explanation) = envelope.items.first() else {
+        return Err(Failure::new(format!("{} explained nothing", args.admin.admin)));
+    };
+    match args.output {
+        Format::Table | Format::Wide => output::print(&told(explanation, output::colour()))?,
+        Format::Json => {
+            let text = serde_json::to_string_pretty(&envelope);
+            let text = text.map_err(|error| Failure::new("cannot write JSON").because(&error))?;
+            output::print(&(text + "\n"))?;
+        }
+        Format::Yaml => {
+            let text = serde_saphyr::to_string(&envelope);
+            output::print(&text.map_err(|error| Failure::new("cannot write YAML").because(&error))?)?;
+        }
+    }
+    Ok(if explanation.candidates.is_empty() {
+        Exit::IssuesFound
+    } else {
+        Exit::Done
+    })
+}
+
+fn path(args: &Args) -> String {
+    let mut path = format!("/v1/explain?service={}", args.service);
+    if let Some(from) = &args.from {
+        path.push_str(&format!("&from={from}"));
+    }
+    for Tag(key, value) in &args.tags {
+        path.push_str(&format!("&tag={}", escape(&format!("{key}={value}"))));
+    }
+    if let Some(zone) = &args.zone {
+        path.push_str(&format!("&zone={zone}"));
+    }
+    path
+}
+
+/// The explanation as a person reads it: what was looked at, filter by filter, and then who would be asked.
+fn told(explanation: &Explanation, colour: bool) -> String {
+    let paint = |tone: AnsiColor| {
+        if colour {
+            Style::new().fg_color(Some(tone.into()))
+        } else {
+            Style::new()
+        }
+    };
+    let (good, faint) = (paint(AnsiColor::Green), paint(AnsiColor::BrightBlack));
+    let mut text = format!("{} from zone {}\n", explanation.target, explanation.from);
+    let mut filter = None;
+    let width = explanation
+        .steps
+        .iter()
+        .map(|step| step.subject.chars().count())
+        .max()
+        .unwrap_or(0);
+    for step in &explanation.steps {
+        if filter != Some(&step.filter) {
+            // Writing to a string cannot fail, here and below.
+            let _ = writeln!(text, "\n{}", step.filter);
+            filter = Some(&step.filter);
+        }
+        let (mark, style) = match step.verdict {
+            Verdict::Taken => ("√", good),
+            Verdict::PassedOver => ("·", faint),
+        };
+        let _ = writeln!(
+            text,
+            "  {style}{mark} {:width$}  {}{style:#}",
+            step.subject, step.reason
+        );
+    }
+    text.push('\n');
+    if explanation.candidates.is_empty() {
+        text.push_str("Nobody can serve it now.\n");
+        return text;
+    }
+    text.push_str("Would be asked, in this order:\n");
+    for (rank, candidate) in explanation.candidates.iter().enumerate() {
+        let place = match &candidate.gateway {
+            Some(gateway) => format!("zone {} by gateway {gateway}", candidate.zone),
+            None => format!("zone {}, an instance here", candidate.zone),
+        };
+        let wanted = if candidate.tags.is_empty() {
+            String::new()
+        } else {
+            format!(" {{{}}}", tags(&candidate.tags))
+        };
+        let _ = writeln!(text, "  {}. {place}{wanted}  {}", rank + 1, candidate.reason);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_zone_sync::name::Tags;
+
+    use super::*;
+    use crate::admin::{Candidate, Step};
+
+    fn step(filter: &str, subject: &str, verdict: Verdict, reason: &str) -> Step {
+        Step {
+            filter: filter.to_owned(),
+            subject: subject.to_owned(),
+            verdict,
+            reason: reason.to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_explanation_reads_from_the_first_filter_to_who_is_asked() {
+        let explanation = Explanation {
+            target: "orders".to_owned(),
+            from: "east".to_owned(),
+            steps: vec![
+                step(
+                    "split",
+                    "{version=v1}",
+                    Verdict::Taken,
+                    "drawn by weight, 95 of 100",
+                ),
+                step("split", "{version=v2}", Verdict::PassedOver, "in reserve"),
+                step("tier 1", "east", Verdict::PassedOver, "no healthy instance"),
+                step("tier 2", "west/gw1", Verdict::Taken, "fresh, tunnel up"),
+            ],
+            candidates: vec![Candidate {
+                zone: "west".to_owned(),
+                gateway: Some("gw1".to_owned()),
+                tags: [("version", "v1")].into_iter().collect::<Tags>(),
+                reason: "tier 2".to_owned(),
+            }],
+        };
+        insta::assert_snapshot!(told(&explanation, false), @"");
+    }
+
+    #[test]
+    fn without_a_candidate_it_says_so() {
+        let explanation = Explanation {
+            target: "orders".to_owned(),
+            from: "east".to_owned(),
+            steps: vec![],
+            candidates: vec![],
+        };
+        assert!(told(&explanation, false).ends_with("Nobody can serve it now.\n"));
+    }
+}

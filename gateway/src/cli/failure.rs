@@ -1,0 +1,124 @@
+//! How a command ends: its exit code, and an error as `error:` and `hint:` lines.
+
+use std::{error::Error, io, process::ExitCode};
+
+use anstyle::{AnsiColor, Style};
+
+/// Exit codes of every command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Done,
+    Failed,
+    /// The command line is wrong (EX_USAGE of sysexits.h).
+    Usage,
+    /// An input file is wrong (EX_DATAERR).
+    BadInput,
+    /// The command worked and found something that somebody should look at.
+    IssuesFound,
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 64,
+            Self::BadInput => 65,
+            Self::IssuesFound => 79,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+    silent: bool,
+}
+
+impl Failure {
+    /// A failure with exit code 1; say what was to be done, with what.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Failed,
+            message: message.into(),
+            causes: Vec::new(),
+            hint: None,
+            silent: false,
+        }
+    }
+
+    /// A value on the command line that cannot be used.
+    #[must_use]
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(message).exit(Exit::Usage)
+    }
+
+    #[must_use]
+    pub fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds `error` and the chain of its sources.
+    #[must_use]
+    pub fn because(mut self, error: &(dyn Error + 'static)) -> Self {
+        let chain = std::iter::successors(Some(error), |&error| error.source());
+        self.causes.extend(chain.map(ToString::to_string));
+        // Some errors print their source themselves; said once is enough.
+        self.causes
+            .dedup_by(|later, earlier| earlier.ends_with(later.as_str()));
+        self
+    }
+
+    /// Prints `error:` and `hint:` to standard error and gives the exit code.
+    #[must_use]
+    pub fn report(&self) -> Exit {
+        if self.silent {
+            return self.exit;
+        }
+        let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
+        let cyan = Style::new().bold().fg_color(Some(AnsiColor::Cyan.into()));
+        let mut text = format!("{red}error:{red:#} {}", self.message);
+        for cause in &self.causes {
+            text.push_str(": ");
+            text.push_str(cause);
+        }
+        text.push('\n');
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("{cyan}hint:{cyan:#} {hint}\n"));
+        }
+        // Nowhere is left to report that standard error is gone.
+        let _ = io::Write::write_all(&mut anstream::stderr(), text.as_bytes());
+        self.exit
+    }
+}
+
+/// Writing to standard output. A reader that has seen enough (`| head`) is no failure.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let closed = error.kind() == io::ErrorKind::BrokenPipe;
+        let failure = Self::new("cannot write the output").because(&error);
+        let exit = if closed { Exit::Done } else { Exit::Failed };
+        Self {
+            silent: closed,
+            ..failure.exit(exit)
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `causeway get`: tables of what a running gateway knows.
+
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    AdminArgs, Exit, Failure,
+    output::{self, Format},
+    tables::{self, Tabular},
+};
+use crate::admin::view::{Envelope, ExportView, InstanceView, ServiceView, TunnelView, ZoneView};
+
+/// Between two looks with `--watch`.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Clears the screen and puts the cursor at its top (ECMA-48 ED and CUP).
+const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
+
+const AFTER_HELP: &str = "\
+Examples:
+  causeway get zones                  how every zone can be reached from here
+  causeway get services -o wide       with splits, failover and health checks
+  causeway get tunnels -w             watch; redraws when something changes
+  causeway get instances -o json      for programs: versioned, fields are only ever added
+  causeway get exports --admin unix:/run/causeway/east.sock";
+
+/// Show what a running gateway knows.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// What to show
+    #[arg(value_enum, value_name = "WHAT")]
+    what: What,
+    /// How to show it
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
+    output: Format,
+    /// Keep showing it, whenever it changes
+    #[arg(short, long)]
+    watch: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Zones, and how each can be reached
+    #[value(aliases = ["zone", "z"])]
+    Zones,
+    /// Services, their virtual addresses and who has instances
+    #[value(aliases = ["service", "svc", "s"])]
+    Services,
+    /// This zone's instances
+    #[value(aliases = ["instance", "inst", "i"])]
+    Instances,
+    /// Tunnels to other gateways
+    #[value(aliases = ["tunnel", "t"])]
+    Tunnels,
+    /// What every zone tells the others of its services
+    #[value(aliases = ["export", "e"])]
+    Exports,
+}
+
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    let mut last = None;
+    loop {
+        let text = show(&args).await?;
+        if last.as_ref() != Some(&text) {
+            let clear = args.watch && io::stdout().is_terminal();
+            output::print(&if clear {
+                format!("{CLEAR_SCREEN}{text}")
+            } else {
+                text.clone()
+            })?;
+            last = Some(text);
+        }
+        if !args.watch {
+            return Ok(Exit::Done);
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+async fn show(args: &Args) -> Result<String, Failure> {
+    match args.what {
+        What::Zones => listed::<ZoneView>(args, "/v1/zones").await,
+        What::Services => listed::<ServiceView>(args, "/v1/services").await,
+        What::Instances => listed::<InstanceView>(args, "/v1/instances").await,
+        What::Tunnels => listed::<TunnelView>(args, "/v1/tunnels").await,
+        What::Exports => listed::<ExportView>(args, "/v1/exports").await,
+    }
+}
+
+async fn listed<T>(args: &Args, path: &str) -> Result<String, Failure>
+where
+    T: DeserializeOwned + Serialize + Tabular,
+{
+    let envelope: Envelope<T> = args.admin.admin.get(path).await?;
+    render(&envelope, args.output, output::colour())
+}
+
+fn render<T: Serialize + Tabular>(
+    envelope: &Envelope<T>,
+    format: Format,
+    colour: bool,
+) -> Result<String, Failure> {
+    Ok(match format {
+        Format::Table | Format::Wide if envelope.items.is_empty() => {
+            format!("No {} in zone {}.\n", envelope.kind, envelope.zone)
+        }
+        Format::Table => tables::render(&envelope.items, false, colour),
+        Format::Wide => tables::render(&envelope.items, true, colour),
+        Format::Json => {
+            let text = serde_json::to_string_pretty(envelope);
+            text.map_err(|error| Failure::new("cannot write JSON").because(&error))? + "\n"
+        }
+        Format::Yaml => {
+            let text = serde_saphyr::to_string(envelope);
+            text.map_err(|error| Failure::new("cannot write YAML").because(&error))?
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "get_tests.rs"]
+mod tests;

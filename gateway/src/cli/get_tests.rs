@@ -1,0 +1,186 @@
+//! What `get` prints, for hand-made items.
+
+use causeway_zone_sync::name::Tags;
+
+use super::*;
+use crate::admin::view::{ArmView, Count, LinkView, ServiceZone, TierView};
+
+fn tags(pairs: &[(&str, &str)]) -> Tags {
+    pairs.iter().copied().collect()
+}
+
+fn envelope<T>(kind: &str, items: Vec<T>) -> Envelope<T> {
+    Envelope {
+        version: 1,
+        kind: kind.to_owned(),
+        zone: "east".to_owned(),
+        generation: 7,
+        items,
+    }
+}
+
+fn text<T: Serialize + Tabular>(envelope: &Envelope<T>, format: Format) -> String {
+    render(envelope, format, false).unwrap()
+}
+
+fn zones() -> Envelope<ZoneView> {
+    let zone = |name: &str, state: &str, links| ZoneView {
+        name: name.to_owned(),
+        own: state == "own",
+        state: state.to_owned(),
+        tags: tags(&[("region", "us")]),
+        gateways: vec![vec![format!("gw.{name}:7800")]],
+        links,
+    };
+    let link = LinkView {
+        gateway: "gw1".to_owned(),
+        state: "up".to_owned(),
+        tunnels: 2,
+        rtt_ms: Some(1.2344),
+        age: Some("fresh".to_owned()),
+        heard_seconds_ago: Some(0.4),
+        sync_session: true,
+        exports: 3,
+        topology: Some("6a1b2c3d4e5f".to_owned()),
+        same_topology: Some(false),
+    };
+    let items = vec![
+        zone("east", "own", vec![]),
+        zone("plant", "down", vec![]),
+        zone("west", "up", vec![link]),
+    ];
+    envelope("zones", items)
+}
+
+fn services() -> Envelope<ServiceView> {
+    let elsewhere = |zone: &str, usable| ServiceZone {
+        zone: zone.to_owned(),
+        instances: 3,
+        healthy: 2,
+        age: "fresh".to_owned(),
+        link: "up".to_owned(),
+        usable,
+    };
+    let arm = |version, weight| ArmView {
+        tags: tags(&[("version", version)]),
+        weight,
+    };
+    let tier = |zone: Option<&str>| TierView {
+        zone: zone.map(ToOwned::to_owned),
+        tags: std::collections::BTreeMap::new(),
+    };
+    let service = ServiceView {
+        name: "orders".to_owned(),
+        port: 8080,
+        protocol: "http".to_owned(),
+        vips: vec!["127.64.0.1".parse().unwrap()],
+        local: Count {
+            instances: 2,
+            healthy: 1,
+        },
+        zones: vec![elsewhere("plant", false), elsewhere("west", true)],
+        split: vec![arm("v1", 95), arm("v2", 5)],
+        failover: vec![tier(Some("self")), tier(None)],
+        export_to: None,
+        health: Some("http /healthz every 2s".to_owned()),
+        early: false,
+    };
+    envelope("services", vec![service])
+}
+
+fn tunnels() -> Envelope<TunnelView> {
+    let tunnel = TunnelView {
+        zone: "west".to_owned(),
+        gateway: "gw1".to_owned(),
+        state: "stalled".to_owned(),
+        dialled: true,
+        thread: 1,
+        remote: "10.2.0.1:7800".parse().unwrap(),
+        up_seconds: 7503.2,
+        rtt_ms: 12.5,
+        streams: 4,
+        congestion_window_bytes: 1_572_864,
+        mtu_bytes: 1452,
+        sent_packets: 20_000,
+        lost_packets: 25,
+        sent_bytes: 900,
+        received_bytes: 3_221_225_472,
+    };
+    envelope("tunnels", vec![tunnel])
+}
+
+#[test]
+fn zones_as_a_table() {
+    insta::assert_snapshot!(text(&zones(), Format::Table), @"");
+}
+
+#[test]
+fn zones_as_a_wide_table() {
+    insta::assert_snapshot!(text(&zones(), Format::Wide), @"");
+}
+
+#[test]
+fn zones_as_json() {
+    insta::assert_snapshot!(text(&zones(), Format::Json), @"");
+}
+
+#[test]
+fn zones_as_yaml() {
+    insta::assert_snapshot!(text(&zones(), Format::Yaml), @"");
+}
+
+#[test]
+fn services_as_tables() {
+    insta::assert_snapshot!(text(&services(), Format::Table), @"");
+    insta::assert_snapshot!(text(&services(), Format::Wide), @"");
+}
+
+#[test]
+fn tunnels_as_tables() {
+    insta::assert_snapshot!(text(&tunnels(), Format::Table), @"");
+    insta::assert_snapshot!(text(&tunnels(), Format::Wide), @"");
+}
+
+#[test]
+fn instances_and_exports_as_tables() {
+    let instance = InstanceView {
+        service: "orders".to_owned(),
+        id: "a1".to_owned(),
+        address: "10.1.0.11:8080".parse().unwrap(),
+        tags: tags(&[("runtime", "vm"), ("version", "v1")]),
+        weight: 1,
+        capacity_per_second: Some(500),
+        health: "healthy".to_owned(),
+        outstanding: 3,
+        latency_ms: Some(0.25),
+    };
+    insta::assert_snapshot!(text(&envelope("instances", vec![instance]), Format::Wide), @"");
+    let export = ExportView {
+        service: "orders".to_owned(),
+        zone: "west".to_owned(),
+        gateway: Some("gw1".to_owned()),
+        tags: Tags::default(),
+        instances: 3,
+        healthy: 0,
+        weight: 0,
+        capacity_per_second: None,
+        age: "suspect".to_owned(),
+        link: "down".to_owned(),
+    };
+    insta::assert_snapshot!(text(&envelope("exports", vec![export]), Format::Wide), @"");
+}
+
+#[test]
+fn nothing_to_show_is_said_in_words_but_stays_json() {
+    let none = envelope::<TunnelView>("tunnels", vec![]);
+    assert_eq!(text(&none, Format::Table), "No tunnels in zone east.\n");
+    assert!(text(&none, Format::Json).contains(r#""items": []"#));
+}
+
+#[test]
+fn colour_marks_states_and_changes_nothing_else() {
+    let coloured = render(&zones(), Format::Table, true).unwrap();
+    assert!(coloured.contains("\x1b["));
+    let plain = text(&zones(), Format::Table);
+    assert!(!plain.contains('\x1b'));
+}

@@ -1,0 +1,104 @@
+//! The command line: one file per command. Data goes to standard output and everything else to standard error; an error
+//! is one line of what failed and one of what to do about it.
+//!
+//! Adding a command: a file with `Args` (clap) and `run`, a variant of [`Command`] and its line in [`dispatch`], and the
+//! snapshot of the help text in `tests/cli.rs`.
+
+mod check;
+mod client;
+mod completion;
+mod explain;
+mod failure;
+mod get;
+mod man;
+mod output;
+mod register;
+mod tables;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub use client::AdminArgs;
+pub use failure::{Exit, Failure};
+
+const AFTER_HELP: &str = "\
+Examples:
+  causeway demo                                   see a federation work and fail over, on this machine
+  causeway validate topology.yaml                 check a topology file
+  causeway gateway --zone east --topology topology.yaml --identity /etc/causeway/east
+  causeway get zones                              what a running gateway knows
+  causeway explain orders --tag version=v2        where a connection would go now, and why
+
+Exit codes: 0 done, 1 failed, 64 wrong usage, 65 bad input, 79 issues found.";
+
+/// Connects services across data centers: one gateway per zone, mesh DNS, failover by a topology file.
+#[derive(Debug, Parser)]
+#[command(name = "causeway", version, after_help = AFTER_HELP, max_term_width = 110, propagate_version = false)]
+#[command(arg_required_else_help = true, subcommand_required = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Get(get::Args),
+    Explain(explain::Args),
+    Register(register::RegisterArgs),
+    Deregister(register::DeregisterArgs),
+    Check(check::Args),
+    Completion(completion::Args),
+    Man(man::Args),
+}
+
+/// Parses the command line of this process and does what it says.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are asked for; everything else is wrong usage. A closed pipe is not worth a word.
+            let _ = error.print();
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            }
+            .into();
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report().into(),
+    }
+}
+
+fn dispatch(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Get(args) => block_on(get::run(args)),
+        Command::Explain(args) => block_on(explain::run(args)),
+        Command::Register(args) => block_on(register::register(args)),
+        Command::Deregister(args) => block_on(register::deregister(args)),
+        Command::Check(args) => block_on(check::run(args)),
+        Command::Completion(args) => completion::run(&args, &mut Cli::command()),
+        Command::Man(args) => man::run(&args, &Cli::command()),
+    }
+}
+
+/// Runs a client command on a runtime of its own; one thread is plenty to wait on a socket.
+fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new("cannot start the async runtime").because(&error))?;
+    runtime.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

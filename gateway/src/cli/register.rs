@@ -1,0 +1,179 @@
+//! `causeway register` and `causeway deregister`: put an instance into the zone's registry, keep it there, take it out.
+
+use std::{net::SocketAddr, str::FromStr, time::Duration};
+
+use causeway_zone_sync::name::ServiceName;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    AdminArgs, Exit, Failure,
+    client::{Endpoint, escape},
+    output,
+};
+use crate::admin::InstanceBody;
+
+/// Time to live of `--keep` when none is given.
+const KEEP_TIME_TO_LIVE: Duration = Duration::from_secs(30);
+/// How often a lease is renewed within its time to live: two renewals may be lost.
+const RENEWALS_PER_LIFE: u32 = 3;
+
+const REGISTER_HELP: &str = "\
+Examples:
+  causeway register orders --address 10.1.0.11:8080 --tag version=v1
+      stays until it is deregistered
+  causeway register orders --address 10.1.0.11:8080 --ttl 30s
+      lives 30 s; run it again within that time to renew it
+  causeway register orders --address 127.0.0.1:8080 --keep
+      stays in the foreground, renews, and deregisters on SIGINT or SIGTERM
+
+Registering the same service and id again replaces the instance.";
+
+const DEREGISTER_HELP: &str = "\
+Examples:
+  causeway deregister orders --id 10.1.0.11:8080";
+
+/// Put an instance into the zone's registry.
+#[derive(Debug, clap::Args)]
+#[command(after_help = REGISTER_HELP)]
+pub struct RegisterArgs {
+    #[arg(value_name = "SERVICE")]
+    service: ServiceName,
+    /// Where the instance listens
+    #[arg(long, value_name = "IP:PORT")]
+    address: SocketAddr,
+    /// Unique within the service and zone [default: the address]
+    #[arg(long)]
+    id: Option<String>,
+    /// A tag; may be given several times
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    tags: Vec<Tag>,
+    /// Share of traffic relative to its peers; 0 takes no new connections
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    weight: u32,
+    /// Connections or requests a second that it can take
+    #[arg(long, value_name = "PER_SECOND")]
+    capacity: Option<u64>,
+    /// How long it lives without being renewed, such as 30s [default: for ever; with --keep 30s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    ttl: Option<Duration>,
+    /// Stay in the foreground, renew, and deregister at the end
+    #[arg(long)]
+    keep: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// Take an instance out of the zone's registry.
+#[derive(Debug, clap::Args)]
+#[command(after_help = DEREGISTER_HELP)]
+pub struct DeregisterArgs {
+    #[arg(value_name = "SERVICE")]
+    service: ServiceName,
+    /// The id it was registered with; its address if none was given
+    #[arg(long)]
+    id: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// `key=value` on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag(pub String, pub String);
+
+impl FromStr for Tag {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self(key.to_owned(), value.to_owned())),
+            _ => Err("a tag is KEY=VALUE, such as version=v1".to_owned()),
+        }
+    }
+}
+
+pub async fn register(args: RegisterArgs) -> Result<Exit, Failure> {
+    let id = args.id.clone().unwrap_or_else(|| args.address.to_string());
+    let path = path(&args.service, &id);
+    let ttl = args.ttl.or(args.keep.then_some(KEEP_TIME_TO_LIVE));
+    let body = InstanceBody {
+        address: args.address,
+        tags: args
+            .tags
+            .into_iter()
+            .map(|Tag(key, value)| (key, value))
+            .collect(),
+        weight: args.weight,
+        capacity_per_second: args.capacity,
+        ttl: ttl.map(|ttl| humantime::format_duration(ttl).to_string()),
+    };
+    args.admin.admin.put(&path, &body).await?;
+    output::print(&format!("registered {} {id}\n", args.service))?;
+    if args.keep {
+        keep(&args.admin.admin, &path, &body, ttl.unwrap_or(KEEP_TIME_TO_LIVE)).await?;
+        output::print(&format!("deregistered {} {id}\n", args.service))?;
+    }
+    Ok(Exit::Done)
+}
+
+pub async fn deregister(args: DeregisterArgs) -> Result<Exit, Failure> {
+    args.admin.admin.delete(&path(&args.service, &args.id)).await?;
+    output::print(&format!("deregistered {} {}\n", args.service, args.id))?;
+    Ok(Exit::Done)
+}
+
+fn path(service: &ServiceName, id: &str) -> String {
+    format!("/v1/instances/{service}/{}", escape(id))
+}
+
+/// Renews until a signal comes, then deregisters. A gateway that restarts or is away for a while gets the instance
+/// again as soon as it answers: the instance outlives its gateway.
+async fn keep(admin: &Endpoint, path: &str, body: &InstanceBody, ttl: Duration) -> Result<(), Failure> {
+    let cannot = |error: &std::io::Error| Failure::new("cannot wait for signals").because(error);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| cannot(&e))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| cannot(&e))?;
+    let mut due = tokio::time::interval(ttl / RENEWALS_PER_LIFE);
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut lost = false;
+    due.tick().await;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = due.tick() => {}
+        }
+        let done = if lost {
+            admin.put(path, body).await
+        } else {
+            admin.post(&format!("{path}/renew")).await
+        };
+        if let Err(failure) = &done {
+            // Said, and tried again at the next turn, as a registration this time.
+            let _ = failure.report();
+        }
+        lost = done.is_err();
+    }
+    admin.delete(path).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_needs_a_key_and_may_have_an_empty_value() {
+        assert_eq!("version=v1".parse(), Ok(Tag("version".into(), "v1".into())));
+        assert_eq!("a=b=c".parse(), Ok(Tag("a".into(), "b=c".into())));
+        assert_eq!("a=".parse(), Ok(Tag("a".into(), String::new())));
+        assert!("version".parse::<Tag>().is_err());
+        assert!("=v1".parse::<Tag>().is_err());
+    }
+
+    #[test]
+    fn an_id_is_one_segment_of_the_path() {
+        let service = ServiceName::new("orders").unwrap();
+        assert_eq!(
+            path(&service, "[::1]:80/x"),
+            "/v1/instances/orders/%5B%3A%3A1%5D%3A80%2Fx"
+        );
+    }
+}

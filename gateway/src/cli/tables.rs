@@ -1,0 +1,288 @@
+//! The columns of each table. A table shows what is asked for most; `wide` adds the rest.
+
+use std::time::Duration;
+
+use super::output::{Tone, Word, table};
+use crate::admin::view::{Count, ExportView, InstanceView, ServiceView, TierView, TunnelView, ZoneView};
+
+/// Something that `get` can show as a row.
+pub trait Tabular {
+    const HEADER: &'static [&'static str];
+    /// Titles of the columns that only `wide` has.
+    const WIDE: &'static [&'static str];
+
+    fn row(&self) -> Vec<Word>;
+    fn wide(&self) -> Vec<Word>;
+}
+
+pub fn render<T: Tabular>(items: &[T], wide: bool, colour: bool) -> String {
+    let mut header = T::HEADER.to_vec();
+    if wide {
+        header.extend(T::WIDE);
+    }
+    let row = |item: &T| {
+        let mut row = item.row();
+        if wide {
+            row.extend(item.wide());
+        }
+        row
+    };
+    table(&header, items.iter().map(row).collect(), colour)
+}
+
+impl Tabular for ZoneView {
+    const HEADER: &'static [&'static str] = &["ZONE", "STATE", "TUNNELS", "RTT", "AGE", "HEARD", "TAGS"];
+    const WIDE: &'static [&'static str] = &["GATEWAYS", "EXPORTS", "TOPOLOGY"];
+
+    fn row(&self) -> Vec<Word> {
+        let tunnels: usize = self.links.iter().map(|link| link.tunnels).sum();
+        let rtt = self.links.iter().filter_map(|link| link.rtt_ms).reduce(f64::min);
+        // The best age over the zone's gateways; the words happen to sort that way.
+        let age = self
+            .links
+            .iter()
+            .filter_map(|link| link.age.as_deref())
+            .min()
+            .unwrap_or_default();
+        let heard = self
+            .links
+            .iter()
+            .filter_map(|link| link.heard_seconds_ago)
+            .reduce(f64::min);
+        vec![
+            self.name.as_str().into(),
+            Word::state(&self.state),
+            if self.own { "".into() } else { tunnels.into() },
+            rtt.map(milliseconds).unwrap_or_default().into(),
+            Word::state(age),
+            heard.map(ago).unwrap_or_default().into(),
+            tags(&self.tags).into(),
+        ]
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        let declared: Vec<_> = self
+            .gateways
+            .iter()
+            .map(|addresses| addresses.join("|"))
+            .collect();
+        let exports: usize = self.links.iter().map(|link| link.exports).sum();
+        let same = self
+            .links
+            .iter()
+            .filter_map(|link| link.same_topology)
+            .reduce(|all, one| all && one);
+        let topology = match same {
+            Some(true) => Word("same".to_owned(), Tone::Good),
+            Some(false) => Word("differs".to_owned(), Tone::Doubtful),
+            None => "".into(),
+        };
+        vec![
+            declared.join(",").into(),
+            if self.own { "".into() } else { exports.into() },
+            topology,
+        ]
+    }
+}
+
+impl Tabular for ServiceView {
+    const HEADER: &'static [&'static str] = &["SERVICE", "PORT", "PROTOCOL", "VIP", "HERE", "ELSEWHERE"];
+    const WIDE: &'static [&'static str] = &["SPLIT", "FAILOVER", "EXPORTED TO", "HEALTH CHECK"];
+
+    fn row(&self) -> Vec<Word> {
+        let vips: Vec<_> = self.vips.iter().map(ToString::to_string).collect();
+        let elsewhere = self.zones.iter().map(|zone| {
+            let mark = if zone.usable { "" } else { "!" };
+            format!("{}{mark}:{}/{}", zone.zone, zone.healthy, zone.instances)
+        });
+        vec![
+            self.name.as_str().into(),
+            self.port.into(),
+            self.protocol.as_str().into(),
+            vips.join(",").into(),
+            count(self.local),
+            elsewhere.collect::<Vec<_>>().join(" ").into(),
+        ]
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        let split = self.split.iter().map(|arm| match arm.tags.is_empty() {
+            true => "any".to_owned(),
+            false => format!("{}:{}", tags(&arm.tags), arm.weight),
+        });
+        let exported = self
+            .export_to
+            .as_ref()
+            .map_or_else(|| "every zone".to_owned(), |zones| zones.join(","));
+        let early = if self.early { " early" } else { "" };
+        vec![
+            (split.collect::<Vec<_>>().join(" ") + early).into(),
+            self.failover
+                .iter()
+                .map(tier)
+                .collect::<Vec<_>>()
+                .join(" > ")
+                .into(),
+            exported.into(),
+            self.health.clone().unwrap_or_default().into(),
+        ]
+    }
+}
+
+impl Tabular for InstanceView {
+    const HEADER: &'static [&'static str] = &["SERVICE", "ID", "ADDRESS", "HEALTH", "WEIGHT", "TAGS"];
+    const WIDE: &'static [&'static str] = &["OPEN", "LATENCY", "CAPACITY"];
+
+    fn row(&self) -> Vec<Word> {
+        vec![
+            self.service.as_str().into(),
+            self.id.as_str().into(),
+            self.address.into(),
+            Word::state(&self.health),
+            self.weight.into(),
+            tags(&self.tags).into(),
+        ]
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        vec![
+            self.outstanding.into(),
+            self.latency_ms.map(milliseconds).unwrap_or_default().into(),
+            self.capacity_per_second
+                .map(|capacity| format!("{capacity}/s"))
+                .unwrap_or_default()
+                .into(),
+        ]
+    }
+}
+
+impl Tabular for TunnelView {
+    const HEADER: &'static [&'static str] = &[
+        "PEER", "STATE", "RTT", "STREAMS", "LOST", "SENT", "RECEIVED", "UP",
+    ];
+    const WIDE: &'static [&'static str] = &["DIALLED", "THREAD", "REMOTE", "WINDOW", "MTU"];
+
+    fn row(&self) -> Vec<Word> {
+        vec![
+            format!("{}/{}", self.zone, self.gateway).into(),
+            Word::state(&self.state),
+            milliseconds(self.rtt_ms).into(),
+            self.streams.into(),
+            share(self.lost_packets, self.sent_packets).into(),
+            bytes(self.sent_bytes).into(),
+            bytes(self.received_bytes).into(),
+            lasting(self.up_seconds).into(),
+        ]
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        vec![
+            if self.dialled { "by us" } else { "by peer" }.into(),
+            self.thread.into(),
+            self.remote.into(),
+            bytes(self.congestion_window_bytes).into(),
+            self.mtu_bytes.into(),
+        ]
+    }
+}
+
+impl Tabular for ExportView {
+    const HEADER: &'static [&'static str] = &["SERVICE", "ZONE", "TAGS", "HEALTHY", "WEIGHT", "AGE", "LINK"];
+    const WIDE: &'static [&'static str] = &["GATEWAY", "CAPACITY"];
+
+    fn row(&self) -> Vec<Word> {
+        vec![
+            self.service.as_str().into(),
+            self.zone.as_str().into(),
+            tags(&self.tags).into(),
+            count(Count {
+                instances: self.instances,
+                healthy: self.healthy,
+            }),
+            self.weight.into(),
+            Word::state(&self.age),
+            Word::state(&self.link),
+        ]
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        vec![
+            self.gateway.clone().unwrap_or_default().into(),
+            self.capacity_per_second
+                .map(|capacity| format!("{capacity}/s"))
+                .unwrap_or_default()
+                .into(),
+        ]
+    }
+}
+
+/// `2/3`: healthy of all.
+fn count(count: Count) -> Word {
+    let tone = match count.healthy {
+        0 if count.instances == 0 => return "".into(),
+        0 => Tone::Bad,
+        healthy if healthy < count.instances => Tone::Doubtful,
+        _ => Tone::Good,
+    };
+    Word(format!("{}/{}", count.healthy, count.instances), tone)
+}
+
+pub fn tags(tags: &causeway_zone_sync::name::Tags) -> String {
+    tags.iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn tier(tier: &TierView) -> String {
+    let mut parts: Vec<_> = tier
+        .tags
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    parts.splice(0..0, tier.zone.clone());
+    if parts.is_empty() {
+        "any".to_owned()
+    } else {
+        parts.join(",")
+    }
+}
+
+fn milliseconds(value: f64) -> String {
+    format!("{value:.2}ms")
+}
+
+fn share(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return String::new();
+    }
+    format!("{:.2}%", part as f64 * 100.0 / whole as f64)
+}
+
+/// `1.5 MiB`: binary units.
+fn bytes(value: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut scaled = value as f64;
+    let mut unit = 0;
+    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    let decimals = usize::from(unit > 0);
+    format!("{scaled:.decimals$} {}", UNITS[unit])
+}
+
+/// `2h 5m`: whole seconds, the two largest units.
+fn lasting(seconds: f64) -> String {
+    let whole = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    let text = humantime::format_duration(Duration::from_secs(whole)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+fn ago(seconds: f64) -> String {
+    if seconds < 1.0 {
+        "just now".to_owned()
+    } else {
+        format!("{} ago", lasting(seconds))
+    }
+}

@@ -1,0 +1,131 @@
+//! Values read from the running system at the moment that somebody asks: tunnels and the process itself. Plain structs,
+//! so that what is made of them can be tested without a system to read.
+
+use std::{fs, net::SocketAddr, time::Duration};
+
+use causeway_zone_sync::name::GatewayId;
+use rustix::process::{Resource, getrlimit};
+
+use crate::{snapshot::Link, tunnel::Tunnel};
+
+/// Clock ticks per second in `/proc/self/stat`: 100 on every Linux platform (`USER_HZ`, proc(5)).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// One tunnel at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TunnelReading {
+    /// Tells this tunnel from every other of the process, for as long as it lives.
+    pub id: usize,
+    pub peer: GatewayId,
+    pub link: Link,
+    pub dialled: bool,
+    pub thread: usize,
+    pub remote: SocketAddr,
+    pub up: Duration,
+    pub rtt: Duration,
+    pub streams: usize,
+    pub congestion_window_bytes: u64,
+    pub mtu_bytes: u16,
+    pub sent_packets: u64,
+    pub lost_packets: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
+impl TunnelReading {
+    #[must_use]
+    pub fn of(tunnel: &Tunnel) -> Self {
+        let connection = tunnel.connection();
+        let stats = connection.stats();
+        Self {
+            id: connection.stable_id(),
+            peer: tunnel.peer().clone(),
+            link: tunnel.link(),
+            dialled: tunnel.dialled(),
+            thread: tunnel.thread(),
+            remote: connection.remote_address(),
+            up: tunnel.since().elapsed(),
+            rtt: stats.path.rtt,
+            streams: tunnel.streams().load(std::sync::atomic::Ordering::Relaxed),
+            congestion_window_bytes: stats.path.cwnd,
+            mtu_bytes: stats.path.current_mtu,
+            sent_packets: stats.path.sent_packets,
+            lost_packets: stats.path.lost_packets,
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+        }
+    }
+}
+
+/// What zone sync knows of one other gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncReading {
+    pub origin: GatewayId,
+    /// Since its record was last heard of; `None`: read from disk and not heard since.
+    pub heard_ago: Option<Duration>,
+    /// Whether a sync session with it is open.
+    pub session: bool,
+}
+
+/// This process; `None` where the system does not say.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ProcessReading {
+    pub resident_bytes: Option<u64>,
+    pub open_files: Option<u64>,
+    pub open_files_limit: Option<u64>,
+    pub cpu_seconds: Option<f64>,
+    pub threads: Option<u64>,
+}
+
+impl ProcessReading {
+    /// Reads `/proc`; all `None` where there is none.
+    #[must_use]
+    pub fn now() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // Reading the folder opens one file itself.
+        let files = fs::read_dir("/proc/self/fd").ok();
+        Self {
+            resident_bytes: status_value(&status, "VmRSS:").map(|kibibytes| kibibytes * 1024),
+            open_files: files.map(|entries| (entries.count() as u64).saturating_sub(1)),
+            open_files_limit: getrlimit(Resource::Nofile).current,
+            cpu_seconds: cpu_seconds(&stat),
+            threads: status_value(&status, "Threads:"),
+        }
+    }
+}
+
+fn status_value(status: &str, key: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// `utime + stime`, fields 14 and 15 of proc(5); counted after the program's name, which may hold spaces.
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let user: u32 = fields.next()?.parse().ok()?;
+    let system: u32 = fields.next()?.parse().ok()?;
+    Some((f64::from(user) + f64::from(system)) / TICKS_PER_SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_name_with_spaces_does_not_shift_the_fields() {
+        let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 100 1000 10";
+        assert_eq!(cpu_seconds(stat), Some(3.0));
+        assert_eq!(cpu_seconds(""), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_has_memory_and_files() {
+        let reading = ProcessReading::now();
+        assert!(reading.resident_bytes.is_some_and(|bytes| bytes > 100_000));
+        assert!(reading.open_files.is_some_and(|files| files > 0));
+        assert!(reading.cpu_seconds.is_some());
+    }
+}

@@ -1,0 +1,259 @@
+//! `/metrics`: the counted metrics, and the values that are read from state at that moment, as `OpenMetrics` text.
+//!
+//! What is read goes into a registry that lives for one scrape, so a tunnel or an instance that is gone leaves nothing
+//! behind. Only the totals of tunnels are kept (see [`TunnelTotals`]).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::atomic::AtomicU64,
+};
+
+use prometheus_client::{
+    encoding::text,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::{Registry, Unit},
+};
+
+use super::{
+    Metrics, ProcessReading, SyncReading, TunnelReading,
+    labels::{Build, ByPeer, ByPeerState, ByPeerWay, ByServiceHealth},
+};
+use crate::snapshot::{Health, Link, Snapshot};
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// What a scrape reads beside the counters.
+#[derive(Debug)]
+pub struct ScrapeState<'a> {
+    pub snapshot: &'a Snapshot,
+    pub tunnels: &'a [TunnelReading],
+    pub sync: &'a [SyncReading],
+    pub process: &'a ProcessReading,
+    /// Since the gateway started, in seconds.
+    pub up_seconds: f64,
+}
+
+/// Everything there is to know, as `OpenMetrics` text.
+///
+/// # Errors
+/// Never in practice: writing to a `String` does not fail.
+pub fn scrape(metrics: &Metrics, state: &ScrapeState<'_>) -> Result<String, fmt::Error> {
+    metrics.tunnel_totals().lock().add(state.tunnels);
+    let mut read = Registry::default();
+    let own = read.sub_registry_with_prefix("causeway");
+    gateway(own, state);
+    tunnels(own, state.tunnels);
+    sync(own, state.sync);
+    instances(own, state.snapshot);
+    process(&mut read, state.process);
+    let mut out = String::new();
+    text::encode_registry(&mut out, metrics.registry())?;
+    text::encode_registry(&mut out, &read)?;
+    text::encode_eof(&mut out)?;
+    Ok(out)
+}
+
+/// Losses and bytes over all tunnels to a gateway, those that are gone too: summing only what is up now would let the
+/// counters fall whenever a tunnel ends.
+pub(super) struct TunnelTotals {
+    /// What each live tunnel had at the last scrape: lost packets, sent bytes, received bytes.
+    last: HashMap<usize, [u64; 3]>,
+    lost: Family<ByPeer, Counter>,
+    bytes: Family<ByPeerWay, Counter>,
+}
+
+impl TunnelTotals {
+    pub fn new(registry: &mut Registry) -> Self {
+        let (lost, bytes) = (Family::default(), Family::default());
+        registry.register(
+            "tunnel_lost_packets",
+            "Packets lost on tunnels to a gateway",
+            Family::clone(&lost),
+        );
+        registry.register(
+            "tunnel_bytes",
+            "UDP bytes on tunnels to a gateway",
+            Family::clone(&bytes),
+        );
+        Self {
+            last: HashMap::new(),
+            lost,
+            bytes,
+        }
+    }
+
+    /// A tunnel's last bytes before its end are lost if no scrape saw them.
+    fn add(&mut self, tunnels: &[TunnelReading]) {
+        let mut seen = HashMap::with_capacity(tunnels.len());
+        for tunnel in tunnels {
+            let now = [tunnel.lost_packets, tunnel.sent_bytes, tunnel.received_bytes];
+            let before = self.last.get(&tunnel.id).copied().unwrap_or_default();
+            // An id may be used again after its tunnel's end; counts that went back tell a new tunnel.
+            let before = if (0..3).all(|i| before[i] <= now[i]) {
+                before
+            } else {
+                [0; 3]
+            };
+            let peer = ByPeer::new(&tunnel.peer);
+            self.lost.get_or_create(&peer).inc_by(now[0] - before[0]);
+            for (way, i) in [("sent", 1), ("received", 2)] {
+                let (zone, gateway) = (peer.zone.clone(), peer.gateway.clone());
+                let labels = ByPeerWay { zone, gateway, way };
+                self.bytes.get_or_create(&labels).inc_by(now[i] - before[i]);
+            }
+            seen.insert(tunnel.id, now);
+        }
+        self.last = seen;
+    }
+}
+
+fn gateway(registry: &mut Registry, state: &ScrapeState<'_>) {
+    let build = Info::new(Build {
+        version: env!("CARGO_PKG_VERSION"),
+        zone: state.snapshot.zone.to_string(),
+    });
+    registry.register("build", "The program and the zone that it serves", build);
+    let generation: Gauge = Gauge::default();
+    generation.set(state.snapshot.generation.try_into().unwrap_or(i64::MAX));
+    registry.register(
+        "snapshot_generation",
+        "Generation of the snapshot in use",
+        generation,
+    );
+    let uptime = Seconds::default();
+    uptime.set(state.up_seconds);
+    registry.register_with_unit("uptime", "Since the gateway started", Unit::Seconds, uptime);
+    let links: Family<ByPeerState, Gauge> = Family::default();
+    for (peer, link) in state.snapshot.links.iter() {
+        for (state, word) in [
+            (Link::Up, "up"),
+            (Link::Stalled, "stalled"),
+            (Link::Draining, "draining"),
+        ] {
+            let ByPeer { zone, gateway } = ByPeer::new(peer);
+            let labels = ByPeerState {
+                zone,
+                gateway,
+                state: word,
+            };
+            links.get_or_create(&labels).set(i64::from(*link == state));
+        }
+    }
+    registry.register("link", "1 for the state that the link to a gateway is in", links);
+}
+
+fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
+    let mut by_peer: BTreeMap<_, Vec<&TunnelReading>> = BTreeMap::new();
+    for tunnel in tunnels {
+        by_peer.entry(&tunnel.peer).or_default().push(tunnel);
+    }
+    let (count, streams, window) = (Family::default(), Family::default(), Family::default());
+    let rtt: Family<ByPeer, Seconds> = Family::default();
+    let sum = |family: &Family<ByPeer, Gauge>, peer: &ByPeer, value: u64| {
+        family
+            .get_or_create(peer)
+            .inc_by(i64::try_from(value).unwrap_or(i64::MAX));
+    };
+    for (peer, list) in by_peer {
+        let labels = ByPeer::new(peer);
+        for tunnel in &list {
+            sum(&count, &labels, 1);
+            sum(&streams, &labels, tunnel.streams as u64);
+            sum(&window, &labels, tunnel.congestion_window_bytes);
+        }
+        let lowest = list.iter().map(|tunnel| tunnel.rtt).min().unwrap_or_default();
+        rtt.get_or_create(&labels).set(lowest.as_secs_f64());
+    }
+    registry.register("tunnels", "Tunnels to a gateway", count);
+    registry.register(
+        "tunnel_streams",
+        "Streams under way on the tunnels to a gateway",
+        streams,
+    );
+    registry.register_with_unit(
+        "tunnel_congestion_window",
+        "Sum over tunnels",
+        Unit::Bytes,
+        window,
+    );
+    registry.register_with_unit(
+        "tunnel_rtt",
+        "Lowest round trip time to a gateway",
+        Unit::Seconds,
+        rtt,
+    );
+}
+
+fn sync(registry: &mut Registry, origins: &[SyncReading]) {
+    let age: Family<ByPeer, Seconds> = Family::default();
+    let session: Family<ByPeer, Gauge> = Family::default();
+    for reading in origins {
+        let labels = ByPeer::new(&reading.origin);
+        // Never heard since the start is infinitely old, not missing: an alert on the age must see it.
+        let seconds = reading.heard_ago.map_or(f64::INFINITY, |ago| ago.as_secs_f64());
+        age.get_or_create(&labels).set(seconds);
+        session.get_or_create(&labels).set(i64::from(reading.session));
+    }
+    registry.register_with_unit(
+        "sync_age",
+        "Since a gateway's record was heard of",
+        Unit::Seconds,
+        age,
+    );
+    registry.register(
+        "sync_session",
+        "1 while a sync session with the gateway is open",
+        session,
+    );
+}
+
+fn instances(registry: &mut Registry, snapshot: &Snapshot) {
+    let family: Family<ByServiceHealth, Gauge> = Family::default();
+    let words = [
+        (Health::Healthy, "healthy"),
+        (Health::Unhealthy, "unhealthy"),
+        (Health::Unknown, "unknown"),
+    ];
+    for (service, list) in snapshot.instances.iter() {
+        for (health, word) in words {
+            let labels = ByServiceHealth {
+                service: service.to_string(),
+                health: word,
+            };
+            let count = list.iter().filter(|instance| instance.health == health).count();
+            family
+                .get_or_create(&labels)
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+    registry.register("instances", "Instances of this zone", family);
+}
+
+/// The names that every Prometheus client library uses for these.
+fn process(registry: &mut Registry, reading: &ProcessReading) {
+    let mut gauge = |name: &str, help: &str, value: Option<u64>| {
+        if let Some(value) = value {
+            let gauge: Gauge = Gauge::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
+    };
+    gauge(
+        "process_resident_memory_bytes",
+        "Resident memory",
+        reading.resident_bytes,
+    );
+    gauge("process_open_fds", "Open file descriptors", reading.open_files);
+    gauge(
+        "process_max_fds",
+        "Limit of open file descriptors",
+        reading.open_files_limit,
+    );
+    gauge("process_threads", "Threads", reading.threads);
+    if let Some(seconds) = reading.cpu_seconds {
+        let cpu: Counter<f64, AtomicU64> = Counter::default();
+        cpu.inc_by(seconds);
+        registry.register("process_cpu_seconds", "User and system time", cpu);
+    }
+}

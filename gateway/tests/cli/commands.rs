@@ -1,0 +1,290 @@
+//! The program itself: what it prints where, and how it ends.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+    sync::Arc,
+};
+
+use causeway::admin::{Admin, AdminAddress, AdminConfig};
+
+use crate::federation::{FakeRegistry, serve, state};
+
+fn causeway() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUSEWAY_")) {
+        command.env_remove(name);
+    }
+    command.env("COLUMNS", "100");
+    command
+}
+
+async fn run(admin: Option<&Admin>, args: &[&str]) -> Output {
+    let mut command = causeway();
+    command.args(args);
+    if let Some(admin) = admin {
+        command.args(["--admin", &admin.local_addr().to_string()]);
+    }
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+async fn admin() -> Admin {
+    serve(state(Arc::default())).await
+}
+
+#[tokio::test]
+async fn help_shows_every_command_and_examples() {
+    let output = run(None, &["--help"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let text = out(&output);
+    for word in [
+        "get",
+        "explain",
+        "register",
+        "deregister",
+        "check",
+        "completion",
+        "man",
+        "Examples:",
+        "Exit codes:",
+    ] {
+        assert!(text.contains(word), "{word} is not in\n{text}");
+    }
+    for command in [
+        "get",
+        "explain",
+        "register",
+        "deregister",
+        "check",
+        "completion",
+        "man",
+    ] {
+        let text = out(&run(None, &[command, "--help"]).await);
+        assert!(
+            text.contains("Examples:"),
+            "{command} --help has no examples:\n{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn wrong_usage_exits_64_and_says_so_on_standard_error() {
+    for args in [
+        &["gte"][..],
+        &["get", "planets"],
+        &["get", "zones", "-o", "xml"],
+        &["register", "orders"],
+        &[],
+    ] {
+        let output = run(None, args).await;
+        assert_eq!(output.status.code(), Some(64), "{args:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
+    }
+    let tag = ["register", "orders", "--address", "127.0.0.1:1", "--tag", "v1"];
+    assert_eq!(run(None, &tag).await.status.code(), Some(64));
+}
+
+#[tokio::test]
+async fn a_gateway_that_does_not_run_is_named_with_a_hint() {
+    // Bound and dropped: nobody listens there now.
+    let address = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let output = run(None, &["get", "zones", "--admin", &address]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let text = err(&output);
+    assert!(
+        text.starts_with(&format!(
+            "error: cannot reach the gateway's admin API at {address}: "
+        )),
+        "{text}"
+    );
+    assert!(text.contains("\nhint: is it running?"), "{text}");
+    assert!(output.stdout.is_empty());
+}
+
+#[tokio::test]
+async fn get_shows_tables_of_a_running_gateway() {
+    let admin = admin().await;
+    let zones = run(Some(&admin), &["get", "zones"]).await;
+    insta::assert_snapshot!(out(&zones), @"");
+    let services = run(Some(&admin), &["get", "svc"]).await;
+    insta::assert_snapshot!(out(&services), @"");
+    let exports = run(Some(&admin), &["get", "exports", "-o", "wide"]).await;
+    insta::assert_snapshot!(out(&exports), @"");
+    let instances = run(Some(&admin), &["get", "instance"]).await;
+    insta::assert_snapshot!(out(&instances), @"");
+    assert_eq!(
+        out(&run(Some(&admin), &["get", "t"]).await),
+        "No tunnels in zone east.\n"
+    );
+}
+
+#[tokio::test]
+async fn get_gives_the_answer_of_the_api_as_json_and_yaml() {
+    let admin = admin().await;
+    let json = run(Some(&admin), &["get", "instances", "-o", "json"]).await;
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(value["kind"], "instances");
+    assert_eq!(value["items"][0]["id"], "a1");
+    let yaml = run(Some(&admin), &["get", "instances", "-o", "yaml"]).await;
+    assert!(
+        out(&yaml).starts_with("version: 1\nkind: instances\nzone: east\n"),
+        "{}",
+        out(&yaml)
+    );
+}
+
+#[tokio::test]
+async fn the_admin_address_comes_from_the_environment_and_may_be_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let listen = AdminAddress::Unix(folder.path().join("admin.sock"));
+    let address = listen.to_string();
+    let config = AdminConfig {
+        listen,
+        insecure: false,
+    };
+    let _admin = Admin::start(config, state(Arc::default())).await.unwrap();
+    let mut command = causeway();
+    command.args(["get", "zones"]).env("CAUSEWAY_ADMIN", address);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    assert!(out(&output).contains("west"));
+}
+
+#[tokio::test]
+async fn explain_tells_the_reasons_and_79_when_nobody_serves() {
+    let admin = admin().await;
+    let output = run(Some(&admin), &["explain", "orders", "--tag", "version=v2"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    insta::assert_snapshot!(out(&output), @"");
+    let nobody = run(Some(&admin), &["explain", "orders", "--zone", "plant"]).await;
+    assert_eq!(nobody.status.code(), Some(79));
+    let unknown = run(Some(&admin), &["explain", "order"]).await;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(
+        err(&unknown),
+        "error: the topology has no service `order`\nhint: its services are billing, orders\n"
+    );
+}
+
+#[tokio::test]
+async fn check_groups_what_it_found_and_fails_on_a_failure() {
+    let output = run(Some(&admin().await), &["check"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    // The count of open files is the machine's own.
+    let text: Vec<_> = out(&output)
+        .lines()
+        .filter(|line| !line.contains("open files"))
+        .map(str::to_owned)
+        .collect();
+    insta::assert_snapshot!(text.join("\n"), @"");
+}
+
+#[tokio::test]
+async fn register_and_deregister_reach_the_registry() {
+    let registry = Arc::new(FakeRegistry::default());
+    let admin = serve(state(registry.clone())).await;
+    let args = [
+        "register",
+        "orders",
+        "--address",
+        "10.1.0.12:8080",
+        "--tag",
+        "version=v2",
+        "--weight",
+        "3",
+    ];
+    let output = run(Some(&admin), &args).await;
+    assert_eq!(out(&output), "registered orders 10.1.0.12:8080\n");
+    let output = run(Some(&admin), &["deregister", "orders", "--id", "10.1.0.12:8080"]).await;
+    assert_eq!(out(&output), "deregistered orders 10.1.0.12:8080\n");
+    let gone = run(Some(&admin), &["deregister", "orders", "--id", "nobody"]).await;
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(err(&gone).starts_with("error: no instance `nobody` of `orders` is registered\n"));
+    let calls = registry.calls();
+    assert_eq!(
+        calls[0],
+        "register orders/10.1.0.12:8080 10.1.0.12:8080 {version=v2} 3 None"
+    );
+    assert_eq!(calls[1], "deregister orders/10.1.0.12:8080");
+}
+
+#[tokio::test]
+async fn keep_renews_and_deregisters_at_the_end() {
+    let registry = Arc::new(FakeRegistry::default());
+    let admin = serve(state(registry.clone())).await;
+    let mut command = causeway();
+    command.args([
+        "register",
+        "orders",
+        "--address",
+        "127.0.0.1:8080",
+        "--id",
+        "kept",
+        "--ttl",
+        "1s",
+        "--keep",
+    ]);
+    command
+        .args(["--admin", &admin.local_addr().to_string()])
+        .stdout(Stdio::piped());
+    let seen = registry.clone();
+    let rest = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "registered orders kept");
+        while !seen.calls().contains(&"renew orders/kept".to_owned()) {
+            std::thread::yield_now();
+        }
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let rest: Vec<_> = lines.map(Result::unwrap).collect();
+        assert!(child.wait().unwrap().success());
+        rest
+    });
+    assert_eq!(rest.await.unwrap(), ["deregistered orders kept"]);
+    assert_eq!(registry.calls().last().unwrap(), "deregister orders/kept");
+}
+
+#[tokio::test]
+async fn completion_and_man_print_scripts_and_pages() {
+    assert!(out(&run(None, &["completion", "bash"]).await).contains("_causeway"));
+    assert!(out(&run(None, &["man"]).await).contains(".TH causeway 1"));
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(None, &["man", "--out", folder.path().to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(0));
+    assert!(folder.path().join("causeway-get.1").exists());
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut command = causeway();
+    command
+        .args(["completion", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        child.wait_with_output().unwrap()
+    });
+    let output = output.await.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty(), "{}", err(&output));
+}
