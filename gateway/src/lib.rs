@@ -3,6 +3,8 @@
 
 pub mod admin;
 pub mod cli;
+pub mod health;
+pub mod instances;
 pub mod snapshot;
 pub mod target;
 pub mod telemetry;

@@ -1,10 +1,32 @@
 //! The registry: the instances of one zone, as registered there. It never leaves the zone.
+//!
+//! [`Registry`] is the pure core: no clock, no I/O. [`Store`] is the file that registrations survive a restart in, and
+//! [`Writer`] feeds it in batches without ever making the owner of the registry wait. Health is not known here: it is
+//! the gateway's. The topology is not known here either: a registration for a service that no topology declares (yet) is
+//! kept, because a service is often rolled out before the file that names it, and whoever publishes instances decides
+//! that such an instance gets no traffic until the service is declared.
+//!
+//! Adding a source (an orchestrator, another store): add a variant to [`Source`], a field to the core's slot, and its
+//! place in the order of precedence. A source only ever removes what it put in.
 
 use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ServiceName, Tags};
+
+mod limits;
+mod state;
+mod store;
+mod writer;
+
+pub use limits::{
+    MAX_ID_BYTES, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_TAG_KEY_BYTES, MAX_TAG_VALUE_BYTES,
+    MAX_TIME_TO_LIVE, MAX_WEIGHT, MIN_TIME_TO_LIVE, RegistryError, check,
+};
+pub use state::{Entry, Registered, Registry};
+pub use store::{Batch, Opened, Store, StoreError};
+pub use writer::{Durability, MAX_WAITING, Progress, Writer};
 
 /// One instance, as its owner announces it. `(service, id)` is its key: registering again replaces it and renews its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,4 +41,39 @@ pub struct Registration {
     pub capacity_per_second: Option<u64>,
     /// How long the registration lives without being renewed; `None`: until it is deregistered.
     pub time_to_live: Option<Duration>,
+}
+
+impl Registration {
+    #[must_use]
+    pub fn key(&self) -> InstanceKey {
+        InstanceKey {
+            service: self.service.clone(),
+            id: self.id.clone(),
+        }
+    }
+}
+
+/// Names one instance of this zone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct InstanceKey {
+    pub service: ServiceName,
+    pub id: String,
+}
+
+impl std::fmt::Display for InstanceKey {
+    /// `orders/10.1.0.11:8080`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.service, self.id)
+    }
+}
+
+/// Who put an instance into the registry, in order of precedence: where two sources hold the same key, the earlier one
+/// is in force, and the later one takes over when the earlier one lets go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// Fixed in the topology file.
+    Topology,
+    /// Registered over the API, by the instance or for it.
+    Registered,
 }

@@ -1,0 +1,290 @@
+//! This zone's instances: fixed by the topology or registered, checked, and published for routing and zone sync.
+//!
+//! One task owns all of it. Others hold a clone of [`Instances`], which asks that task, and read what it publishes: every
+//! change of an instance or its health yields a new map, in which services that did not change share what they had.
+//! Choosing among instances is `balance`'s, telling other zones about them is zone sync's.
+//!
+//! An instance of a service that the topology does not declare is kept and shown, and is [`Health::Unknown`], so that it
+//! gets no traffic; it comes into play with the topology that declares its service.
+//!
+//! [`Health::Unknown`]: crate::snapshot::Health::Unknown
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use causeway_zone_sync::{
+    name::{ServiceName, ZoneName},
+    registry::{
+        Durability, InstanceKey, Registration, RegistryError, Source, StoreError, Writer,
+    },
+    topology::Topology,
+};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{snapshot::Instance, telemetry::Metrics};
+
+mod table;
+mod task;
+
+use table::Table;
+use task::{Command, Receipt, Task};
+
+/// Every instance of this zone by service, healthy or not, in the order of their ids.
+pub type Published = Arc<BTreeMap<ServiceName, Vec<Arc<Instance>>>>;
+
+/// The registry's file in the data directory.
+pub const REGISTRY_FILE: &str = "registry.redb";
+/// Commands that may wait for the task. Callers wait for room, so the number bounds memory, not work.
+const COMMANDS: usize = 1024;
+/// Connect failures that may wait for the task; what does not fit is dropped, as the probe it asks for will come anyway.
+const HINTS: usize = 1024;
+/// Registrations that the task takes in at one go, so that a long list does not keep it from probing.
+const BULK_PART: usize = 1000;
+
+#[derive(Debug, Clone)]
+pub struct InstancesConfig {
+    pub zone: ZoneName,
+    /// Where registrations survive a restart; `None`: they do not.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Why instances could not be looked after.
+#[derive(Debug, thiserror::Error)]
+pub enum InstancesError {
+    #[error("cannot take up the registrations of zone {zone}")]
+    Store {
+        zone: ZoneName,
+        #[source]
+        source: StoreError,
+    },
+}
+
+/// What became of a registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Accepted {
+    pub standing: Standing,
+    /// Whether it survives a restart of the gateway.
+    pub durability: Durability,
+}
+
+/// What an accepted registration amounts to at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It gets traffic when it is healthy.
+    InForce,
+    /// The topology does not declare its service: it gets no traffic until it does.
+    Undeclared,
+    /// The topology fixes an instance of the same service and id, which goes before it.
+    Shadowed,
+}
+
+/// What became of a list of registrations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcceptedAll {
+    /// In the order of the list.
+    pub each: Vec<Result<Standing, RegistryError>>,
+    /// The least durable of those accepted.
+    pub durability: Durability,
+}
+
+/// One instance as views show it.
+#[derive(Debug, Clone)]
+pub struct InstanceStatus {
+    pub instance: Arc<Instance>,
+    pub source: Source,
+    /// Whether the topology declares its service.
+    pub declared: bool,
+    /// Whether its health comes from checks; otherwise it counts as healthy for as long as it is registered.
+    pub checked: bool,
+    /// How long its health has been what it is; `None` when unchecked.
+    pub unchanged_for: Option<Duration>,
+    pub last_failure: Option<Failure>,
+    /// Until its lease ends; `None`: it has none.
+    pub expires_in: Option<Duration>,
+}
+
+/// The latest probe of an instance that did not pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    pub reason: String,
+    pub ago: Duration,
+}
+
+/// A handle on this zone's instances; clones are cheap. The task ends with [`Instances::shutdown`], or after the last
+/// clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Instances {
+    commands: mpsc::Sender<Command>,
+    hints: mpsc::Sender<InstanceKey>,
+    published: watch::Receiver<Published>,
+}
+
+impl Instances {
+    /// Reads the stored registrations, publishes them with the fixed instances, and begins to check them. Must be called
+    /// within a tokio runtime, which the checks then run on. Blocks for as long as reading the file takes.
+    ///
+    /// # Errors
+    /// When the registry's file cannot be opened: another process has it, or it may not be read. A damaged file is set
+    /// aside and is no error.
+    pub fn start(
+        config: InstancesConfig,
+        topology: watch::Receiver<Arc<Topology>>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, InstancesError> {
+        let (writer, stored) = match &config.data_dir {
+            None => (Writer::none(), Vec::new()),
+            Some(folder) => Writer::open(&folder.join(REGISTRY_FILE)).map_err(|source| {
+                InstancesError::Store {
+                    zone: config.zone.clone(),
+                    source,
+                }
+            })?,
+        };
+        let (commands, command_queue) = mpsc::channel(COMMANDS);
+        let (hints, hint_queue) = mpsc::channel(HINTS);
+        let table = Table::new(config.zone);
+        let (task, published) = Task::new(table, writer, stored, topology, metrics);
+        tokio::spawn(task.run(command_queue, hint_queue));
+        Ok(Self {
+            commands,
+            hints,
+            published,
+        })
+    }
+
+    /// The instances as they are now and become.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Published> {
+        self.published.clone()
+    }
+
+    /// Registers an instance, or replaces and renews what has its service and id. Returns when the registration is on
+    /// disk, or is known not to be (see [`Accepted::durability`]); it is in force either way.
+    ///
+    /// # Errors
+    /// When it breaks a limit, or the gateway is shutting down.
+    pub async fn register(&self, registration: Registration) -> Result<Accepted, RegistryError> {
+        let mut receipt = self.register_part(vec![registration]).await?;
+        let durability = receipt.durability().await;
+        let standing = receipt.each.into_iter().next();
+        let standing = standing.unwrap_or(Err(RegistryError::Stopped))?;
+        Ok(Accepted {
+            standing,
+            durability,
+        })
+    }
+
+    /// Registers a list, each on its own: one that is refused does not stop the rest.
+    ///
+    /// # Errors
+    /// When the gateway is shutting down.
+    pub async fn register_all(
+        &self,
+        registrations: Vec<Registration>,
+    ) -> Result<AcceptedAll, RegistryError> {
+        let mut all = AcceptedAll {
+            each: Vec::with_capacity(registrations.len()),
+            durability: Durability::Durable,
+        };
+        let mut receipts = Vec::new();
+        let mut rest = registrations.into_iter();
+        loop {
+            let part: Vec<_> = rest.by_ref().take(BULK_PART).collect();
+            if part.is_empty() {
+                break;
+            }
+            receipts.push(self.register_part(part).await?);
+        }
+        for mut receipt in receipts {
+            all.each.append(&mut receipt.each);
+            all.durability = all.durability.max(receipt.durability().await);
+        }
+        Ok(all)
+    }
+
+    /// Gives a registration another full time to live.
+    ///
+    /// # Errors
+    /// When there is no such registration, or the gateway is shutting down.
+    pub async fn renew(&self, service: &ServiceName, id: &str) -> Result<(), RegistryError> {
+        let key = key(service, id);
+        self.ask(|reply| Command::Renew { key, reply }).await?
+    }
+
+    /// Removes a registration. Returns when it is gone from the disk, or it is known that it cannot be removed there
+    /// yet; no new connection goes to it either way.
+    ///
+    /// # Errors
+    /// When there is no such registration, the topology fixes it, or the gateway is shutting down.
+    pub async fn deregister(
+        &self,
+        service: &ServiceName,
+        id: &str,
+    ) -> Result<Durability, RegistryError> {
+        let key = key(service, id);
+        let receipt = self.ask(|reply| Command::Deregister { key, reply }).await?;
+        let mut receipt = receipt?;
+        Ok(receipt.durability().await)
+    }
+
+    /// The data path could not connect to an instance: has it probed at once if its service is checked. Never waits.
+    pub fn report_connect_failure(&self, service: &ServiceName, id: &str) {
+        // A full queue means that many such probes are on their way already.
+        let _ = self.hints.try_send(key(service, id));
+    }
+
+    /// Every instance, or those of one service, as views show them.
+    ///
+    /// # Errors
+    /// When the gateway is shutting down.
+    pub async fn status(
+        &self,
+        service: Option<&ServiceName>,
+    ) -> Result<Vec<InstanceStatus>, RegistryError> {
+        let service = service.cloned();
+        self.ask(|reply| Command::Status { service, reply }).await
+    }
+
+    /// Why an instance last failed its check; `None` if it never did, is not checked, or does not exist.
+    pub async fn last_failure(&self, service: &ServiceName, id: &str) -> Option<Failure> {
+        let key = key(service, id);
+        let asked = self.ask(|reply| Command::LastFailure { key, reply }).await;
+        asked.ok().flatten()
+    }
+
+    /// Stops checking, writes what is not on disk yet, and ends the task. What is published stays readable.
+    pub async fn shutdown(&self) {
+        // A task that has ended already has nothing left to write.
+        let _ = self.ask(|reply| Command::Shutdown { reply }).await;
+    }
+
+    async fn register_part(&self, part: Vec<Registration>) -> Result<Receipt, RegistryError> {
+        self.ask(|reply| Command::Register { part, reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, RegistryError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(command(reply)).await;
+        sent.map_err(|_| RegistryError::Stopped)?;
+        answer.await.map_err(|_| RegistryError::Stopped)
+    }
+}
+
+fn key(service: &ServiceName, id: &str) -> InstanceKey {
+    InstanceKey {
+        service: service.clone(),
+        id: id.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,372 @@
+//! What is known of each instance: the registry and the checks brought together into the values that are published.
+//!
+//! Pure: told the time, given randomness, and without I/O. The task carries out the probes it orders.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
+};
+
+use causeway_zone_sync::{
+    name::{ServiceName, ZoneName},
+    registry::{Entry, InstanceKey, Registered, Registration, Registry, RegistryError, Source},
+    topology::{FixedInstance, HealthCheck, Topology},
+};
+use rand::Rng;
+
+use super::{Failure, InstanceStatus, Published, Standing};
+use crate::{
+    health::{CheckId, Checks, Order, Outcome, Transition},
+    snapshot::{Health, Instance, Load},
+};
+
+/// This zone's instances.
+#[derive(Debug)]
+pub(super) struct Table {
+    zone: ZoneName,
+    /// What the topology says of each service; a service that is not here is not declared.
+    services: BTreeMap<ServiceName, Option<Arc<HealthCheck>>>,
+    registry: Registry,
+    checks: Checks,
+    members: BTreeMap<ServiceName, BTreeMap<String, Member>>,
+    by_check: HashMap<CheckId, InstanceKey>,
+    /// Services whose published list is out of date.
+    dirty: BTreeSet<ServiceName>,
+    published: Published,
+}
+
+#[derive(Debug)]
+struct Member {
+    instance: Arc<Instance>,
+    /// `None`: its service is not checked.
+    check: Option<CheckId>,
+}
+
+/// A change of health, for the log.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) instance: Arc<Instance>,
+    pub(super) transition: Transition,
+}
+
+impl Table {
+    pub(super) fn new(zone: ZoneName) -> Self {
+        Self {
+            zone,
+            services: BTreeMap::new(),
+            registry: Registry::new(),
+            checks: Checks::new(),
+            members: BTreeMap::new(),
+            by_check: HashMap::new(),
+            dirty: BTreeSet::new(),
+            published: Published::default(),
+        }
+    }
+
+    /// Takes up a topology: its fixed instances of this zone, and how each service is checked.
+    pub(super) fn apply_topology(&mut self, now: Instant, topology: &Topology) {
+        let zone = topology.zones.get(&self.zone);
+        let fixed = zone.into_iter().flat_map(|zone| &zone.instances);
+        self.registry.set_fixed(fixed.map(registration_of));
+        let before = std::mem::take(&mut self.services);
+        for (name, service) in &topology.services {
+            // A check that stays the same stays the same value, which thousands of instances share.
+            let known = before.get(name).cloned().flatten();
+            let check = match (&service.health, known) {
+                (Some(new), Some(old)) if *old == *new => Some(old),
+                (new, _) => new.clone().map(Arc::new),
+            };
+            self.services.insert(name.clone(), check);
+        }
+        let altered = self.members.iter();
+        let altered = altered.filter(|(name, _)| before.get(*name) != self.services.get(*name));
+        let keys: Vec<_> = altered
+            .flat_map(|(name, ids)| ids.keys().map(move |id| (name, id)))
+            .map(|(name, id)| super::key(name, id))
+            .collect();
+        for key in keys {
+            self.reconcile(now, &key);
+        }
+        self.reconcile_changed(now);
+    }
+
+    /// Registers, and says whether anything but the lease is new.
+    pub(super) fn register(
+        &mut self,
+        now: Instant,
+        registration: Registration,
+    ) -> Result<(Registered, Standing), RegistryError> {
+        let key = registration.key();
+        let done = self.registry.register(now, registration)?;
+        self.reconcile_changed(now);
+        let entry = self.registry.instance(&key.service, &key.id);
+        let standing = if entry.is_some_and(|e| e.source != Source::Registered) {
+            Standing::Shadowed
+        } else if self.services.contains_key(&key.service) {
+            Standing::InForce
+        } else {
+            Standing::Undeclared
+        };
+        Ok((done, standing))
+    }
+
+    pub(super) fn renew(&mut self, now: Instant, key: &InstanceKey) -> Result<(), RegistryError> {
+        self.registry.renew(now, &key.service, &key.id)
+    }
+
+    pub(super) fn deregister(
+        &mut self,
+        now: Instant,
+        key: &InstanceKey,
+    ) -> Result<(), RegistryError> {
+        self.registry.deregister(&key.service, &key.id)?;
+        self.reconcile_changed(now);
+        Ok(())
+    }
+
+    /// Ends the leases that have run out, and says which.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<InstanceKey> {
+        let expired = self.registry.expire(now);
+        self.reconcile_changed(now);
+        expired
+    }
+
+    pub(super) fn registrations(&self) -> impl Iterator<Item = &Registration> {
+        self.registry.registrations()
+    }
+
+    pub(super) fn poll_order(&mut self, now: Instant) -> Option<Order> {
+        self.checks.poll_order(now)
+    }
+
+    /// The service that an order is for; `None` when it is not checked any more.
+    pub(super) fn service_of(&self, order: &Order) -> Option<&ServiceName> {
+        self.by_check.get(&order.id).map(|key| &key.service)
+    }
+
+    /// When the next lease may end or the next probe is due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let times = [self.registry.poll_timeout(), self.checks.poll_timeout()];
+        times.into_iter().flatten().min()
+    }
+
+    pub(super) fn handle_hint(&mut self, now: Instant, key: &InstanceKey) {
+        if let Some(check) = self.member(key).and_then(|member| member.check) {
+            self.checks.hint(now, check);
+        }
+    }
+
+    pub(super) fn handle_result(
+        &mut self,
+        now: Instant,
+        order: &Order,
+        outcome: Outcome,
+        rng: &mut impl Rng,
+    ) -> Option<Change> {
+        let transition = self.checks.handle_result(now, order, outcome, rng)?;
+        let key = self.by_check.get(&order.id)?;
+        let ids = self.members.get_mut(&key.service)?;
+        let member = ids.get_mut(&key.id)?;
+        member.instance = Arc::new(with_health(&member.instance, transition.to));
+        self.dirty.insert(key.service.clone());
+        Some(Change {
+            instance: Arc::clone(&member.instance),
+            transition,
+        })
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// The instances as they are now.
+    pub(super) fn publish(&mut self) -> Published {
+        let mut published = BTreeMap::clone(&self.published);
+        for service in std::mem::take(&mut self.dirty) {
+            match self.members.get(&service) {
+                Some(ids) => {
+                    let instances = ids.values().map(|member| Arc::clone(&member.instance));
+                    published.insert(service, instances.collect());
+                }
+                None => drop(published.remove(&service)),
+            }
+        }
+        self.published = Arc::new(published);
+        Arc::clone(&self.published)
+    }
+
+    pub(super) fn last_failure(&self, now: Instant, key: &InstanceKey) -> Option<Failure> {
+        let state = self.checks.state(self.member(key)?.check?)?;
+        let last = state.last_failure()?;
+        Some(Failure {
+            reason: last.reason.clone(),
+            ago: now.saturating_duration_since(last.at),
+        })
+    }
+
+    pub(super) fn status(&self, now: Instant, only: Option<&ServiceName>) -> Vec<InstanceStatus> {
+        match only {
+            Some(service) => {
+                let entries = self.registry.service(service);
+                entries.filter_map(|e| self.status_of(now, e)).collect()
+            }
+            None => {
+                let entries = self.registry.instances();
+                entries.filter_map(|e| self.status_of(now, e)).collect()
+            }
+        }
+    }
+
+    fn status_of(&self, now: Instant, entry: Entry<'_>) -> Option<InstanceStatus> {
+        let key = entry.registration.key();
+        let member = self.member(&key)?;
+        let state = member.check.and_then(|check| self.checks.state(check));
+        Some(InstanceStatus {
+            instance: Arc::clone(&member.instance),
+            source: entry.source,
+            declared: self.services.contains_key(&key.service),
+            checked: member.check.is_some(),
+            unchanged_for: state.map(|state| now.saturating_duration_since(state.since())),
+            last_failure: self.last_failure(now, &key),
+            expires_in: entry.expires.map(|at| at.saturating_duration_since(now)),
+        })
+    }
+
+    fn member(&self, key: &InstanceKey) -> Option<&Member> {
+        self.members.get(&key.service)?.get(&key.id)
+    }
+
+    fn reconcile_changed(&mut self, now: Instant) {
+        for key in self.registry.take_changed() {
+            self.reconcile(now, &key);
+        }
+    }
+
+    /// Makes the member under `key` what the registry and the topology say. Health and load carry over for as long as
+    /// the address stays the same: at another address it is another process.
+    fn reconcile(&mut self, now: Instant, key: &InstanceKey) {
+        let Some(entry) = self.registry.instance(&key.service, &key.id) else {
+            self.remove(key);
+            return;
+        };
+        let registration = entry.registration.clone();
+        let known = self.member(key);
+        let known = known.map(|member| (Arc::clone(&member.instance), member.check));
+        if known
+            .as_ref()
+            .is_some_and(|(old, _)| old.address != registration.address)
+        {
+            self.remove(key);
+            return self.reconcile(now, key);
+        }
+        let (old, check) = known.unzip();
+        let (health, check) = self.settle_check(now, &registration, old.as_ref(), check.flatten());
+        let load = old.as_ref().map(|old| Arc::clone(&old.load));
+        let instance = instance_of(registration, health, load.unwrap_or_default());
+        if let Some(check) = check {
+            self.by_check.insert(check, key.clone());
+        }
+        if old.as_ref().is_none_or(|old| !is_same(old, &instance)) {
+            self.dirty.insert(key.service.clone());
+        }
+        let ids = self.members.entry(key.service.clone()).or_default();
+        let instance = Arc::new(instance);
+        ids.insert(key.id.clone(), Member { instance, check });
+    }
+
+    /// Begins, alters or ends the check of an instance, as its service asks now; says what health follows.
+    fn settle_check(
+        &mut self,
+        now: Instant,
+        registration: &Registration,
+        old: Option<&Arc<Instance>>,
+        running: Option<CheckId>,
+    ) -> (Health, Option<CheckId>) {
+        let asked = self.services.get(&registration.service).cloned();
+        let Some(check) = asked.clone().flatten() else {
+            if let Some(id) = running {
+                self.checks.remove(id);
+                self.by_check.remove(&id);
+            }
+            // Undeclared is not unchecked: see the module's introduction.
+            let health = asked.map_or(Health::Unknown, |_| Health::Healthy);
+            return (health, None);
+        };
+        match running {
+            Some(id) => {
+                self.checks.alter(now, id, &check);
+                let state = self.checks.state(id);
+                (state.map_or(Health::Unknown, |s| s.health()), Some(id))
+            }
+            None => {
+                // An instance whose service was unchecked until now keeps its traffic while it is first asked.
+                let health = old.map_or(Health::Unknown, |old| old.health);
+                let address = registration.address;
+                let id = self.checks.insert(now, address, check, health);
+                (health, Some(id))
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &InstanceKey) {
+        let Some(ids) = self.members.get_mut(&key.service) else {
+            return;
+        };
+        let Some(member) = ids.remove(&key.id) else {
+            return;
+        };
+        if ids.is_empty() {
+            self.members.remove(&key.service);
+        }
+        if let Some(check) = member.check {
+            self.checks.remove(check);
+            self.by_check.remove(&check);
+        }
+        self.dirty.insert(key.service.clone());
+    }
+}
+
+fn registration_of(fixed: &FixedInstance) -> Registration {
+    Registration {
+        service: fixed.service.clone(),
+        id: fixed.address.to_string(),
+        address: fixed.address,
+        tags: fixed.tags.clone(),
+        weight: fixed.weight,
+        capacity_per_second: fixed.capacity_per_second,
+        time_to_live: None,
+    }
+}
+
+fn instance_of(registration: Registration, health: Health, load: Arc<Load>) -> Instance {
+    Instance {
+        id: registration.id,
+        service: registration.service,
+        address: registration.address,
+        tags: registration.tags,
+        weight: registration.weight,
+        capacity_per_second: registration.capacity_per_second,
+        health,
+        load,
+    }
+}
+
+fn with_health(instance: &Instance, health: Health) -> Instance {
+    Instance {
+        id: instance.id.clone(),
+        service: instance.service.clone(),
+        tags: instance.tags.clone(),
+        load: Arc::clone(&instance.load),
+        health,
+        ..*instance
+    }
+}
+
+/// Whether two values of one instance (same service, id and address) read alike.
+fn is_same(old: &Instance, new: &Instance) -> bool {
+    old.tags == new.tags
+        && old.weight == new.weight
+        && old.capacity_per_second == new.capacity_per_second
+        && old.health == new.health
+}

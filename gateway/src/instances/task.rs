@@ -1,0 +1,364 @@
+//! The task that owns the table: takes commands, runs the probes that are due, feeds the store, and publishes.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use causeway_zone_sync::{
+    name::ServiceName,
+    registry::{
+        Durability, InstanceKey, Progress, Registered, Registration, RegistryError, Writer,
+    },
+    topology::Topology,
+};
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::{self, JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Failure, InstanceStatus, Published, Standing,
+    table::{Change, Table},
+};
+use crate::{
+    health::{Order, Outcome, probe},
+    snapshot::Health,
+    telemetry::Metrics,
+};
+
+/// How long a change waits for others to be published with it.
+const GATHER: Duration = Duration::from_millis(5);
+/// Publishing takes at most one part in this many of the task's time: where making the map takes 2 ms, the next one
+/// waits 20 ms.
+const PUBLISHING_SHARE: u32 = 10;
+/// Longest that the end of the task waits for the disk.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// Shortest time between two warnings that this gateway cannot probe; when it cannot, it cannot probe thousands.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// What a handle asks of the task.
+#[derive(Debug)]
+pub(super) enum Command {
+    Register {
+        part: Vec<Registration>,
+        reply: oneshot::Sender<Receipt>,
+    },
+    Renew {
+        key: InstanceKey,
+        reply: oneshot::Sender<Result<(), RegistryError>>,
+    },
+    Deregister {
+        key: InstanceKey,
+        reply: oneshot::Sender<Result<Receipt, RegistryError>>,
+    },
+    Status {
+        service: Option<ServiceName>,
+        reply: oneshot::Sender<Vec<InstanceStatus>>,
+    },
+    LastFailure {
+        key: InstanceKey,
+        reply: oneshot::Sender<Option<Failure>>,
+    },
+    Shutdown {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// A change that was made in memory, and the word to come on whether it is on disk.
+#[derive(Debug)]
+pub(super) struct Receipt {
+    pub(super) each: Vec<Result<Standing, RegistryError>>,
+    written: oneshot::Receiver<Durability>,
+}
+
+impl Receipt {
+    pub(super) async fn durability(&mut self) -> Durability {
+        // The store broke down with the answer in its hands.
+        let answer = (&mut self.written).await;
+        answer.unwrap_or(Durability::WriteFailed)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Task {
+    table: Table,
+    writer: Writer,
+    topology: watch::Receiver<Arc<Topology>>,
+    metrics: Arc<Metrics>,
+    publish: watch::Sender<Published>,
+    /// When to publish; set while something is unpublished.
+    publish_at: Option<Instant>,
+    /// How long after a change to publish it.
+    gather: Duration,
+    probes: JoinSet<Outcome>,
+    orders: HashMap<task::Id, Order>,
+    /// When it was last logged that a probe could not be made.
+    warned: Option<Instant>,
+    rng: SmallRng,
+}
+
+/// Why the task woke up.
+enum Event {
+    Command(Option<Command>),
+    Hint(InstanceKey),
+    Topology(bool),
+    Probed(Result<(task::Id, Outcome), JoinError>),
+    Stored(Progress),
+    Time,
+}
+
+impl Task {
+    pub(super) fn new(
+        table: Table,
+        writer: Writer,
+        stored: Vec<Registration>,
+        mut topology: watch::Receiver<Arc<Topology>>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, watch::Receiver<Published>) {
+        let current = Arc::clone(&topology.borrow_and_update());
+        let (publish, published) = watch::channel(Published::default());
+        let mut task = Self {
+            table,
+            writer,
+            topology,
+            metrics,
+            publish,
+            publish_at: None,
+            gather: GATHER,
+            probes: JoinSet::new(),
+            orders: HashMap::new(),
+            warned: None,
+            rng: SmallRng::from_os_rng(),
+        };
+        task.table
+            .apply_topology(Instant::now().into_std(), &current);
+        task.restore(stored);
+        task.publish_now();
+        (task, published)
+    }
+
+    /// Takes up what was registered before the restart. Each lease has its full time again from here on.
+    fn restore(&mut self, stored: Vec<Registration>) {
+        let now = Instant::now().into_std();
+        let count = stored.len();
+        for registration in stored {
+            let key = registration.key();
+            if let Err(error) = self.table.register(now, registration) {
+                tracing::warn!(instance = %key, %error, "a stored registration is not accepted any more");
+                self.writer.remove(key, None);
+            }
+        }
+        if count > 0 {
+            tracing::info!(count, "took up stored registrations");
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut hints: mpsc::Receiver<InstanceKey>,
+    ) {
+        let mut topology_follows = true;
+        loop {
+            self.carry_out();
+            let wake = self.wake();
+            let event = tokio::select! {
+                command = commands.recv(), if !self.writer.is_full() => Event::Command(command),
+                Some(key) = hints.recv() => Event::Hint(key),
+                changed = self.topology.changed(), if topology_follows => Event::Topology(changed.is_ok()),
+                Some(probed) = self.probes.join_next_with_id() => Event::Probed(probed),
+                progress = self.writer.progress() => Event::Stored(progress),
+                () = sleep_until(wake) => Event::Time,
+            };
+            match event {
+                Event::Command(None) => return self.end(None).await,
+                Event::Command(Some(Command::Shutdown { reply })) => {
+                    return self.end(Some(reply)).await;
+                }
+                Event::Command(Some(command)) => self.handle_command(command),
+                Event::Hint(key) => self.table.handle_hint(Instant::now().into_std(), &key),
+                Event::Topology(follows) => {
+                    topology_follows = follows;
+                    self.take_topology();
+                }
+                Event::Probed(probed) => self.handle_probed(probed),
+                Event::Stored(Progress::StoreReplaced) => self.write_everything(),
+                Event::Stored(Progress::Committed) | Event::Time => {}
+            }
+        }
+    }
+
+    /// Does what is due: ends leases, starts probes, publishes.
+    fn carry_out(&mut self) {
+        let now = Instant::now();
+        for key in self.table.expire(now.into_std()) {
+            tracing::info!(service = %key.service, id = key.id, "the registration expired");
+            self.writer.remove(key, None);
+        }
+        while let Some(order) = self.table.poll_order(now.into_std()) {
+            self.start_probe(order);
+        }
+        if self.table.is_dirty() {
+            self.publish_at.get_or_insert(now + self.gather);
+        }
+        if self.publish_at.is_some_and(|at| at <= now) {
+            self.publish_now();
+        }
+    }
+
+    fn wake(&self) -> Instant {
+        let due = self.table.poll_timeout().map(Instant::from_std);
+        let due = [due, self.publish_at].into_iter().flatten().min();
+        // Nothing to wake up for: any time that is far away serves.
+        due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
+    }
+
+    fn publish_now(&mut self) {
+        let began = Instant::now();
+        self.publish.send_replace(self.table.publish());
+        self.publish_at = None;
+        self.gather = GATHER.max(began.elapsed() * PUBLISHING_SHARE);
+    }
+
+    fn start_probe(&mut self, order: Order) {
+        let (address, check) = (order.address, Arc::clone(&order.check));
+        let started = self.probes.spawn(async move {
+            match probe(address, &check.probe, check.timeout).await {
+                Ok(()) => Outcome::Passed,
+                Err(failure) => failure.outcome(),
+            }
+        });
+        self.orders.insert(started.id(), order);
+    }
+
+    fn handle_probed(&mut self, probed: Result<(task::Id, Outcome), JoinError>) {
+        let (id, outcome) = match probed {
+            Ok(done) => done,
+            Err(error) => (
+                error.id(),
+                Outcome::NotAsked(format!("the probe broke down: {error}")),
+            ),
+        };
+        let Some(order) = self.orders.remove(&id) else {
+            return;
+        };
+        if let Some(service) = self.table.service_of(&order) {
+            let passed = outcome == Outcome::Passed;
+            self.metrics.health_checked(service.as_str(), passed);
+        }
+        let reason = match &outcome {
+            Outcome::Passed => String::new(),
+            Outcome::Failed(reason) => reason.clone(),
+            Outcome::NotAsked(reason) => {
+                self.warn_not_asked(&order, reason);
+                String::new()
+            }
+        };
+        let now = Instant::now().into_std();
+        let change = self
+            .table
+            .handle_result(now, &order, outcome, &mut self.rng);
+        if let Some(change) = change {
+            log_change(&change, &reason);
+        }
+    }
+
+    fn warn_not_asked(&mut self, order: &Order, reason: &str) {
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            tracing::warn!(address = %order.address, reason, "cannot check instances");
+        }
+    }
+
+    fn take_topology(&mut self) {
+        let topology = Arc::clone(&self.topology.borrow_and_update());
+        self.table
+            .apply_topology(Instant::now().into_std(), &topology);
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        let now = Instant::now().into_std();
+        // Whoever asked may have left; what was asked for is done all the same.
+        match command {
+            Command::Register { part, reply } => drop(reply.send(self.register(part))),
+            Command::Renew { key, reply } => drop(reply.send(self.table.renew(now, &key))),
+            Command::Deregister { key, reply } => drop(reply.send(self.deregister(key))),
+            Command::Status { service, reply } => {
+                drop(reply.send(self.table.status(now, service.as_ref())));
+            }
+            Command::LastFailure { key, reply } => {
+                drop(reply.send(self.table.last_failure(now, &key)));
+            }
+            // The loop ends on it before it comes here.
+            Command::Shutdown { reply } => drop(reply.send(())),
+        }
+    }
+
+    fn register(&mut self, part: Vec<Registration>) -> Receipt {
+        let now = Instant::now().into_std();
+        let mut each = Vec::with_capacity(part.len());
+        let mut changed = 0;
+        for registration in part {
+            let done = self.table.register(now, registration.clone());
+            if let Ok((Registered::Added | Registered::Replaced, standing)) = done {
+                changed += 1;
+                tracing::debug!(service = %registration.service, id = registration.id,
+                    address = %registration.address, ?standing, "registered");
+                self.writer.put(registration, None);
+            }
+            each.push(done.map(|(_, standing)| standing));
+        }
+        if changed > 0 {
+            tracing::info!(changed, "took up registrations");
+        }
+        let (answer, written) = oneshot::channel();
+        self.writer.wait(Some(answer));
+        Receipt { each, written }
+    }
+
+    fn deregister(&mut self, key: InstanceKey) -> Result<Receipt, RegistryError> {
+        self.table.deregister(Instant::now().into_std(), &key)?;
+        tracing::info!(service = %key.service, id = key.id, "deregistered");
+        let (answer, written) = oneshot::channel();
+        self.writer.remove(key, Some(answer));
+        Ok(Receipt {
+            each: Vec::new(),
+            written,
+        })
+    }
+
+    fn write_everything(&mut self) {
+        for registration in self.table.registrations() {
+            self.writer.put(registration.clone(), None);
+        }
+    }
+
+    async fn end(mut self, reply: Option<oneshot::Sender<()>>) {
+        self.probes.shutdown().await;
+        if self.table.is_dirty() {
+            self.publish_now();
+        }
+        if !self.writer.flush(Instant::now() + FLUSH_LIMIT).await {
+            tracing::error!(
+                "registrations of the last moments are not on disk and will not survive the restart"
+            );
+        }
+        // The store's lock is given back before whoever waits is told.
+        drop(self.writer);
+        if let Some(reply) = reply {
+            let _ = reply.send(());
+        }
+    }
+}
+
+fn log_change(change: &Change, reason: &str) {
+    let instance = &change.instance;
+    let (service, id, address) = (&instance.service, &instance.id, instance.address);
+    match change.transition.to {
+        Health::Unhealthy => {
+            tracing::warn!(%service, id, %address, reason, "an instance is unhealthy");
+        }
+        _ => tracing::info!(%service, id, %address, "an instance is healthy"),
+    }
+}

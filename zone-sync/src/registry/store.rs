@@ -1,0 +1,328 @@
+//! The file that registrations survive a restart in (`registry.redb`).
+//!
+//! It holds what was registered and never when a lease ends: how long the gateway was away is unknown, so every lease
+//! starts its full time to live again when the gateway does. Renewals are therefore never written. Every call blocks;
+//! [`super::Writer`] keeps them off the async threads.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+
+use super::{InstanceKey, Registration};
+
+/// `(service, id)` to a [`Registration`] as JSON. The name carries the version of that form.
+const REGISTRATIONS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("registrations.v1");
+/// Pages that redb may keep in memory, in bytes. The file is read once and then only written.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Changes for one transaction: the last one per key, `None` for a removal.
+pub type Batch = BTreeMap<InstanceKey, Option<Registration>>;
+
+/// Why the registry file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot open the registry at {path}")]
+    Open { path: PathBuf, source: Box<redb::Error> },
+    #[error("cannot set the damaged registry at {path} aside")]
+    SetAside { path: PathBuf, source: io::Error },
+    #[error("cannot read the registry")]
+    Read(#[source] Box<redb::Error>),
+    #[error("cannot write to the registry")]
+    Write(#[source] Box<redb::Error>),
+    #[error("cannot put the registration of {key} in its stored form")]
+    Encode {
+        key: InstanceKey,
+        source: serde_json::Error,
+    },
+    #[error("the registry file is damaged: {0}")]
+    Damaged(String),
+}
+
+/// An open registry file.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+}
+
+/// What [`Store::open`] found.
+#[derive(Debug)]
+pub struct Opened {
+    pub store: Store,
+    pub registrations: Vec<Registration>,
+    /// Where the damaged file is now, if there was one.
+    pub set_aside: Option<PathBuf>,
+}
+
+impl Store {
+    /// Opens the file at `path`, or makes it. A damaged file is renamed to `<path>.corrupt-<seconds since 1970>`, taken
+    /// from `now`, and an empty one is begun; a single row that cannot be read is skipped with a warning.
+    ///
+    /// # Errors
+    /// When another process holds the file, when it cannot be created or read, or the damaged one cannot be renamed.
+    pub fn open(path: &Path, now: SystemTime) -> Result<Opened, StoreError> {
+        match Self::open_and_read(path) {
+            Ok((store, registrations)) => Ok(Opened {
+                store,
+                registrations,
+                set_aside: None,
+            }),
+            Err(StoreError::Damaged(why)) => {
+                let aside = set_aside(path, now)?;
+                tracing::error!(path = %path.display(), moved_to = %aside.display(), %why,
+                    "the registry file is damaged and was set aside; registered instances must register again");
+                let (store, registrations) = Self::open_and_read(path)?;
+                Ok(Opened {
+                    store,
+                    registrations,
+                    set_aside: Some(aside),
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A store over storage that is not a file, such as one that fails on purpose.
+    ///
+    /// # Errors
+    /// When the storage fails or holds something else.
+    pub fn with_backend(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
+        let database = builder()
+            .create_with_backend(backend)
+            .map_err(|e| StoreError::Write(Box::new(e.into())))?;
+        Ok(Self { database })
+    }
+
+    fn open_and_read(path: &Path) -> Result<(Self, Vec<Registration>), StoreError> {
+        // A database that was cut short or scribbled over makes redb return an error in most places and panic in a few;
+        // both mean the same to us. Nothing of a half-opened database is used afterwards.
+        let attempt = panic::catch_unwind(AssertUnwindSafe(|| {
+            let database = builder().create(path).map_err(|error| open_error(path, error))?;
+            let store = Self { database };
+            let registrations = store.read()?;
+            Ok((store, registrations))
+        }));
+        attempt.unwrap_or_else(|_| Err(StoreError::Damaged("reading it failed".to_owned())))
+    }
+
+    /// Every registration in the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub fn read(&self) -> Result<Vec<Registration>, StoreError> {
+        let transaction = self.database.begin_read().map_err(|e| read_error(e.into()))?;
+        let table = match transaction.open_table(REGISTRATIONS) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(read_error(error.into())),
+        };
+        let mut registrations = Vec::new();
+        for row in table.iter().map_err(|e| read_error(e.into()))? {
+            let (key, value) = row.map_err(|e| read_error(e.into()))?;
+            match serde_json::from_slice(value.value()) {
+                Ok(registration) => registrations.push(registration),
+                Err(error) => {
+                    let (service, id) = key.value();
+                    tracing::warn!(service, id, %error, "skipping a stored registration that cannot be read");
+                }
+            }
+        }
+        Ok(registrations)
+    }
+
+    /// Writes all of `batch` in one transaction, on disk when this returns.
+    ///
+    /// # Errors
+    /// When nothing was written: the disk is full or failing. The store must then be dropped and opened anew.
+    pub fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        let transaction = self.database.begin_write().map_err(|e| write_error(e.into()))?;
+        {
+            let mut table = transaction
+                .open_table(REGISTRATIONS)
+                .map_err(|e| write_error(e.into()))?;
+            for (key, change) in batch {
+                let row = (key.service.as_str(), key.id.as_str());
+                let written = match change {
+                    Some(registration) => table.insert(row, encode(registration)?.as_slice()).err(),
+                    None => table.remove(row).err(),
+                };
+                if let Some(error) = written {
+                    return Err(write_error(error.into()));
+                }
+            }
+        }
+        transaction.commit().map_err(|e| write_error(e.into()))
+    }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+fn encode(registration: &Registration) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(registration).map_err(|source| StoreError::Encode {
+        key: registration.key(),
+        source,
+    })
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> StoreError {
+    match error {
+        DatabaseError::Storage(StorageError::Corrupted(why)) => StoreError::Damaged(why),
+        DatabaseError::Storage(StorageError::Io(error)) if is_damage(error.kind()) => {
+            StoreError::Damaged(error.to_string())
+        }
+        DatabaseError::UpgradeRequired(version) => {
+            StoreError::Damaged(format!("its format, version {version}, is not ours"))
+        }
+        error => StoreError::Open {
+            path: path.to_owned(),
+            source: Box::new(error.into()),
+        },
+    }
+}
+
+fn read_error(error: redb::Error) -> StoreError {
+    match error {
+        redb::Error::Corrupted(why) => StoreError::Damaged(why),
+        redb::Error::Io(error) if is_damage(error.kind()) => StoreError::Damaged(error.to_string()),
+        redb::Error::TableTypeMismatch { .. } | redb::Error::TypeDefinitionChanged { .. } => {
+            StoreError::Damaged(error.to_string())
+        }
+        error => StoreError::Read(Box::new(error)),
+    }
+}
+
+fn write_error(error: redb::Error) -> StoreError {
+    StoreError::Write(Box::new(error))
+}
+
+/// How redb reports a file that is not a database or ends too early.
+fn is_damage(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+fn set_aside(path: &Path, now: SystemTime) -> Result<PathBuf, StoreError> {
+    let seconds = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |age| age.as_secs());
+    let mut name = OsString::from(path);
+    name.push(format!(".corrupt-{seconds}"));
+    let aside = PathBuf::from(name);
+    match std::fs::rename(path, &aside) {
+        Ok(()) => Ok(aside),
+        Err(source) => Err(StoreError::SetAside {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::name::ServiceName;
+
+    fn registration(id: &str) -> Registration {
+        Registration {
+            service: ServiceName::new("orders").unwrap(),
+            id: id.to_owned(),
+            address: "10.0.0.1:80".parse().unwrap(),
+            tags: [("version", "v1")].into_iter().collect(),
+            weight: 3,
+            capacity_per_second: Some(100),
+            time_to_live: Some(Duration::from_millis(1_500)),
+        }
+    }
+
+    fn put(id: &str) -> (InstanceKey, Option<Registration>) {
+        (registration(id).key(), Some(registration(id)))
+    }
+
+    fn open(path: &Path) -> Opened {
+        Store::open(path, SystemTime::UNIX_EPOCH + Duration::from_secs(42)).unwrap()
+    }
+
+    #[test]
+    fn registrations_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.redb");
+        let opened = open(&path);
+        assert!(opened.registrations.is_empty());
+        opened.store.commit(&Batch::from([put("1"), put("2")])).unwrap();
+        let removal = (registration("1").key(), None);
+        opened.store.commit(&Batch::from([removal])).unwrap();
+        drop(opened);
+        assert_eq!(open(&path).registrations, [registration("2")]);
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside_and_the_store_starts_afresh() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.redb");
+        std::fs::write(&path, b"not a database, but long enough to look at".repeat(500)).unwrap();
+        let opened = open(&path);
+        let aside = folder.path().join("registry.redb.corrupt-42");
+        assert_eq!(opened.set_aside.as_deref(), Some(aside.as_path()));
+        assert!(aside.exists());
+        opened.store.commit(&Batch::from([put("1")])).unwrap();
+        drop(opened);
+        assert_eq!(open(&path).registrations.len(), 1);
+    }
+
+    #[test]
+    fn a_file_cut_short_or_scribbled_over_never_stops_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.redb");
+        let opened = open(&path);
+        let batch = (0..500).map(|n| put(&n.to_string())).collect();
+        opened.store.commit(&batch).unwrap();
+        drop(opened);
+        let good = std::fs::read(&path).unwrap();
+        for keep in [1, 100, 4096, good.len() / 2, good.len() - 1] {
+            std::fs::write(&path, &good[..keep]).unwrap();
+            drop(open(&path));
+        }
+        for at in (0..good.len()).step_by(good.len() / 40) {
+            let mut bad = good.clone();
+            bad[at..].iter_mut().take(64).for_each(|byte| *byte ^= 0xa5);
+            std::fs::write(&path, &bad).unwrap();
+            drop(open(&path));
+        }
+    }
+
+    #[test]
+    fn a_row_of_another_form_is_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.redb");
+        let opened = open(&path);
+        opened.store.commit(&Batch::from([put("1")])).unwrap();
+        let transaction = opened.store.database.begin_write().unwrap();
+        let mut table = transaction.open_table(REGISTRATIONS).unwrap();
+        table.insert(("orders", "2"), b"{}".as_slice()).unwrap();
+        drop(table);
+        transaction.commit().unwrap();
+        drop(opened);
+        assert_eq!(open(&path).registrations, [registration("1")]);
+    }
+
+    #[test]
+    fn a_file_that_another_process_holds_is_an_error_and_stays_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.redb");
+        let _holder = open(&path);
+        let error = Store::open(&path, SystemTime::UNIX_EPOCH).unwrap_err();
+        assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}
