@@ -6,4 +6,7 @@
 pub mod catalog;
 pub mod name;
 pub mod registry;
+pub mod replica;
+pub mod service;
+pub mod store;
 pub mod topology;

@@ -3,9 +3,15 @@
 //! A `Catalog` is an immutable value; writers build a new one and swap it in whole. It holds no clock: ages are decided
 //! by whoever builds it (see [`Age`]).
 
+mod exports;
+mod summary;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
+
+pub use exports::{Change, ExportKey, Exports};
+pub use summary::{InstanceState, exports};
 
 use crate::{
     name::{GatewayId, ServiceName, Tags, ZoneName},
@@ -46,7 +52,7 @@ pub struct Record {
     /// Orders records within an incarnation.
     pub version: u64,
     /// By service, then tags; no two alike.
-    pub exports: BTreeMap<(ServiceName, Tags), Export>,
+    pub exports: Exports,
     pub draining: bool,
     /// The topology that the origin runs.
     pub topology: Fingerprint,
@@ -85,6 +91,16 @@ impl Catalog {
         self.entries.get(origin)
     }
 
+    /// Puts an entry in, or replaces the one of the same origin.
+    pub fn insert(&mut self, entry: Entry) {
+        self.entries.insert(entry.record.origin.clone(), entry);
+    }
+
+    /// Takes an origin's entry out.
+    pub fn remove(&mut self, origin: &GatewayId) -> Option<Entry> {
+        self.entries.remove(origin)
+    }
+
     /// The entries of one zone's gateways.
     pub fn zone<'a>(&'a self, zone: &'a ZoneName) -> impl Iterator<Item = &'a Entry> {
         self.entries
@@ -98,13 +114,10 @@ impl Catalog {
         service: &'a ServiceName,
         selector: &'a Tags,
     ) -> impl Iterator<Item = &'a Export> {
-        let from = (service.clone(), Tags::default());
         entry
             .record
             .exports
-            .range(from..)
-            .take_while(move |((name, _), _)| name == service)
-            .map(|(_, export)| export)
+            .of(service)
             .filter(move |export| export.tags.matches(selector))
     }
 }

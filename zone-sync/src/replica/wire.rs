@@ -1,0 +1,170 @@
+//! Between messages and values: everything that a peer says is checked here, once, before the core looks at it.
+
+use causeway_proto::sync as proto;
+use prost::Message as _;
+
+use super::{
+    limits::{MAX_INCARNATION, MAX_TAG_KEY_BYTES, MAX_TAG_VALUE_BYTES},
+    refusal::Refusal,
+};
+use crate::{
+    catalog::{Change, Export, ExportKey},
+    name::{GatewayId, GatewayName, MAX_TAGS, ServiceName, Tags, ZoneName},
+    topology::Fingerprint,
+};
+
+/// Orders the records of one origin: by incarnation, then version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Stamp {
+    pub incarnation: u64,
+    /// Counts from 1; 0 means that nothing was said yet.
+    pub version: u64,
+}
+
+impl Stamp {
+    /// What a gateway holds of an origin that it never heard of.
+    pub const NONE: Self = Self {
+        incarnation: 0,
+        version: 0,
+    };
+
+    /// # Errors
+    /// When no honest gateway could have such an incarnation.
+    pub fn new(incarnation: u64, version: u64) -> Result<Self, Refusal> {
+        if incarnation > MAX_INCARNATION || version == u64::MAX {
+            return Err(Refusal::Malformed("an incarnation or version is out of range"));
+        }
+        Ok(Self {
+            incarnation,
+            version,
+        })
+    }
+}
+
+pub fn origin_message(origin: &GatewayId) -> proto::Origin {
+    proto::Origin {
+        zone: origin.zone.to_string(),
+        gateway: origin.gateway.to_string(),
+    }
+}
+
+pub fn read_origin(origin: Option<proto::Origin>) -> Result<GatewayId, Refusal> {
+    let origin = origin.ok_or(Refusal::Malformed("the origin is missing"))?;
+    Ok(GatewayId::new(
+        ZoneName::new(&origin.zone).map_err(Refusal::BadName)?,
+        GatewayName::new(&origin.gateway).map_err(Refusal::BadName)?,
+    ))
+}
+
+pub fn known_message(origin: &GatewayId, stamp: Stamp) -> proto::Known {
+    proto::Known {
+        origin: Some(origin_message(origin)),
+        incarnation: stamp.incarnation,
+        version: stamp.version,
+    }
+}
+
+pub fn read_known(known: proto::Known) -> Result<(GatewayId, Stamp), Refusal> {
+    let stamp = Stamp::new(known.incarnation, known.version)?;
+    Ok((read_origin(known.origin)?, stamp))
+}
+
+pub fn key_message(service: &ServiceName, tags: &Tags) -> proto::ExportKey {
+    proto::ExportKey {
+        service: service.to_string(),
+        tags: tags
+            .iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect(),
+    }
+}
+
+pub fn read_key(key: proto::ExportKey) -> Result<ExportKey, Refusal> {
+    let service = ServiceName::new(&key.service).map_err(Refusal::BadName)?;
+    let tags: Tags = key.tags.into_iter().collect();
+    check_tags(&tags)?;
+    Ok((service, tags))
+}
+
+fn check_tags(tags: &Tags) -> Result<(), Refusal> {
+    let fits = |(key, value): (&str, &str)| {
+        !key.is_empty() && key.len() <= MAX_TAG_KEY_BYTES && value.len() <= MAX_TAG_VALUE_BYTES
+    };
+    if tags.len() <= MAX_TAGS && tags.iter().all(fits) {
+        Ok(())
+    } else {
+        Err(Refusal::BadTags)
+    }
+}
+
+/// What a peer would refuse of an export of our own.
+pub fn check_export(export: &Export) -> Result<(), Refusal> {
+    if export.healthy > export.instances {
+        return Err(Refusal::Malformed("more instances are healthy than there are"));
+    }
+    check_tags(&export.tags)
+}
+
+pub fn export_message(export: &Export) -> proto::Export {
+    proto::Export {
+        key: Some(key_message(&export.service, &export.tags)),
+        instances: export.instances,
+        healthy: export.healthy,
+        weight: export.weight,
+        capacity_per_second: export.capacity_per_second.unwrap_or(0),
+    }
+}
+
+pub fn read_export(export: proto::Export) -> Result<Export, Refusal> {
+    let key = export.key.ok_or(Refusal::Malformed("an export has no key"))?;
+    let (service, tags) = read_key(key)?;
+    let export = Export {
+        service,
+        tags,
+        instances: export.instances,
+        healthy: export.healthy,
+        weight: export.weight,
+        capacity_per_second: Some(export.capacity_per_second).filter(|capacity| *capacity > 0),
+    };
+    check_export(&export)?;
+    Ok(export)
+}
+
+/// What an export takes as an element of a repeated field, in bytes.
+pub fn export_bytes(export: &proto::Export) -> usize {
+    let length = export.encoded_len();
+    length + 1 + prost::length_delimiter_len(length)
+}
+
+/// What one change takes in a delta, in bytes.
+pub fn change_bytes(((service, tags), now): &Change) -> usize {
+    match now {
+        Some(export) => export_bytes(&export_message(export)),
+        None => {
+            let length = key_message(service, tags).encoded_len();
+            length + 1 + prost::length_delimiter_len(length)
+        }
+    }
+}
+
+pub fn fingerprint_message(fingerprint: &Fingerprint) -> Vec<u8> {
+    if *fingerprint == Fingerprint::default() {
+        Vec::new()
+    } else {
+        fingerprint.0.to_vec()
+    }
+}
+
+pub fn read_fingerprint(bytes: &[u8]) -> Result<Fingerprint, Refusal> {
+    if bytes.is_empty() {
+        return Ok(Fingerprint::default());
+    }
+    let bytes = bytes
+        .try_into()
+        .map_err(|_| Refusal::Malformed("a topology fingerprint is not 32 bytes long"))?;
+    Ok(Fingerprint(bytes))
+}
+
+pub fn message(body: proto::sync_message::Body) -> proto::SyncMessage {
+    proto::SyncMessage { body: Some(body) }
+}
