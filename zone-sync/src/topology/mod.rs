@@ -1,8 +1,69 @@
 //! The topology: the one file that declares zones, services, splits, failover and permissions.
 //!
-//! `raw` mirrors the file key by key, `model` is what the program reads, and the conversion between them reports every
-//! error of the file in one run. This module reads no files and watches nothing; callers hand it the text.
+//! The way from text to [`Topology`]: `tree` (YAML with places) -> `read` (every key and type, into `raw`) -> `check`
+//! (what parts of the file say about each other) -> `resolve` (the model). Each step goes on after an error, so one run
+//! reports them all. This module reads no files and watches nothing; callers hand it the text.
 
+mod check;
+mod diagnostic;
+mod fields;
 mod model;
+mod raw;
+mod read;
+mod render;
+mod resolve;
+mod scalar;
+mod tree;
 
+pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use model::*;
+pub use render::Style;
+
+use diagnostic::Sink;
+
+/// Largest topology file, in bytes.
+pub const MAX_FILE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A topology that holds, and what its author should know about it all the same.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Parsed {
+    pub topology: Topology,
+    /// Warnings only.
+    pub warnings: Diagnostics,
+}
+
+/// Reads a topology; `file_name` is only shown in findings.
+///
+/// # Errors
+/// Everything that is wrong with the file, in one run, warnings included.
+pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostics> {
+    let sink = Sink::default();
+    let file = read_text(text, &sink);
+    let findings = sink.finish(text, file_name);
+    match file.and_then(|file| resolve::topology(file, text)) {
+        Some(topology) if findings.errors() == 0 => Ok(Parsed {
+            topology,
+            warnings: findings,
+        }),
+        _ => Err(findings),
+    }
+}
+
+fn read_text(text: &str, sink: &Sink) -> Option<raw::File> {
+    if text.len() > MAX_FILE_BYTES {
+        let message = format!("the file has {} bytes; at most {MAX_FILE_BYTES} are allowed", text.len());
+        sink.push(Diagnostic::error("too-large", &(0..0), message));
+        return None;
+    }
+    let Some(root) = tree::parse(text, sink) else {
+        if sink.is_empty() {
+            let hint = "a topology begins with `version: 1`";
+            sink.push(Diagnostic::error("empty-file", &(0..0), "the file is empty").hint(hint));
+        }
+        return None;
+    };
+    let file = read::file(&root, sink)?;
+    check::file(&file, sink);
+    Some(file)
+}

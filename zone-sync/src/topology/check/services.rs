@@ -1,0 +1,152 @@
+//! Splits that take nothing, tags that nothing carries, services that nobody may call, keys that wait for a version.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    super::{
+        diagnostic::{Diagnostic, Span},
+        fields::Spanned,
+        model::{Protocol, SplitArm},
+        raw::Service,
+    },
+    Context,
+};
+use crate::name::{ServiceName, Tags, ZoneName};
+
+pub(super) fn check(context: &Context<'_>) {
+    let carried = carried(context);
+    for service in &context.file.services {
+        let tags = carried.get(&service.name.value).map_or(&[][..], Vec::as_slice);
+        if tags.is_empty() {
+            let message = format!("no zone has an instance of `{}` in this file", service.name.value);
+            let hint = "add one under a zone's `instances`, or register it there with `causeway register`";
+            context.sink.push(Diagnostic::warning("no-instances", &service.name.span, message).hint(hint));
+        }
+        let routed = service.routes.iter().filter_map(|route| route.value.split.as_ref());
+        for split in service.split.iter().chain(routed) {
+            weights(context, split);
+            arms(context, &split.value, tags);
+        }
+        callers(context, service);
+        protocol(context, service);
+    }
+    not_in_force(context);
+}
+
+/// Distinct tag sets of the fixed instances of each service.
+fn carried<'a>(context: &Context<'a>) -> BTreeMap<&'a ServiceName, Vec<&'a Tags>> {
+    let mut carried: BTreeMap<&ServiceName, BTreeSet<&Tags>> = BTreeMap::new();
+    for instance in context.file.zones.iter().flat_map(|zone| &zone.instances) {
+        if let Some(service) = &instance.service {
+            carried.entry(&service.value).or_default().insert(&instance.tags);
+        }
+    }
+    carried.into_iter().map(|(service, tags)| (service, tags.into_iter().collect())).collect()
+}
+
+fn weights(context: &Context<'_>, split: &Spanned<Vec<Spanned<SplitArm>>>) {
+    if !split.value.is_empty() && split.value.iter().all(|arm| arm.value.weight == 0) {
+        let message = "every arm of this split has weight 0, so the service takes no traffic at all";
+        let hint = "give at least one arm a weight; without the key it is 1";
+        context.sink.push(Diagnostic::error("split-takes-nothing", &split.span, message).hint(hint));
+    }
+}
+
+fn arms(context: &Context<'_>, split: &[Spanned<SplitArm>], carried: &[&Tags]) {
+    for (index, arm) in split.iter().enumerate() {
+        let tags = &arm.value.tags;
+        if let Some(earlier) = split[..index].iter().find(|other| other.value.tags == *tags) {
+            let message = format!("two arms of this split pick the same tags {tags}");
+            let found = Diagnostic::warning("duplicate-arm", &arm.span, message)
+                .related(&earlier.span, "first given here")
+                .hint("their weights add up; write one arm");
+            context.sink.push(found);
+        }
+        let nowhere = !carried.iter().any(|instance| instance.matches(tags));
+        // A service without any instance in the file is reported as a whole.
+        if arm.value.weight > 0 && nowhere && !carried.is_empty() {
+            context.sink.push(nowhere_found(context, &arm.span, tags, carried));
+        }
+    }
+}
+
+fn nowhere_found(context: &Context<'_>, span: &Span, tags: &Tags, carried: &[&Tags]) -> Diagnostic {
+    let message = format!("no instance in this file carries {tags}");
+    let pairs: BTreeSet<String> =
+        carried.iter().flat_map(|tags| tags.iter().map(|(key, value)| format!("{key}: {value}"))).collect();
+    let meant = tags.iter().find_map(|(key, value)| {
+        let pair = format!("{key}: {value}");
+        if pairs.contains(&pair) {
+            return None;
+        }
+        context.sink.nearest(&pair, pairs.iter().map(String::as_str))
+    });
+    Diagnostic::warning("tags-nowhere", span, message)
+        .did_you_mean(meant)
+        .hint("until such an instance is registered, the other arms take this share")
+}
+
+/// `allow` that lets nobody in: empty, or only callers in zones that the service is not exported to.
+fn callers(context: &Context<'_>, service: &Service) {
+    let Some(allow) = &service.allow else { return };
+    let outside = |zone: &ZoneName| match &service.export_to {
+        None => false,
+        Some(exported) => !exported.value.iter().any(|known| known.value == *zone),
+    };
+    let shut_out = |caller: &super::super::model::Caller| caller.zone.as_ref().is_some_and(outside);
+    if allow.value.iter().all(|caller| shut_out(&caller.value)) {
+        let message = match allow.value.is_empty() {
+            true => format!("nobody may call `{}`: `allow` is empty", service.name.value),
+            false => format!(
+                "nobody in another zone may call `{}`: it is not exported to the zones of its callers",
+                service.name.value
+            ),
+        };
+        let hint = "name callers, or leave `allow` out to let any service of the federation call";
+        context.sink.push(Diagnostic::warning("nobody-may-call", &allow.span, message).hint(hint));
+    }
+}
+
+fn protocol(context: &Context<'_>, service: &Service) {
+    let protocol = service.protocol.value;
+    if let Some(route) = service.routes.first()
+        && !matches!(protocol, Protocol::Http | Protocol::Grpc)
+    {
+        let message = "routes look into HTTP requests, and this service is not `http` or `grpc`";
+        let found = Diagnostic::error("routes-need-http", &route.span, message)
+            .hint("set `protocol: http` or `protocol: grpc`, or remove the routes");
+        context.sink.push(found);
+    }
+}
+
+/// One warning for each key that nothing acts on yet, at its first use, with the number of its uses.
+fn not_in_force(context: &Context<'_>) {
+    let mut uses: BTreeMap<&str, Vec<&Span>> = BTreeMap::new();
+    for service in &context.file.services {
+        for key in &service.waiting {
+            uses.entry(key.value).or_default().push(&key.span);
+        }
+        if service.protocol.value == Protocol::Udp {
+            uses.entry("protocol: udp").or_default().push(&service.protocol.span);
+        }
+    }
+    for instance in context.file.zones.iter().flat_map(|zone| &zone.instances) {
+        if let Some(capacity) = &instance.capacity {
+            uses.entry("capacity").or_default().push(&capacity.span);
+        }
+    }
+    for (key, spans) in uses {
+        let Some(first) = spans.first() else { continue };
+        let times = match spans.len() {
+            1 => String::new(),
+            times => format!(" ({times} uses)"),
+        };
+        let message = format!("`{key}` is accepted but not yet in force in this version{times}");
+        let hint = match key {
+            "protocol: udp" => "connections to this service are refused until then",
+            "allow" => "until then any service of the federation may call; use `export_to` to keep zones out",
+            _ => "the file stays valid; the key takes effect with a later version",
+        };
+        context.sink.push(Diagnostic::warning("not-in-force", first, message).hint(hint));
+    }
+}

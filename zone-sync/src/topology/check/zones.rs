@@ -1,0 +1,80 @@
+//! Zones that nobody exports to, that cannot reach each other, or that say the same thing twice.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{
+    super::diagnostic::{Diagnostic, Span},
+    Context, named,
+};
+use crate::name::ZoneName;
+
+pub(super) fn check(context: &Context<'_>) {
+    nobody_exports_to(context);
+    no_way_between(context);
+    gateways(context);
+    instances(context);
+}
+
+fn nobody_exports_to(context: &Context<'_>) {
+    let services = &context.file.services;
+    if services.is_empty() || services.iter().any(|service| service.export_to.is_none()) {
+        return;
+    }
+    let lists = services.iter().filter_map(|service| service.export_to.as_ref());
+    let reached: BTreeSet<&ZoneName> = lists.flat_map(|zones| &zones.value).map(|zone| &zone.value).collect();
+    for zone in context.file.zones.iter().filter(|zone| !reached.contains(&zone.name.value)) {
+        let message = format!("no service is exported to zone `{}`", zone.name.value);
+        let hint = "its clients reach only what runs there; add it to a service's `export_to`";
+        context.sink.push(Diagnostic::warning("not-exported-to", &zone.name.span, message).hint(hint));
+    }
+}
+
+/// Of two zones, at least one has to be reachable from outside.
+fn no_way_between(context: &Context<'_>) {
+    let shut: Vec<_> = context.file.zones.iter().filter(|zone| zone.gateways.is_empty()).collect();
+    let [first, others @ ..] = shut.as_slice() else { return };
+    if others.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = shut.iter().map(|zone| zone.name.value.as_str()).collect();
+    let message = format!("zones {} have no gateway address, so no tunnel can join them", named(&names));
+    let mut found = Diagnostic::warning("no-way-between", &first.name.span, message)
+        .hint("of two zones at least one needs an address that the other can dial");
+    // The first few are enough to find the rest.
+    for other in others.iter().take(3) {
+        found = found.related(&other.name.span, "dials out only as well");
+    }
+    context.sink.push(found);
+}
+
+fn gateways(context: &Context<'_>) {
+    let mut seen: HashMap<&str, &Span> = HashMap::new();
+    let gateways = context.file.zones.iter().flat_map(|zone| &zone.gateways);
+    for address in gateways.flat_map(|gateway| &gateway.addresses) {
+        if let Some(first) = seen.insert(&address.value, &address.span) {
+            let message = format!("the address `{}` is given to two gateways", address.value);
+            let found = Diagnostic::error("duplicate-address", &address.span, message)
+                .related(first, "first given here")
+                .hint("one address leads to one gateway; give each its own");
+            context.sink.push(found);
+        }
+    }
+}
+
+fn instances(context: &Context<'_>) {
+    for zone in &context.file.zones {
+        let mut seen = BTreeMap::new();
+        for instance in &zone.instances {
+            let (Some(service), Some(address)) = (&instance.service, &instance.address) else {
+                continue;
+            };
+            if let Some(first) = seen.insert((&service.value, address.value), &address.span) {
+                let message = format!("`{}` has two instances at {}", service.value, address.value);
+                let found = Diagnostic::error("duplicate-instance", &address.span, message)
+                    .related(first, "first given here")
+                    .hint("remove one; to give an instance more traffic, raise its `weight`");
+                context.sink.push(found);
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Reading maps and lists of the tree: known keys, required keys, limits, and a finding for everything else.
+//!
+//! What a scalar may be is decided in `scalar`.
+
+use std::rc::Rc;
+
+use super::{
+    diagnostic::{Diagnostic, Sink, Span},
+    tree::{Entry, Node, Value},
+};
+
+/// A value and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spanned<T> {
+    pub value: T,
+    pub span: Span,
+}
+
+impl<T> Spanned<T> {
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Spanned<U> {
+        Spanned {
+            value: change(self.value),
+            span: self.span,
+        }
+    }
+}
+
+/// One kind of map in the file, and the keys it may have.
+pub(super) struct Kind {
+    /// With its article, for messages: `a zone`.
+    pub what: &'static str,
+    pub keys: &'static [&'static str],
+    /// Words that people write for one of the keys, each with what to write.
+    pub meant: &'static [(&'static str, &'static str)],
+}
+
+/// An open map.
+pub(super) struct Fields<'a> {
+    at: Span,
+    kind: &'static Kind,
+    entries: &'a [Entry],
+    sink: &'a Sink,
+}
+
+impl<'a> Fields<'a> {
+    /// Opens the map at `node`, and reports the keys that do not belong there. `at` is what missing keys are reported at.
+    pub fn open(node: &'a Node, at: &Span, kind: &'static Kind, sink: &'a Sink) -> Option<Self> {
+        let entries = map(node, at, kind.what, sink)?;
+        for entry in entries {
+            if !kind.keys.contains(&entry.key.as_str()) {
+                sink.push(unknown_key(entry, kind, sink));
+            }
+        }
+        Some(Self {
+            at: at.clone(),
+            kind,
+            entries,
+            sink,
+        })
+    }
+
+    fn entry(&self, key: &str) -> Option<&'a Entry> {
+        debug_assert!(self.kind.keys.contains(&key), "{key} is not a key of {}", self.kind.what);
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.entry(key).is_some()
+    }
+
+    pub fn key_span(&self, key: &str) -> Option<Span> {
+        self.entry(key).map(|entry| entry.key_span.clone())
+    }
+
+    pub fn optional<T>(&self, key: &str, read: impl FnOnce(&'a Node, &'a Sink) -> Option<T>) -> Option<T> {
+        let entry = self.entry(key)?;
+        if matches!(entry.value.value, Value::Null) {
+            let message = format!("`{key}` has no value");
+            let hint = "give it a value or remove the line";
+            self.sink
+                .push(Diagnostic::error("no-value", &entry.key_span, message).hint(hint));
+            return None;
+        }
+        read(&entry.value, self.sink)
+    }
+
+    pub fn required<T>(&self, key: &str, read: impl FnOnce(&'a Node, &'a Sink) -> Option<T>) -> Option<T> {
+        if self.entry(key).is_none() {
+            self.missing(key, "");
+            return None;
+        }
+        self.optional(key, read)
+    }
+
+    /// Reports that `key` has to be there; `hint` may be empty.
+    pub fn missing(&self, key: &str, hint: &str) {
+        let message = format!("{} needs the key `{key}`", self.kind.what);
+        let mut found = Diagnostic::error("missing-key", &self.at, message);
+        found.hint = (!hint.is_empty()).then(|| hint.to_owned());
+        self.sink.push(found);
+    }
+}
+
+fn unknown_key(entry: &Entry, kind: &Kind, sink: &Sink) -> Diagnostic {
+    let message = format!("`{}` is not a key of {}", entry.key, kind.what);
+    let meant = kind.meant.iter().find(|(word, _)| *word == entry.key);
+    let nearest = match meant {
+        Some(_) => None,
+        None => sink.nearest(&entry.key, kind.keys.iter().copied()),
+    };
+    let hint = match meant {
+        Some((_, hint)) => (*hint).to_owned(),
+        None => format!("it may have: {}", kind.keys.join(", ")),
+    };
+    Diagnostic::error("unknown-key", &entry.key_span, message)
+        .label("unknown key")
+        .hint(hint)
+        .did_you_mean(nearest)
+}
+
+/// The entries of a map whose keys are names that the file chooses.
+pub(super) fn map<'a>(node: &'a Node, at: &Span, what: &str, sink: &Sink) -> Option<&'a [Entry]> {
+    match &node.value {
+        Value::Map(entries) => Some(entries),
+        _ => {
+            sink.push(wrong_type(node, at, &format!("{what} is a map of keys and values")));
+            None
+        }
+    }
+}
+
+/// At most `limit` items; more are reported once and left out.
+pub(super) fn list<'a>(node: &'a Node, what: &str, limit: usize, sink: &Sink) -> Option<&'a [Rc<Node>]> {
+    let Value::List(items) = &node.value else {
+        let found = wrong_type(node, &node.span, &format!("{what} is a list"));
+        sink.push(found.hint("write `[a, b]`, or one line with `- ` for each item"));
+        return None;
+    };
+    check_limit(items.len(), limit, what, &node.span, sink);
+    Some(&items[..items.len().min(limit)])
+}
+
+/// Every item that can be read; what is wrong with the others goes to the sink.
+pub(super) fn items<'a, T>(
+    node: &'a Node,
+    what: &str,
+    limit: usize,
+    sink: &'a Sink,
+    read: impl Fn(&'a Node, &'a Sink) -> Option<T>,
+) -> Option<Vec<T>> {
+    let nodes = list(node, what, limit, sink)?;
+    Some(nodes.iter().filter_map(|node| read(node, sink)).collect())
+}
+
+pub(super) fn check_limit(count: usize, limit: usize, what: &str, span: &Span, sink: &Sink) {
+    if count > limit {
+        let message = format!("{what} has {count} entries; at most {limit} are allowed");
+        sink.push(Diagnostic::error("too-many", span, message));
+    }
+}
+
+pub(super) fn wrong_type(node: &Node, at: &Span, expected: &str) -> Diagnostic {
+    let (found, span) = match &node.value {
+        Value::Null => ("nothing", at),
+        Value::Text { .. } => ("a single value", &node.span),
+        Value::List(_) => ("a list", &node.span),
+        Value::Map(_) => ("a map", &node.span),
+    };
+    Diagnostic::error("wrong-type", span, format!("{expected}, and this is {found}"))
+}

@@ -1,0 +1,109 @@
+//! The file as it was written, key by key, with the places that later findings point at.
+//!
+//! What could not be read is absent here and already reported; the checks go on with the rest. Nothing outside this
+//! folder sees these types: [`super::Topology`] is what the program reads.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    diagnostic::Span,
+    fields::Spanned,
+    model::{
+        Caller, Dns, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol, Retry, Spill,
+        SplitArm, TierTag, TierZone,
+    },
+};
+use crate::name::{ServiceName, Tags, ZoneName};
+
+pub(super) struct File {
+    pub trust_domain: Option<String>,
+    pub dns: Dns,
+    pub zones: Vec<Zone>,
+    pub services: Vec<Service>,
+}
+
+pub(super) struct Zone {
+    pub name: Spanned<ZoneName>,
+    pub tags: Tags,
+    pub gateways: Vec<Gateway>,
+    pub instances: Vec<Instance>,
+    /// `None`: the default range.
+    pub vips: Option<Vips>,
+}
+
+/// One gateway with its addresses, and where each of them stands.
+pub(super) struct Gateway {
+    pub addresses: Vec<Spanned<String>>,
+}
+
+impl Gateway {
+    pub fn to_model(&self) -> GatewayAddresses {
+        let addresses = self.addresses.iter().map(|address| address.value.clone());
+        GatewayAddresses {
+            addresses: addresses.collect(),
+        }
+    }
+}
+
+pub(super) struct Instance {
+    pub service: Option<Spanned<ServiceName>>,
+    pub address: Option<Spanned<SocketAddr>>,
+    pub tags: Tags,
+    pub weight: u32,
+    pub capacity: Option<Spanned<u64>>,
+}
+
+pub(super) enum Vips {
+    Loopback(Spanned<IpNet>),
+    Routed(Vec<Spanned<IpNet>>),
+    Address(Spanned<IpAddr>),
+}
+
+pub(super) struct Service {
+    pub name: Spanned<ServiceName>,
+    pub port: Option<Spanned<u16>>,
+    pub protocol: Spanned<Protocol>,
+    pub health: Option<HealthCheck>,
+    pub split: Option<Spanned<Vec<Spanned<SplitArm>>>>,
+    pub failover: Option<Vec<Spanned<Tier>>>,
+    pub export_to: Option<Spanned<Vec<Spanned<ZoneName>>>>,
+    pub allow: Option<Spanned<Vec<Spanned<Caller>>>>,
+    pub early: bool,
+    pub routes: Vec<Spanned<Route>>,
+    pub policies: Policies,
+    /// Keys that are accepted but not yet in force, where they stand.
+    pub waiting: Vec<Spanned<&'static str>>,
+}
+
+/// What is read and kept as it is.
+#[derive(Default)]
+pub(super) struct Policies {
+    pub spill: Option<Spill>,
+    pub failback: Option<Failback>,
+    pub retry: Option<Retry>,
+    pub outlier: Option<Outlier>,
+    pub limits: Limits,
+}
+
+#[derive(PartialEq)]
+pub(super) struct Tier {
+    pub zone: Option<TierZone>,
+    /// Where the zone stands, for findings about it.
+    pub zone_span: Span,
+    pub tags: BTreeMap<String, TierTag>,
+}
+
+pub(super) struct Route {
+    pub path_prefix: Option<String>,
+    pub headers: BTreeMap<String, String>,
+    pub method: Option<String>,
+    pub split: Option<Spanned<Vec<Spanned<SplitArm>>>>,
+    pub timeout: Option<Duration>,
+    pub mirror: Option<Mirror>,
+}

@@ -1,0 +1,120 @@
+//! The tree to the raw file: every key of the format, its type and its own limits.
+//!
+//! What depends on another part of the file (does this zone exist?) is left to `check`.
+//!
+//! Adding a key: name it in its [`Kind`] here, read it, give it a field in `raw` and `model`, carry it over in
+//! `resolve`, list it in `topology.schema.json` (a test compares the two) and, until it has an effect, in `waiting`.
+
+mod policy;
+mod route;
+mod service;
+mod tags;
+mod zone;
+
+use std::time::Duration;
+
+use super::{
+    diagnostic::{Diagnostic, Sink, Span},
+    fields::{Fields, Kind, check_limit, map},
+    model::Dns,
+    raw::File,
+    scalar,
+    tree::Node,
+};
+
+/// The format's only version.
+const VERSION: u32 = 1;
+pub const MAX_ZONES: usize = 1024;
+pub const MAX_SERVICES: usize = 10_000;
+const DEFAULT_DOMAIN: &str = "mesh";
+const DEFAULT_TTL: Duration = Duration::from_secs(5);
+const TTL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+
+const FILE: Kind = Kind {
+    what: "a topology",
+    keys: &["version", "trust_domain", "dns", "zones", "services"],
+    meant: &[],
+};
+const DNS: Kind = Kind {
+    what: "`dns`",
+    keys: &["domain", "ttl"],
+    meant: &[],
+};
+
+/// Every kind of map in the file, for the test that compares them with the schema.
+#[cfg(test)]
+pub(super) const KINDS: &[(&str, &Kind)] = &[
+    ("", &FILE),
+    ("dns", &DNS),
+    ("zone", &zone::ZONE),
+    ("gateway", &zone::GATEWAY),
+    ("vips", &zone::VIPS),
+    ("instance", &zone::INSTANCE),
+    ("service", &service::SERVICE),
+    ("health", &policy::HEALTH),
+    ("arm", &service::ARM),
+    ("tier", &service::TIER),
+    ("spill", &policy::SPILL),
+    ("failback", &policy::FAILBACK),
+    ("retry", &policy::RETRY),
+    ("outlier", &policy::OUTLIER),
+    ("limits", &policy::LIMITS),
+    ("route", &route::ROUTE),
+    ("match", &route::MATCH),
+    ("mirror", &route::MIRROR),
+];
+
+/// What can be read of the file; `None` when it is not even a map.
+pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {
+    let start = root.span.start..root.span.start;
+    let fields = Fields::open(root, &start, &FILE, sink)?;
+    let version = |node: &Node, sink: &Sink| scalar::number(node, "the version", VERSION..=VERSION, sink);
+    fields.required("version", version);
+    let trust_domain =
+        fields.required("trust_domain", |node, sink| scalar::domain(node, "a trust domain", sink));
+    Some(File {
+        trust_domain: trust_domain.map(|domain| domain.value),
+        dns: fields.optional("dns", dns).unwrap_or_else(default_dns),
+        zones: fields.required("zones", zones).unwrap_or_default(),
+        services: fields.required("services", services).unwrap_or_default(),
+    })
+}
+
+fn default_dns() -> Dns {
+    Dns {
+        domain: DEFAULT_DOMAIN.to_owned(),
+        ttl: DEFAULT_TTL,
+    }
+}
+
+fn dns(node: &Node, sink: &Sink) -> Option<Dns> {
+    let fields = Fields::open(node, &node.span, &DNS, sink)?;
+    let domain = fields.optional("domain", |node, sink| scalar::domain(node, "a mesh domain", sink));
+    let ttl = fields.optional("ttl", |node, sink| scalar::duration(node, "a time to live", TTL_RANGE, sink));
+    Some(Dns {
+        domain: domain.map_or_else(|| DEFAULT_DOMAIN.to_owned(), |domain| domain.value),
+        ttl: ttl.map_or(DEFAULT_TTL, |ttl| ttl.value),
+    })
+}
+
+fn zones(node: &Node, sink: &Sink) -> Option<Vec<super::raw::Zone>> {
+    let entries = map(node, &node.span, "`zones`", sink)?;
+    check_limit(entries.len(), MAX_ZONES, "`zones`", &first_line(node), sink);
+    if entries.is_empty() {
+        let found = Diagnostic::error("no-zones", &node.span, "a federation has at least one zone");
+        sink.push(found.hint("add a zone: `east: { gateways: [gw.east.acme.internal:7800] }`"));
+    }
+    let entries = entries.iter().take(MAX_ZONES);
+    Some(entries.filter_map(|entry| zone::zone(entry, sink)).collect())
+}
+
+fn services(node: &Node, sink: &Sink) -> Option<Vec<super::raw::Service>> {
+    let entries = map(node, &node.span, "`services`", sink)?;
+    check_limit(entries.len(), MAX_SERVICES, "`services`", &first_line(node), sink);
+    let entries = entries.iter().take(MAX_SERVICES);
+    Some(entries.filter_map(|entry| service::service(entry, sink)).collect())
+}
+
+fn first_line(node: &Node) -> Span {
+    node.span.start..node.span.start
+}

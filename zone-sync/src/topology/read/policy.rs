@@ -1,0 +1,194 @@
+//! Reading what a service says about health, overload, failback, retries and limits.
+
+use std::time::Duration;
+
+use super::super::{
+    diagnostic::{Diagnostic, Sink},
+    fields::{Fields, Kind},
+    model::{Failback, HealthCheck, Limits, Outlier, Probe, Retry, Spill},
+    scalar::{self, MAX_TEXT_BYTES},
+    tree::{Node, Value},
+};
+
+pub(super) const HEALTH: Kind = Kind {
+    what: "`health`",
+    keys: &["tcp", "http", "grpc", "every", "timeout", "fall", "rise"],
+    meant: &[
+        ("interval", "write `every: 2s`"),
+        ("path", "write `http: /healthz`"),
+    ],
+};
+pub(super) const SPILL: Kind = Kind {
+    what: "`spill`",
+    keys: &["healthy_below", "capacity"],
+    meant: &[],
+};
+pub(super) const FAILBACK: Kind = Kind {
+    what: "`failback`",
+    keys: &["hold", "ramp"],
+    meant: &[],
+};
+pub(super) const RETRY: Kind = Kind {
+    what: "`retry`",
+    keys: &["attempts", "budget"],
+    meant: &[],
+};
+pub(super) const OUTLIER: Kind = Kind {
+    what: "`outlier`",
+    keys: &["consecutive", "eject", "max"],
+    meant: &[],
+};
+pub(super) const LIMITS: Kind = Kind {
+    what: "`limits`",
+    keys: &["connections", "pending", "rate"],
+    meant: &[],
+};
+
+const DEFAULT_EVERY: Duration = Duration::from_secs(2);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Consecutive results that change an instance's health.
+const DEFAULT_THRESHOLD: u32 = 2;
+const MAX_THRESHOLD: u32 = 100;
+const DEFAULT_HEALTHY_BELOW: f64 = 0.7;
+const DEFAULT_HOLD: Duration = Duration::from_secs(10);
+const DEFAULT_RAMP: Duration = Duration::from_secs(30);
+const DEFAULT_ATTEMPTS: u32 = 2;
+const MAX_ATTEMPTS: u32 = 10;
+const DEFAULT_BUDGET: f64 = 0.2;
+const DEFAULT_CONSECUTIVE: u32 = 5;
+const DEFAULT_EJECT: Duration = Duration::from_secs(30);
+const DEFAULT_MAX_EJECTED: f64 = 0.5;
+const HOUR: Duration = Duration::from_secs(3600);
+/// A day: far beyond any useful hold or ramp, and short enough to add to any clock.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) fn health(node: &Node, sink: &Sink) -> Option<HealthCheck> {
+    let fields = Fields::open(node, &node.span, &HEALTH, sink)?;
+    let every = fields.optional("every", |node, sink| {
+        scalar::duration(node, "an interval", Duration::from_millis(100)..=HOUR, sink)
+    });
+    let timeout = fields.optional("timeout", |node, sink| {
+        scalar::duration(node, "a timeout", Duration::from_millis(10)..=Duration::from_secs(60), sink)
+    });
+    let every = every.map_or(DEFAULT_EVERY, |every| every.value);
+    if let Some(timeout) = timeout.as_ref().filter(|timeout| timeout.value > every) {
+        let message = "the timeout is longer than the time between two checks";
+        let hint = "the next check begins only when this one has ended; make `every` at least as long";
+        sink.push(Diagnostic::warning("slow-check", &timeout.span, message).hint(hint));
+    }
+    let threshold = |node: &Node, sink: &Sink| count(node, MAX_THRESHOLD, sink);
+    Some(HealthCheck {
+        probe: probe(&fields, node, sink)?,
+        every,
+        timeout: timeout.map_or(DEFAULT_TIMEOUT.min(every), |timeout| timeout.value),
+        fall: fields.optional("fall", threshold).unwrap_or(DEFAULT_THRESHOLD),
+        rise: fields.optional("rise", threshold).unwrap_or(DEFAULT_THRESHOLD),
+    })
+}
+
+fn probe(fields: &Fields<'_>, node: &Node, sink: &Sink) -> Option<Probe> {
+    let given = ["tcp", "http", "grpc"].into_iter().filter(|key| fields.has(key)).count();
+    if given != 1 {
+        let message = "`health` has exactly one of the keys `tcp`, `http` and `grpc`";
+        let hint = "such as `tcp: true`, `http: /healthz` or `grpc: package.Service`";
+        sink.push(Diagnostic::error("one-of", &node.span, message).hint(hint));
+        return None;
+    }
+    let tcp = fields.optional("tcp", |node, sink| {
+        if !scalar::truth(node, "whether to check by connecting", sink)? {
+            let found = Diagnostic::error("bad-value", &node.span, "`tcp: false` checks nothing");
+            sink.push(found.hint("leave `health` out to have no health check"));
+            return None;
+        }
+        Some(Probe::Tcp)
+    });
+    let http = fields.optional("http", |node, sink| {
+        let path = scalar::path(node, "a path", sink)?;
+        Some(Probe::Http { path })
+    });
+    tcp.or(http).or_else(|| fields.optional("grpc", grpc))
+}
+
+fn grpc(node: &Node, sink: &Sink) -> Option<Probe> {
+    if matches!(&node.value, Value::Text { text, .. } if text.is_empty()) {
+        let service = String::new();
+        return Some(Probe::Grpc { service });
+    }
+    let how = "write the full name, such as `package.Service`, or `\"\"` for the server as a whole";
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte);
+    let service = scalar::token(node, "a gRPC service", how, MAX_TEXT_BYTES, allowed, sink)?;
+    Some(Probe::Grpc { service })
+}
+
+fn count(node: &Node, most: u32, sink: &Sink) -> Option<u32> {
+    scalar::number(node, "a count", 1..=most, sink).map(|count| count.value)
+}
+
+fn time(node: &Node, sink: &Sink) -> Option<Duration> {
+    scalar::duration(node, "a time", Duration::ZERO..=DAY, sink).map(|time| time.value)
+}
+
+fn share(node: &Node, sink: &Sink) -> Option<f64> {
+    scalar::percent(node, "a share", 0.0..=100.0, sink)
+}
+
+pub(super) fn spill(node: &Node, sink: &Sink) -> Option<Spill> {
+    let fields = Fields::open(node, &node.span, &SPILL, sink)?;
+    let how = "write `respect` or `ignore`";
+    let capacity = fields.optional("capacity", |node, sink| {
+        let read = scalar::text(node, "`capacity`", sink)?;
+        match read.value.as_str() {
+            "respect" => Some(true),
+            "ignore" => Some(false),
+            other => {
+                let message = format!("`{}` is not a way to treat capacity", scalar::shortened(other));
+                let meant = sink.nearest(other, ["respect", "ignore"]);
+                let found = Diagnostic::error("unknown-word", &read.span, message);
+                sink.push(found.hint(how).did_you_mean(meant));
+                None
+            }
+        }
+    });
+    let healthy_below = fields.optional("healthy_below", share);
+    Some(Spill {
+        healthy_below: healthy_below.unwrap_or(DEFAULT_HEALTHY_BELOW),
+        respect_capacity: capacity.unwrap_or(true),
+    })
+}
+
+pub(super) fn failback(node: &Node, sink: &Sink) -> Option<Failback> {
+    let fields = Fields::open(node, &node.span, &FAILBACK, sink)?;
+    Some(Failback {
+        hold: fields.optional("hold", time).unwrap_or(DEFAULT_HOLD),
+        ramp: fields.optional("ramp", time).unwrap_or(DEFAULT_RAMP),
+    })
+}
+
+pub(super) fn retry(node: &Node, sink: &Sink) -> Option<Retry> {
+    let fields = Fields::open(node, &node.span, &RETRY, sink)?;
+    let attempts = fields.optional("attempts", |node, sink| count(node, MAX_ATTEMPTS, sink));
+    Some(Retry {
+        attempts: attempts.unwrap_or(DEFAULT_ATTEMPTS),
+        budget: fields.optional("budget", share).unwrap_or(DEFAULT_BUDGET),
+    })
+}
+
+pub(super) fn outlier(node: &Node, sink: &Sink) -> Option<Outlier> {
+    let fields = Fields::open(node, &node.span, &OUTLIER, sink)?;
+    let consecutive = fields.optional("consecutive", |node, sink| count(node, MAX_THRESHOLD, sink));
+    Some(Outlier {
+        consecutive: consecutive.unwrap_or(DEFAULT_CONSECUTIVE),
+        eject: fields.optional("eject", time).unwrap_or(DEFAULT_EJECT),
+        max: fields.optional("max", share).unwrap_or(DEFAULT_MAX_EJECTED),
+    })
+}
+
+pub(super) fn limits(node: &Node, sink: &Sink) -> Option<Limits> {
+    let fields = Fields::open(node, &node.span, &LIMITS, sink)?;
+    let bound = |node: &Node, sink: &Sink| count(node, u32::MAX, sink);
+    Some(Limits {
+        connections: fields.optional("connections", bound),
+        pending: fields.optional("pending", bound),
+        rate_per_second: fields.optional("rate", |node, sink| scalar::rate(node, "a rate", sink)),
+    })
+}
