@@ -1,0 +1,77 @@
+//! Keeps the current [`Snapshot`]: whenever the topology, an instance, the catalog or a tunnel changes, builds a new one
+//! and swaps it in. Decides nothing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use causeway_zone_sync::{
+    catalog::Catalog,
+    name::{ServiceName, ZoneName},
+    topology::Topology,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    snapshot::{Instance, Snapshot, Snapshots},
+    tunnel::TunnelSet,
+};
+
+/// This zone's instances by service.
+pub type InstancesByService = Arc<BTreeMap<ServiceName, Vec<Arc<Instance>>>>;
+
+/// Everything a snapshot is made of.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    pub zone: ZoneName,
+    pub topology: watch::Receiver<Arc<Topology>>,
+    pub instances: watch::Receiver<InstancesByService>,
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    pub tunnels: Arc<TunnelSet>,
+}
+
+impl Sources {
+    fn build(&mut self, generation: u64) -> Snapshot {
+        Snapshot {
+            generation,
+            zone: self.zone.clone(),
+            topology: self.topology.borrow_and_update().clone(),
+            instances: self.instances.borrow_and_update().clone(),
+            catalog: self.catalog.borrow_and_update().clone(),
+            links: Arc::new(self.tunnels.links()),
+        }
+    }
+}
+
+/// Builds the first snapshot at once and keeps it current until `stop`.
+pub fn publish(mut sources: Sources, stop: CancellationToken) -> (Snapshots, watch::Receiver<u64>) {
+    let mut tunnels = sources.tunnels.changed();
+    tunnels.mark_unchanged();
+    let snapshots: Snapshots = Arc::new(ArcSwap::from_pointee(sources.build(1)));
+    let generations = watch::Sender::new(1);
+    let generation = generations.subscribe();
+    let published = snapshots.clone();
+    tokio::spawn(async move {
+        let mut count = 1;
+        loop {
+            let changed = async {
+                tokio::select! {
+                    change = sources.topology.changed() => change,
+                    change = sources.instances.changed() => change,
+                    change = sources.catalog.changed() => change,
+                    change = tunnels.changed() => change,
+                }
+            };
+            match stop.run_until_cancelled(changed).await {
+                Some(Ok(())) => {}
+                // A source that is gone is only seen while the gateway ends.
+                Some(Err(_)) | None => break,
+            }
+            count += 1;
+            tunnels.mark_unchanged();
+            published.store(Arc::new(sources.build(count)));
+            generations.send_replace(count);
+        }
+    });
+    (snapshots, generation)
+}

@@ -1,0 +1,62 @@
+//! Opens the zone sync sessions: one for each gateway that a tunnel leads to. Of two gateways, the one whose id sorts
+//! lower opens; the other accepts. A session that ends is opened anew, on whichever tunnel is best then.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use causeway_proto::tunnel::{StreamHeader, Sync, stream_header::Kind};
+use causeway_zone_sync::{name::GatewayId, service::ZoneSync};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::tunnel::TunnelSet;
+
+/// Pause before a session that ended is opened again. Reconnects do not stampede: the tunnels beneath back off with jitter.
+const REOPEN_AFTER: Duration = Duration::from_millis(200);
+
+/// Keeps a session with every reachable gateway whose id sorts after `own`, until `stop`.
+pub async fn keep_sessions(own: GatewayId, tunnels: Arc<TunnelSet>, zone_sync: ZoneSync, stop: CancellationToken) {
+    let mut changed = tunnels.changed();
+    let mut tasks = JoinSet::new();
+    let mut open: BTreeMap<GatewayId, AbortHandle> = BTreeMap::new();
+    loop {
+        changed.mark_unchanged();
+        let links = tunnels.links();
+        open.retain(|peer, task| {
+            let keep = links.contains_key(peer);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for peer in links.into_keys().filter(|peer| own < *peer) {
+            open.entry(peer.clone())
+                .or_insert_with(|| tasks.spawn(keep_session(peer, tunnels.clone(), zone_sync.clone())));
+        }
+        while tasks.try_join_next().is_some() {}
+        if !matches!(stop.run_until_cancelled(changed.changed()).await, Some(Ok(()))) {
+            return;
+        }
+    }
+}
+
+async fn keep_session(peer: GatewayId, tunnels: Arc<TunnelSet>, zone_sync: ZoneSync) {
+    loop {
+        if let Err(error) = open_session(&peer, &tunnels, &zone_sync).await {
+            tracing::debug!(%peer, error = error.as_ref() as &dyn std::error::Error, "zone sync session ended");
+        }
+        tokio::time::sleep(REOPEN_AFTER).await;
+    }
+}
+
+async fn open_session(
+    peer: &GatewayId,
+    tunnels: &TunnelSet,
+    zone_sync: &ZoneSync,
+) -> Result<(), Box<dyn std::error::Error + Send + std::marker::Sync>> {
+    // The control runtime has no data thread of its own; any tunnel will do.
+    let Some(tunnel) = tunnels.choose(peer, usize::MAX) else { return Ok(()) };
+    let header = StreamHeader { kind: Some(Kind::Sync(Sync {})) };
+    let (send, recv) = tunnel.open(&header).await?;
+    zone_sync.open_session(peer.clone(), tokio::io::join(recv, send)).await?;
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! The data threads: one current-thread runtime each, so that a connection's bytes never change cores and a busy control
+//! runtime cannot stall them.
+
+use std::{io, thread};
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+
+/// Data threads that run until they are stopped or dropped.
+#[derive(Debug)]
+pub struct DataThreads {
+    handles: Vec<Handle>,
+    stop: CancellationToken,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl DataThreads {
+    /// # Errors
+    /// When the operating system gives no thread or no reactor.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let mut started = Self { handles: Vec::new(), stop: CancellationToken::new(), threads: Vec::new() };
+        for index in 0..count {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let stop = started.stop.clone();
+            started.handles.push(runtime.handle().clone());
+            let body = move || runtime.block_on(stop.cancelled());
+            started.threads.push(thread::Builder::new().name(format!("data-{index}")).spawn(body)?);
+        }
+        Ok(started)
+    }
+
+    /// The runtimes, by thread index.
+    #[must_use]
+    pub fn handles(&self) -> &[Handle] {
+        &self.handles
+    }
+
+    /// Ends every thread, and with it every task that still runs there. Blocks until they are gone.
+    pub fn stop(mut self) {
+        self.stop.cancel();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a data thread panicked; the connections it carried are lost");
+            }
+        }
+    }
+}
+
+impl Drop for DataThreads {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_data_thread_runs_its_own_tasks_and_ends_when_stopped() {
+        let threads = DataThreads::start(2).unwrap();
+        let mut names = Vec::new();
+        for handle in threads.handles() {
+            let name = handle.spawn(async { thread::current().name().map(str::to_owned) });
+            names.push(name.await.unwrap().unwrap());
+        }
+        assert_eq!(names, ["data-0", "data-1"]);
+        tokio::task::spawn_blocking(move || threads.stop()).await.unwrap();
+    }
+}
