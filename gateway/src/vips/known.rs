@@ -1,0 +1,85 @@
+//! Which services this zone may see, and which tags are known of them.
+
+use std::collections::BTreeSet;
+
+use causeway_zone_sync::{
+    name::{MAX_LABEL_BYTES, ServiceName, Tags},
+    topology::Service,
+};
+
+use crate::{snapshot::Snapshot, target::Target};
+
+/// Whether this zone may see `service`: it is exported to it, or it has instances of its own.
+#[must_use]
+pub fn is_visible(snapshot: &Snapshot, name: &ServiceName, service: &Service) -> bool {
+    service.is_exported_to(&snapshot.zone)
+        || snapshot.instances.get(name).is_some_and(|own| !own.is_empty())
+        || snapshot
+            .topology
+            .zones
+            .get(&snapshot.zone)
+            .is_some_and(|zone| zone.instances.iter().any(|instance| instance.service == *name))
+}
+
+/// Every pair of tag key and value that the topology, an own instance or another zone's export has for `service`.
+#[must_use]
+pub fn tag_pairs<'a>(snapshot: &'a Snapshot, service: &'a ServiceName) -> BTreeSet<(&'a str, &'a str)> {
+    let mut pairs = BTreeSet::new();
+    if let Some(declared) = snapshot.topology.services.get(service) {
+        let routed = declared.routes.iter().flat_map(|route| {
+            let mirror = route.mirror.iter().map(|mirror| &mirror.tags);
+            route.split.iter().map(|arm| &arm.tags).chain(mirror)
+        });
+        pairs.extend(
+            declared
+                .split
+                .iter()
+                .map(|arm| &arm.tags)
+                .chain(routed)
+                .flat_map(Tags::iter),
+        );
+    }
+    let fixed = snapshot.topology.zones.values().flat_map(|zone| &zone.instances);
+    pairs.extend(
+        fixed
+            .filter(|instance| instance.service == *service)
+            .flat_map(|instance| instance.tags.iter()),
+    );
+    let own = snapshot.instances.get(service).into_iter().flatten();
+    pairs.extend(own.flat_map(|instance| instance.tags.iter()));
+    for entry in snapshot.catalog.entries() {
+        let all = (service.clone(), Tags::default());
+        let exports = entry.record.exports.range(all..);
+        let of_service = exports.take_while(|((name, _), _)| name == service);
+        pairs.extend(of_service.flat_map(|(_, export)| export.tags.iter()));
+    }
+    pairs
+}
+
+/// Whether some instance, export or split arm could bear all that `target` asks for.
+pub(super) fn is_known(snapshot: &Snapshot, target: &Target) -> bool {
+    let pairs = tag_pairs(snapshot, &target.service);
+    target.tags.iter().all(|pair| pairs.contains(&pair))
+}
+
+/// Whether a name by tag or by zone can still be asked for: its service is visible and its zone is in the topology.
+pub(super) fn exists(snapshot: &Snapshot, target: &Target) -> bool {
+    let topology = &snapshot.topology;
+    let service = topology.services.get(&target.service);
+    service.is_some_and(|service| is_visible(snapshot, &target.service, service))
+        && target
+            .zone
+            .as_ref()
+            .is_none_or(|zone| topology.zones.contains_key(zone))
+}
+
+/// The DNS label of a tag: `version-v2`. Characters that a label cannot hold become `-`. `None` if it would be too long.
+#[must_use]
+pub fn tag_label(key: &str, value: &str) -> Option<String> {
+    let one = |c: char| match c.to_ascii_lowercase() {
+        c if c.is_ascii_lowercase() || c.is_ascii_digit() => c,
+        _ => '-',
+    };
+    let label: String = key.chars().chain(['-']).chain(value.chars()).map(one).collect();
+    (label.len() <= MAX_LABEL_BYTES).then_some(label)
+}
