@@ -6,6 +6,8 @@ pub mod cli;
 pub mod health;
 pub mod instances;
 pub mod dns;
+pub mod cli;
+pub mod identity;
 pub mod snapshot;
 pub mod target;
 pub mod telemetry;

@@ -102,3 +102,6 @@ mod tests {
         Cli::command().debug_assert();
     }
 }
+//! The command line: one file per command.
+
+pub mod ca;

@@ -1,0 +1,166 @@
+//! Chain verification for rustls, without DNS names: a peer is who its SPIFFE id says, and that is checked after the
+//! handshake, where a refusal can carry a reason. Here: a path to a trust root, the dates, and the purpose.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::verify_server_cert_signed_by_trust_anchor,
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        ParsedCertificate, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+
+/// Verifies the chains of both kinds of peer: gateways that are dialled, and gateways that dial.
+#[derive(Debug)]
+pub(super) struct ChainVerifier {
+    roots: Arc<RootCertStore>,
+    dialling_peers: Arc<dyn ClientCertVerifier>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// A certificate whose validity has not begun.
+///
+/// It travels as the alert `certificate_unknown`, because TLS has one alert for "expired" and "not yet valid" and an
+/// operator mends the one by a new certificate and the other by setting a clock.
+#[derive(Debug, thiserror::Error)]
+#[error("the certificate is not valid yet")]
+struct NotYetValid;
+
+impl ChainVerifier {
+    pub(super) fn new(
+        roots: Arc<RootCertStore>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, rustls::server::VerifierBuilderError> {
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
+        Ok(Self {
+            dialling_peers: builder.clear_root_hint_subjects().build()?,
+            roots,
+            algorithms: provider.signature_verification_algorithms,
+        })
+    }
+
+    pub(super) fn verify_server(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let leaf = ParsedCertificate::try_from(leaf).map_err(plain)?;
+        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, rest, now, self.algorithms.all)
+            .map_err(plain)
+    }
+
+    pub(super) fn verify_client(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.dialling_peers
+            .verify_client_cert(leaf, rest, now)
+            .map_err(plain)
+    }
+}
+
+/// Maps webpki's errors so that each cause has one TLS alert of its own, on the wire and so for both sides.
+fn plain(error: Error) -> Error {
+    let Error::InvalidCertificate(cause) = error else {
+        return error;
+    };
+    Error::InvalidCertificate(match cause {
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            CertificateError::Other(OtherError(Arc::new(NotYetValid)))
+        }
+        // A root of the same name with another key: another CA all the same.
+        CertificateError::BadSignature => CertificateError::UnknownIssuer,
+        CertificateError::Other(other) => {
+            tracing::debug!(%other, "a peer's certificate is not acceptable");
+            CertificateError::BadEncoding
+        }
+        cause => cause,
+    })
+}
+
+/// Whether `cause` is this module's word for a validity that has not begun.
+pub(super) fn is_not_yet_valid(cause: &CertificateError) -> bool {
+    matches!(cause, CertificateError::Other(other) if other.0.is::<NotYetValid>())
+}
+
+impl ServerCertVerifier for ChainVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify_server(leaf, rest, now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for ChainVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify_client(leaf, rest, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

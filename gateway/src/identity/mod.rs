@@ -1,0 +1,202 @@
+//! Who this gateway is and whom it believes: its certificate and key, the trust roots, and the TLS settings made of them.
+//!
+//! Identities are checked whole when they are loaded, so that a bad file is an error with advice at start and not a refused
+//! handshake later. Renewal, join tokens and reload are not here yet. Private keys are never printed: nothing that
+//! holds one derives `Debug`.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use causeway_proto::tunnel::ALPN;
+use causeway_zone_sync::name::GatewayId;
+use rustls::{
+    RootCertStore,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    version::TLS13,
+};
+
+pub mod ca;
+mod chain;
+mod files;
+mod leaf;
+mod spiffe;
+
+use chain::ChainVerifier;
+pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, ROOTS_FILE};
+pub use leaf::{LeafError, identify};
+pub use spiffe::{MAX_TRUST_DOMAIN_BYTES, SpiffeError, SpiffeId, check_trust_domain};
+
+/// A gateway's certificate chain, its private key and the roots that it trusts.
+pub struct Identity {
+    id: SpiffeId,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    roots: Arc<RootCertStore>,
+}
+
+/// Prints who it is, never the key.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why TLS settings could not be made of an identity.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot use the certificate and key of {id} for TLS")]
+    Certificate {
+        id: SpiffeId,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("cannot use the trust roots of {id}")]
+    Roots {
+        id: SpiffeId,
+        #[source]
+        source: rustls::server::VerifierBuilderError,
+    },
+}
+
+impl Identity {
+    /// Reads `cert.pem` (leaf first), `key.pem` and `ca.pem` (roots) from a folder and checks that they belong together
+    /// and are good at this moment.
+    ///
+    /// # Errors
+    /// Names the file, what is wrong with it, and what to do.
+    pub fn load(folder: &Path) -> Result<Self, IdentityError> {
+        files::load(folder, SystemTime::now())
+    }
+
+    /// Puts parts together unchecked; [`Identity::load`] and the built-in CA know what they hand over.
+    fn assemble(
+        id: SpiffeId,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        roots: RootCertStore,
+    ) -> Self {
+        Self {
+            id,
+            chain,
+            key,
+            roots: Arc::new(roots),
+        }
+    }
+
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    #[must_use]
+    pub fn gateway(&self) -> &GatewayId {
+        &self.id.gateway
+    }
+
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        &self.id.trust_domain
+    }
+
+    /// When the leaf certificate ends; `None` if it cannot be read.
+    #[must_use]
+    pub fn not_after(&self) -> Option<SystemTime> {
+        let leaf = leaf::parse(self.chain.first()?).ok()?;
+        let seconds = u64::try_from(leaf.validity().not_after.timestamp()).ok()?;
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    }
+
+    /// TLS settings for dialling: TLS 1.3 only, both sides authenticated, no resumption, so that every tunnel proves its
+    /// identity afresh.
+    ///
+    /// # Errors
+    /// When the key does not fit the certificate, or there are no roots.
+    pub fn client_tls(&self) -> Result<rustls::ClientConfig, TlsError> {
+        let provider = provider();
+        let verifier = self.verifier(&provider)?;
+        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|source| self.unusable(source))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(|source| self.unusable(source))?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        // Peers are known by SPIFFE id; a server name would only tell an eavesdropper which zone is called.
+        config.enable_sni = false;
+        Ok(config)
+    }
+
+    /// TLS settings for accepting; the counterpart of [`Identity::client_tls`].
+    ///
+    /// # Errors
+    /// When the key does not fit the certificate, or there are no roots.
+    pub fn server_tls(&self) -> Result<rustls::ServerConfig, TlsError> {
+        let provider = provider();
+        let verifier = self.verifier(&provider)?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|source| self.unusable(source))?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(|source| self.unusable(source))?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+
+    fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<ChainVerifier, TlsError> {
+        ChainVerifier::new(Arc::clone(&self.roots), provider).map_err(|source| TlsError::Roots {
+            id: self.id.clone(),
+            source,
+        })
+    }
+
+    fn unusable(&self, source: rustls::Error) -> TlsError {
+        TlsError::Certificate {
+            id: self.id.clone(),
+            source,
+        }
+    }
+
+    /// Whether peers that trust the same roots will believe this identity at `now`, in both roles.
+    fn check_chain(&self, now: SystemTime) -> Result<(), rustls::Error> {
+        let verifier = self
+            .verifier(&provider())
+            .map_err(|_| rustls::CertificateError::UnknownIssuer)?;
+        let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(since_epoch);
+        let (leaf, rest) = self
+            .chain
+            .split_first()
+            .ok_or(rustls::Error::NoCertificatesPresented)?;
+        verifier.verify_server(leaf, rest, now)?;
+        verifier.verify_client(leaf, rest, now).map(drop)
+    }
+}
+
+/// aws-lc-rs with a hybrid post-quantum key exchange first, and the cipher that packets of 1,452 bytes cost least with.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+            aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        kx_groups: vec![
+            aws_lc_rs::kx_group::X25519MLKEM768,
+            aws_lc_rs::kx_group::X25519,
+            aws_lc_rs::kx_group::SECP256R1,
+        ],
+        ..aws_lc_rs::default_provider()
+    })
+}
