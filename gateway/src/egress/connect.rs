@@ -1,0 +1,246 @@
+//! Carries out a decision: asks candidates as `pace` says until one is ready. The client's socket is only watched here;
+//! its bytes are given to the winner alone.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use causeway_zone_sync::{
+    name::{GatewayId, Tags},
+    topology::Topology,
+};
+use futures_util::future::BoxFuture;
+use tokio::{io::Interest, net::TcpStream};
+
+use super::{
+    Shared,
+    ask::{self, AskError, Path, Question},
+    pace::{Pace, Step, hedge_delay},
+};
+use crate::{
+    route::{Candidate, Request, route},
+    snapshot::Snapshot,
+    target::Target,
+    telemetry::Side,
+};
+
+/// Most of a client's bytes that travel with the header of a service marked `early`.
+const MAX_EARLY_BYTES: usize = 16 * 1024;
+/// How long the first bytes of such a client are awaited before the header goes without them.
+const EARLY_WAIT: Duration = Duration::from_millis(2);
+
+/// An instance is ready.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) path: Path,
+    pub(super) tags: Tags,
+    pub(super) attempts: u32,
+    /// First bytes of the client that were read already. A remote winner has been given them with the header.
+    pub(super) early: Bytes,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unconnected {
+    /// For the access log.
+    pub(super) outcome: &'static str,
+    pub(super) attempts: u32,
+}
+
+struct Ask {
+    number: u32,
+    candidate: Candidate,
+    answer: BoxFuture<'static, Result<Path, AskError>>,
+}
+
+/// One client's search for an instance.
+struct Search<'a> {
+    shared: &'a Arc<Shared>,
+    thread: usize,
+    request: Request,
+    snapshot: Arc<Snapshot>,
+    pace: Pace,
+    asks: Vec<Ask>,
+    early: Bytes,
+    /// What went wrong last, for the access log.
+    last: &'static str,
+}
+
+/// Finds an instance for `client`.
+pub(super) async fn connect(
+    shared: &Arc<Shared>,
+    thread: usize,
+    client: &TcpStream,
+    target: &Target,
+) -> Result<Connected, Unconnected> {
+    let begun = Instant::now();
+    let snapshot = shared.snapshots.load_full();
+    let early = if is_early(&snapshot.topology, target) { read_early(client).await } else { Bytes::new() };
+    let request = Request::new(target.clone());
+    let decision = route(&snapshot, &request, &mut shared.rng());
+    shared.metrics.decided(target.service.as_str(), decision.why.word());
+    let mut search = Search {
+        shared,
+        thread,
+        request,
+        snapshot,
+        pace: Pace::new(begun, begun + shared.config.setup_deadline, decision.candidates),
+        asks: Vec::new(),
+        early,
+        last: decision.why.word(),
+    };
+    let gone = client.ready(Interest::ERROR);
+    let connected = tokio::select! {
+        biased;
+        _ = gone => Err("client_gone"),
+        () = shared.cut.cancelled() => Err("cut"),
+        connected = search.run() => connected,
+    };
+    connected.map_err(|outcome| Unconnected {
+        outcome,
+        attempts: search.pace.asked(),
+    })
+}
+
+fn is_early(topology: &Topology, target: &Target) -> bool {
+    topology.services.get(&target.service).is_some_and(|service| service.early)
+}
+
+/// What has arrived of the client's first bytes. Nothing, for a client that waits for the server to speak.
+async fn read_early(client: &TcpStream) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(MAX_EARLY_BYTES);
+    let _ = tokio::time::timeout(EARLY_WAIT, client.readable()).await;
+    // An end or an error is met again by the relay.
+    let _ = client.try_read_buf(&mut bytes);
+    bytes.freeze()
+}
+
+impl Search<'_> {
+    async fn run(&mut self) -> Result<Connected, &'static str> {
+        loop {
+            match self.pace.step(Instant::now()) {
+                Step::Ask { candidate, give_up } => {
+                    self.asks.retain(|ask| Some(ask.number) != give_up);
+                    self.ask(candidate);
+                }
+                Step::Route => self.route_again(),
+                Step::Wait(until) => {
+                    if let Some(connected) = self.wait(until).await? {
+                        return Ok(connected);
+                    }
+                }
+                Step::GiveUp => return Err(self.last),
+            }
+        }
+    }
+
+    fn route_again(&mut self) {
+        self.snapshot = self.shared.snapshots.load_full();
+        let decision = route(&self.snapshot, &self.request, &mut self.shared.rng());
+        if decision.candidates.is_empty() {
+            self.last = decision.why.word();
+        }
+        self.pace.routed(Instant::now(), decision.candidates);
+    }
+
+    /// Begins to ask `candidate`.
+    fn ask(&mut self, candidate: Candidate) {
+        let attempt = self.pace.asked() + 1;
+        if attempt > 1 {
+            let why = if self.asks.is_empty() { self.last } else { "hedged" };
+            self.shared.metrics.moved(self.request.target.service.as_str(), why);
+        }
+        let (answer, rtt) = match &candidate {
+            Candidate::Local { tags } => (self.ask_local(tags.clone()), None),
+            Candidate::Remote { gateway, tags } => self.ask_remote(gateway, tags.clone(), attempt),
+        };
+        let number = self.pace.begun(Instant::now(), candidate.clone(), hedge_delay(rtt));
+        self.asks.push(Ask {
+            number,
+            candidate,
+            answer,
+        });
+    }
+
+    fn ask_local(&self, tags: Tags) -> BoxFuture<'static, Result<Path, AskError>> {
+        let service = self.request.target.service.clone();
+        let shared = self.shared;
+        Box::pin(ask::local(
+            self.snapshot.clone(),
+            service,
+            tags,
+            shared.metrics.clone(),
+            shared.rng(),
+        ))
+    }
+
+    fn ask_remote(
+        &self,
+        gateway: &GatewayId,
+        tags: Tags,
+        attempt: u32,
+    ) -> (BoxFuture<'static, Result<Path, AskError>>, Option<Duration>) {
+        let Some(tunnel) = self.shared.tunnels.choose(gateway, self.thread) else {
+            return (Box::pin(std::future::ready(Err(AskError::NoTunnel))), Some(Duration::ZERO));
+        };
+        let question = Question {
+            service: self.request.target.service.clone(),
+            tags,
+            attempt,
+            early: self.early.clone(),
+        };
+        let rtt = tunnel.rtt();
+        (Box::pin(ask::remote(tunnel, question)), Some(rtt))
+    }
+
+    /// Waits for an answer, at most until `until`.
+    async fn wait(&mut self, until: Instant) -> Result<Option<Connected>, &'static str> {
+        let asks = &mut self.asks;
+        let answer = poll_fn(|cx| {
+            for (index, ask) in asks.iter_mut().enumerate() {
+                if let Poll::Ready(answer) = Pin::new(&mut ask.answer).poll(cx) {
+                    return Poll::Ready((index, answer));
+                }
+            }
+            Poll::Pending
+        });
+        let Ok((index, answer)) = tokio::time::timeout_at(until.into(), answer).await else {
+            return Ok(None);
+        };
+        let ask = self.asks.remove(index);
+        match answer {
+            Ok(path) => {
+                // The losers are reset here, before the winner is given a byte.
+                self.asks.clear();
+                Ok(Some(Connected {
+                    path,
+                    tags: ask.candidate.tags().clone(),
+                    attempts: self.pace.asked(),
+                    early: std::mem::take(&mut self.early),
+                }))
+            }
+            Err(error) => self.failed(&ask, &error).map(|()| None),
+        }
+    }
+
+    fn failed(&mut self, ask: &Ask, error: &AskError) -> Result<(), &'static str> {
+        let service = &self.request.target.service;
+        self.last = error.word();
+        if let AskError::Refused { .. } = error {
+            self.shared.metrics.stream_refused(Side::Peer, error.word());
+        }
+        let candidate = &ask.candidate;
+        if error.is_final() {
+            tracing::warn!(%service, ?candidate, %error, "a connection was refused for good");
+            return Err(self.last);
+        }
+        tracing::debug!(%service, ?candidate, %error, "a candidate did not become ready");
+        self.pace.failed(Instant::now(), ask.number);
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! One client's connection, from accept to the access log line.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use causeway_zone_sync::name::{GatewayId, Tags, ZoneName};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use super::{
+    Shared,
+    ask::{Path, RemotePath},
+    connect::{Connected, Unconnected, connect},
+};
+use crate::{
+    ingress::{Dialled, linger},
+    relay::{self, End, OpenGuard, Relayed},
+    target::Target,
+    telemetry::{AccessRecord, Role},
+};
+
+/// Who the client is and what it asked for.
+pub(super) struct Arrival {
+    pub(super) socket: TcpStream,
+    pub(super) client: SocketAddr,
+    pub(super) target: Target,
+    pub(super) opened: OpenGuard,
+    pub(super) begun: Instant,
+    pub(super) thread: usize,
+}
+
+/// What is known of a connection at its end.
+struct Ending {
+    tags: Tags,
+    to_zone: Option<ZoneName>,
+    peer: Option<GatewayId>,
+    instance: Option<String>,
+    outcome: &'static str,
+    attempts: u32,
+    ready_after: Option<Duration>,
+    bytes_up: u64,
+    bytes_down: u64,
+}
+
+pub(super) async fn serve(shared: Arc<Shared>, arrival: Arrival) {
+    let service = arrival.target.service.as_str();
+    shared.metrics.connection_opened(Role::Egress.word(), service);
+    let _ = arrival.socket.set_nodelay(true);
+    // Boxed, so that a connection does not carry the state of its setup for the rest of its life.
+    let connecting = Box::pin(connect(&shared, arrival.thread, &arrival.socket, &arrival.target));
+    match connecting.await {
+        Ok(connected) => carry(&shared, arrival, connected).await,
+        Err(unconnected) => reject(&shared, arrival, unconnected),
+    }
+}
+
+/// Nobody took the connection: the client is reset, since a FIN would look like an empty answer.
+fn reject(shared: &Shared, arrival: Arrival, unconnected: Unconnected) {
+    let Arrival { socket, client, target, begun, .. } = arrival;
+    let _ = socket.set_zero_linger();
+    drop(socket);
+    let Unconnected { outcome, attempts } = unconnected;
+    if outcome != "client_gone" {
+        tracing::warn!(%target, %client, outcome, attempts, "no instance could be reached");
+    }
+    let ending = Ending {
+        tags: target.tags.clone(),
+        to_zone: None,
+        peer: None,
+        instance: None,
+        outcome,
+        attempts,
+        ready_after: None,
+        bytes_up: 0,
+        bytes_down: 0,
+    };
+    finish(shared, &target, client, begun, ending);
+}
+
+async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
+    let Arrival { mut socket, client, target, opened, begun, .. } = arrival;
+    let ready_after = Some(begun.elapsed());
+    let Connected { path, tags, attempts, early } = connected;
+    let mut ending = Ending {
+        tags,
+        to_zone: None,
+        peer: None,
+        instance: None,
+        outcome: "served",
+        attempts,
+        ready_after,
+        bytes_up: 0,
+        bytes_down: 0,
+    };
+    match path {
+        Path::Local(dialled) => {
+            let relayed = carry_local(shared, &mut socket, dialled, early, &mut ending).await;
+            drop(socket);
+            ended(&mut ending, relayed);
+            finish(shared, &target, client, begun, ending);
+        }
+        Path::Remote(remote) => {
+            ending.to_zone = Some(remote.tunnel.peer().zone.clone());
+            ending.peer = Some(remote.tunnel.peer().clone());
+            // The client's first bytes are with the winner already.
+            drop(early);
+            let RemotePath { stream, tunnel, early_bytes } = remote;
+            drop(tunnel);
+            let Some((mut send, mut recv)) = stream.into_halves() else { return };
+            let mut relayed = relay::stream(&mut socket, &mut send, &mut recv, &shared.cut).await;
+            drop(socket);
+            relayed.sent += early_bytes;
+            ended(&mut ending, relayed);
+            finish(shared, &target, client, begun, ending);
+            linger(relayed.end, &send).await;
+        }
+    }
+    drop(opened);
+}
+
+async fn carry_local(
+    shared: &Shared,
+    socket: &mut TcpStream,
+    dialled: Box<Dialled>,
+    early: Bytes,
+    ending: &mut Ending,
+) -> Relayed {
+    let Dialled { socket: mut instance, instance: taken, load } = *dialled;
+    ending.instance = Some(taken.id.clone());
+    ending.to_zone = Some(shared.snapshots.load().zone.clone());
+    if !early.is_empty() && instance.write_all(&early).await.is_err() {
+        let _ = socket.set_zero_linger();
+        return Relayed {
+            sent: 0,
+            received: 0,
+            end: End::PeerReset,
+        };
+    }
+    let early_bytes = early.len() as u64;
+    drop(early);
+    let mut relayed = relay::sockets(socket, &mut instance, &shared.cut).await;
+    relayed.sent += early_bytes;
+    drop((instance, load));
+    relayed
+}
+
+fn ended(ending: &mut Ending, relayed: Relayed) {
+    ending.bytes_up = relayed.sent;
+    ending.bytes_down = relayed.received;
+    ending.outcome = match relayed.end {
+        End::Finished => "served",
+        End::SocketReset => "client_reset",
+        End::PeerReset => "instance_reset",
+        End::TunnelLost => "tunnel_lost",
+        End::Cut => "cut",
+    };
+}
+
+fn finish(shared: &Shared, target: &Target, client: SocketAddr, begun: Instant, ending: Ending) {
+    let record = AccessRecord {
+        role: Role::Egress,
+        service: target.service.clone(),
+        tags: ending.tags,
+        client: Some(client),
+        from_zone: shared.snapshots.load().zone.clone(),
+        to_zone: ending.to_zone,
+        peer: ending.peer,
+        instance: ending.instance,
+        outcome: ending.outcome,
+        attempts: ending.attempts,
+        ready_after: ending.ready_after,
+        duration: begun.elapsed(),
+        bytes_up: ending.bytes_up,
+        bytes_down: ending.bytes_down,
+    };
+    let service = record.service.as_str();
+    let (up, down) = (record.bytes_up, record.bytes_down);
+    shared.metrics.connection_closed(Role::Egress.word(), service, record.outcome, up, down);
+    shared.metrics.timed(&record);
+    shared.access.write(&record);
+}

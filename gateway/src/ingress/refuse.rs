@@ -1,0 +1,175 @@
+//! What a calling zone may ask for, and how it is told yes or no.
+
+use causeway_proto::tunnel::{
+    Connect, Ready, Refusal, RefusalReason, StreamReply, encode_frame, stream_reply::Outcome,
+};
+use causeway_zone_sync::name::{MAX_TAGS, ServiceName, Tags, ZoneName};
+use quinn::{RecvStream, SendStream, WriteError};
+
+use super::DialError;
+use crate::{
+    relay,
+    snapshot::Snapshot,
+    telemetry::{Metrics, Side},
+    tunnel::Tunnel,
+};
+
+/// Longest explanation that is sent. It may quote the caller's tags, which may fill a frame of their own.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
+/// A request that passed the checks.
+pub(super) struct Asked {
+    pub(super) service: ServiceName,
+    pub(super) tags: Tags,
+}
+
+/// Why a stream is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refused {
+    pub reason: RefusalReason,
+    /// Whether another gateway or zone may well accept the same request.
+    pub retryable: bool,
+    pub message: String,
+}
+
+impl Refused {
+    fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        Self {
+            reason,
+            retryable: retryable(reason),
+            message,
+        }
+    }
+
+    pub(super) fn bad_header(message: impl Into<String>) -> Self {
+        Self::new(RefusalReason::BadHeader, message)
+    }
+
+    pub(super) fn overloaded(message: &str) -> Self {
+        Self::new(RefusalReason::Overloaded, message)
+    }
+
+    pub(super) fn draining() -> Self {
+        Self::new(RefusalReason::Draining, "this gateway is shutting down")
+    }
+}
+
+impl From<DialError> for Refused {
+    fn from(error: DialError) -> Self {
+        let reason = match &error {
+            DialError::NoInstance { .. } => RefusalReason::NoInstance,
+            DialError::Connect { .. } => RefusalReason::ConnectFailed,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+/// Whether another gateway or zone can help. An unknown service is retryable: this zone may run an older topology.
+fn retryable(reason: RefusalReason) -> bool {
+    match reason {
+        RefusalReason::UnknownService
+        | RefusalReason::NoInstance
+        | RefusalReason::ConnectFailed
+        | RefusalReason::Overloaded
+        | RefusalReason::Draining => true,
+        RefusalReason::Unspecified
+        | RefusalReason::BadHeader
+        | RefusalReason::HeaderTooLong
+        | RefusalReason::NotExported
+        | RefusalReason::Forbidden => false,
+    }
+}
+
+/// The word for a reason in metrics and logs.
+#[must_use]
+pub fn reason_word(reason: RefusalReason) -> &'static str {
+    match reason {
+        RefusalReason::Unspecified => "unspecified",
+        RefusalReason::BadHeader => "bad_header",
+        RefusalReason::HeaderTooLong => "header_too_long",
+        RefusalReason::UnknownService => "unknown_service",
+        RefusalReason::NotExported => "not_exported",
+        RefusalReason::NoInstance => "no_instance",
+        RefusalReason::ConnectFailed => "connect_failed",
+        RefusalReason::Overloaded => "overloaded",
+        RefusalReason::Draining => "draining",
+        RefusalReason::Forbidden => "forbidden",
+    }
+}
+
+/// Checks a request of zone `caller` against the topology.
+pub(super) fn check(connect: &Connect, snapshot: &Snapshot, caller: &ZoneName) -> Result<Asked, Refused> {
+    let service = ServiceName::new(&connect.service);
+    let service = service.map_err(|error| Refused::bad_header(format!("the service name is not valid: {error}")))?;
+    if connect.tags.len() > MAX_TAGS {
+        return Err(Refused::bad_header(format!("more than {MAX_TAGS} tags are asked for")));
+    }
+    let Some(known) = snapshot.topology.services.get(&service) else {
+        let message = format!("zone {} knows no service {service}", snapshot.zone);
+        return Err(Refused::new(RefusalReason::UnknownService, message));
+    };
+    if !known.is_exported_to(caller) {
+        let message = format!("service {service} is not exported to zone {caller}");
+        return Err(Refused::new(RefusalReason::NotExported, message));
+    }
+    let tags = connect.tags.iter().collect();
+    Ok(Asked { service, tags })
+}
+
+/// Tells the caller that an instance has been reached.
+pub(super) async fn write_ready(send: &mut SendStream, tags: &Tags) -> Result<(), WriteError> {
+    let tags = tags.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let outcome = Some(Outcome::Ready(Ready { tags }));
+    // Tags that came through validation fit a frame; without them the answer is as good.
+    let frame = encode_frame(&StreamReply { outcome }).or_else(|_| {
+        encode_frame(&StreamReply {
+            outcome: Some(Outcome::Ready(Ready::default())),
+        })
+    });
+    match frame {
+        Ok(frame) => send.write_chunk(frame).await,
+        Err(_) => Err(WriteError::ClosedStream),
+    }
+}
+
+/// Counts, logs and answers a refusal, and ends the stream.
+pub(super) async fn answer(
+    metrics: &Metrics,
+    tunnel: &Tunnel,
+    service: Option<&str>,
+    refused: &Refused,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) {
+    let reason = reason_word(refused.reason);
+    log(tunnel, service.unwrap_or(""), refused);
+    if service.is_none() {
+        metrics.stream_refused(Side::Local, reason);
+    }
+    let outcome = Some(Outcome::Refusal(Refusal {
+        reason: refused.reason.into(),
+        retryable: refused.retryable,
+        message: refused.message.clone(),
+    }));
+    if let Ok(frame) = encode_frame(&StreamReply { outcome }) {
+        // The caller may be gone, which needs no answer.
+        let _ = send.write_chunk(frame).await;
+    }
+    let _ = send.finish();
+    let _ = recv.stop(relay::code::REFUSED);
+}
+
+/// Refusals that move a connection elsewhere are part of normal life; the others point at a fault.
+fn log(tunnel: &Tunnel, service: &str, refused: &Refused) {
+    let peer = tunnel.peer();
+    let reason = reason_word(refused.reason);
+    match refused.reason {
+        RefusalReason::NoInstance | RefusalReason::Draining => {
+            tracing::debug!(%peer, service, reason, message = refused.message, "refused a stream");
+        }
+        _ => tracing::warn!(%peer, service, reason, message = refused.message, "refused a stream"),
+    }
+}

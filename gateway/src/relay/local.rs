@@ -1,0 +1,126 @@
+//! Relays between two sockets, for instances of the client's own zone.
+
+use std::{
+    future::poll_fn,
+    io,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::Interest,
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    End, Relayed, chunk,
+    write::{self, Queue},
+};
+
+/// From one socket into another.
+#[derive(Default)]
+struct Way {
+    pending: Queue,
+    bytes: u64,
+    done: bool,
+}
+
+/// Which of the two sockets failed.
+enum Failed {
+    Reader,
+    Writer,
+}
+
+impl Way {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut ReadHalf<'_>,
+        to: &mut WriteHalf<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        let writer = |_: io::Error| Failed::Writer;
+        while !self.done {
+            self.bytes += ready!(self.pending.poll_write(cx, to)).map_err(writer)?;
+            if !self.pending.is_empty() {
+                continue;
+            }
+            let read: Bytes = ready!(chunk::poll_read(from, cx)).map_err(|_| Failed::Reader)?;
+            if read.is_empty() {
+                ready!(write::poll_shutdown(to, cx)).map_err(writer)?;
+                self.done = true;
+            } else {
+                self.bytes += self.pending.poll_write_first(cx, to, &mut [read]).map_err(writer)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Relays between a client and an instance until both directions are done, one is reset, or `cut` is cancelled. On
+/// anything but [`End::Finished`] both sockets send RST when the caller drops them.
+pub async fn sockets(client: &mut TcpStream, instance: &mut TcpStream, cut: &CancellationToken) -> Relayed {
+    let mut up = Way::default();
+    let mut down = Way::default();
+    let end = match cut.run_until_cancelled(both_ways(client, instance, &mut up, &mut down)).await {
+        Some(Ok(())) => End::Finished,
+        Some(Err(end)) => end,
+        None => End::Cut,
+    };
+    if end != End::Finished {
+        let _ = client.set_zero_linger();
+        let _ = instance.set_zero_linger();
+    }
+    Relayed {
+        sent: up.bytes,
+        received: down.bytes,
+        end,
+    }
+}
+
+async fn both_ways(
+    client: &mut TcpStream,
+    instance: &mut TcpStream,
+    up: &mut Way,
+    down: &mut Way,
+) -> Result<(), End> {
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_instance, mut to_instance) = instance.split();
+    let one_done = |cx: &mut Context<'_>| {
+        let up = up.poll(cx, &mut from_client, &mut to_instance).map_err(upward)?;
+        let down = down.poll(cx, &mut from_instance, &mut to_client).map_err(downward)?;
+        if up.is_ready() || down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    };
+    poll_fn(one_done).await?;
+    // The side that has sent its FIN is not read any more; only its error readiness tells of a reset.
+    if !up.done {
+        return tokio::select! {
+            ended = poll_fn(|cx| up.poll(cx, &mut from_client, &mut to_instance)) => ended.map_err(upward),
+            _ = from_instance.ready(Interest::ERROR) => Err(End::PeerReset),
+        };
+    }
+    if !down.done {
+        return tokio::select! {
+            ended = poll_fn(|cx| down.poll(cx, &mut from_instance, &mut to_client)) => ended.map_err(downward),
+            _ = from_client.ready(Interest::ERROR) => Err(End::SocketReset),
+        };
+    }
+    Ok(())
+}
+
+fn upward(failed: Failed) -> End {
+    match failed {
+        Failed::Reader => End::SocketReset,
+        Failed::Writer => End::PeerReset,
+    }
+}
+
+fn downward(failed: Failed) -> End {
+    match failed {
+        Failed::Reader => End::PeerReset,
+        Failed::Writer => End::SocketReset,
+    }
+}
