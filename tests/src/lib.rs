@@ -13,4 +13,5 @@ pub mod link;
 pub mod load;
 pub mod metrics;
 pub mod process;
+pub mod verdict;
 pub mod wait;

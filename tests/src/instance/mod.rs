@@ -56,9 +56,17 @@ impl Instance {
     /// # Errors
     /// When no port can be had.
     pub async fn start(name: &str, behaviour: Behaviour) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")
+        Self::start_at(name, behaviour, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// As [`Instance::start`], at a given address.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn start_at(name: &str, behaviour: Behaviour, address: SocketAddr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address)
             .await
-            .context("open an instance's port")?;
+            .with_context(|| format!("listen on {address}"))?;
         let address = listener.local_addr()?;
         let received = Arc::new(Mutex::default());
         let accepting = tokio::spawn(serve::accept(
