@@ -1,1 +1,20 @@
+//! What the end-to-end tests stand on: real gateway processes, an emulated link, instances that record, and load.
+//!
+//! Nothing here reaches into a gateway: a federation is driven as an operator drives it, by its files, its command line,
+//! its admin API and its sockets.
 
+pub mod address;
+pub mod authority;
+pub mod dns;
+pub mod federation;
+pub mod http;
+pub mod instance;
+pub mod link;
+pub mod load;
+pub mod measured;
+pub mod metrics;
+pub mod peer;
+pub mod process;
+pub mod talk;
+pub mod verdict;
+pub mod wait;

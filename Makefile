@@ -1,0 +1,30 @@
+# Every target does its own set-up, and CI runs exactly `make lint` and `make test`.
+
+CARGO ?= cargo
+# A file of topologies/, or none for the default one.
+TOPOLOGY ?=
+
+.PHONY: help demo test lint fmt bench
+
+help: ## Lists the targets.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: ## Runs a whole federation in one process and shows a failover. TOPOLOGY=topologies/x.yaml picks the file.
+	$(CARGO) run --quiet --package causeway -- demo $(TOPOLOGY)
+
+test: ## All tests: plain cargo test, then the namespace tier with real clients and servers.
+	@status=0; \
+	$(CARGO) test --workspace --no-fail-fast || status=1; \
+	tests/namespaces/run || status=1; \
+	exit $$status
+
+lint: ## Formatting, clippy, and what may be in the dependency tree.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	tests/lint/deny
+
+fmt: ## Formats the code.
+	$(CARGO) fmt --all
+
+bench: ## The clean-link table beside haproxy and Envoy. ROUNDS=5 SECONDS_EACH=4 CONTENDERS="..." (root; see tests/README.md).
+	tests/bench/run

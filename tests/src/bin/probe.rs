@@ -1,0 +1,134 @@
+//! `probe`: the ends of a connection for the namespace tier, where scripts start them: an instance that records what it
+//! is given, and a load that judges what became of each connection. Not part of the product.
+//!
+//! - `probe instance NAME ADDRESS RECORD` serves until it is killed; RECORD is a file that it keeps current.
+//! - `probe load HOST:PORT PER_SECOND STOP` connects by the system's resolver until the file STOP exists; then prints
+//!   what happened and, given the RECORDs of all instances, judges it. Exits with 1 when a promise was broken, or when
+//!   a connection that was served waited longer than `--limit MILLISECONDS`.
+//! - `probe idle HOST:PORT COUNT` opens connections, says so, and holds them until its input ends.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::SocketAddr,
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use causeway_tests::{
+    instance::{Behaviour, Instance},
+    load::Load,
+    verdict::{Testimony, Verdict},
+};
+use tokio::net::TcpStream;
+
+/// How often an instance writes its record anew.
+const RECORD_EVERY: Duration = Duration::from_millis(50);
+/// How long a client of a load waits.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["instance", name, address, record] => instance(name, address.parse()?, Path::new(record)).await,
+        ["load", service, per_second, stop, "--limit", limit, records @ ..] => {
+            let load = Load {
+                service: resolve(service).await?,
+                connections_per_second: per_second.parse()?,
+                patience: PATIENCE,
+            };
+            load_and_judge(
+                load,
+                Path::new(stop),
+                Duration::from_millis(limit.parse()?),
+                records,
+            )
+            .await
+        }
+        ["idle", service, count] => idle(resolve(service).await?, count.parse()?).await,
+        _ => bail!(
+            "usage: probe instance NAME ADDRESS RECORD | load HOST:PORT PER_SECOND STOP --limit MS RECORD… | idle HOST:PORT COUNT"
+        ),
+    }
+}
+
+async fn resolve(service: &str) -> anyhow::Result<SocketAddr> {
+    let found = tokio::net::lookup_host(service).await;
+    let mut addresses = found.with_context(|| format!("look up {service}"))?;
+    addresses
+        .next()
+        .with_context(|| format!("{service} has no address"))
+}
+
+/// The first line of a record counts connections that brought nothing; the others are what came.
+async fn instance(name: &str, address: SocketAddr, record: &Path) -> anyhow::Result<ExitCode> {
+    let instance = Instance::start_at(name, Behaviour::Name, address).await?;
+    let fresh = record.with_extension("new");
+    loop {
+        let lines = instance.lines().join("\n");
+        fs::write(&fresh, format!("{}\n{lines}\n", instance.empty_connections()))
+            .context("write the record")?;
+        fs::rename(&fresh, record).context("replace the record")?;
+        tokio::time::sleep(RECORD_EVERY).await;
+    }
+}
+
+fn read_record(path: &str) -> anyhow::Result<Testimony> {
+    let text = fs::read_to_string(path).with_context(|| format!("read the record {path}"))?;
+    let mut lines = text.lines().map(str::to_owned);
+    let empty_connections = lines
+        .next()
+        .and_then(|line| line.parse().ok())
+        .context("a record")?;
+    Ok(Testimony {
+        instance: path.to_owned(),
+        lines: lines.filter(|line| !line.is_empty()).collect(),
+        empty_connections,
+    })
+}
+
+async fn load_and_judge(
+    load: Load,
+    stop: &Path,
+    limit: Duration,
+    records: &[&str],
+) -> anyhow::Result<ExitCode> {
+    let running = load.start();
+    while !stop.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let report = running.stop().await;
+    // Records are written by other processes: let each of them write once more.
+    tokio::time::sleep(RECORD_EVERY * 3).await;
+    let testimonies: Vec<_> = records
+        .iter()
+        .map(|path| read_record(path))
+        .collect::<Result<_, _>>()?;
+    let verdict = Verdict::new(&report, &testimonies);
+    writeln!(io::stdout(), "{report}\n{verdict}")?;
+    ensure!(!report.attempts.is_empty(), "the load made no connection");
+    let kept = verdict.promises_kept() && report.longest_wait() < limit;
+    Ok(if kept {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn idle(service: SocketAddr, count: usize) -> anyhow::Result<ExitCode> {
+    let mut held = Vec::with_capacity(count);
+    for number in 0..count {
+        let stream = TcpStream::connect(service).await;
+        held.push(stream.with_context(|| format!("open connection {number}"))?);
+    }
+    writeln!(io::stdout(), "holding {count}")?;
+    // Nothing else happens in this process, so blocking a thread of it is fine.
+    std::io::stdin()
+        .read_to_end(&mut Vec::new())
+        .context("wait for the end of the input")?;
+    Ok(ExitCode::SUCCESS)
+}

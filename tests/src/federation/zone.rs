@@ -1,0 +1,138 @@
+//! One zone of a federation: its files and addresses, and its gateway process.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::PATIENCE;
+use crate::{
+    http,
+    metrics::Metrics,
+    process::{Process, program},
+    wait::until_true,
+};
+
+const TUNNEL_PORT: u16 = 7800;
+const ADMIN_PORT: u16 = 7810;
+const DNS_PORT: u16 = 7853;
+
+/// One zone: its files and addresses, and its gateway while that runs.
+#[derive(Debug)]
+pub struct Zone {
+    pub name: String,
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+    pub dns: SocketAddr,
+    pub topology: PathBuf,
+    pub identity: PathBuf,
+    pub data: PathBuf,
+    log: PathBuf,
+    gateway: Option<Process>,
+}
+
+impl Zone {
+    pub(super) fn lay_out(name: &str, host: IpAddr, folder: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            listen: SocketAddr::new(host, TUNNEL_PORT),
+            admin: SocketAddr::new(host, ADMIN_PORT),
+            dns: SocketAddr::new(host, DNS_PORT),
+            topology: folder.join(format!("{name}.yaml")),
+            identity: folder.join(format!("{name}-identity")),
+            data: folder.join(format!("{name}-data")),
+            log: folder.join(format!("{name}.log")),
+            gateway: None,
+        }
+    }
+
+    pub(super) fn start(&mut self, arguments: &[String]) -> anyhow::Result<()> {
+        let mut command = Command::new(program()?);
+        command.args(["gateway", "--zone", &self.name, "--threads", "1"]);
+        for (flag, path) in [
+            ("--topology", &self.topology),
+            ("--identity", &self.identity),
+            ("--data", &self.data),
+        ] {
+            command.arg(flag).arg(path);
+        }
+        for (flag, address) in [
+            ("--listen", self.listen),
+            ("--admin", self.admin),
+            ("--dns", self.dns),
+        ] {
+            command.arg(flag).arg(address.to_string());
+        }
+        command.args(arguments);
+        self.gateway = Some(Process::start(
+            &format!("gateway {}", self.name),
+            &mut command,
+            &self.log,
+        )?);
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.gateway.is_some()
+    }
+
+    /// # Panics
+    /// When the gateway was not started.
+    pub fn gateway(&mut self) -> &mut Process {
+        self.gateway.as_mut().expect("a gateway that was started")
+    }
+
+    /// Everything the gateway has written to its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Kills the gateway at once.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.gateway.take().map_or(Ok(()), |mut gateway| gateway.kill())
+    }
+
+    pub async fn wait_ready(&self) {
+        let what = format!("the gateway of {} is ready", self.name);
+        until_true(&what, PATIENCE, async || {
+            http::get(self.admin, "/readyz")
+                .await
+                .is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+    }
+
+    /// Waits until a tunnel with a gateway of `peer` is up.
+    pub async fn wait_tunnel(&self, peer: &str) {
+        let what = format!("{} has a tunnel with {peer}", self.name);
+        until_true(&what, PATIENCE, async || {
+            let page = http::get(self.admin, "/v1/tunnels").await;
+            page.is_ok_and(|answer| answer.body.contains(&format!("\"{peer}\"")))
+        })
+        .await;
+    }
+
+    /// # Errors
+    /// When the admin API does not answer.
+    pub async fn metrics(&self) -> anyhow::Result<Metrics> {
+        Ok(Metrics::parse(&http::get(self.admin, "/metrics").await?.body))
+    }
+
+    /// Waits until a line of the log holds all of `parts`.
+    pub async fn wait_log(&self, parts: &[&str]) {
+        let what = format!("the log of {} has a line with {parts:?}", self.name);
+        until_true(&what, PATIENCE, async || {
+            self.log()
+                .lines()
+                .any(|line| parts.iter().all(|part| line.contains(part)))
+        })
+        .await;
+    }
+}
