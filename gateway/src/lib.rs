@@ -2,15 +2,15 @@
 //! tests and the demo can run several zones in one process. Nothing here is global.
 
 pub mod admin;
-pub mod cli;
-pub mod health;
-pub mod instances;
-pub mod dns;
-pub mod cli;
-pub mod identity;
 pub mod balance;
+pub mod cli;
+pub mod dns;
 pub mod egress;
+pub mod gateway;
+pub mod health;
+pub mod identity;
 pub mod ingress;
+pub mod instances;
 pub mod relay;
 pub mod route;
 pub mod snapshot;
