@@ -67,7 +67,12 @@ fn make(init: &Init) -> anyhow::Result<()> {
     let folder = init.folder.display();
     ca::init(&init.folder, &init.trust_domain).with_context(|| format!("cannot make a CA in {folder}"))?;
     let domain = &init.trust_domain;
-    writeln!(stdout(), "made a CA for {domain} in {folder}; keep {}/{} safe", folder, ca::CA_KEY_FILE)?;
+    writeln!(
+        stdout(),
+        "made a CA for {domain} in {folder}; keep {}/{} safe",
+        folder,
+        ca::CA_KEY_FILE
+    )?;
     Ok(())
 }
 
@@ -76,6 +81,10 @@ fn hand_out(issue: &Issue) -> anyhow::Result<()> {
     let id = ca::issue(&issue.ca, &gateway, &issue.out, issue.valid_for)
         .with_context(|| format!("cannot issue an identity for {gateway}"))?;
     let valid_for = humantime::format_duration(issue.valid_for);
-    writeln!(stdout(), "issued {id} in {}, valid for {valid_for}", issue.out.display())?;
+    writeln!(
+        stdout(),
+        "issued {id} in {}, valid for {valid_for}",
+        issue.out.display()
+    )?;
     Ok(())
 }

@@ -7,9 +7,31 @@ use causeway_proto::tunnel::StreamHeader;
 use futures_util::future::BoxFuture;
 use quinn::{RecvStream, SendStream};
 
+mod accept;
+mod backoff;
+mod config;
+mod dial;
+mod frame;
+mod greeting;
+mod liveness;
+mod quiet;
+mod race;
+mod refusal;
+mod session;
 mod set;
+mod shared;
+mod socket;
+mod start;
+mod stream;
 
+pub use backoff::backoff;
+pub use config::{ConfigError, Congestion, IDLE_TIMEOUT, KEEP_ALIVE, MAX_STREAMS, TunnelConfig};
+pub use frame::{
+    ReadFrameError, ReplyError, WriteFrameError, read_frame, read_reply, refusal_word, write_frame,
+};
+pub use refusal::{Close, Ended, Loss, Refusal};
 pub use set::{OpenError, Tunnel, TunnelSet};
+pub use start::{StartError, Tunnels};
 
 /// A stream that a peer opened, its header read and nothing else.
 #[derive(Debug)]

@@ -189,6 +189,12 @@ impl TunnelSet {
         usable.min_by_key(|t| (t.link(), t.thread != thread)).cloned()
     }
 
+    /// How many tunnels to `peer` there are.
+    #[must_use]
+    pub fn count(&self, peer: &GatewayId) -> usize {
+        self.tunnels.load().get(peer).map_or(0, Vec::len)
+    }
+
     /// The best link state over all tunnels to each gateway.
     #[must_use]
     pub fn links(&self) -> BTreeMap<GatewayId, Link> {

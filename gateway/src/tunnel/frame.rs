@@ -1,0 +1,90 @@
+//! Frames on QUIC streams: the asynchronous side of `causeway_proto::tunnel`'s framing.
+
+use causeway_proto::tunnel::{
+    self, FRAME_PREFIX_BYTES, FrameError, RefusalReason, StreamReply, stream_reply::Outcome,
+};
+use prost::Message;
+use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
+
+/// Why no frame was read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFrameError {
+    #[error("the stream ended inside a frame")]
+    Ended,
+    #[error("the stream broke off")]
+    Broken(#[source] ReadError),
+    #[error("the frame cannot be read")]
+    Frame(#[from] FrameError),
+}
+
+/// Why no frame was written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteFrameError {
+    #[error("the stream broke off")]
+    Broken(#[from] WriteError),
+    #[error("the frame cannot be written")]
+    Frame(#[from] FrameError),
+}
+
+/// Reads one frame. Not cancel-safe: a frame that was begun is lost.
+///
+/// # Errors
+/// When the stream ends or breaks, or the bytes are no frame of this type. Never buffers more than one frame.
+pub async fn read_frame<M: Message + Default>(recv: &mut RecvStream) -> Result<M, ReadFrameError> {
+    let mut prefix = [0; FRAME_PREFIX_BYTES];
+    recv.read_exact(&mut prefix).await.map_err(cut)?;
+    let mut body = vec![0; tunnel::frame_length(prefix)?];
+    recv.read_exact(&mut body).await.map_err(cut)?;
+    Ok(tunnel::decode_frame(&body)?)
+}
+
+/// Writes one frame. Not cancel-safe.
+///
+/// # Errors
+/// When the stream breaks or the message is too long.
+pub async fn write_frame(send: &mut SendStream, message: &impl Message) -> Result<(), WriteFrameError> {
+    let frame = tunnel::encode_frame(message)?;
+    Ok(send.write_chunk(frame).await?)
+}
+
+fn cut(error: ReadExactError) -> ReadFrameError {
+    match error {
+        ReadExactError::FinishedEarly(_) => ReadFrameError::Ended,
+        ReadExactError::ReadError(source) => ReadFrameError::Broken(source),
+    }
+}
+
+/// Why a stream that was opened has no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplyError {
+    #[error("the peer's reply cannot be read")]
+    Read(#[from] ReadFrameError),
+    #[error("the peer's reply says nothing")]
+    Empty,
+}
+
+/// Reads the reply to a stream header that this side wrote. Not cancel-safe.
+///
+/// # Errors
+/// When the stream ends first, or the reply is not one.
+pub async fn read_reply(recv: &mut RecvStream) -> Result<Outcome, ReplyError> {
+    let reply: StreamReply = read_frame(recv).await?;
+    reply.outcome.ok_or(ReplyError::Empty)
+}
+
+/// The word for metrics and logs.
+#[must_use]
+pub fn refusal_word(reason: RefusalReason) -> &'static str {
+    match reason {
+        RefusalReason::Unspecified => "unspecified",
+        RefusalReason::BadHeader => "bad_header",
+        RefusalReason::HeaderTooLong => "header_too_long",
+        RefusalReason::UnknownService => "unknown_service",
+        RefusalReason::NotExported => "not_exported",
+        RefusalReason::NoInstance => "no_instance",
+        RefusalReason::ConnectFailed => "connect_failed",
+        RefusalReason::Overloaded => "overloaded",
+        RefusalReason::Draining => "draining",
+        RefusalReason::Forbidden => "forbidden",
+    }
+}

@@ -1,0 +1,329 @@
+//! Why a tunnel is refused, in words, close codes and TLS alerts, and how both sides tell from a closed connection what
+//! happened. Nothing here closes or logs anything.
+
+use quinn::{ConnectionError, TransportErrorCode, VarInt};
+
+use crate::telemetry::Side;
+
+/// Longest reason text in bytes that is sent in a close, or shown from one.
+pub const MAX_REASON_BYTES: usize = 200;
+/// First byte of QUIC's transport error codes that carry a TLS alert (RFC 9001 §4.8).
+const CRYPTO_ERROR: u64 = 0x100;
+
+/// Why one gateway would not have a tunnel with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// No certificate was presented.
+    NoCertificate,
+    /// The certificate leads to no trusted root.
+    UnknownIssuer,
+    Expired,
+    NotYetValid,
+    /// The certificate is broken, is a CA's, or is for another purpose.
+    BadCertificate,
+    /// The peer speaks no protocol that this side speaks (ALPN).
+    WrongAlpn,
+    /// The TLS or QUIC handshake failed in another way.
+    Handshake,
+    /// The certificate does not name exactly one gateway.
+    BadIdentity,
+    WrongTrustDomain,
+    /// The certificate names another zone than the one that was dialled.
+    WrongZone,
+    /// The topology has no such zone.
+    UnknownZone,
+    /// The peer claims this gateway's own zone.
+    OwnZone,
+    /// The peer speaks another version of the tunnel protocol.
+    ProtocolVersion,
+    /// The peer said something that is not of the protocol.
+    Garbage,
+    /// The peer did not say hello in time.
+    NoHello,
+    /// Limits on tunnels or handshakes are reached, or the peer is shutting down.
+    Busy,
+}
+
+impl Refusal {
+    pub const ALL: [Self; 16] = [
+        Self::NoCertificate,
+        Self::UnknownIssuer,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::BadCertificate,
+        Self::WrongAlpn,
+        Self::Handshake,
+        Self::BadIdentity,
+        Self::WrongTrustDomain,
+        Self::WrongZone,
+        Self::UnknownZone,
+        Self::OwnZone,
+        Self::ProtocolVersion,
+        Self::Garbage,
+        Self::NoHello,
+        Self::Busy,
+    ];
+
+    /// The word for metrics and logs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::BadCertificate => "bad_certificate",
+            Self::WrongAlpn => "wrong_alpn",
+            Self::Handshake => "handshake",
+            Self::BadIdentity => "bad_identity",
+            Self::WrongTrustDomain => "wrong_trust_domain",
+            Self::WrongZone => "wrong_zone",
+            Self::UnknownZone => "unknown_zone",
+            Self::OwnZone => "own_zone",
+            Self::ProtocolVersion => "protocol_version",
+            Self::Garbage => "garbage",
+            Self::NoHello => "no_hello",
+            Self::Busy => "busy",
+        }
+    }
+
+    /// What an operator can do about it.
+    #[must_use]
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "a gateway presents its certificate; something else may be calling",
+            Self::UnknownIssuer => "both gateways need a certificate from a CA that is in the other's ca.pem",
+            Self::Expired => "issue a new certificate, and compare the clocks of both hosts",
+            Self::NotYetValid => "compare the clocks of both hosts",
+            Self::BadCertificate => "issue a gateway certificate with `causeway ca issue`",
+            Self::WrongAlpn | Self::ProtocolVersion => {
+                "run versions of causeway that speak the same protocol"
+            }
+            Self::Handshake => "check that a gateway answers at this address",
+            Self::BadIdentity => "a gateway's certificate has one URI name, its SPIFFE id",
+            Self::WrongTrustDomain => "compare trust_domain in the topology with the certificates",
+            Self::WrongZone => {
+                "the topology lists this address under another zone than its certificate names"
+            }
+            Self::UnknownZone => "add the zone to the topology, or stop its gateway",
+            Self::OwnZone => "an address of this zone is listed under another, or two zones share a name",
+            Self::Garbage => "the peer breaks the protocol; compare the versions",
+            Self::NoHello => "the peer is overloaded, or is no gateway",
+            Self::Busy => "the peer takes no more tunnels for now",
+        }
+    }
+
+    /// The code that closes a connection after its handshake, for refusals that are decided there.
+    #[must_use]
+    pub fn code(self) -> Close {
+        match self {
+            Self::BadIdentity => Close(0x10),
+            Self::WrongTrustDomain => Close(0x11),
+            Self::WrongZone => Close(0x12),
+            Self::UnknownZone => Close(0x13),
+            Self::OwnZone => Close(0x14),
+            Self::ProtocolVersion => Close(0x15),
+            Self::Garbage => Close(0x16),
+            Self::NoHello => Close(0x17),
+            Self::Busy => Close(0x18),
+            // Decided in the handshake and told by a TLS alert; a code exists so that the table is whole.
+            Self::NoCertificate => Close(0x20),
+            Self::UnknownIssuer => Close(0x21),
+            Self::Expired => Close(0x22),
+            Self::NotYetValid => Close(0x23),
+            Self::BadCertificate => Close(0x24),
+            Self::WrongAlpn => Close(0x25),
+            Self::Handshake => Close(0x26),
+        }
+    }
+
+    fn from_code(code: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| u64::from(r.code().0) == code)
+    }
+
+    /// The refusal that a TLS alert (RFC 8446 §6.2) stands for between gateways.
+    fn from_alert(alert: u8) -> Self {
+        match alert {
+            42..=44 | 51 => Self::BadCertificate,
+            45 => Self::Expired,
+            // What a gateway sends for a validity that has not begun; see `identity::chain`.
+            46 => Self::NotYetValid,
+            48 => Self::UnknownIssuer,
+            116 => Self::NoCertificate,
+            120 => Self::WrongAlpn,
+            _ => Self::Handshake,
+        }
+    }
+}
+
+/// An application close code of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Close(u32);
+
+impl Close {
+    /// The tunnel is not needed: another address of the same gateway answered first, or the topology changed.
+    pub const UNNEEDED: Self = Self(0);
+    /// The gateway shuts down.
+    pub const SHUTDOWN: Self = Self(1);
+    /// The peer's zone left the topology.
+    pub const ZONE_LEFT: Self = Self(2);
+
+    #[must_use]
+    pub fn code(self) -> VarInt {
+        VarInt::from_u32(self.0)
+    }
+}
+
+/// How a connection ended, or why it did not begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// One side closed it in good order.
+    Closed { by: Side, why: String },
+    /// Silence, or a peer that no longer knows the connection.
+    Lost(Loss),
+    Refused {
+        by: Side,
+        refusal: Refusal,
+        detail: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    TimedOut,
+    /// The peer restarted.
+    Reset,
+    /// This host ran out of something.
+    Local,
+}
+
+impl Loss {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::TimedOut => "timeout",
+            Self::Reset => "reset",
+            Self::Local => "local",
+        }
+    }
+}
+
+impl Ended {
+    /// Reads what a closed connection tells.
+    #[must_use]
+    pub fn of(error: &ConnectionError) -> Self {
+        match error {
+            ConnectionError::TransportError(error) => Self::Refused {
+                by: Side::Local,
+                refusal: of_transport(error.code),
+                detail: readable(error.reason.as_bytes()),
+            },
+            ConnectionError::ConnectionClosed(close) => match close.error_code {
+                TransportErrorCode::NO_ERROR | TransportErrorCode::APPLICATION_ERROR => Self::Closed {
+                    by: Side::Peer,
+                    why: readable(&close.reason),
+                },
+                code => Self::Refused {
+                    by: Side::Peer,
+                    refusal: of_transport(code),
+                    detail: readable(&close.reason),
+                },
+            },
+            ConnectionError::ApplicationClosed(close) => {
+                match Refusal::from_code(close.error_code.into_inner()) {
+                    Some(refusal) => Self::Refused {
+                        by: Side::Peer,
+                        refusal,
+                        detail: readable(&close.reason),
+                    },
+                    None => Self::Closed {
+                        by: Side::Peer,
+                        why: readable(&close.reason),
+                    },
+                }
+            }
+            ConnectionError::VersionMismatch => Self::Refused {
+                by: Side::Peer,
+                refusal: Refusal::Handshake,
+                detail: "no common QUIC version".to_owned(),
+            },
+            ConnectionError::Reset => Self::Lost(Loss::Reset),
+            ConnectionError::TimedOut => Self::Lost(Loss::TimedOut),
+            ConnectionError::CidsExhausted => Self::Lost(Loss::Local),
+            ConnectionError::LocallyClosed => Self::Closed {
+                by: Side::Local,
+                why: String::new(),
+            },
+        }
+    }
+}
+
+fn of_transport(code: TransportErrorCode) -> Refusal {
+    let raw = u64::from(code);
+    match u8::try_from(raw.wrapping_sub(CRYPTO_ERROR)) {
+        Ok(alert) => Refusal::from_alert(alert),
+        Err(_) if code == TransportErrorCode::CONNECTION_REFUSED => Refusal::Busy,
+        Err(_) => Refusal::Garbage,
+    }
+}
+
+/// A peer's text, bounded and without control characters, fit for a log.
+fn readable(text: &[u8]) -> String {
+    let text = &text[..text.len().min(MAX_REASON_BYTES)];
+    let text = String::from_utf8_lossy(text);
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use quinn::{ApplicationClose, ConnectionClose};
+
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_own_word_and_code() {
+        let words: BTreeSet<_> = Refusal::ALL.iter().map(|r| r.word()).collect();
+        let codes: BTreeSet<_> = Refusal::ALL.iter().map(|r| r.code().0).collect();
+        assert_eq!(words.len(), Refusal::ALL.len());
+        assert_eq!(codes.len(), Refusal::ALL.len());
+        for refusal in Refusal::ALL {
+            assert_eq!(Refusal::from_code(u64::from(refusal.code().0)), Some(refusal));
+        }
+        for close in [Close::UNNEEDED, Close::SHUTDOWN, Close::ZONE_LEFT] {
+            assert_eq!(Refusal::from_code(u64::from(close.0)), None);
+        }
+    }
+
+    #[test]
+    fn a_peers_alert_is_told_as_the_peers_refusal() {
+        let close = ConnectionClose {
+            error_code: TransportErrorCode::crypto(116),
+            frame_type: None,
+            reason: Bytes::from_static(b"no\ncert"),
+        };
+        let ended = Ended::of(&ConnectionError::ConnectionClosed(close));
+        let expected = Ended::Refused {
+            by: Side::Peer,
+            refusal: Refusal::NoCertificate,
+            detail: "no cert".to_owned(),
+        };
+        assert_eq!(ended, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_close_is_read_without_a_panic(code in 0u64..1 << 62, reason in prop::collection::vec(any::<u8>(), 0..400)) {
+            let close = ApplicationClose { error_code: VarInt::from_u64(code).unwrap(), reason: reason.into() };
+            let ended = Ended::of(&ConnectionError::ApplicationClosed(close));
+            if let Ended::Closed { why: text, .. } | Ended::Refused { detail: text, .. } = ended {
+                prop_assert!(!text.chars().any(char::is_control));
+            }
+        }
+    }
+}
