@@ -6,15 +6,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use causeway_proto::tunnel::{StreamHeader, Sync, stream_header::Kind};
 use causeway_zone_sync::{name::GatewayId, service::ZoneSync};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio_util::sync::CancellationToken;
 
 use crate::tunnel::TunnelSet;
 
 /// Pause before a session that ended is opened again. Reconnects do not stampede: the tunnels beneath back off with jitter.
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
 
-/// Keeps a session with every reachable gateway whose id sorts after `own`, until `stop`.
-pub async fn keep_sessions(own: GatewayId, tunnels: Arc<TunnelSet>, zone_sync: ZoneSync, stop: CancellationToken) {
+/// Keeps a session with every reachable gateway whose id sorts after `own`, until the future is dropped.
+pub async fn keep_sessions(own: GatewayId, tunnels: Arc<TunnelSet>, zone_sync: ZoneSync) {
     let mut changed = tunnels.changed();
     let mut tasks = JoinSet::new();
     let mut open: BTreeMap<GatewayId, AbortHandle> = BTreeMap::new();
@@ -33,7 +32,7 @@ pub async fn keep_sessions(own: GatewayId, tunnels: Arc<TunnelSet>, zone_sync: Z
                 .or_insert_with(|| tasks.spawn(keep_session(peer, tunnels.clone(), zone_sync.clone())));
         }
         while tasks.try_join_next().is_some() {}
-        if !matches!(stop.run_until_cancelled(changed.changed()).await, Some(Ok(()))) {
+        if changed.changed().await.is_err() {
             return;
         }
     }

@@ -7,7 +7,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 /// Data threads that run until they are stopped or dropped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct DataThreads {
     handles: Vec<Handle>,
     stop: CancellationToken,

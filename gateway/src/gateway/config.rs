@@ -1,0 +1,82 @@
+//! What a gateway is started with, and why it may not start.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use causeway_zone_sync::{
+    name::{GatewayId, ZoneName},
+    replica::Ages,
+    service,
+    topology::Topology,
+};
+use tokio::sync::watch;
+
+use crate::{
+    admin::{AdminConfig, AdminError},
+    dns::{DnsConfig, DnsError},
+    identity::Identity,
+    instances::InstancesError,
+    reload::ReloadState,
+    telemetry::AccessLog,
+    tunnel, vips,
+};
+
+/// Everything that a gateway is started with.
+#[derive(Debug)]
+pub struct GatewayConfig {
+    /// Says which zone and gateway this is.
+    pub identity: Arc<Identity>,
+    /// The topology in force; whoever holds the sender may change it at any time.
+    pub topology: watch::Receiver<Arc<Topology>>,
+    /// How the last reload of the topology went, for `/readyz` and `causeway check`.
+    pub reload: watch::Receiver<ReloadState>,
+    /// Where catalog, registrations and virtual addresses outlive a restart; `None`: they do not.
+    pub data_dir: Option<PathBuf>,
+    pub tunnel: tunnel::TunnelConfig,
+    /// No listen address: no DNS.
+    pub dns: DnsConfig,
+    /// `None`: no admin API.
+    pub admin: Option<AdminConfig>,
+    pub access: AccessLog,
+    /// How long other zones' exports are believed.
+    pub ages: Ages,
+    /// Data threads; one per core is best.
+    pub threads: usize,
+}
+
+impl GatewayConfig {
+    #[must_use]
+    pub fn id(&self) -> &GatewayId {
+        self.identity.gateway()
+    }
+}
+
+/// Why a gateway did not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the topology has no zone `{0}`, which this gateway's certificate names")]
+    UnknownZone(ZoneName),
+    #[error("cannot use the data directory {}", path.display())]
+    DataDir {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot start {count} data threads")]
+    Threads {
+        count: usize,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot look after instances")]
+    Instances(#[from] InstancesError),
+    #[error("cannot start zone sync")]
+    ZoneSync(#[from] service::StartError),
+    #[error("cannot keep virtual addresses")]
+    Vips(#[from] vips::StoreError),
+    #[error("cannot start tunnels")]
+    Tunnels(#[from] tunnel::StartError),
+    #[error("cannot start mesh DNS")]
+    Dns(#[from] DnsError),
+    #[error("cannot start the admin API")]
+    Admin(#[from] AdminError),
+}

@@ -1,0 +1,44 @@
+//! Tells zone sync what this zone exports, whenever an instance, its health or the topology changes.
+
+use std::sync::Arc;
+
+use causeway_zone_sync::{
+    catalog::{Export, InstanceState, exports},
+    service::ZoneSync,
+    topology::Topology,
+};
+use tokio::sync::watch;
+
+use crate::{instances::Published, snapshot::Health};
+
+/// Says it once before it returns, and then after every change until a sender is gone. Dropping the future stops it.
+pub async fn keep_exports(
+    zone_sync: ZoneSync,
+    mut topology: watch::Receiver<Arc<Topology>>,
+    mut instances: watch::Receiver<Published>,
+) {
+    loop {
+        let (current, published) = (topology.borrow_and_update().clone(), instances.borrow_and_update().clone());
+        zone_sync.set_topology(&current);
+        zone_sync.set_exports(exports_of(&current, &published));
+        let changed = tokio::select! {
+            changed = topology.changed() => changed,
+            changed = instances.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// The exports of the services that the topology declares; others are nobody's business yet.
+fn exports_of(topology: &Topology, instances: &Published) -> Vec<Export> {
+    let declared = instances.iter().filter(|(service, _)| topology.services.contains_key(*service));
+    exports(declared.flat_map(|(_, list)| list).map(|instance| InstanceState {
+        service: &instance.service,
+        tags: &instance.tags,
+        healthy: instance.health == Health::Healthy,
+        weight: instance.weight,
+        capacity_per_second: instance.capacity_per_second,
+    }))
+}

@@ -1,0 +1,118 @@
+//! One zone's gateway, assembled: starts every part, connects them, and takes them apart again in order.
+//!
+//! Nothing is decided here. Several gateways can live in one process, as they do in the demo and in tests.
+
+mod config;
+mod exports;
+mod publish;
+mod readiness;
+mod sessions;
+mod shutdown;
+mod start;
+mod streams;
+mod sync_status;
+mod threads;
+
+pub use config::{GatewayConfig, StartError};
+pub use shutdown::Cut;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use causeway_zone_sync::{name::GatewayId, service::ZoneSync};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin::{Admin, AdminAddress},
+    dns::Dns,
+    egress::Egress,
+    ingress::Ingress,
+    instances::Instances,
+    snapshot::Snapshots,
+    telemetry::Metrics,
+    tunnel::{TunnelSet, Tunnels},
+    vips::VipTable,
+};
+use threads::DataThreads;
+
+/// A running gateway. Dropping it without [`Gateway::shutdown`] ends it at once, as a crash would.
+pub struct Gateway {
+    id: GatewayId,
+    snapshots: Snapshots,
+    generation: watch::Receiver<u64>,
+    metrics: Arc<Metrics>,
+    instances: Instances,
+    zone_sync: ZoneSync,
+    vips: Arc<VipTable>,
+    tunnel_set: Arc<TunnelSet>,
+    tunnels: Tunnels,
+    egress: Egress,
+    ingress: Ingress,
+    dns: Option<Dns>,
+    admin: Option<Admin>,
+    draining: Arc<std::sync::atomic::AtomicBool>,
+    /// Ends the tasks of `tasks`.
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    threads: DataThreads,
+}
+
+impl Gateway {
+    #[must_use]
+    pub fn id(&self) -> &GatewayId {
+        &self.id
+    }
+
+    #[must_use]
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// Counts up with every snapshot: wait on it to see a change.
+    #[must_use]
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.clone()
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    #[must_use]
+    pub fn instances(&self) -> &Instances {
+        &self.instances
+    }
+
+    #[must_use]
+    pub fn vips(&self) -> &Arc<VipTable> {
+        &self.vips
+    }
+
+    #[must_use]
+    pub fn tunnel_set(&self) -> &Arc<TunnelSet> {
+        &self.tunnel_set
+    }
+
+    /// The UDP address on which tunnels are accepted.
+    #[must_use]
+    pub fn tunnel_address(&self) -> SocketAddr {
+        self.tunnels.local_addr()
+    }
+
+    #[must_use]
+    pub fn dns_addresses(&self) -> &[SocketAddr] {
+        self.dns.as_ref().map_or(&[], Dns::local_addrs)
+    }
+
+    #[must_use]
+    pub fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref().map(Admin::local_addr)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

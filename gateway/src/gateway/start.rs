@@ -1,0 +1,228 @@
+//! Starting a gateway: each part in the order in which the later ones need the earlier.
+
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    time::{Instant, SystemTime},
+};
+
+use causeway_zone_sync::service::{SyncConfig, ZoneSync};
+use tokio::{runtime::Handle, sync::watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Gateway, GatewayConfig, StartError,
+    exports::keep_exports,
+    publish::{Sources, publish},
+    readiness,
+    sessions::keep_sessions,
+    streams::Streams,
+    sync_status::{self, SyncView},
+    threads::DataThreads,
+};
+use crate::{
+    admin::{Admin, AdminState, explanation},
+    dns::Dns,
+    egress::{Egress, EgressConfig},
+    ingress::{Ingress, IngressConfig},
+    instances::{Instances, InstancesConfig},
+    snapshot::Snapshots,
+    telemetry::Metrics,
+    tunnel::{TunnelSet, Tunnels},
+    vips::{self, VipTable},
+};
+
+/// What is known before anything of the data path starts.
+struct Knowledge {
+    instances: Instances,
+    zone_sync: ZoneSync,
+    sync_view: SyncView,
+    tunnel_set: Arc<TunnelSet>,
+    snapshots: Snapshots,
+    generation: watch::Receiver<u64>,
+    vips: Arc<VipTable>,
+}
+
+impl Gateway {
+    /// Starts a gateway on the current runtime, which becomes its control runtime, and on data threads of its own.
+    /// When this returns, DNS, the admin API and the listeners of the zone's services are up; tunnels follow.
+    ///
+    /// # Errors
+    /// When a part cannot start. What had started before it is ended.
+    pub async fn start(config: GatewayConfig) -> Result<Self, StartError> {
+        let begun = Instant::now();
+        check_zone(&config)?;
+        if let Some(path) = &config.data_dir {
+            make_private_folder(path).map_err(|source| StartError::DataDir { path: path.clone(), source })?;
+        }
+        let metrics = Arc::new(Metrics::default());
+        let stop = CancellationToken::new();
+        let ending = stop.clone().drop_guard();
+        let tasks = TaskTracker::new();
+        let known = know(&config, &metrics, &stop, &tasks).await?;
+
+        let count = config.threads;
+        let threads = DataThreads::start(count).map_err(|source| StartError::Threads { count, source })?;
+        let ingress = Ingress::new(
+            IngressConfig::new(count),
+            known.snapshots.clone(),
+            metrics.clone(),
+            config.access.clone(),
+        );
+        let streams = Streams {
+            ingress: ingress.clone(),
+            zone_sync: known.zone_sync.clone(),
+            control: Handle::current(),
+        };
+        let tunnels = Tunnels::start(
+            config.tunnel.clone(),
+            threads.handles(),
+            config.topology.clone(),
+            known.tunnel_set.clone(),
+            Arc::new(streams),
+            metrics.clone(),
+        )?;
+        let egress = start_egress(&config, &known, &metrics, &threads);
+        let dns = match config.dns.listen.is_empty() {
+            true => None,
+            false => Some(Dns::start(
+                config.dns.clone(),
+                known.snapshots.clone(),
+                known.vips.clone(),
+                metrics.clone(),
+            )?),
+        };
+        let draining = Arc::new(AtomicBool::new(false));
+        let admin = match &config.admin {
+            None => None,
+            Some(admin) => {
+                let readiness = readiness::checks(&config, &known.snapshots, &egress, &known.sync_view, &draining);
+                let bindings = known.vips.bindings();
+                let state = AdminState {
+                    snapshots: known.snapshots.clone(),
+                    tunnels: known.tunnel_set.clone(),
+                    metrics: metrics.clone(),
+                    instances: Arc::new(known.instances.clone()),
+                    readiness,
+                    sync: known.sync_view.readings(),
+                    bindings: Arc::new(move || bindings.borrow().clone()),
+                    explain: Arc::new(explanation),
+                    started: begun,
+                };
+                Some(Admin::start(admin.clone(), state).await?)
+            }
+        };
+        tasks.spawn(stop.clone().run_until_cancelled_owned(keep_sessions(
+            config.id().clone(),
+            known.tunnel_set.clone(),
+            known.zone_sync.clone(),
+        )));
+        tracing::info!(gateway = %config.id(), took = ?begun.elapsed(), "the gateway is up");
+        ending.disarm();
+        Ok(Self {
+            id: config.id().clone(),
+            snapshots: known.snapshots,
+            generation: known.generation,
+            metrics,
+            instances: known.instances,
+            zone_sync: known.zone_sync,
+            vips: known.vips,
+            tunnel_set: known.tunnel_set,
+            tunnels,
+            egress,
+            ingress,
+            dns,
+            admin,
+            draining,
+            stop,
+            tasks,
+            threads,
+        })
+    }
+}
+
+/// Starts everything that a snapshot is made of, and what follows from one.
+async fn know(
+    config: &GatewayConfig,
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<Knowledge, StartError> {
+    let id = config.id();
+    let instances = Instances::start(
+        InstancesConfig {
+            zone: id.zone.clone(),
+            data_dir: config.data_dir.clone(),
+        },
+        config.topology.clone(),
+        metrics.clone(),
+    )?;
+    let (zone_sync, events) = ZoneSync::start(SyncConfig {
+        origin: id.clone(),
+        data_dir: config.data_dir.clone(),
+        ages: config.ages,
+    })
+    .await?;
+    let tunnel_set = Arc::<TunnelSet>::default();
+    let (snapshots, generation) = publish(
+        Sources {
+            zone: id.zone.clone(),
+            topology: config.topology.clone(),
+            instances: instances.subscribe(),
+            catalog: zone_sync.catalog(),
+            tunnels: tunnel_set.clone(),
+        },
+        stop.clone(),
+    );
+    let exporting = keep_exports(zone_sync.clone(), config.topology.clone(), instances.subscribe());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(exporting));
+    let sync_view = SyncView::default();
+    let watching = sync_status::watch(zone_sync.clone(), events, sync_view.clone(), metrics.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(watching));
+    let vips = match &config.data_dir {
+        Some(folder) => VipTable::open(folder, SystemTime::now())?,
+        None => VipTable::in_memory(),
+    };
+    let vips = Arc::new(vips);
+    // Once here, so that the listeners of a gateway that has just started are not late.
+    if let Err(error) = vips.refresh(&snapshots.load(), SystemTime::now()) {
+        tracing::error!(error = &error as &dyn std::error::Error, "virtual addresses are not complete");
+    }
+    tasks.spawn(vips::follow(vips.clone(), snapshots.clone(), generation.clone(), stop.clone()));
+    Ok(Knowledge { instances, zone_sync, sync_view, tunnel_set, snapshots, generation, vips })
+}
+
+fn start_egress(
+    config: &GatewayConfig,
+    known: &Knowledge,
+    metrics: &Arc<Metrics>,
+    threads: &DataThreads,
+) -> Egress {
+    let egress = Egress::new(
+        EgressConfig::new(config.threads),
+        known.snapshots.clone(),
+        known.tunnel_set.clone(),
+        metrics.clone(),
+        config.access.clone(),
+    );
+    for (thread, handle) in threads.handles().iter().enumerate() {
+        let (egress, bindings) = (egress.clone(), known.vips.bindings());
+        handle.spawn(async move { egress.run(thread, bindings).await });
+    }
+    egress
+}
+
+fn check_zone(config: &GatewayConfig) -> Result<(), StartError> {
+    let zone = &config.id().zone;
+    match config.topology.borrow().zones.contains_key(zone) {
+        true => Ok(()),
+        false => Err(StartError::UnknownZone(zone.clone())),
+    }
+}
+
+/// What lies in it is for this gateway alone.
+fn make_private_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}

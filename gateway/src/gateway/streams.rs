@@ -1,0 +1,34 @@
+//! Sends each stream that a peer opens to the part that serves it: connections to the ingress, zone sync to zone sync.
+
+use causeway_proto::tunnel::stream_header::Kind;
+use causeway_zone_sync::service::ZoneSync;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+
+use crate::{
+    ingress::Ingress,
+    tunnel::{IncomingStream, StreamHandler},
+};
+
+pub struct Streams {
+    pub ingress: Ingress,
+    pub zone_sync: ZoneSync,
+    /// Zone sync runs here, so that a large catalog cannot stall a data thread.
+    pub control: Handle,
+}
+
+impl StreamHandler for Streams {
+    fn handle(&self, stream: IncomingStream) -> BoxFuture<'static, ()> {
+        if !matches!(stream.header.kind, Some(Kind::Sync(_))) {
+            return self.ingress.handle(stream);
+        }
+        let (zone_sync, peer) = (self.zone_sync.clone(), stream.tunnel.peer().clone());
+        let io = tokio::io::join(stream.recv, stream.send);
+        self.control.spawn(async move {
+            if let Err(error) = zone_sync.accept_session(peer.clone(), io).await {
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a zone sync session ended");
+            }
+        });
+        Box::pin(std::future::ready(()))
+    }
+}
