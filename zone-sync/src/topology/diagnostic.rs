@@ -10,8 +10,11 @@ use std::{
     sync::Arc,
 };
 
-/// Most diagnostics that one run keeps; a file with more is hardly a topology, and the first ones say enough.
+/// Most errors, and most warnings, that one run keeps: the first ones say enough. Each has a limit of its own, so that
+/// no number of warnings can hide that there is an error.
 pub const MAX_DIAGNOSTICS: usize = 200;
+/// Most searches for a nearest word in one run; each compares with up to thousands of names.
+const MAX_SUGGESTIONS: usize = 2 * MAX_DIAGNOSTICS;
 /// A suggestion may differ from what was written by one edit for every so many characters.
 const CHARACTERS_PER_EDIT: usize = 3;
 
@@ -129,14 +132,17 @@ impl Diagnostics {
         self.count(Severity::Warning)
     }
 
-    /// Findings beyond [`MAX_DIAGNOSTICS`], which are not kept.
+    /// Findings beyond the limits, which are not kept.
     #[must_use]
     pub fn left_out(&self) -> usize {
         self.left_out
     }
 
     fn count(&self, severity: Severity) -> usize {
-        self.list.iter().filter(|found| found.severity == severity).count()
+        self.list
+            .iter()
+            .filter(|found| found.severity == severity)
+            .count()
     }
 
     /// `topologies/canary.yaml`, as the caller named it.
@@ -178,16 +184,20 @@ impl std::error::Error for Diagnostics {}
 #[derive(Default)]
 pub(super) struct Sink {
     list: RefCell<Vec<Diagnostic>>,
-    left_out: Cell<usize>,
+    errors: Cell<usize>,
+    warnings: Cell<usize>,
+    suggestions: Cell<usize>,
 }
 
 impl Sink {
     pub fn push(&self, diagnostic: Diagnostic) {
-        let mut list = self.list.borrow_mut();
-        if list.len() < MAX_DIAGNOSTICS {
-            list.push(diagnostic);
-        } else {
-            self.left_out.set(self.left_out.get() + 1);
+        let count = match diagnostic.severity {
+            Severity::Error => &self.errors,
+            Severity::Warning => &self.warnings,
+        };
+        count.set(count.get() + 1);
+        if count.get() <= MAX_DIAGNOSTICS {
+            self.list.borrow_mut().push(diagnostic);
         }
     }
 
@@ -195,10 +205,10 @@ impl Sink {
         self.list.borrow().is_empty()
     }
 
-    /// The candidate that `word` was most likely meant to be. Says nothing once the run has enough findings, because
-    /// comparing with thousands of names for a finding that is not kept would be wasted.
+    /// The candidate that `word` was most likely meant to be. Says nothing once the run has searched often enough.
     pub fn nearest<'a>(&self, word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-        if self.list.borrow().len() >= MAX_DIAGNOSTICS {
+        self.suggestions.set(self.suggestions.get() + 1);
+        if self.suggestions.get() > MAX_SUGGESTIONS {
             return None;
         }
         nearest(word, candidates)
@@ -207,6 +217,7 @@ impl Sink {
     /// All findings in the order of the file, each once: an alias makes the same node be read several times.
     pub fn finish(self, text: &str, file_name: &str) -> Diagnostics {
         let mut list = self.list.into_inner();
+        let left_out = self.errors.get() + self.warnings.get() - list.len();
         list.sort_by(|a, b| (a.span.start, a.severity, a.code).cmp(&(b.span.start, b.severity, b.code)));
         let mut seen = BTreeSet::new();
         list.retain(|found| seen.insert((found.span.start, found.code, found.message.clone())));
@@ -214,7 +225,7 @@ impl Sink {
             file_name: file_name.to_owned(),
             text: text.into(),
             list,
-            left_out: self.left_out.get(),
+            left_out,
         }
     }
 }

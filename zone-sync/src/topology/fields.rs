@@ -25,6 +25,15 @@ impl<T> Spanned<T> {
     }
 }
 
+/// The items of a list that could be read.
+#[derive(Debug, Clone)]
+pub(super) struct Listed<T> {
+    pub items: Vec<T>,
+    pub span: Span,
+    /// Whether that is all of them, so that something may be concluded from what is not there.
+    pub complete: bool,
+}
+
 /// One kind of map in the file, and the keys it may have.
 pub(super) struct Kind {
     /// With its article, for messages: `a zone`.
@@ -39,6 +48,8 @@ pub(super) struct Fields<'a> {
     at: Span,
     kind: &'static Kind,
     entries: &'a [Entry],
+    /// Known keys that unknown ones were probably meant to be; `None` for a stray without a suggestion.
+    strays: Vec<Option<String>>,
     sink: &'a Sink,
 }
 
@@ -46,12 +57,17 @@ impl<'a> Fields<'a> {
     /// Opens the map at `node`, and reports the keys that do not belong there. `at` is what missing keys are reported at.
     pub fn open(node: &'a Node, at: &Span, kind: &'static Kind, sink: &'a Sink) -> Option<Self> {
         let entries = map(node, at, kind.what, sink)?;
-        for entry in entries {
-            if !kind.keys.contains(&entry.key.as_str()) {
-                sink.push(unknown_key(entry, kind, sink));
-            }
+        let mut strays = Vec::new();
+        for entry in entries
+            .iter()
+            .filter(|entry| !kind.keys.contains(&entry.key.as_str()))
+        {
+            let found = unknown_key(entry, kind, sink);
+            strays.push(found.did_you_mean.clone());
+            sink.push(found);
         }
         Some(Self {
+            strays,
             at: at.clone(),
             kind,
             entries,
@@ -60,12 +76,21 @@ impl<'a> Fields<'a> {
     }
 
     fn entry(&self, key: &str) -> Option<&'a Entry> {
-        debug_assert!(self.kind.keys.contains(&key), "{key} is not a key of {}", self.kind.what);
+        debug_assert!(
+            self.kind.keys.contains(&key),
+            "{key} is not a key of {}",
+            self.kind.what
+        );
         self.entries.iter().find(|entry| entry.key == key)
     }
 
     pub fn has(&self, key: &str) -> bool {
         self.entry(key).is_some()
+    }
+
+    /// Whether the map has keys that do not belong there, which may explain what it lacks.
+    pub fn has_strays(&self) -> bool {
+        !self.strays.is_empty()
     }
 
     pub fn key_span(&self, key: &str) -> Option<Span> {
@@ -74,6 +99,9 @@ impl<'a> Fields<'a> {
 
     pub fn optional<T>(&self, key: &str, read: impl FnOnce(&'a Node, &'a Sink) -> Option<T>) -> Option<T> {
         let entry = self.entry(key)?;
+        if matches!(entry.value.value, Value::Broken) {
+            return None;
+        }
         if matches!(entry.value.value, Value::Null) {
             let message = format!("`{key}` has no value");
             let hint = "give it a value or remove the line";
@@ -92,8 +120,11 @@ impl<'a> Fields<'a> {
         self.optional(key, read)
     }
 
-    /// Reports that `key` has to be there; `hint` may be empty.
+    /// Reports that `key` has to be there, unless a misspelled one has been reported; `hint` may be empty.
     pub fn missing(&self, key: &str, hint: &str) {
+        if self.strays.iter().flatten().any(|meant| meant == key) {
+            return;
+        }
         let message = format!("{} needs the key `{key}`", self.kind.what);
         let mut found = Diagnostic::error("missing-key", &self.at, message);
         found.hint = (!hint.is_empty()).then(|| hint.to_owned());
@@ -123,7 +154,7 @@ pub(super) fn map<'a>(node: &'a Node, at: &Span, what: &str, sink: &Sink) -> Opt
     match &node.value {
         Value::Map(entries) => Some(entries),
         _ => {
-            sink.push(wrong_type(node, at, &format!("{what} is a map of keys and values")));
+            wrong_type(node, at, &format!("{what} is a map of keys and values"), "", sink);
             None
         }
     }
@@ -132,24 +163,30 @@ pub(super) fn map<'a>(node: &'a Node, at: &Span, what: &str, sink: &Sink) -> Opt
 /// At most `limit` items; more are reported once and left out.
 pub(super) fn list<'a>(node: &'a Node, what: &str, limit: usize, sink: &Sink) -> Option<&'a [Rc<Node>]> {
     let Value::List(items) = &node.value else {
-        let found = wrong_type(node, &node.span, &format!("{what} is a list"));
-        sink.push(found.hint("write `[a, b]`, or one line with `- ` for each item"));
+        let hint = "write `[a, b]`, or one line with `- ` for each item";
+        wrong_type(node, &node.span, &format!("{what} is a list"), hint, sink);
         return None;
     };
     check_limit(items.len(), limit, what, &node.span, sink);
     Some(&items[..items.len().min(limit)])
 }
 
-/// Every item that can be read; what is wrong with the others goes to the sink.
+/// Every item that can be read; what is wrong with the others has gone to the sink.
 pub(super) fn items<'a, T>(
     node: &'a Node,
     what: &str,
     limit: usize,
     sink: &'a Sink,
     read: impl Fn(&'a Node, &'a Sink) -> Option<T>,
-) -> Option<Vec<T>> {
+) -> Option<Listed<T>> {
     let nodes = list(node, what, limit, sink)?;
-    Some(nodes.iter().filter_map(|node| read(node, sink)).collect())
+    let nodes_there = nodes.iter().filter(|node| !matches!(node.value, Value::Broken));
+    let items: Vec<T> = nodes_there.filter_map(|node| read(node, sink)).collect();
+    Some(Listed {
+        complete: items.len() == nodes.len(),
+        items,
+        span: node.span.clone(),
+    })
 }
 
 pub(super) fn check_limit(count: usize, limit: usize, what: &str, span: &Span, sink: &Sink) {
@@ -159,12 +196,16 @@ pub(super) fn check_limit(count: usize, limit: usize, what: &str, span: &Span, s
     }
 }
 
-pub(super) fn wrong_type(node: &Node, at: &Span, expected: &str) -> Diagnostic {
+/// Reports a node of another shape than `expected`; `hint` may be empty.
+pub(super) fn wrong_type(node: &Node, at: &Span, expected: &str, hint: &str, sink: &Sink) {
     let (found, span) = match &node.value {
+        Value::Broken => return,
         Value::Null => ("nothing", at),
         Value::Text { .. } => ("a single value", &node.span),
         Value::List(_) => ("a list", &node.span),
         Value::Map(_) => ("a map", &node.span),
     };
-    Diagnostic::error("wrong-type", span, format!("{expected}, and this is {found}"))
+    let mut found = Diagnostic::error("wrong-type", span, format!("{expected}, and this is {found}"));
+    found.hint = (!hint.is_empty()).then(|| hint.to_owned());
+    sink.push(found);
 }

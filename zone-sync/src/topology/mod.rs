@@ -6,6 +6,7 @@
 
 mod check;
 mod diagnostic;
+mod diff;
 mod fields;
 mod model;
 mod raw;
@@ -13,11 +14,14 @@ mod read;
 mod render;
 mod resolve;
 mod scalar;
+mod schema;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
+pub use diff::{Change, ChangeKind, Diff, diff};
 pub use model::*;
 pub use render::Style;
+pub use schema::schema;
 
 use diagnostic::Sink;
 
@@ -52,7 +56,10 @@ pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostics> {
 
 fn read_text(text: &str, sink: &Sink) -> Option<raw::File> {
     if text.len() > MAX_FILE_BYTES {
-        let message = format!("the file has {} bytes; at most {MAX_FILE_BYTES} are allowed", text.len());
+        let message = format!(
+            "the file has {} bytes; at most {MAX_FILE_BYTES} are allowed",
+            text.len()
+        );
         sink.push(Diagnostic::error("too-large", &(0..0), message));
         return None;
     }

@@ -13,10 +13,10 @@ use ipnet::IpNet;
 
 use super::{
     diagnostic::Span,
-    fields::Spanned,
+    fields::{Listed, Spanned},
     model::{
-        Caller, Dns, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol, Retry, Spill,
-        SplitArm, TierTag, TierZone,
+        Caller, Dns, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol, Retry,
+        Spill, SplitArm, TierTag, TierZone,
     },
 };
 use crate::name::{ServiceName, Tags, ZoneName};
@@ -70,10 +70,10 @@ pub(super) struct Service {
     pub port: Option<Spanned<u16>>,
     pub protocol: Spanned<Protocol>,
     pub health: Option<HealthCheck>,
-    pub split: Option<Spanned<Vec<Spanned<SplitArm>>>>,
+    pub split: Option<Listed<Spanned<SplitArm>>>,
     pub failover: Option<Vec<Spanned<Tier>>>,
-    pub export_to: Option<Spanned<Vec<Spanned<ZoneName>>>>,
-    pub allow: Option<Spanned<Vec<Spanned<Caller>>>>,
+    pub export_to: Option<Listed<Spanned<ZoneName>>>,
+    pub allow: Option<Listed<Spanned<Caller>>>,
     pub early: bool,
     pub routes: Vec<Spanned<Route>>,
     pub policies: Policies,
@@ -103,7 +103,7 @@ pub(super) struct Route {
     pub path_prefix: Option<String>,
     pub headers: BTreeMap<String, String>,
     pub method: Option<String>,
-    pub split: Option<Spanned<Vec<Spanned<SplitArm>>>>,
+    pub split: Option<Listed<Spanned<SplitArm>>>,
     pub timeout: Option<Duration>,
     pub mirror: Option<Mirror>,
 }

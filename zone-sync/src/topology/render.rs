@@ -156,7 +156,11 @@ impl std::error::Error for Shown<'_> {}
 
 impl miette::Diagnostic for Shown<'_> {
     fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(format!("{}[{}]", self.found.severity.as_str(), self.found.code)))
+        Some(Box::new(format!(
+            "{}[{}]",
+            self.found.severity.as_str(),
+            self.found.code
+        )))
     }
 
     fn severity(&self) -> Option<miette::Severity> {
@@ -167,7 +171,11 @@ impl miette::Diagnostic for Shown<'_> {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        let meant = self.found.did_you_mean.as_ref().map(|word| format!("did you mean `{word}`?"));
+        let meant = self
+            .found
+            .did_you_mean
+            .as_ref()
+            .map(|word| format!("did you mean `{word}`?"));
         let parts: Vec<String> = meant.into_iter().chain(self.found.hint.clone()).collect();
         (!parts.is_empty()).then(|| Box::new(parts.join(" ")) as Box<dyn fmt::Display>)
     }
@@ -180,8 +188,8 @@ impl miette::Diagnostic for Shown<'_> {
         let label = Some(self.found.label.clone()).filter(|label| !label.is_empty());
         let primary = LabeledSpan::new_primary_with_span(label, self.span(&self.found.span));
         let related = self.found.related.iter();
-        let related = related
-            .map(|(span, label)| LabeledSpan::new_with_span(Some(label.clone()), self.span(span)));
+        let related =
+            related.map(|(span, label)| LabeledSpan::new_with_span(Some(label.clone()), self.span(span)));
         Some(Box::new(std::iter::once(primary).chain(related)))
     }
 }

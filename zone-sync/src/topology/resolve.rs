@@ -7,9 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     fields::Spanned,
-    model::{
-        FixedInstance, Fingerprint, Route, Service, SplitArm, Tier, TierZone, Topology, Vips, Zone,
-    },
+    model::{Fingerprint, FixedInstance, Route, Service, SplitArm, Tier, TierZone, Topology, Vips, Zone},
     raw,
 };
 use crate::name::{ServiceName, Tags, ZoneName};
@@ -70,23 +68,31 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
     let failover = service.failover.map_or_else(default_failover, |tiers| {
         tiers.into_iter().map(|tier| tier_of(tier.value)).collect()
     });
-    let export_to = service.export_to.map(|zones| values(zones.value).into_iter().collect());
+    let export_to = service
+        .export_to
+        .map(|zones| values(zones.items).into_iter().collect());
     let policies = service.policies;
     let model = Service {
         port: service.port?.value,
         protocol: service.protocol.value,
         health: service.health,
-        split: service.split.map_or_else(default_split, |arms| values(arms.value)),
+        split: service
+            .split
+            .map_or_else(default_split, |arms| values(arms.items)),
         failover,
         spill: policies.spill,
         failback: policies.failback,
         export_to,
-        allow: service.allow.map(|callers| values(callers.value)),
+        allow: service.allow.map(|callers| values(callers.items)),
         retry: policies.retry,
         outlier: policies.outlier,
         limits: policies.limits,
         early: service.early,
-        routes: service.routes.into_iter().map(|route| route_of(route.value)).collect(),
+        routes: service
+            .routes
+            .into_iter()
+            .map(|route| route_of(route.value))
+            .collect(),
     };
     Some((service.name.value, model))
 }
@@ -120,7 +126,7 @@ fn route_of(route: raw::Route) -> Route {
         path_prefix: route.path_prefix,
         headers: route.headers,
         method: route.method,
-        split: route.split.map(|arms| values(arms.value)).unwrap_or_default(),
+        split: route.split.map(|arms| values(arms.items)).unwrap_or_default(),
         timeout: route.timeout,
         mirror: route.mirror,
     }

@@ -36,7 +36,7 @@ pub(super) fn text(node: &Node, what: &str, sink: &Sink) -> Option<Spanned<Strin
             span: node.span.clone(),
         }),
         _ => {
-            sink.push(wrong_type(node, &node.span, &format!("{what} is a single value")));
+            wrong_type(node, &node.span, &format!("{what} is a single value"), "", sink);
             None
         }
     }
@@ -58,7 +58,10 @@ fn parsed<T>(
             span: read.span,
         }),
         None => {
-            let message = format!("`{}` is not {what}", shortened(&read.value));
+            let message = match read.value.as_str() {
+                "" => format!("{what} cannot be empty"),
+                written => format!("`{}` is not {what}", shortened(written)),
+            };
             sink.push(Diagnostic::error(code, &read.span, message).hint(how));
             None
         }
@@ -135,7 +138,9 @@ where
     parsed(node, what, &how, sink, "bad-number", |text| {
         // `+5` would parse, but no other reader of YAML agrees on what it is.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse().ok().filter(|number| digits && range.contains(number))
+        text.parse()
+            .ok()
+            .filter(|number| digits && range.contains(number))
     })
 }
 
@@ -143,12 +148,19 @@ pub(super) fn port(node: &Node, sink: &Sink) -> Option<Spanned<u16>> {
     number(node, "a port", 1..=u16::MAX, sink)
 }
 
-pub(super) fn truth(node: &Node, what: &str, sink: &Sink) -> Option<bool> {
-    let read = parsed(node, what, "write `true` or `false`", sink, "bad-value", |text| match text {
-        "true" => Some(true),
-        "false" => Some(false),
-        _ => None,
-    })?;
+pub(super) fn truth(node: &Node, sink: &Sink) -> Option<bool> {
+    let read = parsed(
+        node,
+        "`true` or `false`",
+        "write one of the two",
+        sink,
+        "bad-value",
+        |text| match text {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        },
+    )?;
     Some(read.value)
 }
 
@@ -173,7 +185,11 @@ pub(super) fn duration(
 
 /// `70%` as 0.7, within `range` of percents.
 pub(super) fn percent(node: &Node, what: &str, range: RangeInclusive<f64>, sink: &Sink) -> Option<f64> {
-    let how = format!("write a share from {}% to {}%, such as `20%`", range.start(), range.end());
+    let how = format!(
+        "write a share from {}% to {}%, such as `20%`",
+        range.start(),
+        range.end()
+    );
     let read = parsed(node, what, &how, sink, "bad-percent", |text| {
         let number = text.strip_suffix('%')?.trim_end();
         plain_decimal(number).filter(|percent| range.contains(percent))
@@ -194,7 +210,10 @@ pub(super) fn rate(node: &Node, what: &str, sink: &Sink) -> Option<u64> {
     let read = parsed(node, what, how, sink, "bad-rate", |text| {
         let number = text.strip_suffix("/s")?.trim_end();
         let digits = number.bytes().all(|byte| byte.is_ascii_digit());
-        number.parse().ok().filter(|rate| digits && (1..=MOST).contains(rate))
+        number
+            .parse()
+            .ok()
+            .filter(|rate| digits && (1..=MOST).contains(rate))
     })?;
     Some(read.value)
 }
@@ -250,7 +269,9 @@ fn is_domain(text: &str) -> bool {
         (1..=crate::name::MAX_LABEL_BYTES).contains(&label.len())
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     text.len() <= MAX_DOMAIN_BYTES && text.split('.').all(label)
 }

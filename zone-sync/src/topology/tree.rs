@@ -32,6 +32,8 @@ pub(super) struct Node {
 pub(super) enum Value {
     /// Nothing, `~` or `null`.
     Null,
+    /// What could not be read and has been reported; nothing more is said about it.
+    Broken,
     Text {
         text: String,
         /// Written without quotes, so that it may be a number or a truth value.
@@ -63,7 +65,10 @@ pub(super) fn parse(text: &str, sink: &Sink) -> Option<Rc<Node>> {
             Err(error) => {
                 let at = error.marker().byte_offset().unwrap_or(0).min(text.len());
                 let end = text[at..].chars().next().map_or(at, |next| at + next.len_utf8());
-                composer.refuse("yaml", &(at..end), format!("this is not YAML: {}", error.info()));
+                let message = format!("this is not YAML: {}", error.info());
+                let hint =
+                    "look at this line and the one above: indentation, and brackets and quotes left open";
+                sink.push(Diagnostic::error("yaml", &(at..end), message).hint(hint));
                 return None;
             }
         }
@@ -123,21 +128,23 @@ impl<'a> Composer<'a> {
 
     /// `None`: the file is beyond reading.
     fn take(&mut self, event: Event<'_>, span: &granit_parser::Span) -> Option<()> {
+        let tag_span = span.tag_span().and_then(|tag| tag.byte_range());
         let span = span.byte_range().unwrap_or(0..0);
+        let tag_span = tag_span.unwrap_or_else(|| span.clone());
         match event {
             Event::DocumentStart(..) => return self.start_document(&span),
             Event::Scalar(value, style, anchor, tag) => {
-                self.note_tag(tag.is_some(), &span);
+                self.note_tag(tag.is_some(), &tag_span);
                 let value = scalar(&value, style);
                 return self.add(value, span, anchor);
             }
             Event::SequenceStart(_, anchor, tag) => {
-                self.note_tag(tag.is_some(), &span);
+                self.note_tag(tag.is_some(), &tag_span);
                 let items = Vec::new();
                 self.frames.push(Frame::List { span, anchor, items });
             }
             Event::MappingStart(_, anchor, tag) => {
-                self.note_tag(tag.is_some(), &span);
+                self.note_tag(tag.is_some(), &tag_span);
                 self.frames.push(Frame::Map {
                     span,
                     anchor,
@@ -149,8 +156,12 @@ impl<'a> Composer<'a> {
             Event::SequenceEnd | Event::MappingEnd => return self.close(span.end),
             Event::Alias(anchor) => return self.alias(anchor, &span),
             Event::UnresolvedAlias(name) => {
-                self.refuse("unknown-alias", &span, format!("nothing above is anchored as `&{name}`"));
-                return self.add(Value::Null, span, 0);
+                self.refuse(
+                    "unknown-alias",
+                    &span,
+                    format!("nothing above is anchored as `&{name}`"),
+                );
+                return self.add(Value::Broken, span, 0);
             }
             _ => {}
         }
@@ -170,8 +181,12 @@ impl<'a> Composer<'a> {
     fn note_tag(&self, tagged: bool, span: &Span) {
         if tagged {
             self.sink.push(
-                Diagnostic::error("yaml-tag", span, "YAML tags such as `!name` mean nothing in a topology")
-                    .hint("remove the tag; put the value in quotes to have it read as text"),
+                Diagnostic::error(
+                    "yaml-tag",
+                    span,
+                    "YAML tags such as `!name` mean nothing in a topology",
+                )
+                .hint("remove the tag; put the value in quotes to have it read as text"),
             );
         }
     }
@@ -180,7 +195,7 @@ impl<'a> Composer<'a> {
         let (size, depth) = match &value {
             Value::List(items) => measure(items.iter()),
             Value::Map(entries) => measure(entries.iter().map(|entry| &entry.value)),
-            Value::Null | Value::Text { .. } => (1, 1),
+            Value::Null | Value::Broken | Value::Text { .. } => (1, 1),
         };
         self.nodes += 1;
         let node = Rc::new(Node {
@@ -197,8 +212,12 @@ impl<'a> Composer<'a> {
 
     fn alias(&mut self, anchor: usize, span: &Span) -> Option<()> {
         let Some(node) = self.anchors.get(&anchor).cloned() else {
-            self.refuse("alias-loop", span, "this alias stands inside the very node that it names");
-            return self.add(Value::Null, span.clone(), 0);
+            self.refuse(
+                "alias-loop",
+                span,
+                "this alias stands inside the very node that it names",
+            );
+            return self.add(Value::Broken, span.clone(), 0);
         };
         self.nodes = self.nodes.saturating_add(node.size);
         if node.depth + self.frames.len() > MAX_DEPTH {

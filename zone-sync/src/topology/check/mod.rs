@@ -31,7 +31,11 @@ pub(super) fn file(file: &File, sink: &Sink) {
     let context = Context {
         file,
         zones: file.zones.iter().map(|zone| (&zone.name.value, zone)).collect(),
-        services: file.services.iter().map(|service| (&service.name.value, service)).collect(),
+        services: file
+            .services
+            .iter()
+            .map(|service| (&service.name.value, service))
+            .collect(),
         sink,
     };
     references::check(&context);

@@ -11,7 +11,11 @@ use crate::name::{ServiceName, ZoneName};
 
 pub(super) fn check(context: &Context<'_>) {
     for zone in &context.file.zones {
-        for service in zone.instances.iter().filter_map(|instance| instance.service.as_ref()) {
+        for service in zone
+            .instances
+            .iter()
+            .filter_map(|instance| instance.service.as_ref())
+        {
             service_exists(context, &service.value, &service.span);
         }
     }
@@ -21,10 +25,10 @@ pub(super) fn check(context: &Context<'_>) {
                 zone_exists(context, zone, &tier.value.zone_span);
             }
         }
-        for zone in service.export_to.iter().flat_map(|zones| &zones.value) {
+        for zone in service.export_to.iter().flat_map(|zones| &zones.items) {
             zone_exists(context, &zone.value, &zone.span);
         }
-        for caller in service.allow.iter().flat_map(|callers| &callers.value) {
+        for caller in service.allow.iter().flat_map(|callers| &callers.items) {
             if let Some(zone) = &caller.value.zone {
                 zone_exists(context, zone, &caller.span);
             }

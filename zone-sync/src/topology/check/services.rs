@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     super::{
         diagnostic::{Diagnostic, Span},
-        fields::Spanned,
+        fields::{Listed, Spanned},
         model::{Protocol, SplitArm},
         raw::Service,
     },
@@ -20,12 +20,17 @@ pub(super) fn check(context: &Context<'_>) {
         if tags.is_empty() {
             let message = format!("no zone has an instance of `{}` in this file", service.name.value);
             let hint = "add one under a zone's `instances`, or register it there with `causeway register`";
-            context.sink.push(Diagnostic::warning("no-instances", &service.name.span, message).hint(hint));
+            context
+                .sink
+                .push(Diagnostic::warning("no-instances", &service.name.span, message).hint(hint));
         }
-        let routed = service.routes.iter().filter_map(|route| route.value.split.as_ref());
+        let routed = service
+            .routes
+            .iter()
+            .filter_map(|route| route.value.split.as_ref());
         for split in service.split.iter().chain(routed) {
             weights(context, split);
-            arms(context, &split.value, tags);
+            arms(context, &split.items, tags);
         }
         callers(context, service);
         protocol(context, service);
@@ -41,14 +46,19 @@ fn carried<'a>(context: &Context<'a>) -> BTreeMap<&'a ServiceName, Vec<&'a Tags>
             carried.entry(&service.value).or_default().insert(&instance.tags);
         }
     }
-    carried.into_iter().map(|(service, tags)| (service, tags.into_iter().collect())).collect()
+    carried
+        .into_iter()
+        .map(|(service, tags)| (service, tags.into_iter().collect()))
+        .collect()
 }
 
-fn weights(context: &Context<'_>, split: &Spanned<Vec<Spanned<SplitArm>>>) {
-    if !split.value.is_empty() && split.value.iter().all(|arm| arm.value.weight == 0) {
+fn weights(context: &Context<'_>, split: &Listed<Spanned<SplitArm>>) {
+    if split.complete && !split.items.is_empty() && split.items.iter().all(|arm| arm.value.weight == 0) {
         let message = "every arm of this split has weight 0, so the service takes no traffic at all";
         let hint = "give at least one arm a weight; without the key it is 1";
-        context.sink.push(Diagnostic::error("split-takes-nothing", &split.span, message).hint(hint));
+        context
+            .sink
+            .push(Diagnostic::error("split-takes-nothing", &split.span, message).hint(hint));
     }
 }
 
@@ -65,15 +75,19 @@ fn arms(context: &Context<'_>, split: &[Spanned<SplitArm>], carried: &[&Tags]) {
         let nowhere = !carried.iter().any(|instance| instance.matches(tags));
         // A service without any instance in the file is reported as a whole.
         if arm.value.weight > 0 && nowhere && !carried.is_empty() {
-            context.sink.push(nowhere_found(context, &arm.span, tags, carried));
+            context
+                .sink
+                .push(nowhere_found(context, &arm.span, tags, carried));
         }
     }
 }
 
 fn nowhere_found(context: &Context<'_>, span: &Span, tags: &Tags, carried: &[&Tags]) -> Diagnostic {
     let message = format!("no instance in this file carries {tags}");
-    let pairs: BTreeSet<String> =
-        carried.iter().flat_map(|tags| tags.iter().map(|(key, value)| format!("{key}: {value}"))).collect();
+    let pairs: BTreeSet<String> = carried
+        .iter()
+        .flat_map(|tags| tags.iter().map(|(key, value)| format!("{key}: {value}")))
+        .collect();
     let meant = tags.iter().find_map(|(key, value)| {
         let pair = format!("{key}: {value}");
         if pairs.contains(&pair) {
@@ -91,11 +105,11 @@ fn callers(context: &Context<'_>, service: &Service) {
     let Some(allow) = &service.allow else { return };
     let outside = |zone: &ZoneName| match &service.export_to {
         None => false,
-        Some(exported) => !exported.value.iter().any(|known| known.value == *zone),
+        Some(exported) => exported.complete && !exported.items.iter().any(|known| known.value == *zone),
     };
     let shut_out = |caller: &super::super::model::Caller| caller.zone.as_ref().is_some_and(outside);
-    if allow.value.iter().all(|caller| shut_out(&caller.value)) {
-        let message = match allow.value.is_empty() {
+    if allow.complete && allow.items.iter().all(|caller| shut_out(&caller.value)) {
+        let message = match allow.items.is_empty() {
             true => format!("nobody may call `{}`: `allow` is empty", service.name.value),
             false => format!(
                 "nobody in another zone may call `{}`: it is not exported to the zones of its callers",
@@ -103,7 +117,9 @@ fn callers(context: &Context<'_>, service: &Service) {
             ),
         };
         let hint = "name callers, or leave `allow` out to let any service of the federation call";
-        context.sink.push(Diagnostic::warning("nobody-may-call", &allow.span, message).hint(hint));
+        context
+            .sink
+            .push(Diagnostic::warning("nobody-may-call", &allow.span, message).hint(hint));
     }
 }
 
@@ -127,7 +143,9 @@ fn not_in_force(context: &Context<'_>) {
             uses.entry(key.value).or_default().push(&key.span);
         }
         if service.protocol.value == Protocol::Udp {
-            uses.entry("protocol: udp").or_default().push(&service.protocol.span);
+            uses.entry("protocol: udp")
+                .or_default()
+                .push(&service.protocol.span);
         }
     }
     for instance in context.file.zones.iter().flat_map(|zone| &zone.instances) {
@@ -147,6 +165,8 @@ fn not_in_force(context: &Context<'_>) {
             "allow" => "until then any service of the federation may call; use `export_to` to keep zones out",
             _ => "the file stays valid; the key takes effect with a later version",
         };
-        context.sink.push(Diagnostic::warning("not-in-force", first, message).hint(hint));
+        context
+            .sink
+            .push(Diagnostic::warning("not-in-force", first, message).hint(hint));
     }
 }

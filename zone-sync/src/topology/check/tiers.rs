@@ -57,8 +57,15 @@ fn zone_tags(context: &Context<'_>, tier: &Spanned<Tier>) {
     if wanted.is_empty() {
         return;
     }
-    let carries = |zone: &Zone| wanted.iter().all(|(key, value)| zone.tags.value(key) == Some(value));
-    let wanted_text: Vec<String> = wanted.iter().map(|(key, value)| format!("{key}: {value}")).collect();
+    let carries = |zone: &Zone| {
+        wanted
+            .iter()
+            .all(|(key, value)| zone.tags.value(key) == Some(value))
+    };
+    let wanted_text: Vec<String> = wanted
+        .iter()
+        .map(|(key, value)| format!("{key}: {value}"))
+        .collect();
     let wanted_text = wanted_text.join(", ");
     let message = match &tier.value.zone {
         Some(TierZone::Named(name)) => match context.zones.get(name) {
@@ -89,13 +96,18 @@ fn own_tags(context: &Context<'_>, tier: &Spanned<Tier>, callers: &[&Zone]) {
         if lacking.is_empty() {
             continue;
         }
-        let (plural, verb) = if lacking.len() == 1 { ("", "has") } else { ("s", "have") };
+        let (plural, verb) = if lacking.len() == 1 {
+            ("", "has")
+        } else {
+            ("s", "have")
+        };
         let message = format!(
             "`{key}: self` means nothing in zone{plural} {}, which {verb} no tag `{key}`",
             named(&lacking)
         );
-        let found = Diagnostic::warning("own-tag-missing", &tier.span, message)
-            .hint(format!("calls from there skip this tier; give the zone{plural} a tag `{key}`"));
+        let found = Diagnostic::warning("own-tag-missing", &tier.span, message).hint(format!(
+            "calls from there skip this tier; give the zone{plural} a tag `{key}`"
+        ));
         context.sink.push(found);
     }
 }
@@ -105,13 +117,17 @@ fn callers<'a>(context: &Context<'a>, service: &Service) -> Vec<&'a Zone> {
     let exported: Option<BTreeSet<&ZoneName>> = exported_to(service);
     let zones = context.file.zones.iter();
     zones
-        .filter(|zone| exported.as_ref().is_none_or(|names| names.contains(&zone.name.value)))
+        .filter(|zone| {
+            exported
+                .as_ref()
+                .is_none_or(|names| names.contains(&zone.name.value))
+        })
         .collect()
 }
 
 fn exported_to(service: &Service) -> Option<BTreeSet<&ZoneName>> {
     let zones = service.export_to.as_ref()?;
-    Some(zones.value.iter().map(|zone| &zone.value).collect())
+    Some(zones.items.iter().map(|zone| &zone.value).collect())
 }
 
 /// Where nobody but the serving zone itself may call, the tier can only ever stand for the own zone.
@@ -119,6 +135,9 @@ fn exported(context: &Context<'_>, service: &Service, tier: &Spanned<Tier>) {
     let (Some(exported), Some(list)) = (exported_to(service), &service.export_to) else {
         return;
     };
+    if !list.complete {
+        return;
+    }
     let message = match &tier.value.zone {
         Some(TierZone::Named(zone)) if exported.iter().all(|caller| *caller == zone) => {
             format!("no other zone may call what zone `{zone}` serves")

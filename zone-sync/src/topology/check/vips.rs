@@ -52,7 +52,9 @@ fn routed(context: &Context<'_>, ranges: &[Spanned<IpNet>]) {
         if range.value.network().is_loopback() || range.value.network().is_multicast() {
             let message = format!("`{}` cannot be routed from other hosts", range.value);
             let found = Diagnostic::error("not-routable", &range.span, message);
-            context.sink.push(found.hint("for loopback addresses write `loopback: 127.64.0.0/10`"));
+            context
+                .sink
+                .push(found.hint("for loopback addresses write `loopback: 127.64.0.0/10`"));
         }
         let overlapping = |other: &&Spanned<IpNet>| {
             other.value.contains(&range.value) || range.value.contains(&other.value)
@@ -66,7 +68,10 @@ fn routed(context: &Context<'_>, ranges: &[Spanned<IpNet>]) {
         }
     }
     let family = |v4: bool| -> Vec<&Spanned<IpNet>> {
-        ranges.iter().filter(|range| matches!(range.value, IpNet::V4(_)) == v4).collect()
+        ranges
+            .iter()
+            .filter(|range| matches!(range.value, IpNet::V4(_)) == v4)
+            .collect()
     };
     for ranges in [family(true), family(false)] {
         if let Some(first) = ranges.first() {
@@ -80,8 +85,12 @@ fn routed(context: &Context<'_>, ranges: &[Spanned<IpNet>]) {
 fn room(context: &Context<'_>, ranges: &[IpNet], span: &Span) {
     let room: u128 = ranges.iter().map(addresses).fold(0, u128::saturating_add);
     let services = context.file.services.len() as u128;
-    let arms = context.file.services.iter().filter_map(|service| service.split.as_ref());
-    let arms = arms.map(|split| split.value.len() as u128).sum::<u128>();
+    let arms = context
+        .file
+        .services
+        .iter()
+        .filter_map(|service| service.split.as_ref());
+    let arms = arms.map(|split| split.items.len() as u128).sum::<u128>();
     let names = services * (1 + context.file.zones.len() as u128) + arms;
     if room >= names {
         return;

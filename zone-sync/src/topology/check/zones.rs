@@ -21,23 +21,47 @@ fn nobody_exports_to(context: &Context<'_>) {
         return;
     }
     let lists = services.iter().filter_map(|service| service.export_to.as_ref());
-    let reached: BTreeSet<&ZoneName> = lists.flat_map(|zones| &zones.value).map(|zone| &zone.value).collect();
-    for zone in context.file.zones.iter().filter(|zone| !reached.contains(&zone.name.value)) {
+    if lists.clone().any(|zones| !zones.complete) {
+        return;
+    }
+    let reached: BTreeSet<&ZoneName> = lists
+        .clone()
+        .flat_map(|zones| &zones.items)
+        .map(|zone| &zone.value)
+        .collect();
+    for zone in context
+        .file
+        .zones
+        .iter()
+        .filter(|zone| !reached.contains(&zone.name.value))
+    {
         let message = format!("no service is exported to zone `{}`", zone.name.value);
         let hint = "its clients reach only what runs there; add it to a service's `export_to`";
-        context.sink.push(Diagnostic::warning("not-exported-to", &zone.name.span, message).hint(hint));
+        context
+            .sink
+            .push(Diagnostic::warning("not-exported-to", &zone.name.span, message).hint(hint));
     }
 }
 
 /// Of two zones, at least one has to be reachable from outside.
 fn no_way_between(context: &Context<'_>) {
-    let shut: Vec<_> = context.file.zones.iter().filter(|zone| zone.gateways.is_empty()).collect();
-    let [first, others @ ..] = shut.as_slice() else { return };
+    let shut: Vec<_> = context
+        .file
+        .zones
+        .iter()
+        .filter(|zone| zone.gateways.is_empty())
+        .collect();
+    let [first, others @ ..] = shut.as_slice() else {
+        return;
+    };
     if others.is_empty() {
         return;
     }
     let names: Vec<&str> = shut.iter().map(|zone| zone.name.value.as_str()).collect();
-    let message = format!("zones {} have no gateway address, so no tunnel can join them", named(&names));
+    let message = format!(
+        "zones {} have no gateway address, so no tunnel can join them",
+        named(&names)
+    );
     let mut found = Diagnostic::warning("no-way-between", &first.name.span, message)
         .hint("of two zones at least one needs an address that the other can dial");
     // The first few are enough to find the rest.

@@ -68,16 +68,29 @@ pub(super) const KINDS: &[(&str, &Kind)] = &[
 pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {
     let start = root.span.start..root.span.start;
     let fields = Fields::open(root, &start, &FILE, sink)?;
-    let version = |node: &Node, sink: &Sink| scalar::number(node, "the version", VERSION..=VERSION, sink);
     fields.required("version", version);
-    let trust_domain =
-        fields.required("trust_domain", |node, sink| scalar::domain(node, "a trust domain", sink));
+    let trust_domain = fields.required("trust_domain", |node, sink| {
+        scalar::domain(node, "a trust domain", sink)
+    });
     Some(File {
         trust_domain: trust_domain.map(|domain| domain.value),
         dns: fields.optional("dns", dns).unwrap_or_else(default_dns),
         zones: fields.required("zones", zones).unwrap_or_default(),
         services: fields.required("services", services).unwrap_or_default(),
     })
+}
+
+fn version(node: &Node, sink: &Sink) -> Option<()> {
+    let read = scalar::number(node, "a version", 1..=u32::MAX, sink)?;
+    if read.value != VERSION {
+        let message = format!(
+            "version {} of the format is not known to this program",
+            read.value
+        );
+        let hint = format!("it reads version {VERSION}");
+        sink.push(Diagnostic::error("unknown-version", &read.span, message).hint(hint));
+    }
+    Some(())
 }
 
 fn default_dns() -> Dns {
@@ -90,7 +103,9 @@ fn default_dns() -> Dns {
 fn dns(node: &Node, sink: &Sink) -> Option<Dns> {
     let fields = Fields::open(node, &node.span, &DNS, sink)?;
     let domain = fields.optional("domain", |node, sink| scalar::domain(node, "a mesh domain", sink));
-    let ttl = fields.optional("ttl", |node, sink| scalar::duration(node, "a time to live", TTL_RANGE, sink));
+    let ttl = fields.optional("ttl", |node, sink| {
+        scalar::duration(node, "a time to live", TTL_RANGE, sink)
+    });
     Some(Dns {
         domain: domain.map_or_else(|| DEFAULT_DOMAIN.to_owned(), |domain| domain.value),
         ttl: ttl.map_or(DEFAULT_TTL, |ttl| ttl.value),
@@ -112,7 +127,11 @@ fn services(node: &Node, sink: &Sink) -> Option<Vec<super::raw::Service>> {
     let entries = map(node, &node.span, "`services`", sink)?;
     check_limit(entries.len(), MAX_SERVICES, "`services`", &first_line(node), sink);
     let entries = entries.iter().take(MAX_SERVICES);
-    Some(entries.filter_map(|entry| service::service(entry, sink)).collect())
+    Some(
+        entries
+            .filter_map(|entry| service::service(entry, sink))
+            .collect(),
+    )
 }
 
 fn first_line(node: &Node) -> Span {

@@ -68,7 +68,12 @@ pub(super) fn health(node: &Node, sink: &Sink) -> Option<HealthCheck> {
         scalar::duration(node, "an interval", Duration::from_millis(100)..=HOUR, sink)
     });
     let timeout = fields.optional("timeout", |node, sink| {
-        scalar::duration(node, "a timeout", Duration::from_millis(10)..=Duration::from_secs(60), sink)
+        scalar::duration(
+            node,
+            "a timeout",
+            Duration::from_millis(10)..=Duration::from_secs(60),
+            sink,
+        )
     });
     let every = every.map_or(DEFAULT_EVERY, |every| every.value);
     if let Some(timeout) = timeout.as_ref().filter(|timeout| timeout.value > every) {
@@ -87,7 +92,13 @@ pub(super) fn health(node: &Node, sink: &Sink) -> Option<HealthCheck> {
 }
 
 fn probe(fields: &Fields<'_>, node: &Node, sink: &Sink) -> Option<Probe> {
-    let given = ["tcp", "http", "grpc"].into_iter().filter(|key| fields.has(key)).count();
+    let given = ["tcp", "http", "grpc"]
+        .into_iter()
+        .filter(|key| fields.has(key))
+        .count();
+    if given == 0 && fields.has_strays() {
+        return None;
+    }
     if given != 1 {
         let message = "`health` has exactly one of the keys `tcp`, `http` and `grpc`";
         let hint = "such as `tcp: true`, `http: /healthz` or `grpc: package.Service`";
@@ -95,7 +106,7 @@ fn probe(fields: &Fields<'_>, node: &Node, sink: &Sink) -> Option<Probe> {
         return None;
     }
     let tcp = fields.optional("tcp", |node, sink| {
-        if !scalar::truth(node, "whether to check by connecting", sink)? {
+        if !scalar::truth(node, sink)? {
             let found = Diagnostic::error("bad-value", &node.span, "`tcp: false` checks nothing");
             sink.push(found.hint("leave `health` out to have no health check"));
             return None;

@@ -59,8 +59,9 @@ fn timeout(node: &Node, sink: &Sink) -> Option<Duration> {
 
 fn conditions(route: &mut Route, node: &Node, sink: &Sink) -> Option<()> {
     let fields = Fields::open(node, &node.span, &MATCH, sink)?;
-    route.path_prefix =
-        fields.optional("path_prefix", |node, sink| scalar::path(node, "the beginning of a path", sink));
+    route.path_prefix = fields.optional("path_prefix", |node, sink| {
+        scalar::path(node, "the beginning of a path", sink)
+    });
     route.headers = fields.optional("header", headers).unwrap_or_default();
     route.method = fields.optional("method", |node, sink| {
         let how = "write it in capitals, such as `GET`";
@@ -85,9 +86,14 @@ fn headers(node: &Node, sink: &Sink) -> Option<BTreeMap<String, String>> {
             sink.push(Diagnostic::error("bad-value", &entry.key_span, message));
             continue;
         }
-        if let Some(value) =
-            scalar::token(&entry.value, "a header's value", how, MAX_TEXT_BYTES, visible, sink)
-        {
+        if let Some(value) = scalar::token(
+            &entry.value,
+            "a header's value",
+            how,
+            MAX_TEXT_BYTES,
+            visible,
+            sink,
+        ) {
             headers.insert(name, value);
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     super::{
         diagnostic::{Diagnostic, Sink},
-        fields::{Fields, Kind, Spanned, items},
+        fields::{Fields, Kind, Listed, Spanned, items},
         model::{Caller, Protocol, SplitArm, TierTag, TierZone},
         raw::{Policies, Service, Tier},
         scalar::{self, OWN},
@@ -26,11 +26,26 @@ const DEFAULT_WEIGHT: u32 = 1;
 pub(super) const SERVICE: Kind = Kind {
     what: "a service",
     keys: &[
-        "port", "protocol", "health", "split", "failover", "spill", "failback", "export_to", "allow", "retry",
-        "outlier", "limits", "early", "routes",
+        "port",
+        "protocol",
+        "health",
+        "split",
+        "failover",
+        "spill",
+        "failback",
+        "export_to",
+        "allow",
+        "retry",
+        "outlier",
+        "limits",
+        "early",
+        "routes",
     ],
     meant: &[
-        ("instances", "instances stand in their zone: `zones: { east: { instances: [...] } }`"),
+        (
+            "instances",
+            "instances stand in their zone: `zones: { east: { instances: [...] } }`",
+        ),
         ("exports", "write `export_to: [zone]`"),
         ("tiers", "write `failover: [...]`"),
     ],
@@ -47,7 +62,9 @@ pub(super) const TIER: Kind = Kind {
 };
 
 /// What the file may say already, though nothing acts on it in this version.
-const NOT_IN_FORCE: [&str; 7] = ["spill", "failback", "allow", "retry", "outlier", "limits", "routes"];
+const NOT_IN_FORCE: [&str; 7] = [
+    "spill", "failback", "allow", "retry", "outlier", "limits", "routes",
+];
 
 const PROTOCOLS: [(&str, Protocol); 5] = [
     ("tcp", Protocol::Tcp),
@@ -64,7 +81,9 @@ pub(super) fn service(entry: &Entry, sink: &Sink) -> Option<Service> {
         value: name?,
         span: entry.key_span.clone(),
     });
-    let Some(fields) = fields else { return Some(service) };
+    let Some(fields) = fields else {
+        return Some(service);
+    };
     service.port = fields.required("port", scalar::port);
     if let Some(protocol) = fields.optional("protocol", protocol) {
         service.protocol = protocol;
@@ -73,15 +92,17 @@ pub(super) fn service(entry: &Entry, sink: &Sink) -> Option<Service> {
     service.split = fields.optional("split", split);
     service.failover = fields.optional("failover", failover);
     service.export_to = fields.optional("export_to", |node, sink| {
-        spanned(node, items(node, "`export_to`", MAX_ZONES, sink, scalar::zone_name)?)
+        items(node, "`export_to`", MAX_ZONES, sink, scalar::zone_name)
     });
     service.allow = fields.optional("allow", |node, sink| {
-        spanned(node, items(node, "`allow`", MAX_CALLERS, sink, caller)?)
+        items(node, "`allow`", MAX_CALLERS, sink, caller)
     });
-    let early = |node: &Node, sink: &Sink| scalar::truth(node, "whether first bytes go early", sink);
-    service.early = fields.optional("early", early).unwrap_or(false);
+    service.early = fields.optional("early", scalar::truth).unwrap_or(false);
     let routes = |node, sink| items(node, "`routes`", MAX_ROUTES, sink, route::route);
-    service.routes = fields.optional("routes", routes).unwrap_or_default();
+    service.routes = fields
+        .optional("routes", routes)
+        .map(|routes| routes.items)
+        .unwrap_or_default();
     service.policies = policies(&fields);
     service.waiting = waiting(&fields);
     Some(service)
@@ -146,23 +167,31 @@ fn protocol(node: &Node, sink: &Sink) -> Option<Spanned<Protocol>> {
     known.map(|(_, protocol)| read.map(|_| *protocol))
 }
 
-pub(super) fn split(node: &Node, sink: &Sink) -> Option<Spanned<Vec<Spanned<SplitArm>>>> {
+pub(super) fn split(node: &Node, sink: &Sink) -> Option<Listed<Spanned<SplitArm>>> {
     let arms = items(node, "`split`", MAX_ARMS, sink, arm)?;
     report_empty(node, "`split`", "leave it out to take any instance", sink);
-    spanned(node, arms)
+    Some(arms)
 }
 
 fn arm(node: &Node, sink: &Sink) -> Option<Spanned<SplitArm>> {
     let fields = Fields::open(node, &node.span, &ARM, sink)?;
-    let weight = fields.optional("weight", weight).unwrap_or(DEFAULT_WEIGHT);
+    let weight = match fields.has("weight") {
+        true => fields.optional("weight", weight)?,
+        false => DEFAULT_WEIGHT,
+    };
     let tags = fields.optional("tags", tags).unwrap_or_default();
     spanned(node, SplitArm { tags, weight })
 }
 
 fn failover(node: &Node, sink: &Sink) -> Option<Vec<Spanned<Tier>>> {
     let tiers = items(node, "`failover`", MAX_TIERS, sink, tier)?;
-    report_empty(node, "`failover`", "leave it out for the caller's own zone and then any zone", sink);
-    Some(tiers)
+    report_empty(
+        node,
+        "`failover`",
+        "leave it out for the caller's own zone and then any zone",
+        sink,
+    );
+    Some(tiers.items)
 }
 
 fn report_empty(node: &Node, what: &str, hint: &str, sink: &Sink) {
@@ -202,7 +231,11 @@ fn tier_zone(node: &Node, sink: &Sink) -> Option<Spanned<TierZone>> {
 
 fn tier_tags(node: &Node, sink: &Sink) -> Option<BTreeMap<String, TierTag>> {
     let pairs = pairs(node, sink)?.into_iter().map(|(key, value, _)| {
-        let tag = if value == OWN { TierTag::Own } else { TierTag::Is(value) };
+        let tag = if value == OWN {
+            TierTag::Own
+        } else {
+            TierTag::Is(value)
+        };
         (key, tag)
     });
     Some(pairs.collect())

@@ -36,7 +36,10 @@ pub(super) const VIPS: Kind = Kind {
     meant: &[
         ("range", "write `loopback: 127.64.0.0/10`"),
         ("ranges", "write `routed: [10.96.0.0/16]`"),
-        ("mode", "the key says the mode: `loopback: RANGE`, `routed: [RANGE]` or `address: IP`"),
+        (
+            "mode",
+            "the key says the mode: `loopback: RANGE`, `routed: [RANGE]` or `address: IP`",
+        ),
     ],
 };
 pub(super) const INSTANCE: Kind = Kind {
@@ -63,7 +66,10 @@ pub(super) fn zone(entry: &Entry, sink: &Sink) -> Option<Zone> {
     let Some(fields) = fields else { return Some(zone) };
     zone.tags = fields.optional("tags", tags).unwrap_or_default();
     if !fields.has("gateways") {
-        fields.missing("gateways", "write `gateways: []` for a zone without a way in, which only dials out");
+        fields.missing(
+            "gateways",
+            "write `gateways: []` for a zone without a way in, which only dials out",
+        );
     }
     zone.gateways = fields.optional("gateways", gateways).unwrap_or_default();
     zone.instances = fields.optional("instances", instances).unwrap_or_default();
@@ -72,7 +78,7 @@ pub(super) fn zone(entry: &Entry, sink: &Sink) -> Option<Zone> {
 }
 
 fn gateways(node: &Node, sink: &Sink) -> Option<Vec<Gateway>> {
-    items(node, "`gateways`", MAX_GATEWAYS, sink, gateway)
+    items(node, "`gateways`", MAX_GATEWAYS, sink, gateway).map(|gateways| gateways.items)
 }
 
 fn gateway(node: &Node, sink: &Sink) -> Option<Gateway> {
@@ -86,11 +92,13 @@ fn gateway(node: &Node, sink: &Sink) -> Option<Gateway> {
     let addresses = fields.required("addresses", |node, sink| {
         items(node, "`addresses`", MAX_ADDRESSES, sink, scalar::gateway_address)
     })?;
-    Some(Gateway { addresses })
+    Some(Gateway {
+        addresses: addresses.items,
+    })
 }
 
 fn instances(node: &Node, sink: &Sink) -> Option<Vec<Instance>> {
-    items(node, "`instances`", MAX_INSTANCES, sink, instance)
+    items(node, "`instances`", MAX_INSTANCES, sink, instance).map(|instances| instances.items)
 }
 
 fn instance(node: &Node, sink: &Sink) -> Option<Instance> {
@@ -118,6 +126,9 @@ pub(super) fn weight(node: &Node, sink: &Sink) -> Option<u32> {
 fn vips(node: &Node, sink: &Sink) -> Option<Vips> {
     let fields = Fields::open(node, &node.span, &VIPS, sink)?;
     let given = VIPS.keys.iter().filter(|key| fields.has(key)).count();
+    if given == 0 && fields.has_strays() {
+        return None;
+    }
     if given != 1 {
         let message = "`vips` has exactly one of the keys `loopback`, `routed` and `address`";
         let hint = "leave `vips` out for the default, `loopback: 127.64.0.0/10`";
@@ -127,11 +138,17 @@ fn vips(node: &Node, sink: &Sink) -> Option<Vips> {
     let loopback = fields.optional("loopback", scalar::network).map(Vips::Loopback);
     let routed = fields.optional("routed", |node, sink| {
         let ranges = items(node, "`routed`", MAX_RANGES, sink, scalar::network)?;
-        if ranges.is_empty() && matches!(&node.value, Value::List(items) if items.is_empty()) {
-            sink.push(Diagnostic::error("empty-list", &node.span, "`routed` needs at least one range"));
+        if ranges.items.is_empty() && ranges.complete {
+            sink.push(Diagnostic::error(
+                "empty-list",
+                &node.span,
+                "`routed` needs at least one range",
+            ));
         }
-        Some(Vips::Routed(ranges))
+        Some(Vips::Routed(ranges.items))
     });
-    let address = fields.optional("address", |node, sink| scalar::ip(node, "the gateway's address", sink));
+    let address = fields.optional("address", |node, sink| {
+        scalar::ip(node, "the gateway's address", sink)
+    });
     loopback.or(routed).or(address.map(Vips::Address))
 }
