@@ -18,3 +18,6 @@ pub mod target;
 pub mod telemetry;
 pub mod tunnel;
 pub mod vips;
+
+#[cfg(test)]
+mod testbed;

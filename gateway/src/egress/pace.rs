@@ -60,14 +60,16 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(now: Instant, deadline: Instant, candidates: Vec<Candidate>) -> Self {
-        Self {
-            queue: candidates.into(),
+        let mut pace = Self {
+            queue: VecDeque::new(),
             under_way: Vec::with_capacity(MAX_PARALLEL_ASKS),
             asked: 0,
             next: now,
             deadline,
             reroute_after: REROUTE_AFTER,
-        }
+        };
+        pace.routed(now, candidates);
+        pace
     }
 
     /// Candidates asked so far.
@@ -82,9 +84,6 @@ impl Pace {
         // One that is being asked already, from an earlier decision, is not asked twice at a time.
         while self.queue.front().is_some_and(|next| self.is_under_way(next)) {
             self.queue.pop_front();
-        }
-        if self.queue.is_empty() && self.asked == 0 && self.next <= now {
-            self.pause(now);
         }
         if now < self.next {
             return Step::Wait(self.next.min(self.deadline));

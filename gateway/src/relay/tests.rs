@@ -1,1 +1,285 @@
+use std::{
+    io,
+    time::Duration,
+};
 
+use quinn::{RecvStream, SendStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::testbed;
+
+/// One relay between a socket and a stream, and the far end of each.
+struct Between {
+    socket: TcpStream,
+    send: SendStream,
+    recv: RecvStream,
+    relay: JoinHandle<Relayed>,
+    cut: CancellationToken,
+    tunnel: quinn::Connection,
+    /// Keeps the near end of the tunnel up.
+    _near: quinn::Connection,
+}
+
+async fn between() -> Between {
+    let (socket, mut relayed_socket) = testbed::sockets().await;
+    let ((mut near_send, mut near_recv), (send, recv), (near, tunnel)) = testbed::streams().await;
+    let cut = CancellationToken::new();
+    let token = cut.clone();
+    let relay = tokio::spawn(async move {
+        let relayed = stream(&mut relayed_socket, &mut near_send, &mut near_recv, &token).await;
+        drop(relayed_socket);
+        // Delivers what is still on its way before the connection goes.
+        if relayed.end == End::Finished {
+            let _ = near_send.stopped().await;
+        }
+        relayed
+    });
+    Between {
+        socket,
+        send,
+        recv,
+        relay,
+        cut,
+        tunnel,
+        _near: near,
+    }
+}
+
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), what).await.expect("done in time")
+}
+
+/// Bytes that a shift or a swap would change.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+fn is_reset<T>(result: io::Result<T>) -> bool {
+    result.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+}
+
+#[tokio::test]
+async fn a_connection_without_bytes_ends_cleanly() {
+    let mut b = between().await;
+    b.socket.shutdown().await.unwrap();
+    assert!(in_time(b.recv.read_to_end(9)).await.unwrap().is_empty());
+    b.send.finish().unwrap();
+    assert_eq!(in_time(b.socket.read(&mut [0; 9])).await.unwrap(), 0);
+    let expected = Relayed { sent: 0, received: 0, end: End::Finished };
+    assert_eq!(in_time(b.relay).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn the_stream_still_answers_after_the_socket_has_finished() {
+    let mut b = between().await;
+    b.socket.write_all(b"question").await.unwrap();
+    b.socket.shutdown().await.unwrap();
+    assert_eq!(in_time(b.recv.read_to_end(99)).await.unwrap(), b"question");
+    b.send.write_all(b"answer").await.unwrap();
+    b.send.finish().unwrap();
+    let mut answer = Vec::new();
+    in_time(b.socket.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"answer");
+    let expected = Relayed { sent: 8, received: 6, end: End::Finished };
+    assert_eq!(in_time(b.relay).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn the_socket_still_sends_after_the_stream_has_finished() {
+    let mut b = between().await;
+    b.send.write_all(b"greeting").await.unwrap();
+    b.send.finish().unwrap();
+    let mut greeting = Vec::new();
+    in_time(b.socket.read_to_end(&mut greeting)).await.unwrap();
+    assert_eq!(greeting, b"greeting");
+    b.socket.write_all(b"upload").await.unwrap();
+    b.socket.shutdown().await.unwrap();
+    assert_eq!(in_time(b.recv.read_to_end(99)).await.unwrap(), b"upload");
+    let expected = Relayed { sent: 6, received: 8, end: End::Finished };
+    assert_eq!(in_time(b.relay).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_reset_of_the_socket_resets_the_stream() {
+    let mut b = between().await;
+    b.socket.set_zero_linger().unwrap();
+    drop(b.socket);
+    let error = in_time(b.recv.read_to_end(9)).await.unwrap_err();
+    assert_eq!(error, quinn::ReadToEndError::Read(ReadError::Reset(code::RESET)));
+    assert_eq!(in_time(b.send.stopped()).await.unwrap(), Some(code::RESET));
+    assert_eq!(in_time(b.relay).await.unwrap().end, End::SocketReset);
+}
+
+#[tokio::test]
+async fn a_reset_of_the_socket_is_seen_after_it_has_finished() {
+    let mut b = between().await;
+    b.socket.shutdown().await.unwrap();
+    assert!(in_time(b.recv.read_to_end(9)).await.unwrap().is_empty());
+    b.socket.set_zero_linger().unwrap();
+    drop(b.socket);
+    assert_eq!(in_time(b.send.stopped()).await.unwrap(), Some(code::RESET));
+    assert_eq!(in_time(b.relay).await.unwrap().end, End::SocketReset);
+}
+
+#[tokio::test]
+async fn a_reset_of_the_stream_resets_the_socket() {
+    let mut b = between().await;
+    b.send.write_all(b"half an ans").await.unwrap();
+    in_time(b.socket.read_exact(&mut [0; 11])).await.unwrap();
+    b.send.reset(code::RESET).unwrap();
+    assert!(is_reset(in_time(b.socket.read(&mut [0; 9])).await));
+    assert_eq!(in_time(b.relay).await.unwrap().end, End::PeerReset);
+}
+
+#[tokio::test]
+async fn a_stop_of_the_stream_is_seen_after_it_has_finished() {
+    let mut b = between().await;
+    b.send.finish().unwrap();
+    assert_eq!(in_time(b.socket.read(&mut [0; 9])).await.unwrap(), 0);
+    b.recv.stop(code::RESET).unwrap();
+    assert_eq!(in_time(b.relay).await.unwrap().end, End::PeerReset);
+    assert!(in_time(b.socket.write_all(&pattern(4096))).await.is_ok() || true);
+    assert!(b.socket.take_error().unwrap().is_some() || is_reset(b.socket.read(&mut [0; 9]).await));
+}
+
+#[tokio::test]
+async fn a_lost_tunnel_resets_the_socket() {
+    let mut b = between().await;
+    b.tunnel.close(0u32.into(), b"");
+    assert!(is_reset(in_time(b.socket.read(&mut [0; 9])).await));
+    assert_eq!(in_time(b.relay).await.unwrap().end, End::TunnelLost);
+}
+
+#[tokio::test]
+async fn a_cut_resets_both_sides() {
+    let mut b = between().await;
+    b.cut.cancel();
+    assert!(is_reset(in_time(b.socket.read(&mut [0; 9])).await));
+    let error = in_time(b.recv.read_to_end(9)).await.unwrap_err();
+    assert_eq!(error, quinn::ReadToEndError::Read(ReadError::Reset(code::CUT)));
+    assert_eq!(in_time(b.relay).await.unwrap().end, End::Cut);
+}
+
+const LARGE: usize = 64 * 1024 * 1024;
+
+#[tokio::test]
+async fn a_large_upload_arrives_whole_at_a_slow_reader() {
+    let Between { mut socket, send: _send, mut recv, .. } = between().await;
+    let sent = pattern(LARGE);
+    let expected = sent.clone();
+    let upload = tokio::spawn(async move {
+        socket.write_all(&sent).await.unwrap();
+        socket.shutdown().await.unwrap();
+        socket
+    });
+    let mut arrived = Vec::with_capacity(LARGE);
+    while let Some(chunk) = in_time(recv.read_chunk(1 << 20, true)).await.unwrap() {
+        if arrived.is_empty() {
+            // Nobody reads: the sender must come to a halt with only the windows filled.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert!(!upload.is_finished());
+        }
+        arrived.extend_from_slice(&chunk.bytes);
+    }
+    assert!(arrived == expected, "the bytes differ");
+    in_time(upload).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_large_download_arrives_whole_at_a_slow_reader() {
+    let Between { mut socket, mut send, recv: _recv, .. } = between().await;
+    let sent = pattern(LARGE);
+    let expected = sent.clone();
+    let download = tokio::spawn(async move {
+        send.write_all(&sent).await.unwrap();
+        send.finish().unwrap();
+        send.stopped().await
+    });
+    let mut arrived = vec![0; 4096];
+    in_time(socket.read_exact(&mut arrived)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!download.is_finished());
+    in_time(socket.read_to_end(&mut arrived)).await.unwrap();
+    assert!(arrived == expected, "the bytes differ");
+    in_time(download).await.unwrap().unwrap();
+}
+
+/// A client and an instance with a relay between their sockets.
+async fn local() -> (TcpStream, TcpStream, JoinHandle<Relayed>, CancellationToken) {
+    let (client, mut near_client) = testbed::sockets().await;
+    let (mut near_instance, instance) = testbed::sockets().await;
+    let cut = CancellationToken::new();
+    let token = cut.clone();
+    let relay = tokio::spawn(async move { sockets(&mut near_client, &mut near_instance, &token).await });
+    (client, instance, relay, cut)
+}
+
+#[tokio::test]
+async fn sockets_close_each_way_on_its_own() {
+    let (mut client, mut instance, relay, _cut) = local().await;
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut question = Vec::new();
+    in_time(instance.read_to_end(&mut question)).await.unwrap();
+    assert_eq!(question, b"question");
+    instance.write_all(b"answer").await.unwrap();
+    instance.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    in_time(client.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"answer");
+    let expected = Relayed { sent: 8, received: 6, end: End::Finished };
+    assert_eq!(in_time(relay).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_reset_of_either_socket_resets_the_other() {
+    let (client, mut instance, relay, _cut) = local().await;
+    client.set_zero_linger().unwrap();
+    drop(client);
+    assert!(is_reset(in_time(instance.read(&mut [0; 9])).await));
+    assert_eq!(in_time(relay).await.unwrap().end, End::SocketReset);
+
+    let (mut client, instance, relay, _cut) = local().await;
+    instance.set_zero_linger().unwrap();
+    drop(instance);
+    assert!(is_reset(in_time(client.read(&mut [0; 9])).await));
+    assert_eq!(in_time(relay).await.unwrap().end, End::PeerReset);
+}
+
+#[tokio::test]
+async fn sockets_carry_a_large_body_both_ways_at_once() {
+    let (client, instance, relay, _cut) = local().await;
+    let body = pattern(16 * 1024 * 1024);
+    let both = |socket: TcpStream, body: Vec<u8>| async move {
+        let (mut reader, mut writer) = socket.into_split();
+        let expected = body.clone();
+        let write = tokio::spawn(async move {
+            writer.write_all(&body).await.unwrap();
+            writer.shutdown().await.unwrap();
+            writer
+        });
+        let mut arrived = Vec::new();
+        reader.read_to_end(&mut arrived).await.unwrap();
+        assert!(arrived == expected, "the bytes differ");
+        write.await.unwrap();
+    };
+    in_time(async { tokio::join!(both(client, body.clone()), both(instance, body)) }).await;
+    assert_eq!(in_time(relay).await.unwrap().end, End::Finished);
+}
+
+#[tokio::test]
+async fn a_relay_is_small_while_it_waits() {
+    let ((mut send, mut recv), _far, _connections) = testbed::streams().await;
+    let (_client, mut socket) = testbed::sockets().await;
+    let (_other, mut other) = testbed::sockets().await;
+    let cut = CancellationToken::new();
+    let size = size_of_val(&stream(&mut socket, &mut send, &mut recv, &cut));
+    assert!(size < 1536, "{size} bytes");
+    let size = size_of_val(&sockets(&mut socket, &mut other, &cut));
+    assert!(size < 1536, "{size} bytes");
+}
