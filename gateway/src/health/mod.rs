@@ -18,7 +18,7 @@ pub(crate) mod testing {
 
     /// A TCP check, as only the topology's reader can make one.
     pub(crate) fn health_check() -> HealthCheck {
-        let text = "version: 1\ntrust_domain: acme.internal\nzones: { east: {} }\n\
+        let text = "version: 1\ntrust_domain: acme.internal\nzones: { east: { gateways: [] } }\n\
                     services: { orders: { port: 80, health: { tcp: true } } }\n";
         let parsed = parse(text, "test.yaml").unwrap();
         let service = parsed.topology.services.into_values().next();

@@ -80,9 +80,7 @@ impl ProbeFailure {
 
     fn connect(error: io::Error) -> Self {
         match Errno::from_io_error(&error) {
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                Self::NoSocket(error)
-            }
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Self::NoSocket(error),
             _ => Self::Connect(error),
         }
     }
@@ -92,15 +90,9 @@ impl ProbeFailure {
 ///
 /// # Errors
 /// What was wrong with the answer, or that there was none within `timeout`.
-pub async fn probe(
-    address: SocketAddr,
-    probe: &Probe,
-    timeout: Duration,
-) -> Result<(), ProbeFailure> {
+pub async fn probe(address: SocketAddr, probe: &Probe, timeout: Duration) -> Result<(), ProbeFailure> {
     let asked = async {
-        let socket = TcpStream::connect(address)
-            .await
-            .map_err(ProbeFailure::connect)?;
+        let socket = TcpStream::connect(address).await.map_err(ProbeFailure::connect)?;
         match probe {
             Probe::Tcp => Ok(()),
             Probe::Http { path } => http(socket, address, path).await,
@@ -170,8 +162,8 @@ async fn grpc(socket: TcpStream, address: SocketAddr, service: &str) -> Result<(
         let mut sender = sender.clone();
         async move { sender.send_request(request).await }
     });
-    let mut client = HealthClient::with_origin(carrier, origin)
-        .max_decoding_message_size(MAX_GRPC_ANSWER_BYTES);
+    let mut client =
+        HealthClient::with_origin(carrier, origin).max_decoding_message_size(MAX_GRPC_ANSWER_BYTES);
     let request = HealthCheckRequest {
         service: service.to_owned(),
     };

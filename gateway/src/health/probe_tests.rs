@@ -84,8 +84,14 @@ async fn http_asks_for_its_path_with_a_host() {
 #[tokio::test]
 async fn http_fails_on_errors_with_the_status_as_the_reason() {
     for (answer, reason) in [
-        (&b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"[..], "answered 500"),
-        (b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "answered 404"),
+        (
+            &b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"[..],
+            "answered 500",
+        ),
+        (
+            b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+            "answered 404",
+        ),
     ] {
         assert_eq!(http_probe(answer, b"", PATIENT).await, Err(reason.to_owned()));
     }
@@ -121,6 +127,7 @@ async fn the_timeout_covers_every_stage_of_a_probe() {
     let address = listener.local_addr().unwrap();
     let stalls = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.unwrap();
+        let _ = socket.read(&mut [0; 4096]).await.unwrap();
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n";
         socket.write_all(head).await.unwrap();
         future::pending::<()>().await;

@@ -58,12 +58,19 @@ fn probes_recur_about_every_interval_from_their_beginning() {
     let end = start + Duration::from_secs(1);
     checks.handle_result(end, &order, Outcome::Passed, &mut rng());
     let next = checks.poll_timeout().unwrap() - start;
-    assert!(next >= EVERY.mul_f64(0.9) && next <= EVERY.mul_f64(1.1), "{next:?}");
+    assert!(
+        next >= EVERY.mul_f64(0.9) && next <= EVERY.mul_f64(1.1),
+        "{next:?}"
+    );
 
     let late = start + EVERY * 5;
     let order = checks.poll_order(late).unwrap();
     checks.handle_result(late + EVERY * 3, &order, Outcome::Passed, &mut rng());
-    assert_eq!(checks.poll_timeout(), Some(late + EVERY * 3), "no catching up on what was missed");
+    assert_eq!(
+        checks.poll_timeout(),
+        Some(late + EVERY * 3),
+        "no catching up on what was missed"
+    );
 }
 
 #[test]
@@ -80,7 +87,10 @@ fn ten_thousand_checks_that_begin_together_spread_out() {
         in_twentieths[(*due - now).as_millis() as usize / 100] += 1;
     }
     // 18 twentieths take part, 556 each on average.
-    assert!(in_twentieths.iter().all(|count| *count < 800), "{in_twentieths:?}");
+    assert!(
+        in_twentieths.iter().all(|count| *count < 800),
+        "{in_twentieths:?}"
+    );
 }
 
 #[test]
@@ -102,7 +112,10 @@ fn a_removed_check_gives_its_place_back_and_ignores_its_result() {
     let id = checks.insert(now, address(), check(), Health::Unknown);
     let order = checks.poll_order(now).unwrap();
     checks.remove(id);
-    assert_eq!(checks.handle_result(now, &order, Outcome::Passed, &mut rng()), None);
+    assert_eq!(
+        checks.handle_result(now, &order, Outcome::Passed, &mut rng()),
+        None
+    );
     assert_eq!((checks.in_flight, checks.len()), (0, 0));
     let id = checks.insert(now, address(), check(), Health::Unknown);
     checks.remove(id);
@@ -123,7 +136,11 @@ fn a_hint_brings_the_next_probe_forward_but_not_too_often() {
 
     // A hint during the probe asks for one more: the one under way may have passed before the failure.
     checks.hint(later, id);
-    let order = Order { id, address: address(), check: check() };
+    let order = Order {
+        id,
+        address: address(),
+        check: check(),
+    };
     checks.handle_result(later, &order, failed(), &mut rng());
     assert_eq!(checks.poll_timeout(), Some(later + HINT_GAP));
     let (transition, _) = round(&mut checks, later + HINT_GAP, failed());
@@ -139,7 +156,9 @@ fn an_altered_check_is_made_at_once_and_the_old_one_does_not_count() {
     assert_eq!(checks.poll_timeout(), Some(due), "the same check changes nothing");
 
     let mut other = HealthCheck::clone(&check());
-    other.probe = Probe::Http { path: "/other".to_owned() };
+    other.probe = Probe::Http {
+        path: "/other".to_owned(),
+    };
     let other = Arc::new(other);
     checks.alter(now, id, &other);
     assert_eq!(checks.poll_timeout(), Some(now));

@@ -79,7 +79,11 @@ impl HealthState {
                 return None;
             }
         };
-        let to = if passed { Health::Healthy } else { Health::Unhealthy };
+        let to = if passed {
+            Health::Healthy
+        } else {
+            Health::Unhealthy
+        };
         if to == self.health {
             self.against = 0;
             return None;

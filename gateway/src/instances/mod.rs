@@ -9,18 +9,11 @@
 //!
 //! [`Health::Unknown`]: crate::snapshot::Health::Unknown
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use causeway_zone_sync::{
     name::{ServiceName, ZoneName},
-    registry::{
-        Durability, InstanceKey, Registration, RegistryError, Source, StoreError, Writer,
-    },
+    registry::{Durability, InstanceKey, Registration, RegistryError, Source, StoreError, Writer},
     topology::Topology,
 };
 use serde::Serialize;
@@ -139,12 +132,12 @@ impl Instances {
     ) -> Result<Self, InstancesError> {
         let (writer, stored) = match &config.data_dir {
             None => (Writer::none(), Vec::new()),
-            Some(folder) => Writer::open(&folder.join(REGISTRY_FILE)).map_err(|source| {
-                InstancesError::Store {
+            Some(folder) => {
+                Writer::open(&folder.join(REGISTRY_FILE)).map_err(|source| InstancesError::Store {
                     zone: config.zone.clone(),
                     source,
-                }
-            })?,
+                })?
+            }
         };
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (hints, hint_queue) = mpsc::channel(HINTS);
@@ -174,20 +167,14 @@ impl Instances {
         let durability = receipt.durability().await;
         let standing = receipt.each.into_iter().next();
         let standing = standing.unwrap_or(Err(RegistryError::Stopped))?;
-        Ok(Accepted {
-            standing,
-            durability,
-        })
+        Ok(Accepted { standing, durability })
     }
 
     /// Registers a list, each on its own: one that is refused does not stop the rest.
     ///
     /// # Errors
     /// When the gateway is shutting down.
-    pub async fn register_all(
-        &self,
-        registrations: Vec<Registration>,
-    ) -> Result<AcceptedAll, RegistryError> {
+    pub async fn register_all(&self, registrations: Vec<Registration>) -> Result<AcceptedAll, RegistryError> {
         let mut all = AcceptedAll {
             each: Vec::with_capacity(registrations.len()),
             durability: Durability::Durable,
@@ -222,11 +209,7 @@ impl Instances {
     ///
     /// # Errors
     /// When there is no such registration, the topology fixes it, or the gateway is shutting down.
-    pub async fn deregister(
-        &self,
-        service: &ServiceName,
-        id: &str,
-    ) -> Result<Durability, RegistryError> {
+    pub async fn deregister(&self, service: &ServiceName, id: &str) -> Result<Durability, RegistryError> {
         let key = key(service, id);
         let receipt = self.ask(|reply| Command::Deregister { key, reply }).await?;
         let mut receipt = receipt?;
@@ -243,10 +226,7 @@ impl Instances {
     ///
     /// # Errors
     /// When the gateway is shutting down.
-    pub async fn status(
-        &self,
-        service: Option<&ServiceName>,
-    ) -> Result<Vec<InstanceStatus>, RegistryError> {
+    pub async fn status(&self, service: Option<&ServiceName>) -> Result<Vec<InstanceStatus>, RegistryError> {
         let service = service.cloned();
         self.ask(|reply| Command::Status { service, reply }).await
     }
@@ -268,10 +248,7 @@ impl Instances {
         self.ask(|reply| Command::Register { part, reply }).await
     }
 
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, RegistryError> {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, RegistryError> {
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.send(command(reply)).await;
         sent.map_err(|_| RegistryError::Stopped)?;

@@ -115,11 +115,7 @@ impl Table {
         self.registry.renew(now, &key.service, &key.id)
     }
 
-    pub(super) fn deregister(
-        &mut self,
-        now: Instant,
-        key: &InstanceKey,
-    ) -> Result<(), RegistryError> {
+    pub(super) fn deregister(&mut self, now: Instant, key: &InstanceKey) -> Result<(), RegistryError> {
         self.registry.deregister(&key.service, &key.id)?;
         self.reconcile_changed(now);
         Ok(())

@@ -4,9 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use causeway_zone_sync::{
     name::ServiceName,
-    registry::{
-        Durability, InstanceKey, Progress, Registered, Registration, RegistryError, Writer,
-    },
+    registry::{Durability, InstanceKey, Progress, Registered, Registration, RegistryError, Writer},
     topology::Topology,
 };
 use rand::{SeedableRng, rngs::SmallRng};
@@ -131,8 +129,7 @@ impl Task {
             warned: None,
             rng: SmallRng::from_os_rng(),
         };
-        task.table
-            .apply_topology(Instant::now().into_std(), &current);
+        task.table.apply_topology(Instant::now().into_std(), &current);
         task.restore(stored);
         task.publish_now();
         (task, published)
@@ -256,9 +253,7 @@ impl Task {
             }
         };
         let now = Instant::now().into_std();
-        let change = self
-            .table
-            .handle_result(now, &order, outcome, &mut self.rng);
+        let change = self.table.handle_result(now, &order, outcome, &mut self.rng);
         if let Some(change) = change {
             log_change(&change, &reason);
         }
@@ -273,8 +268,7 @@ impl Task {
 
     fn take_topology(&mut self) {
         let topology = Arc::clone(&self.topology.borrow_and_update());
-        self.table
-            .apply_topology(Instant::now().into_std(), &topology);
+        self.table.apply_topology(Instant::now().into_std(), &topology);
     }
 
     fn handle_command(&mut self, command: Command) {
