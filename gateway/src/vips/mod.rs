@@ -14,6 +14,8 @@ mod names;
 mod pool;
 mod store;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use known::{is_visible, tag_label, tag_pairs};
 pub use names::{Vip, VipNames};

@@ -77,7 +77,7 @@ async fn over_udp(upstream: SocketAddr, question: &Question) -> Result<Message, 
     socket
         .send(&asked.to_vec().map_err(|_| ExchangeError::Encode)?)
         .await?;
-    let mut buffer = [0u8; MAX_DATAGRAM_BYTES];
+    let mut buffer = vec![0u8; MAX_DATAGRAM_BYTES];
     loop {
         let length = socket.recv(&mut buffer).await?;
         // Whatever does not fit is a forgery or a late answer to another question: the right one may still come.

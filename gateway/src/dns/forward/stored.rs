@@ -106,11 +106,14 @@ mod tests {
     use super::*;
     use hickory_proto::{
         op::OpCode,
-        rr::{Name, rdata::SOA},
+        rr::{
+            Name,
+            rdata::{A, SOA},
+        },
     };
 
     fn address(ttl: u32) -> Record {
-        Record::from_rdata(Name::root(), ttl, RData::A([192, 0, 2, 1].into()))
+        Record::from_rdata(Name::root(), ttl, RData::A(A::new(192, 0, 2, 1)))
     }
 
     fn authority(ttl: u32, minimum: u32) -> Record {
