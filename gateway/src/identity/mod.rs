@@ -1,7 +1,8 @@
 //! Who this gateway is and whom it believes: its certificate and key, the trust roots, and the TLS settings made of them.
 //!
 //! Identities are checked whole when they are loaded, so that a bad file is an error with advice at start and not a refused
-//! handshake later. Renewal, join tokens and reload are not here yet. Private keys are never printed: nothing that
+//! handshake later. What only time or another file can mend (an expired certificate, an issuer that is not among the own
+//! roots) is a [doubt](Identity::doubt) and no error: a gateway that restarts with it still serves its own zone. Renewal, join tokens and reload are not here yet. Private keys are never printed: nothing that
 //! holds one derives `Debug`.
 
 use std::{
@@ -38,6 +39,7 @@ pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     roots: Arc<RootCertStore>,
+    doubt: Option<IdentityError>,
 }
 
 /// Prints who it is, never the key.
@@ -67,8 +69,8 @@ pub enum TlsError {
 }
 
 impl Identity {
-    /// Reads `cert.pem` (leaf first), `key.pem` and `ca.pem` (roots) from a folder and checks that they belong together
-    /// and are good at this moment.
+    /// Reads `cert.pem` (leaf first), `key.pem` and `ca.pem` (roots) from a folder and checks that they belong together.
+    /// Whether peers will believe them at this moment is told by [`Identity::doubt`].
     ///
     /// # Errors
     /// Names the file, what is wrong with it, and what to do.
@@ -88,7 +90,14 @@ impl Identity {
             chain,
             key,
             roots: Arc::new(roots),
+            doubt: None,
         }
+    }
+
+    /// Why peers will probably refuse this identity, as it was when it was loaded; `None` when all is well.
+    #[must_use]
+    pub fn doubt(&self) -> Option<&IdentityError> {
+        self.doubt.as_ref()
     }
 
     #[must_use]
@@ -200,3 +209,6 @@ fn provider() -> Arc<CryptoProvider> {
         ..aws_lc_rs::default_provider()
     })
 }
+
+#[cfg(test)]
+mod tests;

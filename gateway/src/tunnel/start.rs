@@ -14,7 +14,7 @@ use quinn::{ClientConfig, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     ConfigError, StreamHandler, TunnelConfig, TunnelSet, accept,
@@ -97,6 +97,9 @@ impl Tunnels {
         };
         for (thread, (handle, socket)) in threads.iter().zip(sockets).enumerate() {
             tunnels.start_thread(&shared, thread, handle, socket, &server, &client)?;
+        }
+        if let Some(doubt) = shared.config.identity.doubt() {
+            error!(gateway = %shared.own(), %doubt, "other zones will refuse this gateway's certificate");
         }
         info!(address = %local_addr, threads = threads.len(), gateway = %shared.own(), "listening for tunnels");
         Ok(tunnels)
