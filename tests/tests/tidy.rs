@@ -246,7 +246,7 @@ fn every_dependency_is_used_by_the_crate_that_names_it() {
         for used in dependencies(&package) {
             let identifier = used.replace('-', "_");
             if !sources.contains(&format!("{identifier}::"))
-                && !sources.contains(&format!("use {identifier}"))
+                && !sources.contains(&format!("use {identifier};"))
             {
                 offenders.push(format!("{name}: {used}"));
             }
