@@ -18,6 +18,3 @@ pub mod target;
 pub mod telemetry;
 pub mod tunnel;
 pub mod vips;
-
-#[cfg(test)]
-mod testbed;

@@ -16,7 +16,7 @@ use crate::{
     identity::Identity,
     instances::InstancesError,
     reload::ReloadState,
-    telemetry::AccessLog,
+    telemetry::{AccessLog, Metrics},
     tunnel, vips,
 };
 
@@ -39,6 +39,8 @@ pub struct GatewayConfig {
     pub access: AccessLog,
     /// How long other zones' exports are believed.
     pub ages: Ages,
+    /// Counted by every part; the holder of the topology counts reloads in it.
+    pub metrics: Arc<Metrics>,
     /// Data threads; one per core is best.
     pub threads: usize,
 }

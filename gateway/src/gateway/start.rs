@@ -56,7 +56,7 @@ impl Gateway {
         if let Some(path) = &config.data_dir {
             make_private_folder(path).map_err(|source| StartError::DataDir { path: path.clone(), source })?;
         }
-        let metrics = Arc::new(Metrics::default());
+        let metrics = config.metrics.clone();
         let stop = CancellationToken::new();
         let ending = stop.clone().drop_guard();
         let tasks = TaskTracker::new();

@@ -1,0 +1,241 @@
+//! `causeway gateway`: runs one zone's gateway until it is told to stop.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use causeway_zone_sync::{name::ZoneName, replica::Ages};
+use clap::ValueEnum;
+use ipnet::IpNet;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Exit, Failure};
+use crate::{
+    admin::{AdminAddress, AdminConfig},
+    dns::DnsConfig,
+    gateway::{Gateway, GatewayConfig, StartError},
+    identity::Identity,
+    reload::Reload,
+    telemetry::{AccessLog, LineWriter, Metrics, log::{self, LogFormat}},
+    tunnel::{Congestion, TunnelConfig},
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway
+  causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway \\
+      --dns 127.0.0.53:53 --access-log json
+
+Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the topology file again.";
+
+/// Run one zone's gateway: tunnels, ingress, egress, mesh DNS, zone sync and the admin API
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The zone to serve; must be the one that the certificate names
+    #[arg(long, env = "CAUSEWAY_ZONE")]
+    zone: ZoneName,
+    /// The federation's topology file; a change is taken up at once
+    #[arg(long, value_name = "FILE", env = "CAUSEWAY_TOPOLOGY")]
+    topology: PathBuf,
+    /// Folder with cert.pem, key.pem and ca.pem, as `causeway ca issue` makes it
+    #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_IDENTITY")]
+    identity: PathBuf,
+    /// Folder for what must outlive a restart: catalog, registrations, virtual addresses
+    #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_DATA")]
+    data: PathBuf,
+    /// UDP address to accept tunnels on
+    #[arg(long, value_name = "ADDR", env = "CAUSEWAY_LISTEN", default_value = "0.0.0.0:7800")]
+    listen: SocketAddr,
+    /// Admin API: a loopback IP:PORT, or unix:/PATH
+    #[arg(long, value_name = "ADDR", env = "CAUSEWAY_ADMIN", default_value = "127.0.0.1:7810")]
+    admin: AdminAddress,
+    /// Let the admin API listen where others than this host can reach it, although it has no authentication yet
+    #[arg(long, env = "CAUSEWAY_ADMIN_INSECURE")]
+    admin_insecure: bool,
+    /// Addresses for mesh DNS, UDP and TCP; give several separated by commas
+    #[arg(long, value_name = "ADDR,…", env = "CAUSEWAY_DNS", default_value = "127.0.0.1:7853", value_delimiter = ',')]
+    dns: Vec<SocketAddr>,
+    /// Resolvers for names outside the mesh [default: those of /etc/resolv.conf]
+    #[arg(long, value_name = "ADDR,…", env = "CAUSEWAY_DNS_UPSTREAM", value_delimiter = ',')]
+    dns_upstream: Option<Vec<SocketAddr>>,
+    /// Networks that may ask mesh DNS besides this host
+    #[arg(long, value_name = "CIDR,…", env = "CAUSEWAY_DNS_ALLOW", value_delimiter = ',')]
+    dns_allow: Vec<IpNet>,
+    /// Data threads [default: one per core]
+    #[arg(long, value_name = "N", env = "CAUSEWAY_THREADS")]
+    threads: Option<std::num::NonZeroUsize>,
+    /// Congestion control of what this gateway sends; bbr does not collapse on long paths with loss
+    #[arg(long, value_name = "NAME", env = "CAUSEWAY_CONGESTION", default_value = "cubic")]
+    congestion: CongestionName,
+    /// One line per finished connection on standard output
+    #[arg(long, value_name = "FORM", env = "CAUSEWAY_ACCESS_LOG", default_value = "off")]
+    access_log: AccessLogForm,
+    /// How long connections may take to finish after SIGTERM
+    #[arg(long, value_name = "TIME", env = "CAUSEWAY_DRAIN", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain: Duration,
+    /// Form of the log on standard error
+    #[arg(long, value_name = "FORM", env = "CAUSEWAY_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// What to log: a level, or levels by module such as info,causeway::tunnel=debug
+    #[arg(long, value_name = "FILTER", env = "CAUSEWAY_LOG", default_value = "info")]
+    log_level: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CongestionName {
+    Cubic,
+    Bbr,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AccessLogForm {
+    Off,
+    Text,
+    Json,
+}
+
+/// Runs until a signal ends it.
+pub fn run(args: Args) -> Result<Exit, Failure> {
+    log::start(args.log_format, &args.log_level)
+        .map_err(|error| Failure::usage("cannot start the log").because(&error))?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new("cannot start the async runtime").because(&error))?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: Args) -> Result<Exit, Failure> {
+    let identity = Identity::load(&args.identity).map_err(|error| {
+        Failure::new(format!("cannot use the identity in {}", args.identity.display()))
+            .because(&error)
+            .exit(Exit::BadInput)
+            .hint("`causeway ca issue` makes one; each file must be readable by this user")
+    })?;
+    if identity.gateway().zone != args.zone {
+        return Err(Failure::usage(format!(
+            "the certificate is for zone `{}`, and --zone says `{}`",
+            identity.gateway().zone,
+            args.zone
+        ))
+        .hint("issue a certificate for this zone, or correct --zone"));
+    }
+    // From here on a signal ends the gateway in good order, however far it has come.
+    let signals = Signals::new().map_err(|error| Failure::new("cannot listen for signals").because(&error))?;
+    let metrics = Arc::new(Metrics::default());
+    let reload = Reload::start(&args.topology, metrics.clone()).map_err(|error| {
+        Failure::new(error.to_string()).exit(Exit::BadInput).hint("`causeway validate` checks a file offline")
+    })?;
+    let config = config(&args, Arc::new(identity), &reload, metrics)?;
+    let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
+    signals.run(gateway, &reload, args.drain).await;
+    Ok(Exit::Done)
+}
+
+fn config(
+    args: &Args,
+    identity: Arc<Identity>,
+    reload: &Reload,
+    metrics: Arc<Metrics>,
+) -> Result<GatewayConfig, Failure> {
+    let mut tunnel = TunnelConfig::new(args.listen, identity.clone());
+    tunnel.congestion = match args.congestion {
+        CongestionName::Cubic => Congestion::Cubic,
+        CongestionName::Bbr => Congestion::Bbr,
+    };
+    let writer = || LineWriter::stdout().map_err(|error| Failure::new("cannot start the access log").because(&error));
+    let access = match args.access_log {
+        AccessLogForm::Off => AccessLog::Off,
+        AccessLogForm::Text => AccessLog::Text(writer()?),
+        AccessLogForm::Json => AccessLog::Json(writer()?),
+    };
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    Ok(GatewayConfig {
+        identity,
+        topology: reload.topology(),
+        reload: reload.state(),
+        data_dir: Some(args.data.clone()),
+        tunnel,
+        dns: DnsConfig {
+            listen: args.dns.clone(),
+            upstreams: args.dns_upstream.clone(),
+            allow: args.dns_allow.clone(),
+        },
+        admin: Some(AdminConfig {
+            listen: args.admin.clone(),
+            insecure: args.admin_insecure,
+        }),
+        access,
+        ages: Ages::default(),
+        threads: args.threads.map_or_else(cores, std::num::NonZeroUsize::get),
+        metrics,
+    })
+}
+
+fn explain(error: &StartError) -> Failure {
+    let failure = Failure::new("cannot start the gateway").because(error);
+    match error {
+        StartError::UnknownZone(_) => failure
+            .exit(Exit::BadInput)
+            .hint("add the zone to the topology, or issue a certificate for a zone that is in it"),
+        StartError::DataDir { .. } => failure.hint("--data must be a folder that this user may write"),
+        StartError::Admin(source) => failure.hint(source.hint()),
+        StartError::Dns(_) => failure.hint("is the address this host's own and the port free? set --dns"),
+        StartError::Tunnels(_) => failure.hint("is the address this host's own and the UDP port free? set --listen"),
+        StartError::Instances(_) | StartError::Vips(_) => {
+            failure.hint("does another gateway use the same --data folder?")
+        }
+        StartError::Threads { .. } | StartError::ZoneSync(_) => failure,
+    }
+}
+
+/// The signals that a gateway answers to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// SIGHUP reloads; the first SIGTERM or SIGINT drains, the second ends at once.
+    async fn run(mut self, gateway: Gateway, reload: &Reload, drain: Duration) {
+        loop {
+            tokio::select! {
+                _ = self.hang_up.recv() => reload.reload_now(),
+                () = self.end() => break,
+            }
+        }
+        let cut = gateway.shutdown(drain, self.end()).await;
+        if !cut.connections.is_empty() {
+            tracing::warn!(connections = cut.connections.len(), "connections were cut");
+        }
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A connection takes a file descriptor or two, and the usual soft limit is 1,024.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(?limit, %error, "cannot raise the limit on open files");
+    }
+}

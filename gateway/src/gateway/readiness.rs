@@ -1,0 +1,190 @@
+//! The checks behind `/readyz` and `causeway check`. A gateway that is cut off is still ready: it serves its own zone; so
+//! only what keeps local clients from being served fails, and the rest warns.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use causeway_zone_sync::{catalog::Age, name::ZoneName, service::Disk};
+use tokio::sync::watch;
+
+use super::{GatewayConfig, sync_status::SyncView};
+use crate::{
+    admin::{Check, Readiness},
+    egress::Egress,
+    identity::Identity,
+    reload::ReloadState,
+    snapshot::{Health, Link, Snapshots},
+};
+
+/// A certificate with less than this left is worth a warning.
+const EXPIRES_SOON: Duration = Duration::from_secs(48 * 3600);
+
+pub fn checks(
+    config: &GatewayConfig,
+    snapshots: &Snapshots,
+    egress: &Egress,
+    sync: &SyncView,
+    draining: &Arc<AtomicBool>,
+) -> Readiness {
+    let (draining, reload, identity) = (draining.clone(), config.reload.clone(), config.identity.clone());
+    let (linked, healthy, known) = (snapshots.clone(), snapshots.clone(), snapshots.clone());
+    let (egress, sync) = (egress.clone(), sync.clone());
+    Readiness::default()
+        .with(move || running(draining.load(Ordering::Relaxed)))
+        .with(move || topology(&reload))
+        .with(move || certificate(&identity, SystemTime::now()))
+        .with(move || listeners(&egress))
+        .with(move || tunnels(&linked))
+        .with(move || catalog(&known))
+        .with(move || disk(&sync))
+        .with(move || instances(&healthy))
+}
+
+fn running(draining: bool) -> Check {
+    if draining {
+        return Check::fail("gateway", "running", "it is draining", "it was told to end; start it again if that was wrong");
+    }
+    Check::ok("gateway", "running", "it takes connections")
+}
+
+fn topology(reload: &watch::Receiver<ReloadState>) -> Check {
+    match reload.borrow().error() {
+        None => Check::ok("gateway", "topology", "the file is in force"),
+        Some(error) => Check::warn(
+            "gateway",
+            "topology",
+            format!("the file is bad and the topology before it stays in force: {error}"),
+            "`causeway validate` shows every mistake; a corrected file is taken up at once",
+        ),
+    }
+}
+
+fn certificate(identity: &Identity, now: SystemTime) -> Check {
+    let hint = "`causeway ca issue` makes a new one; restart the gateway to take it up";
+    let Some(not_after) = identity.not_after() else {
+        return Check::ok("gateway", "certificate", "it does not expire");
+    };
+    match not_after.duration_since(now) {
+        Err(_) => Check::fail("gateway", "certificate", "it has expired: no gateway will accept it", hint),
+        Ok(left) => {
+            let text = format!("it is valid for {}", in_words(left));
+            match left < EXPIRES_SOON {
+                true => Check::warn("gateway", "certificate", text, hint),
+                false => Check::ok("gateway", "certificate", text),
+            }
+        }
+    }
+}
+
+fn in_words(left: Duration) -> String {
+    let hours = left.as_secs() / 3600;
+    match hours {
+        0..48 => format!("{hours} hours"),
+        _ => format!("{} days", hours / 24),
+    }
+}
+
+fn listeners(egress: &Egress) -> Check {
+    let failures = egress.bind_failures();
+    let Some(first) = failures.first() else {
+        return Check::ok("clients", "listeners", "every service can be connected to");
+    };
+    let text = format!("cannot listen on {} ({}): {}", first.address, first.target, first.error);
+    let text = match failures.len() {
+        1 => text,
+        count => format!("{text}; and {} more", count - 1),
+    };
+    let hint = "is the port taken, or under 1024 without the privilege? a routed range needs `ip route add local RANGE dev lo`";
+    Check::warn("clients", "listeners", text, hint)
+}
+
+fn tunnels(snapshots: &Snapshots) -> Check {
+    let snapshot = snapshots.load();
+    let up: BTreeSet<&ZoneName> =
+        snapshot.links.iter().filter(|(_, link)| **link == Link::Up).map(|(id, _)| &id.zone).collect();
+    let missing: Vec<&str> = snapshot
+        .topology
+        .zones
+        .iter()
+        .filter(|(name, zone)| **name != snapshot.zone && !up.contains(name) && reachable(&snapshot, zone))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if missing.is_empty() {
+        return Check::ok("zones", "tunnels", format!("{} other zones are connected", up.len()));
+    }
+    Check::warn(
+        "zones",
+        "tunnels",
+        format!("no working tunnel to {}", missing.join(", ")),
+        "is that gateway running, is its UDP port open, does its address resolve here? the log says why a dial failed",
+    )
+}
+
+/// Two zones without a way in cannot have a tunnel between them.
+fn reachable(snapshot: &crate::snapshot::Snapshot, other: &causeway_zone_sync::topology::Zone) -> bool {
+    let own = snapshot.topology.zones.get(&snapshot.zone);
+    !other.gateways.is_empty() || own.is_some_and(|zone| !zone.gateways.is_empty())
+}
+
+fn catalog(snapshots: &Snapshots) -> Check {
+    let snapshot = snapshots.load();
+    let total = snapshot.catalog.entries().count();
+    let stale = snapshot.catalog.entries().filter(|entry| entry.age != Age::Fresh).count();
+    let others: Vec<_> = snapshot
+        .catalog
+        .entries()
+        .filter(|entry| entry.record.topology != snapshot.topology.fingerprint)
+        .map(|entry| entry.record.origin.to_string())
+        .collect();
+    if !others.is_empty() {
+        return Check::warn(
+            "zones",
+            "catalog",
+            format!("these run another topology file: {}", others.join(", ")),
+            "give every zone the same file; `causeway get zones -o wide` shows which has which",
+        );
+    }
+    match stale {
+        0 => Check::ok("zones", "catalog", format!("{total} gateways are heard")),
+        _ => Check::warn(
+            "zones",
+            "catalog",
+            format!("{stale} of {total} gateways have not been heard lately"),
+            "`causeway get exports` shows the age of everything",
+        ),
+    }
+}
+
+fn disk(sync: &SyncView) -> Check {
+    match sync.status().map(|status| status.disk) {
+        Some(Disk::Failing) => Check::warn(
+            "gateway",
+            "disk",
+            "the catalog cannot be written to disk; a restart would serve an older one",
+            "is the --data folder full or read-only?",
+        ),
+        Some(Disk::Working | Disk::Absent) | None => Check::ok("gateway", "disk", "what must outlive a restart is written"),
+    }
+}
+
+fn instances(snapshots: &Snapshots) -> Check {
+    let snapshot = snapshots.load();
+    let all = || snapshot.instances.values().flatten();
+    let unhealthy = all().filter(|instance| instance.health == Health::Unhealthy).count();
+    let total = all().count();
+    match unhealthy {
+        0 => Check::ok("clients", "instances", format!("{total} of this zone, none unhealthy")),
+        _ => Check::warn(
+            "clients",
+            "instances",
+            format!("{unhealthy} of {total} instances of this zone are unhealthy"),
+            "`causeway get instances -o wide` shows why each failed its check",
+        ),
+    }
+}
