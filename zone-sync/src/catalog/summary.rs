@@ -45,7 +45,9 @@ fn add(export: &mut Export, instance: &InstanceState<'_>) {
     }
     export.capacity_per_second = match (export.healthy, export.capacity_per_second) {
         (0, _) => instance.capacity_per_second,
-        (_, sum) => sum.zip(instance.capacity_per_second).map(|(a, b)| a.saturating_add(b)),
+        (_, sum) => sum
+            .zip(instance.capacity_per_second)
+            .map(|(a, b)| a.saturating_add(b)),
     };
     export.healthy = export.healthy.saturating_add(1);
     export.weight = export.weight.saturating_add(u64::from(instance.weight));
@@ -55,21 +57,33 @@ fn add(export: &mut Export, instance: &InstanceState<'_>) {
 mod tests {
     use super::*;
 
-    fn summed(instances: &[(&str, &str, u32, bool, Option<u64>)]) -> Vec<(String, u32, u32, u64, Option<u64>)> {
+    fn summed(
+        instances: &[(&str, &str, u32, bool, Option<u64>)],
+    ) -> Vec<(String, u32, u32, u64, Option<u64>)> {
         let owned: Vec<_> = instances
             .iter()
             .map(|(service, version, weight, healthy, capacity)| {
                 let tags: Tags = [("version", *version)].into_iter().collect();
-                (ServiceName::new(service).unwrap(), tags, *weight, *healthy, *capacity)
+                (
+                    ServiceName::new(service).unwrap(),
+                    tags,
+                    *weight,
+                    *healthy,
+                    *capacity,
+                )
             })
             .collect();
-        exports(owned.iter().map(|(service, tags, weight, healthy, capacity)| InstanceState {
-            service,
-            tags,
-            weight: *weight,
-            healthy: *healthy,
-            capacity_per_second: *capacity,
-        }))
+        exports(
+            owned
+                .iter()
+                .map(|(service, tags, weight, healthy, capacity)| InstanceState {
+                    service,
+                    tags,
+                    weight: *weight,
+                    healthy: *healthy,
+                    capacity_per_second: *capacity,
+                }),
+        )
         .into_iter()
         .map(|e| {
             let name = format!("{}{}", e.service, e.tags);

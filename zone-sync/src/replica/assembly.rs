@@ -99,7 +99,11 @@ fn distinct(exports: Vec<Export>) -> Result<Exports, Refusal> {
 
 /// Whether a delta names each key once.
 pub fn names_each_key_once(delta: &proto::Delta) -> bool {
-    let keys = delta.changed.iter().filter_map(|export| export.key.as_ref()).chain(&delta.removed);
+    let keys = delta
+        .changed
+        .iter()
+        .filter_map(|export| export.key.as_ref())
+        .chain(&delta.removed);
     let mut seen: BTreeSet<_> = BTreeSet::new();
     keys.into_iter().all(|key| seen.insert((&key.service, &key.tags)))
 }

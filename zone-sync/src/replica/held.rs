@@ -41,7 +41,10 @@ impl Believed {
     /// When the answer of `age` or whether it is still held changes next.
     fn next_change(&self, now: Instant) -> Instant {
         match self.age(now) {
-            Age::Fresh => self.fresh_until.unwrap_or(self.withdrawn_at).min(self.withdrawn_at),
+            Age::Fresh => self
+                .fresh_until
+                .unwrap_or(self.withdrawn_at)
+                .min(self.withdrawn_at),
             Age::Suspect => self.withdrawn_at,
             Age::Withdrawn => self.withdrawn_at + FORGET,
         }
@@ -161,7 +164,10 @@ impl Held {
     }
 
     pub fn next_change(&self, now: Instant) -> Option<Instant> {
-        self.believed.values().map(|believed| believed.next_change(now)).min()
+        self.believed
+            .values()
+            .map(|believed| believed.next_change(now))
+            .min()
     }
 
     /// Forgets the origins of every zone that is not in `zones`; answers which.

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use causeway_proto::sync::{Ack, Delta, Heartbeat, Hello, Known, Refused, Snapshot, SyncMessage, sync_message::Body};
+use causeway_proto::sync::{
+    Ack, Delta, Heartbeat, Hello, Known, Refused, Snapshot, SyncMessage, sync_message::Body,
+};
 use prost::Message as _;
 
 use super::{
@@ -123,7 +125,8 @@ impl Replica {
         }
         let (held, session) = self.told(peer, &origin, stamp)?;
         session.ack_due = true;
-        let follows = stamp > held && delta.incarnation == held.incarnation && delta.from_version <= held.version;
+        let follows =
+            stamp > held && delta.incarnation == held.incarnation && delta.from_version <= held.version;
         // One that does not follow what is held is answered with what is held, and the origin sends what is missing.
         let Some(base) = self.held.record(&origin).filter(|_| follows) else {
             return Ok(());
@@ -154,7 +157,12 @@ impl Replica {
     }
 
     /// Notes that `peer` told of a version of `origin`; answers what is held of it.
-    fn told(&mut self, peer: &GatewayId, origin: &GatewayId, stamp: Stamp) -> Result<(Stamp, &mut Session), Refusal> {
+    fn told(
+        &mut self,
+        peer: &GatewayId,
+        origin: &GatewayId,
+        stamp: Stamp,
+    ) -> Result<(Stamp, &mut Session), Refusal> {
         if !may_tell_of(peer, origin) {
             return Err(Refusal::WrongOrigin(origin.to_string()));
         }

@@ -29,6 +29,10 @@ use std::{
 
 use causeway_proto::sync::{Refused, SyncMessage, sync_message::Body};
 
+pub(crate) use self::wire::{
+    export_message, fingerprint_message, key_message, origin_message, read_export, read_fingerprint,
+    read_origin,
+};
 use self::{
     held::Held,
     limits::{MAX_PEERS, MAX_REFUSAL_BYTES, RAISE_INTERVAL},
@@ -38,10 +42,6 @@ use self::{
 pub use self::{
     refusal::{Refusal, known_reason},
     wire::Stamp,
-};
-pub(crate) use self::wire::{
-    export_message, fingerprint_message, key_message, origin_message, read_export, read_fingerprint,
-    read_origin,
 };
 use crate::{
     catalog::{Age, Catalog, Export, Record},
@@ -206,7 +206,11 @@ impl Replica {
         self.sessions.remove(&peer);
         let refusal = if peer.zone == self.own.record().origin.zone {
             Some(Refusal::OwnZone)
-        } else if self.zones.as_ref().is_some_and(|zones| !zones.contains(&peer.zone)) {
+        } else if self
+            .zones
+            .as_ref()
+            .is_some_and(|zones| !zones.contains(&peer.zone))
+        {
             Some(Refusal::UnknownZone(peer.zone.to_string()))
         } else if self.sessions.len() >= MAX_PEERS {
             Some(Refusal::TooManyPeers)
@@ -278,7 +282,8 @@ impl Replica {
         self.events
             .extend(changed.map(|(origin, age)| Event::AgeChanged { origin, age }));
         let forgotten = aged.forgotten.into_iter();
-        self.events.extend(forgotten.map(|origin| Event::Forgotten { origin }));
+        self.events
+            .extend(forgotten.map(|origin| Event::Forgotten { origin }));
     }
 
     fn ask_for_incarnation(&mut self, now: Instant, peer: &GatewayId, stamp: Stamp) {

@@ -164,8 +164,14 @@ impl OwnRecord {
             incarnation: self.record.incarnation,
             from_version: known.version,
             to_version: last.version,
-            changed: changed.into_iter().flat_map(|(_, now)| now.map(wire::export_message)).collect(),
-            removed: removed.into_iter().map(|((service, tags), _)| wire::key_message(service, tags)).collect(),
+            changed: changed
+                .into_iter()
+                .flat_map(|(_, now)| now.map(wire::export_message))
+                .collect(),
+            removed: removed
+                .into_iter()
+                .map(|((service, tags), _)| wire::key_message(service, tags))
+                .collect(),
             draining: last.draining,
             topology: wire::fingerprint_message(&last.topology),
         })

@@ -90,7 +90,10 @@ const REASONS: [&str; 15] = [
 /// new label in a metric.
 #[must_use]
 pub fn known_reason(word: &str) -> &'static str {
-    REASONS.into_iter().find(|known| *known == word).unwrap_or("other")
+    REASONS
+        .into_iter()
+        .find(|known| *known == word)
+        .unwrap_or("other")
 }
 
 #[cfg(test)]

@@ -34,10 +34,7 @@ impl Stamp {
         if incarnation > MAX_INCARNATION || version == u64::MAX {
             return Err(Refusal::Malformed("an incarnation or version is out of range"));
         }
-        Ok(Self {
-            incarnation,
-            version,
-        })
+        Ok(Self { incarnation, version })
     }
 }
 
@@ -72,10 +69,7 @@ pub fn read_known(known: proto::Known) -> Result<(GatewayId, Stamp), Refusal> {
 pub fn key_message(service: &ServiceName, tags: &Tags) -> proto::ExportKey {
     proto::ExportKey {
         service: service.to_string(),
-        tags: tags
-            .iter()
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect(),
+        tags: tags.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
     }
 }
 

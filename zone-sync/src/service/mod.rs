@@ -1,1 +1,192 @@
+//! The tokio shell around the replica: one task owns it, sessions run over any byte stream, the store is written off
+//! the hot path.
+//!
+//! It decides nothing about records. Who opens a session, over which tunnel, and who the peer is, is the caller's: a
+//! peer's identity is taken as authenticated.
 
+mod counted;
+mod saver;
+mod session;
+mod status;
+mod task;
+mod transport;
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Notify, mpsc, oneshot, watch},
+};
+
+use self::{saver::Saver, task::Command};
+pub use self::{
+    session::SessionError,
+    status::{Disk, PeerStatus, PeerTotals, Side, SyncEvent, SyncStatus},
+};
+use crate::{
+    catalog::{Catalog, Export},
+    name::{GatewayId, ZoneName},
+    replica::{Ages, Replica},
+    topology::{Fingerprint, Topology},
+};
+
+/// Messages and requests that may wait for the task. Each is at most 128 KiB, and sessions wait when it is full.
+const MAX_WAITING_COMMANDS: usize = 64;
+/// Events that may wait for the caller; later ones are dropped while it does not read.
+const MAX_WAITING_EVENTS: usize = 256;
+
+/// How to start zone sync.
+#[derive(Debug, Clone)]
+pub struct SyncConfig {
+    /// This gateway: the one whose record is written here.
+    pub origin: GatewayId,
+    /// Where `catalog.redb` lies. `None`: nothing survives a restart.
+    pub data_dir: Option<PathBuf>,
+    pub ages: Ages,
+}
+
+/// Why zone sync did not start. A disk that fails is not among the reasons: sync goes on without it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot run the task that reads the stored catalog")]
+    Blocking(#[source] tokio::task::JoinError),
+}
+
+/// A handle to zone sync. It ends when the last handle and session is gone, or with [`ZoneSync::shutdown`].
+#[derive(Debug, Clone)]
+pub struct ZoneSync {
+    commands: mpsc::Sender<Command>,
+    local: Arc<watch::Sender<Local>>,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    /// Rung when a session that could take nothing more can again.
+    room: Arc<Notify>,
+    /// Tells the sessions of this process apart.
+    next_session: Arc<AtomicU64>,
+}
+
+/// What the zone last said of itself: only the latest counts, so that setting it never waits.
+#[derive(Debug, Clone, Default)]
+struct Local {
+    exports: Option<Arc<Vec<Export>>>,
+    draining: bool,
+    topology: Option<(Fingerprint, Arc<BTreeSet<ZoneName>>)>,
+}
+
+impl ZoneSync {
+    /// Reads the stored catalog, takes a new incarnation and starts the task. The catalog that was stored is served at
+    /// once. The receiver tells of refusals and ended sessions; it need not be read.
+    ///
+    /// # Errors
+    /// When the runtime cannot run a blocking task.
+    pub async fn start(config: SyncConfig) -> Result<(Self, mpsc::Receiver<SyncEvent>), StartError> {
+        let now = tokio::time::Instant::now().into_std();
+        let clock = unix_milliseconds();
+        let (saver, incarnation, records) = Saver::start(config.data_dir, clock)
+            .await
+            .map_err(StartError::Blocking)?;
+        let records = records.into_values().map(Arc::unwrap_or_clone);
+        let replica = Replica::new(now, config.origin.clone(), incarnation, config.ages, records);
+        let (commands, waiting) = mpsc::channel(MAX_WAITING_COMMANDS);
+        let (events, events_out) = mpsc::channel(MAX_WAITING_EVENTS);
+        let (local, local_in) = watch::channel(Local::default());
+        let (catalog_in, catalog) = watch::channel(replica.catalog().clone());
+        tracing::info!(origin = %config.origin, incarnation, stored = catalog.borrow().entries().count(),
+            "zone sync begins");
+        let room = Arc::<Notify>::default();
+        let task = task::Task::new(replica, saver, catalog_in, events, room.clone());
+        tokio::spawn(task.run(waiting, local_in));
+        let handle = Self {
+            commands,
+            local: Arc::new(local),
+            catalog,
+            room,
+            next_session: Arc::default(),
+        };
+        Ok((handle, events_out))
+    }
+
+    /// Everything that the zone exports now. Peers are told nothing before this was called once, even with none.
+    pub fn set_exports(&self, exports: Vec<Export>) {
+        self.local
+            .send_modify(|local| local.exports = Some(Arc::new(exports)));
+    }
+
+    pub fn set_draining(&self, draining: bool) {
+        self.local.send_modify(|local| local.draining = draining);
+    }
+
+    /// The topology in force. Zones that are not in it are forgotten, and their sessions end.
+    pub fn set_topology(&self, topology: &Topology) {
+        self.set_zones(topology.fingerprint, topology.zones.keys().cloned());
+    }
+
+    /// As [`ZoneSync::set_topology`], for callers that have no whole topology.
+    pub fn set_zones(&self, fingerprint: Fingerprint, zones: impl IntoIterator<Item = ZoneName>) {
+        let zones = Arc::new(zones.into_iter().collect());
+        self.local
+            .send_modify(|local| local.topology = Some((fingerprint, zones)));
+    }
+
+    /// The catalog, now and as it changes.
+    #[must_use]
+    pub fn catalog(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.catalog.clone()
+    }
+
+    /// Runs a session that this side opens on `io`, a byte stream to the authenticated `peer`. Returns when the session
+    /// has ended; dropping the future ends it as well. A session with the same peer that was there before ends.
+    ///
+    /// # Errors
+    /// When the session ended otherwise than by an orderly close of either side.
+    pub async fn open_session<S>(&self, peer: GatewayId, io: S) -> Result<(), SessionError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        session::open(self, peer, io).await
+    }
+
+    /// Runs a session that the authenticated `peer` opened on `io`. Otherwise as [`ZoneSync::open_session`].
+    ///
+    /// # Errors
+    /// When the session ended otherwise than by an orderly close of either side.
+    pub async fn accept_session<S>(&self, peer: GatewayId, io: S) -> Result<(), SessionError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        session::accept(self, peer, io).await
+    }
+
+    /// How zone sync stands; `None` after a shutdown.
+    pub async fn status(&self) -> Option<SyncStatus> {
+        let (answer, status) = oneshot::channel();
+        self.commands.send(Command::Status(answer)).await.ok()?;
+        status.await.ok()
+    }
+
+    /// Ends every session, writes what is not on disk yet and ends the task.
+    pub async fn shutdown(&self) {
+        let (answer, done) = oneshot::channel();
+        if self.commands.send(Command::Shutdown(answer)).await.is_ok() {
+            // An error means that the task is gone, which is what was asked for.
+            let _ = done.await;
+        }
+    }
+
+    fn new_session(&self) -> u64 {
+        self.next_session.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The wall clock: used only to make incarnations grow when the store is lost, never to compare two zones.
+fn unix_milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(0)
+}

@@ -32,7 +32,10 @@ impl StoreError {
             Self::Folder(_) => false,
             Self::File(error) => match error {
                 redb::Error::Io(error) => {
-                    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+                    matches!(
+                        error.kind(),
+                        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                    )
                 }
                 redb::Error::Corrupted(_)
                 | redb::Error::UpgradeRequired(_)

@@ -21,7 +21,11 @@ type Headers<'t> = Table<'t, &'static str, &'static [u8]>;
 type ExportRows<'t> = Table<'t, (&'static str, &'static [u8]), &'static [u8]>;
 
 /// Removes every row of a record.
-pub fn remove(headers: &mut Headers<'_>, exports: &mut ExportRows<'_>, old: &Record) -> Result<(), StoreError> {
+pub fn remove(
+    headers: &mut Headers<'_>,
+    exports: &mut ExportRows<'_>,
+    old: &Record,
+) -> Result<(), StoreError> {
     let origin = old.origin.to_string();
     headers.remove(origin.as_str())?;
     for export in old.exports.iter() {
@@ -77,7 +81,8 @@ pub fn read_all(
     let mut records = Records::new();
     for row in headers.iter()?.take(MAX_PEERS) {
         let (key, value) = row?;
-        let header = proto::Snapshot::decode(value.value()).map_err(|_| StoreError::Row("a record's head"))?;
+        let header =
+            proto::Snapshot::decode(value.value()).map_err(|_| StoreError::Row("a record's head"))?;
         let origin = read_origin(header.origin).map_err(StoreError::Value)?;
         if origin.to_string() != key.value() {
             return Err(StoreError::Row("a record under another's name"));
@@ -101,7 +106,10 @@ fn read_exports(
 ) -> Result<Exports, StoreError> {
     let origin = origin.to_string();
     let mut read = Vec::new();
-    for row in exports.range((origin.as_str(), [].as_slice())..)?.take(MAX_EXPORTS) {
+    for row in exports
+        .range((origin.as_str(), [].as_slice())..)?
+        .take(MAX_EXPORTS)
+    {
         let (key, value) = row?;
         if key.value().0 != origin {
             break;

@@ -1,0 +1,105 @@
+//! What the admin API and the metrics are told of zone sync.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{catalog::Age, name::GatewayId, replica::Stamp};
+
+/// Who refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// This gateway refused.
+    Local,
+    /// The peer refused.
+    Peer,
+}
+
+/// Something worth counting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SyncEvent {
+    /// A session was ended because of what one side did; `reason` is a fixed word.
+    Refused {
+        peer: GatewayId,
+        side: Side,
+        reason: &'static str,
+    },
+    /// A session ended, with the bytes that it carried.
+    SessionEnded {
+        peer: GatewayId,
+        bytes_sent: u64,
+        bytes_received: u64,
+    },
+}
+
+/// How the stored catalog stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Disk {
+    /// Nothing is stored, as configured.
+    Absent,
+    /// What is known is on disk, or about to be.
+    Working,
+    /// The last write failed; it is tried again.
+    Failing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SyncStatus {
+    pub origin: GatewayId,
+    /// The newest version of the own record.
+    pub own: Stamp,
+    /// Exports in the own record.
+    pub exports: usize,
+    pub draining: bool,
+    pub disk: Disk,
+    /// Every gateway that has a session, had one, or whose record is held; in order.
+    pub peers: Vec<PeerStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PeerStatus {
+    pub peer: GatewayId,
+    /// How long the session has lasted; `None` without one.
+    pub connected_for: Option<Duration>,
+    /// How long ago the last message came in this session.
+    pub heard_ago: Option<Duration>,
+    /// The newest own version that the peer says it holds.
+    pub acknowledged: Option<Stamp>,
+    /// The version of the peer's record that is held here.
+    pub held: Option<Stamp>,
+    pub age: Option<Age>,
+    /// Exports in the peer's record.
+    pub exports: usize,
+    #[serde(flatten)]
+    pub totals: PeerTotals,
+}
+
+/// Of all sessions with one peer since this process began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PeerTotals {
+    /// HTTP/2 framing included.
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    /// Sessions that this gateway ended because of what the peer did, and the other way round.
+    pub refused: u64,
+    pub refused_by_peer: u64,
+    /// The word for the latest refusal by either side.
+    pub last_refusal: Option<&'static str>,
+}
+
+impl PeerTotals {
+    pub(super) fn add(&mut self, sent: u64, received: u64) {
+        self.bytes_sent += sent;
+        self.bytes_received += received;
+    }
+
+    pub(super) fn refusal(&mut self, side: Side, reason: &'static str) {
+        match side {
+            Side::Local => self.refused += 1,
+            Side::Peer => self.refused_by_peer += 1,
+        }
+        self.last_refusal = Some(reason);
+    }
+}

@@ -1,0 +1,380 @@
+//! The task that owns the replica: takes commands in, sends messages out, publishes the catalog. It decides nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use causeway_proto::sync::SyncMessage;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::{Local, PeerStatus, PeerTotals, Side, SyncEvent, SyncStatus, counted::Counters, saver::Saver};
+use crate::{
+    catalog::Catalog,
+    name::GatewayId,
+    replica::{Event, LocalChange, Refusal, Replica, Stamp, limits::MAX_PEERS},
+};
+
+pub enum Command {
+    Opened(GatewayId, Link),
+    Message(GatewayId, u64, SyncMessage),
+    Broken(GatewayId, u64, Refusal),
+    Closed(GatewayId, u64),
+    Status(oneshot::Sender<SyncStatus>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// Why the task ended a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Refused(&'static str),
+    RefusedByPeer(&'static str),
+    Replaced,
+    ShutDown,
+}
+
+/// The task's end of a session.
+pub struct Link {
+    pub session: u64,
+    outgoing: mpsc::Sender<SyncMessage>,
+    blocked: Arc<AtomicBool>,
+    counters: Arc<Counters>,
+    end: oneshot::Sender<Ending>,
+}
+
+impl Link {
+    pub fn new(
+        session: u64,
+        outgoing: mpsc::Sender<SyncMessage>,
+        blocked: Arc<AtomicBool>,
+        counters: Arc<Counters>,
+        end: oneshot::Sender<Ending>,
+    ) -> Self {
+        Self {
+            session,
+            outgoing,
+            blocked,
+            counters,
+            end,
+        }
+    }
+
+    /// Whether nothing more goes in now. From then on the other end rings when there is room.
+    fn is_full(&self) -> bool {
+        if self.outgoing.capacity() > 0 {
+            return false;
+        }
+        self.blocked.store(true, Ordering::SeqCst);
+        // It may have been emptied between the two; then nobody rings.
+        self.outgoing.capacity() == 0
+    }
+}
+
+pub struct Task {
+    replica: Replica,
+    saver: Saver,
+    catalog: watch::Sender<Arc<Catalog>>,
+    events: mpsc::Sender<SyncEvent>,
+    room: Arc<Notify>,
+    links: BTreeMap<GatewayId, Link>,
+    totals: BTreeMap<GatewayId, PeerTotals>,
+    /// What the zone last said of itself, as far as the replica was told.
+    told: Local,
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Task {
+    pub fn new(
+        replica: Replica,
+        saver: Saver,
+        catalog: watch::Sender<Arc<Catalog>>,
+        events: mpsc::Sender<SyncEvent>,
+        room: Arc<Notify>,
+    ) -> Self {
+        Self {
+            replica,
+            saver,
+            catalog,
+            events,
+            room,
+            links: BTreeMap::new(),
+            totals: BTreeMap::new(),
+            told: Local::default(),
+        }
+    }
+
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut local: watch::Receiver<Local>) {
+        let mut done = None;
+        loop {
+            let room = self.room.clone();
+            let timeout = self.replica.poll_timeout(now());
+            // Every branch is cancel-safe: channels, a bell, timers and a join handle.
+            tokio::select! {
+                command = commands.recv() => match command {
+                    None => break,
+                    Some(Command::Shutdown(answer)) => {
+                        done = Some(answer);
+                        break;
+                    }
+                    Some(command) => self.command(command),
+                },
+                Ok(()) = local.changed() => {
+                    let latest = local.borrow_and_update().clone();
+                    self.local(latest);
+                }
+                () = room.notified() => self.unblock(),
+                () = sleep_until(timeout) => self.replica.handle_timeout(now()),
+                () = self.saver.due() => {}
+            }
+            self.settle();
+        }
+        for link in std::mem::take(&mut self.links).into_values() {
+            let _ = link.end.send(Ending::ShutDown);
+        }
+        self.saver.finish(self.replica.catalog()).await;
+        // Dropping the sender would do as well; the caller may also have gone.
+        done.map(|done| done.send(()));
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Opened(peer, link) => {
+                self.close(&peer, Ending::Replaced);
+                self.links.insert(peer.clone(), link);
+                self.replica.handle_connected(now(), peer);
+            }
+            Command::Message(peer, session, message) if self.is_current(&peer, session) => {
+                self.replica.handle_message(now(), &peer, message);
+            }
+            Command::Broken(peer, session, refusal) if self.is_current(&peer, session) => {
+                self.replica.handle_broken(now(), &peer, refusal);
+            }
+            Command::Closed(peer, session) if self.is_current(&peer, session) => {
+                self.close(&peer, Ending::ShutDown);
+                self.replica.handle_disconnected(now(), &peer);
+            }
+            Command::Status(answer) => drop(answer.send(self.status())),
+            // Late words of sessions that were replaced or ended; `run` keeps `Shutdown` to itself.
+            _ => {}
+        }
+    }
+
+    fn is_current(&self, peer: &GatewayId, session: u64) -> bool {
+        self.links.get(peer).is_some_and(|link| link.session == session)
+    }
+
+    /// Hands the replica what is new of what the zone says of itself.
+    fn local(&mut self, latest: Local) {
+        if latest.topology != self.told.topology {
+            if let Some((fingerprint, zones)) = latest.topology.clone() {
+                self.totals.retain(|peer, _| zones.contains(&peer.zone));
+                let zones = Arc::unwrap_or_clone(zones);
+                let change = LocalChange::Topology { fingerprint, zones };
+                self.replica.handle_local(now(), change);
+            }
+        }
+        if latest.draining != self.told.draining {
+            self.replica
+                .handle_local(now(), LocalChange::Draining(latest.draining));
+        }
+        let same = match (&latest.exports, &self.told.exports) {
+            (Some(new), Some(old)) => Arc::ptr_eq(new, old),
+            (new, _) => new.is_none(),
+        };
+        if let (false, Some(exports)) = (same, &latest.exports) {
+            let exports = exports.as_ref().clone();
+            self.replica.handle_local(now(), LocalChange::Exports(exports));
+        }
+        self.told = latest;
+    }
+
+    fn unblock(&mut self) {
+        for (peer, link) in &self.links {
+            if link.outgoing.capacity() > 0 {
+                self.replica.handle_writable(peer);
+            }
+        }
+    }
+
+    /// Carries out what the replica wants after whatever happened.
+    fn settle(&mut self) {
+        self.transmit();
+        let mut changed = false;
+        while let Some(event) = self.replica.poll_event() {
+            changed |= self.event(event);
+        }
+        if changed {
+            self.catalog.send_replace(self.replica.catalog().clone());
+            self.saver.note_change();
+        }
+        if let Some(incarnation) = self.saver.turn(now(), self.replica.catalog()) {
+            self.replica
+                .handle_local(now(), LocalChange::Incarnation(incarnation));
+            self.transmit();
+        }
+    }
+
+    fn transmit(&mut self) {
+        while let Some((peer, message)) = self.replica.poll_transmit(now()) {
+            self.send(&peer, message);
+        }
+    }
+
+    fn send(&mut self, peer: &GatewayId, message: SyncMessage) {
+        let Some(link) = self.links.get(peer) else {
+            return;
+        };
+        match link.outgoing.try_send(message) {
+            Ok(()) if link.is_full() => self.replica.handle_blocked(peer),
+            Ok(()) => {}
+            // Only the last word to a peer that reads nothing finds no room.
+            Err(mpsc::error::TrySendError::Full(_)) => self.replica.handle_blocked(peer),
+            // The caller dropped the session.
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                self.close(peer, Ending::ShutDown);
+                self.replica.handle_disconnected(now(), peer);
+            }
+        }
+    }
+
+    /// Answers whether the catalog is another one now.
+    fn event(&mut self, event: Event) -> bool {
+        match event {
+            Event::RecordChanged { origin } => {
+                tracing::debug!(peer = %origin, "took a newer record");
+                return true;
+            }
+            Event::AgeChanged { origin, age } => {
+                tracing::info!(peer = %origin, ?age, "what a gateway told is believed differently");
+                return true;
+            }
+            Event::Forgotten { origin } => {
+                tracing::info!(peer = %origin, "forgot a gateway");
+                return true;
+            }
+            Event::Refused { peer, refusal } => {
+                let cause = std::error::Error::source(&refusal).map(tracing::field::display);
+                tracing::warn!(%peer, reason = refusal.reason(), %refusal, cause, "refused a sync session");
+                self.refused(&peer, Side::Local, refusal.reason());
+            }
+            Event::RefusedByPeer {
+                peer,
+                reason,
+                message,
+            } => {
+                tracing::warn!(%peer, reason, message, "a peer refused the sync session");
+                self.refused(&peer, Side::Peer, reason);
+            }
+            Event::Outdated { peer, incarnation } => {
+                tracing::warn!(%peer, incarnation, "a peer knows this gateway from a later incarnation; taking one after it");
+                self.saver.raise(incarnation);
+            }
+            Event::ExportsLeftOut { count } => {
+                tracing::warn!(count, "left out exports that other zones would refuse");
+            }
+        }
+        false
+    }
+
+    fn refused(&mut self, peer: &GatewayId, side: Side, reason: &'static str) {
+        let totals = self.totals_of(peer);
+        totals.refusal(side, reason);
+        let ending = match side {
+            Side::Local => Ending::Refused(reason),
+            Side::Peer => Ending::RefusedByPeer(reason),
+        };
+        self.tell(SyncEvent::Refused {
+            peer: peer.clone(),
+            side,
+            reason,
+        });
+        self.close(peer, ending);
+    }
+
+    /// Ends the session with a peer, if there is one. What was handed to it before still goes out.
+    fn close(&mut self, peer: &GatewayId, ending: Ending) {
+        let Some(link) = self.links.remove(peer) else {
+            return;
+        };
+        let (bytes_sent, bytes_received) = (link.counters.sent(), link.counters.received());
+        // Nobody waits for the ending of a session that the peer or the caller ended.
+        let _ = link.end.send(ending);
+        self.totals_of(peer).add(bytes_sent, bytes_received);
+        self.tell(SyncEvent::SessionEnded {
+            peer: peer.clone(),
+            bytes_sent,
+            bytes_received,
+        });
+    }
+
+    /// Events are for counting; a caller that does not read them holds nothing up.
+    fn tell(&self, event: SyncEvent) {
+        let _ = self.events.try_send(event);
+    }
+
+    fn totals_of(&mut self, peer: &GatewayId) -> &mut PeerTotals {
+        if self.totals.len() >= MAX_PEERS && !self.totals.contains_key(peer) {
+            let idle = self
+                .totals
+                .keys()
+                .find(|peer| !self.links.contains_key(peer))
+                .cloned();
+            idle.map(|idle| self.totals.remove(&idle));
+        }
+        self.totals.entry(peer.clone()).or_default()
+    }
+
+    fn status(&self) -> SyncStatus {
+        let own = self.replica.own();
+        let held = self.replica.catalog().entries().map(|entry| &entry.record.origin);
+        let peers: BTreeSet<_> = held.chain(self.links.keys()).chain(self.totals.keys()).collect();
+        SyncStatus {
+            origin: own.origin.clone(),
+            own: Stamp {
+                incarnation: own.incarnation,
+                version: own.version,
+            },
+            exports: own.exports.len(),
+            draining: own.draining,
+            disk: self.saver.disk(),
+            peers: peers.into_iter().map(|peer| self.peer_status(peer)).collect(),
+        }
+    }
+
+    fn peer_status(&self, peer: &GatewayId) -> PeerStatus {
+        let session = self.replica.session(peer);
+        let entry = self.replica.catalog().entry(peer);
+        let mut totals = self.totals.get(peer).cloned().unwrap_or_default();
+        if let Some(link) = self.links.get(peer) {
+            totals.add(link.counters.sent(), link.counters.received());
+        }
+        let ago = |at: Instant| now().saturating_duration_since(at);
+        PeerStatus {
+            peer: peer.clone(),
+            connected_for: session.as_ref().map(|session| ago(session.connected)),
+            heard_ago: session.as_ref().map(|session| ago(session.heard)),
+            acknowledged: session.map(|session| session.acknowledged),
+            held: entry.map(|entry| Stamp {
+                incarnation: entry.record.incarnation,
+                version: entry.record.version,
+            }),
+            age: entry.map(|entry| entry.age),
+            exports: entry.map_or(0, |entry| entry.record.exports.len()),
+            totals,
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
