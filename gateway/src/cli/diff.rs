@@ -46,7 +46,7 @@ enum Format {
 /// Exit codes are those of diff(1).
 pub fn run(args: &Args) -> Result<Exit, Failure> {
     let (Some(old), Some(new)) = (topology(&args.old)?, topology(&args.new)?) else {
-        return Ok(Exit::DiffFailed);
+        return Ok(Exit::NotCompared);
     };
     let changes = diff(&old, &new);
     let report = match args.output {
@@ -58,7 +58,11 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         }
     };
     output::print(&report)?;
-    Ok(if changes.is_empty() { Exit::Done } else { Exit::Failed })
+    Ok(if changes.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
 /// `None` when the file cannot be used, which has been said then.
@@ -84,7 +88,11 @@ fn in_words(changes: &Diff, colour: bool) -> String {
             ChangeKind::Removed => anstyle::AnsiColor::Red,
             ChangeKind::Changed => anstyle::AnsiColor::Yellow,
         };
-        let style = if colour { colours.on_default() } else { anstyle::Style::new() };
+        let style = if colour {
+            colours.on_default()
+        } else {
+            anstyle::Style::new()
+        };
         format!("{style}{change}{style:#}\n")
     });
     lines.collect()

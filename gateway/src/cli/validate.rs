@@ -50,7 +50,11 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 
 /// How diagnostics are shown on standard output.
 pub(super) fn style() -> Style {
-    if output::colour() { Style::Colour } else { Style::Plain }
+    if output::colour() {
+        Style::Colour
+    } else {
+        Style::Plain
+    }
 }
 
 fn check(args: &Args, style: Style) -> (String, Exit) {
@@ -79,7 +83,11 @@ fn in_words(result: &Result<Parsed, LoadError>, style: Style) -> String {
         Ok(parsed) => {
             text.push_str(&parsed.warnings.render(style));
             let (zones, services) = (parsed.topology.zones.len(), parsed.topology.services.len());
-            let counts = format!("{zones} zone{}, {services} service{}", plural(zones), plural(services));
+            let counts = format!(
+                "{zones} zone{}, {services} service{}",
+                plural(zones),
+                plural(services)
+            );
             format!("{} ({counts}, {})", parsed.warnings, parsed.topology.fingerprint)
         }
         Err(LoadError::Invalid(findings)) => {
@@ -141,16 +149,20 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             line.push(path.display().to_string());
         }
-        line.extend(further.iter().map(|&word| word.to_owned()));
+        let real = folder.path().display().to_string();
+        line.extend(further.iter().map(|word| word.replace("DIR", &real)));
         let (text, exit) = check(&Line::parse_from(line).args, Style::Plain);
-        (text.replace(&folder.path().display().to_string(), "DIR"), exit)
+        (text.replace(&real, "DIR"), exit)
     }
 
     #[test]
     fn a_good_file_is_summed_up_in_one_line() {
         let (text, exit) = validate(&[GOOD], &[]);
         assert_eq!(exit, Exit::Done);
-        assert!(text.starts_with("DIR/0.yaml: no errors (1 zone, 0 services, "), "{text}");
+        assert!(
+            text.starts_with("DIR/0.yaml: no errors (1 zone, 0 services, "),
+            "{text}"
+        );
     }
 
     #[test]
@@ -168,7 +180,10 @@ mod tests {
         assert_eq!(exit, Exit::BadInput);
         assert!(text.contains("DIR/0.yaml: 1 error\n"), "{text}");
         assert!(text.contains("DIR/1.yaml: no errors"), "{text}");
-        assert!(text.contains("error: cannot read DIR/missing.yaml: No such file"), "{text}");
+        assert!(
+            text.contains("error: cannot read DIR/missing.yaml: No such file"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -17,8 +17,6 @@ use tokio::sync::watch as channel;
 
 pub use load::{LoadError, load};
 
-use crate::telemetry::Metrics;
-
 /// Most changes that one log line names.
 const MAX_CHANGES_LOGGED: usize = 20;
 
@@ -62,7 +60,6 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct TopologyFile {
     path: PathBuf,
-    metrics: Arc<Metrics>,
     topology: channel::Sender<Arc<Topology>>,
     state: channel::Sender<ReloadState>,
     /// What the last attempt found, good or bad, so that each content is taken up or logged once. Also keeps two
@@ -81,8 +78,10 @@ impl TopologyFile {
     ///
     /// # Errors
     /// When it cannot be read or is not a topology.
-    pub fn open(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, LoadError> {
-        let Parsed { topology, warnings, .. } = load(&path)?;
+    pub fn open(path: PathBuf) -> Result<Self, LoadError> {
+        let Parsed {
+            topology, warnings, ..
+        } = load(&path)?;
         if !warnings.is_empty() {
             tracing::warn!(file = %path.display(), found = %warnings.summary(),
                 "the topology is in force, but `causeway validate` has something to say about it");
@@ -90,7 +89,6 @@ impl TopologyFile {
         let fingerprint = topology.fingerprint;
         Ok(Self {
             path,
-            metrics,
             topology: channel::Sender::new(Arc::new(topology)),
             state: channel::Sender::default(),
             last: Mutex::new(Attempt::Good(fingerprint)),
@@ -139,10 +137,19 @@ impl TopologyFile {
         Outcome::Unchanged
     }
 
-    fn take(&self, Parsed { topology, warnings, .. }: Parsed) -> Outcome {
+    fn take(
+        &self,
+        Parsed {
+            topology, warnings, ..
+        }: Parsed,
+    ) -> Outcome {
         let changes = diff(&self.topology.borrow(), &topology);
-        let named: Vec<String> =
-            changes.changes.iter().take(MAX_CHANGES_LOGGED).map(ToString::to_string).collect();
+        let named: Vec<String> = changes
+            .changes
+            .iter()
+            .take(MAX_CHANGES_LOGGED)
+            .map(ToString::to_string)
+            .collect();
         tracing::info!(
             file = %self.path.display(),
             topology = %topology.fingerprint,
@@ -153,7 +160,6 @@ impl TopologyFile {
         );
         self.topology.send_replace(Arc::new(topology));
         self.state.send_replace(ReloadState::default());
-        self.metrics.topology_reloaded(true);
         Outcome::Taken(changes)
     }
 
@@ -172,7 +178,6 @@ impl TopologyFile {
         self.state.send_replace(ReloadState {
             refused: Some(refusal),
         });
-        self.metrics.topology_reloaded(false);
         Outcome::Refused
     }
 }

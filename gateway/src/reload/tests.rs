@@ -29,9 +29,9 @@ struct Watched {
 
 impl Watched {
     fn new(path: &Path) -> Self {
-        let file = Arc::new(TopologyFile::open(path.to_owned(), Arc::default()).unwrap());
+        let file = Arc::new(TopologyFile::open(path.to_owned()).unwrap());
         let stop = CancellationToken::new();
-        tokio::spawn(file.clone().watch(stop.clone()));
+        tokio::spawn(file.clone().watch(Arc::default(), stop.clone()));
         Self {
             topology: file.topology(),
             state: file.state(),
@@ -42,12 +42,18 @@ impl Watched {
 
     async fn port_becomes(&mut self, wanted: u16) {
         let wait = self.topology.wait_for(|topology| port(topology) == wanted);
-        tokio::time::timeout(PATIENCE, wait).await.expect("the change is taken up").unwrap();
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("the change is taken up")
+            .unwrap();
     }
 
     async fn refusal(&mut self, wanted: bool) -> Option<Refusal> {
         let wait = self.state.wait_for(|state| state.refused.is_some() == wanted);
-        let state = tokio::time::timeout(PATIENCE, wait).await.expect("the state changes").unwrap();
+        let state = tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("the state changes")
+            .unwrap();
         state.refused.clone()
     }
 
@@ -106,8 +112,16 @@ async fn a_bad_file_leaves_the_old_topology_in_force_until_a_good_one_comes() {
     let mut watched = Watched::new(&path);
     fs::write(&path, text(2).replace("port", "prot")).unwrap();
     let refusal = watched.refusal(true).await.unwrap();
-    assert!(refusal.summary.ends_with("topology.yaml: 1 error, 1 warning"), "{}", refusal.summary);
-    assert!(refusal.details.contains("did you mean `port`?"), "{}", refusal.details);
+    assert!(
+        refusal.summary.ends_with("topology.yaml: 1 error, 1 warning"),
+        "{}",
+        refusal.summary
+    );
+    assert!(
+        refusal.details.contains("did you mean `port`?"),
+        "{}",
+        refusal.details
+    );
     assert_eq!(watched.port_now(), 1);
 
     fs::write(&path, text(3)).unwrap();
@@ -152,7 +166,7 @@ async fn a_published_topology_holds_until_the_file_changes() {
 #[test]
 fn each_bad_content_is_reported_once_and_again_on_request() {
     let (_folder, path) = folder_with(&text(1));
-    let file = TopologyFile::open(path.clone(), Arc::default()).unwrap();
+    let file = TopologyFile::open(path.clone()).unwrap();
     assert_eq!(file.reload(Trigger::Change), Outcome::Unchanged);
     fs::write(&path, "nonsense").unwrap();
     assert_eq!(file.reload(Trigger::Change), Outcome::Refused);
@@ -170,8 +184,12 @@ fn each_bad_content_is_reported_once_and_again_on_request() {
 fn a_file_that_is_missing_or_not_text_is_refused_at_the_start() {
     let (folder, path) = folder_with(&text(1));
     fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
-    let error = TopologyFile::open(path, Arc::default()).unwrap_err();
-    assert!(error.summary().ends_with("it is not UTF-8 text"), "{}", error.summary());
-    let missing = TopologyFile::open(folder.path().join("none.yaml"), Arc::default()).unwrap_err();
+    let error = TopologyFile::open(path).unwrap_err();
+    assert!(
+        error.summary().ends_with("it is not UTF-8 text"),
+        "{}",
+        error.summary()
+    );
+    let missing = TopologyFile::open(folder.path().join("none.yaml")).unwrap_err();
     assert!(matches!(missing, LoadError::Read { .. }));
 }

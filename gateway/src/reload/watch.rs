@@ -17,7 +17,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{TopologyFile, Trigger};
+use super::{Outcome, TopologyFile, Trigger};
+use crate::telemetry::Metrics;
 
 /// How long the folder has to be quiet: an editor's save is several events.
 const QUIET: Duration = Duration::from_millis(200);
@@ -25,8 +26,8 @@ const QUIET: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 impl TopologyFile {
-    /// Takes up changes of the file and SIGHUP until `stop`.
-    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+    /// Takes up changes of the file, and reads it again on SIGHUP, until `stop`.
+    pub async fn watch(self: Arc<Self>, metrics: Arc<Metrics>, stop: CancellationToken) {
         let changed = Arc::new(Notify::new());
         let watcher = watch_folder(&self.path, changed.clone());
         if let Err(error) = &watcher {
@@ -45,9 +46,11 @@ impl TopologyFile {
             };
             let file = self.clone();
             // Reading and checking a large file takes longer than a runtime thread should be held.
-            let done = tokio::task::spawn_blocking(move || file.reload(trigger)).await;
-            if let Err(error) = done {
-                tracing::error!(%error, "reading the topology again has failed");
+            match tokio::task::spawn_blocking(move || file.reload(trigger)).await {
+                Ok(Outcome::Unchanged) => {}
+                Ok(Outcome::Taken(_)) => metrics.topology_reloaded(true),
+                Ok(Outcome::Refused) => metrics.topology_reloaded(false),
+                Err(error) => tracing::error!(%error, "reading the topology again has failed"),
             }
         }
     }
@@ -70,7 +73,10 @@ fn watch_folder(
     let mut debouncer = new_debouncer(QUIET, None, move |events: DebounceEventResult| {
         let Ok(events) = events else { return };
         // Reading the file is an event of its own, which must not lead to the next reading.
-        if events.iter().any(|event| !matches!(event.kind, EventKind::Access(_))) {
+        if events
+            .iter()
+            .any(|event| !matches!(event.kind, EventKind::Access(_)))
+        {
             changed.notify_one();
         }
     })?;
