@@ -12,6 +12,7 @@ pub mod identity;
 pub mod ingress;
 pub mod instances;
 pub mod relay;
+pub mod reload;
 pub mod route;
 pub mod snapshot;
 pub mod target;

@@ -9,6 +9,8 @@ use anstyle::{AnsiColor, Style};
 pub enum Exit {
     Done,
     Failed,
+    /// `diff` could not compare; 1 says there that the files differ, as with diff(1).
+    NotCompared,
     /// The command line is wrong (EX_USAGE of sysexits.h).
     Usage,
     /// An input file is wrong (EX_DATAERR).
@@ -22,6 +24,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::Failed => 1,
+            Self::NotCompared => 2,
             Self::Usage => 64,
             Self::BadInput => 65,
             Self::IssuesFound => 79,

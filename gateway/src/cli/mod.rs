@@ -4,16 +4,20 @@
 //! Adding a command: a file with `Args` (clap) and `run`, a variant of [`Command`] and its line in [`dispatch`], and the
 //! snapshot of the help text in `tests/cli.rs`.
 
+pub mod ca;
 mod check;
 mod client;
 mod completion;
+mod diff;
 mod explain;
 mod failure;
 mod get;
 mod man;
 mod output;
 mod register;
+mod schema;
 mod tables;
+mod validate;
 
 use std::process::ExitCode;
 
@@ -43,6 +47,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Validate(validate::Args),
+    Schema(schema::Args),
+    Diff(diff::Args),
     Get(get::Args),
     Explain(explain::Args),
     Register(register::RegisterArgs),
@@ -76,6 +83,9 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Validate(args) => validate::run(&args),
+        Command::Schema(args) => schema::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Register(args) => block_on(register::register(args)),
@@ -102,6 +112,3 @@ mod tests {
         Cli::command().debug_assert();
     }
 }
-//! The command line: one file per command.
-
-pub mod ca;

@@ -76,7 +76,7 @@ pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {
         trust_domain: trust_domain.map(|domain| domain.value),
         dns: fields.optional("dns", dns).unwrap_or_else(default_dns),
         zones: fields.required("zones", zones).unwrap_or_default(),
-        services: fields.required("services", services).unwrap_or_default(),
+        services: fields.optional("services", services).unwrap_or_default(),
     })
 }
 

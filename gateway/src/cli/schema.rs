@@ -1,0 +1,22 @@
+//! `causeway schema`: the JSON Schema of topology files, for editors.
+
+use causeway_zone_sync::topology::schema;
+
+use super::{Exit, Failure, output};
+
+const AFTER_HELP: &str = "\
+Examples:
+  causeway schema > topology.schema.json
+
+Then put this at the top of a topology, for editors with a YAML language server:
+  # yaml-language-server: $schema=topology.schema.json";
+
+/// Print the JSON Schema of topology files, for editors.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {}
+
+pub fn run(_args: &Args) -> Result<Exit, Failure> {
+    output::print(&format!("{:#}\n", schema()))?;
+    Ok(Exit::Done)
+}
