@@ -95,7 +95,7 @@ pub fn entry(origin: &str, age: Age, draining: bool, exports: &[(&[(&str, &str)]
         origin: gateway(origin),
         incarnation: 1,
         version: 1,
-        exports: exports.map(|e| ((e.service.clone(), e.tags.clone()), e)).collect(),
+        exports: exports.collect(),
         draining,
         topology: Fingerprint::default(),
     };

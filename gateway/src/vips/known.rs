@@ -48,10 +48,7 @@ pub fn tag_pairs<'a>(snapshot: &'a Snapshot, service: &'a ServiceName) -> BTreeS
     let own = snapshot.instances.get(service).into_iter().flatten();
     pairs.extend(own.flat_map(|instance| instance.tags.iter()));
     for entry in snapshot.catalog.entries() {
-        let all = (service.clone(), Tags::default());
-        let exports = entry.record.exports.range(all..);
-        let of_service = exports.take_while(|((name, _), _)| name == service);
-        pairs.extend(of_service.flat_map(|(_, export)| export.tags.iter()));
+        pairs.extend(entry.record.exports.of(service).flat_map(|export| export.tags.iter()));
     }
     pairs
 }

@@ -6,7 +6,6 @@ mod properties;
 mod sockets;
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::SystemTime,
@@ -14,9 +13,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use causeway_zone_sync::{
-    catalog::{Age, Catalog, Entry, Export, Record as ZoneRecord},
-    name::{GatewayId, GatewayName, ServiceName, Tags, ZoneName},
-    topology::{Topology, parse},
+    catalog::{Age, Entry},
+    topology::parse,
 };
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
@@ -26,7 +24,8 @@ use tokio::net::UdpSocket;
 
 use super::{Dns, DnsConfig};
 use crate::{
-    snapshot::{Health, Instance, Link, Load, Snapshot, Snapshots},
+    snapshot::{Health, Instance, Link, Snapshot, Snapshots},
+    testbed,
     vips::VipTable,
 };
 
@@ -55,69 +54,28 @@ services:
   secret: { port: 83, protocol: tcp, export_to: [west] }
 ";
 
-pub(super) fn topology(vips: &str) -> Arc<Topology> {
-    let text = TOPOLOGY.replace("VIPS", vips);
-    Arc::new(parse(&text, "test.yaml").unwrap().topology)
-}
-
-pub(super) fn service(name: &str) -> ServiceName {
-    ServiceName::new(name).unwrap()
-}
-
-fn own_instance(id: &str, tags: &[(&str, &str)], health: Health) -> Arc<Instance> {
-    Arc::new(Instance {
-        id: id.to_owned(),
-        service: service("orders"),
-        address: "127.0.0.1:1".parse().unwrap(),
-        tags: tags.iter().copied().collect(),
-        weight: 1,
-        capacity_per_second: None,
-        health,
-        load: Arc::new(Load::default()),
-    })
-}
-
-fn west() -> GatewayId {
-    GatewayId::new(ZoneName::new("west").unwrap(), GatewayName::new("gw1").unwrap())
+pub(super) fn snapshot(vips: &str) -> Snapshot {
+    let topology = parse(&TOPOLOGY.replace("VIPS", vips), "test.yaml").unwrap().topology;
+    let address = "127.0.0.1:1".parse().unwrap();
+    let unhealthy = Instance {
+        health: Health::Unhealthy,
+        tags: testbed::tags(&[("version", "v1"), ("rack", "r7")]),
+        load: Arc::default(),
+        ..Arc::into_inner(testbed::instance("two", address, 1, &[])).unwrap()
+    };
+    let own = vec![
+        testbed::instance("one", address, 1, &[("version", "v1")]),
+        Arc::new(unhealthy),
+    ];
+    let links = [("west/gw1", Link::Up)];
+    let mut snapshot = testbed::snapshot("east", &Arc::new(topology), own, vec![west_entry()], &links);
+    snapshot.generation = 7;
+    snapshot
 }
 
 fn west_entry() -> Entry {
-    let tags: Tags = [("version", "v2"), ("runtime", "k8s")].into_iter().collect();
-    let export = Export {
-        service: service("orders"),
-        tags: tags.clone(),
-        instances: 3,
-        healthy: 2,
-        weight: 2,
-        capacity_per_second: None,
-    };
-    let record = ZoneRecord {
-        origin: west(),
-        incarnation: 1,
-        version: 1,
-        exports: BTreeMap::from([((service("orders"), tags), export)]),
-        draining: false,
-        topology: Default::default(),
-    };
-    Entry {
-        record: Arc::new(record),
-        age: Age::Suspect,
-    }
-}
-
-pub(super) fn snapshot(vips: &str) -> Snapshot {
-    let own = vec![
-        own_instance("one", &[("version", "v1")], Health::Healthy),
-        own_instance("two", &[("version", "v1"), ("rack", "r7")], Health::Unhealthy),
-    ];
-    Snapshot {
-        generation: 7,
-        zone: ZoneName::new("east").unwrap(),
-        topology: topology(vips),
-        instances: Arc::new(BTreeMap::from([(service("orders"), own)])),
-        catalog: Arc::new(Catalog::new([west_entry()])),
-        links: Arc::new(BTreeMap::from([(west(), Link::Up)])),
-    }
+    let tags: &[(&str, &str)] = &[("version", "v2"), ("runtime", "k8s")];
+    testbed::entry("west/gw1", Age::Suspect, false, &[(tags, 3, 2)])
 }
 
 const LOOPBACK: &str = "{ loopback: 127.64.0.0/10 }";

@@ -12,6 +12,7 @@ use crate::{
     dns::answer::{Outcome, Sections, View, answer},
     snapshot::Snapshot,
     target::Target,
+    testbed,
     vips::VipTable,
 };
 
@@ -255,7 +256,7 @@ fn a_name_by_tag_stays_when_its_last_instance_is_gone() {
     let table = table(&snapshot);
     let target = Target {
         tags: [("rack", "r7")].into_iter().collect(),
-        ..Target::service(super::service("orders"))
+        ..Target::service(testbed::service("orders"))
     };
     let vip = table.claim(&snapshot, &target, SystemTime::now()).unwrap();
     snapshot.instances = Arc::default();

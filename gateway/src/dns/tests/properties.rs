@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Instant, time::SystemTime};
 
 use arc_swap::ArcSwap;
-use hickory_proto::{op::Message, rr::RecordType};
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::RecordType,
+};
 use hickory_server::net::xfer::Protocol;
 use parking_lot::Mutex;
 use proptest::{collection::vec, prelude::*};
@@ -35,6 +38,22 @@ fn handler() -> Handler {
 
 fn reply(handler: &Handler, bytes: &[u8], protocol: Protocol) -> Reply {
     handler.reply(bytes, "127.0.0.1:5353".parse().unwrap(), protocol, Instant::now())
+}
+
+#[test]
+fn a_stranger_is_refused_whatever_it_asks() {
+    let handler = handler();
+    let ask = |client: &str| {
+        let bytes = question("orders.mesh.", RecordType::A).to_vec().unwrap();
+        match handler.reply(&bytes, client.parse().unwrap(), Protocol::Udp, Instant::now()) {
+            Reply::Ready(answer) => Message::from_vec(&answer).unwrap().metadata.response_code,
+            Reply::None | Reply::Later(_) => panic!("not answered"),
+        }
+    };
+    assert_eq!(ask("203.0.113.9:53000"), ResponseCode::Refused);
+    assert_eq!(ask("[2001:db8::9]:53000"), ResponseCode::Refused);
+    assert_eq!(ask("[::ffff:127.0.0.1]:53000"), ResponseCode::NoError);
+    assert_eq!(ask("127.3.4.5:53000"), ResponseCode::NoError);
 }
 
 /// Labels as they appear in real names, and bytes that no real name has.
