@@ -4,6 +4,7 @@
 //! Adding a command: a file with `Args` (clap) and `run`, a variant of [`Command`] and its line in [`dispatch`], and the
 //! snapshot of the help text in `tests/cli.rs`.
 
+mod ca;
 mod check;
 mod client;
 mod completion;
@@ -43,6 +44,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    // Commands that run something come first, then those that prepare it, then those that ask it.
+    Ca(ca::CaCommand),
     Get(get::Args),
     Explain(explain::Args),
     Register(register::RegisterArgs),
@@ -76,6 +79,7 @@ pub fn run() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Ca(args) => Ok(ca::run(args).map(|()| Exit::Done)?),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Register(args) => block_on(register::register(args)),
@@ -102,6 +106,3 @@ mod tests {
         Cli::command().debug_assert();
     }
 }
-//! The command line: one file per command.
-
-pub mod ca;
