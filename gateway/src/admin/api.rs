@@ -11,6 +11,7 @@ use axum::{
     routing::{get, post, put},
 };
 use http::{StatusCode, Uri, header};
+use rand::{SeedableRng, rngs::SmallRng};
 use serde::Serialize;
 
 use super::{
@@ -21,7 +22,10 @@ use super::{
     instances::{deregister, register, renew},
     view::{self, Envelope},
 };
-use crate::telemetry::{ProcessReading, ScrapeState, TunnelReading, scrape};
+use crate::{
+    route::{self, route},
+    telemetry::{ProcessReading, ScrapeState, TunnelReading, scrape},
+};
 
 /// For one request from its head to its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -141,9 +145,14 @@ async fn services(State(state): State<AdminState>) -> Response {
     answer(Envelope::new("services", &snapshot, items))
 }
 
-async fn instances(State(state): State<AdminState>) -> Response {
+async fn instances(State(state): State<AdminState>) -> Result<Response, ApiError> {
+    let statuses = state.instances.status(None).await?;
     let snapshot = state.snapshots.load_full();
-    answer(Envelope::new("instances", &snapshot, view::instances(&snapshot)))
+    Ok(answer(Envelope::new(
+        "instances",
+        &snapshot,
+        view::instances(&statuses),
+    )))
 }
 
 async fn tunnels(State(state): State<AdminState>) -> Response {
@@ -189,9 +198,12 @@ async fn checks(State(state): State<AdminState>) -> Response {
 }
 
 async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response, ApiError> {
-    let request = explain::request(&state, &uri)?;
+    let target = explain::request(&state, &uri)?;
     let snapshot = state.snapshots.load_full();
-    let explanation = (state.explain)(&snapshot, &request);
+    // Drawn anew for each question, as for each connection.
+    let mut rng = SmallRng::from_os_rng();
+    let decision = route(&snapshot, &route::Request::explained(target), &mut rng);
+    let explanation = explain::explanation(&decision, &snapshot.zone);
     Ok(answer(Envelope::new("explanation", &snapshot, vec![explanation])))
 }
 

@@ -2,38 +2,35 @@
 //! data path calls; these are the words for it.
 
 use axum::extract::Query;
-use causeway_zone_sync::name::{Tags, ZoneName};
+use causeway_zone_sync::name::{ServiceName, Tags, ZoneName};
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
-use super::{AdminState, error::ApiError, instances::known_service};
-use crate::target::Target;
-
-/// What is asked: a target, as if a client in zone `from` had connected to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExplainRequest {
-    pub target: Target,
-    /// `None`: this zone.
-    pub from: Option<ZoneName>,
-}
+use super::{AdminState, error::ApiError, instances::service_name};
+use crate::{
+    route::{self, Decision, Reason, Subject, Why},
+    target::Target,
+};
 
 /// A routing decision in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The target, as `orders{version=v2}@west`.
     pub target: String,
-    /// The zone that the request comes from.
+    /// The zone that the connection comes from.
     pub from: String,
-    /// What was considered, in the order in which the data path considers it.
+    /// What was considered, arms of the split first and then each zone for each arm.
     pub steps: Vec<Step>,
     /// Who would be asked, first to last; empty when nobody can serve it.
     pub candidates: Vec<Candidate>,
+    /// Why the first candidate is the first, or why there is none.
+    pub outcome: String,
 }
 
 /// One filter and what it made of something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// Steps of the same filter in a row are shown together: `split`, `tier 1`, …
+    /// Steps of the same filter in a row are shown together.
     pub filter: String,
     /// What was looked at: a split arm, a zone, a gateway.
     pub subject: String,
@@ -45,6 +42,8 @@ pub struct Step {
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Taken,
+    /// Would do, after those that were taken.
+    InReserve,
     PassedOver,
 }
 
@@ -56,20 +55,81 @@ pub struct Candidate {
     pub gateway: Option<String>,
     /// Tags that the instance must carry.
     pub tags: Tags,
-    pub reason: String,
+}
+
+/// Puts a decision that was made with its reasons into words.
+pub(super) fn explanation(decision: &Decision, own: &ZoneName) -> Explanation {
+    let is_arm = |reason: &&Reason| matches!(reason.subject, Subject::Arm { .. });
+    let arms = decision.reasons.iter().filter(is_arm);
+    let places = decision.reasons.iter().filter(|reason| !is_arm(reason));
+    Explanation {
+        target: decision.target.to_string(),
+        from: own.to_string(),
+        steps: arms.chain(places).map(step).collect(),
+        candidates: decision
+            .candidates
+            .iter()
+            .map(|candidate| in_words(candidate, own))
+            .collect(),
+        outcome: bare(&decision.why.to_string()),
+    }
+}
+
+fn step(reason: &Reason) -> Step {
+    let arm = reason.arm.as_ref().filter(|tags| !tags.is_empty());
+    let any = || "any tags".to_owned();
+    let (filter, subject) = match &reason.subject {
+        Subject::Arm { weight } => {
+            let tags = arm.map_or_else(any, ToString::to_string);
+            ("split".to_owned(), format!("{tags} weight {weight}"))
+        }
+        place => (
+            arm.map_or_else(|| "places".to_owned(), |arm| format!("places for {arm}")),
+            place.to_string(),
+        ),
+    };
+    Step {
+        filter,
+        subject,
+        verdict: match reason.why {
+            Why::Taken { .. } | Why::ArmPicked | Why::ArmByName => Verdict::Taken,
+            Why::ArmInReserve => Verdict::InReserve,
+            _ => Verdict::PassedOver,
+        },
+        reason: bare(&reason.why.to_string()),
+    }
+}
+
+/// Without the verdict that the sentence begins with: it has a field of its own.
+fn bare(sentence: &str) -> String {
+    let bare = sentence
+        .strip_prefix("passed over: ")
+        .or_else(|| sentence.strip_prefix("taken: "));
+    bare.unwrap_or(sentence).to_owned()
+}
+
+fn in_words(candidate: &route::Candidate, own: &ZoneName) -> Candidate {
+    Candidate {
+        zone: candidate.zone(own).to_string(),
+        gateway: match candidate {
+            route::Candidate::Local { .. } => None,
+            route::Candidate::Remote { gateway, .. } => Some(gateway.gateway.to_string()),
+        },
+        tags: candidate.tags().clone(),
+    }
 }
 
 /// Reads `service=orders&from=east&tag=version=v2&zone=west`; `tag` may come several times.
-pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<ExplainRequest, ApiError> {
+pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Target, ApiError> {
     let hint = "for example /v1/explain?service=orders&from=east&tag=version=v2&zone=west";
     let mut service = None;
-    let (mut from, mut zone, mut tags) = (None, None, Vec::new());
+    let (mut zone, mut tags) = (None, Vec::new());
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
     let Query(pairs) = pairs.map_err(|error| ApiError::bad_request(error.to_string()).hint(hint))?;
     for (key, value) in pairs {
         match key.as_str() {
             "service" => service = Some(known_service(state, &value)?),
-            "from" => from = Some(known_zone(state, &value)?),
+            "from" => check_from(state, &known_zone(state, &value)?)?,
             "zone" => zone = Some(known_zone(state, &value)?),
             "tag" => match value.split_once('=') {
                 Some((key, value)) => tags.push((key.to_owned(), value.to_owned())),
@@ -83,19 +143,54 @@ pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<ExplainRequest, A
     let service =
         service.ok_or_else(|| ApiError::bad_request("the parameter `service` is missing").hint(hint))?;
     let tags = tags.into_iter().collect();
-    Ok(ExplainRequest {
-        target: Target { service, tags, zone },
-        from,
-    })
+    Ok(Target { service, tags, zone })
+}
+
+/// Another zone's gateway decides by its own tunnels and health, which are not known here; a guess would mislead.
+fn check_from(state: &AdminState, from: &ZoneName) -> Result<(), ApiError> {
+    let own = &state.snapshots.load().zone;
+    if from == own {
+        return Ok(());
+    }
+    let error =
+        format!("this is a gateway of zone {own}; only a gateway of {from} knows what a client there meets");
+    Err(ApiError::bad_request(error).hint(format!("ask a gateway of {from}: --admin names its address")))
+}
+
+/// A service that the topology names: any other would only be explained as unknown.
+fn known_service(state: &AdminState, text: &str) -> Result<ServiceName, ApiError> {
+    let service = service_name(text)?;
+    let services = &state.snapshots.load().topology.services;
+    if services.contains_key(&service) {
+        return Ok(service);
+    }
+    let known: Vec<_> = services.keys().map(ServiceName::as_str).collect();
+    let error = ApiError::not_found(format!("the topology has no service `{service}`"));
+    Err(error.hint(named("services", &known)))
 }
 
 fn known_zone(state: &AdminState, text: &str) -> Result<ZoneName, ApiError> {
     let zone = ZoneName::new(text).map_err(|error| ApiError::bad_request(error.to_string()))?;
-    let topology = &state.snapshots.load().topology;
-    if topology.zones.contains_key(&zone) {
+    let zones = &state.snapshots.load().topology.zones;
+    if zones.contains_key(&zone) {
         return Ok(zone);
     }
-    let known: Vec<_> = topology.zones.keys().map(ZoneName::as_str).collect();
+    let known: Vec<_> = zones.keys().map(ZoneName::as_str).collect();
     let error = ApiError::not_found(format!("the topology has no zone `{zone}`"));
-    Err(error.hint(format!("its zones are {}", known.join(", "))))
+    Err(error.hint(named("zones", &known)))
+}
+
+/// The names there are, as far as they fit on a line.
+fn named(what: &str, known: &[&str]) -> String {
+    /// More names than this help nobody.
+    const SHOWN: usize = 12;
+    match known.len() {
+        0 => format!("the topology has no {what}"),
+        count if count <= SHOWN => format!("its {what} are {}", known.join(", ")),
+        count => format!(
+            "its {what} are {} and {} more",
+            known[..SHOWN].join(", "),
+            count - SHOWN
+        ),
+    }
 }

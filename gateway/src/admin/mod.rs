@@ -20,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use address::{AdminAddress, AdminError};
 pub use checks::{Check, Readiness, Status};
-pub use explain::{Candidate, ExplainRequest, Explanation, Step, Verdict};
-pub use instances::{InstanceBody, InstanceRegistry, RegistryRefusal};
+pub use explain::{Candidate, Explanation, Step, Verdict};
+pub use instances::{InstanceBody, RegisteredView};
 
 use crate::{
-    snapshot::{Snapshot, Snapshots},
+    instances::Instances,
+    snapshot::Snapshots,
     target::Bindings,
     telemetry::{Metrics, SyncReading},
     tunnel::TunnelSet,
@@ -38,23 +39,18 @@ pub struct AdminConfig {
     pub insecure: bool,
 }
 
-/// Decides what [`ExplainRequest`] asks, and says why.
-pub type Explain = dyn Fn(&Snapshot, &ExplainRequest) -> Explanation + Send + Sync;
-
 /// What the admin API shows, as handles to state that others own.
 #[derive(Clone)]
 pub struct AdminState {
     pub snapshots: Snapshots,
     pub tunnels: Arc<TunnelSet>,
     pub metrics: Arc<Metrics>,
-    pub instances: Arc<dyn InstanceRegistry>,
+    pub instances: Instances,
     pub readiness: Readiness,
     /// What zone sync knows of each other gateway now.
     pub sync: Arc<dyn Fn() -> Vec<SyncReading> + Send + Sync>,
     /// What the egress listens on now.
     pub bindings: Arc<dyn Fn() -> Bindings + Send + Sync>,
-    /// The routing decision, put into words.
-    pub explain: Arc<Explain>,
     pub started: Instant,
 }
 

@@ -84,6 +84,22 @@ mod tests {
             Check::ok("gateway", "mesh DNS", ""),
             Check::warn("tunnels", "zone west", "no tunnel", "is its gateway running?"),
         ];
-        insta::assert_snapshot!(report("east", &checks, false), @"");
+        insta::assert_snapshot!(report("east", &checks, false), @r"
+zone east
+
+gateway
+  √ topology: 6a1b2c in force
+  √ mesh DNS
+
+services
+  × orders: no instance anywhere
+    hint: register one
+
+tunnels
+  ‼ zone west: no tunnel
+    hint: is its gateway running?
+
+2 well, 1 to look at, 1 failed
+");
     }
 }

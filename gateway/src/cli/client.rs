@@ -83,18 +83,23 @@ impl Endpoint {
     /// Reads a JSON answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let answer = self.send(Method::GET, path, Bytes::new()).await?;
-        serde_json::from_slice(&answer).map_err(|error| {
+        self.understand(&answer)
+    }
+
+    /// Sends JSON and reads a JSON answer.
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| Failure::new("cannot write JSON").because(&error))?;
+        let answer = self.send(Method::PUT, path, body.into()).await?;
+        self.understand(&answer)
+    }
+
+    fn understand<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, Failure> {
+        serde_json::from_slice(answer).map_err(|error| {
             Failure::new(format!("cannot understand the answer of {self}"))
                 .because(&error)
                 .hint("is this a causeway gateway, and of this version? see `causeway --version`")
         })
-    }
-
-    /// Sends JSON and leaves the answer.
-    pub async fn put(&self, path: &str, body: &impl Serialize) -> Result<(), Failure> {
-        let body =
-            serde_json::to_vec(body).map_err(|error| Failure::new("cannot write JSON").because(&error))?;
-        self.send(Method::PUT, path, body.into()).await.map(drop)
     }
 
     pub async fn post(&self, path: &str) -> Result<(), Failure> {

@@ -109,6 +109,7 @@ fn told(explanation: &Explanation, colour: bool) -> String {
         }
         let (mark, style) = match step.verdict {
             Verdict::Taken => ("√", good),
+            Verdict::InReserve => ("○", Style::new()),
             Verdict::PassedOver => ("·", faint),
         };
         let _ = writeln!(
@@ -119,7 +120,7 @@ fn told(explanation: &Explanation, colour: bool) -> String {
     }
     text.push('\n');
     if explanation.candidates.is_empty() {
-        text.push_str("Nobody can serve it now.\n");
+        let _ = writeln!(text, "Nobody is asked: {}.", explanation.outcome);
         return text;
     }
     text.push_str("Would be asked, in this order:\n");
@@ -133,7 +134,7 @@ fn told(explanation: &Explanation, colour: bool) -> String {
         } else {
             format!(" {{{}}}", tags(&candidate.tags))
         };
-        let _ = writeln!(text, "  {}. {place}{wanted}  {}", rank + 1, candidate.reason);
+        let _ = writeln!(text, "  {}. {place}{wanted}", rank + 1);
     }
     text
 }
@@ -166,7 +167,7 @@ mod tests {
                     Verdict::Taken,
                     "drawn by weight, 95 of 100",
                 ),
-                step("split", "{version=v2}", Verdict::PassedOver, "in reserve"),
+                step("split", "{version=v2}", Verdict::InReserve, "in reserve"),
                 step("tier 1", "east", Verdict::PassedOver, "no healthy instance"),
                 step("tier 2", "west/gw1", Verdict::Taken, "fresh, tunnel up"),
             ],
@@ -174,8 +175,8 @@ mod tests {
                 zone: "west".to_owned(),
                 gateway: Some("gw1".to_owned()),
                 tags: [("version", "v1")].into_iter().collect::<Tags>(),
-                reason: "tier 2".to_owned(),
             }],
+            outcome: "tier 2".to_owned(),
         };
         insta::assert_snapshot!(told(&explanation, false), @"");
     }
@@ -187,7 +188,8 @@ mod tests {
             from: "east".to_owned(),
             steps: vec![],
             candidates: vec![],
+            outcome: "no zone can serve it now".to_owned(),
         };
-        assert!(told(&explanation, false).ends_with("Nobody can serve it now.\n"));
+        assert!(told(&explanation, false).ends_with("Nobody is asked: no zone can serve it now.\n"));
     }
 }

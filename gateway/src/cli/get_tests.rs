@@ -3,7 +3,7 @@
 use causeway_zone_sync::name::Tags;
 
 use super::*;
-use crate::admin::view::{ArmView, Count, LinkView, ServiceZone, TierView};
+use crate::admin::view::{ArmView, Count, FailureView, LinkView, ServiceZone, TierView};
 
 fn tags(pairs: &[(&str, &str)]) -> Tags {
     pairs.iter().copied().collect()
@@ -111,33 +111,153 @@ fn tunnels() -> Envelope<TunnelView> {
 
 #[test]
 fn zones_as_a_table() {
-    insta::assert_snapshot!(text(&zones(), Format::Table), @"");
+    insta::assert_snapshot!(text(&zones(), Format::Table), @r"
+ZONE    STATE   TUNNELS   RTT      AGE     HEARD      TAGS
+east    own     -         -        -       -          region=us
+plant   down    0         -        -       -          region=us
+west    up      2         1.23ms   fresh   just now   region=us
+");
 }
 
 #[test]
 fn zones_as_a_wide_table() {
-    insta::assert_snapshot!(text(&zones(), Format::Wide), @"");
+    insta::assert_snapshot!(text(&zones(), Format::Wide), @r"
+ZONE    STATE   TUNNELS   RTT      AGE     HEARD      TAGS        GATEWAYS        EXPORTS   TOPOLOGY
+east    own     -         -        -       -          region=us   gw.east:7800    -         -
+plant   down    0         -        -       -          region=us   gw.plant:7800   0         -
+west    up      2         1.23ms   fresh   just now   region=us   gw.west:7800    3         differs
+");
 }
 
 #[test]
 fn zones_as_json() {
-    insta::assert_snapshot!(text(&zones(), Format::Json), @"");
+    insta::assert_snapshot!(text(&zones(), Format::Json), @r#"
+{
+  "version": 1,
+  "kind": "zones",
+  "zone": "east",
+  "generation": 7,
+  "items": [
+    {
+      "name": "east",
+      "own": true,
+      "state": "own",
+      "tags": {
+        "region": "us"
+      },
+      "gateways": [
+        [
+          "gw.east:7800"
+        ]
+      ],
+      "links": []
+    },
+    {
+      "name": "plant",
+      "own": false,
+      "state": "down",
+      "tags": {
+        "region": "us"
+      },
+      "gateways": [
+        [
+          "gw.plant:7800"
+        ]
+      ],
+      "links": []
+    },
+    {
+      "name": "west",
+      "own": false,
+      "state": "up",
+      "tags": {
+        "region": "us"
+      },
+      "gateways": [
+        [
+          "gw.west:7800"
+        ]
+      ],
+      "links": [
+        {
+          "gateway": "gw1",
+          "state": "up",
+          "tunnels": 2,
+          "rtt_ms": 1.2344,
+          "age": "fresh",
+          "heard_seconds_ago": 0.4,
+          "sync_session": true,
+          "exports": 3,
+          "topology": "6a1b2c3d4e5f",
+          "same_topology": false
+        }
+      ]
+    }
+  ]
+}
+"#);
 }
 
 #[test]
 fn zones_as_yaml() {
-    insta::assert_snapshot!(text(&zones(), Format::Yaml), @"");
+    insta::assert_snapshot!(text(&zones(), Format::Yaml), @r"
+version: 1
+kind: zones
+zone: east
+generation: 7
+items:
+- name: east
+  own: true
+  state: own
+  tags:
+    region: us
+  gateways:
+  - - gw.east:7800
+  links: []
+- name: plant
+  own: false
+  state: down
+  tags:
+    region: us
+  gateways:
+  - - gw.plant:7800
+  links: []
+- name: west
+  own: false
+  state: up
+  tags:
+    region: us
+  gateways:
+  - - gw.west:7800
+  links:
+  - gateway: gw1
+    state: up
+    tunnels: 2
+    rtt_ms: 1.2344
+    age: fresh
+    heard_seconds_ago: 0.4
+    sync_session: true
+    exports: 3
+    topology: 6a1b2c3d4e5f
+    same_topology: false
+");
 }
 
 #[test]
 fn services_as_tables() {
-    insta::assert_snapshot!(text(&services(), Format::Table), @"");
+    insta::assert_snapshot!(text(&services(), Format::Table), @r"
+SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE
+orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3
+");
     insta::assert_snapshot!(text(&services(), Format::Wide), @"");
 }
 
 #[test]
 fn tunnels_as_tables() {
-    insta::assert_snapshot!(text(&tunnels(), Format::Table), @"");
+    insta::assert_snapshot!(text(&tunnels(), Format::Table), @r"
+PEER       STATE     RTT       STREAMS   LOST    SENT    RECEIVED   UP
+west/gw1   stalled   12.50ms   4         0.12%   900 B   3.0 GiB    2h 5m
+");
     insta::assert_snapshot!(text(&tunnels(), Format::Wide), @"");
 }
 
@@ -151,6 +271,15 @@ fn instances_and_exports_as_tables() {
         weight: 1,
         capacity_per_second: Some(500),
         health: "healthy".to_owned(),
+        checked: true,
+        unchanged_seconds: Some(61.0),
+        last_failure: Some(FailureView {
+            reason: "connection refused".to_owned(),
+            seconds_ago: 61.0,
+        }),
+        source: "registered".to_owned(),
+        declared: true,
+        expires_in_seconds: Some(29.5),
         outstanding: 3,
         latency_ms: Some(0.25),
     };

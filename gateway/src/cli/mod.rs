@@ -5,6 +5,7 @@
 //! snapshot of the help text in `tests/cli.rs`.
 
 pub mod ca;
+mod ca;
 mod check;
 mod client;
 mod completion;
@@ -50,6 +51,8 @@ enum Command {
     Validate(validate::Args),
     Schema(schema::Args),
     Diff(diff::Args),
+    // Commands that run something come first, then those that prepare it, then those that ask it.
+    Ca(ca::CaCommand),
     Get(get::Args),
     Explain(explain::Args),
     Register(register::RegisterArgs),
@@ -86,6 +89,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Validate(args) => validate::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Ca(args) => Ok(ca::run(args).map(|()| Exit::Done)?),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Register(args) => block_on(register::register(args)),

@@ -1,6 +1,6 @@
 //! `causeway register` and `causeway deregister`: put an instance into the zone's registry, keep it there, take it out.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{io::Write, net::SocketAddr, str::FromStr, time::Duration};
 
 use causeway_zone_sync::name::ServiceName;
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +10,7 @@ use super::{
     client::{Endpoint, escape},
     output,
 };
-use crate::admin::InstanceBody;
+use crate::admin::{InstanceBody, RegisteredView, view::Envelope};
 
 /// Time to live of `--keep` when none is given.
 const KEEP_TIME_TO_LIVE: Duration = Duration::from_secs(30);
@@ -106,13 +106,34 @@ pub async fn register(args: RegisterArgs) -> Result<Exit, Failure> {
         capacity_per_second: args.capacity,
         ttl: ttl.map(|ttl| humantime::format_duration(ttl).to_string()),
     };
-    args.admin.admin.put(&path, &body).await?;
+    let answer: Envelope<RegisteredView> = args.admin.admin.put(&path, &body).await?;
+    answer.items.iter().for_each(remark);
     output::print(&format!("registered {} {id}\n", args.service))?;
     if args.keep {
         keep(&args.admin.admin, &path, &body, ttl.unwrap_or(KEEP_TIME_TO_LIVE)).await?;
         output::print(&format!("deregistered {} {id}\n", args.service))?;
     }
     Ok(Exit::Done)
+}
+
+/// Says on standard error what the owner of the instance would not expect.
+fn remark(registered: &RegisteredView) {
+    let remarks = [
+        match registered.standing.as_str() {
+            "undeclared" => Some("the topology does not declare this service: no traffic until it does"),
+            "shadowed" => Some("the topology fixes an instance with this id, which goes before this one"),
+            _ => None,
+        },
+        match registered.durability.as_str() {
+            "no_store" => Some("the gateway has no data directory: the registration ends when it restarts"),
+            "write_failed" => Some("the gateway cannot write its registry to disk now, and tries again"),
+            _ => None,
+        },
+    ];
+    for remark in remarks.into_iter().flatten() {
+        // Nowhere is left to report that standard error is gone.
+        let _ = writeln!(std::io::stderr(), "note: {remark}");
+    }
 }
 
 pub async fn deregister(args: DeregisterArgs) -> Result<Exit, Failure> {
@@ -142,7 +163,8 @@ async fn keep(admin: &Endpoint, path: &str, body: &InstanceBody, ttl: Duration) 
             _ = due.tick() => {}
         }
         let done = if lost {
-            admin.put(path, body).await
+            let answer: Result<Envelope<RegisteredView>, _> = admin.put(path, body).await;
+            answer.map(drop)
         } else {
             admin.post(&format!("{path}/renew")).await
         };

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::output::{Tone, Word, table};
-use crate::admin::view::{Count, ExportView, InstanceView, ServiceView, TierView, TunnelView, ZoneView};
+use crate::admin::view::{
+    Count, ExportView, FailureView, InstanceView, ServiceView, TierView, TunnelView, ZoneView,
+};
 
 /// Something that `get` can show as a row.
 pub trait Tabular {
@@ -131,14 +133,19 @@ impl Tabular for ServiceView {
 
 impl Tabular for InstanceView {
     const HEADER: &'static [&'static str] = &["SERVICE", "ID", "ADDRESS", "HEALTH", "WEIGHT", "TAGS"];
-    const WIDE: &'static [&'static str] = &["OPEN", "LATENCY", "CAPACITY"];
+    const WIDE: &'static [&'static str] =
+        &["OPEN", "LATENCY", "CAPACITY", "SOURCE", "EXPIRES", "LAST FAILURE"];
 
     fn row(&self) -> Vec<Word> {
         vec![
             self.service.as_str().into(),
             self.id.as_str().into(),
             self.address.into(),
-            Word::state(&self.health),
+            if self.declared {
+                Word::state(&self.health)
+            } else {
+                Word("undeclared".to_owned(), Tone::Bad)
+            },
             self.weight.into(),
             tags(&self.tags).into(),
         ]
@@ -152,6 +159,9 @@ impl Tabular for InstanceView {
                 .map(|capacity| format!("{capacity}/s"))
                 .unwrap_or_default()
                 .into(),
+            self.source.as_str().into(),
+            self.expires_in_seconds.map(lasting).unwrap_or_default().into(),
+            self.last_failure.as_ref().map(failure).unwrap_or_default().into(),
         ]
     }
 }
@@ -214,6 +224,10 @@ impl Tabular for ExportView {
                 .into(),
         ]
     }
+}
+
+fn failure(failure: &FailureView) -> String {
+    format!("{} ({})", failure.reason, ago(failure.seconds_ago))
 }
 
 /// `2/3`: healthy of all.

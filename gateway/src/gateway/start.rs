@@ -22,7 +22,7 @@ use super::{
     threads::DataThreads,
 };
 use crate::{
-    admin::{Admin, AdminState, explanation},
+    admin::{Admin, AdminState},
     dns::Dns,
     egress::{Egress, EgressConfig},
     ingress::{Ingress, IngressConfig},
@@ -103,11 +103,10 @@ impl Gateway {
                     snapshots: known.snapshots.clone(),
                     tunnels: known.tunnel_set.clone(),
                     metrics: metrics.clone(),
-                    instances: Arc::new(known.instances.clone()),
+                    instances: known.instances.clone(),
                     readiness,
                     sync: known.sync_view.readings(),
                     bindings: Arc::new(move || bindings.borrow().clone()),
-                    explain: Arc::new(explanation),
                     started: begun,
                 };
                 Some(Admin::start(admin.clone(), state).await?)

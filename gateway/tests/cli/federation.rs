@@ -4,28 +4,25 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use causeway::{
-    admin::{
-        Admin, AdminAddress, AdminConfig, AdminState, Candidate, Check, ExplainRequest, Explanation,
-        InstanceRegistry, Readiness, RegistryRefusal, Step, Verdict,
-    },
+    admin::{Admin, AdminAddress, AdminConfig, AdminState, Check, Readiness},
+    instances::{Instances, InstancesConfig},
     snapshot::{Health, Instance, Link, Load, Snapshot},
     target::{Bindings, Target},
     telemetry::{Metrics, SyncReading},
     tunnel::TunnelSet,
 };
 use causeway_zone_sync::{
-    catalog::{Age, Catalog, Entry, Export, Record},
+    catalog::{Age, Catalog, Entry, Export, Exports, Record},
     name::{GatewayId, ServiceName, Tags, ZoneName},
-    registry::Registration,
     topology::{self, Topology},
 };
-use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 const TOPOLOGY: &str = "
 version: 1
@@ -35,6 +32,8 @@ zones:
   east:
     tags: { region: us }
     gateways: [gw.east.acme.internal:7800]
+    instances:
+      - { service: orders, address: 10.1.0.11:8080, tags: { version: v1 } }
   plant:
     tags: { region: eu }
     gateways: []
@@ -47,7 +46,6 @@ services:
   orders:
     port: 8080
     protocol: http
-    health: { http: /healthz, every: 2s, timeout: 1s, fall: 2, rise: 2 }
     split:
       - { tags: { version: v1 }, weight: 95 }
       - { tags: { version: v2 }, weight: 5 }
@@ -88,22 +86,22 @@ fn entry(
     topology: topology::Fingerprint,
     exports: &[(&str, &str, u32)],
 ) -> Entry {
-    let export = |(name, tag, healthy): &(&str, &str, u32)| {
-        let export = Export {
+    let mut set = Exports::default();
+    for (name, tag, healthy) in exports {
+        set.insert(Export {
             service: service(name),
             tags: version(tag),
             instances: 2,
             healthy: *healthy,
             weight: u64::from(*healthy),
             capacity_per_second: None,
-        };
-        ((export.service.clone(), export.tags.clone()), export)
-    };
+        });
+    }
     let record = Record {
         origin,
         incarnation: 1,
         version: 3,
-        exports: exports.iter().map(export).collect(),
+        exports: set,
         draining: false,
         topology,
     };
@@ -144,61 +142,8 @@ pub fn snapshot() -> Snapshot {
     }
 }
 
-/// Remembers what it was told, as `register orders/a9 …`, and knows the instance `a1` from the start.
-#[derive(Default)]
-pub struct FakeRegistry(pub Mutex<Vec<String>>);
-
-impl FakeRegistry {
-    pub fn calls(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-
-    fn note(&self, call: String) {
-        self.0.lock().unwrap().push(call);
-    }
-
-    fn known(&self, service: &ServiceName, id: &str) -> Result<(), RegistryRefusal> {
-        let registered = format!("register {service}/{id} ");
-        if id == "a1" || self.calls().iter().any(|call| call.starts_with(&registered)) {
-            return Ok(());
-        }
-        Err(RegistryRefusal::NotFound {
-            service: service.clone(),
-            id: id.to_owned(),
-        })
-    }
-}
-
-impl InstanceRegistry for FakeRegistry {
-    fn register(&self, r: Registration) -> BoxFuture<'_, Result<(), RegistryRefusal>> {
-        let call = format!(
-            "register {}/{} {} {} {} {:?}",
-            r.service, r.id, r.address, r.tags, r.weight, r.time_to_live
-        );
-        self.note(call);
-        Box::pin(async { Ok(()) })
-    }
-
-    fn renew<'a>(
-        &'a self,
-        service: &'a ServiceName,
-        id: &'a str,
-    ) -> BoxFuture<'a, Result<(), RegistryRefusal>> {
-        self.note(format!("renew {service}/{id}"));
-        Box::pin(async move { self.known(service, id) })
-    }
-
-    fn deregister<'a>(
-        &'a self,
-        service: &'a ServiceName,
-        id: &'a str,
-    ) -> BoxFuture<'a, Result<(), RegistryRefusal>> {
-        self.note(format!("deregister {service}/{id}"));
-        Box::pin(async move { self.known(service, id) })
-    }
-}
-
-pub fn state(registry: Arc<FakeRegistry>) -> AdminState {
+/// Its registry is a real one without a disk; it holds the instance that the topology fixes.
+pub fn state() -> AdminState {
     let snapshot = snapshot();
     let metrics = Metrics::default();
     metrics.set_services(snapshot.topology.services.keys());
@@ -211,45 +156,28 @@ pub fn state(registry: Arc<FakeRegistry>) -> AdminState {
         heard_ago: Some(Duration::from_millis(400)),
         session: true,
     };
+    let metrics = Arc::new(metrics);
     AdminState {
+        instances: instances(&snapshot, metrics.clone()),
         snapshots: Arc::new(ArcSwap::from_pointee(snapshot)),
         tunnels: Arc::new(TunnelSet::default()),
-        metrics: Arc::new(metrics),
-        instances: registry,
+        metrics,
         readiness: Readiness::default()
             .with(|| Check::ok("gateway", "listeners", "2 addresses"))
             .with(|| Check::warn("gateway", "mesh DNS", "no upstream", "see /etc/resolv.conf")),
         sync: Arc::new(move || vec![heard.clone()]),
         bindings: Arc::new(move || bindings.clone()),
-        explain: Arc::new(explain),
         started: Instant::now(),
     }
 }
 
-/// Stands for the routing decision, which has tests of its own.
-fn explain(snapshot: &Snapshot, request: &ExplainRequest) -> Explanation {
-    let step = Step {
-        filter: "tier 1".to_owned(),
-        subject: "east".to_owned(),
-        verdict: Verdict::Taken,
-        reason: "own zone, 1 healthy".to_owned(),
+fn instances(snapshot: &Snapshot, metrics: Arc<Metrics>) -> Instances {
+    let config = InstancesConfig {
+        zone: snapshot.zone.clone(),
+        data_dir: None,
     };
-    let candidate = Candidate {
-        zone: snapshot.zone.to_string(),
-        gateway: None,
-        tags: request.target.tags.clone(),
-        reason: "own zone".to_owned(),
-    };
-    Explanation {
-        target: request.target.to_string(),
-        from: snapshot.zone.to_string(),
-        steps: vec![step],
-        candidates: if request.target.zone.is_some() {
-            vec![]
-        } else {
-            vec![candidate]
-        },
-    }
+    let (_, topology) = watch::channel(snapshot.topology.clone());
+    Instances::start(config, topology, metrics).unwrap()
 }
 
 /// Serves the state on a free port of loopback.

@@ -1,10 +1,10 @@
 //! What zones tell each other: the exports of every zone as known here, and the records that they came in.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use causeway_zone_sync::{
-    catalog::{Entry, Export},
-    name::{ServiceName, Tags},
+    catalog::{self, Entry, Export, InstanceState},
+    name::Tags,
 };
 use serde::{Deserialize, Serialize};
 
@@ -56,7 +56,7 @@ pub fn exports(snapshot: &Snapshot) -> Vec<ExportView> {
             entry
                 .record
                 .exports
-                .values()
+                .iter()
                 .map(|export| remote(snapshot, entry, export)),
         );
     }
@@ -84,7 +84,7 @@ pub fn records(snapshot: &Snapshot, sync: &[SyncReading]) -> Vec<RecordView> {
             topology: record.topology.to_string(),
             exports: record
                 .exports
-                .values()
+                .iter()
                 .map(|export| remote(snapshot, entry, export))
                 .collect(),
         }
@@ -110,31 +110,28 @@ fn remote(snapshot: &Snapshot, entry: &Entry, export: &Export) -> ExportView {
 
 /// What this zone has, in the form in which the others hear of it.
 fn own(snapshot: &Snapshot) -> Vec<ExportView> {
-    let mut views: BTreeMap<(&ServiceName, &Tags), ExportView> = BTreeMap::new();
-    for instance in snapshot.instances.values().flatten() {
-        let view = views
-            .entry((&instance.service, &instance.tags))
-            .or_insert_with(|| ExportView {
-                service: instance.service.to_string(),
-                zone: snapshot.zone.to_string(),
-                gateway: None,
-                tags: instance.tags.clone(),
-                instances: 0,
-                healthy: 0,
-                weight: 0,
-                capacity_per_second: None,
-                age: "own".to_owned(),
-                link: "own".to_owned(),
-            });
-        view.instances += 1;
-        if instance.health == Health::Healthy {
-            view.healthy += 1;
-            view.weight += u64::from(instance.weight);
-            if let Some(capacity) = instance.capacity_per_second {
-                view.capacity_per_second =
-                    Some(view.capacity_per_second.unwrap_or(0).saturating_add(capacity));
-            }
-        }
-    }
-    views.into_values().collect()
+    let states = snapshot
+        .instances
+        .values()
+        .flatten()
+        .map(|instance| InstanceState {
+            service: &instance.service,
+            tags: &instance.tags,
+            weight: instance.weight,
+            healthy: instance.health == Health::Healthy,
+            capacity_per_second: instance.capacity_per_second,
+        });
+    let view = |export: Export| ExportView {
+        service: export.service.to_string(),
+        zone: snapshot.zone.to_string(),
+        gateway: None,
+        tags: export.tags,
+        instances: export.instances,
+        healthy: export.healthy,
+        weight: export.weight,
+        capacity_per_second: export.capacity_per_second,
+        age: "own".to_owned(),
+        link: "own".to_owned(),
+    };
+    catalog::exports(states).into_iter().map(view).collect()
 }

@@ -2,10 +2,13 @@
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
-use causeway_zone_sync::name::Tags;
+use causeway_zone_sync::{name::Tags, registry::Source};
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{Health, Instance, Snapshot};
+use crate::{
+    instances::{Failure, InstanceStatus},
+    snapshot::Health,
+};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceView {
@@ -17,23 +20,37 @@ pub struct InstanceView {
     pub capacity_per_second: Option<u64>,
     /// `unknown` (not checked yet), `healthy` or `unhealthy`.
     pub health: String,
+    /// Whether its health comes from checks; otherwise it counts as healthy for as long as it is registered.
+    pub checked: bool,
+    /// How long its health has been what it is; absent when unchecked.
+    pub unchanged_seconds: Option<f64>,
+    /// The latest check that did not pass.
+    pub last_failure: Option<FailureView>,
+    /// `topology` or `registered`.
+    pub source: String,
+    /// Whether the topology declares its service; if not, it gets no traffic.
+    pub declared: bool,
+    /// Until its lease ends; absent: it has none.
+    pub expires_in_seconds: Option<f64>,
     /// Connections under way.
     pub outstanding: u32,
     /// Moving average of the time to connect; absent until measured.
     pub latency_ms: Option<f64>,
 }
 
-#[must_use]
-pub fn instances(snapshot: &Snapshot) -> Vec<InstanceView> {
-    snapshot
-        .instances
-        .values()
-        .flatten()
-        .map(|instance| view(instance))
-        .collect()
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailureView {
+    pub reason: String,
+    pub seconds_ago: f64,
 }
 
-fn view(instance: &Instance) -> InstanceView {
+#[must_use]
+pub fn instances(statuses: &[InstanceStatus]) -> Vec<InstanceView> {
+    statuses.iter().map(view).collect()
+}
+
+fn view(status: &InstanceStatus) -> InstanceView {
+    let instance = &status.instance;
     let micros = instance.load.latency_micros.load(Ordering::Relaxed);
     InstanceView {
         service: instance.service.to_string(),
@@ -48,7 +65,24 @@ fn view(instance: &Instance) -> InstanceView {
             Health::Unhealthy => "unhealthy",
         }
         .to_owned(),
+        checked: status.checked,
+        unchanged_seconds: status.unchanged_for.map(|time| time.as_secs_f64()),
+        last_failure: status.last_failure.as_ref().map(failure),
+        source: match status.source {
+            Source::Topology => "topology",
+            Source::Registered => "registered",
+        }
+        .to_owned(),
+        declared: status.declared,
+        expires_in_seconds: status.expires_in.map(|time| time.as_secs_f64()),
         outstanding: instance.load.outstanding.load(Ordering::Relaxed),
         latency_ms: (micros > 0).then(|| micros as f64 / 1000.0),
+    }
+}
+
+fn failure(failure: &Failure) -> FailureView {
+    FailureView {
+        reason: failure.reason.clone(),
+        seconds_ago: failure.ago.as_secs_f64(),
     }
 }

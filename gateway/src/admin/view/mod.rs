@@ -15,7 +15,7 @@ use causeway_zone_sync::catalog::Age;
 use serde::{Deserialize, Serialize};
 
 pub use exports::{ExportView, RecordView, exports, records};
-pub use instances::{InstanceView, instances};
+pub use instances::{FailureView, InstanceView, instances};
 pub use services::{ArmView, Count, ServiceView, ServiceZone, TierView, services};
 pub use topology::{TopologyView, topology};
 pub use tunnels::{TunnelView, tunnels};
