@@ -19,3 +19,6 @@ pub mod target;
 pub mod telemetry;
 pub mod tunnel;
 pub mod vips;
+
+#[cfg(test)]
+mod testbed;

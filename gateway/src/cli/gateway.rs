@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use causeway_zone_sync::{name::ZoneName, replica::Ages};
+use causeway_zone_sync::{name::ZoneName, replica::Ages, topology::Style};
 use clap::ValueEnum;
 use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Failure};
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     dns::DnsConfig,
     gateway::{Gateway, GatewayConfig, StartError},
     identity::Identity,
-    reload::Reload,
+    reload::TopologyFile,
     telemetry::{AccessLog, LineWriter, Metrics, log::{self, LogFormat}},
     tunnel::{Congestion, TunnelConfig},
 };
@@ -127,19 +128,27 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     // From here on a signal ends the gateway in good order, however far it has come.
     let signals = Signals::new().map_err(|error| Failure::new("cannot listen for signals").because(&error))?;
     let metrics = Arc::new(Metrics::default());
-    let reload = Reload::start(&args.topology, metrics.clone()).map_err(|error| {
-        Failure::new(error.to_string()).exit(Exit::BadInput).hint("`causeway validate` checks a file offline")
+    let topology = TopologyFile::open(args.topology.clone()).map_err(|error| {
+        Failure::new(error.render(Style::Plain))
+            .exit(Exit::BadInput)
+            .hint("`causeway validate` checks a file offline")
     })?;
-    let config = config(&args, Arc::new(identity), &reload, metrics)?;
+    let topology = Arc::new(topology);
+    let config = config(&args, Arc::new(identity), &topology, metrics.clone())?;
     let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
-    signals.run(gateway, &reload, args.drain).await;
+    let watching = CancellationToken::new();
+    let watch = tokio::spawn(topology.watch(metrics, watching.clone()));
+    signals.run(gateway, args.drain).await;
+    watching.cancel();
+    // It ends by itself; a panic in it was logged where it happened.
+    let _ = watch.await;
     Ok(Exit::Done)
 }
 
 fn config(
     args: &Args,
     identity: Arc<Identity>,
-    reload: &Reload,
+    topology: &TopologyFile,
     metrics: Arc<Metrics>,
 ) -> Result<GatewayConfig, Failure> {
     let mut tunnel = TunnelConfig::new(args.listen, identity.clone());
@@ -156,8 +165,8 @@ fn config(
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     Ok(GatewayConfig {
         identity,
-        topology: reload.topology(),
-        reload: reload.state(),
+        topology: topology.topology(),
+        reload: topology.state(),
         data_dir: Some(args.data.clone()),
         tunnel,
         dns: DnsConfig {
@@ -197,7 +206,6 @@ fn explain(error: &StartError) -> Failure {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hang_up: Signal,
 }
 
 impl Signals {
@@ -205,18 +213,12 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
-    /// SIGHUP reloads; the first SIGTERM or SIGINT drains, the second ends at once.
-    async fn run(mut self, gateway: Gateway, reload: &Reload, drain: Duration) {
-        loop {
-            tokio::select! {
-                _ = self.hang_up.recv() => reload.reload_now(),
-                () = self.end() => break,
-            }
-        }
+    /// The first signal drains, the second ends at once.
+    async fn run(mut self, gateway: Gateway, drain: Duration) {
+        self.end().await;
         let cut = gateway.shutdown(drain, self.end()).await;
         if !cut.connections.is_empty() {
             tracing::warn!(connections = cut.connections.len(), "connections were cut");

@@ -4,7 +4,6 @@
 //! Adding a command: a file with `Args` (clap) and `run`, a variant of [`Command`] and its line in [`dispatch`], and the
 //! snapshot of the help text in `tests/cli.rs`.
 
-pub mod ca;
 mod ca;
 mod check;
 mod client;
@@ -12,6 +11,7 @@ mod completion;
 mod diff;
 mod explain;
 mod failure;
+mod gateway;
 mod get;
 mod man;
 mod output;
@@ -52,6 +52,7 @@ enum Command {
     Schema(schema::Args),
     Diff(diff::Args),
     // Commands that run something come first, then those that prepare it, then those that ask it.
+    Gateway(gateway::Args),
     Ca(ca::CaCommand),
     Get(get::Args),
     Explain(explain::Args),
@@ -89,6 +90,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Validate(args) => validate::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Gateway(args) => gateway::run(args),
         Command::Ca(args) => Ok(ca::run(args).map(|()| Exit::Done)?),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),

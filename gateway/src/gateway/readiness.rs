@@ -54,12 +54,12 @@ fn running(draining: bool) -> Check {
 }
 
 fn topology(reload: &watch::Receiver<ReloadState>) -> Check {
-    match reload.borrow().error() {
+    match &reload.borrow().refused {
         None => Check::ok("gateway", "topology", "the file is in force"),
-        Some(error) => Check::warn(
+        Some(refusal) => Check::warn(
             "gateway",
             "topology",
-            format!("the file is bad and the topology before it stays in force: {error}"),
+            format!("the file is bad and the topology before it stays in force: {}", refusal.summary),
             "`causeway validate` shows every mistake; a corrected file is taken up at once",
         ),
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use causeway_zone_sync::{
-    catalog::{Age, Entry},
+    catalog::{Age, Catalog, Entry},
     name::{GatewayId, ServiceName, Tags, ZoneName},
     topology::{Tier, TierTag, TierZone},
 };
@@ -39,14 +39,13 @@ pub(super) fn of_arm<'s>(
     if let Ok(why) = own {
         homes.push(ranked(None, why, 1, rng));
     }
-    let first_export = (question.target.service.clone(), Tags::default());
     let mut links = snapshot.links.iter().peekable();
     for entry in snapshot.catalog.entries() {
         let gateway = &entry.record.origin;
         // Both maps are in the order of gateways, so that one pass finds each gateway's link.
         while links.next_if(|(other, _)| *other < gateway).is_some() {}
         let link = links.next_if(|(other, _)| *other == gateway).map(|(_, link)| *link);
-        let verdict = remote(question, entry, link, &first_export, arm);
+        let verdict = remote(question, entry, link, arm);
         let why = verdict.map_or_else(|why| why, |(why, _)| why);
         reasons.note(
             || Subject::Gateway(gateway.clone()),
@@ -110,7 +109,6 @@ fn remote(
     question: &Question<'_>,
     entry: &Entry,
     link: Option<Link>,
-    first_export: &(ServiceName, Tags),
     arm: &Arm,
 ) -> Result<(Why, u64), Why> {
     let snapshot = question.snapshot;
@@ -132,7 +130,7 @@ fn remote(
         Some(Link::Draining) => return Err(Why::TunnelDraining),
         Some(link) => link,
     };
-    let weight = healthy_weight(entry, first_export, &arm.tags)?;
+    let weight = healthy_weight(entry, &question.target.service, &arm.tags)?;
     let tags = &snapshot.topology.zones.get(zone).ok_or(Why::NotInTopology)?.tags;
     let why = Why::Taken {
         tier: tier(question, zone, tags)?,
@@ -144,12 +142,10 @@ fn remote(
 }
 
 /// The weight of the healthy instances that carry `selector`.
-fn healthy_weight(entry: &Entry, first: &(ServiceName, Tags), selector: &Tags) -> Result<u64, Why> {
+fn healthy_weight(entry: &Entry, service: &ServiceName, selector: &Tags) -> Result<u64, Why> {
     let mut why = Why::NoInstance;
     let mut weight = 0u64;
-    let of_service = entry.record.exports.range(first..);
-    let of_service = of_service.take_while(|((service, _), _)| *service == first.0);
-    for (_, export) in of_service.filter(|((_, tags), _)| tags.matches(selector)) {
+    for export in Catalog::exports(entry, service, selector) {
         if export.healthy > 0 {
             weight = weight.saturating_add(export.weight);
             why = Why::NoWeight;
