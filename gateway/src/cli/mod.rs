@@ -59,6 +59,7 @@ enum Command {
     Register(register::RegisterArgs),
     Deregister(register::DeregisterArgs),
     Check(check::Args),
+    Ca(ca::CaCommand),
     Completion(completion::Args),
     Man(man::Args),
 }
@@ -97,6 +98,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Register(args) => block_on(register::register(args)),
         Command::Deregister(args) => block_on(register::deregister(args)),
         Command::Check(args) => block_on(check::run(args)),
+        Command::Ca(command) => ca::run(command),
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::Man(args) => man::run(&args, &Cli::command()),
     }
