@@ -59,7 +59,6 @@ enum Command {
     Register(register::RegisterArgs),
     Deregister(register::DeregisterArgs),
     Check(check::Args),
-    Ca(ca::CaCommand),
     Completion(completion::Args),
     Man(man::Args),
 }
@@ -92,13 +91,12 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Schema(args) => schema::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Gateway(args) => gateway::run(args),
-        Command::Ca(args) => Ok(ca::run(args).map(|()| Exit::Done)?),
+        Command::Ca(args) => ca::run(args),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Register(args) => block_on(register::register(args)),
         Command::Deregister(args) => block_on(register::deregister(args)),
         Command::Check(args) => block_on(check::run(args)),
-        Command::Ca(command) => ca::run(command),
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::Man(args) => man::run(&args, &Cli::command()),
     }
