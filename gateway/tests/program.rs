@@ -1,11 +1,85 @@
 //! The program from outside. Having a test of this kind is also what makes `cargo test` build the program itself, which
 //! the end-to-end tests then start as real gateways.
 
-use std::process::Command;
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+};
+
+use causeway::identity::Identity;
 
 #[test]
 fn the_program_prints_its_help() {
-    let output = Command::new(env!("CARGO_BIN_EXE_causeway")).arg("--help").output();
+    let output = Command::new(env!("CARGO_BIN_EXE_causeway"))
+        .arg("--help")
+        .output();
     let output = output.expect("run causeway");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Runs `causeway` with these arguments under the loosest umask there is.
+fn causeway(folder: &Path, arguments: &[&str]) -> Output {
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        "umask 000; exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_causeway"),
+    ]);
+    shell
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("run causeway")
+}
+
+#[test]
+fn a_ca_made_by_the_program_issues_an_identity_that_gateways_accept() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let run = |arguments: &[&str]| {
+        let output = causeway(folder.path(), arguments);
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let init = ["ca", "init", "ca", "--trust-domain", "acme.internal"];
+    assert_eq!(run(&init), (Some(0), String::new()));
+    let issue = [
+        "ca",
+        "issue",
+        "--ca",
+        "ca",
+        "--zone",
+        "east",
+        "--gateway",
+        "gw1",
+        "--out",
+        "east",
+    ];
+    assert_eq!(run(&issue), (Some(0), String::new()));
+    let identity = Identity::load(&folder.path().join("east")).expect("load the identity");
+    assert!(identity.doubt().is_none());
+    assert_eq!(
+        identity.id().to_string(),
+        "spiffe://acme.internal/zone/east/gateway/gw1"
+    );
+    for key in ["ca/ca-key.pem", "east/key.pem"] {
+        let mode = std::fs::metadata(folder.path().join(key))
+            .expect("a key file")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{key}");
+    }
+
+    let (code, said) = run(&init);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("never overwritten"), "{said}");
+    let (code, said) = run(&["ca", "init", "other", "--trust-domain", "Acme Inc"]);
+    assert_eq!(code, Some(64));
+    assert!(said.contains("`Acme Inc` is not a trust domain"), "{said}");
 }

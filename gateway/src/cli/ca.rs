@@ -1,18 +1,20 @@
 //! `causeway ca`: certificates for gateways, by a CA that is kept in a folder.
 
-use std::{
-    io::{Write, stdout},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::Context;
 use causeway_zone_sync::name::{GatewayId, GatewayName, ZoneName};
 
-use crate::identity::ca;
+use super::{Exit, Failure, output};
+use crate::identity::ca::{self, CaError};
 
-/// Certificates for gateways, by a CA that is kept in a folder
+const AFTER_HELP: &str = "\
+Examples:
+  causeway ca init ca --trust-domain acme.internal
+  causeway ca issue --ca ca --zone east --gateway gw1 --out /etc/causeway/east";
+
+/// Make a CA in a folder, and certificates for gateways from it.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP, arg_required_else_help = true)]
 pub struct CaCommand {
     #[command(subcommand)]
     action: Action,
@@ -20,9 +22,9 @@ pub struct CaCommand {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a new CA: ca.pem, which every gateway trusts, and ca-key.pem, to be kept safe
+    /// Make a new CA: ca.pem, which every gateway trusts, and ca-key.pem, to be kept safe.
     Init(Init),
-    /// Issue a gateway's identity: cert.pem, key.pem and ca.pem
+    /// Issue a gateway's identity: cert.pem, key.pem and ca.pem.
     Issue(Issue),
 }
 
@@ -54,37 +56,41 @@ struct Issue {
     valid_for: Duration,
 }
 
-/// # Errors
-/// When the CA cannot be made, read or used.
-pub fn run(command: CaCommand) -> anyhow::Result<()> {
+pub fn run(command: CaCommand) -> Result<Exit, Failure> {
     match command.action {
         Action::Init(init) => make(&init),
         Action::Issue(issue) => hand_out(&issue),
     }
 }
 
-fn make(init: &Init) -> anyhow::Result<()> {
+fn make(init: &Init) -> Result<Exit, Failure> {
     let folder = init.folder.display();
-    ca::init(&init.folder, &init.trust_domain).with_context(|| format!("cannot make a CA in {folder}"))?;
-    let domain = &init.trust_domain;
-    writeln!(
-        stdout(),
-        "made a CA for {domain} in {folder}; keep {}/{} safe",
-        folder,
+    ca::init(&init.folder, &init.trust_domain)
+        .map_err(|error| failure(format!("cannot make a CA in {folder}"), &error))?;
+    output::print(&format!(
+        "made a CA for {} in {folder}; keep {folder}/{} safe\n",
+        init.trust_domain,
         ca::CA_KEY_FILE
-    )?;
-    Ok(())
+    ))?;
+    Ok(Exit::Done)
 }
 
-fn hand_out(issue: &Issue) -> anyhow::Result<()> {
+fn hand_out(issue: &Issue) -> Result<Exit, Failure> {
     let gateway = GatewayId::new(issue.zone.clone(), issue.gateway.clone());
     let id = ca::issue(&issue.ca, &gateway, &issue.out, issue.valid_for)
-        .with_context(|| format!("cannot issue an identity for {gateway}"))?;
-    let valid_for = humantime::format_duration(issue.valid_for);
-    writeln!(
-        stdout(),
-        "issued {id} in {}, valid for {valid_for}",
-        issue.out.display()
-    )?;
-    Ok(())
+        .map_err(|error| failure(format!("cannot issue an identity for {gateway}"), &error))?;
+    output::print(&format!(
+        "issued {id} in {}, valid for {}\n",
+        issue.out.display(),
+        humantime::format_duration(issue.valid_for)
+    ))?;
+    Ok(Exit::Done)
+}
+
+fn failure(message: String, error: &CaError) -> Failure {
+    let failure = Failure::new(message).because(error);
+    match error {
+        CaError::TrustDomain(_) | CaError::Validity(_) => failure.exit(Exit::Usage),
+        _ => failure,
+    }
 }

@@ -91,7 +91,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Schema(args) => schema::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Gateway(args) => gateway::run(args),
-        Command::Ca(args) => Ok(ca::run(args).map(|()| Exit::Done)?),
+        Command::Ca(args) => ca::run(args),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Register(args) => block_on(register::register(args)),

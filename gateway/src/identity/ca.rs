@@ -69,7 +69,7 @@ pub enum CaError {
     Read {
         folder: PathBuf,
         #[source]
-        source: IdentityError,
+        source: Box<IdentityError>,
     },
     #[error("{path} holds no usable CA key", path = path.display())]
     Key {
@@ -155,7 +155,7 @@ impl Ca {
     pub fn load(folder: &Path) -> Result<Self, CaError> {
         let unread = |source| CaError::Read {
             folder: folder.to_owned(),
-            source,
+            source: Box::new(source),
         };
         let path = folder.join(ROOTS_FILE);
         let text = files::read(&path).map_err(unread)?;

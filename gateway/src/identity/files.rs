@@ -73,7 +73,7 @@ pub enum IdentityError {
         key: PathBuf,
         certificate: PathBuf,
         #[source]
-        source: super::TlsError,
+        source: Box<super::TlsError>,
     },
     #[error("the certificate in {path} has expired; issue a new one with `causeway ca issue`, or set this host's clock if it is wrong",
         path = path.display())]
@@ -118,7 +118,7 @@ pub(super) fn load(folder: &Path, now: SystemTime) -> Result<Identity, IdentityE
         return Err(IdentityError::Pair {
             key: key_path,
             certificate,
-            source,
+            source: Box::new(source),
         });
     }
     identity.doubt = identity

@@ -42,7 +42,10 @@ fn an_issued_identity_loads_and_says_who_it_is() {
     let identity = Identity::load(&out).unwrap();
     assert!(identity.doubt().is_none(), "{:?}", identity.doubt());
     assert_eq!(*identity.id(), SpiffeId::new("acme.internal", east()));
-    let left = identity.not_after().unwrap().duration_since(std::time::SystemTime::now());
+    let left = identity
+        .not_after()
+        .unwrap()
+        .duration_since(std::time::SystemTime::now());
     assert!(left.unwrap() <= DAY);
     assert!(identity.client_tls().is_ok() && identity.server_tls().is_ok());
 }
@@ -66,11 +69,21 @@ fn a_ca_is_never_overwritten_but_a_certificate_can_be_renewed() {
     ca::issue(&authority, &east(), &out, 2 * DAY).unwrap();
     assert_ne!(before, fs::read(out.join(CERTIFICATE_FILE)).unwrap());
     assert!(Identity::load(&out).unwrap().doubt().is_none());
-    assert_eq!(fs::read_dir(&out).unwrap().count(), 3, "nothing else is left behind");
+    assert_eq!(
+        fs::read_dir(&out).unwrap().count(),
+        3,
+        "nothing else is left behind"
+    );
 
-    assert!(matches!(ca::init(&authority, "acme.internal"), Err(CaError::Exists(_))));
+    assert!(matches!(
+        ca::init(&authority, "acme.internal"),
+        Err(CaError::Exists(_))
+    ));
     fs::remove_file(authority.join(ROOTS_FILE)).unwrap();
-    assert!(matches!(ca::init(&authority, "acme.internal"), Err(CaError::Exists(_))));
+    assert!(matches!(
+        ca::init(&authority, "acme.internal"),
+        Err(CaError::Exists(_))
+    ));
 }
 
 #[test]
@@ -79,8 +92,17 @@ fn a_ca_read_from_disk_issues_what_its_root_verifies() {
     ca::init(folder.path(), "acme.internal").unwrap();
     let authority = Ca::load(folder.path()).unwrap();
     assert_eq!(authority.trust_domain(), "acme.internal");
-    assert!(authority.issue(&east(), DAY).unwrap().check_chain(std::time::SystemTime::now()).is_ok());
-    assert!(matches!(authority.issue(&east(), Duration::ZERO), Err(CaError::Validity(_))));
+    assert!(
+        authority
+            .issue(&east(), DAY)
+            .unwrap()
+            .check_chain(std::time::SystemTime::now())
+            .is_ok()
+    );
+    assert!(matches!(
+        authority.issue(&east(), Duration::ZERO),
+        Err(CaError::Validity(_))
+    ));
     assert!(Ca::new("Not A Domain").is_err());
 }
 
@@ -98,7 +120,10 @@ fn files_that_cannot_work_are_errors_that_say_where_and_what_to_do() {
         told(&Identity::load(broken.path()).unwrap_err())
     };
     let remove = error(&|f| fs::remove_file(f.join(KEY_FILE)).unwrap());
-    assert!(remove.contains("cannot read") && remove.contains("key.pem") && remove.contains("ca issue"), "{remove}");
+    assert!(
+        remove.contains("cannot read") && remove.contains("key.pem") && remove.contains("ca issue"),
+        "{remove}"
+    );
     let empty = error(&|f| fs::write(f.join(ROOTS_FILE), "").unwrap());
     assert!(empty.contains("ca.pem holds no trust root"), "{empty}");
     let junk = error(&|f| fs::write(f.join(KEY_FILE), "hello").unwrap());
@@ -106,7 +131,10 @@ fn files_that_cannot_work_are_errors_that_say_where_and_what_to_do() {
     let pair = error(&|f| drop(fs::copy(other.join(KEY_FILE), f.join(KEY_FILE)).unwrap()));
     assert!(pair.contains("does not belong to"), "{pair}");
     let root = error(&|f| drop(fs::copy(f.join(ROOTS_FILE), f.join(CERTIFICATE_FILE)).unwrap()));
-    assert!(root.contains("does not name a gateway") && root.contains("is a CA's"), "{root}");
+    assert!(
+        root.contains("does not name a gateway") && root.contains("is a CA's"),
+        "{root}"
+    );
 }
 
 #[test]
@@ -114,12 +142,22 @@ fn what_peers_will_refuse_is_told_as_a_doubt() {
     let (folder, out) = issued();
     let at = |now| files::load(&out, now).unwrap();
     let now = std::time::SystemTime::now();
-    assert!(matches!(at(now + 2 * DAY).doubt(), Some(IdentityError::Expired { .. })));
-    assert!(matches!(at(now - 2 * DAY).doubt(), Some(IdentityError::NotYetValid { .. })));
+    assert!(matches!(
+        at(now + 2 * DAY).doubt(),
+        Some(IdentityError::Expired { .. })
+    ));
+    assert!(matches!(
+        at(now - 2 * DAY).doubt(),
+        Some(IdentityError::NotYetValid { .. })
+    ));
 
     let stranger = folder.path().join("stranger");
     ca::init(&stranger, "acme.internal").unwrap();
     fs::copy(stranger.join(ROOTS_FILE), out.join(ROOTS_FILE)).unwrap();
     let loaded = at(now);
-    assert!(matches!(loaded.doubt(), Some(IdentityError::UnknownIssuer { .. })), "{:?}", loaded.doubt());
+    assert!(
+        matches!(loaded.doubt(), Some(IdentityError::UnknownIssuer { .. })),
+        "{:?}",
+        loaded.doubt()
+    );
 }

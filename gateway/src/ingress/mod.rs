@@ -33,7 +33,8 @@ mod refuse;
 mod tests;
 
 pub use dial::{DialError, Dialled, dial};
-pub use refuse::{Refused, reason_word};
+pub use crate::tunnel::refusal_word as reason_word;
+pub use refuse::Refused;
 
 /// Connections from other zones that one gateway carries at once.
 const DEFAULT_MAX_CONNECTIONS: usize = 100_000;

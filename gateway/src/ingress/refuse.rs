@@ -11,7 +11,7 @@ use crate::{
     relay,
     snapshot::Snapshot,
     telemetry::{Metrics, Side},
-    tunnel::Tunnel,
+    tunnel::{Tunnel, refusal_word as reason_word},
 };
 
 /// Longest explanation that is sent. It may quote the caller's tags, which may fill a frame of their own.
@@ -80,23 +80,6 @@ fn retryable(reason: RefusalReason) -> bool {
         | RefusalReason::HeaderTooLong
         | RefusalReason::NotExported
         | RefusalReason::Forbidden => false,
-    }
-}
-
-/// The word for a reason in metrics and logs.
-#[must_use]
-pub fn reason_word(reason: RefusalReason) -> &'static str {
-    match reason {
-        RefusalReason::Unspecified => "unspecified",
-        RefusalReason::BadHeader => "bad_header",
-        RefusalReason::HeaderTooLong => "header_too_long",
-        RefusalReason::UnknownService => "unknown_service",
-        RefusalReason::NotExported => "not_exported",
-        RefusalReason::NoInstance => "no_instance",
-        RefusalReason::ConnectFailed => "connect_failed",
-        RefusalReason::Overloaded => "overloaded",
-        RefusalReason::Draining => "draining",
-        RefusalReason::Forbidden => "forbidden",
     }
 }
 

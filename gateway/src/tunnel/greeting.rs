@@ -177,7 +177,7 @@ fn unwritten(connection: &Connection, error: &WriteFrameError) -> Fault {
 
 /// Closes a connection with a refusal's code and a reason that fits one packet.
 pub(super) fn close(connection: &Connection, refusal: Refusal, detail: &str) {
-    let end = detail.floor_char_boundary(MAX_REASON_BYTES);
+    let end = detail.len().min(MAX_REASON_BYTES);
     connection.close(refusal.code().code(), &detail.as_bytes()[..end]);
 }
 

@@ -89,19 +89,13 @@ fn finish(shared: &Shared, connection: &Connection, fault: Fault, party: &Party)
     let peer = &party.name;
     match fault {
         Fault::Refuse(refusal, detail) => {
-            shared.metrics.peer_broke_protocol(refusal.word());
             shared.refused(Side::Local, refusal, party, &detail);
             close(connection, refusal, &detail);
         }
         Fault::Lost(error) => match Ended::of(&error) {
             Ended::Closed { by, why } => info!(%peer, ?by, why, "tunnel closed"),
             Ended::Lost(loss) => warn!(%peer, address = %party.address, loss = loss.word(), "tunnel lost"),
-            Ended::Refused { by, refusal, detail } => {
-                if by == Side::Local {
-                    shared.metrics.peer_broke_protocol(refusal.word());
-                }
-                shared.refused(by, refusal, party, &detail);
-            }
+            Ended::Refused { by, refusal, detail } => shared.refused(by, refusal, party, &detail),
         },
     }
 }

@@ -103,6 +103,9 @@ impl Shared {
     /// Counts and logs that a tunnel was refused.
     pub(super) fn refused(&self, by: Side, refusal: Refusal, party: &Party, detail: &str) {
         self.metrics.tunnel_refused(by, refusal.word());
+        if (by, refusal) == (Side::Local, Refusal::Garbage) {
+            self.metrics.peer_broke_protocol(refusal.word());
+        }
         let kind = Kind::Refused {
             address: party.address.ip(),
             refusal,

@@ -32,7 +32,7 @@ async fn a_name_with_a_dead_address_is_reached_by_its_living_one() {
     ];
     let zones = [("east", vec![addresses]), ("plant", none())];
     let plant = Gate::new(ca.issue(&id("plant"), DAY).unwrap(), &zones);
-    echo(&*plant.tunnel_to("east").await, b"hello").await;
+    echo(&plant.tunnel_to("east").await, b"hello").await;
     assert_eq!(plant.set.count(&id("east")), 1);
 }
 
@@ -65,8 +65,8 @@ async fn a_gateway_that_restarts_on_its_port_is_dialled_again() {
         &known,
         &[Handle::current()],
     );
-    echo(&*plant.tunnel_to("east").await, b"again").await;
-    echo(&*east.tunnel_to("plant").await, b"again").await;
+    echo(&plant.tunnel_to("east").await, b"again").await;
+    echo(&east.tunnel_to("plant").await, b"again").await;
 }
 
 async fn refusal_of(tunnel: &Tunnel) -> (RefusalReason, bool) {

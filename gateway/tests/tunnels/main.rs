@@ -1,5 +1,7 @@
 //! Tunnels over real loopback sockets: coming up, being refused, carrying streams, and ending.
 
+#![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
+
 mod life;
 mod refusals;
 mod streams;

@@ -33,6 +33,13 @@ async fn refusal(listener: (&Ca, &Leaf), dialler: (&Ca, &Leaf), zone: &str, by: 
     let line = log.says(HERE, &[("reason", word), ("gateway", by)]).await;
     assert!(!line["hint"].is_empty() && !line["address"].is_empty());
     log.says(THERE, &[("reason", word), ("gateway", other)]).await;
+    let (here, there) = if by == listener_id {
+        (&east, &plant)
+    } else {
+        (&plant, &east)
+    };
+    here.counts_refusal("local", word).await;
+    there.counts_refusal("peer", word).await;
     assert!(east.set.all().is_empty() && plant.set.all().is_empty());
 }
 
@@ -208,8 +215,8 @@ async fn a_ca_certificate_is_no_gateways_certificate() {
 /// What a raw peer learns when it is thrown out, after a bystander's tunnel was seen to be undisturbed.
 async fn thrown_out(gate: &Gate, bystander: &Gate, connection: Connection) -> Refusal {
     let ended = Ended::of(&connection.closed().await);
-    echo(&*bystander.tunnel_to("east").await, b"undisturbed").await;
-    echo(&*gate.tunnel_to("plant").await, b"undisturbed").await;
+    echo(&bystander.tunnel_to("east").await, b"undisturbed").await;
+    echo(&gate.tunnel_to("plant").await, b"undisturbed").await;
     assert_eq!(gate.set.all().len(), 1);
     match ended {
         Ended::Refused {
@@ -274,7 +281,7 @@ async fn a_peer_that_speaks_no_known_protocol_is_refused() {
     assert_eq!(refusal, Refusal::WrongAlpn);
     log.says(HERE, &[("reason", "wrong_alpn"), ("gateway", EAST)])
         .await;
-    echo(&*plant.tunnel_to("east").await, b"undisturbed").await;
+    echo(&plant.tunnel_to("east").await, b"undisturbed").await;
 }
 
 /// A raw peer with a good certificate that says `bytes` on its control stream.
@@ -287,6 +294,11 @@ async fn says_on_control(bytes: &[u8], word: &str) -> Refusal {
     let mut control = connection.open_uni().await.unwrap();
     control.write_all(bytes).await.unwrap();
     let refusal = thrown_out(&east, &plant, connection).await;
+    east.counts_refusal("local", word).await;
+    if refusal == Refusal::Garbage {
+        east.counts("causeway_peer_broke_protocol_total{reason=\"garbage\"}")
+            .await;
+    }
     log.says(HERE, &[("reason", word), ("gateway", EAST), ("peer", PLANT)])
         .await;
     refusal

@@ -12,8 +12,8 @@ use crate::support::{DAY, DOMAIN, Gate, Log, RawPeer, echo, id, none, pair};
 async fn one_tunnel_carries_streams_both_ways_and_reaches_a_zone_that_only_dials() {
     let (east, plant) = pair(&Ca::new(DOMAIN).unwrap()).await;
     let big = vec![7; 3_000_000];
-    echo(&*plant.tunnel_to("east").await, &big).await;
-    echo(&*east.tunnel_to("plant").await, &big).await;
+    echo(&plant.tunnel_to("east").await, &big).await;
+    echo(&east.tunnel_to("plant").await, &big).await;
     assert!(plant.tunnel_to("east").await.dialled());
     assert!(!east.tunnel_to("plant").await.dialled());
     assert_eq!(plant.set.all().len(), 1);
@@ -81,7 +81,7 @@ async fn refused_with(connection: &Connection, bytes: &[u8]) -> RefusalReason {
 #[tokio::test]
 async fn a_bad_header_disturbs_only_its_own_stream() {
     let log = Log::capture();
-    let (_east, plant) = pair(&Ca::new(DOMAIN).unwrap()).await;
+    let (east, plant) = pair(&Ca::new(DOMAIN).unwrap()).await;
     let tunnel = plant.tunnel_to("east").await;
     let (mut send, mut recv) = tunnel.open(&crate::support::connect_header()).await.unwrap();
     read_reply(&mut recv).await.unwrap();
@@ -110,6 +110,11 @@ async fn a_bad_header_disturbs_only_its_own_stream() {
         &[("reason", "bad_header"), ("peer", "plant/gw1")],
     )
     .await;
+    for reason in ["header_too_long", "bad_header"] {
+        let labels = format!("side=\"local\",reason=\"{reason}\"");
+        east.counts(&format!("causeway_stream_refused_total{{{labels}}}"))
+            .await;
+    }
 
     send.write_all(b"still here").await.unwrap();
     send.finish().unwrap();
@@ -130,7 +135,7 @@ async fn datagrams_of_garbage_on_the_tunnel_port_are_harmless() {
             tokio::task::yield_now().await;
         }
     }
-    echo(&*plant.tunnel_to("east").await, b"through the noise").await;
+    echo(&plant.tunnel_to("east").await, b"through the noise").await;
     let late = RawPeer::new(ca.issue(&id("plant"), DAY).unwrap().client_tls().unwrap());
     assert!(late.connect(east.address()).await.is_ok());
 }

@@ -10,7 +10,8 @@ use std::{
 
 use causeway::{
     identity::{Identity, ca::Ca},
-    telemetry::Metrics,
+    snapshot::Snapshot,
+    telemetry::{Metrics, ProcessReading, ScrapeState, scrape},
     tunnel::{IncomingStream, StreamHandler, Tunnel, TunnelConfig, TunnelSet, Tunnels, write_frame},
 };
 use causeway_proto::tunnel::{
@@ -43,10 +44,17 @@ pub fn topology(zones: &Zones<'_>) -> Arc<Topology> {
     use std::fmt::Write;
     let mut file = format!("version: 1\ntrust_domain: {DOMAIN}\nzones:\n");
     for (zone, gateways) in zones {
-        writeln!(file, "  {zone}: {{ gateways: {gateways:?} }}").unwrap();
+        let entries = gateways.iter().map(|addresses| format!("{{ addresses: {addresses:?} }}"));
+        let entries = entries.collect::<Vec<_>>().join(", ");
+        writeln!(file, "  {zone}: {{ gateways: [{entries}] }}").unwrap();
     }
+    file.push_str("services: {}\n");
     let parsed = causeway_zone_sync::topology::parse(&file, "test.yaml");
-    Arc::new(parsed.unwrap_or_else(|findings| panic!("{findings:?}\n{file}")).topology)
+    Arc::new(
+        parsed
+            .unwrap_or_else(|findings| panic!("{findings:?}\n{file}"))
+            .topology,
+    )
 }
 
 pub fn none() -> Vec<Vec<String>> {
@@ -62,6 +70,7 @@ pub struct Gate {
     pub tunnels: Tunnels,
     pub set: Arc<TunnelSet>,
     pub topology: watch::Sender<Arc<Topology>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Gate {
@@ -80,6 +89,7 @@ impl Gate {
             ..TunnelConfig::new(listen, Arc::new(identity))
         };
         let set = Arc::new(TunnelSet::default());
+        let metrics = Arc::new(Metrics::default());
         let (topology, receiver) = watch::channel(topology(zones));
         let tunnels = Tunnels::start(
             config,
@@ -87,13 +97,49 @@ impl Gate {
             receiver,
             Arc::clone(&set),
             Arc::new(Echo),
-            Arc::new(Metrics::default()),
+            Arc::clone(&metrics),
         );
         Self {
             tunnels: tunnels.unwrap(),
             set,
             topology,
+            metrics,
         }
+    }
+
+    /// Waits until this line, such as `causeway_x_total{a="b"}`, is among the metrics with a count.
+    pub async fn counts(&self, line: &str) {
+        let own = id("own");
+        let snapshot = Snapshot {
+            generation: 1,
+            zone: own.zone,
+            topology: self.topology.borrow().clone(),
+            instances: Arc::default(),
+            catalog: Arc::default(),
+            links: Arc::default(),
+        };
+        let state = ScrapeState {
+            snapshot: &snapshot,
+            tunnels: &[],
+            sync: &[],
+            process: &ProcessReading::default(),
+            up_seconds: 0.0,
+        };
+        let line = format!("\n{line} ");
+        until(&line, || {
+            scrape(&self.metrics, &state)
+                .unwrap()
+                .contains(&line)
+                .then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a refusal of a tunnel is counted, `side` being `local` or `peer`.
+    pub async fn counts_refusal(&self, side: &str, reason: &str) {
+        let labels = format!("side=\"{side}\",reason=\"{reason}\"");
+        self.counts(&format!("causeway_tunnel_refused_total{{{labels}}}"))
+            .await;
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -172,7 +218,7 @@ pub fn connect_header() -> StreamHeader {
 }
 
 /// Sends `bytes` over a new stream of the tunnel to [`Echo`] and checks that they come back.
-pub async fn echo(tunnel: &Tunnel, bytes: &[u8]) {
+pub async fn echo(tunnel: &Arc<Tunnel>, bytes: &[u8]) {
     let (mut send, mut recv) = tunnel.open(&connect_header()).await.unwrap();
     let reply = causeway::tunnel::read_reply(&mut recv).await.unwrap();
     assert!(matches!(reply, Outcome::Ready(_)), "{reply:?}");
