@@ -366,3 +366,7 @@ fn is_same(old: &Instance, new: &Instance) -> bool {
         && old.capacity_per_second == new.capacity_per_second
         && old.health == new.health
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;
