@@ -57,8 +57,12 @@ pub fn tags(pairs: &[(&str, &str)]) -> Tags {
     pairs.iter().copied().collect()
 }
 
-/// A topology of these zones (YAML maps without their gateways) and services.
+/// A topology of these zones (YAML flow maps without their gateways) and services.
 pub fn topology(zones: &str, services: &str) -> Arc<Topology> {
+    let zones = zones
+        .lines()
+        .map(|zone| zone.replacen('{', "{ gateways: [], ", 1) + "\n")
+        .collect::<String>();
     let text = format!("version: 1\ntrust_domain: test.internal\nzones:\n{zones}\nservices:\n{services}\n");
     match parse(&text, "test.yaml") {
         Ok(parsed) => Arc::new(parsed.topology),
@@ -135,14 +139,20 @@ pub async fn connections() -> (Connection, Connection) {
     roots.add(certificate).unwrap();
     let client = Endpoint::client(any).unwrap();
     let config = quinn::ClientConfig::with_root_certificates(Arc::new(roots)).unwrap();
-    let connecting = client.connect_with(config, server.local_addr().unwrap(), "localhost").unwrap();
+    let connecting = client
+        .connect_with(config, server.local_addr().unwrap(), "localhost")
+        .unwrap();
     let accepting = async { server.accept().await.unwrap().await.unwrap() };
     let (connected, accepted) = tokio::join!(connecting, accepting);
     (connected.unwrap(), accepted)
 }
 
 /// Both ends of a new bidirectional stream: the opener's and the acceptor's.
-pub async fn streams() -> ((SendStream, RecvStream), (SendStream, RecvStream), (Connection, Connection)) {
+pub async fn streams() -> (
+    (SendStream, RecvStream),
+    (SendStream, RecvStream),
+    (Connection, Connection),
+) {
     let (a, b) = connections().await;
     let (mut send, recv) = a.open_bi().await.unwrap();
     // A stream is only seen by the peer once something was written.
@@ -178,7 +188,9 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 /// An instance that greets with its name, answers with what it was sent, and records it.
@@ -264,7 +276,12 @@ impl Zone {
             metrics.clone(),
             AccessLog::default(),
         );
-        let ingress = Ingress::new(IngressConfig::new(1), snapshots.clone(), metrics, AccessLog::default());
+        let ingress = Ingress::new(
+            IngressConfig::new(1),
+            snapshots.clone(),
+            metrics,
+            AccessLog::default(),
+        );
         let vip = vip();
         let target = Target::service(service("orders"));
         let bindings = watch::Sender::new(Arc::new(BTreeMap::from([(vip, target)])));
@@ -331,7 +348,9 @@ pub async fn connect(address: SocketAddr) -> TcpStream {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, wait).await.expect("the virtual address is listened on")
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .expect("the virtual address is listened on")
 }
 
 async fn accept_streams(connection: Connection, tunnel: Arc<Tunnel>, handler: impl StreamHandler) {
@@ -344,7 +363,12 @@ async fn accept_streams(connection: Connection, tunnel: Arc<Tunnel>, handler: im
         recv.read_exact(&mut body).await.unwrap();
         let header: StreamHeader = decode_frame(&body).unwrap();
         let tunnel = tunnel.clone();
-        let stream = IncomingStream { header, send, recv, tunnel };
+        let stream = IncomingStream {
+            header,
+            send,
+            recv,
+            tunnel,
+        };
         tokio::spawn(handler.handle(stream));
     }
 }
@@ -357,7 +381,10 @@ impl Client {
     pub async fn greeting(&mut self) -> std::io::Result<String> {
         let mut name = Vec::new();
         loop {
-            match tokio::time::timeout(PATIENCE, self.0.read_u8()).await.expect("an answer in time")? {
+            match tokio::time::timeout(PATIENCE, self.0.read_u8())
+                .await
+                .expect("an answer in time")?
+            {
                 b'\n' => return Ok(String::from_utf8(name).unwrap()),
                 byte => name.push(byte),
             }
@@ -367,17 +394,27 @@ impl Client {
     /// Sends `text` and expects it back.
     pub async fn echo(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).await.unwrap();
-        let mut back = vec![0; text.len()];
-        let read = self.0.read_exact(&mut back);
-        tokio::time::timeout(PATIENCE, read).await.expect("an echo in time").unwrap();
-        assert_eq!(back, text.as_bytes());
+        self.expect(text.as_bytes()).await;
+    }
+
+    /// Expects these bytes next.
+    pub async fn expect(&mut self, bytes: &[u8]) {
+        let mut next = vec![0; bytes.len()];
+        let read = self.0.read_exact(&mut next);
+        tokio::time::timeout(PATIENCE, read)
+            .await
+            .expect("bytes in time")
+            .unwrap();
+        assert_eq!(next, bytes);
     }
 
     /// Reads until the end, or until the error that ended it.
     pub async fn rest(&mut self) -> std::io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         let read = self.0.read_to_end(&mut rest);
-        tokio::time::timeout(PATIENCE, read).await.expect("an end in time")?;
+        tokio::time::timeout(PATIENCE, read)
+            .await
+            .expect("an end in time")?;
         Ok(rest)
     }
 }

@@ -66,7 +66,11 @@ fn at<'a>(instances: impl Iterator<Item = &'a Arc<Instance>>, mut point: u64) ->
 /// What one more connection would wait: latency times the connections per unit of weight.
 fn cost(instance: &Instance) -> f64 {
     let outstanding = f64::from(instance.load.outstanding.load(Ordering::Relaxed));
-    let latency = instance.load.latency_micros.load(Ordering::Relaxed).max(LATENCY_FLOOR_MICROS);
+    let latency = instance
+        .load
+        .latency_micros
+        .load(Ordering::Relaxed)
+        .max(LATENCY_FLOOR_MICROS);
     #[expect(clippy::cast_precision_loss, reason = "microseconds of a connect fit a float")]
     let latency = latency as f64;
     latency * (1.0 + outstanding / f64::from(instance.weight))

@@ -46,7 +46,9 @@ pub(super) async fn run(
     let open = Arc::new(AtomicUsize::new(0));
     let mut pause = EXHAUSTED_PAUSE;
     loop {
-        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
+        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else {
+            break;
+        };
         match accepted {
             Ok((socket, client)) => {
                 pause = EXHAUSTED_PAUSE;
@@ -72,7 +74,10 @@ pub(super) async fn run(
 fn is_exhausted(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
     use rustix::io::Errno;
-    matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+    matches!(
+        code,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
 }
 
 fn start(

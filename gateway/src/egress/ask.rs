@@ -5,19 +5,19 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use causeway_proto::tunnel::{
-    Connect, FRAME_PREFIX_BYTES, FrameError, RefusalReason, StreamHeader, StreamReply, decode_frame, encode_frame,
-    frame_length, stream_header::Kind, stream_reply::Outcome,
+    Connect, FrameError, RefusalReason, StreamHeader, encode_frame, stream_header::Kind,
+    stream_reply::Outcome,
 };
 use causeway_zone_sync::name::{ServiceName, Tags};
-use quinn::{ReadExactError, RecvStream, SendStream, WriteError};
+use quinn::{RecvStream, SendStream, WriteError};
 use rand::rngs::SmallRng;
 
 use crate::{
-    ingress::{self, DialError, Dialled, reason_word},
+    ingress::{self, DialError, Dialled},
     relay,
     snapshot::Snapshot,
     telemetry::Metrics,
-    tunnel::Tunnel,
+    tunnel::{ReadFrameError, ReplyError, Tunnel, read_reply, refusal_word},
 };
 
 /// Longest wait for the answer of one candidate, whatever else is under way. An ingress tries three instances for one
@@ -47,7 +47,7 @@ pub(super) enum AskError {
     Dial(#[from] DialError),
     #[error("no tunnel to the gateway is up")]
     NoTunnel,
-    #[error("refused: {message} ({})", reason_word(*reason))]
+    #[error("refused: {message} ({})", refusal_word(*reason))]
     Refused {
         reason: RefusalReason,
         retryable: bool,
@@ -55,8 +55,8 @@ pub(super) enum AskError {
     },
     #[error("the tunnel was lost before the answer")]
     Lost(#[source] io::Error),
-    #[error("the answer is not one")]
-    BadReply(#[source] Option<FrameError>),
+    #[error("the answer cannot be used")]
+    Reply(#[from] ReplyError),
     #[error("the stream header cannot be sent")]
     Header(#[source] FrameError),
     #[error("no answer in time")]
@@ -70,9 +70,10 @@ impl AskError {
             Self::Dial(DialError::NoInstance { .. }) => "no_instance",
             Self::Dial(DialError::Connect { .. }) => "connect_failed",
             Self::NoTunnel => "no_tunnel",
-            Self::Refused { reason, .. } => reason_word(*reason),
+            Self::Refused { reason, .. } => refusal_word(*reason),
             Self::Lost(_) => "tunnel_lost",
-            Self::BadReply(_) => "bad_reply",
+            Self::Reply(ReplyError::Read(ReadFrameError::Broken(_))) => "tunnel_lost",
+            Self::Reply(_) => "bad_reply",
             Self::Header(_) => "bad_header",
             Self::Timeout => "timeout",
         }
@@ -121,7 +122,10 @@ pub(super) struct Question {
 
 impl Question {
     fn header(&self) -> StreamHeader {
-        let tags = self.tags.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let tags = self
+            .tags
+            .iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
         StreamHeader {
             kind: Some(Kind::Connect(Connect {
                 service: self.service.as_str().to_owned(),
@@ -150,7 +154,9 @@ pub(super) async fn local(
 /// Asks a gateway of another zone over `tunnel`. Waiting for the peer's stream limit counts as waiting for the answer.
 pub(super) async fn remote(tunnel: Arc<Tunnel>, question: Question) -> Result<Path, AskError> {
     let asking = exchange(&tunnel, &question);
-    let stream = tokio::time::timeout(ASK_TIMEOUT, asking).await.map_err(|_| AskError::Timeout)??;
+    let stream = tokio::time::timeout(ASK_TIMEOUT, asking)
+        .await
+        .map_err(|_| AskError::Timeout)??;
     let early_bytes = question.early.len() as u64;
     Ok(Path::Remote(RemotePath {
         stream,
@@ -168,14 +174,13 @@ async fn exchange(tunnel: &Tunnel, question: &Question) -> Result<OpenStream, As
     if !question.early.is_empty() {
         write(send, question.early.clone()).await?;
     }
-    match read_reply(recv).await?.outcome {
-        Some(Outcome::Ready(_)) => Ok(stream),
-        Some(Outcome::Refusal(refusal)) => Err(AskError::Refused {
+    match read_reply(recv).await? {
+        Outcome::Ready(_) => Ok(stream),
+        Outcome::Refusal(refusal) => Err(AskError::Refused {
             reason: refusal.reason(),
             retryable: refusal.retryable,
             message: refusal.message,
         }),
-        None => Err(AskError::BadReply(None)),
     }
 }
 
@@ -185,14 +190,4 @@ async fn write(send: &mut SendStream, bytes: Bytes) -> Result<(), AskError> {
         Ok(()) | Err(WriteError::Stopped(_)) => Ok(()),
         Err(error) => Err(AskError::Lost(error.into())),
     }
-}
-
-async fn read_reply(recv: &mut RecvStream) -> Result<StreamReply, AskError> {
-    let lost = |error: ReadExactError| AskError::Lost(io::Error::other(error));
-    let bad = |error: FrameError| AskError::BadReply(Some(error));
-    let mut prefix = [0; FRAME_PREFIX_BYTES];
-    recv.read_exact(&mut prefix).await.map_err(lost)?;
-    let mut body = vec![0; frame_length(prefix).map_err(bad)?];
-    recv.read_exact(&mut body).await.map_err(lost)?;
-    decode_frame(&body).map_err(bad)
 }

@@ -80,10 +80,16 @@ pub(super) async fn connect(
 ) -> Result<Connected, Unconnected> {
     let begun = Instant::now();
     let snapshot = shared.snapshots.load_full();
-    let early = if is_early(&snapshot.topology, target) { read_early(client).await } else { Bytes::new() };
+    let early = if is_early(&snapshot.topology, target) {
+        read_early(client).await
+    } else {
+        Bytes::new()
+    };
     let request = Request::new(target.clone());
     let decision = route(&snapshot, &request, &mut shared.rng());
-    shared.metrics.decided(target.service.as_str(), decision.why.word());
+    shared
+        .metrics
+        .decided(target.service.as_str(), decision.why.word());
     let mut search = Search {
         shared,
         thread,
@@ -108,7 +114,10 @@ pub(super) async fn connect(
 }
 
 fn is_early(topology: &Topology, target: &Target) -> bool {
-    topology.services.get(&target.service).is_some_and(|service| service.early)
+    topology
+        .services
+        .get(&target.service)
+        .is_some_and(|service| service.early)
 }
 
 /// What has arrived of the client's first bytes. Nothing, for a client that waits for the server to speak.
@@ -153,13 +162,17 @@ impl Search<'_> {
         let attempt = self.pace.asked() + 1;
         if attempt > 1 {
             let why = if self.asks.is_empty() { self.last } else { "hedged" };
-            self.shared.metrics.moved(self.request.target.service.as_str(), why);
+            self.shared
+                .metrics
+                .moved(self.request.target.service.as_str(), why);
         }
         let (answer, rtt) = match &candidate {
             Candidate::Local { tags } => (self.ask_local(tags.clone()), None),
             Candidate::Remote { gateway, tags } => self.ask_remote(gateway, tags.clone(), attempt),
         };
-        let number = self.pace.begun(Instant::now(), candidate.clone(), hedge_delay(rtt));
+        let number = self
+            .pace
+            .begun(Instant::now(), candidate.clone(), hedge_delay(rtt));
         self.asks.push(Ask {
             number,
             candidate,
@@ -186,7 +199,10 @@ impl Search<'_> {
         attempt: u32,
     ) -> (BoxFuture<'static, Result<Path, AskError>>, Option<Duration>) {
         let Some(tunnel) = self.shared.tunnels.choose(gateway, self.thread) else {
-            return (Box::pin(std::future::ready(Err(AskError::NoTunnel))), Some(Duration::ZERO));
+            return (
+                Box::pin(std::future::ready(Err(AskError::NoTunnel))),
+                Some(Duration::ZERO),
+            );
         };
         let question = Question {
             service: self.request.target.service.clone(),

@@ -59,7 +59,13 @@ pub(super) async fn serve(shared: Arc<Shared>, arrival: Arrival) {
 
 /// Nobody took the connection: the client is reset, since a FIN would look like an empty answer.
 fn reject(shared: &Shared, arrival: Arrival, unconnected: Unconnected) {
-    let Arrival { socket, client, target, begun, .. } = arrival;
+    let Arrival {
+        socket,
+        client,
+        target,
+        begun,
+        ..
+    } = arrival;
     let _ = socket.set_zero_linger();
     drop(socket);
     let Unconnected { outcome, attempts } = unconnected;
@@ -81,9 +87,21 @@ fn reject(shared: &Shared, arrival: Arrival, unconnected: Unconnected) {
 }
 
 async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
-    let Arrival { mut socket, client, target, opened, begun, .. } = arrival;
+    let Arrival {
+        mut socket,
+        client,
+        target,
+        opened,
+        begun,
+        ..
+    } = arrival;
     let ready_after = Some(begun.elapsed());
-    let Connected { path, tags, attempts, early } = connected;
+    let Connected {
+        path,
+        tags,
+        attempts,
+        early,
+    } = connected;
     let mut ending = Ending {
         tags,
         to_zone: None,
@@ -107,9 +125,15 @@ async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
             ending.peer = Some(remote.tunnel.peer().clone());
             // The client's first bytes are with the winner already.
             drop(early);
-            let RemotePath { stream, tunnel, early_bytes } = remote;
+            let RemotePath {
+                stream,
+                tunnel,
+                early_bytes,
+            } = remote;
             drop(tunnel);
-            let Some((mut send, mut recv)) = stream.into_halves() else { return };
+            let Some((mut send, mut recv)) = stream.into_halves() else {
+                return;
+            };
             let mut relayed = relay::stream(&mut socket, &mut send, &mut recv, &shared.cut).await;
             drop(socket);
             relayed.sent += early_bytes;
@@ -128,7 +152,11 @@ async fn carry_local(
     early: Bytes,
     ending: &mut Ending,
 ) -> Relayed {
-    let Dialled { socket: mut instance, instance: taken, load } = *dialled;
+    let Dialled {
+        socket: mut instance,
+        instance: taken,
+        load,
+    } = *dialled;
     ending.instance = Some(taken.id.clone());
     ending.to_zone = Some(shared.snapshots.load().zone.clone());
     if !early.is_empty() && instance.write_all(&early).await.is_err() {
@@ -178,7 +206,9 @@ fn finish(shared: &Shared, target: &Target, client: SocketAddr, begun: Instant, 
     };
     let service = record.service.as_str();
     let (up, down) = (record.bytes_up, record.bytes_down);
-    shared.metrics.connection_closed(Role::Egress.word(), service, record.outcome, up, down);
+    shared
+        .metrics
+        .connection_closed(Role::Egress.word(), service, record.outcome, up, down);
     shared.metrics.timed(&record);
     shared.access.write(&record);
 }

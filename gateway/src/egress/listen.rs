@@ -57,12 +57,21 @@ pub(super) async fn reconcile(shared: Arc<Shared>, thread: usize, mut bindings: 
             listeners.entry(*address).or_insert_with(|| {
                 let stop = shared.drain.child_token();
                 let target = target.clone();
-                tasks.spawn(listen(shared.clone(), thread, *address, target.clone(), stop.clone()));
+                tasks.spawn(listen(
+                    shared.clone(),
+                    thread,
+                    *address,
+                    target.clone(),
+                    stop.clone(),
+                ));
                 Listener { target, stop }
             });
         }
         while tasks.try_join_next().is_some() {}
-        if !matches!(shared.drain.run_until_cancelled(bindings.changed()).await, Some(Ok(()))) {
+        if !matches!(
+            shared.drain.run_until_cancelled(bindings.changed()).await,
+            Some(Ok(()))
+        ) {
             break;
         }
     }
@@ -86,7 +95,12 @@ async fn listen(
     }
 }
 
-async fn bind_until_bound(shared: &Shared, thread: usize, address: SocketAddr, target: &Target) -> TcpListener {
+async fn bind_until_bound(
+    shared: &Shared,
+    thread: usize,
+    address: SocketAddr,
+    target: &Target,
+) -> TcpListener {
     let mut pause = REBIND_AFTER;
     let since = Instant::now();
     loop {
@@ -100,7 +114,10 @@ async fn bind_until_bound(shared: &Shared, thread: usize, address: SocketAddr, t
             error,
             since,
         };
-        let before = shared.bind_failures.lock().insert((address, thread), failure.clone());
+        let before = shared
+            .bind_failures
+            .lock()
+            .insert((address, thread), failure.clone());
         if before.is_none_or(|before| before.error != failure.error) {
             let error = failure.error;
             tracing::warn!(%address, %target, thread, error, "a virtual address cannot be listened on; it is tried again");

@@ -126,7 +126,8 @@ impl Egress {
     #[must_use]
     pub fn bind_failures(&self) -> Vec<BindFailure> {
         let failures = self.shared.bind_failures.lock();
-        let by_address: BTreeMap<SocketAddr, &BindFailure> = failures.values().map(|f| (f.address, f)).collect();
+        let by_address: BTreeMap<SocketAddr, &BindFailure> =
+            failures.values().map(|f| (f.address, f)).collect();
         by_address.into_values().cloned().collect()
     }
 

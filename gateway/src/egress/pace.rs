@@ -37,7 +37,10 @@ pub(super) fn hedge_delay(rtt: Option<Duration>) -> Duration {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// Ask this candidate; first drop the asks named in `give_up`.
-    Ask { candidate: Candidate, give_up: Option<u32> },
+    Ask {
+        candidate: Candidate,
+        give_up: Option<u32>,
+    },
     /// Decide anew and hand the candidates to [`Pace::routed`].
     Route,
     /// Nothing to do before this moment.
@@ -123,7 +126,8 @@ impl Pace {
     /// The decision was made anew.
     pub(super) fn routed(&mut self, now: Instant, candidates: Vec<Candidate>) {
         self.queue = candidates.into();
-        self.queue.retain(|candidate| !self.under_way.iter().any(|(_, other)| other == candidate));
+        self.queue
+            .retain(|candidate| !self.under_way.iter().any(|(_, other)| other == candidate));
         if self.queue.is_empty() {
             self.pause(now);
         } else {
@@ -170,7 +174,10 @@ mod tests {
     /// Expects to be told to ask `zone`, and does.
     fn ask(pace: &mut Pace, now: Instant, zone: &str) -> u32 {
         match pace.step(now) {
-            Step::Ask { candidate, give_up: None } => {
+            Step::Ask {
+                candidate,
+                give_up: None,
+            } => {
                 assert_eq!(candidate, remote(zone));
                 pace.begun(now, candidate, HEDGE)
             }
@@ -181,7 +188,10 @@ mod tests {
     #[test]
     fn the_hedge_delay_follows_the_round_trip_within_bounds() {
         assert_eq!(hedge_delay(Some(Duration::ZERO)), MIN_HEDGE);
-        assert_eq!(hedge_delay(Some(Duration::from_millis(10))), Duration::from_millis(65));
+        assert_eq!(
+            hedge_delay(Some(Duration::from_millis(10))),
+            Duration::from_millis(65)
+        );
         assert_eq!(hedge_delay(Some(Duration::from_secs(1))), MAX_HEDGE);
         assert_eq!(hedge_delay(None), LOCAL_HEDGE);
     }
@@ -209,14 +219,22 @@ mod tests {
             ask(&mut pace, now + HEDGE * u32::try_from(i).unwrap(), zone);
         }
         let step = pace.step(now + HEDGE * 3);
-        assert_eq!(step, Step::Ask { candidate: remote("d"), give_up: Some(1) });
+        assert_eq!(
+            step,
+            Step::Ask {
+                candidate: remote("d"),
+                give_up: Some(1)
+            }
+        );
     }
 
     #[test]
     fn with_all_asked_it_routes_again_after_a_pause_and_skips_those_under_way() {
         let (mut pace, now) = pace(&["a"]);
         ask(&mut pace, now, "a");
-        let Step::Wait(later) = pace.step(now) else { panic!("no pause") };
+        let Step::Wait(later) = pace.step(now) else {
+            panic!("no pause")
+        };
         assert_eq!(later, now + HEDGE + REROUTE_AFTER);
         assert_eq!(pace.step(later), Step::Route);
         pace.routed(later, vec![remote("a"), remote("b")]);
@@ -251,7 +269,9 @@ mod tests {
         let (mut pace, now) = pace(&["a"]);
         let only = ask(&mut pace, now, "a");
         pace.failed(now, only);
-        let Step::Wait(until) = pace.step(now) else { panic!("no pause") };
+        let Step::Wait(until) = pace.step(now) else {
+            panic!("no pause")
+        };
         assert!(until <= now + REROUTE_AFTER * 2, "{:?}", until - now);
         assert_eq!(pace.step(until), Step::Route);
     }

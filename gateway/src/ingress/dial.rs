@@ -60,7 +60,9 @@ pub async fn dial(
     let mut tried: Vec<Arc<Instance>> = Vec::new();
     let mut last_error = None;
     while tried.len() < MAX_INSTANCES_TRIED {
-        let Some(instance) = balance::pick(instances, tags, &tried, rng) else { break };
+        let Some(instance) = balance::pick(instances, tags, &tried, rng) else {
+            break;
+        };
         match connect(instance, metrics).await {
             Ok(dialled) => return Ok(dialled),
             Err(error) => {

@@ -24,7 +24,7 @@ use crate::{
     relay::{self, OpenConnection, OpenConnections, OpenGuard},
     snapshot::Snapshots,
     telemetry::{AccessLog, AccessRecord, Metrics, Role, Side},
-    tunnel::{IncomingStream, StreamHandler, Tunnel},
+    tunnel::{IncomingStream, StreamHandler, Tunnel, refusal_word},
 };
 
 mod dial;
@@ -33,7 +33,6 @@ mod refuse;
 mod tests;
 
 pub use dial::{DialError, Dialled, dial};
-pub use crate::tunnel::refusal_word as reason_word;
 pub use refuse::Refused;
 
 /// Connections from other zones that one gateway carries at once.
@@ -94,7 +93,12 @@ struct Accepted {
 
 impl Ingress {
     #[must_use]
-    pub fn new(config: IngressConfig, snapshots: Snapshots, metrics: Arc<Metrics>, access: AccessLog) -> Self {
+    pub fn new(
+        config: IngressConfig,
+        snapshots: Snapshots,
+        metrics: Arc<Metrics>,
+        access: AccessLog,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 config,
@@ -133,7 +137,12 @@ impl StreamHandler for Ingress {
 }
 
 async fn serve(shared: Arc<Shared>, stream: IncomingStream) {
-    let IncomingStream { header, mut send, mut recv, tunnel } = stream;
+    let IncomingStream {
+        header,
+        mut send,
+        mut recv,
+        tunnel,
+    } = stream;
     let begun = Instant::now();
     let Some(Kind::Connect(connect)) = header.kind else {
         let refused = Refused::bad_header("the header asks for nothing that this gateway serves");
@@ -168,7 +177,13 @@ async fn accept(
     let request = refuse::check(connect, &snapshot, &tunnel.peer().zone)?;
     let (opened, counted) = shared.admit(tunnel, &request.service)?;
     let mut rng = shared.rng();
-    let dialling = dial(&snapshot, &request.service, &request.tags, &shared.metrics, &mut rng);
+    let dialling = dial(
+        &snapshot,
+        &request.service,
+        &request.tags,
+        &shared.metrics,
+        &mut rng,
+    );
     let gone = send.stopped();
     let dialled = tokio::select! {
         dialled = dialling => dialled?,
@@ -195,9 +210,21 @@ async fn carry(
     send: &mut SendStream,
     recv: &mut RecvStream,
 ) {
-    let Accepted { service, dialled, ready_after, opened, counted } = accepted;
-    let Dialled { mut socket, instance, load } = dialled;
-    shared.metrics.connection_opened(Role::Ingress.word(), service.as_str());
+    let Accepted {
+        service,
+        dialled,
+        ready_after,
+        opened,
+        counted,
+    } = accepted;
+    let Dialled {
+        mut socket,
+        instance,
+        load,
+    } = dialled;
+    shared
+        .metrics
+        .connection_opened(Role::Ingress.word(), service.as_str());
     let relayed = relay::stream(&mut socket, send, recv, &shared.cut).await;
     drop((socket, load));
     let zone = shared.snapshots.load().zone.clone();
@@ -251,7 +278,11 @@ impl Drop for PeerGuard {
 
 impl Shared {
     /// Takes a place for the connection, within the limits.
-    fn admit(self: &Arc<Self>, tunnel: &Tunnel, service: &ServiceName) -> Result<(OpenGuard, PeerGuard), Refused> {
+    fn admit(
+        self: &Arc<Self>,
+        tunnel: &Tunnel,
+        service: &ServiceName,
+    ) -> Result<(OpenGuard, PeerGuard), Refused> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::draining());
         }
@@ -298,18 +329,25 @@ impl Shared {
 
     /// Refused requests for services by a valid name are in the access log too.
     fn record_refused(&self, connect: &Connect, tunnel: &Tunnel, begun: Instant, refused: &Refused) {
-        self.metrics.stream_refused(Side::Local, reason_word(refused.reason));
-        let Ok(service) = ServiceName::new(&connect.service) else { return };
+        self.metrics
+            .stream_refused(Side::Local, refusal_word(refused.reason));
+        let Ok(service) = ServiceName::new(&connect.service) else {
+            return;
+        };
         self.access.write(&AccessRecord {
             role: Role::Ingress,
             service,
-            tags: connect.tags.iter().take(causeway_zone_sync::name::MAX_TAGS).collect(),
+            tags: connect
+                .tags
+                .iter()
+                .take(causeway_zone_sync::name::MAX_TAGS)
+                .collect(),
             client: None,
             from_zone: tunnel.peer().zone.clone(),
             to_zone: None,
             peer: Some(tunnel.peer().clone()),
             instance: None,
-            outcome: reason_word(refused.reason),
+            outcome: refusal_word(refused.reason),
             attempts: 1,
             ready_after: None,
             duration: begun.elapsed(),

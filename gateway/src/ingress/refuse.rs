@@ -11,7 +11,7 @@ use crate::{
     relay,
     snapshot::Snapshot,
     telemetry::{Metrics, Side},
-    tunnel::{Tunnel, refusal_word as reason_word},
+    tunnel::{Tunnel, refusal_word},
 };
 
 /// Longest explanation that is sent. It may quote the caller's tags, which may fill a frame of their own.
@@ -86,9 +86,12 @@ fn retryable(reason: RefusalReason) -> bool {
 /// Checks a request of zone `caller` against the topology.
 pub(super) fn check(connect: &Connect, snapshot: &Snapshot, caller: &ZoneName) -> Result<Asked, Refused> {
     let service = ServiceName::new(&connect.service);
-    let service = service.map_err(|error| Refused::bad_header(format!("the service name is not valid: {error}")))?;
+    let service =
+        service.map_err(|error| Refused::bad_header(format!("the service name is not valid: {error}")))?;
     if connect.tags.len() > MAX_TAGS {
-        return Err(Refused::bad_header(format!("more than {MAX_TAGS} tags are asked for")));
+        return Err(Refused::bad_header(format!(
+            "more than {MAX_TAGS} tags are asked for"
+        )));
     }
     let Some(known) = snapshot.topology.services.get(&service) else {
         let message = format!("zone {} knows no service {service}", snapshot.zone);
@@ -104,7 +107,10 @@ pub(super) fn check(connect: &Connect, snapshot: &Snapshot, caller: &ZoneName) -
 
 /// Tells the caller that an instance has been reached.
 pub(super) async fn write_ready(send: &mut SendStream, tags: &Tags) -> Result<(), WriteError> {
-    let tags = tags.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let tags = tags
+        .iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
     let outcome = Some(Outcome::Ready(Ready { tags }));
     // Tags that came through validation fit a frame; without them the answer is as good.
     let frame = encode_frame(&StreamReply { outcome }).or_else(|_| {
@@ -127,7 +133,7 @@ pub(super) async fn answer(
     mut send: SendStream,
     mut recv: RecvStream,
 ) {
-    let reason = reason_word(refused.reason);
+    let reason = refusal_word(refused.reason);
     log(tunnel, service.unwrap_or(""), refused);
     if service.is_none() {
         metrics.stream_refused(Side::Local, reason);
@@ -148,7 +154,7 @@ pub(super) async fn answer(
 /// Refusals that move a connection elsewhere are part of normal life; the others point at a fault.
 fn log(tunnel: &Tunnel, service: &str, refused: &Refused) {
     let peer = tunnel.peer();
-    let reason = reason_word(refused.reason);
+    let reason = refusal_word(refused.reason);
     match refused.reason {
         RefusalReason::NoInstance | RefusalReason::Draining => {
             tracing::debug!(%peer, service, reason, message = refused.message, "refused a stream");

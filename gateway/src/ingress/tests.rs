@@ -1,1 +1,201 @@
+use causeway_proto::tunnel::{
+    RefusalReason, StreamHeader, Sync, encode_frame, stream_header::Kind, stream_reply::Outcome,
+};
+use causeway_zone_sync::topology::Topology;
+use quinn::Connection;
 
+use super::*;
+use crate::{
+    testbed::{self, Recorder, Zone, until},
+    tunnel::read_reply,
+};
+
+fn topology() -> Arc<Topology> {
+    testbed::topology(
+        "  home: {}\n  east: {}\n  west: {}",
+        "  orders:\n    port: 8080\n    protocol: tcp\n    export_to: [home, east]",
+    )
+}
+
+/// An ingress in `east`, and the far end of a tunnel to it, on which `caller` opens streams.
+async fn east(caller: &str, instances: Vec<Arc<crate::snapshot::Instance>>) -> (Zone, Zone, Arc<Tunnel>) {
+    let east = Zone::start("east", &topology(), instances);
+    let calling = Zone::start(caller, &topology(), vec![]);
+    calling.join("east", east.ingress.clone()).await;
+    let tunnel = calling.tunnels.choose(&testbed::gateway("east"), 0).unwrap();
+    (east, calling, tunnel)
+}
+
+fn connect(service: &str) -> Connect {
+    Connect {
+        service: service.to_owned(),
+        attempt: 1,
+        ..Connect::default()
+    }
+}
+
+/// Asks for a connection; the stream stays open as long as what is returned.
+async fn ask(connection: &Connection, kind: Kind) -> (Outcome, SendStream, RecvStream) {
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    let header = StreamHeader { kind: Some(kind) };
+    send.write_chunk(encode_frame(&header).unwrap()).await.unwrap();
+    let reply = tokio::time::timeout(Duration::from_secs(5), read_reply(&mut recv)).await;
+    (reply.unwrap().unwrap(), send, recv)
+}
+
+async fn refusal(tunnel: &Tunnel, connect: Connect) -> (RefusalReason, bool) {
+    match ask(tunnel.connection(), Kind::Connect(connect)).await.0 {
+        Outcome::Refusal(refusal) => {
+            assert!(!refusal.message.is_empty());
+            (refusal.reason(), refusal.retryable)
+        }
+        Outcome::Ready(_) => panic!("ready"),
+    }
+}
+
+#[tokio::test]
+async fn a_zone_that_a_service_is_not_exported_to_is_refused_for_good() {
+    let there = Recorder::start("there").await;
+    let (_east, _west, tunnel) = east("west", vec![there.instance(1, &[])]).await;
+    assert_eq!(
+        refusal(&tunnel, connect("orders")).await,
+        (RefusalReason::NotExported, false)
+    );
+    assert!(there.given().is_empty());
+}
+
+#[tokio::test]
+async fn an_unknown_service_is_refused_and_another_zone_may_know_it() {
+    let (_east, _home, tunnel) = east("home", vec![]).await;
+    assert_eq!(
+        refusal(&tunnel, connect("unheard")).await,
+        (RefusalReason::UnknownService, true)
+    );
+}
+
+#[tokio::test]
+async fn a_header_that_makes_no_sense_is_refused_for_good() {
+    let (_east, _home, tunnel) = east("home", vec![]).await;
+    assert_eq!(
+        refusal(&tunnel, connect("No Such Name")).await,
+        (RefusalReason::BadHeader, false)
+    );
+    let mut many = connect("orders");
+    many.tags = (0..100).map(|i| (format!("k{i}"), "v".to_owned())).collect();
+    assert_eq!(refusal(&tunnel, many).await, (RefusalReason::BadHeader, false));
+    let (reply, ..) = ask(tunnel.connection(), Kind::Sync(Sync {})).await;
+    assert!(matches!(reply, Outcome::Refusal(refusal) if refusal.reason() == RefusalReason::BadHeader));
+}
+
+#[tokio::test]
+async fn without_an_instance_that_fits_another_zone_may_help() {
+    let there = Recorder::start("there").await;
+    let (_east, _home, tunnel) = east("home", vec![there.instance(1, &[("version", "v1")])]).await;
+    let mut wants_v2 = connect("orders");
+    wants_v2.tags.insert("version".to_owned(), "v2".to_owned());
+    assert_eq!(
+        refusal(&tunnel, wants_v2).await,
+        (RefusalReason::NoInstance, true)
+    );
+}
+
+#[tokio::test]
+async fn instances_that_do_not_accept_are_a_refusal_of_its_own() {
+    let gone = testbed::instance("gone", testbed::vip(), 1, &[]);
+    let (_east, _home, tunnel) = east("home", vec![gone]).await;
+    assert_eq!(
+        refusal(&tunnel, connect("orders")).await,
+        (RefusalReason::ConnectFailed, true)
+    );
+}
+
+#[tokio::test]
+async fn ready_carries_the_tags_of_the_instance() {
+    let there = Recorder::start("there").await;
+    let (_east, _home, tunnel) = east("home", vec![there.instance(1, &[("version", "v1")])]).await;
+    let (reply, ..) = ask(tunnel.connection(), Kind::Connect(connect("orders"))).await;
+    let Outcome::Ready(ready) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!(ready.tags["version"], "v1");
+}
+
+#[tokio::test]
+async fn a_draining_ingress_refuses_new_streams_and_keeps_the_old() {
+    let there = Recorder::start("there").await;
+    let (east, _home, tunnel) = east("home", vec![there.instance(1, &[])]).await;
+    let (_, mut send, mut recv) = ask(tunnel.connection(), Kind::Connect(connect("orders"))).await;
+    east.ingress.drain();
+    assert_eq!(
+        refusal(&tunnel, connect("orders")).await,
+        (RefusalReason::Draining, true)
+    );
+    send.write_all(b"hello").await.unwrap();
+    send.finish().unwrap();
+    assert_eq!(recv.read_to_end(99).await.unwrap(), b"there\nhello");
+    until("the stream is over", || {
+        east.ingress.open_connections().count() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cut_resets_the_stream_and_the_instance() {
+    let there = Recorder::start("there").await;
+    let (east, _home, tunnel) = east("home", vec![there.instance(1, &[])]).await;
+    let (_, _send, mut recv) = ask(tunnel.connection(), Kind::Connect(connect("orders"))).await;
+    recv.read_exact(&mut [0; 6]).await.unwrap();
+    east.ingress.cut();
+    let error = recv.read_to_end(9).await.unwrap_err();
+    assert_eq!(
+        error,
+        quinn::ReadToEndError::Read(quinn::ReadError::Reset(relay::code::CUT))
+    );
+    until("the stream is over", || {
+        east.ingress.open_connections().count() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_peer_cannot_take_more_than_its_streams() {
+    let there = Recorder::start("there").await;
+    let instances = vec![there.instance(1, &[])];
+    let (zone, calling, _) = east("home", instances).await;
+    let config = IngressConfig {
+        max_streams_per_peer: 2,
+        ..IngressConfig::new(1)
+    };
+    let limited = Ingress::new(
+        config,
+        zone.snapshots.clone(),
+        Arc::new(Metrics::default()),
+        AccessLog::default(),
+    );
+    calling.join("east/gw2", limited).await;
+    let tunnel = calling.tunnels.choose(&testbed::gateway("east/gw2"), 0).unwrap();
+    let first = ask(tunnel.connection(), Kind::Connect(connect("orders"))).await;
+    let second = ask(tunnel.connection(), Kind::Connect(connect("orders"))).await;
+    assert!(matches!(
+        (&first.0, &second.0),
+        (Outcome::Ready(_), Outcome::Ready(_))
+    ));
+    assert_eq!(
+        refusal(&tunnel, connect("orders")).await,
+        (RefusalReason::Overloaded, true)
+    );
+}
+
+#[tokio::test]
+async fn outstanding_connections_are_counted_on_the_instance() {
+    let there = Recorder::start("there").await;
+    let instance = there.instance(1, &[]);
+    let (_east, _home, tunnel) = east("home", vec![instance.clone()]).await;
+    let outstanding = || instance.load.outstanding.load(Ordering::Relaxed);
+    let (_, mut send, mut recv) = ask(tunnel.connection(), Kind::Connect(connect("orders"))).await;
+    assert_eq!(outstanding(), 1);
+    send.reset(relay::code::RESET).unwrap();
+    recv.stop(relay::code::RESET).unwrap();
+    until("the connection is over", || outstanding() == 0).await;
+    assert!(instance.load.latency_micros.load(Ordering::Relaxed) > 0);
+}

@@ -53,7 +53,10 @@ impl Way {
                 ready!(write::poll_shutdown(to, cx)).map_err(writer)?;
                 self.done = true;
             } else {
-                self.bytes += self.pending.poll_write_first(cx, to, &mut [read]).map_err(writer)?;
+                self.bytes += self
+                    .pending
+                    .poll_write_first(cx, to, &mut [read])
+                    .map_err(writer)?;
             }
         }
         Poll::Ready(Ok(()))
@@ -65,7 +68,10 @@ impl Way {
 pub async fn sockets(client: &mut TcpStream, instance: &mut TcpStream, cut: &CancellationToken) -> Relayed {
     let mut up = Way::default();
     let mut down = Way::default();
-    let end = match cut.run_until_cancelled(both_ways(client, instance, &mut up, &mut down)).await {
+    let end = match cut
+        .run_until_cancelled(both_ways(client, instance, &mut up, &mut down))
+        .await
+    {
         Some(Ok(())) => End::Finished,
         Some(Err(end)) => end,
         None => End::Cut,
@@ -91,8 +97,14 @@ async fn both_ways(
     let (mut from_instance, mut to_instance) = instance.split();
     let one_done = |cx: &mut Context<'_>| {
         let up = up.poll(cx, &mut from_client, &mut to_instance).map_err(upward)?;
-        let down = down.poll(cx, &mut from_instance, &mut to_client).map_err(downward)?;
-        if up.is_ready() || down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let down = down
+            .poll(cx, &mut from_instance, &mut to_client)
+            .map_err(downward)?;
+        if up.is_ready() || down.is_ready() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     };
     poll_fn(one_done).await?;
     // The side that has sent its FIN is not read any more; only its error readiness tells of a reset.

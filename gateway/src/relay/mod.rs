@@ -211,7 +211,11 @@ async fn both_ways(
     let one_done = |cx: &mut Context<'_>| {
         let up = up.poll(cx, &mut reader, send)?;
         let down = down.poll(cx, recv, &mut writer)?;
-        if up.is_ready() || down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if up.is_ready() || down.is_ready() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     };
     poll_fn(one_done).await?;
     if !up.done {

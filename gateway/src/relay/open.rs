@@ -77,7 +77,8 @@ impl OpenConnections {
     /// A copy of the list, oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<OpenConnection> {
-        let copy = |shard: &Mutex<HashMap<u64, OpenConnection>>| shard.lock().values().cloned().collect::<Vec<_>>();
+        let copy =
+            |shard: &Mutex<HashMap<u64, OpenConnection>>| shard.lock().values().cloned().collect::<Vec<_>>();
         let mut all: Vec<OpenConnection> = self.shards.iter().flat_map(copy).collect();
         all.sort_by_key(|connection| connection.since);
         all

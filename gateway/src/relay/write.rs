@@ -22,7 +22,11 @@ impl Queue {
     }
 
     /// Writes once, if there is anything to write, and returns how many bytes the socket took.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, socket: &mut WriteHalf<'_>) -> Poll<io::Result<u64>> {
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &mut WriteHalf<'_>,
+    ) -> Poll<io::Result<u64>> {
         if self.0.is_empty() {
             return Poll::Ready(Ok(0));
         }

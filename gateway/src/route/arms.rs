@@ -24,7 +24,12 @@ pub(super) struct Arm {
 }
 
 /// Filters the arms and puts them in a weighted random order.
-pub(super) fn ordered(service: &Service, target: &Target, reasons: &mut Reasons, rng: &mut impl Rng) -> Vec<Arm> {
+pub(super) fn ordered(
+    service: &Service,
+    target: &Target,
+    reasons: &mut Reasons,
+    rng: &mut impl Rng,
+) -> Vec<Arm> {
     let mut drawn: Vec<(f64, Arm)> = Vec::with_capacity(service.split.len());
     let mut any_agrees = false;
     for split in &service.split {

@@ -44,14 +44,12 @@ pub(super) fn of_arm<'s>(
         let gateway = &entry.record.origin;
         // Both maps are in the order of gateways, so that one pass finds each gateway's link.
         while links.next_if(|(other, _)| *other < gateway).is_some() {}
-        let link = links.next_if(|(other, _)| *other == gateway).map(|(_, link)| *link);
+        let link = links
+            .next_if(|(other, _)| *other == gateway)
+            .map(|(_, link)| *link);
         let verdict = remote(question, entry, link, arm);
         let why = verdict.map_or_else(|why| why, |(why, _)| why);
-        reasons.note(
-            || Subject::Gateway(gateway.clone()),
-            Some(&arm.split_tags),
-            why,
-        );
+        reasons.note(|| Subject::Gateway(gateway.clone()), Some(&arm.split_tags), why);
         if let Ok((why, weight)) = verdict {
             homes.push(ranked(Some(gateway), why, weight, rng));
         }
@@ -105,12 +103,7 @@ fn has_instance(instances: &[std::sync::Arc<Instance>], selector: &Tags) -> Resu
 }
 
 /// Whether one gateway of another zone can serve: why and its weight, or why not.
-fn remote(
-    question: &Question<'_>,
-    entry: &Entry,
-    link: Option<Link>,
-    arm: &Arm,
-) -> Result<(Why, u64), Why> {
+fn remote(question: &Question<'_>, entry: &Entry, link: Option<Link>, arm: &Arm) -> Result<(Why, u64), Why> {
     let snapshot = question.snapshot;
     let zone = &entry.record.origin.zone;
     if question.target.zone.as_ref().is_some_and(|named| named != zone) {
@@ -159,7 +152,11 @@ fn healthy_weight(entry: &Entry, service: &ServiceName, selector: &Tags) -> Resu
 /// The first tier that `zone` matches, counted from 1; `None` when the name itself names the zone.
 fn tier(question: &Question<'_>, zone: &ZoneName, tags: &Tags) -> Result<Option<usize>, Why> {
     if let Some(named) = &question.target.zone {
-        return if named == zone { Ok(None) } else { Err(Why::OtherZoneNamed) };
+        return if named == zone {
+            Ok(None)
+        } else {
+            Err(Why::OtherZoneNamed)
+        };
     }
     let matches = |tier: &Tier| {
         let zone_matches = match &tier.zone {

@@ -154,12 +154,20 @@ pub fn route(snapshot: &Snapshot, request: &Request, rng: &mut impl Rng) -> Deci
         reasons: Vec::new(),
     };
     let Some(service) = snapshot.topology.services.get(&target.service) else {
-        reasons.note(|| Subject::Service(target.service.clone()), None, Why::UnknownService);
+        reasons.note(
+            || Subject::Service(target.service.clone()),
+            None,
+            Why::UnknownService,
+        );
         decision.reasons = reasons.into_vec();
         return decision;
     };
     let none = Tags::default();
-    let own_tags = snapshot.topology.zones.get(&snapshot.zone).map_or(&none, |zone| &zone.tags);
+    let own_tags = snapshot
+        .topology
+        .zones
+        .get(&snapshot.zone)
+        .map_or(&none, |zone| &zone.tags);
     let question = Question {
         snapshot,
         service,
@@ -207,7 +215,10 @@ fn append(decision: &mut Decision, arm: &Arm, homes: &[Ranked<'_>]) {
 
 /// A draw that makes ascending order a weighted random order.
 fn draw(weight: u64, rng: &mut impl Rng) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a weight above 2^53 loses nothing that matters")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a weight above 2^53 loses nothing that matters"
+    )]
     let rate = weight as f64;
     -(1.0 - rng.random::<f64>()).ln() / rate
 }

@@ -106,8 +106,12 @@ impl Why {
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
-            Self::Taken { link: Link::Stalled, .. } => "stalled",
-            Self::Taken { age: Age::Suspect, .. } => "suspect",
+            Self::Taken {
+                link: Link::Stalled, ..
+            } => "stalled",
+            Self::Taken {
+                age: Age::Suspect, ..
+            } => "suspect",
             Self::Taken { own: true, .. } => "own_zone",
             Self::Taken { tier: None, .. } => "named_zone",
             Self::Taken { tier: Some(1), .. } => "first_tier",

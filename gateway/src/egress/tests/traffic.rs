@@ -1,0 +1,191 @@
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{topology, with_service};
+use crate::{
+    egress::EgressConfig,
+    route::{Request, route},
+    snapshot::Link,
+    testbed::{self, Recorder, Zone, until},
+};
+
+#[tokio::test]
+async fn a_client_reaches_an_instance_of_its_own_zone_without_a_tunnel() {
+    let here = Recorder::start("here").await;
+    let home = Zone::start("home", &topology(), vec![here.instance(1, &[])]);
+    let mut client = home.client().await;
+    assert_eq!(client.greeting().await.unwrap(), "here");
+    client.echo("hello").await;
+    client.0.shutdown().await.unwrap();
+    assert!(client.rest().await.unwrap().is_empty());
+    assert_eq!(here.given(), [b"hello"]);
+    until("the connection is over", || {
+        home.egress.open_connections().count() == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_reaches_an_instance_of_another_zone() {
+    let there = Recorder::start("there").await;
+    let east = Zone::start("east", &topology(), vec![there.instance(1, &[])]);
+    let home = Zone::start("home", &topology(), vec![]);
+    home.join("east", east.ingress.clone()).await;
+    let mut client = home.client().await;
+    assert_eq!(client.greeting().await.unwrap(), "there");
+    client.echo("hello").await;
+    assert_eq!(home.egress.open_connections().count(), 1);
+    assert_eq!(
+        east.ingress.open_connections().list()[0].peer,
+        Some(testbed::gateway("home"))
+    );
+    client.0.shutdown().await.unwrap();
+    assert!(client.rest().await.unwrap().is_empty());
+    assert_eq!(there.given(), [b"hello"]);
+    let none = || home.egress.open_connections().count() + east.ingress.open_connections().count() == 0;
+    until("the connection is over on both sides", none).await;
+}
+
+#[tokio::test]
+async fn another_instance_is_tried_when_the_first_does_not_accept() {
+    let good = Recorder::start("good").await;
+    let gone = testbed::instance("gone", testbed::vip(), 1_000_000, &[]);
+    let home = Zone::start("home", &topology(), vec![gone, good.instance(1, &[])]);
+    assert_eq!(home.client().await.greeting().await.unwrap(), "good");
+}
+
+#[tokio::test]
+async fn the_tags_of_the_split_choose_the_instance_in_another_zone() {
+    let topology = with_service("split: [{ tags: { version: v2 }, weight: 1 }]");
+    let (one, two) = (Recorder::start("one").await, Recorder::start("two").await);
+    let instances = vec![
+        one.instance(9, &[("version", "v1")]),
+        two.instance(1, &[("version", "v2")]),
+    ];
+    let east = Zone::start("east", &topology, instances);
+    let home = Zone::start("home", &topology, vec![]);
+    home.join("east", east.ingress.clone()).await;
+    let v2: &[(&str, &str)] = &[("version", "v2")];
+    home.change(|snapshot| {
+        let entry = testbed::entry(
+            "east",
+            causeway_zone_sync::catalog::Age::Fresh,
+            false,
+            &[(v2, 1, 1)],
+        );
+        snapshot.catalog = std::sync::Arc::new(causeway_zone_sync::catalog::Catalog::new([entry]));
+    });
+    for _ in 0..5 {
+        assert_eq!(home.client().await.greeting().await.unwrap(), "two");
+    }
+    assert!(one.given().is_empty());
+}
+
+#[tokio::test]
+async fn a_reset_crosses_the_tunnel_in_both_directions() {
+    let there = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let instance = testbed::instance("there", there.local_addr().unwrap(), 1, &[]);
+    let east = Zone::start("east", &topology(), vec![instance]);
+    let home = Zone::start("home", &topology(), vec![]);
+    home.join("east", east.ingress.clone()).await;
+
+    let mut client = home.client().await;
+    let (mut taken, _) = there.accept().await.unwrap();
+    taken.write_all(b"there\n").await.unwrap();
+    client.greeting().await.unwrap();
+    taken.set_zero_linger().unwrap();
+    drop(taken);
+    let error = client.rest().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+
+    let mut client = home.client().await;
+    let (mut taken, _) = there.accept().await.unwrap();
+    taken.write_all(b"there\n").await.unwrap();
+    client.greeting().await.unwrap();
+    client.0.set_zero_linger().unwrap();
+    drop(client);
+    let error = taken.read(&mut [0; 9]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_client_without_any_candidate_waits_for_one_to_appear() {
+    let there = Recorder::start("there").await;
+    let east = Zone::start("east", &topology(), vec![there.instance(1, &[])]);
+    let home = Zone::start("home", &topology(), vec![]);
+    let mut client = home.client().await;
+    until("the client has been accepted", || {
+        home.egress.open_connections().count() == 1
+    })
+    .await;
+    home.join("east", east.ingress.clone()).await;
+    assert_eq!(client.greeting().await.unwrap(), "there");
+}
+
+#[tokio::test]
+async fn a_client_is_reset_when_the_deadline_passes_without_an_instance() {
+    let config = EgressConfig {
+        setup_deadline: Duration::from_millis(150),
+        ..EgressConfig::new(1)
+    };
+    let home = Zone::with_config("home", &topology(), vec![], config);
+    let error = home.client().await.rest().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_stalled_tunnel_is_asked_last() {
+    let (far, near) = (Recorder::start("far").await, Recorder::start("near").await);
+    let east = Zone::start("east", &topology(), vec![far.instance(1, &[])]);
+    let west = Zone::start("west", &topology(), vec![near.instance(1, &[])]);
+    let home = Zone::start("home", &topology(), vec![]);
+    home.join("east", east.ingress.clone()).await;
+    home.join("west", west.ingress.clone()).await;
+    home.change(|snapshot| {
+        let links = [
+            (testbed::gateway("east"), Link::Stalled),
+            (testbed::gateway("west"), Link::Up),
+        ];
+        snapshot.links = std::sync::Arc::new(links.into());
+    });
+    assert_eq!(home.client().await.greeting().await.unwrap(), "near");
+    assert!(far.given().is_empty());
+}
+
+#[tokio::test]
+async fn the_route_of_the_data_path_is_the_one_that_is_explained() {
+    let home = Zone::start("home", &topology(), vec![]);
+    let request = Request::explained(crate::target::Target::service(testbed::service("orders")));
+    let mut rng = <rand::rngs::SmallRng as rand::SeedableRng>::seed_from_u64(1);
+    let decision = route(&home.snapshots.load(), &request, &mut rng);
+    assert!(decision.candidates.is_empty());
+    assert!(!decision.reasons.is_empty());
+}
+
+#[tokio::test]
+async fn a_carried_connection_is_small() {
+    let there = Recorder::start("there").await;
+    let home = Zone::start("home", &topology(), vec![there.instance(1, &[])]);
+    let (socket, _client) = testbed::sockets().await;
+    let entry = crate::relay::OpenConnection {
+        role: crate::telemetry::Role::Egress,
+        service: testbed::service("orders"),
+        client: None,
+        peer: None,
+        since: std::time::Instant::now(),
+    };
+    let arrival = crate::egress::connection::Arrival {
+        client: socket.peer_addr().unwrap(),
+        socket,
+        target: crate::target::Target::service(testbed::service("orders")),
+        opened: home.egress.open_connections().enter(0, entry).unwrap(),
+        begun: std::time::Instant::now(),
+        thread: 0,
+    };
+    let size = size_of_val(&crate::egress::connection::serve(
+        home.egress.shared.clone(),
+        arrival,
+    ));
+    assert!(size < 4096, "{size} bytes");
+}
