@@ -48,7 +48,13 @@ pub fn tag_pairs<'a>(snapshot: &'a Snapshot, service: &'a ServiceName) -> BTreeS
     let own = snapshot.instances.get(service).into_iter().flatten();
     pairs.extend(own.flat_map(|instance| instance.tags.iter()));
     for entry in snapshot.catalog.entries() {
-        pairs.extend(entry.record.exports.of(service).flat_map(|export| export.tags.iter()));
+        pairs.extend(
+            entry
+                .record
+                .exports
+                .of(service)
+                .flat_map(|export| export.tags.iter()),
+        );
     }
     pairs
 }

@@ -55,7 +55,9 @@ services:
 ";
 
 pub(super) fn snapshot(vips: &str) -> Snapshot {
-    let topology = parse(&TOPOLOGY.replace("VIPS", vips), "test.yaml").unwrap().topology;
+    let topology = parse(&TOPOLOGY.replace("VIPS", vips), "test.yaml")
+        .unwrap()
+        .topology;
     let address = "127.0.0.1:1".parse().unwrap();
     let unhealthy = Instance {
         health: Health::Unhealthy,
