@@ -68,7 +68,8 @@ pub(super) enum Vips {
 pub(super) struct Service {
     pub name: Spanned<ServiceName>,
     pub port: Option<Spanned<u16>>,
-    pub protocol: Spanned<Protocol>,
+    /// `None`: given, but not readable.
+    pub protocol: Option<Spanned<Protocol>>,
     pub health: Option<HealthCheck>,
     pub split: Option<Listed<Spanned<SplitArm>>>,
     pub failover: Option<Vec<Spanned<Tier>>>,
@@ -91,12 +92,18 @@ pub(super) struct Policies {
     pub limits: Limits,
 }
 
-#[derive(PartialEq)]
 pub(super) struct Tier {
     pub zone: Option<TierZone>,
     /// Where the zone stands, for findings about it.
     pub zone_span: Span,
     pub tags: BTreeMap<String, TierTag>,
+}
+
+impl Tier {
+    /// Whether both ask for the same zones.
+    pub fn is_like(&self, other: &Tier) -> bool {
+        self.zone == other.zone && self.tags == other.tags
+    }
 }
 
 pub(super) struct Route {

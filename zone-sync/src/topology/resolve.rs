@@ -74,7 +74,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
     let policies = service.policies;
     let model = Service {
         port: service.port?.value,
-        protocol: service.protocol.value,
+        protocol: service.protocol?.value,
         health: service.health,
         split: service
             .split

@@ -124,9 +124,9 @@ fn callers(context: &Context<'_>, service: &Service) {
 }
 
 fn protocol(context: &Context<'_>, service: &Service) {
-    let protocol = service.protocol.value;
+    let Some(protocol) = &service.protocol else { return };
     if let Some(route) = service.routes.first()
-        && !matches!(protocol, Protocol::Http | Protocol::Grpc)
+        && !matches!(protocol.value, Protocol::Http | Protocol::Grpc)
     {
         let message = "routes look into HTTP requests, and this service is not `http` or `grpc`";
         let found = Diagnostic::error("routes-need-http", &route.span, message)
@@ -142,10 +142,12 @@ fn not_in_force(context: &Context<'_>) {
         for key in &service.waiting {
             uses.entry(key.value).or_default().push(&key.span);
         }
-        if service.protocol.value == Protocol::Udp {
-            uses.entry("protocol: udp")
-                .or_default()
-                .push(&service.protocol.span);
+        if let Some(protocol) = service
+            .protocol
+            .as_ref()
+            .filter(|protocol| protocol.value == Protocol::Udp)
+        {
+            uses.entry("protocol: udp").or_default().push(&protocol.span);
         }
     }
     for instance in context.file.zones.iter().flat_map(|zone| &zone.instances) {

@@ -32,7 +32,9 @@ pub(super) fn check(context: &Context<'_>) {
 fn order(context: &Context<'_>, tiers: &[Spanned<Tier>]) {
     let mut any_zone: Option<&Span> = None;
     for (index, tier) in tiers.iter().enumerate() {
-        let earlier = tiers[..index].iter().find(|other| other.value == tier.value);
+        let earlier = tiers[..index]
+            .iter()
+            .find(|other| other.value.is_like(&tier.value));
         let found = match (any_zone, earlier) {
             (Some(any), _) => Diagnostic::warning(NEVER, &tier.span, "this tier can never be reached")
                 .related(any, "this tier already takes any zone")

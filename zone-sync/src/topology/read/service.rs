@@ -85,8 +85,8 @@ pub(super) fn service(entry: &Entry, sink: &Sink) -> Option<Service> {
         return Some(service);
     };
     service.port = fields.required("port", scalar::port);
-    if let Some(protocol) = fields.optional("protocol", protocol) {
-        service.protocol = protocol;
+    if fields.has("protocol") {
+        service.protocol = fields.optional("protocol", protocol);
     }
     service.health = fields.optional("health", policy::health);
     service.split = fields.optional("split", split);
@@ -110,10 +110,10 @@ pub(super) fn service(entry: &Entry, sink: &Sink) -> Option<Service> {
 
 fn empty(name: Spanned<ServiceName>) -> Service {
     Service {
-        protocol: Spanned {
+        protocol: Some(Spanned {
             value: Protocol::Tcp,
             span: name.span.clone(),
-        },
+        }),
         name,
         port: None,
         health: None,
