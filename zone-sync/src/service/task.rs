@@ -114,7 +114,7 @@ impl Task {
         let mut done = None;
         loop {
             let room = self.room.clone();
-            let timeout = self.replica.poll_timeout(now());
+            let timeout = self.replica.poll_timeout();
             // Every branch is cancel-safe: channels, a bell, timers and a join handle.
             tokio::select! {
                 command = commands.recv() => match command {
