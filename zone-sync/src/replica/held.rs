@@ -38,9 +38,10 @@ impl Believed {
         }
     }
 
-    /// When the answer of `age` or whether it is still held changes next.
-    fn next_change(&self, now: Instant) -> Instant {
-        match self.age(now) {
+    /// When a record that was found to be of this age changes it, or is forgotten. Not by the clock of the caller: a
+    /// change that is overdue lies in the past, and is not passed over.
+    fn next_change(&self, published: Age) -> Instant {
+        match published {
             Age::Fresh => self
                 .fresh_until
                 .unwrap_or(self.withdrawn_at)
@@ -148,7 +149,7 @@ impl Held {
                 continue;
             };
             let age = believed.age(now);
-            if age == Age::Withdrawn && now >= believed.next_change(now) {
+            if now >= believed.next_change(Age::Withdrawn) {
                 aged.forgotten.push(origin.clone());
             } else if age != entry.age {
                 aged.changed.push((origin.clone(), age));
@@ -163,10 +164,10 @@ impl Held {
         aged
     }
 
-    pub fn next_change(&self, now: Instant) -> Option<Instant> {
-        self.believed
-            .values()
-            .map(|believed| believed.next_change(now))
+    pub fn next_change(&self) -> Option<Instant> {
+        let entries = self.catalog.entries();
+        entries
+            .filter_map(|entry| Some(self.believed.get(&entry.record.origin)?.next_change(entry.age)))
             .min()
     }
 

@@ -19,6 +19,8 @@ mod messages;
 mod own;
 mod refusal;
 mod session;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::{
@@ -299,9 +301,9 @@ impl Replica {
 
     /// When `handle_timeout` is due.
     #[must_use]
-    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         let sessions = self.sessions.values().map(Session::next_timeout).min();
-        sessions.into_iter().chain(self.held.next_change(now)).min()
+        sessions.into_iter().chain(self.held.next_change()).min()
     }
 
     /// The next message to send, and to whom. Call until it answers `None`.

@@ -172,23 +172,29 @@ async fn carry(
             ending = &mut *ending => return ended(peer, ending.ok()),
             message = incoming.message() => message,
         };
-        let (command, last) = match message {
-            Ok(None) => return Ok(()),
-            Ok(Some(message)) => (Command::Message(peer.clone(), session, message), false),
-            Err(status) => match broken(&status) {
-                Some(refusal) => (Command::Broken(peer.clone(), session, refusal), true),
-                None => {
-                    let (peer, source) = (peer.clone(), Box::new(status));
-                    return Err(SessionError::Lost { peer, source });
+        let (command, lost) = match message {
+            Ok(Some(message)) => {
+                let command = Command::Message(peer.clone(), session, message);
+                if sync.commands.send(command).await.is_err() {
+                    return ended(peer, None);
                 }
+                continue;
+            }
+            Ok(None) => (Command::Closed(peer.clone(), session), None),
+            Err(status) => match broken(&status) {
+                Some(refusal) => (Command::Broken(peer.clone(), session, refusal), None),
+                None => (Command::Closed(peer.clone(), session), Some(status)),
             },
         };
-        if sync.commands.send(command).await.is_err() {
-            return ended(peer, None);
-        }
-        if last {
-            return ended(peer, ending.await.ok());
-        }
+        // The task has the last word: what the peer said before it went may be why it went.
+        let _ = sync.commands.send(command).await;
+        return match (ending.await.ok(), lost) {
+            (Some(Ending::Over), Some(status)) => {
+                let (peer, source) = (peer.clone(), Box::new(status));
+                Err(SessionError::Lost { peer, source })
+            }
+            (ending, _) => ended(peer, ending),
+        };
     }
 }
 
@@ -199,7 +205,7 @@ fn ended(peer: &GatewayId, ending: Option<Ending>) -> Result<(), SessionError> {
         Some(Ending::Refused(reason)) => SessionError::Refused { peer, reason },
         Some(Ending::RefusedByPeer(reason)) => SessionError::RefusedByPeer { peer, reason },
         Some(Ending::Replaced) => SessionError::Replaced { peer },
-        Some(Ending::ShutDown) => return Ok(()),
+        Some(Ending::Over) => return Ok(()),
         None => SessionError::ShutDown { peer },
     })
 }

@@ -34,7 +34,8 @@ pub enum Ending {
     Refused(&'static str),
     RefusedByPeer(&'static str),
     Replaced,
-    ShutDown,
+    /// Either side, or zone sync itself, is done.
+    Over,
 }
 
 /// The task's end of a session.
@@ -114,7 +115,7 @@ impl Task {
         let mut done = None;
         loop {
             let room = self.room.clone();
-            let timeout = self.replica.poll_timeout(now());
+            let timeout = self.replica.poll_timeout();
             // Every branch is cancel-safe: channels, a bell, timers and a join handle.
             tokio::select! {
                 command = commands.recv() => match command {
@@ -136,7 +137,7 @@ impl Task {
             self.settle();
         }
         for link in std::mem::take(&mut self.links).into_values() {
-            let _ = link.end.send(Ending::ShutDown);
+            let _ = link.end.send(Ending::Over);
         }
         self.saver.finish(self.replica.catalog()).await;
         // Dropping the sender would do as well; the caller may also have gone.
@@ -157,7 +158,7 @@ impl Task {
                 self.replica.handle_broken(now(), &peer, refusal);
             }
             Command::Closed(peer, session) if self.is_current(&peer, session) => {
-                self.close(&peer, Ending::ShutDown);
+                self.close(&peer, Ending::Over);
                 self.replica.handle_disconnected(now(), &peer);
             }
             Command::Status(answer) => drop(answer.send(self.status())),
@@ -238,7 +239,7 @@ impl Task {
             Err(mpsc::error::TrySendError::Full(_)) => self.replica.handle_blocked(peer),
             // The caller dropped the session.
             Err(mpsc::error::TrySendError::Closed(_)) => {
-                self.close(peer, Ending::ShutDown);
+                self.close(peer, Ending::Over);
                 self.replica.handle_disconnected(now(), peer);
             }
         }
