@@ -38,7 +38,7 @@ class Zone:
             return subprocess.Popen(self.command(*arguments), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
     def answers(self, url):
-        return self.run("curl", "-sf", "-m", "1", "-o", "/dev/null", "-w", "ok", url, check=False) == "ok"
+        return self.run("curl", "-sf", "-m", "1", "-o", "/dev/null", "-w", "%{http_code}", url, check=False) == "200"
 
     def listens(self, port):
         return f":{port} " in self.run("ss", "-Hltn", check=False)

@@ -6,7 +6,7 @@ THREADS = 2
 GLOBAL = f"""
 global
     nbthread {THREADS}
-    maxconn 20000
+    maxconn 8000
     tune.bufsize 131072
     ssl-default-bind-options ssl-min-ver TLSv1.3
     ssl-default-server-options ssl-min-ver TLSv1.3
