@@ -119,7 +119,12 @@ async fn a_failing_check_makes_the_gateway_not_ready() {
     let admin = admin().await;
     let (status, answer) = ask(&admin, "GET /readyz?verbose", "").await;
     assert_eq!(status, 200);
-    insta::assert_snapshot!(body(&answer), @"");
+    insta::assert_snapshot!(body(&answer), @r"
+[ok] gateway: listeners: 2 addresses
+[warn] gateway: mesh DNS: no upstream
+       hint: see /etc/resolv.conf
+ok
+");
     let mut state = state();
     state.readiness = state
         .readiness

@@ -120,13 +120,31 @@ async fn a_gateway_that_does_not_run_is_named_with_a_hint() {
 async fn get_shows_tables_of_a_running_gateway() {
     let admin = admin().await;
     let zones = run(Some(&admin), &["get", "zones"]).await;
-    insta::assert_snapshot!(out(&zones), @"");
+    insta::assert_snapshot!(out(&zones), @r"
+ZONE    STATE   TUNNELS   RTT   AGE       HEARD      TAGS
+east    own     -         -     -         -          region=us
+plant   down    0         -     suspect   -          region=eu
+west    up      0         -     fresh     just now   region=us
+");
     let services = run(Some(&admin), &["get", "svc"]).await;
-    insta::assert_snapshot!(out(&services), @"");
+    insta::assert_snapshot!(out(&services), @r"
+SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE
+billing   9000   tcp        -            -      plant!:1/2
+orders    8080   http       127.64.0.1   1/2    west:3/4
+");
     let exports = run(Some(&admin), &["get", "exports", "-o", "wide"]).await;
-    insta::assert_snapshot!(out(&exports), @"");
+    insta::assert_snapshot!(out(&exports), @r"
+SERVICE   ZONE    TAGS         HEALTHY   WEIGHT   AGE       LINK   GATEWAY   CAPACITY
+billing   plant   version=v1   1/2       1        suspect   down   gw1       -
+orders    east    version=v1   1/2       1        own       own    -         -
+orders    west    version=v1   2/2       2        fresh     up     gw1       -
+orders    west    version=v2   1/2       1        fresh     up     gw1       -
+");
     let instances = run(Some(&admin), &["get", "instance", "-o", "wide"]).await;
-    insta::assert_snapshot!(out(&instances), @"");
+    insta::assert_snapshot!(out(&instances), @r"
+SERVICE   ID               ADDRESS          HEALTH    WEIGHT   TAGS         OPEN   LATENCY   CAPACITY   SOURCE     EXPIRES   LAST FAILURE
+orders    10.1.0.11:8080   10.1.0.11:8080   healthy   1        version=v1   0      -         -          topology   -         -
+");
     assert_eq!(
         out(&run(Some(&admin), &["get", "t"]).await),
         "No tunnels in zone east.\n"
@@ -172,7 +190,22 @@ async fn explain_tells_the_reasons_and_79_when_nobody_serves() {
     let admin = admin().await;
     let output = run(Some(&admin), &["explain", "orders", "--tag", "version=v1"]).await;
     assert_eq!(output.status.code(), Some(0));
-    insta::assert_snapshot!(out(&output), @"");
+    insta::assert_snapshot!(out(&output), @r"
+orders{version=v1} from zone east
+
+split
+  · {version=v2} weight 5   the name asks for other tags
+  √ {version=v1} weight 95  picked by weight
+
+places for {version=v1}
+  √ own zone east           tier 1, own zone first
+  · gateway plant/gw1       no tunnel is up
+  √ gateway west/gw1        tier 2
+
+Would be asked, in this order:
+  1. zone east, an instance here {version=v1}
+  2. zone west by gateway gw1 {version=v1}
+");
     let nobody = run(Some(&admin), &["explain", "orders", "--zone", "plant"]).await;
     assert_eq!(nobody.status.code(), Some(79));
     let unknown = run(Some(&admin), &["explain", "order"]).await;
@@ -193,7 +226,34 @@ async fn check_groups_what_it_found_and_fails_on_a_failure() {
         .filter(|line| !line.contains("open files"))
         .map(str::to_owned)
         .collect();
-    insta::assert_snapshot!(text.join("\n"), @"");
+    insta::assert_snapshot!(text.join("\n"), @r"
+zone east
+
+gateway
+  √ listeners: 2 addresses
+  ‼ mesh DNS: no upstream
+    hint: see /etc/resolv.conf
+
+tunnels
+  ‼ zone plant: no tunnel; this zone has no addresses and must dial in
+    hint: is its gateway running, and does its topology hold this zone's addresses?
+  √ zone west: 0 up
+
+zone sync
+  ‼ plant/gw1: its exports are suspect
+    hint: suspect exports are used only when nothing fresh is left
+  √ west/gw1: fresh
+
+services
+  × billing: no instance anywhere that this zone can reach
+    hint: register one with `causeway register`, or check the tunnels to the zones that serve it
+  ‼ orders: 1 of 2 instances here are healthy, 3 in other zones
+    hint: see `causeway get instances`
+
+process
+
+4 well, 4 to look at, 1 failed
+");
 }
 
 #[tokio::test]
