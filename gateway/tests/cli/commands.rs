@@ -56,6 +56,9 @@ async fn help_shows_every_command_and_examples() {
         "check",
         "completion",
         "man",
+        "gateway",
+        "ca",
+        "validate",
         "Examples:",
         "Exit codes:",
     ] {

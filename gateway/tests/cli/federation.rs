@@ -14,7 +14,7 @@ use causeway::{
     instances::{Instances, InstancesConfig},
     snapshot::{Health, Instance, Link, Load, Snapshot},
     target::{Bindings, Target},
-    telemetry::{Metrics, SyncReading},
+    telemetry::{AccessLog, Metrics, SyncReading},
     tunnel::TunnelSet,
 };
 use causeway_zone_sync::{
@@ -168,6 +168,7 @@ pub fn state() -> AdminState {
             .with(|| Check::warn("gateway", "mesh DNS", "no upstream", "see /etc/resolv.conf")),
         sync: Arc::new(move || vec![heard.clone()]),
         bindings: Arc::new(move || bindings.clone()),
+        access: AccessLog::Off,
         started: Instant::now(),
     }
 }
