@@ -126,6 +126,7 @@ async fn metrics(State(state): State<AdminState>) -> Result<Response, ApiError> 
             tunnels: &readings(&state),
             sync: &(state.sync)(),
             process: &ProcessReading::now(),
+            access_dropped: state.access.dropped(),
             up_seconds: state.started.elapsed().as_secs_f64(),
         },
     );

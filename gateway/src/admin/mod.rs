@@ -27,7 +27,7 @@ use crate::{
     instances::Instances,
     snapshot::Snapshots,
     target::Bindings,
-    telemetry::{Metrics, SyncReading},
+    telemetry::{AccessLog, Metrics, SyncReading},
     tunnel::TunnelSet,
 };
 
@@ -51,6 +51,8 @@ pub struct AdminState {
     pub sync: Arc<dyn Fn() -> Vec<SyncReading> + Send + Sync>,
     /// What the egress listens on now.
     pub bindings: Arc<dyn Fn() -> Bindings + Send + Sync>,
+    /// Only its count of dropped lines is shown.
+    pub access: AccessLog,
     pub started: Instant,
 }
 

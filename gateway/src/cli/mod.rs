@@ -2,7 +2,7 @@
 //! is one line of what failed and one of what to do about it.
 //!
 //! Adding a command: a file with `Args` (clap) and `run`, a variant of [`Command`] and its line in [`dispatch`], and the
-//! snapshot of the help text in `tests/cli.rs`.
+//! name in the tests of help in `tests/cli/commands.rs`.
 
 mod ca;
 mod check;
@@ -31,7 +31,7 @@ const AFTER_HELP: &str = "\
 Examples:
   causeway demo                                   see a federation work and fail over, on this machine
   causeway validate topology.yaml                 check a topology file
-  causeway gateway --zone east --topology topology.yaml --identity /etc/causeway/east
+  causeway gateway --zone east --topology topology.yaml --identity /etc/causeway/east --data /var/lib/causeway
   causeway get zones                              what a running gateway knows
   causeway explain orders --tag version=v2        where a connection would go now, and why
 
@@ -48,12 +48,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Validate(validate::Args),
-    Schema(schema::Args),
-    Diff(diff::Args),
     // Commands that run something come first, then those that prepare it, then those that ask it.
     Gateway(gateway::Args),
     Ca(ca::CaCommand),
+    Validate(validate::Args),
+    Schema(schema::Args),
+    Diff(diff::Args),
     Get(get::Args),
     Explain(explain::Args),
     Register(register::RegisterArgs),

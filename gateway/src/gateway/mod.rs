@@ -4,6 +4,7 @@
 
 mod config;
 mod exports;
+mod labels;
 mod publish;
 mod readiness;
 mod sessions;

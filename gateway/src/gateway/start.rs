@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Gateway, GatewayConfig, StartError,
     exports::keep_exports,
+    labels::name_services,
     publish::{Sources, publish},
     readiness,
     sessions::keep_sessions,
@@ -107,6 +108,7 @@ impl Gateway {
                     readiness,
                     sync: known.sync_view.readings(),
                     bindings: Arc::new(move || bindings.borrow().clone()),
+                    access: config.access.clone(),
                     started: begun,
                 };
                 Some(Admin::start(admin.clone(), state).await?)
@@ -163,6 +165,8 @@ async fn know(
         ages: config.ages,
     })
     .await?;
+    let naming = name_services(metrics.clone(), config.topology.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(naming));
     let tunnel_set = Arc::<TunnelSet>::default();
     let (snapshots, generation) = publish(
         Sources {

@@ -30,6 +30,8 @@ pub struct ScrapeState<'a> {
     pub tunnels: &'a [TunnelReading],
     pub sync: &'a [SyncReading],
     pub process: &'a ProcessReading,
+    /// Access log lines that the writer could not keep up with.
+    pub access_dropped: u64,
     /// Since the gateway started, in seconds.
     pub up_seconds: f64,
 }
@@ -124,8 +126,19 @@ fn gateway(registry: &mut Registry, state: &ScrapeState<'_>) {
     let uptime = Seconds::default();
     uptime.set(state.up_seconds);
     registry.register_with_unit("uptime", "Since the gateway started", Unit::Seconds, uptime);
+    let dropped: Counter = Counter::default();
+    dropped.inc_by(state.access_dropped);
+    registry.register(
+        "access_log_dropped",
+        "Access log lines dropped at a slow writer",
+        dropped,
+    );
+    links(registry, state.snapshot);
+}
+
+fn links(registry: &mut Registry, snapshot: &Snapshot) {
     let links: Family<ByPeerState, Gauge> = Family::default();
-    for (peer, link) in state.snapshot.links.iter() {
+    for (peer, link) in snapshot.links.iter() {
         for (state, word) in [
             (Link::Up, "up"),
             (Link::Stalled, "stalled"),
@@ -255,5 +268,60 @@ fn process(registry: &mut Registry, reading: &ProcessReading) {
         let cpu: Counter<f64, AtomicU64> = Counter::default();
         cpu.inc_by(seconds);
         registry.register("process_cpu_seconds", "User and system time", cpu);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn tunnel(id: usize, lost_packets: u64) -> TunnelReading {
+        TunnelReading {
+            id,
+            peer: causeway_zone_sync::name::GatewayId::new("west".parse().unwrap(), "gw1".parse().unwrap()),
+            link: Link::Up,
+            dialled: true,
+            thread: 0,
+            remote: "127.0.0.1:7800".parse().unwrap(),
+            up: Duration::from_secs(1),
+            rtt: Duration::from_millis(id as u64),
+            streams: 2,
+            congestion_window_bytes: 1000,
+            mtu_bytes: 1452,
+            sent_packets: 100,
+            lost_packets,
+            sent_bytes: 10,
+            received_bytes: 20,
+        }
+    }
+
+    #[test]
+    fn losses_are_kept_when_a_tunnel_ends_and_its_id_comes_again() {
+        let mut registry = Registry::default();
+        let mut totals = TunnelTotals::new(&mut registry);
+        totals.add(&[tunnel(1, 5), tunnel(2, 7)]);
+        totals.add(&[tunnel(1, 6)]);
+        totals.add(&[]);
+        totals.add(&[tunnel(1, 1)]);
+        let peer = ByPeer::new(&tunnel(1, 0).peer);
+        assert_eq!(totals.lost.get_or_create(&peer).get(), 5 + 7 + 1 + 1);
+    }
+
+    #[test]
+    fn tunnels_to_one_gateway_are_summed_and_the_lowest_round_trip_time_counts() {
+        let mut registry = Registry::default();
+        tunnels(&mut registry, &[tunnel(3, 0), tunnel(4, 0)]);
+        let mut text = String::new();
+        text::encode(&mut text, &registry).unwrap();
+        let labels = r#"{zone="west",gateway="gw1"}"#;
+        for line in [
+            format!("tunnels{labels} 2"),
+            format!("tunnel_streams{labels} 4"),
+            format!("tunnel_rtt_seconds{labels} 0.003"),
+        ] {
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
     }
 }

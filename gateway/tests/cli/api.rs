@@ -1,14 +1,14 @@
 //! Each endpoint against a hand-made state, and everything that is refused.
 
-use std::{collections::HashSet, os::unix::fs::PermissionsExt, sync::Arc};
+use std::{collections::HashSet, os::unix::fs::PermissionsExt};
 
 use causeway::admin::{Admin, AdminAddress, AdminConfig, AdminError, Check};
 use serde_json::{Value, json};
 
-use crate::federation::{FakeRegistry, ask, serve, state};
+use crate::federation::{ask, registered, serve, state};
 
 async fn admin() -> Admin {
-    serve(state(Arc::default())).await
+    serve(state()).await
 }
 
 fn body(answer: &str) -> &str {
@@ -86,8 +86,11 @@ async fn exports_hold_the_own_zones_and_the_others() {
 #[tokio::test]
 async fn instances_catalog_topology_and_tunnels_answer() {
     let instances = items("/v1/instances").await;
-    assert_eq!(instances[1]["id"], "a2");
-    assert_eq!(instances[1]["health"], "unhealthy");
+    assert_eq!(instances[0]["id"], "10.1.0.11:8080");
+    assert_eq!(
+        (&instances[0]["health"], &instances[0]["source"]),
+        (&json!("healthy"), &json!("topology"))
+    );
     let catalog = items("/v1/catalog").await;
     assert_eq!(catalog[0]["origin"], "plant/gw1");
     let topology = items("/v1/topology").await;
@@ -116,8 +119,13 @@ async fn a_failing_check_makes_the_gateway_not_ready() {
     let admin = admin().await;
     let (status, answer) = ask(&admin, "GET /readyz?verbose", "").await;
     assert_eq!(status, 200);
-    insta::assert_snapshot!(body(&answer), @"");
-    let mut state = state(Arc::default());
+    insta::assert_snapshot!(body(&answer), @r"
+[ok] gateway: listeners: 2 addresses
+[warn] gateway: mesh DNS: no upstream
+       hint: see /etc/resolv.conf
+ok
+");
+    let mut state = state();
     state.readiness = state
         .readiness
         .with(|| Check::fail("gateway", "draining", "shutting down", "wait"));
@@ -129,13 +137,33 @@ async fn a_failing_check_makes_the_gateway_not_ready() {
 }
 
 #[tokio::test]
-async fn explain_reads_its_parameters() {
-    let explained = items("/v1/explain?service=orders&tag=version%3Dv2&tag=runtime=k8s").await;
-    assert_eq!(explained[0]["target"], "orders{runtime=k8s,version=v2}");
-    assert_eq!(explained[0]["candidates"][0]["zone"], "east");
+async fn explain_gives_the_decision_and_its_reasons() {
+    let explained = items("/v1/explain?service=orders&tag=version%3Dv1&from=east").await;
+    assert_eq!(explained[0]["target"], "orders{version=v1}");
+    let asked: Vec<_> = explained[0]["candidates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["zone"].clone())
+        .collect();
+    assert_eq!(asked, ["east", "west"]);
+    let steps = explained[0]["steps"].as_array().unwrap();
+    let plant = steps
+        .iter()
+        .find(|step| step["subject"] == "gateway plant/gw1")
+        .unwrap();
+    assert_eq!(
+        (&plant["verdict"], &plant["reason"]),
+        (&json!("passed_over"), &json!("no tunnel is up"))
+    );
+}
+
+#[tokio::test]
+async fn explain_refuses_what_it_cannot_answer() {
     refused("GET /v1/explain", "", 400).await;
     refused("GET /v1/explain?service=orders&tag=v2", "", 400).await;
     refused("GET /v1/explain?service=orders&color=red", "", 400).await;
+    refused("GET /v1/explain?service=orders&from=west", "", 400).await;
     let unknown = refused("GET /v1/explain?service=order", "", 404).await;
     assert_eq!(unknown["hint"], "its services are billing, orders");
     refused("GET /v1/explain?service=orders&zone=mars", "", 404).await;
@@ -143,25 +171,32 @@ async fn explain_reads_its_parameters() {
 
 #[tokio::test]
 async fn an_instance_is_registered_renewed_and_deregistered() {
-    let registry = Arc::new(FakeRegistry::default());
-    let admin = serve(state(registry.clone())).await;
+    let state = state();
+    let instances = state.instances.clone();
+    let admin = serve(state).await;
     let sent = r#"{"address":"10.1.0.12:8080","tags":{"version":"v2"},"ttl":"30s"}"#;
     let path = "/v1/instances/orders/10.1.0.12%3A8080";
-    assert_eq!(ask(&admin, &format!("PUT {path}"), sent).await.0, 200);
-    assert_eq!(ask(&admin, &format!("POST {path}/renew"), "").await.0, 204);
-    assert_eq!(ask(&admin, &format!("DELETE {path}"), "").await.0, 204);
-    assert_eq!(
-        ask(&admin, "POST /v1/instances/orders/gone/renew", "").await.0,
-        404
+    let (status, answer) = ask(&admin, &format!("PUT {path}"), sent).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(
+        answer.contains(r#""standing":"in_force","durability":"no_store""#),
+        "{answer}"
     );
     assert_eq!(
-        registry.calls(),
-        [
-            "register orders/10.1.0.12:8080 10.1.0.12:8080 {version=v2} 1 Some(30s)",
-            "renew orders/10.1.0.12:8080",
-            "deregister orders/10.1.0.12:8080",
-            "renew orders/gone",
-        ]
+        registered(&instances).await,
+        ["orders/10.1.0.12:8080 10.1.0.12:8080 {version=v2} weight 1"]
+    );
+    assert_eq!(ask(&admin, &format!("POST {path}/renew"), "").await.0, 204);
+    assert_eq!(ask(&admin, &format!("DELETE {path}"), "").await.0, 204);
+    assert!(registered(&instances).await.is_empty());
+    assert_eq!(ask(&admin, &format!("POST {path}/renew"), "").await.0, 404);
+    assert_eq!(ask(&admin, &format!("DELETE {path}"), "").await.0, 404);
+    // What the topology fixes is changed there.
+    assert_eq!(
+        ask(&admin, "DELETE /v1/instances/orders/10.1.0.11%3A8080", "")
+            .await
+            .0,
+        409
     );
 }
 
@@ -184,7 +219,6 @@ async fn what_is_not_an_instance_is_refused() {
         refused(path, bad, 400).await;
     }
     let good = r#"{"address":"10.1.0.1:80"}"#;
-    refused("PUT /v1/instances/nobody/x", good, 404).await;
     refused("PUT /v1/instances/Not_A_Name/x", good, 400).await;
     refused(
         &format!("PUT /v1/instances/orders/{}", "x".repeat(200)),
@@ -266,9 +300,9 @@ async fn an_open_address_is_refused_unless_it_is_meant() {
         listen: listen.clone(),
         insecure,
     };
-    let refused = Admin::start(config(false), state(Arc::default())).await;
+    let refused = Admin::start(config(false), state()).await;
     assert!(matches!(refused, Err(AdminError::NotLoopback(_))));
-    let open = Admin::start(config(true), state(Arc::default())).await.unwrap();
+    let open = Admin::start(config(true), state()).await.unwrap();
     open.shutdown().await;
 }
 
@@ -282,12 +316,12 @@ async fn a_unix_socket_is_its_owners_alone_and_goes_with_the_gateway() {
         listen: AdminAddress::Unix(path.clone()),
         insecure: false,
     };
-    let admin = Admin::start(config.clone(), state(Arc::default())).await.unwrap();
+    let admin = Admin::start(config.clone(), state()).await.unwrap();
     assert_eq!(
         std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    let second = Admin::start(config, state(Arc::default())).await;
+    let second = Admin::start(config, state()).await;
     assert!(matches!(second, Err(AdminError::InUse(_))));
     admin.shutdown().await;
     assert!(!path.exists());

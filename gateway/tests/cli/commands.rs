@@ -4,12 +4,12 @@ use std::{
     io::{BufRead, BufReader},
     net::TcpListener,
     process::{Command, Output, Stdio},
-    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use causeway::admin::{Admin, AdminAddress, AdminConfig};
 
-use crate::federation::{FakeRegistry, serve, state};
+use crate::federation::{registered, serve, state};
 
 fn causeway() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
@@ -40,7 +40,7 @@ fn err(output: &Output) -> String {
 }
 
 async fn admin() -> Admin {
-    serve(state(Arc::default())).await
+    serve(state()).await
 }
 
 #[tokio::test]
@@ -56,6 +56,9 @@ async fn help_shows_every_command_and_examples() {
         "check",
         "completion",
         "man",
+        "gateway",
+        "ca",
+        "validate",
         "Examples:",
         "Exit codes:",
     ] {
@@ -120,13 +123,31 @@ async fn a_gateway_that_does_not_run_is_named_with_a_hint() {
 async fn get_shows_tables_of_a_running_gateway() {
     let admin = admin().await;
     let zones = run(Some(&admin), &["get", "zones"]).await;
-    insta::assert_snapshot!(out(&zones), @"");
+    insta::assert_snapshot!(out(&zones), @r"
+ZONE    STATE   TUNNELS   RTT   AGE       HEARD      TAGS
+east    own     -         -     -         -          region=us
+plant   down    0         -     suspect   -          region=eu
+west    up      0         -     fresh     just now   region=us
+");
     let services = run(Some(&admin), &["get", "svc"]).await;
-    insta::assert_snapshot!(out(&services), @"");
+    insta::assert_snapshot!(out(&services), @r"
+SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE
+billing   9000   tcp        -            -      plant!:1/2
+orders    8080   http       127.64.0.1   1/2    west:3/4
+");
     let exports = run(Some(&admin), &["get", "exports", "-o", "wide"]).await;
-    insta::assert_snapshot!(out(&exports), @"");
-    let instances = run(Some(&admin), &["get", "instance"]).await;
-    insta::assert_snapshot!(out(&instances), @"");
+    insta::assert_snapshot!(out(&exports), @r"
+SERVICE   ZONE    TAGS         HEALTHY   WEIGHT   AGE       LINK   GATEWAY   CAPACITY
+billing   plant   version=v1   1/2       1        suspect   down   gw1       -
+orders    east    version=v1   1/2       1        own       own    -         -
+orders    west    version=v1   2/2       2        fresh     up     gw1       -
+orders    west    version=v2   1/2       1        fresh     up     gw1       -
+");
+    let instances = run(Some(&admin), &["get", "instance", "-o", "wide"]).await;
+    insta::assert_snapshot!(out(&instances), @r"
+SERVICE   ID               ADDRESS          HEALTH    WEIGHT   TAGS         OPEN   LATENCY   CAPACITY   SOURCE     EXPIRES   LAST FAILURE
+orders    10.1.0.11:8080   10.1.0.11:8080   healthy   1        version=v1   0      -         -          topology   -         -
+");
     assert_eq!(
         out(&run(Some(&admin), &["get", "t"]).await),
         "No tunnels in zone east.\n"
@@ -139,7 +160,7 @@ async fn get_gives_the_answer_of_the_api_as_json_and_yaml() {
     let json = run(Some(&admin), &["get", "instances", "-o", "json"]).await;
     let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(value["kind"], "instances");
-    assert_eq!(value["items"][0]["id"], "a1");
+    assert_eq!(value["items"][0]["id"], "10.1.0.11:8080");
     let yaml = run(Some(&admin), &["get", "instances", "-o", "yaml"]).await;
     assert!(
         out(&yaml).starts_with("version: 1\nkind: instances\nzone: east\n"),
@@ -157,7 +178,7 @@ async fn the_admin_address_comes_from_the_environment_and_may_be_a_unix_socket()
         listen,
         insecure: false,
     };
-    let _admin = Admin::start(config, state(Arc::default())).await.unwrap();
+    let _admin = Admin::start(config, state()).await.unwrap();
     let mut command = causeway();
     command.args(["get", "zones"]).env("CAUSEWAY_ADMIN", address);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap())
@@ -170,9 +191,24 @@ async fn the_admin_address_comes_from_the_environment_and_may_be_a_unix_socket()
 #[tokio::test]
 async fn explain_tells_the_reasons_and_79_when_nobody_serves() {
     let admin = admin().await;
-    let output = run(Some(&admin), &["explain", "orders", "--tag", "version=v2"]).await;
+    let output = run(Some(&admin), &["explain", "orders", "--tag", "version=v1"]).await;
     assert_eq!(output.status.code(), Some(0));
-    insta::assert_snapshot!(out(&output), @"");
+    insta::assert_snapshot!(out(&output), @r"
+orders{version=v1} from zone east
+
+split
+  · {version=v2} weight 5   the name asks for other tags
+  √ {version=v1} weight 95  picked by weight
+
+places for {version=v1}
+  √ own zone east           tier 1, own zone first
+  · gateway plant/gw1       no tunnel is up
+  √ gateway west/gw1        tier 2
+
+Would be asked, in this order:
+  1. zone east, an instance here {version=v1}
+  2. zone west by gateway gw1 {version=v1}
+");
     let nobody = run(Some(&admin), &["explain", "orders", "--zone", "plant"]).await;
     assert_eq!(nobody.status.code(), Some(79));
     let unknown = run(Some(&admin), &["explain", "order"]).await;
@@ -193,13 +229,41 @@ async fn check_groups_what_it_found_and_fails_on_a_failure() {
         .filter(|line| !line.contains("open files"))
         .map(str::to_owned)
         .collect();
-    insta::assert_snapshot!(text.join("\n"), @"");
+    insta::assert_snapshot!(text.join("\n"), @r"
+zone east
+
+gateway
+  √ listeners: 2 addresses
+  ‼ mesh DNS: no upstream
+    hint: see /etc/resolv.conf
+
+tunnels
+  ‼ zone plant: no tunnel; this zone has no addresses and must dial in
+    hint: is its gateway running, and does its topology hold this zone's addresses?
+  √ zone west: 0 up
+
+zone sync
+  ‼ plant/gw1: its exports are suspect
+    hint: suspect exports are used only when nothing fresh is left
+  √ west/gw1: fresh
+
+services
+  × billing: no instance anywhere that this zone can reach
+    hint: register one with `causeway register`, or check the tunnels to the zones that serve it
+  ‼ orders: 1 of 2 instances here are healthy, 3 in other zones
+    hint: see `causeway get instances`
+
+process
+
+4 well, 4 to look at, 1 failed
+");
 }
 
 #[tokio::test]
 async fn register_and_deregister_reach_the_registry() {
-    let registry = Arc::new(FakeRegistry::default());
-    let admin = serve(state(registry.clone())).await;
+    let state = state();
+    let instances = state.instances.clone();
+    let admin = serve(state).await;
     let args = [
         "register",
         "orders",
@@ -212,23 +276,32 @@ async fn register_and_deregister_reach_the_registry() {
     ];
     let output = run(Some(&admin), &args).await;
     assert_eq!(out(&output), "registered orders 10.1.0.12:8080\n");
+    assert!(
+        err(&output).starts_with("note: the gateway has no data directory"),
+        "{}",
+        err(&output)
+    );
+    assert_eq!(
+        registered(&instances).await,
+        ["orders/10.1.0.12:8080 10.1.0.12:8080 {version=v2} weight 3"]
+    );
     let output = run(Some(&admin), &["deregister", "orders", "--id", "10.1.0.12:8080"]).await;
     assert_eq!(out(&output), "deregistered orders 10.1.0.12:8080\n");
+    assert!(registered(&instances).await.is_empty());
     let gone = run(Some(&admin), &["deregister", "orders", "--id", "nobody"]).await;
     assert_eq!(gone.status.code(), Some(1));
-    assert!(err(&gone).starts_with("error: no instance `nobody` of `orders` is registered\n"));
-    let calls = registry.calls();
-    assert_eq!(
-        calls[0],
-        "register orders/10.1.0.12:8080 10.1.0.12:8080 {version=v2} 3 None"
+    assert!(
+        err(&gone).starts_with("error: no instance `orders/nobody` is registered\nhint: "),
+        "{}",
+        err(&gone)
     );
-    assert_eq!(calls[1], "deregister orders/10.1.0.12:8080");
 }
 
 #[tokio::test]
-async fn keep_renews_and_deregisters_at_the_end() {
-    let registry = Arc::new(FakeRegistry::default());
-    let admin = serve(state(registry.clone())).await;
+async fn keep_outlives_its_time_to_live_and_deregisters_at_the_end() {
+    let state = state();
+    let instances = state.instances.clone();
+    let admin = serve(state).await;
     let mut command = causeway();
     command.args([
         "register",
@@ -244,22 +317,29 @@ async fn keep_renews_and_deregisters_at_the_end() {
     command
         .args(["--admin", &admin.local_addr().to_string()])
         .stdout(Stdio::piped());
-    let seen = registry.clone();
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (first, lines) = tokio::task::spawn_blocking(move || (lines.next(), lines))
+        .await
+        .unwrap();
+    assert_eq!(first.unwrap().unwrap(), "registered orders kept");
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        assert_eq!(registered(&instances).await.len(), 1, "the lease was not renewed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
     let rest = tokio::task::spawn_blocking(move || {
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "registered orders kept");
-        while !seen.calls().contains(&"renew orders/kept".to_owned()) {
-            std::thread::yield_now();
-        }
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let rest: Vec<_> = lines.map(Result::unwrap).collect();
         assert!(child.wait().unwrap().success());
         rest
     });
     assert_eq!(rest.await.unwrap(), ["deregistered orders kept"]);
-    assert_eq!(registry.calls().last().unwrap(), "deregister orders/kept");
+    assert!(registered(&instances).await.is_empty());
 }
 
 #[tokio::test]

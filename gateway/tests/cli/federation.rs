@@ -14,12 +14,13 @@ use causeway::{
     instances::{Instances, InstancesConfig},
     snapshot::{Health, Instance, Link, Load, Snapshot},
     target::{Bindings, Target},
-    telemetry::{Metrics, SyncReading},
+    telemetry::{AccessLog, Metrics, SyncReading},
     tunnel::TunnelSet,
 };
 use causeway_zone_sync::{
     catalog::{Age, Catalog, Entry, Export, Exports, Record},
     name::{GatewayId, ServiceName, Tags, ZoneName},
+    registry::Source,
     topology::{self, Topology},
 };
 use tokio::sync::watch;
@@ -167,6 +168,7 @@ pub fn state() -> AdminState {
             .with(|| Check::warn("gateway", "mesh DNS", "no upstream", "see /etc/resolv.conf")),
         sync: Arc::new(move || vec![heard.clone()]),
         bindings: Arc::new(move || bindings.clone()),
+        access: AccessLog::Off,
         started: Instant::now(),
     }
 }
@@ -178,6 +180,21 @@ fn instances(snapshot: &Snapshot, metrics: Arc<Metrics>) -> Instances {
     };
     let (_, topology) = watch::channel(snapshot.topology.clone());
     Instances::start(config, topology, metrics).unwrap()
+}
+
+/// What was registered beside what the topology fixes.
+pub async fn registered(instances: &Instances) -> Vec<String> {
+    let statuses = instances.status(None).await.unwrap();
+    let registered = statuses
+        .iter()
+        .filter(|status| status.source == Source::Registered);
+    let line = |i: &Instance| {
+        format!(
+            "{}/{} {} {} weight {}",
+            i.service, i.id, i.address, i.tags, i.weight
+        )
+    };
+    registered.map(|status| line(&status.instance)).collect()
 }
 
 /// Serves the state on a free port of loopback.

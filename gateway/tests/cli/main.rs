@@ -1,5 +1,7 @@
 //! The admin API and the commands that use it, over real sockets and the real program, on a hand-made state.
 
+#![allow(clippy::unwrap_used, reason = "the functions that tests share are tests too")]
+
 mod api;
 mod commands;
 mod federation;
