@@ -1,11 +1,6 @@
 //! `causeway gateway`: runs one zone's gateway until it is told to stop.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use causeway_zone_sync::{name::ZoneName, replica::Ages, topology::Style};
 use clap::ValueEnum;
@@ -21,7 +16,10 @@ use crate::{
     gateway::{Gateway, GatewayConfig, StartError},
     identity::Identity,
     reload::TopologyFile,
-    telemetry::{AccessLog, LineWriter, Metrics, log::{self, LogFormat}},
+    telemetry::{
+        AccessLog, LineWriter, Metrics,
+        log::{self, LogFormat},
+    },
     tunnel::{Congestion, TunnelConfig},
 };
 
@@ -50,28 +48,59 @@ pub struct Args {
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_DATA")]
     data: PathBuf,
     /// UDP address to accept tunnels on
-    #[arg(long, value_name = "ADDR", env = "CAUSEWAY_LISTEN", default_value = "0.0.0.0:7800")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "CAUSEWAY_LISTEN",
+        default_value = "0.0.0.0:7800"
+    )]
     listen: SocketAddr,
     /// Admin API: a loopback IP:PORT, or unix:/PATH
-    #[arg(long, value_name = "ADDR", env = "CAUSEWAY_ADMIN", default_value = "127.0.0.1:7810")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "CAUSEWAY_ADMIN",
+        default_value = "127.0.0.1:7810"
+    )]
     admin: AdminAddress,
     /// Let the admin API listen where others than this host can reach it, although it has no authentication yet
     #[arg(long, env = "CAUSEWAY_ADMIN_INSECURE")]
     admin_insecure: bool,
     /// Addresses for mesh DNS, UDP and TCP; give several separated by commas
-    #[arg(long, value_name = "ADDR,…", env = "CAUSEWAY_DNS", default_value = "127.0.0.1:7853", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "ADDR,…",
+        env = "CAUSEWAY_DNS",
+        default_value = "127.0.0.1:7853",
+        value_delimiter = ','
+    )]
     dns: Vec<SocketAddr>,
     /// Resolvers for names outside the mesh [default: those of /etc/resolv.conf]
-    #[arg(long, value_name = "ADDR,…", env = "CAUSEWAY_DNS_UPSTREAM", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "ADDR,…",
+        env = "CAUSEWAY_DNS_UPSTREAM",
+        value_delimiter = ','
+    )]
     dns_upstream: Option<Vec<SocketAddr>>,
     /// Networks that may ask mesh DNS besides this host
-    #[arg(long, value_name = "CIDR,…", env = "CAUSEWAY_DNS_ALLOW", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "CIDR,…",
+        env = "CAUSEWAY_DNS_ALLOW",
+        value_delimiter = ','
+    )]
     dns_allow: Vec<IpNet>,
     /// Data threads [default: one per core]
     #[arg(long, value_name = "N", env = "CAUSEWAY_THREADS")]
     threads: Option<std::num::NonZeroUsize>,
     /// Congestion control of what this gateway sends; bbr does not collapse on long paths with loss
-    #[arg(long, value_name = "NAME", env = "CAUSEWAY_CONGESTION", default_value = "cubic")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "CAUSEWAY_CONGESTION",
+        default_value = "cubic"
+    )]
     congestion: CongestionName,
     /// One line per finished connection on standard output
     #[arg(long, value_name = "FORM", env = "CAUSEWAY_ACCESS_LOG", default_value = "off")]
@@ -80,7 +109,12 @@ pub struct Args {
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_DRAIN", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
     /// Form of the log on standard error
-    #[arg(long, value_name = "FORM", env = "CAUSEWAY_LOG_FORMAT", default_value = "text")]
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "CAUSEWAY_LOG_FORMAT",
+        default_value = "text"
+    )]
     log_format: LogFormat,
     /// What to log: a level, or levels by module such as info,causeway::tunnel=debug
     #[arg(long, value_name = "FILTER", env = "CAUSEWAY_LOG", default_value = "info")]
@@ -105,7 +139,11 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
     log::start(args.log_format, &args.log_level)
         .map_err(|error| Failure::usage("cannot start the log").because(&error))?;
     raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| Failure::new("cannot start the async runtime").because(&error))?;
     runtime.block_on(serve(args))
 }
@@ -126,7 +164,8 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         .hint("issue a certificate for this zone, or correct --zone"));
     }
     // From here on a signal ends the gateway in good order, however far it has come.
-    let signals = Signals::new().map_err(|error| Failure::new("cannot listen for signals").because(&error))?;
+    let signals =
+        Signals::new().map_err(|error| Failure::new("cannot listen for signals").because(&error))?;
     let metrics = Arc::new(Metrics::default());
     let topology = TopologyFile::open(args.topology.clone()).map_err(|error| {
         Failure::new(error.render(Style::Plain))
@@ -156,7 +195,8 @@ fn config(
         CongestionName::Cubic => Congestion::Cubic,
         CongestionName::Bbr => Congestion::Bbr,
     };
-    let writer = || LineWriter::stdout().map_err(|error| Failure::new("cannot start the access log").because(&error));
+    let writer =
+        || LineWriter::stdout().map_err(|error| Failure::new("cannot start the access log").because(&error));
     let access = match args.access_log {
         AccessLogForm::Off => AccessLog::Off,
         AccessLogForm::Text => AccessLog::Text(writer()?),
@@ -194,7 +234,9 @@ fn explain(error: &StartError) -> Failure {
         StartError::DataDir { .. } => failure.hint("--data must be a folder that this user may write"),
         StartError::Admin(source) => failure.hint(source.hint()),
         StartError::Dns(_) => failure.hint("is the address this host's own and the port free? set --dns"),
-        StartError::Tunnels(_) => failure.hint("is the address this host's own and the UDP port free? set --listen"),
+        StartError::Tunnels(_) => {
+            failure.hint("is the address this host's own and the UDP port free? set --listen")
+        }
         StartError::Instances(_) | StartError::Vips(_) => {
             failure.hint("does another gateway use the same --data folder?")
         }
@@ -236,7 +278,10 @@ impl Signals {
 /// A connection takes a file descriptor or two, and the usual soft limit is 1,024.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(?limit, %error, "cannot raise the limit on open files");
     }

@@ -18,7 +18,10 @@ pub async fn keep_exports(
     mut instances: watch::Receiver<Published>,
 ) {
     loop {
-        let (current, published) = (topology.borrow_and_update().clone(), instances.borrow_and_update().clone());
+        let (current, published) = (
+            topology.borrow_and_update().clone(),
+            instances.borrow_and_update().clone(),
+        );
         zone_sync.set_topology(&current);
         zone_sync.set_exports(exports_of(&current, &published));
         let changed = tokio::select! {
@@ -33,7 +36,9 @@ pub async fn keep_exports(
 
 /// The exports of the services that the topology declares; others are nobody's business yet.
 fn exports_of(topology: &Topology, instances: &Published) -> Vec<Export> {
-    let declared = instances.iter().filter(|(service, _)| topology.services.contains_key(*service));
+    let declared = instances
+        .iter()
+        .filter(|(service, _)| topology.services.contains_key(*service));
     exports(declared.flat_map(|(_, list)| list).map(|instance| InstanceState {
         service: &instance.service,
         tags: &instance.tags,

@@ -48,7 +48,12 @@ pub fn checks(
 
 fn running(draining: bool) -> Check {
     if draining {
-        return Check::fail("gateway", "running", "it is draining", "it was told to end; start it again if that was wrong");
+        return Check::fail(
+            "gateway",
+            "running",
+            "it is draining",
+            "it was told to end; start it again if that was wrong",
+        );
     }
     Check::ok("gateway", "running", "it takes connections")
 }
@@ -59,7 +64,10 @@ fn topology(reload: &watch::Receiver<ReloadState>) -> Check {
         Some(refusal) => Check::warn(
             "gateway",
             "topology",
-            format!("the file is bad and the topology before it stays in force: {}", refusal.summary),
+            format!(
+                "the file is bad and the topology before it stays in force: {}",
+                refusal.summary
+            ),
             "`causeway validate` shows every mistake; a corrected file is taken up at once",
         ),
     }
@@ -71,7 +79,12 @@ fn certificate(identity: &Identity, now: SystemTime) -> Check {
         return Check::ok("gateway", "certificate", "it does not expire");
     };
     match not_after.duration_since(now) {
-        Err(_) => Check::fail("gateway", "certificate", "it has expired: no gateway will accept it", hint),
+        Err(_) => Check::fail(
+            "gateway",
+            "certificate",
+            "it has expired: no gateway will accept it",
+            hint,
+        ),
         Ok(left) => {
             let text = format!("it is valid for {}", in_words(left));
             match left < EXPIRES_SOON {
@@ -95,7 +108,10 @@ fn listeners(egress: &Egress) -> Check {
     let Some(first) = failures.first() else {
         return Check::ok("clients", "listeners", "every service can be connected to");
     };
-    let text = format!("cannot listen on {} ({}): {}", first.address, first.target, first.error);
+    let text = format!(
+        "cannot listen on {} ({}): {}",
+        first.address, first.target, first.error
+    );
     let text = match failures.len() {
         1 => text,
         count => format!("{text}; and {} more", count - 1),
@@ -106,8 +122,12 @@ fn listeners(egress: &Egress) -> Check {
 
 fn tunnels(snapshots: &Snapshots) -> Check {
     let snapshot = snapshots.load();
-    let up: BTreeSet<&ZoneName> =
-        snapshot.links.iter().filter(|(_, link)| **link == Link::Up).map(|(id, _)| &id.zone).collect();
+    let up: BTreeSet<&ZoneName> = snapshot
+        .links
+        .iter()
+        .filter(|(_, link)| **link == Link::Up)
+        .map(|(id, _)| &id.zone)
+        .collect();
     let missing: Vec<&str> = snapshot
         .topology
         .zones
@@ -116,7 +136,11 @@ fn tunnels(snapshots: &Snapshots) -> Check {
         .map(|(name, _)| name.as_str())
         .collect();
     if missing.is_empty() {
-        return Check::ok("zones", "tunnels", format!("{} other zones are connected", up.len()));
+        return Check::ok(
+            "zones",
+            "tunnels",
+            format!("{} other zones are connected", up.len()),
+        );
     }
     Check::warn(
         "zones",
@@ -135,7 +159,11 @@ fn reachable(snapshot: &crate::snapshot::Snapshot, other: &causeway_zone_sync::t
 fn catalog(snapshots: &Snapshots) -> Check {
     let snapshot = snapshots.load();
     let total = snapshot.catalog.entries().count();
-    let stale = snapshot.catalog.entries().filter(|entry| entry.age != Age::Fresh).count();
+    let stale = snapshot
+        .catalog
+        .entries()
+        .filter(|entry| entry.age != Age::Fresh)
+        .count();
     let others: Vec<_> = snapshot
         .catalog
         .entries()
@@ -169,17 +197,25 @@ fn disk(sync: &SyncView) -> Check {
             "the catalog cannot be written to disk; a restart would serve an older one",
             "is the --data folder full or read-only?",
         ),
-        Some(Disk::Working | Disk::Absent) | None => Check::ok("gateway", "disk", "what must outlive a restart is written"),
+        Some(Disk::Working | Disk::Absent) | None => {
+            Check::ok("gateway", "disk", "what must outlive a restart is written")
+        }
     }
 }
 
 fn instances(snapshots: &Snapshots) -> Check {
     let snapshot = snapshots.load();
     let all = || snapshot.instances.values().flatten();
-    let unhealthy = all().filter(|instance| instance.health == Health::Unhealthy).count();
+    let unhealthy = all()
+        .filter(|instance| instance.health == Health::Unhealthy)
+        .count();
     let total = all().count();
     match unhealthy {
-        0 => Check::ok("clients", "instances", format!("{total} of this zone, none unhealthy")),
+        0 => Check::ok(
+            "clients",
+            "instances",
+            format!("{total} of this zone, none unhealthy"),
+        ),
         _ => Check::warn(
             "clients",
             "instances",

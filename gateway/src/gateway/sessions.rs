@@ -53,9 +53,15 @@ async fn open_session(
     zone_sync: &ZoneSync,
 ) -> Result<(), Box<dyn std::error::Error + Send + std::marker::Sync>> {
     // The control runtime has no data thread of its own; any tunnel will do.
-    let Some(tunnel) = tunnels.choose(peer, usize::MAX) else { return Ok(()) };
-    let header = StreamHeader { kind: Some(Kind::Sync(Sync {})) };
+    let Some(tunnel) = tunnels.choose(peer, usize::MAX) else {
+        return Ok(());
+    };
+    let header = StreamHeader {
+        kind: Some(Kind::Sync(Sync {})),
+    };
     let (send, recv) = tunnel.open(&header).await?;
-    zone_sync.open_session(peer.clone(), tokio::io::join(recv, send)).await?;
+    zone_sync
+        .open_session(peer.clone(), tokio::io::join(recv, send))
+        .await?;
     Ok(())
 }

@@ -55,7 +55,10 @@ impl Gateway {
         let begun = Instant::now();
         check_zone(&config)?;
         if let Some(path) = &config.data_dir {
-            make_private_folder(path).map_err(|source| StartError::DataDir { path: path.clone(), source })?;
+            make_private_folder(path).map_err(|source| StartError::DataDir {
+                path: path.clone(),
+                source,
+            })?;
         }
         let metrics = config.metrics.clone();
         let stop = CancellationToken::new();
@@ -98,7 +101,8 @@ impl Gateway {
         let admin = match &config.admin {
             None => None,
             Some(admin) => {
-                let readiness = readiness::checks(&config, &known.snapshots, &egress, &known.sync_view, &draining);
+                let readiness =
+                    readiness::checks(&config, &known.snapshots, &egress, &known.sync_view, &draining);
                 let bindings = known.vips.bindings();
                 let state = AdminState {
                     snapshots: known.snapshots.clone(),
@@ -190,10 +194,26 @@ async fn know(
     let vips = Arc::new(vips);
     // Once here, so that the listeners of a gateway that has just started are not late.
     if let Err(error) = vips.refresh(&snapshots.load(), SystemTime::now()) {
-        tracing::error!(error = &error as &dyn std::error::Error, "virtual addresses are not complete");
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "virtual addresses are not complete"
+        );
     }
-    tasks.spawn(vips::follow(vips.clone(), snapshots.clone(), generation.clone(), stop.clone()));
-    Ok(Knowledge { instances, zone_sync, sync_view, tunnel_set, snapshots, generation, vips })
+    tasks.spawn(vips::follow(
+        vips.clone(),
+        snapshots.clone(),
+        generation.clone(),
+        stop.clone(),
+    ));
+    Ok(Knowledge {
+        instances,
+        zone_sync,
+        sync_view,
+        tunnel_set,
+        snapshots,
+        generation,
+        vips,
+    })
 }
 
 fn start_egress(

@@ -68,7 +68,11 @@ fn count(metrics: &Metrics, event: SyncEvent) {
             };
             metrics.sync_refused(side, reason);
         }
-        SyncEvent::SessionEnded { bytes_sent, bytes_received, .. } => {
+        SyncEvent::SessionEnded {
+            bytes_sent,
+            bytes_received,
+            ..
+        } => {
             metrics.sync_bytes("sent", bytes_sent);
             metrics.sync_bytes("received", bytes_received);
         }

@@ -18,13 +18,19 @@ impl DataThreads {
     /// # Errors
     /// When the operating system gives no thread or no reactor.
     pub fn start(count: usize) -> io::Result<Self> {
-        let mut started = Self { handles: Vec::new(), stop: CancellationToken::new(), threads: Vec::new() };
+        let mut started = Self {
+            handles: Vec::new(),
+            stop: CancellationToken::new(),
+            threads: Vec::new(),
+        };
         for index in 0..count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let stop = started.stop.clone();
             started.handles.push(runtime.handle().clone());
             let body = move || runtime.block_on(stop.cancelled());
-            started.threads.push(thread::Builder::new().name(format!("data-{index}")).spawn(body)?);
+            started
+                .threads
+                .push(thread::Builder::new().name(format!("data-{index}")).spawn(body)?);
         }
         Ok(started)
     }

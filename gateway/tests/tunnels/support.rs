@@ -44,7 +44,9 @@ pub fn topology(zones: &Zones<'_>) -> Arc<Topology> {
     use std::fmt::Write;
     let mut file = format!("version: 1\ntrust_domain: {DOMAIN}\nzones:\n");
     for (zone, gateways) in zones {
-        let entries = gateways.iter().map(|addresses| format!("{{ addresses: {addresses:?} }}"));
+        let entries = gateways
+            .iter()
+            .map(|addresses| format!("{{ addresses: {addresses:?} }}"));
         let entries = entries.collect::<Vec<_>>().join(", ");
         writeln!(file, "  {zone}: {{ gateways: [{entries}] }}").unwrap();
     }
