@@ -173,16 +173,16 @@ impl Asked<'_> {
     }
 
     /// The name of this zone's mesh DNS: the zone's own name.
-    fn server_name(&self) -> Name {
-        let apex = self.apex();
-        below(&apex, zone_labels(&self.view.snapshot.zone)).unwrap_or(apex)
+    fn server_name(&self, apex: &Name) -> Name {
+        below(apex, zone_labels(&self.view.snapshot.zone)).unwrap_or_else(|| apex.clone())
     }
 
     fn start_of_authority(&self, owner: Name) -> Record {
         // Wraps as serial numbers do (RFC 1982).
         let serial = u32::try_from(self.view.snapshot.generation & u64::from(u32::MAX)).unwrap_or_default();
-        let server = self.server_name();
-        let mailbox = below(&self.apex(), ["hostmaster"]).unwrap_or_else(|| server.clone());
+        let apex = self.apex();
+        let server = self.server_name(&apex);
+        let mailbox = below(&apex, ["hostmaster"]).unwrap_or_else(|| server.clone());
         let soa = SOA::new(
             server,
             mailbox,
@@ -215,7 +215,7 @@ impl Asked<'_> {
     fn at_apex(&self) -> Outcome {
         match self.kind {
             RecordType::SOA => found(vec![self.start_of_authority(self.name.clone())]),
-            RecordType::NS => found(vec![self.record(RData::NS(NS(self.server_name())))]),
+            RecordType::NS => found(vec![self.record(RData::NS(NS(self.server_name(self.name))))]),
             _ => self.no_data(),
         }
     }
