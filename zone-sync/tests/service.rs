@@ -1,5 +1,10 @@
 //! Zone sync over real gRPC: two and more nodes in one process, joined by in-memory byte streams.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may fail by panicking, in its own functions too"
+)]
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use causeway_proto::sync::{

@@ -22,7 +22,8 @@ pub mod sync_message {
         Refused(super::Refused),
     }
 }
-/// Opens a session: who speaks, and what the speaker already knows, so that only what is missing is sent.
+/// Opens a session: who speaks, and what the speaker already knows, so that only what is missing is sent: the newest
+/// version of its own record, if it has told one, and of the record that the peer writes, if it holds one.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Hello {
     #[prost(uint32, tag = "1")]
@@ -72,7 +73,8 @@ pub struct Snapshot {
     #[prost(bytes = "vec", tag = "8")]
     pub topology: ::prost::alloc::vec::Vec<u8>,
 }
-/// What changed in an origin's record between two versions of one incarnation.
+/// What changed in an origin's record between two versions of one incarnation. Values are absolute: a delta also
+/// applies to any version between the two.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Delta {
     #[prost(message, optional, tag = "1")]
@@ -118,6 +120,8 @@ pub struct Export {
     #[prost(uint64, tag = "5")]
     pub capacity_per_second: u64,
 }
+/// The newest version of the receiver's record that the speaker holds whole; version 0 when it holds none. It answers
+/// data, and heartbeats that name another version: whatever is newer is then sent (again).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ack {
     #[prost(message, optional, tag = "1")]
@@ -127,8 +131,8 @@ pub struct Ack {
     #[prost(uint64, tag = "3")]
     pub version: u64,
 }
-/// Sent when nothing else was, so that silence means trouble. Carries the newest version for each origin the
-/// speaker writes, so that a lost delta is noticed.
+/// Sent after 1 s in which the speaker told nothing of its record, so that silence means trouble. Carries the newest
+/// version for each origin the speaker writes, so that a lost delta is noticed.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Heartbeat {
     #[prost(message, repeated, tag = "1")]
@@ -137,6 +141,7 @@ pub struct Heartbeat {
 /// The peer broke the protocol or a limit; the session ends after this.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refused {
+    /// One word, such as `wrong_origin` or `message_too_large`.
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]

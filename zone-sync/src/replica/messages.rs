@@ -189,11 +189,11 @@ impl Replica {
     /// An origin counts as heard when it speaks while the newest version that it told of is held.
     fn note_heard(&mut self, now: Instant, peer: &GatewayId) {
         let advertised = self.sessions.get(peer).and_then(|session| session.advertised);
-        if advertised.is_some_and(|stamp| stamp <= self.held.stamp(peer)) {
-            if let Some(age) = self.held.heard(now, peer) {
-                let origin = peer.clone();
-                self.events.push_back(Event::AgeChanged { origin, age });
-            }
+        if advertised.is_some_and(|stamp| stamp <= self.held.stamp(peer))
+            && let Some(age) = self.held.heard(now, peer)
+        {
+            let origin = peer.clone();
+            self.events.push_back(Event::AgeChanged { origin, age });
         }
     }
 

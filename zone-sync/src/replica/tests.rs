@@ -136,143 +136,8 @@ fn tagged(tags: Vec<(String, String)>) -> proto::Export {
     export
 }
 
-#[test]
-fn what_breaks_a_rule_ends_only_that_session_with_a_named_reason() {
-    let west_speaks_for_north = || Some(wire::origin_message(&gateway("north")));
-    let mut wrong_hello = hello("west", vec![]);
-    if let Body::Hello(hello) = &mut wrong_hello {
-        hello.protocol = 2;
-    }
-    let with = |change: fn(&mut proto::Export)| {
-        let mut message = delta(3, 4, &[export("web", 2)]);
-        change(&mut message.changed[0]);
-        Body::Delta(message)
-    };
-    let cases: Vec<(&str, Body)> = vec![
-        ("unknown_protocol", wrong_hello),
-        ("wrong_origin", hello("north", vec![])),
-        (
-            "too_many_origins",
-            hello("west", vec![known("west", 1, 1); MAX_KNOWN + 1]),
-        ),
-        (
-            "wrong_origin",
-            Body::Delta(proto::Delta {
-                origin: west_speaks_for_north(),
-                ..delta(3, 4, &[])
-            }),
-        ),
-        (
-            "wrong_origin",
-            Body::Snapshot(proto::Snapshot {
-                origin: west_speaks_for_north(),
-                ..snapshot(4, 0, 1, &[])
-            }),
-        ),
-        (
-            "wrong_origin",
-            Body::Heartbeat(proto::Heartbeat {
-                current: vec![known("north", 1, 1)],
-            }),
-        ),
-        (
-            "wrong_origin",
-            Body::Ack(proto::Ack {
-                origin: west_speaks_for_north(),
-                incarnation: 1,
-                version: 1,
-            }),
-        ),
-        (
-            "malformed",
-            Body::Delta(proto::Delta {
-                origin: None,
-                ..delta(3, 4, &[])
-            }),
-        ),
-        ("version_backwards", Body::Delta(delta(4, 4, &[]))),
-        ("version_backwards", Body::Delta(delta(4, 2, &[]))),
-        (
-            "version_backwards",
-            Body::Delta(proto::Delta {
-                incarnation: 4,
-                ..delta(3, 4, &[])
-            }),
-        ),
-        (
-            "version_backwards",
-            Body::Snapshot(proto::Snapshot {
-                incarnation: 4,
-                ..snapshot(9, 0, 1, &[])
-            }),
-        ),
-        (
-            "version_backwards",
-            Body::Heartbeat(proto::Heartbeat {
-                current: vec![known("west", 4, 9)],
-            }),
-        ),
-        (
-            "version_reused",
-            Body::Snapshot(snapshot(3, 0, 1, &[export("other", 1)])),
-        ),
-        (
-            "malformed",
-            Body::Snapshot(proto::Snapshot {
-                incarnation: u64::MAX,
-                ..snapshot(4, 0, 1, &[])
-            }),
-        ),
-        ("malformed", Body::Snapshot(snapshot(4, 1, 1, &[]))),
-        (
-            "record_too_large",
-            Body::Snapshot(snapshot(4, 0, MAX_PARTS + 1, &[])),
-        ),
-        (
-            "malformed",
-            Body::Snapshot(snapshot(4, 0, 1, &[export("a", 1), export("a", 2)])),
-        ),
-        (
-            "malformed",
-            Body::Delta(delta(3, 4, &[export("a", 1), export("a", 2)])),
-        ),
-        (
-            "malformed",
-            Body::Delta(proto::Delta {
-                topology: vec![1; 31],
-                ..delta(3, 4, &[])
-            }),
-        ),
-        ("malformed", Body::Delta(delta(3, 4, &[export("web", 10)]))),
-        ("malformed", with(|export| export.key = None)),
-        (
-            "bad_name",
-            with(|export| export.key.as_mut().unwrap().service = "No.Name".into()),
-        ),
-        (
-            "bad_tags",
-            Body::Delta(proto::Delta {
-                changed: vec![tagged(vec![("k".into(), "v".repeat(1025))])],
-                ..delta(3, 4, &[])
-            }),
-        ),
-        (
-            "bad_tags",
-            Body::Delta(proto::Delta {
-                changed: vec![tagged(
-                    (0..=MAX_TAGS).map(|i| (i.to_string(), String::new())).collect(),
-                )],
-                ..delta(3, 4, &[])
-            }),
-        ),
-        (
-            "message_too_large",
-            Body::Delta(proto::Delta {
-                topology: vec![0; MAX_MESSAGE_BYTES],
-                ..delta(3, 4, &[])
-            }),
-        ),
-    ];
+/// Each message ends the session of `west` for its reason, and touches neither what is held nor anyone else.
+fn assert_refused(cases: Vec<(&str, Body)>) {
     for (reason, body) in cases {
         let mut east = East::new();
         assert_eq!(east.refusal(), None);
@@ -281,6 +146,89 @@ fn what_breaks_a_rule_ends_only_that_session_with_a_named_reason() {
         assert_eq!(east.refusal(), Some(reason), "{shown:.300}");
         assert_eq!(east.held().0, 3, "what was held stays: {shown:.300}");
     }
+}
+
+fn next_delta(change: impl FnOnce(&mut proto::Delta)) -> Body {
+    let mut message = delta(3, 4, &[export("web", 2)]);
+    change(&mut message);
+    Body::Delta(message)
+}
+
+fn next_snapshot(change: impl FnOnce(&mut proto::Snapshot)) -> Body {
+    let mut message = snapshot(4, 0, 1, &[]);
+    change(&mut message);
+    Body::Snapshot(message)
+}
+
+fn heartbeat(current: proto::Known) -> Body {
+    let current = vec![current];
+    Body::Heartbeat(proto::Heartbeat { current })
+}
+
+#[test]
+fn a_peer_that_speaks_for_another_or_another_protocol_is_refused() {
+    let north = || Some(wire::origin_message(&gateway("north")));
+    let mut later = hello("west", vec![]);
+    if let Body::Hello(hello) = &mut later {
+        hello.protocol = 2;
+    }
+    let ack = proto::Ack {
+        origin: north(),
+        ..proto::Ack::default()
+    };
+    let many = vec![known("west", 1, 1); MAX_KNOWN + 1];
+    assert_refused(vec![
+        ("unknown_protocol", later),
+        ("wrong_origin", hello("north", vec![])),
+        ("wrong_origin", next_delta(|delta| delta.origin = north())),
+        ("wrong_origin", next_snapshot(|part| part.origin = north())),
+        ("wrong_origin", heartbeat(known("north", 1, 1))),
+        ("wrong_origin", Body::Ack(ack)),
+        ("malformed", next_delta(|delta| delta.origin = None)),
+        ("too_many_origins", hello("west", many)),
+    ]);
+}
+
+#[test]
+fn versions_that_go_backwards_or_are_used_twice_are_refused() {
+    let reused = Body::Snapshot(snapshot(3, 0, 1, &[export("other", 1)]));
+    assert_refused(vec![
+        ("version_backwards", Body::Delta(delta(4, 4, &[]))),
+        ("version_backwards", Body::Delta(delta(4, 2, &[]))),
+        ("version_backwards", next_delta(|delta| delta.incarnation = 4)),
+        ("version_backwards", next_snapshot(|part| part.incarnation = 4)),
+        ("version_backwards", heartbeat(known("west", 4, 9))),
+        ("version_reused", reused),
+        ("malformed", next_snapshot(|part| part.incarnation = u64::MAX)),
+    ]);
+}
+
+#[test]
+fn content_that_breaks_a_limit_or_makes_no_sense_is_refused() {
+    let twice = [export("a", 1), export("a", 2)];
+    let long = tagged(vec![("k".into(), "v".repeat(1025))]);
+    let many = (0..=MAX_TAGS).map(|i| (i.to_string(), String::new()));
+    let many = tagged(many.collect());
+    let misnamed = |export: &mut proto::Export| export.key.as_mut().unwrap().service = "No.Name".into();
+    assert_refused(vec![
+        ("malformed", next_snapshot(|part| part.part = 1)),
+        (
+            "record_too_large",
+            next_snapshot(|part| part.parts = MAX_PARTS + 1),
+        ),
+        ("malformed", Body::Snapshot(snapshot(4, 0, 1, &twice))),
+        ("malformed", Body::Delta(delta(3, 4, &twice))),
+        ("malformed", next_delta(|delta| delta.topology = vec![1; 31])),
+        ("malformed", next_delta(|delta| delta.changed[0].healthy = 10)),
+        ("malformed", next_delta(|delta| delta.changed[0].key = None)),
+        ("bad_name", next_delta(|delta| misnamed(&mut delta.changed[0]))),
+        ("bad_tags", next_delta(|delta| delta.changed = vec![long])),
+        ("bad_tags", next_delta(|delta| delta.changed = vec![many])),
+        (
+            "message_too_large",
+            next_delta(|delta| delta.topology = vec![0; MAX_MESSAGE_BYTES]),
+        ),
+    ]);
 }
 
 #[test]

@@ -173,13 +173,13 @@ impl Task {
 
     /// Hands the replica what is new of what the zone says of itself.
     fn local(&mut self, latest: Local) {
-        if latest.topology != self.told.topology {
-            if let Some((fingerprint, zones)) = latest.topology.clone() {
-                self.totals.retain(|peer, _| zones.contains(&peer.zone));
-                let zones = Arc::unwrap_or_clone(zones);
-                let change = LocalChange::Topology { fingerprint, zones };
-                self.replica.handle_local(now(), change);
-            }
+        if latest.topology != self.told.topology
+            && let Some((fingerprint, zones)) = latest.topology.clone()
+        {
+            self.totals.retain(|peer, _| zones.contains(&peer.zone));
+            let zones = Arc::unwrap_or_clone(zones);
+            let change = LocalChange::Topology { fingerprint, zones };
+            self.replica.handle_local(now(), change);
         }
         if latest.draining != self.told.draining {
             self.replica

@@ -127,7 +127,9 @@ fn read_file(path: &Path) -> Result<Store, StoreError> {
 
 fn read_file_unguarded(path: &Path) -> Result<Store, StoreError> {
     let mut builder = Database::builder();
-    let database = builder.set_cache_size(CACHE_BYTES).create(path)?;
+    let mut database = builder.set_cache_size(CACHE_BYTES).create(path)?;
+    // Opening alone verifies no checksum of the rows, and a row that changed on the disk could be a valid one.
+    database.check_integrity()?;
     let writing = database.begin_write()?;
     // Made here once, so that readers need not tell a missing table from an empty one.
     writing.open_table(META)?;
