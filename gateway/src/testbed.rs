@@ -84,9 +84,12 @@ pub fn instance(id: &str, address: SocketAddr, weight: u32, tags: &[(&str, &str)
     })
 }
 
-/// What `origin` exports of `orders`: tags, instances, healthy instances (each of weight 1).
-pub fn entry(origin: &str, age: Age, draining: bool, exports: &[(&[(&str, &str)], u32, u32)]) -> Entry {
-    let export = |(tags, instances, healthy): &(&[(&str, &str)], u32, u32)| Export {
+/// Tags, instances, and how many of those are healthy (each of weight 1).
+pub type Exported<'a> = (&'a [(&'a str, &'a str)], u32, u32);
+
+/// What `origin` exports of `orders`.
+pub fn entry(origin: &str, age: Age, draining: bool, exports: &[Exported<'_>]) -> Entry {
+    let export = |(tags, instances, healthy): &Exported<'_>| Export {
         service: service("orders"),
         tags: self::tags(tags),
         instances: *instances,

@@ -1,14 +1,18 @@
 //! Asks one candidate for a connection to an instance. Dropping an ask takes it back: its stream is reset, and an
 //! instance that was connected to has been given no byte.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use causeway_proto::tunnel::{
     Connect, FrameError, RefusalReason, StreamHeader, encode_frame, stream_header::Kind,
     stream_reply::Outcome,
 };
-use causeway_zone_sync::name::{ServiceName, Tags};
+use causeway_zone_sync::name::{GatewayId, ServiceName, Tags};
 use quinn::{RecvStream, SendStream, WriteError};
 use rand::rngs::SmallRng;
 
@@ -35,7 +39,7 @@ pub(super) enum Path {
 #[derive(Debug)]
 pub(super) struct RemotePath {
     pub(super) stream: OpenStream,
-    pub(super) tunnel: Arc<Tunnel>,
+    pub(super) counted: StreamCount,
     /// Bytes of the client that went with the header.
     pub(super) early_bytes: u64,
 }
@@ -82,6 +86,27 @@ impl AskError {
     /// Whether asking anyone else is pointless.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::Refused { retryable: false, .. } | Self::Header(_))
+    }
+}
+
+/// Counts one stream of a tunnel for as long as it lives.
+#[derive(Debug)]
+pub(super) struct StreamCount(Arc<Tunnel>);
+
+impl StreamCount {
+    fn new(tunnel: Arc<Tunnel>) -> Self {
+        tunnel.streams().fetch_add(1, Ordering::Relaxed);
+        Self(tunnel)
+    }
+
+    pub(super) fn peer(&self) -> &GatewayId {
+        self.0.peer()
+    }
+}
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.streams().fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -154,14 +179,12 @@ pub(super) async fn local(
 /// Asks a gateway of another zone over `tunnel`. Waiting for the peer's stream limit counts as waiting for the answer.
 pub(super) async fn remote(tunnel: Arc<Tunnel>, question: Question) -> Result<Path, AskError> {
     let asking = exchange(&tunnel, &question);
-    let stream = tokio::time::timeout(ASK_TIMEOUT, asking)
-        .await
-        .map_err(|_| AskError::Timeout)??;
-    let early_bytes = question.early.len() as u64;
+    let answer = tokio::time::timeout(ASK_TIMEOUT, asking).await;
+    let stream = answer.map_err(|_| AskError::Timeout)??;
     Ok(Path::Remote(RemotePath {
         stream,
-        tunnel,
-        early_bytes,
+        early_bytes: question.early.len() as u64,
+        counted: StreamCount::new(tunnel),
     }))
 }
 

@@ -247,12 +247,16 @@ impl Search<'_> {
     fn failed(&mut self, ask: &Ask, error: &AskError) -> Result<(), &'static str> {
         let service = &self.request.target.service;
         self.last = error.word();
-        if let AskError::Refused { .. } = error {
-            self.shared.metrics.stream_refused(Side::Peer, error.word());
+        match error {
+            AskError::Refused { .. } => self.shared.metrics.stream_refused(Side::Peer, error.word()),
+            AskError::Reply(_) if error.word() == "bad_reply" => {
+                self.shared.metrics.peer_broke_protocol("bad_reply")
+            }
+            _ => {}
         }
         let candidate = &ask.candidate;
         if error.is_final() {
-            tracing::warn!(%service, ?candidate, %error, "a connection was refused for good");
+            tracing::debug!(%service, ?candidate, %error, "a connection was refused for good");
             return Err(self.last);
         }
         tracing::debug!(%service, ?candidate, %error, "a candidate did not become ready");

@@ -69,8 +69,16 @@ fn reject(shared: &Shared, arrival: Arrival, unconnected: Unconnected) {
     let _ = socket.set_zero_linger();
     drop(socket);
     let Unconnected { outcome, attempts } = unconnected;
-    if outcome != "client_gone" {
-        tracing::warn!(%target, %client, outcome, attempts, "no instance could be reached");
+    let quiet = || {
+        shared
+            .quiet
+            .lock()
+            .admit(begun, (target.service.clone(), outcome))
+    };
+    if outcome == "client_gone" {
+        tracing::debug!(%target, %client, attempts, "a client left before an instance was reached");
+    } else if let Some(repeats) = quiet() {
+        tracing::warn!(%target, %client, outcome, attempts, repeats, "no instance could be reached");
     }
     let ending = Ending {
         tags: target.tags.clone(),
@@ -121,16 +129,15 @@ async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
             finish(shared, &target, client, begun, ending);
         }
         Path::Remote(remote) => {
-            ending.to_zone = Some(remote.tunnel.peer().zone.clone());
-            ending.peer = Some(remote.tunnel.peer().clone());
+            ending.to_zone = Some(remote.counted.peer().zone.clone());
+            ending.peer = Some(remote.counted.peer().clone());
             // The client's first bytes are with the winner already.
             drop(early);
             let RemotePath {
                 stream,
-                tunnel,
+                counted,
                 early_bytes,
             } = remote;
-            drop(tunnel);
             let Some((mut send, mut recv)) = stream.into_halves() else {
                 return;
             };
@@ -140,6 +147,7 @@ async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
             ended(&mut ending, relayed);
             finish(shared, &target, client, begun, ending);
             linger(relayed.end, &send).await;
+            drop(counted);
         }
     }
     drop(opened);
@@ -181,7 +189,7 @@ fn ended(ending: &mut Ending, relayed: Relayed) {
     ending.outcome = match relayed.end {
         End::Finished => "served",
         End::SocketReset => "client_reset",
-        End::PeerReset => "instance_reset",
+        End::PeerReset | End::LostRace => "instance_reset",
         End::TunnelLost => "tunnel_lost",
         End::Cut => "cut",
     };

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use causeway_zone_sync::name::ServiceName;
 use parking_lot::Mutex;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
@@ -27,7 +28,7 @@ use crate::{
     snapshot::Snapshots,
     target::Bindings,
     telemetry::{AccessLog, Metrics},
-    tunnel::TunnelSet,
+    tunnel::{Quiet, TunnelSet},
 };
 
 mod accept;
@@ -86,6 +87,8 @@ struct Shared {
     open: Arc<OpenConnections>,
     /// By address and data thread.
     bind_failures: Mutex<BTreeMap<(SocketAddr, usize), BindFailure>>,
+    /// Which services could not be reached and why, so that an outage does not fill the log.
+    quiet: Mutex<Quiet<(ServiceName, &'static str)>>,
     drain: CancellationToken,
     cut: CancellationToken,
     seed: AtomicU64,
@@ -109,6 +112,7 @@ impl Egress {
                 access,
                 open: OpenConnections::new(config.threads, config.max_connections),
                 bind_failures: Mutex::default(),
+                quiet: Mutex::new(Quiet::new()),
                 drain: CancellationToken::new(),
                 cut: CancellationToken::new(),
                 seed: AtomicU64::new(rand::random()),

@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_proto::tunnel::{Connect, stream_header::Kind};
+use causeway_proto::tunnel::{Connect, RefusalReason, stream_header::Kind};
 use causeway_zone_sync::name::{GatewayId, ServiceName};
 use futures_util::future::BoxFuture;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quinn::{RecvStream, SendStream};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use crate::{
     relay::{self, OpenConnection, OpenConnections, OpenGuard},
     snapshot::Snapshots,
     telemetry::{AccessLog, AccessRecord, Metrics, Role, Side},
-    tunnel::{IncomingStream, StreamHandler, Tunnel, refusal_word},
+    tunnel::{IncomingStream, Quiet, StreamHandler, Tunnel, refusal_word},
 };
 
 mod dial;
@@ -77,6 +77,8 @@ struct Shared {
     open: Arc<OpenConnections>,
     /// Streams under way by peer. Written only when a peer is seen for the first time.
     peers: RwLock<BTreeMap<GatewayId, Arc<AtomicUsize>>>,
+    /// What was refused to whom, so that a peer that asks for ever does not fill the log.
+    quiet: Mutex<Quiet<(GatewayId, &'static str)>>,
     draining: AtomicBool,
     cut: CancellationToken,
     seed: AtomicU64,
@@ -107,6 +109,7 @@ impl Ingress {
                 access,
                 open: OpenConnections::new(config.threads, config.max_connections),
                 peers: RwLock::default(),
+                quiet: Mutex::new(Quiet::new()),
                 draining: AtomicBool::new(false),
                 cut: CancellationToken::new(),
                 seed: AtomicU64::new(rand::random()),
@@ -146,7 +149,8 @@ async fn serve(shared: Arc<Shared>, stream: IncomingStream) {
     let begun = Instant::now();
     let Some(Kind::Connect(connect)) = header.kind else {
         let refused = Refused::bad_header("the header asks for nothing that this gateway serves");
-        return refuse::answer(&shared.metrics, &tunnel, None, &refused, send, recv).await;
+        shared.refused(&Connect::default(), &tunnel, begun, &refused);
+        return refuse::answer(refused, send, recv).await;
     };
     // Boxed, so that a connection does not carry the state of its setup for the rest of its life.
     let accepted = Box::pin(accept(&shared, &tunnel, &connect, &mut send)).await;
@@ -158,9 +162,8 @@ async fn serve(shared: Arc<Shared>, stream: IncomingStream) {
             let _ = recv.stop(relay::code::RESET);
         }
         Err(refused) => {
-            shared.record_refused(&connect, &tunnel, begun, &refused);
-            let service = Some(connect.service.as_str());
-            refuse::answer(&shared.metrics, &tunnel, service, &refused, send, recv).await;
+            shared.refused(&connect, &tunnel, begun, &refused);
+            refuse::answer(refused, send, recv).await;
         }
     }
 }
@@ -262,6 +265,7 @@ fn outcome(end: relay::End) -> &'static str {
         relay::End::Finished => "served",
         relay::End::SocketReset => "instance_reset",
         relay::End::PeerReset => "client_reset",
+        relay::End::LostRace => "lost_race",
         relay::End::TunnelLost => "tunnel_lost",
         relay::End::Cut => "cut",
     }
@@ -327,10 +331,20 @@ impl Shared {
         self.access.write(record);
     }
 
-    /// Refused requests for services by a valid name are in the access log too.
-    fn record_refused(&self, connect: &Connect, tunnel: &Tunnel, begun: Instant, refused: &Refused) {
-        self.metrics
-            .stream_refused(Side::Local, refusal_word(refused.reason));
+    /// Counts and logs a refusal. Refusals that move a connection elsewhere are part of normal life; the others point at
+    /// a fault. Requests for a service by a valid name are in the access log too.
+    fn refused(&self, connect: &Connect, tunnel: &Tunnel, begun: Instant, refused: &Refused) {
+        let (peer, service) = (tunnel.peer(), connect.service.as_str());
+        let reason = refusal_word(refused.reason);
+        self.metrics.stream_refused(Side::Local, reason);
+        if matches!(
+            refused.reason,
+            RefusalReason::NoInstance | RefusalReason::Draining
+        ) {
+            tracing::debug!(%peer, service, reason, detail = refused.message, "refused a stream");
+        } else if let Some(repeats) = self.quiet.lock().admit(begun, (peer.clone(), reason)) {
+            tracing::warn!(%peer, service, reason, detail = refused.message, repeats, "refused a stream");
+        }
         let Ok(service) = ServiceName::new(&connect.service) else {
             return;
         };

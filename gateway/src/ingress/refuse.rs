@@ -1,21 +1,18 @@
 //! What a calling zone may ask for, and how it is told yes or no.
 
-use causeway_proto::tunnel::{
-    Connect, Ready, Refusal, RefusalReason, StreamReply, encode_frame, stream_reply::Outcome,
-};
+use causeway_proto::tunnel::{Connect, Ready, Refusal, RefusalReason, StreamReply, stream_reply::Outcome};
 use causeway_zone_sync::name::{MAX_TAGS, ServiceName, Tags, ZoneName};
-use quinn::{RecvStream, SendStream, WriteError};
+use quinn::{RecvStream, SendStream};
 
 use super::DialError;
 use crate::{
     relay,
     snapshot::Snapshot,
-    telemetry::{Metrics, Side},
-    tunnel::{Tunnel, refusal_word},
+    tunnel::{WriteFrameError, write_frame},
 };
 
 /// Longest explanation that is sent. It may quote the caller's tags, which may fill a frame of their own.
-const MAX_MESSAGE_BYTES: usize = 1024;
+const MAX_MESSAGE_CHARS: usize = 1024;
 
 /// A request that passed the checks.
 pub(super) struct Asked {
@@ -35,12 +32,10 @@ pub struct Refused {
 
 impl Refused {
     fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
         Self {
             reason,
             retryable: retryable(reason),
-            message,
+            message: message.into().chars().take(MAX_MESSAGE_CHARS).collect(),
         }
     }
 
@@ -106,59 +101,24 @@ pub(super) fn check(connect: &Connect, snapshot: &Snapshot, caller: &ZoneName) -
 }
 
 /// Tells the caller that an instance has been reached.
-pub(super) async fn write_ready(send: &mut SendStream, tags: &Tags) -> Result<(), WriteError> {
+pub(super) async fn write_ready(send: &mut SendStream, tags: &Tags) -> Result<(), WriteFrameError> {
     let tags = tags
         .iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
     let outcome = Some(Outcome::Ready(Ready { tags }));
-    // Tags that came through validation fit a frame; without them the answer is as good.
-    let frame = encode_frame(&StreamReply { outcome }).or_else(|_| {
-        encode_frame(&StreamReply {
-            outcome: Some(Outcome::Ready(Ready::default())),
-        })
-    });
-    match frame {
-        Ok(frame) => send.write_chunk(frame).await,
-        Err(_) => Err(WriteError::ClosedStream),
-    }
+    write_frame(send, &StreamReply { outcome }).await
 }
 
-/// Counts, logs and answers a refusal, and ends the stream.
-pub(super) async fn answer(
-    metrics: &Metrics,
-    tunnel: &Tunnel,
-    service: Option<&str>,
-    refused: &Refused,
-    mut send: SendStream,
-    mut recv: RecvStream,
-) {
-    let reason = refusal_word(refused.reason);
-    log(tunnel, service.unwrap_or(""), refused);
-    if service.is_none() {
-        metrics.stream_refused(Side::Local, reason);
-    }
+/// Answers a refusal and ends the stream.
+pub(super) async fn answer(refused: Refused, mut send: SendStream, mut recv: RecvStream) {
     let outcome = Some(Outcome::Refusal(Refusal {
         reason: refused.reason.into(),
         retryable: refused.retryable,
-        message: refused.message.clone(),
+        message: refused.message,
     }));
-    if let Ok(frame) = encode_frame(&StreamReply { outcome }) {
-        // The caller may be gone, which needs no answer.
-        let _ = send.write_chunk(frame).await;
-    }
+    // The caller may be gone, which needs no answer.
+    let _ = write_frame(&mut send, &StreamReply { outcome }).await;
     let _ = send.finish();
     let _ = recv.stop(relay::code::REFUSED);
-}
-
-/// Refusals that move a connection elsewhere are part of normal life; the others point at a fault.
-fn log(tunnel: &Tunnel, service: &str, refused: &Refused) {
-    let peer = tunnel.peer();
-    let reason = refusal_word(refused.reason);
-    match refused.reason {
-        RefusalReason::NoInstance | RefusalReason::Draining => {
-            tracing::debug!(%peer, service, reason, message = refused.message, "refused a stream");
-        }
-        _ => tracing::warn!(%peer, service, reason, message = refused.message, "refused a stream"),
-    }
 }

@@ -62,6 +62,8 @@ pub enum End {
     SocketReset,
     /// The stream was reset by the peer; for [`sockets`], the instance's socket was.
     PeerReset,
+    /// The peer took its request back because another gateway was ready first: the instance has been given nothing.
+    LostRace,
     /// The tunnel is gone.
     TunnelLost,
     /// Cut by this gateway.
@@ -71,7 +73,8 @@ pub enum End {
 impl End {
     fn of_write(error: &WriteError) -> Self {
         match error {
-            WriteError::Stopped(_) | WriteError::ClosedStream => Self::PeerReset,
+            WriteError::Stopped(code) => Self::of_code(*code),
+            WriteError::ClosedStream => Self::PeerReset,
             WriteError::ConnectionLost(_) | WriteError::ZeroRttRejected => Self::TunnelLost,
         }
     }
@@ -79,7 +82,16 @@ impl End {
     fn of_read(error: &ReadError) -> Self {
         match error {
             ReadError::ConnectionLost(_) | ReadError::ZeroRttRejected => Self::TunnelLost,
-            ReadError::Reset(_) | ReadError::ClosedStream | ReadError::IllegalOrderedRead => Self::PeerReset,
+            ReadError::Reset(code) => Self::of_code(*code),
+            ReadError::ClosedStream | ReadError::IllegalOrderedRead => Self::PeerReset,
+        }
+    }
+
+    fn of_code(code: VarInt) -> Self {
+        if code == code::LOST_RACE {
+            Self::LostRace
+        } else {
+            Self::PeerReset
         }
     }
 
@@ -238,7 +250,7 @@ async fn both_ways(
 
 fn end_of_stop(stop: &Result<Option<VarInt>, StoppedError>) -> End {
     match stop {
-        Ok(_) => End::PeerReset,
+        Ok(code) => code.map_or(End::PeerReset, End::of_code),
         Err(_) => End::TunnelLost,
     }
 }

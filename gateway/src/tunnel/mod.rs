@@ -29,6 +29,7 @@ pub use config::{ConfigError, Congestion, IDLE_TIMEOUT, KEEP_ALIVE, MAX_STREAMS,
 pub use frame::{
     ReadFrameError, ReplyError, WriteFrameError, read_frame, read_reply, refusal_word, write_frame,
 };
+pub(crate) use quiet::Quiet;
 pub use refusal::{Close, Ended, Loss, Refusal};
 pub use set::{OpenError, Tunnel, TunnelSet};
 pub use start::{StartError, Tunnels};

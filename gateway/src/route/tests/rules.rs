@@ -7,7 +7,7 @@ use causeway_zone_sync::{catalog::Age, topology::Topology};
 use super::*;
 use crate::{
     snapshot::{Health, Instance},
-    testbed::{entry, instance, snapshot, tags, topology},
+    testbed::{Exported, entry, instance, snapshot, tags, topology},
 };
 
 const ZONES: &str =
@@ -99,7 +99,7 @@ fn a_zone_that_matches_no_tier_is_passed_over() {
 #[test]
 fn each_state_of_another_zone_has_its_reason() {
     let topology = with("failover: [{ zone: self }, {}]");
-    let up: &[(&[(&str, &str)], u32, u32)] = &[(&[], 2, 2)];
+    let up: &[Exported<'_>] = &[(&[], 2, 2)];
     let good = |age, draining| entry("east", age, draining, up);
     let mut weightless = Export1::new();
     weightless.weight = 0;
@@ -250,7 +250,7 @@ fn the_arm_picks_the_tags_and_the_other_arms_come_last() {
         "split: [{ tags: { version: v1 }, weight: 1 }, { tags: { version: v2 }, weight: 0 }, { tags: { version: v3 }, weight: 1000000 }]\n    failover: [{ zone: self }, {}]",
     );
     let v3: &[(&str, &str)] = &[("version", "v3")];
-    let both: &[(&[(&str, &str)], u32, u32)] = &[(V1, 1, 1), (V2, 1, 1), (v3, 1, 1)];
+    let both: &[Exported<'_>] = &[(V1, 1, 1), (V2, 1, 1), (v3, 1, 1)];
     let entries = vec![entry("east", Age::Fresh, false, both)];
     let snapshot = snapshot(
         "home",
@@ -347,4 +347,34 @@ fn reasons_are_listed_only_when_asked_for_and_read_as_sentences() {
     assert_eq!(json["candidates"][0]["kind"], "local");
     assert_eq!(json["reasons"][1]["verdict"], "taken");
     assert_eq!(json["reasons"][1]["subject"]["gateway"]["zone"], "east");
+}
+
+/// Not a benchmark: holds the decision to a cost that a connection does not feel, with a wide margin for slow machines.
+#[test]
+fn a_decision_costs_microseconds() {
+    let small = all_up(&with("failover: [{ zone: self }, {}]"), vec![here(&[])]);
+    let cost = |snapshot: &Snapshot, rounds: u32| {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let request = Request::new(orders());
+        let begun = std::time::Instant::now();
+        for _ in 0..rounds {
+            std::hint::black_box(route(snapshot, &request, &mut rng));
+        }
+        begun.elapsed() / rounds
+    };
+    let names: Vec<String> = (0..1000).map(|number| format!("z{number}")).collect();
+    let zones: String = names.iter().map(|name| format!("  {name}: {{}}\n")).collect();
+    let topology = topology(
+        &format!("  home: {{}}\n{zones}"),
+        "  orders:\n    port: 80\n    protocol: tcp",
+    );
+    let entries = names
+        .iter()
+        .map(|name| entry(name, Age::Fresh, false, &[(&[], 2, 2)]));
+    let links: Vec<(&str, Link)> = names.iter().map(|name| (name.as_str(), Link::Up)).collect();
+    let large = snapshot("home", &topology, vec![here(&[])], entries.collect(), &links);
+    let (small, large) = (cost(&small, 20_000), cost(&large, 100));
+    println!("three zones: {small:?}, a thousand zones: {large:?}");
+    assert!(small < std::time::Duration::from_micros(50), "{small:?}");
+    assert!(large < std::time::Duration::from_millis(10), "{large:?}");
 }
