@@ -21,6 +21,9 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
+/// Loads that this process has started.
+static LOADS: AtomicU64 = AtomicU64::new(0);
+
 /// What kind of load, and how long a client waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
@@ -80,6 +83,8 @@ impl Load {
     }
 
     async fn run(self, begun: Arc<AtomicU64>, mut stopped: oneshot::Receiver<()>) -> Report {
+        // Two loads upon the same instances must not share an id, not even from two processes.
+        let load = format!("{}-{}", std::process::id(), LOADS.fetch_add(1, Ordering::Relaxed));
         let mut attempts = JoinSet::new();
         let mut tick = interval(Duration::from_secs(1) / self.connections_per_second.max(1));
         // A late tick is made up for, so that the rate holds on a busy machine.
@@ -90,7 +95,7 @@ impl Load {
         {
             tick.tick().await;
             let number = begun.fetch_add(1, Ordering::Relaxed);
-            attempts.spawn(self.attempt(format!("connection-{number}")));
+            attempts.spawn(self.attempt(format!("load-{load}-connection-{number}")));
         }
         Report {
             attempts: attempts.join_all().await,

@@ -77,6 +77,10 @@ async fn instance(name: &str, address: SocketAddr, record: &Path) -> anyhow::Res
     }
 }
 
+fn read_records(paths: &[&str]) -> anyhow::Result<Vec<Testimony>> {
+    paths.iter().map(|path| read_record(path)).collect()
+}
+
 fn read_record(path: &str) -> anyhow::Result<Testimony> {
     let text = fs::read_to_string(path).with_context(|| format!("read the record {path}"))?;
     let mut lines = text.lines().map(str::to_owned);
@@ -97,6 +101,7 @@ async fn load_and_judge(
     limit: Duration,
     records: &[&str],
 ) -> anyhow::Result<ExitCode> {
+    let before = read_records(records)?;
     let running = load.start();
     while !stop.exists() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -104,10 +109,10 @@ async fn load_and_judge(
     let report = running.stop().await;
     // Records are written by other processes: let each of them write once more.
     tokio::time::sleep(RECORD_EVERY * 3).await;
-    let testimonies: Vec<_> = records
-        .iter()
-        .map(|path| read_record(path))
-        .collect::<Result<_, _>>()?;
+    let mut testimonies = read_records(records)?;
+    for (testimony, before) in testimonies.iter_mut().zip(before) {
+        testimony.empty_connections -= before.empty_connections.min(testimony.empty_connections);
+    }
     let verdict = Verdict::new(&report, &testimonies);
     writeln!(io::stdout(), "{report}\n{verdict}")?;
     ensure!(!report.attempts.is_empty(), "the load made no connection");
