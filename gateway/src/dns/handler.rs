@@ -197,7 +197,9 @@ impl Handler {
                     .addresses()
                     .map(|address| SocketAddr::new(address, port))
                     .collect();
-                self.vips.wait_bound(&addresses).await;
+                if !self.vips.listening().wait_for(&addresses).await {
+                    tracing::debug!(%name, ?addresses, "the egress does not listen on a new virtual address yet");
+                }
             }
             (Ok(Err(error)), _) => {
                 tracing::warn!(%name, error = &error as &dyn std::error::Error, "a name got no virtual address");

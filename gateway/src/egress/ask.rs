@@ -18,6 +18,7 @@ use rand::rngs::SmallRng;
 
 use crate::{
     ingress::{self, DialError, Dialled},
+    instances::ConnectFailures,
     relay,
     snapshot::Snapshot,
     telemetry::Metrics,
@@ -170,9 +171,10 @@ pub(super) async fn local(
     service: ServiceName,
     tags: Tags,
     metrics: Arc<Metrics>,
+    failures: ConnectFailures,
     mut rng: SmallRng,
 ) -> Result<Path, AskError> {
-    let dialled = ingress::dial(&snapshot, &service, &tags, &metrics, &mut rng).await?;
+    let dialled = ingress::dial(&snapshot, &service, &tags, &metrics, &failures, &mut rng).await?;
     Ok(Path::Local(Box::new(dialled)))
 }
 

@@ -188,6 +188,7 @@ impl Search<'_> {
             service,
             tags,
             shared.metrics.clone(),
+            shared.config.failures.clone(),
             shared.rng(),
         ))
     }

@@ -91,7 +91,10 @@ async fn listen(
     let bound = stop.run_until_cancelled(binding).await;
     shared.bind_failures.lock().remove(&(address, thread));
     if let Some(listener) = bound {
+        let listening = shared.config.listening.clone();
+        listening.began(address);
         accept::run(shared, thread, listener, target, stop).await;
+        listening.ended(address);
     }
 }
 

@@ -24,11 +24,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    instances::ConnectFailures,
     relay::OpenConnections,
     snapshot::Snapshots,
     target::Bindings,
     telemetry::{AccessLog, Metrics},
     tunnel::{Quiet, TunnelSet},
+    vips::Listening,
 };
 
 mod accept;
@@ -50,13 +52,17 @@ const DEFAULT_MAX_CONNECTIONS_PER_LISTENER: usize = 50_000;
 const DEFAULT_SETUP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Limits of the egress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct EgressConfig {
     /// Number of data threads.
     pub threads: usize,
     pub max_connections: usize,
     pub max_connections_per_listener: usize,
     pub setup_deadline: Duration,
+    /// Is told which addresses are listened on.
+    pub listening: Arc<Listening>,
+    /// Is told which instances do not accept.
+    pub failures: ConnectFailures,
 }
 
 impl EgressConfig {
@@ -67,6 +73,8 @@ impl EgressConfig {
             max_connections: DEFAULT_MAX_CONNECTIONS,
             max_connections_per_listener: DEFAULT_MAX_CONNECTIONS_PER_LISTENER,
             setup_deadline: DEFAULT_SETUP_DEADLINE,
+            listening: Arc::default(),
+            failures: ConnectFailures::default(),
         }
     }
 }
@@ -105,12 +113,12 @@ impl Egress {
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
+                open: OpenConnections::new(config.threads, config.max_connections),
                 config,
                 snapshots,
                 tunnels,
                 metrics,
                 access,
-                open: OpenConnections::new(config.threads, config.max_connections),
                 bind_failures: Mutex::default(),
                 quiet: Mutex::new(Quiet::new()),
                 drain: CancellationToken::new(),

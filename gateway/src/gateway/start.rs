@@ -29,7 +29,6 @@ use crate::{
     ingress::{Ingress, IngressConfig},
     instances::{Instances, InstancesConfig},
     snapshot::Snapshots,
-    telemetry::Metrics,
     tunnel::{TunnelSet, Tunnels},
     vips::{self, VipTable},
 };
@@ -60,20 +59,14 @@ impl Gateway {
                 source,
             })?;
         }
-        let metrics = config.metrics.clone();
         let stop = CancellationToken::new();
         let ending = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
-        let known = know(&config, &metrics, &stop, &tasks).await?;
+        let known = know(&config, &stop, &tasks).await?;
 
         let count = config.threads;
         let threads = DataThreads::start(count).map_err(|source| StartError::Threads { count, source })?;
-        let ingress = Ingress::new(
-            IngressConfig::new(count),
-            known.snapshots.clone(),
-            metrics.clone(),
-            config.access.clone(),
-        );
+        let ingress = start_ingress(&config, &known);
         let streams = Streams {
             ingress: ingress.clone(),
             zone_sync: known.zone_sync.clone(),
@@ -85,39 +78,12 @@ impl Gateway {
             config.topology.clone(),
             known.tunnel_set.clone(),
             Arc::new(streams),
-            metrics.clone(),
+            config.metrics.clone(),
         )?;
-        let egress = start_egress(&config, &known, &metrics, &threads);
-        let dns = match config.dns.listen.is_empty() {
-            true => None,
-            false => Some(Dns::start(
-                config.dns.clone(),
-                known.snapshots.clone(),
-                known.vips.clone(),
-                metrics.clone(),
-            )?),
-        };
+        let egress = start_egress(&config, &known, &threads);
+        let dns = start_dns(&config, &known)?;
         let draining = Arc::new(AtomicBool::new(false));
-        let admin = match &config.admin {
-            None => None,
-            Some(admin) => {
-                let readiness =
-                    readiness::checks(&config, &known.snapshots, &egress, &known.sync_view, &draining);
-                let bindings = known.vips.bindings();
-                let state = AdminState {
-                    snapshots: known.snapshots.clone(),
-                    tunnels: known.tunnel_set.clone(),
-                    metrics: metrics.clone(),
-                    instances: known.instances.clone(),
-                    readiness,
-                    sync: known.sync_view.readings(),
-                    bindings: Arc::new(move || bindings.borrow().clone()),
-                    access: config.access.clone(),
-                    started: begun,
-                };
-                Some(Admin::start(admin.clone(), state).await?)
-            }
-        };
+        let admin = start_admin(&config, &known, &egress, &draining, begun).await?;
         tasks.spawn(stop.clone().run_until_cancelled_owned(keep_sessions(
             config.id().clone(),
             known.tunnel_set.clone(),
@@ -129,7 +95,7 @@ impl Gateway {
             id: config.id().clone(),
             snapshots: known.snapshots,
             generation: known.generation,
-            metrics,
+            metrics: config.metrics,
             instances: known.instances,
             zone_sync: known.zone_sync,
             vips: known.vips,
@@ -150,7 +116,6 @@ impl Gateway {
 /// Starts everything that a snapshot is made of, and what follows from one.
 async fn know(
     config: &GatewayConfig,
-    metrics: &Arc<Metrics>,
     stop: &CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<Knowledge, StartError> {
@@ -161,7 +126,7 @@ async fn know(
             data_dir: config.data_dir.clone(),
         },
         config.topology.clone(),
-        metrics.clone(),
+        config.metrics.clone(),
     )?;
     let (zone_sync, events) = ZoneSync::start(SyncConfig {
         origin: id.clone(),
@@ -169,7 +134,7 @@ async fn know(
         ages: config.ages,
     })
     .await?;
-    let naming = name_services(metrics.clone(), config.topology.clone());
+    let naming = name_services(config.metrics.clone(), config.topology.clone());
     tasks.spawn(stop.clone().run_until_cancelled_owned(naming));
     let tunnel_set = Arc::<TunnelSet>::default();
     let (snapshots, generation) = publish(
@@ -185,7 +150,12 @@ async fn know(
     let exporting = keep_exports(zone_sync.clone(), config.topology.clone(), instances.subscribe());
     tasks.spawn(stop.clone().run_until_cancelled_owned(exporting));
     let sync_view = SyncView::default();
-    let watching = sync_status::watch(zone_sync.clone(), events, sync_view.clone(), metrics.clone());
+    let watching = sync_status::watch(
+        zone_sync.clone(),
+        events,
+        sync_view.clone(),
+        config.metrics.clone(),
+    );
     tasks.spawn(stop.clone().run_until_cancelled_owned(watching));
     let vips = match &config.data_dir {
         Some(folder) => VipTable::open(folder, SystemTime::now())?,
@@ -216,17 +186,30 @@ async fn know(
     })
 }
 
-fn start_egress(
-    config: &GatewayConfig,
-    known: &Knowledge,
-    metrics: &Arc<Metrics>,
-    threads: &DataThreads,
-) -> Egress {
+fn start_ingress(config: &GatewayConfig, known: &Knowledge) -> Ingress {
+    let limits = IngressConfig {
+        failures: known.instances.connect_failures(),
+        ..IngressConfig::new(config.threads)
+    };
+    Ingress::new(
+        limits,
+        known.snapshots.clone(),
+        config.metrics.clone(),
+        config.access.clone(),
+    )
+}
+
+fn start_egress(config: &GatewayConfig, known: &Knowledge, threads: &DataThreads) -> Egress {
+    let limits = EgressConfig {
+        listening: known.vips.listening().clone(),
+        failures: known.instances.connect_failures(),
+        ..EgressConfig::new(config.threads)
+    };
     let egress = Egress::new(
-        EgressConfig::new(config.threads),
+        limits,
         known.snapshots.clone(),
         known.tunnel_set.clone(),
-        metrics.clone(),
+        config.metrics.clone(),
         config.access.clone(),
     );
     for (thread, handle) in threads.handles().iter().enumerate() {
@@ -234,6 +217,44 @@ fn start_egress(
         handle.spawn(async move { egress.run(thread, bindings).await });
     }
     egress
+}
+
+fn start_dns(config: &GatewayConfig, known: &Knowledge) -> Result<Option<Dns>, StartError> {
+    if config.dns.listen.is_empty() {
+        return Ok(None);
+    }
+    let dns = Dns::start(
+        config.dns.clone(),
+        known.snapshots.clone(),
+        known.vips.clone(),
+        config.metrics.clone(),
+    )?;
+    Ok(Some(dns))
+}
+
+async fn start_admin(
+    config: &GatewayConfig,
+    known: &Knowledge,
+    egress: &Egress,
+    draining: &Arc<AtomicBool>,
+    begun: Instant,
+) -> Result<Option<Admin>, StartError> {
+    let Some(admin) = &config.admin else {
+        return Ok(None);
+    };
+    let bindings = known.vips.bindings();
+    let state = AdminState {
+        snapshots: known.snapshots.clone(),
+        tunnels: known.tunnel_set.clone(),
+        metrics: config.metrics.clone(),
+        instances: known.instances.clone(),
+        readiness: readiness::checks(config, &known.snapshots, egress, &known.sync_view, draining),
+        sync: known.sync_view.readings(),
+        bindings: Arc::new(move || bindings.borrow().clone()),
+        access: config.access.clone(),
+        started: begun,
+    };
+    Ok(Some(Admin::start(admin.clone(), state).await?))
 }
 
 fn check_zone(config: &GatewayConfig) -> Result<(), StartError> {

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     balance::{self, LoadGuard},
+    instances::ConnectFailures,
     snapshot::{Instance, Snapshot},
     telemetry::Metrics,
 };
@@ -54,6 +55,7 @@ pub async fn dial(
     service: &ServiceName,
     tags: &Tags,
     metrics: &Metrics,
+    failures: &ConnectFailures,
     rng: &mut SmallRng,
 ) -> Result<Dialled, DialError> {
     let instances = snapshot.instances.get(service).map_or(&[][..], Vec::as_slice);
@@ -67,6 +69,7 @@ pub async fn dial(
             Ok(dialled) => return Ok(dialled),
             Err(error) => {
                 tracing::debug!(%service, instance = instance.id, %error, "an instance does not accept");
+                failures.report(service, &instance.id);
                 last_error = Some(error);
                 tried.push(instance.clone());
             }

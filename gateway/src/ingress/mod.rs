@@ -21,6 +21,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    instances::ConnectFailures,
     relay::{self, OpenConnection, OpenConnections, OpenGuard},
     snapshot::Snapshots,
     telemetry::{AccessLog, AccessRecord, Metrics, Role, Side},
@@ -43,12 +44,14 @@ const DEFAULT_MAX_STREAMS_PER_PEER: usize = 50_000;
 pub(crate) const MAX_LINGER: Duration = Duration::from_secs(5);
 
 /// Limits of the ingress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct IngressConfig {
     /// Number of data threads.
     pub threads: usize,
     pub max_connections: usize,
     pub max_streams_per_peer: usize,
+    /// Is told which instances do not accept.
+    pub failures: ConnectFailures,
 }
 
 impl IngressConfig {
@@ -58,6 +61,7 @@ impl IngressConfig {
             threads,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             max_streams_per_peer: DEFAULT_MAX_STREAMS_PER_PEER,
+            failures: ConnectFailures::default(),
         }
     }
 }
@@ -103,11 +107,11 @@ impl Ingress {
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
+                open: OpenConnections::new(config.threads, config.max_connections),
                 config,
                 snapshots,
                 metrics,
                 access,
-                open: OpenConnections::new(config.threads, config.max_connections),
                 peers: RwLock::default(),
                 quiet: Mutex::new(Quiet::new()),
                 draining: AtomicBool::new(false),
@@ -185,6 +189,7 @@ async fn accept(
         &request.service,
         &request.tags,
         &shared.metrics,
+        &shared.config.failures,
         &mut rng,
     );
     let gone = send.stopped();

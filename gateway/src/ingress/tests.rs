@@ -1,11 +1,13 @@
 use causeway_proto::tunnel::{
     RefusalReason, StreamHeader, Sync, encode_frame, stream_header::Kind, stream_reply::Outcome,
 };
-use causeway_zone_sync::topology::Topology;
+use causeway_zone_sync::{name::Tags, topology::Topology};
 use quinn::Connection;
 
 use super::*;
 use crate::{
+    instances::{Instances, InstancesConfig, Published},
+    snapshot::{Health, Snapshot},
     testbed::{self, Recorder, Zone, until},
     tunnel::read_reply,
 };
@@ -198,4 +200,52 @@ async fn outstanding_connections_are_counted_on_the_instance() {
     recv.stop(relay::code::RESET).unwrap();
     until("the connection is over", || outstanding() == 0).await;
     assert!(instance.load.latency_micros.load(Ordering::Relaxed) > 0);
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_accept_is_reported_for_a_check() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closed.local_addr().unwrap();
+    let topology = testbed::topology(
+        &format!("  east: {{ gateways: [], instances: [{{ service: orders, address: '{address}' }}] }}"),
+        "  orders: { port: 80, health: { tcp: true, every: 1h, fall: 1 } }",
+    );
+    let (_keep, watched) = tokio::sync::watch::channel(topology.clone());
+    let config = InstancesConfig {
+        zone: testbed::zone("east"),
+        data_dir: None,
+    };
+    let instances = Instances::start(config, watched, Arc::default()).unwrap();
+    let mut published = instances.subscribe();
+    let health = |published: &Published| published.values().flatten().map(|i| i.health).collect::<Vec<_>>();
+    published
+        .wait_for(|now| health(now) == [Health::Healthy])
+        .await
+        .unwrap();
+    drop(closed);
+    let snapshot = Snapshot {
+        generation: 1,
+        zone: testbed::zone("east"),
+        topology,
+        instances: published.borrow().clone(),
+        catalog: Arc::default(),
+        links: Arc::default(),
+    };
+    let failures = instances.connect_failures();
+    let mut rng = SmallRng::seed_from_u64(1);
+    let service = testbed::service("orders");
+    let dialled = dial(
+        &snapshot,
+        &service,
+        &Tags::default(),
+        &Metrics::default(),
+        &failures,
+        &mut rng,
+    )
+    .await;
+    assert!(dialled.is_err());
+    published
+        .wait_for(|now| health(now) == [Health::Unhealthy])
+        .await
+        .unwrap();
 }

@@ -118,6 +118,21 @@ pub struct Instances {
     published: watch::Receiver<Published>,
 }
 
+/// Takes word of instances that could not be connected to, and has them probed at once if their service is checked. The
+/// default tells nobody.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectFailures(Option<mpsc::Sender<InstanceKey>>);
+
+impl ConnectFailures {
+    /// Never waits.
+    pub fn report(&self, service: &ServiceName, id: &str) {
+        if let Some(hints) = &self.0 {
+            // A full queue means that many such probes are on their way already.
+            let _ = hints.try_send(key(service, id));
+        }
+    }
+}
+
 impl Instances {
     /// Reads the stored registrations, publishes them with the fixed instances, and begins to check them. Must be called
     /// within a tokio runtime, which the checks then run on. Blocks for as long as reading the file takes.
@@ -216,10 +231,10 @@ impl Instances {
         Ok(receipt.durability().await)
     }
 
-    /// The data path could not connect to an instance: has it probed at once if its service is checked. Never waits.
-    pub fn report_connect_failure(&self, service: &ServiceName, id: &str) {
-        // A full queue means that many such probes are on their way already.
-        let _ = self.hints.try_send(key(service, id));
+    /// For the data path, to tell which instances it could not connect to.
+    #[must_use]
+    pub fn connect_failures(&self) -> ConnectFailures {
+        ConnectFailures(Some(self.hints.clone()))
     }
 
     /// Every instance, or those of one service, as views show them.

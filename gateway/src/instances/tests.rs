@@ -232,7 +232,7 @@ async fn a_connect_failure_seen_by_the_data_path_is_checked_at_once() {
     let bench = start(topology(&[address], slow));
     bench.health(&id, Health::Healthy).await;
     drop(listener);
-    bench.instances.report_connect_failure(&service("orders"), &id);
+    bench.instances.connect_failures().report(&service("orders"), &id);
     bench.health(&id, Health::Unhealthy).await;
 }
 

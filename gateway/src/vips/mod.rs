@@ -10,6 +10,7 @@
 
 mod allocator;
 mod known;
+mod listening;
 mod names;
 mod pool;
 mod store;
@@ -18,6 +19,7 @@ mod table;
 mod tests;
 
 pub use known::{is_visible, tag_label, tag_pairs};
+pub use listening::Listening;
 pub use names::{Vip, VipNames};
 pub use pool::RangeFull;
 pub use store::StoreError;

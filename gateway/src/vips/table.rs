@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     allocator::{Allocation, Allocator, ranges},
     known::{exists, is_known, is_visible},
+    listening::Listening,
     names::{Vip, VipNames},
     pool::RangeFull,
     store::{Store, StoreError},
@@ -33,8 +34,6 @@ const FILE: &str = "vips.redb";
 pub(super) const MAX_NARROWED_NAMES: usize = 1024;
 /// How often the times at which names were last known are brought up to date, in seconds: an hour.
 const TOUCH_SECONDS: u64 = 3600;
-/// Longest wait for the egress to listen on an address that was just given out.
-const BOUND_WAIT: Duration = Duration::from_millis(50);
 
 /// Why a name has no virtual address.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +56,7 @@ pub struct VipTable {
     names: ArcSwap<VipNames>,
     writer: Mutex<Writer>,
     bindings: watch::Sender<Bindings>,
-    bound: watch::Sender<Bindings>,
+    listening: Arc<Listening>,
 }
 
 #[derive(Debug)]
@@ -115,7 +114,7 @@ impl VipTable {
                 touched: 0,
             }),
             bindings: watch::Sender::default(),
-            bound: watch::Sender::default(),
+            listening: Arc::default(),
         }
     }
 
@@ -131,22 +130,10 @@ impl VipTable {
         self.bindings.subscribe()
     }
 
-    /// The egress says what it listens on by now. Without this the first answer for a name by tag or by zone is 50 ms
-    /// late, and nothing else.
-    pub fn mark_bound(&self, bindings: Bindings) {
-        self.bound.send_replace(bindings);
-    }
-
-    /// Waits until the egress listens on all of `addresses`, for 50 ms at most.
-    pub async fn wait_bound(&self, addresses: &[SocketAddr]) {
-        let mut bound = self.bound.subscribe();
-        let all = bound.wait_for(|bound| addresses.iter().all(|address| bound.contains_key(address)));
-        if tokio::time::timeout(BOUND_WAIT, all).await.is_err() {
-            tracing::debug!(
-                ?addresses,
-                "the egress does not listen on a new virtual address yet"
-            );
-        }
+    /// What the egress listens on by now, as the egress tells.
+    #[must_use]
+    pub fn listening(&self) -> &Arc<Listening> {
+        &self.listening
     }
 
     /// Takes up a new snapshot: gives addresses to services that it brought and frees those of names long gone.

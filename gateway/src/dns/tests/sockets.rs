@@ -128,7 +128,9 @@ async fn the_answer_for_a_new_name_waits_until_the_egress_listens() {
     bindings.mark_unchanged();
     let egress = tokio::spawn(async move {
         bindings.changed().await.unwrap();
-        vips.mark_bound(bindings.borrow_and_update().clone());
+        for address in bindings.borrow_and_update().keys() {
+            vips.listening().began(*address);
+        }
     });
     let answer = fixture.ask("version-v1.orders.mesh.", RecordType::A).await;
     assert!(egress.is_finished());
