@@ -24,6 +24,8 @@ pub async fn ask(server: SocketAddr, name: &str, kind: RecordType) -> anyhow::Re
     question.metadata.recursion_desired = true;
     question.add_query(Query::query(Name::from_ascii(name).context("a DNS name")?, kind));
     let socket = UdpSocket::bind("127.0.0.1:0").await.context("open a socket")?;
+    // Connected, so that a server that does not listen yet is heard of at once.
+    socket.connect(server).await.context("connect the socket")?;
     let bytes = question.to_vec().context("encode the question")?;
     socket
         .send_to(&bytes, server)

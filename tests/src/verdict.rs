@@ -3,7 +3,10 @@
 //! 1. A connection that no instance has been given is never lost to a dead zone.
 //! 2. No instance is ever given bytes that another was given.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use crate::load::Report;
 
@@ -34,8 +37,15 @@ pub struct Verdict {
 impl Verdict {
     #[must_use]
     pub fn new(report: &Report, testimonies: &[Testimony]) -> Self {
+        // Instances may have been given other things as well; only this load is judged.
+        let ids: BTreeSet<&str> = report
+            .attempts
+            .iter()
+            .map(|attempt| attempt.id.as_str())
+            .collect();
         let mut given: BTreeMap<&str, usize> = BTreeMap::new();
-        for line in testimonies.iter().flat_map(|testimony| &testimony.lines) {
+        let lines = testimonies.iter().flat_map(|testimony| &testimony.lines);
+        for line in lines.filter(|line| ids.contains(line.as_str())) {
             *given.entry(line).or_default() += 1;
         }
         let failed: Vec<_> = report.failed().map(|attempt| attempt.id.as_str()).collect();
@@ -107,7 +117,15 @@ mod tests {
 
     #[test]
     fn a_connection_that_two_instances_were_given_breaks_a_promise() {
-        let verdict = Verdict::new(&report(&[]), &[testimony(&["a", "b"], 0), testimony(&["b"], 0)]);
+        let served = Outcome::Served {
+            by: "east".to_owned(),
+        };
+        let report = report(&[("a", served.clone()), ("b", served)]);
+        let others = ["a", "b", "not of this load"];
+        let verdict = Verdict::new(
+            &report,
+            &[testimony(&others, 0), testimony(&["b", "not of this load"], 0)],
+        );
         assert_eq!(verdict.given_twice, ["b"]);
         assert!(!verdict.promises_kept());
     }

@@ -88,12 +88,8 @@ async fn a_bad_topology_is_refused_loudly_and_a_good_one_is_taken_up() {
 
     let good = fs::read_to_string(&zone.topology).unwrap();
     fs::write(&zone.topology, good.replace("protocol: tcp", "protocol: tpc")).unwrap();
-    until_true("the reload is counted as refused", PATIENCE, async || {
-        zone.metrics().await.is_ok_and(|metrics| {
-            metrics.sum("causeway_topology_reloads_total", &[("result", "failed")]) > 0.0
-        })
-    })
-    .await;
+    zone.wait_metric("causeway_topology_reloads_total", &[("result", "failed")], 1.0)
+        .await;
     zone.wait_log(&["ERROR", "topology"]).await;
     assert_eq!(say(service, "still").await.unwrap(), "east still");
 

@@ -64,14 +64,10 @@ async fn bytes_come_back_through_two_gateways() {
     assert!(heard == sent, "{} bytes came back of {}", heard.len(), sent.len());
     assert_eq!(instance.received().len(), 1);
     let carried = [("service", "orders"), ("role", "egress"), ("direction", "up")];
-    until_true("the egress counts the bytes", PATIENCE, async || {
-        federation
-            .zone("east")
-            .metrics()
-            .await
-            .is_ok_and(|m| m.sum("causeway_bytes_total", &carried) == 1e6)
-    })
-    .await;
+    federation
+        .zone("east")
+        .wait_metric("causeway_bytes_total", &carried, 1e6)
+        .await;
 }
 
 #[tokio::test]

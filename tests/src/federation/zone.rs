@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use super::PATIENCE;
@@ -123,6 +124,26 @@ impl Zone {
     /// When the admin API does not answer.
     pub async fn metrics(&self) -> anyhow::Result<Metrics> {
         Ok(Metrics::parse(&http::get(self.admin, "/metrics").await?.body))
+    }
+
+    /// Waits until the series of `name` that carry `labels` add up to `at_least`.
+    ///
+    /// # Panics
+    /// When they do not in time; shows what was counted instead.
+    pub async fn wait_metric(&self, name: &str, labels: &[(&str, &str)], at_least: f64) {
+        let started = Instant::now();
+        let mut last = Metrics::default();
+        while last.sum(name, labels) < at_least {
+            let others = last.about(name);
+            let waited = started.elapsed() < PATIENCE;
+            assert!(
+                waited,
+                "{}: {name} {labels:?} stays under {at_least}; there is:\n{others}",
+                self.name
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            last = self.metrics().await.unwrap_or_default();
+        }
     }
 
     /// Waits until a line of the log holds all of `parts`.
