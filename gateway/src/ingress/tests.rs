@@ -207,7 +207,7 @@ async fn an_instance_that_does_not_accept_is_reported_for_a_check() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = closed.local_addr().unwrap();
     let topology = testbed::topology(
-        &format!("  east: {{ gateways: [], instances: [{{ service: orders, address: '{address}' }}] }}"),
+        &format!("  east: {{ instances: [{{ service: orders, address: '{address}' }}] }}"),
         "  orders: { port: 80, health: { tcp: true, every: 1h, fall: 1 } }",
     );
     let (_keep, watched) = tokio::sync::watch::channel(topology.clone());
