@@ -183,6 +183,14 @@ fn a_restored_record_is_suspect_until_its_origin_is_heard_and_confirms_it() {
     network.restart(1, &mut rng);
     let look = |network: &Network| network.replica(1).catalog().entry(&gateway(0)).map(|e| e.age);
     assert_eq!(look(&network), Some(Age::Suspect));
+    network.advance(Duration::from_millis(10), &mut rng);
+    let now = network.now;
+    network.replica_mut(1).handle_timeout(now);
+    assert_eq!(
+        look(&network),
+        Some(Age::Suspect),
+        "time alone does not make it fresh"
+    );
     let before = network.bytes;
     network.connect(0, 1);
     network.settle();
