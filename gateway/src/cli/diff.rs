@@ -45,24 +45,27 @@ enum Format {
 
 /// Exit codes are those of diff(1).
 pub fn run(args: &Args) -> Result<Exit, Failure> {
+    let (report, exit) = compare(args, output::colour())?;
+    output::print(&report)?;
+    Ok(exit)
+}
+
+/// What to print, and how the command ends.
+fn compare(args: &Args, colour: bool) -> Result<(String, Exit), Failure> {
     let (Some(old), Some(new)) = (topology(&args.old)?, topology(&args.new)?) else {
-        return Ok(Exit::NotCompared);
+        return Ok((String::new(), Exit::NotCompared));
     };
     let changes = diff(&old, &new);
     let report = match args.output {
-        Format::Text => in_words(&changes, output::colour()),
+        Format::Text => in_words(&changes, colour),
         Format::Json => {
             let mut json = changes.to_json();
             json["version"] = json!(JSON_VERSION);
             format!("{json:#}\n")
         }
     };
-    output::print(&report)?;
-    Ok(if changes.is_empty() {
-        Exit::Done
-    } else {
-        Exit::Failed
-    })
+    let exit = if changes.is_empty() { Exit::Done } else { Exit::Failed };
+    Ok((report, exit))
 }
 
 /// `None` when the file cannot be used, which has been said then.
@@ -96,4 +99,40 @@ fn in_words(changes: &Diff, colour: bool) -> String {
         format!("{style}{change}{style:#}\n")
     });
     lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compared(old: &str, new: &str, output: Format) -> (String, Exit) {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let (old, new) = (write("old.yaml", old), write("new.yaml", new));
+        compare(&Args { old, new, output }, false).unwrap()
+    }
+
+    const OLD: &str = "version: 1\ntrust_domain: a.b\nzones: { east: { gateways: [] } }\n";
+    const NEW: &str = "version: 1\ntrust_domain: a.b\nzones: { east: { gateways: [gw:7800] } }\n";
+
+    #[test]
+    fn exit_codes_are_those_of_diff() {
+        assert_eq!(compared(OLD, OLD, Format::Text), ("no difference\n".to_owned(), Exit::Done));
+        let changed = "+ zone east: gateway: gw:7800\n".to_owned();
+        assert_eq!(compared(OLD, NEW, Format::Text), (changed, Exit::Failed));
+        assert_eq!(compared(OLD, "nonsense", Format::Text).1, Exit::NotCompared);
+    }
+
+    #[test]
+    fn changes_can_be_had_as_json() {
+        let (text, _) = compared(OLD, NEW, Format::Json);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["version"], 1);
+        assert_eq!(json["changes"][0]["kind"], "added");
+        assert_eq!(json["changes"][0]["before"], serde_json::Value::Null);
+    }
 }
