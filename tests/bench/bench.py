@@ -56,9 +56,9 @@ class Bench:
                 process.wait()
 
 
-def machine():
+def machine(zone):
     model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    control = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    control = zone.run("cat", "/proc/sys/net/ipv4/tcp_congestion_control").strip()
     buffers = pathlib.Path("/proc/sys/net/core/rmem_max")
     limit = buffers.read_text().strip() if buffers.exists() else "?"
     return (
@@ -77,7 +77,7 @@ def main():
             told = ", ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{k} FAILED ({v})" for k, v in figures.items())
             print(f"round {number + 1} {name}: {told}", file=sys.stderr, flush=True)
     print(f"\nMedians of {ROUNDS} rounds of {SECONDS} s for each figure, contenders in turn (smallest-largest).")
-    print(machine(), "\n")
+    print(machine(bench.near), "\n")
     print(table.medians(results))
     if "causeway" in results and len(results) > 1:
         print("\n" + table.ratios(results, "causeway"))

@@ -9,6 +9,8 @@ NEAR, FAR = "10.90.0.1", "10.90.0.2"
 # Servers in the far zone: on its loopback for gateways, on the link for clients without a gateway.
 IPERF_PORT, HTTP_PORT = 5201, 8080
 MTU = 1500
+# Of TCP, for every contender; by default whatever this machine uses.
+TCP_CONGESTION = os.environ.get("TCP_CONGESTION")
 PATIENCE_SECONDS = 20
 
 
@@ -62,6 +64,8 @@ def make(folder: pathlib.Path):
         zone.run("ip", "link", "set", zone.name, "up")
         # Room for large windows, for every contender alike; some kernels do not allow it in here.
         zone.run("sysctl", "-qw", "net.ipv4.tcp_rmem=4096 131072 67108864", check=False)
+        if TCP_CONGESTION:
+            zone.run("sysctl", "-qw", f"net.ipv4.tcp_congestion_control={TCP_CONGESTION}")
         zone.run("sysctl", "-qw", "net.ipv4.tcp_wmem=4096 65536 67108864", check=False)
     serve(folder, far)
     return near, far

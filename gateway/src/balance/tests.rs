@@ -1,3 +1,5 @@
+//! What the choice among instances owes to weight, load and latency.
+
 use std::collections::BTreeMap;
 
 use causeway_zone_sync::name::ServiceName;

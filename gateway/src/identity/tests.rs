@@ -1,3 +1,5 @@
+//! Identities and the CA: what loads, what is refused, who may read the files.
+
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use tempfile::{TempDir, tempdir};

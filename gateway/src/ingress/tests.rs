@@ -1,3 +1,5 @@
+//! What another zone's streams are given: an instance, or a refusal that says whether another try can help.
+
 use causeway_proto::tunnel::{
     RefusalReason, StreamHeader, Sync, encode_frame, stream_header::Kind, stream_reply::Outcome,
 };

@@ -1,3 +1,5 @@
+//! Every way in which a connection between a socket and a stream can end.
+
 use std::{io, time::Duration};
 
 use quinn::{RecvStream, SendStream};

@@ -1,3 +1,5 @@
+//! Files that change under a running gateway: good, bad, renamed, swapped.
+
 use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use causeway_zone_sync::name::ServiceName;

@@ -1,3 +1,5 @@
+//! Listeners of virtual addresses: taken, removed, drained, cut.
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::net::TcpStream;

@@ -1,3 +1,5 @@
+//! Clients' connections, to this zone's instances and to another zone's.
+
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,3 +1,5 @@
+//! What the decision's tests share; `rules` go filter by filter, `invariants` hold for any input.
+
 mod invariants;
 mod rules;
 
