@@ -64,7 +64,11 @@ fn compare(args: &Args, colour: bool) -> Result<(String, Exit), Failure> {
             format!("{json:#}\n")
         }
     };
-    let exit = if changes.is_empty() { Exit::Done } else { Exit::Failed };
+    let exit = if changes.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Failed
+    };
     Ok((report, exit))
 }
 
@@ -121,7 +125,10 @@ mod tests {
 
     #[test]
     fn exit_codes_are_those_of_diff() {
-        assert_eq!(compared(OLD, OLD, Format::Text), ("no difference\n".to_owned(), Exit::Done));
+        assert_eq!(
+            compared(OLD, OLD, Format::Text),
+            ("no difference\n".to_owned(), Exit::Done)
+        );
         let changed = "+ zone east: gateway: gw:7800\n".to_owned();
         assert_eq!(compared(OLD, NEW, Format::Text), (changed, Exit::Failed));
         assert_eq!(compared(OLD, "nonsense", Format::Text).1, Exit::NotCompared);
