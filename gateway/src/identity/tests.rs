@@ -130,9 +130,13 @@ fn files_that_cannot_work_are_errors_that_say_where_and_what_to_do() {
     assert!(empty.contains("ca.pem holds no trust root"), "{empty}");
     let junk = error(&|f| fs::write(f.join(KEY_FILE), "hello").unwrap());
     assert!(junk.contains("key.pem holds no private key"), "{junk}");
-    let pair = error(&|f| drop(fs::copy(other.join(KEY_FILE), f.join(KEY_FILE)).unwrap()));
+    let pair = error(&|f| {
+        fs::copy(other.join(KEY_FILE), f.join(KEY_FILE)).unwrap();
+    });
     assert!(pair.contains("does not belong to"), "{pair}");
-    let root = error(&|f| drop(fs::copy(f.join(ROOTS_FILE), f.join(CERTIFICATE_FILE)).unwrap()));
+    let root = error(&|f| {
+        fs::copy(f.join(ROOTS_FILE), f.join(CERTIFICATE_FILE)).unwrap();
+    });
     assert!(
         root.contains("does not name a gateway") && root.contains("is a CA's"),
         "{root}"

@@ -126,6 +126,7 @@ impl Gate {
             sync: &[],
             process: &ProcessReading::default(),
             up_seconds: 0.0,
+            access_dropped: 0,
         };
         let line = format!("\n{line} ");
         until(&line, || {
