@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod balance;
 pub mod cli;
+pub mod demo;
 pub mod dns;
 pub mod egress;
 pub mod gateway;

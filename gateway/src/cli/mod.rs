@@ -8,13 +8,14 @@ mod ca;
 mod check;
 mod client;
 mod completion;
+mod demo;
 mod diff;
 mod explain;
 mod failure;
 mod gateway;
 mod get;
 mod man;
-mod output;
+pub(crate) mod output;
 mod register;
 mod schema;
 mod tables;
@@ -49,6 +50,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     // Commands that run something come first, then those that prepare it, then those that ask it.
+    Demo(demo::Args),
     Gateway(gateway::Args),
     Ca(ca::CaCommand),
     Validate(validate::Args),
@@ -90,6 +92,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Validate(args) => validate::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Gateway(args) => gateway::run(args),
         Command::Ca(args) => ca::run(args),
         Command::Get(args) => block_on(get::run(args)),

@@ -56,6 +56,7 @@ async fn help_shows_every_command_and_examples() {
         "check",
         "completion",
         "man",
+        "demo",
         "gateway",
         "ca",
         "validate",

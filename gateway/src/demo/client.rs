@@ -1,0 +1,176 @@
+//! The demo's applications: one resolves a service at its zone's mesh DNS and opens a new connection for every request.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use causeway_zone_sync::name::{ServiceName, ZoneName};
+use futures_util::{StreamExt, stream};
+use hickory_proto::{
+    op::{Message, MessageType, OpCode, Query},
+    rr::{Name, RData, RecordType},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
+
+use super::instance::{Answer, REQUEST_HEADER};
+
+/// Longest wait for a DNS answer.
+const DNS_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest DNS answer that is read, in bytes.
+const MAX_DNS_BYTES: usize = 4096;
+/// Longest that an application waits for its answer; longer than a gateway looks for an instance.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER_BYTES: u64 = 64 * 1024;
+/// Requests of one burst that are under way at once.
+const AT_ONCE: usize = 8;
+
+/// Why a request or a look-up failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("mesh DNS gives no address for {0}")]
+    NoAddress(String),
+    #[error("mesh DNS does not answer for {name}")]
+    Dns {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the connection failed")]
+    Connection(#[from] io::Error),
+    #[error("no answer within {PATIENCE:?}")]
+    TimedOut,
+    #[error("the answer is not one of an instance, or belongs to another request")]
+    WrongAnswer,
+}
+
+/// One request and what became of it.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) zone: ZoneName,
+    pub(super) service: ServiceName,
+    /// Of the connection, to find it in the gateway's access log.
+    pub(super) socket: Option<SocketAddr>,
+    pub(super) started: Instant,
+    /// From the start of the connect to the whole answer, or to the failure.
+    pub(super) waited: Duration,
+    pub(super) answer: Result<Answer, ClientError>,
+}
+
+impl Outcome {
+    pub(super) fn ended(&self) -> Instant {
+        self.started + self.waited
+    }
+
+    pub(super) fn served_by(&self) -> Option<&ZoneName> {
+        self.answer.as_ref().ok().map(|answer| &answer.zone)
+    }
+}
+
+/// An application in one zone that calls one service.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) zone: ZoneName,
+    pub(super) service: ServiceName,
+    /// What it resolved: `orders.mesh`.
+    pub(super) name: String,
+    /// What mesh DNS answered, with the service's port.
+    pub(super) virtual_address: SocketAddr,
+    numbers: Arc<AtomicU64>,
+}
+
+impl Client {
+    /// Resolves `service` at the mesh DNS server `dns`. `numbers` gives each request of the demo its own.
+    pub(super) async fn resolve(
+        (zone, service): (&ZoneName, &ServiceName),
+        (dns, domain): (SocketAddr, &str),
+        port: u16,
+        numbers: Arc<AtomicU64>,
+    ) -> Result<Self, ClientError> {
+        let name = format!("{service}.{domain}");
+        let looked_up = timeout(DNS_PATIENCE, look_up(dns, &name)).await;
+        let looked_up = looked_up.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let address = looked_up.map_err(|source| ClientError::Dns {
+            name: name.clone(),
+            source,
+        })?;
+        Ok(Self {
+            zone: zone.clone(),
+            service: service.clone(),
+            virtual_address: (address.ok_or_else(|| ClientError::NoAddress(name.clone()))?, port).into(),
+            name,
+            numbers,
+        })
+    }
+
+    /// One request over a connection of its own.
+    pub(super) async fn request(&self) -> Outcome {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let started = Instant::now();
+        let mut socket = None;
+        let exchange = timeout(PATIENCE, self.exchange(number, &mut socket)).await;
+        Outcome {
+            zone: self.zone.clone(),
+            service: self.service.clone(),
+            answer: exchange.unwrap_or(Err(ClientError::TimedOut)),
+            waited: started.elapsed(),
+            socket,
+            started,
+        }
+    }
+
+    /// `count` requests, some at once.
+    pub(super) async fn burst(&self, count: usize) -> Vec<Outcome> {
+        stream::iter(0..count)
+            .map(|_| self.request())
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await
+    }
+
+    async fn exchange(&self, number: u64, own: &mut Option<SocketAddr>) -> Result<Answer, ClientError> {
+        let mut socket = TcpStream::connect(self.virtual_address).await?;
+        *own = socket.local_addr().ok();
+        let name = &self.name;
+        let request = format!(
+            "GET / HTTP/1.1\r\nhost: {name}\r\n{REQUEST_HEADER}: {number}\r\nconnection: close\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).await?;
+        let mut text = Vec::new();
+        socket.take(MAX_ANSWER_BYTES).read_to_end(&mut text).await?;
+        let body = text
+            .split(|byte| *byte == b'\n')
+            .rev()
+            .find(|line| !line.is_empty());
+        let answer: Option<Answer> = body.and_then(|line| serde_json::from_slice(line).ok());
+        answer
+            .filter(|answer| answer.request == Some(number) && answer.service == self.service)
+            .ok_or(ClientError::WrongAnswer)
+    }
+}
+
+async fn look_up(dns: SocketAddr, name: &str) -> io::Result<Option<IpAddr>> {
+    let mut question = Message::new(1, MessageType::Query, OpCode::Query);
+    let name = Name::from_ascii(name).map_err(io::Error::other)?;
+    question.add_query(Query::query(name, RecordType::A));
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    socket.connect(dns).await?;
+    socket.send(&question.to_vec().map_err(io::Error::other)?).await?;
+    let mut buffer = vec![0; MAX_DNS_BYTES];
+    let length = socket.recv(&mut buffer).await?;
+    let answer = Message::from_vec(&buffer[..length]).map_err(io::Error::other)?;
+    Ok(answer.answers.iter().find_map(|record| match &record.data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        _ => None,
+    }))
+}

@@ -1,0 +1,308 @@
+//! Every zone of a topology on this host: gateways, the links between them, and built-in instances.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use causeway_zone_sync::{
+    name::{GatewayId, GatewayName, ServiceName, ZoneName},
+    replica::Ages,
+    topology::{Probe, Topology, Vips},
+};
+use futures_util::future::join_all;
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    DemoError,
+    client::{Client, ClientError},
+    instance::{self, Given},
+    link::Link,
+    ranges::{self, Range},
+    records::Records,
+};
+use crate::{
+    admin::{AdminAddress, AdminConfig},
+    dns::DnsConfig,
+    gateway::{Gateway, GatewayConfig},
+    identity::ca::{Ca, LEAF_VALIDITY},
+    reload::ReloadState,
+    snapshot::Snapshot,
+    telemetry::{AccessLog, LineWriter, Metrics},
+    tunnel::TunnelConfig,
+};
+
+/// Longest wait for every gateway to take up an edited topology.
+const EDIT_PATIENCE: Duration = Duration::from_secs(20);
+/// Longest that a gateway may drain at the end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// One gateway of the demo.
+pub(super) struct Member {
+    pub(super) gateway: Gateway,
+    pub(super) range: Range,
+    topology: watch::Sender<Arc<Topology>>,
+    _reload: watch::Sender<ReloadState>,
+}
+
+impl Member {
+    pub(super) fn zone(&self) -> &ZoneName {
+        &self.gateway.id().zone
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.gateway.snapshots().load_full()
+    }
+
+    /// Waits until `condition` holds for what this gateway knows; `false` after `patience`.
+    pub(super) async fn until(&self, patience: Duration, condition: impl Fn(&Snapshot) -> bool) -> bool {
+        let mut generation = self.gateway.generation();
+        let holds = generation.wait_for(|_| condition(&self.gateway.snapshots().load()));
+        timeout(patience, holds).await.is_ok_and(|held| held.is_ok())
+    }
+}
+
+/// The path from one gateway to another.
+struct Path {
+    from: GatewayId,
+    to: GatewayId,
+    link: Link,
+}
+
+/// All zones, running.
+pub(super) struct Federation {
+    /// As the file says it, with the addresses of built-in instances.
+    pub(super) topology: Topology,
+    /// In the order of their names; the first of each zone is the one that its applications use.
+    pub(super) members: Vec<Member>,
+    pub(super) given: Arc<Given>,
+    pub(super) records: Records,
+    paths: Vec<Path>,
+    numbers: Arc<AtomicU64>,
+}
+
+impl Federation {
+    /// Starts everything. The gateways do not know each other's addresses before [`Federation::connect`].
+    pub(super) async fn start(file: &Topology) -> Result<Self, DemoError> {
+        let given = Arc::<Given>::default();
+        let topology = with_instances(file, &given).await?;
+        let paths = paths(&topology).await?;
+        let records = Records::default();
+        let log = AccessLog::Json(LineWriter::start(records.sink()).map_err(DemoError::AccessLog)?);
+        let ca = Ca::new(&topology.trust_domain)?;
+        let starting = gateways(&topology).map(|id| start(&topology, id, &ca, &log));
+        let members = join_all(starting).await.into_iter().collect::<Result<_, _>>()?;
+        Ok(Self {
+            topology,
+            members,
+            given,
+            records,
+            paths,
+            numbers: Arc::new(AtomicU64::new(1)),
+        })
+    }
+
+    /// Tells every gateway where the others are.
+    pub(super) fn connect(&self) {
+        for path in &self.paths {
+            if let Some(member) = self.members.iter().find(|member| *member.gateway.id() == path.to) {
+                path.link.lead_to(member.gateway.tunnel_address());
+            }
+        }
+        self.publish();
+    }
+
+    /// Edits the topology, as an operator edits the file, and waits until it is in force everywhere. Gives how long that
+    /// took.
+    pub(super) async fn edit(&mut self, change: impl FnOnce(&mut Topology)) -> Result<Duration, DemoError> {
+        let begun = Instant::now();
+        change(&mut self.topology);
+        self.publish();
+        for member in &self.members {
+            let wanted = member.topology.borrow().clone();
+            let in_force = |snapshot: &Snapshot| Arc::ptr_eq(&snapshot.topology, &wanted);
+            if !member.until(EDIT_PATIENCE, in_force).await {
+                return Err(DemoError::Late("the edited topology is in force in every zone"));
+            }
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Drops every packet to and from a zone, or no longer.
+    pub(super) fn set_cut(&self, zone: &ZoneName, cut: bool) {
+        let touched = |path: &&Path| path.from.zone == *zone || path.to.zone == *zone;
+        for path in self.paths.iter().filter(touched) {
+            path.link.set_cut(cut);
+        }
+    }
+
+    /// The gateway that a zone's applications use.
+    pub(super) fn member(&self, zone: &ZoneName) -> Result<&Member, DemoError> {
+        let mut members = self.members.iter();
+        members
+            .find(|member| member.zone() == zone)
+            .ok_or_else(|| DemoError::NoSuchZone(zone.clone()))
+    }
+
+    /// An application of `zone` that has resolved `service`.
+    pub(super) async fn client(&self, zone: &ZoneName, service: &ServiceName) -> Result<Client, DemoError> {
+        let gateway = &self.member(zone)?.gateway;
+        let dns = gateway.dns_addresses().first().copied();
+        let dns = dns.ok_or_else(|| DemoError::NoSuchZone(zone.clone()))?;
+        let port = self
+            .topology
+            .services
+            .get(service)
+            .map_or(0, |declared| declared.port);
+        let domain = self.topology.dns.domain.as_str();
+        let client = Client::resolve((zone, service), (dns, domain), port, self.numbers.clone());
+        client.await.map_err(|source: ClientError| DemoError::Resolve {
+            zone: zone.clone(),
+            source,
+        })
+    }
+
+    /// Ends every gateway in good order.
+    pub(super) async fn shutdown(self) {
+        let ending = self.members.into_iter().map(|member| {
+            // The topology's sender lives until the gateway has ended, so that nothing takes its end for a failure.
+            let Member {
+                gateway, topology, ..
+            } = member;
+            async move {
+                gateway.shutdown(DRAIN, std::future::pending()).await;
+                drop(topology);
+            }
+        });
+        join_all(ending).await;
+    }
+
+    fn publish(&self) {
+        for member in &self.members {
+            let mut seen = view(&self.topology, &member.range);
+            for (name, zone) in seen.zones.iter_mut().filter(|(name, _)| *name != member.zone()) {
+                for (number, entry) in zone.gateways.iter_mut().enumerate() {
+                    let path = self.paths.iter().find(|path| {
+                        path.from == *member.gateway.id()
+                            && path.to.zone == *name
+                            && path.to.gateway.as_str() == gateway_name(number)
+                    });
+                    entry.addresses = path
+                        .map(|path| path.link.address().to_string())
+                        .into_iter()
+                        .collect();
+                }
+            }
+            member.topology.send_replace(Arc::new(seen));
+        }
+    }
+}
+
+fn gateway_name(number: usize) -> String {
+    format!("gw{}", number + 1)
+}
+
+/// One gateway for each entry of a zone, and one for a zone without: that one only dials out.
+fn gateways(topology: &Topology) -> impl Iterator<Item = GatewayId> {
+    topology.zones.iter().flat_map(|(zone, declared)| {
+        (0..declared.gateways.len().max(1)).filter_map(|number| {
+            let name = GatewayName::new(&gateway_name(number)).ok()?;
+            Some(GatewayId::new(zone.clone(), name))
+        })
+    })
+}
+
+/// The topology as a gateway with this range of virtual addresses reads it.
+fn view(topology: &Topology, range: &Range) -> Topology {
+    let mut seen = topology.clone();
+    for zone in seen.zones.values_mut() {
+        zone.vips = Vips::Loopback { range: range.net };
+    }
+    seen
+}
+
+/// Starts a built-in instance for each that the file fixes, and puts its address into the topology.
+async fn with_instances(file: &Topology, given: &Arc<Given>) -> Result<Topology, DemoError> {
+    let mut topology = file.clone();
+    for (name, zone) in &mut topology.zones {
+        for declared in &mut zone.instances {
+            let started = instance::start(name, declared, given.clone()).await;
+            declared.address = started.map_err(DemoError::Instance)?;
+        }
+    }
+    for health in topology
+        .services
+        .values_mut()
+        .filter_map(|service| service.health.as_mut())
+    {
+        // The built-in instances speak HTTP alone.
+        if let Probe::Grpc { .. } = health.probe {
+            let path = "/healthz".to_owned();
+            health.probe = Probe::Http { path };
+        }
+    }
+    Ok(topology)
+}
+
+/// A link from every gateway to every gateway of another zone that has a way in.
+async fn paths(topology: &Topology) -> Result<Vec<Path>, DemoError> {
+    let mut paths = Vec::new();
+    for from in gateways(topology) {
+        let has_way_in = |id: &GatewayId| {
+            let zone = topology.zones.get(&id.zone);
+            zone.is_some_and(|zone| !zone.gateways.is_empty())
+        };
+        for to in gateways(topology).filter(|to| to.zone != from.zone && has_way_in(to)) {
+            let link = Link::open().await.map_err(DemoError::Link)?;
+            let from = from.clone();
+            paths.push(Path { from, to, link });
+        }
+    }
+    Ok(paths)
+}
+
+async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) -> Result<Member, DemoError> {
+    let identity = Arc::new(ca.issue(&id, LEAF_VALIDITY)?);
+    let range = ranges::take().map_err(DemoError::Range)?;
+    let mut first = view(topology, &range);
+    for (_, zone) in first.zones.iter_mut().filter(|(name, _)| **name != id.zone) {
+        // Nothing to dial before every gateway has an address.
+        zone.gateways.clear();
+    }
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let topology = watch::Sender::new(Arc::new(first));
+    let reload = watch::Sender::new(ReloadState::default());
+    let config = GatewayConfig {
+        tunnel: TunnelConfig::new(any, identity.clone()),
+        identity,
+        topology: topology.subscribe(),
+        reload: reload.subscribe(),
+        data_dir: None,
+        dns: DnsConfig {
+            listen: vec![any],
+            upstreams: Some(Vec::new()),
+            allow: Vec::new(),
+        },
+        admin: Some(AdminConfig {
+            listen: AdminAddress::Tcp(any),
+            insecure: false,
+        }),
+        access: access.clone(),
+        ages: Ages::default(),
+        metrics: Arc::new(Metrics::default()),
+        threads: 1,
+    };
+    let zone = id.zone;
+    let gateway = Gateway::start(config).await;
+    let gateway = gateway.map_err(|source| DemoError::Gateway {
+        zone,
+        source: Box::new(source),
+    })?;
+    Ok(Member {
+        gateway,
+        range,
+        topology,
+        _reload: reload,
+    })
+}

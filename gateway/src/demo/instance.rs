@@ -1,0 +1,108 @@
+//! The demo's instances: small HTTP services that say who they are and remember every request that they were given.
+//!
+//! They serve every protocol of the topology alike: for a gateway all of them are bytes of a TCP connection.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use causeway_zone_sync::{
+    name::{ServiceName, Tags, ZoneName},
+    topology::FixedInstance,
+};
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Carries the number that a request is told apart by.
+pub(super) const REQUEST_HEADER: &str = "x-request-id";
+
+/// How often each request was given to any instance.
+#[derive(Debug, Default)]
+pub(super) struct Given(Mutex<HashMap<u64, u32>>);
+
+impl Given {
+    fn record(&self, request: u64) {
+        *self.0.lock().entry(request).or_default() += 1;
+    }
+
+    /// Requests that were given more than once.
+    pub(super) fn repeated(&self) -> usize {
+        self.0.lock().values().filter(|times| **times > 1).count()
+    }
+}
+
+/// What an instance answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Answer {
+    pub(super) service: ServiceName,
+    pub(super) zone: ZoneName,
+    pub(super) tags: Tags,
+    /// The request's own number; `None` when it came without one.
+    pub(super) request: Option<u64>,
+}
+
+/// Starts one instance on loopback; it ends with the runtime.
+pub(super) async fn start(
+    zone: &ZoneName,
+    declared: &FixedInstance,
+    given: Arc<Given>,
+) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    let who = Arc::new(Answer {
+        service: declared.service.clone(),
+        zone: zone.clone(),
+        tags: declared.tags.clone(),
+        request: None,
+    });
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((socket, _)) => drop(tokio::spawn(serve(socket, who.clone(), given.clone()))),
+                // No file descriptor is left; connections that end will free some.
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            }
+        }
+    });
+    Ok(address)
+}
+
+async fn serve(socket: TcpStream, who: Arc<Answer>, given: Arc<Given>) {
+    let service = service_fn(move |request| {
+        let answer = answer(&request, &who, &given);
+        async { Ok::<_, Infallible>(answer) }
+    });
+    // A client that leaves early is its own business.
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(socket), service)
+        .await;
+}
+
+/// Health checks come without a number, and are answered like everything else.
+fn answer(request: &Request<Incoming>, who: &Answer, given: &Given) -> Response<Full<Bytes>> {
+    let number = request.headers().get(REQUEST_HEADER);
+    let number = number
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok());
+    if let Some(number) = number {
+        given.record(number);
+    }
+    let answer = Answer {
+        request: number,
+        ..who.clone()
+    };
+    // Names and numbers always serialise; an empty answer would fail the request, as it should.
+    let mut body = serde_json::to_vec(&answer).unwrap_or_default();
+    body.push(b'\n');
+    Response::new(Full::new(body.into()))
+}
