@@ -178,7 +178,22 @@ mod tests {
             }],
             outcome: "tier 2".to_owned(),
         };
-        insta::assert_snapshot!(told(&explanation, false), @"");
+        insta::assert_snapshot!(told(&explanation, false), @r"
+orders from zone east
+
+split
+  √ {version=v1}  drawn by weight, 95 of 100
+  ○ {version=v2}  in reserve
+
+tier 1
+  · east          no healthy instance
+
+tier 2
+  √ west/gw1      fresh, tunnel up
+
+Would be asked, in this order:
+  1. zone west by gateway gw1 {version=v1}
+");
     }
 
     #[test]

@@ -249,7 +249,10 @@ fn services_as_tables() {
 SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE
 orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3
 ");
-    insta::assert_snapshot!(text(&services(), Format::Wide), @"");
+    insta::assert_snapshot!(text(&services(), Format::Wide), @r"
+SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE             SPLIT                        FAILOVER     EXPORTED TO   HEALTH CHECK
+orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3   version=v1:95 version=v2:5   self > any   every zone    http /healthz every 2s
+");
 }
 
 #[test]
@@ -258,7 +261,10 @@ fn tunnels_as_tables() {
 PEER       STATE     RTT       STREAMS   LOST    SENT    RECEIVED   UP
 west/gw1   stalled   12.50ms   4         0.12%   900 B   3.0 GiB    2h 5m
 ");
-    insta::assert_snapshot!(text(&tunnels(), Format::Wide), @"");
+    insta::assert_snapshot!(text(&tunnels(), Format::Wide), @r"
+PEER       STATE     RTT       STREAMS   LOST    SENT    RECEIVED   UP      DIALLED   THREAD   REMOTE          WINDOW    MTU
+west/gw1   stalled   12.50ms   4         0.12%   900 B   3.0 GiB    2h 5m   by us     1        10.2.0.1:7800   1.5 MiB   1452
+");
 }
 
 #[test]
@@ -283,7 +289,10 @@ fn instances_and_exports_as_tables() {
         outstanding: 3,
         latency_ms: Some(0.25),
     };
-    insta::assert_snapshot!(text(&envelope("instances", vec![instance]), Format::Wide), @"");
+    insta::assert_snapshot!(text(&envelope("instances", vec![instance]), Format::Wide), @r"
+SERVICE   ID   ADDRESS          HEALTH    WEIGHT   TAGS                    OPEN   LATENCY   CAPACITY   SOURCE       EXPIRES   LAST FAILURE
+orders    a1   10.1.0.11:8080   healthy   1        runtime=vm,version=v1   3      0.25ms    500/s      registered   29s       connection refused (1m 1s ago)
+");
     let export = ExportView {
         service: "orders".to_owned(),
         zone: "west".to_owned(),
@@ -296,7 +305,10 @@ fn instances_and_exports_as_tables() {
         age: "suspect".to_owned(),
         link: "down".to_owned(),
     };
-    insta::assert_snapshot!(text(&envelope("exports", vec![export]), Format::Wide), @"");
+    insta::assert_snapshot!(text(&envelope("exports", vec![export]), Format::Wide), @r"
+SERVICE   ZONE   TAGS   HEALTHY   WEIGHT   AGE       LINK   GATEWAY   CAPACITY
+orders    west   -      0/3       0        suspect   down   gw1       -
+");
 }
 
 #[test]
