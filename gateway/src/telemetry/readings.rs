@@ -37,13 +37,14 @@ impl TunnelReading {
     pub fn of(tunnel: &Tunnel) -> Self {
         let connection = tunnel.connection();
         let stats = connection.stats();
+        let remote = connection.remote_address();
         Self {
             id: connection.stable_id(),
             peer: tunnel.peer().clone(),
             link: tunnel.link(),
             dialled: tunnel.dialled(),
             thread: tunnel.thread(),
-            remote: connection.remote_address(),
+            remote: SocketAddr::new(remote.ip().to_canonical(), remote.port()),
             up: tunnel.since().elapsed(),
             rtt: stats.path.rtt,
             streams: tunnel.streams().load(std::sync::atomic::Ordering::Relaxed),
