@@ -375,6 +375,7 @@ fn a_decision_costs_microseconds() {
     let large = snapshot("home", &topology, vec![here(&[])], entries.collect(), &links);
     let (small, large) = (cost(&small, 20_000), cost(&large, 100));
     println!("three zones: {small:?}, a thousand zones: {large:?}");
-    assert!(small < std::time::Duration::from_micros(50), "{small:?}");
-    assert!(large < std::time::Duration::from_millis(10), "{large:?}");
+    // Ten times what an idle machine takes without optimization: what is caught is the wrong order of growth.
+    assert!(small < std::time::Duration::from_micros(200), "{small:?}");
+    assert!(large < std::time::Duration::from_millis(100), "{large:?}");
 }
