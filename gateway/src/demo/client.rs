@@ -65,6 +65,8 @@ pub(super) struct Outcome {
     /// From the start of the connect to the whole answer, or to the failure.
     pub(super) waited: Duration,
     pub(super) answer: Result<Answer, ClientError>,
+    /// Whether another place was asked because the first one did not answer in time; known once it is settled.
+    pub(super) moved: bool,
 }
 
 impl Outcome {
@@ -126,6 +128,7 @@ impl Client {
             waited: started.elapsed(),
             socket,
             started,
+            moved: false,
         }
     }
 

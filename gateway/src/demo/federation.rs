@@ -35,6 +35,9 @@ use crate::{
 
 /// Longest wait for every gateway to take up an edited topology.
 const EDIT_PATIENCE: Duration = Duration::from_secs(20);
+/// The first port that needs no privilege, and what is added to those below.
+const UNPRIVILEGED_PORT: u16 = 1024;
+const MOVED_BY: u16 = 10_000;
 /// Longest that a gateway may drain at the end.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -78,6 +81,8 @@ pub(super) struct Federation {
     pub(super) members: Vec<Member>,
     pub(super) given: Arc<Given>,
     pub(super) records: Records,
+    /// Services whose port needs a privilege, with the port that stands in for it.
+    pub(super) moved_ports: Vec<(ServiceName, u16)>,
     paths: Vec<Path>,
     numbers: Arc<AtomicU64>,
 }
@@ -86,7 +91,8 @@ impl Federation {
     /// Starts everything. The gateways do not know each other's addresses before [`Federation::connect`].
     pub(super) async fn start(file: &Topology) -> Result<Self, DemoError> {
         let given = Arc::<Given>::default();
-        let topology = with_instances(file, &given).await?;
+        let mut topology = with_instances(file, &given).await?;
+        let moved_ports = move_ports(&mut topology);
         let paths = paths(&topology).await?;
         let records = Records::default();
         let log = AccessLog::Json(LineWriter::start(records.sink()).map_err(DemoError::AccessLog)?);
@@ -98,6 +104,7 @@ impl Federation {
             members,
             given,
             records,
+            moved_ports,
             paths,
             numbers: Arc::new(AtomicU64::new(1)),
         })
@@ -243,6 +250,17 @@ async fn with_instances(file: &Topology, given: &Arc<Given>) -> Result<Topology,
         }
     }
     Ok(topology)
+}
+
+/// Lets services of a privileged port be served by anybody.
+fn move_ports(topology: &mut Topology) -> Vec<(ServiceName, u16)> {
+    let services = topology.services.iter_mut();
+    let privileged = services.filter(|(_, service)| service.port < UNPRIVILEGED_PORT);
+    let moved = privileged.map(|(name, service)| {
+        service.port += MOVED_BY;
+        (name.clone(), service.port)
+    });
+    moved.collect()
 }
 
 /// A link from every gateway to every gateway of another zone that has a way in.

@@ -106,3 +106,17 @@ fn answer(request: &Request<Incoming>, who: &Answer, given: &Given) -> Response<
     body.push(b'\n');
     Response::new(Full::new(body.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_was_given_twice_is_found() {
+        let given = Given::default();
+        for request in [1, 2, 2, 3] {
+            given.record(request);
+        }
+        assert_eq!(given.repeated(), 1);
+    }
+}

@@ -2,7 +2,7 @@
 //! had been given them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io::{self, Write},
     net::SocketAddr,
     sync::Arc,
@@ -40,9 +40,13 @@ impl Line {
     }
 }
 
+/// A client's socket address, which is only unique within its zone's gateway.
+pub(super) type Client = (ZoneName, SocketAddr);
+
 #[derive(Debug, Default)]
 struct Seen {
-    lines: Mutex<HashMap<(ZoneName, SocketAddr), Line>>,
+    /// Those that nobody has taken yet, oldest first; a port is used again sooner or later.
+    lines: Mutex<HashMap<Client, VecDeque<Line>>>,
     count: watch::Sender<u64>,
 }
 
@@ -59,28 +63,39 @@ impl Records {
         }
     }
 
-    /// The latest connection from this socket address in this zone.
-    pub(super) fn of(&self, zone: &ZoneName, client: SocketAddr) -> Option<Line> {
-        self.0.lines.lock().get(&(zone.clone(), client)).cloned()
+    /// Takes the line of a connection.
+    pub(super) fn take(&self, client: &Client) -> Option<Line> {
+        self.0.lines.lock().get_mut(client)?.pop_front()
     }
 
-    /// Waits until so many connections have ended.
-    pub(super) async fn wait_for(&self, connections: u64) {
+    /// Waits until these connections have ended and their lines are here.
+    pub(super) async fn wait_for(&self, mut clients: Vec<Client>) {
         let mut count = self.0.count.subscribe();
-        let complete = count.wait_for(|count| *count >= connections);
-        if timeout(PATIENCE, complete).await.is_err() {
-            tracing::warn!(connections, "the access log is not complete");
+        let complete = count.wait_for(|_| {
+            let lines = self.0.lines.lock();
+            while let Some(client) = clients.last() {
+                if lines.get(client).is_none_or(VecDeque::is_empty) {
+                    return false;
+                }
+                clients.pop();
+            }
+            true
+        });
+        let complete = timeout(PATIENCE, complete).await;
+        if complete.is_err() {
+            tracing::warn!("the access log is not complete");
         }
     }
 
-    fn take(&self, line: &[u8]) {
+    fn add(&self, line: &[u8]) {
         let Ok(line) = serde_json::from_slice::<Line>(line) else {
             return;
         };
         let (Some(client), "egress") = (line.client, line.role.as_str()) else {
             return;
         };
-        self.0.lines.lock().insert((line.from_zone.clone(), client), line);
+        let client = (line.from_zone.clone(), client);
+        self.0.lines.lock().entry(client).or_default().push_back(line);
         self.0.count.send_modify(|count| *count += 1);
     }
 }
@@ -96,7 +111,7 @@ impl Write for Sink {
         self.rest.extend_from_slice(bytes);
         while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
-            self.records.take(&line);
+            self.records.add(&line);
         }
         Ok(bytes.len())
     }
@@ -124,9 +139,10 @@ mod tests {
         sink.write_all(start).unwrap();
         sink.write_all(end).unwrap();
         let zone = ZoneName::new("east").unwrap();
-        let seen = records.of(&zone, "127.0.0.1:5".parse().unwrap()).unwrap();
+        let client = (zone, "127.0.0.1:5".parse().unwrap());
+        let seen = records.take(&client).unwrap();
         assert!(seen.is_moved());
         assert_eq!(seen.given_to().unwrap().as_str(), "west");
-        assert_eq!(*records.0.count.borrow(), 1);
+        assert!(records.take(&client).is_none());
     }
 }

@@ -14,23 +14,17 @@ pub(super) fn plausible(count: u64, share: f64) -> RangeInclusive<u64> {
     if share >= 1.0 {
         return count..=count;
     }
-    let (mut low, mut high) = (0, count);
-    let mut below = 0.0;
-    for hits in 0..=count {
-        below += probability(count, hits, share);
-        if below >= DOUBT {
-            low = hits;
-            break;
-        }
-    }
-    let mut above = 0.0;
-    for hits in (0..=count).rev() {
-        above += probability(count, hits, share);
-        if above >= DOUBT {
-            high = hits;
-            break;
-        }
-    }
+    let chances = chances(count, share);
+    let first_likely = |chances: &mut dyn Iterator<Item = &f64>| {
+        let mut sum = 0.0;
+        let unlikely = chances.take_while(|chance| {
+            sum += **chance;
+            sum < DOUBT
+        });
+        unlikely.count() as u64
+    };
+    let low = first_likely(&mut chances.iter());
+    let high = count.saturating_sub(first_likely(&mut chances.iter().rev()));
     low..=high
 }
 
@@ -41,12 +35,17 @@ pub(super) fn plausible_with_moves(count: u64, share: f64, moved: u64) -> RangeI
     range.start().saturating_sub(moved)..=high
 }
 
-/// That exactly `hits` of `count` choices fall on the arm; in logarithms, since the factors overflow.
-fn probability(count: u64, hits: u64, share: f64) -> f64 {
-    let ways = (1..=hits).fold(0.0, |sum, k| {
-        sum + ((count - hits + k) as f64).ln() - (k as f64).ln()
-    });
-    (ways + hits as f64 * share.ln() + (count - hits) as f64 * (-share).ln_1p()).exp()
+/// For each number of hits from 0 to `count`, how likely exactly that many are. Each follows from the one before, in
+/// logarithms, since the factors overflow.
+fn chances(count: u64, share: f64) -> Vec<f64> {
+    let odds = share.ln() - (-share).ln_1p();
+    let mut logarithm = count as f64 * (-share).ln_1p();
+    let mut chances = vec![logarithm.exp()];
+    for hits in 1..=count {
+        logarithm += ((count - hits + 1) as f64).ln() - (hits as f64).ln() + odds;
+        chances.push(logarithm.exp());
+    }
+    chances
 }
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ pub(super) struct Story {
 impl Story {
     pub(super) fn title(&self, text: &str) -> io::Result<()> {
         let bold = Style::new().bold();
-        write(&format!("{bold}{text}{bold:#}\n"))
+        let lines = wrap(text, WIDTH).join("\n");
+        write(&format!("{bold}{lines}{bold:#}\n"))
     }
 
     /// Begins a chapter with what is about to happen.
@@ -116,7 +117,7 @@ pub(super) fn bar(share: f64, width: usize) -> String {
 /// `14 ms`, `3.1 s`: as exact as a reader cares for.
 pub(super) fn time(duration: Duration) -> String {
     match duration.as_micros() {
-        0..1_000 => "under 1 ms".to_owned(),
+        0..1_000 => "less than 1 ms".to_owned(),
         1_000..1_000_000 => format!("{} ms", duration.as_millis()),
         _ => format!("{:.1} s", duration.as_secs_f64()),
     }
@@ -169,7 +170,7 @@ mod tests {
 
     #[test]
     fn times_are_as_exact_as_a_reader_cares_for() {
-        assert_eq!(time(Duration::from_micros(400)), "under 1 ms");
+        assert_eq!(time(Duration::from_micros(400)), "less than 1 ms");
         assert_eq!(time(Duration::from_micros(41_900)), "41 ms");
         assert_eq!(time(Duration::from_millis(3_120)), "3.1 s");
     }

@@ -6,7 +6,7 @@ use causeway_zone_sync::name::{ServiceName, ZoneName};
 
 use super::{
     client::{ClientError, Outcome},
-    records::Records,
+    records::{Client, Line, Records},
     story::tags,
 };
 
@@ -39,40 +39,36 @@ pub(super) struct Tally {
     /// From the end of the cut to the first answer of the zone that came back.
     pub(super) time_to_return: Option<Duration>,
     pub(super) broken: Vec<String>,
-    /// Requests that got as far as a gateway, each of which has a line in its access log.
-    connections: u64,
 }
 
 impl Tally {
     /// Takes requests in that have ended, and gives their own sum. `cut` is the zone that was cut off meanwhile.
     pub(super) async fn settle(
         &mut self,
-        outcomes: &[Outcome],
+        outcomes: &mut [Outcome],
         records: &Records,
         cut: Option<&ZoneName>,
     ) -> Sum {
-        let connected = outcomes.iter().filter(|outcome| outcome.socket.is_some());
-        self.connections += connected.count() as u64;
-        records.wait_for(self.connections).await;
+        let clients = outcomes.iter().filter_map(client).collect();
+        records.wait_for(clients).await;
         let mut sum = Sum {
             sent: outcomes.len(),
             ..Sum::default()
         };
         for outcome in outcomes {
-            let line = outcome
-                .socket
-                .and_then(|socket| records.of(&outcome.zone, socket));
+            let line = client(outcome).and_then(|client| records.take(&client));
+            outcome.moved = line.as_ref().is_some_and(Line::is_moved);
             match &outcome.answer {
                 Ok(answer) => {
                     let server = (answer.service.clone(), answer.zone.clone(), tags(&answer.tags));
                     *self.servers.entry(server).or_default() += 1;
                     sum.served += 1;
-                    sum.moved += usize::from(line.is_some_and(|line| line.is_moved()));
+                    sum.moved += usize::from(outcome.moved);
                     sum.longest_wait = sum.longest_wait.max(outcome.waited);
                 }
                 // Given to an instance that was cut off then: to try another would be to give it twice.
                 Err(ClientError::Connection(_))
-                    if cut.is_some() && line.is_some_and(|line| line.given_to() == cut) =>
+                    if cut.is_some() && line.as_ref().is_some_and(|line| line.given_to() == cut) =>
                 {
                     sum.lost_in_flight += 1;
                 }
@@ -103,13 +99,69 @@ impl Tally {
     }
 }
 
+/// Whose line in the access log is about this request; `None` when it got no connection.
+fn client(outcome: &Outcome) -> Option<Client> {
+    outcome.socket.map(|socket| (outcome.zone.clone(), socket))
+}
+
 impl Sum {
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.served += other.served;
         self.moved += other.moved;
         self.lost_in_flight += other.lost_in_flight;
         self.failed += other.failed;
         self.longest_wait = self.longest_wait.max(other.longest_wait);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        time::Instant,
+    };
+
+    use super::*;
+
+    /// Two requests from east that failed, with what the gateway knows of them: the first had been given to an instance
+    /// in west.
+    fn failed() -> (Vec<Outcome>, Records) {
+        let records = Records::default();
+        let mut sink = records.sink();
+        let outcomes = [("127.0.0.1:1", r#""west""#), ("127.0.0.1:2", "null")].map(|(client, to)| {
+            let line = format!(
+                r#"{{"role":"egress","client":"{client}","from_zone":"east","to_zone":{to},"attempts":1}}"#
+            );
+            sink.write_all((line + "\n").as_bytes()).unwrap();
+            Outcome {
+                zone: ZoneName::new("east").unwrap(),
+                service: ServiceName::new("orders").unwrap(),
+                socket: Some(client.parse().unwrap()),
+                started: Instant::now(),
+                waited: Duration::ZERO,
+                answer: Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
+                moved: false,
+            }
+        });
+        (outcomes.into(), records)
+    }
+
+    #[tokio::test]
+    async fn a_request_is_lost_in_flight_only_when_the_zone_that_was_cut_off_had_it() {
+        let west = ZoneName::new("west").unwrap();
+        let (mut outcomes, records) = failed();
+        let mut tally = Tally::default();
+        let sum = tally.settle(&mut outcomes, &records, Some(&west)).await;
+        assert_eq!((sum.sent, sum.lost_in_flight, sum.failed), (2, 1, 1));
+        assert_eq!(tally.broken.len(), 1, "{:?}", tally.broken);
+    }
+
+    #[tokio::test]
+    async fn without_a_cut_every_request_that_fails_breaks_a_promise() {
+        let (mut outcomes, records) = failed();
+        let mut tally = Tally::default();
+        let sum = tally.settle(&mut outcomes, &records, None).await;
+        assert_eq!((sum.lost_in_flight, sum.failed), (0, 2));
     }
 }

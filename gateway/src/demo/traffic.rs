@@ -40,7 +40,7 @@ impl Traffic {
         Self { seen, stop, task }
     }
 
-    /// Waits until `condition` holds for the requests that have ended, in the order in which they ended. Gives how long
+    /// Waits until `condition` holds for the requests that have ended and were not taken, in the order in which they ended. Gives how long
     /// it took, or `None` after `patience`.
     pub(super) async fn until(
         &self,
@@ -54,15 +54,24 @@ impl Traffic {
         Some(begun.elapsed())
     }
 
-    /// Makes no further request, and gives what became of all, in the order in which they began.
+    /// Makes no further request, waits for those under way, and gives what [`Traffic::take`] did not.
     pub(super) async fn stop(self) -> Vec<Outcome> {
         self.stop.cancel();
         // A panic in it was reported where it happened, and its requests are missing from the count.
         let _ = self.task.await;
-        let mut outcomes = std::mem::take(&mut *self.seen.outcomes.lock());
-        outcomes.sort_by_key(|outcome| outcome.started);
-        outcomes
+        take(&self.seen)
     }
+
+    /// The requests that have ended since the last time, in the order in which they began.
+    pub(super) fn take(&self) -> Vec<Outcome> {
+        take(&self.seen)
+    }
+}
+
+fn take(seen: &Seen) -> Vec<Outcome> {
+    let mut outcomes = std::mem::take(&mut *seen.outcomes.lock());
+    outcomes.sort_by_key(|outcome| outcome.started);
+    outcomes
 }
 
 async fn generate(client: Client, every: Duration, seen: Arc<Seen>, stop: CancellationToken) {

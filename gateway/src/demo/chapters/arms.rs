@@ -6,7 +6,7 @@ use causeway_zone_sync::{
 };
 
 use super::Stage;
-use crate::demo::{DemoError, client::Outcome, records::Records, share, story};
+use crate::demo::{DemoError, client::Outcome, share, story};
 
 /// Columns of a bar.
 const BAR: usize = 30;
@@ -65,12 +65,9 @@ fn reachable(stage: &Stage, client: &ZoneName, service: &ServiceName) -> Result<
 }
 
 /// Compares what each arm took with what it should take, line by line; and whether all of it is plausible.
-pub(super) fn measure(arms: &[(Tags, u32)], outcomes: &[&Outcome], records: &Records) -> (String, bool) {
+pub(super) fn measure(arms: &[(Tags, u32)], outcomes: &[&Outcome]) -> (String, bool) {
     let count = outcomes.len() as u64;
-    let moved = outcomes
-        .iter()
-        .filter(|outcome| is_moved(outcome, records))
-        .count() as u64;
+    let moved = outcomes.iter().filter(|outcome| outcome.moved).count() as u64;
     let sum: u32 = arms.iter().map(|(_, weight)| weight).sum();
     let widest = arms
         .iter()
@@ -89,7 +86,11 @@ pub(super) fn measure(arms: &[(Tags, u32)], outcomes: &[&Outcome], records: &Rec
             story::tags(tags),
             story::coloured(&story::bar(measured, BAR), index),
             100.0 * measured,
-            if fits { "by chance" } else { "NOT within" },
+            if fits {
+                "chance allows"
+            } else {
+                "chance allows only"
+            },
             range.start(),
             range.end(),
             width = widest.unwrap_or(0),
@@ -103,11 +104,4 @@ fn is_of(outcome: &Outcome, arm: &Tags) -> bool {
         .answer
         .as_ref()
         .is_ok_and(|answer| answer.tags.matches(arm))
-}
-
-fn is_moved(outcome: &Outcome, records: &Records) -> bool {
-    let line = outcome
-        .socket
-        .and_then(|socket| records.of(&outcome.zone, socket));
-    line.is_some_and(|line| line.is_moved())
 }

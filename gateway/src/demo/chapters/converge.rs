@@ -14,7 +14,11 @@ use causeway_zone_sync::{
 use super::{PATIENCE, Stage};
 use crate::{
     cli::output::Word,
-    demo::{DemoError, federation::Member, story},
+    demo::{
+        DemoError,
+        federation::{Federation, Member},
+        story,
+    },
     snapshot::{Health, Link, Snapshot},
 };
 
@@ -31,22 +35,15 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     story.chapter("The zones come up", &about)?;
     let begun = Instant::now();
     federation.connect();
-    let topology = &federation.topology;
-    let ids: Vec<_> = federation
-        .members
-        .iter()
-        .map(|member| member.gateway.id().clone())
-        .collect();
-    for member in &federation.members {
-        let ready = |snapshot: &Snapshot| knows_all(snapshot, topology, &ids);
-        if !member.until(PATIENCE, ready).await {
-            return Err(DemoError::Late("every zone knows every other"));
-        }
-    }
+    wait(federation).await?;
     let took = story::time(begun.elapsed());
     story.done(&format!(
         "Every zone knows every other and all instances are healthy after {took}."
     ))?;
+    for (service, port) in &federation.moved_ports {
+        let text = format!("{service} listens on port {port} here: its own port needs a privilege.");
+        story.act(&text)?;
+    }
     story.blank()?;
     let header = [
         "ZONE",
@@ -56,9 +53,25 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
         "VIRTUAL ADDRESSES",
         "MESH DNS",
     ];
-    let rows = federation.members.iter().map(|member| row(member, topology));
+    let rows = federation
+        .members
+        .iter()
+        .map(|member| row(member, &federation.topology));
     let rows = rows.collect();
     Ok(story.table(&header, rows)?)
+}
+
+/// Waits until every zone knows every other.
+pub(super) async fn wait(federation: &Federation) -> Result<(), DemoError> {
+    let members = &federation.members;
+    let ids: Vec<_> = members.iter().map(|member| member.gateway.id().clone()).collect();
+    for member in members {
+        let ready = |snapshot: &Snapshot| knows_all(snapshot, &federation.topology, &ids);
+        if !member.until(PATIENCE, ready).await {
+            return Err(DemoError::Late("every zone knows every other"));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a gateway has a tunnel to every other that it can reach, and has heard that all instances are healthy.

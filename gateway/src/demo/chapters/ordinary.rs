@@ -21,6 +21,11 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     for (zone, service) in stage.pairs() {
         rows.push(visit(stage, &zone, &service).await?);
     }
+    if rows.is_empty() {
+        return Ok(stage
+            .story
+            .say("The file declares no service that could be called.")?);
+    }
     let header = ["FROM", "ASKS FOR", "IS TOLD", "SERVED BY", "LONGEST WAIT"];
     Ok(stage.story.table(&header, rows)?)
 }
@@ -45,10 +50,10 @@ async fn visit(stage: &mut Stage, zone: &ZoneName, service: &ServiceName) -> Res
         ]);
     }
     let client = stage.federation.client(zone, service).await?;
-    let outcomes = client.burst(stage.pace.ordinary_requests).await;
+    let mut outcomes = client.burst(stage.pace.ordinary_requests).await;
     let sum = stage
         .tally
-        .settle(&outcomes, &stage.federation.records, None)
+        .settle(&mut outcomes, &stage.federation.records, None)
         .await;
     let served = match sum.failed {
         0 => Word(servers(&outcomes), Tone::Good),

@@ -10,7 +10,7 @@ use causeway_zone_sync::{
     topology::{Tier, TierZone},
 };
 
-use super::{DRAWS, PATIENCE, Stage, timeline};
+use super::{DRAWS, PATIENCE, Stage, converge, timeline};
 use crate::demo::{DemoError, client::Outcome, story, tally::Sum, traffic::Traffic};
 
 /// Who loses what: connections from `client` to `service` go to `cut`, and another zone could serve them as well.
@@ -50,14 +50,16 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     let times = play(stage, &plan, &traffic).await;
     // Whatever happened, nothing stays cut.
     stage.federation.set_cut(cut, false);
-    let outcomes = traffic.stop().await;
+    let mut outcomes = traffic.stop().await;
     let times = times?;
     let sum = stage
         .tally
-        .settle(&outcomes, &stage.federation.records, Some(cut))
+        .settle(&mut outcomes, &stage.federation.records, Some(cut))
         .await;
     show(stage, &plan, &times, &outcomes, &sum)?;
-    restore(stage, plan).await
+    restore(stage, plan).await?;
+    // The chapters that follow begin with every tunnel up, not only those of this client.
+    converge::wait(&stage.federation).await
 }
 
 /// The pair of client and service that most depends on one other zone as things are.

@@ -5,18 +5,10 @@ use std::time::Instant;
 use causeway_zone_sync::name::Tags;
 
 use super::{PATIENCE, Stage, arms};
-use crate::demo::{DemoError, client::Outcome, story, traffic::Traffic};
+use crate::demo::{DemoError, client::Outcome, story, tally::Sum, traffic::Traffic};
 
 /// Percent for the arm that is moved to: the way there, and back at once.
 const STEPS: [u32; 4] = [5, 50, 100, 0];
-
-/// One step: the weights that were in force, and from when on.
-struct Step {
-    arms: Vec<(Tags, u32)>,
-    since: Instant,
-    until: Instant,
-    taken_up: String,
-}
 
 /// Tells nothing when no service has a split of two arms.
 pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
@@ -40,39 +32,66 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     stage.story.chapter("A move by weights, and back", &about)?;
     let caller = stage.federation.client(client, service).await?;
     let traffic = Traffic::start(caller, stage.pace.every);
-    let mut steps = Vec::new();
+    let mut sum = Sum::default();
     for percent in STEPS {
-        steps.push(step(stage, &split, to, percent, &traffic).await?);
+        sum.add(&step(stage, &split, (to, percent), &traffic).await?);
     }
-    let outcomes = traffic.stop().await;
-    show(stage, &steps, &outcomes).await?;
-    edit(stage, &split, arms).await.map(drop)
+    let mut rest = traffic.stop().await;
+    sum.add(
+        &stage
+            .tally
+            .settle(&mut rest, &stage.federation.records, None)
+            .await,
+    );
+    edit(stage, &split, arms).await?;
+    let text = format!(
+        "{} during the move, {} failed, longest wait {}.",
+        story::count(sum.sent, "request"),
+        sum.failed,
+        story::time(sum.longest_wait)
+    );
+    let told = match sum.failed {
+        0 => stage.story.done(&text),
+        _ => stage.story.bad(&text),
+    };
+    Ok(told?)
 }
 
+/// Gives `percent` to the arm `to`, and shows what it took of the requests that began afterwards. Gives their sum, with
+/// those that ended while the edit was on its way.
 async fn step(
     stage: &mut Stage,
     split: &arms::Split,
-    to: usize,
-    percent: u32,
+    (to, percent): (usize, u32),
     traffic: &Traffic,
-) -> Result<Step, DemoError> {
+) -> Result<Sum, DemoError> {
     let mut arms = split.arms.clone();
     arms[to].1 = percent;
     arms[1 - to].1 = 100 - percent;
-    let taken_up = edit(stage, split, &arms).await?;
+    let took = edit(stage, split, &arms).await?;
+    let weights: Vec<_> = arms.iter().map(|(_, weight)| weight.to_string()).collect();
+    let weights = weights.join("/");
+    let text = format!("weights {weights}: in force everywhere after {took}");
+    stage.story.act(&text)?;
     let since = Instant::now();
     let wanted = stage.pace.step_requests;
-    let enough =
-        |outcomes: &[Outcome]| outcomes.iter().filter(|outcome| outcome.started >= since).count() >= wanted;
-    if traffic.until(PATIENCE, enough).await.is_none() {
-        stage.tally.breaks(format!("traffic stopped at {percent} %"));
+    let is_measured = |outcome: &&Outcome| outcome.started >= since && outcome.answer.is_ok();
+    let enough = |outcomes: &[Outcome]| outcomes.iter().filter(is_measured).count() >= wanted;
+    let answered = traffic.until(PATIENCE, enough).await;
+    let mut outcomes = traffic.take();
+    let sum = stage
+        .tally
+        .settle(&mut outcomes, &stage.federation.records, None)
+        .await;
+    let measured: Vec<_> = outcomes.iter().filter(is_measured).collect();
+    let (text, plausible) = arms::measure(&arms, &measured);
+    stage.story.block(&text)?;
+    if answered.is_none() || !plausible {
+        let broken = format!("with weights {weights} the measured shares are not the declared ones");
+        stage.story.bad(&broken)?;
+        stage.tally.breaks(broken);
     }
-    Ok(Step {
-        arms,
-        since,
-        until: Instant::now(),
-        taken_up,
-    })
+    Ok(sum)
 }
 
 /// Puts weights into force everywhere. Gives how long that took.
@@ -85,38 +104,4 @@ async fn edit(stage: &mut Stage, split: &arms::Split, arms: &[(Tags, u32)]) -> R
         }
     });
     Ok(story::time(took.await?))
-}
-
-async fn show(stage: &mut Stage, steps: &[Step], outcomes: &[Outcome]) -> Result<(), DemoError> {
-    let records = &stage.federation.records;
-    let sum = stage.tally.settle(outcomes, records, None).await;
-    for step in steps {
-        let measured: Vec<_> = outcomes
-            .iter()
-            .filter(|outcome| (step.since..step.until).contains(&outcome.started) && outcome.answer.is_ok())
-            .collect();
-        let weights: Vec<_> = step.arms.iter().map(|(_, weight)| weight.to_string()).collect();
-        let weights = weights.join("/");
-        let text = format!("weights {weights}: in force everywhere after {}", step.taken_up);
-        stage.story.act(&text)?;
-        let (text, plausible) = arms::measure(&step.arms, &measured, records);
-        stage.story.block(&text)?;
-        if !plausible {
-            let broken = format!("with weights {weights} the measured shares are not the declared ones");
-            stage.story.bad(&broken)?;
-            stage.tally.breaks(broken);
-        }
-    }
-    let text = format!(
-        "{} during the move, {} failed, longest wait {}.",
-        story::count(sum.sent, "request"),
-        sum.failed,
-        story::time(sum.longest_wait)
-    );
-    let told = if sum.failed == 0 {
-        stage.story.done(&text)
-    } else {
-        stage.story.bad(&text)
-    };
-    Ok(told?)
 }

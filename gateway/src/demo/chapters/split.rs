@@ -28,11 +28,11 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     );
     stage.story.chapter("A split by tags", &about)?;
     let caller = stage.federation.client(client, service).await?;
-    let outcomes = caller.burst(stage.pace.split_requests).await;
+    let mut outcomes = caller.burst(stage.pace.split_requests).await;
     let records = &stage.federation.records;
-    stage.tally.settle(&outcomes, records, None).await;
+    stage.tally.settle(&mut outcomes, records, None).await;
     let served: Vec<_> = outcomes.iter().filter(|outcome| outcome.answer.is_ok()).collect();
-    let (text, plausible) = arms::measure(arms, &served, records);
+    let (text, plausible) = arms::measure(arms, &served);
     stage.story.block(&text)?;
     if !plausible {
         let broken = format!("the measured split of {service} is not the declared one");

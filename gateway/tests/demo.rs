@@ -1,0 +1,152 @@
+//! `causeway demo` from outside, on every example topology.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+fn topologies() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../topologies")
+}
+
+fn demo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
+    command.arg("demo").arg("--fast").args(arguments);
+    command.env_remove("CAUSEWAY_LOG");
+    command
+}
+
+/// The story of one file, which must end well.
+fn story(file: &str) -> String {
+    let output = demo(&[file]).current_dir(topologies()).output();
+    told(output.expect("run causeway"))
+}
+
+fn told(output: Output) -> String {
+    let text = String::from_utf8(output.stdout).expect("a story in UTF-8");
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}\n{problem}");
+    assert!(text.ends_with("√ every promise held\n"), "{text}");
+    for none in ["failed", "given to two instances"] {
+        assert_eq!(number(&text, none), 0, "{text}");
+    }
+    assert!(number(&text, "requests sent") > 20, "{text}");
+    assert!(
+        !text.contains('\u{1b}'),
+        "colour although nobody sees it:\n{text}"
+    );
+    let wide: Vec<_> = text.lines().filter(|line| line.chars().count() > 100).collect();
+    assert!(wide.is_empty(), "{wide:#?}");
+    text
+}
+
+/// The number beside `label` in the table at the end.
+fn number(text: &str, label: &str) -> u64 {
+    let line = text
+        .lines()
+        .rev()
+        .find(|line| line.trim_start().starts_with(label));
+    let number = line.and_then(|line| line.split_whitespace().last());
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("no number for `{label}` in\n{text}"))
+}
+
+fn assert_cut_and_back(text: &str) {
+    assert!(
+        text.contains("Another zone gave the first answer after"),
+        "{text}"
+    );
+    assert!(text.contains("gave its first answer again after"), "{text}");
+    assert!(number(text, "moved to another place in time") > 0, "{text}");
+}
+
+fn assert_moved_by_weights(text: &str) {
+    for weights in ["95/5", "50/50", "0/100", "100/0"] {
+        assert!(
+            text.contains(&format!("weights {weights}: in force")),
+            "{weights}\n{text}"
+        );
+    }
+}
+
+#[test]
+fn two_zones_keep_every_promise() {
+    assert_cut_and_back(&story("two-zones.yaml"));
+}
+
+#[test]
+fn a_zone_that_only_dials_out_keeps_being_served_when_another_is_cut_off() {
+    let text = story("three-zones-dial-out.yaml");
+    assert!(text.contains("none: dials out"), "{text}");
+    assert_cut_and_back(&text);
+}
+
+#[test]
+fn a_canary_takes_its_share() {
+    let text = story("canary.yaml");
+    assert!(text.contains("A split by tags"), "{text}");
+    assert_cut_and_back(&text);
+    assert_moved_by_weights(&text);
+}
+
+#[test]
+fn a_service_moves_from_virtual_machines_to_kubernetes_and_back() {
+    let text = story("vm-to-kubernetes.yaml");
+    assert_cut_and_back(&text);
+    assert_moved_by_weights(&text);
+}
+
+#[test]
+fn every_example_topology_is_tested_here() {
+    let own = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/demo.rs"));
+    let own = own.expect("read this test");
+    for entry in fs::read_dir(topologies()).expect("read the topologies") {
+        let name = entry.expect("read a folder entry").file_name();
+        let name = name.to_string_lossy();
+        assert!(own.contains(&format!("story(\"{name}\")")), "{name} has no test");
+    }
+}
+
+#[test]
+fn a_file_with_errors_is_told_and_exits_65() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bad.yaml");
+    fs::write(
+        &path,
+        "version: 1\ntrust_domain: a.b\nzones: { east: { gatewais: [] } }\n",
+    )
+    .expect("write a file");
+    let output = demo(&[path.to_str().expect("a path in UTF-8")])
+        .output()
+        .expect("run causeway");
+    assert_eq!(output.status.code(), Some(65));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("gatewais") && text.contains("hint:"), "{text}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn serve_leaves_everything_running_until_it_is_interrupted() {
+    let mut command = demo(&["--serve"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("run causeway");
+    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    let mut lines = lines.by_ref().map(|line| line.expect("a line"));
+    let address = lines.find_map(|line| line.trim().strip_prefix("curl http://").map(str::to_owned));
+    let address: SocketAddr = address
+        .and_then(|text| text.trim_end_matches('/').parse().ok())
+        .expect("an address to try");
+    let mut socket = TcpStream::connect(address).expect("connect to a virtual address");
+    socket
+        .write_all(b"GET / HTTP/1.1\r\nhost: orders.mesh\r\nconnection: close\r\n\r\n")
+        .expect("send a request");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.contains(r#""service":"#), "{answer}");
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("interrupt causeway");
+    assert!(child.wait().expect("wait for causeway").success());
+}
