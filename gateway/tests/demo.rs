@@ -125,7 +125,8 @@ fn a_file_with_errors_is_told_and_exits_65() {
         .expect("run causeway");
     assert_eq!(output.status.code(), Some(65));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("gatewais") && text.contains("hint:"), "{text}");
+    assert!(text.contains("did you mean `gateways`?"), "{text}");
+    assert!(!text.contains("error: error"), "{text}");
     assert!(output.stdout.is_empty());
 }
 

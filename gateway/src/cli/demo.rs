@@ -41,14 +41,14 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     log::start(LogFormat::Text, &args.log_level)
         .map_err(|error| Failure::usage("cannot start the log").because(&error))?;
     let (parsed, name) = match &args.topology {
-        Some(path) => {
-            let parsed = load(path).map_err(|error| {
-                Failure::new(error.render(Style::Plain))
-                    .exit(Exit::BadInput)
-                    .hint("`causeway validate` checks a file offline")
-            })?;
-            (parsed, path.display().to_string())
-        }
+        Some(path) => match load(path) {
+            Ok(parsed) => (parsed, path.display().to_string()),
+            Err(error) => {
+                // It has its own `error:` and `hint:` lines, one for each finding.
+                anstream::stderr().write_all(error.render(Style::Colour).as_bytes())?;
+                return Ok(Exit::BadInput);
+            }
+        },
         None => {
             let parsed = demo::default_topology();
             let parsed = parsed.ok_or_else(|| Failure::new("the built-in topology cannot be read"))?;

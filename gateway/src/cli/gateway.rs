@@ -1,6 +1,6 @@
 //! `causeway gateway`: runs one zone's gateway until it is told to stop.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use causeway_zone_sync::{name::ZoneName, replica::Ages, topology::Style};
 use clap::ValueEnum;
@@ -167,11 +167,14 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     let signals =
         Signals::new().map_err(|error| Failure::new("cannot listen for signals").because(&error))?;
     let metrics = Arc::new(Metrics::default());
-    let topology = TopologyFile::open(args.topology.clone()).map_err(|error| {
-        Failure::new(error.render(Style::Plain))
-            .exit(Exit::BadInput)
-            .hint("`causeway validate` checks a file offline")
-    })?;
+    let topology = match TopologyFile::open(args.topology.clone()) {
+        Ok(topology) => topology,
+        Err(error) => {
+            // It has its own `error:` and `hint:` lines, one for each finding.
+            anstream::stderr().write_all(error.render(Style::Colour).as_bytes())?;
+            return Ok(Exit::BadInput);
+        }
+    };
     let topology = Arc::new(topology);
     let config = config(&args, Arc::new(identity), &topology, metrics.clone())?;
     let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;

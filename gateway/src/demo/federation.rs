@@ -7,9 +7,9 @@ use std::{
 };
 
 use causeway_zone_sync::{
-    name::{GatewayId, GatewayName, ServiceName, ZoneName},
+    name::{GatewayId, ServiceName, ZoneName},
     replica::Ages,
-    topology::{Probe, Topology, Vips},
+    topology::Topology,
 };
 use futures_util::future::join_all;
 use tokio::{sync::watch, time::timeout};
@@ -17,8 +17,8 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     DemoError,
     client::{Client, ClientError},
-    instance::{self, Given},
-    link::Link,
+    instance::Given,
+    layout::{Path, gateway_name, gateways, move_ports, paths, view, with_instances},
     ranges::{self, Range},
     records::Records,
 };
@@ -35,9 +35,6 @@ use crate::{
 
 /// Longest wait for every gateway to take up an edited topology.
 const EDIT_PATIENCE: Duration = Duration::from_secs(20);
-/// The first port that needs no privilege, and what is added to those below.
-const UNPRIVILEGED_PORT: u16 = 1024;
-const MOVED_BY: u16 = 10_000;
 /// Longest that a gateway may drain at the end.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -64,13 +61,6 @@ impl Member {
         let holds = generation.wait_for(|_| condition(&self.gateway.snapshots().load()));
         timeout(patience, holds).await.is_ok_and(|held| held.is_ok())
     }
-}
-
-/// The path from one gateway to another.
-struct Path {
-    from: GatewayId,
-    to: GatewayId,
-    link: Link,
 }
 
 /// All zones, running.
@@ -187,7 +177,7 @@ impl Federation {
 
     fn publish(&self) {
         for member in &self.members {
-            let mut seen = view(&self.topology, &member.range);
+            let mut seen = view(&self.topology, member.range.net);
             for (name, zone) in seen.zones.iter_mut().filter(|(name, _)| *name != member.zone()) {
                 for (number, entry) in zone.gateways.iter_mut().enumerate() {
                     let path = self.paths.iter().find(|path| {
@@ -206,84 +196,10 @@ impl Federation {
     }
 }
 
-fn gateway_name(number: usize) -> String {
-    format!("gw{}", number + 1)
-}
-
-/// One gateway for each entry of a zone, and one for a zone without: that one only dials out.
-fn gateways(topology: &Topology) -> impl Iterator<Item = GatewayId> {
-    topology.zones.iter().flat_map(|(zone, declared)| {
-        (0..declared.gateways.len().max(1)).filter_map(|number| {
-            let name = GatewayName::new(&gateway_name(number)).ok()?;
-            Some(GatewayId::new(zone.clone(), name))
-        })
-    })
-}
-
-/// The topology as a gateway with this range of virtual addresses reads it.
-fn view(topology: &Topology, range: &Range) -> Topology {
-    let mut seen = topology.clone();
-    for zone in seen.zones.values_mut() {
-        zone.vips = Vips::Loopback { range: range.net };
-    }
-    seen
-}
-
-/// Starts a built-in instance for each that the file fixes, and puts its address into the topology.
-async fn with_instances(file: &Topology, given: &Arc<Given>) -> Result<Topology, DemoError> {
-    let mut topology = file.clone();
-    for (name, zone) in &mut topology.zones {
-        for declared in &mut zone.instances {
-            let started = instance::start(name, declared, given.clone()).await;
-            declared.address = started.map_err(DemoError::Instance)?;
-        }
-    }
-    for health in topology
-        .services
-        .values_mut()
-        .filter_map(|service| service.health.as_mut())
-    {
-        // The built-in instances speak HTTP alone.
-        if let Probe::Grpc { .. } = health.probe {
-            let path = "/healthz".to_owned();
-            health.probe = Probe::Http { path };
-        }
-    }
-    Ok(topology)
-}
-
-/// Lets services of a privileged port be served by anybody.
-fn move_ports(topology: &mut Topology) -> Vec<(ServiceName, u16)> {
-    let services = topology.services.iter_mut();
-    let privileged = services.filter(|(_, service)| service.port < UNPRIVILEGED_PORT);
-    let moved = privileged.map(|(name, service)| {
-        service.port += MOVED_BY;
-        (name.clone(), service.port)
-    });
-    moved.collect()
-}
-
-/// A link from every gateway to every gateway of another zone that has a way in.
-async fn paths(topology: &Topology) -> Result<Vec<Path>, DemoError> {
-    let mut paths = Vec::new();
-    for from in gateways(topology) {
-        let has_way_in = |id: &GatewayId| {
-            let zone = topology.zones.get(&id.zone);
-            zone.is_some_and(|zone| !zone.gateways.is_empty())
-        };
-        for to in gateways(topology).filter(|to| to.zone != from.zone && has_way_in(to)) {
-            let link = Link::open().await.map_err(DemoError::Link)?;
-            let from = from.clone();
-            paths.push(Path { from, to, link });
-        }
-    }
-    Ok(paths)
-}
-
 async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) -> Result<Member, DemoError> {
     let identity = Arc::new(ca.issue(&id, LEAF_VALIDITY)?);
     let range = ranges::take().map_err(DemoError::Range)?;
-    let mut first = view(topology, &range);
+    let mut first = view(topology, range.net);
     for (_, zone) in first.zones.iter_mut().filter(|(name, _)| **name != id.zone) {
         // Nothing to dial before every gateway has an address.
         zone.gateways.clear();

@@ -9,6 +9,7 @@ mod chapters;
 mod client;
 mod federation;
 mod instance;
+mod layout;
 mod link;
 mod ranges;
 mod records;

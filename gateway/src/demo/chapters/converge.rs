@@ -26,11 +26,11 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     let Stage {
         federation, story, ..
     } = stage;
-    let zones = federation.topology.zones.len();
     let about = format!(
-        "{} start in {zones} zones with certificates of a throw-away CA. They dial each other over mutually \
-         authenticated QUIC, check their own instances, and tell each other what they export.",
-        story::count(federation.members.len(), "gateway")
+        "{} in {} with certificates of a throw-away CA: they dial each other over mutually authenticated QUIC, check \
+         their own instances, and tell each other what they export.",
+        story::count(federation.members.len(), "gateway"),
+        story::count(federation.topology.zones.len(), "zone"),
     );
     story.chapter("The zones come up", &about)?;
     let begun = Instant::now();

@@ -1,0 +1,137 @@
+//! What the demo makes of a topology file so that all of it fits on one host: gateways, links, instances and ports.
+
+use std::sync::Arc;
+
+use causeway_zone_sync::{
+    name::{GatewayId, GatewayName, ServiceName},
+    topology::{Probe, Topology, Vips},
+};
+use ipnet::IpNet;
+
+use super::{
+    DemoError,
+    instance::{self, Given},
+    link::Link,
+};
+
+/// The first port that needs no privilege, and what is added to those below.
+const UNPRIVILEGED_PORT: u16 = 1024;
+const MOVED_BY: u16 = 10_000;
+
+/// The path from one gateway to another.
+pub(super) struct Path {
+    pub(super) from: GatewayId,
+    pub(super) to: GatewayId,
+    pub(super) link: Link,
+}
+
+pub(super) fn gateway_name(number: usize) -> String {
+    format!("gw{}", number + 1)
+}
+
+/// One gateway for each entry of a zone, and one for a zone without: that one only dials out.
+pub(super) fn gateways(topology: &Topology) -> impl Iterator<Item = GatewayId> {
+    topology.zones.iter().flat_map(|(zone, declared)| {
+        (0..declared.gateways.len().max(1)).filter_map(|number| {
+            let name = GatewayName::new(&gateway_name(number)).ok()?;
+            Some(GatewayId::new(zone.clone(), name))
+        })
+    })
+}
+
+/// The topology as a gateway with this range of virtual addresses reads it.
+pub(super) fn view(topology: &Topology, range: IpNet) -> Topology {
+    let mut seen = topology.clone();
+    for zone in seen.zones.values_mut() {
+        zone.vips = Vips::Loopback { range };
+    }
+    seen
+}
+
+/// Starts a built-in instance for each that the file fixes, and puts its address into the topology.
+pub(super) async fn with_instances(file: &Topology, given: &Arc<Given>) -> Result<Topology, DemoError> {
+    let mut topology = file.clone();
+    for (name, zone) in &mut topology.zones {
+        for declared in &mut zone.instances {
+            let started = instance::start(name, declared, given.clone()).await;
+            declared.address = started.map_err(DemoError::Instance)?;
+        }
+    }
+    for health in topology
+        .services
+        .values_mut()
+        .filter_map(|service| service.health.as_mut())
+    {
+        // The built-in instances speak HTTP alone.
+        if let Probe::Grpc { .. } = health.probe {
+            let path = "/healthz".to_owned();
+            health.probe = Probe::Http { path };
+        }
+    }
+    Ok(topology)
+}
+
+/// Lets services of a privileged port be served by anybody.
+pub(super) fn move_ports(topology: &mut Topology) -> Vec<(ServiceName, u16)> {
+    let services = topology.services.iter_mut();
+    let privileged = services.filter(|(_, service)| service.port < UNPRIVILEGED_PORT);
+    let moved = privileged.map(|(name, service)| {
+        service.port += MOVED_BY;
+        (name.clone(), service.port)
+    });
+    moved.collect()
+}
+
+/// A link from every gateway to every gateway of another zone that has a way in.
+pub(super) async fn paths(topology: &Topology) -> Result<Vec<Path>, DemoError> {
+    let mut paths = Vec::new();
+    for from in gateways(topology) {
+        let has_way_in = |id: &GatewayId| {
+            let zone = topology.zones.get(&id.zone);
+            zone.is_some_and(|zone| !zone.gateways.is_empty())
+        };
+        for to in gateways(topology).filter(|to| to.zone != from.zone && has_way_in(to)) {
+            let link = Link::open().await.map_err(DemoError::Link)?;
+            let from = from.clone();
+            paths.push(Path { from, to, link });
+        }
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::default_topology;
+
+    #[test]
+    fn a_zone_without_a_way_in_has_one_gateway_all_the_same() {
+        let topology = default_topology().unwrap().topology;
+        let gateways: Vec<_> = gateways(&topology).map(|id| id.to_string()).collect();
+        assert_eq!(gateways, ["east/gw1", "east/gw2", "plant/gw1", "west/gw1"]);
+    }
+
+    #[tokio::test]
+    async fn nobody_has_a_link_to_a_zone_without_a_way_in_or_to_the_own_zone() {
+        let topology = default_topology().unwrap().topology;
+        let paths = paths(&topology).await.unwrap();
+        let to: Vec<_> = paths
+            .iter()
+            .map(|path| (path.from.zone.as_str(), path.to.zone.as_str()))
+            .collect();
+        assert!(to.iter().all(|(from, to)| from != to && *to != "plant"), "{to:?}");
+        // Two gateways of east to west, plant to three, west to two.
+        assert_eq!(to.len(), 2 + 3 + 2);
+    }
+
+    #[test]
+    fn a_port_that_needs_a_privilege_is_moved_and_told() {
+        let mut topology = default_topology().unwrap().topology;
+        for service in topology.services.values_mut() {
+            service.port = 443;
+        }
+        let moved = move_ports(&mut topology);
+        assert!(moved.iter().all(|(_, port)| *port == 10_443));
+        assert_eq!(moved.len(), topology.services.len());
+    }
+}
