@@ -56,6 +56,7 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
         .tally
         .settle(&mut outcomes, &stage.federation.records, Some(cut))
         .await;
+    stage.tally.time_to_move = first_moved(&outcomes, &times, cut);
     show(stage, &plan, &times, &outcomes, &sum)?;
     restore(stage, plan).await?;
     // The chapters that follow begin with every tunnel up, not only those of this client.
@@ -172,14 +173,9 @@ async fn play(stage: &mut Stage, plan: &Plan, traffic: &Traffic) -> Result<Cut, 
         .story
         .act(&format!("Every packet to and from {cut} is dropped."))?;
     let moved = first_after(traffic, began, |outcome| !by_cut(outcome)).await;
-    match moved {
-        Some(took) => stage.story.done(&format!(
-            "Another zone gave the first answer after {}.",
-            story::time(took)
-        ))?,
-        None => stage.tally.breaks(format!("no other zone took over from {cut}")),
+    if moved.is_none() {
+        stage.tally.breaks(format!("no other zone took over from {cut}"));
     }
-    stage.tally.time_to_move = moved;
     let gone = stage.federation.member(client)?.until(PATIENCE, |snapshot| {
         snapshot.links.keys().all(|id| id.zone != *cut)
     });
@@ -231,12 +227,26 @@ async fn first_after(
     first.map(|answered| answered.saturating_duration_since(moment))
 }
 
+/// From the cut to the first answer of another zone to a request that would have gone to the zone that was cut off.
+fn first_moved(outcomes: &[Outcome], times: &Cut, cut: &ZoneName) -> Option<Duration> {
+    let after = outcomes
+        .iter()
+        .filter(|outcome| outcome.started >= times.began && outcome.moved);
+    let elsewhere = after.filter(|outcome| outcome.served_by().is_some_and(|zone| zone != cut));
+    let first = elsewhere.map(Outcome::ended).min()?;
+    Some(first.saturating_duration_since(times.began))
+}
+
 fn show(stage: &Stage, plan: &Plan, cut: &Cut, outcomes: &[Outcome], sum: &Sum) -> Result<(), DemoError> {
     let story = &stage.story;
     story.blank()?;
     let marks = [(cut.began, "cut"), (cut.ended, "let through")];
     story.block(&timeline::draw(outcomes, &stage.zones(), &marks))?;
     story.blank()?;
+    if let Some(took) = stage.tally.time_to_move {
+        let (cut, took) = (&plan.cut, story::time(took));
+        story.done(&format!("The first request that {cut} did not answer had its answer from another zone {took} after the cut."))?;
+    }
     let text = format!(
         "{}: {} moved to another zone in time, {} lost in flight (an instance in {} had been given them), {} failed. \
          Longest wait {}.",
