@@ -135,6 +135,9 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
+        // Linux binds IPv4 addresses of a local route as they are, and IPv6 ones only so.
+        #[cfg(target_os = "linux")]
+        socket.set_freebind_v6(true)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
