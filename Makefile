@@ -10,7 +10,7 @@ help: ## Lists the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: ## Runs a whole federation in one process and shows a failover. TOPOLOGY=topologies/x.yaml picks the file.
-	$(CARGO) run --quiet --package causeway -- demo $(TOPOLOGY)
+	$(CARGO) run --quiet --bin causeway -- demo $(TOPOLOGY)
 
 test: ## All tests: plain cargo test, then the namespace tier with real clients and servers.
 	@status=0; \
