@@ -1,0 +1,87 @@
+//! How a gateway ends: it waits for connections until its deadline or a second signal, then cuts what is left and names it.
+
+#![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use causeway_tests::{
+    federation::{Federation, Plan},
+    instance::{Behaviour, Instance},
+    talk::{Client, say},
+};
+use rustix::process::Signal;
+
+const PORT: u16 = 9000;
+/// Longest that a gateway may take to end once it is told to end at once.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// East asks west, and a connection that nobody means to end is open.
+async fn with_an_open_connection(drain: &str, service: &str) -> (Federation, Instance, Client, SocketAddr) {
+    let instance = Instance::start("west", Behaviour::Name).await.unwrap();
+    let plan = Plan::new()
+        .argument("--drain")
+        .argument(drain)
+        .zone("east")
+        .zone("west")
+        .instance("orders", instance.address(), "{}");
+    let federation = plan.service("orders", service).start().await.unwrap();
+    federation.wait_export("east", "west", "orders").await;
+    let address = federation.service_address("east", "orders", PORT).await;
+    let mut held = Client::connect(address).await.unwrap();
+    assert_eq!(held.say("one").await.unwrap(), "west one");
+    (federation, instance, held, address)
+}
+
+#[tokio::test]
+async fn what_is_open_at_the_drain_deadline_is_cut_and_named() {
+    let service = format!("port: {PORT}, protocol: tcp");
+    let (mut federation, _instance, mut held, _) = with_an_open_connection("1s", &service).await;
+    let east = federation.zone_mut("east");
+    east.gateway().signal(Signal::TERM).unwrap();
+    let status = east.gateway().wait(AT_ONCE).await;
+    assert!(status.success(), "{status}");
+    assert!(
+        held.say("two").await.is_err(),
+        "the connection outlived its gateway"
+    );
+    let log = federation.zone("east").log();
+    let named = log.lines().find(|line| line.contains("cut a connection"));
+    assert!(named.is_some_and(|line| line.contains("orders")), "{log}");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_gateway_at_once() {
+    let service = format!("port: {PORT}, protocol: tcp");
+    let (mut federation, _instance, _held, _) = with_an_open_connection("1h", &service).await;
+    let begun = Instant::now();
+    federation
+        .zone_mut("east")
+        .gateway()
+        .signal(Signal::TERM)
+        .unwrap();
+    federation.zone("east").wait_log(&["draining"]).await;
+    let east = federation.zone_mut("east");
+    assert!(
+        east.gateway().ended().is_none(),
+        "it did not wait for the connection"
+    );
+    east.gateway().signal(Signal::INT).unwrap();
+    let status = east.gateway().wait(AT_ONCE).await;
+    assert!(status.success(), "{status}");
+    assert!(begun.elapsed() < AT_ONCE);
+    assert!(federation.zone("east").log().contains("cut a connection"));
+}
+
+#[tokio::test]
+async fn an_early_service_gets_the_first_bytes_with_the_request() {
+    let service = format!("port: {PORT}, protocol: tcp, early: true");
+    let (_federation, instance, mut held, address) = with_an_open_connection("1s", &service).await;
+    assert_eq!(held.say("two").await.unwrap(), "west two");
+    assert_eq!(say(address, "other").await.unwrap(), "west other");
+    let mut lines = instance.lines();
+    lines.sort();
+    assert_eq!(lines, ["one", "other", "two"]);
+}
