@@ -113,21 +113,6 @@ impl Failure {
     }
 }
 
-/// For commands whose errors need no hint: the outermost context is what failed, the rest is why.
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        let io = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if io == Some(io::ErrorKind::BrokenPipe) {
-            return io::Error::from(io::ErrorKind::BrokenPipe).into();
-        }
-        let causes = error.chain().skip(1).map(ToString::to_string).collect();
-        Self {
-            causes,
-            ..Self::new(error.to_string())
-        }
-    }
-}
-
 /// Writing to standard output. A reader that has seen enough (`| head`) is no failure.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {

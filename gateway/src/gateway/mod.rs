@@ -31,7 +31,7 @@ use crate::{
     instances::Instances,
     snapshot::Snapshots,
     telemetry::Metrics,
-    tunnel::{TunnelSet, Tunnels},
+    tunnel::Tunnels,
     vips::VipTable,
 };
 use threads::DataThreads;
@@ -45,7 +45,6 @@ pub struct Gateway {
     instances: Instances,
     zone_sync: ZoneSync,
     vips: Arc<VipTable>,
-    tunnel_set: Arc<TunnelSet>,
     tunnels: Tunnels,
     egress: Egress,
     ingress: Ingress,
@@ -81,18 +80,8 @@ impl Gateway {
     }
 
     #[must_use]
-    pub fn instances(&self) -> &Instances {
-        &self.instances
-    }
-
-    #[must_use]
     pub fn vips(&self) -> &Arc<VipTable> {
         &self.vips
-    }
-
-    #[must_use]
-    pub fn tunnel_set(&self) -> &Arc<TunnelSet> {
-        &self.tunnel_set
     }
 
     /// The UDP address on which tunnels are accepted.

@@ -1,31 +1,25 @@
 //! Keeps the current [`Snapshot`]: whenever the topology, an instance, the catalog or a tunnel changes, builds a new one
 //! and swaps it in. Decides nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use causeway_zone_sync::{
-    catalog::Catalog,
-    name::{ServiceName, ZoneName},
-    topology::Topology,
-};
+use causeway_zone_sync::{catalog::Catalog, name::ZoneName, topology::Topology};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    snapshot::{Instance, Snapshot, Snapshots},
+    instances::Published,
+    snapshot::{Snapshot, Snapshots},
     tunnel::TunnelSet,
 };
-
-/// This zone's instances by service.
-pub type InstancesByService = Arc<BTreeMap<ServiceName, Vec<Arc<Instance>>>>;
 
 /// Everything a snapshot is made of.
 #[derive(Debug, Clone)]
 pub struct Sources {
     pub zone: ZoneName,
     pub topology: watch::Receiver<Arc<Topology>>,
-    pub instances: watch::Receiver<InstancesByService>,
+    pub instances: watch::Receiver<Published>,
     pub catalog: watch::Receiver<Arc<Catalog>>,
     pub tunnels: Arc<TunnelSet>,
 }

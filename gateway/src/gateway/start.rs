@@ -99,7 +99,6 @@ impl Gateway {
             instances: known.instances,
             zone_sync: known.zone_sync,
             vips: known.vips,
-            tunnel_set: known.tunnel_set,
             tunnels,
             egress,
             ingress,
