@@ -4,6 +4,12 @@
 
 pub mod tunnel;
 
+/// The registry of one zone, as its instances and gateways speak to it.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod registry {
+    include!("generated/causeway.registry.v1.rs");
+}
+
 /// Zone sync messages and the `ZoneSync` gRPC service.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub mod sync {

@@ -3,14 +3,21 @@
 
 use std::{fs, path::Path};
 
-const NAMES: [&str; 2] = ["causeway.sync.v1.rs", "causeway.tunnel.v1.rs"];
+const NAMES: [&str; 3] = [
+    "causeway.registry.v1.rs",
+    "causeway.sync.v1.rs",
+    "causeway.tunnel.v1.rs",
+];
 
 #[test]
 fn generated_code_matches_the_proto_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = tempfile::tempdir().expect("create a folder for generated code");
-    let files = protox::compile(["tunnel.proto", "sync.proto"], [root.join("proto")])
-        .expect("compile the .proto files");
+    let files = protox::compile(
+        ["tunnel.proto", "sync.proto", "registry.proto"],
+        [root.join("proto")],
+    )
+    .expect("compile the .proto files");
     tonic_prost_build::configure()
         .out_dir(out.path())
         .btree_map(".")
