@@ -14,7 +14,7 @@ use crate::{
     admin::{AdminAddress, AdminConfig},
     dns::DnsConfig,
     gateway::{Gateway, GatewayConfig, StartError},
-    identity::Identity,
+    identity::{IdentityFolder, LiveIdentity},
     reload::TopologyFile,
     telemetry::{
         AccessLog, LineWriter, Metrics,
@@ -41,7 +41,7 @@ pub struct Args {
     /// The federation's topology file; a change is taken up at once
     #[arg(long, value_name = "FILE", env = "CAUSEWAY_TOPOLOGY")]
     topology: PathBuf,
-    /// Folder with cert.pem, key.pem and ca.pem, as `causeway ca issue` makes it
+    /// Folder with cert.pem, key.pem and ca.pem, as `causeway ca issue` makes it; renewed files are taken up at once
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_IDENTITY")]
     identity: PathBuf,
     /// Folder for what must outlive a restart: catalog, registrations, virtual addresses
@@ -149,16 +149,17 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 async fn serve(args: Args) -> Result<Exit, Failure> {
-    let identity = Identity::load(&args.identity).map_err(|error| {
+    let identity = IdentityFolder::open(&args.identity).map_err(|error| {
         Failure::new(format!("cannot use the identity in {}", args.identity.display()))
             .because(&error)
             .exit(Exit::BadInput)
             .hint("`causeway ca issue` makes one; each file must be readable by this user")
     })?;
-    if identity.gateway().zone != args.zone {
+    let live = identity.identity();
+    if live.gateway().zone != args.zone {
         return Err(Failure::usage(format!(
             "the certificate is for zone `{}`, and --zone says `{}`",
-            identity.gateway().zone,
+            live.gateway().zone,
             args.zone
         ))
         .hint("issue a certificate for this zone, or correct --zone"));
@@ -176,20 +177,21 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         }
     };
     let topology = Arc::new(topology);
-    let config = config(&args, Arc::new(identity), &topology, metrics.clone())?;
+    let config = config(&args, live, &topology, metrics.clone())?;
     let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
     let watching = CancellationToken::new();
+    let renewing = tokio::spawn(Arc::new(identity).watch(metrics.clone(), watching.clone()));
     let watch = tokio::spawn(topology.watch(metrics, watching.clone()));
     signals.run(gateway, args.drain).await;
     watching.cancel();
-    // It ends by itself; a panic in it was logged where it happened.
-    let _ = watch.await;
+    // They end by themselves; a panic in one was logged where it happened.
+    let _ = tokio::join!(watch, renewing);
     Ok(Exit::Done)
 }
 
 fn config(
     args: &Args,
-    identity: Arc<Identity>,
+    identity: LiveIdentity,
     topology: &TopologyFile,
     metrics: Arc<Metrics>,
 ) -> Result<GatewayConfig, Failure> {

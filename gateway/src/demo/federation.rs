@@ -26,7 +26,10 @@ use crate::{
     admin::{AdminAddress, AdminConfig},
     dns::DnsConfig,
     gateway::{Gateway, GatewayConfig},
-    identity::ca::{Ca, LEAF_VALIDITY},
+    identity::{
+        LiveIdentity,
+        ca::{Ca, LEAF_VALIDITY},
+    },
     reload::ReloadState,
     snapshot::Snapshot,
     telemetry::{AccessLog, LineWriter, Metrics},
@@ -197,7 +200,7 @@ impl Federation {
 }
 
 async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) -> Result<Member, DemoError> {
-    let identity = Arc::new(ca.issue(&id, LEAF_VALIDITY)?);
+    let identity = LiveIdentity::from(Arc::new(ca.issue(&id, LEAF_VALIDITY)?));
     let range = ranges::take().map_err(DemoError::Range)?;
     let mut first = view(topology, range.net);
     for (_, zone) in first.zones.iter_mut().filter(|(name, _)| **name != id.zone) {

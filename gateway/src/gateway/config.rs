@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::{
     admin::{AdminConfig, AdminError},
     dns::{DnsConfig, DnsError},
-    identity::Identity,
+    identity::LiveIdentity,
     instances::InstancesError,
     reload::ReloadState,
     telemetry::{AccessLog, Metrics},
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub struct GatewayConfig {
     /// Says which zone and gateway this is.
-    pub identity: Arc<Identity>,
+    pub identity: LiveIdentity,
     /// The topology in force; whoever holds the sender may change it at any time.
     pub topology: watch::Receiver<Arc<Topology>>,
     /// How the last reload of the topology went, for `/readyz` and `causeway check`.

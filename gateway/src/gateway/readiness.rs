@@ -17,7 +17,7 @@ use super::{GatewayConfig, sync_status::SyncView};
 use crate::{
     admin::{Check, Readiness},
     egress::Egress,
-    identity::Identity,
+    identity::LiveIdentity,
     reload::ReloadState,
     snapshot::{Health, Link, Snapshots},
 };
@@ -73,9 +73,19 @@ fn topology(reload: &watch::Receiver<ReloadState>) -> Check {
     }
 }
 
-fn certificate(identity: &Identity, now: SystemTime) -> Check {
-    let hint = "`causeway ca issue` makes a new one; restart the gateway to take it up";
-    let Some(not_after) = identity.not_after() else {
+fn certificate(identity: &LiveIdentity, now: SystemTime) -> Check {
+    let hint = "`causeway ca issue` makes a new one; put in place, it is taken up at once";
+    if let Some(why) = identity.refused() {
+        return Check::warn(
+            "gateway",
+            "certificate",
+            format!(
+                "the files have changed and are refused; the certificate before them stays in use: {why}"
+            ),
+            "put a certificate, its key and its roots in place that belong together",
+        );
+    }
+    let Some(not_after) = identity.current().not_after() else {
         return Check::ok("gateway", "certificate", "it does not expire");
     };
     match not_after.duration_since(now) {

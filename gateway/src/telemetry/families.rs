@@ -153,6 +153,7 @@ pub(super) struct ZoneFamilies {
     pub sync_bytes: Family<ByWay, Counter>,
     pub sync_refused: Family<BySideReason, Counter>,
     pub reloads: Family<ByResult, Counter>,
+    pub renewals: Family<ByResult, Counter>,
 }
 
 impl ZoneFamilies {
@@ -171,6 +172,11 @@ impl ZoneFamilies {
                 "Zone sync sessions ended over a broken rule or limit",
             ),
             reloads: counters(registry, "topology_reloads", "Topology files taken up or refused"),
+            renewals: counters(
+                registry,
+                "identity_reloads",
+                "Renewed identities taken up or refused",
+            ),
         }
     }
 }

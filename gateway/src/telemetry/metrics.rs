@@ -255,6 +255,14 @@ impl Metrics {
             .inc();
     }
 
+    /// A renewed identity was taken up (`true`) or a bad one was refused (`false`).
+    pub fn identity_reloaded(&self, ok: bool) {
+        self.zone
+            .renewals
+            .get_or_create(&ByResult { result: result(ok) })
+            .inc();
+    }
+
     pub(super) fn registry(&self) -> &Registry {
         &self.registry
     }
