@@ -60,7 +60,7 @@ impl From<RegistryError> for ApiError {
             RegistryError::NotFound(_) => {
                 Self::not_found(text).hint("it may have expired; register it with `causeway register`")
             }
-            RegistryError::Fixed(_) => Self::new(StatusCode::CONFLICT, text),
+            RegistryError::HeldBy { .. } => Self::new(StatusCode::CONFLICT, text),
             RegistryError::ServiceFull(_) | RegistryError::ZoneFull => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, text).hint("deregister instances that are gone")
             }

@@ -101,7 +101,7 @@ impl Table {
         let done = self.registry.register(now, registration)?;
         self.reconcile_changed(now);
         let entry = self.registry.instance(&key.service, &key.id);
-        let standing = if entry.is_some_and(|e| e.source != Source::Registered) {
+        let standing = if entry.is_some_and(|e| *e.source != Source::Registered) {
             Standing::Shadowed
         } else if self.services.contains_key(&key.service) {
             Standing::InForce
@@ -220,7 +220,7 @@ impl Table {
         let state = member.check.and_then(|check| self.checks.state(check));
         Some(InstanceStatus {
             instance: Arc::clone(&member.instance),
-            source: entry.source,
+            source: entry.source.clone(),
             declared: self.services.contains_key(&key.service),
             checked: member.check.is_some(),
             unchanged_for: state.map(|state| now.saturating_duration_since(state.since())),

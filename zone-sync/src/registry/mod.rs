@@ -16,14 +16,17 @@ use serde::{Deserialize, Serialize};
 use crate::name::{ServiceName, Tags};
 
 mod limits;
+mod source;
 mod state;
 mod store;
+pub mod wire;
 mod writer;
 
 pub use limits::{
-    MAX_ID_BYTES, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_TAG_KEY_BYTES, MAX_TAG_VALUE_BYTES,
-    MAX_TIME_TO_LIVE, MAX_WEIGHT, MIN_TIME_TO_LIVE, RegistryError, check,
+    MAX_ID_BYTES, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_NAMED_SOURCES, MAX_TAG_KEY_BYTES,
+    MAX_TAG_VALUE_BYTES, MAX_TIME_TO_LIVE, MAX_WEIGHT, MIN_TIME_TO_LIVE, RegistryError, check,
 };
+pub use source::Source;
 pub use state::{Entry, Registered, Registry};
 pub use store::{Batch, Opened, Store, StoreError};
 pub use writer::{Durability, MAX_WAITING, Progress, Writer};
@@ -65,15 +68,4 @@ impl std::fmt::Display for InstanceKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.service, self.id)
     }
-}
-
-/// Who put an instance into the registry, in order of precedence: where two sources hold the same key, the earlier one
-/// is in force, and the later one takes over when the earlier one lets go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// Fixed in the topology file.
-    Topology,
-    /// Registered over the API, by the instance or for it.
-    Registered,
 }

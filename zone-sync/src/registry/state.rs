@@ -29,7 +29,7 @@ pub enum Registered {
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
     pub registration: &'a Registration,
-    pub source: Source,
+    pub source: &'a Source,
     /// When it goes unless renewed; `None`: it stays.
     pub expires: Option<Instant>,
 }
@@ -67,13 +67,13 @@ impl Slot {
     fn in_force(&self) -> Option<Entry<'_>> {
         let fixed = self.fixed.as_ref().map(|registration| Entry {
             registration,
-            source: Source::Topology,
+            source: &Source::Topology,
             expires: None,
         });
         fixed.or_else(|| {
             self.registered.as_ref().map(|lease| Entry {
                 registration: &lease.registration,
-                source: Source::Registered,
+                source: &Source::Registered,
                 expires: lease.expires,
             })
         })
@@ -271,7 +271,10 @@ impl Registry {
             id: id.to_owned(),
         };
         match self.instance(service, id) {
-            Some(_) => RegistryError::Fixed(key),
+            Some(entry) => RegistryError::HeldBy {
+                key,
+                holder: entry.source.clone(),
+            },
             None => RegistryError::NotFound(key),
         }
     }

@@ -91,7 +91,10 @@ fn what_is_not_registered_cannot_be_renewed_or_removed() {
     registry.set_fixed([registration("a", "fixed", 0)]);
     let (a, now) = (service("a"), Instant::now());
     let absent = RegistryError::NotFound(registration("a", "1", 0).key());
-    let fixed = RegistryError::Fixed(registration("a", "fixed", 0).key());
+    let fixed = RegistryError::HeldBy {
+        key: registration("a", "fixed", 0).key(),
+        holder: Source::Topology,
+    };
     assert_eq!(registry.renew(now, &a, "1"), Err(absent.clone()));
     assert_eq!(registry.deregister(&a, "1"), Err(absent));
     assert_eq!(registry.renew(now, &a, "fixed"), Err(fixed.clone()));
@@ -102,7 +105,7 @@ fn what_is_not_registered_cannot_be_renewed_or_removed() {
 #[test]
 fn a_source_removes_only_what_it_put_in() {
     let (mut registry, now) = (Registry::new(), Instant::now());
-    let source = |registry: &Registry| registry.instance(&service("a"), "1").map(|e| e.source);
+    let source = |registry: &Registry| registry.instance(&service("a"), "1").map(|e| e.source.clone());
     registry.register(now, registration("a", "1", 10)).unwrap();
     registry.register(now, registration("a", "2", 10)).unwrap();
     registry.set_fixed([registration("a", "1", 0), registration("b", "3", 0)]);
