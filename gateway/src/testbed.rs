@@ -16,6 +16,7 @@ use causeway_proto::tunnel::{FRAME_PREFIX_BYTES, StreamHeader, decode_frame, fra
 use causeway_zone_sync::{
     catalog::{Age, Catalog, Entry, Export, Record},
     name::{GatewayId, GatewayName, ServiceName, Tags, ZoneName},
+    registry::Source,
     topology::{Fingerprint, Topology, parse},
 };
 use futures_util::future::BoxFuture;
@@ -79,6 +80,8 @@ pub fn instance(id: &str, address: SocketAddr, weight: u32, tags: &[(&str, &str)
         tags: self::tags(tags),
         weight,
         capacity_per_second: None,
+        time_to_live: None,
+        source: Source::Topology,
         health: Health::Healthy,
         load: Arc::default(),
     })
@@ -124,7 +127,7 @@ pub fn snapshot(
         generation: 1,
         zone: zone(own),
         topology: topology.clone(),
-        instances: Arc::new(BTreeMap::from([(service("orders"), instances)])),
+        instances: Arc::new(BTreeMap::from([(service("orders"), instances.into())])),
         catalog: Arc::new(Catalog::new(entries)),
         links: Arc::new(links.iter().map(|(name, link)| (gateway(name), *link)).collect()),
     }

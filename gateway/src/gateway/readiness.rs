@@ -215,7 +215,7 @@ fn disk(sync: &SyncView) -> Check {
 
 fn instances(snapshots: &Snapshots) -> Check {
     let snapshot = snapshots.load();
-    let all = || snapshot.instances.values().flatten();
+    let all = || snapshot.instances.values().flat_map(|list| list.iter());
     let unhealthy = all()
         .filter(|instance| instance.health == Health::Unhealthy)
         .count();

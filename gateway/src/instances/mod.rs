@@ -9,7 +9,7 @@
 //!
 //! [`Health::Unknown`]: crate::snapshot::Health::Unknown
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use causeway_zone_sync::{
     name::{ServiceName, ZoneName},
@@ -17,18 +17,20 @@ use causeway_zone_sync::{
     topology::Topology,
 };
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{snapshot::Instance, telemetry::Metrics};
 
+mod bulk;
+mod replacing;
 mod table;
 mod task;
 
-use table::Table;
-use task::{Command, Receipt, Task};
+pub use crate::snapshot::Published;
+pub use bulk::{AcceptedAll, DeregisteredAll, MAX_REPLACEMENTS};
 
-/// Every instance of this zone by service, healthy or not, in the order of their ids.
-pub type Published = Arc<BTreeMap<ServiceName, Vec<Arc<Instance>>>>;
+use table::Table;
+use task::{Command, Task};
 
 /// The registry's file in the data directory.
 pub const REGISTRY_FILE: &str = "registry.redb";
@@ -36,8 +38,6 @@ pub const REGISTRY_FILE: &str = "registry.redb";
 const COMMANDS: usize = 1024;
 /// Connect failures that may wait for the task; what does not fit is dropped, as the probe it asks for will come anyway.
 const HINTS: usize = 1024;
-/// Registrations that the task takes in at one go, so that a long list does not keep it from probing.
-const BULK_PART: usize = 1000;
 
 #[derive(Debug, Clone)]
 pub struct InstancesConfig {
@@ -73,17 +73,8 @@ pub enum Standing {
     InForce,
     /// The topology does not declare its service: it gets no traffic until it does.
     Undeclared,
-    /// The topology fixes an instance of the same service and id, which goes before it.
+    /// A source that goes before it holds an instance of the same service and id.
     Shadowed,
-}
-
-/// What became of a list of registrations.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AcceptedAll {
-    /// In the order of the list.
-    pub each: Vec<Result<Standing, RegistryError>>,
-    /// The least durable of those accepted.
-    pub durability: Durability,
 }
 
 /// One instance as views show it.
@@ -116,6 +107,8 @@ pub struct Instances {
     commands: mpsc::Sender<Command>,
     hints: mpsc::Sender<InstanceKey>,
     published: watch::Receiver<Published>,
+    /// One for each list that is being handed over as a whole.
+    replacements: Arc<Semaphore>,
 }
 
 /// Takes word of instances that could not be connected to, and has them probed at once if their service is checked. The
@@ -163,6 +156,7 @@ impl Instances {
             commands,
             hints,
             published,
+            replacements: Arc::new(Semaphore::new(MAX_REPLACEMENTS)),
         })
     }
 
@@ -178,36 +172,12 @@ impl Instances {
     /// # Errors
     /// When it breaks a limit, or the gateway is shutting down.
     pub async fn register(&self, registration: Registration) -> Result<Accepted, RegistryError> {
-        let mut receipt = self.register_part(vec![registration]).await?;
-        let durability = receipt.durability().await;
-        let standing = receipt.each.into_iter().next();
-        let standing = standing.unwrap_or(Err(RegistryError::Stopped))?;
-        Ok(Accepted { standing, durability })
-    }
-
-    /// Registers a list, each on its own: one that is refused does not stop the rest.
-    ///
-    /// # Errors
-    /// When the gateway is shutting down.
-    pub async fn register_all(&self, registrations: Vec<Registration>) -> Result<AcceptedAll, RegistryError> {
-        let mut all = AcceptedAll {
-            each: Vec::with_capacity(registrations.len()),
-            durability: Durability::Durable,
-        };
-        let mut receipts = Vec::new();
-        let mut rest = registrations.into_iter();
-        loop {
-            let part: Vec<_> = rest.by_ref().take(BULK_PART).collect();
-            if part.is_empty() {
-                break;
-            }
-            receipts.push(self.register_part(part).await?);
-        }
-        for mut receipt in receipts {
-            all.each.append(&mut receipt.each);
-            all.durability = all.durability.max(receipt.durability().await);
-        }
-        Ok(all)
+        let mut all = self.register_all(vec![registration]).await?;
+        let standing = all.each.pop().unwrap_or(Err(RegistryError::Stopped))?;
+        Ok(Accepted {
+            standing,
+            durability: all.durability,
+        })
     }
 
     /// Gives a registration another full time to live.
@@ -215,20 +185,19 @@ impl Instances {
     /// # Errors
     /// When there is no such registration, or the gateway is shutting down.
     pub async fn renew(&self, service: &ServiceName, id: &str) -> Result<(), RegistryError> {
-        let key = key(service, id);
-        self.ask(|reply| Command::Renew { key, reply }).await?
+        let each = self.renew_all(vec![key(service, id)]).await?;
+        each.into_iter().next().unwrap_or(Err(RegistryError::Stopped))
     }
 
     /// Removes a registration. Returns when it is gone from the disk, or it is known that it cannot be removed there
     /// yet; no new connection goes to it either way.
     ///
     /// # Errors
-    /// When there is no such registration, the topology fixes it, or the gateway is shutting down.
+    /// When there is no such registration, another source holds it, or the gateway is shutting down.
     pub async fn deregister(&self, service: &ServiceName, id: &str) -> Result<Durability, RegistryError> {
-        let key = key(service, id);
-        let receipt = self.ask(|reply| Command::Deregister { key, reply }).await?;
-        let mut receipt = receipt?;
-        Ok(receipt.durability().await)
+        let mut all = self.deregister_all(vec![key(service, id)]).await?;
+        all.each.pop().unwrap_or(Err(RegistryError::Stopped))?;
+        Ok(all.durability)
     }
 
     /// For the data path, to tell which instances it could not connect to.
@@ -257,10 +226,6 @@ impl Instances {
     pub async fn shutdown(&self) {
         // A task that has ended already has nothing left to write.
         let _ = self.ask(|reply| Command::Shutdown { reply }).await;
-    }
-
-    async fn register_part(&self, part: Vec<Registration>) -> Result<Receipt, RegistryError> {
-        self.ask(|reply| Command::Register { part, reply }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, RegistryError> {

@@ -10,7 +10,9 @@ use std::{
 
 use causeway_zone_sync::{
     name::{ServiceName, ZoneName},
-    registry::{Entry, InstanceKey, Registered, Registration, Registry, RegistryError, Source},
+    registry::{
+        Entry, InstanceKey, Registered, Registration, Registry, RegistryError, Replaced, Replacement, Source,
+    },
     topology::{FixedInstance, HealthCheck, Topology},
 };
 use rand::Rng;
@@ -68,7 +70,8 @@ impl Table {
     pub(super) fn apply_topology(&mut self, now: Instant, topology: &Topology) {
         let zone = topology.zones.get(&self.zone);
         let fixed = zone.into_iter().flat_map(|zone| &zone.instances);
-        self.registry.set_fixed(fixed.map(registration_of));
+        let fixed = fixed.map(registration_of).collect();
+        self.registry.replace(now, &Source::Topology, fixed);
         let before = std::mem::take(&mut self.services);
         for (name, service) in &topology.services {
             // A check that stays the same stays the same value, which thousands of instances share.
@@ -91,17 +94,18 @@ impl Table {
         self.reconcile_changed(now);
     }
 
-    /// Registers, and says whether anything but the lease is new.
-    pub(super) fn register(
+    /// Takes in what a source says of one instance, and says whether anything but the lease is new.
+    pub(super) fn put(
         &mut self,
         now: Instant,
+        source: &Source,
         registration: Registration,
     ) -> Result<(Registered, Standing), RegistryError> {
         let key = registration.key();
-        let done = self.registry.register(now, registration)?;
+        let done = self.registry.put(now, source, registration)?;
         self.reconcile_changed(now);
         let entry = self.registry.instance(&key.service, &key.id);
-        let standing = if entry.is_some_and(|e| *e.source != Source::Registered) {
+        let standing = if entry.is_some_and(|e| e.source != source) {
             Standing::Shadowed
         } else if self.services.contains_key(&key.service) {
             Standing::InForce
@@ -128,8 +132,26 @@ impl Table {
         expired
     }
 
-    pub(super) fn registrations(&self) -> impl Iterator<Item = &Registration> {
-        self.registry.registrations()
+    /// Prepares to make `source` hold exactly `wanted`.
+    pub(super) fn replacement(&self, source: Source, wanted: Vec<Registration>) -> Replacement {
+        Replacement::new(&self.registry, source, wanted)
+    }
+
+    /// Goes on with a replacement: see [`Replacement::advance`].
+    pub(super) fn advance(
+        &mut self,
+        now: Instant,
+        replacement: &mut Replacement,
+        steps: usize,
+        noted: impl FnMut(&InstanceKey, Option<&Registration>),
+    ) -> Option<Replaced> {
+        let replaced = replacement.advance(now, &mut self.registry, steps, noted);
+        self.reconcile_changed(now);
+        replaced
+    }
+
+    pub(super) fn stored(&self) -> impl Iterator<Item = (&Source, &Registration)> {
+        self.registry.stored()
     }
 
     pub(super) fn poll_order(&mut self, now: Instant) -> Option<Order> {
@@ -246,7 +268,7 @@ impl Table {
             self.remove(key);
             return;
         };
-        let registration = entry.registration.clone();
+        let (registration, source) = (entry.registration.clone(), entry.source.clone());
         let known = self.member(key);
         let known = known.map(|member| (Arc::clone(&member.instance), member.check));
         if known
@@ -259,7 +281,7 @@ impl Table {
         let (old, check) = known.unzip();
         let (health, check) = self.settle_check(now, &registration, old.as_ref(), check.flatten());
         let load = old.as_ref().map(|old| Arc::clone(&old.load));
-        let instance = instance_of(registration, health, load.unwrap_or_default());
+        let instance = instance_of(registration, source, health, load.unwrap_or_default());
         if let Some(check) = check {
             self.by_check.insert(check, key.clone());
         }
@@ -335,7 +357,7 @@ fn registration_of(fixed: &FixedInstance) -> Registration {
     }
 }
 
-fn instance_of(registration: Registration, health: Health, load: Arc<Load>) -> Instance {
+fn instance_of(registration: Registration, source: Source, health: Health, load: Arc<Load>) -> Instance {
     Instance {
         id: registration.id,
         service: registration.service,
@@ -343,6 +365,8 @@ fn instance_of(registration: Registration, health: Health, load: Arc<Load>) -> I
         tags: registration.tags,
         weight: registration.weight,
         capacity_per_second: registration.capacity_per_second,
+        time_to_live: registration.time_to_live,
+        source,
         health,
         load,
     }
@@ -353,6 +377,7 @@ fn with_health(instance: &Instance, health: Health) -> Instance {
         id: instance.id.clone(),
         service: instance.service.clone(),
         tags: instance.tags.clone(),
+        source: instance.source.clone(),
         load: Arc::clone(&instance.load),
         health,
         ..*instance
@@ -364,6 +389,8 @@ fn is_same(old: &Instance, new: &Instance) -> bool {
     old.tags == new.tags
         && old.weight == new.weight
         && old.capacity_per_second == new.capacity_per_second
+        && old.time_to_live == new.time_to_live
+        && old.source == new.source
         && old.health == new.health
 }
 

@@ -4,18 +4,19 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use causeway_zone_sync::{
     name::ServiceName,
-    registry::{Durability, InstanceKey, Progress, Registered, Registration, RegistryError, Writer},
+    registry::{Durability, InstanceKey, Progress, Registered, Registration, RegistryError, Source, Writer},
     topology::Topology,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     task::{self, JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 
 use super::{
     Failure, InstanceStatus, Published, Standing,
+    replacing::{self, Replacing},
     table::{Change, Table},
 };
 use crate::{
@@ -40,15 +41,21 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 pub(super) enum Command {
     Register {
         part: Vec<Registration>,
-        reply: oneshot::Sender<Receipt>,
+        reply: oneshot::Sender<Receipt<Standing>>,
     },
     Renew {
-        key: InstanceKey,
-        reply: oneshot::Sender<Result<(), RegistryError>>,
+        part: Vec<InstanceKey>,
+        reply: oneshot::Sender<Vec<Result<(), RegistryError>>>,
     },
     Deregister {
-        key: InstanceKey,
-        reply: oneshot::Sender<Result<Receipt, RegistryError>>,
+        part: Vec<InstanceKey>,
+        reply: oneshot::Sender<Receipt<()>>,
+    },
+    Replace {
+        source: Source,
+        wanted: Vec<Registration>,
+        turn: OwnedSemaphorePermit,
+        reply: replacing::Reply,
     },
     Status {
         service: Option<ServiceName>,
@@ -65,12 +72,17 @@ pub(super) enum Command {
 
 /// A change that was made in memory, and the word to come on whether it is on disk.
 #[derive(Debug)]
-pub(super) struct Receipt {
-    pub(super) each: Vec<Result<Standing, RegistryError>>,
+pub(super) struct Receipt<T> {
+    /// In the order of what was asked.
+    pub(super) each: Vec<Result<T, RegistryError>>,
     written: oneshot::Receiver<Durability>,
 }
 
-impl Receipt {
+impl<T> Receipt<T> {
+    pub(super) fn new(each: Vec<Result<T, RegistryError>>, written: oneshot::Receiver<Durability>) -> Self {
+        Self { each, written }
+    }
+
     pub(super) async fn durability(&mut self) -> Durability {
         // The store broke down with the answer in its hands.
         let answer = (&mut self.written).await;
@@ -82,6 +94,7 @@ impl Receipt {
 pub(super) struct Task {
     table: Table,
     writer: Writer,
+    replacing: Replacing,
     topology: watch::Receiver<Arc<Topology>>,
     metrics: Arc<Metrics>,
     publish: watch::Sender<Published>,
@@ -110,7 +123,7 @@ impl Task {
     pub(super) fn new(
         table: Table,
         writer: Writer,
-        stored: Vec<Registration>,
+        stored: Vec<(Source, Registration)>,
         mut topology: watch::Receiver<Arc<Topology>>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Published>) {
@@ -119,6 +132,7 @@ impl Task {
         let mut task = Self {
             table,
             writer,
+            replacing: Replacing::default(),
             topology,
             metrics,
             publish,
@@ -136,14 +150,14 @@ impl Task {
     }
 
     /// Takes up what was registered before the restart. Each lease has its full time again from here on.
-    fn restore(&mut self, stored: Vec<Registration>) {
+    fn restore(&mut self, stored: Vec<(Source, Registration)>) {
         let now = Instant::now().into_std();
         let count = stored.len();
-        for registration in stored {
+        for (source, registration) in stored {
             let key = registration.key();
-            if let Err(error) = self.table.register(now, registration) {
-                tracing::warn!(instance = %key, %error, "a stored registration is not accepted any more");
-                self.writer.remove(key, None);
+            if let Err(error) = self.table.put(now, &source, registration) {
+                tracing::warn!(instance = %key, %source, %error, "a stored registration is not accepted any more");
+                self.writer.remove((source, key), None);
             }
         }
         if count > 0 {
@@ -191,8 +205,10 @@ impl Task {
         let now = Instant::now();
         for key in self.table.expire(now.into_std()) {
             tracing::info!(service = %key.service, id = key.id, "the registration expired");
-            self.writer.remove(key, None);
+            self.writer.remove((Source::Registered, key), None);
         }
+        self.replacing
+            .advance(now.into_std(), &mut self.table, &mut self.writer);
         while let Some(order) = self.table.poll_order(now.into_std()) {
             self.start_probe(order);
         }
@@ -206,6 +222,9 @@ impl Task {
     }
 
     fn wake(&self) -> Instant {
+        if !self.replacing.is_idle() {
+            return Instant::now();
+        }
         let due = self.table.poll_timeout().map(Instant::from_std);
         let due = [due, self.publish_at].into_iter().flatten().min();
         // Nothing to wake up for: any time that is far away serves.
@@ -278,8 +297,17 @@ impl Task {
         // Whoever asked may have left; what was asked for is done all the same.
         match command {
             Command::Register { part, reply } => drop(reply.send(self.register(part))),
-            Command::Renew { key, reply } => drop(reply.send(self.table.renew(now, &key))),
-            Command::Deregister { key, reply } => drop(reply.send(self.deregister(key))),
+            Command::Renew { part, reply } => {
+                let renewed = part.iter().map(|key| self.table.renew(now, key));
+                drop(reply.send(renewed.collect()));
+            }
+            Command::Deregister { part, reply } => drop(reply.send(self.deregister(part))),
+            Command::Replace {
+                source,
+                wanted,
+                turn,
+                reply,
+            } => self.replacing.push(source, wanted, turn, reply),
             Command::Status { service, reply } => {
                 drop(reply.send(self.table.status(now, service.as_ref())));
             }
@@ -291,17 +319,17 @@ impl Task {
         }
     }
 
-    fn register(&mut self, part: Vec<Registration>) -> Receipt {
+    fn register(&mut self, part: Vec<Registration>) -> Receipt<Standing> {
         let now = Instant::now().into_std();
         let mut each = Vec::with_capacity(part.len());
         let mut changed = 0;
         for registration in part {
-            let done = self.table.register(now, registration.clone());
+            let done = self.table.put(now, &Source::Registered, registration.clone());
             if let Ok((Registered::Added | Registered::Replaced, standing)) = done {
                 changed += 1;
                 tracing::debug!(service = %registration.service, id = registration.id,
                     address = %registration.address, ?standing, "registered");
-                self.writer.put(registration, None);
+                self.writer.put(Source::Registered, registration, None);
             }
             each.push(done.map(|(_, standing)| standing));
         }
@@ -313,20 +341,30 @@ impl Task {
         Receipt { each, written }
     }
 
-    fn deregister(&mut self, key: InstanceKey) -> Result<Receipt, RegistryError> {
-        self.table.deregister(Instant::now().into_std(), &key)?;
-        tracing::info!(service = %key.service, id = key.id, "deregistered");
+    fn deregister(&mut self, part: Vec<InstanceKey>) -> Receipt<()> {
+        let now = Instant::now().into_std();
+        let mut each = Vec::with_capacity(part.len());
+        let mut removed = 0;
+        for key in part {
+            let done = self.table.deregister(now, &key);
+            if done.is_ok() {
+                removed += 1;
+                tracing::debug!(service = %key.service, id = key.id, "deregistered");
+                self.writer.remove((Source::Registered, key), None);
+            }
+            each.push(done);
+        }
+        if removed > 0 {
+            tracing::info!(removed, "removed registrations");
+        }
         let (answer, written) = oneshot::channel();
-        self.writer.remove(key, Some(answer));
-        Ok(Receipt {
-            each: Vec::new(),
-            written,
-        })
+        self.writer.wait(Some(answer));
+        Receipt { each, written }
     }
 
     fn write_everything(&mut self) {
-        for registration in self.table.registrations() {
-            self.writer.put(registration.clone(), None);
+        for (source, registration) in self.table.stored() {
+            self.writer.put(source.clone(), registration.clone(), None);
         }
     }
 
