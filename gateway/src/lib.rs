@@ -12,6 +12,7 @@ pub mod health;
 pub mod identity;
 pub mod ingress;
 pub mod instances;
+pub mod registration;
 pub mod relay;
 pub mod reload;
 pub mod route;

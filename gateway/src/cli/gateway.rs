@@ -15,6 +15,7 @@ use crate::{
     dns::DnsConfig,
     gateway::{Gateway, GatewayConfig, StartError},
     identity::{IdentityFolder, LiveIdentity},
+    registration::{RegistrationAddress, RegistrationConfig},
     reload::TopologyFile,
     telemetry::{
         AccessLog, LineWriter, Metrics,
@@ -66,6 +67,17 @@ pub struct Args {
     /// Let the admin API listen where others than this host can reach it, although it has no authentication yet
     #[arg(long, env = "CAUSEWAY_ADMIN_INSECURE")]
     admin_insecure: bool,
+    /// Registration over gRPC: a loopback IP:PORT, or off
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "CAUSEWAY_REGISTRY",
+        default_value = "127.0.0.1:7820"
+    )]
+    registry: RegistrationAddress,
+    /// Let registration listen where others than this host can reach it, although it has no authentication yet
+    #[arg(long, env = "CAUSEWAY_REGISTRY_INSECURE")]
+    registry_insecure: bool,
     /// Addresses for mesh DNS, UDP and TCP; give several separated by commas
     #[arg(
         long,
@@ -223,6 +235,13 @@ fn config(
             listen: args.admin.clone(),
             insecure: args.admin_insecure,
         }),
+        registration: match args.registry {
+            RegistrationAddress::Off => None,
+            RegistrationAddress::At(listen) => Some(RegistrationConfig {
+                listen,
+                insecure: args.registry_insecure,
+            }),
+        },
         access,
         ages: Ages::default(),
         threads: args.threads.map_or_else(cores, std::num::NonZeroUsize::get),
@@ -238,6 +257,7 @@ fn explain(error: &StartError) -> Failure {
             .hint("add the zone to the topology, or issue a certificate for a zone that is in it"),
         StartError::DataDir { .. } => failure.hint("--data must be a folder that this user may write"),
         StartError::Admin(source) => failure.hint(source.hint()),
+        StartError::Registration(source) => failure.hint(source.hint()),
         StartError::Dns(_) => failure.hint("is the address this host's own and the port free? set --dns"),
         StartError::Tunnels(_) => {
             failure.hint("is the address this host's own and the UDP port free? set --listen")

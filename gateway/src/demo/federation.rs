@@ -225,6 +225,7 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
             listen: AdminAddress::Tcp(any),
             insecure: false,
         }),
+        registration: None,
         access: access.clone(),
         ages: Ages::default(),
         metrics: Arc::new(Metrics::default()),

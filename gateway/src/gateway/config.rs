@@ -15,6 +15,7 @@ use crate::{
     dns::{DnsConfig, DnsError},
     identity::LiveIdentity,
     instances::InstancesError,
+    registration::{RegistrationConfig, RegistrationError},
     reload::ReloadState,
     telemetry::{AccessLog, Metrics},
     tunnel, vips,
@@ -36,6 +37,8 @@ pub struct GatewayConfig {
     pub dns: DnsConfig,
     /// `None`: no admin API.
     pub admin: Option<AdminConfig>,
+    /// `None`: no registration over gRPC.
+    pub registration: Option<RegistrationConfig>,
     pub access: AccessLog,
     /// How long other zones' exports are believed.
     pub ages: Ages,
@@ -81,4 +84,6 @@ pub enum StartError {
     Dns(#[from] DnsError),
     #[error("cannot start the admin API")]
     Admin(#[from] AdminError),
+    #[error("cannot take registrations over gRPC")]
+    Registration(#[from] RegistrationError),
 }

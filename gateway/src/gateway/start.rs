@@ -28,6 +28,7 @@ use crate::{
     egress::{Egress, EgressConfig},
     ingress::{Ingress, IngressConfig},
     instances::{Instances, InstancesConfig},
+    registration::Registration,
     snapshot::Snapshots,
     tunnel::{TunnelSet, Tunnels},
     vips::{self, VipTable},
@@ -84,6 +85,10 @@ impl Gateway {
         let dns = start_dns(&config, &known)?;
         let draining = Arc::new(AtomicBool::new(false));
         let admin = start_admin(&config, &known, &egress, &draining, begun).await?;
+        let registration = match config.registration {
+            Some(registration) => Some(Registration::start(registration, known.instances.clone()).await?),
+            None => None,
+        };
         tasks.spawn(stop.clone().run_until_cancelled_owned(keep_sessions(
             config.id().clone(),
             known.tunnel_set.clone(),
@@ -104,6 +109,7 @@ impl Gateway {
             ingress,
             dns,
             admin,
+            registration,
             draining,
             stop,
             tasks,
