@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{ServiceName, Tags};
 
+pub mod etcd;
 mod limits;
 mod source;
 mod state;
