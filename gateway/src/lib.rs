@@ -21,6 +21,7 @@ pub mod target;
 pub mod telemetry;
 pub mod tunnel;
 pub mod vips;
+pub mod zone_sync;
 
 #[cfg(test)]
 mod testbed;

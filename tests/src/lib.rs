@@ -6,6 +6,7 @@
 pub mod address;
 pub mod authority;
 pub mod dns;
+pub mod etcd;
 pub mod federation;
 pub mod http;
 pub mod instance;
@@ -18,3 +19,4 @@ pub mod process;
 pub mod talk;
 pub mod verdict;
 pub mod wait;
+pub mod zone_sync;

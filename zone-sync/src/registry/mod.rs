@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{ServiceName, Tags};
 
+pub mod etcd;
 mod limits;
 mod replacement;
 mod source;
