@@ -2,6 +2,7 @@
 //! tests and the demo can run several zones in one process. Nothing here is global.
 
 pub mod admin;
+pub mod attach;
 pub mod balance;
 pub mod cli;
 pub mod demo;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, Failure};
 use crate::{
     admin::{AdminAddress, AdminConfig},
+    attach::ServerAddress,
     dns::DnsConfig,
     gateway::{Gateway, GatewayConfig, StartError},
     identity::{IdentityFolder, LiveIdentity},
@@ -29,6 +30,8 @@ Examples:
   causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway
   causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway \\
       --dns 127.0.0.53:53 --access-log json
+  causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway \\
+      --zone-sync 127.0.0.1:7820,127.0.0.1:7821
 
 Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the topology file again.";
 
@@ -48,6 +51,15 @@ pub struct Args {
     /// Folder for what must outlive a restart: catalog, registrations, virtual addresses
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_DATA")]
     data: PathBuf,
+    /// Zone-sync processes of this zone, any one of which serves the registry that its gateways share; without it the
+    /// registry is embedded and this is the zone's only gateway
+    #[arg(
+        long,
+        value_name = "ADDR,…",
+        env = "CAUSEWAY_ZONE_SYNC",
+        value_delimiter = ','
+    )]
+    zone_sync: Vec<ServerAddress>,
     /// UDP address to accept tunnels on
     #[arg(
         long,
@@ -225,6 +237,7 @@ fn config(
         topology: topology.topology(),
         reload: topology.state(),
         data_dir: Some(args.data.clone()),
+        zone_sync: args.zone_sync.clone(),
         tunnel,
         dns: DnsConfig {
             listen: args.dns.clone(),

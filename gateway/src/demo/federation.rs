@@ -216,6 +216,7 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
         topology: topology.subscribe(),
         reload: reload.subscribe(),
         data_dir: None,
+        zone_sync: Vec::new(),
         dns: DnsConfig {
             listen: vec![any],
             upstreams: Some(Vec::new()),

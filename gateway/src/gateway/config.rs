@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     admin::{AdminConfig, AdminError},
+    attach::ServerAddress,
     dns::{DnsConfig, DnsError},
     identity::LiveIdentity,
     instances::InstancesError,
@@ -32,6 +33,8 @@ pub struct GatewayConfig {
     pub reload: watch::Receiver<ReloadState>,
     /// Where catalog, registrations and virtual addresses outlive a restart; `None`: they do not.
     pub data_dir: Option<PathBuf>,
+    /// The zone-sync processes that hold the registry which the gateways of the zone share; empty: it is embedded.
+    pub zone_sync: Vec<ServerAddress>,
     pub tunnel: tunnel::TunnelConfig,
     /// No listen address: no DNS.
     pub dns: DnsConfig,

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{GatewayConfig, sync_status::SyncView};
 use crate::{
     admin::{Check, Readiness},
+    attach::AttachStatus,
     egress::Egress,
     identity::LiveIdentity,
     reload::ReloadState,
@@ -30,12 +31,13 @@ pub fn checks(
     snapshots: &Snapshots,
     egress: &Egress,
     sync: &SyncView,
+    attachment: Option<watch::Receiver<AttachStatus>>,
     draining: &Arc<AtomicBool>,
 ) -> Readiness {
     let (draining, reload, identity) = (draining.clone(), config.reload.clone(), config.identity.clone());
     let (linked, healthy, known) = (snapshots.clone(), snapshots.clone(), snapshots.clone());
     let (egress, sync) = (egress.clone(), sync.clone());
-    Readiness::default()
+    let readiness = Readiness::default()
         .with(move || running(draining.load(Ordering::Relaxed)))
         .with(move || topology(&reload))
         .with(move || certificate(&identity, SystemTime::now()))
@@ -43,7 +45,11 @@ pub fn checks(
         .with(move || tunnels(&linked))
         .with(move || catalog(&known))
         .with(move || disk(&sync))
-        .with(move || instances(&healthy))
+        .with(move || instances(&healthy));
+    match attachment {
+        Some(attachment) => readiness.with(move || registry(&attachment.borrow())),
+        None => readiness,
+    }
 }
 
 fn running(draining: bool) -> Check {
@@ -209,6 +215,37 @@ fn disk(sync: &SyncView) -> Check {
         ),
         Some(Disk::Working | Disk::Absent) | None => {
             Check::ok("gateway", "disk", "what must outlive a restart is written")
+        }
+    }
+}
+
+fn registry(attachment: &AttachStatus) -> Check {
+    let lost = match attachment.attachments {
+        0 | 1 => String::new(),
+        count => format!(", attached {count} times since the start"),
+    };
+    match &attachment.attached {
+        Ok(attached) => Check::ok(
+            "zone sync",
+            "registry",
+            format!(
+                "attached to {}, revision {}, with the gateways {}{lost}",
+                attached.server,
+                attached.revision,
+                attached.gateways.join(", ")
+            ),
+        ),
+        Err(detached) => {
+            let since = humantime::format_duration(Duration::from_secs(detached.since.elapsed().as_secs()));
+            Check::warn(
+                "zone sync",
+                "registry",
+                format!(
+                    "detached since {since}{lost}; what was known is served on; {}",
+                    detached.failure
+                ),
+                "is `causeway zone-sync` running at one of the --zone-sync addresses, and its etcd? registrations are refused until then",
+            )
         }
     }
 }

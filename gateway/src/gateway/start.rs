@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     admin::{Admin, AdminState},
+    attach::{Attach, AttachConfig},
     dns::Dns,
     egress::{Egress, EgressConfig},
     ingress::{Ingress, IngressConfig},
@@ -129,6 +130,10 @@ async fn know(
         InstancesConfig {
             zone: id.zone.clone(),
             data_dir: config.data_dir.clone(),
+            shared: (!config.zone_sync.is_empty()).then(|| AttachConfig {
+                id: id.clone(),
+                servers: config.zone_sync.clone(),
+            }),
         },
         config.topology.clone(),
         config.metrics.clone(),
@@ -253,7 +258,14 @@ async fn start_admin(
         tunnels: known.tunnel_set.clone(),
         metrics: config.metrics.clone(),
         instances: known.instances.clone(),
-        readiness: readiness::checks(config, &known.snapshots, egress, &known.sync_view, draining),
+        readiness: readiness::checks(
+            config,
+            &known.snapshots,
+            egress,
+            &known.sync_view,
+            known.instances.attachment().map(Attach::status),
+            draining,
+        ),
         sync: known.sync_view.readings(),
         bindings: Arc::new(move || bindings.borrow().clone()),
         access: config.access.clone(),

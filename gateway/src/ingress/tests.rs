@@ -216,6 +216,7 @@ async fn an_instance_that_does_not_accept_is_reported_for_a_check() {
     let config = InstancesConfig {
         zone: testbed::zone("east"),
         data_dir: None,
+        shared: None,
     };
     let instances = Instances::start(config, watched, Arc::default()).unwrap();
     let mut published = instances.subscribe();

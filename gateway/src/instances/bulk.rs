@@ -3,6 +3,8 @@
 use causeway_zone_sync::registry::{Durability, InstanceKey, Registration, RegistryError, Replaced, Source};
 use tokio::sync::oneshot;
 
+use crate::attach::Forwarded;
+
 use super::{
     Instances, Standing,
     task::{Command, Receipt},
@@ -34,8 +36,11 @@ impl Instances {
     /// Registers a list, each on its own: one that is refused does not stop the rest.
     ///
     /// # Errors
-    /// When the gateway is shutting down.
+    /// When the gateway is shutting down, or no zone-sync could take a list that belongs there.
     pub async fn register_all(&self, registrations: Vec<Registration>) -> Result<AcceptedAll, RegistryError> {
+        if let Some(attach) = &self.attach {
+            return self.forward_registrations(attach, registrations).await;
+        }
         let make = |part, reply| Command::Register { part, reply };
         let (each, durability) = self.in_parts(registrations, make).await?;
         Ok(AcceptedAll { each, durability })
@@ -44,8 +49,12 @@ impl Instances {
     /// Removes a list of registrations, each on its own.
     ///
     /// # Errors
-    /// When the gateway is shutting down.
+    /// When the gateway is shutting down, or no zone-sync could take a list that belongs there.
     pub async fn deregister_all(&self, keys: Vec<InstanceKey>) -> Result<DeregisteredAll, RegistryError> {
+        if let Some(attach) = &self.attach {
+            let Forwarded { each, durability } = attach.deregister(&keys).await?;
+            return Ok(DeregisteredAll { each, durability });
+        }
         let make = |part, reply| Command::Deregister { part, reply };
         let (each, durability) = self.in_parts(keys, make).await?;
         Ok(DeregisteredAll { each, durability })
@@ -54,11 +63,14 @@ impl Instances {
     /// Gives each registration of a list another full time to live; the answers are in the order of the list.
     ///
     /// # Errors
-    /// When the gateway is shutting down.
+    /// When the gateway is shutting down, or no zone-sync could take a list that belongs there.
     pub async fn renew_all(
         &self,
         keys: Vec<InstanceKey>,
     ) -> Result<Vec<Result<(), RegistryError>>, RegistryError> {
+        if let Some(attach) = &self.attach {
+            return Ok(attach.renew(&keys).await?.each);
+        }
         let mut each = Vec::with_capacity(keys.len());
         for part in parts(keys) {
             each.append(&mut self.ask(|reply| Command::Renew { part, reply }).await?);
@@ -70,12 +82,15 @@ impl Instances {
     /// carried through, even if the caller goes away. Returns when it is on disk, or is known not to be.
     ///
     /// # Errors
-    /// When the gateway is shutting down.
+    /// When the gateway is shutting down, or no zone-sync could take a list that belongs there.
     pub async fn replace(
         &self,
         source: Source,
         wanted: Vec<Registration>,
     ) -> Result<(Replaced, Durability), RegistryError> {
+        if let Some((attach, source)) = self.shared_source(&source) {
+            return attach.replace(&source, wanted).await;
+        }
         // The semaphore is never closed.
         let turn = self.replacements.clone().acquire_owned().await;
         let turn = turn.map_err(|_| RegistryError::Stopped)?;

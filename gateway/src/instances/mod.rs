@@ -19,16 +19,24 @@ use causeway_zone_sync::{
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::{snapshot::Instance, telemetry::Metrics};
+use crate::{
+    attach::{Attach, AttachConfig},
+    health::Sharing,
+    snapshot::Instance,
+    telemetry::Metrics,
+};
 
 mod bulk;
 mod replacing;
+mod shared;
 mod table;
 mod task;
 
 pub use crate::snapshot::Published;
 pub use bulk::{AcceptedAll, DeregisteredAll, MAX_REPLACEMENTS};
+pub use shared::SHARED_REGISTRY_FILE;
 
+use shared::Shared;
 use table::Table;
 use task::{Command, Task};
 
@@ -44,6 +52,8 @@ pub struct InstancesConfig {
     pub zone: ZoneName,
     /// Where registrations survive a restart; `None`: they do not.
     pub data_dir: Option<PathBuf>,
+    /// Where the registry is that the gateways of the zone share; `None`: the registry is embedded.
+    pub shared: Option<AttachConfig>,
 }
 
 /// Why instances could not be looked after.
@@ -109,6 +119,8 @@ pub struct Instances {
     published: watch::Receiver<Published>,
     /// One for each list that is being handed over as a whole.
     replacements: Arc<Semaphore>,
+    /// `None`: the registry is embedded.
+    attach: Option<Attach>,
 }
 
 /// Takes word of instances that could not be connected to, and has them probed at once if their service is checked. The
@@ -138,25 +150,34 @@ impl Instances {
         topology: watch::Receiver<Arc<Topology>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, InstancesError> {
+        let file = match &config.shared {
+            Some(_) => SHARED_REGISTRY_FILE,
+            None => REGISTRY_FILE,
+        };
         let (writer, stored) = match &config.data_dir {
             None => (Writer::none(), Vec::new()),
-            Some(folder) => {
-                Writer::open(&folder.join(REGISTRY_FILE)).map_err(|source| InstancesError::Store {
-                    zone: config.zone.clone(),
-                    source,
-                })?
-            }
+            Some(folder) => Writer::open(&folder.join(file)).map_err(|source| InstancesError::Store {
+                zone: config.zone.clone(),
+                source,
+            })?,
         };
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (hints, hint_queue) = mpsc::channel(HINTS);
-        let table = Table::new(config.zone);
-        let (task, published) = Task::new(table, writer, stored, topology, metrics);
+        let sharing = match &config.shared {
+            Some(shared) => Sharing::among(shared.id.gateway.as_str()),
+            None => Sharing::alone(),
+        };
+        let table = Table::new(config.zone, sharing);
+        let attached = config.shared.map(|shared| Attach::start(shared, metrics.clone()));
+        let (attach, feed) = attached.unzip();
+        let (task, published) = Task::new(table, writer, stored, Shared::new(feed), topology, metrics);
         tokio::spawn(task.run(command_queue, hint_queue));
         Ok(Self {
             commands,
             hints,
             published,
             replacements: Arc::new(Semaphore::new(MAX_REPLACEMENTS)),
+            attach,
         })
     }
 
@@ -200,6 +221,12 @@ impl Instances {
         Ok(all.durability)
     }
 
+    /// The attachment to the registry that the gateways of the zone share; `None`: the registry is embedded.
+    #[must_use]
+    pub fn attachment(&self) -> Option<&Attach> {
+        self.attach.as_ref()
+    }
+
     /// For the data path, to tell which instances it could not connect to.
     #[must_use]
     pub fn connect_failures(&self) -> ConnectFailures {
@@ -224,6 +251,9 @@ impl Instances {
 
     /// Stops checking, writes what is not on disk yet, and ends the task. What is published stays readable.
     pub async fn shutdown(&self) {
+        if let Some(attach) = &self.attach {
+            attach.stop();
+        }
         // A task that has ended already has nothing left to write.
         let _ = self.ask(|reply| Command::Shutdown { reply }).await;
     }

@@ -81,7 +81,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn what_is_published_is_what_is_known(steps in proptest::collection::vec((0u8..7, any::<u8>(), 0u64..20), 1..60)) {
-        let mut table = Table::new(ZoneName::new("east").unwrap());
+        let mut table = Table::new(ZoneName::new("east").unwrap(), Sharing::alone());
         let (mut now, mut rng) = (Instant::now(), SmallRng::seed_from_u64(1));
         let mut under_way = Vec::new();
         for (action, n, seconds) in steps {
@@ -103,7 +103,7 @@ proptest! {
 
 #[test]
 fn a_change_leaves_the_lists_of_other_services_as_they_were() {
-    let mut table = Table::new(ZoneName::new("east").unwrap());
+    let mut table = Table::new(ZoneName::new("east").unwrap(), Sharing::alone());
     let now = Instant::now();
     table.apply_topology(now, &topology(0));
     table.put(now, &Source::Registered, registration(0, 0)).unwrap();

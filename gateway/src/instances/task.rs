@@ -17,9 +17,11 @@ use tokio::{
 use super::{
     Failure, InstanceStatus, Published, Standing,
     replacing::{self, Replacing},
+    shared::{Shared, room},
     table::{Change, Table},
 };
 use crate::{
+    attach,
     health::{Order, Outcome, probe},
     snapshot::Health,
     telemetry::Metrics,
@@ -61,6 +63,11 @@ pub(super) enum Command {
         service: Option<ServiceName>,
         reply: oneshot::Sender<Vec<InstanceStatus>>,
     },
+    /// How registrations would stand, whether or not they have come from the zone-sync yet.
+    Standings {
+        keys: Vec<InstanceKey>,
+        reply: oneshot::Sender<Vec<Standing>>,
+    },
     LastFailure {
         key: InstanceKey,
         reply: oneshot::Sender<Option<Failure>>,
@@ -92,8 +99,9 @@ impl<T> Receipt<T> {
 
 #[derive(Debug)]
 pub(super) struct Task {
-    table: Table,
-    writer: Writer,
+    pub(super) table: Table,
+    pub(super) writer: Writer,
+    pub(super) shared: Shared,
     replacing: Replacing,
     topology: watch::Receiver<Arc<Topology>>,
     metrics: Arc<Metrics>,
@@ -116,6 +124,7 @@ enum Event {
     Topology(bool),
     Probed(Result<(task::Id, Outcome), JoinError>),
     Stored(Progress),
+    Changed(Vec<attach::Change>),
     Time,
 }
 
@@ -124,6 +133,7 @@ impl Task {
         table: Table,
         writer: Writer,
         stored: Vec<(Source, Registration)>,
+        shared: Shared,
         mut topology: watch::Receiver<Arc<Topology>>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Published>) {
@@ -133,6 +143,7 @@ impl Task {
             table,
             writer,
             replacing: Replacing::default(),
+            shared,
             topology,
             metrics,
             publish,
@@ -155,9 +166,12 @@ impl Task {
         let count = stored.len();
         for (source, registration) in stored {
             let key = registration.key();
-            if let Err(error) = self.table.put(now, &source, registration) {
-                tracing::warn!(instance = %key, %source, %error, "a stored registration is not accepted any more");
-                self.writer.remove((source, key), None);
+            match self.table.put(now, &source, registration) {
+                Ok(_) => self.shared.note_stored(key, source),
+                Err(error) => {
+                    tracing::warn!(instance = %key, %source, %error, "a stored registration is not accepted any more");
+                    self.writer.remove((source, key), None);
+                }
             }
         }
         if count > 0 {
@@ -171,10 +185,18 @@ impl Task {
         mut hints: mpsc::Receiver<InstanceKey>,
     ) {
         let mut topology_follows = true;
+        let reports = self.shared.reports();
         loop {
             self.carry_out();
             let wake = self.wake();
             let event = tokio::select! {
+                changes = self.shared.changes(), if !self.writer.is_full() => Event::Changed(changes),
+                place = room(reports.as_ref()), if self.table.has_report() => {
+                    if let Some(report) = self.table.take_report() {
+                        place.send(report);
+                    }
+                    continue;
+                }
                 command = commands.recv(), if !self.writer.is_full() => Event::Command(command),
                 Some(key) = hints.recv() => Event::Hint(key),
                 changed = self.topology.changed(), if topology_follows => Event::Topology(changed.is_ok()),
@@ -194,6 +216,7 @@ impl Task {
                     self.take_topology();
                 }
                 Event::Probed(probed) => self.handle_probed(probed),
+                Event::Changed(changes) => self.take_changes(changes),
                 Event::Stored(Progress::StoreReplaced) => self.write_everything(),
                 Event::Stored(Progress::Committed) | Event::Time => {}
             }
@@ -310,6 +333,10 @@ impl Task {
             } => self.replacing.push(source, wanted, turn, reply),
             Command::Status { service, reply } => {
                 drop(reply.send(self.table.status(now, service.as_ref())));
+            }
+            Command::Standings { keys, reply } => {
+                let standings = keys.iter().map(|key| self.table.standing(key));
+                drop(reply.send(standings.collect()));
             }
             Command::LastFailure { key, reply } => {
                 drop(reply.send(self.table.last_failure(now, &key)));

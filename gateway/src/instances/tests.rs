@@ -42,7 +42,11 @@ const CHECKED: &str =
 fn start_in(data_dir: Option<PathBuf>, topology: Arc<Topology>) -> Result<Bench, InstancesError> {
     let (sender, receiver) = watch::channel(topology);
     let zone = ZoneName::new("east").unwrap();
-    let config = InstancesConfig { zone, data_dir };
+    let config = InstancesConfig {
+        zone,
+        data_dir,
+        shared: None,
+    };
     let instances = Instances::start(config, receiver, Arc::new(Metrics::default()))?;
     Ok(Bench {
         published: instances.subscribe(),

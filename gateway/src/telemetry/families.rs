@@ -154,11 +154,27 @@ pub(super) struct ZoneFamilies {
     pub sync_refused: Family<BySideReason, Counter>,
     pub reloads: Family<ByResult, Counter>,
     pub renewals: Family<ByResult, Counter>,
+    pub registry_attached: Gauge,
+    pub registry_attachments: Counter,
 }
 
 impl ZoneFamilies {
     pub fn new(registry: &mut Registry) -> Self {
+        let registry_attached = Gauge::default();
+        registry.register(
+            "registry_attached",
+            "1 while attached to a zone-sync of the own zone; 0 also where the registry is embedded",
+            registry_attached.clone(),
+        );
+        let registry_attachments = Counter::default();
+        registry.register(
+            "registry_attachments",
+            "Attachments to a zone-sync of the own zone; more than one means that one was lost",
+            registry_attachments.clone(),
+        );
         Self {
+            registry_attached,
+            registry_attachments,
             health_checks: counters(
                 registry,
                 "health_checks",

@@ -247,6 +247,15 @@ impl Metrics {
         self.zone.sync_refused.get_or_create(&labels).inc();
     }
 
+    /// Whether this gateway is attached to a zone-sync of its zone; the first call and each that says so again counts as
+    /// another attachment.
+    pub fn registry_attached(&self, attached: bool) {
+        self.zone.registry_attached.set(i64::from(attached));
+        if attached {
+            self.zone.registry_attachments.inc();
+        }
+    }
+
     /// The topology was reloaded (`true`) or a bad file was refused (`false`).
     pub fn topology_reloaded(&self, ok: bool) {
         self.zone
@@ -263,7 +272,7 @@ impl Metrics {
             .inc();
     }
 
-    pub(super) fn registry(&self) -> &Registry {
+    pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }
 

@@ -179,6 +179,7 @@ fn instances(snapshot: &Snapshot, metrics: Arc<Metrics>) -> Instances {
     let config = InstancesConfig {
         zone: snapshot.zone.clone(),
         data_dir: None,
+        shared: None,
     };
     let (_, topology) = watch::channel(snapshot.topology.clone());
     Instances::start(config, topology, metrics).unwrap()

@@ -74,12 +74,25 @@ pub enum RegistryError {
     TooManySources,
     #[error("the registry has stopped: the gateway is shutting down")]
     Stopped,
+    /// The registry is elsewhere and cannot be asked.
+    #[error("no zone-sync could take it{}", because(.0))]
+    Away(String),
+    /// The registry is elsewhere and said no.
+    #[error("{message}")]
+    Refused { word: String, message: String },
+}
+
+fn because(failure: &str) -> String {
+    match failure {
+        "" => String::new(),
+        failure => format!(": {failure}"),
+    }
 }
 
 impl RegistryError {
     /// The refusal in one word, for programs; it stays the same over versions.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn word(&self) -> &str {
         match self {
             Self::EmptyId | Self::LongId(_) | Self::BadId(_) => "bad_id",
             Self::BadService(_) => "bad_service",
@@ -95,6 +108,8 @@ impl RegistryError {
             Self::BadSource(_) | Self::ReservedSource(_) => "bad_source",
             Self::TooManySources => "too_many_sources",
             Self::Stopped => "stopped",
+            Self::Away(_) => "away",
+            Self::Refused { word, .. } => word,
         }
     }
 }
