@@ -60,6 +60,9 @@ pub struct Args {
         value_delimiter = ','
     )]
     zone_sync: Vec<ServerAddress>,
+    /// Attach to a zone-sync on another host, although the way there is neither encrypted nor authenticated yet
+    #[arg(long, env = "CAUSEWAY_ZONE_SYNC_INSECURE")]
+    zone_sync_insecure: bool,
     /// UDP address to accept tunnels on
     #[arg(
         long,
@@ -188,6 +191,7 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         ))
         .hint("issue a certificate for this zone, or correct --zone"));
     }
+    check_zone_sync(&args)?;
     // From here on a signal ends the gateway in good order, however far it has come.
     let signals =
         Signals::new().map_err(|error| Failure::new("cannot listen for signals").because(&error))?;
@@ -211,6 +215,18 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     // They end by themselves; a panic in one was logged where it happened.
     let _ = tokio::join!(watch, renewing);
     Ok(Exit::Done)
+}
+
+/// Whoever stands between this gateway and a zone-sync could tell it which instances there are.
+fn check_zone_sync(args: &Args) -> Result<(), Failure> {
+    let elsewhere = args.zone_sync.iter().find(|server| !server.is_local());
+    match elsewhere.filter(|_| !args.zone_sync_insecure) {
+        None => Ok(()),
+        Some(server) => Err(Failure::usage(format!(
+            "the zone-sync at {server} is on another host, and the way there is neither encrypted nor authenticated yet"
+        ))
+        .hint("run a zone-sync on this host, or pass --zone-sync-insecure where only trusted hosts reach that network")),
+    }
 }
 
 fn config(

@@ -18,6 +18,9 @@ use crate::snapshot::Health;
 /// Most instances whose health is kept: all that can register, and as many fixed ones.
 const MAX_TOLD: usize = 2 * MAX_INSTANCES_PER_ZONE;
 
+/// How many instances that are gone may be remembered in any case, so that they are not looked through all the time.
+const SPARE_TOLD: usize = 1_000;
+
 /// What a gateway found of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -173,11 +176,18 @@ impl Sharing {
         self.doubted.remove(key);
     }
 
-    /// The instance is gone, and what was known of it with it.
+    /// What was said of an instance does not count any more: this gateway, which checks it, looks anew.
     pub fn forget(&mut self, key: &InstanceKey) {
         self.told.remove(key);
         self.doubted.remove(key);
         self.reports.remove(key);
+    }
+
+    /// Drops what was said of instances that are gone, once that is more than what is here.
+    pub fn prune(&mut self, here: usize, is_here: impl Fn(&InstanceKey) -> bool) {
+        if self.told.len() > 2 * here + SPARE_TOLD {
+            self.told.retain(|key, _| is_here(key));
+        }
     }
 
     #[must_use]

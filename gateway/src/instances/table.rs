@@ -308,8 +308,7 @@ impl Table {
     /// the address stays the same: at another address it is another process.
     fn reconcile(&mut self, now: Instant, key: &InstanceKey) {
         let Some(entry) = self.registry.instance(&key.service, &key.id) else {
-            self.remove(key);
-            self.sharing.forget(key);
+            self.let_go(key);
             return;
         };
         let (registration, source) = (entry.registration.clone(), entry.source.clone());
@@ -319,11 +318,7 @@ impl Table {
             .as_ref()
             .is_some_and(|old| old.address != registration.address)
         {
-            self.remove(key);
-            if known.duty == Some(Duty::Check) {
-                // Another gateway goes by what was said until this one says otherwise.
-                self.sharing.forget(key);
-            }
+            self.let_go(key);
             return self.reconcile(now, key);
         }
         let settled = self.settle_check(now, key, registration.address, &known);

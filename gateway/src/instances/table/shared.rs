@@ -92,6 +92,24 @@ impl Table {
         (checked, duties().count() - checked)
     }
 
+    /// Removes an instance that is gone, or is another process from now on. Where this gateway checks it, a new one under
+    /// its key is looked at before it counts. The others go by what was last said: the store may keep it, and does not say
+    /// it again when it is still so.
+    pub(super) fn let_go(&mut self, key: &InstanceKey) {
+        let duty = self.member(key).and_then(|member| member.duty);
+        self.remove(key);
+        if duty == Some(Duty::Check) {
+            self.sharing.forget(key);
+        }
+        let Self { sharing, members, .. } = self;
+        let is_here = |key: &InstanceKey| {
+            members
+                .get(&key.service)
+                .is_some_and(|ids| ids.contains_key(&key.id))
+        };
+        sharing.prune(self.registry.len(), is_here);
+    }
+
     /// After a check: tells the others, or gives up a doubt.
     pub(super) fn share_result(&mut self, now: Instant, check: CheckId) {
         let (Some(key), Some(state)) = (self.by_check.get(&check), self.checks.state(check)) else {
