@@ -16,6 +16,7 @@ pub mod measured;
 pub mod metrics;
 pub mod peer;
 pub mod process;
+pub mod shared_zone;
 pub mod talk;
 pub mod verdict;
 pub mod wait;

@@ -1,6 +1,12 @@
 //! `causeway gateway`: runs one zone's gateway until it is told to stop.
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use causeway_zone_sync::{name::ZoneName, replica::Ages, topology::Style};
 use clap::ValueEnum;
@@ -34,6 +40,9 @@ Examples:
       --zone-sync 127.0.0.1:7820,127.0.0.1:7821
 
 Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the topology file again.";
+
+/// Where registrations are taken over gRPC unless something else is said.
+const DEFAULT_REGISTRY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7820);
 
 /// Run one zone's gateway: tunnels, ingress, egress, mesh DNS, zone sync and the admin API
 #[derive(Debug, clap::Args)]
@@ -82,14 +91,10 @@ pub struct Args {
     /// Let the admin API listen where others than this host can reach it, although it has no authentication yet
     #[arg(long, env = "CAUSEWAY_ADMIN_INSECURE")]
     admin_insecure: bool,
-    /// Registration over gRPC: a loopback IP:PORT, or off
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "CAUSEWAY_REGISTRY",
-        default_value = "127.0.0.1:7820"
-    )]
-    registry: RegistrationAddress,
+    /// Registration over gRPC: a loopback IP:PORT, or off [default: 127.0.0.1:7820; with --zone-sync off, as the
+    /// zone-sync takes registrations]
+    #[arg(long, value_name = "ADDR", env = "CAUSEWAY_REGISTRY")]
+    registry: Option<RegistrationAddress>,
     /// Let registration listen where others than this host can reach it, although it has no authentication yet
     #[arg(long, env = "CAUSEWAY_REGISTRY_INSECURE")]
     registry_insecure: bool,
@@ -176,6 +181,7 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 async fn serve(args: Args) -> Result<Exit, Failure> {
+    check_zone_sync(&args)?;
     let identity = IdentityFolder::open(&args.identity).map_err(|error| {
         Failure::new(format!("cannot use the identity in {}", args.identity.display()))
             .because(&error)
@@ -191,7 +197,6 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         ))
         .hint("issue a certificate for this zone, or correct --zone"));
     }
-    check_zone_sync(&args)?;
     // From here on a signal ends the gateway in good order, however far it has come.
     let signals =
         Signals::new().map_err(|error| Failure::new("cannot listen for signals").because(&error))?;
@@ -215,6 +220,14 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     // They end by themselves; a panic in one was logged where it happened.
     let _ = tokio::join!(watch, renewing);
     Ok(Exit::Done)
+}
+
+/// A zone-sync of this host listens on the same port.
+fn default_registry(args: &Args) -> RegistrationAddress {
+    match args.zone_sync.as_slice() {
+        [] => RegistrationAddress::At(DEFAULT_REGISTRY),
+        _ => RegistrationAddress::Off,
+    }
 }
 
 /// Whoever stands between this gateway and a zone-sync could tell it which instances there are.
@@ -264,7 +277,7 @@ fn config(
             listen: args.admin.clone(),
             insecure: args.admin_insecure,
         }),
-        registration: match args.registry {
+        registration: match args.registry.unwrap_or(default_registry(args)) {
             RegistrationAddress::Off => None,
             RegistrationAddress::At(listen) => Some(RegistrationConfig {
                 listen,

@@ -162,7 +162,7 @@ fn weave<T>(read: Read, done: Vec<Result<T, RegistryError>>) -> Vec<Outcome> {
 /// What keeps a whole call from being done; that of one element is its outcome.
 fn refuse_call(error: RegistryError) -> Status {
     match error {
-        RegistryError::Stopped => Status::unavailable(error.to_string()),
+        RegistryError::Stopped | RegistryError::Away(_) => Status::unavailable(error.to_string()),
         _ => Status::invalid_argument(format!("{}: {error}", error.word())),
     }
 }

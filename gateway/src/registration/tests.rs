@@ -31,6 +31,7 @@ async fn start() -> Bench {
     let config = InstancesConfig {
         zone: ZoneName::new("east").unwrap(),
         data_dir: None,
+        shared: None,
     };
     let instances = Instances::start(config, topology, Arc::new(Metrics::default())).unwrap();
     let config = RegistrationConfig {
