@@ -230,5 +230,5 @@ impl Instances {
 }
 
 #[cfg(test)]
-#[path = "shared_tests.rs"]
+#[path = "shared_tests/mod.rs"]
 mod tests;
