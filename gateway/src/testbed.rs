@@ -108,10 +108,13 @@ pub fn entry(origin: &str, age: Age, draining: bool, exports: &[Exported<'_>]) -
         exports: exports.collect(),
         draining,
         topology: Fingerprint::default(),
+        topology_generation: 0,
+        signed: None,
     };
     Entry {
         record: Arc::new(record),
         age,
+        via: None,
     }
 }
 

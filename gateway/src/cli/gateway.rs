@@ -307,6 +307,7 @@ fn explain(error: &StartError) -> Failure {
         StartError::Instances(_) | StartError::Vips(_) => {
             failure.hint("does another gateway use the same --data folder?")
         }
+        StartError::Identity(_) => failure.hint("the key must be one that can sign: ECDSA, Ed25519 or RSA"),
         StartError::Threads { .. } | StartError::ZoneSync(_) => failure,
     }
 }

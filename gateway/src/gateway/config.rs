@@ -14,7 +14,7 @@ use crate::{
     admin::{AdminConfig, AdminError},
     attach::ServerAddress,
     dns::{DnsConfig, DnsError},
-    identity::LiveIdentity,
+    identity::{LiveIdentity, TlsError},
     instances::InstancesError,
     registration::{RegistrationConfig, RegistrationError},
     reload::ReloadState,
@@ -77,6 +77,8 @@ pub enum StartError {
     },
     #[error("cannot look after instances")]
     Instances(#[from] InstancesError),
+    #[error("cannot sign what is told to other zones")]
+    Identity(#[from] TlsError),
     #[error("cannot start zone sync")]
     ZoneSync(#[from] service::StartError),
     #[error("cannot keep virtual addresses")]

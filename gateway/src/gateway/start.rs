@@ -142,6 +142,8 @@ async fn know(
         origin: id.clone(),
         data_dir: config.data_dir.clone(),
         ages: config.ages,
+        signer: Some(config.identity.signer()?),
+        verifier: config.identity.verifier()?,
     })
     .await?;
     let naming = name_services(config.metrics.clone(), config.topology.clone());

@@ -29,6 +29,7 @@ mod files;
 mod leaf;
 mod live;
 mod spiffe;
+mod statement;
 
 use chain::ChainVerifier;
 pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, ROOTS_FILE};

@@ -256,6 +256,16 @@ impl Metrics {
         }
     }
 
+    /// What was held of a gateway was not what it says, and was asked for anew.
+    pub fn sync_repaired(&self) {
+        self.zone.sync_repairs.inc();
+    }
+
+    /// A message that only a newer program knows was passed over.
+    pub fn sync_passed_over(&self) {
+        self.zone.sync_passed_over.inc();
+    }
+
     /// The topology was reloaded (`true`) or a bad file was refused (`false`).
     pub fn topology_reloaded(&self, ok: bool) {
         self.zone

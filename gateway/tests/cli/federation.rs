@@ -107,10 +107,13 @@ fn entry(
         exports: set,
         draining: false,
         topology,
+        topology_generation: 0,
+        signed: None,
     };
     Entry {
         record: Arc::new(record),
         age,
+        via: None,
     }
 }
 

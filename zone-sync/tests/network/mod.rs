@@ -1,6 +1,8 @@
 //! A made-up network of replicas with a clock of its own. It checks after every step that no version goes back and
 //! that no record differs from what its origin wrote at that version.
 
+#![allow(dead_code, reason = "each file of tests uses the part that it needs")]
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -11,7 +13,8 @@ use causeway_proto::sync::SyncMessage;
 use causeway_zone_sync::{
     catalog::{Export, Record},
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
-    replica::{Ages, Event, LocalChange, Replica},
+    replica::{Event, LocalChange, Protocols, Replica, ReplicaConfig},
+    signing::keyed::{KeyedSigner, KeyedVerifier},
 };
 use prost::Message as _;
 use rand::{Rng, rngs::SmallRng};
@@ -47,12 +50,37 @@ pub fn export(service: usize, healthy: u32) -> Export {
     }
 }
 
+/// What program a replica runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// Protocol 1 only.
+    Older,
+    Present,
+    /// Protocol 3, with fields and messages that nobody else knows.
+    Newer,
+}
+
+pub fn config(index: usize, incarnation: u64, program: Program) -> ReplicaConfig {
+    let mut config = ReplicaConfig::new(gateway(index), incarnation, Arc::new(KeyedVerifier::new([7; 32])));
+    config.signer = Some(Arc::new(KeyedSigner::new([7; 32], &gateway(index))));
+    config.speaks = match program {
+        Program::Older => Protocols { oldest: 1, newest: 1 },
+        Program::Present => Protocols::default(),
+        Program::Newer => Protocols { oldest: 1, newest: 3 },
+    };
+    if program == Program::Newer {
+        config.unknown_fields = [0xf8, 7, 1][..].into();
+    }
+    config
+}
+
 type Stamped = (usize, u64, u64);
 
 pub struct Network {
     pub now: Instant,
     replicas: Vec<Replica>,
     incarnations: Vec<u64>,
+    programs: Vec<Program>,
     /// In flight from one to another, in order.
     wires: BTreeMap<(usize, usize), VecDeque<SyncMessage>>,
     faults: Faults,
@@ -70,12 +98,18 @@ pub struct Network {
 
 impl Network {
     pub fn new(count: usize, faults: Faults) -> Self {
+        Self::of(&vec![Program::Present; count], faults)
+    }
+
+    pub fn of(programs: &[Program], faults: Faults) -> Self {
         let now = Instant::now();
-        let replica = |i| Replica::new(now, gateway(i), 1, Ages::default(), []);
+        let count = programs.len();
+        let replica = |(i, program): (usize, &Program)| Replica::new(now, config(i, 1, *program), []);
         Self {
             now,
-            replicas: (0..count).map(replica).collect(),
+            replicas: programs.iter().enumerate().map(replica).collect(),
             incarnations: vec![1; count],
+            programs: programs.to_vec(),
             wires: BTreeMap::new(),
             faults,
             reopens: false,
@@ -138,14 +172,14 @@ impl Network {
             .collect();
         let exports: Vec<Export> = self.replicas[at].own().exports.iter().cloned().collect();
         let incarnation = self.incarnations[at];
-        self.replicas[at] = Replica::new(self.now, gateway(at), incarnation, Ages::default(), held);
+        self.replicas[at] = Replica::new(self.now, config(at, incarnation, self.programs[at]), held);
         self.local(at, LocalChange::Exports(exports));
     }
 
     /// As after the loss of the disk, with a clock that went back.
     pub fn restart_without_memory(&mut self, at: usize, _rng: &mut SmallRng) {
         self.cut_all(at);
-        self.replicas[at] = Replica::new(self.now, gateway(at), 0, Ages::default(), []);
+        self.replicas[at] = Replica::new(self.now, config(at, 0, self.programs[at]), []);
         self.newest.retain(|(holder, _), _| *holder != at);
     }
 
