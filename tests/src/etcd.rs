@@ -1,6 +1,7 @@
 //! A real etcd of several members on loopback, in a folder that goes with it. Members can be killed and started again.
 
 use std::{
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -9,10 +10,11 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use causeway_proto::etcd::etcdserverpb::{
-    StatusRequest, StatusResponse, maintenance_client::MaintenanceClient,
+    CompactionRequest, StatusRequest, StatusResponse, kv_client::KvClient,
+    maintenance_client::MaintenanceClient,
 };
 use tempfile::TempDir;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{address::Block, process::Process, wait::until};
 
@@ -126,6 +128,32 @@ impl Etcd {
         until("etcd has a leader", PATIENCE, async || self.leader().await.ok()).await
     }
 
+    /// Makes etcd forget how it came to what it holds now.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn compact(&self) -> anyhow::Result<()> {
+        let status = self.status(0).await?;
+        let revision = status.header.context("a header")?.revision;
+        let channel = self.connect(0).await?;
+        KvClient::new(channel)
+            .compact(CompactionRequest { revision })
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes everything that the members stored; none may run.
+    ///
+    /// # Errors
+    /// When a member runs or its folder cannot be deleted.
+    pub fn wipe(&mut self) -> anyhow::Result<()> {
+        for member in 0..self.members.len() {
+            ensure!(self.members[member].is_none(), "member {member} runs");
+            fs::remove_dir_all(self.data(member)).context("delete what a member stored")?;
+        }
+        Ok(())
+    }
+
     /// Resident memory of each member that runs, in bytes.
     #[must_use]
     pub fn resident_bytes(&self) -> Vec<u64> {
@@ -155,10 +183,19 @@ impl Etcd {
     }
 
     async fn status(&self, member: usize) -> anyhow::Result<StatusResponse> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.address(member, CLIENTS)))?;
-        let channel = endpoint.connect_timeout(ANSWER).timeout(ANSWER).connect().await?;
+        let channel = self.connect(member).await?;
         let status = MaintenanceClient::new(channel).status(StatusRequest {}).await?;
         Ok(status.into_inner())
+    }
+
+    async fn connect(&self, member: usize) -> anyhow::Result<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address(member, CLIENTS)))?;
+        let endpoint = endpoint.connect_timeout(ANSWER).timeout(ANSWER);
+        endpoint.connect().await.context("connect to a member of etcd")
+    }
+
+    fn data(&self, member: usize) -> PathBuf {
+        self.folder.path().join(format!("data{member}"))
     }
 
     fn address(&self, member: usize, port: u16) -> SocketAddr {
@@ -179,7 +216,7 @@ impl Etcd {
         command
             .args(["--name", &format!("etcd{member}")])
             .arg("--data-dir")
-            .arg(self.folder.path().join(format!("data{member}")))
+            .arg(self.data(member))
             .args([
                 "--listen-client-urls",
                 &clients,

@@ -17,17 +17,17 @@ use crate::wait::until;
 /// Lines of a log that are shown when a test fails.
 const TAIL_LINES: usize = 40;
 
-/// The `causeway` program that was built with this test, beside the test's own executable.
+/// The `causeway` program that was built with this one: in the same folder, or for a test, in the one above.
 ///
 /// # Errors
 /// When it is not there.
 pub fn program() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("find this test's executable")?;
-    let profile = own
-        .parent()
-        .and_then(Path::parent)
-        .context("find the folder of the profile")?;
-    let program = profile.join("causeway");
+    let beside = own.parent().context("find the folder of this program")?;
+    let above = beside.parent().context("find the folder of the profile")?;
+    let places = [beside.join("causeway"), above.join("causeway")];
+    let [first, last] = places;
+    let program = if first.exists() { first } else { last };
     ensure!(
         program.exists(),
         "{} is missing: run `cargo build` first",

@@ -111,6 +111,20 @@ impl ZoneSyncProcess {
         connect(self.address).await
     }
 
+    /// Stops it where it stands, until [`ZoneSyncProcess::resume`].
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
     /// # Errors
     /// When it does not run.
     pub fn kill(&mut self) -> anyhow::Result<()> {

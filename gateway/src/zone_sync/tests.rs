@@ -1,1 +1,128 @@
 //! What needs no etcd: addresses, and what is answered before etcd was reached.
+
+use std::net::TcpListener;
+
+use causeway_proto::registry::{
+    AttachRequest, HeartbeatRequest, RegisterRequest, Registration, WatchRequest,
+    registry_client::RegistryClient,
+};
+use tonic::{Code, transport::Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::*;
+
+/// An address at which nothing listens.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+fn config(listen: &str) -> ZoneSyncConfig {
+    ZoneSyncConfig {
+        zone: "east".parse().unwrap(),
+        etcd: vec![nobody()],
+        listen: listen.parse().unwrap(),
+        insecure: false,
+        admin: Some(AdminConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            insecure: false,
+        }),
+    }
+}
+
+fn tcp(zone_sync: &ZoneSync) -> String {
+    format!("http://{}", zone_sync.address())
+}
+
+#[test]
+fn an_address_to_listen_on_reads_back_as_it_is_written() {
+    for text in ["127.0.0.1:7820", "[::1]:0", "unix:/run/causeway/zone-sync.sock"] {
+        assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
+    }
+    for bad in ["", "7820", "localhost:1", "unix:", "unix:relative"] {
+        assert!(bad.parse::<ListenAddress>().is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_others_can_reach_is_refused_unless_it_is_meant() {
+    let refused = ZoneSync::start(config("0.0.0.0:0")).await.unwrap_err();
+    assert!(matches!(refused, ZoneSyncError::NotLoopback(_)), "{refused}");
+    let mut meant = config("0.0.0.0:0");
+    meant.insecure = true;
+    ZoneSync::start(meant).await.unwrap().shutdown().await;
+}
+
+#[tokio::test]
+async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
+    let zone_sync = ZoneSync::start(config("127.0.0.1:0")).await.unwrap();
+    let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
+    let registrations = vec![Registration {
+        service: "orders".to_owned(),
+        address: "10.0.0.1:80".to_owned(),
+        ..Registration::default()
+    }];
+    let refused = client
+        .register(RegisterRequest { registrations })
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("etcd"), "{}", refused.message());
+    let beat = client.heartbeat(HeartbeatRequest::default()).await.unwrap_err();
+    let watch = client.watch(WatchRequest::default()).await.unwrap_err();
+    let attach = client
+        .attach(tokio_stream::pending::<AttachRequest>())
+        .await
+        .unwrap_err();
+    assert!(
+        [beat, watch, attach]
+            .iter()
+            .all(|refused| refused.code() == Code::Unavailable)
+    );
+
+    let channel = Endpoint::from_shared(tcp(&zone_sync))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let request = HealthCheckRequest {
+        service: "causeway.registry.v1.Registry".to_owned(),
+    };
+    let health = HealthClient::new(channel)
+        .check(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(health.status(), ServingStatus::NotServing);
+    zone_sync.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_too_long_is_refused_whole() {
+    let zone_sync = ZoneSync::start(config("127.0.0.1:0")).await.unwrap();
+    let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
+    let registrations = vec![Registration::default(); 1_001];
+    let refused = client
+        .register(RegisterRequest { registrations })
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    zone_sync.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_served_replaced_when_it_was_left_behind_and_removed_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("zone-sync.sock");
+    let listen = format!("unix:{}", path.display());
+    // Left behind by a process that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let zone_sync = ZoneSync::start(config(&listen)).await.unwrap();
+    tokio::net::UnixStream::connect(&path).await.unwrap();
+    let second = ZoneSync::start(config(&listen)).await.unwrap_err();
+    assert!(matches!(second, ZoneSyncError::Bind { .. }), "{second}");
+    zone_sync.shutdown().await;
+    assert!(!path.exists());
+}

@@ -41,6 +41,8 @@ const MAX_REQUESTS: usize = 8;
 enum Ended {
     /// The revision to go on from is gone: everything must be read anew.
     Compacted,
+    /// etcd is of an earlier revision than what it told before: it was restored from a copy, or begun anew.
+    SetBack,
     Failed(Status),
 }
 
@@ -71,6 +73,7 @@ pub async fn run(inner: Arc<Inner>) {
                 tracing::info!(zone = %inner.zone, "etcd has compacted its history; reading everything anew");
                 must_read = true;
             }
+            Ended::SetBack => must_read = true,
             Ended::Failed(error) => {
                 // A watch that told something was a good one.
                 failures = if inner.is_following() || inner.view().revision() > before {
@@ -117,6 +120,7 @@ async fn read(inner: &Inner) -> Result<usize, super::EtcdError> {
             if inner.is_away() {
                 inner.change(|view| view.recovered(Instant::now()));
             }
+            check_set_back(inner, request.revision);
             inner.view().begin_reading();
         }
         let last = page.kvs.last().map(|last| last.key.clone());
@@ -162,6 +166,11 @@ async fn watch(inner: &Inner, member: usize) -> Ended {
                 heard = Instant::now();
                 match answer.and_then(|answer| take(inner, answer)) {
                     Ok(None) => {}
+                    Ok(Some(Ended::SetBack)) => match is_set_back(inner).await {
+                        Ok(true) => return Ended::SetBack,
+                        Ok(false) => contact(inner),
+                        Err(error) => return Ended::Failed(error),
+                    },
                     Ok(Some(ended)) => return ended,
                     Err(error) => return Ended::Failed(error),
                 }
@@ -190,6 +199,31 @@ async fn next(answers: &mut Streaming<WatchResponse>) -> Result<WatchResponse, S
     }
 }
 
+/// When etcd is of an earlier revision than what it told before, nothing that is known counts as newer. Only to be
+/// called with what a reading said: a member that lags may tell a watch of an earlier revision.
+fn check_set_back(inner: &Inner, revision: i64) {
+    let known = inner.view().revision();
+    if revision >= known {
+        return;
+    }
+    tracing::error!(zone = %inner.zone, known, revision,
+        "etcd has been set back: it was restored from a copy or begun anew; what it lacks is put back from what is known here");
+    inner.change(|view| view.set_back(Instant::now()));
+}
+
+/// Whether etcd as a whole is of an earlier revision than what is known, and not just the member that was asked.
+async fn is_set_back(inner: &Inner) -> Result<bool, Status> {
+    let request = RangeRequest {
+        key: inner.layout.first(),
+        limit: 1,
+        ..RangeRequest::default()
+    };
+    let known = inner.view().revision();
+    let answer = inner.client.range(CALL_LIMIT, &request).await;
+    let answer = answer.map_err(|error| Status::unavailable(error.cause()))?;
+    Ok(answer.header.map_or(0, |header| header.revision) < known)
+}
+
 /// Takes up one answer; `Some`: it was the last.
 fn take(inner: &Inner, answer: WatchResponse) -> Result<Option<Ended>, Status> {
     if answer.compact_revision != 0 {
@@ -199,6 +233,10 @@ fn take(inner: &Inner, answer: WatchResponse) -> Result<Option<Ended>, Status> {
         return Err(Status::unavailable(answer.cancel_reason));
     }
     if answer.created {
+        let revision = answer.header.map_or(0, |header| header.revision);
+        if revision < inner.view().revision() {
+            return Ok(Some(Ended::SetBack));
+        }
         contact(inner);
         return Ok(None);
     }

@@ -249,6 +249,10 @@ fn refuse(inner: &Inner, batch: Vec<(Vec<u8>, Order)>, why: &str) {
         .failed
         .fetch_add(batch.len() as u64, Ordering::Relaxed);
     for (_, order) in batch {
+        // An instance that lives must get its key back sooner or later.
+        if let (Key::Slot(key), Write::Claim { recreate: true, .. }) = (&order.key, &order.write) {
+            inner.view().claim_later(key.clone());
+        }
         // Who no longer listens needs no answer.
         let _ = order.answer.send(Err(NotWritten(why.to_owned())));
     }

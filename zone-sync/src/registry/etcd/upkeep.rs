@@ -157,7 +157,8 @@ fn take_answer(inner: &Inner, answer: &LeaseKeepAliveResponse) {
     if answer.ttl > 0 {
         inner.leases().renewed(Instant::now(), answer.id);
     } else if inner.leases().contains(answer.id) {
-        tracing::warn!(zone = %inner.zone, lease = answer.id,
+        let keys = inner.view().keys_of_lease(answer.id);
+        tracing::warn!(zone = %inner.zone, lease = answer.id, keys,
             "a lease ran out although it was renewed: etcd was out of reach for too long; its instances are put back");
         inner.lose_lease(answer.id);
     }

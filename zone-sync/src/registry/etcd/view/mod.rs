@@ -104,6 +104,8 @@ pub struct View {
     newest: i64,
     reading: u32,
     recovered: Option<Instant>,
+    /// etcd lost what it had; what the next reading lacks is put back.
+    is_set_back: bool,
     changes: BTreeSet<Change>,
     claims: BTreeSet<SlotKey>,
     orphans: Vec<(InstanceKey, i64)>,
@@ -273,6 +275,7 @@ impl View {
         for gone in slots.into_iter().chain(reports).chain(gateways) {
             self.delete(now, &gone, revision);
         }
+        self.is_set_back = false;
         self.advance(revision);
     }
 
@@ -292,10 +295,32 @@ impl View {
         }
     }
 
+    /// etcd is of an earlier revision than what is known: it was restored from a copy, or begun anew. What it holds counts
+    /// from now on, and what the next reading lacks is to be claimed anew.
+    pub fn set_back(&mut self, now: Instant) {
+        self.recovered(now);
+        self.is_set_back = true;
+        self.revision = 0;
+        self.removed.clear();
+        for slot in self
+            .services
+            .values_mut()
+            .flat_map(BTreeMap::values_mut)
+            .flatten()
+        {
+            slot.at.revision = 0;
+        }
+        self.forget_present_revisions();
+    }
+
     fn delete_slot(&mut self, now: Instant, key: &SlotKey, revision: i64) {
-        let recovered = self.recovered;
+        let (recovered, is_set_back) = (self.recovered, self.is_set_back);
         let Some(slot) = self.slot_mut(key) else { return };
         if slot.at.revision > revision {
+            return;
+        }
+        if is_set_back {
+            self.claims.insert(key.clone());
             return;
         }
         let time_to_live = slot.registration.time_to_live.filter(|_| slot.at.lease != 0);

@@ -208,6 +208,15 @@ impl View {
         }
     }
 
+    pub(super) fn forget_present_revisions(&mut self) {
+        for held in self.health.values_mut() {
+            held.at.revision = held.at.revision.min(1);
+        }
+        for held in self.gateways.values_mut() {
+            held.at.revision = 0;
+        }
+    }
+
     fn is_present(&self, name: &GatewayName) -> bool {
         self.gateways.contains_key(name) || self.attached.contains_key(name)
     }
