@@ -18,6 +18,7 @@ pub mod relay;
 pub mod reload;
 pub mod route;
 pub mod snapshot;
+pub mod sources;
 pub mod target;
 pub mod telemetry;
 pub mod tunnel;

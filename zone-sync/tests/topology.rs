@@ -105,6 +105,10 @@ zones:
     gateways: [gw.east.acme.internal:7800]
     instances:
       - { service: orders, address: 10.1.0.11:8080, tags: { version: 1.10 }, weight: 3, capacity: 500/s }
+    sources:
+      dns:
+        - { service: orders, srv: _orders._tcp.acme.internal, tags: { version: v2 }, weight_from_srv: true }
+        - { service: web, name: Web.acme.internal., port: 8080, weight: 2 }
   west:
     tags: { region: us, runtime: k8s }
     gateways: [{ addresses: [gw1.west.acme.internal:7800, '[fd00::1]:7800'] }, gw2.west.acme.internal:7800]

@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{RawQuery, Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -15,7 +15,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 use serde::Serialize;
 
 use super::{
-    AdminState, Check, Status,
+    AdminState, Check, Status, bulk,
     checks::diagnose,
     error::ApiError,
     explain, guard,
@@ -38,7 +38,10 @@ pub(super) fn router(state: AdminState, hosts: guard::Hosts) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/zones", get(zones))
         .route("/v1/services", get(services))
-        .route("/v1/instances", get(instances))
+        .route("/v1/instances", get(instances).post(bulk::register))
+        .route("/v1/instances/renew", post(bulk::renew))
+        .route("/v1/instances/deregister", post(bulk::deregister))
+        .route("/v1/sources/{name}", put(bulk::replace))
         .route("/v1/tunnels", get(tunnels))
         .route("/v1/exports", get(exports))
         .route("/v1/catalog", get(catalog))
@@ -49,6 +52,7 @@ pub(super) fn router(state: AdminState, hosts: guard::Hosts) -> Router {
         .route("/v1/instances/{service}/{id}/renew", post(renew))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(Extension(bulk::Slots::default()))
         .layer(middleware::from_fn(in_time))
         .layer(middleware::from_fn_with_state(hosts, guard::check))
         .with_state(state)
@@ -62,7 +66,7 @@ async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
 async fn not_found(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     ApiError::not_found(format!("there is nothing at {path}"))
-        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, checks, explain")
+        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, checks, explain, sources")
 }
 
 async fn wrong_method() -> ApiError {

@@ -8,6 +8,7 @@ use axum::{
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use causeway_zone_sync::{
     name::{ServiceName, Tags},
     registry::{Durability, Registration, RegistryError},
@@ -37,7 +38,7 @@ pub struct InstanceBody {
     pub ttl: Option<String>,
 }
 
-fn one() -> u32 {
+pub(super) fn one() -> u32 {
     1
 }
 
@@ -46,8 +47,8 @@ fn one() -> u32 {
 pub struct RegisteredView {
     pub service: String,
     pub id: String,
-    /// `in_force`; `undeclared`: no traffic until the topology declares the service; `shadowed`: the topology fixes an
-    /// instance with this id, which goes before it.
+    /// `in_force`; `undeclared`: no traffic until the topology declares the service; `shadowed`: a source
+    /// that goes before it has an instance with this id.
     pub standing: String,
     /// `durable`; `no_store`: lost when the gateway restarts; `write_failed`: the same, for now.
     pub durability: String,
@@ -64,6 +65,7 @@ impl From<RegistryError> for ApiError {
             RegistryError::ServiceFull(_) | RegistryError::ZoneFull => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, text).hint("deregister instances that are gone")
             }
+            RegistryError::NoTime(_) => Self::bad_request(text).hint("for example 30s"),
             RegistryError::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             RegistryError::Away(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text).hint(
                 "nothing was registered; try again when `causeway check` says that this gateway is attached",
@@ -93,21 +95,27 @@ pub(super) async fn register(
     let view = RegisteredView {
         service: service.to_string(),
         id,
-        standing: match accepted.standing {
-            Standing::InForce => "in_force",
-            Standing::Undeclared => "undeclared",
-            Standing::Shadowed => "shadowed",
-        }
-        .to_owned(),
-        durability: match accepted.durability {
-            Durability::Durable => "durable",
-            Durability::NoStore => "no_store",
-            Durability::WriteFailed => "write_failed",
-        }
-        .to_owned(),
+        standing: standing_word(accepted.standing).to_owned(),
+        durability: durability_word(accepted.durability).to_owned(),
     };
     let snapshot = state.snapshots.load();
     Ok(Json(Envelope::new("registered", &snapshot, vec![view])).into_response())
+}
+
+pub(super) fn standing_word(standing: Standing) -> &'static str {
+    match standing {
+        Standing::InForce => "in_force",
+        Standing::Undeclared => "undeclared",
+        Standing::Shadowed => "shadowed",
+    }
+}
+
+pub(super) fn durability_word(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Durable => "durable",
+        Durability::NoStore => "no_store",
+        Durability::WriteFailed => "write_failed",
+    }
 }
 
 pub(super) async fn renew(
@@ -143,22 +151,32 @@ fn registration(service: ServiceName, id: String, body: InstanceBody) -> Result<
     })
 }
 
-fn time_to_live(text: &str) -> Result<Duration, ApiError> {
-    humantime::parse_duration(text)
-        .map_err(|_| ApiError::bad_request(format!("`{text}` is not a time to live")).hint("for example 30s"))
+pub(super) fn time_to_live(text: &str) -> Result<Duration, RegistryError> {
+    let shown = || {
+        text.chars()
+            .take(80)
+            .collect::<String>()
+            .escape_debug()
+            .to_string()
+    };
+    humantime::parse_duration(text).map_err(|_| RegistryError::NoTime(shown()))
+}
+
+/// Reads a whole body.
+pub(super) async fn read_body(request: Request, most_bytes: usize) -> Result<Bytes, ApiError> {
+    match Limited::new(request.into_body(), most_bytes).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            let error = format!("the body is longer than {most_bytes} bytes");
+            Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error))
+        }
+        Err(error) => Err(ApiError::bad_request(format!("the body cannot be read: {error}"))),
+    }
 }
 
 /// Reads a whole JSON body of at most [`MAX_BODY_BYTES`].
 async fn read_json<T: serde::de::DeserializeOwned>(request: Request) -> Result<T, ApiError> {
-    let body = Limited::new(request.into_body(), MAX_BODY_BYTES);
-    let bytes = match body.collect().await {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            let error = format!("the body is longer than {MAX_BODY_BYTES} bytes");
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error));
-        }
-        Err(error) => return Err(ApiError::bad_request(format!("the body cannot be read: {error}"))),
-    };
+    let bytes = read_body(request, MAX_BODY_BYTES).await?;
     serde_json::from_slice(&bytes).map_err(|error| {
         ApiError::bad_request(format!("the body is not an instance: {error}")).hint(
             r#"for example {"address":"10.1.0.11:8080","tags":{"version":"v1"},"weight":1,"ttl":"30s"}"#,

@@ -5,6 +5,7 @@
 
 mod address;
 mod api;
+mod bulk;
 mod checks;
 mod error;
 mod explain;
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use address::{AdminAddress, AdminError};
+pub use bulk::{ListedInstance, ListedKey, MAX_ELEMENTS, OutcomeView, ReplacedView};
 pub use checks::{Check, Readiness, Status};
 pub use explain::{Candidate, Explanation, Step, Verdict};
 pub use instances::{InstanceBody, RegisteredView};

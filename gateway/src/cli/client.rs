@@ -94,6 +94,18 @@ impl Endpoint {
         self.understand(&answer)
     }
 
+    /// Sends a JSON list and reads a JSON answer.
+    pub async fn post_list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        list: &[impl Serialize],
+    ) -> Result<T, Failure> {
+        let body =
+            serde_json::to_vec(list).map_err(|error| Failure::new("cannot write JSON").because(&error))?;
+        let answer = self.send(Method::POST, path, body.into()).await?;
+        self.understand(&answer)
+    }
+
     fn understand<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, Failure> {
         serde_json::from_slice(answer).map_err(|error| {
             Failure::new(format!("cannot understand the answer of {self}"))

@@ -91,6 +91,9 @@ pub struct Args {
     /// Let the admin API listen where others than this host can reach it, although it has no authentication yet
     #[arg(long, env = "CAUSEWAY_ADMIN_INSECURE")]
     admin_insecure: bool,
+    /// Folder whose *.yaml files hold instances of this zone, as the topology writes them; followed at once
+    #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_INSTANCES")]
+    instances: Option<PathBuf>,
     /// Registration over gRPC: a loopback IP:PORT, or off [default: 127.0.0.1:7820; with --zone-sync off, as the
     /// zone-sync takes registrations]
     #[arg(long, value_name = "ADDR", env = "CAUSEWAY_REGISTRY")]
@@ -277,6 +280,7 @@ fn config(
             listen: args.admin.clone(),
             insecure: args.admin_insecure,
         }),
+        instances_folder: args.instances.clone(),
         registration: match args.registry.unwrap_or(default_registry(args)) {
             RegistrationAddress::Off => None,
             RegistrationAddress::At(listen) => Some(RegistrationConfig {

@@ -17,6 +17,7 @@ mod get;
 mod man;
 pub(crate) mod output;
 mod register;
+mod register_list;
 mod schema;
 mod tables;
 mod validate;

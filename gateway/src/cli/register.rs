@@ -1,21 +1,21 @@
 //! `causeway register` and `causeway deregister`: put an instance into the zone's registry, keep it there, take it out.
 
-use std::{io::Write, net::SocketAddr, str::FromStr, time::Duration};
+use std::{io::Write, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use causeway_zone_sync::name::ServiceName;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     AdminArgs, Exit, Failure,
     client::{Endpoint, escape},
-    output,
+    output, register_list,
 };
-use crate::admin::{InstanceBody, RegisteredView, view::Envelope};
+use crate::admin::{InstanceBody, ListedKey, RegisteredView, view::Envelope};
 
 /// Time to live of `--keep` when none is given.
-const KEEP_TIME_TO_LIVE: Duration = Duration::from_secs(30);
+pub(super) const KEEP_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 /// How often a lease is renewed within its time to live: two renewals may be lost.
-const RENEWALS_PER_LIFE: u32 = 3;
+pub(super) const RENEWALS_PER_LIFE: u32 = 3;
 
 const REGISTER_HELP: &str = "\
 Examples:
@@ -25,22 +25,29 @@ Examples:
       lives 30 s; run it again within that time to renew it
   causeway register orders --address 127.0.0.1:8080 --keep
       stays in the foreground, renews, and deregisters on SIGINT or SIGTERM
+  causeway register -f instances.yaml --keep
+      the same for a list: [{ service: orders, address: \"10.1.0.11:8080\", ttl: 30s }, …]
 
 Registering the same service and id again replaces the instance.";
 
 const DEREGISTER_HELP: &str = "\
 Examples:
-  causeway deregister orders --id 10.1.0.11:8080";
+  causeway deregister orders --id 10.1.0.11:8080
+  causeway deregister orders --id web-1 --id web-2";
 
 /// Put an instance into the zone's registry.
 #[derive(Debug, clap::Args)]
 #[command(after_help = REGISTER_HELP)]
 pub struct RegisterArgs {
-    #[arg(value_name = "SERVICE")]
-    service: ServiceName,
+    #[arg(value_name = "SERVICE", required_unless_present = "file")]
+    service: Option<ServiceName>,
+    /// A YAML or JSON list of instances instead of one; - is standard input
+    #[arg(short, long, value_name = "FILE",
+        conflicts_with_all = ["service", "address", "id", "tags", "weight", "capacity", "ttl"])]
+    file: Option<PathBuf>,
     /// Where the instance listens
-    #[arg(long, value_name = "IP:PORT")]
-    address: SocketAddr,
+    #[arg(long, value_name = "IP:PORT", required_unless_present = "file")]
+    address: Option<SocketAddr>,
     /// Unique within the service and zone [default: the address]
     #[arg(long)]
     id: Option<String>,
@@ -57,7 +64,7 @@ pub struct RegisterArgs {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     ttl: Option<Duration>,
     /// Stay in the foreground, renew, and deregister at the end
-    #[arg(long)]
+    #[arg(long, visible_alias = "renew")]
     keep: bool,
     #[command(flatten)]
     admin: AdminArgs,
@@ -69,9 +76,9 @@ pub struct RegisterArgs {
 pub struct DeregisterArgs {
     #[arg(value_name = "SERVICE")]
     service: ServiceName,
-    /// The id it was registered with; its address if none was given
-    #[arg(long)]
-    id: String,
+    /// The id it was registered with; its address if none was given; may be given several times
+    #[arg(long = "id", value_name = "ID", required = true)]
+    ids: Vec<String>,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -92,11 +99,19 @@ impl FromStr for Tag {
 }
 
 pub async fn register(args: RegisterArgs) -> Result<Exit, Failure> {
-    let id = args.id.clone().unwrap_or_else(|| args.address.to_string());
-    let path = path(&args.service, &id);
+    if let Some(file) = &args.file {
+        return register_list::register(&args.admin.admin, file, args.keep).await;
+    }
+    let (Some(service), Some(address)) = (args.service, args.address) else {
+        return Err(Failure::usage(
+            "give a SERVICE and its --address, or a list with --file",
+        ));
+    };
+    let id = args.id.clone().unwrap_or_else(|| address.to_string());
+    let path = path(&service, &id);
     let ttl = args.ttl.or(args.keep.then_some(KEEP_TIME_TO_LIVE));
     let body = InstanceBody {
-        address: args.address,
+        address,
         tags: args
             .tags
             .into_iter()
@@ -108,38 +123,50 @@ pub async fn register(args: RegisterArgs) -> Result<Exit, Failure> {
     };
     let answer: Envelope<RegisteredView> = args.admin.admin.put(&path, &body).await?;
     answer.items.iter().for_each(remark);
-    output::print(&format!("registered {} {id}\n", args.service))?;
+    output::print(&format!("registered {service} {id}\n"))?;
     if args.keep {
         keep(&args.admin.admin, &path, &body, ttl.unwrap_or(KEEP_TIME_TO_LIVE)).await?;
-        output::print(&format!("deregistered {} {id}\n", args.service))?;
+        output::print(&format!("deregistered {service} {id}\n"))?;
     }
     Ok(Exit::Done)
 }
 
 /// Says on standard error what the owner of the instance would not expect.
 fn remark(registered: &RegisteredView) {
-    let remarks = [
-        match registered.standing.as_str() {
-            "undeclared" => Some("the topology does not declare this service: no traffic until it does"),
-            "shadowed" => Some("the topology fixes an instance with this id, which goes before this one"),
-            _ => None,
-        },
-        match registered.durability.as_str() {
-            "no_store" => Some("the gateway has no data directory: the registration ends when it restarts"),
-            "write_failed" => Some("the gateway cannot write its registry to disk now, and tries again"),
-            _ => None,
-        },
-    ];
-    for remark in remarks.into_iter().flatten() {
-        // Nowhere is left to report that standard error is gone.
-        let _ = writeln!(std::io::stderr(), "note: {remark}");
+    let words = [&registered.standing, &registered.durability];
+    words
+        .into_iter()
+        .filter_map(|word| remark_on(word))
+        .for_each(note);
+}
+
+/// What an owner of an instance should know of a standing or a durability.
+pub(super) fn remark_on(word: &str) -> Option<&'static str> {
+    match word {
+        "undeclared" => Some("the topology does not declare this service: no traffic until it does"),
+        "shadowed" => Some("a source that goes before this one has an instance with this id, which counts"),
+        "no_store" => Some("the gateway has no data directory: the registration ends when it restarts"),
+        "write_failed" => Some("the gateway cannot write its registry to disk now, and tries again"),
+        _ => None,
     }
 }
 
+pub(super) fn note(text: &str) {
+    // Nowhere is left to report that standard error is gone.
+    let _ = writeln!(std::io::stderr(), "note: {text}");
+}
+
 pub async fn deregister(args: DeregisterArgs) -> Result<Exit, Failure> {
-    args.admin.admin.delete(&path(&args.service, &args.id)).await?;
-    output::print(&format!("deregistered {} {}\n", args.service, args.id))?;
-    Ok(Exit::Done)
+    if let [id] = args.ids.as_slice() {
+        args.admin.admin.delete(&path(&args.service, id)).await?;
+        output::print(&format!("deregistered {} {id}\n", args.service))?;
+        return Ok(Exit::Done);
+    }
+    let keys = args.ids.into_iter().map(|id| ListedKey {
+        service: args.service.to_string(),
+        id,
+    });
+    register_list::deregister(&args.admin.admin, &keys.collect::<Vec<_>>()).await
 }
 
 fn path(service: &ServiceName, id: &str) -> String {
@@ -149,17 +176,14 @@ fn path(service: &ServiceName, id: &str) -> String {
 /// Renews until a signal comes, then deregisters. A gateway that restarts or is away for a while gets the instance
 /// again as soon as it answers: the instance outlives its gateway.
 async fn keep(admin: &Endpoint, path: &str, body: &InstanceBody, ttl: Duration) -> Result<(), Failure> {
-    let cannot = |error: &std::io::Error| Failure::new("cannot wait for signals").because(error);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| cannot(&e))?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| cannot(&e))?;
+    let mut signals = Signals::new()?;
     let mut due = tokio::time::interval(ttl / RENEWALS_PER_LIFE);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut lost = false;
     due.tick().await;
     loop {
         tokio::select! {
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            () = signals.next() => break,
             _ = due.tick() => {}
         }
         let done = if lost {
@@ -175,6 +199,30 @@ async fn keep(admin: &Endpoint, path: &str, body: &InstanceBody, ttl: Duration) 
         lost = done.is_err();
     }
     admin.delete(path).await
+}
+
+/// What ends the keeping.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From here on the signals do not end the process by themselves.
+    pub(super) fn new() -> Result<Self, Failure> {
+        let cannot = |error: std::io::Error| Failure::new("cannot wait for signals").because(&error);
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).map_err(cannot)?,
+            terminate: signal(SignalKind::terminate()).map_err(cannot)?,
+        })
+    }
+
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 #[cfg(test)]

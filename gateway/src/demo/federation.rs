@@ -226,6 +226,7 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
             listen: AdminAddress::Tcp(any),
             insecure: false,
         }),
+        instances_folder: None,
         registration: None,
         access: access.clone(),
         ages: Ages::default(),

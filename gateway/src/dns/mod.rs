@@ -14,6 +14,7 @@ mod forward;
 mod handler;
 mod place;
 mod rate;
+mod resolver;
 mod serve;
 mod status;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use access::Access;
 use forward::{Forwarder, system_upstreams};
 use handler::Handler;
 use rate::Rates;
+pub use resolver::{Lookup, LookupError, Resolver};
 use serve::{MAX_CONNECTIONS, MAX_WAITING, Service, bind};
 
 /// How long the answers under way are waited for at the end.

@@ -40,6 +40,8 @@ pub struct GatewayConfig {
     pub dns: DnsConfig,
     /// `None`: no admin API.
     pub admin: Option<AdminConfig>,
+    /// The folder whose files hold instances; `None`: there is none.
+    pub instances_folder: Option<PathBuf>,
     /// `None`: no registration over gRPC.
     pub registration: Option<RegistrationConfig>,
     pub access: AccessLog,

@@ -21,6 +21,7 @@ use crate::{
     identity::LiveIdentity,
     reload::ReloadState,
     snapshot::{Health, Link, Snapshots},
+    sources::Troubles,
 };
 
 /// A certificate with less than this left is worth a warning.
@@ -32,8 +33,10 @@ pub fn checks(
     egress: &Egress,
     sync: &SyncView,
     attachment: Option<watch::Receiver<AttachStatus>>,
+    troubles: &Troubles,
     draining: &Arc<AtomicBool>,
 ) -> Readiness {
+    let troubles = troubles.clone();
     let (draining, reload, identity) = (draining.clone(), config.reload.clone(), config.identity.clone());
     let (linked, healthy, known) = (snapshots.clone(), snapshots.clone(), snapshots.clone());
     let (egress, sync) = (egress.clone(), sync.clone());
@@ -45,7 +48,8 @@ pub fn checks(
         .with(move || tunnels(&linked))
         .with(move || catalog(&known))
         .with(move || disk(&sync))
-        .with(move || instances(&healthy));
+        .with(move || instances(&healthy))
+        .with(move || sources(&troubles));
     match attachment {
         Some(attachment) => readiness.with(move || registry(&attachment.borrow())),
         None => readiness,
@@ -269,5 +273,24 @@ fn instances(snapshots: &Snapshots) -> Check {
             format!("{unhealthy} of {total} instances of this zone are unhealthy"),
             "`causeway get instances -o wide` shows why each failed its check",
         ),
+    }
+}
+
+fn sources(troubles: &Troubles) -> Check {
+    let troubles = troubles.list();
+    match troubles.as_slice() {
+        [] => Check::ok("clients", "sources", "what the folder and DNS say is taken up"),
+        [(place, trouble), more @ ..] => {
+            let more = match more.len() {
+                0 => String::new(),
+                count => format!(" (and {count} more)"),
+            };
+            Check::warn(
+                "clients",
+                "sources",
+                format!("{place}: {trouble}{more}"),
+                "the gateway's log has the details, with lines and hints",
+            )
+        }
     }
 }

@@ -25,12 +25,13 @@ use super::{
 use crate::{
     admin::{Admin, AdminState},
     attach::{Attach, AttachConfig},
-    dns::Dns,
+    dns::{Dns, Resolver},
     egress::{Egress, EgressConfig},
     ingress::{Ingress, IngressConfig},
     instances::{Instances, InstancesConfig},
     registration::Registration,
     snapshot::Snapshots,
+    sources::{self, SourcesConfig, Troubles},
     tunnel::{TunnelSet, Tunnels},
     vips::{self, VipTable},
 };
@@ -38,6 +39,7 @@ use crate::{
 /// What is known before anything of the data path starts.
 struct Knowledge {
     instances: Instances,
+    troubles: Troubles,
     zone_sync: ZoneSync,
     sync_view: SyncView,
     tunnel_set: Arc<TunnelSet>,
@@ -138,6 +140,7 @@ async fn know(
         config.topology.clone(),
         config.metrics.clone(),
     )?;
+    let troubles = start_sources(config, &instances, stop, tasks).await;
     let (zone_sync, events) = ZoneSync::start(SyncConfig {
         origin: id.clone(),
         data_dir: config.data_dir.clone(),
@@ -189,6 +192,7 @@ async fn know(
     ));
     Ok(Knowledge {
         instances,
+        troubles,
         zone_sync,
         sync_view,
         tunnel_set,
@@ -196,6 +200,22 @@ async fn know(
         generation,
         vips,
     })
+}
+
+/// What feeds the registry by itself.
+async fn start_sources(
+    config: &GatewayConfig,
+    instances: &Instances,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Troubles {
+    let sources = SourcesConfig {
+        zone: config.id().zone.clone(),
+        topology: config.topology.clone(),
+        folder: config.instances_folder.clone(),
+        resolver: Resolver::new(config.dns.upstreams.clone(), &config.dns.listen),
+    };
+    sources::start(sources, instances, tasks, stop).await
 }
 
 fn start_ingress(config: &GatewayConfig, known: &Knowledge) -> Ingress {
@@ -266,6 +286,7 @@ async fn start_admin(
             egress,
             &known.sync_view,
             known.instances.attachment().map(Attach::status),
+            &known.troubles,
             draining,
         ),
         sync: known.sync_view.readings(),

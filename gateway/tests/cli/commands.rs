@@ -11,7 +11,7 @@ use causeway::admin::{Admin, AdminAddress, AdminConfig};
 
 use crate::federation::{registered, serve, state};
 
-fn causeway() -> Command {
+pub fn causeway() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUSEWAY_")) {
         command.env_remove(name);
@@ -20,7 +20,7 @@ fn causeway() -> Command {
     command
 }
 
-async fn run(admin: Option<&Admin>, args: &[&str]) -> Output {
+pub async fn run(admin: Option<&Admin>, args: &[&str]) -> Output {
     let mut command = causeway();
     command.args(args);
     if let Some(admin) = admin {
@@ -31,11 +31,11 @@ async fn run(admin: Option<&Admin>, args: &[&str]) -> Output {
         .unwrap()
 }
 
-fn out(output: &Output) -> String {
+pub fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn err(output: &Output) -> String {
+pub fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 

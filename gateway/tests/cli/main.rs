@@ -5,3 +5,4 @@
 mod api;
 mod commands;
 mod federation;
+mod lists;

@@ -52,6 +52,8 @@ pub enum RegistryError {
     TooHeavy(u32),
     #[error("a time to live of {0:?} is not between 1 s and 24 h")]
     BadTimeToLive(Duration),
+    #[error("`{0}` is not a time to live")]
+    NoTime(String),
     #[error("service `{0}` already has {MAX_INSTANCES_PER_SERVICE} instances")]
     ServiceFull(ServiceName),
     #[error("the zone already has {MAX_INSTANCES_PER_ZONE} instances")]
@@ -99,7 +101,7 @@ impl RegistryError {
             Self::NoAddress(_) | Self::BadAddress(_) => "bad_address",
             Self::TooManyTags(_) | Self::BadTagKey(_) | Self::BadTagValue { .. } => "bad_tags",
             Self::TooHeavy(_) => "bad_weight",
-            Self::BadTimeToLive(_) | Self::NeedlessTimeToLive(_) => "bad_time_to_live",
+            Self::BadTimeToLive(_) | Self::NoTime(_) | Self::NeedlessTimeToLive(_) => "bad_time_to_live",
             Self::ServiceFull(_) => "service_full",
             Self::ZoneFull => "zone_full",
             Self::NotFound(_) => "not_found",

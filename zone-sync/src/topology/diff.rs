@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, fmt};
 
 use serde_json::{Value, json};
 
-use super::model::{GatewayAddresses, Service, SplitArm, Tier, TierTag, TierZone, Topology, Vips, Zone};
+use super::model::{
+    DnsQuestion, GatewayAddresses, Service, SplitArm, Tier, TierTag, TierZone, Topology, Vips, Zone,
+};
 
 /// The changes, in the order of the file: the federation, then its zones, then its services.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -176,6 +178,22 @@ fn zone(diff: &mut Diff, subject: &str, before: &Zone, after: &Zone) {
         instances(before),
         instances(after),
     );
+    let sources = |zone: &Zone| -> BTreeSet<String> {
+        let sources = zone.dns_sources.iter();
+        sources
+            .map(|source| {
+                let weight = match source.question {
+                    DnsQuestion::Srv { weighted: true, .. } => "weight from SRV".to_owned(),
+                    _ => format!("weight {}", source.weight),
+                };
+                format!(
+                    "{} from {} {} {weight}",
+                    source.service, source.question, source.tags
+                )
+            })
+            .collect()
+    };
+    diff.compare_sets(&format!("{subject}: DNS source"), sources(before), sources(after));
     diff.compare(&format!("{subject}: vips"), vips(&before.vips), vips(&after.vips));
 }
 

@@ -23,6 +23,8 @@ pub use model::*;
 pub use render::Style;
 pub use schema::schema;
 
+use std::rc::Rc;
+
 use diagnostic::Sink;
 
 /// Largest topology file, in bytes.
@@ -54,7 +56,34 @@ pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostics> {
     }
 }
 
+/// Reads a file that holds instances alone, written as in a topology; `file_name` is only shown in findings. Whether
+/// their services are declared is not looked at.
+///
+/// # Errors
+/// Everything that is wrong with the file, in one run.
+pub fn parse_instances(text: &str, file_name: &str) -> Result<Vec<FixedInstance>, Diagnostics> {
+    let sink = Sink::default();
+    let read = read_root(text, "a file of instances begins with `instances:`", &sink);
+    let read = read.and_then(|root| read::instance_file(&root, &sink));
+    if let Some(instances) = &read {
+        check::instances(instances, &sink);
+    }
+    let findings = sink.finish(text, file_name);
+    let instances = read.and_then(|instances| instances.into_iter().map(resolve::instance).collect());
+    match instances {
+        Some(instances) if findings.errors() == 0 => Ok(instances),
+        _ => Err(findings),
+    }
+}
+
 fn read_text(text: &str, sink: &Sink) -> Option<raw::File> {
+    let root = read_root(text, "a topology begins with `version: 1`", sink)?;
+    let file = read::file(&root, sink)?;
+    check::file(&file, sink);
+    Some(file)
+}
+
+fn read_root(text: &str, beginning: &str, sink: &Sink) -> Option<Rc<tree::Node>> {
     if text.len() > MAX_FILE_BYTES {
         let message = format!(
             "the file has {} bytes; at most {MAX_FILE_BYTES} are allowed",
@@ -63,14 +92,9 @@ fn read_text(text: &str, sink: &Sink) -> Option<raw::File> {
         sink.push(Diagnostic::error("too-large", &(0..0), message));
         return None;
     }
-    let Some(root) = tree::parse(text, sink) else {
-        if sink.is_empty() {
-            let hint = "a topology begins with `version: 1`";
-            sink.push(Diagnostic::error("empty-file", &(0..0), "the file is empty").hint(hint));
-        }
-        return None;
-    };
-    let file = read::file(&root, sink)?;
-    check::file(&file, sink);
-    Some(file)
+    let root = tree::parse(text, sink);
+    if root.is_none() && sink.is_empty() {
+        sink.push(Diagnostic::error("empty-file", &(0..0), "the file is empty").hint(beginning));
+    }
+    root
 }

@@ -83,7 +83,39 @@ pub struct Zone {
     /// Empty: no way in; this zone dials out, and is served over the same tunnels.
     pub gateways: Vec<GatewayAddresses>,
     pub instances: Vec<FixedInstance>,
+    /// What is asked of DNS for further instances, by this zone's own gateways.
+    pub dns_sources: Vec<DnsSource>,
     pub vips: Vips,
+}
+
+/// Instances of one service that DNS knows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub struct DnsSource {
+    pub service: ServiceName,
+    pub question: DnsQuestion,
+    /// Of every instance that is found.
+    pub tags: Tags,
+    /// Of every instance that is found, unless SRV records say it.
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DnsQuestion {
+    /// SRV records: hosts, ports, and with `weighted` the weights too.
+    Srv { name: String, weighted: bool },
+    /// A and AAAA records.
+    Addresses { name: String, port: u16 },
+}
+
+impl std::fmt::Display for DnsQuestion {
+    /// `SRV _orders._tcp.svc.acme.internal`, `web.acme.internal:8080`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Srv { name, .. } => write!(f, "SRV {name}"),
+            Self::Addresses { name, port } => write!(f, "{name}:{port}"),
+        }
+    }
 }
 
 /// One gateway's addresses, `host:port`; a host name is resolved anew at every dial, and all addresses are raced.

@@ -15,8 +15,8 @@ use super::{
     diagnostic::Span,
     fields::{Listed, Spanned},
     model::{
-        Caller, Dns, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol, Retry,
-        Spill, SplitArm, TierTag, TierZone,
+        Caller, Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol,
+        Retry, Spill, SplitArm, TierTag, TierZone,
     },
 };
 use crate::name::{ServiceName, Tags, ZoneName};
@@ -33,6 +33,7 @@ pub(super) struct Zone {
     pub tags: Tags,
     pub gateways: Vec<Gateway>,
     pub instances: Vec<Instance>,
+    pub dns_sources: Vec<Spanned<DnsSource>>,
     /// `None`: the default range.
     pub vips: Option<Vips>,
 }

@@ -49,12 +49,13 @@ fn zone(zone: raw::Zone) -> Option<(ZoneName, Zone)> {
         tags: zone.tags,
         gateways,
         instances: instances?,
+        dns_sources: values(zone.dns_sources),
         vips,
     };
     Some((zone.name.value, model))
 }
 
-fn instance(instance: raw::Instance) -> Option<FixedInstance> {
+pub(super) fn instance(instance: raw::Instance) -> Option<FixedInstance> {
     Some(FixedInstance {
         service: instance.service?.value,
         address: instance.address?.value,

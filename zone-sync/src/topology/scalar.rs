@@ -285,6 +285,19 @@ pub(super) fn domain(node: &Node, what: &str, sink: &Sink) -> Option<Spanned<Str
     })
 }
 
+/// A domain name as it is asked of DNS, whose labels may begin with `_`; made lower case and without the final dot.
+pub(super) fn dns_name(node: &Node, sink: &Sink) -> Option<Spanned<String>> {
+    let how = "write a full name, such as `orders.acme.internal` or `_orders._tcp.acme.internal`";
+    parsed(node, "a DNS name", how, sink, "bad-domain", |text| {
+        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        let bare: Vec<&str> = name
+            .split('.')
+            .map(|label| label.strip_prefix('_').unwrap_or(label))
+            .collect();
+        (name.len() <= MAX_DOMAIN_BYTES && bare.len() > 1 && is_domain(&bare.join("."))).then_some(name)
+    })
+}
+
 pub(super) fn ip(node: &Node, what: &str, sink: &Sink) -> Option<Spanned<IpAddr>> {
     let how = "write an IP address without a port, such as `10.0.0.5`";
     parsed(node, what, how, sink, "bad-address", |text| {

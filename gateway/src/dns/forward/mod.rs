@@ -49,7 +49,7 @@ pub(super) struct Question {
 }
 
 #[derive(Debug)]
-pub(super) struct Forwarder {
+pub(in crate::dns) struct Forwarder {
     upstreams: Mutex<Upstreams>,
     cache: Cache<Question, Arc<Stored>>,
 }

@@ -48,7 +48,7 @@ impl Stored {
         self.code
     }
 
-    pub(super) fn lifetime(&self) -> Duration {
+    pub(in crate::dns) fn lifetime(&self) -> Duration {
         Duration::from_secs(self.lifetime_seconds.into())
     }
 

@@ -45,6 +45,11 @@ pub(super) fn file(file: &File, sink: &Sink) {
     tiers::check(&context);
 }
 
+/// The checks of a file that holds nothing but instances.
+pub(super) fn instances(instances: &[super::raw::Instance], sink: &Sink) {
+    zones::distinct(instances, sink);
+}
+
 /// `a`, `a and b`, `a, b and 7 more`: enough names to act on, never a screenful.
 fn named(names: &[&str]) -> String {
     const SHOWN: usize = 5;

@@ -18,6 +18,9 @@ pub(super) fn check(context: &Context<'_>) {
         {
             service_exists(context, &service.value, &service.span);
         }
+        for source in &zone.dns_sources {
+            service_exists(context, &source.value.service, &source.span);
+        }
     }
     for service in &context.file.services {
         for tier in service.failover.iter().flatten() {

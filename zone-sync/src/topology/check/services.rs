@@ -38,13 +38,17 @@ pub(super) fn check(context: &Context<'_>) {
     not_in_force(context);
 }
 
-/// Distinct tag sets of the fixed instances of each service.
+/// Distinct tag sets of the fixed instances of each service, and of those that DNS is asked for.
 fn carried<'a>(context: &Context<'a>) -> BTreeMap<&'a ServiceName, Vec<&'a Tags>> {
     let mut carried: BTreeMap<&ServiceName, BTreeSet<&Tags>> = BTreeMap::new();
     for instance in context.file.zones.iter().flat_map(|zone| &zone.instances) {
         if let Some(service) = &instance.service {
             carried.entry(&service.value).or_default().insert(&instance.tags);
         }
+    }
+    for source in context.file.zones.iter().flat_map(|zone| &zone.dns_sources) {
+        let (service, tags) = (&source.value.service, &source.value.tags);
+        carried.entry(service).or_default().insert(tags);
     }
     carried
         .into_iter()

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
-    super::diagnostic::{Diagnostic, Span},
+    super::{
+        diagnostic::{Diagnostic, Sink, Span},
+        raw::Instance,
+    },
     Context, named,
 };
 use crate::name::ZoneName;
@@ -13,6 +16,7 @@ pub(super) fn check(context: &Context<'_>) {
     no_way_between(context);
     gateways(context);
     instances(context);
+    dns_sources(context);
 }
 
 fn nobody_exports_to(context: &Context<'_>) {
@@ -87,16 +91,38 @@ fn gateways(context: &Context<'_>) {
 
 fn instances(context: &Context<'_>) {
     for zone in &context.file.zones {
+        distinct(&zone.instances, context.sink);
+    }
+}
+
+/// One service has one instance at an address.
+pub(super) fn distinct(instances: &[Instance], sink: &Sink) {
+    let mut seen = BTreeMap::new();
+    for instance in instances {
+        let (Some(service), Some(address)) = (&instance.service, &instance.address) else {
+            continue;
+        };
+        if let Some(first) = seen.insert((&service.value, address.value), &address.span) {
+            let message = format!("`{}` has two instances at {}", service.value, address.value);
+            let found = Diagnostic::error("duplicate-instance", &address.span, message)
+                .related(first, "first given here")
+                .hint("remove one; to give an instance more traffic, raise its `weight`");
+            sink.push(found);
+        }
+    }
+}
+
+/// One service asks one thing once.
+fn dns_sources(context: &Context<'_>) {
+    for zone in &context.file.zones {
         let mut seen = BTreeMap::new();
-        for instance in &zone.instances {
-            let (Some(service), Some(address)) = (&instance.service, &instance.address) else {
-                continue;
-            };
-            if let Some(first) = seen.insert((&service.value, address.value), &address.span) {
-                let message = format!("`{}` has two instances at {}", service.value, address.value);
-                let found = Diagnostic::error("duplicate-instance", &address.span, message)
-                    .related(first, "first given here")
-                    .hint("remove one; to give an instance more traffic, raise its `weight`");
+        for source in &zone.dns_sources {
+            let (service, question) = (&source.value.service, &source.value.question);
+            if let Some(first) = seen.insert((service, question), &source.span) {
+                let message = format!("`{service}` asks for `{question}` twice");
+                let found = Diagnostic::error("duplicate-source", &source.span, message)
+                    .related(first, "first asked here")
+                    .hint("remove one");
                 context.sink.push(found);
             }
         }

@@ -8,6 +8,7 @@
 mod policy;
 mod route;
 mod service;
+mod source;
 mod tags;
 mod zone;
 
@@ -49,6 +50,8 @@ pub(super) const KINDS: &[(&str, &Kind)] = &[
     ("zone", &zone::ZONE),
     ("gateway", &zone::GATEWAY),
     ("vips", &zone::VIPS),
+    ("sources", &source::SOURCES),
+    ("dns_source", &source::DNS_SOURCE),
     ("instance", &zone::INSTANCE),
     ("service", &service::SERVICE),
     ("health", &policy::HEALTH),
@@ -63,6 +66,23 @@ pub(super) const KINDS: &[(&str, &Kind)] = &[
     ("match", &route::MATCH),
     ("mirror", &route::MIRROR),
 ];
+
+/// A file of a watched folder: instances, written as in a topology.
+const INSTANCE_FILE: Kind = Kind {
+    what: "a file of instances",
+    keys: &["instances"],
+    meant: &[
+        ("services", "services are declared in the topology"),
+        ("zones", "the instances are those of the gateway's own zone"),
+    ],
+};
+
+/// What can be read of a file of instances.
+pub(super) fn instance_file(root: &Node, sink: &Sink) -> Option<Vec<super::raw::Instance>> {
+    let start = root.span.start..root.span.start;
+    let fields = Fields::open(root, &start, &INSTANCE_FILE, sink)?;
+    fields.required("instances", zone::instances)
+}
 
 /// What can be read of the file; `None` when it is not even a map.
 pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {

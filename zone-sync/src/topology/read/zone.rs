@@ -8,6 +8,7 @@ use super::{
         scalar,
         tree::{Entry, Node, Value},
     },
+    source::sources,
     tags::tags,
 };
 
@@ -22,7 +23,7 @@ const DEFAULT_WEIGHT: u32 = 1;
 
 pub(super) const ZONE: Kind = Kind {
     what: "a zone",
-    keys: &["tags", "gateways", "instances", "vips"],
+    keys: &["tags", "gateways", "instances", "sources", "vips"],
     meant: &[("addresses", "a zone's addresses are those of its `gateways`")],
 };
 pub(super) const GATEWAY: Kind = Kind {
@@ -56,6 +57,7 @@ pub(super) fn zone(entry: &Entry, sink: &Sink) -> Option<Zone> {
         tags: Default::default(),
         gateways: Vec::new(),
         instances: Vec::new(),
+        dns_sources: Vec::new(),
         vips: None,
     };
     // A zone whose body cannot be read still exists, so that references to it are not reported as well.
@@ -73,6 +75,7 @@ pub(super) fn zone(entry: &Entry, sink: &Sink) -> Option<Zone> {
     }
     zone.gateways = fields.optional("gateways", gateways).unwrap_or_default();
     zone.instances = fields.optional("instances", instances).unwrap_or_default();
+    zone.dns_sources = fields.optional("sources", sources).unwrap_or_default();
     zone.vips = fields.optional("vips", vips);
     Some(zone)
 }
@@ -97,7 +100,7 @@ fn gateway(node: &Node, sink: &Sink) -> Option<Gateway> {
     })
 }
 
-fn instances(node: &Node, sink: &Sink) -> Option<Vec<Instance>> {
+pub(super) fn instances(node: &Node, sink: &Sink) -> Option<Vec<Instance>> {
     items(node, "`instances`", MAX_INSTANCES, sink, instance).map(|instances| instances.items)
 }
 

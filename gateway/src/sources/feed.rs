@@ -1,0 +1,85 @@
+//! What every source shares: handing over all that it knows, and saying what does not work.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use causeway_zone_sync::registry::{Registration, Source};
+use parking_lot::Mutex;
+
+use crate::instances::Instances;
+
+/// Refusals that one log line names.
+const MAX_REFUSALS_LOGGED: usize = 10;
+/// Troubles that are remembered at once; a source that is broken in more places is broken enough.
+const MAX_TROUBLES: usize = 1_000;
+
+/// One source's way into the registry.
+#[derive(Debug)]
+pub struct Feed {
+    source: Source,
+    instances: Instances,
+    troubles: Troubles,
+    told: Option<Vec<Registration>>,
+}
+
+impl Feed {
+    #[must_use]
+    pub fn new(source: Source, instances: Instances, troubles: Troubles) -> Self {
+        Self {
+            source,
+            instances,
+            troubles,
+            told: None,
+        }
+    }
+
+    /// Makes the source hold exactly `known`. Does nothing when that was said last.
+    pub async fn hand_over(&mut self, known: Vec<Registration>) {
+        if self.told.as_ref() == Some(&known) {
+            return;
+        }
+        // An error means that the gateway is shutting down.
+        let Ok((replaced, _)) = self.instances.replace(self.source.clone(), known.clone()).await else {
+            return;
+        };
+        self.told = Some(known);
+        let refused = &replaced.refused;
+        let named = refused.iter().take(MAX_REFUSALS_LOGGED);
+        let named: Vec<String> = named.map(|(key, error)| format!("{key}: {error}")).collect();
+        let trouble = (!refused.is_empty()).then(|| {
+            let named = named.join("; ");
+            tracing::warn!(source = %self.source, refused = refused.len(), "instances were refused: {named}");
+            format!("{} instances were refused: {named}", refused.len())
+        });
+        self.troubles.set(format!("{}: refused", self.source), trouble);
+    }
+}
+
+/// What does not work at present in any source, by where it does not. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Troubles(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Troubles {
+    /// Notes or clears what is wrong at one place; says whether that is another word than before.
+    pub fn set(&self, place: String, trouble: Option<String>) -> bool {
+        let mut troubles = self.0.lock();
+        match trouble {
+            Some(trouble) if troubles.get(&place) == Some(&trouble) => false,
+            Some(_) if troubles.len() >= MAX_TROUBLES && !troubles.contains_key(&place) => false,
+            Some(trouble) => {
+                troubles.insert(place, trouble);
+                true
+            }
+            None => troubles.remove(&place).is_some(),
+        }
+    }
+
+    /// All of it, by place.
+    #[must_use]
+    pub fn list(&self) -> Vec<(String, String)> {
+        let troubles = self.0.lock();
+        troubles
+            .iter()
+            .map(|(place, trouble)| (place.clone(), trouble.clone()))
+            .collect()
+    }
+}
