@@ -127,6 +127,7 @@ async fn start(source: &str, dns: Option<SocketAddr>, folder: Option<PathBuf>) -
     let config = InstancesConfig {
         zone: zone.clone(),
         data_dir: None,
+        shared: None,
     };
     let instances = Instances::start(config, receiver.clone(), Arc::new(Metrics::default())).unwrap();
     let stop = CancellationToken::new();
