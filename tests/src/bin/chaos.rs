@@ -4,7 +4,7 @@
 //! - `chaos propagation FOLDER TOPOLOGY CHANGES SEED ZONE…`: how long a change takes to every zone. Fails when the median
 //!   is over one round trip and 100 ms; with `STRICT=1`, for an idle machine, when the 99th percentile is.
 //!
-//! A ZONE is `NAME:PID:NUMBER`; CAUSEWAY is the program. DELAY_MS is the delay of every link one way, 10 without it.
+//! A ZONE is `NAME:PID:NUMBER`; CAUSEWAY and PROBE are the programs. DELAY_MS is the delay of every link one way, 10 without it.
 
 use std::{
     env,
@@ -18,7 +18,7 @@ use anyhow::{Context, bail, ensure};
 use causeway_tests::chaos::{
     propagation::{self, ALLOWED},
     run,
-    zones::{Place, Zones},
+    zones::{Place, Programs, Zones},
 };
 
 /// One way between two zones, in milliseconds.
@@ -33,15 +33,22 @@ async fn main() -> anyhow::Result<ExitCode> {
     let [what, folder, topology, number, seed, places @ ..] = arguments.as_slice() else {
         bail!("usage: chaos run|propagation FOLDER TOPOLOGY SECONDS|CHANGES SEED NAME:PID:NUMBER…")
     };
-    let program = env::var_os("CAUSEWAY").context("CAUSEWAY names the program")?;
+    let program = |name: &str| {
+        let path = env::var_os(name).with_context(|| format!("{name} names a program"))?;
+        anyhow::Ok(PathBuf::from(path))
+    };
+    let programs = Programs {
+        causeway: program("CAUSEWAY")?,
+        probe: program("PROBE")?,
+        topology: PathBuf::from(topology),
+    };
     let delay = match env::var("DELAY_MS") {
         Ok(text) => text.parse().context("DELAY_MS is a number")?,
         Err(_) => DELAY_MS,
     };
     let delay = Duration::from_millis(delay);
     let places: anyhow::Result<Vec<Place>> = places.iter().map(|place| place.parse()).collect();
-    let (folder, topology, program) = (Path::new(folder), Path::new(topology), PathBuf::from(program));
-    let mut zones = Zones::new(folder, topology, &program, places?, delay).await?;
+    let mut zones = Zones::new(Path::new(folder), programs, places?, delay).await?;
     let (number, seed): (u64, u64) = (number.parse()?, seed.parse()?);
     let begun = Instant::now();
     let (name, done) = match *what {

@@ -23,6 +23,8 @@ use super::{
 const AGREE_WITHIN: Duration = Duration::from_secs(20);
 /// Longest wait for all zones to know of each other after the start.
 const BEGIN_WITHIN: Duration = Duration::from_secs(30);
+/// How long the checked instance of each zone is up, and then down; its checks come twice as often.
+const FLAP_EVERY: Duration = Duration::from_millis(1200);
 /// Between two looks at what the zones hold.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Between two looks while faults go on.
@@ -51,7 +53,9 @@ pub async fn run(zones: &mut Zones, seed: u64, lasting: Duration) -> anyhow::Res
         .map(|(name, zone)| (name.to_owned(), zone.admin.clone()))
         .collect();
     let mut load = Load::start(seed, &admins);
+    let flapping = zones.start_flapping(FLAP_EVERY)?;
     let faults = fail_and_heal(zones, seed, lasting).await?;
+    drop(flapping);
     load.settle().await;
     let agreed_after = agree(zones, &load.ledger(), AGREE_WITHIN).await?;
     let wrong = load.faults();

@@ -23,6 +23,8 @@ use crate::{
 
 /// Where gateways listen.
 const PORT: u16 = 7800;
+/// Every registration is a line otherwise, and there are hundreds a second.
+const LOG: &str = "info,causeway::instances=warn";
 /// Longest wait for a gateway to answer on its admin API after a start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 /// A gateway without connections ends at SIGTERM well within this.
@@ -64,10 +66,10 @@ impl Place {
 
     /// A program that runs in this zone's network; it takes the place of the process that is started.
     #[must_use]
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.holder));
-        command.args(["--", program]);
+        command.arg("--").arg(program);
         command
     }
 }
@@ -80,14 +82,24 @@ pub struct Zone {
     /// How many times its gateway was started.
     pub life: u64,
     process: Option<Process>,
+    /// Was told to end.
+    leaving: Option<Process>,
+}
+
+/// What runs in the zones.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    pub causeway: PathBuf,
+    /// Has the instance that comes up and goes down.
+    pub probe: PathBuf,
+    pub topology: PathBuf,
 }
 
 /// All of them. Dropping it kills the gateways.
 #[derive(Debug)]
 pub struct Zones {
     folder: PathBuf,
-    topology: PathBuf,
-    program: PathBuf,
+    programs: Programs,
     zones: BTreeMap<String, Zone>,
     network: Network,
     clear: Conditions,
@@ -100,8 +112,7 @@ impl Zones {
     /// When an address is taken or missing.
     pub async fn new(
         folder: &Path,
-        topology: &Path,
-        program: &Path,
+        programs: Programs,
         places: Vec<Place>,
         delay: Duration,
     ) -> anyhow::Result<Self> {
@@ -124,13 +135,13 @@ impl Zones {
                 place,
                 life: 0,
                 process: None,
+                leaving: None,
             };
             (zone.place.name.clone(), zone)
         });
         Ok(Self {
             folder: folder.to_owned(),
-            topology: topology.to_owned(),
-            program: program.to_owned(),
+            programs,
             zones: zones.collect(),
             network,
             clear,
@@ -161,15 +172,15 @@ impl Zones {
     /// # Errors
     /// When the program cannot be started.
     pub fn start(&mut self, name: &str) -> anyhow::Result<()> {
-        let (folder, topology, program) = (self.folder.clone(), self.topology.clone(), self.program.clone());
+        let (folder, programs) = (self.folder.clone(), self.programs.clone());
         let zone = self.zone_mut(name)?;
-        let mut command = zone.place.command(&program.to_string_lossy());
+        let mut command = zone.place.command(&programs.causeway);
         let file = |suffix: &str| folder.join(format!("{name}{suffix}"));
         command
             .args(["gateway", "--zone", name, "--listen", "0.0.0.0:7800"])
-            .args(["--dns", "127.0.0.53:53"])
+            .args(["--dns", "127.0.0.53:53", "--log-level", LOG])
             .arg("--topology")
-            .arg(&topology)
+            .arg(&programs.topology)
             .arg("--identity")
             .arg(file("/identity"))
             .arg("--data")
@@ -217,8 +228,11 @@ impl Zones {
     ///
     /// # Errors
     /// When there is none.
-    pub fn terminate(&self, name: &str) -> anyhow::Result<()> {
-        self.signal(name, Signal::TERM)
+    pub fn terminate(&mut self, name: &str) -> anyhow::Result<()> {
+        self.signal(name, Signal::TERM)?;
+        let zone = self.zone_mut(name)?;
+        zone.leaving = zone.process.take();
+        Ok(())
     }
 
     /// Waits for the end of a gateway that was told to end.
@@ -226,7 +240,7 @@ impl Zones {
     /// # Errors
     /// When it does not end in order.
     pub async fn ended(&mut self, name: &str) -> anyhow::Result<()> {
-        if let Some(mut process) = self.zone_mut(name)?.process.take() {
+        if let Some(mut process) = self.zone_mut(name)?.leaving.take() {
             let status = process.wait(END_PATIENCE).await;
             ensure!(status.success(), "the gateway of {name} ended with {status}");
         }
@@ -238,6 +252,21 @@ impl Zones {
     pub fn signal(&self, name: &str, signal: Signal) -> anyhow::Result<()> {
         let process = self.zone(name)?.process.as_ref();
         process.with_context(|| format!("{name} has no gateway"))?.signal(signal)
+    }
+
+    /// Starts, in every zone, an instance that takes connections for this long, then for this long does not, and so on. It
+    /// ends when the processes are dropped.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_flapping(&self, every: Duration) -> anyhow::Result<Vec<Process>> {
+        let start = |(name, zone): (&String, &Zone)| {
+            let mut command = zone.place.command(&self.programs.probe);
+            command.args(["flap", "127.0.0.1:9000", &every.as_millis().to_string()]);
+            let log = self.folder.join(format!("{name}-flapping.log"));
+            Process::start(&format!("the instance of {name}"), &mut command, &log)
+        };
+        self.zones.iter().map(start).collect()
     }
 
     /// A line for each gateway that ended although nobody told it to.
@@ -282,7 +311,7 @@ impl Zones {
     /// # Errors
     /// When `ip` fails.
     pub fn set_up(&self, name: &str, up: bool) -> anyhow::Result<()> {
-        let mut command = self.zone(name)?.place.command("ip");
+        let mut command = self.zone(name)?.place.command(Path::new("ip"));
         carry_out(command.args(["link", "set", "eth0", if up { "up" } else { "down" }]))
     }
 
