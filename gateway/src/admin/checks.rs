@@ -87,21 +87,44 @@ impl Check {
 
 type ReadCheck = Arc<dyn Fn() -> Check + Send + Sync>;
 
+/// Who is told the outcome of a readiness check.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Everywhere,
+    /// Only `/readyz`: `causeway check` says the same item by item.
+    InSum,
+}
+
 /// The checks behind `/readyz`, in the order in which they are shown. Each reads state and returns at once.
 #[derive(Clone, Default)]
-pub struct Readiness(Vec<ReadCheck>);
+pub struct Readiness(Vec<(Shown, ReadCheck)>);
 
 impl Readiness {
     /// Adds a check; builds like a list.
     #[must_use]
     pub fn with(mut self, check: impl Fn() -> Check + Send + Sync + 'static) -> Self {
-        self.0.push(Arc::new(check));
+        self.0.push((Shown::Everywhere, Arc::new(check)));
         self
     }
 
+    /// Adds a check that sums up, in one line of `/readyz?verbose`, what `diagnose` says of each zone.
+    #[must_use]
+    pub fn with_sum(mut self, check: impl Fn() -> Check + Send + Sync + 'static) -> Self {
+        self.0.push((Shown::InSum, Arc::new(check)));
+        self
+    }
+
+    /// Everything that decides whether the gateway is ready.
     #[must_use]
     pub fn read(&self) -> Vec<Check> {
-        self.0.iter().map(|check| check()).collect()
+        self.0.iter().map(|(_, check)| check()).collect()
+    }
+
+    /// What stands beside the diagnosis of each zone, without saying anything twice.
+    #[must_use]
+    pub(super) fn read_apart(&self) -> Vec<Check> {
+        let apart = self.0.iter().filter(|(shown, _)| *shown == Shown::Everywhere);
+        apart.map(|(_, check)| check()).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use causeway_zone_sync::name::ServiceName;
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
 use super::{
     AccessRecord,
@@ -40,6 +40,15 @@ impl Side {
             Self::Peer => "peer",
         }
     }
+}
+
+/// Where a connection's bytes are counted.
+#[derive(Debug, Clone, Default)]
+pub struct Meter {
+    /// Towards the instance.
+    pub up: Counter,
+    /// Towards the client.
+    pub down: Counter,
 }
 
 /// Counters and histograms. Cheap to share in an `Arc`; every method is lock-free or takes a short read lock.
@@ -137,31 +146,26 @@ impl Metrics {
         self.traffic.open.get_or_create(&ByRole { role, service }).inc();
     }
 
-    /// Bytes that a connection has carried since the last call, for those that live long: their bytes would otherwise
-    /// show only when they end.
-    pub fn carried(&self, role: &'static str, service: &str, up: u64, down: u64) {
-        let service = self.label(service);
-        for (direction, bytes) in [("up", up), ("down", down)] {
-            let service = service.clone();
+    /// The counters of a connection's bytes, which count them as they flow: one that lives for days shows what it carries.
+    #[must_use]
+    pub fn meter(&self, role: &'static str, service: &str) -> Meter {
+        let counter = |direction| {
+            let service = self.label(service);
             let labels = ByDirection {
                 role,
                 service,
                 direction,
             };
-            self.traffic.bytes.get_or_create(&labels).inc_by(bytes);
+            self.traffic.bytes.get_or_create(&labels).clone()
+        };
+        Meter {
+            up: counter("up"),
+            down: counter("down"),
         }
     }
 
-    /// A connection ended, with the bytes that it carried and that [`Metrics::carried`] was not told of.
-    pub fn connection_closed(
-        &self,
-        role: &'static str,
-        service: &str,
-        outcome: &'static str,
-        up: u64,
-        down: u64,
-    ) {
-        self.carried(role, service, up, down);
+    /// A connection ended.
+    pub fn connection_closed(&self, role: &'static str, service: &str, outcome: &'static str) {
         let service = self.label(service);
         let open = ByRole {
             role,
@@ -321,7 +325,10 @@ mod tests {
         metrics.connection_opened("egress", "orders");
         let open = r#"causeway_connections_open{role="egress",service="orders"}"#;
         assert!(text(&metrics).contains(&format!("{open} 1\n")));
-        metrics.connection_closed("egress", "orders", "served", 10, 20);
+        let meter = metrics.meter("egress", "orders");
+        meter.up.inc_by(10);
+        meter.down.inc_by(20);
+        metrics.connection_closed("egress", "orders", "served");
         let text = text(&metrics);
         assert!(text.contains(&format!("{open} 0\n")), "{text}");
         for line in [

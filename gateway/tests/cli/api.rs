@@ -137,6 +137,22 @@ ok
 }
 
 #[tokio::test]
+async fn check_leaves_out_what_only_sums_up() {
+    let mut state = state();
+    state.readiness = state
+        .readiness
+        .with_sum(|| Check::warn("zones", "tunnels", "no working tunnel to plant", "look"));
+    let admin = serve(state).await;
+    let (_, ready) = ask(&admin, "GET /readyz?verbose", "").await;
+    assert!(ready.contains("[warn] zones: tunnels"), "{ready}");
+    let (_, checks) = ask(&admin, "GET /v1/checks", "").await;
+    assert!(
+        checks.contains("zone plant") && !checks.contains("no working tunnel"),
+        "{checks}"
+    );
+}
+
+#[tokio::test]
 async fn explain_gives_the_decision_and_its_reasons() {
     let explained = items("/v1/explain?service=orders&tag=version%3Dv1&from=east").await;
     assert_eq!(explained[0]["target"], "orders{version=v1}");

@@ -98,7 +98,11 @@ async fn measure(zones: &mut Zones, seed: u64, changes: u64, round_trip: Duratio
     )?;
     let bound = round_trip + ALLOWED;
     let strict = env::var("STRICT").is_ok_and(|value| value == "1");
-    let (word, percent) = if strict { ("99th percentile", 99) } else { ("median", 50) };
+    let (word, percent) = if strict {
+        ("99th percentile", 99)
+    } else {
+        ("median", 50)
+    };
     let time = report.everywhere.quantile(percent);
     ensure!(
         time <= bound,

@@ -43,7 +43,11 @@ impl View {
 fn held(record: &Value) -> anyhow::Result<(String, Held)> {
     let origin = record["origin"].as_str().context("a record has an origin")?;
     let (zone, _) = origin.split_once('/').context("an origin is zone/gateway")?;
-    let number = |key: &str| record[key].as_u64().with_context(|| format!("a record has {key}"));
+    let number = |key: &str| {
+        record[key]
+            .as_u64()
+            .with_context(|| format!("a record has {key}"))
+    };
     let exports = record["exports"].as_array().context("a record has exports")?;
     let held = Held {
         incarnation: number("incarnation")?,
@@ -89,13 +93,17 @@ fn differences(zone: &str, origin: &str, held: &Exports, truth: &Exports, found:
         match held.get(&(service.clone(), tags.clone())) {
             None => found.push(format!("{zone} lacks {service} {tags} of {origin}: {told}")),
             Some(known) if known != told => {
-                found.push(format!("{zone} holds {service} {tags} of {origin} as {known}, it is {told}"));
+                found.push(format!(
+                    "{zone} holds {service} {tags} of {origin} as {known}, it is {told}"
+                ));
             }
             Some(_) => {}
         }
     }
     for (service, tags) in held.keys().filter(|key| !truth.contains_key(key)) {
-        found.push(format!("{zone} holds {service} {tags} of {origin}, which is gone"));
+        found.push(format!(
+            "{zone} holds {service} {tags} of {origin}, which is gone"
+        ));
     }
 }
 
@@ -178,7 +186,10 @@ mod tests {
         other["tags"] = json!({});
         let held = record("west", "fresh", 1, &[export("west", "fresh", 2), other]);
         let found = disagreements(&two(&[held]));
-        assert!(found.len() == 1 && found[0].contains("which is gone"), "{found:?}");
+        assert!(
+            found.len() == 1 && found[0].contains("which is gone"),
+            "{found:?}"
+        );
     }
 
     #[test]

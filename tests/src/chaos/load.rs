@@ -77,7 +77,9 @@ impl Registry {
         self.count(Outcome::of(&answer));
         let gone = matches!(answer, Answer::Came(404, _));
         if let (true, Some(what)) = (gone, self.must_be_there(key)) {
-            self.fault(format!("the lease of {key} was being renewed and is lost: {what:?}"));
+            self.fault(format!(
+                "the lease of {key} was being renewed and is lost: {what:?}"
+            ));
         }
         !gone
     }
@@ -116,7 +118,10 @@ impl Registry {
     }
 
     fn fault(&self, text: String) {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        self.faults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(text);
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -132,7 +132,8 @@ pub async fn measure(zones: &Zones, seed: u64, changes: u64) -> anyhow::Result<R
         };
         let (arrived, asked) = tokio::join!(tokio::time::timeout(LOST_AFTER, arrived), asked);
         acknowledged.push(asked?);
-        let arrived = arrived.with_context(|| format!("change {weight} in {origin} did not reach every zone"))?;
+        let arrived =
+            arrived.with_context(|| format!("change {weight} in {origin} did not reach every zone"))?;
         let mut last = Duration::ZERO;
         for sighting in arrived? {
             let after = sighting.at.saturating_duration_since(begun);
@@ -159,7 +160,10 @@ async fn register(admin: &Admin, weight: u64) -> anyhow::Result<()> {
     let body = serde_json::json!({ "address": "127.0.0.1:19998", "weight": weight });
     let path = format!("/v1/instances/{SERVICE}/probe");
     let answer = admin.ask(http::Method::PUT, &path, Some(&body)).await;
-    ensure!(matches!(answer, Answer::Came(200, _)), "a registration was answered with {answer:?}");
+    ensure!(
+        matches!(answer, Answer::Came(200, _)),
+        "a registration was answered with {answer:?}"
+    );
     Ok(())
 }
 
@@ -192,7 +196,9 @@ async fn watch(
         let page = get_json(&mut connection, "/v1/catalog").await?;
         let at = Instant::now();
         for record in page["items"].as_array().context("a catalog has items")? {
-            let Some((origin, weight)) = weight_in(record) else { continue };
+            let Some((origin, weight)) = weight_in(record) else {
+                continue;
+            };
             if known.insert(origin.clone(), weight) != Some(weight) {
                 let sighting = Sighting {
                     watcher: watcher.clone(),

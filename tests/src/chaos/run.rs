@@ -195,7 +195,9 @@ async fn look(zones: &Zones) -> anyhow::Result<Seen> {
         let exports = zone.admin.items("/v1/exports").await?;
         let catalog = zone.admin.items("/v1/catalog").await?;
         let instances = zone.admin.items("/v1/instances").await?;
-        let listed = instances.iter().filter(|instance| instance["source"] != "topology");
+        let listed = instances
+            .iter()
+            .filter(|instance| instance["source"] != "topology");
         let read = listed.filter_map(|instance| {
             let key = Key {
                 zone: name.to_owned(),
@@ -223,5 +225,9 @@ impl Seen {
 
 fn lines(when: &str, wrong: &[String]) -> String {
     let shown = wrong.iter().take(SHOWN).map(|line| format!("\n  {line}"));
-    format!("{} things are wrong {when}:{}", wrong.len(), shown.collect::<String>())
+    format!(
+        "{} things are wrong {when}:{}",
+        wrong.len(),
+        shown.collect::<String>()
+    )
 }

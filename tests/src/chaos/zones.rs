@@ -251,7 +251,9 @@ impl Zones {
     /// When the process is gone.
     pub fn signal(&self, name: &str, signal: Signal) -> anyhow::Result<()> {
         let process = self.zone(name)?.process.as_ref();
-        process.with_context(|| format!("{name} has no gateway"))?.signal(signal)
+        process
+            .with_context(|| format!("{name} has no gateway"))?
+            .signal(signal)
     }
 
     /// Starts, in every zone, an instance that takes connections for this long, then for this long does not, and so on. It

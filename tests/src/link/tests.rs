@@ -81,7 +81,10 @@ async fn one_direction_can_be_cut_by_itself() {
     network.set_direction("west", "east", Conditions::cut());
     assert_eq!(round_trip(&client, "heard", SHORT).await, None);
     let mut buffer = [0; 2048];
-    let (length, from) = timeout(LONG, gateway.recv_from(&mut buffer)).await.unwrap().unwrap();
+    let (length, from) = timeout(LONG, gateway.recv_from(&mut buffer))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(&buffer[..length], b"heard");
     network.set_direction("west", "east", Conditions::clear());
     gateway.send_to(b"answered", from).await.unwrap();
