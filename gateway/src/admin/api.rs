@@ -171,7 +171,11 @@ async fn tunnels(State(state): State<AdminState>) -> Response {
 
 async fn exports(State(state): State<AdminState>) -> Response {
     let snapshot = state.snapshots.load_full();
-    answer(Envelope::new("exports", &snapshot, view::exports(&snapshot)))
+    answer(Envelope::new(
+        "exports",
+        &snapshot,
+        view::exports(&snapshot, &(state.sync)()),
+    ))
 }
 
 async fn catalog(State(state): State<AdminState>) -> Response {

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use causeway_zone_sync::name::ServiceName;
+use causeway_zone_sync::name::{GatewayId, ServiceName};
 use parking_lot::Mutex;
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
@@ -15,8 +15,8 @@ use super::{
     AccessRecord,
     families::{PeerFamilies, TrafficFamilies, ZoneFamilies},
     labels::{
-        ByAnswer, ByDirection, ByOutcome, ByReason, ByResult, ByRole, ByServiceReason, ByServiceResult,
-        ByServiceWhy, BySideReason, ByWay, ServiceLabel,
+        ByAnswer, ByDirection, ByOutcome, ByPeer, ByPeerSideReason, ByPeerWay, ByReason, ByResult, ByRole,
+        ByServiceReason, ByServiceResult, ByServiceWhy, BySideReason, ServiceLabel,
     },
     scrape::TunnelTotals,
 };
@@ -25,7 +25,7 @@ use super::{
 const OTHER_SERVICE: &str = "other";
 
 /// Which side of a tunnel or stream said no.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// This gateway refused.
     Local,
@@ -34,7 +34,9 @@ pub enum Side {
 }
 
 impl Side {
-    fn word(self) -> &'static str {
+    /// The word that metrics and the admin API use.
+    #[must_use]
+    pub fn word(self) -> &'static str {
         match self {
             Self::Local => "local",
             Self::Peer => "peer",
@@ -237,14 +239,26 @@ impl Metrics {
         self.zone.dns.get_or_create(&ByAnswer { kind, rcode }).inc();
     }
 
-    /// Zone sync bytes, `way` being `sent` or `received`.
-    pub fn sync_bytes(&self, way: &'static str, bytes: u64) {
-        self.zone.sync_bytes.get_or_create(&ByWay { way }).inc_by(bytes);
+    /// Zone sync bytes exchanged with a gateway, `way` being `sent` or `received`.
+    pub fn sync_bytes(&self, peer: &GatewayId, way: &'static str, bytes: u64) {
+        let ByPeer { zone, gateway } = ByPeer::new(peer);
+        let labels = ByPeerWay { zone, gateway, way };
+        self.zone.sync_bytes.get_or_create(&labels).inc_by(bytes);
     }
 
-    /// A peer broke the sync protocol or a limit.
-    pub fn sync_refused(&self, side: Side, reason: &'static str) {
-        let labels = BySideReason {
+    #[cfg(test)]
+    pub(crate) fn sync_bytes_with(&self, peer: &GatewayId, way: &'static str) -> u64 {
+        let ByPeer { zone, gateway } = ByPeer::new(peer);
+        let labels = ByPeerWay { zone, gateway, way };
+        self.zone.sync_bytes.get_or_create(&labels).get()
+    }
+
+    /// A gateway broke the sync protocol or a limit, or says that this one did.
+    pub fn sync_refused(&self, peer: &GatewayId, side: Side, reason: &'static str) {
+        let ByPeer { zone, gateway } = ByPeer::new(peer);
+        let labels = ByPeerSideReason {
+            zone,
+            gateway,
             side: side.word(),
             reason,
         };

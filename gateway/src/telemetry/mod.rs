@@ -10,5 +10,5 @@ mod scrape;
 
 pub use access::{AccessLog, AccessRecord, LineWriter, Role};
 pub use metrics::{Meter, Metrics, Side};
-pub use readings::{ProcessReading, SyncReading, TunnelReading};
+pub use readings::{LatestRefusal, OwnReading, ProcessReading, SyncReading, SyncReadings, TunnelReading};
 pub use scrape::{ScrapeState, scrape};

@@ -92,7 +92,21 @@ async fn instances_catalog_topology_and_tunnels_answer() {
         (&json!("healthy"), &json!("topology"))
     );
     let catalog = items("/v1/catalog").await;
-    assert_eq!(catalog[0]["origin"], "plant/gw1");
+    assert_eq!(
+        (&catalog[0]["origin"], &catalog[0]["age"]),
+        (&json!("east/gw1"), &json!("own"))
+    );
+    assert_eq!(
+        (&catalog[0]["incarnation"], &catalog[0]["version"]),
+        (&json!(5), &json!(9))
+    );
+    assert_eq!(catalog[1]["origin"], "plant/gw1");
+    let west = &catalog[2];
+    assert_eq!(
+        (&west["lag_versions"], &west["sync_sent_bytes"]),
+        (&json!(2), &json!(700))
+    );
+    assert_eq!(west["refusals"][0]["reason"], "too_fast");
     let topology = items("/v1/topology").await;
     assert_eq!(topology[0]["services"], json!(["billing", "orders"]));
     assert!(items("/v1/tunnels").await.is_empty());

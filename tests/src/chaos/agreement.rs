@@ -32,7 +32,8 @@ impl View {
     /// When something is missing from them.
     pub fn read(exports: &[Value], catalog: &[Value]) -> anyhow::Result<Self> {
         let own = exports.iter().filter(|export| export["age"] == "own");
-        let held: anyhow::Result<_> = catalog.iter().map(held).collect();
+        let others = catalog.iter().filter(|record| record["age"] != "own");
+        let held: anyhow::Result<_> = others.map(held).collect();
         Ok(Self {
             own: read_exports(own)?,
             held: held?,

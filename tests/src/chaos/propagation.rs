@@ -215,8 +215,11 @@ async fn watch(
     }
 }
 
-/// The zone of a record, and the weight in it of the service that is changed.
+/// The zone of another zone's record, and the weight in it of the service that is changed.
 fn weight_in(record: &serde_json::Value) -> Option<(String, u64)> {
+    if record["age"] == "own" {
+        return None;
+    }
     let (zone, _) = record["origin"].as_str()?.split_once('/')?;
     let exports = record["exports"].as_array()?;
     let export = exports.iter().find(|export| export["service"] == SERVICE)?;
