@@ -4,7 +4,13 @@ CARGO ?= cargo
 # A file of topologies/, or none for the default one.
 TOPOLOGY ?=
 
-.PHONY: help demo test lint fmt bench
+# Of `make chaos`; without a seed each run has another one, which it prints.
+SECONDS ?= 600
+SEED ?=
+# Of `make propagation`.
+CHANGES ?= 500
+
+.PHONY: help demo test lint fmt bench chaos propagation
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,6 +31,12 @@ lint: ## Formatting, clippy, and what may be in the dependency tree.
 
 fmt: ## Formats the code.
 	$(CARGO) fmt --all
+
+chaos: ## Five zones under faults and registration load. SECONDS=600 SEED=n.
+	tests/namespaces/run --chaos $(SECONDS) $(SEED)
+
+propagation: ## How long a change takes to every zone; fails when the 99th percentile is over a round trip and 100 ms. CHANGES=500 SEED=n.
+	STRICT=1 tests/namespaces/run --propagation $(CHANGES) $(SEED)
 
 bench: ## The clean-link table beside haproxy and Envoy. ROUNDS=5 SECONDS_EACH=4 CONTENDERS="..." (root; see tests/README.md).
 	tests/bench/run

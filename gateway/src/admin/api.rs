@@ -171,7 +171,11 @@ async fn tunnels(State(state): State<AdminState>) -> Response {
 
 async fn exports(State(state): State<AdminState>) -> Response {
     let snapshot = state.snapshots.load_full();
-    answer(Envelope::new("exports", &snapshot, view::exports(&snapshot)))
+    answer(Envelope::new(
+        "exports",
+        &snapshot,
+        view::exports(&snapshot, &(state.sync)()),
+    ))
 }
 
 async fn catalog(State(state): State<AdminState>) -> Response {
@@ -197,7 +201,7 @@ async fn checks(State(state): State<AdminState>) -> Response {
     let snapshot = state.snapshots.load_full();
     let zones = view::zones(&snapshot, &readings(&state), &(state.sync)());
     let services = view::services(&snapshot, &(state.bindings)());
-    let mut items = state.readiness.read();
+    let mut items = state.readiness.read_apart();
     items.extend(diagnose(&zones, &services, &ProcessReading::now()));
     answer(Envelope::new("checks", &snapshot, items))
 }

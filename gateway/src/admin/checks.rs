@@ -1,15 +1,20 @@
 //! Is the gateway well? [`Readiness`] holds the checks that decide whether it should get traffic; `diagnose` looks at
 //! what it knows of the federation and says what an operator would want to know.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::view::{ServiceView, ZoneView};
+use super::view::{LinkView, ServiceView, ZoneView};
 use crate::telemetry::ProcessReading;
 
 /// Share of the file descriptor limit from which an operator is warned.
 const OPEN_FILES_WARN_SHARE: f64 = 0.8;
+/// For how long after the latest refusal of zone sync an operator is warned of it, in seconds.
+const REFUSED_LATELY_SECONDS: f64 = 60.0;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -87,21 +92,44 @@ impl Check {
 
 type ReadCheck = Arc<dyn Fn() -> Check + Send + Sync>;
 
+/// Who is told the outcome of a readiness check.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Everywhere,
+    /// Only `/readyz`: `causeway check` says the same item by item.
+    InSum,
+}
+
 /// The checks behind `/readyz`, in the order in which they are shown. Each reads state and returns at once.
 #[derive(Clone, Default)]
-pub struct Readiness(Vec<ReadCheck>);
+pub struct Readiness(Vec<(Shown, ReadCheck)>);
 
 impl Readiness {
     /// Adds a check; builds like a list.
     #[must_use]
     pub fn with(mut self, check: impl Fn() -> Check + Send + Sync + 'static) -> Self {
-        self.0.push(Arc::new(check));
+        self.0.push((Shown::Everywhere, Arc::new(check)));
         self
     }
 
+    /// Adds a check that sums up, in one line of `/readyz?verbose`, what `diagnose` says of each zone.
+    #[must_use]
+    pub fn with_sum(mut self, check: impl Fn() -> Check + Send + Sync + 'static) -> Self {
+        self.0.push((Shown::InSum, Arc::new(check)));
+        self
+    }
+
+    /// Everything that decides whether the gateway is ready.
     #[must_use]
     pub fn read(&self) -> Vec<Check> {
-        self.0.iter().map(|check| check()).collect()
+        self.0.iter().map(|(_, check)| check()).collect()
+    }
+
+    /// What stands beside the diagnosis of each zone, without saying anything twice.
+    #[must_use]
+    pub(super) fn read_apart(&self) -> Vec<Check> {
+        let apart = self.0.iter().filter(|(shown, _)| *shown == Shown::Everywhere);
+        apart.map(|(_, check)| check()).collect()
     }
 }
 
@@ -159,7 +187,7 @@ fn zone_records(zone: &ZoneView) -> Vec<Check> {
         .links
         .iter()
         .filter_map(|link| Some((link, link.age.as_deref()?)));
-    told.map(|(link, age)| {
+    let records = told.map(|(link, age)| {
         let name = format!("{}/{}", zone.name, link.gateway);
         if age != "fresh" {
             let message = format!("its exports are {age}");
@@ -178,9 +206,47 @@ fn zone_records(zone: &ZoneView) -> Vec<Check> {
                 "give every zone the same file; compare with `causeway get zones -o wide`",
             );
         }
-        Check::ok(group, name, "fresh")
-    })
-    .collect()
+        Check::ok(group, name, record_line(link))
+    });
+    let refused = zone.links.iter().filter_map(|link| refused_lately(zone, link));
+    records.chain(refused).collect()
+}
+
+fn record_line(link: &LinkView) -> String {
+    let mut text = "fresh".to_owned();
+    if let Some(version) = link.version {
+        // Writing to a string cannot fail, here and below.
+        let _ = write!(text, ", version {version}");
+    }
+    if let Some(via) = &link.via {
+        let _ = write!(text, ", passed on by {via}");
+    }
+    if let Some(lag @ 1..) = link.exchange.lag_versions {
+        let _ = write!(text, ", has yet to acknowledge {lag} versions of ours");
+    }
+    text
+}
+
+/// What one of the two refused within the last minute; refusals repeat for as long as their cause is there.
+fn refused_lately(zone: &ZoneView, link: &LinkView) -> Option<Check> {
+    let lately = link.exchange.refusals.iter().find(|refusal| {
+        refusal
+            .seconds_ago
+            .is_some_and(|seconds| seconds < REFUSED_LATELY_SECONDS)
+    })?;
+    let (reason, count) = (&lately.reason, lately.count);
+    let (message, hint) = match lately.side.as_str() {
+        "peer" => (
+            format!("it refuses what this zone tells: {reason} ({count} times)"),
+            "it knows nothing new of this zone until that is mended; the log says which limit or rule was broken",
+        ),
+        _ => (
+            format!("what it tells was refused: {reason} ({count} times)"),
+            "its operator sees the same in its log; nothing new of that zone is known here until it is mended",
+        ),
+    };
+    let name = format!("{}/{} refusals", zone.name, link.gateway);
+    Some(Check::warn("zone sync", name, message, hint))
 }
 
 fn service_home(service: &ServiceView) -> Check {

@@ -29,7 +29,7 @@ use crate::{
     instances::Instances,
     snapshot::Snapshots,
     target::Bindings,
-    telemetry::{AccessLog, Metrics, SyncReading},
+    telemetry::{AccessLog, Metrics, SyncReadings},
     tunnel::TunnelSet,
 };
 
@@ -50,7 +50,7 @@ pub struct AdminState {
     pub instances: Instances,
     pub readiness: Readiness,
     /// What zone sync knows of each other gateway now.
-    pub sync: Arc<dyn Fn() -> Vec<SyncReading> + Send + Sync>,
+    pub sync: Arc<dyn Fn() -> SyncReadings + Send + Sync>,
     /// What the egress listens on now.
     pub bindings: Arc<dyn Fn() -> Bindings + Send + Sync>,
     /// Only its count of dropped lines is shown.

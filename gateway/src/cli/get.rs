@@ -13,7 +13,7 @@ use super::{
     output::{self, Format},
     tables::{self, Tabular},
 };
-use crate::admin::view::{Envelope, ExportView, InstanceView, ServiceView, TunnelView, ZoneView};
+use crate::admin::view::{Envelope, ExportView, InstanceView, RecordView, ServiceView, TunnelView, ZoneView};
 
 /// Between two looks with `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -25,6 +25,7 @@ Examples:
   causeway get zones                  how every zone can be reached from here
   causeway get services -o wide       with splits, failover and health checks
   causeway get tunnels -w             watch; redraws when something changes
+  causeway get catalog -o wide        how zone sync with every gateway stands
   causeway get instances -o json      for programs: versioned, fields are only ever added
   causeway get exports --admin unix:/run/causeway/east.sock";
 
@@ -62,6 +63,9 @@ enum What {
     /// What every zone tells the others of its services
     #[value(aliases = ["export", "e"])]
     Exports,
+    /// The record of every gateway, as it is held here: versions, ages, and what was exchanged
+    #[value(aliases = ["record", "records", "c"])]
+    Catalog,
 }
 
 pub async fn run(args: Args) -> Result<Exit, Failure> {
@@ -91,6 +95,7 @@ async fn show(args: &Args) -> Result<String, Failure> {
         What::Instances => listed::<InstanceView>(args, "/v1/instances").await,
         What::Tunnels => listed::<TunnelView>(args, "/v1/tunnels").await,
         What::Exports => listed::<ExportView>(args, "/v1/exports").await,
+        What::Catalog => listed::<RecordView>(args, "/v1/catalog").await,
     }
 }
 

@@ -3,7 +3,9 @@
 use causeway_zone_sync::name::Tags;
 
 use super::*;
-use crate::admin::view::{ArmView, Count, FailureView, LinkView, ServiceZone, TierView};
+use crate::admin::view::{
+    ArmView, Count, ExchangeView, FailureView, LinkView, RefusalView, ServiceZone, TierView,
+};
 
 fn tags(pairs: &[(&str, &str)]) -> Tags {
     pairs.iter().copied().collect()
@@ -21,6 +23,20 @@ fn envelope<T>(kind: &str, items: Vec<T>) -> Envelope<T> {
 
 fn text<T: Serialize + Tabular>(envelope: &Envelope<T>, format: Format) -> String {
     render(envelope, format, false).unwrap()
+}
+
+fn exchange() -> ExchangeView {
+    ExchangeView {
+        lag_versions: Some(2),
+        sync_sent_bytes: 2048,
+        sync_received_bytes: 500,
+        refusals: vec![RefusalView {
+            side: "peer".to_owned(),
+            reason: "too_fast".to_owned(),
+            count: 3,
+            seconds_ago: Some(5.0),
+        }],
+    }
 }
 
 fn zones() -> Envelope<ZoneView> {
@@ -43,6 +59,11 @@ fn zones() -> Envelope<ZoneView> {
         exports: 3,
         topology: Some("6a1b2c3d4e5f".to_owned()),
         same_topology: Some(false),
+        topology_generation: Some(4),
+        incarnation: Some(1_795_262_345),
+        version: Some(12),
+        via: None,
+        exchange: exchange(),
     };
     let items = vec![
         zone("east", "own", vec![]),
@@ -122,10 +143,10 @@ west    up      2         1.23ms   fresh   just now   region=us
 #[test]
 fn zones_as_a_wide_table() {
     insta::assert_snapshot!(text(&zones(), Format::Wide), @r"
-ZONE    STATE   TUNNELS   RTT      AGE     HEARD      TAGS        GATEWAYS        EXPORTS   TOPOLOGY
-east    own     -         -        -       -          region=us   gw.east:7800    -         -
-plant   down    0         -        -       -          region=us   gw.plant:7800   0         -
-west    up      2         1.23ms   fresh   just now   region=us   gw.west:7800    3         differs
+ZONE    STATE   TUNNELS   RTT      AGE     HEARD      TAGS        GATEWAYS        EXPORTS   TOPOLOGY   VERSION   LAG   SENT      RECEIVED   REFUSED      VIA
+east    own     -         -        -       -          region=us   gw.east:7800    -         -          -         -     -         -          -            -
+plant   down    0         -        -       -          region=us   gw.plant:7800   0         -          -         -     -         -          -            -
+west    up      2         1.23ms   fresh   just now   region=us   gw.west:7800    3         differs    12        2     2.0 KiB   500 B      too_fast:3   -
 ");
 }
 
@@ -189,7 +210,22 @@ fn zones_as_json() {
           "sync_session": true,
           "exports": 3,
           "topology": "6a1b2c3d4e5f",
-          "same_topology": false
+          "same_topology": false,
+          "topology_generation": 4,
+          "incarnation": 1795262345,
+          "version": 12,
+          "via": null,
+          "lag_versions": 2,
+          "sync_sent_bytes": 2048,
+          "sync_received_bytes": 500,
+          "refusals": [
+            {
+              "side": "peer",
+              "reason": "too_fast",
+              "count": 3,
+              "seconds_ago": 5.0
+            }
+          ]
         }
       ]
     }
@@ -240,6 +276,18 @@ items:
     exports: 3
     topology: 6a1b2c3d4e5f
     same_topology: false
+    topology_generation: 4
+    incarnation: 1795262345
+    version: 12
+    via: null
+    lag_versions: 2
+    sync_sent_bytes: 2048
+    sync_received_bytes: 500
+    refusals:
+    - side: peer
+      reason: too_fast
+      count: 3
+      seconds_ago: 5.0
 ");
 }
 
@@ -304,10 +352,53 @@ orders    a1   10.1.0.11:8080   healthy   1        runtime=vm,version=v1   3    
         capacity_per_second: None,
         age: "suspect".to_owned(),
         link: "down".to_owned(),
+        version: Some(12),
+        heard_seconds_ago: Some(9.0),
+        via: Some("north/gw1".to_owned()),
     };
     insta::assert_snapshot!(text(&envelope("exports", vec![export]), Format::Wide), @r"
-SERVICE   ZONE   TAGS   HEALTHY   WEIGHT   AGE       LINK   GATEWAY   CAPACITY
-orders    west   -      0/3       0        suspect   down   gw1       -
+SERVICE   ZONE   TAGS   HEALTHY   WEIGHT   AGE       LINK   GATEWAY   CAPACITY   VERSION   HEARD    VIA
+orders    west   -      0/3       0        suspect   down   gw1       -          12        9s ago   north/gw1
+");
+}
+
+#[test]
+fn records_as_tables() {
+    let own = RecordView {
+        origin: "east/gw1".to_owned(),
+        incarnation: 1_795_262_001,
+        version: 7,
+        age: "own".to_owned(),
+        heard_seconds_ago: None,
+        via: None,
+        draining: false,
+        topology: "6a1b2c3d4e5f".to_owned(),
+        topology_generation: 4,
+        same_topology: true,
+        exchange: ExchangeView::default(),
+        exports: vec![],
+    };
+    let relayed = RecordView {
+        origin: "plant/gw1".to_owned(),
+        age: "suspect".to_owned(),
+        heard_seconds_ago: Some(9.0),
+        via: Some("north/gw1".to_owned()),
+        draining: true,
+        topology: "ffff2c3d4e5f".to_owned(),
+        same_topology: false,
+        exchange: exchange(),
+        ..own.clone()
+    };
+    let records = envelope("catalog", vec![own, relayed]);
+    insta::assert_snapshot!(text(&records, Format::Table), @r"
+GATEWAY     AGE       HEARD    VERSION   LAG   EXPORTS   VIA
+east/gw1    own       -        7         -     0         -
+plant/gw1   suspect   9s ago   7         2     0         north/gw1
+");
+    insta::assert_snapshot!(text(&records, Format::Wide), @r"
+GATEWAY     AGE       HEARD    VERSION   LAG   EXPORTS   VIA         INCARNATION   SENT      RECEIVED   REFUSED      TOPOLOGY       GENERATION   DRAINING
+east/gw1    own       -        7         -     0         -           1795262001    -         -          -            6a1b2c3d4e5f   4            -
+plant/gw1   suspect   9s ago   7         2     0         north/gw1   1795262001    2.0 KiB   500 B      too_fast:3   ffff2c3d4e5f   4            yes
 ");
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::output::{Tone, Word, table};
 use crate::admin::view::{
-    Count, ExportView, FailureView, InstanceView, ServiceView, TierView, TunnelView, ZoneView,
+    Count, ExchangeView, ExportView, FailureView, InstanceView, LinkView, RecordView, ServiceView, TierView,
+    TunnelView, ZoneView,
 };
 
 /// Something that `get` can show as a row.
@@ -34,7 +35,9 @@ pub fn render<T: Tabular>(items: &[T], wide: bool, colour: bool) -> String {
 
 impl Tabular for ZoneView {
     const HEADER: &'static [&'static str] = &["ZONE", "STATE", "TUNNELS", "RTT", "AGE", "HEARD", "TAGS"];
-    const WIDE: &'static [&'static str] = &["GATEWAYS", "EXPORTS", "TOPOLOGY"];
+    const WIDE: &'static [&'static str] = &[
+        "GATEWAYS", "EXPORTS", "TOPOLOGY", "VERSION", "LAG", "SENT", "RECEIVED", "REFUSED", "VIA",
+    ];
 
     fn row(&self) -> Vec<Word> {
         let tunnels: usize = self.links.iter().map(|link| link.tunnels).sum();
@@ -79,10 +82,26 @@ impl Tabular for ZoneView {
             Some(false) => Word("differs".to_owned(), Tone::Doubtful),
             None => "".into(),
         };
+        let each = |part: fn(&LinkView) -> Option<String>| {
+            let parts: Vec<_> = self.links.iter().filter_map(part).collect();
+            Word::from(parts.join(","))
+        };
+        let lag = self.links.iter().filter_map(|link| link.exchange.lag_versions);
+        let sum = |part: fn(&ExchangeView) -> u64| self.links.iter().map(|link| part(&link.exchange)).sum();
+        let moved = |value: u64| match self.links.is_empty() {
+            true => "".into(),
+            false => bytes(value).into(),
+        };
         vec![
             declared.join(",").into(),
             if self.own { "".into() } else { exports.into() },
             topology,
+            each(|link| link.version.map(|version| version.to_string())),
+            lag.max().map(|lag| lag.to_string()).unwrap_or_default().into(),
+            moved(sum(|exchange| exchange.sync_sent_bytes)),
+            moved(sum(|exchange| exchange.sync_received_bytes)),
+            each(|link| Some(refused(&link.exchange)).filter(|text| !text.is_empty())),
+            each(|link| link.via.clone()),
         ]
     }
 }
@@ -198,7 +217,7 @@ impl Tabular for TunnelView {
 
 impl Tabular for ExportView {
     const HEADER: &'static [&'static str] = &["SERVICE", "ZONE", "TAGS", "HEALTHY", "WEIGHT", "AGE", "LINK"];
-    const WIDE: &'static [&'static str] = &["GATEWAY", "CAPACITY"];
+    const WIDE: &'static [&'static str] = &["GATEWAY", "CAPACITY", "VERSION", "HEARD", "VIA"];
 
     fn row(&self) -> Vec<Word> {
         vec![
@@ -222,8 +241,70 @@ impl Tabular for ExportView {
                 .map(|capacity| format!("{capacity}/s"))
                 .unwrap_or_default()
                 .into(),
+            self.version
+                .map(|version| version.to_string())
+                .unwrap_or_default()
+                .into(),
+            self.heard_seconds_ago.map(ago).unwrap_or_default().into(),
+            self.via.clone().unwrap_or_default().into(),
         ]
     }
+}
+
+impl Tabular for RecordView {
+    const HEADER: &'static [&'static str] = &["GATEWAY", "AGE", "HEARD", "VERSION", "LAG", "EXPORTS", "VIA"];
+    const WIDE: &'static [&'static str] = &[
+        "INCARNATION",
+        "SENT",
+        "RECEIVED",
+        "REFUSED",
+        "TOPOLOGY",
+        "GENERATION",
+        "DRAINING",
+    ];
+
+    fn row(&self) -> Vec<Word> {
+        let lag = self.exchange.lag_versions;
+        vec![
+            self.origin.as_str().into(),
+            Word::state(&self.age),
+            self.heard_seconds_ago.map(ago).unwrap_or_default().into(),
+            self.version.into(),
+            lag.map(|lag| lag.to_string()).unwrap_or_default().into(),
+            self.exports.len().into(),
+            self.via.clone().unwrap_or_default().into(),
+        ]
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        let own = self.age == "own";
+        let moved = |value| match own {
+            true => "".into(),
+            false => bytes(value).into(),
+        };
+        let tone = match self.same_topology {
+            true => Tone::Good,
+            false => Tone::Doubtful,
+        };
+        vec![
+            self.incarnation.into(),
+            moved(self.exchange.sync_sent_bytes),
+            moved(self.exchange.sync_received_bytes),
+            refused(&self.exchange).into(),
+            Word(self.topology.clone(), tone),
+            self.topology_generation.into(),
+            if self.draining { "yes" } else { "" }.into(),
+        ]
+    }
+}
+
+/// `too_fast:3 us:bad_signature:1`: reasons and how often, those for which this gateway refused after `us:`.
+fn refused(exchange: &ExchangeView) -> String {
+    let word = |refusal: &crate::admin::view::RefusalView| {
+        let us = if refusal.side == "local" { "us:" } else { "" };
+        format!("{us}{}:{}", refusal.reason, refusal.count)
+    };
+    exchange.refusals.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
 fn failure(failure: &FailureView) -> String {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     ingress::{Dialled, linger},
-    relay::{self, End, OpenGuard, Relayed},
+    relay::{self, End, Meters, OpenGuard, Relayed},
     target::Target,
     telemetry::{AccessRecord, Role},
 };
@@ -123,7 +123,7 @@ async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
     };
     match path {
         Path::Local(dialled) => {
-            let relayed = carry_local(shared, &mut socket, dialled, early, &mut ending).await;
+            let relayed = carry_local(shared, &target, &mut socket, dialled, early, &mut ending).await;
             drop(socket);
             ended(&mut ending, relayed);
             finish(shared, &target, client, begun, ending);
@@ -141,7 +141,8 @@ async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
             let Some((mut send, mut recv)) = stream.into_halves() else {
                 return;
             };
-            let mut relayed = relay::stream(&mut socket, &mut send, &mut recv, &shared.cut).await;
+            let meters = meters(shared, &target, early_bytes);
+            let mut relayed = relay::stream(&mut socket, &mut send, &mut recv, meters, &shared.cut).await;
             drop(socket);
             relayed.sent += early_bytes;
             ended(&mut ending, relayed);
@@ -155,6 +156,7 @@ async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
 
 async fn carry_local(
     shared: &Shared,
+    target: &Target,
     socket: &mut TcpStream,
     dialled: Box<Dialled>,
     early: Bytes,
@@ -177,10 +179,21 @@ async fn carry_local(
     }
     let early_bytes = early.len() as u64;
     drop(early);
-    let mut relayed = relay::sockets(socket, &mut instance, &shared.cut).await;
+    let meters = meters(shared, target, early_bytes);
+    let mut relayed = relay::sockets(socket, &mut instance, meters, &shared.cut).await;
     relayed.sent += early_bytes;
     drop((instance, load));
     relayed
+}
+
+/// Counts a connection's bytes from here on, and those that the instance has been given already.
+fn meters(shared: &Shared, target: &Target, early_bytes: u64) -> Meters {
+    let meter = shared.metrics.meter(Role::Egress.word(), target.service.as_str());
+    meter.up.inc_by(early_bytes);
+    Meters {
+        sent: meter.up,
+        received: meter.down,
+    }
 }
 
 fn ended(ending: &mut Ending, relayed: Relayed) {
@@ -213,10 +226,9 @@ fn finish(shared: &Shared, target: &Target, client: SocketAddr, begun: Instant, 
         bytes_down: ending.bytes_down,
     };
     let service = record.service.as_str();
-    let (up, down) = (record.bytes_up, record.bytes_down);
     shared
         .metrics
-        .connection_closed(Role::Egress.word(), service, record.outcome, up, down);
+        .connection_closed(Role::Egress.word(), service, record.outcome);
     shared.metrics.timed(&record);
     shared.access.write(&record);
 }

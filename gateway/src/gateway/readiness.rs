@@ -45,8 +45,8 @@ pub fn checks(
         .with(move || topology(&reload))
         .with(move || certificate(&identity, SystemTime::now()))
         .with(move || listeners(&egress))
-        .with(move || tunnels(&linked))
-        .with(move || catalog(&known))
+        .with_sum(move || tunnels(&linked))
+        .with_sum(move || catalog(&known))
         .with(move || disk(&sync))
         .with(move || instances(&healthy))
         .with(move || sources(&troubles));

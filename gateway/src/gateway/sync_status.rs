@@ -1,40 +1,122 @@
 //! Carries what zone sync says of itself to the metrics and the admin API.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwapOption;
-use causeway_zone_sync::service::{Side as SyncSide, SyncEvent, SyncStatus, ZoneSync};
+use causeway_zone_sync::{
+    name::GatewayId,
+    replica::Stamp,
+    service::{PeerStatus, Side as SyncSide, SyncEvent, SyncStatus, ZoneSync},
+};
 use tokio::{sync::mpsc, time::interval};
 
-use crate::telemetry::{Metrics, Side, SyncReading};
+use crate::telemetry::{LatestRefusal, Metrics, OwnReading, Side, SyncReading, SyncReadings};
 
 /// How old the view may be.
 const REFRESH: Duration = Duration::from_millis(500);
 
+/// Peers whose refusals are remembered: as many as zone sync has sessions.
+const MAX_REFUSED: usize = 1_024;
+
 /// The latest status of zone sync; clones show the same.
 #[derive(Debug, Clone, Default)]
-pub struct SyncView(Arc<ArcSwapOption<SyncStatus>>);
+pub struct SyncView(Arc<ArcSwapOption<Seen>>);
+
+/// A status, and what happened up to then.
+#[derive(Debug)]
+struct Seen {
+    status: Arc<SyncStatus>,
+    refusals: BTreeMap<GatewayId, Refusals>,
+}
+
+/// The refusals between this gateway and another.
+#[derive(Debug, Clone)]
+struct Refusals {
+    counts: BTreeMap<(Side, &'static str), u64>,
+    latest: (Side, &'static str),
+    at: Instant,
+}
 
 impl SyncView {
     /// `None` until zone sync was asked for the first time.
     pub fn status(&self) -> Option<Arc<SyncStatus>> {
-        self.0.load_full()
+        self.0.load().as_ref().map(|seen| seen.status.clone())
     }
 
     /// What the metrics and the admin API read.
-    pub fn readings(&self) -> Arc<dyn Fn() -> Vec<SyncReading> + Send + Sync> {
+    pub fn readings(&self) -> Arc<dyn Fn() -> SyncReadings + Send + Sync> {
         let view = self.clone();
-        Arc::new(move || view.status().map(|status| readings(&status)).unwrap_or_default())
+        Arc::new(move || {
+            let seen = view.0.load();
+            let read = seen.as_ref().map(|seen| readings(seen, Instant::now()));
+            read.unwrap_or_default()
+        })
     }
 }
 
-fn readings(status: &SyncStatus) -> Vec<SyncReading> {
-    let reading = |peer: &causeway_zone_sync::service::PeerStatus| SyncReading {
-        origin: peer.peer.clone(),
-        heard_ago: peer.heard_ago,
-        session: peer.connected_for.is_some(),
+fn readings(seen: &Seen, now: Instant) -> SyncReadings {
+    let status = &seen.status;
+    let reading = |peer: &PeerStatus| {
+        let refusals = seen.refusals.get(&peer.peer);
+        SyncReading {
+            origin: peer.peer.clone(),
+            heard_ago: peer.heard_ago,
+            session: peer.connected_for.is_some(),
+            lag_versions: peer.acknowledged.map(|holds| lag(status.own, holds)),
+            sent_bytes: peer.totals.bytes_sent,
+            received_bytes: peer.totals.bytes_received,
+            refusals: refusals
+                .map(|refusals| refusals.counts.clone())
+                .unwrap_or_default(),
+            refused: refusals.map(|refusals| LatestRefusal {
+                side: refusals.latest.0,
+                reason: refusals.latest.1,
+                ago: now.saturating_duration_since(refusals.at),
+            }),
+        }
     };
-    status.peers.iter().map(reading).collect()
+    SyncReadings {
+        own: Some(OwnReading {
+            origin: status.origin.clone(),
+            stamp: status.own,
+            draining: status.draining,
+        }),
+        peers: status.peers.iter().map(reading).collect(),
+    }
+}
+
+/// Versions of the own record that a peer does not hold: all of them, if what it holds is of an earlier incarnation.
+fn lag(own: Stamp, holds: Stamp) -> u64 {
+    match own.incarnation == holds.incarnation {
+        true => own.version.saturating_sub(holds.version),
+        false if holds > own => 0,
+        false => own.version,
+    }
+}
+
+/// Bytes of each peer that the metrics were told of.
+#[derive(Debug, Default)]
+struct Told(BTreeMap<GatewayId, (u64, u64)>);
+
+impl Told {
+    /// Counts what has come on top since the last call. A total that went back is that of a peer that was forgotten and is
+    /// known anew.
+    fn tell(&mut self, metrics: &Metrics, status: &SyncStatus) {
+        let mut told = BTreeMap::new();
+        for peer in &status.peers {
+            let total = (peer.totals.bytes_sent, peer.totals.bytes_received);
+            let before = self.0.get(&peer.peer).copied().unwrap_or_default();
+            let added = |total: u64, before: u64| total.checked_sub(before).unwrap_or(total);
+            metrics.sync_bytes(&peer.peer, "sent", added(total.0, before.0));
+            metrics.sync_bytes(&peer.peer, "received", added(total.1, before.1));
+            told.insert(peer.peer.clone(), total);
+        }
+        self.0 = told;
+    }
 }
 
 /// Keeps `view` current and counts what happens, until zone sync ends. Dropping the future stops it.
@@ -45,38 +127,138 @@ pub async fn watch(
     metrics: Arc<Metrics>,
 ) {
     let mut refresh = interval(REFRESH);
+    let mut refusals = BTreeMap::new();
+    let mut told = Told::default();
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Some(event) => count(&metrics, event),
+                Some(event) => count(&metrics, &mut refusals, event),
                 None => return,
             },
             _ = refresh.tick() => match zone_sync.status().await {
-                Some(status) => view.0.store(Some(Arc::new(status))),
+                Some(status) => {
+                    told.tell(&metrics, &status);
+                    let (status, refusals) = (Arc::new(status), refusals.clone());
+                    view.0.store(Some(Arc::new(Seen { status, refusals })));
+                }
                 None => return,
             },
         }
     }
 }
 
-fn count(metrics: &Metrics, event: SyncEvent) {
+fn count(metrics: &Metrics, refusals: &mut BTreeMap<GatewayId, Refusals>, event: SyncEvent) {
     match event {
-        SyncEvent::Refused { side, reason, .. } => {
+        SyncEvent::Refused { peer, side, reason } => {
             let side = match side {
                 SyncSide::Local => Side::Local,
                 SyncSide::Peer => Side::Peer,
             };
-            metrics.sync_refused(side, reason);
+            metrics.sync_refused(&peer, side, reason);
+            remember(refusals, peer, side, reason);
         }
         SyncEvent::Diverged { .. } => metrics.sync_repaired(),
         SyncEvent::PassedOver { .. } => metrics.sync_passed_over(),
-        SyncEvent::SessionEnded {
-            bytes_sent,
-            bytes_received,
-            ..
-        } => {
-            metrics.sync_bytes("sent", bytes_sent);
-            metrics.sync_bytes("received", bytes_received);
+        // The bytes were counted as they flowed.
+        SyncEvent::SessionEnded { .. } => {}
+    }
+}
+
+fn remember(refusals: &mut BTreeMap<GatewayId, Refusals>, peer: GatewayId, side: Side, reason: &'static str) {
+    let now = Instant::now();
+    if refusals.len() >= MAX_REFUSED && !refusals.contains_key(&peer) {
+        let oldest = refusals.iter().min_by_key(|(_, refusals)| refusals.at);
+        let oldest = oldest.map(|(peer, _)| peer.clone());
+        oldest.map(|peer| refusals.remove(&peer));
+    }
+    let entry = refusals.entry(peer).or_insert_with(|| Refusals {
+        counts: BTreeMap::new(),
+        latest: (side, reason),
+        at: now,
+    });
+    *entry.counts.entry((side, reason)).or_default() += 1;
+    (entry.latest, entry.at) = ((side, reason), now);
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_zone_sync::service::{Disk, PeerTotals};
+
+    use super::*;
+
+    fn west() -> GatewayId {
+        GatewayId::new("west".parse().unwrap(), "gw1".parse().unwrap())
+    }
+
+    fn stamp(incarnation: u64, version: u64) -> Stamp {
+        Stamp { incarnation, version }
+    }
+
+    fn status(sent: u64) -> SyncStatus {
+        SyncStatus {
+            origin: GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap()),
+            own: stamp(2, 9),
+            exports: 0,
+            draining: false,
+            disk: Disk::Absent,
+            peers: vec![PeerStatus {
+                peer: west(),
+                connected_for: Some(Duration::from_secs(1)),
+                heard_ago: None,
+                acknowledged: Some(stamp(2, 7)),
+                held: None,
+                age: None,
+                exports: 0,
+                totals: PeerTotals {
+                    bytes_sent: sent,
+                    ..PeerTotals::default()
+                },
+            }],
         }
+    }
+
+    #[test]
+    fn lag_counts_versions_of_this_incarnation() {
+        assert_eq!(lag(stamp(2, 9), stamp(2, 7)), 2);
+        assert_eq!(lag(stamp(2, 9), stamp(2, 9)), 0);
+        // What it holds is of an earlier start: it has none of these versions.
+        assert_eq!(lag(stamp(2, 9), stamp(1, 50)), 9);
+        // It holds more than this process wrote; a new incarnation is on its way.
+        assert_eq!(lag(stamp(2, 9), stamp(3, 1)), 0);
+    }
+
+    #[test]
+    fn bytes_are_counted_once_and_a_peer_that_comes_anew_counts_from_nothing() {
+        let metrics = Metrics::default();
+        let mut told = Told::default();
+        for sent in [100, 150, 150, 30] {
+            told.tell(&metrics, &status(sent));
+        }
+        assert_eq!(metrics.sync_bytes_with(&west(), "sent"), 180);
+    }
+
+    #[test]
+    fn refusals_are_shown_by_side_and_reason_with_the_time_of_the_latest() {
+        let (metrics, mut refusals) = (Metrics::default(), BTreeMap::new());
+        for (side, reason) in [
+            (SyncSide::Local, "too_fast"),
+            (SyncSide::Local, "too_fast"),
+            (SyncSide::Peer, "too_large"),
+        ] {
+            let peer = west();
+            count(&metrics, &mut refusals, SyncEvent::Refused { peer, side, reason });
+        }
+        let seen = Seen {
+            status: Arc::new(status(0)),
+            refusals,
+        };
+        let read = readings(&seen, Instant::now() + Duration::from_secs(5));
+        let west = read.of(&west()).unwrap();
+        let counts = [((Side::Local, "too_fast"), 2), ((Side::Peer, "too_large"), 1)];
+        assert_eq!(west.refusals, BTreeMap::from(counts));
+        let latest = west.refused.unwrap();
+        assert_eq!((latest.side, latest.reason), (Side::Peer, "too_large"));
+        assert!(latest.ago >= Duration::from_secs(5));
+        assert_eq!(west.lag_versions, Some(2));
     }
 }

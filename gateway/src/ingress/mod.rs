@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     instances::ConnectFailures,
-    relay::{self, OpenConnection, OpenConnections, OpenGuard},
+    relay::{self, Meters, OpenConnection, OpenConnections, OpenGuard},
     snapshot::Snapshots,
     telemetry::{AccessLog, AccessRecord, Metrics, Role, Side},
     tunnel::{IncomingStream, Quiet, StreamHandler, Tunnel, refusal_word},
@@ -233,7 +233,12 @@ async fn carry(
     shared
         .metrics
         .connection_opened(Role::Ingress.word(), service.as_str());
-    let relayed = relay::stream(&mut socket, send, recv, &shared.cut).await;
+    let meter = shared.metrics.meter(Role::Ingress.word(), service.as_str());
+    let meters = Meters {
+        sent: meter.down,
+        received: meter.up,
+    };
+    let relayed = relay::stream(&mut socket, send, recv, meters, &shared.cut).await;
     drop((socket, load));
     let zone = shared.snapshots.load().zone.clone();
     let record = AccessRecord {
@@ -325,13 +330,9 @@ impl Shared {
     }
 
     fn finish(&self, record: &AccessRecord) {
-        self.metrics.connection_closed(
-            Role::Ingress.word(),
-            record.service.as_str(),
-            record.outcome,
-            record.bytes_up,
-            record.bytes_down,
-        );
+        let service = record.service.as_str();
+        self.metrics
+            .connection_closed(Role::Ingress.word(), service, record.outcome);
         self.metrics.timed(record);
         self.access.write(record);
     }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     io::Interest,
     net::{
@@ -17,15 +18,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    End, Relayed, chunk,
+    End, Meters, Relayed, chunk,
     write::{self, Queue},
 };
 
 /// From one socket into another.
-#[derive(Default)]
 struct Way {
     pending: Queue,
     bytes: u64,
+    meter: Counter,
     done: bool,
 }
 
@@ -36,6 +37,20 @@ enum Failed {
 }
 
 impl Way {
+    fn new(meter: Counter) -> Self {
+        Self {
+            pending: Queue::default(),
+            bytes: 0,
+            meter,
+            done: false,
+        }
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.meter.inc_by(bytes);
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -44,7 +59,8 @@ impl Way {
     ) -> Poll<Result<(), Failed>> {
         let writer = |_: io::Error| Failed::Writer;
         while !self.done {
-            self.bytes += ready!(self.pending.poll_write(cx, to)).map_err(writer)?;
+            let wrote = ready!(self.pending.poll_write(cx, to)).map_err(writer)?;
+            self.count(wrote);
             if !self.pending.is_empty() {
                 continue;
             }
@@ -53,10 +69,8 @@ impl Way {
                 ready!(write::poll_shutdown(to, cx)).map_err(writer)?;
                 self.done = true;
             } else {
-                self.bytes += self
-                    .pending
-                    .poll_write_first(cx, to, &mut [read])
-                    .map_err(writer)?;
+                let wrote = self.pending.poll_write_first(cx, to, &mut [read]);
+                self.count(wrote.map_err(writer)?);
             }
         }
         Poll::Ready(Ok(()))
@@ -65,9 +79,14 @@ impl Way {
 
 /// Relays between a client and an instance until both directions are done, one is reset, or `cut` is cancelled. On
 /// anything but [`End::Finished`] both sockets send RST when the caller drops them.
-pub async fn sockets(client: &mut TcpStream, instance: &mut TcpStream, cut: &CancellationToken) -> Relayed {
-    let mut up = Way::default();
-    let mut down = Way::default();
+pub async fn sockets(
+    client: &mut TcpStream,
+    instance: &mut TcpStream,
+    meters: Meters,
+    cut: &CancellationToken,
+) -> Relayed {
+    let mut up = Way::new(meters.sent);
+    let mut down = Way::new(meters.received);
     let end = match cut
         .run_until_cancelled(both_ways(client, instance, &mut up, &mut down))
         .await

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 use tokio::{
     io::Interest,
@@ -110,15 +111,32 @@ pub struct Relayed {
     pub end: End,
 }
 
+/// Counts bytes as they flow: those from the socket into the stream, and those from the stream into the socket. For
+/// [`sockets`]: from the client to the instance, and back.
+#[derive(Debug, Clone, Default)]
+pub struct Meters {
+    pub sent: Counter,
+    pub received: Counter,
+}
+
 /// From a socket into a stream.
-#[derive(Default)]
 struct Upward {
     pending: Bytes,
     bytes: u64,
+    meter: Counter,
     done: bool,
 }
 
 impl Upward {
+    fn new(meter: Counter) -> Self {
+        Self {
+            pending: Bytes::new(),
+            bytes: 0,
+            meter,
+            done: false,
+        }
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -132,6 +150,7 @@ impl Upward {
                     ready!(write.poll(cx)).map_err(|error| End::of_write(&error))?
                 };
                 self.bytes += written.bytes as u64;
+                self.meter.inc_by(written.bytes as u64);
             }
             self.pending = ready!(chunk::poll_read(socket, cx)).map_err(|_| End::SocketReset)?;
             if self.pending.is_empty() {
@@ -145,14 +164,28 @@ impl Upward {
 }
 
 /// From a stream into a socket.
-#[derive(Default)]
 struct Downward {
     pending: Queue,
     bytes: u64,
+    meter: Counter,
     done: bool,
 }
 
 impl Downward {
+    fn new(meter: Counter) -> Self {
+        Self {
+            pending: Queue::default(),
+            bytes: 0,
+            meter,
+            done: false,
+        }
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.meter.inc_by(bytes);
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -160,7 +193,8 @@ impl Downward {
         socket: &mut WriteHalf<'_>,
     ) -> Poll<Result<(), End>> {
         while !self.done {
-            self.bytes += ready!(self.pending.poll_write(cx, socket)).map_err(|_| End::SocketReset)?;
+            let wrote = ready!(self.pending.poll_write(cx, socket)).map_err(|_| End::SocketReset)?;
+            self.count(wrote);
             if !self.pending.is_empty() {
                 continue;
             }
@@ -171,7 +205,7 @@ impl Downward {
                 Some(count) => {
                     let chunks = &mut chunks[..count];
                     let wrote = self.pending.poll_write_first(cx, socket, chunks);
-                    self.bytes += wrote.map_err(|_| End::SocketReset)?;
+                    self.count(wrote.map_err(|_| End::SocketReset)?);
                 }
                 None => {
                     ready!(write::poll_shutdown(socket, cx)).map_err(|_| End::SocketReset)?;
@@ -189,10 +223,11 @@ pub async fn stream(
     socket: &mut TcpStream,
     send: &mut SendStream,
     recv: &mut RecvStream,
+    meters: Meters,
     cut: &CancellationToken,
 ) -> Relayed {
-    let mut up = Upward::default();
-    let mut down = Downward::default();
+    let mut up = Upward::new(meters.sent);
+    let mut down = Downward::new(meters.received);
     let both = both_ways(socket, send, recv, &mut up, &mut down);
     let end = match cut.run_until_cancelled(both).await {
         Some(Ok(())) => End::Finished,

@@ -30,7 +30,14 @@ async fn between() -> Between {
     let cut = CancellationToken::new();
     let token = cut.clone();
     let relay = tokio::spawn(async move {
-        let relayed = stream(&mut relayed_socket, &mut near_send, &mut near_recv, &token).await;
+        let relayed = stream(
+            &mut relayed_socket,
+            &mut near_send,
+            &mut near_recv,
+            Meters::default(),
+            &token,
+        )
+        .await;
         drop(relayed_socket);
         // Delivers what is still on its way before the connection goes.
         if relayed.end == End::Finished {
@@ -240,7 +247,9 @@ async fn local() -> (TcpStream, TcpStream, JoinHandle<Relayed>, CancellationToke
     let (mut near_instance, instance) = testbed::sockets().await;
     let cut = CancellationToken::new();
     let token = cut.clone();
-    let relay = tokio::spawn(async move { sockets(&mut near_client, &mut near_instance, &token).await });
+    let relay = tokio::spawn(async move {
+        sockets(&mut near_client, &mut near_instance, Meters::default(), &token).await
+    });
     (client, instance, relay, cut)
 }
 
@@ -307,8 +316,14 @@ async fn a_relay_is_small_while_it_waits() {
     let (_client, mut socket) = testbed::sockets().await;
     let (_other, mut other) = testbed::sockets().await;
     let cut = CancellationToken::new();
-    let size = size_of_val(&stream(&mut socket, &mut send, &mut recv, &cut));
+    let size = size_of_val(&stream(
+        &mut socket,
+        &mut send,
+        &mut recv,
+        Meters::default(),
+        &cut,
+    ));
     assert!(size < 1536, "{size} bytes");
-    let size = size_of_val(&sockets(&mut socket, &mut other, &cut));
+    let size = size_of_val(&sockets(&mut socket, &mut other, Meters::default(), &cut));
     assert!(size < 1536, "{size} bytes");
 }

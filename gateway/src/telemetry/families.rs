@@ -14,8 +14,8 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    ByAnswer, ByDirection, ByOutcome, ByReason, ByResult, ByRole, ByServiceReason, ByServiceResult,
-    ByServiceWhy, BySideReason, ByWay,
+    ByAnswer, ByDirection, ByOutcome, ByPeerSideReason, ByPeerWay, ByReason, ByResult, ByRole,
+    ByServiceReason, ByServiceResult, ByServiceWhy, BySideReason,
 };
 
 type Histograms<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
@@ -150,8 +150,8 @@ impl PeerFamilies {
 pub(super) struct ZoneFamilies {
     pub health_checks: Family<ByServiceResult, Counter>,
     pub dns: Family<ByAnswer, Counter>,
-    pub sync_bytes: Family<ByWay, Counter>,
-    pub sync_refused: Family<BySideReason, Counter>,
+    pub sync_bytes: Family<ByPeerWay, Counter>,
+    pub sync_refused: Family<ByPeerSideReason, Counter>,
     pub sync_repairs: Counter,
     pub sync_passed_over: Counter,
     pub reloads: Family<ByResult, Counter>,
@@ -196,7 +196,7 @@ impl ZoneFamilies {
                 "Health checks of this zone's instances",
             ),
             dns: counters(registry, "dns_answers", "DNS queries answered"),
-            sync_bytes: counters(registry, "sync_bytes", "Zone sync bytes"),
+            sync_bytes: counters(registry, "sync_bytes", "Zone sync bytes exchanged with a gateway"),
             sync_refused: counters(
                 registry,
                 "sync_refused",

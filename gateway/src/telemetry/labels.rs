@@ -64,11 +64,6 @@ pub(super) struct ByResult {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct ByWay {
-    pub way: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByAnswer {
     pub kind: &'static str,
     pub rcode: &'static str,
@@ -101,6 +96,14 @@ pub(super) struct ByPeerWay {
     pub zone: String,
     pub gateway: String,
     pub way: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByPeerSideReason {
+    pub zone: String,
+    pub gateway: String,
+    pub side: &'static str,
+    pub reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

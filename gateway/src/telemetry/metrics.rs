@@ -7,16 +7,16 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use causeway_zone_sync::name::ServiceName;
+use causeway_zone_sync::name::{GatewayId, ServiceName};
 use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
+use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
 use super::{
     AccessRecord,
     families::{PeerFamilies, TrafficFamilies, ZoneFamilies},
     labels::{
-        ByAnswer, ByDirection, ByOutcome, ByReason, ByResult, ByRole, ByServiceReason, ByServiceResult,
-        ByServiceWhy, BySideReason, ByWay, ServiceLabel,
+        ByAnswer, ByDirection, ByOutcome, ByPeer, ByPeerSideReason, ByPeerWay, ByReason, ByResult, ByRole,
+        ByServiceReason, ByServiceResult, ByServiceWhy, BySideReason, ServiceLabel,
     },
     scrape::TunnelTotals,
 };
@@ -25,7 +25,7 @@ use super::{
 const OTHER_SERVICE: &str = "other";
 
 /// Which side of a tunnel or stream said no.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// This gateway refused.
     Local,
@@ -34,12 +34,23 @@ pub enum Side {
 }
 
 impl Side {
-    fn word(self) -> &'static str {
+    /// The word that metrics and the admin API use.
+    #[must_use]
+    pub fn word(self) -> &'static str {
         match self {
             Self::Local => "local",
             Self::Peer => "peer",
         }
     }
+}
+
+/// Where a connection's bytes are counted.
+#[derive(Debug, Clone, Default)]
+pub struct Meter {
+    /// Towards the instance.
+    pub up: Counter,
+    /// Towards the client.
+    pub down: Counter,
 }
 
 /// Counters and histograms. Cheap to share in an `Arc`; every method is lock-free or takes a short read lock.
@@ -137,31 +148,26 @@ impl Metrics {
         self.traffic.open.get_or_create(&ByRole { role, service }).inc();
     }
 
-    /// Bytes that a connection has carried since the last call, for those that live long: their bytes would otherwise
-    /// show only when they end.
-    pub fn carried(&self, role: &'static str, service: &str, up: u64, down: u64) {
-        let service = self.label(service);
-        for (direction, bytes) in [("up", up), ("down", down)] {
-            let service = service.clone();
+    /// The counters of a connection's bytes, which count them as they flow: one that lives for days shows what it carries.
+    #[must_use]
+    pub fn meter(&self, role: &'static str, service: &str) -> Meter {
+        let counter = |direction| {
+            let service = self.label(service);
             let labels = ByDirection {
                 role,
                 service,
                 direction,
             };
-            self.traffic.bytes.get_or_create(&labels).inc_by(bytes);
+            self.traffic.bytes.get_or_create(&labels).clone()
+        };
+        Meter {
+            up: counter("up"),
+            down: counter("down"),
         }
     }
 
-    /// A connection ended, with the bytes that it carried and that [`Metrics::carried`] was not told of.
-    pub fn connection_closed(
-        &self,
-        role: &'static str,
-        service: &str,
-        outcome: &'static str,
-        up: u64,
-        down: u64,
-    ) {
-        self.carried(role, service, up, down);
+    /// A connection ended.
+    pub fn connection_closed(&self, role: &'static str, service: &str, outcome: &'static str) {
         let service = self.label(service);
         let open = ByRole {
             role,
@@ -233,14 +239,26 @@ impl Metrics {
         self.zone.dns.get_or_create(&ByAnswer { kind, rcode }).inc();
     }
 
-    /// Zone sync bytes, `way` being `sent` or `received`.
-    pub fn sync_bytes(&self, way: &'static str, bytes: u64) {
-        self.zone.sync_bytes.get_or_create(&ByWay { way }).inc_by(bytes);
+    /// Zone sync bytes exchanged with a gateway, `way` being `sent` or `received`.
+    pub fn sync_bytes(&self, peer: &GatewayId, way: &'static str, bytes: u64) {
+        let ByPeer { zone, gateway } = ByPeer::new(peer);
+        let labels = ByPeerWay { zone, gateway, way };
+        self.zone.sync_bytes.get_or_create(&labels).inc_by(bytes);
     }
 
-    /// A peer broke the sync protocol or a limit.
-    pub fn sync_refused(&self, side: Side, reason: &'static str) {
-        let labels = BySideReason {
+    #[cfg(test)]
+    pub(crate) fn sync_bytes_with(&self, peer: &GatewayId, way: &'static str) -> u64 {
+        let ByPeer { zone, gateway } = ByPeer::new(peer);
+        let labels = ByPeerWay { zone, gateway, way };
+        self.zone.sync_bytes.get_or_create(&labels).get()
+    }
+
+    /// A gateway broke the sync protocol or a limit, or says that this one did.
+    pub fn sync_refused(&self, peer: &GatewayId, side: Side, reason: &'static str) {
+        let ByPeer { zone, gateway } = ByPeer::new(peer);
+        let labels = ByPeerSideReason {
+            zone,
+            gateway,
             side: side.word(),
             reason,
         };
@@ -321,7 +339,10 @@ mod tests {
         metrics.connection_opened("egress", "orders");
         let open = r#"causeway_connections_open{role="egress",service="orders"}"#;
         assert!(text(&metrics).contains(&format!("{open} 1\n")));
-        metrics.connection_closed("egress", "orders", "served", 10, 20);
+        let meter = metrics.meter("egress", "orders");
+        meter.up.inc_by(10);
+        meter.down.inc_by(20);
+        metrics.connection_closed("egress", "orders", "served");
         let text = text(&metrics);
         assert!(text.contains(&format!("{open} 0\n")), "{text}");
         for line in [

@@ -1,11 +1,12 @@
 //! Values read from the running system at the moment that somebody asks: tunnels and the process itself. Plain structs,
 //! so that what is made of them can be tested without a system to read.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
 
-use causeway_zone_sync::name::GatewayId;
+use causeway_zone_sync::{name::GatewayId, replica::Stamp};
 use rustix::process::{Resource, getrlimit};
 
+use super::Side;
 use crate::{snapshot::Link, tunnel::Tunnel};
 
 /// Clock ticks per second in `/proc/self/stat`: 100 on every Linux platform (`USER_HZ`, proc(5)).
@@ -58,7 +59,31 @@ impl TunnelReading {
     }
 }
 
-/// What zone sync knows of one other gateway.
+/// What zone sync knows at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SyncReadings {
+    /// What this gateway tells the others; `None` before zone sync has begun.
+    pub own: Option<OwnReading>,
+    /// Every other gateway that was heard of, in order.
+    pub peers: Vec<SyncReading>,
+}
+
+impl SyncReadings {
+    #[must_use]
+    pub fn of(&self, origin: &GatewayId) -> Option<&SyncReading> {
+        self.peers.iter().find(|reading| reading.origin == *origin)
+    }
+}
+
+/// The record of this gateway itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnReading {
+    pub origin: GatewayId,
+    pub stamp: Stamp,
+    pub draining: bool,
+}
+
+/// What zone sync knows of one other gateway, and has exchanged with it since this process began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncReading {
     pub origin: GatewayId,
@@ -66,6 +91,23 @@ pub struct SyncReading {
     pub heard_ago: Option<Duration>,
     /// Whether a sync session with it is open.
     pub session: bool,
+    /// Own versions that it has not acknowledged; `None` without a session.
+    pub lag_versions: Option<u64>,
+    /// HTTP/2 framing included.
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// How often which side refused for which reason.
+    pub refusals: BTreeMap<(Side, &'static str), u64>,
+    /// The latest of them.
+    pub refused: Option<LatestRefusal>,
+}
+
+/// Why a gateway was refused last, or refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatestRefusal {
+    pub side: Side,
+    pub reason: &'static str,
+    pub ago: Duration,
 }
 
 /// This process; `None` where the system does not say.

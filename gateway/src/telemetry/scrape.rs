@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 
 use super::{
-    Metrics, ProcessReading, SyncReading, TunnelReading,
+    Metrics, ProcessReading, SyncReadings, TunnelReading,
     labels::{Build, ByPeer, ByPeerState, ByPeerWay, ByServiceHealth},
 };
 use crate::snapshot::{Health, Link, Snapshot};
@@ -28,7 +28,7 @@ type Seconds = Gauge<f64, AtomicU64>;
 pub struct ScrapeState<'a> {
     pub snapshot: &'a Snapshot,
     pub tunnels: &'a [TunnelReading],
-    pub sync: &'a [SyncReading],
+    pub sync: &'a SyncReadings,
     pub process: &'a ProcessReading,
     /// Access log lines that the writer could not keep up with.
     pub access_dropped: u64,
@@ -47,6 +47,7 @@ pub fn scrape(metrics: &Metrics, state: &ScrapeState<'_>) -> Result<String, fmt:
     gateway(own, state);
     tunnels(own, state.tunnels);
     sync(own, state.sync);
+    records(own, state);
     instances(own, state.snapshot);
     process(&mut read, state.process);
     let mut out = String::new();
@@ -198,16 +199,24 @@ fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
     );
 }
 
-fn sync(registry: &mut Registry, origins: &[SyncReading]) {
+fn sync(registry: &mut Registry, readings: &SyncReadings) {
     let age: Family<ByPeer, Seconds> = Family::default();
-    let session: Family<ByPeer, Gauge> = Family::default();
-    for reading in origins {
+    let (session, lag) = (Family::<ByPeer, Gauge>::default(), Family::default());
+    for reading in &readings.peers {
         let labels = ByPeer::new(&reading.origin);
         // Never heard since the start is infinitely old, not missing: an alert on the age must see it.
         let seconds = reading.heard_ago.map_or(f64::INFINITY, |ago| ago.as_secs_f64());
         age.get_or_create(&labels).set(seconds);
         session.get_or_create(&labels).set(i64::from(reading.session));
+        if let Some(versions) = reading.lag_versions {
+            set(&lag, &labels, versions);
+        }
     }
+    registry.register(
+        "sync_lag_versions",
+        "Versions of the own record that a gateway has not acknowledged",
+        lag,
+    );
     registry.register_with_unit(
         "sync_age",
         "Since a gateway's record was heard of",
@@ -219,6 +228,65 @@ fn sync(registry: &mut Registry, origins: &[SyncReading]) {
         "1 while a sync session with the gateway is open",
         session,
     );
+}
+
+fn set(family: &Family<ByPeer, Gauge>, labels: &ByPeer, value: u64) {
+    family
+        .get_or_create(labels)
+        .set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+/// The record of each gateway as it is held here, and the own one.
+fn records(registry: &mut Registry, state: &ScrapeState<'_>) {
+    let (incarnation, version) = (Family::default(), Family::default());
+    let (relayed, exports) = (Family::default(), Family::default());
+    let (generation, same) = (Family::default(), Family::default());
+    if let Some(own) = &state.sync.own {
+        let labels = ByPeer::new(&own.origin);
+        set(&incarnation, &labels, own.stamp.incarnation);
+        set(&version, &labels, own.stamp.version);
+    }
+    let topology = state.snapshot.topology.fingerprint;
+    for entry in state.snapshot.catalog.entries() {
+        let record = &entry.record;
+        let labels = ByPeer::new(&record.origin);
+        set(&incarnation, &labels, record.incarnation);
+        set(&version, &labels, record.version);
+        set(&relayed, &labels, u64::from(entry.via.is_some()));
+        set(&exports, &labels, record.exports.len() as u64);
+        set(&generation, &labels, record.topology_generation);
+        set(&same, &labels, u64::from(record.topology == topology));
+    }
+    for (name, help, family) in [
+        (
+            "sync_incarnation",
+            "Incarnation of a gateway's record",
+            incarnation,
+        ),
+        (
+            "sync_version",
+            "Version of a gateway's record within its incarnation",
+            version,
+        ),
+        (
+            "sync_relayed",
+            "1 while a gateway's record comes through another",
+            relayed,
+        ),
+        ("sync_exports", "Exports in a gateway's record", exports),
+        (
+            "topology_generation",
+            "Generation of the applied topology that a gateway runs, 0 for one from a file",
+            generation,
+        ),
+        (
+            "topology_same",
+            "1 while a gateway runs the same topology as this one",
+            same,
+        ),
+    ] {
+        registry.register(name, help, family);
+    }
 }
 
 fn instances(registry: &mut Registry, snapshot: &Snapshot) {

@@ -92,7 +92,21 @@ async fn instances_catalog_topology_and_tunnels_answer() {
         (&json!("healthy"), &json!("topology"))
     );
     let catalog = items("/v1/catalog").await;
-    assert_eq!(catalog[0]["origin"], "plant/gw1");
+    assert_eq!(
+        (&catalog[0]["origin"], &catalog[0]["age"]),
+        (&json!("east/gw1"), &json!("own"))
+    );
+    assert_eq!(
+        (&catalog[0]["incarnation"], &catalog[0]["version"]),
+        (&json!(5), &json!(9))
+    );
+    assert_eq!(catalog[1]["origin"], "plant/gw1");
+    let west = &catalog[2];
+    assert_eq!(
+        (&west["lag_versions"], &west["sync_sent_bytes"]),
+        (&json!(2), &json!(700))
+    );
+    assert_eq!(west["refusals"][0]["reason"], "too_fast");
     let topology = items("/v1/topology").await;
     assert_eq!(topology[0]["services"], json!(["billing", "orders"]));
     assert!(items("/v1/tunnels").await.is_empty());
@@ -134,6 +148,22 @@ ok
     assert_eq!((status, body(&answer)), (503, "not ready\n"));
     // Alive all the same: a restart would not help.
     assert_eq!(ask(&admin, "GET /livez", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn check_leaves_out_what_only_sums_up() {
+    let mut state = state();
+    state.readiness = state
+        .readiness
+        .with_sum(|| Check::warn("zones", "tunnels", "no working tunnel to plant", "look"));
+    let admin = serve(state).await;
+    let (_, ready) = ask(&admin, "GET /readyz?verbose", "").await;
+    assert!(ready.contains("[warn] zones: tunnels"), "{ready}");
+    let (_, checks) = ask(&admin, "GET /v1/checks", "").await;
+    assert!(
+        checks.contains("zone plant") && !checks.contains("no working tunnel"),
+        "{checks}"
+    );
 }
 
 #[tokio::test]

@@ -138,11 +138,11 @@ orders    8080   http       127.64.0.1   1/2    west:3/4
 ");
     let exports = run(Some(&admin), &["get", "exports", "-o", "wide"]).await;
     insta::assert_snapshot!(out(&exports), @r"
-SERVICE   ZONE    TAGS         HEALTHY   WEIGHT   AGE       LINK   GATEWAY   CAPACITY
-billing   plant   version=v1   1/2       1        suspect   down   gw1       -
-orders    east    version=v1   1/2       1        own       own    -         -
-orders    west    version=v1   2/2       2        fresh     up     gw1       -
-orders    west    version=v2   1/2       1        fresh     up     gw1       -
+SERVICE   ZONE    TAGS         HEALTHY   WEIGHT   AGE       LINK   GATEWAY   CAPACITY   VERSION   HEARD      VIA
+billing   plant   version=v1   1/2       1        suspect   down   gw1       -          3         -          -
+orders    east    version=v1   1/2       1        own       own    -         -          9         -          -
+orders    west    version=v1   2/2       2        fresh     up     gw1       -          3         just now   -
+orders    west    version=v2   1/2       1        fresh     up     gw1       -          3         just now   -
 ");
     let instances = run(Some(&admin), &["get", "instance", "-o", "wide"]).await;
     insta::assert_snapshot!(out(&instances), @r"
@@ -246,7 +246,9 @@ tunnels
 zone sync
   ‼ plant/gw1: its exports are suspect
     hint: suspect exports are used only when nothing fresh is left
-  √ west/gw1: fresh
+  √ west/gw1: fresh, version 3, has yet to acknowledge 2 versions of ours
+  ‼ west/gw1 refusals: it refuses what this zone tells: too_fast (3 times)
+    hint: it knows nothing new of this zone until that is mended; the log says which limit or rule was broken
 
 services
   × billing: no instance anywhere that this zone can reach
@@ -256,7 +258,7 @@ services
 
 process
 
-4 well, 4 to look at, 1 failed
+4 well, 5 to look at, 1 failed
 ");
 }
 

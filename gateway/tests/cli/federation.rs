@@ -14,13 +14,14 @@ use causeway::{
     instances::{Instances, InstancesConfig},
     snapshot::{Health, Instance, Link, Load, Snapshot},
     target::{Bindings, Target},
-    telemetry::{AccessLog, Metrics, SyncReading},
+    telemetry::{AccessLog, LatestRefusal, Metrics, OwnReading, Side, SyncReading, SyncReadings},
     tunnel::TunnelSet,
 };
 use causeway_zone_sync::{
     catalog::{Age, Catalog, Entry, Export, Exports, Record},
     name::{GatewayId, ServiceName, Tags, ZoneName},
     registry::Source,
+    replica::Stamp,
     topology::{self, Topology},
 };
 use tokio::sync::watch;
@@ -157,10 +158,29 @@ pub fn state() -> AdminState {
     metrics.decided("orders", "own_zone");
     let vip = "127.64.0.1:8080".parse().unwrap();
     let bindings: Bindings = Arc::new(BTreeMap::from([(vip, Target::service(service("orders")))]));
-    let heard = SyncReading {
-        origin: gateway("west", "gw1"),
-        heard_ago: Some(Duration::from_millis(400)),
-        session: true,
+    let heard = SyncReadings {
+        own: Some(OwnReading {
+            origin: gateway("east", "gw1"),
+            stamp: Stamp {
+                incarnation: 5,
+                version: 9,
+            },
+            draining: false,
+        }),
+        peers: vec![SyncReading {
+            origin: gateway("west", "gw1"),
+            heard_ago: Some(Duration::from_millis(400)),
+            session: true,
+            lag_versions: Some(2),
+            sent_bytes: 700,
+            received_bytes: 300,
+            refusals: BTreeMap::from([((Side::Peer, "too_fast"), 3)]),
+            refused: Some(LatestRefusal {
+                side: Side::Peer,
+                reason: "too_fast",
+                ago: Duration::from_secs(5),
+            }),
+        }],
     };
     let metrics = Arc::new(metrics);
     AdminState {
@@ -171,7 +191,7 @@ pub fn state() -> AdminState {
         readiness: Readiness::default()
             .with(|| Check::ok("gateway", "listeners", "2 addresses"))
             .with(|| Check::warn("gateway", "mesh DNS", "no upstream", "see /etc/resolv.conf")),
-        sync: Arc::new(move || vec![heard.clone()]),
+        sync: Arc::new(move || heard.clone()),
         bindings: Arc::new(move || bindings.clone()),
         access: AccessLog::Off,
         started: Instant::now(),

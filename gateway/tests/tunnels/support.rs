@@ -128,7 +128,7 @@ impl Gate {
         let state = ScrapeState {
             snapshot: &snapshot,
             tunnels: &[],
-            sync: &[],
+            sync: &causeway::telemetry::SyncReadings::default(),
             process: &ProcessReading::default(),
             up_seconds: 0.0,
             access_dropped: 0,

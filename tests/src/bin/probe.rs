@@ -6,6 +6,7 @@
 //!   what happened and, given the RECORDs of all instances, judges it. Exits with 1 when a promise was broken, or when
 //!   a connection that was served waited longer than `--limit MILLISECONDS`.
 //! - `probe idle HOST:PORT COUNT` opens connections, says so, and holds them until its input ends.
+//! - `probe flap ADDRESS MILLISECONDS` takes connections for that long, then refuses them for that long, and so on.
 
 use std::{
     fs,
@@ -22,7 +23,7 @@ use causeway_tests::{
     load::Load,
     verdict::{Testimony, Verdict},
 };
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// How often an instance writes its record anew.
 const RECORD_EVERY: Duration = Duration::from_millis(50);
@@ -50,8 +51,12 @@ async fn main() -> anyhow::Result<ExitCode> {
             .await
         }
         ["idle", service, count] => idle(resolve(service).await?, count.parse()?).await,
+        ["flap", address, milliseconds] => {
+            flap(address.parse()?, Duration::from_millis(milliseconds.parse()?)).await
+        }
         _ => bail!(
-            "usage: probe instance NAME ADDRESS RECORD | load HOST:PORT PER_SECOND STOP --limit MS RECORD… | idle HOST:PORT COUNT"
+            "usage: probe instance NAME ADDRESS RECORD | load HOST:PORT PER_SECOND STOP --limit MS RECORD… | idle HOST:PORT COUNT \
+             | flap ADDRESS MILLISECONDS"
         ),
     }
 }
@@ -136,4 +141,21 @@ async fn idle(service: SocketAddr, count: usize) -> anyhow::Result<ExitCode> {
         .read_to_end(&mut Vec::new())
         .context("wait for the end of the input")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Closes every connection that it takes; a health check over TCP asks for no more.
+async fn flap(address: SocketAddr, every: Duration) -> anyhow::Result<ExitCode> {
+    loop {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listen on {address}"))?;
+        let accept = async {
+            loop {
+                drop(listener.accept().await);
+            }
+        };
+        let _: Result<(), _> = tokio::time::timeout(every, accept).await;
+        drop(listener);
+        tokio::time::sleep(every).await;
+    }
 }

@@ -7,21 +7,27 @@
 mod conditions;
 mod front;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Mutex, thread::JoinHandle};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Mutex, PoisonError},
+    thread::JoinHandle,
+};
 
 use anyhow::Context;
 use tokio::{runtime::Handle, sync::oneshot, sync::watch};
 
 pub use conditions::Conditions;
+use front::Way;
 
-/// A pair of zones, in the order of their names: what is done to a link is done to both directions.
-type Pair = (String, String);
+/// One direction of a link: from a zone to a zone.
+type Direction = (String, String);
 
 /// All links between the zones of one federation.
 #[derive(Debug)]
 pub struct Network {
     runtime: Handle,
-    pairs: Mutex<BTreeMap<Pair, watch::Sender<Conditions>>>,
+    directions: Mutex<BTreeMap<Direction, watch::Sender<Conditions>>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -43,7 +49,7 @@ impl Network {
             });
         Ok(Self {
             runtime: handle,
-            pairs: Mutex::default(),
+            directions: Mutex::default(),
             stop: Some(stop),
             thread: Some(thread.context("start the link emulator")?),
         })
@@ -59,37 +65,77 @@ impl Network {
         address: SocketAddr,
         gateway: SocketAddr,
     ) -> anyhow::Result<SocketAddr> {
-        let conditions = self.conditions(from, to).subscribe();
-        let opening = front::open(address, gateway, conditions);
-        let opened = self.runtime.spawn(opening).await.context("open a front")?;
-        opened.with_context(|| format!("open a front at {address}"))
+        let way = self.way(from, to);
+        self.open(address, gateway, Box::new(move |_| Some(way.clone())))
+            .await
     }
 
-    /// Changes the link between two zones from now on.
+    /// Opens a front at `address` for the gateway of zone `to` that serves several zones, told apart by the addresses that
+    /// they send from. Datagrams from elsewhere are dropped.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn connect_all(
+        &self,
+        from: &BTreeMap<IpAddr, String>,
+        to: &str,
+        address: SocketAddr,
+        gateway: SocketAddr,
+    ) -> anyhow::Result<SocketAddr> {
+        let ways: BTreeMap<IpAddr, Way> = from
+            .iter()
+            .map(|(sender, zone)| (*sender, self.way(zone, to)))
+            .collect();
+        let ways = move |sender| ways.get(&sender).cloned();
+        self.open(address, gateway, Box::new(ways)).await
+    }
+
+    async fn open(
+        &self,
+        address: SocketAddr,
+        gateway: SocketAddr,
+        ways: front::Ways,
+    ) -> anyhow::Result<SocketAddr> {
+        let opened = self.runtime.spawn(front::open(address, gateway, ways)).await;
+        opened
+            .context("open a front")?
+            .with_context(|| format!("open a front at {address}"))
+    }
+
+    /// Changes the link between two zones from now on, in both directions.
     pub fn set(&self, one: &str, other: &str, conditions: Conditions) {
-        self.conditions(one, other).send_replace(conditions);
+        self.set_direction(one, other, conditions);
+        self.set_direction(other, one, conditions);
+    }
+
+    /// Changes what happens to datagrams on their way from one zone to another, whoever of the two opened the tunnel.
+    pub fn set_direction(&self, from: &str, to: &str, conditions: Conditions) {
+        self.direction(from, to).send_replace(conditions);
     }
 
     /// Changes every link of one zone.
     pub fn set_all(&self, zone: &str, conditions: Conditions) {
-        let pairs = self
-            .pairs
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        for ((one, other), sender) in pairs.iter() {
-            if one == zone || other == zone {
+        let directions = self.directions.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((from, to), sender) in directions.iter() {
+            if from == zone || to == zone {
                 sender.send_replace(conditions);
             }
         }
     }
 
-    fn conditions(&self, one: &str, other: &str) -> watch::Sender<Conditions> {
-        let pair = (one.min(other).to_owned(), one.max(other).to_owned());
-        let mut pairs = self
-            .pairs
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        pairs.entry(pair).or_default().clone()
+    fn way(&self, from: &str, to: &str) -> Way {
+        Way {
+            there: self.direction(from, to).subscribe(),
+            back: self.direction(to, from).subscribe(),
+        }
+    }
+
+    fn direction(&self, from: &str, to: &str) -> watch::Sender<Conditions> {
+        let mut directions = self.directions.lock().unwrap_or_else(PoisonError::into_inner);
+        directions
+            .entry((from.to_owned(), to.to_owned()))
+            .or_default()
+            .clone()
     }
 }
 

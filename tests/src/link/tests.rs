@@ -71,6 +71,59 @@ async fn a_cut_link_is_silent_until_it_heals() {
 }
 
 #[tokio::test]
+async fn one_direction_can_be_cut_by_itself() {
+    let network = Network::new().unwrap();
+    let gateway = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let address = gateway.local_addr().unwrap();
+    let front = network.connect(("east", "west"), any, address).await.unwrap();
+    let client = client(front).await;
+    network.set_direction("west", "east", Conditions::cut());
+    assert_eq!(round_trip(&client, "heard", SHORT).await, None);
+    let mut buffer = [0; 2048];
+    let (length, from) = timeout(LONG, gateway.recv_from(&mut buffer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&buffer[..length], b"heard");
+    network.set_direction("west", "east", Conditions::clear());
+    gateway.send_to(b"answered", from).await.unwrap();
+    let length = timeout(LONG, client.recv(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(&buffer[..length], b"answered");
+}
+
+#[tokio::test]
+async fn a_front_for_all_tells_zones_apart_by_their_addresses() {
+    let network = Network::new().unwrap();
+    let gateway = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = gateway.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = gateway.recv_from(&mut buffer).await {
+            let _ = gateway.send_to(&buffer[..length], from).await;
+        }
+    });
+    let senders = BTreeMap::from([
+        (IpAddr::from([127, 0, 0, 1]), "east".to_owned()),
+        (IpAddr::from([127, 0, 0, 2]), "north".to_owned()),
+    ]);
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let opened = network.connect_all(&senders, "west", any, address).await;
+    let front = opened.unwrap();
+    let east = client(front).await;
+    let from = async |sender: [u8; 4]| {
+        let socket = UdpSocket::bind(SocketAddr::from((sender, 0))).await.unwrap();
+        socket.connect(front).await.unwrap();
+        socket
+    };
+    let (north, stranger) = (from([127, 0, 0, 2]).await, from([127, 0, 0, 3]).await);
+    network.set("west", "north", Conditions::cut());
+    assert!(round_trip(&east, "east", LONG).await.is_some());
+    assert_eq!(round_trip(&north, "north", SHORT).await, None);
+    assert_eq!(round_trip(&stranger, "stranger", SHORT).await, None);
+}
+
+#[tokio::test]
 async fn datagrams_under_way_are_lost_with_the_link() {
     let network = Network::new().unwrap();
     let (_front, client) = echo_behind_a_front(&network).await;

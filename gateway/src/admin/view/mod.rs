@@ -2,6 +2,7 @@
 //!
 //! Within version 1 fields and kinds are only ever added. Durations and sizes bear their unit in their name.
 
+mod exchange;
 mod exports;
 mod instances;
 mod services;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use causeway_zone_sync::catalog::Age;
 use serde::{Deserialize, Serialize};
 
+pub use exchange::{ExchangeView, RefusalView, exchange};
 pub use exports::{ExportView, RecordView, exports, records};
 pub use instances::{FailureView, InstanceView, instances};
 pub use services::{ArmView, Count, ServiceView, ServiceZone, TierView, services};

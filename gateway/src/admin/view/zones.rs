@@ -8,10 +8,10 @@ use causeway_zone_sync::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{age_word, link_word, milliseconds};
+use super::{ExchangeView, age_word, exchange, link_word, milliseconds};
 use crate::{
     snapshot::Snapshot,
-    telemetry::{SyncReading, TunnelReading},
+    telemetry::{SyncReadings, TunnelReading},
 };
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,10 +46,22 @@ pub struct LinkView {
     /// The first digits of its topology's fingerprint.
     pub topology: Option<String>,
     pub same_topology: Option<bool>,
+    /// 0: its topology is from a file and was never applied.
+    #[serde(default)]
+    pub topology_generation: Option<u64>,
+    #[serde(default)]
+    pub incarnation: Option<u64>,
+    #[serde(default)]
+    pub version: Option<u64>,
+    /// The gateway that passes its record on; absent when it tells it itself.
+    #[serde(default)]
+    pub via: Option<String>,
+    #[serde(flatten)]
+    pub exchange: ExchangeView,
 }
 
 #[must_use]
-pub fn zones(snapshot: &Snapshot, tunnels: &[TunnelReading], sync: &[SyncReading]) -> Vec<ZoneView> {
+pub fn zones(snapshot: &Snapshot, tunnels: &[TunnelReading], sync: &SyncReadings) -> Vec<ZoneView> {
     let view = |(name, zone)| zone_view(snapshot, name, zone, tunnels, sync);
     snapshot.topology.zones.iter().map(view).collect()
 }
@@ -59,7 +71,7 @@ fn zone_view(
     name: &ZoneName,
     zone: &Zone,
     tunnels: &[TunnelReading],
-    sync: &[SyncReading],
+    sync: &SyncReadings,
 ) -> ZoneView {
     let own = *name == snapshot.zone;
     let known = snapshot.catalog.zone(name).map(|entry| &entry.record.origin);
@@ -92,12 +104,12 @@ fn link_view(
     snapshot: &Snapshot,
     gateway: &GatewayId,
     tunnels: &[TunnelReading],
-    sync: &[SyncReading],
+    sync: &SyncReadings,
 ) -> LinkView {
     let entry = snapshot.catalog.entry(gateway);
     let record = entry.map(|entry| &entry.record);
     let to_it = || tunnels.iter().filter(|tunnel| tunnel.peer == *gateway);
-    let heard = sync.iter().find(|reading| reading.origin == *gateway);
+    let heard = sync.of(gateway);
     LinkView {
         gateway: gateway.gateway.to_string(),
         state: link_word(snapshot.links.get(gateway).copied()).to_owned(),
@@ -112,5 +124,12 @@ fn link_view(
         exports: record.map_or(0, |record| record.exports.len()),
         topology: record.map(|record| record.topology.to_string()),
         same_topology: record.map(|record| record.topology == snapshot.topology.fingerprint),
+        topology_generation: record.map(|record| record.topology_generation),
+        incarnation: record.map(|record| record.incarnation),
+        version: record.map(|record| record.version),
+        via: entry
+            .and_then(|entry| entry.via.as_ref())
+            .map(ToString::to_string),
+        exchange: heard.map(exchange).unwrap_or_default(),
     }
 }

@@ -50,6 +50,28 @@ async fn a_client_reaches_an_instance_of_another_zone() {
 }
 
 #[tokio::test]
+async fn bytes_are_counted_while_the_connection_is_open() {
+    let (here, there) = (Recorder::start("here").await, Recorder::start("there").await);
+    let east = Zone::start("east", &topology(), vec![there.instance(1, &[])]);
+    let home = Zone::start("home", &topology(), vec![]);
+    home.join("east", east.ingress.clone()).await;
+    let counted = |role, zone: &Zone| {
+        let meter = zone.egress.shared.metrics.meter(role, "orders");
+        (meter.up.get(), meter.down.get())
+    };
+    let mut client = home.client().await;
+    assert_eq!(client.greeting().await.unwrap(), "there");
+    client.echo("hello").await;
+    // The greeting and the echo have come back, so both gateways have passed them on.
+    assert_eq!(counted("egress", &home), (5, 11));
+    assert_eq!(home.egress.open_connections().count(), 1);
+    let alone = Zone::start("home", &topology(), vec![here.instance(1, &[])]);
+    let mut client = alone.client().await;
+    assert_eq!(client.greeting().await.unwrap(), "here");
+    assert_eq!(counted("egress", &alone), (0, 5));
+}
+
+#[tokio::test]
 async fn another_instance_is_tried_when_the_first_does_not_accept() {
     let good = Recorder::start("good").await;
     let gone = testbed::instance("gone", testbed::vip(), 1_000_000, &[]);

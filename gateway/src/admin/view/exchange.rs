@@ -1,0 +1,46 @@
+//! What this gateway and another exchanged over zone sync.
+
+use serde::{Deserialize, Serialize};
+
+use crate::telemetry::SyncReading;
+
+/// Since this process began.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExchangeView {
+    /// Versions of this gateway's record that the other has not acknowledged; absent without a session.
+    pub lag_versions: Option<u64>,
+    /// HTTP/2 framing included, QUIC and UDP not.
+    pub sync_sent_bytes: u64,
+    pub sync_received_bytes: u64,
+    pub refusals: Vec<RefusalView>,
+}
+
+/// How often a side refused for one reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefusalView {
+    /// `local`: this gateway refused what the other told; `peer`: the other way round.
+    pub side: String,
+    pub reason: String,
+    pub count: u64,
+    /// Since the latest refusal of all, on the entry that it belongs to.
+    pub seconds_ago: Option<f64>,
+}
+
+#[must_use]
+pub fn exchange(reading: &SyncReading) -> ExchangeView {
+    let latest = reading.refused.as_ref();
+    let refusal = |(&(side, reason), &count): (&(crate::telemetry::Side, &str), &u64)| RefusalView {
+        side: side.word().to_owned(),
+        reason: reason.to_owned(),
+        count,
+        seconds_ago: latest
+            .filter(|latest| (latest.side, latest.reason) == (side, reason))
+            .map(|latest| latest.ago.as_secs_f64()),
+    };
+    ExchangeView {
+        lag_versions: reading.lag_versions,
+        sync_sent_bytes: reading.sent_bytes,
+        sync_received_bytes: reading.received_bytes,
+        refusals: reading.refusals.iter().map(refusal).collect(),
+    }
+}

@@ -1,0 +1,220 @@
+//! The load of a run: what is registered in every zone, at a steady rate, and the ledger of it all.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Method;
+use rand::{SeedableRng, rngs::SmallRng};
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{
+    admin::{Admin, Answer},
+    lanes,
+    ledger::{Content, Key, Ledger, Outcome},
+};
+
+/// Requests by how they ended.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub acknowledged: AtomicU64,
+    pub not_done: AtomicU64,
+    pub unknown: AtomicU64,
+    pub late: AtomicU64,
+}
+
+/// One registry under load, and the book that is kept of it. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    pub zone: String,
+    admin: Admin,
+    ledger: Arc<Mutex<Ledger>>,
+    faults: Arc<Mutex<Vec<String>>>,
+    pub counts: Arc<Counts>,
+}
+
+impl Registry {
+    /// Makes an instance `wanted`; with a time to live in seconds if that is given.
+    pub async fn put(&self, key: &Key, wanted: &Content, ttl: Option<u32>) -> Outcome {
+        let body = json!({
+            "address": wanted.address,
+            "weight": wanted.weight,
+            "tags": { "version": wanted.version },
+            "ttl": ttl.map(|seconds| format!("{seconds}s")),
+        });
+        let answer = self.admin.ask(Method::PUT, &path(key), Some(&body)).await;
+        if let Answer::Came(200, body) = &answer
+            && body["items"][0]["durability"] != "durable"
+        {
+            self.fault(format!("{key} is registered and not durable: {body}"));
+        }
+        self.book(key, Some(wanted.clone()), &answer)
+    }
+
+    pub async fn remove(&self, key: &Key) -> Outcome {
+        let answer = self.admin.ask(Method::DELETE, &path(key), None).await;
+        if let (Answer::Came(404, _), Some(what)) = (&answer, self.must_be_there(key)) {
+            self.fault(format!("{key} cannot be deregistered, it is lost: {what:?}"));
+        }
+        // Not there (any more) is what was asked for.
+        let answer = match answer {
+            Answer::Came(404, _) => Answer::Came(204, Value::Null),
+            other => other,
+        };
+        self.book(key, None, &answer)
+    }
+
+    /// Renews a lease. `false`: there is nothing to renew.
+    pub async fn renew(&self, key: &Key) -> bool {
+        let path = format!("{}/renew", path(key));
+        let answer = self.admin.ask(Method::POST, &path, None).await;
+        self.count(Outcome::of(&answer));
+        let gone = matches!(answer, Answer::Came(404, _));
+        if let (true, Some(what)) = (gone, self.must_be_there(key)) {
+            self.fault(format!(
+                "the lease of {key} was being renewed and is lost: {what:?}"
+            ));
+        }
+        !gone
+    }
+
+    /// Nobody will renew this one.
+    pub fn lapses(&self, key: &Key) {
+        self.ledger().lapses(key);
+    }
+
+    pub fn is_retired(&self, key: &Key) -> bool {
+        self.ledger().is_retired(key)
+    }
+
+    fn must_be_there(&self, key: &Key) -> Option<Content> {
+        self.ledger().certain(key)
+    }
+
+    fn book(&self, key: &Key, wanted: Option<Content>, answer: &Answer) -> Outcome {
+        if let Answer::Came(400..=499, body) = answer {
+            self.fault(format!("{key} was refused: {answer:?} {body}"));
+        }
+        let outcome = Outcome::of(answer);
+        self.count(outcome);
+        self.ledger().asked(key, wanted, outcome);
+        outcome
+    }
+
+    fn count(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Acknowledged => &self.counts.acknowledged,
+            Outcome::NotDone => &self.counts.not_done,
+            Outcome::Unknown => &self.counts.unknown,
+            Outcome::Late => &self.counts.late,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn fault(&self, text: String) {
+        self.faults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(text);
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn path(key: &Key) -> String {
+    format!("/v1/instances/{}/{}", key.service, key.id)
+}
+
+/// A load under way.
+#[derive(Debug)]
+pub struct Load {
+    phase: watch::Sender<Phase>,
+    changing: JoinSet<()>,
+    renewing: JoinSet<()>,
+    ledger: Arc<Mutex<Ledger>>,
+    faults: Arc<Mutex<Vec<String>>>,
+    pub counts: Arc<Counts>,
+}
+
+/// How far a load has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Everything changes.
+    Changing,
+    /// Leases are renewed, nothing else happens.
+    Renewing,
+    /// It is over.
+    Over,
+}
+
+impl Load {
+    /// Starts every lane in every zone.
+    #[must_use]
+    pub fn start(seed: u64, admins: &BTreeMap<String, Admin>) -> Self {
+        let mut load = Self {
+            phase: watch::Sender::new(Phase::Changing),
+            changing: JoinSet::new(),
+            renewing: JoinSet::new(),
+            ledger: Arc::default(),
+            faults: Arc::default(),
+            counts: Arc::default(),
+        };
+        for (number, (zone, admin)) in (0..).zip(admins) {
+            let registry = Registry {
+                zone: zone.clone(),
+                admin: admin.clone(),
+                ledger: load.ledger.clone(),
+                faults: load.faults.clone(),
+                counts: load.counts.clone(),
+            };
+            let mut rng = SmallRng::seed_from_u64(seed ^ (number << 32));
+            let phase = load.phase.subscribe();
+            lanes::start_changing(&mut load.changing, &registry, &phase, &mut rng);
+            load.renewing.spawn(lanes::renew(registry, phase));
+        }
+        load
+    }
+
+    /// Ends all changes and waits for the requests under way. Leases are still renewed.
+    pub async fn settle(&mut self) {
+        self.phase.send_replace(Phase::Renewing);
+        while let Some(ended) = self.changing.join_next().await {
+            if let Err(error) = ended {
+                let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+                faults.push(format!("a part of the load broke down: {error}"));
+            }
+        }
+    }
+
+    /// Ends everything.
+    pub async fn end(mut self) {
+        self.phase.send_replace(Phase::Over);
+        while self.renewing.join_next().await.is_some() {}
+    }
+
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What went wrong at once, rather than in the end.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Waits `time`, or until the load has come to `wanted`. `true`: it has.
+pub(super) async fn until_phase(phase: &mut watch::Receiver<Phase>, wanted: Phase, time: Duration) -> bool {
+    let reached = phase.wait_for(|phase| *phase >= wanted);
+    // A sender that is gone means that it is over.
+    tokio::time::timeout(time, reached).await.is_ok()
+}

@@ -1,0 +1,18 @@
+//! Zone sync under faults: real gateways in network namespaces, registrations at a steady rate, and gateways and links
+//! that fail in an order that a seed decides. When the last fault has healed, every zone must hold what the others
+//! export, and every registry what was acknowledged.
+//!
+//! What is decided here is pure and tested beside the code: the [`schedule`] of faults, the [`ledger`] of what may be in
+//! a registry, and what counts as agreeing ([`agreement`]). [`zones`] starts and stops processes, [`load`] registers,
+//! [`run`] puts it together. [`propagation`] measures, in the same zones without faults, how long a change takes.
+
+pub mod admin;
+pub mod agreement;
+mod carry_out;
+mod lanes;
+pub mod ledger;
+pub mod load;
+pub mod propagation;
+pub mod run;
+pub mod schedule;
+pub mod zones;

@@ -1,0 +1,233 @@
+//! A run: start, load and faults, heal, agree, judge; then kill all gateways at once, and judge what they start with.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, ensure};
+
+use super::{
+    admin::Admin,
+    agreement::{Monotone, View, disagreements},
+    carry_out,
+    ledger::{Content, Key, Ledger, Standing},
+    load::{Counts, Load},
+    schedule::{Step, schedule},
+    zones::Zones,
+};
+
+/// How long after the last fault has healed and the last change was made all zones must agree. A dial is tried again after
+/// 5 s at the latest and may take 3 s; a connection that is silent is given up after 3 s; the rest is for a busy machine.
+const AGREE_WITHIN: Duration = Duration::from_secs(20);
+/// Longest wait for all zones to know of each other after the start.
+const BEGIN_WITHIN: Duration = Duration::from_secs(30);
+/// How long the checked instance of each zone is up, and then down; its checks come twice as often.
+const FLAP_EVERY: Duration = Duration::from_millis(1200);
+/// Between two looks at what the zones hold.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Between two looks while faults go on.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+/// Lines that are shown of what is wrong.
+const SHOWN: usize = 20;
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Report {
+    pub faults: usize,
+    pub standing: Standing,
+    pub requests: u64,
+    pub agreed_after: Duration,
+    pub agreed_after_restart: Duration,
+}
+
+/// Runs faults from `seed` for `lasting`.
+///
+/// # Errors
+/// When anything is not as it must be; the error says what.
+pub async fn run(zones: &mut Zones, seed: u64, lasting: Duration) -> anyhow::Result<Report> {
+    begin(zones).await?;
+    let admins: BTreeMap<String, Admin> = zones
+        .iter()
+        .map(|(name, zone)| (name.to_owned(), zone.admin.clone()))
+        .collect();
+    let mut load = Load::start(seed, &admins);
+    let flapping = zones.start_flapping(FLAP_EVERY)?;
+    let faults = fail_and_heal(zones, seed, lasting).await?;
+    drop(flapping);
+    load.settle().await;
+    let agreed_after = agree(zones, &load.ledger(), AGREE_WITHIN).await?;
+    let wrong = load.faults();
+    ensure!(wrong.is_empty(), "{}", lines("during the run", &wrong));
+    let (ledger, counts) = (load.ledger(), load.counts.clone());
+    kill_all(zones).await?;
+    let agreed_after_restart = agree(zones, &ledger, AGREE_WITHIN)
+        .await
+        .context("after all gateways were killed at once")?;
+    load.end().await;
+    Ok(Report {
+        faults,
+        standing: ledger.standing(),
+        requests: total(&counts)?,
+        agreed_after,
+        agreed_after_restart,
+    })
+}
+
+/// Starts all gateways and waits until every zone holds every other's record.
+///
+/// # Errors
+/// When that does not come about.
+pub async fn begin(zones: &mut Zones) -> anyhow::Result<()> {
+    let names: Vec<String> = zones.names().into_iter().map(str::to_owned).collect();
+    for name in &names {
+        zones.start(name)?;
+    }
+    for name in &names {
+        zones.wait_alive(name).await?;
+    }
+    agree(zones, &Ledger::default(), BEGIN_WITHIN)
+        .await
+        .context("at the start")?;
+    Ok(())
+}
+
+/// Prints how the requests ended, and says how many there were.
+fn total(counts: &Counts) -> anyhow::Result<u64> {
+    use std::sync::atomic::Ordering::Relaxed;
+    let (acknowledged, not_done) = (counts.acknowledged.load(Relaxed), counts.not_done.load(Relaxed));
+    let (unknown, late) = (counts.unknown.load(Relaxed), counts.late.load(Relaxed));
+    writeln!(
+        io::stdout(),
+        "requests: {acknowledged} acknowledged, {not_done} that found no gateway, {unknown} broken off, {late} never answered"
+    )?;
+    Ok(acknowledged + not_done + unknown + late)
+}
+
+/// Carries out the schedule, and watches that nothing goes back and no gateway falls.
+async fn fail_and_heal(zones: &mut Zones, seed: u64, lasting: Duration) -> anyhow::Result<usize> {
+    let begun = Instant::now();
+    let mut monotone = Monotone::default();
+    let mut wrong = Vec::new();
+    let steps = schedule(seed, &zones.names(), lasting);
+    for step in &steps {
+        while begun.elapsed() < step.at {
+            let left = step.at.saturating_sub(begun.elapsed());
+            tokio::time::sleep(left.min(WATCH_EVERY)).await;
+            wrong.extend(zones.fallen());
+            wrong.extend(watch(zones, &mut monotone).await);
+        }
+        say(begun.elapsed(), step)?;
+        carry_out::step(zones, step)
+            .await
+            .with_context(|| format!("{} at {:?}", step.fault, step.at))?;
+        ensure!(wrong.is_empty(), "{}", lines("under faults", &wrong));
+    }
+    Ok(steps.len() / 2)
+}
+
+fn say(after: Duration, step: &Step) -> anyhow::Result<()> {
+    let word = if step.begins { "begins" } else { "heals" };
+    let seconds = after.as_secs_f64();
+    Ok(writeln!(io::stdout(), "{seconds:7.2} s  {}: {word}", step.fault)?)
+}
+
+/// Looks at the catalogs of those gateways that answer at once.
+async fn watch(zones: &Zones, monotone: &mut Monotone) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (name, zone) in zones.iter() {
+        let asked = tokio::time::timeout(WATCH_EVERY, zone.admin.items("/v1/catalog")).await;
+        if let Ok(Ok(records)) = asked
+            && let Ok(view) = View::read(&[], &records)
+        {
+            wrong.extend(monotone.look(name, zone.life, &view.held));
+        }
+    }
+    wrong
+}
+
+async fn kill_all(zones: &mut Zones) -> anyhow::Result<()> {
+    let names: Vec<String> = zones.names().into_iter().map(str::to_owned).collect();
+    for name in &names {
+        zones.kill(name)?;
+    }
+    for name in &names {
+        zones.start(name)?;
+    }
+    Ok(())
+}
+
+/// Waits until all zones agree and every registry is as the ledger says. Answers how long that took.
+///
+/// # Errors
+/// When `within` is over; the error says where they differ.
+async fn agree(zones: &mut Zones, ledger: &Ledger, within: Duration) -> anyhow::Result<Duration> {
+    let begun = Instant::now();
+    loop {
+        let wrong = match look(zones).await {
+            Ok(seen) => seen.wrong(ledger),
+            Err(error) => vec![format!("{error:#}")],
+        };
+        if wrong.is_empty() {
+            return Ok(begun.elapsed());
+        }
+        let fallen = zones.fallen();
+        ensure!(fallen.is_empty(), "{}", lines("while settling", &fallen));
+        let what = format!("after {} s", within.as_secs());
+        ensure!(begun.elapsed() < within, "{}", lines(&what, &wrong));
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Everything that the zones show.
+struct Seen {
+    views: BTreeMap<String, View>,
+    instances: BTreeMap<String, BTreeMap<Key, Content>>,
+}
+
+async fn look(zones: &Zones) -> anyhow::Result<Seen> {
+    let mut seen = Seen {
+        views: BTreeMap::new(),
+        instances: BTreeMap::new(),
+    };
+    for (name, zone) in zones.iter() {
+        let exports = zone.admin.items("/v1/exports").await?;
+        let catalog = zone.admin.items("/v1/catalog").await?;
+        let instances = zone.admin.items("/v1/instances").await?;
+        let listed = instances
+            .iter()
+            .filter(|instance| instance["source"] != "topology");
+        let read = listed.filter_map(|instance| {
+            let key = Key {
+                zone: name.to_owned(),
+                service: instance["service"].as_str()?.to_owned(),
+                id: instance["id"].as_str()?.to_owned(),
+            };
+            Some((key, Content::shown(instance)?))
+        });
+        seen.instances.insert(name.to_owned(), read.collect());
+        seen.views
+            .insert(name.to_owned(), View::read(&exports, &catalog)?);
+    }
+    Ok(seen)
+}
+
+impl Seen {
+    fn wrong(&self, ledger: &Ledger) -> Vec<String> {
+        let mut wrong = disagreements(&self.views);
+        for (zone, instances) in &self.instances {
+            wrong.extend(ledger.faults(zone, instances));
+        }
+        wrong
+    }
+}
+
+fn lines(when: &str, wrong: &[String]) -> String {
+    let shown = wrong.iter().take(SHOWN).map(|line| format!("\n  {line}"));
+    format!(
+        "{} things are wrong {when}:{}",
+        wrong.len(),
+        shown.collect::<String>()
+    )
+}
