@@ -44,8 +44,8 @@ pub struct Connect {
 /// The rest of the stream is one HTTP/2 connection that carries the ZoneSync gRPC service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Sync {}
-/// Asks for the applied topologies that the asker does not have, and says what it has in force. The answer is `ready` and
-/// then, each behind its length as a big-endian u32, documents (topology.proto), oldest first; the last is in force at the
+/// Asks for the applied topologies that the asker lacks, and says what it has in force. The answer is `ready` and then,
+/// each behind its length as a big-endian u32, documents (topology.proto), oldest first; the last is in force at the
 /// answering gateway. No document: it has nothing newer.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Topology {
@@ -54,6 +54,9 @@ pub struct Topology {
     /// SHA-256 of the topology's text.
     #[prost(bytes = "vec", tag = "2")]
     pub fingerprint: ::prost::alloc::vec::Vec<u8>,
+    /// True: the asker has heard of this very topology and wants no other, whether it is in force or not.
+    #[prost(bool, tag = "3")]
+    pub only: bool,
 }
 /// The answer to a header, written by the side that accepted the stream.
 #[derive(Clone, PartialEq, ::prost::Message)]

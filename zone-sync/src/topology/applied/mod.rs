@@ -146,6 +146,20 @@ impl Applied {
         self.documents.get(&self.edition())
     }
 
+    /// A kept document, in force or not.
+    #[must_use]
+    pub fn held(&self, edition: Edition) -> Option<&Arc<Document>> {
+        self.documents.get(&edition)
+    }
+
+    /// Whether this gateway holds or has refused it, so that there is no point in asking for it.
+    #[must_use]
+    pub fn knows(&self, edition: Edition) -> bool {
+        self.edition() == edition
+            || self.documents.contains_key(&edition)
+            || self.refused.contains_key(&edition)
+    }
+
     #[must_use]
     pub fn conflict(&self) -> Option<Conflict> {
         self.conflict
