@@ -123,6 +123,13 @@ fn gateway(registry: &mut Registry, state: &ScrapeState<'_>) {
         "Generation of the snapshot in use",
         generation,
     );
+    let topology: Gauge = Gauge::default();
+    topology.set(state.snapshot.topology.generation.try_into().unwrap_or(i64::MAX));
+    registry.register(
+        "topology_generation",
+        "Generation of the topology in force; 0 while it comes from a file",
+        topology,
+    );
     let uptime = Seconds::default();
     uptime.set(state.up_seconds);
     registry.register_with_unit("uptime", "Since the gateway started", Unit::Seconds, uptime);

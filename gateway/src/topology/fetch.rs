@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,9 +13,12 @@ use causeway_zone_sync::{
     name::GatewayId,
     topology::applied::{Document, DocumentError, MAX_DOCUMENT_BYTES, MAX_HISTORY, MAX_HISTORY_BYTES},
 };
-use quinn::{ReadExactError, RecvStream};
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::watch,
+    time::timeout,
+};
 
 use super::{
     AppliedTopology,
@@ -42,7 +46,7 @@ enum FetchError {
     #[error("it refused: {reason}: {message}")]
     Refused { reason: &'static str, message: String },
     #[error("the answer broke off")]
-    Broken(#[from] ReadExactError),
+    Broken(#[from] io::Error),
     #[error("the answer is longer than {MAX_ANSWER_BYTES} bytes or {MAX_HISTORY} documents")]
     TooLong,
     #[error("the answer holds what is not a document")]
@@ -163,17 +167,11 @@ async fn ask(tunnels: &TunnelSet, question: &Question) -> Result<Vec<Arc<Documen
     }
 }
 
-async fn read_documents(recv: &mut RecvStream) -> Result<Vec<Arc<Document>>, FetchError> {
+/// Reads documents until the stream ends, each behind its length.
+async fn read_documents(recv: &mut (impl AsyncRead + Unpin)) -> Result<Vec<Arc<Document>>, FetchError> {
     let mut documents = Vec::new();
     let mut left = MAX_ANSWER_BYTES;
-    loop {
-        let mut length = [0; 4];
-        match recv.read_exact(&mut length).await {
-            Ok(()) => {}
-            Err(ReadExactError::FinishedEarly(0)) => return Ok(documents),
-            Err(error) => return Err(error.into()),
-        }
-        let length = usize::try_from(u32::from_be_bytes(length)).map_err(|_| FetchError::TooLong)?;
+    while let Some(length) = read_length(recv).await? {
         if length > MAX_DOCUMENT_BYTES || length > left || documents.len() == MAX_HISTORY {
             return Err(FetchError::TooLong);
         }
@@ -181,5 +179,57 @@ async fn read_documents(recv: &mut RecvStream) -> Result<Vec<Arc<Document>>, Fet
         let mut bytes = vec![0; length];
         recv.read_exact(&mut bytes).await?;
         documents.push(Arc::new(Document::decode(&bytes)?));
+    }
+    Ok(documents)
+}
+
+/// `None` where the stream ends instead.
+async fn read_length(recv: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, FetchError> {
+    let mut length = [0; 4];
+    let (first, rest) = length.split_at_mut(1);
+    if recv.read(first).await? == 0 {
+        return Ok(None);
+    }
+    recv.read_exact(rest).await?;
+    let length = usize::try_from(u32::from_be_bytes(length)).map_err(|_| FetchError::TooLong)?;
+    Ok(Some(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_zone_sync::topology::applied::{Edition, Seal};
+
+    use super::*;
+
+    fn document() -> Document {
+        let by = GatewayId::new("west".parse().unwrap(), "gw1".parse().unwrap());
+        Document::new(Edition::default(), "a text".into(), by, 1, |_| Seal::default())
+    }
+
+    fn framed(document: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(document.len()).unwrap().to_be_bytes();
+        [&length, document].concat()
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_to_its_end_and_never_beyond_its_limits() {
+        let one = framed(&document().encode());
+        let read = read_documents(&mut one.repeat(2).as_slice()).await.unwrap();
+        assert_eq!(read, [Arc::new(document()), Arc::new(document())]);
+        assert!(read_documents(&mut [].as_slice()).await.unwrap().is_empty());
+        for cut in 1..one.len() {
+            let broken = read_documents(&mut &one[..cut]).await;
+            assert!(
+                matches!(broken, Err(FetchError::Broken(_))),
+                "cut at {cut}: {broken:?}"
+            );
+        }
+        let too_many = read_documents(&mut one.repeat(MAX_HISTORY + 1).as_slice()).await;
+        assert!(matches!(too_many, Err(FetchError::TooLong)));
+        // The length alone is enough: nothing is allocated for it.
+        let too_long = read_documents(&mut [0xff_u8; 4].as_slice()).await;
+        assert!(matches!(too_long, Err(FetchError::TooLong)));
+        let nonsense = read_documents(&mut framed(b"no document").as_slice()).await;
+        assert!(matches!(nonsense, Err(FetchError::Document(_))));
     }
 }

@@ -7,6 +7,8 @@ mod check;
 mod fetch;
 mod open;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod wanted;
 mod words;
 
