@@ -38,6 +38,11 @@ Examples:
   causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway \\
       --zone-sync 127.0.0.1:7820,127.0.0.1:7821
 
+  causeway gateway --zone east --initial-topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway
+
+With --topology the file rules this gateway. With --initial-topology it is only where the gateway starts from: of
+everything that was ever applied anywhere (`causeway apply`) the highest generation rules, over restarts too.
+
 Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the topology file again.";
 
 /// Where registrations are taken over gRPC unless something else is said.

@@ -39,6 +39,7 @@ Examples:
   causeway demo                                   see a federation work and fail over, on this machine
   causeway validate topology.yaml                 check a topology file
   causeway gateway --zone east --topology topology.yaml --identity /etc/causeway/east --data /var/lib/causeway
+  causeway apply -f topology.yaml                 hand a changed topology to the federation
   causeway get zones                              what a running gateway knows
   causeway explain orders --tag version=v2        where a connection would go now, and why
 

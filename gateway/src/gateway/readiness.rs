@@ -200,7 +200,7 @@ fn catalog(snapshots: &Snapshots) -> Check {
             "zones",
             "catalog",
             format!("these run another topology file: {}", others.join(", ")),
-            "give every zone the same file; `causeway get zones -o wide` shows which has which",
+            "give every zone the same file, or the same way to get one (`causeway apply`); `causeway get zones -o wide` shows which differ",
         );
     }
     match stale {
