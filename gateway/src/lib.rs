@@ -21,6 +21,7 @@ pub mod snapshot;
 pub mod sources;
 pub mod target;
 pub mod telemetry;
+pub mod topology;
 pub mod tunnel;
 pub mod vips;
 pub mod zone_sync;

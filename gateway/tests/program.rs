@@ -38,6 +38,38 @@ fn causeway(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 #[test]
+fn a_gateway_takes_one_topology_flag_and_needs_one_until_something_was_applied() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let said = |arguments: &[&str]| {
+        let output = causeway(folder.path(), arguments);
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let ca = ["ca", "init", "ca", "--trust-domain", "a.b"];
+    let leaf = "ca issue --ca ca --zone east --gateway gw1 --out identity";
+    assert_eq!(said(&ca).0, Some(0));
+    assert_eq!(said(&leaf.split(' ').collect::<Vec<_>>()).0, Some(0));
+    let gateway = |more: &str| {
+        let line = format!("gateway --zone east --identity identity --data data{more}");
+        said(&line.split(' ').collect::<Vec<_>>())
+    };
+    let (code, text) = gateway("");
+    assert_eq!(code, Some(64), "{text}");
+    assert!(
+        text.contains("--topology FILE") && text.contains("--initial-topology FILE"),
+        "{text}"
+    );
+    let (code, text) = gateway(" --topology a.yaml --initial-topology a.yaml");
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("cannot be used with"), "{text}");
+    let (code, text) = gateway(" --initial-topology missing.yaml");
+    assert_eq!(code, Some(65), "{text}");
+    assert!(text.contains("cannot read missing.yaml"), "{text}");
+}
+
+#[test]
 fn a_ca_made_by_the_program_issues_an_identity_that_gateways_accept() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let run = |arguments: &[&str]| {

@@ -21,6 +21,12 @@ pub mod registry {
     include!("generated/causeway.registry.v1.rs");
 }
 
+/// Applied topologies, as gateways hand them to each other and keep them on disk.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod topology {
+    include!("generated/causeway.topology.v1.rs");
+}
+
 /// Zone sync messages and the `ZoneSync` gRPC service.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub mod sync {

@@ -3,17 +3,19 @@
 
 use std::{fs, path::Path};
 
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 6] = [
     "causeway.registry.v1.rs",
     "causeway.sync.v1.rs",
+    "causeway.topology.v1.rs",
     "causeway.tunnel.v1.rs",
     "etcdserverpb.rs",
     "mvccpb.rs",
 ];
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "tunnel.proto",
     "sync.proto",
     "registry.proto",
+    "topology.proto",
     "etcd/mvcc.proto",
     "etcd/rpc.proto",
 ];

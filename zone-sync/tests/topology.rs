@@ -99,6 +99,7 @@ const EVERY_KEY: &str = "
 version: 1
 trust_domain: Acme.internal
 dns: { domain: mesh, ttl: 5s }
+apply_from: [east, west]
 zones:
   east:
     tags: { region: us, runtime: vm }

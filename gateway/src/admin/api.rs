@@ -20,6 +20,7 @@ use super::{
     error::ApiError,
     explain, guard,
     instances::{deregister, register, renew},
+    topology,
     view::{self, Envelope},
 };
 use crate::{
@@ -45,7 +46,9 @@ pub(super) fn router(state: AdminState, hosts: guard::Hosts) -> Router {
         .route("/v1/tunnels", get(tunnels))
         .route("/v1/exports", get(exports))
         .route("/v1/catalog", get(catalog))
-        .route("/v1/topology", get(topology))
+        .route("/v1/topology", get(topology::shown).put(topology::apply))
+        .route("/v1/topology/history", get(topology::history))
+        .route("/v1/topology/diff", post(topology::difference))
         .route("/v1/checks", get(checks))
         .route("/v1/explain", get(explained))
         .route("/v1/instances/{service}/{id}", put(register).delete(deregister))
@@ -187,15 +190,6 @@ async fn catalog(State(state): State<AdminState>) -> Response {
     ))
 }
 
-async fn topology(State(state): State<AdminState>) -> Response {
-    let snapshot = state.snapshots.load_full();
-    answer(Envelope::new(
-        "topology",
-        &snapshot,
-        vec![view::topology(&snapshot)],
-    ))
-}
-
 /// Always 200: it reports; whether the gateway is ready is `/readyz`'s answer.
 async fn checks(State(state): State<AdminState>) -> Response {
     let snapshot = state.snapshots.load_full();
@@ -225,6 +219,6 @@ fn readings(state: &AdminState) -> Vec<TunnelReading> {
         .collect()
 }
 
-fn answer<T: Serialize>(envelope: Envelope<T>) -> Response {
+pub(super) fn answer<T: Serialize>(envelope: Envelope<T>) -> Response {
     Json(envelope).into_response()
 }

@@ -203,7 +203,7 @@ fn zone_records(zone: &ZoneView) -> Vec<Check> {
                 group,
                 name,
                 "it runs another topology",
-                "give every zone the same file; compare with `causeway get zones -o wide`",
+                "give every zone the same file, or the same way to get one (`causeway apply`)",
             );
         }
         Check::ok(group, name, record_line(link))

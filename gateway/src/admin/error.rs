@@ -1,4 +1,4 @@
-//! Errors of the API: a status, and a JSON body `{"error": …, "hint": …}`.
+//! Errors of the API: a status, and a JSON body `{"error": …, "hint": …, "details": …}`.
 
 use axum::{
     Json,
@@ -13,6 +13,8 @@ pub struct ApiError {
     pub status: StatusCode,
     pub error: String,
     pub hint: Option<String>,
+    /// All there is to say, in many lines.
+    pub details: Option<String>,
 }
 
 impl ApiError {
@@ -22,6 +24,7 @@ impl ApiError {
             status,
             error,
             hint: None,
+            details: None,
         }
     }
 
@@ -38,6 +41,12 @@ impl ApiError {
         self.hint = Some(hint.into());
         self
     }
+
+    #[must_use]
+    pub fn details(mut self, details: impl Into<String>) -> Self {
+        self.details = Some(details.into());
+        self
+    }
 }
 
 impl IntoResponse for ApiError {
@@ -47,8 +56,16 @@ impl IntoResponse for ApiError {
             error: String,
             #[serde(skip_serializing_if = "Option::is_none")]
             hint: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            details: Option<String>,
         }
-        let Self { status, error, hint } = self;
-        (status, Json(Body { error, hint })).into_response()
+        let Self {
+            status,
+            error,
+            hint,
+            details,
+        } = self;
+        let body = Body { error, hint, details };
+        (status, Json(body)).into_response()
     }
 }

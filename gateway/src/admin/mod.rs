@@ -12,6 +12,7 @@ mod explain;
 mod guard;
 mod instances;
 pub(crate) mod server;
+mod topology;
 pub mod view;
 
 use std::{fmt, sync::Arc, time::Instant};
@@ -30,6 +31,7 @@ use crate::{
     snapshot::Snapshots,
     target::Bindings,
     telemetry::{AccessLog, Metrics, SyncReadings},
+    topology::AppliedTopology,
     tunnel::TunnelSet,
 };
 
@@ -53,6 +55,8 @@ pub struct AdminState {
     pub sync: Arc<dyn Fn() -> SyncReadings + Send + Sync>,
     /// What the egress listens on now.
     pub bindings: Arc<dyn Fn() -> Bindings + Send + Sync>,
+    /// Applied topologies; `None`: a file rules.
+    pub applied: Option<AppliedTopology>,
     /// Only its count of dropped lines is shown.
     pub access: AccessLog,
     pub started: Instant,

@@ -74,6 +74,7 @@ impl fmt::Display for Endpoint {
 struct Refusal {
     error: String,
     hint: Option<String>,
+    details: Option<String>,
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -106,6 +107,20 @@ impl Endpoint {
         self.understand(&answer)
     }
 
+    /// Sends a topology and reads a JSON answer.
+    pub async fn put_text<T: DeserializeOwned>(&self, path: &str, text: &str) -> Result<T, Failure> {
+        let body = Bytes::copy_from_slice(text.as_bytes());
+        let answer = self.send(Method::PUT, path, body).await?;
+        self.understand(&answer)
+    }
+
+    /// As [`Endpoint::put_text`], for a question that changes nothing.
+    pub async fn post_text<T: DeserializeOwned>(&self, path: &str, text: &str) -> Result<T, Failure> {
+        let body = Bytes::copy_from_slice(text.as_bytes());
+        let answer = self.send(Method::POST, path, body).await?;
+        self.understand(&answer)
+    }
+
     fn understand<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, Failure> {
         serde_json::from_slice(answer).map_err(|error| {
             Failure::new(format!("cannot understand the answer of {self}"))
@@ -134,11 +149,7 @@ impl Endpoint {
             return Ok(answer);
         }
         Err(match serde_json::from_slice::<Refusal>(&answer) {
-            Ok(Refusal {
-                error,
-                hint: Some(hint),
-            }) => Failure::new(error).hint(hint),
-            Ok(Refusal { error, hint: None }) => Failure::new(error),
+            Ok(refusal) => Failure::new(refusal.error).told(refusal.hint, refusal.details),
             Err(_) => Failure::new(format!("{self} answered {status}")).hint("is this a causeway gateway?"),
         })
     }

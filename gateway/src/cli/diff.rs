@@ -1,20 +1,29 @@
-//! `causeway diff`: what one topology file changes with regard to another.
+//! `causeway diff`: what one topology file changes with regard to another, or to what a
+//! gateway has in force.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-use causeway_zone_sync::topology::{ChangeKind, Diff, Topology, diff};
+use causeway_zone_sync::topology::{Topology, diff};
 use serde_json::json;
 
-use super::{Exit, Failure, output, validate};
-use crate::reload::load;
+use super::{
+    AdminArgs, Exit, Failure, output,
+    topology::{checked, difference, lines},
+    validate,
+};
+use crate::{
+    admin::view::{ChangeView, changes},
+    reload::load,
+};
 
 const AFTER_HELP: &str = "\
 Examples:
   causeway diff topology.yaml new.yaml
   causeway diff <(git show HEAD:topology.yaml) topology.yaml
+  causeway diff -f new.yaml                      with regard to what is in force at a gateway
 
 Comments, order and spelled-out defaults make no difference.
 Exit codes: 0 the same, 1 different, 2 a file cannot be used.";
@@ -22,17 +31,24 @@ Exit codes: 0 the same, 1 different, 2 a file cannot be used.";
 /// Version of the JSON form.
 const JSON_VERSION: u32 = 1;
 
-/// Say what a topology file changes with regard to another.
+/// Say what a topology file changes with regard to another, or to what is in force.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// The topology as it was
-    old: PathBuf,
+    #[arg(required_unless_present = "file")]
+    old: Option<PathBuf>,
     /// The topology as it is to be
-    new: PathBuf,
+    #[arg(required_unless_present = "file")]
+    new: Option<PathBuf>,
+    /// Compare this file with what is in force at a running gateway
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["old", "new"])]
+    file: Option<PathBuf>,
     /// How to print the changes
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -44,32 +60,63 @@ enum Format {
 }
 
 /// Exit codes are those of diff(1).
-pub fn run(args: &Args) -> Result<Exit, Failure> {
-    let (report, exit) = compare(args, output::colour())?;
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    let compared = match (&args.file, &args.old, &args.new) {
+        (Some(file), ..) => with_gateway(file, &args.admin).await,
+        (None, Some(old), Some(new)) => with_file(old, new),
+        // Only if the rules for the arguments above had a hole.
+        (None, ..) => Err(Failure::usage(
+            "two files are compared, or -f FILE with a gateway",
+        )),
+    };
+    let changes = match compared {
+        Ok(Some(changes)) => changes,
+        Ok(None) => return Ok(Exit::NotCompared),
+        Err(failure) => return Err(failure.exit(Exit::NotCompared)),
+    };
+    let (report, exit) = told(&changes, args.output, output::colour());
     output::print(&report)?;
     Ok(exit)
 }
 
-/// What to print, and how the command ends.
-fn compare(args: &Args, colour: bool) -> Result<(String, Exit), Failure> {
-    let (Some(old), Some(new)) = (topology(&args.old)?, topology(&args.new)?) else {
-        return Ok((String::new(), Exit::NotCompared));
+/// `None` when a file cannot be used, which has been said then; so below.
+async fn with_gateway(file: &Path, admin: &AdminArgs) -> Result<Option<Vec<ChangeView>>, Failure> {
+    let Some(parsed) = checked(file)? else {
+        return Ok(None);
     };
-    let changes = diff(&old, &new);
-    let report = match args.output {
-        Format::Text => in_words(&changes, colour),
+    let compared = difference(&admin.admin, parsed.warnings.text()).await?;
+    Ok(Some(compared.changes))
+}
+
+fn with_file(old: &Path, new: &Path) -> Result<Option<Vec<ChangeView>>, Failure> {
+    let (Some(old), Some(new)) = (topology(old)?, topology(new)?) else {
+        return Ok(None);
+    };
+    Ok(Some(changes(&diff(&old, &new))))
+}
+
+/// What to print, and how the command ends.
+fn told(changes: &[ChangeView], format: Format, colour: bool) -> (String, Exit) {
+    let report = match format {
+        Format::Text => lines(changes, colour),
         Format::Json => {
-            let mut json = changes.to_json();
-            json["version"] = json!(JSON_VERSION);
-            format!("{json:#}\n")
+            let parts = |change: &ChangeView| {
+                json!({
+                    "kind": change.kind,
+                    "subject": change.subject,
+                    "before": change.before,
+                    "after": change.after,
+                })
+            };
+            let changes: Vec<_> = changes.iter().map(parts).collect();
+            format!("{:#}\n", json!({ "version": JSON_VERSION, "changes": changes }))
         }
     };
-    let exit = if changes.is_empty() {
-        Exit::Done
-    } else {
-        Exit::Failed
+    let exit = match changes.is_empty() {
+        true => Exit::Done,
+        false => Exit::Failed,
     };
-    Ok((report, exit))
+    (report, exit)
 }
 
 /// `None` when the file cannot be used, which has been said then.
@@ -84,27 +131,6 @@ fn topology(path: &Path) -> Result<Option<Topology>, Failure> {
     }
 }
 
-/// One change a line, in the colours that people know from other diffs.
-fn in_words(changes: &Diff, colour: bool) -> String {
-    if changes.is_empty() {
-        return "no difference\n".to_owned();
-    }
-    let lines = changes.changes.iter().map(|change| {
-        let colours = match change.kind {
-            ChangeKind::Added => anstyle::AnsiColor::Green,
-            ChangeKind::Removed => anstyle::AnsiColor::Red,
-            ChangeKind::Changed => anstyle::AnsiColor::Yellow,
-        };
-        let style = if colour {
-            colours.on_default()
-        } else {
-            anstyle::Style::new()
-        };
-        format!("{style}{change}{style:#}\n")
-    });
-    lines.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,7 +143,10 @@ mod tests {
             path
         };
         let (old, new) = (write("old.yaml", old), write("new.yaml", new));
-        compare(&Args { old, new, output }, false).unwrap()
+        match with_file(&old, &new).unwrap() {
+            Some(changes) => told(&changes, output, false),
+            None => (String::new(), Exit::NotCompared),
+        }
     }
 
     const OLD: &str = "version: 1\ntrust_domain: a.b\nzones: { east: { gateways: [] } }\n";

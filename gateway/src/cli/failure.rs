@@ -45,6 +45,8 @@ pub struct Failure {
     message: String,
     causes: Vec<String>,
     hint: Option<String>,
+    /// Many lines, shown before the error itself.
+    details: Option<String>,
     silent: bool,
 }
 
@@ -57,6 +59,7 @@ impl Failure {
             message: message.into(),
             causes: Vec::new(),
             hint: None,
+            details: None,
             silent: false,
         }
     }
@@ -79,6 +82,13 @@ impl Failure {
         self
     }
 
+    /// What a gateway said beside the error itself; `details` are many lines, shown before it.
+    #[must_use]
+    pub fn told(mut self, hint: Option<String>, details: Option<String>) -> Self {
+        (self.hint, self.details) = (hint, details);
+        self
+    }
+
     /// Adds `error` and the chain of its sources.
     #[must_use]
     pub fn because(mut self, error: &(dyn Error + 'static)) -> Self {
@@ -98,7 +108,8 @@ impl Failure {
         }
         let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
         let cyan = Style::new().bold().fg_color(Some(AnsiColor::Cyan.into()));
-        let mut text = format!("{red}error:{red:#} {}", self.message);
+        let mut text = self.details.clone().unwrap_or_default();
+        text.push_str(&format!("{red}error:{red:#} {}", self.message));
         for cause in &self.causes {
             text.push_str(": ");
             text.push_str(cause);

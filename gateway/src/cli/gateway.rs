@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, ruling::Ruling};
 use crate::{
     admin::{AdminAddress, AdminConfig},
     attach::ServerAddress,
@@ -23,7 +23,6 @@ use crate::{
     gateway::{Gateway, GatewayConfig, StartError},
     identity::{IdentityFolder, LiveIdentity},
     registration::{RegistrationAddress, RegistrationConfig},
-    reload::TopologyFile,
     telemetry::{
         AccessLog, LineWriter, Metrics,
         log::{self, LogFormat},
@@ -39,6 +38,11 @@ Examples:
   causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway \\
       --zone-sync 127.0.0.1:7820,127.0.0.1:7821
 
+  causeway gateway --zone east --initial-topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway
+
+With --topology the file rules this gateway. With --initial-topology it is only where the gateway starts from: of
+everything that was ever applied anywhere (`causeway apply`) the highest generation rules, over restarts too.
+
 Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the topology file again.";
 
 /// Where registrations are taken over gRPC unless something else is said.
@@ -51,15 +55,23 @@ pub struct Args {
     /// The zone to serve; must be the one that the certificate names
     #[arg(long, env = "CAUSEWAY_ZONE")]
     zone: ZoneName,
-    /// The federation's topology file; a change is taken up at once
-    #[arg(long, value_name = "FILE", env = "CAUSEWAY_TOPOLOGY")]
-    topology: PathBuf,
+    /// The topology file that rules this gateway; a change is taken up at once, and nothing can be applied
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CAUSEWAY_TOPOLOGY",
+        conflicts_with = "initial_topology"
+    )]
+    pub(super) topology: Option<PathBuf>,
+    /// The topology to start from; from then on what `causeway apply` hands to any gateway rules
+    #[arg(long, value_name = "FILE", env = "CAUSEWAY_INITIAL_TOPOLOGY")]
+    pub(super) initial_topology: Option<PathBuf>,
     /// Folder with cert.pem, key.pem and ca.pem, as `causeway ca issue` makes it; renewed files are taken up at once
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_IDENTITY")]
     identity: PathBuf,
-    /// Folder for what must outlive a restart: catalog, registrations, virtual addresses
+    /// Folder for what must outlive a restart: catalog, registrations, virtual addresses, applied topologies
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_DATA")]
-    data: PathBuf,
+    pub(super) data: PathBuf,
     /// Zone-sync processes of this zone, any one of which serves the registry that its gateways share; without it the
     /// registry is embedded and this is the zone's only gateway
     #[arg(
@@ -204,20 +216,19 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     let signals =
         Signals::new().map_err(|error| Failure::new("cannot listen for signals").because(&error))?;
     let metrics = Arc::new(Metrics::default());
-    let topology = match TopologyFile::open(args.topology.clone()) {
-        Ok(topology) => topology,
+    let ruling = match Ruling::open(&args, &live, &metrics)? {
+        Ok(ruling) => ruling,
         Err(error) => {
             // It has its own `error:` and `hint:` lines, one for each finding.
             anstream::stderr().write_all(error.render(Style::Colour).as_bytes())?;
             return Ok(Exit::BadInput);
         }
     };
-    let topology = Arc::new(topology);
-    let config = config(&args, live, &topology, metrics.clone())?;
+    let config = config(&args, live, &ruling, metrics.clone())?;
     let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
     let watching = CancellationToken::new();
     let renewing = tokio::spawn(Arc::new(identity).watch(metrics.clone(), watching.clone()));
-    let watch = tokio::spawn(topology.watch(metrics, watching.clone()));
+    let watch = tokio::spawn(ruling.watch(metrics, watching.clone()));
     signals.run(gateway, args.drain).await;
     watching.cancel();
     // They end by themselves; a panic in one was logged where it happened.
@@ -248,7 +259,7 @@ fn check_zone_sync(args: &Args) -> Result<(), Failure> {
 fn config(
     args: &Args,
     identity: LiveIdentity,
-    topology: &TopologyFile,
+    ruling: &Ruling,
     metrics: Arc<Metrics>,
 ) -> Result<GatewayConfig, Failure> {
     let mut tunnel = TunnelConfig::new(args.listen, identity.clone());
@@ -266,8 +277,9 @@ fn config(
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     Ok(GatewayConfig {
         identity,
-        topology: topology.topology(),
-        reload: topology.state(),
+        topology: ruling.topology(),
+        reload: ruling.reload(),
+        applied: ruling.applied(),
         data_dir: Some(args.data.clone()),
         zone_sync: args.zone_sync.clone(),
         tunnel,

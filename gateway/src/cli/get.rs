@@ -27,7 +27,9 @@ Examples:
   causeway get tunnels -w             watch; redraws when something changes
   causeway get catalog -o wide        how zone sync with every gateway stands
   causeway get instances -o json      for programs: versioned, fields are only ever added
-  causeway get exports --admin unix:/run/causeway/east.sock";
+  causeway get exports --admin unix:/run/causeway/east.sock
+  causeway get topology > topology.yaml       what is in force, to edit and `causeway apply`
+  causeway get topology --history             who applied what; the last ten";
 
 /// Show what a running gateway knows.
 #[derive(Debug, clap::Args)]
@@ -42,6 +44,12 @@ pub struct Args {
     /// Keep showing it, whenever it changes
     #[arg(short, long)]
     watch: bool,
+    /// With `topology`: list the last ten that were applied, overruled ones too
+    #[arg(long, conflicts_with = "generation")]
+    history: bool,
+    /// With `topology`: show an older one that is kept
+    #[arg(long, value_name = "N")]
+    generation: Option<u64>,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -66,6 +74,8 @@ enum What {
     /// The record of every gateway, as it is held here: versions, ages, and what was exchanged
     #[value(aliases = ["record", "records", "c"])]
     Catalog,
+    /// The topology in force, as a file that can be edited and applied
+    Topology,
 }
 
 pub async fn run(args: Args) -> Result<Exit, Failure> {
@@ -89,6 +99,11 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 async fn show(args: &Args) -> Result<String, Failure> {
+    if args.what != What::Topology && (args.history || args.generation.is_some()) {
+        return Err(
+            Failure::usage("only a topology has generations").hint("see `causeway get topology --history`")
+        );
+    }
     match args.what {
         What::Zones => listed::<ZoneView>(args, "/v1/zones").await,
         What::Services => listed::<ServiceView>(args, "/v1/services").await,
@@ -96,6 +111,7 @@ async fn show(args: &Args) -> Result<String, Failure> {
         What::Tunnels => listed::<TunnelView>(args, "/v1/tunnels").await,
         What::Exports => listed::<ExportView>(args, "/v1/exports").await,
         What::Catalog => listed::<RecordView>(args, "/v1/catalog").await,
+        What::Topology => topology(args).await,
     }
 }
 
@@ -105,6 +121,31 @@ where
 {
     let envelope: Envelope<T> = args.admin.admin.get(path).await?;
     render(&envelope, args.output, output::colour())
+}
+
+async fn topology(args: &Args) -> Result<String, Failure> {
+    let admin = &args.admin.admin;
+    if args.history {
+        let envelope = super::topology::history(admin).await?;
+        return render(&envelope, args.output, output::colour());
+    }
+    if let Some(generation) = args.generation {
+        let mut envelope = super::topology::history(admin).await?;
+        envelope.items.retain(|one| one.generation == generation);
+        return match (args.output, envelope.items.first()) {
+            (_, None) => Err(
+                Failure::new(format!("the gateway does not keep generation {generation}"))
+                    .hint("`causeway get topology --history` lists what is kept"),
+            ),
+            (Format::Table | Format::Wide, Some(one)) => Ok(one.text.clone()),
+            _ => render(&envelope, args.output, output::colour()),
+        };
+    }
+    let envelope = super::topology::in_force(admin, true).await?;
+    match (args.output, envelope.items.first()) {
+        (Format::Table | Format::Wide, Some(view)) => Ok(super::topology::as_file(view)),
+        _ => structured(&envelope, args.output),
+    }
 }
 
 fn render<T: Serialize + Tabular>(
@@ -118,15 +159,18 @@ fn render<T: Serialize + Tabular>(
         }
         Format::Table => tables::render(&envelope.items, false, colour),
         Format::Wide => tables::render(&envelope.items, true, colour),
-        Format::Json => {
-            let text = serde_json::to_string_pretty(envelope);
-            text.map_err(|error| Failure::new("cannot write JSON").because(&error))? + "\n"
-        }
-        Format::Yaml => {
-            let text = serde_saphyr::to_string(envelope);
-            text.map_err(|error| Failure::new("cannot write YAML").because(&error))?
-        }
+        Format::Json | Format::Yaml => structured(envelope, format)?,
     })
+}
+
+/// For programs.
+fn structured<T: Serialize>(envelope: &Envelope<T>, format: Format) -> Result<String, Failure> {
+    if format == Format::Yaml {
+        let text = serde_saphyr::to_string(envelope);
+        return text.map_err(|error| Failure::new("cannot write YAML").because(&error));
+    }
+    let text = serde_json::to_string_pretty(envelope);
+    Ok(text.map_err(|error| Failure::new("cannot write JSON").because(&error))? + "\n")
 }
 
 #[cfg(test)]

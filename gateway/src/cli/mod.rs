@@ -4,6 +4,7 @@
 //! Adding a command: a file with `Args` (clap) and `run`, a variant of [`Command`] and its line in [`dispatch`], and the
 //! name in the tests of help in `tests/cli/commands.rs`.
 
+mod apply;
 mod ca;
 mod check;
 mod client;
@@ -18,8 +19,11 @@ mod man;
 pub(crate) mod output;
 mod register;
 mod register_list;
+mod rollback;
+mod ruling;
 mod schema;
 mod tables;
+mod topology;
 mod validate;
 mod zone_sync;
 
@@ -35,6 +39,7 @@ Examples:
   causeway demo                                   see a federation work and fail over, on this machine
   causeway validate topology.yaml                 check a topology file
   causeway gateway --zone east --topology topology.yaml --identity /etc/causeway/east --data /var/lib/causeway
+  causeway apply -f topology.yaml                 hand a changed topology to the federation
   causeway get zones                              what a running gateway knows
   causeway explain orders --tag version=v2        where a connection would go now, and why
 
@@ -59,6 +64,8 @@ enum Command {
     Validate(validate::Args),
     Schema(schema::Args),
     Diff(diff::Args),
+    Apply(apply::Args),
+    Rollback(rollback::Args),
     Get(get::Args),
     Explain(explain::Args),
     Register(register::RegisterArgs),
@@ -94,7 +101,9 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Validate(args) => validate::run(&args),
         Command::Schema(args) => schema::run(&args),
-        Command::Diff(args) => diff::run(&args),
+        Command::Diff(args) => block_on(diff::run(args)),
+        Command::Apply(args) => block_on(apply::run(args)),
+        Command::Rollback(args) => block_on(rollback::run(args)),
         Command::Demo(args) => demo::run(&args),
         Command::Gateway(args) => gateway::run(args),
         Command::ZoneSync(args) => zone_sync::run(args),

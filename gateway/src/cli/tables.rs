@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::output::{Tone, Word, table};
 use crate::admin::view::{
-    Count, ExchangeView, ExportView, FailureView, InstanceView, LinkView, RecordView, ServiceView, TierView,
+    Count, ExchangeView, ExportView, FailureView, GenerationView, InstanceView, LinkView, RecordView, ServiceView, TierView,
     TunnelView, ZoneView,
 };
 
@@ -31,6 +31,36 @@ pub fn render<T: Tabular>(items: &[T], wide: bool, colour: bool) -> String {
         row
     };
     table(&header, items.iter().map(row).collect(), colour)
+}
+
+impl Tabular for GenerationView {
+    const HEADER: &'static [&'static str] = &[
+        "GENERATION",
+        "STANDING",
+        "APPLIED BY",
+        "APPLIED AT",
+        "FINGERPRINT",
+    ];
+    const WIDE: &'static [&'static str] = &["FOLLOWS", "BYTES"];
+
+    fn row(&self) -> Vec<Word> {
+        let tone = match self.standing.as_str() {
+            "in force" => Tone::Good,
+            "overruled" | "unusable" => Tone::Doubtful,
+            _ => Tone::Plain,
+        };
+        vec![
+            self.generation.into(),
+            Word(self.standing.clone(), tone),
+            self.applied_by.as_str().into(),
+            self.applied_at.as_str().into(),
+            self.fingerprint.as_str().into(),
+        ]
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        vec![self.follows.into(), self.text.len().into()]
+    }
 }
 
 impl Tabular for ZoneView {

@@ -19,6 +19,7 @@ use crate::{
     registration::{RegistrationConfig, RegistrationError},
     reload::ReloadState,
     telemetry::{AccessLog, Metrics},
+    topology::AppliedTopology,
     tunnel, vips,
 };
 
@@ -31,6 +32,9 @@ pub struct GatewayConfig {
     pub topology: watch::Receiver<Arc<Topology>>,
     /// How the last reload of the topology went, for `/readyz` and `causeway check`.
     pub reload: watch::Receiver<ReloadState>,
+    /// Where the topology in force comes from when it is an applied one; `None`: a file rules, and nothing can be
+    /// applied.
+    pub applied: Option<AppliedTopology>,
     /// Where catalog, registrations and virtual addresses outlive a restart; `None`: they do not.
     pub data_dir: Option<PathBuf>,
     /// The zone-sync processes that hold the registry which the gateways of the zone share; empty: it is embedded.

@@ -16,6 +16,7 @@ mod threads;
 
 pub use config::{GatewayConfig, StartError};
 pub use shutdown::Cut;
+pub(crate) use start::make_private_folder;
 
 use std::{net::SocketAddr, sync::Arc};
 

@@ -22,6 +22,7 @@ use crate::{
     reload::ReloadState,
     snapshot::{Health, Link, Snapshots},
     sources::Troubles,
+    topology::AppliedTopology,
 };
 
 /// A certificate with less than this left is worth a warning.
@@ -40,9 +41,10 @@ pub fn checks(
     let (draining, reload, identity) = (draining.clone(), config.reload.clone(), config.identity.clone());
     let (linked, healthy, known) = (snapshots.clone(), snapshots.clone(), snapshots.clone());
     let (egress, sync) = (egress.clone(), sync.clone());
+    let applied = config.applied.clone();
     let readiness = Readiness::default()
         .with(move || running(draining.load(Ordering::Relaxed)))
-        .with(move || topology(&reload))
+        .with(move || topology(&reload, applied.as_ref()))
         .with(move || certificate(&identity, SystemTime::now()))
         .with(move || listeners(&egress))
         .with_sum(move || tunnels(&linked))
@@ -68,7 +70,10 @@ fn running(draining: bool) -> Check {
     Check::ok("gateway", "running", "it takes connections")
 }
 
-fn topology(reload: &watch::Receiver<ReloadState>) -> Check {
+fn topology(reload: &watch::Receiver<ReloadState>, applied: Option<&AppliedTopology>) -> Check {
+    if let Some(applied) = applied {
+        return crate::topology::check(&applied.view());
+    }
     match &reload.borrow().refused {
         None => Check::ok("gateway", "topology", "the file is in force"),
         Some(refusal) => Check::warn(
@@ -195,7 +200,7 @@ fn catalog(snapshots: &Snapshots) -> Check {
             "zones",
             "catalog",
             format!("these run another topology file: {}", others.join(", ")),
-            "give every zone the same file; `causeway get zones -o wide` shows which has which",
+            "give every zone the same file, or the same way to get one (`causeway apply`); `causeway get zones -o wide` shows which differ",
         );
     }
     match stale {

@@ -32,6 +32,7 @@ use crate::{
     registration::Registration,
     snapshot::Snapshots,
     sources::{self, SourcesConfig, Troubles},
+    topology,
     tunnel::{TunnelSet, Tunnels},
     vips::{self, VipTable},
 };
@@ -74,6 +75,7 @@ impl Gateway {
         let streams = Streams {
             ingress: ingress.clone(),
             zone_sync: known.zone_sync.clone(),
+            topologies: topology::Server::new(config.applied.clone()),
             control: Handle::current(),
         };
         let tunnels = Tunnels::start(
@@ -97,6 +99,11 @@ impl Gateway {
             known.tunnel_set.clone(),
             known.zone_sync.clone(),
         )));
+        if let Some(applied) = &config.applied {
+            let (tunnels, catalog) = (known.tunnel_set.clone(), known.zone_sync.catalog());
+            let fetching = topology::keep_fetching(applied.clone(), tunnels, catalog);
+            tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
+        }
         tracing::info!(gateway = %config.id(), took = ?begun.elapsed(), "the gateway is up");
         ending.disarm();
         Ok(Self {
@@ -292,6 +299,7 @@ async fn start_admin(
         sync: known.sync_view.readings(),
         bindings: Arc::new(move || bindings.borrow().clone()),
         access: config.access.clone(),
+        applied: config.applied.clone(),
         started: begun,
     };
     Ok(Some(Admin::start(admin.clone(), state).await?))
@@ -306,7 +314,7 @@ fn check_zone(config: &GatewayConfig) -> Result<(), StartError> {
 }
 
 /// What lies in it is for this gateway alone.
-fn make_private_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn make_private_folder(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

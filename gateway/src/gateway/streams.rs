@@ -1,4 +1,5 @@
-//! Sends each stream that a peer opens to the part that serves it: connections to the ingress, zone sync to zone sync.
+//! Sends each stream that a peer opens to the part that serves it: connections to the ingress, zone sync to zone
+//! sync, questions for the topology to those who hold it.
 
 use causeway_proto::tunnel::stream_header::Kind;
 use causeway_zone_sync::service::ZoneSync;
@@ -7,19 +8,30 @@ use tokio::runtime::Handle;
 
 use crate::{
     ingress::Ingress,
+    topology,
     tunnel::{IncomingStream, StreamHandler},
 };
 
 pub struct Streams {
     pub ingress: Ingress,
     pub zone_sync: ZoneSync,
+    pub topologies: topology::Server,
     /// Zone sync runs here, so that a large catalog cannot stall a data thread.
     pub control: Handle,
 }
 
 impl StreamHandler for Streams {
     fn handle(&self, stream: IncomingStream) -> BoxFuture<'static, ()> {
-        if !matches!(stream.header.kind, Some(Kind::Sync(_))) {
+        let kind = match &stream.header.kind {
+            Some(Kind::Topology(question)) => {
+                let (topologies, question) = (self.topologies.clone(), question.clone());
+                self.control
+                    .spawn(async move { topologies.answer(question, stream).await });
+                return Box::pin(std::future::ready(()));
+            }
+            kind => kind,
+        };
+        if !matches!(kind, Some(Kind::Sync(_))) {
             return self.ingress.handle(stream);
         }
         let (zone_sync, peer) = (self.zone_sync.clone(), stream.tunnel.peer().clone());

@@ -158,6 +158,7 @@ pub(super) struct ZoneFamilies {
     pub renewals: Family<ByResult, Counter>,
     pub registry_attached: Gauge,
     pub registry_attachments: Counter,
+    pub topologies: Family<ByResult, Counter>,
 }
 
 impl ZoneFamilies {
@@ -207,6 +208,11 @@ impl ZoneFamilies {
                 registry,
                 "identity_reloads",
                 "Renewed identities taken up or refused",
+            ),
+            topologies: counters(
+                registry,
+                "topology_documents",
+                "Applied topologies, by what became of them",
             ),
         }
     }

@@ -300,6 +300,11 @@ impl Metrics {
             .inc();
     }
 
+    /// What became of an applied topology: `applied` (here), `taken`, `overruled`, `refused`, `fetch_failed`.
+    pub fn topology_document(&self, result: &'static str) {
+        self.zone.topologies.get_or_create(&ByResult { result }).inc();
+    }
+
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }

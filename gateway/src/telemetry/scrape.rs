@@ -124,6 +124,13 @@ fn gateway(registry: &mut Registry, state: &ScrapeState<'_>) {
         "Generation of the snapshot in use",
         generation,
     );
+    let topology: Gauge = Gauge::default();
+    topology.set(state.snapshot.topology.generation.try_into().unwrap_or(i64::MAX));
+    registry.register(
+        "topology_generation",
+        "Generation of the topology in force; 0 while it comes from a file",
+        topology,
+    );
     let uptime = Seconds::default();
     uptime.set(state.up_seconds);
     registry.register_with_unit("uptime", "Since the gateway started", Unit::Seconds, uptime);
@@ -275,12 +282,12 @@ fn records(registry: &mut Registry, state: &ScrapeState<'_>) {
         ),
         ("sync_exports", "Exports in a gateway's record", exports),
         (
-            "topology_generation",
+            "sync_topology_generation",
             "Generation of the applied topology that a gateway runs, 0 for one from a file",
             generation,
         ),
         (
-            "topology_same",
+            "sync_topology_same",
             "1 while a gateway runs the same topology as this one",
             same,
         ),

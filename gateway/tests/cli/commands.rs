@@ -60,6 +60,9 @@ async fn help_shows_every_command_and_examples() {
         "gateway",
         "ca",
         "validate",
+        "diff",
+        "apply",
+        "rollback",
         "Examples:",
         "Exit codes:",
     ] {
@@ -73,6 +76,9 @@ async fn help_shows_every_command_and_examples() {
         "check",
         "completion",
         "man",
+        "diff",
+        "apply",
+        "rollback",
     ] {
         let text = out(&run(None, &[command, "--help"]).await);
         assert!(

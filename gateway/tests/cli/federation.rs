@@ -26,7 +26,7 @@ use causeway_zone_sync::{
 };
 use tokio::sync::watch;
 
-const TOPOLOGY: &str = "
+pub const TOPOLOGY: &str = "
 version: 1
 trust_domain: acme.internal
 dns: { domain: mesh, ttl: 5s }
@@ -193,6 +193,7 @@ pub fn state() -> AdminState {
             .with(|| Check::warn("gateway", "mesh DNS", "no upstream", "see /etc/resolv.conf")),
         sync: Arc::new(move || heard.clone()),
         bindings: Arc::new(move || bindings.clone()),
+        applied: None,
         access: AccessLog::Off,
         started: Instant::now(),
     }

@@ -6,3 +6,4 @@ mod api;
 mod commands;
 mod federation;
 mod lists;
+mod topology;

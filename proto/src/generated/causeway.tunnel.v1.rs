@@ -2,7 +2,7 @@
 /// The first message on every bidirectional stream, written by the side that opened it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamHeader {
-    #[prost(oneof = "stream_header::Kind", tags = "1, 2")]
+    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3")]
     pub kind: ::core::option::Option<stream_header::Kind>,
 }
 /// Nested message and enum types in `StreamHeader`.
@@ -13,6 +13,8 @@ pub mod stream_header {
         Connect(super::Connect),
         #[prost(message, tag = "2")]
         Sync(super::Sync),
+        #[prost(message, tag = "3")]
+        Topology(super::Topology),
     }
 }
 /// Asks the far gateway for one connection to an instance of a service in its own zone.
@@ -42,6 +44,20 @@ pub struct Connect {
 /// The rest of the stream is one HTTP/2 connection that carries the ZoneSync gRPC service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Sync {}
+/// Asks for the applied topologies that the asker lacks, and says what it has in force. The answer is `ready` and then,
+/// each behind its length as a big-endian u32, documents (topology.proto), oldest first; the last is in force at the
+/// answering gateway. No document: it has nothing newer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Topology {
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// SHA-256 of the topology's text.
+    #[prost(bytes = "vec", tag = "2")]
+    pub fingerprint: ::prost::alloc::vec::Vec<u8>,
+    /// True: the asker has heard of this very topology and wants no other, whether it is in force or not.
+    #[prost(bool, tag = "3")]
+    pub only: bool,
+}
 /// The answer to a header, written by the side that accepted the stream.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamReply {

@@ -128,7 +128,11 @@ impl Federation {
     /// When it cannot be started.
     pub fn start_zone(&mut self, name: &str) -> anyhow::Result<()> {
         let arguments = self.plan.arguments.clone();
-        self.zone_mut(name).start(&arguments)
+        let topology = match self.plan.applied {
+            true => "--initial-topology",
+            false => "--topology",
+        };
+        self.zone_mut(name).start(topology, &arguments)
     }
 
     /// Waits until a gateway is ready and has a tunnel with every other zone that it can have one with.

@@ -13,6 +13,7 @@ pub struct Plan {
     pub(super) zones: Vec<ZonePlan>,
     services: Vec<(String, String)>,
     linked: bool,
+    pub(super) applied: bool,
     pub(super) arguments: Vec<String>,
 }
 
@@ -74,6 +75,13 @@ impl Plan {
     #[must_use]
     pub fn linked(mut self) -> Self {
         self.linked = true;
+        self
+    }
+
+    /// The topology files are only what the gateways start from; what is applied rules.
+    #[must_use]
+    pub fn ruled_by_applied(mut self) -> Self {
+        self.applied = true;
         self
     }
 

@@ -52,11 +52,12 @@ impl Zone {
         }
     }
 
-    pub(super) fn start(&mut self, arguments: &[String]) -> anyhow::Result<()> {
+    /// `topology` is the flag that the topology file is given with.
+    pub(super) fn start(&mut self, topology: &str, arguments: &[String]) -> anyhow::Result<()> {
         let mut command = Command::new(program()?);
         command.args(["gateway", "--zone", &self.name, "--threads", "1"]);
         for (flag, path) in [
-            ("--topology", &self.topology),
+            (topology, &self.topology),
             ("--identity", &self.identity),
             ("--data", &self.data),
         ] {

@@ -151,6 +151,12 @@ impl Diagnostics {
         &self.file_name
     }
 
+    /// What was read.
+    #[must_use]
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
     /// Line and column of a byte offset, both counted in characters from 1.
     #[must_use]
     pub fn position(&self, offset: usize) -> (usize, usize) {

@@ -123,6 +123,7 @@ pub fn diff(before: &Topology, after: &Topology) -> Diff {
     );
     diff.compare("dns: domain", before.dns.domain.clone(), after.dns.domain.clone());
     diff.compare("dns: ttl", duration(before.dns.ttl), duration(after.dns.ttl));
+    diff.compare("apply_from", apply_from(before), apply_from(after));
     let names: BTreeSet<_> = before.zones.keys().chain(after.zones.keys()).collect();
     for name in names {
         let subject = format!("zone {name}");
@@ -140,6 +141,16 @@ pub fn diff(before: &Topology, after: &Topology) -> Diff {
         }
     }
     diff
+}
+
+fn apply_from(topology: &Topology) -> String {
+    match &topology.apply_from {
+        None => "every zone".to_owned(),
+        Some(zones) => {
+            let zones: Vec<_> = zones.iter().map(|zone| zone.as_str()).collect();
+            zones.join(", ")
+        }
+    }
 }
 
 fn whole(diff: &mut Diff, subject: String, was_there: bool) {

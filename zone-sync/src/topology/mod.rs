@@ -4,6 +4,7 @@
 //! (what parts of the file say about each other) -> `resolve` (the model). Each step goes on after an error, so one run
 //! reports them all. This module reads no files and watches nothing; callers hand it the text.
 
+pub mod applied;
 mod check;
 mod diagnostic;
 mod diff;

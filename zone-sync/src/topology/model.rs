@@ -9,6 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use sha2::{Digest, Sha256};
 
 use crate::name::{ServiceName, Tags, ZoneName};
 
@@ -18,6 +19,12 @@ use crate::name::{ServiceName, Tags, ZoneName};
 pub struct Fingerprint(pub [u8; 32]);
 
 impl Fingerprint {
+    /// The fingerprint of a topology's text.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        Self(Sha256::digest(text.as_bytes()).into())
+    }
+
     /// 128 bits are enough to tell any two files apart, and every change of an export carries them.
     pub const COMPARED_BYTES: usize = 16;
 
@@ -60,11 +67,23 @@ impl std::fmt::Debug for Fingerprint {
 #[non_exhaustive]
 pub struct Topology {
     pub fingerprint: Fingerprint,
+    /// How many times the federation's topology had been applied with this one; 0: it was read from a file.
+    pub generation: u64,
     /// SPIFFE trust domain, lower case, such as `acme.internal`.
     pub trust_domain: String,
     pub dns: Dns,
+    /// Zones whose operators may apply the next topology; `None`: every zone.
+    pub apply_from: Option<BTreeSet<ZoneName>>,
     pub zones: BTreeMap<ZoneName, Zone>,
     pub services: BTreeMap<ServiceName, Service>,
+}
+
+impl Topology {
+    /// Whether the operators of `zone` may apply the topology that follows this one.
+    #[must_use]
+    pub fn may_apply(&self, zone: &ZoneName) -> bool {
+        self.zones.contains_key(zone) && self.apply_from.as_ref().is_none_or(|zones| zones.contains(zone))
+    }
 }
 
 /// Mesh DNS.

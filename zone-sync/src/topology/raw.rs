@@ -24,6 +24,7 @@ use crate::name::{ServiceName, Tags, ZoneName};
 pub(super) struct File {
     pub trust_domain: Option<String>,
     pub dns: Dns,
+    pub apply_from: Option<Listed<Spanned<ZoneName>>>,
     pub zones: Vec<Zone>,
     pub services: Vec<Service>,
 }

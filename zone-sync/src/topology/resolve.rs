@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use ipnet::{IpNet, Ipv4Net};
-use sha2::{Digest, Sha256};
 
 use super::{
     fields::Spanned,
@@ -22,9 +21,13 @@ pub(super) fn topology(file: raw::File, text: &str) -> Option<Topology> {
     let zones: Option<BTreeMap<ZoneName, Zone>> = file.zones.into_iter().map(zone).collect();
     let services: Option<BTreeMap<ServiceName, Service>> = file.services.into_iter().map(service).collect();
     Some(Topology {
-        fingerprint: Fingerprint(Sha256::digest(text.as_bytes()).into()),
+        fingerprint: Fingerprint::of(text),
+        generation: 0,
         trust_domain: file.trust_domain?,
         dns: file.dns,
+        apply_from: file
+            .apply_from
+            .map(|zones| values(zones.items).into_iter().collect()),
         zones: zones?,
         services: services?,
     })

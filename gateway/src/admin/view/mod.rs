@@ -19,7 +19,9 @@ pub use exchange::{ExchangeView, RefusalView, exchange};
 pub use exports::{ExportView, RecordView, exports, records};
 pub use instances::{FailureView, InstanceView, instances};
 pub use services::{ArmView, Count, ServiceView, ServiceZone, TierView, services};
-pub use topology::{TopologyView, topology};
+pub use topology::{
+    ChangeView, ChangesView, GenerationView, TopologyView, changes, generations, outcome, topology,
+};
 pub use tunnels::{TunnelView, tunnels};
 pub use zones::{LinkView, ZoneView, zones};
 

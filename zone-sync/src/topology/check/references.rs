@@ -10,6 +10,9 @@ use super::{
 use crate::name::{ServiceName, ZoneName};
 
 pub(super) fn check(context: &Context<'_>) {
+    for zone in context.file.apply_from.iter().flat_map(|zones| &zones.items) {
+        zone_exists(context, &zone.value, &zone.span);
+    }
     for zone in &context.file.zones {
         for service in zone
             .instances

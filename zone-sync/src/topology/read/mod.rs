@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use super::{
     diagnostic::{Diagnostic, Sink, Span},
-    fields::{Fields, Kind, check_limit, map},
+    fields::{Fields, Kind, Listed, Spanned, check_limit, items, map},
     model::Dns,
     raw::File,
     scalar,
     tree::Node,
 };
+use crate::name::ZoneName;
 
 /// The format's only version.
 const VERSION: u32 = 1;
@@ -33,7 +34,14 @@ const TTL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=D
 
 const FILE: Kind = Kind {
     what: "a topology",
-    keys: &["version", "trust_domain", "dns", "zones", "services"],
+    keys: &[
+        "version",
+        "trust_domain",
+        "dns",
+        "apply_from",
+        "zones",
+        "services",
+    ],
     meant: &[],
 };
 const DNS: Kind = Kind {
@@ -95,6 +103,7 @@ pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {
     Some(File {
         trust_domain: trust_domain.map(|domain| domain.value),
         dns: fields.optional("dns", dns).unwrap_or_else(default_dns),
+        apply_from: fields.optional("apply_from", apply_from),
         zones: fields.required("zones", zones).unwrap_or_default(),
         services: fields.optional("services", services).unwrap_or_default(),
     })
@@ -130,6 +139,17 @@ fn dns(node: &Node, sink: &Sink) -> Option<Dns> {
         domain: domain.map_or_else(|| DEFAULT_DOMAIN.to_owned(), |domain| domain.value),
         ttl: ttl.map_or(DEFAULT_TTL, |ttl| ttl.value),
     })
+}
+
+/// A topology that nobody may follow could only be replaced by hand, gateway by gateway.
+fn apply_from(node: &Node, sink: &Sink) -> Option<Listed<Spanned<ZoneName>>> {
+    let zones = items(node, "`apply_from`", MAX_ZONES, sink, scalar::zone_name)?;
+    if zones.items.is_empty() && zones.complete {
+        let message = "nobody could apply another topology after this one";
+        let hint = "name the zones that may, or remove the line: every zone may";
+        sink.push(Diagnostic::error("nobody-applies", &zones.span, message).hint(hint));
+    }
+    Some(zones)
 }
 
 fn zones(node: &Node, sink: &Sink) -> Option<Vec<super::raw::Zone>> {

@@ -1,0 +1,100 @@
+//! `causeway rollback`: applies an older topology again, as a new generation.
+
+use super::{AdminArgs, Exit, Failure, output, topology};
+use crate::admin::view::GenerationView;
+
+const AFTER_HELP: &str = "\
+Examples:
+  causeway rollback                   back to the topology before the one in force
+  causeway rollback --to 5            back to that of generation 5; see `causeway get topology --history`
+  causeway rollback --to 5 --dry-run  only show what would change";
+
+/// Apply an older topology again: its text becomes a new generation.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The generation whose topology shall rule again [default: the one before the one in force]
+    #[arg(long, value_name = "GENERATION")]
+    to: Option<u64>,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    let admin = &args.admin.admin;
+    let history = topology::history(admin).await?.items;
+    let (from, to) = chosen(&history, args.to)?;
+    let head = format!(
+        "from generation {from} back to the topology of generation {}:\n",
+        to.generation
+    );
+    let (report, exit) = topology::swap(admin, &to.text, Some(from), args.dry_run, output::colour()).await?;
+    output::print(&format!("{head}{report}"))?;
+    Ok(exit)
+}
+
+/// The generation in force, and the one to go back to. `history` is newest first.
+fn chosen(history: &[GenerationView], to: Option<u64>) -> Result<(u64, &GenerationView), Failure> {
+    let hint =
+        "`causeway get topology --history` lists what is kept; `causeway apply -f FILE` takes any other";
+    let in_force = history
+        .iter()
+        .find(|generation| generation.standing == "in force");
+    let in_force = in_force.ok_or_else(|| {
+        Failure::new("nothing was applied yet, so there is nothing to go back to").hint(hint)
+    })?;
+    let standing = |one: &&GenerationView| one.standing == "former";
+    let mut former = history.iter().filter(standing);
+    let found = match to {
+        None => former.next(),
+        Some(wanted) => former.find(|one| one.generation == wanted),
+    };
+    let found = found.ok_or_else(|| {
+        let which = to.map_or_else(
+            || format!("a generation before {}", in_force.generation),
+            |wanted| format!("generation {wanted} among those before {}", in_force.generation),
+        );
+        Failure::new(format!("the gateway does not keep {which}")).hint(hint)
+    })?;
+    Ok((in_force.generation, found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history() -> Vec<GenerationView> {
+        let one = |generation: u64, standing: &str| GenerationView {
+            generation,
+            fingerprint: String::new(),
+            standing: standing.to_owned(),
+            applied_by: "east/gw1".to_owned(),
+            applied_at: String::new(),
+            follows: generation - 1,
+            text: format!("text of {generation}, {standing}"),
+        };
+        vec![
+            one(8, "unusable"),
+            one(7, "in force"),
+            one(7, "overruled"),
+            one(6, "former"),
+            one(6, "overruled"),
+            one(5, "former"),
+        ]
+    }
+
+    #[test]
+    fn the_way_back_leads_to_what_was_in_force_and_never_to_what_was_overruled() {
+        let history = history();
+        let text = |to| chosen(&history, to).map(|(from, to)| (from, to.text.clone()));
+        assert_eq!(text(None), Ok((7, "text of 6, former".to_owned())));
+        assert_eq!(text(Some(5)), Ok((7, "text of 5, former".to_owned())));
+        assert!(text(Some(7)).is_err());
+        assert!(text(Some(2)).is_err());
+        assert!(chosen(&history[5..], None).is_err(), "nothing is in force");
+        assert!(chosen(&history[..3], None).is_err(), "nothing was before it");
+    }
+}

@@ -1,0 +1,264 @@
+//! The applied topology of a running gateway: takes one from an operator, gives it to other gateways and gets theirs,
+//! keeps it on disk, and puts it in force. Which one rules is decided in `causeway_zone_sync::topology::applied`.
+//!
+//! A gateway that a file rules (`--topology`) has none of this; see [`crate::reload`].
+
+mod check;
+mod fetch;
+mod open;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod wanted;
+mod words;
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use causeway_zone_sync::{
+    name::GatewayId,
+    topology::{
+        Topology,
+        applied::{Applied, Document, Draft, Edition, Refusal, Seal, Store, StoreError, Stored},
+    },
+};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::telemetry::Metrics;
+
+pub use check::check;
+pub use fetch::keep_fetching;
+pub use open::{AppliedConfig, OpenError};
+pub use serve::Server;
+
+/// What everybody who only looks sees; writers make a new one.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub applied: Applied,
+    /// The last write failed: a restart would go back to an older topology.
+    pub disk_fails: bool,
+}
+
+/// Applied topologies of one gateway. Clones share them.
+#[derive(Debug, Clone)]
+pub struct AppliedTopology(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    by: GatewayId,
+    work: Mutex<Work>,
+    /// The text of the initial topology, where it was read.
+    initial_text: Option<Arc<str>>,
+    topology: watch::Sender<Arc<Topology>>,
+    view: watch::Sender<Arc<View>>,
+    /// Editions that a peer says it has and that are not held here.
+    rivals: watch::Sender<wanted::Rivals>,
+    metrics: Arc<Metrics>,
+}
+
+/// What only one may change at a time.
+#[derive(Debug)]
+struct Work {
+    applied: Applied,
+    disk: Disk,
+}
+
+#[derive(Debug)]
+enum Disk {
+    /// Nothing outlives this process, as configured.
+    Absent,
+    Open {
+        store: Store,
+        folder: PathBuf,
+    },
+    /// The last write failed; the file is opened anew for the next.
+    Failed {
+        folder: PathBuf,
+    },
+}
+
+/// Why an `apply` was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the topology cannot be written to disk, so it was not applied")]
+    Disk(#[from] StoreError),
+    #[error("applying did not come to an end")]
+    Interrupted(#[source] tokio::task::JoinError),
+}
+
+/// What an `apply` did or, without [`Applying::Now`], would do.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub draft: Draft,
+    /// What is in force afterwards.
+    pub edition: Edition,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applying {
+    Now,
+    /// Only say what would change.
+    Dry,
+}
+
+impl AppliedTopology {
+    /// The topology in force, now and whenever it changes.
+    #[must_use]
+    pub fn topology(&self) -> watch::Receiver<Arc<Topology>> {
+        self.0.topology.subscribe()
+    }
+
+    /// What is in force, was, and was refused.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.0.view.borrow().clone()
+    }
+
+    /// The text of the topology that rules while nothing is applied.
+    #[must_use]
+    pub fn initial_text(&self) -> Option<Arc<str>> {
+        self.0.initial_text.clone()
+    }
+
+    fn changed(&self) -> watch::Receiver<Arc<View>> {
+        self.0.view.subscribe()
+    }
+
+    /// Applies `text` on top of generation `expected`; without one, on top of whatever is in force. It is on disk, and
+    /// in force here, when this returns.
+    ///
+    /// # Errors
+    /// When it may not be applied, or cannot be stored. Nothing has changed then.
+    pub async fn apply(
+        &self,
+        expected: Option<u64>,
+        text: String,
+        applying: Applying,
+    ) -> Result<Outcome, ApplyError> {
+        let this = self.clone();
+        // Checking a large text and writing it take longer than a runtime thread should be held.
+        let work = tokio::task::spawn_blocking(move || this.apply_now(expected, &text, applying));
+        work.await.map_err(ApplyError::Interrupted)?
+    }
+
+    fn apply_now(
+        &self,
+        expected: Option<u64>,
+        text: &str,
+        applying: Applying,
+    ) -> Result<Outcome, ApplyError> {
+        let mut work = self.0.work.lock();
+        let before = work.applied.edition();
+        let draft = work.applied.draft(expected.unwrap_or(before.generation), text)?;
+        if draft.same || applying == Applying::Dry {
+            return Ok(Outcome {
+                draft,
+                edition: before,
+            });
+        }
+        let document = Document::new(
+            draft.parent,
+            draft.text.clone(),
+            self.0.by.clone(),
+            unix_milliseconds(),
+            |_| Seal::default(),
+        );
+        let document = Arc::new(document);
+        let mut next = work.applied.clone();
+        next.offer(&document)?;
+        work.disk.write(&next.stored())?;
+        work.applied = next;
+        self.0.metrics.topology_document("applied");
+        words::taken(&document, &draft.changes);
+        self.publish(&work);
+        Ok(Outcome {
+            draft,
+            edition: document.edition(),
+        })
+    }
+
+    /// Takes what a peer sent. Says whether any of it was new here.
+    async fn receive(&self, peer: GatewayId, documents: Vec<Arc<Document>>) -> bool {
+        let this = self.clone();
+        let work = tokio::task::spawn_blocking(move || this.receive_now(&peer, &documents));
+        work.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "taking up an applied topology has failed");
+            false
+        })
+    }
+
+    fn receive_now(&self, peer: &GatewayId, documents: &[Arc<Document>]) -> bool {
+        let mut work = self.0.work.lock();
+        let before = work.applied.stored();
+        let mut next = work.applied.clone();
+        let offered = next.receive(documents);
+        let known = |document: &Document| {
+            let mut refused = work.applied.refused();
+            refused.any(|(edition, _)| *edition == document.edition())
+        };
+        for (document, offered) in documents.iter().zip(&offered) {
+            // A refusal is told once, however often the document comes.
+            if offered.is_ok() || !known(document) {
+                words::offered(&self.0.metrics, peer, document, offered, &next);
+            }
+        }
+        if next.stored() != before {
+            // The federation has moved on, and so does this gateway, whatever its disk says.
+            if let Err(error) = work.disk.write(&next.stored()) {
+                words::not_stored(&error);
+            }
+        }
+        work.applied = next;
+        self.publish(&work);
+        work.applied.stored() != before
+    }
+
+    fn publish(&self, work: &Work) {
+        if let Some(topology) = work.applied.topology() {
+            let unchanged = self.0.topology.borrow().edition() == topology.edition();
+            if !unchanged {
+                self.0.topology.send_replace(topology.clone());
+            }
+        }
+        self.0.view.send_replace(Arc::new(View {
+            applied: work.applied.clone(),
+            disk_fails: matches!(work.disk, Disk::Failed { .. }),
+        }));
+    }
+}
+
+impl Disk {
+    fn write(&mut self, stored: &Stored) -> Result<(), StoreError> {
+        let mut disk = std::mem::replace(self, Self::Absent);
+        if let Self::Failed { folder } = &disk {
+            match open::store(folder) {
+                Ok((store, _)) => {
+                    let folder = folder.clone();
+                    disk = Self::Open { store, folder };
+                }
+                Err(error) => {
+                    *self = disk;
+                    return Err(error);
+                }
+            }
+        }
+        let Self::Open { mut store, folder } = disk else {
+            return Ok(());
+        };
+        let written = store.write(stored);
+        *self = match &written {
+            Ok(()) => Self::Open { store, folder },
+            Err(_) => Self::Failed { folder },
+        };
+        written
+    }
+}
+
+fn unix_milliseconds() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(0)
+}

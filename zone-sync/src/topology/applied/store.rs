@@ -1,0 +1,198 @@
+//! `topology.redb`: the applied topologies that survive a restart. Each write is one transaction, so a gateway that is
+//! killed at any moment starts with the last whole state. Everything here blocks.
+
+use std::{
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+
+use super::{Conflict, Document, DocumentError, Edition, MAX_DOCUMENT_BYTES, edition};
+
+/// Name of the file in the data folder.
+pub const FILE: &str = "topology.redb";
+/// Generation and fingerprint to an encoded document. The name carries the version of that form.
+const DOCUMENTS: TableDefinition<'_, (u64, &[u8]), &[u8]> = TableDefinition::new("documents.v1");
+/// `winner` and `loser` to generation and fingerprint; empty while there is no conflict.
+const CONFLICT: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("conflict.v1");
+const WINNER: &str = "winner";
+const LOSER: &str = "loser";
+/// Memory that the store may use to cache pages, in bytes; it is read once and written seldom.
+const CACHE_BYTES: usize = 1024 * 1024;
+
+/// What is on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Oldest first.
+    pub documents: Vec<Arc<Document>>,
+    pub conflict: Option<Conflict>,
+}
+
+/// Why the store could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot use the data folder")]
+    Folder(#[source] io::Error),
+    #[error("cannot use the file of applied topologies")]
+    File(#[source] redb::Error),
+    #[error("the file of applied topologies holds a row that is not a document")]
+    Row(#[source] DocumentError),
+    #[error("the file of applied topologies is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// A file that was not a store, and where it is kept now.
+#[derive(Debug)]
+pub struct SetAside {
+    pub kept: PathBuf,
+    pub why: StoreError,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// Opens the store in `folder` and reads it. A file that cannot be read as a store is renamed to
+    /// `topology.redb.corrupt-<unix seconds>` and a new one begun; the last value names it.
+    ///
+    /// # Errors
+    /// When the disk does not let it, or another process has the file open. Nothing is set aside then.
+    pub fn open(folder: &Path, unix_seconds: u64) -> Result<(Self, Stored, Option<SetAside>), StoreError> {
+        let path = folder.join(FILE);
+        match open_guarded(&path) {
+            Err(why) if why.is_corrupt() => {
+                let kept = folder.join(format!("{FILE}.corrupt-{unix_seconds}"));
+                fs::rename(&path, &kept).map_err(StoreError::Folder)?;
+                let (store, stored) = open_guarded(&path)?;
+                Ok((store, stored, Some(SetAside { kept, why })))
+            }
+            opened => opened.map(|(store, stored)| (store, stored, None)),
+        }
+    }
+
+    /// Makes the file hold exactly `stored`, in one transaction; on disk when this returns.
+    ///
+    /// # Errors
+    /// When the disk does not let it; the store must be opened anew then.
+    pub fn write(&mut self, stored: &Stored) -> Result<(), StoreError> {
+        let writing = self.database.begin_write()?;
+        {
+            let mut documents = writing.open_table(DOCUMENTS)?;
+            let wanted = |generation: u64, fingerprint: &[u8]| {
+                let same = |document: &Arc<Document>| key(&document.edition()) == (generation, fingerprint);
+                stored.documents.iter().any(same)
+            };
+            documents.retain(|(generation, fingerprint), _| wanted(generation, fingerprint))?;
+            for document in &stored.documents {
+                let edition = document.edition();
+                if documents.get(key(&edition))?.is_none() {
+                    documents.insert(key(&edition), document.encode().as_slice())?;
+                }
+            }
+            let mut conflict = writing.open_table(CONFLICT)?;
+            conflict.retain(|_, _| false)?;
+            if let Some(Conflict { winner, loser }) = &stored.conflict {
+                conflict.insert(WINNER, key(winner))?;
+                conflict.insert(LOSER, key(loser))?;
+            }
+        }
+        writing.commit()?;
+        Ok(())
+    }
+}
+
+fn key(edition: &Edition) -> (u64, &[u8]) {
+    (edition.generation, &edition.fingerprint.0)
+}
+
+/// A damaged file can make the library panic as well as fail; both are one error here.
+fn open_guarded(path: &Path) -> Result<(Store, Stored), StoreError> {
+    catch_unwind(AssertUnwindSafe(|| open(path)))
+        .unwrap_or(Err(StoreError::Damaged("reading it failed half-way")))
+}
+
+fn open(path: &Path) -> Result<(Store, Stored), StoreError> {
+    let mut database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    // Opening alone verifies no checksum of the rows.
+    database.check_integrity()?;
+    let writing = database.begin_write()?;
+    // Made here once, so that reading need not tell a missing table from an empty one.
+    writing.open_table(DOCUMENTS)?;
+    writing.open_table(CONFLICT)?;
+    writing.commit()?;
+    let stored = read(&database)?;
+    Ok((Store { database }, stored))
+}
+
+fn read(database: &Database) -> Result<Stored, StoreError> {
+    let reading = database.begin_read()?;
+    let mut documents = Vec::new();
+    for row in reading.open_table(DOCUMENTS)?.iter()? {
+        let (key, value) = row?;
+        if value.value().len() > MAX_DOCUMENT_BYTES {
+            return Err(StoreError::Damaged("a row is too long"));
+        }
+        let document = Document::decode(value.value()).map_err(StoreError::Row)?;
+        let (generation, fingerprint) = key.value();
+        if edition(generation, fingerprint) != Some(document.edition()) {
+            return Err(StoreError::Damaged("a document lies under another's name"));
+        }
+        documents.push(Arc::new(document));
+    }
+    documents.sort_by_key(|document| document.edition());
+    let conflict = reading.open_table(CONFLICT)?;
+    let side = |name: &str| -> Result<Option<Edition>, StoreError> {
+        let row = conflict.get(name)?;
+        Ok(row.and_then(|row| {
+            let (generation, fingerprint) = row.value();
+            edition(generation, fingerprint)
+        }))
+    };
+    let conflict = match (side(WINNER)?, side(LOSER)?) {
+        (Some(winner), Some(loser)) => Some(Conflict { winner, loser }),
+        _ => None,
+    };
+    Ok(Stored { documents, conflict })
+}
+
+impl StoreError {
+    /// Whether the file is at fault, rather than the disk or another process.
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        match self {
+            Self::Row(_) | Self::Damaged(_) => true,
+            Self::Folder(_) => false,
+            Self::File(redb::Error::Io(error)) => matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ),
+            Self::File(redb::Error::DatabaseAlreadyOpen | redb::Error::LockPoisoned(_)) => false,
+            Self::File(_) => true,
+        }
+    }
+}
+
+/// redb has an error type for each kind of call; all of them convert into its general one.
+macro_rules! from_redb {
+    ($($kind:ty),*) => {$(
+        impl From<$kind> for StoreError {
+            fn from(error: $kind) -> Self {
+                Self::File(error.into())
+            }
+        }
+    )*};
+}
+
+from_redb!(
+    redb::DatabaseError,
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError
+);
