@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::output::{Tone, Word, table};
 use crate::admin::view::{
-    Count, ExchangeView, ExportView, FailureView, GenerationView, InstanceView, LinkView, RecordView, ServiceView, TierView,
-    TunnelView, ZoneView,
+    Count, ExchangeView, ExportView, FailureView, GenerationView, InstanceView, LinkView, RecordView,
+    ServiceView, TierView, TunnelView, ZoneView,
 };
 
 /// Something that `get` can show as a row.
