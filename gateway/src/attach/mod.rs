@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
-use crate::{health::Verdict, telemetry::Metrics};
+use crate::{health::Verdict, telemetry::Metrics, zone_sync::Secure};
 
 mod address;
 mod forward;
@@ -46,6 +46,8 @@ pub struct AttachConfig {
     pub id: GatewayId,
     /// The zone-sync processes of the zone; any one of them does.
     pub servers: Vec<ServerAddress>,
+    /// Makes the way to a server on another host secure; `None`: it is trusted as it is.
+    pub secure: Option<Secure>,
 }
 
 /// One instance of the shared registry. It has no time to live here: the store ends it.

@@ -22,7 +22,7 @@ use tonic::{
 };
 
 use super::{Report, ServerAddress};
-use crate::snapshot::Health;
+use crate::{snapshot::Health, zone_sync::Secure};
 
 /// Longest that dialling a server may take: it is in the same zone.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -69,8 +69,12 @@ pub(super) struct Session {
 
 impl Session {
     /// Dials the server and says who this is.
-    pub(super) async fn open(server: &ServerAddress, id: &GatewayId) -> Result<Self, SessionError> {
-        let channel = connect(server).await.map_err(SessionError::Connect)?;
+    pub(super) async fn open(
+        server: &ServerAddress,
+        id: &GatewayId,
+        secure: Option<&Secure>,
+    ) -> Result<Self, SessionError> {
+        let channel = connect(server, secure).await.map_err(SessionError::Connect)?;
         let mut client = RegistryClient::new(channel)
             .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
@@ -119,11 +123,15 @@ fn request(request: Request) -> AttachRequest {
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-async fn connect(server: &ServerAddress) -> Result<Channel, tonic::transport::Error> {
+async fn connect(
+    server: &ServerAddress,
+    secure: Option<&Secure>,
+) -> Result<Channel, tonic::transport::Error> {
     let server = server.clone();
+    let secure = secure.filter(|_| !server.is_local()).cloned();
     let dial = tower::service_fn(move |_: Uri| {
-        let server = server.clone();
-        async move { dial(&server).await.map(TokioIo::new) }
+        let (server, secure) = (server.clone(), secure.clone());
+        async move { dial(&server, secure.as_ref()).await.map(TokioIo::new) }
     });
     Endpoint::from_static(HOST)
         .connect_timeout(CONNECT_LIMIT)
@@ -136,12 +144,15 @@ async fn connect(server: &ServerAddress) -> Result<Channel, tonic::transport::Er
         .await
 }
 
-async fn dial(server: &ServerAddress) -> io::Result<Box<dyn Io>> {
+async fn dial(server: &ServerAddress, secure: Option<&Secure>) -> io::Result<Box<dyn Io>> {
     Ok(match server {
         ServerAddress::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
-            Box::new(stream)
+            match secure {
+                Some(secure) => Box::new(secure.connect(stream).await.map_err(io::Error::other)?),
+                None => Box::new(stream),
+            }
         }
         ServerAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
     })

@@ -137,7 +137,7 @@ impl Task {
     }
 
     async fn join(&mut self, server: &ServerAddress) -> Result<Joined, SessionError> {
-        let mut session = Session::open(server, &self.config.id).await?;
+        let mut session = Session::open(server, &self.config.id, self.config.secure.as_ref()).await?;
         let waited = self
             .behind_since
             .is_some_and(|since| since.elapsed() >= BEHIND_PATIENCE);

@@ -81,7 +81,7 @@ pub struct Args {
         value_delimiter = ','
     )]
     zone_sync: Vec<ServerAddress>,
-    /// Attach to a zone-sync on another host, although the way there is neither encrypted nor authenticated yet
+    /// Attach to zone-sync processes on other hosts that have no identity, in the clear and whoever they are
     #[arg(long, env = "CAUSEWAY_ZONE_SYNC_INSECURE")]
     zone_sync_insecure: bool,
     /// UDP address to accept tunnels on
@@ -196,7 +196,6 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 async fn serve(args: Args) -> Result<Exit, Failure> {
-    check_zone_sync(&args)?;
     let identity = IdentityFolder::open(&args.identity).map_err(|error| {
         Failure::new(format!("cannot use the identity in {}", args.identity.display()))
             .because(&error)
@@ -244,18 +243,6 @@ fn default_registry(args: &Args) -> RegistrationAddress {
     }
 }
 
-/// Whoever stands between this gateway and a zone-sync could tell it which instances there are.
-fn check_zone_sync(args: &Args) -> Result<(), Failure> {
-    let elsewhere = args.zone_sync.iter().find(|server| !server.is_local());
-    match elsewhere.filter(|_| !args.zone_sync_insecure) {
-        None => Ok(()),
-        Some(server) => Err(Failure::usage(format!(
-            "the zone-sync at {server} is on another host, and the way there is neither encrypted nor authenticated yet"
-        ))
-        .hint("run a zone-sync on this host, or pass --zone-sync-insecure where only trusted hosts reach that network")),
-    }
-}
-
 fn config(
     args: &Args,
     identity: LiveIdentity,
@@ -282,6 +269,7 @@ fn config(
         applied: ruling.applied(),
         data_dir: Some(args.data.clone()),
         zone_sync: args.zone_sync.clone(),
+        zone_sync_insecure: args.zone_sync_insecure,
         tunnel,
         dns: DnsConfig {
             listen: args.dns.clone(),

@@ -1,19 +1,27 @@
 //! `causeway zone-sync`: serves the registry that several gateways of one zone share, until it is told to stop.
 
+use std::{path::PathBuf, sync::Arc};
+
 use causeway_zone_sync::name::ZoneName;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Failure};
 use crate::{
     admin::{AdminAddress, AdminConfig},
-    telemetry::log::{self, LogFormat},
+    identity::IdentityFolder,
+    telemetry::{
+        Metrics,
+        log::{self, LogFormat},
+    },
     zone_sync::{ListenAddress, ZoneSync, ZoneSyncConfig},
 };
 
 const AFTER_HELP: &str = "\
 Examples:
   causeway zone-sync --zone east --etcd http://10.0.0.1:2379,http://10.0.0.2:2379,http://10.0.0.3:2379
-  causeway gateway --zone east … --zone-sync 127.0.0.1:7820
+  causeway zone-sync --zone east --etcd http://10.0.0.1:2379 --listen 10.0.0.5:7820 --identity /etc/causeway/east
+  causeway gateway --zone east … --zone-sync 10.0.0.5:7820,10.0.0.6:7820
 
 Run two or more of them in a zone; none is special, and each gateway attaches to any one. It keeps nothing on disk.
 Signals: SIGTERM and SIGINT finish the calls under way and end.";
@@ -34,7 +42,7 @@ pub struct Args {
         required = true
     )]
     etcd: Vec<String>,
-    /// Where gateways attach and instances register: a loopback IP:PORT, or unix:/PATH
+    /// Where gateways attach and instances register: IP:PORT, or unix:/PATH
     #[arg(
         long,
         value_name = "ADDR",
@@ -42,7 +50,11 @@ pub struct Args {
         default_value = "127.0.0.1:7820"
     )]
     listen: ListenAddress,
-    /// Listen where others than this host can connect, although whoever does may register instances
+    /// Folder with an identity of this zone (cert.pem, key.pem, ca.pem), to listen where other hosts can connect: they
+    /// must prove to be gateways of this zone
+    #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_IDENTITY")]
+    identity: Option<PathBuf>,
+    /// Listen where others than this host can connect without an identity, although whoever does may register instances
     #[arg(long, env = "CAUSEWAY_INSECURE")]
     insecure: bool,
     /// /livez, /readyz and /metrics: a loopback IP:PORT, or unix:/PATH
@@ -79,7 +91,15 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     let no_signals = |error: std::io::Error| Failure::new("cannot listen for signals").because(&error);
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let identity = args.identity.as_deref().map(IdentityFolder::open).transpose();
+    let identity = identity.map_err(|error| {
+        Failure::new("cannot use the identity")
+            .because(&error)
+            .exit(Exit::BadInput)
+            .hint("`causeway ca issue` makes one; each file must be readable by this user")
+    })?;
     let config = ZoneSyncConfig {
+        identity: identity.as_ref().map(IdentityFolder::identity),
         zone: args.zone,
         etcd: args.etcd,
         listen: args.listen,
@@ -94,10 +114,16 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
             .because(&error)
             .hint(error.hint())
     })?;
+    let watching = CancellationToken::new();
+    if let Some(identity) = identity {
+        // Renewals are told in the log; their count is a gateway's.
+        tokio::spawn(Arc::new(identity).watch(Arc::new(Metrics::default()), watching.clone()));
+    }
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    watching.cancel();
     zone_sync.shutdown().await;
     Ok(Exit::Done)
 }

@@ -218,6 +218,7 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
         applied: None,
         data_dir: None,
         zone_sync: Vec::new(),
+        zone_sync_insecure: false,
         dns: DnsConfig {
             listen: vec![any],
             upstreams: Some(Vec::new()),

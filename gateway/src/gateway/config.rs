@@ -39,6 +39,8 @@ pub struct GatewayConfig {
     pub data_dir: Option<PathBuf>,
     /// The zone-sync processes that hold the registry which the gateways of the zone share; empty: it is embedded.
     pub zone_sync: Vec<ServerAddress>,
+    /// Attaches to those on other hosts without proof of who they are.
+    pub zone_sync_insecure: bool,
     pub tunnel: tunnel::TunnelConfig,
     /// No listen address: no DNS.
     pub dns: DnsConfig,

@@ -35,6 +35,7 @@ use crate::{
     topology,
     tunnel::{TunnelSet, Tunnels},
     vips::{self, VipTable},
+    zone_sync::Secure,
 };
 
 /// What is known before anything of the data path starts.
@@ -142,6 +143,7 @@ async fn know(
             shared: (!config.zone_sync.is_empty()).then(|| AttachConfig {
                 id: id.clone(),
                 servers: config.zone_sync.clone(),
+                secure: (!config.zone_sync_insecure).then(|| Secure::new(config.identity.clone())),
             }),
         },
         config.topology.clone(),

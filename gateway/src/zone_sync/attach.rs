@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use causeway_proto::registry::{AttachRequest, Attachment, attach_request::Request};
 use causeway_zone_sync::{
-    name::GatewayName,
+    name::{GatewayId, GatewayName, ZoneName},
     registry::{
         etcd::{Attached, SharedRegistry},
         wire,
@@ -27,6 +27,7 @@ const MAX_FAILURE_BYTES: usize = 512;
 pub(super) async fn start(
     registry: &SharedRegistry,
     mut requests: Streaming<AttachRequest>,
+    peer: Option<GatewayId>,
     place: OwnedSemaphorePermit,
     stop: CancellationToken,
 ) -> Result<Events, Status> {
@@ -38,7 +39,7 @@ pub(super) async fn start(
             "the first message must say which gateway this is",
         ));
     };
-    let gateway = check(registry, attachment)?;
+    let gateway = check(registry.zone(), &attachment, peer.as_ref())?;
     let attached = registry.attach(gateway);
     let ended = CancellationToken::new();
     let events = watch::start(registry.clone(), Wanted::Everything, place, either(&stop, &ended));
@@ -65,17 +66,23 @@ fn either(stop: &CancellationToken, ended: &CancellationToken) -> CancellationTo
     both
 }
 
-fn check(registry: &SharedRegistry, attachment: Attachment) -> Result<GatewayName, Status> {
-    if attachment.zone != registry.zone().as_str() {
+/// The gateway, if it is of this zone and, where it proved who it is, no other.
+fn check(zone: &ZoneName, attachment: &Attachment, peer: Option<&GatewayId>) -> Result<GatewayName, Status> {
+    if attachment.zone != zone.as_str() {
         let shown: String = attachment.zone.chars().take(80).collect();
         return Err(Status::failed_precondition(format!(
-            "this is the zone-sync of zone {}, and the gateway is of zone {}; check --zone-sync",
-            registry.zone(),
+            "this is the zone-sync of zone {zone}, and the gateway is of zone {}; check --zone-sync",
             shown.escape_debug()
         )));
     }
-    GatewayName::new(&attachment.gateway)
-        .map_err(|error| Status::invalid_argument(format!("this is not the name of a gateway: {error}")))
+    let gateway = GatewayName::new(&attachment.gateway)
+        .map_err(|error| Status::invalid_argument(format!("this is not the name of a gateway: {error}")))?;
+    match peer.filter(|peer| peer.gateway != gateway) {
+        None => Ok(gateway),
+        Some(peer) => Err(Status::permission_denied(format!(
+            "the certificate is of {peer}, and the attachment of gateway {gateway}"
+        ))),
+    }
 }
 
 /// Takes what the gateway says until it ends, and says why it did.
@@ -99,7 +106,51 @@ async fn listen(attached: &Attached, mut requests: Streaming<AttachRequest>) -> 
 }
 
 fn truncate(text: &mut String) {
-    if text.len() > MAX_FAILURE_BYTES {
-        text.truncate(text.floor_char_boundary(MAX_FAILURE_BYTES));
+    let within = |(place, _): &(usize, char)| *place <= MAX_FAILURE_BYTES;
+    if text.len() > MAX_FAILURE_BYTES
+        && let Some((place, _)) = text.char_indices().take_while(within).last()
+    {
+        text.truncate(place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    fn attachment(zone: &str, gateway: &str) -> Attachment {
+        Attachment {
+            zone: zone.to_owned(),
+            gateway: gateway.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_gateway_attaches_as_who_it_is_and_to_its_own_zone() {
+        let zone: ZoneName = "east".parse().unwrap();
+        let peer = GatewayId::new(zone.clone(), "gw1".parse().unwrap());
+        let said = |zone_said: &str, gateway: &str, peer: Option<&GatewayId>| {
+            let done = check(&zone, &attachment(zone_said, gateway), peer);
+            done.map(|gateway| gateway.to_string())
+                .map_err(|refused| refused.code())
+        };
+        assert_eq!(said("east", "gw1", Some(&peer)), Ok("gw1".to_owned()));
+        assert_eq!(said("east", "gw2", None), Ok("gw2".to_owned()));
+        assert_eq!(said("east", "gw2", Some(&peer)), Err(Code::PermissionDenied));
+        assert_eq!(said("west", "gw1", None), Err(Code::FailedPrecondition));
+        assert_eq!(said("east", "No Name", None), Err(Code::InvalidArgument));
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let mut text = "ö".repeat(MAX_FAILURE_BYTES);
+        truncate(&mut text);
+        assert!(
+            text.len() <= MAX_FAILURE_BYTES
+                && text.chars().all(|c| c == 'ö')
+                && text.len() > MAX_FAILURE_BYTES - 4
+        );
     }
 }

@@ -12,16 +12,21 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, stream};
+use causeway_zone_sync::name::GatewayId;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    net::{TcpListener, TcpStream, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
+
+use super::secure::{Secure, SecureError, begins_with_tls};
 
 /// Connections served at once; further ones wait in the system's queue. One for each host of a large zone.
 const MAX_CONNECTIONS: usize = 4_096;
+/// Connections that were admitted and wait to be served.
+const ADMITTED: usize = 64;
 /// Connections that the system keeps until they are accepted.
 const BACKLOG: u32 = 1_024;
 /// After a failed accept (no file descriptors left, say), so that the loop does not spin.
@@ -98,16 +103,41 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> io::Result<Box<dyn Io>> {
+    async fn accept(&self) -> io::Result<Accepted> {
         Ok(match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, peer) = listener.accept().await?;
                 // Calls are small and answered at once. Where the option cannot be set, they are merely slower.
                 let _ = stream.set_nodelay(true);
-                Box::new(stream)
+                Accepted::Tcp(stream, peer.ip().to_canonical().is_loopback())
             }
-            Self::Unix(listener, _) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener, _) => Accepted::Local(Box::new(listener.accept().await?.0)),
         })
+    }
+}
+
+/// What was accepted, before it is known to be welcome.
+enum Accepted {
+    /// Whether it comes from this host.
+    Tcp(TcpStream, bool),
+    Local(Box<dyn Io>),
+}
+
+impl Accepted {
+    /// The byte stream, and who is at its other end where that was proved. With an identity, who comes from elsewhere
+    /// must prove who they are; on this host it is as they like.
+    async fn admit(self, secure: Option<&Secure>) -> Result<(Box<dyn Io>, Peer), SecureError> {
+        match (self, secure) {
+            (Self::Local(io), _) => Ok((io, Peer(None))),
+            (Self::Tcp(stream, _), None) => Ok((Box::new(stream), Peer(None))),
+            (Self::Tcp(stream, is_local), Some(secure)) => {
+                if is_local && !begins_with_tls(&stream).await.map_err(SecureError::Handshake)? {
+                    return Ok((Box::new(stream), Peer(None)));
+                }
+                let (stream, gateway) = secure.accept(stream).await?;
+                Ok((Box::new(stream), Peer(Some(gateway))))
+            }
+        }
     }
 }
 
@@ -130,34 +160,67 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 /// A connection and its place among [`MAX_CONNECTIONS`].
 pub(super) struct Connection {
     io: Box<dyn Io>,
+    peer: Peer,
     _place: OwnedSemaphorePermit,
 }
 
-/// Waits for a free place first, so that what cannot be served is not accepted.
-pub(super) fn connections(listener: Listener) -> impl Stream<Item = io::Result<Connection>> {
+/// Which gateway is at the other end; `None`: somebody on a host or network that is trusted.
+#[derive(Debug, Clone)]
+pub(super) struct Peer(pub(super) Option<GatewayId>);
+
+/// The connections that are welcome, as they come. Each is looked at by itself, so that a slow one holds up no other.
+pub(super) fn connections(
+    listener: Listener,
+    secure: Option<Secure>,
+) -> ReceiverStream<io::Result<Connection>> {
+    let (sender, receiver) = mpsc::channel(ADMITTED);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = accept(listener, secure, &sender) => {}
+            () = sender.closed() => {}
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn accept(listener: Listener, secure: Option<Secure>, admitted: &mpsc::Sender<io::Result<Connection>>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    stream::unfold((listener, places), |(listener, places)| async move {
-        // The semaphore is never closed.
-        let place = places.clone().acquire_owned().await.ok()?;
-        loop {
-            match listener.accept().await {
-                Ok(io) => {
-                    let connection = Connection { io, _place: place };
-                    return Some((Ok(connection), (listener, places)));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "zone sync cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+    loop {
+        // A free place first, so that what cannot be served is not accepted. The semaphore is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok(accepted) => {
+                let (secure, admitted) = (secure.clone(), admitted.clone());
+                tokio::spawn(async move {
+                    match accepted.admit(secure.as_ref()).await {
+                        Ok((io, peer)) => {
+                            let _place = place;
+                            // When nobody takes connections any more, this one is not wanted either.
+                            let _ = admitted.send(Ok(Connection { io, peer, _place })).await;
+                        }
+                        Err(error) => {
+                            let cause = std::error::Error::source(&error).map(ToString::to_string);
+                            tracing::warn!(%error, cause, "zone sync refused a connection");
+                        }
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "zone sync cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    })
+    }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
 }
 
 impl AsyncRead for Connection {

@@ -8,6 +8,7 @@ mod admin;
 mod attach;
 mod listen;
 mod replace;
+mod secure;
 mod serve;
 mod service;
 mod watch;
@@ -26,9 +27,13 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{AdminAddress, AdminConfig, AdminError};
+use crate::{
+    admin::{AdminAddress, AdminConfig, AdminError},
+    identity::LiveIdentity,
+};
 pub use listen::ListenAddress;
 use listen::Listener;
+pub use secure::{Secure, SecureError};
 use service::Service;
 
 /// What one zone-sync process needs.
@@ -38,7 +43,9 @@ pub struct ZoneSyncConfig {
     /// Members of etcd, as `http://HOST:PORT`; any of them, in any order.
     pub etcd: Vec<String>,
     pub listen: ListenAddress,
-    /// Allows an address other than loopback although everyone who reaches it may register.
+    /// An identity of the zone. Who comes from another host must prove to be a gateway of the zone as well.
+    pub identity: Option<LiveIdentity>,
+    /// Allows an address other than loopback without an identity, although everyone who reaches it may register.
     pub insecure: bool,
     /// `/livez`, `/readyz` and `/metrics`; `None`: nowhere.
     pub admin: Option<AdminConfig>,
@@ -50,10 +57,11 @@ pub enum ZoneSyncError {
     #[error("cannot speak to etcd")]
     Etcd(#[from] EtcdError),
     #[error(
-        "zone sync cannot listen on {0}: it has no authentication yet, so whoever reaches it could register instances; \
-         only loopback addresses and unix sockets are allowed"
+        "zone sync cannot listen on {0} without an identity: whoever reaches it could register instances"
     )]
     NotLoopback(SocketAddr),
+    #[error("the identity is of zone {found}, and the registry of zone {zone}")]
+    OtherZone { zone: ZoneName, found: ZoneName },
     #[error("cannot listen on {address} for registration")]
     Bind {
         address: ListenAddress,
@@ -73,8 +81,10 @@ impl ZoneSyncError {
                 "for example --etcd http://10.0.0.1:2379,http://10.0.0.2:2379,http://10.0.0.3:2379"
             }
             Self::NotLoopback(_) => {
-                "listen on 127.0.0.1 or a unix socket, or pass --insecure where only trusted hosts reach it"
+                "give it one with --identity, listen on 127.0.0.1 or a unix socket, or pass --insecure where only trusted \
+                 hosts reach it"
             }
+            Self::OtherZone { .. } => "issue a certificate for this zone, or correct --zone",
             Self::Bind { .. } => {
                 "is the address this host's own and free? a gateway's own registry takes 7820 too: set --listen"
             }
@@ -103,8 +113,17 @@ impl ZoneSync {
         if let ListenAddress::Tcp(address) = &config.listen
             && !address.ip().to_canonical().is_loopback()
             && !config.insecure
+            && config.identity.is_none()
         {
             return Err(ZoneSyncError::NotLoopback(*address));
+        }
+        let own = config
+            .identity
+            .as_ref()
+            .map(|identity| identity.gateway().zone.clone());
+        if let Some(found) = own.filter(|found| *found != config.zone) {
+            let zone = config.zone;
+            return Err(ZoneSyncError::OtherZone { zone, found });
         }
         let client =
             Client::new(&config.etcd)?.starting_at(SmallRng::from_os_rng().random_range(0..MAX_ENDPOINTS));
@@ -124,9 +143,16 @@ impl ZoneSync {
             None => None,
         };
         let stop = CancellationToken::new();
+        let secure = config.identity.map(Secure::new);
         let service = RegistryServer::new(Service::new(registry.clone(), stop.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let server = tokio::spawn(serve::serve(listener, service, registry.contact(), stop.clone()));
+        let server = tokio::spawn(serve::serve(
+            listener,
+            secure,
+            service,
+            registry.contact(),
+            stop.clone(),
+        ));
         tracing::info!(zone = %config.zone, %address, etcd = config.etcd.join(","), "zone sync listens");
         Ok(Self {
             address,

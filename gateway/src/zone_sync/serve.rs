@@ -10,6 +10,7 @@ use tonic::transport::Server;
 
 use super::{
     listen::{Listener, connections},
+    secure::Secure,
     service::Service,
 };
 
@@ -28,6 +29,7 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// moment that something is known: also while etcd is away, because what is known is served then.
 pub(super) async fn serve(
     listener: Listener,
+    secure: Option<Secure>,
     service: RegistryServer<Service>,
     mut contact: watch::Receiver<Contact>,
     stop: CancellationToken,
@@ -42,7 +44,7 @@ pub(super) async fn serve(
         .timeout(CALL_TIMEOUT)
         .add_service(health)
         .add_service(service)
-        .serve_with_incoming_shutdown(connections(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(connections(listener, secure), stop.clone().cancelled_owned());
     let report = async {
         if contact
             .wait_for(|contact| *contact != Contact::Never)

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{attach, replace, watch};
+use super::{attach, listen::Peer, replace, watch};
 
 /// Watchers at once.
 const MAX_WATCHERS: usize = 1_024;
@@ -143,10 +143,17 @@ impl Registry for Service {
         request: Request<Streaming<AttachRequest>>,
     ) -> Result<Response<watch::Events>, Status> {
         self.check_known()?;
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0.clone());
         let place = place(&self.attached, "attached gateways", MAX_ATTACHED)?;
-        attach::start(&self.registry, request.into_inner(), place, self.stop.clone())
-            .await
-            .map(Response::new)
+        attach::start(
+            &self.registry,
+            request.into_inner(),
+            peer,
+            place,
+            self.stop.clone(),
+        )
+        .await
+        .map(Response::new)
     }
 }
 

@@ -6,6 +6,7 @@ use causeway_proto::registry::{
     AttachRequest, HeartbeatRequest, RegisterRequest, Registration, WatchRequest,
     registry_client::RegistryClient,
 };
+use causeway_zone_sync::name::GatewayId;
 use tonic::{Code, transport::Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -24,6 +25,7 @@ fn config(listen: &str) -> ZoneSyncConfig {
         zone: "east".parse().unwrap(),
         etcd: vec![nobody()],
         listen: listen.parse().unwrap(),
+        identity: None,
         insecure: false,
         admin: Some(AdminConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -125,4 +127,112 @@ async fn a_unix_socket_is_served_replaced_when_it_was_left_behind_and_removed_at
     assert!(matches!(second, ZoneSyncError::Bind { .. }), "{second}");
     zone_sync.shutdown().await;
     assert!(!path.exists());
+}
+
+mod between_hosts {
+    //! As if client and server were on different hosts: both speak TLS.
+
+    use std::sync::Arc;
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::{
+        identity::{Identity, LiveIdentity, ca::Ca},
+        zone_sync::{Secure, SecureError},
+    };
+
+    const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+    fn identity(ca: &Ca, id: &str) -> LiveIdentity {
+        let (zone, gateway) = id.split_once('/').unwrap();
+        let id = GatewayId::new(zone.parse().unwrap(), gateway.parse().unwrap());
+        let identity: Identity = ca.issue(&id, DAY).unwrap();
+        LiveIdentity::from(Arc::new(identity))
+    }
+
+    /// What the server says, and what the client says.
+    async fn meet(
+        server: LiveIdentity,
+        client: LiveIdentity,
+    ) -> (Result<GatewayId, SecureError>, Result<(), SecureError>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            Secure::new(server).accept(stream).await.map(|(_, peer)| peer)
+        };
+        let connecting = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            Secure::new(client).connect(stream).await.map(drop)
+        };
+        tokio::join!(accepting, connecting)
+    }
+
+    #[tokio::test]
+    async fn gateways_of_the_own_zone_are_welcome_and_nobody_else() {
+        let (ca, other_ca) = (
+            Ca::new("acme.internal").unwrap(),
+            Ca::new("acme.internal").unwrap(),
+        );
+        let (accepted, connected) = meet(identity(&ca, "east/sync"), identity(&ca, "east/gw1")).await;
+        assert_eq!(accepted.unwrap().to_string(), "east/gw1");
+        connected.unwrap();
+
+        let (accepted, connected) = meet(identity(&ca, "east/sync"), identity(&ca, "west/gw1")).await;
+        assert!(
+            matches!(accepted, Err(SecureError::Stranger { .. })),
+            "{accepted:?}"
+        );
+        assert!(
+            matches!(connected, Err(SecureError::Stranger { .. })),
+            "{connected:?}"
+        );
+
+        let (accepted, connected) = meet(identity(&ca, "east/sync"), identity(&other_ca, "east/gw1")).await;
+        assert!(
+            accepted.is_err() && matches!(connected, Err(SecureError::Handshake(_))),
+            "{connected:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_identity_of_another_zone_cannot_serve_this_one() {
+        let mut config = config("127.0.0.1:0");
+        config.identity = Some(identity(&Ca::new("acme.internal").unwrap(), "west/gw1"));
+        let refused = ZoneSync::start(config).await.unwrap_err();
+        assert!(matches!(refused, ZoneSyncError::OtherZone { .. }), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn with_an_identity_this_host_may_speak_plainly_or_over_tls() {
+        let ca = Ca::new("acme.internal").unwrap();
+        let mut config = config("127.0.0.1:0");
+        config.identity = Some(identity(&ca, "east/sync"));
+        let zone_sync = ZoneSync::start(config).await.unwrap();
+        let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
+        let plain = client.watch(WatchRequest::default()).await.unwrap_err();
+        assert_eq!(plain.code(), Code::Unavailable);
+
+        let secure = Secure::new(identity(&ca, "east/gw1"));
+        let address = zone_sync.address().to_string();
+        let dial = tower::service_fn(move |_: http::Uri| {
+            let (secure, address) = (secure.clone(), address.clone());
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                let stream = secure.connect(stream).await.map_err(std::io::Error::other)?;
+                std::io::Result::Ok(hyper_util::rt::TokioIo::new(stream))
+            }
+        });
+        let channel = Endpoint::from_static("http://zone-sync")
+            .connect_with_connector(dial)
+            .await
+            .unwrap();
+        let over_tls = RegistryClient::new(channel)
+            .watch(WatchRequest::default())
+            .await
+            .unwrap_err();
+        assert_eq!(over_tls.code(), Code::Unavailable);
+        zone_sync.shutdown().await;
+    }
 }

@@ -165,6 +165,7 @@ impl Gateway {
             shared: Some(AttachConfig {
                 id: GatewayId::new(zone, GatewayName::new(name).unwrap()),
                 servers: servers.iter().map(|server| server.server_address()).collect(),
+                secure: None,
             }),
         };
         let instances = Instances::start(config, receiver, metrics.clone()).unwrap();
