@@ -1,9 +1,10 @@
 //! What every source shares: handing over all that it knows, and saying what does not work.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use causeway_zone_sync::registry::{Registration, Source};
+use causeway_zone_sync::registry::{Registration, RegistryError, Replaced, Source};
 use parking_lot::Mutex;
+use tokio::time::sleep;
 
 use crate::instances::Instances;
 
@@ -11,6 +12,9 @@ use crate::instances::Instances;
 const MAX_REFUSALS_LOGGED: usize = 10;
 /// Troubles that are remembered at once; a source that is broken in more places is broken enough.
 const MAX_TROUBLES: usize = 1_000;
+
+/// How long a list waits that nobody could take, before it is offered again.
+const OFFERED_EVERY: Duration = Duration::from_secs(1);
 
 /// One source's way into the registry.
 #[derive(Debug)]
@@ -37,8 +41,7 @@ impl Feed {
         if self.told.as_ref() == Some(&known) {
             return;
         }
-        // An error means that the gateway is shutting down.
-        let Ok((replaced, _)) = self.instances.replace(self.source.clone(), known.clone()).await else {
+        let Some(replaced) = self.replace(&known).await else {
             return;
         };
         self.told = Some(known);
@@ -51,6 +54,30 @@ impl Feed {
             format!("{} instances were refused: {named}", refused.len())
         });
         self.troubles.set(format!("{}: refused", self.source), trouble);
+    }
+}
+
+impl Feed {
+    /// Where the registry is shared and nobody can take the list, it is offered again until somebody does. `None`: the
+    /// gateway is shutting down.
+    async fn replace(&self, known: &[Registration]) -> Option<Replaced> {
+        let place = format!("{}: handed over", self.source);
+        loop {
+            match self.instances.replace(self.source.clone(), known.to_vec()).await {
+                Ok((replaced, _)) => {
+                    self.troubles.set(place, None);
+                    return Some(replaced);
+                }
+                Err(error @ RegistryError::Away(_)) => {
+                    let trouble = format!("the instances are not handed over yet: {error}");
+                    if self.troubles.set(place.clone(), Some(trouble)) {
+                        tracing::warn!(source = %self.source, %error, "the instances of a source are not handed over yet");
+                    }
+                    sleep(OFFERED_EVERY).await;
+                }
+                Err(_) => return None,
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
         testing::{Server, Store},
     },
     instances::Standing,
+    sources::{Feed, Troubles},
 };
 
 mod bench;
@@ -232,6 +233,26 @@ async fn what_a_folder_says_at_one_gateway_is_known_at_all_and_what_dns_says_sta
     one.instances.replace(Source::Folder, Vec::new()).await.unwrap();
     two.until_healthy(1).await;
     one.until_healthy(2).await;
+}
+
+#[tokio::test]
+async fn what_a_folder_says_reaches_a_zone_sync_that_comes_later() {
+    let instance = Probed::start().await;
+    let store = Store::default();
+    let address = Server::start(&store).await.address;
+    let gateway = Gateway::start("gw1", &[&Server::gone(address)], topology(EVERY, &[]));
+    let troubles = Troubles::default();
+    let mut feed = Feed::new(Source::Folder, gateway.instances.clone(), troubles.clone());
+    let lasting = Registration {
+        time_to_live: None,
+        ..registration(&instance)
+    };
+    let handing = tokio::spawn(async move { feed.hand_over(vec![lasting]).await });
+    eventually("the trouble is told", || !troubles.list().is_empty()).await;
+    let _server = Server::start_at(&store, address).await;
+    handing.await.unwrap();
+    gateway.until_healthy(1).await;
+    assert_eq!((troubles.list(), store.ids().len()), (Vec::new(), 1));
 }
 
 #[tokio::test]
