@@ -37,10 +37,18 @@ impl Feed {
         if self.told.as_ref() == Some(&known) {
             return;
         }
-        // An error means that the gateway is shutting down.
-        let Ok((replaced, _)) = self.instances.replace(self.source.clone(), known.clone()).await else {
-            return;
+        let place = format!("{}: registry", self.source);
+        let replaced = match self.instances.replace(self.source.clone(), known.clone()).await {
+            Ok((replaced, _)) => replaced,
+            Err(error) => {
+                // Said again at the next look: a registry that the zone shares may be away for a while.
+                if self.troubles.set(place, Some(error.to_string())) {
+                    tracing::warn!(source = %self.source, %error, "instances cannot be handed over now");
+                }
+                return;
+            }
         };
+        self.troubles.set(place, None);
         self.told = Some(known);
         let refused = &replaced.refused;
         let named = refused.iter().take(MAX_REFUSALS_LOGGED);
