@@ -181,18 +181,7 @@ async fn know(
         config.metrics.clone(),
     );
     tasks.spawn(stop.clone().run_until_cancelled_owned(watching));
-    let vips = match &config.data_dir {
-        Some(folder) => VipTable::open(folder, SystemTime::now())?,
-        None => VipTable::in_memory(),
-    };
-    let vips = Arc::new(vips);
-    // Once here, so that the listeners of a gateway that has just started are not late.
-    if let Err(error) = vips.refresh(&snapshots.load(), SystemTime::now()) {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "virtual addresses are not complete"
-        );
-    }
+    let vips = open_vips(config, &snapshots)?;
     tasks.spawn(vips::follow(
         vips.clone(),
         snapshots.clone(),
@@ -209,6 +198,21 @@ async fn know(
         generation,
         vips,
     })
+}
+
+fn open_vips(config: &GatewayConfig, snapshots: &Snapshots) -> Result<Arc<VipTable>, StartError> {
+    let vips = match &config.data_dir {
+        Some(folder) => VipTable::open(folder, SystemTime::now())?,
+        None => VipTable::in_memory(),
+    };
+    // Once here, so that the listeners of a gateway that has just started are not late.
+    if let Err(error) = vips.refresh(&snapshots.load(), SystemTime::now()) {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "virtual addresses are not complete"
+        );
+    }
+    Ok(Arc::new(vips))
 }
 
 /// What feeds the registry by itself.

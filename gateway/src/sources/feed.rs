@@ -1,10 +1,9 @@
 //! What every source shares: handing over all that it knows, and saying what does not work.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
-use causeway_zone_sync::registry::{Registration, RegistryError, Replaced, Source};
+use causeway_zone_sync::registry::{Registration, Source};
 use parking_lot::Mutex;
-use tokio::time::sleep;
 
 use crate::instances::Instances;
 
@@ -12,9 +11,6 @@ use crate::instances::Instances;
 const MAX_REFUSALS_LOGGED: usize = 10;
 /// Troubles that are remembered at once; a source that is broken in more places is broken enough.
 const MAX_TROUBLES: usize = 1_000;
-
-/// How long a list waits that nobody could take, before it is offered again.
-const OFFERED_EVERY: Duration = Duration::from_secs(1);
 
 /// One source's way into the registry.
 #[derive(Debug)]
@@ -41,9 +37,18 @@ impl Feed {
         if self.told.as_ref() == Some(&known) {
             return;
         }
-        let Some(replaced) = self.replace(&known).await else {
-            return;
+        let place = format!("{}: registry", self.source);
+        let replaced = match self.instances.replace(self.source.clone(), known.clone()).await {
+            Ok((replaced, _)) => replaced,
+            Err(error) => {
+                // Said again at the next look: a registry that the zone shares may be away for a while.
+                if self.troubles.set(place, Some(error.to_string())) {
+                    tracing::warn!(source = %self.source, %error, "instances cannot be handed over now");
+                }
+                return;
+            }
         };
+        self.troubles.set(place, None);
         self.told = Some(known);
         let refused = &replaced.refused;
         let named = refused.iter().take(MAX_REFUSALS_LOGGED);
@@ -54,30 +59,6 @@ impl Feed {
             format!("{} instances were refused: {named}", refused.len())
         });
         self.troubles.set(format!("{}: refused", self.source), trouble);
-    }
-}
-
-impl Feed {
-    /// Where the registry is shared and nobody can take the list, it is offered again until somebody does. `None`: the
-    /// gateway is shutting down.
-    async fn replace(&self, known: &[Registration]) -> Option<Replaced> {
-        let place = format!("{}: handed over", self.source);
-        loop {
-            match self.instances.replace(self.source.clone(), known.to_vec()).await {
-                Ok((replaced, _)) => {
-                    self.troubles.set(place, None);
-                    return Some(replaced);
-                }
-                Err(error @ RegistryError::Away(_)) => {
-                    let trouble = format!("the instances are not handed over yet: {error}");
-                    if self.troubles.set(place.clone(), Some(trouble)) {
-                        tracing::warn!(source = %self.source, %error, "the instances of a source are not handed over yet");
-                    }
-                    sleep(OFFERED_EVERY).await;
-                }
-                Err(_) => return None,
-            }
-        }
     }
 }
 

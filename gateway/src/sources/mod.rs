@@ -10,7 +10,7 @@ mod dns;
 mod feed;
 mod folder;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use causeway_zone_sync::{name::ZoneName, topology::Topology};
 use tokio::sync::watch;
@@ -19,6 +19,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use feed::{Feed, Troubles};
 
 use crate::{dns::Resolver, instances::Instances};
+
+/// Longest that a start waits for the folder's instances to be taken in, so that it is not without them at first.
+const MAX_FIRST_READ: Duration = Duration::from_secs(5);
 
 /// What the sources of one gateway are started with.
 #[derive(Debug)]
@@ -40,7 +43,8 @@ pub async fn start(
     let troubles = Troubles::default();
     if let Some(folder) = config.folder {
         let mut source = folder::FolderSource::new(folder, instances.clone(), troubles.clone());
-        source.read().await;
+        // What takes longer, because the registry is shared and away, is done by the task below.
+        let _ = tokio::time::timeout(MAX_FIRST_READ, source.read()).await;
         tasks.spawn(source.follow(stop.clone()));
     }
     let asking = dns::follow(

@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
-    time::Duration,
 };
 
 use causeway_zone_sync::{
