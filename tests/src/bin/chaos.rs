@@ -75,9 +75,10 @@ async fn chaos(zones: &mut Zones, seed: u64, seconds: u64) -> anyhow::Result<()>
     let standing = report.standing;
     writeln!(
         io::stdout(),
-        "{} faults; {} requests to registries, {rate:.0} a second; at the end {} instances registered, {} gone, {} uncertain\n\
+        "{} faults, records passed on by other zones seen {} times; {} requests to registries, {rate:.0} a second; at the end {} instances registered, {} gone, {} uncertain\n\
          all zones agree {:.2} s after the last fault healed and load ended, and {:.2} s after all gateways were killed at once",
         report.faults,
+        report.relayed,
         report.requests,
         standing.registered,
         standing.gone,

@@ -14,6 +14,8 @@ pub struct Held {
     pub incarnation: u64,
     pub version: u64,
     pub age: String,
+    /// Who passed it on, if it did not come from its origin.
+    pub via: Option<String>,
     pub exports: Exports,
 }
 
@@ -54,6 +56,7 @@ fn held(record: &Value) -> anyhow::Result<(String, Held)> {
         incarnation: number("incarnation")?,
         version: number("version")?,
         age: record["age"].as_str().context("a record has an age")?.to_owned(),
+        via: record["via"].as_str().map(ToOwned::to_owned),
         exports: read_exports(exports)?,
     };
     Ok((zone.to_owned(), held))
@@ -81,6 +84,10 @@ pub fn disagreements(views: &BTreeMap<String, View>) -> Vec<String> {
                 None => found.push(format!("{zone} knows nothing of {origin}")),
                 Some(held) if held.age != "fresh" => {
                     found.push(format!("{zone} holds {origin} as {}", held.age));
+                }
+                // Every zone has a tunnel to every other, so that nothing needs to be passed on for long.
+                Some(Held { via: Some(via), .. }) => {
+                    found.push(format!("{zone} hears of {origin} through {via} alone"));
                 }
                 Some(held) => differences(zone, origin, &held.exports, &truth.own, &mut found),
             }
@@ -167,6 +174,8 @@ mod tests {
 
     #[test]
     fn every_way_to_differ_is_named() {
+        let mut relayed = record("west", "fresh", 1, &[export("west", "fresh", 2)]);
+        relayed["via"] = json!("north/gw1");
         let cases = [
             (vec![], "east knows nothing of west"),
             (
@@ -174,6 +183,7 @@ mod tests {
                 "as suspect",
             ),
             (vec![record("west", "fresh", 1, &[])], "east lacks orders"),
+            (vec![relayed], "through north/gw1 alone"),
             (
                 vec![record("west", "fresh", 1, &[export("west", "fresh", 1)])],
                 "it is",

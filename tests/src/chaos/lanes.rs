@@ -109,21 +109,19 @@ async fn flap(registry: Registry, mut phase: watch::Receiver<Phase>) {
 /// Many instances that come at once, and go at once the next time.
 async fn bulk(registry: Registry, mut phase: watch::Receiver<Phase>, mut rng: SmallRng) {
     let mut round = 0;
+    let mut keys = Vec::new();
     while !until_phase(&mut phase, Phase::Renewing, BULK_EVERY).await {
-        let mut requests = JoinSet::new();
-        for number in 0..BULK {
-            let service = SERVICES[number % SERVICES.len()];
-            let key = key(&registry, service, format!("bulk-{}-{number}", round / 2));
-            let (registry, content) = (registry.clone(), content(&mut rng));
-            requests.spawn(async move {
-                match round % 2 {
-                    0 => registry.put(&key, &content, None).await,
-                    _ if registry.is_retired(&key) => Outcome::NotDone,
-                    _ => registry.remove(&key).await,
-                }
-            });
+        if round % 2 == 0 {
+            let id = |number| format!("bulk-{round}-{number}");
+            keys = (0..BULK)
+                .map(|number| key(&registry, SERVICES[number % SERVICES.len()], id(number)))
+                .collect();
+            let list: Vec<_> = keys.iter().map(|key| (key.clone(), content(&mut rng))).collect();
+            registry.put_all(&list).await;
+        } else {
+            keys.retain(|key| !registry.is_retired(key));
+            registry.remove_all(&keys).await;
         }
-        requests.join_all().await;
         round += 1;
     }
 }

@@ -70,6 +70,52 @@ impl Registry {
         self.book(key, None, &answer)
     }
 
+    /// Registers a whole list in one request.
+    pub async fn put_all(&self, list: &[(Key, Content)]) {
+        let element = |(key, wanted): &(Key, Content)| {
+            json!({
+                "service": key.service,
+                "id": key.id,
+                "address": wanted.address,
+                "weight": wanted.weight,
+                "tags": { "version": wanted.version },
+            })
+        };
+        let body: Value = list.iter().map(element).collect();
+        let answer = self.admin.ask(Method::POST, "/v1/instances", Some(&body)).await;
+        for (index, (key, wanted)) in list.iter().enumerate() {
+            self.book_element(key, Some(wanted.clone()), &answer, index);
+        }
+    }
+
+    /// Deregisters a whole list in one request.
+    pub async fn remove_all(&self, list: &[Key]) {
+        let element = |key: &Key| json!({ "service": key.service, "id": key.id });
+        let body: Value = list.iter().map(element).collect();
+        let path = "/v1/instances/deregister";
+        let answer = self.admin.ask(Method::POST, path, Some(&body)).await;
+        for (index, key) in list.iter().enumerate() {
+            self.book_element(key, None, &answer, index);
+        }
+    }
+
+    /// Books what became of one element of a list. What is not registered may be deregistered, unless it must be there.
+    fn book_element(&self, key: &Key, wanted: Option<Content>, answer: &Answer, index: usize) {
+        let Answer::Came(200, body) = answer else {
+            self.book(key, wanted, answer);
+            return;
+        };
+        let outcome = &body["items"][index];
+        let gone = outcome["refusal"] == "not_found" && wanted.is_none();
+        if gone && let Some(what) = self.must_be_there(key) {
+            self.fault(format!("{key} cannot be deregistered, it is lost: {what:?}"));
+        }
+        if !gone && outcome["durability"] != "durable" {
+            self.fault(format!("{key} in a list was answered with {outcome}"));
+        }
+        self.book(key, wanted, answer);
+    }
+
     /// Renews a lease. `false`: there is nothing to renew.
     pub async fn renew(&self, key: &Key) -> bool {
         let path = format!("{}/renew", path(key));

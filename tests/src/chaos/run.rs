@@ -36,6 +36,8 @@ const SHOWN: usize = 20;
 #[derive(Debug)]
 pub struct Report {
     pub faults: usize,
+    /// How often a zone was seen to hold a record that another zone had passed on.
+    pub relayed: usize,
     pub standing: Standing,
     pub requests: u64,
     pub agreed_after: Duration,
@@ -54,7 +56,8 @@ pub async fn run(zones: &mut Zones, seed: u64, lasting: Duration) -> anyhow::Res
         .collect();
     let mut load = Load::start(seed, &admins);
     let flapping = zones.start_flapping(FLAP_EVERY)?;
-    let faults = fail_and_heal(zones, seed, lasting).await?;
+    let mut watcher = Watcher::default();
+    let faults = fail_and_heal(zones, seed, lasting, &mut watcher).await?;
     drop(flapping);
     load.settle().await;
     let agreed_after = agree(zones, &load.ledger(), AGREE_WITHIN).await?;
@@ -68,6 +71,7 @@ pub async fn run(zones: &mut Zones, seed: u64, lasting: Duration) -> anyhow::Res
     load.end().await;
     Ok(Report {
         faults,
+        relayed: watcher.relayed,
         standing: ledger.standing(),
         requests: total(&counts)?,
         agreed_after,
@@ -106,9 +110,13 @@ fn total(counts: &Counts) -> anyhow::Result<u64> {
 }
 
 /// Carries out the schedule, and watches that nothing goes back and no gateway falls.
-async fn fail_and_heal(zones: &mut Zones, seed: u64, lasting: Duration) -> anyhow::Result<usize> {
+async fn fail_and_heal(
+    zones: &mut Zones,
+    seed: u64,
+    lasting: Duration,
+    watcher: &mut Watcher,
+) -> anyhow::Result<usize> {
     let begun = Instant::now();
-    let mut monotone = Monotone::default();
     let mut wrong = Vec::new();
     let steps = schedule(seed, &zones.names(), lasting);
     for step in &steps {
@@ -116,7 +124,7 @@ async fn fail_and_heal(zones: &mut Zones, seed: u64, lasting: Duration) -> anyho
             let left = step.at.saturating_sub(begun.elapsed());
             tokio::time::sleep(left.min(WATCH_EVERY)).await;
             wrong.extend(zones.fallen());
-            wrong.extend(watch(zones, &mut monotone).await);
+            wrong.extend(watcher.look(zones).await);
         }
         say(begun.elapsed(), step)?;
         carry_out::step(zones, step)
@@ -133,18 +141,28 @@ fn say(after: Duration, step: &Step) -> anyhow::Result<()> {
     Ok(writeln!(io::stdout(), "{seconds:7.2} s  {}: {word}", step.fault)?)
 }
 
-/// Looks at the catalogs of those gateways that answer at once.
-async fn watch(zones: &Zones, monotone: &mut Monotone) -> Vec<String> {
-    let mut wrong = Vec::new();
-    for (name, zone) in zones.iter() {
-        let asked = tokio::time::timeout(WATCH_EVERY, zone.admin.items("/v1/catalog")).await;
-        if let Ok(Ok(records)) = asked
-            && let Ok(view) = View::read(&[], &records)
-        {
-            wrong.extend(monotone.look(name, zone.life, &view.held));
+/// What is looked at while faults go on.
+#[derive(Debug, Default)]
+struct Watcher {
+    monotone: Monotone,
+    relayed: usize,
+}
+
+impl Watcher {
+    /// Looks at the catalogs of those gateways that answer at once.
+    async fn look(&mut self, zones: &Zones) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (name, zone) in zones.iter() {
+            let asked = tokio::time::timeout(WATCH_EVERY, zone.admin.items("/v1/catalog")).await;
+            if let Ok(Ok(records)) = asked
+                && let Ok(view) = View::read(&[], &records)
+            {
+                wrong.extend(self.monotone.look(name, zone.life, &view.held));
+                self.relayed += view.held.values().filter(|held| held.via.is_some()).count();
+            }
         }
+        wrong
     }
-    wrong
 }
 
 async fn kill_all(zones: &mut Zones) -> anyhow::Result<()> {
