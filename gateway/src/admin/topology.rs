@@ -48,6 +48,11 @@ impl From<ApplyError> for ApiError {
                 format!("{error}: {}", with_sources(source)),
             )
             .hint("is the --data folder full or read-only?"),
+            ApplyError::Sign(ref source) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("{error}: {}", with_sources(source)),
+            )
+            .hint("is the key of this gateway's identity one that can sign?"),
             ApplyError::Interrupted(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
                 .hint("see the log of the gateway"),
         }

@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Failure, gateway::Args};
 use crate::{
-    identity::LiveIdentity,
+    identity::{LiveIdentity, TlsError},
     reload::{LoadError, ReloadState, TopologyFile},
     telemetry::Metrics,
-    topology::{AppliedConfig, AppliedTopology, OpenError},
+    topology::{AppliedConfig, AppliedTopology, Keys, OpenError},
 };
 
 /// What holds the topology of this gateway.
@@ -40,6 +40,9 @@ impl Ruling {
         }
         let config = AppliedConfig {
             id: identity.gateway().clone(),
+            keys: keys(identity).map_err(|error| {
+                Failure::new("cannot sign topologies with this gateway's key").because(&error)
+            })?,
             trust_domain: identity.trust_domain().to_owned(),
             initial: args.initial_topology.clone(),
             data_dir: Some(args.data.clone()),
@@ -83,6 +86,13 @@ impl Ruling {
             Self::Applied { .. } => stop.cancelled().await,
         }
     }
+}
+
+fn keys(identity: &LiveIdentity) -> Result<Keys, TlsError> {
+    Ok(Keys {
+        signer: identity.signer()?,
+        verifier: identity.verifier()?,
+    })
 }
 
 fn explain(error: &OpenError, data: &Path) -> Failure {

@@ -152,6 +152,21 @@ impl Verifier for Live<IdentityVerifier> {
         let verifier = self.current(IdentityVerifier::new);
         verifier.verify(origin, credential, message, signature)
     }
+
+    fn verify_lasting(
+        &self,
+        origin: &GatewayId,
+        credential: &Credential,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), Unproven> {
+        let verifier = self.current(IdentityVerifier::new);
+        if verifier.past_holder(credential)? != *origin {
+            return Err(Unproven::OtherGateway);
+        }
+        let leaf = credential.0.first().ok_or(Unproven::Unsigned)?;
+        verifier.check_signature(&CertificateDer::from(leaf.as_slice()), message, signature)
+    }
 }
 
 struct IdentityVerifier {
@@ -197,6 +212,32 @@ impl IdentityVerifier {
         {
             return Ok(holder.clone());
         }
+        let holder = self.holder_at(credential, since_1970(SystemTime::now()))?;
+        let mut good = self.good.lock();
+        if good.len() >= MAX_CHAINS {
+            good.retain(|_, (_, until)| now < *until);
+        }
+        if good.len() < MAX_CHAINS {
+            good.insert(credential.0.clone(), (holder.clone(), now + CHAIN_LIFE));
+        }
+        Ok(holder)
+    }
+
+    /// The gateway that a chain names, if it is good or was until its leaf ended.
+    fn past_holder(&self, credential: &Credential) -> Result<GatewayId, Unproven> {
+        let leaf = credential.0.first().ok_or(Unproven::Unsigned)?;
+        let malformed = |_| Unproven::Credential("it cannot be parsed".to_owned());
+        let der = CertificateDer::from(leaf.as_slice());
+        let end = leaf::parse(&der)
+            .map_err(malformed)?
+            .validity()
+            .not_after
+            .timestamp();
+        let end = Duration::from_secs(u64::try_from(end).unwrap_or(0));
+        self.holder_at(credential, since_1970(SystemTime::now()).min(end))
+    }
+
+    fn holder_at(&self, credential: &Credential, clock: Duration) -> Result<GatewayId, Unproven> {
         let bad = |why: &dyn fmt::Display| Unproven::Credential(why.to_string());
         let chain: Vec<_> = credential
             .0
@@ -204,20 +245,12 @@ impl IdentityVerifier {
             .map(|der| CertificateDer::from(der.as_slice()))
             .collect();
         let (leaf, rest) = chain.split_first().ok_or(Unproven::Unsigned)?;
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.chain
             .verify_client(leaf, rest, UnixTime::since_unix_epoch(clock))
             .map_err(|error| bad(&error))?;
         let id = leaf::identify(leaf).map_err(|error| bad(&error))?;
         if id.trust_domain != self.trust_domain {
             return Err(bad(&format_args!("it is of trust domain `{}`", id.trust_domain)));
-        }
-        let mut good = self.good.lock();
-        if good.len() >= MAX_CHAINS {
-            good.retain(|_, (_, until)| now < *until);
-        }
-        if good.len() < MAX_CHAINS {
-            good.insert(credential.0.clone(), (id.gateway.clone(), now + CHAIN_LIFE));
         }
         Ok(id.gateway)
     }
@@ -264,6 +297,10 @@ impl IdentityVerifier {
             false => Err(Unproven::Signature),
         }
     }
+}
+
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The two numbers of a DER-encoded ECDSA signature with P-256 (RFC 3279 §2.2.3), 32 bytes each: every change of a zone

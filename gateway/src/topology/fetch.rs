@@ -11,7 +11,9 @@ use causeway_proto::tunnel::{StreamHeader, Topology, stream_header::Kind, stream
 use causeway_zone_sync::{
     catalog::{Catalog, Record},
     name::GatewayId,
-    topology::applied::{Document, DocumentError, MAX_DOCUMENT_BYTES, MAX_HISTORY, MAX_HISTORY_BYTES},
+    topology::applied::{
+        Document, DocumentError, Edition, MAX_DOCUMENT_BYTES, MAX_HISTORY, MAX_HISTORY_BYTES,
+    },
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
@@ -22,7 +24,7 @@ use tokio::{
 
 use super::{
     AppliedTopology,
-    wanted::{Announced, Ask, Plan, Question, Wanted},
+    wanted::{Ask, Plan, Question, Wanted},
 };
 use crate::{
     snapshot::Link,
@@ -103,7 +105,7 @@ pub async fn keep_fetching(
 }
 
 /// Everybody who can be asked, and what they announce.
-fn peers(tunnels: &TunnelSet, catalog: &Catalog) -> BTreeMap<GatewayId, Option<Announced>> {
+fn peers(tunnels: &TunnelSet, catalog: &Catalog) -> BTreeMap<GatewayId, Option<Edition>> {
     let links = tunnels.links().into_iter();
     let usable = links.filter(|(_, link)| *link != Link::Draining);
     usable
@@ -114,9 +116,9 @@ fn peers(tunnels: &TunnelSet, catalog: &Catalog) -> BTreeMap<GatewayId, Option<A
         .collect()
 }
 
-fn announced(record: &Record) -> Announced {
-    Announced {
-        generation: None,
+fn announced(record: &Record) -> Edition {
+    Edition {
+        generation: record.topology_generation,
         fingerprint: record.topology,
     }
 }
@@ -197,13 +199,11 @@ async fn read_length(recv: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize
 
 #[cfg(test)]
 mod tests {
-    use causeway_zone_sync::topology::applied::{Edition, Seal};
-
     use super::*;
 
     fn document() -> Document {
         let by = GatewayId::new("west".parse().unwrap(), "gw1".parse().unwrap());
-        Document::new(Edition::default(), "a text".into(), by, 1, |_| Seal::default())
+        Document::new(Edition::default(), "a text".into(), by, 1)
     }
 
     fn framed(document: &[u8]) -> Vec<u8> {

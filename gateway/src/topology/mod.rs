@@ -16,9 +16,10 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use causeway_zone_sync::{
     name::GatewayId,
+    signing::{SignError, Signer, Verifier},
     topology::{
         Topology,
-        applied::{Applied, Document, Draft, Edition, Refusal, Seal, Store, StoreError, Stored},
+        applied::{Applied, Document, Draft, Edition, Refusal, Store, StoreError, Stored},
     },
 };
 use parking_lot::Mutex;
@@ -46,6 +47,7 @@ pub struct AppliedTopology(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     by: GatewayId,
+    keys: Keys,
     work: Mutex<Work>,
     /// The text of the initial topology, where it was read.
     initial_text: Option<Arc<str>>,
@@ -54,6 +56,13 @@ struct Inner {
     /// Editions that a peer says it has and that are not held here.
     rivals: watch::Sender<wanted::Rivals>,
     metrics: Arc<Metrics>,
+}
+
+/// What documents are signed and checked with.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    pub signer: Arc<dyn Signer>,
+    pub verifier: Arc<dyn Verifier>,
 }
 
 /// What only one may change at a time.
@@ -84,6 +93,8 @@ pub enum ApplyError {
     Refused(#[from] Refusal),
     #[error("the topology cannot be written to disk, so it was not applied")]
     Disk(#[from] StoreError),
+    #[error("the topology cannot be signed, so it was not applied")]
+    Sign(#[from] SignError),
     #[error("applying did not come to an end")]
     Interrupted(#[source] tokio::task::JoinError),
 }
@@ -158,14 +169,9 @@ impl AppliedTopology {
                 edition: before,
             });
         }
-        let document = Document::new(
-            draft.parent,
-            draft.text.clone(),
-            self.0.by.clone(),
-            unix_milliseconds(),
-            |_| Seal::default(),
-        );
-        let document = Arc::new(document);
+        let (text, by) = (draft.text.clone(), self.0.by.clone());
+        let document = Document::new(draft.parent, text, by, unix_milliseconds());
+        let document = Arc::new(document.sign(&*self.0.keys.signer)?);
         let mut next = work.applied.clone();
         next.offer(&document)?;
         work.disk.write(&next.stored())?;
@@ -193,6 +199,7 @@ impl AppliedTopology {
         let mut work = self.0.work.lock();
         let before = work.applied.stored();
         let mut next = work.applied.clone();
+        let documents = &self.believed(peer, documents);
         let offered = next.receive(documents);
         let known = |document: &Document| {
             let mut refused = work.applied.refused();
@@ -213,6 +220,22 @@ impl AppliedTopology {
         work.applied = next;
         self.publish(&work);
         work.applied.stored() != before
+    }
+
+    /// Those that the gateways which they name have signed. The others are not remembered as refused: whoever made one
+    /// up would keep the true one away.
+    fn believed(&self, peer: &GatewayId, documents: &[Arc<Document>]) -> Vec<Arc<Document>> {
+        let mut believed = Vec::with_capacity(documents.len());
+        for document in documents {
+            match document.verify(&*self.0.keys.verifier) {
+                Ok(()) => believed.push(document.clone()),
+                Err(why) => {
+                    let (edition, by) = (document.edition(), document.by().clone());
+                    words::refused(&self.0.metrics, peer, &Refusal::Unsigned { edition, by, why });
+                }
+            }
+        }
+        believed
     }
 
     fn publish(&self, work: &Work) {

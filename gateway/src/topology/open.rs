@@ -17,7 +17,7 @@ use causeway_zone_sync::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{AppliedTopology, Disk, Inner, View, Work, words};
+use super::{AppliedTopology, Disk, Inner, Keys, View, Work, words};
 use crate::{
     gateway::make_private_folder,
     reload::{LoadError, load},
@@ -30,6 +30,7 @@ pub struct AppliedConfig {
     pub id: GatewayId,
     /// Of this gateway's certificate.
     pub trust_domain: String,
+    pub keys: Keys,
     /// Rules until something is applied; not even read after that.
     pub initial: Option<PathBuf>,
     /// Where applied topologies outlive a restart; `None`: they do not.
@@ -78,27 +79,32 @@ impl AppliedTopology {
         let text = initial.as_ref().map(|parsed| parsed.warnings.text().clone());
         let applied = Applied::new(own, initial.map(|parsed| parsed.topology), stored);
         words::begun(&applied);
-        Self::begin(config.id, applied, disk, text, config.metrics)
+        Self::begin(config.id, config.keys, (applied, disk), text, config.metrics)
     }
 
     /// One that begins with `initial` and keeps nothing on disk.
     ///
     /// # Errors
     /// Never: an initial topology rules.
-    pub fn in_memory(id: GatewayId, initial: Parsed, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+    pub fn in_memory(
+        id: GatewayId,
+        keys: Keys,
+        initial: Parsed,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, OpenError> {
         let own = Own {
             zone: id.zone.clone(),
             trust_domain: initial.topology.trust_domain.clone(),
         };
         let text = initial.warnings.text().clone();
         let applied = Applied::new(own, Some(initial.topology), Stored::default());
-        Self::begin(id, applied, Disk::Absent, Some(text), metrics)
+        Self::begin(id, keys, (applied, Disk::Absent), Some(text), metrics)
     }
 
     fn begin(
         id: GatewayId,
-        applied: Applied,
-        disk: Disk,
+        keys: Keys,
+        (applied, disk): (Applied, Disk),
         initial_text: Option<Arc<str>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
@@ -112,6 +118,7 @@ impl AppliedTopology {
         };
         Ok(Self(Arc::new(Inner {
             by: id,
+            keys,
             work: Mutex::new(Work { applied, disk }),
             initial_text,
             topology: watch::Sender::new(topology),

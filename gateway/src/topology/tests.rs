@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use causeway_zone_sync::signing::keyed::{KeyedSigner, KeyedVerifier};
 use tempfile::TempDir;
 
 use super::*;
@@ -16,9 +17,17 @@ fn id(zone: &str) -> GatewayId {
     GatewayId::new(zone.parse().unwrap(), "gw1".parse().unwrap())
 }
 
+fn keys() -> Keys {
+    Keys {
+        signer: Arc::new(KeyedSigner::new([7; 32], &id("east"))),
+        verifier: Arc::new(KeyedVerifier::new([7; 32])),
+    }
+}
+
 fn open(data: &Path, initial: Option<PathBuf>) -> Result<AppliedTopology, OpenError> {
     AppliedTopology::open(AppliedConfig {
         id: id("east"),
+        keys: keys(),
         trust_domain: "a.b".to_owned(),
         initial,
         data_dir: Some(data.to_owned()),
@@ -118,11 +127,7 @@ async fn a_peers_document_is_taken_up_stored_and_shown_and_a_bad_one_changes_not
     let folder = tempfile::tempdir().unwrap();
     let start = initial(&folder, &text("initial"));
     let applied = open(folder.path(), start.clone()).unwrap();
-    let document = |parent, text: String| {
-        Arc::new(Document::new(parent, text.into(), id("west"), 1, |_| {
-            Seal::default()
-        }))
-    };
+    let document = |parent, text: String| Arc::new(Document::new(parent, text.into(), id("west"), 1));
     let good = document(applied.view().applied.edition(), text("from west"));
     let bad = document(good.edition(), text("bad") + "key_of_the_future: 1\n");
     assert!(applied.receive(id("west"), vec![good.clone(), bad]).await);

@@ -70,6 +70,13 @@ pub(super) fn offered(
     }
 }
 
+/// A document that is not looked at any further.
+pub(super) fn refused(metrics: &Metrics, peer: &GatewayId, why: &Refusal) {
+    metrics.topology_document("refused");
+    tracing::warn!(%peer, reason = why.word(), error = why as &dyn std::error::Error,
+        "did not take an applied topology from a gateway; {}", why.hint());
+}
+
 fn overruled(metrics: &Metrics, applied: &Applied, conflict: Conflict) {
     metrics.topology_document("overruled");
     let Conflict { winner, loser } = conflict;

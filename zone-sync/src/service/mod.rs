@@ -136,7 +136,12 @@ impl ZoneSync {
 
     /// The topology in force. Zones that are not in it are forgotten, and their sessions end.
     pub fn set_topology(&self, topology: &Topology) {
-        self.set_zones(topology.fingerprint, topology.zones.keys().cloned());
+        let zones = Arc::new(topology.zones.keys().cloned().collect());
+        // In one step: a fingerprint with the generation of another topology would send peers looking for it.
+        self.local.send_modify(|local| {
+            local.topology = Some((topology.fingerprint, zones));
+            local.topology_generation = topology.generation;
+        });
     }
 
     /// As [`ZoneSync::set_topology`], for callers that have no whole topology.

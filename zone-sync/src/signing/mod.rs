@@ -123,6 +123,20 @@ pub trait Verifier: Debug + Send + Sync {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), Unproven>;
+
+    /// As [`Verifier::verify`], for words that outlive the certificate: it may have ended since.
+    ///
+    /// # Errors
+    /// Says which of these does not hold.
+    fn verify_lasting(
+        &self,
+        origin: &GatewayId,
+        credential: &Credential,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), Unproven> {
+        self.verify(origin, credential, message, signature)
+    }
 }
 
 impl Signed {
@@ -157,5 +171,22 @@ impl Signed {
         }
         let message = bytes_to_sign(purpose, origin, &self.words);
         verifier.verify(origin, &self.credential, &message, &self.signature)
+    }
+
+    /// As [`Signed::check`], for words that outlive the certificate: it may have ended since.
+    ///
+    /// # Errors
+    /// When `origin` did not sign these words for this purpose.
+    pub fn check_lasting(
+        &self,
+        verifier: &dyn Verifier,
+        purpose: Purpose,
+        origin: &GatewayId,
+    ) -> Result<(), Unproven> {
+        if self.signature.is_empty() {
+            return Err(Unproven::Unsigned);
+        }
+        let message = bytes_to_sign(purpose, origin, &self.words);
+        verifier.verify_lasting(origin, &self.credential, &message, &self.signature)
     }
 }

@@ -7,7 +7,10 @@ use causeway_proto::topology as proto;
 use prost::Message as _;
 
 use super::super::{Fingerprint, MAX_FILE_BYTES};
-use crate::name::{GatewayId, GatewayName, ZoneName};
+use crate::{
+    name::{GatewayId, GatewayName, ZoneName},
+    signing::{Credential, MAX_SIGNATURE_BYTES, Purpose, SignError, Signed, Signer, Unproven, Verifier},
+};
 
 /// Largest encoded statement, signature and credential together, in bytes: a certificate chain is a few KiB.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -44,13 +47,6 @@ impl fmt::Display for Edition {
     }
 }
 
-/// A signature and the certificates that prove whose it is, DER, the signer's first.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Seal {
-    pub signature: Vec<u8>,
-    pub credential: Vec<Vec<u8>>,
-}
-
 /// A topology that was applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
@@ -59,8 +55,7 @@ pub struct Document {
     by: GatewayId,
     applied_at_milliseconds: u64,
     text: Arc<str>,
-    statement: Vec<u8>,
-    seal: Seal,
+    signed: Signed,
 }
 
 /// Why bytes are not a document.
@@ -77,14 +72,9 @@ pub enum DocumentError {
 }
 
 impl Document {
-    /// A new document that follows `parent`; `sign` is given the statement's bytes.
-    pub fn new(
-        parent: Edition,
-        text: Arc<str>,
-        by: GatewayId,
-        applied_at_milliseconds: u64,
-        sign: impl FnOnce(&[u8]) -> Seal,
-    ) -> Self {
+    /// A new document that follows `parent`, not signed yet.
+    #[must_use]
+    pub fn new(parent: Edition, text: Arc<str>, by: GatewayId, applied_at_milliseconds: u64) -> Self {
         let edition = Edition {
             generation: parent.generation + 1,
             fingerprint: Fingerprint::of(&text),
@@ -98,16 +88,35 @@ impl Document {
             parent_generation: parent.generation,
             parent_fingerprint: parent.fingerprint.0.to_vec(),
         };
-        let statement = statement.encode_to_vec();
         Self {
-            seal: sign(&statement),
+            signed: Signed {
+                words: statement.encode_to_vec().into(),
+                signature: [].into(),
+                credential: Arc::default(),
+            },
             edition,
             parent,
             by,
             applied_at_milliseconds,
             text,
-            statement,
         }
+    }
+
+    /// Signs it as the gateway that it names.
+    ///
+    /// # Errors
+    /// When the key cannot be used.
+    pub fn sign(self, signer: &dyn Signer) -> Result<Self, SignError> {
+        let signed = Signed::by(signer, Purpose::Topology, &self.by, &self.signed.words)?;
+        Ok(Self { signed, ..self })
+    }
+
+    /// Whether the gateway that it names has signed it.
+    ///
+    /// # Errors
+    /// Says why that is not believed.
+    pub fn verify(&self, verifier: &dyn Verifier) -> Result<(), Unproven> {
+        self.signed.check_lasting(verifier, Purpose::Topology, &self.by)
     }
 
     /// # Errors
@@ -123,6 +132,10 @@ impl Document {
             .filter(|edition| (1..=MAX_GENERATION).contains(&edition.generation))
             .ok_or(DocumentError::Field("generation or fingerprint"))?;
         let parent = edition_of_parent(&statement, edition.generation)?;
+        let credential = Credential(document.credential);
+        if !credential.is_bounded() || document.signature.len() > MAX_SIGNATURE_BYTES {
+            return Err(DocumentError::Field("signature"));
+        }
         let text = String::from_utf8(document.text).map_err(|_| DocumentError::Field("text"))?;
         if text.len() > MAX_FILE_BYTES {
             return Err(DocumentError::TooLarge { bytes: text.len() });
@@ -137,10 +150,10 @@ impl Document {
             by: gateway(&statement)?,
             applied_at_milliseconds: statement.applied_at_milliseconds,
             text: text.into(),
-            statement: document.statement,
-            seal: Seal {
-                signature: document.signature,
-                credential: document.credential,
+            signed: Signed {
+                words: document.statement.into(),
+                signature: document.signature.into(),
+                credential: Arc::new(credential),
             },
         })
     }
@@ -148,10 +161,10 @@ impl Document {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let document = proto::Document {
-            statement: self.statement.clone(),
+            statement: self.signed.words.to_vec(),
             text: self.text.as_bytes().to_vec(),
-            signature: self.seal.signature.clone(),
-            credential: self.seal.credential.clone(),
+            signature: self.signed.signature.to_vec(),
+            credential: self.signed.credential.0.clone(),
         };
         document.encode_to_vec()
     }
@@ -184,15 +197,10 @@ impl Document {
         &self.text
     }
 
-    /// What was signed.
+    /// What is signed.
     #[must_use]
     pub fn statement(&self) -> &[u8] {
-        &self.statement
-    }
-
-    #[must_use]
-    pub fn seal(&self) -> &Seal {
-        &self.seal
+        &self.signed.words
     }
 }
 

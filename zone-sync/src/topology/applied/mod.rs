@@ -16,9 +16,9 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-pub use document::{Document, DocumentError, Edition, MAX_DOCUMENT_BYTES, MAX_GENERATION, Seal, edition};
+pub use document::{Document, DocumentError, Edition, MAX_DOCUMENT_BYTES, MAX_GENERATION, edition};
 pub use history::{Entry, Standing};
-pub use refusal::{Refusal, SealError};
+pub use refusal::Refusal;
 pub use store::{FILE, SetAside, Store, StoreError, Stored};
 
 use super::{Diff, Topology, diff, parse};

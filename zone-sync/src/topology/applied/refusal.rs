@@ -1,7 +1,10 @@
 //! Why a topology is not taken: from an operator or from another gateway.
 
 use super::{super::Diagnostics, Edition};
-use crate::name::{GatewayId, ZoneName};
+use crate::{
+    name::{GatewayId, ZoneName},
+    signing::Unproven,
+};
 
 /// Why a topology is not taken. What is in force stays in force.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -31,14 +34,9 @@ pub enum Refusal {
         edition: Edition,
         by: GatewayId,
         #[source]
-        why: SealError,
+        why: Unproven,
     },
 }
-
-/// Why a document's signature does not count.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct SealError(pub String);
 
 impl Refusal {
     /// A fixed word, for metrics.

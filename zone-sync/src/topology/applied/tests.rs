@@ -37,9 +37,7 @@ fn replica(name: &str) -> Applied {
 fn apply(replica: &mut Applied, more: &str) -> Result<Arc<Document>, Refusal> {
     let draft = replica.draft(replica.edition().generation, &text(more))?;
     let by = GatewayId::new(replica.own.zone.clone(), "gw1".parse().unwrap());
-    let document = Arc::new(Document::new(draft.parent, draft.text, by, 1, |_| {
-        Seal::default()
-    }));
+    let document = Arc::new(Document::new(draft.parent, draft.text, by, 1));
     replica.offer(&document)?;
     Ok(document)
 }
@@ -197,7 +195,6 @@ fn what_this_gateway_cannot_read_is_refused_and_bars_applying_on_the_past() {
         text("key_of_the_future: 1").into(),
         gateway("z1"),
         1,
-        |_| Seal::default(),
     );
     let unreadable = Arc::new(unreadable);
     assert_eq!(east.offer(&unreadable).unwrap_err().word(), "invalid");
@@ -220,7 +217,6 @@ fn a_stored_topology_of_a_newer_program_is_kept_and_the_one_before_it_rules() {
         text("key_of_the_future: 1").into(),
         gateway("z0"),
         1,
-        |_| Seal::default(),
     );
     let mut stored = east.stored();
     stored.documents.push(Arc::new(newer));
@@ -370,10 +366,11 @@ proptest! {
     }
 
     #[test]
-    fn a_document_survives_the_round_trip(text in ".{0,200}", at in any::<u64>(), signature in any::<Vec<u8>>()) {
-        let seal = Seal { signature, credential: vec![vec![1, 2], vec![3]] };
+    fn a_document_survives_the_round_trip(text in ".{0,200}", at in any::<u64>()) {
+        let keys = Keys::new(b"a secret of this test");
         let parent = Edition { generation: 3, fingerprint: Fingerprint::of("before") };
-        let document = Document::new(parent, text.into(), gateway("z1"), at, |_| seal);
+        let document = Document::new(parent, text.into(), gateway("z1"), at);
+        let document = document.sign(&*keys.signer(&gateway("z1"))).unwrap();
         prop_assert_eq!(Document::decode(&document.encode()), Ok(document));
     }
 
@@ -384,7 +381,7 @@ proptest! {
 
     #[test]
     fn a_document_that_was_changed_on_the_way_is_no_document(at in 0usize..400, bit in 0u8..8) {
-        let document = Document::new(Edition::default(), text("").into(), gateway("z1"), 7, |_| Seal::default());
+        let document = Document::new(Edition::default(), text("").into(), gateway("z1"), 7);
         let mut bytes = document.encode();
         let at = at % bytes.len();
         bytes[at] ^= 1 << bit;
