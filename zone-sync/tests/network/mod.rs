@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_proto::sync::SyncMessage;
+use causeway_proto::sync::{SyncMessage, sync_message::Body};
 use causeway_zone_sync::{
     catalog::{Export, Record},
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
@@ -90,6 +90,13 @@ pub struct Network {
     written: BTreeMap<Stamped, Arc<Record>>,
     /// The newest that each replica held of each origin since it started.
     newest: BTreeMap<(usize, usize), (u64, u64)>,
+    /// A record that was damaged on purpose is held.
+    pub unchecked: bool,
+    /// Changes what one tells another; answers whether it did.
+    pub tamper: Option<((usize, usize), fn(&mut Body) -> bool)>,
+    pub tampered: usize,
+    tap: Option<(usize, usize)>,
+    tapped: Vec<SyncMessage>,
     pub events: Vec<(usize, Event)>,
     pub bytes: usize,
     pub messages: usize,
@@ -115,6 +122,11 @@ impl Network {
             reopens: false,
             written: BTreeMap::new(),
             newest: BTreeMap::new(),
+            unchecked: false,
+            tamper: None,
+            tampered: 0,
+            tap: None,
+            tapped: Vec::new(),
             events: Vec::new(),
             bytes: 0,
             messages: 0,
@@ -153,6 +165,20 @@ impl Network {
                 self.replicas[from].handle_disconnected(self.now, &gateway(to));
             }
         }
+    }
+
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
+    /// Records what is delivered from one to another, from now on.
+    pub fn tap(&mut self, from: usize, to: usize) {
+        self.tap = Some((from, to));
+        self.tapped.clear();
+    }
+
+    pub fn tapped(&self) -> &[SyncMessage] {
+        &self.tapped
     }
 
     fn cut_all(&mut self, at: usize) {
@@ -245,7 +271,15 @@ impl Network {
         }
     }
 
-    fn deliver(&mut self, from: usize, to: usize, message: SyncMessage) {
+    fn deliver(&mut self, from: usize, to: usize, mut message: SyncMessage) {
+        if let (Some((at, change)), Some(body)) = (self.tamper, &mut message.body)
+            && at == (from, to)
+        {
+            self.tampered += usize::from(change(body));
+        }
+        if self.tap == Some((from, to)) {
+            self.tapped.push(message.clone());
+        }
         self.replicas[to].handle_message(self.now, &gateway(from), message);
         self.collect();
     }
@@ -333,6 +367,9 @@ impl Network {
                 );
                 *newest = stamp;
                 // Versions in the middle of one local change are not seen from outside.
+                if self.unchecked {
+                    continue;
+                }
                 if let Some(written) = self.written.get(&(origin, stamp.0, stamp.1)) {
                     assert_eq!(written, record, "{at} holds what {origin} never wrote");
                 }
