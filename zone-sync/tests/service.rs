@@ -448,3 +448,32 @@ async fn three_nodes_know_each_other_and_a_zone_outside_the_topology_is_refused(
     })
     .await;
 }
+
+#[tokio::test]
+async fn zones_without_a_session_know_each_other_through_a_third() {
+    let nodes = [node("east").await, node("north").await, node("west").await];
+    let names = ["east", "north", "west"];
+    for (node, name) in nodes.iter().zip(names) {
+        node.set_zones(Fingerprint([1; 32]), names.map(|name| gateway(name).zone));
+        node.set_topology_generation(3);
+        node.set_exports(vec![export(name, 2)]);
+    }
+    let [east, north, west] = &nodes;
+    let _a = join((east, "east"), (north, "north"));
+    let _b = join((north, "north"), (west, "west"));
+    until(&mut west.catalog(), |c| healthy(c, "east", "east") == Some(2)).await;
+    until(&mut east.catalog(), |c| healthy(c, "west", "west") == Some(2)).await;
+    let catalog = west.catalog().borrow().clone();
+    let entry = catalog.entry(&gateway("east")).unwrap();
+    assert_eq!(entry.via, Some(gateway("north")));
+    assert_eq!((entry.age, entry.record.topology_generation), (Age::Fresh, 3));
+    let status = west.status().await.unwrap();
+    let peer = |zone: &str| status.peers.iter().find(|p| p.peer == gateway(zone)).unwrap();
+    assert_eq!(peer("east").via, Some(gateway("north")));
+    assert!(peer("east").heard_ago.unwrap() < Duration::from_secs(5));
+    assert!(peer("east").connected_for.is_none());
+    assert!(peer("north").relays.contains(&gateway("east").zone));
+    assert_eq!((peer("north").protocol, peer("north").behind), (Some(2), Some(0)));
+    east.set_exports(vec![export("east", 7)]);
+    until(&mut west.catalog(), |c| healthy(c, "east", "east") == Some(7)).await;
+}

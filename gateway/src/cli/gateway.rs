@@ -152,6 +152,12 @@ pub struct Args {
     /// One line per finished connection on standard output
     #[arg(long, value_name = "FORM", env = "CAUSEWAY_ACCESS_LOG", default_value = "off")]
     access_log: AccessLogForm,
+    /// How long what another zone says is taken for fresh after it was last heard
+    #[arg(long, value_name = "TIME", env = "CAUSEWAY_FRESH_FOR", default_value = "5s", value_parser = humantime::parse_duration)]
+    fresh_for: Duration,
+    /// How long after it was last heard what another zone says is not used at all any more
+    #[arg(long, value_name = "TIME", env = "CAUSEWAY_WITHDRAWN_AFTER", default_value = "5m", value_parser = humantime::parse_duration)]
+    withdrawn_after: Duration,
     /// How long connections may take to finish after SIGTERM
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_DRAIN", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
@@ -289,9 +295,17 @@ fn config(
             }),
         },
         access,
-        ages: Ages::default(),
+        ages: ages(args)?,
         threads: args.threads.map_or_else(cores, std::num::NonZeroUsize::get),
         metrics,
+    })
+}
+
+fn ages(args: &Args) -> Result<Ages, Failure> {
+    Ages::new(args.fresh_for, args.withdrawn_after).map_err(|error| {
+        Failure::usage("cannot use --fresh-for and --withdrawn-after")
+            .because(&error)
+            .hint("the defaults are 5s and 5m")
     })
 }
 

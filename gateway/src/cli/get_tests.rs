@@ -28,6 +28,8 @@ fn text<T: Serialize + Tabular>(envelope: &Envelope<T>, format: Format) -> Strin
 fn exchange() -> ExchangeView {
     ExchangeView {
         lag_versions: Some(2),
+        behind_versions: Some(0),
+        sync_protocol: Some(2),
         sync_sent_bytes: 2048,
         sync_received_bytes: 500,
         refusals: vec![RefusalView {

@@ -127,7 +127,7 @@ impl Tabular for ZoneView {
             if self.own { "".into() } else { exports.into() },
             topology,
             each(|link| link.version.map(|version| version.to_string())),
-            lag.max().map(|lag| lag.to_string()).unwrap_or_default().into(),
+            number(lag.max()),
             moved(sum(|exchange| exchange.sync_sent_bytes)),
             moved(sum(|exchange| exchange.sync_received_bytes)),
             each(|link| Some(refused(&link.exchange)).filter(|text| !text.is_empty())),
@@ -285,6 +285,8 @@ impl Tabular for RecordView {
     const HEADER: &'static [&'static str] = &["GATEWAY", "AGE", "HEARD", "VERSION", "LAG", "EXPORTS", "VIA"];
     const WIDE: &'static [&'static str] = &[
         "INCARNATION",
+        "BEHIND",
+        "PROTOCOL",
         "SENT",
         "RECEIVED",
         "REFUSED",
@@ -300,7 +302,7 @@ impl Tabular for RecordView {
             Word::state(&self.age),
             self.heard_seconds_ago.map(ago).unwrap_or_default().into(),
             self.version.into(),
-            lag.map(|lag| lag.to_string()).unwrap_or_default().into(),
+            number(lag),
             self.exports.len().into(),
             self.via.clone().unwrap_or_default().into(),
         ]
@@ -318,6 +320,8 @@ impl Tabular for RecordView {
         };
         vec![
             self.incarnation.into(),
+            number(self.exchange.behind_versions),
+            number(self.exchange.sync_protocol.map(u64::from)),
             moved(self.exchange.sync_sent_bytes),
             moved(self.exchange.sync_received_bytes),
             refused(&self.exchange).into(),
@@ -329,6 +333,10 @@ impl Tabular for RecordView {
 }
 
 /// `too_fast:3 us:bad_signature:1`: reasons and how often, those for which this gateway refused after `us:`.
+fn number(value: Option<u64>) -> Word {
+    value.map(|value| value.to_string()).unwrap_or_default().into()
+}
+
 fn refused(exchange: &ExchangeView) -> String {
     let word = |refusal: &crate::admin::view::RefusalView| {
         let us = if refusal.side == "local" { "us:" } else { "" };

@@ -7,8 +7,11 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use causeway_zone_sync::service::{SyncConfig, ZoneSync};
-use tokio::{runtime::Handle, sync::watch};
+use causeway_zone_sync::service::{SyncConfig, SyncEvent, ZoneSync};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -150,14 +153,7 @@ async fn know(
         config.metrics.clone(),
     )?;
     let troubles = start_sources(config, &instances, stop, tasks).await;
-    let (zone_sync, events) = ZoneSync::start(SyncConfig {
-        origin: id.clone(),
-        data_dir: config.data_dir.clone(),
-        ages: config.ages,
-        signer: Some(config.identity.signer()?),
-        verifier: config.identity.verifier()?,
-    })
-    .await?;
+    let (zone_sync, events) = start_zone_sync(config).await?;
     let naming = name_services(config.metrics.clone(), config.topology.clone());
     tasks.spawn(stop.clone().run_until_cancelled_owned(naming));
     let tunnel_set = Arc::<TunnelSet>::default();
@@ -229,6 +225,19 @@ async fn start_sources(
         resolver: Resolver::new(config.dns.upstreams.clone(), &config.dns.listen),
     };
     sources::start(sources, instances, tasks, stop).await
+}
+
+async fn start_zone_sync(
+    config: &GatewayConfig,
+) -> Result<(ZoneSync, mpsc::Receiver<SyncEvent>), StartError> {
+    let started = ZoneSync::start(SyncConfig {
+        origin: config.id().clone(),
+        data_dir: config.data_dir.clone(),
+        ages: config.ages,
+        signer: Some(config.identity.signer()?),
+        verifier: config.identity.verifier()?,
+    });
+    Ok(started.await?)
 }
 
 fn start_ingress(config: &GatewayConfig, known: &Knowledge) -> Ingress {

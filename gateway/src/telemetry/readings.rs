@@ -91,8 +91,12 @@ pub struct SyncReading {
     pub heard_ago: Option<Duration>,
     /// Whether a sync session with it is open.
     pub session: bool,
+    /// The sync protocol that is spoken with it; `None` without a session.
+    pub protocol: Option<u32>,
     /// Own versions that it has not acknowledged; `None` without a session.
     pub lag_versions: Option<u64>,
+    /// Versions of its record that it told of and that are not held here; `None` without a session.
+    pub behind_versions: Option<u64>,
     /// HTTP/2 framing included.
     pub sent_bytes: u64,
     pub received_bytes: u64,

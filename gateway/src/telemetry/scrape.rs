@@ -208,7 +208,8 @@ fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
 
 fn sync(registry: &mut Registry, readings: &SyncReadings) {
     let age: Family<ByPeer, Seconds> = Family::default();
-    let (session, lag) = (Family::<ByPeer, Gauge>::default(), Family::default());
+    let session = Family::<ByPeer, Gauge>::default();
+    let (lag, behind, protocol) = (Family::default(), Family::default(), Family::default());
     for reading in &readings.peers {
         let labels = ByPeer::new(&reading.origin);
         // Never heard since the start is infinitely old, not missing: an alert on the age must see it.
@@ -218,11 +219,27 @@ fn sync(registry: &mut Registry, readings: &SyncReadings) {
         if let Some(versions) = reading.lag_versions {
             set(&lag, &labels, versions);
         }
+        if let Some(versions) = reading.behind_versions {
+            set(&behind, &labels, versions);
+        }
+        if let Some(version) = reading.protocol {
+            set(&protocol, &labels, version.into());
+        }
     }
     registry.register(
         "sync_lag_versions",
         "Versions of the own record that a gateway has not acknowledged",
         lag,
+    );
+    registry.register(
+        "sync_behind_versions",
+        "Versions that a gateway told of and that are not held here",
+        behind,
+    );
+    registry.register(
+        "sync_protocol",
+        "The sync protocol that is spoken with a gateway",
+        protocol,
     );
     registry.register_with_unit(
         "sync_age",

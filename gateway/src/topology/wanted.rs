@@ -104,15 +104,8 @@ impl Wanted {
             .open(applied)
             .filter_map(|(edition, peer)| Some((peer, edition, *peers.get(peer)?)))
             .map(|(peer, edition, announced)| {
-                let ask = Ask::Only(*edition);
-                (
-                    Some(edition.generation),
-                    Question {
-                        peer: peer.clone(),
-                        ask,
-                    },
-                    announced,
-                )
+                let (peer, ask) = (peer.clone(), Ask::Only(*edition));
+                (edition.generation, Question { peer, ask }, announced)
             })
             .collect();
         for (peer, announced) in peers {

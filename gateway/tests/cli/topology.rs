@@ -3,8 +3,15 @@
 
 use std::{path::PathBuf, process::Output, sync::Arc};
 
-use causeway::{admin::Admin, topology::AppliedTopology};
-use causeway_zone_sync::{name::GatewayId, topology};
+use causeway::{
+    admin::Admin,
+    topology::{AppliedTopology, Keys},
+};
+use causeway_zone_sync::{
+    name::GatewayId,
+    signing::keyed::{KeyedSigner, KeyedVerifier},
+    topology,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -17,8 +24,12 @@ use crate::{
 async fn ruled_by_applied() -> Admin {
     let id = GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap());
     let initial = topology::parse(TOPOLOGY, "topology.yaml").unwrap();
+    let keys = Keys {
+        signer: Arc::new(KeyedSigner::new([7; 32], &id)),
+        verifier: Arc::new(KeyedVerifier::new([7; 32])),
+    };
     let mut state = state();
-    state.applied = Some(AppliedTopology::in_memory(id, initial, Arc::default()).unwrap());
+    state.applied = Some(AppliedTopology::in_memory(id, keys, initial, Arc::default()).unwrap());
     serve(state).await
 }
 

@@ -263,6 +263,12 @@ impl Held {
         }
     }
 
+    /// When the origin last gave a sign of life.
+    pub fn heard_at(&self, origin: &GatewayId) -> Option<Instant> {
+        let standing = self.standings.get(origin)?;
+        standing.believed.fresh_until?.checked_sub(self.ages.fresh)
+    }
+
     /// Whether the origin was heard so lately that passing on what it said says that it lives.
     pub fn is_lively(&self, now: Instant, origin: &GatewayId) -> bool {
         let standing = self.standings.get(origin);

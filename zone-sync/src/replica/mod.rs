@@ -18,7 +18,9 @@
 
 mod assembly;
 mod changes;
+mod config;
 mod data;
+mod event;
 mod head;
 mod held;
 mod keys;
@@ -39,7 +41,7 @@ mod wire;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use causeway_proto::sync::{Refused, SyncMessage, sync_message::Body};
@@ -49,168 +51,25 @@ pub(crate) use self::{
     head::{Head, read_signed, signed_message},
     wire::{fingerprint_message, origin_message, read_export, read_fingerprint, read_origin},
 };
+pub use self::{
+    config::{Ages, AgesError, Protocols, ReplicaConfig},
+    event::{Event, LocalChange, SessionState},
+    refusal::{Refusal, known_reason},
+    wire::Stamp,
+};
 use self::{
     held::Held,
     keys::OwnKeys,
-    limits::{MAX_PEERS, MAX_REFUSAL_BYTES, OLDEST_PROTOCOL, PROTOCOL, RAISE_INTERVAL},
+    limits::{MAX_PEERS, MAX_REFUSAL_BYTES, RAISE_INTERVAL},
     own::OwnRecord,
     session::Session,
     wants::Wants,
 };
-pub use self::{
-    refusal::{Refusal, known_reason},
-    wire::Stamp,
-};
 use crate::{
-    catalog::{Age, Catalog, Export, Record},
+    catalog::{Catalog, Record},
     name::{GatewayId, ZoneName},
-    signing::{Signer, Verifier},
-    topology::Fingerprint,
+    signing::Verifier,
 };
-
-/// The protocols that a program speaks, from the oldest to the newest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Protocols {
-    pub oldest: u32,
-    pub newest: u32,
-}
-
-impl Default for Protocols {
-    fn default() -> Self {
-        Self {
-            oldest: OLDEST_PROTOCOL,
-            newest: PROTOCOL,
-        }
-    }
-}
-
-/// How to make a [`Replica`].
-#[derive(Debug, Clone)]
-pub struct ReplicaConfig {
-    pub origin: GatewayId,
-    /// Greater than any that this origin ever used.
-    pub incarnation: u64,
-    pub ages: Ages,
-    /// Signs the own record. `None`: it is told unsigned, and nobody passes it on.
-    pub signer: Option<Arc<dyn Signer>>,
-    pub verifier: Arc<dyn Verifier>,
-    /// Other than the default only to model an older or a newer program.
-    pub speaks: Protocols,
-    /// Encoded fields that a newer program would add to every export and statement; empty but to model one.
-    pub unknown_fields: Arc<[u8]>,
-}
-
-impl ReplicaConfig {
-    /// With the default ages and protocols, and unsigned.
-    #[must_use]
-    pub fn new(origin: GatewayId, incarnation: u64, verifier: Arc<dyn Verifier>) -> Self {
-        Self {
-            origin,
-            incarnation,
-            ages: Ages::default(),
-            signer: None,
-            verifier,
-            speaks: Protocols::default(),
-            unknown_fields: Arc::default(),
-        }
-    }
-}
-
-/// When a record stops being believed, counted from when its origin was last heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ages {
-    /// From then on it is suspect: used only when nothing fresh is left.
-    pub fresh: Duration,
-    /// From then on it is withdrawn: never used.
-    pub withdrawn: Duration,
-}
-
-impl Default for Ages {
-    fn default() -> Self {
-        Self {
-            fresh: Duration::from_secs(5),
-            withdrawn: Duration::from_secs(300),
-        }
-    }
-}
-
-/// Something changed at this gateway.
-#[derive(Debug, Clone)]
-pub enum LocalChange {
-    /// Everything that the zone exports now. Nothing is told to peers before this has come once, even if it is empty.
-    Exports(Vec<Export>),
-    Draining(bool),
-    /// The topology in force: its fingerprint and its zones. Sessions with other zones end, their records are forgotten.
-    Topology {
-        fingerprint: Fingerprint,
-        zones: BTreeSet<ZoneName>,
-    },
-    /// Generation of the topology in force; 0 when it was read from a file.
-    TopologyGeneration(u64),
-    /// The answer to [`Event::Outdated`]: a later incarnation, already stored.
-    Incarnation(u64),
-}
-
-/// Something that the caller has to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A newer record of this origin is in the catalog.
-    RecordChanged { origin: GatewayId },
-    /// This origin's record is believed more, or less, than before.
-    AgeChanged { origin: GatewayId, age: Age },
-    /// This origin's record is gone.
-    Forgotten { origin: GatewayId },
-    /// The session with `peer` is over as soon as what `poll_transmit` gives for it is sent.
-    Refused { peer: GatewayId, refusal: Refusal },
-    /// The peer ended the session.
-    RefusedByPeer {
-        peer: GatewayId,
-        /// A word of [`Refusal::reason`], or `other`.
-        reason: &'static str,
-        message: String,
-    },
-    /// `peer` holds a later version of the own record than this process ever wrote: the store was lost or put back.
-    /// The caller stores `incarnation` and hands it in as [`LocalChange::Incarnation`].
-    Outdated { peer: GatewayId, incarnation: u64 },
-    /// Exports that no peer would accept were left out of the own record.
-    ExportsLeftOut { count: usize },
-    /// A record of `origin` that `peer` passed on was refused; the session goes on.
-    RelayRefused {
-        peer: GatewayId,
-        origin: GatewayId,
-        refusal: Refusal,
-    },
-    /// `by` refused the own record, which somebody passed on to it; the word came through `via`.
-    OwnRefused {
-        by: GatewayId,
-        via: GatewayId,
-        reason: &'static str,
-        message: String,
-    },
-    /// What was held of `origin` was not what `peer` says it is; the whole record was asked for.
-    Diverged { origin: GatewayId, peer: GatewayId },
-    /// A message of a peer with a newer program is not known here, and was passed over.
-    PassedOver { peer: GatewayId },
-    /// The own key cannot sign; nobody passes the own record on.
-    NotSigned { cause: String },
-}
-
-/// How one session stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionState {
-    pub connected: Instant,
-    pub heard: Instant,
-    /// The protocol that is spoken; `None` before the peer's hello.
-    pub protocol: Option<u32>,
-    /// The newest own version that the peer says it holds.
-    pub acknowledged: Stamp,
-    /// The newest version that the peer told of its own record.
-    pub advertised: Option<Stamp>,
-    /// Zones whose records the peer passes on, as it was asked to.
-    pub asked: BTreeSet<ZoneName>,
-    /// Zones whose records the peer asked for.
-    pub wanted: BTreeSet<ZoneName>,
-}
 
 /// One gateway's part in zone sync.
 #[derive(Debug)]
@@ -466,6 +325,12 @@ impl Replica {
     #[must_use]
     pub fn own(&self) -> &Arc<Record> {
         self.own.record()
+    }
+
+    /// When `origin` last gave a sign of life, itself or through a relay; `None` if it did not since the start.
+    #[must_use]
+    pub fn heard(&self, origin: &GatewayId) -> Option<Instant> {
+        self.held.heard_at(origin)
     }
 
     #[must_use]

@@ -8,7 +8,7 @@ use super::{
     *,
 };
 use crate::{
-    catalog::{Exports, encode, key_message},
+    catalog::{Export, Exports, encode, key_message},
     name::{GatewayName, MAX_TAGS, ServiceName, Tags},
     signing::keyed::KeyedVerifier,
 };

@@ -44,6 +44,16 @@ impl Stamp {
         }
         Ok(Self { incarnation, version })
     }
+
+    /// How many versions whoever holds this one lacks of the newest: all of them, if that is of a later incarnation.
+    #[must_use]
+    pub fn versions_to(self, newest: Self) -> u64 {
+        match self.incarnation == newest.incarnation {
+            true => newest.version.saturating_sub(self.version),
+            false if self > newest => 0,
+            false => newest.version,
+        }
+    }
 }
 
 pub fn origin_message(origin: &GatewayId) -> proto::Origin {
@@ -155,4 +165,20 @@ pub fn read_fingerprint(bytes: &[u8]) -> Result<Fingerprint, Refusal> {
 
 pub fn message(body: proto::sync_message::Body) -> proto::SyncMessage {
     proto::SyncMessage { body: Some(body) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_counted_within_an_incarnation() {
+        let newest = Stamp::new(2, 9).unwrap();
+        let lacks = |incarnation, version| Stamp::new(incarnation, version).unwrap().versions_to(newest);
+        assert_eq!((lacks(2, 7), lacks(2, 9)), (2, 0));
+        // It is of an earlier start, and has none of these versions.
+        assert_eq!((lacks(1, 50), Stamp::NONE.versions_to(newest)), (9, 9));
+        // More than was ever told; a new incarnation is on its way.
+        assert_eq!(lacks(3, 1), 0);
+    }
 }

@@ -1,10 +1,14 @@
 //! What the admin API and the metrics are told of zone sync.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
 
-use crate::{catalog::Age, name::GatewayId, replica::Stamp};
+use crate::{
+    catalog::Age,
+    name::{GatewayId, ZoneName},
+    replica::Stamp,
+};
 
 /// Who refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,8 +71,19 @@ pub struct PeerStatus {
     pub peer: GatewayId,
     /// How long the session has lasted; `None` without one.
     pub connected_for: Option<Duration>,
-    /// How long ago the last message came in this session.
+    /// How long ago it last gave a sign of life, in this session or through a relay; `None` if it never did since this
+    /// process began.
     pub heard_ago: Option<Duration>,
+    /// The sync protocol that is spoken with it.
+    pub protocol: Option<u32>,
+    /// The peer that passes its record on; `None` when it speaks for itself.
+    pub via: Option<GatewayId>,
+    /// Zones whose records it passes on to this gateway, as it was asked to.
+    pub relays: BTreeSet<ZoneName>,
+    /// Own versions that it does not hold, by its own account.
+    pub lag: Option<u64>,
+    /// Versions of its own record that it told of and that are not held here.
+    pub behind: Option<u64>,
     /// The newest own version that the peer says it holds.
     pub acknowledged: Option<Stamp>,
     /// The version of the peer's record that is held here.

@@ -406,15 +406,29 @@ impl Task {
             totals.add(link.counters.sent(), link.counters.received());
         }
         let ago = |at: Instant| now().saturating_duration_since(at);
+        let held = entry.map(|entry| Stamp::of(&entry.record));
+        let heard = self.replica.heard(peer);
+        let heard = heard
+            .into_iter()
+            .chain(session.as_ref().map(|session| session.heard))
+            .max();
+        let behind = session.as_ref().and_then(|session| session.advertised);
         PeerStatus {
             peer: peer.clone(),
             connected_for: session.as_ref().map(|session| ago(session.connected)),
-            heard_ago: session.as_ref().map(|session| ago(session.heard)),
+            heard_ago: heard.map(ago),
+            protocol: session.as_ref().and_then(|session| session.protocol),
+            via: entry.and_then(|entry| entry.via.clone()),
+            relays: session
+                .as_ref()
+                .map(|session| session.asked.clone())
+                .unwrap_or_default(),
+            lag: session
+                .as_ref()
+                .map(|session| session.acknowledged.versions_to(Stamp::of(self.replica.own()))),
+            behind: behind.map(|told| held.unwrap_or(Stamp::NONE).versions_to(told)),
             acknowledged: session.map(|session| session.acknowledged),
-            held: entry.map(|entry| Stamp {
-                incarnation: entry.record.incarnation,
-                version: entry.record.version,
-            }),
+            held,
             age: entry.map(|entry| entry.age),
             exports: entry.map_or(0, |entry| entry.record.exports.len()),
             totals,

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
 
 pub use self::error::StoreError;
 use crate::{catalog::Record, name::GatewayId};
@@ -58,6 +58,15 @@ impl Store {
             }
             result => result.map(|store| (store, None)),
         }
+    }
+
+    /// Opens a store that lies on something other than a file, and reads all of it. Nothing is set aside.
+    ///
+    /// # Errors
+    /// When it cannot be read as a store.
+    pub fn on(backend: impl StorageBackend) -> Result<Self, StoreError> {
+        let mut builder = Database::builder();
+        read(builder.set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
     }
 
     /// What is on disk.
@@ -127,7 +136,10 @@ fn read_file(path: &Path) -> Result<Store, StoreError> {
 
 fn read_file_unguarded(path: &Path) -> Result<Store, StoreError> {
     let mut builder = Database::builder();
-    let mut database = builder.set_cache_size(CACHE_BYTES).create(path)?;
+    read(builder.set_cache_size(CACHE_BYTES).create(path)?)
+}
+
+fn read(mut database: Database) -> Result<Store, StoreError> {
     // Opening alone verifies no checksum of the rows, and a row that changed on the disk could be a valid one.
     database.check_integrity()?;
     let writing = database.begin_write()?;

@@ -9,6 +9,10 @@ use crate::telemetry::SyncReading;
 pub struct ExchangeView {
     /// Versions of this gateway's record that the other has not acknowledged; absent without a session.
     pub lag_versions: Option<u64>,
+    /// Versions of the other's record that this gateway has yet to get; absent without a session.
+    pub behind_versions: Option<u64>,
+    /// The sync protocol that the two speak; absent without a session.
+    pub sync_protocol: Option<u32>,
     /// HTTP/2 framing included, QUIC and UDP not.
     pub sync_sent_bytes: u64,
     pub sync_received_bytes: u64,
@@ -39,6 +43,8 @@ pub fn exchange(reading: &SyncReading) -> ExchangeView {
     };
     ExchangeView {
         lag_versions: reading.lag_versions,
+        behind_versions: reading.behind_versions,
+        sync_protocol: reading.protocol,
         sync_sent_bytes: reading.sent_bytes,
         sync_received_bytes: reading.received_bytes,
         refusals: reading.refusals.iter().map(refusal).collect(),
