@@ -15,6 +15,7 @@ pub mod measured;
 pub mod metrics;
 pub mod peer;
 pub mod process;
+pub mod simulation;
 pub mod talk;
 pub mod verdict;
 pub mod wait;
