@@ -37,7 +37,7 @@ pub(crate) use self::wire::{
 };
 use self::{
     held::Held,
-    limits::{MAX_PEERS, MAX_REFUSAL_BYTES, RAISE_INTERVAL},
+    limits::{MAX_PEERS, MAX_REFUSAL_BYTES, RAISE_INTERVAL, RAISE_STRIDE},
     own::OwnRecord,
     session::Session,
 };
@@ -293,9 +293,11 @@ impl Replica {
             return;
         }
         self.raised = Some(now);
+        // A peer's claim is not proved. Were it followed all the way, one lie could use up the incarnations there are.
+        let furthest = self.own.newest().incarnation.saturating_add(RAISE_STRIDE);
         self.events.push_back(Event::Outdated {
             peer: peer.clone(),
-            incarnation: stamp.incarnation.saturating_add(1),
+            incarnation: stamp.incarnation.saturating_add(1).min(furthest),
         });
     }
 
