@@ -136,7 +136,10 @@ impl World {
             Fault::Cut | Fault::CutOneWay | Fault::CutZone => self.cut_some(zone, fault),
             Fault::BreakSession => self.break_session(),
             Fault::Crash | Fault::LoseDisk => self.crash_and_restart(node, fault),
-            Fault::SetWallClock | Fault::LeapClock | Fault::ChangeRate => self.disturb_clock(node, fault),
+            Fault::SetWallClock | Fault::LeapClock | Fault::ChangeRate => {
+                self.disturb_clock(node, fault);
+                return self.wake_now(node);
+            }
             Fault::Freeze => {
                 let until = self.soon(LONGEST_OUTAGE);
                 let frozen = &mut self.nodes[node].frozen_until;
@@ -302,8 +305,6 @@ impl World {
             Fault::LeapClock => clock.leap(self.now, leap),
             _ => clock.set_rate(self.now, RIGHT_RATE + off - drift),
         }
-        // The timers of a clock that leapt are due earlier than was thought.
-        self.set_timer_anew(node);
     }
 
     fn slow_down(&mut self) {

@@ -275,12 +275,20 @@ impl World {
         }
     }
 
-    /// Sets the timer of a clock that was changed: what was thought of it before no longer counts.
-    pub fn set_timer_anew(&mut self, node: usize) {
-        if let Some(life) = &mut self.nodes[node].life {
-            life.wake = None;
+    /// Lets the timer go off at once, because its clock was changed: a leap may have made it overdue.
+    pub fn wake_now(&mut self, node: usize) -> Verdict {
+        let now = self.now;
+        let is_frozen = self.nodes[node].frozen_until > now;
+        let Some(life) = &mut self.nodes[node].life else {
+            return Ok(());
+        };
+        life.wake = Some(now);
+        let life = life.number;
+        if is_frozen {
+            self.at(now, Happening::Wake { node, life });
+            return Ok(());
         }
-        self.set_timer(node);
+        self.wake(node, life)
     }
 
     fn set_timer(&mut self, node: usize) {

@@ -54,7 +54,6 @@ pub enum Item {
 #[derive(Debug)]
 pub struct Parcel {
     pub item: Item,
-    pub sent: Moment,
     due: Moment,
 }
 
@@ -73,10 +72,10 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn push(&mut self, now: Moment, due: Moment, item: Item) {
+    pub fn push(&mut self, due: Moment, item: Item) {
         let due = due.max(self.last_due);
         self.last_due = due;
-        self.parcels.push_back(Parcel { item, sent: now, due });
+        self.parcels.push_back(Parcel { item, due });
     }
 
     #[must_use]

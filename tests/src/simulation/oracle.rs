@@ -32,10 +32,10 @@ struct Belief {
     age: Age,
 }
 
-/// The latest word of an origin that reached a gateway: when it was said, and when it came by the gateway's own clock.
+/// The words of an origin that reached a gateway: how many, and when the last one came by the gateway's own clock.
 #[derive(Debug, Clone, Copy)]
-struct Word {
-    said: Moment,
+struct Words {
+    count: u64,
     came: Instant,
 }
 
@@ -45,9 +45,9 @@ struct View {
     began: Option<Instant>,
     catalog: Arc<Catalog>,
     beliefs: BTreeMap<GatewayId, Belief>,
-    words: BTreeMap<GatewayId, Word>,
-    /// Origins that were withdrawn or forgotten here, and when the latest word of theirs that had come was said.
-    gone: BTreeMap<GatewayId, Option<Moment>>,
+    words: BTreeMap<GatewayId, Words>,
+    /// Origins that were withdrawn or forgotten here, and how many words of theirs had come by then.
+    gone: BTreeMap<GatewayId, u64>,
 }
 
 #[derive(Debug)]
@@ -110,11 +110,11 @@ impl Oracle {
     }
 
     /// A word of `origin` itself reached a gateway.
-    pub fn note_word(&mut self, node: usize, origin: &GatewayId, said: Moment, came: Instant) {
-        let words = &mut self.views[node].words;
-        let word = words.entry(origin.clone()).or_insert(Word { said, came });
-        word.said = word.said.max(said);
-        word.came = came;
+    pub fn note_word(&mut self, node: usize, origin: &GatewayId, came: Instant) {
+        let all = &mut self.views[node].words;
+        let words = all.entry(origin.clone()).or_insert(Words { count: 0, came });
+        words.count += 1;
+        words.came = came;
     }
 
     /// When a word of `origin` last came to a gateway.
@@ -172,8 +172,7 @@ impl Oracle {
         let came_back = belief.age < Age::Withdrawn;
         let view = &mut self.views[node];
         if came_back && let Some(known) = view.gone.remove(&origin) {
-            let word = view.words.get(&origin).map(|word| word.said);
-            if word <= known {
+            if count(view, &origin) <= known {
                 return violation(format!(
                     "{origin} was gone and came back at {now} without a new word of its own"
                 ));
@@ -241,8 +240,13 @@ impl Oracle {
 }
 
 fn note_gone(view: &mut View, origin: &GatewayId) {
-    let word = view.words.get(origin).map(|word| word.said);
-    view.gone.entry(origin.clone()).or_insert(word);
+    let known = count(view, origin);
+    view.gone.entry(origin.clone()).or_insert(known);
+}
+
+/// How many words of an origin have come.
+fn count(view: &View, origin: &GatewayId) -> u64 {
+    view.words.get(origin).map_or(0, |words| words.count)
 }
 
 pub fn show(record: &Record) -> String {

@@ -37,7 +37,12 @@ impl World {
         if linked(ends[OPENER], ends[ACCEPTOR]) || is_opening {
             return;
         }
-        let answers = |node: usize| self.nodes[node].frozen_until <= self.now;
+        let [opener_zones, acceptor_zones] = ends.map(|node| &self.nodes[node].topology.zones);
+        let are_strangers = !opener_zones.contains(&self.nodes[ends[ACCEPTOR]].id.zone)
+            || !acceptor_zones.contains(&self.nodes[ends[OPENER]].id.zone);
+        // There would be no tunnel between them; now and then one is opened all the same, to be refused.
+        let is_put_off = are_strangers && self.rng.random_bool(0.8);
+        let answers = |node: usize| self.nodes[node].frozen_until <= self.now && !is_put_off;
         let Some(acceptor) = lives[ACCEPTOR].filter(|_| {
             self.network.pairs[pair].is_whole() && answers(ends[ACCEPTOR]) && answers(ends[OPENER])
         }) else {
@@ -181,9 +186,8 @@ impl World {
             return;
         };
         let due = self.now.after(self.travel(pair));
-        let now = self.now;
         if let Some(session) = self.network.session_mut(id) {
-            session.streams[side].push(now, due, item);
+            session.streams[side].push(due, item);
         }
         self.expect(id, side, Duration::ZERO);
     }
@@ -218,7 +222,7 @@ impl World {
             return Ok(());
         }
         if !matches!(parcel.item, Item::End) {
-            self.note_word(reader, writer, parcel.sent);
+            self.note_word(reader, writer);
         }
         match parcel.item {
             Item::End => {
@@ -269,10 +273,9 @@ impl World {
         Ok(parcel.filter(|_| ends[1 - side] == End::Open))
     }
 
-    fn note_word(&mut self, reader: usize, writer: usize, said: super::clock::Moment) {
-        let origin = &self.nodes[writer].id;
-        let came = self.nodes[reader].instant(self.now);
-        self.oracle.note_word(reader, origin, said, came);
+    fn note_word(&mut self, reader: usize, writer: usize) {
+        let came = self.instant(reader);
+        self.oracle.note_word(reader, &self.nodes[writer].id, came);
     }
 
     fn make_writable(&mut self, node: usize, peer: usize, id: u64) -> Verdict {
