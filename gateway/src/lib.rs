@@ -2,6 +2,7 @@
 //! tests and the demo can run several zones in one process. Nothing here is global.
 
 pub mod admin;
+pub mod attach;
 pub mod balance;
 pub mod cli;
 pub mod demo;
@@ -12,6 +13,7 @@ pub mod health;
 pub mod identity;
 pub mod ingress;
 pub mod instances;
+pub mod registration;
 pub mod relay;
 pub mod reload;
 pub mod route;
@@ -20,6 +22,7 @@ pub mod target;
 pub mod telemetry;
 pub mod tunnel;
 pub mod vips;
+pub mod zone_sync;
 
 #[cfg(test)]
 mod testbed;

@@ -7,18 +7,24 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, atomic::AtomicU32, atomic::AtomicU64},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use causeway_zone_sync::{
     catalog::Catalog,
     name::{GatewayId, ServiceName, Tags, ZoneName},
+    registry::Source,
     topology::Topology,
 };
 use serde::Serialize;
 
 /// The current snapshot, shared by every task that decides something.
 pub type Snapshots = Arc<ArcSwap<Snapshot>>;
+
+/// Every instance of this zone by service, healthy or not, in the order of their ids. A change of one service leaves the
+/// lists of the others as they are, shared.
+pub type Published = Arc<BTreeMap<ServiceName, Arc<[Arc<Instance>]>>>;
 
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -28,7 +34,7 @@ pub struct Snapshot {
     pub zone: ZoneName,
     pub topology: Arc<Topology>,
     /// This zone's own instances by service, healthy or not.
-    pub instances: Arc<BTreeMap<ServiceName, Vec<Arc<Instance>>>>,
+    pub instances: Published,
     /// What the other zones export.
     pub catalog: Arc<Catalog>,
     /// Every gateway that at least one tunnel leads to.
@@ -45,6 +51,10 @@ pub struct Instance {
     pub tags: Tags,
     pub weight: u32,
     pub capacity_per_second: Option<u64>,
+    /// How long it lives without being renewed.
+    pub time_to_live: Option<Duration>,
+    /// Who put it in.
+    pub source: Source,
     pub health: Health,
     /// Shared by all snapshots that hold this instance.
     pub load: Arc<Load>,

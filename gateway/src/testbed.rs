@@ -16,6 +16,7 @@ use causeway_proto::tunnel::{FRAME_PREFIX_BYTES, StreamHeader, decode_frame, fra
 use causeway_zone_sync::{
     catalog::{Age, Catalog, Entry, Export, Record},
     name::{GatewayId, GatewayName, ServiceName, Tags, ZoneName},
+    registry::Source,
     topology::{Fingerprint, Topology, parse},
 };
 use futures_util::future::BoxFuture;
@@ -79,6 +80,8 @@ pub fn instance(id: &str, address: SocketAddr, weight: u32, tags: &[(&str, &str)
         tags: self::tags(tags),
         weight,
         capacity_per_second: None,
+        time_to_live: None,
+        source: Source::Topology,
         health: Health::Healthy,
         load: Arc::default(),
     })
@@ -105,10 +108,13 @@ pub fn entry(origin: &str, age: Age, draining: bool, exports: &[Exported<'_>]) -
         exports: exports.collect(),
         draining,
         topology: Fingerprint::default(),
+        topology_generation: 0,
+        signed: None,
     };
     Entry {
         record: Arc::new(record),
         age,
+        via: None,
     }
 }
 
@@ -124,7 +130,7 @@ pub fn snapshot(
         generation: 1,
         zone: zone(own),
         topology: topology.clone(),
-        instances: Arc::new(BTreeMap::from([(service("orders"), instances)])),
+        instances: Arc::new(BTreeMap::from([(service("orders"), instances.into())])),
         catalog: Arc::new(Catalog::new(entries)),
         links: Arc::new(links.iter().map(|(name, link)| (gateway(name), *link)).collect()),
     }

@@ -4,6 +4,17 @@
 
 pub mod tunnel;
 
+/// The part of etcd's v3 API that the shared registry uses. The modules bear etcd's package names.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod etcd {
+    pub mod mvccpb {
+        include!("generated/mvccpb.rs");
+    }
+    pub mod etcdserverpb {
+        include!("generated/etcdserverpb.rs");
+    }
+}
+
 /// The registry of one zone, as its instances and gateways speak to it.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub mod registry {

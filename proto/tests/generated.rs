@@ -3,21 +3,26 @@
 
 use std::{fs, path::Path};
 
-const NAMES: [&str; 3] = [
+const NAMES: [&str; 5] = [
     "causeway.registry.v1.rs",
     "causeway.sync.v1.rs",
     "causeway.tunnel.v1.rs",
+    "etcdserverpb.rs",
+    "mvccpb.rs",
+];
+const FILES: [&str; 5] = [
+    "tunnel.proto",
+    "sync.proto",
+    "registry.proto",
+    "etcd/mvcc.proto",
+    "etcd/rpc.proto",
 ];
 
 #[test]
 fn generated_code_matches_the_proto_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = tempfile::tempdir().expect("create a folder for generated code");
-    let files = protox::compile(
-        ["tunnel.proto", "sync.proto", "registry.proto"],
-        [root.join("proto")],
-    )
-    .expect("compile the .proto files");
+    let files = protox::compile(FILES, [root.join("proto")]).expect("compile the .proto files");
     tonic_prost_build::configure()
         .out_dir(out.path())
         .btree_map(".")

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod authority;
 pub mod dns;
+pub mod etcd;
 pub mod federation;
 pub mod http;
 pub mod instance;
@@ -15,7 +16,9 @@ pub mod measured;
 pub mod metrics;
 pub mod peer;
 pub mod process;
+pub mod shared_zone;
 pub mod simulation;
 pub mod talk;
 pub mod verdict;
 pub mod wait;
+pub mod zone_sync;

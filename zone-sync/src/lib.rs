@@ -8,5 +8,6 @@ pub mod name;
 pub mod registry;
 pub mod replica;
 pub mod service;
+pub mod signing;
 pub mod store;
 pub mod topology;

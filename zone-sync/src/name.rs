@@ -103,6 +103,10 @@ label!(
     /// What clients ask for: `orders` in `orders.mesh`.
     ServiceName
 );
+label!(
+    /// A program that hands instances over to a zone's registry, such as `consul`.
+    SourceName
+);
 
 /// A gateway anywhere in the federation: `west/gw1`. Also the origin of a zone sync record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

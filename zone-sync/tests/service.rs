@@ -15,6 +15,7 @@ use causeway_zone_sync::{
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
     replica::Ages,
     service::{Disk, SessionError, Side, SyncConfig, SyncEvent, ZoneSync},
+    signing::keyed::{KeyedSigner, KeyedVerifier},
     topology::Fingerprint,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -47,6 +48,8 @@ async fn start(zone: &str, folder: Option<&Path>) -> (ZoneSync, mpsc::Receiver<S
         origin: gateway(zone),
         data_dir: folder.map(Path::to_owned),
         ages: Ages::default(),
+        signer: Some(Arc::new(KeyedSigner::new([7; 32], &gateway(zone)))),
+        verifier: Arc::new(KeyedVerifier::new([7; 32])),
     };
     ZoneSync::start(config).await.unwrap()
 }
@@ -149,6 +152,7 @@ fn hello(zone: &str) -> SyncMessage {
                 gateway: "gw1".to_owned(),
             }),
             known: vec![],
+            newest_protocol: 0,
         })),
     }
 }
@@ -179,6 +183,7 @@ async fn a_message_that_is_too_large_or_garbage_is_refused_and_the_rest_goes_on(
             Body::Refused(Refused {
                 reason: "x".repeat(size),
                 message: String::new(),
+                ..Refused::default()
             })
         });
         say.send(SyncMessage { body }).await.unwrap();

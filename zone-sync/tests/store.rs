@@ -41,6 +41,8 @@ fn record(zone: usize, version: u64, exports: impl IntoIterator<Item = Export>) 
         exports: exports.into_iter().collect(),
         draining: version % 2 == 1,
         topology: Fingerprint([u8::try_from(version % 256).unwrap(); 32]),
+        topology_generation: 0,
+        signed: None,
     })
 }
 

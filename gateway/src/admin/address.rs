@@ -48,7 +48,7 @@ impl AdminError {
 
 impl AdminAddress {
     /// Refuses what anybody on the network could reach, unless `insecure` says that this is meant.
-    pub(super) fn check(&self, insecure: bool) -> Result<(), AdminError> {
+    pub(crate) fn check(&self, insecure: bool) -> Result<(), AdminError> {
         match self {
             Self::Tcp(address) if !address.ip().to_canonical().is_loopback() && !insecure => {
                 Err(AdminError::NotLoopback(*address))

@@ -60,11 +60,22 @@ impl From<RegistryError> for ApiError {
             RegistryError::NotFound(_) => {
                 Self::not_found(text).hint("it may have expired; register it with `causeway register`")
             }
-            RegistryError::Fixed(_) => Self::new(StatusCode::CONFLICT, text),
+            RegistryError::HeldBy { .. } => Self::new(StatusCode::CONFLICT, text),
             RegistryError::ServiceFull(_) | RegistryError::ZoneFull => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, text).hint("deregister instances that are gone")
             }
             RegistryError::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
+            RegistryError::Away(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text).hint(
+                "nothing was registered; try again when `causeway check` says that this gateway is attached",
+            ),
+            RegistryError::Refused { ref word, .. } => Self::new(
+                match word.as_str() {
+                    "held_by_another_source" => StatusCode::CONFLICT,
+                    "service_full" | "zone_full" => StatusCode::INSUFFICIENT_STORAGE,
+                    _ => StatusCode::BAD_REQUEST,
+                },
+                text,
+            ),
             _ => Self::bad_request(text),
         }
     }

@@ -10,7 +10,7 @@ mod error;
 mod explain;
 mod guard;
 mod instances;
-mod server;
+pub(crate) mod server;
 pub mod view;
 
 use std::{fmt, sync::Arc, time::Instant};

@@ -37,7 +37,7 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// Only the owner of the process may open the unix socket.
 const SOCKET_MODE: u32 = 0o600;
 
-pub(super) enum Listener {
+pub(crate) enum Listener {
     Tcp(TcpListener, AdminAddress),
     Unix(UnixListener, PathBuf),
 }
@@ -101,7 +101,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until `stop`, then finishes what is under way.
-pub(super) async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     loop {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use causeway_zone_sync::name::ServiceName;
+use causeway_zone_sync::{name::ServiceName, registry::Source};
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
@@ -15,6 +15,8 @@ fn instance(id: &str, weight: u32, tags: &[(&str, &str)]) -> Arc<Instance> {
         tags: tags.iter().copied().collect(),
         weight,
         capacity_per_second: None,
+        time_to_live: None,
+        source: Source::Topology,
         health: Health::Healthy,
         load: Arc::default(),
     })

@@ -1,6 +1,12 @@
 //! `causeway gateway`: runs one zone's gateway until it is told to stop.
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use causeway_zone_sync::{name::ZoneName, replica::Ages, topology::Style};
 use clap::ValueEnum;
@@ -12,9 +18,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, Failure};
 use crate::{
     admin::{AdminAddress, AdminConfig},
+    attach::ServerAddress,
     dns::DnsConfig,
     gateway::{Gateway, GatewayConfig, StartError},
-    identity::Identity,
+    identity::{IdentityFolder, LiveIdentity},
+    registration::{RegistrationAddress, RegistrationConfig},
     reload::TopologyFile,
     telemetry::{
         AccessLog, LineWriter, Metrics,
@@ -28,8 +36,13 @@ Examples:
   causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway
   causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway \\
       --dns 127.0.0.53:53 --access-log json
+  causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway \\
+      --zone-sync 127.0.0.1:7820,127.0.0.1:7821
 
 Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the topology file again.";
+
+/// Where registrations are taken over gRPC unless something else is said.
+const DEFAULT_REGISTRY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7820);
 
 /// Run one zone's gateway: tunnels, ingress, egress, mesh DNS, zone sync and the admin API
 #[derive(Debug, clap::Args)]
@@ -41,12 +54,24 @@ pub struct Args {
     /// The federation's topology file; a change is taken up at once
     #[arg(long, value_name = "FILE", env = "CAUSEWAY_TOPOLOGY")]
     topology: PathBuf,
-    /// Folder with cert.pem, key.pem and ca.pem, as `causeway ca issue` makes it
+    /// Folder with cert.pem, key.pem and ca.pem, as `causeway ca issue` makes it; renewed files are taken up at once
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_IDENTITY")]
     identity: PathBuf,
     /// Folder for what must outlive a restart: catalog, registrations, virtual addresses
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_DATA")]
     data: PathBuf,
+    /// Zone-sync processes of this zone, any one of which serves the registry that its gateways share; without it the
+    /// registry is embedded and this is the zone's only gateway
+    #[arg(
+        long,
+        value_name = "ADDR,…",
+        env = "CAUSEWAY_ZONE_SYNC",
+        value_delimiter = ','
+    )]
+    zone_sync: Vec<ServerAddress>,
+    /// Attach to a zone-sync on another host, although the way there is neither encrypted nor authenticated yet
+    #[arg(long, env = "CAUSEWAY_ZONE_SYNC_INSECURE")]
+    zone_sync_insecure: bool,
     /// UDP address to accept tunnels on
     #[arg(
         long,
@@ -66,6 +91,13 @@ pub struct Args {
     /// Let the admin API listen where others than this host can reach it, although it has no authentication yet
     #[arg(long, env = "CAUSEWAY_ADMIN_INSECURE")]
     admin_insecure: bool,
+    /// Registration over gRPC: a loopback IP:PORT, or off [default: 127.0.0.1:7820; with --zone-sync off, as the
+    /// zone-sync takes registrations]
+    #[arg(long, value_name = "ADDR", env = "CAUSEWAY_REGISTRY")]
+    registry: Option<RegistrationAddress>,
+    /// Let registration listen where others than this host can reach it, although it has no authentication yet
+    #[arg(long, env = "CAUSEWAY_REGISTRY_INSECURE")]
+    registry_insecure: bool,
     /// Addresses for mesh DNS, UDP and TCP; give several separated by commas
     #[arg(
         long,
@@ -149,16 +181,18 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 async fn serve(args: Args) -> Result<Exit, Failure> {
-    let identity = Identity::load(&args.identity).map_err(|error| {
+    check_zone_sync(&args)?;
+    let identity = IdentityFolder::open(&args.identity).map_err(|error| {
         Failure::new(format!("cannot use the identity in {}", args.identity.display()))
             .because(&error)
             .exit(Exit::BadInput)
             .hint("`causeway ca issue` makes one; each file must be readable by this user")
     })?;
-    if identity.gateway().zone != args.zone {
+    let live = identity.identity();
+    if live.gateway().zone != args.zone {
         return Err(Failure::usage(format!(
             "the certificate is for zone `{}`, and --zone says `{}`",
-            identity.gateway().zone,
+            live.gateway().zone,
             args.zone
         ))
         .hint("issue a certificate for this zone, or correct --zone"));
@@ -176,20 +210,41 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         }
     };
     let topology = Arc::new(topology);
-    let config = config(&args, Arc::new(identity), &topology, metrics.clone())?;
+    let config = config(&args, live, &topology, metrics.clone())?;
     let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
     let watching = CancellationToken::new();
+    let renewing = tokio::spawn(Arc::new(identity).watch(metrics.clone(), watching.clone()));
     let watch = tokio::spawn(topology.watch(metrics, watching.clone()));
     signals.run(gateway, args.drain).await;
     watching.cancel();
-    // It ends by itself; a panic in it was logged where it happened.
-    let _ = watch.await;
+    // They end by themselves; a panic in one was logged where it happened.
+    let _ = tokio::join!(watch, renewing);
     Ok(Exit::Done)
+}
+
+/// A zone-sync of this host listens on the same port.
+fn default_registry(args: &Args) -> RegistrationAddress {
+    match args.zone_sync.as_slice() {
+        [] => RegistrationAddress::At(DEFAULT_REGISTRY),
+        _ => RegistrationAddress::Off,
+    }
+}
+
+/// Whoever stands between this gateway and a zone-sync could tell it which instances there are.
+fn check_zone_sync(args: &Args) -> Result<(), Failure> {
+    let elsewhere = args.zone_sync.iter().find(|server| !server.is_local());
+    match elsewhere.filter(|_| !args.zone_sync_insecure) {
+        None => Ok(()),
+        Some(server) => Err(Failure::usage(format!(
+            "the zone-sync at {server} is on another host, and the way there is neither encrypted nor authenticated yet"
+        ))
+        .hint("run a zone-sync on this host, or pass --zone-sync-insecure where only trusted hosts reach that network")),
+    }
 }
 
 fn config(
     args: &Args,
-    identity: Arc<Identity>,
+    identity: LiveIdentity,
     topology: &TopologyFile,
     metrics: Arc<Metrics>,
 ) -> Result<GatewayConfig, Failure> {
@@ -211,6 +266,7 @@ fn config(
         topology: topology.topology(),
         reload: topology.state(),
         data_dir: Some(args.data.clone()),
+        zone_sync: args.zone_sync.clone(),
         tunnel,
         dns: DnsConfig {
             listen: args.dns.clone(),
@@ -221,6 +277,13 @@ fn config(
             listen: args.admin.clone(),
             insecure: args.admin_insecure,
         }),
+        registration: match args.registry.unwrap_or(default_registry(args)) {
+            RegistrationAddress::Off => None,
+            RegistrationAddress::At(listen) => Some(RegistrationConfig {
+                listen,
+                insecure: args.registry_insecure,
+            }),
+        },
         access,
         ages: Ages::default(),
         threads: args.threads.map_or_else(cores, std::num::NonZeroUsize::get),
@@ -236,6 +299,7 @@ fn explain(error: &StartError) -> Failure {
             .hint("add the zone to the topology, or issue a certificate for a zone that is in it"),
         StartError::DataDir { .. } => failure.hint("--data must be a folder that this user may write"),
         StartError::Admin(source) => failure.hint(source.hint()),
+        StartError::Registration(source) => failure.hint(source.hint()),
         StartError::Dns(_) => failure.hint("is the address this host's own and the port free? set --dns"),
         StartError::Tunnels(_) => {
             failure.hint("is the address this host's own and the UDP port free? set --listen")
@@ -243,6 +307,7 @@ fn explain(error: &StartError) -> Failure {
         StartError::Instances(_) | StartError::Vips(_) => {
             failure.hint("does another gateway use the same --data folder?")
         }
+        StartError::Identity(_) => failure.hint("the key must be one that can sign: ECDSA, Ed25519 or RSA"),
         StartError::Threads { .. } | StartError::ZoneSync(_) => failure,
     }
 }

@@ -20,6 +20,7 @@ mod register;
 mod schema;
 mod tables;
 mod validate;
+mod zone_sync;
 
 use std::process::ExitCode;
 
@@ -52,6 +53,7 @@ enum Command {
     // Commands that run something come first, then those that prepare it, then those that ask it.
     Demo(demo::Args),
     Gateway(gateway::Args),
+    ZoneSync(zone_sync::Args),
     Ca(ca::CaCommand),
     Validate(validate::Args),
     Schema(schema::Args),
@@ -94,6 +96,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Diff(args) => diff::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Gateway(args) => gateway::run(args),
+        Command::ZoneSync(args) => zone_sync::run(args),
         Command::Ca(args) => ca::run(args),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),

@@ -26,7 +26,10 @@ use crate::{
     admin::{AdminAddress, AdminConfig},
     dns::DnsConfig,
     gateway::{Gateway, GatewayConfig},
-    identity::ca::{Ca, LEAF_VALIDITY},
+    identity::{
+        LiveIdentity,
+        ca::{Ca, LEAF_VALIDITY},
+    },
     reload::ReloadState,
     snapshot::Snapshot,
     telemetry::{AccessLog, LineWriter, Metrics},
@@ -197,7 +200,7 @@ impl Federation {
 }
 
 async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) -> Result<Member, DemoError> {
-    let identity = Arc::new(ca.issue(&id, LEAF_VALIDITY)?);
+    let identity = LiveIdentity::from(Arc::new(ca.issue(&id, LEAF_VALIDITY)?));
     let range = ranges::take().map_err(DemoError::Range)?;
     let mut first = view(topology, range.net);
     for (_, zone) in first.zones.iter_mut().filter(|(name, _)| **name != id.zone) {
@@ -213,6 +216,7 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
         topology: topology.subscribe(),
         reload: reload.subscribe(),
         data_dir: None,
+        zone_sync: Vec::new(),
         dns: DnsConfig {
             listen: vec![any],
             upstreams: Some(Vec::new()),
@@ -222,6 +226,7 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
             listen: AdminAddress::Tcp(any),
             insecure: false,
         }),
+        registration: None,
         access: access.clone(),
         ages: Ages::default(),
         metrics: Arc::new(Metrics::default()),

@@ -12,9 +12,11 @@ use tokio::sync::watch;
 
 use crate::{
     admin::{AdminConfig, AdminError},
+    attach::ServerAddress,
     dns::{DnsConfig, DnsError},
-    identity::Identity,
+    identity::{LiveIdentity, TlsError},
     instances::InstancesError,
+    registration::{RegistrationConfig, RegistrationError},
     reload::ReloadState,
     telemetry::{AccessLog, Metrics},
     tunnel, vips,
@@ -24,18 +26,22 @@ use crate::{
 #[derive(Debug)]
 pub struct GatewayConfig {
     /// Says which zone and gateway this is.
-    pub identity: Arc<Identity>,
+    pub identity: LiveIdentity,
     /// The topology in force; whoever holds the sender may change it at any time.
     pub topology: watch::Receiver<Arc<Topology>>,
     /// How the last reload of the topology went, for `/readyz` and `causeway check`.
     pub reload: watch::Receiver<ReloadState>,
     /// Where catalog, registrations and virtual addresses outlive a restart; `None`: they do not.
     pub data_dir: Option<PathBuf>,
+    /// The zone-sync processes that hold the registry which the gateways of the zone share; empty: it is embedded.
+    pub zone_sync: Vec<ServerAddress>,
     pub tunnel: tunnel::TunnelConfig,
     /// No listen address: no DNS.
     pub dns: DnsConfig,
     /// `None`: no admin API.
     pub admin: Option<AdminConfig>,
+    /// `None`: no registration over gRPC.
+    pub registration: Option<RegistrationConfig>,
     pub access: AccessLog,
     /// How long other zones' exports are believed.
     pub ages: Ages,
@@ -71,6 +77,8 @@ pub enum StartError {
     },
     #[error("cannot look after instances")]
     Instances(#[from] InstancesError),
+    #[error("cannot sign what is told to other zones")]
+    Identity(#[from] TlsError),
     #[error("cannot start zone sync")]
     ZoneSync(#[from] service::StartError),
     #[error("cannot keep virtual addresses")]
@@ -81,4 +89,6 @@ pub enum StartError {
     Dns(#[from] DnsError),
     #[error("cannot start the admin API")]
     Admin(#[from] AdminError),
+    #[error("cannot take registrations over gRPC")]
+    Registration(#[from] RegistrationError),
 }

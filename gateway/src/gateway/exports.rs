@@ -39,11 +39,15 @@ fn exports_of(topology: &Topology, instances: &Published) -> Vec<Export> {
     let declared = instances
         .iter()
         .filter(|(service, _)| topology.services.contains_key(*service));
-    exports(declared.flat_map(|(_, list)| list).map(|instance| InstanceState {
-        service: &instance.service,
-        tags: &instance.tags,
-        healthy: instance.health == Health::Healthy,
-        weight: instance.weight,
-        capacity_per_second: instance.capacity_per_second,
-    }))
+    exports(
+        declared
+            .flat_map(|(_, list)| list.iter())
+            .map(|instance| InstanceState {
+                service: &instance.service,
+                tags: &instance.tags,
+                healthy: instance.health == Health::Healthy,
+                weight: instance.weight,
+                capacity_per_second: instance.capacity_per_second,
+            }),
+    )
 }

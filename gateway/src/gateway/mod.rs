@@ -29,6 +29,7 @@ use crate::{
     egress::Egress,
     ingress::Ingress,
     instances::Instances,
+    registration::Registration,
     snapshot::Snapshots,
     telemetry::Metrics,
     tunnel::Tunnels,
@@ -50,6 +51,7 @@ pub struct Gateway {
     ingress: Ingress,
     dns: Option<Dns>,
     admin: Option<Admin>,
+    registration: Option<Registration>,
     draining: Arc<std::sync::atomic::AtomicBool>,
     /// Ends the tasks of `tasks`.
     stop: CancellationToken,
@@ -98,6 +100,12 @@ impl Gateway {
     #[must_use]
     pub fn admin_address(&self) -> Option<&AdminAddress> {
         self.admin.as_ref().map(Admin::local_addr)
+    }
+
+    /// Where registrations are taken over gRPC.
+    #[must_use]
+    pub fn registration_address(&self) -> Option<SocketAddr> {
+        self.registration.as_ref().map(Registration::local_addr)
     }
 }
 

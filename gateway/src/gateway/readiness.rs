@@ -16,8 +16,9 @@ use tokio::sync::watch;
 use super::{GatewayConfig, sync_status::SyncView};
 use crate::{
     admin::{Check, Readiness},
+    attach::AttachStatus,
     egress::Egress,
-    identity::Identity,
+    identity::LiveIdentity,
     reload::ReloadState,
     snapshot::{Health, Link, Snapshots},
 };
@@ -30,12 +31,13 @@ pub fn checks(
     snapshots: &Snapshots,
     egress: &Egress,
     sync: &SyncView,
+    attachment: Option<watch::Receiver<AttachStatus>>,
     draining: &Arc<AtomicBool>,
 ) -> Readiness {
     let (draining, reload, identity) = (draining.clone(), config.reload.clone(), config.identity.clone());
     let (linked, healthy, known) = (snapshots.clone(), snapshots.clone(), snapshots.clone());
     let (egress, sync) = (egress.clone(), sync.clone());
-    Readiness::default()
+    let readiness = Readiness::default()
         .with(move || running(draining.load(Ordering::Relaxed)))
         .with(move || topology(&reload))
         .with(move || certificate(&identity, SystemTime::now()))
@@ -43,7 +45,11 @@ pub fn checks(
         .with(move || tunnels(&linked))
         .with(move || catalog(&known))
         .with(move || disk(&sync))
-        .with(move || instances(&healthy))
+        .with(move || instances(&healthy));
+    match attachment {
+        Some(attachment) => readiness.with(move || registry(&attachment.borrow())),
+        None => readiness,
+    }
 }
 
 fn running(draining: bool) -> Check {
@@ -73,9 +79,19 @@ fn topology(reload: &watch::Receiver<ReloadState>) -> Check {
     }
 }
 
-fn certificate(identity: &Identity, now: SystemTime) -> Check {
-    let hint = "`causeway ca issue` makes a new one; restart the gateway to take it up";
-    let Some(not_after) = identity.not_after() else {
+fn certificate(identity: &LiveIdentity, now: SystemTime) -> Check {
+    let hint = "`causeway ca issue` makes a new one; put in place, it is taken up at once";
+    if let Some(why) = identity.refused() {
+        return Check::warn(
+            "gateway",
+            "certificate",
+            format!(
+                "the files have changed and are refused; the certificate before them stays in use: {why}"
+            ),
+            "put a certificate, its key and its roots in place that belong together",
+        );
+    }
+    let Some(not_after) = identity.current().not_after() else {
         return Check::ok("gateway", "certificate", "it does not expire");
     };
     match not_after.duration_since(now) {
@@ -203,9 +219,40 @@ fn disk(sync: &SyncView) -> Check {
     }
 }
 
+fn registry(attachment: &AttachStatus) -> Check {
+    let lost = match attachment.attachments {
+        0 | 1 => String::new(),
+        count => format!(", attached {count} times since the start"),
+    };
+    match &attachment.attached {
+        Ok(attached) => Check::ok(
+            "zone sync",
+            "registry",
+            format!(
+                "attached to {}, revision {}, with the gateways {}{lost}",
+                attached.server,
+                attached.revision,
+                attached.gateways.join(", ")
+            ),
+        ),
+        Err(detached) => {
+            let since = humantime::format_duration(Duration::from_secs(detached.since.elapsed().as_secs()));
+            Check::warn(
+                "zone sync",
+                "registry",
+                format!(
+                    "detached since {since}{lost}; what was known is served on; {}",
+                    detached.failure
+                ),
+                "is `causeway zone-sync` running at one of the --zone-sync addresses, and its etcd? registrations are refused until then",
+            )
+        }
+    }
+}
+
 fn instances(snapshots: &Snapshots) -> Check {
     let snapshot = snapshots.load();
-    let all = || snapshot.instances.values().flatten();
+    let all = || snapshot.instances.values().flat_map(|list| list.iter());
     let unhealthy = all()
         .filter(|instance| instance.health == Health::Unhealthy)
         .count();

@@ -81,6 +81,9 @@ impl Gateway {
         if let Some(admin) = self.admin.take() {
             admin.shutdown().await;
         }
+        if let Some(registration) = self.registration.take() {
+            registration.shutdown().await;
+        }
         self.tasks.close();
         self.tasks.wait().await;
         self.instances.shutdown().await;

@@ -24,10 +24,12 @@ use super::{
 };
 use crate::{
     admin::{Admin, AdminState},
+    attach::{Attach, AttachConfig},
     dns::Dns,
     egress::{Egress, EgressConfig},
     ingress::{Ingress, IngressConfig},
     instances::{Instances, InstancesConfig},
+    registration::Registration,
     snapshot::Snapshots,
     tunnel::{TunnelSet, Tunnels},
     vips::{self, VipTable},
@@ -84,6 +86,10 @@ impl Gateway {
         let dns = start_dns(&config, &known)?;
         let draining = Arc::new(AtomicBool::new(false));
         let admin = start_admin(&config, &known, &egress, &draining, begun).await?;
+        let registration = match config.registration {
+            Some(registration) => Some(Registration::start(registration, known.instances.clone()).await?),
+            None => None,
+        };
         tasks.spawn(stop.clone().run_until_cancelled_owned(keep_sessions(
             config.id().clone(),
             known.tunnel_set.clone(),
@@ -104,6 +110,7 @@ impl Gateway {
             ingress,
             dns,
             admin,
+            registration,
             draining,
             stop,
             tasks,
@@ -123,6 +130,10 @@ async fn know(
         InstancesConfig {
             zone: id.zone.clone(),
             data_dir: config.data_dir.clone(),
+            shared: (!config.zone_sync.is_empty()).then(|| AttachConfig {
+                id: id.clone(),
+                servers: config.zone_sync.clone(),
+            }),
         },
         config.topology.clone(),
         config.metrics.clone(),
@@ -131,6 +142,8 @@ async fn know(
         origin: id.clone(),
         data_dir: config.data_dir.clone(),
         ages: config.ages,
+        signer: Some(config.identity.signer()?),
+        verifier: config.identity.verifier()?,
     })
     .await?;
     let naming = name_services(config.metrics.clone(), config.topology.clone());
@@ -247,7 +260,14 @@ async fn start_admin(
         tunnels: known.tunnel_set.clone(),
         metrics: config.metrics.clone(),
         instances: known.instances.clone(),
-        readiness: readiness::checks(config, &known.snapshots, egress, &known.sync_view, draining),
+        readiness: readiness::checks(
+            config,
+            &known.snapshots,
+            egress,
+            &known.sync_view,
+            known.instances.attachment().map(Attach::status),
+            draining,
+        ),
         sync: known.sync_view.readings(),
         bindings: Arc::new(move || bindings.borrow().clone()),
         access: config.access.clone(),

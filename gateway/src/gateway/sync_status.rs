@@ -68,6 +68,8 @@ fn count(metrics: &Metrics, event: SyncEvent) {
             };
             metrics.sync_refused(side, reason);
         }
+        SyncEvent::Diverged { .. } => metrics.sync_repaired(),
+        SyncEvent::PassedOver { .. } => metrics.sync_passed_over(),
         SyncEvent::SessionEnded {
             bytes_sent,
             bytes_received,

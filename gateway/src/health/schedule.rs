@@ -72,6 +72,18 @@ impl Checks {
         check: Arc<HealthCheck>,
         health: Health,
     ) -> CheckId {
+        self.insert_at(now, now, address, check, health)
+    }
+
+    /// Begins to check an instance, with the first probe at `due`.
+    pub fn insert_at(
+        &mut self,
+        now: Instant,
+        due: Instant,
+        address: SocketAddr,
+        check: Arc<HealthCheck>,
+        health: Health,
+    ) -> CheckId {
         let id = CheckId(self.next_id);
         self.next_id += 1;
         let state = HealthState::new(now, health);
@@ -79,12 +91,12 @@ impl Checks {
             address,
             check,
             state,
-            due: Some(now),
+            due: Some(due),
             began: None,
             hinted: false,
         };
         self.checks.insert(id, check);
-        self.due.insert((now, id));
+        self.due.insert((due, id));
         id
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Identities are checked whole when they are loaded, so that a bad file is an error with advice at start and not a refused
 //! handshake later. What only time or another file can mend (an expired certificate, an issuer that is not among the own
-//! roots) is a [doubt](Identity::doubt) and no error: a gateway that restarts with it still serves its own zone. Renewal, join tokens and reload are not here yet. Private keys are never printed: nothing that
-//! holds one derives `Debug`.
+//! roots) is a [doubt](Identity::doubt) and no error: a gateway that restarts with it still serves its own zone. A renewed
+//! set of files is taken up while the gateway runs ([`IdentityFolder`]). Asking a CA for one, and join tokens, are not here
+//! yet. Private keys are never printed: nothing that holds one derives `Debug`.
 
 use std::{
     fmt,
@@ -26,11 +27,14 @@ pub mod ca;
 mod chain;
 mod files;
 mod leaf;
+mod live;
 mod spiffe;
+mod statement;
 
 use chain::ChainVerifier;
 pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, ROOTS_FILE};
 pub use leaf::{LeafError, identify};
+pub use live::{IdentityFolder, LiveIdentity, Renewal, RenewalError};
 pub use spiffe::{MAX_TRUST_DOMAIN_BYTES, SpiffeError, SpiffeId, check_trust_domain};
 
 /// A gateway's certificate chain, its private key and the roots that it trusts.
@@ -163,6 +167,25 @@ impl Identity {
         Ok(config)
     }
 
+    /// Whether both were read from the same files.
+    fn same_files(&self, other: &Self) -> bool {
+        self.chain == other.chain && self.roots.roots == other.roots.roots && self.key == other.key
+    }
+
+    /// Whether a peer that presented `chain` would be believed now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_peer(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), rustls::Error> {
+        let (leaf, rest) = chain
+            .split_first()
+            .ok_or(rustls::Error::NoCertificatesPresented)?;
+        let verifier = self
+            .verifier(&provider())
+            .map_err(|_| rustls::CertificateError::UnknownIssuer)?;
+        verifier.verify_server(leaf, rest, unix_time(now))
+    }
+
     fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<ChainVerifier, TlsError> {
         ChainVerifier::new(Arc::clone(&self.roots), provider).map_err(|source| TlsError::Roots {
             id: self.id.clone(),
@@ -182,8 +205,7 @@ impl Identity {
         let verifier = self
             .verifier(&provider())
             .map_err(|_| rustls::CertificateError::UnknownIssuer)?;
-        let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = UnixTime::since_unix_epoch(since_epoch);
+        let now = unix_time(now);
         let (leaf, rest) = self
             .chain
             .split_first()
@@ -191,6 +213,10 @@ impl Identity {
         verifier.verify_server(leaf, rest, now)?;
         verifier.verify_client(leaf, rest, now).map(drop)
     }
+}
+
+fn unix_time(now: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// aws-lc-rs with a hybrid post-quantum key exchange first, and the cipher that packets of 1,452 bytes cost least with.

@@ -58,7 +58,7 @@ pub async fn dial(
     failures: &ConnectFailures,
     rng: &mut SmallRng,
 ) -> Result<Dialled, DialError> {
-    let instances = snapshot.instances.get(service).map_or(&[][..], Vec::as_slice);
+    let instances = snapshot.instances.get(service).map_or(&[][..], |list| &**list);
     let mut tried: Vec<Arc<Instance>> = Vec::new();
     let mut last_error = None;
     while tried.len() < MAX_INSTANCES_TRIED {

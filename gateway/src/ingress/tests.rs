@@ -216,10 +216,17 @@ async fn an_instance_that_does_not_accept_is_reported_for_a_check() {
     let config = InstancesConfig {
         zone: testbed::zone("east"),
         data_dir: None,
+        shared: None,
     };
     let instances = Instances::start(config, watched, Arc::default()).unwrap();
     let mut published = instances.subscribe();
-    let health = |published: &Published| published.values().flatten().map(|i| i.health).collect::<Vec<_>>();
+    let health = |published: &Published| {
+        published
+            .values()
+            .flat_map(|list| list.iter())
+            .map(|i| i.health)
+            .collect::<Vec<_>>()
+    };
     published
         .wait_for(|now| health(now) == [Health::Healthy])
         .await

@@ -9,7 +9,7 @@
 //!
 //! [`Health::Unknown`]: crate::snapshot::Health::Unknown
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use causeway_zone_sync::{
     name::{ServiceName, ZoneName},
@@ -17,18 +17,28 @@ use causeway_zone_sync::{
     topology::Topology,
 };
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::{snapshot::Instance, telemetry::Metrics};
+use crate::{
+    attach::{Attach, AttachConfig},
+    health::Sharing,
+    snapshot::Instance,
+    telemetry::Metrics,
+};
 
+mod bulk;
+mod replacing;
+mod shared;
 mod table;
 mod task;
 
-use table::Table;
-use task::{Command, Receipt, Task};
+pub use crate::snapshot::Published;
+pub use bulk::{AcceptedAll, DeregisteredAll, MAX_REPLACEMENTS};
+pub use shared::SHARED_REGISTRY_FILE;
 
-/// Every instance of this zone by service, healthy or not, in the order of their ids.
-pub type Published = Arc<BTreeMap<ServiceName, Vec<Arc<Instance>>>>;
+use shared::Shared;
+use table::Table;
+use task::{Command, Task};
 
 /// The registry's file in the data directory.
 pub const REGISTRY_FILE: &str = "registry.redb";
@@ -36,14 +46,14 @@ pub const REGISTRY_FILE: &str = "registry.redb";
 const COMMANDS: usize = 1024;
 /// Connect failures that may wait for the task; what does not fit is dropped, as the probe it asks for will come anyway.
 const HINTS: usize = 1024;
-/// Registrations that the task takes in at one go, so that a long list does not keep it from probing.
-const BULK_PART: usize = 1000;
 
 #[derive(Debug, Clone)]
 pub struct InstancesConfig {
     pub zone: ZoneName,
     /// Where registrations survive a restart; `None`: they do not.
     pub data_dir: Option<PathBuf>,
+    /// Where the registry is that the gateways of the zone share; `None`: the registry is embedded.
+    pub shared: Option<AttachConfig>,
 }
 
 /// Why instances could not be looked after.
@@ -73,17 +83,8 @@ pub enum Standing {
     InForce,
     /// The topology does not declare its service: it gets no traffic until it does.
     Undeclared,
-    /// The topology fixes an instance of the same service and id, which goes before it.
+    /// A source that goes before it holds an instance of the same service and id.
     Shadowed,
-}
-
-/// What became of a list of registrations.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AcceptedAll {
-    /// In the order of the list.
-    pub each: Vec<Result<Standing, RegistryError>>,
-    /// The least durable of those accepted.
-    pub durability: Durability,
 }
 
 /// One instance as views show it.
@@ -116,6 +117,10 @@ pub struct Instances {
     commands: mpsc::Sender<Command>,
     hints: mpsc::Sender<InstanceKey>,
     published: watch::Receiver<Published>,
+    /// One for each list that is being handed over as a whole.
+    replacements: Arc<Semaphore>,
+    /// `None`: the registry is embedded.
+    attach: Option<Attach>,
 }
 
 /// Takes word of instances that could not be connected to, and has them probed at once if their service is checked. The
@@ -145,24 +150,34 @@ impl Instances {
         topology: watch::Receiver<Arc<Topology>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, InstancesError> {
+        let file = match &config.shared {
+            Some(_) => SHARED_REGISTRY_FILE,
+            None => REGISTRY_FILE,
+        };
         let (writer, stored) = match &config.data_dir {
             None => (Writer::none(), Vec::new()),
-            Some(folder) => {
-                Writer::open(&folder.join(REGISTRY_FILE)).map_err(|source| InstancesError::Store {
-                    zone: config.zone.clone(),
-                    source,
-                })?
-            }
+            Some(folder) => Writer::open(&folder.join(file)).map_err(|source| InstancesError::Store {
+                zone: config.zone.clone(),
+                source,
+            })?,
         };
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (hints, hint_queue) = mpsc::channel(HINTS);
-        let table = Table::new(config.zone);
-        let (task, published) = Task::new(table, writer, stored, topology, metrics);
+        let sharing = match &config.shared {
+            Some(shared) => Sharing::among(shared.id.gateway.as_str()),
+            None => Sharing::alone(),
+        };
+        let table = Table::new(config.zone, sharing);
+        let attached = config.shared.map(|shared| Attach::start(shared, metrics.clone()));
+        let (attach, feed) = attached.unzip();
+        let (task, published) = Task::new(table, writer, stored, Shared::new(feed), topology, metrics);
         tokio::spawn(task.run(command_queue, hint_queue));
         Ok(Self {
             commands,
             hints,
             published,
+            replacements: Arc::new(Semaphore::new(MAX_REPLACEMENTS)),
+            attach,
         })
     }
 
@@ -178,36 +193,12 @@ impl Instances {
     /// # Errors
     /// When it breaks a limit, or the gateway is shutting down.
     pub async fn register(&self, registration: Registration) -> Result<Accepted, RegistryError> {
-        let mut receipt = self.register_part(vec![registration]).await?;
-        let durability = receipt.durability().await;
-        let standing = receipt.each.into_iter().next();
-        let standing = standing.unwrap_or(Err(RegistryError::Stopped))?;
-        Ok(Accepted { standing, durability })
-    }
-
-    /// Registers a list, each on its own: one that is refused does not stop the rest.
-    ///
-    /// # Errors
-    /// When the gateway is shutting down.
-    pub async fn register_all(&self, registrations: Vec<Registration>) -> Result<AcceptedAll, RegistryError> {
-        let mut all = AcceptedAll {
-            each: Vec::with_capacity(registrations.len()),
-            durability: Durability::Durable,
-        };
-        let mut receipts = Vec::new();
-        let mut rest = registrations.into_iter();
-        loop {
-            let part: Vec<_> = rest.by_ref().take(BULK_PART).collect();
-            if part.is_empty() {
-                break;
-            }
-            receipts.push(self.register_part(part).await?);
-        }
-        for mut receipt in receipts {
-            all.each.append(&mut receipt.each);
-            all.durability = all.durability.max(receipt.durability().await);
-        }
-        Ok(all)
+        let mut all = self.register_all(vec![registration]).await?;
+        let standing = all.each.pop().unwrap_or(Err(RegistryError::Stopped))?;
+        Ok(Accepted {
+            standing,
+            durability: all.durability,
+        })
     }
 
     /// Gives a registration another full time to live.
@@ -215,20 +206,25 @@ impl Instances {
     /// # Errors
     /// When there is no such registration, or the gateway is shutting down.
     pub async fn renew(&self, service: &ServiceName, id: &str) -> Result<(), RegistryError> {
-        let key = key(service, id);
-        self.ask(|reply| Command::Renew { key, reply }).await?
+        let each = self.renew_all(vec![key(service, id)]).await?;
+        each.into_iter().next().unwrap_or(Err(RegistryError::Stopped))
     }
 
     /// Removes a registration. Returns when it is gone from the disk, or it is known that it cannot be removed there
     /// yet; no new connection goes to it either way.
     ///
     /// # Errors
-    /// When there is no such registration, the topology fixes it, or the gateway is shutting down.
+    /// When there is no such registration, another source holds it, or the gateway is shutting down.
     pub async fn deregister(&self, service: &ServiceName, id: &str) -> Result<Durability, RegistryError> {
-        let key = key(service, id);
-        let receipt = self.ask(|reply| Command::Deregister { key, reply }).await?;
-        let mut receipt = receipt?;
-        Ok(receipt.durability().await)
+        let mut all = self.deregister_all(vec![key(service, id)]).await?;
+        all.each.pop().unwrap_or(Err(RegistryError::Stopped))?;
+        Ok(all.durability)
+    }
+
+    /// The attachment to the registry that the gateways of the zone share; `None`: the registry is embedded.
+    #[must_use]
+    pub fn attachment(&self) -> Option<&Attach> {
+        self.attach.as_ref()
     }
 
     /// For the data path, to tell which instances it could not connect to.
@@ -255,12 +251,11 @@ impl Instances {
 
     /// Stops checking, writes what is not on disk yet, and ends the task. What is published stays readable.
     pub async fn shutdown(&self) {
+        if let Some(attach) = &self.attach {
+            attach.stop();
+        }
         // A task that has ended already has nothing left to write.
         let _ = self.ask(|reply| Command::Shutdown { reply }).await;
-    }
-
-    async fn register_part(&self, part: Vec<Registration>) -> Result<Receipt, RegistryError> {
-        self.ask(|reply| Command::Register { part, reply }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, RegistryError> {

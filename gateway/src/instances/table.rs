@@ -10,16 +10,23 @@ use std::{
 
 use causeway_zone_sync::{
     name::{ServiceName, ZoneName},
-    registry::{Entry, InstanceKey, Registered, Registration, Registry, RegistryError, Source},
+    registry::{
+        Entry, InstanceKey, Registered, Registration, Registry, RegistryError, Replaced, Replacement, Source,
+    },
     topology::{FixedInstance, HealthCheck, Topology},
 };
 use rand::Rng;
 
 use super::{Failure, InstanceStatus, Published, Standing};
 use crate::{
-    health::{CheckId, Checks, Order, Outcome, Transition},
+    health::{CheckId, Checks, Duty, Order, Outcome, Sharing, Transition},
     snapshot::{Health, Instance, Load},
 };
+
+mod settle;
+mod shared;
+
+use settle::Settled;
 
 /// This zone's instances.
 #[derive(Debug)]
@@ -29,6 +36,7 @@ pub(super) struct Table {
     services: BTreeMap<ServiceName, Option<Arc<HealthCheck>>>,
     registry: Registry,
     checks: Checks,
+    sharing: Sharing,
     members: BTreeMap<ServiceName, BTreeMap<String, Member>>,
     by_check: HashMap<CheckId, InstanceKey>,
     /// Services whose published list is out of date.
@@ -39,8 +47,12 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Member {
     instance: Arc<Instance>,
-    /// `None`: its service is not checked.
+    /// `None`: its service is not checked, or it is watched while another gateway checks it.
     check: Option<CheckId>,
+    /// `None`: its service is not checked.
+    duty: Option<Duty>,
+    /// When a probe last was made because this gateway doubted it.
+    doubted: Option<Instant>,
 }
 
 /// A change of health, for the log.
@@ -51,12 +63,13 @@ pub(super) struct Change {
 }
 
 impl Table {
-    pub(super) fn new(zone: ZoneName) -> Self {
+    pub(super) fn new(zone: ZoneName, sharing: Sharing) -> Self {
         Self {
             zone,
             services: BTreeMap::new(),
             registry: Registry::new(),
             checks: Checks::new(),
+            sharing,
             members: BTreeMap::new(),
             by_check: HashMap::new(),
             dirty: BTreeSet::new(),
@@ -68,7 +81,8 @@ impl Table {
     pub(super) fn apply_topology(&mut self, now: Instant, topology: &Topology) {
         let zone = topology.zones.get(&self.zone);
         let fixed = zone.into_iter().flat_map(|zone| &zone.instances);
-        self.registry.set_fixed(fixed.map(registration_of));
+        let fixed = fixed.map(registration_of).collect();
+        self.registry.replace(now, &Source::Topology, fixed);
         let before = std::mem::take(&mut self.services);
         for (name, service) in &topology.services {
             // A check that stays the same stays the same value, which thousands of instances share.
@@ -91,17 +105,18 @@ impl Table {
         self.reconcile_changed(now);
     }
 
-    /// Registers, and says whether anything but the lease is new.
-    pub(super) fn register(
+    /// Takes in what a source says of one instance, and says whether anything but the lease is new.
+    pub(super) fn put(
         &mut self,
         now: Instant,
+        source: &Source,
         registration: Registration,
     ) -> Result<(Registered, Standing), RegistryError> {
         let key = registration.key();
-        let done = self.registry.register(now, registration)?;
+        let done = self.registry.put(now, source, registration)?;
         self.reconcile_changed(now);
         let entry = self.registry.instance(&key.service, &key.id);
-        let standing = if entry.is_some_and(|e| e.source != Source::Registered) {
+        let standing = if entry.is_some_and(|e| e.source != source) {
             Standing::Shadowed
         } else if self.services.contains_key(&key.service) {
             Standing::InForce
@@ -109,6 +124,24 @@ impl Table {
             Standing::Undeclared
         };
         Ok((done, standing))
+    }
+
+    /// Removes what one source says of an instance.
+    pub(super) fn remove_from(&mut self, now: Instant, source: &Source, key: &InstanceKey) {
+        self.registry.remove(source, key);
+        self.reconcile_changed(now);
+    }
+
+    /// How what is registered under `key` stands, or would.
+    pub(super) fn standing(&self, key: &InstanceKey) -> Standing {
+        let entry = self.registry.instance(&key.service, &key.id);
+        if entry.is_some_and(|e| *e.source == Source::Topology) {
+            Standing::Shadowed
+        } else if self.services.contains_key(&key.service) {
+            Standing::InForce
+        } else {
+            Standing::Undeclared
+        }
     }
 
     pub(super) fn renew(&mut self, now: Instant, key: &InstanceKey) -> Result<(), RegistryError> {
@@ -128,8 +161,26 @@ impl Table {
         expired
     }
 
-    pub(super) fn registrations(&self) -> impl Iterator<Item = &Registration> {
-        self.registry.registrations()
+    /// Prepares to make `source` hold exactly `wanted`.
+    pub(super) fn replacement(&self, source: Source, wanted: Vec<Registration>) -> Replacement {
+        Replacement::new(&self.registry, source, wanted)
+    }
+
+    /// Goes on with a replacement: see [`Replacement::advance`].
+    pub(super) fn advance(
+        &mut self,
+        now: Instant,
+        replacement: &mut Replacement,
+        steps: usize,
+        noted: impl FnMut(&InstanceKey, Option<&Registration>),
+    ) -> Option<Replaced> {
+        let replaced = replacement.advance(now, &mut self.registry, steps, noted);
+        self.reconcile_changed(now);
+        replaced
+    }
+
+    pub(super) fn stored(&self) -> impl Iterator<Item = (&Source, &Registration)> {
+        self.registry.stored()
     }
 
     pub(super) fn poll_order(&mut self, now: Instant) -> Option<Order> {
@@ -148,8 +199,14 @@ impl Table {
     }
 
     pub(super) fn handle_hint(&mut self, now: Instant, key: &InstanceKey) {
-        if let Some(check) = self.member(key).and_then(|member| member.check) {
+        let Some(member) = self.member(key) else {
+            return;
+        };
+        if let Some(check) = member.check {
             self.checks.hint(now, check);
+        } else if member.duty == Some(Duty::Watch) && member.instance.health == Health::Healthy {
+            self.sharing.doubt(key);
+            self.reconcile(now, key);
         }
     }
 
@@ -160,8 +217,14 @@ impl Table {
         outcome: Outcome,
         rng: &mut impl Rng,
     ) -> Option<Change> {
-        let transition = self.checks.handle_result(now, order, outcome, rng)?;
-        let key = self.by_check.get(&order.id)?;
+        let transition = self.checks.handle_result(now, order, outcome, rng);
+        let change = transition.and_then(|transition| self.turn(order.id, transition));
+        self.share_result(now, order.id);
+        change
+    }
+
+    fn turn(&mut self, check: CheckId, transition: Transition) -> Option<Change> {
+        let key = self.by_check.get(&check)?;
         let ids = self.members.get_mut(&key.service)?;
         let member = ids.get_mut(&key.id)?;
         member.instance = Arc::new(with_health(&member.instance, transition.to));
@@ -193,8 +256,10 @@ impl Table {
     }
 
     pub(super) fn last_failure(&self, now: Instant, key: &InstanceKey) -> Option<Failure> {
-        let state = self.checks.state(self.member(key)?.check?)?;
-        let last = state.last_failure()?;
+        let Some(check) = self.member(key)?.check else {
+            return self.told_failure(now, key);
+        };
+        let last = self.checks.state(check)?.last_failure()?;
         Some(Failure {
             reason: last.reason.clone(),
             ago: now.saturating_duration_since(last.at),
@@ -220,9 +285,9 @@ impl Table {
         let state = member.check.and_then(|check| self.checks.state(check));
         Some(InstanceStatus {
             instance: Arc::clone(&member.instance),
-            source: entry.source,
+            source: entry.source.clone(),
             declared: self.services.contains_key(&key.service),
-            checked: member.check.is_some(),
+            checked: member.duty.is_some(),
             unchanged_for: state.map(|state| now.saturating_duration_since(state.since())),
             last_failure: self.last_failure(now, &key),
             expires_in: entry.expires.map(|at| at.saturating_duration_since(now)),
@@ -243,23 +308,24 @@ impl Table {
     /// the address stays the same: at another address it is another process.
     fn reconcile(&mut self, now: Instant, key: &InstanceKey) {
         let Some(entry) = self.registry.instance(&key.service, &key.id) else {
-            self.remove(key);
+            self.let_go(key);
             return;
         };
-        let registration = entry.registration.clone();
-        let known = self.member(key);
-        let known = known.map(|member| (Arc::clone(&member.instance), member.check));
+        let (registration, source) = (entry.registration.clone(), entry.source.clone());
+        let known = self.remember(key);
         if known
+            .old
             .as_ref()
-            .is_some_and(|(old, _)| old.address != registration.address)
+            .is_some_and(|old| old.address != registration.address)
         {
-            self.remove(key);
+            self.let_go(key);
             return self.reconcile(now, key);
         }
-        let (old, check) = known.unzip();
-        let (health, check) = self.settle_check(now, &registration, old.as_ref(), check.flatten());
+        let settled = self.settle_check(now, key, registration.address, &known);
+        let Settled { health, check, .. } = settled;
+        let old = known.old;
         let load = old.as_ref().map(|old| Arc::clone(&old.load));
-        let instance = instance_of(registration, health, load.unwrap_or_default());
+        let instance = instance_of(registration, source, health, load.unwrap_or_default());
         if let Some(check) = check {
             self.by_check.insert(check, key.clone());
         }
@@ -267,42 +333,13 @@ impl Table {
             self.dirty.insert(key.service.clone());
         }
         let ids = self.members.entry(key.service.clone()).or_default();
-        let instance = Arc::new(instance);
-        ids.insert(key.id.clone(), Member { instance, check });
-    }
-
-    /// Begins, alters or ends the check of an instance, as its service asks now; says what health follows.
-    fn settle_check(
-        &mut self,
-        now: Instant,
-        registration: &Registration,
-        old: Option<&Arc<Instance>>,
-        running: Option<CheckId>,
-    ) -> (Health, Option<CheckId>) {
-        let asked = self.services.get(&registration.service).cloned();
-        let Some(check) = asked.clone().flatten() else {
-            if let Some(id) = running {
-                self.checks.remove(id);
-                self.by_check.remove(&id);
-            }
-            // Undeclared is not unchecked: see the module's introduction.
-            let health = asked.map_or(Health::Unknown, |_| Health::Healthy);
-            return (health, None);
+        let member = Member {
+            instance: Arc::new(instance),
+            check,
+            duty: settled.duty,
+            doubted: settled.doubted,
         };
-        match running {
-            Some(id) => {
-                self.checks.alter(now, id, &check);
-                let state = self.checks.state(id);
-                (state.map_or(Health::Unknown, |s| s.health()), Some(id))
-            }
-            None => {
-                // An instance whose service was unchecked until now keeps its traffic while it is first asked.
-                let health = old.map_or(Health::Unknown, |old| old.health);
-                let address = registration.address;
-                let id = self.checks.insert(now, address, check, health);
-                (health, Some(id))
-            }
-        }
+        ids.insert(key.id.clone(), member);
     }
 
     fn remove(&mut self, key: &InstanceKey) {
@@ -315,10 +352,7 @@ impl Table {
         if ids.is_empty() {
             self.members.remove(&key.service);
         }
-        if let Some(check) = member.check {
-            self.checks.remove(check);
-            self.by_check.remove(&check);
-        }
+        self.end_check(member.check);
         self.dirty.insert(key.service.clone());
     }
 }
@@ -335,7 +369,7 @@ fn registration_of(fixed: &FixedInstance) -> Registration {
     }
 }
 
-fn instance_of(registration: Registration, health: Health, load: Arc<Load>) -> Instance {
+fn instance_of(registration: Registration, source: Source, health: Health, load: Arc<Load>) -> Instance {
     Instance {
         id: registration.id,
         service: registration.service,
@@ -343,6 +377,8 @@ fn instance_of(registration: Registration, health: Health, load: Arc<Load>) -> I
         tags: registration.tags,
         weight: registration.weight,
         capacity_per_second: registration.capacity_per_second,
+        time_to_live: registration.time_to_live,
+        source,
         health,
         load,
     }
@@ -353,6 +389,7 @@ fn with_health(instance: &Instance, health: Health) -> Instance {
         id: instance.id.clone(),
         service: instance.service.clone(),
         tags: instance.tags.clone(),
+        source: instance.source.clone(),
         load: Arc::clone(&instance.load),
         health,
         ..*instance
@@ -364,6 +401,8 @@ fn is_same(old: &Instance, new: &Instance) -> bool {
     old.tags == new.tags
         && old.weight == new.weight
         && old.capacity_per_second == new.capacity_per_second
+        && old.time_to_live == new.time_to_live
+        && old.source == new.source
         && old.health == new.health
 }
 

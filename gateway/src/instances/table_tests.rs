@@ -50,7 +50,7 @@ fn topology(n: u8) -> Topology {
 
 fn assert_consistent(table: &mut Table) {
     let published = table.publish();
-    let listed: Vec<_> = published.values().flatten().collect();
+    let listed: Vec<_> = published.values().flat_map(|list| list.iter()).collect();
     let entries: Vec<_> = table.registry.instances().collect();
     assert_eq!(listed.len(), entries.len());
     let mut checked = 0;
@@ -81,12 +81,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn what_is_published_is_what_is_known(steps in proptest::collection::vec((0u8..7, any::<u8>(), 0u64..20), 1..60)) {
-        let mut table = Table::new(ZoneName::new("east").unwrap());
+        let mut table = Table::new(ZoneName::new("east").unwrap(), Sharing::alone());
         let (mut now, mut rng) = (Instant::now(), SmallRng::seed_from_u64(1));
         let mut under_way = Vec::new();
         for (action, n, seconds) in steps {
             match action {
-                0 | 1 => { table.register(now, registration(n, seconds)).unwrap(); }
+                0 | 1 => { table.put(now, &Source::Registered, registration(n, seconds)).unwrap(); }
                 2 => { let _ = table.deregister(now, &registration(n, 0).key()); }
                 3 => table.apply_topology(now, &topology(n)),
                 4 => { now += Duration::from_secs(seconds); table.expire(now); }
@@ -103,14 +103,14 @@ proptest! {
 
 #[test]
 fn a_change_leaves_the_lists_of_other_services_as_they_were() {
-    let mut table = Table::new(ZoneName::new("east").unwrap());
+    let mut table = Table::new(ZoneName::new("east").unwrap(), Sharing::alone());
     let now = Instant::now();
     table.apply_topology(now, &topology(0));
-    table.register(now, registration(0, 0)).unwrap();
-    table.register(now, registration(1, 0)).unwrap();
+    table.put(now, &Source::Registered, registration(0, 0)).unwrap();
+    table.put(now, &Source::Registered, registration(1, 0)).unwrap();
     let before = table.publish();
     assert!(!table.is_dirty());
-    table.register(now, registration(1, 0)).unwrap();
+    table.put(now, &Source::Registered, registration(1, 0)).unwrap();
     assert!(!table.is_dirty(), "a renewal publishes nothing");
     table.deregister(now, &registration(1, 0).key()).unwrap();
     let after = table.publish();

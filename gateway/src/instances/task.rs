@@ -4,21 +4,24 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use causeway_zone_sync::{
     name::ServiceName,
-    registry::{Durability, InstanceKey, Progress, Registered, Registration, RegistryError, Writer},
+    registry::{Durability, InstanceKey, Progress, Registered, Registration, RegistryError, Source, Writer},
     topology::Topology,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
     task::{self, JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 
 use super::{
     Failure, InstanceStatus, Published, Standing,
+    replacing::{self, Replacing},
+    shared::{Shared, room},
     table::{Change, Table},
 };
 use crate::{
+    attach,
     health::{Order, Outcome, probe},
     snapshot::Health,
     telemetry::Metrics,
@@ -40,19 +43,30 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 pub(super) enum Command {
     Register {
         part: Vec<Registration>,
-        reply: oneshot::Sender<Receipt>,
+        reply: oneshot::Sender<Receipt<Standing>>,
     },
     Renew {
-        key: InstanceKey,
-        reply: oneshot::Sender<Result<(), RegistryError>>,
+        part: Vec<InstanceKey>,
+        reply: oneshot::Sender<Vec<Result<(), RegistryError>>>,
     },
     Deregister {
-        key: InstanceKey,
-        reply: oneshot::Sender<Result<Receipt, RegistryError>>,
+        part: Vec<InstanceKey>,
+        reply: oneshot::Sender<Receipt<()>>,
+    },
+    Replace {
+        source: Source,
+        wanted: Vec<Registration>,
+        turn: OwnedSemaphorePermit,
+        reply: replacing::Reply,
     },
     Status {
         service: Option<ServiceName>,
         reply: oneshot::Sender<Vec<InstanceStatus>>,
+    },
+    /// How registrations would stand, whether or not they have come from the zone-sync yet.
+    Standings {
+        keys: Vec<InstanceKey>,
+        reply: oneshot::Sender<Vec<Standing>>,
     },
     LastFailure {
         key: InstanceKey,
@@ -65,12 +79,17 @@ pub(super) enum Command {
 
 /// A change that was made in memory, and the word to come on whether it is on disk.
 #[derive(Debug)]
-pub(super) struct Receipt {
-    pub(super) each: Vec<Result<Standing, RegistryError>>,
+pub(super) struct Receipt<T> {
+    /// In the order of what was asked.
+    pub(super) each: Vec<Result<T, RegistryError>>,
     written: oneshot::Receiver<Durability>,
 }
 
-impl Receipt {
+impl<T> Receipt<T> {
+    pub(super) fn new(each: Vec<Result<T, RegistryError>>, written: oneshot::Receiver<Durability>) -> Self {
+        Self { each, written }
+    }
+
     pub(super) async fn durability(&mut self) -> Durability {
         // The store broke down with the answer in its hands.
         let answer = (&mut self.written).await;
@@ -80,8 +99,10 @@ impl Receipt {
 
 #[derive(Debug)]
 pub(super) struct Task {
-    table: Table,
-    writer: Writer,
+    pub(super) table: Table,
+    pub(super) writer: Writer,
+    pub(super) shared: Shared,
+    replacing: Replacing,
     topology: watch::Receiver<Arc<Topology>>,
     metrics: Arc<Metrics>,
     publish: watch::Sender<Published>,
@@ -103,6 +124,7 @@ enum Event {
     Topology(bool),
     Probed(Result<(task::Id, Outcome), JoinError>),
     Stored(Progress),
+    Changed(Vec<attach::Change>),
     Time,
 }
 
@@ -110,7 +132,8 @@ impl Task {
     pub(super) fn new(
         table: Table,
         writer: Writer,
-        stored: Vec<Registration>,
+        stored: Vec<(Source, Registration)>,
+        shared: Shared,
         mut topology: watch::Receiver<Arc<Topology>>,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Published>) {
@@ -119,6 +142,8 @@ impl Task {
         let mut task = Self {
             table,
             writer,
+            replacing: Replacing::default(),
+            shared,
             topology,
             metrics,
             publish,
@@ -136,14 +161,17 @@ impl Task {
     }
 
     /// Takes up what was registered before the restart. Each lease has its full time again from here on.
-    fn restore(&mut self, stored: Vec<Registration>) {
+    fn restore(&mut self, stored: Vec<(Source, Registration)>) {
         let now = Instant::now().into_std();
         let count = stored.len();
-        for registration in stored {
+        for (source, registration) in stored {
             let key = registration.key();
-            if let Err(error) = self.table.register(now, registration) {
-                tracing::warn!(instance = %key, %error, "a stored registration is not accepted any more");
-                self.writer.remove(key, None);
+            match self.table.put(now, &source, registration) {
+                Ok(_) => self.shared.note_stored(key, source),
+                Err(error) => {
+                    tracing::warn!(instance = %key, %source, %error, "a stored registration is not accepted any more");
+                    self.writer.remove((source, key), None);
+                }
             }
         }
         if count > 0 {
@@ -157,10 +185,18 @@ impl Task {
         mut hints: mpsc::Receiver<InstanceKey>,
     ) {
         let mut topology_follows = true;
+        let reports = self.shared.reports();
         loop {
             self.carry_out();
             let wake = self.wake();
             let event = tokio::select! {
+                changes = self.shared.changes(), if !self.writer.is_full() => Event::Changed(changes),
+                place = room(reports.as_ref()), if self.table.has_report() => {
+                    if let Some(report) = self.table.take_report() {
+                        place.send(report);
+                    }
+                    continue;
+                }
                 command = commands.recv(), if !self.writer.is_full() => Event::Command(command),
                 Some(key) = hints.recv() => Event::Hint(key),
                 changed = self.topology.changed(), if topology_follows => Event::Topology(changed.is_ok()),
@@ -180,6 +216,7 @@ impl Task {
                     self.take_topology();
                 }
                 Event::Probed(probed) => self.handle_probed(probed),
+                Event::Changed(changes) => self.take_changes(changes),
                 Event::Stored(Progress::StoreReplaced) => self.write_everything(),
                 Event::Stored(Progress::Committed) | Event::Time => {}
             }
@@ -191,8 +228,10 @@ impl Task {
         let now = Instant::now();
         for key in self.table.expire(now.into_std()) {
             tracing::info!(service = %key.service, id = key.id, "the registration expired");
-            self.writer.remove(key, None);
+            self.writer.remove((Source::Registered, key), None);
         }
+        self.replacing
+            .advance(now.into_std(), &mut self.table, &mut self.writer);
         while let Some(order) = self.table.poll_order(now.into_std()) {
             self.start_probe(order);
         }
@@ -206,6 +245,9 @@ impl Task {
     }
 
     fn wake(&self) -> Instant {
+        if !self.replacing.is_idle() {
+            return Instant::now();
+        }
         let due = self.table.poll_timeout().map(Instant::from_std);
         let due = [due, self.publish_at].into_iter().flatten().min();
         // Nothing to wake up for: any time that is far away serves.
@@ -278,10 +320,23 @@ impl Task {
         // Whoever asked may have left; what was asked for is done all the same.
         match command {
             Command::Register { part, reply } => drop(reply.send(self.register(part))),
-            Command::Renew { key, reply } => drop(reply.send(self.table.renew(now, &key))),
-            Command::Deregister { key, reply } => drop(reply.send(self.deregister(key))),
+            Command::Renew { part, reply } => {
+                let renewed = part.iter().map(|key| self.table.renew(now, key));
+                drop(reply.send(renewed.collect()));
+            }
+            Command::Deregister { part, reply } => drop(reply.send(self.deregister(part))),
+            Command::Replace {
+                source,
+                wanted,
+                turn,
+                reply,
+            } => self.replacing.push(source, wanted, turn, reply),
             Command::Status { service, reply } => {
                 drop(reply.send(self.table.status(now, service.as_ref())));
+            }
+            Command::Standings { keys, reply } => {
+                let standings = keys.iter().map(|key| self.table.standing(key));
+                drop(reply.send(standings.collect()));
             }
             Command::LastFailure { key, reply } => {
                 drop(reply.send(self.table.last_failure(now, &key)));
@@ -291,17 +346,17 @@ impl Task {
         }
     }
 
-    fn register(&mut self, part: Vec<Registration>) -> Receipt {
+    fn register(&mut self, part: Vec<Registration>) -> Receipt<Standing> {
         let now = Instant::now().into_std();
         let mut each = Vec::with_capacity(part.len());
         let mut changed = 0;
         for registration in part {
-            let done = self.table.register(now, registration.clone());
+            let done = self.table.put(now, &Source::Registered, registration.clone());
             if let Ok((Registered::Added | Registered::Replaced, standing)) = done {
                 changed += 1;
                 tracing::debug!(service = %registration.service, id = registration.id,
                     address = %registration.address, ?standing, "registered");
-                self.writer.put(registration, None);
+                self.writer.put(Source::Registered, registration, None);
             }
             each.push(done.map(|(_, standing)| standing));
         }
@@ -313,20 +368,30 @@ impl Task {
         Receipt { each, written }
     }
 
-    fn deregister(&mut self, key: InstanceKey) -> Result<Receipt, RegistryError> {
-        self.table.deregister(Instant::now().into_std(), &key)?;
-        tracing::info!(service = %key.service, id = key.id, "deregistered");
+    fn deregister(&mut self, part: Vec<InstanceKey>) -> Receipt<()> {
+        let now = Instant::now().into_std();
+        let mut each = Vec::with_capacity(part.len());
+        let mut removed = 0;
+        for key in part {
+            let done = self.table.deregister(now, &key);
+            if done.is_ok() {
+                removed += 1;
+                tracing::debug!(service = %key.service, id = key.id, "deregistered");
+                self.writer.remove((Source::Registered, key), None);
+            }
+            each.push(done);
+        }
+        if removed > 0 {
+            tracing::info!(removed, "removed registrations");
+        }
         let (answer, written) = oneshot::channel();
-        self.writer.remove(key, Some(answer));
-        Ok(Receipt {
-            each: Vec::new(),
-            written,
-        })
+        self.writer.wait(Some(answer));
+        Receipt { each, written }
     }
 
     fn write_everything(&mut self) {
-        for registration in self.table.registrations() {
-            self.writer.put(registration.clone(), None);
+        for (source, registration) in self.table.stored() {
+            self.writer.put(source.clone(), registration.clone(), None);
         }
     }
 

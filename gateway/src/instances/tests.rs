@@ -42,7 +42,11 @@ const CHECKED: &str =
 fn start_in(data_dir: Option<PathBuf>, topology: Arc<Topology>) -> Result<Bench, InstancesError> {
     let (sender, receiver) = watch::channel(topology);
     let zone = ZoneName::new("east").unwrap();
-    let config = InstancesConfig { zone, data_dir };
+    let config = InstancesConfig {
+        zone,
+        data_dir,
+        shared: None,
+    };
     let instances = Instances::start(config, receiver, Arc::new(Metrics::default()))?;
     Ok(Bench {
         published: instances.subscribe(),
@@ -81,7 +85,7 @@ impl Bench {
     async fn orders(&self, wanted: impl Fn(&[Arc<Instance>]) -> bool) -> Vec<Arc<Instance>> {
         let orders = service("orders");
         let mut changes = self.published.clone();
-        let of = |published: &Published| published.get(&orders).cloned().unwrap_or_default();
+        let of = |published: &Published| published.get(&orders).map_or_else(Vec::new, |list| list.to_vec());
         let reached = changes.wait_for(|published| wanted(&of(published)));
         let reached = tokio::time::timeout(LIMIT, reached).await;
         let Ok(reached) = reached else {
@@ -338,4 +342,50 @@ async fn services_that_did_not_change_keep_their_instances() {
     let added = changes.wait_for(|p| p.contains_key(&service("other")));
     let after = Arc::clone(&*added.await.unwrap());
     assert!(Arc::ptr_eq(&before, &after[&service("orders")][0]));
+}
+
+#[tokio::test]
+async fn a_named_source_hands_over_all_it_knows_and_it_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = || Some(folder.path().to_owned());
+    let bench = start_in(data(), topology(&[], UNCHECKED)).unwrap();
+    let consul = Source::named("consul").unwrap();
+    let mine = registration("orders", "mine", some_address(1));
+    bench.instances.register(mine).await.unwrap();
+    // More than the task takes in at one go.
+    let known = |from: u16, to: u16| {
+        let each = (from..to).map(|n| registration("orders", &n.to_string(), some_address(n)));
+        each.collect::<Vec<_>>()
+    };
+    let done = bench.instances.replace(consul.clone(), known(1, 2501)).await;
+    let (replaced, durability) = done.unwrap();
+    assert_eq!((replaced.added, durability), (2500, Durability::Durable));
+    bench.orders(|orders| orders.len() == 2501).await;
+    let (replaced, _) = bench.instances.replace(consul, known(2001, 2601)).await.unwrap();
+    assert_eq!((replaced.added, replaced.removed), (100, 2000));
+    bench.orders(|orders| orders.len() == 601).await;
+    let refused = bench.instances.deregister(&service("orders"), "2001").await;
+    assert!(
+        matches!(refused, Err(RegistryError::HeldBy { .. })),
+        "{refused:?}"
+    );
+    bench.instances.shutdown().await;
+
+    let again = start_in(data(), topology(&[], UNCHECKED)).unwrap();
+    let orders = again.orders(|orders| orders.len() == 601).await;
+    let from = |source: &str| orders.iter().filter(|i| i.source.as_str() == source).count();
+    assert_eq!((from("consul"), from("registered")), (600, 1));
+}
+
+#[tokio::test]
+async fn what_comes_again_by_itself_is_not_kept_over_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = || Some(folder.path().to_owned());
+    let bench = start_in(data(), topology(&[], UNCHECKED)).unwrap();
+    let from_dns = vec![registration("orders", "a", some_address(1))];
+    bench.instances.replace(Source::Dns, from_dns).await.unwrap();
+    bench.orders(|orders| orders.len() == 1).await;
+    bench.instances.shutdown().await;
+    let again = start_in(data(), topology(&[], UNCHECKED)).unwrap();
+    assert!(again.published.borrow().is_empty());
 }

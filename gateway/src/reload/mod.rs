@@ -15,6 +15,7 @@ use causeway_zone_sync::topology::{Diff, Fingerprint, Parsed, Style, Topology, d
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
+pub(crate) use self::watch::watch_folder;
 pub use load::{LoadError, load};
 
 /// Most changes that one log line names.

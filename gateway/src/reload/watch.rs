@@ -29,7 +29,8 @@ impl TopologyFile {
     /// Takes up changes of the file, and reads it again on SIGHUP, until `stop`.
     pub async fn watch(self: Arc<Self>, metrics: Arc<Metrics>, stop: CancellationToken) {
         let changed = Arc::new(Notify::new());
-        let watcher = watch_folder(&self.path, changed.clone());
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let watcher = watch_folder(folder.unwrap_or(Path::new(".")), changed.clone());
         if let Err(error) = &watcher {
             tracing::warn!(file = %self.path.display(), %error,
                 "cannot watch the topology's folder; changes are noticed within {LOOK_EVERY:?}");
@@ -64,12 +65,11 @@ async fn next(hangups: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
     }
 }
 
-/// Watches as long as what it returns lives.
-fn watch_folder(
-    path: &Path,
+/// Rings `changed` when something in the folder is not what it was, for as long as what it returns lives.
+pub(crate) fn watch_folder(
+    folder: &Path,
     changed: Arc<Notify>,
 ) -> notify::Result<Debouncer<RecommendedWatcher, RecommendedCache>> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut debouncer = new_debouncer(QUIET, None, move |events: DebounceEventResult| {
         let Ok(events) = events else { return };
         // Reading the file is an event of its own, which must not lead to the next reading.
@@ -80,6 +80,6 @@ fn watch_folder(
             changed.notify_one();
         }
     })?;
-    debouncer.watch(folder.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)?;
+    debouncer.watch(folder, RecursiveMode::NonRecursive)?;
     Ok(debouncer)
 }

@@ -79,7 +79,7 @@ fn own_zone(question: &Question<'_>, arm: &Arm) -> Result<Why, Why> {
     let snapshot = question.snapshot;
     let tier = tier(question, &snapshot.zone, question.own_tags)?;
     let instances = snapshot.instances.get(&question.target.service);
-    has_instance(instances.map_or(&[], Vec::as_slice), &arm.tags)?;
+    has_instance(instances.map_or(&[], |list| &**list), &arm.tags)?;
     Ok(Why::Taken {
         tier,
         own: true,

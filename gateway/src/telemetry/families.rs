@@ -152,12 +152,44 @@ pub(super) struct ZoneFamilies {
     pub dns: Family<ByAnswer, Counter>,
     pub sync_bytes: Family<ByWay, Counter>,
     pub sync_refused: Family<BySideReason, Counter>,
+    pub sync_repairs: Counter,
+    pub sync_passed_over: Counter,
     pub reloads: Family<ByResult, Counter>,
+    pub renewals: Family<ByResult, Counter>,
+    pub registry_attached: Gauge,
+    pub registry_attachments: Counter,
 }
 
 impl ZoneFamilies {
     pub fn new(registry: &mut Registry) -> Self {
+        let registry_attached = Gauge::default();
+        registry.register(
+            "registry_attached",
+            "1 while attached to a zone-sync of the own zone; 0 also where the registry is embedded",
+            registry_attached.clone(),
+        );
+        let registry_attachments = Counter::default();
+        registry.register(
+            "registry_attachments",
+            "Attachments to a zone-sync of the own zone; more than one means that one was lost",
+            registry_attachments.clone(),
+        );
+        let (sync_repairs, sync_passed_over) = (Counter::default(), Counter::default());
+        registry.register(
+            "sync_repairs",
+            "Records that were not what their origin says, and were asked for anew",
+            sync_repairs.clone(),
+        );
+        registry.register(
+            "sync_passed_over",
+            "Zone sync messages that only a newer program knows",
+            sync_passed_over.clone(),
+        );
         Self {
+            registry_attached,
+            registry_attachments,
+            sync_repairs,
+            sync_passed_over,
             health_checks: counters(
                 registry,
                 "health_checks",
@@ -168,9 +200,14 @@ impl ZoneFamilies {
             sync_refused: counters(
                 registry,
                 "sync_refused",
-                "Zone sync sessions ended over a broken rule or limit",
+                "Zone sync sessions ended, and relayed records refused, over a broken rule or limit",
             ),
             reloads: counters(registry, "topology_reloads", "Topology files taken up or refused"),
+            renewals: counters(
+                registry,
+                "identity_reloads",
+                "Renewed identities taken up or refused",
+            ),
         }
     }
 }

@@ -247,6 +247,25 @@ impl Metrics {
         self.zone.sync_refused.get_or_create(&labels).inc();
     }
 
+    /// Whether this gateway is attached to a zone-sync of its zone; the first call and each that says so again counts as
+    /// another attachment.
+    pub fn registry_attached(&self, attached: bool) {
+        self.zone.registry_attached.set(i64::from(attached));
+        if attached {
+            self.zone.registry_attachments.inc();
+        }
+    }
+
+    /// What was held of a gateway was not what it says, and was asked for anew.
+    pub fn sync_repaired(&self) {
+        self.zone.sync_repairs.inc();
+    }
+
+    /// A message that only a newer program knows was passed over.
+    pub fn sync_passed_over(&self) {
+        self.zone.sync_passed_over.inc();
+    }
+
     /// The topology was reloaded (`true`) or a bad file was refused (`false`).
     pub fn topology_reloaded(&self, ok: bool) {
         self.zone
@@ -255,7 +274,15 @@ impl Metrics {
             .inc();
     }
 
-    pub(super) fn registry(&self) -> &Registry {
+    /// A renewed identity was taken up (`true`) or a bad one was refused (`false`).
+    pub fn identity_reloaded(&self, ok: bool) {
+        self.zone
+            .renewals
+            .get_or_create(&ByResult { result: result(ok) })
+            .inc();
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }
 

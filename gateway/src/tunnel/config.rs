@@ -8,7 +8,7 @@ use quinn::{
     crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
 };
 
-use crate::identity::{Identity, TlsError};
+use crate::identity::{LiveIdentity, TlsError};
 
 /// Interval of keep-alives on an otherwise silent tunnel.
 pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
@@ -56,7 +56,8 @@ pub enum Congestion {
 pub struct TunnelConfig {
     /// UDP address to accept tunnels on; port 0 picks a free one.
     pub listen: SocketAddr,
-    pub identity: Arc<Identity>,
+    /// What it is now counts for every handshake from then on; tunnels that are up stay up.
+    pub identity: LiveIdentity,
     pub congestion: Congestion,
     pub keep_alive: Duration,
     pub idle_timeout: Duration,
@@ -78,10 +79,10 @@ pub enum ConfigError {
 impl TunnelConfig {
     /// The defaults.
     #[must_use]
-    pub fn new(listen: SocketAddr, identity: Arc<Identity>) -> Self {
+    pub fn new(listen: SocketAddr, identity: impl Into<LiveIdentity>) -> Self {
         Self {
             listen,
-            identity,
+            identity: identity.into(),
             congestion: Congestion::default(),
             keep_alive: KEEP_ALIVE,
             idle_timeout: IDLE_TIMEOUT,
@@ -90,7 +91,7 @@ impl TunnelConfig {
     }
 
     pub(super) fn server(&self) -> Result<ServerConfig, ConfigError> {
-        let crypto = QuicServerConfig::try_from(self.identity.server_tls()?)?;
+        let crypto = QuicServerConfig::try_from(self.identity.current().server_tls()?)?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(Arc::new(self.transport()?));
         config.max_incoming(MAX_INCOMING);
@@ -100,7 +101,7 @@ impl TunnelConfig {
     }
 
     pub(super) fn client(&self) -> Result<ClientConfig, ConfigError> {
-        let crypto = QuicClientConfig::try_from(self.identity.client_tls()?)?;
+        let crypto = QuicClientConfig::try_from(self.identity.current().client_tls()?)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::new(self.transport()?));
         Ok(config)

@@ -12,7 +12,7 @@ use causeway_zone_sync::{
     topology::{GatewayAddresses, Topology},
 };
 use futures_util::{FutureExt, future::join_all};
-use quinn::{ClientConfig, Endpoint, RecvStream};
+use quinn::{Endpoint, RecvStream};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
     net::lookup_host,
@@ -48,7 +48,6 @@ type Target = (ZoneName, GatewayAddresses);
 pub(super) struct Dialler {
     pub(super) shared: Arc<Shared>,
     pub(super) endpoint: Endpoint,
-    pub(super) config: ClientConfig,
     pub(super) thread: usize,
 }
 
@@ -74,6 +73,14 @@ impl Failure {
             Self::Closed => "closed",
         }
     }
+}
+
+/// What became of a tunnel that was dialled.
+#[derive(Debug, PartialEq, Eq)]
+enum Served {
+    Ended,
+    /// This gateway's identity was renewed: a new tunnel shall prove the new one.
+    Superseded,
 }
 
 /// An attempt that won: the peer is who was dialled, and has accepted this side.
@@ -134,7 +141,10 @@ async fn keep(dialler: Arc<Dialler>, target: Target, ended: CancellationToken) {
         };
         if let Some(won) = won {
             let up = Instant::now();
-            dialler.serve(won, &ended).await;
+            if dialler.serve(won, &ended).await == Served::Superseded {
+                attempt = 0;
+                continue;
+            }
             if up.elapsed() >= FORGIVEN_AFTER {
                 attempt = 0;
             }
@@ -182,9 +192,10 @@ impl Dialler {
     /// Handshake, identity and the peer's hello, at one address. Dropping it closes the connection.
     async fn attempt(&self, address: SocketAddr, zone: &ZoneName) -> Result<Won, Failure> {
         let party = Party::new(address, zone);
+        let config = quinn::ClientConfig::clone(&self.shared.client.load());
         let connecting = self
             .endpoint
-            .connect_with(self.config.clone(), address, SERVER_NAME)
+            .connect_with(config, address, SERVER_NAME)
             .map_err(|error| {
                 debug!(%zone, %address, %error, "an address cannot be dialled");
                 Failure::Undiallable
@@ -223,14 +234,17 @@ impl Dialler {
         }
     }
 
-    /// Says hello, which makes the connection a tunnel for the peer, and serves it to its end.
-    async fn serve(&self, won: Won, ended: &CancellationToken) {
+    /// Says hello, which makes the connection a tunnel for the peer, and serves it until it ends or another is to take
+    /// its place; it then goes on by itself for as long as it carries streams.
+    async fn serve(&self, won: Won, ended: &CancellationToken) -> Served {
         let connection = won.connection.clone();
+        let mut renewals = self.shared.renewals.subscribe();
         let control_send = match self.shared.say_hello(&connection).await {
             Ok(control_send) => control_send,
             Err(fault) => {
                 let party = Party::new(connection.remote_address(), &won.peer);
-                return self.shared.turn_away(&connection, fault, &party).await;
+                self.shared.turn_away(&connection, fault, &party).await;
+                return Served::Ended;
             }
         };
         let greeted = Greeted {
@@ -240,13 +254,11 @@ impl Dialler {
             control_send,
             control_recv: won.control_recv,
         };
-        let mut session = std::pin::pin!(session::run(&self.shared, greeted, self.thread, true));
+        let serving = hold(Arc::clone(&self.shared), greeted, self.thread, ended.clone());
+        let serving = tokio::spawn(serving);
         tokio::select! {
-            () = &mut session => {}
-            () = ended.cancelled() => {
-                connection.close(Close::UNNEEDED.code(), b"the topology no longer lists this gateway");
-                session.await;
-            }
+            _ = serving => Served::Ended,
+            Ok(()) = renewals.changed() => Served::Superseded,
         }
     }
 
@@ -255,6 +267,19 @@ impl Dialler {
         if let Some(repeats) = self.shared.admit(Kind::Unreachable(zone.clone())) {
             let addresses = addresses.join(", ");
             warn!(%zone, addresses, why, repeats, "cannot reach a gateway; trying on");
+        }
+    }
+}
+
+/// Serves a dialled tunnel to its end, which comes at the latest when the topology no longer lists the gateway.
+async fn hold(shared: Arc<Shared>, greeted: Greeted, thread: usize, ended: CancellationToken) {
+    let connection = greeted.connection.clone();
+    let mut session = std::pin::pin!(session::run(&shared, greeted, thread, true));
+    tokio::select! {
+        () = &mut session => {}
+        () = ended.cancelled() => {
+            connection.close(Close::UNNEEDED.code(), b"the topology no longer lists this gateway");
+            session.await;
         }
     }
 }

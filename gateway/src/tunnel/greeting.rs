@@ -42,11 +42,15 @@ pub(super) enum Fault {
 
 /// Reads who the peer is from its certificate. The chain was verified in the handshake.
 pub(super) fn identity_of(connection: &Connection) -> Result<SpiffeId, LeafError> {
+    identify(chain_of(connection).first().ok_or(LeafError::Malformed)?)
+}
+
+/// The chain that the peer presented, leaf first.
+pub(super) fn chain_of(connection: &Connection) -> Vec<CertificateDer<'static>> {
     let chain = connection
         .peer_identity()
         .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let leaf = chain.as_ref().and_then(|chain| chain.first());
-    identify(leaf.ok_or(LeafError::Malformed)?)
+    chain.map(|chain| *chain).unwrap_or_default()
 }
 
 /// Decides whether the peer is wanted: `dialled` is the zone that was dialled, or `None` if the peer dialled.

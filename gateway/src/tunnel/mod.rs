@@ -17,6 +17,7 @@ mod liveness;
 mod quiet;
 mod race;
 mod refusal;
+mod renew;
 mod session;
 mod set;
 mod shared;

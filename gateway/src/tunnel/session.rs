@@ -19,6 +19,7 @@ use super::{
     greeting::{Fault, close, unread},
     liveness::{Liveness, allowed_silence},
     refusal::{Close, Ended, Refusal},
+    renew,
     shared::{Party, Shared},
     stream,
 };
@@ -57,6 +58,10 @@ pub(super) async fn run(shared: &Arc<Shared>, greeted: Greeted, thread: usize, d
         () = stop_unknown_streams(&connection) => Fault::Lost(connection.closed().await),
         () = shared.zone_left(&peer.zone) => {
             connection.close(Close::ZONE_LEFT.code(), b"the zone left the topology");
+            Fault::Lost(connection.closed().await)
+        }
+        () = renew::superseded(shared, &tunnel) => {
+            connection.close(Close::UNNEEDED.code(), b"a newer tunnel took the place of this one");
             Fault::Lost(connection.closed().await)
         }
         never = watch(shared, &tunnel) => match never {},

@@ -28,6 +28,7 @@ pub struct Tunnel {
     since: Instant,
     stalled: AtomicBool,
     draining: AtomicBool,
+    retiring: AtomicBool,
     streams: AtomicUsize,
 }
 
@@ -61,6 +62,7 @@ impl Tunnel {
             since: Instant::now(),
             stalled: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            retiring: AtomicBool::new(false),
             streams: AtomicUsize::new(0),
         }
     }
@@ -127,6 +129,16 @@ impl Tunnel {
         }
     }
 
+    /// Whether another tunnel is to take the place of this one: it keeps its streams and is chosen last.
+    #[must_use]
+    pub fn is_retiring(&self) -> bool {
+        self.retiring.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn retire(&self) {
+        self.retiring.store(true, Ordering::Relaxed);
+    }
+
     /// The counter of streams under way on this tunnel, for the table of tunnels and for limits.
     #[must_use]
     pub fn streams(&self) -> &AtomicUsize {
@@ -181,18 +193,29 @@ impl TunnelSet {
     }
 
     /// The best tunnel to `peer` for a task on data thread `thread`: one that answers before one that has stalled, one
-    /// of this thread before another's. `None` when there is none, or the peer is draining.
+    /// that stays before one that retires, one of this thread before another's. `None` when there is none, or the peer is draining.
     #[must_use]
     pub fn choose(&self, peer: &GatewayId, thread: usize) -> Option<Arc<Tunnel>> {
         let tunnels = self.tunnels.load();
         let usable = tunnels.get(peer)?.iter().filter(|t| t.link() != Link::Draining);
-        usable.min_by_key(|t| (t.link(), t.thread != thread)).cloned()
+        usable
+            .min_by_key(|t| (t.link(), t.is_retiring(), t.thread != thread))
+            .cloned()
     }
 
     /// How many tunnels to `peer` there are.
     #[must_use]
     pub fn count(&self, peer: &GatewayId) -> usize {
         self.tunnels.load().get(peer).map_or(0, Vec::len)
+    }
+
+    /// Whether a tunnel to `peer` is there to stay.
+    #[must_use]
+    pub fn has_lasting(&self, peer: &GatewayId) -> bool {
+        let tunnels = self.tunnels.load();
+        tunnels
+            .get(peer)
+            .is_some_and(|list| list.iter().any(|t| !t.is_retiring()))
     }
 
     /// The best link state over all tunnels to each gateway.

@@ -6,11 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use causeway_zone_sync::{
     name::{GatewayId, ZoneName},
     topology::Topology,
 };
 use parking_lot::Mutex;
+use quinn::ClientConfig;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -23,6 +25,10 @@ use crate::telemetry::{Metrics, Side};
 
 pub(super) struct Shared {
     pub(super) config: TunnelConfig,
+    /// Made of the identity in use; see `renew`.
+    pub(super) client: ArcSwap<ClientConfig>,
+    /// Counts the identities that were taken up since the start.
+    pub(super) renewals: watch::Sender<u64>,
     pub(super) set: Arc<TunnelSet>,
     pub(super) handler: Arc<dyn StreamHandler>,
     pub(super) metrics: Arc<Metrics>,

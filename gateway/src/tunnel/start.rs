@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use causeway_zone_sync::topology::Topology;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use quinn::{ClientConfig, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use super::{
     dial::{self, Dialler},
     quiet::Quiet,
     refusal::Close,
+    renew,
     shared::Shared,
     socket,
 };
@@ -81,6 +83,8 @@ impl Tunnels {
         let drain = watch::Sender::new(None);
         let shared = Arc::new(Shared {
             config,
+            client: ArcSwap::from_pointee(client),
+            renewals: watch::Sender::new(0),
             set,
             handler,
             metrics,
@@ -95,16 +99,21 @@ impl Tunnels {
             drain,
             stop: CancellationToken::new(),
         };
+        let mut accepting = Vec::with_capacity(threads.len());
         for (thread, (handle, socket)) in threads.iter().zip(sockets).enumerate() {
-            tunnels.start_thread(&shared, thread, handle, socket, &server, &client)?;
+            accepting.push(tunnels.start_thread(&shared, thread, handle, socket, &server)?);
         }
-        if let Some(doubt) = shared.config.identity.doubt() {
+        if let Some(first) = threads.first() {
+            first.spawn(renew::run(shared.clone(), accepting, tunnels.stop.clone()));
+        }
+        if let Some(doubt) = shared.config.identity.current().doubt() {
             error!(gateway = %shared.own(), %doubt, "other zones will refuse this gateway's certificate");
         }
         info!(address = %local_addr, threads = threads.len(), gateway = %shared.own(), "listening for tunnels");
         Ok(tunnels)
     }
 
+    /// Answers the endpoint that accepts.
     fn start_thread(
         &mut self,
         shared: &Arc<Shared>,
@@ -112,8 +121,7 @@ impl Tunnels {
         handle: &Handle,
         socket: UdpSocket,
         server: &ServerConfig,
-        client: &ClientConfig,
-    ) -> Result<(), StartError> {
+    ) -> Result<Endpoint, StartError> {
         // quinn starts its tasks and registers its sockets on the runtime that is entered.
         let _entered = handle.enter();
         let open =
@@ -125,15 +133,14 @@ impl Tunnels {
             .and_then(|socket| open(socket, None))
             .map_err(StartError::Dial)?;
         self.endpoints.extend([accepting.clone(), dialling.clone()]);
-        handle.spawn(accept::run(Arc::clone(shared), accepting, thread));
+        handle.spawn(accept::run(Arc::clone(shared), accepting.clone(), thread));
         let dialler = Dialler {
             shared: Arc::clone(shared),
             endpoint: dialling,
-            config: client.clone(),
             thread,
         };
         handle.spawn(dial::run(Arc::new(dialler), self.stop.clone()));
-        Ok(())
+        Ok(accepting)
     }
 
     /// The UDP address that tunnels are accepted on, with the port that was picked.

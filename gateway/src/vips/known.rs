@@ -45,7 +45,11 @@ pub fn tag_pairs<'a>(snapshot: &'a Snapshot, service: &'a ServiceName) -> BTreeS
             .filter(|instance| instance.service == *service)
             .flat_map(|instance| instance.tags.iter()),
     );
-    let own = snapshot.instances.get(service).into_iter().flatten();
+    let own = snapshot
+        .instances
+        .get(service)
+        .into_iter()
+        .flat_map(|list| list.iter());
     pairs.extend(own.flat_map(|instance| instance.tags.iter()));
     for entry in snapshot.catalog.entries() {
         pairs.extend(

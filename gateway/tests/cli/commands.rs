@@ -369,3 +369,35 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stderr.is_empty(), "{}", err(&output));
 }
+
+#[tokio::test]
+async fn a_zone_sync_on_another_host_is_refused_unless_it_is_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let gateway = async |server: &str| {
+        let files = ["--topology", "none.yaml", "--identity", folder, "--data", folder];
+        let args = [&["gateway", "--zone", "east", "--zone-sync", server], &files[..]].concat();
+        run(None, &args).await
+    };
+    let bad = gateway("http://10.0.0.5").await;
+    assert_eq!(bad.status.code(), Some(64), "{}", err(&bad));
+    assert!(
+        err(&bad).contains("give HOST:PORT or unix:/PATH"),
+        "{}",
+        err(&bad)
+    );
+    let elsewhere = gateway("127.0.0.1:7820,10.0.0.5:7820").await;
+    assert_eq!(elsewhere.status.code(), Some(64), "{}", err(&elsewhere));
+    assert!(
+        err(&elsewhere).contains("10.0.0.5:7820 is on another host"),
+        "{}",
+        err(&elsewhere)
+    );
+    assert!(err(&elsewhere).contains("hint:"), "{}", err(&elsewhere));
+    let local = gateway("127.0.0.1:7820").await;
+    assert!(
+        err(&local).contains("identity"),
+        "it comes as far as that: {}",
+        err(&local)
+    );
+}

@@ -76,6 +76,8 @@ fn instance(id: &str, port: u16, health: Health) -> Arc<Instance> {
         tags: version("v1"),
         weight: 1,
         capacity_per_second: None,
+        time_to_live: None,
+        source: Source::Topology,
         health,
         load: Arc::new(Load::default()),
     })
@@ -105,10 +107,13 @@ fn entry(
         exports: set,
         draining: false,
         topology,
+        topology_generation: 0,
+        signed: None,
     };
     Entry {
         record: Arc::new(record),
         age,
+        via: None,
     }
 }
 
@@ -137,7 +142,7 @@ pub fn snapshot() -> Snapshot {
         generation: 7,
         zone: ZoneName::new("east").unwrap(),
         topology: Arc::new(topology),
-        instances: Arc::new(BTreeMap::from([(service("orders"), own)])),
+        instances: Arc::new(BTreeMap::from([(service("orders"), own.into())])),
         catalog: Arc::new(catalog),
         links: Arc::new(BTreeMap::from([(gateway("west", "gw1"), Link::Up)])),
     }
@@ -177,6 +182,7 @@ fn instances(snapshot: &Snapshot, metrics: Arc<Metrics>) -> Instances {
     let config = InstancesConfig {
         zone: snapshot.zone.clone(),
         data_dir: None,
+        shared: None,
     };
     let (_, topology) = watch::channel(snapshot.topology.clone());
     Instances::start(config, topology, metrics).unwrap()

@@ -4,5 +4,6 @@
 
 mod life;
 mod refusals;
+mod renewal;
 mod streams;
 mod support;

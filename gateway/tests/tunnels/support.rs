@@ -9,7 +9,7 @@ use std::{
 };
 
 use causeway::{
-    identity::{Identity, ca::Ca},
+    identity::{LiveIdentity, ca::Ca},
     snapshot::Snapshot,
     telemetry::{Metrics, ProcessReading, ScrapeState, scrape},
     tunnel::{IncomingStream, StreamHandler, Tunnel, TunnelConfig, TunnelSet, Tunnels, write_frame},
@@ -76,7 +76,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn new(identity: Identity, zones: &Zones<'_>) -> Self {
+    pub fn new(identity: impl Into<LiveIdentity>, zones: &Zones<'_>) -> Self {
         Self::on(
             "127.0.0.1:0".parse().unwrap(),
             identity,
@@ -85,10 +85,15 @@ impl Gate {
         )
     }
 
-    pub fn on(listen: SocketAddr, identity: Identity, zones: &Zones<'_>, threads: &[Handle]) -> Self {
+    pub fn on(
+        listen: SocketAddr,
+        identity: impl Into<LiveIdentity>,
+        zones: &Zones<'_>,
+        threads: &[Handle],
+    ) -> Self {
         let config = TunnelConfig {
             keep_alive: Duration::from_millis(100),
-            ..TunnelConfig::new(listen, Arc::new(identity))
+            ..TunnelConfig::new(listen, identity)
         };
         let set = Arc::new(TunnelSet::default());
         let metrics = Arc::new(Metrics::default());

@@ -18,6 +18,7 @@ use crate::{
 
 const TUNNEL_PORT: u16 = 7800;
 const ADMIN_PORT: u16 = 7810;
+const REGISTRY_PORT: u16 = 7820;
 const DNS_PORT: u16 = 7853;
 
 /// One zone: its files and addresses, and its gateway while that runs.
@@ -26,6 +27,7 @@ pub struct Zone {
     pub name: String,
     pub listen: SocketAddr,
     pub admin: SocketAddr,
+    pub registry: SocketAddr,
     pub dns: SocketAddr,
     pub topology: PathBuf,
     pub identity: PathBuf,
@@ -40,6 +42,7 @@ impl Zone {
             name: name.to_owned(),
             listen: SocketAddr::new(host, TUNNEL_PORT),
             admin: SocketAddr::new(host, ADMIN_PORT),
+            registry: SocketAddr::new(host, REGISTRY_PORT),
             dns: SocketAddr::new(host, DNS_PORT),
             topology: folder.join(format!("{name}.yaml")),
             identity: folder.join(format!("{name}-identity")),
@@ -62,6 +65,7 @@ impl Zone {
         for (flag, address) in [
             ("--listen", self.listen),
             ("--admin", self.admin),
+            ("--registry", self.registry),
             ("--dns", self.dns),
         ] {
             command.arg(flag).arg(address.to_string());

@@ -9,7 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use super::Export;
+use super::{
+    Export,
+    digest::{ExportsDigest, Sum},
+    encoding::encode,
+};
 use crate::name::{ServiceName, Tags};
 
 /// What tells the exports of one record apart.
@@ -17,6 +21,9 @@ pub type ExportKey = (ServiceName, Tags);
 
 /// One difference between two sets: the export as it is now, or `None` when it is gone.
 pub type Change = (ExportKey, Option<Export>);
+
+/// An export, and its encoding if that says more than this program understands.
+pub type Encoded = (Export, Option<Arc<[u8]>>);
 
 /// Most exports in one chunk. A copy of 100,000 exports is then about 600 pointers, and an edit copies at most this many.
 const MAX_CHUNK: usize = 256;
@@ -29,9 +36,48 @@ const EXPORT_OVERHEAD_BYTES: usize = 48;
 #[derive(Clone, Default)]
 pub struct Exports {
     /// Sorted, never empty, and no key of one lies within another.
-    chunks: Vec<Arc<Vec<Export>>>,
+    chunks: Vec<Arc<Chunk>>,
     len: usize,
     bytes: usize,
+    /// Made when it is first asked for, and brought up to date from then on.
+    sum: Option<Sum>,
+}
+
+#[derive(Clone, Default)]
+struct Chunk {
+    exports: Vec<Export>,
+    /// The encodings that say more than this program understands. They are passed on as they came.
+    foreign: BTreeMap<ExportKey, Arc<[u8]>>,
+}
+
+impl Chunk {
+    fn find(&self, wanted: (&ServiceName, &Tags)) -> Result<usize, usize> {
+        self.exports.binary_search_by(|e| key(e).cmp(&wanted))
+    }
+
+    fn foreign(&self, export: &Export) -> Option<&Arc<[u8]>> {
+        if self.foreign.is_empty() {
+            return None;
+        }
+        self.foreign.get(&(export.service.clone(), export.tags.clone()))
+    }
+
+    fn encoding(&self, export: &Export) -> Vec<u8> {
+        match self.foreign(export) {
+            Some(bytes) => bytes.to_vec(),
+            None => encode(export),
+        }
+    }
+
+    fn upper_half(&mut self) -> Self {
+        let exports = self.exports.split_off(self.exports.len() / 2);
+        let first = exports.first().map(|e| (e.service.clone(), e.tags.clone()));
+        let foreign = first.map(|first| self.foreign.split_off(&first));
+        Self {
+            exports,
+            foreign: foreign.unwrap_or_default(),
+        }
+    }
 }
 
 fn key(export: &Export) -> (&ServiceName, &Tags) {
@@ -39,9 +85,10 @@ fn key(export: &Export) -> (&ServiceName, &Tags) {
 }
 
 /// About what an export takes in memory and on the wire, in bytes.
-fn footprint(export: &Export) -> usize {
+fn footprint(export: &Export, foreign: Option<&Arc<[u8]>>) -> usize {
     let tags: usize = export.tags.iter().map(|(k, v)| k.len() + v.len() + 4).sum();
-    EXPORT_OVERHEAD_BYTES + export.service.as_str().len() + tags
+    let foreign = foreign.map_or(0, |bytes| bytes.len());
+    EXPORT_OVERHEAD_BYTES + export.service.as_str().len() + tags + foreign
 }
 
 impl Exports {
@@ -63,79 +110,122 @@ impl Exports {
 
     /// In order of service, then tags.
     pub fn iter(&self) -> impl Iterator<Item = &Export> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter())
+        self.chunks.iter().flat_map(|chunk| chunk.exports.iter())
     }
 
-    /// The exports after the first `count`, in the same order.
-    pub fn skip(&self, count: usize) -> impl Iterator<Item = &Export> {
+    /// The encodings of the exports after the first `count`, in the same order.
+    pub fn encodings_after(&self, count: usize) -> impl Iterator<Item = Vec<u8>> {
         let (mut at, mut left) = (0, count);
-        while let Some(chunk) = self.chunks.get(at).filter(|chunk| chunk.len() <= left) {
-            left -= chunk.len();
+        while let Some(chunk) = self.chunks.get(at).filter(|chunk| chunk.exports.len() <= left) {
+            left -= chunk.exports.len();
             at += 1;
         }
-        self.chunks[at..].iter().flat_map(|chunk| chunk.iter()).skip(left)
+        let encoded = |chunk: &'_ Arc<Chunk>| {
+            let chunk = Arc::clone(chunk);
+            (0..chunk.exports.len()).map(move |i| chunk.encoding(&chunk.exports[i]))
+        };
+        self.chunks[at..].iter().flat_map(encoded).skip(left)
     }
 
     #[must_use]
     pub fn get(&self, service: &ServiceName, tags: &Tags) -> Option<&Export> {
         let chunk = self.chunks.get(self.chunk_of((service, tags)))?;
-        let at = chunk.binary_search_by(|e| key(e).cmp(&(service, tags))).ok()?;
-        chunk.get(at)
+        chunk.exports.get(chunk.find((service, tags)).ok()?)
+    }
+
+    /// The encoding of an export that says more than this program understands; `None` for any other.
+    #[must_use]
+    pub fn foreign(&self, service: &ServiceName, tags: &Tags) -> Option<&Arc<[u8]>> {
+        let chunk = self.chunks.get(self.chunk_of((service, tags)))?;
+        chunk.foreign(chunk.exports.get(chunk.find((service, tags)).ok()?)?)
     }
 
     /// The exports of one service, in order of tags.
     pub fn of<'a>(&'a self, service: &'a ServiceName) -> impl Iterator<Item = &'a Export> {
-        let ends_before = |chunk: &Arc<Vec<Export>>| chunk.last().is_some_and(|e| e.service < *service);
+        let ends_before = |chunk: &Arc<Chunk>| chunk.exports.last().is_some_and(|e| e.service < *service);
         let chunks = &self.chunks[self.chunks.partition_point(ends_before)..];
         let skipped = chunks
             .first()
-            .map_or(0, |chunk| chunk.partition_point(|e| e.service < *service));
+            .map_or(0, |chunk| chunk.exports.partition_point(|e| e.service < *service));
         chunks
             .iter()
             .enumerate()
-            .flat_map(move |(i, chunk)| chunk[if i == 0 { skipped } else { 0 }..].iter())
+            .flat_map(move |(i, chunk)| chunk.exports[if i == 0 { skipped } else { 0 }..].iter())
             .take_while(move |e| e.service == *service)
+    }
+
+    /// The digest of the encoded exports. The first time takes a hash of each, later ones only what changed since.
+    pub fn digest(&mut self) -> ExportsDigest {
+        if let Some(sum) = &self.sum {
+            return sum.digest();
+        }
+        let mut sum = Sum::default();
+        self.encodings_after(0).for_each(|bytes| sum.add(&bytes));
+        let digest = sum.digest();
+        self.sum = Some(sum);
+        digest
+    }
+
+    /// Whether [`Exports::digest`] costs nothing.
+    #[must_use]
+    pub fn is_summed(&self) -> bool {
+        self.sum.is_some()
     }
 
     /// Puts an export in; answers the one it replaced.
     pub fn insert(&mut self, export: Export) -> Option<Export> {
-        self.bytes += footprint(&export);
-        let at = self.chunk_of(key(&export));
-        let Some(shared) = self.chunks.get_mut(at) else {
-            self.chunks.push(Arc::new(vec![export]));
-            self.len += 1;
-            return None;
-        };
-        let chunk = Arc::make_mut(shared);
-        match chunk.binary_search_by(|e| key(e).cmp(&key(&export))) {
-            Ok(found) => {
-                let old = std::mem::replace(&mut chunk[found], export);
-                self.bytes -= footprint(&old);
-                Some(old)
-            }
-            Err(place) => {
-                chunk.insert(place, export);
-                self.len += 1;
-                if chunk.len() > MAX_CHUNK {
-                    let upper = chunk.split_off(chunk.len() / 2);
-                    self.chunks.insert(at + 1, Arc::new(upper));
-                }
-                None
+        self.put(export, None)
+    }
+
+    /// Puts an export in, with its encoding if that says more than this program understands; answers the one it replaced.
+    pub fn put(&mut self, export: Export, foreign: Option<Arc<[u8]>>) -> Option<Export> {
+        let old = self.remove(&export.service, &export.tags);
+        self.bytes += footprint(&export, foreign.as_ref());
+        self.len += 1;
+        if let Some(sum) = &mut self.sum {
+            match &foreign {
+                Some(bytes) => sum.add(bytes),
+                None => sum.add(&encode(&export)),
             }
         }
+        let at = self.chunk_of(key(&export));
+        if self.chunks.is_empty() {
+            self.chunks.push(Arc::default());
+        }
+        let chunk = Arc::make_mut(&mut self.chunks[at]);
+        if let Some(bytes) = foreign {
+            chunk
+                .foreign
+                .insert((export.service.clone(), export.tags.clone()), bytes);
+        }
+        let place = chunk.find(key(&export)).unwrap_or_else(|place| place);
+        chunk.exports.insert(place, export);
+        if chunk.exports.len() > MAX_CHUNK {
+            let upper = chunk.upper_half();
+            self.chunks.insert(at + 1, Arc::new(upper));
+        }
+        old
     }
 
     /// Takes an export out; answers it if it was there.
     pub fn remove(&mut self, service: &ServiceName, tags: &Tags) -> Option<Export> {
         let at = self.chunk_of((service, tags));
         let shared = self.chunks.get_mut(at)?;
-        let found = shared.binary_search_by(|e| key(e).cmp(&(service, tags))).ok()?;
-        let old = Arc::make_mut(shared).remove(found);
-        if shared.is_empty() {
+        let found = shared.find((service, tags)).ok()?;
+        if let Some(sum) = &mut self.sum {
+            sum.take(&shared.encoding(&shared.exports[found]));
+        }
+        let chunk = Arc::make_mut(shared);
+        let old = chunk.exports.remove(found);
+        let foreign = match chunk.foreign.is_empty() {
+            true => None,
+            false => chunk.foreign.remove(&(old.service.clone(), old.tags.clone())),
+        };
+        if chunk.exports.is_empty() {
             self.chunks.remove(at);
         }
         self.len -= 1;
-        self.bytes -= footprint(&old);
+        self.bytes -= footprint(&old, foreign.as_ref());
         Some(old)
     }
 
@@ -147,7 +237,8 @@ impl Exports {
         }
     }
 
-    /// What makes `newer` of this set, in order. Chunks that both share are not looked into.
+    /// What makes `newer` of this set, in order; an export of which only the foreign encoding differs is among it.
+    /// Chunks that both share are not looked into.
     #[must_use]
     pub fn changes(&self, newer: &Exports) -> Vec<Change> {
         // A shared chunk covers the same span of keys on both sides, and no other chunk reaches into that span.
@@ -155,9 +246,9 @@ impl Exports {
         let theirs: BTreeSet<_> = newer.chunks.iter().map(Arc::as_ptr).collect();
         let mut old: BTreeMap<_, _> = entries_outside(&self.chunks, &theirs).collect();
         let mut changes = BTreeMap::new();
-        for (key, export) in entries_outside(&newer.chunks, &mine) {
-            if old.remove(&key) != Some(export) {
-                changes.insert(key, Some(export));
+        for (key, entry) in entries_outside(&newer.chunks, &mine) {
+            if old.remove(&key) != Some(entry) {
+                changes.insert(key, Some(entry.0));
             }
         }
         changes.extend(old.into_keys().map(|key| (key, None)));
@@ -170,42 +261,74 @@ impl Exports {
     /// Where `key` is or belongs.
     fn chunk_of(&self, wanted: (&ServiceName, &Tags)) -> usize {
         self.chunks
-            .partition_point(|chunk| chunk.first().is_some_and(|e| key(e) <= wanted))
+            .partition_point(|chunk| chunk.exports.first().is_some_and(|e| key(e) <= wanted))
             .saturating_sub(1)
     }
 }
 
+type Seen<'a> = (&'a Export, Option<&'a Arc<[u8]>>);
+
 fn entries_outside<'a>(
-    chunks: &'a [Arc<Vec<Export>>],
-    shared: &BTreeSet<*const Vec<Export>>,
-) -> impl Iterator<Item = ((&'a ServiceName, &'a Tags), &'a Export)> {
+    chunks: &'a [Arc<Chunk>],
+    shared: &BTreeSet<*const Chunk>,
+) -> impl Iterator<Item = ((&'a ServiceName, &'a Tags), Seen<'a>)> {
     chunks
         .iter()
         .filter(|chunk| !shared.contains(&Arc::as_ptr(chunk)))
-        .flat_map(|chunk| chunk.iter().map(|e| (key(e), e)))
+        .flat_map(|chunk| chunk.exports.iter().map(|e| (key(e), (e, chunk.foreign(e)))))
 }
 
 impl FromIterator<Export> for Exports {
     /// Of two with the same key, the later stays.
     fn from_iter<I: IntoIterator<Item = Export>>(exports: I) -> Self {
-        let sorted: BTreeMap<ExportKey, Export> = exports
+        exports.into_iter().map(|export| (export, None)).collect()
+    }
+}
+
+impl FromIterator<Encoded> for Exports {
+    /// With the foreign encodings. Of two with the same key, the later stays.
+    fn from_iter<I: IntoIterator<Item = Encoded>>(exports: I) -> Self {
+        let sorted: BTreeMap<ExportKey, Encoded> = exports
             .into_iter()
-            .map(|e| ((e.service.clone(), e.tags.clone()), e))
+            .map(|(e, foreign)| ((e.service.clone(), e.tags.clone()), (e, foreign)))
             .collect();
         let len = sorted.len();
-        let bytes = sorted.values().map(footprint).sum();
-        let mut rest = sorted.into_values().peekable();
+        let bytes = sorted.values().map(|(e, foreign)| footprint(e, foreign.as_ref()));
+        let bytes = bytes.sum();
+        let mut rest = sorted.into_iter().peekable();
         let mut chunks = Vec::with_capacity(len.div_ceil(FILLED_CHUNK));
         while rest.peek().is_some() {
-            chunks.push(Arc::new(rest.by_ref().take(FILLED_CHUNK).collect()));
+            let mut chunk = Chunk::default();
+            for (key, (export, foreign)) in rest.by_ref().take(FILLED_CHUNK) {
+                chunk.exports.push(export);
+                if let Some(bytes) = foreign {
+                    chunk.foreign.insert(key, bytes);
+                }
+            }
+            chunks.push(Arc::new(chunk));
         }
-        Self { chunks, len, bytes }
+        Self {
+            chunks,
+            len,
+            bytes,
+            sum: None,
+        }
     }
 }
 
 impl PartialEq for Exports {
     fn eq(&self, other: &Self) -> bool {
-        self.len == other.len && self.iter().eq(other.iter())
+        let entries = |exports: &Self| -> bool {
+            let mine = self
+                .chunks
+                .iter()
+                .flat_map(|c| c.exports.iter().map(|e| c.foreign(e)));
+            mine.eq(exports
+                .chunks
+                .iter()
+                .flat_map(|c| c.exports.iter().map(|e| c.foreign(e))))
+        };
+        self.len == other.len && self.iter().eq(other.iter()) && entries(other)
     }
 }
 
@@ -251,6 +374,25 @@ mod tests {
     }
 
     #[test]
+    fn an_encoding_that_says_more_is_kept_until_its_export_is_replaced() {
+        let more = |i: u16| -> Arc<[u8]> { [encode(&export(i, 1)), vec![0xf8, 7, 1]].concat().into() };
+        let plain: Exports = (0..900).map(|i| export(i, 1)).collect();
+        let mut exports = plain.clone();
+        (0..900).for_each(|i| drop(exports.put(export(i, 1), Some(more(i)))));
+        assert_ne!(plain, exports);
+        assert_eq!(plain.changes(&exports).len(), 900);
+        assert!(exports.encodings_after(0).eq((0..900).map(|i| more(i).to_vec())));
+        assert!(exports.bytes() > plain.bytes());
+        assert_ne!(plain.clone().digest(), exports.digest());
+        (0..900).for_each(|i| drop(exports.insert(export(i, 1))));
+        assert_eq!(
+            (plain.bytes(), plain.clone().digest()),
+            (exports.bytes(), exports.digest())
+        );
+        assert_eq!(plain, exports);
+    }
+
+    #[test]
     fn a_service_that_spans_chunks_is_found_whole() {
         let many = (0..1000u32).map(|i| Export {
             tags: [("n", format!("{i:04}"))].into_iter().collect(),
@@ -271,6 +413,7 @@ mod tests {
             let build = || start.iter().map(|(s, h)| export(*s, *h));
             let before: Exports = build().collect();
             let mut set = before.clone();
+            set.digest();
             let mut map: BTreeMap<ExportKey, Export> =
                 build().map(|e| ((e.service.clone(), e.tags.clone()), e)).collect();
             for (s, healthy) in edits {
@@ -284,14 +427,16 @@ mod tests {
             }
             prop_assert!(set.iter().eq(map.values()));
             prop_assert_eq!(set.len(), map.len());
-            prop_assert!(set.skip(map.len() / 2).eq(map.values().skip(map.len() / 2)));
-            prop_assert_eq!(set.bytes(), map.values().map(footprint).sum::<usize>());
+            let half = map.len() / 2;
+            prop_assert!(set.encodings_after(half).eq(map.values().skip(half).map(encode)));
+            prop_assert_eq!(set.bytes(), map.values().map(|e| footprint(e, None)).sum::<usize>());
             for ((service, tags), export) in &map {
                 prop_assert_eq!(set.get(service, tags), Some(export));
             }
             let mut replayed = before.clone();
             before.changes(&set).into_iter().for_each(|change| replayed.apply(change));
-            prop_assert_eq!(replayed, set);
+            prop_assert_eq!(&replayed, &set);
+            prop_assert_eq!(replayed.digest(), set.digest(), "a sum kept up to date is a sum made anew");
         }
     }
 }

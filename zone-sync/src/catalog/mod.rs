@@ -3,6 +3,8 @@
 //! A `Catalog` is an immutable value; writers build a new one and swap it in whole. It holds no clock: ages are decided
 //! by whoever builds it (see [`Age`]).
 
+mod digest;
+mod encoding;
 mod exports;
 mod summary;
 
@@ -10,11 +12,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-pub use exports::{Change, ExportKey, Exports};
+pub use digest::ExportsDigest;
+pub(crate) use encoding::{encode, key_message};
+pub use exports::{Change, Encoded, ExportKey, Exports};
 pub use summary::{InstanceState, exports};
 
 use crate::{
     name::{GatewayId, ServiceName, Tags, ZoneName},
+    signing::Signed,
     topology::Fingerprint,
 };
 
@@ -44,7 +49,7 @@ pub enum Age {
 }
 
 /// Everything one gateway said about its zone, at one version.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Record {
     pub origin: GatewayId,
     /// Orders records of one origin across its restarts.
@@ -56,6 +61,21 @@ pub struct Record {
     pub draining: bool,
     /// The topology that the origin runs.
     pub topology: Fingerprint,
+    /// Generation of that topology; 0 when it was read from a file and never applied.
+    pub topology_generation: u64,
+    /// The origin's own words for all of this but the exports, with their digest, and its signature; `None` when it
+    /// speaks a protocol without them. Whether the signature is good is not known from that it is here.
+    pub signed: Option<Arc<Signed>>,
+}
+
+/// What is said counts, not by which signature.
+impl PartialEq for Record {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.origin, self.incarnation, self.version) == (&other.origin, other.incarnation, other.version)
+            && (self.draining, self.topology) == (other.draining, other.topology)
+            && self.topology_generation == other.topology_generation
+            && self.exports == other.exports
+    }
 }
 
 /// A record and what this zone makes of it.
@@ -63,6 +83,8 @@ pub struct Record {
 pub struct Entry {
     pub record: Arc<Record>,
     pub age: Age,
+    /// The peer that passed the record on; `None` when it is from the origin itself, or from disk.
+    pub via: Option<GatewayId>,
 }
 
 /// Every remote gateway's record. The zone's own exports are not in it.

@@ -2,14 +2,16 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::name::{MAX_TAGS, ServiceName};
+use crate::name::{MAX_TAGS, NameError, ServiceName};
 
-use super::{InstanceKey, Registration};
+use super::{InstanceKey, Registration, Source};
 
 /// Most instances of one zone. Twice what the zone must publish smoothly (100,000), and about 100 MB of memory.
 pub const MAX_INSTANCES_PER_ZONE: usize = 200_000;
 /// Most instances of one service: one runaway registrant cannot fill the zone.
 pub const MAX_INSTANCES_PER_SERVICE: usize = 100_000;
+/// Most sources that programs name: one for each system that instances are kept in, and some to spare.
+pub const MAX_NAMED_SOURCES: usize = 16;
 /// Longest instance id, in bytes: room for an orchestrator's pod name with its namespace.
 pub const MAX_ID_BYTES: usize = 128;
 /// Longest tag key, in bytes.
@@ -32,6 +34,10 @@ pub enum RegistryError {
     LongId(usize),
     #[error("instance id `{0}` may hold only letters, digits and `-_.:/@[]`")]
     BadId(String),
+    #[error("this is not the name of a service: {0}")]
+    BadService(NameError),
+    #[error("`{0}` is not an address of the form IP:PORT")]
+    NoAddress(String),
     #[error("{0} is not an address that can be dialled")]
     BadAddress(SocketAddr),
     #[error("{0} tags are more than {MAX_TAGS}")]
@@ -52,10 +58,60 @@ pub enum RegistryError {
     ZoneFull,
     #[error("no instance `{0}` is registered")]
     NotFound(InstanceKey),
-    #[error("instance `{0}` is fixed in the topology and can only be changed there")]
-    Fixed(InstanceKey),
+    #[error("instance `{key}` was put in by the source `{holder}` and can only be changed there")]
+    HeldBy { key: InstanceKey, holder: Source },
+    #[error("instance `{0}` is in the list twice")]
+    Twice(InstanceKey),
+    #[error(
+        "what a source hands over stays until the source drops it: instance `{0}` can have no time to live"
+    )]
+    NeedlessTimeToLive(InstanceKey),
+    #[error("this is not the name of a source: {0}")]
+    BadSource(NameError),
+    #[error("the source `{0}` is built in; choose another name")]
+    ReservedSource(String),
+    #[error("there are {MAX_NAMED_SOURCES} named sources already")]
+    TooManySources,
     #[error("the registry has stopped: the gateway is shutting down")]
     Stopped,
+    /// The registry is elsewhere and cannot be asked.
+    #[error("no zone-sync could take it{}", because(.0))]
+    Away(String),
+    /// The registry is elsewhere and said no.
+    #[error("{message}")]
+    Refused { word: String, message: String },
+}
+
+fn because(failure: &str) -> String {
+    match failure {
+        "" => String::new(),
+        failure => format!(": {failure}"),
+    }
+}
+
+impl RegistryError {
+    /// The refusal in one word, for programs; it stays the same over versions.
+    #[must_use]
+    pub fn word(&self) -> &str {
+        match self {
+            Self::EmptyId | Self::LongId(_) | Self::BadId(_) => "bad_id",
+            Self::BadService(_) => "bad_service",
+            Self::NoAddress(_) | Self::BadAddress(_) => "bad_address",
+            Self::TooManyTags(_) | Self::BadTagKey(_) | Self::BadTagValue { .. } => "bad_tags",
+            Self::TooHeavy(_) => "bad_weight",
+            Self::BadTimeToLive(_) | Self::NeedlessTimeToLive(_) => "bad_time_to_live",
+            Self::ServiceFull(_) => "service_full",
+            Self::ZoneFull => "zone_full",
+            Self::NotFound(_) => "not_found",
+            Self::HeldBy { .. } => "held_by_another_source",
+            Self::Twice(_) => "twice",
+            Self::BadSource(_) | Self::ReservedSource(_) => "bad_source",
+            Self::TooManySources => "too_many_sources",
+            Self::Stopped => "stopped",
+            Self::Away(_) => "away",
+            Self::Refused { word, .. } => word,
+        }
+    }
 }
 
 /// Whether `registration` keeps every limit that concerns it alone.
@@ -77,7 +133,7 @@ pub fn check(registration: &Registration) -> Result<(), RegistryError> {
     }
 }
 
-fn check_id(id: &str) -> Result<(), RegistryError> {
+pub(super) fn check_id(id: &str) -> Result<(), RegistryError> {
     if id.is_empty() {
         return Err(RegistryError::EmptyId);
     }

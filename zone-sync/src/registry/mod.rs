@@ -6,8 +6,10 @@
 //! kept, because a service is often rolled out before the file that names it, and whoever publishes instances decides
 //! that such an instance gets no traffic until the service is declared.
 //!
-//! Adding a source (an orchestrator, another store): add a variant to [`Source`], a field to the core's slot, and its
-//! place in the order of precedence. A source only ever removes what it put in.
+//! Each instance has its [`Source`], and a source only ever removes what it put in. Adding a source (an orchestrator,
+//! another store): a program outside the gateway needs nothing here; it hands over all that it knows under a name of its
+//! own. One that is built in is a variant of [`Source`] at its place in the order of precedence, and a task of the
+//! gateway that calls the same replacement.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,17 +17,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{ServiceName, Tags};
 
+pub mod etcd;
 mod limits;
+mod replacement;
+mod source;
 mod state;
 mod store;
+pub mod wire;
 mod writer;
 
 pub use limits::{
-    MAX_ID_BYTES, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_TAG_KEY_BYTES, MAX_TAG_VALUE_BYTES,
-    MAX_TIME_TO_LIVE, MAX_WEIGHT, MIN_TIME_TO_LIVE, RegistryError, check,
+    MAX_ID_BYTES, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_NAMED_SOURCES, MAX_TAG_KEY_BYTES,
+    MAX_TAG_VALUE_BYTES, MAX_TIME_TO_LIVE, MAX_WEIGHT, MIN_TIME_TO_LIVE, RegistryError, check,
 };
+pub use replacement::{Replaced, Replacement};
+pub use source::Source;
 pub use state::{Entry, Registered, Registry};
-pub use store::{Batch, Opened, Store, StoreError};
+pub use store::{Batch, Opened, Store, StoreError, StoredKey};
 pub use writer::{Durability, MAX_WAITING, Progress, Writer};
 
 /// One instance, as its owner announces it. `(service, id)` is its key: registering again replaces it and renews its lease.
@@ -65,15 +73,4 @@ impl std::fmt::Display for InstanceKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.service, self.id)
     }
-}
-
-/// Who put an instance into the registry, in order of precedence: where two sources hold the same key, the earlier one
-/// is in force, and the later one takes over when the earlier one lets go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// Fixed in the topology file.
-    Topology,
-    /// Registered over the API, by the instance or for it.
-    Registered,
 }

@@ -11,8 +11,8 @@ use std::{
 use crate::name::ServiceName;
 
 use super::{
-    InstanceKey, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, Registration, RegistryError, Source,
-    check,
+    InstanceKey, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_NAMED_SOURCES, Registration,
+    RegistryError, Source, check,
 };
 
 /// What a registration did.
@@ -29,7 +29,7 @@ pub enum Registered {
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
     pub registration: &'a Registration,
-    pub source: Source,
+    pub source: &'a Source,
     /// When it goes unless renewed; `None`: it stays.
     pub expires: Option<Instant>,
 }
@@ -45,17 +45,19 @@ pub struct Registry {
     changed: BTreeSet<InstanceKey>,
     /// Slots over all services.
     instances: usize,
+    /// Keys that each source holds; none that holds nothing.
+    holdings: BTreeMap<Source, usize>,
 }
 
-/// What each source says about one key.
+/// What each source says about one key: in order of precedence, at most one for each source, and never empty.
 #[derive(Debug, Default)]
 struct Slot {
-    fixed: Option<Registration>,
-    registered: Option<Lease>,
+    held: Vec<Held>,
 }
 
 #[derive(Debug)]
-struct Lease {
+struct Held {
+    source: Source,
     registration: Registration,
     expires: Option<Instant>,
     /// Where this lease stands in `alarms`; at or before `expires`.
@@ -65,18 +67,33 @@ struct Lease {
 impl Slot {
     /// The entry of the source that comes first.
     fn in_force(&self) -> Option<Entry<'_>> {
-        let fixed = self.fixed.as_ref().map(|registration| Entry {
-            registration,
-            source: Source::Topology,
-            expires: None,
-        });
-        fixed.or_else(|| {
-            self.registered.as_ref().map(|lease| Entry {
-                registration: &lease.registration,
-                source: Source::Registered,
-                expires: lease.expires,
-            })
+        self.held.first().map(|held| Entry {
+            registration: &held.registration,
+            source: &held.source,
+            expires: held.expires,
         })
+    }
+
+    fn of(&mut self, source: &Source) -> Option<&mut Held> {
+        self.held.iter_mut().find(|held| held.source == *source)
+    }
+
+    /// Puts what one source says in its place, and returns what it said before.
+    fn put(&mut self, new: Held) -> Option<Held> {
+        match self.held.binary_search_by(|held| held.source.cmp(&new.source)) {
+            Ok(at) => Some(mem::replace(&mut self.held[at], new)),
+            Err(at) => {
+                // Nearly every slot has one holder for good, and there are a hundred thousand of them.
+                self.held.reserve_exact(1);
+                self.held.insert(at, new);
+                None
+            }
+        }
+    }
+
+    fn take(&mut self, source: &Source) -> Option<Held> {
+        let at = self.held.iter().position(|held| held.source == *source)?;
+        Some(self.held.remove(at))
     }
 }
 
@@ -86,8 +103,7 @@ impl Registry {
         Self::default()
     }
 
-    /// Adds or replaces what is registered under this key, with a full time to live from `now` on. Where the topology
-    /// fixes the same key, the registration is kept, and comes into force when the topology lets go of it.
+    /// Registers: [`Registry::put`] as [`Source::Registered`], with a full time to live from `now` on.
     ///
     /// # Errors
     /// When a limit is broken; nothing is changed then.
@@ -96,24 +112,46 @@ impl Registry {
         now: Instant,
         registration: Registration,
     ) -> Result<Registered, RegistryError> {
-        check(&registration)?;
-        self.check_room(&registration)?;
+        self.put(now, &Source::Registered, registration)
+    }
+
+    /// Adds or replaces what `source` says under this key. Where a source that goes before it holds the same key, it is
+    /// kept, and comes into force when that one lets go.
+    ///
+    /// # Errors
+    /// When a limit is broken; nothing is changed then. What the topology fixes is not held to limits, because the
+    /// topology was checked as a whole before it came into force.
+    pub fn put(
+        &mut self,
+        now: Instant,
+        source: &Source,
+        registration: Registration,
+    ) -> Result<Registered, RegistryError> {
+        if *source != Source::Topology {
+            check(&registration)?;
+            self.check_source(source, &registration)?;
+            self.check_room(&registration)?;
+        }
         let key = registration.key();
         let expires = registration.time_to_live.map(|time| now + time);
         let slot = self.slot(&key);
-        let before = slot.registered.replace(Lease {
+        let same = slot
+            .of(source)
+            .is_some_and(|held| held.registration == registration);
+        let before = slot.put(Held {
+            source: source.clone(),
             registration,
             expires,
             alarm: expires,
         });
-        let lease = slot.registered.as_ref();
         let done = match &before {
             None => Registered::Added,
-            Some(old) if lease.is_some_and(|new| new.registration == old.registration) => Registered::Renewed,
+            Some(_) if same => Registered::Renewed,
             Some(_) => Registered::Replaced,
         };
-        if let Some(alarm) = before.and_then(|old| old.alarm) {
-            self.alarms.remove(&(alarm, key.clone()));
+        match before {
+            Some(before) => self.drop_alarm(before.alarm, &key),
+            None => *self.holdings.entry(source.clone()).or_default() += 1,
         }
         if let Some(expires) = expires {
             self.alarms.insert((expires, key.clone()));
@@ -124,35 +162,50 @@ impl Registry {
         Ok(done)
     }
 
+    /// Removes what `source` says under this key, and nothing that another source says; `None` when it says nothing.
+    pub fn remove(&mut self, source: &Source, key: &InstanceKey) -> Option<Registration> {
+        let slot = self.services.get_mut(&key.service)?.get_mut(&key.id)?;
+        let held = slot.take(source)?;
+        self.drop_alarm(held.alarm, key);
+        self.let_go(source, key);
+        Some(held.registration)
+    }
+
+    /// The keys that `source` holds, in force or not.
+    pub fn keys_of(&self, source: &Source) -> impl Iterator<Item = InstanceKey> {
+        let count = self.holdings.get(source).copied().unwrap_or(0);
+        let slots = self.services.values().flat_map(BTreeMap::values);
+        let held = slots.flat_map(|slot| &slot.held);
+        // Stops at the last one, so that a source that holds nothing costs nothing.
+        held.filter(|held| held.source == *source)
+            .map(|held| held.registration.key())
+            .take(count)
+    }
+
     /// Gives the registration another full time to live.
     ///
     /// # Errors
-    /// When nothing is registered under this key, or the topology alone holds it.
+    /// When nothing is registered under this key, or another source alone holds it.
     pub fn renew(&mut self, now: Instant, service: &ServiceName, id: &str) -> Result<(), RegistryError> {
         let slot = self.services.get_mut(service).and_then(|ids| ids.get_mut(id));
-        let Some(lease) = slot.and_then(|slot| slot.registered.as_mut()) else {
+        let Some(held) = slot.and_then(|slot| slot.of(&Source::Registered)) else {
             return Err(self.absent(service, id));
         };
-        lease.expires = lease.registration.time_to_live.map(|time| now + time);
+        held.expires = held.registration.time_to_live.map(|time| now + time);
         Ok(())
     }
 
     /// Removes what is registered under this key.
     ///
     /// # Errors
-    /// When nothing is registered under it, or the topology alone holds it.
+    /// When nothing is registered under it, or another source alone holds it.
     pub fn deregister(&mut self, service: &ServiceName, id: &str) -> Result<Registration, RegistryError> {
-        let slot = self.services.get_mut(service).and_then(|ids| ids.get_mut(id));
-        let Some(lease) = slot.and_then(|slot| slot.registered.take()) else {
-            return Err(self.absent(service, id));
+        let key = InstanceKey {
+            service: service.clone(),
+            id: id.to_owned(),
         };
-        let key = lease.registration.key();
-        if let Some(alarm) = lease.alarm {
-            self.alarms.remove(&(alarm, key.clone()));
-        }
-        self.forget_if_empty(&key);
-        self.changed.insert(key);
-        Ok(lease.registration)
+        let removed = self.remove(&Source::Registered, &key);
+        removed.ok_or_else(|| self.absent(service, id))
     }
 
     /// Removes every registration whose time has run out, and says which.
@@ -166,9 +219,8 @@ impl Registry {
                 break;
             };
             if !self.set_alarm_again(now, &key) {
-                self.slot(&key).registered = None;
-                self.forget_if_empty(&key);
-                self.changed.insert(key.clone());
+                self.slot(&key).take(&Source::Registered);
+                self.let_go(&Source::Registered, &key);
                 expired.push(key);
             }
         }
@@ -179,37 +231,6 @@ impl Registry {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.alarms.first().map(|(alarm, _)| *alarm)
-    }
-
-    /// Replaces everything that the topology fixes in this zone. Fixed instances are not held to the limits above: the
-    /// topology was checked as a whole before it came into force.
-    pub fn set_fixed(&mut self, fixed: impl IntoIterator<Item = Registration>) {
-        let mut wanted: BTreeMap<InstanceKey, Registration> =
-            fixed.into_iter().map(|r| (r.key(), r)).collect();
-        let mut gone = Vec::new();
-        for slot in self.services.values_mut().flat_map(BTreeMap::values_mut) {
-            let Some(old) = &slot.fixed else { continue };
-            let key = old.key();
-            match wanted.remove(&key) {
-                Some(new) if new == *old => {}
-                Some(new) => {
-                    slot.fixed = Some(new);
-                    self.changed.insert(key);
-                }
-                None => {
-                    slot.fixed = None;
-                    gone.push(key);
-                }
-            }
-        }
-        for key in gone {
-            self.forget_if_empty(&key);
-            self.changed.insert(key);
-        }
-        for (key, registration) in wanted {
-            self.slot(&key).fixed = Some(registration);
-            self.changed.insert(key);
-        }
     }
 
     /// Every instance in force, by service and id.
@@ -229,10 +250,18 @@ impl Registry {
         self.services.get(service)?.get(id)?.in_force()
     }
 
-    /// Everything that was registered, in force or not: what a store holds.
-    pub fn registrations(&self) -> impl Iterator<Item = &Registration> {
+    /// Everything that a store holds, in force or not; see [`Source::is_stored`].
+    pub fn stored(&self) -> impl Iterator<Item = (&Source, &Registration)> {
         let slots = self.services.values().flat_map(BTreeMap::values);
-        slots.filter_map(|slot| Some(&slot.registered.as_ref()?.registration))
+        let held = slots.flat_map(|slot| &slot.held);
+        held.filter(|held| held.source.is_stored())
+            .map(|held| (&held.source, &held.registration))
+    }
+
+    /// The sources that hold something, each with how much.
+    #[must_use]
+    pub fn holdings(&self) -> &BTreeMap<Source, usize> {
+        &self.holdings
     }
 
     /// Instances over all services.
@@ -265,13 +294,31 @@ impl Registry {
         Ok(())
     }
 
+    fn check_source(&self, source: &Source, registration: &Registration) -> Result<(), RegistryError> {
+        if *source == Source::Registered {
+            return Ok(());
+        }
+        if registration.time_to_live.is_some() {
+            return Err(RegistryError::NeedlessTimeToLive(registration.key()));
+        }
+        let is_named = |source: &&Source| matches!(source, Source::Named(_));
+        let is_new = is_named(&source) && !self.holdings.contains_key(source);
+        if is_new && self.holdings.keys().filter(is_named).count() >= MAX_NAMED_SOURCES {
+            return Err(RegistryError::TooManySources);
+        }
+        Ok(())
+    }
+
     fn absent(&self, service: &ServiceName, id: &str) -> RegistryError {
         let key = InstanceKey {
             service: service.clone(),
             id: id.to_owned(),
         };
         match self.instance(service, id) {
-            Some(_) => RegistryError::Fixed(key),
+            Some(entry) => RegistryError::HeldBy {
+                key,
+                holder: entry.source.clone(),
+            },
             None => RegistryError::NotFound(key),
         }
     }
@@ -286,22 +333,36 @@ impl Registry {
 
     /// Whether the lease runs past `now` because it was renewed.
     fn set_alarm_again(&mut self, now: Instant, key: &InstanceKey) -> bool {
-        let Some(lease) = self.slot(key).registered.as_mut() else {
+        let Some(held) = self.slot(key).of(&Source::Registered) else {
             return false;
         };
-        lease.alarm = lease.expires.filter(|expires| *expires > now);
-        let alarm = lease.alarm;
+        held.alarm = held.expires.filter(|expires| *expires > now);
+        let alarm = held.alarm;
         if let Some(alarm) = alarm {
             self.alarms.insert((alarm, key.clone()));
         }
         alarm.is_some()
     }
 
-    fn forget_if_empty(&mut self, key: &InstanceKey) {
+    fn drop_alarm(&mut self, alarm: Option<Instant>, key: &InstanceKey) {
+        if let Some(alarm) = alarm {
+            self.alarms.remove(&(alarm, key.clone()));
+        }
+    }
+
+    /// Settles the counts after `source` has let go of a key.
+    fn let_go(&mut self, source: &Source, key: &InstanceKey) {
+        if let Some(count) = self.holdings.get_mut(source) {
+            *count -= 1;
+            if *count == 0 {
+                self.holdings.remove(source);
+            }
+        }
+        self.changed.insert(key.clone());
         let Some(ids) = self.services.get_mut(&key.service) else {
             return;
         };
-        if ids.get(&key.id).is_some_and(|s| s.in_force().is_none()) {
+        if ids.get(&key.id).is_some_and(|slot| slot.held.is_empty()) {
             ids.remove(&key.id);
             self.instances -= 1;
         }

@@ -22,6 +22,10 @@ fn registration(name: &str, id: &str, seconds: u64) -> Registration {
     }
 }
 
+fn fix(registry: &mut Registry, fixed: impl IntoIterator<Item = Registration>) {
+    registry.replace(Instant::now(), &Source::Topology, fixed.into_iter().collect());
+}
+
 fn ids(registry: &Registry, name: &str) -> Vec<String> {
     registry
         .service(&service(name))
@@ -88,10 +92,13 @@ fn registering_again_replaces_and_can_shorten_the_lease() {
 #[test]
 fn what_is_not_registered_cannot_be_renewed_or_removed() {
     let mut registry = Registry::new();
-    registry.set_fixed([registration("a", "fixed", 0)]);
+    fix(&mut registry, [registration("a", "fixed", 0)]);
     let (a, now) = (service("a"), Instant::now());
     let absent = RegistryError::NotFound(registration("a", "1", 0).key());
-    let fixed = RegistryError::Fixed(registration("a", "fixed", 0).key());
+    let fixed = RegistryError::HeldBy {
+        key: registration("a", "fixed", 0).key(),
+        holder: Source::Topology,
+    };
     assert_eq!(registry.renew(now, &a, "1"), Err(absent.clone()));
     assert_eq!(registry.deregister(&a, "1"), Err(absent));
     assert_eq!(registry.renew(now, &a, "fixed"), Err(fixed.clone()));
@@ -102,10 +109,13 @@ fn what_is_not_registered_cannot_be_renewed_or_removed() {
 #[test]
 fn a_source_removes_only_what_it_put_in() {
     let (mut registry, now) = (Registry::new(), Instant::now());
-    let source = |registry: &Registry| registry.instance(&service("a"), "1").map(|e| e.source);
+    let source = |registry: &Registry| registry.instance(&service("a"), "1").map(|e| e.source.clone());
     registry.register(now, registration("a", "1", 10)).unwrap();
     registry.register(now, registration("a", "2", 10)).unwrap();
-    registry.set_fixed([registration("a", "1", 0), registration("b", "3", 0)]);
+    fix(
+        &mut registry,
+        [registration("a", "1", 0), registration("b", "3", 0)],
+    );
     assert_eq!(
         source(&registry),
         Some(Source::Topology),
@@ -113,7 +123,7 @@ fn a_source_removes_only_what_it_put_in() {
     );
     assert_eq!(registry.len(), 3);
 
-    registry.set_fixed([]);
+    fix(&mut registry, []);
     assert_eq!(
         source(&registry),
         Some(Source::Registered),
@@ -121,7 +131,7 @@ fn a_source_removes_only_what_it_put_in() {
     );
     assert_eq!(ids(&registry, "a"), ["1", "2"]);
 
-    registry.set_fixed([registration("a", "1", 0)]);
+    fix(&mut registry, [registration("a", "1", 0)]);
     registry.expire(now + Duration::from_secs(10));
     assert_eq!(
         ids(&registry, "a"),
@@ -134,13 +144,19 @@ fn a_source_removes_only_what_it_put_in() {
 #[test]
 fn a_topology_change_names_exactly_what_it_changed() {
     let mut registry = Registry::new();
-    registry.set_fixed([registration("a", "1", 0), registration("a", "2", 0)]);
+    fix(
+        &mut registry,
+        [registration("a", "1", 0), registration("a", "2", 0)],
+    );
     assert_eq!(changed(&mut registry), ["a/1", "a/2"]);
     let mut heavier = registration("a", "2", 0);
     heavier.weight = 5;
-    registry.set_fixed([registration("a", "1", 0), heavier, registration("b", "3", 0)]);
+    fix(
+        &mut registry,
+        [registration("a", "1", 0), heavier, registration("b", "3", 0)],
+    );
     assert_eq!(changed(&mut registry), ["a/2", "b/3"]);
-    registry.set_fixed([registration("a", "1", 0)]);
+    fix(&mut registry, [registration("a", "1", 0)]);
     assert_eq!(changed(&mut registry), ["a/2", "b/3"]);
     assert_eq!(registry.instances().count(), 1);
 }
@@ -180,7 +196,7 @@ proptest! {
                 0 => { registry.register(now, registration("a", &id, seconds)).unwrap(); }
                 1 => { let _ = registry.renew(now, &service("a"), &id); }
                 2 => { let _ = registry.deregister(&service("a"), &id); }
-                3 => registry.set_fixed((0..seconds % 4).map(|n| registration("a", &n.to_string(), 0))),
+                3 => fix(&mut registry, (0..seconds % 4).map(|n| registration("a", &n.to_string(), 0))),
                 _ => { now += Duration::from_secs(seconds); registry.expire(now); }
             }
             prop_assert_eq!(registry.len(), registry.instances().count());

@@ -15,15 +15,21 @@ use std::{
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 
-use super::{InstanceKey, Registration};
+use super::{InstanceKey, Registration, Source};
 
 /// `(service, id)` to a [`Registration`] as JSON. The name carries the version of that form.
 const REGISTRATIONS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("registrations.v1");
+/// `(source, service, id)` to a [`Registration`] as JSON: what programs handed over under a name. A table of its own, so
+/// that a program of before reads the file as it did.
+const NAMED: TableDefinition<'_, (&str, &str, &str), &[u8]> = TableDefinition::new("sources.v1");
 /// Pages that redb may keep in memory, in bytes. The file is read once and then only written.
 const CACHE_BYTES: usize = 8 << 20;
 
+/// What one source says under one key.
+pub type StoredKey = (Source, InstanceKey);
+
 /// Changes for one transaction: the last one per key, `None` for a removal.
-pub type Batch = BTreeMap<InstanceKey, Option<Registration>>;
+pub type Batch = BTreeMap<StoredKey, Option<Registration>>;
 
 /// Why the registry file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +61,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Opened {
     pub store: Store,
-    pub registrations: Vec<Registration>,
+    pub registrations: Vec<(Source, Registration)>,
     /// Where the damaged file is now, if there was one.
     pub set_aside: Option<PathBuf>,
 }
@@ -99,7 +105,7 @@ impl Store {
         Ok(Self { database })
     }
 
-    fn open_and_read(path: &Path) -> Result<(Self, Vec<Registration>), StoreError> {
+    fn open_and_read(path: &Path) -> Result<(Self, Vec<(Source, Registration)>), StoreError> {
         // A database that was cut short or scribbled over makes redb return an error in most places and panic in a few;
         // both mean the same to us. Nothing of a half-opened database is used afterwards.
         let attempt = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -115,22 +121,27 @@ impl Store {
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
-    pub fn read(&self) -> Result<Vec<Registration>, StoreError> {
+    pub fn read(&self) -> Result<Vec<(Source, Registration)>, StoreError> {
         let transaction = self.database.begin_read().map_err(|e| read_error(e.into()))?;
-        let table = match transaction.open_table(REGISTRATIONS) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(read_error(error.into())),
-        };
         let mut registrations = Vec::new();
-        for row in table.iter().map_err(|e| read_error(e.into()))? {
-            let (key, value) = row.map_err(|e| read_error(e.into()))?;
-            match serde_json::from_slice(value.value()) {
-                Ok(registration) => registrations.push(registration),
-                Err(error) => {
-                    let (service, id) = key.value();
-                    tracing::warn!(service, id, %error, "skipping a stored registration that cannot be read");
-                }
+        if let Some(table) = table_if_there(transaction.open_table(REGISTRATIONS))? {
+            for row in table.iter().map_err(|e| read_error(e.into()))? {
+                let (key, value) = row.map_err(|e| read_error(e.into()))?;
+                let (service, id) = key.value();
+                let read = decode(service, id, value.value());
+                registrations.extend(read.map(|registration| (Source::Registered, registration)));
+            }
+        }
+        if let Some(table) = table_if_there(transaction.open_table(NAMED))? {
+            for row in table.iter().map_err(|e| read_error(e.into()))? {
+                let (key, value) = row.map_err(|e| read_error(e.into()))?;
+                let (source, service, id) = key.value();
+                let Ok(source) = Source::named(source) else {
+                    tracing::warn!(source, "skipping what a source with an impossible name stored");
+                    continue;
+                };
+                let read = decode(service, id, value.value());
+                registrations.extend(read.map(|registration| (source, registration)));
             }
         }
         Ok(registrations)
@@ -143,16 +154,19 @@ impl Store {
     pub fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
         let transaction = self.database.begin_write().map_err(|e| write_error(e.into()))?;
         {
-            let mut table = transaction
-                .open_table(REGISTRATIONS)
-                .map_err(|e| write_error(e.into()))?;
-            for (key, change) in batch {
-                let row = (key.service.as_str(), key.id.as_str());
-                let written = match change {
-                    Some(registration) => table.insert(row, encode(registration)?.as_slice()).err(),
-                    None => table.remove(row).err(),
+            let open = |e: redb::TableError| write_error(e.into());
+            let mut registered = transaction.open_table(REGISTRATIONS).map_err(open)?;
+            let mut named = transaction.open_table(NAMED).map_err(open)?;
+            for ((source, key), change) in batch {
+                let (service, id) = (key.service.as_str(), key.id.as_str());
+                let value = change.as_ref().map(encode).transpose()?;
+                let failed = match (source, value.as_deref()) {
+                    (Source::Registered, Some(value)) => registered.insert((service, id), value).err(),
+                    (Source::Registered, None) => registered.remove((service, id)).err(),
+                    (source, Some(value)) => named.insert((source.as_str(), service, id), value).err(),
+                    (source, None) => named.remove((source.as_str(), service, id)).err(),
                 };
-                if let Some(error) = written {
+                if let Some(error) = failed {
                     return Err(write_error(error.into()));
                 }
             }
@@ -165,6 +179,24 @@ fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
     builder
+}
+
+/// A table is made by the first commit.
+fn table_if_there<T>(opened: Result<T, redb::TableError>) -> Result<Option<T>, StoreError> {
+    match opened {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(read_error(error.into())),
+    }
+}
+
+/// `None` for a row that cannot be read, with a warning: one bad row must not cost all the others.
+fn decode(service: &str, id: &str, value: &[u8]) -> Option<Registration> {
+    serde_json::from_slice(value)
+        .inspect_err(|error| {
+            tracing::warn!(service, id, %error, "skipping a stored registration that cannot be read");
+        })
+        .ok()
 }
 
 fn encode(registration: &Registration) -> Result<Vec<u8>, StoreError> {
@@ -245,8 +277,17 @@ mod tests {
         }
     }
 
-    fn put(id: &str) -> (InstanceKey, Option<Registration>) {
-        (registration(id).key(), Some(registration(id)))
+    fn put(id: &str) -> (StoredKey, Option<Registration>) {
+        put_by(&Source::Registered, id)
+    }
+
+    fn put_by(source: &Source, id: &str) -> (StoredKey, Option<Registration>) {
+        let key = (source.clone(), registration(id).key());
+        (key, Some(registration(id)))
+    }
+
+    fn registered(id: &str) -> (Source, Registration) {
+        (Source::Registered, registration(id))
     }
 
     fn open(path: &Path) -> Opened {
@@ -260,10 +301,25 @@ mod tests {
         let opened = open(&path);
         assert!(opened.registrations.is_empty());
         opened.store.commit(&Batch::from([put("1"), put("2")])).unwrap();
-        let removal = (registration("1").key(), None);
+        let removal = ((Source::Registered, registration("1").key()), None);
         opened.store.commit(&Batch::from([removal])).unwrap();
         drop(opened);
-        assert_eq!(open(&path).registrations, [registration("2")]);
+        assert_eq!(open(&path).registrations, [registered("2")]);
+    }
+
+    #[test]
+    fn what_sources_say_of_one_instance_is_stored_side_by_side() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.redb");
+        let opened = open(&path);
+        let consul = Source::named("consul").unwrap();
+        let batch = Batch::from([put("1"), put_by(&consul, "1"), put_by(&consul, "2")]);
+        opened.store.commit(&batch).unwrap();
+        let removal = ((consul.clone(), registration("2").key()), None);
+        opened.store.commit(&Batch::from([removal])).unwrap();
+        drop(opened);
+        let read = open(&path).registrations;
+        assert_eq!(read, [registered("1"), (consul, registration("1"))]);
     }
 
     #[test]
@@ -313,7 +369,7 @@ mod tests {
         drop(table);
         transaction.commit().unwrap();
         drop(opened);
-        assert_eq!(open(&path).registrations, [registration("1")]);
+        assert_eq!(open(&path).registrations, [registered("1")]);
     }
 
     #[test]

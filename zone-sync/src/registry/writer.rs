@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{Batch, InstanceKey, Opened, Registration, Store, StoreError};
+use super::{Batch, Opened, Registration, Source, Store, StoreError, StoredKey};
 
 /// Time between two attempts to write to a disk that refused.
 pub const RETRY_EVERY: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ pub struct Writer {
     /// [`RETRY_EVERY`], except in tests.
     retry_every: Duration,
     /// What is in the file. Without it, instances that come and go while the disk is full would pile up here as removals.
-    stored: HashSet<InstanceKey>,
+    stored: HashSet<StoredKey>,
 }
 
 /// One attempt, carried to a blocking thread and back.
@@ -97,19 +97,21 @@ impl Writer {
     ///
     /// # Errors
     /// See [`Store::open`].
-    pub fn open(path: &Path) -> Result<(Self, Vec<Registration>), StoreError> {
+    pub fn open(path: &Path) -> Result<(Self, Vec<(Source, Registration)>), StoreError> {
         let path: PathBuf = path.to_owned();
         Self::with_open(Arc::new(move || Store::open(&path, SystemTime::now())))
     }
 
-    fn with_open(open: Open) -> Result<(Self, Vec<Registration>), StoreError> {
+    fn with_open(open: Open) -> Result<(Self, Vec<(Source, Registration)>), StoreError> {
         let opened = open()?;
-        let stored = opened.registrations.iter().map(Registration::key).collect();
+        let stored = opened.registrations.iter();
+        let stored = stored.map(|(source, registration)| (source.clone(), registration.key()));
+        let stored = stored.collect();
         let writer = Self::new(Some(open), Some(opened.store), stored);
         Ok((writer, opened.registrations))
     }
 
-    fn new(open: Option<Open>, store: Option<Store>, stored: HashSet<InstanceKey>) -> Self {
+    fn new(open: Option<Open>, store: Option<Store>, stored: HashSet<StoredKey>) -> Self {
         Self {
             open,
             store,
@@ -122,16 +124,22 @@ impl Writer {
         }
     }
 
-    /// Writes a registration, soon. `answer` is told when it is on disk, or that it is not.
-    pub fn put(&mut self, registration: Registration, answer: Option<oneshot::Sender<Durability>>) {
+    /// Writes what a source says, soon. `answer` is told when it is on disk, or that it is not.
+    pub fn put(
+        &mut self,
+        source: Source,
+        registration: Registration,
+        answer: Option<oneshot::Sender<Durability>>,
+    ) {
         if self.open.is_some() {
-            self.pending.insert(registration.key(), Some(registration));
+            self.pending
+                .insert((source, registration.key()), Some(registration));
         }
         self.wait(answer);
     }
 
-    /// Removes a registration from the file, soon.
-    pub fn remove(&mut self, key: InstanceKey, answer: Option<oneshot::Sender<Durability>>) {
+    /// Removes what a source said from the file, soon.
+    pub fn remove(&mut self, key: StoredKey, answer: Option<oneshot::Sender<Durability>>) {
         // The batch that is under way may hold this key, so it counts as stored until that is known.
         if self.stored.contains(&key) || self.commit.is_some() {
             self.pending.insert(key, None);

@@ -23,6 +23,10 @@ fn registration(id: usize) -> Registration {
     }
 }
 
+fn key(id: usize) -> StoredKey {
+    (Source::Registered, registration(id).key())
+}
+
 /// Storage in memory that refuses to be written while `full`, and counts its syncs.
 #[derive(Debug, Clone, Default)]
 struct Disk {
@@ -54,7 +58,7 @@ impl Disk {
 
     fn ids(&self) -> Vec<String> {
         let read = self.open()().unwrap().registrations;
-        read.into_iter().map(|r| r.id).collect()
+        read.into_iter().map(|(_, r)| r.id).collect()
     }
 }
 
@@ -90,7 +94,7 @@ impl redb::StorageBackend for Disk {
 
 fn put(writer: &mut Writer, id: usize) -> oneshot::Receiver<Durability> {
     let (answer, answered) = oneshot::channel();
-    writer.put(registration(id), Some(answer));
+    writer.put(Source::Registered, registration(id), Some(answer));
     answered
 }
 
@@ -105,7 +109,10 @@ async fn a_registration_is_answered_when_it_is_on_disk() {
     assert_eq!(writer.progress().await, Progress::Committed);
     assert_eq!(answered.await, Ok(Durability::Durable));
     drop(writer);
-    assert_eq!(Writer::open(&path).unwrap().1, [registration(1)]);
+    assert_eq!(
+        Writer::open(&path).unwrap().1,
+        [(Source::Registered, registration(1))]
+    );
 }
 
 #[tokio::test]
@@ -139,10 +146,10 @@ async fn a_full_disk_is_reported_and_tried_again_without_losing_anything() {
         Ok(Durability::WriteFailed),
         "told at once"
     );
-    writer.remove(registration(0).key(), None);
+    writer.remove(key(0), None);
     for passing in 10..1000 {
-        writer.put(registration(passing), None);
-        writer.remove(registration(passing).key(), None);
+        writer.put(Source::Registered, registration(passing), None);
+        writer.remove(key(passing), None);
     }
     assert_eq!(writer.pending.len(), 3, "what came and went needs no writing");
 
@@ -166,9 +173,9 @@ async fn put_and_commit(writer: &mut Writer, id: usize) -> Durability {
 async fn a_removal_during_a_commit_is_not_forgotten() {
     let disk = Disk::default();
     let (mut writer, _) = Writer::with_open(disk.open()).unwrap();
-    writer.put(registration(1), None);
+    writer.put(Source::Registered, registration(1), None);
     writer.begin();
-    writer.remove(registration(1).key(), None);
+    writer.remove(key(1), None);
     assert!(writer.flush(Instant::now() + Duration::from_secs(60)).await);
     drop(writer);
     assert!(disk.ids().is_empty());
@@ -179,7 +186,7 @@ async fn flushing_to_a_full_disk_gives_up_and_says_so() {
     let disk = Disk::default();
     let (mut writer, _) = Writer::with_open(disk.open()).unwrap();
     disk.full.store(true, Ordering::SeqCst);
-    writer.put(registration(1), None);
+    writer.put(Source::Registered, registration(1), None);
     assert!(!writer.flush(Instant::now() + Duration::from_secs(60)).await);
 }
 

@@ -1,26 +1,39 @@
 //! Puts one snapshot together from its parts, within bounds. Only one is under way for each session.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use causeway_proto::sync as proto;
 
 use super::{
+    head::Head,
     limits::{MAX_EXPORTS, MAX_HELD_BYTES, MAX_PARTS},
     refusal::Refusal,
     wire::{self, Stamp},
 };
 use crate::{
-    catalog::{Export, Exports, Record},
+    catalog::{Encoded, Exports, Record},
     name::GatewayId,
+    signing::Signed,
 };
+
+/// What goes with the exports of a snapshot.
+#[derive(Debug, Clone)]
+pub enum Framing {
+    /// Protocol 1: the fields of the last part say it.
+    Flat,
+    /// What the origin signed.
+    Signed(Head, Arc<Signed>),
+}
 
 /// A snapshot of which some parts are here.
 #[derive(Debug)]
 struct Partial {
+    origin: GatewayId,
     stamp: Stamp,
     parts: u32,
     next: u32,
-    exports: Vec<Export>,
+    framing: Framing,
+    exports: Vec<Encoded>,
     bytes: usize,
 }
 
@@ -32,10 +45,16 @@ pub struct Assembly {
 impl Assembly {
     /// Takes one part; answers the record when it is whole. A part that does not continue what is here, because the
     /// version changed midway or a part was lost, drops what is here: the sender begins anew when it learns of it.
+    /// `framing` comes with part 0.
     ///
     /// # Errors
     /// When the part is malformed or the record would break a limit.
-    pub fn take(&mut self, origin: &GatewayId, part: proto::Snapshot) -> Result<Option<Record>, Refusal> {
+    pub fn take(
+        &mut self,
+        origin: &GatewayId,
+        part: proto::Snapshot,
+        framing: Option<Framing>,
+    ) -> Result<Option<Record>, Refusal> {
         let stamp = Stamp::new(part.incarnation, part.version)?;
         if part.part >= part.parts || stamp.version == 0 {
             return Err(Refusal::Malformed("a snapshot part is numbered past the last"));
@@ -43,40 +62,36 @@ impl Assembly {
         if part.parts > MAX_PARTS {
             return Err(Refusal::RecordTooLarge);
         }
-        if part.part == 0 {
+        if let Some(framing) = framing {
             self.partial = Some(Partial {
+                origin: origin.clone(),
                 stamp,
                 parts: part.parts,
                 next: 0,
+                framing,
                 exports: Vec::new(),
                 bytes: 0,
             });
         }
-        let continues = |p: &Partial| p.stamp == stamp && p.parts == part.parts && p.next == part.part;
+        let continues = |p: &Partial| {
+            p.origin == *origin && p.stamp == stamp && p.parts == part.parts && p.next == part.part
+        };
         let Some(mut partial) = self.partial.take().filter(continues) else {
             return Ok(None);
         };
-        partial.add(part.exports)?;
+        partial.add(&part.exports)?;
         if partial.next < partial.parts {
             self.partial = Some(partial);
             return Ok(None);
         }
-        let topology = wire::read_fingerprint(&part.topology)?;
-        Ok(Some(Record {
-            origin: origin.clone(),
-            incarnation: stamp.incarnation,
-            version: stamp.version,
-            exports: distinct(partial.exports)?,
-            draining: part.draining,
-            topology,
-        }))
+        partial.finish(&part).map(Some)
     }
 }
 
 impl Partial {
-    fn add(&mut self, exports: Vec<proto::Export>) -> Result<(), Refusal> {
+    fn add(&mut self, exports: &[Vec<u8>]) -> Result<(), Refusal> {
         for export in exports {
-            self.bytes += wire::export_bytes(&export);
+            self.bytes += wire::element_bytes(export.len());
             self.exports.push(wire::read_export(export)?);
             if self.exports.len() > MAX_EXPORTS || self.bytes > MAX_HELD_BYTES {
                 return Err(Refusal::RecordTooLarge);
@@ -85,25 +100,42 @@ impl Partial {
         self.next += 1;
         Ok(())
     }
-}
 
-fn distinct(exports: Vec<Export>) -> Result<Exports, Refusal> {
-    let given = exports.len();
-    let exports: Exports = exports.into_iter().collect();
-    if exports.len() == given {
-        Ok(exports)
-    } else {
-        Err(Refusal::Malformed("a record has two exports with the same key"))
+    fn finish(self, last: &proto::Snapshot) -> Result<Record, Refusal> {
+        let given = self.exports.len();
+        let exports: Exports = self.exports.into_iter().collect();
+        if exports.len() != given {
+            return Err(Refusal::Malformed("a record has two exports with the same key"));
+        }
+        let mut record = Record {
+            origin: self.origin,
+            incarnation: self.stamp.incarnation,
+            version: self.stamp.version,
+            exports,
+            draining: last.draining,
+            topology: Default::default(),
+            topology_generation: 0,
+            signed: None,
+        };
+        match self.framing {
+            Framing::Flat => record.topology = wire::read_fingerprint(&last.topology)?,
+            Framing::Signed(head, signed) => {
+                framed(&mut record, head, signed);
+                if record.exports.digest() != head.digest {
+                    return Err(Refusal::DigestMismatch);
+                }
+            }
+        }
+        Ok(record)
     }
 }
 
-/// Whether a delta names each key once.
-pub fn names_each_key_once(delta: &proto::Delta) -> bool {
-    let keys = delta
-        .changed
-        .iter()
-        .filter_map(|export| export.key.as_ref())
-        .chain(&delta.removed);
-    let mut seen: BTreeSet<_> = BTreeSet::new();
-    keys.into_iter().all(|key| seen.insert((&key.service, &key.tags)))
+/// Puts into `record` what its origin signed. Whether the digest fits is for the caller to see.
+pub fn framed(record: &mut Record, head: Head, signed: Arc<Signed>) {
+    record.incarnation = head.stamp.incarnation;
+    record.version = head.stamp.version;
+    record.draining = head.draining;
+    record.topology = head.topology;
+    record.topology_generation = head.topology_generation;
+    record.signed = Some(signed);
 }

@@ -10,13 +10,14 @@ use causeway_proto::sync as proto;
 
 use super::{
     Ages,
-    limits::{FORGET, MAX_EXPORTS, MAX_HELD_BYTES},
-    refusal::Refusal,
+    head::{self, Beat, BeatMark},
+    limits::{FORGET, MAX_INCARNATION, MAX_PEERS, RELAY_DELAY},
     wire::{self, Stamp},
 };
 use crate::{
-    catalog::{Age, Catalog, Entry, Record},
+    catalog::{Age, Catalog, Entry, ExportsDigest, Record},
     name::{GatewayId, ZoneName},
+    signing::{Credential, Purpose, Signed, Unproven, Verifier},
 };
 
 /// When a record's age changes, by this gateway's own clock.
@@ -59,19 +60,41 @@ pub struct Aged {
     pub forgotten: Vec<GatewayId>,
 }
 
+/// What is known of one origin's record besides the record.
+#[derive(Debug)]
+struct Standing {
+    believed: Believed,
+    /// Whether the origin's signature was checked and is good.
+    proven: bool,
+    /// The newest beat that came.
+    mark: BeatMark,
+    beat: Option<HeldBeat>,
+}
+
+#[derive(Debug)]
+struct HeldBeat {
+    came: Instant,
+    beat: Beat,
+    signed: Signed,
+    proven: bool,
+}
+
 #[derive(Debug)]
 pub struct Held {
     ages: Ages,
-    believed: BTreeMap<GatewayId, Believed>,
+    standings: BTreeMap<GatewayId, Standing>,
     catalog: Arc<Catalog>,
+    /// Incarnations later than what is held that somebody says they hold.
+    claims: BTreeMap<GatewayId, u64>,
 }
 
 impl Held {
     pub fn new(ages: Ages) -> Self {
         Self {
             ages,
-            believed: BTreeMap::new(),
+            standings: BTreeMap::new(),
             catalog: Arc::default(),
+            claims: BTreeMap::new(),
         }
     }
 
@@ -85,46 +108,70 @@ impl Held {
 
     /// The newest version of `origin` that is held whole.
     pub fn stamp(&self, origin: &GatewayId) -> Stamp {
-        self.record(origin).map_or(Stamp::NONE, |record| Stamp {
-            incarnation: record.incarnation,
-            version: record.version,
-        })
+        self.record(origin)
+            .map_or(Stamp::NONE, |record| Stamp::of(record))
     }
 
-    /// Takes a record that may be outdated, from disk for example: suspect until its origin is heard, withdrawn as if
+    /// The origins of one zone of which something is held.
+    pub fn origins_of(&self, zone: &ZoneName) -> Vec<GatewayId> {
+        let entries = self.catalog.zone(zone);
+        entries.map(|entry| entry.record.origin.clone()).collect()
+    }
+
+    /// Takes a record that may be outdated, from disk or from a relay that says so: suspect until its origin is heard, withdrawn as if
     /// it had been heard now.
-    pub fn restore(&mut self, now: Instant, record: Record) {
+    pub fn restore(&mut self, now: Instant, record: Record, via: Option<&GatewayId>) {
         let believed = Believed {
             fresh_until: None,
             withdrawn_at: now + self.ages.withdrawn,
         };
-        self.believed.insert(record.origin.clone(), believed);
-        self.publish(Arc::new(record), Age::Suspect);
+        self.stand(&record.origin, believed);
+        if let Some(standing) = self.standings.get_mut(&record.origin) {
+            standing.proven = via.is_some();
+        }
+        self.publish(Entry {
+            record: Arc::new(record),
+            age: Age::Suspect,
+            via: via.cloned(),
+        });
     }
 
-    /// Holds a newer record. `newest` says that its origin has told of none newer: only then does it count as heard.
-    pub fn replace(&mut self, now: Instant, record: Record, newest: bool) {
-        let age = match self.believed.get(&record.origin) {
-            Some(believed) if !newest => believed.age(now),
+    /// Holds a newer record, from its origin or passed on by `via`, which was checked then. `newest` says that its
+    /// origin has told of none newer: only then does it count as heard.
+    pub fn replace(&mut self, now: Instant, record: Record, newest: bool, via: Option<&GatewayId>) {
+        let origin = record.origin.clone();
+        let age = match self.standings.get(&origin) {
+            Some(standing) if !newest => standing.believed.age(now),
             None if !newest => {
-                self.restore(now, record);
+                self.restore(now, record, via);
                 return;
             }
-            _ => self.believe(now, &record.origin),
+            _ => self.believe(now, &origin),
         };
-        self.publish(Arc::new(record), age);
+        if let Some(standing) = self.standings.get_mut(&origin) {
+            standing.proven = via.is_some();
+        }
+        self.claims
+            .retain(|of, incarnation| *of != origin || *incarnation > record.incarnation);
+        self.publish(Entry {
+            record: Arc::new(record),
+            age,
+            via: via.cloned(),
+        });
     }
 
     /// Notes that an origin spoke whose newest record is held; answers the new age if that changed.
-    pub fn heard(&mut self, now: Instant, origin: &GatewayId) -> Option<Age> {
-        let entry = self.catalog.entry(origin)?;
-        let (record, before) = (entry.record.clone(), entry.age);
+    pub fn heard(&mut self, now: Instant, origin: &GatewayId, via: Option<&GatewayId>) -> Option<Age> {
+        let entry = self.catalog.entry(origin)?.clone();
         let age = self.believe(now, origin);
-        if age == before {
+        // As long as all is well, it does not matter which of two relays was quicker.
+        if age == entry.age && (via.is_some() || entry.via.is_none()) {
             return None;
         }
-        self.publish(record, age);
-        Some(age)
+        let changed = age != entry.age;
+        let via = via.cloned();
+        self.publish(Entry { age, via, ..entry });
+        changed.then_some(age)
     }
 
     fn believe(&mut self, now: Instant, origin: &GatewayId) -> Age {
@@ -132,19 +179,161 @@ impl Held {
             fresh_until: Some(now + self.ages.fresh),
             withdrawn_at: now + self.ages.withdrawn,
         };
-        let age = believed.age(now);
-        self.believed.insert(origin.clone(), believed);
-        age
+        self.stand(origin, believed);
+        believed.age(now)
     }
 
-    fn publish(&mut self, record: Arc<Record>, age: Age) {
-        Arc::make_mut(&mut self.catalog).insert(Entry { record, age });
+    fn stand(&mut self, origin: &GatewayId, believed: Believed) {
+        if let Some(standing) = self.standings.get_mut(origin) {
+            standing.believed = believed;
+            return;
+        }
+        let standing = Standing {
+            believed,
+            proven: false,
+            mark: (0, 0),
+            beat: None,
+        };
+        self.standings.insert(origin.clone(), standing);
+    }
+
+    fn publish(&mut self, entry: Entry) {
+        Arc::make_mut(&mut self.catalog).insert(entry);
+    }
+
+    /// The digest of the exports that are held of `origin`, made of them and not of anyone's word.
+    pub fn digest(&mut self, origin: &GatewayId) -> Option<ExportsDigest> {
+        let mut entry = self.catalog.entry(origin)?.clone();
+        let mut exports = entry.record.exports.clone();
+        let is_summed = exports.is_summed();
+        let digest = exports.digest();
+        if !is_summed {
+            // Kept, so that the next time costs nothing.
+            Arc::make_mut(&mut entry.record).exports = exports;
+            self.publish(entry);
+        }
+        Some(digest)
+    }
+
+    pub fn credential(&self, origin: &GatewayId) -> Option<&Arc<Credential>> {
+        let signed = self.record(origin)?.signed.as_ref()?;
+        Some(&signed.credential)
+    }
+
+    /// The record, if its origin's signature was checked.
+    pub fn proven(&self, origin: &GatewayId) -> Option<&Arc<Record>> {
+        let proven = self.standings.get(origin).is_some_and(|standing| standing.proven);
+        self.record(origin).filter(|_| proven)
+    }
+
+    /// Checks the origin's signature, unless that was done; answers whether there is one.
+    ///
+    /// # Errors
+    /// When it is not good.
+    pub fn prove(&mut self, origin: &GatewayId, verifier: &dyn Verifier) -> Result<bool, Unproven> {
+        let Some(record) = self.catalog.entry(origin).map(|entry| entry.record.clone()) else {
+            return Ok(false);
+        };
+        let Some(standing) = self.standings.get_mut(origin) else {
+            return Ok(false);
+        };
+        let unsigned = |signed: &Signed| signed.signature.is_empty();
+        let Some(signed) = record.signed.as_ref().filter(|signed| !unsigned(signed)) else {
+            return Ok(false);
+        };
+        if !standing.proven {
+            signed.check(verifier, Purpose::Record, origin)?;
+            standing.proven = true;
+        }
+        Ok(true)
+    }
+
+    /// Notes a beat of `origin`, if it is newer than every one before.
+    pub fn note_beat(&mut self, now: Instant, origin: &GatewayId, beat: Beat, signed: Signed, proven: bool) {
+        if let Some(standing) = self.standings.get_mut(origin)
+            && beat.mark() > standing.mark
+        {
+            standing.mark = beat.mark();
+            standing.beat = Some(HeldBeat {
+                came: now,
+                beat,
+                signed,
+                proven,
+            });
+        }
+    }
+
+    /// Whether the origin was heard so lately that passing on what it said says that it lives.
+    pub fn is_lively(&self, now: Instant, origin: &GatewayId) -> bool {
+        let standing = self.standings.get(origin);
+        let fresh_until = standing.and_then(|standing| standing.believed.fresh_until);
+        fresh_until.is_some_and(|until| until + RELAY_DELAY >= now + self.ages.fresh)
+    }
+
+    pub fn is_newer_beat(&self, origin: &GatewayId, beat: &Beat) -> bool {
+        self.standings
+            .get(origin)
+            .is_some_and(|standing| beat.mark() > standing.mark)
+    }
+
+    /// Checks the signature of the latest beat, unless that was done.
+    ///
+    /// # Errors
+    /// When it is not good; the beat is dropped then.
+    pub fn prove_beat(&mut self, origin: &GatewayId, verifier: &dyn Verifier) -> Result<(), Unproven> {
+        let Some(standing) = self.standings.get_mut(origin) else {
+            return Ok(());
+        };
+        let Some(held) = standing.beat.as_mut().filter(|held| !held.proven) else {
+            return Ok(());
+        };
+        let checked = held.signed.check(verifier, Purpose::Beat, origin);
+        held.proven = checked.is_ok();
+        if checked.is_err() {
+            standing.beat = None;
+        }
+        checked
+    }
+
+    /// The latest beat, if its signature was checked and the receiver of the record can check it too.
+    pub fn proven_beat(&self, now: Instant, origin: &GatewayId) -> Option<(BeatMark, proto::Beat)> {
+        let held = self.standings.get(origin)?.beat.as_ref()?;
+        if now > held.came + RELAY_DELAY {
+            return None;
+        }
+        let record = self.proven(origin)?;
+        let same_life = record.incarnation == held.beat.stamp.incarnation;
+        (held.proven && same_life).then(|| {
+            let signed = head::signed_message(&held.signed, Some(&held.signed.credential));
+            let beat = proto::Beat {
+                origin: Some(wire::origin_message(origin)),
+                signed: Some(signed),
+            };
+            (held.beat.mark(), beat)
+        })
+    }
+
+    /// A later incarnation of `origin` than what is held that somebody says they hold; 0 when there is none.
+    pub fn elsewhere(&self, origin: &GatewayId) -> u64 {
+        self.claims.get(origin).copied().unwrap_or(0)
+    }
+
+    /// Notes such a word; answers whether it is news.
+    pub fn claim(&mut self, origin: &GatewayId, incarnation: u64) -> bool {
+        let known = self.stamp(origin).incarnation.max(self.elsewhere(origin));
+        let room = self.claims.len() < MAX_PEERS || self.claims.contains_key(origin);
+        if incarnation <= known || incarnation >= MAX_INCARNATION || !room {
+            return false;
+        }
+        self.claims.insert(origin.clone(), incarnation);
+        true
     }
 
     /// Brings the ages up to date.
     pub fn age(&mut self, now: Instant) -> Aged {
         let mut aged = Aged::default();
-        for (origin, believed) in &self.believed {
+        for (origin, standing) in &self.standings {
+            let believed = &standing.believed;
             let Some(entry) = self.catalog.entry(origin) else {
                 continue;
             };
@@ -156,8 +345,8 @@ impl Held {
             }
         }
         for (origin, age) in &aged.changed {
-            if let Some(record) = self.record(origin).cloned() {
-                self.publish(record, *age);
+            if let Some(entry) = self.catalog.entry(origin).cloned() {
+                self.publish(Entry { age: *age, ..entry });
             }
         }
         aged.forgotten.iter().for_each(|origin| self.forget(origin));
@@ -167,49 +356,32 @@ impl Held {
     pub fn next_change(&self) -> Option<Instant> {
         let entries = self.catalog.entries();
         entries
-            .filter_map(|entry| Some(self.believed.get(&entry.record.origin)?.next_change(entry.age)))
+            .filter_map(|entry| {
+                let standing = self.standings.get(&entry.record.origin)?;
+                Some(standing.believed.next_change(entry.age))
+            })
             .min()
     }
 
     /// Forgets the origins of every zone that is not in `zones`; answers which.
     pub fn keep_zones(&mut self, zones: &BTreeSet<ZoneName>) -> Vec<GatewayId> {
         let gone: Vec<_> = self
-            .believed
+            .standings
             .keys()
             .filter(|origin| !zones.contains(&origin.zone))
             .cloned()
             .collect();
         gone.iter().for_each(|origin| self.forget(origin));
+        self.claims.retain(|origin, _| zones.contains(&origin.zone));
         gone
     }
 
     fn forget(&mut self, origin: &GatewayId) {
-        self.believed.remove(origin);
+        self.standings.remove(origin);
         Arc::make_mut(&mut self.catalog).remove(origin);
     }
 
     pub fn len(&self) -> usize {
-        self.believed.len()
+        self.standings.len()
     }
-}
-
-/// `base` with a delta applied. Values are absolute, so a delta from an earlier version than `base` fits too.
-///
-/// # Errors
-/// When the delta holds something that may not be in a record, or makes it too large.
-pub fn with_delta(base: &Record, delta: proto::Delta) -> Result<Record, Refusal> {
-    let mut record = base.clone();
-    for key in delta.removed {
-        record.exports.apply((wire::read_key(key)?, None));
-    }
-    for export in delta.changed {
-        record.exports.insert(wire::read_export(export)?);
-    }
-    if record.exports.len() > MAX_EXPORTS || record.exports.bytes() > MAX_HELD_BYTES {
-        return Err(Refusal::RecordTooLarge);
-    }
-    record.version = delta.to_version;
-    record.draining = delta.draining;
-    record.topology = wire::read_fingerprint(&delta.topology)?;
-    Ok(record)
 }

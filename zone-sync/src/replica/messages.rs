@@ -1,21 +1,18 @@
-//! What the replica does with each message of a peer.
+//! What the replica does with each message of a peer: hellos, acknowledgements and words without data. Data is in `data`.
 
 use std::time::Instant;
 
-use causeway_proto::sync::{
-    Ack, Delta, Heartbeat, Hello, Known, Refused, Snapshot, SyncMessage, sync_message::Body,
-};
+use causeway_proto::sync::{Ack, Heartbeat, Hello, Known, Refused, SyncMessage, sync_message::Body};
 use prost::Message as _;
 
 use super::{
-    Event, Replica, assembly, bounded, held,
-    limits::{MAX_INCARNATION, MAX_KNOWN, MAX_MESSAGE_BYTES, MAX_PEERS, PROTOCOL},
-    may_tell_of,
+    Event, Replica, bounded,
+    limits::{MAX_INCARNATION, MAX_KNOWN, MAX_MESSAGE_BYTES, PROTOCOL},
     refusal::{Refusal, known_reason},
-    session::Session,
+    session::Acknowledge,
     wire::{self, Stamp},
 };
-use crate::{catalog::Record, name::GatewayId};
+use crate::name::GatewayId;
 
 impl Replica {
     /// Takes a message of an authenticated peer. One that breaks the protocol or a limit ends that peer's session and
@@ -36,63 +33,113 @@ impl Replica {
         if message.encoded_len() > MAX_MESSAGE_BYTES {
             return Err(Refusal::MessageTooLarge);
         }
-        let body = message.body.ok_or(Refusal::Malformed("it has no known body"))?;
-        let greeted = self.sessions.get(peer).is_some_and(|session| session.greeted);
+        let Some(session) = self.sessions.get_mut(peer) else {
+            return Ok(());
+        };
+        let has_data = matches!(
+            message.body,
+            Some(Body::Snapshot(_) | Body::Delta(_) | Body::Ack(_))
+        );
+        if !has_data && !session.words.take(now) {
+            return Err(Refusal::TooFast);
+        }
+        let (greeted, signed) = (session.protocol.is_some(), session.is_signed());
+        let Some(body) = message.body else {
+            if !session.is_newer {
+                return Err(Refusal::Malformed("it has no known body"));
+            }
+            self.events.push_back(Event::PassedOver { peer: peer.clone() });
+            return Ok(());
+        };
         match body {
             Body::Hello(hello) => self.take_hello(now, peer, hello),
+            Body::Refused(refused) if signed && refused.origin.is_some() => {
+                self.take_notice(now, peer, refused)
+            }
             Body::Refused(refused) => {
-                self.take_refused(peer, &refused);
+                self.take_refused(now, peer, &refused);
                 Ok(())
             }
             _ if !greeted => Err(Refusal::HelloExpected),
             Body::Snapshot(part) => self.take_snapshot(now, peer, part),
             Body::Delta(delta) => self.take_delta(now, peer, delta),
-            Body::Ack(ack) => self.take_ack(now, peer, ack),
-            Body::Heartbeat(heartbeat) => self.take_heartbeat(peer, heartbeat),
+            Body::Ack(ack) => self.take_ack(now, peer, &ack),
+            Body::Heartbeat(heartbeat) if signed => self.take_beats(now, peer, heartbeat),
+            Body::Heartbeat(heartbeat) => self.take_heartbeat(now, peer, heartbeat),
+            Body::Want(want) if signed => self.take_want(now, peer, want),
+            Body::Want(_) => Err(Refusal::Malformed("it is not of the protocol that was agreed on")),
         }
     }
 
     fn take_hello(&mut self, now: Instant, peer: &GatewayId, hello: Hello) -> Result<(), Refusal> {
-        if hello.protocol != PROTOCOL {
-            return Err(Refusal::UnknownProtocol(hello.protocol));
+        let theirs = (hello.protocol, hello.newest_protocol.max(hello.protocol));
+        let agreed = theirs.1.min(self.speaks.newest);
+        if agreed < theirs.0.max(self.speaks.oldest) {
+            return Err(Refusal::UnknownProtocol(theirs.1));
         }
         let origin = wire::read_origin(hello.origin)?;
         if origin != *peer {
             return Err(Refusal::WrongOrigin(origin.to_string()));
         }
-        let own_origin = self.own.record().origin.clone();
-        let mut peer_holds = Stamp::NONE;
-        let mut newest = None;
-        for (origin, stamp) in read_all_known(hello.known)? {
+        let own_origin = self.own.origin().clone();
+        let (mut peer_holds, mut newest) = (Stamp::NONE, None);
+        for (origin, stamp, elsewhere) in read_all_known(hello.known, MAX_KNOWN)? {
             if origin == own_origin {
                 peer_holds = stamp;
+                self.check_elsewhere(now, peer, elsewhere);
             } else if origin == *peer {
                 newest = Some(stamp);
             }
         }
         let held = self.held.stamp(peer);
+        let unsigned = self
+            .held
+            .record(peer)
+            .is_some_and(|record| record.signed.is_none());
         if let Some(session) = self.sessions.get_mut(peer) {
-            session.greeted = true;
-            session.acknowledged(peer_holds);
+            session.protocol = Some(agreed);
+            session.is_newer = theirs.1 > self.speaks.newest;
+            session.says_unknown = agreed > 1 && self.speaks.newest > PROTOCOL.max(theirs.1);
+            session.acknowledged_own(&self.own, peer_holds);
+            let heard = session.hears_of(now, peer);
             // A peer that has lost its place learns so from our hello, and tells of nothing before it has caught up.
             if let Some(stamp) = newest.filter(|stamp| *stamp >= held) {
-                session.advertise(stamp);
+                heard.advertised = heard.advertised.max(Some(stamp));
+            }
+            if agreed > 1 && unsigned {
+                // Held from the time when one of both spoke protocol 1; now the origin's signature can be had.
+                heard.acknowledge = Acknowledge::None;
             }
         }
         self.check_ahead(now, peer, peer_holds);
+        self.update_wants(now);
         Ok(())
     }
 
-    fn take_ack(&mut self, now: Instant, peer: &GatewayId, ack: Ack) -> Result<(), Refusal> {
-        let origin = wire::read_origin(ack.origin)?;
-        if origin != self.own.record().origin {
+    fn take_ack(&mut self, now: Instant, peer: &GatewayId, ack: &Ack) -> Result<(), Refusal> {
+        let stamp = Stamp::new(ack.incarnation, ack.version)?;
+        let signed = self.sessions.get(peer).is_some_and(|session| session.is_signed());
+        let origin = match &ack.origin {
+            None if signed => self.own.origin().clone(),
+            origin => wire::read_origin(origin.clone())?,
+        };
+        let Some(session) = self.sessions.get_mut(peer) else {
+            return Ok(());
+        };
+        if origin == *self.own.origin() {
+            session.acknowledged_own(&self.own, stamp);
+            self.check_ahead(now, peer, stamp);
+            self.check_elsewhere(now, peer, ack.elsewhere);
+            return Ok(());
+        }
+        if !signed {
             return Err(Refusal::WrongOrigin(origin.to_string()));
         }
-        let stamp = Stamp::new(ack.incarnation, ack.version)?;
-        if let Some(session) = self.sessions.get_mut(peer) {
-            session.acknowledged(stamp);
+        // What the peer wanted and no longer wants may be on its way still.
+        session.acknowledged(&origin, stamp, &self.held);
+        if session.wanted.contains(&origin.zone) {
+            self.claim(now, &origin, stamp.incarnation.max(ack.elsewhere));
         }
-        self.check_ahead(now, peer, stamp);
         Ok(())
     }
 
@@ -103,102 +150,53 @@ impl Replica {
         }
     }
 
-    fn take_heartbeat(&mut self, peer: &GatewayId, heartbeat: Heartbeat) -> Result<(), Refusal> {
-        for (origin, stamp) in read_all_known(heartbeat.current)? {
-            let (held, session) = self.told(peer, &origin, stamp)?;
+    /// The same, for what a peer heard that others hold.
+    fn check_elsewhere(&mut self, now: Instant, peer: &GatewayId, incarnation: u64) {
+        if incarnation > self.own.newest().incarnation {
+            let version = 0;
+            self.check_ahead(now, peer, Stamp { incarnation, version });
+        }
+    }
+
+    /// Heartbeats of protocol 1.
+    fn take_heartbeat(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        heartbeat: Heartbeat,
+    ) -> Result<(), Refusal> {
+        for (origin, stamp, _) in read_all_known(heartbeat.current, MAX_KNOWN)? {
+            if origin != *peer {
+                return Err(Refusal::WrongOrigin(origin.to_string()));
+            }
             // Either it is ahead of us, or behind what it once told: both are settled by our word for what we hold.
-            if held != stamp {
-                session.ack_due = true;
+            if let Some(held) = self.told(now, peer, &origin, stamp)?
+                && held != stamp
+            {
+                self.acknowledge(now, peer, &origin, Acknowledge::Held);
             }
         }
         Ok(())
     }
 
-    fn take_delta(&mut self, now: Instant, peer: &GatewayId, delta: Delta) -> Result<(), Refusal> {
-        let origin = wire::read_origin(delta.origin.clone())?;
-        let stamp = Stamp::new(delta.incarnation, delta.to_version)?;
-        if delta.to_version <= delta.from_version {
-            return Err(Refusal::VersionBackwards);
-        }
-        if !assembly::names_each_key_once(&delta) {
-            return Err(Refusal::Malformed("a delta names an export twice"));
-        }
-        let (held, session) = self.told(peer, &origin, stamp)?;
-        session.ack_due = true;
-        let follows =
-            stamp > held && delta.incarnation == held.incarnation && delta.from_version <= held.version;
-        // One that does not follow what is held is answered with what is held, and the origin sends what is missing.
-        let Some(base) = self.held.record(&origin).filter(|_| follows) else {
-            return Ok(());
-        };
-        let record = held::with_delta(base, delta)?;
-        self.hold(now, peer, record);
-        Ok(())
-    }
-
-    fn take_snapshot(&mut self, now: Instant, peer: &GatewayId, part: Snapshot) -> Result<(), Refusal> {
-        let origin = wire::read_origin(part.origin.clone())?;
-        let stamp = Stamp::new(part.incarnation, part.version)?;
-        let known = self.held.len();
-        let (held, session) = self.told(peer, &origin, stamp)?;
-        if held == Stamp::NONE && known >= MAX_PEERS {
-            return Err(Refusal::TooManyPeers);
-        }
-        let Some(record) = session.assembly.take(&origin, part)? else {
-            return Ok(());
-        };
-        session.ack_due = true;
-        if stamp > held {
-            self.hold(now, peer, record);
-        } else if stamp == held && self.held.record(&origin).is_some_and(|old| **old != record) {
-            return Err(Refusal::VersionReused);
-        }
-        Ok(())
-    }
-
-    /// Notes that `peer` told of a version of `origin`; answers what is held of it.
-    fn told(
-        &mut self,
-        peer: &GatewayId,
-        origin: &GatewayId,
-        stamp: Stamp,
-    ) -> Result<(Stamp, &mut Session), Refusal> {
-        if !may_tell_of(peer, origin) {
-            return Err(Refusal::WrongOrigin(origin.to_string()));
-        }
-        let held = self.held.stamp(origin);
-        if stamp.incarnation < held.incarnation {
-            return Err(Refusal::VersionBackwards);
-        }
-        let session = self.sessions.get_mut(peer).ok_or(Refusal::HelloExpected)?;
-        session.advertise(stamp);
-        Ok((held, session))
-    }
-
-    fn hold(&mut self, now: Instant, peer: &GatewayId, record: Record) {
-        let origin = record.origin.clone();
-        let stamp = Stamp {
-            incarnation: record.incarnation,
-            version: record.version,
-        };
-        let newest = self.sessions.get(peer).and_then(|session| session.advertised) <= Some(stamp);
-        self.held.replace(now, record, newest);
-        self.events.push_back(Event::RecordChanged { origin });
-    }
-
     /// An origin counts as heard when it speaks while the newest version that it told of is held.
     fn note_heard(&mut self, now: Instant, peer: &GatewayId) {
-        let advertised = self.sessions.get(peer).and_then(|session| session.advertised);
-        if advertised.is_some_and(|stamp| stamp <= self.held.stamp(peer))
-            && let Some(age) = self.held.heard(now, peer)
+        let advertised = self
+            .sessions
+            .get(peer)
+            .and_then(|session| session.advertised(peer));
+        let held = self.held.stamp(peer);
+        let is_held = |told: Stamp| told.incarnation == held.incarnation && told <= held;
+        if advertised.is_some_and(is_held)
+            && let Some(age) = self.held.heard(now, peer, None)
         {
             let origin = peer.clone();
             self.events.push_back(Event::AgeChanged { origin, age });
         }
     }
 
-    fn take_refused(&mut self, peer: &GatewayId, refused: &Refused) {
-        self.sessions.remove(peer);
+    fn take_refused(&mut self, now: Instant, peer: &GatewayId, refused: &Refused) {
+        self.handle_disconnected(now, peer);
         self.events.push_back(Event::RefusedByPeer {
             peer: peer.clone(),
             reason: known_reason(&refused.reason),
@@ -207,9 +205,14 @@ impl Replica {
     }
 }
 
-fn read_all_known(known: Vec<Known>) -> Result<Vec<(GatewayId, Stamp)>, Refusal> {
-    if known.len() > MAX_KNOWN {
+/// Origins, their stamps, and the incarnations that others hold.
+pub fn read_all_known(known: Vec<Known>, most: usize) -> Result<Vec<(GatewayId, Stamp, u64)>, Refusal> {
+    if known.len() > most {
         return Err(Refusal::TooManyOrigins);
     }
-    known.into_iter().map(wire::read_known).collect()
+    let read = |known: Known| {
+        let elsewhere = known.elsewhere;
+        wire::read_known(known).map(|(origin, stamp)| (origin, stamp, elsewhere))
+    };
+    known.into_iter().map(read).collect()
 }

@@ -6,21 +6,34 @@
 //! grows with every start of its gateway, the version with every change. A session begins with a hello from both sides
 //! that names what each holds; then each is sent what it misses: a delta where the short history reaches back far
 //! enough, else the whole record in bounded parts. One message with data is in flight for each peer, and changes that
-//! come meanwhile gather into the next. Heartbeats carry the newest version, so that a loss is noticed and repaired.
+//! come meanwhile gather into the next. Heartbeats carry the newest version and a digest of the exports, so that a loss
+//! or a divergence is noticed and repaired.
 //!
-//! Deliberately absent: relaying. A record is taken only from its own origin; [`may_tell_of`] is the one place that
-//! says so, and where a check of the origin's signature would go. Clocks of two zones are never compared: an age is
-//! measured here, from when the origin was last heard.
+//! Every version is signed by its origin, so that anyone can pass it on and everyone can check it. A gateway that has no
+//! session with a zone asks two of its peers for that zone's records (`relay`). Such a record is believed as long as
+//! higher and higher beats of its origin come: a relay can delay them, and cannot make one. After a restart the first
+//! beat of an origin is believed however old it is, because nothing is known to compare it with.
+//!
+//! Clocks of two zones are never compared: an age is measured here, from when the origin was last heard.
 
 mod assembly;
+mod changes;
+mod data;
+mod head;
 mod held;
+mod keys;
 pub mod limits;
 mod messages;
 mod own;
+mod pace;
+mod parts;
 mod refusal;
+mod relay;
 mod session;
 #[cfg(test)]
 mod tests;
+mod told;
+mod wants;
 mod wire;
 
 use std::{
@@ -31,15 +44,18 @@ use std::{
 
 use causeway_proto::sync::{Refused, SyncMessage, sync_message::Body};
 
-pub(crate) use self::wire::{
-    export_message, fingerprint_message, key_message, origin_message, read_export, read_fingerprint,
-    read_origin,
+pub(crate) use self::{
+    assembly::framed,
+    head::{Head, read_signed, signed_message},
+    wire::{fingerprint_message, origin_message, read_export, read_fingerprint, read_origin},
 };
 use self::{
     held::Held,
-    limits::{MAX_PEERS, MAX_REFUSAL_BYTES, RAISE_INTERVAL, RAISE_STRIDE},
+    keys::OwnKeys,
+    limits::{MAX_PEERS, MAX_REFUSAL_BYTES, OLDEST_PROTOCOL, PROTOCOL, RAISE_INTERVAL, RAISE_STRIDE},
     own::OwnRecord,
     session::Session,
+    wants::Wants,
 };
 pub use self::{
     refusal::{Refusal, known_reason},
@@ -48,8 +64,57 @@ pub use self::{
 use crate::{
     catalog::{Age, Catalog, Export, Record},
     name::{GatewayId, ZoneName},
+    signing::{Signer, Verifier},
     topology::Fingerprint,
 };
+
+/// The protocols that a program speaks, from the oldest to the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocols {
+    pub oldest: u32,
+    pub newest: u32,
+}
+
+impl Default for Protocols {
+    fn default() -> Self {
+        Self {
+            oldest: OLDEST_PROTOCOL,
+            newest: PROTOCOL,
+        }
+    }
+}
+
+/// How to make a [`Replica`].
+#[derive(Debug, Clone)]
+pub struct ReplicaConfig {
+    pub origin: GatewayId,
+    /// Greater than any that this origin ever used.
+    pub incarnation: u64,
+    pub ages: Ages,
+    /// Signs the own record. `None`: it is told unsigned, and nobody passes it on.
+    pub signer: Option<Arc<dyn Signer>>,
+    pub verifier: Arc<dyn Verifier>,
+    /// Other than the default only to model an older or a newer program.
+    pub speaks: Protocols,
+    /// Encoded fields that a newer program would add to every export and statement; empty but to model one.
+    pub unknown_fields: Arc<[u8]>,
+}
+
+impl ReplicaConfig {
+    /// With the default ages and protocols, and unsigned.
+    #[must_use]
+    pub fn new(origin: GatewayId, incarnation: u64, verifier: Arc<dyn Verifier>) -> Self {
+        Self {
+            origin,
+            incarnation,
+            ages: Ages::default(),
+            signer: None,
+            verifier,
+            speaks: Protocols::default(),
+            unknown_fields: Arc::default(),
+        }
+    }
+}
 
 /// When a record stops being believed, counted from when its origin was last heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +145,8 @@ pub enum LocalChange {
         fingerprint: Fingerprint,
         zones: BTreeSet<ZoneName>,
     },
+    /// Generation of the topology in force; 0 when it was read from a file.
+    TopologyGeneration(u64),
     /// The answer to [`Event::Outdated`]: a later incarnation, already stored.
     Incarnation(u64),
 }
@@ -107,6 +174,25 @@ pub enum Event {
     Outdated { peer: GatewayId, incarnation: u64 },
     /// Exports that no peer would accept were left out of the own record.
     ExportsLeftOut { count: usize },
+    /// A record of `origin` that `peer` passed on was refused; the session goes on.
+    RelayRefused {
+        peer: GatewayId,
+        origin: GatewayId,
+        refusal: Refusal,
+    },
+    /// `by` refused the own record, which somebody passed on to it; the word came through `via`.
+    OwnRefused {
+        by: GatewayId,
+        via: GatewayId,
+        reason: &'static str,
+        message: String,
+    },
+    /// What was held of `origin` was not what `peer` says it is; the whole record was asked for.
+    Diverged { origin: GatewayId, peer: GatewayId },
+    /// A message of a peer with a newer program is not known here, and was passed over.
+    PassedOver { peer: GatewayId },
+    /// The own key cannot sign; nobody passes the own record on.
+    NotSigned { cause: String },
 }
 
 /// How one session stands.
@@ -114,13 +200,16 @@ pub enum Event {
 pub struct SessionState {
     pub connected: Instant,
     pub heard: Instant,
+    /// The protocol that is spoken; `None` before the peer's hello.
+    pub protocol: Option<u32>,
     /// The newest own version that the peer says it holds.
     pub acknowledged: Stamp,
-}
-
-/// Whether `peer` may tell of `origin`'s record.
-fn may_tell_of(peer: &GatewayId, origin: &GatewayId) -> bool {
-    peer == origin
+    /// The newest version that the peer told of its own record.
+    pub advertised: Option<Stamp>,
+    /// Zones whose records the peer passes on, as it was asked to.
+    pub asked: BTreeSet<ZoneName>,
+    /// Zones whose records the peer asked for.
+    pub wanted: BTreeSet<ZoneName>,
 }
 
 /// One gateway's part in zone sync.
@@ -137,27 +226,28 @@ pub struct Replica {
     farewells: VecDeque<(GatewayId, Refused)>,
     events: VecDeque<Event>,
     raised: Option<Instant>,
+    speaks: Protocols,
+    verifier: Arc<dyn Verifier>,
+    wants: Wants,
+    /// When who last had something to say about whose refused records.
+    noticed: BTreeMap<(GatewayId, GatewayId), Instant>,
+    /// Whether it was said that the own key cannot sign: once is enough.
+    told_unsigned: bool,
 }
 
 impl Replica {
-    /// `incarnation` must be greater than any that this origin ever used. `restored` is what was known before the
-    /// start; it is suspect until its origins are heard.
+    /// `restored` is what was known before the start; it is suspect until its origins are heard.
     #[must_use]
-    pub fn new(
-        now: Instant,
-        origin: GatewayId,
-        incarnation: u64,
-        ages: Ages,
-        restored: impl IntoIterator<Item = Record>,
-    ) -> Self {
-        let mut held = Held::new(ages);
+    pub fn new(now: Instant, config: ReplicaConfig, restored: impl IntoIterator<Item = Record>) -> Self {
+        let mut held = Held::new(config.ages);
         for record in restored.into_iter().take(MAX_PEERS) {
-            if record.origin.zone != origin.zone {
-                held.restore(now, record);
+            if record.origin.zone != config.origin.zone {
+                held.restore(now, record, None);
             }
         }
+        let keys = OwnKeys::new(config.signer, config.unknown_fields);
         Self {
-            own: OwnRecord::new(origin, incarnation),
+            own: OwnRecord::new(config.origin, config.incarnation, keys),
             held,
             zones: None,
             sessions: BTreeMap::new(),
@@ -165,6 +255,11 @@ impl Replica {
             farewells: VecDeque::new(),
             events: VecDeque::new(),
             raised: None,
+            speaks: config.speaks,
+            verifier: config.verifier,
+            wants: Wants::default(),
+            noticed: BTreeMap::new(),
+            told_unsigned: false,
         }
     }
 
@@ -181,6 +276,7 @@ impl Replica {
                 self.own.set_topology(fingerprint);
                 self.set_zones(now, zones);
             }
+            LocalChange::TopologyGeneration(generation) => self.own.set_topology_generation(generation),
             LocalChange::Incarnation(incarnation) => self.own.set_incarnation(incarnation),
         }
         self.pending.extend(self.sessions.keys().cloned());
@@ -200,13 +296,17 @@ impl Replica {
         for origin in self.held.keep_zones(&zones) {
             self.events.push_back(Event::Forgotten { origin });
         }
+        for session in self.sessions.values_mut() {
+            session.forget_zones(&zones);
+        }
         self.zones = Some(zones);
+        self.update_wants(now);
     }
 
     /// A session with an authenticated peer begins; it takes the place of an earlier one.
     pub fn handle_connected(&mut self, now: Instant, peer: GatewayId) {
         self.sessions.remove(&peer);
-        let refusal = if peer.zone == self.own.record().origin.zone {
+        let refusal = if peer.zone == self.own.origin().zone {
             Some(Refusal::OwnZone)
         } else if self
             .zones
@@ -223,20 +323,24 @@ impl Replica {
             self.handle_broken(now, &peer, refusal);
             return;
         }
-        self.sessions.insert(peer.clone(), Session::new(now));
+        self.sessions
+            .insert(peer.clone(), Session::new(now, peer.clone()));
         self.pending.insert(peer);
     }
 
-    pub fn handle_disconnected(&mut self, _now: Instant, peer: &GatewayId) {
-        self.sessions.remove(peer);
+    pub fn handle_disconnected(&mut self, now: Instant, peer: &GatewayId) {
+        if self.sessions.remove(peer).is_some() {
+            self.update_wants(now);
+        }
     }
 
     /// The peer broke a rule that the caller watches over, or one of ours: it is told, and its session ends.
-    pub fn handle_broken(&mut self, _now: Instant, peer: &GatewayId, refusal: Refusal) {
-        self.sessions.remove(peer);
+    pub fn handle_broken(&mut self, now: Instant, peer: &GatewayId, refusal: Refusal) {
+        self.handle_disconnected(now, peer);
         let farewell = Refused {
             reason: refusal.reason().to_owned(),
             message: bounded(&refusal.to_string()),
+            ..Refused::default()
         };
         self.farewells.push_back((peer.clone(), farewell));
         self.events.push_back(Event::Refused {
@@ -259,9 +363,13 @@ impl Replica {
         }
     }
 
-    /// Carries out what is due: heartbeats, ages, silent sessions.
+    /// Carries out what is due: heartbeats, ages, silent sessions, and whom to ask for what.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.own.renew() {
+            self.pending.extend(self.sessions.keys().cloned());
+        }
         let mut silent = Vec::new();
+        let mut again = Vec::new();
         let mut ahead = None;
         for (peer, session) in &mut self.sessions {
             if session.is_silent(now) {
@@ -269,15 +377,25 @@ impl Replica {
             } else if session.tick(now) {
                 self.pending.insert(peer.clone());
             }
-            if session.peer_holds > self.own.newest() {
-                ahead = Some((peer.clone(), session.peer_holds));
+            if session.own.peer_holds > self.own.newest() {
+                ahead = Some((peer.clone(), session.own.peer_holds));
+            }
+            if session.asks_again(now) {
+                again.push((peer.clone(), session.asking.clone()));
             }
         }
+        self.prove_beats(now);
         for peer in silent {
             self.handle_broken(now, &peer, Refusal::Silent);
         }
         if let Some((peer, stamp)) = ahead {
             self.ask_for_incarnation(now, &peer, stamp);
+        }
+        for (peer, zones) in again {
+            self.ask(now, &peer, zones);
+        }
+        if self.wants.next_change().is_some_and(|at| at <= now) {
+            self.update_wants(now);
         }
         let aged = self.held.age(now);
         let changed = aged.changed.into_iter();
@@ -305,7 +423,8 @@ impl Replica {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let sessions = self.sessions.values().map(Session::next_timeout).min();
-        sessions.into_iter().chain(self.held.next_change()).min()
+        let others = [self.held.next_change(), self.wants.next_change()];
+        sessions.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// The next message to send, and to whom. Call until it answers `None`.
@@ -314,15 +433,22 @@ impl Replica {
             return Some((peer, wire::message(Body::Refused(refused))));
         }
         while let Some(peer) = self.pending.first().cloned() {
-            let held = self.held.stamp(&peer);
-            let body = self
-                .sessions
-                .get_mut(&peer)
-                .and_then(|session| session.next_message(now, &self.own, &peer, held));
-            match body {
-                Some(body) => return Some((peer, wire::message(body))),
+            let message = self.sessions.get_mut(&peer).and_then(|session| {
+                if session.protocol.is_some() && std::mem::take(&mut session.says_unknown) {
+                    return Some(SyncMessage { body: None });
+                }
+                let body = session.next_message(now, self.speaks, &mut self.own, &self.held);
+                body.map(wire::message)
+            });
+            match message {
+                Some(message) => return Some((peer, message)),
                 None => drop(self.pending.remove(&peer)),
             }
+        }
+        if let Some(cause) = self.own.take_failure()
+            && !std::mem::replace(&mut self.told_unsigned, true)
+        {
+            self.events.push_back(Event::NotSigned { cause });
         }
         None
     }
@@ -349,7 +475,11 @@ impl Replica {
         self.sessions.get(peer).map(|session| SessionState {
             connected: session.connected,
             heard: session.heard,
-            acknowledged: session.peer_holds,
+            protocol: session.protocol,
+            acknowledged: session.own.peer_holds,
+            advertised: session.advertised(peer),
+            asked: session.asking.clone(),
+            wanted: session.wanted.clone(),
         })
     }
 }

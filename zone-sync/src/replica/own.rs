@@ -1,18 +1,23 @@
-//! The own record: its versions, the short history that deltas are made of, and its cut into snapshot parts.
+//! The own record: its versions, and the short history that deltas are made of.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use causeway_proto::sync as proto;
+use prost::Message as _;
 
 use super::{
+    head::{self, Head},
+    keys::OwnKeys,
     limits::{MAX_EXPORTS, MAX_HISTORY_CHANGES, MAX_HISTORY_STEPS, MAX_PART_BYTES, MAX_RECORD_BYTES},
+    parts::Parts,
     wire::{self, Stamp},
 };
 use crate::{
-    catalog::{Change, Export, ExportKey, Exports, Record},
+    catalog::{Change, Export, ExportKey, Exports, Record, key_message},
     name::GatewayId,
     topology::Fingerprint,
 };
@@ -20,10 +25,8 @@ use crate::{
 /// What one version changed, with every value as it was at that version.
 #[derive(Debug)]
 struct Step {
-    version: u64,
     changes: Vec<Change>,
-    draining: bool,
-    topology: Fingerprint,
+    head: Head,
 }
 
 /// What this gateway tells the others.
@@ -36,10 +39,13 @@ pub struct OwnRecord {
     history: VecDeque<Step>,
     /// Changes in all of `history`.
     history_changes: usize,
+    keys: OwnKeys,
+    /// The first version that was signed with the present certificate.
+    credential_since: u64,
 }
 
 impl OwnRecord {
-    pub fn new(origin: GatewayId, incarnation: u64) -> Self {
+    pub fn new(origin: GatewayId, incarnation: u64, keys: OwnKeys) -> Self {
         Self {
             record: Arc::new(Record {
                 origin,
@@ -48,15 +54,23 @@ impl OwnRecord {
                 exports: Exports::default(),
                 draining: false,
                 topology: Fingerprint::default(),
+                topology_generation: 0,
+                signed: None,
             }),
             announced: false,
             history: VecDeque::new(),
             history_changes: 0,
+            keys,
+            credential_since: 0,
         }
     }
 
     pub fn record(&self) -> &Arc<Record> {
         &self.record
+    }
+
+    pub fn origin(&self) -> &GatewayId {
+        &self.record.origin
     }
 
     /// The newest version, once there is something to tell.
@@ -66,16 +80,13 @@ impl OwnRecord {
 
     /// The newest version, told or not.
     pub fn newest(&self) -> Stamp {
-        Stamp {
-            incarnation: self.record.incarnation,
-            version: self.record.version,
-        }
+        Stamp::of(&self.record)
     }
 
     /// Takes the exports as they are now; answers how many were left out because no peer would accept them.
     pub fn set_exports(&mut self, exports: Vec<Export>) -> usize {
         let given = exports.len();
-        let kept = within_limits(exports);
+        let kept = within_limits(exports, &self.keys);
         let left_out = given - kept.len();
         let mut changes = self.record.exports.changes(&kept);
         // Removals come first, so that no version in between is larger than a record may be.
@@ -88,7 +99,7 @@ impl OwnRecord {
         // Many changes become several versions, so that each fits a delta.
         let (mut batch, mut bytes) = (Vec::new(), 0);
         for change in changes {
-            let size = wire::change_bytes(&change);
+            let size = self.change_bytes(&change);
             if bytes + size > MAX_PART_BYTES && !batch.is_empty() {
                 self.step(std::mem::take(&mut batch));
                 bytes = 0;
@@ -116,6 +127,13 @@ impl OwnRecord {
         }
     }
 
+    pub fn set_topology_generation(&mut self, generation: u64) {
+        if self.record.topology_generation != generation {
+            Arc::make_mut(&mut self.record).topology_generation = generation;
+            self.step(Vec::new());
+        }
+    }
+
     /// Begins a new incarnation with the same content. Lower ones than the present are ignored.
     pub fn set_incarnation(&mut self, incarnation: u64) {
         if incarnation > self.record.incarnation {
@@ -124,151 +142,162 @@ impl OwnRecord {
             record.version = 1;
             self.history.clear();
             self.history_changes = 0;
+            self.keys.forget();
+            self.credential_since = 0;
         }
+    }
+
+    /// Looks whether the certificate was renewed: then a new version tells everyone of the new one.
+    pub fn renew(&mut self) -> bool {
+        let renewed = self.keys.renewed();
+        if renewed {
+            self.credential_since = self.record.version + 1;
+            self.step(Vec::new());
+        }
+        renewed
     }
 
     fn step(&mut self, changes: Vec<Change>) {
         let record = Arc::make_mut(&mut self.record);
-        for change in &changes {
-            record.exports.apply(change.clone());
+        for ((service, tags), now) in &changes {
+            match now {
+                Some(export) => drop(record.exports.put(export.clone(), self.keys.foreign(export))),
+                None => drop(record.exports.remove(service, tags)),
+            }
         }
         record.version += 1;
         self.history_changes += changes.len();
-        self.history.push_back(Step {
-            version: record.version,
-            changes,
-            draining: record.draining,
-            topology: record.topology,
-        });
+        let head = self.head();
+        self.history.push_back(Step { changes, head });
         while self.history.len() > MAX_HISTORY_STEPS || self.history_changes > MAX_HISTORY_CHANGES {
             let dropped = self.history.pop_front().map_or(0, |step| step.changes.len());
             self.history_changes -= dropped;
         }
     }
 
-    /// A delta from `known` towards the newest version, as far as one message carries; `None` when the history does
-    /// not reach back that far.
-    pub fn delta(&self, known: Stamp) -> Option<proto::Delta> {
+    /// The head of the newest version.
+    fn head(&mut self) -> Head {
+        let record = Arc::make_mut(&mut self.record);
+        Head {
+            digest: record.exports.digest(),
+            stamp: Stamp::of(record),
+            draining: record.draining,
+            topology: record.topology,
+            topology_generation: record.topology_generation,
+        }
+    }
+
+    /// A delta from `known` towards the newest version, as far as one message carries, and the version that it leads to;
+    /// `None` when the history does not reach back that far.
+    pub fn delta(&mut self, known: Stamp, protocol: u32) -> Option<(Stamp, proto::Delta)> {
         if known.incarnation != self.record.incarnation || known.version == 0 {
             return None;
         }
-        let oldest = self.history.front()?.version;
+        let oldest = self.history.front()?.head.stamp.version;
         if known.version + 1 < oldest || known.version >= self.record.version {
             return None;
         }
-        let (last, merged) = self.merged_steps(known.version);
-        let last = last?;
+        let (head, merged) = self.merged_steps(known.version);
+        let head = head?;
         let (changed, removed): (Vec<_>, Vec<_>) = merged.into_iter().partition(|(_, now)| now.is_some());
-        Some(proto::Delta {
-            origin: Some(wire::origin_message(&self.record.origin)),
-            incarnation: self.record.incarnation,
+        let mut delta = proto::Delta {
             from_version: known.version,
-            to_version: last.version,
             changed: changed
                 .into_iter()
-                .flat_map(|(_, now)| now.map(wire::export_message))
+                .filter_map(|(_, now)| now.map(|export| self.keys.encode(export)))
                 .collect(),
             removed: removed
                 .into_iter()
-                .map(|((service, tags), _)| wire::key_message(service, tags))
+                .map(|((service, tags), _)| key_message(service, tags))
                 .collect(),
-            draining: last.draining,
-            topology: wire::fingerprint_message(&last.topology),
-        })
+            ..proto::Delta::default()
+        };
+        if protocol >= 2 {
+            let signed = self.keys.signed(&self.record.origin, &head);
+            // Whoever holds a version that came with the present credential has it.
+            let has_it = known.version >= self.credential_since && self.keys.is_present(&signed);
+            let credential = has_it.then_some(&*signed.credential);
+            delta.head = Some(head::signed_message(&signed, credential));
+        } else {
+            delta.origin = Some(wire::origin_message(&self.record.origin));
+            delta.incarnation = head.stamp.incarnation;
+            delta.to_version = head.stamp.version;
+            delta.draining = head.draining;
+            delta.topology = wire::fingerprint_message(&head.topology);
+        }
+        Some((head.stamp, delta))
     }
 
     /// The steps after `version` in one, as many as fit a message; always at least one.
-    fn merged_steps(&self, version: u64) -> (Option<&Step>, BTreeMap<&ExportKey, Option<&Export>>) {
+    fn merged_steps(&self, version: u64) -> (Option<Head>, BTreeMap<&ExportKey, Option<&Export>>) {
         let mut merged = BTreeMap::new();
         let (mut last, mut bytes) = (None, 0);
-        for step in self.history.iter().filter(|step| step.version > version) {
-            bytes += step.changes.iter().map(wire::change_bytes).sum::<usize>();
+        for step in self
+            .history
+            .iter()
+            .filter(|step| step.head.stamp.version > version)
+        {
+            bytes += step.changes.iter().map(|c| self.change_bytes(c)).sum::<usize>();
             if bytes > MAX_PART_BYTES && last.is_some() {
                 break;
             }
             merged.extend(step.changes.iter().map(|(key, now)| (key, now.as_ref())));
-            last = Some(step);
+            last = Some(step.head);
         }
         (last, merged)
+    }
+
+    /// What one change takes in a delta, in bytes.
+    fn change_bytes(&self, ((service, tags), now): &Change) -> usize {
+        wire::element_bytes(match now {
+            Some(export) => self.keys.encode(export).len(),
+            None => key_message(service, tags).encoded_len(),
+        })
+    }
+
+    /// The whole record for a peer that speaks `protocol`.
+    pub fn parts(&mut self, protocol: u32) -> Parts {
+        if protocol < 2 {
+            return Parts::flat(self.record.clone());
+        }
+        let head = self.head();
+        let signed = self.keys.signed(&self.record.origin, &head);
+        Parts::signed(self.record.clone(), &signed)
+    }
+
+    /// The present beat; `None` while there is nothing to tell.
+    pub fn beat(&mut self, now: Instant) -> Option<proto::Beat> {
+        let stamp = self.stamp()?;
+        let digest = Arc::make_mut(&mut self.record).exports.digest();
+        Some(self.keys.beat(now, &self.record.origin, stamp, digest))
+    }
+
+    /// Why the own key cannot sign, once for every such time.
+    pub fn take_failure(&mut self) -> Option<String> {
+        self.keys.take_failure()
     }
 }
 
 /// What peers would accept, up to the limits of a record; of two exports with the same key, the later.
-fn within_limits(exports: Vec<Export>) -> Exports {
+fn within_limits(exports: Vec<Export>, keys: &OwnKeys) -> Exports {
     let kept: Exports = exports
         .into_iter()
         .filter(|export| wire::check_export(export).is_ok())
+        .map(|export| {
+            let foreign = keys.foreign(&export);
+            (export, foreign)
+        })
         .collect();
     if kept.len() <= MAX_EXPORTS && kept.bytes() <= MAX_RECORD_BYTES {
         return kept;
     }
     let mut bounded = Exports::default();
     for export in kept.iter().take(MAX_EXPORTS) {
-        bounded.insert(export.clone());
+        bounded.put(export.clone(), keys.foreign(export));
         if bounded.bytes() > MAX_RECORD_BYTES {
             bounded.remove(&export.service, &export.tags);
             break;
         }
     }
     bounded
-}
-
-/// One version of the own record on its way to one peer, part by part.
-#[derive(Debug)]
-pub struct Parts {
-    record: Arc<Record>,
-    /// How many exports are in each part; never empty.
-    sizes: Vec<usize>,
-    next: usize,
-    /// Exports that went out in earlier parts.
-    sent: usize,
-}
-
-impl Parts {
-    pub fn new(record: Arc<Record>) -> Self {
-        let mut sizes = vec![0];
-        let mut bytes = 0;
-        for export in record.exports.iter() {
-            let size = wire::export_bytes(&wire::export_message(export));
-            if bytes + size > MAX_PART_BYTES {
-                sizes.push(0);
-                bytes = 0;
-            }
-            bytes += size;
-            if let Some(last) = sizes.last_mut() {
-                *last += 1;
-            }
-        }
-        Self {
-            record,
-            sizes,
-            next: 0,
-            sent: 0,
-        }
-    }
-
-    pub fn stamp(&self) -> Stamp {
-        Stamp {
-            incarnation: self.record.incarnation,
-            version: self.record.version,
-        }
-    }
-
-    pub fn next_part(&mut self) -> Option<proto::Snapshot> {
-        let size = *self.sizes.get(self.next)?;
-        let exports = self.record.exports.skip(self.sent).take(size);
-        let part = proto::Snapshot {
-            origin: Some(wire::origin_message(&self.record.origin)),
-            incarnation: self.record.incarnation,
-            version: self.record.version,
-            part: u32::try_from(self.next).ok()?,
-            parts: u32::try_from(self.sizes.len()).ok()?,
-            exports: exports.map(wire::export_message).collect(),
-            draining: self.record.draining,
-            topology: wire::fingerprint_message(&self.record.topology),
-        };
-        self.next += 1;
-        self.sent += size;
-        Some(part)
-    }
 }

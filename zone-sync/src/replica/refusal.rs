@@ -1,15 +1,18 @@
 //! Why a session was ended: each reason has one word, which travels, is counted and is logged.
 
 use super::limits::{
-    MAX_EXPORTS, MAX_KNOWN, MAX_MESSAGE_BYTES, MAX_PARTS, MAX_PEERS, MAX_RECORD_BYTES, MAX_TAG_KEY_BYTES,
-    MAX_TAG_VALUE_BYTES, PROTOCOL, SILENCE,
+    MAX_EXPORT_BYTES, MAX_EXPORTS, MAX_KNOWN, MAX_MESSAGE_BYTES, MAX_PARTS, MAX_PEERS, MAX_RECORD_BYTES,
+    MAX_TAG_KEY_BYTES, MAX_TAG_VALUE_BYTES, OLDEST_PROTOCOL, PROTOCOL, RECEIVE_INTERVAL, SILENCE,
 };
-use crate::name::{MAX_TAGS, NameError};
+use crate::{
+    name::{MAX_TAGS, NameError},
+    signing::Unproven,
+};
 
 /// What a peer did that ends its session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("protocol {0} is not spoken here, only {PROTOCOL}")]
+    #[error("protocol {0} is not spoken here, only {OLDEST_PROTOCOL} to {PROTOCOL}")]
     UnknownProtocol(u32),
     #[error("the first message of a session must be a hello")]
     HelloExpected,
@@ -39,6 +42,14 @@ pub enum Refusal {
     VersionBackwards,
     #[error("two records have the same version")]
     VersionReused,
+    #[error("the exports are not those that the origin signed")]
+    DigestMismatch,
+    #[error("the origin's signature is not believed")]
+    BadSignature(#[source] Unproven),
+    #[error("an export is larger than {MAX_EXPORT_BYTES} bytes")]
+    ExportTooLarge,
+    #[error("messages come faster than one in {} ms", RECEIVE_INTERVAL.as_millis())]
+    TooFast,
     #[error("nothing was heard for {} s", SILENCE.as_secs())]
     Silent,
 }
@@ -62,13 +73,17 @@ impl Refusal {
             Self::Malformed(_) => "malformed",
             Self::VersionBackwards => "version_backwards",
             Self::VersionReused => "version_reused",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::BadSignature(_) => "bad_signature",
+            Self::ExportTooLarge => "export_too_large",
+            Self::TooFast => "too_fast",
             Self::Silent => "silent",
         }
     }
 }
 
 /// Every word of [`Refusal::reason`].
-const REASONS: [&str; 15] = [
+const REASONS: [&str; 19] = [
     "unknown_protocol",
     "hello_expected",
     "wrong_origin",
@@ -83,6 +98,10 @@ const REASONS: [&str; 15] = [
     "malformed",
     "version_backwards",
     "version_reused",
+    "digest_mismatch",
+    "bad_signature",
+    "export_too_large",
+    "too_fast",
     "silent",
 ];
 

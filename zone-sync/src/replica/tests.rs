@@ -1,14 +1,16 @@
 //! What a replica makes of single messages, lying peers above all.
 
 use causeway_proto::sync as proto;
+use prost::Message as _;
 
 use super::{
     limits::{MAX_KNOWN, MAX_MESSAGE_BYTES, MAX_PARTS},
     *,
 };
 use crate::{
-    catalog::Exports,
+    catalog::{Exports, encode, key_message},
     name::{GatewayName, MAX_TAGS, ServiceName, Tags},
+    signing::keyed::KeyedVerifier,
 };
 
 fn gateway(zone: &str) -> GatewayId {
@@ -26,6 +28,11 @@ fn export(service: &str, healthy: u32) -> Export {
     }
 }
 
+fn new_replica(now: Instant) -> Replica {
+    let config = ReplicaConfig::new(gateway("east"), 7, Arc::new(KeyedVerifier::default()));
+    Replica::new(now, config, [])
+}
+
 fn known(zone: &str, incarnation: u64, version: u64) -> proto::Known {
     wire::known_message(&gateway(zone), Stamp { incarnation, version })
 }
@@ -35,6 +42,7 @@ fn hello(zone: &str, known: Vec<proto::Known>) -> Body {
         protocol: 1,
         origin: Some(wire::origin_message(&gateway(zone))),
         known,
+        newest_protocol: 0,
     })
 }
 
@@ -45,9 +53,11 @@ fn snapshot(version: u64, part: u32, parts: u32, exports: &[Export]) -> proto::S
         version,
         part,
         parts,
-        exports: exports.iter().map(wire::export_message).collect(),
+        exports: exports.iter().map(encode).collect(),
         draining: false,
         topology: Vec::new(),
+        head: None,
+        outdated: false,
     }
 }
 
@@ -57,7 +67,7 @@ fn delta(from_version: u64, to_version: u64, changed: &[Export]) -> proto::Delta
         incarnation: 5,
         from_version,
         to_version,
-        changed: changed.iter().map(wire::export_message).collect(),
+        changed: changed.iter().map(encode).collect(),
         ..proto::Delta::default()
     }
 }
@@ -71,7 +81,7 @@ struct East {
 impl East {
     fn new() -> Self {
         let now = Instant::now();
-        let mut replica = Replica::new(now, gateway("east"), 7, Ages::default(), []);
+        let mut replica = new_replica(now);
         replica.handle_local(now, LocalChange::Exports(vec![export("web", 1)]));
         for peer in ["west", "north"] {
             replica.handle_connected(now, gateway(peer));
@@ -130,10 +140,15 @@ impl East {
     }
 }
 
-fn tagged(tags: Vec<(String, String)>) -> proto::Export {
-    let mut export = wire::export_message(&export("web", 1));
-    export.key.as_mut().unwrap().tags = tags.into_iter().collect();
-    export
+/// The encoding of an export of `web` with something changed.
+fn encoding(change: impl FnOnce(&mut proto::Export)) -> Vec<u8> {
+    let mut export = proto::Export::decode(&*encode(&export("web", 1))).unwrap();
+    change(&mut export);
+    export.encode_to_vec()
+}
+
+fn tagged(tags: Vec<(String, String)>) -> Vec<u8> {
+    encoding(|export| export.key.as_mut().unwrap().tags = tags.into_iter().collect())
 }
 
 /// Each message ends the session of `west` for its reason, and touches neither what is held nor anyone else.
@@ -161,8 +176,10 @@ fn next_snapshot(change: impl FnOnce(&mut proto::Snapshot)) -> Body {
 }
 
 fn heartbeat(current: proto::Known) -> Body {
-    let current = vec![current];
-    Body::Heartbeat(proto::Heartbeat { current })
+    Body::Heartbeat(proto::Heartbeat {
+        current: vec![current],
+        ..proto::Heartbeat::default()
+    })
 }
 
 #[test]
@@ -170,7 +187,7 @@ fn a_peer_that_speaks_for_another_or_another_protocol_is_refused() {
     let north = || Some(wire::origin_message(&gateway("north")));
     let mut later = hello("west", vec![]);
     if let Body::Hello(hello) = &mut later {
-        hello.protocol = 2;
+        hello.protocol = 9;
     }
     let ack = proto::Ack {
         origin: north(),
@@ -209,7 +226,9 @@ fn content_that_breaks_a_limit_or_makes_no_sense_is_refused() {
     let long = tagged(vec![("k".into(), "v".repeat(1025))]);
     let many = (0..=MAX_TAGS).map(|i| (i.to_string(), String::new()));
     let many = tagged(many.collect());
-    let misnamed = |export: &mut proto::Export| export.key.as_mut().unwrap().service = "No.Name".into();
+    let misnamed = encoding(|export| export.key.as_mut().unwrap().service = "No.Name".into());
+    let too_healthy = encoding(|export| export.healthy = 10);
+    let nameless = encoding(|export| export.key = None);
     assert_refused(vec![
         ("malformed", next_snapshot(|part| part.part = 1)),
         (
@@ -219,9 +238,9 @@ fn content_that_breaks_a_limit_or_makes_no_sense_is_refused() {
         ("malformed", Body::Snapshot(snapshot(4, 0, 1, &twice))),
         ("malformed", Body::Delta(delta(3, 4, &twice))),
         ("malformed", next_delta(|delta| delta.topology = vec![1; 31])),
-        ("malformed", next_delta(|delta| delta.changed[0].healthy = 10)),
-        ("malformed", next_delta(|delta| delta.changed[0].key = None)),
-        ("bad_name", next_delta(|delta| misnamed(&mut delta.changed[0]))),
+        ("malformed", next_delta(|delta| delta.changed = vec![too_healthy])),
+        ("malformed", next_delta(|delta| delta.changed = vec![nameless])),
+        ("bad_name", next_delta(|delta| delta.changed = vec![misnamed])),
         ("bad_tags", next_delta(|delta| delta.changed = vec![long])),
         ("bad_tags", next_delta(|delta| delta.changed = vec![many])),
         (
@@ -284,12 +303,8 @@ fn a_delta_that_does_not_follow_is_answered_with_what_is_held() {
             ..delta(3, 4, &[])
         }),
         Body::Delta(delta(1, 2, &[export("orders", 9)])),
-        Body::Heartbeat(proto::Heartbeat {
-            current: vec![known("west", 5, 4)],
-        }),
-        Body::Heartbeat(proto::Heartbeat {
-            current: vec![known("west", 5, 2)],
-        }),
+        heartbeat(known("west", 5, 4)),
+        heartbeat(known("west", 5, 2)),
     ] {
         let mut east = East::new();
         east.hear(body);
@@ -313,7 +328,7 @@ fn a_delta_that_does_not_follow_is_answered_with_what_is_held() {
 #[test]
 fn a_delta_from_before_what_is_held_applies_as_values_are_absolute() {
     let mut east = East::new();
-    let removed = vec![wire::key_message(&export("web", 0).service, &Tags::default())];
+    let removed = vec![key_message(&export("web", 0).service, &Tags::default())];
     east.hear(Body::Delta(proto::Delta {
         removed,
         draining: true,
@@ -350,7 +365,7 @@ fn a_snapshot_counts_only_when_all_its_parts_of_one_version_have_come() {
 #[test]
 fn nothing_is_told_before_the_exports_were_set() {
     let now = Instant::now();
-    let mut replica = Replica::new(now, gateway("east"), 7, Ages::default(), []);
+    let mut replica = new_replica(now);
     replica.handle_connected(now, gateway("west"));
     let mut east = East { replica, now };
     east.hear(hello("west", vec![]));
@@ -386,6 +401,7 @@ fn a_refusal_by_the_peer_is_an_event_and_its_text_is_bounded() {
     east.hear(Body::Refused(proto::Refused {
         reason: "made up".into(),
         message: "ä".repeat(9999),
+        ..proto::Refused::default()
     }));
     let event = std::iter::from_fn(|| east.replica.poll_event()).last().unwrap();
     assert!(matches!(&event, Event::RefusedByPeer { reason: "other", message, .. } if message.len() <= 256));
@@ -410,7 +426,6 @@ proptest::proptest! {
     fn arbitrary_bytes_never_panic_or_touch_what_is_held(
         messages in proptest::collection::vec(proptest::collection::vec(0u8..40, 0..60), 1..20),
     ) {
-        use prost::Message as _;
         let mut east = East::new();
         for bytes in messages {
             if let Ok(message) = SyncMessage::decode(&*bytes) {

@@ -4,11 +4,11 @@ use causeway_proto::sync as proto;
 use prost::Message as _;
 
 use super::{
-    limits::{MAX_INCARNATION, MAX_TAG_KEY_BYTES, MAX_TAG_VALUE_BYTES},
+    limits::{MAX_EXPORT_BYTES, MAX_INCARNATION, MAX_TAG_KEY_BYTES, MAX_TAG_VALUE_BYTES},
     refusal::Refusal,
 };
 use crate::{
-    catalog::{Change, Export, ExportKey},
+    catalog::{Encoded, Export, ExportKey, Record, encode},
     name::{GatewayId, GatewayName, MAX_TAGS, ServiceName, Tags, ZoneName},
     topology::Fingerprint,
 };
@@ -27,6 +27,14 @@ impl Stamp {
         incarnation: 0,
         version: 0,
     };
+
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
+        Self {
+            incarnation: record.incarnation,
+            version: record.version,
+        }
+    }
 
     /// # Errors
     /// When no honest gateway could have such an incarnation.
@@ -55,6 +63,7 @@ pub fn read_origin(origin: Option<proto::Origin>) -> Result<GatewayId, Refusal> 
 
 pub fn known_message(origin: &GatewayId, stamp: Stamp) -> proto::Known {
     proto::Known {
+        elsewhere: 0,
         origin: Some(origin_message(origin)),
         incarnation: stamp.incarnation,
         version: stamp.version,
@@ -64,13 +73,6 @@ pub fn known_message(origin: &GatewayId, stamp: Stamp) -> proto::Known {
 pub fn read_known(known: proto::Known) -> Result<(GatewayId, Stamp), Refusal> {
     let stamp = Stamp::new(known.incarnation, known.version)?;
     Ok((read_origin(known.origin)?, stamp))
-}
-
-pub fn key_message(service: &ServiceName, tags: &Tags) -> proto::ExportKey {
-    proto::ExportKey {
-        service: service.to_string(),
-        tags: tags.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
-    }
 }
 
 pub fn read_key(key: proto::ExportKey) -> Result<ExportKey, Refusal> {
@@ -99,46 +101,31 @@ pub fn check_export(export: &Export) -> Result<(), Refusal> {
     check_tags(&export.tags)
 }
 
-pub fn export_message(export: &Export) -> proto::Export {
-    proto::Export {
-        key: Some(key_message(&export.service, &export.tags)),
-        instances: export.instances,
-        healthy: export.healthy,
-        weight: export.weight,
-        capacity_per_second: export.capacity_per_second.unwrap_or(0),
+/// An export, and its bytes when they say more than was understood.
+pub fn read_export(bytes: &[u8]) -> Result<Encoded, Refusal> {
+    if bytes.len() > MAX_EXPORT_BYTES {
+        return Err(Refusal::ExportTooLarge);
     }
-}
-
-pub fn read_export(export: proto::Export) -> Result<Export, Refusal> {
-    let key = export.key.ok_or(Refusal::Malformed("an export has no key"))?;
+    let message =
+        proto::Export::decode(bytes).map_err(|_| Refusal::Malformed("an export cannot be decoded"))?;
+    let key = message.key.ok_or(Refusal::Malformed("an export has no key"))?;
     let (service, tags) = read_key(key)?;
     let export = Export {
         service,
         tags,
-        instances: export.instances,
-        healthy: export.healthy,
-        weight: export.weight,
-        capacity_per_second: Some(export.capacity_per_second).filter(|capacity| *capacity > 0),
+        instances: message.instances,
+        healthy: message.healthy,
+        weight: message.weight,
+        capacity_per_second: Some(message.capacity_per_second).filter(|capacity| *capacity > 0),
     };
     check_export(&export)?;
-    Ok(export)
+    let foreign = (encode(&export) != bytes).then(|| bytes.into());
+    Ok((export, foreign))
 }
 
-/// What an export takes as an element of a repeated field, in bytes.
-pub fn export_bytes(export: &proto::Export) -> usize {
-    let length = export.encoded_len();
+/// What `length` bytes take as an element of a repeated field, in bytes.
+pub fn element_bytes(length: usize) -> usize {
     length + 1 + prost::length_delimiter_len(length)
-}
-
-/// What one change takes in a delta, in bytes.
-pub fn change_bytes(((service, tags), now): &Change) -> usize {
-    match now {
-        Some(export) => export_bytes(&export_message(export)),
-        None => {
-            let length = key_message(service, tags).encoded_len();
-            length + 1 + prost::length_delimiter_len(length)
-        }
-    }
 }
 
 pub fn fingerprint_message(fingerprint: &Fingerprint) -> Vec<u8> {
@@ -149,14 +136,21 @@ pub fn fingerprint_message(fingerprint: &Fingerprint) -> Vec<u8> {
     }
 }
 
+/// A fingerprint as protocol 1 and the store have it, whole, or as a statement has it, cut.
 pub fn read_fingerprint(bytes: &[u8]) -> Result<Fingerprint, Refusal> {
+    let mut fingerprint = Fingerprint::default();
     if bytes.is_empty() {
-        return Ok(Fingerprint::default());
+        return Ok(fingerprint);
     }
-    let bytes = bytes
-        .try_into()
-        .map_err(|_| Refusal::Malformed("a topology fingerprint is not 32 bytes long"))?;
-    Ok(Fingerprint(bytes))
+    match bytes.len() {
+        Fingerprint::COMPARED_BYTES | 32 => fingerprint.0[..bytes.len()].copy_from_slice(bytes),
+        _ => {
+            return Err(Refusal::Malformed(
+                "a topology fingerprint is not 16 or 32 bytes long",
+            ));
+        }
+    }
+    Ok(fingerprint)
 }
 
 pub fn message(body: proto::sync_message::Body) -> proto::SyncMessage {

@@ -34,7 +34,8 @@ pub use self::{
 use crate::{
     catalog::{Catalog, Export},
     name::{GatewayId, ZoneName},
-    replica::{Ages, Replica},
+    replica::{Ages, Replica, ReplicaConfig},
+    signing::{Signer, Verifier},
     topology::{Fingerprint, Topology},
 };
 
@@ -51,6 +52,10 @@ pub struct SyncConfig {
     /// Where `catalog.redb` lies. `None`: nothing survives a restart.
     pub data_dir: Option<PathBuf>,
     pub ages: Ages,
+    /// Signs the own record. `None`: nobody passes it on to zones without a tunnel to this one.
+    pub signer: Option<Arc<dyn Signer>>,
+    /// Checks the records that are passed on.
+    pub verifier: Arc<dyn Verifier>,
 }
 
 /// Why zone sync did not start. A disk that fails is not among the reasons: sync goes on without it.
@@ -78,6 +83,7 @@ struct Local {
     exports: Option<Arc<Vec<Export>>>,
     draining: bool,
     topology: Option<(Fingerprint, Arc<BTreeSet<ZoneName>>)>,
+    topology_generation: u64,
 }
 
 impl ZoneSync {
@@ -93,7 +99,12 @@ impl ZoneSync {
             .await
             .map_err(StartError::Blocking)?;
         let records = records.into_values().map(Arc::unwrap_or_clone);
-        let replica = Replica::new(now, config.origin.clone(), incarnation, config.ages, records);
+        let replica = ReplicaConfig {
+            ages: config.ages,
+            signer: config.signer,
+            ..ReplicaConfig::new(config.origin.clone(), incarnation, config.verifier)
+        };
+        let replica = Replica::new(now, replica, records);
         let (commands, waiting) = mpsc::channel(MAX_WAITING_COMMANDS);
         let (events, events_out) = mpsc::channel(MAX_WAITING_EVENTS);
         let (local, local_in) = watch::channel(Local::default());
@@ -133,6 +144,12 @@ impl ZoneSync {
         let zones = Arc::new(zones.into_iter().collect());
         self.local
             .send_modify(|local| local.topology = Some((fingerprint, zones)));
+    }
+
+    /// Generation of the topology in force; 0, as at the start, when it was read from a file.
+    pub fn set_topology_generation(&self, generation: u64) {
+        self.local
+            .send_modify(|local| local.topology_generation = generation);
     }
 
     /// The catalog, now and as it changes.

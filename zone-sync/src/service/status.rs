@@ -25,6 +25,10 @@ pub enum SyncEvent {
         side: Side,
         reason: &'static str,
     },
+    /// What was held of `origin` was not what it says, and is asked for anew.
+    Diverged { origin: GatewayId },
+    /// A message that only a newer program knows was passed over.
+    PassedOver { peer: GatewayId },
     /// A session ended, with the bytes that it carried.
     SessionEnded {
         peer: GatewayId,

@@ -185,6 +185,10 @@ impl Task {
             self.replica
                 .handle_local(now(), LocalChange::Draining(latest.draining));
         }
+        if latest.topology_generation != self.told.topology_generation {
+            let change = LocalChange::TopologyGeneration(latest.topology_generation);
+            self.replica.handle_local(now(), change);
+        }
         let same = match (&latest.exports, &self.told.exports) {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
             (new, _) => new.is_none(),
@@ -280,22 +284,67 @@ impl Task {
             Event::ExportsLeftOut { count } => {
                 tracing::warn!(count, "left out exports that other zones would refuse");
             }
+            other => self.rare_event(other),
         }
         false
     }
 
-    fn refused(&mut self, peer: &GatewayId, side: Side, reason: &'static str) {
-        let totals = self.totals_of(peer);
-        totals.refusal(side, reason);
-        let ending = match side {
-            Side::Local => Ending::Refused(reason),
-            Side::Peer => Ending::RefusedByPeer(reason),
-        };
+    /// What hardly ever happens.
+    fn rare_event(&mut self, event: Event) {
+        match event {
+            Event::RelayRefused {
+                peer,
+                origin,
+                refusal,
+            } => {
+                let cause = std::error::Error::source(&refusal).map(tracing::field::display);
+                tracing::warn!(%peer, %origin, reason = refusal.reason(), %refusal, cause,
+                    "refused a record that a peer passed on");
+                self.count(&origin, Side::Local, refusal.reason());
+            }
+            Event::OwnRefused {
+                by,
+                via,
+                reason,
+                message,
+            } => {
+                tracing::error!(peer = %by, %via, reason, message,
+                    "a gateway refuses what this zone exports; it serves none of it until that is mended");
+                self.count(&by, Side::Peer, reason);
+            }
+            Event::Diverged { origin, peer } => {
+                tracing::warn!(%peer, %origin, "what was held of a gateway is not what it says; asked for the whole");
+                self.tell(SyncEvent::Diverged { origin });
+            }
+            Event::PassedOver { peer } => {
+                tracing::debug!(%peer, "passed over a message that only a newer program knows");
+                self.tell(SyncEvent::PassedOver { peer });
+            }
+            Event::NotSigned { cause } => {
+                tracing::error!(
+                    cause,
+                    "this gateway's key cannot sign; zones without a tunnel to it will not see it"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn count(&mut self, peer: &GatewayId, side: Side, reason: &'static str) {
+        self.totals_of(peer).refusal(side, reason);
         self.tell(SyncEvent::Refused {
             peer: peer.clone(),
             side,
             reason,
         });
+    }
+
+    fn refused(&mut self, peer: &GatewayId, side: Side, reason: &'static str) {
+        self.count(peer, side, reason);
+        let ending = match side {
+            Side::Local => Ending::Refused(reason),
+            Side::Peer => Ending::RefusedByPeer(reason),
+        };
         self.close(peer, ending);
     }
 

@@ -8,12 +8,12 @@ use redb::{ReadOnlyTable, ReadableTable as _, Table};
 
 use super::{Records, StoreError};
 use crate::{
-    catalog::{Exports, Record},
+    catalog::{Exports, Record, encode, key_message},
     name::GatewayId,
     replica::{
-        export_message, fingerprint_message, key_message,
+        Head, fingerprint_message, framed,
         limits::{MAX_EXPORTS, MAX_PEERS},
-        origin_message, read_export, read_fingerprint, read_origin,
+        origin_message, read_export, read_fingerprint, read_origin, read_signed, signed_message,
     },
 };
 
@@ -53,14 +53,17 @@ pub fn replace(
         let key = key_message(&service, &tags).encode_to_vec();
         let key = (origin.as_str(), key.as_slice());
         match now {
-            Some(export) => drop(exports.insert(key, export_message(&export).encode_to_vec().as_slice())?),
+            Some(export) => match record.exports.foreign(&service, &tags) {
+                Some(bytes) => drop(exports.insert(key, &**bytes)?),
+                None => drop(exports.insert(key, encode(&export).as_slice())?),
+            },
             None => drop(exports.remove(key)?),
         }
     }
     Ok(())
 }
 
-/// A record without its exports.
+/// A record without its exports: what its origin signed, and for programs that know nothing of that the fields they read.
 fn header(record: &Record) -> proto::Snapshot {
     proto::Snapshot {
         origin: Some(origin_message(&record.origin)),
@@ -71,6 +74,8 @@ fn header(record: &Record) -> proto::Snapshot {
         exports: Vec::new(),
         draining: record.draining,
         topology: fingerprint_message(&record.topology),
+        head: record.signed.as_ref().map(|signed| signed_message(signed, None)),
+        outdated: false,
     }
 }
 
@@ -87,14 +92,21 @@ pub fn read_all(
         if origin.to_string() != key.value() {
             return Err(StoreError::Row("a record under another's name"));
         }
-        let record = Record {
+        let mut record = Record {
             exports: read_exports(exports, &origin)?,
             origin,
             incarnation: header.incarnation,
             version: header.version,
             draining: header.draining,
             topology: read_fingerprint(&header.topology).map_err(StoreError::Value)?,
+            topology_generation: 0,
+            signed: None,
         };
+        if header.head.is_some() {
+            let signed = read_signed(header.head, None).map_err(StoreError::Value)?;
+            let head = Head::read(&signed.words).map_err(StoreError::Value)?;
+            framed(&mut record, head, Arc::new(signed));
+        }
         records.insert(record.origin.clone(), Arc::new(record));
     }
     Ok(records)
@@ -114,8 +126,7 @@ fn read_exports(
         if key.value().0 != origin {
             break;
         }
-        let export = proto::Export::decode(value.value()).map_err(|_| StoreError::Row("an export"))?;
-        read.push(read_export(export).map_err(StoreError::Value)?);
+        read.push(read_export(value.value()).map_err(StoreError::Value)?);
     }
     Ok(read.into_iter().collect())
 }

@@ -12,9 +12,35 @@ use ipnet::IpNet;
 
 use crate::name::{ServiceName, Tags, ZoneName};
 
-/// Identifies the content of a topology: SHA-256 of the file's bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// Identifies the content of a topology: SHA-256 of the file's bytes. Two are equal when their first
+/// [`Fingerprint::COMPARED_BYTES`] are: zone sync carries no more of it.
+#[derive(Clone, Copy, Default)]
 pub struct Fingerprint(pub [u8; 32]);
+
+impl Fingerprint {
+    /// 128 bits are enough to tell any two files apart, and every change of an export carries them.
+    pub const COMPARED_BYTES: usize = 16;
+
+    /// What zone sync carries, and what is compared.
+    #[must_use]
+    pub fn compared(&self) -> &[u8] {
+        &self.0[..Self::COMPARED_BYTES]
+    }
+}
+
+impl PartialEq for Fingerprint {
+    fn eq(&self, other: &Self) -> bool {
+        self.compared() == other.compared()
+    }
+}
+
+impl Eq for Fingerprint {}
+
+impl std::hash::Hash for Fingerprint {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.compared().hash(state);
+    }
+}
 
 impl std::fmt::Display for Fingerprint {
     /// The first 12 hexadecimal digits, enough to compare by eye.

@@ -1,17 +1,20 @@
 //! A made-up network of replicas with a clock of its own. It checks after every step that no version goes back and
 //! that no record differs from what its origin wrote at that version.
 
+#![allow(dead_code, reason = "each file of tests uses the part that it needs")]
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use causeway_proto::sync::SyncMessage;
+use causeway_proto::sync::{SyncMessage, sync_message::Body};
 use causeway_zone_sync::{
     catalog::{Export, Record},
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
-    replica::{Ages, Event, LocalChange, Replica},
+    replica::{Event, LocalChange, Protocols, Replica, ReplicaConfig},
+    signing::keyed::{KeyedSigner, KeyedVerifier},
 };
 use prost::Message as _;
 use rand::{Rng, rngs::SmallRng};
@@ -47,12 +50,37 @@ pub fn export(service: usize, healthy: u32) -> Export {
     }
 }
 
+/// What program a replica runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// Protocol 1 only.
+    Older,
+    Present,
+    /// Protocol 3, with fields and messages that nobody else knows.
+    Newer,
+}
+
+pub fn config(index: usize, incarnation: u64, program: Program) -> ReplicaConfig {
+    let mut config = ReplicaConfig::new(gateway(index), incarnation, Arc::new(KeyedVerifier::new([7; 32])));
+    config.signer = Some(Arc::new(KeyedSigner::new([7; 32], &gateway(index))));
+    config.speaks = match program {
+        Program::Older => Protocols { oldest: 1, newest: 1 },
+        Program::Present => Protocols::default(),
+        Program::Newer => Protocols { oldest: 1, newest: 3 },
+    };
+    if program == Program::Newer {
+        config.unknown_fields = [0xf8, 7, 1][..].into();
+    }
+    config
+}
+
 type Stamped = (usize, u64, u64);
 
 pub struct Network {
     pub now: Instant,
     replicas: Vec<Replica>,
     incarnations: Vec<u64>,
+    programs: Vec<Program>,
     /// In flight from one to another, in order.
     wires: BTreeMap<(usize, usize), VecDeque<SyncMessage>>,
     faults: Faults,
@@ -62,6 +90,13 @@ pub struct Network {
     written: BTreeMap<Stamped, Arc<Record>>,
     /// The newest that each replica held of each origin since it started.
     newest: BTreeMap<(usize, usize), (u64, u64)>,
+    /// A record that was damaged on purpose is held.
+    pub unchecked: bool,
+    /// Changes what one tells another; answers whether it did.
+    pub tamper: Option<((usize, usize), fn(&mut Body) -> bool)>,
+    pub tampered: usize,
+    tap: Option<(usize, usize)>,
+    tapped: Vec<SyncMessage>,
     pub events: Vec<(usize, Event)>,
     pub bytes: usize,
     pub messages: usize,
@@ -70,17 +105,28 @@ pub struct Network {
 
 impl Network {
     pub fn new(count: usize, faults: Faults) -> Self {
+        Self::of(&vec![Program::Present; count], faults)
+    }
+
+    pub fn of(programs: &[Program], faults: Faults) -> Self {
         let now = Instant::now();
-        let replica = |i| Replica::new(now, gateway(i), 1, Ages::default(), []);
+        let count = programs.len();
+        let replica = |(i, program): (usize, &Program)| Replica::new(now, config(i, 1, *program), []);
         Self {
             now,
-            replicas: (0..count).map(replica).collect(),
+            replicas: programs.iter().enumerate().map(replica).collect(),
             incarnations: vec![1; count],
+            programs: programs.to_vec(),
             wires: BTreeMap::new(),
             faults,
             reopens: false,
             written: BTreeMap::new(),
             newest: BTreeMap::new(),
+            unchecked: false,
+            tamper: None,
+            tampered: 0,
+            tap: None,
+            tapped: Vec::new(),
             events: Vec::new(),
             bytes: 0,
             messages: 0,
@@ -121,6 +167,20 @@ impl Network {
         }
     }
 
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
+    /// Records what is delivered from one to another, from now on.
+    pub fn tap(&mut self, from: usize, to: usize) {
+        self.tap = Some((from, to));
+        self.tapped.clear();
+    }
+
+    pub fn tapped(&self) -> &[SyncMessage] {
+        &self.tapped
+    }
+
     fn cut_all(&mut self, at: usize) {
         for other in 0..self.replicas.len() {
             self.cut(at, other);
@@ -138,14 +198,14 @@ impl Network {
             .collect();
         let exports: Vec<Export> = self.replicas[at].own().exports.iter().cloned().collect();
         let incarnation = self.incarnations[at];
-        self.replicas[at] = Replica::new(self.now, gateway(at), incarnation, Ages::default(), held);
+        self.replicas[at] = Replica::new(self.now, config(at, incarnation, self.programs[at]), held);
         self.local(at, LocalChange::Exports(exports));
     }
 
     /// As after the loss of the disk, with a clock that went back.
     pub fn restart_without_memory(&mut self, at: usize, _rng: &mut SmallRng) {
         self.cut_all(at);
-        self.replicas[at] = Replica::new(self.now, gateway(at), 0, Ages::default(), []);
+        self.replicas[at] = Replica::new(self.now, config(at, 0, self.programs[at]), []);
         self.newest.retain(|(holder, _), _| *holder != at);
     }
 
@@ -211,7 +271,15 @@ impl Network {
         }
     }
 
-    fn deliver(&mut self, from: usize, to: usize, message: SyncMessage) {
+    fn deliver(&mut self, from: usize, to: usize, mut message: SyncMessage) {
+        if let (Some((at, change)), Some(body)) = (self.tamper, &mut message.body)
+            && at == (from, to)
+        {
+            self.tampered += usize::from(change(body));
+        }
+        if self.tap == Some((from, to)) {
+            self.tapped.push(message.clone());
+        }
         self.replicas[to].handle_message(self.now, &gateway(from), message);
         self.collect();
     }
@@ -299,6 +367,9 @@ impl Network {
                 );
                 *newest = stamp;
                 // Versions in the middle of one local change are not seen from outside.
+                if self.unchecked {
+                    continue;
+                }
                 if let Some(written) = self.written.get(&(origin, stamp.0, stamp.1)) {
                     assert_eq!(written, record, "{at} holds what {origin} never wrote");
                 }

@@ -113,7 +113,7 @@ fn own(snapshot: &Snapshot) -> Vec<ExportView> {
     let states = snapshot
         .instances
         .values()
-        .flatten()
+        .flat_map(|list| list.iter())
         .map(|instance| InstanceState {
             service: &instance.service,
             tags: &instance.tags,

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::atomic::Ordering};
 
-use causeway_zone_sync::{name::Tags, registry::Source};
+use causeway_zone_sync::name::Tags;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -26,7 +26,7 @@ pub struct InstanceView {
     pub unchanged_seconds: Option<f64>,
     /// The latest check that did not pass.
     pub last_failure: Option<FailureView>,
-    /// `topology` or `registered`.
+    /// `topology`, `folder`, `registered`, `dns`, or the name of the program that handed it over.
     pub source: String,
     /// Whether the topology declares its service; if not, it gets no traffic.
     pub declared: bool,
@@ -68,11 +68,7 @@ fn view(status: &InstanceStatus) -> InstanceView {
         checked: status.checked,
         unchanged_seconds: status.unchanged_for.map(|time| time.as_secs_f64()),
         last_failure: status.last_failure.as_ref().map(failure),
-        source: match status.source {
-            Source::Topology => "topology",
-            Source::Registered => "registered",
-        }
-        .to_owned(),
+        source: status.source.to_string(),
         declared: status.declared,
         expires_in_seconds: status.expires_in.map(|time| time.as_secs_f64()),
         outstanding: instance.load.outstanding.load(Ordering::Relaxed),

@@ -130,7 +130,7 @@ fn service_view(
 }
 
 fn local(snapshot: &Snapshot, name: &ServiceName) -> Count {
-    let list = snapshot.instances.get(name).map_or(&[][..], Vec::as_slice);
+    let list = snapshot.instances.get(name).map_or(&[][..], |list| &**list);
     let healthy = list
         .iter()
         .filter(|instance| instance.health == Health::Healthy)

@@ -76,7 +76,7 @@ pub(super) async fn wait(federation: &Federation) -> Result<(), DemoError> {
 
 /// Whether a gateway has a tunnel to every other that it can reach, and has heard that all instances are healthy.
 fn knows_all(snapshot: &Snapshot, topology: &Topology, gateways: &[GatewayId]) -> bool {
-    let own = snapshot.instances.values().flatten();
+    let own = snapshot.instances.values().flat_map(|list| list.iter());
     let healthy = own.filter(|instance| instance.health == Health::Healthy).count();
     let others = gateways.iter().filter(|id| id.zone != snapshot.zone);
     healthy == instances(topology, &snapshot.zone)

@@ -1,0 +1,103 @@
+//! `causeway zone-sync`: serves the registry that several gateways of one zone share, until it is told to stop.
+
+use causeway_zone_sync::name::ZoneName;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Exit, Failure};
+use crate::{
+    admin::{AdminAddress, AdminConfig},
+    telemetry::log::{self, LogFormat},
+    zone_sync::{ListenAddress, ZoneSync, ZoneSyncConfig},
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  causeway zone-sync --zone east --etcd http://10.0.0.1:2379,http://10.0.0.2:2379,http://10.0.0.3:2379
+  causeway gateway --zone east … --zone-sync 127.0.0.1:7820
+
+Run two or more of them in a zone; none is special, and each gateway attaches to any one. It keeps nothing on disk.
+Signals: SIGTERM and SIGINT finish the calls under way and end.";
+
+/// Serve the registry that several gateways of one zone share, kept in etcd
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// The zone whose registry this is
+    #[arg(long, env = "CAUSEWAY_ZONE")]
+    zone: ZoneName,
+    /// Members of etcd, separated by commas; any that are reachable will do
+    #[arg(
+        long,
+        value_name = "URL,…",
+        env = "CAUSEWAY_ETCD",
+        value_delimiter = ',',
+        required = true
+    )]
+    etcd: Vec<String>,
+    /// Where gateways attach and instances register: a loopback IP:PORT, or unix:/PATH
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "CAUSEWAY_LISTEN",
+        default_value = "127.0.0.1:7820"
+    )]
+    listen: ListenAddress,
+    /// Listen where others than this host can connect, although whoever does may register instances
+    #[arg(long, env = "CAUSEWAY_INSECURE")]
+    insecure: bool,
+    /// /livez, /readyz and /metrics: a loopback IP:PORT, or unix:/PATH
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "CAUSEWAY_ADMIN",
+        default_value = "127.0.0.1:7821"
+    )]
+    admin: AdminAddress,
+    /// Form of the log on standard error
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "CAUSEWAY_LOG_FORMAT",
+        default_value = "text"
+    )]
+    log_format: LogFormat,
+    /// What to log: a level, or levels by module such as info,causeway_zone_sync=debug
+    #[arg(long, value_name = "FILTER", env = "CAUSEWAY_LOG", default_value = "info")]
+    log_level: String,
+}
+
+/// Runs until a signal ends it.
+pub fn run(args: Args) -> Result<Exit, Failure> {
+    log::start(args.log_format, &args.log_level)
+        .map_err(|error| Failure::usage("cannot start the log").because(&error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new("cannot start the async runtime").because(&error))?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: Args) -> Result<Exit, Failure> {
+    let no_signals = |error: std::io::Error| Failure::new("cannot listen for signals").because(&error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let config = ZoneSyncConfig {
+        zone: args.zone,
+        etcd: args.etcd,
+        listen: args.listen,
+        insecure: args.insecure,
+        admin: Some(AdminConfig {
+            listen: args.admin,
+            insecure: false,
+        }),
+    };
+    let zone_sync = ZoneSync::start(config).await.map_err(|error| {
+        Failure::new("cannot start zone sync")
+            .because(&error)
+            .hint(error.hint())
+    })?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    zone_sync.shutdown().await;
+    Ok(Exit::Done)
+}

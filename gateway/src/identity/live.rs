@@ -1,0 +1,354 @@
+//! The identity of a running gateway: read at the start, and read again when its files change.
+//!
+//! Whoever renews the files (the built-in CA's operator, step-ca, a Vault agent, cert-manager, spiffe-helper) need not
+//! know of the gateway. A set of files is checked whole before it is used: that it is readable, that key and certificate
+//! belong together, that it names the same gateway as before, and that peers would believe it now. One that fails
+//! changes nothing: the identity before it stays in use, to its end, and the refusal is there to be asked for until a
+//! good set comes. What a new identity does to tunnels is not decided here.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use causeway_zone_sync::name::GatewayId;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Identity, IdentityError, SpiffeId};
+use crate::{reload::watch_folder, telemetry::Metrics};
+
+/// How often the files are read without being told to: they may be links to files elsewhere.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// The identity in use, now and whenever it changes. Who it names never changes.
+#[derive(Debug, Clone)]
+pub struct LiveIdentity {
+    id: SpiffeId,
+    current: watch::Receiver<Arc<Identity>>,
+    refused: watch::Receiver<Option<String>>,
+}
+
+impl LiveIdentity {
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    #[must_use]
+    pub fn gateway(&self) -> &GatewayId {
+        &self.id.gateway
+    }
+
+    #[must_use]
+    pub fn trust_domain(&self) -> &str {
+        &self.id.trust_domain
+    }
+
+    #[must_use]
+    pub fn current(&self) -> Arc<Identity> {
+        self.current.borrow().clone()
+    }
+
+    /// Why the files as they are now are not in use, in one line; `None`: they are.
+    #[must_use]
+    pub fn refused(&self) -> Option<String> {
+        self.refused.borrow().clone()
+    }
+
+    /// Waits until there is another identity than the one this handle last waited for. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.current.changed().await.is_err() {
+            // Nobody is left who could change it.
+            std::future::pending().await
+        }
+    }
+}
+
+/// One that never changes.
+impl From<Arc<Identity>> for LiveIdentity {
+    fn from(identity: Arc<Identity>) -> Self {
+        Self {
+            id: identity.id().clone(),
+            current: watch::channel(identity).1,
+            refused: watch::channel(None).1,
+        }
+    }
+}
+
+impl From<Identity> for LiveIdentity {
+    fn from(identity: Identity) -> Self {
+        Self::from(Arc::new(identity))
+    }
+}
+
+/// Why files that are in place are not in use.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewalError {
+    #[error("the files in {folder} are no identity", folder = folder.display())]
+    Unusable {
+        folder: PathBuf,
+        #[source]
+        source: IdentityError,
+    },
+    #[error("the certificate in {folder} names {found}, and this gateway is {own}; start the gateway anew to make it another",
+        folder = folder.display())]
+    OtherGateway {
+        folder: PathBuf,
+        found: Box<SpiffeId>,
+        own: Box<SpiffeId>,
+    },
+    #[error("peers would refuse the certificate in {folder}", folder = folder.display())]
+    Doubtful {
+        folder: PathBuf,
+        #[source]
+        source: IdentityError,
+    },
+}
+
+/// What reading the files again has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// They say what was read last.
+    Unchanged,
+    Taken,
+    /// They cannot be used; the identity before them stays.
+    Refused,
+}
+
+/// A folder with an identity, and what is in use of it.
+#[derive(Debug)]
+pub struct IdentityFolder {
+    folder: PathBuf,
+    identity: watch::Sender<Arc<Identity>>,
+    /// See [`LiveIdentity::refused`].
+    refused: watch::Sender<Option<String>>,
+    /// Keeps two readings from overtaking each other.
+    reading: Mutex<()>,
+}
+
+impl IdentityFolder {
+    /// Reads the folder for the first time. Unlike later, an identity that peers would refuse is taken: a gateway that
+    /// starts with one serves its own zone.
+    ///
+    /// # Errors
+    /// Names the file, what is wrong with it, and what to do.
+    pub fn open(folder: &Path) -> Result<Self, IdentityError> {
+        Ok(Self {
+            folder: folder.to_owned(),
+            identity: watch::Sender::new(Arc::new(Identity::load(folder)?)),
+            refused: watch::Sender::new(None),
+            reading: Mutex::new(()),
+        })
+    }
+
+    #[must_use]
+    pub fn identity(&self) -> LiveIdentity {
+        LiveIdentity {
+            id: self.identity.borrow().id().clone(),
+            current: self.identity.subscribe(),
+            refused: self.refused.subscribe(),
+        }
+    }
+
+    /// Reads the files again, and takes them up if they are good and new. Blocks on the disk.
+    pub fn reload(&self, now: SystemTime) -> Renewal {
+        let _one_at_a_time = self.reading.lock();
+        let current = self.identity.borrow().clone();
+        match self.check(&current, now) {
+            Ok(found) if found.same_files(&current) => {
+                self.refused.send_replace(None);
+                Renewal::Unchanged
+            }
+            Ok(found) => {
+                tracing::info!(gateway = %found.gateway(), roots = found.roots.len(),
+                    "took up a renewed identity");
+                self.identity.send_replace(Arc::new(found));
+                self.refused.send_replace(None);
+                Renewal::Taken
+            }
+            Err(error) => {
+                let told = in_one_line(&error);
+                if self.refused.borrow().as_ref() == Some(&told) {
+                    return Renewal::Unchanged;
+                }
+                tracing::error!(gateway = %current.gateway(),
+                    "a changed identity is refused and the one before it stays in use: {told}");
+                self.refused.send_replace(Some(told));
+                Renewal::Refused
+            }
+        }
+    }
+
+    fn check(&self, current: &Identity, now: SystemTime) -> Result<Identity, RenewalError> {
+        let folder = || self.folder.clone();
+        let found = super::files::load(&self.folder, now).map_err(|source| RenewalError::Unusable {
+            folder: folder(),
+            source,
+        })?;
+        if found.id() != current.id() {
+            return Err(RenewalError::OtherGateway {
+                folder: folder(),
+                found: Box::new(found.id().clone()),
+                own: Box::new(current.id().clone()),
+            });
+        }
+        if found.same_files(current) {
+            // In use already, whatever has become of it since.
+            return Ok(found);
+        }
+        match found.doubt {
+            None => Ok(found),
+            Some(source) => Err(RenewalError::Doubtful {
+                folder: folder(),
+                source,
+            }),
+        }
+    }
+
+    /// Takes up changes of the files until `stop`.
+    pub async fn watch(self: Arc<Self>, metrics: Arc<Metrics>, stop: CancellationToken) {
+        let changed = Arc::new(Notify::new());
+        let watcher = watch_folder(&self.folder, changed.clone());
+        if let Err(error) = &watcher {
+            tracing::warn!(folder = %self.folder.display(), %error,
+                "cannot watch the identity's folder; changes are noticed within {LOOK_EVERY:?}");
+        }
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = changed.notified() => {}
+                _ = look.tick() => {}
+            }
+            let files = self.clone();
+            match tokio::task::spawn_blocking(move || files.reload(SystemTime::now())).await {
+                Ok(Renewal::Unchanged) => {}
+                Ok(Renewal::Taken) => metrics.identity_reloaded(true),
+                Ok(Renewal::Refused) => metrics.identity_reloaded(false),
+                Err(error) => tracing::error!(%error, "reading the identity again has failed"),
+            }
+        }
+    }
+}
+
+fn in_one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::identity::{
+        CERTIFICATE_FILE, KEY_FILE, ROOTS_FILE,
+        ca::{self, LEAF_VALIDITY},
+    };
+
+    /// Longer than any wait of these tests takes when all is well.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn gateway(zone: &str) -> GatewayId {
+        GatewayId::new(zone.parse().unwrap(), "gw1".parse().unwrap())
+    }
+
+    fn authority() -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        ca::init(folder.path(), "acme.internal").unwrap();
+        folder
+    }
+
+    fn put(out: &Path, authority: &TempDir, zone: &str, validity: Duration) {
+        ca::issue(authority.path(), &gateway(zone), out, validity).unwrap();
+    }
+
+    fn folder_of(authority: &TempDir) -> (TempDir, IdentityFolder) {
+        let folder = tempfile::tempdir().unwrap();
+        put(folder.path(), authority, "east", LEAF_VALIDITY);
+        let opened = IdentityFolder::open(folder.path()).unwrap();
+        (folder, opened)
+    }
+
+    fn leaf(identity: &LiveIdentity) -> Vec<u8> {
+        identity.current().chain[0].to_vec()
+    }
+
+    #[test]
+    fn a_renewed_certificate_is_taken_up_once() {
+        let authority = authority();
+        let (folder, files) = folder_of(&authority);
+        let identity = files.identity();
+        let before = leaf(&identity);
+        assert_eq!(files.reload(SystemTime::now()), Renewal::Unchanged);
+        put(folder.path(), &authority, "east", LEAF_VALIDITY);
+        assert_eq!(files.reload(SystemTime::now()), Renewal::Taken);
+        assert_ne!(leaf(&identity), before);
+        assert_eq!(files.reload(SystemTime::now()), Renewal::Unchanged);
+    }
+
+    /// Spoils a good set in a folder.
+    type Spoil<'a> = (&'static str, &'a dyn Fn());
+
+    #[test]
+    fn a_bad_set_is_refused_while_the_old_one_stays_and_a_good_one_ends_that() {
+        let (own, stranger) = (authority(), authority());
+        let (folder, files) = folder_of(&own);
+        let (identity, at) = (files.identity(), |name: &str| folder.path().join(name));
+        let before = leaf(&identity);
+        let good =
+            [CERTIFICATE_FILE, KEY_FILE, ROOTS_FILE].map(|name| (at(name), fs::read(at(name)).unwrap()));
+        let other = tempfile::tempdir().unwrap();
+        put(other.path(), &own, "east", LEAF_VALIDITY);
+        let bad: [Spoil<'_>; 5] = [
+            ("another zone", &|| {
+                put(folder.path(), &own, "west", LEAF_VALIDITY)
+            }),
+            ("another CA", &|| {
+                put(folder.path(), &stranger, "east", LEAF_VALIDITY);
+                fs::write(at(ROOTS_FILE), &good[2].1).unwrap();
+            }),
+            ("expired", &|| {
+                put(folder.path(), &own, "east", Duration::from_secs(60))
+            }),
+            ("half", &|| {
+                fs::copy(other.path().join(KEY_FILE), at(KEY_FILE)).unwrap();
+            }),
+            ("empty", &|| fs::write(at(CERTIFICATE_FILE), "").unwrap()),
+        ];
+        for (what, spoil) in bad {
+            spoil();
+            let later = SystemTime::now() + Duration::from_secs(3600);
+            assert_eq!(files.reload(later), Renewal::Refused, "{what}");
+            assert_eq!(files.reload(later), Renewal::Unchanged, "{what} is told once");
+            assert!(identity.refused().is_some());
+            assert_eq!(leaf(&identity), before, "{what}");
+            for (path, text) in &good {
+                fs::write(path, text).unwrap();
+            }
+            assert_eq!(files.reload(later), Renewal::Unchanged);
+            assert_eq!(identity.refused(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn changed_files_are_noticed() {
+        let authority = authority();
+        let (folder, files) = folder_of(&authority);
+        let mut identity = files.identity();
+        let stop = CancellationToken::new();
+        let _ending = stop.clone().drop_guard();
+        tokio::spawn(Arc::new(files).watch(Arc::default(), stop));
+        put(folder.path(), &authority, "east", LEAF_VALIDITY);
+        tokio::time::timeout(PATIENCE, identity.changed()).await.unwrap();
+    }
+}

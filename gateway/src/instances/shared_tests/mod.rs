@@ -1,0 +1,265 @@
+//! Gateways of one zone at a test server that is a zone-sync in memory, with real probes of HTTP instances that count them.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use causeway_zone_sync::registry::Durability;
+
+use super::*;
+use crate::{
+    attach::{
+        AttachStatus,
+        testing::{Server, Store},
+    },
+    instances::Standing,
+};
+
+mod bench;
+
+use bench::{EVERY, Gateway, Probed, eventually, key, orders, registration, topology, total};
+
+#[tokio::test]
+async fn two_gateways_share_the_checks_and_a_lost_one_leaves_its_share_to_the_other() {
+    let instances = Probed::some(12).await;
+    let (registered, fixed) = instances.split_at(8);
+    let store = Store::default();
+    registered.iter().for_each(|i| store.put(registration(i)));
+    let server = Server::start(&store).await;
+    let fixed: Vec<_> = fixed.iter().collect();
+    let one = Gateway::start("gw1", &[&server], topology(EVERY, &fixed));
+    one.until_healthy(12).await;
+    let two = Gateway::start("gw2", &[&server], topology(EVERY, &fixed));
+    for gateway in [&one, &two] {
+        gateway.until_with(&["gw1", "gw2"]).await;
+        gateway.until_healthy(12).await;
+    }
+
+    let (began, before) = (Instant::now(), (total(&instances), one.checks(), two.checks()));
+    eventually("twenty rounds", || total(&instances) >= before.0 + 20 * 12).await;
+    let most = began.elapsed().as_secs_f64() / EVERY.as_secs_f64() * 12.0;
+    let made = total(&instances) - before.0;
+    // Jitter shortens an interval by a tenth at most. If both checked everything it would be twice as many.
+    assert!(
+        (made as f64) < most * 1.3 + 12.0,
+        "{made} probes are more than {most}"
+    );
+    let (by_one, by_two) = (one.checks() - before.1, two.checks() - before.2);
+    for share in [by_one, by_two] {
+        assert!(share * 4 > made, "{by_one} and {by_two} of {made}");
+    }
+
+    // What only the other one checks is known here too.
+    let theirs = fixed.iter().copied().chain(registered);
+    for instance in theirs.take(6) {
+        instance.well.store(false, Ordering::Relaxed);
+        for gateway in [&one, &two] {
+            gateway.until_is(instance, Health::Unhealthy).await;
+            let failure = gateway.status(instance).await.last_failure.unwrap();
+            assert!(failure.reason.contains("503"), "{failure:?}");
+        }
+    }
+    drop(one);
+    two.until_with(&["gw2"]).await;
+    let before: Vec<_> = instances.iter().map(Probed::probes).collect();
+    eventually("all are checked by the one that is left", || {
+        instances
+            .iter()
+            .zip(&before)
+            .all(|(instance, before)| instance.probes() > before + 2)
+    })
+    .await;
+    instances
+        .iter()
+        .for_each(|i| i.well.store(true, Ordering::Relaxed));
+    two.until_healthy(12).await;
+}
+
+#[tokio::test]
+async fn a_share_that_moves_keeps_the_last_known_health() {
+    let instance = Probed::start().await;
+    let store = Store::default();
+    store.put(registration(&instance));
+    let server = Server::start(&store).await;
+    let slow = topology(Duration::from_secs(3600), &[]);
+    let names = ["gw1", "gw2", "gw3", "gw4"];
+    let mut gateways: Vec<_> = names
+        .iter()
+        .map(|name| Gateway::start(name, &[&server], slow.clone()))
+        .collect();
+    for gateway in &gateways {
+        gateway.until_with(&names).await;
+        gateway.until_healthy(1).await;
+    }
+    // The next check is an hour away, so whoever takes over goes by what was known.
+    for _ in 1..names.len() {
+        drop(gateways.remove(0));
+        let left: Vec<_> = gateways.iter().map(|gateway| gateway.name.as_str()).collect();
+        for gateway in &gateways {
+            gateway.until_with(&left).await;
+            assert_eq!(gateway.status(&instance).await.instance.health, Health::Healthy);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_is_served_on_while_no_server_is_there_and_after_a_restart() {
+    let instances = Probed::some(4).await;
+    let store = Store::default();
+    instances.iter().for_each(|i| store.put(registration(i)));
+    let folder = tempfile::tempdir().unwrap();
+    let data = || Some(folder.path().to_owned());
+    let server = Server::start(&store).await;
+    let address = server.address;
+    let gateway = Gateway::start_in("gw1", &[&server], topology(EVERY, &[]), data());
+    gateway.until_healthy(4).await;
+
+    drop(server);
+    gateway.until_attached(|status| status.attached.is_err()).await;
+    // It is on its own: it sees by itself that an instance is down, and its leases do not run out.
+    instances[0].well.store(false, Ordering::Relaxed);
+    gateway.until_is(&instances[0], Health::Unhealthy).await;
+    gateway.until(|all| all.len() == 4).await;
+
+    gateway.instances.shutdown().await;
+    drop(gateway);
+    let again = Gateway::start_in("gw1", &[&Server::gone(address)], topology(EVERY, &[]), data());
+    assert_eq!(again.published.borrow()[&orders()].len(), 4, "at once, from disk");
+    again.until_is(&instances[1], Health::Healthy).await;
+
+    // One went while nobody looked; it goes when the server has told everything, and not before.
+    store.lose(&key(&instances[1]));
+    instances[0].well.store(true, Ordering::Relaxed);
+    let _server = Server::start_at(&store, address).await;
+    again.until_healthy(3).await;
+    again.until_with(&["gw1"]).await;
+}
+
+#[tokio::test]
+async fn a_gateway_moves_to_the_second_server_and_takes_up_what_happened_meanwhile() {
+    let instances = Probed::some(3).await;
+    let store = Store::default();
+    store.put(registration(&instances[0]));
+    let servers = [Server::start(&store).await, Server::start(&store).await];
+    let gateway = Gateway::start("gw1", &[&servers[0], &servers[1]], topology(EVERY, &[]));
+    gateway.until_healthy(1).await;
+    let [first, second] = servers;
+    let at = |status: &AttachStatus, server: &Server| {
+        status
+            .attached
+            .as_ref()
+            .is_ok_and(|a| a.server == server.address.to_string())
+    };
+    let status = gateway.until_attached(|status| status.attached.is_ok()).await;
+    let (lost, left) = if at(&status, &first) {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    drop(lost);
+    store.put(registration(&instances[1]));
+    store.put(registration(&instances[2]));
+    store.lose(&key(&instances[0]));
+    let status = gateway.until_attached(|status| at(status, &left)).await;
+    assert_eq!(status.attachments, 2);
+    gateway.until_healthy(2).await;
+    assert_eq!(store.gateways().len(), 1);
+}
+
+#[tokio::test]
+async fn registrations_are_passed_on_and_refused_when_nobody_can_take_them() {
+    let instances = Probed::some(2).await;
+    let store = Store::default();
+    let server = Server::start(&store).await;
+    let one = Gateway::start("gw1", &[&server], topology(EVERY, &[]));
+    let two = Gateway::start("gw2", &[&server], topology(EVERY, &[]));
+    let accepted = one.instances.register(registration(&instances[0])).await.unwrap();
+    assert_eq!(
+        (accepted.standing, accepted.durability),
+        (Standing::InForce, Durability::Durable)
+    );
+    for gateway in [&one, &two] {
+        gateway.until_healthy(1).await;
+    }
+    two.instances.renew(&orders(), &instances[0].id()).await.unwrap();
+    let unknown = two.instances.renew(&orders(), "nobody").await;
+    assert!(matches!(unknown, Err(RegistryError::NotFound(_))), "{unknown:?}");
+    let mut bad = registration(&instances[1]);
+    bad.weight = u32::MAX;
+    let refused = one.instances.register(bad).await.unwrap_err();
+    assert!(
+        matches!(&refused, RegistryError::Refused { word, .. } if word == "bad_weight"),
+        "{refused:?}"
+    );
+    two.instances
+        .deregister(&orders(), &instances[0].id())
+        .await
+        .unwrap();
+    one.until(<[_]>::is_empty).await;
+
+    drop(server);
+    let refused = one.instances.register(registration(&instances[1])).await;
+    assert!(matches!(refused, Err(RegistryError::Away(_))), "{refused:?}");
+    assert!(store.ids().is_empty());
+    one.until(<[_]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn what_a_folder_says_at_one_gateway_is_known_at_all_and_what_dns_says_stays() {
+    let instances = Probed::some(3).await;
+    let store = Store::default();
+    store.put(registration(&instances[0]));
+    let server = Server::start(&store).await;
+    let one = Gateway::start("gw1", &[&server], topology(EVERY, &[]));
+    let two = Gateway::start("gw2", &[&server], topology(EVERY, &[]));
+    let lasting = |instance: &Probed| Registration {
+        time_to_live: None,
+        ..registration(instance)
+    };
+    let folder = one
+        .instances
+        .replace(Source::Folder, vec![lasting(&instances[1])])
+        .await;
+    assert_eq!(folder.unwrap().0.added, 1);
+    one.instances
+        .replace(Source::Dns, vec![lasting(&instances[2])])
+        .await
+        .unwrap();
+    one.until_healthy(3).await;
+    two.until_healthy(2).await;
+    assert_eq!(two.status(&instances[1]).await.source.as_str(), "folder-gw1");
+    // The folder of another gateway is another source.
+    two.instances.replace(Source::Folder, Vec::new()).await.unwrap();
+    two.until_healthy(2).await;
+    one.instances.replace(Source::Folder, Vec::new()).await.unwrap();
+    two.until_healthy(1).await;
+    one.until_healthy(2).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_cannot_connect_doubts_what_another_finds_healthy() {
+    let instances = Probed::some(8).await;
+    let store = Store::default();
+    instances.iter().for_each(|i| store.put(registration(i)));
+    let server = Server::start(&store).await;
+    let slow = topology(Duration::from_secs(3600), &[]);
+    let one = Gateway::start("gw1", &[&server], slow.clone());
+    let two = Gateway::start("gw2", &[&server], slow);
+    for gateway in [&one, &two] {
+        gateway.until_with(&["gw1", "gw2"]).await;
+        gateway.until_healthy(8).await;
+    }
+    let is_two = |instance: &&Probed| crate::health::checker(["gw1", "gw2"], &key(instance)) == Some("gw2");
+    let theirs = instances.iter().find(is_two).unwrap();
+    // As from this gateway's side of a broken switch: the checker, whose next look is an hour away, sees nothing of it.
+    theirs.well.store(false, Ordering::Relaxed);
+    one.instances.connect_failures().report(&orders(), &theirs.id());
+    one.until_is(theirs, Health::Unhealthy).await;
+    assert_eq!(two.status(theirs).await.instance.health, Health::Healthy);
+    assert!(store.reports()[&theirs.id()].1, "the zone is not told of a doubt");
+
+    // A doubt that a probe does not confirm changes nothing, and costs one probe.
+    let other = instances.iter().filter(is_two).nth(1).unwrap();
+    let before = other.probes();
+    one.instances.connect_failures().report(&orders(), &other.id());
+    eventually("the probe", || other.probes() == before + 1).await;
+    one.until_is(other, Health::Healthy).await;
+}

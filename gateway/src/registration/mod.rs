@@ -1,0 +1,146 @@
+//! Registration over gRPC (7820/tcp): the service of `registry.proto` over this gateway's own registry, and the standard
+//! health service beside it.
+//!
+//! It has no authentication yet, so it listens on loopback unless the operator says otherwise. `Attach` is not served
+//! here: it is what several gateways of one zone share a registry with, and `causeway zone-sync` serves that.
+
+mod changes;
+mod replace;
+mod server;
+mod service;
+mod watch;
+
+use std::{fmt, io, net::SocketAddr, str::FromStr};
+
+use causeway_proto::registry::registry_server::RegistryServer;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+pub use server::serve;
+pub use service::Registrar;
+
+use crate::instances::Instances;
+use causeway_zone_sync::registry::wire::MAX_MESSAGE_BYTES;
+
+/// Where registrations are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegistrationConfig {
+    pub listen: SocketAddr,
+    /// Allows an address other than loopback although everyone who reaches it may register.
+    pub insecure: bool,
+}
+
+/// `--registry`: an address, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistrationAddress {
+    Off,
+    At(SocketAddr),
+}
+
+impl FromStr for RegistrationAddress {
+    type Err = RegistrationError;
+
+    fn from_str(text: &str) -> Result<Self, RegistrationError> {
+        match (text, text.parse()) {
+            ("off", _) => Ok(Self::Off),
+            (_, Ok(address)) => Ok(Self::At(address)),
+            (_, Err(_)) => Err(RegistrationError::Address(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for RegistrationAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::At(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// Why registration over gRPC could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistrationError {
+    #[error("`{0}` is no address for registration: give IP:PORT, or `off`")]
+    Address(String),
+    #[error(
+        "registration cannot listen on {0}: it has no authentication yet, so whoever reaches it could register \
+         instances; only loopback addresses are allowed"
+    )]
+    NotLoopback(SocketAddr),
+    #[error("cannot listen on {address} for registration")]
+    Bind {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl RegistrationError {
+    /// What the operator can do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Address(_) => "for example 127.0.0.1:7820",
+            Self::NotLoopback(_) => {
+                "listen on 127.0.0.1, or pass --registry-insecure where only trusted hosts reach it"
+            }
+            Self::Bind { .. } => {
+                "does another gateway, or `causeway zone-sync`, have it? give each its own --registry address, or `off`"
+            }
+        }
+    }
+}
+
+/// Registration over gRPC, running.
+#[derive(Debug)]
+pub struct Registration {
+    address: SocketAddr,
+    stop: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+impl Registration {
+    /// Binds the address and serves on the current runtime until [`Registration::shutdown`].
+    ///
+    /// # Errors
+    /// When the address is not allowed or cannot be bound.
+    pub async fn start(config: RegistrationConfig, instances: Instances) -> Result<Self, RegistrationError> {
+        let wanted = config.listen;
+        if !wanted.ip().to_canonical().is_loopback() && !config.insecure {
+            return Err(RegistrationError::NotLoopback(wanted));
+        }
+        let bind = |source| RegistrationError::Bind {
+            address: wanted,
+            source,
+        };
+        let listener = TcpListener::bind(wanted).await.map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        let stop = CancellationToken::new();
+        let service = RegistryServer::new(Registrar::new(instances, stop.clone()))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let server = tokio::spawn(serve(listener, service, stop.clone()));
+        tracing::info!(%address, "registration over gRPC listens");
+        Ok(Self {
+            address,
+            stop,
+            server,
+        })
+    }
+
+    /// Where it listens, with the port that the system chose if 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, ends every watch, and finishes the calls under way within a few seconds.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        // The server task ends by itself; an error here means it panicked, which was logged where it happened.
+        let _ = self.server.await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Takes up a renewed identity without dropping a stream or binding a socket anew: handshakes from then on use it, and
+//! whoever dialled dials a second tunnel before it gives up the first. The old one keeps the streams that it carries.
+//!
+//! When a trust root goes, tunnels whose peers it vouched for have a short time to be succeeded by one that proves
+//! itself by another root; without such a successor they are closed. Revoking one peer at once is another matter, and
+//! not done here.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use quinn::Endpoint;
+use rustls::{CertificateError, Error as TlsFailure};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::{
+    Tunnel,
+    greeting::{chain_of, close},
+    refusal::Refusal,
+    shared::{Party, Shared},
+};
+use crate::{identity::Identity, telemetry::Side};
+
+/// How long a peer whose trust root is gone has to prove itself by another.
+const SUCCESSION: Duration = Duration::from_secs(10);
+/// How often a tunnel that retires is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Follows the identity until `stop`; `accepting` are the endpoints that peers dial.
+pub(super) async fn run(shared: Arc<Shared>, accepting: Vec<Endpoint>, stop: CancellationToken) {
+    let mut identity = shared.config.identity.clone();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = identity.changed() => {}
+        }
+        match (shared.config.server(), shared.config.client()) {
+            (Ok(server), Ok(client)) => {
+                for endpoint in &accepting {
+                    endpoint.set_server_config(Some(server.clone()));
+                }
+                shared.client.store(Arc::new(client));
+                info!(gateway = %shared.own(), "new tunnels use the renewed identity");
+                part_with_strangers(&shared, &identity.current());
+                shared.renewals.send_modify(|count| *count += 1);
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                error!(gateway = %shared.own(), error = &error as &dyn std::error::Error,
+                    "a renewed identity cannot be used for tunnels; those to come use the one before it");
+            }
+        }
+    }
+}
+
+/// Waits until `tunnel`, which this side dialled, is of no use any more: this gateway's identity was renewed, another
+/// tunnel is up, and no stream is left on this one.
+pub(super) async fn superseded(shared: &Shared, tunnel: &Tunnel) {
+    let mut renewals = shared.renewals.subscribe();
+    if !tunnel.dialled() || renewals.changed().await.is_err() {
+        return std::future::pending().await;
+    }
+    tunnel.retire();
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if tunnel.streams().load(Ordering::Relaxed) == 0 && shared.set.has_lasting(tunnel.peer()) {
+            return;
+        }
+    }
+}
+
+/// Retires the tunnels to peers whose certificates no root vouches for any more. One whose certificate has merely
+/// expired since is left alone: it was good when the tunnel began.
+fn part_with_strangers(shared: &Arc<Shared>, identity: &Identity) {
+    for tunnel in shared.set.all() {
+        let chain = chain_of(tunnel.connection());
+        let checked = identity.check_peer(&chain, SystemTime::now());
+        if let Err(TlsFailure::InvalidCertificate(CertificateError::UnknownIssuer)) = checked {
+            tunnel.retire();
+            tokio::spawn(close_unless_succeeded(Arc::clone(shared), tunnel));
+        }
+    }
+}
+
+async fn close_unless_succeeded(shared: Arc<Shared>, tunnel: Arc<Tunnel>) {
+    let connection = tunnel.connection();
+    tokio::select! {
+        _ = connection.closed() => return,
+        () = sleep(SUCCESSION) => {}
+    }
+    if !shared.set.has_lasting(tunnel.peer()) {
+        let detail = "its issuer is no longer among the trust roots";
+        let party = Party::new(connection.remote_address(), tunnel.peer());
+        shared.refused(Side::Local, Refusal::UnknownIssuer, &party, detail);
+        close(connection, Refusal::UnknownIssuer, detail);
+    }
+}

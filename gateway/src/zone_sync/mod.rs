@@ -1,0 +1,180 @@
+//! `causeway zone-sync`: the registry of one zone, kept in etcd and served to the zone's gateways and registrants (7820/tcp).
+//!
+//! The process has no state of its own; as many of them as one likes run side by side, and none is special. What it
+//! knows, and how, is `causeway_zone_sync::registry::etcd`'s; here it is served. It carries no traffic and talks to no
+//! other zone.
+
+mod admin;
+mod attach;
+mod listen;
+mod replace;
+mod serve;
+mod service;
+mod watch;
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use causeway_proto::registry::registry_server::RegistryServer;
+use causeway_zone_sync::{
+    name::ZoneName,
+    registry::{
+        etcd::{Client, EtcdError, SharedRegistry, client::MAX_ENDPOINTS},
+        wire::MAX_MESSAGE_BYTES,
+    },
+};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{AdminAddress, AdminConfig, AdminError};
+pub use listen::ListenAddress;
+use listen::Listener;
+use service::Service;
+
+/// What one zone-sync process needs.
+#[derive(Debug, Clone)]
+pub struct ZoneSyncConfig {
+    pub zone: ZoneName,
+    /// Members of etcd, as `http://HOST:PORT`; any of them, in any order.
+    pub etcd: Vec<String>,
+    pub listen: ListenAddress,
+    /// Allows an address other than loopback although everyone who reaches it may register.
+    pub insecure: bool,
+    /// `/livez`, `/readyz` and `/metrics`; `None`: nowhere.
+    pub admin: Option<AdminConfig>,
+}
+
+/// Why a zone-sync could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ZoneSyncError {
+    #[error("cannot speak to etcd")]
+    Etcd(#[from] EtcdError),
+    #[error(
+        "zone sync cannot listen on {0}: it has no authentication yet, so whoever reaches it could register instances; \
+         only loopback addresses and unix sockets are allowed"
+    )]
+    NotLoopback(SocketAddr),
+    #[error("cannot listen on {address} for registration")]
+    Bind {
+        address: ListenAddress,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot serve /readyz and /metrics")]
+    Admin(#[source] AdminError),
+}
+
+impl ZoneSyncError {
+    /// What the operator can do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Etcd(_) => {
+                "for example --etcd http://10.0.0.1:2379,http://10.0.0.2:2379,http://10.0.0.3:2379"
+            }
+            Self::NotLoopback(_) => {
+                "listen on 127.0.0.1 or a unix socket, or pass --insecure where only trusted hosts reach it"
+            }
+            Self::Bind { .. } => {
+                "is the address this host's own and free? a gateway's own registry takes 7820 too: set --listen"
+            }
+            Self::Admin(error) => error.hint(),
+        }
+    }
+}
+
+/// A running zone-sync.
+#[derive(Debug)]
+pub struct ZoneSync {
+    address: ListenAddress,
+    admin: Option<admin::Admin>,
+    stop: CancellationToken,
+    server: JoinHandle<()>,
+    registry: SharedRegistry,
+}
+
+impl ZoneSync {
+    /// Binds its addresses, begins to follow etcd and serves until [`ZoneSync::shutdown`]. etcd need not be there yet:
+    /// until it was read once, calls are answered as unavailable.
+    ///
+    /// # Errors
+    /// When an address is not allowed or cannot be bound, or what is said of etcd makes no sense.
+    pub async fn start(config: ZoneSyncConfig) -> Result<Self, ZoneSyncError> {
+        if let ListenAddress::Tcp(address) = &config.listen
+            && !address.ip().to_canonical().is_loopback()
+            && !config.insecure
+        {
+            return Err(ZoneSyncError::NotLoopback(*address));
+        }
+        let client =
+            Client::new(&config.etcd)?.starting_at(SmallRng::from_os_rng().random_range(0..MAX_ENDPOINTS));
+        let bind = |source| ZoneSyncError::Bind {
+            address: config.listen.clone(),
+            source,
+        };
+        let listener = Listener::bind(&config.listen).map_err(bind)?;
+        let address = listener.address().map_err(bind)?;
+        let registry = SharedRegistry::start(config.zone.clone(), client);
+        let admin = match config.admin {
+            Some(config) => Some(
+                admin::Admin::start(config, registry.clone())
+                    .await
+                    .map_err(ZoneSyncError::Admin)?,
+            ),
+            None => None,
+        };
+        let stop = CancellationToken::new();
+        let service = RegistryServer::new(Service::new(registry.clone(), stop.clone()))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let server = tokio::spawn(serve::serve(listener, service, registry.contact(), stop.clone()));
+        tracing::info!(zone = %config.zone, %address, etcd = config.etcd.join(","), "zone sync listens");
+        Ok(Self {
+            address,
+            admin,
+            stop,
+            server,
+            registry,
+        })
+    }
+
+    /// Where it listens, with the port that the system chose if 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    /// Where `/readyz` and `/metrics` are served.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref().map(admin::Admin::address)
+    }
+
+    #[must_use]
+    pub fn registry(&self) -> &SharedRegistry {
+        &self.registry
+    }
+
+    /// Stops accepting, ends every watch and attachment, and finishes the calls under way within a few seconds. Gateways
+    /// stay present in etcd for the seconds that they need to attach elsewhere.
+    pub async fn shutdown(self) {
+        self.registry.stop();
+        self.stop.cancel();
+        // The server task ends by itself; an error here means it panicked, which was logged where it happened.
+        let _ = self.server.await;
+        if let Some(admin) = self.admin {
+            admin.shutdown().await;
+        }
+        if let ListenAddress::Unix(path) = &self.address {
+            remove(path);
+        }
+    }
+}
+
+fn remove(path: &PathBuf) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!(path = %path.display(), %error, "the socket could not be removed");
+    }
+}
+
+#[cfg(test)]
+mod tests;

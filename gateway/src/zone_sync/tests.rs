@@ -1,0 +1,1 @@
+//! What needs no etcd: addresses, and what is answered before etcd was reached.

@@ -1,0 +1,402 @@
+//! Calls to etcd: any of its members, each call with a time limit, another member when one does not answer.
+//!
+//! It decides nothing about what is stored. A member that lost its leader says so at once, because every call carries
+//! etcd's `hasleader`; without it, a member that was cut off from the others would keep a watch waiting for ever.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use causeway_proto::etcd::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
+    RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchRequest, WatchResponse, kv_client::KvClient,
+    lease_client::LeaseClient, watch_client::WatchClient,
+};
+use http::Uri;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::Stream;
+use tonic::{
+    Code, IntoStreamingRequest, Request, Response, Status, Streaming,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
+
+/// Most members that may be named.
+pub const MAX_ENDPOINTS: usize = 16;
+/// For one call to one member. etcd itself gives up on a proposal after 7 s; a member that works answers in milliseconds.
+pub const CALL_LIMIT: Duration = Duration::from_secs(2);
+/// For making a connection to a member.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// A connection without traffic is asked for a sign of life this often, and has this long to give it.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Largest answer in bytes: a page of [`PAGE`] keys of the largest registrations.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+/// Keys in one page of a reading.
+pub const PAGE: i64 = 1_000;
+/// Longest pause after the first failure, and after any.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why etcd could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    #[error("`{0}` is not an address of etcd; it must read http://HOST:PORT")]
+    Address(String),
+    #[error("between 1 and {MAX_ENDPOINTS} addresses of etcd must be given, and there are {0}")]
+    Endpoints(usize),
+    #[error("no member of etcd answered in time to {what}")]
+    Unreachable {
+        what: &'static str,
+        #[source]
+        source: Status,
+    },
+    #[error("etcd refused to {what}")]
+    Refused {
+        what: &'static str,
+        #[source]
+        source: Status,
+    },
+}
+
+impl EtcdError {
+    /// Whether the lease that was named does not exist (any more).
+    #[must_use]
+    pub fn is_lost_lease(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.code() == Code::NotFound)
+    }
+
+    /// What the member said.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        let source = std::error::Error::source(self);
+        source.map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+/// The members of one etcd.
+#[derive(Debug, Clone)]
+pub struct Client {
+    members: Arc<[Member]>,
+    /// The member that is asked first, as an index.
+    preferred: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Clone)]
+struct Member {
+    address: Uri,
+    /// Connects when it is used, and again whenever it has to.
+    channel: Channel,
+    /// A connection of its own for watching: a full reading must not hold up a lease.
+    watching: Channel,
+}
+
+impl Client {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When an address cannot be one of etcd, or there are none or too many.
+    pub fn new(addresses: &[String]) -> Result<Self, EtcdError> {
+        if addresses.is_empty() || addresses.len() > MAX_ENDPOINTS {
+            return Err(EtcdError::Endpoints(addresses.len()));
+        }
+        let members: Result<Vec<_>, _> = addresses.iter().map(|address| Member::new(address)).collect();
+        Ok(Self {
+            members: members?.into(),
+            preferred: Arc::default(),
+        })
+    }
+
+    /// Begins with a random member, so that several processes do not all lean on the first.
+    #[must_use]
+    pub fn starting_at(self, random: usize) -> Self {
+        self.preferred
+            .store(random % self.members.len(), Ordering::Relaxed);
+        self
+    }
+
+    /// Members that were named.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The member that is asked first now, to be handed to [`Client::leave`] when it fails.
+    #[must_use]
+    pub fn preferred(&self) -> usize {
+        self.preferred.load(Ordering::Relaxed)
+    }
+
+    #[must_use]
+    pub fn address(&self, member: usize) -> String {
+        self.members[member % self.members.len()].address.to_string()
+    }
+
+    /// Leaves a member that failed for the next one, unless somebody else did.
+    pub fn leave(&self, member: usize) {
+        let next = (member + 1) % self.members.len();
+        // When it is no longer the preferred one, another call has moved on already.
+        let _ = self
+            .preferred
+            .compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// See [`Client::call`].
+    pub async fn range(
+        &self,
+        patience: Duration,
+        request: &RangeRequest,
+    ) -> Result<RangeResponse, EtcdError> {
+        self.call("read", patience, |member| {
+            let client = KvClient::new(member.watching);
+            let mut client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
+            let request = with_leader(request.clone());
+            async move { client.range(request).await }
+        })
+        .await
+    }
+
+    /// Also says whether the first attempt was the one that succeeded; an earlier one may have been done as well.
+    ///
+    /// # Errors
+    /// See [`Client::call`]. When no member answered, it may still have been done.
+    pub async fn txn(
+        &self,
+        patience: Duration,
+        request: &TxnRequest,
+    ) -> Result<(TxnResponse, bool), EtcdError> {
+        let attempts = AtomicUsize::new(0);
+        let answer = self.call("write", patience, |member| {
+            attempts.fetch_add(1, Ordering::Relaxed);
+            let client = KvClient::new(member.channel);
+            let mut client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
+            let request = with_leader(request.clone());
+            async move { client.txn(request).await }
+        });
+        let answer = answer.await?;
+        Ok((answer, attempts.load(Ordering::Relaxed) == 1))
+    }
+
+    /// A lease of at least that many seconds.
+    ///
+    /// # Errors
+    /// See [`Client::call`].
+    pub async fn grant(&self, patience: Duration, seconds: i64) -> Result<LeaseGrantResponse, EtcdError> {
+        self.call("grant a lease", patience, |member| {
+            let mut client = LeaseClient::new(member.channel);
+            let request = with_leader(LeaseGrantRequest { ttl: seconds, id: 0 });
+            async move { client.lease_grant(request).await }
+        })
+        .await
+    }
+
+    /// # Errors
+    /// See [`Client::call`].
+    pub async fn revoke(&self, patience: Duration, lease: i64) -> Result<(), EtcdError> {
+        let revoked = self.call("revoke a lease", patience, |member| {
+            let mut client = LeaseClient::new(member.channel);
+            let request = with_leader(LeaseRevokeRequest { id: lease });
+            async move { client.lease_revoke(request).await }
+        });
+        match revoked.await {
+            Err(error) if !error.is_lost_lease() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the stream that keeps leases alive, on this member.
+    ///
+    /// # Errors
+    /// When the member does not take it in time.
+    pub async fn keep_alive(
+        &self,
+        member: usize,
+        requests: impl Stream<Item = LeaseKeepAliveRequest> + Send + 'static,
+    ) -> Result<Streaming<LeaseKeepAliveResponse>, Status> {
+        let mut client = LeaseClient::new(self.members[member % self.members.len()].channel.clone());
+        limited(client.lease_keep_alive(with_leader_stream(requests))).await
+    }
+
+    /// Opens a watch stream on this member.
+    ///
+    /// # Errors
+    /// When the member does not take it in time.
+    pub async fn watch(
+        &self,
+        member: usize,
+        requests: impl Stream<Item = WatchRequest> + Send + 'static,
+    ) -> Result<Streaming<WatchResponse>, Status> {
+        let client = WatchClient::new(self.members[member % self.members.len()].watching.clone());
+        let mut client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
+        limited(client.watch(with_leader_stream(requests))).await
+    }
+
+    /// Asks the preferred member, and one after the other while they fail in a way that another may not.
+    ///
+    /// # Errors
+    /// When no member answered for `patience`, or one refused for good.
+    async fn call<T, F>(
+        &self,
+        what: &'static str,
+        patience: Duration,
+        ask: impl Fn(Member) -> F,
+    ) -> Result<T, EtcdError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = Instant::now() + patience;
+        let mut failures = 0;
+        loop {
+            let member = self.preferred();
+            let error = match limited(ask(self.members[member].clone())).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if !may_pass(&error) => return Err(EtcdError::Refused { what, source: error }),
+                Err(error) => error,
+            };
+            tracing::debug!(member = %self.address(member), %error, what, "a member of etcd did not answer");
+            self.leave(member);
+            failures += 1;
+            let pause = pause(failures);
+            if Instant::now() + pause >= deadline {
+                return Err(EtcdError::Unreachable { what, source: error });
+            }
+            sleep(pause).await;
+        }
+    }
+}
+
+impl Member {
+    fn new(address: &str) -> Result<Self, EtcdError> {
+        let wrong = || EtcdError::Address(address.to_owned());
+        let uri: Uri = address.parse().map_err(|_| wrong())?;
+        if uri.scheme_str() != Some("http") || uri.port_u16().is_none() || uri.path().len() > 1 {
+            return Err(wrong());
+        }
+        let endpoint = Endpoint::from(uri.clone())
+            .connect_timeout(CONNECT_LIMIT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .tcp_nodelay(true);
+        Ok(Self {
+            address: uri,
+            channel: endpoint.connect_lazy(),
+            watching: endpoint.connect_lazy(),
+        })
+    }
+}
+
+/// How long to wait after `failures` in a row: evenly spread up to a ceiling that doubles, so that those who lost the same
+/// member do not come back together.
+#[must_use]
+pub fn pause_between(failures: u32, rng: &mut impl Rng) -> Duration {
+    let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    let ceiling = FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE);
+    ceiling.mul_f64(rng.random_range(0.2..=1.0))
+}
+
+/// [`pause_between`] with the randomness of a task.
+#[must_use]
+pub fn pause(failures: u32) -> Duration {
+    pause_between(failures, &mut SmallRng::from_os_rng())
+}
+
+/// Whether another member, or the same one later, may do what this one did not. What the transport says is in here too:
+/// a connection that broke is `Unknown`, `Internal` or `Cancelled`, depending on when it did.
+fn may_pass(error: &Status) -> bool {
+    match error.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Internal | Code::Cancelled => true,
+        // "too many requests" passes; "database space exceeded" waits for an operator.
+        Code::ResourceExhausted => !error.message().contains("space"),
+        _ => false,
+    }
+}
+
+async fn limited<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    match timeout(CALL_LIMIT, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "no answer within {CALL_LIMIT:?}"
+        ))),
+    }
+}
+
+fn with_leader<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert("hasleader", MetadataValue::from_static("true"));
+    request
+}
+
+fn with_leader_stream<T, S>(messages: S) -> Request<S>
+where
+    S: Stream<Item = T> + Send + 'static,
+{
+    let mut request = messages.into_streaming_request();
+    request
+        .metadata_mut()
+        .insert("hasleader", MetadataValue::from_static("true"));
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn addresses_are_checked_before_anything_is_dialled() {
+        for bad in [
+            "",
+            "10.0.0.1:2379",
+            "https://10.0.0.1:2379",
+            "http://10.0.0.1",
+            "http://a:1/path",
+            "unix:/a",
+        ] {
+            let error = Client::new(&[bad.to_owned()]).unwrap_err();
+            assert!(matches!(error, EtcdError::Address(_)), "{bad}");
+        }
+        assert!(matches!(Client::new(&[]), Err(EtcdError::Endpoints(0))));
+        let many = vec!["http://a:1".to_owned(); MAX_ENDPOINTS + 1];
+        assert!(matches!(Client::new(&many), Err(EtcdError::Endpoints(_))));
+    }
+
+    #[tokio::test]
+    async fn a_member_that_failed_is_left_once_however_many_calls_found_it_failing() {
+        let addresses: Vec<_> = (1..=3).map(|n| format!("http://127.0.0.1:{n}")).collect();
+        let client = Client::new(&addresses).unwrap().starting_at(2);
+        client.leave(2);
+        client.leave(2);
+        assert_eq!(client.preferred(), 0);
+    }
+
+    #[test]
+    fn pauses_grow_up_to_a_second() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        for failures in [1, 2, 5, 40, u32::MAX] {
+            let pause = pause_between(failures, &mut rng);
+            assert!(pause > Duration::ZERO && pause <= LONGEST_PAUSE);
+        }
+    }
+
+    #[test]
+    fn a_full_database_is_no_reason_to_try_another_member() {
+        assert!(may_pass(&Status::resource_exhausted(
+            "etcdserver: too many requests"
+        )));
+        assert!(!may_pass(&Status::resource_exhausted(
+            "etcdserver: mvcc: database space exceeded"
+        )));
+        assert!(may_pass(&Status::unavailable("etcdserver: no leader")));
+    }
+}

@@ -1,0 +1,360 @@
+//! What registrants ask for: registering, heartbeats, taking out, and handing over all that a source knows.
+//!
+//! What is answered as done is in etcd, that is on the disks of most of its members. When etcd cannot be written, the
+//! call as a whole is answered with [`Unavailable`], and may be made again as it is: nothing is done twice by that.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::atomic::Ordering,
+    time::Instant,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Contact, Inner, SharedRegistry, TRIED_FOR,
+    keys::{Key, SlotKey, encode_registration},
+    lane::NotWritten,
+    leases::Class,
+    view::{Beat, Claim},
+    write::{Write, Written},
+};
+use crate::registry::{InstanceKey, MAX_INSTANCES_PER_ZONE, Registration, RegistryError, Source};
+
+/// Nothing can be written at present.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the registry of the zone cannot be written: {why}; try again, here or at another zone-sync of the zone"
+)]
+pub struct Unavailable {
+    pub why: String,
+}
+
+/// What handing over all that a source knows came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replaced {
+    pub added: u32,
+    pub changed: u32,
+    pub removed: u32,
+    pub refused: Vec<RegistryError>,
+}
+
+type Pending = oneshot::Receiver<Result<Written, NotWritten>>;
+
+impl SharedRegistry {
+    /// Registers each by itself, or replaces what has its service and id.
+    ///
+    /// # Errors
+    /// When etcd cannot be written; some may be registered then.
+    pub async fn register(
+        &self,
+        registrations: Vec<Result<Registration, RegistryError>>,
+    ) -> Result<Vec<Result<(), RegistryError>>, Unavailable> {
+        self.inner.check_contact()?;
+        let mut pending = Vec::with_capacity(registrations.len());
+        for registration in registrations {
+            pending.push(match registration {
+                Ok(registration) => self.inner.put(registration, Source::Registered).await?,
+                Err(refused) => Err(refused),
+            });
+        }
+        let mut outcomes = Vec::with_capacity(pending.len());
+        for pending in pending {
+            outcomes.push(match pending {
+                Ok(pending) => written(pending).await.map(|_| Ok(()))?,
+                Err(refused) => Err(refused),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    /// Takes out what was registered under these keys, each by itself.
+    ///
+    /// # Errors
+    /// When etcd cannot be written; some may be gone then.
+    pub async fn deregister(
+        &self,
+        keys: Vec<Result<InstanceKey, RegistryError>>,
+    ) -> Result<Vec<Result<(), RegistryError>>, Unavailable> {
+        self.inner.check_contact()?;
+        let mut pending = Vec::with_capacity(keys.len());
+        for key in keys {
+            pending.push(match key {
+                Ok(key) => Ok((key.clone(), self.inner.delete(key, Source::Registered).await?)),
+                Err(refused) => Err(refused),
+            });
+        }
+        let mut outcomes = Vec::with_capacity(pending.len());
+        for pending in pending {
+            outcomes.push(match pending {
+                Ok((key, pending)) => match written(pending).await? {
+                    Written::Done(_) => Ok(()),
+                    Written::Absent(_) | Written::Changed(_) => Err(self.inner.view().absent(&key)),
+                },
+                Err(refused) => Err(refused),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    /// Gives each registration another full time to live. Needs etcd only for those that this process does not vouch for
+    /// yet; when it is away, they are claimed afterwards.
+    pub async fn heartbeat(
+        &self,
+        keys: Vec<Result<InstanceKey, RegistryError>>,
+    ) -> Vec<Result<(), RegistryError>> {
+        let counters = &self.inner.counters;
+        counters
+            .heartbeats
+            .fetch_add(keys.len() as u64, Ordering::Relaxed);
+        let beats = self.inner.hear(keys);
+        let mut pending = Vec::new();
+        let mut outcomes = Vec::with_capacity(beats.len());
+        for (place, beat) in beats.into_iter().enumerate() {
+            outcomes.push(match beat {
+                Err(refused) => Err(refused),
+                Ok((key, Beat::NotFound)) => Err(self.inner.view().absent(&key)),
+                Ok((_, Beat::Renewed)) => Ok(()),
+                Ok((key, Beat::Claim(claim))) => {
+                    if let Some(order) = self.inner.claim(claim).await {
+                        pending.push((place, key, order));
+                    }
+                    Ok(())
+                }
+            });
+        }
+        for (place, key, order) in pending {
+            match written(order).await {
+                // What changed meanwhile was registered anew, which is as good.
+                Ok(Written::Done(_) | Written::Changed(_)) => {}
+                Ok(Written::Absent(_)) => outcomes[place] = Err(self.inner.view().absent(&key)),
+                Err(_) => self.inner.claim_later(key),
+            }
+        }
+        outcomes
+    }
+
+    /// Makes a source hold exactly these. Nothing that another source put in is touched.
+    ///
+    /// # Errors
+    /// When the source's name cannot be one, or etcd cannot be written; a part may be done then.
+    pub async fn replace(
+        &self,
+        source: &str,
+        registrations: Vec<Result<Registration, RegistryError>>,
+    ) -> Result<Result<Replaced, RegistryError>, Unavailable> {
+        let source = match Source::named(source) {
+            Ok(source) => source,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        self.inner.check_contact()?;
+        let mut replaced = Replaced::default();
+        let wanted = sift(registrations, &mut replaced.refused);
+        let (puts, gone) = self.inner.difference(&source, wanted, &mut replaced);
+        let mut pending = Vec::with_capacity(puts.len());
+        for registration in puts {
+            match self.inner.put(registration, source.clone()).await? {
+                Ok(order) => pending.push(order),
+                Err(refused) => replaced.refused.push(refused),
+            }
+        }
+        for order in pending.drain(..) {
+            written(order).await?;
+        }
+        // What is there no more goes last, so that a source which renames its instances never has none.
+        for key in gone {
+            pending.push(self.inner.delete(key, source.clone()).await?);
+        }
+        for order in pending {
+            written(order).await?;
+        }
+        Ok(Ok(replaced))
+    }
+}
+
+impl Inner {
+    /// Whether a write is worth a try.
+    fn check_contact(&self) -> Result<(), Unavailable> {
+        let why = match *self.contact.borrow() {
+            Contact::Never => "etcd has not been reached yet".to_owned(),
+            Contact::Away { since } if since.elapsed() > TRIED_FOR => {
+                format!("etcd has been out of reach for {} s", since.elapsed().as_secs())
+            }
+            Contact::Following | Contact::Away { .. } => return Ok(()),
+        };
+        Err(Unavailable { why })
+    }
+
+    async fn put(
+        &self,
+        registration: Registration,
+        source: Source,
+    ) -> Result<Result<Pending, RegistryError>, Unavailable> {
+        let key = SlotKey {
+            instance: registration.key(),
+            source,
+        };
+        let (room, kept) = {
+            let view = self.view();
+            (view.check_room(&registration, &key.source), view.own_lease(&key))
+        };
+        if let Err(refused) = room {
+            return Ok(Err(refused));
+        }
+        let lease = self.lease_of(&registration, kept);
+        let write = Write::Put {
+            value: encode_registration(&registration),
+            lease: 0,
+        };
+        let order = self.order(Key::Slot(key), write, Some(registration), lease);
+        order.await.map(Ok).map_err(Unavailable::from)
+    }
+
+    async fn delete(&self, instance: InstanceKey, source: Source) -> Result<Pending, Unavailable> {
+        let key = Key::Slot(SlotKey { instance, source });
+        let order = self.order(key, Write::Delete { revision: None }, None, None);
+        order.await.map_err(Unavailable::from)
+    }
+
+    /// The class of lease that a registration needs, and the lease that it has and may keep.
+    fn lease_of(&self, registration: &Registration, kept: Option<i64>) -> Option<(Class, Option<i64>)> {
+        let class = Class::of(registration.time_to_live?);
+        let kept = kept.filter(|lease| self.leases().is_of(*lease, class));
+        Some((class, kept))
+    }
+
+    fn hear(
+        &self,
+        keys: Vec<Result<InstanceKey, RegistryError>>,
+    ) -> Vec<Result<(InstanceKey, Beat), RegistryError>> {
+        let now = Instant::now();
+        let mut view = self.view();
+        let hear = |key: InstanceKey| {
+            let beat = view.heartbeat(now, &key);
+            (key, beat)
+        };
+        let mut hear = hear;
+        keys.into_iter().map(|key| key.map(&mut hear)).collect()
+    }
+
+    /// Orders a claim; `None`: it is made later.
+    async fn claim(&self, claim: Claim) -> Option<Pending> {
+        let key = claim.key.clone();
+        if !self.is_following() {
+            self.view().claim_later(key);
+            return None;
+        }
+        let (key, write, value, lease) = self.claim_parts(claim);
+        match self
+            .order(Key::Slot(key.clone()), write, Some(value), lease)
+            .await
+        {
+            Ok(order) => Some(order),
+            Err(_) => {
+                self.view().claim_later(key);
+                None
+            }
+        }
+    }
+
+    fn claim_later(&self, instance: InstanceKey) {
+        let source = Source::Registered;
+        self.view().claim_later(SlotKey { instance, source });
+    }
+
+    pub(super) fn claim_parts(
+        &self,
+        claim: Claim,
+    ) -> (SlotKey, Write, Registration, Option<(Class, Option<i64>)>) {
+        let lease = self.lease_of(&claim.registration, None);
+        let write = Write::Claim {
+            value: encode_registration(&claim.registration),
+            lease: 0,
+            revision: claim.revision,
+            recreate: claim.recreate,
+        };
+        (claim.key, write, claim.registration, lease)
+    }
+
+    /// What must be put so that the source holds exactly `wanted`, and what must go.
+    fn difference(
+        &self,
+        source: &Source,
+        mut wanted: BTreeMap<InstanceKey, Registration>,
+        replaced: &mut Replaced,
+    ) -> (Vec<Registration>, Vec<InstanceKey>) {
+        let view = self.view();
+        let mut puts = Vec::new();
+        let mut gone = Vec::new();
+        for held in view.of_source(source) {
+            match wanted.remove(&held.key()) {
+                Some(same) if same == **held => {}
+                Some(changed) => {
+                    replaced.changed += 1;
+                    puts.push(changed);
+                }
+                None => {
+                    replaced.removed += 1;
+                    gone.push(held.key());
+                }
+            }
+        }
+        for new in wanted.into_values() {
+            match view.check_room(&new, source) {
+                Ok(()) => {
+                    replaced.added += 1;
+                    puts.push(new);
+                }
+                Err(refused) => replaced.refused.push(refused),
+            }
+        }
+        (puts, gone)
+    }
+}
+
+/// What a source may hand over: each key once, and nothing with a time to live.
+fn sift(
+    registrations: Vec<Result<Registration, RegistryError>>,
+    refused: &mut Vec<RegistryError>,
+) -> BTreeMap<InstanceKey, Registration> {
+    let mut wanted = BTreeMap::new();
+    for registration in registrations {
+        let registration = match registration {
+            Ok(registration) if registration.time_to_live.is_some() => {
+                refused.push(RegistryError::NeedlessTimeToLive(registration.key()));
+                continue;
+            }
+            Ok(registration) => registration,
+            Err(error) => {
+                refused.push(error);
+                continue;
+            }
+        };
+        if wanted.len() >= MAX_INSTANCES_PER_ZONE {
+            refused.push(RegistryError::ZoneFull);
+            continue;
+        }
+        match wanted.entry(registration.key()) {
+            Entry::Vacant(place) => {
+                place.insert(registration);
+            }
+            Entry::Occupied(first) => refused.push(RegistryError::Twice(first.key().clone())),
+        }
+    }
+    wanted
+}
+
+async fn written(pending: Pending) -> Result<Written, Unavailable> {
+    match pending.await {
+        Ok(written) => written.map_err(Unavailable::from),
+        Err(_) => Err(Unavailable {
+            why: "zone sync is stopping".to_owned(),
+        }),
+    }
+}
+
+impl From<NotWritten> for Unavailable {
+    fn from(error: NotWritten) -> Self {
+        Self { why: error.0 }
+    }
+}

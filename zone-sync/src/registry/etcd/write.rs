@@ -1,0 +1,281 @@
+//! What is to be written to etcd, as transactions: which comparisons guard a write, how many go into one transaction, and
+//! what its answer means. Pure.
+//!
+//! Each write is a transaction of its own inside the larger one, so that one whose comparison fails does not stop the rest.
+
+use causeway_proto::etcd::etcdserverpb::{
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResponse,
+    compare::{CompareResult, CompareTarget, TargetUnion},
+    request_op::Request,
+    response_op::Response,
+};
+use causeway_proto::etcd::mvccpb::KeyValue;
+
+/// Writes in one transaction. etcd takes 128 operations, of which a nested one counts against what the outer leaves: 100
+/// leave 28 for each write, and none has more than 2.
+pub const MAX_WRITES: usize = 100;
+/// Bytes in one transaction: a third of what etcd takes by default (1.5 MiB), because a claim names its value twice.
+pub const MAX_BYTES: usize = 512 << 10;
+
+/// One change of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// Whatever was there before is replaced.
+    Put { value: Vec<u8>, lease: i64 },
+    /// The same value under another lease, if the key is still as of `revision`; with `recreate` also if it is gone.
+    Claim {
+        value: Vec<u8>,
+        lease: i64,
+        revision: i64,
+        recreate: bool,
+    },
+    /// Gone, if it is there; with `revision` only if it is still as of that.
+    Delete { revision: Option<i64> },
+}
+
+/// What became of one write.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Written {
+    /// It was done, at this revision.
+    Done(i64),
+    /// The comparison failed: this is what the key holds instead.
+    Changed(Box<KeyValue>),
+    /// The comparison failed, as of this revision the key is not there (or, for a deletion, is not as it was expected).
+    Absent(i64),
+}
+
+impl Write {
+    /// About how many bytes of a message it takes.
+    #[must_use]
+    pub fn bytes(&self, key: &[u8]) -> usize {
+        let (Self::Put { value, .. } | Self::Claim { value, .. }) = self else {
+            return 2 * key.len();
+        };
+        2 * (key.len() + value.len())
+    }
+
+    fn operation(&self, key: &[u8]) -> RequestOp {
+        match self {
+            Self::Put { value, lease } => put(key, value, *lease),
+            Self::Claim {
+                value,
+                lease,
+                revision,
+                recreate,
+            } => {
+                let otherwise = if *recreate {
+                    guarded(is_absent(key), put(key, value, *lease), Some(read(key)))
+                } else {
+                    read(key)
+                };
+                guarded(is_as_of(key, *revision), put(key, value, *lease), Some(otherwise))
+            }
+            Self::Delete { revision } => {
+                let guard = revision.map_or_else(|| exists(key), |revision| is_as_of(key, revision));
+                guarded(guard, delete(key), None)
+            }
+        }
+    }
+}
+
+/// The transaction that does all of these, each key at most once.
+#[must_use]
+pub fn transaction<'a>(writes: impl Iterator<Item = (&'a [u8], &'a Write)>) -> TxnRequest {
+    TxnRequest {
+        compare: Vec::new(),
+        success: writes.map(|(key, write)| write.operation(key)).collect(),
+        failure: Vec::new(),
+    }
+}
+
+/// What became of each write of [`transaction`], in order.
+#[must_use]
+pub fn outcomes(answer: TxnResponse) -> Vec<Written> {
+    let revision = answer.header.map_or(0, |header| header.revision);
+    let each = answer.responses.into_iter();
+    each.map(|response| outcome(response, revision)).collect()
+}
+
+fn outcome(response: ResponseOp, revision: i64) -> Written {
+    match response.response {
+        Some(Response::ResponseTxn(nested)) => match nested.responses.into_iter().next() {
+            Some(first) => outcome(first, revision),
+            None => Written::Absent(revision),
+        },
+        Some(Response::ResponseRange(range)) => match range.kvs.into_iter().next() {
+            Some(value) => Written::Changed(Box::new(value)),
+            None => Written::Absent(revision),
+        },
+        Some(Response::ResponsePut(_) | Response::ResponseDeleteRange(_)) => Written::Done(revision),
+        None => Written::Absent(revision),
+    }
+}
+
+fn operation(request: Request) -> RequestOp {
+    RequestOp {
+        request: Some(request),
+    }
+}
+
+fn put(key: &[u8], value: &[u8], lease: i64) -> RequestOp {
+    operation(Request::RequestPut(PutRequest {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        lease,
+    }))
+}
+
+fn delete(key: &[u8]) -> RequestOp {
+    operation(Request::RequestDeleteRange(DeleteRangeRequest {
+        key: key.to_owned(),
+        range_end: Vec::new(),
+    }))
+}
+
+fn read(key: &[u8]) -> RequestOp {
+    operation(Request::RequestRange(RangeRequest {
+        key: key.to_owned(),
+        ..RangeRequest::default()
+    }))
+}
+
+fn guarded(guard: Compare, then: RequestOp, otherwise: Option<RequestOp>) -> RequestOp {
+    operation(Request::RequestTxn(TxnRequest {
+        compare: vec![guard],
+        success: vec![then],
+        failure: otherwise.into_iter().collect(),
+    }))
+}
+
+fn compare(key: &[u8], result: CompareResult, target: CompareTarget, union: TargetUnion) -> Compare {
+    Compare {
+        result: result.into(),
+        target: target.into(),
+        key: key.to_owned(),
+        target_union: Some(union),
+    }
+}
+
+fn is_as_of(key: &[u8], revision: i64) -> Compare {
+    compare(
+        key,
+        CompareResult::Equal,
+        CompareTarget::Mod,
+        TargetUnion::ModRevision(revision),
+    )
+}
+
+fn is_absent(key: &[u8]) -> Compare {
+    compare(
+        key,
+        CompareResult::Equal,
+        CompareTarget::Version,
+        TargetUnion::Version(0),
+    )
+}
+
+fn exists(key: &[u8]) -> Compare {
+    compare(
+        key,
+        CompareResult::Greater,
+        CompareTarget::Version,
+        TargetUnion::Version(0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_proto::etcd::etcdserverpb::{PutResponse, RangeResponse, ResponseHeader};
+
+    use super::*;
+
+    fn answer(responses: Vec<ResponseOp>) -> TxnResponse {
+        TxnResponse {
+            header: Some(ResponseHeader {
+                revision: 9,
+                ..ResponseHeader::default()
+            }),
+            succeeded: true,
+            responses,
+        }
+    }
+
+    fn response(response: Response) -> ResponseOp {
+        ResponseOp {
+            response: Some(response),
+        }
+    }
+
+    /// etcd's own count (`checkTxnRequest`): the longest list of each level, against what the levels above left.
+    fn within(txn: &TxnRequest, left: usize) -> bool {
+        let here = txn.compare.len().max(txn.success.len()).max(txn.failure.len());
+        let operations = txn.success.iter().chain(&txn.failure);
+        here <= left
+            && operations.into_iter().all(|operation| match &operation.request {
+                Some(Request::RequestTxn(nested)) => within(nested, left - here),
+                _ => true,
+            })
+    }
+
+    #[test]
+    fn a_full_transaction_has_no_more_operations_than_etcd_takes() {
+        let claim = Write::Claim {
+            value: vec![1],
+            lease: 2,
+            revision: 3,
+            recreate: true,
+        };
+        let keys: Vec<_> = (0..MAX_WRITES).map(|n| n.to_string().into_bytes()).collect();
+        let txn = transaction(keys.iter().map(|key| (key.as_slice(), &claim)));
+        assert!(within(&txn, 128));
+    }
+
+    #[test]
+    fn a_claim_that_must_not_recreate_has_no_way_to_put_an_absent_key() {
+        let puts = |recreate| {
+            let claim = Write::Claim {
+                value: vec![1],
+                lease: 2,
+                revision: 3,
+                recreate,
+            };
+            format!("{:?}", claim.operation(b"k"))
+                .matches("RequestPut")
+                .count()
+        };
+        assert_eq!((puts(false), puts(true)), (1, 2));
+    }
+
+    #[test]
+    fn every_outcome_is_told_at_its_place() {
+        let held = KeyValue {
+            mod_revision: 4,
+            ..KeyValue::default()
+        };
+        let range = |kvs| {
+            response(Response::ResponseRange(RangeResponse {
+                kvs,
+                ..RangeResponse::default()
+            }))
+        };
+        let put = || response(Response::ResponsePut(PutResponse::default()));
+        let nested = |inner| response(Response::ResponseTxn(answer(inner)));
+        let told = outcomes(answer(vec![
+            put(),
+            nested(vec![put()]),
+            nested(vec![nested(vec![put()])]),
+            nested(vec![range(vec![held.clone()])]),
+            nested(vec![nested(vec![range(Vec::new())])]),
+            nested(Vec::new()),
+        ]));
+        let expected = [
+            Written::Done(9),
+            Written::Done(9),
+            Written::Done(9),
+            Written::Changed(Box::new(held)),
+            Written::Absent(9),
+            Written::Absent(9),
+        ];
+        assert_eq!(told, expected);
+    }
+}

@@ -1,0 +1,406 @@
+//! What the replica does with data and beats, from their origin itself and passed on.
+//!
+//! What an origin says itself is believed because of the session's certificate; its signature is checked before its
+//! words are first passed on. What is passed on is checked before anything else is done with it.
+
+use std::{sync::Arc, time::Instant};
+
+use causeway_proto::sync as proto;
+
+use super::{
+    Event, Replica,
+    assembly::{Framing, framed},
+    changes::Changes,
+    head::{self, Beat, Head},
+    limits::{MAX_KNOWN, MAX_PEERS},
+    refusal::Refusal,
+    session::Acknowledge,
+    wire::{self, Stamp},
+};
+use crate::{
+    catalog::{Age, Record},
+    name::GatewayId,
+    signing::{Purpose, Signed},
+};
+
+impl Replica {
+    /// Who is spoken of: the speaker, unless somebody is named.
+    fn spoken_of(&self, peer: &GatewayId, origin: Option<proto::Origin>) -> Result<GatewayId, Refusal> {
+        let signed = self.sessions.get(peer).is_some_and(|session| session.is_signed());
+        match origin {
+            None if signed => Ok(peer.clone()),
+            origin => wire::read_origin(origin),
+        }
+    }
+
+    /// Whether `peer` may tell of `origin`'s record: its own, or that of a zone which it was asked for. `false` when
+    /// that is so and nobody wants to know it any more.
+    fn may_tell_of(&self, peer: &GatewayId, origin: &GatewayId) -> Result<bool, Refusal> {
+        if peer == origin {
+            return Ok(true);
+        }
+        let asked = self.sessions.get(peer).is_some_and(|session| {
+            session.is_signed() && origin.zone != peer.zone && session.asked.contains(&origin.zone)
+        });
+        if !asked || origin.zone == self.own.origin().zone {
+            return Err(Refusal::WrongOrigin(origin.to_string()));
+        }
+        Ok(self
+            .zones
+            .as_ref()
+            .is_none_or(|zones| zones.contains(&origin.zone)))
+    }
+
+    /// What is wrong with a peer's own record ends its session; what is wrong with one that it passed on does not.
+    fn blame(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        origin: &GatewayId,
+        stamp: Stamp,
+        result: Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        match result {
+            Err(refusal) if peer != origin => self.refuse_relayed(now, peer, origin, stamp, refusal),
+            result => result,
+        }
+    }
+
+    /// Notes that `peer` told of a version of `origin`; answers what is held of it, or `None` when that is from a later
+    /// life of the origin, of which the peer is told.
+    pub(super) fn told(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        origin: &GatewayId,
+        stamp: Stamp,
+    ) -> Result<Option<Stamp>, Refusal> {
+        let held = self.held.stamp(origin);
+        let session = self.sessions.get_mut(peer).ok_or(Refusal::HelloExpected)?;
+        if session.heard_of.len() > MAX_PEERS && !session.heard_of.contains_key(origin) {
+            return Err(Refusal::TooManyOrigins);
+        }
+        let heard = session.hears_of(now, origin);
+        let told_later = heard
+            .advertised
+            .is_some_and(|told| told.incarnation > stamp.incarnation);
+        if told_later && peer == origin {
+            return Err(Refusal::VersionBackwards);
+        }
+        if held.incarnation > stamp.incarnation {
+            heard.acknowledge = Acknowledge::Held;
+            return Ok(None);
+        }
+        heard.advertised = heard.advertised.max(Some(stamp));
+        Ok(Some(held))
+    }
+
+    pub(super) fn acknowledge(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        origin: &GatewayId,
+        what: Acknowledge,
+    ) {
+        if let Some(session) = self.sessions.get_mut(peer) {
+            session.hears_of(now, origin).acknowledge = what;
+        }
+    }
+
+    fn take_turn(&mut self, now: Instant, peer: &GatewayId, origin: &GatewayId) -> Result<(), Refusal> {
+        let session = self.sessions.get_mut(peer).ok_or(Refusal::HelloExpected)?;
+        match session.hears_of(now, origin).pace.take(now) {
+            true => Ok(()),
+            false => Err(Refusal::TooFast),
+        }
+    }
+
+    /// What was signed, checked if it was passed on.
+    fn read_signed(
+        &self,
+        peer: &GatewayId,
+        origin: &GatewayId,
+        message: Option<proto::Signed>,
+        purpose: Purpose,
+    ) -> Result<Signed, Refusal> {
+        let signed = head::read_signed(message, self.held.credential(origin))?;
+        if peer != origin {
+            let checked = signed.check(&*self.verifier, purpose, origin);
+            checked.map_err(Refusal::BadSignature)?;
+        }
+        Ok(signed)
+    }
+
+    pub(super) fn take_snapshot(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        mut part: proto::Snapshot,
+    ) -> Result<(), Refusal> {
+        let origin = self.spoken_of(peer, part.origin.take())?;
+        if !self.may_tell_of(peer, &origin)? {
+            return Ok(());
+        }
+        let stamp = Stamp::new(part.incarnation, part.version)?;
+        let result = self.take_part(now, peer, &origin, stamp, part);
+        self.blame(now, peer, &origin, stamp, result)
+    }
+
+    fn take_part(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        origin: &GatewayId,
+        stamp: Stamp,
+        mut part: proto::Snapshot,
+    ) -> Result<(), Refusal> {
+        let framing = match part.part {
+            0 => Some(self.framing(peer, origin, stamp, part.head.take())?),
+            _ => None,
+        };
+        let known = self.held.len();
+        let Some(held) = self.told(now, peer, origin, stamp)? else {
+            return Ok(());
+        };
+        if held == Stamp::NONE && known >= MAX_PEERS {
+            return Err(Refusal::TooManyPeers);
+        }
+        let session = self.sessions.get_mut(peer).ok_or(Refusal::HelloExpected)?;
+        let lives = !part.outdated;
+        let Some(record) = session.assembly.take(origin, part, framing)? else {
+            return Ok(());
+        };
+        self.take_turn(now, peer, origin)?;
+        self.acknowledge(now, peer, origin, Acknowledge::Held);
+        if stamp > held {
+            self.hold(now, peer, record, lives)
+        } else if stamp == held {
+            self.take_again(now, peer, record)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn framing(
+        &self,
+        peer: &GatewayId,
+        origin: &GatewayId,
+        stamp: Stamp,
+        message: Option<proto::Signed>,
+    ) -> Result<Framing, Refusal> {
+        if !self.sessions.get(peer).is_some_and(|session| session.is_signed()) {
+            return Ok(Framing::Flat);
+        }
+        let signed = self.read_signed(peer, origin, message, Purpose::Record)?;
+        let head = Head::read(&signed.words)?;
+        if head.stamp != stamp {
+            return Err(Refusal::Malformed("a statement is about another version"));
+        }
+        Ok(Framing::Signed(head, Arc::new(signed)))
+    }
+
+    /// Takes a whole record at the version that is held: the same again, the first with a signature, or the repair of
+    /// one that is not what its origin signed.
+    fn take_again(&mut self, now: Instant, peer: &GatewayId, record: Record) -> Result<(), Refusal> {
+        let Some(old) = self.held.record(&record.origin).cloned() else {
+            return Ok(());
+        };
+        let signed_first = old.signed.is_none() && record.signed.is_some();
+        if *old == record && !signed_first {
+            return Ok(());
+        }
+        let stated = old
+            .signed
+            .as_ref()
+            .and_then(|signed| Head::read(&signed.words).ok());
+        let is_sound = stated.map(|head| head.digest) == self.held.digest(&record.origin);
+        if signed_first || (stated.is_some() && !is_sound) {
+            return self.hold(now, peer, record, false);
+        }
+        Err(Refusal::VersionReused)
+    }
+
+    pub(super) fn take_delta(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        mut delta: proto::Delta,
+    ) -> Result<(), Refusal> {
+        let origin = self.spoken_of(peer, delta.origin.take())?;
+        if !self.may_tell_of(peer, &origin)? {
+            return Ok(());
+        }
+        let mut stamp = Stamp::new(delta.incarnation, delta.to_version)?;
+        let result = self.take_changes(now, peer, &origin, &mut stamp, delta);
+        self.blame(now, peer, &origin, stamp, result)
+    }
+
+    /// `stamp` is what the delta says; where the head says it, it is set to that.
+    fn take_changes(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        origin: &GatewayId,
+        stamp: &mut Stamp,
+        mut delta: proto::Delta,
+    ) -> Result<(), Refusal> {
+        let mut head = None;
+        if self.sessions.get(peer).is_some_and(|session| session.is_signed()) {
+            let signed = self.read_signed(peer, origin, delta.head.take(), Purpose::Record)?;
+            let read = Head::read(&signed.words)?;
+            *stamp = read.stamp;
+            head = Some((read, Arc::new(signed)));
+        }
+        if stamp.version <= delta.from_version {
+            return Err(Refusal::VersionBackwards);
+        }
+        let changes = Changes::read(&mut delta)?;
+        let Some(held) = self.told(now, peer, origin, *stamp)? else {
+            return Ok(());
+        };
+        self.take_turn(now, peer, origin)?;
+        self.acknowledge(now, peer, origin, Acknowledge::Held);
+        let from = delta.from_version;
+        // A relay makes its deltas of two records, so they fit the first of them only.
+        let from_fits = from == held.version || (peer == origin && from < held.version);
+        let follows = *stamp > held && stamp.incarnation == held.incarnation && from_fits;
+        // One that does not follow what is held is answered with what is held, and what is missing is sent.
+        let Some(base) = self.held.record(origin).filter(|_| follows) else {
+            return Ok(());
+        };
+        let mut record = changes.applied_to(base)?;
+        record.version = stamp.version;
+        match head {
+            None => {
+                record.draining = delta.draining;
+                record.topology = wire::read_fingerprint(&delta.topology)?;
+                record.signed = None;
+            }
+            Some((head, signed)) => {
+                framed(&mut record, head, signed);
+                if record.exports.digest() != head.digest {
+                    self.diverged(now, peer, origin);
+                    return Ok(());
+                }
+            }
+        }
+        self.hold(now, peer, record, !delta.outdated)
+    }
+
+    /// What is held of `origin` is not what it says: the whole record is asked for.
+    fn diverged(&mut self, now: Instant, peer: &GatewayId, origin: &GatewayId) {
+        self.acknowledge(now, peer, origin, Acknowledge::None);
+        self.events.push_back(Event::Diverged {
+            origin: origin.clone(),
+            peer: peer.clone(),
+        });
+    }
+
+    /// Holds a newer record. `lives` says that it is a sign of life if `peer` passed it on.
+    fn hold(&mut self, now: Instant, peer: &GatewayId, record: Record, lives: bool) -> Result<(), Refusal> {
+        let (origin, stamp) = (record.origin.clone(), Stamp::of(&record));
+        let session = self.sessions.get(peer);
+        let via = (origin != *peer).then_some(peer);
+        let newest = session.and_then(|session| session.advertised(&origin)) <= Some(stamp);
+        let heard = if via.is_some() { lives } else { newest };
+        self.held.replace(now, record, heard, via);
+        if via.is_some() && lives {
+            self.wants.served(now, &origin.zone, peer);
+        }
+        self.events.push_back(Event::RecordChanged {
+            origin: origin.clone(),
+        });
+        if let Some(session) = self.sessions.get_mut(peer) {
+            // Who told of a record needs not be told of it.
+            session.acknowledged(&origin, stamp, &self.held);
+        }
+        self.tell_on(now, &origin).map_err(Refusal::BadSignature)
+    }
+
+    pub(super) fn take_beats(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        heartbeat: proto::Heartbeat,
+    ) -> Result<(), Refusal> {
+        if heartbeat.beats.len() > MAX_KNOWN {
+            return Err(Refusal::TooManyOrigins);
+        }
+        for beat in heartbeat.beats {
+            let origin = self.spoken_of(peer, beat.origin)?;
+            if !self.may_tell_of(peer, &origin)? {
+                continue;
+            }
+            let known = self.held.credential(&origin);
+            let signed = head::read_signed(beat.signed, known)?;
+            let beat = Beat::read(&signed.words)?;
+            let result = match *peer == origin {
+                true => self.take_own_beat(now, peer, beat, signed),
+                false => self.take_relayed_beat(now, peer, &origin, beat, signed),
+            };
+            self.blame(now, peer, &origin, beat.stamp, result)?;
+        }
+        Ok(())
+    }
+
+    /// Either the peer is ahead of what is held, or behind what it once told: both are settled by the word for what is
+    /// held.
+    fn take_own_beat(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        beat: Beat,
+        signed: Signed,
+    ) -> Result<(), Refusal> {
+        let Some(held) = self.told(now, peer, peer, beat.stamp)? else {
+            return Ok(());
+        };
+        if held != beat.stamp {
+            self.acknowledge(now, peer, peer, Acknowledge::Held);
+        } else if self.held.digest(peer) != Some(beat.digest) {
+            self.diverged(now, peer, peer);
+        } else {
+            self.held.note_beat(now, peer, beat, signed, false);
+        }
+        Ok(())
+    }
+
+    /// Only a beat that is higher than all before says that its origin lives.
+    fn take_relayed_beat(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        origin: &GatewayId,
+        beat: Beat,
+        signed: Signed,
+    ) -> Result<(), Refusal> {
+        let held = self.held.stamp(origin);
+        if beat.stamp != held || signed.credential.0.is_empty() {
+            // A beat is checked by the credential of the record that it speaks of. One that was overtaken by a newer
+            // record says nothing; for one that is ahead, the record is to be sent.
+            self.told(now, peer, origin, beat.stamp)?;
+            self.acknowledge(now, peer, origin, Acknowledge::Held);
+            return Ok(());
+        }
+        if !self.held.is_newer_beat(origin, &beat) {
+            let entry = self.held.catalog().entry(origin);
+            if entry.is_some_and(|entry| entry.age == Age::Fresh) {
+                self.wants.served(now, &origin.zone, peer);
+            }
+            return Ok(());
+        }
+        let checked = signed.check(&*self.verifier, Purpose::Beat, origin);
+        checked.map_err(Refusal::BadSignature)?;
+        if self.held.digest(origin) != Some(beat.digest) {
+            self.diverged(now, peer, origin);
+            return Ok(());
+        }
+        self.held.note_beat(now, origin, beat, signed, true);
+        self.wants.served(now, &origin.zone, peer);
+        if let Some(age) = self.held.heard(now, origin, Some(peer)) {
+            let origin = origin.clone();
+            self.events.push_back(Event::AgeChanged { origin, age });
+        }
+        Ok(())
+    }
+}

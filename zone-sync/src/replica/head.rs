@@ -1,0 +1,176 @@
+//! The words that an origin signs: the head of a record, and beats. Everything that comes is checked here, once.
+
+use std::sync::Arc;
+
+use causeway_proto::sync as proto;
+use prost::Message as _;
+
+use super::{
+    limits::MAX_STATEMENT_BYTES,
+    refusal::Refusal,
+    wire::{self, Stamp},
+};
+use crate::{
+    catalog::ExportsDigest,
+    signing::{Credential, MAX_SIGNATURE_BYTES, Signed},
+    topology::Fingerprint,
+};
+
+/// A record without its exports, as its origin states it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    pub stamp: Stamp,
+    pub draining: bool,
+    pub topology: Fingerprint,
+    pub topology_generation: u64,
+    pub digest: ExportsDigest,
+}
+
+impl Head {
+    /// Encoded, with the fields of `more` after the known ones.
+    pub fn words(&self, more: &[u8]) -> Vec<u8> {
+        let topology = match self.topology == Fingerprint::default() {
+            true => Vec::new(),
+            false => self.topology.compared().to_vec(),
+        };
+        let mut words = proto::Statement {
+            incarnation: self.stamp.incarnation,
+            version: self.stamp.version,
+            draining: self.draining,
+            topology,
+            topology_generation: self.topology_generation,
+            exports_digest: self.digest.0.to_vec(),
+        }
+        .encode_to_vec();
+        words.extend_from_slice(more);
+        words
+    }
+
+    pub fn read(words: &[u8]) -> Result<Self, Refusal> {
+        let statement = proto::Statement::decode(words)
+            .map_err(|_| Refusal::Malformed("a statement cannot be decoded"))?;
+        let stamp = Stamp::new(statement.incarnation, statement.version)?;
+        if stamp.version == 0 {
+            return Err(Refusal::Malformed("a statement has no version"));
+        }
+        Ok(Self {
+            stamp,
+            draining: statement.draining,
+            topology: wire::read_fingerprint(&statement.topology)?,
+            topology_generation: statement.topology_generation,
+            digest: read_digest(&statement.exports_digest)?,
+        })
+    }
+}
+
+/// Where a beat stands in the life of its origin: incarnation, then count.
+pub type BeatMark = (u64, u64);
+
+/// Proof that an origin lived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beat {
+    pub stamp: Stamp,
+    pub digest: ExportsDigest,
+    pub count: u64,
+}
+
+impl Beat {
+    pub fn mark(&self) -> BeatMark {
+        (self.stamp.incarnation, self.count)
+    }
+
+    pub fn words(&self, more: &[u8]) -> Vec<u8> {
+        let mut words = proto::BeatStatement {
+            incarnation: self.stamp.incarnation,
+            version: self.stamp.version,
+            exports_digest: self.digest.0.to_vec(),
+            count: self.count,
+        }
+        .encode_to_vec();
+        words.extend_from_slice(more);
+        words
+    }
+
+    pub fn read(words: &[u8]) -> Result<Self, Refusal> {
+        let statement = proto::BeatStatement::decode(words)
+            .map_err(|_| Refusal::Malformed("a beat cannot be decoded"))?;
+        Ok(Self {
+            stamp: Stamp::new(statement.incarnation, statement.version)?,
+            digest: read_digest(&statement.exports_digest)?,
+            count: statement.count,
+        })
+    }
+}
+
+fn read_digest(bytes: &[u8]) -> Result<ExportsDigest, Refusal> {
+    let bytes = bytes.try_into();
+    let bytes = bytes.map_err(|_| Refusal::Malformed("a digest of exports is not 16 bytes long"))?;
+    Ok(ExportsDigest(bytes))
+}
+
+/// `signed` on its way to a peer that has the credential `known`.
+pub fn signed_message(signed: &Signed, known: Option<&Credential>) -> proto::Signed {
+    let credential = match known == Some(&*signed.credential) {
+        true => Vec::new(),
+        false => signed.credential.0.clone(),
+    };
+    proto::Signed {
+        statement: signed.words.to_vec(),
+        signature: signed.signature.to_vec(),
+        credential,
+    }
+}
+
+/// What a peer sent, within bounds; `known` stands for a credential that was left out.
+pub fn read_signed(
+    message: Option<proto::Signed>,
+    known: Option<&Arc<Credential>>,
+) -> Result<Signed, Refusal> {
+    let message = message.ok_or(Refusal::Malformed("the statement of a record is missing"))?;
+    if message.statement.len() > MAX_STATEMENT_BYTES || message.signature.len() > MAX_SIGNATURE_BYTES {
+        return Err(Refusal::Malformed("a statement or signature is too long"));
+    }
+    let credential = match known {
+        Some(known) if message.credential.is_empty() => known.clone(),
+        _ => Arc::new(Credential(message.credential)),
+    };
+    if !credential.is_bounded() {
+        return Err(Refusal::Malformed("a credential is too large"));
+    }
+    Ok(Signed {
+        words: message.statement.into(),
+        signature: message.signature.into(),
+        credential,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_head_and_a_beat_survive_the_round_trip_with_words_of_a_newer_program(
+            incarnation in 0u64..1 << 48, version in 1u64..1 << 50, draining in any::<bool>(),
+            topology in any::<[u8; 16]>(), generation in any::<u64>(), digest in any::<[u8; 16]>(), count in any::<u64>(),
+        ) {
+            let mut fingerprint = Fingerprint::default();
+            fingerprint.0[..16].copy_from_slice(&topology);
+            let stamp = Stamp { incarnation, version };
+            let digest = ExportsDigest(digest);
+            let head = Head { stamp, draining, topology: fingerprint, topology_generation: generation, digest };
+            let beat = Beat { stamp, digest, count };
+            for more in [&[][..], &[0xf8, 0x07, 0x01]] {
+                prop_assert_eq!(Head::read(&head.words(more)).unwrap(), head);
+                prop_assert_eq!(Beat::read(&beat.words(more)).unwrap(), beat);
+            }
+        }
+
+        #[test]
+        fn arbitrary_words_never_panic(words in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = (Head::read(&words), Beat::read(&words));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Which peers are asked to pass on the records of zones that this gateway has no session with.
+//!
+//! Each such zone is asked for at up to [`WANT_PEERS`] peers. Whoever passes on no sign of life for a while is replaced
+//! by the next, so that in the end everybody who may know is asked. The order is a zone's own (rendezvous hashing), so
+//! that different zones are asked for at different peers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Instant,
+};
+
+use super::limits::{MAX_WANTED_ZONES, WANT_AFTER, WANT_PATIENCE, WANT_PEERS};
+use crate::name::{GatewayId, ZoneName};
+
+/// A peer that was asked for a zone.
+#[derive(Debug)]
+struct Asked {
+    peer: GatewayId,
+    /// When it last passed on a sign of life of the zone, or was asked.
+    served: Instant,
+}
+
+/// A zone without a session.
+#[derive(Debug)]
+struct Missing {
+    since: Instant,
+    asked: Vec<Asked>,
+    /// Whether it is still too early to ask.
+    early: bool,
+    /// How many peers were asked or passed over so far: where in the zone's order to go on.
+    turn: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Wants {
+    missing: BTreeMap<ZoneName, Missing>,
+}
+
+impl Wants {
+    /// Brings up to date what is wanted: `zones` are those of the topology without the own, `direct` those with a
+    /// session, `peers` those that could be asked.
+    pub fn update(
+        &mut self,
+        now: Instant,
+        zones: &BTreeSet<ZoneName>,
+        direct: &BTreeSet<ZoneName>,
+        peers: &BTreeSet<GatewayId>,
+    ) {
+        let is_missing = |zone: &ZoneName| zones.contains(zone) && !direct.contains(zone);
+        self.missing.retain(|zone, _| is_missing(zone));
+        for zone in zones.iter().filter(|zone| !direct.contains(*zone)) {
+            if self.missing.len() >= MAX_WANTED_ZONES && !self.missing.contains_key(zone) {
+                break;
+            }
+            let missing = self.missing.entry(zone.clone()).or_insert(Missing {
+                since: now,
+                asked: Vec::new(),
+                early: true,
+                turn: 0,
+            });
+            missing.ask(now, zone, peers);
+        }
+    }
+
+    /// A sign of life of `zone` came through `peer`.
+    pub fn served(&mut self, now: Instant, zone: &ZoneName, peer: &GatewayId) {
+        let missing = self.missing.get_mut(zone).into_iter();
+        for asked in missing.flat_map(|m| m.asked.iter_mut()) {
+            if asked.peer == *peer {
+                asked.served = now;
+            }
+        }
+    }
+
+    /// What `peer` passed on of `zone` cannot be used: somebody else is asked.
+    pub fn failed(&mut self, zone: &ZoneName, peer: &GatewayId) {
+        if let Some(missing) = self.missing.get_mut(zone) {
+            missing.asked.retain(|asked| asked.peer != *peer);
+        }
+    }
+
+    /// The zones that `peer` is asked for.
+    pub fn asked_of(&self, peer: &GatewayId) -> BTreeSet<ZoneName> {
+        let asked = |missing: &Missing| missing.asked.iter().any(|asked| asked.peer == *peer);
+        let zones = self.missing.iter().filter(|(_, missing)| asked(missing));
+        zones.map(|(zone, _)| zone.clone()).collect()
+    }
+
+    /// When [`Wants::update`] has something to do without anything having happened.
+    pub fn next_change(&self) -> Option<Instant> {
+        self.missing.values().filter_map(Missing::next_change).min()
+    }
+}
+
+impl Missing {
+    fn ask(&mut self, now: Instant, zone: &ZoneName, peers: &BTreeSet<GatewayId>) {
+        self.asked
+            .retain(|asked| peers.contains(&asked.peer) && now < asked.served + WANT_PATIENCE);
+        self.early = now < self.since + WANT_AFTER;
+        if self.early || self.asked.len() >= WANT_PEERS {
+            return;
+        }
+        let mut order: Vec<_> = peers.iter().filter(|peer| peer.zone != *zone).collect();
+        order.sort_by_cached_key(|peer| score(zone, peer));
+        // Once around at most: the same peer is not asked twice.
+        for _ in 0..order.len() {
+            if self.asked.len() >= WANT_PEERS {
+                break;
+            }
+            let peer = order[self.turn % order.len()];
+            self.turn = self.turn.wrapping_add(1);
+            if self.asked.iter().all(|asked| asked.peer != *peer) {
+                let (peer, served) = (peer.clone(), now);
+                self.asked.push(Asked { peer, served });
+            }
+        }
+    }
+
+    fn next_change(&self) -> Option<Instant> {
+        let patience = self.asked.iter().map(|asked| asked.served + WANT_PATIENCE).min();
+        // Without a peer to ask, nothing is to be done before one comes.
+        patience.or(self.early.then_some(self.since + WANT_AFTER))
+    }
+}
+
+fn score(zone: &ZoneName, peer: &GatewayId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (zone, peer).hash(&mut hasher);
+    hasher.finish()
+}
