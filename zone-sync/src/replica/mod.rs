@@ -434,7 +434,8 @@ impl Replica {
         }
         while let Some(peer) = self.pending.first().cloned() {
             let message = self.sessions.get_mut(&peer).and_then(|session| {
-                if session.protocol.is_some() && std::mem::take(&mut session.says_unknown) {
+                let may_speak = session.protocol.is_some() && !session.blocked;
+                if may_speak && std::mem::take(&mut session.says_unknown) {
                     return Some(SyncMessage { body: None });
                 }
                 let body = session.next_message(now, self.speaks, &mut self.own, &self.held);

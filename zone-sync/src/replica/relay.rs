@@ -147,7 +147,7 @@ impl Replica {
     }
 
     /// Lets an origin go whose signature is found to be bad. A certificate that has ended since it signed is no lie.
-    fn blame_origin(&mut self, now: Instant, origin: &GatewayId, why: Unproven) {
+    pub(super) fn blame_origin(&mut self, now: Instant, origin: &GatewayId, why: Unproven) {
         if self.sessions.contains_key(origin) && !matches!(why, Unproven::Credential(_)) {
             self.handle_broken(now, origin, Refusal::BadSignature(why));
         }
