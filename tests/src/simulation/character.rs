@@ -41,6 +41,8 @@ pub struct Character {
     pub drift: u64,
     pub ages: Ages,
     pub liars: usize,
+    /// The newest protocols that the programs of the run speak.
+    pub programs: &'static [u32],
 }
 
 /// Events that the faults of one run may take, about: what keeps a run short whatever the number of zones.
@@ -81,6 +83,10 @@ impl Character {
             lateness: ms(pick(rng, &[0, 1, 10, 200])),
             notice: ms(pick(rng, &[10, 500, 3000, 3000, 30_000])),
             window: pick(rng, &[1, 2, 4, 4, 16]),
+            programs: pick(
+                rng,
+                &[&[2][..], &[2], &[2], &[1], &[1, 2], &[2, 3], &[1, 2, 2, 3]],
+            ),
             drift: pick(rng, &[0, 0, 200, 100_000, 250_000]).min(RIGHT_RATE / 2),
             ages: ages(rng),
             liars: pick(rng, &[0, 0, 1, 1, 2]).min(usize::try_from(count).map_or(0, |count| count - 2)),

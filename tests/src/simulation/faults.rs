@@ -272,8 +272,11 @@ impl World {
             }
             self.oracle.note_forgetful(&self.nodes[node].id);
         }
-        let at = self.soon(LONGEST_DOWNTIME);
-        self.at(at, Happening::Start { node, start });
+        // Some stay away until everything heals.
+        if start != Start::Disk || self.rng.random_bool(0.8) {
+            let at = self.soon(LONGEST_DOWNTIME);
+            self.at(at, Happening::Start { node, start });
+        }
     }
 
     fn crash(&mut self, node: usize) {

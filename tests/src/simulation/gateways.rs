@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use causeway_proto::sync::{SyncMessage, sync_message::Body};
 use causeway_zone_sync::{
-    name::GatewayId,
+    name::{GatewayId, ZoneName},
     replica::{Event, LocalChange, Refusal, limits},
 };
 use prost::Message as _;
 use rand::Rng;
 
 use super::{
-    messages::summary,
+    messages::{summary, utterances},
     network::Item,
     node::{Disk, Start},
     oracle::{Verdict, violation},
@@ -178,8 +178,17 @@ impl World {
         let (from, peer) = (&self.nodes[node].id, &self.nodes[to].id);
         self.trace
             .note(self.now, || format!("{from} -> {peer} {}", summary(message)));
+        let utterances = utterances(message, from);
+        if let Some(life) = &self.nodes[node].life {
+            self.oracle.check_passed_on(from, &utterances, life.catalog())?;
+        }
+        self.oracle.note_said(from, utterances);
+        if let Some(Body::Want(want)) = &message.body {
+            let zones = want.zones.iter().filter_map(|zone| ZoneName::new(zone).ok());
+            self.asked.extend(zones.map(|zone| (id, zone)));
+        }
         let stream = &session.streams[side];
-        let is_last = matches!(message.body, Some(Body::Refused(_)));
+        let is_last = matches!(&message.body, Some(Body::Refused(refused)) if refused.origin.is_none());
         if stream.blocked && !is_last {
             return violation(format!(
                 "sent {} to {peer}, which takes nothing now",
@@ -225,6 +234,19 @@ impl World {
                     life.dirty = true;
                 }
             }
+            Event::RelayRefused {
+                peer,
+                origin,
+                refusal,
+            } => return self.judge_relay(&peer, &origin, &refusal),
+            Event::OwnRefused { by, reason, .. } if self.character.liars == 0 => {
+                return violation(format!(
+                    "{by} refused what was passed on of an honest gateway: {reason}"
+                ));
+            }
+            Event::Diverged { origin, peer } => return self.judge_divergence(node, &origin, &peer),
+            Event::NotSigned { cause } => return violation(format!("a good key cannot sign: {cause}")),
+            Event::PassedOver { .. } | Event::OwnRefused { .. } => {}
             Event::ExportsLeftOut { count } => {
                 return violation(format!("{count} exports within the limits were left out"));
             }
@@ -260,6 +282,28 @@ impl World {
             return Ok(());
         }
         violation(format!("{} refused {peer}, which is honest: {refusal}", this.id))
+    }
+
+    /// What an honest gateway passes on of an honest one is never refused.
+    fn judge_relay(&mut self, peer: &GatewayId, origin: &GatewayId, refusal: &Refusal) -> Verdict {
+        self.refused_as = Some(refusal.reason());
+        *self.counts.relays_refused.entry(refusal.reason()).or_default() += 1;
+        let is_honest = |id: &GatewayId| !self.nodes[self.places[id]].is_liar;
+        if is_honest(peer) && is_honest(origin) {
+            return violation(format!(
+                "a record of {origin} that {peer} passed on was refused: {refusal}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Gateways hold different things at one stamp only where a lost disk made an origin use the stamp twice, or by lies.
+    fn judge_divergence(&mut self, node: usize, origin: &GatewayId, peer: &GatewayId) -> Verdict {
+        let is_liar = |id: &GatewayId| self.nodes[self.places[id]].is_liar;
+        if self.oracle.is_forgetful(origin) || is_liar(origin) || is_liar(peer) || self.nodes[node].is_liar {
+            return Ok(());
+        }
+        violation(format!("what is held of {origin} is not what {peer} says it is"))
     }
 
     fn save(&mut self, node: usize) {

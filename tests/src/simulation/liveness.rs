@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use causeway_zone_sync::{
     catalog::Age,
-    replica::limits::{HEARTBEAT, RAISE_INTERVAL, SILENCE},
+    replica::limits::{HEARTBEAT, RAISE_INTERVAL, SILENCE, WANT_AFTER, WANT_PATIENCE},
 };
 
 use super::{
@@ -51,9 +51,20 @@ impl World {
     /// - a gateway that lost its disk learns from its peers how far it had come: at most one step in `RAISE_INTERVAL`,
     ///   and two peers may know different ends;
     /// - losses are noticed by the next heartbeat: `REPAIRS`;
+    /// - over relays, each hop asks after `WANT_AFTER` and tries its peers two at a time, each with `WANT_PATIENCE`, and the
+    ///   last that it tries may be the one;
     /// - each of these may come late, and on a slow clock takes longer.
     fn longest_disagreement(&self) -> Duration {
-        let by_clocks = SILENCE * 2 + RAISE_INTERVAL * 2 + HEARTBEAT * REPAIRS;
+        let hops = self
+            .reach()
+            .into_iter()
+            .map(|(_, _, hops)| hops)
+            .max()
+            .unwrap_or(1);
+        let degrees = (0..self.nodes.len()).map(|node| self.network.pairs_of(node).len());
+        let peers = u32::try_from(degrees.max().unwrap_or(0)).unwrap_or(u32::MAX);
+        let a_hop = WANT_AFTER + WANT_PATIENCE * (peers / 2 + 1) + HEARTBEAT * REPAIRS;
+        let by_clocks = SILENCE * 2 + RAISE_INTERVAL * 2 + HEARTBEAT * REPAIRS + a_hop * (hops - 1);
         let late = (self.character.lateness + self.character.latency * 2) * 20;
         RECOVERY + LONGEST_PAUSE * 2 + by_clocks * self.character.slowness() / 1000 + late
     }
@@ -77,40 +88,91 @@ impl World {
         violation(format!("{longest:?} after the faults had ended, {disagreement}"))
     }
 
-    /// The first of what two gateways with a tunnel do not agree on.
-    fn disagreement(&self) -> Option<String> {
-        let pairs = self.network.pairs.iter();
-        let mut each = pairs.flat_map(|pair| [pair.ends, [pair.ends[1], pair.ends[0]]]);
-        each.find_map(|[holder, origin]| self.differs(holder, origin))
+    /// The first of what two gateways do not agree on that can know of each other, directly or by what others pass on.
+    fn disagreement(&mut self) -> Option<String> {
+        let reach = self.reach();
+        for (holder, origin, hops) in reach {
+            if let Some(difference) = self.differs(holder, origin) {
+                return Some(format!("{difference} ({hops} hops)"));
+            }
+        }
+        None
     }
 
-    fn differs(&self, holder: usize, origin: usize) -> Option<String> {
+    fn differs(&mut self, holder: usize, origin: usize) -> Option<String> {
+        let pair = (holder, origin);
         let (holder, origin) = (&self.nodes[holder], &self.nodes[origin]);
         let (Some(here), Some(there)) = (&holder.life, &origin.life) else {
             return Some(format!("{} or {} is down", holder.id, origin.id));
         };
-        if origin.is_liar || holder.is_liar {
-            return None;
-        }
         let (entry, own) = (here.catalog().entry(&origin.id), there.own());
         let Some(entry) = entry else {
             return Some(format!("{} holds nothing of {}", holder.id, origin.id));
         };
         let held = &entry.record;
         if held != own {
+            let content = if show(held) == show(own) {
+                " with other content"
+            } else {
+                ""
+            };
+            let (held, own) = (show(held), show(own));
             return Some(format!(
-                "{} holds {} of {}, which is at {}{}",
-                holder.id,
-                show(held),
-                origin.id,
-                show(own),
-                if show(held) == show(own) {
-                    " with other content"
-                } else {
-                    ""
-                }
+                "{} holds {held} of {}, which is at {own}{content}",
+                holder.id, origin.id
             ));
         }
-        (entry.age != Age::Fresh).then(|| format!("{} finds {} {:?}", holder.id, origin.id, entry.age))
+        // What passes through several relays may be late now and then; it must have been fresh once.
+        if entry.age == Age::Fresh {
+            self.fresh_since.insert(pair);
+        }
+        if self.fresh_since.contains(&pair) {
+            return None;
+        }
+        Some(format!("{} finds {} {:?}", holder.id, origin.id, entry.age))
+    }
+
+    /// Who can know of whom, and over how many sessions.
+    fn reach(&self) -> Vec<(usize, usize, u32)> {
+        let count = self.nodes.len();
+        let mut hops = vec![vec![0; count]; count];
+        for pair in &self.network.pairs {
+            let [a, b] = pair.ends;
+            (hops[a][b], hops[b][a]) = (1, 1);
+        }
+        let knows_zone = |hops: &Vec<Vec<u32>>, holder: usize, zone: usize| {
+            (0..count).any(|other| hops[holder][other] == 1 && self.nodes[other].zone == zone)
+        };
+        for round in 2..=u32::try_from(count).unwrap_or(u32::MAX) {
+            let before = hops.clone();
+            for pair in &self.network.pairs {
+                for [holder, relay] in [pair.ends, [pair.ends[1], pair.ends[0]]] {
+                    for origin in 0..count {
+                        let all_sign = [holder, relay, origin]
+                            .iter()
+                            .all(|at| self.nodes[*at].speaks > 1);
+                        let zones = [holder, relay, origin].map(|at| self.nodes[at].zone);
+                        let is_relayed = all_sign && before[relay][origin] == round - 1;
+                        let are_apart = zones[0] != zones[2] && zones[1] != zones[2];
+                        // A zone of which a gateway is met is not asked for.
+                        if is_relayed
+                            && are_apart
+                            && hops[holder][origin] == 0
+                            && !knows_zone(&before, holder, zones[2])
+                        {
+                            hops[holder][origin] = round;
+                        }
+                    }
+                }
+            }
+        }
+        let all = hops.iter().enumerate().flat_map(|(holder, row)| {
+            row.iter()
+                .enumerate()
+                .map(move |(origin, hops)| (holder, origin, *hops))
+        });
+        let is_honest = |at: usize| !self.nodes[at].is_liar;
+        all.filter(|(holder, origin, hops)| *hops > 0 && is_honest(*holder) && is_honest(*origin))
+            .collect()
     }
 }

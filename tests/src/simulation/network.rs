@@ -117,10 +117,6 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn add_pair(&mut self, pair: Pair) {
-        self.pairs.push(pair);
-    }
-
     #[must_use]
     pub fn pairs_of(&self, node: usize) -> Vec<usize> {
         let mine = self.pairs.iter().enumerate();

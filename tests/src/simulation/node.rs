@@ -11,10 +11,12 @@ use causeway_proto::sync::SyncMessage;
 use causeway_zone_sync::{
     catalog::{Age, Catalog, Export, Record},
     name::{GatewayId, ZoneName},
-    replica::{Ages, Event, LocalChange, Refusal, Replica, Stamp},
+    replica::{
+        Ages, Event, LocalChange, Protocols, Refusal, Replica, ReplicaConfig, Stamp, limits::PROTOCOL,
+    },
+    signing::keyed::{KeyedSigner, KeyedVerifier},
     topology::Fingerprint,
 };
-use prost::Message as _;
 
 use super::{
     clock::{Clock, Moment},
@@ -63,6 +65,8 @@ pub struct Node {
     /// What happened to it meanwhile.
     pub held_up: Vec<Happening>,
     pub is_liar: bool,
+    /// The newest protocol that its program speaks.
+    pub speaks: u32,
 }
 
 /// One run of the process.
@@ -82,6 +86,11 @@ pub struct Life {
     replica: Replica,
 }
 
+/// What every signature of a run is made with.
+const SECRET: [u8; 32] = [7; 32];
+/// Field 1000 with the value 1, as only a newer program would write it.
+pub const UNKNOWN_FIELDS: [u8; 3] = [0xc0, 0x3e, 0x01];
+
 pub fn stamp_of(record: &Record) -> Stamp {
     Stamp {
         incarnation: record.incarnation,
@@ -96,13 +105,21 @@ impl Node {
         self.disk.incarnation = incarnation;
         self.lives += 1;
         let restored = self.disk.records.iter().map(|record| record.as_ref().clone());
-        let replica = Replica::new(
-            self.clock.instant(now),
-            self.id.clone(),
-            incarnation,
+        let config = ReplicaConfig {
             ages,
-            restored,
-        );
+            signer: Some(Arc::new(KeyedSigner::new(SECRET, &self.id))),
+            speaks: Protocols {
+                oldest: 1,
+                newest: self.speaks,
+            },
+            unknown_fields: if self.speaks > PROTOCOL {
+                UNKNOWN_FIELDS.into()
+            } else {
+                Arc::default()
+            },
+            ..ReplicaConfig::new(self.id.clone(), incarnation, Arc::new(KeyedVerifier::new(SECRET)))
+        };
+        let replica = Replica::new(self.clock.instant(now), config, restored);
         self.life = Some(Life {
             number: self.lives,
             links: BTreeMap::new(),
@@ -155,14 +172,21 @@ impl Life {
         self.replica.handle_disconnected(now, peer);
     }
 
-    /// Takes what came off the wire, as the transport does: bytes that are no message end the session.
-    pub fn bytes(&mut self, now: Instant, peer: &GatewayId, bytes: &[u8]) {
-        match SyncMessage::decode(bytes) {
-            Ok(message) => self.replica.handle_message(now, peer, message),
-            Err(_) => self
-                .replica
-                .handle_broken(now, peer, Refusal::Malformed("it cannot be decoded")),
+    /// Takes what came off the wire, as the transport does: bytes that are no message (`None`) end the session.
+    pub fn message(&mut self, now: Instant, peer: &GatewayId, message: Option<SyncMessage>) {
+        match message {
+            Some(message) => self.replica.handle_message(now, peer, message),
+            None => {
+                let refusal = Refusal::Malformed("it cannot be decoded");
+                self.replica.handle_broken(now, peer, refusal);
+            }
         }
+    }
+
+    /// What is spoken with a peer.
+    #[must_use]
+    pub fn protocol(&self, peer: &GatewayId) -> Option<u32> {
+        self.replica.session(peer)?.protocol
     }
 
     pub fn timeout(&mut self, now: Instant) {

@@ -13,7 +13,7 @@ use causeway_zone_sync::{
     replica::{Ages, Stamp, limits},
 };
 
-use super::{clock::Moment, node::stamp_of};
+use super::{clock::Moment, messages::Utterance, node::stamp_of};
 
 /// A promise that was broken, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,11 +32,28 @@ struct Belief {
     age: Age,
 }
 
-/// The words of an origin that reached a gateway: how many, and when the last one came by the gateway's own clock.
+/// The words of an origin that reached a gateway: how many, when by the gateway's own clock the last one came, and the
+/// last one that was a sign of life.
 #[derive(Debug, Clone, Copy)]
 struct Words {
     count: u64,
     came: Instant,
+    lived: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Marks {
+    record: (u64, u64),
+    beat: (u64, u64),
+}
+
+impl Marks {
+    fn mark_of(&mut self, utterance: &Utterance) -> (&mut (u64, u64), (u64, u64)) {
+        match utterance.beat {
+            Some(count) => (&mut self.beat, (utterance.incarnation, count)),
+            None => (&mut self.record, (utterance.incarnation, utterance.version)),
+        }
+    }
 }
 
 /// What the oracle knows of one gateway's view. A restart begins a new one.
@@ -46,6 +63,8 @@ struct View {
     catalog: Arc<Catalog>,
     beliefs: BTreeMap<GatewayId, Belief>,
     words: BTreeMap<GatewayId, Words>,
+    /// The newest that came of each origin while its record of that life was held: head of a record, and beat.
+    marks: BTreeMap<GatewayId, Marks>,
     /// Origins that were withdrawn or forgotten here, and how many words of theirs had come by then.
     gone: BTreeMap<GatewayId, u64>,
 }
@@ -57,6 +76,8 @@ pub struct Oracle {
     /// stamp twice.
     written: BTreeMap<GatewayId, BTreeMap<Stamp, Vec<Arc<Record>>>>,
     views: Vec<View>,
+    /// Everything that was ever signed, by whom.
+    said: BTreeSet<(GatewayId, Vec<u8>)>,
     liars: BTreeSet<GatewayId>,
     /// Origins that lost their disk, or were given an old one, with a clock that was put back.
     forgetful: BTreeSet<GatewayId>,
@@ -72,6 +93,7 @@ impl Oracle {
             ages,
             written: BTreeMap::new(),
             views: (0..nodes).map(|_| View::default()).collect(),
+            said: BTreeSet::new(),
             liars,
             forgetful: BTreeSet::new(),
         }
@@ -97,6 +119,11 @@ impl Oracle {
         Ok(())
     }
 
+    #[must_use]
+    pub fn is_forgetful(&self, origin: &GatewayId) -> bool {
+        self.forgetful.contains(origin)
+    }
+
     pub fn note_forgetful(&mut self, origin: &GatewayId) {
         self.forgetful.insert(origin.clone());
     }
@@ -109,18 +136,92 @@ impl Oracle {
         };
     }
 
-    /// A word of `origin` itself reached a gateway.
-    pub fn note_word(&mut self, node: usize, origin: &GatewayId, came: Instant) {
+    /// Notes what `speaker` signs.
+    pub fn note_said(&mut self, speaker: &GatewayId, utterances: Vec<Utterance>) {
+        for utterance in utterances {
+            if utterance.origin == *speaker {
+                self.said.insert((utterance.origin, utterance.words));
+            }
+        }
+    }
+
+    /// A message of `speaker` reaches a gateway, and is a word of its own; and so are the signed words of others that it
+    /// carries, if they are true and newer than all that came before. Before the gateway takes it.
+    pub fn note_message(&mut self, node: usize, speaker: &GatewayId, others: &[Utterance], came: Instant) {
+        self.note_word(node, speaker, came, true);
+        for utterance in others {
+            let view = &mut self.views[node];
+            let marks = view.marks.entry(utterance.origin.clone()).or_default();
+            let (mark, this) = marks.mark_of(utterance);
+            let is_new = this > *mark;
+            let is_true = self
+                .said
+                .contains(&(utterance.origin.clone(), utterance.words.clone()));
+            // An honest gateway vouches for what it passes on: that it does so only while it is fresh is checked there.
+            let is_vouched_for =
+                utterance.beat.is_none() && !utterance.is_outdated && !self.liars.contains(speaker);
+            if (is_new || is_vouched_for) && is_true && utterance.origin != *speaker {
+                self.note_word(node, &utterance.origin, came, !utterance.is_outdated);
+            }
+        }
+    }
+
+    /// The gateway took it, and now holds `held` of each origin: what it could make use of is no longer new.
+    pub fn note_taken(&mut self, node: usize, taken: &[Utterance], held: impl Fn(&GatewayId) -> Stamp) {
+        for utterance in taken {
+            let held = held(&utterance.origin);
+            let is_used = held.incarnation == utterance.incarnation && held.version >= utterance.version;
+            if is_used
+                && self
+                    .said
+                    .contains(&(utterance.origin.clone(), utterance.words.clone()))
+            {
+                let view = &mut self.views[node];
+                let marks = view.marks.entry(utterance.origin.clone()).or_default();
+                let (mark, this) = marks.mark_of(utterance);
+                *mark = this.max(*mark);
+            }
+        }
+    }
+
+    fn note_word(&mut self, node: usize, origin: &GatewayId, came: Instant, lives: bool) {
         let all = &mut self.views[node].words;
-        let words = all.entry(origin.clone()).or_insert(Words { count: 0, came });
+        let words = all.entry(origin.clone()).or_insert(Words {
+            count: 0,
+            came,
+            lived: None,
+        });
         words.count += 1;
         words.came = came;
+        words.lived = words.lived.max(Some(came).filter(|_| lives));
     }
 
     /// When a word of `origin` last came to a gateway.
     #[must_use]
     pub fn last_word(&self, node: usize, origin: &GatewayId) -> Option<Instant> {
         self.views[node].words.get(origin).map(|word| word.came)
+    }
+
+    /// What a gateway passes on of others as a sign of life it finds fresh itself, and nothing that is withdrawn is passed
+    /// on; else the dead would never rest.
+    pub fn check_passed_on(
+        &self,
+        speaker: &GatewayId,
+        passed_on: &[Utterance],
+        catalog: &Catalog,
+    ) -> Verdict {
+        for utterance in passed_on.iter().filter(|utterance| utterance.origin != *speaker) {
+            let age = catalog.entry(&utterance.origin).map(|entry| entry.age);
+            let oldest = if utterance.is_outdated {
+                Age::Suspect
+            } else {
+                Age::Fresh
+            };
+            if age.is_none_or(|age| age > oldest) {
+                return violation(format!("passed on {}, which it finds {age:?}", utterance.origin));
+            }
+        }
+        Ok(())
     }
 
     /// Looks at what a gateway believes after something happened there.
@@ -219,7 +320,10 @@ impl Oracle {
         for (origin, belief) in &view.beliefs {
             let word = view.words.get(origin).map(|word| word.came);
             let (limit, since) = match belief.age {
-                Age::Fresh => (self.ages.fresh, word),
+                Age::Fresh => (
+                    self.ages.fresh,
+                    view.words.get(origin).and_then(|words| words.lived),
+                ),
                 // A restored record counts from the start.
                 Age::Suspect => (self.ages.withdrawn, word.or(view.began)),
                 Age::Withdrawn => (limits::FORGET + self.ages.withdrawn, word.or(view.began)),

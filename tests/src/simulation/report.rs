@@ -13,6 +13,8 @@ pub struct Counts {
     pub lies: u64,
     /// Sessions that an honest gateway ended, by the word it gave.
     pub refusals: BTreeMap<&'static str, u64>,
+    /// Records that were passed on and refused, by the word.
+    pub relays_refused: BTreeMap<&'static str, u64>,
     /// How long after the faults had ended everyone agreed.
     pub agreed_after: Duration,
     /// The whole run, in simulated time.
@@ -32,6 +34,9 @@ impl Counts {
         for (word, count) in &other.refusals {
             *self.refusals.entry(word).or_default() += count;
         }
+        for (word, count) in &other.relays_refused {
+            *self.relays_refused.entry(word).or_default() += count;
+        }
     }
 }
 
@@ -40,6 +45,7 @@ impl fmt::Display for Counts {
         write!(
             f,
             "{} events, {} messages, {} bytes, {} sessions, {} starts, {} lies, refusals {:?}, \
+             of relayed records {:?}, \
              agreed at most {:.1?} after the faults, {:.0?} simulated",
             self.events,
             self.messages,
@@ -48,6 +54,7 @@ impl fmt::Display for Counts {
             self.starts,
             self.lies,
             self.refusals,
+            self.relays_refused,
             self.agreed_after,
             self.lasted
         )

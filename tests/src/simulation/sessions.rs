@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use causeway_proto::sync::SyncMessage;
+use causeway_zone_sync::{name::GatewayId, replica::Stamp};
+use prost::Message as _;
 use rand::Rng;
 
 use super::{
     liar::{self, Lie, Scene},
+    messages::utterances,
     network::{ACCEPTOR, End, Item, OPENER, Parcel},
     node::stamp_of,
     oracle::{Verdict, Violation, violation},
     world::{Happening, World},
 };
-use causeway_zone_sync::replica::Stamp;
 
 /// Pause before a session that ended is opened again, and the longest that is put on top of it at random.
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
@@ -221,9 +224,6 @@ impl World {
         if !is_current {
             return Ok(());
         }
-        if !matches!(parcel.item, Item::End) {
-            self.note_word(reader, writer);
-        }
         match parcel.item {
             Item::End => {
                 self.close(id, 1 - side, true);
@@ -273,11 +273,6 @@ impl World {
         Ok(parcel.filter(|_| ends[1 - side] == End::Open))
     }
 
-    fn note_word(&mut self, reader: usize, writer: usize) {
-        let came = self.instant(reader);
-        self.oracle.note_word(reader, &self.nodes[writer].id, came);
-    }
-
     fn make_writable(&mut self, node: usize, peer: usize, id: u64) -> Verdict {
         let peer_id = self.nodes[peer].id.clone();
         if let Some(life) = &mut self.nodes[node].life
@@ -290,8 +285,23 @@ impl World {
 
     fn deliver(&mut self, node: usize, peer: usize, bytes: &[u8]) -> Verdict {
         let (now, peer_id) = (self.instant(node), self.nodes[peer].id.clone());
+        let message = SyncMessage::decode(bytes).ok();
+        let utterances = message
+            .as_ref()
+            .map_or_else(Vec::new, |m| utterances(m, &peer_id));
+        self.oracle.note_message(node, &peer_id, &utterances, now);
+        if self.nodes[node].is_liar
+            && let Some(message) = &message
+        {
+            self.captured.note(message, &peer_id, &mut self.rng);
+        }
         if let Some(life) = &mut self.nodes[node].life {
-            life.bytes(now, &peer_id, bytes);
+            life.message(now, &peer_id, message);
+            let held = |origin: &GatewayId| {
+                let entry = life.catalog().entry(origin);
+                entry.map_or(Stamp::NONE, |entry| stamp_of(&entry.record))
+            };
+            self.oracle.note_taken(node, &utterances, held);
         }
         self.settle(node)
     }
@@ -336,13 +346,22 @@ impl World {
         let third: Vec<_> = third.collect();
         let third = third[self.rng.random_range(0..third.len())];
         let life = self.nodes[victim].life.as_ref()?;
-        let held = life.catalog().entry(&self.nodes[liar].id);
+        let session = life.links.get(&liar)?;
+        let held = |id: &GatewayId| {
+            let entry = life.catalog().entry(id);
+            entry.map_or(Stamp::NONE, |entry| stamp_of(&entry.record))
+        };
+        let liar = &self.nodes[liar].id;
         let scene = Scene {
-            liar: &self.nodes[liar].id,
+            liar,
             victim: &self.nodes[victim].id,
             third,
-            held: held.map_or(Stamp::NONE, |entry| stamp_of(&entry.record)),
+            held: held(liar),
+            held_of_third: held(third),
             victim_own: stamp_of(life.own()),
+            protocol: life.protocol(liar)?,
+            was_asked: self.asked.contains(&(*session, third.zone.clone())),
+            captured: &self.captured,
         };
         liar::make_up(lie, &scene, &mut self.rng)
     }

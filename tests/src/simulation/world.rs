@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use super::{
     character::{Character, Shape},
     clock::{Clock, Moment, RIGHT_RATE},
+    liar::Captured,
     network::{Network, Pair},
     node::{Node, Start, Topology},
     oracle::{Oracle, Verdict, Violation, violation},
@@ -96,9 +97,15 @@ pub struct World {
     pub linked_at: BTreeMap<(usize, usize), Instant>,
     /// The word for which a session was last refused.
     pub refused_as: Option<&'static str>,
+    /// Zones that a peer was ever asked for in a session.
+    pub asked: BTreeSet<(u64, ZoneName)>,
+    /// What liars heard.
+    pub captured: Captured,
     pub steps_left: usize,
     /// When the faults ended.
     pub healed: Option<Moment>,
+    /// Pairs of holder and origin that were found fresh since the faults ended.
+    pub fresh_since: BTreeSet<(usize, usize)>,
     pub is_over: bool,
 }
 
@@ -128,6 +135,9 @@ impl World {
             topology: Topology { number: 1, zones },
             linked_at: BTreeMap::new(),
             refused_as: None,
+            asked: BTreeSet::new(),
+            captured: Captured::default(),
+            fresh_since: BTreeSet::new(),
             steps_left: character.steps,
             healed: None,
             is_over: false,
@@ -143,29 +153,32 @@ impl World {
         world
     }
 
-    /// Decides which pairs of gateways have a tunnel.
+    /// Decides which zones have tunnels: then each gateway of one has one with each of the other.
     fn link(&mut self) {
         let zones = self.character.zones.len();
+        for x in 0..zones {
+            for y in x + 1..zones {
+                let is_linked = match self.character.shape {
+                    Shape::Mesh => true,
+                    Shape::Hubs => x < 2,
+                    Shape::Sparse(share) => {
+                        y == x + 1 || (x == 0 && y == zones - 1) || self.rng.random_bool(share)
+                    }
+                };
+                if is_linked {
+                    self.link_zones(x, y);
+                }
+            }
+        }
+    }
+
+    fn link_zones(&mut self, x: usize, y: usize) {
         for a in 0..self.nodes.len() {
             for b in a + 1..self.nodes.len() {
-                let (x, y) = (self.nodes[a].zone, self.nodes[b].zone);
-                let is_linked = x != y
-                    && match self.character.shape {
-                        Shape::Mesh => true,
-                        Shape::Hubs => x < 2,
-                        Shape::Sparse(share) => {
-                            y == x + 1 || (x == 0 && y == zones - 1) || self.rng.random_bool(share)
-                        }
-                    };
-                if is_linked {
+                if (self.nodes[a].zone, self.nodes[b].zone) == (x, y) {
                     let latency = self.character.latency.mul_f64(self.rng.random_range(0.5..1.5));
-                    let ends = if self.nodes[a].id < self.nodes[b].id {
-                        [a, b]
-                    } else {
-                        [b, a]
-                    };
-                    self.network.add_pair(Pair {
-                        ends,
+                    self.network.pairs.push(Pair {
+                        ends: [a, b],
                         cut: [false; 2],
                         cuts: 0,
                         latency,
@@ -321,6 +334,7 @@ fn nodes(character: &Character, rng: &mut SmallRng) -> Vec<Node> {
                 frozen_until: Moment::default(),
                 held_up: Vec::new(),
                 is_liar: false,
+                speaks: character.programs[rng.random_range(0..character.programs.len())],
             });
         }
     }

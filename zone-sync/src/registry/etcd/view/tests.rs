@@ -119,7 +119,10 @@ fn a_removal_is_believed_at_once_unless_etcd_was_away() {
         told.delete(1, id, 4);
     }
     // What has no lease was removed on somebody's word.
-    assert_eq!((told.port("back"), told.port("gone"), told.port("for-ever")), (Some(3), Some(3), None));
+    assert_eq!(
+        (told.port("back"), told.port("gone"), told.port("for-ever")),
+        (Some(3), Some(3), None)
+    );
     told.put("back", 5, at(5, OTHER));
     told.view.expire(told.after(10));
     assert_eq!((told.port("back"), told.port("gone")), (Some(5), None));
@@ -150,7 +153,10 @@ fn a_lease_that_ran_out_has_its_living_instances_claimed_anew() {
     told.put("b", 3, at(3, OTHER));
     told.view.lose_lease(told.after(1), OWN);
     let claims = told.view.take_claims();
-    assert_eq!(claims.iter().map(|claim| &claim.key).collect::<Vec<_>>(), [&registered("a")]);
+    assert_eq!(
+        claims.iter().map(|claim| &claim.key).collect::<Vec<_>>(),
+        [&registered("a")]
+    );
     assert!(told.view.take_claims().is_empty());
 }
 
@@ -168,7 +174,8 @@ fn a_heartbeat_renews_what_this_process_vouches_for_and_claims_what_another_does
     };
     assert!(claim.revision == 4 && !claim.recreate);
     // The claim is written under a lease of this process.
-    told.view.put_slot(told.after(1), &claim.key, claim.registration, at(6, OWN));
+    told.view
+        .put_slot(told.after(1), &claim.key, claim.registration, at(6, OWN));
     assert_eq!(told.beat(1, "other"), Beat::Renewed);
     assert_eq!(told.view.keys_of_lease(OWN), 2);
 }
@@ -181,7 +188,13 @@ fn an_instance_is_overdue_once_it_was_silent_for_its_time_to_live() {
     told.beat(5, "a");
     assert!(told.view.expire(told.after(14)).is_empty());
     let overdue = told.view.expire(told.after(15));
-    assert_eq!(overdue, [Overdue { key: registered("a"), revision: 3 }]);
+    assert_eq!(
+        overdue,
+        [Overdue {
+            key: registered("a"),
+            revision: 3
+        }]
+    );
     // It stays until etcd says so, and is named again if etcd does not.
     assert_eq!(told.port("a"), Some(3));
     assert!(told.view.expire(told.after(16)).is_empty());
@@ -215,17 +228,22 @@ fn watchers_hear_of_values_and_not_of_leases() {
 fn the_first_source_in_order_is_in_force_and_each_removes_only_its_own() {
     let mut told = Told::new();
     let consul = slot("a", Source::named("consul").unwrap());
-    told.view.put_slot(told.start, &consul, registration("a", 7, None), at(3, 0));
+    told.view
+        .put_slot(told.start, &consul, registration("a", 7, None), at(3, 0));
     told.put("a", 5, at(4, OTHER));
     assert_eq!(told.port("a"), Some(5));
     told.view.take_changes();
     told.view.delete(told.start, &Key::Slot(consul.clone()), 5);
     assert!(told.view.take_changes().is_empty());
-    told.view.put_slot(told.start, &consul, registration("a", 7, None), at(6, 0));
+    told.view
+        .put_slot(told.start, &consul, registration("a", 7, None), at(6, 0));
     told.delete(0, "a", 7);
     assert_eq!(told.port("a"), Some(7));
     assert_eq!(told.view.of_source(&consul.source).count(), 1);
-    assert!(matches!(told.view.absent(&consul.instance), RegistryError::HeldBy { .. }));
+    assert!(matches!(
+        told.view.absent(&consul.instance),
+        RegistryError::HeldBy { .. }
+    ));
 }
 
 #[test]
@@ -237,8 +255,14 @@ fn what_a_reading_does_not_have_is_gone_unless_it_is_newer() {
     told.put("kept", 3, at(3, 0));
     told.put("new", 12, at(12, 0));
     told.view.end_reading(told.start, 10);
-    assert_eq!((told.port("gone"), told.port("kept"), told.port("new")), (None, Some(3), Some(12)));
-    assert_eq!((told.view.revision(), told.view.newest(), told.view.len()), (10, 12, 2));
+    assert_eq!(
+        (told.port("gone"), told.port("kept"), told.port("new")),
+        (None, Some(3), Some(12))
+    );
+    assert_eq!(
+        (told.view.revision(), told.view.newest(), told.view.len()),
+        (10, 12, 2)
+    );
 }
 
 #[test]
@@ -265,7 +289,10 @@ fn a_gateway_that_moves_to_another_zone_sync_takes_its_reports_along() {
     };
     told.view.put_report(&key, report.clone(), at(4, OTHER));
     assert_eq!(told.view.attach(&gateway), [report.clone()]);
-    assert!(told.view.report_here(&key, &report), "it is under a lease of another");
+    assert!(
+        told.view.report_here(&key, &report),
+        "it is under a lease of another"
+    );
     told.view.put_report(&key, report.clone(), at(5, OWN));
     assert!(!told.view.report_here(&key, &report), "only a change is written");
     assert!(told.view.attach(&gateway).is_empty());
