@@ -10,7 +10,7 @@ SEED ?=
 # Of `make propagation`.
 CHANGES ?= 500
 
-.PHONY: help demo test lint fmt bench chaos propagation
+.PHONY: help demo test lint fmt bench chaos propagation simulate
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,9 @@ test: ## All tests: plain cargo test, then the namespace tier with real clients 
 	$(CARGO) test --workspace --no-fail-fast || status=1; \
 	tests/namespaces/run || status=1; \
 	exit $$status
+
+simulate: ## Simulates zone sync: SEEDS=1000 SEED_START=0 runs many seeds, SEED=n shows everything that happens in one.
+	CARGO_PROFILE_DEV_OPT_LEVEL=2 $(CARGO) run --quiet --bin simulate -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --start $(or $(SEED_START),0))
 
 lint: ## Formatting, clippy, and what may be in the dependency tree.
 	$(CARGO) fmt --all --check

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod peer;
 pub mod process;
 pub mod shared_zone;
+pub mod simulation;
 pub mod talk;
 pub mod verdict;
 pub mod wait;

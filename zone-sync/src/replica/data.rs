@@ -398,8 +398,11 @@ impl Replica {
         self.held.note_beat(now, origin, beat, signed, true);
         self.wants.served(now, &origin.zone, peer);
         if let Some(age) = self.held.heard(now, origin, Some(peer)) {
-            let origin = origin.clone();
-            self.events.push_back(Event::AgeChanged { origin, age });
+            self.events.push_back(Event::AgeChanged {
+                origin: origin.clone(),
+                age,
+            });
+            return self.tell_on(now, origin).map_err(Refusal::BadSignature);
         }
         Ok(())
     }

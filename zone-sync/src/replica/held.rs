@@ -86,6 +86,8 @@ pub struct Held {
     catalog: Arc<Catalog>,
     /// Incarnations later than what is held that somebody says they hold.
     claims: BTreeMap<GatewayId, u64>,
+    /// The newest that was known of origins that were forgotten, so that nobody can bring them back by repeating it.
+    forgotten: BTreeMap<GatewayId, (Stamp, BeatMark)>,
 }
 
 impl Held {
@@ -95,6 +97,7 @@ impl Held {
             standings: BTreeMap::new(),
             catalog: Arc::default(),
             claims: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
         }
     }
 
@@ -140,7 +143,18 @@ impl Held {
     /// origin has told of none newer: only then does it count as heard.
     pub fn replace(&mut self, now: Instant, record: Record, newest: bool, via: Option<&GatewayId>) {
         let origin = record.origin.clone();
+        let is_old = |known: &(Stamp, BeatMark)| Stamp::of(&record) <= known.0;
+        let repeated = via.is_some() && self.forgotten.get(&origin).is_some_and(is_old);
         let age = match self.standings.get(&origin) {
+            // Forgotten, and repeated by somebody: worth nothing until its origin gives a new sign of life.
+            None if repeated => {
+                let believed = Believed {
+                    fresh_until: None,
+                    withdrawn_at: now,
+                };
+                self.stand(&origin, believed);
+                Age::Withdrawn
+            }
             Some(standing) if !newest => standing.believed.age(now),
             None if !newest => {
                 self.restore(now, record, via);
@@ -188,10 +202,11 @@ impl Held {
             standing.believed = believed;
             return;
         }
+        let forgotten = self.forgotten.remove(origin);
         let standing = Standing {
             believed,
             proven: false,
-            mark: (0, 0),
+            mark: forgotten.map_or((0, 0), |(_, mark)| mark),
             beat: None,
         };
         self.standings.insert(origin.clone(), standing);
@@ -223,7 +238,9 @@ impl Held {
     /// The record, if its origin's signature was checked.
     pub fn proven(&self, origin: &GatewayId) -> Option<&Arc<Record>> {
         let proven = self.standings.get(origin).is_some_and(|standing| standing.proven);
-        self.record(origin).filter(|_| proven)
+        let entry = self.catalog.entry(origin)?;
+        // What is withdrawn here is not spread: gateways that forget it at different times would keep it alive for ever.
+        (proven && entry.age < Age::Withdrawn).then_some(&entry.record)
     }
 
     /// Checks the origin's signature, unless that was done; answers whether there is one.
@@ -383,7 +400,13 @@ impl Held {
     }
 
     fn forget(&mut self, origin: &GatewayId) {
-        self.standings.remove(origin);
+        let stamp = self.stamp(origin);
+        if let Some(standing) = self.standings.remove(origin) {
+            if self.forgotten.len() >= MAX_PEERS {
+                self.forgotten.pop_first();
+            }
+            self.forgotten.insert(origin.clone(), (stamp, standing.mark));
+        }
         Arc::make_mut(&mut self.catalog).remove(origin);
     }
 

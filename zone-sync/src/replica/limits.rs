@@ -49,8 +49,11 @@ pub const SILENCE: Duration = Duration::from_secs(15);
 pub const FORGET: Duration = Duration::from_secs(3600);
 /// At most one new incarnation in this time because a peer knows a later one.
 pub const RAISE_INTERVAL: Duration = Duration::from_secs(10);
-/// Incarnations are Unix seconds or counted up from there; nothing honest comes near this.
-pub const MAX_INCARNATION: u64 = 1 << 48;
+/// How far one claim of a peer moves the own incarnation, in milliseconds: 139 years, more than any two clocks differ.
+pub const RAISE_STRIDE: u64 = 1 << 42;
+/// Incarnations are Unix milliseconds or counted up from there. Nothing honest comes near this, and a peer that lies about
+/// what it holds gets there in a million strides only, which take months.
+pub const MAX_INCARNATION: u64 = 1 << 62;
 
 /// How long a zone is without a session before peers are asked to pass its records on: a tunnel that is dialled anew
 /// takes less.

@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use super::{
     Event, Replica, bounded,
-    limits::{MAX_INCARNATION, MAX_KNOWN, MAX_MESSAGE_BYTES, PROTOCOL},
+    limits::{MAX_INCARNATION, MAX_KNOWN, MAX_MESSAGE_BYTES, PROTOCOL, RAISE_STRIDE},
     refusal::{Refusal, known_reason},
     session::Acknowledge,
     wire::{self, Stamp},
@@ -150,9 +150,11 @@ impl Replica {
         }
     }
 
-    /// The same, for what a peer heard that others hold.
+    /// The same, for what a peer heard that others hold. Such a word goes around for as long as nothing makes it true, so
+    /// one that is out of all proportion is not followed even a stride.
     fn check_elsewhere(&mut self, now: Instant, peer: &GatewayId, incarnation: u64) {
-        if incarnation > self.own.newest().incarnation {
+        let own = self.own.newest().incarnation;
+        if incarnation > own && incarnation - own <= RAISE_STRIDE {
             let version = 0;
             self.check_ahead(now, peer, Stamp { incarnation, version });
         }
@@ -192,6 +194,10 @@ impl Replica {
         {
             let origin = peer.clone();
             self.events.push_back(Event::AgeChanged { origin, age });
+            // It may have been withdrawn, and so not passed on.
+            if let Err(why) = self.tell_on(now, peer) {
+                self.blame_origin(now, peer, why);
+            }
         }
     }
 

@@ -60,7 +60,7 @@ pub use self::{
 use self::{
     held::Held,
     keys::OwnKeys,
-    limits::{MAX_PEERS, MAX_REFUSAL_BYTES, RAISE_INTERVAL},
+    limits::{MAX_PEERS, MAX_REFUSAL_BYTES, RAISE_INTERVAL, RAISE_STRIDE},
     own::OwnRecord,
     session::Session,
     wants::Wants,
@@ -270,9 +270,11 @@ impl Replica {
             return;
         }
         self.raised = Some(now);
+        // A peer's claim is not proved. Were it followed all the way, one lie could use up the incarnations there are.
+        let furthest = self.own.newest().incarnation.saturating_add(RAISE_STRIDE);
         self.events.push_back(Event::Outdated {
             peer: peer.clone(),
-            incarnation: stamp.incarnation.saturating_add(1),
+            incarnation: stamp.incarnation.saturating_add(1).min(furthest),
         });
     }
 
@@ -291,7 +293,8 @@ impl Replica {
         }
         while let Some(peer) = self.pending.first().cloned() {
             let message = self.sessions.get_mut(&peer).and_then(|session| {
-                if session.protocol.is_some() && std::mem::take(&mut session.says_unknown) {
+                let may_speak = session.protocol.is_some() && !session.blocked;
+                if may_speak && std::mem::take(&mut session.says_unknown) {
                     return Some(SyncMessage { body: None });
                 }
                 let body = session.next_message(now, self.speaks, &mut self.own, &self.held);

@@ -148,7 +148,7 @@ impl Replica {
 
     /// Lets an origin go whose signature is found to be bad. A certificate that has ended since it signed is no lie, and
     /// neither is it to have no key.
-    fn blame_origin(&mut self, now: Instant, origin: &GatewayId, why: Unproven) {
+    pub(super) fn blame_origin(&mut self, now: Instant, origin: &GatewayId, why: Unproven) {
         if self.sessions.contains_key(origin) && !matches!(why, Unproven::Credential(_) | Unproven::Unsigned)
         {
             self.handle_broken(now, origin, Refusal::BadSignature(why));

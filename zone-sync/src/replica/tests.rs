@@ -436,3 +436,14 @@ proptest::proptest! {
         proptest::prop_assert_eq!(east.held().0, 3);
     }
 }
+
+#[test]
+fn a_lying_peer_cannot_use_up_the_incarnations() {
+    let mut east = East::new();
+    east.hear(hello("west", vec![known("east", limits::MAX_INCARNATION - 1, 1)]));
+    let asked = std::iter::from_fn(|| east.replica.poll_event()).find_map(|event| match event {
+        Event::Outdated { incarnation, .. } => Some(incarnation),
+        _ => None,
+    });
+    assert_eq!(asked, Some(7 + limits::RAISE_STRIDE));
+}
