@@ -1,6 +1,6 @@
 //! Puts one snapshot together from its parts, within bounds. Only one is under way for each session.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use causeway_proto::sync as proto;
 
@@ -28,6 +28,8 @@ pub enum Framing {
 /// A snapshot of which some parts are here.
 #[derive(Debug)]
 struct Partial {
+    /// When the first part came.
+    began: Instant,
     origin: GatewayId,
     stamp: Stamp,
     parts: u32,
@@ -43,7 +45,7 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    /// Takes one part; answers the record when it is whole. A part that does not continue what is here, because the
+    /// Takes one part; answers the record when it is whole, and when its first part came. A part that does not continue what is here, because the
     /// version changed midway or a part was lost, drops what is here: the sender begins anew when it learns of it.
     /// `framing` comes with part 0.
     ///
@@ -51,10 +53,11 @@ impl Assembly {
     /// When the part is malformed or the record would break a limit.
     pub fn take(
         &mut self,
+        now: Instant,
         origin: &GatewayId,
         part: proto::Snapshot,
         framing: Option<Framing>,
-    ) -> Result<Option<Record>, Refusal> {
+    ) -> Result<Option<(Record, Instant)>, Refusal> {
         let stamp = Stamp::new(part.incarnation, part.version)?;
         if part.part >= part.parts || stamp.version == 0 {
             return Err(Refusal::Malformed("a snapshot part is numbered past the last"));
@@ -64,6 +67,7 @@ impl Assembly {
         }
         if let Some(framing) = framing {
             self.partial = Some(Partial {
+                began: now,
                 origin: origin.clone(),
                 stamp,
                 parts: part.parts,
@@ -84,7 +88,8 @@ impl Assembly {
             self.partial = Some(partial);
             return Ok(None);
         }
-        partial.finish(&part).map(Some)
+        let began = partial.began;
+        Ok(Some((partial.finish(&part)?, began)))
     }
 }
 

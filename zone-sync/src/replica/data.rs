@@ -167,13 +167,13 @@ impl Replica {
         }
         let session = self.sessions.get_mut(peer).ok_or(Refusal::HelloExpected)?;
         let lives = !part.outdated;
-        let Some(record) = session.assembly.take(origin, part, framing)? else {
+        let Some((record, began)) = session.assembly.take(now, origin, part, framing)? else {
             return Ok(());
         };
         self.take_turn(now, peer, origin)?;
         self.acknowledge(now, peer, origin, Acknowledge::Held);
         if stamp > held {
-            self.hold(now, peer, record, lives)
+            self.hold(now, peer, record, lives.then_some(began))
         } else if stamp == held {
             self.take_again(now, peer, record)
         } else {
@@ -215,7 +215,7 @@ impl Replica {
             .and_then(|signed| Head::read(&signed.words).ok());
         let is_sound = stated.map(|head| head.digest) == self.held.digest(&record.origin);
         if signed_first || (stated.is_some() && !is_sound) {
-            return self.hold(now, peer, record, false);
+            return self.hold(now, peer, record, None);
         }
         Err(Refusal::VersionReused)
     }
@@ -284,7 +284,7 @@ impl Replica {
                 }
             }
         }
-        self.hold(now, peer, record, !delta.outdated)
+        self.hold(now, peer, record, (!delta.outdated).then_some(now))
     }
 
     /// What is held of `origin` is not what it says: the whole record is asked for.
@@ -296,15 +296,21 @@ impl Replica {
         });
     }
 
-    /// Holds a newer record. `lives` says that it is a sign of life if `peer` passed it on.
-    fn hold(&mut self, now: Instant, peer: &GatewayId, record: Record, lives: bool) -> Result<(), Refusal> {
+    /// Holds a newer record. `lived` says since when it is a sign of life if `peer` passed it on.
+    fn hold(
+        &mut self,
+        now: Instant,
+        peer: &GatewayId,
+        record: Record,
+        lived: Option<Instant>,
+    ) -> Result<(), Refusal> {
         let (origin, stamp) = (record.origin.clone(), Stamp::of(&record));
         let session = self.sessions.get(peer);
         let via = (origin != *peer).then_some(peer);
         let newest = session.and_then(|session| session.advertised(&origin)) <= Some(stamp);
-        let heard = if via.is_some() { lives } else { newest };
+        let heard = if via.is_some() { lived } else { newest.then_some(now) };
         self.held.replace(now, record, heard, via);
-        if via.is_some() && lives {
+        if via.is_some() && lived.is_some() {
             self.wants.served(now, &origin.zone, peer);
         }
         self.events.push_back(Event::RecordChanged {
@@ -355,7 +361,10 @@ impl Replica {
         let Some(held) = self.told(now, peer, peer, beat.stamp)? else {
             return Ok(());
         };
-        if held != beat.stamp {
+        let session = self.sessions.get(peer);
+        let told = session.and_then(|session| session.advertised(peer));
+        // A beat of less than was told is no sign of life here, and must not become one elsewhere.
+        if held != beat.stamp || told != Some(beat.stamp) {
             self.acknowledge(now, peer, peer, Acknowledge::Held);
         } else if self.held.digest(peer) != Some(beat.digest) {
             self.diverged(now, peer, peer);

@@ -139,15 +139,21 @@ impl Held {
         });
     }
 
-    /// Holds a newer record, from its origin or passed on by `via`, which was checked then. `newest` says that its
-    /// origin has told of none newer: only then does it count as heard.
-    pub fn replace(&mut self, now: Instant, record: Record, newest: bool, via: Option<&GatewayId>) {
+    /// Holds a newer record, from its origin or passed on by `via`, which was checked then. `lived` says when its origin
+    /// was heard with it; `None` if it has told of a newer one.
+    pub fn replace(
+        &mut self,
+        now: Instant,
+        record: Record,
+        lived: Option<Instant>,
+        via: Option<&GatewayId>,
+    ) {
         let origin = record.origin.clone();
         let is_old = |known: &(Stamp, BeatMark)| Stamp::of(&record) <= known.0;
         let repeated = via.is_some() && self.forgotten.get(&origin).is_some_and(is_old);
-        let age = match self.standings.get(&origin) {
+        let age = match (self.standings.get(&origin), lived) {
             // Forgotten, and repeated by somebody: worth nothing until its origin gives a new sign of life.
-            None if repeated => {
+            (None, _) if repeated => {
                 let believed = Believed {
                     fresh_until: None,
                     withdrawn_at: now,
@@ -155,12 +161,12 @@ impl Held {
                 self.stand(&origin, believed);
                 Age::Withdrawn
             }
-            Some(standing) if !newest => standing.believed.age(now),
-            None if !newest => {
+            (Some(standing), None) => standing.believed.age(now),
+            (None, None) => {
                 self.restore(now, record, via);
                 return;
             }
-            _ => self.believe(now, &origin),
+            (_, Some(lived)) => self.believe(now, lived, &origin),
         };
         if let Some(standing) = self.standings.get_mut(&origin) {
             standing.proven = via.is_some();
@@ -177,7 +183,7 @@ impl Held {
     /// Notes that an origin spoke whose newest record is held; answers the new age if that changed.
     pub fn heard(&mut self, now: Instant, origin: &GatewayId, via: Option<&GatewayId>) -> Option<Age> {
         let entry = self.catalog.entry(origin)?.clone();
-        let age = self.believe(now, origin);
+        let age = self.believe(now, now, origin);
         // As long as all is well, it does not matter which of two relays was quicker.
         if age == entry.age && (via.is_some() || entry.via.is_none()) {
             return None;
@@ -188,10 +194,15 @@ impl Held {
         changed.then_some(age)
     }
 
-    fn believe(&mut self, now: Instant, origin: &GatewayId) -> Age {
+    fn believe(&mut self, now: Instant, lived: Instant, origin: &GatewayId) -> Age {
+        let before = self.standings.get(origin).map(|standing| standing.believed);
         let believed = Believed {
-            fresh_until: Some(now + self.ages.fresh),
-            withdrawn_at: now + self.ages.withdrawn,
+            fresh_until: before
+                .and_then(|before| before.fresh_until)
+                .max(Some(lived + self.ages.fresh)),
+            withdrawn_at: before
+                .map_or(now, |before| before.withdrawn_at)
+                .max(lived + self.ages.withdrawn),
         };
         self.stand(origin, believed);
         believed.age(now)
