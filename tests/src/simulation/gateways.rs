@@ -271,7 +271,7 @@ impl World {
             Refusal::UnknownZone(_) => !this.topology.zones.contains(&peer.zone),
             Refusal::Silent => {
                 let began = self.linked_at.get(&(node, self.places[peer]));
-                let word = self.oracle.last_word(node, peer).max(began.copied());
+                let word = self.oracle.last_message(node, peer).max(began.copied());
                 word.is_some_and(|came| {
                     this.instant(self.now).saturating_duration_since(came) >= limits::SILENCE
                 })

@@ -63,6 +63,8 @@ struct View {
     catalog: Arc<Catalog>,
     beliefs: BTreeMap<GatewayId, Belief>,
     words: BTreeMap<GatewayId, Words>,
+    /// When each peer itself last sent a message here.
+    spoke: BTreeMap<GatewayId, Instant>,
     /// The newest that came of each origin while its record of that life was held: head of a record, and beat.
     marks: BTreeMap<GatewayId, Marks>,
     /// Origins that were withdrawn or forgotten here, and how many words of theirs had come by then.
@@ -149,6 +151,7 @@ impl Oracle {
     /// carries, if they are true and newer than all that came before. Before the gateway takes it.
     pub fn note_message(&mut self, node: usize, speaker: &GatewayId, others: &[Utterance], came: Instant) {
         self.note_word(node, speaker, came, true);
+        self.views[node].spoke.insert(speaker.clone(), came);
         for utterance in others {
             let view = &mut self.views[node];
             let marks = view.marks.entry(utterance.origin.clone()).or_default();
@@ -196,10 +199,10 @@ impl Oracle {
         words.lived = words.lived.max(Some(came).filter(|_| lives));
     }
 
-    /// When a word of `origin` last came to a gateway.
+    /// When a message of `peer` itself last came to a gateway.
     #[must_use]
-    pub fn last_word(&self, node: usize, origin: &GatewayId) -> Option<Instant> {
-        self.views[node].words.get(origin).map(|word| word.came)
+    pub fn last_message(&self, node: usize, peer: &GatewayId) -> Option<Instant> {
+        self.views[node].spoke.get(peer).copied()
     }
 
     /// What a gateway passes on of others as a sign of life it finds fresh itself, and nothing that is withdrawn is passed

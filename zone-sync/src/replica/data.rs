@@ -246,7 +246,15 @@ impl Replica {
     ) -> Result<(), Refusal> {
         let mut head = None;
         if self.sessions.get(peer).is_some_and(|session| session.is_signed()) {
-            let signed = self.read_signed(peer, origin, delta.head.take(), Purpose::Record)?;
+            let message = delta.head.take();
+            let is_bare = message.as_ref().is_some_and(|signed| signed.credential.is_empty());
+            if peer != origin && is_bare && self.held.credential(origin).is_none() {
+                // The credential went with a record that was forgotten here meanwhile.
+                self.take_turn(now, peer, origin)?;
+                self.acknowledge(now, peer, origin, Acknowledge::Held);
+                return Ok(());
+            }
+            let signed = self.read_signed(peer, origin, message, Purpose::Record)?;
             let read = Head::read(&signed.words)?;
             *stamp = read.stamp;
             head = Some((read, Arc::new(signed)));
