@@ -10,7 +10,7 @@ SEED ?=
 # Of `make propagation`.
 CHANGES ?= 500
 
-.PHONY: help demo test lint fmt bench chaos propagation simulate
+.PHONY: help demo test lint fmt bench chaos propagation simulate fuzz
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -43,3 +43,6 @@ propagation: ## How long a change takes to every zone; fails when the 99th perce
 
 bench: ## The clean-link table beside haproxy and Envoy. ROUNDS=5 SECONDS_EACH=4 CONTENDERS="..." (root; see tests/README.md).
 	tests/bench/run
+
+fuzz: ## Fuzzes every decoder for a minute each and keeps what adds coverage. SECONDS_EACH=60 PARALLEL=2 (needs a C++ compiler).
+	tests/fuzz/run

@@ -1,0 +1,24 @@
+//! Target `sync`: a peer that says what it likes to a replica which also has a session with an honest peer.
+//!
+//! The input is a script of steps: messages of the hostile peer, time that passes, reconnections, local changes. After
+//! every step: the hostile peer has moved nobody's record but its own, no version went back, every limit holds, whatever
+//! the replica says can be read, and it never falls out with the honest peer.
+
+mod script;
+mod world;
+
+use script::Step;
+use world::World;
+
+/// Most steps of one script that are carried out: more only makes a run slower.
+const MAX_STEPS: usize = 64;
+
+pub fn run(data: &[u8]) {
+    let mut world = World::new();
+    for step in script::steps(data).take(MAX_STEPS) {
+        world.take(step);
+        world.check();
+    }
+}
+
+pub use world::seeds;
