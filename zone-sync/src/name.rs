@@ -2,9 +2,13 @@
 //!
 //! Names are DNS labels (RFC 1123 §2.1), lower case, because every one of them appears in a mesh DNS name.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+mod tags;
+
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+
+pub use tags::Tags;
 
 /// Longest DNS label in bytes (RFC 1035 §2.3.4).
 pub const MAX_LABEL_BYTES: usize = 63;
@@ -128,63 +132,6 @@ impl fmt::Display for GatewayId {
     }
 }
 
-/// Key-value pairs on an instance or a zone, or a selector over them. Ordered, so that equal sets print and hash alike.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Tags(Arc<BTreeMap<String, String>>);
-
-impl Tags {
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    #[must_use]
-    pub fn value(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
-    }
-
-    /// Whether everything that `selector` asks for is here. The empty selector matches all.
-    #[must_use]
-    pub fn matches(&self, selector: &Tags) -> bool {
-        selector.iter().all(|(key, value)| self.value(key) == Some(value))
-    }
-
-    /// Both sets together; `other` wins where both have a key.
-    #[must_use]
-    pub fn merged(&self, other: &Tags) -> Tags {
-        self.iter().chain(other.iter()).collect()
-    }
-}
-
-impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Tags {
-    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(Arc::new(
-            pairs.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
-        ))
-    }
-}
-
-/// `{version=v2,runtime=k8s}`; `{}` when empty.
-impl fmt::Display for Tags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("{")?;
-        for (i, (key, value)) in self.iter().enumerate() {
-            write!(f, "{}{key}={value}", if i > 0 { "," } else { "" })?;
-        }
-        f.write_str("}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,14 +142,5 @@ mod tests {
         for bad in ["", "-a", "a-", "East", "a.b", "a_b", &"x".repeat(64)] {
             assert!(ZoneName::new(bad).is_err(), "{bad} was accepted");
         }
-    }
-
-    #[test]
-    fn a_selector_matches_a_superset_only() {
-        let tags: Tags = [("version", "v2"), ("runtime", "k8s")].into_iter().collect();
-        assert!(tags.matches(&Tags::default()));
-        assert!(tags.matches(&[("version", "v2")].into_iter().collect()));
-        assert!(!tags.matches(&[("version", "v1")].into_iter().collect()));
-        assert!(!Tags::default().matches(&tags));
     }
 }

@@ -7,7 +7,6 @@
 mod script;
 mod world;
 
-use script::Step;
 use world::World;
 
 /// Most steps of one script that are carried out: more only makes a run slower.
