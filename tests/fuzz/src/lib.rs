@@ -5,6 +5,7 @@
 //! so that neither can rot. Only what the crates make public is called here.
 
 pub mod registration;
+pub mod registry;
 pub mod sync;
 pub mod topology;
 pub mod tunnel;
@@ -18,11 +19,16 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target {
         name: "registration",
         run: registration::run,
         seeds: registration::seeds,
+    },
+    Target {
+        name: "registry",
+        run: registry::run,
+        seeds: registry::seeds,
     },
     Target {
         name: "sync",

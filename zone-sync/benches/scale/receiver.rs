@@ -1,0 +1,262 @@
+//! One gateway in a full mesh: a session with each of the other zones, and all of their exports in its catalog. Each
+//! sender is a real replica; what is modelled is only that one receiver is looked at, and not all of them at once.
+
+use std::{
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use causeway_zone_sync::{
+    catalog::{Catalog, Export},
+    name::GatewayId,
+    replica::{LocalChange, Replica},
+};
+use prost::Message as _;
+
+use super::{
+    Size,
+    carry::{Count, decode, settle},
+    show::{self, Samples, over_rounds},
+    world,
+};
+
+/// The receiver's own zone.
+const HERE: usize = 0;
+/// Between two changes, so that no sender is held back by its pace, and no session falls silent meanwhile.
+const STEP: Duration = Duration::from_micros(50);
+/// Loads of the catalog that a reader makes in each round with nothing going on, for comparison.
+const QUIET_LOADS: usize = 2_000_000;
+
+struct Sender {
+    id: GatewayId,
+    replica: Replica,
+    exports: Vec<Export>,
+}
+
+struct Mesh {
+    now: Instant,
+    id: GatewayId,
+    receiver: Replica,
+    senders: Vec<Sender>,
+}
+
+pub fn run(size: Size) {
+    show::heading("One gateway with a session to every other zone");
+    let now = Instant::now();
+    let senders = (1..size.zones).map(|zone| {
+        let (replica, exports) = world::telling(now, zone, size.exports);
+        let id = world::gateway(zone);
+        Sender { id, replica, exports }
+    });
+    let mut mesh = Mesh {
+        now,
+        id: world::gateway(HERE),
+        receiver: world::telling(now, HERE, size.exports).0,
+        senders: senders.collect(),
+    };
+    mesh.join(size);
+    mesh.deltas(size);
+}
+
+impl Mesh {
+    /// Everybody connects, and is told everything.
+    fn join(&mut self, size: Size) {
+        let before = show::resident_bytes();
+        let (mut sent, mut received) = (Count::default(), Count::default());
+        let started = Instant::now();
+        for sender in &mut self.senders {
+            self.receiver.handle_connected(self.now, sender.id.clone());
+            sender.replica.handle_connected(self.now, self.id.clone());
+            let here = (&self.id, &mut self.receiver);
+            let (told, heard) = settle(self.now, here, (&sender.id, &mut sender.replica));
+            sent.messages += told.messages;
+            sent.bytes += told.bytes;
+            received.messages += heard.messages;
+            received.bytes += heard.bytes;
+        }
+        let took = started.elapsed();
+        let catalog = self.receiver.catalog();
+        let held: usize = catalog.entries().map(|entry| entry.record.exports.len()).sum();
+        assert_eq!(held, (size.zones - 1) * size.exports, "the catalog is not whole");
+        let grown = show::resident_bytes().saturating_sub(before);
+        show::figure("exports in the catalog", &held.to_string());
+        show::figure(
+            "memory for each, growth of RSS",
+            &format!("{} bytes", grown / held.max(1)),
+        );
+        let (messages, bytes) = (received.messages, received.bytes);
+        let text = format!(
+            "{messages} messages, {bytes} bytes, {} for each export",
+            bytes / held.max(1)
+        );
+        show::figure("heard to learn all of it", &text);
+        show::figure(
+            "said meanwhile, own record included",
+            &format!("{} messages, {} bytes", sent.messages, sent.bytes),
+        );
+        show::figure(
+            "processor time, both sides",
+            &format!("{:.2} s", took.as_secs_f64()),
+        );
+    }
+
+    fn deltas(&mut self, size: Size) {
+        let shared = Arc::new(ArcSwap::new(self.receiver.catalog().clone()));
+        let quiet = reads(
+            &shared,
+            |reader| while !reader.is_finished() {},
+            Some(QUIET_LOADS),
+        );
+        let mut rounds = Rounds::default();
+        let mut under_load = Samples::default();
+        for _ in 0..size.rounds {
+            let loads = reads(&shared, |_| self.round(size, &shared, &mut rounds), None);
+            under_load = loads;
+        }
+        rounds.show();
+        show_reads("a reader's load and lookup, nothing going on", quiet);
+        show_reads("a reader's load and lookup, deltas coming in", under_load);
+    }
+
+    /// One change after another, each of the next zone: one export has one healthy instance more or less.
+    fn round(&mut self, size: Size, shared: &ArcSwap<Catalog>, rounds: &mut Rounds) {
+        let (mut whole, mut core) = (Samples::default(), Samples::default());
+        let count = self.senders.len();
+        for change in 0..size.changes {
+            self.now += STEP;
+            let sender = &mut self.senders[change % count];
+            let export = &mut sender.exports[change * 7 % size.exports];
+            export.healthy = 12 - (export.healthy + 1) % 2;
+            export.weight = u64::from(export.healthy);
+            sender
+                .replica
+                .handle_local(self.now, LocalChange::Exports(sender.exports.clone()));
+            let Some((_, message)) = sender.replica.poll_transmit(self.now) else {
+                continue;
+            };
+            let bytes = message.encode_to_vec();
+            rounds.told.add(&bytes);
+
+            let began = Instant::now();
+            let message = decode(&bytes);
+            let decoded = Instant::now();
+            self.receiver.handle_message(self.now, &sender.id, message);
+            core.add(decoded.elapsed());
+            while self.receiver.poll_event().is_some() {}
+            shared.store(self.receiver.catalog().clone());
+            let answer = self.receiver.poll_transmit(self.now);
+            black_box(self.receiver.poll_timeout());
+            whole.add(began.elapsed());
+
+            let mut answer = answer;
+            while let Some((_, message)) = answer {
+                let bytes = message.encode_to_vec();
+                rounds.answered.add(&bytes);
+                sender.replica.handle_message(self.now, &self.id, decode(&bytes));
+                answer = self.receiver.poll_transmit(self.now);
+            }
+        }
+        rounds.applied += whole.len();
+        rounds.add(whole, core);
+    }
+}
+
+#[derive(Default)]
+struct Rounds {
+    told: Count,
+    answered: Count,
+    applied: usize,
+    core: [Vec<Duration>; 2],
+    whole: [Vec<Duration>; 2],
+}
+
+impl Rounds {
+    fn add(&mut self, mut whole: Samples, mut core: Samples) {
+        for (rounds, samples) in [(&mut self.core, &mut core), (&mut self.whole, &mut whole)] {
+            rounds[0].push(samples.percentile(0.5));
+            rounds[1].push(samples.percentile(0.99));
+        }
+    }
+
+    fn show(self) {
+        let applied = self.applied.max(1);
+        show::figure(
+            "bytes of one change, and of its acknowledgement",
+            &format!(
+                "{} and {}",
+                self.told.bytes / applied,
+                self.answered.bytes / applied
+            ),
+        );
+        let [median, high] = self.core;
+        show::figure(
+            "to apply one delta (handle_message), median",
+            &over_rounds(median),
+        );
+        show::figure("to apply one delta (handle_message), p99", &over_rounds(high));
+        let [median, high] = self.whole;
+        show::figure(
+            "with decoding, publishing, answer and timer, median",
+            &over_rounds(median),
+        );
+        show::figure(
+            "with decoding, publishing, answer and timer, p99",
+            &over_rounds(high),
+        );
+    }
+}
+
+/// Lets a reader look up exports all the time while `work` is done; answers how long each load and lookup took.
+fn reads(
+    shared: &Arc<ArcSwap<Catalog>>,
+    work: impl FnOnce(&thread::JoinHandle<Samples>),
+    most: Option<usize>,
+) -> Samples {
+    let stop = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let (shared, stop) = (shared.clone(), stop.clone());
+        thread::spawn(move || read(&shared, &stop, most.unwrap_or(usize::MAX)))
+    };
+    work(&reader);
+    stop.store(true, Ordering::Relaxed);
+    reader.join().expect("the reader does not panic")
+}
+
+fn read(shared: &ArcSwap<Catalog>, stop: &AtomicBool, most: usize) -> Samples {
+    let mut samples = Samples::default();
+    let origins: Vec<_> = shared
+        .load()
+        .entries()
+        .map(|entry| entry.record.origin.clone())
+        .collect();
+    let tags = world::tags(0);
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) && count < most {
+        let zone = count * 31 % origins.len();
+        let service = world::service(zone + 1, count % 20);
+        let began = Instant::now();
+        let catalog = shared.load();
+        let entry = catalog.entry(&origins[zone]);
+        black_box(entry.and_then(|entry| entry.record.exports.get(&service, &tags)));
+        drop(catalog);
+        samples.add(began.elapsed());
+        count += 1;
+    }
+    samples
+}
+
+fn show_reads(what: &str, mut samples: Samples) {
+    let text =
+        [0.5, 0.99, 0.9999, 1.0].map(|share| format!("{:.1}", samples.percentile(share).as_secs_f64() * 1e6));
+    let [median, high, higher, most] = text;
+    show::figure(
+        what,
+        &format!("{median} us, p99 {high}, p99.99 {higher}, longest {most}"),
+    );
+}
