@@ -10,11 +10,18 @@ mod world;
 use world::World;
 
 /// Most steps of one script that are carried out: more only makes a run slower.
-const MAX_STEPS: usize = 64;
+const MAX_STEPS: usize = 48;
+/// Most of them in which time passes: heartbeats make each of them long.
+const MAX_WAITS: usize = 6;
 
 pub fn run(data: &[u8]) {
     let mut world = World::new();
+    let mut waits = 0;
     for step in script::steps(data).take(MAX_STEPS) {
+        waits += usize::from(matches!(step, script::Step::Wait(_)));
+        if waits > MAX_WAITS {
+            break;
+        }
         world.take(step);
         world.check();
     }

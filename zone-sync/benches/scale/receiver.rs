@@ -57,7 +57,8 @@ pub fn run(size: Size) {
     let mut mesh = Mesh {
         now,
         id: world::gateway(HERE),
-        receiver: world::telling(now, HERE, size.exports).0,
+        // Nothing of its own, so that what the senders hold of it does not count.
+        receiver: world::telling(now, HERE, 0).0,
         senders: senders.collect(),
     };
     mesh.join(size);
@@ -126,89 +127,132 @@ impl Mesh {
 
     /// One change after another, each of the next zone: one export has one healthy instance more or less.
     fn round(&mut self, size: Size, shared: &ArcSwap<Catalog>, rounds: &mut Rounds) {
-        let (mut whole, mut core) = (Samples::default(), Samples::default());
+        let mut steps = Steps::default();
         let count = self.senders.len();
         for change in 0..size.changes {
             self.now += STEP;
+            let now = self.now;
             let sender = &mut self.senders[change % count];
-            let export = &mut sender.exports[change * 7 % size.exports];
-            export.healthy = 12 - (export.healthy + 1) % 2;
-            export.weight = u64::from(export.healthy);
-            sender
-                .replica
-                .handle_local(self.now, LocalChange::Exports(sender.exports.clone()));
-            let Some((_, message)) = sender.replica.poll_transmit(self.now) else {
+            let Some(bytes) = sender.flap(now, change * 7 % size.exports) else {
                 continue;
             };
-            let bytes = message.encode_to_vec();
             rounds.told.add(&bytes);
 
-            let began = Instant::now();
+            let mut lap = Lap::new();
             let message = decode(&bytes);
-            let decoded = Instant::now();
-            self.receiver.handle_message(self.now, &sender.id, message);
-            core.add(decoded.elapsed());
+            lap.note(&mut steps.decode);
+            self.receiver.handle_message(now, &sender.id, message);
+            lap.note(&mut steps.apply);
             while self.receiver.poll_event().is_some() {}
             shared.store(self.receiver.catalog().clone());
-            let answer = self.receiver.poll_transmit(self.now);
+            lap.note(&mut steps.publish);
+            let mut answer = self.receiver.poll_transmit(now);
+            lap.note(&mut steps.answer);
             black_box(self.receiver.poll_timeout());
-            whole.add(began.elapsed());
+            lap.note(&mut steps.timer);
+            steps.all.add(lap.began.elapsed());
 
-            let mut answer = answer;
             while let Some((_, message)) = answer {
                 let bytes = message.encode_to_vec();
                 rounds.answered.add(&bytes);
-                sender.replica.handle_message(self.now, &self.id, decode(&bytes));
-                answer = self.receiver.poll_transmit(self.now);
+                sender.replica.handle_message(now, &self.id, decode(&bytes));
+                answer = self.receiver.poll_transmit(now);
             }
         }
-        rounds.applied += whole.len();
-        rounds.add(whole, core);
+        rounds.add(steps);
     }
+}
+
+impl Sender {
+    /// The message that tells of a change of one export; `None` when the pace holds it back.
+    fn flap(&mut self, now: Instant, export: usize) -> Option<Vec<u8>> {
+        let export = &mut self.exports[export];
+        export.healthy = 12 - (export.healthy + 1) % 2;
+        export.weight = u64::from(export.healthy);
+        let change = LocalChange::Exports(self.exports.clone());
+        self.replica.handle_local(now, change);
+        let (_, message) = self.replica.poll_transmit(now)?;
+        Some(message.encode_to_vec())
+    }
+}
+
+/// Times one step after another.
+struct Lap {
+    began: Instant,
+    last: Instant,
+}
+
+impl Lap {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            began: now,
+            last: now,
+        }
+    }
+
+    fn note(&mut self, samples: &mut Samples) {
+        let now = Instant::now();
+        samples.add(now - self.last);
+        self.last = now;
+    }
+}
+
+/// What is done with one delta.
+#[derive(Default)]
+struct Steps {
+    decode: Samples,
+    apply: Samples,
+    publish: Samples,
+    answer: Samples,
+    timer: Samples,
+    all: Samples,
 }
 
 #[derive(Default)]
 struct Rounds {
     told: Count,
     answered: Count,
-    applied: usize,
-    core: [Vec<Duration>; 2],
-    whole: [Vec<Duration>; 2],
+    rounds: Vec<Steps>,
 }
 
 impl Rounds {
-    fn add(&mut self, mut whole: Samples, mut core: Samples) {
-        for (rounds, samples) in [(&mut self.core, &mut core), (&mut self.whole, &mut whole)] {
-            rounds[0].push(samples.percentile(0.5));
-            rounds[1].push(samples.percentile(0.99));
-        }
+    fn add(&mut self, steps: Steps) {
+        self.rounds.push(steps);
     }
 
-    fn show(self) {
-        let applied = self.applied.max(1);
+    fn show(mut self) {
+        let applied: usize = self.rounds.iter().map(|steps| steps.all.len()).sum();
+        let (told, answered) = (
+            self.told.bytes / applied.max(1),
+            self.answered.bytes / applied.max(1),
+        );
         show::figure(
             "bytes of one change, and of its acknowledgement",
-            &format!(
-                "{} and {}",
-                self.told.bytes / applied,
-                self.answered.bytes / applied
-            ),
+            &format!("{told} and {answered}"),
         );
-        let [median, high] = self.core;
-        show::figure(
-            "to apply one delta (handle_message), median",
-            &over_rounds(median),
-        );
-        show::figure("to apply one delta (handle_message), p99", &over_rounds(high));
-        let [median, high] = self.whole;
-        show::figure(
-            "with decoding, publishing, answer and timer, median",
-            &over_rounds(median),
-        );
-        show::figure(
-            "with decoding, publishing, answer and timer, p99",
-            &over_rounds(high),
-        );
+        let steps: [(&str, fn(&mut Steps) -> &mut Samples); 6] = [
+            ("one delta: decoding", |steps| &mut steps.decode),
+            ("one delta: applying (handle_message)", |steps| &mut steps.apply),
+            ("one delta: publishing the catalog", |steps| &mut steps.publish),
+            ("one delta: the answer (poll_transmit)", |steps| &mut steps.answer),
+            ("one delta: the next timer (poll_timeout)", |steps| {
+                &mut steps.timer
+            }),
+            ("one delta: all of that", |steps| &mut steps.all),
+        ];
+        for (what, of) in steps {
+            let at = |rounds: &mut [Steps], share| {
+                over_rounds(
+                    rounds
+                        .iter_mut()
+                        .map(|steps| of(steps).percentile(share))
+                        .collect(),
+                )
+            };
+            let (median, high) = (at(&mut self.rounds, 0.5), at(&mut self.rounds, 0.99));
+            show::figure(what, &format!("{median}, p99 {high}"));
+        }
     }
 }
 

@@ -25,10 +25,9 @@ pub type Change = (ExportKey, Option<Export>);
 /// An export, and its encoding if that says more than this program understands.
 pub type Encoded = (Export, Option<Arc<[u8]>>);
 
-/// Most exports in one chunk. A copy of 100,000 exports is then about 600 pointers, and an edit copies at most this many.
-const MAX_CHUNK: usize = 256;
-/// How full chunks are made when a whole set is built, so that the first inserts do not split them all.
-const FILLED_CHUNK: usize = 192;
+/// Fewest exports that a chunk may grow to, and most; see [`max_chunk`].
+const SMALL_CHUNK: usize = 32;
+const LARGE_CHUNK: usize = 256;
 /// What one export takes besides its strings, in bytes; part of the estimate of [`Exports::bytes`].
 const EXPORT_OVERHEAD_BYTES: usize = 48;
 
@@ -78,6 +77,17 @@ impl Chunk {
             foreign: foreign.unwrap_or_default(),
         }
     }
+}
+
+/// Most exports in one chunk of a set of so many. A change copies the pointers to all chunks and the exports of one, and
+/// most of them are in no processor cache: about as many of the one as of the other is the least.
+fn max_chunk(len: usize) -> usize {
+    (2 * len.isqrt()).clamp(SMALL_CHUNK, LARGE_CHUNK)
+}
+
+/// How full chunks are made when a whole set is built, so that the first inserts do not split them all.
+fn filled_chunk(len: usize) -> usize {
+    max_chunk(len) * 3 / 4
 }
 
 fn key(export: &Export) -> (&ServiceName, &Tags) {
@@ -200,7 +210,7 @@ impl Exports {
         }
         let place = chunk.find(key(&export)).unwrap_or_else(|place| place);
         chunk.exports.insert(place, export);
-        if chunk.exports.len() > MAX_CHUNK {
+        if chunk.exports.len() > max_chunk(self.len) {
             let upper = chunk.upper_half();
             self.chunks.insert(at + 1, Arc::new(upper));
         }
@@ -296,10 +306,15 @@ impl FromIterator<Encoded> for Exports {
         let bytes = sorted.values().map(|(e, foreign)| footprint(e, foreign.as_ref()));
         let bytes = bytes.sum();
         let mut rest = sorted.into_iter().peekable();
-        let mut chunks = Vec::with_capacity(len.div_ceil(FILLED_CHUNK));
+        let filled = filled_chunk(len);
+        let mut chunks = Vec::with_capacity(len.div_ceil(filled));
         while rest.peek().is_some() {
-            let mut chunk = Chunk::default();
-            for (key, (export, foreign)) in rest.by_ref().take(FILLED_CHUNK) {
+            // Of just the right size: most chunks of a catalog never change.
+            let mut chunk = Chunk {
+                exports: Vec::with_capacity(filled.min(rest.len())),
+                foreign: BTreeMap::new(),
+            };
+            for (key, (export, foreign)) in rest.by_ref().take(filled) {
                 chunk.exports.push(export);
                 if let Some(bytes) = foreign {
                     chunk.foreign.insert(key, bytes);

@@ -5,15 +5,17 @@
 
 mod digest;
 mod encoding;
+mod entries;
 mod exports;
 mod summary;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 pub use digest::ExportsDigest;
 pub(crate) use encoding::{encode, key_message};
+use entries::Entries;
 pub use exports::{Change, Encoded, ExportKey, Exports};
 pub use summary::{InstanceState, exports};
 
@@ -90,22 +92,19 @@ pub struct Entry {
 /// Every remote gateway's record. The zone's own exports are not in it.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
-    entries: BTreeMap<GatewayId, Entry>,
+    entries: Entries,
 }
 
 impl Catalog {
     #[must_use]
     pub fn new(entries: impl IntoIterator<Item = Entry>) -> Self {
-        Self {
-            entries: entries
-                .into_iter()
-                .map(|e| (e.record.origin.clone(), e))
-                .collect(),
-        }
+        let mut catalog = Self::default();
+        entries.into_iter().for_each(|entry| catalog.insert(entry));
+        catalog
     }
 
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+        self.entries.iter()
     }
 
     #[must_use]
@@ -115,7 +114,7 @@ impl Catalog {
 
     /// Puts an entry in, or replaces the one of the same origin.
     pub fn insert(&mut self, entry: Entry) {
-        self.entries.insert(entry.record.origin.clone(), entry);
+        self.entries.insert(entry);
     }
 
     /// Takes an origin's entry out.
@@ -125,9 +124,7 @@ impl Catalog {
 
     /// The entries of one zone's gateways.
     pub fn zone<'a>(&'a self, zone: &'a ZoneName) -> impl Iterator<Item = &'a Entry> {
-        self.entries
-            .values()
-            .filter(move |e| e.record.origin.zone == *zone)
+        self.entries.of(zone)
     }
 
     /// What one gateway exports of `service` to instances that carry `selector`.

@@ -88,6 +88,9 @@ pub struct Held {
     claims: BTreeMap<GatewayId, u64>,
     /// The newest that was known of origins that were forgotten, so that nobody can bring them back by repeating it.
     forgotten: BTreeMap<GatewayId, (Stamp, BeatMark)>,
+    /// No age changes before this time. An origin that is heard again makes it too early, which costs a look in vain;
+    /// to know the time exactly would cost a look at every origin after every message.
+    next_change: Option<Instant>,
 }
 
 impl Held {
@@ -98,6 +101,7 @@ impl Held {
             catalog: Arc::default(),
             claims: BTreeMap::new(),
             forgotten: BTreeMap::new(),
+            next_change: None,
         }
     }
 
@@ -224,6 +228,10 @@ impl Held {
     }
 
     fn publish(&mut self, entry: Entry) {
+        if let Some(standing) = self.standings.get(&entry.record.origin) {
+            let change = standing.believed.next_change(entry.age);
+            self.next_change = Some(self.next_change.map_or(change, |next| next.min(change)));
+        }
         Arc::make_mut(&mut self.catalog).insert(entry);
     }
 
@@ -366,6 +374,9 @@ impl Held {
     /// Brings the ages up to date.
     pub fn age(&mut self, now: Instant) -> Aged {
         let mut aged = Aged::default();
+        if self.next_change.is_none_or(|next| now < next) {
+            return aged;
+        }
         for (origin, standing) in &self.standings {
             let believed = &standing.believed;
             let Some(entry) = self.catalog.entry(origin) else {
@@ -384,17 +395,18 @@ impl Held {
             }
         }
         aged.forgotten.iter().for_each(|origin| self.forget(origin));
+        let entries = self.catalog.entries();
+        let changes = entries.filter_map(|entry| {
+            let standing = self.standings.get(&entry.record.origin)?;
+            Some(standing.believed.next_change(entry.age))
+        });
+        self.next_change = changes.min();
         aged
     }
 
+    /// When [`Held::age`] is due: never too late, but perhaps too early.
     pub fn next_change(&self) -> Option<Instant> {
-        let entries = self.catalog.entries();
-        entries
-            .filter_map(|entry| {
-                let standing = self.standings.get(&entry.record.origin)?;
-                Some(standing.believed.next_change(entry.age))
-            })
-            .min()
+        self.next_change
     }
 
     /// Forgets the origins of every zone that is not in `zones`; answers which.

@@ -81,6 +81,9 @@ pub struct Replica {
     sessions: BTreeMap<GatewayId, Session>,
     /// Sessions that may have something to send.
     pending: BTreeSet<GatewayId>,
+    /// No timer of a session that is not pending is due before this: never too late, but perhaps too early, so that not
+    /// every session has to be looked at after every message.
+    sessions_due: Option<Instant>,
     /// Last words to sessions that are gone.
     farewells: VecDeque<(GatewayId, Refused)>,
     events: VecDeque<Event>,
@@ -111,6 +114,7 @@ impl Replica {
             zones: None,
             sessions: BTreeMap::new(),
             pending: BTreeSet::new(),
+            sessions_due: None,
             farewells: VecDeque::new(),
             events: VecDeque::new(),
             raised: None,
@@ -263,6 +267,7 @@ impl Replica {
         let forgotten = aged.forgotten.into_iter();
         self.events
             .extend(forgotten.map(|origin| Event::Forgotten { origin }));
+        self.sessions_due = self.sessions.values().map(Session::next_timeout).min();
     }
 
     fn ask_for_incarnation(&mut self, now: Instant, peer: &GatewayId, stamp: Stamp) {
@@ -278,12 +283,13 @@ impl Replica {
         });
     }
 
-    /// When `handle_timeout` is due.
+    /// When `handle_timeout` is due: never too late, but perhaps too early.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let sessions = self.sessions.values().map(Session::next_timeout).min();
-        let others = [self.held.next_change(), self.wants.next_change()];
-        sessions.into_iter().chain(others.into_iter().flatten()).min()
+        let pending = self.pending.iter().filter_map(|peer| self.sessions.get(peer));
+        let others = [self.sessions_due, self.held.next_change(), self.wants.next_change()];
+        let others = others.into_iter().flatten();
+        pending.map(Session::next_timeout).chain(others).min()
     }
 
     /// The next message to send, and to whom. Call until it answers `None`.
@@ -302,7 +308,7 @@ impl Replica {
             });
             match message {
                 Some(message) => return Some((peer, message)),
-                None => drop(self.pending.remove(&peer)),
+                None => self.settled(&peer),
             }
         }
         if let Some(cause) = self.own.take_failure()
@@ -311,6 +317,13 @@ impl Replica {
             self.events.push_back(Event::NotSigned { cause });
         }
         None
+    }
+
+    /// A session has nothing to send: from here on its timers count with all others.
+    fn settled(&mut self, peer: &GatewayId) {
+        self.pending.remove(peer);
+        let due = self.sessions.get(peer).map(Session::next_timeout);
+        self.sessions_due = self.sessions_due.into_iter().chain(due).min();
     }
 
     /// The next event. Call until it answers `None`.

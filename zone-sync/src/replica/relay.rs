@@ -34,8 +34,9 @@ impl Replica {
         let peers = greeted.filter(|(_, session)| session.is_signed());
         let peers = peers.map(|(peer, _)| peer.clone()).collect();
         self.wants.update(now, &others, &direct, &peers);
+        let mut asked = self.wants.asked();
         for peer in peers {
-            let asking = self.wants.asked_of(&peer);
+            let asking = asked.remove(&peer).unwrap_or_default();
             let changed = self.sessions.get(&peer).is_some_and(|s| s.asking != asking);
             if changed {
                 self.ask(now, &peer, asking);

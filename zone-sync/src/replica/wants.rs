@@ -80,11 +80,16 @@ impl Wants {
         }
     }
 
-    /// The zones that `peer` is asked for.
-    pub fn asked_of(&self, peer: &GatewayId) -> BTreeSet<ZoneName> {
-        let asked = |missing: &Missing| missing.asked.iter().any(|asked| asked.peer == *peer);
-        let zones = self.missing.iter().filter(|(_, missing)| asked(missing));
-        zones.map(|(zone, _)| zone.clone()).collect()
+    /// Who is asked, and for which zones.
+    pub fn asked(&self) -> BTreeMap<GatewayId, BTreeSet<ZoneName>> {
+        let mut asked: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (zone, missing) in &self.missing {
+            for one in &missing.asked {
+                let zones = asked.entry(one.peer.clone()).or_default();
+                zones.insert(zone.clone());
+            }
+        }
+        asked
     }
 
     /// When [`Wants::update`] has something to do without anything having happened.
