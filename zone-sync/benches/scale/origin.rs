@@ -44,9 +44,9 @@ struct Star {
 pub fn run(size: Size) {
     show::heading("One zone tells every other, 50 ms of round trip");
     let now = Instant::now();
-    let (origin, exports) = world::telling(now, ORIGIN, size.exports);
+    let (origin, exports) = world::telling(now, ORIGIN, 0..size.zones, size.exports);
     let mut replicas = vec![origin];
-    replicas.extend((1..size.zones).map(|zone| world::telling(now, zone, 0).0));
+    replicas.extend((1..size.zones).map(|zone| world::telling(now, zone, [ORIGIN, zone], 0).0));
     let mut star = Star {
         now,
         replicas,

@@ -50,7 +50,7 @@ pub fn run(size: Size) {
     show::heading("One gateway with a session to every other zone");
     let now = Instant::now();
     let senders = (1..size.zones).map(|zone| {
-        let (replica, exports) = world::telling(now, zone, size.exports);
+        let (replica, exports) = world::telling(now, zone, [HERE, zone], size.exports);
         let id = world::gateway(zone);
         Sender { id, replica, exports }
     });
@@ -58,7 +58,7 @@ pub fn run(size: Size) {
         now,
         id: world::gateway(HERE),
         // Nothing of its own, so that what the senders hold of it does not count.
-        receiver: world::telling(now, HERE, 0).0,
+        receiver: world::telling(now, HERE, 0..size.zones, 0).0,
         senders: senders.collect(),
     };
     mesh.join(size);

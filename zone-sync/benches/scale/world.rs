@@ -1,11 +1,13 @@
 //! Made-up zones: their names, what they export, and a replica for each.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use causeway_zone_sync::{
     catalog::Export,
     name::{GatewayId, GatewayName, ServiceName, Tags, ZoneName},
-    replica::{Ages, LocalChange, Replica},
+    replica::{LocalChange, Replica, ReplicaConfig},
+    signing::keyed::{KeyedSigner, KeyedVerifier},
+    topology::Fingerprint,
 };
 
 /// What a real federation would have too: names of ordinary length, two versions of each service, two tags.
@@ -47,14 +49,32 @@ pub fn gateway(zone: usize) -> GatewayId {
     )
 }
 
-pub fn replica(now: Instant, zone: usize) -> Replica {
-    Replica::new(now, gateway(zone), 1_700_000_000, Ages::default(), [])
+/// One whose topology has `zones`. Signatures are as long as real ones, and cheap: what real ones cost is measured
+/// with the gateway's identity.
+pub fn replica(now: Instant, zone: usize, zones: impl IntoIterator<Item = usize>) -> Replica {
+    let secret = [1; 32];
+    let origin = gateway(zone);
+    let verifier = Arc::new(KeyedVerifier::new(secret));
+    let config = ReplicaConfig {
+        signer: Some(Arc::new(KeyedSigner::new(secret, &origin))),
+        ..ReplicaConfig::new(origin, 1_700_000_000, verifier)
+    };
+    let mut replica = Replica::new(now, config, []);
+    let zones: BTreeSet<_> = zones.into_iter().map(|zone| gateway(zone).zone).collect();
+    let fingerprint = Fingerprint([9; 32]);
+    replica.handle_local(now, LocalChange::Topology { fingerprint, zones });
+    replica
 }
 
 /// A replica that has something to tell.
-pub fn telling(now: Instant, zone: usize, count: usize) -> (Replica, Vec<Export>) {
+pub fn telling(
+    now: Instant,
+    zone: usize,
+    zones: impl IntoIterator<Item = usize>,
+    count: usize,
+) -> (Replica, Vec<Export>) {
     let exports = exports(zone, count);
-    let mut replica = replica(now, zone);
+    let mut replica = replica(now, zone, zones);
     replica.handle_local(now, LocalChange::Exports(exports.clone()));
     (replica, exports)
 }

@@ -287,7 +287,11 @@ impl Replica {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let pending = self.pending.iter().filter_map(|peer| self.sessions.get(peer));
-        let others = [self.sessions_due, self.held.next_change(), self.wants.next_change()];
+        let others = [
+            self.sessions_due,
+            self.held.next_change(),
+            self.wants.next_change(),
+        ];
         let others = others.into_iter().flatten();
         pending.map(Session::next_timeout).chain(others).min()
     }

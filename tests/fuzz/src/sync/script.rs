@@ -2,11 +2,11 @@
 //! Every input is a script: what is cut short ends early.
 
 /// One step of a script.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step<'a> {
     /// The hostile peer sends these bytes.
     Message(&'a [u8]),
-    /// Time passes, in units of 10 ms.
+    /// Time passes, in units of 50 ms.
     Wait(u16),
     /// The hostile peer's session begins anew, with a proper hello if `greeting`.
     Reconnect { greeting: bool },
@@ -46,11 +46,11 @@ pub fn steps(mut data: &[u8]) -> impl Iterator<Item = Step<'_>> {
 pub fn write_script(steps: &[Step<'_>]) -> Vec<u8> {
     let mut script = Vec::new();
     for step in steps {
-        let (kind, number, message): (u8, u16, &[u8]) = match step {
+        let (kind, number, message): (u8, u16, &[u8]) = match *step {
             Step::Message(message) => (0, u16::try_from(message.len()).expect("a short seed"), message),
-            Step::Wait(time) => (WAIT, *time, &[]),
+            Step::Wait(time) => (WAIT, time, &[]),
             Step::Reconnect { greeting } => (RECONNECT, u16::from(!greeting), &[]),
-            Step::Exports { count, healthy } => (EXPORTS, u16::from_be_bytes([*count, *healthy]), &[]),
+            Step::Exports { count, healthy } => (EXPORTS, u16::from_be_bytes([count, healthy]), &[]),
         };
         script.push(kind);
         script.extend(number.to_be_bytes());

@@ -1,42 +1,71 @@
 //! The replica, its honest peer, and what must hold between them whatever the hostile peer says.
+//!
+//! The hostile gateway has a key of its own and can sign what it likes with it, so every signature in its name is good here.
+//! It can also pass on what the zone `far` once signed, which has a tunnel with nobody else.
 
 use std::{
     collections::BTreeMap,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use causeway_proto::sync::{SyncMessage, sync_message::Body};
+use causeway_proto::sync::SyncMessage;
 use causeway_zone_sync::{
-    catalog::Export,
+    catalog::{Export, Record},
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
     replica::{
-        Ages, Event, LocalChange, Replica, Stamp,
+        Event, LocalChange, Replica, ReplicaConfig, Stamp,
         limits::{MAX_EXPORTS, MAX_HELD_BYTES, MAX_MESSAGE_BYTES},
     },
+    signing::{
+        Credential, Unproven, Verifier,
+        keyed::{KeyedSigner, KeyedVerifier},
+    },
+    topology::Fingerprint,
 };
 use prost::Message as _;
 
-use super::script::{Step, write_script};
+use super::{conversation, script::Step};
 
 /// Most messages that two honest replicas exchange before they are quiet; more is a loop.
 const MAX_EXCHANGED: usize = 10_000;
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(50);
+/// How long the honest ones may take to agree once the hostile peer is silent, in ticks: longer than any pace or repeat.
+const TICKS_TO_AGREE: u16 = 250;
+const SECRET: [u8; 32] = [7; 32];
 
-pub struct World {
-    now: Instant,
-    replica: Replica,
-    honest: Replica,
-    hostile: GatewayId,
-    /// The newest version of each origin that the replica was seen to hold.
-    newest: BTreeMap<GatewayId, Stamp>,
+pub const HERE: &str = "here";
+pub const HONEST: &str = "honest";
+pub const HOSTILE: &str = "hostile";
+pub const FAR: &str = "far";
+
+pub type Written = BTreeMap<(GatewayId, Stamp), Arc<Record>>;
+
+/// Believes everything that is signed in the hostile gateway's name.
+#[derive(Debug)]
+struct Gullible(KeyedVerifier);
+
+impl Verifier for Gullible {
+    fn verify(
+        &self,
+        origin: &GatewayId,
+        credential: &Credential,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), Unproven> {
+        if origin.zone.as_str() == HOSTILE {
+            return Ok(());
+        }
+        self.0.verify(origin, credential, message, signature)
+    }
 }
 
-fn gateway(zone: &str) -> GatewayId {
+pub fn gateway(zone: &str) -> GatewayId {
     let zone = ZoneName::new(zone).expect("a name");
     GatewayId::new(zone, GatewayName::new("gw").expect("a name"))
 }
 
-fn exports(count: u8, healthy: u8) -> Vec<Export> {
+pub fn exports(count: u8, healthy: u8) -> Vec<Export> {
     (0..count)
         .map(|service| Export {
             service: ServiceName::new(&format!("service-{service}")).expect("a name"),
@@ -49,22 +78,60 @@ fn exports(count: u8, healthy: u8) -> Vec<Export> {
         .collect()
 }
 
+/// A replica of this zone that knows all four zones and has a key.
+pub fn replica(now: Instant, zone: &str) -> Replica {
+    let origin = gateway(zone);
+    let verifier = Arc::new(Gullible(KeyedVerifier::new(SECRET)));
+    let config = ReplicaConfig {
+        signer: Some(Arc::new(KeyedSigner::new(SECRET, &origin))),
+        ..ReplicaConfig::new(origin, 1, verifier)
+    };
+    let mut replica = Replica::new(now, config, []);
+    let zones = [HERE, HONEST, HOSTILE, FAR].map(|zone| gateway(zone).zone);
+    let change = LocalChange::Topology {
+        fingerprint: Fingerprint([3; 32]),
+        zones: zones.into(),
+    };
+    replica.handle_local(now, change);
+    replica
+}
+
+pub fn stamp(record: &Record) -> Stamp {
+    Stamp {
+        incarnation: record.incarnation,
+        version: record.version,
+    }
+}
+
+pub struct World {
+    now: Instant,
+    replica: Replica,
+    honest: Replica,
+    hostile: GatewayId,
+    /// Everything that the honest ones wrote.
+    written: Written,
+    /// The newest version of each origin that the replica was seen to hold.
+    newest: BTreeMap<GatewayId, Stamp>,
+}
+
 impl World {
     pub fn new() -> Self {
+        static FAR_WROTE: OnceLock<Written> = OnceLock::new();
         let now = Instant::now();
-        let replica = |zone| Replica::new(now, gateway(zone), 1, Ages::default(), []);
         let mut world = Self {
             now,
-            replica: replica("here"),
-            honest: replica("honest"),
-            hostile: gateway("hostile"),
+            replica: replica(now, HERE),
+            honest: replica(now, HONEST),
+            hostile: gateway(HOSTILE),
+            written: FAR_WROTE.get_or_init(conversation::far_writes).clone(),
             newest: BTreeMap::new(),
         };
-        for replica in [&mut world.replica, &mut world.honest] {
-            replica.handle_local(now, LocalChange::Exports(exports(3, 3)));
-        }
-        world.replica.handle_connected(now, gateway("honest"));
-        world.honest.handle_connected(now, gateway("here"));
+        world.change(LocalChange::Exports(exports(3, 3)));
+        world
+            .honest
+            .handle_local(now, LocalChange::Exports(exports(3, 3)));
+        world.replica.handle_connected(now, gateway(HONEST));
+        world.honest.handle_connected(now, gateway(HERE));
         world.reconnect(true);
         world.settle();
         world
@@ -77,21 +144,31 @@ impl World {
                     self.replica.handle_message(self.now, &self.hostile, message);
                 }
             }
-            Step::Wait(ticks) => self.wait(ticks),
+            Step::Wait(ticks) => self.wait(ticks % 256),
             Step::Reconnect { greeting } => self.reconnect(greeting),
-            Step::Exports { count, healthy } => {
-                let change = LocalChange::Exports(exports(count, healthy));
-                self.replica.handle_local(self.now, change);
-            }
+            Step::Exports { count, healthy } => self.change(LocalChange::Exports(exports(count, healthy))),
         }
         self.settle();
+    }
+
+    /// A change of the replica's own.
+    fn change(&mut self, change: LocalChange) {
+        self.replica.handle_local(self.now, change);
+        self.note_written();
+    }
+
+    fn note_written(&mut self) {
+        for own in [self.replica.own(), self.honest.own()] {
+            self.written.insert((own.origin.clone(), stamp(own)), own.clone());
+        }
     }
 
     fn reconnect(&mut self, greeting: bool) {
         self.replica.handle_connected(self.now, self.hostile.clone());
         if greeting {
-            let mut peer = Replica::new(self.now, self.hostile.clone(), 1, Ages::default(), []);
-            for hello in greeting_of(&mut peer, self.now) {
+            let mut peer = replica(self.now, HOSTILE);
+            peer.handle_connected(self.now, gateway(HERE));
+            while let Some((_, hello)) = peer.poll_transmit(self.now) {
                 self.replica.handle_message(self.now, &self.hostile, hello);
             }
         }
@@ -99,7 +176,7 @@ impl World {
 
     /// Lets time pass, so that no honest timer is late.
     fn wait(&mut self, ticks: u16) {
-        let end = self.now + TICK * u32::from(ticks % 1024);
+        let end = self.now + TICK * u32::from(ticks);
         while self.now < end {
             let due = [self.replica.poll_timeout(), self.honest.poll_timeout()];
             let due = due.into_iter().flatten().min().unwrap_or(end);
@@ -116,23 +193,28 @@ impl World {
             let said = self.replica.poll_transmit(self.now);
             let heard = self.honest.poll_transmit(self.now);
             if said.is_none() && heard.is_none() {
-                return self.look_at_events();
+                if self.look_at_events() {
+                    continue;
+                }
+                return;
             }
             if let Some((peer, message)) = said {
                 let message = as_read(&message);
                 if peer != self.hostile {
-                    self.honest.handle_message(self.now, &gateway("here"), message);
+                    self.honest.handle_message(self.now, &gateway(HERE), message);
                 }
             }
             if let Some((_, message)) = heard {
                 self.replica
-                    .handle_message(self.now, &gateway("honest"), as_read(&message));
+                    .handle_message(self.now, &gateway(HONEST), as_read(&message));
             }
         }
         panic!("two honest replicas do not come to rest");
     }
 
-    fn look_at_events(&mut self) {
+    /// Answers whether there is more to say because of them.
+    fn look_at_events(&mut self) -> bool {
+        let mut changed = false;
         while let Some(event) = self.replica.poll_event() {
             match event {
                 Event::Refused { peer, refusal } => {
@@ -141,59 +223,66 @@ impl World {
                 Event::RefusedByPeer { peer, reason, .. } => {
                     assert_eq!(peer, self.hostile, "the honest peer refused: {reason}");
                 }
-                // As the service does it.
                 Event::Outdated { incarnation, .. } => {
-                    let change = LocalChange::Incarnation(incarnation);
-                    self.replica.handle_local(self.now, change);
+                    self.change(LocalChange::Incarnation(incarnation));
+                    changed = true;
                 }
                 _ => {}
             }
         }
         while let Some(event) = self.honest.poll_event() {
-            let fell_out = matches!(event, Event::Refused { .. } | Event::RefusedByPeer { .. });
+            if let Event::Outdated { incarnation, .. } = event {
+                let change = LocalChange::Incarnation(incarnation);
+                self.honest.handle_local(self.now, change);
+                self.note_written();
+                changed = true;
+                continue;
+            }
+            let fell_out = matches!(
+                event,
+                Event::Refused { .. } | Event::RefusedByPeer { .. } | Event::RelayRefused { .. }
+            );
             assert!(!fell_out, "the honest peer fell out with the replica: {event:?}");
         }
+        changed
     }
 
     pub fn check(&mut self) {
-        self.settle();
-        let honest = gateway("honest");
+        for holder in [&self.replica, &self.honest] {
+            for entry in holder.catalog().entries() {
+                self.check_record(&entry.record);
+            }
+        }
         for entry in self.replica.catalog().entries() {
-            let record = &entry.record;
-            assert!(
-                record.origin == honest || record.origin == self.hostile,
-                "the hostile peer made up the origin {}",
-                record.origin
-            );
-            assert!(record.exports.len() <= MAX_EXPORTS && record.exports.bytes() <= MAX_HELD_BYTES);
-            let stamp = Stamp {
-                incarnation: record.incarnation,
-                version: record.version,
-            };
-            let newest = self.newest.entry(record.origin.clone()).or_insert(stamp);
-            assert!(*newest <= stamp, "{} went back to {stamp:?}", record.origin);
+            let stamp = stamp(&entry.record);
+            let newest = self.newest.entry(entry.record.origin.clone()).or_insert(stamp);
+            assert!(*newest <= stamp, "{} went back to {stamp:?}", entry.record.origin);
             *newest = stamp;
         }
-        let held = self
-            .replica
-            .catalog()
-            .entry(&honest)
-            .expect("the honest peer is known");
+    }
+
+    fn check_record(&self, record: &Arc<Record>) {
+        assert!(record.exports.len() <= MAX_EXPORTS && record.exports.bytes() <= MAX_HELD_BYTES);
+        if record.origin.zone == self.hostile.zone {
+            return;
+        }
+        let written = self.written.get(&(record.origin.clone(), stamp(record)));
         assert_eq!(
-            held.record,
-            *self.honest.own(),
-            "the honest peer's record was changed"
+            written,
+            Some(record),
+            "{} never wrote what is held of it",
+            record.origin
         );
-        let told = self
-            .honest
-            .catalog()
-            .entry(&gateway("here"))
-            .expect("the replica is known");
-        assert_eq!(
-            told.record,
-            *self.replica.own(),
-            "the honest peer was told something else"
-        );
+    }
+
+    /// With the hostile peer silent, the honest ones must agree.
+    pub fn finish(&mut self) {
+        self.wait(TICKS_TO_AGREE);
+        self.check();
+        let held = self.replica.catalog().entry(&gateway(HONEST));
+        let told = self.honest.catalog().entry(&gateway(HERE));
+        assert_eq!(held.map(|entry| &entry.record), Some(self.honest.own()));
+        assert_eq!(told.map(|entry| &entry.record), Some(self.replica.own()));
     }
 }
 
@@ -207,86 +296,4 @@ fn as_read(message: &SyncMessage) -> SyncMessage {
     let read = SyncMessage::decode(bytes.as_slice()).expect("an own message can be read");
     assert_eq!(read, *message);
     read
-}
-
-/// The first messages of a session that `peer` opens.
-fn greeting_of(peer: &mut Replica, now: Instant) -> Vec<SyncMessage> {
-    peer.handle_connected(now, gateway("here"));
-    std::iter::from_fn(|| peer.poll_transmit(now))
-        .map(|(_, message)| message)
-        .collect()
-}
-
-/// What an honest peer in the hostile one's place would have said: a whole life of messages, of which fuzzing makes others.
-pub fn seeds() -> Vec<(String, Vec<u8>)> {
-    let conversation = conversation();
-    let message = |bytes: &Vec<u8>| write_script(&[Step::Message(bytes)]);
-    let steps: Vec<_> = conversation.iter().map(|bytes| Step::Message(bytes)).collect();
-    let mut seeds = vec![
-        ("conversation".to_owned(), write_script(&steps)),
-        (
-            "no-greeting".to_owned(),
-            write_script(&[&[Step::Reconnect { greeting: false }], steps.as_slice()].concat()),
-        ),
-        (
-            "local".to_owned(),
-            write_script(&[
-                Step::Exports {
-                    count: 200,
-                    healthy: 1,
-                },
-                Step::Wait(150),
-                Step::Exports { count: 7, healthy: 9 },
-                Step::Reconnect { greeting: true },
-                Step::Wait(700),
-            ]),
-        ),
-    ];
-    let numbered = conversation.iter().enumerate();
-    seeds.extend(numbered.map(|(i, bytes)| (format!("message-{i:02}"), message(bytes))));
-    seeds
-}
-
-/// Everything that a peer says over some changes, restarts and heartbeats, in order.
-fn conversation() -> Vec<Vec<u8>> {
-    let mut world = World::new();
-    let mut peer = Replica::new(world.now, world.hostile.clone(), 1, Ages::default(), []);
-    world.replica.handle_connected(world.now, world.hostile.clone());
-    peer.handle_connected(world.now, gateway("here"));
-    let mut said = Vec::new();
-    let changes = [
-        LocalChange::Exports(exports(4, 4)),
-        LocalChange::Exports(exports(4, 3)),
-        LocalChange::Exports(exports(2, 3)),
-        LocalChange::Draining(true),
-        LocalChange::Incarnation(5),
-        LocalChange::Exports(exports(5, 1)),
-    ];
-    for change in changes {
-        peer.handle_local(world.now, change);
-        exchange(&mut world, &mut peer, &mut said);
-        world.now += Duration::from_millis(1_100);
-        peer.handle_timeout(world.now);
-        world.replica.handle_timeout(world.now);
-    }
-    said
-}
-
-fn exchange(world: &mut World, peer: &mut Replica, said: &mut Vec<Vec<u8>>) {
-    loop {
-        let outward = peer.poll_transmit(world.now);
-        let inward = world.replica.poll_transmit(world.now);
-        if outward.is_none() && inward.is_none() {
-            return;
-        }
-        if let Some((_, message)) = outward {
-            said.push(message.encode_to_vec());
-            world.replica.handle_message(world.now, &world.hostile, message);
-        }
-        if let Some((to, message)) = inward
-            && matches!(message.body, Some(Body::Refused(_))) | (to == world.hostile)
-        {
-            peer.handle_message(world.now, &gateway("here"), message);
-        }
-    }
 }
