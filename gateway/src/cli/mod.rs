@@ -58,7 +58,7 @@ pub struct Cli {
 enum Command {
     // Commands that run something come first, then those that prepare it, then those that ask it.
     Demo(demo::Args),
-    Gateway(gateway::Args),
+    Gateway(Box<gateway::Args>),
     ZoneSync(zone_sync::Args),
     Ca(ca::CaCommand),
     Validate(validate::Args),
@@ -105,7 +105,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Apply(args) => block_on(apply::run(args)),
         Command::Rollback(args) => block_on(rollback::run(args)),
         Command::Demo(args) => demo::run(&args),
-        Command::Gateway(args) => gateway::run(args),
+        Command::Gateway(args) => gateway::run(*args),
         Command::ZoneSync(args) => zone_sync::run(args),
         Command::Ca(args) => ca::run(args),
         Command::Get(args) => block_on(get::run(args)),

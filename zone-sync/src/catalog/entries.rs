@@ -148,8 +148,8 @@ mod tests {
                     set.insert(probe.clone());
                     map.insert(at, probe);
                 } else {
-                    let removed = set.remove(&at);
-                    prop_assert_eq!(removed.as_ref().map(version), map.remove(&at).as_ref().map(version));
+                    let (removed, expected) = (set.remove(&at), map.remove(&at));
+                    prop_assert_eq!(removed.as_ref().map(version), expected.as_ref().map(version));
                 }
             }
             prop_assert!(set.iter().map(version).eq(map.values().map(version)));

@@ -247,7 +247,9 @@ impl Replica {
         let mut head = None;
         if self.sessions.get(peer).is_some_and(|session| session.is_signed()) {
             let message = delta.head.take();
-            let is_bare = message.as_ref().is_some_and(|signed| signed.credential.is_empty());
+            let is_bare = message
+                .as_ref()
+                .is_some_and(|signed| signed.credential.is_empty());
             if peer != origin && is_bare && self.held.credential(origin).is_none() {
                 // The credential went with a record that was forgotten here meanwhile.
                 self.take_turn(now, peer, origin)?;
@@ -316,7 +318,11 @@ impl Replica {
         let session = self.sessions.get(peer);
         let via = (origin != *peer).then_some(peer);
         let newest = session.and_then(|session| session.advertised(&origin)) <= Some(stamp);
-        let heard = if via.is_some() { lived } else { newest.then_some(now) };
+        let heard = if via.is_some() {
+            lived
+        } else {
+            newest.then_some(now)
+        };
         self.held.replace(now, record, heard, via);
         if via.is_some() && lived.is_some() {
             self.wants.served(now, &origin.zone, peer);

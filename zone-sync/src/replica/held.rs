@@ -145,13 +145,7 @@ impl Held {
 
     /// Holds a newer record, from its origin or passed on by `via`, which was checked then. `lived` says when its origin
     /// was heard with it; `None` if it has told of a newer one.
-    pub fn replace(
-        &mut self,
-        now: Instant,
-        record: Record,
-        lived: Option<Instant>,
-        via: Option<&GatewayId>,
-    ) {
+    pub fn replace(&mut self, now: Instant, record: Record, lived: Option<Instant>, via: Option<&GatewayId>) {
         let origin = record.origin.clone();
         let is_old = |known: &(Stamp, BeatMark)| Stamp::of(&record) <= known.0;
         let repeated = via.is_some() && self.forgotten.get(&origin).is_some_and(is_old);

@@ -116,7 +116,7 @@ impl SharedRegistry {
                 Ok((key, Beat::NotFound)) => Err(self.inner.view().absent(&key)),
                 Ok((_, Beat::Renewed)) => Ok(()),
                 Ok((key, Beat::Claim(claim))) => {
-                    if let Some(order) = self.inner.claim(claim).await {
+                    if let Some(order) = self.inner.claim(*claim).await {
                         pending.push((place, key, order));
                     }
                     Ok(())

@@ -318,7 +318,7 @@ fn a_gateway_that_moves_to_another_zone_sync_takes_its_reports_along() {
         ..Default::default()
     };
     told.view.put_report(&key, report.clone(), at(4, OTHER));
-    assert_eq!(told.view.attach(&gateway), [report.clone()]);
+    assert_eq!(told.view.attach(&gateway), std::slice::from_ref(&report));
     assert!(
         told.view.report_here(&key, &report),
         "it is under a lease of another"

@@ -23,7 +23,7 @@ pub enum Beat {
     /// It is known and needs nothing further.
     Renewed,
     /// It is known, and its key must be put under a lease of this process.
-    Claim(Claim),
+    Claim(Box<Claim>),
 }
 
 /// A key that is to come under a lease of this process.
@@ -127,7 +127,8 @@ impl View {
             return Beat::Renewed;
         }
         let recreate = slot.doubted.is_some() || recovering;
-        self.claim(&key, recreate).map_or(Beat::NotFound, Beat::Claim)
+        let claim = self.claim(&key, recreate).map(Box::new);
+        claim.map_or(Beat::NotFound, Beat::Claim)
     }
 
     /// Forgets what a claim found gone for good.
