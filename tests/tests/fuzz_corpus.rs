@@ -1,6 +1,8 @@
 //! Replays the kept corpus of every fuzz target through the code that is fuzzed, and its seeds, so that neither rots.
 //! Finding new inputs is `make fuzz`'s.
 
+#![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
+
 #[path = "../fuzz/src/lib.rs"]
 #[allow(dead_code)]
 mod fuzz;
