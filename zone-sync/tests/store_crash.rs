@@ -214,9 +214,12 @@ fn the_power_may_fail_at_any_write() {
         let (may_be_found, given) = run(&disk);
         for share in [0.0, 0.5, 1.0] {
             let found = disk.after_the_failure(&mut rng, share);
-            let store = Store::on(Disk::new(found, usize::MAX));
-            let mut store =
-                store.unwrap_or_else(|error| panic!("after {fails_after} of {operations}: {error:?}"));
+            let mut store = match Store::on(Disk::new(found, usize::MAX)) {
+                Ok(store) => store,
+                // It was not even made. A gateway sets such a file aside and makes another.
+                Err(error) if given.is_none() && error.is_corrupt() => continue,
+                Err(error) => panic!("after {fails_after} of {operations}: {error:?}"),
+            };
             let at = may_be_found.iter().position(|state| state == store.records());
             let at = at.unwrap_or_else(|| {
                 panic!(

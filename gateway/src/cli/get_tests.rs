@@ -218,6 +218,8 @@ fn zones_as_json() {
           "version": 12,
           "via": null,
           "lag_versions": 2,
+          "behind_versions": 0,
+          "sync_protocol": 2,
           "sync_sent_bytes": 2048,
           "sync_received_bytes": 500,
           "refusals": [
@@ -283,6 +285,8 @@ items:
     version: 12
     via: null
     lag_versions: 2
+    behind_versions: 0
+    sync_protocol: 2
     sync_sent_bytes: 2048
     sync_received_bytes: 500
     refusals:
@@ -398,9 +402,9 @@ east/gw1    own       -        7         -     0         -
 plant/gw1   suspect   9s ago   7         2     0         north/gw1
 ");
     insta::assert_snapshot!(text(&records, Format::Wide), @r"
-GATEWAY     AGE       HEARD    VERSION   LAG   EXPORTS   VIA         INCARNATION   SENT      RECEIVED   REFUSED      TOPOLOGY       GENERATION   DRAINING
-east/gw1    own       -        7         -     0         -           1795262001    -         -          -            6a1b2c3d4e5f   4            -
-plant/gw1   suspect   9s ago   7         2     0         north/gw1   1795262001    2.0 KiB   500 B      too_fast:3   ffff2c3d4e5f   4            yes
+GATEWAY     AGE       HEARD    VERSION   LAG   EXPORTS   VIA         INCARNATION   BEHIND   PROTOCOL   SENT      RECEIVED   REFUSED      TOPOLOGY       GENERATION   DRAINING
+east/gw1    own       -        7         -     0         -           1795262001    -        -          -         -          -            6a1b2c3d4e5f   4            -
+plant/gw1   suspect   9s ago   7         2     0         north/gw1   1795262001    0        2          2.0 KiB   500 B      too_fast:3   ffff2c3d4e5f   4            yes
 ");
 }
 

@@ -127,7 +127,10 @@ async fn a_peers_document_is_taken_up_stored_and_shown_and_a_bad_one_changes_not
     let folder = tempfile::tempdir().unwrap();
     let start = initial(&folder, &text("initial"));
     let applied = open(folder.path(), start.clone()).unwrap();
-    let document = |parent, text: String| Arc::new(Document::new(parent, text.into(), id("west"), 1));
+    let document = |parent, text: String| {
+        let document = Document::new(parent, text.into(), id("west"), 1);
+        Arc::new(document.sign(&KeyedSigner::new([7; 32], &id("west"))).unwrap())
+    };
     let good = document(applied.view().applied.edition(), text("from west"));
     let bad = document(good.edition(), text("bad") + "key_of_the_future: 1\n");
     assert!(applied.receive(id("west"), vec![good.clone(), bad]).await);

@@ -6,6 +6,7 @@
 
 pub mod registration;
 pub mod registry;
+pub mod stored;
 pub mod sync;
 pub mod topology;
 pub mod tunnel;
@@ -19,7 +20,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target {
         name: "registration",
         run: registration::run,
@@ -29,6 +30,11 @@ pub const TARGETS: [Target; 5] = [
         name: "registry",
         run: registry::run,
         seeds: registry::seeds,
+    },
+    Target {
+        name: "stored",
+        run: stored::run,
+        seeds: stored::seeds,
     },
     Target {
         name: "sync",

@@ -16,7 +16,10 @@ use std::{
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
 
-pub use self::error::StoreError;
+pub use self::{
+    error::StoreError,
+    rows::{head_row, read_head},
+};
 use crate::{catalog::Record, name::GatewayId};
 
 /// Name of the file in the data folder.

@@ -46,7 +46,7 @@ pub fn replace(
         return Ok(());
     }
     let origin = record.origin.to_string();
-    headers.insert(origin.as_str(), header(record).encode_to_vec().as_slice())?;
+    headers.insert(origin.as_str(), head_row(record).as_slice())?;
     let nothing = Exports::default();
     let before = old.map_or(&nothing, |old| &old.exports);
     for ((service, tags), now) in before.changes(&record.exports) {
@@ -64,8 +64,9 @@ pub fn replace(
 }
 
 /// A record without its exports: what its origin signed, and for programs that know nothing of that the fields they read.
-fn header(record: &Record) -> proto::Snapshot {
-    proto::Snapshot {
+#[must_use]
+pub fn head_row(record: &Record) -> Vec<u8> {
+    let row = proto::Snapshot {
         origin: Some(origin_message(&record.origin)),
         incarnation: record.incarnation,
         version: record.version,
@@ -76,7 +77,8 @@ fn header(record: &Record) -> proto::Snapshot {
         topology: fingerprint_message(&record.topology),
         head: record.signed.as_ref().map(|signed| signed_message(signed, None)),
         outdated: false,
-    }
+    };
+    row.encode_to_vec()
 }
 
 pub fn read_all(
@@ -86,30 +88,38 @@ pub fn read_all(
     let mut records = Records::new();
     for row in headers.iter()?.take(MAX_PEERS) {
         let (key, value) = row?;
-        let header =
-            proto::Snapshot::decode(value.value()).map_err(|_| StoreError::Row("a record's head"))?;
-        let origin = read_origin(header.origin).map_err(StoreError::Value)?;
-        if origin.to_string() != key.value() {
+        let mut record = read_head(value.value())?;
+        if record.origin.to_string() != key.value() {
             return Err(StoreError::Row("a record under another's name"));
         }
-        let mut record = Record {
-            exports: read_exports(exports, &origin)?,
-            origin,
-            incarnation: header.incarnation,
-            version: header.version,
-            draining: header.draining,
-            topology: read_fingerprint(&header.topology).map_err(StoreError::Value)?,
-            topology_generation: 0,
-            signed: None,
-        };
-        if header.head.is_some() {
-            let signed = read_signed(header.head, None).map_err(StoreError::Value)?;
-            let head = Head::read(&signed.words).map_err(StoreError::Value)?;
-            framed(&mut record, head, Arc::new(signed));
-        }
+        record.exports = read_exports(exports, &record.origin)?;
         records.insert(record.origin.clone(), Arc::new(record));
     }
     Ok(records)
+}
+
+/// What [`head_row`] wrote: the record, still without its exports.
+///
+/// # Errors
+/// When the bytes are no such row, or break a limit of zone sync.
+pub fn read_head(row: &[u8]) -> Result<Record, StoreError> {
+    let header = proto::Snapshot::decode(row).map_err(|_| StoreError::Row("a record's head"))?;
+    let mut record = Record {
+        exports: Exports::default(),
+        origin: read_origin(header.origin).map_err(StoreError::Value)?,
+        incarnation: header.incarnation,
+        version: header.version,
+        draining: header.draining,
+        topology: read_fingerprint(&header.topology).map_err(StoreError::Value)?,
+        topology_generation: 0,
+        signed: None,
+    };
+    if header.head.is_some() {
+        let signed = read_signed(header.head, None).map_err(StoreError::Value)?;
+        let head = Head::read(&signed.words).map_err(StoreError::Value)?;
+        framed(&mut record, head, Arc::new(signed));
+    }
+    Ok(record)
 }
 
 fn read_exports(

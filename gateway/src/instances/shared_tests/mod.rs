@@ -247,10 +247,13 @@ async fn what_a_folder_says_reaches_a_zone_sync_that_comes_later() {
         time_to_live: None,
         ..registration(&instance)
     };
-    let handing = tokio::spawn(async move { feed.hand_over(vec![lasting]).await });
-    eventually("the trouble is told", || !troubles.list().is_empty()).await;
+    feed.hand_over(vec![lasting.clone()]).await;
+    assert_eq!(troubles.list().len(), 1, "the trouble is told");
     let _server = Server::start_at(&store, address).await;
-    handing.await.unwrap();
+    // As a source does at each look at its folder.
+    while !troubles.list().is_empty() {
+        feed.hand_over(vec![lasting.clone()]).await;
+    }
     gateway.until_healthy(1).await;
     assert_eq!((troubles.list(), store.ids().len()), (Vec::new(), 1));
 }

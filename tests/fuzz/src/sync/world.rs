@@ -130,6 +130,7 @@ impl World {
         world
             .honest
             .handle_local(now, LocalChange::Exports(exports(3, 3)));
+        world.note_written();
         world.replica.handle_connected(now, gateway(HONEST));
         world.honest.handle_connected(now, gateway(HERE));
         world.reconnect(true);
