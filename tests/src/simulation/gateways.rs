@@ -185,7 +185,7 @@ impl World {
         self.oracle.note_said(from, utterances);
         if let Some(Body::Want(want)) = &message.body {
             let zones = want.zones.iter().filter_map(|zone| ZoneName::new(zone).ok());
-            self.asked.extend(zones.map(|zone| (id, zone)));
+            self.asked.extend(zones.map(|zone| (id, node, zone)));
         }
         let stream = &session.streams[side];
         let is_last = matches!(&message.body, Some(Body::Refused(refused)) if refused.origin.is_none());

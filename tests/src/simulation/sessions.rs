@@ -360,7 +360,7 @@ impl World {
             held_of_third: held(third),
             victim_own: stamp_of(life.own()),
             protocol: life.protocol(liar)?,
-            was_asked: self.asked.contains(&(*session, third.zone.clone())),
+            was_asked: self.asked.contains(&(*session, victim, third.zone.clone())),
             captured: &self.captured,
         };
         liar::make_up(lie, &scene, &mut self.rng)

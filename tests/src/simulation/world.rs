@@ -97,8 +97,8 @@ pub struct World {
     pub linked_at: BTreeMap<(usize, usize), Instant>,
     /// The word for which a session was last refused.
     pub refused_as: Option<&'static str>,
-    /// Zones that a peer was ever asked for in a session.
-    pub asked: BTreeSet<(u64, ZoneName)>,
+    /// Zones that a gateway ever asked the other end of a session for.
+    pub asked: BTreeSet<(u64, usize, ZoneName)>,
     /// What liars heard.
     pub captured: Captured,
     pub steps_left: usize,

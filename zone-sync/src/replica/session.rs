@@ -156,6 +156,8 @@ impl Session {
             return Some(Body::Refused(notice));
         }
         if let Some(want) = self.want.take() {
+            // Not sooner: a peer that takes nothing now has not been asked.
+            self.asked.extend(self.asking.iter().cloned());
             return Some(Body::Want(want));
         }
         if let Some(body) = self.next_own(now, own, protocol) {
@@ -335,7 +337,6 @@ impl Session {
 
     /// Asks for `zones`, in the words of `want`.
     pub fn ask(&mut self, now: Instant, want: proto::Want, zones: BTreeSet<ZoneName>) {
-        self.asked.extend(zones.iter().cloned());
         self.asking = zones;
         self.want = Some(want);
         self.want_again = now + WANT_AGAIN;
