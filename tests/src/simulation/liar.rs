@@ -88,6 +88,8 @@ pub struct Scene<'a> {
     pub third: &'a GatewayId,
     /// The newest version of the liar's record that the victim holds.
     pub held: Stamp,
+    /// The newest version that the liar told of in this session, if that is newer, else the same.
+    pub told: Stamp,
     pub held_of_third: Stamp,
     pub victim_own: Stamp,
     pub protocol: u32,
@@ -346,7 +348,10 @@ fn against_order(lie: Lie, scene: &Scene<'_>) -> Option<Told> {
         Lie::ReusedVersion => {
             let mut part = snapshot(scene.liar, scene.held);
             part.head = forged(statement(scene.held), scene.liar);
-            let words: &[&str] = &["version_reused", "digest_mismatch"];
+            let words: &[&str] = match scene.told.incarnation > incarnation {
+                true => &["version_backwards"],
+                false => &["version_reused", "digest_mismatch"],
+            };
             Some(told(Body::Snapshot(part), words))
         }
         _ => {
@@ -439,7 +444,7 @@ fn malformed(lie: Lie, scene: &Scene<'_>) -> Told {
             delta.changed = vec![export("invented", tags.into()).encode_to_vec()];
         }
         Lie::PartPastTheLast => {
-            let mut part = snapshot(scene.liar, scene.held);
+            let mut part = snapshot(scene.liar, scene.told);
             part.part = part.parts;
             return told(Body::Snapshot(part), &["malformed"]);
         }

@@ -189,6 +189,15 @@ impl Life {
         self.replica.session(peer)?.protocol
     }
 
+    /// The newest version of its own record that a peer told of in this session.
+    #[must_use]
+    pub fn advertised(&self, peer: &GatewayId) -> Stamp {
+        let session = self.replica.session(peer);
+        session
+            .and_then(|session| session.advertised)
+            .unwrap_or(Stamp::NONE)
+    }
+
     pub fn timeout(&mut self, now: Instant) {
         self.replica.handle_timeout(now);
     }

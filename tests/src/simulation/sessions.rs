@@ -357,6 +357,7 @@ impl World {
             victim: &self.nodes[victim].id,
             third,
             held: held(liar),
+            told: held(liar).max(life.advertised(liar)),
             held_of_third: held(third),
             victim_own: stamp_of(life.own()),
             protocol: life.protocol(liar)?,

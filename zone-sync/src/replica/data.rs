@@ -173,7 +173,7 @@ impl Replica {
         self.take_turn(now, peer, origin)?;
         self.acknowledge(now, peer, origin, Acknowledge::Held);
         if stamp > held {
-            self.hold(now, peer, record, lives.then_some(began))
+            self.hold(now, peer, record, began, lives)
         } else if stamp == held {
             self.take_again(now, peer, record)
         } else {
@@ -215,7 +215,7 @@ impl Replica {
             .and_then(|signed| Head::read(&signed.words).ok());
         let is_sound = stated.map(|head| head.digest) == self.held.digest(&record.origin);
         if signed_first || (stated.is_some() && !is_sound) {
-            return self.hold(now, peer, record, None);
+            return self.hold(now, peer, record, now, false);
         }
         Err(Refusal::VersionReused)
     }
@@ -294,7 +294,7 @@ impl Replica {
                 }
             }
         }
-        self.hold(now, peer, record, (!delta.outdated).then_some(now))
+        self.hold(now, peer, record, now, !delta.outdated)
     }
 
     /// What is held of `origin` is not what it says: the whole record is asked for.
@@ -306,25 +306,25 @@ impl Replica {
         });
     }
 
-    /// Holds a newer record. `lived` says since when it is a sign of life if `peer` passed it on.
+    /// Holds a newer record. If `peer` passed it on, it counts from when it `came`, and is a sign of life if it `lives`.
     fn hold(
         &mut self,
         now: Instant,
         peer: &GatewayId,
         record: Record,
-        lived: Option<Instant>,
+        came: Instant,
+        lives: bool,
     ) -> Result<(), Refusal> {
         let (origin, stamp) = (record.origin.clone(), Stamp::of(&record));
         let session = self.sessions.get(peer);
         let via = (origin != *peer).then_some(peer);
         let newest = session.and_then(|session| session.advertised(&origin)) <= Some(stamp);
-        let heard = if via.is_some() {
-            lived
-        } else {
-            newest.then_some(now)
+        let (came, lives) = match via {
+            Some(_) => (came, lives),
+            None => (now, newest),
         };
-        self.held.replace(now, record, heard, via);
-        if via.is_some() && lived.is_some() {
+        self.held.replace(now, record, came, lives, via);
+        if via.is_some() && lives {
             self.wants.served(now, &origin.zone, peer);
         }
         self.events.push_back(Event::RecordChanged {

@@ -125,12 +125,12 @@ impl Held {
         entries.map(|entry| entry.record.origin.clone()).collect()
     }
 
-    /// Takes a record that may be outdated, from disk or from a relay that says so: suspect until its origin is heard, withdrawn as if
-    /// it had been heard now.
-    pub fn restore(&mut self, now: Instant, record: Record, via: Option<&GatewayId>) {
+    /// Takes a record that may be outdated, from disk or from a relay that says so: suspect until its origin is heard,
+    /// withdrawn as if it had been heard when this `came`.
+    pub fn restore(&mut self, now: Instant, record: Record, came: Instant, via: Option<&GatewayId>) {
         let believed = Believed {
             fresh_until: None,
-            withdrawn_at: now + self.ages.withdrawn,
+            withdrawn_at: came + self.ages.withdrawn,
         };
         self.stand(&record.origin, believed);
         if let Some(standing) = self.standings.get_mut(&record.origin) {
@@ -138,18 +138,25 @@ impl Held {
         }
         self.publish(Entry {
             record: Arc::new(record),
-            age: Age::Suspect,
+            age: believed.age(now),
             via: via.cloned(),
         });
     }
 
-    /// Holds a newer record, from its origin or passed on by `via`, which was checked then. `lived` says when its origin
-    /// was heard with it; `None` if it has told of a newer one.
-    pub fn replace(&mut self, now: Instant, record: Record, lived: Option<Instant>, via: Option<&GatewayId>) {
+    /// Holds a newer record, from its origin or passed on by `via`, which was checked then. `lives` says whether its
+    /// origin was heard with it when it `came`: not if it is outdated, or the origin has told of a newer one.
+    pub fn replace(
+        &mut self,
+        now: Instant,
+        record: Record,
+        came: Instant,
+        lives: bool,
+        via: Option<&GatewayId>,
+    ) {
         let origin = record.origin.clone();
         let is_old = |known: &(Stamp, BeatMark)| Stamp::of(&record) <= known.0;
         let repeated = via.is_some() && self.forgotten.get(&origin).is_some_and(is_old);
-        let age = match (self.standings.get(&origin), lived) {
+        let age = match (self.standings.get(&origin), lives) {
             // Forgotten, and repeated by somebody: worth nothing until its origin gives a new sign of life.
             (None, _) if repeated => {
                 let believed = Believed {
@@ -159,12 +166,12 @@ impl Held {
                 self.stand(&origin, believed);
                 Age::Withdrawn
             }
-            (Some(standing), None) => standing.believed.age(now),
-            (None, None) => {
-                self.restore(now, record, via);
+            (Some(standing), false) => standing.believed.age(now),
+            (None, false) => {
+                self.restore(now, record, came, via);
                 return;
             }
-            (_, Some(lived)) => self.believe(now, lived, &origin),
+            (_, true) => self.believe(now, came, &origin),
         };
         if let Some(standing) = self.standings.get_mut(&origin) {
             standing.proven = via.is_some();
@@ -211,11 +218,11 @@ impl Held {
             standing.believed = believed;
             return;
         }
-        let forgotten = self.forgotten.remove(origin);
+        let forgotten = self.forgotten.get(origin);
         let standing = Standing {
             believed,
             proven: false,
-            mark: forgotten.map_or((0, 0), |(_, mark)| mark),
+            mark: forgotten.map_or((0, 0), |(_, mark)| *mark),
             beat: None,
         };
         self.standings.insert(origin.clone(), standing);
@@ -349,9 +356,16 @@ impl Held {
         })
     }
 
-    /// A later incarnation of `origin` than what is held that somebody says they hold; 0 when there is none.
+    /// A later incarnation of `origin` than what is held that somebody says they hold, or that was held here before it
+    /// was forgotten: its beats count only once it is past that. 0 when there is none.
     pub fn elsewhere(&self, origin: &GatewayId) -> u64 {
-        self.claims.get(origin).copied().unwrap_or(0)
+        let claimed = self.claims.get(origin).copied().unwrap_or(0);
+        let forgotten = self.forgotten.get(origin);
+        let forgotten = forgotten.map_or(0, |(stamp, mark)| stamp.incarnation.max(mark.0));
+        match forgotten > self.stamp(origin).incarnation {
+            true => claimed.max(forgotten),
+            false => claimed,
+        }
     }
 
     /// Notes such a word; answers whether it is news.
@@ -419,10 +433,15 @@ impl Held {
     fn forget(&mut self, origin: &GatewayId) {
         let stamp = self.stamp(origin);
         if let Some(standing) = self.standings.remove(origin) {
-            if self.forgotten.len() >= MAX_PEERS {
+            if self.forgotten.len() >= MAX_PEERS && !self.forgotten.contains_key(origin) {
                 self.forgotten.pop_first();
             }
-            self.forgotten.insert(origin.clone(), (stamp, standing.mark));
+            // It may have been back with less than was known of it before.
+            let known = self
+                .forgotten
+                .entry(origin.clone())
+                .or_insert((stamp, standing.mark));
+            *known = (known.0.max(stamp), known.1.max(standing.mark));
         }
         Arc::make_mut(&mut self.catalog).remove(origin);
     }

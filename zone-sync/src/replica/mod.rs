@@ -104,7 +104,7 @@ impl Replica {
         let mut held = Held::new(config.ages);
         for record in restored.into_iter().take(MAX_PEERS) {
             if record.origin.zone != config.origin.zone {
-                held.restore(now, record, None);
+                held.restore(now, record, now, None);
             }
         }
         let keys = OwnKeys::new(config.signer, config.unknown_fields);

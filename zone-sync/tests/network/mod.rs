@@ -246,6 +246,10 @@ impl Network {
                     let change = LocalChange::Incarnation(*incarnation);
                     self.local(at, change);
                 }
+                if let Event::Forgotten { origin } = &event {
+                    self.newest
+                        .retain(|(holder, of), _| *holder != at || gateway(*of) != *origin);
+                }
                 self.events.push((at, event));
             }
         }

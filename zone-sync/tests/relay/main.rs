@@ -13,7 +13,7 @@ mod programs;
 
 use std::time::Duration;
 
-use causeway_proto::sync::sync_message::Body;
+use causeway_proto::sync::{SyncMessage, sync_message::Body};
 use causeway_zone_sync::{
     catalog::Age,
     replica::{Event, LocalChange},
@@ -193,6 +193,77 @@ fn a_gateway_that_lost_its_store_and_clock_hears_it_through_its_relay() {
     network.advance(Duration::from_secs(20), &mut rng);
     assert!(network.has_converged(), "{}", network.describe());
     assert_eq!(age(&network, 2, 0), Some(Age::Fresh));
+}
+
+/// Tells a replica which zones there are.
+fn tell_zones(network: &mut Network, at: usize, indexes: &[usize]) {
+    let (fingerprint, zones) = (Default::default(), zones(indexes));
+    network.local(at, LocalChange::Topology { fingerprint, zones });
+}
+
+#[test]
+fn an_origin_that_came_back_with_less_than_was_forgotten_of_it_hears_so_and_is_heard() {
+    let mut network = line(3);
+    let mut rng = rng();
+    network.advance(Duration::from_secs(4), &mut rng);
+    assert_eq!(age(&network, 2, 0), Some(Age::Fresh));
+    tell_zones(&mut network, 2, &[1, 2]);
+    network.collect();
+    // Only the one that forgot it ever knew of its earlier life.
+    for at in [0, 1] {
+        network.restart_without_memory(at, &mut rng);
+        tell_zones(&mut network, at, &[0, 1, 2]);
+        network.local(at, LocalChange::Exports(vec![export(at, 8)]));
+    }
+    network.connect(0, 1);
+    network.connect(1, 2);
+    network.advance(Duration::from_secs(1), &mut rng);
+    tell_zones(&mut network, 2, &[0, 1, 2]);
+    network.advance(Duration::from_secs(10), &mut rng);
+    assert!(network.has_converged(), "{}", network.describe());
+    assert_eq!(age(&network, 2, 0), Some(Age::Fresh));
+}
+
+#[test]
+fn an_outdated_record_in_many_parts_is_as_old_as_the_first_of_them() {
+    let mut network = line(3);
+    let mut rng = rng();
+    let many = (0..4_000).map(|service| export(service, 1)).collect();
+    network.local(0, LocalChange::Exports(many));
+    network.advance(Duration::from_secs(4), &mut rng);
+    network.cut(0, 1);
+    network.cut(1, 2);
+    network.advance(Duration::from_secs(6), &mut rng);
+    network.tap(1, 2);
+    network.restart_without_memory(2, &mut rng);
+    tell_zones(&mut network, 2, &[0, 1, 2]);
+    network.connect(1, 2);
+    network.advance(Duration::from_secs(4), &mut rng);
+    let part =
+        |m: &&SyncMessage| matches!(&m.body, Some(Body::Snapshot(part)) if part.outdated && part.parts > 1);
+    let parts: Vec<_> = network.tapped().iter().filter(part).cloned().collect();
+    assert!(parts.len() > 1, "{} parts", parts.len());
+    // The same again, with a pause after the first, from a relay that adds nothing of its own.
+    for at in [1, 2] {
+        network.restart_without_memory(at, &mut rng);
+        tell_zones(&mut network, at, &[0, 1, 2]);
+    }
+    network.connect(1, 2);
+    network.advance(Duration::from_secs(4), &mut rng);
+    let first = network.now;
+    for (number, part) in parts.into_iter().enumerate() {
+        let (now, peer) = (network.now, gateway(1));
+        network.replica_mut(2).handle_message(now, &peer, part);
+        if number == 0 {
+            network.advance(Duration::from_secs(3), &mut rng);
+        }
+    }
+    assert_eq!(age(&network, 2, 0), Some(Age::Suspect));
+    let until = |network: &Network, seconds| first + Duration::from_secs(seconds) - network.now;
+    network.advance(until(&network, 299), &mut rng);
+    assert_eq!(age(&network, 2, 0), Some(Age::Suspect));
+    network.advance(until(&network, 301), &mut rng);
+    assert_eq!(age(&network, 2, 0), Some(Age::Withdrawn));
 }
 
 #[test]
