@@ -66,6 +66,18 @@ pub fn utterances(message: &SyncMessage, speaker: &GatewayId) -> Vec<Utterance> 
     }
 }
 
+/// Whose record, and which part of how many, a message of `speaker` carries.
+#[must_use]
+pub fn part_of(message: &SyncMessage, speaker: &GatewayId) -> Option<(GatewayId, u32, u32)> {
+    match &message.body {
+        Some(Body::Snapshot(part)) => {
+            let origin = read_origin(part.origin.as_ref(), speaker)?;
+            Some((origin, part.part, part.parts))
+        }
+        _ => None,
+    }
+}
+
 fn origin(origin: Option<&Origin>) -> String {
     origin.map_or_else(
         || "(understood)".to_owned(),

@@ -67,6 +67,8 @@ struct View {
     spoke: BTreeMap<GatewayId, Instant>,
     /// The newest that came of each origin while its record of that life was held: head of a record, and beat.
     marks: BTreeMap<GatewayId, Marks>,
+    /// Whose record in many parts a peer is passing on, if its head was a word of that origin.
+    begun: BTreeMap<GatewayId, GatewayId>,
     /// Origins that were withdrawn or forgotten here, and how many words of theirs had come by then.
     gone: BTreeMap<GatewayId, u64>,
 }
@@ -165,7 +167,22 @@ impl Oracle {
                 utterance.beat.is_none() && !utterance.is_outdated && !self.liars.contains(speaker);
             if (is_new || is_vouched_for) && is_true && utterance.origin != *speaker {
                 self.note_word(node, &utterance.origin, came, !utterance.is_outdated);
+                let begun = &mut self.views[node].begun;
+                begun.insert(speaker.clone(), utterance.origin.clone());
             }
+        }
+    }
+
+    /// A part of a record comes, after its head was noted. Such a word is as old as its first part and whole with its
+    /// last, so it can bring an origin back that went meanwhile.
+    pub fn note_part(&mut self, node: usize, speaker: &GatewayId, origin: &GatewayId, part: u32, parts: u32) {
+        let view = &mut self.views[node];
+        let is_last = parts > 1 && part == parts - 1;
+        if is_last
+            && view.begun.remove(speaker).as_ref() == Some(origin)
+            && let Some(words) = view.words.get_mut(origin)
+        {
+            words.count += 1;
         }
     }
 

@@ -9,7 +9,7 @@ use rand::Rng;
 
 use super::{
     liar::{self, Lie, Scene},
-    messages::utterances,
+    messages::{part_of, utterances},
     network::{ACCEPTOR, End, Item, OPENER, Parcel},
     node::stamp_of,
     oracle::{Verdict, Violation, violation},
@@ -290,6 +290,9 @@ impl World {
             .as_ref()
             .map_or_else(Vec::new, |m| utterances(m, &peer_id));
         self.oracle.note_message(node, &peer_id, &utterances, now);
+        if let Some((origin, part, parts)) = message.as_ref().and_then(|m| part_of(m, &peer_id)) {
+            self.oracle.note_part(node, &peer_id, &origin, part, parts);
+        }
         if self.nodes[node].is_liar
             && let Some(message) = &message
         {
