@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 
 use causeway_proto::sync::{self as proto, SyncMessage, sync_message::Body};
 use causeway_zone_sync::{
-    name::GatewayId,
+    catalog::{Export, Exports},
+    name::{GatewayId, ServiceName},
     replica::{Stamp, limits},
 };
 use prost::Message as _;
 use rand::{Rng, rngs::SmallRng};
+
+use super::captured::Captured;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {
@@ -98,52 +101,6 @@ pub struct Scene<'a> {
     pub captured: &'a Captured,
 }
 
-/// What liars heard and may repeat.
-#[derive(Debug, Default)]
-pub struct Captured {
-    records: Vec<proto::Snapshot>,
-    beats: Vec<proto::Beat>,
-}
-
-/// Most that is kept of each kind; then something older goes.
-const MAX_CAPTURED: usize = 40;
-
-fn keep<T>(all: &mut Vec<T>, one: T, rng: &mut SmallRng) {
-    if all.len() < MAX_CAPTURED {
-        all.push(one);
-    } else if rng.random_bool(0.2) {
-        all[rng.random_range(0..MAX_CAPTURED)] = one;
-    }
-}
-
-impl Captured {
-    /// Keeps what `speaker` says that is worth repeating.
-    pub fn note(&mut self, message: &SyncMessage, speaker: &GatewayId, rng: &mut SmallRng) {
-        let name = |known: &Option<proto::Origin>| known.clone().or(origin(speaker));
-        match &message.body {
-            Some(Body::Snapshot(part)) if part.parts == 1 && part.head.is_some() => {
-                let origin = name(&part.origin);
-                keep(
-                    &mut self.records,
-                    proto::Snapshot {
-                        origin,
-                        ..part.clone()
-                    },
-                    rng,
-                );
-            }
-            Some(Body::Heartbeat(heartbeat)) => {
-                for beat in &heartbeat.beats {
-                    let origin = name(&beat.origin);
-                    let signed = beat.signed.clone();
-                    keep(&mut self.beats, proto::Beat { origin, signed }, rng);
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
 /// What arrives, and the words for one of which the victim must end the session; none where it need not.
 #[derive(Debug)]
 pub struct Told {
@@ -159,7 +116,7 @@ fn told(body: Body, refused_as: &'static [&'static str]) -> Told {
     }
 }
 
-fn origin(id: &GatewayId) -> Option<proto::Origin> {
+pub fn origin_message(id: &GatewayId) -> Option<proto::Origin> {
     Some(proto::Origin {
         zone: id.zone.to_string(),
         gateway: id.gateway.to_string(),
@@ -168,7 +125,7 @@ fn origin(id: &GatewayId) -> Option<proto::Origin> {
 
 fn known(id: &GatewayId, incarnation: u64, version: u64) -> proto::Known {
     proto::Known {
-        origin: origin(id),
+        origin: origin_message(id),
         incarnation,
         version,
         elsewhere: 0,
@@ -177,6 +134,20 @@ fn known(id: &GatewayId, incarnation: u64, version: u64) -> proto::Known {
 
 fn invented(service: &str) -> Vec<u8> {
     export(service, BTreeMap::new()).encode_to_vec()
+}
+
+/// What the exports of [`snapshot`] sum up to: a forgery is found out by its signature alone.
+fn digest_of_invented() -> Vec<u8> {
+    let export = Export {
+        service: ServiceName::new("invented").expect("letters are a label"),
+        tags: Default::default(),
+        instances: 99,
+        healthy: 99,
+        weight: 99,
+        capacity_per_second: None,
+    };
+    let mut exports: Exports = [export].into_iter().collect();
+    exports.digest().0.to_vec()
 }
 
 fn export(service: &str, tags: BTreeMap<String, String>) -> proto::Export {
@@ -194,7 +165,7 @@ fn export(service: &str, tags: BTreeMap<String, String>) -> proto::Export {
 
 fn snapshot(id: &GatewayId, stamp: Stamp) -> proto::Snapshot {
     proto::Snapshot {
-        origin: origin(id),
+        origin: origin_message(id),
         incarnation: stamp.incarnation,
         version: stamp.version,
         part: 0,
@@ -206,7 +177,7 @@ fn snapshot(id: &GatewayId, stamp: Stamp) -> proto::Snapshot {
 
 fn delta(id: &GatewayId, stamp: Stamp) -> proto::Delta {
     proto::Delta {
-        origin: origin(id),
+        origin: origin_message(id),
         incarnation: stamp.incarnation,
         from_version: stamp.version,
         to_version: stamp.version + 1,
@@ -256,14 +227,14 @@ fn forged_beat(id: &GatewayId, stamp: Stamp) -> proto::Beat {
         count: 1 << 40,
     };
     proto::Beat {
-        origin: origin(id),
+        origin: origin_message(id),
         signed: forged(words.encode_to_vec(), id),
     }
 }
 
 fn ack(id: &GatewayId, incarnation: u64, version: u64) -> Body {
     Body::Ack(proto::Ack {
-        origin: origin(id),
+        origin: origin_message(id),
         incarnation,
         version,
         elsewhere: 0,
@@ -280,7 +251,7 @@ pub fn make_up(lie: Lie, scene: &Scene<'_>, rng: &mut SmallRng) -> Option<Told> 
         Lie::UnknownProtocol => {
             let hello = proto::Hello {
                 protocol: limits::PROTOCOL + 7,
-                origin: origin(scene.liar),
+                origin: origin_message(scene.liar),
                 ..proto::Hello::default()
             };
             Some(told(Body::Hello(hello), &["unknown_protocol"]))
@@ -408,7 +379,9 @@ fn passed_on(lie: Lie, scene: &Scene<'_>, rng: &mut SmallRng) -> Option<Told> {
     let body = match lie {
         Lie::Forged => {
             let mut part = snapshot(scene.third, later);
-            part.head = forged(statement(later), scene.third);
+            let mut words = proto::Statement::decode(&*statement(later)).unwrap_or_default();
+            words.exports_digest = digest_of_invented();
+            part.head = forged(words.encode_to_vec(), scene.third);
             Body::Snapshot(part)
         }
         Lie::ForgedBeat => beats(vec![forged_beat(scene.third, scene.held_of_third)]),
@@ -421,12 +394,28 @@ fn passed_on(lie: Lie, scene: &Scene<'_>, rng: &mut SmallRng) -> Option<Told> {
             let all = &scene.captured.records;
             let mut part = all.get(rng.random_range(0..all.len().max(1)))?.clone();
             if lie == Lie::Altered {
+                if let Some(delta) = altered_delta(scene) {
+                    return Some(told(Body::Delta(delta), &[]));
+                }
                 part.exports.push(invented("invented"));
             }
             return Some(told(Body::Snapshot(part), &[]));
         }
     };
     Some(told(body, unasked(scene)))
+}
+
+/// What the third truly signed of a version that the victim does not hold yet, with a change that it never made.
+fn altered_delta(scene: &Scene<'_>) -> Option<proto::Delta> {
+    let head = scene.captured.heads.get(scene.third)?;
+    let said = proto::Statement::decode(&*head.statement).ok()?;
+    let held = scene.held_of_third;
+    let follows = said.incarnation == held.incarnation && said.version > held.version;
+    follows.then(|| proto::Delta {
+        to_version: said.version,
+        head: Some(head.clone()),
+        ..delta(scene.third, held)
+    })
 }
 
 fn malformed(lie: Lie, scene: &Scene<'_>) -> Told {

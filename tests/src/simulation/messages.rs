@@ -19,7 +19,9 @@ pub struct Utterance {
     pub words: Vec<u8>,
 }
 
-fn read_origin(origin: Option<&Origin>, speaker: &GatewayId) -> Option<GatewayId> {
+/// Who is spoken of, which is the speaker where nobody is named.
+#[must_use]
+pub fn read_origin(origin: Option<&Origin>, speaker: &GatewayId) -> Option<GatewayId> {
     let Some(origin) = origin else {
         return Some(speaker.clone());
     };

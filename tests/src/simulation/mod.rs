@@ -5,6 +5,7 @@
 //! exported is all that is looked at. Where a promise of zone sync is checked: [`oracle`] for what must hold after every
 //! event, [`liveness`] for what must come true once the faults heal, [`liar`] for what a peer may not say.
 
+mod captured;
 mod character;
 mod clock;
 mod faults;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use causeway_zone_sync::{
-    catalog::{Age, Catalog, Record},
+    catalog::{Age, Catalog, Exports, Record},
     name::GatewayId,
     replica::{Ages, Stamp, limits},
 };
@@ -314,14 +314,19 @@ impl Oracle {
         let stamp = stamp_of(record);
         let empty = BTreeMap::new();
         let written = self.written.get(&record.origin).unwrap_or(&empty);
-        let is_true = match written.get(&stamp) {
-            Some(records) => records.iter().any(|written| **written == *record),
-            // A large change takes several versions, of which only the last is seen from outside.
-            None => written
-                .range(stamp..)
-                .next()
-                .is_some_and(|(_, after)| lies_between(written, record, &after[0])),
-        };
+        let is_true =
+            match written.get(&stamp) {
+                Some(records) if records.iter().any(|written| **written == *record) => true,
+                // It is the middle of a change in one of the lives that used the stamp, and seen from outside in another.
+                Some(_) if !self.is_forgetful(&record.origin) => false,
+                Some(_) => lies_somewhere_between(written, record),
+                // A large change takes several versions, of which only the last is seen from outside.
+                None => {
+                    written.range(stamp..).next().is_some_and(|(_, after)| {
+                        lies_between(last_before(written, record), record, &after[0])
+                    }) || (self.is_forgetful(&record.origin) && lies_somewhere_between(written, record))
+                }
+            };
         if is_true {
             return Ok(());
         }
@@ -377,12 +382,33 @@ pub fn show(record: &Record) -> String {
     format!("{}.{}", record.incarnation, record.version)
 }
 
-/// Whether `record` can be a version in the middle of one change: each export is as it was before or as it is after.
-fn lies_between(written: &BTreeMap<Stamp, Vec<Arc<Record>>>, record: &Record, after: &Record) -> bool {
+type Written = BTreeMap<Stamp, Vec<Arc<Record>>>;
+
+/// The version that was written last before `record`, in the same incarnation.
+fn last_before<'a>(written: &'a Written, record: &Record) -> Option<&'a Exports> {
     let before = written.range(..stamp_of(record)).next_back();
-    let before = before
+    before
         .filter(|(stamp, _)| stamp.incarnation == record.incarnation)
-        .map(|(_, records)| &records[0].exports);
+        .map(|(_, records)| &records[0].exports)
+}
+
+/// The same as [`lies_between`] for an origin whose lives share an incarnation: between any two that it wrote.
+fn lies_somewhere_between(written: &Written, record: &Record) -> bool {
+    let stamp = stamp_of(record);
+    let befores: Vec<_> = written.range(..stamp).flat_map(|(_, all)| all).collect();
+    let befores = befores
+        .iter()
+        .filter(|before| before.incarnation == record.incarnation);
+    let befores = befores.map(|before| Some(&before.exports)).chain([None]);
+    let mut pairs = befores.flat_map(|before| {
+        let afters = written.range(stamp..).flat_map(|(_, all)| all);
+        afters.map(move |after| (before, after))
+    });
+    pairs.any(|(before, after)| lies_between(before, record, after))
+}
+
+/// Whether `record` can be a version in the middle of one change: each export is as it was before or as it is after.
+fn lies_between(before: Option<&Exports>, record: &Record, after: &Record) -> bool {
     let known = |key: &_, export: Option<&_>| {
         let (service, tags) = key;
         let was = before.and_then(|exports| exports.get(service, tags));

@@ -13,9 +13,9 @@ use causeway_zone_sync::name::{GatewayId, GatewayName, ZoneName};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{
+    captured::Captured,
     character::{Character, Shape},
     clock::{Clock, Moment, RIGHT_RATE},
-    liar::Captured,
     network::{Network, Pair},
     node::{Node, Start, Topology},
     oracle::{Oracle, Verdict, Violation, violation},
