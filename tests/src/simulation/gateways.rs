@@ -239,7 +239,10 @@ impl World {
                 origin,
                 refusal,
             } => return self.judge_relay(&peer, &origin, &refusal),
-            Event::OwnRefused { by, reason, .. } if self.character.liars == 0 => {
+            Event::OwnRefused { by, reason, .. }
+                if self.character.liars == 0
+                    && !(reason == "version_reused" && self.oracle.is_forgetful(id)) =>
+            {
                 return violation(format!(
                     "{by} refused what was passed on of an honest gateway: {reason}"
                 ));
@@ -276,6 +279,7 @@ impl World {
                     this.instant(self.now).saturating_duration_since(came) >= limits::SILENCE
                 })
             }
+            Refusal::VersionReused => self.oracle.is_forgetful(peer),
             _ => false,
         };
         if is_true {
@@ -289,7 +293,8 @@ impl World {
         self.refused_as = Some(refusal.reason());
         *self.counts.relays_refused.entry(refusal.reason()).or_default() += 1;
         let is_honest = |id: &GatewayId| !self.nodes[self.places[id]].is_liar;
-        if is_honest(peer) && is_honest(origin) {
+        let is_reused = *refusal == Refusal::VersionReused && self.oracle.is_forgetful(origin);
+        if is_honest(peer) && is_honest(origin) && !is_reused {
             return violation(format!(
                 "a record of {origin} that {peer} passed on was refused: {refusal}"
             ));

@@ -292,12 +292,13 @@ impl Oracle {
         }
         let came_back = belief.age < Age::Withdrawn;
         let view = &mut self.views[node];
-        if came_back && let Some(known) = view.gone.remove(&origin) {
-            if count(view, &origin) <= known {
-                return violation(format!(
-                    "{origin} was gone and came back at {now} without a new word of its own"
-                ));
-            }
+        if came_back
+            && let Some(known) = view.gone.remove(&origin)
+            && count(view, &origin) <= known
+        {
+            return violation(format!(
+                "{origin} was gone and came back at {now} without a new word of its own"
+            ));
         }
         if !came_back {
             note_gone(view, &origin);

@@ -160,6 +160,14 @@ impl Replica {
         }
     }
 
+    /// Somebody holds something else at a version of this gateway: an earlier life, of which the disk knows nothing, used
+    /// the same incarnation. Only a new one ends that.
+    pub(super) fn check_reused(&mut self, now: Instant, peer: &GatewayId, reason: &str) {
+        if reason == Refusal::VersionReused.reason() {
+            self.ask_for_incarnation(now, peer, self.own.newest());
+        }
+    }
+
     /// Heartbeats of protocol 1.
     fn take_heartbeat(
         &mut self,
@@ -203,6 +211,7 @@ impl Replica {
 
     fn take_refused(&mut self, now: Instant, peer: &GatewayId, refused: &Refused) {
         self.handle_disconnected(now, peer);
+        self.check_reused(now, peer, &refused.reason);
         self.events.push_back(Event::RefusedByPeer {
             peer: peer.clone(),
             reason: known_reason(&refused.reason),

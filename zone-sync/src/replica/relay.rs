@@ -209,6 +209,7 @@ impl Replica {
             return Ok(());
         }
         if origin == *self.own.origin() {
+            self.check_reused(now, peer, &notice.reason);
             self.events.push_back(Event::OwnRefused {
                 by,
                 via: peer.clone(),

@@ -447,3 +447,17 @@ fn a_lying_peer_cannot_use_up_the_incarnations() {
     });
     assert_eq!(asked, Some(7 + limits::RAISE_STRIDE));
 }
+
+#[test]
+fn a_gateway_that_is_told_that_it_used_a_version_twice_begins_a_new_incarnation() {
+    let mut east = East::new();
+    east.hear(Body::Refused(proto::Refused {
+        reason: Refusal::VersionReused.reason().into(),
+        ..proto::Refused::default()
+    }));
+    let asked = std::iter::from_fn(|| east.replica.poll_event()).find_map(|event| match event {
+        Event::Outdated { incarnation, .. } => Some(incarnation),
+        _ => None,
+    });
+    assert_eq!(asked, Some(8));
+}

@@ -75,6 +75,8 @@ pub fn config(index: usize, incarnation: u64, program: Program) -> ReplicaConfig
 }
 
 type Stamped = (usize, u64, u64);
+/// From whom to whom, and what is done to a message.
+type Tamper = ((usize, usize), fn(&mut Body) -> bool);
 
 pub struct Network {
     pub now: Instant,
@@ -93,7 +95,7 @@ pub struct Network {
     /// A record that was damaged on purpose is held.
     pub unchecked: bool,
     /// Changes what one tells another; answers whether it did.
-    pub tamper: Option<((usize, usize), fn(&mut Body) -> bool)>,
+    pub tamper: Option<Tamper>,
     pub tampered: usize,
     tap: Option<(usize, usize)>,
     tapped: Vec<SyncMessage>,
