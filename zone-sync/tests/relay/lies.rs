@@ -180,8 +180,8 @@ fn a_relay_that_speaks_for_a_zone_it_was_not_asked_for_is_refused() {
     network.local(0, LocalChange::Exports(vec![export(0, 4)]));
     network.settle();
     let tapped = network.tapped().iter();
-    let delta = tapped.filter(|m| matches!(&m.body, Some(Body::Delta(delta)) if delta.origin.is_some()));
-    let delta = delta.last().cloned().unwrap();
+    let mut delta = tapped.filter(|m| matches!(&m.body, Some(Body::Delta(delta)) if delta.origin.is_some()));
+    let delta = delta.next_back().cloned().unwrap();
     // Another gateway, which has a session with everybody.
     let mut all = federation(&[Program::Present; 3], &[(0, 1), (1, 2), (0, 2)]);
     all.settle();
