@@ -76,6 +76,7 @@ impl World {
         };
         let disagreement = self.disagreement();
         let Some(disagreement) = disagreement else {
+            self.counts.runs = 1;
             self.counts.agreed_after = self.now.since(healed);
             self.counts.lasted = self.now.since(Default::default());
             self.is_over = true;

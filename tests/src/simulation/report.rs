@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 /// How much happened in a run.
 #[derive(Debug, Default, Clone)]
 pub struct Counts {
+    pub runs: u64,
     pub events: u64,
     pub messages: u64,
     pub bytes: u64,
@@ -23,6 +24,7 @@ pub struct Counts {
 
 impl Counts {
     pub fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
         self.events += other.events;
         self.messages += other.messages;
         self.bytes += other.bytes;
@@ -44,9 +46,10 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} events, {} messages, {} bytes, {} sessions, {} starts, {} lies, refusals {:?}, \
+            "{} runs, {} events, {} messages, {} bytes, {} sessions, {} starts, {} lies, refusals {:?}, \
              of relayed records {:?}, \
              agreed at most {:.1?} after the faults, {:.0?} simulated",
+            self.runs,
             self.events,
             self.messages,
             self.bytes,
