@@ -476,4 +476,11 @@ async fn zones_without_a_session_know_each_other_through_a_third() {
     assert_eq!((peer("north").protocol, peer("north").behind), (Some(2), Some(0)));
     east.set_exports(vec![export("east", 7)]);
     until(&mut west.catalog(), |c| healthy(c, "east", "east") == Some(7)).await;
+
+    // Readers learn that a record comes from its origin again, although nothing else changes.
+    let _c = join((east, "east"), (west, "west"));
+    until(&mut west.catalog(), |c| {
+        c.entry(&gateway("east")).unwrap().via.is_none()
+    })
+    .await;
 }

@@ -28,7 +28,12 @@ const REFRESH: Duration = Duration::from_millis(600);
 #[allow(clippy::print_stdout, reason = "the figures are this program's output")]
 async fn main() -> anyhow::Result<()> {
     let count = std::env::args().nth(1).map_or(Ok(100_000), |text| text.parse())?;
-    let mut federation = Plan::new().zone("east").zone("west").start().await?;
+    let mut federation = Plan::new()
+        .zone("east")
+        .zone("west")
+        .service("orders-0", "port: 8080, protocol: tcp")
+        .start()
+        .await?;
     federation.zone("east").wait_tunnel("west").await;
     let empty = resident(&mut federation, "east")?;
     let started = Instant::now();

@@ -215,8 +215,11 @@ impl Task {
         while let Some(event) = self.replica.poll_event() {
             changed |= self.event(event);
         }
-        if changed {
+        // Who passes a record on may change without any event.
+        if !Arc::ptr_eq(&self.catalog.borrow(), self.replica.catalog()) {
             self.catalog.send_replace(self.replica.catalog().clone());
+        }
+        if changed {
             self.saver.note_change();
         }
         if let Some(incarnation) = self.saver.turn(now(), self.replica.catalog()) {
