@@ -94,7 +94,22 @@ impl World {
     pub fn take_topology(&mut self, node: usize) -> Verdict {
         self.nodes[node].topology = self.topology.clone();
         let change = self.nodes[node].topology_change();
-        self.local(node, change)
+        self.local(node, change)?;
+        self.check_zones(node)
+    }
+
+    /// Nothing is held of a zone that is not in the topology.
+    pub fn check_zones(&self, node: usize) -> Verdict {
+        let node = &self.nodes[node];
+        let entries = node.life.iter().flat_map(|life| life.catalog().entries());
+        let mut origins = entries.map(|entry| &entry.record.origin);
+        match origins.find(|origin| !node.topology.zones.contains(&origin.zone)) {
+            Some(origin) => violation(format!(
+                "{} holds a record of {origin}, whose zone has left the topology",
+                node.id
+            )),
+            None => Ok(()),
+        }
     }
 
     pub fn wake(&mut self, node: usize, life: u64) -> Verdict {

@@ -111,7 +111,9 @@ impl World {
             return Some(format!("{} holds nothing of {}", holder.id, origin.id));
         };
         let held = &entry.record;
-        if held != own {
+        // Protocol 1 has no sum of the exports: deltas of a life that shares its stamps with an earlier one go unnoticed.
+        let shares_stamps = self.oracle.is_forgetful(&origin.id) && holder.speaks.min(origin.speaks) < 2;
+        if held != own && !(shares_stamps && show(held) == show(own)) {
             let content = if show(held) == show(own) {
                 " with other content"
             } else {

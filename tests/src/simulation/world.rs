@@ -303,6 +303,7 @@ impl World {
         for at in 0..self.nodes.len() {
             let node = &self.nodes[at];
             if node.life.is_some() && node.frozen_until < self.now {
+                self.check_zones(at)?;
                 let lateness = self.character.lateness;
                 self.oracle
                     .check_ages(at, node.instant(self.now), lateness)
