@@ -231,7 +231,7 @@ impl Rounds {
             "bytes of one change, and of its acknowledgement",
             &format!("{told} and {answered}"),
         );
-        let steps: [(&str, fn(&mut Steps) -> &mut Samples); 6] = [
+        let steps: [(&str, StepOf); 6] = [
             ("one delta: decoding", |steps| &mut steps.decode),
             ("one delta: applying (handle_message)", |steps| &mut steps.apply),
             ("one delta: publishing the catalog", |steps| &mut steps.publish),
@@ -255,6 +255,9 @@ impl Rounds {
         }
     }
 }
+
+/// The samples of one step.
+type StepOf = fn(&mut Steps) -> &mut Samples;
 
 /// Lets a reader look up exports all the time while `work` is done; answers how long each load and lookup took.
 fn reads(
