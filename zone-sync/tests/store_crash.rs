@@ -169,7 +169,7 @@ fn record(zone: usize, version: u64, exports: u32) -> (GatewayId, Arc<Record>) {
 fn states() -> Vec<Records> {
     let step = |version: u64| {
         let exports = u32::try_from(version * 7).unwrap();
-        let zones = (1..4).filter(move |zone| (version + zone) % 4 != 0);
+        let zones = (1..4).filter(move |zone| !(version + zone).is_multiple_of(4));
         let zones = zones.map(move |zone| record(usize::try_from(zone).unwrap(), version, exports));
         zones.collect()
     };

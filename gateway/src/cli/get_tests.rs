@@ -153,6 +153,7 @@ west    up      2         1.23ms   fresh   just now   region=us   gw.west:7800  
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one snapshot, as long as what it shows")]
 fn zones_as_json() {
     insta::assert_snapshot!(text(&zones(), Format::Json), @r#"
 {
