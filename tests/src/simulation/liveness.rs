@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use causeway_zone_sync::{
     catalog::Age,
-    replica::limits::{HEARTBEAT, RAISE_INTERVAL, SILENCE, WANT_AFTER, WANT_PATIENCE},
+    replica::limits::{HEARTBEAT, RAISE_INTERVAL, RAISE_STRIDE, SILENCE, WANT_AFTER, WANT_PATIENCE},
 };
 
 use super::{
@@ -26,6 +26,7 @@ impl World {
     pub fn heal(&mut self) -> Verdict {
         self.trace.note(self.now, || "* everything heals".to_owned());
         self.healed = Some(self.now);
+        self.strides = self.strides_behind();
         for pair in 0..self.network.pairs.len() {
             self.network.pairs[pair].pace = [Duration::ZERO; 2];
             (0..2).for_each(|side| self.uncut(pair, side));
@@ -49,7 +50,7 @@ impl World {
     ///   end has to do so next, because it took part in that session only;
     /// - a session is opened anew: `LONGEST_PAUSE`, and a second one in the place of one that was refused meanwhile;
     /// - a gateway that lost its disk learns from its peers how far it had come: at most one step in `RAISE_INTERVAL`,
-    ///   and two peers may know different ends;
+    ///   and two peers may know different ends; where lies had driven it up by many strides, as many steps;
     /// - losses are noticed by the next heartbeat: `REPAIRS`;
     /// - over relays, each hop asks after `WANT_AFTER` and tries its peers two at a time, each with `WANT_PATIENCE`, and the
     ///   last that it tries may be the one;
@@ -64,9 +65,20 @@ impl World {
         let degrees = (0..self.nodes.len()).map(|node| self.network.pairs_of(node).len());
         let peers = u32::try_from(degrees.max().unwrap_or(0)).unwrap_or(u32::MAX);
         let a_hop = WANT_AFTER + WANT_PATIENCE * (peers / 2 + 1) + HEARTBEAT * REPAIRS;
-        let by_clocks = SILENCE * 2 + RAISE_INTERVAL * 2 + HEARTBEAT * REPAIRS + a_hop * (hops - 1);
+        let by_clocks =
+            SILENCE * 2 + RAISE_INTERVAL * (2 + self.strides) + HEARTBEAT * REPAIRS + a_hop * (hops - 1);
         let late = (self.character.lateness + self.character.latency * 2) * 20;
         RECOVERY + LONGEST_PAUSE * 2 + by_clocks * self.character.slowness() / 1000 + late
+    }
+
+    /// How many whole strides an origin's disk is behind what it once wrote, at most.
+    fn strides_behind(&self) -> u32 {
+        let honest = self.nodes.iter().filter(|node| !node.is_liar);
+        let strides = honest.map(|node| {
+            let latest = self.oracle.latest_incarnation(&node.id);
+            latest.saturating_sub(node.disk.incarnation) / RAISE_STRIDE
+        });
+        u32::try_from(strides.max().unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
     /// Ends the run once everyone agrees.

@@ -128,6 +128,13 @@ impl Oracle {
         self.forgetful.contains(origin)
     }
 
+    /// The latest incarnation in which an origin ever wrote.
+    #[must_use]
+    pub fn latest_incarnation(&self, origin: &GatewayId) -> u64 {
+        let newest = self.written.get(origin).and_then(|all| all.keys().next_back());
+        newest.map_or(0, |stamp| stamp.incarnation)
+    }
+
     pub fn note_forgetful(&mut self, origin: &GatewayId) {
         self.forgetful.insert(origin.clone());
     }
@@ -188,7 +195,8 @@ impl Oracle {
 
     /// The gateway took it, and now holds `held` of each origin: what it could make use of is no longer new.
     pub fn note_taken(&mut self, node: usize, taken: &[Utterance], held: impl Fn(&GatewayId) -> Stamp) {
-        for utterance in taken {
+        // A liar that told of more than it has makes its own beats worth nothing for a while: a later one is new then.
+        for utterance in taken.iter().filter(|u| !self.liars.contains(&u.origin)) {
             let held = held(&utterance.origin);
             let is_used = held.incarnation == utterance.incarnation && held.version >= utterance.version;
             if is_used

@@ -104,6 +104,8 @@ pub struct World {
     pub steps_left: usize,
     /// When the faults ended.
     pub healed: Option<Moment>,
+    /// How many of the largest steps an origin's incarnation was behind then.
+    pub strides: u32,
     /// Pairs of holder and origin that were found fresh since the faults ended.
     pub fresh_since: BTreeSet<(usize, usize)>,
     pub is_over: bool,
@@ -140,6 +142,7 @@ impl World {
             fresh_since: BTreeSet::new(),
             steps_left: character.steps,
             healed: None,
+            strides: 0,
             is_over: false,
             rng,
             character,
