@@ -6,9 +6,9 @@ use causeway_tests::{
 };
 
 /// Seeds of every test run. More, and those with many zones, are for `make simulate`.
-const SEEDS: u64 = 280;
+const SEEDS: u64 = 370;
 /// Large federations take most of the time, above all in a program that is not optimised.
-const MOST_ZONES: usize = 8;
+const MOST_ZONES: usize = 5;
 
 #[test]
 fn every_promise_of_zone_sync_holds_in_every_seed() {
