@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use causeway_zone_sync::replica::Ages;
-use rand::{Rng, SeedableRng, rngs::SmallRng};
+use rand::{Rng, rngs::SmallRng};
 
 use super::{clock::RIGHT_RATE, faults::Fault};
 
@@ -47,12 +47,6 @@ pub struct Character {
 
 /// Events that the faults of one run may take, about: what keeps a run short whatever the number of zones.
 const EVENT_BUDGET: usize = 12_000;
-
-/// What a seed decides, without a run.
-#[must_use]
-pub fn of(seed: u64) -> Character {
-    Character::draw(&mut SmallRng::seed_from_u64(seed))
-}
 
 fn pick<T: Copy>(rng: &mut SmallRng, values: &[T]) -> T {
     values[rng.random_range(0..values.len())]

@@ -50,12 +50,11 @@ pub fn run(seed: u64) -> Result<Counts, Box<Failure>> {
     }
 }
 
-/// Runs many seeds, on every core, and sums up what they counted. Those with more than `most_zones` zones are passed
-/// over: the time that one takes grows with the square of them.
+/// Runs many seeds, on every core, and sums up what they counted.
 ///
 /// # Errors
 /// One that failed; the others are not gone on with then.
-pub fn run_many(seeds: Range<u64>, most_zones: usize) -> Result<Counts, Box<Failure>> {
+pub fn run_many(seeds: Range<u64>) -> Result<Counts, Box<Failure>> {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
     let work = || -> Result<Counts, Box<Failure>> {
         let mut sum = Counts::default();
@@ -63,9 +62,6 @@ pub fn run_many(seeds: Range<u64>, most_zones: usize) -> Result<Counts, Box<Fail
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end || failed.load(Ordering::Relaxed) {
                 return Ok(sum);
-            }
-            if character::of(seed).zones.len() > most_zones {
-                continue;
             }
             sum.add(&run(seed).inspect_err(|_| failed.store(true, Ordering::Relaxed))?);
         }
