@@ -28,12 +28,11 @@ const REFRESH: Duration = Duration::from_millis(600);
 #[allow(clippy::print_stdout, reason = "the figures are this program's output")]
 async fn main() -> anyhow::Result<()> {
     let count = std::env::args().nth(1).map_or(Ok(100_000), |text| text.parse())?;
-    let mut federation = Plan::new()
-        .zone("east")
-        .zone("west")
-        .service("orders-0", "port: 8080, protocol: tcp")
-        .start()
-        .await?;
+    let mut plan = Plan::new().zone("east").zone("west");
+    for number in (0..count).step_by(50_000) {
+        plan = plan.service(&registration(number, None).service, "port: 8080, protocol: tcp");
+    }
+    let mut federation = plan.start().await?;
     federation.zone("east").wait_tunnel("west").await;
     let empty = resident(&mut federation, "east")?;
     let started = Instant::now();
