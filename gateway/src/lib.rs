@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod attach;
 pub mod balance;
+pub mod callers;
 pub mod cli;
 pub mod demo;
 pub mod dns;
@@ -13,6 +14,7 @@ pub mod health;
 pub mod identity;
 pub mod ingress;
 pub mod instances;
+pub mod permit;
 pub mod registration;
 pub mod relay;
 pub mod reload;

@@ -19,6 +19,8 @@ use causeway_zone_sync::{
 };
 use serde::Serialize;
 
+use crate::callers;
+
 /// The current snapshot, shared by every task that decides something.
 pub type Snapshots = Arc<ArcSwap<Snapshot>>;
 
@@ -35,6 +37,8 @@ pub struct Snapshot {
     pub topology: Arc<Topology>,
     /// This zone's own instances by service, healthy or not.
     pub instances: Published,
+    /// Which services are registered at which address, to tell local clients apart.
+    pub callers: Arc<callers::Index>,
     /// What the other zones export.
     pub catalog: Arc<Catalog>,
     /// Every gateway that at least one tunnel leads to.

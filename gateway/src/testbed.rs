@@ -29,6 +29,7 @@ use tokio::{
 };
 
 use crate::{
+    callers,
     egress::{Egress, EgressConfig},
     ingress::{Ingress, IngressConfig},
     snapshot::{Health, Instance, Link, Snapshot, Snapshots},
@@ -126,11 +127,13 @@ pub fn snapshot(
     entries: Vec<Entry>,
     links: &[(&str, Link)],
 ) -> Snapshot {
+    let instances = Arc::new(BTreeMap::from([(service("orders"), instances.into())]));
     Snapshot {
         generation: 1,
         zone: zone(own),
         topology: topology.clone(),
-        instances: Arc::new(BTreeMap::from([(service("orders"), instances.into())])),
+        callers: callers::Index::of(&instances),
+        instances,
         catalog: Arc::new(Catalog::new(entries)),
         links: Arc::new(links.iter().map(|(name, link)| (gateway(name), *link)).collect()),
     }

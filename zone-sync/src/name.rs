@@ -2,12 +2,14 @@
 //!
 //! Names are DNS labels (RFC 1123 §2.1), lower case, because every one of them appears in a mesh DNS name.
 
+mod identity;
 mod tags;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+pub use identity::{CallerIdentity, IdentityError, MAX_IDENTITY_BYTES};
 pub use tags::Tags;
 
 /// Longest DNS label in bytes (RFC 1035 §2.3.4).

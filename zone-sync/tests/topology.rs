@@ -100,6 +100,7 @@ version: 1
 trust_domain: Acme.internal
 dns: { domain: mesh, ttl: 5s }
 apply_from: [east, west]
+permissions: { default: deny, dry_run: true }
 zones:
   east:
     tags: { region: us, runtime: vm }
@@ -133,7 +134,9 @@ services:
     spill: { healthy_below: 70%, capacity: respect }
     failback: { hold: 10s, ramp: 30s }
     export_to: [east, west, plant]
-    allow: [web, batch@east]
+    run_in: [east, west]
+    allow: [web, batch@east, { service: web, zone: west, tags: { version: v2 } }, 'spiffe://acme.internal/app/*']
+    deny: ['*@plant', anonymous]
     retry: { attempts: 2, budget: 20% }
     outlier: { consecutive: 5, eject: 30s, max: 50% }
     limits: { connections: 1024, pending: 1024, rate: 1000/s }
@@ -154,7 +157,7 @@ fn every_key_of_the_format_has_a_validated_value() {
     let waiting = codes.iter().filter(|code| **code == "not-in-force").count();
     assert_eq!(
         waiting, 8,
-        "capacity and seven keys of a service wait for a later version: {codes:?}"
+        "capacity, identities and six keys of a service wait for a later version: {codes:?}"
     );
     let schema = jsonschema::validator_for(&schema()).expect("a valid schema");
     let errors: Vec<String> = schema

@@ -52,7 +52,7 @@ fn own_zone(snapshot: &Snapshot, target: &Target) -> Option<String> {
 
 fn other_zone(snapshot: &Snapshot, target: &Target, entry: &Entry) -> Option<String> {
     let origin = &entry.record.origin;
-    if !wants(target, &origin.zone) {
+    if !wants(target, &origin.zone) || !snapshot.topology.may_run(&target.service, &origin.zone) {
         return None;
     }
     let (instances, healthy) = Catalog::exports(entry, &target.service, &target.tags)

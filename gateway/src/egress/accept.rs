@@ -40,7 +40,7 @@ pub(super) async fn run(
     shared: Arc<Shared>,
     thread: usize,
     listener: TcpListener,
-    target: Target,
+    (local, target): (SocketAddr, Target),
     stop: CancellationToken,
 ) {
     let open = Arc::new(AtomicUsize::new(0));
@@ -52,7 +52,7 @@ pub(super) async fn run(
         match accepted {
             Ok((socket, client)) => {
                 pause = EXHAUSTED_PAUSE;
-                start(&shared, thread, &target, &open, socket, client);
+                start(&shared, thread, &target, &open, local, socket, client);
             }
             Err(error) if is_exhausted(&error) => {
                 if pause == EXHAUSTED_PAUSE {
@@ -66,7 +66,7 @@ pub(super) async fn run(
         }
     }
     while let Some(Ok((socket, client))) = listener.accept().now_or_never() {
-        start(&shared, thread, &target, &open, socket, client);
+        start(&shared, thread, &target, &open, local, socket, client);
     }
 }
 
@@ -85,6 +85,7 @@ fn start(
     thread: usize,
     target: &Target,
     open: &Arc<AtomicUsize>,
+    local: SocketAddr,
     socket: TcpStream,
     client: SocketAddr,
 ) {
@@ -95,6 +96,7 @@ fn start(
         role: Role::Egress,
         service: target.service.clone(),
         client: Some(client),
+        local: Some(local),
         peer: None,
         since: begun,
     };
@@ -108,6 +110,7 @@ fn start(
     let arrival = connection::Arrival {
         socket,
         client,
+        local,
         target: target.clone(),
         opened,
         begun,

@@ -2,6 +2,7 @@
 //! instance that was connected to has been given no byte.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -19,6 +20,7 @@ use rand::rngs::SmallRng;
 use crate::{
     ingress::{self, DialError, Dialled},
     instances::ConnectFailures,
+    permit::Caller,
     relay,
     snapshot::Snapshot,
     telemetry::Metrics,
@@ -142,27 +144,37 @@ pub(super) struct Question {
     pub(super) service: ServiceName,
     pub(super) tags: Tags,
     pub(super) attempt: u32,
+    pub(super) caller: Arc<Caller>,
     /// The client's first bytes; empty unless the service is marked `early`.
     pub(super) early: Bytes,
 }
 
 impl Question {
     fn header(&self) -> StreamHeader {
-        let tags = self
-            .tags
-            .iter()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let caller = &self.caller;
+        let identity = caller.identity.as_ref();
         StreamHeader {
             kind: Some(Kind::Connect(Connect {
                 service: self.service.as_str().to_owned(),
-                tags: tags.collect(),
-                caller: String::new(),
+                tags: pairs(&self.tags),
+                caller: caller
+                    .service
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                caller_tags: pairs(&caller.tags),
+                caller_identity: identity.map(ToString::to_string).unwrap_or_default(),
                 trace_parent: String::new(),
                 attempt: self.attempt,
                 early: !self.early.is_empty(),
             })),
         }
     }
+}
+
+fn pairs(tags: &Tags) -> BTreeMap<String, String> {
+    let pairs = tags.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+    pairs.collect()
 }
 
 /// Asks an instance of this zone.

@@ -20,9 +20,11 @@ use tokio::{io::Interest, net::TcpStream};
 use super::{
     Shared,
     ask::{self, AskError, Path, Question},
+    connection::Arrival,
     pace::{Pace, Step, hedge_delay},
 };
 use crate::{
+    permit::Caller,
     route::{Candidate, Request, route},
     snapshot::Snapshot,
     target::Target,
@@ -62,6 +64,7 @@ struct Ask {
 struct Search<'a> {
     shared: &'a Arc<Shared>,
     thread: usize,
+    caller: Arc<Caller>,
     request: Request,
     snapshot: Arc<Snapshot>,
     pace: Pace,
@@ -71,13 +74,13 @@ struct Search<'a> {
     last: &'static str,
 }
 
-/// Finds an instance for `client`.
+/// Finds an instance for a client that is permitted.
 pub(super) async fn connect(
     shared: &Arc<Shared>,
-    thread: usize,
-    client: &TcpStream,
-    target: &Target,
+    arrival: &Arrival,
+    caller: Arc<Caller>,
 ) -> Result<Connected, Unconnected> {
+    let (client, target) = (&arrival.socket, &arrival.target);
     let begun = Instant::now();
     let snapshot = shared.snapshots.load_full();
     let early = if is_early(&snapshot.topology, target) {
@@ -92,7 +95,8 @@ pub(super) async fn connect(
         .decided(target.service.as_str(), decision.why.word());
     let mut search = Search {
         shared,
-        thread,
+        thread: arrival.thread,
+        caller,
         request,
         snapshot,
         pace: Pace::new(begun, begun + shared.config.setup_deadline, decision.candidates),
@@ -104,7 +108,7 @@ pub(super) async fn connect(
     let connected = tokio::select! {
         biased;
         _ = gone => Err("client_gone"),
-        () = shared.cut.cancelled() => Err("cut"),
+        () = arrival.opened.hold().cut().cancelled() => Err("cut"),
         connected = search.run() => connected,
     };
     connected.map_err(|outcome| Unconnected {
@@ -209,6 +213,7 @@ impl Search<'_> {
             service: self.request.target.service.clone(),
             tags,
             attempt,
+            caller: self.caller.clone(),
             early: self.early.clone(),
         };
         let rtt = tunnel.rtt();

@@ -14,18 +14,25 @@ use super::{
     Shared,
     ask::{Path, RemotePath},
     connect::{Connected, Unconnected, connect},
+    permission::{Admitted, Forbidden, admit},
 };
 use crate::{
     ingress::{Dialled, linger},
-    relay::{self, End, Meters, OpenGuard, Relayed},
+    permit::{Caller, Rule},
+    relay::{self, End, Hold, Meters, OpenGuard, Relayed},
     target::Target,
     telemetry::{AccessRecord, Role},
 };
+
+/// What an access log line says when the gateway of another zone forbids, and this one did not.
+const REFUSED_BY_PEER: &str = "forbidden";
 
 /// Who the client is and what it asked for.
 pub(super) struct Arrival {
     pub(super) socket: TcpStream,
     pub(super) client: SocketAddr,
+    /// The virtual address that it connected to.
+    pub(super) local: SocketAddr,
     pub(super) target: Target,
     pub(super) opened: OpenGuard,
     pub(super) begun: Instant,
@@ -43,6 +50,35 @@ struct Ending {
     ready_after: Option<Duration>,
     bytes_up: u64,
     bytes_down: u64,
+    caller: Arc<Caller>,
+    rule: Option<Rule>,
+}
+
+impl Ending {
+    /// Of a connection that no instance has.
+    fn unserved(target: &Target, outcome: &'static str, caller: Arc<Caller>, rule: Option<Rule>) -> Self {
+        Self {
+            tags: target.tags.clone(),
+            to_zone: None,
+            peer: None,
+            instance: None,
+            outcome,
+            attempts: 0,
+            ready_after: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            caller,
+            rule,
+        }
+    }
+
+    /// Takes up why this gateway ended it, if it did.
+    fn withdrawn(&mut self, hold: &Hold) {
+        if let ("cut", Some(why)) = (self.outcome, hold.withdrawn()) {
+            self.outcome = why.outcome;
+            self.rule = why.rule.clone();
+        }
+    }
 }
 
 pub(super) async fn serve(shared: Arc<Shared>, arrival: Arrival) {
@@ -50,25 +86,51 @@ pub(super) async fn serve(shared: Arc<Shared>, arrival: Arrival) {
     shared.metrics.connection_opened(Role::Egress.word(), service);
     let _ = arrival.socket.set_nodelay(true);
     // Boxed, so that a connection does not carry the state of its setup for the rest of its life.
-    let connecting = Box::pin(connect(&shared, arrival.thread, &arrival.socket, &arrival.target));
-    match connecting.await {
-        Ok(connected) => carry(&shared, arrival, connected).await,
-        Err(unconnected) => reject(&shared, arrival, unconnected),
+    let Admitted { found, rule } = match admit(&shared, &arrival) {
+        Ok(admitted) => admitted,
+        Err(forbidden) => return forbid(&shared, arrival, forbidden),
+    };
+    let connecting = Box::pin(connect(&shared, &arrival, found.caller.clone()));
+    let connected = connecting.await;
+    let mut ending = Ending::unserved(&arrival.target, "served", found.caller, Some(rule));
+    match connected {
+        Ok(connected) => carry(&shared, arrival, connected, ending).await,
+        Err(Unconnected { outcome, attempts }) => {
+            (ending.outcome, ending.attempts) = (outcome, attempts);
+            if outcome == REFUSED_BY_PEER {
+                // What decided is in the other gateway's topology, and in its log.
+                ending.rule = None;
+            }
+            reject(&shared, arrival, ending);
+        }
     }
 }
 
+/// Permissions forbid the connection, which has been told already.
+fn forbid(shared: &Shared, arrival: Arrival, forbidden: Forbidden) {
+    let Forbidden { found, rule } = forbidden;
+    let ending = Ending::unserved(&arrival.target, "forbidden", found.caller, Some(rule));
+    let _ = arrival.socket.set_zero_linger();
+    drop(arrival.socket);
+    finish(shared, &arrival.target, arrival.client, arrival.begun, ending);
+}
+
 /// Nobody took the connection: the client is reset, since a FIN would look like an empty answer.
-fn reject(shared: &Shared, arrival: Arrival, unconnected: Unconnected) {
+fn reject(shared: &Shared, arrival: Arrival, mut ending: Ending) {
     let Arrival {
         socket,
         client,
         target,
         begun,
+        opened,
         ..
     } = arrival;
     let _ = socket.set_zero_linger();
     drop(socket);
-    let Unconnected { outcome, attempts } = unconnected;
+    ending.withdrawn(opened.hold());
+    let (outcome, attempts, caller) = (ending.outcome, ending.attempts, &ending.caller);
+    // What this gateway itself took back has been told with its rule.
+    let told = opened.hold().withdrawn().is_some();
     let quiet = || {
         shared
             .quiet
@@ -77,24 +139,13 @@ fn reject(shared: &Shared, arrival: Arrival, unconnected: Unconnected) {
     };
     if outcome == "client_gone" {
         tracing::debug!(%target, %client, attempts, "a client left before an instance was reached");
-    } else if let Some(repeats) = quiet() {
-        tracing::warn!(%target, %client, outcome, attempts, repeats, "no instance could be reached");
+    } else if let Some(repeats) = (!told).then(quiet).flatten() {
+        tracing::warn!(%target, %client, %caller, outcome, attempts, repeats, "no instance could be reached");
     }
-    let ending = Ending {
-        tags: target.tags.clone(),
-        to_zone: None,
-        peer: None,
-        instance: None,
-        outcome,
-        attempts,
-        ready_after: None,
-        bytes_up: 0,
-        bytes_down: 0,
-    };
     finish(shared, &target, client, begun, ending);
 }
 
-async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
+async fn carry(shared: &Shared, arrival: Arrival, connected: Connected, mut ending: Ending) {
     let Arrival {
         mut socket,
         client,
@@ -103,29 +154,21 @@ async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
         begun,
         ..
     } = arrival;
-    let ready_after = Some(begun.elapsed());
+    ending.ready_after = Some(begun.elapsed());
     let Connected {
         path,
         tags,
         attempts,
         early,
     } = connected;
-    let mut ending = Ending {
-        tags,
-        to_zone: None,
-        peer: None,
-        instance: None,
-        outcome: "served",
-        attempts,
-        ready_after,
-        bytes_up: 0,
-        bytes_down: 0,
-    };
+    (ending.tags, ending.attempts) = (tags, attempts);
+    let hold = opened.hold();
     match path {
         Path::Local(dialled) => {
-            let relayed = carry_local(shared, &target, &mut socket, dialled, early, &mut ending).await;
+            let given = (dialled, early);
+            let relayed = carry_local(shared, &target, &mut socket, given, &mut ending, hold).await;
             drop(socket);
-            ended(&mut ending, relayed);
+            ended(&mut ending, relayed, hold);
             finish(shared, &target, client, begun, ending);
         }
         Path::Remote(remote) => {
@@ -142,10 +185,10 @@ async fn carry(shared: &Shared, arrival: Arrival, connected: Connected) {
                 return;
             };
             let meters = meters(shared, &target, early_bytes);
-            let mut relayed = relay::stream(&mut socket, &mut send, &mut recv, meters, &shared.cut).await;
+            let mut relayed = relay::stream(&mut socket, &mut send, &mut recv, meters, hold.cut()).await;
             drop(socket);
             relayed.sent += early_bytes;
-            ended(&mut ending, relayed);
+            ended(&mut ending, relayed, hold);
             finish(shared, &target, client, begun, ending);
             linger(relayed.end, &send).await;
             drop(counted);
@@ -158,9 +201,9 @@ async fn carry_local(
     shared: &Shared,
     target: &Target,
     socket: &mut TcpStream,
-    dialled: Box<Dialled>,
-    early: Bytes,
+    (dialled, early): (Box<Dialled>, Bytes),
     ending: &mut Ending,
+    hold: &Hold,
 ) -> Relayed {
     let Dialled {
         socket: mut instance,
@@ -180,7 +223,7 @@ async fn carry_local(
     let early_bytes = early.len() as u64;
     drop(early);
     let meters = meters(shared, target, early_bytes);
-    let mut relayed = relay::sockets(socket, &mut instance, meters, &shared.cut).await;
+    let mut relayed = relay::sockets(socket, &mut instance, meters, hold.cut()).await;
     relayed.sent += early_bytes;
     drop((instance, load));
     relayed
@@ -196,7 +239,7 @@ fn meters(shared: &Shared, target: &Target, early_bytes: u64) -> Meters {
     }
 }
 
-fn ended(ending: &mut Ending, relayed: Relayed) {
+fn ended(ending: &mut Ending, relayed: Relayed, hold: &Hold) {
     ending.bytes_up = relayed.sent;
     ending.bytes_down = relayed.received;
     ending.outcome = match relayed.end {
@@ -206,6 +249,7 @@ fn ended(ending: &mut Ending, relayed: Relayed) {
         End::TunnelLost => "tunnel_lost",
         End::Cut => "cut",
     };
+    ending.withdrawn(hold);
 }
 
 fn finish(shared: &Shared, target: &Target, client: SocketAddr, begun: Instant, ending: Ending) {
@@ -224,6 +268,8 @@ fn finish(shared: &Shared, target: &Target, client: SocketAddr, begun: Instant, 
         duration: begun.elapsed(),
         bytes_up: ending.bytes_up,
         bytes_down: ending.bytes_down,
+        caller: Some(ending.caller),
+        rule: ending.rule,
     };
     let service = record.service.as_str();
     shared

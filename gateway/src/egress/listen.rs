@@ -93,7 +93,7 @@ async fn listen(
     if let Some(listener) = bound {
         let listening = shared.config.listening.clone();
         listening.began(address);
-        accept::run(shared, thread, listener, target, stop).await;
+        accept::run(shared, thread, listener, (address, target), stop).await;
         listening.ended(address);
     }
 }

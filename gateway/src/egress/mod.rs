@@ -24,11 +24,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    callers::Callers,
     instances::ConnectFailures,
+    permit::Reports,
     relay::OpenConnections,
-    snapshot::Snapshots,
+    snapshot::{Snapshot, Snapshots},
     target::Bindings,
-    telemetry::{AccessLog, Metrics},
+    telemetry::{AccessLog, Metrics, Role},
     tunnel::{Quiet, TunnelSet},
     vips::Listening,
 };
@@ -39,6 +41,7 @@ mod connect;
 mod connection;
 mod listen;
 mod pace;
+mod permission;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +66,8 @@ pub struct EgressConfig {
     pub listening: Arc<Listening>,
     /// Is told which instances do not accept.
     pub failures: ConnectFailures,
+    /// Finds out who local clients are.
+    pub callers: Callers,
 }
 
 impl EgressConfig {
@@ -75,6 +80,7 @@ impl EgressConfig {
             setup_deadline: DEFAULT_SETUP_DEADLINE,
             listening: Arc::default(),
             failures: ConnectFailures::default(),
+            callers: Callers::default(),
         }
     }
 }
@@ -97,8 +103,9 @@ struct Shared {
     bind_failures: Mutex<BTreeMap<(SocketAddr, usize), BindFailure>>,
     /// Which services could not be reached and why, so that an outage does not fill the log.
     quiet: Mutex<Quiet<(ServiceName, &'static str)>>,
+    /// Tells what permissions forbid.
+    reports: Reports,
     drain: CancellationToken,
-    cut: CancellationToken,
     seed: AtomicU64,
 }
 
@@ -117,12 +124,12 @@ impl Egress {
                 config,
                 snapshots,
                 tunnels,
+                reports: Reports::new(Role::Egress, metrics.clone()),
                 metrics,
                 access,
                 bind_failures: Mutex::default(),
                 quiet: Mutex::new(Quiet::new()),
                 drain: CancellationToken::new(),
-                cut: CancellationToken::new(),
                 seed: AtomicU64::new(rand::random()),
             }),
         }
@@ -150,7 +157,12 @@ impl Egress {
 
     /// Resets every connection that is open.
     pub fn cut(&self) {
-        self.shared.cut.cancel();
+        self.shared.open.cut();
+    }
+
+    /// Ends every open connection that this snapshot does not permit any more.
+    pub fn recheck(&self, snapshot: &Snapshot) {
+        permission::recheck(&self.shared, snapshot);
     }
 
     #[must_use]

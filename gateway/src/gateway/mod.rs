@@ -7,6 +7,7 @@ mod exports;
 mod labels;
 mod publish;
 mod readiness;
+mod recheck;
 mod sessions;
 mod shutdown;
 mod start;

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    callers,
     instances::Published,
     snapshot::{Snapshot, Snapshots},
     tunnel::TunnelSet,
@@ -24,13 +25,30 @@ pub struct Sources {
     pub tunnels: Arc<TunnelSet>,
 }
 
+/// The latest index of callers, and the instances that it is of.
+#[derive(Default)]
+struct Indexed {
+    instances: Published,
+    callers: Arc<callers::Index>,
+}
+
+impl Indexed {
+    fn follow(&mut self, instances: &Published) -> Arc<callers::Index> {
+        self.callers = self.callers.updated(&self.instances, instances);
+        self.instances = instances.clone();
+        self.callers.clone()
+    }
+}
+
 impl Sources {
-    fn build(&mut self, generation: u64) -> Snapshot {
+    fn build(&mut self, generation: u64, indexed: &mut Indexed) -> Snapshot {
+        let instances = self.instances.borrow_and_update().clone();
         Snapshot {
             generation,
             zone: self.zone.clone(),
             topology: self.topology.borrow_and_update().clone(),
-            instances: self.instances.borrow_and_update().clone(),
+            callers: indexed.follow(&instances),
+            instances,
             catalog: self.catalog.borrow_and_update().clone(),
             links: Arc::new(self.tunnels.links()),
         }
@@ -41,7 +59,8 @@ impl Sources {
 pub fn publish(mut sources: Sources, stop: CancellationToken) -> (Snapshots, watch::Receiver<u64>) {
     let mut tunnels = sources.tunnels.changed();
     tunnels.mark_unchanged();
-    let snapshots: Snapshots = Arc::new(ArcSwap::from_pointee(sources.build(1)));
+    let mut indexed = Indexed::default();
+    let snapshots: Snapshots = Arc::new(ArcSwap::from_pointee(sources.build(1, &mut indexed)));
     let generations = watch::Sender::new(1);
     let generation = generations.subscribe();
     let published = snapshots.clone();
@@ -63,7 +82,7 @@ pub fn publish(mut sources: Sources, stop: CancellationToken) -> (Snapshots, wat
             }
             count += 1;
             tunnels.mark_unchanged();
-            published.store(Arc::new(sources.build(count)));
+            published.store(Arc::new(sources.build(count, &mut indexed)));
             generations.send_replace(count);
         }
     });

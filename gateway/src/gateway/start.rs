@@ -20,6 +20,7 @@ use super::{
     labels::name_services,
     publish::{Sources, publish},
     readiness,
+    recheck::keep_rechecking,
     sessions::keep_sessions,
     streams::Streams,
     sync_status::{self, SyncView},
@@ -98,6 +99,12 @@ impl Gateway {
             Some(registration) => Some(Registration::start(registration, known.instances.clone()).await?),
             None => None,
         };
+        tasks.spawn(stop.clone().run_until_cancelled_owned(keep_rechecking(
+            egress.clone(),
+            ingress.clone(),
+            known.snapshots.clone(),
+            known.generation.clone(),
+        )));
         tasks.spawn(stop.clone().run_until_cancelled_owned(keep_sessions(
             config.id().clone(),
             known.tunnel_set.clone(),

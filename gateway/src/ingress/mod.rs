@@ -1,6 +1,6 @@
 //! Ingress: takes the streams that other zones open to instances of this zone.
 //!
-//! It checks what the calling zone may ask for, picks and dials a healthy instance, answers `ready` or a refusal that
+//! It checks what the calling zone and the caller that it vouches for may ask for, picks and dials a healthy instance, answers `ready` or a refusal that
 //! says whether another gateway can help, and relays. It never forwards to a third zone, so streams cannot loop.
 
 use std::{
@@ -12,24 +12,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_proto::tunnel::{Connect, RefusalReason, stream_header::Kind};
+use causeway_proto::tunnel::{Connect, stream_header::Kind};
 use causeway_zone_sync::name::{GatewayId, ServiceName};
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use quinn::{RecvStream, SendStream};
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     instances::ConnectFailures,
+    permit::{Reports, Rule},
     relay::{self, Meters, OpenConnection, OpenConnections, OpenGuard},
-    snapshot::Snapshots,
-    telemetry::{AccessLog, AccessRecord, Metrics, Role, Side},
-    tunnel::{IncomingStream, Quiet, StreamHandler, Tunnel, refusal_word},
+    snapshot::{Snapshot, Snapshots},
+    telemetry::{AccessLog, AccessRecord, Metrics, Role},
+    tunnel::{IncomingStream, Quiet, StreamHandler, Tunnel},
 };
 
 mod dial;
+mod permission;
 mod refuse;
+mod report;
 #[cfg(test)]
 mod tests;
 
@@ -83,8 +85,9 @@ struct Shared {
     peers: RwLock<BTreeMap<GatewayId, Arc<AtomicUsize>>>,
     /// What was refused to whom, so that a peer that asks for ever does not fill the log.
     quiet: Mutex<Quiet<(GatewayId, &'static str)>>,
+    /// Tells what permissions forbid.
+    reports: Reports,
     draining: AtomicBool,
-    cut: CancellationToken,
     seed: AtomicU64,
 }
 
@@ -93,6 +96,7 @@ struct Accepted {
     service: ServiceName,
     dialled: Dialled,
     ready_after: Duration,
+    rule: Rule,
     opened: OpenGuard,
     counted: PeerGuard,
 }
@@ -110,12 +114,12 @@ impl Ingress {
                 open: OpenConnections::new(config.threads, config.max_connections),
                 config,
                 snapshots,
+                reports: Reports::new(Role::Ingress, metrics.clone()),
                 metrics,
                 access,
                 peers: RwLock::default(),
                 quiet: Mutex::new(Quiet::new()),
                 draining: AtomicBool::new(false),
-                cut: CancellationToken::new(),
                 seed: AtomicU64::new(rand::random()),
             }),
         }
@@ -128,7 +132,12 @@ impl Ingress {
 
     /// Resets every connection that is open.
     pub fn cut(&self) {
-        self.shared.cut.cancel();
+        self.shared.open.cut();
+    }
+
+    /// Ends every open connection that this snapshot does not permit any more.
+    pub fn recheck(&self, snapshot: &Snapshot) {
+        permission::recheck(&self.shared, snapshot);
     }
 
     #[must_use]
@@ -180,9 +189,7 @@ async fn accept(
     send: &mut SendStream,
 ) -> Result<Option<Accepted>, Refused> {
     let begun = Instant::now();
-    let snapshot = shared.snapshots.load_full();
-    let request = refuse::check(connect, &snapshot, &tunnel.peer().zone)?;
-    let (opened, counted) = shared.admit(tunnel, &request.service)?;
+    let (snapshot, request, opened, counted) = permission::admit(shared, tunnel, connect)?;
     let mut rng = shared.rng();
     let dialling = dial(
         &snapshot,
@@ -196,7 +203,7 @@ async fn accept(
     let dialled = tokio::select! {
         dialled = dialling => dialled?,
         _ = gone => return Ok(None),
-        () = shared.cut.cancelled() => return Err(Refused::draining()),
+        () = opened.hold().cut().cancelled() => return Err(permission::taken_back(opened.hold())),
     };
     if refuse::write_ready(send, &dialled.instance.tags).await.is_err() {
         return Ok(None);
@@ -205,6 +212,7 @@ async fn accept(
         service: request.service,
         dialled,
         ready_after: begun.elapsed(),
+        rule: request.verdict.rule,
         opened,
         counted,
     }))
@@ -222,9 +230,11 @@ async fn carry(
         service,
         dialled,
         ready_after,
+        rule,
         opened,
         counted,
     } = accepted;
+    let hold = opened.hold();
     let Dialled {
         mut socket,
         instance,
@@ -238,9 +248,13 @@ async fn carry(
         sent: meter.down,
         received: meter.up,
     };
-    let relayed = relay::stream(&mut socket, send, recv, meters, &shared.cut).await;
+    let relayed = relay::stream(&mut socket, send, recv, meters, hold.cut()).await;
     drop((socket, load));
     let zone = shared.snapshots.load().zone.clone();
+    let (outcome, rule) = match hold.withdrawn() {
+        Some(why) if relayed.end == relay::End::Cut => (why.outcome, why.rule.clone()),
+        _ => (outcome(relayed.end), Some(rule)),
+    };
     let record = AccessRecord {
         role: Role::Ingress,
         service,
@@ -250,12 +264,14 @@ async fn carry(
         to_zone: Some(zone),
         peer: Some(tunnel.peer().clone()),
         instance: Some(instance.id.clone()),
-        outcome: outcome(relayed.end),
+        outcome,
         attempts: 1,
         ready_after: Some(ready_after),
         duration: begun.elapsed(),
         bytes_up: relayed.received,
         bytes_down: relayed.sent,
+        caller: hold.caller().map(|found| found.caller),
+        rule,
     };
     shared.finish(&record);
     drop((record, counted));
@@ -310,6 +326,7 @@ impl Shared {
             role: Role::Ingress,
             service: service.clone(),
             client: None,
+            local: None,
             peer: Some(tunnel.peer().clone()),
             since: Instant::now(),
         };
@@ -327,52 +344,5 @@ impl Shared {
 
     fn rng(&self) -> SmallRng {
         SmallRng::seed_from_u64(self.seed.fetch_add(1, Ordering::Relaxed))
-    }
-
-    fn finish(&self, record: &AccessRecord) {
-        let service = record.service.as_str();
-        self.metrics
-            .connection_closed(Role::Ingress.word(), service, record.outcome);
-        self.metrics.timed(record);
-        self.access.write(record);
-    }
-
-    /// Counts and logs a refusal. Refusals that move a connection elsewhere are part of normal life; the others point at
-    /// a fault. Requests for a service by a valid name are in the access log too.
-    fn refused(&self, connect: &Connect, tunnel: &Tunnel, begun: Instant, refused: &Refused) {
-        let (peer, service) = (tunnel.peer(), connect.service.as_str());
-        let reason = refusal_word(refused.reason);
-        self.metrics.stream_refused(Side::Local, reason);
-        if matches!(
-            refused.reason,
-            RefusalReason::NoInstance | RefusalReason::Draining
-        ) {
-            tracing::debug!(%peer, service, reason, detail = refused.message, "refused a stream");
-        } else if let Some(repeats) = self.quiet.lock().admit(begun, (peer.clone(), reason)) {
-            tracing::warn!(%peer, service, reason, detail = refused.message, repeats, "refused a stream");
-        }
-        let Ok(service) = ServiceName::new(&connect.service) else {
-            return;
-        };
-        self.access.write(&AccessRecord {
-            role: Role::Ingress,
-            service,
-            tags: connect
-                .tags
-                .iter()
-                .take(causeway_zone_sync::name::MAX_TAGS)
-                .collect(),
-            client: None,
-            from_zone: tunnel.peer().zone.clone(),
-            to_zone: None,
-            peer: Some(tunnel.peer().clone()),
-            instance: None,
-            outcome: refusal_word(refused.reason),
-            attempts: 1,
-            ready_after: None,
-            duration: begun.elapsed(),
-            bytes_up: 0,
-            bytes_down: 0,
-        });
     }
 }

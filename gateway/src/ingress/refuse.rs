@@ -1,11 +1,14 @@
 //! What a calling zone may ask for, and how it is told yes or no.
 
+use std::sync::Arc;
+
 use causeway_proto::tunnel::{Connect, Ready, Refusal, RefusalReason, StreamReply, stream_reply::Outcome};
-use causeway_zone_sync::name::{MAX_TAGS, ServiceName, Tags, ZoneName};
+use causeway_zone_sync::name::{IdentityError, MAX_LABEL_BYTES, MAX_TAGS, ServiceName, Tags, ZoneName};
 use quinn::{RecvStream, SendStream};
 
 use super::DialError;
 use crate::{
+    permit::{Caller, Rule, Verdict, decide},
     relay,
     snapshot::Snapshot,
     tunnel::{WriteFrameError, write_frame},
@@ -18,6 +21,8 @@ const MAX_MESSAGE_CHARS: usize = 1024;
 pub(super) struct Asked {
     pub(super) service: ServiceName,
     pub(super) tags: Tags,
+    pub(super) caller: Arc<Caller>,
+    pub(super) verdict: Verdict,
 }
 
 /// Why a stream is refused.
@@ -28,6 +33,8 @@ pub struct Refused {
     /// Whether another gateway or zone may well accept the same request.
     pub retryable: bool,
     pub message: String,
+    /// What forbids it, and whom, where permissions do.
+    pub forbidden: Option<(Arc<Caller>, Rule)>,
 }
 
 impl Refused {
@@ -36,6 +43,24 @@ impl Refused {
             reason,
             retryable: retryable(reason),
             message: message.into().chars().take(MAX_MESSAGE_CHARS).collect(),
+            forbidden: None,
+        }
+    }
+
+    pub(super) fn forbidden(caller: Arc<Caller>, service: &ServiceName, rule: Rule) -> Self {
+        let (reason, message) = match rule.is_vouching() {
+            true => (
+                RefusalReason::Unvouched,
+                format!("zone {} may not vouch for {caller}: {rule}", caller.zone),
+            ),
+            false => (
+                RefusalReason::Forbidden,
+                format!("{caller} may not call {service}: {rule}"),
+            ),
+        };
+        Self {
+            forbidden: Some((caller, rule)),
+            ..Self::new(reason, message)
         }
     }
 
@@ -74,12 +99,13 @@ fn retryable(reason: RefusalReason) -> bool {
         | RefusalReason::BadHeader
         | RefusalReason::HeaderTooLong
         | RefusalReason::NotExported
-        | RefusalReason::Forbidden => false,
+        | RefusalReason::Forbidden
+        | RefusalReason::Unvouched => false,
     }
 }
 
-/// Checks a request of zone `caller` against the topology.
-pub(super) fn check(connect: &Connect, snapshot: &Snapshot, caller: &ZoneName) -> Result<Asked, Refused> {
+/// Checks a request of zone `from`, as its gateway's certificate says, against the topology.
+pub(super) fn check(connect: &Connect, snapshot: &Snapshot, from: &ZoneName) -> Result<Asked, Refused> {
     let service = ServiceName::new(&connect.service);
     let service =
         service.map_err(|error| Refused::bad_header(format!("the service name is not valid: {error}")))?;
@@ -92,12 +118,54 @@ pub(super) fn check(connect: &Connect, snapshot: &Snapshot, caller: &ZoneName) -
         let message = format!("zone {} knows no service {service}", snapshot.zone);
         return Err(Refused::new(RefusalReason::UnknownService, message));
     };
-    if !known.is_exported_to(caller) {
-        let message = format!("service {service} is not exported to zone {caller}");
+    if !known.is_exported_to(from) {
+        let message = format!("service {service} is not exported to zone {from}");
         return Err(Refused::new(RefusalReason::NotExported, message));
     }
-    let tags = connect.tags.iter().collect();
-    Ok(Asked { service, tags })
+    let caller = Arc::new(caller(connect, from)?);
+    let verdict = decide(&snapshot.topology, &caller, &service);
+    if !verdict.passes() {
+        return Err(Refused::forbidden(caller, &service, verdict.rule));
+    }
+    if !known.may_run_in(&snapshot.zone) {
+        let message = format!("service {service} may not run in zone {}", snapshot.zone);
+        return Err(Refused::new(RefusalReason::NoInstance, message));
+    }
+    Ok(Asked {
+        service,
+        tags: connect.tags.iter().collect(),
+        caller,
+        verdict,
+    })
+}
+
+/// The caller that a header names. Its zone is never what the header says: it is that of the peer's certificate.
+pub(super) fn caller(connect: &Connect, from: &ZoneName) -> Result<Caller, Refused> {
+    let anonymous = Caller::anonymous(from.clone());
+    let service = match connect.caller.as_str() {
+        "" => None,
+        name => Some(ServiceName::new(name).map_err(|error| {
+            Refused::bad_header(format!("the caller's service name is not valid: {error}"))
+        })?),
+    };
+    let identity = match connect.caller_identity.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|error: IdentityError| {
+            Refused::bad_header(format!("the caller's identity is not valid: {error}"))
+        })?),
+    };
+    let short =
+        |(key, value): (&String, &String)| key.len() <= MAX_LABEL_BYTES && value.len() <= MAX_LABEL_BYTES;
+    let tags = &connect.caller_tags;
+    if tags.len() > MAX_TAGS || !tags.iter().all(short) || (service.is_none() && !tags.is_empty()) {
+        return Err(Refused::bad_header("the caller's tags are not valid"));
+    }
+    Ok(Caller {
+        service,
+        tags: tags.iter().collect(),
+        identity,
+        ..anonymous
+    })
 }
 
 /// Tells the caller that an instance has been reached.

@@ -236,6 +236,7 @@ async fn an_instance_that_does_not_accept_is_reported_for_a_check() {
         generation: 1,
         zone: testbed::zone("east"),
         topology,
+        callers: Arc::default(),
         instances: published.borrow().clone(),
         catalog: Arc::default(),
         links: Arc::default(),

@@ -33,7 +33,7 @@ mod tests;
 mod write;
 
 pub use local::sockets;
-pub use open::{OpenConnection, OpenConnections, OpenGuard};
+pub use open::{Hold, OpenConnection, OpenConnections, OpenGuard, Withdrawn};
 
 use write::Queue;
 

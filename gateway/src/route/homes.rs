@@ -77,6 +77,9 @@ fn ranked<'s>(gateway: Option<&'s GatewayId>, why: Why, weight: u64, rng: &mut i
 /// Whether this zone's own instances can serve: `Ok` with why, or why not.
 fn own_zone(question: &Question<'_>, arm: &Arm) -> Result<Why, Why> {
     let snapshot = question.snapshot;
+    if !question.service.may_run_in(&snapshot.zone) {
+        return Err(Why::MayNotRun);
+    }
     let tier = tier(question, &snapshot.zone, question.own_tags)?;
     let instances = snapshot.instances.get(&question.target.service);
     has_instance(instances.map_or(&[], |list| &**list), &arm.tags)?;
@@ -111,6 +114,9 @@ fn remote(question: &Question<'_>, entry: &Entry, link: Option<Link>, arm: &Arm)
     }
     if !question.service.is_exported_to(&snapshot.zone) {
         return Err(Why::NotExported);
+    }
+    if !question.service.may_run_in(zone) {
+        return Err(Why::MayNotRun);
     }
     if entry.age == Age::Withdrawn {
         return Err(Why::Withdrawn);

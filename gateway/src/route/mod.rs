@@ -135,8 +135,8 @@ struct Question<'s> {
 ///    a weighted random order. The first that has a home is the pick; the rest follow as a last resort. When every
 ///    arm contradicts the name, the name alone counts.
 /// 3. A zone in the name (`orders.west.zone.mesh`) leaves only that zone, and replaces the failover tiers.
-/// 4. The own zone needs a healthy instance of weight above 0 that carries the tags.
-/// 5. Another zone must be allowed to export the service to this one; the gateway must be known by zone sync, not be
+/// 4. The own zone must be one that may run the service, and needs a healthy instance of weight above 0 that carries the tags.
+/// 5. Another zone must be allowed to run the service and to export it to this one; the gateway must be known by zone sync, not be
 ///    withdrawn or draining, have a tunnel that takes streams, and export healthy instances that carry the tags.
 /// 6. The zone must be in the topology and match a tier; the first tier that it matches is its own.
 /// 7. What is left is ordered: gateways whose tunnels answer before those gone silent, fresh records before suspect ones,

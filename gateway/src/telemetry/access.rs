@@ -4,7 +4,7 @@
 //! counted, and never holds up the data path.
 
 use std::{
-    fmt::Write as _,
+    fmt::{Display, Write as _},
     fs::OpenOptions,
     io::{self, BufWriter, Write},
     net::SocketAddr,
@@ -19,6 +19,8 @@ use std::{
 
 use causeway_zone_sync::name::{GatewayId, ServiceName, Tags, ZoneName};
 use serde::{Serialize, Serializer};
+
+use crate::permit::{Caller, Rule};
 
 /// Lines that may wait for the writer; more are dropped. About 2 MiB at the length of a usual line.
 const MAX_WAITING_LINES: usize = 8192;
@@ -73,6 +75,11 @@ pub struct AccessRecord {
     pub bytes_up: u64,
     /// From the instance to the client.
     pub bytes_down: u64,
+    /// Who called, as `web@east`; `None` for a request that cannot be read.
+    #[serde(serialize_with = "optional_text")]
+    pub caller: Option<Arc<Caller>>,
+    /// What decided that it may call, or may not; `None` when nothing of this zone decided.
+    pub rule: Option<Rule>,
 }
 
 /// Where access records go, and in which form. Cheap to clone.
@@ -202,7 +209,7 @@ fn text_line(time: SystemTime, record: &AccessRecord) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         line,
-        " client={} peer={} instance={} attempts={} ready={} duration={}ms up={} down={}",
+        " client={} peer={} instance={} attempts={} ready={} duration={}ms up={} down={} caller={} rule={}",
         or_dash(record.client.as_ref()),
         or_dash(record.peer.as_ref()),
         or_dash(record.instance.as_ref()),
@@ -211,6 +218,8 @@ fn text_line(time: SystemTime, record: &AccessRecord) -> String {
         thousandths(record.duration),
         record.bytes_up,
         record.bytes_down,
+        or_dash(record.caller.as_ref()),
+        or_dash(record.rule.as_ref()),
     );
     line
 }
@@ -239,7 +248,7 @@ fn optional_milliseconds<S: Serializer>(
     }
 }
 
-fn optional_text<S: Serializer>(value: &Option<GatewayId>, serializer: S) -> Result<S::Ok, S::Error> {
+fn optional_text<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => serializer.collect_str(value),
         None => serializer.serialize_none(),
@@ -269,6 +278,8 @@ mod tests {
             duration: Duration::from_micros(20_000_042),
             bytes_up: 78,
             bytes_down: 1024,
+            caller: Some(Arc::new(Caller::anonymous(zone("east")))),
+            rule: Some(Rule::Default),
         }
     }
 
@@ -278,12 +289,12 @@ mod tests {
 
     #[test]
     fn a_text_line_has_every_field_in_a_fixed_place() {
-        insta::assert_snapshot!(text_line(time(), &record()), @"2023-11-14T22:13:20.123456Z egress orders{version=v2} east->west served client=127.0.0.1:40000 peer=west/gw1 instance=- attempts=2 ready=1.503ms duration=20000.042ms up=78 down=1024");
+        insta::assert_snapshot!(text_line(time(), &record()), @"2023-11-14T22:13:20.123456Z egress orders{version=v2} east->west served client=127.0.0.1:40000 peer=west/gw1 instance=- attempts=2 ready=1.503ms duration=20000.042ms up=78 down=1024 caller=anonymous@east rule=permissions.default");
     }
 
     #[test]
     fn a_json_line_is_one_object_with_durations_in_milliseconds() {
-        insta::assert_snapshot!(json_line(time(), &record()), @r#"{"time":"2023-11-14T22:13:20.123456Z","role":"egress","service":"orders","tags":{"version":"v2"},"client":"127.0.0.1:40000","from_zone":"east","to_zone":"west","peer":"west/gw1","instance":null,"outcome":"served","attempts":2,"ready_after_ms":1.503,"duration_ms":20000.042,"bytes_up":78,"bytes_down":1024}"#);
+        insta::assert_snapshot!(json_line(time(), &record()), @r#"{"time":"2023-11-14T22:13:20.123456Z","role":"egress","service":"orders","tags":{"version":"v2"},"client":"127.0.0.1:40000","from_zone":"east","to_zone":"west","peer":"west/gw1","instance":null,"outcome":"served","attempts":2,"ready_after_ms":1.503,"duration_ms":20000.042,"bytes_up":78,"bytes_down":1024,"caller":"anonymous@east","rule":"permissions.default"}"#);
     }
 
     #[test]

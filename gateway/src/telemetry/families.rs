@@ -15,7 +15,7 @@ use prometheus_client::{
 
 use super::labels::{
     ByAnswer, ByDirection, ByOutcome, ByPeerSideReason, ByPeerWay, ByReason, ByResult, ByRole,
-    ByServiceReason, ByServiceResult, ByServiceWhy, BySideReason,
+    ByRoleServiceRule, ByServiceReason, ByServiceResult, ByServiceWhy, BySideReason,
 };
 
 type Histograms<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
@@ -58,6 +58,7 @@ pub(super) struct TrafficFamilies {
     pub bytes: Family<ByDirection, Counter>,
     pub decisions: Family<ByServiceReason, Counter>,
     pub moved: Family<ByServiceWhy, Counter>,
+    pub forbidden: Family<ByRoleServiceRule, Counter>,
     pub ready: Histograms<ByRole>,
     pub duration: Histograms<ByRole>,
     pub connect: Histograms<ByServiceResult>,
@@ -88,6 +89,11 @@ impl TrafficFamilies {
                 registry,
                 "moved",
                 "Connections moved to a further candidate before any instance had them",
+            ),
+            forbidden: counters(
+                registry,
+                "forbidden",
+                "Connections that permissions forbid: refused, closed by a change, or let through by dry run",
             ),
             ready: histograms(
                 registry,

@@ -42,6 +42,14 @@ pub(super) struct ByServiceWhy {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ByRoleServiceRule {
+    pub role: &'static str,
+    pub service: ServiceLabel,
+    pub rule: &'static str,
+    pub result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByServiceResult {
     pub service: ServiceLabel,
     pub result: &'static str,

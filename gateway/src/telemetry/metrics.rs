@@ -16,7 +16,7 @@ use super::{
     families::{PeerFamilies, TrafficFamilies, ZoneFamilies},
     labels::{
         ByAnswer, ByDirection, ByOutcome, ByPeer, ByPeerSideReason, ByPeerWay, ByReason, ByResult, ByRole,
-        ByServiceReason, ByServiceResult, ByServiceWhy, BySideReason, ServiceLabel,
+        ByRoleServiceRule, ByServiceReason, ByServiceResult, ByServiceWhy, BySideReason, ServiceLabel,
     },
     scrape::TunnelTotals,
 };
@@ -140,6 +140,18 @@ impl Metrics {
             .moved
             .get_or_create(&ByServiceWhy { service, why })
             .inc();
+    }
+
+    /// Permissions forbid a connection. `rule` is a kind of rule (`deny`, `allow`, `default`, …); `result` is `refused`,
+    /// `closed` for one that was open, or `dry_run` for one that goes through.
+    pub fn forbidden(&self, role: &'static str, service: &str, rule: &'static str, result: &'static str) {
+        let labels = ByRoleServiceRule {
+            role,
+            service: self.label(service),
+            rule,
+            result,
+        };
+        self.traffic.forbidden.get_or_create(&labels).inc();
     }
 
     /// A connection began. Call `connection_closed` once for each.
@@ -377,12 +389,14 @@ mod tests {
         metrics.stream_refused(Side::Peer, "not_exported");
         metrics.dial_failed("timeout");
         metrics.moved("orders", "tunnel_lost");
+        metrics.forbidden("ingress", "orders", "deny", "closed");
         let text = text(&metrics);
         for line in [
             r#"causeway_tunnel_refused_total{side="local",reason="expired"} 1"#,
             r#"causeway_stream_refused_total{side="peer",reason="not_exported"} 1"#,
             r#"causeway_dial_failed_total{reason="timeout"} 1"#,
             r#"causeway_moved_total{service="orders",why="tunnel_lost"} 1"#,
+            r#"causeway_forbidden_total{role="ingress",service="orders",rule="deny",result="closed"} 1"#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -51,7 +51,12 @@ pub fn tag_pairs<'a>(snapshot: &'a Snapshot, service: &'a ServiceName) -> BTreeS
         .into_iter()
         .flat_map(|list| list.iter());
     pairs.extend(own.flat_map(|instance| instance.tags.iter()));
-    for entry in snapshot.catalog.entries() {
+    let may_run = |zone| snapshot.topology.may_run(service, zone);
+    for entry in snapshot
+        .catalog
+        .entries()
+        .filter(|entry| may_run(&entry.record.origin.zone))
+    {
         pairs.extend(
             entry
                 .record

@@ -28,6 +28,7 @@ fn snapshot(vips: &str, services: &[&str], zones: usize) -> Snapshot {
         generation: 1,
         zone: "east".parse().unwrap(),
         topology: Arc::new(parse(&text, "test.yaml").unwrap().topology),
+        callers: Arc::default(),
         instances: Arc::default(),
         catalog: Arc::default(),
         links: Arc::default(),

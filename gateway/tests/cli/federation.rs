@@ -143,6 +143,7 @@ pub fn snapshot() -> Snapshot {
         generation: 7,
         zone: ZoneName::new("east").unwrap(),
         topology: Arc::new(topology),
+        callers: Arc::default(),
         instances: Arc::new(BTreeMap::from([(service("orders"), own.into())])),
         catalog: Arc::new(catalog),
         links: Arc::new(BTreeMap::from([(gateway("west", "gw1"), Link::Up)])),

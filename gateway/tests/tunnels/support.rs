@@ -121,6 +121,7 @@ impl Gate {
             generation: 1,
             zone: own.zone,
             topology: self.topology.borrow().clone(),
+            callers: Arc::default(),
             instances: Arc::default(),
             catalog: Arc::default(),
             links: Arc::default(),

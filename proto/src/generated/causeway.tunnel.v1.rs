@@ -28,7 +28,7 @@ pub struct Connect {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    /// Who is calling, as the calling zone vouches for it; empty means anonymous.
+    /// The service that is calling, as the calling zone vouches for it; empty means that nobody can name it.
     #[prost(string, tag = "3")]
     pub caller: ::prost::alloc::string::String,
     /// W3C trace context `traceparent`; empty means none.
@@ -40,6 +40,15 @@ pub struct Connect {
     /// True when the client's first bytes follow at once, before `ready`.
     #[prost(bool, tag = "6")]
     pub early: bool,
+    /// Tags of the calling instance, those that permissions can name (63 bytes for a key and a value). None without `caller`.
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub caller_tags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// SPIFFE id of the caller's own certificate, at most 1024 bytes; empty means that it has shown none.
+    #[prost(string, tag = "8")]
+    pub caller_identity: ::prost::alloc::string::String,
 }
 /// The rest of the stream is one HTTP/2 connection that carries the ZoneSync gRPC service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -152,6 +161,8 @@ pub enum RefusalReason {
     Draining = 8,
     /// The caller may not call this service.
     Forbidden = 9,
+    /// The calling zone may not vouch for the caller that it names.
+    Unvouched = 10,
 }
 impl RefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -170,6 +181,7 @@ impl RefusalReason {
             Self::Overloaded => "REFUSAL_REASON_OVERLOADED",
             Self::Draining => "REFUSAL_REASON_DRAINING",
             Self::Forbidden => "REFUSAL_REASON_FORBIDDEN",
+            Self::Unvouched => "REFUSAL_REASON_UNVOUCHED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -185,6 +197,7 @@ impl RefusalReason {
             "REFUSAL_REASON_OVERLOADED" => Some(Self::Overloaded),
             "REFUSAL_REASON_DRAINING" => Some(Self::Draining),
             "REFUSAL_REASON_FORBIDDEN" => Some(Self::Forbidden),
+            "REFUSAL_REASON_UNVOUCHED" => Some(Self::Unvouched),
             _ => None,
         }
     }

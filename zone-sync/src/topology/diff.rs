@@ -6,9 +6,13 @@ use std::{collections::BTreeSet, fmt};
 
 use serde_json::{Value, json};
 
-use super::model::{
-    DnsQuestion, GatewayAddresses, Service, SplitArm, Tier, TierTag, TierZone, Topology, Vips, Zone,
+use super::{
+    model::{
+        DnsQuestion, GatewayAddresses, Service, SplitArm, Tier, TierTag, TierZone, Topology, Vips, Zone,
+    },
+    permissions::CallerSelector,
 };
+use crate::name::ZoneName;
 
 /// The changes, in the order of the file: the federation, then its zones, then its services.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -123,7 +127,15 @@ pub fn diff(before: &Topology, after: &Topology) -> Diff {
     );
     diff.compare("dns: domain", before.dns.domain.clone(), after.dns.domain.clone());
     diff.compare("dns: ttl", duration(before.dns.ttl), duration(after.dns.ttl));
-    diff.compare("apply_from", apply_from(before), apply_from(after));
+    diff.compare(
+        "apply_from",
+        zones(before.apply_from.as_ref()),
+        zones(after.apply_from.as_ref()),
+    );
+    let default = |topology: &Topology| topology.permissions.default.as_str().to_owned();
+    diff.compare("permissions: default", default(before), default(after));
+    let dry_run = |topology: &Topology| topology.permissions.dry_run.to_string();
+    diff.compare("permissions: dry_run", dry_run(before), dry_run(after));
     let names: BTreeSet<_> = before.zones.keys().chain(after.zones.keys()).collect();
     for name in names {
         let subject = format!("zone {name}");
@@ -141,16 +153,6 @@ pub fn diff(before: &Topology, after: &Topology) -> Diff {
         }
     }
     diff
-}
-
-fn apply_from(topology: &Topology) -> String {
-    match &topology.apply_from {
-        None => "every zone".to_owned(),
-        Some(zones) => {
-            let zones: Vec<_> = zones.iter().map(|zone| zone.as_str()).collect();
-            zones.join(", ")
-        }
-    }
 }
 
 fn whole(diff: &mut Diff, subject: String, was_there: bool) {
@@ -237,16 +239,10 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
         let tiers: Vec<String> = service.failover.iter().map(tier).collect();
         tiers.join(", then ")
     });
-    compare("export_to", &|service| match &service.export_to {
-        None => "every zone".to_owned(),
-        Some(zones) if zones.is_empty() => "no zone".to_owned(),
-        Some(zones) => zones
-            .iter()
-            .map(|zone| zone.as_str())
-            .collect::<Vec<_>>()
-            .join(", "),
-    });
+    compare("export_to", &|service| zones(service.export_to.as_ref()));
+    compare("run_in", &|service| zones(service.run_in.as_ref()));
     compare("allow", &allow);
+    compare("deny", &|service| listed(&service.deny));
     compare("early", &|service| service.early.to_string());
     compare("spill", &|service| optional(service.spill.as_ref()));
     compare("failback", &|service| optional(service.failback.as_ref()));
@@ -273,16 +269,28 @@ fn health(service: &Service) -> String {
 }
 
 fn allow(service: &Service) -> String {
-    let Some(callers) = &service.allow else {
-        return "any service".to_owned();
+    match &service.allow {
+        None => "the default".to_owned(),
+        Some(callers) => listed(callers),
+    }
+}
+
+fn listed(callers: &[CallerSelector]) -> String {
+    let callers: Vec<String> = callers.iter().map(ToString::to_string).collect();
+    match callers.is_empty() {
+        true => "nobody".to_owned(),
+        false => callers.join(", "),
+    }
+}
+
+fn zones(zones: Option<&BTreeSet<ZoneName>>) -> String {
+    let Some(zones) = zones else {
+        return "every zone".to_owned();
     };
-    let callers = callers.iter().map(|caller| match &caller.zone {
-        Some(zone) => format!("{}@{zone}", caller.service),
-        None => caller.service.to_string(),
-    });
-    match callers.collect::<Vec<_>>() {
-        none if none.is_empty() => "nobody".to_owned(),
-        callers => callers.join(", "),
+    let zones: Vec<&str> = zones.iter().map(ZoneName::as_str).collect();
+    match zones.is_empty() {
+        true => "no zone".to_owned(),
+        false => zones.join(", "),
     }
 }
 
@@ -392,6 +400,24 @@ services:
             "~ service orders: split: 95 of 100 to {version=v1}, 5 of 100 to {version=v2} -> \
              50 of 100 to {version=v1}, 50 of 100 to {version=v2}",
             "+ service web",
+        ];
+        assert_eq!(changes(&after), expected);
+    }
+
+    #[test]
+    fn who_may_call_is_told_entry_by_entry() {
+        let after = OLD
+            .replace("zones:\n", "permissions: { default: deny, dry_run: true }\nzones:\n")
+            .replace(
+                "port: 5432",
+                "port: 5432, run_in: [west], allow: [orders, { service: orders, tags: { version: v1 } }], deny: ['*@east']",
+            );
+        let expected = [
+            "~ permissions: default: allow -> deny",
+            "~ permissions: dry_run: false -> true",
+            "~ service ledger: run_in: every zone -> west",
+            "~ service ledger: allow: the default -> orders, orders{version=v1}",
+            "~ service ledger: deny: nobody -> *@east",
         ];
         assert_eq!(changes(&after), expected);
     }

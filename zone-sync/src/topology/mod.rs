@@ -10,6 +10,7 @@ mod diagnostic;
 mod diff;
 mod fields;
 mod model;
+mod permissions;
 mod raw;
 mod read;
 mod render;
@@ -21,6 +22,7 @@ mod tree;
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use diff::{Change, ChangeKind, Diff, diff};
 pub use model::*;
+pub use permissions::{CallerSelector, CallerView, DefaultPermission, IdentitySelector, Permissions, Who};
 pub use render::Style;
 pub use schema::schema;
 

@@ -11,6 +11,7 @@ use std::{
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
+use super::permissions::{CallerSelector, Permissions};
 use crate::name::{ServiceName, Tags, ZoneName};
 
 /// Identifies the content of a topology: SHA-256 of the file's bytes. Two are equal when their first
@@ -74,6 +75,7 @@ pub struct Topology {
     pub dns: Dns,
     /// Zones whose operators may apply the next topology; `None`: every zone.
     pub apply_from: Option<BTreeSet<ZoneName>>,
+    pub permissions: Permissions,
     pub zones: BTreeMap<ZoneName, Zone>,
     pub services: BTreeMap<ServiceName, Service>,
 }
@@ -83,6 +85,22 @@ impl Topology {
     #[must_use]
     pub fn may_apply(&self, zone: &ZoneName) -> bool {
         self.zones.contains_key(zone) && self.apply_from.as_ref().is_none_or(|zones| zones.contains(zone))
+    }
+
+    /// Whether `zone` may run `service`. One that the topology does not declare may run anywhere.
+    #[must_use]
+    pub fn may_run(&self, service: &ServiceName, zone: &ZoneName) -> bool {
+        self.services
+            .get(service)
+            .is_none_or(|service| service.may_run_in(zone))
+    }
+
+    /// Whether it matters to anybody who calls.
+    #[must_use]
+    pub fn names_callers(&self) -> bool {
+        self.services
+            .values()
+            .any(|service| service.allow.is_some() || !service.deny.is_empty())
     }
 }
 
@@ -184,8 +202,12 @@ pub struct Service {
     pub failback: Option<Failback>,
     /// `None`: every zone.
     pub export_to: Option<BTreeSet<ZoneName>>,
-    /// `None`: any service of the federation.
-    pub allow: Option<Vec<Caller>>,
+    /// Zones that may have instances of it and speak for them as callers; `None`: every zone.
+    pub run_in: Option<BTreeSet<ZoneName>>,
+    /// `None`: whatever `permissions.default` says.
+    pub allow: Option<Vec<CallerSelector>>,
+    /// Beats `allow`.
+    pub deny: Vec<CallerSelector>,
     pub retry: Option<Retry>,
     pub outlier: Option<Outlier>,
     pub limits: Limits,
@@ -199,6 +221,12 @@ impl Service {
     #[must_use]
     pub fn is_exported_to(&self, zone: &ZoneName) -> bool {
         self.export_to.as_ref().is_none_or(|zones| zones.contains(zone))
+    }
+
+    /// Whether instances of this service may be in `zone`.
+    #[must_use]
+    pub fn may_run_in(&self, zone: &ZoneName) -> bool {
+        self.run_in.as_ref().is_none_or(|zones| zones.contains(zone))
     }
 }
 
@@ -278,14 +306,6 @@ pub struct Spill {
 pub struct Failback {
     pub hold: Duration,
     pub ramp: Duration,
-}
-
-/// `web`, or `batch@east`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Caller {
-    pub service: ServiceName,
-    pub zone: Option<ZoneName>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

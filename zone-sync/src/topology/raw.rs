@@ -15,9 +15,10 @@ use super::{
     diagnostic::Span,
     fields::{Listed, Spanned},
     model::{
-        Caller, Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol,
-        Retry, Spill, SplitArm, TierTag, TierZone,
+        Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol, Retry,
+        Spill, SplitArm, TierTag, TierZone,
     },
+    permissions::{CallerSelector, Permissions},
 };
 use crate::name::{ServiceName, Tags, ZoneName};
 
@@ -25,6 +26,7 @@ pub(super) struct File {
     pub trust_domain: Option<String>,
     pub dns: Dns,
     pub apply_from: Option<Listed<Spanned<ZoneName>>>,
+    pub permissions: Permissions,
     pub zones: Vec<Zone>,
     pub services: Vec<Service>,
 }
@@ -76,7 +78,9 @@ pub(super) struct Service {
     pub split: Option<Listed<Spanned<SplitArm>>>,
     pub failover: Option<Vec<Spanned<Tier>>>,
     pub export_to: Option<Listed<Spanned<ZoneName>>>,
-    pub allow: Option<Listed<Spanned<Caller>>>,
+    pub run_in: Option<Listed<Spanned<ZoneName>>>,
+    pub allow: Option<Listed<Spanned<CallerSelector>>>,
+    pub deny: Option<Listed<Spanned<CallerSelector>>>,
     pub early: bool,
     pub routes: Vec<Spanned<Route>>,
     pub policies: Policies,

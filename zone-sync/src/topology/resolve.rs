@@ -28,6 +28,7 @@ pub(super) fn topology(file: raw::File, text: &str) -> Option<Topology> {
         apply_from: file
             .apply_from
             .map(|zones| values(zones.items).into_iter().collect()),
+        permissions: file.permissions,
         zones: zones?,
         services: services?,
     })
@@ -75,6 +76,9 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
     let export_to = service
         .export_to
         .map(|zones| values(zones.items).into_iter().collect());
+    let run_in = service
+        .run_in
+        .map(|zones| values(zones.items).into_iter().collect());
     let policies = service.policies;
     let model = Service {
         port: service.port?.value,
@@ -87,7 +91,12 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         spill: policies.spill,
         failback: policies.failback,
         export_to,
+        run_in,
         allow: service.allow.map(|callers| values(callers.items)),
+        deny: service
+            .deny
+            .map(|callers| values(callers.items))
+            .unwrap_or_default(),
         retry: policies.retry,
         outlier: policies.outlier,
         limits: policies.limits,

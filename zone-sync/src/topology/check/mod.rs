@@ -5,6 +5,7 @@
 //! Adding a check: a function over [`Context`] in the file of its subject, a code of its own, and a file under
 //! `tests/invalid/` whose expected output stands beside it.
 
+mod permissions;
 mod references;
 mod services;
 mod tiers;
@@ -43,6 +44,7 @@ pub(super) fn file(file: &File, sink: &Sink) {
     vips::check(&context);
     services::check(&context);
     tiers::check(&context);
+    permissions::check(&context);
 }
 
 /// The checks of a file that holds nothing but instances.

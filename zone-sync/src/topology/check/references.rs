@@ -4,6 +4,7 @@ use super::{
     super::{
         diagnostic::{Diagnostic, Span},
         model::TierZone,
+        permissions::Who,
     },
     Context,
 };
@@ -34,11 +35,17 @@ pub(super) fn check(context: &Context<'_>) {
         for zone in service.export_to.iter().flat_map(|zones| &zones.items) {
             zone_exists(context, &zone.value, &zone.span);
         }
-        for caller in service.allow.iter().flat_map(|callers| &callers.items) {
+        for zone in service.run_in.iter().flat_map(|zones| &zones.items) {
+            zone_exists(context, &zone.value, &zone.span);
+        }
+        let lists = [&service.allow, &service.deny].into_iter().flatten();
+        for caller in lists.flat_map(|callers| &callers.items) {
             if let Some(zone) = &caller.value.zone {
                 zone_exists(context, zone, &caller.span);
             }
-            caller_exists(context, &caller.value.service, &caller.span);
+            if let Who::Service(name) = &caller.value.who {
+                caller_exists(context, name, &caller.span);
+            }
         }
     }
 }
@@ -72,7 +79,7 @@ fn caller_exists(context: &Context<'_>, name: &ServiceName, span: &Span) {
     }
     let known = context.services.keys().map(|service| service.as_str());
     if let Some(meant) = context.sink.nearest(name.as_str(), known) {
-        let message = format!("no service `{name}` is declared, so no declared service is allowed by this");
+        let message = format!("no service `{name}` is declared, so no declared service is meant by this");
         let found = Diagnostic::warning("unknown-caller", span, message);
         context.sink.push(found.did_you_mean(Some(meant)));
     }

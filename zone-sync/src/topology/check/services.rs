@@ -1,4 +1,4 @@
-//! Splits that take nothing, tags that nothing carries, services that nobody may call, keys that wait for a version.
+//! Splits that take nothing, tags that nothing carries, keys that wait for a version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use super::{
     },
     Context,
 };
-use crate::name::{ServiceName, Tags, ZoneName};
+use crate::name::{ServiceName, Tags};
 
 pub(super) fn check(context: &Context<'_>) {
     let carried = carried(context);
@@ -32,7 +32,6 @@ pub(super) fn check(context: &Context<'_>) {
             weights(context, split);
             arms(context, &split.items, tags);
         }
-        callers(context, service);
         protocol(context, service);
     }
     not_in_force(context);
@@ -104,29 +103,6 @@ fn nowhere_found(context: &Context<'_>, span: &Span, tags: &Tags, carried: &[&Ta
         .hint("until such an instance is registered, the other arms take this share")
 }
 
-/// `allow` that lets nobody in: empty, or only callers in zones that the service is not exported to.
-fn callers(context: &Context<'_>, service: &Service) {
-    let Some(allow) = &service.allow else { return };
-    let outside = |zone: &ZoneName| match &service.export_to {
-        None => false,
-        Some(exported) => exported.complete && !exported.items.iter().any(|known| known.value == *zone),
-    };
-    let shut_out = |caller: &super::super::model::Caller| caller.zone.as_ref().is_some_and(outside);
-    if allow.complete && allow.items.iter().all(|caller| shut_out(&caller.value)) {
-        let message = match allow.items.is_empty() {
-            true => format!("nobody may call `{}`: `allow` is empty", service.name.value),
-            false => format!(
-                "nobody in another zone may call `{}`: it is not exported to the zones of its callers",
-                service.name.value
-            ),
-        };
-        let hint = "name callers, or leave `allow` out to let any service of the federation call";
-        context
-            .sink
-            .push(Diagnostic::warning("nobody-may-call", &allow.span, message).hint(hint));
-    }
-}
-
 fn protocol(context: &Context<'_>, service: &Service) {
     let Some(protocol) = &service.protocol else { return };
     if let Some(route) = service.routes.first()
@@ -145,6 +121,12 @@ fn not_in_force(context: &Context<'_>) {
     for service in &context.file.services {
         for key in &service.waiting {
             uses.entry(key.value).or_default().push(&key.span);
+        }
+        let callers = [&service.allow, &service.deny].into_iter().flatten();
+        for entry in callers.flat_map(|callers| &callers.items) {
+            if entry.value.identity.is_some() {
+                uses.entry("identity").or_default().push(&entry.span);
+            }
         }
         if let Some(protocol) = service
             .protocol
@@ -168,7 +150,9 @@ fn not_in_force(context: &Context<'_>) {
         let message = format!("`{key}` is accepted but not yet in force in this version{times}");
         let hint = match key {
             "protocol: udp" => "connections to this service are refused until then",
-            "allow" => "until then any service of the federation may call; use `export_to` to keep zones out",
+            "identity" => {
+                "no listener takes clients' certificates yet, so such an entry matches no caller until then"
+            }
             _ => "the file stays valid; the key takes effect with a later version",
         };
         context

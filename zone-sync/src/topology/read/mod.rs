@@ -5,6 +5,7 @@
 //! Adding a key: name it in its [`Kind`] here, read it, give it a field in `raw` and `model`, carry it over in
 //! `resolve`, list it in `topology.schema.json` (a test compares the two) and, until it has an effect, in `waiting`.
 
+mod caller;
 mod policy;
 mod route;
 mod service;
@@ -18,6 +19,7 @@ use super::{
     diagnostic::{Diagnostic, Sink, Span},
     fields::{Fields, Kind, Listed, Spanned, check_limit, items, map},
     model::Dns,
+    permissions::Permissions,
     raw::File,
     scalar,
     tree::Node,
@@ -39,6 +41,7 @@ const FILE: Kind = Kind {
         "trust_domain",
         "dns",
         "apply_from",
+        "permissions",
         "zones",
         "services",
     ],
@@ -55,6 +58,8 @@ const DNS: Kind = Kind {
 pub(super) const KINDS: &[(&str, &Kind)] = &[
     ("", &FILE),
     ("dns", &DNS),
+    ("permissions", &caller::PERMISSIONS),
+    ("caller", &caller::CALLER),
     ("zone", &zone::ZONE),
     ("gateway", &zone::GATEWAY),
     ("vips", &zone::VIPS),
@@ -104,6 +109,9 @@ pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {
         trust_domain: trust_domain.map(|domain| domain.value),
         dns: fields.optional("dns", dns).unwrap_or_else(default_dns),
         apply_from: fields.optional("apply_from", apply_from),
+        permissions: fields
+            .optional("permissions", caller::permissions)
+            .unwrap_or(Permissions::UNSET),
         zones: fields.required("zones", zones).unwrap_or_default(),
         services: fields.optional("services", services).unwrap_or_default(),
     })

@@ -6,20 +6,19 @@ use super::{
     super::{
         diagnostic::{Diagnostic, Sink},
         fields::{Fields, Kind, Listed, Spanned, items},
-        model::{Caller, Protocol, SplitArm, TierTag, TierZone},
+        model::{Protocol, SplitArm, TierTag, TierZone},
         raw::{Policies, Service, Tier},
         scalar::{self, OWN},
         tree::{Entry, Node, Value},
     },
-    MAX_ZONES, policy, route,
+    MAX_ZONES, caller, policy, route,
     tags::{pairs, tags},
     zone::weight,
 };
-use crate::name::{ServiceName, ZoneName};
+use crate::name::ServiceName;
 
 pub(super) const MAX_ARMS: usize = 32;
 const MAX_TIERS: usize = 32;
-const MAX_CALLERS: usize = 1024;
 const MAX_ROUTES: usize = 128;
 const DEFAULT_WEIGHT: u32 = 1;
 
@@ -34,7 +33,9 @@ pub(super) const SERVICE: Kind = Kind {
         "spill",
         "failback",
         "export_to",
+        "run_in",
         "allow",
+        "deny",
         "retry",
         "outlier",
         "limits",
@@ -48,6 +49,12 @@ pub(super) const SERVICE: Kind = Kind {
         ),
         ("exports", "write `export_to: [zone]`"),
         ("tiers", "write `failover: [...]`"),
+        (
+            "zones",
+            "write `run_in: [zone]` for where it may run, `export_to: [zone]` for who may call it",
+        ),
+        ("callers", "write `allow: [web]`, `deny: [batch]`"),
+        ("permissions", "write `allow: [web]`, `deny: [batch]`"),
     ],
 };
 pub(super) const ARM: Kind = Kind {
@@ -62,9 +69,7 @@ pub(super) const TIER: Kind = Kind {
 };
 
 /// What the file may say already, though nothing acts on it in this version.
-const NOT_IN_FORCE: [&str; 7] = [
-    "spill", "failback", "allow", "retry", "outlier", "limits", "routes",
-];
+const NOT_IN_FORCE: [&str; 6] = ["spill", "failback", "retry", "outlier", "limits", "routes"];
 
 const PROTOCOLS: [(&str, Protocol); 5] = [
     ("tcp", Protocol::Tcp),
@@ -94,9 +99,11 @@ pub(super) fn service(entry: &Entry, sink: &Sink) -> Option<Service> {
     service.export_to = fields.optional("export_to", |node, sink| {
         items(node, "`export_to`", MAX_ZONES, sink, scalar::zone_name)
     });
-    service.allow = fields.optional("allow", |node, sink| {
-        items(node, "`allow`", MAX_CALLERS, sink, caller)
+    service.run_in = fields.optional("run_in", |node, sink| {
+        items(node, "`run_in`", MAX_ZONES, sink, scalar::zone_name)
     });
+    service.allow = fields.optional("allow", |node, sink| caller::callers(node, "`allow`", sink));
+    service.deny = fields.optional("deny", |node, sink| caller::callers(node, "`deny`", sink));
     service.early = fields.optional("early", scalar::truth).unwrap_or(false);
     let routes = |node, sink| items(node, "`routes`", MAX_ROUTES, sink, route::route);
     service.routes = fields
@@ -120,7 +127,9 @@ fn empty(name: Spanned<ServiceName>) -> Service {
         split: None,
         failover: None,
         export_to: None,
+        run_in: None,
         allow: None,
+        deny: None,
         early: false,
         routes: Vec::new(),
         policies: Policies::default(),
@@ -239,19 +248,4 @@ fn tier_tags(node: &Node, sink: &Sink) -> Option<BTreeMap<String, TierTag>> {
         (key, tag)
     });
     Some(pairs.collect())
-}
-
-/// `web` or `batch@east`.
-fn caller(node: &Node, sink: &Sink) -> Option<Spanned<Caller>> {
-    let read = scalar::text(node, "a caller", sink)?;
-    let (service, zone) = match read.value.split_once('@') {
-        Some((service, zone)) => (service, Some(zone)),
-        None => (read.value.as_str(), None),
-    };
-    let service: ServiceName = scalar::checked_name(service, &read.span, "a calling service", sink)?;
-    let zone: Option<ZoneName> = match zone {
-        Some(zone) => Some(scalar::checked_name(zone, &read.span, "a caller's zone", sink)?),
-        None => None,
-    };
-    spanned(node, Caller { service, zone })
 }
