@@ -59,7 +59,10 @@ fn topology(rest: &str) -> Arc<Topology> {
     )
 }
 
-fn snapshot(topology: &Arc<Topology>, instances: &[(&str, &str, &[(&str, &str)])]) -> Snapshot {
+/// Service, address and tags.
+type Registered<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
+fn snapshot(topology: &Arc<Topology>, instances: &[Registered<'_>]) -> Snapshot {
     let mut lists: BTreeMap<ServiceName, Vec<Arc<Instance>>> = BTreeMap::new();
     for (name, address, pairs) in instances {
         let plain = testbed::instance(address, address.parse().unwrap(), 1, pairs);

@@ -99,22 +99,7 @@ impl Gateway {
             Some(registration) => Some(Registration::start(registration, known.instances.clone()).await?),
             None => None,
         };
-        tasks.spawn(stop.clone().run_until_cancelled_owned(keep_rechecking(
-            egress.clone(),
-            ingress.clone(),
-            known.snapshots.clone(),
-            known.generation.clone(),
-        )));
-        tasks.spawn(stop.clone().run_until_cancelled_owned(keep_sessions(
-            config.id().clone(),
-            known.tunnel_set.clone(),
-            known.zone_sync.clone(),
-        )));
-        if let Some(applied) = &config.applied {
-            let (tunnels, catalog) = (known.tunnel_set.clone(), known.zone_sync.catalog());
-            let fetching = topology::keep_fetching(applied.clone(), tunnels, catalog);
-            tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
-        }
+        keep_going(&config, &known, &egress, &ingress, &stop, &tasks);
         tracing::info!(gateway = %config.id(), took = ?begun.elapsed(), "the gateway is up");
         ending.disarm();
         Ok(Self {
@@ -136,6 +121,33 @@ impl Gateway {
             tasks,
             threads,
         })
+    }
+}
+
+/// Starts the tasks that follow what is known for as long as the gateway runs.
+fn keep_going(
+    config: &GatewayConfig,
+    known: &Knowledge,
+    egress: &Egress,
+    ingress: &Ingress,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    tasks.spawn(stop.clone().run_until_cancelled_owned(keep_rechecking(
+        egress.clone(),
+        ingress.clone(),
+        known.snapshots.clone(),
+        known.generation.clone(),
+    )));
+    tasks.spawn(stop.clone().run_until_cancelled_owned(keep_sessions(
+        config.id().clone(),
+        known.tunnel_set.clone(),
+        known.zone_sync.clone(),
+    )));
+    if let Some(applied) = &config.applied {
+        let (tunnels, catalog) = (known.tunnel_set.clone(), known.zone_sync.catalog());
+        let fetching = topology::keep_fetching(applied.clone(), tunnels, catalog);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
     }
 }
 

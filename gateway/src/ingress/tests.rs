@@ -259,3 +259,102 @@ async fn an_instance_that_does_not_accept_is_reported_for_a_check() {
         .await
         .unwrap();
 }
+
+/// orders in east, which only batch of `home` and identities of home may call; web may run in east alone.
+fn with_callers() -> Arc<Topology> {
+    testbed::topology(
+        "  home: {}\n  east: {}\n  west: {}",
+        "  orders: { port: 8080, allow: [batch@home, { service: web, tags: { env: prod } }, 'spiffe://test.internal/zone/home/*'] }\n  \
+         web: { port: 81, run_in: [east] }",
+    )
+}
+
+fn calling(service: &str, identity: &str) -> Connect {
+    Connect {
+        caller: service.to_owned(),
+        caller_identity: identity.to_owned(),
+        ..connect("orders")
+    }
+}
+
+#[tokio::test]
+async fn a_caller_is_believed_only_as_far_as_its_zone_may_vouch() {
+    let there = Recorder::start("there").await;
+    let east = Zone::start("east", &with_callers(), vec![there.instance(1, &[])]);
+    let home = Zone::start("home", &with_callers(), vec![]);
+    home.join("east", east.ingress.clone()).await;
+    let tunnel = home.tunnels.choose(&testbed::gateway("east"), 0).unwrap();
+    let ready = |connect| async { ask(tunnel.connection(), Kind::Connect(connect)).await.0 };
+    assert!(matches!(ready(calling("batch", "")).await, Outcome::Ready(_)));
+    let own = "spiffe://test.internal/zone/home/app/x";
+    assert!(matches!(ready(calling("", own)).await, Outcome::Ready(_)));
+
+    // Its tags would let web in, but home may not run it, and so not speak for it.
+    let mut stolen = calling("web", "");
+    stolen.caller_tags.insert("env".to_owned(), "prod".to_owned());
+    assert_eq!(refusal(&tunnel, stolen).await, (RefusalReason::Unvouched, false));
+    for identity in ["spiffe://test.internal/zone/east/app/x", "spiffe://other.internal/app/x"] {
+        let claimed = calling("batch", identity);
+        assert_eq!(refusal(&tunnel, claimed).await, (RefusalReason::Unvouched, false), "{identity}");
+    }
+    for caller in [calling("", ""), calling("other", ""), calling("", "spiffe://test.internal/app/x")] {
+        assert_eq!(refusal(&tunnel, caller).await, (RefusalReason::Forbidden, false));
+    }
+    assert_eq!(there.given().len(), 2);
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_rule() {
+    let east = Zone::start("east", &with_callers(), vec![]);
+    let home = Zone::start("home", &with_callers(), vec![]);
+    home.join("east", east.ingress.clone()).await;
+    let tunnel = home.tunnels.choose(&testbed::gateway("east"), 0).unwrap();
+    let message = |connect| async {
+        match ask(tunnel.connection(), Kind::Connect(connect)).await.0 {
+            Outcome::Refusal(refusal) => refusal.message,
+            Outcome::Ready(_) => panic!("ready"),
+        }
+    };
+    assert_eq!(
+        message(calling("other", "")).await,
+        "other@home may not call orders: services.orders.allow"
+    );
+    assert_eq!(
+        message(calling("web", "")).await,
+        "zone home may not vouch for web@home: services.web.run_in"
+    );
+}
+
+#[tokio::test]
+async fn a_caller_that_cannot_be_read_is_a_bad_header() {
+    let (_east, _home, tunnel) = east("home", vec![]).await;
+    let mut tagged = connect("orders");
+    tagged.caller_tags.insert("env".to_owned(), "prod".to_owned());
+    let mut long = calling("web", "");
+    long.caller_tags.insert("env".to_owned(), "x".repeat(64));
+    let identity = calling("", "spiffe://test.internal/../x");
+    for bad in [calling("Web", ""), tagged, long, identity] {
+        assert_eq!(refusal(&tunnel, bad).await, (RefusalReason::BadHeader, false));
+    }
+}
+
+#[tokio::test]
+async fn a_zone_that_may_not_run_a_service_serves_nothing_of_it() {
+    let there = Recorder::start("there").await;
+    let elsewhere = testbed::topology(
+        "  home: {}\n  east: {}",
+        "  orders: { port: 8080, run_in: [home] }",
+    );
+    let east = Zone::start("east", &elsewhere, vec![there.instance(1, &[])]);
+    let home = Zone::start("home", &elsewhere, vec![]);
+    home.join("east", east.ingress.clone()).await;
+    let tunnel = home.tunnels.choose(&testbed::gateway("east"), 0).unwrap();
+    assert_eq!(
+        refusal(&tunnel, connect("orders")).await,
+        (RefusalReason::NoInstance, true)
+    );
+    // And who believes nobody about it does not even ask.
+    let mut client = testbed::Client(testbed::connect(home.vip).await);
+    assert!(client.greeting().await.is_err());
+    assert!(there.given().is_empty());
+}

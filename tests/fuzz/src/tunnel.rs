@@ -55,7 +55,9 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
     let connect = Connect {
         service: "orders".to_owned(),
         tags: tags.clone().into(),
-        caller: "web@east".to_owned(),
+        caller_tags: [("env".to_owned(), "prod".to_owned())].into(),
+        caller_identity: "spiffe://acme.internal/app/web".to_owned(),
+        caller: "web".to_owned(),
         trace_parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned(),
         attempt: 2,
         early: true,

@@ -1,6 +1,7 @@
 //! The data path end to end: a client's socket, an egress, real tunnels, an ingress and recording instances.
 
 mod listeners;
+mod permissions;
 mod promises;
 mod traffic;
 

@@ -196,11 +196,13 @@ async fn a_carried_connection_is_small() {
         role: crate::telemetry::Role::Egress,
         service: testbed::service("orders"),
         client: None,
+        local: None,
         peer: None,
         since: std::time::Instant::now(),
     };
     let arrival = crate::egress::connection::Arrival {
         client: socket.peer_addr().unwrap(),
+        local: socket.local_addr().unwrap(),
         socket,
         target: crate::target::Target::service(testbed::service("orders")),
         opened: home.egress.open_connections().enter(0, entry).unwrap(),

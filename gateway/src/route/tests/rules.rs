@@ -379,3 +379,12 @@ fn a_decision_costs_microseconds() {
     assert!(small < std::time::Duration::from_micros(200), "{small:?}");
     assert!(large < std::time::Duration::from_millis(100), "{large:?}");
 }
+
+#[test]
+fn a_zone_that_may_not_run_the_service_is_never_a_home_whatever_it_claims() {
+    let topology = with("run_in: [west]");
+    let decision = decide(&all_up(&topology, vec![here(&[])]), orders());
+    assert_eq!(words(&decision), ["west/gw1{}"]);
+    assert_eq!(why(&decision, "gateway east/gw1"), ["may_not_run"]);
+    assert_eq!(why(&decision, "own zone home"), ["may_not_run"]);
+}
