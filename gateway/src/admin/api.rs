@@ -201,12 +201,17 @@ async fn checks(State(state): State<AdminState>) -> Response {
 }
 
 async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response, ApiError> {
-    let target = explain::request(&state, &uri)?;
+    let asked = explain::request(&state, &uri)?;
     let snapshot = state.snapshots.load_full();
     // Drawn anew for each question, as for each connection.
     let mut rng = SmallRng::from_os_rng();
-    let decision = route(&snapshot, &route::Request::explained(target), &mut rng);
+    let decision = route(
+        &snapshot,
+        &route::Request::explained(asked.target.clone()),
+        &mut rng,
+    );
     let explanation = explain::explanation(&decision, &snapshot.zone);
+    let explanation = explain::with_caller(explanation, &snapshot, &asked);
     Ok(answer(Envelope::new("explanation", &snapshot, vec![explanation])))
 }
 

@@ -6,9 +6,16 @@ use causeway_zone_sync::name::{ServiceName, Tags, ZoneName};
 use http::Uri;
 use serde::{Deserialize, Serialize};
 
-use super::{AdminState, error::ApiError, instances::service_name};
+use super::{
+    AdminState,
+    error::ApiError,
+    instances::service_name,
+    permission::{self, PermissionVerdict, PermissionView},
+};
 use crate::{
+    permit::Caller,
     route::{self, Decision, Reason, Subject, Why},
+    snapshot::Snapshot,
     target::Target,
 };
 
@@ -25,6 +32,15 @@ pub struct Explanation {
     pub candidates: Vec<Candidate>,
     /// Why the first candidate is the first, or why there is none.
     pub outcome: String,
+    /// Whether the caller that was asked about may call; absent when none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permission: Option<PermissionView>,
+}
+
+/// What is to be explained.
+pub(super) struct Asked {
+    pub(super) target: Target,
+    pub(super) caller: Option<Caller>,
 }
 
 /// One filter and what it made of something.
@@ -72,6 +88,37 @@ pub(super) fn explanation(decision: &Decision, own: &ZoneName) -> Explanation {
             .map(|candidate| in_words(candidate, own))
             .collect(),
         outcome: bare(&decision.why.to_string()),
+        permission: None,
+    }
+}
+
+/// Adds what a caller may do. Who may not call is not routed; and where callers of another zone are routed to, only
+/// the gateways there know.
+pub(super) fn with_caller(explanation: Explanation, snapshot: &Snapshot, asked: &Asked) -> Explanation {
+    let Some(caller) = &asked.caller else {
+        return explanation;
+    };
+    let permission = permission::permission(snapshot, caller, &asked.target.service);
+    let unrouted = |outcome: String| Explanation {
+        from: caller.zone.to_string(),
+        steps: Vec::new(),
+        candidates: Vec::new(),
+        outcome,
+        ..explanation.clone()
+    };
+    let explanation = if permission.verdict == PermissionVerdict::Forbidden {
+        unrouted(permission.reason.clone())
+    } else if caller.zone != snapshot.zone {
+        unrouted(format!(
+            "only a gateway of {} knows where it goes from there",
+            caller.zone
+        ))
+    } else {
+        explanation
+    };
+    Explanation {
+        permission: Some(permission),
+        ..explanation
     }
 }
 
@@ -119,11 +166,13 @@ fn in_words(candidate: &route::Candidate, own: &ZoneName) -> Candidate {
     }
 }
 
-/// Reads `service=orders&from=east&tag=version=v2&zone=west`; `tag` may come several times.
-pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Target, ApiError> {
-    let hint = "for example /v1/explain?service=orders&from=east&tag=version=v2&zone=west";
+/// Reads `service=orders&from=east&tag=version=v2&zone=west&caller=web@east`; `tag` and `caller_tag` may come several
+/// times.
+pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Asked, ApiError> {
+    let hint = "for example /v1/explain?service=orders&from=east&tag=version=v2&zone=west&caller=web";
     let mut service = None;
     let (mut zone, mut tags) = (None, Vec::new());
+    let (mut caller, mut caller_tags) = (None, Vec::new());
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
     let Query(pairs) = pairs.map_err(|error| ApiError::bad_request(error.to_string()).hint(hint))?;
     for (key, value) in pairs {
@@ -131,8 +180,10 @@ pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Target, ApiError>
             "service" => service = Some(known_service(state, &value)?),
             "from" => check_from(state, &known_zone(state, &value)?)?,
             "zone" => zone = Some(known_zone(state, &value)?),
-            "tag" => match value.split_once('=') {
-                Some((key, value)) => tags.push((key.to_owned(), value.to_owned())),
+            "caller" => caller = Some(value),
+            "tag" | "caller_tag" => match value.split_once('=') {
+                Some(pair) if key == "tag" => tags.push(owned(pair)),
+                Some(pair) => caller_tags.push(owned(pair)),
                 None => {
                     return Err(ApiError::bad_request(format!("`{value}` is not a tag key=value")).hint(hint));
                 }
@@ -143,7 +194,23 @@ pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Target, ApiError>
     let service =
         service.ok_or_else(|| ApiError::bad_request("the parameter `service` is missing").hint(hint))?;
     let tags = tags.into_iter().collect();
-    Ok(Target { service, tags, zone })
+    let target = Target { service, tags, zone };
+    let caller = match caller {
+        Some(text) => Some(permission::read_caller(
+            &state.snapshots.load(),
+            &text,
+            caller_tags.into_iter().collect(),
+        )?),
+        None if !caller_tags.is_empty() => {
+            return Err(ApiError::bad_request("`caller_tag` needs a `caller`").hint(hint));
+        }
+        None => None,
+    };
+    Ok(Asked { target, caller })
+}
+
+fn owned((key, value): (&str, &str)) -> (String, String) {
+    (key.to_owned(), value.to_owned())
 }
 
 /// Another zone's gateway decides by its own tunnels and health, which are not known here; a guess would mislead.

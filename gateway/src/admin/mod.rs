@@ -11,6 +11,7 @@ mod error;
 mod explain;
 mod guard;
 mod instances;
+mod permission;
 pub(crate) mod server;
 mod topology;
 pub mod view;
@@ -25,6 +26,7 @@ pub use bulk::{ListedInstance, ListedKey, MAX_ELEMENTS, OutcomeView, ReplacedVie
 pub use checks::{Check, Readiness, Status};
 pub use explain::{Candidate, Explanation, Step, Verdict};
 pub use instances::{InstanceBody, RegisteredView};
+pub use permission::{PermissionVerdict, PermissionView};
 
 use crate::{
     instances::Instances,

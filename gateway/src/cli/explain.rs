@@ -12,16 +12,18 @@ use super::{
     register::Tag,
     tables::tags,
 };
-use crate::admin::{Explanation, Verdict, view::Envelope};
+use crate::admin::{Explanation, PermissionVerdict, Verdict, view::Envelope};
 
 const AFTER_HELP: &str = "\
 Examples:
   causeway explain orders                          as a client in this zone that connects to orders.mesh
   causeway explain orders --tag version=v2         only instances with this tag
   causeway explain orders --zone west              only this zone, as orders.west.zone.mesh
+  causeway explain orders --caller web             whether the service web may call it, and by which rule
+  causeway explain orders --caller batch@west      as callers in another zone are answered here
 
 The gateway answers with the very decision that a connection would get. A split is drawn anew each time, so two
-answers may differ in the arm. Exit code 79: nobody can serve it.";
+answers may differ in the arm. Exit code 79: nobody can serve it, or the caller may not call it.";
 
 /// Show where a connection would go now, and why.
 #[derive(Debug, clap::Args)]
@@ -38,6 +40,12 @@ pub struct Args {
     /// Only this zone
     #[arg(long, value_name = "ZONE")]
     zone: Option<ZoneName>,
+    /// Who calls: a service, `anonymous` or a SPIFFE id, with @ZONE if not in the gateway's own zone
+    #[arg(long, value_name = "CALLER")]
+    caller: Option<String>,
+    /// A tag of the calling instance; may be given several times
+    #[arg(long = "caller-tag", value_name = "KEY=VALUE", requires = "caller")]
+    caller_tags: Vec<Tag>,
     /// How to show it; wide is the same as table
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
@@ -62,11 +70,22 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
             output::print(&text.map_err(|error| Failure::new("cannot write YAML").because(&error))?)?;
         }
     }
-    Ok(if explanation.candidates.is_empty() {
-        Exit::IssuesFound
-    } else {
-        Exit::Done
-    })
+    Ok(exit(explanation))
+}
+
+/// A caller of another zone has an answer without being routed.
+fn exit(explanation: &Explanation) -> Exit {
+    let verdict = explanation
+        .permission
+        .as_ref()
+        .map(|permission| permission.verdict);
+    let unrouted = explanation.steps.is_empty() && explanation.candidates.is_empty();
+    match verdict {
+        Some(PermissionVerdict::Forbidden) => Exit::IssuesFound,
+        Some(_) if unrouted => Exit::Done,
+        _ if explanation.candidates.is_empty() => Exit::IssuesFound,
+        _ => Exit::Done,
+    }
 }
 
 fn path(args: &Args) -> String {
@@ -79,6 +98,12 @@ fn path(args: &Args) -> String {
     }
     if let Some(zone) = &args.zone {
         path.push_str(&format!("&zone={zone}"));
+    }
+    if let Some(caller) = &args.caller {
+        path.push_str(&format!("&caller={}", escape(caller)));
+    }
+    for Tag(key, value) in &args.caller_tags {
+        path.push_str(&format!("&caller_tag={}", escape(&format!("{key}={value}"))));
     }
     path
 }
@@ -94,6 +119,18 @@ fn told(explanation: &Explanation, colour: bool) -> String {
     };
     let (good, faint) = (paint(AnsiColor::Green), paint(AnsiColor::BrightBlack));
     let mut text = format!("{} from zone {}\n", explanation.target, explanation.from);
+    if let Some(permission) = &explanation.permission {
+        let (mark, may, style) = match permission.verdict {
+            PermissionVerdict::Permitted => ("√", "may call", good),
+            PermissionVerdict::DryRun => ("‼", "would be refused (dry run)", Style::new()),
+            PermissionVerdict::Forbidden => ("×", "may not call", paint(AnsiColor::Red)),
+        };
+        let (caller, reason) = (&permission.caller, &permission.reason);
+        let _ = writeln!(
+            text,
+            "\npermission\n  {style}{mark} {caller} {may}: {reason}{style:#}"
+        );
+    }
     let mut filter = None;
     let width = explanation
         .steps
@@ -120,7 +157,12 @@ fn told(explanation: &Explanation, colour: bool) -> String {
     }
     text.push('\n');
     if explanation.candidates.is_empty() {
-        let _ = writeln!(text, "Nobody is asked: {}.", explanation.outcome);
+        let outcome = &explanation.outcome;
+        // Writing to a string cannot fail, here and below.
+        let _ = match exit(explanation) {
+            Exit::IssuesFound => writeln!(text, "Nobody is asked: {outcome}."),
+            _ => writeln!(text, "Not routed here: {outcome}."),
+        };
         return text;
     }
     text.push_str("Would be asked, in this order:\n");
@@ -144,7 +186,7 @@ mod tests {
     use causeway_zone_sync::name::Tags;
 
     use super::*;
-    use crate::admin::{Candidate, Step};
+    use crate::admin::{Candidate, PermissionView, Step};
 
     fn step(filter: &str, subject: &str, verdict: Verdict, reason: &str) -> Step {
         Step {
@@ -177,6 +219,7 @@ mod tests {
                 tags: [("version", "v1")].into_iter().collect::<Tags>(),
             }],
             outcome: "tier 2".to_owned(),
+            permission: None,
         };
         insta::assert_snapshot!(told(&explanation, false), @r"
 orders from zone east
@@ -204,7 +247,38 @@ Would be asked, in this order:
             steps: vec![],
             candidates: vec![],
             outcome: "no zone can serve it now".to_owned(),
+            permission: None,
         };
         assert!(told(&explanation, false).ends_with("Nobody is asked: no zone can serve it now.\n"));
+    }
+
+    #[test]
+    fn who_may_not_call_is_told_the_rule_and_who_may_is_told_where_it_goes() {
+        let told_of = |verdict, zone: &str| {
+            let explanation = Explanation {
+                target: "orders".to_owned(),
+                from: zone.to_owned(),
+                steps: vec![],
+                candidates: vec![],
+                outcome: "only a gateway of west knows where it goes from there".to_owned(),
+                permission: Some(PermissionView {
+                    caller: format!("web@{zone}"),
+                    verdict,
+                    rule: "services.orders.deny[0]".to_owned(),
+                    reason: "services.orders.deny[0] denies `*@west`".to_owned(),
+                }),
+            };
+            (told(&explanation, false), exit(&explanation))
+        };
+        let (text, code) = told_of(PermissionVerdict::Forbidden, "west");
+        assert!(
+            text.contains("× web@west may not call: services.orders.deny[0] denies `*@west`\n"),
+            "{text}"
+        );
+        assert_eq!(code, Exit::IssuesFound);
+        let (text, code) = told_of(PermissionVerdict::DryRun, "west");
+        assert!(text.contains("‼ web@west would be refused (dry run)"), "{text}");
+        assert!(text.contains("Not routed here: only a gateway of west"), "{text}");
+        assert_eq!(code, Exit::Done);
     }
 }

@@ -105,6 +105,10 @@ fn services() -> Envelope<ServiceView> {
         split: vec![arm("v1", 95), arm("v2", 5)],
         failover: vec![tier(Some("self")), tier(None)],
         export_to: None,
+        run_in: None,
+        allow: Some(vec!["web".to_owned()]),
+        deny: vec!["*@plant".to_owned()],
+        callers: "web but not *@plant".to_owned(),
         health: Some("http /healthz every 2s".to_owned()),
         early: false,
     };

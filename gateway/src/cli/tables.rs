@@ -138,7 +138,8 @@ impl Tabular for ZoneView {
 
 impl Tabular for ServiceView {
     const HEADER: &'static [&'static str] = &["SERVICE", "PORT", "PROTOCOL", "VIP", "HERE", "ELSEWHERE"];
-    const WIDE: &'static [&'static str] = &["SPLIT", "FAILOVER", "EXPORTED TO", "HEALTH CHECK"];
+    const WIDE: &'static [&'static str] =
+        &["SPLIT", "FAILOVER", "EXPORTED TO", "WHO MAY CALL", "HEALTH CHECK"];
 
     fn row(&self) -> Vec<Word> {
         let vips: Vec<_> = self.vips.iter().map(ToString::to_string).collect();
@@ -175,6 +176,7 @@ impl Tabular for ServiceView {
                 .join(" > ")
                 .into(),
             exported.into(),
+            self.callers.as_str().into(),
             self.health.clone().unwrap_or_default().into(),
         ]
     }

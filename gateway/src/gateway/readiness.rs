@@ -22,6 +22,7 @@ use crate::{
     reload::ReloadState,
     snapshot::{Health, Link, Snapshots},
     sources::Troubles,
+    telemetry::ForbiddenTotals,
     topology::AppliedTopology,
 };
 
@@ -42,6 +43,7 @@ pub fn checks(
     let (linked, healthy, known) = (snapshots.clone(), snapshots.clone(), snapshots.clone());
     let (egress, sync) = (egress.clone(), sync.clone());
     let applied = config.applied.clone();
+    let (permitted, metrics) = (snapshots.clone(), config.metrics.clone());
     let readiness = Readiness::default()
         .with(move || running(draining.load(Ordering::Relaxed)))
         .with(move || topology(&reload, applied.as_ref()))
@@ -51,6 +53,7 @@ pub fn checks(
         .with_sum(move || catalog(&known))
         .with(move || disk(&sync))
         .with(move || instances(&healthy))
+        .with(move || permissions(&permitted, metrics.forbidden_totals()))
         .with(move || sources(&troubles));
     match attachment {
         Some(attachment) => readiness.with(move || registry(&attachment.borrow())),
@@ -279,6 +282,30 @@ fn instances(snapshots: &Snapshots) -> Check {
             "`causeway get instances -o wide` shows why each failed its check",
         ),
     }
+}
+
+fn permissions(snapshots: &Snapshots, totals: ForbiddenTotals) -> Check {
+    let snapshot = snapshots.load();
+    let (topology, ForbiddenTotals { ended, dry_run }) = (&snapshot.topology, totals);
+    let naming = topology
+        .services
+        .values()
+        .filter(|service| service.allow.is_some() || !service.deny.is_empty());
+    let (naming, default) = (naming.count(), topology.permissions.default.as_str());
+    let text = format!("{naming} services name their callers, the default is {default}");
+    if topology.permissions.dry_run {
+        return Check::warn(
+            "clients",
+            "permissions",
+            format!("{text}; dry run: {dry_run} connections since the start would have been refused"),
+            "the log names caller and rule of each kind; take `dry_run` away once nothing is named that should pass",
+        );
+    }
+    let text = match ended {
+        0 => text,
+        _ => format!("{text}; {ended} connections refused or closed since the start"),
+    };
+    Check::ok("clients", "permissions", text)
 }
 
 fn sources(troubles: &Troubles) -> Check {

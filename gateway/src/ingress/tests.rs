@@ -293,11 +293,22 @@ async fn a_caller_is_believed_only_as_far_as_its_zone_may_vouch() {
     let mut stolen = calling("web", "");
     stolen.caller_tags.insert("env".to_owned(), "prod".to_owned());
     assert_eq!(refusal(&tunnel, stolen).await, (RefusalReason::Unvouched, false));
-    for identity in ["spiffe://test.internal/zone/east/app/x", "spiffe://other.internal/app/x"] {
+    for identity in [
+        "spiffe://test.internal/zone/east/app/x",
+        "spiffe://other.internal/app/x",
+    ] {
         let claimed = calling("batch", identity);
-        assert_eq!(refusal(&tunnel, claimed).await, (RefusalReason::Unvouched, false), "{identity}");
+        assert_eq!(
+            refusal(&tunnel, claimed).await,
+            (RefusalReason::Unvouched, false),
+            "{identity}"
+        );
     }
-    for caller in [calling("", ""), calling("other", ""), calling("", "spiffe://test.internal/app/x")] {
+    for caller in [
+        calling("", ""),
+        calling("other", ""),
+        calling("", "spiffe://test.internal/app/x"),
+    ] {
         assert_eq!(refusal(&tunnel, caller).await, (RefusalReason::Forbidden, false));
     }
     assert_eq!(there.given().len(), 2);

@@ -4,7 +4,15 @@
 //! Adding a metric: a field in one of the groups below, its line in that group's `new`, a method here that says when to
 //! call it, and a line in the test.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use causeway_zone_sync::name::{GatewayId, ServiceName};
@@ -53,6 +61,15 @@ pub struct Meter {
     pub down: Counter,
 }
 
+/// What permissions forbade since the process began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ForbiddenTotals {
+    /// Connections refused, and closed by a change.
+    pub ended: u64,
+    /// Connections that a dry run let through.
+    pub dry_run: u64,
+}
+
 /// Counters and histograms. Cheap to share in an `Arc`; every method is lock-free or takes a short read lock.
 pub struct Metrics {
     registry: Registry,
@@ -62,6 +79,8 @@ pub struct Metrics {
     peers: PeerFamilies,
     zone: ZoneFamilies,
     tunnels: Mutex<TunnelTotals>,
+    forbidden: AtomicU64,
+    dry_run: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -75,6 +94,8 @@ impl Default for Metrics {
             zone: ZoneFamilies::new(&mut registry),
             tunnels: Mutex::new(TunnelTotals::new(&mut registry)),
             registry,
+            forbidden: AtomicU64::new(0),
+            dry_run: AtomicU64::new(0),
         }
     }
 }
@@ -152,6 +173,20 @@ impl Metrics {
             result,
         };
         self.traffic.forbidden.get_or_create(&labels).inc();
+        let total = if result == "dry_run" {
+            &self.dry_run
+        } else {
+            &self.forbidden
+        };
+        total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn forbidden_totals(&self) -> ForbiddenTotals {
+        ForbiddenTotals {
+            ended: self.forbidden.load(Ordering::Relaxed),
+            dry_run: self.dry_run.load(Ordering::Relaxed),
+        }
     }
 
     /// A connection began. Call `connection_closed` once for each.

@@ -9,6 +9,6 @@ mod readings;
 mod scrape;
 
 pub use access::{AccessLog, AccessRecord, LineWriter, Role};
-pub use metrics::{Meter, Metrics, Side};
+pub use metrics::{ForbiddenTotals, Meter, Metrics, Side};
 pub use readings::{LatestRefusal, OwnReading, ProcessReading, SyncReading, SyncReadings, TunnelReading};
 pub use scrape::{ScrapeState, scrape};

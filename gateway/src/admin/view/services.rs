@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 use causeway_zone_sync::{
     catalog::{Age, Catalog, Entry},
     name::{ServiceName, Tags, ZoneName},
-    topology::{Probe, Protocol, Service, Tier, TierTag, TierZone},
+    topology::{
+        CallerSelector, DefaultPermission, Permissions, Probe, Protocol, Service, Tier, TierTag, TierZone,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,17 @@ pub struct ServiceView {
     pub failover: Vec<TierView>,
     /// `None`: every zone.
     pub export_to: Option<Vec<String>>,
+    /// Zones that may run it; `None`: every zone.
+    #[serde(default)]
+    pub run_in: Option<Vec<String>>,
+    /// Who may call, as the topology has it; `None`: the default of the federation.
+    #[serde(default)]
+    pub allow: Option<Vec<String>>,
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// In a sentence, with the default and `dry_run` taken into account.
+    #[serde(default)]
+    pub callers: String,
     /// Such as `http /healthz every 2s`; `None`: registered instances count as healthy.
     pub health: Option<String>,
     pub early: bool,
@@ -52,7 +65,7 @@ pub struct ServiceZone {
     pub age: String,
     /// `up`, `stalled`, `draining` or `down`.
     pub link: String,
-    /// Whether traffic can go there now: exported to this zone, a tunnel that takes streams, not withdrawn.
+    /// Whether traffic can go there now: a zone that may run it and exports it to this one, a tunnel that takes streams, not withdrawn.
     pub usable: bool,
 }
 
@@ -116,6 +129,13 @@ fn service_view(
             .export_to
             .as_ref()
             .map(|zones| zones.iter().map(ToString::to_string).collect()),
+        run_in: service
+            .run_in
+            .as_ref()
+            .map(|zones| zones.iter().map(ToString::to_string).collect()),
+        allow: service.allow.as_deref().map(listed),
+        deny: listed(&service.deny),
+        callers: callers(&snapshot.topology.permissions, service),
         health: service.health.as_ref().map(|check| {
             let every = humantime::format_duration(check.every);
             match &check.probe {
@@ -127,6 +147,28 @@ fn service_view(
         }),
         early: service.early,
     }
+}
+
+fn listed(callers: &[CallerSelector]) -> Vec<String> {
+    callers.iter().map(ToString::to_string).collect()
+}
+
+/// `web,batch@east but not *@west`, `everyone`, `nobody`; with `(dry run)` behind it where that is so.
+fn callers(permissions: &Permissions, service: &Service) -> String {
+    let mut text = match (&service.allow, permissions.default) {
+        (Some(allow), _) if allow.is_empty() => "nobody".to_owned(),
+        (Some(allow), _) => listed(allow).join(","),
+        (None, DefaultPermission::Allow) => "everyone".to_owned(),
+        (None, DefaultPermission::Deny) => "nobody".to_owned(),
+    };
+    if !service.deny.is_empty() && text != "nobody" {
+        text.push_str(" but not ");
+        text.push_str(&listed(&service.deny).join(","));
+    }
+    if permissions.dry_run && text != "everyone" {
+        text.push_str(" (dry run)");
+    }
+    text
 }
 
 fn local(snapshot: &Snapshot, name: &ServiceName) -> Count {
@@ -148,7 +190,7 @@ fn in_zone(
     name: &ServiceName,
     service: &Service,
 ) -> Option<ServiceZone> {
-    let exported = service.is_exported_to(&snapshot.zone);
+    let exported = service.is_exported_to(&snapshot.zone) && service.may_run_in(zone);
     let views = snapshot
         .catalog
         .zone(zone)
