@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod attach;
+pub mod authority;
 pub mod balance;
 pub mod cli;
 pub mod demo;
@@ -13,9 +14,11 @@ pub mod health;
 pub mod identity;
 pub mod ingress;
 pub mod instances;
+pub mod join;
 pub mod registration;
 pub mod relay;
 pub mod reload;
+pub mod renewal;
 pub mod route;
 pub mod snapshot;
 pub mod sources;

@@ -74,7 +74,8 @@ fn retryable(reason: RefusalReason) -> bool {
         | RefusalReason::BadHeader
         | RefusalReason::HeaderTooLong
         | RefusalReason::NotExported
-        | RefusalReason::Forbidden => false,
+        | RefusalReason::Forbidden
+        | RefusalReason::NoCa => false,
     }
 }
 

@@ -4,7 +4,12 @@
 //! Adding a metric: a field in one of the groups below, its line in that group's `new`, a method here that says when to
 //! call it, and a line in the test.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
 use causeway_zone_sync::name::{GatewayId, ServiceName};
@@ -300,6 +305,22 @@ impl Metrics {
             .inc();
     }
 
+    /// A new certificate was got from the CA (`true`), or could not be (`false`).
+    pub fn identity_renewed(&self, ok: bool) {
+        let labels = ByResult { result: result(ok) };
+        self.zone.certificates.get_or_create(&labels).inc();
+    }
+
+    /// When the certificate in use ends.
+    pub fn identity_ends(&self, at: SystemTime) {
+        self.zone.identity_ends.set(since_1970(at));
+    }
+
+    /// When the certificate in use is renewed next.
+    pub fn identity_renews(&self, at: SystemTime) {
+        self.zone.identity_renews.set(since_1970(at));
+    }
+
     /// What became of an applied topology: `applied` (here), `taken`, `overruled`, `refused`, `fetch_failed`.
     pub fn topology_document(&self, result: &'static str) {
         self.zone.topologies.get_or_create(&ByResult { result }).inc();
@@ -316,6 +337,11 @@ impl Metrics {
     fn label(&self, service: &str) -> ServiceLabel {
         self.services.load().get(service).unwrap_or(&self.other).clone()
     }
+}
+
+fn since_1970(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn result(ok: bool) -> &'static str {

@@ -86,5 +86,6 @@ pub fn refusal_word(reason: RefusalReason) -> &'static str {
         RefusalReason::Overloaded => "overloaded",
         RefusalReason::Draining => "draining",
         RefusalReason::Forbidden => "forbidden",
+        RefusalReason::NoCa => "no_ca",
     }
 }
