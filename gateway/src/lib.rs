@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod attach;
+pub mod authority;
 pub mod balance;
 pub mod callers;
 pub mod cli;
@@ -15,9 +16,11 @@ pub mod identity;
 pub mod ingress;
 pub mod instances;
 pub mod permit;
+pub mod join;
 pub mod registration;
 pub mod relay;
 pub mod reload;
+pub mod renewal;
 pub mod route;
 pub mod snapshot;
 pub mod sources;

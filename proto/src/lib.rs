@@ -21,6 +21,12 @@ pub mod registry {
     include!("generated/causeway.registry.v1.rs");
 }
 
+/// The certificate authority of a federation, as gateways ask it.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod ca {
+    include!("generated/causeway.ca.v1.rs");
+}
+
 /// Applied topologies, as gateways hand them to each other and keep them on disk.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub mod topology {

@@ -3,7 +3,8 @@
 
 use std::{fs, path::Path};
 
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
+    "causeway.ca.v1.rs",
     "causeway.registry.v1.rs",
     "causeway.sync.v1.rs",
     "causeway.topology.v1.rs",
@@ -11,11 +12,12 @@ const NAMES: [&str; 6] = [
     "etcdserverpb.rs",
     "mvccpb.rs",
 ];
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "tunnel.proto",
     "sync.proto",
     "registry.proto",
     "topology.proto",
+    "ca.proto",
     "etcd/mvcc.proto",
     "etcd/rpc.proto",
 ];

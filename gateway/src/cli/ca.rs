@@ -1,18 +1,28 @@
-//! `causeway ca`: certificates for gateways, by a CA that is kept in a folder.
+//! `causeway ca`: a certificate authority that is kept in a folder: made, served to gateways, and used by hand.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use causeway_zone_sync::name::{GatewayId, GatewayName, ZoneName};
 
-use super::{Exit, Failure, output};
-use crate::identity::ca::{self, CaError};
+use super::{Exit, Failure, ca_serve, output, passphrase::PassphraseArgs};
+use crate::identity::{
+    KEY_FILE, SpiffeId,
+    ca::{self, Ca, CaError, LEAF_VALIDITY, key::KeyError, request::SigningRequest},
+    check_trust_domain, write_request,
+};
 
 const AFTER_HELP: &str = "\
 Examples:
   causeway ca init ca --trust-domain acme.internal
-  causeway ca issue --ca ca --zone east --gateway gw1 --out /etc/causeway/east";
+  causeway ca serve --ca ca
+  causeway token issue --ca ca --zone east                   then `causeway join` on the gateway's host
+  causeway ca issue --ca ca --zone east --gateway gw1 --out east-identity      key and certificate by hand
 
-/// Make a CA in a folder, and certificates for gateways from it.
+Signing by hand, with the key made where it is used:
+  causeway ca request --trust-domain acme.internal --zone east --gateway gw1 --out /etc/causeway/east
+  causeway ca sign --ca ca request.pem --zone east --gateway gw1 --out cert.pem";
+
+/// Make a CA in a folder, serve it, and issue certificates for gateways from it
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP, arg_required_else_help = true)]
 pub struct CaCommand {
@@ -22,10 +32,15 @@ pub struct CaCommand {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Make a new CA: ca.pem, which every gateway trusts, and ca-key.pem, to be kept safe.
+    /// Make a new CA: ca.pem, which every gateway trusts, and ca-key.pem, to be kept safe
     Init(Init),
-    /// Issue a gateway's identity: cert.pem, key.pem and ca.pem.
+    Serve(ca_serve::Args),
+    /// Issue a gateway's identity: cert.pem, key.pem and ca.pem
     Issue(Issue),
+    /// Make a key, and a request for a certificate that `causeway ca sign` signs; the key stays where it is made
+    Request(Request),
+    /// Sign a request for a certificate
+    Sign(Sign),
 }
 
 #[derive(Debug, clap::Args)]
@@ -35,6 +50,25 @@ struct Init {
     /// The federation's trust domain, as in its topology file
     #[arg(long, value_name = "DOMAIN")]
     trust_domain: String,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+}
+
+/// For which gateway.
+#[derive(Debug, clap::Args)]
+struct Whose {
+    /// Zone of the gateway
+    #[arg(long)]
+    zone: ZoneName,
+    /// Name of the gateway, unique within its zone
+    #[arg(long, value_name = "NAME")]
+    gateway: GatewayName,
+}
+
+impl Whose {
+    fn id(&self) -> GatewayId {
+        GatewayId::new(self.zone.clone(), self.gateway.clone())
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -42,33 +76,72 @@ struct Issue {
     /// Folder of the CA, as `causeway ca init` made it
     #[arg(long, value_name = "FOLDER")]
     ca: PathBuf,
-    /// Zone of the gateway
-    #[arg(long)]
-    zone: ZoneName,
-    /// Name of the gateway, unique within its zone
-    #[arg(long, value_name = "NAME")]
-    gateway: GatewayName,
+    #[command(flatten)]
+    whose: Whose,
     /// Folder for the identity; files that are there are replaced
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
     /// How long the certificate is valid; issue a new one before it ends
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
     valid_for: Duration,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct Request {
+    /// The federation's trust domain
+    #[arg(long, value_name = "DOMAIN")]
+    trust_domain: String,
+    #[command(flatten)]
+    whose: Whose,
+    /// Folder for key.pem, where the gateway will look for it, and request.pem; no key that is there is replaced
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Sign {
+    /// The request, PEM
+    request: PathBuf,
+    /// Folder of the CA, as `causeway ca init` made it
+    #[arg(long, value_name = "FOLDER")]
+    ca: PathBuf,
+    /// Whom the request must name: what is signed is what you say, not what the request says
+    #[command(flatten)]
+    whose: Whose,
+    /// File for the certificate
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// How long the certificate is valid
+    #[arg(long, value_name = "TIME", default_value_t = LEAF_VALIDITY.into())]
+    valid_for: humantime::Duration,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
 }
 
 pub fn run(command: CaCommand) -> Result<Exit, Failure> {
     match command.action {
         Action::Init(init) => make(&init),
+        Action::Serve(args) => ca_serve::run(args),
         Action::Issue(issue) => hand_out(&issue),
+        Action::Request(request) => prepare(&request),
+        Action::Sign(sign) => certify(&sign),
     }
 }
 
 fn make(init: &Init) -> Result<Exit, Failure> {
     let folder = init.folder.display();
-    ca::init(&init.folder, &init.trust_domain)
+    let passphrase = init.passphrase.read()?;
+    ca::init_under(&init.folder, &init.trust_domain, passphrase.as_ref())
         .map_err(|error| failure(format!("cannot make a CA in {folder}"), &error))?;
+    let how = match passphrase {
+        Some(_) => "it opens with the passphrase alone",
+        None => "it is not encrypted; --passphrase-file encrypts it",
+    };
     output::print(&format!(
-        "made a CA for {} in {folder}; keep {folder}/{} safe\n",
+        "made a CA for {} in {folder}; keep {folder}/{} safe ({how})\n\
+         serve it with `causeway ca serve --ca {folder}`, and let gateways in with `causeway token issue --ca {folder} --zone ZONE`\n",
         init.trust_domain,
         ca::CA_KEY_FILE
     ))?;
@@ -76,8 +149,10 @@ fn make(init: &Init) -> Result<Exit, Failure> {
 }
 
 fn hand_out(issue: &Issue) -> Result<Exit, Failure> {
-    let gateway = GatewayId::new(issue.zone.clone(), issue.gateway.clone());
-    let id = ca::issue(&issue.ca, &gateway, &issue.out, issue.valid_for)
+    let gateway = issue.whose.id();
+    let passphrase = issue.passphrase.read()?;
+    let id = Ca::open(&issue.ca, passphrase.as_ref())
+        .and_then(|ca| ca.issue_to(&issue.ca, &gateway, &issue.out, issue.valid_for))
         .map_err(|error| failure(format!("cannot issue an identity for {gateway}"), &error))?;
     output::print(&format!(
         "issued {id} in {}, valid for {}\n",
@@ -87,10 +162,66 @@ fn hand_out(issue: &Issue) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn failure(message: String, error: &CaError) -> Failure {
+fn prepare(request: &Request) -> Result<Exit, Failure> {
+    check_trust_domain(&request.trust_domain)
+        .map_err(|error| Failure::usage("the trust domain is not valid").because(&error))?;
+    let id = SpiffeId::new(&request.trust_domain, request.whose.id());
+    let folder = request.out.display();
+    let path = write_request(&request.out, &id).map_err(|error| {
+        failure(format!("cannot make a request for {id}"), &error)
+            .hint("a key that is there is never replaced; move it away to make another")
+    })?;
+    output::print(&format!(
+        "made {folder}/{KEY_FILE} and {path} for {id}\n\
+         have {path} signed with `causeway ca sign`, and put cert.pem and the CA's ca.pem beside the key\n",
+        path = path.display()
+    ))?;
+    Ok(Exit::Done)
+}
+
+fn certify(sign: &Sign) -> Result<Exit, Failure> {
+    let gateway = sign.whose.id();
+    let shown = sign.request.display();
+    let text = fs::read(&sign.request)
+        .map_err(|error| Failure::new(format!("cannot read {shown}")).because(&error))?;
+    let request = SigningRequest::from_pem(&text).map_err(|error| {
+        Failure::new(format!("cannot sign {shown}"))
+            .because(&error)
+            .exit(Exit::BadInput)
+    })?;
+    if request.id().gateway != gateway {
+        return Err(Failure::new(format!(
+            "{shown} is for {}, and not for {gateway}",
+            request.id().gateway
+        ))
+        .exit(Exit::BadInput)
+        .hint("--zone and --gateway must say whom you mean to certify"));
+    }
+    let passphrase = sign.passphrase.read()?;
+    let ca = Ca::open(&sign.ca, passphrase.as_ref());
+    let id = ca
+        .and_then(|ca| ca.sign_to(&sign.ca, &request, &sign.out, sign.valid_for.into()))
+        .map_err(|error| failure(format!("cannot certify {gateway}"), &error))?;
+    output::print(&format!(
+        "certified {id} in {}, valid for {}; {}/ca.pem goes beside it\n",
+        sign.out.display(),
+        sign.valid_for,
+        sign.ca.display()
+    ))?;
+    Ok(Exit::Done)
+}
+
+pub(super) fn failure(message: String, error: &CaError) -> Failure {
     let failure = Failure::new(message).because(error);
     match error {
         CaError::TrustDomain(_) | CaError::Validity(_) => failure.exit(Exit::Usage),
+        CaError::Key {
+            source: KeyError::NoPassphrase | KeyError::WrongPassphrase,
+            ..
+        } => failure
+            .exit(Exit::BadInput)
+            .hint("give the passphrase with --passphrase-file or in CAUSEWAY_CA_PASSPHRASE"),
+        CaError::OtherTrustDomain { .. } => failure.exit(Exit::BadInput),
         _ => failure,
     }
 }

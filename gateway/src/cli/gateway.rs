@@ -23,6 +23,7 @@ use crate::{
     gateway::{Gateway, GatewayConfig, StartError},
     identity::{IdentityFolder, LiveIdentity},
     registration::{RegistrationAddress, RegistrationConfig},
+    renewal::Renewal,
     telemetry::{
         AccessLog, LineWriter, Metrics,
         log::{self, LogFormat},
@@ -66,7 +67,8 @@ pub struct Args {
     /// The topology to start from; from then on what `causeway apply` hands to any gateway rules
     #[arg(long, value_name = "FILE", env = "CAUSEWAY_INITIAL_TOPOLOGY")]
     pub(super) initial_topology: Option<PathBuf>,
-    /// Folder with cert.pem, key.pem and ca.pem, as `causeway ca issue` makes it; renewed files are taken up at once
+    /// Folder with cert.pem, key.pem and ca.pem, as `causeway join` makes it; with renew.json beside them the gateway renews
+    /// its certificate by itself. Files that others renew are taken up at once
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_IDENTITY")]
     identity: PathBuf,
     /// Folder for what must outlive a restart: catalog, registrations, virtual addresses, applied topologies
@@ -206,7 +208,7 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         Failure::new(format!("cannot use the identity in {}", args.identity.display()))
             .because(&error)
             .exit(Exit::BadInput)
-            .hint("`causeway ca issue` makes one; each file must be readable by this user")
+            .hint("`causeway join` makes one; each file must be readable by this user")
     })?;
     let live = identity.identity();
     if live.gateway().zone != args.zone {
@@ -229,10 +231,12 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
             return Ok(Exit::BadInput);
         }
     };
-    let config = config(&args, live, &ruling, metrics.clone())?;
+    let identity = Arc::new(identity);
+    let mut config = config(&args, live, &ruling, metrics.clone())?;
+    config.renewal = Some(Renewal::new(identity.clone()));
     let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
     let watching = CancellationToken::new();
-    let renewing = tokio::spawn(Arc::new(identity).watch(metrics.clone(), watching.clone()));
+    let renewing = tokio::spawn(identity.watch(metrics.clone(), watching.clone()));
     let watch = tokio::spawn(ruling.watch(metrics, watching.clone()));
     signals.run(gateway, args.drain).await;
     watching.cancel();
@@ -276,6 +280,7 @@ fn config(
         data_dir: Some(args.data.clone()),
         zone_sync: args.zone_sync.clone(),
         zone_sync_insecure: args.zone_sync_insecure,
+        renewal: None,
         tunnel,
         dns: DnsConfig {
             listen: args.dns.clone(),

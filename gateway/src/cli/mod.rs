@@ -6,6 +6,7 @@
 
 mod apply;
 mod ca;
+mod ca_serve;
 mod check;
 mod client;
 mod completion;
@@ -15,14 +16,17 @@ mod explain;
 mod failure;
 mod gateway;
 mod get;
+mod join;
 mod man;
 pub(crate) mod output;
+mod passphrase;
 mod register;
 mod register_list;
 mod rollback;
 mod ruling;
 mod schema;
 mod tables;
+mod token;
 mod topology;
 mod validate;
 mod zone_sync;
@@ -38,6 +42,7 @@ const AFTER_HELP: &str = "\
 Examples:
   causeway demo                                   see a federation work and fail over, on this machine
   causeway validate topology.yaml                 check a topology file
+  causeway join TOKEN@HOST --gateway gw1 --out /etc/causeway/east     get an identity from the federation's CA
   causeway gateway --zone east --topology topology.yaml --identity /etc/causeway/east --data /var/lib/causeway
   causeway apply -f topology.yaml                 hand a changed topology to the federation
   causeway get zones                              what a running gateway knows
@@ -60,7 +65,9 @@ enum Command {
     Demo(demo::Args),
     Gateway(Box<gateway::Args>),
     ZoneSync(zone_sync::Args),
-    Ca(ca::CaCommand),
+    Ca(Box<ca::CaCommand>),
+    Token(token::TokenCommand),
+    Join(join::Args),
     Validate(validate::Args),
     Schema(schema::Args),
     Diff(diff::Args),
@@ -107,7 +114,9 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Demo(args) => demo::run(&args),
         Command::Gateway(args) => gateway::run(*args),
         Command::ZoneSync(args) => zone_sync::run(args),
-        Command::Ca(args) => ca::run(args),
+        Command::Ca(args) => ca::run(*args),
+        Command::Token(args) => token::run(args),
+        Command::Join(args) => block_on(join::run(args)),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Register(args) => block_on(register::register(args)),

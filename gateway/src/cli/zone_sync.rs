@@ -10,6 +10,7 @@ use super::{Exit, Failure};
 use crate::{
     admin::{AdminAddress, AdminConfig},
     identity::IdentityFolder,
+    renewal::Renewal,
     telemetry::{
         Metrics,
         log::{self, LogFormat},
@@ -115,9 +116,12 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
             .hint(error.hint())
     })?;
     let watching = CancellationToken::new();
-    if let Some(identity) = identity {
+    if let Some(identity) = identity.map(Arc::new) {
         // Renewals are told in the log; their count is a gateway's.
-        tokio::spawn(Arc::new(identity).watch(Arc::new(Metrics::default()), watching.clone()));
+        let metrics = Arc::new(Metrics::default());
+        let renewing = Renewal::new(identity.clone()).run(None, metrics.clone());
+        tokio::spawn(watching.clone().run_until_cancelled_owned(renewing));
+        tokio::spawn(identity.watch(metrics, watching.clone()));
     }
     tokio::select! {
         _ = terminate.recv() => {}

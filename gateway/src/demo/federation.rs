@@ -219,6 +219,7 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
         data_dir: None,
         zone_sync: Vec::new(),
         zone_sync_insecure: false,
+        renewal: None,
         dns: DnsConfig {
             listen: vec![any],
             upstreams: Some(Vec::new()),

@@ -18,6 +18,7 @@ use crate::{
     instances::InstancesError,
     registration::{RegistrationConfig, RegistrationError},
     reload::ReloadState,
+    renewal::Renewal,
     telemetry::{AccessLog, Metrics},
     topology::AppliedTopology,
     tunnel, vips,
@@ -41,6 +42,8 @@ pub struct GatewayConfig {
     pub zone_sync: Vec<ServerAddress>,
     /// Attaches to those on other hosts without proof of who they are.
     pub zone_sync_insecure: bool,
+    /// Keeps the certificate renewed where its folder says how; `None`: nobody here does.
+    pub renewal: Option<Renewal>,
     pub tunnel: tunnel::TunnelConfig,
     /// No listen address: no DNS.
     pub dns: DnsConfig,

@@ -2,6 +2,7 @@
 //!
 //! Nothing is decided here. Several gateways can live in one process, as they do in the demo and in tests.
 
+mod certificate;
 mod config;
 mod exports;
 mod labels;

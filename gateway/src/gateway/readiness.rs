@@ -13,21 +13,18 @@ use std::{
 use causeway_zone_sync::{catalog::Age, name::ZoneName, service::Disk};
 use tokio::sync::watch;
 
-use super::{GatewayConfig, sync_status::SyncView};
+use super::{GatewayConfig, certificate, sync_status::SyncView};
 use crate::{
     admin::{Check, Readiness},
     attach::AttachStatus,
     egress::Egress,
-    identity::LiveIdentity,
     reload::ReloadState,
+    renewal::Renewal,
     snapshot::{Health, Link, Snapshots},
     sources::Troubles,
     telemetry::ForbiddenTotals,
     topology::AppliedTopology,
 };
-
-/// A certificate with less than this left is worth a warning.
-const EXPIRES_SOON: Duration = Duration::from_secs(48 * 3600);
 
 pub fn checks(
     config: &GatewayConfig,
@@ -44,10 +41,14 @@ pub fn checks(
     let (egress, sync) = (egress.clone(), sync.clone());
     let applied = config.applied.clone();
     let (permitted, metrics) = (snapshots.clone(), config.metrics.clone());
+    let renewal = config.renewal.as_ref().map(Renewal::status);
     let readiness = Readiness::default()
         .with(move || running(draining.load(Ordering::Relaxed)))
         .with(move || topology(&reload, applied.as_ref()))
-        .with(move || certificate(&identity, SystemTime::now()))
+        .with(move || {
+            let renewal = renewal.as_ref().map(|status| status.borrow().clone());
+            certificate::check(&identity, renewal.as_ref(), SystemTime::now())
+        })
         .with(move || listeners(&egress))
         .with_sum(move || tunnels(&linked))
         .with_sum(move || catalog(&known))
@@ -88,46 +89,6 @@ fn topology(reload: &watch::Receiver<ReloadState>, applied: Option<&AppliedTopol
             ),
             "`causeway validate` shows every mistake; a corrected file is taken up at once",
         ),
-    }
-}
-
-fn certificate(identity: &LiveIdentity, now: SystemTime) -> Check {
-    let hint = "`causeway ca issue` makes a new one; put in place, it is taken up at once";
-    if let Some(why) = identity.refused() {
-        return Check::warn(
-            "gateway",
-            "certificate",
-            format!(
-                "the files have changed and are refused; the certificate before them stays in use: {why}"
-            ),
-            "put a certificate, its key and its roots in place that belong together",
-        );
-    }
-    let Some(not_after) = identity.current().not_after() else {
-        return Check::ok("gateway", "certificate", "it does not expire");
-    };
-    match not_after.duration_since(now) {
-        Err(_) => Check::fail(
-            "gateway",
-            "certificate",
-            "it has expired: no gateway will accept it",
-            hint,
-        ),
-        Ok(left) => {
-            let text = format!("it is valid for {}", in_words(left));
-            match left < EXPIRES_SOON {
-                true => Check::warn("gateway", "certificate", text, hint),
-                false => Check::ok("gateway", "certificate", text),
-            }
-        }
-    }
-}
-
-fn in_words(left: Duration) -> String {
-    let hours = left.as_secs() / 3600;
-    match hours {
-        0..48 => format!("{hours} hours"),
-        _ => format!("{} days", hours / 24),
     }
 }
 

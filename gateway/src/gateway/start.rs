@@ -34,6 +34,7 @@ use crate::{
     ingress::{Ingress, IngressConfig},
     instances::{Instances, InstancesConfig},
     registration::Registration,
+    renewal::{Relay, Renewal},
     snapshot::Snapshots,
     sources::{self, SourcesConfig, Troubles},
     topology,
@@ -81,6 +82,10 @@ impl Gateway {
             ingress: ingress.clone(),
             zone_sync: known.zone_sync.clone(),
             topologies: topology::Server::new(config.applied.clone()),
+            ca: Relay::new(
+                config.renewal.as_ref().map(Renewal::folder),
+                config.metrics.clone(),
+            ),
             control: Handle::current(),
         };
         let tunnels = Tunnels::start(
@@ -148,6 +153,12 @@ fn keep_going(
         let (tunnels, catalog) = (known.tunnel_set.clone(), known.zone_sync.catalog());
         let fetching = topology::keep_fetching(applied.clone(), tunnels, catalog);
         tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
+    }
+    if let Some(renewal) = &config.renewal {
+        let renewing = renewal
+            .clone()
+            .run(Some(known.tunnel_set.clone()), config.metrics.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(renewing));
     }
 }
 

@@ -1,5 +1,5 @@
 //! Sends each stream that a peer opens to the part that serves it: connections to the ingress, zone sync to zone
-//! sync, questions for the topology to those who hold it.
+//! sync, questions for the topology to those who hold it, and those for the CA on to the CA.
 
 use causeway_proto::tunnel::stream_header::Kind;
 use causeway_zone_sync::service::ZoneSync;
@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     ingress::Ingress,
-    topology,
+    renewal, topology,
     tunnel::{IncomingStream, StreamHandler},
 };
 
@@ -16,6 +16,7 @@ pub struct Streams {
     pub ingress: Ingress,
     pub zone_sync: ZoneSync,
     pub topologies: topology::Server,
+    pub ca: renewal::Relay,
     /// Zone sync runs here, so that a large catalog cannot stall a data thread.
     pub control: Handle,
 }
@@ -27,6 +28,11 @@ impl StreamHandler for Streams {
                 let (topologies, question) = (self.topologies.clone(), question.clone());
                 self.control
                     .spawn(async move { topologies.answer(question, stream).await });
+                return Box::pin(std::future::ready(()));
+            }
+            Some(Kind::Ca(_)) => {
+                let ca = self.ca.clone();
+                self.control.spawn(async move { ca.serve(stream).await });
                 return Box::pin(std::future::ready(()));
             }
             kind => kind,

@@ -1,45 +1,69 @@
 //! The built-in CA: a P-256 key and a self-signed certificate in a folder, or in memory for tests and the demo.
 //!
-//! It issues gateway identities by hand. It has no network side, keeps no list of what it issued, and revokes nothing.
+//! In its folder lie `ca.pem` (its own certificate first, then further roots that gateways shall trust), `ca-key.pem`,
+//! `tokens/` and `issued.jsonl`. Serving it to others is [`crate::authority`]'s business; it revokes nothing.
+
+mod folder;
+pub mod issued;
+pub mod key;
+pub mod request;
+pub mod tokens;
 
 use std::{
-    fs, io,
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
 use causeway_zone_sync::name::GatewayId;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
 };
+use sha2::{Digest, Sha256};
 
-use super::{
-    Identity, SpiffeError, SpiffeId,
-    files::{self, CERTIFICATE_FILE, IdentityError, KEY_FILE, ROOTS_FILE},
-    leaf::{self, LeafError},
-    spiffe,
-};
+use super::{Identity, SpiffeError, SpiffeId, files::IdentityError, leaf::LeafError, provider, spiffe};
+use folder::make_folder;
+pub use folder::{init, init_under, issue, server_trust_domain, trust_domain};
+use key::KeyError;
+use request::SigningRequest;
+use tokens::TokenId;
 
-/// The CA's private key, beside its certificate [`ROOTS_FILE`].
+/// The CA's private key, beside its certificate, which is named as in an identity.
 pub const CA_KEY_FILE: &str = "ca-key.pem";
 /// How long a CA certificate lives.
 pub const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// How long a leaf lives once gateways renew theirs by themselves.
 pub const LEAF_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Certificates begin this long before they are made, for peers whose clock is behind.
+/// Certificates begin this long before they are made, for peers whose clock is behind; short ones begin a tenth of their
+/// lives before, so that their first half is not over when they are made.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// Bytes of a serial number (RFC 5280 §4.1.2.2 allows 20).
+const SERIAL_BYTES: usize = 16;
 
 /// A certificate authority for one trust domain.
 pub struct Ca {
     trust_domain: String,
     certificate: CertificateDer<'static>,
-    certificate_pem: String,
+    /// What gateways shall trust: the own certificate first, and whatever else `ca.pem` holds.
+    roots: Vec<CertificateDer<'static>>,
+    roots_pem: String,
     issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate that was made, and what there is to know of it.
+#[derive(Debug)]
+pub struct Certified {
+    pub certificate: CertificateDer<'static>,
+    pub pem: String,
+    pub id: SpiffeId,
+    serial: [u8; SERIAL_BYTES],
+    not_before: SystemTime,
+    pub not_after: SystemTime,
 }
 
 /// What a leaf certificate is to say. Tests make bad ones by changing it.
@@ -71,12 +95,35 @@ pub enum CaError {
         #[source]
         source: Box<IdentityError>,
     },
-    #[error("{path} holds no usable CA key", path = path.display())]
+    #[error("cannot use the CA key in {path}", path = path.display())]
     Key {
         path: PathBuf,
         #[source]
-        source: rcgen::Error,
+        source: KeyError,
     },
+    #[error("cannot put the key under the passphrase")]
+    Encrypt {
+        #[source]
+        source: KeyError,
+    },
+    #[error("the key in {key} is not that of the first certificate in {certificate}",
+        key = key.display(), certificate = certificate.display())]
+    Pair { key: PathBuf, certificate: PathBuf },
+    #[error("cannot read the tokens in {path}", path = path.display())]
+    Tokens {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("no open token has the id {0}")]
+    NoSuchToken(TokenId),
+    #[error(
+        "{} tokens are remembered, which is the limit; the old ones go by themselves in a week",
+        tokens::MAX_TOKENS
+    )]
+    TooManyTokens,
+    #[error("the system has no randomness to give")]
+    Random,
     #[error("{path} is not the certificate of a Causeway CA", path = path.display())]
     NotACa {
         path: PathBuf,
@@ -85,49 +132,14 @@ pub enum CaError {
     },
     #[error("the trust domain is not valid")]
     TrustDomain(#[from] SpiffeError),
+    #[error("the request is for trust domain {found}, and this CA is of {own}")]
+    OtherTrustDomain { found: String, own: String },
     #[error("a validity of {0:?} is out of range")]
     Validity(Duration),
     #[error("cannot make a certificate")]
     Certificate(#[source] rcgen::Error),
     #[error("cannot trust the CA's own certificate")]
     Root(#[source] rustls::Error),
-}
-
-/// Makes a CA in `folder`, which is created if need be: `ca.pem` and, readable by its owner alone, `ca-key.pem`.
-///
-/// # Errors
-/// When either file is there already, or nothing can be written.
-pub fn init(folder: &Path, trust_domain: &str) -> Result<(), CaError> {
-    let ca = Ca::new(trust_domain)?;
-    create_folder(folder)?;
-    let certificate = folder.join(ROOTS_FILE);
-    if certificate.exists() {
-        return Err(CaError::Exists(certificate));
-    }
-    let key = ca.issuer.key().serialize_pem();
-    create(&folder.join(CA_KEY_FILE), &key, files::PRIVATE)?;
-    create(&certificate, &ca.certificate_pem, files::PUBLIC)
-}
-
-/// Issues an identity from the CA in `ca_folder` and writes it to `out`: `cert.pem`, `key.pem` and `ca.pem`. Files that are
-/// there are replaced: that is how a certificate is renewed by hand.
-///
-/// # Errors
-/// When the CA cannot be read or `out` not written.
-pub fn issue(
-    ca_folder: &Path,
-    gateway: &GatewayId,
-    out: &Path,
-    validity: Duration,
-) -> Result<SpiffeId, CaError> {
-    let ca = Ca::load(ca_folder)?;
-    let leaf = ca.leaf(gateway, validity)?;
-    let (certificate, key) = ca.sign(&leaf)?;
-    create_folder(out)?;
-    replace(&out.join(KEY_FILE), &key.serialize_pem(), files::PRIVATE)?;
-    replace(&out.join(CERTIFICATE_FILE), &certificate.pem(), files::PUBLIC)?;
-    replace(&out.join(ROOTS_FILE), &ca.certificate_pem, files::PUBLIC)?;
-    Ok(SpiffeId::new(&ca.trust_domain, gateway.clone()))
 }
 
 impl Ca {
@@ -142,47 +154,10 @@ impl Ca {
         let certificate = params.self_signed(&key).map_err(CaError::Certificate)?;
         Ok(Self {
             trust_domain: trust_domain.to_owned(),
-            certificate_pem: certificate.pem(),
+            roots_pem: certificate.pem(),
+            roots: vec![certificate.der().clone()],
             certificate: certificate.into(),
             issuer: Issuer::new(params, key),
-        })
-    }
-
-    /// Reads a CA that [`init`] made.
-    ///
-    /// # Errors
-    /// When a file is missing or is not what it should be.
-    pub fn load(folder: &Path) -> Result<Self, CaError> {
-        let unread = |source| CaError::Read {
-            folder: folder.to_owned(),
-            source: Box::new(source),
-        };
-        let path = folder.join(ROOTS_FILE);
-        let text = files::read(&path).map_err(unread)?;
-        let not_a_ca = |source| CaError::NotACa {
-            path: path.clone(),
-            source,
-        };
-        let certificates = files::certificates(&path).map_err(unread)?;
-        let certificate = certificates
-            .into_iter()
-            .next()
-            .ok_or_else(|| not_a_ca(LeafError::Malformed))?;
-        let trust_domain = trust_domain(&certificate).map_err(not_a_ca)?;
-
-        let key_path = folder.join(CA_KEY_FILE);
-        let key_text = files::read(&key_path).map_err(unread)?;
-        let unusable = |source| CaError::Key {
-            path: key_path.clone(),
-            source,
-        };
-        let key = KeyPair::from_pem(&String::from_utf8_lossy(&key_text)).map_err(unusable)?;
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(unusable)?;
-        Ok(Self {
-            trust_domain,
-            certificate_pem: String::from_utf8_lossy(&text).into_owned(),
-            certificate,
-            issuer,
         })
     }
 
@@ -195,6 +170,24 @@ impl Ca {
     #[must_use]
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
+    }
+
+    /// What gateways shall trust: the own certificate first.
+    #[must_use]
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
+    /// The same as PEM.
+    #[must_use]
+    pub fn roots_pem(&self) -> &str {
+        &self.roots_pem
+    }
+
+    /// SHA-256 of the own certificate.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        fingerprint(&self.certificate)
     }
 
     /// A good identity for `gateway`, valid from now.
@@ -216,7 +209,7 @@ impl Ca {
         Ok(Leaf {
             gateway: gateway.clone(),
             uris: vec![SpiffeId::new(&self.trust_domain, gateway.clone()).to_string()],
-            not_before: now - CLOCK_SKEW,
+            not_before: now - CLOCK_SKEW.min(validity / 10),
             not_after: not_after.ok_or(CaError::Validity(validity))?,
             is_ca: false,
         })
@@ -227,25 +220,90 @@ impl Ca {
     /// # Errors
     /// When no certificate can be made of it.
     pub fn issue_leaf(&self, leaf: &Leaf) -> Result<Identity, CaError> {
-        let (certificate, key) = self.sign(leaf)?;
+        let key = KeyPair::generate().map_err(CaError::Certificate)?;
+        let certified = self.certify(leaf, &key)?;
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).map_err(CaError::Root)?;
         Ok(Identity::assemble(
-            SpiffeId::new(&self.trust_domain, leaf.gateway.clone()),
-            vec![certificate.into()],
+            certified.id,
+            vec![certified.certificate],
             PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())),
             roots,
         ))
     }
 
-    fn sign(&self, leaf: &Leaf) -> Result<(rcgen::Certificate, KeyPair), CaError> {
+    /// Signs a request: a good leaf for whom it names, valid from now. Whether they may have it is the caller's business.
+    ///
+    /// # Errors
+    /// When `validity` is out of range, or the request is for another trust domain.
+    pub fn sign(&self, request: &SigningRequest, validity: Duration) -> Result<Certified, CaError> {
+        if request.id().trust_domain != self.trust_domain {
+            return Err(CaError::OtherTrustDomain {
+                found: request.id().trust_domain.clone(),
+                own: self.trust_domain.clone(),
+            });
+        }
+        self.certify(&self.leaf(&request.id().gateway, validity)?, request.key())
+    }
+
+    /// The certificate of the process that serves this CA: no gateway can have one, so none can pass for the CA.
+    ///
+    /// # Errors
+    /// When `validity` is out of range.
+    pub fn server(&self, validity: Duration) -> Result<(CertificateDer<'static>, KeyPair), CaError> {
         let key = KeyPair::generate().map_err(CaError::Certificate)?;
-        let params = leaf_params(leaf)?;
+        let now = SystemTime::now();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name("Causeway CA server".to_owned());
+        params.subject_alt_names = vec![uri(&spiffe::ca_server_id(&self.trust_domain))?];
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = (now + validity).into();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(serial()?.to_vec().into());
         let certificate = params
             .signed_by(&key, &self.issuer)
             .map_err(CaError::Certificate)?;
-        Ok((certificate, key))
+        Ok((certificate.into(), key))
     }
+
+    fn certify(&self, leaf: &Leaf, key: &impl PublicKeyData) -> Result<Certified, CaError> {
+        let serial = serial()?;
+        let mut params = leaf_params(leaf)?;
+        params.serial_number = Some(serial.to_vec().into());
+        let certificate = params
+            .signed_by(key, &self.issuer)
+            .map_err(CaError::Certificate)?;
+        Ok(Certified {
+            pem: certificate.pem(),
+            certificate: certificate.into(),
+            id: SpiffeId::new(&self.trust_domain, leaf.gateway.clone()),
+            serial,
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+        })
+    }
+}
+
+/// SHA-256 of a certificate, by which people and tokens know it.
+#[must_use]
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
+    Sha256::digest(certificate).into()
+}
+
+/// Random and positive, and never so that a zero byte before it could be left out.
+fn serial() -> Result<[u8; SERIAL_BYTES], CaError> {
+    let mut serial = random::<SERIAL_BYTES>()?;
+    serial[0] = serial[0] & 0x3f | 0x40;
+    Ok(serial)
+}
+
+/// Bytes that nobody can guess.
+fn random<const COUNT: usize>() -> Result<[u8; COUNT], CaError> {
+    let mut bytes = [0; COUNT];
+    let filled = provider().secure_random.fill(&mut bytes);
+    filled.map(|()| bytes).map_err(|_| CaError::Random)
 }
 
 fn ca_params(trust_domain: &str, key: &KeyPair) -> Result<CertificateParams, CaError> {
@@ -294,33 +352,4 @@ fn name(common: String) -> DistinguishedName {
 
 fn uri(text: &str) -> Result<SanType, CaError> {
     Ok(SanType::URI(text.try_into().map_err(CaError::Certificate)?))
-}
-
-fn trust_domain(certificate: &CertificateDer<'_>) -> Result<String, LeafError> {
-    let parsed = leaf::parse(certificate)?;
-    Ok(spiffe::trust_domain_of_ca(leaf::only_uri(&parsed)?)?)
-}
-
-fn create_folder(folder: &Path) -> Result<(), CaError> {
-    fs::create_dir_all(folder).map_err(|source| CaError::Write {
-        path: folder.to_owned(),
-        source,
-    })
-}
-
-fn create(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
-    files::create(path, text, mode).map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => CaError::Exists(path.to_owned()),
-        _ => CaError::Write {
-            path: path.to_owned(),
-            source,
-        },
-    })
-}
-
-fn replace(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
-    files::replace(path, text, mode).map_err(|source| CaError::Write {
-        path: path.to_owned(),
-        source,
-    })
 }

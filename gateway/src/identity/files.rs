@@ -3,11 +3,13 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustls::{
     CertificateError, Error as TlsFailure, RootCertStore,
     pki_types::{
@@ -29,6 +31,8 @@ pub const KEY_FILE: &str = "key.pem";
 pub const ROOTS_FILE: &str = "ca.pem";
 /// Mode of a file that holds a private key: its owner alone.
 pub(super) const PRIVATE: u32 = 0o600;
+/// Mode of a folder that holds private keys.
+const PRIVATE_FOLDER: u32 = 0o700;
 /// Mode of a file that anyone may read.
 pub(super) const PUBLIC: u32 = 0o644;
 /// Largest identity file that is read, in bytes: thousands of roots, and not a mistaken disk image.
@@ -37,7 +41,7 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// Why an identity on disk cannot be used: what, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("cannot read {path}; `causeway ca issue --out {folder}` makes the three files of an identity",
+    #[error("cannot read {path}; `causeway join` or `causeway ca issue --out {folder}` makes the three files of an identity",
         path = path.display(), folder = folder(path))]
     Read {
         path: PathBuf,
@@ -75,7 +79,7 @@ pub enum IdentityError {
         #[source]
         source: Box<super::TlsError>,
     },
-    #[error("the certificate in {path} has expired; issue a new one with `causeway ca issue`, or set this host's clock if it is wrong",
+    #[error("the certificate in {path} has expired; get a new one with `causeway join` or `causeway ca issue`, or set this host's clock if it is wrong",
         path = path.display())]
     Expired { path: PathBuf },
     #[error("the certificate in {path} is not valid yet; set this host's clock, or wait", path = path.display())]
@@ -96,35 +100,37 @@ fn folder(path: &Path) -> String {
 }
 
 pub(super) fn load(folder: &Path, now: SystemTime) -> Result<Identity, IdentityError> {
-    let certificate = folder.join(CERTIFICATE_FILE);
-    let key_path = folder.join(KEY_FILE);
-    let roots_path = folder.join(ROOTS_FILE);
+    let chain = certificates(&folder.join(CERTIFICATE_FILE))?;
+    let key = private_key(&folder.join(KEY_FILE))?;
+    put_together(folder, chain, key, roots(&folder.join(ROOTS_FILE))?, now)
+}
 
-    let chain = certificates(&certificate)?;
+/// Checks that the parts belong together. `folder` is for messages.
+pub(super) fn put_together(
+    folder: &Path,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    roots: RootCertStore,
+    now: SystemTime,
+) -> Result<Identity, IdentityError> {
+    let path = folder.join(CERTIFICATE_FILE);
     let id = match chain.first().map(identify) {
         Some(Ok(id)) => id,
-        Some(Err(source)) => {
-            return Err(IdentityError::Leaf {
-                path: certificate,
-                source,
-            });
-        }
-        None => return Err(missing(&certificate, "certificate")),
+        Some(Err(source)) => return Err(IdentityError::Leaf { path, source }),
+        None => return Err(missing(&path, "certificate")),
     };
-    let key = private_key(&key_path)?;
-    let mut identity = Identity::assemble(id, chain, key, roots(&roots_path)?);
-
+    let mut identity = Identity::assemble(id, chain, key, roots);
     if let Err(source) = identity.server_tls() {
         return Err(IdentityError::Pair {
-            key: key_path,
-            certificate,
+            key: folder.join(KEY_FILE),
+            certificate: path,
             source: Box::new(source),
         });
     }
     identity.doubt = identity
         .check_chain(now)
         .err()
-        .map(|source| chain_error(source, &certificate, &roots_path));
+        .map(|source| chain_error(source, &path, &folder.join(ROOTS_FILE)));
     Ok(identity)
 }
 
@@ -160,7 +166,7 @@ pub(super) fn roots(path: &Path) -> Result<RootCertStore, IdentityError> {
     Ok(store)
 }
 
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let text = read(path)?;
     let sections = CertificateDer::pem_slice_iter(&text);
     sections
@@ -202,8 +208,33 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
 }
 
 /// Writes a file that must not exist yet. It has its mode from its first moment, whatever the umask, so that a key is
-/// never readable by others, not even while it is empty.
+/// never readable by others, not even while it is empty; and it appears whole or not at all.
 pub(super) fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let fresh = write_beside(path, text, mode)?;
+    renameat_with(CWD, &fresh, CWD, path, RenameFlags::NOREPLACE)
+        .map_err(io::Error::from)
+        .and_then(|()| sync_folder(path))
+        .inspect_err(|_| drop(fs::remove_file(&fresh)))
+}
+
+/// Like [`create`], but takes the place of a file that is there, whole or not at all.
+pub(super) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let fresh = write_beside(path, text, mode)?;
+    fs::rename(&fresh, path)
+        .and_then(|()| sync_folder(path))
+        .inspect_err(|_| drop(fs::remove_file(&fresh)))
+}
+
+fn write_beside(path: &Path, text: &str, mode: u32) -> io::Result<PathBuf> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    // Two writers of one file must not meet in its temporary name.
+    name.push(format!(".new-{:016x}", SmallRng::from_os_rng().random::<u64>()));
+    let fresh = path.with_file_name(name);
+    write_new(&fresh, text, mode).inspect_err(|_| drop(fs::remove_file(&fresh)))?;
+    Ok(fresh)
+}
+
+fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -214,12 +245,25 @@ pub(super) fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Like [`create`], but takes the place of a file that is there, whole or not at all.
-pub(super) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".new-{}", std::process::id()));
-    let fresh = path.with_file_name(name);
-    create(&fresh, text, mode)
-        .and_then(|()| fs::rename(&fresh, path))
-        .inspect_err(|_| drop(fs::remove_file(&fresh)))
+/// Writes a file that anyone may read, in the place of one that is there.
+pub(crate) fn write_public(path: &Path, text: &str) -> io::Result<()> {
+    replace(path, text, PUBLIC)
+}
+
+/// Makes a rename last over a crash of the machine.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Makes a folder for its owner alone, whatever the umask, and those above it as usual. One that is there stays as it is.
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder.parent() {
+        fs::create_dir_all(above)?;
+    }
+    fs::DirBuilder::new().mode(PRIVATE_FOLDER).create(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(PRIVATE_FOLDER))
 }

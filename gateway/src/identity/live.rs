@@ -4,9 +4,11 @@
 //! know of the gateway. A set of files is checked whole before it is used: that it is readable, that key and certificate
 //! belong together, that it names the same gateway as before, and that peers would believe it now. One that fails
 //! changes nothing: the identity before it stays in use, to its end, and the refusal is there to be asked for until a
-//! good set comes. What a new identity does to tunnels is not decided here.
+//! good set comes. Files that were written a moment ago may be half of a set, and are not complained about yet. What a new
+//! identity does to tunnels is not decided here.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -20,11 +22,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Identity, IdentityError, SpiffeId};
+use super::{Identity, IdentityError, NewIdentity, SpiffeId, install};
 use crate::{reload::watch_folder, telemetry::Metrics};
 
 /// How often the files are read without being told to: they may be links to files elsewhere.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// For so long after they were written, files that do not go together may be half of a set that is being replaced.
+const SETTLING: Duration = Duration::from_secs(2);
+/// How often such files are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The identity in use, now and whenever it changes. Who it names never changes.
 #[derive(Debug, Clone)]
@@ -119,6 +125,8 @@ pub enum Renewal {
     Taken,
     /// They cannot be used; the identity before them stays.
     Refused,
+    /// They cannot be used, and were written so lately that the rest may follow.
+    Unsettled,
 }
 
 /// A folder with an identity, and what is in use of it.
@@ -139,6 +147,10 @@ impl IdentityFolder {
     /// # Errors
     /// Names the file, what is wrong with it, and what to do.
     pub fn open(folder: &Path) -> Result<Self, IdentityError> {
+        if let Err(error) = install::finish(folder) {
+            tracing::error!(folder = %folder.display(), %error,
+                "cannot finish a renewal that was interrupted; the identity before it stays in use");
+        }
         Ok(Self {
             folder: folder.to_owned(),
             identity: watch::Sender::new(Arc::new(Identity::load(folder)?)),
@@ -156,9 +168,34 @@ impl IdentityFolder {
         }
     }
 
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Puts a new identity into the folder and takes it up. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be written; the identity before it stays in use.
+    pub fn install(&self, new: &NewIdentity, now: SystemTime) -> io::Result<Renewal> {
+        let _one_at_a_time = self.reading.lock();
+        new.install(&self.folder)?;
+        Ok(self.read_again(now, Duration::ZERO))
+    }
+
     /// Reads the files again, and takes them up if they are good and new. Blocks on the disk.
     pub fn reload(&self, now: SystemTime) -> Renewal {
         let _one_at_a_time = self.reading.lock();
+        self.read_again(now, Duration::ZERO)
+    }
+
+    /// As [`IdentityFolder::reload`], but waits for the rest of a set that is being written.
+    fn reload_settled(&self, now: SystemTime) -> Renewal {
+        let _one_at_a_time = self.reading.lock();
+        self.read_again(now, SETTLING)
+    }
+
+    fn read_again(&self, now: SystemTime, settling: Duration) -> Renewal {
         let current = self.identity.borrow().clone();
         match self.check(&current, now) {
             Ok(found) if found.same_files(&current) => {
@@ -176,6 +213,10 @@ impl IdentityFolder {
                 let told = in_one_line(&error);
                 if self.refused.borrow().as_ref() == Some(&told) {
                     return Renewal::Unchanged;
+                }
+                let written = install::written_at(&self.folder);
+                if written.is_some_and(|at| now.duration_since(at).is_ok_and(|ago| ago < settling)) {
+                    return Renewal::Unsettled;
                 }
                 tracing::error!(gateway = %current.gateway(),
                     "a changed identity is refused and the one before it stays in use: {told}");
@@ -221,15 +262,19 @@ impl IdentityFolder {
         }
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut unsettled = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = changed.notified() => {}
                 _ = look.tick() => {}
+                () = tokio::time::sleep(LOOK_AGAIN), if unsettled => {}
             }
             let files = self.clone();
-            match tokio::task::spawn_blocking(move || files.reload(SystemTime::now())).await {
-                Ok(Renewal::Unchanged) => {}
+            let read = tokio::task::spawn_blocking(move || files.reload_settled(SystemTime::now())).await;
+            unsettled = matches!(read, Ok(Renewal::Unsettled));
+            match read {
+                Ok(Renewal::Unchanged | Renewal::Unsettled) => {}
                 Ok(Renewal::Taken) => metrics.identity_reloaded(true),
                 Ok(Renewal::Refused) => metrics.identity_reloaded(false),
                 Err(error) => tracing::error!(%error, "reading the identity again has failed"),
@@ -338,6 +383,22 @@ mod tests {
             assert_eq!(files.reload(later), Renewal::Unchanged);
             assert_eq!(identity.refused(), None);
         }
+    }
+
+    #[test]
+    fn half_a_set_is_complained_about_only_when_the_rest_does_not_come() {
+        let authority = authority();
+        let (folder, files) = folder_of(&authority);
+        let other = tempfile::tempdir().unwrap();
+        put(other.path(), &authority, "east", LEAF_VALIDITY);
+        let copy = |name| fs::copy(other.path().join(name), folder.path().join(name)).unwrap();
+        copy(KEY_FILE);
+        let now = SystemTime::now();
+        assert_eq!(files.reload_settled(now), Renewal::Unsettled);
+        assert_eq!(files.identity().refused(), None);
+        assert_eq!(files.reload_settled(now + 2 * SETTLING), Renewal::Refused);
+        copy(CERTIFICATE_FILE);
+        assert_eq!(files.reload_settled(now), Renewal::Taken);
     }
 
     #[tokio::test]

@@ -3,8 +3,9 @@
 //! Identities are checked whole when they are loaded, so that a bad file is an error with advice at start and not a refused
 //! handshake later. What only time or another file can mend (an expired certificate, an issuer that is not among the own
 //! roots) is a [doubt](Identity::doubt) and no error: a gateway that restarts with it still serves its own zone. A renewed
-//! set of files is taken up while the gateway runs ([`IdentityFolder`]). Asking a CA for one, and join tokens, are not here
-//! yet. Private keys are never printed: nothing that holds one derives `Debug`.
+//! set of files is taken up while the gateway runs ([`IdentityFolder`]). Asking a CA for one is [`crate::join`]'s, and when
+//! that is done for a running gateway [`crate::renewal`]'s. Private keys are never printed: nothing that holds one derives
+//! `Debug`.
 
 use std::{
     fmt,
@@ -26,6 +27,7 @@ use rustls::{
 pub mod ca;
 mod chain;
 mod files;
+mod install;
 mod leaf;
 mod live;
 mod spiffe;
@@ -33,6 +35,8 @@ mod statement;
 
 use chain::ChainVerifier;
 pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, ROOTS_FILE};
+pub(crate) use files::{certificates, write_public};
+pub use install::{NewIdentity, check_writable, write_request};
 pub use leaf::{LeafError, identify};
 pub use live::{IdentityFolder, LiveIdentity, Renewal, RenewalError};
 pub use spiffe::{MAX_TRUST_DOMAIN_BYTES, SpiffeError, SpiffeId, check_trust_domain};
@@ -122,9 +126,31 @@ impl Identity {
     /// When the leaf certificate ends; `None` if it cannot be read.
     #[must_use]
     pub fn not_after(&self) -> Option<SystemTime> {
+        self.validity().map(|(_, not_after)| not_after)
+    }
+
+    /// From when until when the leaf certificate is valid; `None` if it cannot be read.
+    #[must_use]
+    pub fn validity(&self) -> Option<(SystemTime, SystemTime)> {
         let leaf = leaf::parse(self.chain.first()?).ok()?;
-        let seconds = u64::try_from(leaf.validity().not_after.timestamp()).ok()?;
-        UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+        let time = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?));
+        let validity = leaf.validity();
+        Some((
+            time(validity.not_before.timestamp())?,
+            time(validity.not_after.timestamp())?,
+        ))
+    }
+
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        self.key.clone_key()
+    }
+
+    pub(crate) fn roots(&self) -> Arc<RootCertStore> {
+        self.roots.clone()
     }
 
     /// TLS settings for dialling: TLS 1.3 only, both sides authenticated, no resumption, so that every tunnel proves its
@@ -220,7 +246,7 @@ fn unix_time(now: SystemTime) -> UnixTime {
 }
 
 /// aws-lc-rs with a hybrid post-quantum key exchange first, and the cipher that packets of 1,452 bytes cost least with.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![
             aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,

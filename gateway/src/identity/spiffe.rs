@@ -9,6 +9,8 @@ pub const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 /// Longest SPIFFE id in bytes (SPIFFE-ID §2.3).
 const MAX_ID_BYTES: usize = 2048;
 const SCHEME: &str = "spiffe://";
+/// The path of the SPIFFE id of a process that serves a CA.
+const CA_SERVER: &str = "/ca";
 
 /// Who a gateway is, and in which trust domain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,6 +28,8 @@ pub enum SpiffeError {
     TooLong(usize),
     #[error("`{0}` is not a trust domain: 1 to {MAX_TRUST_DOMAIN_BYTES} of a-z, 0-9, `.`, `-` and `_`")]
     TrustDomain(String),
+    #[error("`{0}` has not the form spiffe://<trust domain>/ca")]
+    NotACaServer(String),
     #[error("`{0}` has not the form spiffe://<trust domain>/zone/<zone>/gateway/<gateway>")]
     Shape(String),
     #[error("a name in the SPIFFE id `{id}` is not valid")]
@@ -99,6 +103,19 @@ pub(super) fn trust_domain_of_ca(id: &str) -> Result<String, SpiffeError> {
         .ok_or_else(|| SpiffeError::NotSpiffe(id.chars().take(80).collect()))?;
     check_trust_domain(domain)?;
     Ok(domain.to_owned())
+}
+
+/// The trust domain whose CA a process serves that has this SPIFFE id: the reverse of [`ca_server_id`].
+pub(super) fn trust_domain_of_ca_server(id: &str) -> Result<String, SpiffeError> {
+    let ca = id
+        .strip_suffix(CA_SERVER)
+        .ok_or_else(|| SpiffeError::NotACaServer(id.chars().take(80).collect()))?;
+    trust_domain_of_ca(ca)
+}
+
+/// The SPIFFE id of the process that serves a CA. It is no gateway's.
+pub(super) fn ca_server_id(trust_domain: &str) -> String {
+    format!("{SCHEME}{trust_domain}{CA_SERVER}")
 }
 
 /// The SPIFFE id of a CA of `trust_domain`.

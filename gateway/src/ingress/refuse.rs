@@ -100,7 +100,8 @@ fn retryable(reason: RefusalReason) -> bool {
         | RefusalReason::HeaderTooLong
         | RefusalReason::NotExported
         | RefusalReason::Forbidden
-        | RefusalReason::Unvouched => false,
+        | RefusalReason::Unvouched
+        | RefusalReason::NoCa => false,
     }
 }
 

@@ -162,6 +162,9 @@ pub(super) struct ZoneFamilies {
     pub sync_passed_over: Counter,
     pub reloads: Family<ByResult, Counter>,
     pub renewals: Family<ByResult, Counter>,
+    pub certificates: Family<ByResult, Counter>,
+    pub identity_ends: Gauge,
+    pub identity_renews: Gauge,
     pub registry_attached: Gauge,
     pub registry_attachments: Counter,
     pub topologies: Family<ByResult, Counter>,
@@ -169,6 +172,17 @@ pub(super) struct ZoneFamilies {
 
 impl ZoneFamilies {
     pub fn new(registry: &mut Registry) -> Self {
+        let (identity_ends, identity_renews) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "identity_not_after_timestamp_seconds",
+            "When the certificate in use ends, since 1970; 0 while that is not known",
+            identity_ends.clone(),
+        );
+        registry.register(
+            "identity_renewal_timestamp_seconds",
+            "When the certificate in use is renewed next, since 1970; 0 where somebody else renews it",
+            identity_renews.clone(),
+        );
         let registry_attached = Gauge::default();
         registry.register(
             "registry_attached",
@@ -193,6 +207,13 @@ impl ZoneFamilies {
             sync_passed_over.clone(),
         );
         Self {
+            certificates: counters(
+                registry,
+                "identity_renewals",
+                "Certificates asked of the CA, by what became of it",
+            ),
+            identity_ends,
+            identity_renews,
             registry_attached,
             registry_attachments,
             sync_repairs,

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -347,6 +347,22 @@ impl Metrics {
             .inc();
     }
 
+    /// A new certificate was got from the CA (`true`), or could not be (`false`).
+    pub fn identity_renewed(&self, ok: bool) {
+        let labels = ByResult { result: result(ok) };
+        self.zone.certificates.get_or_create(&labels).inc();
+    }
+
+    /// When the certificate in use ends.
+    pub fn identity_ends(&self, at: SystemTime) {
+        self.zone.identity_ends.set(since_1970(at));
+    }
+
+    /// When the certificate in use is renewed next.
+    pub fn identity_renews(&self, at: SystemTime) {
+        self.zone.identity_renews.set(since_1970(at));
+    }
+
     /// What became of an applied topology: `applied` (here), `taken`, `overruled`, `refused`, `fetch_failed`.
     pub fn topology_document(&self, result: &'static str) {
         self.zone.topologies.get_or_create(&ByResult { result }).inc();
@@ -363,6 +379,11 @@ impl Metrics {
     fn label(&self, service: &str) -> ServiceLabel {
         self.services.load().get(service).unwrap_or(&self.other).clone()
     }
+}
+
+fn since_1970(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn result(ok: bool) -> &'static str {

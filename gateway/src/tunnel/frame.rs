@@ -87,5 +87,6 @@ pub fn refusal_word(reason: RefusalReason) -> &'static str {
         RefusalReason::Draining => "draining",
         RefusalReason::Forbidden => "forbidden",
         RefusalReason::Unvouched => "unvouched",
+        RefusalReason::NoCa => "no_ca",
     }
 }

@@ -81,7 +81,9 @@ fn admit(header: Result<StreamHeader, ReadFrameError>, draining: bool) -> Result
                 retryable: true,
                 message: "this gateway is shutting down".to_owned(),
             }),
-            Some(HeaderKind::Connect(_) | HeaderKind::Sync(_) | HeaderKind::Topology(_)) => Ok(header),
+            Some(
+                HeaderKind::Connect(_) | HeaderKind::Sync(_) | HeaderKind::Topology(_) | HeaderKind::Ca(_),
+            ) => Ok(header),
         },
         Err(ReadFrameError::Frame(error @ FrameError::TooLong { .. })) => Err(Rejection {
             reason: RefusalReason::HeaderTooLong,

@@ -2,7 +2,7 @@
 /// The first message on every bidirectional stream, written by the side that opened it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamHeader {
-    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3")]
+    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<stream_header::Kind>,
 }
 /// Nested message and enum types in `StreamHeader`.
@@ -15,6 +15,8 @@ pub mod stream_header {
         Sync(super::Sync),
         #[prost(message, tag = "3")]
         Topology(super::Topology),
+        #[prost(message, tag = "4")]
+        Ca(super::Ca),
     }
 }
 /// Asks the far gateway for one connection to an instance of a service in its own zone.
@@ -67,6 +69,10 @@ pub struct Topology {
     #[prost(bool, tag = "3")]
     pub only: bool,
 }
+/// Asks the far gateway for a way to the certificate authority, which the asker cannot reach by itself. After `ready` the
+/// rest of the stream is one TLS connection between the asker and the CA, which the far gateway cannot look into.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ca {}
 /// The answer to a header, written by the side that accepted the stream.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamReply {
@@ -163,6 +169,8 @@ pub enum RefusalReason {
     Forbidden = 9,
     /// The calling zone may not vouch for the caller that it names.
     Unvouched = 10,
+    /// This gateway knows no certificate authority, or cannot reach it either.
+    NoCa = 12,
 }
 impl RefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -182,6 +190,7 @@ impl RefusalReason {
             Self::Draining => "REFUSAL_REASON_DRAINING",
             Self::Forbidden => "REFUSAL_REASON_FORBIDDEN",
             Self::Unvouched => "REFUSAL_REASON_UNVOUCHED",
+            Self::NoCa => "REFUSAL_REASON_NO_CA",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -198,6 +207,7 @@ impl RefusalReason {
             "REFUSAL_REASON_DRAINING" => Some(Self::Draining),
             "REFUSAL_REASON_FORBIDDEN" => Some(Self::Forbidden),
             "REFUSAL_REASON_UNVOUCHED" => Some(Self::Unvouched),
+            "REFUSAL_REASON_NO_CA" => Some(Self::NoCa),
             _ => None,
         }
     }

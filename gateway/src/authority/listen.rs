@@ -1,0 +1,210 @@
+//! The connections of those who ask the CA: accepted, limited, and made secure before anything is read from them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+use super::current::{Current, Served};
+
+/// Connections served at once, handshakes included; further ones are closed.
+const MAX_CONNECTIONS: usize = 512;
+/// Of one address. A gateway that passes on what others ask has as many.
+const MAX_CONNECTIONS_OF_ADDRESS: usize = 32;
+/// Connections that are secure and wait to be served.
+const SECURE: usize = 16;
+/// For the handshake; what takes longer is nobody who wants a certificate.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// After a failed accept (no file descriptors left, say), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Who is at the other end.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub address: SocketAddr,
+    /// The chain that was shown and verified; empty: none was.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The CA whose certificate this connection was answered with.
+    pub served: Arc<Served>,
+}
+
+/// A secure connection and its place.
+pub(super) struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    _place: Place,
+}
+
+/// The places that are taken, by address.
+#[derive(Debug, Clone, Default)]
+struct Places(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
+/// One of them; it is free again when this is dropped.
+#[derive(Debug)]
+struct Place {
+    places: Places,
+    address: IpAddr,
+}
+
+impl Places {
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        let mut taken = self.0.lock();
+        if taken.values().sum::<usize>() >= MAX_CONNECTIONS {
+            return None;
+        }
+        let of_address = taken.entry(address).or_default();
+        if *of_address >= MAX_CONNECTIONS_OF_ADDRESS {
+            return None;
+        }
+        *of_address += 1;
+        let places = self.clone();
+        Some(Place { places, address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.0.lock();
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// The secure connections, as they come. A slow handshake holds up no other.
+pub(super) fn connections(
+    listener: TcpListener,
+    current: Arc<Current>,
+) -> ReceiverStream<io::Result<Connection>> {
+    let (sender, receiver) = mpsc::channel(SECURE);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = accept(listener, current, &sender) => {}
+            () = sender.closed() => {}
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn accept(listener: TcpListener, current: Arc<Current>, secure: &mpsc::Sender<io::Result<Connection>>) {
+    let places = Places::default();
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "the CA cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(place) = places.take(address.ip().to_canonical()) else {
+            tracing::warn!(%address, "refused a connection: too many at once");
+            continue;
+        };
+        let (current, secure) = (current.clone(), secure.clone());
+        tokio::spawn(async move {
+            match timeout(HANDSHAKE_LIMIT, handshake(stream, address, current)).await {
+                Ok(Ok((stream, peer))) => {
+                    let connection = Connection {
+                        stream,
+                        peer,
+                        _place: place,
+                    };
+                    // When nobody takes connections any more, this one is not wanted either.
+                    let _ = secure.send(Ok(connection)).await;
+                }
+                Ok(Err(error)) => tracing::warn!(%address, %error, "a TLS handshake with the CA failed"),
+                Err(_) => tracing::warn!(%address, "gave up on a TLS handshake after {HANDSHAKE_LIMIT:?}"),
+            }
+        });
+    }
+}
+
+async fn handshake(
+    stream: TcpStream,
+    address: SocketAddr,
+    current: Arc<Current>,
+) -> io::Result<(TlsStream<TcpStream>, Peer)> {
+    // Calls are small and answered at once. Where the option cannot be set, they are merely slower.
+    let _ = stream.set_nodelay(true);
+    let look = tokio::task::spawn_blocking(move || current.fresh(SystemTime::now()));
+    let served = look.await.map_err(io::Error::other)?;
+    let stream = TlsAcceptor::from(served.tls.clone()).accept(stream).await?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = Peer {
+        address,
+        chain: chain.to_vec(),
+        served,
+    };
+    Ok((stream, peer))
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_does_not_take_every_place_and_gives_its_own_back() {
+        let places = Places::default();
+        let greedy = IpAddr::from([192, 0, 2, 1]);
+        let mut taken: Vec<_> = std::iter::from_fn(|| places.take(greedy)).collect();
+        assert_eq!(taken.len(), MAX_CONNECTIONS_OF_ADDRESS);
+        assert!(places.take(IpAddr::from([192, 0, 2, 2])).is_some());
+        taken.pop();
+        assert!(places.take(greedy).is_some());
+        drop(taken);
+        assert!(places.0.lock().is_empty());
+    }
+}

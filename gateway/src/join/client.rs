@@ -1,0 +1,295 @@
+//! Asking a CA: one secure connection, one call. How the bytes get to the CA is the caller's business; who answers is
+//! checked here.
+
+use std::{io, sync::Arc, time::Duration, time::SystemTime};
+
+use causeway_proto::ca::{
+    Certificates, JoinRequest, RenewRequest, certificate_authority_client::CertificateAuthorityClient,
+};
+use causeway_zone_sync::name::{GatewayId, GatewayName};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rcgen::KeyPair;
+use rustls::{
+    AlertDescription, ClientConfig,
+    client::Resumption,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+    version::TLS13,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use super::{
+    CaAddress, JoinToken, Refusal,
+    refusal::told,
+    server_check::{Known, NotTheCa, ServerCheck},
+};
+use crate::{
+    authority::MAX_ANSWER_BYTES,
+    identity::{
+        Identity, IdentityError, NewIdentity, SpiffeId, TlsError,
+        ca::{self, CaError, request},
+        provider,
+    },
+};
+
+/// For a TCP connection to the CA.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// For the handshake, which may run through another zone.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// For the answer to a call.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+/// Most certificates of a chain, and roots, that are taken.
+const MAX_CERTIFICATES: usize = 16;
+/// What gRPC is spoken over.
+const ALPN: &[u8] = b"h2";
+/// TLS and HTTP/2 want names; the CA is known by its certificate, and this one is not sent.
+const NAME: &str = "ca.invalid";
+const HOST: &str = "http://ca.invalid";
+
+/// Why a CA gave no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("cannot connect to {address}")]
+    Connect {
+        address: CaAddress,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{0} took too long")]
+    Slow(&'static str),
+    #[error("whoever answers there is not the CA")]
+    NotTheCa(#[from] NotTheCa),
+    #[error("the CA does not accept the certificate of this gateway ({0})")]
+    Unwelcome(&'static str),
+    #[error("the TLS handshake with the CA failed")]
+    Handshake(#[source] io::Error),
+    #[error("cannot use the own identity")]
+    Identity(#[from] TlsError),
+    #[error("cannot prepare TLS")]
+    Tls(#[from] rustls::Error),
+    #[error("the CA refuses: {}: {text}", .refusal.word())]
+    Refused { refusal: Refusal, text: String },
+    #[error("the call to the CA failed: {0}")]
+    Broken(String),
+    #[error("cannot make a key and a request")]
+    Request(#[from] CaError),
+    #[error("the CA's answer is no identity: {0}")]
+    Answer(&'static str),
+    #[error("the CA's answer is no identity")]
+    Unusable(#[source] IdentityError),
+}
+
+impl AskError {
+    /// What the operator can do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } | Self::Slow(_) => {
+                "is `causeway ca serve` running there, and is its port (7830/tcp) open on the way?"
+            }
+            Self::NotTheCa(_) => {
+                "nothing was sent to it; check the address, and that the token was issued by the CA that is served there"
+            }
+            Self::Unwelcome(_) => "was it issued by this CA, and has it not ended? join anew with a token",
+            Self::Handshake(_) => "is it `causeway ca serve` that listens there?",
+            Self::Refused { refusal, .. } => refusal.hint(),
+            Self::Broken(_) | Self::Answer(_) | Self::Unusable(_) => {
+                "the log of `causeway ca serve` may say more; a token that was used needs another"
+            }
+            Self::Identity(_) | Self::Tls(_) | Self::Request(_) => {
+                "this host cannot make keys or use its identity; `causeway check` may say more"
+            }
+        }
+    }
+}
+
+/// A byte stream to the CA.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// Connects to where the CA is served.
+///
+/// # Errors
+/// When nothing answers there in time.
+pub async fn connect(address: &CaAddress) -> Result<TcpStream, AskError> {
+    let failed = |source| AskError::Connect {
+        address: address.clone(),
+        source,
+    };
+    let dial = TcpStream::connect((address.host.as_str(), address.port));
+    match timeout(CONNECT_LIMIT, dial).await {
+        Ok(stream) => stream.map_err(failed),
+        Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// Trades a join token for an identity. The key is made here and stays here.
+///
+/// # Errors
+/// When the server is not the CA that issued the token, or refuses, or what it answers is not what was asked for.
+pub async fn join(io: impl Io, token: &JoinToken, gateway: &GatewayName) -> Result<NewIdentity, AskError> {
+    let check = Arc::new(ServerCheck::new(
+        Known::Fingerprint(token.fingerprint),
+        provider(),
+    ));
+    let config = builder(&check)?.with_no_client_auth();
+    let mut client = secure(io, config, &check).await?;
+    let root = check.root().ok_or(AskError::Answer("it shows no root"))?;
+    let trust_domain = ca::trust_domain(&root).map_err(|_| AskError::Answer("its root is no CA's"))?;
+    let id = SpiffeId::new(&trust_domain, GatewayId::new(token.zone.clone(), gateway.clone()));
+    let key = KeyPair::generate().map_err(CaError::Certificate)?;
+    let call = client.join(JoinRequest {
+        token_id: token.id.0.to_vec(),
+        secret: token.secret.0.to_vec(),
+        request: request::request(&id, &key)?,
+    });
+    let answer = answered(timeout(ANSWER_LIMIT, call).await)?;
+    if !answer.roots.iter().any(|given| *given == *root) {
+        return Err(AskError::Answer("its own root is not among the roots"));
+    }
+    identity(&id, &key, answer)
+}
+
+/// Gets the next certificate of an identity, for a new key.
+///
+/// # Errors
+/// As [`join`].
+pub async fn renew(io: impl Io, own: &Identity) -> Result<NewIdentity, AskError> {
+    let known = Known::Roots {
+        roots: own.roots(),
+        trust_domain: own.trust_domain().to_owned(),
+    };
+    let check = Arc::new(ServerCheck::new(known, provider()));
+    let config = builder(&check)?.with_client_auth_cert(own.chain().to_vec(), own.key())?;
+    let mut client = secure(io, config, &check).await?;
+    let key = KeyPair::generate().map_err(CaError::Certificate)?;
+    let call = client.renew(RenewRequest {
+        request: request::request(own.id(), &key)?,
+    });
+    let answer = answered(timeout(ANSWER_LIMIT, call).await)?;
+    identity(own.id(), &key, answer)
+}
+
+type Builder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
+
+fn builder(check: &Arc<ServerCheck>) -> Result<Builder, AskError> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(check.clone()))
+}
+
+/// Makes the connection secure and opens gRPC on it.
+async fn secure(
+    io: impl Io,
+    mut config: ClientConfig,
+    check: &ServerCheck,
+) -> Result<CertificateAuthorityClient<Channel>, AskError> {
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    let name = ServerName::try_from(NAME).map_err(|error| AskError::Handshake(io::Error::other(error)))?;
+    let handshake = TlsConnector::from(Arc::new(config)).connect(name, io);
+    let stream = match timeout(HANDSHAKE_LIMIT, handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            return Err(check
+                .refused()
+                .map_or_else(|| unwelcome(error), AskError::NotTheCa));
+        }
+        Err(_) => return Err(AskError::Slow("the TLS handshake with the CA")),
+    };
+    let channel = channel(stream).await.map_err(|error| {
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+        AskError::Broken(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    })?;
+    Ok(CertificateAuthorityClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
+}
+
+/// gRPC on a connection that is there already; it cannot be made a second time.
+async fn channel<S: Io>(stream: TlsStream<S>) -> Result<Channel, tonic::transport::Error> {
+    let stream = Arc::new(Mutex::new(Some(stream)));
+    let dial = tower::service_fn(move |_: Uri| {
+        let stream = stream.lock().take();
+        async move {
+            let stream = stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    });
+    Endpoint::from_static(HOST).connect_with_connector(dial).await
+}
+
+/// What became of a call. With TLS 1.3 a server that does not accept the client's certificate says so only after the
+/// handshake, so that the first call fails.
+fn answered(
+    called: Result<Result<tonic::Response<Certificates>, Status>, tokio::time::error::Elapsed>,
+) -> Result<Certificates, AskError> {
+    match called {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(match Refusal::of(&status) {
+            Some(refusal) => AskError::Refused {
+                refusal,
+                text: told(&status),
+            },
+            None => broken(&status),
+        }),
+        Err(_) => Err(AskError::Slow("the answer of the CA")),
+    }
+}
+
+fn broken(status: &Status) -> AskError {
+    let first: &(dyn std::error::Error + 'static) = status;
+    let causes = std::iter::successors(Some(first), |error| error.source());
+    let alert = causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .find_map(alert);
+    alert.map_or_else(|| AskError::Broken(told(status)), AskError::Unwelcome)
+}
+
+fn unwelcome(error: io::Error) -> AskError {
+    alert(&error).map_or(AskError::Handshake(error), AskError::Unwelcome)
+}
+
+/// What the server's alert says of the certificate that it was shown; `None`: it is about something else.
+fn alert(error: &io::Error) -> Option<&'static str> {
+    let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref()? else {
+        return None;
+    };
+    Some(match alert {
+        AlertDescription::CertificateExpired => "it has expired",
+        AlertDescription::CertificateRevoked => "it was revoked",
+        AlertDescription::UnknownCA => "it is of another CA",
+        AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::AccessDenied => "it is not acceptable",
+        _ => return None,
+    })
+}
+
+/// The identity that an answer makes, if it is the one that was asked for and stands up to its own roots.
+fn identity(id: &SpiffeId, key: &KeyPair, answer: Certificates) -> Result<NewIdentity, AskError> {
+    if answer.chain.len() > MAX_CERTIFICATES || answer.roots.len() > MAX_CERTIFICATES {
+        return Err(AskError::Answer("it holds too many certificates"));
+    }
+    let owned = |der: Vec<Vec<u8>>| der.into_iter().map(CertificateDer::from).collect::<Vec<_>>();
+    let (chain, roots) = (owned(answer.chain), owned(answer.roots));
+    if !chain.first().is_some_and(|leaf| request::is_for(leaf, key)) {
+        return Err(AskError::Answer("its certificate is for another key"));
+    }
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let made = NewIdentity::new(chain, key, roots, SystemTime::now()).map_err(AskError::Unusable)?;
+    match made.id() == id {
+        true => Ok(made),
+        false => Err(AskError::Answer("its certificate is for another gateway")),
+    }
+}
