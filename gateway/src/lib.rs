@@ -3,8 +3,10 @@
 
 pub mod admin;
 pub mod attach;
+pub mod audit;
 pub mod balance;
 pub mod cli;
+pub mod credentials;
 pub mod demo;
 pub mod dns;
 pub mod egress;

@@ -4,6 +4,9 @@
 //! Adding a command: a file with `Args` (clap) and `run`, a variant of [`Command`] and its line in [`dispatch`], and the
 //! name in the tests of help in `tests/cli/commands.rs`.
 
+mod admin_args;
+mod admin_token;
+mod api_args;
 mod apply;
 mod ca;
 mod check;
@@ -22,6 +25,7 @@ mod register_list;
 mod rollback;
 mod ruling;
 mod schema;
+mod secure;
 mod tables;
 mod topology;
 mod validate;
@@ -31,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use client::AdminArgs;
+pub use admin_args::AdminArgs;
 pub use failure::{Exit, Failure};
 
 const AFTER_HELP: &str = "\
@@ -61,6 +65,7 @@ enum Command {
     Gateway(Box<gateway::Args>),
     ZoneSync(zone_sync::Args),
     Ca(ca::CaCommand),
+    AdminToken(admin_token::AdminTokenCommand),
     Validate(validate::Args),
     Schema(schema::Args),
     Diff(diff::Args),
@@ -108,6 +113,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Gateway(args) => gateway::run(*args),
         Command::ZoneSync(args) => zone_sync::run(args),
         Command::Ca(args) => ca::run(args),
+        Command::AdminToken(args) => admin_token::run(&args),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Register(args) => block_on(register::register(args)),

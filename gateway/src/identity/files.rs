@@ -28,7 +28,7 @@ pub const KEY_FILE: &str = "key.pem";
 /// The trust roots.
 pub const ROOTS_FILE: &str = "ca.pem";
 /// Mode of a file that holds a private key: its owner alone.
-pub(super) const PRIVATE: u32 = 0o600;
+pub(crate) const PRIVATE: u32 = 0o600;
 /// Mode of a file that anyone may read.
 pub(super) const PUBLIC: u32 = 0o644;
 /// Largest identity file that is read, in bytes: thousands of roots, and not a mistaken disk image.
@@ -171,7 +171,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         })
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|source| match source {
         pem::Error::NoItemsFound => missing(path, "private key"),
         source => IdentityError::Pem {
@@ -215,7 +215,7 @@ pub(super) fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 }
 
 /// Like [`create`], but takes the place of a file that is there, whole or not at all.
-pub(super) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new-{}", std::process::id()));
     let fresh = path.with_file_name(name);

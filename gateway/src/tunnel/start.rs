@@ -73,7 +73,8 @@ impl Tunnels {
         metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
         check_trust_domain(&config, &topology.borrow())?;
-        let (server, client) = (config.server()?, config.client()?);
+        let exchange = renew::wanted(&topology.borrow());
+        let (server, client) = (config.server(exchange)?, config.client(exchange)?);
         let listen = config.listen;
         let failed = |source| StartError::Listen { listen, source };
         let sockets = socket::bind_shared(listen, threads.len()).map_err(failed)?;

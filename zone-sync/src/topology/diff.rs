@@ -123,6 +123,8 @@ pub fn diff(before: &Topology, after: &Topology) -> Diff {
     );
     diff.compare("dns: domain", before.dns.domain.clone(), after.dns.domain.clone());
     diff.compare("dns: ttl", duration(before.dns.ttl), duration(after.dns.ttl));
+    let required = |topology: &Topology| topology.tls.require_post_quantum.to_string();
+    diff.compare("tls: require_post_quantum", required(before), required(after));
     diff.compare("apply_from", apply_from(before), apply_from(after));
     let names: BTreeSet<_> = before.zones.keys().chain(after.zones.keys()).collect();
     for name in names {

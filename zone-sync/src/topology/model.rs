@@ -72,6 +72,7 @@ pub struct Topology {
     /// SPIFFE trust domain, lower case, such as `acme.internal`.
     pub trust_domain: String,
     pub dns: Dns,
+    pub tls: Tls,
     /// Zones whose operators may apply the next topology; `None`: every zone.
     pub apply_from: Option<BTreeSet<ZoneName>>,
     pub zones: BTreeMap<ZoneName, Zone>,
@@ -84,6 +85,14 @@ impl Topology {
     pub fn may_apply(&self, zone: &ZoneName) -> bool {
         self.zones.contains_key(zone) && self.apply_from.as_ref().is_none_or(|zones| zones.contains(zone))
     }
+}
+
+/// What is demanded of the tunnels between zones beyond what always is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tls {
+    /// Only X25519MLKEM768 is offered and accepted; without it that is preferred.
+    pub require_post_quantum: bool,
 }
 
 /// Mesh DNS.

@@ -16,7 +16,7 @@ use super::{
     fields::{Listed, Spanned},
     model::{
         Caller, Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol,
-        Retry, Spill, SplitArm, TierTag, TierZone,
+        Retry, Spill, SplitArm, TierTag, TierZone, Tls,
     },
 };
 use crate::name::{ServiceName, Tags, ZoneName};
@@ -24,6 +24,7 @@ use crate::name::{ServiceName, Tags, ZoneName};
 pub(super) struct File {
     pub trust_domain: Option<String>,
     pub dns: Dns,
+    pub tls: Tls,
     pub apply_from: Option<Listed<Spanned<ZoneName>>>,
     pub zones: Vec<Zone>,
     pub services: Vec<Service>,
