@@ -170,4 +170,6 @@ impl Registration {
 }
 
 #[cfg(test)]
+mod gated_tests;
+#[cfg(test)]
 mod tests;
