@@ -45,11 +45,16 @@ pub(super) fn wanted(topology: &Topology) -> KeyExchange {
     }
 }
 
-/// Follows the identity and the topology until `stop`; `accepting` are the endpoints that peers dial.
-pub(super) async fn run(shared: Arc<Shared>, accepting: Vec<Endpoint>, stop: CancellationToken) {
+/// Follows the identity and the topology until `stop`; `accepting` are the endpoints that peers dial, and `exchange` is what
+/// they were opened with.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    accepting: Vec<Endpoint>,
+    mut exchange: KeyExchange,
+    stop: CancellationToken,
+) {
     let mut identity = shared.config.identity.clone();
     let mut topology = shared.topology.clone();
-    let mut exchange = wanted(&topology.borrow_and_update());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

@@ -105,7 +105,12 @@ impl Tunnels {
             accepting.push(tunnels.start_thread(&shared, thread, handle, socket, &server)?);
         }
         if let Some(first) = threads.first() {
-            first.spawn(renew::run(shared.clone(), accepting, tunnels.stop.clone()));
+            first.spawn(renew::run(
+                shared.clone(),
+                accepting,
+                exchange,
+                tunnels.stop.clone(),
+            ));
         }
         if let Some(doubt) = shared.config.identity.current().doubt() {
             error!(gateway = %shared.own(), %doubt, "other zones will refuse this gateway's certificate");
