@@ -95,7 +95,8 @@ impl Bench {
                 Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
             }
         });
-        let channel = Endpoint::from_static("http://any.invalid").connect_with_connector(connect);
+        let endpoint = Endpoint::from_static("http://any.invalid");
+        let channel = endpoint.connect_with_connector(connect);
         RegistryClient::new(channel.await.unwrap())
     }
 
