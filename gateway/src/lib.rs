@@ -4,9 +4,11 @@
 pub mod admin;
 pub mod attach;
 pub mod authority;
+pub mod audit;
 pub mod balance;
 pub mod callers;
 pub mod cli;
+pub mod credentials;
 pub mod demo;
 pub mod dns;
 pub mod egress;

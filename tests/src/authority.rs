@@ -18,6 +18,17 @@ pub enum Validity {
     Expired,
 }
 
+/// What a leaf shall say, good or bad.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// URI names; a good leaf has one, its SPIFFE id.
+    pub uris: Vec<String>,
+    /// First and last year of its validity.
+    pub years: (i32, i32),
+    pub is_ca: bool,
+    pub purposes: Vec<ExtendedKeyUsagePurpose>,
+}
+
 /// A root that signs leaves.
 pub struct Authority {
     trust_domain: String,
@@ -70,23 +81,55 @@ impl Authority {
     /// # Errors
     /// When the cryptography library refuses.
     pub fn leaf(&self, zone: &str, gateway: &str, validity: Validity) -> anyhow::Result<Leaf> {
-        let mut params = CertificateParams::default();
-        let uri = format!("spiffe://{}/zone/{zone}/gateway/{gateway}", self.trust_domain);
-        params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().context("a URI in ASCII")?)];
-        params
-            .distinguished_name
-            .push(DnType::CommonName, format!("{gateway}.{zone}"));
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.use_authority_key_identifier_extension = true;
         let last_year = match validity {
             Validity::Current => 2199,
             Validity::Expired => 2021,
         };
-        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 2), date_time_ymd(last_year, 1, 1));
+        let good = self.wish(zone, gateway);
+        self.sign(&Wish {
+            years: (2020, last_year),
+            ..good
+        })
+    }
+
+    /// What a good leaf for one gateway says.
+    #[must_use]
+    pub fn wish(&self, zone: &str, gateway: &str) -> Wish {
+        Wish {
+            uris: vec![format!(
+                "spiffe://{}/zone/{zone}/gateway/{gateway}",
+                self.trust_domain
+            )],
+            years: (2020, 2199),
+            is_ca: false,
+            purposes: vec![
+                ExtendedKeyUsagePurpose::ServerAuth,
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ],
+        }
+    }
+
+    /// Signs whatever is wished for.
+    ///
+    /// # Errors
+    /// When the cryptography library refuses.
+    pub fn sign(&self, wish: &Wish) -> anyhow::Result<Leaf> {
+        let mut params = CertificateParams::default();
+        for uri in &wish.uris {
+            let name = uri.as_str().try_into().context("a URI in ASCII")?;
+            params.subject_alt_names.push(SanType::URI(name));
+        }
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "a gateway of a test");
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages.clone_from(&wish.purposes);
+        params.use_authority_key_identifier_extension = true;
+        if wish.is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let (first, last) = wish.years;
+        (params.not_before, params.not_after) = (date_time_ymd(first, 1, 2), date_time_ymd(last, 1, 1));
         let key = KeyPair::generate().context("make a leaf key")?;
         let certificate = params.signed_by(&key, &self.issuer).context("sign a leaf")?;
         Ok(Leaf {

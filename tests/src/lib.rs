@@ -13,6 +13,7 @@ pub mod http;
 pub mod instance;
 pub mod link;
 pub mod load;
+pub mod matrix;
 pub mod measured;
 pub mod metrics;
 pub mod peer;

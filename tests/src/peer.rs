@@ -24,7 +24,7 @@ pub struct Peer {
     pub connection: Connection,
     // The control stream must stay open; both live as long as the peer.
     _control: Option<SendStream>,
-    _endpoint: Endpoint,
+    _endpoint: Option<Endpoint>,
 }
 
 impl Peer {
@@ -40,11 +40,16 @@ impl Peer {
             .connect(gateway, "gateway")?
             .await
             .context("shake hands")?;
-        Ok(Self {
+        Ok(Self::over(connection, endpoint))
+    }
+
+    /// On a connection that is there already; `endpoint` is kept for as long as the peer.
+    pub fn over(connection: Connection, endpoint: impl Into<Option<Endpoint>>) -> Self {
+        Self {
             connection,
             _control: None,
-            _endpoint: endpoint,
-        })
+            _endpoint: endpoint.into(),
+        }
     }
 
     /// Says hello on the control stream, as a gateway does.
@@ -118,7 +123,7 @@ fn tls(leaf: Option<&Leaf>) -> anyhow::Result<ClientConfig> {
 
 /// Accepts every server certificate: this peer tests what the gateway accepts.
 #[derive(Debug)]
-struct TrustAnyone(Arc<CryptoProvider>);
+pub(crate) struct TrustAnyone(pub(crate) Arc<CryptoProvider>);
 
 impl ServerCertVerifier for TrustAnyone {
     fn verify_server_cert(

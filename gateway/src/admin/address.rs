@@ -15,8 +15,7 @@ pub enum AdminError {
     #[error("`{0}` is not an address for the admin API: give IP:PORT or unix:/PATH")]
     Address(String),
     #[error(
-        "the admin API cannot listen on {0}: it has no authentication yet, so whoever reaches it could register \
-         instances; only loopback addresses and unix sockets are allowed"
+        "the admin API cannot listen on {0} without credentials for those who reach it: anybody could apply a topology"
     )]
     NotLoopback(SocketAddr),
     #[error("cannot listen on {address} for the admin API")]
@@ -36,7 +35,8 @@ impl AdminError {
         match self {
             Self::Address(_) => "for example 127.0.0.1:7810, or unix:/run/causeway/admin.sock",
             Self::NotLoopback(_) => {
-                "listen on 127.0.0.1 or a unix socket, or pass --admin-insecure where only trusted hosts reach it"
+                "give it --admin-tokens FILE (see `causeway admin-token`) or --admin-allow SCOPE=SPIFFE-ID, listen on 127.0.0.1 or \
+                 a unix socket, or pass --admin-insecure where only trusted hosts reach it"
             }
             Self::Bind { .. } => {
                 "is the address this host's own, is the port free, does the socket's folder exist?"
@@ -47,12 +47,20 @@ impl AdminError {
 }
 
 impl AdminAddress {
-    /// Refuses what anybody on the network could reach, unless `insecure` says that this is meant.
-    pub(crate) fn check(&self, insecure: bool) -> Result<(), AdminError> {
+    /// Whether others than this host can reach it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
         match self {
-            Self::Tcp(address) if !address.ip().to_canonical().is_loopback() && !insecure => {
-                Err(AdminError::NotLoopback(*address))
-            }
+            Self::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => false,
+        }
+    }
+
+    /// Refuses what anybody on the network could reach, unless `allowed`: clients have to prove who they are, or the
+    /// operator meant it.
+    pub(crate) fn check(&self, allowed: bool) -> Result<(), AdminError> {
+        match self {
+            Self::Tcp(address) if self.is_open() && !allowed => Err(AdminError::NotLoopback(*address)),
             Self::Tcp(_) | Self::Unix(_) => Ok(()),
         }
     }

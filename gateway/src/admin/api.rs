@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::{
     AdminState, Check, Status, bulk,
     checks::diagnose,
+    entry::{self, Entry},
     error::ApiError,
     explain, guard,
     instances::{deregister, register, renew},
@@ -32,7 +33,7 @@ use crate::{
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) fn router(state: AdminState, hosts: guard::Hosts) -> Router {
+pub(super) fn router(state: AdminState, entry: Entry, hosts: guard::Hosts) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -57,6 +58,7 @@ pub(super) fn router(state: AdminState, hosts: guard::Hosts) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(Extension(bulk::Slots::default()))
         .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn_with_state(entry, entry::pass))
         .layer(middleware::from_fn_with_state(hosts, guard::check))
         .with_state(state)
 }

@@ -4,8 +4,9 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    Extension, Json,
+    Extension,
     extract::{Path, Request, State},
+    response::Response,
 };
 use causeway_zone_sync::{
     name::Tags,
@@ -17,10 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     AdminState,
+    entry::noted,
     error::ApiError,
     instances::{durability_word, one, read_body, standing_word, time_to_live},
     view::Envelope,
 };
+use crate::audit::Note;
 
 /// Most elements of one list.
 pub const MAX_ELEMENTS: usize = 10_000;
@@ -107,13 +110,13 @@ impl Default for Slots {
     }
 }
 
-type Answer<T> = Result<Json<Envelope<T>>, ApiError>;
+type Answer = Result<Response, ApiError>;
 
 pub(super) async fn register(
     State(state): State<AdminState>,
     Extension(slots): Extension<Slots>,
     request: Request,
-) -> Answer<OutcomeView> {
+) -> Answer {
     let (_slot, list) = read_list(&slots, request).await?;
     let (good, mut outcomes) = separate(list, registration);
     let all = state.instances.register_all(good).await?;
@@ -122,26 +125,26 @@ pub(super) async fn register(
         outcome.standing = Some(standing_word(standing).to_owned());
         outcome.durability = Some(durability.to_owned());
     });
-    answer(&state, "outcomes", outcomes)
+    Ok(answer(&state, outcomes))
 }
 
 pub(super) async fn renew(
     State(state): State<AdminState>,
     Extension(slots): Extension<Slots>,
     request: Request,
-) -> Answer<OutcomeView> {
+) -> Answer {
     let (_slot, list) = read_list(&slots, request).await?;
     let (good, mut outcomes) = separate(list, key);
     let each = state.instances.renew_all(good).await?;
     fill(&mut outcomes, each, |_, ()| {});
-    answer(&state, "outcomes", outcomes)
+    Ok(answer(&state, outcomes))
 }
 
 pub(super) async fn deregister(
     State(state): State<AdminState>,
     Extension(slots): Extension<Slots>,
     request: Request,
-) -> Answer<OutcomeView> {
+) -> Answer {
     let (_slot, list) = read_list(&slots, request).await?;
     let (good, mut outcomes) = separate(list, key);
     let all = state.instances.deregister_all(good).await?;
@@ -149,7 +152,7 @@ pub(super) async fn deregister(
     fill(&mut outcomes, all.each, |outcome, ()| {
         outcome.durability = Some(durability.to_owned());
     });
-    answer(&state, "outcomes", outcomes)
+    Ok(answer(&state, outcomes))
 }
 
 pub(super) async fn replace(
@@ -157,7 +160,7 @@ pub(super) async fn replace(
     Path(name): Path<String>,
     Extension(slots): Extension<Slots>,
     request: Request,
-) -> Answer<ReplacedView> {
+) -> Answer {
     let source = Source::named(&name)?;
     let (_slot, list) = read_list(&slots, request).await?;
     let (good, outcomes) = separate(list, registration);
@@ -179,11 +182,24 @@ pub(super) async fn replace(
         durability: durability_word(durability).to_owned(),
         refused,
     };
-    answer(&state, "replaced", vec![view])
+    let note = Note {
+        counts: Some((view.added + view.changed + view.removed, view.refused.len())),
+        ..Note::default()
+    };
+    let envelope = Envelope::new("replaced", &state.snapshots.load(), vec![view]);
+    Ok(noted(envelope, note))
 }
 
-fn answer<T>(state: &AdminState, kind: &str, items: Vec<T>) -> Answer<T> {
-    Ok(Json(Envelope::new(kind, &state.snapshots.load(), items)))
+fn answer(state: &AdminState, outcomes: Vec<OutcomeView>) -> Response {
+    let refused = outcomes
+        .iter()
+        .filter(|outcome| outcome.refusal.is_some())
+        .count();
+    let note = Note {
+        counts: Some((outcomes.len() - refused, refused)),
+        ..Note::default()
+    };
+    noted(Envelope::new("outcomes", &state.snapshots.load(), outcomes), note)
 }
 
 async fn read_list(

@@ -1,11 +1,13 @@
 //! Errors of the API: a status, and a JSON body `{"error": …, "hint": …, "details": …}`.
 
 use axum::{
-    Json,
+    Extension, Json,
     response::{IntoResponse, Response},
 };
 use http::StatusCode;
 use serde::Serialize;
+
+use crate::audit::Note;
 
 /// What a client is told when a request is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub struct ApiError {
     pub hint: Option<String>,
     /// All there is to say, in many lines.
     pub details: Option<String>,
+    /// For the audit log; without one, what the status is called.
+    pub word: Option<String>,
 }
 
 impl ApiError {
@@ -25,6 +29,7 @@ impl ApiError {
             error,
             hint: None,
             details: None,
+            word: None,
         }
     }
 
@@ -34,6 +39,12 @@ impl ApiError {
 
     pub fn not_found(error: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, error)
+    }
+
+    #[must_use]
+    pub fn word(mut self, word: impl Into<String>) -> Self {
+        self.word = Some(word.into());
+        self
     }
 
     #[must_use]
@@ -64,8 +75,19 @@ impl IntoResponse for ApiError {
             error,
             hint,
             details,
+            word,
         } = self;
+        let note = Note {
+            error: Some(word.unwrap_or_else(|| status_word(status))),
+            ..Note::default()
+        };
         let body = Body { error, hint, details };
-        (status, Json(body)).into_response()
+        (status, Extension(note), Json(body)).into_response()
     }
+}
+
+/// `not_found` for 404.
+fn status_word(status: StatusCode) -> String {
+    let name = status.canonical_reason().unwrap_or("refused");
+    name.to_ascii_lowercase().replace([' ', '-'], "_")
 }

@@ -17,14 +17,15 @@ use super::{AdminAddress, error::ApiError};
 pub(super) enum Hosts {
     /// `localhost` and loopback addresses, with any port: it may be forwarded.
     Loopback,
-    /// Any: on a unix socket no browser can follow, and on an open address the operator chose so.
+    /// Any: on a unix socket no browser can follow; on an open address clients prove who they are, or the operator chose
+    /// that they need not.
     Any,
 }
 
 impl Hosts {
     pub fn of(address: &AdminAddress, insecure: bool) -> Self {
         match address {
-            AdminAddress::Tcp(_) if !insecure => Self::Loopback,
+            AdminAddress::Tcp(_) if !address.is_open() && !insecure => Self::Loopback,
             AdminAddress::Tcp(_) | AdminAddress::Unix(_) => Self::Any,
         }
     }
@@ -48,10 +49,9 @@ fn is_foreign(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else {
         return false;
     };
-    let own = headers
-        .get(header::HOST)
-        .map(|host| [b"http://", host.as_bytes()].concat());
-    own.as_deref() != Some(origin.as_bytes())
+    let host = headers.get(header::HOST).map(|host| host.as_bytes());
+    let own = |scheme: &[u8]| host.is_some_and(|host| [scheme, host].concat() == origin.as_bytes());
+    !own(b"http://") && !own(b"https://")
 }
 
 pub(super) async fn check(

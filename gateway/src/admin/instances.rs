@@ -56,8 +56,8 @@ pub struct RegisteredView {
 
 impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
-        let text = error.to_string();
-        match error {
+        let (text, word) = (error.to_string(), error.word().to_owned());
+        let refusal = match error {
             RegistryError::NotFound(_) => {
                 Self::not_found(text).hint("it may have expired; register it with `causeway register`")
             }
@@ -79,7 +79,8 @@ impl From<RegistryError> for ApiError {
                 text,
             ),
             _ => Self::bad_request(text),
-        }
+        };
+        refusal.word(word)
     }
 }
 

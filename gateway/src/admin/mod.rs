@@ -1,12 +1,15 @@
 //! The admin API: health endpoints, `/metrics` and the JSON under `/v1/` that the `causeway` commands read. It shows
 //! state and takes registrations; it decides nothing, and whoever holds the state hands it in as [`AdminState`].
 //!
-//! It has no authentication yet, so it listens on loopback or on a unix socket that only its owner can open.
+//! On loopback and on a unix socket, which only its owner can open, whoever reaches it may do everything. Elsewhere it
+//! speaks TLS with the gateway's identity, and clients show a token or a certificate (`credentials`). What is asked to be
+//! changed is in the audit log wherever it comes from.
 
 mod address;
 mod api;
 mod bulk;
 mod checks;
+mod entry;
 mod error;
 mod explain;
 mod guard;
@@ -29,6 +32,8 @@ pub use instances::{InstanceBody, RegisteredView};
 pub use permission::{PermissionVerdict, PermissionView};
 
 use crate::{
+    credentials::{Acceptor, Gate},
+    identity::LiveIdentity,
     instances::Instances,
     snapshot::Snapshots,
     target::Bindings,
@@ -36,6 +41,9 @@ use crate::{
     topology::AppliedTopology,
     tunnel::TunnelSet,
 };
+
+/// What is spoken over TLS.
+const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// Where the admin API listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +69,10 @@ pub struct AdminState {
     pub applied: Option<AppliedTopology>,
     /// Only its count of dropped lines is shown.
     pub access: AccessLog,
+    /// Who may do what, and where it is written down.
+    pub gate: Gate,
+    /// What TLS is spoken with; `None`: it cannot be.
+    pub identity: Option<LiveIdentity>,
     pub started: Instant,
 }
 
@@ -84,13 +96,30 @@ impl Admin {
     /// # Errors
     /// When the address is not allowed or cannot be bound.
     pub async fn start(config: AdminConfig, state: AdminState) -> Result<Self, AdminError> {
-        config.listen.check(config.insecure)?;
+        let guarded = config.listen.is_open() && !config.insecure;
+        let acceptor = match (&state.identity, state.gate.is_guarded()) {
+            (Some(identity), true) if guarded => Some(Acceptor::new(identity.clone(), ALPN)),
+            _ => None,
+        };
+        config.listen.check(config.insecure || acceptor.is_some())?;
         let listener = server::Listener::bind(&config.listen).await?;
         let address = listener.address();
-        let router = api::router(state, guard::Hosts::of(&address, config.insecure));
+        let tls = acceptor.is_some();
+        let doorway = match acceptor {
+            Some(acceptor) => server::Doorway::Tls(acceptor, state.gate.clone()),
+            None => server::Doorway::Plain,
+        };
+        let entry = entry::Entry {
+            gate: state.gate.clone(),
+            guarded,
+        };
+        let router = api::router(state, entry, guard::Hosts::of(&address, config.insecure));
         let stop = CancellationToken::new();
-        let server = tokio::spawn(server::serve(listener, router, stop.clone()));
-        tracing::info!(%address, "the admin API listens");
+        let server = tokio::spawn(server::serve(listener, doorway, router, stop.clone()));
+        tracing::info!(%address, tls, "the admin API listens");
+        if config.insecure && config.listen.is_open() {
+            tracing::warn!(%address, "whoever reaches the admin API may do everything: it was started with --admin-insecure");
+        }
         Ok(Self {
             address,
             stop,

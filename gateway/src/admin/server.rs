@@ -1,5 +1,6 @@
-//! The listener of the admin API: TCP or a unix socket, with a limit on connections and on the time that each may take
-//! to say what it wants. It knows nothing of what is served.
+//! The listener of the admin API: TCP, in the clear or over TLS, or a unix socket, with a limit on connections and on the
+//! time that each may take to say what it wants. It knows nothing of what is served; who is at the other end of a
+//! connection goes along with each request, as a [`Connection`] among its extensions.
 
 use std::{
     fs, io,
@@ -9,20 +10,22 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, extract::Request};
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
 
 use super::{AdminAddress, AdminError};
+use crate::credentials::{Acceptor, Connection, Gate};
 
 /// Connections served at once; further ones wait in the system's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -79,11 +82,52 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> io::Result<Box<dyn Io>> {
+    async fn accept(&self) -> io::Result<Accepted> {
         Ok(match self {
-            Self::Tcp(listener, _) => Box::new(listener.accept().await?.0),
-            Self::Unix(listener, _) => Box::new(listener.accept().await?.0),
+            Self::Tcp(listener, _) => {
+                let (stream, from) = listener.accept().await?;
+                Accepted::Tcp(stream, Connection::plain(from))
+            }
+            Self::Unix(listener, _) => Accepted::Unix(listener.accept().await?.0),
         })
+    }
+}
+
+enum Accepted {
+    Tcp(TcpStream, Connection),
+    Unix(UnixStream),
+}
+
+/// How TCP connections become requests: in the clear, or over TLS, whose failures are told to the gate.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Doorway {
+    #[default]
+    Plain,
+    Tls(Acceptor, Gate),
+}
+
+impl Doorway {
+    /// `None`: it did not become a connection, which was told.
+    async fn enter(&self, accepted: Accepted) -> Option<(Box<dyn Io>, Connection)> {
+        let (stream, from) = match accepted {
+            Accepted::Unix(stream) => {
+                let uid = stream.peer_cred().ok().map(|user| user.uid());
+                return Some((Box::new(stream), Connection::local(uid)));
+            }
+            Accepted::Tcp(stream, from) => (stream, from),
+        };
+        let Self::Tls(acceptor, gate) = self else {
+            return Some((Box::new(stream), from));
+        };
+        match acceptor.accept(stream).await {
+            Ok((stream, connection)) => Some((Box::new(stream), connection)),
+            Err(error) => {
+                let cause =
+                    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+                gate.handshake_failed("admin", &from, error.word(), &cause);
+                None
+            }
+        }
     }
 }
 
@@ -101,20 +145,22 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until `stop`, then finishes what is under way.
-pub(crate) async fn serve(listener: Listener, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(listener: Listener, doorway: Doorway, router: Router, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     loop {
-        let (slot, stream) = tokio::select! {
+        let (slot, accepted) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             next = next_connection(&listener, &slots) => next,
         };
-        match stream {
-            Ok(stream) => {
-                let (router, stop) = (router.clone(), stop.clone());
+        match accepted {
+            Ok(accepted) => {
+                let (doorway, router, stop) = (doorway.clone(), router.clone(), stop.clone());
                 connections.spawn(async move {
-                    serve_connection(stream, router, stop).await;
+                    if let Some((stream, connection)) = doorway.enter(accepted).await {
+                        serve_connection(stream, connection, router, stop).await;
+                    }
                     drop(slot);
                 });
             }
@@ -143,18 +189,22 @@ pub(crate) async fn serve(listener: Listener, router: Router, stop: Cancellation
 async fn next_connection(
     listener: &Listener,
     slots: &Arc<Semaphore>,
-) -> (Option<OwnedSemaphorePermit>, io::Result<Box<dyn Io>>) {
+) -> (Option<OwnedSemaphorePermit>, io::Result<Accepted>) {
     // The semaphore is never closed, so there always is a permit in the end.
     let slot = slots.clone().acquire_owned().await.ok();
     (slot, listener.accept().await)
 }
 
-async fn serve_connection(stream: Box<dyn Io>, router: Router, stop: CancellationToken) {
+async fn serve_connection(stream: Box<dyn Io>, from: Connection, router: Router, stop: CancellationToken) {
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(from.clone());
+        request
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -14,10 +14,14 @@ use serde::Deserialize;
 use super::{
     AdminState,
     api::answer,
+    entry::noted,
     error::ApiError,
     view::{self, ChangesView, Envelope},
 };
-use crate::topology::{AppliedTopology, ApplyError, Applying};
+use crate::{
+    audit::Note,
+    topology::{AppliedTopology, ApplyError, Applying},
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,8 +113,13 @@ pub(super) async fn apply(
     };
     let outcome = applied.apply(wish.generation, text, applying).await?;
     let item = view::outcome(&outcome, in_words(&outcome.draft.warnings));
+    let note = Note {
+        object: Some("topology".to_owned()),
+        generation: Some(item.generation),
+        ..Note::default()
+    };
     let snapshot = state.snapshots.load_full();
-    Ok(answer(Envelope::new("changes", &snapshot, vec![item])))
+    Ok(noted(Envelope::new("changes", &snapshot, vec![item]), note))
 }
 
 /// Answers where a file rules, too.

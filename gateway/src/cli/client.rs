@@ -1,4 +1,4 @@
-//! The client of the admin API that the commands use: one request on one connection, over TCP or a unix socket, with
+//! The client of the admin API that the commands use: one request on one connection, over TCP, TLS or a unix socket, with
 //! limits on time and size, and errors that say what to do.
 
 use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr, time::Duration};
@@ -15,7 +15,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::Failure;
+use super::{
+    Failure,
+    admin_args::{Credentials, DEFAULT_PORT},
+    secure,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the first byte of the request to the last of the answer.
@@ -23,48 +27,55 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest answer in bytes; about 200,000 instances.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
-/// Where the gateway is that a command talks to.
-#[derive(Debug, Clone, clap::Args)]
-pub struct AdminArgs {
-    /// The gateway's admin API: HOST:PORT, or unix:/PATH
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "CAUSEWAY_ADMIN",
-        default_value = "127.0.0.1:7810",
-        global = true
-    )]
-    pub admin: Endpoint,
+/// An admin API, as a client names it, and what it is shown there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub(super) address: Address,
+    pub(super) credentials: Credentials,
 }
 
-/// An admin API, as a client names it.
+/// Where an admin API is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `HOST:PORT`; a name is resolved when it is used.
+pub(super) enum Address {
+    /// `HOST:PORT`, in the clear; a name is resolved when it is used.
     Tcp(String),
+    /// The same over TLS.
+    Tls(String),
     Unix(PathBuf),
 }
 
+/// In the clear and without credentials, unless it begins with `https://`.
 impl FromStr for Endpoint {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match text.strip_prefix("unix:") {
-            Some(path) => Self::Unix(path.into()),
-            None => Self::Tcp(
-                text.trim_start_matches("http://")
-                    .trim_end_matches('/')
-                    .to_owned(),
-            ),
+        let rest = text.trim_end_matches('/');
+        let address = match (text.strip_prefix("unix:"), rest.strip_prefix("https://")) {
+            (Some(path), _) => Address::Unix(path.into()),
+            (None, Some(authority)) => Address::Tls(with_port(authority)),
+            (None, None) => Address::Tcp(rest.trim_start_matches("http://").to_owned()),
+        };
+        Ok(Self {
+            address,
+            credentials: Credentials::default(),
         })
+    }
+}
+
+fn with_port(authority: &str) -> String {
+    let name = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    match name.contains(':') {
+        true => authority.to_owned(),
+        false => format!("{authority}:{DEFAULT_PORT}"),
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => f.write_str(address),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        match &self.address {
+            Address::Tcp(address) => f.write_str(address),
+            Address::Tls(address) => write!(f, "https://{address}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -77,8 +88,13 @@ struct Refusal {
     details: Option<String>,
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+enum Stream {
+    Tcp(TcpStream),
+    Local(UnixStream),
+}
 
 impl Endpoint {
     /// Reads a JSON answer.
@@ -156,19 +172,32 @@ impl Endpoint {
 
     async fn connect(&self) -> Result<Box<dyn Io>, Failure> {
         let connecting = async {
-            Ok::<Box<dyn Io>, std::io::Error>(match self {
-                Self::Tcp(address) => Box::new(TcpStream::connect(address.as_str()).await?),
-                Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Ok::<_, std::io::Error>(match &self.address {
+                Address::Unix(path) => Stream::Local(UnixStream::connect(path).await?),
+                Address::Tcp(address) | Address::Tls(address) => {
+                    Stream::Tcp(TcpStream::connect(address.as_str()).await?)
+                }
             })
         };
         let unreachable = || {
             Failure::new(format!("cannot reach the gateway's admin API at {self}"))
                 .hint("is it running? name another address with --admin or CAUSEWAY_ADMIN")
         };
-        match timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(unreachable().because(&error)),
-            Err(elapsed) => Err(unreachable().because(&elapsed)),
+        let stream = match timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(unreachable().because(&error)),
+            Err(elapsed) => return Err(unreachable().because(&elapsed)),
+        };
+        match (stream, &self.address) {
+            (Stream::Local(stream), _) => Ok(Box::new(stream)),
+            (Stream::Tcp(stream), Address::Tls(_)) => {
+                let securing = secure::secure(stream, &self.credentials);
+                match timeout(CONNECT_TIMEOUT, securing).await {
+                    Ok(secured) => Ok(Box::new(secured?)),
+                    Err(elapsed) => Err(unreachable().because(&elapsed)),
+                }
+            }
+            (Stream::Tcp(stream), _) => Ok(Box::new(stream)),
         }
     }
 
@@ -182,14 +211,18 @@ impl Endpoint {
         let broken = |error: &(dyn std::error::Error + 'static)| {
             Failure::new(format!("the exchange with {self} broke off")).because(error)
         };
-        let host = match self {
-            Self::Tcp(address) => address.as_str(),
-            Self::Unix(_) => "localhost",
+        let host = match &self.address {
+            Address::Tcp(address) | Address::Tls(address) => address.as_str(),
+            Address::Unix(_) => "localhost",
         };
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(header::HOST, host);
+        // Never in the clear, where others could read it.
+        if let (Address::Tls(_), Some(token)) = (&self.address, secure::authorization(&self.credentials)?) {
+            request = request.header(header::AUTHORIZATION, token);
+        }
         let request = request
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
@@ -246,7 +279,15 @@ mod tests {
             let Ok(endpoint) = text.parse::<Endpoint>();
             assert_eq!(endpoint.to_string(), text);
         }
-        let Ok(url) = "http://localhost:7810/".parse::<Endpoint>();
-        assert_eq!(url.to_string(), "localhost:7810");
+        for (text, shown) in [
+            ("http://localhost:7810/", "localhost:7810"),
+            ("https://gw.east:7810/", "https://gw.east:7810"),
+            ("https://gw.east", "https://gw.east:7810"),
+            ("https://[fd00::1]", "https://[fd00::1]:7810"),
+            ("https://[fd00::1]:1", "https://[fd00::1]:1"),
+        ] {
+            let Ok(url) = text.parse::<Endpoint>();
+            assert_eq!(url.to_string(), shown);
+        }
     }
 }

@@ -15,10 +15,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, ruling::Ruling};
+use super::{Exit, Failure, api_args::ApiArgs, ruling::Ruling};
 use crate::{
     admin::{AdminAddress, AdminConfig},
     attach::ServerAddress,
+    credentials::Gate,
     dns::DnsConfig,
     gateway::{Gateway, GatewayConfig, StartError},
     identity::{IdentityFolder, LiveIdentity},
@@ -94,7 +95,7 @@ pub struct Args {
         default_value = "0.0.0.0:7800"
     )]
     listen: SocketAddr,
-    /// Admin API: a loopback IP:PORT, or unix:/PATH
+    /// Admin API: a loopback IP:PORT, or unix:/PATH; with --admin-tokens or --admin-allow any IP:PORT, over TLS
     #[arg(
         long,
         value_name = "ADDR",
@@ -102,17 +103,19 @@ pub struct Args {
         default_value = "127.0.0.1:7810"
     )]
     admin: AdminAddress,
-    /// Let the admin API listen where others than this host can reach it, although it has no authentication yet
+    /// Let the admin API listen where others than this host can reach it, in the clear and for anybody
     #[arg(long, env = "CAUSEWAY_ADMIN_INSECURE")]
     admin_insecure: bool,
+    #[command(flatten)]
+    apis: ApiArgs,
     /// Folder whose *.yaml files hold instances of this zone, as the topology writes them; followed at once
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_INSTANCES")]
     instances: Option<PathBuf>,
-    /// Registration over gRPC: a loopback IP:PORT, or off [default: 127.0.0.1:7820; with --zone-sync off, as the
+    /// Registration over gRPC: a loopback IP:PORT, or off; any IP:PORT as with --admin [default: 127.0.0.1:7820; with --zone-sync off, as the
     /// zone-sync takes registrations]
     #[arg(long, value_name = "ADDR", env = "CAUSEWAY_REGISTRY")]
     registry: Option<RegistrationAddress>,
-    /// Let registration listen where others than this host can reach it, although it has no authentication yet
+    /// Let registration listen where others than this host can reach it, in the clear and for anybody
     #[arg(long, env = "CAUSEWAY_REGISTRY_INSECURE")]
     registry_insecure: bool,
     /// Addresses for mesh DNS, UDP and TCP; give several separated by commas
@@ -232,10 +235,13 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         }
     };
     let identity = Arc::new(identity);
-    let mut config = config(&args, live, &ruling, metrics.clone())?;
+    let watching = CancellationToken::new();
+    let ending = watching.clone().drop_guard();
+    let gate = args.apis.gate(metrics.clone(), &watching)?;
+    let mut config = config(&args, live, &ruling, metrics.clone(), gate)?;
     config.renewal = Some(Renewal::new(identity.clone()));
     let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
-    let watching = CancellationToken::new();
+    ending.disarm();
     let renewing = tokio::spawn(identity.watch(metrics.clone(), watching.clone()));
     let watch = tokio::spawn(ruling.watch(metrics, watching.clone()));
     signals.run(gateway, args.drain).await;
@@ -258,6 +264,7 @@ fn config(
     identity: LiveIdentity,
     ruling: &Ruling,
     metrics: Arc<Metrics>,
+    gate: Gate,
 ) -> Result<GatewayConfig, Failure> {
     let mut tunnel = TunnelConfig::new(args.listen, identity.clone());
     tunnel.congestion = match args.congestion {
@@ -299,6 +306,7 @@ fn config(
                 insecure: args.registry_insecure,
             }),
         },
+        gate,
         access,
         ages: ages(args)?,
         threads: args.threads.map_or_else(cores, std::num::NonZeroUsize::get),

@@ -4,6 +4,9 @@
 //! Adding a command: a file with `Args` (clap) and `run`, a variant of [`Command`] and its line in [`dispatch`], and the
 //! name in the tests of help in `tests/cli/commands.rs`.
 
+mod admin_args;
+mod admin_token;
+mod api_args;
 mod apply;
 mod ca;
 mod ca_serve;
@@ -25,6 +28,7 @@ mod register_list;
 mod rollback;
 mod ruling;
 mod schema;
+mod secure;
 mod tables;
 mod token;
 mod topology;
@@ -35,7 +39,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use client::AdminArgs;
+pub use admin_args::AdminArgs;
 pub use failure::{Exit, Failure};
 
 const AFTER_HELP: &str = "\
@@ -68,6 +72,8 @@ enum Command {
     Ca(Box<ca::CaCommand>),
     Token(token::TokenCommand),
     Join(join::Args),
+    Ca(ca::CaCommand),
+    AdminToken(admin_token::AdminTokenCommand),
     Validate(validate::Args),
     Schema(schema::Args),
     Diff(diff::Args),
@@ -117,6 +123,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Ca(args) => ca::run(*args),
         Command::Token(args) => token::run(args),
         Command::Join(args) => block_on(join::run(args)),
+        Command::Ca(args) => ca::run(args),
+        Command::AdminToken(args) => admin_token::run(&args),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Register(args) => block_on(register::register(args)),

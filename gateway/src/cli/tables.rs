@@ -221,7 +221,17 @@ impl Tabular for TunnelView {
     const HEADER: &'static [&'static str] = &[
         "PEER", "STATE", "RTT", "STREAMS", "LOST", "SENT", "RECEIVED", "UP",
     ];
-    const WIDE: &'static [&'static str] = &["DIALLED", "THREAD", "REMOTE", "WINDOW", "MTU"];
+    const WIDE: &'static [&'static str] = &[
+        "DIALLED",
+        "THREAD",
+        "REMOTE",
+        "WINDOW",
+        "MTU",
+        "KEY EXCHANGE",
+        "CIPHER",
+        "IDENTITY",
+        "CERTIFICATE ENDS",
+    ];
 
     fn row(&self) -> Vec<Word> {
         vec![
@@ -243,6 +253,10 @@ impl Tabular for TunnelView {
             self.remote.into(),
             bytes(self.congestion_window_bytes).into(),
             self.mtu_bytes.into(),
+            self.key_exchange.clone().unwrap_or_default().into(),
+            self.cipher.clone().unwrap_or_default().into(),
+            self.identity.clone().unwrap_or_default().into(),
+            self.certificate_ends.clone().unwrap_or_default().into(),
         ]
     }
 }

@@ -231,6 +231,7 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
         }),
         instances_folder: None,
         registration: None,
+        gate: crate::credentials::Gate::default(),
         access: access.clone(),
         ages: Ages::default(),
         metrics: Arc::new(Metrics::default()),

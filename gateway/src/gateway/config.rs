@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::{
     admin::{AdminConfig, AdminError},
     attach::ServerAddress,
+    credentials::Gate,
     dns::{DnsConfig, DnsError},
     identity::{LiveIdentity, TlsError},
     instances::InstancesError,
@@ -53,6 +54,8 @@ pub struct GatewayConfig {
     pub instances_folder: Option<PathBuf>,
     /// `None`: no registration over gRPC.
     pub registration: Option<RegistrationConfig>,
+    /// Who may use the admin API and registration from elsewhere, and where it is written down what was asked of them.
+    pub gate: Gate,
     pub access: AccessLog,
     /// How long other zones' exports are believed.
     pub ages: Ages,

@@ -100,10 +100,7 @@ impl Gateway {
         let dns = start_dns(&config, &known)?;
         let draining = Arc::new(AtomicBool::new(false));
         let admin = start_admin(&config, &known, &egress, &draining, begun).await?;
-        let registration = match config.registration {
-            Some(registration) => Some(Registration::start(registration, known.instances.clone()).await?),
-            None => None,
-        };
+        let registration = start_registration(&config, &known).await?;
         keep_going(&config, &known, &egress, &ingress, &stop, &tasks);
         tracing::info!(gateway = %config.id(), took = ?begun.elapsed(), "the gateway is up");
         ending.disarm();
@@ -345,9 +342,23 @@ async fn start_admin(
         bindings: Arc::new(move || bindings.borrow().clone()),
         access: config.access.clone(),
         applied: config.applied.clone(),
+        gate: config.gate.clone(),
+        identity: Some(config.identity.clone()),
         started: begun,
     };
     Ok(Some(Admin::start(admin.clone(), state).await?))
+}
+
+async fn start_registration(
+    config: &GatewayConfig,
+    known: &Knowledge,
+) -> Result<Option<Registration>, StartError> {
+    let Some(registration) = config.registration else {
+        return Ok(None);
+    };
+    let (gate, identity) = (config.gate.clone(), Some(config.identity.clone()));
+    let started = Registration::start(registration, known.instances.clone(), gate, identity);
+    Ok(Some(started.await?))
 }
 
 fn check_zone(config: &GatewayConfig) -> Result<(), StartError> {

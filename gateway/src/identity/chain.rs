@@ -88,7 +88,7 @@ fn plain(error: Error) -> Error {
 }
 
 /// Whether `cause` is this module's word for a validity that has not begun.
-pub(super) fn is_not_yet_valid(cause: &CertificateError) -> bool {
+pub(crate) fn is_not_yet_valid(cause: &CertificateError) -> bool {
     matches!(cause, CertificateError::Other(other) if other.0.is::<NotYetValid>())
 }
 

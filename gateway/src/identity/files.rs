@@ -30,7 +30,7 @@ pub const KEY_FILE: &str = "key.pem";
 /// The trust roots.
 pub const ROOTS_FILE: &str = "ca.pem";
 /// Mode of a file that holds a private key: its owner alone.
-pub(super) const PRIVATE: u32 = 0o600;
+pub(crate) const PRIVATE: u32 = 0o600;
 /// Mode of a folder that holds private keys.
 const PRIVATE_FOLDER: u32 = 0o700;
 /// Mode of a file that anyone may read.
@@ -177,7 +177,7 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
         })
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|source| match source {
         pem::Error::NoItemsFound => missing(path, "private key"),
         source => IdentityError::Pem {
@@ -218,7 +218,7 @@ pub(super) fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 }
 
 /// Like [`create`], but takes the place of a file that is there, whole or not at all.
-pub(super) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let fresh = write_beside(path, text, mode)?;
     fs::rename(&fresh, path)
         .and_then(|()| sync_folder(path))

@@ -1,5 +1,7 @@
 //! What a leaf certificate says about its holder. Whether it can be believed is `chain`'s business.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use rustls_pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
 
@@ -23,7 +25,14 @@ pub enum LeafError {
 /// # Errors
 /// When it is a CA certificate, or has not exactly one URI name, or that is no gateway's SPIFFE id (X509-SVID §2 to §4).
 pub fn identify(leaf: &CertificateDer<'_>) -> Result<SpiffeId, LeafError> {
-    let certificate = parse(leaf)?;
+    let certificate = parse_leaf(leaf)?;
+    let id = only_uri(&certificate)?;
+    Ok(id.parse()?)
+}
+
+/// Parses a certificate that must not be a CA's.
+pub(super) fn parse_leaf<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, LeafError> {
+    let certificate = parse(der)?;
     let signs = certificate
         .key_usage()
         .map_err(|_| LeafError::Malformed)?
@@ -31,8 +40,14 @@ pub fn identify(leaf: &CertificateDer<'_>) -> Result<SpiffeId, LeafError> {
     if certificate.is_ca() || signs {
         return Err(LeafError::IsCa);
     }
-    let id = only_uri(&certificate)?;
-    Ok(id.parse()?)
+    Ok(certificate)
+}
+
+/// When a certificate ends; `None` if it cannot be read.
+#[must_use]
+pub fn end_of(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let seconds = parse(certificate).ok()?.validity().not_after.timestamp();
+    UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
 /// The one URI among the subject's alternative names.

@@ -11,7 +11,7 @@ use std::{
     fmt,
     path::Path,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use causeway_proto::tunnel::ALPN;
@@ -24,6 +24,7 @@ use rustls::{
     version::TLS13,
 };
 
+mod api;
 pub mod ca;
 mod chain;
 mod files;
@@ -33,13 +34,26 @@ mod live;
 mod spiffe;
 mod statement;
 
+pub use api::{ApiClient, ApiClientError, identify_client};
 use chain::ChainVerifier;
+pub(crate) use chain::is_not_yet_valid;
 pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, ROOTS_FILE};
-pub(crate) use files::{certificates, write_public};
+pub(crate) use files::{PRIVATE, certificates, replace as replace_file, write_public};
 pub use install::{NewIdentity, check_writable, write_request};
-pub use leaf::{LeafError, identify};
+pub use leaf::{LeafError, end_of, identify};
 pub use live::{IdentityFolder, LiveIdentity, Renewal, RenewalError};
 pub use spiffe::{MAX_TRUST_DOMAIN_BYTES, SpiffeError, SpiffeId, check_trust_domain};
+
+/// Which key exchanges are offered and accepted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeyExchange {
+    /// X25519MLKEM768 first, which a recording of the traffic keeps its secrets from future quantum computers with, and
+    /// then classical ones.
+    #[default]
+    HybridFirst,
+    /// X25519MLKEM768 and nothing else.
+    HybridOnly,
+}
 
 /// A gateway's certificate chain, its private key and the roots that it trusts.
 pub struct Identity {
@@ -159,7 +173,15 @@ impl Identity {
     /// # Errors
     /// When the key does not fit the certificate, or there are no roots.
     pub fn client_tls(&self) -> Result<rustls::ClientConfig, TlsError> {
-        let provider = provider();
+        self.client_tls_with(KeyExchange::default())
+    }
+
+    /// The same, with other key exchanges.
+    ///
+    /// # Errors
+    /// When the key does not fit the certificate, or there are no roots.
+    pub fn client_tls_with(&self, exchange: KeyExchange) -> Result<rustls::ClientConfig, TlsError> {
+        let provider = provider_with(exchange);
         let verifier = self.verifier(&provider)?;
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
@@ -180,7 +202,15 @@ impl Identity {
     /// # Errors
     /// When the key does not fit the certificate, or there are no roots.
     pub fn server_tls(&self) -> Result<rustls::ServerConfig, TlsError> {
-        let provider = provider();
+        self.server_tls_with(KeyExchange::default())
+    }
+
+    /// The same, with other key exchanges.
+    ///
+    /// # Errors
+    /// When the key does not fit the certificate, or there are no roots.
+    pub fn server_tls_with(&self, exchange: KeyExchange) -> Result<rustls::ServerConfig, TlsError> {
+        let provider = provider_with(exchange);
         let verifier = self.verifier(&provider)?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
@@ -245,19 +275,24 @@ fn unix_time(now: SystemTime) -> UnixTime {
     UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// aws-lc-rs with a hybrid post-quantum key exchange first, and the cipher that packets of 1,452 bytes cost least with.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
+    provider_with(KeyExchange::default())
+}
+
+/// aws-lc-rs with a hybrid post-quantum key exchange first, and the cipher that packets of 1,452 bytes cost least with.
+fn provider_with(exchange: KeyExchange) -> Arc<CryptoProvider> {
+    let classical = match exchange {
+        KeyExchange::HybridFirst => vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1],
+        KeyExchange::HybridOnly => Vec::new(),
+    };
+    let kx_groups = [vec![aws_lc_rs::kx_group::X25519MLKEM768], classical].concat();
     Arc::new(CryptoProvider {
         cipher_suites: vec![
             aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
             aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
             aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ],
-        kx_groups: vec![
-            aws_lc_rs::kx_group::X25519MLKEM768,
-            aws_lc_rs::kx_group::X25519,
-            aws_lc_rs::kx_group::SECP256R1,
-        ],
+        kx_groups,
         ..aws_lc_rs::default_provider()
     })
 }

@@ -118,6 +118,27 @@ pub(super) fn ca_server_id(trust_domain: &str) -> String {
     format!("{SCHEME}{trust_domain}{CA_SERVER}")
 }
 
+/// The trust domain of any SPIFFE id that has a path (SPIFFE-ID §2.2): segments of letters, digits, `.`, `-` and `_`.
+pub(super) fn trust_domain_of(id: &str) -> Result<String, SpiffeError> {
+    if id.len() > MAX_ID_BYTES {
+        return Err(SpiffeError::TooLong(id.len()));
+    }
+    let shown = || id.chars().take(80).collect();
+    let rest = id
+        .strip_prefix(SCHEME)
+        .ok_or_else(|| SpiffeError::NotSpiffe(shown()))?;
+    let (domain, path) = rest.split_once('/').ok_or_else(|| SpiffeError::Shape(shown()))?;
+    check_trust_domain(domain)?;
+    let good = |segment: &str| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+        !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(allowed)
+    };
+    match path.split('/').all(good) {
+        true => Ok(domain.to_owned()),
+        false => Err(SpiffeError::Shape(shown())),
+    }
+}
+
 /// The SPIFFE id of a CA of `trust_domain`.
 pub(super) fn ca_id(trust_domain: &str) -> String {
     format!("{SCHEME}{trust_domain}")

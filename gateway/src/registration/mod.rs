@@ -1,10 +1,12 @@
 //! Registration over gRPC (7820/tcp): the service of `registry.proto` over this gateway's own registry, and the standard
 //! health service beside it.
 //!
-//! It has no authentication yet, so it listens on loopback unless the operator says otherwise. `Attach` is not served
+//! On loopback whoever reaches it may register. Elsewhere it speaks TLS with the gateway's identity, and clients show a
+//! token or a certificate, as they do at the admin API (`credentials`). `Attach` is not served
 //! here: it is what several gateways of one zone share a registry with, and `causeway zone-sync` serves that.
 
 mod changes;
+mod gated;
 mod replace;
 mod server;
 mod service;
@@ -16,11 +18,18 @@ use causeway_proto::registry::registry_server::RegistryServer;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-pub use server::serve;
+pub use server::{Incoming, serve};
 pub use service::Registrar;
 
-use crate::instances::Instances;
+use crate::{
+    credentials::{Acceptor, Gate},
+    identity::LiveIdentity,
+    instances::Instances,
+};
 use causeway_zone_sync::registry::wire::MAX_MESSAGE_BYTES;
+
+/// What gRPC is spoken over.
+const ALPN: &[&[u8]] = &[b"h2"];
 
 /// Where registrations are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +73,7 @@ pub enum RegistrationError {
     #[error("`{0}` is no address for registration: give IP:PORT, or `off`")]
     Address(String),
     #[error(
-        "registration cannot listen on {0}: it has no authentication yet, so whoever reaches it could register \
-         instances; only loopback addresses are allowed"
+        "registration cannot listen on {0} without credentials for those who reach it: anybody could register instances"
     )]
     NotLoopback(SocketAddr),
     #[error("cannot listen on {address} for registration")]
@@ -83,7 +91,8 @@ impl RegistrationError {
         match self {
             Self::Address(_) => "for example 127.0.0.1:7820",
             Self::NotLoopback(_) => {
-                "listen on 127.0.0.1, or pass --registry-insecure where only trusted hosts reach it"
+                "give it --admin-tokens FILE (see `causeway admin-token`) or --admin-allow SCOPE=SPIFFE-ID, listen on 127.0.0.1, \
+                 or pass --registry-insecure where only trusted hosts reach it"
             }
             Self::Bind { .. } => {
                 "does another gateway, or `causeway zone-sync`, have it? give each its own --registry address, or `off`"
@@ -101,13 +110,24 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Binds the address and serves on the current runtime until [`Registration::shutdown`].
+    /// Binds the address and serves on the current runtime until [`Registration::shutdown`]. `identity`: what TLS is spoken
+    /// with where others than this host reach it.
     ///
     /// # Errors
     /// When the address is not allowed or cannot be bound.
-    pub async fn start(config: RegistrationConfig, instances: Instances) -> Result<Self, RegistrationError> {
+    pub async fn start(
+        config: RegistrationConfig,
+        instances: Instances,
+        gate: Gate,
+        identity: Option<LiveIdentity>,
+    ) -> Result<Self, RegistrationError> {
         let wanted = config.listen;
-        if !wanted.ip().to_canonical().is_loopback() && !config.insecure {
+        let guarded = !wanted.ip().to_canonical().is_loopback() && !config.insecure;
+        let acceptor = match identity {
+            Some(identity) if guarded && gate.is_guarded() => Some(Acceptor::new(identity, ALPN)),
+            _ => None,
+        };
+        if guarded && acceptor.is_none() {
             return Err(RegistrationError::NotLoopback(wanted));
         }
         let bind = |source| RegistrationError::Bind {
@@ -119,8 +139,15 @@ impl Registration {
         let stop = CancellationToken::new();
         let service = RegistryServer::new(Registrar::new(instances, stop.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let server = tokio::spawn(serve(listener, service, stop.clone()));
-        tracing::info!(%address, "registration over gRPC listens");
+        let incoming = Incoming {
+            listener,
+            acceptor,
+            gate,
+            guarded,
+        };
+        let tls = incoming.acceptor.is_some();
+        let server = tokio::spawn(serve(incoming, service, stop.clone()));
+        tracing::info!(%address, tls, "registration over gRPC listens");
         Ok(Self {
             address,
             stop,
@@ -142,5 +169,7 @@ impl Registration {
     }
 }
 
+#[cfg(test)]
+mod gated_tests;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
-//! The gRPC server around a registry service: its listener, the limits of each connection, and how it ends. It knows
-//! nothing of registrations.
+//! The gRPC server around a registry service: its listener, in the clear or over TLS, the limits of each connection, and
+//! how it ends. It knows nothing of registrations.
 
 use std::{
     io,
@@ -10,17 +10,17 @@ use std::{
 };
 
 use causeway_proto::registry::registry_server::{Registry, RegistryServer};
-use futures_util::{Stream, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{
-    Server,
-    server::{Connected, TcpConnectInfo},
-};
+use tonic::transport::{Server, server::Connected};
+
+use super::gated::GatedLayer;
+use crate::credentials::{Acceptor, Connection, Gate};
 
 /// Connections served at once; further ones wait in the system's queue. One for each host of a large zone.
 const MAX_CONNECTIONS: usize = 4096;
@@ -37,19 +37,38 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// After a failed accept (no file descriptors left, say), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections that were taken up and wait to be served.
+const ADMITTED: usize = 64;
+
+/// Where connections come from, and what they have to prove.
+#[derive(Debug)]
+pub struct Incoming {
+    pub listener: TcpListener,
+    /// `None`: in the clear.
+    pub acceptor: Option<Acceptor>,
+    pub gate: Gate,
+    /// Whether clients have to prove who they are.
+    pub guarded: bool,
+}
+
 /// Serves until `stop`, then finishes what is under way within a few seconds.
-pub async fn serve<S: Registry>(listener: TcpListener, service: RegistryServer<S>, stop: CancellationToken) {
+pub async fn serve<S: Registry>(incoming: Incoming, service: RegistryServer<S>, stop: CancellationToken) {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<RegistryServer<S>>().await;
+    let gated = GatedLayer {
+        gate: incoming.gate.clone(),
+        guarded: incoming.guarded,
+    };
     let serving = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_header_list_size(MAX_HEAD_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .timeout(CALL_TIMEOUT)
+        .layer(gated)
         .add_service(health)
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(connections(incoming), stop.clone().cancelled_owned());
     let overdue = async {
         stop.cancelled().await;
         reporter.set_not_serving::<RegistryServer<S>>().await;
@@ -63,39 +82,94 @@ pub async fn serve<S: Registry>(listener: TcpListener, service: RegistryServer<S
     }
 }
 
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
 /// A connection and its place among [`MAX_CONNECTIONS`].
 struct Place {
-    stream: TcpStream,
+    stream: Box<dyn Io>,
+    connection: Connection,
     _slot: OwnedSemaphorePermit,
 }
 
-/// Waits for a free place first, so that what cannot be served is not accepted.
-fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Place>> {
+/// The connections that were taken up, as they come. Each handshake runs by itself, so that a slow one holds up no other.
+fn connections(incoming: Incoming) -> ReceiverStream<io::Result<Place>> {
+    let (sender, receiver) = mpsc::channel(ADMITTED);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = accept(incoming, &sender) => {}
+            () = sender.closed() => {}
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn accept(incoming: Incoming, admitted: &mpsc::Sender<io::Result<Place>>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    stream::unfold((listener, slots), |(listener, slots)| async move {
-        // The semaphore is never closed.
-        let slot = slots.clone().acquire_owned().await.ok()?;
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    // Calls are small and answered at once. Where the option cannot be set, they are merely slower.
-                    let _ = stream.set_nodelay(true);
-                    return Some((Ok(Place { stream, _slot: slot }), (listener, slots)));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "registration cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+    let Incoming {
+        listener,
+        acceptor,
+        gate,
+        ..
+    } = incoming;
+    loop {
+        // A free place first, so that what cannot be served is not accepted. The semaphore is never closed.
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                // Calls are small and answered at once. Where the option cannot be set, they are merely slower.
+                let _ = stream.set_nodelay(true);
+                let (acceptor, gate, admitted) = (acceptor.clone(), gate.clone(), admitted.clone());
+                tokio::spawn(async move {
+                    let from = Connection::plain(from);
+                    if let Some((stream, connection)) = enter(acceptor, &gate, stream, from).await {
+                        let _slot = slot;
+                        let place = Place {
+                            stream,
+                            connection,
+                            _slot,
+                        };
+                        // When nobody takes connections any more, this one is not wanted either.
+                        let _ = admitted.send(Ok(place)).await;
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "registration cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    })
+    }
+}
+
+/// `None`: it did not become a connection, which was told.
+async fn enter(
+    acceptor: Option<Acceptor>,
+    gate: &Gate,
+    stream: TcpStream,
+    from: Connection,
+) -> Option<(Box<dyn Io>, Connection)> {
+    let Some(acceptor) = acceptor else {
+        return Some((Box::new(stream), from));
+    };
+    match acceptor.accept(stream).await {
+        Ok((stream, connection)) => Some((Box::new(stream), connection)),
+        Err(error) => {
+            let cause =
+                std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+            gate.handshake_failed("registration", &from, error.word(), &cause);
+            None
+        }
+    }
 }
 
 impl Connected for Place {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Connection;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Connection {
+        self.connection.clone()
     }
 }
 

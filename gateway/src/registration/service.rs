@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{replace, watch};
-use crate::instances::{Instances, MAX_REPLACEMENTS};
+use crate::{
+    audit::Note,
+    instances::{Instances, MAX_REPLACEMENTS},
+};
 
 /// Watchers at once.
 const MAX_WATCHERS: usize = 256;
@@ -49,10 +52,12 @@ impl Registry for Registrar {
         check_length(list.len())?;
         let (good, read) = separate(list.into_iter().map(wire::registration));
         let all = self.instances.register_all(good).await.map_err(refuse_call)?;
-        Ok(Response::new(RegisterReply {
+        let reply = RegisterReply {
             outcomes: weave(read, all.each),
             durable: all.durability == Durability::Durable,
-        }))
+        };
+        let note = counted(&reply.outcomes);
+        Ok(noted(reply, note))
     }
 
     async fn deregister(
@@ -61,10 +66,12 @@ impl Registry for Registrar {
     ) -> Result<Response<DeregisterReply>, Status> {
         let (good, read) = keys(request.into_inner().keys)?;
         let all = self.instances.deregister_all(good).await.map_err(refuse_call)?;
-        Ok(Response::new(DeregisterReply {
+        let reply = DeregisterReply {
             outcomes: weave(read, all.each),
             durable: all.durability == Durability::Durable,
-        }))
+        };
+        let note = counted(&reply.outcomes);
+        Ok(noted(reply, note))
     }
 
     async fn heartbeat(
@@ -89,9 +96,16 @@ impl Registry for Registrar {
         })?;
         let handed = replace::read(request.into_inner()).await?;
         let (source, wanted, refusals) = handed.split();
+        let mut note = Note {
+            object: Some(source.to_string()),
+            ..Note::default()
+        };
         let done = self.instances.replace(source, wanted).await;
         let (replaced, _) = done.map_err(refuse_call)?;
-        Ok(Response::new(replace::reply(refusals, &replaced)))
+        let changed = replaced.added + replaced.changed + replaced.removed;
+        let reply = replace::reply(refusals, &replaced);
+        note.counts = Some((changed, reply.refused.len()));
+        Ok(noted(reply, note))
     }
 
     type WatchStream = watch::Events;
@@ -119,6 +133,24 @@ impl Registry for Registrar {
         Err(Status::unimplemented(
             "this is a gateway with a registry of its own; gateways share one by attaching to `causeway zone-sync`",
         ))
+    }
+}
+
+/// A reply with what the audit log shall say of it.
+fn noted<T>(reply: T, note: Note) -> Response<T> {
+    let mut response = Response::new(reply);
+    response.extensions_mut().insert(note);
+    response
+}
+
+fn counted(outcomes: &[Outcome]) -> Note {
+    let refused = outcomes
+        .iter()
+        .filter(|outcome| !outcome.refusal.is_empty())
+        .count();
+    Note {
+        counts: Some((outcomes.len() - refused, refused)),
+        ..Note::default()
     }
 }
 

@@ -38,7 +38,9 @@ async fn start() -> Bench {
         listen: "127.0.0.1:0".parse().unwrap(),
         insecure: false,
     };
-    let registration = Registration::start(config, instances.clone()).await.unwrap();
+    let registration = Registration::start(config, instances.clone(), Gate::default(), None)
+        .await
+        .unwrap();
     let client = RegistryClient::connect(format!("http://{}", registration.local_addr()));
     Bench {
         client: client.await.unwrap(),
@@ -301,15 +303,15 @@ async fn an_open_address_must_be_meant() {
         listen: "0.0.0.0:0".parse().unwrap(),
         insecure,
     };
-    let refused = Registration::start(open(false), bench.instances.clone()).await;
+    let refused = Registration::start(open(false), bench.instances.clone(), Gate::default(), None).await;
     assert!(matches!(refused, Err(RegistrationError::NotLoopback(_))));
     let taken = RegistrationConfig {
         listen: bench.registration.local_addr(),
         insecure: false,
     };
-    let refused = Registration::start(taken, bench.instances.clone()).await;
+    let refused = Registration::start(taken, bench.instances.clone(), Gate::default(), None).await;
     assert!(matches!(refused, Err(RegistrationError::Bind { .. })));
-    let meant = Registration::start(open(true), bench.instances.clone())
+    let meant = Registration::start(open(true), bench.instances.clone(), Gate::default(), None)
         .await
         .unwrap();
     meant.shutdown().await;

@@ -152,6 +152,29 @@ impl PeerFamilies {
     }
 }
 
+/// What happened at the gateway's own APIs.
+pub(super) struct ApiFamilies {
+    pub refused: Family<ByReason, Counter>,
+    pub audit_lines: Family<ByResult, Counter>,
+}
+
+impl ApiFamilies {
+    pub fn new(registry: &mut Registry) -> Self {
+        Self {
+            refused: counters(
+                registry,
+                "api_refused",
+                "Requests and handshakes that the admin API and registration refused for want of credentials",
+            ),
+            audit_lines: counters(
+                registry,
+                "audit_lines",
+                "Lines for the audit file that were written (ok) or lost (failed)",
+            ),
+        }
+    }
+}
+
 /// What the zone does beside carrying traffic.
 pub(super) struct ZoneFamilies {
     pub health_checks: Family<ByServiceResult, Counter>,

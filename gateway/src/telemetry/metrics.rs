@@ -21,7 +21,7 @@ use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
 use super::{
     AccessRecord,
-    families::{PeerFamilies, TrafficFamilies, ZoneFamilies},
+    families::{ApiFamilies, PeerFamilies, TrafficFamilies, ZoneFamilies},
     labels::{
         ByAnswer, ByDirection, ByOutcome, ByPeer, ByPeerSideReason, ByPeerWay, ByReason, ByResult, ByRole,
         ByRoleServiceRule, ByServiceReason, ByServiceResult, ByServiceWhy, BySideReason, ServiceLabel,
@@ -77,6 +77,7 @@ pub struct Metrics {
     other: ServiceLabel,
     traffic: TrafficFamilies,
     peers: PeerFamilies,
+    apis: ApiFamilies,
     zone: ZoneFamilies,
     tunnels: Mutex<TunnelTotals>,
     forbidden: AtomicU64,
@@ -91,6 +92,7 @@ impl Default for Metrics {
             other: OTHER_SERVICE.into(),
             traffic: TrafficFamilies::new(&mut registry),
             peers: PeerFamilies::new(&mut registry),
+            apis: ApiFamilies::new(&mut registry),
             zone: ZoneFamilies::new(&mut registry),
             tunnels: Mutex::new(TunnelTotals::new(&mut registry)),
             registry,
@@ -143,6 +145,24 @@ impl Metrics {
             .broke_protocol
             .get_or_create(&ByReason { reason })
             .inc();
+    }
+
+    /// The admin API or registration refused somebody for want of credentials: `reason` such as `bad_token`, `scope`,
+    /// `unknown_issuer`.
+    pub fn api_refused(&self, reason: &'static str) {
+        self.apis.refused.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// A line for the audit file was written (`true`) or lost (`false`).
+    pub fn audit_line(&self, ok: bool) {
+        let labels = ByResult { result: result(ok) };
+        self.apis.audit_lines.get_or_create(&labels).inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn audit_lines(&self, ok: bool) -> u64 {
+        let labels = ByResult { result: result(ok) };
+        self.apis.audit_lines.get_or_create(&labels).get()
     }
 
     /// A routing decision, by service and the word for its reason (`own_zone`, `tier`, `no_candidate`, …).

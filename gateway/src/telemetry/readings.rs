@@ -1,13 +1,22 @@
 //! Values read from the running system at the moment that somebody asks: tunnels and the process itself. Plain structs,
 //! so that what is made of them can be tested without a system to read.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use causeway_zone_sync::{name::GatewayId, replica::Stamp};
 use rustix::process::{Resource, getrlimit};
 
 use super::Side;
-use crate::{snapshot::Link, tunnel::Tunnel};
+use crate::{
+    identity::SpiffeId,
+    snapshot::Link,
+    tunnel::{Negotiated, Tunnel},
+};
 
 /// Clock ticks per second in `/proc/self/stat`: 100 on every Linux platform (`USER_HZ`, proc(5)).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -25,6 +34,10 @@ pub struct TunnelReading {
     pub up: Duration,
     pub rtt: Duration,
     pub streams: usize,
+    /// `None` where it is not known.
+    pub negotiated: Option<Negotiated>,
+    /// The SPIFFE id of the peer's certificate, and when that ends.
+    pub certificate: Option<(SpiffeId, SystemTime)>,
     pub congestion_window_bytes: u64,
     pub mtu_bytes: u16,
     pub sent_packets: u64,
@@ -49,6 +62,8 @@ impl TunnelReading {
             up: tunnel.since().elapsed(),
             rtt: stats.path.rtt,
             streams: tunnel.streams().load(std::sync::atomic::Ordering::Relaxed),
+            negotiated: tunnel.negotiated(),
+            certificate: tunnel.certificate().cloned(),
             congestion_window_bytes: stats.path.cwnd,
             mtu_bytes: stats.path.current_mtu,
             sent_packets: stats.path.sent_packets,

@@ -380,6 +380,8 @@ mod tests {
             up: Duration::from_secs(1),
             rtt: Duration::from_millis(id as u64),
             streams: 2,
+            negotiated: None,
+            certificate: None,
             congestion_window_bytes: 1000,
             mtu_bytes: 1452,
             sent_packets: 100,

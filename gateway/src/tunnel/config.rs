@@ -5,10 +5,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use quinn::{
     AckFrequencyConfig, ClientConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
     congestion::{BbrConfig, CubicConfig},
-    crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
 };
 
-use crate::identity::{LiveIdentity, TlsError};
+use super::handshake::{HandshakeConfigError, TunnelClient, TunnelServer};
+use crate::identity::{KeyExchange, LiveIdentity, TlsError};
 
 /// Interval of keep-alives on an otherwise silent tunnel.
 pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
@@ -71,7 +71,7 @@ pub enum ConfigError {
     #[error("cannot set up TLS for tunnels")]
     Tls(#[from] TlsError),
     #[error("cannot set up QUIC packet protection")]
-    Cipher(#[from] NoInitialCipherSuite),
+    Cipher(#[from] HandshakeConfigError),
     #[error("an idle timeout of {0:?} is out of range")]
     IdleTimeout(Duration),
 }
@@ -90,8 +90,8 @@ impl TunnelConfig {
         }
     }
 
-    pub(super) fn server(&self) -> Result<ServerConfig, ConfigError> {
-        let crypto = QuicServerConfig::try_from(self.identity.current().server_tls()?)?;
+    pub(super) fn server(&self, exchange: KeyExchange) -> Result<ServerConfig, ConfigError> {
+        let crypto = TunnelServer::new(self.identity.current().server_tls_with(exchange)?)?;
         let mut config = ServerConfig::with_crypto(Arc::new(crypto));
         config.transport_config(Arc::new(self.transport()?));
         config.max_incoming(MAX_INCOMING);
@@ -100,8 +100,8 @@ impl TunnelConfig {
         Ok(config)
     }
 
-    pub(super) fn client(&self) -> Result<ClientConfig, ConfigError> {
-        let crypto = QuicClientConfig::try_from(self.identity.current().client_tls()?)?;
+    pub(super) fn client(&self, exchange: KeyExchange) -> Result<ClientConfig, ConfigError> {
+        let crypto = TunnelClient::new(self.identity.current().client_tls_with(exchange)?)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::new(self.transport()?));
         Ok(config)

@@ -14,6 +14,7 @@ use tokio::time::{Instant, interval, timeout};
 
 use super::{
     frame::{ReadFrameError, WriteFrameError, read_frame, write_frame},
+    handshake::Negotiated,
     refusal::{Ended, MAX_REASON_BYTES, Refusal},
     shared::{Party, Shared},
 };
@@ -101,6 +102,11 @@ impl Shared {
             dialled,
         )
         .map_err(|(refusal, detail)| Fault::Refuse(refusal, detail))?;
+        let agreed = Negotiated::of(connection);
+        if topology.tls.require_post_quantum && !agreed.is_some_and(|agreed| agreed.is_post_quantum()) {
+            let detail = format!("{peer} agreed to a key exchange that is not post-quantum");
+            return Err(Fault::Refuse(Refusal::NotPostQuantum, detail));
+        }
         if self.set.count(&peer) >= MAX_TUNNELS_PER_PEER {
             let detail = format!("{peer} has {MAX_TUNNELS_PER_PEER} tunnels here");
             return Err(Fault::Refuse(Refusal::Busy, detail));

@@ -13,6 +13,7 @@ mod config;
 mod dial;
 mod frame;
 mod greeting;
+mod handshake;
 mod liveness;
 mod quiet;
 mod race;
@@ -30,6 +31,7 @@ pub use config::{ConfigError, Congestion, IDLE_TIMEOUT, KEEP_ALIVE, MAX_STREAMS,
 pub use frame::{
     ReadFrameError, ReplyError, WriteFrameError, read_frame, read_reply, refusal_word, write_frame,
 };
+pub use handshake::{HandshakeConfigError, Negotiated};
 pub(crate) use quiet::Quiet;
 pub use refusal::{Close, Ended, Loss, Refusal};
 pub use set::{OpenError, Tunnel, TunnelSet};

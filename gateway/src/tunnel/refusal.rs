@@ -10,6 +10,11 @@ pub const MAX_REASON_BYTES: usize = 200;
 /// First byte of QUIC's transport error codes that carry a TLS alert (RFC 9001 §4.8).
 const CRYPTO_ERROR: u64 = 0x100;
 
+/// The TLS alert for a handshake that found nothing in common (RFC 8446 §6.2).
+const HANDSHAKE_FAILURE: u8 = 40;
+/// The end of rustls's reason where it was the key exchange that had nothing in common.
+const NO_GROUP: &[u8] = b"NoKxGroupsInCommon";
+
 /// Why one gateway would not have a tunnel with another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
@@ -23,6 +28,8 @@ pub enum Refusal {
     BadCertificate,
     /// The peer speaks no protocol that this side speaks (ALPN).
     WrongAlpn,
+    /// The topology requires a post-quantum key exchange, and the peer or its tunnel has none.
+    NotPostQuantum,
     /// The TLS or QUIC handshake failed in another way.
     Handshake,
     /// The certificate does not name exactly one gateway.
@@ -45,13 +52,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoCertificate,
         Self::UnknownIssuer,
         Self::Expired,
         Self::NotYetValid,
         Self::BadCertificate,
         Self::WrongAlpn,
+        Self::NotPostQuantum,
         Self::Handshake,
         Self::BadIdentity,
         Self::WrongTrustDomain,
@@ -74,6 +82,7 @@ impl Refusal {
             Self::NotYetValid => "not_yet_valid",
             Self::BadCertificate => "bad_certificate",
             Self::WrongAlpn => "wrong_alpn",
+            Self::NotPostQuantum => "not_post_quantum",
             Self::Handshake => "handshake",
             Self::BadIdentity => "bad_identity",
             Self::WrongTrustDomain => "wrong_trust_domain",
@@ -98,6 +107,9 @@ impl Refusal {
             Self::BadCertificate => "issue a gateway certificate with `causeway ca issue`",
             Self::WrongAlpn | Self::ProtocolVersion => {
                 "run versions of causeway that speak the same protocol"
+            }
+            Self::NotPostQuantum => {
+                "the topology says tls: { require_post_quantum: true }: run a version that speaks X25519MLKEM768, or take it back"
             }
             Self::Handshake => "check that a gateway answers at this address",
             Self::BadIdentity => "a gateway's certificate has one URI name, its SPIFFE id",
@@ -126,6 +138,7 @@ impl Refusal {
             Self::Garbage => Close(0x16),
             Self::NoHello => Close(0x17),
             Self::Busy => Close(0x18),
+            Self::NotPostQuantum => Close(0x19),
             // Decided in the handshake and told by a TLS alert; a code exists so that the table is whole.
             Self::NoCertificate => Close(0x20),
             Self::UnknownIssuer => Close(0x21),
@@ -149,6 +162,7 @@ impl Refusal {
             // What a gateway sends for a validity that has not begun; see `identity::chain`.
             46 => Self::NotYetValid,
             48 => Self::UnknownIssuer,
+            71 => Self::NotPostQuantum,
             116 => Self::NoCertificate,
             120 => Self::WrongAlpn,
             _ => Self::Handshake,
@@ -215,7 +229,7 @@ impl Ended {
         match error {
             ConnectionError::TransportError(error) => Self::Refused {
                 by: Side::Local,
-                refusal: of_transport(error.code),
+                refusal: of_transport(error.code, error.reason.as_bytes()),
                 detail: readable(error.reason.as_bytes()),
             },
             ConnectionError::ConnectionClosed(close) => match close.error_code {
@@ -225,7 +239,7 @@ impl Ended {
                 },
                 code => Self::Refused {
                     by: Side::Peer,
-                    refusal: of_transport(code),
+                    refusal: of_transport(code, &close.reason),
                     detail: readable(&close.reason),
                 },
             },
@@ -258,9 +272,11 @@ impl Ended {
     }
 }
 
-fn of_transport(code: TransportErrorCode) -> Refusal {
+fn of_transport(code: TransportErrorCode, reason: &[u8]) -> Refusal {
     let raw = u64::from(code);
     match u8::try_from(raw.wrapping_sub(CRYPTO_ERROR)) {
+        // What a rustls server without the demanded group says. The text only picks the word.
+        Ok(HANDSHAKE_FAILURE) if reason.ends_with(NO_GROUP) => Refusal::NotPostQuantum,
         Ok(alert) => Refusal::from_alert(alert),
         Err(_) if code == TransportErrorCode::CONNECTION_REFUSED => Refusal::Busy,
         Err(_) => Refusal::Garbage,

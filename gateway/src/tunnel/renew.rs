@@ -1,5 +1,6 @@
 //! Takes up a renewed identity without dropping a stream or binding a socket anew: handshakes from then on use it, and
 //! whoever dialled dials a second tunnel before it gives up the first. The old one keeps the streams that it carries.
+//! Likewise what the topology says of key exchanges; tunnels that it no longer allows are closed by their sessions.
 //!
 //! When a trust root goes, tunnels whose peers it vouched for have a short time to be succeeded by one that proves
 //! itself by another root; without such a successor they are closed. Revoking one peer at once is another matter, and
@@ -10,9 +11,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use causeway_zone_sync::topology::Topology;
 use quinn::Endpoint;
 use rustls::{CertificateError, Error as TlsFailure};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -22,35 +27,79 @@ use super::{
     refusal::Refusal,
     shared::{Party, Shared},
 };
-use crate::{identity::Identity, telemetry::Side};
+use crate::{
+    identity::{Identity, KeyExchange},
+    telemetry::Side,
+};
 
 /// How long a peer whose trust root is gone has to prove itself by another.
 const SUCCESSION: Duration = Duration::from_secs(10);
 /// How often a tunnel that retires is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Follows the identity until `stop`; `accepting` are the endpoints that peers dial.
-pub(super) async fn run(shared: Arc<Shared>, accepting: Vec<Endpoint>, stop: CancellationToken) {
+/// Which key exchanges the topology wants for tunnels.
+pub(super) fn wanted(topology: &Topology) -> KeyExchange {
+    match topology.tls.require_post_quantum {
+        true => KeyExchange::HybridOnly,
+        false => KeyExchange::HybridFirst,
+    }
+}
+
+/// Follows the identity and the topology until `stop`; `accepting` are the endpoints that peers dial, and `exchange` is what
+/// they were opened with.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    accepting: Vec<Endpoint>,
+    mut exchange: KeyExchange,
+    stop: CancellationToken,
+) {
     let mut identity = shared.config.identity.clone();
+    let mut topology = shared.topology.clone();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = identity.changed() => {}
-        }
-        match (shared.config.server(), shared.config.client()) {
-            (Ok(server), Ok(client)) => {
-                for endpoint in &accepting {
-                    endpoint.set_server_config(Some(server.clone()));
+            () = identity.changed() => {
+                if take_up(&shared, &accepting, exchange) {
+                    info!(gateway = %shared.own(), "new tunnels use the renewed identity");
+                    part_with_strangers(&shared, &identity.current());
+                    shared.renewals.send_modify(|count| *count += 1);
                 }
-                shared.client.store(Arc::new(client));
-                info!(gateway = %shared.own(), "new tunnels use the renewed identity");
-                part_with_strangers(&shared, &identity.current());
-                shared.renewals.send_modify(|count| *count += 1);
             }
-            (Err(error), _) | (_, Err(error)) => {
-                error!(gateway = %shared.own(), error = &error as &dyn std::error::Error,
-                    "a renewed identity cannot be used for tunnels; those to come use the one before it");
+            now = another(&mut topology, exchange) => {
+                exchange = now;
+                if take_up(&shared, &accepting, exchange) {
+                    info!(gateway = %shared.own(), ?exchange, "new tunnels use other key exchanges");
+                }
             }
+        }
+    }
+}
+
+/// Waits until the topology wants other key exchanges than `exchange`.
+async fn another(topology: &mut watch::Receiver<Arc<Topology>>, exchange: KeyExchange) -> KeyExchange {
+    let changed = topology.wait_for(|now| wanted(now) != exchange).await;
+    let now = changed.ok().map(|now| wanted(&now));
+    match now {
+        Some(now) => now,
+        // Nobody is left who could change it.
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets handshakes from now on use the identity that is in force. Whether that worked.
+fn take_up(shared: &Shared, accepting: &[Endpoint], exchange: KeyExchange) -> bool {
+    match (shared.config.server(exchange), shared.config.client(exchange)) {
+        (Ok(server), Ok(client)) => {
+            for endpoint in accepting {
+                endpoint.set_server_config(Some(server.clone()));
+            }
+            shared.client.store(Arc::new(client));
+            true
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            error!(gateway = %shared.own(), error = &error as &dyn std::error::Error,
+                "a renewed identity cannot be used for tunnels; those to come use the one before it");
+            false
         }
     }
 }

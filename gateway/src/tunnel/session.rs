@@ -60,6 +60,10 @@ pub(super) async fn run(shared: &Arc<Shared>, greeted: Greeted, thread: usize, d
             connection.close(Close::ZONE_LEFT.code(), b"the zone left the topology");
             Fault::Lost(connection.closed().await)
         }
+        () = shared.too_weak(&tunnel) => {
+            let detail = "this tunnel was agreed without a post-quantum key exchange, which the topology requires now";
+            Fault::Refuse(Refusal::NotPostQuantum, detail.to_owned())
+        }
         () = renew::superseded(shared, &tunnel) => {
             connection.close(Close::UNNEEDED.code(), b"a newer tunnel took the place of this one");
             Fault::Lost(connection.closed().await)

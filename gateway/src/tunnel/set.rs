@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -16,13 +16,20 @@ use parking_lot::Mutex;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::watch;
 
-use crate::snapshot::Link;
+use super::{greeting::chain_of, handshake::Negotiated};
+use crate::{
+    identity::{SpiffeId, end_of, identify},
+    snapshot::Link,
+};
 
 /// One mTLS QUIC connection to one gateway of another zone. It serves both directions, whoever dialled.
 #[derive(Debug)]
 pub struct Tunnel {
     connection: Connection,
     peer: GatewayId,
+    negotiated: Option<Negotiated>,
+    /// The SPIFFE id of the peer's certificate, and when that ends.
+    certificate: Option<(SpiffeId, SystemTime)>,
     thread: usize,
     dialled: bool,
     since: Instant,
@@ -54,7 +61,12 @@ pub enum OpenError {
 impl Tunnel {
     #[must_use]
     pub fn new(connection: Connection, peer: GatewayId, thread: usize, dialled: bool) -> Self {
+        let chain = chain_of(&connection);
         Self {
+            negotiated: Negotiated::of(&connection),
+            certificate: chain
+                .first()
+                .and_then(|leaf| identify(leaf).ok().zip(end_of(leaf))),
             connection,
             peer,
             thread,
@@ -94,6 +106,22 @@ impl Tunnel {
     #[must_use]
     pub fn peer(&self) -> &GatewayId {
         &self.peer
+    }
+
+    /// What both sides agreed on in the handshake.
+    #[must_use]
+    pub fn negotiated(&self) -> Option<Negotiated> {
+        self.negotiated
+    }
+
+    pub(super) fn is_post_quantum(&self) -> bool {
+        self.negotiated.is_some_and(|agreed| agreed.is_post_quantum())
+    }
+
+    /// Whom the certificate names that the peer showed in the handshake, and when it ends; it may have a newer one since.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&(SpiffeId, SystemTime)> {
+        self.certificate.as_ref()
     }
 
     /// Index of the data thread that drives this tunnel.

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::{
-    StreamHandler, TunnelConfig, TunnelSet,
+    StreamHandler, Tunnel, TunnelConfig, TunnelSet,
     quiet::Quiet,
     refusal::{Ended, Refusal},
 };
@@ -99,6 +99,21 @@ impl Shared {
         let mut topology = self.topology.clone();
         if topology
             .wait_for(|now| !now.zones.contains_key(zone))
+            .await
+            .is_err()
+        {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until the topology demands what `tunnel` was not agreed with: a post-quantum key exchange.
+    pub(super) async fn too_weak(&self, tunnel: &Tunnel) {
+        if tunnel.is_post_quantum() {
+            return std::future::pending().await;
+        }
+        let mut topology = self.topology.clone();
+        if topology
+            .wait_for(|now| now.tls.require_post_quantum)
             .await
             .is_err()
         {

@@ -73,7 +73,8 @@ impl Tunnels {
         metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
         check_trust_domain(&config, &topology.borrow())?;
-        let (server, client) = (config.server()?, config.client()?);
+        let exchange = renew::wanted(&topology.borrow());
+        let (server, client) = (config.server(exchange)?, config.client(exchange)?);
         let listen = config.listen;
         let failed = |source| StartError::Listen { listen, source };
         let sockets = socket::bind_shared(listen, threads.len()).map_err(failed)?;
@@ -104,7 +105,12 @@ impl Tunnels {
             accepting.push(tunnels.start_thread(&shared, thread, handle, socket, &server)?);
         }
         if let Some(first) = threads.first() {
-            first.spawn(renew::run(shared.clone(), accepting, tunnels.stop.clone()));
+            first.spawn(renew::run(
+                shared.clone(),
+                accepting,
+                exchange,
+                tunnels.stop.clone(),
+            ));
         }
         if let Some(doubt) = shared.config.identity.current().doubt() {
             error!(gateway = %shared.own(), %doubt, "other zones will refuse this gateway's certificate");

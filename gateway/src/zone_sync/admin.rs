@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
     AdminAddress, AdminConfig, AdminError,
-    server::{self, Listener},
+    server::{self, Doorway, Listener},
 };
 
 /// The running admin port.
@@ -47,7 +47,7 @@ impl Admin {
             .route("/metrics", get(metrics))
             .with_state(Arc::new(registry));
         let stop = CancellationToken::new();
-        let server = tokio::spawn(server::serve(listener, router, stop.clone()));
+        let server = tokio::spawn(server::serve(listener, Doorway::Plain, router, stop.clone()));
         Ok(Self {
             address,
             stop,

@@ -124,6 +124,14 @@ enum Accepted {
 }
 
 impl Accepted {
+    /// Where it comes from; `None`: a unix socket.
+    fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream, _) => stream.peer_addr().ok(),
+            Self::Local(_) => None,
+        }
+    }
+
     /// The byte stream, and who is at its other end where that was proved. With an identity, who comes from elsewhere
     /// must prove who they are; on this host it is as they like.
     async fn admit(self, secure: Option<&Secure>) -> Result<(Box<dyn Io>, Peer), SecureError> {
@@ -193,6 +201,7 @@ async fn accept(listener: Listener, secure: Option<Secure>, admitted: &mpsc::Sen
         match listener.accept().await {
             Ok(accepted) => {
                 let (secure, admitted) = (secure.clone(), admitted.clone());
+                let address = accepted.address();
                 tokio::spawn(async move {
                     match accepted.admit(secure.as_ref()).await {
                         Ok((io, peer)) => {
@@ -202,7 +211,8 @@ async fn accept(listener: Listener, secure: Option<Secure>, admitted: &mpsc::Sen
                         }
                         Err(error) => {
                             let cause = std::error::Error::source(&error).map(ToString::to_string);
-                            tracing::warn!(%error, cause, "zone sync refused a connection");
+                            let address = address.map(tracing::field::display);
+                            tracing::warn!(reason = error.word(), address, %error, cause, "zone sync refused a connection");
                         }
                     }
                 });

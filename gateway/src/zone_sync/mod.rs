@@ -88,6 +88,7 @@ impl ZoneSyncError {
             Self::Bind { .. } => {
                 "is the address this host's own and free? a gateway's own registry takes 7820 too: set --listen"
             }
+            Self::Admin(AdminError::NotLoopback(_)) => "listen on 127.0.0.1 or a unix socket",
             Self::Admin(error) => error.hint(),
         }
     }

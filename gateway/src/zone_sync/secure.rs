@@ -9,7 +9,10 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::identity::{LeafError, LiveIdentity, TlsError, identify};
+use crate::{
+    credentials::handshake_word,
+    identity::{LeafError, LiveIdentity, TlsError, identify},
+};
 
 /// What gRPC is spoken over.
 const ALPN: &[u8] = b"h2";
@@ -31,8 +34,25 @@ pub enum SecureError {
     Handshake(#[source] io::Error),
     #[error("the peer showed no certificate of a gateway")]
     Nobody(#[source] LeafError),
-    #[error("the peer is {peer} of {trust_domain}, and only gateways of the own zone are welcome")]
-    Stranger { peer: GatewayId, trust_domain: String },
+    #[error("the peer is {peer} of {trust_domain}, and only gateways of the own trust domain are welcome")]
+    OtherDomain { peer: GatewayId, trust_domain: String },
+    #[error("the peer is {peer}, and only gateways of the own zone are welcome")]
+    Stranger { peer: GatewayId },
+}
+
+impl SecureError {
+    /// The word for logs.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Identity(_) => "own_identity",
+            Self::Slow => "slow",
+            Self::Handshake(error) => handshake_word(error),
+            Self::Nobody(_) => "bad_identity",
+            Self::OtherDomain { .. } => "wrong_trust_domain",
+            Self::Stranger { .. } => "wrong_zone",
+        }
+    }
 }
 
 /// Makes connections secure with the identity of a gateway.
@@ -84,11 +104,14 @@ impl Secure {
         let leaf = chain.and_then(<[_]>::first);
         let leaf = leaf.ok_or(SecureError::Nobody(LeafError::Malformed))?;
         let id = identify(leaf).map_err(SecureError::Nobody)?;
-        if id.trust_domain != self.0.trust_domain() || id.gateway.zone != self.0.gateway().zone {
-            return Err(SecureError::Stranger {
+        if id.trust_domain != self.0.trust_domain() {
+            return Err(SecureError::OtherDomain {
                 peer: id.gateway,
                 trust_domain: id.trust_domain,
             });
+        }
+        if id.gateway.zone != self.0.gateway().zone {
+            return Err(SecureError::Stranger { peer: id.gateway });
         }
         Ok(id.gateway)
     }

@@ -59,6 +59,7 @@ async fn help_shows_every_command_and_examples() {
         "demo",
         "gateway",
         "ca",
+        "admin-token",
         "validate",
         "diff",
         "apply",

@@ -11,6 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use causeway::{
     admin::{Admin, AdminAddress, AdminConfig, AdminState, Check, Readiness},
+    credentials::Gate,
     instances::{Instances, InstancesConfig},
     snapshot::{Health, Instance, Link, Load, Snapshot},
     target::{Bindings, Target},
@@ -198,6 +199,8 @@ pub fn state() -> AdminState {
         bindings: Arc::new(move || bindings.clone()),
         applied: None,
         access: AccessLog::Off,
+        gate: Gate::default(),
+        identity: None,
         started: Instant::now(),
     }
 }

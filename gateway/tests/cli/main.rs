@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the functions that tests share are tests too")]
 
+mod access;
 mod api;
 mod commands;
 mod federation;

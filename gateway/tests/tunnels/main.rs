@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
 mod life;
+mod post_quantum;
 mod refusals;
 mod renewal;
 mod streams;

@@ -127,6 +127,8 @@ pub fn diff(before: &Topology, after: &Topology) -> Diff {
     );
     diff.compare("dns: domain", before.dns.domain.clone(), after.dns.domain.clone());
     diff.compare("dns: ttl", duration(before.dns.ttl), duration(after.dns.ttl));
+    let required = |topology: &Topology| topology.tls.require_post_quantum.to_string();
+    diff.compare("tls: require_post_quantum", required(before), required(after));
     diff.compare(
         "apply_from",
         zones(before.apply_from.as_ref()),
@@ -382,6 +384,7 @@ services:
     #[test]
     fn changes_are_told_in_words() {
         let after = OLD
+            .replace("zones:\n", "tls: { require_post_quantum: true }\nzones:\n")
             .replace("weight: 95", "weight: 50")
             .replace("weight: 5 }", "weight: 50 }")
             .replace("gw.west:7800", "gw1.west:7800, gw2.west:7800")
@@ -391,6 +394,7 @@ services:
             )
             .replace("10.0.0.1:80", "10.0.0.2:80");
         let expected = [
+            "~ tls: require_post_quantum: false -> true",
             "- zone east: instance: orders at 10.0.0.1:80 {version=v1} weight 1",
             "+ zone east: instance: orders at 10.0.0.2:80 {version=v1} weight 1",
             "- zone west: gateway: gw.west:7800",

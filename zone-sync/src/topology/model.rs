@@ -73,6 +73,7 @@ pub struct Topology {
     /// SPIFFE trust domain, lower case, such as `acme.internal`.
     pub trust_domain: String,
     pub dns: Dns,
+    pub tls: Tls,
     /// Zones whose operators may apply the next topology; `None`: every zone.
     pub apply_from: Option<BTreeSet<ZoneName>>,
     pub permissions: Permissions,
@@ -102,6 +103,14 @@ impl Topology {
             .values()
             .any(|service| service.allow.is_some() || !service.deny.is_empty())
     }
+}
+
+/// What is demanded of the tunnels between zones beyond what always is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tls {
+    /// Only X25519MLKEM768 is offered and accepted; without it that is preferred.
+    pub require_post_quantum: bool,
 }
 
 /// Mesh DNS.

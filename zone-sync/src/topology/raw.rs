@@ -16,7 +16,7 @@ use super::{
     fields::{Listed, Spanned},
     model::{
         Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol, Retry,
-        Spill, SplitArm, TierTag, TierZone,
+        Spill, SplitArm, TierTag, TierZone, Tls,
     },
     permissions::{CallerSelector, Permissions},
 };
@@ -25,6 +25,7 @@ use crate::name::{ServiceName, Tags, ZoneName};
 pub(super) struct File {
     pub trust_domain: Option<String>,
     pub dns: Dns,
+    pub tls: Tls,
     pub apply_from: Option<Listed<Spanned<ZoneName>>>,
     pub permissions: Permissions,
     pub zones: Vec<Zone>,

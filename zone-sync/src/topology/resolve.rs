@@ -25,6 +25,7 @@ pub(super) fn topology(file: raw::File, text: &str) -> Option<Topology> {
         generation: 0,
         trust_domain: file.trust_domain?,
         dns: file.dns,
+        tls: file.tls,
         apply_from: file
             .apply_from
             .map(|zones| values(zones.items).into_iter().collect()),

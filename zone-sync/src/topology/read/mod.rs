@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::{
     diagnostic::{Diagnostic, Sink, Span},
     fields::{Fields, Kind, Listed, Spanned, check_limit, items, map},
-    model::Dns,
+    model::{Dns, Tls},
     permissions::Permissions,
     raw::File,
     scalar,
@@ -40,6 +40,7 @@ const FILE: Kind = Kind {
         "version",
         "trust_domain",
         "dns",
+        "tls",
         "apply_from",
         "permissions",
         "zones",
@@ -53,6 +54,12 @@ const DNS: Kind = Kind {
     meant: &[],
 };
 
+const TLS: Kind = Kind {
+    what: "`tls`",
+    keys: &["require_post_quantum"],
+    meant: &[],
+};
+
 /// Every kind of map in the file, for the test that compares them with the schema.
 #[cfg(test)]
 pub(super) const KINDS: &[(&str, &Kind)] = &[
@@ -60,6 +67,7 @@ pub(super) const KINDS: &[(&str, &Kind)] = &[
     ("dns", &DNS),
     ("permissions", &caller::PERMISSIONS),
     ("caller", &caller::CALLER),
+    ("tls", &TLS),
     ("zone", &zone::ZONE),
     ("gateway", &zone::GATEWAY),
     ("vips", &zone::VIPS),
@@ -108,6 +116,7 @@ pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {
     Some(File {
         trust_domain: trust_domain.map(|domain| domain.value),
         dns: fields.optional("dns", dns).unwrap_or_else(default_dns),
+        tls: fields.optional("tls", tls).unwrap_or_default(),
         apply_from: fields.optional("apply_from", apply_from),
         permissions: fields
             .optional("permissions", caller::permissions)
@@ -146,6 +155,14 @@ fn dns(node: &Node, sink: &Sink) -> Option<Dns> {
     Some(Dns {
         domain: domain.map_or_else(|| DEFAULT_DOMAIN.to_owned(), |domain| domain.value),
         ttl: ttl.map_or(DEFAULT_TTL, |ttl| ttl.value),
+    })
+}
+
+fn tls(node: &Node, sink: &Sink) -> Option<Tls> {
+    let fields = Fields::open(node, &node.span, &TLS, sink)?;
+    let required = fields.optional("require_post_quantum", scalar::truth);
+    Some(Tls {
+        require_post_quantum: required.unwrap_or_default(),
     })
 }
 

@@ -1,0 +1,62 @@
+//! The flags of `causeway gateway` about who may use its APIs from elsewhere, and what is written down of it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, Failure};
+use crate::{
+    audit::Audit,
+    credentials::{Gate, Grant, Guard, TokenFile},
+    telemetry::Metrics,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct ApiArgs {
+    /// File with the tokens that the admin API and registration take, as `causeway admin-token` makes it; followed at once
+    #[arg(long, value_name = "FILE", env = "CAUSEWAY_ADMIN_TOKENS")]
+    admin_tokens: Option<PathBuf>,
+    /// What holders of certificates may do: SCOPE=SPIFFE-ID, with read, register or write; /* at the end is all below.
+    /// Several are separated by commas
+    #[arg(
+        long,
+        value_name = "SCOPE=ID,…",
+        env = "CAUSEWAY_ADMIN_ALLOW",
+        value_delimiter = ','
+    )]
+    admin_allow: Vec<Grant>,
+    /// Append a JSON line to this file for every change that was asked for, done or refused [default: to the log, under
+    /// causeway::audit]
+    #[arg(long, value_name = "FILE", env = "CAUSEWAY_AUDIT_LOG")]
+    audit_log: Option<PathBuf>,
+}
+
+impl ApiArgs {
+    /// Opens the files, and follows the one with tokens until `stop`.
+    pub(super) fn gate(&self, metrics: Arc<Metrics>, stop: &CancellationToken) -> Result<Gate, Failure> {
+        let tokens = self.admin_tokens.as_deref().map(TokenFile::open).transpose();
+        let tokens = tokens.map_err(|error| {
+            Failure::new("cannot use --admin-tokens")
+                .because(&error)
+                .exit(Exit::BadInput)
+                .hint("`causeway admin-token issue` makes such a file")
+        })?;
+        let tokens = tokens.map(Arc::new);
+        if let Some(tokens) = &tokens {
+            tokio::spawn(tokens.clone().watch(stop.clone()));
+        }
+        let audit = match &self.audit_log {
+            None => Audit::default(),
+            Some(path) => Audit::file(path, metrics.clone()).map_err(|error| {
+                Failure::new("cannot use --audit-log")
+                    .because(&error)
+                    .hint("its folder must be there, and this user able to write in it")
+            })?,
+        };
+        let guard = Guard {
+            tokens,
+            grants: self.admin_allow.clone(),
+        };
+        Ok(Gate::new(Some(Arc::new(guard)), audit, metrics))
+    }
+}

@@ -1,0 +1,124 @@
+//! TLS for the APIs where others than this host reach them: the server's side of a handshake, and the word for one that
+//! failed. The identity in use at that moment is shown; certificates of clients are welcome and not demanded, because a
+//! token does as well.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rustls::{AlertDescription, CertificateError, Error as TlsFailure, PeerIncompatible};
+use rustls_pki_types::CertificateDer;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{Connection, Proof};
+use crate::identity::{LiveIdentity, TlsError, identify_client, is_not_yet_valid};
+
+/// For a handshake; what takes longer is no client.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a connection did not become one.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    #[error("cannot use the own identity")]
+    Identity(#[from] TlsError),
+    #[error("the handshake took longer than {HANDSHAKE_LIMIT:?}")]
+    Slow,
+    #[error("the handshake failed")]
+    Handshake(#[source] io::Error),
+}
+
+impl AcceptError {
+    /// The word for logs and metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Identity(_) => "own_identity",
+            Self::Slow => "slow",
+            Self::Handshake(error) => handshake_word(error),
+        }
+    }
+}
+
+/// Takes connections up over TLS.
+#[derive(Debug, Clone)]
+pub struct Acceptor {
+    identity: LiveIdentity,
+    alpn: &'static [&'static [u8]],
+}
+
+impl Acceptor {
+    /// `alpn`: what is spoken inside; a client that names other protocols only is refused.
+    #[must_use]
+    pub fn new(identity: LiveIdentity, alpn: &'static [&'static [u8]]) -> Self {
+        Self { identity, alpn }
+    }
+
+    /// # Errors
+    /// When the handshake fails; a certificate that leads to no trust root, has expired or is for another purpose fails it.
+    pub async fn accept(&self, stream: TcpStream) -> Result<(TlsStream<TcpStream>, Connection), AcceptError> {
+        let from = stream.peer_addr().map_err(AcceptError::Handshake)?;
+        let mut config = self.identity.current().api_tls()?;
+        config.alpn_protocols = self.alpn.iter().map(|name| name.to_vec()).collect();
+        let handshake = TlsAcceptor::from(Arc::new(config)).accept(stream);
+        let done = timeout(HANDSHAKE_LIMIT, handshake).await;
+        let stream = done
+            .map_err(|_| AcceptError::Slow)?
+            .map_err(AcceptError::Handshake)?;
+        let proof = self.proof(stream.get_ref().1.peer_certificates());
+        Ok((
+            stream,
+            Connection {
+                proof,
+                ..Connection::plain(from)
+            },
+        ))
+    }
+
+    /// The chain was verified in the handshake; here it is whom the leaf names.
+    fn proof(&self, chain: Option<&[CertificateDer<'_>]>) -> Proof {
+        let Some(leaf) = chain.and_then(<[_]>::first) else {
+            return Proof::Nobody;
+        };
+        match identify_client(leaf) {
+            Ok((domain, id)) if domain == self.identity.trust_domain() => Proof::Identity(id.into()),
+            Ok((_, id)) => Proof::Useless {
+                why: format!("{id} is not of {}", self.identity.trust_domain()).into(),
+                word: "wrong_trust_domain",
+            },
+            Err(error) => Proof::Useless {
+                why: error.to_string().into(),
+                word: "bad_identity",
+            },
+        }
+    }
+}
+
+/// Why a handshake failed, in the words that refusals of tunnels have.
+pub fn handshake_word(error: &io::Error) -> &'static str {
+    let failure = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<TlsFailure>());
+    match failure {
+        Some(TlsFailure::InvalidCertificate(cause)) => match cause {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
+            CertificateError::UnknownIssuer => "unknown_issuer",
+            cause if is_not_yet_valid(cause) => "not_yet_valid",
+            _ => "bad_certificate",
+        },
+        Some(TlsFailure::NoCertificatesPresented) => "no_certificate",
+        Some(TlsFailure::NoApplicationProtocol) => "wrong_alpn",
+        Some(TlsFailure::PeerIncompatible(cause)) => match cause {
+            PeerIncompatible::NoKxGroupsInCommon => "no_common_group",
+            PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::SupportedVersionsExtensionRequired => "tls_version",
+            _ => "handshake",
+        },
+        Some(TlsFailure::AlertReceived(alert)) => match alert {
+            AlertDescription::CertificateExpired => "expired",
+            AlertDescription::UnknownCA => "unknown_issuer",
+            AlertDescription::BadCertificate => "bad_certificate",
+            _ => "handshake",
+        },
+        _ => "handshake",
+    }
+}

@@ -1,0 +1,174 @@
+//! What every call passes before it is served: whether it may be done, and afterwards that it was asked for. What a call
+//! needs is decided by its name alone; one that is not known needs the most.
+
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Request, Response, header};
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::{
+    audit::{Attempt, Note, Outcome},
+    credentials::{Actor, Connection, Denied, Gate, Proof, Scope},
+};
+
+/// Before the name of every call of the registry.
+const REGISTRY: &str = "/causeway.registry.v1.Registry/";
+/// Before the name of every call of the standard health service, which load balancers make.
+const HEALTH: &str = "/grpc.health.v1.Health/";
+const GRPC_STATUS: &str = "grpc-status";
+
+/// Puts a [`Gated`] around a service.
+#[derive(Debug, Clone)]
+pub(super) struct GatedLayer {
+    pub gate: Gate,
+    pub guarded: bool,
+}
+
+impl<S> Layer<S> for GatedLayer {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated {
+            inner,
+            by: self.clone(),
+        }
+    }
+}
+
+/// A service whose calls pass the gate.
+#[derive(Debug, Clone)]
+pub(super) struct Gated<S> {
+    inner: S,
+    by: GatedLayer,
+}
+
+fn needs(path: &str) -> Option<Scope> {
+    if path.starts_with(HEALTH) {
+        return None;
+    }
+    Some(match path.strip_prefix(REGISTRY) {
+        Some("Watch") => Scope::Read,
+        Some("Register" | "Deregister" | "Heartbeat" | "Replace") => Scope::Register,
+        _ => Scope::Write,
+    })
+}
+
+/// Whether it is written down when it was let in. A heartbeat changes nothing, and there are many.
+fn is_change(path: &str) -> bool {
+    matches!(
+        path.strip_prefix(REGISTRY),
+        Some("Register" | "Deregister" | "Replace")
+    )
+}
+
+impl<S, B, R> Service<Request<B>> for Gated<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+    R: Default + Send,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<R>, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The one that was asked whether it is ready is the one to call (tower's `Service::call`).
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        let GatedLayer { gate, guarded } = self.by.clone();
+        Box::pin(async move {
+            let nobody = Connection {
+                from: None,
+                proof: Proof::Nobody,
+            };
+            let connection = request
+                .extensions()
+                .get::<Connection>()
+                .cloned()
+                .unwrap_or(nobody);
+            let path = request.uri().path().to_owned();
+            let attempt = attempt(&path);
+            let authorization = request.headers().get(header::AUTHORIZATION);
+            let authorization = authorization.map(HeaderValue::as_bytes);
+            match gate.admit(guarded, &connection, authorization, &attempt, needs(&path)) {
+                Err(denied) => Ok(refusal(&denied).into_http()),
+                Ok(actor) => {
+                    let mut response = inner.call(request).await?;
+                    if is_change(&path) {
+                        write(&gate, &connection, &actor, &path, &mut response);
+                    }
+                    Ok(response)
+                }
+            }
+        })
+    }
+}
+
+fn attempt(path: &str) -> Attempt<'_> {
+    Attempt {
+        api: "registration",
+        method: "gRPC",
+        path,
+    }
+}
+
+fn write<R>(gate: &Gate, connection: &Connection, actor: &Actor, path: &str, response: &mut Response<R>) {
+    // A call that fails has its status in the head, as nothing follows.
+    let failed = response
+        .headers()
+        .get(GRPC_STATUS)
+        .map(|code| Code::from_bytes(code.as_bytes()));
+    let code = failed.unwrap_or(Code::Ok);
+    let mut note = response.extensions_mut().remove::<Note>().unwrap_or_default();
+    if code != Code::Ok {
+        note.error = Some(format!("{code:?}"));
+    }
+    let result = match code {
+        Code::Ok => "done",
+        Code::Internal | Code::Unavailable | Code::Unknown | Code::DeadlineExceeded => "failed",
+        _ => "refused",
+    };
+    let outcome = Outcome {
+        result,
+        status: u16::try_from(code as i32).unwrap_or(u16::MAX),
+        error: note.error.clone(),
+        note,
+        repeats: 0,
+    };
+    gate.write(connection, actor, &attempt(path), &outcome);
+}
+
+fn refusal(denied: &Denied) -> Status {
+    let text = format!("{}: {denied}; {}", denied.word(), denied.hint());
+    match denied.is_unauthenticated() {
+        true => Status::unauthenticated(text),
+        false => Status::permission_denied(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_call_needs_is_the_most_unless_it_is_known_to_be_less() {
+        for (path, needed) in [
+            ("/grpc.health.v1.Health/Check", None),
+            ("/causeway.registry.v1.Registry/Watch", Some(Scope::Read)),
+            ("/causeway.registry.v1.Registry/Register", Some(Scope::Register)),
+            ("/causeway.registry.v1.Registry/Heartbeat", Some(Scope::Register)),
+            ("/causeway.registry.v1.Registry/Attach", Some(Scope::Write)),
+            ("/causeway.registry.v1.Registry/Anything", Some(Scope::Write)),
+            ("/other.Service/Watch", Some(Scope::Write)),
+        ] {
+            assert_eq!(needs(path), needed, "{path}");
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The admin API where others than this host reach it: tokens, certificates, scopes, and what is written down.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use causeway::{
+    admin::{Admin, AdminAddress, AdminConfig, AdminError},
+    audit::Audit,
+    credentials::{Gate, Grant, Guard, TokenFile},
+    identity::{IdentityFolder, ca},
+    telemetry::Metrics,
+};
+use causeway_zone_sync::name::GatewayId;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    commands::{err, out, run},
+    federation::{ask, state},
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longer than any wait here takes when all is well.
+const PATIENCE: Duration = Duration::from_secs(30);
+const GW2: &str = "spiffe://acme.internal/zone/east/gateway/gw2";
+
+/// A gateway of zone east whose admin API is open to the network.
+struct Bench {
+    folder: TempDir,
+    port: u16,
+    _admin: Admin,
+    stop: CancellationToken,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = folder.path().join("ca");
+        ca::init(&authority, "acme.internal").unwrap();
+        for (name, zone, gateway) in [
+            ("gateway", "east", "gw1"),
+            ("operator", "east", "gw2"),
+            ("west", "west", "gw1"),
+        ] {
+            let id = GatewayId::new(zone.parse().unwrap(), gateway.parse().unwrap());
+            ca::issue(&authority, &id, &folder.path().join(name), DAY).unwrap();
+        }
+        let bench = |path: &str| folder.path().join(path);
+        for (name, scope) in [("grafana", "read"), ("registrar", "register"), ("ci", "write")] {
+            token(&bench("tokens.json"), name, scope, &bench(name)).await;
+        }
+        let tokens = Arc::new(TokenFile::open(&bench("tokens.json")).unwrap());
+        let stop = CancellationToken::new();
+        tokio::spawn(tokens.clone().watch(stop.clone()));
+        let grant: Grant = format!("write={GW2}").parse().unwrap();
+        let guard = Guard {
+            tokens: Some(tokens),
+            grants: vec![grant],
+        };
+        let mut state = state();
+        let metrics = Arc::new(Metrics::default());
+        let audit = Audit::file(&bench("audit.log"), metrics.clone()).unwrap();
+        state.gate = Gate::new(Some(Arc::new(guard)), audit, metrics);
+        state.identity = Some(IdentityFolder::open(&bench("gateway")).unwrap().identity());
+        let config = AdminConfig {
+            listen: AdminAddress::Tcp("0.0.0.0:0".parse().unwrap()),
+            insecure: false,
+        };
+        let admin = Admin::start(config, state).await.unwrap();
+        let AdminAddress::Tcp(address) = *admin.local_addr() else {
+            panic!("not on TCP");
+        };
+        Self {
+            folder,
+            port: address.port(),
+            _admin: admin,
+            stop,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// Runs a command against it; `credentials` are further arguments.
+    async fn command(&self, command: &[&str], credentials: &[&str]) -> std::process::Output {
+        let url = format!("https://127.0.0.1:{}", self.port);
+        let mut all = command.to_vec();
+        all.extend(["--admin", &url]);
+        all.extend(credentials);
+        run(None, &all).await
+    }
+
+    /// As [`Bench::command`], with the token of this name and the right roots and zone.
+    async fn with_token(&self, command: &[&str], token: &str) -> std::process::Output {
+        let (token, roots) = (self.path(token), self.path("gateway/ca.pem"));
+        let credentials = [
+            "--admin-token-file",
+            &token,
+            "--admin-ca",
+            &roots,
+            "--admin-zone",
+            "east",
+        ];
+        self.command(command, &credentials).await
+    }
+
+    /// Waits until the audit log has this many lines.
+    async fn audited(&self, lines: usize) -> Vec<Value> {
+        let path = PathBuf::from(self.path("audit.log"));
+        let read = || fs::read_to_string(&path).unwrap();
+        until("the audit log", || read().lines().count() >= lines).await;
+        read()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
+
+/// Issues a token with the program and writes what it printed to `out_file`.
+async fn token(file: &Path, name: &str, scope: &str, out_file: &Path) {
+    let file = file.display().to_string();
+    let args = [
+        "admin-token",
+        "issue",
+        "--file",
+        &file,
+        "--name",
+        name,
+        "--scope",
+        scope,
+    ];
+    let output = run(None, &args).await;
+    assert!(output.status.success(), "{}", err(&output));
+    let printed = out(&output);
+    assert!(
+        printed.starts_with(&format!("cwa_{name}_")) && printed.lines().count() == 1,
+        "{printed}"
+    );
+    fs::write(out_file, printed).unwrap();
+}
+
+const REGISTER: [&str; 4] = ["register", "orders", "--address", "10.1.0.12:8080"];
+
+#[tokio::test]
+async fn a_token_opens_what_its_scope_says() {
+    let bench = Bench::start().await;
+    for (token, may_register) in [("grafana", false), ("registrar", true), ("ci", true)] {
+        let seen = bench.with_token(&["get", "zones"], token).await;
+        assert!(seen.status.success(), "{token}: {}", err(&seen));
+        let registered = bench.with_token(&REGISTER, token).await;
+        assert_eq!(
+            registered.status.success(),
+            may_register,
+            "{token}: {}",
+            err(&registered)
+        );
+    }
+    let refused = bench.with_token(&REGISTER, "grafana").await;
+    let told = err(&refused);
+    assert!(
+        told.contains("token grafana may read and this needs register"),
+        "{told}"
+    );
+    let bad = bench.folder.path().join("bad");
+    fs::write(&bad, "cwa_ci_0000\n").unwrap();
+    let refused = bench.with_token(&["get", "zones"], "bad").await;
+    let told = err(&refused);
+    assert!(told.contains("the bearer token is not known\nhint: "), "{told}");
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_credentials_or_in_the_clear() {
+    let bench = Bench::start().await;
+    let roots = bench.path("gateway/ca.pem");
+    let right = ["--admin-ca", &roots, "--admin-zone", "east"];
+    let refused = bench.command(&["get", "zones"], &right).await;
+    assert!(
+        err(&refused).contains("wants a bearer token or a client certificate"),
+        "{}",
+        err(&refused)
+    );
+    let address = format!("127.0.0.1:{}", bench.port);
+    let plain = run(None, &["get", "zones", "--admin", &address]).await;
+    assert!(!plain.status.success() && out(&plain).is_empty());
+    let whom = bench.command(&["get", "zones"], &[]).await;
+    assert_eq!(whom.status.code(), Some(64), "{}", err(&whom));
+    assert!(err(&whom).contains("--admin-ca"), "{}", err(&whom));
+}
+
+#[tokio::test]
+async fn a_certificate_opens_what_is_granted_to_its_holder() {
+    let bench = Bench::start().await;
+    let (operator, west) = (bench.path("operator"), bench.path("west"));
+    let done = bench.command(&REGISTER, &["--admin-identity", &operator]).await;
+    assert!(done.status.success(), "{}", err(&done));
+    let credentials = ["--admin-identity", &west, "--admin-zone", "east"];
+    let refused = bench.command(&["get", "zones"], &credentials).await;
+    let told = err(&refused);
+    assert!(
+        told.contains("nothing is granted to spiffe://acme.internal/zone/west/gateway/gw1"),
+        "{told}"
+    );
+    // Who acts for the operator of another zone does not even show its token to this one.
+    let other = bench
+        .command(&["get", "zones"], &["--admin-identity", &west])
+        .await;
+    let told = err(&other);
+    assert!(told.contains("not a gateway of zone west"), "{told}");
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_refused_as_soon_as_the_file_says_so() {
+    let bench = Bench::start().await;
+    let file = bench.path("tokens.json");
+    let args = ["admin-token", "revoke", "--file", &file, "--name", "ci"];
+    assert!(run(None, &args).await.status.success());
+    let listed = out(&run(None, &["admin-token", "list", "--file", &file]).await);
+    assert!(listed.contains("grafana") && !listed.contains("ci "), "{listed}");
+    let begun = std::time::Instant::now();
+    while bench.with_token(&["get", "zones"], "ci").await.status.success() {
+        assert!(begun.elapsed() < PATIENCE, "a revoked token still works");
+    }
+    assert!(
+        bench
+            .with_token(&["get", "zones"], "grafana")
+            .await
+            .status
+            .success()
+    );
+}
+
+#[tokio::test]
+async fn the_audit_log_says_who_did_what_and_holds_no_secret() {
+    let bench = Bench::start().await;
+    let operator = bench.path("operator");
+    assert!(bench.with_token(&REGISTER, "ci").await.status.success());
+    assert!(!bench.with_token(&REGISTER, "grafana").await.status.success());
+    let gone = ["deregister", "orders", "--id", "nobody"];
+    let missing = bench.command(&gone, &["--admin-identity", &operator]).await;
+    assert!(!missing.status.success());
+    assert!(bench.with_token(&["get", "zones"], "ci").await.status.success());
+    let lines = bench.audited(3).await;
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            format!(
+                "{} {} {} {} {} {}",
+                line["who"], line["method"], line["object"], line["result"], line["status"], line["error"]
+            )
+            .replace('"', "")
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "token ci PUT orders/10.1.0.12%3A8080 done 200 null".to_owned(),
+            "token grafana PUT null refused 403 scope".to_owned(),
+            format!("{GW2} DELETE orders/nobody refused 404 not_found"),
+        ]
+    );
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["from"].as_str().unwrap().starts_with("127.0.0.1:"))
+    );
+    let text = fs::read_to_string(bench.path("audit.log")).unwrap();
+    for token in ["grafana", "ci"] {
+        let secret = fs::read_to_string(bench.path(token)).unwrap();
+        assert!(!text.contains(secret.trim()), "a token is in the audit log");
+    }
+}
+
+#[tokio::test]
+async fn refused_attempts_are_written_down_once_and_then_counted() {
+    let bench = Bench::start().await;
+    for _ in 0..5 {
+        assert!(!bench.with_token(&REGISTER, "grafana").await.status.success());
+    }
+    assert!(bench.with_token(&REGISTER, "ci").await.status.success());
+    let lines = bench.audited(2).await;
+    let results: Vec<_> = lines.iter().map(|line| line["result"].clone()).collect();
+    assert_eq!(results, ["refused", "done"]);
+}
+
+#[tokio::test]
+async fn without_any_way_to_prove_oneself_an_open_address_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = folder.path().join("ca");
+    ca::init(&authority, "acme.internal").unwrap();
+    let id = GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap());
+    ca::issue(&authority, &id, &folder.path().join("id"), DAY).unwrap();
+    let mut state = state();
+    state.identity = Some(
+        IdentityFolder::open(&folder.path().join("id"))
+            .unwrap()
+            .identity(),
+    );
+    let config = AdminConfig {
+        listen: AdminAddress::Tcp("0.0.0.0:0".parse().unwrap()),
+        insecure: false,
+    };
+    let error = Admin::start(config, state).await.unwrap_err();
+    assert!(matches!(error, AdminError::NotLoopback(_)));
+    assert!(error.hint().contains("--admin-tokens") && error.hint().contains("--admin-allow"));
+}
+
+#[tokio::test]
+async fn on_this_host_everybody_gets_in_and_is_named_by_the_way_they_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("audit.log");
+    let mut state = state();
+    let metrics = Arc::new(Metrics::default());
+    state.gate = Gate::new(None, Audit::file(&log, metrics.clone()).unwrap(), metrics);
+    let socket = folder.path().join("admin.sock");
+    let config = |listen| AdminConfig {
+        listen,
+        insecure: false,
+    };
+    let unix = Admin::start(config(AdminAddress::Unix(socket)), state.clone())
+        .await
+        .unwrap();
+    let loopback = AdminAddress::Tcp("127.0.0.1:0".parse().unwrap());
+    let tcp = Admin::start(config(loopback), state).await.unwrap();
+    assert!(run(Some(&unix), &REGISTER).await.status.success());
+    let path = "PUT /v1/instances/orders/x";
+    assert_eq!(ask(&tcp, path, r#"{"address":"10.1.0.1:80"}"#).await.0, 200);
+    let read = || fs::read_to_string(&log).unwrap();
+    until("both lines", || read().lines().count() == 2).await;
+    let who: Vec<Value> = read()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["who"].clone())
+        .collect();
+    let uid = rustix::process::getuid().as_raw();
+    assert_eq!(who, [format!("local uid {uid}"), "loopback".to_owned()]);
+}

@@ -1,0 +1,225 @@
+//! The credentials, good and bad, and what each entrance makes of them.
+
+use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+
+use super::{
+    Cell::{self, Admitted, Impossible},
+    Credential, Row,
+};
+use crate::authority::{Authority, Validity, Wish};
+
+/// Who signs.
+#[derive(Debug)]
+pub struct Issuers {
+    /// The federation's.
+    pub right: Authority,
+    /// Another one, of the same trust domain by its own account.
+    pub stranger: Authority,
+    /// Tokens of the gateway: with the scope `register`, with `read`, and one that has expired.
+    pub tokens: [String; 3],
+}
+
+const fn refused(word: &'static str, told: &'static str) -> Cell {
+    Cell::Refused { word, told }
+}
+
+/// The handshake fails: over QUIC with the alert of this number, over TCP with the one of this name.
+const fn alert(word: &'static str, quic: &'static str, tcp: &'static str) -> [Cell; 5] {
+    let (quic, tcp) = (refused(word, quic), refused(word, tcp));
+    [quic, quic, tcp, tcp, tcp]
+}
+
+/// Refused once it is known who it is: tunnels with a reason in the close, the APIs with an answer.
+const fn after(word: &'static str, told: &'static str) -> [Cell; 5] {
+    let (tunnel, end) = (refused(word, told), refused(word, "the connection ended"));
+    [tunnel, tunnel, end, refused(word, "403"), refused(word, word)]
+}
+
+fn good(issuers: &Issuers, zone: &str) -> anyhow::Result<Credential> {
+    let leaf = issuers.right.leaf(zone, "gw1", Validity::Current)?;
+    Ok(Credential::of(leaf))
+}
+
+fn wished(issuers: &Issuers, zone: &str, change: impl FnOnce(&mut Wish)) -> anyhow::Result<Credential> {
+    let mut wish = issuers.right.wish(zone, "gw1");
+    change(&mut wish);
+    Ok(Credential::of(issuers.right.sign(&wish)?))
+}
+
+/// Every row.
+#[must_use]
+pub fn rows() -> Vec<Row> {
+    [certificates(), purposes(), protocols(), tokens()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn certificates() -> Vec<Row> {
+    let mut other_zone = after("wrong_zone", "dialled zone");
+    other_zone[0] = refused("unknown_zone", "not in the topology");
+    other_zone[3] = refused("not_granted", "403");
+    other_zone[4] = refused("not_granted", "not_granted");
+    vec![
+        Row {
+            name: "right",
+            make: good,
+            cells: [Admitted; 5],
+        },
+        Row {
+            name: "of another CA",
+            make: |issuers, zone| {
+                let leaf = issuers.stranger.leaf(zone, "gw1", Validity::Current)?;
+                Ok(Credential::of(leaf))
+            },
+            cells: alert("unknown_issuer", "error 48", "UnknownCA"),
+        },
+        Row {
+            name: "of another zone",
+            make: |issuers, _| good(issuers, "nowhere"),
+            cells: other_zone,
+        },
+        Row {
+            name: "of another trust domain",
+            make: |issuers, zone| {
+                let uri = format!("spiffe://evil.example/zone/{zone}/gateway/gw1");
+                wished(issuers, zone, |wish| wish.uris = vec![uri])
+            },
+            cells: after("wrong_trust_domain", "is not of test.internal"),
+        },
+        Row {
+            name: "not valid yet",
+            make: |issuers, zone| wished(issuers, zone, |wish| wish.years = (2190, 2199)),
+            cells: alert("not_yet_valid", "error 46", "CertificateUnknown"),
+        },
+        Row {
+            name: "expired",
+            make: |issuers, zone| wished(issuers, zone, |wish| wish.years = (2020, 2021)),
+            cells: alert("expired", "error 45", "CertificateExpired"),
+        },
+        Row {
+            name: "without a SAN",
+            make: |issuers, zone| wished(issuers, zone, |wish| wish.uris.clear()),
+            cells: after("bad_identity", "carries 0 URI names"),
+        },
+        Row {
+            name: "with two SANs",
+            make: |issuers, zone| {
+                let second = format!("spiffe://test.internal/zone/{zone}/gateway/gw2");
+                wished(issuers, zone, |wish| wish.uris.push(second))
+            },
+            cells: after("bad_identity", "carries 2 URI names"),
+        },
+    ]
+}
+
+fn purposes() -> Vec<Row> {
+    let unsupported = alert("bad_certificate", "error 43", "UnsupportedCertificate");
+    vec![
+        Row {
+            name: "a CA's certificate",
+            make: |issuers, zone| wished(issuers, zone, |wish| wish.is_ca = true),
+            cells: alert("bad_certificate", "error 42", "BadCertificate"),
+        },
+        Row {
+            name: "only for servers",
+            make: |issuers, zone| wished(issuers, zone, |wish| wish.purposes = vec![ServerAuth]),
+            cells: [
+                unsupported[0],
+                Admitted,
+                unsupported[2],
+                unsupported[3],
+                unsupported[4],
+            ],
+        },
+        Row {
+            name: "only for clients",
+            make: |issuers, zone| wished(issuers, zone, |wish| wish.purposes = vec![ClientAuth]),
+            cells: [Admitted, unsupported[1], Admitted, Admitted, Admitted],
+        },
+        Row {
+            name: "none",
+            make: |_, _| Ok(Credential::default()),
+            cells: [
+                refused("no_certificate", "error 116"),
+                Impossible,
+                refused("no_certificate", "CertificateRequired"),
+                refused("no_credentials", "401"),
+                refused("no_credentials", "no_credentials"),
+            ],
+        },
+    ]
+}
+
+fn protocols() -> Vec<Row> {
+    let old = refused("tls_version", "ProtocolVersion");
+    vec![
+        Row {
+            name: "TLS 1.2",
+            make: |issuers, zone| {
+                Ok(Credential {
+                    is_tls12: true,
+                    ..good(issuers, zone)?
+                })
+            },
+            // QUIC has no TLS before 1.3 (RFC 9001 §4.2).
+            cells: [Impossible, Impossible, old, old, old],
+        },
+        Row {
+            name: "another ALPN",
+            make: |issuers, zone| {
+                Ok(Credential {
+                    has_other_alpn: true,
+                    ..good(issuers, zone)?
+                })
+            },
+            cells: alert("wrong_alpn", "error 120", "NoApplicationProtocol"),
+        },
+        Row {
+            name: "X25519 alone, where post-quantum is required",
+            make: |issuers, zone| {
+                Ok(Credential {
+                    is_classical: true,
+                    ..good(issuers, zone)?
+                })
+            },
+            // It is required of tunnels; the one that is dialled refuses by itself, as it has nothing that was offered.
+            cells: [
+                refused("not_post_quantum", "error 71"),
+                refused("not_post_quantum", "NoKxGroupsInCommon"),
+                Admitted,
+                Admitted,
+                Admitted,
+            ],
+        },
+    ]
+}
+
+fn tokens() -> Vec<Row> {
+    let only_apis = |admin, registration| [Impossible, Impossible, Impossible, admin, registration];
+    vec![
+        Row {
+            name: "a token with the scope `register`",
+            make: |issuers, _| Ok(Credential::token(&issuers.tokens[0])),
+            cells: only_apis(Admitted, Admitted),
+        },
+        Row {
+            name: "a token with the scope `read`",
+            make: |issuers, _| Ok(Credential::token(&issuers.tokens[1])),
+            cells: only_apis(refused("scope", "403"), refused("scope", "scope")),
+        },
+        Row {
+            name: "an expired token",
+            make: |issuers, _| Ok(Credential::token(&issuers.tokens[2])),
+            cells: only_apis(
+                refused("expired_token", "401"),
+                refused("expired_token", "expired_token"),
+            ),
+        },
+        Row {
+            name: "an unknown token",
+            make: |_, _| Ok(Credential::token("cwa_nobody_00")),
+            cells: only_apis(refused("bad_token", "401"), refused("bad_token", "bad_token")),
+        },
+    ]
+}
