@@ -13,6 +13,7 @@ mod guard;
 mod instances;
 pub(crate) mod server;
 mod topology;
+mod trust;
 pub mod view;
 
 use std::{fmt, sync::Arc, time::Instant};
@@ -27,11 +28,13 @@ pub use explain::{Candidate, Explanation, Step, Verdict};
 pub use instances::{InstanceBody, RegisteredView};
 
 use crate::{
+    identity::LiveIdentity,
     instances::Instances,
     snapshot::Snapshots,
     target::Bindings,
     telemetry::{AccessLog, Metrics, SyncReadings},
     topology::AppliedTopology,
+    trust::Trusted,
     tunnel::TunnelSet,
 };
 
@@ -57,6 +60,10 @@ pub struct AdminState {
     pub bindings: Arc<dyn Fn() -> Bindings + Send + Sync>,
     /// Applied topologies; `None`: a file rules.
     pub applied: Option<AppliedTopology>,
+    /// Of this gateway; only who it is and whom it believes is shown.
+    pub identity: LiveIdentity,
+    /// The trust document; `None`: none can be handed in.
+    pub trust: Option<Trusted>,
     /// Only its count of dropped lines is shown.
     pub access: AccessLog,
     pub started: Instant,

@@ -36,7 +36,7 @@ use crate::{
     renewal::{Relay, Renewal},
     snapshot::Snapshots,
     sources::{self, SourcesConfig, Troubles},
-    topology,
+    topology, trust,
     tunnel::{TunnelSet, Tunnels},
     vips::{self, VipTable},
     zone_sync::Secure,
@@ -85,6 +85,7 @@ impl Gateway {
                 config.renewal.as_ref().map(Renewal::folder),
                 config.metrics.clone(),
             ),
+            trust: trust::Server::new(config.identity.clone()),
             control: Handle::current(),
         };
         let tunnels = Tunnels::start(
@@ -119,6 +120,7 @@ impl Gateway {
                 .run(Some(known.tunnel_set.clone()), config.metrics.clone());
             tasks.spawn(stop.clone().run_until_cancelled_owned(renewing));
         }
+        follow_trust(&config, &known, &stop, &tasks);
         tracing::info!(gateway = %config.id(), took = ?begun.elapsed(), "the gateway is up");
         ending.disarm();
         Ok(Self {
@@ -140,6 +142,17 @@ impl Gateway {
             tasks,
             threads,
         })
+    }
+}
+
+/// Tells the other gateways whom this one believes, and gets from them what is newer.
+fn follow_trust(config: &GatewayConfig, known: &Knowledge, stop: &CancellationToken, tasks: &TaskTracker) {
+    let telling = trust::keep_told(config.identity.clone(), known.zone_sync.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(telling));
+    if let Some(trusted) = &config.trust {
+        let (tunnels, catalog) = (known.tunnel_set.clone(), known.zone_sync.catalog());
+        let fetching = trust::keep_fetching(trusted.clone(), tunnels, catalog);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
     }
 }
 
@@ -326,6 +339,8 @@ async fn start_admin(
         bindings: Arc::new(move || bindings.borrow().clone()),
         access: config.access.clone(),
         applied: config.applied.clone(),
+        identity: config.identity.clone(),
+        trust: config.trust.clone(),
         started: begun,
     };
     Ok(Some(Admin::start(admin.clone(), state).await?))

@@ -162,6 +162,7 @@ pub(super) struct ZoneFamilies {
     pub registry_attached: Gauge,
     pub registry_attachments: Counter,
     pub topologies: Family<ByResult, Counter>,
+    pub trust: Family<ByResult, Counter>,
 }
 
 impl ZoneFamilies {
@@ -234,6 +235,11 @@ impl ZoneFamilies {
                 registry,
                 "topology_documents",
                 "Applied topologies, by what became of them",
+            ),
+            trust: counters(
+                registry,
+                "trust_documents",
+                "Documents of what the federation trusts, by what became of them",
             ),
         }
     }

@@ -60,6 +60,7 @@ pub(super) async fn run(shared: &Arc<Shared>, greeted: Greeted, thread: usize, d
             connection.close(Close::ZONE_LEFT.code(), b"the zone left the topology");
             Fault::Lost(connection.closed().await)
         }
+        fault = renew::revoked(shared, &tunnel) => fault,
         () = renew::superseded(shared, &tunnel) => {
             connection.close(Close::UNNEEDED.code(), b"a newer tunnel took the place of this one");
             Fault::Lost(connection.closed().await)

@@ -11,6 +11,10 @@ use std::{
 use arc_swap::ArcSwap;
 use causeway::{
     admin::{Admin, AdminAddress, AdminConfig, AdminState, Check, Readiness},
+    identity::{
+        Identity,
+        ca::{Ca, LEAF_VALIDITY},
+    },
     instances::{Instances, InstancesConfig},
     snapshot::{Health, Instance, Link, Load, Snapshot},
     target::{Bindings, Target},
@@ -109,6 +113,7 @@ fn entry(
         draining: false,
         topology,
         topology_generation: 0,
+        trust: Default::default(),
         signed: None,
     };
     Entry {
@@ -147,6 +152,12 @@ pub fn snapshot() -> Snapshot {
         catalog: Arc::new(catalog),
         links: Arc::new(BTreeMap::from([(gateway("west", "gw1"), Link::Up)])),
     }
+}
+
+/// Of east/gw1, by a CA that nobody else knows.
+fn identity() -> Identity {
+    let ca = Ca::new("acme.internal").unwrap();
+    ca.issue(&gateway("east", "gw1"), LEAF_VALIDITY).unwrap()
 }
 
 /// Its registry is a real one without a disk; it holds the instance that the topology fixes.
@@ -196,6 +207,8 @@ pub fn state() -> AdminState {
         sync: Arc::new(move || heard.clone()),
         bindings: Arc::new(move || bindings.clone()),
         applied: None,
+        identity: identity().into(),
+        trust: None,
         access: AccessLog::Off,
         started: Instant::now(),
     }

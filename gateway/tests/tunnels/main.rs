@@ -5,5 +5,6 @@
 mod life;
 mod refusals;
 mod renewal;
+mod revocation;
 mod streams;
 mod support;
