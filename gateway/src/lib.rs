@@ -29,6 +29,7 @@ pub mod sources;
 pub mod target;
 pub mod telemetry;
 pub mod topology;
+pub mod trust;
 pub mod tunnel;
 pub mod vips;
 pub mod zone_sync;

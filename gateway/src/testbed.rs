@@ -110,6 +110,7 @@ pub fn entry(origin: &str, age: Age, draining: bool, exports: &[Exported<'_>]) -
         draining,
         topology: Fingerprint::default(),
         topology_generation: 0,
+        trust: Default::default(),
         signed: None,
     };
     Entry {

@@ -33,6 +33,12 @@ pub mod topology {
     include!("generated/causeway.topology.v1.rs");
 }
 
+/// What a federation trusts, as gateways hand it to each other and keep it on disk.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod trust {
+    include!("generated/causeway.trust.v1.rs");
+}
+
 /// Zone sync messages and the `ZoneSync` gRPC service.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub mod sync {

@@ -3,21 +3,23 @@
 
 use std::{fs, path::Path};
 
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "causeway.ca.v1.rs",
     "causeway.registry.v1.rs",
     "causeway.sync.v1.rs",
     "causeway.topology.v1.rs",
+    "causeway.trust.v1.rs",
     "causeway.tunnel.v1.rs",
     "etcdserverpb.rs",
     "mvccpb.rs",
 ];
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "tunnel.proto",
     "sync.proto",
     "registry.proto",
     "topology.proto",
     "ca.proto",
+    "trust.proto",
     "etcd/mvcc.proto",
     "etcd/rpc.proto",
 ];

@@ -11,3 +11,4 @@ pub mod service;
 pub mod signing;
 pub mod store;
 pub mod topology;
+pub mod trust;

@@ -42,6 +42,7 @@ fn record(zone: usize, version: u64, exports: impl IntoIterator<Item = Export>) 
         draining: version % 2 == 1,
         topology: Fingerprint([u8::try_from(version % 256).unwrap(); 32]),
         topology_generation: 0,
+        trust: Default::default(),
         signed: None,
     })
 }

@@ -136,6 +136,7 @@ fn record(zone: usize, version: u64, exports: u32) -> (GatewayId, Arc<Record>) {
         draining: false,
         topology: Fingerprint::default(),
         topology_generation: 0,
+        trust: Default::default(),
         signed: None,
     };
     for i in 0..exports {

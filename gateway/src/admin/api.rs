@@ -21,7 +21,7 @@ use super::{
     error::ApiError,
     explain, guard,
     instances::{deregister, register, renew},
-    topology,
+    topology, trust,
     view::{self, Envelope},
 };
 use crate::{
@@ -50,6 +50,7 @@ pub(super) fn router(state: AdminState, entry: Entry, hosts: guard::Hosts) -> Ro
         .route("/v1/topology", get(topology::shown).put(topology::apply))
         .route("/v1/topology/history", get(topology::history))
         .route("/v1/topology/diff", post(topology::difference))
+        .route("/v1/trust", get(trust::shown).put(trust::hand_in))
         .route("/v1/checks", get(checks))
         .route("/v1/explain", get(explained))
         .route("/v1/instances/{service}/{id}", put(register).delete(deregister))
@@ -71,7 +72,7 @@ async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
 async fn not_found(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     ApiError::not_found(format!("there is nothing at {path}"))
-        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, checks, explain, sources")
+        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, trust, checks, explain, sources")
 }
 
 async fn wrong_method() -> ApiError {

@@ -17,6 +17,7 @@ mod instances;
 mod permission;
 pub(crate) mod server;
 mod topology;
+mod trust;
 pub mod view;
 
 use std::{fmt, sync::Arc, time::Instant};
@@ -39,6 +40,7 @@ use crate::{
     target::Bindings,
     telemetry::{AccessLog, Metrics, SyncReadings},
     topology::AppliedTopology,
+    trust::Trusted,
     tunnel::TunnelSet,
 };
 
@@ -67,12 +69,14 @@ pub struct AdminState {
     pub bindings: Arc<dyn Fn() -> Bindings + Send + Sync>,
     /// Applied topologies; `None`: a file rules.
     pub applied: Option<AppliedTopology>,
+    /// Of this gateway: TLS is spoken with it; who it is and whom it believes is shown.
+    pub identity: LiveIdentity,
+    /// The trust document; `None`: none can be handed in.
+    pub trust: Option<Trusted>,
     /// Only its count of dropped lines is shown.
     pub access: AccessLog,
     /// Who may do what, and where it is written down.
     pub gate: Gate,
-    /// What TLS is spoken with; `None`: it cannot be.
-    pub identity: Option<LiveIdentity>,
     pub started: Instant,
 }
 
@@ -97,10 +101,8 @@ impl Admin {
     /// When the address is not allowed or cannot be bound.
     pub async fn start(config: AdminConfig, state: AdminState) -> Result<Self, AdminError> {
         let guarded = config.listen.is_open() && !config.insecure;
-        let acceptor = match (&state.identity, state.gate.is_guarded()) {
-            (Some(identity), true) if guarded => Some(Acceptor::new(identity.clone(), ALPN)),
-            _ => None,
-        };
+        let acceptor =
+            (guarded && state.gate.is_guarded()).then(|| Acceptor::new(state.identity.clone(), ALPN));
         config.listen.check(config.insecure || acceptor.is_some())?;
         let listener = server::Listener::bind(&config.listen).await?;
         let address = listener.address();

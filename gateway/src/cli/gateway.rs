@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use causeway_zone_sync::{name::ZoneName, replica::Ages, topology::Style};
@@ -21,7 +21,7 @@ use crate::{
     attach::ServerAddress,
     credentials::Gate,
     dns::DnsConfig,
-    gateway::{Gateway, GatewayConfig, StartError},
+    gateway::{Gateway, GatewayConfig, StartError, make_private_folder},
     identity::{IdentityFolder, LiveIdentity},
     registration::{RegistrationAddress, RegistrationConfig},
     renewal::Renewal,
@@ -29,6 +29,7 @@ use crate::{
         AccessLog, LineWriter, Metrics,
         log::{self, LogFormat},
     },
+    trust::Trusted,
     tunnel::{Congestion, TunnelConfig},
 };
 
@@ -226,6 +227,14 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     let signals =
         Signals::new().map_err(|error| Failure::new("cannot listen for signals").because(&error))?;
     let metrics = Arc::new(Metrics::default());
+    make_private_folder(&args.data)
+        .map_err(|error| trust_unkept(&args).because(&error))
+        .and_then(|()| {
+            let kept = identity.keep_trust_in(&args.data, SystemTime::now());
+            kept.map_err(|error| trust_unkept(&args).because(&error))
+        })?;
+    let identity = Arc::new(identity);
+    let trusted = Trusted::new(identity.clone(), metrics.clone());
     let ruling = match Ruling::open(&args, &live, &metrics)? {
         Ok(ruling) => ruling,
         Err(error) => {
@@ -234,11 +243,10 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
             return Ok(Exit::BadInput);
         }
     };
-    let identity = Arc::new(identity);
     let watching = CancellationToken::new();
     let ending = watching.clone().drop_guard();
     let gate = args.apis.gate(metrics.clone(), &watching)?;
-    let mut config = config(&args, live, &ruling, metrics.clone(), gate)?;
+    let mut config = config(&args, live, &ruling, trusted, metrics.clone(), gate)?;
     config.renewal = Some(Renewal::new(identity.clone()));
     let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
     ending.disarm();
@@ -249,6 +257,14 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     // They end by themselves; a panic in one was logged where it happened.
     let _ = tokio::join!(watch, renewing);
     Ok(Exit::Done)
+}
+
+fn trust_unkept(args: &Args) -> Failure {
+    Failure::new(format!(
+        "cannot keep the trust document in {}",
+        args.data.display()
+    ))
+    .hint("--data must be a folder that this user may write")
 }
 
 /// A zone-sync of this host listens on the same port.
@@ -263,6 +279,7 @@ fn config(
     args: &Args,
     identity: LiveIdentity,
     ruling: &Ruling,
+    trust: Trusted,
     metrics: Arc<Metrics>,
     gate: Gate,
 ) -> Result<GatewayConfig, Failure> {
@@ -284,6 +301,7 @@ fn config(
         topology: ruling.topology(),
         reload: ruling.reload(),
         applied: ruling.applied(),
+        trust: Some(trust),
         data_dir: Some(args.data.clone()),
         zone_sync: args.zone_sync.clone(),
         zone_sync_insecure: args.zone_sync_insecure,

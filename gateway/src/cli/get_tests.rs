@@ -62,6 +62,7 @@ fn zones() -> Envelope<ZoneView> {
         topology: Some("6a1b2c3d4e5f".to_owned()),
         same_topology: Some(false),
         topology_generation: Some(4),
+        trust_generation: Some(7),
         incarnation: Some(1_795_262_345),
         version: Some(12),
         via: None,

@@ -66,7 +66,7 @@ impl Tabular for GenerationView {
 impl Tabular for ZoneView {
     const HEADER: &'static [&'static str] = &["ZONE", "STATE", "TUNNELS", "RTT", "AGE", "HEARD", "TAGS"];
     const WIDE: &'static [&'static str] = &[
-        "GATEWAYS", "EXPORTS", "TOPOLOGY", "VERSION", "LAG", "SENT", "RECEIVED", "REFUSED", "VIA",
+        "GATEWAYS", "EXPORTS", "TOPOLOGY", "TRUST", "VERSION", "LAG", "SENT", "RECEIVED", "REFUSED", "VIA",
     ];
 
     fn row(&self) -> Vec<Word> {
@@ -126,6 +126,7 @@ impl Tabular for ZoneView {
             declared.join(",").into(),
             if self.own { "".into() } else { exports.into() },
             topology,
+            each(|link| link.trust_generation.map(|generation| generation.to_string())),
             each(|link| link.version.map(|version| version.to_string())),
             number(lag.max()),
             moved(sum(|exchange| exchange.sync_sent_bytes)),

@@ -215,6 +215,7 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
         identity,
         topology: topology.subscribe(),
         reload: reload.subscribe(),
+        trust: None,
         applied: None,
         data_dir: None,
         zone_sync: Vec::new(),

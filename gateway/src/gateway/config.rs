@@ -22,6 +22,7 @@ use crate::{
     renewal::Renewal,
     telemetry::{AccessLog, Metrics},
     topology::AppliedTopology,
+    trust::Trusted,
     tunnel, vips,
 };
 
@@ -37,6 +38,8 @@ pub struct GatewayConfig {
     /// Where the topology in force comes from when it is an applied one; `None`: a file rules, and nothing can be
     /// applied.
     pub applied: Option<AppliedTopology>,
+    /// The trust document of this gateway; `None`: it knows none, and the files of its identity rule.
+    pub trust: Option<Trusted>,
     /// Where catalog, registrations and virtual addresses outlive a restart; `None`: they do not.
     pub data_dir: Option<PathBuf>,
     /// The zone-sync processes that hold the registry which the gateways of the zone share; empty: it is embedded.

@@ -42,6 +42,7 @@ pub fn checks(
     let applied = config.applied.clone();
     let (permitted, metrics) = (snapshots.clone(), config.metrics.clone());
     let renewal = config.renewal.as_ref().map(Renewal::status);
+    let (believing, trusted) = (config.identity.clone(), config.trust.clone());
     let readiness = Readiness::default()
         .with(move || running(draining.load(Ordering::Relaxed)))
         .with(move || topology(&reload, applied.as_ref()))
@@ -49,6 +50,7 @@ pub fn checks(
             let renewal = renewal.as_ref().map(|status| status.borrow().clone());
             certificate::check(&identity, renewal.as_ref(), SystemTime::now())
         })
+        .with(move || crate::trust::check(&believing, trusted.as_ref(), SystemTime::now()))
         .with(move || listeners(&egress))
         .with_sum(move || tunnels(&linked))
         .with_sum(move || catalog(&known))

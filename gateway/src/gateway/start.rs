@@ -37,7 +37,7 @@ use crate::{
     renewal::{Relay, Renewal},
     snapshot::Snapshots,
     sources::{self, SourcesConfig, Troubles},
-    topology,
+    topology, trust,
     tunnel::{TunnelSet, Tunnels},
     vips::{self, VipTable},
     zone_sync::Secure,
@@ -86,6 +86,7 @@ impl Gateway {
                 config.renewal.as_ref().map(Renewal::folder),
                 config.metrics.clone(),
             ),
+            trust: trust::Server::new(config.identity.clone()),
             control: Handle::current(),
         };
         let tunnels = Tunnels::start(
@@ -102,6 +103,7 @@ impl Gateway {
         let admin = start_admin(&config, &known, &egress, &draining, begun).await?;
         let registration = start_registration(&config, &known).await?;
         keep_going(&config, &known, &egress, &ingress, &stop, &tasks);
+        follow_trust(&config, &known, &stop, &tasks);
         tracing::info!(gateway = %config.id(), took = ?begun.elapsed(), "the gateway is up");
         ending.disarm();
         Ok(Self {
@@ -156,6 +158,17 @@ fn keep_going(
             .clone()
             .run(Some(known.tunnel_set.clone()), config.metrics.clone());
         tasks.spawn(stop.clone().run_until_cancelled_owned(renewing));
+    }
+}
+
+/// Tells the other gateways whom this one believes, and gets from them what is newer.
+fn follow_trust(config: &GatewayConfig, known: &Knowledge, stop: &CancellationToken, tasks: &TaskTracker) {
+    let telling = trust::keep_told(config.identity.clone(), known.zone_sync.clone());
+    tasks.spawn(stop.clone().run_until_cancelled_owned(telling));
+    if let Some(trusted) = &config.trust {
+        let (tunnels, catalog) = (known.tunnel_set.clone(), known.zone_sync.catalog());
+        let fetching = trust::keep_fetching(trusted.clone(), tunnels, catalog);
+        tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
     }
 }
 
@@ -343,7 +356,8 @@ async fn start_admin(
         access: config.access.clone(),
         applied: config.applied.clone(),
         gate: config.gate.clone(),
-        identity: Some(config.identity.clone()),
+        identity: config.identity.clone(),
+        trust: config.trust.clone(),
         started: begun,
     };
     Ok(Some(Admin::start(admin.clone(), state).await?))

@@ -1,5 +1,5 @@
 //! Sends each stream that a peer opens to the part that serves it: connections to the ingress, zone sync to zone
-//! sync, questions for the topology to those who hold it, and those for the CA on to the CA.
+//! sync, questions for the topology and for what is trusted to those who hold it, and those for the CA on to the CA.
 
 use causeway_proto::tunnel::stream_header::Kind;
 use causeway_zone_sync::service::ZoneSync;
@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     ingress::Ingress,
-    renewal, topology,
+    renewal, topology, trust,
     tunnel::{IncomingStream, StreamHandler},
 };
 
@@ -17,6 +17,7 @@ pub struct Streams {
     pub zone_sync: ZoneSync,
     pub topologies: topology::Server,
     pub ca: renewal::Relay,
+    pub trust: trust::Server,
     /// Zone sync runs here, so that a large catalog cannot stall a data thread.
     pub control: Handle,
 }
@@ -33,6 +34,12 @@ impl StreamHandler for Streams {
             Some(Kind::Ca(_)) => {
                 let ca = self.ca.clone();
                 self.control.spawn(async move { ca.serve(stream).await });
+                return Box::pin(std::future::ready(()));
+            }
+            Some(Kind::Trust(question)) => {
+                let (trust, question) = (self.trust.clone(), question.clone());
+                self.control
+                    .spawn(async move { trust.answer(question, stream).await });
                 return Box::pin(std::future::ready(()));
             }
             kind => kind,

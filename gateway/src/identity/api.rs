@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc};
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
     server::danger::{ClientCertVerified, ClientCertVerifier},
@@ -12,7 +12,7 @@ use rustls::{
 };
 
 use super::{
-    CERTIFICATE_FILE, Identity, IdentityError, KEY_FILE, LeafError, ROOTS_FILE, TlsError,
+    Anchors, CERTIFICATE_FILE, Identity, IdentityError, KEY_FILE, LeafError, ROOTS_FILE, TlsError,
     chain::ChainVerifier, files, leaf, provider, spiffe::trust_domain_of,
 };
 
@@ -92,7 +92,7 @@ pub fn identify_client(leaf: &CertificateDer<'_>) -> Result<(String, String), Le
 
 /// What a client of an API needs: whom to believe, and perhaps who it is itself.
 pub struct ApiClient {
-    roots: RootCertStore,
+    roots: Anchors,
     own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
 
@@ -121,7 +121,7 @@ impl ApiClient {
     /// Names the file, what is wrong with it, and what to do.
     pub fn anonymous(roots: &Path) -> Result<Self, ApiClientError> {
         Ok(Self {
-            roots: files::roots(roots)?,
+            roots: Anchors::of_file(files::roots(roots)?),
             own: None,
         })
     }
@@ -140,7 +140,7 @@ impl ApiClient {
     /// Names the file, what is wrong with it, and what to do.
     pub fn load_with_roots(folder: &Path, roots: &Path) -> Result<Self, ApiClientError> {
         Ok(Self {
-            roots: files::roots(roots)?,
+            roots: Anchors::of_file(files::roots(roots)?),
             own: Some((
                 files::certificates(&folder.join(CERTIFICATE_FILE))?,
                 files::private_key(&folder.join(KEY_FILE))?,
@@ -161,7 +161,7 @@ impl ApiClient {
     /// When the key does not fit the certificate, or there are no roots.
     pub fn tls(self) -> Result<rustls::ClientConfig, ApiClientError> {
         let provider = provider();
-        let verifier = ChainVerifier::new(Arc::new(self.roots), &provider).map_err(ApiClientError::Roots)?;
+        let verifier = ChainVerifier::new(&self.roots, &provider).map_err(ApiClientError::Roots)?;
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .map_err(ApiClientError::Certificate)?

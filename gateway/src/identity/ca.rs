@@ -8,6 +8,7 @@ pub mod issued;
 pub mod key;
 pub mod request;
 pub mod tokens;
+mod trust;
 
 use std::{
     io,
@@ -15,15 +16,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway_zone_sync::name::GatewayId;
+use causeway_zone_sync::{
+    name::GatewayId,
+    trust::{CertificateHash, Roots},
+};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 
 use super::{Identity, SpiffeError, SpiffeId, files::IdentityError, leaf::LeafError, provider, spiffe};
@@ -138,8 +139,6 @@ pub enum CaError {
     Validity(Duration),
     #[error("cannot make a certificate")]
     Certificate(#[source] rcgen::Error),
-    #[error("cannot trust the CA's own certificate")]
-    Root(#[source] rustls::Error),
 }
 
 impl Ca {
@@ -222,13 +221,12 @@ impl Ca {
     pub fn issue_leaf(&self, leaf: &Leaf) -> Result<Identity, CaError> {
         let key = KeyPair::generate().map_err(CaError::Certificate)?;
         let certified = self.certify(leaf, &key)?;
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).map_err(CaError::Root)?;
+        let root = (CertificateHash::of(&self.certificate), self.certificate.to_vec());
         Ok(Identity::assemble(
             certified.id,
             vec![certified.certificate],
             PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())),
-            roots,
+            Roots::from([root]),
         ))
     }
 

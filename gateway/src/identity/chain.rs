@@ -1,5 +1,6 @@
 //! Chain verification for rustls, without DNS names: a peer is who its SPIFFE id says, and that is checked after the
-//! handshake, where a refusal can carry a reason. Here: a path to a trust root, the dates, and the purpose.
+//! handshake, where a refusal can carry a reason. Here: a path to a trust root, the dates, the purpose, and whether anything
+//! on that path was revoked.
 
 use std::sync::Arc;
 
@@ -16,10 +17,13 @@ use rustls::{
     },
 };
 
+use super::{anchors::Anchors, revocation::Revocations};
+
 /// Verifies the chains of both kinds of peer: gateways that are dialled, and gateways that dial.
 #[derive(Debug)]
 pub(super) struct ChainVerifier {
     roots: Arc<RootCertStore>,
+    revocations: Arc<Revocations>,
     dialling_peers: Arc<dyn ClientCertVerifier>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -34,13 +38,15 @@ struct NotYetValid;
 
 impl ChainVerifier {
     pub(super) fn new(
-        roots: Arc<RootCertStore>,
+        anchors: &Anchors,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
+        let roots = Arc::clone(&anchors.store);
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
         Ok(Self {
             dialling_peers: builder.clear_root_hint_subjects().build()?,
             roots,
+            revocations: Arc::clone(&anchors.revocations),
             algorithms: provider.signature_verification_algorithms,
         })
     }
@@ -51,9 +57,10 @@ impl ChainVerifier {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        let leaf = ParsedCertificate::try_from(leaf).map_err(plain)?;
-        verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, rest, now, self.algorithms.all)
-            .map_err(plain)
+        let parsed = ParsedCertificate::try_from(leaf).map_err(plain)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, rest, now, self.algorithms.all)
+            .map_err(plain)?;
+        self.check_revocation(leaf, rest)
     }
 
     pub(super) fn verify_client(
@@ -62,9 +69,22 @@ impl ChainVerifier {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.dialling_peers
-            .verify_client_cert(leaf, rest, now)
-            .map_err(plain)
+        let verified = self.dialling_peers.verify_client_cert(leaf, rest, now);
+        let verified = verified.map_err(plain)?;
+        self.check_revocation(leaf, rest)?;
+        Ok(verified)
+    }
+
+    /// Comes last, so that only what would be believed otherwise is called revoked.
+    fn check_revocation(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let revoked = self.revocations.of(std::slice::from_ref(leaf));
+        match revoked.or_else(|| self.revocations.of(rest)) {
+            None => Ok(()),
+            Some(serial) => {
+                tracing::debug!(%serial, "a peer's certificate was revoked");
+                Err(CertificateError::Revoked.into())
+            }
+        }
     }
 }
 

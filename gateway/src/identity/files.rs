@@ -1,4 +1,4 @@
-//! An identity on disk: three PEM files in one folder, read, checked and written.
+//! An identity on disk: three PEM files in one folder, and revocation lists beside them, read, checked and written.
 
 use std::{
     fs::{self, OpenOptions},
@@ -13,14 +13,17 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustls::{
     CertificateError, Error as TlsFailure, RootCertStore,
     pki_types::{
-        CertificateDer, PrivateKeyDer,
+        CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
 };
 
+use causeway_zone_sync::trust::{CertificateHash, Roots, Trust};
+
 use super::{
     Identity,
     leaf::{LeafError, identify},
+    revocation::{List, Place, RevocationError},
 };
 
 /// The certificate chain, leaf first.
@@ -29,6 +32,11 @@ pub const CERTIFICATE_FILE: &str = "cert.pem";
 pub const KEY_FILE: &str = "key.pem";
 /// The trust roots.
 pub const ROOTS_FILE: &str = "ca.pem";
+/// Revocation lists, PEM or DER, one or several; and so is every file with this extension.
+pub const REVOCATIONS_FILE: &str = "crl.pem";
+pub const REVOCATIONS_EXTENSION: &str = "crl";
+/// Most files with revocation lists that are read: one for each CA there could be.
+const MAX_REVOCATION_FILES: usize = 32;
 /// Mode of a file that holds a private key: its owner alone.
 pub(crate) const PRIVATE: u32 = 0o600;
 /// Mode of a folder that holds private keys.
@@ -87,6 +95,16 @@ pub enum IdentityError {
     #[error("the certificate in {path} was not issued by any root in {roots}; put its CA's certificate there",
         path = path.display(), roots = roots.display())]
     UnknownIssuer { path: PathBuf, roots: PathBuf },
+    #[error("the certificate in {path} was revoked; issue a new one with `causeway ca issue`", path = path.display())]
+    Revoked { path: PathBuf },
+    #[error("the revocation list in {path} cannot be used; put a whole one there, or take the file away", path = path.display())]
+    Revocations {
+        path: PathBuf,
+        #[source]
+        source: RevocationError,
+    },
+    #[error("there are more than {MAX_REVOCATION_FILES} files with revocation lists in {folder}; put the lists into one", folder = folder.display())]
+    TooManyLists { folder: PathBuf },
     #[error("no peer will believe the certificate in {path}", path = path.display())]
     Chain {
         path: PathBuf,
@@ -99,10 +117,12 @@ fn folder(path: &Path) -> String {
     path.parent().unwrap_or(Path::new(".")).display().to_string()
 }
 
-pub(super) fn load(folder: &Path, now: SystemTime) -> Result<Identity, IdentityError> {
+pub(super) fn load(folder: &Path, trust: &Trust, now: SystemTime) -> Result<Identity, IdentityError> {
     let chain = certificates(&folder.join(CERTIFICATE_FILE))?;
     let key = private_key(&folder.join(KEY_FILE))?;
-    put_together(folder, chain, key, roots(&folder.join(ROOTS_FILE))?, now)
+    let roots = roots(&folder.join(ROOTS_FILE))?;
+    let lists = revocation_lists(folder, &roots)?;
+    put_together(folder, chain, key, (roots, lists), trust, now)
 }
 
 /// Checks that the parts belong together. `folder` is for messages.
@@ -110,7 +130,8 @@ pub(super) fn put_together(
     folder: &Path,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    roots: RootCertStore,
+    (roots, lists): (Roots, Vec<List>),
+    trust: &Trust,
     now: SystemTime,
 ) -> Result<Identity, IdentityError> {
     let path = folder.join(CERTIFICATE_FILE);
@@ -120,6 +141,8 @@ pub(super) fn put_together(
         None => return Err(missing(&path, "certificate")),
     };
     let mut identity = Identity::assemble(id, chain, key, roots);
+    identity.file_lists = lists;
+    let mut identity = identity.under(trust);
     if let Err(source) = identity.server_tls() {
         return Err(IdentityError::Pair {
             key: folder.join(KEY_FILE),
@@ -127,11 +150,14 @@ pub(super) fn put_together(
             source: Box::new(source),
         });
     }
-    identity.doubt = identity
-        .check_chain(now)
-        .err()
-        .map(|source| chain_error(source, &path, &folder.join(ROOTS_FILE)));
+    identity.doubt = doubt(&identity, folder, now);
     Ok(identity)
+}
+
+/// Why peers would not believe an identity from `folder` at `now`.
+pub(super) fn doubt(identity: &Identity, folder: &Path, now: SystemTime) -> Option<IdentityError> {
+    let failed = |source| chain_error(source, &folder.join(CERTIFICATE_FILE), &folder.join(ROOTS_FILE));
+    identity.check_chain(now).err().map(failed)
 }
 
 fn chain_error(source: TlsFailure, certificate: &Path, roots: &Path) -> IdentityError {
@@ -143,6 +169,7 @@ fn chain_error(source: TlsFailure, certificate: &Path, roots: &Path) -> Identity
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             IdentityError::Expired { path }
         }
+        CertificateError::Revoked => IdentityError::Revoked { path },
         CertificateError::UnknownIssuer => IdentityError::UnknownIssuer {
             path,
             roots: roots.to_owned(),
@@ -152,18 +179,96 @@ fn chain_error(source: TlsFailure, certificate: &Path, roots: &Path) -> Identity
     }
 }
 
-pub(super) fn roots(path: &Path) -> Result<RootCertStore, IdentityError> {
-    let mut store = RootCertStore::empty();
-    for root in certificates(path)? {
+pub(super) fn roots(path: &Path) -> Result<Roots, IdentityError> {
+    usable_roots(path, certificates(path)?)
+}
+
+/// Certificates from `path` as roots, if each can be trusted and there is one at least.
+pub(super) fn usable_roots(
+    path: &Path,
+    certificates: Vec<CertificateDer<'static>>,
+) -> Result<Roots, IdentityError> {
+    let (mut store, mut roots) = (RootCertStore::empty(), Roots::new());
+    for root in certificates {
+        roots.insert(CertificateHash::of(&root), root.to_vec());
         store.add(root).map_err(|source| IdentityError::Root {
             path: path.to_owned(),
             source,
         })?;
     }
-    if store.is_empty() {
+    if roots.is_empty() {
         return Err(missing(path, "trust root"));
     }
-    Ok(store)
+    Ok(roots)
+}
+
+/// Every list in the folder. One whose issuer is among the roots must bear that root's signature; of another issuer, which
+/// may be one between a root and a leaf, the folder's owner is believed.
+fn revocation_lists(folder: &Path, roots: &Roots) -> Result<Vec<List>, IdentityError> {
+    let mut lists = Vec::new();
+    for path in revocation_files(folder)? {
+        let failed = |source| IdentityError::Revocations {
+            path: path.clone(),
+            source,
+        };
+        for der in list_sections(&path)? {
+            let list = List::read(&der, Place::File(path.clone())).map_err(failed)?;
+            let named = || roots.values().map(|root| CertificateDer::from(root.as_slice()));
+            if named().any(|root| list.is_named_by(&root)) && !named().any(|root| list.is_signed_by(&root)) {
+                return Err(failed(RevocationError::Unsigned));
+            }
+            lists.push(list);
+        }
+    }
+    Ok(lists)
+}
+
+/// The files that hold lists, in the order of their names.
+fn revocation_files(folder: &Path) -> Result<Vec<PathBuf>, IdentityError> {
+    let failed = |source| IdentityError::Read {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let named = path.file_name().is_some_and(|name| name == REVOCATIONS_FILE);
+        if named
+            || path
+                .extension()
+                .is_some_and(|extension| extension == REVOCATIONS_EXTENSION)
+        {
+            files.push(path);
+        }
+    }
+    files.sort();
+    match files.len() > MAX_REVOCATION_FILES {
+        true => Err(IdentityError::TooManyLists {
+            folder: folder.to_owned(),
+        }),
+        false => Ok(files),
+    }
+}
+
+/// The lists of one file, DER: those of its PEM sections, or the file itself.
+fn list_sections(path: &Path) -> Result<Vec<Vec<u8>>, IdentityError> {
+    let bytes = read(path)?;
+    // The first byte of a DER sequence, which is no PEM text.
+    if bytes.first() == Some(&0x30) {
+        return Ok(vec![bytes]);
+    }
+    let sections = CertificateRevocationListDer::pem_slice_iter(&bytes);
+    let lists: Vec<_> = sections
+        .map(|section| section.map(|list| list.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(|source| IdentityError::Pem {
+            path: path.to_owned(),
+            source,
+        })?;
+    match lists.is_empty() {
+        true => Err(missing(path, "revocation list")),
+        false => Ok(lists),
+    }
 }
 
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {

@@ -7,12 +7,10 @@ use std::{
     time::SystemTime,
 };
 
+use causeway_zone_sync::trust::{Stored, Trust};
 use pkcs8::{LineEnding, der::pem};
 use rcgen::KeyPair;
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer},
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{
     Identity, SpiffeId,
@@ -56,14 +54,10 @@ impl NewIdentity {
         let key_text = text("PRIVATE KEY", [key.secret_der()]);
         let chain_text = text("CERTIFICATE", chain.iter().map(AsRef::as_ref));
         let roots_text = text("CERTIFICATE", roots.iter().map(AsRef::as_ref));
-        let mut store = RootCertStore::empty();
-        for root in roots {
-            store.add(root).map_err(|source| IdentityError::Root {
-                path: ROOTS_FILE.into(),
-                source,
-            })?;
-        }
-        let mut identity = files::put_together(Path::new(""), chain, key, store, now)?;
+        let roots = files::usable_roots(Path::new(ROOTS_FILE), roots)?;
+        // The CA's own word for its roots; what the gateway trusts has its say when the files are taken up.
+        let trust = Trust::new("", Stored::default());
+        let mut identity = files::put_together(Path::new(""), chain, key, (roots, Vec::new()), &trust, now)?;
         match identity.doubt.take() {
             Some(doubt) => Err(doubt),
             None => Ok(Self {

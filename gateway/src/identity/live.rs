@@ -4,7 +4,8 @@
 //! know of the gateway. A set of files is checked whole before it is used: that it is readable, that key and certificate
 //! belong together, that it names the same gateway as before, and that peers would believe it now. One that fails
 //! changes nothing: the identity before it stays in use, to its end, and the refusal is there to be asked for until a
-//! good set comes. Files that were written a moment ago may be half of a set, and are not complained about yet. What a new
+//! good set comes. Files that were written a moment ago may be half of a set, and are not complained about yet. The trust
+//! document changes an identity as well: whom it believes ([`super::trusted`]). What a new
 //! identity does to tunnels is not decided here.
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway_zone_sync::name::GatewayId;
+use causeway_zone_sync::{name::GatewayId, trust::Trust};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -22,7 +23,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Identity, IdentityError, NewIdentity, SpiffeId, install};
+use super::{
+    Identity, IdentityError, NewIdentity, SpiffeId, install,
+    trusted::{Keeping, TrustView},
+};
 use crate::{reload::watch_folder, telemetry::Metrics};
 
 /// How often the files are read without being told to: they may be links to files elsewhere.
@@ -38,6 +42,7 @@ pub struct LiveIdentity {
     id: SpiffeId,
     current: watch::Receiver<Arc<Identity>>,
     refused: watch::Receiver<Option<String>>,
+    trust: watch::Receiver<Arc<TrustView>>,
 }
 
 impl LiveIdentity {
@@ -67,6 +72,12 @@ impl LiveIdentity {
         self.refused.borrow().clone()
     }
 
+    /// The trust document in force, and how it stands.
+    #[must_use]
+    pub fn trust(&self) -> Arc<TrustView> {
+        self.trust.borrow().clone()
+    }
+
     /// Waits until there is another identity than the one this handle last waited for. Cancel-safe.
     pub async fn changed(&mut self) {
         if self.current.changed().await.is_err() {
@@ -83,6 +94,7 @@ impl From<Arc<Identity>> for LiveIdentity {
             id: identity.id().clone(),
             current: watch::channel(identity).1,
             refused: watch::channel(None).1,
+            trust: watch::channel(Arc::default()).1,
         }
     }
 }
@@ -132,12 +144,14 @@ pub enum Renewal {
 /// A folder with an identity, and what is in use of it.
 #[derive(Debug)]
 pub struct IdentityFolder {
-    folder: PathBuf,
-    identity: watch::Sender<Arc<Identity>>,
+    pub(super) folder: PathBuf,
+    pub(super) identity: watch::Sender<Arc<Identity>>,
     /// See [`LiveIdentity::refused`].
     refused: watch::Sender<Option<String>>,
-    /// Keeps two readings from overtaking each other.
-    reading: Mutex<()>,
+    /// See [`LiveIdentity::trust`].
+    pub(super) trust: watch::Sender<Arc<TrustView>>,
+    /// Keeps two changes, of files or of trust, from overtaking each other.
+    pub(super) changing: Mutex<Keeping>,
 }
 
 impl IdentityFolder {
@@ -151,11 +165,14 @@ impl IdentityFolder {
             tracing::error!(folder = %folder.display(), %error,
                 "cannot finish a renewal that was interrupted; the identity before it stays in use");
         }
+        let identity = Identity::load(folder)?;
+        let keeping = Keeping::nowhere(identity.trust_domain());
         Ok(Self {
             folder: folder.to_owned(),
-            identity: watch::Sender::new(Arc::new(Identity::load(folder)?)),
+            identity: watch::Sender::new(Arc::new(identity)),
             refused: watch::Sender::new(None),
-            reading: Mutex::new(()),
+            trust: watch::Sender::new(Arc::new(keeping.view())),
+            changing: Mutex::new(keeping),
         })
     }
 
@@ -165,6 +182,7 @@ impl IdentityFolder {
             id: self.identity.borrow().id().clone(),
             current: self.identity.subscribe(),
             refused: self.refused.subscribe(),
+            trust: self.trust.subscribe(),
         }
     }
 
@@ -178,32 +196,32 @@ impl IdentityFolder {
     /// # Errors
     /// When it cannot be written; the identity before it stays in use.
     pub fn install(&self, new: &NewIdentity, now: SystemTime) -> io::Result<Renewal> {
-        let _one_at_a_time = self.reading.lock();
+        let keeping = self.changing.lock();
         new.install(&self.folder)?;
-        Ok(self.read_again(now, Duration::ZERO))
+        Ok(self.read_again(&keeping, now, Duration::ZERO))
     }
 
     /// Reads the files again, and takes them up if they are good and new. Blocks on the disk.
     pub fn reload(&self, now: SystemTime) -> Renewal {
-        let _one_at_a_time = self.reading.lock();
-        self.read_again(now, Duration::ZERO)
+        let keeping = self.changing.lock();
+        self.read_again(&keeping, now, Duration::ZERO)
     }
 
     /// As [`IdentityFolder::reload`], but waits for the rest of a set that is being written.
     fn reload_settled(&self, now: SystemTime) -> Renewal {
-        let _one_at_a_time = self.reading.lock();
-        self.read_again(now, SETTLING)
+        let keeping = self.changing.lock();
+        self.read_again(&keeping, now, SETTLING)
     }
 
-    fn read_again(&self, now: SystemTime, settling: Duration) -> Renewal {
+    fn read_again(&self, keeping: &Keeping, now: SystemTime, settling: Duration) -> Renewal {
         let current = self.identity.borrow().clone();
-        match self.check(&current, now) {
+        match self.check(&current, &keeping.trust, now) {
             Ok(found) if found.same_files(&current) => {
                 self.refused.send_replace(None);
                 Renewal::Unchanged
             }
             Ok(found) => {
-                tracing::info!(gateway = %found.gateway(), roots = found.roots.len(),
+                tracing::info!(gateway = %found.gateway(), roots = found.anchors().roots.len(),
                     "took up a renewed identity");
                 self.identity.send_replace(Arc::new(found));
                 self.refused.send_replace(None);
@@ -226,12 +244,13 @@ impl IdentityFolder {
         }
     }
 
-    fn check(&self, current: &Identity, now: SystemTime) -> Result<Identity, RenewalError> {
+    fn check(&self, current: &Identity, trust: &Trust, now: SystemTime) -> Result<Identity, RenewalError> {
         let folder = || self.folder.clone();
-        let found = super::files::load(&self.folder, now).map_err(|source| RenewalError::Unusable {
-            folder: folder(),
-            source,
-        })?;
+        let found =
+            super::files::load(&self.folder, trust, now).map_err(|source| RenewalError::Unusable {
+                folder: folder(),
+                source,
+            })?;
         if found.id() != current.id() {
             return Err(RenewalError::OtherGateway {
                 folder: folder(),

@@ -11,19 +11,22 @@ use std::{
     fmt,
     path::Path,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use causeway_proto::tunnel::ALPN;
-use causeway_zone_sync::name::GatewayId;
+use causeway_zone_sync::{
+    name::GatewayId,
+    trust::{CertificateHash, Roots, Stored, Trust},
+};
 use rustls::{
-    RootCertStore,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
     version::TLS13,
 };
 
+mod anchors;
 mod api;
 pub mod ca;
 mod chain;
@@ -31,18 +34,23 @@ mod files;
 mod install;
 mod leaf;
 mod live;
+mod revocation;
 mod spiffe;
 mod statement;
+mod trusted;
 
+pub use anchors::{Anchors, Cryptography, describe_root};
 pub use api::{ApiClient, ApiClientError, identify_client};
 use chain::ChainVerifier;
 pub(crate) use chain::is_not_yet_valid;
-pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, ROOTS_FILE};
+pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, REVOCATIONS_FILE, ROOTS_FILE};
 pub(crate) use files::{PRIVATE, certificates, replace as replace_file, write_public};
 pub use install::{NewIdentity, check_writable, write_request};
 pub use leaf::{LeafError, end_of, identify};
 pub use live::{IdentityFolder, LiveIdentity, Renewal, RenewalError};
+pub use revocation::{List, Place, RevocationError, Serial};
 pub use spiffe::{MAX_TRUST_DOMAIN_BYTES, SpiffeError, SpiffeId, check_trust_domain};
+pub use trusted::{TrustStoreError, TrustView};
 
 /// Which key exchanges are offered and accepted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,7 +68,11 @@ pub struct Identity {
     id: SpiffeId,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    roots: Arc<RootCertStore>,
+    /// What the files alone say of whom to believe.
+    file_roots: Roots,
+    file_lists: Vec<List>,
+    /// Whom to believe, after the trust document had its say.
+    anchors: Anchors,
     doubt: Option<IdentityError>,
 }
 
@@ -97,7 +109,8 @@ impl Identity {
     /// # Errors
     /// Names the file, what is wrong with it, and what to do.
     pub fn load(folder: &Path) -> Result<Self, IdentityError> {
-        files::load(folder, SystemTime::now())
+        let trust = Trust::new("", Stored::default());
+        files::load(folder, &trust, SystemTime::now())
     }
 
     /// Puts parts together unchecked; [`Identity::load`] and the built-in CA know what they hand over.
@@ -105,15 +118,68 @@ impl Identity {
         id: SpiffeId,
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
-        roots: RootCertStore,
+        roots: Roots,
     ) -> Self {
         Self {
             id,
             chain,
             key,
-            roots: Arc::new(roots),
+            anchors: Anchors::of_file(roots.clone()),
+            file_roots: roots,
+            file_lists: Vec::new(),
             doubt: None,
         }
+    }
+
+    /// The same, believing whom `trust` says. What peers would make of it is to be looked at anew.
+    fn under(&self, trust: &Trust) -> Self {
+        Self {
+            id: self.id.clone(),
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+            anchors: Anchors::new(&self.file_roots, &self.file_lists, trust),
+            file_roots: self.file_roots.clone(),
+            file_lists: self.file_lists.clone(),
+            doubt: None,
+        }
+    }
+
+    /// Whom this identity believes.
+    #[must_use]
+    pub fn anchors(&self) -> &Anchors {
+        &self.anchors
+    }
+
+    /// Whether a root is in `ca.pem`, whether it counts or not.
+    #[must_use]
+    pub fn is_in_file(&self, root: &CertificateHash) -> bool {
+        self.file_roots.contains_key(root)
+    }
+
+    /// Whether the root that the federation prefers has issued this certificate; also when it prefers none. If not, a
+    /// new one is due, whatever its dates say.
+    #[must_use]
+    pub fn is_from_preferred_issuer(&self) -> bool {
+        let preferred = self.anchors.preferred;
+        preferred.is_none_or(|preferred| self.anchors.issuer_of(&self.chain) == Some(preferred))
+    }
+
+    /// The serial number of the leaf certificate; `None` if it cannot be read.
+    #[must_use]
+    pub fn serial(&self) -> Option<Serial> {
+        Serial::of(self.chain.first()?)
+    }
+
+    /// The root that issued this certificate; `None`: none that counts.
+    #[must_use]
+    pub fn issuer(&self) -> Option<CertificateHash> {
+        self.anchors.issuer_of(&self.chain)
+    }
+
+    /// The serial number of what was revoked of a chain that was verified before.
+    #[must_use]
+    pub fn revoked(&self, chain: &[CertificateDer<'_>]) -> Option<Serial> {
+        self.anchors.revocations.of(chain)
     }
 
     /// Why peers will probably refuse this identity, as it was when it was loaded; `None` when all is well.
@@ -163,8 +229,8 @@ impl Identity {
         self.key.clone_key()
     }
 
-    pub(crate) fn roots(&self) -> Arc<RootCertStore> {
-        self.roots.clone()
+    pub(crate) fn roots(&self) -> Arc<rustls::RootCertStore> {
+        self.anchors.store.clone()
     }
 
     /// TLS settings for dialling: TLS 1.3 only, both sides authenticated, no resumption, so that every tunnel proves its
@@ -225,7 +291,13 @@ impl Identity {
 
     /// Whether both were read from the same files.
     fn same_files(&self, other: &Self) -> bool {
-        self.chain == other.chain && self.roots.roots == other.roots.roots && self.key == other.key
+        self.same_leaf(other) && self.file_roots == other.file_roots && self.file_lists == other.file_lists
+    }
+
+    /// Whether both present the same certificate.
+    #[must_use]
+    pub fn same_leaf(&self, other: &Self) -> bool {
+        self.chain == other.chain && self.key == other.key
     }
 
     /// Whether a peer that presented `chain` would be believed now.
@@ -243,7 +315,7 @@ impl Identity {
     }
 
     fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<ChainVerifier, TlsError> {
-        ChainVerifier::new(Arc::clone(&self.roots), provider).map_err(|source| TlsError::Roots {
+        ChainVerifier::new(&self.anchors, provider).map_err(|source| TlsError::Roots {
             id: self.id.clone(),
             source,
         })

@@ -9,7 +9,10 @@ use super::{
     ca::{self, CA_KEY_FILE, Ca, CaError},
     files,
 };
-use causeway_zone_sync::name::GatewayId;
+use causeway_zone_sync::{
+    name::GatewayId,
+    trust::{Stored, Trust},
+};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -146,7 +149,8 @@ fn files_that_cannot_work_are_errors_that_say_where_and_what_to_do() {
 #[test]
 fn what_peers_will_refuse_is_told_as_a_doubt() {
     let (folder, out) = issued();
-    let at = |now| files::load(&out, now).unwrap();
+    let none = Trust::new("", Stored::default());
+    let at = |now| files::load(&out, &none, now).unwrap();
     let now = std::time::SystemTime::now();
     assert!(matches!(
         at(now + 2 * DAY).doubt(),

@@ -191,6 +191,7 @@ pub(super) struct ZoneFamilies {
     pub registry_attached: Gauge,
     pub registry_attachments: Counter,
     pub topologies: Family<ByResult, Counter>,
+    pub trust: Family<ByResult, Counter>,
 }
 
 impl ZoneFamilies {
@@ -263,6 +264,11 @@ impl ZoneFamilies {
                 registry,
                 "topology_documents",
                 "Applied topologies, by what became of them",
+            ),
+            trust: counters(
+                registry,
+                "trust_documents",
+                "Documents of what the federation trusts, by what became of them",
             ),
         }
     }

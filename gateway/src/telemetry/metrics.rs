@@ -388,6 +388,11 @@ impl Metrics {
         self.zone.topologies.get_or_create(&ByResult { result }).inc();
     }
 
+    /// What became of a trust document: `handed_in` (here), `taken`, `overruled`, `refused`, `fetch_failed`.
+    pub fn trust_document(&self, result: &'static str) {
+        self.zone.trust.get_or_create(&ByResult { result }).inc();
+    }
+
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }

@@ -264,7 +264,7 @@ fn set(family: &Family<ByPeer, Gauge>, labels: &ByPeer, value: u64) {
 fn records(registry: &mut Registry, state: &ScrapeState<'_>) {
     let (incarnation, version) = (Family::default(), Family::default());
     let (relayed, exports) = (Family::default(), Family::default());
-    let (generation, same) = (Family::default(), Family::default());
+    let (generation, same, trust) = (Family::default(), Family::default(), Family::default());
     if let Some(own) = &state.sync.own {
         let labels = ByPeer::new(&own.origin);
         set(&incarnation, &labels, own.stamp.incarnation);
@@ -279,6 +279,7 @@ fn records(registry: &mut Registry, state: &ScrapeState<'_>) {
         set(&relayed, &labels, u64::from(entry.via.is_some()));
         set(&exports, &labels, record.exports.len() as u64);
         set(&generation, &labels, record.topology_generation);
+        set(&trust, &labels, record.trust.generation);
         set(&same, &labels, u64::from(record.topology == topology));
     }
     for (name, help, family) in [
@@ -302,6 +303,11 @@ fn records(registry: &mut Registry, state: &ScrapeState<'_>) {
             "sync_topology_generation",
             "Generation of the applied topology that a gateway runs, 0 for one from a file",
             generation,
+        ),
+        (
+            "sync_trust_generation",
+            "Generation of the trust document that a gateway has in force, 0 for none",
+            trust,
         ),
         (
             "sync_topology_same",

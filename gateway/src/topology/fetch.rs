@@ -2,12 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use causeway_proto::tunnel::{StreamHeader, Topology, stream_header::Kind, stream_reply::Outcome};
+use causeway_proto::tunnel::{StreamHeader, Topology, stream_header::Kind};
 use causeway_zone_sync::{
     catalog::{Catalog, Record},
     name::GatewayId,
@@ -16,11 +15,7 @@ use causeway_zone_sync::{
     },
 };
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    sync::watch,
-    time::timeout,
-};
+use tokio::{io::AsyncRead, sync::watch, time::timeout};
 
 use super::{
     AppliedTopology,
@@ -28,7 +23,7 @@ use super::{
 };
 use crate::{
     snapshot::Link,
-    tunnel::{OpenError, ReplyError, TunnelSet, read_reply, refusal_word},
+    tunnel::{AskError, ReadDocumentError, TunnelSet, ask_for_documents, read_document},
 };
 
 /// For one question, from opening the stream to the last byte of the answer.
@@ -39,17 +34,11 @@ const MAX_ANSWER_BYTES: usize = MAX_HISTORY_BYTES + 2 * MAX_DOCUMENT_BYTES;
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
-    #[error("no tunnel leads there")]
-    NoTunnel,
-    #[error("cannot ask")]
-    Open(#[from] OpenError),
-    #[error("cannot read the reply")]
-    Reply(#[from] ReplyError),
-    #[error("it refused: {reason}: {message}")]
-    Refused { reason: &'static str, message: String },
-    #[error("the answer broke off")]
-    Broken(#[from] io::Error),
-    #[error("the answer is longer than {MAX_ANSWER_BYTES} bytes or {MAX_HISTORY} documents")]
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error(transparent)]
+    Read(#[from] ReadDocumentError),
+    #[error("the answer holds more than {MAX_HISTORY} documents")]
     TooLong,
     #[error("the answer holds what is not a document")]
     Document(#[from] DocumentError),
@@ -154,47 +143,22 @@ async fn ask(tunnels: &TunnelSet, question: &Question) -> Result<Vec<Arc<Documen
             only,
         })),
     };
-    // The control runtime has no data thread of its own; any tunnel will do.
-    let tunnel = tunnels
-        .choose(&question.peer, usize::MAX)
-        .ok_or(FetchError::NoTunnel)?;
-    let (mut send, mut recv) = tunnel.open(&header).await?;
-    let _ = send.finish();
-    match read_reply(&mut recv).await? {
-        Outcome::Ready(_) => read_documents(&mut recv).await,
-        Outcome::Refusal(refusal) => Err(FetchError::Refused {
-            reason: refusal_word(refusal.reason()),
-            message: refusal.message.chars().take(200).collect(),
-        }),
-    }
+    let mut recv = ask_for_documents(tunnels, &question.peer, &header).await?;
+    read_documents(&mut recv).await
 }
 
 /// Reads documents until the stream ends, each behind its length.
 async fn read_documents(recv: &mut (impl AsyncRead + Unpin)) -> Result<Vec<Arc<Document>>, FetchError> {
     let mut documents = Vec::new();
     let mut left = MAX_ANSWER_BYTES;
-    while let Some(length) = read_length(recv).await? {
-        if length > MAX_DOCUMENT_BYTES || length > left || documents.len() == MAX_HISTORY {
+    while let Some(bytes) = read_document(recv, MAX_DOCUMENT_BYTES.min(left)).await? {
+        if documents.len() == MAX_HISTORY {
             return Err(FetchError::TooLong);
         }
-        left -= length;
-        let mut bytes = vec![0; length];
-        recv.read_exact(&mut bytes).await?;
+        left -= bytes.len();
         documents.push(Arc::new(Document::decode(&bytes)?));
     }
     Ok(documents)
-}
-
-/// `None` where the stream ends instead.
-async fn read_length(recv: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, FetchError> {
-    let mut length = [0; 4];
-    let (first, rest) = length.split_at_mut(1);
-    if recv.read(first).await? == 0 {
-        return Ok(None);
-    }
-    recv.read_exact(rest).await?;
-    let length = usize::try_from(u32::from_be_bytes(length)).map_err(|_| FetchError::TooLong)?;
-    Ok(Some(length))
 }
 
 #[cfg(test)]
@@ -220,7 +184,7 @@ mod tests {
         for cut in 1..one.len() {
             let broken = read_documents(&mut &one[..cut]).await;
             assert!(
-                matches!(broken, Err(FetchError::Broken(_))),
+                matches!(broken, Err(FetchError::Read(ReadDocumentError::Broken(_)))),
                 "cut at {cut}: {broken:?}"
             );
         }
@@ -228,7 +192,10 @@ mod tests {
         assert!(matches!(too_many, Err(FetchError::TooLong)));
         // The length alone is enough: nothing is allocated for it.
         let too_long = read_documents(&mut [0xff_u8; 4].as_slice()).await;
-        assert!(matches!(too_long, Err(FetchError::TooLong)));
+        assert!(matches!(
+            too_long,
+            Err(FetchError::Read(ReadDocumentError::TooLong(_)))
+        ));
         let nonsense = read_documents(&mut framed(b"no document").as_slice()).await;
         assert!(matches!(nonsense, Err(FetchError::Document(_))));
     }

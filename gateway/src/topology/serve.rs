@@ -2,13 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use causeway_proto::tunnel::{Ready, Refusal, RefusalReason, StreamReply, Topology, stream_reply::Outcome};
+use causeway_proto::tunnel::{RefusalReason, Topology};
 use causeway_zone_sync::topology::applied::{Document, Edition, edition};
-use quinn::SendStream;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::AppliedTopology;
-use crate::tunnel::{IncomingStream, WriteFrameError, write_frame};
+use crate::tunnel::{IncomingStream, refuse_documents, send_documents};
 
 /// Answers under way at once, over all peers; each may hold a few MiB.
 const MAX_ANSWERS: usize = 8;
@@ -37,7 +36,7 @@ impl Server {
         let peer = stream.tunnel.peer().clone();
         let Ok(_permit) = self.answers.try_acquire() else {
             tracing::warn!(%peer, "did not answer a question for the topology: too many at once");
-            let _ = refuse(
+            let _ = refuse_documents(
                 &mut stream.send,
                 RefusalReason::Overloaded,
                 "too many questions at once",
@@ -46,7 +45,7 @@ impl Server {
             return;
         };
         let Some(asked) = edition(question.generation, &question.fingerprint) else {
-            let _ = refuse(
+            let _ = refuse_documents(
                 &mut stream.send,
                 RefusalReason::BadHeader,
                 "the fingerprint is not one",
@@ -58,9 +57,13 @@ impl Server {
         if let (Some(applied), false) = (&self.applied, question.only) {
             applied.heard_of(asked, &peer);
         }
-        let sent = timeout(ANSWER_TIMEOUT, send(&mut stream.send, &documents)).await;
+        let count = documents.len();
+        let bytes = documents
+            .into_iter()
+            .map(|document: Arc<Document>| document.encode());
+        let sent = timeout(ANSWER_TIMEOUT, send_documents(&mut stream.send, bytes)).await;
         match sent {
-            Ok(Ok(())) => tracing::debug!(%peer, documents = documents.len(), "answered for the topology"),
+            Ok(Ok(())) => tracing::debug!(%peer, documents = count, "answered for the topology"),
             Ok(Err(error)) => {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "an answer broke off");
             }
@@ -92,40 +95,4 @@ impl AppliedTopology {
             .rivals
             .send_if_modified(|rivals| rivals.heard(edition, peer));
     }
-}
-
-async fn send(stream: &mut SendStream, documents: &[Arc<Document>]) -> Result<(), WriteFrameError> {
-    let ready = StreamReply {
-        outcome: Some(Outcome::Ready(Ready::default())),
-    };
-    write_frame(stream, &ready).await?;
-    for document in documents {
-        let bytes = document.encode();
-        // Bounded by the largest text.
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        stream.write_all(&length.to_be_bytes()).await?;
-        stream.write_all(&bytes).await?;
-    }
-    // A peer that is gone needs no end.
-    let _ = stream.finish();
-    let _ = stream.stopped().await;
-    Ok(())
-}
-
-async fn refuse(
-    stream: &mut SendStream,
-    reason: RefusalReason,
-    message: &str,
-) -> Result<(), WriteFrameError> {
-    let refusal = Refusal {
-        reason: reason.into(),
-        retryable: reason == RefusalReason::Overloaded,
-        message: message.to_owned(),
-    };
-    let reply = StreamReply {
-        outcome: Some(Outcome::Refusal(refusal)),
-    };
-    write_frame(stream, &reply).await?;
-    let _ = stream.finish();
-    Ok(())
 }

@@ -11,6 +11,7 @@ mod accept;
 mod backoff;
 mod config;
 mod dial;
+mod documents;
 mod frame;
 mod greeting;
 mod handshake;
@@ -28,6 +29,9 @@ mod stream;
 
 pub use backoff::backoff;
 pub use config::{ConfigError, Congestion, IDLE_TIMEOUT, KEEP_ALIVE, MAX_STREAMS, TunnelConfig};
+pub use documents::{
+    AskError, ReadDocumentError, ask_for_documents, read_document, refuse_documents, send_documents,
+};
 pub use frame::{
     ReadFrameError, ReplyError, WriteFrameError, read_frame, read_reply, refusal_word, write_frame,
 };

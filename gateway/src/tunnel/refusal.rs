@@ -24,6 +24,8 @@ pub enum Refusal {
     UnknownIssuer,
     Expired,
     NotYetValid,
+    /// The certificate was revoked.
+    Revoked,
     /// The certificate is broken, is a CA's, or is for another purpose.
     BadCertificate,
     /// The peer speaks no protocol that this side speaks (ALPN).
@@ -52,11 +54,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NoCertificate,
         Self::UnknownIssuer,
         Self::Expired,
         Self::NotYetValid,
+        Self::Revoked,
         Self::BadCertificate,
         Self::WrongAlpn,
         Self::NotPostQuantum,
@@ -80,6 +83,7 @@ impl Refusal {
             Self::UnknownIssuer => "unknown_issuer",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
+            Self::Revoked => "revoked",
             Self::BadCertificate => "bad_certificate",
             Self::WrongAlpn => "wrong_alpn",
             Self::NotPostQuantum => "not_post_quantum",
@@ -104,6 +108,9 @@ impl Refusal {
             Self::UnknownIssuer => "both gateways need a certificate from a CA that is in the other's ca.pem",
             Self::Expired => "issue a new certificate, and compare the clocks of both hosts",
             Self::NotYetValid => "compare the clocks of both hosts",
+            Self::Revoked => {
+                "if that gateway is to come back, issue a new certificate for it; if not, end it and look into who holds its key"
+            }
             Self::BadCertificate => "issue a gateway certificate with `causeway ca issue`",
             Self::WrongAlpn | Self::ProtocolVersion => {
                 "run versions of causeway that speak the same protocol"
@@ -147,6 +154,7 @@ impl Refusal {
             Self::BadCertificate => Close(0x24),
             Self::WrongAlpn => Close(0x25),
             Self::Handshake => Close(0x26),
+            Self::Revoked => Close(0x27),
         }
     }
 
@@ -157,7 +165,8 @@ impl Refusal {
     /// The refusal that a TLS alert (RFC 8446 §6.2) stands for between gateways.
     fn from_alert(alert: u8) -> Self {
         match alert {
-            42..=44 | 51 => Self::BadCertificate,
+            42 | 43 | 51 => Self::BadCertificate,
+            44 => Self::Revoked,
             45 => Self::Expired,
             // What a gateway sends for a validity that has not begun; see `identity::chain`.
             46 => Self::NotYetValid,

@@ -3,8 +3,8 @@
 //! Likewise what the topology says of key exchanges; tunnels that it no longer allows are closed by their sessions.
 //!
 //! When a trust root goes, tunnels whose peers it vouched for have a short time to be succeeded by one that proves
-//! itself by another root; without such a successor they are closed. Revoking one peer at once is another matter, and
-//! not done here.
+//! itself by another root; without such a successor they are closed. When a peer's certificate is revoked, its tunnels
+//! are closed at once, with every stream on them.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -23,7 +23,7 @@ use tracing::{error, info};
 
 use super::{
     Tunnel,
-    greeting::{chain_of, close},
+    greeting::{Fault, chain_of, close},
     refusal::Refusal,
     shared::{Party, Shared},
 };
@@ -55,14 +55,20 @@ pub(super) async fn run(
 ) {
     let mut identity = shared.config.identity.clone();
     let mut topology = shared.topology.clone();
+    let mut before = identity.current();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = identity.changed() => {
                 if take_up(&shared, &accepting, exchange) {
                     info!(gateway = %shared.own(), "new tunnels use the renewed identity");
-                    part_with_strangers(&shared, &identity.current());
-                    shared.renewals.send_modify(|count| *count += 1);
+                    let current = identity.current();
+                    part_with_strangers(&shared, &current);
+                    // What was merely revoked concerns tunnels to others; those that are up need no successor for it.
+                    if !current.same_leaf(&before) || current.anchors().roots != before.anchors().roots {
+                        shared.renewals.send_modify(|count| *count += 1);
+                    }
+                    before = current;
                 }
             }
             now = another(&mut topology, exchange) => {
@@ -119,6 +125,20 @@ pub(super) async fn superseded(shared: &Shared, tunnel: &Tunnel) {
         if tunnel.streams().load(Ordering::Relaxed) == 0 && shared.set.has_lasting(tunnel.peer()) {
             return;
         }
+    }
+}
+
+/// Waits until the certificate that the peer of `tunnel` presented is revoked, and says so. That may have happened since
+/// the handshake.
+pub(super) async fn revoked(shared: &Shared, tunnel: &Tunnel) -> Fault {
+    let chain = chain_of(tunnel.connection());
+    let mut identity = shared.config.identity.clone();
+    loop {
+        if let Some(serial) = identity.current().revoked(&chain) {
+            let detail = format!("the certificate with serial number {serial} was revoked");
+            return Fault::Refuse(Refusal::Revoked, detail);
+        }
+        identity.changed().await;
     }
 }
 

@@ -64,6 +64,7 @@ pub(super) async fn run(shared: &Arc<Shared>, greeted: Greeted, thread: usize, d
             let detail = "this tunnel was agreed without a post-quantum key exchange, which the topology requires now";
             Fault::Refuse(Refusal::NotPostQuantum, detail.to_owned())
         }
+        fault = renew::revoked(shared, &tunnel) => fault,
         () = renew::superseded(shared, &tunnel) => {
             connection.close(Close::UNNEEDED.code(), b"a newer tunnel took the place of this one");
             Fault::Lost(connection.closed().await)

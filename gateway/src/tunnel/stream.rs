@@ -82,7 +82,11 @@ fn admit(header: Result<StreamHeader, ReadFrameError>, draining: bool) -> Result
                 message: "this gateway is shutting down".to_owned(),
             }),
             Some(
-                HeaderKind::Connect(_) | HeaderKind::Sync(_) | HeaderKind::Topology(_) | HeaderKind::Ca(_),
+                HeaderKind::Connect(_)
+                | HeaderKind::Sync(_)
+                | HeaderKind::Topology(_)
+                | HeaderKind::Ca(_)
+                | HeaderKind::Trust(_),
             ) => Ok(header),
         },
         Err(ReadFrameError::Frame(error @ FrameError::TooLong { .. })) => Err(Rejection {

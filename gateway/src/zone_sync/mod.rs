@@ -6,6 +6,7 @@
 
 mod admin;
 mod attach;
+mod guarded;
 mod listen;
 mod replace;
 mod secure;

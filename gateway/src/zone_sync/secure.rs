@@ -1,6 +1,7 @@
 //! The way between a zone-sync and the gateways of its zone, where others can reach it: TLS 1.3 with the gateways' own
 //! identities on both sides. Who holds a certificate of another zone is refused. The certificates in use are those of the
-//! moment of the handshake, so a renewed one needs no restart.
+//! moment of the handshake, so a renewed one needs no restart; a connection ends when the other side is revoked
+//! ([`super::guarded`]).
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -9,6 +10,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
+use super::guarded::Guarded;
 use crate::{
     credentials::handshake_word,
     identity::{LeafError, LiveIdentity, TlsError, identify},
@@ -69,7 +71,10 @@ impl Secure {
     ///
     /// # Errors
     /// When the handshake fails, or the client is no gateway of the own zone.
-    pub async fn accept(&self, stream: TcpStream) -> Result<(TlsStream<TcpStream>, GatewayId), SecureError> {
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> Result<(Guarded<TlsStream<TcpStream>>, GatewayId), SecureError> {
         let mut config = self.0.current().server_tls()?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         let handshake = TlsAcceptor::from(Arc::new(config)).accept(stream);
@@ -77,15 +82,16 @@ impl Secure {
         let stream = done
             .map_err(|_| SecureError::Slow)?
             .map_err(SecureError::Handshake)?;
-        let peer = self.check(stream.get_ref().1.peer_certificates())?;
-        Ok((TlsStream::Server(stream), peer))
+        let (peer, chain) = self.check(stream.get_ref().1.peer_certificates())?;
+        let guarded = Guarded::new(TlsStream::Server(stream), self.0.clone(), peer.clone(), chain);
+        Ok((guarded, peer))
     }
 
     /// The client's side.
     ///
     /// # Errors
     /// When the handshake fails, or the server is not of the own zone.
-    pub async fn connect(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, SecureError> {
+    pub async fn connect(&self, stream: TcpStream) -> Result<Guarded<TlsStream<TcpStream>>, SecureError> {
         let mut config = self.0.current().client_tls()?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         let name =
@@ -95,13 +101,22 @@ impl Secure {
         let stream = done
             .map_err(|_| SecureError::Slow)?
             .map_err(SecureError::Handshake)?;
-        self.check(stream.get_ref().1.peer_certificates())?;
-        Ok(TlsStream::Client(stream))
+        let (peer, chain) = self.check(stream.get_ref().1.peer_certificates())?;
+        Ok(Guarded::new(
+            TlsStream::Client(stream),
+            self.0.clone(),
+            peer,
+            chain,
+        ))
     }
 
-    /// The chain was verified in the handshake; here it is who the leaf names.
-    fn check(&self, chain: Option<&[CertificateDer<'_>]>) -> Result<GatewayId, SecureError> {
-        let leaf = chain.and_then(<[_]>::first);
+    /// The chain was verified in the handshake; here it is who the leaf names. Answers with the chain as well.
+    fn check(
+        &self,
+        chain: Option<&[CertificateDer<'static>]>,
+    ) -> Result<(GatewayId, Vec<CertificateDer<'static>>), SecureError> {
+        let chain = chain.unwrap_or_default();
+        let leaf = chain.first();
         let leaf = leaf.ok_or(SecureError::Nobody(LeafError::Malformed))?;
         let id = identify(leaf).map_err(SecureError::Nobody)?;
         if id.trust_domain != self.0.trust_domain() {
@@ -113,7 +128,7 @@ impl Secure {
         if id.gateway.zone != self.0.gateway().zone {
             return Err(SecureError::Stranger { peer: id.gateway });
         }
-        Ok(id.gateway)
+        Ok((id.gateway, chain.to_vec()))
     }
 }
 

@@ -72,7 +72,7 @@ impl Bench {
         let metrics = Arc::new(Metrics::default());
         let audit = Audit::file(&bench("audit.log"), metrics.clone()).unwrap();
         state.gate = Gate::new(Some(Arc::new(guard)), audit, metrics);
-        state.identity = Some(IdentityFolder::open(&bench("gateway")).unwrap().identity());
+        state.identity = IdentityFolder::open(&bench("gateway")).unwrap().identity();
         let config = AdminConfig {
             listen: AdminAddress::Tcp("0.0.0.0:0".parse().unwrap()),
             insecure: false,
@@ -313,11 +313,7 @@ async fn without_any_way_to_prove_oneself_an_open_address_is_refused() {
     let id = GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap());
     ca::issue(&authority, &id, &folder.path().join("id"), DAY).unwrap();
     let mut state = state();
-    state.identity = Some(
-        IdentityFolder::open(&folder.path().join("id"))
-            .unwrap()
-            .identity(),
-    );
+    state.identity = IdentityFolder::open(&folder.path().join("id")).unwrap().identity();
     let config = AdminConfig {
         listen: AdminAddress::Tcp("0.0.0.0:0".parse().unwrap()),
         insecure: false,

@@ -12,6 +12,10 @@ use arc_swap::ArcSwap;
 use causeway::{
     admin::{Admin, AdminAddress, AdminConfig, AdminState, Check, Readiness},
     credentials::Gate,
+    identity::{
+        Identity,
+        ca::{Ca, LEAF_VALIDITY},
+    },
     instances::{Instances, InstancesConfig},
     snapshot::{Health, Instance, Link, Load, Snapshot},
     target::{Bindings, Target},
@@ -110,6 +114,7 @@ fn entry(
         draining: false,
         topology,
         topology_generation: 0,
+        trust: Default::default(),
         signed: None,
     };
     Entry {
@@ -149,6 +154,12 @@ pub fn snapshot() -> Snapshot {
         catalog: Arc::new(catalog),
         links: Arc::new(BTreeMap::from([(gateway("west", "gw1"), Link::Up)])),
     }
+}
+
+/// Of east/gw1, by a CA that nobody else knows.
+fn identity() -> Identity {
+    let ca = Ca::new("acme.internal").unwrap();
+    ca.issue(&gateway("east", "gw1"), LEAF_VALIDITY).unwrap()
 }
 
 /// Its registry is a real one without a disk; it holds the instance that the topology fixes.
@@ -198,9 +209,10 @@ pub fn state() -> AdminState {
         sync: Arc::new(move || heard.clone()),
         bindings: Arc::new(move || bindings.clone()),
         applied: None,
+        identity: identity().into(),
+        trust: None,
         access: AccessLog::Off,
         gate: Gate::default(),
-        identity: None,
         started: Instant::now(),
     }
 }

@@ -6,5 +6,6 @@ mod life;
 mod post_quantum;
 mod refusals;
 mod renewal;
+mod revocation;
 mod streams;
 mod support;

@@ -99,6 +99,12 @@ pub struct Statement {
     /// cut to 16 bytes.
     #[prost(bytes = "vec", tag = "6")]
     pub exports_digest: ::prost::alloc::vec::Vec<u8>,
+    /// Generation of the document that says whom the origin trusts (trust.proto); 0 while there is none.
+    #[prost(uint64, tag = "7")]
+    pub trust_generation: u64,
+    /// The first 16 bytes of the SHA-256 of that document's statement; empty while there is none.
+    #[prost(bytes = "vec", tag = "8")]
+    pub trust: ::prost::alloc::vec::Vec<u8>,
 }
 /// Proof that an origin lived after everything with a lower count, and which version it had then.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -2,7 +2,7 @@
 /// The first message on every bidirectional stream, written by the side that opened it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamHeader {
-    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: ::core::option::Option<stream_header::Kind>,
 }
 /// Nested message and enum types in `StreamHeader`.
@@ -17,6 +17,8 @@ pub mod stream_header {
         Topology(super::Topology),
         #[prost(message, tag = "4")]
         Ca(super::Ca),
+        #[prost(message, tag = "5")]
+        Trust(super::Trust),
     }
 }
 /// Asks the far gateway for one connection to an instance of a service in its own zone.
@@ -73,6 +75,17 @@ pub struct Topology {
 /// rest of the stream is one TLS connection between the asker and the CA, which the far gateway cannot look into.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ca {}
+/// Asks for the document that says what the federation trusts, and says which one the asker has in force; generation 0:
+/// none. The answer is `ready` and then the document (trust.proto) of the answering gateway behind its length as a
+/// big-endian u32, or nothing if that does not rule over the asker's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Trust {
+    #[prost(uint64, tag = "1")]
+    pub generation: u64,
+    /// SHA-256 of the document's statement.
+    #[prost(bytes = "vec", tag = "2")]
+    pub fingerprint: ::prost::alloc::vec::Vec<u8>,
+}
 /// The answer to a header, written by the side that accepted the stream.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamReply {

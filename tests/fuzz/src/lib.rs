@@ -9,6 +9,7 @@ pub mod registry;
 pub mod stored;
 pub mod sync;
 pub mod topology;
+pub mod trust;
 pub mod tunnel;
 
 /// A target: its name, which is also its folder in the corpus, and its two functions.
@@ -20,7 +21,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target {
         name: "registration",
         run: registration::run,
@@ -45,6 +46,11 @@ pub const TARGETS: [Target; 6] = [
         name: "topology",
         run: topology::run,
         seeds: topology::seeds,
+    },
+    Target {
+        name: "trust",
+        run: trust::run,
+        seeds: trust::seeds,
     },
     Target {
         name: "tunnel",

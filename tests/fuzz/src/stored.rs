@@ -98,6 +98,8 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         exports_digest: vec![2; 16],
         topology: vec![1; 16],
         topology_generation: 4,
+        trust_generation: 6,
+        trust: vec![3; 16],
         ..Default::default()
     };
     let signed = sync::Snapshot {

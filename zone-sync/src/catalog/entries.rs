@@ -112,6 +112,7 @@ mod tests {
             draining: false,
             topology: crate::topology::Fingerprint::default(),
             topology_generation: 0,
+            trust: Default::default(),
             signed: None,
         };
         Entry {

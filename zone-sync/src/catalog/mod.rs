@@ -23,6 +23,7 @@ use crate::{
     name::{GatewayId, ServiceName, Tags, ZoneName},
     signing::Signed,
     topology::Fingerprint,
+    trust::Edition,
 };
 
 /// What a zone tells the others about the instances of one service that carry one distinct set of tags.
@@ -65,6 +66,8 @@ pub struct Record {
     pub topology: Fingerprint,
     /// Generation of that topology; 0 when it was read from a file and never applied.
     pub topology_generation: u64,
+    /// The document that says whom the origin trusts; generation 0 while there is none.
+    pub trust: Edition,
     /// The origin's own words for all of this but the exports, with their digest, and its signature; `None` when it
     /// speaks a protocol without them. Whether the signature is good is not known from that it is here.
     pub signed: Option<Arc<Signed>>,
@@ -75,7 +78,7 @@ impl PartialEq for Record {
     fn eq(&self, other: &Self) -> bool {
         (&self.origin, self.incarnation, self.version) == (&other.origin, other.incarnation, other.version)
             && (self.draining, self.topology) == (other.draining, other.topology)
-            && self.topology_generation == other.topology_generation
+            && (self.topology_generation, self.trust) == (other.topology_generation, other.trust)
             && self.exports == other.exports
     }
 }

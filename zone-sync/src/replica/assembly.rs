@@ -120,6 +120,7 @@ impl Partial {
             draining: last.draining,
             topology: Default::default(),
             topology_generation: 0,
+            trust: Default::default(),
             signed: None,
         };
         match self.framing {
@@ -142,5 +143,6 @@ pub fn framed(record: &mut Record, head: Head, signed: Arc<Signed>) {
     record.draining = head.draining;
     record.topology = head.topology;
     record.topology_generation = head.topology_generation;
+    record.trust = head.trust;
     record.signed = Some(signed);
 }

@@ -7,6 +7,7 @@ use crate::{
     catalog::{Age, Export},
     name::{GatewayId, ZoneName},
     topology::Fingerprint,
+    trust::Edition,
 };
 
 /// Something changed at this gateway.
@@ -22,6 +23,9 @@ pub enum LocalChange {
     },
     /// Generation of the topology in force; 0 when it was read from a file.
     TopologyGeneration(u64),
+    /// Who is trusted has changed, and this is the document that says so now: records that are held and that nobody who
+    /// is trusted signed are forgotten.
+    Trust(Edition),
     /// The answer to [`Event::Outdated`]: a later incarnation, already stored.
     Incarnation(u64),
 }

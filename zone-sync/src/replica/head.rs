@@ -14,6 +14,7 @@ use crate::{
     catalog::ExportsDigest,
     signing::{Credential, MAX_SIGNATURE_BYTES, Signed},
     topology::Fingerprint,
+    trust::Edition,
 };
 
 /// A record without its exports, as its origin states it.
@@ -23,23 +24,22 @@ pub struct Head {
     pub draining: bool,
     pub topology: Fingerprint,
     pub topology_generation: u64,
+    pub trust: Edition,
     pub digest: ExportsDigest,
 }
 
 impl Head {
     /// Encoded, with the fields of `more` after the known ones.
     pub fn words(&self, more: &[u8]) -> Vec<u8> {
-        let topology = match self.topology == Fingerprint::default() {
-            true => Vec::new(),
-            false => self.topology.compared().to_vec(),
-        };
         let mut words = proto::Statement {
             incarnation: self.stamp.incarnation,
             version: self.stamp.version,
             draining: self.draining,
-            topology,
+            topology: wire::short_fingerprint(&self.topology),
             topology_generation: self.topology_generation,
             exports_digest: self.digest.0.to_vec(),
+            trust_generation: self.trust.generation,
+            trust: wire::short_fingerprint(&self.trust.fingerprint),
         }
         .encode_to_vec();
         words.extend_from_slice(more);
@@ -58,6 +58,10 @@ impl Head {
             draining: statement.draining,
             topology: wire::read_fingerprint(&statement.topology)?,
             topology_generation: statement.topology_generation,
+            trust: Edition {
+                generation: statement.trust_generation,
+                fingerprint: wire::read_fingerprint(&statement.trust)?,
+            },
             digest: read_digest(&statement.exports_digest)?,
         })
     }
@@ -160,7 +164,8 @@ mod tests {
             fingerprint.0[..16].copy_from_slice(&topology);
             let stamp = Stamp { incarnation, version };
             let digest = ExportsDigest(digest);
-            let head = Head { stamp, draining, topology: fingerprint, topology_generation: generation, digest };
+            let trust = Edition { generation: generation / 2, fingerprint };
+            let head = Head { stamp, draining, topology: fingerprint, topology_generation: generation, trust, digest };
             let beat = Beat { stamp, digest, count };
             for more in [&[][..], &[0xf8, 0x07, 0x01]] {
                 prop_assert_eq!(Head::read(&head.words(more)).unwrap(), head);

@@ -430,6 +430,23 @@ impl Held {
         gone
     }
 
+    /// Forgets the records that were signed with certificates which are not believed any more; answers whose they were.
+    pub fn keep_proven(&mut self, verifier: &dyn Verifier) -> Vec<GatewayId> {
+        let unproven = |entry: &Entry| {
+            let (record, purpose) = (&entry.record, Purpose::Record);
+            let signed = record
+                .signed
+                .as_ref()
+                .filter(|signed| !signed.signature.is_empty());
+            let checked = signed.map(|signed| signed.check_lasting(verifier, purpose, &record.origin));
+            matches!(checked, Some(Err(Unproven::Credential(_))))
+        };
+        let entries = self.catalog.entries().filter(|entry| unproven(entry));
+        let gone: Vec<_> = entries.map(|entry| entry.record.origin.clone()).collect();
+        gone.iter().for_each(|origin| self.forget(origin));
+        gone
+    }
+
     fn forget(&mut self, origin: &GatewayId) {
         let stamp = self.stamp(origin);
         if let Some(standing) = self.standings.remove(origin) {

@@ -140,6 +140,10 @@ impl Replica {
                 self.set_zones(now, zones);
             }
             LocalChange::TopologyGeneration(generation) => self.own.set_topology_generation(generation),
+            LocalChange::Trust(edition) => {
+                self.own.set_trust(edition);
+                self.forget_unproven(now);
+            }
             LocalChange::Incarnation(incarnation) => self.own.set_incarnation(incarnation),
         }
         self.pending.extend(self.sessions.keys().cloned());
@@ -163,6 +167,14 @@ impl Replica {
             session.forget_zones(&zones);
         }
         self.zones = Some(zones);
+        self.update_wants(now);
+    }
+
+    /// Forgets what nobody who is trusted signed. A certificate that has merely ended since was good when it was used.
+    fn forget_unproven(&mut self, now: Instant) {
+        for origin in self.held.keep_proven(&*self.verifier) {
+            self.events.push_back(Event::Forgotten { origin });
+        }
         self.update_wants(now);
     }
 

@@ -20,6 +20,7 @@ use crate::{
     catalog::{Change, Export, ExportKey, Exports, Record, key_message},
     name::GatewayId,
     topology::Fingerprint,
+    trust::Edition,
 };
 
 /// What one version changed, with every value as it was at that version.
@@ -55,6 +56,7 @@ impl OwnRecord {
                 draining: false,
                 topology: Fingerprint::default(),
                 topology_generation: 0,
+                trust: Edition::default(),
                 signed: None,
             }),
             announced: false,
@@ -134,6 +136,13 @@ impl OwnRecord {
         }
     }
 
+    pub fn set_trust(&mut self, trust: Edition) {
+        if self.record.trust != trust {
+            Arc::make_mut(&mut self.record).trust = trust;
+            self.step(Vec::new());
+        }
+    }
+
     /// Begins a new incarnation with the same content. Lower ones than the present are ignored.
     pub fn set_incarnation(&mut self, incarnation: u64) {
         if incarnation > self.record.incarnation {
@@ -184,6 +193,7 @@ impl OwnRecord {
             draining: record.draining,
             topology: record.topology,
             topology_generation: record.topology_generation,
+            trust: record.trust,
         }
     }
 

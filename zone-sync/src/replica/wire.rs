@@ -147,6 +147,14 @@ pub fn fingerprint_message(fingerprint: &Fingerprint) -> Vec<u8> {
 }
 
 /// A fingerprint as protocol 1 and the store have it, whole, or as a statement has it, cut.
+/// As [`fingerprint_message`], cut to what is compared.
+pub fn short_fingerprint(fingerprint: &Fingerprint) -> Vec<u8> {
+    match *fingerprint == Fingerprint::default() {
+        true => Vec::new(),
+        false => fingerprint.compared().to_vec(),
+    }
+}
+
 pub fn read_fingerprint(bytes: &[u8]) -> Result<Fingerprint, Refusal> {
     let mut fingerprint = Fingerprint::default();
     if bytes.is_empty() {

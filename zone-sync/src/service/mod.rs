@@ -37,6 +37,7 @@ use crate::{
     replica::{Ages, Replica, ReplicaConfig},
     signing::{Signer, Verifier},
     topology::{Fingerprint, Topology},
+    trust::Edition,
 };
 
 /// Messages and requests that may wait for the task. Each is at most 128 KiB, and sessions wait when it is full.
@@ -84,6 +85,8 @@ struct Local {
     draining: bool,
     topology: Option<(Fingerprint, Arc<BTreeSet<ZoneName>>)>,
     topology_generation: u64,
+    /// The document in force, and how often who is trusted has changed.
+    trust: (Edition, u64),
 }
 
 impl ZoneSync {
@@ -155,6 +158,13 @@ impl ZoneSync {
     pub fn set_topology_generation(&self, generation: u64) {
         self.local
             .send_modify(|local| local.topology_generation = generation);
+    }
+
+    /// Who is trusted has changed, and this is the document that says so now. Call it when the verifier believes
+    /// otherwise than before: what is held is checked anew.
+    pub fn trust_changed(&self, edition: Edition) {
+        self.local
+            .send_modify(|local| local.trust = (edition, local.trust.1 + 1));
     }
 
     /// The catalog, now and as it changes.

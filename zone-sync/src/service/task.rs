@@ -189,6 +189,10 @@ impl Task {
             let change = LocalChange::TopologyGeneration(latest.topology_generation);
             self.replica.handle_local(now(), change);
         }
+        if latest.trust != self.told.trust {
+            self.replica
+                .handle_local(now(), LocalChange::Trust(latest.trust.0));
+        }
         let same = match (&latest.exports, &self.told.exports) {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
             (new, _) => new.is_none(),

@@ -112,6 +112,7 @@ pub fn read_head(row: &[u8]) -> Result<Record, StoreError> {
         draining: header.draining,
         topology: read_fingerprint(&header.topology).map_err(StoreError::Value)?,
         topology_generation: 0,
+        trust: Default::default(),
         signed: None,
     };
     if header.head.is_some() {

@@ -7,6 +7,7 @@ mod exports;
 mod instances;
 mod services;
 mod topology;
+mod trust;
 mod tunnels;
 mod zones;
 
@@ -22,6 +23,7 @@ pub use services::{ArmView, Count, ServiceView, ServiceZone, TierView, services}
 pub use topology::{
     ChangeView, ChangesView, GenerationView, TopologyView, changes, generations, outcome, topology,
 };
+pub use trust::{ListView, RootView, TrustView, TrustedGatewayView, TrustedZoneView, trust};
 pub use tunnels::{TunnelView, tunnels};
 pub use zones::{LinkView, ZoneView, zones};
 

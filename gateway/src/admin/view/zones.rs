@@ -49,6 +49,9 @@ pub struct LinkView {
     /// 0: its topology is from a file and was never applied.
     #[serde(default)]
     pub topology_generation: Option<u64>,
+    /// Generation of the document that says whom it trusts; 0: it knows none.
+    #[serde(default)]
+    pub trust_generation: Option<u64>,
     #[serde(default)]
     pub incarnation: Option<u64>,
     #[serde(default)]
@@ -125,6 +128,7 @@ fn link_view(
         topology: record.map(|record| record.topology.to_string()),
         same_topology: record.map(|record| record.topology == snapshot.topology.fingerprint),
         topology_generation: record.map(|record| record.topology_generation),
+        trust_generation: record.map(|record| record.trust.generation),
         incarnation: record.map(|record| record.incarnation),
         version: record.map(|record| record.version),
         via: entry

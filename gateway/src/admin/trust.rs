@@ -1,0 +1,70 @@
+//! What the federation trusts, over HTTP: `GET /v1/trust`, and `PUT /v1/trust` with a signed document as the body. What may
+//! be taken is decided elsewhere.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use causeway_zone_sync::trust::{Document, MAX_DOCUMENT_BYTES, Refusal};
+use http::StatusCode;
+use http_body_util::{BodyExt, Limited};
+
+use super::{
+    AdminState,
+    api::answer,
+    error::ApiError,
+    view::{self, Envelope},
+};
+use crate::{identity::TrustStoreError, trust::HandError};
+
+impl From<HandError> for ApiError {
+    fn from(error: HandError) -> Self {
+        let with = |status| Self::new(status, error.to_string());
+        match &error {
+            HandError::Stale { .. } => with(StatusCode::CONFLICT)
+                .hint("look with `causeway get zones -o wide`, and make the next document on top of what is in force"),
+            HandError::Trust(TrustStoreError::Refused(refusal)) => {
+                let status = match refusal {
+                    Refusal::Unsigned { .. } => StatusCode::FORBIDDEN,
+                    _ => StatusCode::UNPROCESSABLE_ENTITY,
+                };
+                with(status).hint(refusal.hint())
+            }
+            HandError::Trust(TrustStoreError::Disk(source)) => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                format!("{error}: {source}"),
+            )
+            .hint("is the --data folder full or read-only?"),
+            HandError::Interrupted(_) => {
+                with(StatusCode::INTERNAL_SERVER_ERROR).hint("see the log of the gateway")
+            }
+        }
+    }
+}
+
+pub(super) async fn shown(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.load_full();
+    let item = view::trust(&state.identity, &snapshot);
+    answer(Envelope::new("trust", &snapshot, vec![item]))
+}
+
+pub(super) async fn hand_in(State(state): State<AdminState>, request: Request) -> Result<Response, ApiError> {
+    let trusted = state.trust.as_ref().ok_or_else(|| {
+        ApiError::new(StatusCode::FORBIDDEN, "this gateway keeps no trust document")
+            .hint("hand it to a gateway that was started with `causeway gateway`")
+    })?;
+    let body = Limited::new(request.into_body(), MAX_DOCUMENT_BYTES);
+    let body = body.collect().await.map_err(|error| {
+        let error = format!("the document cannot be read: {error}");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, error)
+            .hint(format!("a document has at most {MAX_DOCUMENT_BYTES} bytes"))
+    })?;
+    let document = Document::decode(&body.to_bytes()).map_err(|error| {
+        ApiError::bad_request(format!("the body is no trust document: {error}"))
+            .hint("`causeway revoke` and `causeway ca rotate` make them")
+    })?;
+    trusted.hand_in(Arc::new(document)).await?;
+    Ok(shown(State(state)).await)
+}

@@ -1,0 +1,172 @@
+//! Whom this gateway believes, and what every gateway says of that.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use causeway_zone_sync::{
+    catalog::Entry,
+    name::ZoneName,
+    trust::{CertificateHash, Edition},
+};
+use serde::{Deserialize, Serialize};
+
+use super::age_word;
+use crate::{
+    identity::{Anchors, List, LiveIdentity, describe_root},
+    snapshot::Snapshot,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustView {
+    /// Of the trust document in force here; 0: there is none, and `ca.pem` rules.
+    pub generation: u64,
+    /// The first digits of the SHA-256 of what it says.
+    pub fingerprint: String,
+    pub trust_domain: String,
+    /// Every root that counts here.
+    pub roots: Vec<RootView>,
+    pub revocations: Vec<ListView>,
+    /// Every zone of the topology.
+    pub zones: Vec<TrustedZoneView>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootView {
+    /// SHA-256 of the certificate.
+    pub fingerprint: String,
+    pub subject: String,
+    /// RFC 3339.
+    pub not_after: Option<String>,
+    /// `document` or `ca.pem`.
+    pub source: String,
+    /// Whether new certificates are to be issued from it.
+    pub preferred: bool,
+}
+
+/// One revocation list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListView {
+    pub issuer: String,
+    /// `the trust document`, or the path of a file.
+    pub source: String,
+    pub number: Option<String>,
+    /// RFC 3339; a list is honoured after that, too.
+    pub next_update: Option<String>,
+    pub revoked: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustedZoneView {
+    pub name: String,
+    /// Whether it is the zone that answers.
+    pub own: bool,
+    /// Every gateway of it that was heard of; of the own zone the one that answers.
+    pub gateways: Vec<TrustedGatewayView>,
+}
+
+/// What one gateway says of whom it believes, and who issued its certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustedGatewayView {
+    pub gateway: String,
+    /// `own`, `fresh`, `suspect` or `withdrawn`.
+    pub age: String,
+    pub generation: u64,
+    pub fingerprint: String,
+    /// SHA-256 of the root that issued its certificate; absent: none that counts here, or it tells none.
+    #[serde(default)]
+    pub issuer: Option<String>,
+}
+
+#[must_use]
+pub fn trust(identity: &LiveIdentity, snapshot: &Snapshot) -> TrustView {
+    let current = identity.current();
+    let anchors = current.anchors();
+    let document = identity.trust().document.clone();
+    let documented = document
+        .map(|document| document.content().roots_by_hash())
+        .unwrap_or_default();
+    let root = |(hash, der): (&CertificateHash, &Vec<u8>)| {
+        let (subject, not_after) = describe_root(der);
+        RootView {
+            fingerprint: hash.to_string(),
+            subject,
+            not_after: not_after.map(rfc3339),
+            source: if documented.contains_key(hash) {
+                "document"
+            } else {
+                "ca.pem"
+            }
+            .to_owned(),
+            preferred: anchors.preferred == Some(*hash),
+        }
+    };
+    let own = TrustedGatewayView {
+        gateway: identity.gateway().gateway.to_string(),
+        age: "own".to_owned(),
+        generation: anchors.edition.generation,
+        fingerprint: fingerprint(anchors.edition),
+        issuer: current.issuer().map(|issuer| issuer.to_string()),
+    };
+    let zones = snapshot.topology.zones.keys();
+    TrustView {
+        generation: anchors.edition.generation,
+        fingerprint: fingerprint(anchors.edition),
+        trust_domain: identity.trust_domain().to_owned(),
+        roots: anchors.roots.iter().map(root).collect(),
+        revocations: anchors.revocations.lists().iter().map(list).collect(),
+        zones: zones.map(|name| zone(name, &own, snapshot, anchors)).collect(),
+    }
+}
+
+fn zone(
+    name: &ZoneName,
+    own: &TrustedGatewayView,
+    snapshot: &Snapshot,
+    anchors: &Anchors,
+) -> TrustedZoneView {
+    let is_own = *name == snapshot.zone;
+    let heard = snapshot.catalog.zone(name).map(|entry| gateway(entry, anchors));
+    TrustedZoneView {
+        name: name.to_string(),
+        own: is_own,
+        gateways: is_own.then(|| own.clone()).into_iter().chain(heard).collect(),
+    }
+}
+
+fn gateway(entry: &Entry, anchors: &Anchors) -> TrustedGatewayView {
+    let record = &entry.record;
+    let chain = record.signed.as_ref().map(|signed| &signed.credential.0);
+    TrustedGatewayView {
+        gateway: record.origin.gateway.to_string(),
+        age: age_word(entry.age).to_owned(),
+        generation: record.trust.generation,
+        fingerprint: fingerprint(record.trust),
+        issuer: chain
+            .and_then(|chain| anchors.issuer_of(chain))
+            .map(|issuer| issuer.to_string()),
+    }
+}
+
+fn list(list: &List) -> ListView {
+    ListView {
+        issuer: list.issuer.clone(),
+        source: list.place.to_string(),
+        number: list.number.clone(),
+        next_update: list.next_update.map(rfc3339),
+        revoked: list.serials.len(),
+    }
+}
+
+/// Empty while there is no document.
+fn fingerprint(edition: Edition) -> String {
+    match edition.generation {
+        0 => String::new(),
+        _ => edition.fingerprint.to_string(),
+    }
+}
+
+/// Whole seconds; what lies beyond what can be written is the last that can.
+fn rfc3339(at: SystemTime) -> String {
+    // 9999-12-31T23:59:59Z
+    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds(at.clamp(UNIX_EPOCH, last)).to_string()
+}

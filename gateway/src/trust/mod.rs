@@ -1,0 +1,165 @@
+//! The trust document between gateways: taken from an operator, announced in zone sync, given to peers and fetched from
+//! them. Which one rules is decided in `causeway_zone_sync::trust`; what it does to this gateway's identity is done in
+//! [`crate::identity`].
+
+mod check;
+mod fetch;
+mod serve;
+mod wanted;
+mod words;
+
+use std::{sync::Arc, time::SystemTime};
+
+use causeway_zone_sync::{
+    name::GatewayId,
+    service::ZoneSync,
+    trust::{Document, Edition, Offered},
+};
+use parking_lot::Mutex;
+
+pub use check::check;
+pub use fetch::keep_fetching;
+pub use serve::Server;
+
+use crate::{
+    identity::{IdentityFolder, LiveIdentity, TrustStoreError, TrustView},
+    telemetry::Metrics,
+};
+
+/// The trust document of one gateway. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Trusted {
+    folder: Arc<IdentityFolder>,
+    metrics: Arc<Metrics>,
+    /// What was refused of peers since something was taken.
+    refused: Arc<Mutex<Option<Refused>>>,
+}
+
+/// A document of a peer that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub peer: GatewayId,
+    pub edition: Edition,
+    pub why: String,
+    pub hint: &'static str,
+}
+
+/// Why a document was not taken from an operator.
+#[derive(Debug, thiserror::Error)]
+pub enum HandError {
+    #[error(transparent)]
+    Trust(#[from] TrustStoreError),
+    #[error("generation {in_force} is in force here, and this is generation {given}")]
+    Stale { given: Edition, in_force: Edition },
+    #[error("taking the document did not come to an end")]
+    Interrupted(#[source] tokio::task::JoinError),
+}
+
+impl Trusted {
+    #[must_use]
+    pub fn new(folder: Arc<IdentityFolder>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            folder,
+            metrics,
+            refused: Arc::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn view(&self) -> Arc<TrustView> {
+        self.folder.identity().trust()
+    }
+
+    /// The last document of a peer that was not taken; `None`: there was none since one was.
+    #[must_use]
+    pub fn refused(&self) -> Option<Refused> {
+        self.refused.lock().clone()
+    }
+
+    /// Takes a document from an operator. It is on disk and in force here when this returns; so is one that was in force
+    /// before.
+    ///
+    /// # Errors
+    /// When it must not be taken, is older than what is in force, or cannot be kept.
+    pub async fn hand_in(&self, document: Arc<Document>) -> Result<Edition, HandError> {
+        let (given, in_force) = (document.edition(), self.view().edition());
+        if given == in_force {
+            return Ok(given);
+        }
+        // Of two with one generation the operator gets to know now, and not from a log.
+        if given.generation <= in_force.generation {
+            return Err(HandError::Stale { given, in_force });
+        }
+        let (folder, offered) = (self.folder.clone(), document.clone());
+        let work = tokio::task::spawn_blocking(move || folder.offer_trust(&offered, SystemTime::now()));
+        match work.await.map_err(HandError::Interrupted)?? {
+            Offered::Taken { .. } => {
+                self.metrics.trust_document("handed_in");
+                *self.refused.lock() = None;
+                words::taken(&document, None);
+                Ok(given)
+            }
+            // Something newer came meanwhile.
+            Offered::Nothing | Offered::Overruled(_) => Err(HandError::Stale {
+                given,
+                in_force: self.view().edition(),
+            }),
+        }
+    }
+
+    /// Takes what a peer sent. Says whether it was new here.
+    async fn receive(&self, peer: &GatewayId, document: Arc<Document>) -> bool {
+        let (folder, offered) = (self.folder.clone(), document.clone());
+        let work = tokio::task::spawn_blocking(move || folder.follow_trust(&offered, SystemTime::now()));
+        match work.await {
+            Ok(Ok(Offered::Nothing)) => false,
+            Ok(Ok(Offered::Taken { conflict })) => {
+                self.metrics.trust_document("taken");
+                *self.refused.lock() = None;
+                words::taken(&document, Some(peer));
+                if let Some(conflict) = conflict {
+                    words::overruled(&self.metrics, conflict);
+                }
+                true
+            }
+            Ok(Ok(Offered::Overruled(conflict))) => {
+                words::overruled(&self.metrics, conflict);
+                true
+            }
+            Ok(Err(TrustStoreError::Refused(why))) => {
+                self.metrics.trust_document("refused");
+                let refused = Refused {
+                    peer: peer.clone(),
+                    edition: why.edition(),
+                    why: why.to_string(),
+                    hint: why.hint(),
+                };
+                let before = self.refused.lock().replace(refused.clone());
+                // Told once, however often it comes.
+                if before.as_ref() != Some(&refused) {
+                    words::refused(peer, &why);
+                }
+                false
+            }
+            Ok(Err(error)) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "taking up a trust document has failed"
+                );
+                false
+            }
+            Err(error) => {
+                tracing::error!(%error, "taking up a trust document has failed");
+                false
+            }
+        }
+    }
+}
+
+/// Tells zone sync whom this gateway believes, now and whenever that changes, until the future is dropped.
+pub async fn keep_told(mut identity: LiveIdentity, zone_sync: ZoneSync) {
+    loop {
+        zone_sync.trust_changed(identity.current().anchors().edition);
+        identity.changed().await;
+    }
+}

@@ -1,0 +1,129 @@
+//! Documents on a stream: the answer to a question for them is a reply and then each document behind its length as a
+//! big-endian u32. What is in them is for others to say.
+
+use std::io;
+
+use causeway_proto::tunnel::{
+    Ready, Refusal, RefusalReason, StreamHeader, StreamReply, stream_reply::Outcome,
+};
+use causeway_zone_sync::name::GatewayId;
+use quinn::{RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::{OpenError, ReplyError, TunnelSet, WriteFrameError, read_reply, refusal_word, write_frame};
+
+/// Longest text of a peer's refusal that is kept, in characters.
+const MAX_REFUSAL_CHARS: usize = 200;
+
+/// Why a question was not answered with documents.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("no tunnel leads there")]
+    NoTunnel,
+    #[error("cannot ask")]
+    Open(#[from] OpenError),
+    #[error("cannot read the reply")]
+    Reply(#[from] ReplyError),
+    #[error("it refused: {reason}: {message}")]
+    Refused { reason: &'static str, message: String },
+}
+
+/// Why a document cannot be read from a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadDocumentError {
+    #[error("the answer broke off")]
+    Broken(#[from] io::Error),
+    #[error("the answer is longer than {0} bytes")]
+    TooLong(usize),
+}
+
+/// Asks a peer, over whichever tunnel is best, and gives the stream that its documents come on.
+///
+/// # Errors
+/// When no tunnel leads there, it is lost, or the peer refuses.
+pub async fn ask_for_documents(
+    tunnels: &TunnelSet,
+    peer: &GatewayId,
+    header: &StreamHeader,
+) -> Result<RecvStream, AskError> {
+    // The control runtime has no data thread of its own; any tunnel will do.
+    let tunnel = tunnels.choose(peer, usize::MAX).ok_or(AskError::NoTunnel)?;
+    let (mut send, mut recv) = tunnel.open(header).await?;
+    let _ = send.finish();
+    match read_reply(&mut recv).await? {
+        Outcome::Ready(_) => Ok(recv),
+        Outcome::Refusal(refusal) => Err(AskError::Refused {
+            reason: refusal_word(refusal.reason()),
+            message: refusal.message.chars().take(MAX_REFUSAL_CHARS).collect(),
+        }),
+    }
+}
+
+/// Reads one document; `None` where the stream ends instead. Nothing is allocated for one of more than `limit` bytes.
+///
+/// # Errors
+/// When the stream breaks off or the document is too long.
+pub async fn read_document(
+    recv: &mut (impl AsyncRead + Unpin),
+    limit: usize,
+) -> Result<Option<Vec<u8>>, ReadDocumentError> {
+    let mut length = [0; 4];
+    let (first, rest) = length.split_at_mut(1);
+    if recv.read(first).await? == 0 {
+        return Ok(None);
+    }
+    recv.read_exact(rest).await?;
+    let length = usize::try_from(u32::from_be_bytes(length)).ok();
+    let length = length
+        .filter(|length| *length <= limit)
+        .ok_or(ReadDocumentError::TooLong(limit))?;
+    let mut bytes = vec![0; length];
+    recv.read_exact(&mut bytes).await?;
+    Ok(Some(bytes))
+}
+
+/// Answers with these documents, and waits until the peer has them or is gone.
+///
+/// # Errors
+/// When the stream breaks.
+pub async fn send_documents(
+    stream: &mut SendStream,
+    documents: impl IntoIterator<Item = Vec<u8>>,
+) -> Result<(), WriteFrameError> {
+    let ready = StreamReply {
+        outcome: Some(Outcome::Ready(Ready::default())),
+    };
+    write_frame(stream, &ready).await?;
+    for bytes in documents {
+        // Bounded by the largest document.
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        stream.write_all(&length.to_be_bytes()).await?;
+        stream.write_all(&bytes).await?;
+    }
+    // A peer that is gone needs no end.
+    let _ = stream.finish();
+    let _ = stream.stopped().await;
+    Ok(())
+}
+
+/// Answers that there will be no documents.
+///
+/// # Errors
+/// When the stream breaks.
+pub async fn refuse_documents(
+    stream: &mut SendStream,
+    reason: RefusalReason,
+    message: &str,
+) -> Result<(), WriteFrameError> {
+    let refusal = Refusal {
+        reason: reason.into(),
+        retryable: reason == RefusalReason::Overloaded,
+        message: message.to_owned(),
+    };
+    let reply = StreamReply {
+        outcome: Some(Outcome::Refusal(refusal)),
+    };
+    write_frame(stream, &reply).await?;
+    let _ = stream.finish();
+    Ok(())
+}
