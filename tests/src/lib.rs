@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod authority;
+pub mod ca;
 pub mod chaos;
 pub mod dns;
 pub mod etcd;

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::current::{Current, Served};
+use crate::tunnel::Quiet;
 
 /// Connections served at once, handshakes included; further ones are closed.
 const MAX_CONNECTIONS: usize = 512;
@@ -108,6 +109,8 @@ pub(super) fn connections(
 
 async fn accept(listener: TcpListener, current: Arc<Current>, secure: &mpsc::Sender<io::Result<Connection>>) {
     let places = Places::default();
+    // Keeps an address that fails all the time from filling the log.
+    let quiet = Arc::new(Mutex::new(Quiet::<IpAddr>::new()));
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -117,13 +120,16 @@ async fn accept(listener: TcpListener, current: Arc<Current>, secure: &mpsc::Sen
                 continue;
             }
         };
-        let Some(place) = places.take(address.ip().to_canonical()) else {
-            tracing::warn!(%address, "refused a connection: too many at once");
+        let ip = address.ip().to_canonical();
+        let Some(place) = places.take(ip) else {
+            if let Some(repeats) = quiet.lock().admit(Instant::now(), ip) {
+                tracing::warn!(%address, repeats, "refused a connection: too many at once");
+            }
             continue;
         };
-        let (current, secure) = (current.clone(), secure.clone());
+        let (current, secure, quiet) = (current.clone(), secure.clone(), quiet.clone());
         tokio::spawn(async move {
-            match timeout(HANDSHAKE_LIMIT, handshake(stream, address, current)).await {
+            let failure = match timeout(HANDSHAKE_LIMIT, handshake(stream, address, current)).await {
                 Ok(Ok((stream, peer))) => {
                     let connection = Connection {
                         stream,
@@ -132,9 +138,15 @@ async fn accept(listener: TcpListener, current: Arc<Current>, secure: &mpsc::Sen
                     };
                     // When nobody takes connections any more, this one is not wanted either.
                     let _ = secure.send(Ok(connection)).await;
+                    return;
                 }
-                Ok(Err(error)) => tracing::warn!(%address, %error, "a TLS handshake with the CA failed"),
-                Err(_) => tracing::warn!(%address, "gave up on a TLS handshake after {HANDSHAKE_LIMIT:?}"),
+                // Connected and gone, as load balancers do to see whether anybody listens.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("it took longer than {HANDSHAKE_LIMIT:?}"),
+            };
+            if let Some(repeats) = quiet.lock().admit(Instant::now(), ip) {
+                tracing::warn!(%address, repeats, error = failure, "a TLS handshake with the CA failed");
             }
         });
     }

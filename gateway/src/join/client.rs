@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rcgen::KeyPair;
 use rustls::{
-    AlertDescription, ClientConfig,
+    ClientConfig,
     client::Resumption,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
     version::TLS13,
@@ -21,7 +21,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 use tonic::{
     Status,
     transport::{Channel, Endpoint, Uri},
@@ -31,6 +31,7 @@ use super::{
     CaAddress, JoinToken, Refusal,
     refusal::told,
     server_check::{Known, NotTheCa, ServerCheck},
+    watched::{Verdict, Watched, words},
 };
 use crate::{
     authority::MAX_ANSWER_BYTES,
@@ -142,7 +143,7 @@ pub async fn join(io: impl Io, token: &JoinToken, gateway: &GatewayName) -> Resu
         provider(),
     ));
     let config = builder(&check)?.with_no_client_auth();
-    let mut client = secure(io, config, &check).await?;
+    let (mut client, verdict) = secure(io, config, &check).await?;
     let root = check.root().ok_or(AskError::Answer("it shows no root"))?;
     let trust_domain = ca::trust_domain(&root).map_err(|_| AskError::Answer("its root is no CA's"))?;
     let id = SpiffeId::new(&trust_domain, GatewayId::new(token.zone.clone(), gateway.clone()));
@@ -152,7 +153,7 @@ pub async fn join(io: impl Io, token: &JoinToken, gateway: &GatewayName) -> Resu
         secret: token.secret.0.to_vec(),
         request: request::request(&id, &key)?,
     });
-    let answer = answered(timeout(ANSWER_LIMIT, call).await)?;
+    let answer = answered(timeout(ANSWER_LIMIT, call).await, &verdict)?;
     if !answer.roots.iter().any(|given| *given == *root) {
         return Err(AskError::Answer("its own root is not among the roots"));
     }
@@ -170,12 +171,12 @@ pub async fn renew(io: impl Io, own: &Identity) -> Result<NewIdentity, AskError>
     };
     let check = Arc::new(ServerCheck::new(known, provider()));
     let config = builder(&check)?.with_client_auth_cert(own.chain().to_vec(), own.key())?;
-    let mut client = secure(io, config, &check).await?;
+    let (mut client, verdict) = secure(io, config, &check).await?;
     let key = KeyPair::generate().map_err(CaError::Certificate)?;
     let call = client.renew(RenewRequest {
         request: request::request(own.id(), &key)?,
     });
-    let answer = answered(timeout(ANSWER_LIMIT, call).await)?;
+    let answer = answered(timeout(ANSWER_LIMIT, call).await, &verdict)?;
     identity(own.id(), &key, answer)
 }
 
@@ -193,7 +194,7 @@ async fn secure(
     io: impl Io,
     mut config: ClientConfig,
     check: &ServerCheck,
-) -> Result<CertificateAuthorityClient<Channel>, AskError> {
+) -> Result<(CertificateAuthorityClient<Channel>, Verdict), AskError> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
@@ -202,21 +203,27 @@ async fn secure(
     let stream = match timeout(HANDSHAKE_LIMIT, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            return Err(check
-                .refused()
-                .map_or_else(|| unwelcome(error), AskError::NotTheCa));
+            let refused = check.refused().map(AskError::NotTheCa);
+            let refused = refused.or_else(|| words(&error).map(AskError::Unwelcome));
+            return Err(refused.unwrap_or(AskError::Handshake(error)));
         }
         Err(_) => return Err(AskError::Slow("the TLS handshake with the CA")),
     };
+    let (stream, verdict) = Watched::new(stream);
     let channel = channel(stream).await.map_err(|error| {
         let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-        AskError::Broken(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+        let causes = causes.map(ToString::to_string).collect::<Vec<_>>();
+        match verdict.get() {
+            Some(words) => AskError::Unwelcome(words),
+            None => AskError::Broken(causes.join(": ")),
+        }
     })?;
-    Ok(CertificateAuthorityClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
+    let client = CertificateAuthorityClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+    Ok((client, verdict))
 }
 
 /// gRPC on a connection that is there already; it cannot be made a second time.
-async fn channel<S: Io>(stream: TlsStream<S>) -> Result<Channel, tonic::transport::Error> {
+async fn channel(stream: impl Io) -> Result<Channel, tonic::transport::Error> {
     let stream = Arc::new(Mutex::new(Some(stream)));
     let dial = tower::service_fn(move |_: Uri| {
         let stream = stream.lock().take();
@@ -228,51 +235,23 @@ async fn channel<S: Io>(stream: TlsStream<S>) -> Result<Channel, tonic::transpor
     Endpoint::from_static(HOST).connect_with_connector(dial).await
 }
 
-/// What became of a call. With TLS 1.3 a server that does not accept the client's certificate says so only after the
-/// handshake, so that the first call fails.
+/// What became of a call.
 fn answered(
     called: Result<Result<tonic::Response<Certificates>, Status>, tokio::time::error::Elapsed>,
+    verdict: &Verdict,
 ) -> Result<Certificates, AskError> {
-    match called {
-        Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => Err(match Refusal::of(&status) {
-            Some(refusal) => AskError::Refused {
-                refusal,
-                text: told(&status),
-            },
-            None => broken(&status),
-        }),
-        Err(_) => Err(AskError::Slow("the answer of the CA")),
-    }
-}
-
-fn broken(status: &Status) -> AskError {
-    let first: &(dyn std::error::Error + 'static) = status;
-    let causes = std::iter::successors(Some(first), |error| error.source());
-    let alert = causes
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .find_map(alert);
-    alert.map_or_else(|| AskError::Broken(told(status)), AskError::Unwelcome)
-}
-
-fn unwelcome(error: io::Error) -> AskError {
-    alert(&error).map_or(AskError::Handshake(error), AskError::Unwelcome)
-}
-
-/// What the server's alert says of the certificate that it was shown; `None`: it is about something else.
-fn alert(error: &io::Error) -> Option<&'static str> {
-    let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref()? else {
-        return None;
+    let status = match called {
+        Ok(Ok(answer)) => return Ok(answer.into_inner()),
+        Ok(Err(status)) => status,
+        Err(_) => return Err(AskError::Slow("the answer of the CA")),
     };
-    Some(match alert {
-        AlertDescription::CertificateExpired => "it has expired",
-        AlertDescription::CertificateRevoked => "it was revoked",
-        AlertDescription::UnknownCA => "it is of another CA",
-        AlertDescription::BadCertificate
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::UnsupportedCertificate
-        | AlertDescription::AccessDenied => "it is not acceptable",
-        _ => return None,
+    Err(match (Refusal::of(&status), verdict.get()) {
+        (Some(refusal), _) => AskError::Refused {
+            refusal,
+            text: told(&status),
+        },
+        (None, Some(words)) => AskError::Unwelcome(words),
+        (None, None) => AskError::Broken(told(&status)),
     })
 }
 

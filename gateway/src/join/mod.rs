@@ -7,6 +7,7 @@ mod client;
 mod refusal;
 mod server_check;
 mod token;
+mod watched;
 
 pub use address::{CaAddress, CaAddressError};
 pub use client::{AskError, Io, connect, join, renew};

@@ -60,6 +60,8 @@ async fn help_shows_every_command_and_examples() {
         "gateway",
         "ca",
         "admin-token",
+        "token",
+        "join",
         "validate",
         "diff",
         "apply",
@@ -80,6 +82,9 @@ async fn help_shows_every_command_and_examples() {
         "diff",
         "apply",
         "rollback",
+        "ca",
+        "token",
+        "join",
     ] {
         let text = out(&run(None, &[command, "--help"]).await);
         assert!(

@@ -48,6 +48,8 @@ impl SigningRequest {
         if der.len() > MAX_REQUEST_BYTES {
             return Err(RequestError::TooLarge(der.len()));
         }
+        // First, so that a signature that cannot be checked here is told as what it is: an unusual key.
+        let key = public_key(der)?;
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der));
         let request = request.map_err(|error| match error {
             rcgen::Error::InvalidCertificationRequestSignature => RequestError::Signature,
@@ -65,7 +67,6 @@ impl SigningRequest {
             (Some(uri), 0) => uri.parse()?,
             (first, more) => return Err(RequestError::NotOneUri(usize::from(first.is_some()) + more)),
         };
-        let key = public_key(der)?;
         Ok(Self { id, key })
     }
 
@@ -90,19 +91,25 @@ impl SigningRequest {
     }
 }
 
+/// The key that a request is about, if it is of a kind and size that is certified. Its signature is not looked at.
 fn public_key(der: &[u8]) -> Result<SubjectPublicKeyInfo, RequestError> {
     let malformed = |error: &dyn std::fmt::Display| RequestError::Malformed(error.to_string());
     let (_, request) = X509CertificationRequest::from_der(der).map_err(|error| malformed(&error))?;
     let subject = &request.certification_request_info.subject_pki;
-    if let Ok(PublicKey::RSA(key)) = subject.parsed() {
-        let bits = key.key_size();
-        if !RSA_BITS.contains(&bits) {
-            return Err(RequestError::Key(format!("an RSA key of {bits} bits")));
+    let kind = &subject.algorithm.algorithm;
+    match subject.parsed() {
+        // A point of P-256 has 65 bytes, one of P-384 has 97.
+        Ok(PublicKey::EC(point)) if !matches!(point.data().len(), 65 | 97) => {
+            let bytes = point.data().len();
+            Err(RequestError::Key(format!("an ECDSA key of {bytes} bytes")))
         }
-        // rcgen knows RSA keys by one algorithm each; the plain one serves.
+        Ok(PublicKey::RSA(key)) if !RSA_BITS.contains(&key.key_size()) => {
+            let bits = key.key_size();
+            Err(RequestError::Key(format!("an RSA key of {bits} bits")))
+        }
+        _ => SubjectPublicKeyInfo::from_der(subject.raw)
+            .map_err(|_| RequestError::Key(format!("a key of the kind {kind}"))),
     }
-    SubjectPublicKeyInfo::from_der(subject.raw)
-        .map_err(|_| RequestError::Key(format!("a key of the kind {}", subject.algorithm.algorithm)))
 }
 
 /// Makes a request for `id` with a key that stays with the caller. DER.
@@ -173,7 +180,7 @@ mod tests {
     #[test]
     fn each_flaw_has_its_own_name() {
         let good = request(&id(), &KeyPair::generate().unwrap()).unwrap();
-        let mut forged = good.clone();
+        let mut forged = good;
         *forged.last_mut().unwrap() ^= 1;
         assert_eq!(
             SigningRequest::from_der(&forged).unwrap_err(),
