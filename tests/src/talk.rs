@@ -1,11 +1,14 @@
 //! What clients of a service say: small exchanges that a test can put in one line.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -23,6 +26,22 @@ impl Client {
         let stream = TcpStream::connect(service)
             .await
             .with_context(|| format!("connect to {service}"))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// As [`Client::connect`], from an address of this host, as the program of a service does that has one of its own.
+    ///
+    /// # Errors
+    /// When the connection is not accepted.
+    pub async fn connect_from(source: IpAddr, service: SocketAddr) -> anyhow::Result<Self> {
+        let socket = TcpSocket::new_v4().context("make a socket")?;
+        socket
+            .bind(SocketAddr::new(source, 0))
+            .with_context(|| format!("bind to {source}"))?;
+        let stream = socket
+            .connect(service)
+            .await
+            .with_context(|| format!("connect to {service} from {source}"))?;
         Ok(Self(BufReader::new(stream)))
     }
 

@@ -315,8 +315,8 @@ SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE
 orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3
 ");
     insta::assert_snapshot!(text(&services(), Format::Wide), @r"
-SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE             SPLIT                        FAILOVER     EXPORTED TO   HEALTH CHECK
-orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3   version=v1:95 version=v2:5   self > any   every zone    http /healthz every 2s
+SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE             SPLIT                        FAILOVER     EXPORTED TO   WHO MAY CALL          HEALTH CHECK
+orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3   version=v1:95 version=v2:5   self > any   every zone    web but not *@plant   http /healthz every 2s
 ");
 }
 

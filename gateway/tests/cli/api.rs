@@ -197,6 +197,38 @@ async fn explain_refuses_what_it_cannot_answer() {
     let unknown = refused("GET /v1/explain?service=order", "", 404).await;
     assert_eq!(unknown["hint"], "its services are billing, orders");
     refused("GET /v1/explain?service=orders&zone=mars", "", 404).await;
+    for caller in ["Web", "web@mars", "spiffe://x/../y", "anonymous&caller_tag=a=b"] {
+        refused(
+            &format!("GET /v1/explain?service=orders&caller={caller}"),
+            "",
+            400,
+        )
+        .await;
+    }
+    refused("GET /v1/explain?service=orders&caller_tag=a=b", "", 400).await;
+}
+
+#[tokio::test]
+async fn explain_names_the_rule_for_a_caller() {
+    let of =
+        async |caller: &str| items(&format!("/v1/explain?service=orders&caller={caller}")).await[0].clone();
+    let web = of("billing").await;
+    assert_eq!(web["permission"]["caller"], "billing@east");
+    assert_eq!(web["permission"]["verdict"], "permitted");
+    assert_eq!(web["permission"]["rule"], "services.orders.allow[0]");
+    assert!(!web["candidates"].as_array().unwrap().is_empty());
+    let west = of("billing%40west").await;
+    assert_eq!(west["permission"]["rule"], "services.orders.deny[0]");
+    assert_eq!(
+        west["permission"]["reason"],
+        "services.orders.deny[0] denies `*@west`"
+    );
+    assert_eq!(west["candidates"], json!([]));
+    let plant = of("billing%40plant").await;
+    assert_eq!(
+        (&plant["permission"]["verdict"], &plant["from"]),
+        (&json!("permitted"), &json!("plant"))
+    );
 }
 
 #[tokio::test]

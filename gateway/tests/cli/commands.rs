@@ -222,6 +222,18 @@ Would be asked, in this order:
   1. zone east, an instance here {version=v1}
   2. zone west by gateway gw1 {version=v1}
 ");
+    let denied = run(Some(&admin), &["explain", "orders", "--caller", "billing@west"]).await;
+    assert_eq!(denied.status.code(), Some(79));
+    insta::assert_snapshot!(out(&denied), @r"
+orders from zone west
+
+permission
+  × billing@west may not call: services.orders.deny[0] denies `*@west`
+
+Nobody is asked: services.orders.deny[0] denies `*@west`.
+");
+    let elsewhere = run(Some(&admin), &["explain", "orders", "--caller", "billing@plant"]).await;
+    assert_eq!(elsewhere.status.code(), Some(0));
     let nobody = run(Some(&admin), &["explain", "orders", "--zone", "plant"]).await;
     assert_eq!(nobody.status.code(), Some(79));
     let unknown = run(Some(&admin), &["explain", "order"]).await;

@@ -56,6 +56,8 @@ services:
     split:
       - { tags: { version: v1 }, weight: 95 }
       - { tags: { version: v2 }, weight: 5 }
+    allow: [billing]
+    deny: ['*@west']
 ";
 
 pub fn service(name: &str) -> ServiceName {

@@ -12,6 +12,7 @@ use crate::{address::Block, authority::Authority, link::Network};
 pub struct Plan {
     pub(super) zones: Vec<ZonePlan>,
     services: Vec<(String, String)>,
+    permissions: String,
     linked: bool,
     pub(super) applied: bool,
     pub(super) arguments: Vec<String>,
@@ -68,6 +69,13 @@ impl Plan {
     #[must_use]
     pub fn service(mut self, name: &str, rest: &str) -> Self {
         self.services.push((name.to_owned(), rest.to_owned()));
+        self
+    }
+
+    /// `permissions` of the topology, as the inside of a YAML mapping: `default: deny`.
+    #[must_use]
+    pub fn permissions(mut self, inside: &str) -> Self {
+        self.permissions = format!("permissions: {{ {inside} }}\n");
         self
     }
 
@@ -132,7 +140,9 @@ impl Plan {
     /// The topology file with these addresses of gateways.
     pub(super) fn topology(&self, block: &Block, gateways: &BTreeMap<String, SocketAddr>) -> String {
         let mut text =
-            format!("version: 1\ntrust_domain: {TRUST_DOMAIN}\ndns: {{ domain: mesh, ttl: 5s }}\n\nzones:\n");
+            format!("version: 1\ntrust_domain: {TRUST_DOMAIN}\ndns: {{ domain: mesh, ttl: 5s }}\n");
+        text.push_str(&self.permissions);
+        text.push_str("\nzones:\n");
         for (index, zone) in (0..).zip(&self.zones) {
             let gateway = gateways.get(&zone.name).filter(|_| !zone.dials_only);
             let gateway = gateway
