@@ -295,3 +295,120 @@ fn failed(path: &Path, source: io::Error) -> FolderError {
         source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const DOMAIN: &str = "acme.internal";
+
+    fn begun() -> (TempDir, CaFolder, State) {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = ca::init(folder.path(), DOMAIN).unwrap();
+        let locked = CaFolder::lock(folder.path(), None).unwrap();
+        let state = State {
+            step: Step::Preparing,
+            old: ca.hash().to_string(),
+            new: None,
+            begun_at: SystemTime::now(),
+            without: Default::default(),
+        };
+        (folder, locked, state)
+    }
+
+    fn hashes(folder: &CaFolder) -> Vec<String> {
+        let roots = folder.roots(folder.path()).unwrap();
+        roots.iter().map(|root| CertificateHash::of(root).to_string()).collect()
+    }
+
+    #[test]
+    fn only_one_command_is_at_work_in_a_folder() {
+        let (folder, locked, _) = begun();
+        assert!(matches!(
+            CaFolder::lock(folder.path(), None),
+            Err(FolderError::InUse { .. })
+        ));
+        drop(locked);
+        assert!(CaFolder::lock(folder.path(), None).is_ok());
+    }
+
+    #[test]
+    fn each_step_can_be_done_again_and_the_document_follows() {
+        let (_folder, folder, mut state) = begun();
+        let now = SystemTime::now();
+        let new = folder.prepare().unwrap();
+        assert_eq!(folder.prepare().unwrap(), new, "once is enough");
+        state.new = Some(new.to_string());
+        let (old, new) = (state.old.clone(), new.to_string());
+        state.step = Step::Announcing;
+        folder.write_state(&state).unwrap();
+        assert_eq!(hashes(&folder), [old.clone(), new.clone()]);
+        assert_eq!(folder.ca().unwrap().hash().to_string(), old);
+        let both = folder.document((0, ""), now).unwrap();
+        assert_eq!((both.content().roots.len(), both.content().preferred), (2, None));
+        let again = folder.document((1, &both.edition().fingerprint.to_string()), now).unwrap();
+        assert_eq!(again.edition(), both.edition(), "the same wish makes nothing new");
+
+        state.step = Step::Issuing;
+        folder.write_state(&state).unwrap();
+        for _ in 0..2 {
+            folder.exchange(&state).unwrap();
+            assert_eq!(hashes(&folder), [new.clone(), old.clone()]);
+            assert_eq!(folder.ca().unwrap().hash().to_string(), new);
+        }
+        let issuing = folder.document((1, &both.edition().fingerprint.to_string()), now).unwrap();
+        assert_eq!(issuing.edition().generation, 2);
+        assert_eq!(issuing.content().preferred.unwrap().to_string(), new);
+        assert_eq!(issuing.signers().count(), 2, "whoever trusts either believes it");
+
+        state.step = Step::Retiring;
+        folder.write_state(&state).unwrap();
+        for _ in 0..2 {
+            folder.retire(&state).unwrap();
+            assert_eq!(hashes(&folder), [new.clone()]);
+        }
+        let last = folder.document((2, &issuing.edition().fingerprint.to_string()), now).unwrap();
+        assert_eq!((last.content().roots.len(), last.signers().count()), (1, 2));
+        for _ in 0..2 {
+            let aside = folder.finish(&state).unwrap();
+            assert_eq!(Ca::load(&aside).unwrap().hash().to_string(), old);
+        }
+        state.step = Step::Done;
+        folder.write_state(&state).unwrap();
+        let after = folder.document((3, &last.edition().fingerprint.to_string()), now).unwrap();
+        assert_eq!(after.signers().count(), 1);
+    }
+
+    #[test]
+    fn an_exchange_that_was_cut_off_anywhere_is_finished() {
+        for cut in 0..3 {
+            let (_folder, folder, mut state) = begun();
+            let new = folder.prepare().unwrap();
+            state.new = Some(new.to_string());
+            let at = |name: &str| folder.path().join(name);
+            // What is there when the machine stops: a copy that is not whole, a whole one, and half of the exchange.
+            match cut {
+                0 => fs::create_dir(at("previous.new")).unwrap(),
+                1 | 2 => {
+                    fs::create_dir(at(PREVIOUS)).unwrap();
+                    for name in [CA_KEY_FILE, ROOTS_FILE] {
+                        fs::copy(at(name), at(PREVIOUS).join(name)).unwrap();
+                    }
+                    if cut == 2 {
+                        fs::rename(at(NEXT).join(CA_KEY_FILE), at(CA_KEY_FILE)).unwrap();
+                        assert!(folder.ca().is_err(), "nobody issues from half of it");
+                    }
+                }
+                _ => {}
+            }
+            folder.exchange(&state).unwrap();
+            assert_eq!(folder.ca().unwrap().hash(), new);
+            let previous = folder.open(&at(PREVIOUS)).unwrap();
+            assert_eq!(previous.hash().to_string(), state.old);
+        }
+    }
+}
