@@ -23,6 +23,7 @@ pub mod registration;
 pub mod relay;
 pub mod reload;
 pub mod renewal;
+pub mod rotation;
 pub mod route;
 pub mod snapshot;
 pub mod sources;

@@ -453,9 +453,14 @@ async fn three_nodes_know_each_other_and_a_zone_outside_the_topology_is_refused(
 async fn zones_without_a_session_know_each_other_through_a_third() {
     let nodes = [node("east").await, node("north").await, node("west").await];
     let names = ["east", "north", "west"];
+    let trust = Edition {
+        generation: 4,
+        fingerprint: Fingerprint([9; 32]),
+    };
     for (node, name) in nodes.iter().zip(names) {
         node.set_zones(Fingerprint([1; 32]), names.map(|name| gateway(name).zone));
         node.set_topology_generation(3);
+        node.trust_changed(trust);
         node.set_exports(vec![export(name, 2)]);
     }
     let [east, north, west] = &nodes;
@@ -467,6 +472,7 @@ async fn zones_without_a_session_know_each_other_through_a_third() {
     let entry = catalog.entry(&gateway("east")).unwrap();
     assert_eq!(entry.via, Some(gateway("north")));
     assert_eq!((entry.age, entry.record.topology_generation), (Age::Fresh, 3));
+    assert_eq!(entry.record.trust, trust);
     let status = west.status().await.unwrap();
     let peer = |zone: &str| status.peers.iter().find(|p| p.peer == gateway(zone)).unwrap();
     assert_eq!(peer("east").via, Some(gateway("north")));

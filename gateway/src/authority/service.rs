@@ -24,10 +24,11 @@ use super::{
 };
 use crate::{
     identity::{
-        SpiffeId,
+        Serial, SpiffeId,
         ca::{
             CaError,
             request::{RequestError, SigningRequest},
+            revoked::Revoked,
             tokens::{self, Secret, TokenId, TokenRefusal},
         },
         identify,
@@ -163,7 +164,8 @@ impl CertificateAuthority for Service {
             Ok(holder) => match self.allow(Asker::Gateway(holder.gateway.clone())) {
                 Ok(()) => {
                     let (call, request) = (self.call(&peer), request.into_inner());
-                    off_thread(move || call.renew(&holder, &request)).await
+                    let serial = peer.chain.first().and_then(|leaf| Serial::of(leaf));
+                    off_thread(move || call.renew(&holder, serial, &request)).await
                 }
                 Err(refused) => Err(refused),
             },
@@ -203,7 +205,18 @@ impl Call {
         Ok((gateway, certificates))
     }
 
-    fn renew(&self, holder: &SpiffeId, request: &RenewRequest) -> Result<(GatewayId, Certificates), Refused> {
+    fn renew(
+        &self,
+        holder: &SpiffeId,
+        serial: Option<Serial>,
+        request: &RenewRequest,
+    ) -> Result<(GatewayId, Certificates), Refused> {
+        let revoked =
+            Revoked::read(&self.folder).map_err(|error| unavailable(CaError::Revocations(error)))?;
+        if let Some(serial) = serial.filter(|serial| revoked.holds(serial)) {
+            let text = format!("the certificate with serial number {serial} was revoked");
+            return Err(Refused::new(Refusal::Revoked, text));
+        }
         let signing = self.read(&request.request)?;
         if signing.id() != holder {
             let text = format!(
@@ -238,16 +251,6 @@ impl Call {
 
     fn sign(&self, signing: &SigningRequest, how: &str) -> Result<Certificates, Refused> {
         let ca = &self.served.ca;
-        let unavailable = |error: CaError| {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "cannot issue a certificate"
-            );
-            Refused::new(
-                Refusal::Unavailable,
-                "the CA cannot issue certificates at the moment",
-            )
-        };
         let certified = ca.sign(signing, self.leaf_lifetime).map_err(unavailable)?;
         ca.record(&self.folder, &certified, how).map_err(unavailable)?;
         Ok(Certificates {
@@ -255,6 +258,21 @@ impl Call {
             roots: ca.roots().iter().map(|root| root.to_vec()).collect(),
         })
     }
+}
+
+/// What whoever asked is told of an error that is this CA's.
+fn unavailable(error: CaError) -> Refused {
+    if let CaError::Revoked { .. } = error {
+        return Refused::new(Refusal::Revoked, error.to_string());
+    }
+    tracing::error!(
+        error = &error as &dyn std::error::Error,
+        "cannot issue a certificate"
+    );
+    Refused::new(
+        Refusal::Unavailable,
+        "the CA cannot issue certificates at the moment",
+    )
 }
 
 fn token_refused(error: TokenRefusal) -> Refused {

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use causeway_zone_sync::name::{GatewayId, GatewayName, ZoneName};
 
-use super::{Exit, Failure, ca_serve, output, passphrase::PassphraseArgs};
+use super::{Exit, Failure, ca_serve, output, passphrase::PassphraseArgs, rotate};
 use crate::identity::{
     KEY_FILE, SpiffeId,
     ca::{self, Ca, CaError, LEAF_VALIDITY, key::KeyError, request::SigningRequest},
@@ -35,6 +35,7 @@ enum Action {
     /// Make a new CA: ca.pem, which every gateway trusts, and ca-key.pem, to be kept safe
     Init(Init),
     Serve(ca_serve::Args),
+    Rotate(rotate::Args),
     /// Issue a gateway's identity: cert.pem, key.pem and ca.pem
     Issue(Issue),
     /// Make a key, and a request for a certificate that `causeway ca sign` signs; the key stays where it is made
@@ -124,6 +125,7 @@ pub fn run(command: CaCommand) -> Result<Exit, Failure> {
     match command.action {
         Action::Init(init) => make(&init),
         Action::Serve(args) => ca_serve::run(args),
+        Action::Rotate(args) => super::block_on(rotate::run(args)),
         Action::Issue(issue) => hand_out(&issue),
         Action::Request(request) => prepare(&request),
         Action::Sign(sign) => certify(&sign),

@@ -130,6 +130,12 @@ impl Endpoint {
         self.understand(&answer)
     }
 
+    /// Sends bytes and reads a JSON answer.
+    pub async fn put_bytes<T: DeserializeOwned>(&self, path: &str, bytes: Vec<u8>) -> Result<T, Failure> {
+        let answer = self.send(Method::PUT, path, bytes.into()).await?;
+        self.understand(&answer)
+    }
+
     /// As [`Endpoint::put_text`], for a question that changes nothing.
     pub async fn post_text<T: DeserializeOwned>(&self, path: &str, text: &str) -> Result<T, Failure> {
         let body = Bytes::copy_from_slice(text.as_bytes());

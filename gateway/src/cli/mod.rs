@@ -25,10 +25,13 @@ pub(crate) mod output;
 mod passphrase;
 mod register;
 mod register_list;
+mod revoke;
 mod rollback;
+mod rotate;
 mod ruling;
 mod schema;
 mod secure;
+mod spread;
 mod tables;
 mod token;
 mod topology;
@@ -73,6 +76,7 @@ enum Command {
     Token(token::TokenCommand),
     Join(join::Args),
     AdminToken(admin_token::AdminTokenCommand),
+    Revoke(Box<revoke::Args>),
     Validate(validate::Args),
     Schema(schema::Args),
     Diff(diff::Args),
@@ -123,6 +127,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Token(args) => token::run(args),
         Command::Join(args) => block_on(join::run(args)),
         Command::AdminToken(args) => admin_token::run(&args),
+        Command::Revoke(args) => block_on(revoke::run(*args)),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Register(args) => block_on(register::register(args)),

@@ -1,12 +1,15 @@
 //! The built-in CA: a P-256 key and a self-signed certificate in a folder, or in memory for tests and the demo.
 //!
 //! In its folder lie `ca.pem` (its own certificate first, then further roots that gateways shall trust), `ca-key.pem`,
-//! `tokens/` and `issued.jsonl`. Serving it to others is [`crate::authority`]'s business; it revokes nothing.
+//! `tokens/`, `issued.jsonl` and `revoked.jsonl`. Serving it to others is [`crate::authority`]'s business, and exchanging it
+//! for another [`crate::rotation`]'s.
 
+pub mod document;
 mod folder;
 pub mod issued;
 pub mod key;
 pub mod request;
+pub mod revoked;
 pub mod tokens;
 mod trust;
 
@@ -32,6 +35,7 @@ use folder::make_folder;
 pub use folder::{init, init_under, issue, server_trust_domain, trust_domain};
 use key::KeyError;
 use request::SigningRequest;
+use revoked::{RevokedError, Subject};
 use tokens::TokenId;
 
 /// The CA's private key, beside its certificate, which is named as in an identity.
@@ -116,6 +120,10 @@ pub enum CaError {
         #[source]
         source: io::Error,
     },
+    #[error("nothing is issued to {gateway}: {subject} was revoked")]
+    Revoked { gateway: GatewayId, subject: Subject },
+    #[error("cannot tell what was revoked")]
+    Revocations(#[source] RevokedError),
     #[error("no open token has the id {0}")]
     NoSuchToken(TokenId),
     #[error(

@@ -315,7 +315,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
 /// Writes a file that must not exist yet. It has its mode from its first moment, whatever the umask, so that a key is
 /// never readable by others, not even while it is empty; and it appears whole or not at all.
 pub(super) fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let fresh = write_beside(path, text, mode)?;
+    let fresh = write_beside(path, text.as_bytes(), mode)?;
     renameat_with(CWD, &fresh, CWD, path, RenameFlags::NOREPLACE)
         .map_err(io::Error::from)
         .and_then(|()| sync_folder(path))
@@ -323,14 +323,14 @@ pub(super) fn create(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 }
 
 /// Like [`create`], but takes the place of a file that is there, whole or not at all.
-pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let fresh = write_beside(path, text, mode)?;
+pub(crate) fn replace(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> io::Result<()> {
+    let fresh = write_beside(path, text.as_ref(), mode)?;
     fs::rename(&fresh, path)
         .and_then(|()| sync_folder(path))
         .inspect_err(|_| drop(fs::remove_file(&fresh)))
 }
 
-fn write_beside(path: &Path, text: &str, mode: u32) -> io::Result<PathBuf> {
+fn write_beside(path: &Path, text: &[u8], mode: u32) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     // Two writers of one file must not meet in its temporary name.
     name.push(format!(".new-{:016x}", SmallRng::from_os_rng().random::<u64>()));
@@ -339,14 +339,14 @@ fn write_beside(path: &Path, text: &str, mode: u32) -> io::Result<PathBuf> {
     Ok(fresh)
 }
 
-fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+fn write_new(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(path)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(text)?;
     file.sync_all()
 }
 

@@ -168,6 +168,11 @@ fn text<'a>(label: &str, sections: impl IntoIterator<Item = &'a [u8]>) -> String
     sections.map(Result::unwrap_or_default).collect()
 }
 
+/// Certificates, DER, as PEM.
+pub(crate) fn pem_of<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> String {
+    text("CERTIFICATE", certificates)
+}
+
 /// The newest of the times at which the files of an identity were written.
 pub(super) fn written_at(folder: &Path) -> Option<SystemTime> {
     let paths = [KEY_FILE, CERTIFICATE_FILE, ROOTS_FILE].map(|name| -> PathBuf { folder.join(name) });

@@ -45,6 +45,7 @@ use chain::ChainVerifier;
 pub(crate) use chain::is_not_yet_valid;
 pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, REVOCATIONS_FILE, ROOTS_FILE};
 pub(crate) use files::{PRIVATE, certificates, replace as replace_file, write_public};
+pub(crate) use install::pem_of;
 pub use install::{NewIdentity, check_writable, write_request};
 pub use leaf::{LeafError, end_of, identify};
 pub use live::{IdentityFolder, LiveIdentity, Renewal, RenewalError};

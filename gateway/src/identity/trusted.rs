@@ -159,3 +159,121 @@ impl IdentityFolder {
         self.trust.send_replace(Arc::new(keeping.view()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_zone_sync::{
+        name::GatewayId,
+        signing::{Purpose, Signed, Unproven},
+        trust::Content,
+    };
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::identity::{
+        Identity, LiveIdentity,
+        ca::{self, Ca, LEAF_VALIDITY},
+    };
+
+    fn gateway(zone: &str) -> GatewayId {
+        GatewayId::new(zone.parse().unwrap(), "gw1".parse().unwrap())
+    }
+
+    fn folder_of(zone: &str) -> (TempDir, Ca, IdentityFolder) {
+        let folder = tempfile::tempdir().unwrap();
+        let (authority, out) = (folder.path().join("ca"), folder.path().join(zone));
+        ca::init(&authority, "acme.internal").unwrap();
+        ca::issue(&authority, &gateway(zone), &out, LEAF_VALIDITY).unwrap();
+        let ca = Ca::load(&authority).unwrap();
+        (folder, ca, IdentityFolder::open(&out).unwrap())
+    }
+
+    fn document(ca: &Ca, generation: u64, roots: &[&Ca], revoked: &[&Identity]) -> Arc<Document> {
+        let now = SystemTime::now();
+        let serials = revoked
+            .iter()
+            .map(|identity| (identity.serial().unwrap(), now))
+            .collect();
+        let list = ca.revocation_list(&serials, generation, now).unwrap();
+        let content = Content {
+            trust_domain: "acme.internal".to_owned(),
+            roots: roots.iter().map(|ca| ca.certificate().to_vec()).collect(),
+            revocations: vec![list],
+            preferred: roots.last().map(|ca| ca.hash()),
+        };
+        let made = Document::new(generation, content, 0).unwrap();
+        Arc::new(ca.sign_trust(made).unwrap())
+    }
+
+    #[test]
+    fn what_a_revoked_gateway_signed_is_not_believed_however_it_comes() {
+        let (_folder, ca, files) = folder_of("east");
+        let (revoked, other) = (
+            ca.issue(&gateway("west"), LEAF_VALIDITY).unwrap(),
+            ca.issue(&gateway("west"), LEAF_VALIDITY).unwrap(),
+        );
+        let document = document(&ca, 1, &[&ca], &[&revoked]);
+        let verifier = files.identity().verifier().unwrap();
+        let signed = |identity: Identity| {
+            let signer = LiveIdentity::from(identity).signer().unwrap();
+            Signed::by(&*signer, Purpose::Record, &gateway("west"), b"words").unwrap()
+        };
+        let (by_revoked, by_other) = (signed(revoked), signed(other));
+        let check = |signed: &Signed| signed.check(&*verifier, Purpose::Record, &gateway("west"));
+        assert_eq!((check(&by_revoked), check(&by_other)), (Ok(()), Ok(())));
+        files.offer_trust(&document, SystemTime::now()).unwrap();
+        let lasting = by_revoked.check_lasting(&*verifier, Purpose::Record, &gateway("west"));
+        for refused in [check(&by_revoked), lasting] {
+            assert!(matches!(&refused, Err(Unproven::Credential(why)) if why.contains("Revoked")), "{refused:?}");
+        }
+        assert_eq!(check(&by_other), Ok(()), "its other certificate is as good as before");
+    }
+
+    #[test]
+    fn a_certificate_of_another_root_than_the_preferred_one_is_due() {
+        let (_folder, ca, files) = folder_of("east");
+        let next = Ca::new("acme.internal").unwrap();
+        let identity = files.identity();
+        assert!(identity.current().is_from_preferred_issuer());
+        assert_eq!(identity.current().issuer(), Some(ca.hash()));
+        files
+            .offer_trust(&document(&ca, 1, &[&next, &ca], &[]), SystemTime::now())
+            .unwrap();
+        assert!(identity.current().is_from_preferred_issuer());
+        files
+            .offer_trust(&document(&ca, 2, &[&ca, &next], &[]), SystemTime::now())
+            .unwrap();
+        assert!(!identity.current().is_from_preferred_issuer());
+    }
+
+    #[test]
+    fn a_document_with_a_list_that_none_of_its_roots_signed_is_refused() {
+        let (_folder, ca, files) = folder_of("east");
+        let stranger = Ca::new("acme.internal").unwrap();
+        let list = stranger
+            .revocation_list(&Default::default(), 1, SystemTime::now())
+            .unwrap();
+        let content = |revocations| Content {
+            trust_domain: "acme.internal".to_owned(),
+            roots: vec![ca.certificate().to_vec()],
+            revocations,
+            preferred: None,
+        };
+        for bad in [list, b"no list".to_vec()] {
+            let made = Document::new(1, content(vec![bad]), 0).unwrap();
+            let made = Arc::new(ca.sign_trust(made).unwrap());
+            let refused = files.offer_trust(&made, SystemTime::now());
+            assert!(
+                matches!(&refused, Err(TrustStoreError::Refused(Refusal::Unusable { .. }))),
+                "{refused:?}"
+            );
+        }
+        let mut no_ca = content(Vec::new());
+        let leaf = ca.issue(&gateway("west"), LEAF_VALIDITY).unwrap();
+        no_ca.roots.push(leaf.chain()[0].to_vec());
+        let made = Document::new(1, no_ca, 0).unwrap();
+        let made = Arc::new(ca.sign_trust(made).unwrap());
+        assert!(files.offer_trust(&made, SystemTime::now()).is_err(), "a leaf is no root");
+        assert_eq!(files.identity().trust().edition().generation, 0);
+    }
+}

@@ -115,6 +115,10 @@ impl One<'_> {
     async fn keep(&self, identity: &mut LiveIdentity, tunnels: Option<&Arc<TunnelSet>>) {
         let mut rng = SmallRng::from_os_rng();
         let mut schedule = Schedule::new(self.lifetime, &mut rng);
+        // The federation is changing its root: the new one is not waited for until half of the life is over.
+        if !self.current.is_from_preferred_issuer() {
+            schedule.hurry(SystemTime::now(), &mut rng);
+        }
         let mut told = Told::default();
         loop {
             let settings = self.settings().await;

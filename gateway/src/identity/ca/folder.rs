@@ -12,6 +12,7 @@ use super::{
     issued::{self, Issued},
     key::{self, KeyError, Passphrase},
     request::{self, SigningRequest},
+    revoked::Revoked,
     tokens,
 };
 use crate::identity::{
@@ -154,10 +155,11 @@ impl Ca {
         })
     }
 
-    /// Writes into `issued.jsonl` of the CA's folder that a certificate was made. Hand none out before.
+    /// Writes into `issued.jsonl` of the CA's folder that a certificate was made. Hand none out before, and none when this
+    /// fails.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written, or its name was revoked.
     pub fn record(&self, folder: &Path, certified: &Certified, how: &str) -> Result<(), CaError> {
         let issued = Issued {
             serial: HEXLOWER.encode(&certified.serial),
@@ -170,7 +172,24 @@ impl Ca {
         issued::add(folder, &issued).map_err(|source| CaError::Write {
             path: folder.join(issued::ISSUED_FILE),
             source,
-        })
+        })?;
+        // Only now: whoever revokes writes first and reads what was issued after that, so nothing slips between.
+        may_be_issued(folder, &certified.id.gateway)
+    }
+}
+
+/// Whether a certificate may be issued to `gateway` by the CA in `folder`.
+///
+/// # Errors
+/// When the gateway or its zone was revoked, or that cannot be told.
+pub fn may_be_issued(folder: &Path, gateway: &GatewayId) -> Result<(), CaError> {
+    let revoked = Revoked::read(folder).map_err(CaError::Revocations)?;
+    match revoked.forbids(gateway) {
+        None => Ok(()),
+        Some(revocation) => Err(CaError::Revoked {
+            gateway: gateway.clone(),
+            subject: revocation.subject.clone(),
+        }),
     }
 }
 

@@ -1,0 +1,249 @@
+//! `causeway ca rotate`: exchanges the root of the federation for another, step by step, while everything runs. What comes
+//! after what is decided in `crate::rotation`.
+
+use std::{path::PathBuf, time::SystemTime};
+
+use causeway_zone_sync::name::ZoneName;
+
+use super::{
+    AdminArgs, Exit, Failure, ca, output,
+    passphrase::PassphraseArgs,
+    revoke::ca_error,
+    spread::{Federation, Waited, say},
+};
+use crate::{
+    admin::view::TrustView,
+    rotation::{
+        Goal, State, Step,
+        folder::{self, CaFolder, FolderError},
+        lacking,
+    },
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  causeway ca rotate --ca /var/lib/causeway-ca                    begin, or go on after an interruption
+  causeway ca rotate --ca /var/lib/causeway-ca --status           where does it stand?
+  causeway ca rotate --ca /var/lib/causeway-ca --pause            stop before the next step, or where it waits
+  causeway ca rotate --ca /var/lib/causeway-ca --resume
+  causeway ca rotate --ca /var/lib/causeway-ca --without plant    do not wait for a zone; it must join anew
+
+The steps: make the next CA; have every zone trust both; issue from the next one, and wait until every gateway has a
+certificate of it (those with `renew.json` see to it by themselves, within minutes); have every zone trust the new root
+alone. It can be interrupted at any moment and begun again. Join tokens that were issued before the third step are void
+after it.
+
+Exit codes: 0 done, or as asked; 1 failed; 79 paused, or not done yet (--status).";
+
+/// Exchange the root of the federation for a new one, without stopping anything
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// Folder of the CA, as `causeway ca init` made it
+    #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_CA")]
+    ca: PathBuf,
+    /// Show where it stands, and change nothing
+    #[arg(long, conflicts_with_all = ["pause", "resume"])]
+    status: bool,
+    /// Have a rotation that runs or is begun later stop where it is
+    #[arg(long, conflicts_with = "resume")]
+    pause: bool,
+    /// Go on after a pause
+    #[arg(long)]
+    resume: bool,
+    /// Do not wait for this zone; it is left behind. Can be given several times
+    #[arg(long, value_name = "ZONE")]
+    without: Vec<ZoneName>,
+    /// Go on although gateways trust roots that are not this CA's: they are then trusted no more
+    #[arg(long)]
+    only_this_ca: bool,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    if args.status {
+        return status(&args).await;
+    }
+    let set = |paused| {
+        folder::set_paused(&args.ca, paused).map_err(|error| folder_failure("cannot use the CA", &error))
+    };
+    if args.pause {
+        set(true)?;
+        output::print("paused; `--resume` goes on\n")?;
+        return Ok(Exit::Done);
+    }
+    if args.resume {
+        set(false)?;
+    }
+    let folder = CaFolder::lock(&args.ca, args.passphrase.read()?);
+    let folder = folder.map_err(|error| folder_failure("cannot use the CA", &error))?;
+    let mut state = begin(&args, &folder)?;
+    while state.step != Step::Done {
+        if folder::is_paused(folder.path()) {
+            return paused(&state);
+        }
+        say(&format!("{}\n", state.step.describe()))?;
+        if !carry_out(&args, &folder, &mut state).await? {
+            return paused(&state);
+        }
+        state.step = state.step.next();
+        write(&folder, &state)?;
+    }
+    let aside = folder.finish(&state).map_err(|error| {
+        folder_failure(
+            "the rotation is done, but the old CA is still in its place",
+            &error,
+        )
+    })?;
+    output::print(&format!(
+        "done: the root is {}; the old CA lies in {}, and its key may be destroyed\n",
+        state.new.as_deref().unwrap_or_default(),
+        aside.display()
+    ))?;
+    Ok(Exit::Done)
+}
+
+/// Where to go on, which is on disk when this returns.
+fn begin(args: &Args, folder: &CaFolder) -> Result<State, Failure> {
+    let failed = |error: FolderError| folder_failure("cannot begin the rotation", &error);
+    let known = folder::read_state(folder.path()).map_err(failed)?;
+    let mut state = match known.filter(|state| state.step != Step::Done) {
+        Some(state) => state,
+        None => State {
+            step: Step::Preparing,
+            old: folder.ca().map_err(failed)?.hash().to_string(),
+            new: None,
+            begun_at: SystemTime::now(),
+            without: Default::default(),
+        },
+    };
+    state.without.extend(args.without.iter().cloned());
+    write(folder, &state)?;
+    Ok(state)
+}
+
+fn write(folder: &CaFolder, state: &State) -> Result<(), Failure> {
+    let written = folder.write_state(state);
+    written.map_err(|error| folder_failure("cannot write down where the rotation stands", &error))
+}
+
+fn paused(state: &State) -> Result<Exit, Failure> {
+    output::print(&format!("paused at {}\n", state.step.describe()))?;
+    Ok(Exit::IssuesFound)
+}
+
+/// Does what a step asks for. Says whether it is done; if not, it was paused.
+async fn carry_out(args: &Args, folder: &CaFolder, state: &mut State) -> Result<bool, Failure> {
+    let failed = |error: FolderError| folder_failure("cannot go on with the rotation", &error);
+    match state.step {
+        Step::Preparing => {
+            check_roots(folder, &federation(args, state).look().await?, args.only_this_ca)?;
+            state.new = Some(folder.prepare().map_err(failed)?.to_string());
+            return Ok(true);
+        }
+        Step::Announcing => {}
+        Step::Issuing => folder.exchange(state).map_err(failed)?,
+        Step::Retiring => folder.retire(state).map_err(failed)?,
+        Step::Done => return Ok(true),
+    }
+    let federation = federation(args, state);
+    let view = federation.look().await?;
+    let document = folder
+        .document((view.generation, &view.fingerprint), SystemTime::now())
+        .map_err(failed)?;
+    federation.hand(&document).await?;
+    let edition = document.edition();
+    let goal = Goal {
+        document: (edition.generation, edition.fingerprint.to_string()),
+        issuer: state.new.clone().filter(|_| state.step == Step::Issuing),
+    };
+    let path = folder.path();
+    let waited = federation.wait(&goal, |_| folder::is_paused(path)).await?;
+    Ok(waited == Waited::Reached)
+}
+
+fn federation<'a>(args: &'a Args, state: &State) -> Federation<'a> {
+    Federation {
+        admin: &args.admin.admin,
+        without: state.without.clone(),
+    }
+}
+
+/// Before the first document: it would have gateways trust this CA's roots alone, where their files may say more.
+pub(super) fn check_roots(folder: &CaFolder, view: &TrustView, only_this_ca: bool) -> Result<(), Failure> {
+    if view.generation > 0 || only_this_ca {
+        return Ok(());
+    }
+    let ca = folder
+        .ca()
+        .map_err(|error| folder_failure("cannot use the CA", &error))?;
+    let ours = |fingerprint: &str| {
+        let mut roots = ca.roots().iter();
+        roots.any(|root| causeway_zone_sync::trust::CertificateHash::of(root).to_string() == fingerprint)
+    };
+    match view.roots.iter().find(|root| !ours(&root.fingerprint)) {
+        None => Ok(()),
+        Some(root) => Err(Failure::new(format!(
+            "the gateways trust {} ({}), which is not this CA's and would be trusted no more",
+            root.subject, root.fingerprint
+        ))
+        .hint(
+            "put its certificate behind the own one in the CA's ca.pem to keep it, or give --only-this-ca",
+        )),
+    }
+}
+
+async fn status(args: &Args) -> Result<Exit, Failure> {
+    let state = folder::read_state(&args.ca).map_err(|error| folder_failure("cannot use the CA", &error))?;
+    let Some(state) = state else {
+        output::print("no rotation was begun\n")?;
+        return Ok(Exit::Done);
+    };
+    let mut text = format!(
+        "{}\nbegun {}, from {}{}\n",
+        state.step.describe(),
+        humantime::format_rfc3339_seconds(state.begun_at),
+        state.old,
+        state
+            .new
+            .as_ref()
+            .map_or_else(String::new, |new| format!(" to {new}"))
+    );
+    for zone in &state.without {
+        text.push_str(&format!("zone {zone} is not waited for\n"));
+    }
+    let paused = folder::is_paused(&args.ca);
+    if paused && state.step != Step::Done {
+        text.push_str("it is paused; `--resume` goes on\n");
+    }
+    if state.step != Step::Done {
+        // What cannot be asked is told, and the rest shown all the same.
+        match federation(args, &state).look().await {
+            Ok(view) => {
+                let goal = Goal {
+                    document: (view.generation, view.fingerprint.clone()),
+                    issuer: state.new.clone().filter(|_| state.step == Step::Issuing),
+                };
+                for (zone, lack) in lacking(&view, &goal, &state.without) {
+                    text.push_str(&format!("zone {zone} {lack}\n"));
+                }
+            }
+            Err(failure) => drop(failure.report()),
+        }
+    }
+    output::print(&text)?;
+    Ok(match state.step {
+        Step::Done => Exit::Done,
+        _ => Exit::IssuesFound,
+    })
+}
+
+pub(super) fn folder_failure(message: &str, error: &FolderError) -> Failure {
+    match ca_error(error) {
+        Some(source) => ca::failure(message.to_owned(), source),
+        None => Failure::new(message).because(error),
+    }
+}

@@ -1,0 +1,114 @@
+//! Handing a trust document to the federation by way of one gateway, and waiting until the others have it.
+
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    time::{Duration, Instant},
+};
+
+use causeway_zone_sync::{name::ZoneName, trust::Document};
+
+use super::{Failure, client::Endpoint};
+use crate::{
+    admin::view::{Envelope, TrustView},
+    rotation::{Goal, Lack, lacking},
+};
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long the gateway may be away while it is waited for.
+const AWAY_LIMIT: Duration = Duration::from_secs(30);
+
+/// A federation, as one of its gateways sees it.
+pub(super) struct Federation<'a> {
+    pub admin: &'a Endpoint,
+    /// Zones that are not waited for.
+    pub without: BTreeSet<ZoneName>,
+}
+
+/// How waiting ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    Reached,
+    /// The time was over, or the caller had enough; these zones lack something.
+    Stopped(Vec<(String, Lack)>),
+}
+
+impl Federation<'_> {
+    pub async fn look(&self) -> Result<TrustView, Failure> {
+        let answer: Envelope<TrustView> = self.admin.get("/v1/trust").await?;
+        first(answer, self.admin)
+    }
+
+    /// Hands the document over, unless it is in force there.
+    pub async fn hand(&self, document: &Document) -> Result<TrustView, Failure> {
+        let put = self.admin.put_bytes("/v1/trust", document.encode()).await;
+        first(put?, self.admin)
+    }
+
+    /// Waits until every zone has reached `goal`, or `enough` says so. Tells on standard error what changes.
+    pub async fn wait(
+        &self,
+        goal: &Goal,
+        mut enough: impl FnMut(&[(String, Lack)]) -> bool,
+    ) -> Result<Waited, Failure> {
+        let mut told: Option<Vec<(String, Lack)>> = None;
+        let mut away_since: Option<Instant> = None;
+        loop {
+            match self.look().await {
+                Ok(view) => {
+                    away_since = None;
+                    let lacks = lacking(&view, goal, &self.without);
+                    let lacks: Vec<_> = lacks
+                        .into_iter()
+                        .map(|(zone, lack)| (zone.to_owned(), lack))
+                        .collect();
+                    if told.as_ref() != Some(&lacks) {
+                        tell(told.as_deref().unwrap_or_default(), &lacks)?;
+                        told = Some(lacks.clone());
+                    }
+                    if lacks.is_empty() {
+                        return Ok(Waited::Reached);
+                    }
+                    if enough(&lacks) {
+                        return Ok(Waited::Stopped(lacks));
+                    }
+                }
+                Err(failure) => {
+                    let since = *away_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > AWAY_LIMIT {
+                        return Err(failure);
+                    }
+                    if enough(told.as_deref().unwrap_or_default()) {
+                        return Ok(Waited::Stopped(told.unwrap_or_default()));
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+fn first(answer: Envelope<TrustView>, admin: &Endpoint) -> Result<TrustView, Failure> {
+    let item = answer.items.into_iter().next();
+    item.ok_or_else(|| Failure::new(format!("{admin} says nothing of what it trusts")))
+}
+
+/// What a zone lacks now that it did not, and what it has now that it lacked.
+fn tell(before: &[(String, Lack)], now: &[(String, Lack)]) -> Result<(), Failure> {
+    let mut text = String::new();
+    for (zone, _) in before {
+        if !now.iter().any(|(still, _)| still == zone) {
+            text.push_str(&format!("zone {zone} is ready\n"));
+        }
+    }
+    for lack in now.iter().filter(|lack| !before.contains(lack)) {
+        text.push_str(&format!("zone {} {}\n", lack.0, lack.1));
+    }
+    say(&text)
+}
+
+/// Progress goes to standard error; standard output is for the result.
+pub(super) fn say(text: &str) -> Result<(), Failure> {
+    Ok(anstream::stderr().write_all(text.as_bytes())?)
+}
