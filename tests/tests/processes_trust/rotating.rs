@@ -64,7 +64,10 @@ fn said(output: &Output) -> String {
 
 fn first_root(folder: &Path) -> String {
     let text = fs::read_to_string(folder.join("ca.pem")).unwrap();
-    text.split_inclusive("-----END CERTIFICATE-----").next().unwrap().to_owned()
+    text.split_inclusive("-----END CERTIFICATE-----")
+        .next()
+        .unwrap()
+        .to_owned()
 }
 
 async fn roots(federation: &Federation, zone: &str) -> Vec<String> {
@@ -95,13 +98,20 @@ async fn the_root_changes_under_load_without_a_failed_request_however_often_the_
     federation.zone_mut("north").kill().unwrap();
     let log = ca.ca().with_file_name("rotation.log");
     let admin = federation.zone("east").admin.to_string();
-    let rotation = Rotation { ca: &ca, admin: admin.clone(), log: log.clone() };
+    let rotation = Rotation {
+        ca: &ca,
+        admin: admin.clone(),
+        log: log.clone(),
+    };
     for _ in 0..2 {
         rotation.kill_once_it_says(&["announcing", "zone north"]).await;
     }
     let status = rotation.run(&["--status"]);
     assert_eq!(status.status.code(), Some(79));
-    assert!(said(&status).contains("announcing") && said(&status).contains("zone north"), "{status:?}");
+    assert!(
+        said(&status).contains("announcing") && said(&status).contains("zone north"),
+        "{status:?}"
+    );
     assert_eq!(first_root(&ca.ca()), before, "still issued from the old root");
     assert!(rotation.run(&["--pause"]).status.success());
     let paused = rotation.run(&[]);
@@ -114,9 +124,15 @@ async fn the_root_changes_under_load_without_a_failed_request_however_often_the_
 
     // Nobody gets a certificate of the new root while the CA is away.
     ca.stop().await.unwrap();
-    let rotation = Rotation { ca: &ca, admin: admin.clone(), log: log.clone() };
+    let rotation = Rotation {
+        ca: &ca,
+        admin: admin.clone(),
+        log: log.clone(),
+    };
     for _ in 0..2 {
-        rotation.kill_once_it_says(&["issuing", "has certificates of another root"]).await;
+        rotation
+            .kill_once_it_says(&["issuing", "has certificates of another root"])
+            .await;
     }
     assert_ne!(first_root(&ca.ca()), before, "issued from the new root");
     ca.resume(&[]).await.unwrap();
@@ -138,7 +154,12 @@ async fn the_root_changes_under_load_without_a_failed_request_however_often_the_
     assert_eq!(report.failed().count(), 0, "{report}");
     measured(&format!("a root rotation under load: {report}"));
     let aside = fs::read_dir(ca.ca()).unwrap();
-    let names: Vec<_> = aside.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let names: Vec<_> = aside
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     assert!(names.iter().any(|name| name.starts_with("retired-")), "{names:?}");
-    assert!(!names.iter().any(|name| name == "next" || name == "previous"), "{names:?}");
+    assert!(
+        !names.iter().any(|name| name == "next" || name == "previous"),
+        "{names:?}"
+    );
 }
