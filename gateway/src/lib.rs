@@ -3,8 +3,8 @@
 
 pub mod admin;
 pub mod attach;
-pub mod authority;
 pub mod audit;
+pub mod authority;
 pub mod balance;
 pub mod callers;
 pub mod cli;
@@ -17,8 +17,8 @@ pub mod health;
 pub mod identity;
 pub mod ingress;
 pub mod instances;
-pub mod permit;
 pub mod join;
+pub mod permit;
 pub mod registration;
 pub mod relay;
 pub mod reload;

@@ -224,9 +224,16 @@ mod tests {
         files.offer_trust(&document, SystemTime::now()).unwrap();
         let lasting = by_revoked.check_lasting(&*verifier, Purpose::Record, &gateway("west"));
         for refused in [check(&by_revoked), lasting] {
-            assert!(matches!(&refused, Err(Unproven::Credential(why)) if why.contains("Revoked")), "{refused:?}");
+            assert!(
+                matches!(&refused, Err(Unproven::Credential(why)) if why.contains("Revoked")),
+                "{refused:?}"
+            );
         }
-        assert_eq!(check(&by_other), Ok(()), "its other certificate is as good as before");
+        assert_eq!(
+            check(&by_other),
+            Ok(()),
+            "its other certificate is as good as before"
+        );
     }
 
     #[test]
@@ -273,7 +280,10 @@ mod tests {
         no_ca.roots.push(leaf.chain()[0].to_vec());
         let made = Document::new(1, no_ca, 0).unwrap();
         let made = Arc::new(ca.sign_trust(made).unwrap());
-        assert!(files.offer_trust(&made, SystemTime::now()).is_err(), "a leaf is no root");
+        assert!(
+            files.offer_trust(&made, SystemTime::now()).is_err(),
+            "a leaf is no root"
+        );
         assert_eq!(files.identity().trust().edition().generation, 0);
     }
 }

@@ -14,13 +14,13 @@ use rustls_pki_types::CertificateDer;
 
 use super::{State, Step};
 use crate::identity::{
-    ROOTS_FILE,
+    PRIVATE, ROOTS_FILE,
     ca::{
         self, CA_KEY_FILE, Ca, CaError,
         document::{ComposeError, Wish, compose},
         key::Passphrase,
     },
-    PRIVATE, certificates, pem_of, replace_file, write_public,
+    certificates, pem_of, replace_file, write_public,
 };
 
 /// Where a rotation stands.
@@ -322,7 +322,10 @@ mod tests {
 
     fn hashes(folder: &CaFolder) -> Vec<String> {
         let roots = folder.roots(folder.path()).unwrap();
-        roots.iter().map(|root| CertificateHash::of(root).to_string()).collect()
+        roots
+            .iter()
+            .map(|root| CertificateHash::of(root).to_string())
+            .collect()
     }
 
     #[test]
@@ -350,7 +353,9 @@ mod tests {
         assert_eq!(folder.ca().unwrap().hash().to_string(), old);
         let both = folder.document((0, ""), now).unwrap();
         assert_eq!((both.content().roots.len(), both.content().preferred), (2, None));
-        let again = folder.document((1, &both.edition().fingerprint.to_string()), now).unwrap();
+        let again = folder
+            .document((1, &both.edition().fingerprint.to_string()), now)
+            .unwrap();
         assert_eq!(again.edition(), both.edition(), "the same wish makes nothing new");
 
         state.step = Step::Issuing;
@@ -360,7 +365,9 @@ mod tests {
             assert_eq!(hashes(&folder), [new.clone(), old.clone()]);
             assert_eq!(folder.ca().unwrap().hash().to_string(), new);
         }
-        let issuing = folder.document((1, &both.edition().fingerprint.to_string()), now).unwrap();
+        let issuing = folder
+            .document((1, &both.edition().fingerprint.to_string()), now)
+            .unwrap();
         assert_eq!(issuing.edition().generation, 2);
         assert_eq!(issuing.content().preferred.unwrap().to_string(), new);
         assert_eq!(issuing.signers().count(), 2, "whoever trusts either believes it");
@@ -369,9 +376,11 @@ mod tests {
         folder.write_state(&state).unwrap();
         for _ in 0..2 {
             folder.retire(&state).unwrap();
-            assert_eq!(hashes(&folder), [new.clone()]);
+            assert_eq!(hashes(&folder), std::slice::from_ref(&new));
         }
-        let last = folder.document((2, &issuing.edition().fingerprint.to_string()), now).unwrap();
+        let last = folder
+            .document((2, &issuing.edition().fingerprint.to_string()), now)
+            .unwrap();
         assert_eq!((last.content().roots.len(), last.signers().count()), (1, 2));
         for _ in 0..2 {
             let aside = folder.finish(&state).unwrap();
@@ -379,7 +388,9 @@ mod tests {
         }
         state.step = Step::Done;
         folder.write_state(&state).unwrap();
-        let after = folder.document((3, &last.edition().fingerprint.to_string()), now).unwrap();
+        let after = folder
+            .document((3, &last.edition().fingerprint.to_string()), now)
+            .unwrap();
         assert_eq!(after.signers().count(), 1);
     }
 

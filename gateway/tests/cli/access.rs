@@ -313,7 +313,9 @@ async fn without_any_way_to_prove_oneself_an_open_address_is_refused() {
     let id = GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap());
     ca::issue(&authority, &id, &folder.path().join("id"), DAY).unwrap();
     let mut state = state();
-    state.identity = IdentityFolder::open(&folder.path().join("id")).unwrap().identity();
+    state.identity = IdentityFolder::open(&folder.path().join("id"))
+        .unwrap()
+        .identity();
     let config = AdminConfig {
         listen: AdminAddress::Tcp("0.0.0.0:0".parse().unwrap()),
         insecure: false,

@@ -30,7 +30,15 @@ struct Rotation<'a> {
     log: std::path::PathBuf,
 }
 
-impl Rotation<'_> {
+impl<'a> Rotation<'a> {
+    fn new(ca: &'a CaServer, federation: &Federation) -> Self {
+        Self {
+            ca,
+            admin: federation.zone("east").admin.to_string(),
+            log: ca.ca().with_file_name("rotation.log"),
+        }
+    }
+
     /// Runs the command until its output holds all of `parts`, and kills it.
     async fn kill_once_it_says(&self, parts: &[&str]) {
         let mut running = self.start();
@@ -64,7 +72,10 @@ fn said(output: &Output) -> String {
 
 fn first_root(folder: &Path) -> String {
     let text = fs::read_to_string(folder.join("ca.pem")).unwrap();
-    text.split_inclusive("-----END CERTIFICATE-----").next().unwrap().to_owned()
+    text.split_inclusive("-----END CERTIFICATE-----")
+        .next()
+        .unwrap()
+        .to_owned()
 }
 
 async fn roots(federation: &Federation, zone: &str) -> Vec<String> {
@@ -74,6 +85,30 @@ async fn roots(federation: &Federation, zone: &str) -> Vec<String> {
         .iter()
         .map(|root| root["fingerprint"].as_str().unwrap_or_default().to_owned())
         .collect()
+}
+
+/// Kills the command while it waits for a zone that is away, and pauses it; then the zone is back.
+async fn is_held_up_by_a_zone_that_is_away(ca: &CaServer, federation: &mut Federation, before: &str) {
+    federation.zone_mut("north").kill().unwrap();
+    let rotation = Rotation::new(ca, federation);
+    for _ in 0..2 {
+        rotation.kill_once_it_says(&["announcing", "zone north"]).await;
+    }
+    let status = rotation.run(&["--status"]);
+    assert_eq!(status.status.code(), Some(79));
+    assert!(
+        said(&status).contains("announcing") && said(&status).contains("zone north"),
+        "{status:?}"
+    );
+    assert_eq!(first_root(&ca.ca()), before, "still issued from the old root");
+    assert!(rotation.run(&["--pause"]).status.success());
+    let paused = rotation.run(&[]);
+    assert_eq!(paused.status.code(), Some(79));
+    assert!(said(&paused).contains("paused"), "{paused:?}");
+    assert!(said(&rotation.run(&["--status"])).contains("paused"));
+    fs::remove_file(ca.ca().join("rotation.paused")).unwrap();
+    federation.start_zone("north").unwrap();
+    federation.zone("north").wait_ready().await;
 }
 
 #[tokio::test]
@@ -91,37 +126,17 @@ async fn the_root_changes_under_load_without_a_failed_request_however_often_the_
     let old = roots(&federation, "east").await;
     let before = first_root(&ca.ca());
 
-    // A zone that is away holds it up, by name.
-    federation.zone_mut("north").kill().unwrap();
-    let log = ca.ca().with_file_name("rotation.log");
-    let admin = federation.zone("east").admin.to_string();
-    let rotation = Rotation { ca: &ca, admin: admin.clone(), log: log.clone() };
-    for _ in 0..2 {
-        rotation.kill_once_it_says(&["announcing", "zone north"]).await;
-    }
-    let status = rotation.run(&["--status"]);
-    assert_eq!(status.status.code(), Some(79));
-    assert!(said(&status).contains("announcing") && said(&status).contains("zone north"), "{status:?}");
-    assert_eq!(first_root(&ca.ca()), before, "still issued from the old root");
-    assert!(rotation.run(&["--pause"]).status.success());
-    let paused = rotation.run(&[]);
-    assert_eq!(paused.status.code(), Some(79));
-    assert!(said(&paused).contains("paused"), "{paused:?}");
-    assert!(said(&rotation.run(&["--status"])).contains("paused"));
-    fs::remove_file(ca.ca().join("rotation.paused")).unwrap();
-    federation.start_zone("north").unwrap();
-    federation.zone("north").wait_ready().await;
-
+    is_held_up_by_a_zone_that_is_away(&ca, &mut federation, &before).await;
     // Nobody gets a certificate of the new root while the CA is away.
     ca.stop().await.unwrap();
-    let rotation = Rotation { ca: &ca, admin: admin.clone(), log: log.clone() };
     for _ in 0..2 {
-        rotation.kill_once_it_says(&["issuing", "has certificates of another root"]).await;
+        let says = ["issuing", "has certificates of another root"];
+        Rotation::new(&ca, &federation).kill_once_it_says(&says).await;
     }
     assert_ne!(first_root(&ca.ca()), before, "issued from the new root");
     ca.resume(&[]).await.unwrap();
 
-    let rotation = Rotation { ca: &ca, admin, log };
+    let rotation = Rotation::new(&ca, &federation);
     let mut last = rotation.start();
     let status = last.wait(LONG).await;
     assert!(status.success(), "{}", last.log());
@@ -138,7 +153,12 @@ async fn the_root_changes_under_load_without_a_failed_request_however_often_the_
     assert_eq!(report.failed().count(), 0, "{report}");
     measured(&format!("a root rotation under load: {report}"));
     let aside = fs::read_dir(ca.ca()).unwrap();
-    let names: Vec<_> = aside.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let names: Vec<_> = aside
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     assert!(names.iter().any(|name| name.starts_with("retired-")), "{names:?}");
-    assert!(!names.iter().any(|name| name == "next" || name == "previous"), "{names:?}");
+    assert!(
+        !names.iter().any(|name| name == "next" || name == "previous"),
+        "{names:?}"
+    );
 }
