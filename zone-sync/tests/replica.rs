@@ -8,11 +8,18 @@
 
 mod network;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use causeway_zone_sync::{
-    catalog::Age,
-    replica::{Event, LocalChange, limits::MAX_PART_BYTES},
+    catalog::{Age, Exports, Record},
+    name::GatewayId,
+    replica::{Event, LocalChange, Replica, ReplicaConfig, limits::MAX_PART_BYTES},
+    signing::{Credential, Signed, Unproven, Verifier},
+    trust::Edition,
 };
 use network::{Faults, Network, export, gateway, zones};
 use proptest::prelude::*;
@@ -281,4 +288,67 @@ fn a_blocked_peer_is_given_nothing_until_it_is_writable() {
     network.replica_mut(0).handle_writable(&gateway(1));
     network.settle();
     assert!(network.has_converged(), "{}", network.describe());
+}
+
+/// Believes everybody until it is told not to believe certificates any more.
+#[derive(Debug, Default)]
+struct Wary(std::sync::atomic::AtomicBool);
+
+impl Verifier for Wary {
+    fn verify(&self, _: &GatewayId, _: &Credential, _: &[u8], _: &[u8]) -> Result<(), Unproven> {
+        match self.0.load(std::sync::atomic::Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(Unproven::Credential("it was revoked".to_owned())),
+        }
+    }
+}
+
+fn id(zone: &str) -> GatewayId {
+    GatewayId::new(zone.parse().unwrap(), "gw1".parse().unwrap())
+}
+
+#[test]
+fn what_is_held_of_a_gateway_that_is_not_believed_any_more_is_forgotten() {
+    let record = |zone: &str, signature: &[u8]| Record {
+        origin: id(zone),
+        incarnation: 5,
+        version: 3,
+        exports: Exports::default(),
+        draining: false,
+        topology: Default::default(),
+        topology_generation: 0,
+        trust: Default::default(),
+        signed: Some(Arc::new(Signed {
+            words: [][..].into(),
+            signature: signature.into(),
+            credential: Arc::default(),
+        })),
+    };
+    let (now, wary) = (Instant::now(), Arc::new(Wary::default()));
+    let config = ReplicaConfig::new(id("east"), 7, wary.clone());
+    let held = [record("west", &[1]), record("north", &[])];
+    let mut replica = Replica::new(now, config, held);
+    let origins = |replica: &Replica| {
+        let entries = replica.catalog().entries();
+        entries
+            .map(|entry| entry.record.origin.clone())
+            .collect::<Vec<_>>()
+    };
+    let edition = Edition {
+        generation: 4,
+        ..Default::default()
+    };
+    replica.handle_local(now, LocalChange::Trust(edition));
+    assert_eq!(origins(&replica).len(), 2, "it is believed as before");
+    assert_eq!(
+        replica.own().trust,
+        edition,
+        "and others are told what is in force"
+    );
+    wary.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    replica.handle_local(now, LocalChange::Trust(edition));
+    // What was never signed came from its origin itself, whose session ends with its tunnel.
+    assert_eq!(origins(&replica), [id("north")]);
+    let forgotten = Event::Forgotten { origin: id("west") };
+    assert_eq!(replica.poll_event(), Some(forgotten));
 }

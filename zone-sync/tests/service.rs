@@ -17,6 +17,7 @@ use causeway_zone_sync::{
     service::{Disk, SessionError, Side, SyncConfig, SyncEvent, ZoneSync},
     signing::keyed::{KeyedSigner, KeyedVerifier},
     topology::Fingerprint,
+    trust::Edition,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{

@@ -376,7 +376,7 @@ mod tests {
         folder.write_state(&state).unwrap();
         for _ in 0..2 {
             folder.retire(&state).unwrap();
-            assert_eq!(hashes(&folder), [new.clone()]);
+            assert_eq!(hashes(&folder), std::slice::from_ref(&new));
         }
         let last = folder
             .document((2, &issuing.edition().fingerprint.to_string()), now)

@@ -184,29 +184,13 @@ pub(super) struct ZoneFamilies {
     pub sync_repairs: Counter,
     pub sync_passed_over: Counter,
     pub reloads: Family<ByResult, Counter>,
-    pub renewals: Family<ByResult, Counter>,
-    pub certificates: Family<ByResult, Counter>,
-    pub identity_ends: Gauge,
-    pub identity_renews: Gauge,
     pub registry_attached: Gauge,
     pub registry_attachments: Counter,
     pub topologies: Family<ByResult, Counter>,
-    pub trust: Family<ByResult, Counter>,
 }
 
 impl ZoneFamilies {
     pub fn new(registry: &mut Registry) -> Self {
-        let (identity_ends, identity_renews) = (Gauge::default(), Gauge::default());
-        registry.register(
-            "identity_not_after_timestamp_seconds",
-            "When the certificate in use ends, since 1970; 0 while that is not known",
-            identity_ends.clone(),
-        );
-        registry.register(
-            "identity_renewal_timestamp_seconds",
-            "When the certificate in use is renewed next, since 1970; 0 where somebody else renews it",
-            identity_renews.clone(),
-        );
         let registry_attached = Gauge::default();
         registry.register(
             "registry_attached",
@@ -231,13 +215,6 @@ impl ZoneFamilies {
             sync_passed_over.clone(),
         );
         Self {
-            certificates: counters(
-                registry,
-                "identity_renewals",
-                "Certificates asked of the CA, by what became of it",
-            ),
-            identity_ends,
-            identity_renews,
             registry_attached,
             registry_attachments,
             sync_repairs,
@@ -255,16 +232,50 @@ impl ZoneFamilies {
                 "Zone sync sessions ended, and relayed records refused, over a broken rule or limit",
             ),
             reloads: counters(registry, "topology_reloads", "Topology files taken up or refused"),
-            renewals: counters(
-                registry,
-                "identity_reloads",
-                "Renewed identities taken up or refused",
-            ),
             topologies: counters(
                 registry,
                 "topology_documents",
                 "Applied topologies, by what became of them",
             ),
+        }
+    }
+}
+
+/// Who this gateway is, and whom it believes.
+pub(super) struct IdentityFamilies {
+    pub reloads: Family<ByResult, Counter>,
+    pub renewals: Family<ByResult, Counter>,
+    pub ends: Gauge,
+    pub renews: Gauge,
+    pub trust: Family<ByResult, Counter>,
+}
+
+impl IdentityFamilies {
+    pub fn new(registry: &mut Registry) -> Self {
+        let (ends, renews) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "identity_not_after_timestamp_seconds",
+            "When the certificate in use ends, since 1970; 0 while that is not known",
+            ends.clone(),
+        );
+        registry.register(
+            "identity_renewal_timestamp_seconds",
+            "When the certificate in use is renewed next, since 1970; 0 where somebody else renews it",
+            renews.clone(),
+        );
+        Self {
+            reloads: counters(
+                registry,
+                "identity_reloads",
+                "Renewed identities taken up or refused",
+            ),
+            renewals: counters(
+                registry,
+                "identity_renewals",
+                "Certificates asked of the CA, by what became of it",
+            ),
+            ends,
+            renews,
             trust: counters(
                 registry,
                 "trust_documents",

@@ -21,7 +21,7 @@ use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
 use super::{
     AccessRecord,
-    families::{ApiFamilies, PeerFamilies, TrafficFamilies, ZoneFamilies},
+    families::{ApiFamilies, IdentityFamilies, PeerFamilies, TrafficFamilies, ZoneFamilies},
     labels::{
         ByAnswer, ByDirection, ByOutcome, ByPeer, ByPeerSideReason, ByPeerWay, ByReason, ByResult, ByRole,
         ByRoleServiceRule, ByServiceReason, ByServiceResult, ByServiceWhy, BySideReason, ServiceLabel,
@@ -79,6 +79,7 @@ pub struct Metrics {
     peers: PeerFamilies,
     apis: ApiFamilies,
     zone: ZoneFamilies,
+    identity: IdentityFamilies,
     tunnels: Mutex<TunnelTotals>,
     forbidden: AtomicU64,
     dry_run: AtomicU64,
@@ -94,6 +95,7 @@ impl Default for Metrics {
             peers: PeerFamilies::new(&mut registry),
             apis: ApiFamilies::new(&mut registry),
             zone: ZoneFamilies::new(&mut registry),
+            identity: IdentityFamilies::new(&mut registry),
             tunnels: Mutex::new(TunnelTotals::new(&mut registry)),
             registry,
             forbidden: AtomicU64::new(0),
@@ -361,8 +363,8 @@ impl Metrics {
 
     /// A renewed identity was taken up (`true`) or a bad one was refused (`false`).
     pub fn identity_reloaded(&self, ok: bool) {
-        self.zone
-            .renewals
+        self.identity
+            .reloads
             .get_or_create(&ByResult { result: result(ok) })
             .inc();
     }
@@ -370,17 +372,17 @@ impl Metrics {
     /// A new certificate was got from the CA (`true`), or could not be (`false`).
     pub fn identity_renewed(&self, ok: bool) {
         let labels = ByResult { result: result(ok) };
-        self.zone.certificates.get_or_create(&labels).inc();
+        self.identity.renewals.get_or_create(&labels).inc();
     }
 
     /// When the certificate in use ends.
     pub fn identity_ends(&self, at: SystemTime) {
-        self.zone.identity_ends.set(since_1970(at));
+        self.identity.ends.set(since_1970(at));
     }
 
     /// When the certificate in use is renewed next.
     pub fn identity_renews(&self, at: SystemTime) {
-        self.zone.identity_renews.set(since_1970(at));
+        self.identity.renews.set(since_1970(at));
     }
 
     /// What became of an applied topology: `applied` (here), `taken`, `overruled`, `refused`, `fetch_failed`.
@@ -390,7 +392,7 @@ impl Metrics {
 
     /// What became of a trust document: `handed_in` (here), `taken`, `overruled`, `refused`, `fetch_failed`.
     pub fn trust_document(&self, result: &'static str) {
-        self.zone.trust.get_or_create(&ByResult { result }).inc();
+        self.identity.trust.get_or_create(&ByResult { result }).inc();
     }
 
     pub(crate) fn registry(&self) -> &Registry {

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    process::Output,
     time::{Duration, Instant},
 };
 
@@ -21,10 +22,31 @@ use tokio::{
 use super::{begin, trust};
 
 const HOUR: Duration = Duration::from_secs(3600);
+/// Renewed while the test looks on.
+const SHORT: Duration = Duration::from_secs(20);
 const REFUSED: &str = "causeway_tunnel_refused_total";
 
+/// Runs `causeway revoke` while clients of the revoked zone talk; says what it said, and how long they could go on.
+async fn revoke_under(command: &[&str], clients: &mut [Client]) -> (Output, Duration) {
+    let begun = Instant::now();
+    let command: Vec<_> = command.iter().map(|&argument| argument.to_owned()).collect();
+    let revoking = tokio::task::spawn_blocking(move || {
+        let command: Vec<_> = command.iter().map(String::as_str).collect();
+        causeway(&command).unwrap()
+    });
+    for client in clients {
+        while client
+            .say("still")
+            .await
+            .is_ok_and(|answer| answer == "west still")
+        {}
+    }
+    let cut = begun.elapsed();
+    (revoking.await.unwrap(), cut)
+}
+
 #[tokio::test]
-async fn a_revoked_zone_is_cut_off_everywhere_at_once_and_gets_no_certificate_any_more() {
+async fn a_revoked_zone_is_cut_off_everywhere_at_once_and_stays_so() {
     let (ca, mut federation, _west) = begin(HOUR).await;
     let mut clients = Vec::new();
     for zone in ["east", "north"] {
@@ -33,9 +55,7 @@ async fn a_revoked_zone_is_cut_off_everywhere_at_once_and_gets_no_certificate_an
         assert_eq!(client.say("before").await.unwrap(), "west before");
         clients.push(client);
     }
-    let token = ca.token("west", &[]).unwrap();
     let (folder, east) = (ca.ca(), federation.zone("east").admin.to_string());
-    let begun = Instant::now();
     let revoke = [
         "revoke",
         "zone",
@@ -45,23 +65,7 @@ async fn a_revoked_zone_is_cut_off_everywhere_at_once_and_gets_no_certificate_an
         "--admin",
         &east,
     ];
-    let (revoked, cut) = tokio::join!(
-        tokio::task::spawn_blocking({
-            let revoke = revoke.map(str::to_owned);
-            move || causeway(&revoke.each_ref().map(String::as_str)).unwrap()
-        }),
-        async {
-            for client in &mut clients {
-                while client
-                    .say("still")
-                    .await
-                    .is_ok_and(|answer| answer == "west still")
-                {}
-            }
-            begun.elapsed()
-        }
-    );
-    let revoked = revoked.unwrap();
+    let (revoked, cut) = revoke_under(&revoke, &mut clients).await;
     let said = String::from_utf8_lossy(&revoked.stdout).into_owned();
     assert!(revoked.status.success(), "{revoked:?}");
     assert!(said.contains("revoked zone west: 1 certificate"), "{said}");
@@ -71,30 +75,47 @@ async fn a_revoked_zone_is_cut_off_everywhere_at_once_and_gets_no_certificate_an
     ));
     // The command itself starts, reads the CA and signs; the news then has a second.
     assert!(cut < Duration::from_secs(5), "{cut:?}");
-
     for zone in ["east", "north"] {
-        let refused = [("side", "local"), ("reason", "revoked")];
-        federation.zone(zone).wait_metric(REFUSED, &refused, 1.0).await;
-        federation
-            .zone(zone)
-            .wait_log(&["refused a tunnel", "revoked", "west/gw1"])
+        let zone = federation.zone(zone);
+        zone.wait_metric(REFUSED, &[("side", "local"), ("reason", "revoked")], 1.0)
             .await;
-        assert_eq!(trust(&federation, zone).await["generation"], 1);
+        zone.wait_log(&["refused a tunnel", "revoked", "west/gw1"]).await;
+        assert_eq!(trust(&federation, &zone.name).await["generation"], 1);
     }
     let told = [("side", "peer"), ("reason", "revoked")];
     federation.zone("west").wait_metric(REFUSED, &told, 1.0).await;
 
+    // It is still so after a restart, and saying it again changes nothing.
+    federation.zone_mut("east").kill().unwrap();
+    federation.start_zone("east").unwrap();
+    let east = federation.zone("east");
+    east.wait_ready().await;
+    assert_eq!(trust(&federation, "east").await["generation"], 1);
+    east.wait_metric(REFUSED, &[("side", "local"), ("reason", "revoked")], 1.0)
+        .await;
+    let again = causeway(&revoke).unwrap();
+    assert!(again.status.success(), "{again:?}");
+    assert_eq!(trust(&federation, "east").await["generation"], 1);
+}
+
+#[tokio::test]
+async fn a_revoked_zone_gets_no_certificate_any_more_by_whatever_way() {
+    let (ca, federation, _west) = begin(SHORT).await;
+    let token = ca.token("west", &[]).unwrap();
+    let (folder, east) = (ca.ca(), federation.zone("east").admin.to_string());
+    let folder = text(&folder).unwrap();
+    let revoke = ["revoke", "zone", "west", "--ca", folder, "--admin", &east];
+    let revoked = causeway(&revoke).unwrap();
+    assert!(revoked.status.success(), "{revoked:?}");
     let joined = ca.join(&token, &ca.ca().with_file_name("again")).unwrap();
-    assert!(!joined.status.success());
     let said = String::from_utf8_lossy(&joined.stderr).into_owned();
-    assert!(said.contains("revoked"), "{said}");
-    ca.wait_log(&["refused to issue a certificate", "revoked"]).await;
+    assert!(!joined.status.success() && said.contains("revoked"), "{said}");
     let out = ca.ca().with_file_name("by-hand");
     let issue = [
         "ca",
         "issue",
         "--ca",
-        text(&folder).unwrap(),
+        folder,
         "--zone",
         "west",
         "--gateway",
@@ -102,28 +123,23 @@ async fn a_revoked_zone_is_cut_off_everywhere_at_once_and_gets_no_certificate_an
         "--out",
     ];
     let issued = causeway(&[&issue[..], &[text(&out).unwrap()]].concat()).unwrap();
+    let said = String::from_utf8_lossy(&issued.stderr).into_owned();
     assert!(
-        !issued.status.success() && !out.join("cert.pem").exists(),
-        "{issued:?}"
+        !issued.status.success() && said.contains("zone west was revoked"),
+        "{said}"
     );
-
-    // It is still so after a restart, and saying it again changes nothing.
-    federation.zone_mut("east").kill().unwrap();
-    federation.start_zone("east").unwrap();
-    federation.zone("east").wait_ready().await;
-    assert_eq!(trust(&federation, "east").await["generation"], 1);
-    until_true(
-        "the revoked zone is refused by east again",
-        PATIENCE,
-        async || {
-            let metrics = federation.zone("east").metrics().await.unwrap_or_default();
-            metrics.sum(REFUSED, &[("side", "local"), ("reason", "revoked")]) >= 1.0
-        },
-    )
+    assert!(!out.join("cert.pem").exists());
+    // Its gateway tries to renew, at half of the life.
+    ca.wait_log(&[
+        "refused to issue a certificate",
+        "reason=\"revoked\"",
+        "serial number",
+    ])
     .await;
-    let again = causeway(&revoke).unwrap();
-    assert!(again.status.success(), "{again:?}");
-    assert_eq!(trust(&federation, "east").await["generation"], 1);
+    federation
+        .zone("west")
+        .wait_log(&["could not be renewed", "revoked"])
+        .await;
 }
 
 #[tokio::test]

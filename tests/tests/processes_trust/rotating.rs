@@ -30,7 +30,15 @@ struct Rotation<'a> {
     log: std::path::PathBuf,
 }
 
-impl Rotation<'_> {
+impl<'a> Rotation<'a> {
+    fn new(ca: &'a CaServer, federation: &Federation) -> Self {
+        Self {
+            ca,
+            admin: federation.zone("east").admin.to_string(),
+            log: ca.ca().with_file_name("rotation.log"),
+        }
+    }
+
     /// Runs the command until its output holds all of `parts`, and kills it.
     async fn kill_once_it_says(&self, parts: &[&str]) {
         let mut running = self.start();
@@ -79,30 +87,10 @@ async fn roots(federation: &Federation, zone: &str) -> Vec<String> {
         .collect()
 }
 
-#[tokio::test]
-async fn the_root_changes_under_load_without_a_failed_request_however_often_the_command_is_killed() {
-    let (mut ca, mut federation, _west) = begin(LIFETIME).await;
-    let orders = federation.service_address("east", "orders", 9000).await;
-    let mut lasting = Client::connect(orders).await.unwrap();
-    assert_eq!(lasting.say("before").await.unwrap(), "west before");
-    let load = Load {
-        service: orders,
-        connections_per_second: 50,
-        patience: Duration::from_secs(10),
-    }
-    .start();
-    let old = roots(&federation, "east").await;
-    let before = first_root(&ca.ca());
-
-    // A zone that is away holds it up, by name.
+/// Kills the command while it waits for a zone that is away, and pauses it; then the zone is back.
+async fn is_held_up_by_a_zone_that_is_away(ca: &CaServer, federation: &mut Federation, before: &str) {
     federation.zone_mut("north").kill().unwrap();
-    let log = ca.ca().with_file_name("rotation.log");
-    let admin = federation.zone("east").admin.to_string();
-    let rotation = Rotation {
-        ca: &ca,
-        admin: admin.clone(),
-        log: log.clone(),
-    };
+    let rotation = Rotation::new(ca, federation);
     for _ in 0..2 {
         rotation.kill_once_it_says(&["announcing", "zone north"]).await;
     }
@@ -121,23 +109,34 @@ async fn the_root_changes_under_load_without_a_failed_request_however_often_the_
     fs::remove_file(ca.ca().join("rotation.paused")).unwrap();
     federation.start_zone("north").unwrap();
     federation.zone("north").wait_ready().await;
+}
 
+#[tokio::test]
+async fn the_root_changes_under_load_without_a_failed_request_however_often_the_command_is_killed() {
+    let (mut ca, mut federation, _west) = begin(LIFETIME).await;
+    let orders = federation.service_address("east", "orders", 9000).await;
+    let mut lasting = Client::connect(orders).await.unwrap();
+    assert_eq!(lasting.say("before").await.unwrap(), "west before");
+    let load = Load {
+        service: orders,
+        connections_per_second: 50,
+        patience: Duration::from_secs(10),
+    }
+    .start();
+    let old = roots(&federation, "east").await;
+    let before = first_root(&ca.ca());
+
+    is_held_up_by_a_zone_that_is_away(&ca, &mut federation, &before).await;
     // Nobody gets a certificate of the new root while the CA is away.
     ca.stop().await.unwrap();
-    let rotation = Rotation {
-        ca: &ca,
-        admin: admin.clone(),
-        log: log.clone(),
-    };
     for _ in 0..2 {
-        rotation
-            .kill_once_it_says(&["issuing", "has certificates of another root"])
-            .await;
+        let says = ["issuing", "has certificates of another root"];
+        Rotation::new(&ca, &federation).kill_once_it_says(&says).await;
     }
     assert_ne!(first_root(&ca.ca()), before, "issued from the new root");
     ca.resume(&[]).await.unwrap();
 
-    let rotation = Rotation { ca: &ca, admin, log };
+    let rotation = Rotation::new(&ca, &federation);
     let mut last = rotation.start();
     let status = last.wait(LONG).await;
     assert!(status.success(), "{}", last.log());
