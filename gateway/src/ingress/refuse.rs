@@ -191,3 +191,35 @@ pub(super) async fn answer(refused: Refused, mut send: SendStream, mut recv: Rec
     let _ = send.finish();
     let _ = recv.stop(relay::code::REFUSED);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_a_header_says_of_its_caller_the_zone_is_the_peers(
+            service in "[a-z*]{0,3}|.{0,80}", identity in "(spiffe://)?[a-z./]{0,20}|.{0,40}",
+            tags in prop::collection::btree_map("[a-z]{0,2}", ".{0,70}", 0..3),
+        ) {
+            let header = Connect {
+                caller: service.clone(),
+                caller_identity: identity.clone(),
+                caller_tags: tags.clone(),
+                ..Connect::default()
+            };
+            let from = ZoneName::new("east").unwrap();
+            match caller(&header, &from) {
+                Ok(caller) => {
+                    prop_assert_eq!(&caller.zone, &from);
+                    prop_assert_eq!(caller.service.map(String::from).unwrap_or_default(), service);
+                    prop_assert_eq!(caller.identity.map(|it| it.to_string()).unwrap_or_default(), identity);
+                    prop_assert_eq!(caller.tags.len(), tags.len());
+                }
+                Err(refused) => prop_assert_eq!(refused.reason, RefusalReason::BadHeader),
+            }
+        }
+    }
+}

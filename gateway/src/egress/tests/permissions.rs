@@ -1,12 +1,13 @@
 //! Who may call what, over real sockets: local instances and another zone's, and what a change does to open connections.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc};
 
 use causeway_zone_sync::topology::Topology;
+use parking_lot::Mutex;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
-    callers::Index,
+    callers::{Callers, Host, Index, Kernel, Sockets},
     egress::EgressConfig,
     instances::Published,
     snapshot::{Instance, Snapshot},
@@ -243,4 +244,49 @@ async fn a_zone_that_an_export_is_taken_from_loses_what_it_had_open() {
     set_topology(&east, &topology("", "allow: [web], export_to: [east]"));
     assert_closed(&mut web).await;
     until("nothing is open", || east.ingress.open_connections().count() == 0).await;
+}
+
+/// A host whose kernel is asked just when a change comes.
+struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+#[derive(Clone)]
+struct Interrupted(Arc<Meanwhile>);
+
+impl Host for Interrupted {
+    fn addresses(&self) -> Arc<BTreeSet<IpAddr>> {
+        Arc::default()
+    }
+
+    fn sockets(&self) -> io::Result<Box<dyn Sockets>> {
+        if let Some(change) = self.0.0.lock().take() {
+            change();
+        }
+        Kernel::default().sockets()
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_comes_while_a_client_is_looked_at_is_not_missed() {
+    let host = Interrupted(Arc::new(Meanwhile(Mutex::new(None))));
+    let config = EgressConfig {
+        callers: Callers::new(host.clone()),
+        ..EgressConfig::new(1)
+    };
+    let there = Recorder::start("here").await;
+    let open = topology("", "allow: [web]");
+    let home = Zone::with_config("home", &open, vec![there.instance(1, &[])], config);
+    let web = Calling::start("web");
+    register(&home, &[&web]);
+    let (snapshots, egress) = (home.snapshots.clone(), home.egress.clone());
+    *host.0.0.lock() = Some(Box::new(move || {
+        let closed = Snapshot {
+            topology: topology("", "allow: [batch]"),
+            ..Snapshot::clone(&snapshots.load())
+        };
+        snapshots.store(Arc::new(closed));
+        // The client is not known yet, so this does not find it.
+        egress.recheck(&snapshots.load());
+    }));
+    assert_refused(web.connect(&home).await).await;
+    assert!(there.given().is_empty());
 }
