@@ -2,12 +2,13 @@
 //!
 //! The gateway's own CA is tested through its command line; this one also makes what that one rightly refuses to make.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::Context;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
 };
 
 /// Whether a leaf can be used today.
@@ -27,6 +28,8 @@ pub struct Wish {
     pub years: (i32, i32),
     pub is_ca: bool,
     pub purposes: Vec<ExtendedKeyUsagePurpose>,
+    /// `None`: a random one.
+    pub serial: Option<u64>,
 }
 
 /// A root that signs leaves.
@@ -60,6 +63,8 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, "test root");
+        let uri = format!("spiffe://{trust_domain}");
+        params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().context("a URI in ASCII")?)];
         (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2200, 1, 1));
         let key = KeyPair::generate().context("make a root key")?;
         let root = params.self_signed(&key).context("sign a root")?;
@@ -74,6 +79,48 @@ impl Authority {
     #[must_use]
     pub fn root_pem(&self) -> &str {
         &self.root_pem
+    }
+
+    /// A list that revokes the certificate with this serial number, PEM.
+    ///
+    /// # Errors
+    /// When the cryptography library refuses.
+    pub fn revocations(&self, serial: u64) -> anyhow::Result<String> {
+        let (issued, next) = (date_time_ymd(2024, 1, 1), date_time_ymd(2199, 1, 1));
+        let revoked = RevokedCertParams {
+            serial_number: serial.into(),
+            revocation_time: issued,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: issued,
+            next_update: next,
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.issuer).context("sign a revocation list")?;
+        list.pem().context("write a revocation list")
+    }
+
+    /// Writes the folder of a CA as `causeway ca serve` reads it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_ca(&self, folder: &Path) -> anyhow::Result<()> {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).context("narrow the folder")?;
+        for (name, text) in [
+            ("ca.pem", self.root_pem.as_str()),
+            ("ca-key.pem", &self.issuer.key().serialize_pem()),
+        ] {
+            fs::write(folder.join(name), text).with_context(|| format!("write {name}"))?;
+            let private = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(folder.join(name), private).with_context(|| format!("narrow {name}"))?;
+        }
+        Ok(())
     }
 
     /// Signs a leaf for one gateway.
@@ -106,6 +153,7 @@ impl Authority {
                 ExtendedKeyUsagePurpose::ServerAuth,
                 ExtendedKeyUsagePurpose::ClientAuth,
             ],
+            serial: None,
         }
     }
 
@@ -124,6 +172,7 @@ impl Authority {
             .push(DnType::CommonName, "a gateway of a test");
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages.clone_from(&wish.purposes);
+        params.serial_number = wish.serial.map(SerialNumber::from);
         params.use_authority_key_identifier_extension = true;
         if wish.is_ca {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -25,13 +25,3 @@ async fn every_credential_is_admitted_or_refused_with_its_own_reason_at_every_en
         wrong.join("\n")
     );
 }
-
-#[test]
-fn the_page_on_security_shows_the_same_table() {
-    let page = include_str!("../../docs/security.md");
-    let table = table(&rows());
-    assert!(
-        page.contains(&table),
-        "docs/security.md should hold this table:\n{table}"
-    );
-}

@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::current::{Current, Served};
-use crate::tunnel::Quiet;
+use crate::{credentials::handshake_word, tunnel::Quiet};
 
 /// Connections served at once, handshakes included; further ones are closed.
 const MAX_CONNECTIONS: usize = 512;
@@ -142,11 +142,12 @@ async fn accept(listener: TcpListener, current: Arc<Current>, secure: &mpsc::Sen
                 }
                 // Connected and gone, as load balancers do to see whether anybody listens.
                 Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("it took longer than {HANDSHAKE_LIMIT:?}"),
+                Ok(Err(error)) => (handshake_word(&error), error.to_string()),
+                Err(_) => ("slow", format!("it took longer than {HANDSHAKE_LIMIT:?}")),
             };
             if let Some(repeats) = quiet.lock().admit(Instant::now(), ip) {
-                tracing::warn!(%address, repeats, error = failure, "a TLS handshake with the CA failed");
+                let (reason, error) = failure;
+                tracing::warn!(reason, %address, repeats, error, "a TLS handshake with the CA failed");
             }
         });
     }

@@ -96,14 +96,16 @@ pub struct Args {
         default_value = "0.0.0.0:7800"
     )]
     listen: SocketAddr,
-    /// Admin API: a loopback IP:PORT, or unix:/PATH; with --admin-tokens or --admin-allow any IP:PORT, over TLS
+    /// Admin API: a loopback IP:PORT, or unix:/PATH; with --admin-tokens or --admin-allow any IP:PORT, over TLS; several are
+    /// separated by commas
     #[arg(
         long,
-        value_name = "ADDR",
+        value_name = "ADDR,…",
         env = "CAUSEWAY_ADMIN",
-        default_value = "127.0.0.1:7810"
+        default_value = "127.0.0.1:7810",
+        value_delimiter = ','
     )]
-    admin: AdminAddress,
+    admin: Vec<AdminAddress>,
     /// Let the admin API listen where others than this host can reach it, in the clear and for anybody
     #[arg(long, env = "CAUSEWAY_ADMIN_INSECURE")]
     admin_insecure: bool,
@@ -312,10 +314,7 @@ fn config(
             upstreams: args.dns_upstream.clone(),
             allow: args.dns_allow.clone(),
         },
-        admin: Some(AdminConfig {
-            listen: args.admin.clone(),
-            insecure: args.admin_insecure,
-        }),
+        admin: args.admin.iter().map(|listen| admin(listen, args)).collect(),
         instances_folder: args.instances.clone(),
         registration: match args.registry.unwrap_or(default_registry(args)) {
             RegistrationAddress::Off => None,
@@ -330,6 +329,13 @@ fn config(
         threads: args.threads.map_or_else(cores, std::num::NonZeroUsize::get),
         metrics,
     })
+}
+
+fn admin(listen: &AdminAddress, args: &Args) -> AdminConfig {
+    AdminConfig {
+        listen: listen.clone(),
+        insecure: args.admin_insecure,
+    }
 }
 
 fn ages(args: &Args) -> Result<Ages, Failure> {

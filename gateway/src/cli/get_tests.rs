@@ -327,8 +327,8 @@ PEER       STATE     RTT       STREAMS   LOST    SENT    RECEIVED   UP
 west/gw1   stalled   12.50ms   4         0.12%   900 B   3.0 GiB    2h 5m
 ");
     insta::assert_snapshot!(text(&tunnels(), Format::Wide), @r"
-PEER       STATE     RTT       STREAMS   LOST    SENT    RECEIVED   UP      DIALLED   THREAD   REMOTE          WINDOW    MTU
-west/gw1   stalled   12.50ms   4         0.12%   900 B   3.0 GiB    2h 5m   by us     1        10.2.0.1:7800   1.5 MiB   1452
+PEER       STATE     RTT       STREAMS   LOST    SENT    RECEIVED   UP      DIALLED   THREAD   REMOTE          WINDOW    MTU    KEY EXCHANGE     CIPHER                     IDENTITY                                       CERTIFICATE ENDS
+west/gw1   stalled   12.50ms   4         0.12%   900 B   3.0 GiB    2h 5m   by us     1        10.2.0.1:7800   1.5 MiB   1452   X25519MLKEM768   TLS13_AES_128_GCM_SHA256   spiffe://acme.internal/zone/west/gateway/gw1   2026-11-22T12:00:00Z
 ");
 }
 

@@ -102,6 +102,7 @@ fn refused(error: &io::Error) -> Failure {
             "one side's certificate leads to no root of the other: compare --admin-ca and the certificates"
         }
         "expired" => "a certificate has expired: renew it, or set the clock",
+        "revoked" => "a certificate was revoked: issue a new one for whoever may come back",
         "not_yet_valid" => "a certificate is not valid yet: compare the clocks",
         "bad_certificate" => "a certificate is no gateway's or client's: issue one with `causeway ca issue`",
         _ => "does the admin API listen there with TLS? without it, leave https:// out",

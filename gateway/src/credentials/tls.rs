@@ -1,16 +1,20 @@
 //! TLS for the APIs where others than this host reach them: the server's side of a handshake, and the word for one that
 //! failed. The identity in use at that moment is shown; certificates of clients are welcome and not demanded, because a
-//! token does as well.
+//! token does as well. A connection ends when the certificate that was shown on it is revoked.
 
 use std::{io, sync::Arc, time::Duration};
 
 use rustls::{AlertDescription, CertificateError, Error as TlsFailure, PeerIncompatible};
 use rustls_pki_types::CertificateDer;
-use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
 
 use super::{Connection, Proof};
-use crate::identity::{LiveIdentity, TlsError, identify_client, is_not_yet_valid};
+use crate::identity::{Guarded, LiveIdentity, TlsError, identify_client, is_not_yet_valid};
 
 /// For a handshake; what takes longer is no client.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -38,6 +42,13 @@ impl AcceptError {
     }
 }
 
+/// A byte stream over TLS.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A connection that was made secure.
+pub type Secured = Box<dyn Io>;
+
 /// Takes connections up over TLS.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
@@ -54,7 +65,7 @@ impl Acceptor {
 
     /// # Errors
     /// When the handshake fails; a certificate that leads to no trust root, has expired or is for another purpose fails it.
-    pub async fn accept(&self, stream: TcpStream) -> Result<(TlsStream<TcpStream>, Connection), AcceptError> {
+    pub async fn accept(&self, stream: TcpStream) -> Result<(Secured, Connection), AcceptError> {
         let from = stream.peer_addr().map_err(AcceptError::Handshake)?;
         let mut config = self.identity.current().api_tls()?;
         config.alpn_protocols = self.alpn.iter().map(|name| name.to_vec()).collect();
@@ -63,19 +74,29 @@ impl Acceptor {
         let stream = done
             .map_err(|_| AcceptError::Slow)?
             .map_err(AcceptError::Handshake)?;
-        let proof = self.proof(stream.get_ref().1.peer_certificates());
-        Ok((
-            stream,
-            Connection {
-                proof,
-                ..Connection::plain(from)
-            },
-        ))
+        let chain = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .unwrap_or_default()
+            .to_vec();
+        let proof = self.proof(chain.first());
+        let connection = Connection {
+            proof,
+            ..Connection::plain(from)
+        };
+        let secured: Secured = match &connection.proof {
+            Proof::Identity(id) => {
+                Box::new(Guarded::new(stream, self.identity.clone(), id.to_string(), chain))
+            }
+            _ => Box::new(stream),
+        };
+        Ok((secured, connection))
     }
 
     /// The chain was verified in the handshake; here it is whom the leaf names.
-    fn proof(&self, chain: Option<&[CertificateDer<'_>]>) -> Proof {
-        let Some(leaf) = chain.and_then(<[_]>::first) else {
+    fn proof(&self, leaf: Option<&CertificateDer<'_>>) -> Proof {
+        let Some(leaf) = leaf else {
             return Proof::Nobody;
         };
         match identify_client(leaf) {
@@ -100,7 +121,10 @@ pub fn handshake_word(error: &io::Error) -> &'static str {
     match failure {
         Some(TlsFailure::InvalidCertificate(cause)) => match cause {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
-            CertificateError::UnknownIssuer => "unknown_issuer",
+            // A root of the same name with another key is another CA all the same.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => "unknown_issuer",
+            CertificateError::Revoked => "revoked",
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not_yet_valid",
             cause if is_not_yet_valid(cause) => "not_yet_valid",
             _ => "bad_certificate",
         },
@@ -116,7 +140,8 @@ pub fn handshake_word(error: &io::Error) -> &'static str {
         Some(TlsFailure::AlertReceived(alert)) => match alert {
             AlertDescription::CertificateExpired => "expired",
             AlertDescription::UnknownCA => "unknown_issuer",
-            AlertDescription::BadCertificate => "bad_certificate",
+            AlertDescription::CertificateRevoked => "revoked",
+            AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => "bad_certificate",
             _ => "handshake",
         },
         _ => "handshake",

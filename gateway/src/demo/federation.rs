@@ -226,10 +226,10 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
             upstreams: Some(Vec::new()),
             allow: Vec::new(),
         },
-        admin: Some(AdminConfig {
+        admin: vec![AdminConfig {
             listen: AdminAddress::Tcp(any),
             insecure: false,
-        }),
+        }],
         instances_folder: None,
         registration: None,
         gate: crate::credentials::Gate::default(),

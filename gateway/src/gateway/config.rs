@@ -51,8 +51,8 @@ pub struct GatewayConfig {
     pub tunnel: tunnel::TunnelConfig,
     /// No listen address: no DNS.
     pub dns: DnsConfig,
-    /// `None`: no admin API.
-    pub admin: Option<AdminConfig>,
+    /// Where the admin API listens; empty: nowhere.
+    pub admin: Vec<AdminConfig>,
     /// The folder whose files hold instances; `None`: there is none.
     pub instances_folder: Option<PathBuf>,
     /// `None`: no registration over gRPC.

@@ -53,7 +53,7 @@ pub struct Gateway {
     egress: Egress,
     ingress: Ingress,
     dns: Option<Dns>,
-    admin: Option<Admin>,
+    admin: Vec<Admin>,
     registration: Option<Registration>,
     draining: Arc<std::sync::atomic::AtomicBool>,
     /// Ends the tasks of `tasks`.
@@ -100,9 +100,10 @@ impl Gateway {
         self.dns.as_ref().map_or(&[], Dns::local_addrs)
     }
 
+    /// The first of the addresses that the admin API listens on.
     #[must_use]
     pub fn admin_address(&self) -> Option<&AdminAddress> {
-        self.admin.as_ref().map(Admin::local_addr)
+        self.admin.first().map(Admin::local_addr)
     }
 
     /// Where registrations are taken over gRPC.

@@ -78,7 +78,7 @@ impl Gateway {
         if let Some(dns) = self.dns.take() {
             dns.shutdown().await;
         }
-        if let Some(admin) = self.admin.take() {
+        for admin in std::mem::take(&mut self.admin) {
             admin.shutdown().await;
         }
         if let Some(registration) = self.registration.take() {

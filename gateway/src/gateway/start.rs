@@ -332,10 +332,7 @@ async fn start_admin(
     egress: &Egress,
     draining: &Arc<AtomicBool>,
     begun: Instant,
-) -> Result<Option<Admin>, StartError> {
-    let Some(admin) = &config.admin else {
-        return Ok(None);
-    };
+) -> Result<Vec<Admin>, StartError> {
     let bindings = known.vips.bindings();
     let state = AdminState {
         snapshots: known.snapshots.clone(),
@@ -360,7 +357,11 @@ async fn start_admin(
         trust: config.trust.clone(),
         started: begun,
     };
-    Ok(Some(Admin::start(admin.clone(), state).await?))
+    let mut started = Vec::with_capacity(config.admin.len());
+    for admin in &config.admin {
+        started.push(Admin::start(admin.clone(), state.clone()).await?);
+    }
+    Ok(started)
 }
 
 async fn start_registration(

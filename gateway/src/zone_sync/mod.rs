@@ -6,7 +6,6 @@
 
 mod admin;
 mod attach;
-mod guarded;
 mod listen;
 mod replace;
 mod secure;

@@ -1,7 +1,7 @@
 //! The way between a zone-sync and the gateways of its zone, where others can reach it: TLS 1.3 with the gateways' own
 //! identities on both sides. Who holds a certificate of another zone is refused. The certificates in use are those of the
 //! moment of the handshake, so a renewed one needs no restart; a connection ends when the other side is revoked
-//! ([`super::guarded`]).
+//! (`identity::guarded`).
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -10,10 +10,9 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::guarded::Guarded;
 use crate::{
     credentials::handshake_word,
-    identity::{LeafError, LiveIdentity, TlsError, identify},
+    identity::{Guarded, LeafError, LiveIdentity, TlsError, identify},
 };
 
 /// What gRPC is spoken over.
@@ -83,7 +82,7 @@ impl Secure {
             .map_err(|_| SecureError::Slow)?
             .map_err(SecureError::Handshake)?;
         let (peer, chain) = self.check(stream.get_ref().1.peer_certificates())?;
-        let guarded = Guarded::new(TlsStream::Server(stream), self.0.clone(), peer.clone(), chain);
+        let guarded = Guarded::new(TlsStream::Server(stream), self.0.clone(), peer.to_string(), chain);
         Ok((guarded, peer))
     }
 
@@ -105,7 +104,7 @@ impl Secure {
         Ok(Guarded::new(
             TlsStream::Client(stream),
             self.0.clone(),
-            peer,
+            peer.to_string(),
             chain,
         ))
     }

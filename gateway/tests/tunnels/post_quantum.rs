@@ -257,3 +257,28 @@ async fn a_gateway_that_is_dialled_and_cannot_is_named_as_the_one_that_cannot() 
     plant.counts_refusal("peer", "not_post_quantum").await;
     assert!(plant.set.all().is_empty());
 }
+
+#[tokio::test]
+async fn a_gateway_that_has_to_prove_its_address_first_comes_up_all_the_same() {
+    let ca = Ca::new(DOMAIN).unwrap();
+    let tls = ca.issue(&id("east"), DAY).unwrap().server_tls().unwrap();
+    let crypto = QuicServerConfig::try_from(tls).unwrap();
+    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    let server = Endpoint::server(config, SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let accepting = server.clone();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Some(incoming) = accepting.accept().await {
+            if !incoming.remote_address_validated() {
+                incoming.retry().unwrap();
+                continue;
+            }
+            let connection = incoming.await.unwrap();
+            kept.push((say_hello(&connection).await, connection));
+        }
+    });
+    let zones = [("east", one(server.local_addr().unwrap())), ("plant", none())];
+    let plant = Gate::new(ca.issue(&id("plant"), DAY).unwrap(), &zones);
+    let tunnel = plant.tunnel_to("east").await;
+    assert!(tunnel.negotiated().unwrap().is_post_quantum());
+}

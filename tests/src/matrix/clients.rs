@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use causeway_proto::{
+    ca::{RenewRequest, certificate_authority_client::CertificateAuthorityClient},
     registry::{RegisterRequest, Registration, registry_client::RegistryClient},
     tunnel::ALPN,
 };
@@ -13,6 +14,7 @@ use quinn::{
     Endpoint,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
+use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::{
     ClientConfig, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -42,6 +44,8 @@ const HTTP2_BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\
 #[derive(Debug, Clone, Default)]
 pub struct Credential {
     pub leaf: Option<Leaf>,
+    /// The SPIFFE id that a renewal asks for; empty: some gateway's.
+    pub uri: String,
     pub token: Option<String>,
     /// Speaks TLS 1.2 and nothing newer.
     pub is_tls12: bool,
@@ -300,11 +304,16 @@ pub async fn deregister(credential: &Credential, from: SocketAddr, to: SocketAdd
     })
 }
 
-/// Registers an instance over gRPC.
-///
-/// # Errors
-/// When nothing comes of it in time.
-pub async fn register(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Told> {
+/// A gRPC connection; or why there is none. The handshake is tried by itself first, because gRPC keeps to itself why a
+/// connection ended.
+async fn channel(
+    credential: &Credential,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> anyhow::Result<Result<transport::Channel, String>> {
+    if let Told::Refused(why) = attach(credential, from, to).await? {
+        return Ok(Err(why));
+    }
     let shown = credential.clone();
     let connector = tower::service_fn(move |_| {
         let shown = shown.clone();
@@ -314,31 +323,68 @@ pub async fn register(credential: &Credential, from: SocketAddr, to: SocketAddr)
         }
     });
     let endpoint = transport::Endpoint::from_static("http://any.invalid");
-    let tried = async {
-        let channel = match endpoint.connect_with_connector(connector).await {
-            Ok(channel) => channel,
-            Err(error) => return Ok(Told::Refused(chain(&error))),
-        };
-        let registration = Registration {
-            service: "orders".to_owned(),
-            id: "a".to_owned(),
-            address: "10.0.0.1:80".to_owned(),
-            ..Registration::default()
-        };
-        let mut request = tonic::Request::new(RegisterRequest {
-            registrations: vec![registration],
-        });
-        if let Some(token) = &credential.token {
-            let value = format!("Bearer {token}").parse().context("a header")?;
-            request.metadata_mut().insert("authorization", value);
-        }
-        anyhow::Ok(match RegistryClient::new(channel).register(request).await {
-            Ok(reply) if reply.get_ref().outcomes.iter().all(|o| o.refusal.is_empty()) => Told::Admitted,
-            Ok(reply) => bail!("an outcome that nobody expected: {reply:?}"),
-            Err(status) => Told::Refused(format!("{}: {}", status.message(), chain(&status))),
-        })
+    let connecting = timeout(PATIENCE, endpoint.connect_with_connector(connector));
+    let channel = connecting.await.context("wait for a connection")?;
+    Ok(channel.map_err(|error| chain(&error)))
+}
+
+/// Registers an instance over gRPC.
+///
+/// # Errors
+/// When nothing comes of it in time.
+pub async fn register(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Told> {
+    let channel = match channel(credential, from, to).await? {
+        Ok(channel) => channel,
+        Err(why) => return Ok(Told::Refused(why)),
     };
-    timeout(PATIENCE, tried).await.context("wait for an answer")?
+    let registration = Registration {
+        service: "orders".to_owned(),
+        id: "a".to_owned(),
+        address: "10.0.0.1:80".to_owned(),
+        ..Registration::default()
+    };
+    let mut request = tonic::Request::new(RegisterRequest {
+        registrations: vec![registration],
+    });
+    if let Some(token) = &credential.token {
+        let value = format!("Bearer {token}").parse().context("a header")?;
+        request.metadata_mut().insert("authorization", value);
+    }
+    let mut client = RegistryClient::new(channel);
+    let registered = timeout(PATIENCE, client.register(request)).await;
+    Ok(match registered.context("wait for an answer")? {
+        Ok(reply) if reply.get_ref().outcomes.iter().all(|o| o.refusal.is_empty()) => Told::Admitted,
+        Ok(reply) => bail!("an outcome that nobody expected: {reply:?}"),
+        Err(status) => Told::Refused(status.message().to_owned()),
+    })
+}
+
+/// Asks the CA for the next certificate.
+///
+/// # Errors
+/// When nothing comes of it in time.
+pub async fn renew(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Told> {
+    let channel = match channel(credential, from, to).await? {
+        Ok(channel) => channel,
+        Err(why) => return Ok(Told::Refused(why)),
+    };
+    let uri = match credential.uri.as_str() {
+        "" => "spiffe://test.internal/zone/east/gateway/gw1",
+        uri => uri,
+    };
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().context("a URI in ASCII")?)];
+    let key = KeyPair::generate().context("make a key")?;
+    let request = params.serialize_request(&key).context("make a request")?;
+    let request = RenewRequest {
+        request: request.der().to_vec(),
+    };
+    let mut client = CertificateAuthorityClient::new(channel);
+    let renewed = timeout(PATIENCE, client.renew(request)).await;
+    Ok(match renewed.context("wait for an answer")? {
+        Ok(_) => Told::Admitted,
+        Err(status) => Told::Refused(status.message().to_owned()),
+    })
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

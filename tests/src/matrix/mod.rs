@@ -26,15 +26,18 @@ pub enum Entrance {
     Admin,
     /// Registers an instance over gRPC, over TLS.
     Registration,
+    /// Asks `causeway ca serve` for its next certificate.
+    Renewal,
 }
 
 impl Entrance {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::TunnelIn,
         Self::TunnelOut,
         Self::ZoneSync,
         Self::Admin,
         Self::Registration,
+        Self::Renewal,
     ];
 
     #[must_use]
@@ -45,6 +48,7 @@ impl Entrance {
             Self::ZoneSync => "zone-sync",
             Self::Admin => "admin API",
             Self::Registration => "registration",
+            Self::Renewal => "CA, to renew",
         }
     }
 }
@@ -68,7 +72,7 @@ pub struct Row {
     /// Makes it for a zone; tunnels are tried from another zone, and everything else from the own one.
     pub make: fn(&Issuers, &str) -> anyhow::Result<Credential>,
     /// In the order of [`Entrance::ALL`].
-    pub cells: [Cell; 5],
+    pub cells: [Cell; 6],
 }
 
 impl std::fmt::Debug for Row {
@@ -83,7 +87,7 @@ impl std::fmt::Debug for Row {
 #[must_use]
 pub fn table(rows: &[Row]) -> String {
     let titles = Entrance::ALL.map(Entrance::title).join(" | ");
-    let mut text = format!("| credential | {titles} |\n|{}\n", " --- |".repeat(6));
+    let mut text = format!("| credential | {titles} |\n|{}\n", " --- |".repeat(7));
     for row in rows {
         let cells = row.cells.map(|cell| match cell {
             Cell::Admitted => "yes".to_owned(),

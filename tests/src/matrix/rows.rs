@@ -8,6 +8,9 @@ use super::{
 };
 use crate::authority::{Authority, Validity, Wish};
 
+/// Of the certificate that every list of revoked ones holds.
+pub const REVOKED_SERIAL: u64 = 0x7e57;
+
 /// Who signs.
 #[derive(Debug)]
 pub struct Issuers {
@@ -24,47 +27,50 @@ const fn refused(word: &'static str, told: &'static str) -> Cell {
 }
 
 /// The handshake fails: over QUIC with the alert of this number, over TCP with the one of this name.
-const fn alert(word: &'static str, quic: &'static str, tcp: &'static str) -> [Cell; 5] {
+const fn alert(word: &'static str, quic: &'static str, tcp: &'static str) -> [Cell; 6] {
     let (quic, tcp) = (refused(word, quic), refused(word, tcp));
-    [quic, quic, tcp, tcp, tcp]
+    [quic, quic, tcp, tcp, tcp, tcp]
 }
 
-/// Refused once it is known who it is: tunnels with a reason in the close, the APIs with an answer.
-const fn after(word: &'static str, told: &'static str) -> [Cell; 5] {
+/// Refused once it is known who it is: tunnels with a reason in the close, the APIs with an answer. At the CA it is `ca`.
+const fn after(word: &'static str, told: &'static str, ca: Cell) -> [Cell; 6] {
     let (tunnel, end) = (refused(word, told), refused(word, "the connection ended"));
-    [tunnel, tunnel, end, refused(word, "403"), refused(word, word)]
+    [tunnel, tunnel, end, refused(word, "403"), refused(word, word), ca]
+}
+
+/// The same, but for the CA, whose alert says less than a gateway's.
+const fn at_ca(mut cells: [Cell; 6], ca: Cell) -> [Cell; 6] {
+    cells[5] = ca;
+    cells
 }
 
 fn good(issuers: &Issuers, zone: &str) -> anyhow::Result<Credential> {
-    let leaf = issuers.right.leaf(zone, "gw1", Validity::Current)?;
-    Ok(Credential::of(leaf))
+    wished(issuers, zone, |_| {})
 }
 
 fn wished(issuers: &Issuers, zone: &str, change: impl FnOnce(&mut Wish)) -> anyhow::Result<Credential> {
     let mut wish = issuers.right.wish(zone, "gw1");
     change(&mut wish);
-    Ok(Credential::of(issuers.right.sign(&wish)?))
+    let mut credential = Credential::of(issuers.right.sign(&wish)?);
+    credential.uri = wish.uris.first().cloned().unwrap_or_default();
+    Ok(credential)
 }
 
 /// Every row.
 #[must_use]
 pub fn rows() -> Vec<Row> {
-    [certificates(), purposes(), protocols(), tokens()]
+    [certificates(), names(), purposes(), protocols(), tokens()]
         .into_iter()
         .flatten()
         .collect()
 }
 
 fn certificates() -> Vec<Row> {
-    let mut other_zone = after("wrong_zone", "dialled zone");
-    other_zone[0] = refused("unknown_zone", "not in the topology");
-    other_zone[3] = refused("not_granted", "403");
-    other_zone[4] = refused("not_granted", "not_granted");
     vec![
         Row {
             name: "right",
             make: good,
-            cells: [Admitted; 5],
+            cells: [Admitted; 6],
         },
         Row {
             name: "of another CA",
@@ -72,8 +78,43 @@ fn certificates() -> Vec<Row> {
                 let leaf = issuers.stranger.leaf(zone, "gw1", Validity::Current)?;
                 Ok(Credential::of(leaf))
             },
-            cells: alert("unknown_issuer", "error 48", "UnknownCA"),
+            cells: at_ca(
+                alert("unknown_issuer", "error 48", "UnknownCA"),
+                refused("unknown_issuer", "DecryptError"),
+            ),
         },
+        Row {
+            name: "not valid yet",
+            make: |issuers, zone| wished(issuers, zone, |wish| wish.years = (2190, 2199)),
+            cells: at_ca(
+                alert("not_yet_valid", "error 46", "CertificateUnknown"),
+                refused("not_yet_valid", "CertificateExpired"),
+            ),
+        },
+        Row {
+            name: "expired",
+            make: |issuers, zone| wished(issuers, zone, |wish| wish.years = (2020, 2021)),
+            cells: alert("expired", "error 45", "CertificateExpired"),
+        },
+        Row {
+            name: "revoked",
+            make: |issuers, zone| wished(issuers, zone, |wish| wish.serial = Some(REVOKED_SERIAL)),
+            cells: at_ca(
+                alert("revoked", "error 44", "CertificateRevoked"),
+                refused("revoked", "was revoked"),
+            ),
+        },
+    ]
+}
+
+fn names() -> Vec<Row> {
+    // The CA certifies whatever zone it is told to; a renewal is for whom it certified.
+    let mut other_zone = after("wrong_zone", "dialled zone", Admitted);
+    let nobody = refused("no_certificate", "URI names");
+    other_zone[0] = refused("unknown_zone", "not in the topology");
+    other_zone[3] = refused("not_granted", "403");
+    other_zone[4] = refused("not_granted", "not_granted");
+    vec![
         Row {
             name: "of another zone",
             make: |issuers, _| good(issuers, "nowhere"),
@@ -85,22 +126,16 @@ fn certificates() -> Vec<Row> {
                 let uri = format!("spiffe://evil.example/zone/{zone}/gateway/gw1");
                 wished(issuers, zone, |wish| wish.uris = vec![uri])
             },
-            cells: after("wrong_trust_domain", "is not of test.internal"),
-        },
-        Row {
-            name: "not valid yet",
-            make: |issuers, zone| wished(issuers, zone, |wish| wish.years = (2190, 2199)),
-            cells: alert("not_yet_valid", "error 46", "CertificateUnknown"),
-        },
-        Row {
-            name: "expired",
-            make: |issuers, zone| wished(issuers, zone, |wish| wish.years = (2020, 2021)),
-            cells: alert("expired", "error 45", "CertificateExpired"),
+            cells: after(
+                "wrong_trust_domain",
+                "is not of test.internal",
+                refused("wrong_trust_domain", "this is the CA of test.internal"),
+            ),
         },
         Row {
             name: "without a SAN",
             make: |issuers, zone| wished(issuers, zone, |wish| wish.uris.clear()),
-            cells: after("bad_identity", "carries 0 URI names"),
+            cells: after("bad_identity", "carries 0 URI names", nobody),
         },
         Row {
             name: "with two SANs",
@@ -108,7 +143,7 @@ fn certificates() -> Vec<Row> {
                 let second = format!("spiffe://test.internal/zone/{zone}/gateway/gw2");
                 wished(issuers, zone, |wish| wish.uris.push(second))
             },
-            cells: after("bad_identity", "carries 2 URI names"),
+            cells: after("bad_identity", "carries 2 URI names", nobody),
         },
     ]
 }
@@ -119,23 +154,28 @@ fn purposes() -> Vec<Row> {
         Row {
             name: "a CA's certificate",
             make: |issuers, zone| wished(issuers, zone, |wish| wish.is_ca = true),
-            cells: alert("bad_certificate", "error 42", "BadCertificate"),
+            cells: at_ca(
+                alert("bad_certificate", "error 42", "BadCertificate"),
+                refused("bad_certificate", "CertificateUnknown"),
+            ),
         },
         Row {
             name: "only for servers",
             make: |issuers, zone| wished(issuers, zone, |wish| wish.purposes = vec![ServerAuth]),
-            cells: [
-                unsupported[0],
-                Admitted,
-                unsupported[2],
-                unsupported[3],
-                unsupported[4],
-            ],
+            cells: {
+                let mut cells = unsupported;
+                cells[1] = Admitted;
+                cells
+            },
         },
         Row {
             name: "only for clients",
             make: |issuers, zone| wished(issuers, zone, |wish| wish.purposes = vec![ClientAuth]),
-            cells: [Admitted, unsupported[1], Admitted, Admitted, Admitted],
+            cells: {
+                let mut cells = [Admitted; 6];
+                cells[1] = unsupported[1];
+                cells
+            },
         },
         Row {
             name: "none",
@@ -146,6 +186,7 @@ fn purposes() -> Vec<Row> {
                 refused("no_certificate", "CertificateRequired"),
                 refused("no_credentials", "401"),
                 refused("no_credentials", "no_credentials"),
+                refused("no_certificate", "needs the certificate"),
             ],
         },
     ]
@@ -163,7 +204,7 @@ fn protocols() -> Vec<Row> {
                 })
             },
             // QUIC has no TLS before 1.3 (RFC 9001 §4.2).
-            cells: [Impossible, Impossible, old, old, old],
+            cells: [Impossible, Impossible, old, old, old, old],
         },
         Row {
             name: "another ALPN",
@@ -190,13 +231,23 @@ fn protocols() -> Vec<Row> {
                 Admitted,
                 Admitted,
                 Admitted,
+                Admitted,
             ],
         },
     ]
 }
 
 fn tokens() -> Vec<Row> {
-    let only_apis = |admin, registration| [Impossible, Impossible, Impossible, admin, registration];
+    let only_apis = |admin, registration| {
+        [
+            Impossible,
+            Impossible,
+            Impossible,
+            admin,
+            registration,
+            Impossible,
+        ]
+    };
     vec![
         Row {
             name: "a token with the scope `register`",

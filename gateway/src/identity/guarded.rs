@@ -8,13 +8,12 @@ use std::{
     time::SystemTime,
 };
 
-use causeway_zone_sync::name::GatewayId;
 use futures_util::future::BoxFuture;
 use rustls::{CertificateError, Error};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::identity::{Identity, LiveIdentity};
+use super::{Identity, LiveIdentity};
 
 /// Reads fail once the peer is not to be believed any more. Whoever holds the connection reads all the time, so that ends it.
 pub struct Guarded<S> {
@@ -26,10 +25,10 @@ pub struct Guarded<S> {
 
 impl<S> Guarded<S> {
     /// Guards a connection to `peer`, who proved itself by `chain`.
-    pub(super) fn new(
+    pub(crate) fn new(
         io: S,
         identity: LiveIdentity,
-        peer: GatewayId,
+        peer: String,
         chain: Vec<CertificateDer<'static>>,
     ) -> Self {
         Self {
@@ -52,10 +51,10 @@ impl<S> Guarded<S> {
     }
 }
 
-async fn wait(mut identity: LiveIdentity, peer: GatewayId, chain: Vec<CertificateDer<'static>>) -> String {
+async fn wait(mut identity: LiveIdentity, peer: String, chain: Vec<CertificateDer<'static>>) -> String {
     loop {
         if let Some((word, why)) = distrust(&identity.current(), &chain, SystemTime::now()) {
-            tracing::warn!(%peer, reason = word, "ended a connection of zone sync: {why}");
+            tracing::warn!(peer, reason = word, "ended a connection: {why}");
             return why;
         }
         identity.changed().await;
