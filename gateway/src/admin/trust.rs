@@ -44,10 +44,14 @@ impl From<HandError> for ApiError {
     }
 }
 
-pub(super) async fn shown(State(state): State<AdminState>) -> Response {
-    let snapshot = state.snapshots.load_full();
-    let item = view::trust(&state.identity, &snapshot);
-    answer(Envelope::new("trust", &snapshot, vec![item]))
+pub(super) async fn shown(State(state): State<AdminState>) -> Result<Response, ApiError> {
+    let (identity, snapshot) = (state.identity, state.snapshots.load_full());
+    // Who issued each gateway's certificate is looked up by signature, which takes a while for thousands.
+    let looked = tokio::task::spawn_blocking(move || (view::trust(&identity, &snapshot), snapshot));
+    let (item, snapshot) = looked
+        .await
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(answer(Envelope::new("trust", &snapshot, vec![item])))
 }
 
 pub(super) async fn hand_in(State(state): State<AdminState>, request: Request) -> Result<Response, ApiError> {
@@ -66,5 +70,5 @@ pub(super) async fn hand_in(State(state): State<AdminState>, request: Request) -
             .hint("`causeway revoke` and `causeway ca rotate` make them")
     })?;
     trusted.hand_in(Arc::new(document)).await?;
-    Ok(shown(State(state)).await)
+    shown(State(state)).await
 }

@@ -7,7 +7,7 @@ use causeway_proto::registry::{
     Alive, AttachRequest, Attachment, HealthReport, WatchEvent, attach_request::Request,
     registry_client::RegistryClient,
 };
-use causeway_zone_sync::{name::GatewayId, registry::wire};
+use causeway_zone_sync::{name::GatewayId, registry::wire, trust::Document};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -111,6 +111,11 @@ pub(super) fn report((key, verdict): Report) -> AttachRequest {
         failure: verdict.failure,
         gateway: verdict.gateway,
     }))
+}
+
+/// What the federation trusts, for the server to trust as well.
+pub(super) fn trust(document: &Document) -> AttachRequest {
+    request(Request::TrustDocument(document.encode()))
 }
 
 fn request(request: Request) -> AttachRequest {

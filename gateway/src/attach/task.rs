@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use causeway_proto::registry::{WatchEvent, registry_client::RegistryClient};
+use causeway_proto::registry::{AttachRequest, WatchEvent, registry_client::RegistryClient};
+use causeway_zone_sync::trust::Edition;
 use futures_util::StreamExt;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{
@@ -14,10 +15,10 @@ use tonic::{Status, transport::Channel};
 use super::{
     AttachConfig, AttachStatus, Change, Report, ServerAddress, View,
     intake::{Intake, IntakeError},
-    session::{Session, SessionError, alive, report},
+    session::{Session, SessionError, alive, report, trust},
     status::Attached,
 };
-use crate::{telemetry::Metrics, tunnel::backoff};
+use crate::{identity::LiveIdentity, telemetry::Metrics, tunnel::backoff, zone_sync::Secure};
 
 /// After this long without a server a gateway is on its own, and checks every instance itself.
 const CUT_OFF_AFTER: Duration = Duration::from_secs(4);
@@ -204,6 +205,7 @@ impl Task {
         let mut beat = interval(ALIVE_EVERY);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reports_follow = true;
+        let mut believed = Believed::new(self.config.secure.as_ref());
         loop {
             let tell = async {
                 // Both may be given up between: a place in the queue goes back, and no report is taken without one.
@@ -221,6 +223,9 @@ impl Task {
                     (Ok(place), Some(found)) => place.send(report(found)),
                     (Err(_), _) => return Some(SessionError::Ended),
                     (_, None) => reports_follow = false,
+                },
+                document = believed.next() => if requests.try_send(document).is_err() {
+                    return Some(SessionError::Stuck);
                 },
                 _ = beat.tick() => match requests.try_send(alive()) {
                     Ok(()) => {}
@@ -289,6 +294,37 @@ impl Task {
         }
         self.status
             .send_modify(|status| status.detach(std::time::Instant::now(), text));
+    }
+}
+
+/// What a server is told of whom to believe.
+struct Believed {
+    identity: Option<LiveIdentity>,
+    /// The document that it was told last.
+    told: Edition,
+}
+
+impl Believed {
+    fn new(secure: Option<&Secure>) -> Self {
+        Self {
+            identity: secure.map(Secure::identity),
+            told: Edition::default(),
+        }
+    }
+
+    /// Waits for a document that the server was not told yet. Cancel-safe.
+    async fn next(&mut self) -> AttachRequest {
+        let Some(identity) = &mut self.identity else {
+            return std::future::pending().await;
+        };
+        loop {
+            let document = identity.trust().document.clone();
+            if let Some(document) = document.filter(|document| document.edition() != self.told) {
+                self.told = document.edition();
+                return trust(&document);
+            }
+            identity.changed().await;
+        }
     }
 }
 

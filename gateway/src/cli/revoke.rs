@@ -12,7 +12,7 @@ use super::{
     AdminArgs, Exit, Failure, output,
     passphrase::PassphraseArgs,
     rotate::{self, folder_failure},
-    spread::{Federation, Waited, say},
+    spread::{Federation, Waited, note_topology, say},
 };
 use crate::{
     admin::view::TrustView,
@@ -201,7 +201,13 @@ async fn spread(args: &Args, folder: &CaFolder, subject: &Subject) -> Result<Exi
     let waited = federation.wait(&goal, |lacks| {
         begun.elapsed() >= args.wait || lacks.iter().all(excused)
     });
-    report(&view, &goal, waited.await?, &excused)
+    let waited = waited.await?;
+    match subject {
+        Subject::Zone(zone) => note_topology(&args.admin.admin, Some(&format!("{zone}/"))).await?,
+        Subject::Gateway(gateway) => note_topology(&args.admin.admin, Some(gateway)).await?,
+        Subject::Serial(_) => {}
+    }
+    report(&view, &goal, waited, &excused)
 }
 
 fn report(

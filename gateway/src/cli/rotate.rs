@@ -9,7 +9,7 @@ use super::{
     AdminArgs, Exit, Failure, ca, output,
     passphrase::PassphraseArgs,
     revoke::ca_error,
-    spread::{Federation, Waited, say},
+    spread::{Federation, Waited, note_topology, say},
 };
 use crate::{
     admin::view::TrustView,
@@ -92,6 +92,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         state.step = state.step.next();
         write(&folder, &state)?;
     }
+    note_topology(&args.admin.admin, None).await?;
     let aside = folder.finish(&state).map_err(|error| {
         folder_failure(
             "the rotation is done, but the old CA is still in its place",

@@ -10,7 +10,7 @@ use causeway_zone_sync::{name::ZoneName, trust::Document};
 
 use super::{Failure, client::Endpoint};
 use crate::{
-    admin::view::{Envelope, TrustView},
+    admin::view::{Envelope, TopologyView, TrustView},
     rotation::{Goal, Lack, lacking},
 };
 
@@ -87,6 +87,21 @@ impl Federation<'_> {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// After a change of whom to believe: tells on standard error if the applied topology was signed by a gateway that is
+/// believed no more, for gateways to come. `by`: only if that one did it.
+pub(super) async fn note_topology(admin: &Endpoint, by: Option<&str>) -> Result<(), Failure> {
+    let answer: Envelope<TopologyView> = admin.get("/v1/topology").await?;
+    let applied_by = answer.items.into_iter().find_map(|topology| topology.applied_by);
+    let Some(applied_by) = applied_by.filter(|applied_by| by.is_none_or(|by| applied_by.starts_with(by)))
+    else {
+        return Ok(());
+    };
+    say(&format!(
+        "note: the topology in force was signed by {applied_by} with a certificate that is believed no more. Gateways that \
+         have it keep it; for new ones `causeway apply` it again, with a change, if only of a comment\n"
+    ))
 }
 
 fn first(answer: Envelope<TrustView>, admin: &Endpoint) -> Result<TrustView, Failure> {

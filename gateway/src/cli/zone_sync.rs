@@ -15,6 +15,7 @@ use crate::{
         Metrics,
         log::{self, LogFormat},
     },
+    trust::Trusted,
     zone_sync::{ListenAddress, ZoneSync, ZoneSyncConfig},
 };
 
@@ -99,8 +100,13 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
             .exit(Exit::BadInput)
             .hint("`causeway ca issue` makes one; each file must be readable by this user")
     })?;
+    // What becomes of renewals and trust documents is told in the log; their counts are a gateway's.
+    let (identity, metrics) = (identity.map(Arc::new), Arc::new(Metrics::default()));
     let config = ZoneSyncConfig {
-        identity: identity.as_ref().map(IdentityFolder::identity),
+        identity: identity.as_ref().map(|folder| folder.identity()),
+        trust: identity
+            .as_ref()
+            .map(|folder| Trusted::new(folder.clone(), metrics.clone())),
         zone: args.zone,
         etcd: args.etcd,
         listen: args.listen,
@@ -116,9 +122,7 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
             .hint(error.hint())
     })?;
     let watching = CancellationToken::new();
-    if let Some(identity) = identity.map(Arc::new) {
-        // Renewals are told in the log; their count is a gateway's.
-        let metrics = Arc::new(Metrics::default());
+    if let Some(identity) = identity {
         let renewing = Renewal::new(identity.clone()).run(None, metrics.clone());
         tokio::spawn(watching.clone().run_until_cancelled_owned(renewing));
         tokio::spawn(identity.watch(metrics, watching.clone()));

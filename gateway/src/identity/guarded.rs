@@ -107,3 +107,69 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, time::Duration};
+
+    use causeway_zone_sync::name::GatewayId;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{
+        identity::{
+            IdentityFolder, REVOCATIONS_FILE, Renewal,
+            ca::{self, Ca, LEAF_VALIDITY},
+        },
+        zone_sync::Secure,
+    };
+
+    /// What is promised for a revocation.
+    const A_SECOND: Duration = Duration::from_secs(1);
+
+    fn gateway(name: &str) -> GatewayId {
+        GatewayId::new("east".parse().unwrap(), name.parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_when_the_other_side_is_revoked_and_there_is_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = folder.path().join("ca");
+        ca::init(&authority, "acme.internal").unwrap();
+        let [server, client] = ["gw1", "gw2"].map(|name| {
+            let out = folder.path().join(name);
+            ca::issue(&authority, &gateway(name), &out, LEAF_VALIDITY).unwrap();
+            IdentityFolder::open(&out).unwrap()
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (accepting, dialling) = (Secure::new(server.identity()), Secure::new(client.identity()));
+        let connect = async || {
+            let dialled = TcpStream::connect(address).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            tokio::join!(accepting.accept(accepted), dialling.connect(dialled))
+        };
+        let (accepted, dialled) = connect().await;
+        let ((mut accepted, peer), mut dialled) = (accepted.unwrap(), dialled.unwrap());
+        assert_eq!(peer, gateway("gw2"));
+        dialled.write_all(b"hello").await.unwrap();
+        dialled.flush().await.unwrap();
+        accepted.read_exact(&mut [0; 5]).await.unwrap();
+
+        let revoked = client.identity().current().serial().unwrap();
+        let now = SystemTime::now();
+        let list = Ca::load(&authority)
+            .unwrap()
+            .revocation_list(&BTreeMap::from([(revoked, now)]), 1, now);
+        let reading = tokio::spawn(async move { accepted.read_u8().await });
+        fs::write(folder.path().join("gw1").join(REVOCATIONS_FILE), list.unwrap()).unwrap();
+        assert_eq!(server.reload(now), Renewal::Taken);
+        let ended = timeout(A_SECOND, reading).await.unwrap().unwrap();
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert!(connect().await.0.is_err(), "and the next handshake is refused");
+    }
+}

@@ -22,7 +22,7 @@ pub use fetch::keep_fetching;
 pub use serve::Server;
 
 use crate::{
-    identity::{IdentityFolder, LiveIdentity, TrustStoreError, TrustView},
+    identity::{Identity, IdentityFolder, LiveIdentity, TrustStoreError, TrustView},
     telemetry::Metrics,
 };
 
@@ -107,6 +107,18 @@ impl Trusted {
         }
     }
 
+    /// As [`Trusted::receive`], of bytes that somebody sent.
+    pub(crate) async fn receive_encoded(&self, peer: &GatewayId, bytes: &[u8]) {
+        match Document::decode(bytes) {
+            Ok(document) => {
+                self.receive(peer, Arc::new(document)).await;
+            }
+            Err(error) => {
+                tracing::warn!(%peer, error = &error as &dyn std::error::Error, "what a gateway sent is no trust document");
+            }
+        }
+    }
+
     /// Takes what a peer sent. Says whether it was new here.
     async fn receive(&self, peer: &GatewayId, document: Arc<Document>) -> bool {
         let (folder, offered) = (self.folder.clone(), document.clone());
@@ -158,8 +170,17 @@ impl Trusted {
 
 /// Tells zone sync whom this gateway believes, now and whenever that changes, until the future is dropped.
 pub async fn keep_told(mut identity: LiveIdentity, zone_sync: ZoneSync) {
+    let mut told: Option<Arc<Identity>> = None;
     loop {
-        zone_sync.trust_changed(identity.current().anchors().edition);
+        let current = identity.current();
+        // A renewed certificate alone changes nothing of what others are believed.
+        if told
+            .as_ref()
+            .is_none_or(|told| told.anchors() != current.anchors())
+        {
+            zone_sync.trust_changed(current.anchors().edition);
+            told = Some(current);
+        }
         identity.changed().await;
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::watch::{self, Events, Wanted};
+use crate::trust::Trusted;
 
 /// For a gateway to say who it is.
 const FIRST_WORD: Duration = Duration::from_secs(5);
@@ -29,7 +30,7 @@ pub(super) async fn start(
     mut requests: Streaming<AttachRequest>,
     peer: Option<GatewayId>,
     place: OwnedSemaphorePermit,
-    stop: CancellationToken,
+    (trusted, stop): (Option<Trusted>, CancellationToken),
 ) -> Result<Events, Status> {
     let first = timeout(FIRST_WORD, requests.message()).await;
     let first =
@@ -40,12 +41,13 @@ pub(super) async fn start(
         ));
     };
     let gateway = check(registry.zone(), &attachment, peer.as_ref())?;
+    let who = GatewayId::new(registry.zone().clone(), gateway.clone());
     let attached = registry.attach(gateway);
     let ended = CancellationToken::new();
     let events = watch::start(registry.clone(), Wanted::Everything, place, either(&stop, &ended));
     tokio::spawn(async move {
         tokio::select! {
-            why = listen(&attached, requests) => tracing::debug!(why, "an attachment ended"),
+            why = listen(&attached, requests, (who, trusted)) => tracing::debug!(why, "an attachment ended"),
             () = stop.cancelled() => {}
         }
         ended.cancel();
@@ -86,7 +88,11 @@ fn check(zone: &ZoneName, attachment: &Attachment, peer: Option<&GatewayId>) -> 
 }
 
 /// Takes what the gateway says until it ends, and says why it did.
-async fn listen(attached: &Attached, mut requests: Streaming<AttachRequest>) -> String {
+async fn listen(
+    attached: &Attached,
+    mut requests: Streaming<AttachRequest>,
+    (who, trusted): (GatewayId, Option<Trusted>),
+) -> String {
     loop {
         let request = match timeout(SILENCE, requests.message()).await {
             Ok(Ok(Some(request))) => request,
@@ -94,8 +100,15 @@ async fn listen(attached: &Attached, mut requests: Streaming<AttachRequest>) -> 
             Ok(Err(error)) => return error.to_string(),
             Err(_) => return format!("nothing was heard for {SILENCE:?}"),
         };
+        let request = match (request.request, &trusted) {
+            (Some(Request::TrustDocument(document)), Some(trusted)) => {
+                trusted.receive_encoded(&who, &document).await;
+                continue;
+            }
+            (request, _) => request,
+        };
         // What else it may say is a sign of life, or of a later version.
-        if let Some(Request::Health(mut report)) = request.request {
+        if let Some(Request::Health(mut report)) = request {
             let key = report.key.clone().map(wire::key);
             truncate(&mut report.failure);
             if let Some(Ok(key)) = key {

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{AdminAddress, AdminConfig, AdminError},
     identity::LiveIdentity,
+    trust::Trusted,
 };
 pub use listen::ListenAddress;
 use listen::Listener;
@@ -45,6 +46,8 @@ pub struct ZoneSyncConfig {
     pub listen: ListenAddress,
     /// An identity of the zone. Who comes from another host must prove to be a gateway of the zone as well.
     pub identity: Option<LiveIdentity>,
+    /// Takes what gateways say of whom the federation trusts; `None`: the identity's files rule.
+    pub trust: Option<Trusted>,
     /// Allows an address other than loopback without an identity, although everyone who reaches it may register.
     pub insecure: bool,
     /// `/livez`, `/readyz` and `/metrics`; `None`: nowhere.
@@ -145,7 +148,7 @@ impl ZoneSync {
         };
         let stop = CancellationToken::new();
         let secure = config.identity.map(Secure::new);
-        let service = RegistryServer::new(Service::new(registry.clone(), stop.clone()))
+        let service = RegistryServer::new(Service::new(registry.clone(), config.trust, stop.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let server = tokio::spawn(serve::serve(
             listener,

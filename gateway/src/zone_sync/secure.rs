@@ -66,6 +66,12 @@ impl Secure {
         Self(identity)
     }
 
+    /// With whose certificates, and whom they believe.
+    #[must_use]
+    pub fn identity(&self) -> LiveIdentity {
+        self.0.clone()
+    }
+
     /// The server's side. Returns who the client is.
     ///
     /// # Errors

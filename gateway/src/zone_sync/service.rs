@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{attach, listen::Peer, replace, watch};
+use crate::trust::Trusted;
 
 /// Watchers at once.
 const MAX_WATCHERS: usize = 1_024;
@@ -32,12 +33,15 @@ pub(super) struct Service {
     watchers: Arc<Semaphore>,
     attached: Arc<Semaphore>,
     replacements: Arc<Semaphore>,
+    /// Whom to believe, as gateways tell it.
+    trusted: Option<Trusted>,
     stop: CancellationToken,
 }
 
 impl Service {
-    pub(super) fn new(registry: SharedRegistry, stop: CancellationToken) -> Self {
+    pub(super) fn new(registry: SharedRegistry, trusted: Option<Trusted>, stop: CancellationToken) -> Self {
         Self {
+            trusted,
             registry,
             watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
             attached: Arc::new(Semaphore::new(MAX_ATTACHED)),
@@ -150,7 +154,7 @@ impl Registry for Service {
             request.into_inner(),
             peer,
             place,
-            self.stop.clone(),
+            (self.trusted.clone(), self.stop.clone()),
         )
         .await
         .map(Response::new)

@@ -26,6 +26,7 @@ fn config(listen: &str) -> ZoneSyncConfig {
         etcd: vec![nobody()],
         listen: listen.parse().unwrap(),
         identity: None,
+        trust: None,
         insecure: false,
         admin: Some(AdminConfig {
             listen: "127.0.0.1:0".parse().unwrap(),

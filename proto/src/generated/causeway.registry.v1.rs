@@ -157,7 +157,7 @@ pub struct Gateways {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttachRequest {
-    #[prost(oneof = "attach_request::Request", tags = "1, 2, 3")]
+    #[prost(oneof = "attach_request::Request", tags = "1, 2, 3, 4")]
     pub request: ::core::option::Option<attach_request::Request>,
 }
 /// Nested message and enum types in `AttachRequest`.
@@ -173,6 +173,10 @@ pub mod attach_request {
         /// Every second or so, so that silence means trouble.
         #[prost(message, tag = "3")]
         Alive(super::Alive),
+        /// What the federation trusts (a `Document` of trust.proto, encoded), after the attachment and whenever there is
+        /// another.
+        #[prost(bytes, tag = "4")]
+        TrustDocument(::prost::alloc::vec::Vec<u8>),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
