@@ -56,11 +56,12 @@ impl Search {
         self.secret("a token's secret", &hex(&base32(body)[9..41]));
     }
 
-    /// A private key, in base 64 and in hexadecimal. Its first bytes say only which kind of key it is.
+    /// A private key, in base 64, and its secret number in hexadecimal. What is before it says only which kind of key it is,
+    /// and what is behind it is the public key.
     fn key(&mut self, what: &str, path: &Path) {
         let text = fs::read_to_string(path).unwrap();
         if let Ok(key) = PrivateKeyDer::from_pem_slice(text.as_bytes()) {
-            self.secret(what, &hex(&key.secret_der()[36..]));
+            self.secret(what, &hex(&key.secret_der()[36..68]));
         }
         let lines = text.lines().filter(|line| !line.starts_with("-----"));
         for line in lines.skip(1).filter(|line| line.len() >= PIECE) {
