@@ -1,12 +1,18 @@
 //! Giving gateways of other zones a way to the CA: bytes from a stream to the CA's port and back. What they say is TLS
 //! between them and the CA; here nobody can look into it, and nobody is let through to anywhere else.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use causeway_proto::tunnel::{Ready, Refusal, RefusalReason, StreamReply, stream_reply::Outcome};
 use quinn::SendStream;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf, copy},
     net::TcpStream,
     sync::Semaphore,
     time::timeout,
@@ -67,8 +73,7 @@ impl Relay {
             }
         };
         match timeout(STREAM_LIMIT, pass_on(stream, ca)).await {
-            Ok(Ok((up, down))) => tracing::info!(%peer, up, down, "passed a call on to the CA"),
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "a call to the CA broke off"),
+            Ok((up, down)) => tracing::info!(%peer, up, down, "passed a call on to the CA"),
             Err(_) => tracing::warn!(%peer, "cut a call to the CA that took longer than {STREAM_LIMIT:?}"),
         }
     }
@@ -93,25 +98,57 @@ impl Relay {
     }
 }
 
-/// Moves the bytes, and ends each direction when its source does.
-async fn pass_on(stream: IncomingStream, ca: TcpStream) -> std::io::Result<(u64, u64)> {
+/// Moves the bytes, and ends each direction when its source does. How a direction ends matters to nobody here: who asked
+/// knows whether it was answered. Returns the bytes that went to the CA and came from it.
+async fn pass_on(stream: IncomingStream, ca: TcpStream) -> (u64, u64) {
     let IncomingStream { mut send, recv, .. } = stream;
-    write_frame(&mut send, &reply(Outcome::Ready(Ready::default())))
+    if write_frame(&mut send, &reply(Outcome::Ready(Ready::default())))
         .await
-        .map_err(std::io::Error::other)?;
+        .is_err()
+    {
+        return (0, 0);
+    }
     let (from_ca, mut to_ca) = ca.into_split();
-    let up = async {
-        let count = copy(&mut recv.take(MAX_BYTES), &mut to_ca).await?;
-        to_ca.shutdown().await?;
-        Ok::<_, std::io::Error>(count)
-    };
-    let down = async {
-        let count = copy(&mut from_ca.take(MAX_BYTES), &mut send).await?;
-        // A peer that is gone needs no end.
-        let _ = send.finish();
-        Ok(count)
-    };
-    tokio::try_join!(up, down)
+    let (mut up, mut down) = (
+        Counted::new(recv.take(MAX_BYTES)),
+        Counted::new(from_ca.take(MAX_BYTES)),
+    );
+    tokio::join!(
+        async {
+            let _ = copy(&mut up, &mut to_ca).await;
+            let _ = to_ca.shutdown().await;
+        },
+        async {
+            let _ = copy(&mut down, &mut send).await;
+            let _ = send.finish();
+        }
+    );
+    (up.bytes, down.bytes)
+}
+
+/// Counts what is read, however the reading ends.
+struct Counted<R> {
+    from: R,
+    bytes: u64,
+}
+
+impl<R> Counted<R> {
+    fn new(from: R) -> Self {
+        Self { from, bytes: 0 }
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.from).poll_read(cx, buffer);
+        self.bytes += (buffer.filled().len() - before) as u64;
+        polled
+    }
 }
 
 fn reply(outcome: Outcome) -> StreamReply {

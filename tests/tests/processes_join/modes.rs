@@ -72,9 +72,13 @@ async fn keys_and_folders_are_their_owners_alone_under_any_umask() {
                 ("issued.jsonl", 0o600),
             ],
         );
-        for token in fs::read_dir(ca.join("tokens")).unwrap() {
-            assert_modes(&token.unwrap().path(), &[("", 0o600)]);
-        }
+        let tokens = fs::read_dir(ca.join("tokens")).unwrap();
+        let names: Vec<_> = tokens
+            .map(|token| token.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let expected: Vec<_> = names.iter().map(|name| (name.as_str(), 0o600)).collect();
+        assert_eq!(expected.len(), 1);
+        assert_modes(&ca.join("tokens"), &expected);
         let identity = [("cert.pem", 0o644), ("key.pem", 0o600), ("ca.pem", 0o644)];
         assert_modes(Path::new(&by_hand), &identity);
         assert_modes(Path::new(&joined), &identity);

@@ -70,7 +70,7 @@ async fn while_the_ca_is_away_the_old_certificate_works_on_and_somebody_is_told(
     east.wait_log(&["WARN", "could not be renewed", "cannot connect to"])
         .await;
     let check = causeway(&["check", "--admin", &east.admin.to_string()]).unwrap();
-    assert_eq!(check.status.code(), Some(79));
+    assert_eq!(check.status.code(), Some(0), "a warning is no failure");
     let check = String::from_utf8(check.stdout).unwrap();
     assert!(
         check.contains("could not be renewed") && check.contains("tries"),

@@ -14,6 +14,7 @@ use causeway_tests::{
     http,
     process::program,
 };
+use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 
 const PASSPHRASE: &str = "a passphrase that nobody else would think of";
 /// Certificates are renewed during the test, so that the keys of renewals are searched for as well.
@@ -47,9 +48,21 @@ impl Search {
         }
     }
 
-    /// The base 64 of a private key. Its first line says only which kind of key it is.
+    /// A join token: the text, and in hexadecimal the secret in it.
+    fn token(&mut self, token: &str) {
+        let body = &token["cwjoin".len()..];
+        // What comes before says which token it is, and is no secret.
+        self.secret("a token", &body[15..]);
+        self.secret("a token's secret", &hex(&base32(body)[9..41]));
+    }
+
+    /// A private key, in base 64, and its secret number in hexadecimal. What is before it says only which kind of key it is,
+    /// and what is behind it is the public key.
     fn key(&mut self, what: &str, path: &Path) {
         let text = fs::read_to_string(path).unwrap();
+        if let Ok(key) = PrivateKeyDer::from_pem_slice(text.as_bytes()) {
+            self.secret(what, &hex(&key.secret_der()[36..68]));
+        }
         let lines = text.lines().filter(|line| !line.starts_with("-----"));
         for line in lines.skip(1).filter(|line| line.len() >= PIECE) {
             self.secret(what, line);
@@ -66,6 +79,27 @@ impl Search {
             assert!(!self.said.contains(mark), "{mark} was said");
         }
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a token's text stands for (RFC 4648 §6, lower case, without padding).
+fn base32(text: &str) -> Vec<u8> {
+    let digits = text.bytes().map(|digit| match digit {
+        b'a'..=b'z' => digit - b'a',
+        _ => digit - b'2' + 26,
+    });
+    let (mut bits, mut count, mut bytes) = (0u32, 0, Vec::new());
+    for digit in digits {
+        (bits, count) = ((bits << 5 | u32::from(digit)) & 0xffff, count + 5);
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count & 0xff) as u8);
+        }
+    }
+    bytes
 }
 
 /// A CA with an encrypted key that logs everything, and a federation that has joined it and logs everything.
@@ -117,7 +151,7 @@ async fn talkative(search: &mut Search) -> (CaServer, Federation) {
         let identity = &federation.zone(&zone).identity;
         fs::remove_dir_all(identity).unwrap();
         let token = ca.token(&zone, &[]).unwrap();
-        search.secret("a token", &token["cwjoin".len() + 15..]);
+        search.token(&token);
         let mut join = Command::new(program().unwrap());
         join.args([
             "join",
