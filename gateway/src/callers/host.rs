@@ -56,8 +56,8 @@ pub type UserId = u32;
 
 /// What the finder of callers asks of its host.
 pub trait Host: Send + Sync + 'static {
-    /// The addresses of this host's interfaces, without those of its loopback network.
-    fn addresses(&self) -> Arc<BTreeSet<IpAddr>>;
+    /// The addresses of this host's interfaces, without those of its loopback network. `None`: they are not known.
+    fn addresses(&self) -> Option<Arc<BTreeSet<IpAddr>>>;
 
     /// The users of sockets of this host.
     ///
@@ -76,38 +76,38 @@ pub trait Sockets {
 }
 
 /// The kernel that this process runs on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Kernel {
-    addresses: ArcSwap<(Option<Instant>, Arc<BTreeSet<IpAddr>>)>,
+    addresses: ArcSwap<Addresses>,
 }
 
-impl Default for Kernel {
-    fn default() -> Self {
-        Self {
-            addresses: ArcSwap::from_pointee((None, Arc::default())),
-        }
-    }
+/// What was read last, and when reading was last tried.
+#[derive(Debug, Clone, Default)]
+struct Addresses {
+    tried: Option<Instant>,
+    known: Option<Arc<BTreeSet<IpAddr>>>,
 }
 
 impl Host for Kernel {
-    fn addresses(&self) -> Arc<BTreeSet<IpAddr>> {
-        let known = self.addresses.load();
+    fn addresses(&self) -> Option<Arc<BTreeSet<IpAddr>>> {
+        let last = self.addresses.load();
         let now = Instant::now();
-        if known
-            .0
-            .is_some_and(|read| now.saturating_duration_since(read) < ADDRESSES_FOR)
-        {
-            return known.1.clone();
+        let lately = |tried| now.saturating_duration_since(tried) < ADDRESSES_FOR;
+        if last.tried.is_some_and(lately) {
+            return last.known.clone();
         }
-        let addresses = match addresses() {
-            Ok(addresses) => Arc::new(addresses),
+        let known = match addresses() {
+            Ok(addresses) => Some(Arc::new(addresses)),
             Err(error) => {
                 tracing::debug!(%error, "this host's addresses cannot be read");
-                known.1.clone()
+                last.known.clone()
             }
         };
-        self.addresses.store(Arc::new((Some(now), addresses.clone())));
-        addresses
+        self.addresses.store(Arc::new(Addresses {
+            tried: Some(now),
+            known: known.clone(),
+        }));
+        known
     }
 
     fn sockets(&self) -> io::Result<Box<dyn Sockets>> {
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn the_own_addresses_are_without_loopback() {
         let kernel = Kernel::default();
-        let addresses = kernel.addresses();
+        let addresses = kernel.addresses().unwrap();
         assert!(
             addresses.iter().all(|address| !address.is_loopback()),
             "{addresses:?}"
@@ -360,7 +360,7 @@ mod tests {
                 .all(|address| std::net::UdpSocket::bind((*address, 0)).is_ok() || address.is_ipv6())
         );
         assert!(
-            Arc::ptr_eq(&addresses, &kernel.addresses()),
+            Arc::ptr_eq(&addresses, &kernel.addresses().unwrap()),
             "they are kept for a while"
         );
     }

@@ -120,7 +120,10 @@ impl Callers {
     #[must_use]
     pub fn find(&self, snapshot: &Snapshot, ends: Ends) -> Found {
         let client = ends.client.ip().to_canonical();
-        let own = self.host.addresses();
+        let Some(own) = self.host.addresses() else {
+            // Any address may be this host's own, and then it would name whoever uses it.
+            return settle(snapshot, Err(How::UnknownOwner));
+        };
         let named = if !is_on_host(client, &own) {
             by_address(&snapshot.callers, client)
         } else if snapshot.topology.names_callers() {
@@ -150,7 +153,7 @@ impl Callers {
 
     /// The tags that a service of this host has now: those of `before` while any of its instances carries them.
     fn still_here(&self, index: &Index, service: &ServiceName, before: &Tags) -> Option<Tags> {
-        let own = self.host.addresses();
+        let own = self.host.addresses()?;
         let held = index.on_host(&own).map(|(_, held)| held);
         let held: Vec<_> = held.filter(|held| held.service == *service).collect();
         if held.iter().any(|held| held.tags.matches(before)) {

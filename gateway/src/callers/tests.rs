@@ -25,11 +25,14 @@ struct Told {
     listeners: Arc<Mutex<BTreeMap<SocketAddr, UserId>>>,
     client: Arc<Mutex<Option<UserId>>>,
     asked: Arc<Mutex<usize>>,
+    /// The kernel does not even tell the host's addresses.
+    mute: Arc<Mutex<bool>>,
 }
 
 impl Host for Told {
-    fn addresses(&self) -> Arc<BTreeSet<IpAddr>> {
-        Arc::new(BTreeSet::from([ip("10.0.0.5")]))
+    fn addresses(&self) -> Option<Arc<BTreeSet<IpAddr>>> {
+        let known = !*self.mute.lock();
+        known.then(|| Arc::new(BTreeSet::from([ip("10.0.0.5")])))
     }
 
     fn sockets(&self) -> io::Result<Box<dyn Sockets>> {
@@ -193,6 +196,22 @@ fn several_services_of_one_user_are_told_apart_by_a_loopback_address_of_their_ow
             &callers.find(&snapshot, from(client)),
             "anonymous@home",
             "several_services",
+        );
+    }
+}
+
+#[test]
+fn nobody_is_named_where_the_kernel_tells_nothing() {
+    let (host, snapshot) = two_services();
+    let callers = Callers::new(host.clone());
+    *host.client.lock() = Some(WEB_USER);
+    *host.mute.lock() = true;
+    // 10.0.0.5 has one service, but is this host's own address.
+    for client in ["10.0.0.5", "127.0.0.1", "10.0.0.9"] {
+        expect(
+            &callers.find(&snapshot, from(client)),
+            "anonymous@home",
+            "unknown_owner",
         );
     }
 }

@@ -253,7 +253,7 @@ fn permissions(snapshots: &Snapshots, totals: ForbiddenTotals) -> Check {
     let naming = topology
         .services
         .values()
-        .filter(|service| service.allow.is_some() || !service.deny.is_empty());
+        .filter(|service| service.names_callers());
     let (naming, default) = (naming.count(), topology.permissions.default.as_str());
     let text = format!("{naming} services name their callers, the default is {default}");
     if topology.permissions.dry_run {

@@ -1,7 +1,7 @@
 //! Asks the egress and the ingress to look at their open connections again, whenever what permissions depend on has
 //! changed. Decides nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -10,6 +10,9 @@ use crate::{
     ingress::Ingress,
     snapshot::{Snapshot, Snapshots},
 };
+
+/// Pause after each look, so that instances that come and go all the time do not keep a core busy with looking.
+const BETWEEN: Duration = Duration::from_millis(100);
 
 /// Follows the snapshots until their publisher is gone. Dropping the future stops it.
 pub async fn keep_rechecking(
@@ -39,6 +42,7 @@ pub async fn keep_rechecking(
             if let Err(error) = looking.await {
                 tracing::error!(%error, "open connections were not looked at after a change of permissions");
             }
+            tokio::time::sleep(BETWEEN).await;
         }
         last = Some(now);
         if generation.changed().await.is_err() {

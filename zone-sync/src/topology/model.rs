@@ -79,6 +79,8 @@ pub struct Topology {
     pub permissions: Permissions,
     pub zones: BTreeMap<ZoneName, Zone>,
     pub services: BTreeMap<ServiceName, Service>,
+    /// Worked out once, because every connection asks.
+    pub(super) names_callers: bool,
 }
 
 impl Topology {
@@ -99,9 +101,7 @@ impl Topology {
     /// Whether it matters to anybody who calls.
     #[must_use]
     pub fn names_callers(&self) -> bool {
-        self.services
-            .values()
-            .any(|service| service.allow.is_some() || !service.deny.is_empty())
+        self.names_callers
     }
 }
 
@@ -230,6 +230,12 @@ impl Service {
     #[must_use]
     pub fn is_exported_to(&self, zone: &ZoneName) -> bool {
         self.export_to.as_ref().is_none_or(|zones| zones.contains(zone))
+    }
+
+    /// Whether it says itself who may call it.
+    #[must_use]
+    pub fn names_callers(&self) -> bool {
+        self.allow.is_some() || !self.deny.is_empty()
     }
 
     /// Whether instances of this service may be in `zone`.

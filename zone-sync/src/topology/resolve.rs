@@ -20,7 +20,9 @@ pub(super) fn default_range() -> IpNet {
 pub(super) fn topology(file: raw::File, text: &str) -> Option<Topology> {
     let zones: Option<BTreeMap<ZoneName, Zone>> = file.zones.into_iter().map(zone).collect();
     let services: Option<BTreeMap<ServiceName, Service>> = file.services.into_iter().map(service).collect();
+    let services = services?;
     Some(Topology {
+        names_callers: services.values().any(Service::names_callers),
         fingerprint: Fingerprint::of(text),
         generation: 0,
         trust_domain: file.trust_domain?,
@@ -31,7 +33,7 @@ pub(super) fn topology(file: raw::File, text: &str) -> Option<Topology> {
             .map(|zones| values(zones.items).into_iter().collect()),
         permissions: file.permissions,
         zones: zones?,
-        services: services?,
+        services,
     })
 }
 

@@ -253,8 +253,8 @@ struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 struct Interrupted(Arc<Meanwhile>);
 
 impl Host for Interrupted {
-    fn addresses(&self) -> Arc<BTreeSet<IpAddr>> {
-        Arc::default()
+    fn addresses(&self) -> Option<Arc<BTreeSet<IpAddr>>> {
+        Some(Arc::default())
     }
 
     fn sockets(&self) -> io::Result<Box<dyn Sockets>> {
