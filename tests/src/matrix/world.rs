@@ -318,7 +318,9 @@ fn start_zone_sync(folder: &Path, block: &Block) -> anyhow::Result<Process> {
 fn start_ca(folder: &Path, block: &Block, authority: &Authority) -> anyhow::Result<Process> {
     let ca = folder.join("ca");
     authority.write_ca(&ca)?;
-    let revoked = format!("{{\"at\":\"2024-01-01T00:00:00Z\",\"serial\":\"{REVOKED_SERIAL:x}\"}}\n");
+    let revoked = format!(
+        "{{\"at\":\"2024-01-01T00:00:00Z\",\"serial\":\"{REVOKED_SERIAL:x}\",\"serials\":[\"{REVOKED_SERIAL:x}\"]}}\n"
+    );
     fs::write(ca.join("revoked.jsonl"), revoked)?;
     let mut command = command(&["ca", "serve", "--listen", &host(block, 3, 7830)?.to_string()])?;
     command.arg("--ca").arg(ca);
