@@ -155,10 +155,10 @@ west    up      2         1.23ms   fresh   just now   region=us
 #[test]
 fn zones_as_a_wide_table() {
     insta::assert_snapshot!(text(&zones(), Format::Wide), @r"
-ZONE    STATE   TUNNELS   RTT      AGE     HEARD      TAGS        GATEWAYS        EXPORTS   TOPOLOGY   VERSION   LAG   SENT      RECEIVED   REFUSED      VIA
-east    own     -         -        -       -          region=us   gw.east:7800    -         -          -         -     -         -          -            -
-plant   down    0         -        -       -          region=us   gw.plant:7800   0         -          -         -     -         -          -            -
-west    up      2         1.23ms   fresh   just now   region=us   gw.west:7800    3         differs    12        2     2.0 KiB   500 B      too_fast:3   -
+ZONE    STATE   TUNNELS   RTT      AGE     HEARD      TAGS        GATEWAYS        EXPORTS   TOPOLOGY   TRUST   VERSION   LAG   SENT      RECEIVED   REFUSED      VIA
+east    own     -         -        -       -          region=us   gw.east:7800    -         -          -       -         -     -         -          -            -
+plant   down    0         -        -       -          region=us   gw.plant:7800   0         -          -       -         -     -         -          -            -
+west    up      2         1.23ms   fresh   just now   region=us   gw.west:7800    3         differs    7       12        2     2.0 KiB   500 B      too_fast:3   -
 ");
 }
 
@@ -225,6 +225,7 @@ fn zones_as_json() {
           "topology": "6a1b2c3d4e5f",
           "same_topology": false,
           "topology_generation": 4,
+          "trust_generation": 7,
           "incarnation": 1795262345,
           "version": 12,
           "via": null,
@@ -292,6 +293,7 @@ items:
     topology: 6a1b2c3d4e5f
     same_topology: false
     topology_generation: 4
+    trust_generation: 7
     incarnation: 1795262345
     version: 12
     via: null
