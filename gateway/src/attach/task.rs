@@ -337,3 +337,62 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use causeway_proto::registry::attach_request::Request;
+    use causeway_zone_sync::{
+        name::GatewayId,
+        trust::{Content, Document},
+    };
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::{
+        identity::{
+            IdentityFolder,
+            ca::{self, Ca, LEAF_VALIDITY},
+        },
+        trust::Trusted,
+    };
+
+    #[tokio::test]
+    async fn a_server_is_told_of_each_trust_document_once_and_takes_it_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = folder.path().join("ca");
+        ca::init(&authority, "acme.internal").unwrap();
+        let id = |name: &str| GatewayId::new("east".parse().unwrap(), name.parse().unwrap());
+        let [gateway, server] = ["gw1", "zone-sync"].map(|name| {
+            let out = folder.path().join(name);
+            ca::issue(&authority, &id(name), &out, LEAF_VALIDITY).unwrap();
+            Arc::new(IdentityFolder::open(&out).unwrap())
+        });
+        let ca = Ca::load(&authority).unwrap();
+        let hand = |generation| {
+            let content = Content {
+                trust_domain: "acme.internal".to_owned(),
+                roots: vec![ca.certificate().to_vec()],
+                ..Content::default()
+            };
+            let document = ca.sign_trust(Document::new(generation, content, 0).unwrap());
+            let document = Arc::new(document.unwrap());
+            gateway.offer_trust(&document, SystemTime::now()).unwrap();
+        };
+        let mut believed = Believed::new(Some(&Secure::new(gateway.identity())));
+        let trusted = Trusted::new(server.clone(), Arc::default());
+        assert!(believed.next().now_or_never().is_none(), "there is none yet");
+        for generation in [1, 2] {
+            hand(generation);
+            let Some(Request::TrustDocument(bytes)) = believed.next().await.request else {
+                panic!("a document is to be told");
+            };
+            assert!(believed.next().now_or_never().is_none(), "once is enough");
+            trusted.receive_encoded(&id("gw1"), &bytes).await;
+            assert_eq!(server.identity().trust().edition().generation, generation);
+        }
+        trusted.receive_encoded(&id("gw1"), b"nonsense").await;
+        assert_eq!(server.identity().trust().edition().generation, 2);
+    }
+}

@@ -62,6 +62,7 @@ async fn help_shows_every_command_and_examples() {
         "admin-token",
         "token",
         "join",
+        "revoke",
         "validate",
         "diff",
         "apply",
@@ -85,6 +86,7 @@ async fn help_shows_every_command_and_examples() {
         "ca",
         "token",
         "join",
+        "revoke",
     ] {
         let text = out(&run(None, &[command, "--help"]).await);
         assert!(
