@@ -1,10 +1,16 @@
 //! Tokens and joins: what works once, and how each thing that must not work is refused, on both sides.
 
-use std::{fs, path::Path, process::Output, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
 
 use causeway_tests::{
     ca::{CaServer, causeway, text},
     federation::TRUST_DOMAIN,
+    process::program,
     talk::say,
 };
 
@@ -147,6 +153,38 @@ async fn what_is_there_is_not_overwritten_and_a_ca_that_does_not_answer_is_named
         ca.join(&token, &out).unwrap().status.success(),
         "a token outlives a restart of the CA"
     );
+}
+
+#[tokio::test]
+async fn a_token_is_taken_from_standard_input_and_one_that_was_revoked_is_refused() {
+    let ca = CaServer::start(TRUST_DOMAIN, DAY).await.unwrap();
+    let (folder, authority) = (tempfile::tempdir().unwrap(), ca.ca());
+    let out = folder.path().join("west");
+    let revoked = ca.token("west", &[]).unwrap();
+    let list = || {
+        let listed = causeway(&["token", "list", "--ca", text(&authority).unwrap()]).unwrap();
+        String::from_utf8(listed.stdout).unwrap()
+    };
+    let listed = list();
+    let line = listed.lines().find(|line| line.contains("west")).unwrap();
+    let id = line.split_whitespace().next().unwrap();
+    let revoke = ["token", "revoke", id, "--ca", text(&authority).unwrap()];
+    assert!(causeway(&revoke).unwrap().status.success());
+    assert!(list().contains("revoked"), "{}", list());
+    assert_refused(&ca.join(&revoked, &out).unwrap(), &out, 1, &["token_revoked"]);
+    ca.wait_log(&["WARN", "token_revoked", id]).await;
+
+    let invitation = folder.path().join("invitation");
+    fs::write(
+        &invitation,
+        format!("{}@{}\n", ca.token("west", &[]).unwrap(), ca.address),
+    )
+    .unwrap();
+    let mut join = Command::new(program().unwrap());
+    join.args(["join", "-", "--gateway", "gw1", "--out"]).arg(&out);
+    let joined = join.stdin(fs::File::open(&invitation).unwrap()).output().unwrap();
+    assert!(joined.status.success(), "{joined:?}");
+    assert!(out.join("renew.json").exists());
 }
 
 #[tokio::test]
