@@ -4,19 +4,25 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use causeway::{
     admin::{Admin, AdminAddress, AdminConfig, AdminError},
     audit::Audit,
     credentials::{Gate, Grant, Guard, TokenFile},
-    identity::{IdentityFolder, ca},
+    identity::{ApiClient, IdentityFolder, Renewal, ca},
     telemetry::Metrics,
 };
 use causeway_zone_sync::name::GatewayId;
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -33,6 +39,7 @@ const GW2: &str = "spiffe://acme.internal/zone/east/gateway/gw2";
 struct Bench {
     folder: TempDir,
     port: u16,
+    identity: IdentityFolder,
     _admin: Admin,
     stop: CancellationToken,
 }
@@ -72,7 +79,8 @@ impl Bench {
         let metrics = Arc::new(Metrics::default());
         let audit = Audit::file(&bench("audit.log"), metrics.clone()).unwrap();
         state.gate = Gate::new(Some(Arc::new(guard)), audit, metrics);
-        state.identity = IdentityFolder::open(&bench("gateway")).unwrap().identity();
+        let identity = IdentityFolder::open(&bench("gateway")).unwrap();
+        state.identity = identity.identity();
         let config = AdminConfig {
             listen: AdminAddress::Tcp("0.0.0.0:0".parse().unwrap()),
             insecure: false,
@@ -84,6 +92,7 @@ impl Bench {
         Self {
             folder,
             port: address.port(),
+            identity,
             _admin: admin,
             stop,
         }
@@ -353,4 +362,30 @@ async fn on_this_host_everybody_gets_in_and_is_named_by_the_way_they_came() {
         .collect();
     let uid = rustix::process::getuid().as_raw();
     assert_eq!(who, [format!("local uid {uid}"), "loopback".to_owned()]);
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_its_certificate_is_not_believed_any_more() {
+    let bench = Bench::start().await;
+    let client = ApiClient::load(Path::new(&bench.path("operator"))).unwrap();
+    let connector = TlsConnector::from(Arc::new(client.tls().unwrap()));
+    let stream = TcpStream::connect(("127.0.0.1", bench.port)).await.unwrap();
+    let name = ServerName::try_from("any.invalid").unwrap();
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    let request = b"GET /v1/zones HTTP/1.1\r\nHost: any.invalid\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    // The gateway moves to another CA, and the operator does not.
+    let fresh = bench.folder.path().join("ca2");
+    ca::init(&fresh, "acme.internal").unwrap();
+    let id = GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap());
+    ca::issue(&fresh, &id, Path::new(&bench.path("gateway")), DAY).unwrap();
+    assert_eq!(bench.identity.reload(SystemTime::now()), Renewal::Taken);
+    let mut rest = Vec::new();
+    // An idle connection is closed after 30 s anyway.
+    let soon = Duration::from_secs(15);
+    let ended = tokio::time::timeout(soon, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the connection goes on");
 }

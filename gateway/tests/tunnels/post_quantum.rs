@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use causeway::{
+    admin::view,
     identity::{Identity, ca::Ca},
-    telemetry::Side,
+    telemetry::{Side, TunnelReading},
     tunnel::{Close, Ended, Refusal, write_frame},
 };
 use causeway_proto::tunnel::{ControlMessage, Hello, PROTOCOL, control_message::Body};
@@ -145,6 +146,10 @@ async fn tunnels_agree_on_a_hybrid_key_exchange_and_tell_what_they_agreed_on() {
             identity.to_string(),
             format!("spiffe://{DOMAIN}/zone/{peer}/gateway/gw1")
         );
+        let shown = view::tunnels(&[TunnelReading::of(&tunnel)]);
+        assert!(shown[0].post_quantum);
+        assert_eq!(shown[0].key_exchange.as_deref(), Some("X25519MLKEM768"));
+        assert_eq!(shown[0].identity, Some(identity.to_string()));
         let left = end.duration_since(std::time::SystemTime::now()).unwrap();
         assert!(left > DAY / 2 && left <= DAY, "{left:?}");
     }
