@@ -177,11 +177,14 @@ fn what_is_in_force_survives_a_restart_and_a_damaged_file_is_set_aside() {
 
     let path = folder.path().join(FILE);
     let whole = fs::read(&path).unwrap();
-    for cut in [0, 10, whole.len() - 1] {
-        fs::write(&path, &whole[..cut]).unwrap();
+    let mut altered = whole.clone();
+    // Inside a root, where any byte makes sense.
+    altered[60] ^= 1;
+    for damaged in [&[], &whole[..10], &whole[..whole.len() - 1], &altered] {
+        fs::write(&path, damaged).unwrap();
         let (_, stored, aside) = Store::open(folder.path(), 7).unwrap();
         assert_eq!(stored, Stored::default());
-        assert_eq!(fs::read(aside.unwrap().kept).unwrap(), whole[..cut]);
+        assert_eq!(fs::read(aside.unwrap().kept).unwrap(), damaged);
         assert!(!path.exists());
     }
 }
