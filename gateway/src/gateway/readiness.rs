@@ -255,7 +255,7 @@ fn permissions(snapshots: &Snapshots, totals: ForbiddenTotals) -> Check {
         .values()
         .filter(|service| service.names_callers());
     let (naming, default) = (naming.count(), topology.permissions.default.as_str());
-    let text = format!("{naming} services name their callers, the default is {default}");
+    let text = format!("services that name their callers: {naming}; default: {default}");
     if topology.permissions.dry_run {
         return Check::warn(
             "clients",

@@ -72,6 +72,6 @@ pub fn check(identity: &LiveIdentity, trusted: Option<&Trusted>, now: SystemTime
     Check::ok(
         group,
         name,
-        format!("{rule}; {roots} roots count, {revoked} certificates are revoked"),
+        format!("{rule}; roots: {roots}, revoked certificates: {revoked}"),
     )
 }

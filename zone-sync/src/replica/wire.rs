@@ -146,7 +146,6 @@ pub fn fingerprint_message(fingerprint: &Fingerprint) -> Vec<u8> {
     }
 }
 
-/// A fingerprint as protocol 1 and the store have it, whole, or as a statement has it, cut.
 /// As [`fingerprint_message`], cut to what is compared.
 pub fn short_fingerprint(fingerprint: &Fingerprint) -> Vec<u8> {
     match *fingerprint == Fingerprint::default() {
@@ -155,6 +154,7 @@ pub fn short_fingerprint(fingerprint: &Fingerprint) -> Vec<u8> {
     }
 }
 
+/// A fingerprint as protocol 1 and the store have it, whole, or as a statement has it, cut.
 pub fn read_fingerprint(bytes: &[u8]) -> Result<Fingerprint, Refusal> {
     let mut fingerprint = Fingerprint::default();
     if bytes.is_empty() {
