@@ -18,6 +18,7 @@ pub mod identity;
 pub mod ingress;
 pub mod instances;
 pub mod join;
+pub mod listen;
 pub mod permit;
 pub mod registration;
 pub mod relay;

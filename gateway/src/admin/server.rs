@@ -2,13 +2,7 @@
 //! time that each may take to say what it wants. It knows nothing of what is served; who is at the other end of a
 //! connection goes along with each request, as a [`Connection`] among its extensions.
 
-use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request};
 use hyper::{body::Incoming, server::conn::http1};
@@ -17,7 +11,6 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
@@ -25,7 +18,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use super::{AdminAddress, AdminError};
-use crate::credentials::{Acceptor, Connection, Gate};
+use crate::{
+    credentials::{Acceptor, Connection, Gate, Secured, enter},
+    listen::{ACCEPT_PAUSE, bind_unix},
+};
 
 /// Connections served at once; further ones wait in the system's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -33,8 +29,6 @@ const MAX_CONNECTIONS: usize = 256;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest request head in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// After a failed accept (no file descriptors left, say), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// For the requests under way once a shutdown has begun.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// Only the owner of the process may open the unix socket.
@@ -44,9 +38,6 @@ pub(crate) enum Listener {
     Tcp(TcpListener, AdminAddress),
     Unix(UnixListener, PathBuf),
 }
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl Listener {
     pub async fn bind(address: &AdminAddress) -> Result<Self, AdminError> {
@@ -69,7 +60,7 @@ impl Listener {
                 if UnixStream::connect(path).await.is_ok() {
                     return Err(AdminError::InUse(address.clone()));
                 }
-                let listener = bind_unix(path).map_err(bind)?;
+                let listener = bind_unix(path, SOCKET_MODE).map_err(bind)?;
                 Ok(Self::Unix(listener, path.clone()))
             }
         }
@@ -108,7 +99,7 @@ pub(crate) enum Doorway {
 
 impl Doorway {
     /// `None`: it did not become a connection, which was told.
-    async fn enter(&self, accepted: Accepted) -> Option<(Box<dyn Io>, Connection)> {
+    async fn enter(&self, accepted: Accepted) -> Option<(Secured, Connection)> {
         let (stream, from) = match accepted {
             Accepted::Unix(stream) => {
                 let uid = stream.peer_cred().ok().map(|user| user.uid());
@@ -116,32 +107,12 @@ impl Doorway {
             }
             Accepted::Tcp(stream, from) => (stream, from),
         };
-        let Self::Tls(acceptor, gate) = self else {
-            return Some((Box::new(stream), from));
+        let door = match self {
+            Self::Plain => None,
+            Self::Tls(acceptor, gate) => Some((acceptor, gate)),
         };
-        match acceptor.accept(stream).await {
-            Ok((stream, connection)) => Some((Box::new(stream), connection)),
-            Err(error) => {
-                let cause =
-                    std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-                gate.handshake_failed("admin", &from, error.word(), &cause);
-                None
-            }
-        }
+        enter(door, "admin", stream, from).await
     }
-}
-
-/// Binds beside the path, narrows the mode and renames: the socket is never open to others, not for a moment, and one
-/// that a killed process left behind is replaced.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let _ = fs::remove_file(&beside);
-    let listener = UnixListener::bind(&beside)?;
-    fs::set_permissions(&beside, fs::Permissions::from_mode(SOCKET_MODE))?;
-    fs::rename(&beside, path)?;
-    Ok(listener)
 }
 
 /// Serves until `stop`, then finishes what is under way.
@@ -195,7 +166,7 @@ async fn next_connection(
     (slot, listener.accept().await)
 }
 
-async fn serve_connection(stream: Box<dyn Io>, from: Connection, router: Router, stop: CancellationToken) {
+async fn serve_connection(stream: Secured, from: Connection, router: Router, stop: CancellationToken) {
     let service = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(from.clone());
         request

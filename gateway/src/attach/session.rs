@@ -10,7 +10,6 @@ use causeway_proto::registry::{
 use causeway_zone_sync::{name::GatewayId, registry::wire, trust::Document};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     sync::mpsc,
     time::timeout,
@@ -22,7 +21,7 @@ use tonic::{
 };
 
 use super::{Report, ServerAddress};
-use crate::{snapshot::Health, zone_sync::Secure};
+use crate::{listen::Io, snapshot::Health, zone_sync::Secure};
 
 /// Longest that dialling a server may take: it is in the same zone.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -123,10 +122,6 @@ fn request(request: Request) -> AttachRequest {
         request: Some(request),
     }
 }
-
-/// A byte stream to a server.
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 async fn connect(
     server: &ServerAddress,

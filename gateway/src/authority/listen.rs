@@ -4,26 +4,26 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 
 use super::current::{Current, Served};
-use crate::{credentials::handshake_word, tunnel::Quiet};
+use crate::{
+    credentials::handshake_word,
+    listen::{ACCEPT_PAUSE, Admitted},
+    tunnel::Quiet,
+};
 
 /// Connections served at once, handshakes included; further ones are closed.
 const MAX_CONNECTIONS: usize = 512;
@@ -33,8 +33,6 @@ const MAX_CONNECTIONS_OF_ADDRESS: usize = 32;
 const SECURE: usize = 16;
 /// For the handshake; what takes longer is nobody who wants a certificate.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-/// After a failed accept (no file descriptors left, say), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who is at the other end.
 #[derive(Clone)]
@@ -47,11 +45,7 @@ pub(super) struct Peer {
 }
 
 /// A secure connection and its place.
-pub(super) struct Connection {
-    stream: TlsStream<TcpStream>,
-    peer: Peer,
-    _place: Place,
-}
+pub(super) type Connection = Admitted<TlsStream<TcpStream>, Peer, Place>;
 
 /// The places that are taken, by address.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +53,7 @@ struct Places(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
 
 /// One of them; it is free again when this is dropped.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     places: Places,
     address: IpAddr,
 }
@@ -130,12 +124,8 @@ async fn accept(listener: TcpListener, current: Arc<Current>, secure: &mpsc::Sen
         let (current, secure, quiet) = (current.clone(), secure.clone(), quiet.clone());
         tokio::spawn(async move {
             let failure = match timeout(HANDSHAKE_LIMIT, handshake(stream, address, current)).await {
-                Ok(Ok((stream, peer))) => {
-                    let connection = Connection {
-                        stream,
-                        peer,
-                        _place: place,
-                    };
+                Ok(Ok((stream, from))) => {
+                    let connection = Connection::new(stream, from, place);
                     // When nobody takes connections any more, this one is not wanted either.
                     let _ = secure.send(Ok(connection)).await;
                     return;
@@ -170,38 +160,6 @@ async fn handshake(
         served,
     };
     Ok((stream, peer))
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
@@ -20,6 +19,7 @@ use super::{
     admin_args::{Credentials, DEFAULT_PORT},
     secure,
 };
+use crate::listen::Io;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the first byte of the request to the last of the answer.
@@ -87,9 +87,6 @@ struct Refusal {
     hint: Option<String>,
     details: Option<String>,
 }
-
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 enum Stream {
     Tcp(TcpStream),

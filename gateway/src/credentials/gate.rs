@@ -2,6 +2,7 @@
 //! joins the [`Guard`] and the audit log, and counts what is refused.
 
 use std::{
+    error::Error as _,
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -10,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Actor, Connection, Denied, Guard, Scope};
+use super::{Actor, Connection, Denied, Guard, Scope, tls::AcceptError};
 use crate::{
     audit::{Attempt, Audit, Outcome},
     telemetry::Metrics,
@@ -93,7 +94,11 @@ impl Gate {
     }
 
     /// A handshake that came to nothing.
-    pub fn handshake_failed(&self, api: &'static str, from: &Connection, word: &'static str, cause: &str) {
+    pub(super) fn handshake_failed(&self, api: &'static str, from: &Connection, error: &AcceptError) {
+        let word = error.word();
+        let cause = error
+            .source()
+            .map_or_else(|| error.to_string(), ToString::to_string);
         self.metrics.api_refused(word);
         if let Some(repeats) = self.hold_back(word, from) {
             tracing::warn!(

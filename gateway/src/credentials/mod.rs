@@ -18,7 +18,7 @@ pub use actor::{Actor, Connection, Proof};
 pub use gate::Gate;
 pub use grant::{Grant, GrantError};
 pub use guard::{Denied, Guard};
-pub(crate) use tls::{Acceptor, handshake_word};
+pub(crate) use tls::{Acceptor, Secured, enter, handshake_word};
 pub use token::{MAX_NAME_BYTES, Token, TokenError, TokenName};
 pub use token_file::{MAX_TOKENS, TokenEntry, TokenFile, TokenFileError, Tokens, issue, list, revoke};
 

@@ -6,15 +6,14 @@ use std::{io, sync::Arc, time::Duration};
 
 use rustls::{AlertDescription, CertificateError, Error as TlsFailure, PeerIncompatible};
 use rustls_pki_types::CertificateDer;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Connection, Proof};
-use crate::identity::{Guarded, LiveIdentity, TlsError, identify_client, is_not_yet_valid};
+use super::{Connection, Gate, Proof};
+use crate::{
+    identity::{Guarded, LiveIdentity, TlsError, identify_client, is_not_yet_valid},
+    listen::Io,
+};
 
 /// For a handshake; what takes longer is no client.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -42,11 +41,7 @@ impl AcceptError {
     }
 }
 
-/// A byte stream over TLS.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-/// A connection that was made secure.
+/// A connection that was taken up, over TLS where that is asked for.
 pub type Secured = Box<dyn Io>;
 
 /// Takes connections up over TLS.
@@ -109,6 +104,26 @@ impl Acceptor {
                 why: error.to_string().into(),
                 word: "bad_identity",
             },
+        }
+    }
+}
+
+/// Takes a TCP connection of `api` up: in the clear without a `door`, else over TLS. `None`: it did not become a connection,
+/// which the gate was told.
+pub async fn enter(
+    door: Option<(&Acceptor, &Gate)>,
+    api: &'static str,
+    stream: TcpStream,
+    from: Connection,
+) -> Option<(Secured, Connection)> {
+    let Some((acceptor, gate)) = door else {
+        return Some((Box::new(stream), from));
+    };
+    match acceptor.accept(stream).await {
+        Ok(entered) => Some(entered),
+        Err(error) => {
+            gate.handshake_failed(api, &from, &error);
+            None
         }
     }
 }

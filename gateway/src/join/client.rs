@@ -16,11 +16,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
     version::TLS13,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use tonic::{
     Status,
@@ -40,6 +36,7 @@ use crate::{
         ca::{self, CaError, request},
         provider,
     },
+    listen::Io,
 };
 
 /// For a TCP connection to the CA.
@@ -113,10 +110,6 @@ impl AskError {
     }
 }
 
-/// A byte stream to the CA.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
-
 /// Connects to where the CA is served.
 ///
 /// # Errors
@@ -137,7 +130,11 @@ pub async fn connect(address: &CaAddress) -> Result<TcpStream, AskError> {
 ///
 /// # Errors
 /// When the server is not the CA that issued the token, or refuses, or what it answers is not what was asked for.
-pub async fn join(io: impl Io, token: &JoinToken, gateway: &GatewayName) -> Result<NewIdentity, AskError> {
+pub async fn join(
+    io: impl Io + 'static,
+    token: &JoinToken,
+    gateway: &GatewayName,
+) -> Result<NewIdentity, AskError> {
     let check = Arc::new(ServerCheck::new(
         Known::Fingerprint(token.fingerprint),
         provider(),
@@ -164,7 +161,7 @@ pub async fn join(io: impl Io, token: &JoinToken, gateway: &GatewayName) -> Resu
 ///
 /// # Errors
 /// As [`join`].
-pub async fn renew(io: impl Io, own: &Identity) -> Result<NewIdentity, AskError> {
+pub async fn renew(io: impl Io + 'static, own: &Identity) -> Result<NewIdentity, AskError> {
     let known = Known::Roots {
         roots: own.roots(),
         trust_domain: own.trust_domain().to_owned(),
@@ -191,7 +188,7 @@ fn builder(check: &Arc<ServerCheck>) -> Result<Builder, AskError> {
 
 /// Makes the connection secure and opens gRPC on it.
 async fn secure(
-    io: impl Io,
+    io: impl Io + 'static,
     mut config: ClientConfig,
     check: &ServerCheck,
 ) -> Result<(CertificateAuthorityClient<Channel>, Verdict), AskError> {
@@ -223,7 +220,7 @@ async fn secure(
 }
 
 /// gRPC on a connection that is there already; it cannot be made a second time.
-async fn channel(stream: impl Io) -> Result<Channel, tonic::transport::Error> {
+async fn channel(stream: impl Io + 'static) -> Result<Channel, tonic::transport::Error> {
     let stream = Arc::new(Mutex::new(Some(stream)));
     let dial = tower::service_fn(move |_: Uri| {
         let stream = stream.lock().take();

@@ -10,7 +10,7 @@ mod token;
 mod watched;
 
 pub use address::{CaAddress, CaAddressError};
-pub use client::{AskError, Io, connect, join, renew};
+pub use client::{AskError, connect, join, renew};
 pub use refusal::Refusal;
 pub use server_check::NotTheCa;
 pub use token::{JoinToken, TokenError};

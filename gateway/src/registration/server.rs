@@ -1,26 +1,22 @@
 //! The gRPC server around a registry service: its listener, in the clear or over TLS, the limits of each connection, and
 //! how it ends. It knows nothing of registrations.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use causeway_proto::registry::registry_server::{Registry, RegistryServer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::Connected};
+use tonic::transport::Server;
 
 use super::gated::GatedLayer;
-use crate::credentials::{Acceptor, Connection, Gate};
+use crate::{
+    credentials::{Acceptor, Connection, Gate, Secured, enter},
+    listen::{ACCEPT_PAUSE, Admitted},
+};
 
 /// Connections served at once; further ones wait in the system's queue. One for each host of a large zone.
 const MAX_CONNECTIONS: usize = 4096;
@@ -34,9 +30,6 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// For the calls under way once a shutdown has begun.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
-/// After a failed accept (no file descriptors left, say), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// Connections that were taken up and wait to be served.
 const ADMITTED: usize = 64;
 
@@ -82,18 +75,11 @@ pub async fn serve<S: Registry>(incoming: Incoming, service: RegistryServer<S>, 
     }
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
 /// A connection and its place among [`MAX_CONNECTIONS`].
-struct Place {
-    stream: Box<dyn Io>,
-    connection: Connection,
-    _slot: OwnedSemaphorePermit,
-}
+type Taken = Admitted<Secured, Connection, OwnedSemaphorePermit>;
 
 /// The connections that were taken up, as they come. Each handshake runs by itself, so that a slow one holds up no other.
-fn connections(incoming: Incoming) -> ReceiverStream<io::Result<Place>> {
+fn connections(incoming: Incoming) -> ReceiverStream<io::Result<Taken>> {
     let (sender, receiver) = mpsc::channel(ADMITTED);
     tokio::spawn(async move {
         tokio::select! {
@@ -104,7 +90,7 @@ fn connections(incoming: Incoming) -> ReceiverStream<io::Result<Place>> {
     ReceiverStream::new(receiver)
 }
 
-async fn accept(incoming: Incoming, admitted: &mpsc::Sender<io::Result<Place>>) {
+async fn accept(incoming: Incoming, admitted: &mpsc::Sender<io::Result<Taken>>) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let Incoming {
         listener,
@@ -124,15 +110,11 @@ async fn accept(incoming: Incoming, admitted: &mpsc::Sender<io::Result<Place>>) 
                 let (acceptor, gate, admitted) = (acceptor.clone(), gate.clone(), admitted.clone());
                 tokio::spawn(async move {
                     let from = Connection::plain(from);
-                    if let Some((stream, connection)) = enter(acceptor, &gate, stream, from).await {
-                        let _slot = slot;
-                        let place = Place {
-                            stream,
-                            connection,
-                            _slot,
-                        };
+                    let door = acceptor.as_ref().map(|acceptor| (acceptor, &gate));
+                    if let Some((stream, from)) = enter(door, "registration", stream, from).await {
+                        let place = slot;
                         // When nobody takes connections any more, this one is not wanted either.
-                        let _ = admitted.send(Ok(place)).await;
+                        let _ = admitted.send(Ok(Taken::new(stream, from, place))).await;
                     }
                 });
             }
@@ -141,58 +123,5 @@ async fn accept(incoming: Incoming, admitted: &mpsc::Sender<io::Result<Place>>) 
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-/// `None`: it did not become a connection, which was told.
-async fn enter(
-    acceptor: Option<Acceptor>,
-    gate: &Gate,
-    stream: TcpStream,
-    from: Connection,
-) -> Option<(Box<dyn Io>, Connection)> {
-    let Some(acceptor) = acceptor else {
-        return Some((Box::new(stream), from));
-    };
-    match acceptor.accept(stream).await {
-        Ok((stream, connection)) => Some((Box::new(stream), connection)),
-        Err(error) => {
-            let cause =
-                std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            gate.handshake_failed("registration", &from, error.word(), &cause);
-            None
-        }
-    }
-}
-
-impl Connected for Place {
-    type ConnectInfo = Connection;
-
-    fn connect_info(&self) -> Connection {
-        self.connection.clone()
-    }
-}
-
-impl AsyncRead for Place {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Place {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use super::settings::Settings;
 use crate::{
     identity::{Identity, NewIdentity},
-    join::{self, AskError, Io},
+    join::{self, AskError},
+    listen::Io,
     snapshot::Link,
     tunnel::{OpenError, ReplyError, TunnelSet, read_reply, refusal_word},
 };
@@ -144,7 +145,7 @@ async fn through(peer: &GatewayId, tunnels: &TunnelSet, own: &Identity) -> Resul
 }
 
 /// Opens a stream whose other end is the CA.
-async fn open(peer: &GatewayId, tunnels: &TunnelSet) -> Result<impl Io + use<>, ReachError> {
+async fn open(peer: &GatewayId, tunnels: &TunnelSet) -> Result<impl Io + use<> + 'static, ReachError> {
     let header = StreamHeader {
         kind: Some(Kind::Ca(Ca {})),
     };

@@ -1,27 +1,16 @@
 //! Where zone sync listens: TCP or a unix socket, with a limit on connections. It knows nothing of what is served.
 
-use std::{
-    fmt, fs, io,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    pin::Pin,
-    str::FromStr,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
 use causeway_zone_sync::name::GatewayId;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::Connected;
 
 use super::secure::{Secure, SecureError, begins_with_tls};
+use crate::listen::{ACCEPT_PAUSE, Admitted, Io, bind_unix};
 
 /// Connections served at once; further ones wait in the system's queue. One for each host of a large zone.
 const MAX_CONNECTIONS: usize = 4_096;
@@ -29,8 +18,6 @@ const MAX_CONNECTIONS: usize = 4_096;
 const ADMITTED: usize = 64;
 /// Connections that the system keeps until they are accepted.
 const BACKLOG: u32 = 1_024;
-/// After a failed accept (no file descriptors left, say), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Only the owner of the process and their group may open the unix socket.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -75,10 +62,6 @@ pub(super) enum Listener {
     Unix(UnixListener, PathBuf),
 }
 
-/// A byte stream from a client.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
 impl Listener {
     pub(super) fn bind(address: &ListenAddress) -> io::Result<Self> {
         match address {
@@ -92,7 +75,12 @@ impl Listener {
                 socket.listen(BACKLOG.cast_signed())?;
                 TcpListener::from_std(socket.into()).map(Self::Tcp)
             }
-            ListenAddress::Unix(path) => Ok(Self::Unix(bind_unix(path)?, path.clone())),
+            ListenAddress::Unix(path) => {
+                if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                    return Err(io::ErrorKind::AddrInUse.into());
+                }
+                Ok(Self::Unix(bind_unix(path, SOCKET_MODE)?, path.clone()))
+            }
         }
     }
 
@@ -149,28 +137,8 @@ impl Accepted {
     }
 }
 
-/// Binds beside the path, narrows the mode and renames: the socket is never open to others, not for a moment, and one
-/// that a killed process left behind is replaced. One that another process serves is not.
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
-    }
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let _ = fs::remove_file(&beside);
-    let listener = UnixListener::bind(&beside)?;
-    fs::set_permissions(&beside, fs::Permissions::from_mode(SOCKET_MODE))?;
-    fs::rename(&beside, path)?;
-    Ok(listener)
-}
-
 /// A connection and its place among [`MAX_CONNECTIONS`].
-pub(super) struct Connection {
-    io: Box<dyn Io>,
-    peer: Peer,
-    _place: OwnedSemaphorePermit,
-}
+pub(super) type Connection = Admitted<Box<dyn Io>, Peer, OwnedSemaphorePermit>;
 
 /// Which gateway is at the other end; `None`: somebody on a host or network that is trusted.
 #[derive(Debug, Clone)]
@@ -204,10 +172,9 @@ async fn accept(listener: Listener, secure: Option<Secure>, admitted: &mpsc::Sen
                 let address = accepted.address();
                 tokio::spawn(async move {
                     match accepted.admit(secure.as_ref()).await {
-                        Ok((io, peer)) => {
-                            let _place = place;
+                        Ok((stream, from)) => {
                             // When nobody takes connections any more, this one is not wanted either.
-                            let _ = admitted.send(Ok(Connection { io, peer, _place })).await;
+                            let _ = admitted.send(Ok(Connection::new(stream, from, place))).await;
                         }
                         Err(error) => {
                             let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -222,37 +189,5 @@ async fn accept(listener: Listener, secure: Option<Secure>, admitted: &mpsc::Sen
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
