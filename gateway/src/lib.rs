@@ -5,6 +5,7 @@ pub mod admin;
 pub mod attach;
 pub mod audit;
 pub mod authority;
+pub mod backoff;
 pub mod balance;
 pub mod callers;
 pub mod cli;

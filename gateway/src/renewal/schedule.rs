@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use rand::Rng;
 
+use crate::backoff::{at_least_half, ceiling};
+
 /// A renewal is due this share of the certificate's life before or after half of it, so that gateways which joined
 /// together do not all renew together.
 const JITTER: f64 = 0.05;
@@ -97,10 +99,8 @@ impl Schedule {
         let length = self.lifetime.length();
         let first = (length / FIRST_WAIT_SHARE).clamp(SHORTEST_WAIT, FIRST_WAIT);
         let last = (length / LAST_WAIT_SHARE).clamp(SHORTEST_WAIT, LAST_WAIT);
-        let factor = 1u32.checked_shl(self.failures).unwrap_or(u32::MAX);
-        let ceiling = first.saturating_mul(factor).min(last);
+        self.next = now + at_least_half(ceiling(first, self.failures, last), rng);
         self.failures = self.failures.saturating_add(1);
-        self.next = now + ceiling.mul_f64(rng.random_range(0.5..=1.0));
     }
 
     /// There is a reason not to wait for half of the life, such as a new root: renew soon, but not all at once.

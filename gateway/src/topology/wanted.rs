@@ -12,6 +12,8 @@ use causeway_zone_sync::{
 };
 use rand::Rng;
 
+use crate::backoff::{at_least_half, ceiling};
+
 /// Longest wait before a peer is asked the second time.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Longest wait before a peer is asked once more while it says the same.
@@ -147,13 +149,11 @@ impl Wanted {
         let before = self.tried.get(question);
         let repeated = before.filter(|tried| tried.announced == announced);
         let failures = repeated.map_or(0, |tried| tried.failures.saturating_add(1));
-        let factor = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
-        let ceiling = FIRST_WAIT.saturating_mul(factor).min(LONGEST_WAIT);
+        let wait = at_least_half(ceiling(FIRST_WAIT, failures, LONGEST_WAIT), rng);
         let tried = Tried {
             announced,
             failures,
-            // At least half, so that a peer that answers "nothing" at once is not asked in a burst.
-            again_at: now + ceiling.mul_f64(rng.random_range(0.5..=1.0)),
+            again_at: now + wait,
         };
         self.tried.insert(question.clone(), tried);
     }

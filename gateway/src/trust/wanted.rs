@@ -9,6 +9,8 @@ use std::{
 use causeway_zone_sync::{name::GatewayId, trust::Edition};
 use rand::Rng;
 
+use crate::backoff::{at_least_half, ceiling};
+
 /// How long the peer that was asked last may take before another is asked as well.
 const HEDGE_AFTER: Duration = Duration::from_millis(250);
 /// Most peers that are asked at once.
@@ -87,12 +89,11 @@ impl Wanted {
         let before = self.tried.get(peer);
         let repeated = before.filter(|tried| tried.announced == announced);
         let failures = repeated.map_or(0, |tried| tried.failures.saturating_add(1));
-        let factor = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
-        let ceiling = FIRST_WAIT.saturating_mul(factor).min(LONGEST_WAIT);
+        let wait = at_least_half(ceiling(FIRST_WAIT, failures, LONGEST_WAIT), rng);
         let tried = Tried {
             announced,
             failures,
-            again_at: now + ceiling.mul_f64(rng.random_range(0.5..=1.0)),
+            again_at: now + wait,
         };
         self.tried.insert(peer.clone(), tried);
     }

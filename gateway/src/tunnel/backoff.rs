@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use rand::Rng;
 
+use crate::backoff::ceiling;
+
 /// Longest wait before the second try.
 pub const BASE: Duration = Duration::from_millis(100);
 /// Longest wait before any try.
@@ -16,9 +18,7 @@ pub const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>, "full jitter").
 #[must_use]
 pub fn backoff(attempt: u32, rng: &mut impl Rng) -> Duration {
-    let factor = 1u32.checked_shl(attempt).unwrap_or(u32::MAX);
-    let ceiling = BASE.saturating_mul(factor).min(CAP);
-    ceiling.mul_f64(rng.random_range(0.0..=1.0))
+    ceiling(BASE, attempt, CAP).mul_f64(rng.random_range(0.0..=1.0))
 }
 
 #[cfg(test)]
