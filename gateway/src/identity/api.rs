@@ -4,10 +4,8 @@
 use std::{path::Path, sync::Arc};
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
+    Error,
+    pki_types::{CertificateDer, PrivateKeyDer},
     version::TLS13,
 };
 
@@ -16,51 +14,6 @@ use super::{
     chain::ChainVerifier, files, leaf, provider, spiffe::trust_domain_of,
 };
 
-/// Verifies a client's chain where there is one.
-#[derive(Debug)]
-struct AnyClient(ChainVerifier);
-
-impl ClientCertVerifier for AnyClient {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        rest: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.0.verify_client(leaf, rest, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls12_signature(&self.0, message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls13_signature(&self.0, message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ClientCertVerifier::supported_verify_schemes(&self.0)
-    }
-}
-
 impl Identity {
     /// TLS settings for serving an API: TLS 1.3 only, a client's certificate is welcome and not demanded.
     ///
@@ -68,15 +21,8 @@ impl Identity {
     /// When the key does not fit the certificate, or there are no roots.
     pub fn api_tls(&self) -> Result<rustls::ServerConfig, TlsError> {
         let provider = provider();
-        let verifier = AnyClient(self.verifier(&provider)?);
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13])
-            .map_err(|source| self.unusable(source))?
-            .with_client_cert_verifier(Arc::new(verifier))
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
-            .map_err(|source| self.unusable(source))?;
-        config.send_tls13_tickets = 0;
-        Ok(config)
+        let verifier = self.verifier(&provider)?.or_nobody();
+        self.serving(provider, verifier)
     }
 }
 

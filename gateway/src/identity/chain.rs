@@ -26,6 +26,8 @@ pub(super) struct ChainVerifier {
     revocations: Arc<Revocations>,
     dialling_peers: Arc<dyn ClientCertVerifier>,
     algorithms: WebPkiSupportedAlgorithms,
+    /// Whether a client may show no certificate at all.
+    or_nobody: bool,
 }
 
 /// A certificate whose validity has not begun.
@@ -48,7 +50,16 @@ impl ChainVerifier {
             roots,
             revocations: Arc::clone(&anchors.revocations),
             algorithms: provider.signature_verification_algorithms,
+            or_nobody: false,
         })
+    }
+
+    /// Lets clients in that show no certificate: those that do are verified all the same.
+    pub(super) fn or_nobody(self) -> Self {
+        Self {
+            or_nobody: true,
+            ..self
+        }
     }
 
     pub(super) fn verify_server(
@@ -149,6 +160,10 @@ impl ServerCertVerifier for ChainVerifier {
 }
 
 impl ClientCertVerifier for ChainVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.or_nobody
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

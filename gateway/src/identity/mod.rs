@@ -281,13 +281,23 @@ impl Identity {
     pub fn server_tls_with(&self, exchange: KeyExchange) -> Result<rustls::ServerConfig, TlsError> {
         let provider = provider_with(exchange);
         let verifier = self.verifier(&provider)?;
+        let mut config = self.serving(provider, verifier)?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(config)
+    }
+
+    /// What everything that is served with this identity has in common: TLS 1.3 only, and no resumption.
+    fn serving(
+        &self,
+        provider: Arc<CryptoProvider>,
+        verifier: ChainVerifier,
+    ) -> Result<rustls::ServerConfig, TlsError> {
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .map_err(|source| self.unusable(source))?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|source| self.unusable(source))?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
         config.send_tls13_tickets = 0;
         Ok(config)
     }
