@@ -2,9 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use tokio::signal::unix::{SignalKind, signal};
-
-use super::{Exit, Failure, passphrase::PassphraseArgs};
+use super::{Exit, Failure, passphrase::PassphraseArgs, signals::Signals};
 use crate::{
     authority::{Authority, AuthorityConfig, AuthorityError, ServeError},
     identity::ca::LEAF_VALIDITY,
@@ -66,9 +64,7 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 async fn serve(args: Args) -> Result<Exit, Failure> {
-    let no_signals = |error: std::io::Error| Failure::new("cannot listen for signals").because(&error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut signals = Signals::new()?;
     let config = AuthorityConfig {
         folder: args.ca,
         passphrase: args.passphrase.read()?,
@@ -76,10 +72,7 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         leaf_lifetime: args.leaf_lifetime.into(),
     };
     let authority = Authority::start(config).await.map_err(|error| explain(&error))?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.next().await;
     authority.shutdown().await;
     Ok(Exit::Done)
 }

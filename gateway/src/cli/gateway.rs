@@ -12,10 +12,9 @@ use causeway_zone_sync::{name::ZoneName, replica::Ages, topology::Style};
 use clap::ValueEnum;
 use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, api_args::ApiArgs, ruling::Ruling};
+use super::{Exit, Failure, api_args::ApiArgs, ruling::Ruling, signals::Signals};
 use crate::{
     admin::{AdminAddress, AdminConfig},
     attach::ServerAddress,
@@ -226,8 +225,7 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         .hint("issue a certificate for this zone, or correct --zone"));
     }
     // From here on a signal ends the gateway in good order, however far it has come.
-    let signals =
-        Signals::new().map_err(|error| Failure::new("cannot listen for signals").because(&error))?;
+    let signals = Signals::new()?;
     let metrics = Arc::new(Metrics::default());
     make_private_folder(&args.data)
         .map_err(|error| trust_unkept(&args).because(&error))
@@ -254,7 +252,7 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     ending.disarm();
     let renewing = tokio::spawn(identity.watch(metrics.clone(), watching.clone()));
     let watch = tokio::spawn(ruling.watch(metrics, watching.clone()));
-    signals.run(gateway, args.drain).await;
+    run_until_told(gateway, args.drain, signals).await;
     watching.cancel();
     // They end by themselves; a panic in one was logged where it happened.
     let _ = tokio::join!(watch, renewing);
@@ -367,34 +365,12 @@ fn explain(error: &StartError) -> Failure {
     }
 }
 
-/// The signals that a gateway answers to.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// The first signal drains, the second ends at once.
-    async fn run(mut self, gateway: Gateway, drain: Duration) {
-        self.end().await;
-        let cut = gateway.shutdown(drain, self.end()).await;
-        if !cut.connections.is_empty() {
-            tracing::warn!(connections = cut.connections.len(), "connections were cut");
-        }
-    }
-
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+/// The first signal drains, the second ends at once.
+async fn run_until_told(gateway: Gateway, drain: Duration, mut signals: Signals) {
+    signals.next().await;
+    let cut = gateway.shutdown(drain, signals.next()).await;
+    if !cut.connections.is_empty() {
+        tracing::warn!(connections = cut.connections.len(), "connections were cut");
     }
 }
 

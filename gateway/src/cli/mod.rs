@@ -31,6 +31,7 @@ mod rotate;
 mod ruling;
 mod schema;
 mod secure;
+mod signals;
 mod spread;
 mod tables;
 mod token;

@@ -3,12 +3,12 @@
 use std::{io::Write, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use causeway_zone_sync::name::ServiceName;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     AdminArgs, Exit, Failure,
     client::{Endpoint, escape},
     output, register_list,
+    signals::Signals,
 };
 use crate::admin::{InstanceBody, ListedKey, RegisteredView, view::Envelope};
 
@@ -199,30 +199,6 @@ async fn keep(admin: &Endpoint, path: &str, body: &InstanceBody, ttl: Duration) 
         lost = done.is_err();
     }
     admin.delete(path).await
-}
-
-/// What ends the keeping.
-pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// From here on the signals do not end the process by themselves.
-    pub(super) fn new() -> Result<Self, Failure> {
-        let cannot = |error: std::io::Error| Failure::new("cannot wait for signals").because(&error);
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).map_err(cannot)?,
-            terminate: signal(SignalKind::terminate()).map_err(cannot)?,
-        })
-    }
-
-    pub(super) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
 
 #[cfg(test)]

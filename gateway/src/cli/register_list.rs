@@ -13,7 +13,8 @@ use super::{
     Exit, Failure,
     client::Endpoint,
     output,
-    register::{KEEP_TIME_TO_LIVE, RENEWALS_PER_LIFE, Signals, note},
+    register::{KEEP_TIME_TO_LIVE, RENEWALS_PER_LIFE, note},
+    signals::Signals,
 };
 use crate::admin::{ListedInstance, ListedKey, OutcomeView, view::Envelope};
 

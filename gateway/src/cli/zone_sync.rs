@@ -3,10 +3,9 @@
 use std::{path::PathBuf, sync::Arc};
 
 use causeway_zone_sync::name::ZoneName;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, signals::Signals};
 use crate::{
     admin::{AdminAddress, AdminConfig},
     identity::IdentityFolder,
@@ -90,9 +89,7 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 async fn serve(args: Args) -> Result<Exit, Failure> {
-    let no_signals = |error: std::io::Error| Failure::new("cannot listen for signals").because(&error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut signals = Signals::new()?;
     let identity = args.identity.as_deref().map(IdentityFolder::open).transpose();
     let identity = identity.map_err(|error| {
         Failure::new("cannot use the identity")
@@ -127,10 +124,7 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         tokio::spawn(watching.clone().run_until_cancelled_owned(renewing));
         tokio::spawn(identity.watch(metrics, watching.clone()));
     }
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.next().await;
     watching.cancel();
     zone_sync.shutdown().await;
     Ok(Exit::Done)
