@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use super::error::ApiError;
 use crate::{
     audit::{Attempt, Note, Outcome},
-    credentials::{Connection, Denied, Gate, Proof, Scope},
+    credentials::{Connection, Denied, Gate, Scope},
 };
 
 /// The gate of an API, and whether others than this host reach it.
@@ -49,15 +49,7 @@ fn object(path: &str) -> Option<String> {
 }
 
 pub(super) async fn pass(State(entry): State<Entry>, request: Request, next: Next) -> Response {
-    let nobody = Connection {
-        from: None,
-        proof: Proof::Nobody,
-    };
-    let connection = request
-        .extensions()
-        .get::<Connection>()
-        .cloned()
-        .unwrap_or(nobody);
+    let connection = Connection::of(request.extensions());
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let attempt = Attempt {
         api: "admin",

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     audit::Note,
+    telemetry::log::in_one_line,
     topology::{AppliedTopology, ApplyError, Applying},
 };
 
@@ -49,23 +50,18 @@ impl From<ApplyError> for ApiError {
             ApplyError::Refused(refusal) => refused(&refusal),
             ApplyError::Disk(ref source) => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
-                format!("{error}: {}", with_sources(source)),
+                format!("{error}: {}", in_one_line(source)),
             )
             .hint("is the --data folder full or read-only?"),
             ApplyError::Sign(ref source) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                format!("{error}: {}", with_sources(source)),
+                format!("{error}: {}", in_one_line(source)),
             )
             .hint("is the key of this gateway's identity one that can sign?"),
             ApplyError::Interrupted(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
                 .hint("see the log of the gateway"),
         }
     }
-}
-
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn refused(refusal: &Refusal) -> ApiError {

@@ -44,6 +44,15 @@ impl Connection {
         }
     }
 
+    /// The connection that a request came on, which its listener put among the extensions; from nobody where none did.
+    #[must_use]
+    pub fn of(extensions: &http::Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or(Self {
+            from: None,
+            proof: Proof::Nobody,
+        })
+    }
+
     /// Who it is when nothing more has to be proved.
     #[must_use]
     pub fn unproved(&self) -> Actor {

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     identity::{PRIVATE, replace_file},
     reload::watch_folder,
+    telemetry::log::in_one_line,
 };
 
 /// Most tokens of one file.
@@ -300,8 +301,7 @@ impl TokenFile {
                 }
             }
             Err(error) => {
-                let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-                let told = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                let told = in_one_line(&error);
                 if refused.as_ref() != Some(&told) {
                     tracing::error!("the tokens before it stay in force: {told}");
                     *refused = Some(told);

@@ -27,7 +27,10 @@ use super::{
     Identity, IdentityError, NewIdentity, SpiffeId, install,
     trusted::{Keeping, TrustView},
 };
-use crate::{reload::watch_folder, telemetry::Metrics};
+use crate::{
+    reload::watch_folder,
+    telemetry::{Metrics, log::in_one_line},
+};
 
 /// How often the files are read without being told to: they may be links to files elsewhere.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -300,11 +303,6 @@ impl IdentityFolder {
             }
         }
     }
-}
-
-fn in_one_line(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

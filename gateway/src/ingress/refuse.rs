@@ -11,7 +11,7 @@ use crate::{
     permit::{Caller, Rule, Verdict, decide},
     relay,
     snapshot::Snapshot,
-    tunnel::{WriteFrameError, write_frame},
+    tunnel::{WriteFrameError, write_frame, write_refusal},
 };
 
 /// Longest explanation that is sent. It may quote the caller's tags, which may fill a frame of their own.
@@ -181,14 +181,13 @@ pub(super) async fn write_ready(send: &mut SendStream, tags: &Tags) -> Result<()
 
 /// Answers a refusal and ends the stream.
 pub(super) async fn answer(refused: Refused, mut send: SendStream, mut recv: RecvStream) {
-    let outcome = Some(Outcome::Refusal(Refusal {
+    let refusal = Refusal {
         reason: refused.reason.into(),
         retryable: refused.retryable,
         message: refused.message,
-    }));
+    };
     // The caller may be gone, which needs no answer.
-    let _ = write_frame(&mut send, &StreamReply { outcome }).await;
-    let _ = send.finish();
+    let _ = write_refusal(&mut send, refusal).await;
     let _ = recv.stop(relay::code::REFUSED);
 }
 

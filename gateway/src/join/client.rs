@@ -37,6 +37,7 @@ use crate::{
         provider,
     },
     listen::Io,
+    telemetry::log::in_one_line,
 };
 
 /// For a TCP connection to the CA.
@@ -207,13 +208,9 @@ async fn secure(
         Err(_) => return Err(AskError::Slow("the TLS handshake with the CA")),
     };
     let (stream, verdict) = Watched::new(stream);
-    let channel = channel(stream).await.map_err(|error| {
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-        let causes = causes.map(ToString::to_string).collect::<Vec<_>>();
-        match verdict.get() {
-            Some(words) => AskError::Unwelcome(words),
-            None => AskError::Broken(causes.join(": ")),
-        }
+    let channel = channel(stream).await.map_err(|error| match verdict.get() {
+        Some(words) => AskError::Unwelcome(words),
+        None => AskError::Broken(in_one_line(&error)),
     })?;
     let client = CertificateAuthorityClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
     Ok((client, verdict))

@@ -10,7 +10,7 @@ use tower::{Layer, Service};
 
 use crate::{
     audit::{Attempt, Note, Outcome},
-    credentials::{Actor, Connection, Denied, Gate, Proof, Scope},
+    credentials::{Actor, Connection, Denied, Gate, Scope},
 };
 
 /// Before the name of every call of the registry.
@@ -84,15 +84,7 @@ where
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         let GatedLayer { gate, guarded } = self.by.clone();
         Box::pin(async move {
-            let nobody = Connection {
-                from: None,
-                proof: Proof::Nobody,
-            };
-            let connection = request
-                .extensions()
-                .get::<Connection>()
-                .cloned()
-                .unwrap_or(nobody);
+            let connection = Connection::of(request.extensions());
             let path = request.uri().path().to_owned();
             let attempt = attempt(&path);
             let authorization = request.headers().get(header::AUTHORIZATION);

@@ -10,7 +10,6 @@ use std::{
 };
 
 use causeway_proto::tunnel::{Ready, Refusal, RefusalReason, StreamReply, stream_reply::Outcome};
-use quinn::SendStream;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf, copy},
     net::TcpStream,
@@ -22,7 +21,7 @@ use super::settings::Settings;
 use crate::{
     join::connect,
     telemetry::{Metrics, Side},
-    tunnel::{IncomingStream, WriteFrameError, refusal_word, write_frame},
+    tunnel::{IncomingStream, refusal_word, write_frame, write_refusal},
 };
 
 /// Streams at once, over all peers. A renewal takes a fraction of a second.
@@ -68,7 +67,12 @@ impl Relay {
             Err((reason, message)) => {
                 self.metrics.stream_refused(Side::Local, refusal_word(reason));
                 tracing::debug!(%peer, reason = refusal_word(reason), message, "gave no way to the CA");
-                let _ = refuse(&mut stream.send, reason, message).await;
+                let refusal = Refusal {
+                    reason: reason.into(),
+                    retryable: false,
+                    message,
+                };
+                let _ = write_refusal(&mut stream.send, refusal).await;
                 return;
             }
         };
@@ -102,10 +106,10 @@ impl Relay {
 /// knows whether it was answered. Returns the bytes that went to the CA and came from it.
 async fn pass_on(stream: IncomingStream, ca: TcpStream) -> (u64, u64) {
     let IncomingStream { mut send, recv, .. } = stream;
-    if write_frame(&mut send, &reply(Outcome::Ready(Ready::default())))
-        .await
-        .is_err()
-    {
+    let ready = StreamReply {
+        outcome: Some(Outcome::Ready(Ready::default())),
+    };
+    if write_frame(&mut send, &ready).await.is_err() {
         return (0, 0);
     }
     let (from_ca, mut to_ca) = ca.into_split();
@@ -149,25 +153,4 @@ impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
         self.bytes += (buffer.filled().len() - before) as u64;
         polled
     }
-}
-
-fn reply(outcome: Outcome) -> StreamReply {
-    StreamReply {
-        outcome: Some(outcome),
-    }
-}
-
-async fn refuse(
-    stream: &mut SendStream,
-    reason: RefusalReason,
-    message: String,
-) -> Result<(), WriteFrameError> {
-    let refusal = Refusal {
-        reason: reason.into(),
-        retryable: false,
-        message,
-    };
-    write_frame(stream, &reply(Outcome::Refusal(refusal))).await?;
-    let _ = stream.finish();
-    Ok(())
 }

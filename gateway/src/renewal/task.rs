@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     identity::{Identity, IdentityFolder, LiveIdentity, NewIdentity},
-    telemetry::Metrics,
+    telemetry::{Metrics, log::in_one_line},
     tunnel::TunnelSet,
 };
 
@@ -161,7 +161,7 @@ impl One<'_> {
     async fn renew(&self, settings: &Settings, tunnels: Option<&Arc<TunnelSet>>) -> Result<(), String> {
         let (renewed, way) = reach::renew(self.current, settings, tunnels)
             .await
-            .map_err(|failures| in_one_line(&failures))?;
+            .map_err(|failures| listed(&failures))?;
         let not_after = renewed.not_after().unwrap_or(SystemTime::UNIX_EPOCH);
         self.install(renewed).await?;
         self.metrics.identity_renewed(true);
@@ -193,7 +193,7 @@ impl One<'_> {
         let read = tokio::task::spawn_blocking(move || Settings::read(&folder))
             .await
             .ok()?;
-        let problem = read.as_ref().err().map(|error| describe(error));
+        let problem = read.as_ref().err().map(|error| in_one_line(error));
         let changed = self.renewal.status.send_if_modified(|status| {
             let changed = status.settings != problem;
             status.settings.clone_from(&problem);
@@ -248,12 +248,7 @@ impl Told {
     }
 }
 
-fn in_one_line(failures: &[ReachError]) -> String {
-    let lines: Vec<_> = failures.iter().map(|failure| describe(failure)).collect();
+fn listed(failures: &[ReachError]) -> String {
+    let lines: Vec<_> = failures.iter().map(|failure| in_one_line(failure)).collect();
     lines.join("; ")
-}
-
-fn describe(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -46,3 +46,10 @@ pub fn start(format: LogFormat, filter: &str) -> Result<(), LogError> {
     }
     .map_err(LogError::Already)
 }
+
+/// An error and what caused it, the outermost first, in one line.
+#[must_use]
+pub fn in_one_line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -21,10 +21,7 @@ use super::{
     AppliedTopology,
     wanted::{Ask, Plan, Question, Wanted},
 };
-use crate::{
-    snapshot::Link,
-    tunnel::{AskError, ReadDocumentError, TunnelSet, ask_for_documents, read_document},
-};
+use crate::tunnel::{AskError, ReadDocumentError, TunnelSet, ask_for_documents, read_document};
 
 /// For one question, from opening the stream to the last byte of the answer.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -95,10 +92,9 @@ pub async fn keep_fetching(
 
 /// Everybody who can be asked, and what they announce.
 fn peers(tunnels: &TunnelSet, catalog: &Catalog) -> BTreeMap<GatewayId, Option<Edition>> {
-    let links = tunnels.links().into_iter();
-    let usable = links.filter(|(_, link)| *link != Link::Draining);
-    usable
-        .map(|(peer, _)| {
+    tunnels
+        .usable()
+        .map(|peer| {
             let announced = catalog.entry(&peer).map(|entry| announced(&entry.record));
             (peer, announced)
         })

@@ -19,10 +19,7 @@ use super::{
     Trusted,
     wanted::{Plan, Wanted},
 };
-use crate::{
-    snapshot::Link,
-    tunnel::{AskError, ReadDocumentError, TunnelSet, ask_for_documents, read_document},
-};
+use crate::tunnel::{AskError, ReadDocumentError, TunnelSet, ask_for_documents, read_document};
 
 /// For one question, from opening the stream to the last byte of the answer.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -95,11 +92,12 @@ pub async fn keep_fetching(
 
 /// Everybody who can be asked and has told something, and what they announce.
 fn peers(tunnels: &TunnelSet, catalog: &Catalog) -> BTreeMap<GatewayId, Edition> {
-    let links = tunnels.links().into_iter();
-    let usable = links.filter(|(_, link)| *link != Link::Draining);
-    usable
-        .filter_map(|(peer, _)| Some((catalog.entry(&peer)?.record.trust, peer)))
-        .map(|(announced, peer)| (peer, announced))
+    tunnels
+        .usable()
+        .filter_map(|peer| {
+            let announced = catalog.entry(&peer)?.record.trust;
+            Some((peer, announced))
+        })
         .collect()
 }
 

@@ -10,7 +10,9 @@ use causeway_zone_sync::name::GatewayId;
 use quinn::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{OpenError, ReplyError, TunnelSet, WriteFrameError, read_reply, refusal_word, write_frame};
+use super::{
+    OpenError, ReplyError, TunnelSet, WriteFrameError, read_reply, refusal_word, write_frame, write_refusal,
+};
 
 /// Longest text of a peer's refusal that is kept, in characters.
 const MAX_REFUSAL_CHARS: usize = 200;
@@ -120,10 +122,5 @@ pub async fn refuse_documents(
         retryable: reason == RefusalReason::Overloaded,
         message: message.to_owned(),
     };
-    let reply = StreamReply {
-        outcome: Some(Outcome::Refusal(refusal)),
-    };
-    write_frame(stream, &reply).await?;
-    let _ = stream.finish();
-    Ok(())
+    write_refusal(stream, refusal).await
 }

@@ -1,7 +1,7 @@
 //! Frames on QUIC streams: the asynchronous side of `causeway_proto::tunnel`'s framing.
 
 use causeway_proto::tunnel::{
-    self, FRAME_PREFIX_BYTES, FrameError, RefusalReason, StreamReply, stream_reply::Outcome,
+    self, FRAME_PREFIX_BYTES, FrameError, Refusal, RefusalReason, StreamReply, stream_reply::Outcome,
 };
 use prost::Message;
 use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
@@ -45,6 +45,17 @@ pub async fn read_frame<M: Message + Default>(recv: &mut RecvStream) -> Result<M
 pub async fn write_frame(send: &mut SendStream, message: &impl Message) -> Result<(), WriteFrameError> {
     let frame = tunnel::encode_frame(message)?;
     Ok(send.write_chunk(frame).await?)
+}
+
+/// Answers a stream header with a refusal and ends the stream.
+///
+/// # Errors
+/// When the stream breaks or the message is too long; who is refused may be gone, which needs no answer.
+pub async fn write_refusal(send: &mut SendStream, refusal: Refusal) -> Result<(), WriteFrameError> {
+    let outcome = Some(Outcome::Refusal(refusal));
+    write_frame(send, &StreamReply { outcome }).await?;
+    let _ = send.finish();
+    Ok(())
 }
 
 fn cut(error: ReadExactError) -> ReadFrameError {

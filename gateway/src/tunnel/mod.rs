@@ -34,6 +34,7 @@ pub use documents::{
 };
 pub use frame::{
     ReadFrameError, ReplyError, WriteFrameError, read_frame, read_reply, refusal_word, write_frame,
+    write_refusal,
 };
 pub use handshake::{HandshakeConfigError, Negotiated};
 pub(crate) use quiet::Quiet;

@@ -246,6 +246,15 @@ impl TunnelSet {
             .is_some_and(|list| list.iter().any(|t| !t.is_retiring()))
     }
 
+    /// Every gateway that takes new streams now.
+    pub fn usable(&self) -> impl Iterator<Item = GatewayId> + use<> {
+        let usable = self
+            .links()
+            .into_iter()
+            .filter(|(_, link)| *link != Link::Draining);
+        usable.map(|(peer, _)| peer)
+    }
+
     /// The best link state over all tunnels to each gateway.
     #[must_use]
     pub fn links(&self) -> BTreeMap<GatewayId, Link> {

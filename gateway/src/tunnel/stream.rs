@@ -9,8 +9,7 @@ use std::{
 };
 
 use causeway_proto::tunnel::{
-    FrameError, Refusal, RefusalReason, StreamHeader, StreamReply, stream_header::Kind as HeaderKind,
-    stream_reply::Outcome,
+    FrameError, Refusal, RefusalReason, StreamHeader, stream_header::Kind as HeaderKind,
 };
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
@@ -18,7 +17,7 @@ use tracing::{debug, warn};
 
 use super::{
     IncomingStream, Tunnel,
-    frame::{ReadFrameError, read_frame, refusal_word, write_frame},
+    frame::{ReadFrameError, read_frame, refusal_word, write_refusal},
     shared::{Kind, Shared},
 };
 use crate::telemetry::Side;
@@ -123,12 +122,7 @@ async fn refuse(send: &mut SendStream, rejection: Rejection) {
         retryable: rejection.retryable,
         message: rejection.message,
     };
-    let reply = StreamReply {
-        outcome: Some(Outcome::Refusal(refusal)),
-    };
-    if write_frame(send, &reply).await.is_ok() {
-        let _ = send.finish();
-    }
+    let _ = write_refusal(send, refusal).await;
 }
 
 /// Counts a stream for as long as its task runs.
