@@ -40,7 +40,6 @@ pub struct Outcome {
     pub result: &'static str,
     /// Of HTTP; for gRPC the code.
     pub status: u16,
-    pub error: Option<String>,
     pub note: Note,
     /// Refusals of the same kind from the same address since the last line, which had none of their own.
     pub repeats: u64,
@@ -58,16 +57,9 @@ impl Outcome {
         Self {
             result,
             status,
-            error: note.error.clone(),
             note,
             repeats: 0,
         }
-    }
-
-    /// Refused before it was looked at.
-    #[must_use]
-    pub fn refused(status: u16) -> Self {
-        Self::of_http(status, Note::default())
     }
 }
 
@@ -125,7 +117,7 @@ impl Record {
             refused,
             result: outcome.result,
             status: outcome.status,
-            error: outcome.error.as_deref().map(bounded),
+            error: outcome.note.error.as_deref().map(bounded),
             repeats: outcome.repeats,
         }
     }
@@ -191,7 +183,7 @@ mod tests {
         #[test]
         fn whatever_was_asked_for_makes_one_short_line(path in "(?s).{0,600}", who in "(?s).{0,600}") {
             let attempt = Attempt { api: "admin", method: "PUT", path: &path };
-            let line = Record::new(time(), &connection(), &who, &attempt, &Outcome::refused(401)).line();
+            let line = Record::new(time(), &connection(), &who, &attempt, &Outcome::of_http(401, Note::default())).line();
             prop_assert_eq!(line.matches('\n').count(), 1);
             prop_assert!(line.chars().count() < 4 * MAX_TEXT_CHARACTERS);
             prop_assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok());

@@ -4,7 +4,7 @@
 //! part of the index, however large the zone is.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     hash::{BuildHasher, RandomState},
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -41,7 +41,7 @@ pub struct Index {
     hasher: RandomState,
     shards: Vec<Arc<Places>>,
     /// Instances at loopback addresses, which only clients of this host can come from.
-    loopback: Arc<BTreeMap<IpAddr, Vec<Held>>>,
+    loopback: Arc<Places>,
 }
 
 impl Default for Index {
@@ -101,17 +101,12 @@ impl Index {
 
     /// Edits what is held at an address, and forgets an address at which nothing is left.
     fn places(&mut self, address: IpAddr, edit: impl FnOnce(&mut Vec<Held>)) {
-        if address.is_loopback() {
-            let places = Arc::make_mut(&mut self.loopback);
-            let held = places.entry(address).or_default();
-            edit(held);
-            if held.is_empty() {
-                places.remove(&address);
-            }
-            return;
-        }
         let shard = self.shard(address);
-        let places = Arc::make_mut(&mut self.shards[shard]);
+        let places = match address.is_loopback() {
+            true => &mut self.loopback,
+            false => &mut self.shards[shard],
+        };
+        let places = Arc::make_mut(places);
         let held = places.entry(address).or_default();
         edit(held);
         if held.is_empty() {
@@ -221,6 +216,8 @@ fn for_each_change(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;

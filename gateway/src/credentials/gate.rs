@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::{Actor, Connection, Denied, Guard, Scope, tls::AcceptError};
 use crate::{
-    audit::{Attempt, Audit, Outcome},
+    audit::{Attempt, Audit, Note, Outcome},
     telemetry::Metrics,
     tunnel::Quiet,
 };
@@ -85,10 +85,14 @@ impl Gate {
         let Some(repeats) = self.hold_back(denied.word(), connection) else {
             return;
         };
-        let outcome = Outcome {
+        let note = Note {
             error: Some(denied.word().to_owned()),
+            ..Note::default()
+        };
+        let status = if denied.is_unauthenticated() { 401 } else { 403 };
+        let outcome = Outcome {
             repeats,
-            ..Outcome::refused(if denied.is_unauthenticated() { 401 } else { 403 })
+            ..Outcome::of_http(status, note)
         };
         self.audit.write(connection, &denied.who(), attempt, &outcome);
     }

@@ -16,12 +16,9 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Scope, TokenName,
-    token::{Token, TokenHash},
-};
+use super::{Scope, TokenName, token::Token};
 use crate::{
-    identity::{PRIVATE, replace_file},
+    identity::{PRIVATE, SecretHash, replace_file},
     reload::watch_folder,
     telemetry::log::in_one_line,
 };
@@ -101,7 +98,7 @@ struct Document {
 struct Known {
     name: Arc<str>,
     scope: Scope,
-    hash: TokenHash,
+    hash: SecretHash,
     expires: Option<SystemTime>,
 }
 
@@ -120,7 +117,7 @@ impl Tokens {
     /// Looks a token up. Every entry is compared, whichever one it is.
     #[must_use]
     pub fn find(&self, shown: &[u8], now: SystemTime) -> Option<Found> {
-        let hash = TokenHash::of(shown);
+        let hash = SecretHash::of(shown);
         let mut found = None;
         for known in &self.0 {
             if known.hash.is(&hash) {
@@ -159,7 +156,8 @@ impl Tokens {
                     .scope
                     .parse()
                     .map_err(|_| refuse("its scope is not read, register or write"))?,
-                hash: TokenHash::parse(&entry.sha256).ok_or_else(|| refuse("its sha256 is not 64 digits"))?,
+                hash: SecretHash::parse(&entry.sha256)
+                    .ok_or_else(|| refuse("its sha256 is not 64 digits"))?,
                 expires: expires
                     .transpose()
                     .map_err(|_| refuse("`expires` is not a time such as 2027-01-31T00:00:00Z"))?,

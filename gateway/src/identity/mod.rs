@@ -36,6 +36,7 @@ mod install;
 mod leaf;
 mod live;
 mod revocation;
+mod secret_hash;
 mod spiffe;
 mod statement;
 mod trusted;
@@ -52,6 +53,7 @@ pub use install::{NewIdentity, check_writable, write_request};
 pub use leaf::{LeafError, end_of, identify};
 pub use live::{IdentityFolder, LiveIdentity, Renewal, RenewalError};
 pub use revocation::{List, Place, RevocationError, Serial};
+pub use secret_hash::SecretHash;
 pub use spiffe::{MAX_TRUST_DOMAIN_BYTES, SpiffeError, SpiffeId, check_trust_domain};
 pub use trusted::{TrustStoreError, TrustView};
 

@@ -130,7 +130,6 @@ fn write<R>(gate: &Gate, connection: &Connection, actor: &Actor, path: &str, res
     let outcome = Outcome {
         result,
         status: u16::try_from(code as i32).unwrap_or(u16::MAX),
-        error: note.error.clone(),
         note,
         repeats: 0,
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use causeway_proto::tunnel::{Ca, StreamHeader, stream_header::Kind, stream_reply::Outcome};
+use causeway_proto::tunnel::{Ca, StreamHeader, stream_header::Kind};
 use causeway_zone_sync::name::GatewayId;
 use rand::{SeedableRng as _, rngs::SmallRng, seq::SliceRandom as _};
 use tokio::time::timeout;
@@ -11,18 +11,14 @@ use super::settings::Settings;
 use crate::{
     identity::{Identity, NewIdentity},
     join::{self, AskError},
-    listen::Io,
     snapshot::Link,
-    tunnel::{OpenError, ReplyError, TunnelSet, read_reply, refusal_word},
+    tunnel::{self, TunnelSet},
 };
 
 use super::relay::CONNECT_THROUGH_LIMIT;
 
 /// Most gateways of other zones that are asked in one try.
 const MAX_PEERS: usize = 3;
-/// Longest text of a refusal that is shown, in characters.
-const MAX_TEXT_CHARACTERS: usize = 200;
-
 /// Over which way a renewal went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Way {
@@ -50,23 +46,11 @@ pub enum ReachError {
         #[source]
         source: AskError,
     },
-    #[error("through {peer}: no way to the CA")]
-    Open {
+    #[error("through {peer}")]
+    NoWay {
         peer: GatewayId,
         #[source]
-        source: OpenError,
-    },
-    #[error("through {peer}: no way to the CA")]
-    Reply {
-        peer: GatewayId,
-        #[source]
-        source: ReplyError,
-    },
-    #[error("through {peer}: it refused: {reason}: {message}")]
-    Refused {
-        peer: GatewayId,
-        reason: &'static str,
-        message: String,
+        source: tunnel::AskError,
     },
     #[error("through {peer}: it did not answer in time")]
     Slow { peer: GatewayId },
@@ -134,40 +118,20 @@ fn peers(tunnels: &Arc<TunnelSet>) -> Vec<GatewayId> {
     peers
 }
 
+/// Over a stream whose other end is the CA.
 async fn through(peer: &GatewayId, tunnels: &TunnelSet, own: &Identity) -> Result<NewIdentity, ReachError> {
-    let slow = || ReachError::Slow { peer: peer.clone() };
-    let io = timeout(CONNECT_THROUGH_LIMIT, open(peer, tunnels)).await;
-    let io = io.map_err(|_| slow())??;
-    join::renew(io, own).await.map_err(|source| ReachError::Asked {
-        peer: peer.clone(),
-        source,
-    })
-}
-
-/// Opens a stream whose other end is the CA.
-async fn open(peer: &GatewayId, tunnels: &TunnelSet) -> Result<impl Io + use<> + 'static, ReachError> {
     let header = StreamHeader {
         kind: Some(Kind::Ca(Ca {})),
     };
-    // The control runtime has no data thread of its own; any tunnel will do.
-    let tunnel = tunnels
-        .choose(peer, usize::MAX)
-        .ok_or_else(|| ReachError::Slow { peer: peer.clone() })?;
-    let opened = tunnel.open(&header).await;
-    let (send, mut recv) = opened.map_err(|source| ReachError::Open {
+    let opened = timeout(CONNECT_THROUGH_LIMIT, tunnel::ask(tunnels, peer, &header)).await;
+    let opened = opened.map_err(|_| ReachError::Slow { peer: peer.clone() })?;
+    let (send, recv) = opened.map_err(|source| ReachError::NoWay {
         peer: peer.clone(),
         source,
     })?;
-    let reply = read_reply(&mut recv).await;
-    match reply.map_err(|source| ReachError::Reply {
+    let asked = join::renew(tokio::io::join(recv, send), own).await;
+    asked.map_err(|source| ReachError::Asked {
         peer: peer.clone(),
         source,
-    })? {
-        Outcome::Ready(_) => Ok(tokio::io::join(recv, send)),
-        Outcome::Refusal(refusal) => Err(ReachError::Refused {
-            peer: peer.clone(),
-            reason: refusal_word(refusal.reason()),
-            message: refusal.message.chars().take(MAX_TEXT_CHARACTERS).collect(),
-        }),
-    }
+    })
 }

@@ -10,25 +10,7 @@ use causeway_zone_sync::name::GatewayId;
 use quinn::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{
-    OpenError, ReplyError, TunnelSet, WriteFrameError, read_reply, refusal_word, write_frame, write_refusal,
-};
-
-/// Longest text of a peer's refusal that is kept, in characters.
-const MAX_REFUSAL_CHARS: usize = 200;
-
-/// Why a question was not answered with documents.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    #[error("no tunnel leads there")]
-    NoTunnel,
-    #[error("cannot ask")]
-    Open(#[from] OpenError),
-    #[error("cannot read the reply")]
-    Reply(#[from] ReplyError),
-    #[error("it refused: {reason}: {message}")]
-    Refused { reason: &'static str, message: String },
-}
+use super::{AskError, TunnelSet, WriteFrameError, ask, write_frame, write_refusal};
 
 /// Why a document cannot be read from a stream.
 #[derive(Debug, thiserror::Error)]
@@ -48,17 +30,9 @@ pub async fn ask_for_documents(
     peer: &GatewayId,
     header: &StreamHeader,
 ) -> Result<RecvStream, AskError> {
-    // The control runtime has no data thread of its own; any tunnel will do.
-    let tunnel = tunnels.choose(peer, usize::MAX).ok_or(AskError::NoTunnel)?;
-    let (mut send, mut recv) = tunnel.open(header).await?;
+    let (mut send, recv) = ask(tunnels, peer, header).await?;
     let _ = send.finish();
-    match read_reply(&mut recv).await? {
-        Outcome::Ready(_) => Ok(recv),
-        Outcome::Refusal(refusal) => Err(AskError::Refused {
-            reason: refusal_word(refusal.reason()),
-            message: refusal.message.chars().take(MAX_REFUSAL_CHARS).collect(),
-        }),
-    }
+    Ok(recv)
 }
 
 /// Reads one document; `None` where the stream ends instead. Nothing is allocated for one of more than `limit` bytes.

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use quinn::{RecvStream, SendStream};
 
 mod accept;
+mod ask;
 mod backoff;
 mod config;
 mod dial;
@@ -27,11 +28,10 @@ mod socket;
 mod start;
 mod stream;
 
+pub use ask::{AskError, ask};
 pub use backoff::backoff;
 pub use config::{ConfigError, Congestion, IDLE_TIMEOUT, KEEP_ALIVE, MAX_STREAMS, TunnelConfig};
-pub use documents::{
-    AskError, ReadDocumentError, ask_for_documents, read_document, refuse_documents, send_documents,
-};
+pub use documents::{ReadDocumentError, ask_for_documents, read_document, refuse_documents, send_documents};
 pub use frame::{
     ReadFrameError, ReplyError, WriteFrameError, read_frame, read_reply, refusal_word, write_frame,
     write_refusal,

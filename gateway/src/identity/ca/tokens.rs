@@ -10,10 +10,12 @@ use std::{
 use causeway_zone_sync::name::{GatewayId, GatewayName, ZoneName};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::{CaError, issued::rfc3339, make_folder, random};
-use crate::identity::files::{self, PRIVATE};
+use crate::identity::{
+    SecretHash,
+    files::{self, PRIVATE},
+};
 
 /// In the CA's folder.
 pub const TOKENS_FOLDER: &str = "tokens";
@@ -145,7 +147,7 @@ pub fn issue(folder: &Path, grant: &Grant) -> Result<(TokenId, Secret), CaError>
     }
     let (id, secret) = (TokenId(random()?), Secret(random()?));
     let kept = Kept {
-        secret_sha256: hash(&secret),
+        secret_sha256: SecretHash::of(&secret.0).to_string(),
         grant: grant.clone(),
     };
     let path = place(&tokens, id, Fate::Open);
@@ -170,7 +172,8 @@ pub fn use_up(
 ) -> Result<Grant, TokenRefusal> {
     let tokens = folder.join(TOKENS_FOLDER);
     let (fate, kept) = find(&tokens, id)?.ok_or(TokenRefusal::Unknown)?;
-    if !same(kept.secret_sha256.as_bytes(), hash(&secret).as_bytes()) {
+    let shown = SecretHash::of(&secret.0);
+    if !SecretHash::parse(&kept.secret_sha256).is_some_and(|kept| kept.is(&shown)) {
         return Err(TokenRefusal::Forged);
     }
     match fate {
@@ -289,16 +292,6 @@ fn place(tokens: &Path, id: TokenId, fate: Fate) -> PathBuf {
     tokens.join(format!("{id}.{}", fate.word()))
 }
 
-fn hash(secret: &Secret) -> String {
-    HEXLOWER.encode(&Sha256::digest(secret.0))
-}
-
-/// Takes as long whatever the difference is.
-fn same(one: &[u8], other: &[u8]) -> bool {
-    let differences = one.iter().zip(other).map(|(a, b)| a ^ b);
-    one.len() == other.len() && differences.fold(0, |all, difference| all | difference) == 0
-}
-
 #[cfg(test)]
 mod tests {
     use tempfile::TempDir;
@@ -401,6 +394,6 @@ mod tests {
         let path = place(&folder.path().join(TOKENS_FOLDER), id, Fate::Open);
         let text = fs::read_to_string(path).unwrap();
         assert!(!text.contains(&HEXLOWER.encode(&secret.0)));
-        assert!(text.contains(&hash(&secret)));
+        assert!(text.contains(&SecretHash::of(&secret.0).to_string()));
     }
 }
