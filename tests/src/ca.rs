@@ -140,14 +140,31 @@ impl CaServer {
     /// # Errors
     /// When one of them cannot join.
     pub fn admit(&self, federation: &Federation) -> anyhow::Result<()> {
-        for name in federation.names() {
-            let folder = &federation.zone(&name).identity;
-            fs::remove_dir_all(folder)?;
-            let joined = self.join(&self.token(&name, &[])?, folder)?;
-            let said = String::from_utf8_lossy(&joined.stderr);
-            ensure!(joined.status.success(), "{name} cannot join: {said}");
-        }
+        federation
+            .names()
+            .iter()
+            .try_for_each(|name| self.admit_zone(federation, name))
+    }
+
+    /// The same for one zone.
+    ///
+    /// # Errors
+    /// When it cannot join.
+    pub fn admit_zone(&self, federation: &Federation, name: &str) -> anyhow::Result<()> {
+        let folder = &federation.zone(name).identity;
+        fs::remove_dir_all(folder)?;
+        let joined = self.join(&self.token(name, &[])?, folder)?;
+        let said = String::from_utf8_lossy(&joined.stderr);
+        ensure!(joined.status.success(), "{name} cannot join: {said}");
         Ok(())
+    }
+
+    /// The certificate that gateways trust, PEM.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn root_pem(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.ca().join("ca.pem"))?)
     }
 }
 

@@ -98,6 +98,35 @@ fn the_schema_takes_every_example_and_refuses_unknown_keys() {
 const EVERY_KEY: &str = "
 version: 1
 trust_domain: Acme.internal
+trust_domains:
+  acme.internal:
+    bundle: |
+      -----BEGIN CERTIFICATE-----
+      MIIBzTCCAXSgAwIBAgIUYO57x2FwnVn4w7zuzSj/V0pAJh4wCgYIKoZIzj0EAwIw
+      MjERMA8GA1UECgwIQ2F1c2V3YXkxHTAbBgNVBAMMFENhdXNld2F5IENBIDVlMzRl
+      NGQ0MB4XDTI2MTEyMTIwNTMwOFoXDTM2MTExODIwNTQwOFowMjERMA8GA1UECgwI
+      Q2F1c2V3YXkxHTAbBgNVBAMMFENhdXNld2F5IENBIDVlMzRlNGQ0MFkwEwYHKoZI
+      zj0CAQYIKoZIzj0DAQcDQgAECHmmAXYi75hPHRoj7Ha9SkZe5Wf4sXR7R4RpFL3S
+      zJhMJ0IQ8+954Im9/FFWlAjXle3sWSa7S8+LBDF65laf9qNoMGYwIQYDVR0RBBow
+      GIYWc3BpZmZlOi8vYWNtZS5pbnRlcm5hbDAOBgNVHQ8BAf8EBAMCAQYwHQYDVR0O
+      BBYEFF405NQ0sCEIT10FRSoNb8/6X1mvMBIGA1UdEwEB/wQIMAYBAf8CAQAwCgYI
+      KoZIzj0EAwIDRwAwRAIgGJeIAQLSyZW3RyXnTrvmwzpQ5nHjnn8pNTiSW2cxjZUC
+      IBHWznNJ3pY4OAqe2n2ylf2m81ODpJUd0Agxdc3muoY2
+      -----END CERTIFICATE-----
+  Partner.example:
+    bundle: |
+      -----BEGIN CERTIFICATE-----
+      MIIB0DCCAXagAwIBAgIUZTYEn0lzVoR6xAhUHi4YzHG5QDEwCgYIKoZIzj0EAwIw
+      MjERMA8GA1UECgwIQ2F1c2V3YXkxHTAbBgNVBAMMFENhdXNld2F5IENBIGM3MmMw
+      OWU4MB4XDTI2MTEyMTIwNTMwOFoXDTM2MTExODIwNTQwOFowMjERMA8GA1UECgwI
+      Q2F1c2V3YXkxHTAbBgNVBAMMFENhdXNld2F5IENBIGM3MmMwOWU4MFkwEwYHKoZI
+      zj0CAQYIKoZIzj0DAQcDQgAE1O8UxNHz8s93hYcQZ8E64qSDSusMn6PBSlRED/gY
+      G003AE5IKG5ZmiCv1w/bzl7lKd/jykf+SxfJaEPZeqhdx6NqMGgwIwYDVR0RBBww
+      GoYYc3BpZmZlOi8vcGFydG5lci5leGFtcGxlMA4GA1UdDwEB/wQEAwIBBjAdBgNV
+      HQ4EFgQUxywJ6AWEJR/HIBVuDh50nrImMt0wEgYDVR0TAQH/BAgwBgEB/wIBADAK
+      BggqhkjOPQQDAgNIADBFAiA/7Ut9n0cfIMOmeRNz7SmODTs6bekyY6MBdS9H6f14
+      xwIhALUpTQive2m4Ox1keLK973wiwor4Cp09zOHBQEVWHbLs
+      -----END CERTIFICATE-----
 dns: { domain: mesh, ttl: 5s }
 apply_from: [east, west]
 permissions: { default: deny, dry_run: true }
@@ -116,6 +145,7 @@ zones:
     gateways: [{ addresses: [gw1.west.acme.internal:7800, '[fd00::1]:7800'] }, gw2.west.acme.internal:7800]
     vips: { routed: [10.96.0.0/16, 'fd00:96::/64'] }
   plant:
+    trust_domain: partner.example
     tags: { region: eu, runtime: vm }
     gateways: []
     vips: { address: 10.0.0.5 }

@@ -73,7 +73,11 @@ fn reason(topology: &Topology, rule: &Rule, caller: &Caller) -> String {
                 caller.zone
             )
         }
-        Rule::TrustDomain => format!("only identities of {} are believed", topology.trust_domain),
+        Rule::TrustDomain => format!(
+            "of zone {} only identities of {} are believed",
+            caller.zone,
+            topology.trust_domain_of(&caller.zone)
+        ),
         Rule::IdentityZone => format!(
             "zone {} may not vouch for an identity of another zone",
             caller.zone

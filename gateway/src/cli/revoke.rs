@@ -220,7 +220,7 @@ fn report(
         Waited::Reached => Vec::new(),
         Waited::Stopped(lacks) => lacks,
     };
-    let total = view.zones.len();
+    let total = view.own_zones().count();
     let mut text = format!(
         "generation {} of what is trusted is in force in {} of {total} zones\n",
         goal.document.0,

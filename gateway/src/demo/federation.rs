@@ -1,6 +1,7 @@
 //! Every zone of a topology on this host: gateways, the links between them, and built-in instances.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, atomic::AtomicU64},
     time::{Duration, Instant},
@@ -18,7 +19,7 @@ use super::{
     DemoError,
     client::{Client, ClientError},
     instance::Given,
-    layout::{Path, gateway_name, gateways, move_ports, paths, view, with_instances},
+    layout::{Path, authorities, gateway_name, gateways, move_ports, paths, view, with_instances},
     ranges::{self, Range},
     records::Records,
 };
@@ -89,8 +90,8 @@ impl Federation {
         let paths = paths(&topology).await?;
         let records = Records::default();
         let log = AccessLog::Json(LineWriter::start(records.sink()).map_err(DemoError::AccessLog)?);
-        let ca = Ca::new(&topology.trust_domain)?;
-        let starting = gateways(&topology).map(|id| start(&topology, id, &ca, &log));
+        let cas = authorities(&mut topology)?;
+        let starting = gateways(&topology).map(|id| start(&topology, id, &cas, &log));
         let members = join_all(starting).await.into_iter().collect::<Result<_, _>>()?;
         Ok(Self {
             topology,
@@ -199,8 +200,16 @@ impl Federation {
     }
 }
 
-async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) -> Result<Member, DemoError> {
-    let identity = LiveIdentity::from(Arc::new(ca.issue(&id, LEAF_VALIDITY)?));
+async fn start(
+    topology: &Topology,
+    id: GatewayId,
+    cas: &BTreeMap<String, Ca>,
+    access: &AccessLog,
+) -> Result<Member, DemoError> {
+    let ca = cas.get(topology.trust_domain_of(&id.zone));
+    let ca = ca.ok_or_else(|| DemoError::NoSuchZone(id.zone.clone()))?;
+    let identity = ca.issue(&id, LEAF_VALIDITY)?.federated(topology);
+    let identity = LiveIdentity::from(Arc::new(identity));
     let range = ranges::take().map_err(DemoError::Range)?;
     let mut first = view(topology, range.net);
     for (_, zone) in first.zones.iter_mut().filter(|(name, _)| **name != id.zone) {

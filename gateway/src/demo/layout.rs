@@ -1,10 +1,14 @@
 //! What the demo makes of a topology file so that all of it fits on one host: gateways, links, instances and ports.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use causeway_zone_sync::{
     name::{GatewayId, GatewayName, ServiceName},
     topology::{Probe, Topology, Vips},
+    trust::Bundle,
 };
 use ipnet::IpNet;
 
@@ -13,6 +17,7 @@ use super::{
     instance::{self, Given},
     link::Link,
 };
+use crate::identity::ca::{Ca, CaError};
 
 /// The first port that needs no privilege, and what is added to those below.
 const UNPRIVILEGED_PORT: u16 = 1024;
@@ -37,6 +42,25 @@ pub(super) fn gateways(topology: &Topology) -> impl Iterator<Item = GatewayId> {
             Some(GatewayId::new(zone.clone(), name))
         })
     })
+}
+
+/// A throw-away CA for each trust domain. The topology gets their bundles in the place of the file's.
+pub(super) fn authorities(topology: &mut Topology) -> Result<BTreeMap<String, Ca>, CaError> {
+    let domains: BTreeSet<&str> = topology
+        .zones
+        .values()
+        .map(|zone| zone.trust_domain.as_str())
+        .collect();
+    let cas = domains
+        .into_iter()
+        .map(|domain| Ok((domain.to_owned(), Ca::new(domain)?)));
+    let cas: BTreeMap<String, Ca> = cas.collect::<Result<_, CaError>>()?;
+    for (domain, bundle) in &mut topology.trust_domains {
+        if let Some(ca) = cas.get(domain) {
+            *bundle = Bundle::new([(ca.hash(), ca.certificate().to_vec())].into());
+        }
+    }
+    Ok(cas)
 }
 
 /// The topology as a gateway with this range of virtual addresses reads it.

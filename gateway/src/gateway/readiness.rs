@@ -43,6 +43,7 @@ pub fn checks(
     let (permitted, metrics) = (snapshots.clone(), config.metrics.clone());
     let renewal = config.renewal.as_ref().map(Renewal::status);
     let (believing, trusted) = (config.identity.clone(), config.trust.clone());
+    let ruling = config.topology.clone();
     let readiness = Readiness::default()
         .with(move || running(draining.load(Ordering::Relaxed)))
         .with(move || topology(&reload, applied.as_ref()))
@@ -50,7 +51,10 @@ pub fn checks(
             let renewal = renewal.as_ref().map(|status| status.borrow().clone());
             certificate::check(&identity, renewal.as_ref(), SystemTime::now())
         })
-        .with(move || crate::trust::check(&believing, trusted.as_ref(), SystemTime::now()))
+        .with(move || {
+            let topology = ruling.borrow().clone();
+            crate::trust::check(&believing, trusted.as_ref(), &topology, SystemTime::now())
+        })
         .with(move || listeners(&egress))
         .with_sum(move || tunnels(&linked))
         .with_sum(move || catalog(&known))

@@ -73,6 +73,11 @@ impl Gateway {
         let stop = CancellationToken::new();
         let ending = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
+        // Before anything is read that gateways of other trust domains signed.
+        if let Some(trusted) = &config.trust {
+            let topology = config.topology.borrow().clone();
+            trusted.federate(topology).await;
+        }
         let known = know(&config, &stop, &tasks).await?;
 
         let count = config.threads;
@@ -167,6 +172,8 @@ fn follow_trust(config: &GatewayConfig, known: &Knowledge, stop: &CancellationTo
     tasks.spawn(stop.clone().run_until_cancelled_owned(telling));
     if let Some(trusted) = &config.trust {
         let (tunnels, catalog) = (known.tunnel_set.clone(), known.zone_sync.catalog());
+        let federating = trust::keep_federating(trusted.clone(), config.topology.clone());
+        tasks.spawn(stop.clone().run_until_cancelled_owned(federating));
         let fetching = trust::keep_fetching(trusted.clone(), tunnels, catalog);
         tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
     }

@@ -6,11 +6,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use causeway_zone_sync::trust::{Authority, CertificateHash, Content, Edition, Roots, Trust};
+use causeway_zone_sync::{
+    name::ZoneName,
+    trust::{Authority, CertificateHash, Content, Edition, Roots, Trust},
+};
 use rustls::{RootCertStore, crypto::CryptoProvider};
 use rustls_pki_types::CertificateDer;
 
 use super::{
+    federated::Federated,
     leaf, provider,
     revocation::{List, Place, RevocationError, Revocations},
 };
@@ -26,6 +30,8 @@ pub struct Anchors {
     pub edition: Edition,
     /// The root that new certificates are to be issued from, if the document names one.
     pub preferred: Option<CertificateHash>,
+    /// Whom it believes of other trust domains.
+    pub federated: Arc<Federated>,
 }
 
 /// Two are the same when they believe the same.
@@ -33,6 +39,7 @@ impl PartialEq for Anchors {
     fn eq(&self, other: &Self) -> bool {
         (&self.roots, self.edition, self.preferred) == (&other.roots, other.edition, other.preferred)
             && self.revocations == other.revocations
+            && self.federated == other.federated
     }
 }
 
@@ -52,7 +59,30 @@ impl Anchors {
             )),
             edition: trust.edition(),
             preferred: content.and_then(|content| content.preferred),
+            federated: Arc::default(),
             roots,
+        }
+    }
+
+    /// The roots and revocations that count for a chain: those of the trust domain that its leaf names. One that names
+    /// none that is known is looked at as one of the own.
+    pub(super) fn of_chain(&self, chain: &[impl AsRef<[u8]>]) -> &Self {
+        if self.federated.domains.is_empty() {
+            return self;
+        }
+        let domain = chain
+            .first()
+            .and_then(|leaf| leaf::trust_domain(&CertificateDer::from(leaf.as_ref())));
+        let other = domain.and_then(|domain| self.federated.domains.get(&domain));
+        other.unwrap_or(self)
+    }
+
+    /// The roots and revocations that count for the gateways of a zone; `None`: nobody is believed for its trust domain.
+    #[must_use]
+    pub fn of_zone(&self, zone: &ZoneName) -> Option<&Self> {
+        match self.federated.trust_domain_of(zone) {
+            None => Some(self),
+            Some(domain) => self.federated.domains.get(domain),
         }
     }
 
@@ -66,6 +96,7 @@ impl Anchors {
     /// counts here.
     #[must_use]
     pub fn issuer_of(&self, chain: &[impl AsRef<[u8]>]) -> Option<CertificateHash> {
+        let roots = &self.of_chain(chain).roots;
         let last = CertificateDer::from(chain.last()?.as_ref());
         let certificate = leaf::parse(&last).ok()?;
         let issued = |root: &[u8]| {
@@ -79,7 +110,7 @@ impl Anchors {
                     )
             })
         };
-        let found = self.roots.iter().find(|(_, root)| issued(root));
+        let found = roots.iter().find(|(_, root)| issued(root));
         found.map(|(hash, _)| *hash)
     }
 }

@@ -1,8 +1,9 @@
 //! Chain verification for rustls, without DNS names: a peer is who its SPIFFE id says, and that is checked after the
 //! handshake, where a refusal can carry a reason. Here: a path to a trust root, the dates, the purpose, and whether anything
-//! on that path was revoked.
+//! on that path was revoked. Which roots count is decided by the trust domain that the leaf names: a CA vouches for its own
+//! trust domain and for no other.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
@@ -17,17 +18,52 @@ use rustls::{
     },
 };
 
-use super::{anchors::Anchors, revocation::Revocations};
+use super::{anchors::Anchors, leaf, revocation::Revocations};
 
 /// Verifies the chains of both kinds of peer: gateways that are dialled, and gateways that dial.
 #[derive(Debug)]
 pub(super) struct ChainVerifier {
-    roots: Arc<RootCertStore>,
-    revocations: Arc<Revocations>,
-    dialling_peers: Arc<dyn ClientCertVerifier>,
+    own: Issuers,
+    /// By trust domain.
+    others: BTreeMap<String, Issuers>,
     algorithms: WebPkiSupportedAlgorithms,
     /// Whether a client may show no certificate at all.
     or_nobody: bool,
+}
+
+/// Who may issue certificates in one trust domain.
+#[derive(Debug)]
+struct Issuers {
+    roots: Arc<RootCertStore>,
+    revocations: Arc<Revocations>,
+    dialling_peers: Arc<dyn ClientCertVerifier>,
+}
+
+impl Issuers {
+    fn new(
+        anchors: &Anchors,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, rustls::server::VerifierBuilderError> {
+        let roots = Arc::clone(&anchors.store);
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
+        Ok(Self {
+            dialling_peers: builder.clear_root_hint_subjects().build()?,
+            roots,
+            revocations: Arc::clone(&anchors.revocations),
+        })
+    }
+
+    /// Comes last, so that only what would be believed otherwise is called revoked.
+    fn check_revocation(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let revoked = self.revocations.of(std::slice::from_ref(leaf));
+        match revoked.or_else(|| self.revocations.of(rest)) {
+            None => Ok(()),
+            Some(serial) => {
+                tracing::debug!(%serial, "a peer's certificate was revoked");
+                Err(CertificateError::Revoked.into())
+            }
+        }
+    }
 }
 
 /// A certificate whose validity has not begun.
@@ -43,12 +79,14 @@ impl ChainVerifier {
         anchors: &Anchors,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        let roots = Arc::clone(&anchors.store);
-        let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
+        // A bundle of which nothing can be used is told of elsewhere, and must not keep others from being believed.
+        let others = anchors.federated.domains.iter().filter_map(|(domain, anchors)| {
+            let issuers = Issuers::new(anchors, provider).ok()?;
+            Some((domain.clone(), issuers))
+        });
         Ok(Self {
-            dialling_peers: builder.clear_root_hint_subjects().build()?,
-            roots,
-            revocations: Arc::clone(&anchors.revocations),
+            own: Issuers::new(anchors, provider)?,
+            others: others.collect(),
             algorithms: provider.signature_verification_algorithms,
             or_nobody: false,
         })
@@ -68,10 +106,11 @@ impl ChainVerifier {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
+        let issuers = self.issuers_of(leaf);
         let parsed = ParsedCertificate::try_from(leaf).map_err(plain)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, rest, now, self.algorithms.all)
+        verify_server_cert_signed_by_trust_anchor(&parsed, &issuers.roots, rest, now, self.algorithms.all)
             .map_err(plain)?;
-        self.check_revocation(leaf, rest)
+        issuers.check_revocation(leaf, rest)
     }
 
     pub(super) fn verify_client(
@@ -80,22 +119,21 @@ impl ChainVerifier {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.dialling_peers.verify_client_cert(leaf, rest, now);
+        let issuers = self.issuers_of(leaf);
+        let verified = issuers.dialling_peers.verify_client_cert(leaf, rest, now);
         let verified = verified.map_err(plain)?;
-        self.check_revocation(leaf, rest)?;
+        issuers.check_revocation(leaf, rest)?;
         Ok(verified)
     }
 
-    /// Comes last, so that only what would be believed otherwise is called revoked.
-    fn check_revocation(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
-        let revoked = self.revocations.of(std::slice::from_ref(leaf));
-        match revoked.or_else(|| self.revocations.of(rest)) {
-            None => Ok(()),
-            Some(serial) => {
-                tracing::debug!(%serial, "a peer's certificate was revoked");
-                Err(CertificateError::Revoked.into())
-            }
+    /// Who may have issued a certificate: the CAs of the trust domain that it names, and of no other.
+    fn issuers_of(&self, leaf: &CertificateDer<'_>) -> &Issuers {
+        if self.others.is_empty() {
+            return &self.own;
         }
+        let domain = leaf::trust_domain(leaf);
+        let other = domain.and_then(|domain| self.others.get(&domain));
+        other.unwrap_or(&self.own)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls_pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
 
-use super::spiffe::{SpiffeError, SpiffeId};
+use super::spiffe::{SpiffeError, SpiffeId, trust_domain_of};
 
 /// Why a certificate names no gateway.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +48,12 @@ pub(super) fn parse_leaf<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certific
 pub fn end_of(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let seconds = parse(certificate).ok()?.validity().not_after.timestamp();
     UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
+/// The trust domain that a leaf names, if it names one at all. Nothing is checked.
+pub(super) fn trust_domain(leaf: &CertificateDer<'_>) -> Option<String> {
+    let certificate = parse(leaf).ok()?;
+    trust_domain_of(only_uri(&certificate).ok()?).ok()
 }
 
 /// The one URI among the subject's alternative names.

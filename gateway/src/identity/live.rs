@@ -223,7 +223,8 @@ impl IdentityFolder {
                 self.refused.send_replace(None);
                 Renewal::Unchanged
             }
-            Ok(found) => {
+            Ok(mut found) => {
+                found.anchors.federated = current.anchors.federated.clone();
                 tracing::info!(gateway = %found.gateway(), roots = found.anchors().roots.len(),
                     "took up a renewed identity");
                 self.identity.send_replace(Arc::new(found));

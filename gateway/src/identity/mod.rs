@@ -30,6 +30,7 @@ mod anchors;
 mod api;
 pub mod ca;
 mod chain;
+mod federated;
 mod files;
 mod guarded;
 mod install;
@@ -45,6 +46,7 @@ pub use anchors::{Anchors, Cryptography, describe_root};
 pub use api::{ApiClient, ApiClientError, identify_client};
 use chain::ChainVerifier;
 pub(crate) use chain::is_not_yet_valid;
+pub use federated::Federated;
 pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, REVOCATIONS_FILE, ROOTS_FILE};
 pub(crate) use files::{PRIVATE, certificates, replace as replace_file, write_public};
 pub(crate) use guarded::Guarded;
@@ -139,10 +141,21 @@ impl Identity {
     /// The same, believing whom `trust` says. What peers would make of it is to be looked at anew.
     fn under(&self, trust: &Trust) -> Self {
         Self {
+            anchors: Anchors {
+                federated: self.anchors.federated.clone(),
+                ..Anchors::new(&self.file_roots, &self.file_lists, trust)
+            },
+            ..self.copy()
+        }
+    }
+
+    /// The same, without a doubt.
+    fn copy(&self) -> Self {
+        Self {
             id: self.id.clone(),
             chain: self.chain.clone(),
             key: self.key.clone_key(),
-            anchors: Anchors::new(&self.file_roots, &self.file_lists, trust),
+            anchors: self.anchors.clone(),
             file_roots: self.file_roots.clone(),
             file_lists: self.file_lists.clone(),
             doubt: None,
@@ -184,7 +197,7 @@ impl Identity {
     /// The serial number of what was revoked of a chain that was verified before.
     #[must_use]
     pub fn revoked(&self, chain: &[CertificateDer<'_>]) -> Option<Serial> {
-        self.anchors.revocations.of(chain)
+        self.anchors.of_chain(chain).revocations.of(chain)
     }
 
     /// Why peers will probably refuse this identity, as it was when it was loaded; `None` when all is well.

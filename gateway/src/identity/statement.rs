@@ -23,7 +23,7 @@ use rustls::{
 };
 use x509_parser::oid_registry::{OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519};
 
-use super::{Identity, LiveIdentity, TlsError, chain::ChainVerifier, leaf, provider};
+use super::{Federated, Identity, LiveIdentity, TlsError, chain::ChainVerifier, leaf, provider};
 
 /// What keys may sign with, the best known first.
 const SCHEMES: [SignatureScheme; 4] = [
@@ -50,7 +50,7 @@ impl LiveIdentity {
         Ok(Arc::new(Live::new(self.clone(), current, made)))
     }
 
-    /// Checks what gateways of the same trust domain signed, by the trust roots that are in use at the time.
+    /// Checks what gateways of the federation signed, by the trust roots that are in use at the time.
     ///
     /// # Errors
     /// When there are no roots.
@@ -170,7 +170,8 @@ impl Verifier for Live<IdentityVerifier> {
 }
 
 struct IdentityVerifier {
-    trust_domain: String,
+    own_trust_domain: String,
+    federated: Arc<Federated>,
     chain: ChainVerifier,
     provider: Arc<CryptoProvider>,
     /// Chains that were found good lately: who they name, and until when that is believed.
@@ -183,7 +184,8 @@ impl IdentityVerifier {
     fn new(identity: &Identity) -> Result<Self, TlsError> {
         let provider = provider();
         Ok(Self {
-            trust_domain: identity.trust_domain().to_owned(),
+            own_trust_domain: identity.trust_domain().to_owned(),
+            federated: identity.anchors.federated.clone(),
             chain: identity.verifier(&provider)?,
             provider,
             good: Mutex::default(),
@@ -249,8 +251,15 @@ impl IdentityVerifier {
             .verify_client(leaf, rest, UnixTime::since_unix_epoch(clock))
             .map_err(|error| bad(&error))?;
         let id = leaf::identify(leaf).map_err(|error| bad(&error))?;
-        if id.trust_domain != self.trust_domain {
-            return Err(bad(&format_args!("it is of trust domain `{}`", id.trust_domain)));
+        let wanted = self
+            .federated
+            .trust_domain_of(&id.gateway.zone)
+            .unwrap_or(&self.own_trust_domain);
+        if id.trust_domain != wanted {
+            return Err(bad(&format_args!(
+                "it is of trust domain `{}`, and zone {} of `{wanted}`",
+                id.trust_domain, id.gateway.zone
+            )));
         }
         Ok(id.gateway)
     }

@@ -2,16 +2,18 @@
 //! Which document rules is decided in `causeway_zone_sync::trust`; how one travels is `crate::trust`'s business.
 
 use std::{
-    path::Path,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use causeway_zone_sync::trust::{
-    Conflict, Document, Edition, Offered, Refusal, Store, StoreError, Stored, Trust,
+use causeway_zone_sync::{
+    topology::Topology,
+    trust::{Conflict, Document, Edition, Offered, Refusal, Store, StoreError, Stored, Trust},
 };
 
-use super::{Cryptography, IdentityFolder, files};
+use super::{Cryptography, IdentityFolder, federated::Other, files};
 
 /// How the trust document stands, for everybody who only looks.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +50,12 @@ pub(super) struct Keeping {
     /// `None`: nothing outlives this process.
     store: Option<Store>,
     disk_fails: bool,
+    /// Where what other trust domains say is kept; `None`: nowhere.
+    pub(super) folder: Option<PathBuf>,
+    /// By trust domain.
+    pub(super) others: BTreeMap<String, Other>,
+    /// Says which zones are of which trust domain; `None`: nobody has said yet.
+    pub(super) topology: Option<Arc<Topology>>,
 }
 
 impl Keeping {
@@ -56,6 +64,9 @@ impl Keeping {
             trust: Trust::new(trust_domain, Stored::default()),
             store: None,
             disk_fails: false,
+            folder: None,
+            others: BTreeMap::new(),
+            topology: None,
         }
     }
 
@@ -85,6 +96,7 @@ impl IdentityFolder {
         }
         keeping.trust = Trust::new(self.identity.borrow().trust_domain(), stored);
         keeping.store = Some(store);
+        keeping.folder = Some(folder.to_owned());
         if let Some(document) = keeping.trust.document() {
             tracing::info!(generation = %document.edition(), "the trust document that was taken last is in force");
         }
@@ -122,6 +134,10 @@ impl IdentityFolder {
     ) -> Result<Offered, TrustStoreError> {
         let mut keeping = self.changing.lock();
         let current = self.identity.borrow().clone();
+        // Of the own trust domain an operator hands one in; those of others come from their gateways.
+        if !must_keep && document.content().trust_domain != current.trust_domain() {
+            return Ok(self.follow_other(&mut keeping, document)?);
+        }
         let mut next = keeping.trust.clone();
         let offered = next.offer(document, &current.file_roots, &Cryptography)?;
         if let Offered::Taken { .. } = offered {

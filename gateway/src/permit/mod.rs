@@ -201,13 +201,15 @@ pub fn permit(topology: &Topology, caller: &Caller, service: &ServiceName) -> Ve
 /// Whether the caller's zone may speak for it: the rule that it breaks, if any.
 ///
 /// A zone speaks for its anonymous callers, for callers of services that may run in it, and for identities of the
-/// federation's trust domain whose path names no other zone.
+/// its trust domain whose path names no other zone.
 #[must_use]
 pub fn vouch(topology: &Topology, caller: &Caller) -> Option<Verdict> {
     let broken = match (&caller.service, &caller.identity) {
         (Some(service), _) if !topology.may_run(service, &caller.zone) => Rule::RunIn(service.clone()),
-        (_, Some(identity)) if identity.trust_domain() != topology.trust_domain => Rule::TrustDomain,
-        (_, Some(identity)) if !identity.is_of(&topology.trust_domain, &caller.zone) => Rule::IdentityZone,
+        (_, Some(identity)) if identity.trust_domain() != topology.trust_domain_of(&caller.zone) => {
+            Rule::TrustDomain
+        }
+        (_, Some(identity)) if !identity.names_no_zone_but(&caller.zone) => Rule::IdentityZone,
         _ => return None,
     };
     Some(Verdict::new(false, broken, topology))

@@ -93,7 +93,7 @@ pub(super) async fn renew(
             return Err(failures);
         }
     }
-    for peer in tunnels.map(peers).unwrap_or_default() {
+    for peer in tunnels.map(|tunnels| peers(tunnels, own)).unwrap_or_default() {
         let Some(tunnels) = tunnels else { break };
         match through(&peer, tunnels, own).await {
             Ok(renewed) => return Ok((renewed, Way::Through(peer))),
@@ -106,11 +106,13 @@ pub(super) async fn renew(
     Err(failures)
 }
 
-/// Some of those that a tunnel leads to, in no order: nobody knows which of them can reach the CA.
-fn peers(tunnels: &Arc<TunnelSet>) -> Vec<GatewayId> {
+/// Some of those that a tunnel leads to, in no order: nobody knows which of them can reach the CA. Those of another trust
+/// domain have another CA.
+fn peers(tunnels: &Arc<TunnelSet>, own: &Identity) -> Vec<GatewayId> {
     let links = tunnels.links().into_iter();
+    let federated = &own.anchors().federated;
     let mut peers: Vec<_> = links
-        .filter(|(_, link)| *link == Link::Up)
+        .filter(|(peer, link)| *link == Link::Up && federated.trust_domain_of(&peer.zone).is_none())
         .map(|(peer, _)| peer)
         .collect();
     peers.shuffle(&mut SmallRng::from_os_rng());

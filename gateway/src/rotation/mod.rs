@@ -107,8 +107,10 @@ impl std::fmt::Display for Lack {
 /// The zones that lack what `goal` asks for, and what that is; those of `without` are not looked at.
 #[must_use]
 pub fn lacking<'a>(view: &'a TrustView, goal: &Goal, without: &BTreeSet<ZoneName>) -> Vec<(&'a str, Lack)> {
-    let asked = view.zones.iter();
-    let asked = asked.filter(|zone| !without.iter().any(|name| name.as_str() == zone.name));
+    // Zones of other trust domains get the document as well, but what they announce is that of their own.
+    let asked = view
+        .own_zones()
+        .filter(|zone| !without.iter().any(|name| name.as_str() == zone.name));
     asked
         .filter_map(|zone| Some((zone.name.as_str(), lack(zone, goal)?)))
         .collect()
@@ -161,6 +163,11 @@ mod tests {
         let zone = |(name, gateways): (&str, Vec<_>)| TrustedZoneView {
             name: name.to_owned(),
             own: false,
+            trust_domain: match name {
+                "partner" => "partner.example",
+                _ => "acme.internal",
+            }
+            .to_owned(),
             gateways,
         };
         TrustView {
@@ -169,6 +176,7 @@ mod tests {
             trust_domain: "acme.internal".to_owned(),
             roots: Vec::new(),
             revocations: Vec::new(),
+            other_trust_domains: Vec::new(),
             zones: zones.into_iter().map(zone).collect(),
         }
     }
@@ -189,6 +197,7 @@ mod tests {
                     gateway("gw2", "fresh", 2, "new"),
                 ],
             ),
+            ("partner", vec![gateway("gw1", "fresh", 7, "its own")]),
             ("old", vec![gateway("gw1", "suspect", 3, "old")]),
             (
                 "replaced",

@@ -1,14 +1,29 @@
 //! Is all well with what this gateway trusts? For `/readyz` and `causeway check`.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use causeway_zone_sync::topology::Topology;
 
 use super::Trusted;
-use crate::{admin::Check, identity::LiveIdentity};
+use crate::{
+    admin::Check,
+    identity::{Identity, LiveIdentity, describe_root},
+};
+
+const GROUP: &str = "gateway";
+const NAME: &str = "trust";
+/// A root that ends sooner is told of: by then another one has to be in everybody's topology.
+const BUNDLE_ENDS_WITHIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Nothing here keeps local clients from being served, so the worst is a warning.
 #[must_use]
-pub fn check(identity: &LiveIdentity, trusted: Option<&Trusted>, now: SystemTime) -> Check {
-    let (group, name) = ("gateway", "trust");
+pub fn check(
+    identity: &LiveIdentity,
+    trusted: Option<&Trusted>,
+    topology: &Topology,
+    now: SystemTime,
+) -> Check {
+    let (group, name) = (GROUP, NAME);
     let view = identity.trust();
     if let Some(conflict) = view.conflict {
         return Check::warn(
@@ -64,6 +79,9 @@ pub fn check(identity: &LiveIdentity, trusted: Option<&Trusted>, now: SystemTime
         .iter()
         .map(|list| list.serials.len())
         .sum();
+    if let Some(found) = trust_domains(&current, topology, now) {
+        return found;
+    }
     let roots = anchors.roots.len();
     let rule = match anchors.edition.generation {
         0 => "ca.pem rules".to_owned(),
@@ -74,4 +92,56 @@ pub fn check(identity: &LiveIdentity, trusted: Option<&Trusted>, now: SystemTime
         name,
         format!("{rule}; roots: {roots}, revoked certificates: {revoked}"),
     )
+}
+
+/// What is amiss between this gateway's trust domain and the others of the topology.
+fn trust_domains(identity: &Identity, topology: &Topology, now: SystemTime) -> Option<Check> {
+    let own = identity.trust_domain();
+    let (zone, wanted) = (
+        &identity.gateway().zone,
+        topology.trust_domain_of(&identity.gateway().zone),
+    );
+    if wanted != own {
+        return Some(Check::warn(
+            GROUP,
+            NAME,
+            format!(
+                "in the topology zone {zone} is of trust domain {wanted}, and this gateway's certificate of {own}: other zones refuse it"
+            ),
+            "correct `trust_domain` in the topology, or get a certificate of that trust domain with `causeway join`",
+        ));
+    }
+    let issuer = identity.issuer();
+    if let (Some(bundle), Some(issuer)) = (topology.trust_domains.get(own), issuer)
+        && !bundle.roots().contains_key(&issuer)
+        && identity.anchors().edition.generation == 0
+    {
+        return Some(Check::warn(
+            GROUP,
+            NAME,
+            format!(
+                "the topology's bundle of {own} lacks the root of this gateway's certificate: zones of other trust domains refuse it"
+            ),
+            format!("put the CA's certificate, {issuer}, into the bundle"),
+        ));
+    }
+    let anchors = identity.anchors();
+    anchors.federated.domains().find_map(|(domain, anchors)| {
+        let ends = anchors.roots.values().filter_map(|root| describe_root(root).1);
+        let last = ends.max();
+        let ended = last.is_none_or(|end| end < now + BUNDLE_ENDS_WITHIN);
+        let zones = topology.zones.values().any(|zone| zone.trust_domain == domain);
+        (ended && zones).then(|| {
+            let end = last.map_or_else(
+                || "none of its roots can be used".to_owned(),
+                |end| format!("its last root ends at {}", humantime::format_rfc3339_seconds(end)),
+            );
+            Check::warn(
+                GROUP,
+                NAME,
+                format!("the bundle of {domain} is running out: {end}"),
+                "ask its operators for their CA's new certificate, and put it beside the old one in the topology",
+            )
+        })
+    })
 }

@@ -17,8 +17,9 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use super::{
     Trusted,
-    wanted::{Plan, Wanted},
+    wanted::{Announced, Plan, Wanted},
 };
+use crate::identity::Anchors;
 use crate::tunnel::{AskError, ReadDocumentError, TunnelSet, ask_for_documents, read_document};
 
 /// For one question, from opening the stream to the last byte of the answer.
@@ -57,12 +58,12 @@ pub async fn keep_fetching(
     let mut rng = SmallRng::from_os_rng();
     loop {
         links.mark_unchanged();
-        let peers = peers(&tunnels, &catalog.borrow_and_update());
-        let mine = trusted.view().edition();
-        let wait = match wanted.plan(Instant::now(), mine, &peers) {
+        let current = identity.current();
+        let peers = peers(&tunnels, &catalog.borrow_and_update(), current.anchors());
+        let wait = match wanted.plan(Instant::now(), &peers) {
             Plan::Ask(peer) => {
                 wanted.asked(Instant::now(), &peer);
-                let announced = peers.get(&peer).copied().unwrap_or_default();
+                let Announced { mine, announced } = peers.get(&peer).copied().unwrap_or_default();
                 asking.spawn(question(tunnels.clone(), peer, announced, mine));
                 continue;
             }
@@ -90,13 +91,15 @@ pub async fn keep_fetching(
     }
 }
 
-/// Everybody who can be asked and has told something, and what they announce.
-fn peers(tunnels: &TunnelSet, catalog: &Catalog) -> BTreeMap<GatewayId, Edition> {
+/// Everybody who can be asked and has told something, with what they announce and what is in force here for their trust
+/// domain.
+fn peers(tunnels: &TunnelSet, catalog: &Catalog, anchors: &Anchors) -> BTreeMap<GatewayId, Announced> {
     tunnels
         .usable()
         .filter_map(|peer| {
             let announced = catalog.entry(&peer)?.record.trust;
-            Some((peer, announced))
+            let mine = anchors.of_zone(&peer.zone)?.edition;
+            Some((peer, Announced { announced, mine }))
         })
         .collect()
 }

@@ -13,9 +13,11 @@ use std::{sync::Arc, time::SystemTime};
 use causeway_zone_sync::{
     name::GatewayId,
     service::ZoneSync,
+    topology::Topology,
     trust::{Document, Edition, Offered},
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 pub use check::check;
 pub use fetch::keep_fetching;
@@ -68,6 +70,15 @@ impl Trusted {
     #[must_use]
     pub fn view(&self) -> Arc<TrustView> {
         self.folder.identity().trust()
+    }
+
+    /// Believes what `topology` says of other trust domains.
+    pub async fn federate(&self, topology: Arc<Topology>) {
+        let folder = self.folder.clone();
+        let work = tokio::task::spawn_blocking(move || folder.federate(&topology, SystemTime::now()));
+        if let Err(error) = work.await {
+            tracing::error!(%error, "taking up the bundles of other trust domains has failed");
+        }
     }
 
     /// The last document of a peer that was not taken; `None`: there was none since one was.
@@ -164,6 +175,18 @@ impl Trusted {
                 tracing::error!(%error, "taking up a trust document has failed");
                 false
             }
+        }
+    }
+}
+
+/// Follows what the topology says of other trust domains, until the future is dropped.
+pub async fn keep_federating(trusted: Trusted, mut topology: watch::Receiver<Arc<Topology>>) {
+    loop {
+        let now = topology.borrow_and_update().clone();
+        trusted.federate(now).await;
+        if topology.changed().await.is_err() {
+            // Nobody is left who could change it.
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -29,6 +29,13 @@ pub enum Plan {
     Nothing,
 }
 
+/// A peer's trust document, and the one that is in force here for its trust domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Announced {
+    pub announced: Edition,
+    pub mine: Edition,
+}
+
 /// Who was asked, and what came of it.
 #[derive(Debug, Default)]
 pub struct Wanted {
@@ -44,13 +51,14 @@ struct Tried {
 }
 
 impl Wanted {
-    /// Whom to ask now: of the peers that announce what rules over `mine`, one that announces the newest. Peers that
-    /// cannot be reached are not among `peers`.
-    pub fn plan(&mut self, now: Instant, mine: Edition, peers: &BTreeMap<GatewayId, Edition>) -> Plan {
+    /// Whom to ask now: of the peers that announce what rules over what is in force here, one that announces the newest.
+    /// Peers that cannot be reached are not among `peers`.
+    pub fn plan(&mut self, now: Instant, peers: &BTreeMap<GatewayId, Announced>) -> Plan {
         self.tried.retain(|peer, _| peers.contains_key(peer));
         let mut newer: Vec<_> = peers
             .iter()
-            .filter(|(peer, announced)| **announced > mine && !self.asked.contains_key(*peer))
+            .filter(|(peer, theirs)| theirs.announced > theirs.mine && !self.asked.contains_key(*peer))
+            .map(|(peer, theirs)| (peer, theirs.announced))
             .collect();
         if newer.is_empty() || self.asked.len() >= MAX_ASKED {
             return Plan::Nothing;
@@ -60,11 +68,11 @@ impl Wanted {
             return Plan::Wait(at);
         }
         // Stable: peers that announce the same stay in the order of their names.
-        newer.sort_by_key(|(_, announced)| std::cmp::Reverse(**announced));
+        newer.sort_by_key(|(_, announced)| std::cmp::Reverse(*announced));
         let mut earliest = None;
         for (peer, announced) in newer {
             match self.tried.get(peer) {
-                Some(tried) if tried.announced == *announced && tried.again_at > now => {
+                Some(tried) if tried.announced == announced && tried.again_at > now => {
                     earliest = Some(earliest.map_or(tried.again_at, |at: Instant| at.min(tried.again_at)));
                 }
                 _ => return Plan::Ask(peer.clone()),
@@ -117,8 +125,13 @@ mod tests {
         }
     }
 
-    fn peers(all: &[(&str, u64)]) -> BTreeMap<GatewayId, Edition> {
-        let one = |(zone, generation): &(&str, u64)| (peer(zone), edition(*generation));
+    /// Where generation `mine` is in force here.
+    fn peers(mine: u64, all: &[(&str, u64)]) -> BTreeMap<GatewayId, Announced> {
+        let announced = |generation| Announced {
+            announced: edition(generation),
+            mine: edition(mine),
+        };
+        let one = |(zone, generation): &(&str, u64)| (peer(zone), announced(*generation));
         all.iter().map(one).collect()
     }
 
@@ -126,31 +139,42 @@ mod tests {
     fn the_peer_with_the_newest_is_asked_and_nobody_who_has_nothing_newer() {
         let (now, mut wanted) = (Instant::now(), Wanted::default());
         assert_eq!(
-            wanted.plan(now, edition(2), &peers(&[("a", 1), ("b", 2), ("c", 0)])),
+            wanted.plan(now, &peers(2, &[("a", 1), ("b", 2), ("c", 0)])),
             Plan::Nothing
         );
-        let newer = peers(&[("a", 3), ("b", 4), ("c", 4)]);
-        assert_eq!(wanted.plan(now, edition(2), &newer), Plan::Ask(peer("b")));
-        let rival = Edition {
-            fingerprint: Fingerprint([6; 32]),
-            ..edition(2)
+        let newer = peers(2, &[("a", 3), ("b", 4), ("c", 4)]);
+        assert_eq!(wanted.plan(now, &newer), Plan::Ask(peer("b")));
+        let rival = Announced {
+            announced: Edition {
+                fingerprint: Fingerprint([6; 32]),
+                ..edition(2)
+            },
+            mine: edition(2),
         };
         let rivals = BTreeMap::from([(peer("a"), rival)]);
         assert_eq!(
-            wanted.plan(now, edition(2), &rivals),
+            wanted.plan(now, &rivals),
             Plan::Ask(peer("a")),
             "the lower fingerprint"
         );
     }
 
     #[test]
+    fn of_each_trust_domain_that_document_counts_which_is_in_force_for_it() {
+        let (now, mut wanted) = (Instant::now(), Wanted::default());
+        let mut all = peers(9, &[("east", 9)]);
+        all.extend(peers(1, &[("plant", 2)]));
+        assert_eq!(wanted.plan(now, &all), Plan::Ask(peer("plant")));
+    }
+
+    #[test]
     fn who_does_not_answer_at_once_is_not_waited_for() {
         let (now, mut wanted) = (Instant::now(), Wanted::default());
-        let all = peers(&[("a", 3), ("b", 3), ("c", 3), ("d", 3), ("e", 3)]);
+        let all = peers(2, &[("a", 3), ("b", 3), ("c", 3), ("d", 3), ("e", 3)]);
         let mut asked = Vec::new();
         let mut at = now;
         loop {
-            match wanted.plan(at, edition(2), &all) {
+            match wanted.plan(at, &all) {
                 Plan::Ask(peer) => {
                     wanted.asked(at, &peer);
                     asked.push((peer, at - now));
@@ -169,9 +193,9 @@ mod tests {
     #[test]
     fn a_peer_that_does_not_answer_is_asked_less_and_less_until_it_has_news() {
         let (mut wanted, mut rng, start) = (Wanted::default(), SmallRng::seed_from_u64(7), Instant::now());
-        let (only, mut now, mut asked) = (peers(&[("a", 3)]), start, 0);
+        let (only, mut now, mut asked) = (peers(2, &[("a", 3)]), start, 0);
         while now < start + Duration::from_secs(600) {
-            match wanted.plan(now, edition(2), &only) {
+            match wanted.plan(now, &only) {
                 Plan::Ask(peer) => {
                     asked += 1;
                     wanted.asked(now, &peer);
@@ -185,7 +209,7 @@ mod tests {
             }
         }
         assert!((20..60).contains(&asked), "{asked} times in ten minutes");
-        let news = peers(&[("a", 4)]);
-        assert_eq!(wanted.plan(now, edition(2), &news), Plan::Ask(peer("a")));
+        let news = peers(2, &[("a", 4)]);
+        assert_eq!(wanted.plan(now, &news), Plan::Ask(peer("a")));
     }
 }

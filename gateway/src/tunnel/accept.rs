@@ -60,7 +60,7 @@ async fn welcome(shared: Arc<Shared>, incoming: Incoming, thread: usize, permit:
     };
     let greeted = async {
         let peer = shared.admit_peer(&connection, None)?;
-        party.name = peer.to_string();
+        party.name = peer.gateway.to_string();
         let control_send = shared.say_hello(&connection).await?;
         let (control_recv, hello) = hear_hello(&connection).await?;
         Ok::<_, Fault>(Greeted {

@@ -86,7 +86,7 @@ enum Served {
 /// An attempt that won: the peer is who was dialled, and has accepted this side.
 struct Won {
     connection: quinn::Connection,
-    peer: causeway_zone_sync::name::GatewayId,
+    peer: crate::identity::SpiffeId,
     control_recv: RecvStream,
     hello: causeway_proto::tunnel::Hello,
 }
@@ -242,7 +242,7 @@ impl Dialler {
         let control_send = match self.shared.say_hello(&connection).await {
             Ok(control_send) => control_send,
             Err(fault) => {
-                let party = Party::new(connection.remote_address(), &won.peer);
+                let party = Party::new(connection.remote_address(), &won.peer.gateway);
                 self.shared.turn_away(&connection, fault, &party).await;
                 return Served::Ended;
             }

@@ -4,10 +4,7 @@
 use std::time::Duration;
 
 use causeway_proto::tunnel::{ControlMessage, Hello, PROTOCOL, control_message::Body};
-use causeway_zone_sync::{
-    name::{GatewayId, ZoneName},
-    topology::Topology,
-};
+use causeway_zone_sync::{name::ZoneName, topology::Topology};
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, interval, timeout};
@@ -60,10 +57,11 @@ pub(super) fn judge(
     peer: Result<SpiffeId, LeafError>,
     topology: &Topology,
     dialled: Option<&ZoneName>,
-) -> Result<GatewayId, (Refusal, String)> {
+) -> Result<SpiffeId, (Refusal, String)> {
     let peer = peer.map_err(|error| (Refusal::BadIdentity, error.to_string()))?;
-    if peer.trust_domain != own.trust_domain {
-        let detail = format!("{peer} is not of {}", own.trust_domain);
+    let wanted = topology.trust_domain_of(&peer.gateway.zone);
+    if peer.trust_domain != wanted {
+        let detail = format!("{peer} is not of {wanted}");
         return Err((Refusal::WrongTrustDomain, detail));
     }
     let zone = &peer.gateway.zone;
@@ -84,7 +82,7 @@ pub(super) fn judge(
             format!("zone {zone} is not in the topology"),
         ));
     }
-    Ok(peer.gateway)
+    Ok(peer)
 }
 
 impl Shared {
@@ -93,7 +91,7 @@ impl Shared {
         &self,
         connection: &Connection,
         dialled: Option<&ZoneName>,
-    ) -> Result<GatewayId, Fault> {
+    ) -> Result<SpiffeId, Fault> {
         let topology = self.topology.borrow().clone();
         let peer = judge(
             self.config.identity.id(),
@@ -107,7 +105,7 @@ impl Shared {
             let detail = format!("{peer} agreed to a key exchange that is not post-quantum");
             return Err(Fault::Refuse(Refusal::NotPostQuantum, detail));
         }
-        if self.set.count(&peer) >= MAX_TUNNELS_PER_PEER {
+        if self.set.count(&peer.gateway) >= MAX_TUNNELS_PER_PEER {
             let detail = format!("{peer} has {MAX_TUNNELS_PER_PEER} tunnels here");
             return Err(Fault::Refuse(Refusal::Busy, detail));
         }

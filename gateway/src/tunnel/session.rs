@@ -23,7 +23,7 @@ use super::{
     shared::{Party, Shared},
     stream,
 };
-use crate::telemetry::Side;
+use crate::{identity::SpiffeId, telemetry::Side};
 
 /// Stops a unidirectional stream that nothing here reads.
 const UNREAD_STREAM: VarInt = VarInt::from_u32(0x2);
@@ -31,7 +31,7 @@ const UNREAD_STREAM: VarInt = VarInt::from_u32(0x2);
 /// A connection on which both hellos are exchanged.
 pub(super) struct Greeted {
     pub(super) connection: Connection,
-    pub(super) peer: GatewayId,
+    pub(super) peer: SpiffeId,
     pub(super) hello: Hello,
     pub(super) control_send: SendStream,
     pub(super) control_recv: RecvStream,
@@ -41,11 +41,12 @@ pub(super) struct Greeted {
 pub(super) async fn run(shared: &Arc<Shared>, greeted: Greeted, thread: usize, dialled: bool) {
     let Greeted {
         connection,
-        peer,
+        peer: identity,
         hello,
         control_send,
         control_recv,
     } = greeted;
+    let peer = identity.gateway.clone();
     let party = Party::new(connection.remote_address(), &peer);
     let tunnel = Arc::new(Tunnel::new(connection.clone(), peer.clone(), thread, dialled));
     let listed = Listed::new(Arc::clone(shared), Arc::clone(&tunnel));
@@ -56,8 +57,8 @@ pub(super) async fn run(shared: &Arc<Shared>, greeted: Greeted, thread: usize, d
         fault = listen(shared, &tunnel, control_recv) => fault,
         () = accept_streams(shared, &tunnel) => Fault::Lost(connection.closed().await),
         () = stop_unknown_streams(&connection) => Fault::Lost(connection.closed().await),
-        () = shared.zone_left(&peer.zone) => {
-            connection.close(Close::ZONE_LEFT.code(), b"the zone left the topology");
+        () = shared.zone_left(&identity) => {
+            connection.close(Close::ZONE_LEFT.code(), b"the zone left the topology, or its trust domain");
             Fault::Lost(connection.closed().await)
         }
         () = shared.too_weak(&tunnel) => {

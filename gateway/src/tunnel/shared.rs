@@ -21,7 +21,10 @@ use super::{
     quiet::Quiet,
     refusal::{Ended, Refusal},
 };
-use crate::telemetry::{Metrics, Side};
+use crate::{
+    identity::SpiffeId,
+    telemetry::{Metrics, Side},
+};
 
 pub(super) struct Shared {
     pub(super) config: TunnelConfig,
@@ -94,11 +97,12 @@ impl Shared {
         }
     }
 
-    /// Waits until `zone` is no longer in the topology.
-    pub(super) async fn zone_left(&self, zone: &ZoneName) {
+    /// Waits until the zone of a peer is no longer in the topology, or there it is of another trust domain than the peer.
+    pub(super) async fn zone_left(&self, peer: &SpiffeId) {
+        let zone = &peer.gateway.zone;
         let mut topology = self.topology.clone();
         if topology
-            .wait_for(|now| !now.zones.contains_key(zone))
+            .wait_for(|now| !now.zones.contains_key(zone) || now.trust_domain_of(zone) != peer.trust_domain)
             .await
             .is_err()
         {

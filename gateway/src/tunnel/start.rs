@@ -52,7 +52,9 @@ pub enum StartError {
     Dial(#[source] io::Error),
     #[error("tunnels need at least one data thread")]
     NoThreads,
-    #[error("the certificate is of trust domain {certificate}, the topology of {topology}; they must agree")]
+    #[error(
+        "the certificate is of trust domain {certificate}, and in the topology this zone is of {topology}; they must agree"
+    )]
     TrustDomain { certificate: String, topology: String },
     #[error("cannot set up tunnels")]
     Config(#[from] ConfigError),
@@ -187,11 +189,12 @@ impl Drop for Tunnels {
 
 fn check_trust_domain(config: &TunnelConfig, topology: &Topology) -> Result<(), StartError> {
     let certificate = config.identity.trust_domain();
-    if certificate == topology.trust_domain {
+    let topology = topology.trust_domain_of(&config.identity.gateway().zone);
+    if certificate == topology {
         return Ok(());
     }
     Err(StartError::TrustDomain {
         certificate: certificate.to_owned(),
-        topology: topology.trust_domain.clone(),
+        topology: topology.to_owned(),
     })
 }

@@ -9,3 +9,4 @@ mod renewal;
 mod revocation;
 mod streams;
 mod support;
+mod trust_domains;

@@ -91,13 +91,27 @@ impl Gate {
         zones: &Zones<'_>,
         threads: &[Handle],
     ) -> Self {
+        Self::start(listen, identity.into(), topology(zones), threads)
+    }
+
+    pub fn under(identity: impl Into<LiveIdentity>, topology: Arc<Topology>) -> Self {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        Self::start(listen, identity.into(), topology, &[Handle::current()])
+    }
+
+    fn start(
+        listen: SocketAddr,
+        identity: LiveIdentity,
+        topology: Arc<Topology>,
+        threads: &[Handle],
+    ) -> Self {
         let config = TunnelConfig {
             keep_alive: Duration::from_millis(100),
             ..TunnelConfig::new(listen, identity)
         };
         let set = Arc::new(TunnelSet::default());
         let metrics = Arc::new(Metrics::default());
-        let (topology, receiver) = watch::channel(topology(zones));
+        let (topology, receiver) = watch::channel(topology);
         let tunnels = Tunnels::start(
             config,
             threads,

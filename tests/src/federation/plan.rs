@@ -13,6 +13,7 @@ pub struct Plan {
     pub(super) zones: Vec<ZonePlan>,
     services: Vec<(String, String)>,
     permissions: String,
+    bundles: String,
     linked: bool,
     pub(super) applied: bool,
     pub(super) arguments: Vec<String>,
@@ -22,6 +23,7 @@ pub struct Plan {
 pub(super) struct ZonePlan {
     pub name: String,
     pub dials_only: bool,
+    trust_domain: Option<String>,
     tags: String,
     instances: String,
 }
@@ -47,6 +49,21 @@ impl Plan {
     #[must_use]
     pub fn dials_only(mut self) -> Self {
         self.last().dials_only = true;
+        self
+    }
+
+    /// The zone that was added last is of another trust domain.
+    #[must_use]
+    pub fn trust_domain(mut self, name: &str) -> Self {
+        self.last().trust_domain = Some(name.to_owned());
+        self
+    }
+
+    /// The bundle of a trust domain: certificates, PEM.
+    #[must_use]
+    pub fn bundle(mut self, trust_domain: &str, pem: &str) -> Self {
+        let pem = pem.trim_end().replace('\n', "\n      ");
+        let _ = writeln!(self.bundles, "  {trust_domain}:\n    bundle: |\n      {pem}");
         self
     }
 
@@ -142,6 +159,9 @@ impl Plan {
         let mut text =
             format!("version: 1\ntrust_domain: {TRUST_DOMAIN}\ndns: {{ domain: mesh, ttl: 5s }}\n");
         text.push_str(&self.permissions);
+        if !self.bundles.is_empty() {
+            let _ = write!(text, "trust_domains:\n{}", self.bundles);
+        }
         text.push_str("\nzones:\n");
         for (index, zone) in (0..).zip(&self.zones) {
             let gateway = gateways.get(&zone.name).filter(|_| !zone.dials_only);
@@ -154,6 +174,9 @@ impl Plan {
                 "  {}:\n    tags: {}\n    gateways: [{gateway}]",
                 zone.name, zone.tags
             );
+            if let Some(trust_domain) = &zone.trust_domain {
+                let _ = writeln!(text, "    trust_domain: {trust_domain}");
+            }
             let _ = writeln!(text, "    vips: {{ loopback: {range} }}");
             if !zone.instances.is_empty() {
                 let _ = write!(text, "    instances:\n{}", zone.instances);

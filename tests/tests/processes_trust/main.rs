@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
+mod partners;
 mod revoking;
 mod rotating;
 

@@ -48,11 +48,10 @@ impl CallerIdentity {
         (segments.next() == Some("zone")).then(|| segments.next())?
     }
 
-    /// Whether a gateway of `zone` may speak for it: its trust domain is the federation's, and its path names no other
-    /// zone.
+    /// Whether its path names `zone`, or none.
     #[must_use]
-    pub fn is_of(&self, trust_domain: &str, zone: &ZoneName) -> bool {
-        self.trust_domain() == trust_domain && self.zone().is_none_or(|named| named == zone.as_str())
+    pub fn names_no_zone_but(&self, zone: &ZoneName) -> bool {
+        self.zone().is_none_or(|named| named == zone.as_str())
     }
 }
 
@@ -94,18 +93,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identity_is_of_its_trust_domain_and_of_the_zone_that_its_path_names() {
+    fn an_identity_says_its_trust_domain_and_the_zone_that_its_path_names() {
         let zone = |name: &str| ZoneName::new(name).unwrap();
         let east: CallerIdentity = "spiffe://acme.internal/zone/east/app/web".parse().unwrap();
         assert_eq!(
             (east.trust_domain(), east.zone()),
             ("acme.internal", Some("east"))
         );
-        assert!(east.is_of("acme.internal", &zone("east")));
-        assert!(!east.is_of("acme.internal", &zone("west")));
-        assert!(!east.is_of("other.internal", &zone("east")));
+        assert!(east.names_no_zone_but(&zone("east")));
+        assert!(!east.names_no_zone_but(&zone("west")));
         let anywhere: CallerIdentity = "spiffe://acme.internal/ns/shop/sa/web".parse().unwrap();
-        assert!(anywhere.is_of("acme.internal", &zone("west")));
+        assert!(anywhere.names_no_zone_but(&zone("west")));
     }
 
     #[test]

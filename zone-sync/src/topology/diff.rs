@@ -12,7 +12,10 @@ use super::{
     },
     permissions::CallerSelector,
 };
-use crate::name::ZoneName;
+use crate::{name::ZoneName, trust::CertificateHash};
+
+/// Digits of a certificate's hash that tell it from every other.
+const SHOWN_DIGITS: usize = 16;
 
 /// The changes, in the order of the file: the federation, then its zones, then its services.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -125,6 +128,7 @@ pub fn diff(before: &Topology, after: &Topology) -> Diff {
         before.trust_domain.clone(),
         after.trust_domain.clone(),
     );
+    bundles(&mut diff, before, after);
     diff.compare("dns: domain", before.dns.domain.clone(), after.dns.domain.clone());
     diff.compare("dns: ttl", duration(before.dns.ttl), duration(after.dns.ttl));
     let required = |topology: &Topology| topology.tls.require_post_quantum.to_string();
@@ -157,6 +161,20 @@ pub fn diff(before: &Topology, after: &Topology) -> Diff {
     diff
 }
 
+/// Which roots are believed for which trust domain, by the first digits of their hashes.
+fn bundles(diff: &mut Diff, before: &Topology, after: &Topology) {
+    let names = before.trust_domains.keys().chain(after.trust_domains.keys());
+    for name in names.collect::<BTreeSet<_>>() {
+        let roots = |topology: &Topology| -> BTreeSet<String> {
+            let bundle = topology.trust_domains.get(name);
+            let roots = bundle.into_iter().flat_map(|bundle| bundle.roots());
+            let short = |hash: &CertificateHash| hash.to_string().chars().take(SHOWN_DIGITS).collect();
+            roots.map(|(hash, _)| short(hash)).collect()
+        };
+        diff.compare_sets(&format!("trust domain {name}: root"), roots(before), roots(after));
+    }
+}
+
 fn whole(diff: &mut Diff, subject: String, was_there: bool) {
     let kind = if was_there {
         ChangeKind::Removed
@@ -167,6 +185,11 @@ fn whole(diff: &mut Diff, subject: String, was_there: bool) {
 }
 
 fn zone(diff: &mut Diff, subject: &str, before: &Zone, after: &Zone) {
+    diff.compare(
+        &format!("{subject}: trust domain"),
+        before.trust_domain.clone(),
+        after.trust_domain.clone(),
+    );
     diff.compare(
         &format!("{subject}: tags"),
         before.tags.to_string(),

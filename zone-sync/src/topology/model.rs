@@ -12,7 +12,10 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use super::permissions::{CallerSelector, Permissions};
-use crate::name::{ServiceName, Tags, ZoneName};
+use crate::{
+    name::{ServiceName, Tags, ZoneName},
+    trust::Bundle,
+};
 
 /// Identifies the content of a topology: SHA-256 of the file's bytes. Two are equal when their first
 /// [`Fingerprint::COMPARED_BYTES`] are: zone sync carries no more of it.
@@ -70,8 +73,10 @@ pub struct Topology {
     pub fingerprint: Fingerprint,
     /// How many times the federation's topology had been applied with this one; 0: it was read from a file.
     pub generation: u64,
-    /// SPIFFE trust domain, lower case, such as `acme.internal`.
+    /// SPIFFE trust domain of every zone that names no other, lower case, such as `acme.internal`.
     pub trust_domain: String,
+    /// The trust bundles by which gateways of different trust domains know each other; empty: there is one trust domain.
+    pub trust_domains: BTreeMap<String, Bundle>,
     pub dns: Dns,
     pub tls: Tls,
     /// Zones whose operators may apply the next topology; `None`: every zone.
@@ -96,6 +101,14 @@ impl Topology {
         self.services
             .get(service)
             .is_none_or(|service| service.may_run_in(zone))
+    }
+
+    /// The trust domain that the gateways of `zone` are of.
+    #[must_use]
+    pub fn trust_domain_of(&self, zone: &ZoneName) -> &str {
+        self.zones
+            .get(zone)
+            .map_or(&self.trust_domain, |zone| &zone.trust_domain)
     }
 
     /// Whether it matters to anybody who calls.
@@ -125,6 +138,8 @@ pub struct Dns {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Zone {
+    /// SPIFFE trust domain of its gateways.
+    pub trust_domain: String,
     pub tags: Tags,
     /// Empty: no way in; this zone dials out, and is served over the same tunnels.
     pub gateways: Vec<GatewayAddresses>,

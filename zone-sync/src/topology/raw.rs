@@ -20,10 +20,14 @@ use super::{
     },
     permissions::{CallerSelector, Permissions},
 };
-use crate::name::{ServiceName, Tags, ZoneName};
+use crate::{
+    name::{ServiceName, Tags, ZoneName},
+    trust::Bundle,
+};
 
 pub(super) struct File {
-    pub trust_domain: Option<String>,
+    pub trust_domain: Option<Spanned<String>>,
+    pub trust_domains: Vec<TrustDomain>,
     pub dns: Dns,
     pub tls: Tls,
     pub apply_from: Option<Listed<Spanned<ZoneName>>>,
@@ -32,8 +36,16 @@ pub(super) struct File {
     pub services: Vec<Service>,
 }
 
+pub(super) struct TrustDomain {
+    pub name: Spanned<String>,
+    /// `None`: not there, or not readable.
+    pub bundle: Option<Bundle>,
+}
+
 pub(super) struct Zone {
     pub name: Spanned<ZoneName>,
+    /// `None`: the federation's.
+    pub trust_domain: Option<Spanned<String>>,
     pub tags: Tags,
     pub gateways: Vec<Gateway>,
     pub instances: Vec<Instance>,

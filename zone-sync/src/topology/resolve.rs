@@ -18,14 +18,21 @@ pub(super) fn default_range() -> IpNet {
 
 /// `None` when something was left out that has to be there; that has been reported then.
 pub(super) fn topology(file: raw::File, text: &str) -> Option<Topology> {
-    let zones: Option<BTreeMap<ZoneName, Zone>> = file.zones.into_iter().map(zone).collect();
+    let trust_domain = file.trust_domain?.value;
+    let zones = file.zones.into_iter().map(|raw| zone(raw, &trust_domain));
+    let zones: Option<BTreeMap<ZoneName, Zone>> = zones.collect();
+    let bundles = file.trust_domains.into_iter();
+    let bundles: Option<BTreeMap<_, _>> = bundles
+        .map(|domain| Some((domain.name.value, domain.bundle?)))
+        .collect();
     let services: Option<BTreeMap<ServiceName, Service>> = file.services.into_iter().map(service).collect();
     let services = services?;
     Some(Topology {
         names_callers: services.values().any(Service::names_callers),
         fingerprint: Fingerprint::of(text),
         generation: 0,
-        trust_domain: file.trust_domain?,
+        trust_domain,
+        trust_domains: bundles?,
         dns: file.dns,
         tls: file.tls,
         apply_from: file
@@ -37,7 +44,7 @@ pub(super) fn topology(file: raw::File, text: &str) -> Option<Topology> {
     })
 }
 
-fn zone(zone: raw::Zone) -> Option<(ZoneName, Zone)> {
+fn zone(zone: raw::Zone, trust_domain: &str) -> Option<(ZoneName, Zone)> {
     let gateways = zone.gateways.iter().map(raw::Gateway::to_model).collect();
     let instances: Option<Vec<FixedInstance>> = zone.instances.into_iter().map(instance).collect();
     let vips = match zone.vips {
@@ -52,7 +59,9 @@ fn zone(zone: raw::Zone) -> Option<(ZoneName, Zone)> {
             address: address.value,
         },
     };
+    let named = zone.trust_domain.map(|domain| domain.value);
     let model = Zone {
+        trust_domain: named.unwrap_or_else(|| trust_domain.to_owned()),
         tags: zone.tags,
         gateways,
         instances: instances?,

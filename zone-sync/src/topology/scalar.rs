@@ -13,7 +13,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    diagnostic::{Diagnostic, Sink},
+    diagnostic::{Diagnostic, Sink, Span},
     fields::{Spanned, wrong_type},
     tree::{Node, Value},
 };
@@ -25,6 +25,7 @@ pub(super) const MAX_TAG_BYTES: usize = crate::name::MAX_LABEL_BYTES;
 const MAX_DOMAIN_BYTES: usize = 253;
 /// Longest text of a path, header value and the like, in bytes.
 pub(super) const MAX_TEXT_BYTES: usize = 1024;
+const DOMAIN_HINT: &str = "write a domain name of letters, digits and `-`, such as `acme.internal`";
 /// The word that stands for the caller's own zone or tag value, and so cannot be a name.
 pub(super) const OWN: &str = "self";
 
@@ -278,11 +279,25 @@ fn is_domain(text: &str) -> bool {
 
 /// A domain name, made lower case and without the final dot.
 pub(super) fn domain(node: &Node, what: &str, sink: &Sink) -> Option<Spanned<String>> {
-    let how = "write a domain name of letters, digits and `-`, such as `acme.internal`";
-    parsed(node, what, how, sink, "bad-domain", |text| {
-        let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        is_domain(&name).then_some(name)
-    })
+    parsed(node, what, DOMAIN_HINT, sink, "bad-domain", as_domain)
+}
+
+/// The same of a key of the file.
+pub(super) fn domain_key(text: &str, span: &Span, what: &str, sink: &Sink) -> Option<Spanned<String>> {
+    let read = as_domain(text).map(|value| Spanned {
+        value,
+        span: span.clone(),
+    });
+    if read.is_none() {
+        let message = format!("`{}` is not {what}", shortened(text));
+        sink.push(Diagnostic::error("bad-domain", span, message).hint(DOMAIN_HINT));
+    }
+    read
+}
+
+fn as_domain(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    is_domain(&name).then_some(name)
 }
 
 /// A domain name as it is asked of DNS, whose labels may begin with `_`; made lower case and without the final dot.

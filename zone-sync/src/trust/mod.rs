@@ -12,6 +12,7 @@
 //!
 //! The cryptography is the gateway's ([`Authority`]), and so is how documents travel.
 
+mod bundle;
 mod document;
 mod refusal;
 mod store;
@@ -23,6 +24,7 @@ use std::{
     sync::Arc,
 };
 
+pub use bundle::{Bundle, BundleError};
 pub use document::{
     CertificateHash, Content, Document, DocumentError, MAX_DOCUMENT_BYTES, MAX_REVOCATIONS_BYTES, MAX_ROOTS,
     bytes_to_sign,

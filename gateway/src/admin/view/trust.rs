@@ -25,8 +25,31 @@ pub struct TrustView {
     /// Every root that counts here.
     pub roots: Vec<RootView>,
     pub revocations: Vec<ListView>,
+    /// Other trust domains of the topology, and what counts for them.
+    #[serde(default)]
+    pub other_trust_domains: Vec<TrustDomainView>,
     /// Every zone of the topology.
     pub zones: Vec<TrustedZoneView>,
+}
+
+impl TrustView {
+    /// The zones of the trust domain of the gateway that answers.
+    pub fn own_zones(&self) -> impl Iterator<Item = &TrustedZoneView> {
+        self.zones
+            .iter()
+            .filter(|zone| zone.trust_domain == self.trust_domain)
+    }
+}
+
+/// What counts for gateways of another trust domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustDomainView {
+    pub name: String,
+    /// Of its own trust document in force here; 0: there is none, and its bundle in the topology rules.
+    pub generation: u64,
+    pub fingerprint: String,
+    pub roots: Vec<RootView>,
+    pub revocations: Vec<ListView>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +59,7 @@ pub struct RootView {
     pub subject: String,
     /// RFC 3339.
     pub not_after: Option<String>,
-    /// `document` or `ca.pem`.
+    /// `document`, `ca.pem`, or `topology` for one of another trust domain.
     pub source: String,
     /// Whether new certificates are to be issued from it.
     pub preferred: bool,
@@ -59,6 +82,7 @@ pub struct TrustedZoneView {
     pub name: String,
     /// Whether it is the zone that answers.
     pub own: bool,
+    pub trust_domain: String,
     /// Every gateway of it that was heard of; of the own zone the one that answers.
     pub gateways: Vec<TrustedGatewayView>,
 }
@@ -84,20 +108,9 @@ pub fn trust(identity: &LiveIdentity, snapshot: &Snapshot) -> TrustView {
     let documented = document
         .map(|document| document.content().roots_by_hash())
         .unwrap_or_default();
-    let root = |(hash, der): (&CertificateHash, &Vec<u8>)| {
-        let (subject, not_after) = describe_root(der);
-        RootView {
-            fingerprint: hash.to_string(),
-            subject,
-            not_after: not_after.map(rfc3339),
-            source: if documented.contains_key(hash) {
-                "document"
-            } else {
-                "ca.pem"
-            }
-            .to_owned(),
-            preferred: anchors.preferred == Some(*hash),
-        }
+    let source = |hash: &CertificateHash| match documented.contains_key(hash) {
+        true => "document",
+        false => "ca.pem",
     };
     let own = TrustedGatewayView {
         gateway: identity.gateway().gateway.to_string(),
@@ -111,9 +124,48 @@ pub fn trust(identity: &LiveIdentity, snapshot: &Snapshot) -> TrustView {
         generation: anchors.edition.generation,
         fingerprint: fingerprint(anchors.edition),
         trust_domain: identity.trust_domain().to_owned(),
-        roots: anchors.roots.iter().map(root).collect(),
-        revocations: anchors.revocations.lists().iter().map(list).collect(),
+        roots: roots(anchors, source),
+        revocations: lists(anchors),
+        other_trust_domains: anchors
+            .federated
+            .domains()
+            .map(|of| other(of, snapshot))
+            .collect(),
         zones: zones.map(|name| zone(name, &own, snapshot, anchors)).collect(),
+    }
+}
+
+fn roots(anchors: &Anchors, source: impl Fn(&CertificateHash) -> &'static str) -> Vec<RootView> {
+    let root = |(hash, der): (&CertificateHash, &Vec<u8>)| {
+        let (subject, not_after) = describe_root(der);
+        RootView {
+            fingerprint: hash.to_string(),
+            subject,
+            not_after: not_after.map(rfc3339),
+            source: source(hash).to_owned(),
+            preferred: anchors.preferred == Some(*hash),
+        }
+    };
+    anchors.roots.iter().map(root).collect()
+}
+
+fn lists(anchors: &Anchors) -> Vec<ListView> {
+    anchors.revocations.lists().iter().map(list).collect()
+}
+
+fn other((name, anchors): (&str, &Anchors), snapshot: &Snapshot) -> TrustDomainView {
+    let bundle = snapshot.topology.trust_domains.get(name);
+    let in_bundle = |hash: &CertificateHash| bundle.is_some_and(|bundle| bundle.roots().contains_key(hash));
+    let source = |hash: &CertificateHash| match in_bundle(hash) {
+        true => "topology",
+        false => "document",
+    };
+    TrustDomainView {
+        name: name.to_owned(),
+        generation: anchors.edition.generation,
+        fingerprint: fingerprint(anchors.edition),
+        roots: roots(anchors, source),
+        revocations: lists(anchors),
     }
 }
 
@@ -128,6 +180,7 @@ fn zone(
     TrustedZoneView {
         name: name.to_string(),
         own: is_own,
+        trust_domain: snapshot.topology.trust_domain_of(name).to_owned(),
         gateways: is_own.then(|| own.clone()).into_iter().chain(heard).collect(),
     }
 }

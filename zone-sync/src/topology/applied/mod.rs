@@ -337,10 +337,11 @@ impl Applied {
     }
 
     fn fits(&self, topology: &Topology) -> Result<(), Refusal> {
-        if topology.trust_domain != self.own.trust_domain {
+        let would_be = topology.trust_domain_of(&self.own.zone);
+        if would_be != self.own.trust_domain {
             return Err(Refusal::TrustDomain {
                 is: self.own.trust_domain.clone(),
-                would_be: topology.trust_domain.clone(),
+                would_be: would_be.to_owned(),
             });
         }
         if !topology.zones.contains_key(&self.own.zone) {

@@ -19,9 +19,7 @@ pub enum Refusal {
     Invalid(Box<Diagnostics>),
     #[error("the topology has no zone `{0}`, which this gateway serves")]
     NoOwnZone(ZoneName),
-    #[error(
-        "the topology's trust domain is `{would_be}`, and the certificates of this federation are of `{is}`"
-    )]
+    #[error("in the topology this zone is of trust domain `{would_be}`, and its certificates are of `{is}`")]
     TrustDomain { is: String, would_be: String },
     #[error("zone `{zone}` may not apply topologies: generation {generation} does not let it (`apply_from`)")]
     NotAllowed { zone: ZoneName, generation: u64 },

@@ -9,6 +9,7 @@ mod permissions;
 mod references;
 mod services;
 mod tiers;
+mod trust_domains;
 mod vips;
 mod zones;
 
@@ -40,6 +41,7 @@ pub(super) fn file(file: &File, sink: &Sink) {
         sink,
     };
     references::check(&context);
+    trust_domains::check(&context);
     zones::check(&context);
     vips::check(&context);
     services::check(&context);

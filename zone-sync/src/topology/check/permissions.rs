@@ -1,12 +1,14 @@
 //! Callers that an entry can never mean, services that nobody may call, and zones that may not run what they run.
 
+use std::collections::BTreeSet;
+
 use super::{
     super::{
         diagnostic::{Diagnostic, Span},
         fields::{Listed, Spanned},
         model::TierZone,
         permissions::{CallerSelector, DefaultPermission, Who},
-        raw::{File, Service},
+        raw::{Service, Zone},
     },
     Context,
 };
@@ -166,7 +168,7 @@ fn impossible(context: &Context<'_>, entry: &CallerSelector) -> Option<(String, 
     }
     let identity = entry.identity.as_ref()?;
     identity_elsewhere(
-        context.file,
+        context,
         identity.trust_domain(),
         identity.zone(),
         entry.zone.as_ref(),
@@ -195,23 +197,37 @@ fn outside(context: &Context<'_>, name: &ServiceName, zone: Option<&ZoneName>) -
     }
 }
 
+/// Whose gateways could vouch for an identity of `trust_domain`, if anybody's.
 fn identity_elsewhere(
-    file: &File,
+    context: &Context<'_>,
     trust_domain: &str,
     named: Option<&str>,
     zone: Option<&ZoneName>,
 ) -> Option<(String, String)> {
-    if let Some(own) = file.trust_domain.as_deref()
-        && own != trust_domain
+    if let (Some(named), Some(zone)) = (named, zone)
+        && named != zone.as_str()
     {
-        let why = format!("only identities of `{own}` are believed");
-        return Some((why, format!("write `spiffe://{own}/…`")));
-    }
-    let (named, zone) = (named?, zone?);
-    (named != zone.as_str()).then(|| {
         let why = format!("the identity is one of zone `{named}`, and only that zone may speak for it");
-        (why, "name the same zone in both, or leave `zone` out".to_owned())
-    })
+        return Some((why, "name the same zone in both, or leave `zone` out".to_owned()));
+    }
+    let own = context.file.trust_domain.as_ref()?.value.as_str();
+    let domain_of = |zone: &Zone| {
+        zone.trust_domain
+            .as_ref()
+            .map_or(own, |domain| domain.value.as_str())
+            .to_owned()
+    };
+    let speaks = |one: &&Zone| {
+        let name = one.name.value.as_str();
+        zone.is_none_or(|zone| zone.as_str() == name) && named.is_none_or(|named| named == name)
+    };
+    let believed: BTreeSet<String> = context.file.zones.iter().filter(speaks).map(domain_of).collect();
+    if believed.is_empty() || believed.contains(trust_domain) {
+        return None;
+    }
+    let believed: Vec<&str> = believed.iter().map(String::as_str).collect();
+    let why = format!("only identities of {} are believed", super::named(&believed));
+    Some((why, format!("write `spiffe://{}/…`", believed[0])))
 }
 
 /// A service that lets nobody in, `dead` being the entries of its `allow` that let nobody in.

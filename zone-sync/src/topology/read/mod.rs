@@ -11,6 +11,7 @@ mod route;
 mod service;
 mod source;
 mod tags;
+mod trust_domain;
 mod zone;
 
 use std::time::Duration;
@@ -39,6 +40,7 @@ const FILE: Kind = Kind {
     keys: &[
         "version",
         "trust_domain",
+        "trust_domains",
         "dns",
         "tls",
         "apply_from",
@@ -68,6 +70,7 @@ pub(super) const KINDS: &[(&str, &Kind)] = &[
     ("permissions", &caller::PERMISSIONS),
     ("caller", &caller::CALLER),
     ("tls", &TLS),
+    ("trust_domain", &trust_domain::TRUST_DOMAIN),
     ("zone", &zone::ZONE),
     ("gateway", &zone::GATEWAY),
     ("vips", &zone::VIPS),
@@ -114,7 +117,10 @@ pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {
         scalar::domain(node, "a trust domain", sink)
     });
     Some(File {
-        trust_domain: trust_domain.map(|domain| domain.value),
+        trust_domain,
+        trust_domains: fields
+            .optional("trust_domains", trust_domain::trust_domains)
+            .unwrap_or_default(),
         dns: fields.optional("dns", dns).unwrap_or_else(default_dns),
         tls: fields.optional("tls", tls).unwrap_or_default(),
         apply_from: fields.optional("apply_from", apply_from),

@@ -23,7 +23,7 @@ const DEFAULT_WEIGHT: u32 = 1;
 
 pub(super) const ZONE: Kind = Kind {
     what: "a zone",
-    keys: &["tags", "gateways", "instances", "sources", "vips"],
+    keys: &["trust_domain", "tags", "gateways", "instances", "sources", "vips"],
     meant: &[("addresses", "a zone's addresses are those of its `gateways`")],
 };
 pub(super) const GATEWAY: Kind = Kind {
@@ -54,6 +54,7 @@ pub(super) fn zone(entry: &Entry, sink: &Sink) -> Option<Zone> {
     let fields = Fields::open(&entry.value, &entry.key_span, &ZONE, sink);
     let empty = |name| Zone {
         name,
+        trust_domain: None,
         tags: Default::default(),
         gateways: Vec::new(),
         instances: Vec::new(),
@@ -66,6 +67,9 @@ pub(super) fn zone(entry: &Entry, sink: &Sink) -> Option<Zone> {
         span: entry.key_span.clone(),
     });
     let Some(fields) = fields else { return Some(zone) };
+    zone.trust_domain = fields.optional("trust_domain", |node, sink| {
+        scalar::domain(node, "a trust domain", sink)
+    });
     zone.tags = fields.optional("tags", tags).unwrap_or_default();
     if !fields.has("gateways") {
         fields.missing(

@@ -1,0 +1,240 @@
+//! Whom a gateway believes of other trust domains: for each the bundle in the topology, and the trust document of that
+//! domain's own CA once one has come. A CA vouches for gateways of its own trust domain only, and the topology says which
+//! zones those are.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use causeway_zone_sync::{
+    name::ZoneName,
+    topology::Topology,
+    trust::{Bundle, Document, Offered, Refusal, Store, StoreError, Stored, Trust},
+};
+
+use super::{Anchors, Cryptography, Identity, IdentityFolder, trusted::Keeping};
+
+/// In the folder for what must outlive a restart: one folder for each other trust domain.
+const FOLDER: &str = "trust-domains";
+
+/// What an identity believes of other trust domains than its own. Immutable; a change makes a new one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Federated {
+    pub(super) domains: BTreeMap<String, Anchors>,
+    /// The zones whose gateways are of another trust domain.
+    zones: BTreeMap<ZoneName, String>,
+}
+
+impl Federated {
+    fn new<'a>(
+        own: &str,
+        topology: &Topology,
+        domains: impl Iterator<Item = (&'a String, &'a Bundle, &'a Trust)>,
+    ) -> Self {
+        let zones = topology.zones.iter();
+        let anchors = |(domain, bundle, trust): (&String, &Bundle, &Trust)| {
+            (domain.clone(), Anchors::new(bundle.roots(), &[], trust))
+        };
+        Self {
+            zones: zones
+                .filter(|(_, zone)| zone.trust_domain != own)
+                .map(|(name, zone)| (name.clone(), zone.trust_domain.clone()))
+                .collect(),
+            domains: domains.map(anchors).collect(),
+        }
+    }
+
+    /// The trust domain that a zone is of; `None`: this gateway's own.
+    #[must_use]
+    pub fn trust_domain_of(&self, zone: &ZoneName) -> Option<&str> {
+        self.zones.get(zone).map(String::as_str)
+    }
+
+    /// Whom it believes, by trust domain.
+    pub fn domains(&self) -> impl Iterator<Item = (&str, &Anchors)> {
+        self.domains
+            .iter()
+            .map(|(domain, anchors)| (domain.as_str(), anchors))
+    }
+}
+
+/// What rules in another trust domain.
+#[derive(Debug)]
+pub(super) struct Other {
+    bundle: Bundle,
+    trust: Trust,
+    /// `None`: nothing outlives this process.
+    store: Option<Store>,
+}
+
+impl Other {
+    /// Goes on from what was kept in `folder`. A disk that fails costs the document, not the bundle.
+    fn open(domain: &str, bundle: &Bundle, folder: Option<&Path>, now: SystemTime) -> Self {
+        let (store, stored) = match folder.map(|folder| read(&folder.join(FOLDER).join(domain), now)) {
+            Some(Ok((store, stored))) => (Some(store), stored),
+            Some(Err(error)) => {
+                tracing::error!(
+                    trust_domain = domain,
+                    error = &error as &dyn std::error::Error,
+                    "the trust document of another trust domain cannot be kept; after a restart its bundle rules until a \
+                     gateway of it hands one over"
+                );
+                (None, Stored::default())
+            }
+            None => (None, Stored::default()),
+        };
+        let mut other = Self {
+            bundle: bundle.clone(),
+            trust: Trust::new(domain, stored),
+            store,
+        };
+        other.rule(domain, bundle);
+        other
+    }
+
+    /// Begins to believe `bundle`. The document before it stays in force if it was made with these roots in view, or one
+    /// of them signed it; else the operator has put other CAs in the place of those that it came from.
+    fn rule(&mut self, domain: &str, bundle: &Bundle) {
+        self.bundle = bundle.clone();
+        let Some(document) = self.trust.document() else {
+            return;
+        };
+        let decided = self.trust.stored().decided;
+        let seen = bundle.roots().keys().all(|root| decided.contains(root));
+        if !seen && !document.is_signed_by_any(bundle.roots(), &Cryptography) {
+            tracing::warn!(trust_domain = domain, generation = %document.edition(),
+                "the topology has other roots for this trust domain than the trust document that was in force for it, which \
+                 is believed no more");
+            self.trust = Trust::new(domain, Stored::default());
+        }
+    }
+}
+
+fn read(folder: &Path, now: SystemTime) -> Result<(Store, Stored), StoreError> {
+    std::fs::create_dir_all(folder).map_err(|source| StoreError::File {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (store, stored, aside) = Store::open(folder, seconds)?;
+    if let Some(aside) = aside {
+        tracing::error!(kept_as = %aside.kept.display(), error = &aside.why as &dyn std::error::Error,
+            "the kept trust document of another trust domain is damaged and was set aside");
+    }
+    Ok((store, stored))
+}
+
+impl Keeping {
+    /// What is believed of other trust domains now.
+    pub(super) fn federated(&self, own: &str, topology: &Topology) -> Federated {
+        let others = self.others.iter();
+        let domains = others.map(|(domain, other)| (domain, &other.bundle, &other.trust));
+        Federated::new(own, topology, domains)
+    }
+}
+
+impl Identity {
+    /// The same, believing the bundles of `topology` for other trust domains.
+    #[must_use]
+    pub fn federated(&self, topology: &Topology) -> Self {
+        let own = self.trust_domain();
+        let others = topology.trust_domains.iter().filter(|(domain, _)| *domain != own);
+        let others: Vec<_> = others
+            .map(|(domain, bundle)| (domain, bundle, Trust::new(domain, Stored::default())))
+            .collect();
+        let domains = others
+            .iter()
+            .map(|(domain, bundle, trust)| (*domain, *bundle, trust));
+        self.believing(Federated::new(own, topology, domains))
+    }
+
+    pub(super) fn believing(&self, federated: Federated) -> Self {
+        let mut next = self.copy();
+        next.anchors.federated = Arc::new(federated);
+        next
+    }
+}
+
+impl IdentityFolder {
+    /// Believes what `topology` says of other trust domains, from now on. Blocks on the disk.
+    pub fn federate(&self, topology: &Arc<Topology>, now: SystemTime) {
+        let mut keeping = self.changing.lock();
+        let own = self.identity.borrow().trust_domain().to_owned();
+        let wanted = &topology.trust_domains;
+        keeping.others.retain(|domain, _| wanted.contains_key(domain));
+        for (domain, bundle) in wanted.iter().filter(|(domain, _)| **domain != own) {
+            match keeping.others.get_mut(domain) {
+                Some(other) => other.rule(domain, bundle),
+                None => {
+                    let other = Other::open(domain, bundle, keeping.folder.as_deref(), now);
+                    keeping.others.insert(domain.clone(), other);
+                }
+            }
+        }
+        keeping.topology = Some(topology.clone());
+        self.believe(&keeping);
+    }
+
+    /// Takes up the document of another trust domain.
+    pub(super) fn follow_other(
+        &self,
+        keeping: &mut Keeping,
+        document: &Arc<Document>,
+    ) -> Result<Offered, Refusal> {
+        let domain = &document.content().trust_domain;
+        let Some(other) = keeping.others.get_mut(domain) else {
+            return Err(Refusal::TrustDomain {
+                edition: document.edition(),
+                is: self.identity.borrow().trust_domain().to_owned(),
+                would_be: domain.clone(),
+            });
+        };
+        let offered = other.trust.offer(document, other.bundle.roots(), &Cryptography)?;
+        if let Offered::Taken { .. } = offered
+            && let Some(Err(error)) = other
+                .store
+                .as_ref()
+                .map(|store| store.write(&other.trust.stored()))
+        {
+            tracing::error!(
+                trust_domain = domain,
+                error = &error as &dyn std::error::Error,
+                "the trust document of another trust domain is in force, but not on disk: a restart would go back to an \
+                 older one"
+            );
+        }
+        if offered != Offered::Nothing {
+            self.believe(keeping);
+        }
+        Ok(offered)
+    }
+
+    /// Puts in force what `keeping` says of other trust domains.
+    fn believe(&self, keeping: &Keeping) {
+        let current = self.identity.borrow().clone();
+        let Some(topology) = &keeping.topology else {
+            return;
+        };
+        let federated = keeping.federated(current.trust_domain(), topology);
+        if federated == *current.anchors.federated {
+            return;
+        }
+        for (domain, anchors) in federated
+            .domains()
+            .filter(|(_, anchors)| anchors.store.is_empty())
+        {
+            tracing::error!(
+                trust_domain = domain,
+                roots = anchors.roots.len(),
+                "nothing in the bundle of this trust domain can be used, so none of its gateways is believed"
+            );
+        }
+        let mut next = current.believing(federated);
+        // What peers would make of it is no other for that.
+        next.doubt = super::files::doubt(&next, &self.folder, SystemTime::now());
+        self.identity.send_replace(Arc::new(next));
+    }
+}
