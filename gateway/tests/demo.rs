@@ -98,6 +98,13 @@ fn a_service_moves_from_virtual_machines_to_kubernetes_and_back() {
 }
 
 #[test]
+fn two_companies_with_a_ca_each_serve_each_other() {
+    let text = story("two-trust-domains.yaml");
+    assert!(text.contains("partner.example"), "{text}");
+    assert_cut_and_back(&text);
+}
+
+#[test]
 fn every_example_topology_is_tested_here() {
     let own = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/demo.rs"));
     let own = own.expect("read this test");

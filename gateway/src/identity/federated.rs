@@ -238,3 +238,150 @@ impl IdentityFolder {
         self.identity.send_replace(Arc::new(next));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_zone_sync::{
+        name::GatewayId,
+        signing::{Purpose, Signed, Unproven},
+        topology::parse,
+        trust::Content,
+    };
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::identity::{
+        LiveIdentity,
+        ca::{self, Ca, LEAF_VALIDITY},
+    };
+
+    const OURS: &str = "acme.internal";
+    const THEIRS: &str = "partner.example";
+
+    fn gateway(zone: &str) -> GatewayId {
+        GatewayId::new(zone.parse().unwrap(), "gw1".parse().unwrap())
+    }
+
+    /// east and north are ours, plant is theirs, whose bundle holds these CAs.
+    fn topology(ours: &Ca, theirs: &[&Ca]) -> Arc<Topology> {
+        let indented = |ca: &Ca| ca.roots_pem().trim_end().replace('\n', "\n      ");
+        let theirs: Vec<_> = theirs.iter().map(|ca| indented(ca)).collect();
+        let text = format!(
+            "version: 1\ntrust_domain: {OURS}\ntrust_domains:\n  {OURS}:\n    bundle: |\n      {}\n  {THEIRS}:\n    bundle: \
+             |\n      {}\nzones:\n  east: {{ gateways: [gw.east:7800] }}\n  north: {{ gateways: [gw.north:7800] }}\n  plant: {{ \
+             gateways: [gw.plant:7800], trust_domain: {THEIRS} }}\n",
+            indented(ours),
+            theirs.join("\n      "),
+        );
+        let parsed = parse(&text, "test.yaml").unwrap_or_else(|findings| panic!("{findings:?}\n{text}"));
+        Arc::new(parsed.topology)
+    }
+
+    /// The folder of a gateway in east, and its CA.
+    fn east() -> (TempDir, Ca, IdentityFolder) {
+        let folder = tempfile::tempdir().unwrap();
+        let (authority, out) = (folder.path().join("ca"), folder.path().join("east"));
+        let ca = ca::init(&authority, OURS).unwrap();
+        ca::issue(&authority, &gateway("east"), &out, LEAF_VALIDITY).unwrap();
+        let opened = IdentityFolder::open(&out).unwrap();
+        (folder, ca, opened)
+    }
+
+    fn document(by: &Ca, generation: u64, roots: &[&Ca]) -> Arc<Document> {
+        let content = Content {
+            trust_domain: THEIRS.to_owned(),
+            roots: roots.iter().map(|ca| ca.certificate().to_vec()).collect(),
+            revocations: Vec::new(),
+            preferred: None,
+        };
+        Arc::new(
+            by.sign_trust(Document::new(generation, content, 0).unwrap())
+                .unwrap(),
+        )
+    }
+
+    fn believed(files: &IdentityFolder) -> Vec<causeway_zone_sync::trust::CertificateHash> {
+        let current = files.identity().current();
+        let anchors = current.anchors().federated.domains.get(THEIRS);
+        anchors
+            .map(|anchors| anchors.roots.keys().copied().collect())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn what_a_partners_gateway_signed_is_believed_of_the_partners_zones_alone() {
+        let (_folder, ours, files) = east();
+        let theirs = Ca::new(THEIRS).unwrap();
+        let verifier = files.identity().verifier().unwrap();
+        let says = |domain: &str, zone: &str| {
+            let mut leaf = theirs.leaf(&gateway(zone), LEAF_VALIDITY).unwrap();
+            leaf.uris = vec![format!("spiffe://{domain}/zone/{zone}/gateway/gw1")];
+            let signer = LiveIdentity::from(theirs.issue_leaf(&leaf).unwrap())
+                .signer()
+                .unwrap();
+            let signed = Signed::by(&*signer, Purpose::Record, &gateway(zone), b"words").unwrap();
+            signed.check(&*verifier, Purpose::Record, &gateway(zone))
+        };
+        assert!(
+            matches!(says(THEIRS, "plant"), Err(Unproven::Credential(_))),
+            "there is no bundle yet"
+        );
+        files.federate(&topology(&ours, &[&theirs]), SystemTime::now());
+        assert!(says(THEIRS, "plant").is_ok());
+        for (domain, zone) in [(THEIRS, "north"), (OURS, "north"), (OURS, "plant")] {
+            let said = says(domain, zone);
+            assert!(
+                matches!(said, Err(Unproven::Credential(_))),
+                "{domain} {zone}: {said:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_partners_new_root_outlives_a_restart_and_ends_with_the_bundle_that_it_came_from() {
+        let (folder, ours, files) = east();
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let [old, new, other] = [(); 3].map(|()| Ca::new(THEIRS).unwrap());
+        let now = SystemTime::now();
+        let bundle = topology(&ours, &[&old]);
+        files.keep_trust_in(&data, now).unwrap();
+        files.federate(&bundle, now);
+        assert!(
+            files.follow_trust(&document(&other, 1, &[&other]), now).is_err(),
+            "nobody vouches for it"
+        );
+        files
+            .follow_trust(&document(&old, 1, &[&old, &new]), now)
+            .unwrap();
+        files.follow_trust(&document(&new, 2, &[&new]), now).unwrap();
+        assert_eq!(believed(&files), [new.hash()]);
+
+        let again = IdentityFolder::open(files.path()).unwrap();
+        again.keep_trust_in(&data, now).unwrap();
+        assert_eq!(believed(&again), []);
+        again.federate(&bundle, now);
+        assert_eq!(believed(&again), [new.hash()]);
+        // The operator writes down what has become of it.
+        again.federate(&topology(&ours, &[&new]), now);
+        assert_eq!(believed(&again), [new.hash()]);
+        again.federate(&topology(&ours, &[&other]), now);
+        assert_eq!(believed(&again), [other.hash()]);
+    }
+
+    #[test]
+    fn a_renewed_certificate_does_not_forget_the_partners() {
+        let (folder, ours, files) = east();
+        let theirs = Ca::new(THEIRS).unwrap();
+        files.federate(&topology(&ours, &[&theirs]), SystemTime::now());
+        ca::issue(
+            &folder.path().join("ca"),
+            &gateway("east"),
+            files.path(),
+            LEAF_VALIDITY,
+        )
+        .unwrap();
+        assert_eq!(files.reload(SystemTime::now()), crate::identity::Renewal::Taken);
+        assert_eq!(believed(&files), [theirs.hash()]);
+    }
+}

@@ -27,10 +27,11 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
         federation, story, ..
     } = stage;
     let about = format!(
-        "{} in {} with certificates of a throw-away CA: they dial each other over mutually authenticated QUIC, check \
+        "{} in {} with certificates of {}: they dial each other over mutually authenticated QUIC, check \
          their own instances, and tell each other what they export.",
         story::count(federation.members.len(), "gateway"),
         story::count(federation.topology.zones.len(), "zone"),
+        authorities(&federation.topology),
     );
     story.chapter("The zones come up", &about)?;
     let begun = Instant::now();
@@ -59,6 +60,22 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
         .map(|member| row(member, &federation.topology));
     let rows = rows.collect();
     Ok(story.table(&header, rows)?)
+}
+
+/// Who issued the certificates, in words.
+fn authorities(topology: &Topology) -> String {
+    let zones = topology.zones.values();
+    let domains: BTreeSet<&str> = zones.map(|zone| zone.trust_domain.as_str()).collect();
+    match domains.len() {
+        1 => "a throw-away CA".to_owned(),
+        _ => {
+            let domains: Vec<_> = domains.into_iter().collect();
+            format!(
+                "throw-away CAs, one for each trust domain ({})",
+                domains.join(", ")
+            )
+        }
+    }
 }
 
 /// Waits until every zone knows every other.
