@@ -272,7 +272,12 @@ fn the_source_of_the_identity_is_chosen_by_flags_and_never_by_the_standard_varia
     let standard = ("SPIFFE_ENDPOINT_SOCKET", "unix:///nowhere/agent.sock");
     let flag = "--spiffe-endpoint-socket";
     for (arguments, variables, code, said) in [
-        (&[][..], &[][..], 64, "--identity <FOLDER>"),
+        (
+            &[][..],
+            &[][..],
+            64,
+            "<--identity <FOLDER>|--spiffe-endpoint-socket [<ADDR>]>",
+        ),
         (&[], &[standard], 64, "--identity <FOLDER>"),
         (
             &["--identity", "nowhere"],

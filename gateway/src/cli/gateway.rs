@@ -9,7 +9,7 @@ use std::{
 };
 
 use causeway_zone_sync::{name::ZoneName, replica::Ages, topology::Style};
-use clap::ValueEnum;
+use clap::{ArgGroup, ValueEnum};
 use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
@@ -44,8 +44,8 @@ Examples:
       --dns 127.0.0.53:53 --access-log json
   causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway \\
       --zone-sync 127.0.0.1:7820,127.0.0.1:7821
-  causeway gateway --zone east --topology causeway.yaml --spiffe-endpoint-socket unix:///run/spire/sockets/agent.sock \\
-      --data /var/lib/causeway
+  causeway gateway --zone east --topology causeway.yaml --data /var/lib/causeway \\
+      --spiffe-endpoint-socket unix:///run/spire/agent.sock
 
   causeway gateway --zone east --initial-topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway
 
@@ -59,7 +59,10 @@ const DEFAULT_REGISTRY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 
 /// Run one zone's gateway: tunnels, ingress, egress, mesh DNS, zone sync and the admin API
 #[derive(Debug, clap::Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(
+    after_help = AFTER_HELP,
+    group(ArgGroup::new("identity source").required(true).args(["identity", "spiffe_endpoint_socket"]))
+)]
 pub struct Args {
     /// The zone to serve; must be the one that the certificate names
     #[arg(long, env = "CAUSEWAY_ZONE")]
@@ -77,12 +80,7 @@ pub struct Args {
     pub(super) initial_topology: Option<PathBuf>,
     /// Folder with cert.pem, key.pem and ca.pem, as `causeway join` makes it; with renew.json beside them the gateway renews
     /// its certificate by itself. Files that others renew are taken up at once
-    #[arg(
-        long,
-        value_name = "FOLDER",
-        env = "CAUSEWAY_IDENTITY",
-        required_unless_present = "spiffe_endpoint_socket"
-    )]
+    #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_IDENTITY")]
     identity: Option<PathBuf>,
     #[command(flatten)]
     workload_api: WorkloadApiArgs,

@@ -28,6 +28,7 @@ const STEADY: Duration = Duration::from_secs(30);
 pub(super) struct Agent {
     status: watch::Sender<AgentStatus>,
     call: Option<(Conversation, Instant)>,
+    /// Calls that did not last, one after the other, whether they were answered or not.
     failures: u32,
     rng: SmallRng,
 }
@@ -97,8 +98,8 @@ impl Agent {
         let trouble = Trouble {
             why: in_one_line(error),
             hint: error.hint(),
+            tries: before.as_ref().map_or(0, |before| before.tries).saturating_add(1),
             since: before.map_or_else(SystemTime::now, |before| before.since),
-            tries: self.failures,
         };
         self.status
             .send_modify(|status| status.trouble = Some(trouble.clone()));
@@ -109,5 +110,42 @@ impl Agent {
     pub(super) async fn pause(&mut self) {
         let longest = ceiling(FIRST_WAIT, self.failures.saturating_sub(1), LAST_WAIT);
         sleep(at_least_half(longest, &mut self.rng)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::identity::{
+        ca::Ca,
+        workload_api::testing::{PATIENCE, Says, TRUST_DOMAIN, TestAgent, fresh, gateway},
+    };
+
+    #[tokio::test]
+    async fn one_that_says_nothing_for_too_long_is_asked_anew() {
+        let ca = Ca::new(TRUST_DOMAIN).unwrap();
+        let answer = fresh(&ca, &gateway("east", "gw1"));
+        let mut double = TestAgent::new(Says::Answer(Box::new(answer.clone())));
+        double.start();
+        let mut agent = Agent::new(double.endpoint());
+        for calls in 1..4 {
+            let heard = timeout(PATIENCE, agent.next(Duration::from_millis(50))).await;
+            assert!(heard.unwrap().is_ok_and(|heard| heard == answer));
+            assert_eq!(double.calls(), calls);
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_are_counted_until_it_answers() {
+        let mut agent = Agent::new("unix:///nowhere/agent.sock".parse().unwrap());
+        for tries in 1..4 {
+            let Err(trouble) = agent.next(PATIENCE).await else {
+                panic!("nobody can answer there");
+            };
+            assert_eq!(trouble.tries, tries);
+            assert_eq!(agent.status().borrow().trouble.as_ref(), Some(&trouble));
+        }
     }
 }

@@ -60,7 +60,7 @@ impl AgentError {
             Self::Connect(_) | Self::Full => "is the agent running, and may this user open its socket?",
             Self::Denied(_) => {
                 "register this process there: `spire-server entry create -parentID AGENT-ID -selector unix:user:USER \
-                 -spiffeID spiffe://TRUST-DOMAIN/zone/ZONE/gateway/NAME`; it is taken up within seconds"
+                 -spiffeID spiffe://TRUST-DOMAIN/zone/ZONE/gateway/NAME`; it is asked again every half minute"
             }
             Self::NotServed(_) | Self::Handshake(_) => {
                 "is this the socket of the Workload API, and not of another API of the agent?"
