@@ -30,6 +30,7 @@ simulate: ## Simulates zone sync: SEEDS=1000 SEED_START=0 runs many seeds, SEED=
 lint: ## Formatting, clippy, and what may be in the dependency tree.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p causeway --no-default-features --lib --bins -- -D warnings
 	tests/lint/deny
 
 fmt: ## Formats the code.

@@ -15,6 +15,12 @@ pub mod etcd {
     }
 }
 
+/// The part of the SPIFFE Workload API that a gateway gets its identity with. What holds a private key cannot be printed.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod workload {
+    include!("generated/_.rs");
+}
+
 /// The registry of one zone, as its instances and gateways speak to it.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub mod registry {

@@ -24,4 +24,5 @@ pub mod simulation;
 pub mod talk;
 pub mod verdict;
 pub mod wait;
+pub mod workload_api;
 pub mod zone_sync;

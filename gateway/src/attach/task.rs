@@ -378,10 +378,10 @@ mod tests {
             };
             let document = ca.sign_trust(Document::new(generation, content, 0).unwrap());
             let document = Arc::new(document.unwrap());
-            gateway.offer_trust(&document, SystemTime::now()).unwrap();
+            gateway.held().offer_trust(&document, SystemTime::now()).unwrap();
         };
         let mut believed = Believed::new(Some(&Secure::new(gateway.identity())));
-        let trusted = Trusted::new(server.clone(), Arc::default());
+        let trusted = Trusted::new(server.held().clone(), Arc::default());
         assert!(believed.next().now_or_never().is_none(), "there is none yet");
         for generation in [1, 2] {
             hand(generation);

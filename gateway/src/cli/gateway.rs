@@ -9,21 +9,26 @@ use std::{
 };
 
 use causeway_zone_sync::{name::ZoneName, replica::Ages, topology::Style};
-use clap::ValueEnum;
+use clap::{ArgGroup, ValueEnum};
 use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, api_args::ApiArgs, ruling::Ruling, signals::Signals};
+use super::{
+    Exit, Failure,
+    api_args::ApiArgs,
+    identity_source::{IdentitySource, WorkloadApiArgs},
+    ruling::Ruling,
+    signals::Signals,
+};
 use crate::{
     admin::{AdminAddress, AdminConfig},
     attach::ServerAddress,
     credentials::Gate,
     dns::DnsConfig,
     gateway::{Gateway, GatewayConfig, StartError, make_private_folder},
-    identity::{IdentityFolder, LiveIdentity},
+    identity::LiveIdentity,
     registration::{RegistrationAddress, RegistrationConfig},
-    renewal::Renewal,
     telemetry::{
         AccessLog, LineWriter, Metrics,
         log::{self, LogFormat},
@@ -39,6 +44,8 @@ Examples:
       --dns 127.0.0.53:53 --access-log json
   causeway gateway --zone east --topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway \\
       --zone-sync 127.0.0.1:7820,127.0.0.1:7821
+  causeway gateway --zone east --topology causeway.yaml --data /var/lib/causeway \\
+      --spiffe-endpoint-socket unix:///run/spire/agent.sock
 
   causeway gateway --zone east --initial-topology causeway.yaml --identity /etc/causeway/east --data /var/lib/causeway
 
@@ -52,7 +59,10 @@ const DEFAULT_REGISTRY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 
 /// Run one zone's gateway: tunnels, ingress, egress, mesh DNS, zone sync and the admin API
 #[derive(Debug, clap::Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(
+    after_help = AFTER_HELP,
+    group(ArgGroup::new("identity source").required(true).args(["identity", "spiffe_endpoint_socket"]))
+)]
 pub struct Args {
     /// The zone to serve; must be the one that the certificate names
     #[arg(long, env = "CAUSEWAY_ZONE")]
@@ -71,7 +81,9 @@ pub struct Args {
     /// Folder with cert.pem, key.pem and ca.pem, as `causeway join` makes it; with renew.json beside them the gateway renews
     /// its certificate by itself. Files that others renew are taken up at once
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_IDENTITY")]
-    identity: PathBuf,
+    identity: Option<PathBuf>,
+    #[command(flatten)]
+    workload_api: WorkloadApiArgs,
     /// Folder for what must outlive a restart: catalog, registrations, virtual addresses, applied topologies
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_DATA")]
     pub(super) data: PathBuf,
@@ -209,13 +221,16 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 async fn serve(args: Args) -> Result<Exit, Failure> {
-    let identity = IdentityFolder::open(&args.identity).map_err(|error| {
-        Failure::new(format!("cannot use the identity in {}", args.identity.display()))
-            .because(&error)
-            .exit(Exit::BadInput)
-            .hint("`causeway join` makes one; each file must be readable by this user")
-    })?;
-    let live = identity.identity();
+    // From here on a signal ends the gateway in good order, however far it has come.
+    let mut signals = Signals::new()?;
+    let folder = args.identity.as_deref();
+    let source = IdentitySource::open(folder, &args.workload_api, &args.zone, &mut signals).await?;
+    let Some(source) = source else {
+        // A signal came first.
+        return Ok(Exit::Done);
+    };
+    let held = source.held().clone();
+    let live = held.identity();
     if live.gateway().zone != args.zone {
         return Err(Failure::usage(format!(
             "the certificate is for zone `{}`, and --zone says `{}`",
@@ -224,17 +239,14 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         ))
         .hint("issue a certificate for this zone, or correct --zone"));
     }
-    // From here on a signal ends the gateway in good order, however far it has come.
-    let signals = Signals::new()?;
     let metrics = Arc::new(Metrics::default());
     make_private_folder(&args.data)
         .map_err(|error| trust_unkept(&args).because(&error))
         .and_then(|()| {
-            let kept = identity.keep_trust_in(&args.data, SystemTime::now());
+            let kept = held.keep_trust_in(&args.data, SystemTime::now());
             kept.map_err(|error| trust_unkept(&args).because(&error))
         })?;
-    let identity = Arc::new(identity);
-    let trusted = Trusted::new(identity.clone(), metrics.clone());
+    let trusted = Trusted::new(held, metrics.clone());
     let ruling = match Ruling::open(&args, &live, &metrics)? {
         Ok(ruling) => ruling,
         Err(error) => {
@@ -247,10 +259,10 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     let ending = watching.clone().drop_guard();
     let gate = args.apis.gate(metrics.clone(), &watching)?;
     let mut config = config(&args, live, &ruling, trusted, metrics.clone(), gate)?;
-    config.renewal = Some(Renewal::new(identity.clone()));
+    config.renewal = source.renewal();
     let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
     ending.disarm();
-    let renewing = tokio::spawn(identity.watch(metrics.clone(), watching.clone()));
+    let renewing = tokio::spawn(source.watch(metrics.clone(), watching.clone()));
     let watch = tokio::spawn(ruling.watch(metrics, watching.clone()));
     run_until_told(gateway, args.drain, signals).await;
     watching.cancel();

@@ -19,6 +19,7 @@ mod explain;
 mod failure;
 mod gateway;
 mod get;
+mod identity_source;
 mod join;
 mod man;
 pub(crate) mod output;

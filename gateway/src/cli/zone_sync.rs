@@ -5,11 +5,13 @@ use std::{path::PathBuf, sync::Arc};
 use causeway_zone_sync::name::ZoneName;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, signals::Signals};
+use super::{
+    Exit, Failure,
+    identity_source::{IdentitySource, WorkloadApiArgs},
+    signals::Signals,
+};
 use crate::{
     admin::{AdminAddress, AdminConfig},
-    identity::IdentityFolder,
-    renewal::Renewal,
     telemetry::{
         Metrics,
         log::{self, LogFormat},
@@ -55,6 +57,8 @@ pub struct Args {
     /// must prove to be gateways of this zone
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_IDENTITY")]
     identity: Option<PathBuf>,
+    #[command(flatten)]
+    workload_api: WorkloadApiArgs,
     /// Listen where others than this host can connect without an identity, although whoever does may register instances
     #[arg(long, env = "CAUSEWAY_INSECURE")]
     insecure: bool,
@@ -90,20 +94,18 @@ pub fn run(args: Args) -> Result<Exit, Failure> {
 
 async fn serve(args: Args) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
-    let identity = args.identity.as_deref().map(IdentityFolder::open).transpose();
-    let identity = identity.map_err(|error| {
-        Failure::new("cannot use the identity")
-            .because(&error)
-            .exit(Exit::BadInput)
-            .hint("`causeway ca issue` makes one; each file must be readable by this user")
-    })?;
+    let folder = args.identity.as_deref();
+    let source = IdentitySource::open(folder, &args.workload_api, &args.zone, &mut signals).await?;
+    if source.is_none() && args.workload_api.is_given() {
+        // A signal came first.
+        return Ok(Exit::Done);
+    }
     // What becomes of renewals and trust documents is told in the log; their counts are a gateway's.
-    let (identity, metrics) = (identity.map(Arc::new), Arc::new(Metrics::default()));
+    let metrics = Arc::new(Metrics::default());
+    let held = source.as_ref().map(IdentitySource::held);
     let config = ZoneSyncConfig {
-        identity: identity.as_ref().map(|folder| folder.identity()),
-        trust: identity
-            .as_ref()
-            .map(|folder| Trusted::new(folder.clone(), metrics.clone())),
+        identity: held.map(|held| held.identity()),
+        trust: held.map(|held| Trusted::new(held.clone(), metrics.clone())),
         zone: args.zone,
         etcd: args.etcd,
         listen: args.listen,
@@ -119,10 +121,12 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
             .hint(error.hint())
     })?;
     let watching = CancellationToken::new();
-    if let Some(identity) = identity {
-        let renewing = Renewal::new(identity.clone()).run(None, metrics.clone());
-        tokio::spawn(watching.clone().run_until_cancelled_owned(renewing));
-        tokio::spawn(identity.watch(metrics, watching.clone()));
+    if let Some(source) = source {
+        if let Some(renewal) = source.renewal() {
+            let renewing = renewal.run(None, metrics.clone());
+            tokio::spawn(watching.clone().run_until_cancelled_owned(renewing));
+        }
+        tokio::spawn(source.watch(metrics, watching.clone()));
     }
     signals.next().await;
     watching.cancel();

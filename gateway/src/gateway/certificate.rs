@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     admin::Check,
-    identity::LiveIdentity,
+    identity::{LiveIdentity, workload_api::AgentStatus},
     renewal::{Lifetime, RenewalStatus, Urgency},
 };
 
@@ -14,6 +14,16 @@ use crate::{
 const EXPIRES_SOON: Duration = Duration::from_secs(48 * 3600);
 
 pub(super) fn check(identity: &LiveIdentity, renewal: Option<&RenewalStatus>, now: SystemTime) -> Check {
+    let agent = identity.agent();
+    if let (Some(why), Some(agent)) = (identity.refused(), &agent) {
+        return warn(
+            format!(
+                "what the Workload API at {} says is refused; the certificate before it stays in use: {why}",
+                agent.endpoint
+            ),
+            "look at this gateway's registration entry, and at the agent's log",
+        );
+    }
     if let Some(why) = identity.refused() {
         return warn(
             format!(
@@ -30,17 +40,52 @@ pub(super) fn check(identity: &LiveIdentity, renewal: Option<&RenewalStatus>, no
         not_after,
     };
     let Ok(left) = not_after.duration_since(now) else {
-        return Check::fail(
-            "gateway",
-            "certificate",
-            "it has expired: no gateway will accept it",
-            "get a new one with `causeway join` or `causeway ca issue`; put in place, it is taken up at once",
-        );
+        return expired(agent.as_ref());
     };
     let text = format!("it is valid for {}", in_words(left));
-    match renewal {
-        Some(renewal) => renewed_here(&text, renewal, lifetime, now),
-        None => renewed_elsewhere(text, left, lifetime, now),
+    match (renewal, agent) {
+        (_, Some(agent)) => from_agent(&text, &agent, lifetime, now),
+        (Some(renewal), None) => renewed_here(&text, renewal, lifetime, now),
+        (None, None) => renewed_elsewhere(text, left, lifetime, now),
+    }
+}
+
+fn expired(agent: Option<&AgentStatus>) -> Check {
+    let (text, hint) = match agent {
+        None => (
+            "it has expired: no gateway will accept it".to_owned(),
+            "get a new one with `causeway join` or `causeway ca issue`; put in place, it is taken up at once",
+        ),
+        Some(agent) => (
+            format!(
+                "it has expired, and the Workload API at {} gave no other: no gateway will accept it",
+                agent.endpoint
+            ),
+            "is the agent running, and is this gateway registered there? a new certificate is taken up at once",
+        ),
+    };
+    Check::fail("gateway", "certificate", text, hint)
+}
+
+fn from_agent(text: &str, agent: &AgentStatus, lifetime: Lifetime, now: SystemTime) -> Check {
+    let endpoint = &agent.endpoint;
+    if let Some(trouble) = &agent.trouble {
+        let since = in_words(now.duration_since(trouble.since).unwrap_or_default());
+        return warn(
+            format!(
+                "{text} and the Workload API at {endpoint} cannot be asked for {since} ({} tries): {}",
+                trouble.tries, trouble.why
+            ),
+            trouble.hint,
+        );
+    }
+    let text = format!("{text} and comes from the Workload API at {endpoint}");
+    match lifetime.urgency(now) {
+        Urgency::Calm => Check::ok("gateway", "certificate", text),
+        Urgency::LastThird | Urgency::LastTenth | Urgency::Over => warn(
+            text,
+            "the agent should have given another one by now; its log says why it has not",
+        ),
     }
 }
 
@@ -105,7 +150,10 @@ mod tests {
     use causeway_zone_sync::name::GatewayId;
 
     use super::*;
-    use crate::{admin::Status, identity::ca::Ca};
+    use crate::{
+        admin::Status,
+        identity::{ca::Ca, workload_api::Trouble},
+    };
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -134,6 +182,38 @@ mod tests {
         );
         let over = check(&identity, Some(&status), now + 25 * HOUR);
         assert_eq!(over.status, Status::Fail);
+    }
+
+    #[test]
+    fn one_that_an_agent_gives_says_so_and_why_the_agent_cannot_be_asked() {
+        let now = SystemTime::now();
+        let mut agent = AgentStatus {
+            endpoint: "unix:///run/agent.sock".parse().unwrap(),
+            trouble: None,
+        };
+        let life = Lifetime {
+            not_before: now,
+            not_after: now + HOUR,
+        };
+        let good = from_agent("it is valid", &agent, life, now);
+        assert_eq!(good.status, Status::Ok, "{good:?}");
+        let late = from_agent("it is valid", &agent, life, now + HOUR * 41 / 60);
+        assert_eq!(late.status, Status::Warn, "{late:?}");
+        agent.trouble = Some(Trouble {
+            why: "cannot connect".to_owned(),
+            hint: "is the agent running?",
+            since: now - 3 * HOUR,
+            tries: 17,
+        });
+        let away = from_agent("it is valid", &agent, life, now);
+        assert_eq!(away.status, Status::Warn);
+        assert!(
+            away.message.ends_with(
+                "at unix:///run/agent.sock cannot be asked for 3 hours (17 tries): cannot connect"
+            ),
+            "{away:?}"
+        );
+        assert_eq!(expired(Some(&agent)).status, Status::Fail);
     }
 
     #[test]

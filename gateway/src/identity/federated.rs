@@ -15,7 +15,7 @@ use causeway_zone_sync::{
     trust::{Bundle, Document, Offered, Refusal, Store, StoreError, Stored, Trust},
 };
 
-use super::{Anchors, Cryptography, Identity, IdentityFolder, trusted::Keeping};
+use super::{Anchors, Cryptography, HeldIdentity, Identity, trusted::Keeping};
 
 /// In the folder for what must outlive a restart: one folder for each other trust domain.
 const FOLDER: &str = "trust-domains";
@@ -158,7 +158,7 @@ impl Identity {
     }
 }
 
-impl IdentityFolder {
+impl HeldIdentity {
     /// Believes what `topology` says of other trust domains, from now on. Blocks on the disk.
     pub fn federate(&self, topology: &Arc<Topology>, now: SystemTime) {
         let mut keeping = self.changing.lock();
@@ -234,7 +234,7 @@ impl IdentityFolder {
         }
         let mut next = current.believing(federated);
         // What peers would make of it is no other for that.
-        next.doubt = super::files::doubt(&next, &self.folder, SystemTime::now());
+        next.doubt = self.doubt(&next, SystemTime::now());
         self.identity.send_replace(Arc::new(next));
     }
 }
@@ -251,7 +251,7 @@ mod tests {
 
     use super::*;
     use crate::identity::{
-        LiveIdentity,
+        IdentityFolder, LiveIdentity,
         ca::{self, Ca, LEAF_VALIDITY},
     };
 
@@ -326,7 +326,9 @@ mod tests {
             matches!(says(THEIRS, "plant"), Err(Unproven::Credential(_))),
             "there is no bundle yet"
         );
-        files.federate(&topology(&ours, &[&theirs]), SystemTime::now());
+        files
+            .held()
+            .federate(&topology(&ours, &[&theirs]), SystemTime::now());
         assert!(says(THEIRS, "plant").is_ok());
         for (domain, zone) in [(THEIRS, "north"), (OURS, "north"), (OURS, "plant")] {
             let said = says(domain, zone);
@@ -345,27 +347,34 @@ mod tests {
         let [old, new, other] = [(); 3].map(|()| Ca::new(THEIRS).unwrap());
         let now = SystemTime::now();
         let bundle = topology(&ours, &[&old]);
-        files.keep_trust_in(&data, now).unwrap();
-        files.federate(&bundle, now);
+        files.held().keep_trust_in(&data, now).unwrap();
+        files.held().federate(&bundle, now);
         assert!(
-            files.follow_trust(&document(&other, 1, &[&other]), now).is_err(),
+            files
+                .held()
+                .follow_trust(&document(&other, 1, &[&other]), now)
+                .is_err(),
             "nobody vouches for it"
         );
         files
+            .held()
             .follow_trust(&document(&old, 1, &[&old, &new]), now)
             .unwrap();
-        files.follow_trust(&document(&new, 2, &[&new]), now).unwrap();
+        files
+            .held()
+            .follow_trust(&document(&new, 2, &[&new]), now)
+            .unwrap();
         assert_eq!(believed(&files), [new.hash()]);
 
         let again = IdentityFolder::open(files.path()).unwrap();
-        again.keep_trust_in(&data, now).unwrap();
+        again.held().keep_trust_in(&data, now).unwrap();
         assert_eq!(believed(&again), []);
-        again.federate(&bundle, now);
+        again.held().federate(&bundle, now);
         assert_eq!(believed(&again), [new.hash()]);
         // The operator writes down what has become of it.
-        again.federate(&topology(&ours, &[&new]), now);
+        again.held().federate(&topology(&ours, &[&new]), now);
         assert_eq!(believed(&again), [new.hash()]);
-        again.federate(&topology(&ours, &[&other]), now);
+        again.held().federate(&topology(&ours, &[&other]), now);
         assert_eq!(believed(&again), [other.hash()]);
     }
 
@@ -373,7 +382,9 @@ mod tests {
     fn a_renewed_certificate_does_not_forget_the_partners() {
         let (folder, ours, files) = east();
         let theirs = Ca::new(THEIRS).unwrap();
-        files.federate(&topology(&ours, &[&theirs]), SystemTime::now());
+        files
+            .held()
+            .federate(&topology(&ours, &[&theirs]), SystemTime::now());
         ca::issue(
             &folder.path().join("ca"),
             &gateway("east"),

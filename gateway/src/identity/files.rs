@@ -24,6 +24,7 @@ use super::{
     Identity,
     leaf::{LeafError, identify},
     revocation::{List, Place, RevocationError},
+    workload_api::SvidError,
 };
 
 /// The certificate chain, leaf first.
@@ -111,6 +112,9 @@ pub enum IdentityError {
         #[source]
         source: TlsFailure,
     },
+    /// It is not on disk.
+    #[error(transparent)]
+    Svid(#[from] SvidError),
 }
 
 fn folder(path: &Path) -> String {
@@ -202,8 +206,7 @@ pub(super) fn usable_roots(
     Ok(roots)
 }
 
-/// Every list in the folder. One whose issuer is among the roots must bear that root's signature; of another issuer, which
-/// may be one between a root and a leaf, the folder's owner is believed.
+/// Every list in the folder, whose owner is believed.
 fn revocation_lists(folder: &Path, roots: &Roots) -> Result<Vec<List>, IdentityError> {
     let mut lists = Vec::new();
     for path in revocation_files(folder)? {
@@ -212,12 +215,8 @@ fn revocation_lists(folder: &Path, roots: &Roots) -> Result<Vec<List>, IdentityE
             source,
         };
         for der in list_sections(&path)? {
-            let list = List::read(&der, Place::File(path.clone())).map_err(failed)?;
-            let named = || roots.values().map(|root| CertificateDer::from(root.as_slice()));
-            if named().any(|root| list.is_named_by(&root)) && !named().any(|root| list.is_signed_by(&root)) {
-                return Err(failed(RevocationError::Unsigned));
-            }
-            lists.push(list);
+            let list = List::read_under(&der, Place::File(path.clone()), roots);
+            lists.push(list.map_err(failed)?);
         }
     }
     Ok(lists)

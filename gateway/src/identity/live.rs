@@ -16,7 +16,6 @@ use std::{
 };
 
 use causeway_zone_sync::{name::GatewayId, trust::Trust};
-use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
     time::MissedTickBehavior,
@@ -24,8 +23,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Identity, IdentityError, NewIdentity, SpiffeId, install,
+    HeldIdentity, Identity, IdentityError, NewIdentity, SpiffeId,
+    held::Origin,
+    install,
     trusted::{Keeping, TrustView},
+    workload_api::AgentStatus,
 };
 use crate::{
     reload::watch_folder,
@@ -42,10 +44,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The identity in use, now and whenever it changes. Who it names never changes.
 #[derive(Debug, Clone)]
 pub struct LiveIdentity {
-    id: SpiffeId,
-    current: watch::Receiver<Arc<Identity>>,
-    refused: watch::Receiver<Option<String>>,
-    trust: watch::Receiver<Arc<TrustView>>,
+    pub(super) id: SpiffeId,
+    pub(super) current: watch::Receiver<Arc<Identity>>,
+    pub(super) refused: watch::Receiver<Option<String>>,
+    pub(super) trust: watch::Receiver<Arc<TrustView>>,
+    /// `None`: it does not come from the Workload API.
+    pub(super) agent: Option<watch::Receiver<AgentStatus>>,
 }
 
 impl LiveIdentity {
@@ -69,7 +73,7 @@ impl LiveIdentity {
         self.current.borrow().clone()
     }
 
-    /// Why the files as they are now are not in use, in one line; `None`: they are.
+    /// Why the files as they are now, or what the Workload API said last, are not in use, in one line; `None`: they are.
     #[must_use]
     pub fn refused(&self) -> Option<String> {
         self.refused.borrow().clone()
@@ -79,6 +83,12 @@ impl LiveIdentity {
     #[must_use]
     pub fn trust(&self) -> Arc<TrustView> {
         self.trust.borrow().clone()
+    }
+
+    /// How the agent stands that this identity comes from; `None`: it comes from files.
+    #[must_use]
+    pub fn agent(&self) -> Option<AgentStatus> {
+        Some(self.agent.as_ref()?.borrow().clone())
     }
 
     /// Waits until there is another identity than the one this handle last waited for. Cancel-safe.
@@ -98,6 +108,7 @@ impl From<Arc<Identity>> for LiveIdentity {
             current: watch::channel(identity).1,
             refused: watch::channel(None).1,
             trust: watch::channel(Arc::default()).1,
+            agent: None,
         }
     }
 }
@@ -132,10 +143,10 @@ pub enum RenewalError {
     },
 }
 
-/// What reading the files again has come to.
+/// What reading the files again, or another word of the Workload API, has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
-    /// They say what was read last.
+    /// They say what they said last.
     Unchanged,
     Taken,
     /// They cannot be used; the identity before them stays.
@@ -147,14 +158,8 @@ pub enum Renewal {
 /// A folder with an identity, and what is in use of it.
 #[derive(Debug)]
 pub struct IdentityFolder {
-    pub(super) folder: PathBuf,
-    pub(super) identity: watch::Sender<Arc<Identity>>,
-    /// See [`LiveIdentity::refused`].
-    refused: watch::Sender<Option<String>>,
-    /// See [`LiveIdentity::trust`].
-    pub(super) trust: watch::Sender<Arc<TrustView>>,
-    /// Keeps two changes, of files or of trust, from overtaking each other.
-    pub(super) changing: Mutex<Keeping>,
+    folder: PathBuf,
+    held: Arc<HeldIdentity>,
 }
 
 impl IdentityFolder {
@@ -169,24 +174,21 @@ impl IdentityFolder {
                 "cannot finish a renewal that was interrupted; the identity before it stays in use");
         }
         let identity = Identity::load(folder)?;
-        let keeping = Keeping::nowhere(identity.trust_domain());
         Ok(Self {
             folder: folder.to_owned(),
-            identity: watch::Sender::new(Arc::new(identity)),
-            refused: watch::Sender::new(None),
-            trust: watch::Sender::new(Arc::new(keeping.view())),
-            changing: Mutex::new(keeping),
+            held: Arc::new(HeldIdentity::new(identity, Origin::Folder(folder.to_owned()))),
         })
+    }
+
+    /// What is in use of it, for those who change whom it believes.
+    #[must_use]
+    pub fn held(&self) -> &Arc<HeldIdentity> {
+        &self.held
     }
 
     #[must_use]
     pub fn identity(&self) -> LiveIdentity {
-        LiveIdentity {
-            id: self.identity.borrow().id().clone(),
-            current: self.identity.subscribe(),
-            refused: self.refused.subscribe(),
-            trust: self.trust.subscribe(),
-        }
+        self.held.identity()
     }
 
     #[must_use]
@@ -199,51 +201,35 @@ impl IdentityFolder {
     /// # Errors
     /// When it cannot be written; the identity before it stays in use.
     pub fn install(&self, new: &NewIdentity, now: SystemTime) -> io::Result<Renewal> {
-        let keeping = self.changing.lock();
+        let keeping = self.held.changing.lock();
         new.install(&self.folder)?;
         Ok(self.read_again(&keeping, now, Duration::ZERO))
     }
 
     /// Reads the files again, and takes them up if they are good and new. Blocks on the disk.
     pub fn reload(&self, now: SystemTime) -> Renewal {
-        let keeping = self.changing.lock();
+        let keeping = self.held.changing.lock();
         self.read_again(&keeping, now, Duration::ZERO)
     }
 
     /// As [`IdentityFolder::reload`], but waits for the rest of a set that is being written.
     fn reload_settled(&self, now: SystemTime) -> Renewal {
-        let keeping = self.changing.lock();
+        let keeping = self.held.changing.lock();
         self.read_again(&keeping, now, SETTLING)
     }
 
     fn read_again(&self, keeping: &Keeping, now: SystemTime, settling: Duration) -> Renewal {
-        let current = self.identity.borrow().clone();
+        let current = self.held.identity.borrow().clone();
         match self.check(&current, &keeping.trust, now) {
-            Ok(found) if found.same_files(&current) => {
-                self.refused.send_replace(None);
-                Renewal::Unchanged
-            }
-            Ok(mut found) => {
-                found.anchors.federated = current.anchors.federated.clone();
-                tracing::info!(gateway = %found.gateway(), roots = found.anchors().roots.len(),
-                    "took up a renewed identity");
-                self.identity.send_replace(Arc::new(found));
-                self.refused.send_replace(None);
-                Renewal::Taken
-            }
+            Ok(found) => self.held.take_up(found),
             Err(error) => {
                 let told = in_one_line(&error);
-                if self.refused.borrow().as_ref() == Some(&told) {
-                    return Renewal::Unchanged;
-                }
                 let written = install::written_at(&self.folder);
-                if written.is_some_and(|at| now.duration_since(at).is_ok_and(|ago| ago < settling)) {
-                    return Renewal::Unsettled;
+                let fresh = written.is_some_and(|at| now.duration_since(at).is_ok_and(|ago| ago < settling));
+                match fresh && !self.held.is_told(&told) {
+                    true => Renewal::Unsettled,
+                    false => self.held.refuse(told),
                 }
-                tracing::error!(gateway = %current.gateway(),
-                    "a changed identity is refused and the one before it stays in use: {told}");
-                self.refused.send_replace(Some(told));
-                Renewal::Refused
             }
         }
     }

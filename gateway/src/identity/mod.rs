@@ -3,7 +3,8 @@
 //! Identities are checked whole when they are loaded, so that a bad file is an error with advice at start and not a refused
 //! handshake later. What only time or another file can mend (an expired certificate, an issuer that is not among the own
 //! roots) is a [doubt](Identity::doubt) and no error: a gateway that restarts with it still serves its own zone. A renewed
-//! set of files is taken up while the gateway runs ([`IdentityFolder`]). Asking a CA for one is [`crate::join`]'s, and when
+//! set of files is taken up while the gateway runs ([`IdentityFolder`]), and so is what the SPIFFE Workload API says
+//! ([`workload_api`]). Asking a CA for one is [`crate::join`]'s, and when
 //! that is done for a running gateway [`crate::renewal`]'s. Private keys are never printed: nothing that holds one derives
 //! `Debug`.
 
@@ -33,6 +34,7 @@ mod chain;
 mod federated;
 mod files;
 mod guarded;
+mod held;
 mod install;
 mod leaf;
 mod live;
@@ -41,6 +43,7 @@ mod secret_hash;
 mod spiffe;
 mod statement;
 mod trusted;
+pub mod workload_api;
 
 pub use anchors::{Anchors, Cryptography, describe_root};
 pub use api::{ApiClient, ApiClientError, identify_client};
@@ -50,6 +53,7 @@ pub use federated::Federated;
 pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, REVOCATIONS_FILE, ROOTS_FILE};
 pub(crate) use files::{PRIVATE, certificates, replace as replace_file, write_public};
 pub(crate) use guarded::Guarded;
+pub use held::{HeldIdentity, Origin};
 pub(crate) use install::pem_of;
 pub use install::{NewIdentity, check_writable, write_request};
 pub use leaf::{LeafError, end_of, identify};

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use causeway_zone_sync::trust::Roots;
 use rustls_pki_types::CertificateDer;
 use x509_parser::{
     extensions::ParsedExtension,
@@ -30,6 +31,7 @@ pub enum Place {
     /// The trust document.
     Document,
     File(PathBuf),
+    WorkloadApi,
 }
 
 impl fmt::Display for Place {
@@ -37,6 +39,7 @@ impl fmt::Display for Place {
         match self {
             Self::Document => f.write_str("the trust document"),
             Self::File(path) => path.display().fmt(f),
+            Self::WorkloadApi => f.write_str("the SPIFFE Workload API"),
         }
     }
 }
@@ -152,13 +155,25 @@ impl List {
         })
     }
 
+    /// As [`List::read`]. One whose issuer is among the roots must bear that root's signature; of another issuer, which may be
+    /// one between a root and a leaf, whoever gave the list is believed.
+    pub(super) fn read_under(der: &[u8], place: Place, roots: &Roots) -> Result<Self, RevocationError> {
+        let list = Self::read(der, place)?;
+        let roots = || roots.values().map(|root| CertificateDer::from(root.as_slice()));
+        let named = roots().any(|root| list.is_named_by(&root));
+        match named && !roots().any(|root| list.is_signed_by(&root)) {
+            true => Err(RevocationError::Unsigned),
+            false => Ok(list),
+        }
+    }
+
     /// Whether `certificate` is its issuer's, and has signed it.
     #[must_use]
     pub fn is_signed_by(&self, certificate: &CertificateDer<'_>) -> bool {
         self.is_named_by(certificate) && signed_by(certificate, &self.signed, &self.signature)
     }
 
-    pub(super) fn is_named_by(&self, certificate: &CertificateDer<'_>) -> bool {
+    fn is_named_by(&self, certificate: &CertificateDer<'_>) -> bool {
         leaf::parse(certificate).is_ok_and(|parsed| parsed.subject().as_raw() == self.issuer_name)
     }
 

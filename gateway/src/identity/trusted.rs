@@ -13,7 +13,7 @@ use causeway_zone_sync::{
     trust::{Conflict, Document, Edition, Offered, Refusal, Store, StoreError, Stored, Trust},
 };
 
-use super::{Cryptography, IdentityFolder, federated::Other, files};
+use super::{Cryptography, HeldIdentity, federated::Other};
 
 /// How the trust document stands, for everybody who only looks.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +79,7 @@ impl Keeping {
     }
 }
 
-impl IdentityFolder {
+impl HeldIdentity {
     /// Keeps the trust document in `folder` from now on, and puts in force what is kept there. Call it before the
     /// identity is used. Blocks on the disk.
     ///
@@ -113,7 +113,7 @@ impl IdentityFolder {
         self.take(document, now, true)
     }
 
-    /// As [`IdentityFolder::offer_trust`], for one that other gateways have in force: it is put in force here too,
+    /// As [`HeldIdentity::offer_trust`], for one that other gateways have in force: it is put in force here too,
     /// whatever the disk says.
     ///
     /// # Errors
@@ -164,7 +164,7 @@ impl IdentityFolder {
     fn enforce(&self, keeping: &Keeping, now: SystemTime) {
         let current = self.identity.borrow().clone();
         let mut next = current.under(&keeping.trust);
-        next.doubt = files::doubt(&next, &self.folder, now);
+        next.doubt = self.doubt(&next, now);
         if let Some(doubt) = &next.doubt {
             tracing::error!(gateway = %next.gateway(), %doubt,
                 "with what the federation trusts now, peers refuse this gateway's certificate");
@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
     use crate::identity::{
-        Identity, LiveIdentity,
+        Identity, IdentityFolder, LiveIdentity,
         ca::{self, Ca, LEAF_VALIDITY},
     };
 
@@ -195,13 +195,13 @@ mod tests {
         GatewayId::new(zone.parse().unwrap(), "gw1".parse().unwrap())
     }
 
-    fn folder_of(zone: &str) -> (TempDir, Ca, IdentityFolder) {
+    fn folder_of(zone: &str) -> (TempDir, Ca, Arc<HeldIdentity>) {
         let folder = tempfile::tempdir().unwrap();
         let (authority, out) = (folder.path().join("ca"), folder.path().join(zone));
         ca::init(&authority, "acme.internal").unwrap();
         ca::issue(&authority, &gateway(zone), &out, LEAF_VALIDITY).unwrap();
         let ca = Ca::load(&authority).unwrap();
-        (folder, ca, IdentityFolder::open(&out).unwrap())
+        (folder, ca, IdentityFolder::open(&out).unwrap().held().clone())
     }
 
     fn document(ca: &Ca, generation: u64, roots: &[&Ca], revoked: &[&Identity]) -> Arc<Document> {

@@ -84,6 +84,7 @@ pub fn check(
     }
     let roots = anchors.roots.len();
     let rule = match anchors.edition.generation {
+        0 if identity.agent().is_some() => "the bundle of the SPIFFE Workload API rules".to_owned(),
         0 => "ca.pem rules".to_owned(),
         _ => format!("the trust document of generation {} rules", anchors.edition),
     };

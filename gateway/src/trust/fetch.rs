@@ -52,7 +52,7 @@ pub async fn keep_fetching(
     mut catalog: watch::Receiver<Arc<Catalog>>,
 ) {
     let mut links = tunnels.changed();
-    let mut identity = trusted.folder.identity();
+    let mut identity = trusted.held.identity();
     let mut wanted = Wanted::default();
     let mut asking: JoinSet<Answer> = JoinSet::new();
     let mut rng = SmallRng::from_os_rng();

@@ -24,14 +24,14 @@ pub use fetch::keep_fetching;
 pub use serve::Server;
 
 use crate::{
-    identity::{Identity, IdentityFolder, LiveIdentity, TrustStoreError, TrustView},
+    identity::{HeldIdentity, Identity, LiveIdentity, TrustStoreError, TrustView},
     telemetry::Metrics,
 };
 
 /// The trust document of one gateway. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Trusted {
-    folder: Arc<IdentityFolder>,
+    held: Arc<HeldIdentity>,
     metrics: Arc<Metrics>,
     /// What was refused of peers since something was taken.
     refused: Arc<Mutex<Option<Refused>>>,
@@ -59,9 +59,9 @@ pub enum HandError {
 
 impl Trusted {
     #[must_use]
-    pub fn new(folder: Arc<IdentityFolder>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(held: Arc<HeldIdentity>, metrics: Arc<Metrics>) -> Self {
         Self {
-            folder,
+            held,
             metrics,
             refused: Arc::default(),
         }
@@ -69,13 +69,13 @@ impl Trusted {
 
     #[must_use]
     pub fn view(&self) -> Arc<TrustView> {
-        self.folder.identity().trust()
+        self.held.identity().trust()
     }
 
     /// Believes what `topology` says of other trust domains.
     pub async fn federate(&self, topology: Arc<Topology>) {
-        let folder = self.folder.clone();
-        let work = tokio::task::spawn_blocking(move || folder.federate(&topology, SystemTime::now()));
+        let held = self.held.clone();
+        let work = tokio::task::spawn_blocking(move || held.federate(&topology, SystemTime::now()));
         if let Err(error) = work.await {
             tracing::error!(%error, "taking up the bundles of other trust domains has failed");
         }
@@ -101,8 +101,8 @@ impl Trusted {
         if given.generation <= in_force.generation {
             return Err(HandError::Stale { given, in_force });
         }
-        let (folder, offered) = (self.folder.clone(), document.clone());
-        let work = tokio::task::spawn_blocking(move || folder.offer_trust(&offered, SystemTime::now()));
+        let (held, offered) = (self.held.clone(), document.clone());
+        let work = tokio::task::spawn_blocking(move || held.offer_trust(&offered, SystemTime::now()));
         match work.await.map_err(HandError::Interrupted)?? {
             Offered::Taken { .. } => {
                 self.metrics.trust_document("handed_in");
@@ -132,8 +132,8 @@ impl Trusted {
 
     /// Takes what a peer sent. Says whether it was new here.
     async fn receive(&self, peer: &GatewayId, document: Arc<Document>) -> bool {
-        let (folder, offered) = (self.folder.clone(), document.clone());
-        let work = tokio::task::spawn_blocking(move || folder.follow_trust(&offered, SystemTime::now()));
+        let (held, offered) = (self.held.clone(), document.clone());
+        let work = tokio::task::spawn_blocking(move || held.follow_trust(&offered, SystemTime::now()));
         match work.await {
             Ok(Ok(Offered::Nothing)) => false,
             Ok(Ok(Offered::Taken { conflict })) => {

@@ -105,7 +105,9 @@ async fn a_revoked_peer_loses_its_tunnel_and_streams_at_once_and_is_refused_from
     let log = Log::capture();
     let begun = Instant::now();
     let crl = list(&all.ca(), [serial_of(&all.path("plant"))]);
-    let offered = all.files[0].offer_trust(&document(&all.ca(), 1, vec![crl]), SystemTime::now());
+    let offered = all.files[0]
+        .held()
+        .offer_trust(&document(&all.ca(), 1, vec![crl]), SystemTime::now());
     assert_eq!(offered.unwrap(), Offered::Taken { conflict: None });
     assert!(recv.read_chunk(1, true).await.is_err(), "the stream is reset");
     until("the tunnel to be closed", || revoked.connection().close_reason()).await;
@@ -190,16 +192,16 @@ async fn a_root_that_a_document_retires_takes_its_gateways_with_it() {
     let now = SystemTime::now();
     let both = Document::new(1, content(&[&old, &new]), 0).unwrap();
     let by_stranger = Arc::new(new.sign_trust(both.clone()).unwrap());
-    assert!(all.files[0].offer_trust(&by_stranger, now).is_err());
+    assert!(all.files[0].held().offer_trust(&by_stranger, now).is_err());
     let by_old = Arc::new(old.sign_trust(both).unwrap());
     assert!(matches!(
-        all.files[0].offer_trust(&by_old, now),
+        all.files[0].held().offer_trust(&by_old, now),
         Ok(Offered::Taken { .. })
     ));
     let only_new = Document::new(2, content(&[&new]), 0).unwrap();
     let by_new = Arc::new(new.sign_trust(only_new).unwrap());
     assert!(matches!(
-        all.files[0].offer_trust(&by_new, now),
+        all.files[0].held().offer_trust(&by_new, now),
         Ok(Offered::Taken { .. })
     ));
     all.east.counts_refusal("local", "unknown_issuer").await;
@@ -218,12 +220,15 @@ fn what_was_taken_is_in_force_after_a_restart() {
     fs::create_dir(&data).unwrap();
     let now = SystemTime::now();
     let files = IdentityFolder::open(&out).unwrap();
-    files.keep_trust_in(&data, now).unwrap();
+    files.held().keep_trust_in(&data, now).unwrap();
     assert_eq!(files.identity().trust().edition().generation, 0);
-    files.offer_trust(&document(&ca, 3, vec![crl]), now).unwrap();
+    files
+        .held()
+        .offer_trust(&document(&ca, 3, vec![crl]), now)
+        .unwrap();
     for _ in 0..2 {
         let again = IdentityFolder::open(&out).unwrap();
-        again.keep_trust_in(&data, now).unwrap();
+        again.held().keep_trust_in(&data, now).unwrap();
         let identity = again.identity();
         assert_eq!(identity.trust().edition().generation, 3);
         assert!(
@@ -233,7 +238,7 @@ fn what_was_taken_is_in_force_after_a_restart() {
     }
     fs::write(data.join("trust.pb"), "nonsense").unwrap();
     let again = IdentityFolder::open(&out).unwrap();
-    again.keep_trust_in(&data, now).unwrap();
+    again.held().keep_trust_in(&data, now).unwrap();
     assert_eq!(again.identity().trust().edition().generation, 0);
     assert!(fs::read_dir(&data).unwrap().any(|entry| {
         let name = entry.unwrap().file_name();

@@ -67,13 +67,13 @@ impl Two {
 const NOWHERE: &str = "gw.east:7800";
 
 fn believe(files: &IdentityFolder, gate: &Gate, topology: &Arc<Topology>) {
-    files.federate(topology, SystemTime::now());
+    files.held().federate(topology, SystemTime::now());
     gate.topology.send_replace(topology.clone());
 }
 
 /// A gateway that was told the topology before it started.
 fn start(files: &IdentityFolder, topology: &Arc<Topology>) -> Gate {
-    files.federate(topology, SystemTime::now());
+    files.held().federate(topology, SystemTime::now());
     Gate::under(files.identity(), topology.clone())
 }
 
@@ -181,7 +181,7 @@ async fn what_a_partner_revokes_loses_its_tunnels_here() {
     let document = Document::new(1, content, 0).unwrap();
     let document = Arc::new(theirs.sign_trust(document).unwrap());
     let begun = std::time::Instant::now();
-    let offered = files[0].follow_trust(&document, now).unwrap();
+    let offered = files[0].held().follow_trust(&document, now).unwrap();
     assert!(matches!(offered, Offered::Taken { .. }), "{offered:?}");
     until("the tunnel to go", || east.set.all().is_empty().then_some(())).await;
     assert!(begun.elapsed() < A_SECOND, "{:?}", begun.elapsed());

@@ -32,6 +32,8 @@ pub struct Zone {
     pub topology: PathBuf,
     pub identity: PathBuf,
     pub data: PathBuf,
+    /// Where the gateway gets its identity instead of from its folder: `--spiffe-endpoint-socket`.
+    pub workload_api: Option<String>,
     log: PathBuf,
     gateway: Option<Process>,
 }
@@ -47,6 +49,7 @@ impl Zone {
             topology: folder.join(format!("{name}.yaml")),
             identity: folder.join(format!("{name}-identity")),
             data: folder.join(format!("{name}-data")),
+            workload_api: None,
             log: folder.join(format!("{name}.log")),
             gateway: None,
         }
@@ -56,11 +59,11 @@ impl Zone {
     pub(super) fn start(&mut self, topology: &str, arguments: &[String]) -> anyhow::Result<()> {
         let mut command = Command::new(program()?);
         command.args(["gateway", "--zone", &self.name, "--threads", "1"]);
-        for (flag, path) in [
-            (topology, &self.topology),
-            ("--identity", &self.identity),
-            ("--data", &self.data),
-        ] {
+        match &self.workload_api {
+            None => command.arg("--identity").arg(&self.identity),
+            Some(address) => command.args(["--spiffe-endpoint-socket", address]),
+        };
+        for (flag, path) in [(topology, &self.topology), ("--data", &self.data)] {
             command.arg(flag).arg(path);
         }
         for (flag, address) in [

@@ -1,0 +1,185 @@
+//! Where the identity of `causeway gateway` and `causeway zone-sync` comes from: a folder, or the SPIFFE Workload API.
+
+use std::{path::Path, str::FromStr, sync::Arc};
+
+use causeway_zone_sync::name::ZoneName;
+use tokio_util::sync::CancellationToken;
+
+use super::{Exit, Failure, signals::Signals};
+#[cfg(feature = "spiffe-workload-api")]
+use crate::identity::workload_api::WorkloadApi;
+use crate::{
+    identity::{
+        HeldIdentity, IdentityFolder,
+        workload_api::{EndpointAddress, EndpointAddressError, STANDARD_VARIABLE},
+    },
+    renewal::Renewal,
+    telemetry::Metrics,
+};
+
+/// The value that means what [`STANDARD_VARIABLE`] says.
+const FROM_ENVIRONMENT: &str = "env";
+
+/// Where the Workload API is, as it is given on the command line.
+#[derive(Debug, Clone)]
+enum Endpoint {
+    At(EndpointAddress),
+    Environment,
+}
+
+impl FromStr for Endpoint {
+    type Err = EndpointAddressError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointAddressError> {
+        match text {
+            FROM_ENVIRONMENT => Ok(Self::Environment),
+            text => Ok(Self::At(text.parse()?)),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct WorkloadApiArgs {
+    /// Instead of --identity, take the identity from the SPIFFE Workload API that an agent on this host, such as SPIRE's, serves at
+    /// unix:///PATH; without a value, or with `env`, at what SPIFFE_ENDPOINT_SOCKET says. It is waited for, and renewed from there
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "CAUSEWAY_SPIFFE_ENDPOINT_SOCKET",
+        num_args = 0..=1,
+        default_missing_value = FROM_ENVIRONMENT,
+        conflicts_with = "identity"
+    )]
+    spiffe_endpoint_socket: Option<Endpoint>,
+}
+
+impl WorkloadApiArgs {
+    pub(super) fn is_given(&self) -> bool {
+        self.spiffe_endpoint_socket.is_some()
+    }
+}
+
+/// Where the identity of a running process comes from.
+pub(super) enum IdentitySource {
+    Folder(Arc<IdentityFolder>),
+    #[cfg(feature = "spiffe-workload-api")]
+    WorkloadApi(Box<WorkloadApi>),
+}
+
+impl IdentitySource {
+    /// From whichever of the two was given, for a process of `zone`; `None`: neither was, or a signal came while the
+    /// Workload API was waited for.
+    pub(super) async fn open(
+        folder: Option<&Path>,
+        workload_api: &WorkloadApiArgs,
+        zone: &ZoneName,
+        signals: &mut Signals,
+    ) -> Result<Option<Self>, Failure> {
+        match (folder, &workload_api.spiffe_endpoint_socket) {
+            (Some(folder), _) => Ok(Some(Self::Folder(open_folder(folder)?))),
+            (None, None) => Ok(None),
+            (None, Some(endpoint)) => {
+                let endpoint = match endpoint {
+                    Endpoint::At(endpoint) => endpoint.clone(),
+                    Endpoint::Environment => from_environment(std::env::var(STANDARD_VARIABLE).ok())?,
+                };
+                ask(endpoint, zone, signals).await
+            }
+        }
+    }
+
+    pub(super) fn held(&self) -> &Arc<HeldIdentity> {
+        match self {
+            Self::Folder(folder) => folder.held(),
+            #[cfg(feature = "spiffe-workload-api")]
+            Self::WorkloadApi(api) => api.held(),
+        }
+    }
+
+    /// What renews it by asking the CA; `None`: an agent gives out the next one.
+    pub(super) fn renewal(&self) -> Option<Renewal> {
+        match self {
+            Self::Folder(folder) => Some(Renewal::new(folder.clone())),
+            #[cfg(feature = "spiffe-workload-api")]
+            Self::WorkloadApi(_) => None,
+        }
+    }
+
+    /// Takes up changes until `stop`.
+    pub(super) async fn watch(self, metrics: Arc<Metrics>, stop: CancellationToken) {
+        match self {
+            Self::Folder(folder) => folder.watch(metrics, stop).await,
+            #[cfg(feature = "spiffe-workload-api")]
+            Self::WorkloadApi(api) => api.watch(metrics, stop).await,
+        }
+    }
+}
+
+fn open_folder(path: &Path) -> Result<Arc<IdentityFolder>, Failure> {
+    let folder = IdentityFolder::open(path).map_err(|error| {
+        Failure::new(format!("cannot use the identity in {}", path.display()))
+            .because(&error)
+            .exit(Exit::BadInput)
+            .hint("`causeway join` makes one; each file must be readable by this user")
+    })?;
+    Ok(Arc::new(folder))
+}
+
+fn from_environment(value: Option<String>) -> Result<EndpointAddress, Failure> {
+    let hint = format!(
+        "set {STANDARD_VARIABLE} to unix:///PATH, or give the address with --spiffe-endpoint-socket itself"
+    );
+    let value = value.ok_or_else(|| {
+        let wanted =
+            format!("--spiffe-endpoint-socket is to be read from {STANDARD_VARIABLE}, which is not set");
+        Failure::usage(wanted).hint(&hint)
+    })?;
+    value.parse().map_err(|error: EndpointAddressError| {
+        Failure::usage(format!("cannot use {STANDARD_VARIABLE}"))
+            .because(&error)
+            .hint(hint)
+    })
+}
+
+#[cfg(feature = "spiffe-workload-api")]
+async fn ask(
+    endpoint: EndpointAddress,
+    zone: &ZoneName,
+    signals: &mut Signals,
+) -> Result<Option<IdentitySource>, Failure> {
+    tokio::select! {
+        api = WorkloadApi::open(endpoint, zone) => Ok(Some(IdentitySource::WorkloadApi(Box::new(api)))),
+        () = signals.next() => Ok(None),
+    }
+}
+
+#[cfg(not(feature = "spiffe-workload-api"))]
+async fn ask(
+    endpoint: EndpointAddress,
+    _zone: &ZoneName,
+    _signals: &mut Signals,
+) -> Result<Option<IdentitySource>, Failure> {
+    Err(Failure::usage(format!(
+        "cannot take an identity from {endpoint}: this causeway was built without the SPIFFE Workload API"
+    ))
+    .hint("build it with the feature `spiffe-workload-api`, or give files with --identity"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_variable_is_read_when_that_is_asked_for_and_mistakes_in_it_are_told() {
+        assert!(matches!("env".parse(), Ok(Endpoint::Environment)));
+        let given = from_environment(Some("unix:///run/spire/agent.sock".to_owned())).unwrap();
+        assert_eq!(given.to_string(), "unix:///run/spire/agent.sock");
+        for bad in [
+            None,
+            Some(String::new()),
+            Some("/run/spire/agent.sock".to_owned()),
+        ] {
+            assert!(from_environment(bad.clone()).is_err(), "{bad:?}");
+        }
+    }
+}
