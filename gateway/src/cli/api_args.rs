@@ -25,10 +25,29 @@ pub struct ApiArgs {
         value_delimiter = ','
     )]
     admin_allow: Vec<Grant>,
+    #[command(flatten)]
+    audit: AuditArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct AuditArgs {
     /// Append a JSON line to this file for every change that was asked for, done or refused [default: to the log, under
     /// causeway::audit]
     #[arg(long, value_name = "FILE", env = "CAUSEWAY_AUDIT_LOG")]
     audit_log: Option<PathBuf>,
+}
+
+impl AuditArgs {
+    pub(super) fn open(&self, metrics: Arc<Metrics>) -> Result<Audit, Failure> {
+        let Some(path) = &self.audit_log else {
+            return Ok(Audit::default());
+        };
+        Audit::file(path, metrics).map_err(|error| {
+            Failure::new("cannot use --audit-log")
+                .because(&error)
+                .hint("its folder must be there, and this user able to write in it")
+        })
+    }
 }
 
 impl ApiArgs {
@@ -45,14 +64,7 @@ impl ApiArgs {
         if let Some(tokens) = &tokens {
             tokio::spawn(tokens.clone().watch(stop.clone()));
         }
-        let audit = match &self.audit_log {
-            None => Audit::default(),
-            Some(path) => Audit::file(path, metrics.clone()).map_err(|error| {
-                Failure::new("cannot use --audit-log")
-                    .because(&error)
-                    .hint("its folder must be there, and this user able to write in it")
-            })?,
-        };
+        let audit = self.audit.open(metrics.clone())?;
         let guard = Guard {
             tokens,
             grants: self.admin_allow.clone(),

@@ -15,7 +15,6 @@ use super::{
     spread::{Federation, Waited, note_topology, say},
 };
 use crate::{
-    admin::view::TrustView,
     identity::{
         Serial,
         ca::{
@@ -207,11 +206,16 @@ async fn spread(args: &Args, folder: &CaFolder, subject: &Subject) -> Result<Exi
         Subject::Gateway(gateway) => note_topology(&args.admin.admin, Some(gateway)).await?,
         Subject::Serial(_) => {}
     }
-    report(&view, &goal, waited, &excused)
+    let asked = view.own_zones().filter(|zone| {
+        let left_out = federation.without.iter().any(|name| name.as_str() == zone.name);
+        !left_out
+    });
+    report(asked.count(), &goal, waited, &excused)
 }
 
+/// `total`: so many zones were to have it.
 fn report(
-    view: &TrustView,
+    total: usize,
     goal: &Goal,
     waited: Waited,
     excused: &dyn Fn(&(String, Lack)) -> bool,
@@ -220,7 +224,6 @@ fn report(
         Waited::Reached => Vec::new(),
         Waited::Stopped(lacks) => lacks,
     };
-    let total = view.own_zones().count();
     let mut text = format!(
         "generation {} of what is trusted is in force in {} of {total} zones\n",
         goal.document.0,

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Exit, Failure,
+    api_args::AuditArgs,
     identity_source::{IdentitySource, WorkloadApiArgs},
     signals::Signals,
 };
@@ -70,6 +71,8 @@ pub struct Args {
         default_value = "127.0.0.1:7821"
     )]
     admin: AdminAddress,
+    #[command(flatten)]
+    audit: AuditArgs,
     /// Form of the log on standard error
     #[arg(
         long,
@@ -114,6 +117,7 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
             listen: args.admin,
             insecure: false,
         }),
+        audit: args.audit.open(metrics.clone())?,
     };
     let zone_sync = ZoneSync::start(config).await.map_err(|error| {
         Failure::new("cannot start zone sync")

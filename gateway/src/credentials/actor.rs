@@ -2,6 +2,10 @@
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
+use causeway_zone_sync::name::GatewayId;
+
+use crate::identity::SpiffeId;
+
 /// A connection to an API, as it was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
@@ -53,10 +57,20 @@ impl Connection {
         })
     }
 
+    /// The gateway that is at the other end, where that was proved.
+    #[must_use]
+    pub fn gateway(&self) -> Option<GatewayId> {
+        match &self.proof {
+            Proof::Identity(id) => id.parse::<SpiffeId>().ok().map(|id| id.gateway),
+            _ => None,
+        }
+    }
+
     /// Who it is when nothing more has to be proved.
     #[must_use]
     pub fn unproved(&self) -> Actor {
         match (&self.proof, self.from) {
+            (Proof::Identity(id), _) => Actor::Identity(id.clone()),
             (Proof::Local(Some(uid)), _) => Actor::User(*uid),
             (Proof::Local(None), _) => Actor::Loopback,
             (_, Some(from)) if from.ip().is_loopback() => Actor::Loopback,
@@ -117,5 +131,15 @@ mod tests {
             "loopback"
         );
         assert_eq!(named(Connection::plain("10.0.0.7:5".parse().unwrap())), "anyone");
+        let id = "spiffe://acme.internal/zone/east/gateway/gw1";
+        let proved = Connection {
+            from: "10.0.0.7:5".parse().ok(),
+            proof: Proof::Identity(id.into()),
+        };
+        let gateway = proved.gateway().map(|gateway| gateway.to_string());
+        assert_eq!(
+            (named(proved).as_str(), gateway.as_deref()),
+            (id, Some("east/gw1"))
+        );
     }
 }

@@ -155,7 +155,7 @@ mod tests {
         };
         let (accepted, dialled) = connect().await;
         let ((mut accepted, peer), mut dialled) = (accepted.unwrap(), dialled.unwrap());
-        assert_eq!(peer, gateway("gw2"));
+        assert_eq!(peer.gateway, gateway("gw2"));
         dialled.write_all(b"hello").await.unwrap();
         dialled.flush().await.unwrap();
         accepted.read_exact(&mut [0; 5]).await.unwrap();

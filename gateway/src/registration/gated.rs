@@ -3,6 +3,7 @@
 
 use std::task::{Context, Poll};
 
+use causeway_proto::registry;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
 use tonic::{Code, Status};
@@ -19,10 +20,11 @@ const REGISTRY: &str = "/causeway.registry.v1.Registry/";
 const HEALTH: &str = "/grpc.health.v1.Health/";
 const GRPC_STATUS: &str = "grpc-status";
 
-/// Puts a [`Gated`] around a service.
+/// Puts a [`Gated`] around a service. The connection of a request is among its extensions.
 #[derive(Debug, Clone)]
-pub(super) struct GatedLayer {
+pub(crate) struct GatedLayer {
     pub gate: Gate,
+    /// Whether clients have to prove who they are, call by call.
     pub guarded: bool,
 }
 
@@ -39,7 +41,7 @@ impl<S> Layer<S> for GatedLayer {
 
 /// A service whose calls pass the gate.
 #[derive(Debug, Clone)]
-pub(super) struct Gated<S> {
+pub(crate) struct Gated<S> {
     inner: S,
     by: GatedLayer,
 }
@@ -100,6 +102,23 @@ where
                 }
             }
         })
+    }
+}
+
+/// A reply with what the audit log shall say of it.
+pub(crate) fn noted<T>(reply: T, note: Note) -> tonic::Response<T> {
+    let mut response = tonic::Response::new(reply);
+    response.extensions_mut().insert(note);
+    response
+}
+
+/// How many elements of a call were carried out, and how many refused.
+pub(crate) fn counted(outcomes: &[registry::Outcome]) -> Note {
+    let refused = outcomes.iter().filter(|outcome| !outcome.refusal.is_empty());
+    let refused = refused.count();
+    Note {
+        counts: Some((outcomes.len() - refused, refused)),
+        ..Note::default()
     }
 }
 

@@ -18,6 +18,7 @@ use causeway_proto::registry::registry_server::RegistryServer;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use gated::{GatedLayer, counted, noted};
 pub use server::{Incoming, serve};
 pub use service::Registrar;
 

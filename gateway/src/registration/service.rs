@@ -14,7 +14,10 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{replace, watch};
+use super::{
+    gated::{counted, noted},
+    replace, watch,
+};
 use crate::{
     audit::Note,
     instances::{Instances, MAX_REPLACEMENTS},
@@ -133,24 +136,6 @@ impl Registry for Registrar {
         Err(Status::unimplemented(
             "this is a gateway with a registry of its own; gateways share one by attaching to `causeway zone-sync`",
         ))
-    }
-}
-
-/// A reply with what the audit log shall say of it.
-fn noted<T>(reply: T, note: Note) -> Response<T> {
-    let mut response = Response::new(reply);
-    response.extensions_mut().insert(note);
-    response
-}
-
-fn counted(outcomes: &[Outcome]) -> Note {
-    let refused = outcomes
-        .iter()
-        .filter(|outcome| !outcome.refusal.is_empty())
-        .count();
-    Note {
-        counts: Some((outcomes.len() - refused, refused)),
-        ..Note::default()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
-use causeway_zone_sync::name::GatewayId;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -10,7 +9,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::secure::{Secure, SecureError, begins_with_tls};
-use crate::listen::{ACCEPT_PAUSE, Admitted, Io, bind_unix};
+use crate::{
+    credentials::{Connection, Proof},
+    listen::{ACCEPT_PAUSE, Admitted, Io, bind_unix},
+};
 
 /// Connections served at once; further ones wait in the system's queue. One for each host of a large zone.
 const MAX_CONNECTIONS: usize = 4_096;
@@ -97,58 +99,57 @@ impl Listener {
                 let (stream, peer) = listener.accept().await?;
                 // Calls are small and answered at once. Where the option cannot be set, they are merely slower.
                 let _ = stream.set_nodelay(true);
-                Accepted::Tcp(stream, peer.ip().to_canonical().is_loopback())
+                Accepted::Tcp(stream, peer)
             }
-            Self::Unix(listener, _) => Accepted::Local(Box::new(listener.accept().await?.0)),
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                let user = stream.peer_cred().map(|credentials| credentials.uid());
+                Accepted::Local(Box::new(stream), user.ok())
+            }
         })
     }
 }
 
 /// What was accepted, before it is known to be welcome.
 enum Accepted {
-    /// Whether it comes from this host.
-    Tcp(TcpStream, bool),
-    Local(Box<dyn Io>),
+    Tcp(TcpStream, SocketAddr),
+    Local(Box<dyn Io>, Option<u32>),
 }
 
 impl Accepted {
     /// Where it comes from; `None`: a unix socket.
     fn address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(stream, _) => stream.peer_addr().ok(),
-            Self::Local(_) => None,
+            Self::Tcp(_, from) => Some(*from),
+            Self::Local(..) => None,
         }
     }
 
     /// The byte stream, and who is at its other end where that was proved. With an identity, who comes from elsewhere
     /// must prove who they are; on this host it is as they like.
-    async fn admit(self, secure: Option<&Secure>) -> Result<(Box<dyn Io>, Peer), SecureError> {
+    async fn admit(self, secure: Option<&Secure>) -> Result<(Box<dyn Io>, Connection), SecureError> {
         match (self, secure) {
-            (Self::Local(io), _) => Ok((io, Peer(None))),
-            (Self::Tcp(stream, _), None) => Ok((Box::new(stream), Peer(None))),
-            (Self::Tcp(stream, is_local), Some(secure)) => {
+            (Self::Local(io, uid), _) => Ok((io, Connection::local(uid))),
+            (Self::Tcp(stream, from), None) => Ok((Box::new(stream), Connection::plain(from))),
+            (Self::Tcp(stream, from), Some(secure)) => {
+                let plain = Connection::plain(from);
+                let is_local = from.ip().to_canonical().is_loopback();
                 if is_local && !begins_with_tls(&stream).await.map_err(SecureError::Handshake)? {
-                    return Ok((Box::new(stream), Peer(None)));
+                    return Ok((Box::new(stream), plain));
                 }
                 let (stream, gateway) = secure.accept(stream).await?;
-                Ok((Box::new(stream), Peer(Some(gateway))))
+                let proof = Proof::Identity(gateway.to_string().into());
+                Ok((Box::new(stream), Connection { proof, ..plain }))
             }
         }
     }
 }
 
 /// A connection and its place among [`MAX_CONNECTIONS`].
-pub(super) type Connection = Admitted<Box<dyn Io>, Peer, OwnedSemaphorePermit>;
-
-/// Which gateway is at the other end; `None`: somebody on a host or network that is trusted.
-#[derive(Debug, Clone)]
-pub(super) struct Peer(pub(super) Option<GatewayId>);
+pub(super) type Taken = Admitted<Box<dyn Io>, Connection, OwnedSemaphorePermit>;
 
 /// The connections that are welcome, as they come. Each is looked at by itself, so that a slow one holds up no other.
-pub(super) fn connections(
-    listener: Listener,
-    secure: Option<Secure>,
-) -> ReceiverStream<io::Result<Connection>> {
+pub(super) fn connections(listener: Listener, secure: Option<Secure>) -> ReceiverStream<io::Result<Taken>> {
     let (sender, receiver) = mpsc::channel(ADMITTED);
     tokio::spawn(async move {
         tokio::select! {
@@ -159,7 +160,7 @@ pub(super) fn connections(
     ReceiverStream::new(receiver)
 }
 
-async fn accept(listener: Listener, secure: Option<Secure>, admitted: &mpsc::Sender<io::Result<Connection>>) {
+async fn accept(listener: Listener, secure: Option<Secure>, admitted: &mpsc::Sender<io::Result<Taken>>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         // A free place first, so that what cannot be served is not accepted. The semaphore is never closed.
@@ -174,7 +175,7 @@ async fn accept(listener: Listener, secure: Option<Secure>, admitted: &mpsc::Sen
                     match accepted.admit(secure.as_ref()).await {
                         Ok((stream, from)) => {
                             // When nobody takes connections any more, this one is not wanted either.
-                            let _ = admitted.send(Ok(Connection::new(stream, from, place))).await;
+                            let _ = admitted.send(Ok(Taken::new(stream, from, place))).await;
                         }
                         Err(error) => {
                             let cause = std::error::Error::source(&error).map(ToString::to_string);

@@ -13,7 +13,7 @@ mod serve;
 mod service;
 mod watch;
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use causeway_proto::registry::registry_server::RegistryServer;
 use causeway_zone_sync::{
@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{AdminAddress, AdminConfig, AdminError},
+    audit::Audit,
+    credentials::Gate,
     identity::LiveIdentity,
     trust::Trusted,
 };
@@ -52,6 +54,8 @@ pub struct ZoneSyncConfig {
     pub insecure: bool,
     /// `/livez`, `/readyz` and `/metrics`; `None`: nowhere.
     pub admin: Option<AdminConfig>,
+    /// Where it is written down which changes were asked for.
+    pub audit: Audit,
 }
 
 /// Why a zone-sync could not be started.
@@ -154,6 +158,7 @@ impl ZoneSync {
             listener,
             secure,
             service,
+            Gate::new(None, config.audit, Arc::default()),
             registry.contact(),
             stop.clone(),
         ));

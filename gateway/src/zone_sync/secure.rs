@@ -12,7 +12,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::{
     credentials::handshake_word,
-    identity::{Guarded, LeafError, LiveIdentity, TlsError, identify},
+    identity::{Guarded, LeafError, LiveIdentity, SpiffeId, TlsError, identify},
 };
 
 /// What gRPC is spoken over.
@@ -79,7 +79,7 @@ impl Secure {
     pub async fn accept(
         &self,
         stream: TcpStream,
-    ) -> Result<(Guarded<TlsStream<TcpStream>>, GatewayId), SecureError> {
+    ) -> Result<(Guarded<TlsStream<TcpStream>>, SpiffeId), SecureError> {
         let mut config = self.0.current().server_tls()?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         let handshake = TlsAcceptor::from(Arc::new(config)).accept(stream);
@@ -88,7 +88,12 @@ impl Secure {
             .map_err(|_| SecureError::Slow)?
             .map_err(SecureError::Handshake)?;
         let (peer, chain) = self.check(stream.get_ref().1.peer_certificates())?;
-        let guarded = Guarded::new(TlsStream::Server(stream), self.0.clone(), peer.to_string(), chain);
+        let guarded = Guarded::new(
+            TlsStream::Server(stream),
+            self.0.clone(),
+            peer.gateway.to_string(),
+            chain,
+        );
         Ok((guarded, peer))
     }
 
@@ -110,7 +115,7 @@ impl Secure {
         Ok(Guarded::new(
             TlsStream::Client(stream),
             self.0.clone(),
-            peer.to_string(),
+            peer.gateway.to_string(),
             chain,
         ))
     }
@@ -119,7 +124,7 @@ impl Secure {
     fn check(
         &self,
         chain: Option<&[CertificateDer<'static>]>,
-    ) -> Result<(GatewayId, Vec<CertificateDer<'static>>), SecureError> {
+    ) -> Result<(SpiffeId, Vec<CertificateDer<'static>>), SecureError> {
         let chain = chain.unwrap_or_default();
         let leaf = chain.first();
         let leaf = leaf.ok_or(SecureError::Nobody(LeafError::Malformed))?;
@@ -133,7 +138,7 @@ impl Secure {
         if id.gateway.zone != self.0.gateway().zone {
             return Err(SecureError::Stranger { peer: id.gateway });
         }
-        Ok((id.gateway, chain.to_vec()))
+        Ok((id, chain.to_vec()))
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     secure::Secure,
     service::Service,
 };
+use crate::{credentials::Gate, registration::GatedLayer};
 
 /// Calls under way on one connection; further ones wait.
 const MAX_STREAMS: u32 = 64;
@@ -31,6 +32,7 @@ pub(super) async fn serve(
     listener: Listener,
     secure: Option<Secure>,
     service: RegistryServer<Service>,
+    gate: Gate,
     mut contact: watch::Receiver<Contact>,
     stop: CancellationToken,
 ) {
@@ -42,6 +44,8 @@ pub(super) async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .timeout(CALL_TIMEOUT)
+        // Who gets here may do everything: connections are looked at when they come.
+        .layer(GatedLayer { gate, guarded: false })
         .add_service(health)
         .add_service(service)
         .serve_with_incoming_shutdown(connections(listener, secure), stop.clone().cancelled_owned());

@@ -16,8 +16,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{attach, listen::Peer, replace, watch};
-use crate::trust::Trusted;
+use super::{attach, replace, watch};
+use crate::{
+    audit::Note,
+    credentials::Connection,
+    registration::{counted, noted},
+    trust::Trusted,
+};
 
 /// Watchers at once.
 const MAX_WATCHERS: usize = 1_024;
@@ -76,10 +81,10 @@ impl Registry for Service {
         check_length(list.len())?;
         let list = list.into_iter().map(wire::registration).collect();
         let done = self.registry.register(list).await.map_err(unavailable)?;
-        Ok(Response::new(RegisterReply {
-            outcomes: done.iter().map(wire::outcome).collect(),
-            durable: true,
-        }))
+        let outcomes: Vec<_> = done.iter().map(wire::outcome).collect();
+        let note = counted(&outcomes);
+        let durable = true;
+        Ok(noted(RegisterReply { outcomes, durable }, note))
     }
 
     async fn deregister(
@@ -88,10 +93,10 @@ impl Registry for Service {
     ) -> Result<Response<DeregisterReply>, Status> {
         let keys = keys(request.into_inner().keys)?;
         let done = self.registry.deregister(keys).await.map_err(unavailable)?;
-        Ok(Response::new(DeregisterReply {
-            outcomes: done.iter().map(wire::outcome).collect(),
-            durable: true,
-        }))
+        let outcomes: Vec<_> = done.iter().map(wire::outcome).collect();
+        let note = counted(&outcomes);
+        let durable = true;
+        Ok(noted(DeregisterReply { outcomes, durable }, note))
     }
 
     async fn heartbeat(
@@ -120,7 +125,15 @@ impl Registry for Service {
         let handed = replace::read(request.into_inner()).await?;
         let done = self.registry.replace(&handed.source, handed.registrations).await;
         match done.map_err(unavailable)? {
-            Ok(replaced) => Ok(Response::new(replace::reply(replaced))),
+            Ok(replaced) => {
+                let changed = replaced.added + replaced.changed + replaced.removed;
+                let note = Note {
+                    object: Some(handed.source),
+                    counts: Some((changed as usize, replaced.refused.len())),
+                    ..Note::default()
+                };
+                Ok(noted(replace::reply(replaced), note))
+            }
             Err(refused) => Err(refuse_call(&refused)),
         }
     }
@@ -147,7 +160,7 @@ impl Registry for Service {
         request: Request<Streaming<AttachRequest>>,
     ) -> Result<Response<watch::Events>, Status> {
         self.check_known()?;
-        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0.clone());
+        let peer = Connection::of(request.extensions()).gateway();
         let place = place(&self.attached, "attached gateways", MAX_ATTACHED)?;
         attach::start(
             &self.registry,

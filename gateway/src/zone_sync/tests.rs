@@ -1,6 +1,6 @@
 //! What needs no etcd: addresses, and what is answered before etcd was reached.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, time::Duration};
 
 use causeway_proto::registry::{
     AttachRequest, HeartbeatRequest, RegisterRequest, Registration, WatchRequest,
@@ -13,6 +13,9 @@ use tonic_health::pb::{
 };
 
 use super::*;
+
+/// Longer than any wait of these tests takes when all is well.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An address at which nothing listens.
 fn nobody() -> String {
@@ -32,6 +35,7 @@ fn config(listen: &str) -> ZoneSyncConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             insecure: false,
         }),
+        audit: Audit::default(),
     }
 }
 
@@ -60,7 +64,11 @@ async fn an_address_that_others_can_reach_is_refused_unless_it_is_meant() {
 
 #[tokio::test]
 async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
-    let zone_sync = ZoneSync::start(config("127.0.0.1:0")).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let audit_log = folder.path().join("audit.log");
+    let mut config = config("127.0.0.1:0");
+    config.audit = Audit::file(&audit_log, Arc::default()).unwrap();
+    let zone_sync = ZoneSync::start(config).await.unwrap();
     let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
     let registrations = vec![Registration {
         service: "orders".to_owned(),
@@ -100,6 +108,25 @@ async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
         .into_inner();
     assert_eq!(health.status(), ServingStatus::NotServing);
     zone_sync.shutdown().await;
+    // What would have changed something is written down, and nothing else.
+    let lines = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let lines = std::fs::read_to_string(&audit_log).unwrap();
+            if !lines.is_empty() {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let lines = lines.await.unwrap();
+    assert_eq!(lines.matches('\n').count(), 1, "{lines}");
+    for part in [
+        "\"who\":\"loopback\"",
+        "Registry/Register\"",
+        "\"result\":\"failed\"",
+    ] {
+        assert!(lines.contains(part), "{part} in {lines}");
+    }
 }
 
 #[tokio::test]
@@ -139,7 +166,7 @@ mod between_hosts {
 
     use super::*;
     use crate::{
-        identity::{Identity, LiveIdentity, ca::Ca},
+        identity::{Identity, LiveIdentity, SpiffeId, ca::Ca},
         zone_sync::{Secure, SecureError},
     };
 
@@ -156,7 +183,7 @@ mod between_hosts {
     async fn meet(
         server: LiveIdentity,
         client: LiveIdentity,
-    ) -> (Result<GatewayId, SecureError>, Result<(), SecureError>) {
+    ) -> (Result<SpiffeId, SecureError>, Result<(), SecureError>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let accepting = async {
@@ -177,7 +204,7 @@ mod between_hosts {
             Ca::new("acme.internal").unwrap(),
         );
         let (accepted, connected) = meet(identity(&ca, "east/sync"), identity(&ca, "east/gw1")).await;
-        assert_eq!(accepted.unwrap().to_string(), "east/gw1");
+        assert_eq!(accepted.unwrap().gateway.to_string(), "east/gw1");
         connected.unwrap();
 
         let (accepted, connected) = meet(identity(&ca, "east/sync"), identity(&ca, "west/gw1")).await;

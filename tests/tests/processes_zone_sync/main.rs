@@ -112,6 +112,23 @@ async fn what_one_zone_sync_takes_every_other_tells() {
     ];
     assert_eq!(register(&mut one.1, bad).await.unwrap(), ["bad_time_to_live", ""]);
     a_source_holds_exactly_what_it_handed_over(&mut one.1, &mut two.1).await;
+
+    // Every change is in the audit log, which is part of the log here.
+    let log = one.0.log();
+    let audited = |parts: [&str; 3]| {
+        let fits =
+            |line: &str| line.contains("causeway::audit") && parts.iter().all(|part| line.contains(part));
+        log.lines().any(fits)
+    };
+    assert!(
+        audited(["Registry/Register", "who=\"loopback\"", "done=1 refused=1"]),
+        "{log}"
+    );
+    assert!(
+        audited(["Registry/Replace", "object=\"consul\"", "done=110"]),
+        "{log}"
+    );
+    assert!(!log.contains("Registry/Watch"), "watching changes nothing");
 }
 
 async fn a_source_holds_exactly_what_it_handed_over(one: &mut Client, two: &mut Client) {
