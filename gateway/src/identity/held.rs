@@ -88,14 +88,15 @@ impl HeldIdentity {
 
     /// Puts an identity in use that was checked, unless it is the one in use. Call it while holding `changing`.
     pub(super) fn take_up(&self, found: Identity) -> Renewal {
-        let same = found.same_files(&self.identity.borrow());
-        if !same {
-            tracing::info!(gateway = %found.gateway(), roots = found.anchors().roots.len(),
-                "took up a renewed identity");
-            self.identity.send_replace(Arc::new(found));
-        }
+        // Before the identity: who is told of that finds no old refusal.
         self.refused.send_replace(None);
-        if same { Renewal::Unchanged } else { Renewal::Taken }
+        if found.same_files(&self.identity.borrow()) {
+            return Renewal::Unchanged;
+        }
+        tracing::info!(gateway = %found.gateway(), roots = found.anchors().roots.len(),
+            "took up a renewed identity");
+        self.identity.send_replace(Arc::new(found));
+        Renewal::Taken
     }
 
     /// Keeps what is in use, and says once why. Call it while holding `changing`.
