@@ -88,16 +88,17 @@ impl HeldIdentity {
 
     /// Puts an identity in use that was checked, unless it is the one in use. Call it while holding `changing`.
     pub(super) fn take_up(&self, mut found: Identity) -> Renewal {
-        let current = self.identity.borrow().clone();
-        let same = found.same_files(&current);
-        if !same {
-            found.anchors.federated = current.anchors.federated.clone();
-            tracing::info!(gateway = %found.gateway(), roots = found.anchors().roots.len(),
-                "took up a renewed identity");
-            self.identity.send_replace(Arc::new(found));
-        }
+        // Before the identity: who is told of that finds no old refusal.
         self.refused.send_replace(None);
-        if same { Renewal::Unchanged } else { Renewal::Taken }
+        let current = self.identity.borrow().clone();
+        if found.same_files(&current) {
+            return Renewal::Unchanged;
+        }
+        found.anchors.federated = current.anchors.federated.clone();
+        tracing::info!(gateway = %found.gateway(), roots = found.anchors().roots.len(),
+            "took up a renewed identity");
+        self.identity.send_replace(Arc::new(found));
+        Renewal::Taken
     }
 
     /// Keeps what is in use, and says once why. Call it while holding `changing`.
