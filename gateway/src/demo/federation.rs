@@ -230,6 +230,7 @@ async fn start(topology: &Topology, id: GatewayId, ca: &Ca, access: &AccessLog) 
             listen: AdminAddress::Tcp(any),
             insecure: false,
         }],
+        tls_listen: Vec::new(),
         instances_folder: None,
         registration: None,
         gate: crate::credentials::Gate::default(),

@@ -20,15 +20,18 @@ use causeway_zone_sync::{
     trust::{CertificateHash, Roots, Stored, Trust},
 };
 use rustls::{
+    CertificateError,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    server::danger::ClientCertVerifier,
     version::TLS13,
 };
 
 mod anchors;
 mod api;
 pub mod ca;
+mod caller;
 mod chain;
 mod files;
 mod guarded;
@@ -43,11 +46,12 @@ mod trusted;
 
 pub use anchors::{Anchors, Cryptography, describe_root};
 pub use api::{ApiClient, ApiClientError, identify_client};
+pub use caller::NoCaller;
 use chain::ChainVerifier;
 pub(crate) use chain::is_not_yet_valid;
 pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, REVOCATIONS_FILE, ROOTS_FILE};
 pub(crate) use files::{PRIVATE, certificates, replace as replace_file, write_public};
-pub(crate) use guarded::Guarded;
+pub(crate) use guarded::{Guarded, distrust};
 pub(crate) use install::pem_of;
 pub use install::{NewIdentity, check_writable, write_request};
 pub use leaf::{LeafError, end_of, identify};
@@ -292,7 +296,7 @@ impl Identity {
     fn serving(
         &self,
         provider: Arc<CryptoProvider>,
-        verifier: ChainVerifier,
+        verifier: impl ClientCertVerifier + 'static,
     ) -> Result<rustls::ServerConfig, TlsError> {
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
@@ -315,7 +319,7 @@ impl Identity {
         self.chain == other.chain && self.key == other.key
     }
 
-    /// Whether a peer that presented `chain` would be believed now.
+    /// Whether a peer that presented `chain` would be believed now, in whichever role its certificate is for.
     ///
     /// # Errors
     /// Why not.
@@ -326,7 +330,13 @@ impl Identity {
         let verifier = self
             .verifier(&provider())
             .map_err(|_| rustls::CertificateError::UnknownIssuer)?;
-        verifier.verify_server(leaf, rest, unix_time(now))
+        let now = unix_time(now);
+        match verifier.verify_server(leaf, rest, now) {
+            Err(rustls::Error::InvalidCertificate(cause)) if is_about_purpose(&cause) => {
+                verifier.verify_client(leaf, rest, now).map(drop)
+            }
+            verified => verified,
+        }
     }
 
     fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<ChainVerifier, TlsError> {
@@ -356,6 +366,14 @@ impl Identity {
         verifier.verify_server(leaf, rest, now)?;
         verifier.verify_client(leaf, rest, now).map(drop)
     }
+}
+
+/// Whether a certificate is for another role than the one that it was looked at in.
+fn is_about_purpose(cause: &CertificateError) -> bool {
+    matches!(
+        cause,
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. }
+    )
 }
 
 fn unix_time(now: SystemTime) -> UnixTime {
