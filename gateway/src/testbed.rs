@@ -23,7 +23,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -387,9 +387,9 @@ async fn accept_streams(connection: Connection, tunnel: Arc<Tunnel>, handler: im
 }
 
 /// A client of the mesh.
-pub struct Client(pub TcpStream);
+pub struct Client<S = TcpStream>(pub S);
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// The name of the instance that serves it, or the error that it was ended with.
     pub async fn greeting(&mut self) -> std::io::Result<String> {
         let mut name = Vec::new();

@@ -103,7 +103,8 @@ impl Peer {
     }
 }
 
-fn tls(leaf: Option<&Leaf>) -> anyhow::Result<ClientConfig> {
+/// Settings of a client that shows this certificate, and believes whomever it talks to.
+pub(crate) fn tls(leaf: Option<&Leaf>) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])?

@@ -2,22 +2,27 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
+use rustls_pki_types::ServerName;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{authority::Leaf, peer};
 
 /// Longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A client connection to an instance that answers line by line.
 #[derive(Debug)]
-pub struct Client(BufReader<TcpStream>);
+pub struct Client<S = TcpStream>(BufReader<S>);
 
 impl Client {
     /// # Errors
@@ -44,7 +49,34 @@ impl Client {
             .with_context(|| format!("connect to {service} from {source}"))?;
         Ok(Self(BufReader::new(stream)))
     }
+}
 
+impl Client<TlsStream<TcpStream>> {
+    /// Connects to a gateway's TLS listener for the service with this mesh name, and shows a certificate, or none. The
+    /// gateway may refuse it later, as the handshake ends with its word.
+    ///
+    /// # Errors
+    /// When the connection is not accepted, or the handshake fails so far.
+    pub async fn call(listener: SocketAddr, name: &str, leaf: Option<&Leaf>) -> anyhow::Result<Self> {
+        let mut config = peer::tls(leaf)?;
+        config.alpn_protocols.clear();
+        let stream = TcpStream::connect(listener)
+            .await
+            .with_context(|| format!("connect to {listener}"))?;
+        let name = ServerName::try_from(name.to_owned()).context("a server name")?;
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// The certificate that the gateway shows.
+    #[must_use]
+    pub fn server(&self) -> Option<Vec<u8>> {
+        let (_, session) = self.0.get_ref().get_ref();
+        Some(session.peer_certificates()?.first()?.to_vec())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Sends a line and returns the line that comes back; empty when the other side closed.
     ///
     /// # Errors
@@ -60,6 +92,14 @@ impl Client {
             anyhow::Ok(answer.trim_end().to_owned())
         };
         timeout(PATIENCE, exchange).await.context("wait for a line")?
+    }
+
+    /// Ends the connection in good order.
+    ///
+    /// # Errors
+    /// When it has broken.
+    pub async fn end(mut self) -> anyhow::Result<()> {
+        self.0.shutdown().await.context("end the connection")
     }
 }
 

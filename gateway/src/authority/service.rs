@@ -15,6 +15,7 @@ use causeway_proto::ca::{
 };
 use causeway_zone_sync::name::GatewayId;
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -24,14 +25,14 @@ use super::{
 };
 use crate::{
     identity::{
-        Serial, SpiffeId,
+        DnsName, Serial, SpiffeId,
         ca::{
             CaError,
             request::{RequestError, SigningRequest},
             revoked::Revoked,
             tokens::{self, Secret, TokenId, TokenRefusal},
         },
-        identify,
+        dns_names_of, identify,
     },
     join::Refusal,
     tunnel::Quiet,
@@ -164,8 +165,8 @@ impl CertificateAuthority for Service {
             Ok(holder) => match self.allow(Asker::Gateway(holder.gateway.clone())) {
                 Ok(()) => {
                     let (call, request) = (self.call(&peer), request.into_inner());
-                    let serial = peer.chain.first().and_then(|leaf| Serial::of(leaf));
-                    off_thread(move || call.renew(&holder, serial, &request)).await
+                    let peer_chain = peer.chain.clone();
+                    off_thread(move || call.renew(&holder, &peer_chain, &request)).await
                 }
                 Err(refused) => Err(refused),
             },
@@ -194,8 +195,8 @@ impl Call {
         let secret = secret.map_err(|_| bad_request("the token's secret has the wrong length"))?;
         let signing = self.read(&request.request)?;
         let gateway = signing.id().gateway.clone();
-        tokens::use_up(&self.folder, (id, secret), &gateway, now).map_err(token_refused)?;
-        let certificates = self.sign(&signing, &format!("token {id}"));
+        let grant = tokens::use_up(&self.folder, (id, secret), &gateway, now).map_err(token_refused)?;
+        let certificates = self.sign(&signing, &grant.dns_names, &format!("token {id}"));
         let certificates = certificates.map_err(|mut refused| {
             refused
                 .text
@@ -208,11 +209,12 @@ impl Call {
     fn renew(
         &self,
         holder: &SpiffeId,
-        serial: Option<Serial>,
+        shown: &[CertificateDer<'_>],
         request: &RenewRequest,
     ) -> Result<(GatewayId, Certificates), Refused> {
         let revoked =
             Revoked::read(&self.folder).map_err(|error| unavailable(CaError::Revocations(error)))?;
+        let serial = shown.first().and_then(|leaf| Serial::of(leaf));
         if let Some(serial) = serial.filter(|serial| revoked.holds(serial)) {
             let text = format!("the certificate with serial number {serial} was revoked");
             return Err(Refused::new(Refusal::Revoked, text));
@@ -225,7 +227,10 @@ impl Call {
             );
             return Err(Refused::new(Refusal::OtherGateway, text));
         }
-        Ok((holder.gateway.clone(), self.sign(&signing, "renewal")?))
+        // Neither more names nor fewer than it has.
+        let names = shown.first().and_then(|leaf| dns_names_of(leaf).ok());
+        let certificates = self.sign(&signing, &names.unwrap_or_default(), "renewal")?;
+        Ok((holder.gateway.clone(), certificates))
     }
 
     /// Everything about a request that can be known before anything is used up.
@@ -249,9 +254,10 @@ impl Call {
         Ok(signing)
     }
 
-    fn sign(&self, signing: &SigningRequest, how: &str) -> Result<Certificates, Refused> {
+    fn sign(&self, signing: &SigningRequest, names: &[DnsName], how: &str) -> Result<Certificates, Refused> {
         let ca = &self.served.ca;
-        let certified = ca.sign(signing, self.leaf_lifetime).map_err(unavailable)?;
+        let certified = ca.sign(signing, self.leaf_lifetime, names);
+        let certified = certified.map_err(unavailable)?;
         ca.record(&self.folder, &certified, how).map_err(unavailable)?;
         Ok(Certificates {
             chain: vec![certified.certificate.to_vec()],

@@ -13,11 +13,12 @@ use tempfile::TempDir;
 use super::{Authority, AuthorityConfig};
 use crate::{
     identity::{
-        Identity, NewIdentity,
+        DnsName, Identity, NewIdentity,
         ca::{
             self, Ca, issued,
             tokens::{self, Grant},
         },
+        dns_names_of,
     },
     join::{self, AskError, CaAddress, JoinToken, NotTheCa, Refusal},
 };
@@ -74,8 +75,19 @@ impl Served {
 }
 
 fn token(folder: &Path, zone: &str, name: Option<&str>, lasts: Duration) -> JoinToken {
+    token_with_names(folder, zone, name, lasts, &[])
+}
+
+fn token_with_names(
+    folder: &Path,
+    zone: &str,
+    name: Option<&str>,
+    lasts: Duration,
+    dns_names: &[&str],
+) -> JoinToken {
     let now = SystemTime::now();
     let grant = Grant {
+        dns_names: dns_names.iter().map(|name| name.parse().unwrap()).collect(),
         zone: zone.parse().unwrap(),
         gateway: name.map(|name| name.parse().unwrap()),
         issued_at: now,
@@ -170,6 +182,57 @@ async fn a_gateway_renews_its_own_certificate_with_a_new_key() {
     assert_ne!(renewed.key().secret_der(), own.key().secret_der());
     let issued = issued::read(served.folder.path()).unwrap().issued;
     assert_eq!(issued.last().unwrap().how, "renewal");
+}
+
+fn installed(new: &NewIdentity) -> Identity {
+    let out = tempfile::tempdir().unwrap();
+    new.install(out.path()).unwrap();
+    Identity::load(out.path()).unwrap()
+}
+
+/// Whether a client that looks at host names takes this gateway for a server of that name.
+fn answers_to(gateway: &Identity, name: &'static str) -> bool {
+    use rustls::client::danger::ServerCertVerifier as _;
+    let roots = gateway.roots();
+    let verifier =
+        rustls::client::WebPkiServerVerifier::builder_with_provider(roots, crate::identity::provider());
+    let chain = gateway.chain();
+    let name = name.try_into().unwrap();
+    let now = rustls_pki_types::UnixTime::now();
+    let verified = verifier
+        .build()
+        .unwrap()
+        .verify_server_cert(&chain[0], &chain[1..], &name, &[], now);
+    verified.is_ok()
+}
+
+#[tokio::test]
+async fn a_certificate_has_the_names_of_its_token_and_keeps_them_when_it_is_renewed() {
+    let served = Served::start().await;
+    let names = ["*.mesh.acme.internal", "gw1.west.acme.internal", "orders.mesh"];
+    let token = token_with_names(served.folder.path(), "west", None, DAY, &names);
+    let joined = installed(&served.join(&token, "gw1").await.unwrap());
+    let renewed = installed(&served.renew(&joined).await.unwrap());
+    for identity in [&joined, &renewed] {
+        assert!(identity.doubt().is_none());
+        let own = dns_names_of(&identity.chain()[0]).unwrap();
+        assert_eq!(own.iter().map(DnsName::as_str).collect::<Vec<_>>(), names);
+        for name in ["web.mesh.acme.internal", "gw1.west.acme.internal", "orders.mesh"] {
+            assert!(answers_to(identity, name), "{name}");
+        }
+        assert!(!answers_to(identity, "gw2.west.acme.internal"));
+    }
+    let issued = issued::read(served.folder.path()).unwrap().issued;
+    assert!(issued.iter().all(|line| line.dns_names.len() == 3), "{issued:?}");
+    // One that was granted none gets none.
+    let plain = installed(
+        &served
+            .join(&served.token("west", None, DAY), "gw2")
+            .await
+            .unwrap(),
+    );
+    let renewed = installed(&served.renew(&plain).await.unwrap());
+    assert!(dns_names_of(&renewed.chain()[0]).unwrap().is_empty());
 }
 
 #[tokio::test]

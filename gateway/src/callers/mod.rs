@@ -2,7 +2,8 @@
 //!
 //! A client of another host is known by its address, if exactly one service is registered there. On this host an address
 //! says nothing, since every program can use it: there the kernel says which user owns the client's socket, and the client
-//! is the service whose registered instances listen as the same user. What a caller may do is decided elsewhere (`permit`).
+//! is the service whose registered instances listen as the same user. A client that showed a certificate has the identity in
+//! it as well. What a caller may do is decided elsewhere (`permit`).
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use causeway_zone_sync::name::{ServiceName, Tags};
+use causeway_zone_sync::name::{CallerIdentity, ServiceName, Tags};
 
 mod host;
 mod index;
@@ -76,11 +77,31 @@ impl How {
     }
 }
 
-/// A caller, and how it was found.
+/// A caller, and how its service was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub caller: Arc<Caller>,
     pub how: How,
+}
+
+impl Found {
+    /// The same client, which showed a certificate with this identity, if any.
+    #[must_use]
+    pub fn showing(mut self, identity: Option<&CallerIdentity>) -> Self {
+        if let Some(identity) = identity {
+            Arc::make_mut(&mut self.caller).identity = Some(identity.clone());
+        }
+        self
+    }
+
+    /// The word for logs: how the caller is known.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match (self.how, &self.caller.identity) {
+            (How::Vouched, _) | (_, None) => self.how.word(),
+            (_, Some(_)) => "by_certificate",
+        }
+    }
 }
 
 /// A client's socket and the virtual address that it connected to.
@@ -135,9 +156,15 @@ impl Callers {
     }
 
     /// Who the client of an open connection is now that the snapshot is another one. What the kernel said holds for as
-    /// long as the service is registered on this host: an instance that restarts does not make its clients strangers.
+    /// long as the service is registered on this host: an instance that restarts does not make its clients strangers. A
+    /// certificate that was shown holds until it is not believed any more, which others look after.
     #[must_use]
     pub fn find_again(&self, snapshot: &Snapshot, ends: Ends, before: &Found) -> Found {
+        let found = self.look_again(snapshot, ends, before);
+        found.showing(before.caller.identity.as_ref())
+    }
+
+    fn look_again(&self, snapshot: &Snapshot, ends: Ends, before: &Found) -> Found {
         match (before.how, &before.caller.service) {
             (How::ByOwner, Some(service)) => {
                 let tags = self.still_here(&snapshot.callers, service, &before.caller.tags);

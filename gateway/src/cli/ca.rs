@@ -2,13 +2,13 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use causeway_zone_sync::name::{GatewayId, GatewayName, ZoneName};
+use causeway_zone_sync::name::{CallerIdentity, GatewayId, GatewayName, ZoneName};
 
 use super::{Exit, Failure, ca_serve, output, passphrase::PassphraseArgs, rotate};
 use crate::identity::{
-    KEY_FILE, SpiffeId,
+    DnsName, KEY_FILE, SpiffeId,
     ca::{self, Ca, CaError, LEAF_VALIDITY, key::KeyError, request::SigningRequest},
-    check_trust_domain, write_request,
+    check_trust_domain, dns_names, write_request,
 };
 
 const AFTER_HELP: &str = "\
@@ -17,6 +17,7 @@ Examples:
   causeway ca serve --ca ca
   causeway token issue --ca ca --zone east                   then `causeway join` on the gateway's host
   causeway ca issue --ca ca --zone east --gateway gw1 --out east-identity      key and certificate by hand
+  causeway ca issue --ca ca --identity spiffe://acme.internal/app/web --out web      for a caller (gateway --tls-listen)
 
 Signing by hand, with the key made where it is used:
   causeway ca request --trust-domain acme.internal --zone east --gateway gw1 --out /etc/causeway/east
@@ -36,7 +37,7 @@ enum Action {
     Init(Init),
     Serve(ca_serve::Args),
     Rotate(rotate::Args),
-    /// Issue a gateway's identity: cert.pem, key.pem and ca.pem
+    /// Issue a gateway's identity, or a caller's: cert.pem, key.pem and ca.pem
     Issue(Issue),
     /// Make a key, and a request for a certificate that `causeway ca sign` signs; the key stays where it is made
     Request(Request),
@@ -72,13 +73,38 @@ impl Whose {
     }
 }
 
+/// Host names for a gateway's certificate.
+#[derive(Debug, clap::Args)]
+pub(super) struct DnsNames {
+    /// A DNS name that the certificate gets, for clients that look at host names; at most 16, a `*` only as the first label
+    #[arg(long, value_name = "NAME")]
+    dns_name: Vec<DnsName>,
+}
+
+impl DnsNames {
+    /// Each once.
+    pub(super) fn read(&self) -> Result<Vec<DnsName>, Failure> {
+        dns_names(self.dns_name.iter().cloned())
+            .map_err(|error| Failure::usage("cannot use --dns-name").because(&error))
+    }
+}
+
 #[derive(Debug, clap::Args)]
 struct Issue {
     /// Folder of the CA, as `causeway ca init` made it
     #[arg(long, value_name = "FOLDER")]
     ca: PathBuf,
+    /// Zone of the gateway
+    #[arg(long, required_unless_present = "identity", requires = "gateway")]
+    zone: Option<ZoneName>,
+    /// Name of the gateway, unique within its zone
+    #[arg(long, value_name = "NAME", requires = "zone")]
+    gateway: Option<GatewayName>,
+    /// Instead of a gateway, a caller: a program that shows its certificate on a gateway's TLS listener
+    #[arg(long, value_name = "SPIFFE-ID", conflicts_with_all = ["zone", "dns_name"])]
+    identity: Option<CallerIdentity>,
     #[command(flatten)]
-    whose: Whose,
+    names: DnsNames,
     /// Folder for the identity; files that are there are replaced
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
@@ -111,6 +137,8 @@ struct Sign {
     /// Whom the request must name: what is signed is what you say, not what the request says
     #[command(flatten)]
     whose: Whose,
+    #[command(flatten)]
+    names: DnsNames,
     /// File for the certificate
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -151,11 +179,28 @@ fn make(init: &Init) -> Result<Exit, Failure> {
 }
 
 fn hand_out(issue: &Issue) -> Result<Exit, Failure> {
-    let gateway = issue.whose.id();
+    let names = issue.names.read()?;
     let passphrase = issue.passphrase.read()?;
-    let id = Ca::open(&issue.ca, passphrase.as_ref())
-        .and_then(|ca| ca.issue_to(&issue.ca, &gateway, &issue.out, issue.valid_for))
-        .map_err(|error| failure(format!("cannot issue an identity for {gateway}"), &error))?;
+    let open = || Ca::open(&issue.ca, passphrase.as_ref());
+    let (whose, issued) = match (&issue.identity, &issue.zone, &issue.gateway) {
+        (Some(caller), _, _) => {
+            let issued =
+                open().and_then(|ca| ca.issue_caller(&issue.ca, caller, &issue.out, issue.valid_for));
+            (caller.to_string(), issued.map(|()| caller.to_string()))
+        }
+        (None, Some(zone), Some(gateway)) => {
+            let gateway = GatewayId::new(zone.clone(), gateway.clone());
+            let issued =
+                open().and_then(|ca| ca.issue_to(&issue.ca, &gateway, &issue.out, issue.valid_for, &names));
+            (gateway.to_string(), issued.map(|id| id.to_string()))
+        }
+        _ => {
+            return Err(Failure::usage(
+                "whom is it for? give --zone and --gateway, or --identity",
+            ));
+        }
+    };
+    let id = issued.map_err(|error| failure(format!("cannot issue an identity for {whose}"), &error))?;
     output::print(&format!(
         "issued {id} in {}, valid for {}\n",
         issue.out.display(),
@@ -199,10 +244,11 @@ fn certify(sign: &Sign) -> Result<Exit, Failure> {
         .exit(Exit::BadInput)
         .hint("--zone and --gateway must say whom you mean to certify"));
     }
+    let names = sign.names.read()?;
     let passphrase = sign.passphrase.read()?;
     let ca = Ca::open(&sign.ca, passphrase.as_ref());
     let id = ca
-        .and_then(|ca| ca.sign_to(&sign.ca, &request, &sign.out, sign.valid_for.into()))
+        .and_then(|ca| ca.sign_to(&sign.ca, &request, &sign.out, sign.valid_for.into(), &names))
         .map_err(|error| failure(format!("cannot certify {gateway}"), &error))?;
     output::print(&format!(
         "certified {id} in {}, valid for {}; {}/ca.pem goes beside it\n",
@@ -224,6 +270,9 @@ pub(super) fn failure(message: String, error: &CaError) -> Failure {
             .exit(Exit::BadInput)
             .hint("give the passphrase with --passphrase-file or in CAUSEWAY_CA_PASSPHRASE"),
         CaError::OtherTrustDomain { .. } => failure.exit(Exit::BadInput),
+        CaError::NoCaller(_) => failure
+            .exit(Exit::Usage)
+            .hint("--zone and --gateway issue a gateway's; a caller's path is another, such as /app/web"),
         _ => failure,
     }
 }

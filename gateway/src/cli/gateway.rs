@@ -107,6 +107,15 @@ pub struct Args {
         default_value = "0.0.0.0:7800"
     )]
     listen: SocketAddr,
+    /// Takes clients that show a certificate, over TLS, and carries them to the service whose mesh name they send as server
+    /// name (SNI); several are separated by commas, the usual port is 7843 [default: nowhere]
+    #[arg(
+        long,
+        value_name = "ADDR,…",
+        env = "CAUSEWAY_TLS_LISTEN",
+        value_delimiter = ','
+    )]
+    tls_listen: Vec<SocketAddr>,
     /// Admin API: a loopback IP:PORT, or unix:/PATH; with --admin-tokens or --admin-allow any IP:PORT, over TLS; several are
     /// separated by commas
     #[arg(
@@ -319,6 +328,7 @@ fn config(
         zone_sync_insecure: args.zone_sync_insecure,
         renewal: None,
         tunnel,
+        tls_listen: args.tls_listen.clone(),
         dns: DnsConfig {
             listen: args.dns.clone(),
             upstreams: args.dns_upstream.clone(),

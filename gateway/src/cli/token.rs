@@ -7,10 +7,14 @@ use std::{
 
 use causeway_zone_sync::name::{GatewayName, ZoneName};
 
-use super::{Exit, Failure, ca::failure, output};
+use super::{
+    Exit, Failure,
+    ca::{DnsNames, failure},
+    output,
+};
 use crate::{
     identity::{
-        ROOTS_FILE,
+        DnsName, ROOTS_FILE,
         ca::{
             self,
             tokens::{self, Grant, MAX_VALIDITY, TokenId},
@@ -24,6 +28,7 @@ const AFTER_HELP: &str = "\
 Examples:
   causeway token issue --ca ca --zone west
   causeway token issue --ca ca --zone west --gateway gw1 --valid-for 1h
+  causeway token issue --ca ca --zone west --dns-name '*.mesh.acme.internal' --dns-name gw1.west.acme.internal
   causeway token list --ca ca
   causeway token revoke --ca ca 0123456789abcdef
 
@@ -58,6 +63,8 @@ struct Issue {
     /// The gateway that may join with it [default: any of the zone]
     #[arg(long, value_name = "NAME")]
     gateway: Option<GatewayName>,
+    #[command(flatten)]
+    names: DnsNames,
     /// How long it may be used
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
     valid_for: Duration,
@@ -103,6 +110,7 @@ fn give_out(issue: &Issue) -> Result<Exit, Failure> {
     let grant = Grant {
         zone: issue.zone.clone(),
         gateway: issue.gateway.clone(),
+        dns_names: issue.names.read()?,
         issued_at: now,
         expires_at: now + issue.valid_for,
     };
@@ -155,17 +163,20 @@ fn list(args: &List) -> Result<Exit, Failure> {
             fate => fate.word(),
         };
         let gateway = grant.gateway.as_ref().map_or("any", GatewayName::as_str);
+        let names: Vec<&str> = grant.dns_names.iter().map(DnsName::as_str).collect();
+        let names = names.join(",");
         let time = |at| humantime::format_rfc3339_seconds(at).to_string();
         vec![
             id.to_string().as_str().into(),
             grant.zone.as_str().into(),
             gateway.into(),
             state.into(),
+            names.as_str().into(),
             time(grant.issued_at).as_str().into(),
             time(grant.expires_at).as_str().into(),
         ]
     });
-    let header = ["ID", "ZONE", "GATEWAY", "STATE", "ISSUED", "EXPIRES"];
+    let header = ["ID", "ZONE", "GATEWAY", "STATE", "DNS NAMES", "ISSUED", "EXPIRES"];
     output::print(&output::table(&header, rows.collect(), output::colour()))?;
     Ok(Exit::Done)
 }

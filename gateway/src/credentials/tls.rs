@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Connection, Gate, Proof};
 use crate::{
-    identity::{Guarded, LiveIdentity, TlsError, identify_client, is_not_yet_valid},
+    identity::{Guarded, LiveIdentity, NoCaller, TlsError, identify_client, is_not_yet_valid},
     listen::Io,
 };
 
@@ -141,7 +141,7 @@ pub fn handshake_word(error: &io::Error) -> &'static str {
             CertificateError::Revoked => "revoked",
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not_yet_valid",
             cause if is_not_yet_valid(cause) => "not_yet_valid",
-            _ => "bad_certificate",
+            cause => NoCaller::of(cause).map_or("bad_certificate", NoCaller::word),
         },
         Some(TlsFailure::NoCertificatesPresented) => "no_certificate",
         Some(TlsFailure::NoApplicationProtocol) => "wrong_alpn",

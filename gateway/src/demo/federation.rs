@@ -239,6 +239,7 @@ async fn start(
             listen: AdminAddress::Tcp(any),
             insecure: false,
         }],
+        tls_listen: Vec::new(),
         instances_folder: None,
         registration: None,
         gate: crate::credentials::Gate::default(),

@@ -36,6 +36,7 @@ use crate::{snapshot::Snapshots, telemetry::Metrics, vips::VipTable};
 use access::Access;
 use forward::{Forwarder, system_upstreams};
 use handler::Handler;
+pub use place::target_of;
 use rate::Rates;
 pub use resolver::{Lookup, LookupError, Resolver};
 use serve::{MAX_CONNECTIONS, MAX_WAITING, Service, bind};

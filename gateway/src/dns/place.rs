@@ -26,6 +26,8 @@ use crate::{
 
 /// The label below which names by zone lie.
 const ZONE_LABEL: &str = "zone";
+/// Longest name in bytes, as people write it (RFC 1035 §2.3.4).
+const MAX_NAME_BYTES: usize = 253;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
@@ -46,6 +48,24 @@ pub(super) fn place(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> P
         [] => Place::Apex,
         [first, ..] if first.starts_with('_') => service_record(snapshot, names, labels),
         _ => plain(snapshot, names, labels),
+    }
+}
+
+/// The service, or part of one, that `name` stands for, which ends in the mesh domain and may be in any case; `None` if it
+/// stands for none.
+pub fn target_of(snapshot: &Snapshot, names: &VipNames, name: &str) -> Option<Target> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.len() > MAX_NAME_BYTES {
+        return None;
+    }
+    let name = name.to_ascii_lowercase();
+    let below = name
+        .strip_suffix(&snapshot.topology.dns.domain)?
+        .strip_suffix('.')?;
+    let labels: Vec<&str> = below.split('.').collect();
+    match place(snapshot, names, &labels) {
+        Place::Name(target) => Some(target),
+        _ => None,
     }
 }
 

@@ -9,13 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use causeway_zone_sync::{
     name::{GatewayId, Tags},
     topology::Topology,
 };
 use futures_util::future::BoxFuture;
-use tokio::{io::Interest, net::TcpStream};
 
 use super::{
     Shared,
@@ -30,11 +29,6 @@ use crate::{
     target::Target,
     telemetry::Side,
 };
-
-/// Most of a client's bytes that travel with the header of a service marked `early`.
-const MAX_EARLY_BYTES: usize = 16 * 1024;
-/// How long the first bytes of such a client are awaited before the header goes without them.
-const EARLY_WAIT: Duration = Duration::from_millis(2);
 
 /// An instance is ready.
 #[derive(Debug)]
@@ -84,7 +78,7 @@ pub(super) async fn connect(
     let begun = Instant::now();
     let snapshot = shared.snapshots.load_full();
     let early = if is_early(&snapshot.topology, target) {
-        read_early(client).await
+        client.read_early().await
     } else {
         Bytes::new()
     };
@@ -104,10 +98,10 @@ pub(super) async fn connect(
         early,
         last: decision.why.word(),
     };
-    let gone = client.ready(Interest::ERROR);
+    let gone = client.failed();
     let connected = tokio::select! {
         biased;
-        _ = gone => Err("client_gone"),
+        () = gone => Err("client_gone"),
         () = arrival.opened.hold().cut().cancelled() => Err("cut"),
         connected = search.run() => connected,
     };
@@ -122,15 +116,6 @@ fn is_early(topology: &Topology, target: &Target) -> bool {
         .services
         .get(&target.service)
         .is_some_and(|service| service.early)
-}
-
-/// What has arrived of the client's first bytes. Nothing, for a client that waits for the server to speak.
-async fn read_early(client: &TcpStream) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(MAX_EARLY_BYTES);
-    let _ = tokio::time::timeout(EARLY_WAIT, client.readable()).await;
-    // An end or an error is met again by the relay.
-    let _ = client.try_read_buf(&mut bytes);
-    bytes.freeze()
 }
 
 impl Search<'_> {

@@ -7,12 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use causeway_zone_sync::name::{GatewayId, Tags, ZoneName};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use causeway_zone_sync::name::{CallerIdentity, GatewayId, Tags, ZoneName};
+use tokio::io::AsyncWriteExt;
 
 use super::{
     Shared,
     ask::{Path, RemotePath},
+    client::ClientSocket,
     connect::{Connected, Unconnected, connect},
     permission::{Admitted, Forbidden, admit},
 };
@@ -29,11 +30,13 @@ const REFUSED_BY_PEER: &str = "forbidden";
 
 /// Who the client is and what it asked for.
 pub(super) struct Arrival {
-    pub(super) socket: TcpStream,
+    pub(super) socket: ClientSocket,
     pub(super) client: SocketAddr,
-    /// The virtual address that it connected to.
+    /// The address that it connected to.
     pub(super) local: SocketAddr,
     pub(super) target: Target,
+    /// Who it is by the certificate that it showed.
+    pub(super) identity: Option<CallerIdentity>,
     pub(super) opened: OpenGuard,
     pub(super) begun: Instant,
     pub(super) thread: usize,
@@ -84,7 +87,7 @@ impl Ending {
 pub(super) async fn serve(shared: Arc<Shared>, arrival: Arrival) {
     let service = arrival.target.service.as_str();
     shared.metrics.connection_opened(Role::Egress.word(), service);
-    let _ = arrival.socket.set_nodelay(true);
+    let _ = arrival.socket.tcp().set_nodelay(true);
     // Boxed, so that a connection does not carry the state of its setup for the rest of its life.
     let Admitted { found, rule } = match admit(&shared, &arrival) {
         Ok(admitted) => admitted,
@@ -110,8 +113,7 @@ pub(super) async fn serve(shared: Arc<Shared>, arrival: Arrival) {
 fn forbid(shared: &Shared, arrival: Arrival, forbidden: Forbidden) {
     let Forbidden { found, rule } = forbidden;
     let ending = Ending::unserved(&arrival.target, "forbidden", found.caller, Some(rule));
-    let _ = arrival.socket.set_zero_linger();
-    drop(arrival.socket);
+    arrival.socket.reset();
     finish(shared, &arrival.target, arrival.client, arrival.begun, ending);
 }
 
@@ -125,8 +127,7 @@ fn reject(shared: &Shared, arrival: Arrival, mut ending: Ending) {
         opened,
         ..
     } = arrival;
-    let _ = socket.set_zero_linger();
-    drop(socket);
+    socket.reset();
     ending.withdrawn(opened.hold());
     let (outcome, attempts, caller) = (ending.outcome, ending.attempts, &ending.caller);
     // What this gateway itself took back has been told with its rule.
@@ -185,12 +186,18 @@ async fn carry(shared: &Shared, arrival: Arrival, connected: Connected, mut endi
                 return;
             };
             let meters = meters(shared, &target, early_bytes);
-            let mut relayed = relay::stream(&mut socket, &mut send, &mut recv, meters, hold.cut()).await;
+            let (send, recv) = (&mut send, &mut recv);
+            let mut relayed = match &mut socket {
+                ClientSocket::Plain(socket) => relay::stream(socket, send, recv, meters, hold.cut()).await,
+                ClientSocket::Tls(socket) => {
+                    relay::stream(&mut **socket, send, recv, meters, hold.cut()).await
+                }
+            };
             drop(socket);
             relayed.sent += early_bytes;
             ended(&mut ending, relayed, hold);
             finish(shared, &target, client, begun, ending);
-            linger(relayed.end, &send).await;
+            linger(relayed.end, send).await;
             drop(counted);
         }
     }
@@ -200,7 +207,7 @@ async fn carry(shared: &Shared, arrival: Arrival, connected: Connected, mut endi
 async fn carry_local(
     shared: &Shared,
     target: &Target,
-    socket: &mut TcpStream,
+    socket: &mut ClientSocket,
     (dialled, early): (Box<Dialled>, Bytes),
     ending: &mut Ending,
     hold: &Hold,
@@ -213,7 +220,7 @@ async fn carry_local(
     ending.instance = Some(taken.id.clone());
     ending.to_zone = Some(shared.snapshots.load().zone.clone());
     if !early.is_empty() && instance.write_all(&early).await.is_err() {
-        let _ = socket.set_zero_linger();
+        let _ = socket.tcp().set_zero_linger();
         return Relayed {
             sent: 0,
             received: 0,
@@ -223,7 +230,10 @@ async fn carry_local(
     let early_bytes = early.len() as u64;
     drop(early);
     let meters = meters(shared, target, early_bytes);
-    let mut relayed = relay::sockets(socket, &mut instance, meters, hold.cut()).await;
+    let mut relayed = match socket {
+        ClientSocket::Plain(socket) => relay::sockets(socket, &mut instance, meters, hold.cut()).await,
+        ClientSocket::Tls(socket) => relay::sockets(&mut **socket, &mut instance, meters, hold.cut()).await,
+    };
     relayed.sent += early_bytes;
     drop((instance, load));
     relayed

@@ -15,7 +15,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, accept};
+use super::{
+    Shared,
+    accept::{self, Serves},
+};
 use crate::target::{Bindings, Target};
 
 /// Connections that may wait to be accepted, per listener and thread. The kernel's own limit may be lower.
@@ -25,11 +28,12 @@ const REBIND_AFTER: Duration = Duration::from_millis(250);
 /// Longest pause before a bind is tried again.
 const MAX_REBIND_AFTER: Duration = Duration::from_secs(10);
 
-/// A virtual address and port that clients cannot connect to.
+/// An address and port that clients cannot connect to.
 #[derive(Debug, Clone)]
 pub struct BindFailure {
     pub address: SocketAddr,
-    pub target: Target,
+    /// What is missing there: a target, or the TLS listener.
+    pub serves: String,
     pub error: String,
     pub since: Instant,
 }
@@ -61,7 +65,7 @@ pub(super) async fn reconcile(shared: Arc<Shared>, thread: usize, mut bindings: 
                     shared.clone(),
                     thread,
                     *address,
-                    target.clone(),
+                    Serves::Target(target.clone()),
                     stop.clone(),
                 ));
                 Listener { target, stop }
@@ -79,21 +83,34 @@ pub(super) async fn reconcile(shared: Arc<Shared>, thread: usize, mut bindings: 
     while tasks.join_next().await.is_some() {}
 }
 
+/// Listens on data thread `thread` where clients with certificates come in, until the egress drains.
+pub(super) async fn take_callers(shared: Arc<Shared>, thread: usize) {
+    let (Some(tls), Some(door)) = (&shared.config.tls, &shared.door) else {
+        return;
+    };
+    let mut tasks = JoinSet::new();
+    for address in &tls.addresses {
+        let (serves, stop) = (Serves::Callers(door.clone()), shared.drain.child_token());
+        tasks.spawn(listen(shared.clone(), thread, *address, serves, stop));
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
 /// Binds, as often as it takes, and accepts until `stop`.
 async fn listen(
     shared: Arc<Shared>,
     thread: usize,
     address: SocketAddr,
-    target: Target,
+    serves: Serves,
     stop: CancellationToken,
 ) {
-    let binding = bind_until_bound(&shared, thread, address, &target);
+    let binding = bind_until_bound(&shared, thread, address, &serves);
     let bound = stop.run_until_cancelled(binding).await;
     shared.bind_failures.lock().remove(&(address, thread));
     if let Some(listener) = bound {
         let listening = shared.config.listening.clone();
         listening.began(address);
-        accept::run(shared, thread, listener, (address, target), stop).await;
+        accept::run(shared, thread, listener, (address, serves), stop).await;
         listening.ended(address);
     }
 }
@@ -102,7 +119,7 @@ async fn bind_until_bound(
     shared: &Shared,
     thread: usize,
     address: SocketAddr,
-    target: &Target,
+    serves: &Serves,
 ) -> TcpListener {
     let mut pause = REBIND_AFTER;
     let since = Instant::now();
@@ -113,7 +130,7 @@ async fn bind_until_bound(
         };
         let failure = BindFailure {
             address,
-            target: target.clone(),
+            serves: serves.to_string(),
             error,
             since,
         };
@@ -123,7 +140,7 @@ async fn bind_until_bound(
             .insert((address, thread), failure.clone());
         if before.is_none_or(|before| before.error != failure.error) {
             let error = failure.error;
-            tracing::warn!(%address, %target, thread, error, "a virtual address cannot be listened on; it is tried again");
+            tracing::warn!(%address, %serves, thread, error, "an address for clients cannot be listened on; it is tried again");
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(MAX_REBIND_AFTER);

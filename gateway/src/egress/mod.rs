@@ -34,9 +34,11 @@ use crate::{
     tunnel::{Quiet, TunnelSet},
     vips::Listening,
 };
+use tls::Door;
 
 mod accept;
 mod ask;
+mod client;
 mod connect;
 mod connection;
 mod listen;
@@ -44,8 +46,10 @@ mod pace;
 mod permission;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use listen::BindFailure;
+pub use tls::TlsListen;
 
 /// Local connections that one gateway carries at once.
 const DEFAULT_MAX_CONNECTIONS: usize = 100_000;
@@ -68,6 +72,8 @@ pub struct EgressConfig {
     pub failures: ConnectFailures,
     /// Finds out who local clients are.
     pub callers: Callers,
+    /// Takes clients that show a certificate; `None`: nowhere.
+    pub tls: Option<TlsListen>,
 }
 
 impl EgressConfig {
@@ -81,6 +87,7 @@ impl EgressConfig {
             listening: Arc::default(),
             failures: ConnectFailures::default(),
             callers: Callers::default(),
+            tls: None,
         }
     }
 }
@@ -105,6 +112,8 @@ struct Shared {
     quiet: Mutex<Quiet<(ServiceName, &'static str)>>,
     /// Tells what permissions forbid.
     reports: Reports,
+    /// Where clients with certificates come in.
+    door: Option<Arc<Door>>,
     drain: CancellationToken,
     seed: AtomicU64,
 }
@@ -121,6 +130,7 @@ impl Egress {
         Self {
             shared: Arc::new(Shared {
                 open: OpenConnections::new(config.threads, config.max_connections),
+                door: config.tls.as_ref().map(|listen| Arc::new(Door::new(listen))),
                 config,
                 snapshots,
                 tunnels,
@@ -138,7 +148,18 @@ impl Egress {
     /// Listens and serves on this data thread, until [`Egress::drain`] or until the sender of `bindings` is gone. Must run
     /// on the runtime of data thread `thread`, once for each; connections live on after it returns.
     pub async fn run(&self, thread: usize, bindings: watch::Receiver<Bindings>) {
-        listen::reconcile(self.shared.clone(), thread, bindings).await;
+        tokio::join!(
+            listen::reconcile(self.shared.clone(), thread, bindings),
+            listen::take_callers(self.shared.clone(), thread),
+        );
+    }
+
+    /// Ends connections whose client's certificate is not believed any more. Runs until it is dropped, once.
+    pub async fn keep_checking_certificates(&self) {
+        match &self.shared.config.tls {
+            Some(listen) => tls::keep_checking(self.shared.clone(), listen.identity.clone()).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Addresses that some data thread cannot listen on now, one entry for each address.

@@ -37,6 +37,7 @@ pub(super) fn admit(shared: &Shared, arrival: &Arrival) -> Result<Admitted, Forb
     loop {
         let snapshot = shared.snapshots.load_full();
         let found = shared.config.callers.find(&snapshot, ends);
+        let found = found.showing(arrival.identity.as_ref());
         let verdict = decide(&snapshot.topology, &found.caller, service);
         hold.set_caller(found.clone());
         // A change that came meanwhile may have been too early to see this caller, and must not be missed.

@@ -1,6 +1,6 @@
 //! What a gateway is started with, and why it may not start.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use causeway_zone_sync::{
     name::{GatewayId, ZoneName},
@@ -49,6 +49,8 @@ pub struct GatewayConfig {
     /// Keeps the certificate renewed where its folder says how; `None`: nobody here does.
     pub renewal: Option<Renewal>,
     pub tunnel: tunnel::TunnelConfig,
+    /// Where clients that show a certificate are taken over TLS; empty: nowhere.
+    pub tls_listen: Vec<SocketAddr>,
     /// No listen address: no DNS.
     pub dns: DnsConfig,
     /// Where the admin API listens; empty: nowhere.

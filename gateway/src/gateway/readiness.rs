@@ -105,7 +105,7 @@ fn listeners(egress: &Egress) -> Check {
     };
     let text = format!(
         "cannot listen on {} ({}): {}",
-        first.address, first.target, first.error
+        first.address, first.serves, first.error
     );
     let text = match failures.len() {
         1 => text,

@@ -30,7 +30,7 @@ use crate::{
     admin::{Admin, AdminState},
     attach::{Attach, AttachConfig},
     dns::{Dns, Resolver},
-    egress::{Egress, EgressConfig},
+    egress::{Egress, EgressConfig, TlsListen},
     ingress::{Ingress, IngressConfig},
     instances::{Instances, InstancesConfig},
     registration::Registration,
@@ -148,6 +148,9 @@ fn keep_going(
         known.snapshots.clone(),
         known.generation.clone(),
     )));
+    let checking = egress.clone();
+    let checking = async move { checking.keep_checking_certificates().await };
+    tasks.spawn(stop.clone().run_until_cancelled_owned(checking));
     tasks.spawn(stop.clone().run_until_cancelled_owned(keep_sessions(
         config.id().clone(),
         known.tunnel_set.clone(),
@@ -301,9 +304,15 @@ fn start_ingress(config: &GatewayConfig, known: &Knowledge) -> Ingress {
 }
 
 fn start_egress(config: &GatewayConfig, known: &Knowledge, threads: &DataThreads) -> Egress {
+    let tls = TlsListen {
+        addresses: config.tls_listen.clone(),
+        identity: config.identity.clone(),
+        vips: known.vips.clone(),
+    };
     let limits = EgressConfig {
         listening: known.vips.listening().clone(),
         failures: known.instances.connect_failures(),
+        tls: (!config.tls_listen.is_empty()).then_some(tls),
         ..EgressConfig::new(config.threads)
     };
     let egress = Egress::new(

@@ -4,6 +4,7 @@
 //! `tokens/`, `issued.jsonl` and `revoked.jsonl`. Serving it to others is [`crate::authority`]'s business, and exchanging it
 //! for another [`crate::rotation`]'s.
 
+mod callers;
 pub mod document;
 mod folder;
 pub mod issued;
@@ -20,7 +21,7 @@ use std::{
 };
 
 use causeway_zone_sync::{
-    name::GatewayId,
+    name::{CallerIdentity, GatewayId},
     trust::{CertificateHash, Roots},
 };
 use rcgen::{
@@ -30,7 +31,9 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 
-use super::{Identity, SpiffeError, SpiffeId, files::IdentityError, leaf::LeafError, provider, spiffe};
+use super::{
+    DnsName, Identity, SpiffeError, SpiffeId, files::IdentityError, leaf::LeafError, provider, spiffe,
+};
 use folder::make_folder;
 pub use folder::{init, init_under, issue, server_trust_domain, trust_domain};
 use key::KeyError;
@@ -69,6 +72,7 @@ pub struct Certified {
     serial: [u8; SERIAL_BYTES],
     not_before: SystemTime,
     pub not_after: SystemTime,
+    dns_names: Vec<DnsName>,
 }
 
 /// What a leaf certificate is to say. Tests make bad ones by changing it.
@@ -78,6 +82,8 @@ pub struct Leaf {
     pub gateway: GatewayId,
     /// URI names; a good leaf has one, its SPIFFE id.
     pub uris: Vec<String>,
+    /// Host names, for clients that look at these.
+    pub dns_names: Vec<DnsName>,
     pub not_before: SystemTime,
     pub not_after: SystemTime,
     pub is_ca: bool,
@@ -122,6 +128,13 @@ pub enum CaError {
     },
     #[error("nothing is issued to {gateway}: {subject} was revoked")]
     Revoked { gateway: GatewayId, subject: Subject },
+    #[error("nothing is issued to {caller}: {subject} was revoked")]
+    CallerRevoked {
+        caller: CallerIdentity,
+        subject: Subject,
+    },
+    #[error("{0} is no caller's: it is a gateway's or the CA's own")]
+    NoCaller(CallerIdentity),
     #[error("cannot tell what was revoked")]
     Revocations(#[source] RevokedError),
     #[error("no open token has the id {0}")]
@@ -210,14 +223,13 @@ impl Ca {
     /// # Errors
     /// When `validity` is out of range.
     pub fn leaf(&self, gateway: &GatewayId, validity: Duration) -> Result<Leaf, CaError> {
-        let now = SystemTime::now();
-        let in_range = Some(validity).filter(|v| !v.is_zero() && *v <= CA_VALIDITY);
-        let not_after = in_range.and_then(|validity| now.checked_add(validity));
+        let (not_before, not_after) = period(validity)?;
         Ok(Leaf {
             gateway: gateway.clone(),
             uris: vec![SpiffeId::new(&self.trust_domain, gateway.clone()).to_string()],
-            not_before: now - CLOCK_SKEW.min(validity / 10),
-            not_after: not_after.ok_or(CaError::Validity(validity))?,
+            dns_names: Vec::new(),
+            not_before,
+            not_after,
             is_ca: false,
         })
     }
@@ -238,18 +250,28 @@ impl Ca {
         ))
     }
 
-    /// Signs a request: a good leaf for whom it names, valid from now. Whether they may have it is the caller's business.
+    /// Signs a request: a good leaf for whom it names, with these host names, valid from now. Whether they may have it is the
+    /// caller's business.
     ///
     /// # Errors
     /// When `validity` is out of range, or the request is for another trust domain.
-    pub fn sign(&self, request: &SigningRequest, validity: Duration) -> Result<Certified, CaError> {
+    pub fn sign(
+        &self,
+        request: &SigningRequest,
+        validity: Duration,
+        names: &[DnsName],
+    ) -> Result<Certified, CaError> {
         if request.id().trust_domain != self.trust_domain {
             return Err(CaError::OtherTrustDomain {
                 found: request.id().trust_domain.clone(),
                 own: self.trust_domain.clone(),
             });
         }
-        self.certify(&self.leaf(&request.id().gateway, validity)?, request.key())
+        let leaf = Leaf {
+            dns_names: names.to_vec(),
+            ..self.leaf(&request.id().gateway, validity)?
+        };
+        self.certify(&leaf, request.key())
     }
 
     /// The certificate of the process that serves this CA: no gateway can have one, so none can pass for the CA.
@@ -288,8 +310,18 @@ impl Ca {
             serial,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
+            dns_names: leaf.dns_names.clone(),
         })
     }
+}
+
+/// From when until when a certificate is valid that is made now.
+fn period(validity: Duration) -> Result<(SystemTime, SystemTime), CaError> {
+    let now = SystemTime::now();
+    let in_range = Some(validity).filter(|v| !v.is_zero() && *v <= CA_VALIDITY);
+    let not_after = in_range.and_then(|validity| now.checked_add(validity));
+    let not_before = now - CLOCK_SKEW.min(validity / 10);
+    Ok((not_before, not_after.ok_or(CaError::Validity(validity))?))
 }
 
 /// SHA-256 of a certificate, by which people and tokens know it.
@@ -334,7 +366,9 @@ fn ca_params(trust_domain: &str, key: &KeyPair) -> Result<CertificateParams, CaE
 fn leaf_params(leaf: &Leaf) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = name(leaf.gateway.to_string());
-    params.subject_alt_names = leaf.uris.iter().map(|text| uri(text)).collect::<Result<_, _>>()?;
+    let names = leaf.dns_names.iter().map(dns);
+    let names = leaf.uris.iter().map(|text| uri(text)).chain(names);
+    params.subject_alt_names = names.collect::<Result<_, _>>()?;
     params.not_before = leaf.not_before.into();
     params.not_after = leaf.not_after.into();
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -354,6 +388,12 @@ fn name(common: String) -> DistinguishedName {
     name.push(DnType::OrganizationName, "Causeway");
     name.push(DnType::CommonName, common);
     name
+}
+
+fn dns(name: &DnsName) -> Result<SanType, CaError> {
+    Ok(SanType::DnsName(
+        name.as_str().try_into().map_err(CaError::Certificate)?,
+    ))
 }
 
 fn uri(text: &str) -> Result<SanType, CaError> {

@@ -61,8 +61,8 @@ async fn wait(mut identity: LiveIdentity, peer: String, chain: Vec<CertificateDe
     }
 }
 
-/// Why a chain that was believed once is not any more: a word, and for people.
-fn distrust(
+/// Why a chain that was believed once is not any more: a word, and for people. Not that its time is over.
+pub(crate) fn distrust(
     identity: &Identity,
     chain: &[CertificateDer<'static>],
     now: SystemTime,

@@ -21,16 +21,20 @@ use causeway_zone_sync::{
     trust::{CertificateHash, Roots, Stored, Trust},
 };
 use rustls::{
+    CertificateError,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    server::danger::ClientCertVerifier,
     version::TLS13,
 };
 
 mod anchors;
 mod api;
 pub mod ca;
+mod caller;
 mod chain;
+mod dns_name;
 mod federated;
 mod files;
 mod guarded;
@@ -47,12 +51,14 @@ pub mod workload_api;
 
 pub use anchors::{Anchors, Cryptography, describe_root};
 pub use api::{ApiClient, ApiClientError, identify_client};
+pub use caller::NoCaller;
 use chain::ChainVerifier;
 pub(crate) use chain::is_not_yet_valid;
+pub use dns_name::{DnsName, DnsNameError, MAX_DNS_NAMES, dns_names, dns_names_of};
 pub use federated::Federated;
 pub use files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, REVOCATIONS_FILE, ROOTS_FILE};
 pub(crate) use files::{PRIVATE, certificates, replace as replace_file, write_public};
-pub(crate) use guarded::Guarded;
+pub(crate) use guarded::{Guarded, distrust};
 pub use held::{HeldIdentity, Origin};
 pub(crate) use install::pem_of;
 pub use install::{NewIdentity, check_writable, write_request};
@@ -309,7 +315,7 @@ impl Identity {
     fn serving(
         &self,
         provider: Arc<CryptoProvider>,
-        verifier: ChainVerifier,
+        verifier: impl ClientCertVerifier + 'static,
     ) -> Result<rustls::ServerConfig, TlsError> {
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
@@ -332,7 +338,7 @@ impl Identity {
         self.chain == other.chain && self.key == other.key
     }
 
-    /// Whether a peer that presented `chain` would be believed now.
+    /// Whether a peer that presented `chain` would be believed now, in whichever role its certificate is for.
     ///
     /// # Errors
     /// Why not.
@@ -343,7 +349,13 @@ impl Identity {
         let verifier = self
             .verifier(&provider())
             .map_err(|_| rustls::CertificateError::UnknownIssuer)?;
-        verifier.verify_server(leaf, rest, unix_time(now))
+        let now = unix_time(now);
+        match verifier.verify_server(leaf, rest, now) {
+            Err(rustls::Error::InvalidCertificate(cause)) if is_about_purpose(&cause) => {
+                verifier.verify_client(leaf, rest, now).map(drop)
+            }
+            verified => verified,
+        }
     }
 
     fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<ChainVerifier, TlsError> {
@@ -373,6 +385,14 @@ impl Identity {
         verifier.verify_server(leaf, rest, now)?;
         verifier.verify_client(leaf, rest, now).map(drop)
     }
+}
+
+/// Whether a certificate is for another role than the one that it was looked at in.
+fn is_about_purpose(cause: &CertificateError) -> bool {
+    matches!(
+        cause,
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. }
+    )
 }
 
 fn unix_time(now: SystemTime) -> UnixTime {

@@ -328,6 +328,7 @@ impl Shared {
             client: None,
             local: None,
             peer: Some(tunnel.peer().clone()),
+            shown: None,
             since: Instant::now(),
         };
         let opened = self.open.enter(tunnel.thread(), connection);

@@ -65,11 +65,12 @@ impl Caller {
     }
 }
 
-/// `web@east`, `anonymous@east`, `spiffe://acme.internal/app/web@east`.
+/// `web@east`, `anonymous@east`, `spiffe://acme.internal/app/web@east`, `web@east as spiffe://acme.internal/app/web`.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.service, &self.identity) {
-            (Some(service), _) => write!(f, "{service}@{}", self.zone),
+            (Some(service), None) => write!(f, "{service}@{}", self.zone),
+            (Some(service), Some(identity)) => write!(f, "{service}@{} as {identity}", self.zone),
             (None, Some(identity)) => write!(f, "{identity}@{}", self.zone),
             (None, None) => write!(f, "anonymous@{}", self.zone),
         }

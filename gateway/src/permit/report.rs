@@ -54,7 +54,7 @@ impl Reports {
     /// A connection was refused before any instance had it.
     pub fn refused(&self, now: Instant, found: &Found, service: &ServiceName, rule: &Rule) {
         if let Some(repeats) = self.note(now, Outcome::Refused, service, rule) {
-            let (caller, found) = (&found.caller, found.how.word());
+            let (caller, found) = (&found.caller, found.word());
             tracing::warn!(%service, %caller, found, %rule, repeats, "a caller may not call this service");
         }
     }
@@ -90,7 +90,7 @@ impl Reports {
     ) {
         if let Some(repeats) = self.note(now, Outcome::DryRun, service, rule) {
             let (role, peer, caller) = (self.role.word(), peer.map(ToString::to_string), &found.caller);
-            let found = (found.how != How::Vouched).then(|| found.how.word());
+            let found = (found.how != How::Vouched).then(|| found.word());
             tracing::info!(%service, %caller, found, peer, role, %rule, repeats, "dry run: this connection would be refused");
         }
     }

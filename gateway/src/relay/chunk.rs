@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::tcp::ReadHalf;
+use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
 /// Size of the shared chunk, and the most that is read at once.
@@ -27,7 +27,10 @@ thread_local! {
 }
 
 /// The next bytes of `socket`; empty at its end. Nothing is held while it is pending.
-pub(super) fn poll_read(socket: &mut ReadHalf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+pub(super) fn poll_read(
+    socket: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Bytes>> {
     CHUNK.with_borrow_mut(|chunk| {
         if chunk.capacity() - chunk.len() < ROOM_BYTES {
             *chunk = BytesMut::with_capacity(CHUNK_BYTES);

@@ -3,22 +3,17 @@
 use std::{
     future::poll_fn,
     io,
+    pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
-use tokio::{
-    io::Interest,
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
-};
+use tokio::{io::AsyncWrite, net::TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    End, Meters, Relayed, chunk,
+    End, Meters, Reader, Relayed, Socket, chunk,
     write::{self, Queue},
 };
 
@@ -54,8 +49,8 @@ impl Way {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut ReadHalf<'_>,
-        to: &mut WriteHalf<'_>,
+        from: &mut impl Reader,
+        to: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<Result<(), Failed>> {
         let writer = |_: io::Error| Failed::Writer;
         while !self.done {
@@ -64,7 +59,12 @@ impl Way {
             if !self.pending.is_empty() {
                 continue;
             }
-            let read: Bytes = ready!(chunk::poll_read(from, cx)).map_err(|_| Failed::Reader)?;
+            let Poll::Ready(read) = chunk::poll_read(from, cx) else {
+                // Nothing more comes for now, so nothing may be held back.
+                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(writer)?;
+                return Poll::Pending;
+            };
+            let read: Bytes = read.map_err(|_| Failed::Reader)?;
             if read.is_empty() {
                 ready!(write::poll_shutdown(to, cx)).map_err(writer)?;
                 self.done = true;
@@ -80,7 +80,7 @@ impl Way {
 /// Relays between a client and an instance until both directions are done, one is reset, or `cut` is cancelled. On
 /// anything but [`End::Finished`] both sockets send RST when the caller drops them.
 pub async fn sockets(
-    client: &mut TcpStream,
+    client: &mut impl Socket,
     instance: &mut TcpStream,
     meters: Meters,
     cut: &CancellationToken,
@@ -96,7 +96,7 @@ pub async fn sockets(
         None => End::Cut,
     };
     if end != End::Finished {
-        let _ = client.set_zero_linger();
+        let _ = client.reset_on_drop();
         let _ = instance.set_zero_linger();
     }
     Relayed {
@@ -107,7 +107,7 @@ pub async fn sockets(
 }
 
 async fn both_ways(
-    client: &mut TcpStream,
+    client: &mut impl Socket,
     instance: &mut TcpStream,
     up: &mut Way,
     down: &mut Way,
@@ -130,13 +130,13 @@ async fn both_ways(
     if !up.done {
         return tokio::select! {
             ended = poll_fn(|cx| up.poll(cx, &mut from_client, &mut to_instance)) => ended.map_err(upward),
-            _ = from_instance.ready(Interest::ERROR) => Err(End::PeerReset),
+            () = from_instance.failed() => Err(End::PeerReset),
         };
     }
     if !down.done {
         return tokio::select! {
             ended = poll_fn(|cx| down.poll(cx, &mut from_instance, &mut to_client)) => ended.map_err(downward),
-            _ = from_client.ready(Interest::ERROR) => Err(End::SocketReset),
+            () = from_client.failed() => Err(End::SocketReset),
         };
     }
     Ok(())

@@ -9,31 +9,27 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
-use tokio::{
-    io::Interest,
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
-};
+use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
 
 mod chunk;
 mod local;
 mod open;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub use local::sockets;
 pub use open::{Hold, OpenConnection, OpenConnections, OpenGuard, Withdrawn};
+pub use socket::{Reader, Socket};
 
 use write::Queue;
 
@@ -140,7 +136,7 @@ impl Upward {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        socket: &mut ReadHalf<'_>,
+        socket: &mut impl Reader,
         send: &mut SendStream,
     ) -> Poll<Result<(), End>> {
         while !self.done {
@@ -190,7 +186,7 @@ impl Downward {
         &mut self,
         cx: &mut Context<'_>,
         recv: &mut RecvStream,
-        socket: &mut WriteHalf<'_>,
+        socket: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<Result<(), End>> {
         while !self.done {
             let wrote = ready!(self.pending.poll_write(cx, socket)).map_err(|_| End::SocketReset)?;
@@ -200,7 +196,11 @@ impl Downward {
             }
             // On the stack, so that an idle connection does not carry it.
             let mut chunks = [const { Bytes::new() }; CHUNKS];
-            let read = ready!(pin!(recv.read_chunks(&mut chunks)).poll(cx));
+            let Poll::Ready(read) = pin!(recv.read_chunks(&mut chunks)).poll(cx) else {
+                // Nothing more comes for now, so nothing may be held back.
+                ready!(Pin::new(&mut *socket).poll_flush(cx)).map_err(|_| End::SocketReset)?;
+                return Poll::Pending;
+            };
             match read.map_err(|error| End::of_read(&error))? {
                 Some(count) => {
                     let chunks = &mut chunks[..count];
@@ -220,7 +220,7 @@ impl Downward {
 /// Relays until both directions are done, one is reset, or `cut` is cancelled. On anything but [`End::Finished`] the
 /// stream has been reset, and `socket` sends RST when the caller drops it.
 pub async fn stream(
-    socket: &mut TcpStream,
+    socket: &mut impl Socket,
     send: &mut SendStream,
     recv: &mut RecvStream,
     meters: Meters,
@@ -238,7 +238,7 @@ pub async fn stream(
         // Each fails only where that side has already ended.
         let _ = send.reset(end.code());
         let _ = recv.stop(end.code());
-        let _ = socket.set_zero_linger();
+        let _ = socket.reset_on_drop();
     }
     Relayed {
         sent: up.bytes,
@@ -248,7 +248,7 @@ pub async fn stream(
 }
 
 async fn both_ways(
-    socket: &mut TcpStream,
+    socket: &mut impl Socket,
     send: &mut SendStream,
     recv: &mut RecvStream,
     up: &mut Upward,
@@ -277,7 +277,7 @@ async fn both_ways(
         // Nothing is read from the socket any more, so only this tells of its reset.
         return tokio::select! {
             ended = poll_fn(|cx| down.poll(cx, recv, &mut writer)) => ended,
-            _ = reader.ready(Interest::ERROR) => Err(End::SocketReset),
+            () = reader.failed() => Err(End::SocketReset),
         };
     }
     Ok(())

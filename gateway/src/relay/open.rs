@@ -12,6 +12,7 @@ use std::{
 
 use causeway_zone_sync::name::{GatewayId, ServiceName};
 use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +25,10 @@ pub struct OpenConnection {
     pub service: ServiceName,
     /// The client's socket (egress).
     pub client: Option<SocketAddr>,
-    /// The virtual address that it connected to (egress).
+    /// The address that it connected to (egress).
     pub local: Option<SocketAddr>,
+    /// The certificates that the client showed, its own first (egress).
+    pub shown: Option<Arc<[CertificateDer<'static>]>>,
     /// The gateway that asked for it (ingress).
     pub peer: Option<GatewayId>,
     pub since: Instant,

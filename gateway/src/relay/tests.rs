@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use quinn::{RecvStream, SendStream};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::TcpStream,
     task::JoinHandle,
 };

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{io::AsyncWrite, net::tcp::WriteHalf};
+use tokio::io::AsyncWrite;
 
 use super::CHUNKS;
 
@@ -25,7 +25,7 @@ impl Queue {
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        socket: &mut WriteHalf<'_>,
+        socket: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<u64>> {
         if self.0.is_empty() {
             return Poll::Ready(Ok(0));
@@ -40,7 +40,7 @@ impl Queue {
     pub(super) fn poll_write_first(
         &mut self,
         cx: &mut Context<'_>,
-        socket: &mut WriteHalf<'_>,
+        socket: &mut (impl AsyncWrite + Unpin),
         chunks: &mut [Bytes],
     ) -> io::Result<u64> {
         let mut written = match poll_write_slices(cx, socket, chunks.iter()) {
@@ -75,7 +75,7 @@ impl Queue {
 
 fn poll_write_slices<'a>(
     cx: &mut Context<'_>,
-    socket: &mut WriteHalf<'_>,
+    socket: &mut (impl AsyncWrite + Unpin),
     chunks: impl Iterator<Item = &'a Bytes>,
 ) -> Poll<io::Result<usize>> {
     let mut slices = [IoSlice::new(&[]); CHUNKS];
@@ -90,7 +90,10 @@ fn poll_write_slices<'a>(
     }
 }
 
-/// Sends FIN.
-pub(super) fn poll_shutdown(socket: &mut WriteHalf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+/// Sends FIN, with TLS's word for the end before it.
+pub(super) fn poll_shutdown(
+    socket: &mut (impl AsyncWrite + Unpin),
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
     Pin::new(socket).poll_shutdown(cx)
 }

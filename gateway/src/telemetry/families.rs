@@ -155,6 +155,7 @@ impl PeerFamilies {
 /// What happened at the gateway's own APIs.
 pub(super) struct ApiFamilies {
     pub refused: Family<ByReason, Counter>,
+    pub tls_refused: Family<ByReason, Counter>,
     pub audit_lines: Family<ByResult, Counter>,
 }
 
@@ -165,6 +166,11 @@ impl ApiFamilies {
                 registry,
                 "api_refused",
                 "Requests and handshakes that the admin API and registration refused for want of credentials",
+            ),
+            tls_refused: counters(
+                registry,
+                "tls_refused",
+                "Clients of the TLS listener that were refused before they got as far as a service",
             ),
             audit_lines: counters(
                 registry,

@@ -155,6 +155,11 @@ impl Metrics {
         self.apis.refused.get_or_create(&ByReason { reason }).inc();
     }
 
+    /// A client of the TLS listener was refused before it got as far as a service.
+    pub fn tls_refused(&self, reason: &'static str) {
+        self.apis.tls_refused.get_or_create(&ByReason { reason }).inc();
+    }
+
     /// A line for the audit file was written (`true`) or lost (`false`).
     pub fn audit_line(&self, ok: bool) {
         let labels = ByResult { result: result(ok) };

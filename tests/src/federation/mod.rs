@@ -127,7 +127,10 @@ impl Federation {
     /// # Errors
     /// When it cannot be started.
     pub fn start_zone(&mut self, name: &str) -> anyhow::Result<()> {
-        let arguments = self.plan.arguments.clone();
+        let mut arguments = self.plan.arguments.clone();
+        if self.plan.callers {
+            arguments.extend(["--tls-listen".to_owned(), self.zone(name).callers.to_string()]);
+        }
         let topology = match self.plan.applied {
             true => "--initial-topology",
             false => "--topology",

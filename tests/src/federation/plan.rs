@@ -16,6 +16,7 @@ pub struct Plan {
     bundles: String,
     linked: bool,
     pub(super) applied: bool,
+    pub(super) callers: bool,
     pub(super) arguments: Vec<String>,
 }
 
@@ -107,6 +108,13 @@ impl Plan {
     #[must_use]
     pub fn ruled_by_applied(mut self) -> Self {
         self.applied = true;
+        self
+    }
+
+    /// Every gateway takes callers with certificates.
+    #[must_use]
+    pub fn takes_callers(mut self) -> Self {
+        self.callers = true;
         self
     }
 

@@ -20,6 +20,7 @@ const TUNNEL_PORT: u16 = 7800;
 const ADMIN_PORT: u16 = 7810;
 const REGISTRY_PORT: u16 = 7820;
 const DNS_PORT: u16 = 7853;
+const CALLERS_PORT: u16 = 7843;
 
 /// One zone: its files and addresses, and its gateway while that runs.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Zone {
     pub admin: SocketAddr,
     pub registry: SocketAddr,
     pub dns: SocketAddr,
+    /// Where callers with certificates are taken, if the plan says so.
+    pub callers: SocketAddr,
     pub topology: PathBuf,
     pub identity: PathBuf,
     pub data: PathBuf,
@@ -46,6 +49,7 @@ impl Zone {
             admin: SocketAddr::new(host, ADMIN_PORT),
             registry: SocketAddr::new(host, REGISTRY_PORT),
             dns: SocketAddr::new(host, DNS_PORT),
+            callers: SocketAddr::new(host, CALLERS_PORT),
             topology: folder.join(format!("{name}.yaml")),
             identity: folder.join(format!("{name}-identity")),
             data: folder.join(format!("{name}-data")),

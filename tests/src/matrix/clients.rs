@@ -40,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What HTTP/2 begins with: the preface and an empty SETTINGS frame (RFC 9113 §3.4).
 const HTTP2_BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
+/// Where nobody looks at the server name.
+const ANY_NAME: &str = "any.invalid";
+
 /// What somebody shows.
 #[derive(Debug, Clone, Default)]
 pub struct Credential {
@@ -218,7 +221,7 @@ async fn serve(incoming: quinn::Incoming) -> Told {
 
 async fn connect(
     credential: &Credential,
-    alpn: &[u8],
+    (name, alpn): (&str, &[u8]),
     from: SocketAddr,
     to: SocketAddr,
 ) -> anyhow::Result<Result<TlsStream<tokio::net::TcpStream>, io::Error>> {
@@ -226,20 +229,20 @@ async fn connect(
     socket.bind(from)?;
     let stream = socket.connect(to).await.context("connect")?;
     let connector = TlsConnector::from(Arc::new(credential.client(alpn)?));
-    let name = ServerName::try_from("any.invalid").context("a name")?;
+    let name = ServerName::try_from(name.to_owned()).context("a name")?;
     Ok(connector.connect(name, stream).await)
 }
 
-/// Says `said` over TLS and reads at least a byte of the answer, or all of it.
+/// Says `said` over TLS to a server of this name, and reads at least a byte of the answer, or all of it.
 async fn exchange(
     credential: &Credential,
-    alpn: &[u8],
+    inside: (&str, &[u8]),
     ends: (SocketAddr, SocketAddr),
     said: &[u8],
     whole: bool,
 ) -> anyhow::Result<Result<Vec<u8>, String>> {
     let tried = async {
-        let mut stream = match connect(credential, alpn, ends.0, ends.1).await? {
+        let mut stream = match connect(credential, inside, ends.0, ends.1).await? {
             Ok(stream) => stream,
             Err(error) => return Ok(Err(error.to_string())),
         };
@@ -266,7 +269,7 @@ async fn exchange(
 /// # Errors
 /// When nothing comes of it in time.
 pub async fn attach(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Told> {
-    let answer = exchange(credential, b"h2", (from, to), HTTP2_BEGINNING, false).await?;
+    let answer = exchange(credential, (ANY_NAME, b"h2"), (from, to), HTTP2_BEGINNING, false).await?;
     Ok(answer.map_or_else(Told::Refused, |_| Told::Admitted))
 }
 
@@ -287,7 +290,8 @@ pub async fn ask(
     let request = format!(
         "{line} HTTP/1.1\r\nHost: any.invalid\r\n{token}Connection: close\r\nContent-Length: 0\r\n\r\n"
     );
-    let answer = exchange(credential, b"http/1.1", (from, to), request.as_bytes(), true).await?;
+    let inside: (_, &[u8]) = (ANY_NAME, b"http/1.1");
+    let answer = exchange(credential, inside, (from, to), request.as_bytes(), true).await?;
     Ok(answer.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
@@ -318,7 +322,7 @@ async fn channel(
     let connector = tower::service_fn(move |_| {
         let shown = shown.clone();
         async move {
-            let connected = connect(&shown, b"h2", from, to).await;
+            let connected = connect(&shown, (ANY_NAME, b"h2"), from, to).await;
             connected.map_err(io::Error::other)?.map(TokioIo::new)
         }
     });
@@ -356,6 +360,35 @@ pub async fn register(credential: &Credential, from: SocketAddr, to: SocketAddr)
         Ok(reply) if reply.get_ref().outcomes.iter().all(|o| o.refusal.is_empty()) => Told::Admitted,
         Ok(reply) => bail!("an outcome that nobody expected: {reply:?}"),
         Err(status) => Told::Refused(status.message().to_owned()),
+    })
+}
+
+/// Calls an HTTP service by its mesh name; it is in when the instance answers.
+///
+/// # Errors
+/// When nothing comes of it in time.
+pub async fn call(
+    credential: &Credential,
+    from: SocketAddr,
+    to: SocketAddr,
+    name: &str,
+) -> anyhow::Result<Told> {
+    let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
+    let answer = exchange(
+        credential,
+        (name, b"http/1.1"),
+        (from, to),
+        request.as_bytes(),
+        false,
+    )
+    .await?;
+    Ok(match answer {
+        Ok(answer) if answer.starts_with(b"HTTP/1.1 200") => Told::Admitted,
+        Ok(answer) => bail!(
+            "an answer that nobody expected: {}",
+            String::from_utf8_lossy(&answer)
+        ),
+        Err(error) => Told::Refused(error),
     })
 }
 

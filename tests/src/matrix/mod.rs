@@ -28,16 +28,19 @@ pub enum Entrance {
     Registration,
     /// Asks `causeway ca serve` for its next certificate.
     Renewal,
+    /// Calls a service through the gateway's TLS listener.
+    Caller,
 }
 
 impl Entrance {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::TunnelIn,
         Self::TunnelOut,
         Self::ZoneSync,
         Self::Admin,
         Self::Registration,
         Self::Renewal,
+        Self::Caller,
     ];
 
     #[must_use]
@@ -49,6 +52,7 @@ impl Entrance {
             Self::Admin => "admin API",
             Self::Registration => "registration",
             Self::Renewal => "CA, to renew",
+            Self::Caller => "TLS listener",
         }
     }
 }
@@ -72,7 +76,7 @@ pub struct Row {
     /// Makes it for a zone; tunnels are tried from another zone, and everything else from the own one.
     pub make: fn(&Issuers, &str) -> anyhow::Result<Credential>,
     /// In the order of [`Entrance::ALL`].
-    pub cells: [Cell; 6],
+    pub cells: [Cell; 7],
 }
 
 impl std::fmt::Debug for Row {
@@ -87,7 +91,7 @@ impl std::fmt::Debug for Row {
 #[must_use]
 pub fn table(rows: &[Row]) -> String {
     let titles = Entrance::ALL.map(Entrance::title).join(" | ");
-    let mut text = format!("| credential | {titles} |\n|{}\n", " --- |".repeat(7));
+    let mut text = format!("| credential | {titles} |\n|{}\n", " --- |".repeat(8));
     for row in rows {
         let cells = row.cells.map(|cell| match cell {
             Cell::Admitted => "yes".to_owned(),

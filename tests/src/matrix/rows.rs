@@ -27,19 +27,29 @@ const fn refused(word: &'static str, told: &'static str) -> Cell {
 }
 
 /// The handshake fails: over QUIC with the alert of this number, over TCP with the one of this name.
-const fn alert(word: &'static str, quic: &'static str, tcp: &'static str) -> [Cell; 6] {
+const fn alert(word: &'static str, quic: &'static str, tcp: &'static str) -> [Cell; 7] {
     let (quic, tcp) = (refused(word, quic), refused(word, tcp));
-    [quic, quic, tcp, tcp, tcp, tcp]
+    [quic, quic, tcp, tcp, tcp, tcp, tcp]
 }
 
-/// Refused once it is known who it is: tunnels with a reason in the close, the APIs with an answer. At the CA it is `ca`.
-const fn after(word: &'static str, told: &'static str, ca: Cell) -> [Cell; 6] {
+/// Refused once it is known who it is: tunnels with a reason in the close, the APIs with an answer, callers with an alert. At
+/// the CA it is `ca`.
+const fn after(word: &'static str, told: &'static str, ca: Cell) -> [Cell; 7] {
     let (tunnel, end) = (refused(word, told), refused(word, "the connection ended"));
-    [tunnel, tunnel, end, refused(word, "403"), refused(word, word), ca]
+    let caller = refused(word, "CertificateUnknown");
+    [
+        tunnel,
+        tunnel,
+        end,
+        refused(word, "403"),
+        refused(word, word),
+        ca,
+        caller,
+    ]
 }
 
 /// The same, but for the CA, whose alert says less than a gateway's.
-const fn at_ca(mut cells: [Cell; 6], ca: Cell) -> [Cell; 6] {
+const fn at_ca(mut cells: [Cell; 7], ca: Cell) -> [Cell; 7] {
     cells[5] = ca;
     cells
 }
@@ -70,7 +80,7 @@ fn certificates() -> Vec<Row> {
         Row {
             name: "right",
             make: good,
-            cells: [Admitted; 6],
+            cells: [Admitted; 7],
         },
         Row {
             name: "of another CA",
@@ -114,6 +124,7 @@ fn names() -> Vec<Row> {
     other_zone[0] = refused("unknown_zone", "not in the topology");
     other_zone[3] = refused("not_granted", "403");
     other_zone[4] = refused("not_granted", "not_granted");
+    other_zone[6] = refused("wrong_zone", "CertificateUnknown");
     vec![
         Row {
             name: "of another zone",
@@ -172,7 +183,7 @@ fn purposes() -> Vec<Row> {
             name: "only for clients",
             make: |issuers, zone| wished(issuers, zone, |wish| wish.purposes = vec![ClientAuth]),
             cells: {
-                let mut cells = [Admitted; 6];
+                let mut cells = [Admitted; 7];
                 cells[1] = unsupported[1];
                 cells
             },
@@ -187,6 +198,7 @@ fn purposes() -> Vec<Row> {
                 refused("no_credentials", "401"),
                 refused("no_credentials", "no_credentials"),
                 refused("no_certificate", "needs the certificate"),
+                refused("no_certificate", "CertificateRequired"),
             ],
         },
     ]
@@ -204,7 +216,7 @@ fn protocols() -> Vec<Row> {
                 })
             },
             // QUIC has no TLS before 1.3 (RFC 9001 §4.2).
-            cells: [Impossible, Impossible, old, old, old, old],
+            cells: [Impossible, Impossible, old, old, old, old, old],
         },
         Row {
             name: "another ALPN",
@@ -232,6 +244,7 @@ fn protocols() -> Vec<Row> {
                 Admitted,
                 Admitted,
                 Admitted,
+                Admitted,
             ],
         },
     ]
@@ -245,6 +258,7 @@ fn tokens() -> Vec<Row> {
             Impossible,
             admin,
             registration,
+            Impossible,
             Impossible,
         ]
     };

@@ -18,6 +18,7 @@ use crate::{
     authority::{Authority, Validity, write_identity},
     federation::TRUST_DOMAIN,
     http,
+    instance::{Behaviour, Instance},
     metrics::Metrics,
     process::{Process, program, run},
     wait::until,
@@ -27,13 +28,13 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The first of the block's addresses for servers that are dialled, and for clients of each entrance. A block has 246.
 const SERVERS: usize = 10;
-const CLIENTS: [usize; 6] = [45, 0, 80, 115, 150, 185];
+const CLIENTS: [usize; 7] = [39, 0, 68, 97, 126, 155, 184];
 /// In the log line of a listener that every address of this host leads to.
 const OPEN: &str = "address=0.0.0.0:";
 /// How often a credential is tried again that was refused without the expected word.
 const ATTEMPTS: usize = 10;
 /// Most rows that there are addresses for.
-const MAX_ROWS: usize = 35;
+const MAX_ROWS: usize = 29;
 
 /// A zone, and everybody who tries to get in.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub struct World {
     registration: SocketAddr,
     /// One for each row that can be dialled: what it was told.
     dialled: Vec<Option<(Endpoint, mpsc::Receiver<Told>)>>,
+    /// Of the service that callers call.
+    _stock: Instance,
     _folder: TempDir,
 }
 
@@ -77,11 +80,15 @@ impl World {
                 }
             });
         }
+        let stock = Instance::start("stock", Behaviour::Http).await?;
         let own = issuers.right.leaf("east", "gw1", Validity::Current)?;
         write_identity(&folder.path().join("identity"), &own, issuers.right.root_pem())?;
         let revoked = issuers.right.revocations(REVOKED_SERIAL)?;
         fs::write(folder.path().join("identity").join("crl.pem"), revoked)?;
-        fs::write(folder.path().join("topology.yaml"), topology(&block, rows)?)?;
+        fs::write(
+            folder.path().join("topology.yaml"),
+            topology(&block, rows, stock.address())?,
+        )?;
         let gateway = start_gateway(folder.path(), &block)?;
         let zone_sync = start_zone_sync(folder.path(), &block)?;
         let ca = start_ca(folder.path(), &block, &issuers.right)?;
@@ -99,6 +106,7 @@ impl World {
             registration: host(&block, 0, port(&gateway, "registration over gRPC listens").await?)?,
             issuers,
             dialled,
+            _stock: stock,
             gateway,
             zone_sync,
             ca,
@@ -158,6 +166,9 @@ impl World {
             Entrance::TunnelIn => clients::dial(&credential, from, host(&self.block, 0, 7800)?).await,
             Entrance::ZoneSync => clients::attach(&credential, from, host(&self.block, 1, 7820)?).await,
             Entrance::Admin => clients::deregister(&credential, from, self.admin).await,
+            Entrance::Caller => {
+                clients::call(&credential, from, host(&self.block, 0, 7843)?, "stock.mesh").await
+            }
             Entrance::Renewal => clients::renew(&credential, from, host(&self.block, 3, 7830)?).await,
             Entrance::Registration | Entrance::TunnelOut => {
                 clients::register(&credential, from, self.registration).await
@@ -200,6 +211,7 @@ impl World {
         let family = match entrance {
             Entrance::TunnelIn | Entrance::TunnelOut => "causeway_tunnel_refused_total",
             Entrance::Admin | Entrance::Registration => "causeway_api_refused_total",
+            Entrance::Caller => "causeway_tls_refused_total",
             // They have no counter of refusals.
             Entrance::ZoneSync | Entrance::Renewal => return Ok(()),
         };
@@ -234,9 +246,9 @@ fn port_of(line: &str) -> Option<u16> {
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-fn topology(block: &Block, rows: &[Row]) -> anyhow::Result<String> {
+fn topology(block: &Block, rows: &[Row], stock: SocketAddr) -> anyhow::Result<String> {
     let mut text = format!(
-        "version: 1\ntrust_domain: {TRUST_DOMAIN}\ntls: {{ require_post_quantum: true }}\nzones:\n  east: {{ gateways: [], vips: {{ loopback: {} }} }}\n",
+        "version: 1\ntrust_domain: {TRUST_DOMAIN}\ntls: {{ require_post_quantum: true }}\nzones:\n  east: {{ gateways: [], vips: {{ loopback: {} }}, instances: [{{ service: stock, address: \"{stock}\" }}] }}\n",
         block.virtual_range(0)
     );
     for (number, row) in rows.iter().enumerate() {
@@ -246,7 +258,7 @@ fn topology(block: &Block, rows: &[Row]) -> anyhow::Result<String> {
         };
         writeln!(text, "  {}: {{ gateways: [{gateways}] }}", zone(number))?;
     }
-    text.push_str("services:\n  orders: { port: 9000 }\n");
+    text.push_str("services:\n  orders: { port: 9000 }\n  stock: { port: 9001, protocol: http }\n");
     Ok(text)
 }
 
@@ -295,6 +307,7 @@ fn start_gateway(folder: &Path, block: &Block) -> anyhow::Result<Process> {
     command
         .args(["--listen", &host(block, 0, 7800)?.to_string()])
         .args(["--dns", &host(block, 0, 7853)?.to_string()])
+        .args(["--tls-listen", &host(block, 0, 7843)?.to_string()])
         .args(["--admin", &format!("{},0.0.0.0:0", host(block, 0, 7810)?)])
         .args(["--registry", "0.0.0.0:0"])
         .args([

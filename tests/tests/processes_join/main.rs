@@ -4,6 +4,7 @@
 
 mod joining;
 mod modes;
+mod names;
 mod renewing;
 mod secrets;
 

@@ -1,5 +1,6 @@
 //! The data path end to end: a client's socket, an egress, real tunnels, an ingress and recording instances.
 
+mod callers;
 mod listeners;
 mod permissions;
 mod promises;

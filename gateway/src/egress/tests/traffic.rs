@@ -198,13 +198,15 @@ async fn a_carried_connection_is_small() {
         client: None,
         local: None,
         peer: None,
+        shown: None,
         since: std::time::Instant::now(),
     };
     let arrival = crate::egress::connection::Arrival {
         client: socket.peer_addr().unwrap(),
         local: socket.local_addr().unwrap(),
-        socket,
+        socket: crate::egress::client::ClientSocket::Plain(socket),
         target: crate::target::Target::service(testbed::service("orders")),
+        identity: None,
         opened: home.egress.open_connections().enter(0, entry).unwrap(),
         begun: std::time::Instant::now(),
         thread: 0,

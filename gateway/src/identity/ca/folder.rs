@@ -8,7 +8,7 @@ use rcgen::{Issuer, KeyPair};
 use rustls::pki_types::CertificateDer;
 
 use super::{
-    CA_KEY_FILE, Ca, CaError, Certified,
+    CA_KEY_FILE, Ca, CaError, Certified, Leaf,
     issued::{self, Issued},
     key::{self, KeyError, Passphrase},
     request::{self, SigningRequest},
@@ -16,7 +16,7 @@ use super::{
     tokens,
 };
 use crate::identity::{
-    SpiffeId,
+    DnsName, SpiffeId,
     files::{self, CERTIFICATE_FILE, KEY_FILE, ROOTS_FILE},
     leaf::{self, LeafError},
     spiffe,
@@ -60,11 +60,11 @@ pub fn issue(
     out: &Path,
     validity: Duration,
 ) -> Result<SpiffeId, CaError> {
-    Ca::load(ca_folder)?.issue_to(ca_folder, gateway, out, validity)
+    Ca::load(ca_folder)?.issue_to(ca_folder, gateway, out, validity, &[])
 }
 
 impl Ca {
-    /// As [`issue`], by a CA that was read from `ca_folder`.
+    /// As [`issue`], by a CA that was read from `ca_folder`, with host names.
     ///
     /// # Errors
     /// When `out` or `issued.jsonl` cannot be written.
@@ -74,18 +74,28 @@ impl Ca {
         gateway: &GatewayId,
         out: &Path,
         validity: Duration,
+        names: &[DnsName],
     ) -> Result<SpiffeId, CaError> {
         let key = KeyPair::generate().map_err(CaError::Certificate)?;
-        let certified = self.certify(&self.leaf(gateway, validity)?, &key)?;
+        let leaf = Leaf {
+            dns_names: names.to_vec(),
+            ..self.leaf(gateway, validity)?
+        };
+        let certified = self.certify(&leaf, &key)?;
         self.record(ca_folder, &certified, "issue")?;
-        make_folder(out)?;
-        replace(&out.join(KEY_FILE), &key.serialize_pem(), files::PRIVATE)?;
-        replace(&out.join(CERTIFICATE_FILE), &certified.pem, files::PUBLIC)?;
-        replace(&out.join(ROOTS_FILE), &self.roots_pem, files::PUBLIC)?;
+        self.hand_out(out, &key, &certified.pem)?;
         Ok(certified.id)
     }
 
-    /// Signs a request by hand and writes the certificate to the file `out`, in the place of one that is there.
+    /// Writes `key.pem`, `cert.pem` and `ca.pem`.
+    pub(super) fn hand_out(&self, out: &Path, key: &KeyPair, certificate: &str) -> Result<(), CaError> {
+        make_folder(out)?;
+        replace(&out.join(KEY_FILE), &key.serialize_pem(), files::PRIVATE)?;
+        replace(&out.join(CERTIFICATE_FILE), certificate, files::PUBLIC)?;
+        replace(&out.join(ROOTS_FILE), &self.roots_pem, files::PUBLIC)
+    }
+
+    /// Signs a request by hand, with host names, and writes the certificate to the file `out`, in the place of one that is there.
     ///
     /// # Errors
     /// As [`Ca::sign`], and when `out` or `issued.jsonl` cannot be written.
@@ -95,8 +105,9 @@ impl Ca {
         request: &SigningRequest,
         out: &Path,
         validity: Duration,
+        names: &[DnsName],
     ) -> Result<SpiffeId, CaError> {
-        let certified = self.sign(request, validity)?;
+        let certified = self.sign(request, validity, names)?;
         self.record(ca_folder, &certified, "sign")?;
         replace(out, &certified.pem, files::PUBLIC)?;
         Ok(certified.id)
@@ -168,14 +179,20 @@ impl Ca {
             not_before: certified.not_before,
             not_after: certified.not_after,
             how: how.to_owned(),
+            dns_names: certified.dns_names.clone(),
         };
-        issued::add(folder, &issued).map_err(|source| CaError::Write {
-            path: folder.join(issued::ISSUED_FILE),
-            source,
-        })?;
+        write_down(folder, &issued)?;
         // Only now: whoever revokes writes first and reads what was issued after that, so nothing slips between.
         may_be_issued(folder, &certified.id.gateway)
     }
+}
+
+/// Adds a line to `issued.jsonl`.
+pub(super) fn write_down(folder: &Path, issued: &Issued) -> Result<(), CaError> {
+    issued::add(folder, issued).map_err(|source| CaError::Write {
+        path: folder.join(issued::ISSUED_FILE),
+        source,
+    })
 }
 
 /// Whether a certificate may be issued to `gateway` by the CA in `folder`.

@@ -13,12 +13,12 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::identity::files::PRIVATE;
+use crate::identity::{DnsName, files::PRIVATE};
 
 /// In the CA's folder.
 pub const ISSUED_FILE: &str = "issued.jsonl";
-/// Longest line in bytes; a real one has about 300.
-const MAX_LINE_BYTES: u64 = 4096;
+/// Longest line in bytes; a real one has about 300, and with as many DNS names as there may be less than 5,000.
+const MAX_LINE_BYTES: u64 = 8192;
 
 /// One certificate that was issued.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct Issued {
     pub not_after: SystemTime,
     /// `issue`, `sign`, `renewal`, or `token` and the token's id.
     pub how: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_names: Vec<DnsName>,
 }
 
 /// What the file holds.
@@ -139,6 +141,7 @@ mod tests {
             not_before: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
             not_after: UNIX_EPOCH + Duration::from_secs(1_800_086_400 + number),
             how: "token 0123456789abcdef".to_owned(),
+            dns_names: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use causeway_zone_sync::name::GatewayId;
+use causeway_zone_sync::name::{CallerIdentity, GatewayId};
 use serde::{Deserialize, Serialize};
 
 use super::issued::{Issued, rfc3339};
@@ -43,10 +43,17 @@ impl Subject {
 
     /// Whether a certificate that was issued is one of these.
     fn covers(&self, issued: &Issued) -> bool {
-        let id: Option<SpiffeId> = issued.id.parse().ok();
         match self {
             Self::Serial(serial) => Serial::parse(serial) == Serial::parse(&issued.serial),
-            named => id.is_some_and(|id| named.names(&id.gateway)),
+            // Callers of the zone too.
+            Self::Zone(zone) => {
+                let id: Option<CallerIdentity> = issued.id.parse().ok();
+                id.is_some_and(|id| id.zone() == Some(zone))
+            }
+            Self::Gateway(_) => {
+                let id: Option<SpiffeId> = issued.id.parse().ok();
+                id.is_some_and(|id| self.names(&id.gateway))
+            }
         }
     }
 }
@@ -144,8 +151,19 @@ impl Revoked {
     /// Why nothing is to be issued to `gateway`; `None`: something may be.
     #[must_use]
     pub fn forbids(&self, gateway: &GatewayId) -> Option<&Revocation> {
+        self.standing(|subject| subject.names(gateway))
+    }
+
+    /// Whether nothing is to be issued to anybody of `zone`.
+    #[must_use]
+    pub fn forbids_zone(&self, zone: &str) -> bool {
+        let is_this = |subject: &Subject| matches!(subject, Subject::Zone(named) if named == zone);
+        self.standing(is_this).is_some()
+    }
+
+    fn standing(&self, concerns: impl Fn(&Subject) -> bool) -> Option<&Revocation> {
         let mut standing: Vec<&Revocation> = Vec::new();
-        for line in self.0.iter().filter(|line| line.subject.names(gateway)) {
+        for line in self.0.iter().filter(|line| concerns(&line.subject)) {
             standing.retain(|before| before.subject != line.subject);
             standing.extend((!line.readmitted).then_some(line));
         }
@@ -217,6 +235,7 @@ mod tests {
             issuer: "00".repeat(32),
             not_before: at(0),
             not_after: at(ends),
+            dns_names: Vec::new(),
             how: "issue".to_owned(),
         }
     }

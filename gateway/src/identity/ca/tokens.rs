@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CaError, issued::rfc3339, make_folder, random};
 use crate::identity::{
-    SecretHash,
+    DnsName, SecretHash,
     files::{self, PRIVATE},
 };
 
@@ -72,6 +72,9 @@ pub struct Grant {
     /// `None`: any gateway of the zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayName>,
+    /// That the certificate gets, for clients that look at host names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_names: Vec<DnsName>,
     #[serde(with = "rfc3339")]
     pub issued_at: SystemTime,
     #[serde(with = "rfc3339")]
@@ -307,6 +310,7 @@ mod tests {
     fn give_out(name: Option<&str>) -> (TempDir, (TokenId, Secret), SystemTime) {
         let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
         let grant = Grant {
+            dns_names: Vec::new(),
             zone: "west".parse().unwrap(),
             gateway: name.map(|name| name.parse().unwrap()),
             issued_at: now,

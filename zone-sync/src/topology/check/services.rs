@@ -122,12 +122,6 @@ fn not_in_force(context: &Context<'_>) {
         for key in &service.waiting {
             uses.entry(key.value).or_default().push(&key.span);
         }
-        let callers = [&service.allow, &service.deny].into_iter().flatten();
-        for entry in callers.flat_map(|callers| &callers.items) {
-            if entry.value.identity.is_some() {
-                uses.entry("identity").or_default().push(&entry.span);
-            }
-        }
         if let Some(protocol) = service
             .protocol
             .as_ref()
@@ -150,9 +144,6 @@ fn not_in_force(context: &Context<'_>) {
         let message = format!("`{key}` is accepted but not yet in force in this version{times}");
         let hint = match key {
             "protocol: udp" => "connections to this service are refused until then",
-            "identity" => {
-                "no listener takes clients' certificates yet, so such an entry matches no caller until then"
-            }
             _ => "the file stays valid; the key takes effect with a later version",
         };
         context
