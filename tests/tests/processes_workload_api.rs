@@ -3,11 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, path::Path, process::Command};
 
 use causeway_proto::workload::{X509svid, X509svidResponse};
 use causeway_tests::{
@@ -247,67 +243,63 @@ async fn a_signal_ends_the_wait_for_an_identity() {
     }
 }
 
-/// Runs `causeway gateway` with these arguments and variables.
-fn gateway(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(program().unwrap());
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUSEWAY_")) {
-        command.env_remove(name);
-    }
-    command.env_remove("SPIFFE_ENDPOINT_SOCKET");
-    command.args([
-        "gateway",
-        "--zone",
-        "east",
-        "--topology",
-        "none.yaml",
-        "--data",
-        "none",
-    ]);
-    command.args(arguments).envs(variables.iter().copied());
-    command.output().unwrap()
-}
+/// Arguments, a variable, the exit code, and what is said.
+type Start<'a> = (&'a [&'a str], Option<(&'a str, &'a str)>, i32, &'a str);
 
-#[test]
-fn the_source_of_the_identity_is_chosen_by_flags_and_never_by_the_standard_variable_alone() {
-    let standard = ("SPIFFE_ENDPOINT_SOCKET", "unix:///nowhere/agent.sock");
-    let flag = "--spiffe-endpoint-socket";
-    for (arguments, variables, code, said) in [
-        (
-            &[][..],
-            &[][..],
-            64,
-            "<--identity <FOLDER>|--spiffe-endpoint-socket [<ADDR>]>",
-        ),
-        (&[], &[standard], 64, "--identity <FOLDER>"),
+#[tokio::test]
+async fn the_source_of_the_identity_is_chosen_by_flags_and_never_by_the_standard_variable_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let standard = "SPIFFE_ENDPOINT_SOCKET";
+    let (somewhere, flag) = (
+        (standard, "unix:///nowhere/agent.sock"),
+        "--spiffe-endpoint-socket",
+    );
+    let neither = "<--identity <FOLDER>|--spiffe-endpoint-socket [<ADDR>]>";
+    let cases: [Start<'_>; 8] = [
+        (&[], None, 64, neither),
+        (&[], Some(somewhere), 64, neither),
         (
             &["--identity", "nowhere"],
-            &[standard],
+            Some(somewhere),
             65,
             "cannot use the identity in nowhere",
         ),
-        (&["--identity", "x", flag], &[], 64, "cannot be used with"),
-        (&[flag], &[], 64, "SPIFFE_ENDPOINT_SOCKET, which is not set"),
+        (&["--identity", "x", flag], None, 64, "cannot be used with"),
+        (&[flag], None, 64, "SPIFFE_ENDPOINT_SOCKET, which is not set"),
         (
             &[flag],
-            &[("SPIFFE_ENDPOINT_SOCKET", "tcp://127.0.0.1:1")],
+            Some((standard, "tcp://127.0.0.1:1")),
             64,
             "give unix:///PATH",
         ),
-        (&[flag, "/run/agent.sock"], &[], 64, "give unix:///PATH"),
+        (&[flag, "/run/agent.sock"], None, 64, "give unix:///PATH"),
         (
             &[],
-            &[("CAUSEWAY_SPIFFE_ENDPOINT_SOCKET", "agent")],
+            Some(("CAUSEWAY_SPIFFE_ENDPOINT_SOCKET", "agent")),
             64,
             "give unix:///PATH",
         ),
-    ] {
-        let output = gateway(arguments, variables);
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{arguments:?} {variables:?}: {error}"
-        );
-        assert!(error.contains(said), "{arguments:?} {variables:?}: {error}");
+    ];
+    for (index, (arguments, variable, code, said)) in cases.into_iter().enumerate() {
+        let mut command = Command::new(program().unwrap());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUSEWAY_")) {
+            command.env_remove(name);
+        }
+        command.env_remove(standard).envs(variable);
+        command.args([
+            "gateway",
+            "--zone",
+            "east",
+            "--topology",
+            "none.yaml",
+            "--data",
+            "none",
+        ]);
+        let log = folder.path().join(index.to_string());
+        let mut process = Process::start("gateway", command.args(arguments), &log).unwrap();
+        let ended = process.wait(PATIENCE).await;
+        let case = format!("{arguments:?} {variable:?}: {}", process.log());
+        assert_eq!(ended.code(), Some(code), "{case}");
+        assert!(process.log().contains(said), "{case}");
     }
 }
