@@ -243,8 +243,8 @@ async fn a_signal_ends_the_wait_for_an_identity() {
     }
 }
 
-/// Arguments, a variable, and then the exit code and what is said.
-type Case<'a> = (&'a [&'a str], Option<(&'a str, &'a str)>, i32, &'a str);
+/// Arguments, a variable, the exit code, and what is said.
+type Start<'a> = (&'a [&'a str], Option<(&'a str, &'a str)>, i32, &'a str);
 
 #[tokio::test]
 async fn the_source_of_the_identity_is_chosen_by_flags_and_never_by_the_standard_variable_alone() {
@@ -255,7 +255,7 @@ async fn the_source_of_the_identity_is_chosen_by_flags_and_never_by_the_standard
         "--spiffe-endpoint-socket",
     );
     let neither = "<--identity <FOLDER>|--spiffe-endpoint-socket [<ADDR>]>";
-    let cases: [Case<'_>; 8] = [
+    let cases: [Start<'_>; 8] = [
         (&[], None, 64, neither),
         (&[], Some(somewhere), 64, neither),
         (
