@@ -30,10 +30,12 @@ pub enum Entrance {
     Renewal,
     /// Calls a service through the gateway's TLS listener.
     Caller,
+    /// Asks `causeway ca serve` for a first certificate, with a join token or none.
+    Join,
 }
 
 impl Entrance {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::TunnelIn,
         Self::TunnelOut,
         Self::ZoneSync,
@@ -41,6 +43,7 @@ impl Entrance {
         Self::Registration,
         Self::Renewal,
         Self::Caller,
+        Self::Join,
     ];
 
     #[must_use]
@@ -53,6 +56,7 @@ impl Entrance {
             Self::Registration => "registration",
             Self::Renewal => "CA, to renew",
             Self::Caller => "TLS listener",
+            Self::Join => "CA, to join",
         }
     }
 }
@@ -76,7 +80,7 @@ pub struct Row {
     /// Makes it for a zone; tunnels are tried from another zone, and everything else from the own one.
     pub make: fn(&Issuers, &str) -> anyhow::Result<Credential>,
     /// In the order of [`Entrance::ALL`].
-    pub cells: [Cell; 7],
+    pub cells: [Cell; 8],
 }
 
 impl std::fmt::Debug for Row {
@@ -91,7 +95,7 @@ impl std::fmt::Debug for Row {
 #[must_use]
 pub fn table(rows: &[Row]) -> String {
     let titles = Entrance::ALL.map(Entrance::title).join(" | ");
-    let mut text = format!("| credential | {titles} |\n|{}\n", " --- |".repeat(8));
+    let mut text = format!("| credential | {titles} |\n|{}\n", " --- |".repeat(9));
     for row in rows {
         let cells = row.cells.map(|cell| match cell {
             Cell::Admitted => "yes".to_owned(),

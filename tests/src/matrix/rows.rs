@@ -20,6 +20,19 @@ pub struct Issuers {
     pub stranger: Authority,
     /// Tokens of the gateway: with the scope `register`, with `read`, and one that has expired.
     pub tokens: [String; 3],
+    /// Join tokens for zone east.
+    pub joins: Joins,
+}
+
+/// Join tokens, each with its fate.
+#[derive(Debug, Default)]
+pub struct Joins {
+    /// Two that nobody has used: one is taken by an attempt, and one was stolen.
+    pub fresh: String,
+    pub stolen: String,
+    pub used: String,
+    pub expired: String,
+    pub revoked: String,
 }
 
 const fn refused(word: &'static str, told: &'static str) -> Cell {
@@ -27,14 +40,21 @@ const fn refused(word: &'static str, told: &'static str) -> Cell {
 }
 
 /// The handshake fails: over QUIC with the alert of this number, over TCP with the one of this name.
-const fn alert(word: &'static str, quic: &'static str, tcp: &'static str) -> [Cell; 7] {
+const fn alert(word: &'static str, quic: &'static str, tcp: &'static str) -> [Cell; 8] {
     let (quic, tcp) = (refused(word, quic), refused(word, tcp));
-    [quic, quic, tcp, tcp, tcp, tcp, tcp]
+    [quic, quic, tcp, tcp, tcp, tcp, tcp, tcp]
 }
+
+/// Whatever a certificate says, nobody joins with it: that takes a token.
+const NO_TOKEN: Cell = refused("token_unknown", "token_unknown");
+/// Let in everywhere but where it takes a token.
+const EVERYWHERE: [Cell; 8] = [
+    Admitted, Admitted, Admitted, Admitted, Admitted, Admitted, Admitted, NO_TOKEN,
+];
 
 /// Refused once it is known who it is: tunnels with a reason in the close, the APIs with an answer, callers with an alert. At
 /// the CA it is `ca`.
-const fn after(word: &'static str, told: &'static str, ca: Cell) -> [Cell; 7] {
+const fn after(word: &'static str, told: &'static str, ca: Cell) -> [Cell; 8] {
     let (tunnel, end) = (refused(word, told), refused(word, "the connection ended"));
     let caller = refused(word, "CertificateUnknown");
     [
@@ -45,12 +65,14 @@ const fn after(word: &'static str, told: &'static str, ca: Cell) -> [Cell; 7] {
         refused(word, word),
         ca,
         caller,
+        NO_TOKEN,
     ]
 }
 
 /// The same, but for the CA, whose alert says less than a gateway's.
-const fn at_ca(mut cells: [Cell; 7], ca: Cell) -> [Cell; 7] {
+const fn at_ca(mut cells: [Cell; 8], ca: Cell) -> [Cell; 8] {
     cells[5] = ca;
+    cells[7] = ca;
     cells
 }
 
@@ -69,10 +91,17 @@ fn wished(issuers: &Issuers, zone: &str, change: impl FnOnce(&mut Wish)) -> anyh
 /// Every row.
 #[must_use]
 pub fn rows() -> Vec<Row> {
-    [certificates(), names(), purposes(), protocols(), tokens()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        certificates(),
+        names(),
+        purposes(),
+        protocols(),
+        tokens(),
+        join_tokens(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn certificates() -> Vec<Row> {
@@ -80,7 +109,7 @@ fn certificates() -> Vec<Row> {
         Row {
             name: "right",
             make: good,
-            cells: [Admitted; 7],
+            cells: EVERYWHERE,
         },
         Row {
             name: "of another CA",
@@ -109,10 +138,12 @@ fn certificates() -> Vec<Row> {
         Row {
             name: "revoked",
             make: |issuers, zone| wished(issuers, zone, |wish| wish.serial = Some(REVOKED_SERIAL)),
-            cells: at_ca(
-                alert("revoked", "error 44", "CertificateRevoked"),
-                refused("revoked", "was revoked"),
-            ),
+            cells: {
+                let cells = alert("revoked", "error 44", "CertificateRevoked");
+                let mut cells = at_ca(cells, refused("revoked", "was revoked"));
+                cells[7] = NO_TOKEN;
+                cells
+            },
         },
     ]
 }
@@ -137,11 +168,12 @@ fn names() -> Vec<Row> {
                 let uri = format!("spiffe://evil.example/zone/{zone}/gateway/gw1");
                 wished(issuers, zone, |wish| wish.uris = vec![uri])
             },
-            cells: after(
-                "wrong_trust_domain",
-                "is not of test.internal",
-                refused("wrong_trust_domain", "this is the CA of test.internal"),
-            ),
+            cells: {
+                let ca = refused("wrong_trust_domain", "this is the CA of test.internal");
+                let mut cells = after("wrong_trust_domain", "is not of test.internal", ca);
+                cells[7] = ca;
+                cells
+            },
         },
         Row {
             name: "without a SAN",
@@ -183,7 +215,7 @@ fn purposes() -> Vec<Row> {
             name: "only for clients",
             make: |issuers, zone| wished(issuers, zone, |wish| wish.purposes = vec![ClientAuth]),
             cells: {
-                let mut cells = [Admitted; 7];
+                let mut cells = EVERYWHERE;
                 cells[1] = unsupported[1];
                 cells
             },
@@ -199,6 +231,7 @@ fn purposes() -> Vec<Row> {
                 refused("no_credentials", "no_credentials"),
                 refused("no_certificate", "needs the certificate"),
                 refused("no_certificate", "CertificateRequired"),
+                NO_TOKEN,
             ],
         },
     ]
@@ -216,7 +249,7 @@ fn protocols() -> Vec<Row> {
                 })
             },
             // QUIC has no TLS before 1.3 (RFC 9001 §4.2).
-            cells: [Impossible, Impossible, old, old, old, old, old],
+            cells: [Impossible, Impossible, old, old, old, old, old, old],
         },
         Row {
             name: "another ALPN",
@@ -245,6 +278,7 @@ fn protocols() -> Vec<Row> {
                 Admitted,
                 Admitted,
                 Admitted,
+                NO_TOKEN,
             ],
         },
     ]
@@ -258,6 +292,7 @@ fn tokens() -> Vec<Row> {
             Impossible,
             admin,
             registration,
+            Impossible,
             Impossible,
             Impossible,
         ]
@@ -285,6 +320,60 @@ fn tokens() -> Vec<Row> {
             name: "an unknown token",
             make: |_, _| Ok(Credential::token("cwa_nobody_00")),
             cells: only_apis(refused("bad_token", "401"), refused("bad_token", "bad_token")),
+        },
+    ]
+}
+
+/// A join token opens nothing but the CA, and that once. Each is for zone east.
+fn join_tokens() -> Vec<Row> {
+    let at_ca = |cell| {
+        let mut cells = [Impossible; 8];
+        cells[3] = refused("bad_token", "401");
+        cells[4] = refused("bad_token", "bad_token");
+        cells[7] = cell;
+        cells
+    };
+    let no = |word| at_ca(refused(word, word));
+    vec![
+        Row {
+            name: "a join token",
+            make: |issuers, _| Ok(Credential::token(&issuers.joins.fresh)),
+            cells: at_ca(Admitted),
+        },
+        Row {
+            name: "a join token that was used: a replay, or stolen since",
+            make: |issuers, _| Ok(Credential::token(&issuers.joins.used)),
+            cells: no("token_used"),
+        },
+        Row {
+            name: "a stolen join token, for another zone",
+            make: |issuers, _| {
+                Ok(Credential {
+                    uri: "spiffe://test.internal/zone/nowhere/gateway/gw1".to_owned(),
+                    ..Credential::token(&issuers.joins.stolen)
+                })
+            },
+            cells: no("wrong_zone"),
+        },
+        Row {
+            name: "an expired join token",
+            make: |issuers, _| Ok(Credential::token(&issuers.joins.expired)),
+            cells: no("token_expired"),
+        },
+        Row {
+            name: "a revoked join token",
+            make: |issuers, _| Ok(Credential::token(&issuers.joins.revoked)),
+            cells: no("token_revoked"),
+        },
+        Row {
+            name: "a forged join token",
+            make: |issuers, _| {
+                Ok(Credential {
+                    has_other_secret: true,
+                    ..Credential::token(&issuers.joins.stolen)
+                })
+            },
+            cells: no("token_forged"),
         },
     ]
 }

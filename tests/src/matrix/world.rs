@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 use super::{
     Cell, Entrance, Issuers, Row,
-    clients::{self, Told},
-    rows::REVOKED_SERIAL,
+    clients::{self, Credential, Told},
+    rows::{Joins, REVOKED_SERIAL},
 };
 use crate::{
     address::Block,
@@ -28,7 +28,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The first of the block's addresses for servers that are dialled, and for clients of each entrance. A block has 246.
 const SERVERS: usize = 10;
-const CLIENTS: [usize; 7] = [39, 0, 68, 97, 126, 155, 184];
+const CLIENTS: [usize; 8] = [39, 0, 68, 97, 126, 155, 184, 213];
 /// In the log line of a listener that every address of this host leads to.
 const OPEN: &str = "address=0.0.0.0:";
 /// How often a credential is tried again that was refused without the expected word.
@@ -62,10 +62,11 @@ impl World {
         ensure!(rows.len() <= MAX_ROWS, "there are addresses for {MAX_ROWS} rows");
         let folder = tempfile::tempdir().context("make a folder")?;
         let block = Block::take()?;
-        let issuers = Issuers {
+        let mut issuers = Issuers {
             right: Authority::new(TRUST_DOMAIN)?,
             stranger: Authority::new(TRUST_DOMAIN)?,
             tokens: tokens(&folder.path().join("tokens.json"))?,
+            joins: Joins::default(),
         };
         let mut dialled = Vec::new();
         for (number, row) in rows.iter().enumerate() {
@@ -92,6 +93,7 @@ impl World {
         let gateway = start_gateway(folder.path(), &block)?;
         let zone_sync = start_zone_sync(folder.path(), &block)?;
         let ca = start_ca(folder.path(), &block, &issuers.right)?;
+        issuers.joins = join_tokens(folder.path(), &block).await?;
         let port = async |of: &Process, message: &str| {
             let line = until(message, PATIENCE, async || {
                 let log = of.log();
@@ -170,6 +172,7 @@ impl World {
                 clients::call(&credential, from, host(&self.block, 0, 7843)?, "stock.mesh").await
             }
             Entrance::Renewal => clients::renew(&credential, from, host(&self.block, 3, 7830)?).await,
+            Entrance::Join => clients::join(&credential, from, host(&self.block, 3, 7830)?).await,
             Entrance::Registration | Entrance::TunnelOut => {
                 clients::register(&credential, from, self.registration).await
             }
@@ -192,7 +195,7 @@ impl World {
     async fn says(&self, number: usize, entrance: Entrance, word: &str) -> anyhow::Result<()> {
         let process = match entrance {
             Entrance::ZoneSync => &self.zone_sync,
-            Entrance::Renewal => &self.ca,
+            Entrance::Renewal | Entrance::Join => &self.ca,
             _ => &self.gateway,
         };
         let (word, address) = (
@@ -213,7 +216,7 @@ impl World {
             Entrance::Admin | Entrance::Registration => "causeway_api_refused_total",
             Entrance::Caller => "causeway_tls_refused_total",
             // They have no counter of refusals.
-            Entrance::ZoneSync | Entrance::Renewal => return Ok(()),
+            Entrance::ZoneSync | Entrance::Renewal | Entrance::Join => return Ok(()),
         };
         let counted = self
             .metrics()
@@ -283,6 +286,33 @@ fn tokens(file: &Path) -> anyhow::Result<[String; 3]> {
         issue("viewer", "read", &[])?,
         issue("former", "write", &["--valid-for", "1ns"])?,
     ])
+}
+
+/// Join tokens for zone east, each with its fate.
+async fn join_tokens(folder: &Path, block: &Block) -> anyhow::Result<Joins> {
+    let ca = folder.join("ca").display().to_string();
+    let issue = |more: &[&str]| {
+        let base = ["token", "issue", "--ca", &ca, "--zone", "east"];
+        anyhow::Ok(run(base.iter().chain(more))?.trim().to_owned())
+    };
+    let joins = Joins {
+        fresh: issue(&[])?,
+        stolen: issue(&[])?,
+        used: issue(&[])?,
+        expired: issue(&["--valid-for", "1ns"])?,
+        revoked: issue(&[])?,
+    };
+    let revoke = clients::token_id(&joins.revoked).context("a join token")?;
+    run(["token", "revoke", "--ca", &ca, &revoke])?;
+    let at = host(block, 3, 7830)?;
+    let used = Credential::token(&joins.used);
+    until("a token is used", PATIENCE, async || {
+        let from = host(block, 4, 0).ok()?;
+        let told = clients::join(&used, from, at).await;
+        matches!(told, Ok(Told::Admitted)).then_some(())
+    })
+    .await;
+    Ok(joins)
 }
 
 fn command(arguments: &[&str]) -> anyhow::Result<Command> {
