@@ -304,11 +304,11 @@ fn start_ingress(config: &GatewayConfig, known: &Knowledge) -> Ingress {
 }
 
 fn start_egress(config: &GatewayConfig, known: &Knowledge, threads: &DataThreads) -> Egress {
-    let tls = TlsListen {
-        addresses: config.tls_listen.clone(),
-        identity: config.identity.clone(),
-        vips: known.vips.clone(),
-    };
+    let tls = TlsListen::new(
+        config.tls_listen.clone(),
+        config.identity.clone(),
+        known.vips.clone(),
+    );
     let limits = EgressConfig {
         listening: known.vips.listening().clone(),
         failures: known.instances.connect_failures(),

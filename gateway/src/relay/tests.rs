@@ -4,8 +4,11 @@ use std::{io, time::Duration};
 
 use quinn::{RecvStream, SendStream};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest},
-    net::TcpStream,
+    io::{AsyncReadExt, AsyncWriteExt, BufWriter, Interest},
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
     task::JoinHandle,
 };
 
@@ -326,4 +329,53 @@ async fn a_relay_is_small_while_it_waits() {
     assert!(size < 1536, "{size} bytes");
     let size = size_of_val(&sockets(&mut socket, &mut other, Meters::default(), &cut));
     assert!(size < 1536, "{size} bytes");
+}
+
+/// A socket that sends nothing of what it was given before it is flushed, as TLS does while the network takes no more.
+struct Holding(TcpStream);
+
+impl Socket for Holding {
+    type Reader<'a> = ReadHalf<'a>;
+    type Writer<'a> = BufWriter<WriteHalf<'a>>;
+
+    fn split(&mut self) -> (ReadHalf<'_>, BufWriter<WriteHalf<'_>>) {
+        let (reader, writer) = self.0.split();
+        (reader, BufWriter::new(writer))
+    }
+
+    fn reset_on_drop(&self) -> io::Result<()> {
+        self.0.set_zero_linger()
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_held_back_when_nothing_more_comes() {
+    // Of a stream.
+    let ((mut near_send, mut near_recv), (mut send, _recv), _tunnel) = testbed::streams().await;
+    let (mut client, near) = testbed::sockets().await;
+    let relaying = tokio::spawn(async move {
+        let (cut, meters) = (CancellationToken::new(), Meters::default());
+        stream(&mut Holding(near), &mut near_send, &mut near_recv, meters, &cut).await
+    });
+    let mut heard = [0; 5];
+    for word in [b"hello", b"again"] {
+        send.write_all(word).await.unwrap();
+        in_time(client.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(&heard, word);
+    }
+    relaying.abort();
+
+    // Of another socket.
+    let (mut client, near) = testbed::sockets().await;
+    let (mut near_instance, mut instance) = testbed::sockets().await;
+    let relaying = tokio::spawn(async move {
+        let (cut, meters) = (CancellationToken::new(), Meters::default());
+        sockets(&mut Holding(near), &mut near_instance, meters, &cut).await
+    });
+    for word in [b"hello", b"again"] {
+        instance.write_all(word).await.unwrap();
+        in_time(client.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(&heard, word);
+    }
+    relaying.abort();
 }

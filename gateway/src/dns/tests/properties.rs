@@ -18,6 +18,7 @@ use crate::{
         forward::Forwarder,
         handler::{Handler, Reply},
         rate::Rates,
+        target_of,
     },
     vips::VipTable,
 };
@@ -75,6 +76,20 @@ fn label() -> impl Strategy<Value = Vec<u8>> {
         4 => likely.prop_map(|label| label.as_bytes().to_vec()),
         1 => vec(any::<u8>(), 1..64),
     ]
+}
+
+proptest! {
+    #[test]
+    fn a_server_name_stands_for_what_its_address_would_or_for_nothing(
+        name in "(([a-z0-9*_-]{0,12}|orders|version-v2|west|zone|mesh)\\.){0,5}(mesh\\.?|[a-zA-Z.]{0,8})|.{0,40}",
+    ) {
+        let (snapshot, vips) = (snapshot(LOOPBACK), VipTable::in_memory());
+        vips.refresh(&snapshot, SystemTime::now()).unwrap();
+        if let Some(target) = target_of(&snapshot, &vips.names(), &name) {
+            prop_assert!(vips.claim(&snapshot, &target, SystemTime::now()).is_ok(), "{target}");
+            prop_assert!(name.to_ascii_lowercase().trim_end_matches('.').ends_with(".mesh"));
+        }
+    }
 }
 
 proptest! {

@@ -50,9 +50,9 @@ pub(super) use socket::TlsSocket;
 use socket::Wire;
 
 /// For a handshake, from the first byte to the last; what takes longer is no client.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+const DEFAULT_HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Handshakes under way at once, on all data threads.
-const MAX_HANDSHAKES: usize = 1024;
+const DEFAULT_MAX_HANDSHAKES: usize = 1024;
 /// How long a refused client has to read its alert and go, before it is reset.
 const PARTING: Duration = Duration::from_secs(1);
 /// Bytes that are read of such a client meanwhile.
@@ -65,6 +65,21 @@ pub struct TlsListen {
     pub identity: LiveIdentity,
     /// Knows which names by tag were asked for.
     pub vips: Arc<VipTable>,
+    pub handshake_limit: Duration,
+    pub max_handshakes: usize,
+}
+
+impl TlsListen {
+    #[must_use]
+    pub fn new(addresses: Vec<SocketAddr>, identity: LiveIdentity, vips: Arc<VipTable>) -> Self {
+        Self {
+            addresses,
+            identity,
+            vips,
+            handshake_limit: DEFAULT_HANDSHAKE_LIMIT,
+            max_handshakes: DEFAULT_MAX_HANDSHAKES,
+        }
+    }
 }
 
 /// Takes clients up over TLS. One for all data threads.
@@ -75,6 +90,7 @@ pub(super) struct Door {
     /// What was made of the identity that was in use last.
     settings: ArcSwapOption<Settings>,
     handshakes: Semaphore,
+    handshake_limit: Duration,
     /// What refusals were told of late, so that a client that comes again and again does not fill the log.
     quiet: Mutex<Quiet<(&'static str, IpAddr)>>,
 }
@@ -101,7 +117,8 @@ impl Door {
             identity: listen.identity.clone(),
             vips: listen.vips.clone(),
             settings: ArcSwapOption::empty(),
-            handshakes: Semaphore::new(MAX_HANDSHAKES),
+            handshakes: Semaphore::new(listen.max_handshakes),
+            handshake_limit: listen.handshake_limit,
             quiet: Mutex::new(Quiet::new()),
         }
     }
@@ -118,8 +135,9 @@ impl Door {
             self.overloaded(shared, wire.tcp(), client);
             return None;
         };
-        let shaken = timeout(HANDSHAKE_LIMIT, self.shake_hands(shared, wire.clone())).await;
-        match shaken.unwrap_or(Err(Refused::Slow(HANDSHAKE_LIMIT))) {
+        let limit = self.handshake_limit;
+        let shaken = timeout(limit, self.shake_hands(shared, wire.clone())).await;
+        match shaken.unwrap_or(Err(Refused::Slow(limit))) {
             Ok(entered) => Some(entered),
             Err(refused) => {
                 self.tell(shared, client, &refused);

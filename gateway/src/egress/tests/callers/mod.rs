@@ -64,24 +64,27 @@ impl Scene {
     }
 
     fn start(topology: &Arc<Topology>, here: Recorder, is_local: bool) -> Self {
-        Self::start_at(testbed::vip(), topology, here, is_local)
+        Self::start_at(testbed::vip(), topology, here, is_local, |_| {})
     }
 
-    fn start_at(address: SocketAddr, topology: &Arc<Topology>, here: Recorder, is_local: bool) -> Self {
+    fn start_at(
+        address: SocketAddr,
+        topology: &Arc<Topology>,
+        here: Recorder,
+        is_local: bool,
+        change: impl FnOnce(&mut EgressConfig),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [authority, own] = ["ca", "own"].map(|name| folder.path().join(name));
         let ca = ca::init(&authority, "test.internal").unwrap();
         ca::issue(&authority, &gateway("home"), &own, LEAF_VALIDITY).unwrap();
         let files = IdentityFolder::open(&own).unwrap();
-        let tls = TlsListen {
-            addresses: vec![address],
-            identity: files.identity(),
-            vips: Arc::new(VipTable::in_memory()),
-        };
-        let config = EgressConfig {
+        let tls = TlsListen::new(vec![address], files.identity(), Arc::new(VipTable::in_memory()));
+        let mut config = EgressConfig {
             tls: Some(tls),
             ..EgressConfig::new(1)
         };
+        change(&mut config);
         let instances = is_local.then(|| here.instance(1, &[]));
         let home = Zone::with_config("home", topology, instances.into_iter().collect(), config);
         let egress = home.egress.clone();
@@ -374,7 +377,7 @@ async fn a_permission_that_is_taken_away_closes_what_it_had_opened_and_nothing_e
 async fn the_listener_is_bound_once_its_address_is_free_and_ends_with_a_drain() {
     let taken = std::net::TcpListener::bind(testbed::vip()).unwrap();
     let here = Recorder::start("here").await;
-    let scene = Scene::start_at(taken.local_addr().unwrap(), &topology(), here, true);
+    let scene = Scene::start_at(taken.local_addr().unwrap(), &topology(), here, true, |_| {});
     let egress = scene.home.egress.clone();
     until("the failure is reported", || !egress.bind_failures().is_empty()).await;
     let failure = &egress.bind_failures()[0];
@@ -396,4 +399,41 @@ async fn the_listener_is_bound_once_its_address_is_free_and_ends_with_a_drain() 
         .await
         .expect("nobody listens");
     web.echo("still here").await;
+}
+
+#[tokio::test]
+async fn handshakes_are_bounded_in_time_and_number_and_so_are_connections() {
+    let here = Recorder::start("here").await;
+    let scene = Scene::start_at(testbed::vip(), &topology(), here, true, |config| {
+        config.max_connections = 2;
+        let tls = config.tls.as_mut().unwrap();
+        (tls.max_handshakes, tls.handshake_limit) = (1, Duration::from_millis(500));
+    });
+    // One that says nothing has the only place, and keeps it until its time is over.
+    let mut silent = Client(testbed::connect(scene.address).await);
+    // The reset may come before the client has seen that it was accepted.
+    let error = match TcpStream::connect(scene.address).await {
+        Ok(crowded) => Client(crowded).rest().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert!(scene.counted("overloaded") && !scene.counted("slow"));
+    assert!(silent.rest().await.unwrap().is_empty());
+    assert!(scene.counted("slow"));
+    drop(silent);
+    let web = scene.caller(WEB);
+    let mut open = Vec::new();
+    while open.len() < 2 {
+        // The place is free again a moment after its client has gone.
+        if let Ok(mut client) = scene.connect(settings(&web), "orders.mesh").await {
+            client.greeting().await.unwrap();
+            open.push(client);
+        }
+    }
+    let mut beyond = scene.client(WEB).await;
+    assert_reset(&mut beyond).await;
+    drop(open.pop());
+    let egress = &scene.home.egress;
+    until("there is room again", || egress.open_connections().count() == 1).await;
+    scene.client(WEB).await.greeting().await.unwrap();
 }
