@@ -88,10 +88,14 @@ pub fn check(
         0 => "ca.pem rules".to_owned(),
         _ => format!("the trust document of generation {} rules", anchors.edition),
     };
+    let others = match anchors.federated.domains().count() {
+        0 => String::new(),
+        count => format!("; other trust domains: {count}"),
+    };
     Check::ok(
         group,
         name,
-        format!("{rule}; roots: {roots}, revoked certificates: {revoked}"),
+        format!("{rule}; roots: {roots}, revoked certificates: {revoked}{others}"),
     )
 }
 

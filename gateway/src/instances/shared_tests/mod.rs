@@ -260,18 +260,26 @@ async fn what_a_folder_says_reaches_a_zone_sync_that_comes_later() {
 
 #[tokio::test]
 async fn a_gateway_that_cannot_connect_doubts_what_another_finds_healthy() {
-    let instances = Probed::some(8).await;
+    let is_two = |instance: &&Probed| crate::health::checker(["gw1", "gw2"], &key(instance)) == Some("gw2");
+    let instances = loop {
+        // Who checks one depends on its port.
+        let some = Probed::some(8).await;
+        if some.iter().filter(is_two).count() >= 2 {
+            break some;
+        }
+    };
     let store = Store::default();
     instances.iter().for_each(|i| store.put(registration(i)));
     let server = Server::start(&store).await;
     let slow = topology(Duration::from_secs(3600), &[]);
-    let one = Gateway::start("gw1", &[&server], slow.clone());
-    let two = Gateway::start("gw2", &[&server], slow);
+    let two = Gateway::start("gw2", &[&server], slow.clone());
+    eventually("everything is told of", || store.reports().len() == 8).await;
+    // So that it hears of every instance before it could look for itself.
+    let one = Gateway::start("gw1", &[&server], slow);
     for gateway in [&one, &two] {
         gateway.until_with(&["gw1", "gw2"]).await;
         gateway.until_healthy(8).await;
     }
-    let is_two = |instance: &&Probed| crate::health::checker(["gw1", "gw2"], &key(instance)) == Some("gw2");
     let theirs = instances.iter().find(is_two).unwrap();
     // As from this gateway's side of a broken switch: the checker, whose next look is an hour away, sees nothing of it.
     theirs.well.store(false, Ordering::Relaxed);
