@@ -31,32 +31,33 @@ pub(super) struct ChainVerifier {
     or_nobody: bool,
 }
 
-/// Who may issue certificates in one trust domain.
+/// Who may issue certificates in one trust domain, and what was revoked of those.
 #[derive(Debug)]
 struct Issuers {
     roots: Arc<RootCertStore>,
-    revocations: Arc<Revocations>,
+    revocations: Vec<Arc<Revocations>>,
     dialling_peers: Arc<dyn ClientCertVerifier>,
 }
 
 impl Issuers {
     fn new(
-        anchors: &Anchors,
+        roots: &Arc<RootCertStore>,
+        revocations: Vec<Arc<Revocations>>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        let roots = Arc::clone(&anchors.store);
-        let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider));
         Ok(Self {
             dialling_peers: builder.clear_root_hint_subjects().build()?,
-            roots,
-            revocations: Arc::clone(&anchors.revocations),
+            roots: Arc::clone(roots),
+            revocations,
         })
     }
 
     /// Comes last, so that only what would be believed otherwise is called revoked.
     fn check_revocation(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), Error> {
-        let revoked = self.revocations.of(std::slice::from_ref(leaf));
-        match revoked.or_else(|| self.revocations.of(rest)) {
+        let chain = || std::slice::from_ref(leaf).iter().chain(rest);
+        let mut revoked = self.revocations.iter();
+        match revoked.find_map(|lists| chain().find_map(|one| lists.of(std::slice::from_ref(one)))) {
             None => Ok(()),
             Some(serial) => {
                 tracing::debug!(%serial, "a peer's certificate was revoked");
@@ -79,14 +80,17 @@ impl ChainVerifier {
         anchors: &Anchors,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        // A bundle of which nothing can be used is told of elsewhere, and must not keep others from being believed.
+        let own = Arc::clone(&anchors.revocations);
+        // A bundle of which nothing can be used is told of elsewhere, and must not keep others from being believed. Lists
+        // beside the own identity may be of another trust domain's CA.
         let others = anchors.federated.domains.iter().filter_map(|(domain, anchors)| {
-            let issuers = Issuers::new(anchors, provider).ok()?;
+            let revocations = vec![Arc::clone(&anchors.revocations), Arc::clone(&own)];
+            let issuers = Issuers::new(&anchors.store, revocations, provider).ok()?;
             Some((domain.clone(), issuers))
         });
         Ok(Self {
-            own: Issuers::new(anchors, provider)?,
             others: others.collect(),
+            own: Issuers::new(&anchors.store, vec![own], provider)?,
             algorithms: provider.signature_verification_algorithms,
             or_nobody: false,
         })

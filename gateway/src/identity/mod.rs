@@ -207,7 +207,9 @@ impl Identity {
     /// The serial number of what was revoked of a chain that was verified before.
     #[must_use]
     pub fn revoked(&self, chain: &[CertificateDer<'_>]) -> Option<Serial> {
-        self.anchors.of_chain(chain).revocations.of(chain)
+        let issuers = self.anchors.of_chain(chain);
+        let revoked = issuers.revocations.of(chain);
+        revoked.or_else(|| self.anchors.revocations.of(chain))
     }
 
     /// Why peers will probably refuse this identity, as it was when it was loaded; `None` when all is well.

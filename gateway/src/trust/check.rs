@@ -7,7 +7,7 @@ use causeway_zone_sync::topology::Topology;
 use super::Trusted;
 use crate::{
     admin::Check,
-    identity::{Identity, LiveIdentity, describe_root},
+    identity::{Anchors, Identity, LiveIdentity, describe_root},
 };
 
 const GROUP: &str = "gateway";
@@ -73,18 +73,19 @@ pub fn check(
             "whoever issues it should have put a newer one in its place",
         );
     }
-    let revoked: usize = anchors
-        .revocations
-        .lists()
-        .iter()
-        .map(|list| list.serials.len())
-        .sum();
-    if let Some(found) = trust_domains(&current, topology, now) {
-        return found;
+    match trust_domains(&current, topology, now) {
+        Some(amiss) => amiss,
+        None => Check::ok(group, name, in_force(anchors, identity.agent().is_some())),
     }
+}
+
+/// What is believed, in one line; `from_agent`: the identity comes from the SPIFFE Workload API.
+fn in_force(anchors: &Anchors, from_agent: bool) -> String {
+    let lists = anchors.revocations.lists().iter();
+    let revoked: usize = lists.map(|list| list.serials.len()).sum();
     let roots = anchors.roots.len();
     let rule = match anchors.edition.generation {
-        0 if identity.agent().is_some() => "the bundle of the SPIFFE Workload API rules".to_owned(),
+        0 if from_agent => "the bundle of the SPIFFE Workload API rules".to_owned(),
         0 => "ca.pem rules".to_owned(),
         _ => format!("the trust document of generation {} rules", anchors.edition),
     };
@@ -92,11 +93,7 @@ pub fn check(
         0 => String::new(),
         count => format!("; other trust domains: {count}"),
     };
-    Check::ok(
-        group,
-        name,
-        format!("{rule}; roots: {roots}, revoked certificates: {revoked}{others}"),
-    )
+    format!("{rule}; roots: {roots}, revoked certificates: {revoked}{others}")
 }
 
 /// What is amiss between this gateway's trust domain and the others of the topology.

@@ -151,16 +151,18 @@ impl Trusted {
             }
             Ok(Err(TrustStoreError::Refused(why))) => {
                 self.metrics.trust_document("refused");
+                let own = document.content().trust_domain == self.held.identity().trust_domain();
+                let hint = words::hint(&why, own);
                 let refused = Refused {
                     peer: peer.clone(),
                     edition: why.edition(),
                     why: why.to_string(),
-                    hint: why.hint(),
+                    hint,
                 };
                 let before = self.refused.lock().replace(refused.clone());
                 // Told once, however often it comes.
                 if before.as_ref() != Some(&refused) {
-                    words::refused(peer, &why);
+                    words::refused(peer, &why, hint);
                 }
                 false
             }

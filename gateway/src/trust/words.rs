@@ -11,14 +11,24 @@ use crate::telemetry::Metrics;
 pub(super) fn taken(document: &Document, peer: Option<&GatewayId>) {
     let content = document.content();
     let from = peer.map_or_else(|| "an operator".to_owned(), ToString::to_string);
-    tracing::info!(generation = %document.edition(), from, roots = content.roots.len(),
+    tracing::info!(generation = %document.edition(), trust_domain = content.trust_domain, from, roots = content.roots.len(),
         revocation_lists = content.revocations.len(), preferred = content.preferred.map(|root| root.to_string()),
         "took up the trust document");
 }
 
-pub(super) fn refused(peer: &GatewayId, why: &Refusal) {
+/// What to do about a document that is refused; `own`: it is of this gateway's trust domain.
+pub(super) fn hint(why: &Refusal, own: bool) -> &'static str {
+    match why {
+        Refusal::Unsigned { .. } if !own => {
+            "put the root that signed it into the bundle of that trust domain, in the topology, if its operators say so"
+        }
+        why => why.hint(),
+    }
+}
+
+pub(super) fn refused(peer: &GatewayId, why: &Refusal, hint: &str) {
     tracing::error!(%peer, generation = %why.edition(), reason = why.word(), error = why as &dyn std::error::Error,
-        "a trust document is refused and what was trusted before is trusted still; {}", why.hint());
+        "a trust document is refused and what was trusted before is trusted still; {hint}");
 }
 
 pub(super) fn overruled(metrics: &Metrics, conflict: Conflict) {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway::identity::{IdentityFolder, ca, ca::Ca};
+use causeway::identity::{IdentityFolder, Renewal, ca, ca::Ca};
 use causeway_zone_sync::{
     topology::{Topology, parse},
     trust::{Content, Document, Offered},
@@ -162,6 +162,20 @@ async fn a_zone_that_goes_over_to_another_trust_domain_loses_its_tunnels() {
     believe(&files[0], &east, &moved);
     east.no_tunnel_to("plant").await;
     east.counts_refusal("local", "wrong_trust_domain").await;
+}
+
+#[tokio::test]
+async fn a_list_beside_the_own_identity_revokes_what_a_partners_ca_issued() {
+    let two = Two::new();
+    let (files, [east, plant]) = joined(&two).await;
+    let [_, theirs] = &two.cas;
+    let now = SystemTime::now();
+    let serial = files[1].identity().current().serial().unwrap();
+    let list = theirs.revocation_list(&[(serial, now)].into(), 1, now).unwrap();
+    std::fs::write(files[0].path().join("partner.crl"), list).unwrap();
+    assert_eq!(files[0].reload(now), Renewal::Taken);
+    until("the tunnel to go", || east.set.all().is_empty().then_some(())).await;
+    plant.counts_refusal("peer", "revoked").await;
 }
 
 #[tokio::test]
