@@ -201,8 +201,8 @@ pub fn permit(topology: &Topology, caller: &Caller, service: &ServiceName) -> Ve
 
 /// Whether the caller's zone may speak for it: the rule that it breaks, if any.
 ///
-/// A zone speaks for its anonymous callers, for callers of services that may run in it, and for identities of the
-/// its trust domain whose path names no other zone.
+/// A zone speaks for its anonymous callers, for callers of services that may run in it, and for identities of its
+/// own trust domain whose path names no other zone.
 #[must_use]
 pub fn vouch(topology: &Topology, caller: &Caller) -> Option<Verdict> {
     let broken = match (&caller.service, &caller.identity) {
