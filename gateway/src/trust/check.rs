@@ -147,3 +147,70 @@ fn trust_domains(identity: &Identity, topology: &Topology, now: SystemTime) -> O
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use causeway_zone_sync::{name::GatewayId, topology::parse};
+
+    use super::*;
+    use crate::{
+        admin::Status,
+        identity::ca::{Ca, LEAF_VALIDITY},
+    };
+
+    const OURS: &str = "acme.internal";
+    const THEIRS: &str = "partner.example";
+
+    /// east is of `east`, plant of the partner, and the bundles are these.
+    fn topology(east: &str, ours: &Ca, theirs: &Ca) -> Topology {
+        let indented = |ca: &Ca| ca.roots_pem().trim_end().replace('\n', "\n      ");
+        let text = format!(
+            "version: 1\ntrust_domain: {OURS}\ntrust_domains:\n  {OURS}:\n    bundle: |\n      {}\n  {THEIRS}:\n    bundle: \
+             |\n      {}\nzones:\n  east: {{ gateways: [gw.east:7800], trust_domain: {east} }}\n  west: {{ gateways: \
+             [gw.west:7800] }}\n  plant: {{ gateways: [gw.plant:7800], trust_domain: {THEIRS} }}\n",
+            indented(ours),
+            indented(theirs),
+        );
+        parse(&text, "test.yaml").unwrap().topology
+    }
+
+    #[test]
+    fn what_is_amiss_between_trust_domains_is_told_before_it_hurts() {
+        let [ours, theirs, stranger] = [OURS, THEIRS, OURS].map(|domain| Ca::new(domain).unwrap());
+        let id = GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap());
+        let own = ours.issue(&id, LEAF_VALIDITY).unwrap();
+        let said = |topology: &Topology, now: SystemTime| {
+            let identity = LiveIdentity::from(own.federated(topology));
+            let check = check(&identity, None, topology, now);
+            (check.status, check.message)
+        };
+        let now = SystemTime::now();
+        let (status, message) = said(&topology(OURS, &ours, &theirs), now);
+        assert_eq!(status, Status::Ok, "{message}");
+        assert!(message.ends_with("other trust domains: 1"), "{message}");
+        let later = describe_root(theirs.certificate()).1.unwrap() - BUNDLE_ENDS_WITHIN / 2;
+        for (topology, now, part) in [
+            (
+                topology(THEIRS, &ours, &theirs),
+                now,
+                "in the topology zone east is of trust domain partner.example",
+            ),
+            (
+                topology(OURS, &stranger, &theirs),
+                now,
+                "lacks the root of this gateway's certificate",
+            ),
+            (
+                topology(OURS, &ours, &theirs),
+                later,
+                "the bundle of partner.example is running out",
+            ),
+        ] {
+            let (status, message) = said(&topology, now);
+            assert!(
+                status == Status::Warn && message.contains(part),
+                "{status:?} {message}"
+            );
+        }
+    }
+}
