@@ -39,7 +39,9 @@ async fn revoke_under(command: &[&str], clients: &mut [Client]) -> (Output, Dura
             .say("still")
             .await
             .is_ok_and(|answer| answer == "west still")
-        {}
+        {
+            assert!(begun.elapsed() < PATIENCE, "what is revoked is served still");
+        }
     }
     let cut = begun.elapsed();
     (revoking.await.unwrap(), cut)
