@@ -31,6 +31,7 @@ use tokio::{
 use crate::{
     callers,
     egress::{Egress, EgressConfig},
+    identity::ca,
     ingress::{Ingress, IngressConfig},
     snapshot::{Health, Instance, Link, Snapshot, Snapshots},
     target::{Bindings, Target},
@@ -442,4 +443,23 @@ where
     fn handle(&self, stream: IncomingStream) -> BoxFuture<'static, ()> {
         (self.0)(stream)
     }
+}
+
+/// The trust domain of most zones of [`partners`], and of its zone plant.
+pub const OURS: &str = "acme.internal";
+pub const THEIRS: &str = "partner.example";
+
+/// Two trust domains, whose bundles hold these CAs: north is of [`OURS`], plant of [`THEIRS`], and east of `east`.
+pub fn partners(east: &str, ours: &ca::Ca, theirs: &[&ca::Ca]) -> Topology {
+    let indented = |ca: &ca::Ca| ca.roots_pem().trim_end().replace('\n', "\n      ");
+    let theirs: Vec<_> = theirs.iter().map(|ca| indented(ca)).collect();
+    let text = format!(
+        "version: 1\ntrust_domain: {OURS}\ntrust_domains:\n  {OURS}:\n    bundle: |\n      {}\n  {THEIRS}:\n    bundle: |\n      \
+         {}\nzones:\n  east: {{ gateways: [gw.east:7800], trust_domain: {east} }}\n  north: {{ gateways: [gw.north:7800] }}\n  plant: {{ \
+         gateways: [gw.plant:7800], trust_domain: {THEIRS} }}\n",
+        indented(ours),
+        theirs.join("\n      "),
+    );
+    let parsed = parse(&text, "test.yaml").unwrap_or_else(|findings| panic!("{findings:?}\n{text}"));
+    parsed.topology
 }

@@ -2,12 +2,7 @@
 //! domain's own CA once one has come. A CA vouches for gateways of its own trust domain only, and the topology says which
 //! zones those are.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::SystemTime};
 
 use causeway_zone_sync::{
     name::ZoneName,
@@ -15,7 +10,10 @@ use causeway_zone_sync::{
     trust::{Bundle, Document, Offered, Refusal, Store, StoreError, Stored, Trust},
 };
 
-use super::{Anchors, Cryptography, HeldIdentity, Identity, trusted::Keeping};
+use super::{
+    Anchors, Cryptography, HeldIdentity, Identity,
+    trusted::{Keeping, open_store},
+};
 
 /// In the folder for what must outlive a restart: one folder for each other trust domain.
 const FOLDER: &str = "trust-domains";
@@ -73,7 +71,8 @@ pub(super) struct Other {
 impl Other {
     /// Goes on from what was kept in `folder`. A disk that fails costs the document, not the bundle.
     fn open(domain: &str, bundle: &Bundle, folder: Option<&Path>, now: SystemTime) -> Self {
-        let (store, stored) = match folder.map(|folder| read(&folder.join(FOLDER).join(domain), now)) {
+        let (store, stored) = match folder.map(|folder| read(domain, &folder.join(FOLDER).join(domain), now))
+        {
             Some(Ok((store, stored))) => (Some(store), stored),
             Some(Err(error)) => {
                 tracing::error!(
@@ -91,20 +90,25 @@ impl Other {
             trust: Trust::new(domain, stored),
             store,
         };
-        other.rule(domain, bundle);
+        other.part_with_strange_document(domain);
         other
     }
 
-    /// Begins to believe `bundle`. The document before it stays in force if it was made with these roots in view, or one
-    /// of them signed it; else the operator has put other CAs in the place of those that it came from.
+    /// Begins to believe `bundle`.
     fn rule(&mut self, domain: &str, bundle: &Bundle) {
         self.bundle = bundle.clone();
+        self.part_with_strange_document(domain);
+    }
+
+    /// The document stays in force if it was made with the roots of the bundle in view, or one of them signed it; else the
+    /// operator has put other CAs in the place of those that it came from.
+    fn part_with_strange_document(&mut self, domain: &str) {
         let Some(document) = self.trust.document() else {
             return;
         };
         let decided = self.trust.stored().decided;
-        let seen = bundle.roots().keys().all(|root| decided.contains(root));
-        if !seen && !document.is_signed_by_any(bundle.roots(), &Cryptography) {
+        let seen = self.bundle.roots().keys().all(|root| decided.contains(root));
+        if !seen && !document.is_signed_by_any(self.bundle.roots(), &Cryptography) {
             tracing::warn!(trust_domain = domain, generation = %document.edition(),
                 "the topology has other roots for this trust domain than the trust document that was in force for it, which \
                  is believed no more");
@@ -113,18 +117,12 @@ impl Other {
     }
 }
 
-fn read(folder: &Path, now: SystemTime) -> Result<(Store, Stored), StoreError> {
+fn read(domain: &str, folder: &Path, now: SystemTime) -> Result<(Store, Stored), StoreError> {
     std::fs::create_dir_all(folder).map_err(|source| StoreError::File {
         path: folder.to_owned(),
         source,
     })?;
-    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (store, stored, aside) = Store::open(folder, seconds)?;
-    if let Some(aside) = aside {
-        tracing::error!(kept_as = %aside.kept.display(), error = &aside.why as &dyn std::error::Error,
-            "the kept trust document of another trust domain is damaged and was set aside");
-    }
-    Ok((store, stored))
+    open_store(domain, folder, now)
 }
 
 impl Keeping {
@@ -244,37 +242,25 @@ mod tests {
     use causeway_zone_sync::{
         name::GatewayId,
         signing::{Purpose, Signed, Unproven},
-        topology::parse,
         trust::Content,
     };
     use tempfile::TempDir;
 
     use super::*;
-    use crate::identity::{
-        IdentityFolder, LiveIdentity,
-        ca::{self, Ca, LEAF_VALIDITY},
+    use crate::{
+        identity::{
+            IdentityFolder, LiveIdentity,
+            ca::{self, Ca, LEAF_VALIDITY},
+        },
+        testbed::{OURS, THEIRS, partners},
     };
-
-    const OURS: &str = "acme.internal";
-    const THEIRS: &str = "partner.example";
 
     fn gateway(zone: &str) -> GatewayId {
         GatewayId::new(zone.parse().unwrap(), "gw1".parse().unwrap())
     }
 
-    /// east and north are ours, plant is theirs, whose bundle holds these CAs.
     fn topology(ours: &Ca, theirs: &[&Ca]) -> Arc<Topology> {
-        let indented = |ca: &Ca| ca.roots_pem().trim_end().replace('\n', "\n      ");
-        let theirs: Vec<_> = theirs.iter().map(|ca| indented(ca)).collect();
-        let text = format!(
-            "version: 1\ntrust_domain: {OURS}\ntrust_domains:\n  {OURS}:\n    bundle: |\n      {}\n  {THEIRS}:\n    bundle: \
-             |\n      {}\nzones:\n  east: {{ gateways: [gw.east:7800] }}\n  north: {{ gateways: [gw.north:7800] }}\n  plant: {{ \
-             gateways: [gw.plant:7800], trust_domain: {THEIRS} }}\n",
-            indented(ours),
-            theirs.join("\n      "),
-        );
-        let parsed = parse(&text, "test.yaml").unwrap_or_else(|findings| panic!("{findings:?}\n{text}"));
-        Arc::new(parsed.topology)
+        Arc::new(partners(OURS, ours, theirs))
     }
 
     /// The folder of a gateway in east, and its CA.

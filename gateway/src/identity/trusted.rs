@@ -79,6 +79,22 @@ impl Keeping {
     }
 }
 
+/// Opens what is kept of a trust domain's document. A damaged file is set aside, loudly.
+pub(super) fn open_store(
+    trust_domain: &str,
+    folder: &Path,
+    now: SystemTime,
+) -> Result<(Store, Stored), StoreError> {
+    let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (store, stored, aside) = Store::open(folder, seconds)?;
+    if let Some(aside) = aside {
+        tracing::error!(trust_domain, kept_as = %aside.kept.display(), error = &aside.why as &dyn std::error::Error,
+            "the kept trust document is damaged and was set aside; until a peer hands it over, ca.pem (of another trust \
+             domain its bundle) rules and what was revoked is believed again");
+    }
+    Ok((store, stored))
+}
+
 impl HeldIdentity {
     /// Keeps the trust document in `folder` from now on, and puts in force what is kept there. Call it before the
     /// identity is used. Blocks on the disk.
@@ -87,14 +103,9 @@ impl HeldIdentity {
     /// When the folder cannot be used. A damaged file is set aside instead, loudly.
     pub fn keep_trust_in(&self, folder: &Path, now: SystemTime) -> Result<(), StoreError> {
         let mut keeping = self.changing.lock();
-        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (store, stored, aside) = Store::open(folder, seconds)?;
-        if let Some(aside) = aside {
-            tracing::error!(kept_as = %aside.kept.display(), error = &aside.why as &dyn std::error::Error,
-                "the kept trust document is damaged and was set aside; until a peer hands it over, ca.pem rules and \
-                 what was revoked is believed again");
-        }
-        keeping.trust = Trust::new(self.identity.borrow().trust_domain(), stored);
+        let own = self.identity.borrow().trust_domain().to_owned();
+        let (store, stored) = open_store(&own, folder, now)?;
+        keeping.trust = Trust::new(&own, stored);
         keeping.store = Some(store);
         keeping.folder = Some(folder.to_owned());
         if let Some(document) = keeping.trust.document() {

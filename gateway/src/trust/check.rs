@@ -23,12 +23,11 @@ pub fn check(
     topology: &Topology,
     now: SystemTime,
 ) -> Check {
-    let (group, name) = (GROUP, NAME);
     let view = identity.trust();
     if let Some(conflict) = view.conflict {
         return Check::warn(
-            group,
-            name,
+            GROUP,
+            NAME,
             format!(
                 "two trust documents were made without knowing of each other: {} is in force, {} is overruled",
                 conflict.winner, conflict.loser
@@ -38,8 +37,8 @@ pub fn check(
     }
     if let Some(refused) = trusted.and_then(Trusted::refused) {
         return Check::warn(
-            group,
-            name,
+            GROUP,
+            NAME,
             format!(
                 "the trust document of generation {}, which {} has, is refused: {}",
                 refused.edition, refused.peer, refused.why
@@ -49,8 +48,8 @@ pub fn check(
     }
     if view.disk_fails {
         return Check::warn(
-            group,
-            name,
+            GROUP,
+            NAME,
             "the trust document in force is not on disk; a restart would go back to an older one",
             "is the --data folder full or read-only?",
         );
@@ -64,8 +63,8 @@ pub fn check(
         .find(|list| list.is_overdue(now))
     {
         return Check::warn(
-            group,
-            name,
+            GROUP,
+            NAME,
             format!(
                 "the revocation list of {} in {} is out of date; it is honoured all the same",
                 list.issuer, list.place
@@ -75,7 +74,7 @@ pub fn check(
     }
     match trust_domains(&current, topology, now) {
         Some(amiss) => amiss,
-        None => Check::ok(group, name, in_force(anchors, identity.agent().is_some())),
+        None => Check::ok(GROUP, NAME, in_force(anchors, identity.agent().is_some())),
     }
 }
 
@@ -150,29 +149,14 @@ fn trust_domains(identity: &Identity, topology: &Topology, now: SystemTime) -> O
 
 #[cfg(test)]
 mod tests {
-    use causeway_zone_sync::{name::GatewayId, topology::parse};
+    use causeway_zone_sync::name::GatewayId;
 
     use super::*;
     use crate::{
         admin::Status,
         identity::ca::{Ca, LEAF_VALIDITY},
+        testbed::{OURS, THEIRS, partners},
     };
-
-    const OURS: &str = "acme.internal";
-    const THEIRS: &str = "partner.example";
-
-    /// east is of `east`, plant of the partner, and the bundles are these.
-    fn topology(east: &str, ours: &Ca, theirs: &Ca) -> Topology {
-        let indented = |ca: &Ca| ca.roots_pem().trim_end().replace('\n', "\n      ");
-        let text = format!(
-            "version: 1\ntrust_domain: {OURS}\ntrust_domains:\n  {OURS}:\n    bundle: |\n      {}\n  {THEIRS}:\n    bundle: \
-             |\n      {}\nzones:\n  east: {{ gateways: [gw.east:7800], trust_domain: {east} }}\n  west: {{ gateways: \
-             [gw.west:7800] }}\n  plant: {{ gateways: [gw.plant:7800], trust_domain: {THEIRS} }}\n",
-            indented(ours),
-            indented(theirs),
-        );
-        parse(&text, "test.yaml").unwrap().topology
-    }
 
     #[test]
     fn what_is_amiss_between_trust_domains_is_told_before_it_hurts() {
@@ -185,23 +169,23 @@ mod tests {
             (check.status, check.message)
         };
         let now = SystemTime::now();
-        let (status, message) = said(&topology(OURS, &ours, &theirs), now);
+        let (status, message) = said(&partners(OURS, &ours, &[&theirs]), now);
         assert_eq!(status, Status::Ok, "{message}");
         assert!(message.ends_with("other trust domains: 1"), "{message}");
         let later = describe_root(theirs.certificate()).1.unwrap() - BUNDLE_ENDS_WITHIN / 2;
         for (topology, now, part) in [
             (
-                topology(THEIRS, &ours, &theirs),
+                partners(THEIRS, &ours, &[&theirs]),
                 now,
                 "in the topology zone east is of trust domain partner.example",
             ),
             (
-                topology(OURS, &stranger, &theirs),
+                partners(OURS, &stranger, &[&theirs]),
                 now,
                 "lacks the root of this gateway's certificate",
             ),
             (
-                topology(OURS, &ours, &theirs),
+                partners(OURS, &ours, &[&theirs]),
                 later,
                 "the bundle of partner.example is running out",
             ),

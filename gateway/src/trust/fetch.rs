@@ -19,8 +19,10 @@ use super::{
     Trusted,
     wanted::{Announced, Plan, Wanted},
 };
-use crate::identity::Anchors;
-use crate::tunnel::{AskError, ReadDocumentError, TunnelSet, ask_for_documents, read_document};
+use crate::{
+    identity::Anchors,
+    tunnel::{AskError, ReadDocumentError, TunnelSet, ask_for_documents, read_document},
+};
 
 /// For one question, from opening the stream to the last byte of the answer.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);

@@ -181,15 +181,11 @@ impl Trusted {
     }
 }
 
-/// Follows what the topology says of other trust domains, until the future is dropped.
+/// Follows changes of what the topology says of other trust domains, until nobody is left who could change it.
 pub async fn keep_federating(trusted: Trusted, mut topology: watch::Receiver<Arc<Topology>>) {
-    loop {
+    while topology.changed().await.is_ok() {
         let now = topology.borrow_and_update().clone();
         trusted.federate(now).await;
-        if topology.changed().await.is_err() {
-            // Nobody is left who could change it.
-            std::future::pending::<()>().await;
-        }
     }
 }
 

@@ -164,14 +164,19 @@ async fn a_zone_that_goes_over_to_another_trust_domain_loses_its_tunnels() {
     east.counts_refusal("local", "wrong_trust_domain").await;
 }
 
+/// A list of `ca` that revokes the certificate in use.
+fn revoking(ca: &Ca, files: &IdentityFolder) -> Vec<u8> {
+    let now = SystemTime::now();
+    let serial = files.identity().current().serial().unwrap();
+    ca.revocation_list(&[(serial, now)].into(), 1, now).unwrap()
+}
+
 #[tokio::test]
 async fn a_list_beside_the_own_identity_revokes_what_a_partners_ca_issued() {
     let two = Two::new();
     let (files, [east, plant]) = joined(&two).await;
     let [_, theirs] = &two.cas;
-    let now = SystemTime::now();
-    let serial = files[1].identity().current().serial().unwrap();
-    let list = theirs.revocation_list(&[(serial, now)].into(), 1, now).unwrap();
+    let (now, list) = (SystemTime::now(), revoking(theirs, &files[1]));
     std::fs::write(files[0].path().join("partner.crl"), list).unwrap();
     assert_eq!(files[0].reload(now), Renewal::Taken);
     until("the tunnel to go", || east.set.all().is_empty().then_some(())).await;
@@ -183,9 +188,7 @@ async fn what_a_partner_revokes_loses_its_tunnels_here() {
     let two = Two::new();
     let (files, [east, plant]) = joined(&two).await;
     let [_, theirs] = &two.cas;
-    let now = SystemTime::now();
-    let serial = files[1].identity().current().serial().unwrap();
-    let list = theirs.revocation_list(&[(serial, now)].into(), 1, now).unwrap();
+    let (now, list) = (SystemTime::now(), revoking(theirs, &files[1]));
     let content = Content {
         trust_domain: PARTNER.to_owned(),
         roots: vec![theirs.certificate().to_vec()],

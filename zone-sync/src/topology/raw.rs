@@ -36,6 +36,13 @@ pub(super) struct File {
     pub services: Vec<Service>,
 }
 
+impl File {
+    /// The trust domain of a zone of the file, where it stands; `None`: it could not be read.
+    pub fn trust_domain_of<'a>(&'a self, zone: &'a Zone) -> Option<&'a Spanned<String>> {
+        zone.trust_domain.as_ref().or(self.trust_domain.as_ref())
+    }
+}
+
 pub(super) struct TrustDomain {
     pub name: Spanned<String>,
     /// `None`: not there, or not readable.

@@ -210,22 +210,19 @@ fn identity_elsewhere(
         let why = format!("the identity is one of zone `{named}`, and only that zone may speak for it");
         return Some((why, "name the same zone in both, or leave `zone` out".to_owned()));
     }
-    let own = context.file.trust_domain.as_ref()?.value.as_str();
-    let domain_of = |zone: &Zone| {
-        zone.trust_domain
-            .as_ref()
-            .map_or(own, |domain| domain.value.as_str())
-            .to_owned()
-    };
     let speaks = |one: &&Zone| {
         let name = one.name.value.as_str();
         zone.is_none_or(|zone| zone.as_str() == name) && named.is_none_or(|named| named == name)
     };
-    let believed: BTreeSet<String> = context.file.zones.iter().filter(speaks).map(domain_of).collect();
+    let zones = context.file.zones.iter().filter(speaks);
+    let believed: Option<BTreeSet<&str>> = zones
+        .map(|zone| Some(context.file.trust_domain_of(zone)?.value.as_str()))
+        .collect();
+    let believed = believed?;
     if believed.is_empty() || believed.contains(trust_domain) {
         return None;
     }
-    let believed: Vec<&str> = believed.iter().map(String::as_str).collect();
+    let believed: Vec<&str> = believed.into_iter().collect();
     let why = format!("only identities of {} are believed", super::named(&believed));
     Some((why, format!("write `spiffe://{}/…`", believed[0])))
 }

@@ -19,7 +19,7 @@ pub(super) fn check(context: &Context<'_>) {
     // By trust domain, its first zone.
     let mut used = BTreeMap::new();
     for zone in &context.file.zones {
-        let domain = zone.trust_domain.as_ref().unwrap_or(own);
+        let domain = context.file.trust_domain_of(zone).unwrap_or(own);
         used.entry(domain.value.as_str()).or_insert((zone, &domain.span));
         if domain.value != own.value && !bundles.contains(domain.value.as_str()) {
             let known = bundles.iter().copied().chain([own.value.as_str()]);
