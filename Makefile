@@ -10,15 +10,21 @@ SEED ?=
 # Of `make propagation`.
 CHANGES ?= 500
 
+# Says once why nothing happens for minutes.
+FIRST_BUILD = [ -e target/debug/causeway ] || echo "The first build takes minutes (CONTRIBUTING.md says how many); cargo shows how far it is."
+
 .PHONY: help demo test lint fmt bench chaos propagation simulate fuzz bench-scale
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: ## Runs a whole federation in one process and shows a failover. TOPOLOGY=topologies/x.yaml picks the file.
-	$(CARGO) run --quiet --bin causeway -- demo $(TOPOLOGY)
+	@$(FIRST_BUILD)
+	@$(CARGO) build --bin causeway
+	@$(CARGO) run --quiet --bin causeway -- demo $(TOPOLOGY)
 
 test: ## All tests: plain cargo test, then the namespace tier with real clients and servers.
+	@$(FIRST_BUILD)
 	@status=0; \
 	$(CARGO) test --workspace --no-fail-fast || status=1; \
 	tests/namespaces/run || status=1; \

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Output},
 };
 
-use causeway::identity::Identity;
+use causeway_identity::Identity;
 
 #[test]
 fn the_program_prints_its_help() {
@@ -114,4 +114,27 @@ fn a_ca_made_by_the_program_issues_an_identity_that_gateways_accept() {
     let (code, said) = run(&["ca", "init", "other", "--trust-domain", "Acme Inc"]);
     assert_eq!(code, Some(64));
     assert!(said.contains("`Acme Inc` is not a trust domain"), "{said}");
+}
+
+#[test]
+fn a_mistyped_zone_is_told_when_a_token_is_given_out_and_when_it_is_revoked() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let said = |line: &str| {
+        let output = causeway(folder.path(), &line.split(' ').collect::<Vec<_>>());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let doubt = "note: this CA has never issued a certificate to zone `wset`; it has to west\n";
+    said("ca init ca --trust-domain a.b");
+    assert!(
+        !said("token issue --ca ca --zone wset").contains("note:"),
+        "the first of all"
+    );
+    said("ca issue --ca ca --zone west --gateway gw1 --out identity");
+    assert!(said("token issue --ca ca --zone wset").contains(doubt));
+    assert!(!said("token issue --ca ca --zone west").contains("note:"));
+    // Nobody is there to hand the news to; it is told before that.
+    for revoke in ["zone wset", "gateway wset/gw1"] {
+        let told = said(&format!("revoke {revoke} --ca ca --admin 127.0.0.1:1"));
+        assert!(told.contains(doubt), "{told}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Causeway's wire contract: what gateways say to each other, as .proto files and the types generated from them.
 //!
-//! No logic and no I/O lives here, and nothing here knows what a message is for.
+//! No logic and no I/O lives here, and nothing here knows what a message is for. The gRPC clients and servers come with the
+//! feature `grpc`; without it there are messages alone, and no tonic.
 
 pub mod tunnel;
 
@@ -39,7 +40,7 @@ pub mod topology {
     include!("generated/causeway.topology.v1.rs");
 }
 
-/// What a federation trusts, as gateways hand it to each other and keep it on disk.
+/// The trust document of a federation, as gateways hand it to each other and keep it on disk.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub mod trust {
     include!("generated/causeway.trust.v1.rs");

@@ -17,12 +17,13 @@ pub use generated::*;
 pub const PROTOCOL: u32 = 1;
 /// ALPN protocol id of a tunnel (RFC 7301).
 pub const ALPN: &[u8] = b"causeway/1";
-/// Longest frame body in bytes that is written or accepted.
-pub const MAX_FRAME_BYTES: usize = 8 * 1024;
+/// Longest frame body in bytes that is written or accepted: more than the longest legal header has, in which a service and
+/// its caller carry 32 tags of 63 bytes and 63 bytes each.
+pub const MAX_FRAME_BYTES: usize = 16 * 1024;
 /// Bytes of the length prefix.
 pub const FRAME_PREFIX_BYTES: usize = 2;
 
-/// Why bytes are not a frame.
+/// Reason why bytes are not a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     #[error("the frame is {bytes} bytes long; the limit is {MAX_FRAME_BYTES}")]
@@ -73,6 +74,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_longest_legal_header_fits_a_frame() {
+        let tags = || -> std::collections::BTreeMap<_, _> {
+            let tag = |at: usize| (format!("{at:063}"), "x".repeat(63));
+            (0..32).map(tag).collect()
+        };
+        let connect = Connect {
+            service: "x".repeat(63),
+            tags: tags(),
+            caller: "x".repeat(63),
+            trace_parent: "x".repeat(55),
+            attempt: u32::MAX,
+            early: true,
+            caller_tags: tags(),
+            caller_identity: "x".repeat(1024),
+            connection: u64::MAX,
+            topology: vec![0; 32],
+            hops: u32::MAX,
+            client_sockets: u64::MAX,
+        };
+        let kind = Some(stream_header::Kind::Connect(connect));
+        assert!(encode_frame(&StreamHeader { kind }).is_ok());
+    }
 
     #[test]
     fn a_frame_over_the_limit_is_neither_written_nor_read() {

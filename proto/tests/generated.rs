@@ -27,6 +27,9 @@ const FILES: [&str; 9] = [
     "spiffe/workload.proto",
 ];
 
+/// Stands above every generated client and server.
+const GRPC: &str = "#[cfg(feature = \"grpc\")]";
+
 #[test]
 fn generated_code_matches_the_proto_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -35,6 +38,9 @@ fn generated_code_matches_the_proto_files() {
     tonic_prost_build::configure()
         .out_dir(out.path())
         .btree_map(".")
+        // Messages are of use without tonic.
+        .client_mod_attribute(".", GRPC)
+        .server_mod_attribute(".", GRPC)
         // They hold private keys.
         .skip_debug(["X509SVID", "X509SVIDResponse"])
         .compile_fds(files)

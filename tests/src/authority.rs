@@ -11,7 +11,7 @@ use rcgen::{
     date_time_ymd,
 };
 
-/// Whether a leaf can be used today.
+/// Dates of a leaf, seen from today.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
     Current,
@@ -19,7 +19,7 @@ pub enum Validity {
     Expired,
 }
 
-/// What a leaf shall say, good or bad.
+/// Content of a leaf to be made, good or bad.
 #[derive(Debug, Clone)]
 pub struct Wish {
     /// URI names; a good leaf has one, its SPIFFE id.
@@ -139,7 +139,7 @@ impl Authority {
         })
     }
 
-    /// What a good leaf for one gateway says.
+    /// Content of a good leaf for one gateway.
     #[must_use]
     pub fn wish(&self, zone: &str, gateway: &str) -> Wish {
         Wish {

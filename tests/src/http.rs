@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, time::timeout};
 /// Longest that one request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a server answered.
+/// Answer of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,

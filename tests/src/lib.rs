@@ -1,4 +1,4 @@
-//! What the end-to-end tests stand on: real gateway processes, an emulated link, instances that record, and load.
+//! The ground of the end-to-end tests: real gateway processes, an emulated link, instances that record, and load.
 //!
 //! Nothing here reaches into a gateway: a federation is driven as an operator drives it, by its files, its command line,
 //! its admin API and its sockets.
@@ -10,6 +10,7 @@ pub mod chaos;
 pub mod dns;
 pub mod etcd;
 pub mod federation;
+pub mod hostile;
 pub mod http;
 pub mod instance;
 pub mod link;

@@ -24,19 +24,19 @@ use tokio::{
 /// Loads that this process has started.
 static LOADS: AtomicU64 = AtomicU64::new(0);
 
-/// What kind of load, and how long a client waits.
+/// Kind of load, and how long a client waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
-    /// Where the clients connect to; instances behind it answer as [`crate::instance::Behaviour::Name`].
+    /// Address that the clients connect to; instances behind it answer as [`crate::instance::Behaviour::Name`].
     pub service: SocketAddr,
     pub connections_per_second: u32,
     /// After this a client gives up.
     pub patience: Duration,
 }
 
-/// What became of one connection.
+/// Outcome of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ConnectionOutcome {
     /// The instance of this name answered.
     Served { by: String },
     /// The connection could not be made, or broke with an error.
@@ -55,7 +55,7 @@ pub struct Attempt {
     pub started: Instant,
     /// From the connect to the answer, or to the failure.
     pub waited: Duration,
-    pub outcome: Outcome,
+    pub outcome: ConnectionOutcome,
 }
 
 /// Everything that a load did.
@@ -105,12 +105,12 @@ impl Load {
     async fn attempt(self, id: String) -> Attempt {
         let started = Instant::now();
         let outcome = match timeout(self.patience, exchange(self.service, &id)).await {
-            Ok(Ok(Some(by))) => Outcome::Served { by },
-            Ok(Ok(None)) => Outcome::Closed,
-            Ok(Err(error)) => Outcome::Broken {
+            Ok(Ok(Some(by))) => ConnectionOutcome::Served { by },
+            Ok(Ok(None)) => ConnectionOutcome::Closed,
+            Ok(Err(error)) => ConnectionOutcome::Broken {
                 error: error.to_string(),
             },
-            Err(_) => Outcome::TimedOut,
+            Err(_) => ConnectionOutcome::TimedOut,
         };
         Attempt {
             id,
@@ -135,7 +135,7 @@ async fn exchange(service: SocketAddr, id: &str) -> std::io::Result<Option<Strin
 }
 
 impl Running {
-    /// How many connections were begun so far.
+    /// Number of connections that were begun so far.
     #[must_use]
     pub fn begun(&self) -> u64 {
         self.begun.load(Ordering::Relaxed)
@@ -154,7 +154,7 @@ impl Running {
 impl Report {
     /// Connections that were not served.
     pub fn failed(&self) -> impl Iterator<Item = &Attempt> {
-        let failed = |attempt: &&Attempt| !matches!(attempt.outcome, Outcome::Served { .. });
+        let failed = |attempt: &&Attempt| !matches!(attempt.outcome, ConnectionOutcome::Served { .. });
         self.attempts.iter().filter(failed)
     }
 
@@ -163,7 +163,7 @@ impl Report {
     pub fn served(&self) -> BTreeMap<&str, usize> {
         let mut served = BTreeMap::new();
         for attempt in &self.attempts {
-            if let Outcome::Served { by } = &attempt.outcome {
+            if let ConnectionOutcome::Served { by } = &attempt.outcome {
                 *served.entry(by.as_str()).or_default() += 1;
             }
         }
@@ -176,7 +176,7 @@ impl Report {
         let served = self
             .attempts
             .iter()
-            .filter(|a| matches!(a.outcome, Outcome::Served { .. }));
+            .filter(|a| matches!(a.outcome, ConnectionOutcome::Served { .. }));
         served.map(|attempt| attempt.waited).max().unwrap_or_default()
     }
 }

@@ -66,6 +66,7 @@ impl Peer {
             protocol: PROTOCOL,
             program: "test".to_owned(),
             start_id: 1,
+            ..Hello::default()
         };
         let message = ControlMessage {
             body: Some(control_message::Body::Hello(hello)),

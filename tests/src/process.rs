@@ -76,6 +76,34 @@ impl Process {
         })
     }
 
+    /// Starts `command` with both outputs into a pipe whose reader has gone.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_unheard(name: &str, command: &mut Command) -> anyhow::Result<Self> {
+        let (reader, writer) = std::io::pipe().context("make a pipe")?;
+        drop(reader);
+        let err = writer.try_clone().context("share the pipe")?;
+        let child = command.stdin(Stdio::null()).stdout(writer).stderr(err).spawn();
+        Ok(Self {
+            name: name.to_owned(),
+            child: child.with_context(|| format!("start {name}: {command:?}"))?,
+            log: PathBuf::new(),
+        })
+    }
+
+    /// Number of open descriptors and of threads.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn descriptors_and_threads(&self) -> anyhow::Result<(usize, usize)> {
+        let count = |folder: &str| {
+            let entries = fs::read_dir(format!("/proc/{}/{folder}", self.pid()));
+            anyhow::Ok(entries.with_context(|| format!("read its {folder}"))?.count())
+        };
+        Ok((count("fd")?, count("task")?))
+    }
+
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -122,12 +150,25 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        self.memory_bytes("VmRSS:")
+    }
+
+    /// Reads its resident memory without what is mapped from files, such as the program itself.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn anonymous_bytes(&self) -> anyhow::Result<u64> {
+        self.memory_bytes("RssAnon:")
+    }
+
+    fn memory_bytes(&self, name: &str) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).context("read its status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kilobytes = line
             .and_then(|line| line.trim().strip_suffix(" kB"))
-            .context("find VmRSS")?;
-        Ok(kilobytes.trim().parse::<u64>().context("read VmRSS")? * 1024)
+            .with_context(|| format!("find {name}"))?;
+        let kilobytes: u64 = kilobytes.trim().parse().with_context(|| format!("read {name}"))?;
+        Ok(kilobytes * 1024)
     }
 }
 

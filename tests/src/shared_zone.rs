@@ -91,7 +91,9 @@ impl Gateways {
             .map(|(index, (zone, addresses))| {
                 let range = block.virtual_range(index);
                 let addresses = addresses.join(", ");
-                format!("  {zone}:\n    gateways: [{addresses}]\n    vips: {{ loopback: {range} }}\n")
+                format!(
+                    "  {zone}:\n    gateways: [{addresses}]\n    vips: {{ loopback: {range} }}\n    loopback_instances: true\n"
+                )
             })
             .collect();
         format!(
@@ -139,7 +141,7 @@ impl GatewayProcess {
             command.env_remove(name);
         }
         command.args(["gateway", "--zone", &self.zone, "--threads", "1"]);
-        command.args(["--log-level", "info,causeway::attach=debug"]);
+        command.args(["--log-level", "info,causeway_instances::attach=debug"]);
         command.arg("--topology").arg(&self.topology);
         command.arg("--identity").arg(self.folder.join("identity"));
         command.arg("--data").arg(self.folder.join("data"));
@@ -158,6 +160,20 @@ impl GatewayProcess {
         until_true(&what, PATIENCE, async || {
             let answer = http::get(self.admin, "/readyz?verbose").await;
             answer.is_ok_and(|answer| answer.status == status && answer.body.contains(part))
+        })
+        .await;
+    }
+
+    /// Waits until a line of the log holds all of `parts`.
+    pub async fn wait_log(&self, parts: &[&str]) {
+        let what = format!(
+            "the log of the gateway at {} has a line with {parts:?}",
+            self.admin
+        );
+        until_true(&what, PATIENCE, async || {
+            let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            log.lines()
+                .any(|line| parts.iter().all(|part| line.contains(part)))
         })
         .await;
     }

@@ -1,4 +1,4 @@
-//! What clients of a service say: small exchanges that a test can put in one line.
+//! Exchanges of clients with a service: small exchanges that a test can put in one line.
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -1,4 +1,4 @@
-//! What a failover was worth: the two promises, checked from what clients saw and what instances were given.
+//! The worth of a failover: the two promises, checked from what clients saw and what instances were given.
 //!
 //! 1. A connection that no instance has been given is never lost to a dead zone.
 //! 2. No instance is ever given bytes that another was given.
@@ -10,7 +10,7 @@ use std::{
 
 use crate::load::Report;
 
-/// What one instance can testify.
+/// Testimony of one instance.
 #[derive(Debug, Clone)]
 pub struct Testimony {
     pub instance: String,
@@ -93,10 +93,10 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::load::{Attempt, Outcome};
+    use crate::load::{Attempt, ConnectionOutcome};
 
-    fn report(outcomes: &[(&str, Outcome)]) -> Report {
-        let attempt = |(id, outcome): &(&str, Outcome)| Attempt {
+    fn report(outcomes: &[(&str, ConnectionOutcome)]) -> Report {
+        let attempt = |(id, outcome): &(&str, ConnectionOutcome)| Attempt {
             id: (*id).to_owned(),
             started: Instant::now(),
             waited: Duration::ZERO,
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_two_instances_were_given_breaks_a_promise() {
-        let served = Outcome::Served {
+        let served = ConnectionOutcome::Served {
             by: "east".to_owned(),
         };
         let report = report(&[("a", served.clone()), ("b", served)]);
@@ -132,7 +132,10 @@ mod tests {
 
     #[test]
     fn a_failed_connection_is_lost_unless_an_instance_had_it() {
-        let report = report(&[("seen", Outcome::Closed), ("unseen", Outcome::TimedOut)]);
+        let report = report(&[
+            ("seen", ConnectionOutcome::Closed),
+            ("unseen", ConnectionOutcome::TimedOut),
+        ]);
         let verdict = Verdict::new(&report, &[testimony(&["seen"], 0)]);
         assert_eq!((verdict.lost(), verdict.failed_after_given), (1, 1));
         let verdict = Verdict::new(&report, &[testimony(&["seen"], 1)]);

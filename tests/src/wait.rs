@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How often a condition is looked at. Short, so that what a test measures is the system and not this pause.
+/// Interval at which a condition is looked at. Short, so that what a test measures is the system and not this pause.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Asks `condition` until it has a value.

@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use crate::authority::{Authority, Leaf, Validity};
 
-/// What an agent says to everybody who asks or has asked.
+/// Answer of an agent to everybody who asks or has asked.
 #[derive(Clone)]
 pub enum Says {
     Answer(Box<X509svidResponse>),
@@ -53,7 +53,7 @@ impl Agent {
         }
     }
 
-    /// What `--spiffe-endpoint-socket` takes.
+    /// Address as `--spiffe-endpoint-socket` takes it.
     #[must_use]
     pub fn address(&self) -> String {
         format!("unix://{}", self.socket.display())
@@ -90,7 +90,7 @@ impl Agent {
         fs::remove_file(&self.socket).context("take the socket away")
     }
 
-    /// What it says from now on, to those too who have asked before.
+    /// Sets what it says from now on, to those too who have asked before.
     pub fn say(&self, says: Says) {
         self.says.send_replace(says);
     }

@@ -1,13 +1,15 @@
 //! `causeway zone-sync` as a process, and a client of the registry that it serves.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
 
 use anyhow::Context;
 use causeway_proto::registry::{
     HeartbeatRequest, Instance, InstanceKey, RegisterRequest, Registration, WatchEvent, WatchRequest,
     registry_client::RegistryClient, watch_event::Event,
 };
+use hyper_util::rt::TokioIo;
 use rustix::process::Signal;
+use tokio::net::UnixStream;
 use tonic::{
     Status, Streaming,
     transport::{Channel, Endpoint},
@@ -81,7 +83,7 @@ impl ZoneSyncProcess {
         Ok(started)
     }
 
-    /// Whether it is ready, and what it says about it.
+    /// Tells whether it is ready, and what it says about it.
     ///
     /// # Errors
     /// When it cannot be asked.
@@ -164,6 +166,21 @@ pub async fn connect(address: SocketAddr) -> anyhow::Result<RegistryClient<Chann
         .tcp_nodelay(true)
         .connect()
         .await?;
+    Ok(RegistryClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+/// # Errors
+/// When nothing listens on this unix socket.
+pub async fn connect_socket(path: &Path) -> anyhow::Result<RegistryClient<Channel>> {
+    let path = path.to_owned();
+    let connect = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+    });
+    let endpoint = Endpoint::from_static("http://any.invalid").connect_timeout(ANSWER);
+    let channel = endpoint.connect_with_connector(connect).await?;
     Ok(RegistryClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))

@@ -79,7 +79,7 @@ impl Shop {
         Client::call(self.federation.zone("east").callers, name, leaf).await
     }
 
-    /// What a caller hears that is refused; over TCP an alert is not lost, since the gateway waits for the client to go.
+    /// Refusal as the caller hears it; over TCP an alert is not lost, since the gateway waits for the client to go.
     async fn refusal(&self, name: &str, leaf: Option<&Leaf>) -> String {
         let asked = async { self.call(name, leaf).await?.say("hello").await };
         format!("{:#}", asked.await.unwrap_err())

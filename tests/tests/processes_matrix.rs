@@ -1,4 +1,4 @@
-//! Who can talk to whom: right and wrong certificates, tokens and protocols, each tried at every entrance of a zone. Each
+//! The matrix of who can talk to whom: right and wrong certificates, tokens and protocols, each tried at every entrance of a zone. Each
 //! refusal has its own word in the log and the metrics of the side that refuses, and its own answer for the other.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]

@@ -1,4 +1,4 @@
-//! Who may call what, between real gateways: web may call orders and batch may not, wherever they ask, whatever a zone
+//! Permissions between real gateways: web may call orders and batch may not, wherever they ask, whatever a zone
 //! claims, and as soon as a topology says so.
 //!
 //! Both run in east as one user, and are told apart by the loopback address that each has for itself.
@@ -32,7 +32,7 @@ const BATCH: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 2, 0, 2));
 /// web and batch run in east, orders in west; north is there.
 struct Shop {
     federation: Federation,
-    /// Where a client in east finds orders.
+    /// Address at which a client in east finds orders.
     orders: SocketAddr,
     west: Instance,
     // Serve as long as the test runs.

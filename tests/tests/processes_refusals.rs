@@ -1,4 +1,4 @@
-//! Who and what is refused: each with its own counter and log line, and nothing else is disturbed.
+//! Refusals of peers and streams: each with its own counter and log line, and nothing else is disturbed.
 //!
 //! In every case a connection from east to west is open the whole time, and must go on.
 

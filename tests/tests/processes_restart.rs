@@ -1,4 +1,4 @@
-//! What a gateway does with what it has on disk: a restart while cut off, and a topology that changes under it.
+//! A gateway with what it has on disk: a restart while cut off, and a topology that changes under it.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 

@@ -7,6 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use causeway_proto::registry::Registration;
 use causeway_tests::{
+    address::Block,
     dns,
     etcd::Etcd,
     federation::PATIENCE,
@@ -30,6 +31,46 @@ const CONNECTIONS_PER_SECOND: u32 = 50;
 const ROUND: u64 = 150;
 const INSTANCES: usize = 6;
 const SERVICES: &str = "  orders: { port: 9000, protocol: tcp, health: { tcp: true, every: 500ms, timeout: 400ms, fall: 2, rise: 1 } }\n";
+
+#[tokio::test]
+async fn a_gateway_says_that_nothing_can_be_registered_while_etcd_is_away() {
+    let mut etcd = Etcd::start(1).await.unwrap();
+    let zone_sync = ZoneSyncProcess::ready(&etcd, 0).await.unwrap();
+    let arguments = |_: &str| vec!["--zone-sync".to_owned(), zone_sync.address.to_string()];
+    let names = [EAST[0]];
+    let mut gateways = Gateways::lay_out(etcd.block(), etcd.folder(), &names, SERVICES, arguments).unwrap();
+    gateways.start(EAST[0]).await.unwrap();
+    let gateway = gateways.of(EAST[0]);
+    gateway.wait_check(200, "with the gateways gw1").await;
+    etcd.kill_all().unwrap();
+    gateway
+        .wait_check(200, "nothing can be registered: etcd has been out of reach")
+        .await;
+    etcd.start_all().unwrap();
+    gateway.wait_check(200, "with the gateways gw1").await;
+}
+
+#[tokio::test]
+async fn gateways_of_one_zone_with_a_registry_each_are_told_of_each_other_by_those_of_another() {
+    let (block, folder) = (Block::take().unwrap(), tempfile::tempdir().unwrap());
+    let names = [EAST[0], EAST[1], WEST];
+    let mut gateways = Gateways::lay_out(&block, folder.path(), &names, SERVICES, |_| Vec::new()).unwrap();
+    for name in names {
+        gateways.start(name).await.unwrap();
+    }
+    for (name, other) in [(EAST[0], "gw2"), (EAST[1], "gw1")] {
+        let told = format!("the gateways {other} of this zone do not share a registry with this one");
+        gateways.of(name).wait_check(200, &told).await;
+        gateways
+            .of(name)
+            .wait_log(&["WARN", "has a registry of its own", &format!("sibling={other}")])
+            .await;
+    }
+    gateways
+        .of(WEST)
+        .wait_check(200, "this is the zone's only gateway")
+        .await;
+}
 
 struct Zone {
     etcd: Etcd,
@@ -149,7 +190,7 @@ impl Zone {
         .await;
     }
 
-    /// Where clients in west find the service, once it answers.
+    /// Address at which clients in west find the service, once it answers.
     async fn service(&self) -> SocketAddr {
         let server = self.gateways.of(WEST).dns;
         let ip = until("west answers for orders", PATIENCE, async || {

@@ -1,9 +1,9 @@
-//! How a gateway ends: it waits for connections until its deadline or a second signal, then cuts what is left and names it.
+//! The end of a gateway: it waits for connections until its deadline or a second signal, then cuts what is left and names it.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
 
@@ -73,6 +73,32 @@ async fn a_second_signal_ends_a_gateway_at_once() {
     assert!(status.success(), "{status}");
     assert!(begun.elapsed() < AT_ONCE);
     assert!(federation.zone("east").log().contains("cut a connection"));
+}
+
+#[tokio::test]
+async fn a_gateway_that_cannot_start_says_why_and_nothing_else_is_an_error() {
+    let plan = Plan::new()
+        .zone("east")
+        .service("orders", &format!("port: {PORT}"));
+    let mut federation = plan.prepare().await.unwrap();
+    // Each is bound after other parts have started, which are then ended.
+    let zone = federation.zone("east");
+    for taken in [zone.dns, zone.admin, zone.registry] {
+        let _taken = TcpListener::bind(taken).unwrap();
+        let before = federation.zone("east").log().len();
+        federation.start_zone("east").unwrap();
+        let east = federation.zone_mut("east");
+        let status = east.gateway().wait(AT_ONCE).await;
+        assert!(!status.success());
+        let log = east.log();
+        let errors: Vec<_> = log[before..]
+            .lines()
+            .filter(|line| line.contains("ERROR") || line.contains("error"))
+            .collect();
+        assert_eq!(errors.len(), 1, "{log}");
+        assert!(errors[0].contains("cannot start the gateway"), "{errors:?}");
+        assert!(log[before..].contains(&taken.to_string()), "{log}");
+    }
 }
 
 #[tokio::test]

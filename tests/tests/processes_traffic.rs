@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use causeway_tests::{
     dns,
@@ -17,7 +21,7 @@ use hickory_proto::{op::ResponseCode, rr::RecordType};
 use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 
 const PORT: u16 = 9000;
@@ -121,6 +125,67 @@ async fn a_reset_by_the_client_reaches_the_instance_as_a_reset() {
         instance.received()[0].broken
     })
     .await;
+}
+
+/// Two zones, with an instance in west that takes connections and says nothing, and does not read.
+async fn east_asks_mute(service: &str) -> (Federation, TcpListener, SocketAddr) {
+    let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = instance.local_addr().unwrap();
+    let plan = Plan::new().zone("east").argument("--half-closed-timeout=1s");
+    let plan = plan.zone("west").instance("orders", address, "{}");
+    let federation = plan.service("orders", service).start().await.unwrap();
+    federation.wait_export("east", "west", "orders").await;
+    let service = federation.service_address("east", "orders", PORT).await;
+    (federation, instance, service)
+}
+
+#[tokio::test]
+async fn a_reset_by_the_client_is_seen_while_its_upload_is_blocked() {
+    let (federation, instance, service) = east_asks_mute(&format!("port: {PORT}, protocol: tcp")).await;
+    let client = TcpStream::connect(service).await.unwrap();
+    let (mut taken, _) = instance.accept().await.unwrap();
+    let carried = AtomicU64::new(0);
+    // Until nothing goes any more, from the client or into the instance.
+    until_true("the upload is blocked", PATIENCE, async || {
+        let wrote = client.try_write(&[7; 1 << 16]).is_ok();
+        let labels = [("service", "orders"), ("direction", "up")];
+        let mut bytes = 0;
+        for zone in ["east", "west"] {
+            let metrics = federation.zone(zone).metrics().await.unwrap();
+            bytes += metrics.sum("causeway_bytes_total", &labels) as u64;
+        }
+        carried.swap(bytes, Ordering::Relaxed) == bytes && !wrote && bytes > 0
+    })
+    .await;
+    client.set_zero_linger().unwrap();
+    drop(client);
+    for (zone, role) in [("east", "egress"), ("west", "ingress")] {
+        let reset = [("role", role), ("service", "orders"), ("outcome", "client_reset")];
+        let zone = federation.zone(zone);
+        zone.wait_metric("causeway_connections_total", &reset, 1.0).await;
+    }
+    let error = taken.read_to_end(&mut Vec::new()).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_end_when_their_service_or_the_gateway_says_so() {
+    let service = format!("port: {PORT}, protocol: tcp, idle_timeout: 2s");
+    let (federation, instance, service) = east_asks_mute(&service).await;
+    let mut idle = TcpStream::connect(service).await.unwrap();
+    let mut half_closed = TcpStream::connect(service).await.unwrap();
+    half_closed.shutdown().await.unwrap();
+    let _taken = (instance.accept().await.unwrap(), instance.accept().await.unwrap());
+    for (client, outcome) in [
+        (&mut half_closed, "half_closed_timeout"),
+        (&mut idle, "idle_timeout"),
+    ] {
+        let error = client.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let ended = [("role", "egress"), ("outcome", outcome)];
+        let zone = federation.zone("east");
+        zone.wait_metric("causeway_connections_total", &ended, 1.0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -55,7 +55,7 @@ async fn begin(federation: &mut Federation) {
     federation.wait_export("east", "west", "orders").await;
 }
 
-/// Whether a file below `folder` holds one of `secrets`, and which.
+/// Tells whether a file below `folder` holds one of `secrets`, and which.
 fn holder(folder: &Path, secrets: &[Vec<u8>]) -> Option<String> {
     fs::read_dir(folder).unwrap().find_map(|entry| {
         let path = entry.unwrap().path();

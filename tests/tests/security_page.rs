@@ -9,7 +9,7 @@ use std::{
 use causeway_tests::matrix::{rows, table};
 
 const PAGE: &str = include_str!("../../docs/security.md");
-/// What has this many underscores and is in backticks is the name of a test.
+/// Number of underscores from which on a word in backticks is the name of a test.
 const UNDERSCORES_OF_A_NAME: usize = 4;
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -1,6 +1,12 @@
 //! House rules that neither the compiler nor clippy holds: sizes, the direction of dependencies, what the manifests say.
 //!
-//! Each test names every offender in one run. Function length is clippy's (`too_many_lines`, clippy.toml).
+//! Each test names every offender in one run. Function length is clippy's (`too_many_lines`, clippy.toml). Documents are held
+//! in `tidy/documents.rs`, the beginnings of doc comments in `tidy/words.rs`.
+
+#[path = "tidy/documents.rs"]
+mod documents;
+#[path = "tidy/words.rs"]
+mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,13 +19,110 @@ use serde_json::Value;
 
 /// Longest Rust file in lines, its tests included; generated code is exempt.
 const MAX_FILE_LINES: usize = 500;
-/// The crates of the workspace, each of which may use only those before it.
-const DIRECTION: [&str; 4] = [
-    "causeway-proto",
-    "causeway-zone-sync",
-    "causeway",
-    "causeway-tests",
+/// The crates of the workspace, bottom up, and which of the others each may use. ARCHITECTURE.md has the same table with reasons.
+const LAYERS: [(&str, &[&str]); 16] = [
+    ("proto", &[]),
+    ("federation", &["proto"]),
+    ("host", &[]),
+    ("zone-sync", &["proto", "federation", "host"]),
+    ("routing", &["federation"]),
+    ("telemetry", &["federation", "host", "routing"]),
+    (
+        "identity",
+        &["proto", "federation", "zone-sync", "host", "telemetry"],
+    ),
+    ("dns", &["federation", "host", "routing", "telemetry"]),
+    (
+        "tunnel",
+        &["proto", "federation", "host", "routing", "telemetry", "identity"],
+    ),
+    (
+        "authority",
+        &["proto", "federation", "host", "telemetry", "identity"],
+    ),
+    (
+        "instances",
+        &[
+            "proto",
+            "federation",
+            "zone-sync",
+            "host",
+            "routing",
+            "telemetry",
+            "identity",
+            "dns",
+        ],
+    ),
+    (
+        "proxy",
+        &[
+            "proto",
+            "federation",
+            "host",
+            "routing",
+            "telemetry",
+            "identity",
+            "dns",
+            "tunnel",
+        ],
+    ),
+    (
+        "control",
+        &[
+            "proto",
+            "federation",
+            "zone-sync",
+            "host",
+            "routing",
+            "telemetry",
+            "identity",
+            "tunnel",
+            "authority",
+        ],
+    ),
+    (
+        "api",
+        &[
+            "proto",
+            "federation",
+            "zone-sync",
+            "host",
+            "routing",
+            "telemetry",
+            "identity",
+            "tunnel",
+            "instances",
+            "control",
+        ],
+    ),
+    (
+        "",
+        &[
+            "proto",
+            "federation",
+            "host",
+            "zone-sync",
+            "routing",
+            "telemetry",
+            "identity",
+            "dns",
+            "tunnel",
+            "authority",
+            "instances",
+            "proxy",
+            "control",
+            "api",
+        ],
+    ),
+    ("tests", &["proto", "federation", "zone-sync"]),
 ];
+/// Crates of values and decisions alone, which must not even have the means for anything else in their tree.
+const PURE: [&str; 2] = ["causeway-federation", "causeway-routing"];
+/// Means of I/O, tasks and logs.
+const IMPURE: [&str; 7] = ["tokio", "tonic", "hyper", "quinn", "rustls", "redb", "tracing"];
+/// The only crates that may name the QUIC library: what carries a stream is known to the tunnel crate alone, and `tests`
+/// has peers that break the protocol.
+const NAME_QUIC: [&str; 2] = ["causeway-tunnel", "causeway-tests"];
 /// Crates that must not be in the tree; deny.toml says why for each.
 const FORBIDDEN: [&str; 4] = ["ring", "openssl-sys", "native-tls", "serde_yaml"];
 
@@ -92,6 +195,12 @@ fn packages() -> Vec<Value> {
         .clone()
 }
 
+/// Gives the folder that a package's manifest lies in.
+fn folder_of(package: &Value) -> PathBuf {
+    let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
+    manifest.parent().expect("a manifest lies in a folder").to_owned()
+}
+
 fn dependencies(package: &Value) -> Vec<&str> {
     let list = package["dependencies"]
         .as_array()
@@ -99,28 +208,44 @@ fn dependencies(package: &Value) -> Vec<&str> {
     list.iter().filter_map(|d| d["name"].as_str()).collect()
 }
 
-#[test]
-fn dependencies_point_one_way() {
-    let packages = packages();
-    let names: Vec<_> = packages.iter().filter_map(|p| p["name"].as_str()).collect();
-    let unplaced = names.iter().filter(|n| !DIRECTION.contains(n));
-    let mut offenders: Vec<_> = unplaced
-        .map(|n| format!("{n}: say in DIRECTION where it stands"))
-        .collect();
-    for package in &packages {
-        let name = package["name"].as_str().unwrap_or_default();
-        let place = DIRECTION.iter().position(|d| *d == name);
-        for used in dependencies(package) {
-            let used_place = DIRECTION.iter().position(|d| *d == used);
-            if used_place.is_some() && used_place >= place {
-                offenders.push(format!("{name} uses {used}"));
-            }
-        }
+/// Name of a package of the workspace as [`LAYERS`] has it; the program's is empty.
+fn layer(package: &str) -> Option<&str> {
+    match package.strip_prefix("causeway")? {
+        "" => Some(""),
+        rest => rest.strip_prefix('-'),
     }
-    assert_none(
-        "dependencies point proto <- zone-sync <- gateway <- tests",
-        &offenders,
-    );
+}
+
+#[test]
+fn crates_use_only_the_layers_that_they_may() {
+    let mut offenders = Vec::new();
+    for package in &packages() {
+        let name = package["name"].as_str().unwrap_or_default();
+        let placed = LAYERS
+            .iter()
+            .find(|(layer_name, _)| Some(*layer_name) == layer(name));
+        let Some((own, allowed)) = placed else {
+            offenders.push(format!("{name}: say in LAYERS where it stands"));
+            continue;
+        };
+        let used = dependencies(package).into_iter().filter_map(layer);
+        // A crate's own tests may switch on what it keeps for tests.
+        let strange = used.filter(|used| used != own && !allowed.contains(used));
+        offenders.extend(strange.map(|used| format!("{name} uses {used}")));
+    }
+    assert_none("what each crate may use stands in LAYERS", &offenders);
+}
+
+#[test]
+fn layers_are_listed_bottom_up() {
+    let mut below = BTreeSet::new();
+    let mut offenders = Vec::new();
+    for (own, allowed) in LAYERS {
+        let upward = allowed.iter().filter(|used| !below.contains(*used));
+        offenders.extend(upward.map(|used| format!("{own} would use {used}")));
+        below.insert(own);
+    }
+    assert_none("a layer uses only those below it", &offenders);
 }
 
 #[test]
@@ -201,7 +326,7 @@ fn workspace_dependencies() -> BTreeMap<String, bool> {
         match line.split_once(" = ") {
             _ if line.starts_with('#') => explained = true,
             Some((name, _)) if !line.starts_with([' ', ']']) => {
-                entries.insert(name.to_owned(), explained || DIRECTION.contains(&name));
+                entries.insert(name.to_owned(), explained || name.starts_with("causeway-"));
             }
             _ if line.is_empty() => explained = false,
             _ => {}
@@ -234,16 +359,22 @@ fn every_dependency_says_why_it_is_there_and_is_used() {
 #[test]
 fn every_dependency_is_used_by_the_crate_that_names_it() {
     let mut offenders = Vec::new();
-    for package in packages() {
+    let packages = packages();
+    let folders: Vec<_> = packages.iter().map(folder_of).collect();
+    // A crate may lie within another's folder; a file is of the innermost.
+    let owner = |path: &Path| {
+        let around = folders.iter().filter(|folder| path.starts_with(folder));
+        around.max_by_key(|folder| folder.components().count())
+    };
+    for package in &packages {
         let name = package["name"].as_str().unwrap_or_default();
-        let manifest = PathBuf::from(package["manifest_path"].as_str().unwrap_or_default());
-        let folder = manifest.parent().expect("a manifest lies in a folder");
+        let folder = folder_of(package);
         let sources: String = files("rs")
             .into_iter()
-            .filter(|path| path.starts_with(folder))
+            .filter(|path| owner(path) == Some(&folder))
             .map(|path| fs::read_to_string(path).expect("read a Rust file"))
             .collect();
-        for used in dependencies(&package) {
+        for used in dependencies(package) {
             let identifier = used.replace('-', "_");
             if !sources.contains(&format!("{identifier}::"))
                 && !sources.contains(&format!("use {identifier};"))
@@ -253,6 +384,41 @@ fn every_dependency_is_used_by_the_crate_that_names_it() {
         }
     }
     assert_none("a crate names only dependencies that its code uses", &offenders);
+}
+
+#[test]
+fn only_the_tunnel_crate_names_the_quic_library() {
+    let mut offenders = Vec::new();
+    for package in &packages() {
+        let name = package["name"].as_str().unwrap_or_default();
+        let quic = dependencies(package)
+            .into_iter()
+            .filter(|used| used.starts_with("quinn"));
+        if !NAME_QUIC.contains(&name) {
+            offenders.extend(quic.map(|used| format!("{name}: {used}")));
+        }
+    }
+    assert_none("a crate has streams and links from causeway-tunnel", &offenders);
+}
+
+#[test]
+fn a_pure_crate_has_no_means_of_io_tasks_or_logs() {
+    let mut offenders = Vec::new();
+    for pure in PURE {
+        let tree = cargo(&[
+            "tree",
+            "--package",
+            pure,
+            "--edges=normal",
+            "--prefix=none",
+            "--locked",
+            "--offline",
+        ]);
+        let names: BTreeSet<_> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+        let held = IMPURE.iter().filter(|name| names.contains(*name));
+        offenders.extend(held.map(|name| format!("{pure}: {name}")));
+    }
+    assert_none("a pure crate knows values and decisions alone", &offenders);
 }
 
 #[test]
@@ -273,21 +439,4 @@ fn no_forbidden_crate_is_in_the_tree() {
         .map(|name| (*name).to_owned())
         .collect();
     assert_none("deny.toml bans these crates", &offenders);
-}
-
-#[test]
-fn links_between_documents_lead_somewhere() {
-    let mut offenders = Vec::new();
-    for path in files("md") {
-        let text = fs::read_to_string(&path).expect("read a document");
-        let folder = path.parent().expect("a document lies in a folder");
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = link.split(['#', ' ']).next().unwrap_or_default();
-            let outside = target.contains("://") || target.starts_with("mailto:");
-            if !target.is_empty() && !outside && !folder.join(target).exists() {
-                offenders.push(format!("{}: {link}", relative(&path)));
-            }
-        }
-    }
-    assert_none("a relative link leads to a file", &offenders);
 }

@@ -1,14 +1,14 @@
-//! What a federation knows: the topology, one zone's registry, the catalog of all zones, and how it spreads.
+//! Spreads and keeps what a federation knows: the replica, the gRPC service around it, the stores, etcd.
 //!
-//! The cores here are values and state machines without I/O and without a clock; `service` and `store` are the thin
-//! shells around them. Nothing here carries application traffic: that is the gateway's.
+//! The values themselves and the rules over them are `causeway-federation`'s. [`replica`] is a state machine without I/O
+//! and without a clock; [`service`], [`store`] and the other stores are thin shells. Nothing here carries application
+//! traffic: that is the gateway's.
 
-pub mod catalog;
-pub mod name;
+#![warn(unreachable_pub)]
+
 pub mod registry;
 pub mod replica;
 pub mod service;
-pub mod signing;
 pub mod store;
 pub mod topology;
 pub mod trust;

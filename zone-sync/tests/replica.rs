@@ -14,13 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::{Age, Exports, Record},
+    edition::Edition,
     name::GatewayId,
-    replica::{Event, LocalChange, Replica, ReplicaConfig, limits::MAX_PART_BYTES},
     signing::{Credential, Signed, Unproven, Verifier},
-    trust::Edition,
 };
+use causeway_zone_sync::replica::{Event, LocalChange, Replica, ReplicaConfig, limits::MAX_PART_BYTES};
 use network::{Faults, Network, export, gateway, zones};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -318,6 +318,7 @@ fn what_is_held_of_a_gateway_that_is_not_believed_any_more_is_forgotten() {
         topology: Default::default(),
         topology_generation: 0,
         trust: Default::default(),
+        trust_ended: 0,
         signed: Some(Arc::new(Signed {
             words: [][..].into(),
             signature: signature.into(),

@@ -7,17 +7,19 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use causeway_federation::{
+    catalog::{Age, Catalog, Export},
+    edition::{Edition, Fingerprint},
+    name::{GatewayId, GatewayName, ServiceName, ZoneName},
+    signing::keyed::{KeyedSigner, KeyedVerifier},
+};
+use causeway_host::tasks::Tasks;
 use causeway_proto::sync::{
     Hello, Origin, Refused, SyncMessage, sync_message::Body, zone_sync_client::ZoneSyncClient,
 };
 use causeway_zone_sync::{
-    catalog::{Age, Catalog, Export},
-    name::{GatewayId, GatewayName, ServiceName, ZoneName},
     replica::Ages,
     service::{Disk, SessionError, Side, SyncConfig, SyncEvent, ZoneSync},
-    signing::keyed::{KeyedSigner, KeyedVerifier},
-    topology::Fingerprint,
-    trust::Edition,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
@@ -49,6 +51,7 @@ async fn start(zone: &str, folder: Option<&Path>) -> (ZoneSync, mpsc::Receiver<S
         origin: gateway(zone),
         data_dir: folder.map(Path::to_owned),
         ages: Ages::default(),
+        tasks: Tasks::default(),
         signer: Some(Arc::new(KeyedSigner::new([7; 32], &gateway(zone)))),
         verifier: Arc::new(KeyedVerifier::new([7; 32])),
     };

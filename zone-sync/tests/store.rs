@@ -7,12 +7,12 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::{Export, Record},
+    edition::Fingerprint,
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
-    store::{FILE, Records, Store},
-    topology::Fingerprint,
 };
+use causeway_zone_sync::store::{CatalogStore, FILE, Records};
 use proptest::prelude::*;
 
 fn gateway(zone: usize) -> GatewayId {
@@ -43,6 +43,7 @@ fn record(zone: usize, version: u64, exports: impl IntoIterator<Item = Export>) 
         topology: Fingerprint([u8::try_from(version % 256).unwrap(); 32]),
         topology_generation: 0,
         trust: Default::default(),
+        trust_ended: 0,
         signed: None,
     })
 }
@@ -51,8 +52,8 @@ fn records(all: impl IntoIterator<Item = Arc<Record>>) -> Records {
     all.into_iter().map(|r| (r.origin.clone(), r)).collect()
 }
 
-fn open(folder: &Path) -> Store {
-    let (store, set_aside) = Store::open(folder, 0).unwrap();
+fn open(folder: &Path) -> CatalogStore {
+    let (store, set_aside) = CatalogStore::open(folder, 0).unwrap();
     assert!(set_aside.is_none(), "{set_aside:?}");
     store
 }
@@ -109,7 +110,7 @@ fn garbage_is_set_aside_and_a_new_store_begun() {
     for garbage in [vec![0u8; 4096], b"not a store at all".repeat(999), vec![0xff; 3]] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(FILE), &garbage).unwrap();
-        let (mut store, set_aside) = Store::open(folder.path(), 1234).unwrap();
+        let (mut store, set_aside) = CatalogStore::open(folder.path(), 1234).unwrap();
         let kept = set_aside.expect("the garbage was taken for a store").kept;
         assert_eq!(kept, folder.path().join("catalog.redb.corrupt-1234"));
         assert_eq!(fs::read(&kept).unwrap(), garbage, "it is kept as it was");
@@ -135,7 +136,7 @@ fn a_copy_taken_in_the_middle_or_cut_short_is_read_or_set_aside_but_never_believ
         for share in [100, 99, 90, 50, 10, 1, 0] {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join(FILE), &copy[..copy.len() * share / 100]).unwrap();
-            let (store, set_aside) = Store::open(folder.path(), 1).unwrap();
+            let (store, set_aside) = CatalogStore::open(folder.path(), 1).unwrap();
             assert!(
                 written.contains(store.records()),
                 "half a write was believed at {share} %"
@@ -163,7 +164,7 @@ fn a_flipped_byte_never_makes_a_record_that_nobody_wrote() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x55;
         fs::write(folder.path().join(FILE), damaged).unwrap();
-        let (store, set_aside) = Store::open(folder.path(), 1).unwrap();
+        let (store, set_aside) = CatalogStore::open(folder.path(), 1).unwrap();
         let read = store.records();
         assert!(
             *read == now || read.is_empty(),
@@ -180,9 +181,13 @@ fn a_folder_that_cannot_be_used_is_an_error_and_nothing_is_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "x").unwrap();
-    assert!(!Store::open(&file.join("below"), 1).unwrap_err().is_corrupt());
+    assert!(
+        !CatalogStore::open(&file.join("below"), 1)
+            .unwrap_err()
+            .is_corrupt()
+    );
     // Another process has it open.
     let _first = open(folder.path());
-    assert!(!Store::open(folder.path(), 1).unwrap_err().is_corrupt());
+    assert!(!CatalogStore::open(folder.path(), 1).unwrap_err().is_corrupt());
     assert!(set_aside_files(folder.path()).is_empty());
 }

@@ -12,13 +12,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::{Export, Record},
+    edition::Fingerprint,
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
     signing::{Credential, Signed},
-    store::{Records, Store},
-    topology::Fingerprint,
 };
+use causeway_zone_sync::store::{CatalogStore, Records};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use redb::StorageBackend;
 
@@ -31,7 +31,7 @@ enum Unsynced {
 /// A disk that fails for good after so many operations.
 #[derive(Debug, Default)]
 struct State {
-    /// What a program that runs reads.
+    /// Bytes that a program that runs reads.
     seen: Vec<u8>,
     synced: Vec<u8>,
     unsynced: Vec<Unsynced>,
@@ -62,7 +62,7 @@ impl Disk {
         Ok(())
     }
 
-    /// What is found when the power is back: everything that was synced, and of the rest what chance wills. The last
+    /// Bytes that are found when the power is back: everything that was synced, and of the rest what chance wills. The last
     /// write may have got half way.
     fn after_the_failure(&self, rng: &mut SmallRng, share: f64) -> Vec<u8> {
         let state = self.0.lock().unwrap();
@@ -137,6 +137,7 @@ fn record(zone: usize, version: u64, exports: u32) -> (GatewayId, Arc<Record>) {
         topology: Fingerprint::default(),
         topology_generation: 0,
         trust: Default::default(),
+        trust_ended: 0,
         signed: None,
     };
     for i in 0..exports {
@@ -183,7 +184,7 @@ fn run(disk: &Disk) -> (Vec<Records>, Option<u64>) {
     let mut may_be_found = vec![Records::new()];
     let mut given = None;
     let run = catch_unwind(AssertUnwindSafe(|| {
-        let Ok(mut store) = Store::on(disk.clone()) else {
+        let Ok(mut store) = CatalogStore::on(disk.clone()) else {
             return;
         };
         let Ok(incarnation) = store.next_incarnation(1000) else {
@@ -215,7 +216,7 @@ fn the_power_may_fail_at_any_write() {
         let (may_be_found, given) = run(&disk);
         for share in [0.0, 0.5, 1.0] {
             let found = disk.after_the_failure(&mut rng, share);
-            let mut store = match Store::on(Disk::new(found, usize::MAX)) {
+            let mut store = match CatalogStore::on(Disk::new(found, usize::MAX)) {
                 Ok(store) => store,
                 // It was not even made. A gateway sets such a file aside and makes another.
                 Err(error) if given.is_none() && error.is_corrupt() => continue,
@@ -259,11 +260,11 @@ fn what_was_signed_and_what_only_newer_programs_say_outlives_a_restart() {
         credential: Arc::new(Credential(vec![vec![1, 2, 3], vec![4]])),
     }));
     let disk = Disk::new(Vec::new(), usize::MAX);
-    let mut store = Store::on(disk.clone()).unwrap();
+    let mut store = CatalogStore::on(disk.clone()).unwrap();
     store.write(1, [(origin.clone(), signed.clone())].into()).unwrap();
     drop(store);
     let content = disk.0.lock().unwrap().seen.clone();
-    let store = Store::on(Disk::new(content, usize::MAX)).unwrap();
+    let store = CatalogStore::on(Disk::new(content, usize::MAX)).unwrap();
     let read = &store.records()[&origin];
     assert_eq!(*read, signed);
     assert_eq!(read.signed, signed.signed);

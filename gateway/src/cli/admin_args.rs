@@ -1,19 +1,20 @@
-//! Where the gateway is that a command talks to, and what the command shows there to be let in.
+//! Address of the gateway that a command talks to, and what the command shows there to be let in.
 
 use std::path::PathBuf;
 
-use causeway_zone_sync::name::ZoneName;
+use causeway_federation::name::ZoneName;
 use clap::{ArgMatches, Command, FromArgMatches};
 
 use super::client::Endpoint;
 
 /// The port of an admin API that is named without one.
-pub const DEFAULT_PORT: u16 = 7810;
+pub(crate) const DEFAULT_PORT: u16 = 7810;
 
 /// The flags, as every command that asks a gateway has them.
 #[derive(Debug, Clone, clap::Args)]
 struct Flags {
-    /// The gateway's admin API: HOST:PORT, unix:/PATH, or https://HOST:PORT where it listens for others than its host
+    /// The gateway's admin API: HOST:PORT, unix:/PATH, or https://HOST:PORT where it listens for others than its host. On
+    /// loopback it names the socket that changes go over, which takes its user or root
     #[arg(
         long,
         value_name = "ADDR",
@@ -22,7 +23,7 @@ struct Flags {
         global = true
     )]
     admin: Endpoint,
-    /// With https: a file that holds a token of `causeway admin-token`
+    /// A file that holds a token of `causeway admin-token`, to show with https or on loopback
     #[arg(long, value_name = "FILE", env = "CAUSEWAY_ADMIN_TOKEN_FILE", global = true)]
     admin_token_file: Option<PathBuf>,
     /// With https: a folder with cert.pem, key.pem and ca.pem to be known by; the gateway must allow it
@@ -36,16 +37,16 @@ struct Flags {
     admin_zone: Option<ZoneName>,
 }
 
-/// What a command shows, and whom it believes.
+/// Credentials that a command shows, and whom it believes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     pub token_file: Option<PathBuf>,
     pub identity: Option<PathBuf>,
     pub ca: Option<PathBuf>,
     pub zone: Option<ZoneName>,
 }
 
-/// Where the gateway is that a command talks to.
+/// Address of the gateway that a command talks to.
 #[derive(Debug, Clone)]
 pub struct AdminArgs {
     pub admin: Endpoint,

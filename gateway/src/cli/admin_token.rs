@@ -6,10 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use causeway_api::credentials::{Scope, TokenFileError, TokenName, issue, list, revoke};
 use rand::{TryRngCore, rngs::OsRng};
 
-use super::{Exit, Failure, output};
-use crate::credentials::{Scope, TokenFileError, TokenName, issue, list, revoke};
+use super::{Exit, Failure};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -23,7 +24,7 @@ that was lost is revoked and issued anew.";
 /// Make and revoke tokens for the admin API and registration.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP, arg_required_else_help = true)]
-pub struct AdminTokenCommand {
+pub(crate) struct AdminTokenCommand {
     #[command(subcommand)]
     action: Action,
 }
@@ -49,13 +50,13 @@ struct List {
 struct Issue {
     #[command(flatten)]
     list: List,
-    /// What it is called in the audit log: a-z, 0-9 and -
+    /// Name of the token in the audit log: a-z, 0-9 and -
     #[arg(long)]
     name: TokenName,
     /// read: see everything; register: instances too; write: everything
     #[arg(long)]
     scope: Scope,
-    /// How long it is good for, such as 90d [default: until it is revoked]
+    /// Time for which it is good, such as 90d [default: until it is revoked]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     valid_for: Option<Duration>,
 }
@@ -68,7 +69,7 @@ struct Revoke {
     name: TokenName,
 }
 
-pub fn run(command: &AdminTokenCommand) -> Result<Exit, Failure> {
+pub(crate) fn run(command: &AdminTokenCommand) -> Result<Exit, Failure> {
     match &command.action {
         Action::Issue(args) => make(args),
         Action::List(args) => show(args),

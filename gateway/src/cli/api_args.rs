@@ -2,21 +2,22 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use causeway_api::{
+    ApiMetrics,
+    audit::Audit,
+    credentials::{Gate, Grant, Guard, TokenFile},
+};
+use causeway_host::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Failure};
-use crate::{
-    audit::Audit,
-    credentials::{Gate, Grant, Guard, TokenFile},
-    telemetry::Metrics,
-};
 
 #[derive(Debug, clap::Args)]
-pub struct ApiArgs {
+pub(crate) struct ApiArgs {
     /// File with the tokens that the admin API and registration take, as `causeway admin-token` makes it; followed at once
     #[arg(long, value_name = "FILE", env = "CAUSEWAY_ADMIN_TOKENS")]
     admin_tokens: Option<PathBuf>,
-    /// What holders of certificates may do: SCOPE=SPIFFE-ID, with read, register or write; /* at the end is all below.
+    /// Rights of holders of certificates: SCOPE=SPIFFE-ID, with read, register or write; /* at the end is all below.
     /// Several are separated by commas
     #[arg(
         long,
@@ -30,7 +31,7 @@ pub struct ApiArgs {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct AuditArgs {
+pub(crate) struct AuditArgs {
     /// Append a JSON line to this file for every change that was asked for, done or refused [default: to the log, under
     /// causeway::audit]
     #[arg(long, value_name = "FILE", env = "CAUSEWAY_AUDIT_LOG")]
@@ -38,11 +39,11 @@ pub struct AuditArgs {
 }
 
 impl AuditArgs {
-    pub(super) fn open(&self, metrics: Arc<Metrics>) -> Result<Audit, Failure> {
+    pub(super) fn open(&self, metrics: &ApiMetrics, tasks: &Tasks) -> Result<Audit, Failure> {
         let Some(path) = &self.audit_log else {
             return Ok(Audit::default());
         };
-        Audit::file(path, metrics).map_err(|error| {
+        Audit::file(path, metrics, tasks).map_err(|error| {
             Failure::new("cannot use --audit-log")
                 .because(&error)
                 .hint("its folder must be there, and this user able to write in it")
@@ -52,7 +53,12 @@ impl AuditArgs {
 
 impl ApiArgs {
     /// Opens the files, and follows the one with tokens until `stop`.
-    pub(super) fn gate(&self, metrics: Arc<Metrics>, stop: &CancellationToken) -> Result<Gate, Failure> {
+    pub(super) fn gate(
+        &self,
+        metrics: Arc<ApiMetrics>,
+        stop: &CancellationToken,
+        tasks: &Tasks,
+    ) -> Result<Gate, Failure> {
         let tokens = self.admin_tokens.as_deref().map(TokenFile::open).transpose();
         let tokens = tokens.map_err(|error| {
             Failure::new("cannot use --admin-tokens")
@@ -62,9 +68,9 @@ impl ApiArgs {
         })?;
         let tokens = tokens.map(Arc::new);
         if let Some(tokens) = &tokens {
-            tokio::spawn(tokens.clone().watch(stop.clone()));
+            tokio::spawn(tasks.keep("file of tokens", tokens.clone().watch(stop.clone())));
         }
-        let audit = self.audit.open(metrics.clone())?;
+        let audit = self.audit.open(&metrics, tasks)?;
         let guard = Guard {
             tokens,
             grants: self.admin_allow.clone(),

@@ -2,14 +2,15 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use causeway_zone_sync::name::{CallerIdentity, GatewayId, GatewayName, ZoneName};
-
-use super::{Exit, Failure, ca_serve, output, passphrase::PassphraseArgs, rotate};
-use crate::identity::{
+use causeway_federation::name::{CallerIdentity, GatewayId, GatewayName, ZoneName};
+use causeway_identity::{
     DnsName, KEY_FILE, SpiffeId,
     ca::{self, Ca, CaError, LEAF_VALIDITY, key::KeyError, request::SigningRequest},
-    check_trust_domain, dns_names, write_request,
+    check_trust_domain, check_writable, dns_names, write_request,
 };
+
+use super::{Exit, Failure, ca_serve, passphrase::PassphraseArgs, rotate};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -26,7 +27,7 @@ Signing by hand, with the key made where it is used:
 /// Make a CA in a folder, serve it, and issue certificates for gateways from it
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP, arg_required_else_help = true)]
-pub struct CaCommand {
+pub(crate) struct CaCommand {
     #[command(subcommand)]
     action: Action,
 }
@@ -108,7 +109,7 @@ struct Issue {
     /// Folder for the identity; files that are there are replaced
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
-    /// How long the certificate is valid; issue a new one before it ends
+    /// Time for which the certificate is valid; issue a new one before it ends
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
     valid_for: Duration,
     #[command(flatten)]
@@ -134,7 +135,7 @@ struct Sign {
     /// Folder of the CA, as `causeway ca init` made it
     #[arg(long, value_name = "FOLDER")]
     ca: PathBuf,
-    /// Whom the request must name: what is signed is what you say, not what the request says
+    /// Gateway that the request must name: what is signed is what you say, not what the request says
     #[command(flatten)]
     whose: Whose,
     #[command(flatten)]
@@ -142,14 +143,14 @@ struct Sign {
     /// File for the certificate
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// How long the certificate is valid
+    /// Time for which the certificate is valid
     #[arg(long, value_name = "TIME", default_value_t = LEAF_VALIDITY.into())]
     valid_for: humantime::Duration,
     #[command(flatten)]
     passphrase: PassphraseArgs,
 }
 
-pub fn run(command: CaCommand) -> Result<Exit, Failure> {
+pub(crate) fn run(command: CaCommand) -> Result<Exit, Failure> {
     match command.action {
         Action::Init(init) => make(&init),
         Action::Serve(args) => ca_serve::run(args),
@@ -181,6 +182,10 @@ fn make(init: &Init) -> Result<Exit, Failure> {
 fn hand_out(issue: &Issue) -> Result<Exit, Failure> {
     let names = issue.names.read()?;
     let passphrase = issue.passphrase.read()?;
+    // What cannot be written is noticed before the CA has written down that it was issued.
+    check_writable(&issue.out).map_err(|error| {
+        Failure::new(format!("cannot write an identity to {}", issue.out.display())).because(&error)
+    })?;
     let open = || Ca::open(&issue.ca, passphrase.as_ref());
     let (whose, issued) = match (&issue.identity, &issue.zone, &issue.gateway) {
         (Some(caller), _, _) => {

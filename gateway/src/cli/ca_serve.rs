@@ -2,11 +2,15 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{Exit, Failure, passphrase::PassphraseArgs, signals::Signals};
-use crate::{
-    authority::{Authority, AuthorityConfig, AuthorityError, ServeError},
-    identity::ca::LEAF_VALIDITY,
-    telemetry::log::{self, LogFormat},
+use causeway_authority::{Authority, AuthorityConfig, AuthorityError, ServeError};
+use causeway_host::tasks::Tasks;
+use causeway_identity::ca::LEAF_VALIDITY;
+
+use super::{
+    Exit, Failure,
+    log_args::LogArgs,
+    passphrase::PassphraseArgs,
+    signals::{self, Signals},
 };
 
 const AFTER_HELP: &str = "\
@@ -16,12 +20,12 @@ Examples:
 
 It holds the key of the whole federation: run it on a host of its own, as a user of its own, and let gateways reach its one
 port. While it is away nothing stops but joining; gateways renew half a day before they must.
-Signals: SIGTERM and SIGINT finish the calls under way and end.";
+Signals: SIGTERM and SIGINT finish the calls under way and end; SIGHUP ends nothing.";
 
 /// Serve the CA to gateways that join and renew (7830/tcp)
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// Folder of the CA, as `causeway ca init` made it; what changes in it is taken up at once
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_CA")]
     ca: PathBuf,
@@ -33,48 +37,38 @@ pub struct Args {
         default_value = "0.0.0.0:7830"
     )]
     listen: SocketAddr,
-    /// How long the certificates of gateways are valid; they are renewed at half of it
+    /// Time for which the certificates of gateways are valid; they are renewed at half of it
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_LEAF_LIFETIME", default_value_t = LEAF_VALIDITY.into())]
     leaf_lifetime: humantime::Duration,
     #[command(flatten)]
     passphrase: PassphraseArgs,
-    /// Form of the log on standard error
-    #[arg(
-        long,
-        value_name = "FORM",
-        env = "CAUSEWAY_LOG_FORMAT",
-        default_value = "text"
-    )]
-    log_format: LogFormat,
-    /// What to log: a level, or levels by module such as info,causeway::authority=debug
-    #[arg(long, value_name = "FILTER", env = "CAUSEWAY_LOG", default_value = "info")]
-    log_level: String,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 /// Runs until a signal ends it.
-pub fn run(args: Args) -> Result<Exit, Failure> {
-    log::start(args.log_format, &args.log_level)
-        .map_err(|error| Failure::usage("cannot start the log").because(&error))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| Failure::new("cannot start the async runtime").because(&error))?;
-    runtime.block_on(serve(args))
+pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    signals::serve(runtime.worker_threads(2), |signals| serve(args, signals))
 }
 
-async fn serve(args: Args) -> Result<Exit, Failure> {
-    let mut signals = Signals::new()?;
+async fn serve(args: Args, mut signals: Signals) -> Result<Exit, Failure> {
+    let tasks = Tasks::default();
+    let _stopping = tasks.stop_when_dropped();
+    let starting = tasks.starting();
+    let _last_words = args.log.start(&tasks)?;
     let config = AuthorityConfig {
         folder: args.ca,
         passphrase: args.passphrase.read()?,
         listen: args.listen,
         leaf_lifetime: args.leaf_lifetime.into(),
+        tasks: tasks.clone(),
     };
     let authority = Authority::start(config).await.map_err(|error| explain(&error))?;
-    signals.next().await;
+    starting.up();
+    let ended = signals::until_told_or_broken(signals.next(), &tasks).await;
     authority.shutdown().await;
-    Ok(Exit::Done)
+    ended
 }
 
 fn explain(error: &AuthorityError) -> Failure {

@@ -3,26 +3,29 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
+use causeway_api::admin::view::Envelope;
+use causeway_telemetry::{Check, Status};
 
-use super::{AdminArgs, Exit, Failure, output};
-use crate::admin::{Check, Status, view::Envelope};
+use super::{AdminArgs, Exit, Failure};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
   causeway check
   causeway check --admin unix:/run/causeway/east.sock
 
-Exit codes: 0 when nothing failed (a ‼ is a warning), 1 when something did (×).";
+Exit codes: 0 when nothing failed (a ‼ is a warning, such as a service that has no instance yet), 1 when something did (×):
+a zone that cannot be reached, or a service that nobody can serve any more.";
 
 /// Report on the health of a running gateway and its federation.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     admin: AdminArgs,
 }
 
-pub async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let envelope: Envelope<Check> = args.admin.admin.get("/v1/checks").await?;
     output::print(&report(&envelope.zone, &envelope.items, output::colour()))?;
     let failed = envelope.items.iter().any(|check| check.status == Status::Fail);

@@ -1,9 +1,11 @@
 //! The client of the admin API that the commands use: one request on one connection, over TCP, TLS or a unix socket, with
 //! limits on time and size, and errors that say what to do.
 
-use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{convert::Infallible, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use bytes::Bytes;
+use causeway_api::admin::view::{Envelope, SocketView};
+use causeway_host::listen::{Io, connect_unix};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -17,15 +19,16 @@ use tokio::{
 use super::{
     Failure,
     admin_args::{Credentials, DEFAULT_PORT},
-    secure,
+    local_socket, secure,
 };
-use crate::listen::Io;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// From the first byte of the request to the last of the answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest answer in bytes; about 200,000 instances.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// Page that is posted to, and changes nothing.
+const COMPARE: &str = "/v1/topology/diff";
 
 /// An admin API, as a client names it, and what it is shown there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +37,7 @@ pub struct Endpoint {
     pub(super) credentials: Credentials,
 }
 
-/// Where an admin API is.
+/// Address of an admin API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Address {
     /// `HOST:PORT`, in the clear; a name is resolved when it is used.
@@ -80,12 +83,19 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// What the API says when it does not do something.
+/// Answer of the API when it does not do something.
 #[derive(Debug, Deserialize)]
-struct Refusal {
+struct RefusalBody {
     error: String,
     hint: Option<String>,
     details: Option<String>,
+}
+
+/// A connection to an admin API.
+struct Connected {
+    stream: Box<dyn Io>,
+    /// The address that listens, where that is one of loopback and nothing is encrypted.
+    on_loopback: Option<SocketAddr>,
 }
 
 enum Stream {
@@ -94,6 +104,17 @@ enum Stream {
 }
 
 impl Endpoint {
+    /// Finds out whether what is to be shown there can be used. Nothing is sent.
+    ///
+    /// # Errors
+    /// What is missing or cannot be used.
+    pub fn check_credentials(&self) -> Result<(), Failure> {
+        match self.address {
+            Address::Tls(_) => secure::check_credentials(&self.credentials),
+            Address::Tcp(_) | Address::Unix(_) => Ok(()),
+        }
+    }
+
     /// Reads a JSON answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let answer = self.send(Method::GET, path, Bytes::new()).await?;
@@ -157,26 +178,65 @@ impl Endpoint {
     }
 
     async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Failure> {
-        let stream = self.connect().await?;
+        let reads = method == Method::GET || path == COMPARE;
+        let mut connected = self.connect().await?;
+        if let (false, Some(listener), None) = (reads, connected.on_loopback, &self.credentials.token_file) {
+            let told = self.told_socket(connected).await?;
+            connected = match local_socket::open(self, listener, told).await? {
+                Some(socket) => Connected {
+                    stream: Box::new(socket),
+                    on_loopback: None,
+                },
+                None => self.connect().await?,
+            };
+        }
+        self.ask(connected, method, path, body).await
+    }
+
+    /// Asks the gateway where its socket is; `None`: it names none.
+    async fn told_socket(&self, connected: Connected) -> Result<Option<SocketView>, Failure> {
+        let answer = self.ask(connected, Method::GET, "/v1/socket", Bytes::new()).await;
+        let told: Envelope<SocketView> = match answer {
+            Ok(answer) => self.understand(&answer)?,
+            // A gateway of before the socket knows no such page.
+            Err(failure) if failure.is_not_found() => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        Ok(told.items.into_iter().next())
+    }
+
+    async fn ask(
+        &self,
+        stream: Connected,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Bytes, Failure> {
         let exchanged = timeout(ANSWER_TIMEOUT, self.exchange(stream, method, path, body)).await;
         let (status, answer) = exchanged.map_err(|_| {
             let seconds = ANSWER_TIMEOUT.as_secs();
             Failure::new(format!("the gateway at {self} did not answer within {seconds} s"))
                 .hint("is it overloaded? see its log and `/livez`")
+                .passing()
         })??;
         if status.is_success() {
             return Ok(answer);
         }
-        Err(match serde_json::from_slice::<Refusal>(&answer) {
+        let refused = match serde_json::from_slice::<RefusalBody>(&answer) {
             Ok(refusal) => Failure::new(refusal.error).told(refusal.hint, refusal.details),
             Err(_) => Failure::new(format!("{self} answered {status}")).hint("is this a causeway gateway?"),
+        };
+        Err(match status {
+            StatusCode::SERVICE_UNAVAILABLE => refused.passing(),
+            StatusCode::NOT_FOUND => refused.not_found(),
+            _ => refused,
         })
     }
 
-    async fn connect(&self) -> Result<Box<dyn Io>, Failure> {
+    async fn connect(&self) -> Result<Connected, Failure> {
         let connecting = async {
             Ok::<_, std::io::Error>(match &self.address {
-                Address::Unix(path) => Stream::Local(UnixStream::connect(path).await?),
+                Address::Unix(path) => Stream::Local(connect_unix(path).await?),
                 Address::Tcp(address) | Address::Tls(address) => {
                     Stream::Tcp(TcpStream::connect(address.as_str()).await?)
                 }
@@ -185,34 +245,46 @@ impl Endpoint {
         let unreachable = || {
             Failure::new(format!("cannot reach the gateway's admin API at {self}"))
                 .hint("is it running? name another address with --admin or CAUSEWAY_ADMIN")
+                .passing()
         };
         let stream = match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(unreachable().hint(local_socket::OTHER_USER).because(&error));
+            }
             Ok(Err(error)) => return Err(unreachable().because(&error)),
             Err(elapsed) => return Err(unreachable().because(&elapsed)),
         };
-        match (stream, &self.address) {
-            (Stream::Local(stream), _) => Ok(Box::new(stream)),
+        let mut on_loopback = None;
+        let stream: Box<dyn Io> = match (stream, &self.address) {
+            (Stream::Local(stream), _) => Box::new(stream),
             (Stream::Tcp(stream), Address::Tls(_)) => {
                 let securing = secure::secure(stream, &self.credentials);
                 match timeout(CONNECT_TIMEOUT, securing).await {
-                    Ok(secured) => Ok(Box::new(secured?)),
-                    Err(elapsed) => Err(unreachable().because(&elapsed)),
+                    Ok(secured) => Box::new(secured?),
+                    Err(elapsed) => return Err(unreachable().because(&elapsed)),
                 }
             }
-            (Stream::Tcp(stream), _) => Ok(Box::new(stream)),
-        }
+            (Stream::Tcp(stream), _) => {
+                let peer = stream.peer_addr().ok();
+                on_loopback = peer.filter(|peer| peer.ip().to_canonical().is_loopback());
+                Box::new(stream)
+            }
+        };
+        Ok(Connected { stream, on_loopback })
     }
 
     async fn exchange(
         &self,
-        stream: Box<dyn Io>,
+        connected: Connected,
         method: Method,
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Failure> {
         let broken = |error: &(dyn std::error::Error + 'static)| {
-            Failure::new(format!("the exchange with {self} broke off")).because(error)
+            Failure::new(format!("the exchange with {self} broke off"))
+                .because(error)
+                .passing()
         };
         let host = match &self.address {
             Address::Tcp(address) | Address::Tls(address) => address.as_str(),
@@ -222,15 +294,16 @@ impl Endpoint {
             .method(method)
             .uri(path)
             .header(header::HOST, host);
-        // Never in the clear, where others could read it.
-        if let (Address::Tls(_), Some(token)) = (&self.address, secure::authorization(&self.credentials)?) {
+        // Never in the clear, where others could read it: on loopback nobody is in between.
+        let unread = matches!(self.address, Address::Tls(_)) || connected.on_loopback.is_some();
+        if let (true, Some(token)) = (unread, secure::authorization(&self.credentials)?) {
             request = request.header(header::AUTHORIZATION, token);
         }
         let request = request
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| Failure::usage(format!("cannot ask {self} for {path}")).because(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        let (mut sender, connection) = http1::handshake(TokioIo::new(connected.stream))
             .await
             .map_err(|e| broken(&e))?;
         let driver = tokio::spawn(connection);

@@ -2,7 +2,8 @@
 
 use clap_complete::{Shell, generate};
 
-use super::{Exit, Failure, output};
+use super::{Exit, Failure};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -13,12 +14,12 @@ Examples:
 /// Print a completion script for a shell.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[arg(value_enum)]
     shell: Shell,
 }
 
-pub fn run(args: &Args, command: &mut clap::Command) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &Args, command: &mut clap::Command) -> Result<Exit, Failure> {
     let mut script = Vec::new();
     generate(args.shell, command, "causeway", &mut script);
     output::print(&String::from_utf8_lossy(&script))?;

@@ -1,15 +1,14 @@
 //! `causeway demo`: a federation on this machine, told as a story.
 
-use std::{io::Write, path::PathBuf};
+use std::path::PathBuf;
 
-use causeway_zone_sync::topology::Style;
+use causeway_control::reload::load;
+use causeway_federation::topology::Style;
+use causeway_host::tasks::Tasks;
+use causeway_telemetry::log::{self, LogFormat};
 
-use super::{Exit, Failure};
-use crate::{
-    demo::{self, Pace},
-    reload::load,
-    telemetry::log::{self, LogFormat},
-};
+use super::{Exit, Failure, signals};
+use crate::demo::{self, Pace};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -22,7 +21,7 @@ Exit codes: 0 every promise held, 1 one was broken, 65 the file has errors.";
 /// Run every zone of a topology on this machine, cut one off, and show the failover as it happens
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// Topology file [default: a built-in one of three zones, one of which only dials out]
     topology: Option<PathBuf>,
     /// Leave everything running after the story, to play with
@@ -31,21 +30,21 @@ pub struct Args {
     /// Send fewer requests
     #[arg(long)]
     fast: bool,
-    /// What the gateways log to standard error: a level, or levels by module
+    /// Detail that the gateways log to standard error: a level, or levels by module
     #[arg(long, value_name = "FILTER", env = "CAUSEWAY_LOG", default_value = "off")]
     log_level: String,
 }
 
 /// Runs the story, and waits for Ctrl-C after it if that is wanted.
-pub fn run(args: &Args) -> Result<Exit, Failure> {
-    log::start(LogFormat::Text, &args.log_level)
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+    let _last_words = log::start(LogFormat::Text, &args.log_level, &Tasks::default())
         .map_err(|error| Failure::usage("cannot start the log").because(&error))?;
     let (parsed, name) = match &args.topology {
         Some(path) => match load(path) {
             Ok(parsed) => (parsed, path.display().to_string()),
             Err(error) => {
                 // It has its own `error:` and `hint:` lines, one for each finding.
-                anstream::stderr().write_all(error.render(Style::Colour).as_bytes())?;
+                crate::output::tell(&error.render(Style::Colour));
                 return Ok(Exit::BadInput);
             }
         },
@@ -56,7 +55,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         }
     };
     if !parsed.warnings.is_empty() {
-        anstream::stderr().write_all(parsed.warnings.render(Style::Colour).as_bytes())?;
+        crate::output::tell(&parsed.warnings.render(Style::Colour));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -69,11 +68,13 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
         // Without a signal handler there is nothing to wait for.
         let _ = tokio::signal::ctrl_c().await;
     });
-    let told = runtime.block_on(demo::run((&parsed.topology, &name), pace, played));
-    match told {
-        Ok(true) => Ok(Exit::Done),
-        Ok(false) => Ok(Exit::Failed),
-        Err(demo::DemoError::Output(error)) => Err(error.into()),
-        Err(error) => Err(Failure::new("the demo cannot go on").because(&error)),
-    }
+    let told = async {
+        match demo::run((&parsed.topology, &name), pace, played).await {
+            Ok(true) => Ok(Exit::Done),
+            Ok(false) => Ok(Exit::Failed),
+            Err(demo::DemoError::Output(error)) => Err(error.into()),
+            Err(error) => Err(Failure::new("the demo cannot go on").because(&error)),
+        }
+    };
+    runtime.block_on(signals::unless_ended(told))
 }

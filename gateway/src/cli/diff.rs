@@ -1,23 +1,19 @@
 //! `causeway diff`: what one topology file changes with regard to another, or to what a
 //! gateway has in force.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use causeway_zone_sync::topology::{Topology, diff};
+use causeway_api::admin::view::{ChangeView, changes};
+use causeway_control::reload::load;
+use causeway_federation::topology::{Topology, diff};
 use serde_json::json;
 
 use super::{
-    AdminArgs, Exit, Failure, output,
-    topology::{checked, difference, lines},
+    AdminArgs, Exit, Failure,
+    topology::{checked, difference, lines, warn},
     validate,
 };
-use crate::{
-    admin::view::{ChangeView, changes},
-    reload::load,
-};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -34,7 +30,7 @@ const JSON_VERSION: u32 = 1;
 /// Say what a topology file changes with regard to another, or to what is in force.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// The topology as it was
     #[arg(required_unless_present = "file")]
     old: Option<PathBuf>,
@@ -44,7 +40,7 @@ pub struct Args {
     /// Compare this file with what is in force at a running gateway
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["old", "new"])]
     file: Option<PathBuf>,
-    /// How to print the changes
+    /// Form of the changes
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]
@@ -60,7 +56,7 @@ enum Format {
 }
 
 /// Exit codes are those of diff(1).
-pub async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let compared = match (&args.file, &args.old, &args.new) {
         (Some(file), ..) => with_gateway(file, &args.admin).await,
         (None, Some(old), Some(new)) => with_file(old, new),
@@ -85,6 +81,7 @@ async fn with_gateway(file: &Path, admin: &AdminArgs) -> Result<Option<Vec<Chang
         return Ok(None);
     };
     let compared = difference(&admin.admin, parsed.warnings.text()).await?;
+    warn(file, &compared);
     Ok(Some(compared.changes))
 }
 
@@ -95,7 +92,7 @@ fn with_file(old: &Path, new: &Path) -> Result<Option<Vec<ChangeView>>, Failure>
     Ok(Some(changes(&diff(&old, &new))))
 }
 
-/// What to print, and how the command ends.
+/// Makes the text to print, and says how the command ends.
 fn told(changes: &[ChangeView], format: Format, colour: bool) -> (String, Exit) {
     let report = match format {
         Format::Text => lines(changes, colour),
@@ -125,7 +122,7 @@ fn topology(path: &Path) -> Result<Option<Topology>, Failure> {
         Ok(parsed) => Ok(Some(parsed.topology)),
         Err(error) => {
             let text = error.render(validate::style());
-            io::Write::write_all(&mut anstream::stderr(), text.as_bytes())?;
+            crate::output::tell(&text);
             Ok(None)
         }
     }
@@ -161,6 +158,17 @@ mod tests {
         let changed = "+ zone east: gateway: gw:7800\n".to_owned();
         assert_eq!(compared(OLD, NEW, Format::Text), (changed, Exit::Failed));
         assert_eq!(compared(OLD, "nonsense", Format::Text).1, Exit::NotCompared);
+    }
+
+    #[test]
+    fn other_virtual_addresses_are_said_to_break_those_that_clients_hold() {
+        let moved = OLD.replace("gateways: []", "gateways: [], vips: { loopback: 127.65.0.0/16 }");
+        let (text, _) = compared(OLD, &moved, Format::Text);
+        assert!(
+            text.contains("clients that hold one of before are refused"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 2);
     }
 
     #[test]

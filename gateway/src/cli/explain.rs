@@ -3,16 +3,11 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use causeway_zone_sync::name::{ServiceName, ZoneName};
+use causeway_api::admin::{CallersVerdict, Explanation, PermissionVerdict, Verdict, view::Envelope};
+use causeway_federation::name::{ServiceName, ZoneName};
 
-use super::{
-    AdminArgs, Exit, Failure,
-    client::escape,
-    output::{self, Format},
-    register::Tag,
-    tables::tags,
-};
-use crate::admin::{Explanation, PermissionVerdict, Verdict, view::Envelope};
+use super::{AdminArgs, Exit, Failure, client::escape, register::Tag, tables::tags};
+use crate::output::{self, Format};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -28,7 +23,7 @@ answers may differ in the arm. Exit code 79: nobody can serve it, or the caller 
 /// Show where a connection would go now, and why.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     #[arg(value_name = "SERVICE")]
     service: ServiceName,
     /// The zone that the connection comes from [default: the gateway's own]
@@ -40,20 +35,20 @@ pub struct Args {
     /// Only this zone
     #[arg(long, value_name = "ZONE")]
     zone: Option<ZoneName>,
-    /// Who calls: a service, `anonymous` or a SPIFFE id, with @ZONE if not in the gateway's own zone
+    /// Caller: a service, `anonymous` or a SPIFFE id, with @ZONE if not in the gateway's own zone
     #[arg(long, value_name = "CALLER")]
     caller: Option<String>,
     /// A tag of the calling instance; may be given several times
     #[arg(long = "caller-tag", value_name = "KEY=VALUE", requires = "caller")]
     caller_tags: Vec<Tag>,
-    /// How to show it; wide is the same as table
+    /// Form of the answer; wide is the same as table
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
     #[command(flatten)]
     admin: AdminArgs,
 }
 
-pub async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let envelope: Envelope<Explanation> = args.admin.admin.get(&path(&args)).await?;
     let Some(explanation) = envelope.items.first() else {
         return Err(Failure::new(format!("{} explained nothing", args.admin.admin)));
@@ -110,27 +105,12 @@ fn path(args: &Args) -> String {
 
 /// The explanation as a person reads it: what was looked at, filter by filter, and then who would be asked.
 fn told(explanation: &Explanation, colour: bool) -> String {
-    let paint = |tone: AnsiColor| {
-        if colour {
-            Style::new().fg_color(Some(tone.into()))
-        } else {
-            Style::new()
-        }
-    };
-    let (good, faint) = (paint(AnsiColor::Green), paint(AnsiColor::BrightBlack));
+    let (good, faint) = (
+        paint(colour, AnsiColor::Green),
+        paint(colour, AnsiColor::BrightBlack),
+    );
     let mut text = format!("{} from zone {}\n", explanation.target, explanation.from);
-    if let Some(permission) = &explanation.permission {
-        let (mark, may, style) = match permission.verdict {
-            PermissionVerdict::Permitted => ("√", "may call", good),
-            PermissionVerdict::DryRun => ("‼", "would be refused (dry run)", Style::new()),
-            PermissionVerdict::Forbidden => ("×", "may not call", paint(AnsiColor::Red)),
-        };
-        let (caller, reason) = (&permission.caller, &permission.reason);
-        let _ = writeln!(
-            text,
-            "\npermission\n  {style}{mark} {caller} {may}: {reason}{style:#}"
-        );
-    }
+    permission(&mut text, explanation, colour);
     let mut filter = None;
     let width = explanation
         .steps
@@ -181,12 +161,50 @@ fn told(explanation: &Explanation, colour: bool) -> String {
     text
 }
 
+fn paint(colour: bool, tone: AnsiColor) -> Style {
+    match colour {
+        true => Style::new().fg_color(Some(tone.into())),
+        false => Style::new(),
+    }
+}
+
+/// Tells whether the caller that was asked about may call, or who may.
+fn permission(text: &mut String, explanation: &Explanation, colour: bool) {
+    let good = paint(colour, AnsiColor::Green);
+    if let Some(permission) = &explanation.permission {
+        let (mark, may, style) = match permission.verdict {
+            PermissionVerdict::Permitted => ("√", "may call", good),
+            PermissionVerdict::DryRun => ("‼", "would be refused (dry run)", Style::new()),
+            PermissionVerdict::Forbidden => ("×", "may not call", paint(colour, AnsiColor::Red)),
+        };
+        let (caller, reason) = (&permission.caller, &permission.reason);
+        // Writing to a string cannot fail, here and below.
+        let _ = writeln!(
+            text,
+            "\npermission\n  {style}{mark} {caller} {may}: {reason}{style:#}"
+        );
+    }
+    if let Some(callers) = &explanation.callers {
+        let (mark, who, style) = match callers.verdict {
+            CallersVerdict::Everyone => ("√", "everyone may call", good),
+            CallersVerdict::Some => ("‼", "not everyone may call (--caller tells of one)", Style::new()),
+            CallersVerdict::DryRun => ("‼", "everyone may call, in a dry run of", Style::new()),
+            CallersVerdict::Nobody => ("×", "nobody may call", paint(colour, AnsiColor::Red)),
+        };
+        let _ = writeln!(
+            text,
+            "\npermission\n  {style}{mark} {who}: {}{style:#}",
+            callers.reason
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use causeway_zone_sync::name::Tags;
+    use causeway_federation::name::Tags;
 
     use super::*;
-    use crate::admin::{Candidate, PermissionView, Step};
+    use causeway_api::admin::{Candidate, PermissionView, Step};
 
     fn step(filter: &str, subject: &str, verdict: Verdict, reason: &str) -> Step {
         Step {
@@ -220,6 +238,7 @@ mod tests {
             }],
             outcome: "tier 2".to_owned(),
             permission: None,
+            callers: None,
         };
         insta::assert_snapshot!(told(&explanation, false), @r"
 orders from zone east
@@ -248,6 +267,7 @@ Would be asked, in this order:
             candidates: vec![],
             outcome: "no zone can serve it now".to_owned(),
             permission: None,
+            callers: None,
         };
         assert!(told(&explanation, false).ends_with("Nobody is asked: no zone can serve it now.\n"));
     }
@@ -267,6 +287,7 @@ Would be asked, in this order:
                     rule: "services.orders.deny[0]".to_owned(),
                     reason: "services.orders.deny[0] denies `*@west`".to_owned(),
                 }),
+                callers: None,
             };
             (told(&explanation, false), exit(&explanation))
         };

@@ -1,4 +1,4 @@
-//! How a command ends: its exit code, and an error as `error:` and `hint:` lines.
+//! End of a command: its exit code, and an error as `error:` and `hint:` lines.
 
 use std::{error::Error, io, process::ExitCode};
 
@@ -17,6 +17,8 @@ pub enum Exit {
     BadInput,
     /// The command worked and found something that somebody should look at.
     IssuesFound,
+    /// A signal ended it where the system would not have (128 and its number, as shells have it).
+    Signalled(u8),
 }
 
 impl Exit {
@@ -28,6 +30,7 @@ impl Exit {
             Self::Usage => 64,
             Self::BadInput => 65,
             Self::IssuesFound => 79,
+            Self::Signalled(number) => 128 + number,
         }
     }
 }
@@ -38,7 +41,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command could not do its work.
+/// Reason why a command could not do its work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     exit: Exit,
@@ -48,6 +51,8 @@ pub struct Failure {
     /// Many lines, shown before the error itself.
     details: Option<String>,
     silent: bool,
+    passing: bool,
+    not_found: bool,
 }
 
 impl Failure {
@@ -61,6 +66,8 @@ impl Failure {
             hint: None,
             details: None,
             silent: false,
+            passing: false,
+            not_found: false,
         }
     }
 
@@ -82,11 +89,35 @@ impl Failure {
         self
     }
 
-    /// What a gateway said beside the error itself; `details` are many lines, shown before it.
+    /// Adds what a gateway said beside the error itself; `details` are many lines, shown before it.
     #[must_use]
     pub fn told(mut self, hint: Option<String>, details: Option<String>) -> Self {
         (self.hint, self.details) = (hint, details);
         self
+    }
+
+    /// It may be gone by itself after a while: nobody answered, or could not for now.
+    #[must_use]
+    pub fn passing(mut self) -> Self {
+        self.passing = true;
+        self
+    }
+
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.passing
+    }
+
+    /// Says that what was asked for is not there.
+    #[must_use]
+    pub fn not_found(mut self) -> Self {
+        self.not_found = true;
+        self
+    }
+
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.not_found
     }
 
     /// Adds `error` and the chain of its sources.
@@ -119,7 +150,7 @@ impl Failure {
             text.push_str(&format!("{cyan}hint:{cyan:#} {hint}\n"));
         }
         // Nowhere is left to report that standard error is gone.
-        let _ = io::Write::write_all(&mut anstream::stderr(), text.as_bytes());
+        crate::output::tell(&text);
         self.exit
     }
 }

@@ -1,40 +1,43 @@
 //! `causeway gateway`: runs one zone's gateway until it is told to stop.
 
 use std::{
-    io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use causeway_zone_sync::{name::ZoneName, replica::Ages, topology::Style};
+use causeway_api::{
+    admin::{AdminAddress, AdminConfig},
+    credentials::Gate,
+    registration::{RegistrationAddress, RegistrationConfig},
+};
+use causeway_control::{TopologySource, trust::Trusted};
+use causeway_dns::DnsConfig;
+use causeway_federation::name::ZoneName;
+use causeway_host::files::make_private_folder;
+use causeway_host::{descriptors, tasks::Tasks};
+use causeway_identity::LiveIdentity;
+use causeway_instances::attach::ServerAddress;
+use causeway_proxy::egress::Outlive;
+use causeway_telemetry::{AccessLog, LineWriter};
+use causeway_tunnel::{Congestion, TunnelConfig};
+use causeway_zone_sync::replica::Ages;
 use clap::{ArgGroup, ValueEnum};
 use ipnet::IpNet;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Exit, Failure,
     api_args::ApiArgs,
     identity_source::{IdentitySource, WorkloadApiArgs},
-    ruling::Ruling,
-    signals::Signals,
+    limits::{half_closed_limit, keepalive, outlive, stall_limit, tunnel_idle_timeout},
+    log_args::LogArgs,
+    ruling,
+    signals::{self, Signals},
 };
-use crate::{
-    admin::{AdminAddress, AdminConfig},
-    attach::ServerAddress,
-    credentials::Gate,
-    dns::DnsConfig,
-    gateway::{Gateway, GatewayConfig, StartError, make_private_folder},
-    identity::LiveIdentity,
-    registration::{RegistrationAddress, RegistrationConfig},
-    telemetry::{
-        AccessLog, LineWriter, Metrics,
-        log::{self, LogFormat},
-    },
-    trust::Trusted,
-    tunnel::{Congestion, TunnelConfig},
+use crate::gateway::{
+    CertificateRenewal, Gateway, GatewayConfig, GatewayMetrics, Registry, ServerProof, StartError, Storage,
+    TrustAnchors,
 };
 
 const AFTER_HELP: &str = "\
@@ -52,10 +55,15 @@ Examples:
 With --topology the file rules this gateway. With --initial-topology it is only where the gateway starts from: of
 everything that was ever applied anywhere (`causeway apply`) the highest generation rules, over restarts too.
 
-Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the topology file again.";
+Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the topology file again, if one\nrules, and never ends the gateway.";
 
-/// Where registrations are taken over gRPC unless something else is said.
+/// Address at which registrations are taken over gRPC unless something else is said.
 const DEFAULT_REGISTRY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7820);
+/// Name of the socket beside it in the data folder.
+const REGISTRY_SOCKET: &str = "registry.sock";
+/// Advice where something in the data folder cannot be opened.
+pub(super) const DATA_HINT: &str =
+    "is there room on the disk of --data, and does no other gateway use the same folder?";
 
 /// Run one zone's gateway: tunnels, ingress, egress, mesh DNS, zone sync and the admin API
 #[derive(Debug, clap::Args)]
@@ -63,7 +71,7 @@ const DEFAULT_REGISTRY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
     after_help = AFTER_HELP,
     group(ArgGroup::new("identity source").required(true).args(["identity", "spiffe_endpoint_socket"]))
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// The zone to serve; must be the one that the certificate names
     #[arg(long, env = "CAUSEWAY_ZONE")]
     zone: ZoneName,
@@ -99,12 +107,12 @@ pub struct Args {
     /// Attach to zone-sync processes on other hosts that have no identity, in the clear and whoever they are
     #[arg(long, env = "CAUSEWAY_ZONE_SYNC_INSECURE")]
     zone_sync_insecure: bool,
-    /// UDP address to accept tunnels on
+    /// UDP address to accept tunnels on; `[::]` is every address of this host, IPv4 and IPv6
     #[arg(
         long,
         value_name = "ADDR",
         env = "CAUSEWAY_LISTEN",
-        default_value = "0.0.0.0:7800"
+        default_value = "[::]:7800"
     )]
     listen: SocketAddr,
     /// Takes clients that show a certificate, over TLS, and carries them to the service whose mesh name they send as server
@@ -116,8 +124,19 @@ pub struct Args {
         value_delimiter = ','
     )]
     tls_listen: Vec<SocketAddr>,
-    /// Admin API: a loopback IP:PORT, or unix:/PATH; with --admin-tokens or --admin-allow any IP:PORT, over TLS; several are
-    /// separated by commas
+    /// Longest time that such a connection may go on after the certificate that was shown on it has ended, where its client has shown no
+    /// later one: a time, `life` for as long as that certificate was valid, or `never` to leave it open
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "CAUSEWAY_TLS_OUTLIVE",
+        default_value = "life",
+        value_parser = outlive
+    )]
+    tls_outlive: Outlive,
+    /// Admin API: a loopback IP:PORT, to read; with --admin-tokens or --admin-allow any IP:PORT, over TLS; or unix:/PATH, for
+    /// this user and root; several are separated by commas. Changes are taken over the socket [default: admin.sock in --data],
+    /// which commands find by themselves, or with a token
     #[arg(
         long,
         value_name = "ADDR,…",
@@ -126,7 +145,7 @@ pub struct Args {
         value_delimiter = ','
     )]
     admin: Vec<AdminAddress>,
-    /// Let the admin API listen where others than this host can reach it, in the clear and for anybody
+    /// Let the admin API listen where others than this host can reach it, in the clear and for anybody, changes included
     #[arg(long, env = "CAUSEWAY_ADMIN_INSECURE")]
     admin_insecure: bool,
     #[command(flatten)]
@@ -134,8 +153,8 @@ pub struct Args {
     /// Folder whose *.yaml files hold instances of this zone, as the topology writes them; followed at once
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_INSTANCES")]
     instances: Option<PathBuf>,
-    /// Registration over gRPC: a loopback IP:PORT, or off; any IP:PORT as with --admin [default: 127.0.0.1:7820; with --zone-sync off, as the
-    /// zone-sync takes registrations]
+    /// Registration over gRPC: a loopback IP:PORT, or off; any IP:PORT as with --admin; and beside it on registry.sock in --data
+    /// [default: 127.0.0.1:7820; with --zone-sync off, as the zone-sync takes registrations]
     #[arg(long, value_name = "ADDR", env = "CAUSEWAY_REGISTRY")]
     registry: Option<RegistrationAddress>,
     /// Let registration listen where others than this host can reach it, in the clear and for anybody
@@ -169,37 +188,38 @@ pub struct Args {
     /// Data threads [default: one per core]
     #[arg(long, value_name = "N", env = "CAUSEWAY_THREADS")]
     threads: Option<std::num::NonZeroUsize>,
-    /// Congestion control of what this gateway sends; bbr does not collapse on long paths with loss
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "CAUSEWAY_CONGESTION",
-        default_value = "cubic"
-    )]
+    /// Congestion control of what this gateway sends: bbr follows what a path delivers; cubic slows down at each loss, and
+    /// collapses on a long path that loses packets by itself
+    #[arg(long, value_name = "NAME", env = "CAUSEWAY_CONGESTION", default_value = "bbr")]
     congestion: CongestionName,
     /// One line per finished connection on standard output
     #[arg(long, value_name = "FORM", env = "CAUSEWAY_ACCESS_LOG", default_value = "off")]
     access_log: AccessLogForm,
-    /// How long what another zone says is taken for fresh after it was last heard
+    /// Time after which what another zone said last is not fresh any more
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_FRESH_FOR", default_value = "5s", value_parser = humantime::parse_duration)]
     fresh_for: Duration,
-    /// How long after it was last heard what another zone says is not used at all any more
+    /// Time after which what another zone said last is not used at all any more
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_WITHDRAWN_AFTER", default_value = "5m", value_parser = humantime::parse_duration)]
     withdrawn_after: Duration,
-    /// How long connections may take to finish after SIGTERM
+    /// Time that connections to a gateway of which nothing is heard may wait for it to come back; they are reset then. New
+    /// ones go elsewhere after 1.25 s, whatever this says
+    #[arg(long, value_name = "TIME", env = "CAUSEWAY_TUNNEL_IDLE_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
+    tunnel_idle_timeout: Duration,
+    /// Time that a connection between zones may hold bytes of which its client or instance takes none; it is reset then
+    #[arg(long, value_name = "TIME", env = "CAUSEWAY_STALL_TIMEOUT", default_value = "5m", value_parser = humantime::parse_duration)]
+    stall_timeout: Duration,
+    /// Time that a connection of which one side has finished may go on without a byte; it is reset then. 0s: for ever
+    #[arg(long, value_name = "TIME", env = "CAUSEWAY_HALF_CLOSED_TIMEOUT", default_value = "1h", value_parser = humantime::parse_duration)]
+    half_closed_timeout: Duration,
+    /// After how long a silence the hosts of clients and instances are probed, four times within as long again; one that
+    /// does not answer has its connections ended. 0s: never
+    #[arg(long, value_name = "TIME", env = "CAUSEWAY_TCP_KEEPALIVE", default_value = "60s", value_parser = humantime::parse_duration)]
+    tcp_keepalive: Duration,
+    /// Time that connections may take to finish after SIGTERM
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_DRAIN", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
-    /// Form of the log on standard error
-    #[arg(
-        long,
-        value_name = "FORM",
-        env = "CAUSEWAY_LOG_FORMAT",
-        default_value = "text"
-    )]
-    log_format: LogFormat,
-    /// What to log: a level, or levels by module such as info,causeway::tunnel=debug
-    #[arg(long, value_name = "FILTER", env = "CAUSEWAY_LOG", default_value = "info")]
-    log_level: String,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -216,22 +236,21 @@ enum AccessLogForm {
 }
 
 /// Runs until a signal ends it.
-pub fn run(args: Args) -> Result<Exit, Failure> {
-    log::start(args.log_format, &args.log_level)
-        .map_err(|error| Failure::usage("cannot start the log").because(&error))?;
-    raise_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("control")
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| Failure::new("cannot start the async runtime").because(&error))?;
-    runtime.block_on(serve(args))
+pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).thread_name("control");
+    signals::serve(&mut runtime, |signals| serve(args, signals))
 }
 
-async fn serve(args: Args) -> Result<Exit, Failure> {
-    // From here on a signal ends the gateway in good order, however far it has come.
-    let mut signals = Signals::new()?;
+/// A signal ends the gateway in good order, however far it has come.
+async fn serve(args: Args, mut signals: Signals) -> Result<Exit, Failure> {
+    let tasks = Tasks::default();
+    let _stopping = tasks.stop_when_dropped();
+    let starting = tasks.starting();
+    let _last_words = args.log.start(&tasks)?;
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "cannot raise the limit on open files");
+    }
     let folder = args.identity.as_deref();
     let source = IdentitySource::open(folder, &args.workload_api, &args.zone, &mut signals).await?;
     let Some(source) = source else {
@@ -248,36 +267,57 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         ))
         .hint("issue a certificate for this zone, or correct --zone"));
     }
-    let metrics = Arc::new(Metrics::default());
+    let metrics = GatewayMetrics::default();
     make_private_folder(&args.data)
         .map_err(|error| trust_unkept(&args).because(&error))
         .and_then(|()| {
             let kept = held.keep_trust_in(&args.data, SystemTime::now());
             kept.map_err(|error| trust_unkept(&args).because(&error))
         })?;
-    let trusted = Trusted::new(held, metrics.clone());
-    let ruling = match Ruling::open(&args, &live, &metrics)? {
-        Ok(ruling) => ruling,
-        Err(error) => {
-            // It has its own `error:` and `hint:` lines, one for each finding.
-            anstream::stderr().write_all(error.render(Style::Colour).as_bytes())?;
-            return Ok(Exit::BadInput);
-        }
+    let trusted = Trusted::new(held, metrics.control.clone());
+    let Some(topology) = ruling::open(&args, &live, &metrics.control)? else {
+        return Ok(Exit::BadInput);
     };
     let watching = CancellationToken::new();
     let ending = watching.clone().drop_guard();
-    let gate = args.apis.gate(metrics.clone(), &watching)?;
-    let mut config = config(&args, live, &ruling, trusted, metrics.clone(), gate)?;
-    config.renewal = source.renewal();
+    let gate = args.apis.gate(metrics.api.clone(), &watching, &tasks)?;
+    let mut config = config(
+        &args,
+        live,
+        topology.clone(),
+        trusted,
+        metrics.clone(),
+        gate,
+        &tasks,
+    )?;
+    if let Some(renewal) = source.renewal() {
+        config.renewal = CertificateRenewal::FromCa(renewal);
+    }
     let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
     ending.disarm();
-    let renewing = tokio::spawn(source.watch(metrics.clone(), watching.clone()));
-    let watch = tokio::spawn(ruling.watch(metrics, watching.clone()));
+    starting.up();
+    let following = follow(source, topology, &metrics, &watching, &tasks);
     run_until_told(gateway, args.drain, signals).await;
     watching.cancel();
-    // They end by themselves; a panic in one was logged where it happened.
-    let _ = tokio::join!(watch, renewing);
+    following.wait().await;
     Ok(Exit::Done)
+}
+
+/// Follows the files that a running gateway's identity and topology come from, until `stop`.
+fn follow(
+    source: IdentitySource,
+    topology: TopologySource,
+    metrics: &GatewayMetrics,
+    stop: &CancellationToken,
+    tasks: &Tasks,
+) -> TaskTracker {
+    let following = TaskTracker::new();
+    let identity = source.watch(metrics.identity.clone(), stop.clone());
+    following.spawn(tasks.keep("source of the identity", identity));
+    let topology = ruling::watch(topology, metrics.control.clone(), stop.clone());
+    following.spawn(tasks.keep("topology file", topology));
+    following.close();
+    following
 }
 
 fn trust_unkept(args: &Args) -> Failure {
@@ -299,36 +339,39 @@ fn default_registry(args: &Args) -> RegistrationAddress {
 fn config(
     args: &Args,
     identity: LiveIdentity,
-    ruling: &Ruling,
+    topology: TopologySource,
     trust: Trusted,
-    metrics: Arc<Metrics>,
+    metrics: GatewayMetrics,
     gate: Gate,
+    tasks: &Tasks,
 ) -> Result<GatewayConfig, Failure> {
     let mut tunnel = TunnelConfig::new(args.listen, identity.clone());
     tunnel.congestion = match args.congestion {
         CongestionName::Cubic => Congestion::Cubic,
         CongestionName::Bbr => Congestion::Bbr,
     };
-    let writer =
-        || LineWriter::stdout().map_err(|error| Failure::new("cannot start the access log").because(&error));
+    tunnel.idle_timeout = tunnel_idle_timeout(args.tunnel_idle_timeout)?;
+    let writer = || {
+        LineWriter::stdout("access log", tasks)
+            .map_err(|error| Failure::new("cannot start the access log").because(&error))
+    };
     let access = match args.access_log {
         AccessLogForm::Off => AccessLog::Off,
         AccessLogForm::Text => AccessLog::Text(writer()?),
         AccessLogForm::Json => AccessLog::Json(writer()?),
     };
+    let socket = args.data.join(REGISTRY_SOCKET);
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     Ok(GatewayConfig {
         identity,
-        topology: ruling.topology(),
-        reload: ruling.reload(),
-        applied: ruling.applied(),
-        trust: Some(trust),
-        data_dir: Some(args.data.clone()),
-        zone_sync: args.zone_sync.clone(),
-        zone_sync_insecure: args.zone_sync_insecure,
-        renewal: None,
+        topology,
+        anchors: TrustAnchors::Document(trust),
+        storage: Storage::Folder(args.data.clone()),
+        registry: registry(args),
+        renewal: CertificateRenewal::Elsewhere,
         tunnel,
         tls_listen: args.tls_listen.clone(),
+        tls_outlive: args.tls_outlive,
         dns: DnsConfig {
             listen: args.dns.clone(),
             upstreams: args.dns_upstream.clone(),
@@ -340,15 +383,33 @@ fn config(
             RegistrationAddress::Off => None,
             RegistrationAddress::At(listen) => Some(RegistrationConfig {
                 listen,
+                socket: Some(std::path::absolute(&socket).unwrap_or(socket)),
                 insecure: args.registry_insecure,
             }),
         },
         gate,
         access,
         ages: ages(args)?,
+        stall_limit: stall_limit(args.stall_timeout)?,
+        half_closed_limit: half_closed_limit(args.half_closed_timeout)?,
+        keepalive: keepalive(args.tcp_keepalive)?,
         threads: args.threads.map_or_else(cores, std::num::NonZeroUsize::get),
         metrics,
+        tasks: tasks.clone(),
     })
+}
+
+fn registry(args: &Args) -> Registry {
+    if args.zone_sync.is_empty() {
+        return Registry::Embedded;
+    }
+    Registry::Shared {
+        servers: args.zone_sync.clone(),
+        proof: match args.zone_sync_insecure {
+            true => ServerProof::Nothing,
+            false => ServerProof::Certificate,
+        },
+    }
 }
 
 fn admin(listen: &AdminAddress, args: &Args) -> AdminConfig {
@@ -372,16 +433,16 @@ fn explain(error: &StartError) -> Failure {
         StartError::UnknownZone(_) => failure
             .exit(Exit::BadInput)
             .hint("add the zone to the topology, or issue a certificate for a zone that is in it"),
-        StartError::DataDir { .. } => failure.hint("--data must be a folder that this user may write"),
+        StartError::DataDir { .. } | StartError::EndpointKeys(_) => {
+            failure.hint("--data must be a folder that this user may write")
+        }
         StartError::Admin(source) => failure.hint(source.hint()),
         StartError::Registration(source) => failure.hint(source.hint()),
         StartError::Dns(_) => failure.hint("is the address this host's own and the port free? set --dns"),
         StartError::Tunnels(_) => {
             failure.hint("is the address this host's own and the UDP port free? set --listen")
         }
-        StartError::Instances(_) | StartError::Vips(_) => {
-            failure.hint("does another gateway use the same --data folder?")
-        }
+        StartError::Instances(_) | StartError::Vips(_) => failure.hint(DATA_HINT),
         StartError::Identity(_) => failure.hint("the key must be one that can sign: ECDSA, Ed25519 or RSA"),
         StartError::Threads { .. } | StartError::ZoneSync(_) => failure,
     }
@@ -396,14 +457,6 @@ async fn run_until_told(gateway: Gateway, drain: Duration, mut signals: Signals)
     }
 }
 
-/// A connection takes a file descriptor or two, and the usual soft limit is 1,024.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(?limit, %error, "cannot raise the limit on open files");
-    }
-}
+#[cfg(test)]
+#[path = "gateway_tests.rs"]
+mod tests;

@@ -5,15 +5,17 @@ use std::{
     time::Duration,
 };
 
+use causeway_api::admin::view::{
+    Envelope, ExportView, InstanceView, RecordView, ServiceView, TunnelView, ZoneView,
+};
 use clap::ValueEnum;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     AdminArgs, Exit, Failure,
-    output::{self, Format},
     tables::{self, Tabular},
 };
-use crate::admin::view::{Envelope, ExportView, InstanceView, RecordView, ServiceView, TunnelView, ZoneView};
+use crate::output::{self, Format};
 
 /// Between two looks with `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -28,17 +30,17 @@ Examples:
   causeway get catalog -o wide        how zone sync with every gateway stands
   causeway get instances -o json      for programs: versioned, fields are only ever added
   causeway get exports --admin unix:/run/causeway/east.sock
-  causeway get topology > topology.yaml       what is in force, to edit and `causeway apply`
+  causeway get topology > edited.yaml         what is in force, to edit and `causeway apply`; not onto a file in use
   causeway get topology --history             who applied what; the last ten";
 
 /// Show what a running gateway knows.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
-    /// What to show
+pub(crate) struct Args {
+    /// Kind of thing to show
     #[arg(value_enum, value_name = "WHAT")]
     what: What,
-    /// How to show it
+    /// Form of the output
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
     /// Keep showing it, whenever it changes
@@ -68,7 +70,7 @@ enum What {
     /// Tunnels to other gateways
     #[value(aliases = ["tunnel", "t"])]
     Tunnels,
-    /// What every zone tells the others of its services
+    /// Exports of every zone: what it offers the others of its services
     #[value(aliases = ["export", "e"])]
     Exports,
     /// The record of every gateway, as it is held here: versions, ages, and what was exchanged
@@ -78,7 +80,7 @@ enum What {
     Topology,
 }
 
-pub async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let mut last = None;
     loop {
         let text = show(&args).await?;
@@ -143,7 +145,7 @@ async fn topology(args: &Args) -> Result<String, Failure> {
     }
     let envelope = super::topology::in_force(admin, true).await?;
     match (args.output, envelope.items.first()) {
-        (Format::Table | Format::Wide, Some(view)) => Ok(super::topology::as_file(view)),
+        (Format::Table | Format::Wide, Some(view)) => super::topology::as_file(view, admin),
         _ => structured(&envelope, args.output),
     }
 }

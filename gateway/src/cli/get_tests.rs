@@ -1,11 +1,11 @@
-//! What `get` prints, for hand-made items.
+//! Tests of what `get` prints, for hand-made items.
 
-use causeway_zone_sync::name::Tags;
-
-use super::*;
-use crate::admin::view::{
+use causeway_api::admin::view::{
     ArmView, Count, ExchangeView, FailureView, LinkView, RefusalView, ServiceZone, TierView,
 };
+use causeway_federation::name::Tags;
+
+use super::*;
 
 fn tags(pairs: &[(&str, &str)]) -> Tags {
     pairs.iter().copied().collect()
@@ -43,6 +43,7 @@ fn exchange() -> ExchangeView {
 
 fn zones() -> Envelope<ZoneView> {
     let zone = |name: &str, state: &str, links| ZoneView {
+        last_word: None,
         name: name.to_owned(),
         own: state == "own",
         state: state.to_owned(),
@@ -51,6 +52,7 @@ fn zones() -> Envelope<ZoneView> {
         links,
     };
     let link = LinkView {
+        unanswered: 0,
         gateway: "gw1".to_owned(),
         state: "up".to_owned(),
         tunnels: 2,
@@ -112,6 +114,7 @@ fn services() -> Envelope<ServiceView> {
         callers: "web but not *@plant".to_owned(),
         health: Some("http /healthz every 2s".to_owned()),
         early: false,
+        idle_timeout: None,
     };
     envelope("services", vec![service])
 }
@@ -217,6 +220,7 @@ fn zones_as_json() {
           "gateway": "gw1",
           "state": "up",
           "tunnels": 2,
+          "unanswered": 0,
           "rtt_ms": 1.2344,
           "age": "fresh",
           "heard_seconds_ago": 0.4,
@@ -285,6 +289,7 @@ items:
   - gateway: gw1
     state: up
     tunnels: 2
+    unanswered: 0
     rtt_ms: 1.2344
     age: fresh
     heard_seconds_ago: 0.4

@@ -1,26 +1,23 @@
-//! Where the identity of `causeway gateway` and `causeway zone-sync` comes from: a folder, or the SPIFFE Workload API.
+//! Source of the identity of `causeway gateway` and `causeway zone-sync`: a folder, or the SPIFFE Workload API.
 
 use std::{path::Path, str::FromStr, sync::Arc};
 
-use causeway_zone_sync::name::ZoneName;
+use causeway_control::renewal::Renewal;
+use causeway_federation::name::ZoneName;
+#[cfg(feature = "spiffe-workload-api")]
+use causeway_identity::workload_api::WorkloadApi;
+use causeway_identity::{
+    HeldIdentity, IdentityFolder,
+    workload_api::{EndpointAddress, EndpointAddressError, STANDARD_VARIABLE},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Failure, signals::Signals};
-#[cfg(feature = "spiffe-workload-api")]
-use crate::identity::workload_api::WorkloadApi;
-use crate::{
-    identity::{
-        HeldIdentity, IdentityFolder,
-        workload_api::{EndpointAddress, EndpointAddressError, STANDARD_VARIABLE},
-    },
-    renewal::Renewal,
-    telemetry::Metrics,
-};
 
 /// The value that means what [`STANDARD_VARIABLE`] says.
 const FROM_ENVIRONMENT: &str = "env";
 
-/// Where the Workload API is, as it is given on the command line.
+/// Address of the Workload API, as it is given on the command line.
 #[derive(Debug, Clone)]
 enum Endpoint {
     At(EndpointAddress),
@@ -39,7 +36,7 @@ impl FromStr for Endpoint {
 }
 
 #[derive(Debug, clap::Args)]
-pub struct WorkloadApiArgs {
+pub(crate) struct WorkloadApiArgs {
     /// Instead of --identity, take the identity from the SPIFFE Workload API that an agent on this host, such as SPIRE's, serves at
     /// unix:///PATH; without a value, or with `env`, at what SPIFFE_ENDPOINT_SOCKET says. It is waited for, and renewed from there
     #[arg(
@@ -59,7 +56,7 @@ impl WorkloadApiArgs {
     }
 }
 
-/// Where the identity of a running process comes from.
+/// Source of the identity of a running process.
 pub(super) enum IdentitySource {
     Folder(Arc<IdentityFolder>),
     #[cfg(feature = "spiffe-workload-api")]
@@ -96,7 +93,7 @@ impl IdentitySource {
         }
     }
 
-    /// What renews it by asking the CA; `None`: an agent gives out the next one.
+    /// Returns the renewal, which asks the CA; `None`: an agent gives out the next one.
     pub(super) fn renewal(&self) -> Option<Renewal> {
         match self {
             Self::Folder(folder) => Some(Renewal::new(folder.clone())),
@@ -106,7 +103,11 @@ impl IdentitySource {
     }
 
     /// Takes up changes until `stop`.
-    pub(super) async fn watch(self, metrics: Arc<Metrics>, stop: CancellationToken) {
+    pub(super) async fn watch(
+        self,
+        metrics: Arc<causeway_identity::IdentityMetrics>,
+        stop: CancellationToken,
+    ) {
         match self {
             Self::Folder(folder) => folder.watch(metrics, stop).await,
             #[cfg(feature = "spiffe-workload-api")]

@@ -7,14 +7,13 @@ use std::{
     str::FromStr,
 };
 
-use causeway_zone_sync::name::{GatewayId, GatewayName};
+use causeway_authority::join::{self, AskError, CaAddress, JoinToken};
+use causeway_control::renewal::Settings;
+use causeway_federation::name::{GatewayId, GatewayName};
+use causeway_identity::{CERTIFICATE_FILE, KEY_FILE, certificates, check_writable, identify};
 
-use super::{Exit, Failure, output};
-use crate::{
-    identity::{CERTIFICATE_FILE, KEY_FILE, certificates, check_writable, identify},
-    join::{self, AskError, CaAddress, JoinToken},
-    renewal::Settings,
-};
+use super::{Exit, Failure};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -30,7 +29,7 @@ const MAX_LINE_BYTES: u64 = 1024;
 /// Trade a join token for the identity of a gateway
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// TOKEN@HOST[:PORT]: the token, and where its CA is served; `-`: the same from standard input
     #[arg(value_name = "TOKEN@HOST")]
     token: Invitation,
@@ -45,7 +44,7 @@ pub struct Args {
     force: bool,
 }
 
-/// What is on the command line, as it stands there. It is never printed: it holds a secret.
+/// Invitation as it stands on the command line. It is never printed: it holds a secret.
 #[derive(Clone)]
 struct Invitation(String);
 
@@ -58,7 +57,7 @@ impl fmt::Debug for Invitation {
 impl FromStr for Invitation {
     type Err = std::convert::Infallible;
 
-    /// What cannot be read is told later: clap would repeat it.
+    /// Takes any text. One that cannot be read is told later: clap would repeat it.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(Self(text.to_owned()))
     }
@@ -91,7 +90,7 @@ impl Invitation {
     }
 }
 
-pub async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let (token, address) = args.token.read()?;
     let id = GatewayId::new(token.zone.clone(), args.gateway.clone());
     if !args.force {

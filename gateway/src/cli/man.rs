@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap_mangen::Man;
 
-use super::{Exit, Failure, output};
+use super::{Exit, Failure};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -14,13 +15,13 @@ Examples:
 /// Print the manual page.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// Write a page for every command into this folder instead
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-pub fn run(args: &Args, command: &clap::Command) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &Args, command: &clap::Command) -> Result<Exit, Failure> {
     if let Some(folder) = &args.out {
         let cannot = format!("cannot write manual pages into {}", folder.display());
         clap_mangen::generate_to(command.clone(), folder).map_err(|error| {

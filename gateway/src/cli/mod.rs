@@ -21,14 +21,19 @@ mod gateway;
 mod get;
 mod identity_source;
 mod join;
+mod keep;
+mod known_zones;
+mod limits;
+mod local_socket;
+mod log_args;
 mod man;
-pub(crate) mod output;
 mod passphrase;
 mod register;
 mod register_list;
 mod revoke;
 mod rollback;
 mod rotate;
+pub(crate) mod rotation;
 mod ruling;
 mod schema;
 mod secure;
@@ -144,7 +149,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
 fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new("cannot start the async runtime").because(&error))?;
-    runtime.block_on(command)
+    runtime.block_on(signals::unless_ended(command))
 }
 
 #[cfg(test)]

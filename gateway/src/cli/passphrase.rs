@@ -1,10 +1,11 @@
-//! Where commands get the passphrase of a CA from: a file, or the environment. Never an argument, which everybody on the
+//! Sources of the passphrase of a CA for commands: a file, or the environment. Never an argument, which everybody on the
 //! host can read.
 
 use std::{fs, path::PathBuf};
 
+use causeway_identity::ca::key::Passphrase;
+
 use super::{Exit, Failure};
-use crate::identity::ca::key::Passphrase;
 
 /// Holds the passphrase itself.
 const VARIABLE: &str = "CAUSEWAY_CA_PASSPHRASE";
@@ -20,7 +21,7 @@ pub(super) struct PassphraseArgs {
 
 impl PassphraseArgs {
     /// `None`: there is none.
-    pub fn read(&self) -> Result<Option<Passphrase>, Failure> {
+    pub(crate) fn read(&self) -> Result<Option<Passphrase>, Failure> {
         let Some(path) = &self.passphrase_file else {
             return Ok(std::env::var(VARIABLE).ok().as_deref().and_then(Passphrase::new));
         };

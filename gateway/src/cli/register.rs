@@ -2,19 +2,20 @@
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use causeway_zone_sync::name::ServiceName;
+use causeway_api::admin::{InstanceBody, ListedKey, RegisteredView, view::Envelope};
+use causeway_federation::name::ServiceName;
 
 use super::{
     AdminArgs, Exit, Failure,
     client::{Endpoint, escape},
-    output, register_list,
+    keep, register_list,
     signals::Signals,
 };
-use crate::admin::{InstanceBody, ListedKey, RegisteredView, view::Envelope};
+use crate::output;
 
 /// Time to live of `--keep` when none is given.
 pub(super) const KEEP_TIME_TO_LIVE: Duration = Duration::from_secs(30);
-/// How often a lease is renewed within its time to live: two renewals may be lost.
+/// Number of renewals of a lease within its time to live: two may be lost.
 pub(super) const RENEWALS_PER_LIFE: u32 = 3;
 
 const REGISTER_HELP: &str = "\
@@ -38,14 +39,14 @@ Examples:
 /// Put an instance into the zone's registry.
 #[derive(Debug, clap::Args)]
 #[command(after_help = REGISTER_HELP)]
-pub struct RegisterArgs {
+pub(crate) struct RegisterArgs {
     #[arg(value_name = "SERVICE", required_unless_present = "file")]
     service: Option<ServiceName>,
     /// A YAML or JSON list of instances instead of one; - is standard input
     #[arg(short, long, value_name = "FILE",
         conflicts_with_all = ["service", "address", "id", "tags", "weight", "capacity", "ttl"])]
     file: Option<PathBuf>,
-    /// Where the instance listens
+    /// Address that the instance listens on
     #[arg(long, value_name = "IP:PORT", required_unless_present = "file")]
     address: Option<SocketAddr>,
     /// Unique within the service and zone [default: the address]
@@ -60,7 +61,7 @@ pub struct RegisterArgs {
     /// Connections or requests a second that it can take
     #[arg(long, value_name = "PER_SECOND")]
     capacity: Option<u64>,
-    /// How long it lives without being renewed, such as 30s [default: for ever; with --keep 30s]
+    /// Time that it lives without being renewed, such as 30s [default: for ever; with --keep 30s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     ttl: Option<Duration>,
     /// Stay in the foreground, renew, and deregister at the end
@@ -73,11 +74,11 @@ pub struct RegisterArgs {
 /// Take an instance out of the zone's registry.
 #[derive(Debug, clap::Args)]
 #[command(after_help = DEREGISTER_HELP)]
-pub struct DeregisterArgs {
+pub(crate) struct DeregisterArgs {
     #[arg(value_name = "SERVICE")]
     service: ServiceName,
     /// The id it was registered with; its address if none was given; may be given several times
-    #[arg(long = "id", value_name = "ID", required = true)]
+    #[arg(long = "id", visible_alias = "address", value_name = "ID", required = true)]
     ids: Vec<String>,
     #[command(flatten)]
     admin: AdminArgs,
@@ -85,7 +86,7 @@ pub struct DeregisterArgs {
 
 /// `key=value` on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tag(pub String, pub String);
+pub(crate) struct Tag(pub String, pub String);
 
 impl FromStr for Tag {
     type Err = String;
@@ -98,7 +99,7 @@ impl FromStr for Tag {
     }
 }
 
-pub async fn register(args: RegisterArgs) -> Result<Exit, Failure> {
+pub(crate) async fn register(args: RegisterArgs) -> Result<Exit, Failure> {
     if let Some(file) = &args.file {
         return register_list::register(&args.admin.admin, file, args.keep).await;
     }
@@ -121,13 +122,24 @@ pub async fn register(args: RegisterArgs) -> Result<Exit, Failure> {
         capacity_per_second: args.capacity,
         ttl: ttl.map(|ttl| humantime::format_duration(ttl).to_string()),
     };
-    let answer: Envelope<RegisteredView> = args.admin.admin.put(&path, &body).await?;
-    answer.items.iter().for_each(remark);
-    output::print(&format!("registered {service} {id}\n"))?;
-    if args.keep {
-        keep(&args.admin.admin, &path, &body, ttl.unwrap_or(KEEP_TIME_TO_LIVE)).await?;
-        output::print(&format!("deregistered {service} {id}\n"))?;
+    let admin = &args.admin.admin;
+    let registered = |answer: &Envelope<RegisteredView>| {
+        answer.items.iter().for_each(remark);
+        output::print(&format!("registered {service} {id}\n"))
+    };
+    if !args.keep {
+        registered(&admin.put(&path, &body).await?)?;
+        return Ok(Exit::Done);
     }
+    let mut signals = Signals::new()?;
+    let Some(answer) = keep::first(&mut signals, async || admin.put(&path, &body).await).await? else {
+        // Told to end before it was registered.
+        return Ok(Exit::Done);
+    };
+    registered(&answer)?;
+    let ttl = ttl.unwrap_or(KEEP_TIME_TO_LIVE);
+    keep_one(&mut signals, (admin, &path), &body, ttl / RENEWALS_PER_LIFE).await?;
+    output::print(&format!("deregistered {service} {id}\n"))?;
     Ok(Exit::Done)
 }
 
@@ -140,7 +152,7 @@ fn remark(registered: &RegisteredView) {
         .for_each(note);
 }
 
-/// What an owner of an instance should know of a standing or a durability.
+/// Says what an owner of an instance should know of a standing or a durability.
 pub(super) fn remark_on(word: &str) -> Option<&'static str> {
     match word {
         "undeclared" => Some("the topology does not declare this service: no traffic until it does"),
@@ -156,7 +168,7 @@ pub(super) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "note: {text}");
 }
 
-pub async fn deregister(args: DeregisterArgs) -> Result<Exit, Failure> {
+pub(crate) async fn deregister(args: DeregisterArgs) -> Result<Exit, Failure> {
     if let [id] = args.ids.as_slice() {
         args.admin.admin.delete(&path(&args.service, id)).await?;
         output::print(&format!("deregistered {} {id}\n", args.service))?;
@@ -175,30 +187,26 @@ fn path(service: &ServiceName, id: &str) -> String {
 
 /// Renews until a signal comes, then deregisters. A gateway that restarts or is away for a while gets the instance
 /// again as soon as it answers: the instance outlives its gateway.
-async fn keep(admin: &Endpoint, path: &str, body: &InstanceBody, ttl: Duration) -> Result<(), Failure> {
-    let mut signals = Signals::new()?;
-    let mut due = tokio::time::interval(ttl / RENEWALS_PER_LIFE);
-    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn keep_one(
+    signals: &mut Signals,
+    (admin, path): (&Endpoint, &str),
+    body: &InstanceBody,
+    every: Duration,
+) -> Result<(), Failure> {
     let mut lost = false;
-    due.tick().await;
-    loop {
-        tokio::select! {
-            () = signals.next() => break,
-            _ = due.tick() => {}
-        }
+    let renew = async || {
         let done = if lost {
             let answer: Result<Envelope<RegisteredView>, _> = admin.put(path, body).await;
             answer.map(drop)
         } else {
             admin.post(&format!("{path}/renew")).await
         };
-        if let Err(failure) = &done {
-            // Said, and tried again at the next turn, as a registration this time.
-            let _ = failure.report();
-        }
+        // It is registered anew at the next turn.
         lost = done.is_err();
-    }
-    admin.delete(path).await
+        done
+    };
+    keep::until_told(signals, every, renew).await;
+    keep::farewell(signals, admin.delete(path)).await
 }
 
 #[cfg(test)]

@@ -7,16 +7,17 @@ use std::{
     time::Duration,
 };
 
+use causeway_api::admin::{ListedInstance, ListedKey, OutcomeView, view::Envelope};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Exit, Failure,
     client::Endpoint,
-    output,
+    keep,
     register::{KEEP_TIME_TO_LIVE, RENEWALS_PER_LIFE, note},
     signals::Signals,
 };
-use crate::admin::{ListedInstance, ListedKey, OutcomeView, view::Envelope};
+use crate::output;
 
 /// Elements of one request, so that none takes long.
 const PART: usize = 1_000;
@@ -25,17 +26,25 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Refusals that are printed; the rest is counted.
 const MAX_REFUSALS_SHOWN: usize = 20;
 
-pub(super) async fn register(admin: &Endpoint, file: &Path, keep: bool) -> Result<Exit, Failure> {
+pub(super) async fn register(admin: &Endpoint, file: &Path, kept: bool) -> Result<Exit, Failure> {
     let mut list = read(file)?;
-    if keep {
+    if kept {
         for instance in &mut list {
             let ttl = || humantime::format_duration(KEEP_TIME_TO_LIVE).to_string();
             instance.ttl.get_or_insert_with(ttl);
         }
     }
     let every = renew_every(&list)?;
-    let signals = keep.then(Signals::new).transpose()?;
-    let outcomes: Vec<OutcomeView> = send(admin, "/v1/instances", &list).await?;
+    let mut signals = kept.then(Signals::new).transpose()?;
+    let send_all = async || send::<OutcomeView>(admin, "/v1/instances", &list).await;
+    let outcomes = match &mut signals {
+        Some(signals) => keep::first(signals, send_all).await?,
+        None => Some(send_all().await?),
+    };
+    let Some(outcomes) = outcomes else {
+        // Told to end before they were registered.
+        return Ok(Exit::Done);
+    };
     remark(&outcomes);
     let refused = tell_refusals(&outcomes);
     output::print(&format!("registered {}\n", counted(list.len() - refused)))?;
@@ -88,22 +97,13 @@ async fn keep_all(
     mut signals: Signals,
 ) -> Result<(), Failure> {
     let keys: Vec<ListedKey> = list.iter().map(ListedInstance::key).collect();
-    let mut due = tokio::time::interval(every);
-    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    due.tick().await;
-    loop {
-        tokio::select! {
-            () = signals.next() => break,
-            _ = due.tick() => {}
-        }
-        if let Err(failure) = renew(admin, list, &keys).await {
-            // Said, and tried again at the next turn.
-            let _ = failure.report();
-        }
-    }
-    let outcomes: Vec<OutcomeView> = send(admin, "/v1/instances/deregister", &keys).await?;
-    tell_refusals(&outcomes);
-    Ok(())
+    keep::until_told(&mut signals, every, async || renew(admin, list, &keys).await).await;
+    let taking_out = async {
+        let outcomes: Vec<OutcomeView> = send(admin, "/v1/instances/deregister", &keys).await?;
+        tell_refusals(&outcomes);
+        Ok(())
+    };
+    keep::farewell(&mut signals, taking_out).await
 }
 
 async fn renew(admin: &Endpoint, list: &[ListedInstance], keys: &[ListedKey]) -> Result<(), Failure> {

@@ -6,27 +6,26 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use causeway_zone_sync::name::ZoneName;
+use causeway_federation::name::ZoneName;
+use causeway_identity::{
+    Serial,
+    ca::{
+        CaError, issued,
+        revoked::{Revocation, Revoked, Subject},
+    },
+};
 
 use super::{
-    AdminArgs, Exit, Failure, output,
+    AdminArgs, Exit, Failure, known_zones,
     passphrase::PassphraseArgs,
     rotate::{self, folder_failure},
     spread::{Federation, Waited, note_topology, say},
 };
-use crate::{
-    identity::{
-        Serial,
-        ca::{
-            CaError, issued,
-            revoked::{Revocation, Revoked, Subject},
-        },
-    },
-    rotation::{
-        Goal, Lack,
-        folder::{CaFolder, FolderError},
-    },
+use crate::cli::rotation::{
+    Goal, Lack,
+    folder::{CaFolder, FolderError},
 };
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -35,17 +34,22 @@ Examples:
   causeway revoke serial 5f3a9c --ca /var/lib/causeway-ca
   causeway revoke gateway west/gw1 --readmit --ca /var/lib/causeway-ca    let it have new certificates again
 
-Any gateway takes the news, and the others get it from there within a second. What is revoked loses its tunnels and streams,
-and is refused from then on; a zone or gateway by its name is issued nothing any more, until it is let in again.
-Running it again changes nothing and waits for those that were away.
+Any gateway takes the news, and the others get it from there within a second. What is revoked loses its tunnels, streams and every
+other connection, and is refused from then on. A zone or gateway is revoked by its name: whatever certificates it has, and it is
+issued none any more, until it is let in again; those that it had before stay revoked. Of a serial number all certificates go with
+it that came of it by renewals. Running it again changes nothing and waits for those that were away.
 
 Exit codes: 0 every zone that is reachable has it; 1 failed; 79 a reachable zone does not have it yet.";
+
+/// Most looks at how many connections were ended, and the pause before each.
+const LOOKS_AT_CLOSED: usize = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(400);
 
 /// Revoke the certificates of a zone or gateway, or one certificate, everywhere and at once
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
-    /// What to revoke
+pub(crate) struct Args {
+    /// Zone, gateway or certificate to revoke
     #[arg(value_enum, value_name = "WHAT")]
     what: What,
     /// The zone, the gateway as ZONE/NAME, or the serial number in hexadecimal digits
@@ -60,7 +64,7 @@ pub struct Args {
     /// Go on although gateways trust roots that are not this CA's: they are then trusted no more
     #[arg(long)]
     only_this_ca: bool,
-    /// How long to wait for zones that are reachable
+    /// Time to wait for zones that are reachable
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     wait: Duration,
     #[command(flatten)]
@@ -79,20 +83,26 @@ enum What {
     Serial,
 }
 
-pub async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let subject = subject(&args)?;
+    args.admin.admin.check_credentials()?;
     let folder = CaFolder::lock(&args.ca, args.passphrase.read()?);
     let folder = folder.map_err(|error| folder_failure("cannot use the CA", &error))?;
     // A wrong passphrase is noticed before anything is written.
     folder
         .ca()
         .map_err(|error| folder_failure("cannot use the CA", &error))?;
-    if args.readmit {
-        return readmit(&folder, &subject);
-    }
-    let revoked = record(&folder, &subject)?;
-    output::print(&revoked)?;
-    spread(&args, &folder, &subject).await
+    let written = match args.readmit {
+        true => readmit(&folder, &subject).await?,
+        false => {
+            if let Subject::Zone(name) | Subject::Gateway(name) = &subject {
+                let zone = name.split_once('/').map_or(name.as_str(), |(zone, _)| zone);
+                known_zones::note_if_new(folder.path(), zone);
+            }
+            record(&folder, &subject)?
+        }
+    };
+    spread(&args, &folder, &subject, &written).await
 }
 
 fn subject(args: &Args) -> Result<Subject, Failure> {
@@ -104,7 +114,7 @@ fn subject(args: &Args) -> Result<Subject, Failure> {
         What::Gateway => {
             let parts = name.split_once('/');
             let good = parts.filter(|(zone, gateway)| {
-                ZoneName::new(zone).is_ok() && causeway_zone_sync::name::GatewayName::new(gateway).is_ok()
+                ZoneName::new(zone).is_ok() && causeway_federation::name::GatewayName::new(gateway).is_ok()
             });
             good.map(|_| Subject::Gateway(name.clone())).ok_or_else(|| {
                 Failure::usage(format!("`{name}` is no gateway")).hint("give it as ZONE/NAME: west/gw1")
@@ -123,53 +133,82 @@ fn record(folder: &CaFolder, subject: &Subject) -> Result<String, Failure> {
     let failed = || Failure::new("cannot write down what is revoked");
     let now = SystemTime::now();
     let mut revoked = Revoked::read(folder.path()).map_err(|error| failed().because(&error))?;
-    let mut added = BTreeSet::new();
-    // The name first, and then once more what was issued until the CA saw that.
+    let mut ends = 0;
+    // Of a serial number once more, for what came of it until the CA saw that.
     for _ in 0..2 {
         let issued = issued::read(folder.path()).map_err(|error| failed().because(&error))?;
-        if let Some(revocation) = revoked.revocation(subject, &issued.issued, now) {
-            added.extend(revocation.serials.iter().cloned());
+        if let Some((revocation, count)) = revoked.revocation(subject, &issued.issued, now) {
+            ends += count;
             revoked.0.push(revocation);
             revoked
                 .write(folder.path())
                 .map_err(|error| failed().because(&error))?;
         }
     }
-    Ok(match (added.len(), subject) {
+    let certificates = if ends == 1 { "certificate" } else { "certificates" };
+    Ok(match (ends, subject) {
         (0, Subject::Serial(_)) => format!("{subject} was revoked before\n"),
         (0, _) => format!(
-            "{subject}: no certificate that was not revoked before; nothing is issued to it any more\n"
+            "revoked {subject}: no certificate that was not revoked before; nothing is issued to it any more\n"
         ),
-        (count, Subject::Serial(_)) => format!("revoked {subject} ({count} certificate)\n"),
-        (count, _) => format!("revoked {subject}: {count} certificates; nothing is issued to it any more\n"),
+        (count, Subject::Serial(_)) => {
+            format!("revoked {subject} ({count} {certificates}, with what came of it)\n")
+        }
+        (count, _) => {
+            format!("revoked {subject}: {count} {certificates}; nothing is issued to it any more\n")
+        }
     })
 }
 
-fn readmit(folder: &CaFolder, subject: &Subject) -> Result<Exit, Failure> {
+/// Writes down that a name may have certificates again, once the second is over: those that it had begin before, and those that
+/// it gets do not. Says what that was.
+async fn readmit(folder: &CaFolder, subject: &Subject) -> Result<String, Failure> {
     let failed = || Failure::new(format!("cannot let {subject} in again"));
     if let Subject::Serial(_) = subject {
         return Err(Failure::usage("a certificate stays revoked")
             .hint("issue another one: its gateway's name is not revoked by this"));
     }
     let mut revoked = Revoked::read(folder.path()).map_err(|error| failed().because(&error))?;
-    revoked.0.push(Revocation {
-        at: SystemTime::now(),
-        subject: subject.clone(),
-        serials: Vec::new(),
-        readmitted: true,
-    });
-    revoked
-        .write(folder.path())
-        .map_err(|error| failed().because(&error))?;
-    output::print(&format!(
-        "{subject} may have certificates again; those that were revoked stay so\n"
-    ))?;
-    Ok(Exit::Done)
+    let last = revoked.0.iter().rev().find(|line| line.subject == *subject);
+    match last.map(|line| line.readmitted) {
+        None => {
+            return Err(failed()
+                .because(&std::io::Error::other("it was never revoked"))
+                .hint("what was revoked is in revoked.jsonl in the CA's folder: a zone and its gateways are let in one by one"));
+        }
+        Some(true) => {}
+        Some(false) => {
+            let at = SystemTime::now();
+            revoked.0.push(Revocation {
+                at,
+                subject: subject.clone(),
+                serials: Vec::new(),
+                readmitted: true,
+            });
+            revoked
+                .write(folder.path())
+                .map_err(|error| failed().because(&error))?;
+            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let over =
+                Duration::from_secs(1).saturating_sub(Duration::from_nanos(since.subsec_nanos().into()));
+            tokio::time::sleep(over).await;
+        }
+    }
+    Ok(format!(
+        "{subject} may have certificates again; those that it had before stay revoked\n"
+    ))
 }
 
-async fn spread(args: &Args, folder: &CaFolder, subject: &Subject) -> Result<Exit, Failure> {
+async fn spread(args: &Args, folder: &CaFolder, subject: &Subject, written: &str) -> Result<Exit, Failure> {
+    let not_spread = |_: &Failure| {
+        // Where standard error is gone, nobody is left to be told.
+        let _ = say(&format!(
+            "the CA's folder says so, and the gateways do not know yet: run this again ({})\n",
+            written.trim_end()
+        ));
+    };
     let without = match subject {
-        Subject::Zone(zone) => ZoneName::new(zone).ok().into_iter().collect(),
+        Subject::Zone(zone) if !args.readmit => ZoneName::new(zone).ok().into_iter().collect(),
         _ => BTreeSet::new(),
     };
     let federation = Federation {
@@ -177,10 +216,11 @@ async fn spread(args: &Args, folder: &CaFolder, subject: &Subject) -> Result<Exi
         without,
     };
     let view = federation.look().await.inspect_err(not_spread)?;
-    rotate::check_roots(folder, &view, args.only_this_ca)?;
+    rotate::check_roots(folder, &view, args.only_this_ca).inspect_err(not_spread)?;
     let document = folder
         .document((view.generation, &view.fingerprint), SystemTime::now())
-        .map_err(|error| folder_failure("cannot make the trust document", &error))?;
+        .map_err(|error| folder_failure("cannot make the trust document", &error))
+        .inspect_err(not_spread)?;
     federation.hand(&document).await.inspect_err(not_spread)?;
     let goal = Goal {
         document: (
@@ -190,6 +230,7 @@ async fn spread(args: &Args, folder: &CaFolder, subject: &Subject) -> Result<Exi
         issuer: None,
     };
     let begun = Instant::now();
+    output::print(written)?;
     let excused = |(zone, lack): &(String, Lack)| match (lack, subject) {
         // It does not hear of it from anybody any more.
         (Lack::Document(gateways), Subject::Gateway(name)) => gateways
@@ -201,6 +242,9 @@ async fn spread(args: &Args, folder: &CaFolder, subject: &Subject) -> Result<Exi
         begun.elapsed() >= args.wait || lacks.iter().all(excused)
     });
     let waited = waited.await?;
+    if !args.readmit {
+        output::print(&closed(&federation, &goal).await?)?;
+    }
     match subject {
         Subject::Zone(zone) => note_topology(&args.admin.admin, Some(&format!("{zone}/"))).await?,
         Subject::Gateway(gateway) => note_topology(&args.admin.admin, Some(gateway)).await?,
@@ -211,6 +255,26 @@ async fn spread(args: &Args, folder: &CaFolder, subject: &Subject) -> Result<Exi
         !left_out
     });
     report(asked.count(), &goal, waited, &excused)
+}
+
+/// Says how many connections the gateways have ended for this document, once they say the same twice: it takes them a moment.
+async fn closed(federation: &Federation<'_>, goal: &Goal) -> Result<String, Failure> {
+    let mut last = None;
+    for _ in 0..LOOKS_AT_CLOSED {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        let view = federation.look().await?;
+        let gateways = view.own_zones().flat_map(|zone| &zone.gateways);
+        let having = gateways.filter(|gateway| gateway.generation == goal.document.0);
+        let count: u64 = having.map(|gateway| gateway.ended_connections).sum();
+        if last.replace(count) == Some(count) {
+            break;
+        }
+    }
+    let count = last.unwrap_or(0);
+    let connections = if count == 1 { "connection" } else { "connections" };
+    Ok(format!(
+        "closed {count} {connections}, tunnels and the streams on them included\n"
+    ))
 }
 
 /// `total`: so many zones were to have it.
@@ -232,7 +296,7 @@ fn report(
     for (zone, lack) in &lacks {
         text.push_str(&format!("zone {zone} {lack}"));
         text.push_str(match lack {
-            Lack::Away => "; it gets the news when it is back\n",
+            Lack::Away => ": what it has open was not reached; it gets the news when it is back\n",
             _ => "\n",
         });
     }
@@ -243,16 +307,11 @@ fn report(
     })
 }
 
-fn not_spread(_: &Failure) {
-    // Where standard error is gone, nobody is left to be told.
-    let _ = say("it is revoked at the CA, and the gateways do not know yet: run this again\n");
-}
-
-/// What kept a CA's folder from being used, with what to do.
+/// Finds the CA's own error, for which [`super::ca::failure`] knows what to do, if that kept its folder from being used.
 pub(super) fn ca_error(error: &FolderError) -> Option<&CaError> {
     match error {
         FolderError::Ca(error) => Some(error),
-        FolderError::Compose(crate::identity::ca::document::ComposeError::Ca(error)) => Some(error),
+        FolderError::Compose(causeway_identity::ca::document::ComposeError::Ca(error)) => Some(error),
         _ => None,
     }
 }

@@ -1,7 +1,12 @@
 //! `causeway rollback`: applies an older topology again, as a new generation.
 
-use super::{AdminArgs, Exit, Failure, output, topology};
-use crate::admin::view::GenerationView;
+use causeway_api::admin::view::GenerationView;
+
+use super::{
+    AdminArgs, Exit, Failure,
+    topology::{self, Onto},
+};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -12,7 +17,7 @@ Examples:
 /// Apply an older topology again: its text becomes a new generation.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// The generation whose topology shall rule again [default: the one before the one in force]
     #[arg(long, value_name = "GENERATION")]
     to: Option<u64>,
@@ -23,7 +28,7 @@ pub struct Args {
     admin: AdminArgs,
 }
 
-pub async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let admin = &args.admin.admin;
     let history = topology::history(admin).await?.items;
     let (from, to) = chosen(&history, args.to)?;
@@ -31,7 +36,14 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         "from generation {from} back to the topology of generation {}:\n",
         to.generation
     );
-    let (report, exit) = topology::swap(admin, &to.text, Some(from), args.dry_run, output::colour()).await?;
+    let (report, exit) = topology::swap(
+        admin,
+        (&to.text, None),
+        Onto::Generation(from),
+        args.dry_run,
+        output::colour(),
+    )
+    .await?;
     output::print(&format!("{head}{report}"))?;
     Ok(exit)
 }

@@ -1,24 +1,27 @@
 //! `causeway ca rotate`: exchanges the root of the federation for another, step by step, while everything runs. What comes
-//! after what is decided in `crate::rotation`.
+//! after what is decided in `crate::cli::rotation`.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
-use causeway_zone_sync::name::ZoneName;
+use causeway_api::admin::view::TrustView;
+use causeway_federation::name::ZoneName;
+use causeway_identity::ca::issued::{self, Issued};
 
 use super::{
-    AdminArgs, Exit, Failure, ca, output,
+    AdminArgs, Exit, Failure, ca,
     passphrase::PassphraseArgs,
     revoke::ca_error,
     spread::{Federation, Waited, note_topology, say},
 };
-use crate::{
-    admin::view::TrustView,
-    rotation::{
-        Goal, State, Step,
-        folder::{self, CaFolder, FolderError},
-        lacking,
-    },
+use crate::cli::rotation::{
+    Goal, Lack, State, Step,
+    folder::{self, CaFolder, FolderError},
+    lacking,
 };
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -26,19 +29,24 @@ Examples:
   causeway ca rotate --ca /var/lib/causeway-ca --status           where does it stand?
   causeway ca rotate --ca /var/lib/causeway-ca --pause            stop before the next step, or where it waits
   causeway ca rotate --ca /var/lib/causeway-ca --resume
+  causeway ca rotate --ca /var/lib/causeway-ca --abandon          give it up, before anything is issued from the next CA
   causeway ca rotate --ca /var/lib/causeway-ca --without plant    do not wait for a zone; it must join anew
 
 The steps: make the next CA; have every zone trust both; issue from the next one, and wait until every gateway has a
 certificate of it (those with `renew.json` see to it by themselves, within minutes); have every zone trust the new root
-alone. It can be interrupted at any moment and begun again. Join tokens that were issued before the third step are void
+alone. Before anything is written it is asked who is there, and said how long that takes. It can be interrupted at any moment and
+begun again, and abandoned before the third step. Join tokens that were issued before the third step are void
 after it.
 
 Exit codes: 0 done, or as asked; 1 failed; 79 paused, or not done yet (--status).";
 
+/// Longest time that a gateway which renews by itself takes for a certificate of another root.
+const LONGEST_RENEWAL: Duration = Duration::from_secs(300);
+
 /// Exchange the root of the federation for a new one, without stopping anything
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// Folder of the CA, as `causeway ca init` made it
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_CA")]
     ca: PathBuf,
@@ -51,6 +59,9 @@ pub struct Args {
     /// Go on after a pause
     #[arg(long)]
     resume: bool,
+    /// Give up a rotation that has not begun to issue from the next CA: the gateways are told to trust the present root alone
+    #[arg(long, conflicts_with_all = ["status", "pause", "resume"])]
+    abandon: bool,
     /// Do not wait for this zone; it is left behind. Can be given several times
     #[arg(long, value_name = "ZONE")]
     without: Vec<ZoneName>,
@@ -63,7 +74,7 @@ pub struct Args {
     admin: AdminArgs,
 }
 
-pub async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     if args.status {
         return status(&args).await;
     }
@@ -80,12 +91,14 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     }
     let folder = CaFolder::lock(&args.ca, args.passphrase.read()?);
     let folder = folder.map_err(|error| folder_failure("cannot use the CA", &error))?;
-    let mut state = begin(&args, &folder)?;
+    if args.abandon {
+        return abandon(&args, &folder).await;
+    }
+    let mut state = begin(&args, &folder).await?;
     while state.step != Step::Done {
         if folder::is_paused(folder.path()) {
             return paused(&state);
         }
-        say(&format!("{}\n", state.step.describe()))?;
         if !carry_out(&args, &folder, &mut state).await? {
             return paused(&state);
         }
@@ -107,23 +120,103 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Where to go on, which is on disk when this returns.
-fn begin(args: &Args, folder: &CaFolder) -> Result<State, Failure> {
+/// Takes up a rotation where it stands, or begins one; the state is on disk when this returns.
+async fn begin(args: &Args, folder: &CaFolder) -> Result<State, Failure> {
     let failed = |error: FolderError| folder_failure("cannot begin the rotation", &error);
     let known = folder::read_state(folder.path()).map_err(failed)?;
     let mut state = match known.filter(|state| state.step != Step::Done) {
         Some(state) => state,
-        None => State {
-            step: Step::Preparing,
-            old: folder.ca().map_err(failed)?.hash().to_string(),
-            new: None,
-            begun_at: SystemTime::now(),
-            without: Default::default(),
-        },
+        None => {
+            let state = State {
+                step: Step::Preparing,
+                old: folder.ca().map_err(failed)?.hash().to_string(),
+                new: None,
+                begun_at: SystemTime::now(),
+                without: args.without.iter().cloned().collect(),
+            };
+            // Nothing is written while nobody answers.
+            let view = federation(args, &state).look().await?;
+            check_roots(folder, &view, args.only_this_ca)?;
+            foretell(folder, &view, &state)?;
+            state
+        }
     };
     state.without.extend(args.without.iter().cloned());
     write(folder, &state)?;
     Ok(state)
+}
+
+/// Says who is waited for, and how long that takes.
+fn foretell(folder: &CaFolder, view: &TrustView, state: &State) -> Result<(), Failure> {
+    let goal = Goal {
+        document: (0, String::new()),
+        issuer: None,
+    };
+    let away: Vec<_> = lacking(view, &goal, &state.without)
+        .into_iter()
+        .filter(|(_, lack)| *lack == Lack::Away)
+        .map(|(zone, _)| zone.to_owned())
+        .collect();
+    let record = issued::read(folder.path()).unwrap_or_default();
+    say(&foretold(
+        view.own_zones().count(),
+        &away,
+        &record.issued,
+        SystemTime::now(),
+    ))
+}
+
+/// Words on how long a rotation takes, of so many zones of which these are away.
+fn foretold(zones: usize, away: &[String], issued: &[Issued], now: SystemTime) -> String {
+    let live = issued.iter().filter(|one| one.not_after >= now);
+    let lives = live.filter_map(|one| one.not_after.duration_since(one.not_before).ok());
+    let longest = lives
+        .max()
+        .map_or(LONGEST_RENEWAL, |life| (life / 50).min(LONGEST_RENEWAL));
+    let longest = Duration::from_secs(longest.as_secs().max(1));
+    let mut text = format!(
+        "{zones} zones; gateways that renew by themselves have a certificate of the new root within {}, others need one by hand\n",
+        humantime::format_duration(longest)
+    );
+    if !away.is_empty() {
+        text.push_str(&format!(
+            "not heard, and waited for until they are back: {}; --without ZONE leaves one behind\n",
+            away.join(", ")
+        ));
+    }
+    text
+}
+
+/// Gives up a rotation while no certificate is of the new root: has every zone trust the present one alone again.
+async fn abandon(args: &Args, folder: &CaFolder) -> Result<Exit, Failure> {
+    let failed = |error: FolderError| folder_failure("cannot abandon the rotation", &error);
+    let known = folder::read_state(folder.path()).map_err(failed)?;
+    let Some(state) = known.filter(|state| state.step != Step::Done) else {
+        output::print("no rotation is under way\n")?;
+        return Ok(Exit::Done);
+    };
+    if state.step > Step::Announcing {
+        return Err(Failure::new("the rotation cannot be abandoned any more").hint(
+            "gateways may have certificates of the new root already: go on, and rotate once more if that root is not wanted",
+        ));
+    }
+    let federation = federation(args, &state);
+    // Nothing is taken back while nobody answers.
+    let view = federation.look().await?;
+    let aside = folder.abandon(&state).map_err(failed)?;
+    let document = folder
+        .document((view.generation, &view.fingerprint), SystemTime::now())
+        .map_err(failed)?;
+    federation.hand(&document).await?;
+    folder.forget_rotation().map_err(failed)?;
+    let aside = aside.map_or_else(String::new, |aside| {
+        format!("; the CA that was to come lies in {}", aside.display())
+    });
+    output::print(&format!(
+        "abandoned: generation {} of what is trusted has the present root alone, and zones take it up as they are heard{aside}\n",
+        document.edition().generation
+    ))?;
+    Ok(Exit::Done)
 }
 
 fn write(folder: &CaFolder, state: &State) -> Result<(), Failure> {
@@ -136,11 +229,16 @@ fn paused(state: &State) -> Result<Exit, Failure> {
     Ok(Exit::IssuesFound)
 }
 
+fn say_step(state: &State) -> Result<(), Failure> {
+    say(&format!("{}\n", state.step.describe()))
+}
+
 /// Does what a step asks for. Says whether it is done; if not, it was paused.
 async fn carry_out(args: &Args, folder: &CaFolder, state: &mut State) -> Result<bool, Failure> {
     let failed = |error: FolderError| folder_failure("cannot go on with the rotation", &error);
     match state.step {
         Step::Preparing => {
+            say_step(state)?;
             check_roots(folder, &federation(args, state).look().await?, args.only_this_ca)?;
             state.new = Some(folder.prepare().map_err(failed)?.to_string());
             return Ok(true);
@@ -156,6 +254,8 @@ async fn carry_out(args: &Args, folder: &CaFolder, state: &mut State) -> Result<
         .document((view.generation, &view.fingerprint), SystemTime::now())
         .map_err(failed)?;
     federation.hand(&document).await?;
+    // Only now it is true.
+    say_step(state)?;
     let edition = document.edition();
     let goal = Goal {
         document: (edition.generation, edition.fingerprint.to_string()),
@@ -183,7 +283,7 @@ pub(super) fn check_roots(folder: &CaFolder, view: &TrustView, only_this_ca: boo
         .map_err(|error| folder_failure("cannot use the CA", &error))?;
     let ours = |fingerprint: &str| {
         let mut roots = ca.roots().iter();
-        roots.any(|root| causeway_zone_sync::trust::CertificateHash::of(root).to_string() == fingerprint)
+        roots.any(|root| causeway_federation::trust::CertificateHash::of(root).to_string() == fingerprint)
     };
     match view.roots.iter().find(|root| !ours(&root.fingerprint)) {
         None => Ok(()),
@@ -246,5 +346,38 @@ pub(super) fn folder_failure(message: &str, error: &FolderError) -> Failure {
     match ca_error(error) {
         Some(source) => ca::failure(message.to_owned(), source),
         None => Failure::new(message).because(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_said_beforehand_how_long_a_rotation_takes_and_who_is_waited_for() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let issued = |life: u64| Issued {
+            serial: "0a".to_owned(),
+            id: "spiffe://acme.internal/zone/east/gateway/gw1".to_owned(),
+            issuer: "00".repeat(32),
+            not_before: now,
+            not_after: now + Duration::from_secs(life),
+            how: "renewal".to_owned(),
+            parent: None,
+            address: None,
+            key: None,
+            dns_names: Vec::new(),
+        };
+        let short = foretold(3, &["plant".to_owned()], &[issued(500), issued(100)], now);
+        assert!(
+            short.starts_with("3 zones;") && short.contains("within 10s,"),
+            "{short}"
+        );
+        assert!(
+            short.contains("not heard, and waited for until they are back: plant;"),
+            "{short}"
+        );
+        let day = foretold(2, &[], &[issued(24 * 3600)], now);
+        assert!(day.contains("within 5m,") && !day.contains("not heard"), "{day}");
     }
 }

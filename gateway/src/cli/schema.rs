@@ -1,8 +1,9 @@
 //! `causeway schema`: the JSON Schema of topology files, for editors.
 
-use causeway_zone_sync::topology::schema;
+use causeway_federation::topology::schema;
 
-use super::{Exit, Failure, output};
+use super::{Exit, Failure};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -14,9 +15,9 @@ Then put this at the top of a topology, for editors with a YAML language server:
 /// Print the JSON Schema of topology files, for editors.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {}
+pub(crate) struct Args {}
 
-pub fn run(_args: &Args) -> Result<Exit, Failure> {
+pub(crate) fn run(_args: &Args) -> Result<Exit, Failure> {
     output::print(&format!("{:#}\n", schema()))?;
     Ok(Exit::Done)
 }

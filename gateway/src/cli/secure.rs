@@ -3,24 +3,21 @@
 
 use std::{fs, io, path::Path, sync::Arc};
 
-use causeway_zone_sync::name::ZoneName;
+use causeway_federation::name::ZoneName;
+use causeway_identity::{ApiClient, SpiffeId, handshake_word, identify};
 use http::HeaderValue;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{Exit, Failure, admin_args::Credentials};
-use crate::{
-    credentials::handshake_word,
-    identity::{ApiClient, SpiffeId, identify},
-};
 
 /// Rustls wants a name; a gateway is known by its SPIFFE id, and the name is not sent.
 const NAME: &str = "admin.causeway.invalid";
 /// Longest token file in bytes.
 const MAX_TOKEN_BYTES: u64 = 4096;
 
-/// Whom the answering server has to be.
+/// Identity that the answering server has to have.
 #[derive(Debug, PartialEq, Eq)]
 struct Expected {
     /// `None`: whatever the roots vouch for.
@@ -43,6 +40,15 @@ pub(super) async fn secure(
     let found = leaf.and_then(|leaf| identify(leaf).ok());
     check(&expected, found.as_ref())?;
     Ok(stream)
+}
+
+/// Finds out whether a secure connection could be begun, before anything is done that ends with one.
+///
+/// # Errors
+/// What is missing or cannot be used.
+pub(super) fn check_credentials(credentials: &Credentials) -> Result<(), Failure> {
+    expected(credentials, &client(credentials)?)?;
+    authorization(credentials).map(drop)
 }
 
 fn client(credentials: &Credentials) -> Result<ApiClient, Failure> {

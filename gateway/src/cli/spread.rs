@@ -2,21 +2,18 @@
 
 use std::{
     collections::BTreeSet,
-    io::Write as _,
     time::{Duration, Instant},
 };
 
-use causeway_zone_sync::{name::ZoneName, trust::Document};
+use causeway_api::admin::view::{Envelope, TopologyView, TrustView};
+use causeway_federation::{name::ZoneName, trust::TrustDocument};
 
 use super::{Failure, client::Endpoint};
-use crate::{
-    admin::view::{Envelope, TopologyView, TrustView},
-    rotation::{Goal, Lack, lacking},
-};
+use crate::cli::rotation::{Goal, Lack, lacking};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How long the gateway may be away while it is waited for.
+/// Longest time that the gateway may be away while it is waited for.
 const AWAY_LIMIT: Duration = Duration::from_secs(30);
 
 /// A federation, as one of its gateways sees it.
@@ -26,7 +23,7 @@ pub(super) struct Federation<'a> {
     pub without: BTreeSet<ZoneName>,
 }
 
-/// How waiting ended.
+/// End of a wait.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Waited {
     Reached,
@@ -35,19 +32,19 @@ pub(super) enum Waited {
 }
 
 impl Federation<'_> {
-    pub async fn look(&self) -> Result<TrustView, Failure> {
+    pub(crate) async fn look(&self) -> Result<TrustView, Failure> {
         let answer: Envelope<TrustView> = self.admin.get("/v1/trust").await?;
         first(answer, self.admin)
     }
 
     /// Hands the document over, unless it is in force there.
-    pub async fn hand(&self, document: &Document) -> Result<TrustView, Failure> {
+    pub(crate) async fn hand(&self, document: &TrustDocument) -> Result<TrustView, Failure> {
         let put = self.admin.put_bytes("/v1/trust", document.encode()).await;
         first(put?, self.admin)
     }
 
     /// Waits until every zone has reached `goal`, or `enough` says so. Tells on standard error what changes.
-    pub async fn wait(
+    pub(crate) async fn wait(
         &self,
         goal: &Goal,
         mut enough: impl FnMut(&[(String, Lack)]) -> bool,
@@ -99,8 +96,9 @@ pub(super) async fn note_topology(admin: &Endpoint, by: Option<&str>) -> Result<
         return Ok(());
     };
     say(&format!(
-        "note: the topology in force was signed by {applied_by} with a certificate that is believed no more. Gateways that \
-         have it keep it; for new ones `causeway apply` it again, with a change, if only of a comment\n"
+        "note: the topology in force was applied at {applied_by}, whose certificate is believed no more. Gateways of zones that may \
+         apply (`apply_from`) have signed it again, and it reaches new gateways from them; if there are none, `causeway apply` it \
+         again, with a change, if only of a comment\n"
     ))
 }
 
@@ -109,7 +107,7 @@ fn first(answer: Envelope<TrustView>, admin: &Endpoint) -> Result<TrustView, Fai
     item.ok_or_else(|| Failure::new(format!("{admin} says nothing of what it trusts")))
 }
 
-/// What a zone lacks now that it did not, and what it has now that it lacked.
+/// Tells what a zone lacks now that it did not, and what it has now that it lacked.
 fn tell(before: &[(String, Lack)], now: &[(String, Lack)]) -> Result<(), Failure> {
     let mut text = String::new();
     for (zone, _) in before {
@@ -125,5 +123,6 @@ fn tell(before: &[(String, Lack)], now: &[(String, Lack)]) -> Result<(), Failure
 
 /// Progress goes to standard error; standard output is for the result.
 pub(super) fn say(text: &str) -> Result<(), Failure> {
-    Ok(anstream::stderr().write_all(text.as_bytes())?)
+    crate::output::tell(text);
+    Ok(())
 }

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::output::{Tone, Word, table};
-use crate::admin::view::{
+use causeway_api::admin::view::{
     Count, ExchangeView, ExportView, FailureView, GenerationView, InstanceView, LinkView, RecordView,
     ServiceView, TierView, TunnelView, ZoneView,
 };
 
+use crate::output::{Tone, Word, table};
+
 /// Something that `get` can show as a row.
-pub trait Tabular {
+pub(crate) trait Tabular {
     const HEADER: &'static [&'static str];
     /// Titles of the columns that only `wide` has.
     const WIDE: &'static [&'static str];
@@ -18,7 +19,7 @@ pub trait Tabular {
     fn wide(&self) -> Vec<Word>;
 }
 
-pub fn render<T: Tabular>(items: &[T], wide: bool, colour: bool) -> String {
+pub(crate) fn render<T: Tabular>(items: &[T], wide: bool, colour: bool) -> String {
     let mut header = T::HEADER.to_vec();
     if wide {
         header.extend(T::WIDE);
@@ -168,8 +169,12 @@ impl Tabular for ServiceView {
             .as_ref()
             .map_or_else(|| "every zone".to_owned(), |zones| zones.join(","));
         let early = if self.early { " early" } else { "" };
+        let idle = self.idle_timeout.as_ref();
+        let idle = idle
+            .map(|limit| format!(" idle_timeout:{limit}"))
+            .unwrap_or_default();
         vec![
-            (split.collect::<Vec<_>>().join(" ") + early).into(),
+            (split.collect::<Vec<_>>().join(" ") + early + &idle).into(),
             self.failover
                 .iter()
                 .map(tier)
@@ -355,7 +360,7 @@ fn number(value: Option<u64>) -> Word {
 }
 
 fn refused(exchange: &ExchangeView) -> String {
-    let word = |refusal: &crate::admin::view::RefusalView| {
+    let word = |refusal: &causeway_api::admin::view::RefusalView| {
         let us = if refusal.side == "local" { "us:" } else { "" };
         format!("{us}{}:{}", refusal.reason, refusal.count)
     };
@@ -377,7 +382,7 @@ fn count(count: Count) -> Word {
     Word(format!("{}/{}", count.healthy, count.instances), tone)
 }
 
-pub fn tags(tags: &causeway_zone_sync::name::Tags) -> String {
+pub(crate) fn tags(tags: &causeway_federation::name::Tags) -> String {
     tags.iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect::<Vec<_>>()

@@ -5,24 +5,24 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway_zone_sync::name::{GatewayName, ZoneName};
+use causeway_authority::join::JoinToken;
+use causeway_federation::name::{GatewayId, GatewayName, ZoneName};
+use causeway_identity::{
+    DnsName, ROOTS_FILE,
+    ca::{
+        self,
+        revoked::{Revoked, Subject},
+        tokens::{self, Grant, MAX_VALIDITY, TokenId},
+    },
+    certificates,
+};
 
 use super::{
     Exit, Failure,
     ca::{DnsNames, failure},
-    output,
+    known_zones,
 };
-use crate::{
-    identity::{
-        DnsName, ROOTS_FILE,
-        ca::{
-            self,
-            tokens::{self, Grant, MAX_VALIDITY, TokenId},
-        },
-        certificates,
-    },
-    join::JoinToken,
-};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -37,7 +37,7 @@ A token lets one gateway of one zone join, once: `causeway join TOKEN@HOST --gat
 /// Give out, list and revoke join tokens
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP, arg_required_else_help = true)]
-pub struct TokenCommand {
+pub(crate) struct TokenCommand {
     #[command(subcommand)]
     action: Action,
 }
@@ -65,7 +65,7 @@ struct Issue {
     gateway: Option<GatewayName>,
     #[command(flatten)]
     names: DnsNames,
-    /// How long it may be used
+    /// Time for which it may be used
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
     valid_for: Duration,
 }
@@ -86,7 +86,7 @@ struct Revoke {
     ca: PathBuf,
 }
 
-pub fn run(command: TokenCommand) -> Result<Exit, Failure> {
+pub(crate) fn run(command: TokenCommand) -> Result<Exit, Failure> {
     match command.action {
         Action::Issue(issue) => give_out(&issue),
         Action::List(args) => list(&args),
@@ -106,11 +106,14 @@ fn give_out(issue: &Issue) -> Result<Exit, Failure> {
         ));
     }
     let fingerprint = fingerprint(&issue.ca)?;
+    let names = issue.names.read()?;
+    not_revoked(issue)?;
+    known_zones::note_if_new(&issue.ca, issue.zone.as_str());
     let now = SystemTime::now();
     let grant = Grant {
         zone: issue.zone.clone(),
         gateway: issue.gateway.clone(),
-        dns_names: issue.names.read()?,
+        dns_names: names,
         issued_at: now,
         expires_at: now + issue.valid_for,
     };
@@ -130,13 +133,39 @@ fn give_out(issue: &Issue) -> Result<Exit, Failure> {
         None => format!("a gateway of {}", issue.zone),
     };
     let gateway = issue.gateway.as_ref().map_or("NAME", GatewayName::as_str);
-    eprintln!(
+    output::tell(&format!(
         "token {id} lets {whose} join once, within {}; it is not shown again\n\
-         on its host: causeway join TOKEN@CA-HOST --gateway {gateway} --out /etc/causeway/{}",
+         on its host: causeway join TOKEN@CA-HOST --gateway {gateway} --out /etc/causeway/{}\n",
         humantime::format_duration(issue.valid_for),
         issue.zone,
-    );
+    ));
     Ok(Exit::Done)
+}
+
+/// Refuses a token that would be of no use: nothing is issued to who was revoked.
+fn not_revoked(issue: &Issue) -> Result<(), Failure> {
+    let message = || format!("cannot give out a token for {}", issue.zone);
+    let revoked = Revoked::read(&issue.ca).map_err(|error| Failure::new(message()).because(&error))?;
+    let subject = match &issue.gateway {
+        Some(gateway) => {
+            let id = GatewayId::new(issue.zone.clone(), gateway.clone());
+            revoked.forbids(&id).map(|revocation| revocation.subject.clone())
+        }
+        None => revoked
+            .forbids_zone(issue.zone.as_str())
+            .then(|| Subject::Zone(issue.zone.to_string())),
+    };
+    let Some(subject) = subject else { return Ok(()) };
+    let (kind, name) = match &subject {
+        Subject::Gateway(name) => ("gateway", name),
+        Subject::Zone(name) | Subject::Serial(name) => ("zone", name),
+    };
+    Err(
+        Failure::new(format!("{}: {subject} was revoked", message())).hint(format!(
+            "`causeway revoke {kind} {name} --readmit --ca {}` lets it have certificates again",
+            issue.ca.display()
+        )),
+    )
 }
 
 /// Of the CA's certificate. Its key is not needed, and its passphrase not asked for.

@@ -1,26 +1,29 @@
-//! What the commands about topologies share: reading a file whole, asking the gateway, and showing changes.
+//! Parts that the commands about topologies share: reading a file whole, asking the gateway, and showing changes.
 
-use std::{fmt::Write as _, io, path::Path};
+use std::path::Path;
 
-use causeway_zone_sync::topology::Parsed;
+use causeway_api::admin::view::{ChangeView, ChangesView, Envelope, GenerationView, TopologyView};
+use causeway_control::{reload::load, topology::base::BaseLine};
+use causeway_federation::topology::Parsed;
 
 use super::{Exit, Failure, client::Endpoint, validate};
-use crate::{
-    admin::view::{ChangeView, ChangesView, Envelope, GenerationView, TopologyView},
-    reload::load,
-};
 
-/// Reads and checks a file as `causeway validate` does, and shows every finding. `None` when it cannot be used.
+/// Reads and checks a file as `causeway validate` does, and shows every error. `None` when it cannot be used. Its warnings are for
+/// the gateway to say, which knows of more instances than the file does; see [`warn`].
 pub(super) fn checked(path: &Path) -> Result<Option<Parsed>, Failure> {
-    let (parsed, shown) = match load(path) {
-        Ok(parsed) => {
-            let warnings = parsed.warnings.render(validate::style());
-            (Some(parsed), warnings)
+    match load(path) {
+        Ok(parsed) => Ok(Some(parsed)),
+        Err(error) => {
+            crate::output::tell(&error.render(validate::style()));
+            Ok(None)
         }
-        Err(error) => (None, error.render(validate::style())),
-    };
-    io::Write::write_all(&mut anstream::stderr(), shown.as_bytes())?;
-    Ok(parsed)
+    }
+}
+
+/// Shows what a gateway has to say about the text of a file.
+pub(super) fn warn(path: &Path, answer: &ChangesView) {
+    let named = format!("[{}:", path.display());
+    crate::output::tell(&answer.warnings.replace("[topology:", &named));
 }
 
 /// The one item of an answer that has one.
@@ -32,12 +35,12 @@ pub(super) fn only<T>(envelope: Envelope<T>, from: &Endpoint) -> Result<T, Failu
     })
 }
 
-/// How `text` differs from what is in force at a gateway.
+/// Asks a gateway how `text` differs from what is in force there.
 pub(super) async fn difference(admin: &Endpoint, text: &str) -> Result<ChangesView, Failure> {
     only(admin.post_text("/v1/topology/diff", text).await?, admin)
 }
 
-/// What is in force; `with_text`: its file as well.
+/// Asks what is in force; `with_text`: its file as well.
 pub(super) async fn in_force(admin: &Endpoint, with_text: bool) -> Result<Envelope<TopologyView>, Failure> {
     admin.get(&format!("/v1/topology?text={with_text}")).await
 }
@@ -46,20 +49,29 @@ pub(super) async fn history(admin: &Endpoint) -> Result<Envelope<GenerationView>
     admin.get("/v1/topology/history").await
 }
 
-/// Swaps `text` in on top of `generation`, or says what that would change.
-pub(super) async fn put(
-    admin: &Endpoint,
-    text: &str,
-    generation: Option<u64>,
-    dry_run: bool,
-) -> Result<ChangesView, Failure> {
+/// State that must be in force for a text to be swapped in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Onto {
+    /// Generation that the first line of the text names; without such a line whatever is in force.
+    FirstLine,
+    Generation(u64),
+    /// It may be anything.
+    Whatever,
+}
+
+/// Swaps `text` in, or says what that would change.
+async fn put(admin: &Endpoint, text: &str, onto: Onto, dry_run: bool) -> Result<ChangesView, Failure> {
     let mut path = format!("/v1/topology?dry_run={dry_run}");
-    if let Some(generation) = generation {
-        // Writing to a string cannot fail.
-        let _ = write!(path, "&generation={generation}");
+    match onto {
+        Onto::FirstLine => {}
+        Onto::Generation(generation) => path.push_str(&format!("&generation={generation}")),
+        Onto::Whatever => path.push_str("&force=true"),
     }
     only(admin.put_text(&path, text).await?, admin)
 }
+
+/// Added below a change of a zone's virtual addresses.
+const VIPS_NOTE: &str = "  ! names of this zone move to other addresses at once: clients that hold one of before are refused until they ask again\n";
 
 /// One change a line, in the colours that people know from other diffs.
 pub(super) fn lines(changes: &[ChangeView], colour: bool) -> String {
@@ -73,7 +85,11 @@ pub(super) fn lines(changes: &[ChangeView], colour: bool) -> String {
             (true, _) => anstyle::AnsiColor::Yellow.on_default(),
             (false, _) => anstyle::Style::new(),
         };
-        format!("{style}{}{style:#}\n", change.line)
+        let note = match change.subject.ends_with(": vips") {
+            true => VIPS_NOTE,
+            false => "",
+        };
+        format!("{style}{}{style:#}\n{note}", change.line)
     });
     lines.collect()
 }
@@ -81,12 +97,15 @@ pub(super) fn lines(changes: &[ChangeView], colour: bool) -> String {
 /// Shows the changes, swaps the text in on top of the generation that these were told for, and says how it ended.
 pub(super) async fn swap(
     admin: &Endpoint,
-    text: &str,
-    generation: Option<u64>,
+    (text, path): (&str, Option<&Path>),
+    onto: Onto,
     dry_run: bool,
     colour: bool,
 ) -> Result<(String, Exit), Failure> {
-    let would = put(admin, text, generation, true).await?;
+    let would = put(admin, text, onto, true).await?;
+    if let Some(path) = path {
+        warn(path, &would);
+    }
     let mut report = lines(&would.changes, colour);
     let in_force = would.generation;
     if would.same {
@@ -103,7 +122,7 @@ pub(super) async fn swap(
         return Ok((report, Exit::Done));
     }
     // What was shown has to be what is swapped: the generation is the one that the changes were told for.
-    let done = put(admin, text, Some(in_force), false).await?;
+    let done = put(admin, text, Onto::Generation(in_force), false).await?;
     report.push_str(&format!(
         "applied: generation {} ({}) is in force at {admin} and spreads to every gateway from there\n",
         done.generation, done.fingerprint
@@ -111,12 +130,19 @@ pub(super) async fn swap(
     Ok((report, Exit::Done))
 }
 
-/// A topology as a file that can be edited and applied: what is known of it stands in comments.
-pub(super) fn as_file(view: &TopologyView) -> String {
-    let mut text = format!(
-        "# generation {}, fingerprint {}",
-        view.generation, view.fingerprint
-    );
+/// A topology as a file that can be edited and applied: what is known of it stands in the first line.
+pub(super) fn as_file(view: &TopologyView, from: &Endpoint) -> Result<String, Failure> {
+    let Some(file) = &view.text else {
+        return Err(Failure::new(format!(
+            "the gateway at {from} does not tell the text of its topology"
+        ))
+        .hint("is it of an older version? `causeway get topology -o yaml` shows what it does tell"));
+    };
+    let line = BaseLine {
+        generation: view.generation,
+        fingerprint: &view.fingerprint,
+    };
+    let mut text = line.to_string();
     match (&view.applied_by, &view.applied_at) {
         (Some(by), Some(at)) => text.push_str(&format!(", applied by {by} at {at} (its clock)")),
         _ => text.push_str(match view.source.as_str() {
@@ -125,19 +151,9 @@ pub(super) fn as_file(view: &TopologyView) -> String {
         }),
     }
     text.push('\n');
-    match &view.text {
-        Some(file) => {
-            text.push_str(file);
-            if !file.ends_with('\n') {
-                text.push('\n');
-            }
-        }
-        None => {
-            let lists = [("zones", &view.zones), ("services", &view.services)];
-            for (what, names) in lists {
-                text.push_str(&format!("# {what}: {}\n", names.join(", ")));
-            }
-        }
+    text.push_str(file);
+    if !file.ends_with('\n') {
+        text.push('\n');
     }
-    text
+    Ok(text)
 }

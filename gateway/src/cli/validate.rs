@@ -2,11 +2,12 @@
 
 use std::{fmt::Write, path::PathBuf};
 
-use causeway_zone_sync::topology::{Diagnostics, Parsed, Style};
+use causeway_control::reload::{LoadError, load};
+use causeway_federation::topology::{Diagnostics, Parsed, Style};
 use serde_json::{Value, json};
 
-use super::{Exit, Failure, output};
-use crate::reload::{LoadError, load};
+use super::{Exit, Failure};
+use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -22,11 +23,11 @@ const JSON_VERSION: u32 = 1;
 /// Check topology files: every error in one run, each with its line and a hint.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// Topology files to check
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// How to print what is found
+    /// Form of the findings
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     /// Exit with 79 if there are warnings
@@ -42,13 +43,13 @@ enum Format {
     Json,
 }
 
-pub fn run(args: &Args) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let (report, exit) = check(args, style());
     output::print(&report)?;
     Ok(exit)
 }
 
-/// How diagnostics are shown on standard output.
+/// Chooses the style of diagnostics on standard output.
 pub(super) fn style() -> Style {
     if output::colour() {
         Style::Colour

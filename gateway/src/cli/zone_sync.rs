@@ -2,23 +2,22 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use causeway_zone_sync::name::ZoneName;
+use causeway_api::{
+    ApiMetrics,
+    admin::{AdminAddress, AdminConfig},
+    zone_sync::{ListenAddress, ZoneSync, ZoneSyncConfig},
+};
+use causeway_control::trust::Trusted;
+use causeway_federation::name::ZoneName;
+use causeway_host::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Exit, Failure,
     api_args::AuditArgs,
     identity_source::{IdentitySource, WorkloadApiArgs},
-    signals::Signals,
-};
-use crate::{
-    admin::{AdminAddress, AdminConfig},
-    telemetry::{
-        Metrics,
-        log::{self, LogFormat},
-    },
-    trust::Trusted,
-    zone_sync::{ListenAddress, ZoneSync, ZoneSyncConfig},
+    log_args::LogArgs,
+    signals::{self, Signals},
 };
 
 const AFTER_HELP: &str = "\
@@ -28,12 +27,12 @@ Examples:
   causeway gateway --zone east … --zone-sync 10.0.0.5:7820,10.0.0.6:7820
 
 Run two or more of them in a zone; none is special, and each gateway attaches to any one. It keeps nothing on disk.
-Signals: SIGTERM and SIGINT finish the calls under way and end.";
+Signals: SIGTERM and SIGINT finish the calls under way and end; SIGHUP ends nothing.";
 
 /// Serve the registry that several gateways of one zone share, kept in etcd
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// The zone whose registry this is
     #[arg(long, env = "CAUSEWAY_ZONE")]
     zone: ZoneName,
@@ -46,7 +45,7 @@ pub struct Args {
         required = true
     )]
     etcd: Vec<String>,
-    /// Where gateways attach and instances register: IP:PORT, or unix:/PATH
+    /// Address at which gateways attach and instances register: IP:PORT, or unix:/PATH
     #[arg(
         long,
         value_name = "ADDR",
@@ -73,30 +72,21 @@ pub struct Args {
     admin: AdminAddress,
     #[command(flatten)]
     audit: AuditArgs,
-    /// Form of the log on standard error
-    #[arg(
-        long,
-        value_name = "FORM",
-        env = "CAUSEWAY_LOG_FORMAT",
-        default_value = "text"
-    )]
-    log_format: LogFormat,
-    /// What to log: a level, or levels by module such as info,causeway_zone_sync=debug
-    #[arg(long, value_name = "FILTER", env = "CAUSEWAY_LOG", default_value = "info")]
-    log_level: String,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 /// Runs until a signal ends it.
-pub fn run(args: Args) -> Result<Exit, Failure> {
-    log::start(args.log_format, &args.log_level)
-        .map_err(|error| Failure::usage("cannot start the log").because(&error))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new("cannot start the async runtime").because(&error))?;
-    runtime.block_on(serve(args))
+pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    signals::serve(&mut runtime, |signals| serve(args, signals))
 }
 
-async fn serve(args: Args) -> Result<Exit, Failure> {
-    let mut signals = Signals::new()?;
+async fn serve(args: Args, mut signals: Signals) -> Result<Exit, Failure> {
+    let tasks = Tasks::default();
+    let _stopping = tasks.stop_when_dropped();
+    let starting = tasks.starting();
+    let _last_words = args.log.start(&tasks)?;
     let folder = args.identity.as_deref();
     let source = IdentitySource::open(folder, &args.workload_api, &args.zone, &mut signals).await?;
     if source.is_none() && args.workload_api.is_given() {
@@ -104,11 +94,11 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     // What becomes of renewals and trust documents is told in the log; their counts are a gateway's.
-    let metrics = Arc::new(Metrics::default());
+    let identity_metrics = Arc::default();
     let held = source.as_ref().map(IdentitySource::held);
     let config = ZoneSyncConfig {
         identity: held.map(|held| held.identity()),
-        trust: held.map(|held| Trusted::new(held.clone(), metrics.clone())),
+        trust: held.map(|held| Trusted::new(held.clone(), Arc::default())),
         zone: args.zone,
         etcd: args.etcd,
         listen: args.listen,
@@ -117,23 +107,28 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
             listen: args.admin,
             insecure: false,
         }),
-        audit: args.audit.open(metrics.clone())?,
+        tasks: tasks.clone(),
+        audit: args.audit.open(&ApiMetrics::default(), &tasks)?,
     };
     let zone_sync = ZoneSync::start(config).await.map_err(|error| {
         Failure::new("cannot start zone sync")
             .because(&error)
             .hint(error.hint())
     })?;
+    starting.up();
     let watching = CancellationToken::new();
     if let Some(source) = source {
         if let Some(renewal) = source.renewal() {
-            let renewing = renewal.run(None, metrics.clone());
-            tokio::spawn(watching.clone().run_until_cancelled_owned(renewing));
+            let renewing = renewal.run(None, Arc::clone(&identity_metrics));
+            let renewing = watching.clone().run_until_cancelled_owned(renewing);
+            tokio::spawn(tasks.keep("certificate renewal", renewing));
         }
-        tokio::spawn(source.watch(metrics, watching.clone()));
+        let watch = source.watch(identity_metrics, watching.clone());
+        tokio::spawn(tasks.keep("source of the identity", watch));
     }
-    signals.next().await;
+    let ended = signals::until_told_or_broken(signals.next(), &tasks).await;
+    tasks.stop();
     watching.cancel();
     zone_sync.shutdown().await;
-    Ok(Exit::Done)
+    ended
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_zone_sync::name::{ServiceName, ZoneName};
+use causeway_federation::name::{ServiceName, ZoneName};
 use futures_util::{StreamExt, stream};
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query},
@@ -35,7 +35,7 @@ const MAX_ANSWER_BYTES: u64 = 64 * 1024;
 /// Requests of one burst that are under way at once.
 const AT_ONCE: usize = 8;
 
-/// Why a request or a look-up failed.
+/// Reason why a request or a look-up failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("mesh DNS gives no address for {0}")]
@@ -65,7 +65,7 @@ pub(super) struct Outcome {
     /// From the start of the connect to the whole answer, or to the failure.
     pub(super) waited: Duration,
     pub(super) answer: Result<Answer, ClientError>,
-    /// Whether another place was asked because the first one did not answer in time; known once it is settled.
+    /// Tells whether another place was asked because the first one did not answer in time; known once it is settled.
     pub(super) moved: bool,
 }
 
@@ -84,9 +84,9 @@ impl Outcome {
 pub(super) struct Client {
     pub(super) zone: ZoneName,
     pub(super) service: ServiceName,
-    /// What it resolved: `orders.mesh`.
+    /// Name that it resolved: `orders.mesh`.
     pub(super) name: String,
-    /// What mesh DNS answered, with the service's port.
+    /// Answer of mesh DNS, with the service's port.
     pub(super) virtual_address: SocketAddr,
     numbers: Arc<AtomicU64>,
 }

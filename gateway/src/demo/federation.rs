@@ -7,11 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_zone_sync::{
+use causeway_api::admin::{AdminAddress, AdminConfig};
+use causeway_control::TopologySource;
+use causeway_dns::DnsConfig;
+use causeway_federation::{
     name::{GatewayId, ServiceName, ZoneName},
-    replica::Ages,
     topology::Topology,
 };
+use causeway_host::tasks::Tasks;
+use causeway_identity::{
+    LiveIdentity,
+    ca::{Ca, LEAF_VALIDITY},
+};
+use causeway_routing::snapshot::Snapshot;
+use causeway_telemetry::{AccessLog, LineWriter};
+use causeway_tunnel::TunnelConfig;
+use causeway_zone_sync::replica::Ages;
 use futures_util::future::join_all;
 use tokio::{sync::watch, time::timeout};
 
@@ -22,20 +33,9 @@ use super::{
     layout::{Path, authorities, gateway_name, gateways, move_ports, paths, view, with_instances},
     ranges::{self, Range},
     records::Records,
+    sockets::SocketFolder,
 };
-use crate::{
-    admin::{AdminAddress, AdminConfig},
-    dns::DnsConfig,
-    gateway::{Gateway, GatewayConfig},
-    identity::{
-        LiveIdentity,
-        ca::{Ca, LEAF_VALIDITY},
-    },
-    reload::ReloadState,
-    snapshot::Snapshot,
-    telemetry::{AccessLog, LineWriter, Metrics},
-    tunnel::TunnelConfig,
-};
+use crate::gateway::{CertificateRenewal, Gateway, GatewayConfig, Registry, Storage, TrustAnchors};
 
 /// Longest wait for every gateway to take up an edited topology.
 const EDIT_PATIENCE: Duration = Duration::from_secs(20);
@@ -47,7 +47,6 @@ pub(super) struct Member {
     pub(super) gateway: Gateway,
     pub(super) range: Range,
     topology: watch::Sender<Arc<Topology>>,
-    _reload: watch::Sender<ReloadState>,
 }
 
 impl Member {
@@ -79,6 +78,8 @@ pub(super) struct Federation {
     pub(super) moved_ports: Vec<(ServiceName, u16)>,
     paths: Vec<Path>,
     numbers: Arc<AtomicU64>,
+    /// Given up last: gateways take their sockets out of it.
+    _sockets: Option<SocketFolder>,
 }
 
 impl Federation {
@@ -89,9 +90,11 @@ impl Federation {
         let moved_ports = move_ports(&mut topology);
         let paths = paths(&topology).await?;
         let records = Records::default();
-        let log = AccessLog::Json(LineWriter::start(records.sink()).map_err(DemoError::AccessLog)?);
+        let log = LineWriter::start("access log", records.sink(), &Tasks::default());
+        let log = AccessLog::Json(log.map_err(DemoError::AccessLog)?);
         let cas = authorities(&mut topology)?;
-        let starting = gateways(&topology).map(|id| start(&topology, id, &cas, &log));
+        let sockets = SocketFolder::make();
+        let starting = gateways(&topology).map(|id| start(&topology, id, &cas, &log, sockets.as_ref()));
         let members = join_all(starting).await.into_iter().collect::<Result<_, _>>()?;
         Ok(Self {
             topology,
@@ -101,6 +104,7 @@ impl Federation {
             moved_ports,
             paths,
             numbers: Arc::new(AtomicU64::new(1)),
+            _sockets: sockets,
         })
     }
 
@@ -205,6 +209,7 @@ async fn start(
     id: GatewayId,
     cas: &BTreeMap<String, Ca>,
     access: &AccessLog,
+    sockets: Option<&SocketFolder>,
 ) -> Result<Member, DemoError> {
     let ca = cas.get(topology.trust_domain_of(&id.zone));
     let ca = ca.ok_or_else(|| DemoError::NoSuchZone(id.zone.clone()))?;
@@ -218,34 +223,39 @@ async fn start(
     }
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let topology = watch::Sender::new(Arc::new(first));
-    let reload = watch::Sender::new(ReloadState::default());
+    let socket = sockets.map(|folder| AdminAddress::Unix(folder.socket(&id)));
+    let admin = [AdminAddress::Tcp(any)].into_iter().chain(socket);
+    let admin = admin.map(|listen| AdminConfig {
+        listen,
+        insecure: false,
+    });
+    let admin = admin.collect();
     let config = GatewayConfig {
         tunnel: TunnelConfig::new(any, identity.clone()),
         identity,
-        topology: topology.subscribe(),
-        reload: reload.subscribe(),
-        trust: None,
-        applied: None,
-        data_dir: None,
-        zone_sync: Vec::new(),
-        zone_sync_insecure: false,
-        renewal: None,
+        topology: TopologySource::Held(topology.subscribe()),
+        anchors: TrustAnchors::IdentityFiles,
+        storage: Storage::Memory,
+        registry: Registry::Embedded,
+        renewal: CertificateRenewal::Elsewhere,
         dns: DnsConfig {
             listen: vec![any],
             upstreams: Some(Vec::new()),
             allow: Vec::new(),
         },
-        admin: vec![AdminConfig {
-            listen: AdminAddress::Tcp(any),
-            insecure: false,
-        }],
+        admin,
         tls_listen: Vec::new(),
+        tls_outlive: Default::default(),
         instances_folder: None,
         registration: None,
-        gate: crate::credentials::Gate::default(),
+        gate: causeway_api::credentials::Gate::default(),
         access: access.clone(),
         ages: Ages::default(),
-        metrics: Arc::new(Metrics::default()),
+        metrics: crate::gateway::GatewayMetrics::default(),
+        stall_limit: causeway_proxy::relay::STALL_LIMIT,
+        half_closed_limit: Some(causeway_proxy::relay::HALF_CLOSED_LIMIT),
+        keepalive: Some(causeway_proxy::keepalive::KEEPALIVE),
+        tasks: Tasks::default(),
         threads: 1,
     };
     let zone = id.zone;
@@ -258,6 +268,5 @@ async fn start(
         gateway,
         range,
         topology,
-        _reload: reload,
     })
 }

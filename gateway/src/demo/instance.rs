@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use causeway_zone_sync::{
+use causeway_federation::{
     name::{ServiceName, Tags, ZoneName},
     topology::FixedInstance,
 };
@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// Carries the number that a request is told apart by.
 pub(super) const REQUEST_HEADER: &str = "x-request-id";
 
-/// How often each request was given to any instance.
+/// Number of times that each request was given to any instance.
 #[derive(Debug, Default)]
 pub(super) struct Given(Mutex<HashMap<u64, u32>>);
 
@@ -41,7 +41,7 @@ impl Given {
     }
 }
 
-/// What an instance answers.
+/// Answer of an instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Answer {
     pub(super) service: ServiceName,

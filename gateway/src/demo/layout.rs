@@ -1,15 +1,17 @@
-//! What the demo makes of a topology file so that all of it fits on one host: gateways, links, instances and ports.
+//! Layout that the demo makes of a topology file so that all of it fits on one host: gateways, links, instances and
+//! ports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use causeway_zone_sync::{
+use causeway_federation::{
     name::{GatewayId, GatewayName, ServiceName},
     topology::{Probe, Topology, Vips},
     trust::Bundle,
 };
+use causeway_identity::ca::{Ca, CaError};
 use ipnet::IpNet;
 
 use super::{
@@ -17,7 +19,6 @@ use super::{
     instance::{self, Given},
     link::Link,
 };
-use crate::identity::ca::{Ca, CaError};
 
 /// The first port that needs no privilege, and what is added to those below.
 const UNPRIVILEGED_PORT: u16 = 1024;

@@ -53,7 +53,7 @@ impl Link {
         })
     }
 
-    /// Where the gateway seems to be for whoever dials it through this link.
+    /// Returns the address of the gateway as it seems to whoever dials it through this link.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }

@@ -14,28 +14,30 @@ mod link;
 mod ranges;
 mod records;
 mod share;
+mod sockets;
 mod story;
 mod tally;
 mod traffic;
 
 use std::{io, time::Duration};
 
-use causeway_zone_sync::{
+use causeway_federation::{
     name::ZoneName,
     topology::{Parsed, Topology, parse},
 };
+use causeway_identity::ca::CaError;
 
-use crate::{gateway::StartError, identity::ca::CaError};
+use crate::gateway::StartError;
 use chapters::Stage;
 pub use client::ClientError;
 use federation::Federation;
 use story::Story;
 
-/// What the demo shows when no file is named.
+/// Topology that the demo shows when no file is named.
 const DEFAULT_FILE: &str = "three-zones-dial-out.yaml";
 const DEFAULT_TEXT: &str = include_str!("../../../topologies/three-zones-dial-out.yaml");
 
-/// How much is done in each chapter.
+/// Numbers of requests in each chapter, and the pause between two.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// From each zone to each service in the chapter on ordinary traffic.
@@ -69,7 +71,7 @@ impl Pace {
     };
 }
 
-/// Why the demo could not go on.
+/// Reason why the demo could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     #[error("cannot write the story")]

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use causeway_zone_sync::name::ZoneName;
+use causeway_federation::name::ZoneName;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::{sync::watch, time::timeout};
@@ -29,7 +29,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Whether another place was asked because the first one did not answer in time.
+    /// Tells whether another place was asked because the first one did not answer in time.
     pub(super) fn is_moved(&self) -> bool {
         self.to_zone.is_some() && self.attempts > 1
     }
@@ -55,7 +55,7 @@ struct Seen {
 pub(super) struct Records(Arc<Seen>);
 
 impl Records {
-    /// Where the access log writes to.
+    /// Makes the writer of the access log.
     pub(super) fn sink(&self) -> impl Write + Send + 'static {
         Sink {
             records: self.clone(),

@@ -1,12 +1,12 @@
-//! How far a measured share may lie from the declared one before chance can no longer be the reason.
+//! Range in which a measured share may lie around the declared one before chance can no longer be the reason.
 
 use std::ops::RangeInclusive;
 
 /// Chance that a correct split falls outside the range on one side: about once in a billion measurements.
 const DOUBT: f64 = 1e-9;
 
-/// How many of `count` independent choices may fall on an arm that takes `share` (0 to 1) of them: the quantiles of the
-/// binomial distribution at [`DOUBT`] and 1 - [`DOUBT`].
+/// Computes how many of `count` independent choices may fall on an arm that takes `share` (0 to 1) of them: the
+/// quantiles of the binomial distribution at [`DOUBT`] and 1 - [`DOUBT`].
 pub(super) fn plausible(count: u64, share: f64) -> RangeInclusive<u64> {
     if count == 0 || share <= 0.0 {
         return 0..=0;

@@ -1,4 +1,4 @@
-//! How the demo talks: chapters, sentences, tables, bars and timelines of at most 100 columns, in colour on a terminal.
+//! Output of the demo: chapters, sentences, tables, bars and timelines of at most 100 columns, in colour on a terminal.
 
 use std::{
     io::{self, Write},
@@ -6,9 +6,9 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
-use causeway_zone_sync::name::Tags;
+use causeway_federation::name::Tags;
 
-use crate::cli::output::{Word, colour, table};
+use crate::output::{Word, colour, table};
 
 /// Columns that a line may take.
 const WIDTH: usize = 100;

@@ -1,8 +1,8 @@
-//! What the whole demo has come to: every request, and every promise that was broken.
+//! Tally of the whole demo: every request, and every promise that was broken.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use causeway_zone_sync::name::{ServiceName, ZoneName};
+use causeway_federation::name::{ServiceName, ZoneName};
 
 use super::{
     client::{ClientError, Outcome},
@@ -13,7 +13,7 @@ use super::{
 /// Most failed requests that are told one by one.
 const MAX_TOLD: usize = 5;
 
-/// Who served a request: zone, service and tags.
+/// Server of a request: zone, service and tags.
 type Server = (ServiceName, ZoneName, String);
 
 /// The sum of some requests.
@@ -99,7 +99,7 @@ impl Tally {
     }
 }
 
-/// Whose line in the access log is about this request; `None` when it got no connection.
+/// Finds the client whose line in the access log is about this request; `None` when it got no connection.
 fn client(outcome: &Outcome) -> Option<Client> {
     outcome.socket.map(|socket| (outcome.zone.clone(), socket))
 }

@@ -18,7 +18,7 @@ use super::client::{Client, Outcome};
 /// Requests under way at once; a machine that cannot keep up skips some beyond that.
 const MAX_UNDER_WAY: usize = 400;
 
-/// What the requests have come to so far.
+/// Outcomes of the requests so far.
 #[derive(Debug, Default)]
 struct Seen {
     outcomes: Mutex<Vec<Outcome>>,

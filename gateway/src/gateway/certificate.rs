@@ -1,13 +1,11 @@
-//! What `/readyz` and `causeway check` say of the gateway's own certificate: whether it is in use, when it ends, when it is
-//! renewed, and why it was not.
+//! Word of `/readyz` and `causeway check` on the gateway's own certificate: whether it is in use, when it ends, when it
+//! is renewed, and why it was not.
 
 use std::time::{Duration, SystemTime};
 
-use crate::{
-    admin::Check,
-    identity::{LiveIdentity, workload_api::AgentStatus},
-    renewal::{Lifetime, RenewalStatus, Urgency},
-};
+use causeway_control::renewal::RenewalStatus;
+use causeway_identity::{Lifetime, LiveIdentity, Urgency, workload_api::AgentStatus};
+use causeway_telemetry::Check;
 
 /// A certificate that somebody else renews is worth a warning when less than this is left, or less than a third of its
 /// life if that is shorter.
@@ -147,13 +145,11 @@ fn in_words(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use causeway_zone_sync::name::GatewayId;
+    use causeway_federation::name::GatewayId;
 
     use super::*;
-    use crate::{
-        admin::Status,
-        identity::{ca::Ca, workload_api::Trouble},
-    };
+    use causeway_identity::{ca::Ca, workload_api::Trouble};
+    use causeway_telemetry::Status;
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -1,73 +1,147 @@
-//! What a gateway is started with, and why it may not start.
+//! Settings that a gateway is started with, and why it may not start.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
-
-use causeway_zone_sync::{
-    name::{GatewayId, ZoneName},
-    replica::Ages,
-    service,
-    topology::Topology,
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
 };
-use tokio::sync::watch;
 
-use crate::{
+use causeway_api::{
     admin::{AdminConfig, AdminError},
-    attach::ServerAddress,
     credentials::Gate,
-    dns::{DnsConfig, DnsError},
-    identity::{LiveIdentity, TlsError},
-    instances::InstancesError,
     registration::{RegistrationConfig, RegistrationError},
-    reload::ReloadState,
-    renewal::Renewal,
-    telemetry::{AccessLog, Metrics},
-    topology::AppliedTopology,
-    trust::Trusted,
-    tunnel, vips,
 };
+use causeway_control::{TopologySource, renewal::Renewal, trust::Trusted};
+use causeway_dns::{DnsConfig, DnsError, vips};
+use causeway_federation::name::{GatewayId, ZoneName};
+use causeway_host::{files::make_private_folder, tasks::Tasks};
+use causeway_identity::{LiveIdentity, TlsError};
+use causeway_instances::{InstancesError, attach::ServerAddress};
+use causeway_proxy::egress::Outlive;
+use causeway_telemetry::AccessLog;
+use causeway_tunnel as tunnel;
+use causeway_zone_sync::{replica::Ages, service};
 
 /// Everything that a gateway is started with.
 #[derive(Debug)]
 pub struct GatewayConfig {
     /// Says which zone and gateway this is.
     pub identity: LiveIdentity,
-    /// The topology in force; whoever holds the sender may change it at any time.
-    pub topology: watch::Receiver<Arc<Topology>>,
-    /// How the last reload of the topology went, for `/readyz` and `causeway check`.
-    pub reload: watch::Receiver<ReloadState>,
-    /// Where the topology in force comes from when it is an applied one; `None`: a file rules, and nothing can be
-    /// applied.
-    pub applied: Option<AppliedTopology>,
-    /// The trust document of this gateway; `None`: it knows none, and the files of its identity rule.
-    pub trust: Option<Trusted>,
-    /// Where catalog, registrations and virtual addresses outlive a restart; `None`: they do not.
-    pub data_dir: Option<PathBuf>,
-    /// The zone-sync processes that hold the registry which the gateways of the zone share; empty: it is embedded.
-    pub zone_sync: Vec<ServerAddress>,
-    /// Attaches to those on other hosts without proof of who they are.
-    pub zone_sync_insecure: bool,
-    /// Keeps the certificate renewed where its folder says how; `None`: nobody here does.
-    pub renewal: Option<Renewal>,
+    /// Source of the topology, which may change it at any time.
+    pub topology: TopologySource,
+    pub anchors: TrustAnchors,
+    pub storage: Storage,
+    pub registry: Registry,
+    pub renewal: CertificateRenewal,
     pub tunnel: tunnel::TunnelConfig,
-    /// Where clients that show a certificate are taken over TLS; empty: nowhere.
+    /// Addresses at which clients that show a certificate are taken over TLS; empty: nowhere.
     pub tls_listen: Vec<SocketAddr>,
+    /// Time for which connections there may outlive their clients' certificates.
+    pub tls_outlive: Outlive,
     /// No listen address: no DNS.
     pub dns: DnsConfig,
-    /// Where the admin API listens; empty: nowhere.
+    /// Addresses that the admin API listens on; empty: nowhere.
     pub admin: Vec<AdminConfig>,
     /// The folder whose files hold instances; `None`: there is none.
     pub instances_folder: Option<PathBuf>,
     /// `None`: no registration over gRPC.
     pub registration: Option<RegistrationConfig>,
-    /// Who may use the admin API and registration from elsewhere, and where it is written down what was asked of them.
+    /// Gate that knows who may use the admin API and registration from elsewhere, and writes down what was asked of them.
     pub gate: Gate,
     pub access: AccessLog,
-    /// How long other zones' exports are believed.
+    /// Ages up to which other zones' exports are believed.
     pub ages: Ages,
+    /// Longest time that bytes of a connection between zones may wait of which the other side takes none.
+    pub stall_limit: Duration,
+    /// Longest time without a byte once one side of a connection has finished; `None`: any.
+    pub half_closed_limit: Option<Duration>,
+    /// Silence after which the sockets of clients and instances are probed; `None`: never.
+    pub keepalive: Option<Duration>,
     /// Counted by every part; the holder of the topology counts reloads in it.
-    pub metrics: Arc<Metrics>,
+    pub metrics: super::GatewayMetrics,
+    /// Every task that lives as long as the gateway.
+    pub tasks: Tasks,
     /// Data threads; one per core is best.
     pub threads: usize,
+}
+
+/// Source of the roots and revocations that a gateway believes.
+#[derive(Debug, Clone)]
+pub enum TrustAnchors {
+    /// The files of its identity alone.
+    IdentityFiles,
+    /// The trust document that the federation hands on, beginning with those files.
+    Document(Trusted),
+}
+
+impl TrustAnchors {
+    #[must_use]
+    pub fn document(&self) -> Option<&Trusted> {
+        match self {
+            Self::IdentityFiles => None,
+            Self::Document(trusted) => Some(trusted),
+        }
+    }
+}
+
+/// Place of catalog, registrations and virtual addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Storage {
+    /// They end with the gateway.
+    Memory,
+    /// They outlive a restart in this folder.
+    Folder(PathBuf),
+}
+
+impl Storage {
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Memory => None,
+            Self::Folder(path) => Some(path),
+        }
+    }
+}
+
+/// Registry of the zone's instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Registry {
+    /// Of this gateway alone, and kept by it.
+    Embedded,
+    /// Shared with the zone's other gateways, and kept by these zone-sync processes.
+    Shared {
+        servers: Vec<ServerAddress>,
+        proof: ServerProof,
+    },
+}
+
+/// Proof that zone-sync processes on other hosts must give of who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerProof {
+    /// A certificate of the zone, over TLS.
+    Certificate,
+    /// None: they are trusted as they are, in the clear.
+    Nothing,
+}
+
+/// Renewal of the gateway's certificate.
+#[derive(Debug, Clone)]
+pub enum CertificateRenewal {
+    /// Somebody else's business, such as that of a SPIFFE agent.
+    Elsewhere,
+    /// The gateway asks the CA, where the folder of its identity says how.
+    FromCa(Renewal),
+}
+
+impl CertificateRenewal {
+    #[must_use]
+    pub fn from_ca(&self) -> Option<&Renewal> {
+        match self {
+            Self::Elsewhere => None,
+            Self::FromCa(renewal) => Some(renewal),
+        }
+    }
 }
 
 impl GatewayConfig {
@@ -75,9 +149,32 @@ impl GatewayConfig {
     pub fn id(&self) -> &GatewayId {
         self.identity.gateway()
     }
+
+    /// Tells whether this gateway keeps a registry that no other gateway of its zone has.
+    pub(super) fn is_apart(&self) -> bool {
+        matches!(self.registry, Registry::Embedded)
+    }
+
+    pub(super) fn make_data_folder(&self) -> Result<(), StartError> {
+        let Some(path) = self.storage.folder() else {
+            return Ok(());
+        };
+        make_private_folder(path).map_err(|source| StartError::DataDir {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    pub(super) fn check_zone(&self) -> Result<(), StartError> {
+        let zone = &self.id().zone;
+        match self.topology.current().zones.contains_key(zone) {
+            true => Ok(()),
+            false => Err(StartError::UnknownZone(zone.clone())),
+        }
+    }
 }
 
-/// Why a gateway did not start. Nothing of it is left running.
+/// Reason why a gateway did not start. Nothing of it is left running.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("the topology has no zone `{0}`, which this gateway's certificate names")]
@@ -88,6 +185,8 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot keep the keys of tunnels")]
+    EndpointKeys(#[from] tunnel::EndpointKeysError),
     #[error("cannot start {count} data threads")]
     Threads {
         count: usize,
@@ -101,7 +200,7 @@ pub enum StartError {
     #[error("cannot start zone sync")]
     ZoneSync(#[from] service::StartError),
     #[error("cannot keep virtual addresses")]
-    Vips(#[from] vips::StoreError),
+    Vips(#[from] vips::VipStoreError),
     #[error("cannot start tunnels")]
     Tunnels(#[from] tunnel::StartError),
     #[error("cannot start mesh DNS")]

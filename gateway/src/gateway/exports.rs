@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::{Export, InstanceState, exports},
-    service::ZoneSync,
     topology::Topology,
 };
+use causeway_routing::snapshot::{Health, Published};
+use causeway_zone_sync::service::ZoneSync;
 use tokio::sync::watch;
 
-use crate::{instances::Published, snapshot::Health};
-
 /// Says it once before it returns, and then after every change until a sender is gone. Dropping the future stops it.
-pub async fn keep_exports(
+pub(crate) async fn keep_exports(
     zone_sync: ZoneSync,
     mut topology: watch::Receiver<Arc<Topology>>,
     mut instances: watch::Receiver<Published>,

@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use causeway_zone_sync::topology::Topology;
+use causeway_federation::topology::Topology;
+use causeway_telemetry::ServiceLabels;
 use tokio::sync::watch;
 
-use crate::telemetry::Metrics;
-
 /// Names the services at once, and again with every topology while the future is polled.
-pub fn name_services(
-    metrics: Arc<Metrics>,
+pub(crate) fn name_services(
+    labels: Arc<ServiceLabels>,
     mut topology: watch::Receiver<Arc<Topology>>,
 ) -> impl Future<Output = ()> {
-    metrics.set_services(topology.borrow_and_update().services.keys());
+    labels.set(topology.borrow_and_update().services.keys());
     async move {
         while topology.changed().await.is_ok() {
-            metrics.set_services(topology.borrow_and_update().services.keys());
+            labels.set(topology.borrow_and_update().services.keys());
         }
     }
 }

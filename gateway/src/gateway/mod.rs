@@ -1,11 +1,54 @@
 //! One zone's gateway, assembled: starts every part, connects them, and takes them apart again in order.
 //!
 //! Nothing is decided here. Several gateways can live in one process, as they do in the demo and in tests.
+//!
+//! # Tasks, channels and what bounds them
+//!
+//! Paths are below `gateway/`, and those of zone-sync and its registry below `zone-sync/src/`. *control* is the runtime that
+//! [`Gateway::start`] was called on, *data* the data threads of [`threads`], *zone-sync* the process `causeway zone-sync`.
+//!
+//! | task | runtime | owns | reached by |
+//! | --- | --- | --- | --- |
+//! | `src/gateway/publish.rs` | control | the current `Snapshot` | watches the topology, instances, catalog and tunnels |
+//! | `src/gateway/sessions.rs` | control | which peers have a zone sync session | watches the tunnels |
+//! | `src/gateway/recheck.rs` | control | nothing: has egress and ingress look at their open connections again | watches snapshots: a new topology, or who is registered where |
+//! | `src/gateway/exports.rs` | control | nothing: tells zone sync what is exported | watches the topology and instances |
+//! | `src/gateway/sync_status.rs` | control | what zone sync says of itself | a bounded channel of events; a look every 500 ms |
+//! | `instances/src/task.rs` | control | registry, health, `registry.redb` | a bounded channel of commands; hints of failed connects |
+//! | `instances/src/attach/task.rs` | control | the one attachment to a zone-sync | bounded channels to and from `instances/src/task.rs`; forwarded registrations use its client |
+//! | `instances/src/carried.rs` | control | registrations of the time before the registry was shared, until a zone-sync has them | nobody; a try every 1 to 30 s |
+//! | `instances/src/sources/`: the folder, DNS | control | what they know | `notify` and a look every 10 s; the times to live |
+//! | `control/src/renewal/task.rs` | control | when the certificate is renewed, and what was said of failures | watches the identity; one try at a time |
+//! | `control/src/renewal/relay.rs`, for each stream | control | a stream of another zone and a connection to the CA | 16 at once, 30 s and 512 KiB each |
+//! | `control/src/topology/fetch.rs` | control | what was asked of whom | watches what peers announce and the tunnels; one question at a time |
+//! | `control/src/trust/fetch.rs` | control | whom it asked for a newer trust document | watches what peers announce; at most four questions at once |
+//! | `control/src/trust/mod.rs`: following the topology | control | nothing | watches the topology; puts the bundles of other trust domains into the identity |
+//! | `gateway/apart.rs` | control | whether it has said that the zone has other gateways | watches the topology |
+//! | `control/src/reload/watch.rs` | control | the topology file's last content | `notify`, SIGHUP, and a look every 10 s |
+//! | `identity/src/workload_api/source.rs` | control | the call to the agent that an identity comes from | one call, 4 MiB an answer; asked anew after 5 min of silence, and after failures with waits of up to 30 s |
+//! | `service/task.rs` | control | the `Replica`, `catalog.redb` | a bounded channel; local changes by a watch in which the latest wins |
+//! | `dns/src/vips/table.rs` | control | virtual addresses, `vips.redb` | watches snapshots |
+//! | `dns/src/serve.rs`, `api/src/admin/server.rs` | control | their sockets | bounded questions and connections |
+//! | `api/src/registration/watch.rs`, for each watcher | control | what it was told last | bounded connections, calls and watchers; a watcher skips what it missed |
+//! | `tunnel/src/accept.rs`, `dial.rs`, and `session.rs` for each tunnel | data | the endpoints of that thread | the `TunnelSet`, which readers never wait for |
+//! | `proxy/src/egress/listen.rs`, `accept.rs`, and `connection.rs` for each connection | data | the listening sockets for which that thread accepts | watches the bindings; 1,024 clients that another thread accepted for it |
+//! | `proxy/src/egress/tls/`, in the task of a connection | data | its handshake | 1,024 at once, 5 s each |
+//! | `proxy/src/egress/tls/`: open connections looked at again | control | nothing | watches the identity |
+//! | `proxy/src/ingress/`, for each stream | data | one connection to an instance | the tunnel's `StreamHandler` |
+//! | `registry/etcd/follow.rs` | zone-sync | reading and watching etcd, and the word whether it is in reach | a view behind a lock that is never held over a wait |
+//! | `registry/etcd/lane.rs` ×4 | zone-sync | writing: transactions of up to 100 changes | 16,384 orders each, by hash of the key, so that a key's stay in order |
+//! | `registry/etcd/upkeep.rs` | zone-sync | renewing leases, deleting what fell silent, health reports | looks every 250 ms |
+//! | `api/src/zone_sync/watch.rs`, for each watcher | zone-sync | what one watcher is told | 256 events, then a shared ring of 65,536; who falls behind begins anew |
 
+mod apart;
+mod apis;
+mod background;
 mod certificate;
 mod config;
 mod exports;
 mod labels;
+mod listeners;
+mod metrics;
 mod publish;
 mod readiness;
 mod recheck;
@@ -13,31 +56,33 @@ mod sessions;
 mod shutdown;
 mod start;
 mod streams;
+mod sync_metrics;
 mod sync_status;
 mod threads;
 
-pub use config::{GatewayConfig, StartError};
+pub use config::{
+    CertificateRenewal, GatewayConfig, Registry, ServerProof, StartError, Storage, TrustAnchors,
+};
+pub use metrics::GatewayMetrics;
 pub use shutdown::Cut;
-pub(crate) use start::make_private_folder;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use causeway_zone_sync::{name::GatewayId, service::ZoneSync};
-use tokio::sync::watch;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-use crate::{
+use causeway_api::{
     admin::{Admin, AdminAddress},
-    dns::Dns,
-    egress::Egress,
-    ingress::Ingress,
-    instances::Instances,
     registration::Registration,
-    snapshot::Snapshots,
-    telemetry::Metrics,
-    tunnel::Tunnels,
-    vips::VipTable,
 };
+use causeway_dns::{Dns, vips::VipTable};
+use causeway_federation::name::GatewayId;
+use causeway_host::tasks::Tasks;
+use causeway_instances::Instances;
+use causeway_proxy::{egress::Egress, ingress::Ingress};
+use causeway_routing::snapshot::Snapshots;
+use causeway_tunnel::Tunnels;
+use causeway_zone_sync::service::ZoneSync;
+use tokio::sync::watch;
+
+use background::Background;
 use threads::DataThreads;
 
 /// A running gateway. Dropping it without [`Gateway::shutdown`] ends it at once, as a crash would.
@@ -45,7 +90,7 @@ pub struct Gateway {
     id: GatewayId,
     snapshots: Snapshots,
     generation: watch::Receiver<u64>,
-    metrics: Arc<Metrics>,
+    metrics: GatewayMetrics,
     instances: Instances,
     zone_sync: ZoneSync,
     vips: Arc<VipTable>,
@@ -56,9 +101,7 @@ pub struct Gateway {
     admin: Vec<Admin>,
     registration: Option<Registration>,
     draining: Arc<std::sync::atomic::AtomicBool>,
-    /// Ends the tasks of `tasks`.
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    background: Background,
     threads: DataThreads,
 }
 
@@ -80,13 +123,19 @@ impl Gateway {
     }
 
     #[must_use]
-    pub fn metrics(&self) -> &Arc<Metrics> {
+    pub fn metrics(&self) -> &GatewayMetrics {
         &self.metrics
     }
 
     #[must_use]
     pub fn vips(&self) -> &Arc<VipTable> {
         &self.vips
+    }
+
+    /// Every task of this gateway that lives as long as it does.
+    #[must_use]
+    pub fn tasks(&self) -> &Tasks {
+        self.background.tasks()
     }
 
     /// The UDP address on which tunnels are accepted.
@@ -106,7 +155,7 @@ impl Gateway {
         self.admin.first().map(Admin::local_addr)
     }
 
-    /// Where registrations are taken over gRPC.
+    /// Returns the address at which registrations are taken over gRPC.
     #[must_use]
     pub fn registration_address(&self) -> Option<SocketAddr> {
         self.registration.as_ref().map(Registration::local_addr)
@@ -115,6 +164,6 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.background.stop();
     }
 }

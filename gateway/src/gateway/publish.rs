@@ -4,25 +4,25 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use causeway_zone_sync::{catalog::Catalog, name::ZoneName, topology::Topology};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
-use crate::{
+use causeway_federation::{catalog::Catalog, name::ZoneName, topology::Topology};
+use causeway_routing::{
     callers,
-    instances::Published,
-    snapshot::{Snapshot, Snapshots},
-    tunnel::TunnelSet,
+    reach::OwnListeners,
+    snapshot::{Published, Snapshot, Snapshots},
 };
+use causeway_tunnel::TunnelSet;
+use tokio::sync::watch;
 
 /// Everything a snapshot is made of.
 #[derive(Debug, Clone)]
-pub struct Sources {
+pub(crate) struct Sources {
     pub zone: ZoneName,
     pub topology: watch::Receiver<Arc<Topology>>,
     pub instances: watch::Receiver<Published>,
     pub catalog: watch::Receiver<Arc<Catalog>>,
     pub tunnels: Arc<TunnelSet>,
+    /// Grows while the gateway starts.
+    pub listeners: watch::Sender<OwnListeners>,
 }
 
 /// The latest index of callers, and the instances that it is of.
@@ -51,40 +51,43 @@ impl Sources {
             instances,
             catalog: self.catalog.borrow_and_update().clone(),
             links: Arc::new(self.tunnels.links()),
+            listeners: self.listeners.borrow().clone(),
         }
     }
 }
 
-/// Builds the first snapshot at once and keeps it current until `stop`.
-pub fn publish(mut sources: Sources, stop: CancellationToken) -> (Snapshots, watch::Receiver<u64>) {
+/// Builds the first snapshot at once; the future keeps it current.
+pub(crate) fn publish(
+    mut sources: Sources,
+) -> (Snapshots, watch::Receiver<u64>, impl Future<Output = ()> + Send) {
     let mut tunnels = sources.tunnels.changed();
     tunnels.mark_unchanged();
+    let mut listeners = sources.listeners.subscribe();
     let mut indexed = Indexed::default();
     let snapshots: Snapshots = Arc::new(ArcSwap::from_pointee(sources.build(1, &mut indexed)));
     let generations = watch::Sender::new(1);
     let generation = generations.subscribe();
     let published = snapshots.clone();
-    tokio::spawn(async move {
+    let publishing = async move {
         let mut count = 1;
         loop {
-            let changed = async {
-                tokio::select! {
-                    change = sources.topology.changed() => change,
-                    change = sources.instances.changed() => change,
-                    change = sources.catalog.changed() => change,
-                    change = tunnels.changed() => change,
-                }
+            let changed = tokio::select! {
+                change = sources.topology.changed() => change,
+                change = sources.instances.changed() => change,
+                change = sources.catalog.changed() => change,
+                change = tunnels.changed() => change,
+                change = listeners.changed() => change,
             };
-            match stop.run_until_cancelled(changed).await {
-                Some(Ok(())) => {}
-                // A source that is gone is only seen while the gateway ends.
-                Some(Err(_)) | None => break,
+            // A source that is gone is only seen while the gateway ends, or after the task that fed it has ended.
+            if changed.is_err() {
+                return;
             }
             count += 1;
             tunnels.mark_unchanged();
+            listeners.mark_unchanged();
             published.store(Arc::new(sources.build(count, &mut indexed)));
             generations.send_replace(count);
         }
-    });
-    (snapshots, generation)
+    };
+    (snapshots, generation, publishing)
 }

@@ -3,19 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use causeway_proxy::{egress::Egress, ingress::Ingress};
+use causeway_routing::snapshot::{Snapshot, Snapshots};
 use tokio::sync::watch;
-
-use crate::{
-    egress::Egress,
-    ingress::Ingress,
-    snapshot::{Snapshot, Snapshots},
-};
 
 /// Pause after each look, so that instances that come and go all the time do not keep a core busy with looking.
 const BETWEEN: Duration = Duration::from_millis(100);
 
 /// Follows the snapshots until their publisher is gone. Dropping the future stops it.
-pub async fn keep_rechecking(
+pub(crate) async fn keep_rechecking(
     egress: Egress,
     ingress: Ingress,
     snapshots: Snapshots,

@@ -3,19 +3,25 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use causeway_federation::name::GatewayId;
+use causeway_host::tasks::Tasks;
 use causeway_proto::tunnel::{StreamHeader, Sync, stream_header::Kind};
-use causeway_zone_sync::{name::GatewayId, service::ZoneSync};
+use causeway_tunnel::{Stream, TunnelSet};
+use causeway_zone_sync::service::ZoneSync;
 use tokio::task::{AbortHandle, JoinSet};
-
-use crate::tunnel::TunnelSet;
 
 /// Pause before a session that ended is opened again. Reconnects do not stampede: the tunnels beneath back off with jitter.
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
 
 /// Keeps a session with every reachable gateway whose id sorts after `own`, until the future is dropped.
-pub async fn keep_sessions(own: GatewayId, tunnels: Arc<TunnelSet>, zone_sync: ZoneSync) {
+pub(crate) async fn keep_sessions(
+    own: GatewayId,
+    tunnels: Arc<TunnelSet>,
+    zone_sync: ZoneSync,
+    tasks: Tasks,
+) {
     let mut changed = tunnels.changed();
-    let mut tasks = JoinSet::new();
+    let mut sessions = JoinSet::new();
     let mut open: BTreeMap<GatewayId, AbortHandle> = BTreeMap::new();
     loop {
         changed.mark_unchanged();
@@ -28,10 +34,13 @@ pub async fn keep_sessions(own: GatewayId, tunnels: Arc<TunnelSet>, zone_sync: Z
             keep
         });
         for peer in links.into_keys().filter(|peer| own < *peer) {
-            open.entry(peer.clone())
-                .or_insert_with(|| tasks.spawn(keep_session(peer, tunnels.clone(), zone_sync.clone())));
+            open.entry(peer.clone()).or_insert_with(|| {
+                let name = format!("zone sync with {peer}");
+                let keeping = keep_session(peer, tunnels.clone(), zone_sync.clone());
+                sessions.spawn(tasks.guard(name, keeping))
+            });
         }
-        while tasks.try_join_next().is_some() {}
+        while sessions.try_join_next().is_some() {}
         if changed.changed().await.is_err() {
             return;
         }
@@ -59,7 +68,7 @@ async fn open_session(
     let header = StreamHeader {
         kind: Some(Kind::Sync(Sync {})),
     };
-    let (send, recv) = tunnel.open(&header).await?;
+    let Stream { send, recv } = tunnel.open(&header).await?;
     zone_sync
         .open_session(peer.clone(), tokio::io::join(recv, send))
         .await?;

@@ -3,13 +3,14 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use causeway_proxy::open::OpenConnection;
+
 use super::Gateway;
-use crate::relay::OpenConnection;
 
 /// Most cut connections that are named in the log, one line each; the rest are counted.
 const MAX_NAMED: usize = 100;
 
-/// What a shutdown cut.
+/// Connections that a shutdown cut.
 #[derive(Debug)]
 pub struct Cut {
     /// Connections that had not ended by the deadline, oldest first.
@@ -34,6 +35,8 @@ impl Gateway {
     /// Stops accepting and tells every peer; what is open goes on.
     fn drain(&self, longest: Duration) {
         self.draining.store(true, Ordering::Relaxed);
+        // Tasks that take new work end from here on.
+        self.background.tasks().stop();
         self.zone_sync.set_draining(true);
         self.tunnels.drain(longest);
         self.ingress.drain();
@@ -56,6 +59,7 @@ impl Gateway {
         connections.extend(self.ingress.open_connections().list());
         for connection in connections.iter().take(MAX_NAMED) {
             tracing::warn!(
+                connection = %connection.id,
                 role = connection.role.word(),
                 service = %connection.service,
                 client = connection.client.map(tracing::field::display),
@@ -74,7 +78,7 @@ impl Gateway {
 
     async fn end(mut self) {
         self.tunnels.close().await;
-        self.stop.cancel();
+        self.background.stop();
         if let Some(dns) = self.dns.take() {
             dns.shutdown().await;
         }
@@ -84,8 +88,7 @@ impl Gateway {
         if let Some(registration) = self.registration.take() {
             registration.shutdown().await;
         }
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.background.ended().await;
         self.instances.shutdown().await;
         self.zone_sync.shutdown().await;
         let threads = std::mem::take(&mut self.threads);

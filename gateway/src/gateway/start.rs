@@ -1,23 +1,48 @@
 //! Starting a gateway: each part in the order in which the later ones need the earlier.
 
 use std::{
-    fs, io,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
     time::{Instant, SystemTime},
 };
 
+use causeway_api::admin::Readiness;
+use causeway_control::{
+    documents::keep_fetching,
+    renewal::{Relay, Renewal},
+    topology, trust,
+};
+use causeway_dns::{
+    Dns, Resolver,
+    vips::{self, VipTable},
+};
+use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets};
+use causeway_identity::Secure;
+use causeway_instances::{
+    Instances, InstancesConfig,
+    attach::AttachConfig,
+    sources::{self, SourcesConfig, Troubles},
+};
+use causeway_proxy::{
+    callers::Callers,
+    egress::{Egress, EgressConfig, TlsListen},
+    ingress::{Ingress, IngressConfig},
+};
+use causeway_routing::{reach::OwnListeners, snapshot::Snapshots};
+use causeway_tunnel::{EndpointKeys, SocketBuffers, TunnelConfig, TunnelSet, Tunnels};
 use causeway_zone_sync::service::{SyncConfig, SyncEvent, ZoneSync};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Gateway, GatewayConfig, StartError,
+    Gateway, GatewayConfig, Registry, ServerProof, StartError, Storage, apart,
+    apis::{start_admin, start_registration},
+    background::Background,
     exports::keep_exports,
     labels::name_services,
+    listeners,
     publish::{Sources, publish},
     readiness,
     recheck::keep_rechecking,
@@ -26,33 +51,23 @@ use super::{
     sync_status::{self, SyncView},
     threads::DataThreads,
 };
-use crate::{
-    admin::{Admin, AdminState},
-    attach::{Attach, AttachConfig},
-    dns::{Dns, Resolver},
-    egress::{Egress, EgressConfig, TlsListen},
-    ingress::{Ingress, IngressConfig},
-    instances::{Instances, InstancesConfig},
-    registration::Registration,
-    renewal::{Relay, Renewal},
-    snapshot::Snapshots,
-    sources::{self, SourcesConfig, Troubles},
-    topology, trust,
-    tunnel::{TunnelSet, Tunnels},
-    vips::{self, VipTable},
-    zone_sync::Secure,
-};
 
-/// What is known before anything of the data path starts.
-struct Knowledge {
-    instances: Instances,
-    troubles: Troubles,
-    zone_sync: ZoneSync,
-    sync_view: SyncView,
-    tunnel_set: Arc<TunnelSet>,
-    snapshots: Snapshots,
-    generation: watch::Receiver<u64>,
-    vips: Arc<VipTable>,
+/// Parts that are known before anything of the data path starts.
+pub(super) struct Foundation {
+    pub(super) instances: Instances,
+    pub(super) troubles: Troubles,
+    pub(super) zone_sync: ZoneSync,
+    pub(super) sync_view: SyncView,
+    pub(super) tunnel_set: Arc<TunnelSet>,
+    pub(super) snapshots: Snapshots,
+    pub(super) generation: watch::Receiver<u64>,
+    pub(super) vips: Arc<VipTable>,
+    /// Addresses that this process listens on, as far as it does by now.
+    pub(super) listeners: watch::Sender<OwnListeners>,
+    /// Connections that this gateway has opened to instances.
+    pub(super) own_sockets: OwnSockets,
+    /// Descriptors that clients may take.
+    pub(super) descriptors: Descriptors,
 }
 
 impl Gateway {
@@ -63,54 +78,57 @@ impl Gateway {
     /// When a part cannot start. What had started before it is ended.
     pub async fn start(config: GatewayConfig) -> Result<Self, StartError> {
         let begun = Instant::now();
-        check_zone(&config)?;
-        if let Some(path) = &config.data_dir {
-            make_private_folder(path).map_err(|source| StartError::DataDir {
-                path: path.clone(),
-                source,
-            })?;
-        }
-        let stop = CancellationToken::new();
-        let ending = stop.clone().drop_guard();
-        let tasks = TaskTracker::new();
+        // The last to go where a part cannot start.
+        let starting = config.tasks.starting();
+        config.check_zone()?;
+        config.make_data_folder()?;
+        let background = Background::new(config.tasks.clone());
+        let ending = background.end_unless_up();
         // Before anything is read that gateways of other trust domains signed.
-        if let Some(trusted) = &config.trust {
-            let topology = config.topology.borrow().clone();
+        if let Some(trusted) = config.anchors.document() {
+            let topology = config.topology.current();
             trusted.federate(topology).await;
         }
-        let known = know(&config, &stop, &tasks).await?;
+        let known = know(&config, &background).await?;
 
         let count = config.threads;
-        let threads = DataThreads::start(count).map_err(|source| StartError::Threads { count, source })?;
+        let threads = DataThreads::start(count, &config.tasks)
+            .map_err(|source| StartError::Threads { count, source })?;
         let ingress = start_ingress(&config, &known);
         let streams = Streams {
             ingress: ingress.clone(),
             zone_sync: known.zone_sync.clone(),
-            topologies: topology::Server::new(config.applied.clone()),
+            topologies: topology::Server::new(config.topology.applied().cloned()),
             ca: Relay::new(
-                config.renewal.as_ref().map(Renewal::folder),
-                config.metrics.clone(),
+                config.renewal.from_ca().map(Renewal::folder),
+                config.metrics.tunnels.clone(),
             ),
-            trust: trust::Server::new(config.identity.clone()),
+            trust: trust::Server::new(config.identity.clone(), config.metrics.control.clone()),
             control: Handle::current(),
         };
         let tunnels = Tunnels::start(
-            config.tunnel.clone(),
+            tunnel_config(&config)?,
             threads.handles(),
-            config.topology.clone(),
+            config.topology.subscribe(),
             known.tunnel_set.clone(),
             Arc::new(streams),
-            config.metrics.clone(),
+            config.metrics.tunnels.clone(),
         )?;
         let egress = start_egress(&config, &known, &threads);
         let dns = start_dns(&config, &known)?;
         let draining = Arc::new(AtomicBool::new(false));
-        let admin = start_admin(&config, &known, &egress, &draining, begun).await?;
+        let checks = checks(&config, &known, &egress, &draining, tunnels.socket_buffers());
+        let admin = start_admin(&config, &known, checks, begun).await?;
         let registration = start_registration(&config, &known).await?;
-        keep_going(&config, &known, &egress, &ingress, &stop, &tasks);
-        follow_trust(&config, &known, &stop, &tasks);
+        let bound = listeners::bound(&tunnels, dns.as_ref(), &admin, registration.as_ref());
+        known
+            .listeners
+            .send_modify(|own| Arc::make_mut(own).extend(bound));
+        start_background(&config, &known, &egress, &ingress, &background);
+        follow_trust(&config, &known, &background);
         tracing::info!(gateway = %config.id(), took = ?begun.elapsed(), "the gateway is up");
         ending.disarm();
+        starting.up();
         Ok(Self {
             id: config.id().clone(),
             snapshots: known.snapshots,
@@ -126,115 +144,132 @@ impl Gateway {
             admin,
             registration,
             draining,
-            stop,
-            tasks,
+            background,
             threads,
         })
     }
 }
 
+/// Gives the settings of tunnels, with the keys that outlive a restart where something does.
+fn tunnel_config(config: &GatewayConfig) -> Result<TunnelConfig, StartError> {
+    let mut tunnel = TunnelConfig {
+        tasks: config.tasks.clone(),
+        keeps_registry: config.is_apart(),
+        ..config.tunnel.clone()
+    };
+    if let Some(folder) = config.storage.folder() {
+        tunnel.keys = EndpointKeys::kept_in(folder)?;
+    }
+    Ok(tunnel)
+}
+
 /// Starts the tasks that follow what is known for as long as the gateway runs.
-fn keep_going(
+fn start_background(
     config: &GatewayConfig,
-    known: &Knowledge,
+    known: &Foundation,
     egress: &Egress,
     ingress: &Ingress,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
+    background: &Background,
 ) {
-    tasks.spawn(stop.clone().run_until_cancelled_owned(keep_rechecking(
-        egress.clone(),
-        ingress.clone(),
-        known.snapshots.clone(),
-        known.generation.clone(),
-    )));
+    let (snapshots, generation) = (known.snapshots.clone(), known.generation.clone());
+    let rechecking = keep_rechecking(egress.clone(), ingress.clone(), snapshots, generation);
+    background.spawn("permissions of open connections", rechecking);
     let checking = egress.clone();
     let checking = async move { checking.keep_checking_certificates().await };
-    tasks.spawn(stop.clone().run_until_cancelled_owned(checking));
-    tasks.spawn(stop.clone().run_until_cancelled_owned(keep_sessions(
+    background.spawn("certificates of open connections", checking);
+    let sessions = keep_sessions(
         config.id().clone(),
         known.tunnel_set.clone(),
         known.zone_sync.clone(),
-    )));
-    if let Some(applied) = &config.applied {
+        config.tasks.clone(),
+    );
+    background.spawn("zone sync sessions", sessions);
+    let telling = apart::keep_telling(
+        config.topology.subscribe(),
+        config.id().zone.clone(),
+        config.is_apart(),
+    );
+    background.spawn("word of the zone's other gateways", telling);
+    if let Some(applied) = config.topology.applied() {
         let (tunnels, catalog) = (known.tunnel_set.clone(), known.zone_sync.catalog());
-        let fetching = topology::keep_fetching(applied.clone(), tunnels, catalog);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
+        let fetching = keep_fetching(applied.fetched(), tunnels, catalog);
+        background.spawn("topologies of other gateways", fetching);
+        let endorsing = topology::keep_endorsing(applied.clone(), config.identity.clone());
+        background.spawn("signatures of the topology", endorsing);
     }
-    if let Some(renewal) = &config.renewal {
+    if let Some(renewal) = config.renewal.from_ca() {
         let renewing = renewal
             .clone()
-            .run(Some(known.tunnel_set.clone()), config.metrics.clone());
-        tasks.spawn(stop.clone().run_until_cancelled_owned(renewing));
+            .run(Some(known.tunnel_set.clone()), config.metrics.identity.clone());
+        background.spawn("certificate renewal", renewing);
     }
 }
 
 /// Tells the other gateways whom this one believes, and gets from them what is newer.
-fn follow_trust(config: &GatewayConfig, known: &Knowledge, stop: &CancellationToken, tasks: &TaskTracker) {
+fn follow_trust(config: &GatewayConfig, known: &Foundation, background: &Background) {
     let telling = trust::keep_told(config.identity.clone(), known.zone_sync.clone());
-    tasks.spawn(stop.clone().run_until_cancelled_owned(telling));
-    if let Some(trusted) = &config.trust {
+    background.spawn("word of the trust document", telling);
+    let counting = trust::keep_counted(config.identity.clone(), known.zone_sync.clone());
+    background.spawn("count of ended connections", counting);
+    if let Some(trusted) = config.anchors.document() {
         let (tunnels, catalog) = (known.tunnel_set.clone(), known.zone_sync.catalog());
-        let federating = trust::keep_federating(trusted.clone(), config.topology.clone());
-        tasks.spawn(stop.clone().run_until_cancelled_owned(federating));
-        let fetching = trust::keep_fetching(trusted.clone(), tunnels, catalog);
-        tasks.spawn(stop.clone().run_until_cancelled_owned(fetching));
+        let federating = trust::keep_federating(trusted.clone(), config.topology.subscribe());
+        background.spawn("trust domains of the topology", federating);
+        let fetching = keep_fetching(trusted.fetched(), tunnels, catalog);
+        background.spawn("trust documents of other gateways", fetching);
     }
 }
 
 /// Starts everything that a snapshot is made of, and what follows from one.
-async fn know(
-    config: &GatewayConfig,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-) -> Result<Knowledge, StartError> {
+async fn know(config: &GatewayConfig, background: &Background) -> Result<Foundation, StartError> {
     let id = config.id();
+    let listeners = watch::Sender::new(OwnListeners::new(listeners::configured(config)));
     let instances = Instances::start(
         InstancesConfig {
             zone: id.zone.clone(),
-            data_dir: config.data_dir.clone(),
-            shared: (!config.zone_sync.is_empty()).then(|| AttachConfig {
-                id: id.clone(),
-                servers: config.zone_sync.clone(),
-                secure: (!config.zone_sync_insecure).then(|| Secure::new(config.identity.clone())),
-            }),
+            listeners: listeners.subscribe(),
+            data_dir: config.storage.folder().map(Path::to_owned),
+            shared: shared_registry(config),
+            tasks: config.tasks.clone(),
         },
-        config.topology.clone(),
-        config.metrics.clone(),
+        config.topology.subscribe(),
+        config.metrics.instances.clone(),
     )?;
-    let troubles = start_sources(config, &instances, stop, tasks).await;
+    let troubles = start_sources(config, &instances, background).await;
     let (zone_sync, events) = start_zone_sync(config).await?;
-    let naming = name_services(config.metrics.clone(), config.topology.clone());
-    tasks.spawn(stop.clone().run_until_cancelled_owned(naming));
-    let tunnel_set = Arc::<TunnelSet>::default();
-    let (snapshots, generation) = publish(
-        Sources {
-            zone: id.zone.clone(),
-            topology: config.topology.clone(),
-            instances: instances.subscribe(),
-            catalog: zone_sync.catalog(),
-            tunnels: tunnel_set.clone(),
-        },
-        stop.clone(),
+    let naming = name_services(
+        config.metrics.registry.services().clone(),
+        config.topology.subscribe(),
     );
-    let exporting = keep_exports(zone_sync.clone(), config.topology.clone(), instances.subscribe());
-    tasks.spawn(stop.clone().run_until_cancelled_owned(exporting));
+    background.spawn("names of services in metrics", naming);
+    let tunnel_set = Arc::<TunnelSet>::default();
+    let (snapshots, generation, publishing) = publish(Sources {
+        zone: id.zone.clone(),
+        topology: config.topology.subscribe(),
+        instances: instances.subscribe(),
+        catalog: zone_sync.catalog(),
+        tunnels: tunnel_set.clone(),
+        listeners: listeners.clone(),
+    });
+    background.spawn("snapshots", publishing);
+    let exporting = keep_exports(
+        zone_sync.clone(),
+        config.topology.subscribe(),
+        instances.subscribe(),
+    );
+    background.spawn("exports", exporting);
     let sync_view = SyncView::default();
     let watching = sync_status::watch(
         zone_sync.clone(),
         events,
         sync_view.clone(),
-        config.metrics.clone(),
+        config.metrics.sync.clone(),
     );
-    tasks.spawn(stop.clone().run_until_cancelled_owned(watching));
+    background.spawn("status of zone sync", watching);
     let vips = open_vips(config, &snapshots)?;
-    tasks.spawn(vips::follow(
-        vips.clone(),
-        snapshots.clone(),
-        generation.clone(),
-        stop.clone(),
-    ));
-    Ok(Knowledge {
+    let following = vips::follow(vips.clone(), snapshots.clone(), generation.clone());
+    background.spawn("virtual addresses", following);
+    Ok(Foundation {
         instances,
         troubles,
         zone_sync,
@@ -243,13 +278,31 @@ async fn know(
         snapshots,
         generation,
         vips,
+        listeners,
+        own_sockets: OwnSockets::default(),
+        descriptors: Descriptors::default(),
+    })
+}
+
+/// Way to the registry that the gateways of the zone share.
+fn shared_registry(config: &GatewayConfig) -> Option<AttachConfig> {
+    let Registry::Shared { servers, proof } = &config.registry else {
+        return None;
+    };
+    Some(AttachConfig {
+        id: config.id().clone(),
+        servers: servers.clone(),
+        secure: match proof {
+            ServerProof::Certificate => Some(Secure::new(config.identity.clone())),
+            ServerProof::Nothing => None,
+        },
     })
 }
 
 fn open_vips(config: &GatewayConfig, snapshots: &Snapshots) -> Result<Arc<VipTable>, StartError> {
-    let vips = match &config.data_dir {
-        Some(folder) => VipTable::open(folder, SystemTime::now())?,
-        None => VipTable::in_memory(),
+    let vips = match &config.storage {
+        Storage::Folder(folder) => VipTable::open(folder, SystemTime::now())?,
+        Storage::Memory => VipTable::in_memory(),
     };
     // Once here, so that the listeners of a gateway that has just started are not late.
     if let Err(error) = vips.refresh(&snapshots.load(), SystemTime::now()) {
@@ -261,20 +314,15 @@ fn open_vips(config: &GatewayConfig, snapshots: &Snapshots) -> Result<Arc<VipTab
     Ok(Arc::new(vips))
 }
 
-/// What feeds the registry by itself.
-async fn start_sources(
-    config: &GatewayConfig,
-    instances: &Instances,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-) -> Troubles {
+/// Starts what feeds the registry by itself.
+async fn start_sources(config: &GatewayConfig, instances: &Instances, background: &Background) -> Troubles {
     let sources = SourcesConfig {
         zone: config.id().zone.clone(),
-        topology: config.topology.clone(),
+        topology: config.topology.subscribe(),
         folder: config.instances_folder.clone(),
         resolver: Resolver::new(config.dns.upstreams.clone(), &config.dns.listen),
     };
-    sources::start(sources, instances, tasks, stop).await
+    sources::start(sources, instances, |name, task| background.spawn(name, task)).await
 }
 
 async fn start_zone_sync(
@@ -282,54 +330,74 @@ async fn start_zone_sync(
 ) -> Result<(ZoneSync, mpsc::Receiver<SyncEvent>), StartError> {
     let started = ZoneSync::start(SyncConfig {
         origin: config.id().clone(),
-        data_dir: config.data_dir.clone(),
+        data_dir: config.storage.folder().map(Path::to_owned),
         ages: config.ages,
+        tasks: config.tasks.clone(),
         signer: Some(config.identity.signer()?),
         verifier: config.identity.verifier()?,
     });
     Ok(started.await?)
 }
 
-fn start_ingress(config: &GatewayConfig, known: &Knowledge) -> Ingress {
+fn start_ingress(config: &GatewayConfig, known: &Foundation) -> Ingress {
     let limits = IngressConfig {
+        stall_limit: config.stall_limit,
+        half_closed_limit: config.half_closed_limit,
+        keepalive: config.keepalive,
         failures: known.instances.connect_failures(),
+        own_sockets: known.own_sockets.clone(),
+        descriptors: known.descriptors.clone(),
         ..IngressConfig::new(config.threads)
     };
     Ingress::new(
         limits,
         known.snapshots.clone(),
-        config.metrics.clone(),
+        config.metrics.proxy.clone(),
         config.access.clone(),
     )
 }
 
-fn start_egress(config: &GatewayConfig, known: &Knowledge, threads: &DataThreads) -> Egress {
-    let tls = TlsListen::new(
+fn start_egress(config: &GatewayConfig, known: &Foundation, threads: &DataThreads) -> Egress {
+    let mut tls = TlsListen::new(
         config.tls_listen.clone(),
         config.identity.clone(),
         known.vips.clone(),
     );
+    tls.outlive = config.tls_outlive;
     let limits = EgressConfig {
+        stall_limit: config.stall_limit,
+        half_closed_limit: config.half_closed_limit,
+        keepalive: config.keepalive,
         listening: known.vips.listening().clone(),
+        own: known.listeners.clone(),
+        descriptors: known.descriptors.clone(),
         failures: known.instances.connect_failures(),
         tls: (!config.tls_listen.is_empty()).then_some(tls),
+        callers: Callers::of_kernel(config.tasks.clone()),
+        tasks: config.tasks.clone(),
+        own_sockets: known.own_sockets.clone(),
         ..EgressConfig::new(config.threads)
     };
     let egress = Egress::new(
         limits,
         known.snapshots.clone(),
         known.tunnel_set.clone(),
-        config.metrics.clone(),
+        config.metrics.proxy.clone(),
         config.access.clone(),
     );
     for (thread, handle) in threads.handles().iter().enumerate() {
         let (egress, bindings) = (egress.clone(), known.vips.bindings());
-        handle.spawn(async move { egress.run(thread, bindings).await });
+        let serving = async move { egress.run(thread, bindings).await };
+        handle.spawn(
+            config
+                .tasks
+                .keep(format!("listeners of data thread {thread}"), serving),
+        );
     }
     egress
 }
 
-fn start_dns(config: &GatewayConfig, known: &Knowledge) -> Result<Option<Dns>, StartError> {
+fn start_dns(config: &GatewayConfig, known: &Foundation) -> Result<Option<Dns>, StartError> {
     if config.dns.listen.is_empty() {
         return Ok(None);
     }
@@ -337,71 +405,49 @@ fn start_dns(config: &GatewayConfig, known: &Knowledge) -> Result<Option<Dns>, S
         config.dns.clone(),
         known.snapshots.clone(),
         known.vips.clone(),
-        config.metrics.clone(),
+        config.metrics.dns.clone(),
+        &config.tasks,
     )?;
     Ok(Some(dns))
 }
 
-async fn start_admin(
+/// In the order in which they are shown.
+fn checks(
     config: &GatewayConfig,
-    known: &Knowledge,
+    known: &Foundation,
     egress: &Egress,
     draining: &Arc<AtomicBool>,
-    begun: Instant,
-) -> Result<Vec<Admin>, StartError> {
-    let bindings = known.vips.bindings();
-    let state = AdminState {
-        snapshots: known.snapshots.clone(),
-        tunnels: known.tunnel_set.clone(),
-        metrics: config.metrics.clone(),
-        instances: known.instances.clone(),
-        readiness: readiness::checks(
-            config,
-            &known.snapshots,
-            egress,
-            &known.sync_view,
-            known.instances.attachment().map(Attach::status),
-            &known.troubles,
-            draining,
-        ),
-        sync: known.sync_view.readings(),
-        bindings: Arc::new(move || bindings.borrow().clone()),
-        access: config.access.clone(),
-        applied: config.applied.clone(),
-        gate: config.gate.clone(),
-        identity: config.identity.clone(),
-        trust: config.trust.clone(),
-        started: begun,
-    };
-    let mut started = Vec::with_capacity(config.admin.len());
-    for admin in &config.admin {
-        started.push(Admin::start(admin.clone(), state.clone()).await?);
+    buffers: SocketBuffers,
+) -> Readiness {
+    let (identity, snapshots) = (&config.identity, &known.snapshots);
+    let renewal = config.renewal.from_ca().map(Renewal::status);
+    let (trusted, topology) = (config.anchors.document().cloned(), config.topology.clone());
+    let checks = Readiness::default()
+        .with(readiness::running(draining.clone()))
+        .with(readiness::tasks(config.tasks.clone()))
+        .with(readiness::topology(topology.clone()))
+        .with(readiness::keys(topology.clone()))
+        .with(readiness::certificate(identity.clone(), renewal))
+        .with(readiness::trust(identity.clone(), trusted, topology))
+        .with(readiness::listeners(egress.clone()))
+        .with(readiness::descriptors(egress.clone()))
+        .with_sum(readiness::tunnels(snapshots.clone()))
+        .with(readiness::buffers(buffers))
+        .with_sum(readiness::catalog(snapshots.clone()))
+        .with(readiness::disk(known.sync_view.clone(), known.instances.clone()))
+        .with(readiness::instances(snapshots.clone()))
+        .with(readiness::permissions(
+            snapshots.clone(),
+            config.metrics.proxy.clone(),
+        ))
+        .with(readiness::sources(known.troubles.clone()))
+        .with(apart::check(
+            snapshots.clone(),
+            known.tunnel_set.clone(),
+            config.is_apart(),
+        ));
+    match known.instances.attachment() {
+        Some(attachment) => checks.with(readiness::registry(attachment.status())),
+        None => checks,
     }
-    Ok(started)
-}
-
-async fn start_registration(
-    config: &GatewayConfig,
-    known: &Knowledge,
-) -> Result<Option<Registration>, StartError> {
-    let Some(registration) = config.registration else {
-        return Ok(None);
-    };
-    let (gate, identity) = (config.gate.clone(), Some(config.identity.clone()));
-    let started = Registration::start(registration, known.instances.clone(), gate, identity);
-    Ok(Some(started.await?))
-}
-
-fn check_zone(config: &GatewayConfig) -> Result<(), StartError> {
-    let zone = &config.id().zone;
-    match config.topology.borrow().zones.contains_key(zone) {
-        true => Ok(()),
-        false => Err(StartError::UnknownZone(zone.clone())),
-    }
-}
-
-/// What lies in it is for this gateway alone.
-pub(crate) fn make_private_folder(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -1,18 +1,15 @@
 //! Sends each stream that a peer opens to the part that serves it: connections to the ingress, zone sync to zone
 //! sync, questions for the topology and for what is trusted to those who hold it, and those for the CA on to the CA.
 
+use causeway_control::{renewal, topology, trust};
 use causeway_proto::tunnel::stream_header::Kind;
+use causeway_proxy::ingress::Ingress;
+use causeway_tunnel::{IncomingStream, StreamHandler};
 use causeway_zone_sync::service::ZoneSync;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use crate::{
-    ingress::Ingress,
-    renewal, topology, trust,
-    tunnel::{IncomingStream, StreamHandler},
-};
-
-pub struct Streams {
+pub(crate) struct Streams {
     pub ingress: Ingress,
     pub zone_sync: ZoneSync,
     pub topologies: topology::Server,
@@ -24,36 +21,32 @@ pub struct Streams {
 
 impl StreamHandler for Streams {
     fn handle(&self, stream: IncomingStream) -> BoxFuture<'static, ()> {
-        let kind = match &stream.header.kind {
-            Some(Kind::Topology(question)) => {
+        // Exhaustive: a kind that is added to the protocol does not compile before somebody serves it.
+        let served: BoxFuture<'static, ()> = match &stream.kind {
+            Kind::Connect(_) => return self.ingress.handle(stream),
+            Kind::Sync(_) => Box::pin(serve_sync(self.zone_sync.clone(), stream)),
+            Kind::Topology(question) => {
                 let (topologies, question) = (self.topologies.clone(), question.clone());
-                self.control
-                    .spawn(async move { topologies.answer(question, stream).await });
-                return Box::pin(std::future::ready(()));
+                Box::pin(async move { topologies.answer(question, stream).await })
             }
-            Some(Kind::Ca(_)) => {
+            Kind::Ca(_) => {
                 let ca = self.ca.clone();
-                self.control.spawn(async move { ca.serve(stream).await });
-                return Box::pin(std::future::ready(()));
+                Box::pin(async move { ca.serve(stream).await })
             }
-            Some(Kind::Trust(question)) => {
+            Kind::Trust(question) => {
                 let (trust, question) = (self.trust.clone(), question.clone());
-                self.control
-                    .spawn(async move { trust.answer(question, stream).await });
-                return Box::pin(std::future::ready(()));
+                Box::pin(async move { trust.answer(question, stream).await })
             }
-            kind => kind,
         };
-        if !matches!(kind, Some(Kind::Sync(_))) {
-            return self.ingress.handle(stream);
-        }
-        let (zone_sync, peer) = (self.zone_sync.clone(), stream.tunnel.peer().clone());
-        let io = tokio::io::join(stream.recv, stream.send);
-        self.control.spawn(async move {
-            if let Err(error) = zone_sync.accept_session(peer.clone(), io).await {
-                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a zone sync session ended");
-            }
-        });
+        self.control.spawn(served);
         Box::pin(std::future::ready(()))
+    }
+}
+
+async fn serve_sync(zone_sync: ZoneSync, stream: IncomingStream) {
+    let peer = stream.tunnel.peer().clone();
+    let io = tokio::io::join(stream.recv, stream.send);
+    if let Err(error) = zone_sync.accept_session(peer.clone(), io).await {
+        tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a zone sync session ended");
     }
 }

@@ -7,15 +7,15 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use causeway_zone_sync::{
-    name::GatewayId,
-    service::{PeerStatus, Side as SyncSide, SyncEvent, SyncStatus, ZoneSync},
-};
+use causeway_api::admin::{LatestRefusal, OwnReading, SyncReading, SyncReadings};
+use causeway_federation::name::GatewayId;
+use causeway_telemetry::Side;
+use causeway_zone_sync::service::{PeerStatus, Side as SyncSide, SyncEvent, SyncStatus, ZoneSync};
 use tokio::{sync::mpsc, time::interval};
 
-use crate::telemetry::{LatestRefusal, Metrics, OwnReading, Side, SyncReading, SyncReadings};
+use super::sync_metrics::SyncMetrics;
 
-/// How old the view may be.
+/// Greatest age of the view.
 const REFRESH: Duration = Duration::from_millis(500);
 
 /// Peers whose refusals are remembered: as many as zone sync has sessions.
@@ -23,7 +23,7 @@ const MAX_REFUSED: usize = 1_024;
 
 /// The latest status of zone sync; clones show the same.
 #[derive(Debug, Clone, Default)]
-pub struct SyncView(Arc<ArcSwapOption<Seen>>);
+pub(crate) struct SyncView(Arc<ArcSwapOption<Seen>>);
 
 /// A status, and what happened up to then.
 #[derive(Debug)]
@@ -42,12 +42,12 @@ struct Refusals {
 
 impl SyncView {
     /// `None` until zone sync was asked for the first time.
-    pub fn status(&self) -> Option<Arc<SyncStatus>> {
+    pub(crate) fn status(&self) -> Option<Arc<SyncStatus>> {
         self.0.load().as_ref().map(|seen| seen.status.clone())
     }
 
-    /// What the metrics and the admin API read.
-    pub fn readings(&self) -> Arc<dyn Fn() -> SyncReadings + Send + Sync> {
+    /// Makes the reader of what the metrics and the admin API show.
+    pub(crate) fn readings(&self) -> Arc<dyn Fn() -> SyncReadings + Send + Sync> {
         let view = self.clone();
         Arc::new(move || {
             let seen = view.0.load();
@@ -97,7 +97,7 @@ struct Told(BTreeMap<GatewayId, (u64, u64)>);
 impl Told {
     /// Counts what has come on top since the last call. A total that went back is that of a peer that was forgotten and is
     /// known anew.
-    fn tell(&mut self, metrics: &Metrics, status: &SyncStatus) {
+    fn tell(&mut self, metrics: &SyncMetrics, status: &SyncStatus) {
         let mut told = BTreeMap::new();
         for peer in &status.peers {
             let total = (peer.totals.bytes_sent, peer.totals.bytes_received);
@@ -112,11 +112,11 @@ impl Told {
 }
 
 /// Keeps `view` current and counts what happens, until zone sync ends. Dropping the future stops it.
-pub async fn watch(
+pub(crate) async fn watch(
     zone_sync: ZoneSync,
     mut events: mpsc::Receiver<SyncEvent>,
     view: SyncView,
-    metrics: Arc<Metrics>,
+    metrics: Arc<SyncMetrics>,
 ) {
     let mut refresh = interval(REFRESH);
     let mut refusals = BTreeMap::new();
@@ -139,7 +139,7 @@ pub async fn watch(
     }
 }
 
-fn count(metrics: &Metrics, refusals: &mut BTreeMap<GatewayId, Refusals>, event: SyncEvent) {
+fn count(metrics: &SyncMetrics, refusals: &mut BTreeMap<GatewayId, Refusals>, event: SyncEvent) {
     match event {
         SyncEvent::Refused { peer, side, reason } => {
             let side = match side {
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn bytes_are_counted_once_and_a_peer_that_comes_anew_counts_from_nothing() {
-        let metrics = Metrics::default();
+        let metrics = SyncMetrics::default();
         let mut told = Told::default();
         for sent in [100, 150, 150, 30] {
             told.tell(&metrics, &status(sent));
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn refusals_are_shown_by_side_and_reason_with_the_time_of_the_latest() {
-        let (metrics, mut refusals) = (Metrics::default(), BTreeMap::new());
+        let (metrics, mut refusals) = (SyncMetrics::default(), BTreeMap::new());
         for (side, reason) in [
             (SyncSide::Local, "too_fast"),
             (SyncSide::Local, "too_fast"),

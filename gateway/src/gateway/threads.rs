@@ -3,12 +3,13 @@
 
 use std::{io, thread};
 
+use causeway_host::tasks::Tasks;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 /// Data threads that run until they are stopped or dropped.
 #[derive(Debug, Default)]
-pub struct DataThreads {
+pub(crate) struct DataThreads {
     handles: Vec<Handle>,
     stop: CancellationToken,
     threads: Vec<thread::JoinHandle<()>>,
@@ -17,7 +18,7 @@ pub struct DataThreads {
 impl DataThreads {
     /// # Errors
     /// When the operating system gives no thread or no reactor.
-    pub fn start(count: usize) -> io::Result<Self> {
+    pub(crate) fn start(count: usize, tasks: &Tasks) -> io::Result<Self> {
         let mut started = Self {
             handles: Vec::new(),
             stop: CancellationToken::new(),
@@ -27,7 +28,9 @@ impl DataThreads {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let stop = started.stop.clone();
             started.handles.push(runtime.handle().clone());
-            let body = move || runtime.block_on(stop.cancelled());
+            // Its tasks end with the thread; each of those says so itself as well.
+            let running = tasks.keep(format!("data thread {index}"), stop.cancelled_owned());
+            let body = move || runtime.block_on(running);
             started
                 .threads
                 .push(thread::Builder::new().name(format!("data-{index}")).spawn(body)?);
@@ -37,12 +40,12 @@ impl DataThreads {
 
     /// The runtimes, by thread index.
     #[must_use]
-    pub fn handles(&self) -> &[Handle] {
+    pub(crate) fn handles(&self) -> &[Handle] {
         &self.handles
     }
 
     /// Ends every thread, and with it every task that still runs there. Blocks until they are gone.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.stop.cancel();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -64,7 +67,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_data_thread_runs_its_own_tasks_and_ends_when_stopped() {
-        let threads = DataThreads::start(2).unwrap();
+        let threads = DataThreads::start(2, &Tasks::default()).unwrap();
         let mut names = Vec::new();
         for handle in threads.handles() {
             let name = handle.spawn(async { thread::current().name().map(str::to_owned) });

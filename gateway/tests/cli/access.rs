@@ -7,14 +7,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway::{
+use causeway_api::{
     admin::{Admin, AdminAddress, AdminConfig, AdminError},
     audit::Audit,
     credentials::{Gate, Grant, Guard, TokenFile},
-    identity::{ApiClient, IdentityFolder, Renewal, ca},
-    telemetry::Metrics,
 };
-use causeway_zone_sync::name::GatewayId;
+use causeway_federation::name::GatewayId;
+use causeway_host::{own_sockets::OwnSockets, tasks::Tasks};
+use causeway_identity::{ApiClient, IdentityFolder, Renewal, ca};
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     commands::{err, out, run},
-    federation::{ask, state},
+    federation::{ask_over_tcp, serve, state},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -76,8 +76,8 @@ impl Bench {
             grants: vec![grant],
         };
         let mut state = state();
-        let metrics = Arc::new(Metrics::default());
-        let audit = Audit::file(&bench("audit.log"), metrics.clone()).unwrap();
+        let metrics = Arc::new(causeway_api::ApiMetrics::default());
+        let audit = Audit::file(&bench("audit.log"), &metrics, &Tasks::default()).unwrap();
         state.gate = Gate::new(Some(Arc::new(guard)), audit, metrics);
         let identity = IdentityFolder::open(&bench("gateway")).unwrap();
         state.identity = identity.identity();
@@ -271,7 +271,7 @@ async fn the_audit_log_says_who_did_what_and_holds_no_secret() {
     let missing = bench.command(&gone, &["--admin-identity", &operator]).await;
     assert!(!missing.status.success());
     assert!(bench.with_token(&["get", "zones"], "ci").await.status.success());
-    let lines = bench.audited(3).await;
+    let lines = bench.audited(5).await;
     let told: Vec<_> = lines
         .iter()
         .map(|line| {
@@ -285,8 +285,10 @@ async fn the_audit_log_says_who_did_what_and_holds_no_secret() {
     assert_eq!(
         told,
         [
+            "token ci PUT orders/10.1.0.12%3A8080 asked null null".to_owned(),
             "token ci PUT orders/10.1.0.12%3A8080 done 200 null".to_owned(),
             "token grafana PUT null refused 403 scope".to_owned(),
+            format!("{GW2} DELETE orders/nobody asked null null"),
             format!("{GW2} DELETE orders/nobody refused 404 not_found"),
         ]
     );
@@ -309,9 +311,9 @@ async fn refused_attempts_are_written_down_once_and_then_counted() {
         assert!(!bench.with_token(&REGISTER, "grafana").await.status.success());
     }
     assert!(bench.with_token(&REGISTER, "ci").await.status.success());
-    let lines = bench.audited(2).await;
+    let lines = bench.audited(3).await;
     let results: Vec<_> = lines.iter().map(|line| line["result"].clone()).collect();
-    assert_eq!(results, ["refused", "done"]);
+    assert_eq!(results, ["refused", "asked", "done"]);
 }
 
 #[tokio::test]
@@ -335,33 +337,123 @@ async fn without_any_way_to_prove_oneself_an_open_address_is_refused() {
 }
 
 #[tokio::test]
-async fn on_this_host_everybody_gets_in_and_is_named_by_the_way_they_came() {
+async fn on_this_host_the_socket_takes_changes_and_loopback_those_with_a_token() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("audit.log");
-    let mut state = state();
-    let metrics = Arc::new(Metrics::default());
-    state.gate = Gate::new(None, Audit::file(&log, metrics.clone()).unwrap(), metrics);
-    let socket = folder.path().join("admin.sock");
-    let config = |listen| AdminConfig {
-        listen,
-        insecure: false,
+    let (tokens, shown) = (folder.path().join("tokens.json"), folder.path().join("ci"));
+    token(&tokens, "ci", "register", &shown).await;
+    let guard = Guard {
+        tokens: Some(Arc::new(TokenFile::open(&tokens).unwrap())),
+        grants: Vec::new(),
     };
-    let unix = Admin::start(config(AdminAddress::Unix(socket)), state.clone())
-        .await
-        .unwrap();
-    let loopback = AdminAddress::Tcp("127.0.0.1:0".parse().unwrap());
-    let tcp = Admin::start(config(loopback), state).await.unwrap();
-    assert!(run(Some(&unix), &REGISTER).await.status.success());
+    let mut state = state();
+    let metrics = Arc::new(causeway_api::ApiMetrics::default());
+    let audit = Audit::file(&log, &metrics, &Tasks::default()).unwrap();
+    state.gate = Gate::new(Some(Arc::new(guard)), audit, metrics);
+    let admin = serve(state).await;
+
+    // Commands find the socket by themselves, unless they have a token to show.
+    let registered = run(Some(&admin), &REGISTER).await;
+    assert!(registered.status.success(), "{}", err(&registered));
+    let shown = shown.display().to_string();
+    let with_token = [&REGISTER[..], &["--admin-token-file", &shown]].concat();
+    let registered = run(Some(&admin), &with_token).await;
+    assert!(registered.status.success(), "{}", err(&registered));
+    // Whoever comes over loopback with nothing may read.
     let path = "PUT /v1/instances/orders/x";
-    assert_eq!(ask(&tcp, path, r#"{"address":"10.1.0.1:80"}"#).await.0, 200);
+    let body = r#"{"address":"10.1.0.1:80"}"#;
+    let (status, answer) = ask_over_tcp(&admin, path, body).await;
+    assert_eq!(status, 401, "{answer}");
+    assert!(
+        answer.contains("nothing is changed over loopback") && answer.contains("admin.sock"),
+        "{answer}"
+    );
+    assert_eq!(ask_over_tcp(&admin, "POST /v1/zones", "").await.0, 401);
+    assert_eq!(ask_over_tcp(&admin, "GET /v1/zones", "").await.0, 200);
+
     let read = || fs::read_to_string(&log).unwrap();
-    until("both lines", || read().lines().count() == 2).await;
-    let who: Vec<Value> = read()
+    until("a line for the refusals, and two for each change", || {
+        read().lines().count() == 5
+    })
+    .await;
+    let told = read();
+    let told = told
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["who"].clone())
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told: Vec<(String, String)> = told
+        .map(|line| {
+            let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+            (word("who"), word("result"))
+        })
         .collect();
     let uid = rustix::process::getuid().as_raw();
-    assert_eq!(who, [format!("local uid {uid}"), "loopback".to_owned()]);
+    let line = |who: &str, result: &str| (who.to_owned(), result.to_owned());
+    let local = format!("local uid {uid}");
+    assert_eq!(
+        told,
+        [
+            line(&local, "asked"),
+            line(&local, "done"),
+            line("token ci", "asked"),
+            line("token ci", "done"),
+            // The second of a kind is held back.
+            line("loopback", "refused"),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_the_gateway_opened_itself_may_not_even_read() {
+    let own = OwnSockets::default();
+    let mut state = state();
+    state.gate = state.gate.clone().knowing(own.clone());
+    let admin = serve(state).await;
+    let AdminAddress::Tcp(address) = *admin.local_addr() else {
+        panic!("not on TCP");
+    };
+    let read = async |entered: bool| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let own = entered.then(|| own.enter(&stream, 1).unwrap());
+        let request = b"GET /v1/topology HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        drop(own);
+        answer
+    };
+    assert!(read(false).await.starts_with("HTTP/1.1 200"));
+    let refused = read(true).await;
+    assert!(
+        refused.starts_with("HTTP/1.1 401") && refused.contains("has opened this connection itself"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_open_the_socket_says_which_and_what_else_would_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("nobody-listens.sock");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let page = format!(
+        r#"{{"version":1,"kind":"socket","zone":"east","generation":1,"items":[{{"path":"{}"}}]}}"#,
+        told.display()
+    );
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", page.len());
+            let _ = stream.write_all((head + &page).as_bytes()).await;
+        }
+    });
+    let args = [&REGISTER[..], &["--admin", &address]].concat();
+    let refused = run(None, &args).await;
+    assert!(!refused.status.success());
+    let said = err(&refused);
+    assert!(
+        said.contains("nobody-listens.sock") && said.contains("--admin-token-file"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

@@ -1,11 +1,21 @@
 //! Each endpoint against a hand-made state, and everything that is refused.
 
-use std::{collections::HashSet, os::unix::fs::PermissionsExt};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
-use causeway::admin::{Admin, AdminAddress, AdminConfig, AdminError, Check};
+use causeway_api::admin::{Admin, AdminAddress, AdminConfig, AdminError};
+use causeway_telemetry::Check;
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt as _, net::TcpSocket};
 
-use crate::federation::{ask, registered, serve, state};
+use crate::federation::{ask, ask_over_socket, registered, serve, state, told_socket};
+
+/// Longer than any wait here takes when all is well.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn admin() -> Admin {
     serve(state()).await
@@ -117,7 +127,7 @@ async fn checks_say_what_is_wrong_and_what_to_do() {
     let checks = items("/v1/checks").await;
     let of = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap().clone();
     assert_eq!(of("zone west")["status"], "ok");
-    assert_eq!(of("zone plant")["status"], "warn");
+    assert_eq!(of("zone plant")["status"], "fail");
     assert_eq!(of("billing")["status"], "fail");
     assert_eq!(of("orders")["status"], "warn");
     assert!(
@@ -307,6 +317,39 @@ async fn a_web_page_cannot_reach_the_api() {
         403,
     )
     .await;
+}
+
+#[tokio::test]
+async fn one_host_cannot_take_all_places_and_the_socket_has_its_own() {
+    let admin = serve(state()).await;
+    let AdminAddress::Tcp(address) = *admin.local_addr() else {
+        panic!("not on TCP");
+    };
+    let socket = told_socket(&admin).await.unwrap();
+    // More than one host may have, and fewer than there are places for. Each has begun a request, so that it is not given up
+    // for its silence.
+    let mut held = Vec::new();
+    for nth in 2..102 {
+        let from = TcpSocket::new_v4().unwrap();
+        from.bind(SocketAddr::from(([127, 0, 0, nth], 0))).unwrap();
+        let mut stream = from.connect(address).await.unwrap();
+        // The server may have closed it already.
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\n").await;
+        held.push(stream);
+    }
+    let crowded = r#"causeway_api_refused_total{reason="crowded"}"#;
+    let begun = Instant::now();
+    loop {
+        let (status, page) = ask_over_socket(socket.clone(), "GET /metrics", "").await;
+        assert_eq!(status, 200, "{page}");
+        if page
+            .lines()
+            .any(|line| line.starts_with(crowded) && !line.ends_with(" 0"))
+        {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody is turned away: {page}");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway::admin::{Admin, AdminAddress, AdminConfig};
+use causeway_api::admin::{Admin, AdminAddress, AdminConfig};
 
 use crate::federation::{registered, serve, state};
 
@@ -211,6 +211,9 @@ async fn explain_tells_the_reasons_and_79_when_nobody_serves() {
     insta::assert_snapshot!(out(&output), @r"
 orders{version=v1} from zone east
 
+permission
+  ‼ not everyone may call (--caller tells of one): those that services.orders.allow means and services.orders.deny does not
+
 split
   · {version=v2} weight 5   the name asks for other tags
   √ {version=v1} weight 95  picked by weight
@@ -265,7 +268,7 @@ gateway
     hint: see /etc/resolv.conf
 
 tunnels
-  ‼ zone plant: no tunnel; this zone has no addresses and must dial in
+  × zone plant: no tunnel; this zone has no addresses and must dial in
     hint: is its gateway running, and does its topology hold this zone's addresses?
   √ zone west: 0 up
 
@@ -284,7 +287,7 @@ services
 
 process
 
-4 well, 5 to look at, 1 failed
+4 well, 4 to look at, 2 failed
 ");
 }
 
@@ -314,7 +317,11 @@ async fn register_and_deregister_reach_the_registry() {
         registered(&instances).await,
         ["orders/10.1.0.12:8080 10.1.0.12:8080 {version=v2} weight 3"]
     );
-    let output = run(Some(&admin), &["deregister", "orders", "--id", "10.1.0.12:8080"]).await;
+    let output = run(
+        Some(&admin),
+        &["deregister", "orders", "--address", "10.1.0.12:8080"],
+    )
+    .await;
     assert_eq!(out(&output), "deregistered orders 10.1.0.12:8080\n");
     assert!(registered(&instances).await.is_empty());
     let gone = run(Some(&admin), &["deregister", "orders", "--id", "nobody"]).await;

@@ -4,31 +4,42 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use causeway::{
-    admin::{Admin, AdminAddress, AdminConfig, AdminState, Check, Readiness},
-    credentials::Gate,
-    identity::{
-        Identity,
-        ca::{Ca, LEAF_VALIDITY},
+use causeway::gateway::GatewayMetrics;
+use causeway_api::{
+    admin::{
+        Admin, AdminAddress, AdminConfig, AdminState, LatestRefusal, OwnReading, Readiness, SyncReading,
+        SyncReadings,
     },
-    instances::{Instances, InstancesConfig},
-    snapshot::{Health, Instance, Link, Load, Snapshot},
-    target::{Bindings, Target},
-    telemetry::{AccessLog, LatestRefusal, Metrics, OwnReading, Side, SyncReading, SyncReadings},
-    tunnel::TunnelSet,
+    audit::Audit,
+    credentials::Gate,
 };
-use causeway_zone_sync::{
+use causeway_control::TopologySource;
+use causeway_federation::{
     catalog::{Age, Catalog, Entry, Export, Exports, Record},
     name::{GatewayId, ServiceName, Tags, ZoneName},
     registry::Source,
-    replica::Stamp,
     topology::{self, Topology},
 };
+use causeway_host::tasks::Tasks;
+use causeway_identity::{
+    Identity,
+    ca::{Ca, LEAF_VALIDITY},
+};
+use causeway_instances::{InstanceMetrics, Instances, InstancesConfig};
+use causeway_routing::{
+    route::Why,
+    snapshot::{Health, Instance, Link, Load, Snapshot},
+    target::{Bindings, Target},
+};
+use causeway_telemetry::{AccessLog, Check, Role, Side};
+use causeway_tunnel::TunnelSet;
+use causeway_zone_sync::replica::Stamp;
 use tokio::sync::watch;
 
 pub const TOPOLOGY: &str = "
@@ -88,13 +99,14 @@ fn instance(id: &str, port: u16, health: Health) -> Arc<Instance> {
         source: Source::Topology,
         health,
         load: Arc::new(Load::default()),
+        provenance: causeway_federation::registry::Provenance::ThisHost,
     })
 }
 
 fn entry(
     origin: GatewayId,
     age: Age,
-    topology: topology::Fingerprint,
+    topology: causeway_federation::edition::Fingerprint,
     exports: &[(&str, &str, u32)],
 ) -> Entry {
     let mut set = Exports::default();
@@ -117,6 +129,7 @@ fn entry(
         topology,
         topology_generation: 0,
         trust: Default::default(),
+        trust_ended: 0,
         signed: None,
     };
     Entry {
@@ -139,7 +152,7 @@ pub fn snapshot() -> Snapshot {
         entry(
             gateway("plant", "gw1"),
             Age::Suspect,
-            topology::Fingerprint::default(),
+            causeway_federation::edition::Fingerprint::default(),
             &[("billing", "v1", 1)],
         ),
     ]);
@@ -155,6 +168,7 @@ pub fn snapshot() -> Snapshot {
         instances: Arc::new(BTreeMap::from([(service("orders"), own.into())])),
         catalog: Arc::new(catalog),
         links: Arc::new(BTreeMap::from([(gateway("west", "gw1"), Link::Up)])),
+        listeners: Arc::default(),
     }
 }
 
@@ -167,10 +181,19 @@ fn identity() -> Identity {
 /// Its registry is a real one without a disk; it holds the instance that the topology fixes.
 pub fn state() -> AdminState {
     let snapshot = snapshot();
-    let metrics = Metrics::default();
-    metrics.set_services(snapshot.topology.services.keys());
-    metrics.connection_opened("egress", "orders");
-    metrics.decided("orders", "own_zone");
+    let snapshot_topology = snapshot.topology.clone();
+    let metrics = GatewayMetrics::default();
+    metrics.registry.services().set(snapshot.topology.services.keys());
+    metrics.proxy.connection_opened(Role::Egress, "orders");
+    metrics.proxy.decided(
+        "orders",
+        Why::Taken {
+            tier: Some(1),
+            own: true,
+            age: Age::Fresh,
+            link: Link::Up,
+        },
+    );
     let vip = "127.64.0.1:8080".parse().unwrap();
     let bindings: Bindings = Arc::new(BTreeMap::from([(vip, Target::service(service("orders")))]));
     let heard = SyncReadings {
@@ -199,37 +222,40 @@ pub fn state() -> AdminState {
             }),
         }],
     };
-    let metrics = Arc::new(metrics);
     AdminState {
-        instances: instances(&snapshot, metrics.clone()),
+        instances: instances(&snapshot, metrics.instances.clone()),
         snapshots: Arc::new(ArcSwap::from_pointee(snapshot)),
         tunnels: Arc::new(TunnelSet::default()),
-        metrics,
+        metrics: metrics.registry,
+        tunnel_metrics: metrics.tunnels,
         readiness: Readiness::default()
             .with(|| Check::ok("gateway", "listeners", "2 addresses"))
             .with(|| Check::warn("gateway", "mesh DNS", "no upstream", "see /etc/resolv.conf")),
         sync: Arc::new(move || heard.clone()),
         bindings: Arc::new(move || bindings.clone()),
-        applied: None,
+        topology: TopologySource::Held(watch::channel(snapshot_topology).1),
         identity: identity().into(),
         trust: None,
         access: AccessLog::Off,
-        gate: Gate::default(),
+        gate: Gate::new(None, Audit::default(), metrics.api),
+        tasks: Tasks::default(),
         started: Instant::now(),
     }
 }
 
-fn instances(snapshot: &Snapshot, metrics: Arc<Metrics>) -> Instances {
+fn instances(snapshot: &Snapshot, metrics: Arc<InstanceMetrics>) -> Instances {
     let config = InstancesConfig {
+        listeners: tokio::sync::watch::channel(Default::default()).1,
         zone: snapshot.zone.clone(),
         data_dir: None,
         shared: None,
+        tasks: Tasks::default(),
     };
     let (_, topology) = watch::channel(snapshot.topology.clone());
     Instances::start(config, topology, metrics).unwrap()
 }
 
-/// What was registered beside what the topology fixes.
+/// Lists what was registered beside what the topology fixes.
 pub async fn registered(instances: &Instances) -> Vec<String> {
     let statuses = instances.status(None).await.unwrap();
     let registered = statuses
@@ -244,25 +270,73 @@ pub async fn registered(instances: &Instances) -> Vec<String> {
     registered.map(|status| line(&status.instance)).collect()
 }
 
-/// Serves the state on a free port of loopback.
+/// Serves the state on a free port of loopback, and on a socket beside it.
 pub async fn serve(state: AdminState) -> Admin {
-    let listen = AdminAddress::Tcp("127.0.0.1:0".parse().unwrap());
-    Admin::start(
-        AdminConfig {
-            listen,
-            insecure: false,
-        },
-        state,
-    )
-    .await
-    .unwrap()
+    serve_at(state, SocketAddr::from(([127, 0, 0, 1], 0))).await
 }
 
-/// One request as plain bytes; gives the status and the whole answer, head and body.
+/// Serves the state at an address of loopback, and on a socket beside it for as long as the test runs.
+pub async fn serve_at(state: AdminState, address: SocketAddr) -> Admin {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin.sock");
+    let start = |listen, state| {
+        let insecure = false;
+        Admin::start(AdminConfig { listen, insecure }, state)
+    };
+    let beside = AdminAddress::Unix(socket.clone());
+    start(beside, state.clone()).await.unwrap();
+    tokio::spawn(async move {
+        let _folder = folder;
+        std::future::pending::<()>().await;
+    });
+    let gate = state.gate.clone().with_socket(Some(socket.into()));
+    let listen = AdminAddress::Tcp(address);
+    start(listen, AdminState { gate, ..state }).await.unwrap()
+}
+
+/// One request as plain bytes; gives the status and the whole answer, head and body. What may change something goes over the
+/// socket that the admin API tells, if it tells one, unless the head is more than a line.
 pub async fn ask(admin: &Admin, head: &str, body: &str) -> (u16, String) {
+    if head.starts_with("GET ") || head.contains('\n') {
+        return ask_over_tcp(admin, head, body).await;
+    }
+    match told_socket(admin).await {
+        Some(socket) => ask_over_socket(socket, head, body).await,
+        None => ask_over_tcp(admin, head, body).await,
+    }
+}
+
+/// Path of the socket that the admin API tells.
+pub async fn told_socket(admin: &Admin) -> Option<String> {
+    let (status, told) = ask_over_tcp(admin, "GET /v1/socket", "").await;
+    assert_eq!(status, 200, "{told}");
+    let told: serde_json::Value = serde_json::from_str(told.split_once("\r\n\r\n").unwrap().1).unwrap();
+    told["items"][0]["path"].as_str().map(str::to_owned)
+}
+
+/// As [`ask`], over a unix socket.
+pub async fn ask_over_socket(socket: String, head: &str, body: &str) -> (u16, String) {
+    exchange(move || UnixStream::connect(socket).unwrap(), head, body).await
+}
+
+/// As [`ask`], over TCP in any case.
+pub async fn ask_over_tcp(admin: &Admin, head: &str, body: &str) -> (u16, String) {
     let AdminAddress::Tcp(address) = *admin.local_addr() else {
         panic!("not on TCP");
     };
+    let connect = move || {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    };
+    exchange(connect, head, body).await
+}
+
+async fn exchange<S: Read + Write>(
+    connect: impl FnOnce() -> S + Send + 'static,
+    head: &str,
+    body: &str,
+) -> (u16, String) {
     let host = if head.contains("Host:") {
         ""
     } else {
@@ -279,8 +353,7 @@ pub async fn ask(admin: &Admin, head: &str, body: &str) -> (u16, String) {
         "{line} HTTP/1.1{host}{headers}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     let exchange = move || {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut stream = connect();
         // The server may answer and close before it has read a body that is too large.
         let _ = stream.write_all(text.as_bytes());
         let mut answer = Vec::new();

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway::admin::{Admin, MAX_ELEMENTS};
+use causeway_api::admin::{Admin, MAX_ELEMENTS};
 use serde_json::{Value, json};
 
 use crate::{
@@ -247,7 +247,7 @@ async fn a_list_that_is_kept_comes_back_when_it_is_lost_and_goes_at_the_end() {
         .unwrap();
     assert_eq!(first.unwrap().unwrap(), "registered 2 instances");
     // As if the gateway had forgotten it.
-    let service = causeway_zone_sync::name::ServiceName::new("orders").unwrap();
+    let service = causeway_federation::name::ServiceName::new("orders").unwrap();
     instances.deregister(&service, "10.1.0.31:80").await.unwrap();
     let begun = Instant::now();
     while registered(&instances).await.len() < 2 {

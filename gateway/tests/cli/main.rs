@@ -4,7 +4,12 @@
 
 mod access;
 mod api;
+mod authority;
 mod commands;
 mod federation;
 mod lists;
+mod metrics;
+mod signals;
+mod tasks;
 mod topology;
+mod verdicts;

@@ -3,11 +3,13 @@
 
 use std::{path::PathBuf, process::Output, sync::Arc};
 
-use causeway::{
-    admin::Admin,
+use causeway_api::admin::Admin;
+use causeway_control::{
+    TopologySource,
+    reload::{TopologyFile, Trigger},
     topology::{AppliedTopology, Keys},
 };
-use causeway_zone_sync::{
+use causeway_federation::{
     name::GatewayId,
     signing::keyed::{KeyedSigner, KeyedVerifier},
     topology,
@@ -29,7 +31,8 @@ async fn ruled_by_applied() -> Admin {
         verifier: Arc::new(KeyedVerifier::new([7; 32])),
     };
     let mut state = state();
-    state.applied = Some(AppliedTopology::in_memory(id, keys, initial, Arc::default()).unwrap());
+    let applied = AppliedTopology::in_memory(id, keys, initial, Arc::default()).unwrap();
+    state.topology = TopologySource::Applied(applied);
     serve(state).await
 }
 
@@ -64,6 +67,29 @@ impl Files {
 
 fn ended(output: &Output) -> (Option<i32>, String, String) {
     (output.status.code(), out(output), err(output))
+}
+
+#[tokio::test]
+async fn tags_that_registered_instances_carry_are_not_warned_about_and_others_are() {
+    let (admin, files) = (ruled_by_applied().await, Files::new());
+    // Of orders v2 and of billing there are instances in other zones alone.
+    let changed = TOPOLOGY.replace("port: 9000", "port: 9001");
+    let good = files.write("good.yaml", &changed);
+    let bad = files.write("bad.yaml", &changed.replace("version: v2", "version: v3"));
+    for command in [&["diff", "-f"][..], &["apply", "--dry-run", "-f"]] {
+        let told = async |file: &str| err(&run(Some(&admin), &[command, &[file]].concat()).await);
+        let text = told(&good).await;
+        assert!(
+            !text.contains("no-instances") && !text.contains("tags-nowhere"),
+            "{text}"
+        );
+        let text = told(&bad).await;
+        let nowhere = "no instance carries {version=v3}, in this file or registered";
+        assert!(text.contains(nowhere) && text.contains("bad.yaml:"), "{text}");
+    }
+    // By itself nobody can know.
+    let alone = out(&run(None, &["validate", &good]).await);
+    assert!(alone.contains("no instance in this file carries"), "{alone}");
 }
 
 #[tokio::test]
@@ -243,9 +269,11 @@ async fn what_get_topology_prints_can_be_applied_again() {
     let (code, said, _) = ended(&run(Some(&admin), &["apply", "-f", &file]).await);
     assert_eq!(code, Some(0));
     assert!(
-        said.starts_with("no difference\napplied: generation 1"),
-        "comments only: {said}"
+        said.starts_with("no difference\ngeneration 0 has this very text"),
+        "the line that names the base is not part of the text: {said}"
     );
+    let (status, _) = put(&admin, "", &TOPOLOGY.replace("port: 9000", "port: 9001")).await;
+    assert_eq!(status, 200);
     let (_, said, _) = ended(&run(Some(&admin), &["get", "topology", "-o", "yaml"]).await);
     assert!(
         said.contains("applied_by: east/gw1") && said.contains("text: "),
@@ -293,4 +321,72 @@ async fn the_history_is_listed_and_an_older_topology_can_be_rolled_back_to() {
     let (code, _, said) = ended(&run(Some(&admin), &["rollback", "--to", "77"]).await);
     assert_eq!(code, Some(1));
     assert!(said.contains("does not keep generation 77"), "{said}");
+}
+
+#[tokio::test]
+async fn an_apply_never_undoes_what_was_applied_since_its_text_was_taken() {
+    let admin = ruled_by_applied().await;
+    let files = Files::new();
+    let (_, taken, _) = ended(&run(Some(&admin), &["get", "topology"]).await);
+    let first = files.write("first.yaml", &taken.replace("port: 9000", "port: 9001"));
+    let second = files.write("second.yaml", &taken.replace("port: 8080", "port: 8081"));
+    let (code, said, _) = ended(&run(Some(&admin), &["apply", "-f", &first]).await);
+    assert_eq!(code, Some(0), "{said}");
+    for dry_run in [&["--dry-run"][..], &[]] {
+        let arguments = [&["apply", "-f", &second], dry_run].concat();
+        let (code, said, why) = ended(&run(Some(&admin), &arguments).await);
+        assert_eq!((code, said.as_str()), (Some(1), ""));
+        assert!(
+            why.contains("generation 1 is in force, not 0") && why.contains("`--force`"),
+            "{why}"
+        );
+    }
+    let (status, refusal) = put(&admin, "", &std::fs::read_to_string(&second).unwrap()).await;
+    assert_eq!(status, 409, "over the API as well: {refusal}");
+    assert!(
+        in_force(&admin).await["text"]
+            .as_str()
+            .unwrap()
+            .contains("port: 9001")
+    );
+
+    let (code, said, _) = ended(&run(Some(&admin), &["apply", "-f", &second, "--force"]).await);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("applied: generation 2"), "{said}");
+    let (_, again, _) = ended(&run(Some(&admin), &["get", "topology"]).await);
+    assert!(again.starts_with("# generation 2, fingerprint "), "{again}");
+    assert_eq!(again.matches("# generation ").count(), 1, "{again}");
+}
+
+/// The shell empties the file before the command runs, and the gateway follows the file.
+#[tokio::test]
+async fn writing_the_topology_over_the_file_that_rules_leaves_the_same_topology() {
+    let files = Files::new();
+    let path = files.write("causeway.yaml", TOPOLOGY);
+    let file = Arc::new(TopologyFile::open(path.clone().into()).unwrap());
+    let mut state = state();
+    state.topology = TopologySource::File(file.clone());
+    let admin = serve(state).await;
+
+    std::fs::write(&path, "").unwrap();
+    file.reload(Trigger::Change);
+    let (code, said, why) = ended(&run(Some(&admin), &["get", "topology"]).await);
+    assert_eq!((code, why.as_str()), (Some(0), ""));
+    assert!(
+        said.starts_with("# generation 0, fingerprint ") && said.ends_with(TOPOLOGY),
+        "{said}"
+    );
+    std::fs::write(&path, &said).unwrap();
+    file.reload(Trigger::Change);
+    assert!(file.state().borrow().refused.is_none());
+    let (_, again, _) = ended(&run(Some(&admin), &["get", "topology"]).await);
+    assert_eq!(again.matches("# generation ").count(), 1, "{again}");
+}
+
+#[tokio::test]
+async fn a_topology_whose_text_is_not_known_is_no_output() {
+    let admin = serve(state()).await;
+    let (code, said, why) = ended(&run(Some(&admin), &["get", "topology"]).await);
+    assert_eq!((code, said.as_str()), (Some(1), ""));
+    assert!(why.contains("does not tell the text of its topology"), "{why}");
 }

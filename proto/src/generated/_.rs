@@ -37,6 +37,7 @@ pub struct X509svid {
     pub hint: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
+#[cfg(feature = "grpc")]
 pub mod spiffe_workload_api_client {
     #![allow(
         unused_variables,
@@ -155,6 +156,7 @@ pub mod spiffe_workload_api_client {
     }
 }
 /// Generated server implementations.
+#[cfg(feature = "grpc")]
 pub mod spiffe_workload_api_server {
     #![allow(
         unused_variables,

@@ -26,6 +26,7 @@ pub struct Certificates {
     pub roots: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// Generated client implementations.
+#[cfg(feature = "grpc")]
 pub mod certificate_authority_client {
     #![allow(
         unused_variables,
@@ -163,6 +164,7 @@ pub mod certificate_authority_client {
     }
 }
 /// Generated server implementations.
+#[cfg(feature = "grpc")]
 pub mod certificate_authority_server {
     #![allow(
         unused_variables,

@@ -133,11 +133,14 @@ pub mod watch_event {
         Health(super::HealthReport),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Synced {
     /// The store's revision that this is as of; 0 when the store has none.
     #[prost(uint64, tag = "1")]
     pub revision: u64,
+    /// Why nothing can be registered at the moment, for people; empty when something can.
+    #[prost(string, tag = "2")]
+    pub trouble: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Instance {
@@ -231,6 +234,7 @@ impl Health {
     }
 }
 /// Generated client implementations.
+#[cfg(feature = "grpc")]
 pub mod registry_client {
     #![allow(
         unused_variables,
@@ -468,6 +472,7 @@ pub mod registry_client {
     }
 }
 /// Generated server implementations.
+#[cfg(feature = "grpc")]
 pub mod registry_server {
     #![allow(
         unused_variables,

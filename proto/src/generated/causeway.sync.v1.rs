@@ -105,6 +105,9 @@ pub struct Statement {
     /// The first 16 bytes of the SHA-256 of that document's statement; empty while there is none.
     #[prost(bytes = "vec", tag = "8")]
     pub trust: ::prost::alloc::vec::Vec<u8>,
+    /// Connections that the origin has ended since it took that document up, because it believed their other side no more.
+    #[prost(uint64, tag = "9")]
+    pub trust_ended: u64,
 }
 /// Proof that an origin lived after everything with a lower count, and which version it had then.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -273,6 +276,7 @@ pub struct Refused {
     pub version: u64,
 }
 /// Generated client implementations.
+#[cfg(feature = "grpc")]
 pub mod zone_sync_client {
     #![allow(
         unused_variables,
@@ -391,6 +395,7 @@ pub mod zone_sync_client {
     }
 }
 /// Generated server implementations.
+#[cfg(feature = "grpc")]
 pub mod zone_sync_server {
     #![allow(
         unused_variables,

@@ -18,7 +18,7 @@ pub struct Signature {
     #[prost(bytes = "vec", tag = "2")]
     pub signature: ::prost::alloc::vec::Vec<u8>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Statement {
     /// Counts up with every document; never 0.
     #[prost(uint64, tag = "1")]
@@ -37,6 +37,21 @@ pub struct Statement {
     /// By the clock of the CA, since 1970; for people, never compared.
     #[prost(uint64, tag = "6")]
     pub made_at_milliseconds: u64,
+    /// No two of one name.
+    #[prost(message, repeated, tag = "7")]
+    pub revoked_names: ::prost::alloc::vec::Vec<RevokedName>,
+}
+/// A name whose certificates are revoked, whoever holds them and whenever they were issued.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokedName {
+    #[prost(string, tag = "1")]
+    pub zone: ::prost::alloc::string::String,
+    /// Empty: every gateway of the zone, and every caller whose SPIFFE id names it.
+    #[prost(string, tag = "2")]
+    pub gateway: ::prost::alloc::string::String,
+    /// Certificates whose validity begins then or later count again, in seconds since 1970; 0: none does.
+    #[prost(uint64, tag = "3")]
+    pub not_before_seconds: u64,
 }
 /// How a gateway keeps what it has in force on disk.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -53,6 +53,20 @@ pub struct Connect {
     /// SPIFFE id of the caller's own certificate, at most 1024 bytes; empty means that it has shown none.
     #[prost(string, tag = "8")]
     pub caller_identity: ::prost::alloc::string::String,
+    /// Names this connection in the logs of both gateways, the same for every candidate that is asked; 0 means none.
+    #[prost(fixed64, tag = "9")]
+    pub connection: u64,
+    /// First 16 bytes of the SHA-256 of the topology that the calling gateway has in force; empty: it does not say. A refusal by
+    /// a gateway that has another one in force is retryable, whatever its reason.
+    #[prost(bytes = "vec", tag = "10")]
+    pub topology: ::prost::alloc::vec::Vec<u8>,
+    /// Number of gateways that this connection has come through, the calling one with them; 0: it does not say.
+    #[prost(uint32, tag = "11")]
+    pub hops: u32,
+    /// Both ends of the client's TCP connection in one number, by which a gateway knows one again that it opened itself: 64-bit FNV-1a
+    /// of the client's address and port and the address and port that it connected to, in network order; 0: none.
+    #[prost(fixed64, tag = "12")]
+    pub client_sockets: u64,
 }
 /// The rest of the stream is one HTTP/2 connection that carries the ZoneSync gRPC service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -87,14 +101,14 @@ pub struct Trust {
     pub fingerprint: ::prost::alloc::vec::Vec<u8>,
 }
 /// The answer to a header, written by the side that accepted the stream.
-#[derive(Clone, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamReply {
     #[prost(oneof = "stream_reply::Outcome", tags = "1, 2")]
     pub outcome: ::core::option::Option<stream_reply::Outcome>,
 }
 /// Nested message and enum types in `StreamReply`.
 pub mod stream_reply {
-    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Outcome {
         #[prost(message, tag = "1")]
         Ready(super::Ready),
@@ -103,15 +117,8 @@ pub mod stream_reply {
     }
 }
 /// An instance was reached; from here on the stream carries its bytes.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct Ready {
-    /// The tags of the instance that was picked (its address never leaves the zone).
-    #[prost(btree_map = "string, string", tag = "1")]
-    pub tags: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        ::prost::alloc::string::String,
-    >,
-}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ready {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {
     #[prost(enumeration = "RefusalReason", tag = "1")]
@@ -124,19 +131,25 @@ pub struct Refusal {
     pub message: ::prost::alloc::string::String,
 }
 /// One message on the control stream: a unidirectional stream that each side opens once per tunnel.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControlMessage {
-    #[prost(oneof = "control_message::Body", tags = "1, 2")]
+    #[prost(oneof = "control_message::Body", tags = "1, 2, 3, 4, 5")]
     pub body: ::core::option::Option<control_message::Body>,
 }
 /// Nested message and enum types in `ControlMessage`.
 pub mod control_message {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Body {
         #[prost(message, tag = "1")]
         Hello(super::Hello),
         #[prost(message, tag = "2")]
         Draining(super::Draining),
+        #[prost(message, tag = "3")]
+        Consumed(super::Consumed),
+        #[prost(message, tag = "4")]
+        Twin(super::Twin),
+        #[prost(message, tag = "5")]
+        Siblings(super::Siblings),
     }
 }
 /// Always the first control message.
@@ -151,6 +164,40 @@ pub struct Hello {
     /// Random per process start: tells a restarted peer from the one before.
     #[prost(uint64, tag = "3")]
     pub start_id: u64,
+    /// Words for what the sender can do beyond the first version of this protocol. A reader passes over those that it does not
+    /// know, and over all but the first 32 of at most 32 bytes each.
+    #[prost(string, repeated, tag = "4")]
+    pub capabilities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// How much of what came on some streams the sender has taken, told to the side that writes them, which lets it hold back
+/// what would only lie about. Sent where both sides have the capability `consumed`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Consumed {
+    #[prost(message, repeated, tag = "1")]
+    pub streams: ::prost::alloc::vec::Vec<ConsumedStream>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConsumedStream {
+    /// QUIC's number of the stream.
+    #[prost(uint64, tag = "1")]
+    pub stream: u64,
+    /// Bytes taken since the stream was opened, its header or reply with them.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// Nothing more will be taken; what is not taken has been dropped.
+    #[prost(bool, tag = "3")]
+    pub done: bool,
+}
+/// Another process than the receiver has said hello to the sender with the receiver's identity, and both are alive.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Twin {}
+/// Other gateways of the receiver's zone that have tunnels with the sender and do not share a registry with the receiver. Told again
+/// every 10 s.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Siblings {
+    /// Names of gateways, at most 64.
+    #[prost(string, repeated, tag = "1")]
+    pub apart: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// No new streams, please; those under way are finished until the deadline.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -162,7 +209,7 @@ pub struct Draining {
 #[repr(i32)]
 pub enum RefusalReason {
     Unspecified = 0,
-    /// The header could not be read, or asks for something unknown.
+    /// The header could not be read.
     BadHeader = 1,
     /// The header is longer than the limit.
     HeaderTooLong = 2,
@@ -184,6 +231,10 @@ pub enum RefusalReason {
     Unvouched = 10,
     /// This gateway knows no certificate authority, or cannot reach it either.
     NoCa = 12,
+    /// The header asks for something that this program does not know; another gateway may run a later one.
+    UnknownKind = 13,
+    /// The connection has come through more gateways than one may: an instance leads back to a gateway.
+    TooManyHops = 14,
 }
 impl RefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -204,6 +255,8 @@ impl RefusalReason {
             Self::Forbidden => "REFUSAL_REASON_FORBIDDEN",
             Self::Unvouched => "REFUSAL_REASON_UNVOUCHED",
             Self::NoCa => "REFUSAL_REASON_NO_CA",
+            Self::UnknownKind => "REFUSAL_REASON_UNKNOWN_KIND",
+            Self::TooManyHops => "REFUSAL_REASON_TOO_MANY_HOPS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -221,6 +274,8 @@ impl RefusalReason {
             "REFUSAL_REASON_FORBIDDEN" => Some(Self::Forbidden),
             "REFUSAL_REASON_UNVOUCHED" => Some(Self::Unvouched),
             "REFUSAL_REASON_NO_CA" => Some(Self::NoCa),
+            "REFUSAL_REASON_UNKNOWN_KIND" => Some(Self::UnknownKind),
+            "REFUSAL_REASON_TOO_MANY_HOPS" => Some(Self::TooManyHops),
             _ => None,
         }
     }

@@ -368,6 +368,7 @@ pub struct StatusResponse {
     pub leader: u64,
 }
 /// Generated client implementations.
+#[cfg(feature = "grpc")]
 pub mod kv_client {
     #![allow(
         unused_variables,
@@ -520,6 +521,7 @@ pub mod kv_client {
     }
 }
 /// Generated server implementations.
+#[cfg(feature = "grpc")]
 pub mod kv_server {
     #![allow(
         unused_variables,
@@ -796,6 +798,7 @@ pub mod kv_server {
     }
 }
 /// Generated client implementations.
+#[cfg(feature = "grpc")]
 pub mod watch_client {
     #![allow(
         unused_variables,
@@ -910,6 +913,7 @@ pub mod watch_client {
     }
 }
 /// Generated server implementations.
+#[cfg(feature = "grpc")]
 pub mod watch_server {
     #![allow(
         unused_variables,
@@ -1096,6 +1100,7 @@ pub mod watch_server {
     }
 }
 /// Generated client implementations.
+#[cfg(feature = "grpc")]
 pub mod lease_client {
     #![allow(
         unused_variables,
@@ -1264,6 +1269,7 @@ pub mod lease_client {
     }
 }
 /// Generated server implementations.
+#[cfg(feature = "grpc")]
 pub mod lease_server {
     #![allow(
         unused_variables,
@@ -1556,6 +1562,7 @@ pub mod lease_server {
     }
 }
 /// Generated client implementations.
+#[cfg(feature = "grpc")]
 pub mod maintenance_client {
     #![allow(
         unused_variables,
@@ -1670,6 +1677,7 @@ pub mod maintenance_client {
     }
 }
 /// Generated server implementations.
+#[cfg(feature = "grpc")]
 pub mod maintenance_server {
     #![allow(
         unused_variables,

@@ -1,4 +1,4 @@
-//! What is done with fuzzed bytes: for each target a `run` that takes anything and panics only on a bug, and `seeds`,
+//! Runs over fuzzed bytes: for each target a `run` that takes anything and panics only on a bug, and `seeds`,
 //! made from real values, that a corpus begins with.
 //!
 //! libFuzzer calls `run` from `targets/`; the workspace's tests include this file as a module and replay the whole corpus,

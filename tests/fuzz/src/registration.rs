@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use causeway_zone_sync::{
+use causeway_federation::{
     name::ServiceName,
-    registry::{Registration, Registry, check},
+    registry::{Provenance, Registration, Registry, check},
 };
 
 pub fn run(data: &[u8]) {
@@ -40,6 +40,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         weight: 100,
         capacity_per_second: Some(250),
         time_to_live: Some(Duration::from_millis(30_500)),
+        provenance: Provenance::Elsewhere,
     };
     let bare = Registration {
         tags: Default::default(),

@@ -1,11 +1,11 @@
 //! Target `registry`: the messages of `registry.proto`, as a gateway, its clients and a shared registry read them. What is
 //! accepted keeps the limits and says the same when it is written and read again; what is refused is told in a few words.
 
-use causeway_proto::registry as proto;
-use causeway_zone_sync::registry::{
+use causeway_federation::registry::{
     RegistryError, check,
     wire::{instance, instance_message, key, key_message, outcome, registration, registration_message},
 };
+use causeway_proto::registry as proto;
 use prost::Message;
 
 /// Longest refusal in bytes: it repeats a part of what was wrong, never all of it.

@@ -1,17 +1,20 @@
 //! Target `stored`: what is read back from disk and from etcd: heads of records, applied topologies, keys and registrations.
 //! What is accepted says the same when it is written and read again.
 
+use causeway_federation::{
+    edition::Edition,
+    name::{GatewayId, ZoneName},
+    signing::keyed::{KeyedSigner, KeyedVerifier},
+    topology::applied::TopologyDocument,
+};
 use causeway_proto::{registry, sync, topology as proto};
 use causeway_zone_sync::{
-    name::{GatewayId, ZoneName},
     registry::etcd::keys::{Key, Layout, decode_registration, decode_report, encode_registration},
-    signing::keyed::{KeyedSigner, KeyedVerifier},
     store::{head_row, read_head},
-    topology::applied::{Document, Edition},
 };
 use prost::Message as _;
 
-/// What a key of etcd and its value are divided by.
+/// Byte that divides a key of etcd from its value.
 const BETWEEN: u8 = b'\n';
 
 /// The first byte says what the others are.
@@ -36,14 +39,17 @@ fn record(row: &[u8]) {
 }
 
 fn document(bytes: &[u8]) {
-    let Ok(document) = Document::decode(bytes) else {
+    let Ok(document) = TopologyDocument::decode(bytes) else {
         return;
     };
     assert!(document.edition() > document.parent());
-    assert_eq!(Document::decode(&document.encode()).as_ref(), Ok(&document));
+    assert_eq!(
+        TopologyDocument::decode(&document.encode()).as_ref(),
+        Ok(&document)
+    );
     // The key is not known to whoever makes the bytes up, but for the seeds.
     let is_seed = document.by() == &gateway() && document.text().as_ref() == TEXT;
-    assert!(document.verify(&KeyedVerifier::new(SECRET)).is_err() || is_seed);
+    assert!(document.vouchers(&KeyedVerifier::new(SECRET)).is_err() || is_seed);
 }
 
 fn of_etcd(row: &[u8]) {
@@ -100,6 +106,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         topology_generation: 4,
         trust_generation: 6,
         trust: vec![3; 16],
+        trust_ended: 7,
         ..Default::default()
     };
     let signed = sync::Snapshot {
@@ -110,7 +117,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         }),
         ..flat.clone()
     };
-    let bare = Document::new(Edition::default(), TEXT.into(), gateway(), 1_700_000_000_000);
+    let bare = TopologyDocument::new(Edition::default(), TEXT.into(), gateway(), 1_700_000_000_000);
     let whole = bare.clone().sign(&KeyedSigner::new(SECRET, &gateway()));
     let edge = proto::Document::default();
     let registration = registry::Registration {

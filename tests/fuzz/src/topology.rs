@@ -1,7 +1,7 @@
 //! Target `topology`: text as a topology file, from parsing to what is printed about it. Whatever the text is, there is a
 //! topology or there are findings, and both can be shown.
 
-use causeway_zone_sync::topology::{self, Style};
+use causeway_federation::topology::{self, Style};
 
 pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
@@ -41,7 +41,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
     } else {
         format!("{root}../")
     };
-    ["topologies", "zone-sync/tests/invalid"]
+    ["topologies", "zone-sync/federation/tests/invalid"]
         .iter()
         .flat_map(|folder| {
             std::fs::read_dir(format!("{root}{folder}")).expect("read a folder of the repository")

@@ -1,10 +1,10 @@
 //! Target `trust`: bytes as a document of what the federation trusts, as a peer or an operator hands it in. Whatever they
 //! are, there is a document within its limits or an error, and a document says the same again when it is passed on.
 
-use causeway_zone_sync::trust::{CertificateHash, Content, Document, MAX_REVOCATIONS_BYTES, MAX_ROOTS};
+use causeway_federation::trust::{CertificateHash, Content, MAX_REVOCATIONS_BYTES, MAX_ROOTS, TrustDocument};
 
 pub fn run(data: &[u8]) {
-    let Ok(document) = Document::decode(data) else {
+    let Ok(document) = TrustDocument::decode(data) else {
         return;
     };
     let content = document.content();
@@ -16,7 +16,7 @@ pub fn run(data: &[u8]) {
             .iter()
             .all(|list| list.len() <= MAX_REVOCATIONS_BYTES)
     );
-    let again = Document::decode(&document.encode()).expect("a document is read again");
+    let again = TrustDocument::decode(&document.encode()).expect("a document is read again");
     assert_eq!(again, document);
     assert_eq!(again.edition(), document.edition());
 }
@@ -27,10 +27,11 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         roots: roots.iter().map(|root| vec![*root; 16]).collect(),
         revocations,
         preferred: roots.first().map(|root| CertificateHash::of(&[*root; 16])),
+        ..Content::default()
     };
     let made = |generation, content: Content| {
         let preferred = content.preferred.unwrap_or(CertificateHash([0; 32]));
-        let document = Document::new(generation, content, 1_800_000_000_000).expect("a document");
+        let document = TrustDocument::new(generation, content, 1_800_000_000_000).expect("a document");
         document.signed(preferred, vec![5; 70]).encode()
     };
     vec![

@@ -2,9 +2,9 @@
 //! understood must survive being written and read again.
 
 use causeway_proto::tunnel::{
-    Connect, ControlMessage, Draining, FRAME_PREFIX_BYTES, Hello, MAX_FRAME_BYTES, PROTOCOL, Ready, Refusal,
-    RefusalReason, StreamHeader, StreamReply, Sync, control_message, decode_frame, encode_frame,
-    frame_length, stream_header, stream_reply,
+    Connect, Consumed, ConsumedStream, ControlMessage, Draining, FRAME_PREFIX_BYTES, Hello, MAX_FRAME_BYTES,
+    PROTOCOL, Ready, Refusal, RefusalReason, StreamHeader, StreamReply, Sync, control_message, decode_frame,
+    encode_frame, frame_length, stream_header, stream_reply,
 };
 use prost::Message;
 
@@ -54,13 +54,17 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
     ];
     let connect = Connect {
         service: "orders".to_owned(),
-        tags: tags.clone().into(),
+        tags: tags.into(),
         caller_tags: [("env".to_owned(), "prod".to_owned())].into(),
         caller_identity: "spiffe://acme.internal/app/web".to_owned(),
         caller: "web".to_owned(),
         trace_parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned(),
         attempt: 2,
         early: true,
+        connection: 0x0123_4567_89ab_cdef,
+        topology: vec![7; 16],
+        hops: 2,
+        client_sockets: 7,
     };
     let refusal = Refusal {
         reason: RefusalReason::NoInstance.into(),
@@ -71,7 +75,14 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         protocol: PROTOCOL,
         program: "causeway 0.1.0".to_owned(),
         start_id: u64::MAX,
+        capabilities: vec!["connect".to_owned(), "unheard-of".to_owned()],
     };
+    let told = ConsumedStream {
+        stream: 4,
+        bytes: 1 << 40,
+        done: true,
+    };
+    let consumed = Consumed { streams: vec![told] };
     let draining = Draining {
         deadline_milliseconds: 30_000,
     };
@@ -88,15 +99,16 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
             header(stream_header::Kind::Connect(connect)),
         ),
         ("sync".to_owned(), header(stream_header::Kind::Sync(Sync {}))),
-        (
-            "ready".to_owned(),
-            reply(stream_reply::Outcome::Ready(Ready { tags: tags.into() })),
-        ),
+        ("ready".to_owned(), reply(stream_reply::Outcome::Ready(Ready {}))),
         (
             "refusal".to_owned(),
             reply(stream_reply::Outcome::Refusal(refusal)),
         ),
         ("hello".to_owned(), control(control_message::Body::Hello(hello))),
+        (
+            "consumed".to_owned(),
+            control(control_message::Body::Consumed(consumed)),
+        ),
         (
             "draining".to_owned(),
             control(control_message::Body::Draining(draining)),

@@ -86,6 +86,20 @@ async fn chaos(zones: &mut Zones, seed: u64, seconds: u64) -> anyhow::Result<()>
         report.agreed_after.as_secs_f64(),
         report.agreed_after_restart.as_secs_f64(),
     )?;
+    writeln!(io::stdout(), "traffic: {}", report.traffic)?;
+    for (zone, [worn, fresh]) in &report.resources {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        writeln!(
+            io::stdout(),
+            "{zone}: {} descriptors, {} threads, {:.0} MiB after the faults; {}, {} and {:.0} MiB anew",
+            worn.descriptors,
+            worn.threads,
+            mib(worn.resident_bytes),
+            fresh.descriptors,
+            fresh.threads,
+            mib(fresh.resident_bytes),
+        )?;
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use causeway_tests::{
     federation::{Federation, Plan},
     http,
     wait::until_true,
-    zone_sync::{connect, heartbeat, key, register, registration},
+    zone_sync::{connect_socket, heartbeat, key, register, registration},
 };
 
 /// Elements of one call, as many as the contract allows.
@@ -19,7 +19,7 @@ const LIFE: Option<Duration> = Some(Duration::from_secs(3_600));
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Changes of one instance, one after the other, each known in the other zone before the next.
 const FLAPS: u32 = 200;
-/// How long the two zones are watched with nothing going on.
+/// Time for which the two zones are watched with nothing going on.
 const QUIET: Duration = Duration::from_secs(10);
 /// The gateway's own count of bytes may be as old.
 const REFRESH: Duration = Duration::from_millis(600);
@@ -95,7 +95,7 @@ async fn main() -> anyhow::Result<()> {
 async fn bulk(federation: &Federation, count: u32) -> anyhow::Result<()> {
     let mut tasks = Vec::new();
     for task in 0..SIDE_BY_SIDE {
-        let mut client = connect(federation.zone("east").registry).await?;
+        let mut client = connect_socket(&federation.zone("east").registry_socket()).await?;
         tasks.push(tokio::spawn(async move {
             let firsts = (0..count).step_by(LIST as usize);
             for first in firsts.skip(task as usize).step_by(SIDE_BY_SIDE as usize) {
@@ -114,7 +114,7 @@ async fn bulk(federation: &Federation, count: u32) -> anyhow::Result<()> {
 }
 
 async fn renew(federation: &Federation, count: u32) -> anyhow::Result<()> {
-    let mut client = connect(federation.zone("east").registry).await?;
+    let mut client = connect_socket(&federation.zone("east").registry_socket()).await?;
     for first in (0..count).step_by(LIST as usize) {
         let keys = (first..count.min(first + LIST)).map(key).collect();
         let refusals = heartbeat(&mut client, keys).await?;
@@ -131,7 +131,7 @@ async fn change(
     service: &str,
     before: &str,
 ) -> anyhow::Result<Duration> {
-    let mut client = connect(federation.zone("east").registry).await?;
+    let mut client = connect_socket(&federation.zone("east").registry_socket()).await?;
     let wanted = (before.parse::<u32>()? - 1 + weight).to_string();
     let first = service.rsplit('-').next().unwrap_or_default().parse::<u32>()? * 50_000;
     let mut changed = registration(first, LIFE);

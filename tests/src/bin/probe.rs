@@ -5,6 +5,10 @@
 //! - `probe load HOST:PORT PER_SECOND STOP` connects by the system's resolver until the file STOP exists; then prints
 //!   what happened and, given the RECORDs of all instances, judges it. Exits with 1 when a promise was broken, or when
 //!   a connection that was served waited longer than `--limit MILLISECONDS`.
+//!   With `--given-twice` in place of `--limit` only the second promise is judged: where the client's own gateway fails too.
+//! - `probe download ADDRESS BYTES` sends that much to whoever connects; `probe sink ADDRESS` takes connections and never reads.
+//! - `probe unread HOST:PORT COUNT` opens connections and never reads; `probe flood HOST:PORT COUNT` sends without end. Both
+//!   open a new one for each that ends.
 //! - `probe idle HOST:PORT COUNT` opens connections, says so, and holds them until its input ends.
 //! - `probe flap ADDRESS MILLISECONDS` takes connections for that long, then refuses them for that long, and so on.
 
@@ -23,11 +27,16 @@ use causeway_tests::{
     load::Load,
     verdict::{Testimony, Verdict},
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncWriteExt, Interest},
+    net::{TcpListener, TcpStream},
+};
 
-/// How often an instance writes its record anew.
+/// Interval at which an instance writes its record anew.
 const RECORD_EVERY: Duration = Duration::from_millis(50);
-/// How long a client of a load waits.
+/// Time after which a client that hangs opens another connection for one that ended.
+const REOPEN_AFTER: Duration = Duration::from_millis(200);
+/// Time for which a client of a load waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
@@ -45,20 +54,55 @@ async fn main() -> anyhow::Result<ExitCode> {
             load_and_judge(
                 load,
                 Path::new(stop),
-                Duration::from_millis(limit.parse()?),
+                Promises::Both {
+                    longest_wait: Duration::from_millis(limit.parse()?),
+                },
                 records,
             )
             .await
         }
+        ["load", service, per_second, stop, "--given-twice", records @ ..] => {
+            let load = Load {
+                service: resolve(service).await?,
+                connections_per_second: per_second.parse()?,
+                patience: PATIENCE,
+            };
+            load_and_judge(load, Path::new(stop), Promises::GivenOnce, records).await
+        }
+        ["download", address, bytes] => {
+            let bytes = bytes.parse()?;
+            let _instance =
+                Instance::start_at("download", Behaviour::Download { bytes }, address.parse()?).await?;
+            std::future::pending().await
+        }
+        ["sink", address] => sink(address.parse()?).await,
+        ["unread", service, count] => hang(service, count.parse()?, Hang::Unread).await,
+        ["flood", service, count] => hang(service, count.parse()?, Hang::Flood).await,
         ["idle", service, count] => idle(resolve(service).await?, count.parse()?).await,
         ["flap", address, milliseconds] => {
             flap(address.parse()?, Duration::from_millis(milliseconds.parse()?)).await
         }
         _ => bail!(
-            "usage: probe instance NAME ADDRESS RECORD | load HOST:PORT PER_SECOND STOP --limit MS RECORD… | idle HOST:PORT COUNT \
+            "usage: probe instance NAME ADDRESS RECORD | load HOST:PORT PER_SECOND STOP --limit MS RECORD… | download ADDRESS BYTES | sink ADDRESS | unread HOST:PORT COUNT | flood HOST:PORT COUNT | idle HOST:PORT COUNT \
              | flap ADDRESS MILLISECONDS"
         ),
     }
+}
+
+/// Promises that a load is judged by.
+#[derive(Debug, Clone, Copy)]
+enum Promises {
+    /// Both, and a limit for the longest wait of a connection that was served.
+    Both { longest_wait: Duration },
+    /// No instance was given what another was given.
+    GivenOnce,
+}
+
+/// Behaviour of a client that hangs.
+#[derive(Debug, Clone, Copy)]
+enum Hang {
+    Unread,
+    Flood,
 }
 
 async fn resolve(service: &str) -> anyhow::Result<SocketAddr> {
@@ -103,7 +147,7 @@ fn read_record(path: &str) -> anyhow::Result<Testimony> {
 async fn load_and_judge(
     load: Load,
     stop: &Path,
-    limit: Duration,
+    promises: Promises,
     records: &[&str],
 ) -> anyhow::Result<ExitCode> {
     let before = read_records(records)?;
@@ -121,12 +165,50 @@ async fn load_and_judge(
     let verdict = Verdict::new(&report, &testimonies);
     writeln!(io::stdout(), "{report}\n{verdict}")?;
     ensure!(!report.attempts.is_empty(), "the load made no connection");
-    let kept = verdict.promises_kept() && report.longest_wait() < limit;
+    let kept = match promises {
+        Promises::Both { longest_wait } => verdict.promises_kept() && report.longest_wait() < longest_wait,
+        Promises::GivenOnce => verdict.given_twice.is_empty() && !report.served().is_empty(),
+    };
     Ok(if kept {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Takes connections and reads nothing of them.
+async fn sink(address: SocketAddr) -> anyhow::Result<ExitCode> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("listen on {address}"))?;
+    loop {
+        if let Ok((stream, _)) = listener.accept().await {
+            // Held until the other side resets it.
+            tokio::spawn(async move {
+                let _ = stream.ready(Interest::ERROR).await;
+            });
+        }
+    }
+}
+
+/// Keeps `count` connections open that hang, until it is killed.
+async fn hang(service: &str, count: usize, how: Hang) -> anyhow::Result<ExitCode> {
+    let service = resolve(service).await?;
+    let mut hanging = tokio::task::JoinSet::new();
+    for _ in 0..count {
+        hanging.spawn(async move {
+            loop {
+                if let Ok(mut stream) = TcpStream::connect(service).await {
+                    match how {
+                        Hang::Unread => drop(stream.ready(Interest::ERROR).await),
+                        Hang::Flood => while stream.write_all(&[7; 65_536]).await.is_ok() {},
+                    }
+                }
+                tokio::time::sleep(REOPEN_AFTER).await;
+            }
+        });
+    }
+    hanging.join_all().await;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn idle(service: SocketAddr, count: usize) -> anyhow::Result<ExitCode> {

@@ -16,7 +16,7 @@ const LIST: u32 = 1_000;
 const SIDE_BY_SIDE: u32 = 4;
 /// Registrants of one instance each, one call at a time.
 const SINGLE_CLIENTS: u32 = 64;
-/// How long the single part lasts.
+/// Time for which the single part lasts.
 const SINGLE_TIME: Duration = Duration::from_secs(10);
 const LIFE: Option<Duration> = Some(Duration::from_secs(600));
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -120,7 +120,7 @@ async fn heartbeats(zone_sync: &ZoneSyncProcess, count: u32) -> anyhow::Result<D
     Ok(started.elapsed())
 }
 
-/// How many were registered, each in a call of its own.
+/// Registers instances, each in a call of its own, and counts them.
 async fn single(zone_sync: &ZoneSyncProcess, first: u32) -> anyhow::Result<u32> {
     let started = Instant::now();
     let mut tasks = Vec::new();

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use causeway_tests::simulation::{run_many, run_with_trace};
 
-/// What the command line says.
+/// Task that the command line gives.
 enum Task {
     One(u64),
     Many { start: u64, seeds: u64 },

@@ -18,7 +18,7 @@ use tokio::{net::UnixStream, time::timeout};
 /// Longest wait for an answer: longer than a gateway is ever stopped, so that a stopped one answers when it goes on.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What came of a request.
+/// Outcome of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// The status, and the body if it was JSON.

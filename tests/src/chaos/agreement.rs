@@ -14,12 +14,12 @@ pub struct Held {
     pub incarnation: u64,
     pub version: u64,
     pub age: String,
-    /// Who passed it on, if it did not come from its origin.
+    /// Zone that passed it on, if it did not come from its origin.
     pub via: Option<String>,
     pub exports: Exports,
 }
 
-/// What one zone says of itself and of the others.
+/// Word of one zone on itself and on the others.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct View {
     pub own: Exports,
@@ -123,7 +123,7 @@ pub struct Monotone {
 }
 
 impl Monotone {
-    /// What `observer` holds now, in the `life`-th life of its process; a line for each record that went back.
+    /// Takes what `observer` holds now, in the `life`-th life of its process; gives a line for each record that went back.
     pub fn look(&mut self, observer: &str, life: u64, held: &BTreeMap<String, Held>) -> Vec<String> {
         let mut found = Vec::new();
         for (origin, held) in held {

@@ -3,6 +3,7 @@
 use rustix::process::Signal;
 
 use super::{
+    exhaust,
     schedule::{Fault, Step},
     zones::Zones,
 };
@@ -10,6 +11,11 @@ use crate::link::Conditions;
 
 /// Share of datagrams that a lossy link loses.
 const LOSS: f64 = 0.2;
+/// Clients that hang at once; four were once enough to stop a pair of zones.
+const CLIENTS: usize = 8;
+/// Service whose instance sends more than anybody reads, and the one whose instance reads nothing.
+const UNREAD: &str = "unread.mesh:9200";
+const SINK: &str = "sink.mesh:9300";
 
 /// Lets a fault begin or heal.
 ///
@@ -36,6 +42,12 @@ pub async fn step(zones: &mut Zones, step: &Step) -> anyhow::Result<()> {
         }
         (Fault::Lossy { one, other }, true) => zones.set_loss(one, other, LOSS),
         (Fault::Lossy { one, other }, false) => zones.set_link(one, other, None),
+        (Fault::Unread { zone }, true) => zones.start_clients(zone, "unread", UNREAD, CLIENTS)?,
+        (Fault::Flood { zone }, true) => zones.start_clients(zone, "flood", SINK, CLIENTS)?,
+        (Fault::Unread { zone } | Fault::Flood { zone }, false) => zones.end_clients(zone),
+        (Fault::Descriptors { zone }, begins) => exhaust::set_descriptors(zones, zone, begins)?,
+        (Fault::Disk { zone }, begins) => exhaust::set_disk_full(zones, zone, begins)?,
+        (Fault::Ports { zone }, begins) => exhaust::set_ports(zones, zone, begins)?,
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the load does in one zone: each lane has instances of its own and asks one thing after another, so that what it
+//! The load in one zone: each lane has instances of its own and asks one thing after another, so that what it
 //! asked for last is what must be there.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
-    ledger::{Content, Key, Outcome},
+    ledger::{Content, Key, RequestOutcome},
     load::{Phase, Registry, until_phase},
 };
 
@@ -31,7 +31,7 @@ const LAPSE_TTL: u32 = 1;
 /// Instances that are renewed. Their time to live is several times what a fault lasts.
 const RENEWED: usize = 5;
 const RENEW_EVERY: Duration = Duration::from_secs(2);
-const RENEW_TTL: u32 = 30;
+const RENEW_TTL: u32 = 60;
 
 /// Starts every lane that changes something.
 pub(super) fn start_changing(
@@ -152,7 +152,7 @@ pub(super) async fn renew(registry: Registry, mut phase: watch::Receiver<Phase>)
                 registered[slot] = registry.renew(&key).await;
             } else {
                 let outcome = registry.put(&key, &fixed(2), Some(RENEW_TTL)).await;
-                registered[slot] = outcome == Outcome::Acknowledged;
+                registered[slot] = outcome == RequestOutcome::Acknowledged;
             }
         }
         if until_phase(&mut phase, Phase::Over, RENEW_EVERY).await {

@@ -1,4 +1,4 @@
-//! What each registry may hold, from what it was asked for and what it answered. Pure.
+//! Works out what each registry may hold, from what it was asked for and what it answered. Pure.
 //!
 //! After an acknowledgement an instance has one possible state. A request whose connection broke may or may not have
 //! been carried out, which leaves two. One that was never answered may be carried out at any time, so nothing is asked
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::admin::Answer;
 
-/// What an instance is called.
+/// Name of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     pub zone: String,
@@ -27,7 +27,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// What is registered under a key.
+/// Registration under a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Content {
     pub address: String,
@@ -50,7 +50,7 @@ impl Content {
 
 /// The outcome of one request as the ledger sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RequestOutcome {
     Acknowledged,
     /// It was not carried out and will not be.
     NotDone,
@@ -60,7 +60,7 @@ pub enum Outcome {
     Late,
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// A gateway that answers with a server error may have carried the request out.
     #[must_use]
     pub fn of(answer: &Answer) -> Self {
@@ -86,7 +86,7 @@ pub struct Ledger {
     entries: BTreeMap<Key, Entry>,
 }
 
-/// How many instances are in which condition.
+/// Numbers of instances by condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
     pub registered: usize,
@@ -96,16 +96,16 @@ pub struct Standing {
 
 impl Ledger {
     /// A request to make an instance `wanted` (`None`: deregister it) had this outcome.
-    pub fn asked(&mut self, key: &Key, wanted: Option<Content>, outcome: Outcome) {
+    pub fn asked(&mut self, key: &Key, wanted: Option<Content>, outcome: RequestOutcome) {
         let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry {
             possible: BTreeSet::from([None]),
             retired: false,
         });
         match outcome {
-            Outcome::Acknowledged => entry.possible = BTreeSet::from([wanted]),
-            Outcome::NotDone => {}
-            Outcome::Unknown => drop(entry.possible.insert(wanted)),
-            Outcome::Late => {
+            RequestOutcome::Acknowledged => entry.possible = BTreeSet::from([wanted]),
+            RequestOutcome::NotDone => {}
+            RequestOutcome::Unknown => drop(entry.possible.insert(wanted)),
+            RequestOutcome::Late => {
                 entry.possible.insert(wanted);
                 entry.retired = true;
             }
@@ -118,14 +118,14 @@ impl Ledger {
         entry.possible = BTreeSet::from([None]);
     }
 
-    /// What is registered, if that is certain.
+    /// Registration, if it is certain.
     #[must_use]
     pub fn certain(&self, key: &Key) -> Option<Content> {
         let possible = &self.entries.get(key)?.possible;
         possible.first().filter(|_| possible.len() == 1)?.clone()
     }
 
-    /// Whether the instance must not be used any more, because an old request may still be carried out.
+    /// Tells whether the instance must not be used any more, because an old request may still be carried out.
     #[must_use]
     pub fn is_retired(&self, key: &Key) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.retired)
@@ -198,20 +198,20 @@ mod tests {
     #[test]
     fn what_was_acknowledged_must_be_there() {
         let mut ledger = Ledger::default();
-        ledger.asked(&key("a"), Some(content(1)), Outcome::Acknowledged);
+        ledger.asked(&key("a"), Some(content(1)), RequestOutcome::Acknowledged);
         assert_eq!(faults(&ledger, Some(1)), 0);
         assert_eq!(faults(&ledger, Some(2)), 1);
         assert_eq!(faults(&ledger, None), 1);
         // A request that never went out changes nothing of that.
-        ledger.asked(&key("a"), None, Outcome::NotDone);
+        ledger.asked(&key("a"), None, RequestOutcome::NotDone);
         assert_eq!(faults(&ledger, None), 1);
     }
 
     #[test]
     fn what_was_deregistered_must_not_come_back() {
         let mut ledger = Ledger::default();
-        ledger.asked(&key("a"), Some(content(1)), Outcome::Acknowledged);
-        ledger.asked(&key("a"), None, Outcome::Acknowledged);
+        ledger.asked(&key("a"), Some(content(1)), RequestOutcome::Acknowledged);
+        ledger.asked(&key("a"), None, RequestOutcome::Acknowledged);
         assert_eq!(faults(&ledger, None), 0);
         assert_eq!(faults(&ledger, Some(1)), 1);
     }
@@ -219,14 +219,14 @@ mod tests {
     #[test]
     fn a_broken_request_leaves_two_states_until_the_next_answer() {
         let mut ledger = Ledger::default();
-        ledger.asked(&key("a"), Some(content(1)), Outcome::Acknowledged);
-        ledger.asked(&key("a"), Some(content(2)), Outcome::Unknown);
+        ledger.asked(&key("a"), Some(content(1)), RequestOutcome::Acknowledged);
+        ledger.asked(&key("a"), Some(content(2)), RequestOutcome::Unknown);
         assert_eq!(faults(&ledger, Some(1)) + faults(&ledger, Some(2)), 0);
         assert_eq!(faults(&ledger, None), 1);
-        ledger.asked(&key("a"), Some(content(3)), Outcome::Acknowledged);
+        ledger.asked(&key("a"), Some(content(3)), RequestOutcome::Acknowledged);
         assert_eq!(faults(&ledger, Some(2)), 1);
         assert!(!ledger.is_retired(&key("a")));
-        ledger.asked(&key("a"), None, Outcome::Late);
+        ledger.asked(&key("a"), None, RequestOutcome::Late);
         assert!(ledger.is_retired(&key("a")));
     }
 
@@ -238,11 +238,11 @@ mod tests {
 
     #[test]
     fn server_errors_and_silence_leave_a_request_open() {
-        let came = |status| Outcome::of(&Answer::Came(status, Value::Null));
-        assert_eq!(came(204), Outcome::Acknowledged);
-        assert_eq!(came(404), Outcome::NotDone);
-        assert_eq!(came(503), Outcome::Late);
-        assert_eq!(Outcome::of(&Answer::Broken), Outcome::Unknown);
-        assert_eq!(Outcome::of(&Answer::NotSent), Outcome::NotDone);
+        let came = |status| RequestOutcome::of(&Answer::Came(status, Value::Null));
+        assert_eq!(came(204), RequestOutcome::Acknowledged);
+        assert_eq!(came(404), RequestOutcome::NotDone);
+        assert_eq!(came(503), RequestOutcome::Late);
+        assert_eq!(RequestOutcome::of(&Answer::Broken), RequestOutcome::Unknown);
+        assert_eq!(RequestOutcome::of(&Answer::NotSent), RequestOutcome::NotDone);
     }
 }

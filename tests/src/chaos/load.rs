@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::JoinSet};
 use super::{
     admin::{Admin, Answer},
     lanes,
-    ledger::{Content, Key, Ledger, Outcome},
+    ledger::{Content, Key, Ledger, RequestOutcome},
 };
 
 /// Requests by how they ended.
@@ -27,6 +27,8 @@ pub struct Counts {
     pub not_done: AtomicU64,
     pub unknown: AtomicU64,
     pub late: AtomicU64,
+    /// In force, and not on the disk.
+    pub unwritten: AtomicU64,
 }
 
 /// One registry under load, and the book that is kept of it. Clones share it.
@@ -41,7 +43,7 @@ pub struct Registry {
 
 impl Registry {
     /// Makes an instance `wanted`; with a time to live in seconds if that is given.
-    pub async fn put(&self, key: &Key, wanted: &Content, ttl: Option<u32>) -> Outcome {
+    pub async fn put(&self, key: &Key, wanted: &Content, ttl: Option<u32>) -> RequestOutcome {
         let body = json!({
             "address": wanted.address,
             "weight": wanted.weight,
@@ -49,15 +51,59 @@ impl Registry {
             "ttl": ttl.map(|seconds| format!("{seconds}s")),
         });
         let answer = self.admin.ask(Method::PUT, &path(key), Some(&body)).await;
-        if let Answer::Came(200, body) = &answer
-            && body["items"][0]["durability"] != "durable"
-        {
-            self.fault(format!("{key} is registered and not durable: {body}"));
-        }
-        self.book(key, Some(wanted.clone()), &answer)
+        let durability = match &answer {
+            Answer::Came(200, body) => &body["items"][0]["durability"],
+            _ => &Value::Null,
+        };
+        self.book_durable(key, Some(wanted.clone()), &answer, durability)
     }
 
-    pub async fn remove(&self, key: &Key) -> Outcome {
+    /// Books an answer with the durability that it tells. What could not be written, for the disk is full, may be lost with the
+    /// gateway, and may be written later.
+    fn book_durable(
+        &self,
+        key: &Key,
+        wanted: Option<Content>,
+        answer: &Answer,
+        durability: &Value,
+    ) -> RequestOutcome {
+        match durability.as_str() {
+            Some("write_failed") => {
+                self.counts.unwritten.fetch_add(1, Ordering::Relaxed);
+                self.ledger().asked(key, wanted, RequestOutcome::Unknown);
+                return RequestOutcome::Unknown;
+            }
+            Some("durable") => {}
+            _ if matches!(answer, Answer::Came(200, _)) => {
+                self.fault(format!("{key} was answered with the durability {durability}"));
+            }
+            _ => {}
+        }
+        self.book(key, wanted, answer)
+    }
+
+    /// Registers an instance and deregisters it: both are written.
+    ///
+    /// # Errors
+    /// When the registry does not say so.
+    pub async fn writes(admin: &Admin) -> anyhow::Result<()> {
+        let path = "/v1/instances/orders/after-faults";
+        let body = json!({ "address": "127.0.0.1:19999" });
+        let answer = admin.ask(Method::PUT, path, Some(&body)).await;
+        let Answer::Came(200, body) = &answer else {
+            anyhow::bail!("{path} was answered with {answer:?}");
+        };
+        let durability = &body["items"][0]["durability"];
+        anyhow::ensure!(durability == "durable", "{path} is {durability}");
+        let answer = admin.ask(Method::DELETE, path, None).await;
+        anyhow::ensure!(
+            matches!(answer, Answer::Came(204, _)),
+            "{path} is left: {answer:?}"
+        );
+        Ok(())
+    }
+
+    pub async fn remove(&self, key: &Key) -> RequestOutcome {
         let answer = self.admin.ask(Method::DELETE, &path(key), None).await;
         if let (Answer::Came(404, _), Some(what)) = (&answer, self.must_be_there(key)) {
             self.fault(format!("{key} cannot be deregistered, it is lost: {what:?}"));
@@ -110,17 +156,18 @@ impl Registry {
         if gone && let Some(what) = self.must_be_there(key) {
             self.fault(format!("{key} cannot be deregistered, it is lost: {what:?}"));
         }
-        if !gone && outcome["durability"] != "durable" {
-            self.fault(format!("{key} in a list was answered with {outcome}"));
+        if gone {
+            self.book(key, wanted, answer);
+        } else {
+            self.book_durable(key, wanted, answer, &outcome["durability"]);
         }
-        self.book(key, wanted, answer);
     }
 
     /// Renews a lease. `false`: there is nothing to renew.
     pub async fn renew(&self, key: &Key) -> bool {
         let path = format!("{}/renew", path(key));
         let answer = self.admin.ask(Method::POST, &path, None).await;
-        self.count(Outcome::of(&answer));
+        self.count(RequestOutcome::of(&answer));
         let gone = matches!(answer, Answer::Came(404, _));
         if let (true, Some(what)) = (gone, self.must_be_there(key)) {
             self.fault(format!(
@@ -143,22 +190,22 @@ impl Registry {
         self.ledger().certain(key)
     }
 
-    fn book(&self, key: &Key, wanted: Option<Content>, answer: &Answer) -> Outcome {
+    fn book(&self, key: &Key, wanted: Option<Content>, answer: &Answer) -> RequestOutcome {
         if let Answer::Came(400..=499, body) = answer {
             self.fault(format!("{key} was refused: {answer:?} {body}"));
         }
-        let outcome = Outcome::of(answer);
+        let outcome = RequestOutcome::of(answer);
         self.count(outcome);
         self.ledger().asked(key, wanted, outcome);
         outcome
     }
 
-    fn count(&self, outcome: Outcome) {
+    fn count(&self, outcome: RequestOutcome) {
         let counter = match outcome {
-            Outcome::Acknowledged => &self.counts.acknowledged,
-            Outcome::NotDone => &self.counts.not_done,
-            Outcome::Unknown => &self.counts.unknown,
-            Outcome::Late => &self.counts.late,
+            RequestOutcome::Acknowledged => &self.counts.acknowledged,
+            RequestOutcome::NotDone => &self.counts.not_done,
+            RequestOutcome::Unknown => &self.counts.unknown,
+            RequestOutcome::Late => &self.counts.late,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -190,7 +237,7 @@ pub struct Load {
     pub counts: Arc<Counts>,
 }
 
-/// How far a load has come.
+/// Phase of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Everything changes.
@@ -251,7 +298,7 @@ impl Load {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What went wrong at once, rather than in the end.
+    /// Faults that showed at once, rather than in the end.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -4,15 +4,18 @@
 //!
 //! What is decided here is pure and tested beside the code: the [`schedule`] of faults, the [`ledger`] of what may be in
 //! a registry, and what counts as agreeing ([`agreement`]). [`zones`] starts and stops processes, [`load`] registers,
-//! [`run`] puts it together. [`propagation`] measures, in the same zones without faults, how long a change takes.
+//! [`traffic`] has clients and instances, some of which hang, `exhaust` takes descriptors, disk and ports away, and [`run`]
+//! puts it together. [`propagation`] measures, in the same zones without faults, how long a change takes.
 
 pub mod admin;
 pub mod agreement;
 mod carry_out;
+mod exhaust;
 mod lanes;
 pub mod ledger;
 pub mod load;
 pub mod propagation;
 pub mod run;
 pub mod schedule;
+pub mod traffic;
 pub mod zones;

@@ -1,4 +1,4 @@
-//! How long a change takes to reach every other zone: registrations one after another, each watched for in the catalogs
+//! Measures how long a change takes to reach every other zone: registrations one after another, each watched for in the catalogs
 //! of all other zones.
 
 use std::{
@@ -19,7 +19,7 @@ use super::{
     zones::Zones,
 };
 
-/// What is allowed beside one round trip.
+/// Time that is allowed beside one round trip.
 pub const ALLOWED: Duration = Duration::from_millis(100);
 /// The service whose instance is changed.
 const SERVICE: &str = "orders";
@@ -78,7 +78,7 @@ impl fmt::Display for Distribution {
     }
 }
 
-/// What was measured.
+/// Results of the measurement.
 #[derive(Debug)]
 pub struct Report {
     /// By zone that was reached.

@@ -9,39 +9,58 @@ use std::{
 use anyhow::{Context, ensure};
 
 use super::{
-    admin::Admin,
+    admin::{Admin, Answer},
     agreement::{Monotone, View, disagreements},
     carry_out,
     ledger::{Content, Key, Ledger, Standing},
-    load::{Counts, Load},
+    load::{Counts, Load, Registry},
     schedule::{Step, schedule},
+    traffic::Traffic,
     zones::Zones,
 };
 
-/// How long after the last fault has healed and the last change was made all zones must agree. A dial is tried again after
-/// 5 s at the latest and may take 3 s; a connection that is silent is given up after 3 s; the rest is for a busy machine.
+/// Time within which all zones must agree after the last fault has healed and the last change was made. A dial is tried again after
+/// 5 s at the latest and may take 3 s; a tunnel that is silent has a second one dialled at once; the rest is for a busy machine.
 const AGREE_WITHIN: Duration = Duration::from_secs(20);
 /// Longest wait for all zones to know of each other after the start.
 const BEGIN_WITHIN: Duration = Duration::from_secs(30);
-/// How long the checked instance of each zone is up, and then down; its checks come twice as often.
+/// Time for which the checked instance of each zone is up, and then down; its checks come twice as often.
 const FLAP_EVERY: Duration = Duration::from_millis(1200);
 /// Between two looks at what the zones hold.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Between two looks while faults go on.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
+/// Time in which no gateway gives a descriptor back when all has ended.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+/// Percent more descriptors and threads that a gateway may hold after faults than a new one, and so many besides: tunnels
+/// that are just being dialled, and connections of this program.
+const MOST_WEAR: usize = 10;
+const FEW: usize = 12;
 /// Lines that are shown of what is wrong.
 const SHOWN: usize = 20;
 
-/// What a run came to.
+/// Results of a run.
 #[derive(Debug)]
 pub struct Report {
     pub faults: usize,
-    /// How often a zone was seen to hold a record that another zone had passed on.
+    /// Number of times that a zone was seen to hold a record that another zone had passed on.
     pub relayed: usize,
     pub standing: Standing,
     pub requests: u64,
     pub agreed_after: Duration,
     pub agreed_after_restart: Duration,
+    /// Fate of the clients' connections, in words.
+    pub traffic: String,
+    /// Descriptors and threads of each gateway after the faults, and after it was started anew.
+    pub resources: BTreeMap<String, [Resources; 2]>,
+}
+
+/// Open descriptors, threads and resident bytes of one gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    pub descriptors: usize,
+    pub threads: usize,
+    pub resident_bytes: u64,
 }
 
 /// Runs faults from `seed` for `lasting`.
@@ -56,18 +75,29 @@ pub async fn run(zones: &mut Zones, seed: u64, lasting: Duration) -> anyhow::Res
         .collect();
     let mut load = Load::start(seed, &admins);
     let flapping = zones.start_flapping(FLAP_EVERY)?;
+    let traffic = Traffic::start(zones).await?;
     let mut watcher = Watcher::default();
     let faults = fail_and_heal(zones, seed, lasting, &mut watcher).await?;
     drop(flapping);
+    let traffic = traffic.judge().await?;
     load.settle().await;
     let agreed_after = agree(zones, &load.ledger(), AGREE_WITHIN).await?;
     let wrong = load.faults();
     ensure!(wrong.is_empty(), "{}", lines("during the run", &wrong));
     let (ledger, counts) = (load.ledger(), load.counts.clone());
+    all_ready(zones, AGREE_WITHIN).await?;
+    for (name, admin) in &admins {
+        Registry::writes(admin)
+            .await
+            .with_context(|| format!("{name} after the faults"))?;
+    }
+    let worn = settled(zones).await?;
     kill_all(zones).await?;
     let agreed_after_restart = agree(zones, &ledger, AGREE_WITHIN)
         .await
         .context("after all gateways were killed at once")?;
+    all_ready(zones, AGREE_WITHIN).await?;
+    let resources = beside_fresh(zones, worn)?;
     load.end().await;
     Ok(Report {
         faults,
@@ -76,7 +106,88 @@ pub async fn run(zones: &mut Zones, seed: u64, lasting: Duration) -> anyhow::Res
         requests: total(&counts)?,
         agreed_after,
         agreed_after_restart,
+        traffic,
+        resources,
     })
+}
+
+/// Waits until every gateway says that it is ready: none of its tasks has ended.
+///
+/// # Errors
+/// When `within` is over; the error is what it says.
+async fn all_ready(zones: &Zones, within: Duration) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    for (name, zone) in zones.iter() {
+        loop {
+            let answer = zone.admin.ask(http::Method::GET, "/readyz", None).await;
+            if matches!(answer, Answer::Came(200, _)) {
+                break;
+            }
+            ensure!(
+                begun.elapsed() < within,
+                "the gateway of {name} is not ready: {answer:?}"
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+    Ok(())
+}
+
+fn resources(zones: &Zones) -> anyhow::Result<BTreeMap<String, Resources>> {
+    let of = |(name, _)| {
+        let gateway = zones.gateway(name)?;
+        let (descriptors, threads) = gateway.descriptors_and_threads()?;
+        let resident_bytes = gateway.resident_bytes()?;
+        let resources = Resources {
+            descriptors,
+            threads,
+            resident_bytes,
+        };
+        Ok((name.to_owned(), resources))
+    };
+    zones.iter().map(of).collect()
+}
+
+/// Waits until every gateway holds as few descriptors as it will, now that load has ended.
+async fn settled(zones: &Zones) -> anyhow::Result<BTreeMap<String, Resources>> {
+    let mut last = resources(zones)?;
+    let begun = Instant::now();
+    while begun.elapsed() < AGREE_WITHIN {
+        tokio::time::sleep(SETTLED_AFTER).await;
+        let now = resources(zones)?;
+        let fewer = now
+            .iter()
+            .any(|(name, now)| now.descriptors < last[name].descriptors);
+        last = now;
+        if !fewer {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+/// Sets what gateways hold after faults beside what new ones hold.
+///
+/// # Errors
+/// When they hold more descriptors or threads than [`MOST_WEAR`] allows.
+fn beside_fresh(
+    zones: &Zones,
+    worn: BTreeMap<String, Resources>,
+) -> anyhow::Result<BTreeMap<String, [Resources; 2]>> {
+    let mut fresh = resources(zones)?;
+    let pair = |(name, worn): (String, Resources)| {
+        let fresh = fresh
+            .remove(&name)
+            .with_context(|| format!("no gateway of {name}"))?;
+        let too_many = |worn: usize, fresh: usize| worn * 100 > fresh * (100 + MOST_WEAR) + 100 * FEW;
+        let leaks = too_many(worn.descriptors, fresh.descriptors) || too_many(worn.threads, fresh.threads);
+        ensure!(
+            !leaks,
+            "the gateway of {name} held {worn:?} after the faults, and {fresh:?} anew"
+        );
+        Ok((name, [worn, fresh]))
+    };
+    worn.into_iter().map(pair).collect()
 }
 
 /// Starts all gateways and waits until every zone holds every other's record.
@@ -102,11 +213,12 @@ fn total(counts: &Counts) -> anyhow::Result<u64> {
     use std::sync::atomic::Ordering::Relaxed;
     let (acknowledged, not_done) = (counts.acknowledged.load(Relaxed), counts.not_done.load(Relaxed));
     let (unknown, late) = (counts.unknown.load(Relaxed), counts.late.load(Relaxed));
+    let unwritten = counts.unwritten.load(Relaxed);
     writeln!(
         io::stdout(),
-        "requests: {acknowledged} acknowledged, {not_done} that found no gateway, {unknown} broken off, {late} never answered"
+        "requests: {acknowledged} acknowledged, {unwritten} in force and not on the disk, {not_done} that found no gateway, {unknown} broken off, {late} never answered"
     )?;
-    Ok(acknowledged + not_done + unknown + late)
+    Ok(acknowledged + unwritten + not_done + unknown + late)
 }
 
 /// Carries out the schedule, and watches that nothing goes back and no gateway falls.
@@ -141,7 +253,7 @@ fn say(after: Duration, step: &Step) -> anyhow::Result<()> {
     Ok(writeln!(io::stdout(), "{seconds:7.2} s  {}: {word}", step.fault)?)
 }
 
-/// What is looked at while faults go on.
+/// Observer of the zones while faults go on.
 #[derive(Debug, Default)]
 struct Watcher {
     monotone: Monotone,

@@ -1,4 +1,4 @@
-//! Which fault begins when, and how long it lasts: a pure function of a seed. Two runs with one seed have the same
+//! The schedule of faults: which begins when, and how long it lasts: a pure function of a seed. Two runs with one seed have the same
 //! faults at the same times; what the processes do between them is theirs.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
@@ -7,10 +7,11 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 
 /// Time between the beginnings of two faults, in milliseconds.
 const GAP: std::ops::RangeInclusive<u64> = 200..=2500;
-/// How long a fault lasts, in milliseconds: some are over before a tunnel notices (3 s), some are not.
+/// Durations of a fault in milliseconds: some are over before a tunnel notices, some are not.
 const LASTS: std::ops::RangeInclusive<u64> = 50..=7000;
-/// A gateway is stopped for less than the time to live of a lease that is being renewed.
-const LONGEST_STOP: Duration = Duration::from_secs(5);
+/// Durations of a stop, as of a machine that is moved while it runs: longer than a tunnel waits for its peer, and less than
+/// the time to live of a lease that is being renewed.
+const STOPS: std::ops::RangeInclusive<u64> = 500..=20_000;
 
 /// Something that goes wrong with a gateway or with a link.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,21 +32,39 @@ pub enum Fault {
     CutOneWay { from: String, to: String },
     /// Some datagrams are lost, in both directions.
     Lossy { one: String, other: String },
+    /// Clients in the zone ask for downloads from another one and read nothing.
+    Unread { zone: String },
+    /// Clients in the zone send without end to an instance of another one that reads nothing.
+    Flood { zone: String },
+    /// The zone's gateway may open hardly any descriptor more.
+    Descriptors { zone: String },
+    /// The disk with the gateway's data is full.
+    Disk { zone: String },
+    /// The zone has hardly a port to connect from.
+    Ports { zone: String },
 }
 
-/// What a fault happens to. A thing has one fault at a time.
+/// Thing that a fault happens to. A thing has one fault at a time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     Process(String),
     Interface(String),
     Link(String, String),
+    Clients(String),
+    Ports(String),
 }
 
 impl Fault {
     fn place(&self) -> Place {
         match self {
-            Self::Kill { zone } | Self::End { zone } | Self::Stop { zone } => Place::Process(zone.clone()),
+            Self::Kill { zone }
+            | Self::End { zone }
+            | Self::Stop { zone }
+            | Self::Descriptors { zone }
+            | Self::Disk { zone } => Place::Process(zone.clone()),
+            Self::Ports { zone } => Place::Ports(zone.clone()),
             Self::Unplug { zone } | Self::Down { zone } => Place::Interface(zone.clone()),
+            Self::Unread { zone } | Self::Flood { zone } => Place::Clients(zone.clone()),
             Self::Cut { one, other }
             | Self::Lossy { one, other }
             | Self::CutOneWay { from: one, to: other } => {
@@ -66,6 +85,11 @@ impl fmt::Display for Fault {
             Self::Cut { one, other } => write!(f, "cut {one} - {other}"),
             Self::CutOneWay { from, to } => write!(f, "cut {from} -> {to}"),
             Self::Lossy { one, other } => write!(f, "lose datagrams {one} - {other}"),
+            Self::Unread { zone } => write!(f, "downloads in {zone} that nobody reads"),
+            Self::Flood { zone } => write!(f, "uploads in {zone} that nobody takes"),
+            Self::Descriptors { zone } => write!(f, "descriptors of {zone} used up"),
+            Self::Disk { zone } => write!(f, "disk of {zone} full"),
+            Self::Ports { zone } => write!(f, "ports of {zone} used up"),
         }
     }
 }
@@ -92,10 +116,11 @@ pub fn schedule(seed: u64, zones: &[&str], lasting: Duration) -> Vec<Step> {
             break;
         }
         let Some(fault) = draw(&mut rng, zones) else { break };
-        let mut time = Duration::from_millis(rng.random_range(LASTS));
-        if matches!(fault, Fault::Stop { .. }) {
-            time = time.min(LONGEST_STOP);
-        }
+        let lasts = match fault {
+            Fault::Stop { .. } => STOPS,
+            _ => LASTS,
+        };
+        let time = Duration::from_millis(rng.random_range(lasts));
         let heals = (at + time).min(lasting);
         let free = free_at.entry(fault.place()).or_default();
         if *free >= at {
@@ -116,7 +141,7 @@ pub fn schedule(seed: u64, zones: &[&str], lasting: Duration) -> Vec<Step> {
 fn draw(rng: &mut SmallRng, zones: &[&str]) -> Option<Fault> {
     let mut pair = zones.choose_multiple(rng, 2).map(|zone| (*zone).to_owned());
     let (one, other) = (pair.next()?, pair.next()?);
-    Some(match rng.random_range(0..10) {
+    Some(match rng.random_range(0..15) {
         0..=2 => Fault::Kill { zone: one },
         3 => Fault::End { zone: one },
         4 => Fault::Stop { zone: one },
@@ -124,6 +149,11 @@ fn draw(rng: &mut SmallRng, zones: &[&str]) -> Option<Fault> {
         6 => Fault::Down { zone: one },
         7 => Fault::Cut { one, other },
         8 => Fault::CutOneWay { from: one, to: other },
+        9 => Fault::Unread { zone: one },
+        10 => Fault::Flood { zone: one },
+        11 => Fault::Descriptors { zone: one },
+        12 => Fault::Disk { zone: one },
+        13 => Fault::Ports { zone: one },
         _ => Fault::Lossy { one, other },
     })
 }
@@ -169,7 +199,7 @@ mod tests {
             let kind = format!("{:?}", std::mem::discriminant(&step.fault));
             *kinds.entry(kind).or_default() += 1;
         }
-        assert_eq!(kinds.len(), 8);
+        assert_eq!(kinds.len(), 13);
         assert!(kinds.values().all(|count| *count >= 10), "{kinds:?}");
     }
 }

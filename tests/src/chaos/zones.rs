@@ -21,16 +21,20 @@ use crate::{
     process::Process,
 };
 
-/// Where gateways listen.
+/// Port that gateways listen on.
 const PORT: u16 = 7800;
 /// Every registration is a line otherwise, and there are hundreds a second.
-const LOG: &str = "info,causeway::instances=warn";
+const LOG: &str = "info,causeway_instances=warn";
+/// The zone whose gateway's log nobody reads any more.
+const UNHEARD: &str = "plant";
 /// Longest wait for a gateway to answer on its admin API after a start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
-/// A gateway without connections ends at SIGTERM well within this.
+/// Time that a gateway which is told to end leaves to connections; those of clients that hang never finish.
+const DRAIN: &str = "3s";
+/// A gateway ends at SIGTERM well within this.
 const END_PATIENCE: Duration = Duration::from_secs(20);
 
-/// What the script tells of one zone.
+/// Place of one zone, as the script tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub name: String,
@@ -79,14 +83,14 @@ impl Place {
 pub struct Zone {
     pub place: Place,
     pub admin: Admin,
-    /// How many times its gateway was started.
+    /// Number of times that its gateway was started.
     pub life: u64,
     process: Option<Process>,
     /// Was told to end.
     leaving: Option<Process>,
 }
 
-/// What runs in the zones.
+/// Programs that run in the zones.
 #[derive(Debug, Clone)]
 pub struct Programs {
     pub causeway: PathBuf,
@@ -103,6 +107,8 @@ pub struct Zones {
     zones: BTreeMap<String, Zone>,
     network: Network,
     clear: Conditions,
+    /// Clients that hang, by zone.
+    clients: BTreeMap<String, Process>,
 }
 
 impl Zones {
@@ -145,6 +151,7 @@ impl Zones {
             zones: zones.collect(),
             network,
             clear,
+            clients: BTreeMap::new(),
         })
     }
 
@@ -178,7 +185,7 @@ impl Zones {
         let file = |suffix: &str| folder.join(format!("{name}{suffix}"));
         command
             .args(["gateway", "--zone", name, "--listen", "0.0.0.0:7800"])
-            .args(["--dns", "127.0.0.53:53", "--log-level", LOG])
+            .args(["--dns", "127.0.0.53:53", "--log-level", LOG, "--drain", DRAIN])
             .arg("--topology")
             .arg(&programs.topology)
             .arg("--identity")
@@ -188,7 +195,10 @@ impl Zones {
             .arg("--admin")
             .arg(format!("unix:{}", file(".sock").display()));
         zone.life += 1;
-        zone.process = Some(Process::start(name, &mut command, &file(".log"))?);
+        zone.process = Some(match name {
+            UNHEARD => Process::start_unheard(name, &mut command)?,
+            _ => Process::start(name, &mut command, &file(".log"))?,
+        });
         Ok(())
     }
 
@@ -250,10 +260,7 @@ impl Zones {
     /// # Errors
     /// When the process is gone.
     pub fn signal(&self, name: &str, signal: Signal) -> anyhow::Result<()> {
-        let process = self.zone(name)?.process.as_ref();
-        process
-            .with_context(|| format!("{name} has no gateway"))?
-            .signal(signal)
+        self.gateway(name)?.signal(signal)
     }
 
     /// Starts, in every zone, an instance that takes connections for this long, then for this long does not, and so on. It
@@ -269,6 +276,55 @@ impl Zones {
             Process::start(&format!("the instance of {name}"), &mut command, &log)
         };
         self.zones.iter().map(start).collect()
+    }
+
+    /// Starts the program of the instances and clients in a zone, with these arguments. It ends when it is dropped.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_probe(&self, zone: &str, arguments: &[&str]) -> anyhow::Result<Process> {
+        let mut command = self.zone(zone)?.place.command(&self.programs.probe);
+        let [what, ..] = arguments else {
+            anyhow::bail!("a program has arguments");
+        };
+        let log = self.folder.join(format!("{zone}-{what}.log"));
+        Process::start(&format!("{what} in {zone}"), command.args(arguments), &log)
+    }
+
+    /// Starts clients in a zone that hang as `how` says.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_clients(
+        &mut self,
+        zone: &str,
+        how: &str,
+        service: &str,
+        count: usize,
+    ) -> anyhow::Result<()> {
+        let clients = self.start_probe(zone, &[how, service, &count.to_string()])?;
+        self.clients.insert(zone.to_owned(), clients);
+        Ok(())
+    }
+
+    /// Ends the clients of a zone that hang.
+    pub fn end_clients(&mut self, zone: &str) {
+        self.clients.remove(zone);
+    }
+
+    /// Folder for everything that is written.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The process of a zone's gateway.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn gateway(&self, name: &str) -> anyhow::Result<&Process> {
+        let process = self.zone(name)?.process.as_ref();
+        process.with_context(|| format!("{name} has no gateway"))
     }
 
     /// A line for each gateway that ended although nobody told it to.

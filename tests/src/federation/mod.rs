@@ -58,7 +58,7 @@ impl Federation {
         Ok(())
     }
 
-    /// Where each zone's gateway is, as one zone shall see it.
+    /// Addresses of each zone's gateway, as one zone shall see it.
     async fn addresses_for(&self, from: &str) -> anyhow::Result<BTreeMap<String, SocketAddr>> {
         let own = self.zone(from).listen;
         let mut addresses = BTreeMap::new();
@@ -135,7 +135,8 @@ impl Federation {
             true => "--initial-topology",
             false => "--topology",
         };
-        self.zone_mut(name).start(topology, &arguments)
+        let descriptors = self.plan.descriptors;
+        self.zone_mut(name).start(topology, &arguments, descriptors)
     }
 
     /// Waits until a gateway is ready and has a tunnel with every other zone that it can have one with.
@@ -162,7 +163,7 @@ impl Federation {
         .await;
     }
 
-    /// Where a client in `zone` connects to for a service: what its DNS says, and the service's port.
+    /// Address that a client in `zone` connects to for a service: what its DNS says, and the service's port.
     pub async fn service_address(&self, zone: &str, service: &str, port: u16) -> SocketAddr {
         let name = format!("{service}.mesh.");
         let server = self.zone(zone).dns;
@@ -175,7 +176,7 @@ impl Federation {
     }
 }
 
-/// Whether the JSON list of exports has healthy instances of `service` in `zone`.
+/// Tells whether the JSON list of exports has healthy instances of `service` in `zone`.
 fn has_export(page: &str, zone: &str, service: &str) -> bool {
     let Ok(page) = serde_json::from_str::<serde_json::Value>(page) else {
         return false;

@@ -1,4 +1,4 @@
-//! What a federation shall look like: zones, services and instances, and the topology file that says so.
+//! The plan of a federation: zones, services and instances, and the topology file that says so.
 
 use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::{Federation, TRUST_DOMAIN};
 use crate::{address::Block, authority::Authority, link::Network};
 
-/// What a federation shall look like.
+/// Plan of a federation.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     pub(super) zones: Vec<ZonePlan>,
@@ -18,6 +18,7 @@ pub struct Plan {
     pub(super) applied: bool,
     pub(super) callers: bool,
     pub(super) arguments: Vec<String>,
+    pub(super) descriptors: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -125,6 +126,13 @@ impl Plan {
         self
     }
 
+    /// Every gateway has so many descriptors.
+    #[must_use]
+    pub fn descriptors(mut self, limit: u64) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
     /// Lays out files and addresses, and starts every gateway. Returns once all are ready and joined by tunnels.
     ///
     /// # Errors
@@ -168,7 +176,9 @@ impl Plan {
             format!("version: 1\ntrust_domain: {TRUST_DOMAIN}\ndns: {{ domain: mesh, ttl: 5s }}\n");
         text.push_str(&self.permissions);
         if !self.bundles.is_empty() {
-            let _ = write!(text, "trust_domains:\n{}", self.bundles);
+            // Whoever applies decides whose CA counts for which zone.
+            let first = self.zones.first().map_or("east", |zone| zone.name.as_str());
+            let _ = write!(text, "apply_from: [{first}]\ntrust_domains:\n{}", self.bundles);
         }
         text.push_str("\nzones:\n");
         for (index, zone) in (0..).zip(&self.zones) {

@@ -30,13 +30,15 @@ pub struct Zone {
     pub admin: SocketAddr,
     pub registry: SocketAddr,
     pub dns: SocketAddr,
-    /// Where callers with certificates are taken, if the plan says so.
+    /// Address at which callers with certificates are taken, if the plan says so.
     pub callers: SocketAddr,
     pub topology: PathBuf,
     pub identity: PathBuf,
     pub data: PathBuf,
-    /// Where the gateway gets its identity instead of from its folder: `--spiffe-endpoint-socket`.
+    /// Source of the gateway's identity instead of its folder: `--spiffe-endpoint-socket`.
     pub workload_api: Option<String>,
+    /// Further arguments of this gateway alone.
+    pub arguments: Vec<String>,
     log: PathBuf,
     gateway: Option<Process>,
 }
@@ -54,14 +56,28 @@ impl Zone {
             identity: folder.join(format!("{name}-identity")),
             data: folder.join(format!("{name}-data")),
             workload_api: None,
+            arguments: Vec::new(),
             log: folder.join(format!("{name}.log")),
             gateway: None,
         }
     }
 
     /// `topology` is the flag that the topology file is given with.
-    pub(super) fn start(&mut self, topology: &str, arguments: &[String]) -> anyhow::Result<()> {
-        let mut command = Command::new(program()?);
+    pub(super) fn start(
+        &mut self,
+        topology: &str,
+        arguments: &[String],
+        descriptors: Option<u64>,
+    ) -> anyhow::Result<()> {
+        let mut command = match descriptors {
+            None => Command::new(program()?),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", r#"ulimit -n "$0" && exec "$@""#, &limit.to_string()]);
+                shell.arg(program()?);
+                shell
+            }
+        };
         command.args(["gateway", "--zone", &self.name, "--threads", "1"]);
         match &self.workload_api {
             None => command.arg("--identity").arg(&self.identity),
@@ -78,13 +94,25 @@ impl Zone {
         ] {
             command.arg(flag).arg(address.to_string());
         }
-        command.args(arguments);
+        command.args(arguments).args(&self.arguments);
         self.gateway = Some(Process::start(
             &format!("gateway {}", self.name),
             &mut command,
             &self.log,
         )?);
         Ok(())
+    }
+
+    /// Socket over which the admin API takes changes.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.data.join("admin.sock")
+    }
+
+    /// Socket over which registrations are taken over gRPC.
+    #[must_use]
+    pub fn registry_socket(&self) -> PathBuf {
+        self.data.join("registry.sock")
     }
 
     #[must_use]

@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 /// Bytes that are kept of each connection; beyond that they are only counted.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// What an instance does with a connection.
+/// Behaviour of an instance towards a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Behaviour {
     /// Sends back every byte, and closes its side when the client has closed its own.
@@ -33,7 +33,7 @@ pub enum Behaviour {
 pub struct Received {
     /// The first bytes that came, at most 64 KiB.
     pub bytes: Vec<u8>,
-    /// How many came altogether.
+    /// Number of bytes that came altogether.
     pub length: u64,
     /// The client closed its side in order.
     pub finished: bool,

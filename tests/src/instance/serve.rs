@@ -1,4 +1,4 @@
-//! What an instance does on each connection.
+//! The work of an instance on each connection.
 
 use std::{
     io,

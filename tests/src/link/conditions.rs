@@ -1,4 +1,4 @@
-//! What happens to a datagram on the way.
+//! The fate of a datagram on the way.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl Conditions {
         }
     }
 
-    /// Whether one datagram passes.
+    /// Tells whether one datagram passes.
     pub(super) fn pass(&self, rng: &mut impl Rng) -> bool {
         !self.cut && (self.loss <= 0.0 || rng.random::<f64>() >= self.loss)
     }

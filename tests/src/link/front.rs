@@ -41,7 +41,7 @@ pub(super) struct Way {
 /// Says by which way a sender reaches the gateway; who has none is not served.
 pub(super) type Ways = Box<dyn Fn(IpAddr) -> Option<Way> + Send>;
 
-/// What a front remembers of one sender.
+/// Memory of a front of one sender.
 struct Sender {
     line: mpsc::Sender<Parcel>,
     there: watch::Receiver<Conditions>,

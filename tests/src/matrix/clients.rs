@@ -37,18 +37,18 @@ use crate::{
 };
 
 /// Longest that one attempt may take.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// What HTTP/2 begins with: the preface and an empty SETTINGS frame (RFC 9113 §3.4).
-const HTTP2_BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes that HTTP/2 begins with: the preface and an empty SETTINGS frame (RFC 9113 §3.4).
+pub(super) const HTTP2_BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// Of a join token.
 const TOKEN_ID_BYTES: usize = 8;
 const TOKEN_SECRET_BYTES: usize = 32;
 
-/// Where nobody looks at the server name.
-const ANY_NAME: &str = "any.invalid";
+/// Server name where nobody looks at it.
+pub(super) const ANY_NAME: &str = "any.invalid";
 
-/// What somebody shows.
+/// Credential that somebody shows.
 #[derive(Debug, Clone, Default)]
 pub struct Credential {
     pub leaf: Option<Leaf>,
@@ -66,9 +66,9 @@ pub struct Credential {
     pub is_classical: bool,
 }
 
-/// How an attempt went, as whoever made it sees it.
+/// Outcome of an attempt, as whoever made it sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum Trial {
     Admitted,
     Refused(String),
 }
@@ -145,14 +145,14 @@ fn parts(leaf: &Leaf) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKe
 ///
 /// # Errors
 /// When nothing comes of it in time, one way or the other.
-pub async fn dial(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Told> {
+pub async fn dial(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Trial> {
     let mut endpoint = Endpoint::client(from)?;
     let crypto = QuicClientConfig::try_from(credential.client(ALPN)?)?;
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
     let tried = async {
         let connection = match endpoint.connect(to, "gateway")?.await {
             Ok(connection) => connection,
-            Err(error) => return Ok(Told::Refused(error.to_string())),
+            Err(error) => return Ok(Trial::Refused(error.to_string())),
         };
         let mut peer = Peer::over(connection.clone(), endpoint.clone());
         // A gateway that has refused already hears no hello.
@@ -164,10 +164,10 @@ pub async fn dial(credential: &Credential, from: SocketAddr, to: SocketAddr) -> 
             anyhow::Ok(())
         };
         tokio::select! {
-            closed = connection.closed() => Ok(Told::Refused(closed.to_string())),
+            closed = connection.closed() => Ok(Trial::Refused(closed.to_string())),
             heard = heard => match heard {
                 Ok(()) => settled(&connection).await,
-                Err(_) => Ok(Told::Refused(connection.closed().await.to_string())),
+                Err(_) => Ok(Trial::Refused(connection.closed().await.to_string())),
             },
         }
     };
@@ -177,7 +177,7 @@ pub async fn dial(credential: &Credential, from: SocketAddr, to: SocketAddr) -> 
 }
 
 /// A hello is said before the other side is judged; a stream is answered only by a tunnel.
-async fn settled(connection: &quinn::Connection) -> anyhow::Result<Told> {
+async fn settled(connection: &quinn::Connection) -> anyhow::Result<Trial> {
     let asked = async {
         let (mut send, mut recv) = connection.open_bi().await?;
         // A header that cannot be read is refused on the stream, and the tunnel goes on.
@@ -187,8 +187,8 @@ async fn settled(connection: &quinn::Connection) -> anyhow::Result<Told> {
         anyhow::Ok(())
     };
     match asked.await {
-        Ok(()) => Ok(Told::Admitted),
-        Err(_) => Ok(Told::Refused(connection.closed().await.to_string())),
+        Ok(()) => Ok(Trial::Admitted),
+        Err(_) => Ok(Trial::Refused(connection.closed().await.to_string())),
     }
 }
 
@@ -196,7 +196,7 @@ async fn settled(connection: &quinn::Connection) -> anyhow::Result<Told> {
 ///
 /// # Errors
 /// When it cannot be set up.
-pub fn accept(credential: &Credential, at: SocketAddr) -> anyhow::Result<(Endpoint, mpsc::Receiver<Told>)> {
+pub fn accept(credential: &Credential, at: SocketAddr) -> anyhow::Result<(Endpoint, mpsc::Receiver<Trial>)> {
     let crypto = QuicServerConfig::try_from(credential.server()?)?;
     let endpoint = Endpoint::server(quinn::ServerConfig::with_crypto(Arc::new(crypto)), at)?;
     let (told, hears) = mpsc::channel(1);
@@ -211,23 +211,23 @@ pub fn accept(credential: &Credential, at: SocketAddr) -> anyhow::Result<(Endpoi
 }
 
 /// A gateway that dials says hello once it has heard one and is content.
-async fn serve(incoming: quinn::Incoming) -> Told {
+async fn serve(incoming: quinn::Incoming) -> Trial {
     let connection = match incoming.await {
         Ok(connection) => connection,
-        Err(error) => return Told::Refused(error.to_string()),
+        Err(error) => return Trial::Refused(error.to_string()),
     };
     let mut peer = Peer::over(connection.clone(), None);
     let _ = peer.hello().await;
     tokio::select! {
-        closed = connection.closed() => Told::Refused(closed.to_string()),
+        closed = connection.closed() => Trial::Refused(closed.to_string()),
         control = connection.accept_uni() => match control {
-            Ok(_) => Told::Admitted,
-            Err(error) => Told::Refused(error.to_string()),
+            Ok(_) => Trial::Admitted,
+            Err(error) => Trial::Refused(error.to_string()),
         },
     }
 }
 
-async fn connect(
+pub(super) async fn connect(
     credential: &Credential,
     (name, alpn): (&str, &[u8]),
     from: SocketAddr,
@@ -276,9 +276,9 @@ async fn exchange(
 ///
 /// # Errors
 /// When nothing comes of it in time.
-pub async fn attach(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Told> {
+pub async fn attach(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Trial> {
     let answer = exchange(credential, (ANY_NAME, b"h2"), (from, to), HTTP2_BEGINNING, false).await?;
-    Ok(answer.map_or_else(Told::Refused, |_| Told::Admitted))
+    Ok(answer.map_or_else(Trial::Refused, |_| Trial::Admitted))
 }
 
 /// One request to an admin API; the whole answer, or why there was none.
@@ -307,23 +307,23 @@ pub async fn ask(
 ///
 /// # Errors
 /// When nothing comes of it in time.
-pub async fn deregister(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Told> {
+pub async fn deregister(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Trial> {
     let answer = ask(credential, from, to, "DELETE /v1/instances/orders/nobody").await?;
     Ok(match answer {
-        Ok(answer) if answer.starts_with("HTTP/1.1 404") => Told::Admitted,
-        Ok(answer) => Told::Refused(answer.lines().next().unwrap_or_default().to_owned()),
-        Err(error) => Told::Refused(error),
+        Ok(answer) if answer.starts_with("HTTP/1.1 404") => Trial::Admitted,
+        Ok(answer) => Trial::Refused(answer.lines().next().unwrap_or_default().to_owned()),
+        Err(error) => Trial::Refused(error),
     })
 }
 
 /// A gRPC connection; or why there is none. The handshake is tried by itself first, because gRPC keeps to itself why a
 /// connection ended.
-async fn channel(
+pub(super) async fn channel(
     credential: &Credential,
     from: SocketAddr,
     to: SocketAddr,
 ) -> anyhow::Result<Result<transport::Channel, String>> {
-    if let Told::Refused(why) = attach(credential, from, to).await? {
+    if let Trial::Refused(why) = attach(credential, from, to).await? {
         return Ok(Err(why));
     }
     let shown = credential.clone();
@@ -344,10 +344,10 @@ async fn channel(
 ///
 /// # Errors
 /// When nothing comes of it in time.
-pub async fn register(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Told> {
+pub async fn register(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Trial> {
     let channel = match channel(credential, from, to).await? {
         Ok(channel) => channel,
-        Err(why) => return Ok(Told::Refused(why)),
+        Err(why) => return Ok(Trial::Refused(why)),
     };
     let registration = Registration {
         service: "orders".to_owned(),
@@ -365,9 +365,9 @@ pub async fn register(credential: &Credential, from: SocketAddr, to: SocketAddr)
     let mut client = RegistryClient::new(channel);
     let registered = timeout(PATIENCE, client.register(request)).await;
     Ok(match registered.context("wait for an answer")? {
-        Ok(reply) if reply.get_ref().outcomes.iter().all(|o| o.refusal.is_empty()) => Told::Admitted,
+        Ok(reply) if reply.get_ref().outcomes.iter().all(|o| o.refusal.is_empty()) => Trial::Admitted,
         Ok(reply) => bail!("an outcome that nobody expected: {reply:?}"),
-        Err(status) => Told::Refused(status.message().to_owned()),
+        Err(status) => Trial::Refused(status.message().to_owned()),
     })
 }
 
@@ -380,7 +380,7 @@ pub async fn call(
     from: SocketAddr,
     to: SocketAddr,
     name: &str,
-) -> anyhow::Result<Told> {
+) -> anyhow::Result<Trial> {
     let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
     let answer = exchange(
         credential,
@@ -391,12 +391,12 @@ pub async fn call(
     )
     .await?;
     Ok(match answer {
-        Ok(answer) if answer.starts_with(b"HTTP/1.1 200") => Told::Admitted,
+        Ok(answer) if answer.starts_with(b"HTTP/1.1 200") => Trial::Admitted,
         Ok(answer) => bail!(
             "an answer that nobody expected: {}",
             String::from_utf8_lossy(&answer)
         ),
-        Err(error) => Told::Refused(error),
+        Err(error) => Trial::Refused(error),
     })
 }
 
@@ -404,10 +404,10 @@ pub async fn call(
 ///
 /// # Errors
 /// When nothing comes of it in time.
-pub async fn renew(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Told> {
+pub async fn renew(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Trial> {
     let channel = match channel(credential, from, to).await? {
         Ok(channel) => channel,
-        Err(why) => return Ok(Told::Refused(why)),
+        Err(why) => return Ok(Trial::Refused(why)),
     };
     let request = RenewRequest {
         request: signing_request(credential)?,
@@ -415,8 +415,8 @@ pub async fn renew(credential: &Credential, from: SocketAddr, to: SocketAddr) ->
     let mut client = CertificateAuthorityClient::new(channel);
     let renewed = timeout(PATIENCE, client.renew(request)).await;
     Ok(match renewed.context("wait for an answer")? {
-        Ok(_) => Told::Admitted,
-        Err(status) => Told::Refused(status.message().to_owned()),
+        Ok(_) => Trial::Admitted,
+        Err(status) => Trial::Refused(status.message().to_owned()),
     })
 }
 
@@ -424,10 +424,10 @@ pub async fn renew(credential: &Credential, from: SocketAddr, to: SocketAddr) ->
 ///
 /// # Errors
 /// When nothing comes of it in time.
-pub async fn join(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Told> {
+pub async fn join(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Trial> {
     let channel = match channel(credential, from, to).await? {
         Ok(channel) => channel,
-        Err(why) => return Ok(Told::Refused(why)),
+        Err(why) => return Ok(Trial::Refused(why)),
     };
     let (token_id, mut secret) = match &credential.token {
         Some(token) => join_token(token).context("a join token")?,
@@ -444,11 +444,11 @@ pub async fn join(credential: &Credential, from: SocketAddr, to: SocketAddr) -> 
     let mut client = CertificateAuthorityClient::new(channel);
     let joined = timeout(PATIENCE, client.join(request)).await;
     Ok(match joined.context("wait for an answer")? {
-        Ok(_) => Told::Admitted,
+        Ok(_) => Trial::Admitted,
         Err(status) => {
             let word = status.metadata().get("causeway-refusal");
             let word = word.and_then(|word| word.to_str().ok()).unwrap_or_default();
-            Told::Refused(format!("{word}: {}", status.message()))
+            Trial::Refused(format!("{word}: {}", status.message()))
         }
     })
 }

@@ -1,19 +1,20 @@
-//! Who can talk to whom: every kind of credential at every entrance of a zone, and what each side is told of it.
+//! The matrix of who can talk to whom: every kind of credential at every entrance of a zone, and what each side is told of it.
 //!
 //! Adding a row: a line in [`rows`], with what each entrance makes of it. Adding an entrance: a variant of [`Entrance`],
 //! a column of [`Row`], and how one goes through it, in `world`.
 
-mod clients;
+pub mod clients;
+pub mod held;
 mod rows;
 mod world;
 
 use std::fmt::Write as _;
 
-pub use clients::{Credential, Told};
+pub use clients::{Credential, Trial};
 pub use rows::{Issuers, rows};
 pub use world::World;
 
-/// Where somebody can try to get in.
+/// Entrance at which somebody can try to get in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entrance {
     /// Dials the gateway.
@@ -61,7 +62,7 @@ impl Entrance {
     }
 }
 
-/// What an entrance makes of a credential.
+/// Verdict of an entrance on a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cell {
     Admitted,

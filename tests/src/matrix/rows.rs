@@ -11,7 +11,7 @@ use crate::authority::{Authority, Validity, Wish};
 /// Of the certificate that every list of revoked ones holds.
 pub const REVOKED_SERIAL: u64 = 0x7e57;
 
-/// Who signs.
+/// Authorities that sign.
 #[derive(Debug)]
 pub struct Issuers {
     /// The federation's.

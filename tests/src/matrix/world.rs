@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Cell, Entrance, Issuers, Row,
-    clients::{self, Credential, Told},
+    clients::{self, Credential, Trial},
     rows::{Joins, REVOKED_SERIAL},
 };
 use crate::{
@@ -31,7 +31,7 @@ const SERVERS: usize = 10;
 const CLIENTS: [usize; 8] = [39, 0, 68, 97, 126, 155, 184, 213];
 /// In the log line of a listener that every address of this host leads to.
 const OPEN: &str = "address=0.0.0.0:";
-/// How often a credential is tried again that was refused without the expected word.
+/// Number of times that a credential is tried again that was refused without the expected word.
 const ATTEMPTS: usize = 10;
 /// Most rows that there are addresses for.
 const MAX_ROWS: usize = 29;
@@ -47,7 +47,7 @@ pub struct World {
     admin: SocketAddr,
     registration: SocketAddr,
     /// One for each row that can be dialled: what it was told.
-    dialled: Vec<Option<(Endpoint, mpsc::Receiver<Told>)>>,
+    dialled: Vec<Option<(Endpoint, mpsc::Receiver<Trial>)>>,
     /// Of the service that callers call.
     _stock: Instance,
     _folder: TempDir,
@@ -134,15 +134,15 @@ impl World {
         // Over TCP an alert is lost where the end of the connection overtakes it.
         for _ in 0..ATTEMPTS {
             match (cell, &told) {
-                (Cell::Refused { told: part, .. }, Told::Refused(said)) if !said.contains(part) => {
+                (Cell::Refused { told: part, .. }, Trial::Refused(said)) if !said.contains(part) => {
                     told = self.attempt(number, row, entrance).await?;
                 }
                 _ => break,
             }
         }
         match (cell, &told) {
-            (Cell::Admitted, Told::Admitted) => Ok(()),
-            (Cell::Refused { word, told: part }, Told::Refused(said)) => {
+            (Cell::Admitted, Trial::Admitted) => Ok(()),
+            (Cell::Refused { word, told: part }, Trial::Refused(said)) => {
                 ensure!(said.contains(part), "it is told `{said}`, without `{part}`");
                 self.says(number, entrance, word).await
             }
@@ -150,7 +150,7 @@ impl World {
         }
     }
 
-    async fn attempt(&mut self, number: usize, row: &Row, entrance: Entrance) -> anyhow::Result<Told> {
+    async fn attempt(&mut self, number: usize, row: &Row, entrance: Entrance) -> anyhow::Result<Trial> {
         if entrance == Entrance::TunnelOut {
             let server = self.dialled[number]
                 .as_mut()
@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    /// Where a row's other side is.
+    /// Address of a row's other side.
     fn place(&self, number: usize, entrance: Entrance) -> anyhow::Result<SocketAddr> {
         let at = Entrance::ALL
             .iter()
@@ -309,7 +309,7 @@ async fn join_tokens(folder: &Path, block: &Block) -> anyhow::Result<Joins> {
     until("a token is used", PATIENCE, async || {
         let from = host(block, 4, 0).ok()?;
         let told = clients::join(&used, from, at).await;
-        matches!(told, Ok(Told::Admitted)).then_some(())
+        matches!(told, Ok(Trial::Admitted)).then_some(())
     })
     .await;
     Ok(joins)

@@ -1,19 +1,19 @@
-//! What lying peers heard and may repeat. It is no record of a run: most of what comes is let go.
+//! Messages that lying peers heard and may repeat. They are no record of a run: most of what comes is let go.
 
 use std::collections::BTreeMap;
 
+use causeway_federation::name::GatewayId;
 use causeway_proto::sync::{self as proto, SyncMessage, sync_message::Body};
-use causeway_zone_sync::name::GatewayId;
 use rand::{Rng, rngs::SmallRng};
 
 use super::{liar::origin_message, messages::read_origin};
 
-/// What liars heard and may repeat.
+/// Messages that liars heard and may repeat.
 #[derive(Debug, Default)]
 pub struct Captured {
     pub records: Vec<proto::Snapshot>,
     pub beats: Vec<proto::Beat>,
-    /// What each origin signed of the record that was last heard of it.
+    /// Head of each origin's record that was last heard of, as it signed it.
     pub heads: BTreeMap<GatewayId, proto::Signed>,
 }
 

@@ -1,4 +1,4 @@
-//! What one seed decides before the first event: how many zones, how they are linked, what goes wrong and how often.
+//! Decisions of one seed before the first event: how many zones, how they are linked, what goes wrong and how often.
 //! Every seed has a character of its own, because faults that are all equally likely hide each other.
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use rand::{Rng, rngs::SmallRng};
 
 use super::{clock::RIGHT_RATE, faults::Fault};
 
-/// How the zones are linked.
+/// Shape in which the zones are linked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Shape {
     /// Everyone with everyone.
@@ -21,23 +21,23 @@ pub enum Shape {
 
 #[derive(Debug, Clone)]
 pub struct Character {
-    /// How many gateways each zone has.
+    /// Number of gateways in each zone.
     pub zones: Vec<usize>,
     pub shape: Shape,
     /// Distinct exports that a zone may have.
     pub services: u32,
-    /// How many faults and changes there are, and how far apart.
+    /// Number of faults and changes, and how far apart they are.
     pub steps: usize,
     pub gap: Duration,
     pub weights: Vec<(Fault, u32)>,
     pub latency: Duration,
-    /// How late each single message may be on top of that, and each timer.
+    /// Time that each single message may be late on top of that, and each timer.
     pub lateness: Duration,
     /// Longest time until an end learns that its session is dead.
     pub notice: Duration,
     /// Messages that may be on their way in one direction of a session before its writer has to wait.
     pub window: usize,
-    /// How far clocks run off, in millionths.
+    /// Rate at which clocks run off, in millionths.
     pub drift: u64,
     pub ages: Ages,
     pub liars: usize,

@@ -40,7 +40,7 @@ pub const RIGHT_RATE: u64 = 1_000_000;
 #[derive(Debug, Clone)]
 pub struct Clock {
     start: Instant,
-    /// When the rate was last set or the clock last leapt, and what it showed then.
+    /// Time at which the rate was last set or the clock last leapt, and what it showed then.
     epoch: Moment,
     shown: u64,
     /// Microseconds that it counts in a true second.
@@ -48,7 +48,7 @@ pub struct Clock {
     wall_offset: i64,
 }
 
-/// What a wall clock that is right shows when the simulation begins, in Unix milliseconds: any day in the past.
+/// Time that a wall clock which is right shows when the simulation begins, in Unix milliseconds: any day in the past.
 const WALL_START: i64 = 1_700_000_000_000;
 
 impl Clock {
@@ -67,7 +67,7 @@ impl Clock {
         self.shown + at.0.saturating_sub(self.epoch.0) * self.rate / RIGHT_RATE
     }
 
-    /// What the monotonic clock shows at a moment.
+    /// Reading of the monotonic clock at a moment.
     #[must_use]
     pub fn instant(&self, at: Moment) -> Instant {
         self.start + Duration::from_micros(self.shown(at))
@@ -97,7 +97,7 @@ impl Clock {
         self.wall_offset = milliseconds;
     }
 
-    /// What the wall clock shows, in Unix milliseconds.
+    /// Reading of the wall clock in Unix milliseconds.
     #[must_use]
     pub fn wall(&self, at: Moment) -> u64 {
         let elapsed = i64::try_from(at.0 / 1000).unwrap_or(i64::MAX);

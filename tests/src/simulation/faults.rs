@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use causeway_zone_sync::{name::ZoneName, replica::LocalChange};
+use causeway_federation::name::ZoneName;
+use causeway_zone_sync::replica::LocalChange;
 use rand::Rng;
 
 use super::{
@@ -78,7 +79,7 @@ impl Fault {
         (Self::Lie, 20),
     ];
 
-    /// Whether it is something that happens in a federation where all is well.
+    /// Tells whether it is something that happens in a federation where all is well.
     #[must_use]
     pub fn is_change(self) -> bool {
         matches!(self, Self::Register | Self::Deregister | Self::Flap)

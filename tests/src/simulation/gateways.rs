@@ -1,13 +1,11 @@
-//! What the shell of a gateway does around its replica: starting, timers, the disk, and carrying out what it wants after
+//! The shell of a gateway around its replica: starting, timers, the disk, and carrying out what it wants after
 //! whatever happened.
 
 use std::time::Duration;
 
+use causeway_federation::name::{GatewayId, ZoneName};
 use causeway_proto::sync::{SyncMessage, sync_message::Body};
-use causeway_zone_sync::{
-    name::{GatewayId, ZoneName},
-    replica::{Event, LocalChange, Refusal, limits},
-};
+use causeway_zone_sync::replica::{Event, LocalChange, SyncRefusal, limits};
 use prost::Message as _;
 use rand::Rng;
 
@@ -25,7 +23,7 @@ const LONGEST_WRITE: Duration = Duration::from_millis(120);
 const MAX_COPIES: usize = 4;
 /// Longest time after a start until the registry has been read and the exports are known.
 const REGISTRY_READ: Duration = Duration::from_millis(300);
-/// What a message may have besides its exports.
+/// Bytes that a message may have besides its exports.
 const MAX_HEAD_BYTES: usize = 2048;
 
 impl World {
@@ -278,7 +276,7 @@ impl World {
     }
 
     /// Honest gateways refuse each other only for what is true.
-    fn judge_refusal(&mut self, node: usize, peer: &GatewayId, refusal: &Refusal) -> Verdict {
+    fn judge_refusal(&mut self, node: usize, peer: &GatewayId, refusal: &SyncRefusal) -> Verdict {
         self.refused_as = Some(refusal.reason());
         *self.counts.refusals.entry(refusal.reason()).or_default() += 1;
         let this = &self.nodes[node];
@@ -286,15 +284,15 @@ impl World {
             return Ok(());
         }
         let is_true = match refusal {
-            Refusal::UnknownZone(_) => !this.topology.zones.contains(&peer.zone),
-            Refusal::Silent => {
+            SyncRefusal::UnknownZone(_) => !this.topology.zones.contains(&peer.zone),
+            SyncRefusal::Silent => {
                 let began = self.linked_at.get(&(node, self.places[peer]));
                 let word = self.oracle.last_message(node, peer).max(began.copied());
                 word.is_some_and(|came| {
                     this.instant(self.now).saturating_duration_since(came) >= limits::SILENCE
                 })
             }
-            Refusal::VersionReused => self.oracle.is_forgetful(peer),
+            SyncRefusal::VersionReused => self.oracle.is_forgetful(peer),
             _ => false,
         };
         if is_true {
@@ -303,12 +301,12 @@ impl World {
         violation(format!("{} refused {peer}, which is honest: {refusal}", this.id))
     }
 
-    /// What an honest gateway passes on of an honest one is never refused.
-    fn judge_relay(&mut self, peer: &GatewayId, origin: &GatewayId, refusal: &Refusal) -> Verdict {
+    /// Holds that what an honest gateway passes on of an honest one is never refused.
+    fn judge_relay(&mut self, peer: &GatewayId, origin: &GatewayId, refusal: &SyncRefusal) -> Verdict {
         self.refused_as = Some(refusal.reason());
         *self.counts.relays_refused.entry(refusal.reason()).or_default() += 1;
         let is_honest = |id: &GatewayId| !self.nodes[self.places[id]].is_liar;
-        let is_reused = *refusal == Refusal::VersionReused && self.oracle.is_forgetful(origin);
+        let is_reused = *refusal == SyncRefusal::VersionReused && self.oracle.is_forgetful(origin);
         if is_honest(peer) && is_honest(origin) && !is_reused {
             return violation(format!(
                 "a record of {origin} that {peer} passed on was refused: {refusal}"

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use causeway_proto::sync::{self as proto, SyncMessage, sync_message::Body};
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::{Export, Exports},
     name::{GatewayId, ServiceName},
-    replica::{Stamp, limits},
 };
+use causeway_proto::sync::{self as proto, SyncMessage, sync_message::Body};
+use causeway_zone_sync::replica::{Stamp, limits};
 use prost::Message as _;
 use rand::{Rng, rngs::SmallRng};
 
@@ -82,7 +82,7 @@ impl Lie {
     ];
 }
 
-/// What the liar knows.
+/// Knowledge of the liar.
 #[derive(Debug)]
 pub struct Scene<'a> {
     pub liar: &'a GatewayId,
@@ -96,21 +96,21 @@ pub struct Scene<'a> {
     pub held_of_third: Stamp,
     pub victim_own: Stamp,
     pub protocol: u32,
-    /// Whether the victim ever asked the liar for the zone of the third.
+    /// Tells whether the victim ever asked the liar for the zone of the third.
     pub was_asked: bool,
     pub captured: &'a Captured,
 }
 
-/// What arrives, and the words for one of which the victim must end the session; none where it need not.
+/// Message that arrives, and the words for one of which the victim must end the session; none where it need not.
 #[derive(Debug)]
-pub struct Told {
+pub struct LieMessage {
     pub bytes: Vec<u8>,
     pub refused_as: &'static [&'static str],
 }
 
-fn told(body: Body, refused_as: &'static [&'static str]) -> Told {
+fn told(body: Body, refused_as: &'static [&'static str]) -> LieMessage {
     let message = SyncMessage { body: Some(body) };
-    Told {
+    LieMessage {
         bytes: message.encode_to_vec(),
         refused_as,
     }
@@ -136,7 +136,7 @@ fn invented(service: &str) -> Vec<u8> {
     export(service, BTreeMap::new()).encode_to_vec()
 }
 
-/// What the exports of [`snapshot`] sum up to: a forgery is found out by its signature alone.
+/// Digest that the exports of [`snapshot`] sum up to: a forgery is found out by its signature alone.
 fn digest_of_invented() -> Vec<u8> {
     let export = Export {
         service: ServiceName::new("invented").expect("letters are a label"),
@@ -242,7 +242,7 @@ fn ack(id: &GatewayId, incarnation: u64, version: u64) -> Body {
 }
 
 /// Makes a lie up; `None` where what the victim holds does not lend itself to it.
-pub fn make_up(lie: Lie, scene: &Scene<'_>, rng: &mut SmallRng) -> Option<Told> {
+pub fn make_up(lie: Lie, scene: &Scene<'_>, rng: &mut SmallRng) -> Option<LieMessage> {
     match lie {
         Lie::OthersSnapshot | Lie::OthersDelta | Lie::OthersHeartbeat | Lie::OthersAck => {
             Some(for_another(lie, scene))
@@ -256,7 +256,7 @@ pub fn make_up(lie: Lie, scene: &Scene<'_>, rng: &mut SmallRng) -> Option<Told> 
             };
             Some(told(Body::Hello(hello), &["unknown_protocol"]))
         }
-        Lie::Garbage => Some(Told {
+        Lie::Garbage => Some(LieMessage {
             bytes: (0..rng.random_range(1..200)).map(|_| rng.random()).collect(),
             refused_as: &[],
         }),
@@ -283,7 +283,7 @@ fn unasked(scene: &Scene<'_>) -> &'static [&'static str] {
     if scene.was_asked { &[] } else { &["wrong_origin"] }
 }
 
-fn for_another(lie: Lie, scene: &Scene<'_>) -> Told {
+fn for_another(lie: Lie, scene: &Scene<'_>) -> LieMessage {
     let later = Stamp {
         incarnation: scene.held_of_third.incarnation + 1,
         version: 7,
@@ -300,7 +300,7 @@ fn for_another(lie: Lie, scene: &Scene<'_>) -> Told {
     told(body, unasked(scene))
 }
 
-fn against_order(lie: Lie, scene: &Scene<'_>) -> Option<Told> {
+fn against_order(lie: Lie, scene: &Scene<'_>) -> Option<LieMessage> {
     let Stamp { incarnation, version } = scene.held;
     if version == 0 {
         return None;
@@ -340,7 +340,7 @@ fn against_order(lie: Lie, scene: &Scene<'_>) -> Option<Told> {
     }
 }
 
-fn within_the_rules(lie: Lie, scene: &Scene<'_>) -> Told {
+fn within_the_rules(lie: Lie, scene: &Scene<'_>) -> LieMessage {
     let Stamp { incarnation, version } = scene.victim_own;
     let body = match lie {
         Lie::VictimIsBehind => ack(scene.victim, incarnation + 1, version + 3),
@@ -366,9 +366,9 @@ fn within_the_rules(lie: Lie, scene: &Scene<'_>) -> Told {
     told(body, &[])
 }
 
-/// What only the relays of protocol 2 can lie about. Where the victim asked, the session goes on, and the oracle sees to
+/// Lies that only the relays of protocol 2 can tell. Where the victim asked, the session goes on, and the oracle sees to
 /// it that nothing came of the lie.
-fn passed_on(lie: Lie, scene: &Scene<'_>, rng: &mut SmallRng) -> Option<Told> {
+fn passed_on(lie: Lie, scene: &Scene<'_>, rng: &mut SmallRng) -> Option<LieMessage> {
     if scene.protocol < 2 {
         return None;
     }
@@ -405,7 +405,7 @@ fn passed_on(lie: Lie, scene: &Scene<'_>, rng: &mut SmallRng) -> Option<Told> {
     Some(told(body, unasked(scene)))
 }
 
-/// What the third truly signed of a version that the victim does not hold yet, with a change that it never made.
+/// Delta that the third truly signed of a version that the victim does not hold yet, with a change that it never made.
 fn altered_delta(scene: &Scene<'_>) -> Option<proto::Delta> {
     let head = scene.captured.heads.get(scene.third)?;
     let said = proto::Statement::decode(&*head.statement).ok()?;
@@ -418,7 +418,7 @@ fn altered_delta(scene: &Scene<'_>) -> Option<proto::Delta> {
     })
 }
 
-fn malformed(lie: Lie, scene: &Scene<'_>) -> Told {
+fn malformed(lie: Lie, scene: &Scene<'_>) -> LieMessage {
     let mut delta = delta(scene.liar, scene.held);
     let next = Stamp {
         version: delta.to_version,

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use causeway_zone_sync::{
-    catalog::Age,
-    replica::limits::{HEARTBEAT, RAISE_INTERVAL, RAISE_STRIDE, SILENCE, WANT_AFTER, WANT_PATIENCE},
+use causeway_federation::catalog::Age;
+use causeway_zone_sync::replica::limits::{
+    HEARTBEAT, RAISE_INTERVAL, RAISE_STRIDE, SILENCE, WANT_AFTER, WANT_PATIENCE,
 };
 
 use super::{
@@ -44,7 +44,7 @@ impl World {
         Ok(())
     }
 
-    /// How long after the faults everyone must agree, in true time:
+    /// Time after the faults within which everyone must agree, in true time:
     /// - the last gateway is up, with the whole topology: `RECOVERY`;
     /// - an end that holds on to a dead session lets go of it, by its transport or by `SILENCE`; it may be that the other
     ///   end has to do so next, because it took part in that session only;
@@ -71,7 +71,7 @@ impl World {
         RECOVERY + LONGEST_PAUSE * 2 + by_clocks * self.character.slowness() / 1000 + late
     }
 
-    /// How many whole strides an origin's disk is behind what it once wrote, at most.
+    /// Number of whole strides that an origin's disk is behind what it once wrote, at most.
     fn strides_behind(&self) -> u32 {
         let honest = self.nodes.iter().filter(|node| !node.is_liar);
         let strides = honest.map(|node| {
@@ -147,7 +147,7 @@ impl World {
         Some(format!("{} finds {} {:?}", holder.id, origin.id, entry.age))
     }
 
-    /// Who can know of whom, and over how many sessions.
+    /// Pairs of who can know of whom, and over how many sessions.
     fn reach(&self) -> Vec<(usize, usize, u32)> {
         let count = self.nodes.len();
         let mut hops = vec![vec![0; count]; count];

@@ -1,9 +1,9 @@
 //! Messages in a line, for the trace, and what of others' words is in them.
 
+use causeway_federation::name::{GatewayId, GatewayName, ZoneName};
 use causeway_proto::sync::{
     Ack, Beat, BeatStatement, Known, Origin, Signed, SyncMessage, sync_message::Body,
 };
-use causeway_zone_sync::name::{GatewayId, GatewayName, ZoneName};
 use prost::Message as _;
 
 /// Something that an origin signed, on its way.
@@ -19,7 +19,7 @@ pub struct Utterance {
     pub words: Vec<u8>,
 }
 
-/// Who is spoken of, which is the speaker where nobody is named.
+/// Gateway that is spoken of, which is the speaker where nobody is named.
 #[must_use]
 pub fn read_origin(origin: Option<&Origin>, speaker: &GatewayId) -> Option<GatewayId> {
     let Some(origin) = origin else {
@@ -29,7 +29,7 @@ pub fn read_origin(origin: Option<&Origin>, speaker: &GatewayId) -> Option<Gatew
     Some(GatewayId::new(zone, GatewayName::new(&origin.gateway).ok()?))
 }
 
-/// What of anyone's signed words a message of `speaker` carries.
+/// Signed words of anyone that a message of `speaker` carries.
 #[must_use]
 pub fn utterances(message: &SyncMessage, speaker: &GatewayId) -> Vec<Utterance> {
     let head = |origin: Option<&Origin>, signed: Option<&Signed>, is_outdated: bool| {
@@ -68,7 +68,7 @@ pub fn utterances(message: &SyncMessage, speaker: &GatewayId) -> Vec<Utterance> 
     }
 }
 
-/// Whose record, and which part of how many, a message of `speaker` carries.
+/// Tells whose record, and which part of how many, a message of `speaker` carries.
 #[must_use]
 pub fn part_of(message: &SyncMessage, speaker: &GatewayId) -> Option<(GatewayId, u32, u32)> {
     match &message.body {

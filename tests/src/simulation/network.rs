@@ -18,7 +18,7 @@ pub const ACCEPTOR: usize = 1;
 #[derive(Debug)]
 pub struct Pair {
     pub ends: [usize; 2],
-    /// Whether what this end sends is held up.
+    /// Tells whether what this end sends is held up.
     pub cut: [bool; 2],
     /// Grows with every change of `cut`, so that a timer set for one cut does not end the session in the next.
     pub cuts: u64,
@@ -61,9 +61,9 @@ pub struct Parcel {
 #[derive(Debug, Default)]
 pub struct Stream {
     parcels: VecDeque<Parcel>,
-    /// When the last of them arrives: nothing overtakes it.
+    /// Time at which the last of them arrives: nothing overtakes it.
     last_due: Moment,
-    /// Whether an arrival is in the world's queue.
+    /// Tells whether an arrival is in the world's queue.
     pub expected: bool,
     /// Nothing that is written from now on arrives.
     pub broken: bool,
@@ -103,9 +103,9 @@ impl Stream {
 pub struct Session {
     pub pair: usize,
     pub ends: [End; 2],
-    /// Which life of each gateway it belongs to.
+    /// Life of each gateway that it belongs to.
     pub lives: [u64; 2],
-    /// What each end writes.
+    /// Stream that each end writes.
     pub streams: [Stream; 2],
 }
 
@@ -147,7 +147,7 @@ impl Network {
         self.sessions.get_mut(&id)
     }
 
-    /// Which gateway is at an end of a session.
+    /// Gateway at an end of a session.
     #[must_use]
     pub fn node_at(&self, session: &Session, side: usize) -> usize {
         self.pairs[session.pair].ends[side]

@@ -7,15 +7,15 @@ use std::{
     time::Instant,
 };
 
-use causeway_proto::sync::SyncMessage;
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::{Age, Catalog, Export, Record},
+    edition::Fingerprint,
     name::{GatewayId, ZoneName},
-    replica::{
-        Ages, Event, LocalChange, Protocols, Refusal, Replica, ReplicaConfig, Stamp, limits::PROTOCOL,
-    },
     signing::keyed::{KeyedSigner, KeyedVerifier},
-    topology::Fingerprint,
+};
+use causeway_proto::sync::SyncMessage;
+use causeway_zone_sync::replica::{
+    Ages, Event, LocalChange, Protocols, Replica, ReplicaConfig, Stamp, SyncRefusal, limits::PROTOCOL,
 };
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     world::Happening,
 };
 
-/// What the store holds: the whole of one moment.
+/// Content of the store: the whole of one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
     pub incarnation: u64,
@@ -37,10 +37,10 @@ pub struct Topology {
     pub zones: BTreeSet<ZoneName>,
 }
 
-/// What a gateway starts from.
+/// State that a gateway starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// What was last written to the disk.
+    /// State that was last written to the disk.
     Disk,
     /// A copy of the disk from some time ago.
     OldDisk,
@@ -62,7 +62,7 @@ pub struct Node {
     pub draining: bool,
     /// Nothing runs here before then: a stopped process, a suspended machine.
     pub frozen_until: Moment,
-    /// What happened to it meanwhile.
+    /// Events that happened to it meanwhile.
     pub held_up: Vec<Happening>,
     pub is_liar: bool,
     /// The newest protocol that its program speaks.
@@ -75,9 +75,9 @@ pub struct Life {
     pub number: u64,
     /// The session with each peer that counts, by the peer's place among the nodes.
     pub links: BTreeMap<usize, u64>,
-    /// When the replica's timer is set to go off.
+    /// Time at which the replica's timer is set to go off.
     pub wake: Option<Moment>,
-    /// What a write that is under way will leave on the disk.
+    /// State that a write under way will leave on the disk.
     pub saving: Option<Disk>,
     pub dirty: bool,
     /// An incarnation that may be used once it is on the disk.
@@ -86,7 +86,7 @@ pub struct Life {
     replica: Replica,
 }
 
-/// What every signature of a run is made with.
+/// Secret that every signature of a run is made with.
 const SECRET: [u8; 32] = [7; 32];
 /// Field 1000 with the value 1, as only a newer program would write it.
 pub const UNKNOWN_FIELDS: [u8; 3] = [0xc0, 0x3e, 0x01];
@@ -177,13 +177,13 @@ impl Life {
         match message {
             Some(message) => self.replica.handle_message(now, peer, message),
             None => {
-                let refusal = Refusal::Malformed("it cannot be decoded");
+                let refusal = SyncRefusal::Malformed("it cannot be decoded");
                 self.replica.handle_broken(now, peer, refusal);
             }
         }
     }
 
-    /// What is spoken with a peer.
+    /// Protocol that is spoken with a peer.
     #[must_use]
     pub fn protocol(&self, peer: &GatewayId) -> Option<u32> {
         self.replica.session(peer)?.protocol
@@ -232,7 +232,7 @@ impl Life {
         self.replica.own()
     }
 
-    /// What the store would be given now: a withdrawn record is not worth storing.
+    /// State that the store would be given now: a withdrawn record is not worth storing.
     #[must_use]
     pub fn worth_storing(&self) -> Disk {
         let entries = self.replica.catalog().entries();

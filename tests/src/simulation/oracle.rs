@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::{Age, Catalog, Exports, Record},
     name::GatewayId,
-    replica::{Ages, Stamp, limits},
 };
+use causeway_zone_sync::replica::{Ages, Stamp, limits};
 
 use super::{clock::Moment, messages::Utterance, node::stamp_of};
 
@@ -25,7 +25,7 @@ pub fn violation<T>(text: String) -> Result<T, Violation> {
     Err(Violation(text))
 }
 
-/// What one gateway believed of one origin when last looked at.
+/// Belief of one gateway about one origin when last looked at.
 #[derive(Debug, Clone)]
 struct Belief {
     record: Arc<Record>,
@@ -56,18 +56,18 @@ impl Marks {
     }
 }
 
-/// What the oracle knows of one gateway's view. A restart begins a new one.
+/// Knowledge of the oracle of one gateway's view. A restart begins a new one.
 #[derive(Debug, Default)]
 struct View {
     began: Option<Instant>,
     catalog: Arc<Catalog>,
     beliefs: BTreeMap<GatewayId, Belief>,
     words: BTreeMap<GatewayId, Words>,
-    /// When each peer itself last sent a message here.
+    /// Time at which each peer itself last sent a message here.
     spoke: BTreeMap<GatewayId, Instant>,
     /// The newest that came of each origin while its record of that life was held: head of a record, and beat.
     marks: BTreeMap<GatewayId, Marks>,
-    /// Whose record in many parts a peer is passing on, if its head was a word of that origin.
+    /// Origin whose record in many parts a peer is passing on, if its head was a word of that origin.
     begun: BTreeMap<GatewayId, GatewayId>,
     /// Origins that were withdrawn or forgotten here, and how many words of theirs had come by then.
     gone: BTreeMap<GatewayId, u64>,
@@ -87,7 +87,7 @@ pub struct Oracle {
     forgetful: BTreeSet<GatewayId>,
 }
 
-/// How much later than its time a timer may go off in the simulation, on top of what the seed draws.
+/// Time by which a timer may go off too late in the simulation, on top of what the seed draws.
 const SLACK: Duration = Duration::from_millis(1);
 
 impl Oracle {
@@ -224,13 +224,13 @@ impl Oracle {
         words.lived = words.lived.max(Some(came).filter(|_| lives));
     }
 
-    /// When a message of `peer` itself last came to a gateway.
+    /// Time at which a message of `peer` itself last came to a gateway.
     #[must_use]
     pub fn last_message(&self, node: usize, peer: &GatewayId) -> Option<Instant> {
         self.views[node].spoke.get(peer).copied()
     }
 
-    /// What a gateway passes on of others as a sign of life it finds fresh itself, and nothing that is withdrawn is passed
+    /// Holds that what a gateway passes on of others as a sign of life it finds fresh itself, and nothing that is withdrawn is passed
     /// on; else the dead would never rest.
     pub fn check_passed_on(
         &self,
@@ -315,7 +315,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Whether a record is one that its origin wrote at that stamp.
+    /// Checks that a record is one that its origin wrote at that stamp.
     fn check_content(&self, record: &Record) -> Verdict {
         if self.liars.contains(&record.origin) {
             return Ok(());
@@ -382,7 +382,7 @@ fn note_gone(view: &mut View, origin: &GatewayId) {
     view.gone.entry(origin.clone()).or_insert(known);
 }
 
-/// How many words of an origin have come.
+/// Number of words of an origin that have come.
 fn count(view: &View, origin: &GatewayId) -> u64 {
     view.words.get(origin).map_or(0, |words| words.count)
 }
@@ -416,7 +416,7 @@ fn lies_somewhere_between(written: &Written, record: &Record) -> bool {
     pairs.any(|(before, after)| lies_between(before, record, after))
 }
 
-/// Whether `record` can be a version in the middle of one change: each export is as it was before or as it is after.
+/// Tells whether `record` can be a version in the middle of one change: each export is as it was before or as it is after.
 fn lies_between(before: Option<&Exports>, record: &Record, after: &Record) -> bool {
     let known = |key: &_, export: Option<&_>| {
         let (service, tags) = key;

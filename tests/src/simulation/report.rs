@@ -1,8 +1,8 @@
-//! What came of a run: what it counted, and on failure what to read and what to type.
+//! The report of a run: what it counted, and on failure what to read and what to type.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-/// How much happened in a run.
+/// Counts of what happened in a run.
 #[derive(Debug, Default, Clone)]
 pub struct Counts {
     pub runs: u64,
@@ -16,7 +16,7 @@ pub struct Counts {
     pub refusals: BTreeMap<&'static str, u64>,
     /// Records that were passed on and refused, by the word.
     pub relays_refused: BTreeMap<&'static str, u64>,
-    /// How long after the faults had ended everyone agreed.
+    /// Time after the end of the faults until everyone agreed.
     pub agreed_after: Duration,
     /// The whole run, in simulated time.
     pub lasted: Duration,
@@ -73,7 +73,7 @@ pub struct Failure {
     pub trace: Vec<String>,
 }
 
-/// How many lines of the trace are shown where nobody asked for all.
+/// Number of lines of the trace that are shown where nobody asked for all.
 const LAST_LINES: usize = 40;
 
 impl fmt::Display for Failure {

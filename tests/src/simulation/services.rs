@@ -1,15 +1,15 @@
-//! What a zone exports in the simulation, and how that changes.
+//! Exports of a zone in the simulation, and how they change.
 
 use std::collections::BTreeMap;
 
-use causeway_zone_sync::{catalog::Export, name::ServiceName};
+use causeway_federation::{catalog::Export, name::ServiceName};
 use rand::{Rng, rngs::SmallRng};
 
 /// Exports of one bulk registration: enough for several parts of a snapshot, and several versions.
 const BULK: u32 = 1200;
 /// Length in bytes of the tag that makes them heavy.
 const HEAVY_TAG: usize = 120;
-/// Where the numbers of the bulk exports begin.
+/// Number that the bulk exports begin with.
 const FIRST_BULK: u32 = 10_000;
 
 #[derive(Debug, Clone, Default)]

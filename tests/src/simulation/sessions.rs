@@ -1,9 +1,10 @@
-//! How sessions begin, carry and end in the simulation, as QUIC, gRPC and the gateway's session keeper let them.
+//! Sessions in the simulation: they begin, carry and end, as QUIC, gRPC and the gateway's session keeper let them.
 
 use std::time::Duration;
 
+use causeway_federation::name::GatewayId;
 use causeway_proto::sync::SyncMessage;
-use causeway_zone_sync::{name::GatewayId, replica::Stamp};
+use causeway_zone_sync::replica::Stamp;
 use prost::Message as _;
 use rand::Rng;
 
@@ -20,7 +21,7 @@ use super::{
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
 /// The longest pause between two tries to reach a gateway that does not answer.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(3);
-/// What is asked again because the other end is not ready for it yet.
+/// Pause before something is asked again because the other end is not ready for it yet.
 const A_MOMENT: Duration = Duration::from_millis(1);
 
 impl World {
@@ -73,7 +74,7 @@ impl World {
         );
     }
 
-    /// How long a message is on its way.
+    /// Time for which a message is on its way.
     fn travel(&mut self, pair: usize) -> Duration {
         let late = self.character.lateness.mul_f64(self.rng.random());
         self.network.pairs[pair].latency + late
@@ -234,7 +235,7 @@ impl World {
         }
     }
 
-    /// Who writes and who reads a stream.
+    /// Writer and reader of a stream.
     fn ends_of(&self, id: u64, side: usize) -> Option<(usize, usize)> {
         let session = self.network.session(id)?;
         Some((
@@ -341,7 +342,7 @@ impl World {
         ))
     }
 
-    fn make_up(&mut self, victim: usize, liar: usize, lie: Lie) -> Option<liar::Told> {
+    fn make_up(&mut self, victim: usize, liar: usize, lie: Lie) -> Option<liar::LieMessage> {
         let others = self.nodes.iter().enumerate();
         let third = others
             .filter(|(at, _)| *at != victim && *at != liar)

@@ -1,4 +1,4 @@
-//! What happened, line by line, for whoever reads a failed run. A run that nobody reads makes no lines.
+//! A record of what happened, line by line, for whoever reads a failed run. A run that nobody reads makes no lines.
 
 use super::clock::Moment;
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_zone_sync::name::{GatewayId, GatewayName, ZoneName};
+use causeway_federation::name::{GatewayId, GatewayName, ZoneName};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
     trace::Trace,
 };
 
-/// What happens at a moment.
+/// Event that happens at a moment.
 #[derive(Debug, Clone, Copy)]
 pub enum Happening {
     /// The next fault or change of the run.
@@ -76,7 +76,7 @@ pub enum Happening {
     Sweep,
 }
 
-/// How often everything is checked, whether or not something happened there.
+/// Interval at which everything is checked, whether or not something happened there.
 const SWEEP: Duration = Duration::from_millis(200);
 
 pub struct World {
@@ -93,18 +93,18 @@ pub struct World {
     pub trace: Trace,
     pub counts: Counts,
     pub topology: Topology,
-    /// When a gateway's present session with a peer began, by its own clock.
+    /// Time at which a gateway's present session with a peer began, by its own clock.
     pub linked_at: BTreeMap<(usize, usize), Instant>,
     /// The word for which a session was last refused.
     pub refused_as: Option<&'static str>,
     /// Zones that a gateway ever asked the other end of a session for.
     pub asked: BTreeSet<(u64, usize, ZoneName)>,
-    /// What liars heard.
+    /// Messages that liars heard.
     pub captured: Captured,
     pub steps_left: usize,
-    /// When the faults ended.
+    /// Time at which the faults ended.
     pub healed: Option<Moment>,
-    /// How many of the largest steps an origin's incarnation was behind then.
+    /// Number of the largest steps that an origin's incarnation was behind then.
     pub strides: u32,
     /// Pairs of holder and origin that were found fresh since the faults ended.
     pub fresh_since: BTreeSet<(usize, usize)>,
@@ -274,7 +274,7 @@ impl World {
         }
     }
 
-    /// What this concerns, if it does nothing now.
+    /// Gateway that this concerns, if it does nothing now.
     fn frozen_node(&self, happening: Happening) -> Option<usize> {
         let node = match happening {
             Happening::Arrival { session, side } => {

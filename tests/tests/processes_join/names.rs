@@ -1,4 +1,4 @@
-//! Whom the built-in CA names in a certificate: host names of gateways, and callers.
+//! Names that the built-in CA puts into a certificate: host names of gateways, and callers.
 
 use std::{fs, path::Path, process::Output, time::Duration};
 
@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Whether a name stands in the certificate in a folder, where such names are ASCII.
+/// Tells whether a name stands in the certificate in a folder, where such names are ASCII.
 fn has_name(folder: &Path, name: &str) -> bool {
     let certificate = CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap();
     certificate

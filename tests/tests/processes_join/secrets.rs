@@ -85,7 +85,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a token's text stands for (RFC 4648 §6, lower case, without padding).
+/// Bytes that a token's text stands for (RFC 4648 §6, lower case, without padding).
 fn base32(text: &str) -> Vec<u8> {
     let digits = text.bytes().map(|digit| match digit {
         b'a'..=b'z' => digit - b'a',

@@ -1,10 +1,16 @@
-//! What the federation trusts, over real processes: revoking, and exchanging the root, while everything runs.
+//! Trust of the federation over real processes: revoking, and exchanging the root, while everything runs.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
+mod auditing;
+mod kinds;
+mod lineage;
+mod outliving;
 mod partners;
+mod quiet;
 mod revoking;
 mod rotating;
+mod topologies;
 
 use std::time::Duration;
 
@@ -36,7 +42,7 @@ async fn begin(leaf_lifetime: Duration) -> (CaServer, Federation, Instance) {
     (ca, federation, west)
 }
 
-/// What the gateway of a zone trusts, as its admin API says.
+/// Trust of the gateway of a zone, as its admin API says.
 async fn trust(federation: &Federation, zone: &str) -> serde_json::Value {
     let answer = http::get(federation.zone(zone).admin, "/v1/trust").await.unwrap();
     let answer: serde_json::Value = serde_json::from_str(&answer.body).unwrap();

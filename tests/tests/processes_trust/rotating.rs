@@ -162,3 +162,42 @@ async fn the_root_changes_under_load_without_a_failed_request_however_often_the_
         "{names:?}"
     );
 }
+
+#[tokio::test]
+async fn a_rotation_writes_nothing_while_nobody_answers_and_can_be_abandoned_before_anything_is_issued() {
+    let (ca, mut federation, _west) = begin(LIFETIME).await;
+    let before = first_root(&ca.ca());
+    let folder = ca.ca();
+    let nowhere = [
+        "ca",
+        "rotate",
+        "--admin",
+        "127.0.0.1:9",
+        "--ca",
+        text(&folder).unwrap(),
+    ];
+    assert!(!causeway(&nowhere).unwrap().status.success());
+    for name in ["rotation.json", "next", "trust.pb"] {
+        assert!(!folder.join(name).exists(), "{name} was written");
+    }
+
+    let old = roots(&federation, "east").await;
+    federation.zone_mut("north").kill().unwrap();
+    let rotation = Rotation::new(&ca, &federation);
+    rotation
+        .kill_once_it_says(&["3 zones;", "announcing", "zone north"])
+        .await;
+    until_true("east trusts both roots", PATIENCE, async || {
+        roots(&federation, "east").await.len() == 2
+    })
+    .await;
+    let abandoned = rotation.run(&["--abandon"]);
+    assert!(said(&abandoned).starts_with("abandoned: "), "{abandoned:?}");
+    until_true("west trusts the old root alone", PATIENCE, async || {
+        roots(&federation, "west").await == old
+    })
+    .await;
+    assert_eq!(first_root(&folder), before);
+    assert!(!folder.join("rotation.json").exists() && !folder.join("next").exists());
+    assert!(said(&rotation.run(&["--status"])).contains("no rotation was begun"));
+}

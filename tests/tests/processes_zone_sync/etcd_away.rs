@@ -1,4 +1,4 @@
-//! What the shared registry does while etcd is away, and when it comes back, with less than it had or without anything.
+//! The shared registry while etcd is away, and when it comes back, with less than it had or without anything.
 
 use super::*;
 

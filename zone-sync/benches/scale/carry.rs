@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use causeway_federation::name::GatewayId;
 use causeway_proto::sync::SyncMessage;
-use causeway_zone_sync::{name::GatewayId, replica::Replica};
+use causeway_zone_sync::replica::Replica;
 use prost::Message as _;
 
 /// Messages and their encoded bytes.

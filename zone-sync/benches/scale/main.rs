@@ -1,4 +1,4 @@
-//! What a large federation costs, on the replica that gateways run: memory, messages, bytes, round trips, time.
+//! Measures what a large federation costs, on the replica that gateways run: memory, messages, bytes, round trips, time.
 //!
 //! It needs no gateway and no socket: messages are encoded, carried by hand, and decoded. What they cost below that
 //! (gRPC, HTTP/2, QUIC) is not in the figures; docs/scale.md says what to add. `make bench-scale` runs it.
@@ -15,7 +15,7 @@ use std::env;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How large the federation is, and how long is measured.
+/// Size of the federation, and how long is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     pub zones: usize,

@@ -7,11 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_zone_sync::{
-    catalog::Export,
-    name::GatewayId,
-    replica::{LocalChange, Replica},
-};
+use causeway_federation::{catalog::Export, name::GatewayId};
+use causeway_zone_sync::replica::{LocalChange, Replica};
 use prost::Message as _;
 
 use super::{
@@ -25,7 +22,7 @@ const ORIGIN: usize = 0;
 /// The same between any two zones.
 const ROUND_TRIP: Duration = Duration::from_millis(50);
 
-/// Who is told, and the bytes.
+/// Receiver, link and bytes of a message.
 type Delivery = (usize, usize, Vec<u8>);
 
 struct Star {
@@ -33,11 +30,11 @@ struct Star {
     replicas: Vec<Replica>,
     numbers: BTreeMap<GatewayId, usize>,
     exports: Vec<Export>,
-    /// What is under way, by when it arrives, then in the order it was sent.
+    /// Messages under way, by when it arrives, then in the order it was sent.
     wire: BTreeMap<(Instant, usize), Delivery>,
     sent: usize,
     count: Count,
-    /// How long the origin worked.
+    /// Time for which the origin worked.
     worked: Duration,
 }
 

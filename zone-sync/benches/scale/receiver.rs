@@ -12,11 +12,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::{Catalog, Export},
     name::GatewayId,
-    replica::{LocalChange, Replica},
 };
+use causeway_zone_sync::replica::{LocalChange, Replica};
 use prost::Message as _;
 
 use super::{
@@ -198,7 +198,7 @@ impl Lap {
     }
 }
 
-/// What is done with one delta.
+/// Costs of the steps of one delta.
 #[derive(Default)]
 struct Steps {
     decode: Samples,

@@ -56,7 +56,7 @@ pub fn over_rounds(mut rounds: Vec<Duration>) -> String {
     format!("{median:.1} us ({least:.1}-{most:.1})")
 }
 
-/// What the process has resident, in bytes.
+/// Resident memory of the process in bytes.
 pub fn resident_bytes() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::Export,
+    edition::Fingerprint,
     name::{GatewayId, GatewayName, ServiceName, Tags, ZoneName},
-    replica::{LocalChange, Replica, ReplicaConfig},
     signing::keyed::{KeyedSigner, KeyedVerifier},
-    topology::Fingerprint,
 };
+use causeway_zone_sync::replica::{LocalChange, Replica, ReplicaConfig};
 
-/// What a real federation would have too: names of ordinary length, two versions of each service, two tags.
+/// Exports that a real federation would have too: names of ordinary length, two versions of each service, two tags.
 pub fn exports(zone: usize, count: usize) -> Vec<Export> {
     (0..count)
         .map(|number| Export {

@@ -13,9 +13,8 @@ use std::{
     time::SystemTime,
 };
 
+use causeway_federation::registry::{InstanceKey, Registration, Source};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
-
-use super::{InstanceKey, Registration, Source};
 
 /// `(service, id)` to a [`Registration`] as JSON. The name carries the version of that form.
 const REGISTRATIONS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("registrations.v1");
@@ -25,15 +24,15 @@ const NAMED: TableDefinition<'_, (&str, &str, &str), &[u8]> = TableDefinition::n
 /// Pages that redb may keep in memory, in bytes. The file is read once and then only written.
 const CACHE_BYTES: usize = 8 << 20;
 
-/// What one source says under one key.
+/// Key of what one source says under one key.
 pub type StoredKey = (Source, InstanceKey);
 
 /// Changes for one transaction: the last one per key, `None` for a removal.
 pub type Batch = BTreeMap<StoredKey, Option<Registration>>;
 
-/// Why the registry file could not be used.
+/// Reason why the registry file could not be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub enum RegistryStoreError {
     #[error("cannot open the registry at {path}")]
     Open { path: PathBuf, source: Box<redb::Error> },
     #[error("cannot set the damaged registry at {path} aside")]
@@ -53,33 +52,33 @@ pub enum StoreError {
 
 /// An open registry file.
 #[derive(Debug)]
-pub struct Store {
+pub struct RegistryStore {
     database: Database,
 }
 
-/// What [`Store::open`] found.
+/// Outcome of [`RegistryStore::open`].
 #[derive(Debug)]
 pub struct Opened {
-    pub store: Store,
+    pub store: RegistryStore,
     pub registrations: Vec<(Source, Registration)>,
-    /// Where the damaged file is now, if there was one.
+    /// Path of the damaged file now, if there was one.
     pub set_aside: Option<PathBuf>,
 }
 
-impl Store {
+impl RegistryStore {
     /// Opens the file at `path`, or makes it. A damaged file is renamed to `<path>.corrupt-<seconds since 1970>`, taken
     /// from `now`, and an empty one is begun; a single row that cannot be read is skipped with a warning.
     ///
     /// # Errors
     /// When another process holds the file, when it cannot be created or read, or the damaged one cannot be renamed.
-    pub fn open(path: &Path, now: SystemTime) -> Result<Opened, StoreError> {
+    pub fn open(path: &Path, now: SystemTime) -> Result<Opened, RegistryStoreError> {
         match Self::open_and_read(path) {
             Ok((store, registrations)) => Ok(Opened {
                 store,
                 registrations,
                 set_aside: None,
             }),
-            Err(StoreError::Damaged(why)) => {
+            Err(RegistryStoreError::Damaged(why)) => {
                 let aside = set_aside(path, now)?;
                 tracing::error!(path = %path.display(), moved_to = %aside.display(), %why,
                     "the registry file is damaged and was set aside; registered instances must register again");
@@ -98,14 +97,15 @@ impl Store {
     ///
     /// # Errors
     /// When the storage fails or holds something else.
-    pub fn with_backend(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
+    #[cfg(test)]
+    pub(crate) fn with_backend(backend: impl redb::StorageBackend) -> Result<Self, RegistryStoreError> {
         let database = builder()
             .create_with_backend(backend)
-            .map_err(|e| StoreError::Write(Box::new(e.into())))?;
+            .map_err(|e| RegistryStoreError::Write(Box::new(e.into())))?;
         Ok(Self { database })
     }
 
-    fn open_and_read(path: &Path) -> Result<(Self, Vec<(Source, Registration)>), StoreError> {
+    fn open_and_read(path: &Path) -> Result<(Self, Vec<(Source, Registration)>), RegistryStoreError> {
         // A database that was cut short or scribbled over makes redb return an error in most places and panic in a few;
         // both mean the same to us. Nothing of a half-opened database is used afterwards.
         let attempt = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -114,14 +114,14 @@ impl Store {
             let registrations = store.read()?;
             Ok((store, registrations))
         }));
-        attempt.unwrap_or_else(|_| Err(StoreError::Damaged("reading it failed".to_owned())))
+        attempt.unwrap_or_else(|_| Err(RegistryStoreError::Damaged("reading it failed".to_owned())))
     }
 
     /// Every registration in the file.
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
-    pub fn read(&self) -> Result<Vec<(Source, Registration)>, StoreError> {
+    pub fn read(&self) -> Result<Vec<(Source, Registration)>, RegistryStoreError> {
         let transaction = self.database.begin_read().map_err(|e| read_error(e.into()))?;
         let mut registrations = Vec::new();
         if let Some(table) = table_if_there(transaction.open_table(REGISTRATIONS))? {
@@ -151,7 +151,7 @@ impl Store {
     ///
     /// # Errors
     /// When nothing was written: the disk is full or failing. The store must then be dropped and opened anew.
-    pub fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+    pub fn commit(&self, batch: &Batch) -> Result<(), RegistryStoreError> {
         let transaction = self.database.begin_write().map_err(|e| write_error(e.into()))?;
         {
             let open = |e: redb::TableError| write_error(e.into());
@@ -182,7 +182,7 @@ fn builder() -> redb::Builder {
 }
 
 /// A table is made by the first commit.
-fn table_if_there<T>(opened: Result<T, redb::TableError>) -> Result<Option<T>, StoreError> {
+fn table_if_there<T>(opened: Result<T, redb::TableError>) -> Result<Option<T>, RegistryStoreError> {
     match opened {
         Ok(table) => Ok(Some(table)),
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
@@ -199,50 +199,50 @@ fn decode(service: &str, id: &str, value: &[u8]) -> Option<Registration> {
         .ok()
 }
 
-fn encode(registration: &Registration) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(registration).map_err(|source| StoreError::Encode {
+fn encode(registration: &Registration) -> Result<Vec<u8>, RegistryStoreError> {
+    serde_json::to_vec(registration).map_err(|source| RegistryStoreError::Encode {
         key: registration.key(),
         source,
     })
 }
 
-fn open_error(path: &Path, error: DatabaseError) -> StoreError {
+fn open_error(path: &Path, error: DatabaseError) -> RegistryStoreError {
     match error {
-        DatabaseError::Storage(StorageError::Corrupted(why)) => StoreError::Damaged(why),
+        DatabaseError::Storage(StorageError::Corrupted(why)) => RegistryStoreError::Damaged(why),
         DatabaseError::Storage(StorageError::Io(error)) if is_damage(error.kind()) => {
-            StoreError::Damaged(error.to_string())
+            RegistryStoreError::Damaged(error.to_string())
         }
         DatabaseError::UpgradeRequired(version) => {
-            StoreError::Damaged(format!("its format, version {version}, is not ours"))
+            RegistryStoreError::Damaged(format!("its format, version {version}, is not ours"))
         }
-        error => StoreError::Open {
+        error => RegistryStoreError::Open {
             path: path.to_owned(),
             source: Box::new(error.into()),
         },
     }
 }
 
-fn read_error(error: redb::Error) -> StoreError {
+fn read_error(error: redb::Error) -> RegistryStoreError {
     match error {
-        redb::Error::Corrupted(why) => StoreError::Damaged(why),
-        redb::Error::Io(error) if is_damage(error.kind()) => StoreError::Damaged(error.to_string()),
+        redb::Error::Corrupted(why) => RegistryStoreError::Damaged(why),
+        redb::Error::Io(error) if is_damage(error.kind()) => RegistryStoreError::Damaged(error.to_string()),
         redb::Error::TableTypeMismatch { .. } | redb::Error::TypeDefinitionChanged { .. } => {
-            StoreError::Damaged(error.to_string())
+            RegistryStoreError::Damaged(error.to_string())
         }
-        error => StoreError::Read(Box::new(error)),
+        error => RegistryStoreError::Read(Box::new(error)),
     }
 }
 
-fn write_error(error: redb::Error) -> StoreError {
-    StoreError::Write(Box::new(error))
+fn write_error(error: redb::Error) -> RegistryStoreError {
+    RegistryStoreError::Write(Box::new(error))
 }
 
-/// How redb reports a file that is not a database or ends too early.
+/// Tells whether redb reports a file in this way that is not a database or ends too early.
 fn is_damage(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-fn set_aside(path: &Path, now: SystemTime) -> Result<PathBuf, StoreError> {
+fn set_aside(path: &Path, now: SystemTime) -> Result<PathBuf, RegistryStoreError> {
     let seconds = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |age| age.as_secs());
@@ -251,7 +251,7 @@ fn set_aside(path: &Path, now: SystemTime) -> Result<PathBuf, StoreError> {
     let aside = PathBuf::from(name);
     match std::fs::rename(path, &aside) {
         Ok(()) => Ok(aside),
-        Err(source) => Err(StoreError::SetAside {
+        Err(source) => Err(RegistryStoreError::SetAside {
             path: path.to_owned(),
             source,
         }),
@@ -263,7 +263,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::name::ServiceName;
+    use causeway_federation::{name::ServiceName, registry::Provenance};
 
     fn registration(id: &str) -> Registration {
         Registration {
@@ -274,6 +274,7 @@ mod tests {
             weight: 3,
             capacity_per_second: Some(100),
             time_to_live: Some(Duration::from_millis(1_500)),
+            provenance: Provenance::ThisHost,
         }
     }
 
@@ -291,7 +292,7 @@ mod tests {
     }
 
     fn open(path: &Path) -> Opened {
-        Store::open(path, SystemTime::UNIX_EPOCH + Duration::from_secs(42)).unwrap()
+        RegistryStore::open(path, SystemTime::UNIX_EPOCH + Duration::from_secs(42)).unwrap()
     }
 
     #[test]
@@ -305,6 +306,23 @@ mod tests {
         opened.store.commit(&Batch::from([removal])).unwrap();
         drop(opened);
         assert_eq!(open(&path).registrations, [registered("2")]);
+    }
+
+    #[test]
+    fn the_side_from_which_an_instance_was_put_in_survives_a_restart_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.redb");
+        let far = Registration {
+            provenance: Provenance::Elsewhere,
+            ..registration("far")
+        };
+        let batch = Batch::from([put("near"), ((Source::Registered, far.key()), Some(far.clone()))]);
+        open(&path).store.commit(&batch).unwrap();
+        let read = open(&path).registrations;
+        assert_eq!(read, [(Source::Registered, far), registered("near")]);
+        // As a program of before reads and writes it.
+        let stored = encode(&registration("near")).unwrap();
+        assert!(!String::from_utf8(stored).unwrap().contains("provenance"));
     }
 
     #[test]
@@ -377,8 +395,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("registry.redb");
         let _holder = open(&path);
-        let error = Store::open(&path, SystemTime::UNIX_EPOCH).unwrap_err();
-        assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
+        let error = RegistryStore::open(&path, SystemTime::UNIX_EPOCH).unwrap_err();
+        assert!(matches!(error, RegistryStoreError::Open { .. }), "{error:?}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

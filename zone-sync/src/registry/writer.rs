@@ -9,10 +9,14 @@ use std::{
     collections::HashSet,
     future, mem,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
+use causeway_federation::registry::{Registration, Source};
 use serde::Serialize;
 use tokio::{
     sync::oneshot,
@@ -20,14 +24,14 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{Batch, Opened, Registration, Source, Store, StoreError, StoredKey};
+use super::{Batch, Opened, RegistryStore, RegistryStoreError, StoredKey};
 
 /// Time between two attempts to write to a disk that refused.
-pub const RETRY_EVERY: Duration = Duration::from_secs(5);
+pub(super) const RETRY_EVERY: Duration = Duration::from_secs(5);
 /// Most callers that may wait for one commit; the owner takes no further changes while [`Writer::is_full`].
 pub const MAX_WAITING: usize = 16_384;
 
-/// Whether a change outlives the process.
+/// Durability of a change: does it outlive the process?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
@@ -39,7 +43,7 @@ pub enum Durability {
     WriteFailed,
 }
 
-/// Why [`Writer::progress`] returned.
+/// Reason why [`Writer::progress`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// A commit ended, well or not.
@@ -49,22 +53,24 @@ pub enum Progress {
 }
 
 /// Opens a store; called on a blocking thread, again after every failure.
-type Open = Arc<dyn Fn() -> Result<Opened, StoreError> + Send + Sync>;
+type Open = Arc<dyn Fn() -> Result<Opened, RegistryStoreError> + Send + Sync>;
 
-/// What is not on disk yet, and the commit that is under way.
+/// Writer of the registry: holds what is not on disk yet, and the commit that is under way.
 pub struct Writer {
     /// `None`: nothing is ever written.
     open: Option<Open>,
     /// Here unless a commit is under way or the last one failed.
-    store: Option<Store>,
+    store: Option<RegistryStore>,
     pending: Batch,
     waiting: Vec<oneshot::Sender<Durability>>,
     commit: Option<JoinHandle<Commit>>,
     /// Set while the disk refuses.
     retry_at: Option<Instant>,
+    /// The same for others to see.
+    failing: Arc<AtomicBool>,
     /// [`RETRY_EVERY`], except in tests.
     retry_every: Duration,
-    /// What is in the file. Without it, instances that come and go while the disk is full would pile up here as removals.
+    /// Keys that are in the file. Without it, instances that come and go while the disk is full would pile up here as removals.
     stored: HashSet<StoredKey>,
 }
 
@@ -72,7 +78,7 @@ pub struct Writer {
 struct Commit {
     batch: Batch,
     waiting: Vec<oneshot::Sender<Durability>>,
-    store: Result<Store, StoreError>,
+    store: Result<RegistryStore, RegistryStoreError>,
     replaced: bool,
 }
 
@@ -96,13 +102,13 @@ impl Writer {
     /// Opens the file at `path` and reads it. Blocks, so call it before the async work begins or on a blocking thread.
     ///
     /// # Errors
-    /// See [`Store::open`].
-    pub fn open(path: &Path) -> Result<(Self, Vec<(Source, Registration)>), StoreError> {
+    /// See [`RegistryStore::open`].
+    pub fn open(path: &Path) -> Result<(Self, Vec<(Source, Registration)>), RegistryStoreError> {
         let path: PathBuf = path.to_owned();
-        Self::with_open(Arc::new(move || Store::open(&path, SystemTime::now())))
+        Self::with_open(Arc::new(move || RegistryStore::open(&path, SystemTime::now())))
     }
 
-    fn with_open(open: Open) -> Result<(Self, Vec<(Source, Registration)>), StoreError> {
+    fn with_open(open: Open) -> Result<(Self, Vec<(Source, Registration)>), RegistryStoreError> {
         let opened = open()?;
         let stored = opened.registrations.iter();
         let stored = stored.map(|(source, registration)| (source.clone(), registration.key()));
@@ -111,7 +117,7 @@ impl Writer {
         Ok((writer, opened.registrations))
     }
 
-    fn new(open: Option<Open>, store: Option<Store>, stored: HashSet<StoredKey>) -> Self {
+    fn new(open: Option<Open>, store: Option<RegistryStore>, stored: HashSet<StoredKey>) -> Self {
         Self {
             open,
             store,
@@ -119,6 +125,7 @@ impl Writer {
             waiting: Vec::new(),
             commit: None,
             retry_at: None,
+            failing: Arc::default(),
             retry_every: RETRY_EVERY,
             stored,
         }
@@ -168,7 +175,13 @@ impl Writer {
         }
     }
 
-    /// Whether as many callers wait as may.
+    /// Flag that is set while the disk refuses.
+    #[must_use]
+    pub fn failing(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.failing)
+    }
+
+    /// Tells whether as many callers wait as may.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.waiting.len() >= MAX_WAITING
@@ -191,6 +204,8 @@ impl Writer {
         };
         let ended = commit.await;
         self.commit = None;
+        let is_written = ended.as_ref().is_ok_and(|commit| commit.store.is_ok());
+        self.failing.store(!is_written, Ordering::Relaxed);
         match ended {
             Ok(commit) => self.settle(commit),
             Err(error) => {
@@ -257,7 +272,7 @@ impl Writer {
         Progress::Committed
     }
 
-    fn keep_for_later(&mut self, mut batch: Batch, error: &StoreError) {
+    fn keep_for_later(&mut self, mut batch: Batch, error: &RegistryStoreError) {
         if self.retry_at.is_none() {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(%error, cause, retry_every = ?self.retry_every,
@@ -277,7 +292,7 @@ impl Writer {
 
 /// One commit, with the store opened anew if the last attempt lost it.
 fn attempt(
-    store: Option<Store>,
+    store: Option<RegistryStore>,
     open: &Open,
     batch: Batch,
     waiting: Vec<oneshot::Sender<Durability>>,

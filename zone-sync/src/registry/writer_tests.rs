@@ -8,8 +8,9 @@ use std::{
     },
 };
 
+use causeway_federation::name::ServiceName;
+
 use super::*;
-use crate::name::ServiceName;
 
 fn registration(id: usize) -> Registration {
     Registration {
@@ -20,6 +21,7 @@ fn registration(id: usize) -> Registration {
         weight: 1,
         capacity_per_second: None,
         time_to_live: None,
+        provenance: causeway_federation::registry::Provenance::ThisHost,
     }
 }
 
@@ -46,7 +48,7 @@ impl Disk {
     fn open(&self) -> Open {
         let disk = self.clone();
         Arc::new(move || {
-            let store = Store::with_backend(disk.clone())?;
+            let store = RegistryStore::with_backend(disk.clone())?;
             let registrations = store.read()?;
             Ok(Opened {
                 store,
@@ -141,6 +143,7 @@ async fn a_full_disk_is_reported_and_tried_again_without_losing_anything() {
     let refused = put(&mut writer, 1);
     writer.progress().await;
     assert_eq!(refused.await, Ok(Durability::WriteFailed));
+    assert!(writer.failing().load(Ordering::SeqCst), "and others see it");
     assert_eq!(
         put(&mut writer, 2).await,
         Ok(Durability::WriteFailed),
@@ -159,6 +162,7 @@ async fn a_full_disk_is_reported_and_tried_again_without_losing_anything() {
     disk.full.store(false, Ordering::SeqCst);
     writer.progress().await;
     assert_eq!(put_and_commit(&mut writer, 3).await, Durability::Durable);
+    assert!(!writer.failing().load(Ordering::SeqCst));
     drop(writer);
     assert_eq!(disk.ids(), ["1", "2", "3"]);
 }

@@ -2,33 +2,33 @@
 
 use std::{sync::Arc, time::Instant};
 
+use causeway_federation::{
+    catalog::{Encoded, Exports, Record},
+    name::GatewayId,
+    signing::Signed,
+};
 use causeway_proto::sync as proto;
 
 use super::{
     head::Head,
     limits::{MAX_EXPORTS, MAX_HELD_BYTES, MAX_PARTS},
-    refusal::Refusal,
+    refusal::SyncRefusal,
     wire::{self, Stamp},
 };
-use crate::{
-    catalog::{Encoded, Exports, Record},
-    name::GatewayId,
-    signing::Signed,
-};
 
-/// What goes with the exports of a snapshot.
+/// Part of a snapshot that goes with its exports.
 #[derive(Debug, Clone)]
-pub enum Framing {
+pub(super) enum Framing {
     /// Protocol 1: the fields of the last part say it.
     Flat,
-    /// What the origin signed.
+    /// Head that the origin signed.
     Signed(Head, Arc<Signed>),
 }
 
 /// A snapshot of which some parts are here.
 #[derive(Debug)]
 struct Partial {
-    /// When the first part came.
+    /// Time at which the first part came.
     began: Instant,
     origin: GatewayId,
     stamp: Stamp,
@@ -40,7 +40,7 @@ struct Partial {
 }
 
 #[derive(Debug, Default)]
-pub struct Assembly {
+pub(super) struct Assembly {
     partial: Option<Partial>,
 }
 
@@ -51,19 +51,21 @@ impl Assembly {
     ///
     /// # Errors
     /// When the part is malformed or the record would break a limit.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         now: Instant,
         origin: &GatewayId,
         part: proto::Snapshot,
         framing: Option<Framing>,
-    ) -> Result<Option<(Record, Instant)>, Refusal> {
+    ) -> Result<Option<(Record, Instant)>, SyncRefusal> {
         let stamp = Stamp::new(part.incarnation, part.version)?;
         if part.part >= part.parts || stamp.version == 0 {
-            return Err(Refusal::Malformed("a snapshot part is numbered past the last"));
+            return Err(SyncRefusal::Malformed(
+                "a snapshot part is numbered past the last",
+            ));
         }
         if part.parts > MAX_PARTS {
-            return Err(Refusal::RecordTooLarge);
+            return Err(SyncRefusal::RecordTooLarge);
         }
         if let Some(framing) = framing {
             self.partial = Some(Partial {
@@ -94,23 +96,25 @@ impl Assembly {
 }
 
 impl Partial {
-    fn add(&mut self, exports: &[Vec<u8>]) -> Result<(), Refusal> {
+    fn add(&mut self, exports: &[Vec<u8>]) -> Result<(), SyncRefusal> {
         for export in exports {
             self.bytes += wire::element_bytes(export.len());
             self.exports.push(wire::read_export(export)?);
             if self.exports.len() > MAX_EXPORTS || self.bytes > MAX_HELD_BYTES {
-                return Err(Refusal::RecordTooLarge);
+                return Err(SyncRefusal::RecordTooLarge);
             }
         }
         self.next += 1;
         Ok(())
     }
 
-    fn finish(self, last: &proto::Snapshot) -> Result<Record, Refusal> {
+    fn finish(self, last: &proto::Snapshot) -> Result<Record, SyncRefusal> {
         let given = self.exports.len();
         let exports: Exports = self.exports.into_iter().collect();
         if exports.len() != given {
-            return Err(Refusal::Malformed("a record has two exports with the same key"));
+            return Err(SyncRefusal::Malformed(
+                "a record has two exports with the same key",
+            ));
         }
         let mut record = Record {
             origin: self.origin,
@@ -121,6 +125,7 @@ impl Partial {
             topology: Default::default(),
             topology_generation: 0,
             trust: Default::default(),
+            trust_ended: 0,
             signed: None,
         };
         match self.framing {
@@ -128,7 +133,7 @@ impl Partial {
             Framing::Signed(head, signed) => {
                 framed(&mut record, head, signed);
                 if record.exports.digest() != head.digest {
-                    return Err(Refusal::DigestMismatch);
+                    return Err(SyncRefusal::DigestMismatch);
                 }
             }
         }
@@ -137,12 +142,13 @@ impl Partial {
 }
 
 /// Puts into `record` what its origin signed. Whether the digest fits is for the caller to see.
-pub fn framed(record: &mut Record, head: Head, signed: Arc<Signed>) {
+pub(crate) fn framed(record: &mut Record, head: Head, signed: Arc<Signed>) {
     record.incarnation = head.stamp.incarnation;
     record.version = head.stamp.version;
     record.draining = head.draining;
     record.topology = head.topology;
     record.topology_generation = head.topology_generation;
     record.trust = head.trust;
+    record.trust_ended = head.trust_ended;
     record.signed = Some(signed);
 }

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use causeway_federation::catalog::{Encoded, ExportKey, Record};
 use causeway_proto::sync as proto;
 
 use super::{
     limits::{MAX_EXPORTS, MAX_HELD_BYTES},
-    refusal::Refusal,
+    refusal::SyncRefusal,
     wire,
 };
-use crate::catalog::{Encoded, ExportKey, Record};
 
 /// The changes of a delta, checked.
-pub struct Changes {
+pub(super) struct Changes {
     pub changed: Vec<Encoded>,
     pub removed: Vec<ExportKey>,
 }
@@ -20,7 +20,7 @@ pub struct Changes {
 impl Changes {
     /// # Errors
     /// When the delta holds something that may not be in a record, or names an export twice.
-    pub fn read(delta: &mut proto::Delta) -> Result<Self, Refusal> {
+    pub(super) fn read(delta: &mut proto::Delta) -> Result<Self, SyncRefusal> {
         let changed = std::mem::take(&mut delta.changed);
         let removed = std::mem::take(&mut delta.removed);
         let changes = Self {
@@ -39,7 +39,7 @@ impl Changes {
         let mut seen = BTreeSet::new();
         match changed.chain(removed).all(|key| seen.insert(key)) {
             true => Ok(changes),
-            false => Err(Refusal::Malformed("a delta names an export twice")),
+            false => Err(SyncRefusal::Malformed("a delta names an export twice")),
         }
     }
 
@@ -47,7 +47,7 @@ impl Changes {
     ///
     /// # Errors
     /// When that makes it too large.
-    pub fn applied_to(self, base: &Record) -> Result<Record, Refusal> {
+    pub(super) fn applied_to(self, base: &Record) -> Result<Record, SyncRefusal> {
         let mut record = base.clone();
         for (service, tags) in &self.removed {
             record.exports.remove(service, tags);
@@ -56,7 +56,7 @@ impl Changes {
             record.exports.put(export, foreign);
         }
         if record.exports.len() > MAX_EXPORTS || record.exports.bytes() > MAX_HELD_BYTES {
-            return Err(Refusal::RecordTooLarge);
+            return Err(SyncRefusal::RecordTooLarge);
         }
         Ok(record)
     }

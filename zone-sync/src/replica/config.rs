@@ -1,12 +1,13 @@
-//! What a replica is made with.
+//! Settings that a replica is made with.
 
 use std::{sync::Arc, time::Duration};
 
-use super::limits::{OLDEST_PROTOCOL, PROTOCOL, RELAY_BEAT};
-use crate::{
+use causeway_federation::{
     name::GatewayId,
     signing::{Signer, Verifier},
 };
+
+use super::limits::{OLDEST_PROTOCOL, PROTOCOL, RELAY_BEAT};
 
 /// The protocols that a program speaks, from the oldest to the newest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,7 @@ impl Default for Protocols {
     }
 }
 
-/// How to make a [`Replica`].
+/// Settings of a [`Replica`].
 #[derive(Debug, Clone)]
 pub struct ReplicaConfig {
     pub origin: GatewayId,
@@ -56,7 +57,7 @@ impl ReplicaConfig {
     }
 }
 
-/// When a record stops being believed, counted from when its origin was last heard.
+/// Times at which a record stops being believed, counted from when its origin was last heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ages {
     /// From then on it is suspect: used only when nothing fresh is left.
@@ -65,7 +66,7 @@ pub struct Ages {
     pub withdrawn: Duration,
 }
 
-/// Why ages cannot be used.
+/// Reason why ages cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AgesError {
     #[error("a record must be fresh for at least {} s: signs of life come through relays every {} ms", Ages::LEAST_FRESH.as_secs(), RELAY_BEAT.as_millis())]
@@ -78,9 +79,9 @@ pub enum AgesError {
 
 impl Ages {
     /// Two beats through a relay fit into it.
-    pub const LEAST_FRESH: Duration = Duration::from_secs(3);
+    pub(crate) const LEAST_FRESH: Duration = Duration::from_secs(3);
     /// Nothing is served stale for ever.
-    pub const MOST_WITHDRAWN: Duration = Duration::from_secs(24 * 3600);
+    pub(crate) const MOST_WITHDRAWN: Duration = Duration::from_secs(24 * 3600);
 
     /// # Errors
     /// When live gateways would be taken for dead, or dead ones never withdrawn.

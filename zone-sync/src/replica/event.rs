@@ -1,14 +1,14 @@
-//! What goes into a replica besides messages, and what comes out.
+//! Events that go into a replica besides messages, and those that come out.
 
 use std::{collections::BTreeSet, time::Instant};
 
-use super::{refusal::Refusal, wire::Stamp};
-use crate::{
+use causeway_federation::{
     catalog::{Age, Export},
+    edition::{Edition, Fingerprint},
     name::{GatewayId, ZoneName},
-    topology::Fingerprint,
-    trust::Edition,
 };
+
+use super::{refusal::SyncRefusal, wire::Stamp};
 
 /// Something changed at this gateway.
 #[derive(Debug, Clone)]
@@ -23,9 +23,11 @@ pub enum LocalChange {
     },
     /// Generation of the topology in force; 0 when it was read from a file.
     TopologyGeneration(u64),
-    /// Who is trusted has changed, and this is the document that says so now: records that are held and that nobody who
+    /// A change of who is trusted, with the document that says so now: records that are held and that nobody who
     /// is trusted signed are forgotten.
     Trust(Edition),
+    /// Connections that were ended since that document was taken up, because their other side was believed no more.
+    TrustEnded(u64),
     /// The answer to [`Event::Outdated`]: a later incarnation, already stored.
     Incarnation(u64),
 }
@@ -40,11 +42,11 @@ pub enum Event {
     /// This origin's record is gone.
     Forgotten { origin: GatewayId },
     /// The session with `peer` is over as soon as what `poll_transmit` gives for it is sent.
-    Refused { peer: GatewayId, refusal: Refusal },
+    Refused { peer: GatewayId, refusal: SyncRefusal },
     /// The peer ended the session.
     RefusedByPeer {
         peer: GatewayId,
-        /// A word of [`Refusal::reason`], or `other`.
+        /// A word of [`SyncRefusal::reason`], or `other`.
         reason: &'static str,
         message: String,
     },
@@ -57,7 +59,7 @@ pub enum Event {
     RelayRefused {
         peer: GatewayId,
         origin: GatewayId,
-        refusal: Refusal,
+        refusal: SyncRefusal,
     },
     /// `by` refused the own record, which somebody passed on to it; the word came through `via`.
     OwnRefused {
@@ -66,7 +68,7 @@ pub enum Event {
         reason: &'static str,
         message: String,
     },
-    /// What was held of `origin` was not what `peer` says it is; the whole record was asked for.
+    /// A divergence: what was held of `origin` was not what `peer` says it is; the whole record was asked for.
     Diverged { origin: GatewayId, peer: GatewayId },
     /// A message of a peer with a newer program is not known here, and was passed over.
     PassedOver { peer: GatewayId },
@@ -74,7 +76,7 @@ pub enum Event {
     NotSigned { cause: String },
 }
 
-/// How one session stands.
+/// State of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionState {
     pub connected: Instant,

@@ -2,35 +2,35 @@
 
 use std::sync::Arc;
 
+use causeway_federation::{
+    catalog::ExportsDigest,
+    edition::{Edition, Fingerprint},
+    signing::{Credential, MAX_SIGNATURE_BYTES, Signed},
+};
 use causeway_proto::sync as proto;
 use prost::Message as _;
 
 use super::{
     limits::MAX_STATEMENT_BYTES,
-    refusal::Refusal,
+    refusal::SyncRefusal,
     wire::{self, Stamp},
-};
-use crate::{
-    catalog::ExportsDigest,
-    signing::{Credential, MAX_SIGNATURE_BYTES, Signed},
-    topology::Fingerprint,
-    trust::Edition,
 };
 
 /// A record without its exports, as its origin states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
+pub(crate) struct Head {
     pub stamp: Stamp,
     pub draining: bool,
     pub topology: Fingerprint,
     pub topology_generation: u64,
     pub trust: Edition,
+    pub trust_ended: u64,
     pub digest: ExportsDigest,
 }
 
 impl Head {
     /// Encoded, with the fields of `more` after the known ones.
-    pub fn words(&self, more: &[u8]) -> Vec<u8> {
+    pub(crate) fn words(&self, more: &[u8]) -> Vec<u8> {
         let mut words = proto::Statement {
             incarnation: self.stamp.incarnation,
             version: self.stamp.version,
@@ -40,18 +40,19 @@ impl Head {
             exports_digest: self.digest.0.to_vec(),
             trust_generation: self.trust.generation,
             trust: wire::short_fingerprint(&self.trust.fingerprint),
+            trust_ended: self.trust_ended,
         }
         .encode_to_vec();
         words.extend_from_slice(more);
         words
     }
 
-    pub fn read(words: &[u8]) -> Result<Self, Refusal> {
+    pub(crate) fn read(words: &[u8]) -> Result<Self, SyncRefusal> {
         let statement = proto::Statement::decode(words)
-            .map_err(|_| Refusal::Malformed("a statement cannot be decoded"))?;
+            .map_err(|_| SyncRefusal::Malformed("a statement cannot be decoded"))?;
         let stamp = Stamp::new(statement.incarnation, statement.version)?;
         if stamp.version == 0 {
-            return Err(Refusal::Malformed("a statement has no version"));
+            return Err(SyncRefusal::Malformed("a statement has no version"));
         }
         Ok(Self {
             stamp,
@@ -62,28 +63,29 @@ impl Head {
                 generation: statement.trust_generation,
                 fingerprint: wire::read_fingerprint(&statement.trust)?,
             },
+            trust_ended: statement.trust_ended,
             digest: read_digest(&statement.exports_digest)?,
         })
     }
 }
 
-/// Where a beat stands in the life of its origin: incarnation, then count.
-pub type BeatMark = (u64, u64);
+/// Place of a beat in the life of its origin: incarnation, then count.
+pub(super) type BeatMark = (u64, u64);
 
 /// Proof that an origin lived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Beat {
+pub(super) struct Beat {
     pub stamp: Stamp,
     pub digest: ExportsDigest,
     pub count: u64,
 }
 
 impl Beat {
-    pub fn mark(&self) -> BeatMark {
+    pub(super) fn mark(&self) -> BeatMark {
         (self.stamp.incarnation, self.count)
     }
 
-    pub fn words(&self, more: &[u8]) -> Vec<u8> {
+    pub(super) fn words(&self, more: &[u8]) -> Vec<u8> {
         let mut words = proto::BeatStatement {
             incarnation: self.stamp.incarnation,
             version: self.stamp.version,
@@ -95,9 +97,9 @@ impl Beat {
         words
     }
 
-    pub fn read(words: &[u8]) -> Result<Self, Refusal> {
+    pub(super) fn read(words: &[u8]) -> Result<Self, SyncRefusal> {
         let statement = proto::BeatStatement::decode(words)
-            .map_err(|_| Refusal::Malformed("a beat cannot be decoded"))?;
+            .map_err(|_| SyncRefusal::Malformed("a beat cannot be decoded"))?;
         Ok(Self {
             stamp: Stamp::new(statement.incarnation, statement.version)?,
             digest: read_digest(&statement.exports_digest)?,
@@ -106,14 +108,14 @@ impl Beat {
     }
 }
 
-fn read_digest(bytes: &[u8]) -> Result<ExportsDigest, Refusal> {
+fn read_digest(bytes: &[u8]) -> Result<ExportsDigest, SyncRefusal> {
     let bytes = bytes.try_into();
-    let bytes = bytes.map_err(|_| Refusal::Malformed("a digest of exports is not 16 bytes long"))?;
+    let bytes = bytes.map_err(|_| SyncRefusal::Malformed("a digest of exports is not 16 bytes long"))?;
     Ok(ExportsDigest(bytes))
 }
 
 /// `signed` on its way to a peer that has the credential `known`.
-pub fn signed_message(signed: &Signed, known: Option<&Credential>) -> proto::Signed {
+pub(crate) fn signed_message(signed: &Signed, known: Option<&Credential>) -> proto::Signed {
     let credential = match known == Some(&*signed.credential) {
         true => Vec::new(),
         false => signed.credential.0.clone(),
@@ -125,21 +127,21 @@ pub fn signed_message(signed: &Signed, known: Option<&Credential>) -> proto::Sig
     }
 }
 
-/// What a peer sent, within bounds; `known` stands for a credential that was left out.
-pub fn read_signed(
+/// Reads what a peer sent, within bounds; `known` stands for a credential that was left out.
+pub(crate) fn read_signed(
     message: Option<proto::Signed>,
     known: Option<&Arc<Credential>>,
-) -> Result<Signed, Refusal> {
-    let message = message.ok_or(Refusal::Malformed("the statement of a record is missing"))?;
+) -> Result<Signed, SyncRefusal> {
+    let message = message.ok_or(SyncRefusal::Malformed("the statement of a record is missing"))?;
     if message.statement.len() > MAX_STATEMENT_BYTES || message.signature.len() > MAX_SIGNATURE_BYTES {
-        return Err(Refusal::Malformed("a statement or signature is too long"));
+        return Err(SyncRefusal::Malformed("a statement or signature is too long"));
     }
     let credential = match known {
         Some(known) if message.credential.is_empty() => known.clone(),
         _ => Arc::new(Credential(message.credential)),
     };
     if !credential.is_bounded() {
-        return Err(Refusal::Malformed("a credential is too large"));
+        return Err(SyncRefusal::Malformed("a credential is too large"));
     }
     Ok(Signed {
         words: message.statement.into(),
@@ -165,7 +167,7 @@ mod tests {
             let stamp = Stamp { incarnation, version };
             let digest = ExportsDigest(digest);
             let trust = Edition { generation: generation / 2, fingerprint };
-            let head = Head { stamp, draining, topology: fingerprint, topology_generation: generation, trust, digest };
+            let head = Head { stamp, draining, topology: fingerprint, topology_generation: generation, trust, trust_ended: 3, digest };
             let beat = Beat { stamp, digest, count };
             for more in [&[][..], &[0xf8, 0x07, 0x01]] {
                 prop_assert_eq!(Head::read(&head.words(more)).unwrap(), head);

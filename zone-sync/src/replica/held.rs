@@ -6,6 +6,11 @@ use std::{
     time::Instant,
 };
 
+use causeway_federation::{
+    catalog::{Age, Catalog, Entry, ExportsDigest, Record},
+    name::{GatewayId, ZoneName},
+    signing::{Credential, Purpose, Signed, Unproven, Verifier},
+};
 use causeway_proto::sync as proto;
 
 use super::{
@@ -14,13 +19,8 @@ use super::{
     limits::{FORGET, MAX_INCARNATION, MAX_PEERS, RELAY_DELAY},
     wire::{self, Stamp},
 };
-use crate::{
-    catalog::{Age, Catalog, Entry, ExportsDigest, Record},
-    name::{GatewayId, ZoneName},
-    signing::{Credential, Purpose, Signed, Unproven, Verifier},
-};
 
-/// When a record's age changes, by this gateway's own clock.
+/// Times at which a record's age changes, by this gateway's own clock.
 #[derive(Debug, Clone, Copy)]
 struct Believed {
     /// `None`: not heard since this process began.
@@ -39,7 +39,7 @@ impl Believed {
         }
     }
 
-    /// When a record that was found to be of this age changes it, or is forgotten. Not by the clock of the caller: a
+    /// Time at which a record that was found to be of this age changes it, or is forgotten. Not by the clock of the caller: a
     /// change that is overdue lies in the past, and is not passed over.
     fn next_change(&self, published: Age) -> Instant {
         match published {
@@ -53,18 +53,18 @@ impl Believed {
     }
 }
 
-/// What became of the records as time passed.
+/// Changes of the records as time passed.
 #[derive(Debug, Default)]
-pub struct Aged {
+pub(super) struct Aged {
     pub changed: Vec<(GatewayId, Age)>,
     pub forgotten: Vec<GatewayId>,
 }
 
-/// What is known of one origin's record besides the record.
+/// Knowledge of one origin's record besides the record.
 #[derive(Debug)]
 struct Standing {
     believed: Believed,
-    /// Whether the origin's signature was checked and is good.
+    /// Tells whether the origin's signature was checked and is good.
     proven: bool,
     /// The newest beat that came.
     mark: BeatMark,
@@ -80,7 +80,7 @@ struct HeldBeat {
 }
 
 #[derive(Debug)]
-pub struct Held {
+pub(super) struct Held {
     ages: Ages,
     standings: BTreeMap<GatewayId, Standing>,
     catalog: Arc<Catalog>,
@@ -94,7 +94,7 @@ pub struct Held {
 }
 
 impl Held {
-    pub fn new(ages: Ages) -> Self {
+    pub(super) fn new(ages: Ages) -> Self {
         Self {
             ages,
             standings: BTreeMap::new(),
@@ -105,29 +105,29 @@ impl Held {
         }
     }
 
-    pub fn catalog(&self) -> &Arc<Catalog> {
+    pub(super) fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
     }
 
-    pub fn record(&self, origin: &GatewayId) -> Option<&Arc<Record>> {
+    pub(super) fn record(&self, origin: &GatewayId) -> Option<&Arc<Record>> {
         self.catalog.entry(origin).map(|entry| &entry.record)
     }
 
     /// The newest version of `origin` that is held whole.
-    pub fn stamp(&self, origin: &GatewayId) -> Stamp {
+    pub(super) fn stamp(&self, origin: &GatewayId) -> Stamp {
         self.record(origin)
             .map_or(Stamp::NONE, |record| Stamp::of(record))
     }
 
     /// The origins of one zone of which something is held.
-    pub fn origins_of(&self, zone: &ZoneName) -> Vec<GatewayId> {
+    pub(super) fn origins_of(&self, zone: &ZoneName) -> Vec<GatewayId> {
         let entries = self.catalog.zone(zone);
         entries.map(|entry| entry.record.origin.clone()).collect()
     }
 
     /// Takes a record that may be outdated, from disk or from a relay that says so: suspect until its origin is heard,
     /// withdrawn as if it had been heard when this `came`.
-    pub fn restore(&mut self, now: Instant, record: Record, came: Instant, via: Option<&GatewayId>) {
+    pub(super) fn restore(&mut self, now: Instant, record: Record, came: Instant, via: Option<&GatewayId>) {
         let believed = Believed {
             fresh_until: None,
             withdrawn_at: came + self.ages.withdrawn,
@@ -145,7 +145,7 @@ impl Held {
 
     /// Holds a newer record, from its origin or passed on by `via`, which was checked then. `lives` says whether its
     /// origin was heard with it when it `came`: not if it is outdated, or the origin has told of a newer one.
-    pub fn replace(
+    pub(super) fn replace(
         &mut self,
         now: Instant,
         record: Record,
@@ -186,7 +186,7 @@ impl Held {
     }
 
     /// Notes that an origin spoke whose newest record is held; answers the new age if that changed.
-    pub fn heard(&mut self, now: Instant, origin: &GatewayId, via: Option<&GatewayId>) -> Option<Age> {
+    pub(super) fn heard(&mut self, now: Instant, origin: &GatewayId, via: Option<&GatewayId>) -> Option<Age> {
         let entry = self.catalog.entry(origin)?.clone();
         let age = self.believe(now, now, origin);
         // As long as all is well, it does not matter which of two relays was quicker.
@@ -237,7 +237,7 @@ impl Held {
     }
 
     /// The digest of the exports that are held of `origin`, made of them and not of anyone's word.
-    pub fn digest(&mut self, origin: &GatewayId) -> Option<ExportsDigest> {
+    pub(super) fn digest(&mut self, origin: &GatewayId) -> Option<ExportsDigest> {
         let mut entry = self.catalog.entry(origin)?.clone();
         let mut exports = entry.record.exports.clone();
         let is_summed = exports.is_summed();
@@ -250,13 +250,13 @@ impl Held {
         Some(digest)
     }
 
-    pub fn credential(&self, origin: &GatewayId) -> Option<&Arc<Credential>> {
+    pub(super) fn credential(&self, origin: &GatewayId) -> Option<&Arc<Credential>> {
         let signed = self.record(origin)?.signed.as_ref()?;
         Some(&signed.credential)
     }
 
     /// The record, if its origin's signature was checked.
-    pub fn proven(&self, origin: &GatewayId) -> Option<&Arc<Record>> {
+    pub(super) fn proven(&self, origin: &GatewayId) -> Option<&Arc<Record>> {
         let proven = self.standings.get(origin).is_some_and(|standing| standing.proven);
         let entry = self.catalog.entry(origin)?;
         // What is withdrawn here is not spread: gateways that forget it at different times would keep it alive for ever.
@@ -267,7 +267,7 @@ impl Held {
     ///
     /// # Errors
     /// When it is not good.
-    pub fn prove(&mut self, origin: &GatewayId, verifier: &dyn Verifier) -> Result<bool, Unproven> {
+    pub(super) fn prove(&mut self, origin: &GatewayId, verifier: &dyn Verifier) -> Result<bool, Unproven> {
         let Some(record) = self.catalog.entry(origin).map(|entry| entry.record.clone()) else {
             return Ok(false);
         };
@@ -286,7 +286,14 @@ impl Held {
     }
 
     /// Notes a beat of `origin`, if it is newer than every one before.
-    pub fn note_beat(&mut self, now: Instant, origin: &GatewayId, beat: Beat, signed: Signed, proven: bool) {
+    pub(super) fn note_beat(
+        &mut self,
+        now: Instant,
+        origin: &GatewayId,
+        beat: Beat,
+        signed: Signed,
+        proven: bool,
+    ) {
         if let Some(standing) = self.standings.get_mut(origin)
             && beat.mark() > standing.mark
         {
@@ -300,20 +307,20 @@ impl Held {
         }
     }
 
-    /// When the origin last gave a sign of life.
-    pub fn heard_at(&self, origin: &GatewayId) -> Option<Instant> {
+    /// Time at which the origin last gave a sign of life.
+    pub(super) fn heard_at(&self, origin: &GatewayId) -> Option<Instant> {
         let standing = self.standings.get(origin)?;
         standing.believed.fresh_until?.checked_sub(self.ages.fresh)
     }
 
-    /// Whether the origin was heard so lately that passing on what it said says that it lives.
-    pub fn is_lively(&self, now: Instant, origin: &GatewayId) -> bool {
+    /// Tells whether the origin was heard so lately that passing on what it said says that it lives.
+    pub(super) fn is_lively(&self, now: Instant, origin: &GatewayId) -> bool {
         let standing = self.standings.get(origin);
         let fresh_until = standing.and_then(|standing| standing.believed.fresh_until);
         fresh_until.is_some_and(|until| until + RELAY_DELAY >= now + self.ages.fresh)
     }
 
-    pub fn is_newer_beat(&self, origin: &GatewayId, beat: &Beat) -> bool {
+    pub(super) fn is_newer_beat(&self, origin: &GatewayId, beat: &Beat) -> bool {
         self.standings
             .get(origin)
             .is_some_and(|standing| beat.mark() > standing.mark)
@@ -323,7 +330,7 @@ impl Held {
     ///
     /// # Errors
     /// When it is not good; the beat is dropped then.
-    pub fn prove_beat(&mut self, origin: &GatewayId, verifier: &dyn Verifier) -> Result<(), Unproven> {
+    pub(super) fn prove_beat(&mut self, origin: &GatewayId, verifier: &dyn Verifier) -> Result<(), Unproven> {
         let Some(standing) = self.standings.get_mut(origin) else {
             return Ok(());
         };
@@ -339,7 +346,7 @@ impl Held {
     }
 
     /// The latest beat, if its signature was checked and the receiver of the record can check it too.
-    pub fn proven_beat(&self, now: Instant, origin: &GatewayId) -> Option<(BeatMark, proto::Beat)> {
+    pub(super) fn proven_beat(&self, now: Instant, origin: &GatewayId) -> Option<(BeatMark, proto::Beat)> {
         let held = self.standings.get(origin)?.beat.as_ref()?;
         if now > held.came + RELAY_DELAY {
             return None;
@@ -358,7 +365,7 @@ impl Held {
 
     /// A later incarnation of `origin` than what is held that somebody says they hold, or that was held here before it
     /// was forgotten: its beats count only once it is past that. 0 when there is none.
-    pub fn elsewhere(&self, origin: &GatewayId) -> u64 {
+    pub(super) fn elsewhere(&self, origin: &GatewayId) -> u64 {
         let claimed = self.claims.get(origin).copied().unwrap_or(0);
         let forgotten = self.forgotten.get(origin);
         let forgotten = forgotten.map_or(0, |(stamp, mark)| stamp.incarnation.max(mark.0));
@@ -369,7 +376,7 @@ impl Held {
     }
 
     /// Notes such a word; answers whether it is news.
-    pub fn claim(&mut self, origin: &GatewayId, incarnation: u64) -> bool {
+    pub(super) fn claim(&mut self, origin: &GatewayId, incarnation: u64) -> bool {
         let known = self.stamp(origin).incarnation.max(self.elsewhere(origin));
         let room = self.claims.len() < MAX_PEERS || self.claims.contains_key(origin);
         if incarnation <= known || incarnation >= MAX_INCARNATION || !room {
@@ -380,7 +387,7 @@ impl Held {
     }
 
     /// Brings the ages up to date.
-    pub fn age(&mut self, now: Instant) -> Aged {
+    pub(super) fn age(&mut self, now: Instant) -> Aged {
         let mut aged = Aged::default();
         if self.next_change.is_none_or(|next| now < next) {
             return aged;
@@ -412,13 +419,13 @@ impl Held {
         aged
     }
 
-    /// When [`Held::age`] is due: never too late, but perhaps too early.
-    pub fn next_change(&self) -> Option<Instant> {
+    /// Time at which [`Held::age`] is due: never too late, but perhaps too early.
+    pub(super) fn next_change(&self) -> Option<Instant> {
         self.next_change
     }
 
     /// Forgets the origins of every zone that is not in `zones`; answers which.
-    pub fn keep_zones(&mut self, zones: &BTreeSet<ZoneName>) -> Vec<GatewayId> {
+    pub(super) fn keep_zones(&mut self, zones: &BTreeSet<ZoneName>) -> Vec<GatewayId> {
         let gone: Vec<_> = self
             .standings
             .keys()
@@ -431,7 +438,7 @@ impl Held {
     }
 
     /// Forgets the records that were signed with certificates which are not believed any more; answers whose they were.
-    pub fn keep_proven(&mut self, verifier: &dyn Verifier) -> Vec<GatewayId> {
+    pub(super) fn keep_proven(&mut self, verifier: &dyn Verifier) -> Vec<GatewayId> {
         let unproven = |entry: &Entry| {
             let (record, purpose) = (&entry.record, Purpose::Record);
             let signed = record
@@ -463,7 +470,7 @@ impl Held {
         Arc::make_mut(&mut self.catalog).remove(origin);
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.standings.len()
     }
 }

@@ -1,7 +1,12 @@
-//! What the own record needs of the gateway's key: signatures, each made once for all peers.
+//! The gateway's key as far as the own record needs it: signatures, each made once for all peers.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
+use causeway_federation::{
+    catalog::{Export, ExportsDigest, encode},
+    name::GatewayId,
+    signing::{Credential, Purpose, Signed, Signer},
+};
 use causeway_proto::sync as proto;
 
 use super::{
@@ -9,15 +14,10 @@ use super::{
     limits::{BEAT_REUSE, MAX_SIGNED_HEADS},
     wire::Stamp,
 };
-use crate::{
-    catalog::{Export, ExportsDigest, encode},
-    name::GatewayId,
-    signing::{Credential, Purpose, Signed, Signer},
-};
 
 /// Signs the own words.
 #[derive(Debug)]
-pub struct OwnKeys {
+pub(super) struct OwnKeys {
     /// `None`: what is told is not signed, and nobody passes it on.
     signer: Option<Arc<dyn Signer>>,
     /// That of the signer when it was last looked at.
@@ -32,7 +32,7 @@ pub struct OwnKeys {
 }
 
 impl OwnKeys {
-    pub fn new(signer: Option<Arc<dyn Signer>>, more: Arc<[u8]>) -> Self {
+    pub(super) fn new(signer: Option<Arc<dyn Signer>>, more: Arc<[u8]>) -> Self {
         Self {
             credential: signer.as_ref().map(|signer| signer.credential()),
             signer,
@@ -45,19 +45,19 @@ impl OwnKeys {
     }
 
     /// The encoding of an own export, when it is not the usual one.
-    pub fn foreign(&self, export: &Export) -> Option<Arc<[u8]>> {
+    pub(super) fn foreign(&self, export: &Export) -> Option<Arc<[u8]>> {
         let more = !self.more.is_empty();
         more.then(|| [encode(export).as_slice(), &self.more].concat().into())
     }
 
-    pub fn encode(&self, export: &Export) -> Vec<u8> {
+    pub(super) fn encode(&self, export: &Export) -> Vec<u8> {
         let mut bytes = encode(export);
         bytes.extend_from_slice(&self.more);
         bytes
     }
 
     /// The signed head of one own version.
-    pub fn signed(&mut self, origin: &GatewayId, head: &Head) -> Arc<Signed> {
+    pub(super) fn signed(&mut self, origin: &GatewayId, head: &Head) -> Arc<Signed> {
         if let Some(known) = self.heads.get(&head.stamp.version) {
             return known.clone();
         }
@@ -70,7 +70,7 @@ impl OwnKeys {
     }
 
     /// A proof that the origin lives, no older than [`BEAT_REUSE`].
-    pub fn beat(
+    pub(super) fn beat(
         &mut self,
         now: Instant,
         origin: &GatewayId,
@@ -96,17 +96,17 @@ impl OwnKeys {
     }
 
     /// A new incarnation: nothing of the earlier one is told again.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.heads.clear();
         self.beat = None;
     }
 
-    pub fn take_failure(&mut self) -> Option<String> {
+    pub(super) fn take_failure(&mut self) -> Option<String> {
         self.failure.take()
     }
 
-    /// Whether the certificate was renewed since this was last asked; then nothing signed before is told again.
-    pub fn renewed(&mut self) -> bool {
+    /// Tells whether the certificate was renewed since this was last asked; then nothing signed before is told again.
+    pub(super) fn renewed(&mut self) -> bool {
         let now = self.signer.as_ref().map(|signer| signer.credential());
         if now == self.credential {
             return false;
@@ -116,8 +116,8 @@ impl OwnKeys {
         true
     }
 
-    /// Whether this was signed with the certificate that [`OwnKeys::renewed`] last saw: it may have changed since.
-    pub fn is_present(&self, signed: &Signed) -> bool {
+    /// Tells whether this was signed with the certificate that [`OwnKeys::renewed`] last saw: it may have changed since.
+    pub(super) fn is_present(&self, signed: &Signed) -> bool {
         let present = self.credential.as_ref();
         present.is_none_or(|present| *present == signed.credential)
     }

@@ -1,18 +1,19 @@
-//! What the replica does with each message of a peer: hellos, acknowledgements and words without data. Data is in `data`.
+//! Handling of each message of a peer: hellos, acknowledgements and words without data. Data is in `data`.
 
 use std::time::Instant;
 
+use causeway_federation::name::GatewayId;
 use causeway_proto::sync::{Ack, Heartbeat, Hello, Known, Refused, SyncMessage, sync_message::Body};
 use prost::Message as _;
 
 use super::{
     Event, Replica, bounded,
+    data::Advertisement,
     limits::{MAX_INCARNATION, MAX_KNOWN, MAX_MESSAGE_BYTES, PROTOCOL, RAISE_STRIDE},
-    refusal::{Refusal, known_reason},
+    refusal::{SyncRefusal, known_reason},
     session::Acknowledge,
     wire::{self, Stamp},
 };
-use crate::name::GatewayId;
 
 impl Replica {
     /// Takes a message of an authenticated peer. One that breaks the protocol or a limit ends that peer's session and
@@ -29,9 +30,9 @@ impl Replica {
         }
     }
 
-    fn take(&mut self, now: Instant, peer: &GatewayId, message: SyncMessage) -> Result<(), Refusal> {
+    fn take(&mut self, now: Instant, peer: &GatewayId, message: SyncMessage) -> Result<(), SyncRefusal> {
         if message.encoded_len() > MAX_MESSAGE_BYTES {
-            return Err(Refusal::MessageTooLarge);
+            return Err(SyncRefusal::MessageTooLarge);
         }
         let Some(session) = self.sessions.get_mut(peer) else {
             return Ok(());
@@ -41,12 +42,12 @@ impl Replica {
             Some(Body::Snapshot(_) | Body::Delta(_) | Body::Ack(_))
         );
         if !has_data && !session.words.take(now) {
-            return Err(Refusal::TooFast);
+            return Err(SyncRefusal::TooFast);
         }
         let (greeted, signed) = (session.protocol.is_some(), session.is_signed());
         let Some(body) = message.body else {
             if !session.is_newer {
-                return Err(Refusal::Malformed("it has no known body"));
+                return Err(SyncRefusal::Malformed("it has no known body"));
             }
             self.events.push_back(Event::PassedOver { peer: peer.clone() });
             return Ok(());
@@ -60,26 +61,28 @@ impl Replica {
                 self.take_refused(now, peer, &refused);
                 Ok(())
             }
-            _ if !greeted => Err(Refusal::HelloExpected),
+            _ if !greeted => Err(SyncRefusal::HelloExpected),
             Body::Snapshot(part) => self.take_snapshot(now, peer, part),
             Body::Delta(delta) => self.take_delta(now, peer, delta),
             Body::Ack(ack) => self.take_ack(now, peer, &ack),
             Body::Heartbeat(heartbeat) if signed => self.take_beats(now, peer, heartbeat),
             Body::Heartbeat(heartbeat) => self.take_heartbeat(now, peer, heartbeat),
             Body::Want(want) if signed => self.take_want(now, peer, want),
-            Body::Want(_) => Err(Refusal::Malformed("it is not of the protocol that was agreed on")),
+            Body::Want(_) => Err(SyncRefusal::Malformed(
+                "it is not of the protocol that was agreed on",
+            )),
         }
     }
 
-    fn take_hello(&mut self, now: Instant, peer: &GatewayId, hello: Hello) -> Result<(), Refusal> {
+    fn take_hello(&mut self, now: Instant, peer: &GatewayId, hello: Hello) -> Result<(), SyncRefusal> {
         let theirs = (hello.protocol, hello.newest_protocol.max(hello.protocol));
         let agreed = theirs.1.min(self.speaks.newest);
         if agreed < theirs.0.max(self.speaks.oldest) {
-            return Err(Refusal::UnknownProtocol(theirs.1));
+            return Err(SyncRefusal::UnknownProtocol(theirs.1));
         }
         let origin = wire::read_origin(hello.origin)?;
         if origin != *peer {
-            return Err(Refusal::WrongOrigin(origin.to_string()));
+            return Err(SyncRefusal::WrongOrigin(origin.to_string()));
         }
         let own_origin = self.own.origin().clone();
         let (mut peer_holds, mut newest) = (Stamp::NONE, None);
@@ -116,7 +119,7 @@ impl Replica {
         Ok(())
     }
 
-    fn take_ack(&mut self, now: Instant, peer: &GatewayId, ack: &Ack) -> Result<(), Refusal> {
+    fn take_ack(&mut self, now: Instant, peer: &GatewayId, ack: &Ack) -> Result<(), SyncRefusal> {
         let stamp = Stamp::new(ack.incarnation, ack.version)?;
         let signed = self.sessions.get(peer).is_some_and(|session| session.is_signed());
         let origin = match &ack.origin {
@@ -133,7 +136,7 @@ impl Replica {
             return Ok(());
         }
         if !signed {
-            return Err(Refusal::WrongOrigin(origin.to_string()));
+            return Err(SyncRefusal::WrongOrigin(origin.to_string()));
         }
         // What the peer wanted and no longer wants may be on its way still.
         session.acknowledged(&origin, stamp, &self.held);
@@ -163,7 +166,7 @@ impl Replica {
     /// Somebody holds something else at a version of this gateway: an earlier life, of which the disk knows nothing, used
     /// the same incarnation. Only a new one ends that.
     pub(super) fn check_reused(&mut self, now: Instant, peer: &GatewayId, reason: &str) {
-        if reason == Refusal::VersionReused.reason() {
+        if reason == SyncRefusal::VersionReused.reason() {
             self.ask_for_incarnation(now, peer, self.own.newest());
         }
     }
@@ -174,16 +177,22 @@ impl Replica {
         now: Instant,
         peer: &GatewayId,
         heartbeat: Heartbeat,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), SyncRefusal> {
         for (origin, stamp, _) in read_all_known(heartbeat.current, MAX_KNOWN)? {
             if origin != *peer {
-                return Err(Refusal::WrongOrigin(origin.to_string()));
+                return Err(SyncRefusal::WrongOrigin(origin.to_string()));
             }
             // Either it is ahead of us, or behind what it once told: both are settled by our word for what we hold.
-            if let Some(held) = self.told(now, peer, &origin, stamp)?
+            let advertisement = Advertisement {
+                now,
+                peer,
+                origin: &origin,
+                stamp,
+            };
+            if let Some(held) = self.told(advertisement)?
                 && held != stamp
             {
-                self.acknowledge(now, peer, &origin, Acknowledge::Held);
+                self.acknowledge(advertisement, Acknowledge::Held);
             }
         }
         Ok(())
@@ -221,9 +230,12 @@ impl Replica {
 }
 
 /// Origins, their stamps, and the incarnations that others hold.
-pub fn read_all_known(known: Vec<Known>, most: usize) -> Result<Vec<(GatewayId, Stamp, u64)>, Refusal> {
+pub(super) fn read_all_known(
+    known: Vec<Known>,
+    most: usize,
+) -> Result<Vec<(GatewayId, Stamp, u64)>, SyncRefusal> {
     if known.len() > most {
-        return Err(Refusal::TooManyOrigins);
+        return Err(SyncRefusal::TooManyOrigins);
     }
     let read = |known: Known| {
         let elsewhere = known.elsewhere;

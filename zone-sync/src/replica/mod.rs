@@ -44,6 +44,11 @@ use std::{
     time::Instant,
 };
 
+use causeway_federation::{
+    catalog::{Catalog, Record},
+    name::{GatewayId, ZoneName},
+    signing::Verifier,
+};
 use causeway_proto::sync::{Refused, SyncMessage, sync_message::Body};
 
 pub(crate) use self::{
@@ -54,7 +59,7 @@ pub(crate) use self::{
 pub use self::{
     config::{Ages, AgesError, Protocols, ReplicaConfig},
     event::{Event, LocalChange, SessionState},
-    refusal::{Refusal, known_reason},
+    refusal::SyncRefusal,
     wire::Stamp,
 };
 use self::{
@@ -64,11 +69,6 @@ use self::{
     own::OwnRecord,
     session::Session,
     wants::Wants,
-};
-use crate::{
-    catalog::{Catalog, Record},
-    name::{GatewayId, ZoneName},
-    signing::Verifier,
 };
 
 /// One gateway's part in zone sync.
@@ -91,9 +91,9 @@ pub struct Replica {
     speaks: Protocols,
     verifier: Arc<dyn Verifier>,
     wants: Wants,
-    /// When who last had something to say about whose refused records.
+    /// Time of each gateway's last word about another's refused records.
     noticed: BTreeMap<(GatewayId, GatewayId), Instant>,
-    /// Whether it was said that the own key cannot sign: once is enough.
+    /// Tells whether it was said that the own key cannot sign: once is enough.
     told_unsigned: bool,
 }
 
@@ -144,6 +144,7 @@ impl Replica {
                 self.own.set_trust(edition);
                 self.forget_unproven(now);
             }
+            LocalChange::TrustEnded(ended) => self.own.set_trust_ended(ended),
             LocalChange::Incarnation(incarnation) => self.own.set_incarnation(incarnation),
         }
         self.pending.extend(self.sessions.keys().cloned());
@@ -157,7 +158,7 @@ impl Replica {
             .cloned()
             .collect();
         for peer in strangers {
-            let refusal = Refusal::UnknownZone(peer.zone.to_string());
+            let refusal = SyncRefusal::UnknownZone(peer.zone.to_string());
             self.handle_broken(now, &peer, refusal);
         }
         for origin in self.held.keep_zones(&zones) {
@@ -182,15 +183,15 @@ impl Replica {
     pub fn handle_connected(&mut self, now: Instant, peer: GatewayId) {
         self.sessions.remove(&peer);
         let refusal = if peer.zone == self.own.origin().zone {
-            Some(Refusal::OwnZone)
+            Some(SyncRefusal::OwnZone)
         } else if self
             .zones
             .as_ref()
             .is_some_and(|zones| !zones.contains(&peer.zone))
         {
-            Some(Refusal::UnknownZone(peer.zone.to_string()))
+            Some(SyncRefusal::UnknownZone(peer.zone.to_string()))
         } else if self.sessions.len() >= MAX_PEERS {
-            Some(Refusal::TooManyPeers)
+            Some(SyncRefusal::TooManyPeers)
         } else {
             None
         };
@@ -210,7 +211,7 @@ impl Replica {
     }
 
     /// The peer broke a rule that the caller watches over, or one of ours: it is told, and its session ends.
-    pub fn handle_broken(&mut self, now: Instant, peer: &GatewayId, refusal: Refusal) {
+    pub fn handle_broken(&mut self, now: Instant, peer: &GatewayId, refusal: SyncRefusal) {
         self.handle_disconnected(now, peer);
         let farewell = Refused {
             reason: refusal.reason().to_owned(),
@@ -261,7 +262,7 @@ impl Replica {
         }
         self.prove_beats(now);
         for peer in silent {
-            self.handle_broken(now, &peer, Refusal::Silent);
+            self.handle_broken(now, &peer, SyncRefusal::Silent);
         }
         if let Some((peer, stamp)) = ahead {
             self.ask_for_incarnation(now, &peer, stamp);
@@ -295,7 +296,7 @@ impl Replica {
         });
     }
 
-    /// When `handle_timeout` is due: never too late, but perhaps too early.
+    /// Time at which `handle_timeout` is due: never too late, but perhaps too early.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let pending = self.pending.iter().filter_map(|peer| self.sessions.get(peer));
@@ -347,7 +348,7 @@ impl Replica {
         self.events.pop_front()
     }
 
-    /// What every other gateway exports.
+    /// Catalog of what every other gateway exports.
     #[must_use]
     pub fn catalog(&self) -> &Arc<Catalog> {
         self.held.catalog()
@@ -359,7 +360,7 @@ impl Replica {
         self.own.record()
     }
 
-    /// When `origin` last gave a sign of life, itself or through a relay; `None` if it did not since the start.
+    /// Time at which `origin` last gave a sign of life, itself or through a relay; `None` if it did not since the start.
     #[must_use]
     pub fn heard(&self, origin: &GatewayId) -> Option<Instant> {
         self.held.heard_at(origin)

@@ -6,6 +6,11 @@ use std::{
     time::Instant,
 };
 
+use causeway_federation::{
+    catalog::{Change, Export, ExportKey, Exports, Record, key_message},
+    edition::{Edition, Fingerprint},
+    name::GatewayId,
+};
 use causeway_proto::sync as proto;
 use prost::Message as _;
 
@@ -16,25 +21,19 @@ use super::{
     parts::Parts,
     wire::{self, Stamp},
 };
-use crate::{
-    catalog::{Change, Export, ExportKey, Exports, Record, key_message},
-    name::GatewayId,
-    topology::Fingerprint,
-    trust::Edition,
-};
 
-/// What one version changed, with every value as it was at that version.
+/// Change of one version, with every value as it was at that version.
 #[derive(Debug)]
 struct Step {
     changes: Vec<Change>,
     head: Head,
 }
 
-/// What this gateway tells the others.
+/// Record that this gateway tells the others.
 #[derive(Debug)]
-pub struct OwnRecord {
+pub(super) struct OwnRecord {
     record: Arc<Record>,
-    /// Whether the exports were ever set: before that there is nothing to tell, and an empty record would be a lie.
+    /// Tells whether the exports were ever set: before that there is nothing to tell, and an empty record would be a lie.
     announced: bool,
     /// One step for each of the latest versions, the newest last.
     history: VecDeque<Step>,
@@ -46,7 +45,7 @@ pub struct OwnRecord {
 }
 
 impl OwnRecord {
-    pub fn new(origin: GatewayId, incarnation: u64, keys: OwnKeys) -> Self {
+    pub(super) fn new(origin: GatewayId, incarnation: u64, keys: OwnKeys) -> Self {
         Self {
             record: Arc::new(Record {
                 origin,
@@ -57,6 +56,7 @@ impl OwnRecord {
                 topology: Fingerprint::default(),
                 topology_generation: 0,
                 trust: Edition::default(),
+                trust_ended: 0,
                 signed: None,
             }),
             announced: false,
@@ -67,26 +67,26 @@ impl OwnRecord {
         }
     }
 
-    pub fn record(&self) -> &Arc<Record> {
+    pub(super) fn record(&self) -> &Arc<Record> {
         &self.record
     }
 
-    pub fn origin(&self) -> &GatewayId {
+    pub(super) fn origin(&self) -> &GatewayId {
         &self.record.origin
     }
 
     /// The newest version, once there is something to tell.
-    pub fn stamp(&self) -> Option<Stamp> {
+    pub(super) fn stamp(&self) -> Option<Stamp> {
         self.announced.then_some(self.newest())
     }
 
     /// The newest version, told or not.
-    pub fn newest(&self) -> Stamp {
+    pub(super) fn newest(&self) -> Stamp {
         Stamp::of(&self.record)
     }
 
     /// Takes the exports as they are now; answers how many were left out because no peer would accept them.
-    pub fn set_exports(&mut self, exports: Vec<Export>) -> usize {
+    pub(super) fn set_exports(&mut self, exports: Vec<Export>) -> usize {
         let given = exports.len();
         let kept = within_limits(exports, &self.keys);
         let left_out = given - kept.len();
@@ -115,28 +115,35 @@ impl OwnRecord {
         left_out
     }
 
-    pub fn set_draining(&mut self, draining: bool) {
+    pub(super) fn set_draining(&mut self, draining: bool) {
         if self.record.draining != draining {
             Arc::make_mut(&mut self.record).draining = draining;
             self.step(Vec::new());
         }
     }
 
-    pub fn set_topology(&mut self, topology: Fingerprint) {
+    pub(super) fn set_topology(&mut self, topology: Fingerprint) {
         if self.record.topology != topology {
             Arc::make_mut(&mut self.record).topology = topology;
             self.step(Vec::new());
         }
     }
 
-    pub fn set_topology_generation(&mut self, generation: u64) {
+    pub(super) fn set_topology_generation(&mut self, generation: u64) {
         if self.record.topology_generation != generation {
             Arc::make_mut(&mut self.record).topology_generation = generation;
             self.step(Vec::new());
         }
     }
 
-    pub fn set_trust(&mut self, trust: Edition) {
+    pub(super) fn set_trust_ended(&mut self, ended: u64) {
+        if self.record.trust_ended != ended {
+            Arc::make_mut(&mut self.record).trust_ended = ended;
+            self.step(Vec::new());
+        }
+    }
+
+    pub(super) fn set_trust(&mut self, trust: Edition) {
         if self.record.trust != trust {
             Arc::make_mut(&mut self.record).trust = trust;
             self.step(Vec::new());
@@ -144,7 +151,7 @@ impl OwnRecord {
     }
 
     /// Begins a new incarnation with the same content. Lower ones than the present are ignored.
-    pub fn set_incarnation(&mut self, incarnation: u64) {
+    pub(super) fn set_incarnation(&mut self, incarnation: u64) {
         if incarnation > self.record.incarnation {
             let record = Arc::make_mut(&mut self.record);
             record.incarnation = incarnation;
@@ -157,7 +164,7 @@ impl OwnRecord {
     }
 
     /// Looks whether the certificate was renewed: then a new version tells everyone of the new one.
-    pub fn renew(&mut self) -> bool {
+    pub(super) fn renew(&mut self) -> bool {
         let renewed = self.keys.renewed();
         if renewed {
             self.credential_since = self.record.version + 1;
@@ -194,12 +201,13 @@ impl OwnRecord {
             topology: record.topology,
             topology_generation: record.topology_generation,
             trust: record.trust,
+            trust_ended: record.trust_ended,
         }
     }
 
     /// A delta from `known` towards the newest version, as far as one message carries, and the version that it leads to;
     /// `None` when the history does not reach back that far.
-    pub fn delta(&mut self, known: Stamp, protocol: u32) -> Option<(Stamp, proto::Delta)> {
+    pub(super) fn delta(&mut self, known: Stamp, protocol: u32) -> Option<(Stamp, proto::Delta)> {
         if known.incarnation != self.record.incarnation || known.version == 0 {
             return None;
         }
@@ -257,7 +265,7 @@ impl OwnRecord {
         (last, merged)
     }
 
-    /// What one change takes in a delta, in bytes.
+    /// Bytes that one change takes in a delta.
     fn change_bytes(&self, ((service, tags), now): &Change) -> usize {
         wire::element_bytes(match now {
             Some(export) => self.keys.encode(export).len(),
@@ -266,7 +274,7 @@ impl OwnRecord {
     }
 
     /// The whole record for a peer that speaks `protocol`.
-    pub fn parts(&mut self, protocol: u32) -> Parts {
+    pub(super) fn parts(&mut self, protocol: u32) -> Parts {
         if protocol < 2 {
             return Parts::flat(self.record.clone());
         }
@@ -276,19 +284,19 @@ impl OwnRecord {
     }
 
     /// The present beat; `None` while there is nothing to tell.
-    pub fn beat(&mut self, now: Instant) -> Option<proto::Beat> {
+    pub(super) fn beat(&mut self, now: Instant) -> Option<proto::Beat> {
         let stamp = self.stamp()?;
         let digest = Arc::make_mut(&mut self.record).exports.digest();
         Some(self.keys.beat(now, &self.record.origin, stamp, digest))
     }
 
-    /// Why the own key cannot sign, once for every such time.
-    pub fn take_failure(&mut self) -> Option<String> {
+    /// Reason why the own key cannot sign, once for every such time.
+    pub(super) fn take_failure(&mut self) -> Option<String> {
         self.keys.take_failure()
     }
 }
 
-/// What peers would accept, up to the limits of a record; of two exports with the same key, the later.
+/// Keeps what peers would accept, up to the limits of a record; of two exports with the same key, the later.
 fn within_limits(exports: Vec<Export>, keys: &OwnKeys) -> Exports {
     let kept: Exports = exports
         .into_iter()

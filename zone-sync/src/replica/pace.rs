@@ -4,16 +4,16 @@
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub(super) struct Pace {
     interval: Duration,
-    /// How far the next turn may lie ahead of the clock.
+    /// Time that the next turn may lie ahead of the clock.
     tolerance: Duration,
     next: Instant,
 }
 
 impl Pace {
     /// One turn in `interval`, and `burst` at once after a pause.
-    pub fn new(now: Instant, interval: Duration, burst: u32) -> Self {
+    pub(super) fn new(now: Instant, interval: Duration, burst: u32) -> Self {
         Self {
             interval,
             tolerance: interval * burst.saturating_sub(1),
@@ -21,14 +21,14 @@ impl Pace {
         }
     }
 
-    /// When the next turn may be taken, if that is not now.
-    pub fn wait(&self, now: Instant) -> Option<Instant> {
+    /// Time at which the next turn may be taken, if that is not now.
+    pub(super) fn wait(&self, now: Instant) -> Option<Instant> {
         let free = self.next.checked_sub(self.tolerance)?;
         Some(free).filter(|free| now < *free)
     }
 
     /// Takes a turn; answers whether it was time for it.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub(super) fn take(&mut self, now: Instant) -> bool {
         if self.wait(now).is_some() {
             return false;
         }

@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
+use causeway_federation::{catalog::Record, signing::Signed};
 use causeway_proto::sync as proto;
 
 use super::{head, limits::MAX_PART_BYTES, wire};
-use crate::{catalog::Record, signing::Signed};
 
 #[derive(Debug)]
-pub struct Parts {
+pub(super) struct Parts {
     record: Arc<Record>,
-    /// How many exports are in each part; never empty.
+    /// Number of exports in each part; never empty.
     sizes: Vec<usize>,
     next: usize,
     /// Exports that went out in earlier parts.
     sent: usize,
-    /// What a part is before its exports are in it.
+    /// Form of a part before its exports are in it.
     first: proto::Snapshot,
     others: proto::Snapshot,
 }
 
 impl Parts {
     /// For protocol 1: everything is in fields of its own, and nothing is signed.
-    pub fn flat(record: Arc<Record>) -> Self {
+    pub(super) fn flat(record: Arc<Record>) -> Self {
         let part = proto::Snapshot {
             origin: Some(wire::origin_message(&record.origin)),
             draining: record.draining,
@@ -33,12 +33,12 @@ impl Parts {
     }
 
     /// With what the own key signed; the receiver knows whose it is by who speaks.
-    pub fn signed(record: Arc<Record>, signed: &Signed) -> Self {
+    pub(super) fn signed(record: Arc<Record>, signed: &Signed) -> Self {
         Self::with_head(record, signed, proto::Snapshot::default())
     }
 
     /// With what its origin signed.
-    pub fn relayed(record: Arc<Record>, signed: &Signed, outdated: bool) -> Self {
+    pub(super) fn relayed(record: Arc<Record>, signed: &Signed, outdated: bool) -> Self {
         let part = proto::Snapshot {
             origin: Some(wire::origin_message(&record.origin)),
             outdated,
@@ -79,11 +79,11 @@ impl Parts {
         }
     }
 
-    pub fn record(&self) -> &Arc<Record> {
+    pub(super) fn record(&self) -> &Arc<Record> {
         &self.record
     }
 
-    pub fn next_part(&mut self) -> Option<proto::Snapshot> {
+    pub(super) fn next_part(&mut self) -> Option<proto::Snapshot> {
         let size = *self.sizes.get(self.next)?;
         let empty = if self.next == 0 { &self.first } else { &self.others };
         let part = proto::Snapshot {

@@ -1,17 +1,18 @@
-//! Why a session was ended: each reason has one word, which travels, is counted and is logged.
+//! Reasons why a session was ended: each reason has one word, which travels, is counted and is logged.
+
+use causeway_federation::{
+    name::{MAX_TAGS, NameError},
+    signing::Unproven,
+};
 
 use super::limits::{
     MAX_EXPORT_BYTES, MAX_EXPORTS, MAX_KNOWN, MAX_MESSAGE_BYTES, MAX_PARTS, MAX_PEERS, MAX_RECORD_BYTES,
     MAX_TAG_KEY_BYTES, MAX_TAG_VALUE_BYTES, OLDEST_PROTOCOL, PROTOCOL, RECEIVE_INTERVAL, SILENCE,
 };
-use crate::{
-    name::{MAX_TAGS, NameError},
-    signing::Unproven,
-};
 
-/// What a peer did that ends its session.
+/// Misdeed of a peer that ends its session.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum SyncRefusal {
     #[error("protocol {0} is not spoken here, only {OLDEST_PROTOCOL} to {PROTOCOL}")]
     UnknownProtocol(u32),
     #[error("the first message of a session must be a hello")]
@@ -54,7 +55,7 @@ pub enum Refusal {
     Silent,
 }
 
-impl Refusal {
+impl SyncRefusal {
     /// One fixed word for the wire, counters and logs.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -82,7 +83,7 @@ impl Refusal {
     }
 }
 
-/// Every word of [`Refusal::reason`].
+/// Every word of [`SyncRefusal::reason`].
 const REASONS: [&str; 19] = [
     "unknown_protocol",
     "hello_expected",
@@ -108,7 +109,7 @@ const REASONS: [&str; 19] = [
 /// The word that a peer sent, or `other` for one that this program does not know: what a peer writes never becomes a
 /// new label in a metric.
 #[must_use]
-pub fn known_reason(word: &str) -> &'static str {
+pub(crate) fn known_reason(word: &str) -> &'static str {
     REASONS
         .into_iter()
         .find(|known| *known == word)
@@ -121,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_word_of_the_peer_never_becomes_a_label() {
-        assert_eq!(known_reason(Refusal::BadTags.reason()), "bad_tags");
+        assert_eq!(known_reason(SyncRefusal::BadTags.reason()), "bad_tags");
         assert_eq!(known_reason("anything else"), "other");
     }
 }

@@ -5,19 +5,20 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
+use causeway_federation::{
+    name::{GatewayId, ZoneName},
+    signing::Unproven,
+};
 use causeway_proto::sync as proto;
 
 use super::{
     Event, Replica, bounded,
+    data::Advertisement,
     limits::{MAX_PEERS, MAX_WANTED_ZONES, NOTICE_INTERVAL},
     messages::read_all_known,
-    refusal::{Refusal, known_reason},
-    told::Told,
+    refusal::{SyncRefusal, known_reason},
+    told::SendState,
     wire::{self, Stamp},
-};
-use crate::{
-    name::{GatewayId, ZoneName},
-    signing::Unproven,
 };
 
 impl Replica {
@@ -70,13 +71,13 @@ impl Replica {
         now: Instant,
         peer: &GatewayId,
         want: proto::Want,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), SyncRefusal> {
         if want.zones.len() > MAX_WANTED_ZONES {
-            return Err(Refusal::TooManyOrigins);
+            return Err(SyncRefusal::TooManyOrigins);
         }
         let mut wanted = BTreeSet::new();
         for zone in &want.zones {
-            let zone = ZoneName::new(zone).map_err(Refusal::BadName)?;
+            let zone = ZoneName::new(zone).map_err(SyncRefusal::BadName)?;
             // Nobody needs to be told of itself, and the own zone's other gateways speak for themselves.
             if zone != peer.zone && zone != self.own.origin().zone {
                 wanted.insert(zone);
@@ -94,7 +95,7 @@ impl Replica {
         session.wanted = wanted;
         for origin in &origins {
             let told = session.relayed.entry(origin.clone());
-            told.or_insert_with(|| Told::new(now));
+            told.or_insert_with(|| SendState::new(now));
             let holds = known.iter().find(|(of, ..)| of == origin);
             let holds = holds.map_or(Stamp::NONE, |(_, stamp, _)| *stamp);
             session.acknowledged(origin, holds, &self.held);
@@ -128,7 +129,7 @@ impl Replica {
         for (peer, session) in &mut self.sessions {
             if wants(peer, &session.wanted) {
                 let told = session.relayed.entry(origin.clone());
-                told.or_insert_with(|| Told::new(now));
+                told.or_insert_with(|| SendState::new(now));
                 session.due.insert(origin.clone());
                 self.pending.insert(peer.clone());
             }
@@ -152,7 +153,7 @@ impl Replica {
     pub(super) fn blame_origin(&mut self, now: Instant, origin: &GatewayId, why: Unproven) {
         if self.sessions.contains_key(origin) && !matches!(why, Unproven::Credential(_) | Unproven::Unsigned)
         {
-            self.handle_broken(now, origin, Refusal::BadSignature(why));
+            self.handle_broken(now, origin, SyncRefusal::BadSignature(why));
         }
     }
 
@@ -160,12 +161,15 @@ impl Replica {
     /// back towards the origin, whose operator has to know.
     pub(super) fn refuse_relayed(
         &mut self,
-        now: Instant,
-        peer: &GatewayId,
-        origin: &GatewayId,
-        stamp: Stamp,
-        refusal: Refusal,
-    ) -> Result<(), Refusal> {
+        advertisement: Advertisement<'_>,
+        refusal: SyncRefusal,
+    ) -> Result<(), SyncRefusal> {
+        let Advertisement {
+            now,
+            peer,
+            origin,
+            stamp,
+        } = advertisement;
         let Some(session) = self.sessions.get_mut(peer) else {
             return Ok(());
         };
@@ -196,7 +200,7 @@ impl Replica {
         now: Instant,
         peer: &GatewayId,
         notice: proto::Refused,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), SyncRefusal> {
         let origin = wire::read_origin(notice.origin.clone())?;
         let by = wire::read_origin(notice.refused_by.clone())?;
         let stamp = Stamp::new(notice.incarnation, notice.version)?;
@@ -240,7 +244,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Whether it is time for another word of `by` about `origin`'s records.
+    /// Tells whether it is time for another word of `by` about `origin`'s records.
     fn may_notice(&mut self, now: Instant, origin: &GatewayId, by: &GatewayId) -> bool {
         self.noticed.retain(|_, at| now < *at + NOTICE_INTERVAL);
         let key = (origin.clone(), by.clone());
@@ -256,8 +260,8 @@ impl Replica {
         if !self.held.claim(origin, incarnation) {
             return;
         }
-        if self.sessions.contains_key(origin) {
-            self.acknowledge(now, origin, origin, super::session::Acknowledge::Held);
+        if let Some(session) = self.sessions.get_mut(origin) {
+            session.hears_of(now, origin).acknowledge = super::session::Acknowledge::Held;
             self.pending.insert(origin.clone());
             return;
         }

@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use causeway_federation::name::{GatewayId, ZoneName};
 use causeway_proto::sync::{self as proto, Ack, Heartbeat, Hello, sync_message::Body};
 
 use super::{
@@ -18,14 +19,13 @@ use super::{
     own::OwnRecord,
     pace::Pace,
     parts::Parts,
-    told::Told,
+    told::SendState,
     wire::{self, Stamp},
 };
-use crate::name::{GatewayId, ZoneName};
 
-/// What is to be acknowledged.
+/// Acknowledgement that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Acknowledge {
+pub(super) enum Acknowledge {
     Nothing,
     /// The version that is held.
     Held,
@@ -33,9 +33,9 @@ pub enum Acknowledge {
     None,
 }
 
-/// What the peer told of one origin.
+/// Newest word of the peer on one origin.
 #[derive(Debug)]
-pub struct Heard {
+pub(super) struct Heard {
     /// The newest version that the peer told of in this session.
     pub advertised: Option<Stamp>,
     pub acknowledge: Acknowledge,
@@ -43,19 +43,19 @@ pub struct Heard {
 }
 
 #[derive(Debug)]
-pub struct Session {
+pub(super) struct Session {
     peer: GatewayId,
     pub connected: Instant,
     pub heard: Instant,
-    /// What both sides speak; `None` until the peer's hello has come.
+    /// Protocol that both sides speak; `None` until the peer's hello has come.
     pub protocol: Option<u32>,
-    /// Whether the peer knows a newer protocol than this program, and so may say what is not known here.
+    /// Tells whether the peer knows a newer protocol than this program, and so may say what is not known here.
     pub is_newer: bool,
     /// The own record.
-    pub own: Told,
-    /// What the peer wants of other zones.
+    pub own: SendState,
+    /// Other zones of which the peer wants the records.
     pub wanted: BTreeSet<ZoneName>,
-    pub relayed: BTreeMap<GatewayId, Told>,
+    pub relayed: BTreeMap<GatewayId, SendState>,
     /// Origins of `relayed` that may have something new for the peer.
     pub due: BTreeSet<GatewayId>,
     pub heard_of: BTreeMap<GatewayId, Heard>,
@@ -75,7 +75,7 @@ pub struct Session {
     hello_sent: bool,
     notices: VecDeque<proto::Refused>,
     parts: Option<Parts>,
-    /// When something that came too early for its pace is sent.
+    /// Time at which something that came too early for its pace is sent.
     paced_until: Option<Instant>,
     heartbeat_due: bool,
     next_heartbeat: Instant,
@@ -84,13 +84,13 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(now: Instant, peer: GatewayId) -> Self {
+    pub(super) fn new(now: Instant, peer: GatewayId) -> Self {
         Self {
             connected: now,
             heard: now,
             protocol: None,
             is_newer: false,
-            own: Told::new(now),
+            own: SendState::new(now),
             wanted: BTreeSet::new(),
             relayed: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -116,12 +116,12 @@ impl Session {
         }
     }
 
-    pub fn is_signed(&self) -> bool {
+    pub(super) fn is_signed(&self) -> bool {
         self.protocol.is_some_and(|protocol| protocol >= 2)
     }
 
-    /// What the peer told of `origin`, to be brought up to date.
-    pub fn hears_of(&mut self, now: Instant, origin: &GatewayId) -> &mut Heard {
+    /// Word of the peer on `origin`, to be brought up to date.
+    pub(super) fn hears_of(&mut self, now: Instant, origin: &GatewayId) -> &mut Heard {
         self.heard_of.entry(origin.clone()).or_insert_with(|| Heard {
             advertised: None,
             acknowledge: Acknowledge::Nothing,
@@ -129,12 +129,12 @@ impl Session {
         })
     }
 
-    pub fn advertised(&self, origin: &GatewayId) -> Option<Stamp> {
+    pub(super) fn advertised(&self, origin: &GatewayId) -> Option<Stamp> {
         self.heard_of.get(origin).and_then(|heard| heard.advertised)
     }
 
     /// The next message for this peer, the most urgent first.
-    pub fn next_message(
+    pub(super) fn next_message(
         &mut self,
         now: Instant,
         speaks: Protocols,
@@ -224,7 +224,7 @@ impl Session {
         part.map(Body::Snapshot)
     }
 
-    /// What is new of the records that the peer wants.
+    /// News of the records that the peer wants.
     fn next_relayed(&mut self, now: Instant, held: &Held) -> Option<Body> {
         let mut later = Vec::new();
         let mut found = None;
@@ -315,13 +315,13 @@ impl Session {
     }
 
     /// Takes the peer's word for what it holds of the own record.
-    pub fn acknowledged_own(&mut self, own: &OwnRecord, stamp: Stamp) {
+    pub(super) fn acknowledged_own(&mut self, own: &OwnRecord, stamp: Stamp) {
         let going = self.is_sending(own.origin());
         self.own.acknowledged(stamp, going, None);
     }
 
     /// Takes the peer's word for what it holds of another origin's record.
-    pub fn acknowledged(&mut self, origin: &GatewayId, stamp: Stamp, held: &Held) {
+    pub(super) fn acknowledged(&mut self, origin: &GatewayId, stamp: Stamp, held: &Held) {
         let going = self.is_sending(origin);
         if let Some(told) = self.relayed.get_mut(origin) {
             told.acknowledged(stamp, going, held.record(origin));
@@ -336,33 +336,33 @@ impl Session {
     }
 
     /// Asks for `zones`, in the words of `want`.
-    pub fn ask(&mut self, now: Instant, want: proto::Want, zones: BTreeSet<ZoneName>) {
+    pub(super) fn ask(&mut self, now: Instant, want: proto::Want, zones: BTreeSet<ZoneName>) {
         self.asking = zones;
         self.want = Some(want);
         self.want_again = now + WANT_AGAIN;
     }
 
     /// Forgets what was told and heard of zones that are not among `zones`.
-    pub fn forget_zones(&mut self, zones: &BTreeSet<ZoneName>) {
+    pub(super) fn forget_zones(&mut self, zones: &BTreeSet<ZoneName>) {
         self.wanted.retain(|zone| zones.contains(zone));
         self.relayed.retain(|origin, _| zones.contains(&origin.zone));
         self.heard_of.retain(|origin, _| zones.contains(&origin.zone));
     }
 
-    /// Whether what is wanted is to be said again.
-    pub fn asks_again(&self, now: Instant) -> bool {
+    /// Tells whether what is wanted is to be said again.
+    pub(super) fn asks_again(&self, now: Instant) -> bool {
         !self.asking.is_empty() && now >= self.want_again
     }
 
     /// Says something of a refused record. What finds no room is lost: it is said again when the record comes again.
-    pub fn notify(&mut self, notice: proto::Refused) {
+    pub(super) fn notify(&mut self, notice: proto::Refused) {
         if self.is_signed() && self.notices.len() < MAX_NOTICES {
             self.notices.push_back(notice);
         }
     }
 
     /// Makes due what has come due; answers whether there is something to send.
-    pub fn tick(&mut self, now: Instant) -> bool {
+    pub(super) fn tick(&mut self, now: Instant) -> bool {
         let mut due = false;
         if now >= self.next_heartbeat {
             // Armed anew in any case, so that a blocked session does not keep the timer in the past.
@@ -382,15 +382,15 @@ impl Session {
         due
     }
 
-    pub fn has_beats_due(&self) -> bool {
+    pub(super) fn has_beats_due(&self) -> bool {
         self.beats_due
     }
 
-    pub fn is_silent(&self, now: Instant) -> bool {
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
         now >= self.heard + SILENCE
     }
 
-    pub fn next_timeout(&self) -> Instant {
+    pub(super) fn next_timeout(&self) -> Instant {
         let beats = Some(self.next_beats).filter(|_| !self.relayed.is_empty());
         let again = Some(self.want_again).filter(|_| !self.asking.is_empty());
         let times = [self.paced_until, beats, again].into_iter().flatten();

@@ -1,16 +1,16 @@
-//! What a replica makes of single messages, lying peers above all.
+//! Tests of what a replica makes of single messages, lying peers above all.
 
+use causeway_federation::{
+    catalog::{Export, Exports, encode, key_message},
+    name::{GatewayName, MAX_TAGS, ServiceName, Tags},
+    signing::keyed::KeyedVerifier,
+};
 use causeway_proto::sync as proto;
 use prost::Message as _;
 
 use super::{
     limits::{MAX_KNOWN, MAX_MESSAGE_BYTES, MAX_PARTS},
     *,
-};
-use crate::{
-    catalog::{Export, Exports, encode, key_message},
-    name::{GatewayName, MAX_TAGS, ServiceName, Tags},
-    signing::keyed::KeyedVerifier,
 };
 
 fn gateway(zone: &str) -> GatewayId {
@@ -103,7 +103,7 @@ impl East {
         self.replica.handle_message(self.now, &gateway("west"), message);
     }
 
-    /// What `west` is sent.
+    /// Messages that `west` is sent.
     fn answers(&mut self) -> Vec<Body> {
         let sent = std::iter::from_fn(|| self.replica.poll_transmit(self.now));
         sent.filter(|(peer, _)| *peer == gateway("west"))
@@ -452,7 +452,7 @@ fn a_lying_peer_cannot_use_up_the_incarnations() {
 fn a_gateway_that_is_told_that_it_used_a_version_twice_begins_a_new_incarnation() {
     let mut east = East::new();
     east.hear(Body::Refused(proto::Refused {
-        reason: Refusal::VersionReused.reason().into(),
+        reason: SyncRefusal::VersionReused.reason().into(),
         ..proto::Refused::default()
     }));
     let asked = std::iter::from_fn(|| east.replica.poll_event()).find_map(|event| match event {

@@ -1,7 +1,8 @@
-//! What one peer has been told of one origin's record, what is on its way there, and what comes next.
+//! The account of what one peer has been told of one origin's record, what is on its way there, and what comes next.
 
 use std::{sync::Arc, time::Instant};
 
+use causeway_federation::catalog::{Record, encode, key_message};
 use causeway_proto::sync as proto;
 use prost::Message as _;
 
@@ -11,20 +12,19 @@ use super::{
     pace::Pace,
     wire::{self, Stamp},
 };
-use crate::catalog::{Record, encode, key_message};
 
 #[derive(Debug)]
-pub struct Told {
+pub(super) struct SendState {
     /// The newest version that the peer holds whole, by its own account.
     pub peer_holds: Stamp,
-    /// What was sent and is not acknowledged. Further changes wait for the acknowledgement, and so gather into one delta.
+    /// Version that was sent and is not acknowledged. Further changes wait for the acknowledgement, and so gather into one delta.
     in_flight: Option<Stamp>,
     /// The record at the version that is in flight, and at the one that the peer holds: a relay makes its deltas of two
     /// records, as it has no history.
     sent: Option<Arc<Record>>,
     base: Option<Arc<Record>>,
     pace: Pace,
-    /// When which version was last sent whole.
+    /// Version that was last sent whole, and the time of that.
     whole: Option<(Stamp, Instant)>,
     /// A version that the peer refused; it is not sent again.
     pub refused: Stamp,
@@ -32,8 +32,8 @@ pub struct Told {
     pub beat: BeatMark,
 }
 
-impl Told {
-    pub fn new(now: Instant) -> Self {
+impl SendState {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             peer_holds: Stamp::NONE,
             in_flight: None,
@@ -46,36 +46,36 @@ impl Told {
         }
     }
 
-    /// Whether something is to be sent to a peer, `newest` being the newest version there is.
-    pub fn lacks(&self, newest: Stamp) -> bool {
+    /// Tells whether something is to be sent to a peer, `newest` being the newest version there is.
+    pub(super) fn lacks(&self, newest: Stamp) -> bool {
         self.in_flight.is_none() && self.peer_holds < newest && self.refused != newest
     }
 
-    /// When the pace allows another version, if that is not now.
-    pub fn wait(&self, now: Instant) -> Option<Instant> {
+    /// Time at which the pace allows another version, if that is not now.
+    pub(super) fn wait(&self, now: Instant) -> Option<Instant> {
         self.pace.wait(now)
     }
 
-    /// When this version may be sent whole, if that is not now.
-    pub fn whole_again_at(&self, now: Instant, stamp: Stamp) -> Option<Instant> {
+    /// Time at which this version may be sent whole, if that is not now.
+    pub(super) fn whole_again_at(&self, now: Instant, stamp: Stamp) -> Option<Instant> {
         let (_, at) = self.whole.filter(|(sent, _)| *sent == stamp)?;
         Some(at + SNAPSHOT_AGAIN).filter(|at| now < *at)
     }
 
-    pub fn sending(&mut self, now: Instant, stamp: Stamp, record: Option<&Arc<Record>>) {
+    pub(super) fn sending(&mut self, now: Instant, stamp: Stamp, record: Option<&Arc<Record>>) {
         self.pace.take(now);
         self.in_flight = Some(stamp);
         self.sent = record.cloned();
     }
 
-    pub fn sending_whole(&mut self, now: Instant, stamp: Stamp, record: Option<&Arc<Record>>) {
+    pub(super) fn sending_whole(&mut self, now: Instant, stamp: Stamp, record: Option<&Arc<Record>>) {
         self.sending(now, stamp, record);
         self.whole = Some((stamp, now));
     }
 
     /// Takes the peer's word for what it holds. What is in flight and did not arrive is sent again, unless parts of it
     /// are `still_going`. `held` is the newest record there is, for the deltas of a relay.
-    pub fn acknowledged(&mut self, stamp: Stamp, still_going: bool, held: Option<&Arc<Record>>) {
+    pub(super) fn acknowledged(&mut self, stamp: Stamp, still_going: bool, held: Option<&Arc<Record>>) {
         self.peer_holds = stamp;
         if still_going && self.in_flight.is_some_and(|sent| stamp < sent) {
             return;
@@ -87,15 +87,15 @@ impl Told {
     }
 
     /// The peer refused the version `stamp`.
-    pub fn refused(&mut self, stamp: Stamp) {
+    pub(super) fn refused(&mut self, stamp: Stamp) {
         self.refused = stamp;
         if self.in_flight == Some(stamp) {
             self.in_flight = None;
         }
     }
 
-    /// What a relay tells of `record` to a peer that has the one before; `None` when the whole is needed.
-    pub fn relayed_delta(&self, record: &Arc<Record>) -> Option<proto::Delta> {
+    /// Delta that a relay tells of `record` to a peer that has the one before; `None` when the whole is needed.
+    pub(super) fn relayed_delta(&self, record: &Arc<Record>) -> Option<proto::Delta> {
         let base = self.base.as_ref()?;
         let fits = Stamp::of(base) == self.peer_holds && base.incarnation == record.incarnation;
         let known = base.signed.as_ref().filter(|_| fits)?;

@@ -1,4 +1,4 @@
-//! Which peers are asked to pass on the records of zones that this gateway has no session with.
+//! Peers that are asked to pass on the records of zones that this gateway has no session with.
 //!
 //! Each such zone is asked for at up to [`WANT_PEERS`] peers. Whoever passes on no sign of life for a while is replaced
 //! by the next, so that in the end everybody who may know is asked. The order is a zone's own (rendezvous hashing), so
@@ -10,14 +10,15 @@ use std::{
     time::Instant,
 };
 
+use causeway_federation::name::{GatewayId, ZoneName};
+
 use super::limits::{MAX_WANTED_ZONES, WANT_AFTER, WANT_PATIENCE, WANT_PEERS};
-use crate::name::{GatewayId, ZoneName};
 
 /// A peer that was asked for a zone.
 #[derive(Debug)]
 struct Asked {
     peer: GatewayId,
-    /// When it last passed on a sign of life of the zone, or was asked.
+    /// Time at which it last passed on a sign of life of the zone, or was asked.
     served: Instant,
 }
 
@@ -26,21 +27,21 @@ struct Asked {
 struct Missing {
     since: Instant,
     asked: Vec<Asked>,
-    /// Whether it is still too early to ask.
+    /// Tells whether it is still too early to ask.
     early: bool,
-    /// How many peers were asked or passed over so far: where in the zone's order to go on.
+    /// Number of peers that were asked or passed over so far: where in the zone's order to go on.
     turn: usize,
 }
 
 #[derive(Debug, Default)]
-pub struct Wants {
+pub(super) struct Wants {
     missing: BTreeMap<ZoneName, Missing>,
 }
 
 impl Wants {
     /// Brings up to date what is wanted: `zones` are those of the topology without the own, `direct` those with a
     /// session, `peers` those that could be asked.
-    pub fn update(
+    pub(super) fn update(
         &mut self,
         now: Instant,
         zones: &BTreeSet<ZoneName>,
@@ -64,7 +65,7 @@ impl Wants {
     }
 
     /// A sign of life of `zone` came through `peer`.
-    pub fn served(&mut self, now: Instant, zone: &ZoneName, peer: &GatewayId) {
+    pub(super) fn served(&mut self, now: Instant, zone: &ZoneName, peer: &GatewayId) {
         let missing = self.missing.get_mut(zone).into_iter();
         for asked in missing.flat_map(|m| m.asked.iter_mut()) {
             if asked.peer == *peer {
@@ -73,15 +74,15 @@ impl Wants {
         }
     }
 
-    /// What `peer` passed on of `zone` cannot be used: somebody else is asked.
-    pub fn failed(&mut self, zone: &ZoneName, peer: &GatewayId) {
+    /// Asks somebody else, since what `peer` passed on of `zone` cannot be used.
+    pub(super) fn failed(&mut self, zone: &ZoneName, peer: &GatewayId) {
         if let Some(missing) = self.missing.get_mut(zone) {
             missing.asked.retain(|asked| asked.peer != *peer);
         }
     }
 
-    /// Who is asked, and for which zones.
-    pub fn asked(&self) -> BTreeMap<GatewayId, BTreeSet<ZoneName>> {
+    /// Peers that are asked, and for which zones.
+    pub(super) fn asked(&self) -> BTreeMap<GatewayId, BTreeSet<ZoneName>> {
         let mut asked: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         for (zone, missing) in &self.missing {
             for one in &missing.asked {
@@ -92,8 +93,8 @@ impl Wants {
         asked
     }
 
-    /// When [`Wants::update`] has something to do without anything having happened.
-    pub fn next_change(&self) -> Option<Instant> {
+    /// Time at which [`Wants::update`] has something to do without anything having happened.
+    pub(super) fn next_change(&self) -> Option<Instant> {
         self.missing.values().filter_map(Missing::next_change).min()
     }
 }

@@ -1,16 +1,16 @@
 //! Between messages and values: everything that a peer says is checked here, once, before the core looks at it.
 
+use causeway_federation::{
+    catalog::{Encoded, Export, ExportKey, Record, encode},
+    edition::Fingerprint,
+    name::{GatewayId, GatewayName, MAX_TAGS, ServiceName, Tags, ZoneName},
+};
 use causeway_proto::sync as proto;
 use prost::Message as _;
 
 use super::{
     limits::{MAX_EXPORT_BYTES, MAX_INCARNATION, MAX_TAG_KEY_BYTES, MAX_TAG_VALUE_BYTES},
-    refusal::Refusal,
-};
-use crate::{
-    catalog::{Encoded, Export, ExportKey, Record, encode},
-    name::{GatewayId, GatewayName, MAX_TAGS, ServiceName, Tags, ZoneName},
-    topology::Fingerprint,
+    refusal::SyncRefusal,
 };
 
 /// Orders the records of one origin: by incarnation, then version.
@@ -22,7 +22,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// What a gateway holds of an origin that it never heard of.
+    /// Version held of an origin that was never heard of.
     pub const NONE: Self = Self {
         incarnation: 0,
         version: 0,
@@ -38,16 +38,18 @@ impl Stamp {
 
     /// # Errors
     /// When no honest gateway could have such an incarnation.
-    pub fn new(incarnation: u64, version: u64) -> Result<Self, Refusal> {
+    pub fn new(incarnation: u64, version: u64) -> Result<Self, SyncRefusal> {
         if incarnation > MAX_INCARNATION || version == u64::MAX {
-            return Err(Refusal::Malformed("an incarnation or version is out of range"));
+            return Err(SyncRefusal::Malformed(
+                "an incarnation or version is out of range",
+            ));
         }
         Ok(Self { incarnation, version })
     }
 
-    /// How many versions whoever holds this one lacks of the newest: all of them, if that is of a later incarnation.
+    /// Number of versions that whoever holds this one lacks of the newest: all of them, if that is of a later incarnation.
     #[must_use]
-    pub fn versions_to(self, newest: Self) -> u64 {
+    pub(crate) fn versions_to(self, newest: Self) -> u64 {
         match self.incarnation == newest.incarnation {
             true => newest.version.saturating_sub(self.version),
             false if self > newest => 0,
@@ -56,22 +58,22 @@ impl Stamp {
     }
 }
 
-pub fn origin_message(origin: &GatewayId) -> proto::Origin {
+pub(crate) fn origin_message(origin: &GatewayId) -> proto::Origin {
     proto::Origin {
         zone: origin.zone.to_string(),
         gateway: origin.gateway.to_string(),
     }
 }
 
-pub fn read_origin(origin: Option<proto::Origin>) -> Result<GatewayId, Refusal> {
-    let origin = origin.ok_or(Refusal::Malformed("the origin is missing"))?;
+pub(crate) fn read_origin(origin: Option<proto::Origin>) -> Result<GatewayId, SyncRefusal> {
+    let origin = origin.ok_or(SyncRefusal::Malformed("the origin is missing"))?;
     Ok(GatewayId::new(
-        ZoneName::new(&origin.zone).map_err(Refusal::BadName)?,
-        GatewayName::new(&origin.gateway).map_err(Refusal::BadName)?,
+        ZoneName::new(&origin.zone).map_err(SyncRefusal::BadName)?,
+        GatewayName::new(&origin.gateway).map_err(SyncRefusal::BadName)?,
     ))
 }
 
-pub fn known_message(origin: &GatewayId, stamp: Stamp) -> proto::Known {
+pub(super) fn known_message(origin: &GatewayId, stamp: Stamp) -> proto::Known {
     proto::Known {
         elsewhere: 0,
         origin: Some(origin_message(origin)),
@@ -80,45 +82,49 @@ pub fn known_message(origin: &GatewayId, stamp: Stamp) -> proto::Known {
     }
 }
 
-pub fn read_known(known: proto::Known) -> Result<(GatewayId, Stamp), Refusal> {
+pub(super) fn read_known(known: proto::Known) -> Result<(GatewayId, Stamp), SyncRefusal> {
     let stamp = Stamp::new(known.incarnation, known.version)?;
     Ok((read_origin(known.origin)?, stamp))
 }
 
-pub fn read_key(key: proto::ExportKey) -> Result<ExportKey, Refusal> {
-    let service = ServiceName::new(&key.service).map_err(Refusal::BadName)?;
+pub(super) fn read_key(key: proto::ExportKey) -> Result<ExportKey, SyncRefusal> {
+    let service = ServiceName::new(&key.service).map_err(SyncRefusal::BadName)?;
     let tags: Tags = key.tags.into_iter().collect();
     check_tags(&tags)?;
     Ok((service, tags))
 }
 
-fn check_tags(tags: &Tags) -> Result<(), Refusal> {
+fn check_tags(tags: &Tags) -> Result<(), SyncRefusal> {
     let fits = |(key, value): (&str, &str)| {
         !key.is_empty() && key.len() <= MAX_TAG_KEY_BYTES && value.len() <= MAX_TAG_VALUE_BYTES
     };
     if tags.len() <= MAX_TAGS && tags.iter().all(fits) {
         Ok(())
     } else {
-        Err(Refusal::BadTags)
+        Err(SyncRefusal::BadTags)
     }
 }
 
-/// What a peer would refuse of an export of our own.
-pub fn check_export(export: &Export) -> Result<(), Refusal> {
+/// Checks for what a peer would refuse of an export of our own.
+pub(super) fn check_export(export: &Export) -> Result<(), SyncRefusal> {
     if export.healthy > export.instances {
-        return Err(Refusal::Malformed("more instances are healthy than there are"));
+        return Err(SyncRefusal::Malformed(
+            "more instances are healthy than there are",
+        ));
     }
     check_tags(&export.tags)
 }
 
 /// An export, and its bytes when they say more than was understood.
-pub fn read_export(bytes: &[u8]) -> Result<Encoded, Refusal> {
+pub(crate) fn read_export(bytes: &[u8]) -> Result<Encoded, SyncRefusal> {
     if bytes.len() > MAX_EXPORT_BYTES {
-        return Err(Refusal::ExportTooLarge);
+        return Err(SyncRefusal::ExportTooLarge);
     }
     let message =
-        proto::Export::decode(bytes).map_err(|_| Refusal::Malformed("an export cannot be decoded"))?;
-    let key = message.key.ok_or(Refusal::Malformed("an export has no key"))?;
+        proto::Export::decode(bytes).map_err(|_| SyncRefusal::Malformed("an export cannot be decoded"))?;
+    let key = message
+        .key
+        .ok_or(SyncRefusal::Malformed("an export has no key"))?;
     let (service, tags) = read_key(key)?;
     let export = Export {
         service,
@@ -133,12 +139,12 @@ pub fn read_export(bytes: &[u8]) -> Result<Encoded, Refusal> {
     Ok((export, foreign))
 }
 
-/// What `length` bytes take as an element of a repeated field, in bytes.
-pub fn element_bytes(length: usize) -> usize {
+/// Size in bytes that `length` bytes take as an element of a repeated field.
+pub(super) fn element_bytes(length: usize) -> usize {
     length + 1 + prost::length_delimiter_len(length)
 }
 
-pub fn fingerprint_message(fingerprint: &Fingerprint) -> Vec<u8> {
+pub(crate) fn fingerprint_message(fingerprint: &Fingerprint) -> Vec<u8> {
     if *fingerprint == Fingerprint::default() {
         Vec::new()
     } else {
@@ -147,7 +153,7 @@ pub fn fingerprint_message(fingerprint: &Fingerprint) -> Vec<u8> {
 }
 
 /// As [`fingerprint_message`], cut to what is compared.
-pub fn short_fingerprint(fingerprint: &Fingerprint) -> Vec<u8> {
+pub(super) fn short_fingerprint(fingerprint: &Fingerprint) -> Vec<u8> {
     match *fingerprint == Fingerprint::default() {
         true => Vec::new(),
         false => fingerprint.compared().to_vec(),
@@ -155,7 +161,7 @@ pub fn short_fingerprint(fingerprint: &Fingerprint) -> Vec<u8> {
 }
 
 /// A fingerprint as protocol 1 and the store have it, whole, or as a statement has it, cut.
-pub fn read_fingerprint(bytes: &[u8]) -> Result<Fingerprint, Refusal> {
+pub(crate) fn read_fingerprint(bytes: &[u8]) -> Result<Fingerprint, SyncRefusal> {
     let mut fingerprint = Fingerprint::default();
     if bytes.is_empty() {
         return Ok(fingerprint);
@@ -163,7 +169,7 @@ pub fn read_fingerprint(bytes: &[u8]) -> Result<Fingerprint, Refusal> {
     match bytes.len() {
         Fingerprint::COMPARED_BYTES | 32 => fingerprint.0[..bytes.len()].copy_from_slice(bytes),
         _ => {
-            return Err(Refusal::Malformed(
+            return Err(SyncRefusal::Malformed(
                 "a topology fingerprint is not 16 or 32 bytes long",
             ));
         }
@@ -171,7 +177,7 @@ pub fn read_fingerprint(bytes: &[u8]) -> Result<Fingerprint, Refusal> {
     Ok(fingerprint)
 }
 
-pub fn message(body: proto::sync_message::Body) -> proto::SyncMessage {
+pub(super) fn message(body: proto::sync_message::Body) -> proto::SyncMessage {
     proto::SyncMessage { body: Some(body) }
 }
 

@@ -12,28 +12,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes of one session.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(super) struct Counters {
     sent: AtomicU64,
     received: AtomicU64,
 }
 
 impl Counters {
-    pub fn sent(&self) -> u64 {
+    pub(super) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    pub fn received(&self) -> u64 {
+    pub(super) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 }
 
-pub struct Counted<S> {
+pub(super) struct Counted<S> {
     inner: S,
     counters: Arc<Counters>,
 }
 
 impl<S> Counted<S> {
-    pub fn new(inner: S, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(inner: S, counters: Arc<Counters>) -> Self {
         Self { inner, counters }
     }
 }

@@ -21,6 +21,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use causeway_federation::{
+    catalog::{Catalog, Export},
+    edition::{Edition, Fingerprint},
+    name::{GatewayId, ZoneName},
+    signing::{Signer, Verifier},
+    topology::Topology,
+};
+use causeway_host::tasks::Tasks;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Notify, mpsc, oneshot, watch},
@@ -31,35 +39,30 @@ pub use self::{
     session::SessionError,
     status::{Disk, PeerStatus, PeerTotals, Side, SyncEvent, SyncStatus},
 };
-use crate::{
-    catalog::{Catalog, Export},
-    name::{GatewayId, ZoneName},
-    replica::{Ages, Replica, ReplicaConfig},
-    signing::{Signer, Verifier},
-    topology::{Fingerprint, Topology},
-    trust::Edition,
-};
+use crate::replica::{Ages, Replica, ReplicaConfig};
 
 /// Messages and requests that may wait for the task. Each is at most 128 KiB, and sessions wait when it is full.
 const MAX_WAITING_COMMANDS: usize = 64;
 /// Events that may wait for the caller; later ones are dropped while it does not read.
 const MAX_WAITING_EVENTS: usize = 256;
 
-/// How to start zone sync.
+/// Settings that zone sync is started with.
 #[derive(Debug, Clone)]
 pub struct SyncConfig {
     /// This gateway: the one whose record is written here.
     pub origin: GatewayId,
-    /// Where `catalog.redb` lies. `None`: nothing survives a restart.
+    /// Folder of `catalog.redb`. `None`: nothing survives a restart.
     pub data_dir: Option<PathBuf>,
     pub ages: Ages,
+    /// Every task that lives as long as the gateway.
+    pub tasks: Tasks,
     /// Signs the own record. `None`: nobody passes it on to zones without a tunnel to this one.
     pub signer: Option<Arc<dyn Signer>>,
     /// Checks the records that are passed on.
     pub verifier: Arc<dyn Verifier>,
 }
 
-/// Why zone sync did not start. A disk that fails is not among the reasons: sync goes on without it.
+/// Reason why zone sync did not start. A disk that fails is not among the reasons: sync goes on without it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot run the task that reads the stored catalog")]
@@ -78,7 +81,7 @@ pub struct ZoneSync {
     next_session: Arc<AtomicU64>,
 }
 
-/// What the zone last said of itself: only the latest counts, so that setting it never waits.
+/// Last word of the zone on itself: only the latest counts, so that setting it never waits.
 #[derive(Debug, Clone, Default)]
 struct Local {
     exports: Option<Arc<Vec<Export>>>,
@@ -87,6 +90,7 @@ struct Local {
     topology_generation: u64,
     /// The document in force, and how often who is trusted has changed.
     trust: (Edition, u64),
+    trust_ended: u64,
 }
 
 impl ZoneSync {
@@ -116,7 +120,7 @@ impl ZoneSync {
             "zone sync begins");
         let room = Arc::<Notify>::default();
         let task = task::Task::new(replica, saver, catalog_in, events, room.clone());
-        tokio::spawn(task.run(waiting, local_in));
+        tokio::spawn(config.tasks.keep("zone sync", task.run(waiting, local_in)));
         let handle = Self {
             commands,
             local: Arc::new(local),
@@ -160,11 +164,16 @@ impl ZoneSync {
             .send_modify(|local| local.topology_generation = generation);
     }
 
-    /// Who is trusted has changed, and this is the document that says so now. Call it when the verifier believes
+    /// Tells that who is trusted has changed, and which document says so now. Call it when the verifier believes
     /// otherwise than before: what is held is checked anew.
     pub fn trust_changed(&self, edition: Edition) {
         self.local
             .send_modify(|local| local.trust = (edition, local.trust.1 + 1));
+    }
+
+    /// Tells how many connections were ended since that document was taken up, because their other side was believed no more.
+    pub fn trust_ended(&self, ended: u64) {
+        self.local.send_modify(|local| local.trust_ended = ended);
     }
 
     /// The catalog, now and as it changes.
@@ -196,7 +205,7 @@ impl ZoneSync {
         session::accept(self, peer, io).await
     }
 
-    /// How zone sync stands; `None` after a shutdown.
+    /// State of zone sync; `None` after a shutdown.
     pub async fn status(&self) -> Option<SyncStatus> {
         let (answer, status) = oneshot::channel();
         self.commands.send(Command::Status(answer)).await.ok()?;

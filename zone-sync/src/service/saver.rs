@@ -7,37 +7,35 @@ use std::{
     time::{Duration, Instant},
 };
 
+use causeway_federation::catalog::{Age, Catalog};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::{status::Disk, unix_milliseconds};
-use crate::{
-    catalog::{Age, Catalog},
-    store::{Records, SetAside, Store, StoreError},
-};
+use crate::store::{CatalogStore, CatalogStoreError, Records, SetAside};
 
 /// At most one write in this time.
 const WRITE_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a failing disk is left alone.
+/// Time for which a failing disk is left alone.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-type Written = Result<Store, StoreError>;
+type Written = Result<CatalogStore, CatalogStoreError>;
 
 enum State {
     /// No data folder was configured.
     Absent,
-    Idle(Store),
+    Idle(CatalogStore),
     Writing(JoinHandle<Written>),
     /// The store must be opened anew.
     Failed,
 }
 
-pub struct Saver {
+pub(super) struct Saver {
     folder: PathBuf,
     state: State,
-    /// Whether the catalog or the incarnation is newer than what was last written.
+    /// Tells whether the catalog or the incarnation is newer than what was last written.
     dirty: bool,
     not_before: Option<Instant>,
-    /// Whether the failure was logged: once is enough.
+    /// Tells whether the failure was logged: once is enough.
     failing: bool,
     incarnation: u64,
     /// An incarnation that may be used as soon as it is on disk.
@@ -47,7 +45,10 @@ pub struct Saver {
 impl Saver {
     /// Opens the store and takes an incarnation from it. Without a working disk the clock (Unix milliseconds) is the
     /// incarnation: it grows too, as long as nobody puts the clock back.
-    pub async fn start(folder: Option<PathBuf>, clock: u64) -> Result<(Self, u64, Records), JoinError> {
+    pub(super) async fn start(
+        folder: Option<PathBuf>,
+        clock: u64,
+    ) -> Result<(Self, u64, Records), JoinError> {
         let mut saver = Self {
             folder: folder.clone().unwrap_or_default(),
             state: State::Absent,
@@ -79,7 +80,7 @@ impl Saver {
         }
     }
 
-    pub fn disk(&self) -> Disk {
+    pub(super) fn disk(&self) -> Disk {
         match self.state {
             State::Absent => Disk::Absent,
             _ if self.failing => Disk::Failing,
@@ -88,12 +89,12 @@ impl Saver {
     }
 
     /// The catalog has changed.
-    pub fn note_change(&mut self) {
+    pub(super) fn note_change(&mut self) {
         self.dirty = true;
     }
 
     /// Asks for a later incarnation; [`Saver::turn`] answers when it may be used.
-    pub fn raise(&mut self, incarnation: u64) {
+    pub(super) fn raise(&mut self, incarnation: u64) {
         if incarnation > self.incarnation {
             self.incarnation = incarnation;
             self.awaited = Some(incarnation);
@@ -102,11 +103,11 @@ impl Saver {
     }
 
     /// Waits until there is something for [`Saver::turn`] to do. Cancel-safe.
-    pub async fn due(&mut self) {
+    pub(super) async fn due(&mut self) {
         match &mut self.state {
             State::Writing(writing) => {
                 // Kept for `turn`, which must not poll it again.
-                let written = writing.await.unwrap_or(Err(StoreError::Panicked));
+                let written = writing.await.unwrap_or(Err(CatalogStoreError::Panicked));
                 self.state = self.ended(written);
             }
             State::Absent if self.awaited.is_none() => std::future::pending().await,
@@ -120,7 +121,7 @@ impl Saver {
     }
 
     /// Begins a write if one is due; answers an incarnation that may now be used.
-    pub fn turn(&mut self, now: Instant, catalog: &Catalog) -> Option<u64> {
+    pub(super) fn turn(&mut self, now: Instant, catalog: &Catalog) -> Option<u64> {
         let early = self.not_before.is_some_and(|at| now < at);
         if self.dirty && !early {
             match std::mem::replace(&mut self.state, State::Failed) {
@@ -134,7 +135,7 @@ impl Saver {
         if waits { None } else { self.awaited.take() }
     }
 
-    fn write(&mut self, now: Instant, store: Option<Store>, catalog: &Catalog) {
+    fn write(&mut self, now: Instant, store: Option<CatalogStore>, catalog: &Catalog) {
         let records = worth_storing(catalog);
         let (folder, incarnation) = (self.folder.clone(), self.incarnation);
         self.dirty = false;
@@ -166,7 +167,7 @@ impl Saver {
         }
     }
 
-    fn failed(&mut self, now: Option<Instant>, error: &StoreError) {
+    fn failed(&mut self, now: Option<Instant>, error: &CatalogStoreError) {
         if !self.failing {
             let source = std::error::Error::source(error).map(tracing::field::display);
             tracing::error!(folder = %self.folder.display(), %error, source,
@@ -179,7 +180,7 @@ impl Saver {
     }
 
     /// Writes what is not on disk yet, once, and waits for it.
-    pub async fn finish(mut self, catalog: &Catalog) {
+    pub(super) async fn finish(mut self, catalog: &Catalog) {
         if matches!(self.state, State::Writing(_)) {
             self.due().await;
         }
@@ -202,7 +203,7 @@ fn worth_storing(catalog: &Catalog) -> Records {
 }
 
 fn open(folder: &std::path::Path) -> Written {
-    let (store, set_aside) = Store::open(folder, unix_milliseconds() / 1000)?;
+    let (store, set_aside) = CatalogStore::open(folder, unix_milliseconds() / 1000)?;
     if let Some(SetAside { kept, why }) = set_aside {
         tracing::error!(kept = %kept.display(), %why,
             "the stored catalog was damaged and is set aside; a new one is filled from the other zones");

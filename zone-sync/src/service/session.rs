@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use causeway_federation::name::GatewayId;
 use causeway_proto::sync::SyncMessage;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -25,16 +26,16 @@ use super::{
     task::{Command, Ending, Link},
     transport::{self, Background},
 };
-use crate::{name::GatewayId, replica::Refusal};
+use crate::replica::SyncRefusal;
 
 /// Messages that wait for one peer's transport. Each has at most 64 KiB of exports.
 const MAX_OUTGOING: usize = 4;
-/// How long a peer may take to set a session up.
+/// Time for which a peer may take to set a session up.
 const SETUP: Duration = Duration::from_secs(10);
-/// How long a session that this side ends waits for the peer to read the last message.
+/// Time for which a session that this side ends waits for the peer to read the last message.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Why a session ended.
+/// Reason why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error("cannot set up a sync session with {peer} within {} s", SETUP.as_secs())]
@@ -53,8 +54,8 @@ pub enum SessionError {
     ShutDown { peer: GatewayId },
 }
 
-/// What goes out in a session. Tells the task when there is room again after there was none.
-pub struct Outgoing {
+/// Queue of what goes out in a session. Tells the task when there is room again after there was none.
+pub(super) struct Outgoing {
     messages: mpsc::Receiver<SyncMessage>,
     blocked: Arc<AtomicBool>,
     room: Arc<Notify>,
@@ -100,7 +101,7 @@ fn prepare(sync: &ZoneSync, peer: GatewayId) -> (Setup, Outgoing) {
     (setup, outgoing)
 }
 
-pub async fn open<S>(sync: &ZoneSync, peer: GatewayId, io: S) -> Result<(), SessionError>
+pub(super) async fn open<S>(sync: &ZoneSync, peer: GatewayId, io: S) -> Result<(), SessionError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -111,7 +112,7 @@ where
     run(sync, setup, &background, call).await
 }
 
-pub async fn accept<S>(sync: &ZoneSync, peer: GatewayId, io: S) -> Result<(), SessionError>
+pub(super) async fn accept<S>(sync: &ZoneSync, peer: GatewayId, io: S) -> Result<(), SessionError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -198,7 +199,7 @@ async fn carry(
     }
 }
 
-/// What the caller is told of a session that the task ended; without a word from the task, it is gone.
+/// Outcome for the caller of a session that the task ended; without a word from the task, it is gone.
 fn ended(peer: &GatewayId, ending: Option<Ending>) -> Result<(), SessionError> {
     let peer = peer.clone();
     Err(match ending {
@@ -210,14 +211,14 @@ fn ended(peer: &GatewayId, ending: Option<Ending>) -> Result<(), SessionError> {
     })
 }
 
-/// Whether a failure is the doing of a peer that sent a message which cannot be read, rather than a lost connection.
-fn broken(status: &Status) -> Option<Refusal> {
+/// Tells whether a failure is the doing of a peer that sent a message which cannot be read, rather than a lost connection.
+fn broken(status: &Status) -> Option<SyncRefusal> {
     if std::error::Error::source(status).is_some() {
         return None;
     }
     match status.code() {
-        Code::OutOfRange | Code::ResourceExhausted => Some(Refusal::MessageTooLarge),
-        Code::Internal | Code::Unimplemented => Some(Refusal::Malformed("it cannot be decoded")),
+        Code::OutOfRange | Code::ResourceExhausted => Some(SyncRefusal::MessageTooLarge),
+        Code::Internal | Code::Unimplemented => Some(SyncRefusal::Malformed("it cannot be decoded")),
         _ => None,
     }
 }

@@ -1,16 +1,16 @@
-//! What the admin API and the metrics are told of zone sync.
+//! State of zone sync for the admin API and the metrics.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use serde::Serialize;
-
-use crate::{
+use causeway_federation::{
     catalog::Age,
     name::{GatewayId, ZoneName},
-    replica::Stamp,
 };
+use serde::Serialize;
 
-/// Who refused.
+use crate::replica::Stamp;
+
+/// Side that refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
@@ -29,7 +29,7 @@ pub enum SyncEvent {
         side: Side,
         reason: &'static str,
     },
-    /// What was held of `origin` was not what it says, and is asked for anew.
+    /// A divergence: what was held of `origin` was not what it says, and is asked for anew.
     Diverged { origin: GatewayId },
     /// A message that only a newer program knows was passed over.
     PassedOver { peer: GatewayId },
@@ -41,13 +41,13 @@ pub enum SyncEvent {
     },
 }
 
-/// How the stored catalog stands.
+/// State of the stored catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Disk {
     /// Nothing is stored, as configured.
     Absent,
-    /// What is known is on disk, or about to be.
+    /// All is on disk that is known, or about to be.
     Working,
     /// The last write failed; it is tried again.
     Failing,
@@ -69,9 +69,9 @@ pub struct SyncStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PeerStatus {
     pub peer: GatewayId,
-    /// How long the session has lasted; `None` without one.
+    /// Time for which the session has lasted; `None` without one.
     pub connected_for: Option<Duration>,
-    /// How long ago it last gave a sign of life, in this session or through a relay; `None` if it never did since this
+    /// Time since it last gave a sign of life, in this session or through a relay; `None` if it never did since this
     /// process began.
     pub heard_ago: Option<Duration>,
     /// The sync protocol that is spoken with it.

@@ -9,28 +9,25 @@ use std::{
     time::Instant,
 };
 
+use causeway_federation::{catalog::Catalog, name::GatewayId};
 use causeway_proto::sync::SyncMessage;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{Local, PeerStatus, PeerTotals, Side, SyncEvent, SyncStatus, counted::Counters, saver::Saver};
-use crate::{
-    catalog::Catalog,
-    name::GatewayId,
-    replica::{Event, LocalChange, Refusal, Replica, Stamp, limits::MAX_PEERS},
-};
+use crate::replica::{Event, LocalChange, Replica, Stamp, SyncRefusal, limits::MAX_PEERS};
 
-pub enum Command {
+pub(super) enum Command {
     Opened(GatewayId, Link),
     Message(GatewayId, u64, SyncMessage),
-    Broken(GatewayId, u64, Refusal),
+    Broken(GatewayId, u64, SyncRefusal),
     Closed(GatewayId, u64),
     Status(oneshot::Sender<SyncStatus>),
     Shutdown(oneshot::Sender<()>),
 }
 
-/// Why the task ended a session.
+/// Reason why the task ended a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub(super) enum Ending {
     Refused(&'static str),
     RefusedByPeer(&'static str),
     Replaced,
@@ -39,7 +36,7 @@ pub enum Ending {
 }
 
 /// The task's end of a session.
-pub struct Link {
+pub(super) struct Link {
     pub session: u64,
     outgoing: mpsc::Sender<SyncMessage>,
     blocked: Arc<AtomicBool>,
@@ -48,7 +45,7 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(
+    pub(super) fn new(
         session: u64,
         outgoing: mpsc::Sender<SyncMessage>,
         blocked: Arc<AtomicBool>,
@@ -64,7 +61,7 @@ impl Link {
         }
     }
 
-    /// Whether nothing more goes in now. From then on the other end rings when there is room.
+    /// Tells whether nothing more goes in now. From then on the other end rings when there is room.
     fn is_full(&self) -> bool {
         if self.outgoing.capacity() > 0 {
             return false;
@@ -75,7 +72,7 @@ impl Link {
     }
 }
 
-pub struct Task {
+pub(super) struct Task {
     replica: Replica,
     saver: Saver,
     catalog: watch::Sender<Arc<Catalog>>,
@@ -83,8 +80,10 @@ pub struct Task {
     room: Arc<Notify>,
     links: BTreeMap<GatewayId, Link>,
     totals: BTreeMap<GatewayId, PeerTotals>,
-    /// What the zone last said of itself, as far as the replica was told.
+    /// Last word of the zone on itself, as far as the replica was told.
     told: Local,
+    /// Later incarnations of this gateway that peers knew of, and the last of them.
+    outdated: (u32, u64),
 }
 
 fn now() -> Instant {
@@ -92,7 +91,7 @@ fn now() -> Instant {
 }
 
 impl Task {
-    pub fn new(
+    pub(super) fn new(
         replica: Replica,
         saver: Saver,
         catalog: watch::Sender<Arc<Catalog>>,
@@ -108,10 +107,15 @@ impl Task {
             links: BTreeMap::new(),
             totals: BTreeMap::new(),
             told: Local::default(),
+            outdated: (0, 0),
         }
     }
 
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut local: watch::Receiver<Local>) {
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut local: watch::Receiver<Local>,
+    ) {
         let mut done = None;
         loop {
             let room = self.room.clone();
@@ -192,6 +196,10 @@ impl Task {
         if latest.trust != self.told.trust {
             self.replica
                 .handle_local(now(), LocalChange::Trust(latest.trust.0));
+        }
+        if latest.trust_ended != self.told.trust_ended {
+            let change = LocalChange::TrustEnded(latest.trust_ended);
+            self.replica.handle_local(now(), change);
         }
         let same = match (&latest.exports, &self.told.exports) {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
@@ -285,7 +293,20 @@ impl Task {
                 self.refused(&peer, Side::Peer, reason);
             }
             Event::Outdated { peer, incarnation } => {
-                tracing::warn!(%peer, incarnation, "a peer knows this gateway from a later incarnation; taking one after it");
+                // Several peers may know of one.
+                if incarnation > self.outdated.1 {
+                    self.outdated = (self.outdated.0 + 1, incarnation);
+                }
+                match self.outdated.0 {
+                    1 => {
+                        tracing::warn!(%peer, incarnation, "a peer knows this gateway from a later incarnation; taking one after it")
+                    }
+                    // Once is a data folder of before. Again and again is somebody else; told less and less.
+                    again if again.is_power_of_two() => tracing::error!(%peer, incarnation, again,
+                        "another process is alive with the identity of this gateway: end one of them, or, if it is not yours, \
+                         `causeway revoke gateway` this one and let it join anew"),
+                    _ => {}
+                }
                 self.saver.raise(incarnation);
             }
             Event::ExportsLeftOut { count } => {
@@ -296,7 +317,7 @@ impl Task {
         false
     }
 
-    /// What hardly ever happens.
+    /// Handles what hardly ever happens.
     fn rare_event(&mut self, event: Event) {
         match event {
             Event::RelayRefused {

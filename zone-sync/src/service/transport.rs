@@ -26,20 +26,20 @@ use tonic::{Request, Response, Status, Streaming, body::Body};
 use super::session::Outgoing;
 use crate::replica::limits::MAX_MESSAGE_BYTES;
 
-/// What a peer may send before this side has taken it, in bytes: two messages. A stalled task thus stalls the peer.
+/// Bytes that a peer may send before this side has taken them: two messages. A stalled task thus stalls the peer.
 const WINDOW_BYTES: u32 = 2 * 128 * 1024;
-/// What waits to be written to a peer that does not read, in bytes.
+/// Bytes that may wait to be written to a peer that does not read.
 const MAX_SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// A session is one call; one more lets a peer that makes a second be told so.
 const MAX_STREAMS: u32 = 2;
 /// Longest list of headers in bytes.
 const MAX_HEADERS_BYTES: u32 = 8 * 1024;
-/// What HTTP/2 wants for a host; the peer is known by its tunnel.
+/// Host as HTTP/2 wants one; the peer is known by its tunnel.
 const HOST: &str = "http://zone-sync";
 
 /// The background tasks of one session; they end when this is dropped.
 #[derive(Default)]
-pub struct Background(Spawner);
+pub(super) struct Background(Spawner);
 
 /// Lets hyper start tasks that belong to the session.
 #[derive(Clone, Default)]
@@ -62,7 +62,7 @@ impl Drop for Background {
 
 impl Background {
     /// Waits until the connection is closed and every task has ended.
-    pub async fn finished(&self) {
+    pub(super) async fn finished(&self) {
         poll_fn(|cx| {
             let mut tasks = self.0.0.lock().unwrap_or_else(|e| e.into_inner());
             // What a task ended with was logged by the task.
@@ -85,7 +85,7 @@ impl Background {
 ///
 /// # Errors
 /// When the peer does not speak HTTP/2 or refuses the call.
-pub async fn call<S>(
+pub(super) async fn call<S>(
     io: S,
     background: &Background,
     outgoing: Outgoing,
@@ -116,7 +116,7 @@ where
 ///
 /// # Errors
 /// When the connection ends before the peer has called.
-pub async fn answer<S>(
+pub(super) async fn answer<S>(
     io: S,
     background: &Background,
     outgoing: Outgoing,

@@ -1,12 +1,12 @@
-//! Why the store could not be read or written.
+//! Reasons why the store could not be read or written.
 
 use std::io;
 
-use crate::replica::Refusal;
+use crate::replica::SyncRefusal;
 
-/// Why the store could not be read or written.
+/// Reason why the store could not be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub enum CatalogStoreError {
     #[error("cannot use the data folder")]
     Folder(#[source] io::Error),
     #[error("cannot use the catalog file")]
@@ -14,17 +14,17 @@ pub enum StoreError {
     #[error("the catalog file holds a row that is not a record: {0}")]
     Row(&'static str),
     #[error("the catalog file holds a row that is not a record")]
-    Value(#[source] Refusal),
+    Value(#[source] SyncRefusal),
     #[error("the catalog file is damaged in a way that cannot be read at all")]
     Panicked,
 }
 
-impl StoreError {
+impl CatalogStoreError {
     pub(super) fn folder(error: io::Error) -> Self {
         Self::Folder(error)
     }
 
-    /// Whether the file is at fault, rather than the disk or another process.
+    /// Tells whether the file is at fault, rather than the disk or another process.
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
         match self {
@@ -52,7 +52,7 @@ impl StoreError {
 /// redb has an error type for each kind of call; all of them convert into its general one.
 macro_rules! from_redb {
     ($($kind:ty),*) => {$(
-        impl From<$kind> for StoreError {
+        impl From<$kind> for CatalogStoreError {
             fn from(error: $kind) -> Self {
                 Self::File(error.into())
             }

@@ -1,4 +1,4 @@
-//! What survives a restart: the other zones' records and the own incarnation, in one redb file.
+//! The store of what survives a restart: the other zones' records and the own incarnation, in one redb file.
 //!
 //! Records are stored row by row, so that a small change of a large record is a small write. Everything here blocks;
 //! the service calls it off the hot path. What the records mean, and how long they are believed, is the replica's.
@@ -14,13 +14,13 @@ use std::{
     sync::Arc,
 };
 
+use causeway_federation::{catalog::Record, name::GatewayId};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
 
 pub use self::{
-    error::StoreError,
+    error::CatalogStoreError,
     rows::{head_row, read_head},
 };
-use crate::{catalog::Record, name::GatewayId};
 
 /// Name of the file in the data folder.
 pub const FILE: &str = "catalog.redb";
@@ -39,24 +39,24 @@ pub type Records = BTreeMap<GatewayId, Arc<Record>>;
 
 /// An open store. It remembers what is on disk, so that a write stores only the difference.
 #[derive(Debug)]
-pub struct Store {
+pub struct CatalogStore {
     database: Database,
     stored: Records,
 }
 
-impl Store {
+impl CatalogStore {
     /// Opens the store in `folder`, which is made if need be, and reads all of it. A file that cannot be read as a
     /// store is renamed to `catalog.redb.corrupt-<unix seconds>` and a new one begun; the second value names it.
     ///
     /// # Errors
     /// When the disk does not let it. Nothing is set aside then.
-    pub fn open(folder: &Path, unix_seconds: u64) -> Result<(Self, Option<SetAside>), StoreError> {
-        fs::create_dir_all(folder).map_err(StoreError::folder)?;
+    pub fn open(folder: &Path, unix_seconds: u64) -> Result<(Self, Option<SetAside>), CatalogStoreError> {
+        fs::create_dir_all(folder).map_err(CatalogStoreError::folder)?;
         let path = folder.join(FILE);
         match read_file(&path) {
             Err(why) if why.is_corrupt() => {
                 let kept = folder.join(format!("{FILE}.corrupt-{unix_seconds}"));
-                fs::rename(&path, &kept).map_err(StoreError::folder)?;
+                fs::rename(&path, &kept).map_err(CatalogStoreError::folder)?;
                 Ok((read_file(&path)?, Some(SetAside { kept, why })))
             }
             result => result.map(|store| (store, None)),
@@ -67,12 +67,12 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be read as a store.
-    pub fn on(backend: impl StorageBackend) -> Result<Self, StoreError> {
+    pub fn on(backend: impl StorageBackend) -> Result<Self, CatalogStoreError> {
         let mut builder = Database::builder();
         read(builder.set_cache_size(CACHE_BYTES).create_with_backend(backend)?)
     }
 
-    /// What is on disk.
+    /// Records on disk.
     #[must_use]
     pub fn records(&self) -> &Records {
         &self.stored
@@ -83,14 +83,14 @@ impl Store {
     ///
     /// # Errors
     /// When the disk does not let it.
-    pub fn next_incarnation(&mut self, clock: u64) -> Result<u64, StoreError> {
+    pub fn next_incarnation(&mut self, clock: u64) -> Result<u64, CatalogStoreError> {
         let next = clock.max(self.incarnation()?).saturating_add(1);
         let records = self.stored.clone();
         self.write(next, records)?;
         Ok(next)
     }
 
-    fn incarnation(&self) -> Result<u64, StoreError> {
+    fn incarnation(&self) -> Result<u64, CatalogStoreError> {
         let reading = self.database.begin_read()?;
         let stored = reading.open_table(META)?.get(INCARNATION)?;
         Ok(stored.map_or(0, |value| value.value()))
@@ -100,7 +100,7 @@ impl Store {
     ///
     /// # Errors
     /// When the disk does not let it; the store must be opened anew then.
-    pub fn write(&mut self, incarnation: u64, records: Records) -> Result<(), StoreError> {
+    pub fn write(&mut self, incarnation: u64, records: Records) -> Result<(), CatalogStoreError> {
         let writing = self.database.begin_write()?;
         {
             let mut meta = writing.open_table(META)?;
@@ -129,20 +129,20 @@ impl Store {
 #[derive(Debug)]
 pub struct SetAside {
     pub kept: PathBuf,
-    pub why: StoreError,
+    pub why: CatalogStoreError,
 }
 
 /// Opens and reads a file whole. A damaged file can make the library panic as well as fail; both are one error here.
-fn read_file(path: &Path) -> Result<Store, StoreError> {
-    catch_unwind(AssertUnwindSafe(|| read_file_unguarded(path))).unwrap_or(Err(StoreError::Panicked))
+fn read_file(path: &Path) -> Result<CatalogStore, CatalogStoreError> {
+    catch_unwind(AssertUnwindSafe(|| read_file_unguarded(path))).unwrap_or(Err(CatalogStoreError::Panicked))
 }
 
-fn read_file_unguarded(path: &Path) -> Result<Store, StoreError> {
+fn read_file_unguarded(path: &Path) -> Result<CatalogStore, CatalogStoreError> {
     let mut builder = Database::builder();
     read(builder.set_cache_size(CACHE_BYTES).create(path)?)
 }
 
-fn read(mut database: Database) -> Result<Store, StoreError> {
+fn read(mut database: Database) -> Result<CatalogStore, CatalogStoreError> {
     // Opening alone verifies no checksum of the rows, and a row that changed on the disk could be a valid one.
     database.check_integrity()?;
     let writing = database.begin_write()?;
@@ -154,5 +154,5 @@ fn read(mut database: Database) -> Result<Store, StoreError> {
     let reading = database.begin_read()?;
     let stored = rows::read_all(&reading.open_table(RECORDS)?, &reading.open_table(EXPORTS)?)?;
     drop(reading);
-    Ok(Store { database, stored })
+    Ok(CatalogStore { database, stored })
 }

@@ -2,30 +2,30 @@
 
 use std::sync::Arc;
 
+use causeway_federation::{
+    catalog::{Exports, Record, encode, key_message},
+    name::GatewayId,
+};
 use causeway_proto::sync as proto;
 use prost::Message as _;
 use redb::{ReadOnlyTable, ReadableTable as _, Table};
 
-use super::{Records, StoreError};
-use crate::{
-    catalog::{Exports, Record, encode, key_message},
-    name::GatewayId,
-    replica::{
-        Head, fingerprint_message, framed,
-        limits::{MAX_EXPORTS, MAX_PEERS},
-        origin_message, read_export, read_fingerprint, read_origin, read_signed, signed_message,
-    },
+use super::{CatalogStoreError, Records};
+use crate::replica::{
+    Head, fingerprint_message, framed,
+    limits::{MAX_EXPORTS, MAX_PEERS},
+    origin_message, read_export, read_fingerprint, read_origin, read_signed, signed_message,
 };
 
 type Headers<'t> = Table<'t, &'static str, &'static [u8]>;
 type ExportRows<'t> = Table<'t, (&'static str, &'static [u8]), &'static [u8]>;
 
 /// Removes every row of a record.
-pub fn remove(
+pub(super) fn remove(
     headers: &mut Headers<'_>,
     exports: &mut ExportRows<'_>,
     old: &Record,
-) -> Result<(), StoreError> {
+) -> Result<(), CatalogStoreError> {
     let origin = old.origin.to_string();
     headers.remove(origin.as_str())?;
     for export in old.exports.iter() {
@@ -36,12 +36,12 @@ pub fn remove(
 }
 
 /// Writes the rows in which `record` differs from `old`.
-pub fn replace(
+pub(super) fn replace(
     headers: &mut Headers<'_>,
     exports: &mut ExportRows<'_>,
     old: Option<&Arc<Record>>,
     record: &Arc<Record>,
-) -> Result<(), StoreError> {
+) -> Result<(), CatalogStoreError> {
     if old.is_some_and(|old| Arc::ptr_eq(old, record)) {
         return Ok(());
     }
@@ -81,16 +81,16 @@ pub fn head_row(record: &Record) -> Vec<u8> {
     row.encode_to_vec()
 }
 
-pub fn read_all(
+pub(super) fn read_all(
     headers: &ReadOnlyTable<&'static str, &'static [u8]>,
     exports: &ReadOnlyTable<(&'static str, &'static [u8]), &'static [u8]>,
-) -> Result<Records, StoreError> {
+) -> Result<Records, CatalogStoreError> {
     let mut records = Records::new();
     for row in headers.iter()?.take(MAX_PEERS) {
         let (key, value) = row?;
         let mut record = read_head(value.value())?;
         if record.origin.to_string() != key.value() {
-            return Err(StoreError::Row("a record under another's name"));
+            return Err(CatalogStoreError::Row("a record under another's name"));
         }
         record.exports = read_exports(exports, &record.origin)?;
         records.insert(record.origin.clone(), Arc::new(record));
@@ -98,26 +98,27 @@ pub fn read_all(
     Ok(records)
 }
 
-/// What [`head_row`] wrote: the record, still without its exports.
+/// Reads what [`head_row`] wrote: the record, still without its exports.
 ///
 /// # Errors
 /// When the bytes are no such row, or break a limit of zone sync.
-pub fn read_head(row: &[u8]) -> Result<Record, StoreError> {
-    let header = proto::Snapshot::decode(row).map_err(|_| StoreError::Row("a record's head"))?;
+pub fn read_head(row: &[u8]) -> Result<Record, CatalogStoreError> {
+    let header = proto::Snapshot::decode(row).map_err(|_| CatalogStoreError::Row("a record's head"))?;
     let mut record = Record {
         exports: Exports::default(),
-        origin: read_origin(header.origin).map_err(StoreError::Value)?,
+        origin: read_origin(header.origin).map_err(CatalogStoreError::Value)?,
         incarnation: header.incarnation,
         version: header.version,
         draining: header.draining,
-        topology: read_fingerprint(&header.topology).map_err(StoreError::Value)?,
+        topology: read_fingerprint(&header.topology).map_err(CatalogStoreError::Value)?,
         topology_generation: 0,
         trust: Default::default(),
+        trust_ended: 0,
         signed: None,
     };
     if header.head.is_some() {
-        let signed = read_signed(header.head, None).map_err(StoreError::Value)?;
-        let head = Head::read(&signed.words).map_err(StoreError::Value)?;
+        let signed = read_signed(header.head, None).map_err(CatalogStoreError::Value)?;
+        let head = Head::read(&signed.words).map_err(CatalogStoreError::Value)?;
         framed(&mut record, head, Arc::new(signed));
     }
     Ok(record)
@@ -126,7 +127,7 @@ pub fn read_head(row: &[u8]) -> Result<Record, StoreError> {
 fn read_exports(
     exports: &ReadOnlyTable<(&'static str, &'static [u8]), &'static [u8]>,
     origin: &GatewayId,
-) -> Result<Exports, StoreError> {
+) -> Result<Exports, CatalogStoreError> {
     let origin = origin.to_string();
     let mut read = Vec::new();
     for row in exports
@@ -137,7 +138,7 @@ fn read_exports(
         if key.value().0 != origin {
             break;
         }
-        read.push(read_export(value.value()).map_err(StoreError::Value)?);
+        read.push(read_export(value.value()).map_err(CatalogStoreError::Value)?);
     }
     Ok(read.into_iter().collect())
 }

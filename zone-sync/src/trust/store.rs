@@ -8,11 +8,12 @@ use std::{
     sync::Arc,
 };
 
+use causeway_federation::trust::{
+    CertificateHash, DocumentError, MAX_DECIDED, MAX_DOCUMENT_BYTES, StoredTrust, TrustDocument,
+};
 use causeway_proto::trust as proto;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-
-use super::{CertificateHash, Document, DocumentError, MAX_DECIDED, MAX_DOCUMENT_BYTES, Stored};
 
 /// Name of the file in the data folder.
 pub const FILE: &str = "trust.pb";
@@ -21,13 +22,13 @@ const CHECKSUM_BYTES: usize = 32;
 /// Largest file that is read: a document, and 34 bytes for each decided root.
 const MAX_FILE_BYTES: usize = CHECKSUM_BYTES + MAX_DOCUMENT_BYTES + 34 * MAX_DECIDED + 64;
 
-/// Where the document in force is kept.
+/// Store of the document in force.
 #[derive(Debug, Clone)]
 pub struct Store {
     path: PathBuf,
 }
 
-/// Why the file could not be read or written.
+/// Reason why the file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("cannot use {path}", path = path.display())]
@@ -55,7 +56,10 @@ impl Store {
     ///
     /// # Errors
     /// When the disk does not let it. Nothing is set aside then.
-    pub fn open(folder: &Path, unix_seconds: u64) -> Result<(Self, Stored, Option<SetAside>), StoreError> {
+    pub fn open(
+        folder: &Path,
+        unix_seconds: u64,
+    ) -> Result<(Self, StoredTrust, Option<SetAside>), StoreError> {
         let store = Self {
             path: folder.join(FILE),
         };
@@ -65,7 +69,7 @@ impl Store {
             Err(why) => {
                 let kept = folder.join(format!("{FILE}.corrupt-{unix_seconds}"));
                 fs::rename(&store.path, &kept).map_err(|source| store.failed(source))?;
-                Ok((store, Stored::default(), Some(SetAside { kept, why })))
+                Ok((store, StoredTrust::default(), Some(SetAside { kept, why })))
             }
         }
     }
@@ -74,7 +78,7 @@ impl Store {
     ///
     /// # Errors
     /// When the disk does not let it. What was there before is there still.
-    pub fn write(&self, stored: &Stored) -> Result<(), StoreError> {
+    pub fn write(&self, stored: &StoredTrust) -> Result<(), StoreError> {
         let body = encode(stored);
         let mut beside = self.path.clone().into_os_string();
         beside.push(format!(".new-{}", std::process::id()));
@@ -95,10 +99,10 @@ impl Store {
         })
     }
 
-    fn read(&self) -> Result<Stored, StoreError> {
+    fn read(&self) -> Result<StoredTrust, StoreError> {
         let file = match fs::File::open(&self.path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Stored::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(StoredTrust::default()),
             Err(error) => return Err(self.failed(error)),
         };
         let mut bytes = Vec::new();
@@ -126,7 +130,7 @@ impl Store {
     }
 }
 
-fn encode(stored: &Stored) -> Vec<u8> {
+fn encode(stored: &StoredTrust) -> Vec<u8> {
     let message = proto::Stored {
         document: stored.document.as_ref().map(|document| document.message()),
         decided: stored.decided.iter().map(|hash| hash.0.to_vec()).collect(),
@@ -134,16 +138,80 @@ fn encode(stored: &Stored) -> Vec<u8> {
     message.encode_to_vec()
 }
 
-fn decode(body: &[u8]) -> Result<Stored, StoreError> {
+fn decode(body: &[u8]) -> Result<StoredTrust, StoreError> {
     let stored = proto::Stored::decode(body).map_err(|_| StoreError::Damaged("it is not a valid message"))?;
     let decided: Option<_> = stored
         .decided
         .iter()
         .map(|hash| CertificateHash::read(hash))
         .collect();
-    let document = stored.document.map(Document::of_message).transpose();
-    Ok(Stored {
+    let document = stored.document.map(TrustDocument::of_message).transpose();
+    Ok(StoredTrust {
         document: document.map_err(StoreError::Document)?.map(Arc::new),
         decided: decided.ok_or(StoreError::Damaged("a hash has another length"))?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_federation::trust::{Authority, Content, OfferedTrust, Trust};
+
+    use super::*;
+
+    /// Believes every signature.
+    struct Anything;
+
+    impl Authority for Anything {
+        fn signed(&self, _: &[u8], _: &[u8], _: &[u8]) -> bool {
+            true
+        }
+
+        fn check(&self, _: &Content) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    fn root(name: u8) -> Vec<u8> {
+        vec![name; 8]
+    }
+
+    /// Gives a gateway that has roots `a` and `x` in its file and took a document of roots `a` and `b` up.
+    fn taken() -> Trust {
+        let content = |names: &[u8]| Content {
+            trust_domain: "acme.internal".to_owned(),
+            roots: names.iter().map(|name| root(*name)).collect(),
+            ..Content::default()
+        };
+        let document = TrustDocument::new(1, content(b"ab"), 0).unwrap();
+        let document = document.signed(CertificateHash::of(&root(b'a')), vec![7; 32]);
+        let mut trust = Trust::new("acme.internal", StoredTrust::default());
+        let offered = trust.offer(&Arc::new(document), &content(b"ax").roots_by_hash(), &Anything);
+        assert_eq!(offered, Ok(OfferedTrust::Taken));
+        trust
+    }
+
+    #[test]
+    fn what_is_in_force_survives_a_restart_and_a_damaged_file_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, stored, aside) = Store::open(folder.path(), 7).unwrap();
+        assert!(aside.is_none() && stored == StoredTrust::default());
+        let trust = taken();
+        store.write(&trust.stored()).unwrap();
+        let (_, stored, aside) = Store::open(folder.path(), 7).unwrap();
+        assert!(aside.is_none());
+        assert_eq!(stored, trust.stored());
+
+        let path = folder.path().join(FILE);
+        let whole = fs::read(&path).unwrap();
+        let mut altered = whole.clone();
+        // Inside a root, where any byte makes sense.
+        altered[60] ^= 1;
+        for damaged in [&[], &whole[..10], &whole[..whole.len() - 1], &altered] {
+            fs::write(&path, damaged).unwrap();
+            let (_, stored, aside) = Store::open(folder.path(), 7).unwrap();
+            assert_eq!(stored, StoredTrust::default());
+            assert_eq!(fs::read(aside.unwrap().kept).unwrap(), damaged);
+            assert!(!path.exists());
+        }
+    }
 }

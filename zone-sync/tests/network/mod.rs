@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_proto::sync::{SyncMessage, sync_message::Body};
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::{Export, Record},
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
-    replica::{Event, LocalChange, Protocols, Replica, ReplicaConfig},
     signing::keyed::{KeyedSigner, KeyedVerifier},
 };
+use causeway_proto::sync::{SyncMessage, sync_message::Body};
+use causeway_zone_sync::replica::{Event, LocalChange, Protocols, Replica, ReplicaConfig};
 use prost::Message as _;
 use rand::{Rng, rngs::SmallRng};
 
@@ -50,7 +50,7 @@ pub fn export(service: usize, healthy: u32) -> Export {
     }
 }
 
-/// What program a replica runs.
+/// Program that a replica runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
     /// Protocol 1 only.
@@ -86,7 +86,7 @@ pub struct Network {
     /// In flight from one to another, in order.
     wires: BTreeMap<(usize, usize), VecDeque<SyncMessage>>,
     faults: Faults,
-    /// Whether ended sessions are opened anew; off where a scenario cuts and connects by hand.
+    /// Tells whether ended sessions are opened anew; off where a scenario cuts and connects by hand.
     pub reopens: bool,
     /// Everything that was ever written, for comparison.
     written: BTreeMap<Stamped, Arc<Record>>,

@@ -1,13 +1,10 @@
-//! What a peer that lies, repeats itself or has lost touch can and cannot do.
+//! Tests of what a peer that lies, repeats itself or has lost touch can and cannot do.
 
 use std::{sync::Arc, time::Duration};
 
+use causeway_federation::{catalog::Age, signing::keyed::KeyedSigner};
 use causeway_proto::sync::{Refused, Signed, SyncMessage, sync_message::Body};
-use causeway_zone_sync::{
-    catalog::Age,
-    replica::{Event, LocalChange, Replica},
-    signing::keyed::KeyedSigner,
-};
+use causeway_zone_sync::replica::{Event, LocalChange, Replica};
 
 use super::{
     age, federation, has, healthy, line,
@@ -164,7 +161,7 @@ fn words_that_the_origin_did_not_sign_are_refused() {
     assert_eq!(reason, "bad_signature");
 }
 
-/// What was signed of a record that is passed on whole.
+/// Signed head of a record that is passed on whole.
 fn head(body: &mut Body) -> Option<&mut Signed> {
     match body {
         Body::Snapshot(part) if part.origin.is_some() => part.head.as_mut(),

@@ -13,11 +13,9 @@ mod programs;
 
 use std::time::Duration;
 
+use causeway_federation::catalog::Age;
 use causeway_proto::sync::{SyncMessage, sync_message::Body};
-use causeway_zone_sync::{
-    catalog::Age,
-    replica::{Event, LocalChange},
-};
+use causeway_zone_sync::replica::{Event, LocalChange};
 use network::{Faults, Network, Program, export, gateway, zones};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::SmallRng};

@@ -2,11 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use causeway_zone_sync::{
-    catalog::Age,
-    replica::{Event, LocalChange, Replica},
-    signing::keyed::KeyedSigner,
-};
+use causeway_federation::{catalog::Age, signing::keyed::KeyedSigner};
+use causeway_zone_sync::replica::{Event, LocalChange, Replica};
 
 use super::{
     age, federation, has, healthy, line,

@@ -1,6 +1,6 @@
 //! The arms of a split as the demo measures them.
 
-use causeway_zone_sync::{
+use causeway_federation::{
     name::{ServiceName, Tags, ZoneName},
     topology::Topology,
 };

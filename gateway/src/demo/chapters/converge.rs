@@ -5,21 +5,21 @@ use std::{
     time::Instant,
 };
 
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::Age,
     name::{GatewayId, ZoneName},
     topology::Topology,
 };
+use causeway_routing::snapshot::{Health, Link, Snapshot};
 
 use super::{PATIENCE, Stage};
 use crate::{
-    cli::output::Word,
     demo::{
         DemoError,
         federation::{Federation, Member},
         story,
     },
-    snapshot::{Health, Link, Snapshot},
+    output::Word,
 };
 
 pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
@@ -62,7 +62,7 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     Ok(story.table(&header, rows)?)
 }
 
-/// Who issued the certificates, in words.
+/// Says in words who issued the certificates.
 fn authorities(topology: &Topology) -> String {
     let zones = topology.zones.values();
     let domains: BTreeSet<&str> = zones.map(|zone| zone.trust_domain.as_str()).collect();
@@ -91,7 +91,7 @@ pub(super) async fn wait(federation: &Federation) -> Result<(), DemoError> {
     Ok(())
 }
 
-/// Whether a gateway has a tunnel to every other that it can reach, and has heard that all instances are healthy.
+/// Tells whether a gateway has a tunnel to every other that it can reach, and has heard that all instances are healthy.
 fn knows_all(snapshot: &Snapshot, topology: &Topology, gateways: &[GatewayId]) -> bool {
     let own = snapshot.instances.values().flat_map(|list| list.iter());
     let healthy = own.filter(|instance| instance.health == Health::Healthy).count();

@@ -1,7 +1,7 @@
-//! What a person can try while everything is left running.
+//! Invitation to what a person can try while everything is left running.
 
 use super::Stage;
-use crate::{cli::output::Word, demo::DemoError};
+use crate::{demo::DemoError, output::Word};
 
 pub(super) fn tell(stage: &Stage) -> Result<(), DemoError> {
     let Stage {

@@ -12,24 +12,24 @@ mod timeline;
 
 use std::time::Duration;
 
-use causeway_zone_sync::{
+use causeway_federation::{
     name::{ServiceName, ZoneName},
     topology::Protocol,
+};
+use causeway_routing::{
+    route::{Request, route},
+    target::Target,
 };
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::{DemoError, Pace, federation::Federation, story::Story, tally::Tally};
-use crate::{
-    route::{Request, route},
-    target::Target,
-};
 
 /// Longest wait for anything that is bound to happen on a machine that is not overwhelmed.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Decisions that are drawn to see where a client's connections go.
 const DRAWS: usize = 200;
 
-/// What the chapters work with.
+/// Stage that the chapters work with.
 pub(super) struct Stage {
     federation: Federation,
     story: Story,
@@ -93,8 +93,7 @@ impl Stage {
         let mut rng = SmallRng::seed_from_u64(1);
         let draws = (0..DRAWS).map(|_| {
             let decision = route(&snapshot, &request, &mut rng);
-            let candidates = decision.candidates.iter();
-            candidates.map(|candidate| candidate.zone(zone).clone()).collect()
+            decision.map(|candidate| candidate.zone(zone).clone()).collect()
         });
         Ok(draws.collect())
     }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use causeway_zone_sync::name::{ServiceName, ZoneName};
+use causeway_federation::name::{ServiceName, ZoneName};
 
 use super::Stage;
 use crate::{
-    cli::output::{Tone, Word},
     demo::{DemoError, client::Outcome, story},
+    output::{Tone, Word},
 };
 
 pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {

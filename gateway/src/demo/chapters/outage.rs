@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_zone_sync::{
+use causeway_federation::{
     name::{ServiceName, ZoneName},
     topology::{Tier, TierZone},
 };
@@ -13,7 +13,7 @@ use causeway_zone_sync::{
 use super::{DRAWS, PATIENCE, Stage, converge, timeline};
 use crate::demo::{DemoError, client::Outcome, story, tally::Sum, traffic::Traffic};
 
-/// Who loses what: connections from `client` to `service` go to `cut`, and another zone could serve them as well.
+/// Plan of who loses what: connections from `client` to `service` go to `cut`, and another zone could serve them as well.
 #[derive(Debug, Clone)]
 struct Plan {
     client: ZoneName,
@@ -23,7 +23,7 @@ struct Plan {
     failover: Option<Vec<Tier>>,
 }
 
-/// When the packets were dropped, and no longer.
+/// Time in which the packets were dropped, and no longer.
 struct Cut {
     began: Instant,
     ended: Instant,
@@ -116,7 +116,7 @@ fn edited(stage: &Stage) -> Result<Option<Plan>, DemoError> {
     Ok(None)
 }
 
-/// Where needed, edits the file so that the zone which will be cut off goes first.
+/// Edits the file where needed, so that the zone which will be cut off goes first.
 async fn prefer(stage: &mut Stage, plan: &Plan) -> Result<(), DemoError> {
     let Some(file) = &plan.failover else {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use causeway_zone_sync::name::Tags;
+use causeway_federation::name::Tags;
 
 use super::{PATIENCE, Stage, arms};
 use crate::demo::{DemoError, client::Outcome, story, tally::Sum, traffic::Traffic};

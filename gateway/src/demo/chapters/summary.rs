@@ -2,8 +2,8 @@
 
 use super::Stage;
 use crate::{
-    cli::output::{Tone, Word},
     demo::{DemoError, story},
+    output::{Tone, Word},
 };
 
 /// `true` when every promise held.

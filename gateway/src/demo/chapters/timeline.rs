@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use causeway_zone_sync::name::ZoneName;
+use causeway_federation::name::ZoneName;
 
 use crate::demo::{client::Outcome, story};
 

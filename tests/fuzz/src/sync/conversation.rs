@@ -59,12 +59,12 @@ struct Row {
     here: Replica,
     middle: Replica,
     far: Replica,
-    /// What the middle one says to the first.
+    /// Messages of the middle one to the first.
     said: Vec<Vec<u8>>,
     written: Written,
 }
 
-/// What the middle one says to the first, and what the far one writes. The same every time.
+/// Makes what the middle one says to the first, and what the far one writes. The same every time.
 fn conversation() -> (Vec<Vec<u8>>, Written) {
     let now = Instant::now();
     let mut row = Row {

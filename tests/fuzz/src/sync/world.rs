@@ -9,19 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_proto::sync::SyncMessage;
-use causeway_zone_sync::{
+use causeway_federation::{
     catalog::{Export, Record},
+    edition::Fingerprint,
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
-    replica::{
-        Event, LocalChange, Replica, ReplicaConfig, Stamp,
-        limits::{MAX_EXPORTS, MAX_HELD_BYTES, MAX_MESSAGE_BYTES},
-    },
     signing::{
         Credential, Unproven, Verifier,
         keyed::{KeyedSigner, KeyedVerifier},
     },
-    topology::Fingerprint,
+};
+use causeway_proto::sync::SyncMessage;
+use causeway_zone_sync::replica::{
+    Event, LocalChange, Replica, ReplicaConfig, Stamp,
+    limits::{MAX_EXPORTS, MAX_HELD_BYTES, MAX_MESSAGE_BYTES},
 };
 use prost::Message as _;
 
@@ -30,7 +30,7 @@ use super::{conversation, script::Step};
 /// Most messages that two honest replicas exchange before they are quiet; more is a loop.
 const MAX_EXCHANGED: usize = 10_000;
 const TICK: Duration = Duration::from_millis(50);
-/// How long the honest ones may take to agree once the hostile peer is silent, in ticks: longer than any pace or repeat.
+/// Time for which the honest ones may take to agree once the hostile peer is silent, in ticks: longer than any pace or repeat.
 const TICKS_TO_AGREE: u16 = 250;
 const SECRET: [u8; 32] = [7; 32];
 
@@ -287,7 +287,7 @@ impl World {
     }
 }
 
-/// What a reader makes of a message: it must be within the limit, and say the same.
+/// Gives what a reader makes of a message: it must be within the limit, and say the same.
 fn as_read(message: &SyncMessage) -> SyncMessage {
     let bytes = message.encode_to_vec();
     assert!(

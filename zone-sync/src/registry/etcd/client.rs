@@ -42,7 +42,7 @@ pub const PAGE: i64 = 1_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Why etcd could not be asked.
+/// Reason why etcd could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
     #[error("`{0}` is not an address of etcd; it must read http://HOST:PORT")]
@@ -64,13 +64,13 @@ pub enum EtcdError {
 }
 
 impl EtcdError {
-    /// Whether the lease that was named does not exist (any more).
+    /// Tells whether the lease that was named does not exist (any more).
     #[must_use]
-    pub fn is_lost_lease(&self) -> bool {
+    pub(crate) fn is_lost_lease(&self) -> bool {
         matches!(self, Self::Refused { source, .. } if source.code() == Code::NotFound)
     }
 
-    /// What the member said.
+    /// Words of the member.
     #[must_use]
     pub fn cause(&self) -> String {
         let source = std::error::Error::source(self);
@@ -170,7 +170,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Client::call`]. When no member answered, it may still have been done.
-    pub async fn txn(
+    pub(crate) async fn txn(
         &self,
         patience: Duration,
         request: &TxnRequest,
@@ -295,10 +295,10 @@ impl Member {
     }
 }
 
-/// How long to wait after `failures` in a row: evenly spread up to a ceiling that doubles, so that those who lost the same
+/// Time to wait after `failures` in a row: evenly spread up to a ceiling that doubles, so that those who lost the same
 /// member do not come back together.
 #[must_use]
-pub fn pause_between(failures: u32, rng: &mut impl Rng) -> Duration {
+pub(crate) fn pause_between(failures: u32, rng: &mut impl Rng) -> Duration {
     let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
     let ceiling = FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE);
     ceiling.mul_f64(rng.random_range(0.2..=1.0))
@@ -310,7 +310,7 @@ pub fn pause(failures: u32) -> Duration {
     pause_between(failures, &mut SmallRng::from_os_rng())
 }
 
-/// Whether another member, or the same one later, may do what this one did not. What the transport says is in here too:
+/// Tells whether another member, or the same one later, may do what this one did not. What the transport says is in here too:
 /// a connection that broke is `Unknown`, `Internal` or `Cancelled`, depending on when it did.
 fn may_pass(error: &Status) -> bool {
     match error.code() {

@@ -30,14 +30,14 @@ use super::{
     view::{At, View},
 };
 
-/// How often a sign of life is asked for.
+/// Interval at which a sign of life is asked for.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// A watch that says nothing for this long is taken up elsewhere.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Requests on one watch that may wait to be sent.
 const MAX_REQUESTS: usize = 8;
 
-/// Why a watch ended.
+/// Reason why a watch ended.
 enum Ended {
     /// The revision to go on from is gone: everything must be read anew.
     Compacted,
@@ -47,7 +47,7 @@ enum Ended {
 }
 
 /// Runs until the registry is dropped.
-pub async fn run(inner: Arc<Inner>) {
+pub(super) async fn run(inner: Arc<Inner>) {
     let mut failures = 0;
     let mut must_read = true;
     loop {
@@ -199,7 +199,7 @@ async fn next(answers: &mut Streaming<WatchResponse>) -> Result<WatchResponse, S
     }
 }
 
-/// When etcd is of an earlier revision than what it told before, nothing that is known counts as newer. Only to be
+/// Looks whether etcd is of an earlier revision than what it told before: then nothing that is known counts as newer. Only to be
 /// called with what a reading said: a member that lags may tell a watch of an earlier revision.
 fn check_set_back(inner: &Inner, revision: i64) {
     let known = inner.view().revision();
@@ -211,7 +211,7 @@ fn check_set_back(inner: &Inner, revision: i64) {
     inner.change(|view| view.set_back(Instant::now()));
 }
 
-/// Whether etcd as a whole is of an earlier revision than what is known, and not just the member that was asked.
+/// Tells whether etcd as a whole is of an earlier revision than what is known, and not just the member that was asked.
 async fn is_set_back(inner: &Inner) -> Result<bool, Status> {
     let request = RangeRequest {
         key: inner.layout.first(),

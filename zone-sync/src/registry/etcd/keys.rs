@@ -1,4 +1,4 @@
-//! Which keys of etcd stand for what, and what their values are. Pure; the layout is also in docs/operating.md, because an
+//! Keys of etcd: which stands for what, and what their values are. Pure; the layout is also in docs/several-gateways.md, because an
 //! operator may look at it with `etcdctl get --prefix /causeway/v1/`.
 //!
 //! | below `/causeway/v1/<zone>/` | value | lease |
@@ -9,22 +9,19 @@
 //!
 //! An id may hold slashes, a service and a source may not, so every key reads one way only.
 
+use causeway_federation::name::{GatewayName, ZoneName};
+use causeway_federation::registry::{InstanceKey, Registration, Source, wire};
 use causeway_proto::registry as proto;
 use prost::Message as _;
 
-use crate::{
-    name::{GatewayName, ZoneName},
-    registry::{InstanceKey, Registration, Source, wire},
-};
-
-/// What one source says of one instance.
+/// Key of what one source says of one instance.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotKey {
     pub instance: InstanceKey,
     pub source: Source,
 }
 
-/// What a key of etcd stands for.
+/// Meaning of a key of etcd.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     Slot(SlotKey),
@@ -32,7 +29,7 @@ pub enum Key {
     Gateway(GatewayName),
 }
 
-/// Why what etcd holds under the zone's prefix could not be read. Somebody else wrote it, or a later version did.
+/// Reason why what etcd holds under the zone's prefix could not be read. Somebody else wrote it, or a later version did.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     #[error("the key `{0}` is not one of this layout")]
@@ -164,7 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::name::ServiceName;
+    use causeway_federation::name::ServiceName;
 
     fn layout() -> Layout {
         Layout::new(&"east".parse().unwrap())
@@ -238,10 +235,11 @@ mod tests {
             service: ServiceName::new("orders").unwrap(),
             id: "a".to_owned(),
             address: "10.0.0.1:80".parse().unwrap(),
-            tags: crate::name::Tags::default(),
+            tags: causeway_federation::name::Tags::default(),
             weight: 1,
             capacity_per_second: None,
             time_to_live: Some(Duration::from_secs(10)),
+            provenance: causeway_federation::registry::Provenance::Elsewhere,
         };
         let slot = |id: &str| SlotKey {
             instance: key("orders", id),

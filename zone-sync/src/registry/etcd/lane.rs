@@ -8,29 +8,29 @@ use std::{
     time::{Duration, Instant},
 };
 
+use causeway_federation::registry::{InstanceKey, Registration};
 use causeway_proto::etcd::mvccpb::KeyValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    EtcdError, Inner,
-    keys::{Key, decode_registration, decode_report},
+    EtcdError, Inner, View,
+    keys::{Key, SlotKey, decode_registration, decode_report},
     leases::Class,
     view::At,
     write::{self, MAX_BYTES, MAX_WRITES, Write, Written},
 };
-use crate::registry::Registration;
 
 /// Orders that may wait in one lane: a full request of the contract from each of some connectors.
-pub const MAX_ORDERS: usize = 16_384;
+pub(super) const MAX_ORDERS: usize = 16_384;
 /// For how long an order is tried, from when it was given.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A write, and who waits for it.
 #[derive(Debug)]
-pub struct Order {
+pub(super) struct Order {
     pub key: Key,
     pub write: Write,
-    /// What the value is, for the view.
+    /// Registration that the value holds, for the view.
     pub value: Option<Registration>,
     /// The class of the lease that it goes with, and the lease that it had rather keep.
     pub lease: Option<(Class, Option<i64>)>,
@@ -124,7 +124,7 @@ fn new_order(
 }
 
 /// Runs until the registry is dropped.
-pub async fn run(inner: Arc<Inner>, mut orders: mpsc::Receiver<Order>) {
+pub(super) async fn run(inner: Arc<Inner>, mut orders: mpsc::Receiver<Order>) {
     let mut waiting = Vec::new();
     loop {
         let room = MAX_WRITES.saturating_sub(waiting.len());
@@ -195,7 +195,10 @@ async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, Order)>) {
         written = attempt(inner, &mut batch, left).await;
     }
     match written {
-        Ok(written) => settle(inner, batch, written),
+        Ok(written) => {
+            inner.refused().take();
+            settle(inner, batch, written);
+        }
         Err(error) => {
             let cause = error.cause();
             match &error {
@@ -207,7 +210,9 @@ async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, Order)>) {
                     tracing::warn!(zone = %inner.zone, %error, cause, writes = batch.len(), "writes were given up")
                 }
             }
-            refuse(inner, batch, &format!("{error}: {cause}"));
+            let why = format!("{error}: {cause}");
+            *inner.refused() = Some((now, why.clone()));
+            refuse(inner, batch, &why);
         }
     }
 }
@@ -258,7 +263,7 @@ fn refuse(inner: &Inner, batch: Vec<(Vec<u8>, Order)>, why: &str) {
     }
 }
 
-/// What was written counts at once, before the watch tells it.
+/// Takes what was written into the view at once, before the watch tells it, and answers those who wait for it.
 fn settle(inner: &Inner, batch: Vec<(Vec<u8>, Order)>, written: Vec<Written>) {
     let now = Instant::now();
     inner
@@ -268,53 +273,58 @@ fn settle(inner: &Inner, batch: Vec<(Vec<u8>, Order)>, written: Vec<Written>) {
     let mut answers = Vec::with_capacity(batch.len());
     inner.change(|view| {
         for ((_, order), written) in batch.into_iter().zip(written) {
-            let lease = match order.write {
-                Write::Put { lease, .. } | Write::Claim { lease, .. } => lease,
-                Write::Delete { .. } => 0,
-            };
-            if let Key::Slot(key) = &order.key {
-                match (&written, &order.write) {
-                    (Written::Done(revision), Write::Put { .. } | Write::Claim { .. }) => {
-                        if let Some(value) = order.value {
-                            let at = At {
-                                revision: *revision,
-                                lease,
-                            };
-                            view.put_slot(now, key, value, at);
-                            view.heard(now, key);
-                        }
-                    }
-                    (Written::Done(revision), Write::Delete { .. }) => view.removed(key, *revision),
-                    // Somebody changed it while it fell silent here: the watch will tell.
-                    (Written::Absent(_), Write::Delete { revision: Some(_) }) => {}
-                    (Written::Absent(revision), _) => view.removed(key, *revision),
-                    (Written::Changed(held), _) => take_up(view, now, &order.key, held),
-                }
-            } else if let (Key::Health(key), Written::Done(revision), Write::Put { value, .. }) =
-                (&order.key, &written, &order.write)
-                && let Ok(report) = decode_report(key, value)
-            {
-                view.put_report(
-                    key,
-                    report,
-                    At {
-                        revision: *revision,
-                        lease,
-                    },
-                );
+            match &order.key {
+                Key::Slot(key) => settle_slot(view, now, key, (&order.write, order.value), &written),
+                Key::Health(key) => settle_report(view, key, &order.write, &written),
+                // Who is there is told by the watch alone.
+                Key::Gateway(_) => {}
             }
             answers.push((order.answer, written));
         }
     });
     for (answer, written) in answers {
-        // As above.
+        // Who no longer listens needs no answer.
         let _ = answer.send(Ok(written));
     }
 }
 
+/// Notes in the view what became of a write to the slot of an instance.
+fn settle_slot(
+    view: &mut View,
+    now: Instant,
+    key: &SlotKey,
+    (write, value): (&Write, Option<Registration>),
+    written: &Written,
+) {
+    match (written, write) {
+        (Written::Done(revision), Write::Put { lease, .. } | Write::Claim { lease, .. }) => {
+            if let Some(value) = value {
+                let (revision, lease) = (*revision, *lease);
+                view.put_slot(now, key, value, At { revision, lease });
+                view.heard(now, key);
+            }
+        }
+        (Written::Done(revision), Write::Delete { .. }) => view.removed(key, *revision),
+        // Somebody changed it while it fell silent here: the watch will tell.
+        (Written::Absent(_), Write::Delete { revision: Some(_) }) => {}
+        (Written::Absent(revision), _) => view.removed(key, *revision),
+        (Written::Changed(held), _) => take_up(view, now, key, held),
+    }
+}
+
+/// Notes in the view what became of a write of what an instance's checks have found.
+fn settle_report(view: &mut View, key: &InstanceKey, write: &Write, written: &Written) {
+    let (Written::Done(revision), Write::Put { value, lease }) = (written, write) else {
+        return;
+    };
+    if let Ok(report) = decode_report(key, value) {
+        let (revision, lease) = (*revision, *lease);
+        view.put_report(key, report, At { revision, lease });
+    }
+}
+
 /// Takes up what a comparison came upon.
-fn take_up(view: &mut super::View, now: Instant, key: &Key, held: &KeyValue) {
-    let Key::Slot(key) = key else { return };
+fn take_up(view: &mut View, now: Instant, key: &SlotKey, held: &KeyValue) {
     let at = At {
         revision: held.mod_revision,
         lease: held.lease,

@@ -12,9 +12,9 @@ use std::{
 };
 
 /// Most keys under one lease.
-pub const MAX_KEYS: usize = 1_000;
+pub(crate) const MAX_KEYS: usize = 1_000;
 /// Time to live of what belongs to no instance's: reports of health.
-pub const HEALTH_TIME_TO_LIVE: Duration = Duration::from_secs(60);
+pub(crate) const HEALTH_TIME_TO_LIVE: Duration = Duration::from_secs(60);
 /// Shortest time between two renewals of a lease.
 const SHORTEST_PACE: Duration = Duration::from_millis(300);
 /// Longest time between two renewals: a lease of a day need not wait hours to learn that it is gone.
@@ -24,13 +24,13 @@ const KEPT_EMPTY: Duration = Duration::from_secs(60);
 
 /// One step of the ladder of times to live, in seconds: see [`Class::of`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Class(u32);
+pub(super) struct Class(u32);
 
 impl Class {
     /// The lowest step that is no shorter than `time_to_live`. Steps lie about a quarter apart, so that however many
     /// different times registrants choose, there are few kinds of leases.
     #[must_use]
-    pub fn of(time_to_live: Duration) -> Self {
+    pub(super) fn of(time_to_live: Duration) -> Self {
         let wanted = time_to_live.as_millis().div_ceil(1000);
         let mut step: u32 = 1;
         while u128::from(step) < wanted && step < u32::MAX / 2 {
@@ -41,13 +41,13 @@ impl Class {
 
     /// Seconds that etcd is asked for: the time to live and, on top, twice the longest that a renewal may lie back.
     #[must_use]
-    pub fn lease_seconds(self) -> i64 {
+    pub(crate) fn lease_seconds(self) -> i64 {
         i64::from(self.0) + i64::try_from(2 * self.pace().as_secs()).unwrap_or(0) + 2
     }
 
     /// Time between two renewals.
     #[must_use]
-    pub fn pace(self) -> Duration {
+    pub(super) fn pace(self) -> Duration {
         (Duration::from_secs(self.0.into()) / 4).clamp(SHORTEST_PACE, LONGEST_PACE)
     }
 }
@@ -56,18 +56,18 @@ impl Class {
 #[derive(Debug, Clone, Copy)]
 struct Held {
     class: Class,
-    /// When the next renewal is due.
+    /// Time at which the next renewal is due.
     due: Instant,
     /// Keys that were assigned to it, whether or not they still are.
     assigned: usize,
     granted: Instant,
-    /// When etcd last said that it lives.
+    /// Time at which etcd last said that it lives.
     alive: Instant,
 }
 
 /// The leases of this process. Pure: granting and renewing is for the caller.
 #[derive(Debug, Default)]
-pub struct Leases {
+pub(super) struct Leases {
     held: BTreeMap<i64, Held>,
     /// The lease of each class that still takes keys.
     open: BTreeMap<Class, i64>,
@@ -75,7 +75,7 @@ pub struct Leases {
 
 impl Leases {
     /// Assigns up to `wanted` keys to an open lease of the class; `None`: one must be granted first.
-    pub fn assign(&mut self, class: Class, wanted: usize) -> Option<i64> {
+    pub(crate) fn assign(&mut self, class: Class, wanted: usize) -> Option<i64> {
         let lease = *self.open.get(&class)?;
         let held = self.held.get_mut(&lease)?;
         held.assigned += wanted;
@@ -86,13 +86,13 @@ impl Leases {
     }
 
     /// etcd granted a lease that takes keys.
-    pub fn add(&mut self, now: Instant, class: Class, lease: i64) {
+    pub(super) fn add(&mut self, now: Instant, class: Class, lease: i64) {
         self.add_apart(now, class, lease);
         self.open.insert(class, lease);
     }
 
     /// etcd granted a lease for one key alone.
-    pub fn add_apart(&mut self, now: Instant, class: Class, lease: i64) {
+    pub(crate) fn add_apart(&mut self, now: Instant, class: Class, lease: i64) {
         let held = Held {
             class,
             due: now + class.pace(),
@@ -103,26 +103,26 @@ impl Leases {
         self.held.insert(lease, held);
     }
 
-    /// Whether it is still a lease of this process.
+    /// Tells whether it is still a lease of this process.
     #[must_use]
-    pub fn contains(&self, lease: i64) -> bool {
+    pub(super) fn contains(&self, lease: i64) -> bool {
         self.held.contains_key(&lease)
     }
 
-    /// Whether it is a lease of this process, of this class.
+    /// Tells whether it is a lease of this process, of this class.
     #[must_use]
-    pub fn is_of(&self, lease: i64, class: Class) -> bool {
+    pub(super) fn is_of(&self, lease: i64, class: Class) -> bool {
         self.held.get(&lease).is_some_and(|held| held.class == class)
     }
 
     /// A lease is gone.
-    pub fn remove(&mut self, lease: i64) {
+    pub(super) fn remove(&mut self, lease: i64) {
         self.close(lease);
         self.held.remove(&lease);
     }
 
     /// A lease takes no further keys: etcd may have dropped it.
-    pub fn close(&mut self, lease: i64) {
+    pub(super) fn close(&mut self, lease: i64) {
         if let Some(held) = self.held.get(&lease)
             && self.open.get(&held.class) == Some(&lease)
         {
@@ -130,8 +130,8 @@ impl Leases {
         }
     }
 
-    /// Which leases to renew now. Each is named again after a pace.
-    pub fn due(&mut self, now: Instant) -> Vec<i64> {
+    /// Leases to renew now. Each is named again after a pace.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<i64> {
         let mut due = Vec::new();
         for (lease, held) in &mut self.held {
             if held.due <= now {
@@ -143,21 +143,21 @@ impl Leases {
     }
 
     /// Every lease is to be renewed at once: the stream that does it is a new one.
-    pub fn all_due(&mut self, now: Instant) {
+    pub(crate) fn all_due(&mut self, now: Instant) {
         for held in self.held.values_mut() {
             held.due = now;
         }
     }
 
     /// etcd says that the lease lives.
-    pub fn renewed(&mut self, now: Instant, lease: i64) {
+    pub(super) fn renewed(&mut self, now: Instant, lease: i64) {
         if let Some(held) = self.held.get_mut(&lease) {
             held.alive = now;
         }
     }
 
     /// Leases that no key goes with any more, by `keys`, and that take none either.
-    pub fn empty(&self, now: Instant, keys: impl Fn(i64) -> usize) -> Vec<i64> {
+    pub(super) fn empty(&self, now: Instant, keys: impl Fn(i64) -> usize) -> Vec<i64> {
         let unused = |lease: i64, held: &Held| {
             let is_closed = self.open.get(&held.class) != Some(&lease);
             is_closed
@@ -173,20 +173,8 @@ impl Leases {
     }
 
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.held.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    /// How long ago etcd last said that every lease lives.
-    #[must_use]
-    pub fn oldest(&self, now: Instant) -> Duration {
-        let ages = self.held.values().map(|held| now.duration_since(held.alive));
-        ages.max().unwrap_or_default()
     }
 }
 

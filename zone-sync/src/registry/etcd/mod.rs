@@ -25,29 +25,31 @@ use std::{
     time::{Duration, Instant},
 };
 
+use causeway_federation::{
+    name::{GatewayName, ZoneName},
+    registry::{InstanceKey, MAX_INSTANCES_PER_ZONE},
+};
+use causeway_host::tasks::Tasks;
 use causeway_proto::registry as proto;
 use tokio::{
     sync::{Notify, broadcast, mpsc, watch},
     task::JoinSet,
 };
 
-use super::{InstanceKey, MAX_INSTANCES_PER_ZONE};
-use crate::name::{GatewayName, ZoneName};
-
 pub mod client;
 mod follow;
 pub mod keys;
 mod lane;
-pub mod leases;
+mod leases;
 mod presence;
 mod registering;
 mod upkeep;
 pub mod view;
-pub mod write;
+mod write;
 
 pub use client::{Client, EtcdError};
 pub use presence::Attached;
-pub use registering::{Replaced, Unavailable};
+pub use registering::{RegisterError, Replaced, Unavailable};
 use view::{Change, InForce, View};
 
 /// Changes that a watcher may be behind; one that is further behind is told to begin anew. A registration of 65,536
@@ -60,7 +62,7 @@ const MAX_REPORTS: usize = 2 * MAX_INSTANCES_PER_ZONE;
 /// For how long etcd may be away before registrations are refused at once, without a try.
 const TRIED_FOR: Duration = Duration::from_secs(3);
 
-/// What a watcher is told.
+/// Event that a watcher is told of.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// The instance as it is now; `None`: it is gone.
@@ -70,14 +72,17 @@ pub enum Event {
     Gateways(Vec<String>),
 }
 
-/// Whether etcd is in reach.
+/// Time for which writes that were refused say that the next ones would be: those who register try again sooner.
+const REFUSED_LATELY: Duration = Duration::from_secs(300);
+
+/// Contact with etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contact {
     /// Not once yet: nothing is known.
     Never,
     /// Everything that etcd tells is heard.
     Following,
-    /// What is known is of then.
+    /// Out of reach since then, which is what all that is known is of.
     Away { since: Instant },
 }
 
@@ -107,13 +112,13 @@ pub struct Figures {
     /// Writes that could not be done.
     pub failed: u64,
     pub heartbeats: u64,
-    /// How often contact with etcd was lost.
+    /// Number of times that contact with etcd was lost.
     pub lost: u64,
     /// Keys under the zone's prefix that could not be read.
     pub strange: u64,
 }
 
-/// What several tasks count.
+/// Counters of several tasks.
 #[derive(Debug, Default)]
 struct Counters {
     written: AtomicU64,
@@ -128,7 +133,7 @@ struct Counters {
 pub struct SharedRegistry {
     inner: Arc<Inner>,
     /// Ended when this is dropped.
-    _tasks: Arc<JoinSet<()>>,
+    _running: Arc<JoinSet<()>>,
 }
 
 #[derive(Debug)]
@@ -142,6 +147,8 @@ struct Inner {
     granting: tokio::sync::Mutex<()>,
     events: broadcast::Sender<Event>,
     contact: watch::Sender<Contact>,
+    /// The latest writes were refused, then and for this reason; `None`: they were done.
+    refused: Mutex<Option<(Instant, String)>>,
     /// Reports of health that are not in etcd yet.
     reports: Mutex<BTreeMap<InstanceKey, proto::HealthReport>>,
     reported: Notify,
@@ -151,12 +158,13 @@ struct Inner {
     counters: Counters,
     /// Set when the process ends: what attached gateways left behind is then left to their next zone-sync.
     stopping: AtomicBool,
+    tasks: Tasks,
 }
 
 impl SharedRegistry {
     /// Begins to follow etcd. Must be called within a tokio runtime. Returns at once: see [`SharedRegistry::contact`].
     #[must_use]
-    pub fn start(zone: ZoneName, client: Client) -> Self {
+    pub fn start(zone: ZoneName, client: Client, tasks: Tasks) -> Self {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..LANES).map(|_| mpsc::channel(lane::MAX_ORDERS)).unzip();
         let inner = Arc::new(Inner {
@@ -168,23 +176,26 @@ impl SharedRegistry {
             granting: tokio::sync::Mutex::default(),
             events: broadcast::Sender::new(MAX_BEHIND),
             contact: watch::Sender::new(Contact::Never),
+            refused: Mutex::default(),
             reports: Mutex::default(),
             reported: Notify::new(),
             presences: Mutex::default(),
             lanes: senders,
             counters: Counters::default(),
             stopping: AtomicBool::new(false),
+            tasks: tasks.clone(),
         });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follow::run(Arc::clone(&inner)));
-        tasks.spawn(upkeep::run(Arc::clone(&inner)));
-        tasks.spawn(upkeep::keep_leases(Arc::clone(&inner)));
-        for orders in receivers {
-            tasks.spawn(lane::run(Arc::clone(&inner), orders));
+        let mut running = JoinSet::new();
+        running.spawn(tasks.keep("changes in etcd", follow::run(Arc::clone(&inner))));
+        running.spawn(tasks.keep("upkeep of etcd", upkeep::run(Arc::clone(&inner))));
+        running.spawn(tasks.keep("leases in etcd", upkeep::keep_leases(Arc::clone(&inner))));
+        for (lane, orders) in receivers.into_iter().enumerate() {
+            let writing = lane::run(Arc::clone(&inner), orders);
+            running.spawn(tasks.keep(format!("writes to etcd, lane {lane}"), writing));
         }
         Self {
             inner,
-            _tasks: Arc::new(tasks),
+            _running: Arc::new(running),
         }
     }
 
@@ -193,10 +204,21 @@ impl SharedRegistry {
         &self.inner.zone
     }
 
-    /// Whether etcd is in reach, now and from now on.
+    /// Tells whether etcd is in reach, now and from now on.
     #[must_use]
     pub fn contact(&self) -> watch::Receiver<Contact> {
         self.inner.contact.subscribe()
+    }
+
+    /// Reason why nothing can be registered at the moment; `None`: something can, as far as is known.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        if let Err(unavailable) = self.inner.check_contact() {
+            return Some(unavailable.why);
+        }
+        let refused = self.inner.refused();
+        let lately = refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSED_LATELY);
+        lately.map(|(_, why)| why.clone())
     }
 
     /// Everything that is known, and from then on every change.
@@ -261,6 +283,10 @@ impl Inner {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn refused(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn presences(&self) -> MutexGuard<'_, BTreeMap<GatewayName, i64>> {
         self.presences.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -306,7 +332,7 @@ impl Inner {
         }
     }
 
-    /// Whether contact was lost and has to be taken up as such.
+    /// Tells whether contact was lost and has to be taken up as such.
     fn is_away(&self) -> bool {
         matches!(*self.contact.borrow(), Contact::Away { .. })
     }

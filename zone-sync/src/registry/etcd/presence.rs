@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use causeway_federation::name::GatewayName;
+use causeway_federation::registry::InstanceKey;
 use causeway_proto::registry as proto;
 use prost::Message as _;
 use tokio::{task::JoinHandle, time::sleep};
@@ -16,12 +18,11 @@ use super::{
     leases::{Class, HEALTH_TIME_TO_LIVE},
     write::Write,
 };
-use crate::{name::GatewayName, registry::InstanceKey};
 
 /// With the time that a renewal may take on top this makes a lease of 5 s: how long a gateway whose zone-sync died has to
 /// attach to another before the others take over its checks.
 const PRESENCE: Duration = Duration::from_secs(3);
-/// How often an attachment looks whether its lease still lives.
+/// Interval at which an attachment looks whether its lease still lives.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A gateway is present while this lives.
@@ -29,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub struct Attached {
     inner: Arc<Inner>,
     gateway: GatewayName,
-    task: JoinHandle<()>,
+    task: JoinHandle<Option<()>>,
 }
 
 impl SharedRegistry {
@@ -42,7 +43,7 @@ impl SharedRegistry {
             report
                 .key
                 .clone()
-                .and_then(|key| crate::registry::wire::key(key).ok())
+                .and_then(|key| causeway_federation::registry::wire::key(key).ok())
         };
         inner.reports().extend(
             adopted
@@ -50,7 +51,9 @@ impl SharedRegistry {
                 .filter_map(|report| Some((own(&report)?, report))),
         );
         inner.reported.notify_one();
-        let task = tokio::spawn(be_present(Arc::clone(&inner), gateway.clone()));
+        let name = format!("presence of gateway {gateway}");
+        let present = be_present(Arc::clone(&inner), gateway.clone());
+        let task = tokio::spawn(inner.tasks.guard(name, present));
         tracing::info!(zone = %inner.zone, %gateway, "a gateway attached itself");
         Attached { inner, gateway, task }
     }

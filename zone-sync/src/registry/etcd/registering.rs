@@ -1,4 +1,4 @@
-//! What registrants ask for: registering, heartbeats, taking out, and handing over all that a source knows.
+//! Requests of registrants: registering, heartbeats, taking out, and handing over all that a source knows.
 //!
 //! What is answered as done is in etcd, that is on the disks of most of its members. When etcd cannot be written, the
 //! call as a whole is answered with [`Unavailable`], and may be made again as it is: nothing is done twice by that.
@@ -9,6 +9,9 @@ use std::{
     time::Instant,
 };
 
+use causeway_federation::registry::{
+    InstanceKey, MAX_INSTANCES_PER_ZONE, Registration, RegistryError, Source,
+};
 use tokio::sync::oneshot;
 
 use super::{
@@ -19,7 +22,6 @@ use super::{
     view::{Beat, Claim},
     write::{Write, Written},
 };
-use crate::registry::{InstanceKey, MAX_INSTANCES_PER_ZONE, Registration, RegistryError, Source};
 
 /// Nothing can be written at present.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +32,17 @@ pub struct Unavailable {
     pub why: String,
 }
 
-/// What handing over all that a source knows came to.
+/// Reason why a registration was not ordered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// It would be refused again.
+    #[error(transparent)]
+    Refused(#[from] RegistryError),
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Result of handing over all that a source knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Replaced {
     pub added: u32,
@@ -53,9 +65,14 @@ impl SharedRegistry {
         self.inner.check_contact()?;
         let mut pending = Vec::with_capacity(registrations.len());
         for registration in registrations {
-            pending.push(match registration {
-                Ok(registration) => self.inner.put(registration, Source::Registered).await?,
-                Err(refused) => Err(refused),
+            let ordered = match registration {
+                Ok(registration) => self.inner.put(registration, Source::Registered).await,
+                Err(refused) => Err(refused.into()),
+            };
+            pending.push(match ordered {
+                Ok(pending) => Ok(pending),
+                Err(RegisterError::Refused(refused)) => Err(refused),
+                Err(RegisterError::Unavailable(unavailable)) => return Err(unavailable),
             });
         }
         let mut outcomes = Vec::with_capacity(pending.len());
@@ -142,20 +159,18 @@ impl SharedRegistry {
         &self,
         source: &str,
         registrations: Vec<Result<Registration, RegistryError>>,
-    ) -> Result<Result<Replaced, RegistryError>, Unavailable> {
-        let source = match Source::named(source) {
-            Ok(source) => source,
-            Err(refused) => return Ok(Err(refused)),
-        };
+    ) -> Result<Replaced, RegisterError> {
+        let source = Source::named(source)?;
         self.inner.check_contact()?;
         let mut replaced = Replaced::default();
         let wanted = sift(registrations, &mut replaced.refused);
         let (puts, gone) = self.inner.difference(&source, wanted, &mut replaced);
         let mut pending = Vec::with_capacity(puts.len());
         for registration in puts {
-            match self.inner.put(registration, source.clone()).await? {
+            match self.inner.put(registration, source.clone()).await {
                 Ok(order) => pending.push(order),
-                Err(refused) => replaced.refused.push(refused),
+                Err(RegisterError::Refused(refused)) => replaced.refused.push(refused),
+                Err(unavailable) => return Err(unavailable),
             }
         }
         for order in pending.drain(..) {
@@ -168,13 +183,13 @@ impl SharedRegistry {
         for order in pending {
             written(order).await?;
         }
-        Ok(Ok(replaced))
+        Ok(replaced)
     }
 }
 
 impl Inner {
-    /// Whether a write is worth a try.
-    fn check_contact(&self) -> Result<(), Unavailable> {
+    /// Checks that a write is worth a try.
+    pub(super) fn check_contact(&self) -> Result<(), Unavailable> {
         let why = match *self.contact.borrow() {
             Contact::Never => "etcd has not been reached yet".to_owned(),
             Contact::Away { since } if since.elapsed() > TRIED_FOR => {
@@ -185,11 +200,7 @@ impl Inner {
         Err(Unavailable { why })
     }
 
-    async fn put(
-        &self,
-        registration: Registration,
-        source: Source,
-    ) -> Result<Result<Pending, RegistryError>, Unavailable> {
+    async fn put(&self, registration: Registration, source: Source) -> Result<Pending, RegisterError> {
         let key = SlotKey {
             instance: registration.key(),
             source,
@@ -198,16 +209,14 @@ impl Inner {
             let view = self.view();
             (view.check_room(&registration, &key.source), view.own_lease(&key))
         };
-        if let Err(refused) = room {
-            return Ok(Err(refused));
-        }
+        room?;
         let lease = self.lease_of(&registration, kept);
         let write = Write::Put {
             value: encode_registration(&registration),
             lease: 0,
         };
         let order = self.order(Key::Slot(key), write, Some(registration), lease);
-        order.await.map(Ok).map_err(Unavailable::from)
+        Ok(order.await.map_err(Unavailable::from)?)
     }
 
     async fn delete(&self, instance: InstanceKey, source: Source) -> Result<Pending, Unavailable> {
@@ -276,7 +285,7 @@ impl Inner {
         (claim.key, write, claim.registration, lease)
     }
 
-    /// What must be put so that the source holds exactly `wanted`, and what must go.
+    /// Finds what must be put so that the source holds exactly `wanted`, and what must go.
     fn difference(
         &self,
         source: &Source,
@@ -312,7 +321,7 @@ impl Inner {
     }
 }
 
-/// What a source may hand over: each key once, and nothing with a time to live.
+/// Keeps what a source may hand over: each key once, and nothing with a time to live.
 fn sift(
     registrations: Vec<Result<Registration, RegistryError>>,
     refused: &mut Vec<RegistryError>,

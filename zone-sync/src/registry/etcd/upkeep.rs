@@ -1,4 +1,4 @@
-//! What has to be done now and then: deleting what fell silent, claiming anew what lost its lease, writing reports of
+//! Work that has to be done now and then: deleting what fell silent, claiming anew what lost its lease, writing reports of
 //! health, and keeping the leases of this process alive.
 
 use std::{
@@ -16,11 +16,11 @@ use tonic::{Status, Streaming};
 
 use super::{Inner, client::pause, keys::Key, lane::PATIENCE, write::Write};
 
-/// How often it is looked what there is to do. An instance is deleted up to this much too late.
+/// Interval at which it is looked what there is to do. An instance is deleted up to this much too late.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How often leases without keys are looked for, in looks.
+/// Number of looks between two in which leases without keys are looked for.
 const LOOKS_BETWEEN_SWEEPS: u32 = 40;
-/// How often it is looked which leases are to be renewed.
+/// Interval at which it is looked which leases are to be renewed.
 const RENEW_EVERY: Duration = Duration::from_millis(200);
 /// A stream of renewals that says nothing for this long, although it was asked, is left for another member.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 const MAX_RENEWALS: usize = 4_096;
 
 /// Runs until the registry is dropped.
-pub async fn run(inner: Arc<Inner>) {
+pub(super) async fn run(inner: Arc<Inner>) {
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looked: u32 = 0;
@@ -94,7 +94,7 @@ async fn give_back(inner: &Inner) {
 }
 
 /// Renews the leases of this process until the registry is dropped.
-pub async fn keep_leases(inner: Arc<Inner>) {
+pub(super) async fn keep_leases(inner: Arc<Inner>) {
     let mut failures = 0;
     loop {
         let member = inner.client.preferred();

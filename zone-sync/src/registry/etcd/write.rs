@@ -1,4 +1,4 @@
-//! What is to be written to etcd, as transactions: which comparisons guard a write, how many go into one transaction, and
+//! Writes to etcd as transactions: which comparisons guard a write, how many go into one transaction, and
 //! what its answer means. Pure.
 //!
 //! Each write is a transaction of its own inside the larger one, so that one whose comparison fails does not stop the rest.
@@ -13,13 +13,13 @@ use causeway_proto::etcd::mvccpb::KeyValue;
 
 /// Writes in one transaction. etcd takes 128 operations, of which a nested one counts against what the outer leaves: 100
 /// leave 28 for each write, and none has more than 2.
-pub const MAX_WRITES: usize = 100;
+pub(crate) const MAX_WRITES: usize = 100;
 /// Bytes in one transaction: a third of what etcd takes by default (1.5 MiB), because a claim names its value twice.
-pub const MAX_BYTES: usize = 512 << 10;
+pub(super) const MAX_BYTES: usize = 512 << 10;
 
 /// One change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
+pub(super) enum Write {
     /// Whatever was there before is replaced.
     Put { value: Vec<u8>, lease: i64 },
     /// The same value under another lease, if the key is still as of `revision`; with `recreate` also if it is gone.
@@ -33,9 +33,9 @@ pub enum Write {
     Delete { revision: Option<i64> },
 }
 
-/// What became of one write.
+/// Outcome of one write.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Written {
+pub(super) enum Written {
     /// It was done, at this revision.
     Done(i64),
     /// The comparison failed: this is what the key holds instead.
@@ -47,7 +47,7 @@ pub enum Written {
 impl Write {
     /// About how many bytes of a message it takes.
     #[must_use]
-    pub fn bytes(&self, key: &[u8]) -> usize {
+    pub(super) fn bytes(&self, key: &[u8]) -> usize {
         let (Self::Put { value, .. } | Self::Claim { value, .. }) = self else {
             return 2 * key.len();
         };
@@ -80,7 +80,7 @@ impl Write {
 
 /// The transaction that does all of these, each key at most once.
 #[must_use]
-pub fn transaction<'a>(writes: impl Iterator<Item = (&'a [u8], &'a Write)>) -> TxnRequest {
+pub(super) fn transaction<'a>(writes: impl Iterator<Item = (&'a [u8], &'a Write)>) -> TxnRequest {
     TxnRequest {
         compare: Vec::new(),
         success: writes.map(|(key, write)| write.operation(key)).collect(),
@@ -88,9 +88,9 @@ pub fn transaction<'a>(writes: impl Iterator<Item = (&'a [u8], &'a Write)>) -> T
     }
 }
 
-/// What became of each write of [`transaction`], in order.
+/// Outcome of each write of [`transaction`], in order.
 #[must_use]
-pub fn outcomes(answer: TxnResponse) -> Vec<Written> {
+pub(super) fn outcomes(answer: TxnResponse) -> Vec<Written> {
     let revision = answer.header.map_or(0, |header| header.revision);
     let each = answer.responses.into_iter();
     each.map(|response| outcome(response, revision)).collect()

@@ -8,9 +8,13 @@ use std::{
     sync::Arc,
 };
 
+use causeway_federation::{
+    edition::{Edition, edition},
+    topology::applied::{
+        DocumentError, MAX_DOCUMENT_BYTES, StoredTopology, TopologyConflict, TopologyDocument,
+    },
+};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-
-use super::{Conflict, Document, DocumentError, Edition, MAX_DOCUMENT_BYTES, edition};
 
 /// Name of the file in the data folder.
 pub const FILE: &str = "topology.redb";
@@ -23,15 +27,7 @@ const LOSER: &str = "loser";
 /// Memory that the store may use to cache pages, in bytes; it is read once and written seldom.
 const CACHE_BYTES: usize = 1024 * 1024;
 
-/// What is on disk.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// Oldest first.
-    pub documents: Vec<Arc<Document>>,
-    pub conflict: Option<Conflict>,
-}
-
-/// Why the store could not be read or written.
+/// Reason why the store could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("cannot use the data folder")]
@@ -63,7 +59,10 @@ impl Store {
     ///
     /// # Errors
     /// When the disk does not let it, or another process has the file open. Nothing is set aside then.
-    pub fn open(folder: &Path, unix_seconds: u64) -> Result<(Self, Stored, Option<SetAside>), StoreError> {
+    pub fn open(
+        folder: &Path,
+        unix_seconds: u64,
+    ) -> Result<(Self, StoredTopology, Option<SetAside>), StoreError> {
         let path = folder.join(FILE);
         match open_guarded(&path) {
             Err(why) if why.is_corrupt() => {
@@ -80,24 +79,30 @@ impl Store {
     ///
     /// # Errors
     /// When the disk does not let it; the store must be opened anew then.
-    pub fn write(&mut self, stored: &Stored) -> Result<(), StoreError> {
+    pub fn write(&mut self, stored: &StoredTopology) -> Result<(), StoreError> {
         let writing = self.database.begin_write()?;
         {
             let mut documents = writing.open_table(DOCUMENTS)?;
             let wanted = |generation: u64, fingerprint: &[u8]| {
-                let same = |document: &Arc<Document>| key(&document.edition()) == (generation, fingerprint);
+                let same =
+                    |document: &Arc<TopologyDocument>| key(&document.edition()) == (generation, fingerprint);
                 stored.documents.iter().any(same)
             };
             documents.retain(|(generation, fingerprint), _| wanted(generation, fingerprint))?;
             for document in &stored.documents {
                 let edition = document.edition();
-                if documents.get(key(&edition))?.is_none() {
-                    documents.insert(key(&edition), document.encode().as_slice())?;
+                // Signatures are added to one that is there already.
+                let encoded = document.encode();
+                let is_kept = documents
+                    .get(key(&edition))?
+                    .is_some_and(|kept| kept.value() == encoded);
+                if !is_kept {
+                    documents.insert(key(&edition), encoded.as_slice())?;
                 }
             }
             let mut conflict = writing.open_table(CONFLICT)?;
             conflict.retain(|_, _| false)?;
-            if let Some(Conflict { winner, loser }) = &stored.conflict {
+            if let Some(TopologyConflict { winner, loser }) = &stored.conflict {
                 conflict.insert(WINNER, key(winner))?;
                 conflict.insert(LOSER, key(loser))?;
             }
@@ -112,12 +117,12 @@ fn key(edition: &Edition) -> (u64, &[u8]) {
 }
 
 /// A damaged file can make the library panic as well as fail; both are one error here.
-fn open_guarded(path: &Path) -> Result<(Store, Stored), StoreError> {
+fn open_guarded(path: &Path) -> Result<(Store, StoredTopology), StoreError> {
     catch_unwind(AssertUnwindSafe(|| open(path)))
         .unwrap_or(Err(StoreError::Damaged("reading it failed half-way")))
 }
 
-fn open(path: &Path) -> Result<(Store, Stored), StoreError> {
+fn open(path: &Path) -> Result<(Store, StoredTopology), StoreError> {
     let mut database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
     // Opening alone verifies no checksum of the rows.
     database.check_integrity()?;
@@ -130,7 +135,7 @@ fn open(path: &Path) -> Result<(Store, Stored), StoreError> {
     Ok((Store { database }, stored))
 }
 
-fn read(database: &Database) -> Result<Stored, StoreError> {
+fn read(database: &Database) -> Result<StoredTopology, StoreError> {
     let reading = database.begin_read()?;
     let mut documents = Vec::new();
     for row in reading.open_table(DOCUMENTS)?.iter()? {
@@ -138,7 +143,7 @@ fn read(database: &Database) -> Result<Stored, StoreError> {
         if value.value().len() > MAX_DOCUMENT_BYTES {
             return Err(StoreError::Damaged("a row is too long"));
         }
-        let document = Document::decode(value.value()).map_err(StoreError::Row)?;
+        let document = TopologyDocument::decode(value.value()).map_err(StoreError::Row)?;
         let (generation, fingerprint) = key.value();
         if edition(generation, fingerprint) != Some(document.edition()) {
             return Err(StoreError::Damaged("a document lies under another's name"));
@@ -155,14 +160,14 @@ fn read(database: &Database) -> Result<Stored, StoreError> {
         }))
     };
     let conflict = match (side(WINNER)?, side(LOSER)?) {
-        (Some(winner), Some(loser)) => Some(Conflict { winner, loser }),
+        (Some(winner), Some(loser)) => Some(TopologyConflict { winner, loser }),
         _ => None,
     };
-    Ok(Stored { documents, conflict })
+    Ok(StoredTopology { documents, conflict })
 }
 
 impl StoreError {
-    /// Whether the file is at fault, rather than the disk or another process.
+    /// Tells whether the file is at fault, rather than the disk or another process.
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
         match self {
@@ -196,3 +201,70 @@ from_redb!(
     redb::TransactionError,
     redb::CommitError
 );
+
+#[cfg(test)]
+mod tests {
+    use causeway_federation::{
+        name::{GatewayId, ZoneName},
+        topology::{
+            applied::{Applied, Own, Vouched},
+            parse,
+        },
+    };
+
+    use super::*;
+
+    fn text(more: &str) -> String {
+        let zones = "zones: { z0: { gateways: [gw.z0:7800] }, z1: { gateways: [gw.z1:7800] } }";
+        format!("version: 1\ntrust_domain: a.b\n{zones}\n{more}\n")
+    }
+
+    fn replica(zone: &str) -> Applied {
+        let own = Own {
+            zone: ZoneName::new(zone).unwrap(),
+            trust_domain: "a.b".to_owned(),
+        };
+        let initial = parse(&text(""), "initial").unwrap().topology;
+        Applied::new(own, Some(initial), StoredTopology::default())
+    }
+
+    /// Does what a gateway of `zone` does with an `apply`.
+    fn apply(replica: &mut Applied, zone: &str, more: &str) {
+        let draft = replica.draft(replica.edition().generation, &text(more)).unwrap();
+        let by = GatewayId::new(ZoneName::new(zone).unwrap(), "gw1".parse().unwrap());
+        let document = TopologyDocument::new(draft.parent, draft.text, by, 1);
+        replica.offer(&Vouched::by_author(Arc::new(document))).unwrap();
+    }
+
+    #[test]
+    fn the_store_keeps_documents_and_the_conflict_and_sets_a_corrupt_file_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut east, mut west) = (replica("z0"), replica("z1"));
+        apply(&mut east, "z0", "# one");
+        apply(&mut west, "z1", "# two");
+        let documents = west.newer_than(east.edition());
+        east.receive(&documents.into_iter().map(Vouched::by_author).collect::<Vec<_>>());
+        let (mut store, empty, _) = Store::open(folder.path(), 1).unwrap();
+        assert_eq!(empty, StoredTopology::default());
+        store.write(&east.stored()).unwrap();
+        assert!(
+            !Store::open(folder.path(), 1).unwrap_err().is_corrupt(),
+            "it is in use"
+        );
+        drop(store);
+        let (mut store, stored, aside) = Store::open(folder.path(), 2).unwrap();
+        assert_eq!(stored, east.stored());
+        assert!(stored.conflict.is_some() && aside.is_none());
+        apply(&mut east, "z0", "# three");
+        store.write(&east.stored()).unwrap();
+        drop(store);
+        assert_eq!(Store::open(folder.path(), 3).unwrap().1, east.stored());
+        let path = folder.path().join(FILE);
+        std::fs::write(&path, b"not a database").unwrap();
+        let (_, stored, aside) = Store::open(folder.path(), 4).unwrap();
+        assert_eq!(stored, StoredTopology::default());
+        let kept = aside.expect("it is set aside").kept;
+        assert_eq!(kept, folder.path().join("topology.redb.corrupt-4"));
+        assert_eq!(std::fs::read(kept).unwrap(), b"not a database");
+    }
+}

@@ -1,4 +1,4 @@
-//! What one zone-sync knows of its zone: the instances, their health and the gateways, as etcd tells them. Pure: it is
+//! The view that one zone-sync has of its zone: the instances, their health and the gateways, as etcd tells them. Pure: it is
 //! told the time, what etcd says and what was written there, and says what changed.
 //!
 //! Every value carries the revision of etcd that it is of, and older word never replaces newer, so that what this process
@@ -18,14 +18,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::keys::{Key, SlotKey};
-use crate::{
-    name::{GatewayName, ServiceName},
-    registry::{
-        InstanceKey, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_NAMED_SOURCES, Registration,
-        RegistryError, Source,
-    },
+use causeway_federation::name::{GatewayName, ServiceName};
+use causeway_federation::registry::{
+    InstanceKey, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_NAMED_SOURCES, Registration,
+    RegistryError, Source,
 };
+
+use super::keys::{Key, SlotKey};
 
 mod present;
 pub mod vouch;
@@ -34,9 +33,9 @@ use present::{Present, Reported};
 pub use vouch::{Beat, Claim, Overdue};
 
 /// Longest time that an instance which was found gone after an outage is kept, however long it may live.
-pub const MAX_GRACE: Duration = Duration::from_secs(60);
+pub(crate) const MAX_GRACE: Duration = Duration::from_secs(60);
 
-/// Where a value stands in etcd.
+/// Place of a value in etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
     /// Of its last change.
@@ -62,7 +61,7 @@ pub struct InForce {
     pub revision: i64,
 }
 
-/// What one source says of one instance.
+/// Word of one source on one instance.
 #[derive(Debug)]
 struct Slot {
     source: Source,
@@ -74,20 +73,20 @@ struct Slot {
     vouched: Option<Instant>,
     /// Until when it is kept although etcd no longer has it.
     doubted: Option<Instant>,
-    /// Where it stands in `alarms`.
+    /// Time under which it stands in `alarms`.
     alarm: Option<Instant>,
     /// The reading that last had it.
     reading: u32,
 }
 
-/// What is known. See the module's page.
+/// Everything that is known. See the module's page.
 #[derive(Debug, Default)]
 pub struct View {
     /// The slots of an instance are in order of precedence, and seldom more than one.
     services: BTreeMap<ServiceName, BTreeMap<String, Vec<Slot>>>,
     /// Instances over all services.
     instances: usize,
-    /// How many keys this process put under each of its leases.
+    /// Number of keys that this process put under each of its leases.
     own_leases: HashMap<i64, usize>,
     /// Slots of each named source; it is gone from here with its last slot.
     named: BTreeMap<Source, usize>,
@@ -95,7 +94,7 @@ pub struct View {
     gateways: BTreeMap<GatewayName, Present>,
     /// Gateways that are attached to this process, and how often.
     attached: BTreeMap<GatewayName, usize>,
-    /// What this process removed at a revision that the watch has not reached.
+    /// Keys that this process removed at a revision that the watch has not reached.
     removed: HashMap<Key, i64>,
     alarms: BTreeSet<(Instant, SlotKey)>,
     /// The last revision of which everything is known.
@@ -135,13 +134,13 @@ impl View {
         self.instances == 0
     }
 
-    /// What happened since the last call, for watchers.
+    /// Changes since the last call, for watchers.
     pub fn take_changes(&mut self) -> BTreeSet<Change> {
         mem::take(&mut self.changes)
     }
 
     /// Reports of health, with their revisions, whose instance is gone since the last call.
-    pub fn take_orphans(&mut self) -> Vec<(InstanceKey, i64)> {
+    pub(crate) fn take_orphans(&mut self) -> Vec<(InstanceKey, i64)> {
         mem::take(&mut self.orphans)
     }
 
@@ -157,14 +156,14 @@ impl View {
     }
 
     /// Everything that one source says.
-    pub fn of_source<'a>(&'a self, source: &'a Source) -> impl Iterator<Item = &'a Arc<Registration>> {
+    pub(crate) fn of_source<'a>(&'a self, source: &'a Source) -> impl Iterator<Item = &'a Arc<Registration>> {
         let slots = self.services.values().flat_map(BTreeMap::values).flatten();
         slots
             .filter(move |slot| slot.source == *source)
             .map(|slot| &slot.registration)
     }
 
-    /// Whether there is room for this registration. As several processes look at the same time, each at its own view, a
+    /// Checks that there is room for this registration. As several processes look at the same time, each at its own view, a
     /// limit may be passed by what they accept within milliseconds.
     ///
     /// # Errors
@@ -189,7 +188,7 @@ impl View {
         Ok(())
     }
 
-    /// Why a source has nothing under this key.
+    /// Reason why a source has nothing under this key.
     #[must_use]
     pub fn absent(&self, key: &InstanceKey) -> RegistryError {
         match self.instance(key) {
@@ -202,7 +201,7 @@ impl View {
     }
 
     /// Takes up a value that etcd holds.
-    pub fn put_slot(&mut self, now: Instant, key: &SlotKey, registration: Registration, at: At) {
+    pub(crate) fn put_slot(&mut self, now: Instant, key: &SlotKey, registration: Registration, at: At) {
         if self.is_outdated(&Key::Slot(key.clone()), at.revision) {
             return;
         }
@@ -258,12 +257,12 @@ impl View {
     }
 
     /// Before everything is read anew.
-    pub fn begin_reading(&mut self) {
+    pub(crate) fn begin_reading(&mut self) {
         self.reading = self.reading.wrapping_add(1);
     }
 
     /// After everything that etcd held at `revision` was put: the rest is gone.
-    pub fn end_reading(&mut self, now: Instant, revision: i64) {
+    pub(crate) fn end_reading(&mut self, now: Instant, revision: i64) {
         let reading = self.reading;
         let slots = self.services.values().flat_map(BTreeMap::values).flatten();
         let unseen = slots.filter(|slot| slot.reading != reading && slot.at.revision <= revision);
@@ -281,7 +280,7 @@ impl View {
 
     /// Contact with etcd was regained after an outage: what is found gone from now on is doubted for a while, and every
     /// instance that this process vouches for gets another full time to live.
-    pub fn recovered(&mut self, now: Instant) {
+    pub(crate) fn recovered(&mut self, now: Instant) {
         self.recovered = Some(now);
         for slot in self
             .services
@@ -297,7 +296,7 @@ impl View {
 
     /// etcd is of an earlier revision than what is known: it was restored from a copy, or begun anew. What it holds counts
     /// from now on, and what the next reading lacks is to be claimed anew.
-    pub fn set_back(&mut self, now: Instant) {
+    pub(crate) fn set_back(&mut self, now: Instant) {
         self.recovered(now);
         self.is_set_back = true;
         self.revision = 0;
@@ -377,7 +376,7 @@ impl View {
         self.orphan(&key.instance);
     }
 
-    /// Whether this process removed the value at that revision or later.
+    /// Tells whether this process removed the value at that revision or later.
     fn is_outdated(&mut self, key: &Key, revision: i64) -> bool {
         if self.removed.is_empty() {
             return false;

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use causeway_federation::name::GatewayName;
+use causeway_federation::registry::InstanceKey;
 use causeway_proto::registry as proto;
 
 use super::{At, Change, View};
-use crate::{name::GatewayName, registry::InstanceKey};
 
-/// How long a gateway that was found gone after an outage still counts as present: as long as its lease.
-pub const GATEWAY_GRACE: Duration = Duration::from_secs(5);
+/// Time for which a gateway that was found gone after an outage still counts as present: as long as its lease.
+pub(super) const GATEWAY_GRACE: Duration = Duration::from_secs(5);
 
-/// What a gateway found of an instance.
+/// Finding of a gateway about an instance.
 #[derive(Debug)]
 pub(super) struct Reported {
     report: Arc<proto::HealthReport>,
@@ -41,7 +42,7 @@ impl View {
 
     /// The gateways that are present, here or anywhere, by name.
     #[must_use]
-    pub fn gateway_names(&self) -> Vec<String> {
+    pub(crate) fn gateway_names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.gateways.keys().chain(self.attached.keys()).collect();
         names.sort_unstable();
         names.dedup();
@@ -89,7 +90,7 @@ impl View {
     }
 
     /// Takes up a gateway's presence, as etcd holds it.
-    pub fn put_gateway(&mut self, name: &GatewayName, at: At) {
+    pub(crate) fn put_gateway(&mut self, name: &GatewayName, at: At) {
         let known = self.is_present(name);
         let reading = self.reading;
         let held = self.gateways.entry(name.clone()).or_insert(Present {
@@ -108,7 +109,7 @@ impl View {
     }
 
     /// Gateways that were found gone after an outage and did not come back; to be called now and then.
-    pub fn expire_gateways(&mut self, now: Instant) {
+    pub(crate) fn expire_gateways(&mut self, now: Instant) {
         let before = self.gateway_names();
         self.gateways
             .retain(|_, held| held.doubted.is_none_or(|until| until > now));
@@ -138,9 +139,9 @@ impl View {
         }
     }
 
-    /// What a gateway attached to this process found counts at once, before it is in etcd. Whether it must be written:
+    /// Takes what a gateway attached to this process found, which counts at once, before it is in etcd. Whether it must be written:
     /// it is news, or is not under a lease of this process.
-    pub fn report_here(&mut self, key: &InstanceKey, report: &proto::HealthReport) -> bool {
+    pub(crate) fn report_here(&mut self, key: &InstanceKey, report: &proto::HealthReport) -> bool {
         match self.health.get_mut(key) {
             Some(held) if *held.report == *report => !self.own_leases.contains_key(&held.at.lease),
             Some(held) => {
@@ -160,7 +161,7 @@ impl View {
     }
 
     /// Takes up a report that etcd holds.
-    pub fn put_report(&mut self, key: &InstanceKey, report: proto::HealthReport, at: At) {
+    pub(crate) fn put_report(&mut self, key: &InstanceKey, report: proto::HealthReport, at: At) {
         let reading = self.reading;
         let Some(held) = self.health.get_mut(key) else {
             let report = Arc::new(report);

@@ -1,11 +1,11 @@
-//! What a word of etcd does to the view, without etcd.
+//! Effects of a word of etcd on the view, without etcd.
 
 use std::collections::BTreeMap;
 
+use causeway_federation::name::Tags;
 use proptest::prelude::*;
 
 use super::*;
-use crate::name::Tags;
 
 const OWN: i64 = 1;
 const OTHER: i64 = 2;
@@ -20,6 +20,7 @@ fn registration(id: &str, port: u16, time_to_live: Option<Duration>) -> Registra
         weight: 1,
         capacity_per_second: None,
         time_to_live,
+        provenance: causeway_federation::registry::Provenance::Elsewhere,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who vouches for an instance, and what its heartbeats do.
+//! Vouching for instances, and what their heartbeats do.
 //!
 //! A lease of etcd for each instance would have etcd handle every heartbeat, and moving keys between leases would make
 //! every heartbeat a write. Instead, the zone-sync that hears an instance's heartbeats *vouches* for it: it keeps the
@@ -9,13 +9,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::{SlotKey, View};
-use crate::registry::{InstanceKey, Registration, Source};
+use causeway_federation::registry::{InstanceKey, Registration, Source};
 
-/// How long after a silent instance was named it is named again, unless etcd says by then that it is gone.
+use super::{SlotKey, View};
+
+/// Time after which a silent instance that was named is named again, unless etcd says by then that it is gone.
 const NAME_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// What a heartbeat came upon.
+/// State that a heartbeat came upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Beat {
     /// The source has no such instance.
@@ -47,18 +48,18 @@ pub struct Overdue {
 
 impl View {
     /// A lease was granted to this process.
-    pub fn add_lease(&mut self, lease: i64) {
+    pub(crate) fn add_lease(&mut self, lease: i64) {
         self.own_leases.entry(lease).or_default();
     }
 
-    /// How many keys go with a lease of this process.
+    /// Number of keys that go with a lease of this process.
     #[must_use]
-    pub fn keys_of_lease(&self, lease: i64) -> usize {
+    pub(crate) fn keys_of_lease(&self, lease: i64) -> usize {
         self.own_leases.get(&lease).copied().unwrap_or(0)
     }
 
     /// A lease of this process ran out, and etcd removes its keys: those whose instances live are to be claimed anew.
-    pub fn lose_lease(&mut self, now: Instant, lease: i64) {
+    pub(crate) fn lose_lease(&mut self, now: Instant, lease: i64) {
         if self.own_leases.remove(&lease).is_none() {
             return;
         }
@@ -75,8 +76,8 @@ impl View {
         self.lose_reports(lease);
     }
 
-    /// What to claim, because a lease ran out under instances that live.
-    pub fn take_claims(&mut self) -> Vec<Claim> {
+    /// Keys to claim, because a lease ran out under instances that live.
+    pub(crate) fn take_claims(&mut self) -> Vec<Claim> {
         let keys = std::mem::take(&mut self.claims);
         keys.iter().filter_map(|key| self.claim(key, true)).collect()
     }
@@ -96,13 +97,13 @@ impl View {
 
     /// The lease of this process that the key goes with.
     #[must_use]
-    pub fn own_lease(&self, key: &SlotKey) -> Option<i64> {
+    pub(crate) fn own_lease(&self, key: &SlotKey) -> Option<i64> {
         let lease = self.slot(key)?.at.lease;
         self.own_leases.contains_key(&lease).then_some(lease)
     }
 
     /// An instance sent a heartbeat that could not be written: it is claimed once etcd is back.
-    pub fn claim_later(&mut self, key: SlotKey) {
+    pub(crate) fn claim_later(&mut self, key: SlotKey) {
         self.claims.insert(key);
     }
 
@@ -131,12 +132,7 @@ impl View {
         claim.map_or(Beat::NotFound, Beat::Claim)
     }
 
-    /// Forgets what a claim found gone for good.
-    pub fn claim_failed(&mut self, key: &SlotKey, revision: i64) {
-        self.removed(key, revision);
-    }
-
-    /// When [`View::expire`] should be called next. It may then find nothing to do.
+    /// Time at which [`View::expire`] should be called next. It may then find nothing to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.alarms.first().map(|(alarm, _)| *alarm)

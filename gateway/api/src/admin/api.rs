@@ -1,0 +1,256 @@
+//! The routes of the admin API. Each handler reads state once and shows it; nothing here waits for anything but the
+//! registry.
+
+use std::{fmt::Write as _, time::Duration};
+
+use axum::{
+    Extension, Json, Router,
+    extract::{RawQuery, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use causeway_routing::route::{self, route};
+use causeway_telemetry::{Check, Status, log};
+use http::{StatusCode, Uri, header};
+use rand::{SeedableRng, rngs::SmallRng};
+use serde::Serialize;
+
+use super::{
+    AdminState, bulk,
+    checks::diagnose,
+    entry::{self, Entry},
+    error::ApiError,
+    explain, guard,
+    instances::{deregister, register, renew},
+    topology, trust,
+    view::{self, Envelope, SocketView},
+};
+use crate::admin::{ProcessReading, ScrapeState, TunnelReading, scrape};
+use crate::credentials::Access;
+
+/// For one request from its head to its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) fn router(state: AdminState, entry: Entry, hosts: guard::Hosts) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/v1/zones", get(zones))
+        .route("/v1/services", get(services))
+        .route("/v1/instances", get(instances).post(bulk::register))
+        .route("/v1/instances/renew", post(bulk::renew))
+        .route("/v1/instances/deregister", post(bulk::deregister))
+        .route("/v1/sources/{name}", put(bulk::replace))
+        .route("/v1/tunnels", get(tunnels))
+        .route("/v1/exports", get(exports))
+        .route("/v1/catalog", get(catalog))
+        .route("/v1/topology", get(topology::shown).put(topology::apply))
+        .route("/v1/topology/history", get(topology::history))
+        .route("/v1/topology/diff", post(topology::difference))
+        .route("/v1/trust", get(trust::shown).put(trust::hand_in))
+        .route("/v1/checks", get(checks))
+        .route("/v1/explain", get(explained))
+        .route("/v1/socket", get(socket))
+        .route("/v1/instances/{service}/{id}", put(register).delete(deregister))
+        .route("/v1/instances/{service}/{id}/renew", post(renew))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(Extension(bulk::Slots::default()))
+        .layer(Extension(entry.clone()))
+        .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn_with_state(entry, entry::pass))
+        .layer(middleware::from_fn_with_state(hosts, guard::check))
+        .with_state(state)
+}
+
+async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await;
+    answer.map_err(|_| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the request took too long"))
+}
+
+async fn not_found(uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    ApiError::not_found(format!("there is nothing at {path}"))
+        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, trust, checks, explain, sources, socket")
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this method is not allowed here")
+}
+
+/// Alive: the control runtime answers. Deliberately nothing else, for what fails here gets restarted.
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Ready: no check fails. With `?verbose`, a line for each.
+async fn readyz(State(state): State<AdminState>, RawQuery(query): RawQuery) -> Response {
+    let checks = state.readiness.read();
+    let failed = checks.iter().any(|check| check.status == Status::Fail);
+    let status = if failed {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
+    let verbose = query.is_some_and(|query| {
+        query
+            .split('&')
+            .any(|part| part == "verbose" || part == "verbose=true")
+    });
+    let mut text = if verbose {
+        check_lines(&checks)
+    } else {
+        String::new()
+    };
+    text.push_str(if failed { "not ready\n" } else { "ok\n" });
+    (status, text).into_response()
+}
+
+fn check_lines(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let word = match check.status {
+            Status::Ok => "ok",
+            Status::Warn => "warn",
+            Status::Fail => "fail",
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "[{word}] {}: {}", check.group, check.name);
+        if !check.message.is_empty() {
+            let _ = write!(text, ": {}", check.message);
+        }
+        text.push('\n');
+        if let (Some(hint), true) = (&check.hint, check.status != Status::Ok) {
+            let _ = writeln!(text, "       hint: {hint}");
+        }
+    }
+    text
+}
+
+async fn metrics(State(state): State<AdminState>) -> Result<Response, ApiError> {
+    let text = scrape(
+        &state.metrics,
+        &state.tunnel_metrics,
+        &ScrapeState {
+            snapshot: &state.snapshots.load_full(),
+            tunnels: &readings(&state),
+            sync: &(state.sync)(),
+            process: &ProcessReading::now(),
+            access_dropped: state.access.lost(),
+            log_dropped: log::lost_lines(),
+            tasks_ended: state.tasks.ended().count,
+            up_seconds: state.started.elapsed().as_secs_f64(),
+        },
+    );
+    let text = text.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response())
+}
+
+async fn zones(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.load_full();
+    let items = view::zones(
+        &snapshot,
+        &readings(&state),
+        &(state.sync)(),
+        state.tunnels.last_words(),
+    );
+    answer(Envelope::new("zones", &snapshot, items))
+}
+
+async fn services(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.load_full();
+    let items = view::services(&snapshot, &(state.bindings)());
+    answer(Envelope::new("services", &snapshot, items))
+}
+
+async fn instances(State(state): State<AdminState>) -> Result<Response, ApiError> {
+    let statuses = state.instances.status(None).await?;
+    let snapshot = state.snapshots.load_full();
+    Ok(answer(Envelope::new(
+        "instances",
+        &snapshot,
+        view::instances(&statuses),
+    )))
+}
+
+async fn tunnels(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.load_full();
+    answer(Envelope::new(
+        "tunnels",
+        &snapshot,
+        view::tunnels(&readings(&state)),
+    ))
+}
+
+async fn exports(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.load_full();
+    answer(Envelope::new(
+        "exports",
+        &snapshot,
+        view::exports(&snapshot, &(state.sync)()),
+    ))
+}
+
+async fn catalog(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.load_full();
+    answer(Envelope::new(
+        "catalog",
+        &snapshot,
+        view::records(&snapshot, &(state.sync)()),
+    ))
+}
+
+/// Always 200: it reports; whether the gateway is ready is `/readyz`'s answer.
+async fn checks(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.load_full();
+    let zones = view::zones(
+        &snapshot,
+        &readings(&state),
+        &(state.sync)(),
+        state.tunnels.last_words(),
+    );
+    let services = view::services(&snapshot, &(state.bindings)());
+    let mut items = state.readiness.read_apart();
+    items.extend(diagnose(&zones, &services, &ProcessReading::now()));
+    answer(Envelope::new("checks", &snapshot, items))
+}
+
+async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response, ApiError> {
+    let asked = explain::request(&state, &uri)?;
+    let snapshot = state.snapshots.load_full();
+    // Drawn anew for each question, as for each connection.
+    let request = route::Request::explained(asked.target.clone());
+    let decision = route(&snapshot, &request, SmallRng::from_os_rng());
+    let explanation = explain::explanation(&decision.complete(), &snapshot.zone);
+    let explanation = explain::with_caller(explanation, &snapshot, &asked);
+    Ok(answer(Envelope::new("explanation", &snapshot, vec![explanation])))
+}
+
+/// Socket over which the commands of this host change something: none where no proof is wanted.
+async fn socket(State(state): State<AdminState>, Extension(entry): Extension<Entry>) -> Response {
+    let path = match entry.access {
+        Access::Open => None,
+        Access::Proved => entry.gate.socket(),
+    };
+    let items = path.map(|path| SocketView {
+        path: path.display().to_string(),
+    });
+    let snapshot = state.snapshots.load_full();
+    answer(Envelope::new("socket", &snapshot, items.into_iter().collect()))
+}
+
+fn readings(state: &AdminState) -> Vec<TunnelReading> {
+    state
+        .tunnels
+        .all()
+        .iter()
+        .map(|tunnel| TunnelReading::of(tunnel))
+        .collect()
+}
+
+pub(super) fn answer<T: Serialize>(envelope: Envelope<T>) -> Response {
+    Json(envelope).into_response()
+}

@@ -1,0 +1,292 @@
+//! `/v1/explain`: where a request would go now, and why. The decision is made elsewhere, by the very function that the
+//! data path calls; these are the words for it.
+
+use axum::extract::Query;
+use causeway_federation::name::{ServiceName, Tags, ZoneName};
+use causeway_routing::{
+    permit::Caller,
+    route::{self, FullDecision, Place, Reason, Subject, Why},
+    snapshot::Snapshot,
+    target::Target,
+};
+use http::Uri;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    AdminState,
+    error::ApiError,
+    instances::service_name,
+    permission::{self, CallersVerdict, CallersView, PermissionVerdict, PermissionView},
+};
+
+/// A routing decision in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The target, as `orders{version=v2}@west`.
+    pub target: String,
+    /// The zone that the connection comes from.
+    pub from: String,
+    /// Steps that were considered, arms of the split first and then each zone for each arm.
+    pub steps: Vec<Step>,
+    /// Candidates that would be asked, first to last; empty when nobody can serve it.
+    pub candidates: Vec<Candidate>,
+    /// Reason why the first candidate is the first, or why there is none.
+    pub outcome: String,
+    /// Tells whether the caller that was asked about may call; absent when none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permission: Option<PermissionView>,
+    /// Callers that may call, when no caller was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callers: Option<CallersView>,
+}
+
+/// Question that is to be explained.
+pub(super) struct Asked {
+    pub(super) target: Target,
+    pub(super) caller: Option<Caller>,
+}
+
+/// One filter and what it made of something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Steps of the same filter in a row are shown together.
+    pub filter: String,
+    /// Subject that was looked at: a split arm, a zone, a gateway.
+    pub subject: String,
+    pub verdict: Verdict,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Taken,
+    /// Would do, after those that were taken.
+    InReserve,
+    PassedOver,
+}
+
+/// One place that would be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    pub zone: String,
+    /// The gateway that would be asked; `None` in the own zone.
+    pub gateway: Option<String>,
+    /// Tags that the instance must carry.
+    pub tags: Tags,
+}
+
+/// Puts a decision that was made with its reasons into words.
+pub(super) fn explanation(decision: &FullDecision, own: &ZoneName) -> Explanation {
+    let is_arm = |reason: &&Reason| matches!(reason.subject, Subject::Arm { .. });
+    let arms = decision.reasons.iter().filter(is_arm);
+    let places = decision.reasons.iter().filter(|reason| !is_arm(reason));
+    Explanation {
+        target: decision.target.to_string(),
+        from: own.to_string(),
+        steps: arms
+            .chain(places)
+            .map(|reason| step(reason, !decision.target.tags.is_empty()))
+            .collect(),
+        candidates: decision
+            .candidates
+            .iter()
+            .map(|candidate| in_words(candidate, own))
+            .collect(),
+        outcome: bare(&decision.why.to_string()),
+        permission: None,
+        callers: None,
+    }
+}
+
+/// Adds what a caller may do. Who may not call is not routed; and where callers of another zone are routed to, only
+/// the gateways there know.
+pub(super) fn with_caller(explanation: Explanation, snapshot: &Snapshot, asked: &Asked) -> Explanation {
+    let Some(caller) = &asked.caller else {
+        return with_callers(explanation, snapshot, &asked.target.service);
+    };
+    let permission = permission::permission(snapshot, caller, &asked.target.service);
+    let unrouted = |outcome: String| Explanation {
+        from: caller.zone.to_string(),
+        steps: Vec::new(),
+        candidates: Vec::new(),
+        outcome,
+        ..explanation.clone()
+    };
+    let explanation = if permission.verdict == PermissionVerdict::Forbidden {
+        unrouted(permission.reason.clone())
+    } else if caller.zone != snapshot.zone {
+        unrouted(format!(
+            "only a gateway of {} knows where it goes from there",
+            caller.zone
+        ))
+    } else {
+        explanation
+    };
+    Explanation {
+        permission: Some(permission),
+        ..explanation
+    }
+}
+
+/// Adds who may call, whoever it is. Where that is nobody, nobody is routed.
+fn with_callers(explanation: Explanation, snapshot: &Snapshot, service: &ServiceName) -> Explanation {
+    let callers = permission::callers(&snapshot.topology, service);
+    let explanation = match callers.verdict {
+        CallersVerdict::Nobody => Explanation {
+            steps: Vec::new(),
+            candidates: Vec::new(),
+            outcome: callers.reason.clone(),
+            ..explanation
+        },
+        CallersVerdict::Everyone | CallersVerdict::Some | CallersVerdict::DryRun => explanation,
+    };
+    Explanation {
+        callers: Some(callers),
+        ..explanation
+    }
+}
+
+fn step(reason: &Reason, tags_asked: bool) -> Step {
+    let arm = reason.arm.as_ref().filter(|tags| !tags.is_empty());
+    let any = || "any tags".to_owned();
+    let (filter, subject) = match &reason.subject {
+        Subject::Arm { weight } => {
+            let tags = arm.map_or_else(any, ToString::to_string);
+            ("split".to_owned(), format!("{tags} weight {weight}"))
+        }
+        place => (
+            arm.map_or_else(|| "places".to_owned(), |arm| format!("places for {arm}")),
+            place.to_string(),
+        ),
+    };
+    Step {
+        filter,
+        subject,
+        verdict: match reason.why {
+            Why::Taken { .. } | Why::ArmPicked | Why::ArmByName => Verdict::Taken,
+            Why::ArmInReserve => Verdict::InReserve,
+            _ => Verdict::PassedOver,
+        },
+        reason: match reason.why {
+            // Nobody asked for tags that it could lack.
+            Why::NoInstance if arm.is_none() && !tags_asked => "no instance".to_owned(),
+            why => bare(&why.to_string()),
+        },
+    }
+}
+
+/// Without the verdict that the sentence begins with: it has a field of its own.
+fn bare(sentence: &str) -> String {
+    let bare = sentence
+        .strip_prefix("passed over: ")
+        .or_else(|| sentence.strip_prefix("taken: "));
+    bare.unwrap_or(sentence).to_owned()
+}
+
+fn in_words(candidate: &route::Candidate, own: &ZoneName) -> Candidate {
+    Candidate {
+        zone: candidate.zone(own).to_string(),
+        gateway: match &candidate.place {
+            Place::Local => None,
+            Place::Remote { gateway } => Some(gateway.gateway.to_string()),
+        },
+        tags: candidate.tags.clone(),
+    }
+}
+
+/// Reads `service=orders&from=east&tag=version=v2&zone=west&caller=web@east`; `tag` and `caller_tag` may come several
+/// times.
+pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Asked, ApiError> {
+    let hint = "for example /v1/explain?service=orders&from=east&tag=version=v2&zone=west&caller=web";
+    let mut service = None;
+    let (mut zone, mut tags) = (None, Vec::new());
+    let (mut caller, mut caller_tags) = (None, Vec::new());
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
+    let Query(pairs) = pairs.map_err(|error| ApiError::bad_request(error.to_string()).hint(hint))?;
+    for (key, value) in pairs {
+        match key.as_str() {
+            "service" => service = Some(known_service(state, &value)?),
+            "from" => check_from(state, &known_zone(state, &value)?)?,
+            "zone" => zone = Some(known_zone(state, &value)?),
+            "caller" => caller = Some(value),
+            "tag" | "caller_tag" => match value.split_once('=') {
+                Some(pair) if key == "tag" => tags.push(owned(pair)),
+                Some(pair) => caller_tags.push(owned(pair)),
+                None => {
+                    return Err(ApiError::bad_request(format!("`{value}` is not a tag key=value")).hint(hint));
+                }
+            },
+            _ => return Err(ApiError::bad_request(format!("unknown parameter `{key}`")).hint(hint)),
+        }
+    }
+    let service =
+        service.ok_or_else(|| ApiError::bad_request("the parameter `service` is missing").hint(hint))?;
+    let tags = tags.into_iter().collect();
+    let target = Target { service, tags, zone };
+    let caller = match caller {
+        Some(text) => Some(permission::read_caller(
+            &state.snapshots.load(),
+            &text,
+            caller_tags.into_iter().collect(),
+        )?),
+        None if !caller_tags.is_empty() => {
+            return Err(ApiError::bad_request("`caller_tag` needs a `caller`").hint(hint));
+        }
+        None => None,
+    };
+    Ok(Asked { target, caller })
+}
+
+fn owned((key, value): (&str, &str)) -> (String, String) {
+    (key.to_owned(), value.to_owned())
+}
+
+/// Another zone's gateway decides by its own tunnels and health, which are not known here; a guess would mislead.
+fn check_from(state: &AdminState, from: &ZoneName) -> Result<(), ApiError> {
+    let own = &state.snapshots.load().zone;
+    if from == own {
+        return Ok(());
+    }
+    let error =
+        format!("this is a gateway of zone {own}; only a gateway of {from} knows what a client there meets");
+    Err(ApiError::bad_request(error).hint(format!("ask a gateway of {from}: --admin names its address")))
+}
+
+/// A service that the topology names: any other would only be explained as unknown.
+fn known_service(state: &AdminState, text: &str) -> Result<ServiceName, ApiError> {
+    let service = service_name(text)?;
+    let services = &state.snapshots.load().topology.services;
+    if services.contains_key(&service) {
+        return Ok(service);
+    }
+    let known: Vec<_> = services.keys().map(ServiceName::as_str).collect();
+    let error = ApiError::not_found(format!("the topology has no service `{service}`"));
+    Err(error.hint(named("services", &known)))
+}
+
+fn known_zone(state: &AdminState, text: &str) -> Result<ZoneName, ApiError> {
+    let zone = ZoneName::new(text).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let zones = &state.snapshots.load().topology.zones;
+    if zones.contains_key(&zone) {
+        return Ok(zone);
+    }
+    let known: Vec<_> = zones.keys().map(ZoneName::as_str).collect();
+    let error = ApiError::not_found(format!("the topology has no zone `{zone}`"));
+    Err(error.hint(named("zones", &known)))
+}
+
+/// The names there are, as far as they fit on a line.
+fn named(what: &str, known: &[&str]) -> String {
+    /// More names than this help nobody.
+    const SHOWN: usize = 12;
+    match known.len() {
+        0 => format!("the topology has no {what}"),
+        count if count <= SHOWN => format!("its {what} are {}", known.join(", ")),
+        count => format!(
+            "its {what} are {} and {} more",
+            known[..SHOWN].join(", "),
+            count - SHOWN
+        ),
+    }
+}

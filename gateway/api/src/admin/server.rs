@@ -1,0 +1,239 @@
+//! The listener of the admin API: TCP, in the clear or over TLS, or a unix socket, with a limit on connections and on the
+//! time that each may take to say what it wants. It knows nothing of what is served; who is at the other end of a
+//! connection goes along with each request, as a [`Connection`] among its extensions.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, RawFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use axum::{Router, extract::Request};
+use causeway_host::{
+    accept::{Door, Limits, Listen, Refused, accept},
+    listen::{bind_unix, connect_unix},
+};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::mpsc,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+
+use super::{AdminAddress, AdminError};
+use crate::{
+    actor::{Connection, Proof},
+    credentials::{ADMIN_API, AcceptError, Acceptor, Entrance, Gate, HANDSHAKE_LIMIT, Secured},
+};
+
+/// Connections served at once; further ones wait in the system's queue.
+const MAX_CONNECTIONS: usize = 256;
+/// Of one host; further ones are closed. The unix socket has places of its own.
+const MAX_CONNECTIONS_OF_HOST: usize = 64;
+/// Connections that are set up and wait to be served.
+const ENTERED: usize = 16;
+/// For the head of a request, and for a kept-alive connection to send its next one, of a client that has shaken hands.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same of one that comes in the clear, and may be anybody.
+const PLAIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest request head in bytes.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// For the requests under way once a shutdown has begun.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
+/// Only the owner of the process may open the unix socket.
+const SOCKET_MODE: u32 = 0o600;
+
+pub(crate) enum Listener {
+    Tcp(TcpListener, AdminAddress),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    pub(crate) async fn bind(address: &AdminAddress) -> Result<Self, AdminError> {
+        let bind = |source: io::Error| AdminError::Bind {
+            address: address.clone(),
+            source,
+        };
+        match address {
+            AdminAddress::Tcp(wanted) => {
+                let listener = TcpListener::bind(wanted)
+                    .await
+                    .map_err(|source| match source.kind() {
+                        io::ErrorKind::AddrInUse => AdminError::InUse(address.clone()),
+                        _ => bind(source),
+                    })?;
+                let local = listener.local_addr().map_err(bind)?;
+                Ok(Self::Tcp(listener, AdminAddress::Tcp(local)))
+            }
+            AdminAddress::Unix(path) => {
+                let bound = Self::bind_socket(path).await;
+                bound.map_err(|source| match source.kind() {
+                    io::ErrorKind::AddrInUse => AdminError::InUse(address.clone()),
+                    _ => bind(source),
+                })
+            }
+        }
+    }
+
+    /// Binds a unix socket, in the place of one that a killed process left behind.
+    pub(crate) async fn bind_socket(path: &Path) -> io::Result<Self> {
+        if connect_unix(path).await.is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let listener = bind_unix(path, SOCKET_MODE)?;
+        Ok(Self::Unix(listener, path.to_owned()))
+    }
+
+    pub(crate) fn address(&self) -> AdminAddress {
+        match self {
+            Self::Tcp(_, address) => address.clone(),
+            Self::Unix(_, path) => AdminAddress::Unix(path.clone()),
+        }
+    }
+}
+
+impl Listen for Listener {
+    type Stream = Accepted;
+
+    async fn accept(&self) -> io::Result<(Accepted, Option<SocketAddr>)> {
+        Ok(match self {
+            Self::Tcp(listener, _) => {
+                let (stream, from) = Listen::accept(listener).await?;
+                (Accepted::Tcp(stream), from)
+            }
+            Self::Unix(listener, _) => (Accepted::Unix(listener.accept().await?.0), None),
+        })
+    }
+}
+
+pub(crate) enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl AsRawFd for Accepted {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
+}
+
+/// Way in which what was accepted becomes a connection: in the clear, or TCP over TLS, whose failures are told to the gate.
+#[derive(Debug, Clone)]
+pub(crate) struct Doorway(Entrance);
+
+impl Default for Doorway {
+    fn default() -> Self {
+        Self::new(ADMIN_API, None, Gate::default())
+    }
+}
+
+impl Doorway {
+    pub(crate) fn new(api: &'static str, acceptor: Option<Acceptor>, gate: Gate) -> Self {
+        Self(Entrance { api, acceptor, gate })
+    }
+}
+
+impl Door<Accepted> for Doorway {
+    type Connection = (Secured, Connection);
+    type Error = AcceptError;
+
+    async fn enter(
+        &self,
+        accepted: Accepted,
+        from: Option<SocketAddr>,
+    ) -> Result<(Secured, Connection), AcceptError> {
+        match accepted {
+            Accepted::Unix(stream) => {
+                stream.readable().await.map_err(AcceptError::Handshake)?;
+                let uid = stream.peer_cred().ok().map(|user| user.uid());
+                Ok((Box::new(stream), Connection::local(uid)))
+            }
+            Accepted::Tcp(stream) => Door::enter(&self.0, stream, from).await,
+        }
+    }
+
+    fn refused(&self, from: Option<SocketAddr>, why: Refused<AcceptError>) {
+        self.0.refused(from, why);
+    }
+}
+
+/// Serves until `stop`, then finishes what is under way.
+pub(crate) async fn serve(listener: Listener, doorway: Doorway, router: Router, stop: CancellationToken) {
+    let socket = match &listener {
+        Listener::Unix(_, path) => Some(path.clone()),
+        Listener::Tcp(..) => None,
+    };
+    let limits = Limits {
+        connections: MAX_CONNECTIONS,
+        of_address: Some(MAX_CONNECTIONS_OF_HOST),
+        setup: HANDSHAKE_LIMIT,
+    };
+    let connections = TaskTracker::new();
+    let (entered, mut waiting) = mpsc::channel(ENTERED);
+    let accepting = accept("the admin API", listener, limits, doorway, entered);
+    let serving = async {
+        while let Some(((stream, from), place)) = waiting.recv().await {
+            let serving = serve_connection(stream, from, router.clone(), stop.clone());
+            connections.spawn(async move {
+                serving.await;
+                drop(place);
+            });
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = accepting => {}
+        () = serving => {}
+    }
+    connections.close();
+    if tokio::time::timeout(SHUTDOWN_DEADLINE, connections.wait())
+        .await
+        .is_err()
+    {
+        tracing::info!(
+            connections = connections.len(),
+            "admin connections were cut at the deadline"
+        );
+    }
+    if let Some(path) = socket {
+        let _ = fs::remove_file(path);
+    }
+}
+
+async fn serve_connection(stream: Secured, from: Connection, router: Router, stop: CancellationToken) {
+    let header_timeout = match from.proof {
+        Proof::Local(_) | Proof::Plain => PLAIN_HEADER_TIMEOUT,
+        Proof::Nobody | Proof::Identity(_) | Proof::Useless { .. } => HEADER_TIMEOUT,
+    };
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(from.clone());
+        request
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an admin connection ended early");
+    }
+}

@@ -1,0 +1,87 @@
+//! Views that the API shows: stable structs, made from state by pure functions. The `causeway` commands read the same
+//! structs.
+//!
+//! Within version 1 fields and kinds are only ever added. Durations and sizes bear their unit in their name.
+
+mod exchange;
+mod exports;
+mod instances;
+mod services;
+mod topology;
+mod trust;
+mod tunnels;
+mod zones;
+
+use std::time::Duration;
+
+use causeway_federation::catalog::Age;
+use causeway_routing::snapshot::{Link, Snapshot};
+use serde::{Deserialize, Serialize};
+
+pub use exchange::{ExchangeView, RefusalView, exchange};
+pub use exports::{ExportView, RecordView, exports, records};
+pub use instances::{FailureView, InstanceView, instances};
+pub use services::{ArmView, Count, ServiceView, ServiceZone, TierView, services};
+pub use topology::{
+    ChangeView, ChangesView, GenerationView, TopologyView, changes, generations, outcome, topology,
+};
+pub use trust::{ListView, RootView, TrustView, TrustedGatewayView, TrustedZoneView, trust};
+pub use tunnels::{TunnelView, tunnels};
+pub use zones::{LinkView, ZoneView, zones};
+
+/// Version of everything under `/v1/`.
+pub const VERSION: u32 = 1;
+
+/// Unix socket of the admin API, for the commands of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketView {
+    pub path: String,
+}
+
+/// Around every answer: what it is, and who says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    pub version: u32,
+    pub kind: String,
+    /// The zone that answers.
+    pub zone: String,
+    /// Generation of the snapshot that the items were read from.
+    pub generation: u64,
+    pub items: Vec<T>,
+}
+
+impl<T> Envelope<T> {
+    #[must_use]
+    pub fn new(kind: &str, snapshot: &Snapshot, items: Vec<T>) -> Self {
+        Self {
+            version: VERSION,
+            kind: kind.to_owned(),
+            zone: snapshot.zone.to_string(),
+            generation: snapshot.generation,
+            items,
+        }
+    }
+}
+
+fn age_word(age: Age) -> &'static str {
+    match age {
+        Age::Fresh => "fresh",
+        Age::Suspect => "suspect",
+        Age::Withdrawn => "withdrawn",
+    }
+}
+
+/// `down`: no tunnel leads there.
+fn link_word(link: Option<Link>) -> &'static str {
+    match link {
+        Some(Link::Up) => "up",
+        Some(Link::Stalled) => "stalled",
+        Some(Link::Draining) => "draining",
+        None => "down",
+    }
+}
+
+/// With three decimals: what people compare, and no more than the clocks are worth.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}

@@ -1,0 +1,262 @@
+//! The services of the topology, and who has instances of them.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use causeway_federation::{
+    catalog::{Age, Catalog, Entry},
+    name::{ServiceName, Tags, ZoneName},
+    topology::{
+        CallerSelector, DefaultPermission, Permissions, Probe, Protocol, Service, Tier, TierTag, TierZone,
+    },
+};
+use causeway_routing::{
+    snapshot::{Health, Link, Snapshot},
+    target::{Bindings, Target},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{age_word, link_word};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    pub name: String,
+    pub port: u16,
+    /// `tcp`, `http`, `grpc`, `tls` or `udp`.
+    pub protocol: String,
+    /// The virtual addresses that mesh DNS answers here.
+    pub vips: Vec<IpAddr>,
+    /// Instances of this zone.
+    pub local: Count,
+    /// Exports of the other zones to this one.
+    pub zones: Vec<ServiceZone>,
+    pub split: Vec<ArmView>,
+    pub failover: Vec<TierView>,
+    /// `None`: every zone.
+    pub export_to: Option<Vec<String>>,
+    /// Zones that may run it; `None`: every zone.
+    #[serde(default)]
+    pub run_in: Option<Vec<String>>,
+    /// Callers that may call, as the topology has it; `None`: the default of the federation.
+    #[serde(default)]
+    pub allow: Option<Vec<String>>,
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// In a sentence, with the default and `dry_run` taken into account.
+    #[serde(default)]
+    pub callers: String,
+    /// Such as `http /healthz every 2s`; `None`: registered instances count as healthy.
+    pub health: Option<String>,
+    pub early: bool,
+    /// Such as `10m`; `None`: connections may be idle for any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    pub instances: u32,
+    pub healthy: u32,
+}
+
+/// Another zone's instances. Where a zone has several gateways that tell of the same instances, the most counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceZone {
+    pub zone: String,
+    pub instances: u32,
+    pub healthy: u32,
+    /// `fresh`, `suspect` or `withdrawn`.
+    pub age: String,
+    /// `up`, `stalled`, `draining` or `down`.
+    pub link: String,
+    /// Tells whether traffic can go there now: a zone that may run it and exports it to this one, a tunnel that takes
+    /// streams, not withdrawn.
+    pub usable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArmView {
+    pub tags: Tags,
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierView {
+    /// `self` or a zone's name; absent: any zone.
+    pub zone: Option<String>,
+    /// Tags that the zone must carry; `self`: the caller's own value.
+    pub tags: BTreeMap<String, String>,
+}
+
+#[must_use]
+pub fn services(snapshot: &Snapshot, bindings: &Bindings) -> Vec<ServiceView> {
+    let view = |(name, service)| service_view(snapshot, bindings, name, service);
+    snapshot.topology.services.iter().map(view).collect()
+}
+
+fn service_view(
+    snapshot: &Snapshot,
+    bindings: &Bindings,
+    name: &ServiceName,
+    service: &Service,
+) -> ServiceView {
+    let target = Target::service(name.clone());
+    let mut vips: Vec<_> = bindings
+        .iter()
+        .filter(|(_, t)| **t == target)
+        .map(|(vip, _)| vip.ip())
+        .collect();
+    vips.dedup();
+    let zones = snapshot
+        .topology
+        .zones
+        .keys()
+        .filter(|zone| **zone != snapshot.zone);
+    ServiceView {
+        name: name.to_string(),
+        port: service.port,
+        protocol: protocol_word(service.protocol).to_owned(),
+        vips,
+        local: local(snapshot, name),
+        zones: zones
+            .filter_map(|zone| in_zone(snapshot, zone, name, service))
+            .collect(),
+        split: service
+            .split
+            .iter()
+            .map(|arm| ArmView {
+                tags: arm.tags.clone(),
+                weight: arm.weight,
+            })
+            .collect(),
+        failover: service.failover.iter().map(tier).collect(),
+        export_to: service
+            .export_to
+            .as_ref()
+            .map(|zones| zones.iter().map(ToString::to_string).collect()),
+        run_in: service
+            .run_in
+            .as_ref()
+            .map(|zones| zones.iter().map(ToString::to_string).collect()),
+        allow: service.allow.as_deref().map(listed),
+        deny: listed(&service.deny),
+        callers: callers(&snapshot.topology.permissions, service),
+        health: service.health.as_ref().map(|check| {
+            let every = humantime::format_duration(check.every);
+            match &check.probe {
+                Probe::Tcp => format!("tcp every {every}"),
+                Probe::Http { path } => format!("http {path} every {every}"),
+                Probe::Grpc { service } if service.is_empty() => format!("grpc every {every}"),
+                Probe::Grpc { service } => format!("grpc {service} every {every}"),
+            }
+        }),
+        early: service.early,
+        idle_timeout: service
+            .idle_timeout
+            .map(|limit| humantime::format_duration(limit).to_string()),
+    }
+}
+
+fn listed(callers: &[CallerSelector]) -> Vec<String> {
+    callers.iter().map(ToString::to_string).collect()
+}
+
+/// `web,batch@east but not *@west`, `everyone`, `nobody`; with `(dry run)` behind it where that is so.
+fn callers(permissions: &Permissions, service: &Service) -> String {
+    let mut text = match (&service.allow, permissions.default) {
+        (Some(allow), _) if allow.is_empty() => "nobody".to_owned(),
+        (Some(allow), _) => listed(allow).join(","),
+        (None, DefaultPermission::Allow) => "everyone".to_owned(),
+        (None, DefaultPermission::Deny) => "nobody".to_owned(),
+    };
+    if !service.deny.is_empty() && text != "nobody" {
+        text.push_str(" but not ");
+        text.push_str(&listed(&service.deny).join(","));
+    }
+    if permissions.dry_run && text != "everyone" {
+        text.push_str(" (dry run)");
+    }
+    text
+}
+
+fn local(snapshot: &Snapshot, name: &ServiceName) -> Count {
+    let list = snapshot.instances.get(name).map_or(&[][..], |list| &**list);
+    let healthy = list
+        .iter()
+        .filter(|instance| instance.health == Health::Healthy)
+        .count();
+    Count {
+        instances: u32::try_from(list.len()).unwrap_or(u32::MAX),
+        healthy: u32::try_from(healthy).unwrap_or(u32::MAX),
+    }
+}
+
+/// `None` when no gateway of the zone exports it.
+fn in_zone(
+    snapshot: &Snapshot,
+    zone: &ZoneName,
+    name: &ServiceName,
+    service: &Service,
+) -> Option<ServiceZone> {
+    let exported = service.is_exported_to(&snapshot.zone) && service.may_run_in(zone);
+    let views = snapshot
+        .catalog
+        .zone(zone)
+        .filter_map(|entry| from_gateway(snapshot, entry, name, exported));
+    // The gateway that traffic could go to tells the zone's state; among those, the one that has the most to offer.
+    views.max_by_key(|view| (view.usable, view.healthy, view.instances))
+}
+
+fn from_gateway(
+    snapshot: &Snapshot,
+    entry: &Entry,
+    name: &ServiceName,
+    exported: bool,
+) -> Option<ServiceZone> {
+    let all = Tags::default();
+    let mut exports = Catalog::exports(entry, name, &all).peekable();
+    exports.peek()?;
+    let (instances, healthy) = exports.fold((0, 0), |(instances, healthy), export| {
+        (
+            export.instances.saturating_add(instances),
+            export.healthy.saturating_add(healthy),
+        )
+    });
+    let link = snapshot.links.get(&entry.record.origin).copied();
+    let takes_streams = matches!(link, Some(Link::Up | Link::Stalled)) && !entry.record.draining;
+    Some(ServiceZone {
+        zone: entry.record.origin.zone.to_string(),
+        instances,
+        healthy,
+        age: age_word(entry.age).to_owned(),
+        link: link_word(link).to_owned(),
+        usable: exported && takes_streams && entry.age != Age::Withdrawn,
+    })
+}
+
+fn tier(tier: &Tier) -> TierView {
+    let zone = tier.zone.as_ref().map(|zone| match zone {
+        TierZone::Own => "self".to_owned(),
+        TierZone::Named(name) => name.to_string(),
+    });
+    let tag = |(key, value): (&String, &TierTag)| {
+        let value = match value {
+            TierTag::Own => "self".to_owned(),
+            TierTag::Is(value) => value.clone(),
+        };
+        (key.clone(), value)
+    };
+    TierView {
+        zone,
+        tags: tier.tags.iter().map(tag).collect(),
+    }
+}
+
+fn protocol_word(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Http => "http",
+        Protocol::Grpc => "grpc",
+        Protocol::Tls => "tls",
+        Protocol::Udp => "udp",
+    }
+}

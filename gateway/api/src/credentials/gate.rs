@@ -1,0 +1,327 @@
+//! Gate that every API of a gateway asks before it does something: whether it may be done, and that it be written down.
+//! It joins the [`Guard`] and the audit log, and counts what is refused.
+
+use std::{
+    error::Error as _,
+    fmt,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use causeway_host::own_sockets::OwnSockets;
+use causeway_telemetry::RateLimited;
+use parking_lot::Mutex;
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::{Denied, Guard, Scope, tls::AcceptError};
+use crate::ApiMetrics;
+use crate::actor::{Actor, Connection, Proof};
+use crate::audit::{Attempt, Audit, Note, Outcome};
+
+/// Word for the admin API in the log and in the audit log.
+pub(crate) const ADMIN_API: &str = "admin";
+/// Changes that are carried out at once, by the admin API, and by all others together; further ones wait their turn on their
+/// connections.
+const MAX_CHANGES: usize = 256;
+/// Longest time for one, the arrival of its request included. Longer than any API lets a call take.
+const LONGEST_CHANGE: Duration = Duration::from_secs(150);
+
+/// Proof that a listener wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// None: the operator said that whoever reaches it may do everything.
+    Open,
+    /// By the way that a connection came: the right user on a unix socket, credentials over TLS, and on loopback a token for
+    /// what changes something.
+    Proved,
+}
+
+impl Access {
+    #[must_use]
+    pub fn of(insecure: bool) -> Self {
+        if insecure { Self::Open } else { Self::Proved }
+    }
+}
+
+/// Shared by the APIs of one gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Gate {
+    /// `None`: no credentials are configured, so nobody gets in from elsewhere.
+    guard: Option<Arc<Guard>>,
+    audit: Audit,
+    metrics: Arc<ApiMetrics>,
+    rate_limited: Arc<Mutex<RateLimited<Refused>>>,
+    changes: Arc<Places>,
+    /// Connections that this process has opened itself.
+    own: OwnSockets,
+    /// Path of the unix socket of the admin API, to be told; `None`: there is none.
+    socket: Option<Arc<Path>>,
+    /// User of this process.
+    user: u32,
+}
+
+/// Places for changes that are carried out at once, those of the admin API apart: whoever may only register cannot keep a topology
+/// from being applied.
+#[derive(Debug)]
+struct Places {
+    admin: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let places = || Arc::new(Semaphore::new(MAX_CHANGES));
+        Self {
+            admin: places(),
+            others: places(),
+        }
+    }
+}
+
+impl Places {
+    fn of(&self, api: &str) -> Arc<Semaphore> {
+        match api {
+            ADMIN_API => self.admin.clone(),
+            _ => self.others.clone(),
+        }
+    }
+}
+
+/// A change that somebody asked for who may have it made.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub connection: Connection,
+    pub actor: Actor,
+    /// As in [`Attempt`].
+    pub api: &'static str,
+    pub method: String,
+    pub path: String,
+    /// Name of what is to be changed, as far as the request says it.
+    pub object: Option<String>,
+}
+
+impl Change {
+    fn attempt(&self) -> Attempt<'_> {
+        Attempt {
+            api: self.api,
+            method: &self.method,
+            path: &self.path,
+        }
+    }
+}
+
+/// Key by which lines about refusals are held back.
+type Refused = (&'static str, Option<IpAddr>);
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("guard", &self.guard)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Gate {
+    #[must_use]
+    pub fn new(guard: Option<Arc<Guard>>, audit: Audit, metrics: Arc<ApiMetrics>) -> Self {
+        Self {
+            guard,
+            audit,
+            metrics,
+            rate_limited: Arc::new(Mutex::new(RateLimited::new())),
+            changes: Arc::default(),
+            own: OwnSockets::default(),
+            socket: None,
+            user: rustix::process::geteuid().as_raw(),
+        }
+    }
+
+    /// Has it know which connections this process has opened itself: none of them is let in without credentials.
+    #[must_use]
+    pub fn knowing(self, own: OwnSockets) -> Self {
+        Self { own, ..self }
+    }
+
+    /// Has it tell where the admin API's unix socket is.
+    #[must_use]
+    pub fn with_socket(self, socket: Option<Arc<Path>>) -> Self {
+        Self { socket, ..self }
+    }
+
+    /// Path of the admin API's unix socket.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
+    /// Tells whether somebody from elsewhere could prove anything.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.knows_anybody())
+    }
+
+    /// Decides about one request.
+    ///
+    /// # Errors
+    /// Why it may not be done; that is counted, and in the audit log.
+    pub fn admit(
+        &self,
+        access: Access,
+        connection: &Connection,
+        authorization: Option<&[u8]>,
+        attempt: &Attempt<'_>,
+        needs: Option<Scope>,
+    ) -> Result<Actor, Denied> {
+        let (Some(needs), Access::Proved) = (needs, access) else {
+            return Ok(connection.unproved());
+        };
+        let admitted = match &connection.proof {
+            Proof::Local(Some(user)) if [0, self.user].contains(user) => Ok(connection.unproved()),
+            Proof::Local(user) => Err(Denied::OtherUser(*user)),
+            Proof::Plain => self.over_loopback(connection, authorization, needs),
+            Proof::Nobody | Proof::Identity(_) | Proof::Useless { .. } => {
+                self.proved(connection, authorization, needs)
+            }
+        };
+        if let Err(denied) = &admitted {
+            self.refused(connection, attempt, denied);
+        }
+        admitted
+    }
+
+    /// Decides about a request that came in the clear. A connection of this process's own has been opened for somebody who may be
+    /// anywhere.
+    fn over_loopback(
+        &self,
+        connection: &Connection,
+        authorization: Option<&[u8]>,
+        needs: Scope,
+    ) -> Result<Actor, Denied> {
+        let is_own = connection.pair.is_some_and(|pair| self.own.hops(pair).is_some());
+        match authorization {
+            _ if needs == Scope::Read && !is_own => Ok(connection.unproved()),
+            Some(_) => self.proved(connection, authorization, needs),
+            None if is_own => Err(Denied::OwnConnection),
+            None => Err(Denied::Loopback {
+                socket: self.socket.clone(),
+            }),
+        }
+    }
+
+    fn proved(
+        &self,
+        connection: &Connection,
+        authorization: Option<&[u8]>,
+        needs: Scope,
+    ) -> Result<Actor, Denied> {
+        let none = Guard::default();
+        let guard = self.guard.as_deref().unwrap_or(&none);
+        guard.admit(connection, authorization, needs, SystemTime::now())
+    }
+
+    fn refused(&self, connection: &Connection, attempt: &Attempt<'_>, denied: &Denied) {
+        self.metrics.api_refused(denied.word());
+        let Some(repeats) = self.hold_back(denied.word(), connection) else {
+            return;
+        };
+        let note = Note {
+            error: Some(denied.word().to_owned()),
+            ..Note::default()
+        };
+        let status = if denied.is_unauthenticated() { 401 } else { 403 };
+        let outcome = Outcome {
+            repeats,
+            ..Outcome::of_http(status, note)
+        };
+        self.audit.write(connection, &denied.who(), attempt, &outcome);
+    }
+
+    /// A handshake that came to nothing.
+    pub(super) fn handshake_failed(&self, api: &'static str, from: &Connection, error: &AcceptError) {
+        let word = error.word();
+        let cause = error
+            .source()
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        self.metrics.api_refused(word);
+        if let Some(repeats) = self.hold_back(word, from) {
+            tracing::warn!(
+                reason = word,
+                address = from.place(),
+                api,
+                cause,
+                repeats,
+                "refused a connection to an API"
+            );
+        }
+    }
+
+    /// Writes down that a change was asked for, has it carried out, and writes down what came of it. Whoever asked may be gone long
+    /// before: the work goes on without the connection, and its outcome is written all the same. `None`: it has failed half-way,
+    /// which is written as well.
+    pub async fn carry_out<T: Send + 'static>(
+        &self,
+        change: Change,
+        work: impl Future<Output = (T, Outcome)> + Send + 'static,
+    ) -> Option<T> {
+        let place = self.changes.of(change.api).acquire_owned().await.ok()?;
+        self.write(&change, &Outcome::asked(change.object.clone()));
+        let gate = self.clone();
+        // Its end is written by the task that waits for it, so that a panic leaves a line as well.
+        let written = tokio::spawn(async move {
+            let done = tokio::spawn(timeout(LONGEST_CHANGE, work)).await;
+            drop(place);
+            let (answer, outcome) = match done {
+                Ok(Ok((answer, outcome))) => (Some(answer), outcome),
+                Ok(Err(_)) | Err(_) => (None, Outcome::of_http(500, Note::default())),
+            };
+            gate.write(&change, &outcome);
+            answer
+        });
+        written.await.ok().flatten()
+    }
+
+    fn write(&self, change: &Change, outcome: &Outcome) {
+        let who = change.actor.to_string();
+        self.audit
+            .write(&change.connection, &who, &change.attempt(), outcome);
+    }
+
+    fn hold_back(&self, word: &'static str, connection: &Connection) -> Option<u64> {
+        let kind = (word, connection.from.map(|from| from.ip()));
+        self.rate_limited.lock().admit(Instant::now(), kind)
+    }
+}
+
+/// Lets in whom the kernel names, readers on loopback, and nobody elsewhere; and writes to the log.
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new(None, Audit::default(), Arc::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_a_unix_socket_the_own_user_and_root_get_in_and_nobody_else() {
+        let gate = Gate::default();
+        let attempt = Attempt {
+            api: ADMIN_API,
+            method: "PUT",
+            path: "/v1/topology",
+        };
+        let admitted = |user: Option<u32>| {
+            let connection = Connection::local(user);
+            let admitted = gate.admit(Access::Proved, &connection, None, &attempt, Some(Scope::Write));
+            admitted.map_err(|denied| denied.word())
+        };
+        let own = gate.user;
+        assert_eq!(admitted(Some(own)), Ok(Actor::User(own)));
+        assert_eq!(admitted(Some(0)), Ok(Actor::User(0)));
+        assert_eq!(admitted(Some(own + 1)), Err("other_user"));
+        assert_eq!(admitted(None), Err("other_user"));
+    }
+}

@@ -1,0 +1,212 @@
+//! Listener of zone sync: TCP or a unix socket, with a limit on connections. It knows nothing of what is served.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use causeway_host::{
+    accept::{Door, Limits, Listen, Place, Refused, accept, host_of},
+    listen::{Io, bind_unix},
+};
+use causeway_identity::Admitted;
+use causeway_telemetry::RateLimited;
+use parking_lot::Mutex;
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::mpsc,
+};
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+
+use crate::actor::{Connection, Proof};
+use causeway_identity::{Secure, SecureError, begins_with_tls};
+
+/// Connections served at once; further ones wait in the system's queue. One for each host of a large zone.
+const MAX_CONNECTIONS: usize = 4_096;
+/// Of one host; further ones are closed.
+const MAX_CONNECTIONS_OF_HOST: usize = 256;
+/// Connections that were admitted and wait to be served.
+const ADMITTED: usize = 64;
+/// Until a connection is set up: the first byte of a client of this host, and a handshake.
+const SETUP_LIMIT: Duration = Duration::from_secs(10);
+/// Connections that the system keeps until they are accepted.
+const BACKLOG: u32 = 1_024;
+/// Only the owner of the process and their group may open the unix socket.
+const SOCKET_MODE: u32 = 0o660;
+
+/// `127.0.0.1:7820`, or `unix:/run/causeway/zone-sync.sock`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// Error of a text that is no address to listen on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an address to listen on: give IP:PORT or unix:/PATH")]
+pub struct ListenAddressError(String);
+
+impl FromStr for ListenAddress {
+    type Err = ListenAddressError;
+
+    fn from_str(text: &str) -> Result<Self, ListenAddressError> {
+        let bad = || ListenAddressError(text.to_owned());
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => Err(bad()),
+            None => text.parse().map(Self::Tcp).map_err(|_| bad()),
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A bound listener.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    pub(super) fn bind(address: &ListenAddress) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(address) => {
+                let domain = socket2::Domain::for_address(*address);
+                let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+                socket.set_nonblocking(true)?;
+                // A process that was killed is replaced at once, without waiting for its old connections to time out.
+                socket.set_reuse_address(true)?;
+                socket.bind(&(*address).into())?;
+                socket.listen(BACKLOG.cast_signed())?;
+                TcpListener::from_std(socket.into()).map(Self::Tcp)
+            }
+            ListenAddress::Unix(path) => {
+                if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                    return Err(io::ErrorKind::AddrInUse.into());
+                }
+                Ok(Self::Unix(bind_unix(path, SOCKET_MODE)?, path.clone()))
+            }
+        }
+    }
+
+    pub(super) fn address(&self) -> io::Result<ListenAddress> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
+            Self::Unix(_, path) => Ok(ListenAddress::Unix(path.clone())),
+        }
+    }
+}
+
+impl Listen for Listener {
+    type Stream = Accepted;
+
+    async fn accept(&self) -> io::Result<(Accepted, Option<SocketAddr>)> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (stream, from) = Listen::accept(listener).await?;
+                (Accepted::Tcp(stream), from)
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                let user = stream.peer_cred().map(|credentials| credentials.uid());
+                (Accepted::Local(stream, user.ok()), None)
+            }
+        })
+    }
+}
+
+/// Connection that was accepted, before it is known to be welcome.
+pub(super) enum Accepted {
+    Tcp(TcpStream),
+    Local(UnixStream, Option<u32>),
+}
+
+/// Door of a zone-sync. With an identity, who comes from elsewhere must prove who they are; on this host it is as they like.
+struct Threshold {
+    secure: Option<Secure>,
+    /// Keeps a host that comes again and again from filling the log.
+    crowded: Mutex<RateLimited<IpAddr>>,
+}
+
+impl Door<Accepted> for Threshold {
+    type Connection = (Box<dyn Io>, Connection);
+    type Error = SecureError;
+
+    /// The byte stream, and who is at its other end where that was proved.
+    async fn enter(
+        &self,
+        accepted: Accepted,
+        from: Option<SocketAddr>,
+    ) -> Result<(Box<dyn Io>, Connection), SecureError> {
+        let stream = match accepted {
+            Accepted::Local(stream, uid) => return Ok((Box::new(stream), Connection::local(uid))),
+            Accepted::Tcp(stream) => stream,
+        };
+        let from = match from {
+            Some(from) => from,
+            None => stream.peer_addr().map_err(SecureError::Handshake)?,
+        };
+        let plain = Connection::plain(from);
+        let Some(secure) = &self.secure else {
+            return Ok((Box::new(stream), plain));
+        };
+        let is_local = from.ip().to_canonical().is_loopback();
+        if is_local && !begins_with_tls(&stream).await.map_err(SecureError::Handshake)? {
+            return Ok((Box::new(stream), plain));
+        }
+        let (stream, gateway) = secure.accept(stream).await?;
+        let proof = Proof::Identity(gateway.to_string().into());
+        Ok((Box::new(stream), Connection { proof, ..plain }))
+    }
+
+    fn refused(&self, from: Option<SocketAddr>, why: Refused<SecureError>) {
+        let error = match why {
+            Refused::Crowded => {
+                let Some(from) = from else { return };
+                if let Some(repeats) = self.crowded.lock().admit(Instant::now(), host_of(from.ip())) {
+                    tracing::warn!(reason = "crowded", address = %from, repeats, "zone sync refused a connection");
+                }
+                return;
+            }
+            Refused::Slow => SecureError::Slow,
+            Refused::Failed(error) => error,
+        };
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let address = from.map(tracing::field::display);
+        tracing::warn!(reason = error.word(), address, %error, cause, "zone sync refused a connection");
+    }
+}
+
+/// A connection and its place among [`MAX_CONNECTIONS`].
+pub(super) type Taken = Admitted<Box<dyn Io>, Connection, Place>;
+
+/// The connections that are welcome, as they come.
+pub(super) fn connections(
+    listener: Listener,
+    secure: Option<Secure>,
+) -> impl Stream<Item = io::Result<Taken>> {
+    let (entered, waiting) = mpsc::channel(ADMITTED);
+    let limits = Limits {
+        connections: MAX_CONNECTIONS,
+        of_address: Some(MAX_CONNECTIONS_OF_HOST),
+        setup: SETUP_LIMIT,
+    };
+    // When it ends, so does the stream, and with it the server.
+    let threshold = Threshold {
+        secure,
+        crowded: Mutex::new(RateLimited::new()),
+    };
+    tokio::spawn(accept("zone sync", listener, limits, threshold, entered));
+    ReceiverStream::new(waiting).map(|((stream, from), place)| Ok(Taken::new(stream, from, place)))
+}

@@ -1,0 +1,303 @@
+//! Tests that need no etcd: addresses, and what is answered before etcd was reached.
+
+use std::{net::TcpListener, time::Duration};
+
+use causeway_federation::name::GatewayId;
+use causeway_host::tasks::Ending;
+use causeway_proto::registry::{
+    AttachRequest, HeartbeatRequest, RegisterRequest, Registration, WatchRequest,
+    registry_client::RegistryClient,
+};
+use tonic::{Code, transport::Endpoint};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::*;
+
+/// Longer than any wait of these tests takes when all is well.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An address at which nothing listens.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+fn config(listen: &str) -> ZoneSyncConfig {
+    ZoneSyncConfig {
+        tasks: Tasks::default(),
+        zone: "east".parse().unwrap(),
+        etcd: vec![nobody()],
+        listen: listen.parse().unwrap(),
+        identity: None,
+        trust: None,
+        insecure: false,
+        admin: Some(AdminConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            insecure: false,
+        }),
+        audit: Audit::default(),
+    }
+}
+
+fn tcp(zone_sync: &ZoneSync) -> String {
+    format!("http://{}", zone_sync.address())
+}
+
+#[test]
+fn an_address_to_listen_on_reads_back_as_it_is_written() {
+    for text in ["127.0.0.1:7820", "[::1]:0", "unix:/run/causeway/zone-sync.sock"] {
+        assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
+    }
+    for bad in ["", "7820", "localhost:1", "unix:", "unix:relative"] {
+        assert!(bad.parse::<ListenAddress>().is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_others_can_reach_is_refused_unless_it_is_meant() {
+    let refused = ZoneSync::start(config("0.0.0.0:0")).await.unwrap_err();
+    assert!(matches!(refused, ZoneSyncError::NotLoopback(_)), "{refused}");
+    let mut meant = config("0.0.0.0:0");
+    meant.insecure = true;
+    ZoneSync::start(meant).await.unwrap().shutdown().await;
+}
+
+#[tokio::test]
+async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let audit_log = folder.path().join("audit.log");
+    let mut config = config("127.0.0.1:0");
+    config.audit = Audit::file(&audit_log, &crate::ApiMetrics::default(), &Tasks::default()).unwrap();
+    let zone_sync = ZoneSync::start(config).await.unwrap();
+    let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
+    let registrations = vec![Registration {
+        service: "orders".to_owned(),
+        address: "10.0.0.1:80".to_owned(),
+        ..Registration::default()
+    }];
+    let refused = client
+        .register(RegisterRequest { registrations })
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("etcd"), "{}", refused.message());
+    let beat = client.heartbeat(HeartbeatRequest::default()).await.unwrap_err();
+    let watch = client.watch(WatchRequest::default()).await.unwrap_err();
+    let attach = client
+        .attach(tokio_stream::pending::<AttachRequest>())
+        .await
+        .unwrap_err();
+    assert!(
+        [beat, watch, attach]
+            .iter()
+            .all(|refused| refused.code() == Code::Unavailable)
+    );
+
+    let channel = Endpoint::from_shared(tcp(&zone_sync))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let request = HealthCheckRequest {
+        service: "causeway.registry.v1.Registry".to_owned(),
+    };
+    let health = HealthClient::new(channel)
+        .check(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(health.status(), ServingStatus::NotServing);
+    zone_sync.shutdown().await;
+    // What would have changed something is written down, and nothing else.
+    let lines = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let lines = std::fs::read_to_string(&audit_log).unwrap();
+            if lines.matches('\n').count() >= 2 {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let lines = lines.await.unwrap();
+    assert_eq!(lines.matches('\n').count(), 2, "{lines}");
+    assert!(
+        lines.starts_with('{') && lines.contains("\"result\":\"asked\""),
+        "{lines}"
+    );
+    for part in [
+        "\"who\":\"loopback\"",
+        "Registry/Register\"",
+        "\"result\":\"failed\"",
+    ] {
+        assert!(lines.contains(part), "{part} in {lines}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_too_long_is_refused_whole() {
+    let zone_sync = ZoneSync::start(config("127.0.0.1:0")).await.unwrap();
+    let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
+    let registrations = vec![Registration::default(); 1_001];
+    let refused = client
+        .register(RegisterRequest { registrations })
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    zone_sync.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_served_replaced_when_it_was_left_behind_and_removed_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("zone-sync.sock");
+    let listen = format!("unix:{}", path.display());
+    // Left behind by a process that was killed.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let zone_sync = ZoneSync::start(config(&listen)).await.unwrap();
+    tokio::net::UnixStream::connect(&path).await.unwrap();
+    let second = ZoneSync::start(config(&listen)).await.unwrap_err();
+    assert!(matches!(second, ZoneSyncError::Bind { .. }), "{second}");
+    zone_sync.shutdown().await;
+    assert!(!path.exists());
+}
+
+mod between_hosts {
+    //! As if client and server were on different hosts: both speak TLS.
+
+    use std::sync::Arc;
+
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use causeway_identity::{Identity, LiveIdentity, Secure, SecureError, SpiffeId, ca::Ca};
+
+    const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+    fn identity(ca: &Ca, id: &str) -> LiveIdentity {
+        let (zone, gateway) = id.split_once('/').unwrap();
+        let id = GatewayId::new(zone.parse().unwrap(), gateway.parse().unwrap());
+        let identity: Identity = ca.issue(&id, DAY).unwrap();
+        LiveIdentity::from(Arc::new(identity))
+    }
+
+    /// Shakes hands; answers what the server says, and what the client says.
+    async fn meet(
+        server: LiveIdentity,
+        client: LiveIdentity,
+    ) -> (Result<SpiffeId, SecureError>, Result<(), SecureError>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            Secure::new(server).accept(stream).await.map(|(_, peer)| peer)
+        };
+        let connecting = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            Secure::new(client).connect(stream).await.map(drop)
+        };
+        tokio::join!(accepting, connecting)
+    }
+
+    #[tokio::test]
+    async fn gateways_of_the_own_zone_are_welcome_and_nobody_else() {
+        let (ca, other_ca) = (
+            Ca::new("acme.internal").unwrap(),
+            Ca::new("acme.internal").unwrap(),
+        );
+        let (accepted, connected) = meet(identity(&ca, "east/sync"), identity(&ca, "east/gw1")).await;
+        assert_eq!(accepted.unwrap().gateway.to_string(), "east/gw1");
+        connected.unwrap();
+
+        let (accepted, connected) = meet(identity(&ca, "east/sync"), identity(&ca, "west/gw1")).await;
+        assert!(
+            matches!(accepted, Err(SecureError::Stranger { .. })),
+            "{accepted:?}"
+        );
+        assert!(
+            matches!(connected, Err(SecureError::Stranger { .. })),
+            "{connected:?}"
+        );
+
+        let (accepted, connected) = meet(identity(&ca, "east/sync"), identity(&other_ca, "east/gw1")).await;
+        assert!(
+            accepted.is_err() && matches!(connected, Err(SecureError::Handshake(_))),
+            "{connected:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_identity_of_another_zone_cannot_serve_this_one() {
+        let mut config = config("127.0.0.1:0");
+        config.identity = Some(identity(&Ca::new("acme.internal").unwrap(), "west/gw1"));
+        let refused = ZoneSync::start(config).await.unwrap_err();
+        assert!(matches!(refused, ZoneSyncError::OtherZone { .. }), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn with_an_identity_this_host_may_speak_plainly_or_over_tls() {
+        let ca = Ca::new("acme.internal").unwrap();
+        let mut config = config("127.0.0.1:0");
+        config.identity = Some(identity(&ca, "east/sync"));
+        let zone_sync = ZoneSync::start(config).await.unwrap();
+        let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
+        let plain = client.watch(WatchRequest::default()).await.unwrap_err();
+        assert_eq!(plain.code(), Code::Unavailable);
+
+        let secure = Secure::new(identity(&ca, "east/gw1"));
+        let address = zone_sync.address().to_string();
+        let dial = tower::service_fn(move |_: http::Uri| {
+            let (secure, address) = (secure.clone(), address.clone());
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                let stream = secure.connect(stream).await.map_err(std::io::Error::other)?;
+                std::io::Result::Ok(hyper_util::rt::TokioIo::new(stream))
+            }
+        });
+        let channel = Endpoint::from_static("http://zone-sync")
+            .connect_with_connector(dial)
+            .await
+            .unwrap();
+        let over_tls = RegistryClient::new(channel)
+            .watch(WatchRequest::default())
+            .await
+            .unwrap_err();
+        assert_eq!(over_tls.code(), Code::Unavailable);
+        zone_sync.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn every_task_is_known_by_name_when_it_ends_and_none_when_all_are_told_to() {
+    let wanted = [
+        "changes in etcd",
+        "leases in etcd",
+        "readiness and metrics",
+        "registry over gRPC",
+        "upkeep of etcd",
+        "writes to etcd, lane 0",
+        "writes to etcd, lane 1",
+        "writes to etcd, lane 2",
+        "writes to etcd, lane 3",
+    ];
+    for (number, name) in wanted.into_iter().enumerate() {
+        let config = config("127.0.0.1:0");
+        let tasks = config.tasks.clone();
+        let zone_sync = ZoneSync::start(config).await.unwrap();
+        assert_eq!(tasks.names(), wanted);
+        let ending = if number % 2 == 0 {
+            Ending::Panicked
+        } else {
+            Ending::Returned
+        };
+        tasks.end(name, ending);
+        let first = tokio::time::timeout(PATIENCE, tasks.first_ended()).await.unwrap();
+        assert_eq!((first.name.as_ref(), first.ending), (name, ending));
+        zone_sync.shutdown().await;
+    }
+    let config = config("127.0.0.1:0");
+    let tasks = config.tasks.clone();
+    ZoneSync::start(config).await.unwrap().shutdown().await;
+    assert_eq!(tasks.ended().first, []);
+}

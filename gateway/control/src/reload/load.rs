@@ -1,0 +1,72 @@
+//! Reading a topology from disk, within its limit.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use causeway_federation::topology::{self, Diagnostics, MAX_FILE_BYTES, Parsed, Style};
+
+/// Reason why there is no topology.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot read the topology {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// Everything that is wrong with it.
+    #[error("the topology cannot be used: {0}")]
+    Invalid(Box<Diagnostics>),
+}
+
+impl LoadError {
+    /// All there is to say, for people: each finding with its line, or why the file cannot be read.
+    #[must_use]
+    pub fn render(&self, style: Style) -> String {
+        match self {
+            Self::Read { path, source } => {
+                format!(
+                    "error: cannot read {}: {source}\nhint: name a file that exists and that you may read\n",
+                    path.display()
+                )
+            }
+            Self::Invalid(findings) => findings.render(style),
+        }
+    }
+
+    /// One line without a line break: `topology.yaml: 2 errors`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Read { path, source } => format!("cannot read {}: {source}", path.display()),
+            Self::Invalid(findings) => findings.to_string(),
+        }
+    }
+}
+
+/// Reads and checks a topology file.
+///
+/// # Errors
+/// When it cannot be read, or with everything that is wrong with it.
+pub fn load(path: &Path) -> Result<Parsed, LoadError> {
+    let text = read(path).map_err(|source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    topology::parse(&text, &path.display().to_string())
+        .map_err(|findings| LoadError::Invalid(Box::new(findings)))
+}
+
+/// A little more than the limit, so that `parse` can say that it is exceeded; never a whole disk.
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let limit = MAX_FILE_BYTES as u64 + 1;
+    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text),
+        // Cut in the middle of a character: too long, which is the finding to report.
+        Err(error) if error.as_bytes().len() > MAX_FILE_BYTES => {
+            Ok(String::from_utf8_lossy(error.as_bytes()).into_owned())
+        }
+        Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text")),
+    }
+}

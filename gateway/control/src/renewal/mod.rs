@@ -1,0 +1,14 @@
+//! Renewing the certificate of a running gateway by itself, at half of its life, and helping gateways of other zones to
+//! reach the CA. Taking the new certificate up is [`causeway_identity`]'s and the tunnels' business.
+
+mod reach;
+mod relay;
+mod schedule;
+mod settings;
+mod task;
+
+pub use reach::ReachError;
+pub use relay::Relay;
+pub use schedule::Schedule;
+pub use settings::{SETTINGS_FILE, Settings, SettingsError};
+pub use task::{Renewal, RenewalStatus};

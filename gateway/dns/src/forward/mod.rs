@@ -1,0 +1,139 @@
+//! Everything that is not about the mesh: asked of the upstream resolvers, and remembered for as long as they allow.
+//!
+//! Equal questions that are asked at the same time travel upstream once. This module validates no DNSSEC and follows no
+//! delegation: the upstreams are resolvers.
+
+mod exchange;
+mod resolv_conf;
+mod stored;
+mod upstreams;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::{DNSClass, LowerName, RecordType},
+};
+use moka::{Expiry, future::Cache};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+pub(super) use resolv_conf::system_upstreams;
+pub(super) use stored::CachedAnswer;
+use upstreams::Upstreams;
+
+/// Most bytes of answers that are kept.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Least size that an answer counts for, in bytes: with [`CACHE_BYTES`], at most 32,768 answers are kept.
+const MIN_ENTRY_BYTES: u32 = 512;
+/// Longest wait for one upstream, over UDP and TCP together.
+const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for all of them.
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Parts of a question that make two of them equal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    pub name: LowerName,
+    pub kind: RecordType,
+    pub class: DNSClass,
+    /// The client wants DNSSEC records (EDNS DO).
+    pub dnssec: bool,
+    /// The client checks signatures itself (CD).
+    pub unchecked: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Forwarder {
+    upstreams: Mutex<Upstreams>,
+    cache: Cache<Question, Arc<CachedAnswer>>,
+}
+
+/// Every answer lives as long as its own records say.
+struct ByLifetime;
+
+impl Expiry<Question, Arc<CachedAnswer>> for ByLifetime {
+    fn expire_after_create(&self, _: &Question, stored: &Arc<CachedAnswer>, _: Instant) -> Option<Duration> {
+        Some(stored.lifetime())
+    }
+}
+
+impl Forwarder {
+    pub(super) fn new(upstreams: Vec<SocketAddr>) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(CACHE_BYTES)
+            .weigher(|_, stored: &Arc<CachedAnswer>| stored.bytes().max(MIN_ENTRY_BYTES))
+            .expire_after(ByLifetime)
+            .build();
+        Self {
+            upstreams: Mutex::new(Upstreams::new(upstreams)),
+            cache,
+        }
+    }
+
+    /// A remembered answer, at once.
+    pub(super) fn remembered(&self, question: &Question) -> Option<Arc<CachedAnswer>> {
+        self.cache.get(question).now_or_never().flatten()
+    }
+
+    /// A remembered answer or one from upstream. Answers that may not be kept are still shared by all who wait for them.
+    pub(super) async fn ask(&self, question: &Question) -> Arc<CachedAnswer> {
+        self.cache
+            .get_with_by_ref(question, self.ask_upstreams(question))
+            .await
+    }
+
+    async fn ask_upstreams(&self, question: &Question) -> Arc<CachedAnswer> {
+        let order = self.upstreams.lock().order(Instant::now());
+        if order.is_empty() {
+            return Arc::new(CachedAnswer::failure(ResponseCode::Refused, Instant::now()));
+        }
+        let mut last = None;
+        let all = self.ask_in_order(question, order, &mut last);
+        let answer = timeout(TOTAL_TIMEOUT, all).await.ok().flatten();
+        Arc::new(match answer.or(last) {
+            Some(message) => CachedAnswer::new(message, Instant::now()),
+            None => CachedAnswer::failure(ResponseCode::ServFail, Instant::now()),
+        })
+    }
+
+    /// The first useful answer; `last` keeps an upstream's own words of failure.
+    async fn ask_in_order(
+        &self,
+        question: &Question,
+        order: Vec<SocketAddr>,
+        last: &mut Option<Message>,
+    ) -> Option<Message> {
+        for upstream in order {
+            match timeout(UPSTREAM_TIMEOUT, exchange::exchange(upstream, question)).await {
+                Ok(Ok(message)) if is_useful(message.metadata.response_code) => {
+                    self.upstreams.lock().worked(upstream);
+                    return Some(message);
+                }
+                Ok(Ok(message)) => {
+                    tracing::debug!(%upstream, name = %question.name, code = %message.metadata.response_code, "an upstream resolver failed");
+                    *last = Some(message);
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%upstream, name = %question.name, %error, "an upstream resolver could not be asked");
+                    self.upstreams.lock().failed(upstream, Instant::now());
+                }
+                Err(_) => {
+                    tracing::debug!(%upstream, name = %question.name, "an upstream resolver did not answer");
+                    self.upstreams.lock().failed(upstream, Instant::now());
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Answers that another upstream would only repeat.
+fn is_useful(code: ResponseCode) -> bool {
+    matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
+}

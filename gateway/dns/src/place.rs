@@ -1,0 +1,209 @@
+//! The meaning of a name below the mesh domain. Pure: labels and a snapshot in, a [`Place`] out.
+//!
+//! | name | stands for |
+//! | --- | --- |
+//! | `orders` | the service |
+//! | `version-v2.orders` | its instances with that tag; several tags in any order |
+//! | `orders.west.zone`, `version-v2.orders.west.zone` | its instances in one zone |
+//! | `_orders._tcp.orders`, `_http._tcp.orders` | the same, for SRV (RFC 2782) |
+//! | `west.zone` | the zone itself |
+//!
+//! A tag's label is `key-value`, matched against the tags that are known of the service. A label that two known tags share
+//! stands for neither, at every gateway alike, whichever was asked for first: an answer that ignored one of them would be a lie.
+
+use std::collections::BTreeSet;
+
+use causeway_federation::{
+    name::{ServiceName, Tags, ZoneName},
+    topology::{Protocol, Service},
+};
+use causeway_routing::{snapshot::Snapshot, target::Target};
+
+use crate::vips::{VipNames, is_visible, tag_label, tag_pairs};
+
+/// The label below which names by zone lie.
+const ZONE_LABEL: &str = "zone";
+/// Longest name in bytes, as people write it (RFC 1035 §2.3.4).
+const MAX_NAME_BYTES: usize = 253;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The mesh domain itself.
+    Apex,
+    /// Nothing is there, but there are names below it (RFC 8020).
+    Between,
+    Zone(ZoneName),
+    Name(Target),
+    /// A name that has only SRV records: `_orders._tcp.orders`.
+    ServiceRecord(Target),
+    Nothing,
+}
+
+/// `labels` are lower case, leftmost first, without those of the mesh domain.
+pub(super) fn place(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Place {
+    match labels {
+        [] => Place::Apex,
+        [first, ..] if first.starts_with('_') => service_record(snapshot, names, labels),
+        _ => plain(snapshot, names, labels),
+    }
+}
+
+/// The service, or part of one, that `name` stands for, which ends in the mesh domain and may be in any case; `None` if it
+/// stands for none.
+pub fn target_of(snapshot: &Snapshot, names: &VipNames, name: &str) -> Option<Target> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.len() > MAX_NAME_BYTES {
+        return None;
+    }
+    let name = name.to_ascii_lowercase();
+    let below = name
+        .strip_suffix(&snapshot.topology.dns.domain)?
+        .strip_suffix('.')?;
+    let labels: Vec<&str> = below.split('.').collect();
+    match place(snapshot, names, &labels) {
+        Place::Name(target) => Some(target),
+        _ => None,
+    }
+}
+
+/// Names without SRV's underscores.
+fn plain(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Place {
+    let by_zone = match labels {
+        [rest @ .., last] if *last == ZONE_LABEL => below_zone(snapshot, names, rest),
+        _ => Place::Nothing,
+    };
+    match by_zone {
+        // A service may be called `zone`, too.
+        Place::Nothing | Place::Between => target(snapshot, names, labels, None).map_or(by_zone, Place::Name),
+        found => found,
+    }
+}
+
+fn below_zone(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Place {
+    let [rest @ .., zone] = labels else {
+        return Place::Between;
+    };
+    let Some((zone, _)) = snapshot.topology.zones.get_key_value(*zone) else {
+        return Place::Nothing;
+    };
+    if rest.is_empty() {
+        return Place::Zone(zone.clone());
+    }
+    target(snapshot, names, rest, Some(zone)).map_or(Place::Nothing, Place::Name)
+}
+
+fn service_record(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Place {
+    let named = |rest: &[&str]| match plain(snapshot, names, rest) {
+        Place::Name(target) => {
+            let service = snapshot.topology.services.get(&target.service)?;
+            Some((target, service))
+        }
+        _ => None,
+    };
+    if let [transport, rest @ ..] = labels
+        && let Some((_, service)) = named(rest)
+        && *transport == transport_label(service)
+    {
+        return Place::Between;
+    }
+    if let [name, transport, rest @ ..] = labels
+        && let Some((target, service)) = named(rest)
+        && *transport == transport_label(service)
+        && name
+            .strip_prefix('_')
+            .is_some_and(|name| name == target.service.as_str() || name == protocol_word(service.protocol))
+    {
+        return Place::ServiceRecord(target);
+    }
+    Place::Nothing
+}
+
+fn transport_label(service: &Service) -> &'static str {
+    match service.protocol {
+        Protocol::Udp => "_udp",
+        _ => "_tcp",
+    }
+}
+
+pub(super) fn protocol_word(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Http => "http",
+        Protocol::Grpc => "grpc",
+        Protocol::Tls => "tls",
+        Protocol::Udp => "udp",
+    }
+}
+
+/// A service that this zone may see, with the tags that the labels before it name.
+fn target(snapshot: &Snapshot, names: &VipNames, labels: &[&str], zone: Option<&ZoneName>) -> Option<Target> {
+    let (service, tags) = labels.split_last()?;
+    let (name, service) = snapshot.topology.services.get_key_value(*service)?;
+    if !is_visible(snapshot, name, service) {
+        return None;
+    }
+    Some(Target {
+        service: name.clone(),
+        tags: read_tags(snapshot, names, name, tags)?,
+        zone: zone.cloned(),
+    })
+}
+
+fn read_tags(snapshot: &Snapshot, names: &VipNames, service: &ServiceName, labels: &[&str]) -> Option<Tags> {
+    if labels.is_empty() {
+        return Some(Tags::default());
+    }
+    // Names that were asked for before are matched without a look at every instance, and stay valid when the last
+    // instance of a tag is gone.
+    let held: BTreeSet<_> = names.held_tags(service).collect();
+    match match_labels(&held, labels) {
+        Some(tags) => Some(tags),
+        None => {
+            let mut known = tag_pairs(snapshot, service);
+            known.extend(held);
+            match_labels(&known, labels)
+        }
+    }
+}
+
+/// One tag for each label, all with different keys; `None` unless each label stands for exactly one tag.
+fn match_labels(known: &BTreeSet<(&str, &str)>, labels: &[&str]) -> Option<Tags> {
+    let mut keys = BTreeSet::new();
+    let mut pairs = Vec::with_capacity(labels.len());
+    for label in labels {
+        let (key, value) = match_label(known, label)?;
+        if !keys.insert(key) {
+            return None;
+        }
+        pairs.push((key, value));
+    }
+    Some(pairs.into_iter().collect())
+}
+
+fn match_label<'a>(known: &BTreeSet<(&'a str, &'a str)>, label: &str) -> Option<(&'a str, &'a str)> {
+    let fits = |(key, value): &&(&str, &str)| {
+        key.len() + 1 + value.len() == label.len() && tag_label(key, value).as_deref() == Some(label)
+    };
+    let mut candidates = known.iter().filter(fits);
+    let found = candidates.next()?;
+    candidates.next().is_none().then_some(*found)
+}
+
+/// The labels of `target`, leftmost first, tags in order of their keys. `None` if a tag has no label.
+pub(super) fn canonical_labels(target: &Target) -> Option<Vec<String>> {
+    let mut labels = target
+        .tags
+        .iter()
+        .map(|(key, value)| tag_label(key, value))
+        .collect::<Option<Vec<String>>>()?;
+    labels.push(target.service.to_string());
+    if let Some(zone) = &target.zone {
+        labels.extend([zone.to_string(), ZONE_LABEL.to_owned()]);
+    }
+    Some(labels)
+}
+
+/// The labels of a zone's own name.
+pub(super) fn zone_labels(zone: &ZoneName) -> [&str; 2] {
+    [zone.as_str(), ZONE_LABEL]
+}

@@ -1,0 +1,446 @@
+//! The table that mesh DNS and the egress share: one writer at a time behind a lock, readers on an immutable value.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::{ArcSwap, Guard};
+use causeway_federation::{
+    name::ServiceName,
+    topology::{Topology, Vips},
+};
+use causeway_routing::{
+    snapshot::{Snapshot, Snapshots},
+    target::{Bindings, Target},
+};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{
+    allocator::{Allocation, Allocator, ranges},
+    known::{Contested, contested, exists, is_known, is_visible, tag_label},
+    listening::Listening,
+    names::{Vip, VipNames},
+    pool::RangeFull,
+    store::{VipStore, VipStoreError},
+};
+
+/// File name below the data folder.
+const FILE: &str = "vips.redb";
+/// Most names by tag and by zone that have an address at once, so that queries cannot fill the range or open sockets
+/// without end.
+pub(super) const MAX_NARROWED_NAMES: usize = 1024;
+/// Interval at which the times at which names were last known are brought up to date, in seconds: an hour.
+const TOUCH_SECONDS: u64 = 3600;
+
+/// Reason why a name has no virtual address.
+#[derive(Debug, thiserror::Error)]
+pub enum VipsError {
+    #[error("cannot give every name a virtual address")]
+    RangeFull(#[source] RangeFull),
+    #[error("{MAX_NARROWED_NAMES} names by tag and by zone have addresses already, and all are in use")]
+    TooManyNames,
+    #[error("names by tag and by zone have no address when all services share the gateway's own")]
+    SharedAddress,
+    #[error("`{0}` is not in the topology")]
+    UnknownName(String),
+    #[error("virtual addresses will not outlive a restart")]
+    Store(#[source] VipStoreError),
+}
+
+/// Table of which virtual address stands for which name. Shared by mesh DNS, the egress and the admin API.
+#[derive(Debug)]
+pub struct VipTable {
+    names: ArcSwap<VipNames>,
+    writer: Mutex<Writer>,
+    bindings: watch::Sender<Bindings>,
+    listening: Arc<Listening>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    store: Option<VipStore>,
+    /// The mode and ranges that `allocator` works with; `None` until the first refresh.
+    vips: Option<Vips>,
+    allocator: Allocator,
+    /// Content of the file, until the first refresh takes it over.
+    loaded: Vec<(Target, Allocation)>,
+    topology: Option<Arc<Topology>>,
+    visible: Vec<ServiceName>,
+    contested: Contested,
+    touched: u64,
+}
+
+/// Effect of one change to the allocations, to be written to disk.
+#[derive(Debug, Default)]
+struct Change {
+    changed: Vec<(Target, Allocation)>,
+    removed: Vec<Target>,
+    failed: Option<RangeFull>,
+}
+
+fn unix_seconds(now: SystemTime) -> u64 {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl VipTable {
+    /// Opens `vips.redb` below `data`, the folder that outlives a restart. Nothing has an address until the first
+    /// [`VipTable::refresh`].
+    ///
+    /// # Errors
+    /// When the file cannot be opened. A corrupt one is set aside instead.
+    pub fn open(data: &Path, now: SystemTime) -> Result<Self, VipStoreError> {
+        let (store, loaded) = VipStore::open(&data.join(FILE), unix_seconds(now))?;
+        Ok(Self::with(Some(store), loaded))
+    }
+
+    /// A table that forgets everything when it is dropped.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::with(None, Vec::new())
+    }
+
+    fn with(store: Option<VipStore>, loaded: Vec<(Target, Allocation)>) -> Self {
+        Self {
+            names: ArcSwap::default(),
+            writer: Mutex::new(Writer {
+                store,
+                vips: None,
+                allocator: Allocator::new(&Vips::Routed { ranges: Vec::new() }, []),
+                loaded,
+                topology: None,
+                visible: Vec::new(),
+                contested: Contested::new(),
+                touched: 0,
+            }),
+            bindings: watch::Sender::default(),
+            listening: Arc::default(),
+        }
+    }
+
+    /// Every name that has an address now. Never waits for a writer.
+    #[must_use]
+    pub fn names(&self) -> Guard<Arc<VipNames>> {
+        self.names.load()
+    }
+
+    /// Bindings of the egress: each virtual address with the port of its service.
+    #[must_use]
+    pub fn bindings(&self) -> watch::Receiver<Bindings> {
+        self.bindings.subscribe()
+    }
+
+    /// Addresses that the egress listens on by now, as the egress tells.
+    #[must_use]
+    pub fn listening(&self) -> &Arc<Listening> {
+        &self.listening
+    }
+
+    /// Takes up a new snapshot: gives addresses to services that it brought and frees those of names long gone.
+    /// Cheap when nothing that matters changed. May wait for the disk.
+    ///
+    /// # Errors
+    /// When a range is full or the disk refuses; every name that could have an address has one all the same.
+    pub fn refresh(&self, snapshot: &Snapshot, now: SystemTime) -> Result<(), VipsError> {
+        let mut writer = self.writer.lock();
+        let now = unix_seconds(now);
+        let Some(zone) = snapshot.topology.zones.get(&snapshot.zone) else {
+            return Err(VipsError::UnknownName(snapshot.zone.to_string()));
+        };
+        writer.take_up_ranges(&zone.vips);
+        let visible = visible_services(snapshot);
+        let touch = now.saturating_sub(writer.touched) >= TOUCH_SECONDS;
+        let same_topology = writer
+            .topology
+            .as_ref()
+            .is_some_and(|held| Arc::ptr_eq(held, &snapshot.topology));
+        let narrowed = writer.allocator.allocations().map(|(target, _)| target);
+        let contested = contested(snapshot, narrowed);
+        let same_names = same_topology && writer.visible == visible && writer.contested == contested;
+        if same_names && !touch {
+            return Ok(());
+        }
+        for (service, (key, value)) in contested.difference(&writer.contested) {
+            tracing::warn!(
+                %service, tag = format_args!("{key}: {value}"), label = tag_label(key, value).unwrap_or_default(),
+                "another tag has the DNS label of this one: no name stands for either while both are there"
+            );
+        }
+        writer.contested = contested;
+        writer.topology = Some(snapshot.topology.clone());
+        writer.visible = visible;
+        let mut change = writer.allocate_services(snapshot, now);
+        if touch {
+            writer.touch(snapshot, now, &mut change);
+        }
+        let stored = writer.save(&change);
+        self.publish(&writer, snapshot);
+        match change.failed {
+            Some(full) => Err(VipsError::RangeFull(full)),
+            None => stored,
+        }
+    }
+
+    /// Gives a name by tag or by zone its address when it is first asked for, and publishes it before it returns. May
+    /// wait for the disk.
+    ///
+    /// # Errors
+    /// When the name can have none.
+    pub fn claim(&self, snapshot: &Snapshot, target: &Target, now: SystemTime) -> Result<Vip, VipsError> {
+        let mut writer = self.writer.lock();
+        let names = self.names.load();
+        if let Some(vip) = names.vip(target) {
+            return Ok(vip);
+        }
+        if !names.can_narrow() {
+            return Err(VipsError::SharedAddress);
+        }
+        if !exists(snapshot, target) {
+            return Err(VipsError::UnknownName(target.to_string()));
+        }
+        let (vip, change) = writer.claim(snapshot, target, unix_seconds(now));
+        let stored = writer.save(&change);
+        self.publish(&writer, snapshot);
+        if let Err(error) = stored {
+            tracing::warn!(name = %target, error = &error as &dyn std::error::Error, "a virtual address was not stored");
+        }
+        vip
+    }
+
+    fn publish(&self, writer: &Writer, snapshot: &Snapshot) {
+        let names = writer.names(snapshot);
+        let bindings: Bindings = Arc::new(bindings(&names, snapshot));
+        if **self.names.load() != names {
+            self.names.store(Arc::new(names));
+        }
+        self.bindings.send_if_modified(|held| {
+            let differs = *held != bindings;
+            if differs {
+                *held = bindings;
+            }
+            differs
+        });
+    }
+}
+
+fn visible_services(snapshot: &Snapshot) -> Vec<ServiceName> {
+    let services = snapshot.topology.services.iter();
+    services
+        .filter(|(name, service)| is_visible(snapshot, name, service))
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+fn in_use(snapshot: &Snapshot, target: &Target) -> bool {
+    exists(snapshot, target) && is_known(snapshot, target)
+}
+
+fn bindings(names: &VipNames, snapshot: &Snapshot) -> BTreeMap<SocketAddr, Target> {
+    let services = &snapshot.topology.services;
+    let whole = names
+        .services
+        .iter()
+        .map(|(name, vip)| (Target::service(name.clone()), *vip));
+    let narrowed = names.narrowed.iter().map(|(target, vip)| (target.clone(), *vip));
+    whole
+        .chain(narrowed)
+        .filter_map(|(target, vip)| Some((services.get(&target.service)?.port, target, vip)))
+        .flat_map(|(port, target, vip)| {
+            let addresses = vip.addresses();
+            addresses.map(move |address| (SocketAddr::new(address, port), target.clone()))
+        })
+        .collect()
+}
+
+impl Writer {
+    fn take_up_ranges(&mut self, vips: &Vips) {
+        if self.vips.as_ref() == Some(vips) {
+            return;
+        }
+        let mut earlier = std::mem::take(&mut self.loaded);
+        earlier.extend(
+            self.allocator
+                .allocations()
+                .map(|(target, held)| (target.clone(), *held)),
+        );
+        let held = earlier.len();
+        self.allocator = Allocator::new(vips, earlier);
+        let lost = held.saturating_sub(self.allocator.allocations().count());
+        if lost > 0 && self.vips.is_some() {
+            tracing::warn!(
+                lost,
+                "the zone's `vips` changed and names have other addresses: clients that hold one of before are refused until they ask again"
+            );
+        }
+        self.vips = Some(vips.clone());
+        self.topology = None;
+    }
+
+    fn shares_address(&self) -> Option<IpAddr> {
+        match &self.vips {
+            Some(Vips::Address { address }) => Some(*address),
+            _ => None,
+        }
+    }
+
+    fn allocate_services(&mut self, snapshot: &Snapshot, now: u64) -> Change {
+        let mut change = Change::default();
+        if self.shares_address().is_some() {
+            return change;
+        }
+        // Of all services and not only of those that this zone may see now, so that what a gateway has seen does not matter.
+        let services = snapshot.topology.services.keys();
+        let services = services.map(|name| Target::service(name.clone())).collect();
+        let derived = self.allocator.derive(&services, now);
+        change.changed = derived.changed;
+        change.removed = derived.removed;
+        change.failed = derived.failed;
+        change
+    }
+
+    fn allocate(
+        &mut self,
+        snapshot: &Snapshot,
+        target: &Target,
+        now: u64,
+        change: &mut Change,
+    ) -> Result<Vip, RangeFull> {
+        let (vip, released) = self
+            .allocator
+            .allocate(target, now, |other| in_use(snapshot, other));
+        change.removed.extend(released);
+        let vip = vip?;
+        change
+            .changed
+            .push((target.clone(), Allocation { vip, seen: now }));
+        Ok(vip)
+    }
+
+    /// Brings up to date when names were last known, and frees those that have been gone for long.
+    fn touch(&mut self, snapshot: &Snapshot, now: u64, change: &mut Change) {
+        self.touched = now;
+        let known: Vec<Target> = self
+            .allocator
+            .allocations()
+            .map(|(target, _)| target)
+            .filter(|target| in_use(snapshot, target))
+            .cloned()
+            .collect();
+        for target in known {
+            self.allocator.touch(&target, now);
+            let allocation = self.allocator.allocation(&target);
+            change.changed.extend(allocation.map(|held| (target, held)));
+        }
+        change.removed.extend(
+            self.allocator
+                .release_gone(now, |target| in_use(snapshot, target)),
+        );
+    }
+
+    fn claim(&mut self, snapshot: &Snapshot, target: &Target, now: u64) -> (Result<Vip, VipsError>, Change) {
+        let mut change = Change::default();
+        let narrowed: BTreeMap<u64, Vec<Target>> = self
+            .allocator
+            .allocations()
+            .filter(|(held, _)| !held.is_whole())
+            .fold(BTreeMap::new(), |mut by_age, (held, allocation)| {
+                by_age
+                    .entry(allocation.seen)
+                    .or_insert_with(Vec::new)
+                    .push(held.clone());
+                by_age
+            });
+        if narrowed.values().map(Vec::len).sum::<usize>() >= MAX_NARROWED_NAMES {
+            let gone = narrowed
+                .into_values()
+                .flatten()
+                .find(|held| !in_use(snapshot, held));
+            let Some(gone) = gone else {
+                return (Err(VipsError::TooManyNames), change);
+            };
+            self.allocator.release(&gone);
+            change.removed.push(gone);
+        }
+        let vip = self
+            .allocate(snapshot, target, now, &mut change)
+            .map_err(VipsError::RangeFull);
+        (vip, change)
+    }
+
+    fn save(&self, change: &Change) -> Result<(), VipsError> {
+        if change.changed.is_empty() && change.removed.is_empty() {
+            return Ok(());
+        }
+        match &self.store {
+            Some(store) => store
+                .write(&change.changed, &change.removed)
+                .map_err(VipsError::Store),
+            None => Ok(()),
+        }
+    }
+
+    fn names(&self, snapshot: &Snapshot) -> VipNames {
+        let mut names = VipNames {
+            ranges: self.vips.as_ref().map(ranges).unwrap_or_default(),
+            gateway_address: self.shares_address(),
+            contested: self.contested.clone(),
+            ..VipNames::default()
+        };
+        if let Some(address) = names.gateway_address {
+            let vip = Vip::of(Some(address), None);
+            names.services = self.visible.iter().map(|name| (name.clone(), vip)).collect();
+            return names;
+        }
+        let visible: BTreeSet<&ServiceName> = self.visible.iter().collect();
+        for (target, allocation) in self.allocator.allocations() {
+            if !target.is_whole() {
+                if !exists(snapshot, target) {
+                    continue;
+                }
+                names.narrowed.insert(target.clone(), allocation.vip);
+            } else if visible.contains(&target.service) {
+                names.services.insert(target.service.clone(), allocation.vip);
+            } else {
+                continue;
+            }
+            names.by_address.extend(
+                allocation
+                    .vip
+                    .addresses()
+                    .map(|address| (address, target.clone())),
+            );
+        }
+        names
+    }
+}
+
+/// Keeps `table` current with every snapshot. A full range is logged when it comes up, not at every snapshot.
+pub async fn follow(table: Arc<VipTable>, snapshots: Snapshots, mut generations: watch::Receiver<u64>) {
+    let mut reported = String::new();
+    let mut hourly = tokio::time::interval(Duration::from_secs(TOUCH_SECONDS));
+    loop {
+        generations.borrow_and_update();
+        let (table, snapshot) = (table.clone(), snapshots.load_full());
+        let refresh = tokio::task::spawn_blocking(move || table.refresh(&snapshot, SystemTime::now()));
+        match refresh.await {
+            Ok(Ok(())) => reported.clear(),
+            Ok(Err(error)) if error.to_string() != reported => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "virtual addresses are not complete"
+                );
+                reported = error.to_string();
+            }
+            // Reported before, or the runtime is ending.
+            Ok(Err(_)) | Err(_) => {}
+        }
+        tokio::select! {
+            changed = generations.changed() => if changed.is_err() { return },
+            _ = hourly.tick() => {}
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Descriptors of this process: how many there are, and how many of them may be taken for what comes in numbers.
+//!
+//! A process that has none left answers nobody, not even who would repair it. So a part is kept for what the process needs to
+//! go on: its own APIs, DNS, tunnels, files. What comes in numbers asks before it holds another one.
+//!
+//! Nothing has to be counted for that. The kernel gives out the lowest number that is free (POSIX, "File Descriptor
+//! Allocation"): one that lies above the ceiling says that as many as lie below are in use.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Fewest descriptors that are kept, where the limit allows it.
+const LEAST_KEPT: u64 = 128;
+/// One in so many is kept.
+const KEPT_SHARE: u64 = 16;
+
+/// Raises the soft limit on descriptors to the hard one: the usual soft limit is 1,024.
+///
+/// # Errors
+/// When the system does not allow it.
+pub fn raise_limit() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
+}
+
+/// Division of a limit on descriptors. Pure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DescriptorShares {
+    /// All that there are; `None`: as many as wanted.
+    pub limit: Option<u64>,
+    /// Kept for what the process needs to go on.
+    pub kept: u64,
+    /// Most that may be sockets which listen for clients, so that some are left for the clients.
+    pub listeners: u64,
+}
+
+impl DescriptorShares {
+    #[must_use]
+    pub fn of(limit: Option<u64>) -> Self {
+        let Some(all) = limit else {
+            return Self {
+                limit,
+                kept: 0,
+                listeners: u64::MAX,
+            };
+        };
+        let kept = (all / KEPT_SHARE).max(LEAST_KEPT).min(all / 2);
+        Self {
+            limit,
+            kept,
+            listeners: (all - kept) / 4 * 3,
+        }
+    }
+
+    /// Returns the first number that nothing which comes in numbers may have.
+    #[must_use]
+    pub fn ceiling(&self) -> u64 {
+        self.limit.map_or(u64::MAX, |all| all - self.kept)
+    }
+}
+
+/// Descriptors that may be taken for what comes in numbers. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Descriptors(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limit: Limit,
+    /// As of the latest look at the limit.
+    ceiling: AtomicU64,
+    listeners: AtomicU64,
+}
+
+/// Source of the limit.
+#[derive(Debug)]
+enum Limit {
+    OfProcess,
+    /// As a test sets it.
+    #[cfg(any(test, feature = "test-util"))]
+    Set(AtomicU64),
+}
+
+/// A listening socket's place among those that there may be, for as long as it lives.
+#[derive(Debug)]
+pub struct ListenerPlace(Descriptors);
+
+impl Drop for ListenerPlace {
+    fn drop(&mut self) {
+        self.0.0.listeners.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Default for Descriptors {
+    /// Those of this process, whose limit may be raised at any time.
+    fn default() -> Self {
+        Self::with(Limit::OfProcess)
+    }
+}
+
+impl Descriptors {
+    /// As if the limit were this; [`Descriptors::set_limit`] changes it.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn limited_to(limit: u64) -> Self {
+        Self::with(Limit::Set(AtomicU64::new(limit)))
+    }
+
+    fn with(limit: Limit) -> Self {
+        let shared = Shared {
+            limit,
+            ceiling: AtomicU64::new(0),
+            listeners: AtomicU64::new(0),
+        };
+        Self(Arc::new(shared))
+    }
+
+    /// Sets the limit of [`Descriptors::limited_to`].
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn set_limit(&self, to: u64) {
+        if let Limit::Set(limit) = &self.0.limit {
+            limit.store(to, Ordering::Relaxed);
+            self.shares();
+        }
+    }
+
+    /// Looks at the limit, and returns how it is divided.
+    pub fn shares(&self) -> DescriptorShares {
+        let limit = match &self.0.limit {
+            Limit::OfProcess => getrlimit(Resource::Nofile).current,
+            #[cfg(any(test, feature = "test-util"))]
+            Limit::Set(limit) => Some(limit.load(Ordering::Relaxed)),
+        };
+        let shares = DescriptorShares::of(limit);
+        self.0.ceiling.store(shares.ceiling(), Ordering::Relaxed);
+        shares
+    }
+
+    /// Tells whether what comes in numbers may hold this one, or has to close it at once.
+    #[must_use]
+    pub fn may_hold(&self, descriptor: &impl AsRawFd) -> bool {
+        let number = u64::try_from(descriptor.as_raw_fd()).unwrap_or_default();
+        // The limit is looked at again only where it would refuse.
+        number < self.0.ceiling.load(Ordering::Relaxed) || number < self.shares().ceiling()
+    }
+
+    /// Tells whether the next one may be held.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        File::open("/dev/null").is_ok_and(|file| self.may_hold(&file))
+    }
+
+    /// Takes a place for a listening socket; `None`: there are as many as may be.
+    #[must_use]
+    pub fn take_listener(&self) -> Option<ListenerPlace> {
+        let listeners = &self.0.listeners;
+        let most = self.shares().listeners;
+        if listeners.fetch_add(1, Ordering::Relaxed) >= most {
+            listeners.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(ListenerPlace(self.clone()))
+    }
+}
+
+/// Tells whether `error` says that there is no descriptor left, in this process or on the host.
+#[must_use]
+pub fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::MFILE | Errno::NFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sixteenth_is_kept_at_least_128_and_never_more_than_half() {
+        let of = |limit| {
+            let shares = DescriptorShares::of(Some(limit));
+            (shares.kept, shares.ceiling(), shares.listeners)
+        };
+        assert_eq!(of(1_048_576), (65_536, 983_040, 737_280));
+        assert_eq!(of(20_000), (1_250, 18_750, 14_061));
+        assert_eq!(of(1_024), (128, 896, 672));
+        assert_eq!(of(100), (50, 50, 36));
+        assert_eq!(of(0), (0, 0, 0));
+        assert_eq!(DescriptorShares::of(None).ceiling(), u64::MAX);
+    }
+
+    #[test]
+    fn a_number_below_the_ceiling_may_be_held_also_after_the_limit_was_raised() {
+        let file = File::open("/dev/null").unwrap();
+        let descriptors = Descriptors::limited_to(0);
+        assert!(!descriptors.may_hold(&file) && !descriptors.has_room());
+        descriptors.set_limit(1_000_000);
+        assert!(descriptors.may_hold(&file) && descriptors.has_room());
+        assert!(Descriptors::default().may_hold(&file));
+    }
+
+    #[test]
+    fn listeners_leave_a_quarter_of_what_is_not_kept_to_clients() {
+        let descriptors = Descriptors::limited_to(16);
+        let taken: Vec<_> = std::iter::from_fn(|| descriptors.take_listener()).collect();
+        assert_eq!(taken.len(), 6);
+        drop(taken);
+        assert!(descriptors.take_listener().is_some());
+    }
+}

@@ -1,0 +1,15 @@
+//! The machine a gateway runs on: its files, folders and sockets, waits between tries, and the tasks of this process. Nothing
+//! here knows of zones, services or identities.
+
+#![warn(unreachable_pub)]
+
+pub mod accept;
+pub mod backoff;
+pub mod descriptors;
+pub mod files;
+pub mod listen;
+pub mod listening_user;
+pub mod own_sockets;
+pub mod remembered;
+pub mod tasks;
+pub mod watch;

@@ -1,0 +1,161 @@
+//! One attachment to one server: dialling it, and the two streams of the call.
+
+use std::{io, time::Duration};
+
+use causeway_federation::{name::GatewayId, registry::wire, trust::TrustDocument};
+use causeway_host::listen::Io;
+use causeway_identity::Secure;
+use causeway_proto::registry as proto;
+use causeway_proto::registry::{
+    Alive, AttachRequest, Attachment, HealthReport, WatchEvent, attach_request::Request,
+    registry_client::RegistryClient,
+};
+use causeway_routing::snapshot::Health;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpStream, UnixStream},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint, Uri},
+};
+
+use super::{Report, ServerAddress};
+
+/// Longest that dialling a server may take: it is in the same zone.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Longest until a server answers the call.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// Interval at which a server is asked whether it is still there; together with the next, 3 s of silence are a loss.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// Time for which the answer to that may take.
+const PING_LIMIT: Duration = Duration::from_secs(2);
+/// Requests that may wait for the server. One that does not take them for a while is given up.
+const OUTGOING: usize = 1024;
+/// Bytes that a server may send before they are taken in: the instances of a large zone come in one go.
+const WINDOW_BYTES: u32 = 4 << 20;
+/// Host as HTTP/2 wants one; which server it is was decided by the address.
+const HOST: &str = "http://zone-sync";
+
+/// Reason why a server could not be attached to, or was lost.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    #[error("cannot connect")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("no answer within {ANSWER_LIMIT:?}")]
+    Silent,
+    #[error("it refused: {}", .0.message())]
+    Refused(Status),
+    #[error("the connection broke: {}", .0.message())]
+    Broken(Status),
+    #[error("it ended the attachment")]
+    Ended,
+    #[error("it does not take what it is sent")]
+    Stuck,
+    #[error("it began to tell what it knows and did not go on for {0:?}")]
+    Halted(Duration),
+    #[error(transparent)]
+    Intake(#[from] super::intake::IntakeError),
+}
+
+/// An open call to a server.
+pub(super) struct Session {
+    pub(super) client: RegistryClient<Channel>,
+    pub(super) requests: mpsc::Sender<AttachRequest>,
+    pub(super) events: Streaming<WatchEvent>,
+}
+
+impl Session {
+    /// Dials the server and says who this is.
+    pub(super) async fn open(
+        server: &ServerAddress,
+        id: &GatewayId,
+        secure: Option<&Secure>,
+    ) -> Result<Self, SessionError> {
+        let channel = connect(server, secure).await.map_err(SessionError::Connect)?;
+        let mut client = RegistryClient::new(channel)
+            .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
+        let (requests, outgoing) = mpsc::channel(OUTGOING);
+        let attachment = Request::Attachment(Attachment {
+            zone: id.zone.to_string(),
+            gateway: id.gateway.to_string(),
+        });
+        // There is room in a queue that is new.
+        let _ = requests.try_send(request(attachment));
+        let answer = timeout(ANSWER_LIMIT, client.attach(ReceiverStream::new(outgoing))).await;
+        let answer = answer.map_err(|_| SessionError::Silent)?;
+        Ok(Self {
+            events: answer.map_err(SessionError::Refused)?.into_inner(),
+            client,
+            requests,
+        })
+    }
+}
+
+pub(super) fn alive() -> AttachRequest {
+    request(Request::Alive(Alive {}))
+}
+
+pub(super) fn report((key, verdict): Report) -> AttachRequest {
+    let health = match verdict.health {
+        Health::Healthy => proto::Health::Healthy,
+        Health::Unhealthy => proto::Health::Unhealthy,
+        Health::Unknown => proto::Health::Unspecified,
+    };
+    request(Request::Health(HealthReport {
+        key: Some(wire::key_message(&key)),
+        health: health.into(),
+        failure: verdict.failure,
+        gateway: verdict.gateway,
+    }))
+}
+
+/// Message with what the federation trusts, for the server to trust as well.
+pub(super) fn trust(document: &TrustDocument) -> AttachRequest {
+    request(Request::TrustDocument(document.encode()))
+}
+
+fn request(request: Request) -> AttachRequest {
+    AttachRequest {
+        request: Some(request),
+    }
+}
+
+async fn connect(
+    server: &ServerAddress,
+    secure: Option<&Secure>,
+) -> Result<Channel, tonic::transport::Error> {
+    let server = server.clone();
+    let secure = secure.filter(|_| !server.is_local()).cloned();
+    let dial = tower::service_fn(move |_: Uri| {
+        let (server, secure) = (server.clone(), secure.clone());
+        async move { dial(&server, secure.as_ref()).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static(HOST)
+        .connect_timeout(CONNECT_LIMIT)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_LIMIT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .connect_with_connector(dial)
+        .await
+}
+
+async fn dial(server: &ServerAddress, secure: Option<&Secure>) -> io::Result<Box<dyn Io>> {
+    Ok(match server {
+        ServerAddress::Tcp { host, port } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            match secure {
+                Some(secure) => Box::new(secure.connect(stream).await.map_err(io::Error::other)?),
+                None => Box::new(stream),
+            }
+        }
+        ServerAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
+    })
+}

@@ -1,0 +1,255 @@
+//! Connects to an instance of this zone: picks one, and a second when it is late or refuses. Both roles use it: ingress for
+//! other zones, egress for this one.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
+
+use causeway_federation::name::{ServiceName, Tags};
+use causeway_host::{
+    descriptors::{Descriptors, is_exhausted},
+    listen::is_own_address,
+    own_sockets::{OwnSocket, OwnSockets},
+};
+use causeway_routing::{
+    balance::{Choice, InstanceList, LoadGuard},
+    failures::ConnectFailures,
+    reach::{self, AddressRefusal},
+    snapshot::{Instance, Snapshot},
+};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use rand::rngs::SmallRng;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::ProxyMetrics;
+
+/// Longest wait for one instance to accept. A SYN that was lost is sent again after 1 s, and once more 2 s later.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time that an instance may take to accept before another one is tried too. Instances are in this zone, where it takes
+/// milliseconds.
+const HEDGE_AFTER: Duration = Duration::from_millis(150);
+/// Most instances tried for one connection.
+const MAX_INSTANCES_TRIED: usize = 3;
+/// Most instances passed over for one connection because no instance may be where they are. They cost no time, and take no try from
+/// those that can be connected to.
+const MAX_PASSED_OVER: usize = 64;
+
+/// A connection to an instance that has been given no byte yet.
+#[derive(Debug)]
+pub(crate) struct InstanceConnection {
+    /// By which it is known again if it comes back; before the socket, because it is to be given up first.
+    pub(crate) own: OwnSocket,
+    pub(crate) socket: TcpStream,
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) load: LoadGuard,
+}
+
+/// Way of a connection up to this gateway, which goes along with what is opened for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Passage {
+    pub(crate) own: OwnSockets,
+    /// Gateways that it has come through, this one with them.
+    pub(crate) hops: u8,
+    /// Descriptors that may be taken for it.
+    pub(crate) descriptors: Descriptors,
+}
+
+/// Failure to reach an instance.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("no descriptor may be taken for a connection to an instance")]
+    NoDescriptor,
+    #[error("no healthy instance of {service} carries {tags}")]
+    NoInstance { service: ServiceName, tags: Tags },
+    #[error("connect to {tried} instances of {service}: the last is {instance}")]
+    Connect {
+        service: ServiceName,
+        tried: usize,
+        instance: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The time since this process first asked, as the balancer takes it.
+pub(crate) fn uptime() -> Duration {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGUN.elapsed()
+}
+
+/// Connects to a healthy instance of `service` that carries `tags`.
+///
+/// # Errors
+/// When there is none, or none of those tried accepts.
+pub(crate) async fn dial(
+    snapshot: &Snapshot,
+    service: &ServiceName,
+    tags: &Tags,
+    metrics: &ProxyMetrics,
+    failures: &dyn ConnectFailures,
+    passage: &Passage,
+    rng: &mut SmallRng,
+) -> Result<InstanceConnection, DialError> {
+    let none = InstanceList::default();
+    let mut choice = Choice::new(snapshot.instances.get(service).unwrap_or(&none), tags);
+    let mut connecting = FuturesUnordered::<BoxFuture<'_, Result<InstanceConnection, ConnectFailure>>>::new();
+    let (mut tried, mut passed_over, mut last, mut has_descriptors) = (0, 0, None, true);
+    loop {
+        let next = (has_descriptors && tried < MAX_INSTANCES_TRIED && passed_over < MAX_PASSED_OVER)
+            .then(|| choice.pick(uptime(), rng))
+            .flatten();
+        let exhausted = next.is_none();
+        if let Some(instance) = next {
+            if let Err(refusal) = may_be_instance(snapshot, instance) {
+                passed_over += 1;
+                instance.load.refused(uptime());
+                metrics.instance_connect_failed(service.as_str(), Duration::ZERO);
+                let (id, word) = (&instance.id, refusal.word());
+                tracing::debug!(%service, instance = id, word, "an instance is not connected to: {refusal}");
+                last = Some(ConnectFailure {
+                    error: io::Error::other(refusal),
+                    instance: instance.clone(),
+                });
+                continue;
+            }
+            tried += 1;
+            match open_socket(instance.address, &passage.descriptors) {
+                Some(socket) => connecting.push(Box::pin(connect(socket, instance, metrics, passage))),
+                None if connecting.is_empty() => return Err(DialError::NoDescriptor),
+                // One that is under way may still answer.
+                None => has_descriptors = false,
+            }
+        }
+        // Without another instance there is nothing to do when those under way are late.
+        let hedge = if exhausted {
+            CONNECT_TIMEOUT + HEDGE_AFTER
+        } else {
+            HEDGE_AFTER
+        };
+        match tokio::time::timeout(hedge, connecting.next()).await {
+            Ok(Some(Ok(dialled))) => return Ok(dialled),
+            Ok(Some(Err(refused))) => {
+                let (id, error) = (&refused.instance.id, &refused.error);
+                tracing::debug!(%service, instance = id, %error, "an instance does not accept");
+                failures.report(service, id);
+                last = Some(refused);
+            }
+            Ok(None) => break,
+            Err(_late) => {}
+        }
+    }
+    Err(match last {
+        Some(ConnectFailure { instance, error }) => DialError::Connect {
+            service: service.clone(),
+            tried: tried + passed_over,
+            instance: instance.id.clone(),
+            source: error,
+        },
+        None => DialError::NoInstance {
+            service: service.clone(),
+            tags: tags.clone(),
+        },
+    })
+}
+
+/// Checks once more what was checked when the instance was registered: the topology and the listeners may have changed, and
+/// the topology's own instances were not asked.
+fn may_be_instance(snapshot: &Snapshot, instance: &Instance) -> Result<(), AddressRefusal> {
+    let (topology, listeners) = (&snapshot.topology, &snapshot.listeners);
+    reach::check(
+        (instance.address, instance.provenance),
+        topology,
+        &snapshot.zone,
+        listeners,
+        is_own_address,
+    )
+}
+
+/// An instance that did not accept.
+struct ConnectFailure {
+    instance: Arc<Instance>,
+    error: io::Error,
+}
+
+/// Tells the balancer of an instance that was given up for a faster one: it took at least so long.
+struct GivenUp<'a> {
+    instance: &'a Instance,
+    begun: Instant,
+    settled: bool,
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.instance.load.took(uptime(), self.begun.elapsed());
+        }
+    }
+}
+
+/// Opens a socket to connect to `address` with; `None`: there is no descriptor for it, which says nothing about the instance.
+fn open_socket(address: SocketAddr, descriptors: &Descriptors) -> Option<io::Result<TcpSocket>> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    match &socket {
+        Ok(socket) if !descriptors.may_hold(socket) => None,
+        Err(error) if is_exhausted(error) => None,
+        _ => Some(socket),
+    }
+}
+
+async fn connect(
+    socket: io::Result<TcpSocket>,
+    instance: &Arc<Instance>,
+    metrics: &ProxyMetrics,
+    passage: &Passage,
+) -> Result<InstanceConnection, ConnectFailure> {
+    // Counted while it is being dialled, so that others do not crowd onto an instance that is slow to accept.
+    let load = LoadGuard::new(instance.load.clone());
+    let begun = Instant::now();
+    let mut given_up = GivenUp {
+        instance,
+        begun,
+        settled: false,
+    };
+    let connecting = async { socket?.connect(instance.address).await };
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+    let took = begun.elapsed();
+    given_up.settled = true;
+    let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let service = instance.service.as_str();
+    match &connected {
+        Ok(_) => {
+            instance.load.connected(uptime(), took);
+            metrics.instance_connected(service, took);
+        }
+        Err(_) => {
+            instance.load.refused(uptime());
+            metrics.instance_connect_failed(service, took);
+        }
+    }
+    // Entered at once, because whoever accepts it may be a gateway that asks this one.
+    let entered = connected.and_then(|socket| {
+        let own = passage.own.enter(&socket, passage.hops)?;
+        socket.set_nodelay(true)?;
+        Ok((own, socket))
+    });
+    let instance = instance.clone();
+    match entered {
+        Ok((own, socket)) => Ok(InstanceConnection {
+            own,
+            socket,
+            instance,
+            load,
+        }),
+        Err(error) => Err(ConnectFailure { instance, error }),
+    }
+}
+
+#[cfg(test)]
+#[path = "dial_tests.rs"]
+mod tests;

@@ -1,0 +1,278 @@
+//! The accept loop of one listening socket, and the start of a client on the data thread that serves it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use causeway_host::descriptors::is_exhausted;
+use causeway_telemetry::{Role, Side, StreamRefusal};
+use futures_util::FutureExt as _;
+use rustix::io::Errno;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::unconstrained,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::{
+    EgressShared,
+    arrival::{Arrival, Entrance, Wants},
+    client::ClientSocket,
+    connection::{self, ClientConnection},
+    dispatch::{ClientQueue, PendingClient},
+    listen::AcceptingThread,
+};
+use crate::open::OpenConnection;
+
+/// First pause when the process or the host is out of descriptors or memory; doubles each time.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(5);
+/// Longest such pause.
+const MAX_EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
+
+/// Counts a connection at its address for as long as it lives.
+#[derive(Debug)]
+pub(super) struct AddressGuard(Arc<AtomicUsize>);
+
+impl Drop for AddressGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Client that was accepted, on the way to the thread that serves it.
+#[derive(Debug)]
+pub(super) struct AcceptedClient {
+    client: SocketAddr,
+    /// The address that it connected to.
+    local: SocketAddr,
+    wants: Wants,
+    /// It is within what one address may carry.
+    within: bool,
+    counted: AddressGuard,
+    pub(super) pending: PendingClient,
+    begun: Instant,
+}
+
+/// One listening socket.
+pub(super) struct AcceptLoop {
+    here: AcceptingThread,
+    bound: SocketAddr,
+    entrance: Entrance,
+}
+
+impl AcceptLoop {
+    pub(super) fn new(here: AcceptingThread, bound: SocketAddr, entrance: Entrance) -> Self {
+        Self {
+            here,
+            bound,
+            entrance,
+        }
+    }
+
+    /// Accepts until `stop`, and then whatever the kernel has already accepted: closing a listener resets those.
+    pub(super) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+        let serves = &self.entrance;
+        let mut pause = EXHAUSTED_PAUSE;
+        loop {
+            let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else {
+                break;
+            };
+            match accepted {
+                Ok((socket, client)) => {
+                    pause = EXHAUSTED_PAUSE;
+                    self.start(socket, client);
+                }
+                Err(error) if would_fail_again(&error) => {
+                    if pause == EXHAUSTED_PAUSE {
+                        tracing::warn!(%serves, %error, "no more connections can be accepted for now");
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_EXHAUSTED_PAUSE);
+                }
+                // This one client went away; the next is not concerned (accept(2), "Error handling").
+                Err(error) => tracing::debug!(%serves, %error, "a client was gone before it was accepted"),
+            }
+        }
+        // Without the budget of a task, which would end this as if there were none left.
+        while let Some(Ok((socket, client))) = unconstrained(listener.accept()).now_or_never() {
+            self.start(socket, client);
+        }
+    }
+
+    /// Starts a client on the thread that has the fewest, or tells why not.
+    fn start(&self, socket: TcpStream, client: SocketAddr) {
+        let AcceptingThread {
+            shared,
+            thread,
+            dispatch,
+        } = &self.here;
+        let begun = Instant::now();
+        let received = self.receive(&socket, client, begun);
+        match received.and_then(|client| dispatch.give(*thread, socket, client)) {
+            Ok(Some((socket, client))) => serve(shared, *thread, socket, client),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(serves = %self.entrance, %client, %error, "a client cannot be taken")
+            }
+        }
+    }
+
+    fn receive(&self, socket: &TcpStream, client: SocketAddr, begun: Instant) -> io::Result<AcceptedClient> {
+        // One socket at every address takes clients of several.
+        let local = match self.bound.ip().is_unspecified() {
+            true => socket.local_addr()?,
+            false => self.bound,
+        };
+        let Some((wants, open)) = self.entrance.at(local) else {
+            // A FIN would look like an empty answer.
+            let _ = socket.set_zero_linger();
+            return Err(io::Error::other(format!("{local} is no virtual address")));
+        };
+        let shared = &self.here.shared;
+        if !shared.config.descriptors.may_hold(socket) {
+            let _ = socket.set_zero_linger();
+            shared.lacks_descriptors(&wants, client, begun);
+            return Err(io::Error::other("no descriptor may be taken for another client"));
+        }
+        let here = open.fetch_add(1, Ordering::Relaxed);
+        Ok(AcceptedClient {
+            client,
+            local,
+            wants,
+            within: here < shared.config.max_connections_per_address(),
+            counted: AddressGuard(open),
+            pending: self.here.dispatch.pick(self.here.thread),
+            begun,
+        })
+    }
+}
+
+impl EgressShared {
+    /// Counts a client for which there is no descriptor, and tells the first of a kind and then one a minute.
+    fn lacks_descriptors(&self, wants: &Wants, client: SocketAddr, now: Instant) {
+        let reason = StreamRefusal::NoDescriptors;
+        let target = match wants {
+            Wants::Target(target) => target,
+            Wants::Tls(tls) => return tls.lacks_descriptors(self, client),
+        };
+        self.metrics.tunnels.stream_refused(Side::Local, reason);
+        let kind = (target.service.clone(), reason.word());
+        if let Some(repeats) = self.rate_limited.lock().admit(now, kind) {
+            let hint = "raise the hard limit on open files (LimitNOFILE=, `ulimit -Hn`)";
+            tracing::warn!(%target, %client, outcome = reason.word(), hint, repeats,
+                "a client was closed: no descriptors are left but those that are kept for the gateway itself");
+        }
+    }
+}
+
+/// Tells whether accepting again at once would fail again, and keep a core busy. `accept` leaves the connection waiting then.
+fn would_fail_again(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    is_exhausted(error) || matches!(code, Some(Errno::NOBUFS | Errno::NOMEM))
+}
+
+/// Serves the clients that other threads accept for this one, until none can come any more.
+pub(super) async fn serve_given(shared: Arc<EgressShared>, thread: usize, mut queue: ClientQueue) {
+    while let Some(given) = queue.recv().await {
+        match given.take_up() {
+            Ok((socket, client)) => serve(&shared, thread, socket, client),
+            Err(error) => tracing::warn!(%error, "a client cannot be taken from the thread that accepted it"),
+        }
+    }
+}
+
+/// Starts serving a client on this data thread.
+fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted: AcceptedClient) {
+    let AcceptedClient {
+        client,
+        local,
+        wants,
+        within,
+        counted,
+        pending,
+        begun,
+    } = accepted;
+    match wants {
+        Wants::Target(target) => {
+            let arrival = Arrival {
+                socket: ClientSocket::Plain(socket),
+                client,
+                local,
+                target,
+                certificate: None,
+                begun,
+            };
+            let entered = enter(shared, thread, within, arrival);
+            drop(pending);
+            let Some(connection) = entered else {
+                return;
+            };
+            let span = connection.span();
+            let serving = connection::serve(shared.clone(), connection).instrument(span);
+            tokio::spawn(async move {
+                serving.await;
+                drop(counted);
+            });
+        }
+        Wants::Tls(tls) if within => {
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                let receiving = Box::pin(tls.receive(&shared, socket, (client, local), begun));
+                let arrival = receiving.await;
+                let entered = arrival.and_then(|arrival| enter(&shared, thread, true, arrival));
+                drop(pending);
+                if let Some(connection) = entered {
+                    if let Some(shown) = &connection.arrival.certificate {
+                        tls.check(&shown.believed_by, connection.opened.handle());
+                    }
+                    let span = connection.span();
+                    connection::serve(shared, connection).instrument(span).await;
+                }
+                drop(counted);
+            });
+        }
+        Wants::Tls(tls) => tls.overloaded(shared, &socket, client),
+    }
+}
+
+/// Enters a client into the list of open connections; without room there, it is reset.
+fn enter(
+    shared: &Arc<EgressShared>,
+    thread: usize,
+    within: bool,
+    arrival: Arrival,
+) -> Option<ClientConnection> {
+    let certificate = arrival.certificate.as_ref();
+    let entry = OpenConnection {
+        id: shared.connection_id(),
+        role: Role::Egress,
+        service: arrival.target.service.clone(),
+        client: Some(arrival.client),
+        local: Some(arrival.local),
+        peer: None,
+        shown: certificate.map(|shown| shown.chain.clone()),
+        since: arrival.begun,
+    };
+    let Some(opened) = within.then(|| shared.open.enter(thread, entry)).flatten() else {
+        let (target, client) = (&arrival.target, arrival.client);
+        tracing::debug!(%target, %client, "refused a client: the limit of connections is reached");
+        arrival.socket.reset();
+        shared
+            .metrics
+            .tunnels
+            .stream_refused(Side::Local, StreamRefusal::Overloaded);
+        return None;
+    };
+    Some(ClientConnection {
+        arrival,
+        opened,
+        thread,
+    })
+}

@@ -1,0 +1,269 @@
+//! Asks one candidate for a connection to an instance. Dropping an ask takes it back: its stream is reset, and an
+//! instance that was connected to has been given no byte.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use causeway_federation::{
+    edition::Fingerprint,
+    name::{ServiceName, Tags},
+};
+use causeway_host::own_sockets::SocketPair;
+use causeway_proto::tunnel::{
+    Connect, FrameError, RefusalReason, StreamHeader, encode_frame, stream_header::Kind,
+    stream_reply::Outcome,
+};
+use causeway_routing::{failures::ConnectFailures, permit::Caller, snapshot::Snapshot};
+use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
+use causeway_tunnel::{
+    ReadFrameError, ReplyError, SendHalf, Stream, Tunnel, TunnelSet, WriteError, read_reply, stream_refusal,
+};
+use rand::rngs::SmallRng;
+use tokio::time::timeout;
+
+use super::upstream::{GatewayStream, OpenStream, TunnelStreamGuard, Upstream};
+use crate::{
+    ProxyMetrics,
+    dial::{DialError, Passage, dial},
+};
+
+/// Longest wait for the answer of one candidate, whatever else is under way. An ingress waits for an instance for three
+/// seconds, and tries others meanwhile.
+const ASK_TIMEOUT: Duration = Duration::from_millis(3500);
+
+/// Reason that a candidate did not become ready.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("no tunnel to the gateway is up")]
+    NoTunnel,
+    #[error("refused: {message} ({})", stream_refusal(*reason).word())]
+    Refused {
+        reason: RefusalReason,
+        retryable: bool,
+        message: String,
+    },
+    #[error("the tunnel was lost before the answer")]
+    Lost(#[source] io::Error),
+    #[error("the answer cannot be used")]
+    Reply(#[from] ReplyError),
+    #[error("the stream header cannot be sent")]
+    Header(#[source] FrameError),
+    #[error("no answer in time")]
+    Timeout,
+}
+
+impl AskError {
+    /// The connection's outcome, if nobody else is asked.
+    pub(super) fn outcome(&self) -> ConnectionOutcome {
+        match self {
+            Self::Dial(DialError::NoInstance { .. }) => {
+                ConnectionOutcome::refused_here(StreamRefusal::NoInstance)
+            }
+            Self::Dial(DialError::Connect { .. }) => {
+                ConnectionOutcome::refused_here(StreamRefusal::ConnectFailed)
+            }
+            Self::Dial(DialError::NoDescriptor) => {
+                ConnectionOutcome::refused_here(StreamRefusal::NoDescriptors)
+            }
+            Self::NoTunnel => ConnectionOutcome::NoTunnel,
+            Self::Refused { reason, .. } => ConnectionOutcome::Refused {
+                by: Side::Peer,
+                reason: stream_refusal(*reason),
+            },
+            Self::Lost(_) | Self::Reply(ReplyError::Read(ReadFrameError::Broken(_))) => {
+                ConnectionOutcome::LostUnready
+            }
+            Self::Reply(_) => ConnectionOutcome::BadReply,
+            Self::Header(_) => ConnectionOutcome::refused_here(StreamRefusal::BadHeader),
+            Self::Timeout => ConnectionOutcome::NoAnswer,
+        }
+    }
+
+    /// Tells whether somebody else may be asked. A peer that refuses says so itself: it may know reasons that this program
+    /// does not.
+    pub(super) fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused { retryable, .. } => *retryable,
+            _ => self.outcome().is_retryable(),
+        }
+    }
+
+    /// Tells whether the candidate itself said that it cannot serve, and would say so again: not one that is going away.
+    pub(super) fn is_answer(&self) -> bool {
+        match self {
+            Self::Dial(_) => true,
+            Self::Refused { reason, .. } => *reason != RefusalReason::Draining,
+            _ => false,
+        }
+    }
+}
+
+/// Request that is put to a remote candidate.
+#[derive(Debug, Clone)]
+pub(super) struct ConnectRequest {
+    pub(super) service: ServiceName,
+    pub(super) tags: Tags,
+    pub(super) attempt: u32,
+    /// Topology that the decision to ask was made by.
+    pub(super) topology: Fingerprint,
+    pub(super) connection: ConnectionId,
+    pub(super) caller: Arc<Caller>,
+    /// Gateways that the client's connection has come through, this one with them.
+    pub(super) hops: u8,
+    /// Both ends of the client's connection.
+    pub(super) client: SocketPair,
+    /// The client's first bytes; empty unless the service is marked `early`.
+    pub(super) early: Bytes,
+}
+
+impl ConnectRequest {
+    fn header(&self) -> StreamHeader {
+        let caller = &self.caller;
+        let identity = caller.identity.as_ref();
+        StreamHeader {
+            kind: Some(Kind::Connect(Connect {
+                service: self.service.as_str().to_owned(),
+                tags: pairs(&self.tags),
+                caller: caller
+                    .service
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                caller_tags: pairs(&caller.tags),
+                caller_identity: identity.map(ToString::to_string).unwrap_or_default(),
+                trace_parent: String::new(),
+                attempt: self.attempt,
+                early: !self.early.is_empty(),
+                connection: self.connection.bits(),
+                topology: self.topology.compared().to_vec(),
+                hops: self.hops.into(),
+                client_sockets: self.client.bits(),
+            })),
+        }
+    }
+}
+
+fn pairs(tags: &Tags) -> BTreeMap<String, String> {
+    let pairs = tags.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+    pairs.collect()
+}
+
+/// Asks an instance of this zone.
+pub(super) async fn local(
+    snapshot: Arc<Snapshot>,
+    service: ServiceName,
+    tags: Tags,
+    metrics: Arc<ProxyMetrics>,
+    failures: Arc<dyn ConnectFailures>,
+    passage: Passage,
+    mut rng: SmallRng,
+) -> Result<Upstream, AskError> {
+    let dialling = dial(
+        &snapshot, &service, &tags, &metrics, &*failures, &passage, &mut rng,
+    );
+    let dialled = dialling.await?;
+    Ok(Upstream::Instance(Box::new(dialled)))
+}
+
+/// Asks a gateway of another zone over `tunnel`. Waiting for the peer's stream limit counts as waiting for the answer.
+///
+/// When nothing at all has come on the tunnel within `late`, not even a word that the question arrived, it is asked over
+/// another one too, if there is one: so a tunnel that is broken costs no connection a peer that is well.
+pub(super) async fn remote(
+    tunnels: Arc<TunnelSet>,
+    tunnel: Arc<Tunnel>,
+    question: ConnectRequest,
+    late: Duration,
+) -> Result<Upstream, AskError> {
+    let answering = timeout(
+        ASK_TIMEOUT,
+        over_one_or_another(&tunnels, &tunnel, &question, late),
+    );
+    let answer = answering.await;
+    let by = match &answer {
+        Ok((by, _)) => by,
+        Err(_) => &tunnel,
+    };
+    by.asked(answer.is_ok());
+    let (tunnel, stream) = answer.map_err(|_| AskError::Timeout)?;
+    let stream = stream?;
+    Ok(Upstream::Gateway(GatewayStream {
+        stream,
+        early_bytes: question.early.len() as u64,
+        counted: TunnelStreamGuard::new(tunnel),
+    }))
+}
+
+/// Gives the tunnel that the answer came on, and the answer. The other stream, if there is one, is reset.
+async fn over_one_or_another(
+    tunnels: &TunnelSet,
+    tunnel: &Arc<Tunnel>,
+    question: &ConnectRequest,
+    late: Duration,
+) -> (Arc<Tunnel>, Result<OpenStream, AskError>) {
+    let before = tunnel.received_datagrams();
+    let mut first = pin!(exchange(tunnel, question));
+    loop {
+        let begun = Instant::now();
+        if let Ok(answer) = timeout(late, &mut first).await {
+            return (tunnel.clone(), answer);
+        }
+        if tunnel.received_datagrams() != before {
+            return (tunnel.clone(), first.await);
+        }
+        // A thread that is so busy that this timer is late has not looked at its tunnels either.
+        if begun.elapsed() <= 2 * late {
+            break;
+        }
+    }
+    let other = tunnels.choose_besides(tunnel.peer(), tunnel.thread(), Some(tunnel.id()));
+    let Some(other) = other else {
+        return (tunnel.clone(), first.await);
+    };
+    let mut second = pin!(exchange(&other, question));
+    tokio::select! {
+        answer = &mut first => match answer {
+            Err(AskError::Lost(_)) => (other.clone(), second.await),
+            answer => (tunnel.clone(), answer),
+        },
+        answer = &mut second => match answer {
+            Err(AskError::Lost(_)) => (tunnel.clone(), first.await),
+            answer => (other.clone(), answer),
+        },
+    }
+}
+
+async fn exchange(tunnel: &Tunnel, question: &ConnectRequest) -> Result<OpenStream, AskError> {
+    let frame = encode_frame(&question.header()).map_err(AskError::Header)?;
+    let opened = tunnel.open_bare().await;
+    let mut stream = OpenStream::new(opened.map_err(|error| AskError::Lost(error.into()))?);
+    let Stream { send, recv } = stream.halves().map_err(AskError::Lost)?;
+    write(send, frame).await?;
+    if !question.early.is_empty() {
+        write(send, question.early.clone()).await?;
+    }
+    match read_reply(recv).await? {
+        Outcome::Ready(_) => Ok(stream),
+        Outcome::Refusal(refusal) => Err(AskError::Refused {
+            reason: refusal.reason(),
+            retryable: refusal.retryable,
+            message: refusal.message,
+        }),
+    }
+}
+
+/// A peer that stops the stream has an answer to read, so that is not an error yet.
+async fn write(send: &mut SendHalf, bytes: Bytes) -> Result<(), AskError> {
+    match send.write_chunk(bytes).await {
+        Ok(()) | Err(WriteError::Stopped(_)) => Ok(()),
+        Err(error) => Err(AskError::Lost(error.into())),
+    }
+}

@@ -1,0 +1,364 @@
+//! Carries out a decision: asks candidates as `pace` says until one is ready. The client's socket is only watched here;
+//! its bytes are given to the winner alone.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use causeway_federation::{
+    edition::Fingerprint,
+    name::{GatewayId, Tags},
+    topology::Topology,
+};
+use causeway_host::own_sockets::SocketPair;
+use causeway_routing::{
+    hops,
+    permit::Caller,
+    route::{Candidate, Place, Request, route},
+    snapshot::Snapshot,
+    target::Target,
+};
+use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
+use futures_util::future::BoxFuture;
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::sync::watch;
+
+use super::{
+    EgressShared,
+    ask::{self, AskError, ConnectRequest},
+    connection::ClientConnection,
+    pace::{AskFailure, Pace, PaceStep, hedge_delay},
+    upstream::Upstream,
+};
+use crate::{
+    MoveReason,
+    dial::{Passage, uptime},
+};
+
+/// An instance is ready.
+#[derive(Debug)]
+pub(super) struct ConnectedUpstream {
+    pub(super) upstream: Upstream,
+    pub(super) tags: Tags,
+    pub(super) attempts: u32,
+    /// First bytes of the client that were read already. A remote winner has been given them with the header.
+    pub(super) early: Bytes,
+}
+
+/// Reason that there is no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoUpstream {
+    /// For the access log.
+    pub(super) outcome: ConnectionOutcome,
+    pub(super) attempts: u32,
+}
+
+struct Ask {
+    number: u32,
+    candidate: Candidate,
+    answer: BoxFuture<'static, Result<Upstream, AskError>>,
+}
+
+/// One client's search for an instance.
+struct Search<'a> {
+    shared: &'a Arc<EgressShared>,
+    thread: usize,
+    connection: ConnectionId,
+    caller: Arc<Caller>,
+    /// Gateways that the client's connection has come through, this one with them.
+    hops: u8,
+    /// Both ends of the client's connection.
+    client: SocketPair,
+    request: &'a Request,
+    /// Every decision for this client is drawn from it, so that the order of arms stays as it was first drawn: the client
+    /// of one arm does not become that of another because its search takes longer.
+    seed: u64,
+    pace: Pace,
+    asks: Vec<Ask>,
+    /// Tells of tunnels that come and go.
+    tunnels: watch::Receiver<u64>,
+    early: Bytes,
+    /// Last thing that went wrong, for the access log.
+    last: ConnectionOutcome,
+}
+
+/// Finds an instance for a client that is permitted.
+pub(super) async fn connect(
+    shared: &Arc<EgressShared>,
+    connection: &ClientConnection,
+    caller: Arc<Caller>,
+) -> Result<ConnectedUpstream, NoUpstream> {
+    let (pair, before) = shared.come_through(&connection.arrival);
+    let Some(hops) = hops::with_this_one(before) else {
+        let outcome = ConnectionOutcome::refused_here(StreamRefusal::TooManyHops);
+        shared
+            .metrics
+            .tunnels
+            .stream_refused(Side::Local, StreamRefusal::TooManyHops);
+        return Err(NoUpstream { outcome, attempts: 0 });
+    };
+    let (client, target) = (&connection.arrival.socket, &connection.arrival.target);
+    let begun = Instant::now();
+    let snapshot = shared.snapshots.load_full();
+    let early = if is_early(&snapshot.topology, target) {
+        client.read_early().await
+    } else {
+        Bytes::new()
+    };
+    let request = Request::new(target.clone());
+    let mut search = Search {
+        shared,
+        thread: connection.thread,
+        connection: connection.id(),
+        caller,
+        hops,
+        client: pair,
+        request: &request,
+        seed: shared.seed(),
+        pace: Pace::new(begun, begun + shared.config.setup_deadline),
+        asks: Vec::new(),
+        tunnels: shared.tunnels.changed(),
+        early,
+        last: ConnectionOutcome::NoAnswer,
+    };
+    let gone = client.failed();
+    let connected = tokio::select! {
+        biased;
+        () = gone => Err(ConnectionOutcome::ClientGone),
+        () = connection.opened.handle().cut().cancelled() => Err(ConnectionOutcome::Cut),
+        connected = search.run(snapshot) => connected,
+    };
+    connected.map_err(|outcome| NoUpstream {
+        outcome,
+        attempts: search.pace.asked(),
+    })
+}
+
+fn is_early(topology: &Topology, target: &Target) -> bool {
+    topology
+        .services
+        .get(&target.service)
+        .is_some_and(|service| service.early)
+}
+
+impl Search<'_> {
+    async fn run(&mut self, mut snapshot: Arc<Snapshot>) -> Result<ConnectedUpstream, ConnectionOutcome> {
+        let mut first = true;
+        loop {
+            let mut decision = route(&snapshot, self.request, SmallRng::seed_from_u64(self.seed));
+            let why = decision.why();
+            if std::mem::take(&mut first) {
+                let service = self.request.target.service.as_str();
+                self.shared.metrics.decided(service, why);
+                self.last = ConnectionOutcome::Unrouted(why);
+                let recent = &self.shared.recent;
+                if decision.first().is_none()
+                    && !recent.is_worth_waiting(Instant::now(), &snapshot, self.request)
+                {
+                    return Err(self.last);
+                }
+            } else if decision.first().is_none() {
+                self.last = ConnectionOutcome::Unrouted(why);
+            }
+            self.pace.routed(Instant::now());
+            if let Some(connected) = self.try_all(&snapshot, &mut decision).await? {
+                return Ok(connected);
+            }
+            drop(decision);
+            snapshot = self.shared.snapshots.load_full();
+        }
+    }
+
+    /// Asks the candidates of one decision. `None`: it is to be made anew.
+    async fn try_all(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        decision: &mut (impl Iterator<Item = Candidate> + Send),
+    ) -> Result<Option<ConnectedUpstream>, ConnectionOutcome> {
+        loop {
+            match self.pace.step(Instant::now(), decision) {
+                PaceStep::Ask {
+                    candidate,
+                    again: true,
+                    ..
+                } if !self.may_ask_again() => self.pace.denied(Instant::now(), candidate),
+                PaceStep::Ask {
+                    candidate, give_up, ..
+                } => {
+                    self.asks.retain(|ask| Some(ask.number) != give_up);
+                    self.ask(snapshot, candidate);
+                }
+                PaceStep::Route => return Ok(None),
+                PaceStep::Wait(until) => {
+                    if let Some(connected) = self.wait(until).await? {
+                        return Ok(Some(connected));
+                    }
+                }
+                PaceStep::GiveUp => return Err(self.last),
+            }
+        }
+    }
+
+    fn may_ask_again(&self) -> bool {
+        let service = &self.request.target.service;
+        let permitted = self.shared.budgets.lock().take(uptime(), service);
+        if !permitted {
+            tracing::debug!(%service, "the budget for asking again is spent");
+        }
+        permitted
+    }
+
+    /// Begins to ask `candidate`.
+    fn ask(&mut self, snapshot: &Arc<Snapshot>, candidate: Candidate) {
+        let attempt = self.pace.asked() + 1;
+        if attempt > 1 {
+            let why = if self.asks.is_empty() {
+                MoveReason::After(self.last)
+            } else {
+                MoveReason::Hedged
+            };
+            self.shared
+                .metrics
+                .moved(self.request.target.service.as_str(), why);
+        }
+        let tags = candidate.tags.clone();
+        let (answer, rtt) = match &candidate.place {
+            Place::Local => (self.ask_local(snapshot, tags), None),
+            Place::Remote { gateway } => {
+                self.ask_remote(gateway, tags, attempt, snapshot.topology.fingerprint)
+            }
+        };
+        let number = self
+            .pace
+            .begun(Instant::now(), candidate.clone(), hedge_delay(rtt));
+        self.asks.push(Ask {
+            number,
+            candidate,
+            answer,
+        });
+    }
+
+    fn ask_local(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        tags: Tags,
+    ) -> BoxFuture<'static, Result<Upstream, AskError>> {
+        let service = self.request.target.service.clone();
+        let shared = self.shared;
+        Box::pin(ask::local(
+            snapshot.clone(),
+            service,
+            tags,
+            shared.metrics.clone(),
+            shared.config.failures.clone(),
+            Passage {
+                own: shared.config.own_sockets.clone(),
+                hops: self.hops,
+                descriptors: shared.config.descriptors.clone(),
+            },
+            shared.rng(),
+        ))
+    }
+
+    fn ask_remote(
+        &self,
+        gateway: &GatewayId,
+        tags: Tags,
+        attempt: u32,
+        topology: Fingerprint,
+    ) -> (BoxFuture<'static, Result<Upstream, AskError>>, Option<Duration>) {
+        let Some(tunnel) = self.shared.tunnels.choose(gateway, self.thread) else {
+            return (
+                Box::pin(std::future::ready(Err(AskError::NoTunnel))),
+                Some(Duration::ZERO),
+            );
+        };
+        let question = ConnectRequest {
+            service: self.request.target.service.clone(),
+            tags,
+            attempt,
+            topology,
+            connection: self.connection,
+            caller: self.caller.clone(),
+            hops: self.hops,
+            client: self.client,
+            early: self.early.clone(),
+        };
+        let rtt = tunnel.rtt();
+        let tunnels = self.shared.tunnels.clone();
+        let asking = ask::remote(tunnels, tunnel, question, hedge_delay(Some(rtt)));
+        (Box::pin(asking), Some(rtt))
+    }
+
+    /// Waits for an answer, at most until `until`.
+    async fn wait(&mut self, until: Instant) -> Result<Option<ConnectedUpstream>, ConnectionOutcome> {
+        let asks = &mut self.asks;
+        let answer = poll_fn(|cx| {
+            for (index, ask) in asks.iter_mut().enumerate() {
+                if let Poll::Ready(answer) = Pin::new(&mut ask.answer).poll(cx) {
+                    return Poll::Ready((index, answer));
+                }
+            }
+            Poll::Pending
+        });
+        let changed = async {
+            // The other side is held by the tunnels themselves.
+            let _ = self.tunnels.changed().await;
+        };
+        let answered = tokio::select! {
+            biased;
+            answered = tokio::time::timeout_at(until.into(), answer) => answered,
+            () = changed => {
+                self.pace.woken(Instant::now());
+                return Ok(None);
+            }
+        };
+        let Ok((index, answer)) = answered else {
+            return Ok(None);
+        };
+        let ask = self.asks.remove(index);
+        match answer {
+            Ok(upstream) => {
+                // The losers are reset here, before the winner is given a byte.
+                self.asks.clear();
+                Ok(Some(ConnectedUpstream {
+                    upstream,
+                    tags: ask.candidate.tags,
+                    attempts: self.pace.asked(),
+                    early: std::mem::take(&mut self.early),
+                }))
+            }
+            Err(error) => self.failed(&ask, &error).map(|()| None),
+        }
+    }
+
+    fn failed(&mut self, ask: &Ask, error: &AskError) -> Result<(), ConnectionOutcome> {
+        let service = &self.request.target.service;
+        self.last = error.outcome();
+        match self.last {
+            ConnectionOutcome::Refused {
+                by: Side::Peer,
+                reason,
+            } => self.shared.metrics.tunnels.stream_refused(Side::Peer, reason),
+            ConnectionOutcome::BadReply => self.shared.metrics.tunnels.peer_broke_protocol(self.last.word()),
+            _ => {}
+        }
+        let candidate = &ask.candidate;
+        if !error.is_retryable() {
+            tracing::debug!(%service, ?candidate, %error, "a connection was refused for good");
+            return Err(self.last);
+        }
+        tracing::debug!(%service, ?candidate, %error, "a candidate did not become ready");
+        let failure = match error.is_answer() {
+            true => AskFailure::Answered(self.last),
+            false => AskFailure::Unheard,
+        };
+        self.pace.failed(Instant::now(), ask.number, failure);
+        Ok(())
+    }
+}

@@ -1,0 +1,347 @@
+//! One client's connection, from accept to the access log line.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use causeway_federation::name::{GatewayId, Tags, ZoneName};
+use causeway_routing::{
+    permit::{Caller, Rule},
+    target::Target,
+};
+use causeway_telemetry::{AccessRecord, ConnectionId, ConnectionOutcome, Role, Side, StreamRefusal};
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    EgressShared,
+    arrival::Arrival,
+    connect::{ConnectedUpstream, NoUpstream, connect},
+    permission::{AdmittedClient, ForbiddenClient, admit},
+    upstream::Upstream,
+};
+use crate::{
+    keepalive::set_timeouts,
+    open::{ConnectionHandle, OpenConnectionGuard},
+    relay::{RelayCounters, RelayEnd, RelayLimits, Relayed},
+};
+
+/// The outcome when the gateway of another zone forbids, and this one did not.
+const FORBIDDEN_BY_PEER: ConnectionOutcome = ConnectionOutcome::Refused {
+    by: Side::Peer,
+    reason: StreamRefusal::Forbidden,
+};
+
+/// Relay of a connection whose instance was gone before it was given a byte.
+const NOTHING_RELAYED: Relayed = Relayed {
+    sent: 0,
+    received: 0,
+    end: RelayEnd::PeerReset,
+};
+
+/// Client that has a place among the open connections.
+pub(super) struct ClientConnection {
+    pub(super) arrival: Arrival,
+    pub(super) opened: OpenConnectionGuard,
+    pub(super) thread: usize,
+}
+
+impl ClientConnection {
+    pub(super) fn id(&self) -> ConnectionId {
+        self.opened.handle().connection.id
+    }
+
+    /// Span that the lines of this connection's task stand under. Lines that are written at the default level say the id
+    /// themselves, so that there a connection carries no span and pays for none.
+    pub(super) fn span(&self) -> tracing::Span {
+        tracing::debug_span!("egress", connection = %self.id())
+    }
+}
+
+/// Facts about a connection at its end.
+struct ConnectionSummary {
+    id: ConnectionId,
+    tags: Tags,
+    to_zone: Option<ZoneName>,
+    peer: Option<GatewayId>,
+    instance: Option<String>,
+    outcome: ConnectionOutcome,
+    attempts: u32,
+    ready_after: Option<Duration>,
+    bytes_up: u64,
+    bytes_down: u64,
+    caller: Arc<Caller>,
+    rule: Option<Rule>,
+}
+
+impl ConnectionSummary {
+    /// Of a connection that no instance has.
+    fn unserved(
+        connection: &ClientConnection,
+        outcome: ConnectionOutcome,
+        caller: Arc<Caller>,
+        rule: Option<Rule>,
+    ) -> Self {
+        Self {
+            id: connection.id(),
+            tags: connection.arrival.target.tags.clone(),
+            to_zone: None,
+            peer: None,
+            instance: None,
+            outcome,
+            attempts: 0,
+            ready_after: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            caller,
+            rule,
+        }
+    }
+
+    /// Takes up what was relayed, and how that ended.
+    fn relayed(&mut self, relayed: Relayed) {
+        self.bytes_up = relayed.sent;
+        self.bytes_down = relayed.received;
+        self.outcome = match relayed.end {
+            RelayEnd::Finished => ConnectionOutcome::Served,
+            RelayEnd::SocketReset => ConnectionOutcome::ClientReset,
+            RelayEnd::PeerReset | RelayEnd::LostRace => ConnectionOutcome::InstanceReset,
+            RelayEnd::PeerCut => ConnectionOutcome::PeerCut,
+            RelayEnd::TunnelLost => ConnectionOutcome::TunnelLost,
+            RelayEnd::Cut => ConnectionOutcome::Cut,
+            RelayEnd::Stalled => ConnectionOutcome::Stalled,
+            RelayEnd::Idle => ConnectionOutcome::Idle,
+            RelayEnd::HalfClosed => ConnectionOutcome::HalfClosed,
+        };
+    }
+
+    /// Takes up why this gateway ended it, if it did.
+    fn take_termination(&mut self, handle: &ConnectionHandle) {
+        if let (ConnectionOutcome::Cut, Some(why)) = (self.outcome, handle.termination()) {
+            self.outcome = why.outcome;
+            self.rule = why.rule.clone();
+        }
+    }
+}
+
+/// Serves a client to its end. Finding an instance and moving bytes are boxed apart, so that an open connection carries
+/// neither the state of its set-up nor the room for it.
+pub(super) fn serve(
+    shared: Arc<EgressShared>,
+    connection: ClientConnection,
+) -> impl Future<Output = ()> + Send {
+    let setting_up = Box::pin(set_up(shared, connection));
+    async move {
+        if let Some(carrying) = setting_up.await {
+            carrying.await;
+        }
+    }
+}
+
+/// Finds an instance, and returns what is left to do with it; `None`: there is none, which has been told.
+async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Option<BoxFuture<'static, ()>> {
+    let arrival = &connection.arrival;
+    shared
+        .metrics
+        .connection_opened(Role::Egress, arrival.target.service.as_str());
+    let AdmittedClient { found, rule } = match admit(&shared, &connection).await {
+        Ok(admitted) => admitted,
+        Err(forbidden) => {
+            forbid(&shared, connection, forbidden);
+            return None;
+        }
+    };
+    let connected = connect(&shared, &connection, found.caller.clone()).await;
+    let served = ConnectionOutcome::Served;
+    let mut summary = ConnectionSummary::unserved(&connection, served, found.caller, Some(rule));
+    match connected {
+        Ok(connected) => establish(shared, connection, connected, summary).await,
+        Err(NoUpstream { outcome, attempts }) => {
+            (summary.outcome, summary.attempts) = (outcome, attempts);
+            if outcome == FORBIDDEN_BY_PEER {
+                // What decided is in the other gateway's topology, and in its log.
+                summary.rule = None;
+            }
+            reject(&shared, connection, summary);
+            None
+        }
+    }
+}
+
+/// Permissions forbid the connection, which has been told already.
+fn forbid(shared: &EgressShared, connection: ClientConnection, forbidden: ForbiddenClient) {
+    let ForbiddenClient { found, rule } = forbidden;
+    let outcome = ConnectionOutcome::refused_here(StreamRefusal::Forbidden);
+    let summary = ConnectionSummary::unserved(&connection, outcome, found.caller, Some(rule));
+    let arrival = connection.arrival;
+    arrival.socket.reset();
+    finish(shared, &arrival.target, arrival.client, arrival.begun, summary);
+}
+
+/// Nobody took the connection: the client is reset, since a FIN would look like an empty answer.
+fn reject(shared: &EgressShared, connection: ClientConnection, mut summary: ConnectionSummary) {
+    let ClientConnection { arrival, opened, .. } = connection;
+    let Arrival {
+        socket,
+        client,
+        target,
+        begun,
+        ..
+    } = arrival;
+    socket.reset();
+    summary.take_termination(opened.handle());
+    let (outcome, attempts, caller) = (summary.outcome, summary.attempts, &summary.caller);
+    let connection = summary.id;
+    // What this gateway itself took back has been told with its rule.
+    let told = opened.handle().termination().is_some();
+    let rate_limited = || {
+        shared
+            .rate_limited
+            .lock()
+            .admit(begun, (target.service.clone(), outcome.word()))
+    };
+    if outcome == ConnectionOutcome::ClientGone {
+        tracing::debug!(%target, %client, attempts, "a client left before an instance was reached");
+    } else if let Some(repeats) = (!told).then(rate_limited).flatten() {
+        tracing::warn!(%connection, %target, %client, %caller, outcome = outcome.word(), attempts, repeats, "no instance could be reached");
+    }
+    finish(shared, &target, client, begun, summary);
+}
+
+/// A connection that an upstream has.
+pub(super) struct EstablishedConnection {
+    shared: Arc<EgressShared>,
+    target: Target,
+    client: SocketAddr,
+    begun: Instant,
+    summary: ConnectionSummary,
+    opened: OpenConnectionGuard,
+}
+
+impl EstablishedConnection {
+    pub(super) fn cut(&self) -> &CancellationToken {
+        self.opened.handle().cut()
+    }
+
+    pub(super) fn limits(&self) -> RelayLimits {
+        let (config, snapshot) = (&self.shared.config, self.shared.snapshots.load());
+        let service = snapshot.topology.services.get(&self.target.service);
+        RelayLimits {
+            stall: config.stall_limit,
+            half_closed: config.half_closed_limit,
+            idle: service.and_then(|service| service.idle_timeout),
+        }
+    }
+
+    /// Counts bytes from here on, and those that the instance has been given already.
+    pub(super) fn counters(&self, early_bytes: u64) -> RelayCounters {
+        let service = self.target.service.as_str();
+        let bytes = self.shared.metrics.byte_counters(Role::Egress, service);
+        bytes.up.inc_by(early_bytes);
+        RelayCounters {
+            sent: bytes.up,
+            received: bytes.down,
+        }
+    }
+
+    /// Writes down the end. The connection stays in the list of open ones for as long as what is returned.
+    pub(super) fn finish(self, relayed: Relayed) -> OpenConnectionGuard {
+        let Self {
+            shared,
+            target,
+            client,
+            begun,
+            mut summary,
+            opened,
+        } = self;
+        summary.relayed(relayed);
+        summary.take_termination(opened.handle());
+        finish(&shared, &target, client, begun, summary);
+        opened
+    }
+}
+
+/// Returns what moves the bytes of a connection that an upstream has. `None`: it ended at once, which has been told.
+async fn establish(
+    shared: Arc<EgressShared>,
+    connection: ClientConnection,
+    connected: ConnectedUpstream,
+    mut summary: ConnectionSummary,
+) -> Option<BoxFuture<'static, ()>> {
+    let ConnectedUpstream {
+        mut upstream,
+        tags,
+        attempts,
+        early,
+    } = connected;
+    let ClientConnection { arrival, opened, .. } = connection;
+    if let Upstream::Instance(instance) = &upstream {
+        set_timeouts(
+            &instance.socket,
+            shared.config.keepalive,
+            shared.config.stall_limit,
+        );
+    }
+    (summary.tags, summary.attempts) = (tags, attempts);
+    summary.ready_after = Some(arrival.begun.elapsed());
+    summary.instance = upstream.instance().map(str::to_owned);
+    summary.peer = upstream.gateway().cloned();
+    summary.to_zone = Some(match upstream.gateway() {
+        Some(gateway) => gateway.zone.clone(),
+        None => shared.snapshots.load().zone.clone(),
+    });
+    let established = EstablishedConnection {
+        shared,
+        target: arrival.target,
+        client: arrival.client,
+        begun: arrival.begun,
+        summary,
+        opened,
+    };
+    match upstream.write_early(&early).await {
+        Ok(early_bytes) => upstream.carry(established, arrival.socket, early_bytes),
+        Err(_) => {
+            arrival.socket.reset();
+            drop(upstream);
+            established.finish(NOTHING_RELAYED);
+            None
+        }
+    }
+}
+
+fn finish(
+    shared: &EgressShared,
+    target: &Target,
+    client: SocketAddr,
+    begun: Instant,
+    summary: ConnectionSummary,
+) {
+    let record = AccessRecord {
+        role: Role::Egress,
+        service: target.service.clone(),
+        tags: summary.tags,
+        client: Some(client),
+        from_zone: shared.snapshots.load().zone.clone(),
+        to_zone: summary.to_zone,
+        peer: summary.peer,
+        instance: summary.instance,
+        outcome: summary.outcome,
+        attempts: summary.attempts,
+        ready_after: summary.ready_after,
+        duration: begun.elapsed(),
+        bytes_up: summary.bytes_up,
+        bytes_down: summary.bytes_down,
+        caller: Some(summary.caller),
+        rule: summary.rule,
+        connection: summary.id,
+    };
+    let service = record.service.as_str();
+    shared
+        .metrics
+        .connection_closed(Role::Egress, service, record.outcome);
+    shared.metrics.timed(&record);
+    shared.access.write(&record);
+}

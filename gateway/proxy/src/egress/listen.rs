@@ -1,0 +1,212 @@
+//! The sockets that listen for clients, kept as the bindings say.
+//!
+//! Each belongs to one data thread, which accepts there for all: the number of sockets does not grow with that of threads. A
+//! socket that cannot be bound is reported and tried again, and disturbs no other; mesh DNS does not give out what it is for meanwhile.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use causeway_federation::topology::Vips;
+use causeway_routing::target::{Bindings, Target};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    EgressShared,
+    accept::AcceptLoop,
+    arrival::Entrance,
+    bind::{BindError, BindFailure, Place, advice},
+    coverage::{Coverage, SocketState},
+    dispatch::Dispatch,
+    layout::{Covered, accepting_thread, layout},
+    routes::Routes,
+};
+use crate::keepalive;
+
+/// First pause before a bind that failed is tried again; doubles each time.
+const REBIND_AFTER: Duration = Duration::from_millis(250);
+/// Longest pause before a bind is tried again.
+const MAX_REBIND_AFTER: Duration = Duration::from_secs(10);
+
+/// A listening socket of this thread.
+struct Listener {
+    coverage: Arc<Coverage>,
+    stop: CancellationToken,
+}
+
+/// A data thread that accepts, and the way from there to the others.
+#[derive(Clone)]
+pub(super) struct AcceptingThread {
+    pub(super) shared: Arc<EgressShared>,
+    pub(super) thread: usize,
+    pub(super) dispatch: Dispatch,
+}
+
+/// Keeps the sockets of a data thread as `bindings` says, until the egress drains or the sender is gone.
+pub(super) async fn reconcile(here: AcceptingThread, mut bindings: watch::Receiver<Bindings>) {
+    let shared = &here.shared;
+    let mut listeners: BTreeMap<SocketAddr, Listener> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    let mut routes = Routes::default();
+    let mut apart = shared.apart.subscribe();
+    loop {
+        let wanted = bindings.borrow_and_update().clone();
+        let mut sockets = here.sockets(&wanted, &apart.borrow_and_update());
+        routes.keep_routed(shared, &mut sockets).await;
+        listeners.retain(|socket, listener| {
+            let keep = sockets.contains_key(socket);
+            if !keep {
+                listener.stop.cancel();
+            }
+            keep
+        });
+        for (socket, covered) in sockets {
+            if let Some(listener) = listeners.get(&socket) {
+                listener.coverage.take_up(covered);
+                continue;
+            }
+            let coverage = Arc::new(Coverage::new(covered, shared.config.listening.clone()));
+            let stop = shared.drain.child_token();
+            let entrance = Entrance::VirtualAddresses(coverage.clone());
+            let listening = listen(here.clone(), socket, entrance, stop.clone());
+            let name = format!("listener at {socket}");
+            tasks.spawn(shared.config.tasks.guard(name, listening));
+            listeners.insert(socket, Listener { coverage, stop });
+        }
+        while tasks.try_join_next().is_some() {}
+        let changed = async {
+            tokio::select! {
+                changed = bindings.changed() => changed.is_ok(),
+                changed = apart.changed() => changed.is_ok(),
+                () = routes.look_again() => true,
+            }
+        };
+        if shared.drain.run_until_cancelled(changed).await != Some(true) {
+            break;
+        }
+    }
+    listeners.values().for_each(|listener| listener.stop.cancel());
+    while tasks.join_next().await.is_some() {}
+    routes.forget(shared);
+}
+
+/// Listens where clients with certificates come in, as far as that is this thread's, until the egress drains.
+pub(super) async fn listen_for_tls(here: AcceptingThread) {
+    let shared = &here.shared;
+    let (Some(tls), Some(entrance)) = (&shared.config.tls, &shared.tls) else {
+        return;
+    };
+    let mut tasks = JoinSet::new();
+    for address in tls
+        .addresses
+        .iter()
+        .copied()
+        .filter(|address| here.accepts_at(*address))
+    {
+        let entrance = Entrance::tls(entrance.clone());
+        let listening = listen(here.clone(), address, entrance, shared.drain.child_token());
+        let name = format!("TLS listener at {address}");
+        tasks.spawn(shared.config.tasks.guard(name, listening));
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+impl AcceptingThread {
+    fn accepts_at(&self, socket: SocketAddr) -> bool {
+        accepting_thread(socket, self.shared.config.threads) == self.thread
+    }
+
+    /// Works out the sockets of this thread, and what each covers.
+    fn sockets(
+        &self,
+        bindings: &BTreeMap<SocketAddr, Target>,
+        apart: &BTreeSet<SocketAddr>,
+    ) -> BTreeMap<SocketAddr, Covered> {
+        let snapshot = self.shared.snapshots.load();
+        let zone = snapshot.topology.zones.get(&snapshot.zone);
+        let by_port = zone.is_some_and(|zone| matches!(zone.vips, Vips::Routed { .. }));
+        // What this process listens on at one address would be in the way, or shut out.
+        let others = self.shared.places.ports_of_others();
+        let is_apart = |socket: SocketAddr| apart.contains(&socket) || others.contains(&socket.port());
+        layout(bindings, by_port, is_apart, |socket| self.accepts_at(socket))
+    }
+}
+
+/// Binds, as often as it takes, and accepts until `stop`.
+async fn listen(here: AcceptingThread, socket: SocketAddr, entrance: Entrance, stop: CancellationToken) {
+    let shared = here.shared.clone();
+    let binding = bind_until_bound(&shared, socket, &entrance);
+    let bound = stop.run_until_cancelled(binding).await.flatten();
+    shared.bind_failures.lock().remove(&socket);
+    if let Some((listener, _place)) = bound {
+        keepalive::prepare(&listener, shared.config.keepalive, shared.config.stall_limit);
+        entrance.set(SocketState::Listening);
+        let accepting = AcceptLoop::new(here, socket, entrance.clone());
+        accepting.run(listener, stop).await;
+    }
+    entrance.set(SocketState::Away);
+}
+
+/// Binds a socket. `None`: its port is listened on address by address from now on.
+async fn bind_until_bound(
+    shared: &EgressShared,
+    socket: SocketAddr,
+    entrance: &Entrance,
+) -> Option<(TcpListener, Place)> {
+    let mut pause = REBIND_AFTER;
+    let since = Instant::now();
+    loop {
+        let mut changed = shared.places.changed();
+        let own_before = shared.places.is_in_the_way_of(socket);
+        let error = match shared.places.bind(socket) {
+            Ok(bound) => return Some(bound),
+            Err(error) => error,
+        };
+        let is_taken = error.is_taken();
+        if is_taken && (own_before || shared.places.is_in_the_way_of(socket)) {
+            // A socket of before, which is being closed.
+            if timeout(pause, changed.changed()).await.is_ok() {
+                continue;
+            }
+        }
+        if is_taken && entrance.is_shared_at(socket) {
+            tracing::info!(address = %socket, serves = %entrance,
+                "somebody else has this port at an address of the host; each virtual address gets a socket of its own there");
+            shared.apart.send_modify(|apart| {
+                apart.insert(socket);
+            });
+            return None;
+        }
+        entrance.set(SocketState::Failed);
+        report(shared, socket, entrance, &error, since);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(MAX_REBIND_AFTER);
+    }
+}
+
+/// Notes why clients cannot connect, and tells it once for each reason.
+fn report(
+    shared: &EgressShared,
+    address: SocketAddr,
+    entrance: &Entrance,
+    error: &BindError,
+    since: Instant,
+) {
+    let failure = BindFailure {
+        address,
+        serves: entrance.to_string(),
+        error: error.to_string(),
+        advice: advice(error),
+        lacks_descriptors: matches!(error, BindError::NoDescriptor),
+        since,
+    };
+    let before = shared.bind_failures.lock().insert(address, failure.clone());
+    if before.is_none_or(|before| before.error != failure.error) {
+        let BindFailure { error, advice, .. } = failure;
+        tracing::warn!(%address, serves = %entrance, error, advice, "an address for clients cannot be listened on; it is tried again");
+    }
+}

@@ -1,0 +1,306 @@
+//! Egress: takes local clients' connections to virtual addresses and gives each to an instance, here or in another zone.
+//!
+//! Two promises hold together (see `ARCHITECTURE.md`): a connection that no instance has been given is never lost to a
+//! dead zone, and no instance is ever given bytes that another was given. The client's bytes stay in the kernel until
+//! one candidate has answered `ready`; until then, any candidate can be left for the next.
+//!
+//! The exception: for a service marked `early`, the first bytes travel with the header, and are kept to be given to the
+//! next candidate too. The first promise holds for it; the second does not.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use causeway_dns::vips::Listening;
+use causeway_federation::name::ServiceName;
+use causeway_host::{
+    descriptors::Descriptors,
+    own_sockets::{OwnSockets, SocketPair},
+    tasks::Tasks,
+};
+use causeway_routing::{
+    budget::Budgets,
+    failures::ConnectFailures,
+    reach::OwnListeners,
+    snapshot::{Snapshot, Snapshots},
+    target::Bindings,
+};
+use causeway_telemetry::{AccessLog, ConnectionId, RateLimited, Role};
+use causeway_tunnel::TunnelSet;
+use parking_lot::Mutex;
+use rand::{Rng as _, SeedableRng, rngs::SmallRng};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::ProxyMetrics;
+use crate::{callers::Callers, open::OpenConnections, reports::PermissionReports};
+use arrival::Arrival;
+use dispatch::DispatchEnds;
+use listen::AcceptingThread;
+use recent::RecentSnapshots;
+use tls::TlsEntrance;
+
+mod accept;
+mod arrival;
+mod ask;
+mod bind;
+mod client;
+mod connect;
+mod connection;
+mod coverage;
+mod dispatch;
+mod layout;
+mod listen;
+mod pace;
+mod permission;
+mod recent;
+mod routes;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod upstream;
+
+pub use bind::BindFailure;
+pub use tls::{Outlive, TlsListen};
+
+/// Local connections that one gateway carries at once.
+const DEFAULT_MAX_CONNECTIONS: usize = 100_000;
+/// Connections that one virtual address and port carries at once, per data thread.
+const DEFAULT_MAX_CONNECTIONS_PER_LISTENER: usize = 50_000;
+/// Longest time that a client waits for an instance before it is reset.
+const DEFAULT_SETUP_DEADLINE: Duration = Duration::from_secs(5);
+/// Time for which clients still wait for a service to come back after nobody could serve it any more.
+const DEFAULT_GRACE: Duration = Duration::from_secs(3);
+
+/// Limits of the egress.
+#[derive(Debug, Clone)]
+pub struct EgressConfig {
+    /// Number of data threads.
+    pub threads: usize,
+    pub max_connections: usize,
+    pub max_connections_per_listener: usize,
+    pub setup_deadline: Duration,
+    /// Longest time that bytes may wait of which the other side takes none.
+    pub stall_limit: Duration,
+    /// Longest time without a byte once one side of a connection has finished; `None`: any.
+    pub half_closed_limit: Option<Duration>,
+    /// Silence after which the sockets of clients and instances are probed; `None`: never.
+    pub keepalive: Option<Duration>,
+    /// Time for which clients still wait, instead of being reset at once, after nobody could serve a service any more.
+    pub grace: Duration,
+    /// Is told which addresses are listened on.
+    pub listening: Arc<Listening>,
+    /// Addresses at which this process listens; told of those at every address of the host, too.
+    pub own: watch::Sender<OwnListeners>,
+    /// Is told which instances do not accept.
+    pub failures: Arc<dyn ConnectFailures>,
+    /// Finds out who local clients are.
+    pub callers: Callers,
+    /// Takes clients that show a certificate; `None`: nowhere.
+    pub tls: Option<TlsListen>,
+    /// Descriptors that clients and listeners may take.
+    pub descriptors: Descriptors,
+    /// Every task that lives as long as the gateway.
+    pub tasks: Tasks,
+    /// Connections that this gateway has opened itself.
+    pub own_sockets: OwnSockets,
+}
+
+impl EgressConfig {
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        Self {
+            threads,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            max_connections_per_listener: DEFAULT_MAX_CONNECTIONS_PER_LISTENER,
+            setup_deadline: DEFAULT_SETUP_DEADLINE,
+            stall_limit: crate::relay::STALL_LIMIT,
+            half_closed_limit: Some(crate::relay::HALF_CLOSED_LIMIT),
+            keepalive: Some(crate::keepalive::KEEPALIVE),
+            grace: DEFAULT_GRACE,
+            listening: Arc::default(),
+            own: watch::Sender::default(),
+            failures: Arc::new(()),
+            callers: Callers::default(),
+            tls: None,
+            descriptors: Descriptors::default(),
+            tasks: Tasks::default(),
+            own_sockets: OwnSockets::default(),
+        }
+    }
+
+    /// Connections that one virtual address and port carries at once, on all data threads.
+    fn max_connections_per_address(&self) -> usize {
+        self.max_connections_per_listener
+            .saturating_mul(self.threads.max(1))
+    }
+}
+
+/// The egress of one gateway, on all data threads. A cheap handle; clones are the same egress.
+#[derive(Debug, Clone)]
+pub struct Egress {
+    shared: Arc<EgressShared>,
+}
+
+#[derive(Debug)]
+struct EgressShared {
+    config: EgressConfig,
+    snapshots: Snapshots,
+    tunnels: Arc<TunnelSet>,
+    metrics: Arc<ProxyMetrics>,
+    access: AccessLog,
+    open: Arc<OpenConnections>,
+    places: bind::Places,
+    /// Sockets for a whole port that cannot be had: what they would cover is listened on address by address.
+    apart: watch::Sender<BTreeSet<SocketAddr>>,
+    bind_failures: Mutex<BTreeMap<SocketAddr, BindFailure>>,
+    dispatch: DispatchEnds,
+    /// Services that could not be reached and why, so that an outage does not fill the log.
+    rate_limited: Mutex<RateLimited<(ServiceName, &'static str)>>,
+    /// Snapshots of the last few seconds.
+    recent: RecentSnapshots,
+    /// Allowance that is left for asking candidates again. Locked for one look-up.
+    budgets: Mutex<Budgets>,
+    /// Tells what permissions forbid.
+    reports: PermissionReports,
+    /// Entrance of clients with certificates.
+    tls: Option<Arc<TlsEntrance>>,
+    drain: CancellationToken,
+    seed: AtomicU64,
+}
+
+impl Egress {
+    #[must_use]
+    pub fn new(
+        config: EgressConfig,
+        snapshots: Snapshots,
+        tunnels: Arc<TunnelSet>,
+        metrics: Arc<ProxyMetrics>,
+        access: AccessLog,
+    ) -> Self {
+        let open = OpenConnections::new(config.threads, config.max_connections);
+        Self {
+            shared: Arc::new(EgressShared {
+                dispatch: DispatchEnds::new(config.threads, &open),
+                open,
+                places: bind::Places::new(config.own.clone(), config.descriptors.clone()),
+                apart: watch::Sender::default(),
+                recent: RecentSnapshots::new(config.grace),
+                budgets: Mutex::default(),
+                tls: config
+                    .tls
+                    .as_ref()
+                    .map(|listen| Arc::new(TlsEntrance::new(listen))),
+                config,
+                snapshots,
+                tunnels,
+                reports: PermissionReports::new(Role::Egress, metrics.clone()),
+                metrics,
+                access,
+                bind_failures: Mutex::default(),
+                rate_limited: Mutex::new(RateLimited::new()),
+                drain: CancellationToken::new(),
+                seed: AtomicU64::new(rand::random()),
+            }),
+        }
+    }
+
+    /// Listens and serves on this data thread, until [`Egress::drain`] or until the sender of `bindings` is gone, and no data
+    /// thread accepts any more. Must run on the runtime of data thread `thread`, once for each; connections live on after it
+    /// returns.
+    pub async fn run(&self, thread: usize, bindings: watch::Receiver<Bindings>) {
+        let shared = self.shared.clone();
+        let Some((dispatch, given)) = shared.dispatch.take(thread) else {
+            return;
+        };
+        let here = AcceptingThread {
+            shared: shared.clone(),
+            thread,
+            dispatch,
+        };
+        let listening = async move {
+            tokio::join!(
+                listen::reconcile(here.clone(), bindings),
+                listen::listen_for_tls(here),
+            );
+        };
+        let serving = async {
+            tokio::join!(listening, accept::serve_given(shared, thread, given));
+        };
+        if thread == 0 {
+            let keeping = self.shared.recent.keep(&self.shared.snapshots);
+            tokio::select! {
+                () = serving => {}
+                () = keeping => {}
+            }
+        } else {
+            serving.await;
+        }
+    }
+
+    /// Ends connections whose client's certificate is not believed any more. Runs until it is dropped, once.
+    pub async fn keep_checking_certificates(&self) {
+        match &self.shared.tls {
+            Some(entrance) => tls::recheck_certificates(self.shared.clone(), entrance.clone()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Addresses that cannot be listened on now.
+    #[must_use]
+    pub fn bind_failures(&self) -> Vec<BindFailure> {
+        self.shared.bind_failures.lock().values().cloned().collect()
+    }
+
+    /// Descriptors that clients and listeners may take.
+    #[must_use]
+    pub fn descriptors(&self) -> &Descriptors {
+        &self.shared.config.descriptors
+    }
+
+    /// Stops accepting. Connections under way go on.
+    pub fn drain(&self) {
+        self.shared.drain.cancel();
+    }
+
+    /// Resets every connection that is open.
+    pub fn cut(&self) {
+        self.shared.open.cut();
+    }
+
+    /// Ends every open connection that this snapshot does not permit any more.
+    pub fn recheck(&self, snapshot: &Snapshot) {
+        permission::recheck(&self.shared, snapshot);
+    }
+
+    #[must_use]
+    pub fn open_connections(&self) -> &Arc<OpenConnections> {
+        &self.shared.open
+    }
+}
+
+impl EgressShared {
+    /// Both ends of a client's connection, and the number of gateways that it has come through.
+    fn come_through(&self, arrival: &Arrival) -> (SocketPair, u8) {
+        let pair = SocketPair::new(arrival.client, arrival.local);
+        (pair, self.config.own_sockets.hops(pair).unwrap_or(0))
+    }
+
+    fn connection_id(&self) -> ConnectionId {
+        ConnectionId::new(self.rng().random())
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn rng(&self) -> SmallRng {
+        SmallRng::seed_from_u64(self.seed())
+    }
+}

@@ -1,0 +1,430 @@
+//! Ingress: takes the streams that other zones open to instances of this zone.
+//!
+//! It checks what the calling zone and the caller that it vouches for may ask for, picks and dials a healthy instance, answers `ready` or a refusal that
+//! says whether another gateway can help, and relays. It never forwards to a third zone; where an instance's address leads back to a
+//! gateway, the number of hops ends it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use causeway_federation::name::{GatewayId, ServiceName};
+use causeway_host::{
+    descriptors::Descriptors,
+    own_sockets::{OwnSockets, SocketPair},
+};
+use causeway_proto::tunnel::{Connect, stream_header::Kind};
+use causeway_routing::{
+    failures::ConnectFailures,
+    hops,
+    permit::Rule,
+    snapshot::{Snapshot, Snapshots},
+};
+use causeway_telemetry::{
+    AccessLog, AccessRecord, ConnectionId, ConnectionOutcome, RateLimited, Role, StreamRefusal,
+};
+use causeway_tunnel::{IncomingStream, SendHalf, Stream, StreamCode, StreamHandler, Tunnel};
+use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, RwLock};
+use rand::{Rng as _, SeedableRng, rngs::SmallRng};
+use tracing::Instrument as _;
+
+use crate::ProxyMetrics;
+use crate::{
+    dial::{InstanceConnection, Passage, dial},
+    keepalive::set_timeouts,
+    open::{OpenConnection, OpenConnectionGuard, OpenConnections},
+    relay::{self, RelayCounters, RelayLimits, linger},
+    reports::PermissionReports,
+};
+
+mod permission;
+mod refuse;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use refuse::RefusedStream;
+
+/// Connections from other zones that one gateway carries at once.
+const DEFAULT_MAX_CONNECTIONS: usize = 100_000;
+/// Streams that one peer gateway may have open at once, over all of its tunnels.
+const DEFAULT_MAX_STREAMS_PER_PEER: usize = 50_000;
+
+/// Limits of the ingress.
+#[derive(Debug, Clone)]
+pub struct IngressConfig {
+    /// Number of data threads.
+    pub threads: usize,
+    pub max_connections: usize,
+    pub max_streams_per_peer: usize,
+    /// Longest time that bytes may wait of which the other side takes none.
+    pub stall_limit: Duration,
+    /// Longest time without a byte once one side of a connection has finished; `None`: any.
+    pub half_closed_limit: Option<Duration>,
+    /// Silence after which the sockets of instances are probed; `None`: never.
+    pub keepalive: Option<Duration>,
+    /// Is told which instances do not accept.
+    pub failures: Arc<dyn ConnectFailures>,
+    /// Connections that this gateway has opened itself.
+    pub own_sockets: OwnSockets,
+    /// Descriptors that connections to instances may take.
+    pub descriptors: Descriptors,
+}
+
+impl IngressConfig {
+    #[must_use]
+    pub fn new(threads: usize) -> Self {
+        Self {
+            threads,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            max_streams_per_peer: DEFAULT_MAX_STREAMS_PER_PEER,
+            stall_limit: relay::STALL_LIMIT,
+            half_closed_limit: Some(relay::HALF_CLOSED_LIMIT),
+            keepalive: Some(crate::keepalive::KEEPALIVE),
+            failures: Arc::new(()),
+            own_sockets: OwnSockets::default(),
+            descriptors: Descriptors::default(),
+        }
+    }
+}
+
+/// Takes `connect` streams, on all data threads. A cheap handle; clones are the same ingress.
+#[derive(Debug, Clone)]
+pub struct Ingress {
+    shared: Arc<IngressShared>,
+}
+
+#[derive(Debug)]
+struct IngressShared {
+    config: IngressConfig,
+    snapshots: Snapshots,
+    metrics: Arc<ProxyMetrics>,
+    access: AccessLog,
+    open: Arc<OpenConnections>,
+    /// Streams under way by peer. Written only when a peer is seen for the first time.
+    peers: RwLock<BTreeMap<GatewayId, Arc<AtomicUsize>>>,
+    /// Refusals by peer, so that a peer that asks for ever does not fill the log.
+    rate_limited: Mutex<RateLimited<(GatewayId, StreamRefusal)>>,
+    /// Tells what permissions forbid.
+    reports: PermissionReports,
+    draining: AtomicBool,
+    seed: AtomicU64,
+}
+
+/// Request for which an instance was found.
+struct AcceptedStream {
+    service: ServiceName,
+    dialled: InstanceConnection,
+    ready_after: Duration,
+    rule: Rule,
+    opened: OpenConnectionGuard,
+    counted: PeerStreamGuard,
+}
+
+impl Ingress {
+    #[must_use]
+    pub fn new(
+        config: IngressConfig,
+        snapshots: Snapshots,
+        metrics: Arc<ProxyMetrics>,
+        access: AccessLog,
+    ) -> Self {
+        Self {
+            shared: Arc::new(IngressShared {
+                open: OpenConnections::new(config.threads, config.max_connections),
+                config,
+                snapshots,
+                reports: PermissionReports::new(Role::Ingress, metrics.clone()),
+                metrics,
+                access,
+                peers: RwLock::default(),
+                rate_limited: Mutex::new(RateLimited::new()),
+                draining: AtomicBool::new(false),
+                seed: AtomicU64::new(rand::random()),
+            }),
+        }
+    }
+
+    /// Refuses new streams from now on, with a reason that sends them elsewhere.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Resets every connection that is open.
+    pub fn cut(&self) {
+        self.shared.open.cut();
+    }
+
+    /// Ends every open connection that this snapshot does not permit any more.
+    pub fn recheck(&self, snapshot: &Snapshot) {
+        permission::recheck(&self.shared, snapshot);
+    }
+
+    #[must_use]
+    pub fn open_connections(&self) -> &Arc<OpenConnections> {
+        &self.shared.open
+    }
+}
+
+impl StreamHandler for Ingress {
+    fn handle(&self, stream: IncomingStream) -> BoxFuture<'static, ()> {
+        let told = match &stream.kind {
+            Kind::Connect(connect) => ConnectionId::told(connect.connection),
+            _ => None,
+        };
+        let id = told.unwrap_or_else(|| ConnectionId::new(self.shared.rng().random()));
+        // Off at the default level, as at the egress; see its `Arrival::span`.
+        let span = tracing::debug_span!("ingress", connection = %id);
+        // Boxed apart, so that an open connection carries neither the state of its set-up nor the room for it.
+        let setting_up = Box::pin(set_up(self.shared.clone(), stream, id));
+        let serving = async move {
+            if let Some(carrying) = setting_up.await {
+                carrying.await;
+            }
+        };
+        Box::pin(serving.instrument(span))
+    }
+}
+
+/// Finds an instance, and returns what is left to do with it; `None`: there is none, which has been told.
+async fn set_up(
+    shared: Arc<IngressShared>,
+    stream: IncomingStream,
+    id: ConnectionId,
+) -> Option<BoxFuture<'static, ()>> {
+    let IncomingStream {
+        kind,
+        mut send,
+        mut recv,
+        tunnel,
+    } = stream;
+    let begun = Instant::now();
+    let Kind::Connect(connect) = kind else {
+        let refused = RefusedStream::bad_header("the header asks for nothing that this gateway serves");
+        shared.refused(id, &Connect::default(), &tunnel, begun, &refused);
+        refuse::answer(refused, send, recv).await;
+        return None;
+    };
+    match accept(&shared, &tunnel, &connect, id, &mut send).await {
+        Ok(Some(accepted)) => {
+            return Some(Box::pin(carry(
+                shared,
+                accepted,
+                tunnel,
+                begun,
+                Stream { send, recv },
+            )));
+        }
+        Ok(None) => {
+            tracing::debug!(service = connect.service, peer = %tunnel.peer(), "the caller went elsewhere");
+            let _ = send.reset(StreamCode::Reset);
+            let _ = recv.stop(StreamCode::Reset);
+        }
+        Err(refused) => {
+            let refused = refused.unless_alike(&connect, &shared.snapshots.load().topology);
+            shared.refused(id, &connect, &tunnel, begun, &refused);
+            refuse::answer(refused, send, recv).await;
+        }
+    }
+    None
+}
+
+/// Finds and dials an instance and answers `ready`. `Ok(None)`: the caller gave up meanwhile.
+async fn accept(
+    shared: &Arc<IngressShared>,
+    tunnel: &Arc<Tunnel>,
+    connect: &Connect,
+    id: ConnectionId,
+    send: &mut SendHalf,
+) -> Result<Option<AcceptedStream>, RefusedStream> {
+    let begun = Instant::now();
+    let passage = shared.passage(connect)?;
+    let (snapshot, request, opened, counted) = permission::admit(shared, tunnel, connect, id)?;
+    let mut rng = shared.rng();
+    let dialling = dial(
+        &snapshot,
+        &request.service,
+        &request.tags,
+        &shared.metrics,
+        &*shared.config.failures,
+        &passage,
+        &mut rng,
+    );
+    let gone = send.stopped();
+    let dialled = tokio::select! {
+        dialled = dialling => dialled?,
+        _ = gone => return Ok(None),
+        () = opened.handle().cut().cancelled() => return Err(permission::taken_back(opened.handle())),
+    };
+    set_timeouts(
+        &dialled.socket,
+        shared.config.keepalive,
+        shared.config.stall_limit,
+    );
+    if refuse::write_ready(send).await.is_err() {
+        return Ok(None);
+    }
+    Ok(Some(AcceptedStream {
+        service: request.service,
+        dialled,
+        ready_after: begun.elapsed(),
+        rule: request.verdict.rule,
+        opened,
+        counted,
+    }))
+}
+
+/// Moves bytes between an instance and the gateway that asked, to the end.
+fn carry(
+    shared: Arc<IngressShared>,
+    accepted: AcceptedStream,
+    tunnel: Arc<Tunnel>,
+    begun: Instant,
+    stream: Stream,
+) -> impl Future<Output = ()> + Send {
+    let AcceptedStream {
+        service,
+        dialled,
+        ready_after,
+        rule,
+        opened,
+        counted,
+    } = accepted;
+    let InstanceConnection {
+        own,
+        mut socket,
+        instance,
+        load,
+    } = dialled;
+    let Stream { mut send, mut recv } = stream;
+    shared.metrics.connection_opened(Role::Ingress, service.as_str());
+    let meter = shared.metrics.byte_counters(Role::Ingress, service.as_str());
+    let meters = RelayCounters {
+        sent: meter.down,
+        received: meter.up,
+    };
+    // How long a connection may be idle is for the gateway to say that its client connected to.
+    let limits = RelayLimits {
+        stall: shared.config.stall_limit,
+        half_closed: shared.config.half_closed_limit,
+        idle: None,
+    };
+    async move {
+        let cut = opened.handle().cut();
+        let relayed = relay::stream(&mut socket, &mut send, &mut recv, meters, limits, cut).await;
+        drop((own, socket, load));
+        let handle = opened.handle();
+        let (outcome, rule) = match handle.termination() {
+            Some(why) if relayed.end == relay::RelayEnd::Cut => (why.outcome, why.rule.clone()),
+            _ => (outcome(relayed.end), Some(rule)),
+        };
+        shared.finish(&AccessRecord {
+            role: Role::Ingress,
+            service,
+            tags: instance.tags.clone(),
+            client: None,
+            from_zone: tunnel.peer().zone.clone(),
+            to_zone: Some(shared.snapshots.load().zone.clone()),
+            peer: Some(tunnel.peer().clone()),
+            instance: Some(instance.id.clone()),
+            attempts: 1,
+            ready_after: Some(ready_after),
+            duration: begun.elapsed(),
+            outcome,
+            bytes_up: relayed.received,
+            bytes_down: relayed.sent,
+            caller: handle.caller().map(|found| found.caller),
+            rule,
+            connection: handle.connection.id,
+        });
+        drop(counted);
+        Box::pin(linger(relayed.end, &send)).await;
+        drop(opened);
+    }
+}
+
+fn outcome(end: relay::RelayEnd) -> ConnectionOutcome {
+    match end {
+        relay::RelayEnd::Finished => ConnectionOutcome::Served,
+        relay::RelayEnd::SocketReset => ConnectionOutcome::InstanceReset,
+        relay::RelayEnd::PeerReset => ConnectionOutcome::ClientReset,
+        relay::RelayEnd::PeerCut => ConnectionOutcome::PeerCut,
+        relay::RelayEnd::LostRace => ConnectionOutcome::LostRace,
+        relay::RelayEnd::TunnelLost => ConnectionOutcome::TunnelLost,
+        relay::RelayEnd::Cut => ConnectionOutcome::Cut,
+        relay::RelayEnd::Stalled => ConnectionOutcome::Stalled,
+        relay::RelayEnd::Idle => ConnectionOutcome::Idle,
+        relay::RelayEnd::HalfClosed => ConnectionOutcome::HalfClosed,
+    }
+}
+
+/// Counts one stream of a peer for as long as it lives.
+struct PeerStreamGuard(Arc<AtomicUsize>);
+
+impl Drop for PeerStreamGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl IngressShared {
+    /// Takes a place for the connection, within the limits.
+    fn admit(
+        self: &Arc<Self>,
+        tunnel: &Tunnel,
+        service: &ServiceName,
+        id: ConnectionId,
+    ) -> Result<(OpenConnectionGuard, PeerStreamGuard), RefusedStream> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(RefusedStream::draining());
+        }
+        let streams = self.peer(tunnel.peer());
+        let before = streams.fetch_add(1, Ordering::Relaxed);
+        let counted = PeerStreamGuard(streams);
+        if before >= self.config.max_streams_per_peer {
+            return Err(RefusedStream::overloaded("too many streams from this gateway"));
+        }
+        let connection = OpenConnection {
+            id,
+            role: Role::Ingress,
+            service: service.clone(),
+            client: None,
+            local: None,
+            peer: Some(tunnel.peer().clone()),
+            shown: None,
+            since: Instant::now(),
+        };
+        let opened = self.open.enter(tunnel.thread(), connection);
+        let opened = opened.ok_or_else(|| RefusedStream::overloaded("too many connections"))?;
+        Ok((opened, counted))
+    }
+
+    /// Counts the gateways that a connection has come through.
+    fn passage(&self, connect: &Connect) -> Result<Passage, RefusedStream> {
+        let own = &self.config.own_sockets;
+        let opened_here = SocketPair::told(connect.client_sockets).and_then(|pair| own.hops(pair));
+        let hops = hops::with_this_one(hops::of_stream(connect.hops, opened_here));
+        Ok(Passage {
+            own: own.clone(),
+            hops: hops.ok_or_else(RefusedStream::too_many_hops)?,
+            descriptors: self.config.descriptors.clone(),
+        })
+    }
+
+    fn peer(&self, peer: &GatewayId) -> Arc<AtomicUsize> {
+        if let Some(streams) = self.peers.read().get(peer) {
+            return streams.clone();
+        }
+        self.peers.write().entry(peer.clone()).or_default().clone()
+    }
+
+    fn rng(&self) -> SmallRng {
+        SmallRng::seed_from_u64(self.seed.fetch_add(1, Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,231 @@
+//! Table of open connections: their number, for limits, and who they are, so that a shutdown can name what it cuts.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use causeway_federation::name::{GatewayId, ServiceName};
+use causeway_routing::{callers::Found, permit::Rule};
+use causeway_telemetry::{ConnectionId, ConnectionOutcome, Role};
+use parking_lot::Mutex;
+use rustls_pki_types::CertificateDer;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// One connection under way.
+#[derive(Debug, Clone)]
+pub struct OpenConnection {
+    pub id: ConnectionId,
+    pub role: Role,
+    pub service: ServiceName,
+    /// The client's socket (egress).
+    pub client: Option<SocketAddr>,
+    /// The address that it connected to (egress).
+    pub local: Option<SocketAddr>,
+    /// The certificates that the client showed, its own first (egress).
+    pub(crate) shown: Option<Arc<[CertificateDer<'static>]>>,
+    /// The gateway that asked for it (ingress).
+    pub peer: Option<GatewayId>,
+    pub since: Instant,
+}
+
+/// State that the task of a connection shares with those who may end it.
+#[derive(Debug)]
+pub(crate) struct ConnectionHandle {
+    pub(crate) connection: OpenConnection,
+    cut: CancellationToken,
+    caller: Mutex<Option<Found>>,
+    termination: OnceLock<Termination>,
+}
+
+/// Reason that an open connection is ended by this gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Termination {
+    /// For the access log.
+    pub(crate) outcome: ConnectionOutcome,
+    pub(crate) rule: Option<Rule>,
+}
+
+impl ConnectionHandle {
+    /// Cancelled when the connection is to end at once.
+    #[must_use]
+    pub(crate) fn cut(&self) -> &CancellationToken {
+        &self.cut
+    }
+
+    /// Returns whom the connection is carried for, once that is known.
+    #[must_use]
+    pub(crate) fn caller(&self) -> Option<Found> {
+        self.caller.lock().clone()
+    }
+
+    pub(crate) fn set_caller(&self, found: Found) {
+        *self.caller.lock() = Some(found);
+    }
+
+    /// Ends the connection; the first reason stands.
+    pub(crate) fn terminate(&self, why: Termination) {
+        // A second reason changes nothing: it is being ended already.
+        let _ = self.termination.set(why);
+        self.cut.cancel();
+    }
+
+    /// Reason that it was ended; `None` for a plain cut.
+    #[must_use]
+    pub(crate) fn termination(&self) -> Option<&Termination> {
+        self.termination.get()
+    }
+}
+
+/// The connections of one data thread.
+#[derive(Debug)]
+struct Shard {
+    connections: Mutex<HashMap<u64, Arc<ConnectionHandle>>>,
+    /// Their number, which is read without the lock.
+    count: AtomicUsize,
+    /// A child of the one that cuts all, so that threads do not wait for each other when they make children of it.
+    cut: CancellationToken,
+}
+
+/// All open connections of one role. Each data thread has a shard of its own, so that its lock is never waited for,
+/// except by the rare reader of the whole list.
+#[derive(Debug)]
+pub struct OpenConnections {
+    shards: Vec<Shard>,
+    cut: CancellationToken,
+    count: AtomicUsize,
+    limit: usize,
+    next: AtomicU64,
+    closed: Notify,
+}
+
+impl OpenConnections {
+    /// For `threads` data threads and at most `limit` connections at once.
+    #[must_use]
+    pub(crate) fn new(threads: usize, limit: usize) -> Arc<Self> {
+        let cut = CancellationToken::new();
+        let shard = |_| Shard {
+            connections: Mutex::default(),
+            count: AtomicUsize::new(0),
+            cut: cut.child_token(),
+        };
+        Arc::new(Self {
+            shards: (0..threads.max(1)).map(shard).collect(),
+            cut,
+            count: AtomicUsize::new(0),
+            limit,
+            next: AtomicU64::new(0),
+            closed: Notify::new(),
+        })
+    }
+
+    /// Enters a connection for as long as the guard lives; `None` at the limit.
+    #[must_use]
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        thread: usize,
+        connection: OpenConnection,
+    ) -> Option<OpenConnectionGuard> {
+        if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let key = self.next.fetch_add(1, Ordering::Relaxed);
+        let shard = thread % self.shards.len();
+        let handle = Arc::new(ConnectionHandle {
+            connection,
+            cut: self.shards[shard].cut.child_token(),
+            caller: Mutex::new(None),
+            termination: OnceLock::new(),
+        });
+        self.shards[shard].connections.lock().insert(key, handle.clone());
+        self.shards[shard].count.fetch_add(1, Ordering::Relaxed);
+        Some(OpenConnectionGuard {
+            set: self.clone(),
+            handle,
+            shard,
+            key,
+        })
+    }
+
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Number of those of one data thread.
+    #[must_use]
+    pub(crate) fn count_of(&self, thread: usize) -> usize {
+        self.shards[thread % self.shards.len()]
+            .count
+            .load(Ordering::Relaxed)
+    }
+
+    /// A copy of the list, oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<OpenConnection> {
+        let mut all: Vec<OpenConnection> = self.handles().map(|handle| handle.connection.clone()).collect();
+        all.sort_by_key(|connection| connection.since);
+        all
+    }
+
+    /// Every connection that is open now, in no order. A thread's list is locked for as long as it takes to copy it.
+    pub(crate) fn handles(&self) -> impl Iterator<Item = Arc<ConnectionHandle>> {
+        self.shards.iter().flat_map(|shard| {
+            let handles: Vec<Arc<ConnectionHandle>> = shard.connections.lock().values().cloned().collect();
+            handles
+        })
+    }
+
+    /// Ends every connection, those that are still to come too.
+    pub(crate) fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// Waits until none is open, at most `longest`. Returns whether none is.
+    pub async fn emptied(&self, longest: Duration) -> bool {
+        let wait = async {
+            loop {
+                let closed = self.closed.notified();
+                if self.count() == 0 {
+                    return;
+                }
+                closed.await;
+            }
+        };
+        tokio::time::timeout(longest, wait).await.is_ok()
+    }
+}
+
+/// Keeps one connection in the list.
+#[derive(Debug)]
+pub(crate) struct OpenConnectionGuard {
+    set: Arc<OpenConnections>,
+    handle: Arc<ConnectionHandle>,
+    shard: usize,
+    key: u64,
+}
+
+impl OpenConnectionGuard {
+    #[must_use]
+    pub(crate) fn handle(&self) -> &ConnectionHandle {
+        &self.handle
+    }
+}
+
+impl Drop for OpenConnectionGuard {
+    fn drop(&mut self) {
+        let shard = &self.set.shards[self.shard];
+        shard.connections.lock().remove(&self.key);
+        shard.count.fetch_sub(1, Ordering::Relaxed);
+        if self.set.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.set.closed.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The instances of one service with an index by their tags, so that a choice among them costs the same in a large zone as in
+//! a small one. The index is made once for each change, by whoever publishes the list; readers share it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Deref,
+    sync::Arc,
+};
+
+use causeway_federation::name::Tags;
+
+use super::{pool::Pool, takes_traffic};
+use crate::snapshot::{Health, Instance};
+
+/// Most distinct sets of tags that are compared with a selector one by one.
+pub(super) const FEW_GROUPS: usize = 64;
+
+/// All instances of a service, healthy or not, in the order of their ids. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct InstanceList(Arc<Indexed>);
+
+#[derive(Debug, Default)]
+struct Indexed {
+    all: Box<[Arc<Instance>]>,
+    /// One for each distinct set of tags, in the order in which they are met.
+    groups: Vec<Group>,
+    /// All that take traffic, whatever their tags.
+    everything: Group,
+    /// The groups by each of their pairs; empty while there are few groups.
+    by_pair: HashMap<(String, String), Vec<u32>>,
+}
+
+/// Instances that carry the same tags.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) tags: Tags,
+    /// Is set once any is healthy; where none takes traffic, all healthy ones have weight 0.
+    healthy: bool,
+    /// Places in the list of those that take traffic, in order.
+    pub(super) members: Vec<u32>,
+    /// The weights of the members laid end to end: where each one's ends.
+    pub(super) ends: Vec<u64>,
+}
+
+/// Reason that no instance of a list can be given a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unusable {
+    /// No instance carries the tags.
+    NoInstance,
+    NoneHealthy,
+    /// All that are healthy have weight 0.
+    NoWeight,
+}
+
+impl Group {
+    fn add(&mut self, place: u32, instance: &Instance) {
+        self.healthy |= instance.health == Health::Healthy;
+        if takes_traffic(instance) {
+            self.members.push(place);
+            self.ends.push(self.weight() + u64::from(instance.weight));
+        }
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+}
+
+impl InstanceList {
+    /// Checks that an instance that carries `selector` can be given a connection.
+    ///
+    /// # Errors
+    /// Says why none can.
+    pub fn usable(&self, selector: &Tags) -> Result<(), Unusable> {
+        let mut why = Unusable::NoInstance;
+        for group in self.matching(selector) {
+            if group.weight() > 0 {
+                return Ok(());
+            }
+            why = why.max(match group.healthy {
+                true => Unusable::NoWeight,
+                false => Unusable::NoneHealthy,
+            });
+        }
+        Err(why)
+    }
+
+    /// Collects what can be drawn from.
+    pub(super) fn pool<'a>(&'a self, selector: &'a Tags) -> Pool<'a> {
+        if selector.is_empty() {
+            return Pool::exact([&self.0.everything]);
+        }
+        match self.0.by_pair.is_empty() || self.shortest(selector).len() <= FEW_GROUPS {
+            true => Pool::exact(self.matching(selector)),
+            false => Pool::by_rejection(&self.0.everything, selector),
+        }
+    }
+
+    /// The groups that carry `selector`.
+    pub(super) fn matching<'a>(&'a self, selector: &'a Tags) -> impl Iterator<Item = &'a Group> {
+        let indexed = &*self.0;
+        let few = indexed.by_pair.is_empty() || selector.is_empty();
+        let some = if few { &[][..] } else { self.shortest(selector) };
+        let some = some.iter().filter_map(|place| indexed.groups.get(index(*place)));
+        let all = if few { &indexed.groups[..] } else { &[][..] };
+        all.iter()
+            .chain(some)
+            .filter(move |group| group.tags.matches(selector))
+    }
+
+    /// Of the groups that carry one pair of `selector`, the fewest.
+    fn shortest(&self, selector: &Tags) -> &[u32] {
+        let of_pair = |(key, value): (&str, &str)| {
+            let groups = self.0.by_pair.get(&(key.to_owned(), value.to_owned()));
+            groups.map_or(&[][..], Vec::as_slice)
+        };
+        let groups = selector.iter().map(of_pair);
+        groups.min_by_key(|groups| groups.len()).unwrap_or_default()
+    }
+
+    pub(super) fn at(&self, place: u32) -> Option<&Arc<Instance>> {
+        self.0.all.get(index(place))
+    }
+}
+
+fn index(place: u32) -> usize {
+    usize::try_from(place).unwrap_or(usize::MAX)
+}
+
+impl Deref for InstanceList {
+    type Target = [Arc<Instance>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0.all
+    }
+}
+
+impl FromIterator<Arc<Instance>> for InstanceList {
+    /// They must come in the order of their ids.
+    fn from_iter<I: IntoIterator<Item = Arc<Instance>>>(instances: I) -> Self {
+        let all: Box<[Arc<Instance>]> = instances.into_iter().collect();
+        let (mut groups, mut everything) = (Vec::<Group>::new(), Group::default());
+        let mut known: HashMap<&Tags, usize> = HashMap::new();
+        let mut last = usize::MAX;
+        for (place, instance) in all.iter().enumerate() {
+            // A list is far from 2^32 long: registries hold hundreds of thousands.
+            let Ok(place) = u32::try_from(place) else { break };
+            // Most are tagged like the one before.
+            if groups.get(last).is_none_or(|group| group.tags != instance.tags) {
+                last = *known.entry(&instance.tags).or_insert_with(|| {
+                    groups.push(Group {
+                        tags: instance.tags.clone(),
+                        ..Group::default()
+                    });
+                    groups.len() - 1
+                });
+            }
+            groups[last].add(place, instance);
+            everything.add(place, instance);
+        }
+        drop(known);
+        let by_pair = match groups.len() > FEW_GROUPS {
+            true => by_pair(&groups),
+            false => HashMap::new(),
+        };
+        Self(Arc::new(Indexed {
+            all,
+            groups,
+            everything,
+            by_pair,
+        }))
+    }
+}
+
+fn by_pair(groups: &[Group]) -> HashMap<(String, String), Vec<u32>> {
+    let mut pairs: BTreeMap<(&str, &str), Vec<u32>> = BTreeMap::new();
+    for (place, group) in (0u32..).zip(groups) {
+        for pair in group.tags.iter() {
+            pairs.entry(pair).or_default().push(place);
+        }
+    }
+    let owned = |((key, value), groups): ((&str, &str), _)| ((key.to_owned(), value.to_owned()), groups);
+    pairs.into_iter().map(owned).collect()
+}
+
+impl From<Vec<Arc<Instance>>> for InstanceList {
+    fn from(instances: Vec<Arc<Instance>>) -> Self {
+        instances.into_iter().collect()
+    }
+}

@@ -1,0 +1,136 @@
+//! The balancer's memory of one instance: connections under way, time to connect, refusals. All of it fades with time, so
+//! that an instance that was slow or refused once is soon tried again. Time is an argument: that since any moment that is the
+//! same for all calls.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+/// Latencies under this count as equal, in microseconds: they are noise of this host, and preferring the one that happens
+/// to be 20 us faster would bend the weights.
+const LATENCY_FLOOR_MICROS: u64 = 1_000;
+/// A lower sample moves the average down by 1/8 of the distance; a higher one replaces it at once.
+const LATENCY_DECAY: u64 = 8;
+/// Time in which an average that no sample renews halves. Whoever is slower than all others is picked by nobody, and would
+/// never show that it is not slow any more.
+const LATENCY_HALVES_IN: Duration = Duration::from_secs(1);
+/// Time for which an instance that refused a connection comes after the others; doubles with each further refusal in a row.
+const FIRST_REST: Duration = Duration::from_millis(500);
+/// Longest such time: by then health checks have had their say.
+const MAX_REST: Duration = Duration::from_secs(8);
+
+/// Knowledge of the balancer about an instance; updated in place by the data path.
+#[derive(Debug, Default)]
+pub struct Load {
+    /// Connections under way.
+    pub outstanding: AtomicU32,
+    /// Moving average of the time to connect, in microseconds, as of the last sample; 0 until measured.
+    pub latency_micros: AtomicU64,
+    /// Time at which that sample was taken, in milliseconds.
+    measured_at: AtomicU64,
+    /// Refusals in a row.
+    refusals: AtomicU32,
+    /// Time until which it comes after the others, in milliseconds.
+    rests_until: AtomicU64,
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Load {
+    /// The time to connect as far as it is still believed, in microseconds.
+    #[must_use]
+    pub fn latency(&self, now: Duration) -> f64 {
+        let average = self.latency_micros.load(Ordering::Relaxed);
+        let floor = float(LATENCY_FLOOR_MICROS);
+        if average <= LATENCY_FLOOR_MICROS {
+            return floor;
+        }
+        let age = millis(now).saturating_sub(self.measured_at.load(Ordering::Relaxed));
+        let halvings = float(age) / float(millis(LATENCY_HALVES_IN));
+        (float(average) * (-halvings).exp2()).max(floor)
+    }
+
+    /// Tells whether it refused a connection a moment ago.
+    #[must_use]
+    pub fn is_resting(&self, now: Duration) -> bool {
+        millis(now) < self.rests_until.load(Ordering::Relaxed)
+    }
+
+    /// Takes a measured time to connect, or the time waited in vain, into the average.
+    pub fn took(&self, now: Duration, time: Duration) {
+        let sample = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+        // Two threads may overwrite each other's sample: it is an average.
+        let old = self.latency_micros.load(Ordering::Relaxed);
+        let faded = self.latency(now);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an average of microseconds that only fades fits what it was"
+        )]
+        let old = if old > LATENCY_FLOOR_MICROS {
+            faded as u64
+        } else {
+            old
+        };
+        let new = if sample >= old {
+            sample
+        } else {
+            old - (old - sample).div_ceil(LATENCY_DECAY)
+        };
+        self.latency_micros.store(new, Ordering::Relaxed);
+        self.measured_at.store(millis(now), Ordering::Relaxed);
+    }
+
+    /// Takes up that it accepted a connection.
+    pub fn connected(&self, now: Duration, time: Duration) {
+        self.took(now, time);
+        self.forget_refusals();
+    }
+
+    /// Takes up that it did not accept a connection. It says nothing about its latency.
+    pub fn refused(&self, now: Duration) {
+        // Connections that were refused at the same moment are one refusal.
+        if self.is_resting(now) {
+            return;
+        }
+        let before = self.refusals.fetch_add(1, Ordering::Relaxed);
+        let rest = FIRST_REST.saturating_mul(1 << before.min(8)).min(MAX_REST);
+        self.rests_until
+            .store(millis(now.saturating_add(rest)), Ordering::Relaxed);
+    }
+
+    /// Lets it be picked like the others again, as one that has become healthy is.
+    pub fn forget_refusals(&self) {
+        self.refusals.store(0, Ordering::Relaxed);
+        self.rests_until.store(0, Ordering::Relaxed);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a connect fit a float")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+/// Counts one connection to an instance for as long as it lives.
+#[derive(Debug)]
+pub struct LoadGuard(Arc<Load>);
+
+impl LoadGuard {
+    #[must_use]
+    pub fn new(load: Arc<Load>) -> Self {
+        load.outstanding.fetch_add(1, Ordering::Relaxed);
+        Self(load)
+    }
+}
+
+impl Drop for LoadGuard {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+}

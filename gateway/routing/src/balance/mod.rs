@@ -1,0 +1,83 @@
+//! The choice among instances of one zone: power of two choices on outstanding connections and latency, weights
+//! respected (Mitzenmacher 2001; the latency average follows the "peak EWMA" of Finagle).
+//!
+//! Pure: time and randomness are arguments, and nothing here dials. Which zone serves is `route`'s decision.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use causeway_federation::name::Tags;
+use rand::Rng;
+
+use crate::snapshot::{Health, Instance};
+
+mod list;
+mod load;
+mod pool;
+#[cfg(test)]
+mod tests;
+
+pub use list::{InstanceList, Unusable};
+pub use load::{Load, LoadGuard};
+
+use pool::Pool;
+
+/// Tells whether an instance may be given connections at all.
+#[must_use]
+pub fn takes_traffic(instance: &Instance) -> bool {
+    instance.health == Health::Healthy && instance.weight > 0
+}
+
+/// The choice among the instances of one service for one connection. Picks each instance once.
+#[derive(Debug)]
+pub struct Choice<'a> {
+    list: &'a InstanceList,
+    pool: Pool<'a>,
+    picked: Vec<u32>,
+}
+
+impl<'a> Choice<'a> {
+    /// Among the instances that carry `selector`.
+    #[must_use]
+    pub fn new(list: &'a InstanceList, selector: &'a Tags) -> Self {
+        Self {
+            list,
+            pool: list.pool(selector),
+            picked: Vec::new(),
+        }
+    }
+
+    /// Picks an instance that was not picked before. `None` when there is no other.
+    pub fn pick(&mut self, now: Duration, rng: &mut impl Rng) -> Option<&'a Arc<Instance>> {
+        // Both draws are by weight, so that without load the shares are exactly the weights; the second one wins only when
+        // the first is the busier of the two.
+        let first = self.pool.draw(self.list, &self.picked, rng)?;
+        self.picked.push(first);
+        let second = self.pool.draw(self.list, &self.picked, rng);
+        let instance = self.list.at(first)?;
+        if let Some((place, other)) = second.and_then(|place| Some((place, self.list.at(place)?)))
+            && is_better(other, instance, now)
+        {
+            self.picked.pop();
+            self.picked.push(place);
+            return Some(other);
+        }
+        Some(instance)
+    }
+}
+
+fn is_better(one: &Instance, other: &Instance, now: Duration) -> bool {
+    match (one.load.is_resting(now), other.load.is_resting(now)) {
+        (false, true) => true,
+        (true, false) => false,
+        _ => cost(one, now) < cost(other, now),
+    }
+}
+
+/// Estimates what one more connection would wait: latency times the connections per unit of weight.
+fn cost(instance: &Instance, now: Duration) -> f64 {
+    let outstanding = f64::from(instance.load.outstanding.load(Ordering::Relaxed));
+    instance.load.latency(now) * (1.0 + outstanding / f64::from(instance.weight))
+}

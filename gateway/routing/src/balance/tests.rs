@@ -1,0 +1,231 @@
+//! Tests of what the choice among instances owes to weight, load and latency.
+
+use std::collections::BTreeMap;
+
+use causeway_federation::{name::ServiceName, registry::Source};
+use proptest::prelude::*;
+use rand::{SeedableRng, rngs::SmallRng};
+
+use super::*;
+
+fn instance(id: &str, weight: u32, tags: &[(&str, &str)]) -> Arc<Instance> {
+    Arc::new(Instance {
+        id: id.to_owned(),
+        service: ServiceName::new("orders").unwrap(),
+        address: "127.0.0.1:1".parse().unwrap(),
+        tags: tags.iter().copied().collect(),
+        weight,
+        capacity_per_second: None,
+        time_to_live: None,
+        source: Source::Topology,
+        health: Health::Healthy,
+        load: Arc::default(),
+        provenance: causeway_federation::registry::Provenance::ThisHost,
+    })
+}
+
+const NOW: Duration = Duration::from_secs(100);
+
+fn shares(instances: &[Arc<Instance>]) -> BTreeMap<String, usize> {
+    shares_at(instances, NOW)
+}
+
+fn shares_at(instances: &[Arc<Instance>], now: Duration) -> BTreeMap<String, usize> {
+    let mut rng = SmallRng::seed_from_u64(7);
+    let list: InstanceList = instances.iter().cloned().collect();
+    let mut count = BTreeMap::new();
+    for _ in 0..10_000 {
+        let any = Tags::default();
+        let picked = Choice::new(&list, &any).pick(now, &mut rng).unwrap();
+        *count.entry(picked.id.clone()).or_default() += 1;
+    }
+    count
+}
+
+#[test]
+fn idle_instances_share_by_weight() {
+    let shares = shares(&[instance("a", 95, &[]), instance("b", 5, &[])]);
+    assert!((9_350..9_650).contains(&shares["a"]), "{shares:?}");
+}
+
+#[test]
+fn the_busier_of_two_gets_less() {
+    let both = [instance("busy", 1, &[]), instance("idle", 1, &[])];
+    let guards: Vec<_> = (0..8).map(|_| LoadGuard::new(both[0].load.clone())).collect();
+    let with_load = shares(&both);
+    assert!(with_load["idle"] > 7_000, "{with_load:?}");
+    drop(guards);
+    let without = shares(&both);
+    assert!((4_800..5_200).contains(&without["idle"]), "{without:?}");
+}
+
+#[test]
+fn a_slow_instance_gets_less_and_noise_does_not_count() {
+    let both = [instance("a", 1, &[]), instance("b", 1, &[])];
+    both[0].load.connected(NOW, Duration::from_micros(90));
+    both[1].load.connected(NOW, Duration::from_micros(30));
+    assert!((4_800..5_200).contains(&shares(&both)["a"]));
+    both[0].load.connected(NOW, Duration::from_millis(200));
+    assert!(shares(&both).get("a").copied().unwrap_or(0) < 3_000);
+}
+
+#[test]
+fn a_peak_counts_at_once_and_fades() {
+    let load = Load::default();
+    load.connected(NOW, Duration::from_millis(100));
+    assert_eq!(load.latency_micros.load(Ordering::Relaxed), 100_000);
+    for _ in 0..200 {
+        load.connected(NOW, Duration::from_micros(100));
+    }
+    assert_eq!(load.latency_micros.load(Ordering::Relaxed), 100);
+}
+
+#[test]
+fn only_healthy_instances_with_weight_and_tags_that_were_not_tried() {
+    let mut unhealthy = instance("u", 1, &[("version", "v2")]);
+    Arc::get_mut(&mut unhealthy).unwrap().health = Health::Unhealthy;
+    let mut unknown = instance("n", 1, &[("version", "v2")]);
+    Arc::get_mut(&mut unknown).unwrap().health = Health::Unknown;
+    let all = [
+        unhealthy,
+        unknown,
+        instance("zero", 0, &[("version", "v2")]),
+        instance("v1", 9, &[("version", "v1")]),
+        instance("good", 1, &[("version", "v2")]),
+    ];
+    let selector: Tags = [("version", "v2")].into_iter().collect();
+    let list: InstanceList = all.into_iter().collect();
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut choice = Choice::new(&list, &selector);
+    assert_eq!(choice.pick(NOW, &mut rng).unwrap().id, "good");
+    assert!(choice.pick(NOW, &mut rng).is_none());
+}
+
+fn ten() -> Vec<Arc<Instance>> {
+    (0..10).map(|n| instance(&format!("i{n}"), 1, &[])).collect()
+}
+
+#[test]
+fn the_two_that_are_drawn_differ() {
+    // With two draws of the same one, the busy instance would be picked in a quarter of the cases.
+    let both = [instance("busy", 1, &[]), instance("idle", 1, &[])];
+    let _guard = LoadGuard::new(both[0].load.clone());
+    assert_eq!(shares(&both).get("busy"), None);
+}
+
+#[test]
+fn an_instance_that_refused_once_rests_for_a_moment_and_then_has_its_share() {
+    let ten = ten();
+    ten[0].load.refused(NOW);
+    assert_eq!(shares(&ten).get("i0"), None);
+    let later = shares_at(&ten, NOW + Duration::from_millis(500));
+    assert!((850..1150).contains(&later["i0"]), "{later:?}");
+    // It said nothing about latency.
+    assert_eq!(ten[0].load.latency_micros.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn an_instance_that_keeps_refusing_rests_longer_each_time_and_not_for_ever() {
+    let load = Load::default();
+    let mut now = NOW;
+    let mut rests = Vec::new();
+    for _ in 0..8 {
+        load.refused(now);
+        // Others that were refused at the same moment change nothing.
+        load.refused(now);
+        let begun = now;
+        while load.is_resting(now) {
+            now += Duration::from_millis(100);
+        }
+        rests.push(now - begun);
+    }
+    let expected = [500, 1000, 2000, 4000, 8000, 8000, 8000, 8000].map(Duration::from_millis);
+    assert_eq!(rests, expected);
+    load.refused(now);
+    load.forget_refusals();
+    assert!(!load.is_resting(now), "forgotten on becoming healthy");
+    load.refused(now);
+    assert!(
+        !load.is_resting(now + Duration::from_millis(500)),
+        "from the beginning"
+    );
+}
+
+#[test]
+fn an_instance_that_was_slow_once_is_tried_again_without_a_new_sample() {
+    let ten = ten();
+    ten[0].load.connected(NOW, Duration::from_millis(200));
+    assert_eq!(shares(&ten).get("i0"), None);
+    let later = shares_at(&ten, NOW + Duration::from_secs(10));
+    assert!((850..1150).contains(&later["i0"]), "{later:?}");
+}
+
+/// Tags of a zone where every instance has one of its own.
+fn pod(number: u32, version: u32) -> Vec<(String, String)> {
+    vec![
+        ("pod".to_owned(), format!("p{number}")),
+        ("version".to_owned(), format!("v{version}")),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_choice_picks_every_instance_that_fits_once_and_no_other(
+        zone in prop::collection::vec((0u32..3, 0u32..3, 0u32..200), 0..300),
+        own_tags in any::<bool>(),
+        wanted in 0u32..4,
+        seed in any::<u64>(),
+    ) {
+        let one = |(number, (weight, health, version)): (usize, &(u32, u32, u32))| {
+            let number = if own_tags { u32::try_from(number).unwrap() } else { 0 };
+            // A few versions that are frequent, and many that are not.
+            let tags: Tags = pod(number, if *version < 150 { version % 3 } else { *version }).into_iter().collect();
+            let mut made = instance(&format!("{number}"), *weight, &[]);
+            let inner = Arc::get_mut(&mut made).unwrap();
+            inner.tags = tags;
+            inner.health = [Health::Healthy, Health::Healthy, Health::Unhealthy][usize::try_from(*health).unwrap()];
+            made
+        };
+        let list: InstanceList = zone.iter().enumerate().map(one).collect();
+        let selector: Tags = match wanted {
+            3 => Tags::default(),
+            version => [("version", format!("v{version}"))].into_iter().collect(),
+        };
+        let fits = |i: &&Arc<Instance>| i.tags.matches(&selector) && takes_traffic(i);
+        let mut expected: Vec<_> = list.iter().filter(fits).map(Arc::as_ptr).collect();
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut choice = Choice::new(&list, &selector);
+        let mut picked = Vec::new();
+        while let Some(instance) = choice.pick(NOW, &mut rng) {
+            picked.push(Arc::as_ptr(instance));
+        }
+        picked.sort();
+        expected.sort();
+        prop_assert_eq!(&picked, &expected);
+        prop_assert_eq!(list.usable(&selector).is_ok(), !expected.is_empty());
+    }
+}
+
+#[test]
+fn tags_of_their_own_leave_the_shares_as_they_are() {
+    // More distinct sets than are compared one by one: drawn by rejection for a frequent tag, by look-up for a rare one.
+    let all = (0..1000u32).map(|number| {
+        let mut made = instance(&format!("{number:04}"), 1 + number % 2, &[]);
+        Arc::get_mut(&mut made).unwrap().tags = pod(number, u32::from(number >= 100)).into_iter().collect();
+        made
+    });
+    let list: InstanceList = all.collect();
+    let mut rng = SmallRng::seed_from_u64(3);
+    for (selector, total) in [("v0", 100), ("v1", 900)] {
+        let selector: Tags = [("version", selector)].into_iter().collect();
+        let mut heavy = 0;
+        for _ in 0..9_000 {
+            let picked = Choice::new(&list, &selector).pick(NOW, &mut rng).unwrap();
+            assert!(picked.tags.matches(&selector));
+            heavy += u32::from(picked.weight == 2);
+        }
+        assert!((5_800..6_200).contains(&heavy), "{heavy} of {total}");
+    }
+}

@@ -1,0 +1,19 @@
+//! Decisions on a connection, all of them pure: where it goes ([`route`](route::route)), which instance takes it
+//! ([`balance`]), who may call whom ([`permit`]),
+//! what can be an instance at all ([`reach`]). They read one immutable [`Snapshot`](snapshot::Snapshot); time and
+//! randomness are arguments. Nothing here has a socket, a task, a log line or a metric.
+
+#![warn(unreachable_pub)]
+
+pub mod balance;
+pub mod budget;
+pub mod callers;
+pub mod failures;
+pub mod hops;
+pub mod permit;
+pub mod reach;
+pub mod route;
+pub mod snapshot;
+pub mod target;
+#[cfg(any(test, feature = "test-util"))]
+pub mod testbed;

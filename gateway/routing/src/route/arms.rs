@@ -1,0 +1,83 @@
+//! The arms of a split, in the order in which this connection tries them.
+
+use causeway_federation::{
+    name::Tags,
+    topology::{Service, SplitArm},
+};
+use rand::Rng;
+
+use super::{
+    draw,
+    reason::{Reasons, Subject, Why},
+};
+use crate::target::Target;
+
+/// One arm that this connection may use.
+#[derive(Debug)]
+pub(super) struct Arm {
+    /// As the split has them.
+    pub(super) split_tags: Tags,
+    /// With those of the name: what the instance must carry.
+    pub(super) tags: Tags,
+    pub(super) weight: u32,
+    /// Made from the name because no arm agrees with it.
+    pub(super) by_name: bool,
+}
+
+/// Filters the arms and puts them in a weighted random order.
+pub(super) fn ordered(
+    service: &Service,
+    target: &Target,
+    reasons: &mut Reasons,
+    rng: &mut impl Rng,
+) -> Vec<Arm> {
+    let mut drawn: Vec<(f64, Arm)> = Vec::with_capacity(service.split.len());
+    let mut any_agrees = false;
+    for split in &service.split {
+        let why = if contradicts(&split.tags, &target.tags) {
+            Why::ArmContradictsName
+        } else {
+            any_agrees = true;
+            if split.weight > 0 {
+                drawn.push((draw(f64::from(split.weight), rng), arm(split, target)));
+                continue;
+            }
+            Why::ArmWeightZero
+        };
+        let weight = split.weight;
+        reasons.note(|| Subject::Arm { weight }, Some(&split.tags), why);
+    }
+    if !any_agrees {
+        drawn.push((0.0, by_name(target)));
+    }
+    drawn.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    drawn.into_iter().map(|(_, arm)| arm).collect()
+}
+
+fn contradicts(arm: &Tags, name: &Tags) -> bool {
+    name.iter()
+        .any(|(key, value)| arm.value(key).is_some_and(|other| other != value))
+}
+
+fn arm(split: &SplitArm, target: &Target) -> Arm {
+    let tags = match (split.tags.is_empty(), target.tags.is_empty()) {
+        (_, true) => split.tags.clone(),
+        (true, false) => target.tags.clone(),
+        (false, false) => split.tags.merged(&target.tags),
+    };
+    Arm {
+        split_tags: split.tags.clone(),
+        tags,
+        weight: split.weight,
+        by_name: false,
+    }
+}
+
+fn by_name(target: &Target) -> Arm {
+    Arm {
+        split_tags: target.tags.clone(),
+        tags: target.tags.clone(),
+        weight: 0,
+        by_name: true,
+    }
+}

@@ -1,0 +1,163 @@
+//! The answer of `route`: an iterator over candidates that works out no more of them than are asked for.
+
+use causeway_federation::name::Tags;
+use rand::Rng;
+use serde::Serialize;
+
+use super::{
+    Candidate, Place, Question, Request,
+    arms::{self, Arm},
+    homes::{self, Homes},
+    reason::{Reason, Reasons, Subject, Why},
+};
+use crate::{snapshot::Snapshot, target::Target};
+
+/// Candidates, to be tried in order.
+#[derive(Debug)]
+pub struct Decision<'s, R> {
+    snapshot: &'s Snapshot,
+    request: &'s Request,
+    /// `None`: the topology has no such service.
+    question: Option<Question<'s>>,
+    rng: R,
+    reasons: Reasons,
+    /// Those that were not looked at yet.
+    arms: std::vec::IntoIter<Arm>,
+    /// The arm at hand, and what is left of its homes.
+    at_hand: Option<(Arm, Homes<'s>)>,
+    first: Option<Candidate>,
+    first_given: bool,
+    why: Why,
+}
+
+/// A decision that was worked out to its end.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FullDecision {
+    pub target: Target,
+    /// The snapshot that was decided on.
+    pub generation: u64,
+    /// Tags of the split arm that the first candidate serves; `None` without a candidate.
+    pub arm: Option<Tags>,
+    /// To be tried in this order.
+    pub candidates: Vec<Candidate>,
+    /// Reason that the first candidate is the first, or that there is none.
+    pub why: Why,
+    /// Every arm, zone and gateway with why it was taken or passed over; empty unless [`Request::explain`].
+    pub reasons: Vec<Reason>,
+}
+
+impl<'s, R: Rng> Decision<'s, R> {
+    pub(super) fn new(snapshot: &'s Snapshot, request: &'s Request, mut rng: R) -> Self {
+        let target = &request.target;
+        let mut reasons = Reasons::new(request.explain);
+        let zone = snapshot.topology.zones.get(&snapshot.zone);
+        let service = snapshot.topology.services.get(&target.service);
+        let question = service.map(|service| Question {
+            snapshot,
+            service,
+            target,
+            own_tags: zone.map(|zone| &zone.tags),
+        });
+        let arms = match service {
+            Some(service) => arms::ordered(service, target, &mut reasons, &mut rng),
+            None => {
+                let subject = || Subject::Service(target.service.clone());
+                reasons.note(subject, None, Why::UnknownService);
+                Vec::new()
+            }
+        };
+        let mut decision = Self {
+            snapshot,
+            request,
+            question,
+            rng,
+            reasons,
+            arms: arms.into_iter(),
+            at_hand: None,
+            first: None,
+            first_given: false,
+            why: question.map_or(Why::UnknownService, |_| Why::NoHome),
+        };
+        if let Some((candidate, why)) = decision.pull() {
+            (decision.first, decision.why) = (Some(candidate), why);
+        }
+        decision
+    }
+
+    /// The candidate to be tried first.
+    #[must_use]
+    pub fn first(&self) -> Option<&Candidate> {
+        self.first.as_ref()
+    }
+
+    /// Reason that the first candidate is the first, or that there is none.
+    #[must_use]
+    pub fn why(&self) -> Why {
+        self.why
+    }
+
+    /// Works out the rest.
+    #[must_use]
+    pub fn complete(mut self) -> FullDecision {
+        let candidates = self.by_ref().collect();
+        FullDecision {
+            target: self.request.target.clone(),
+            generation: self.snapshot.generation,
+            arm: self.first.map(|first| first.arm),
+            candidates,
+            why: self.why,
+            reasons: self.reasons.into_vec(),
+        }
+    }
+
+    /// The next candidate, and why it is one.
+    fn pull(&mut self) -> Option<(Candidate, Why)> {
+        loop {
+            if let Some((arm, homes)) = &mut self.at_hand
+                && let Some(home) = homes.next()
+            {
+                let place = match home.gateway {
+                    None => Place::Local,
+                    Some(gateway) => Place::Remote {
+                        gateway: gateway.clone(),
+                    },
+                };
+                let candidate = Candidate {
+                    place,
+                    tags: arm.tags.clone(),
+                    arm: arm.split_tags.clone(),
+                    tier: home.grounds.tier,
+                };
+                return Some((candidate, home.grounds.why()));
+            }
+            let (question, arm) = (self.question.as_ref()?, self.arms.next()?);
+            let homes = homes::of_arm(question, &arm, &mut self.reasons, &mut self.rng);
+            self.note_arm(&arm, homes.is_empty());
+            self.at_hand = Some((arm, homes));
+        }
+    }
+
+    /// Says what became of an arm: picked, kept in reserve, or without a home.
+    fn note_arm(&mut self, arm: &Arm, homeless: bool) {
+        let why = match (homeless, &self.first) {
+            (true, _) => Why::ArmWithoutHome,
+            (false, None) if arm.by_name => Why::ArmByName,
+            (false, None) => Why::ArmPicked,
+            (false, Some(_)) => Why::ArmInReserve,
+        };
+        let subject = || Subject::Arm { weight: arm.weight };
+        self.reasons.note(subject, Some(&arm.split_tags), why);
+    }
+}
+
+impl<R: Rng> Iterator for Decision<'_, R> {
+    type Item = Candidate;
+
+    fn next(&mut self) -> Option<Candidate> {
+        if !self.first_given {
+            self.first_given = true;
+            return self.first.clone();
+        }
+        self.pull().map(|(candidate, _)| candidate)
+    }
+}

@@ -1,0 +1,320 @@
+//! Finds the zones and gateways that can serve one arm now.
+
+use std::{cmp::Ordering, collections::BTreeMap};
+
+use causeway_federation::{
+    catalog::{Age, Catalog, Entry},
+    name::{GatewayId, ServiceName, Tags, ZoneName},
+    topology::{Tier, TierTag, TierZone},
+};
+use rand::Rng;
+
+use super::{
+    Question,
+    arms::Arm,
+    draw,
+    reason::{Reasons, Subject, Why},
+};
+use crate::{balance::Unusable, snapshot::Link};
+
+/// The facts by which a place was taken, and by which it is ordered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Grounds {
+    /// Counts from 1; `None` when the name itself names the zone.
+    pub(super) tier: Option<usize>,
+    own: bool,
+    age: Age,
+    link: Link,
+}
+
+/// The order of places; fields in the order in which they decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    silent: bool,
+    suspect: bool,
+    tier: Option<usize>,
+    elsewhere: bool,
+}
+
+impl Rank {
+    /// Index of the rank among those that gateways of one zone can have.
+    fn within_zone(self) -> usize {
+        usize::from(self.silent) * 2 + usize::from(self.suspect)
+    }
+}
+
+impl Grounds {
+    pub(super) fn why(self) -> Why {
+        let Self { tier, own, age, link } = self;
+        Why::Taken { tier, own, age, link }
+    }
+
+    pub(super) fn rank(self) -> Rank {
+        Rank {
+            silent: self.link == Link::Stalled,
+            suspect: self.age != Age::Fresh,
+            tier: self.tier,
+            elsewhere: !self.own,
+        }
+    }
+}
+
+/// A place that passed all filters of one arm.
+#[derive(Debug)]
+pub(super) struct Home<'s> {
+    /// `None`: this zone.
+    pub(super) gateway: Option<&'s GatewayId>,
+    pub(super) grounds: Grounds,
+    /// Weight that it tells of: those of one zone tell of the same instances.
+    weight: u64,
+    /// Exponential with the rate that [`draw_all`] gives it, so that ascending order is a weighted draw without replacement
+    /// (Efraimidis and Spirakis 2006).
+    draw: f64,
+}
+
+impl<'s> Home<'s> {
+    fn new(gateway: Option<&'s GatewayId>, grounds: Grounds, weight: u64) -> Self {
+        Self {
+            gateway,
+            grounds,
+            weight,
+            draw: f64::INFINITY,
+        }
+    }
+
+    fn zone(&self) -> Option<&'s ZoneName> {
+        self.gateway.map(|gateway| &gateway.zone)
+    }
+
+    fn order(&self, other: &Self) -> Ordering {
+        let rank = self.grounds.rank().cmp(&other.grounds.rank());
+        rank.then_with(|| self.draw.total_cmp(&other.draw))
+    }
+}
+
+/// The homes of one arm in order, sorted only when more than the first is asked for: most connections need no other.
+#[derive(Debug, Default)]
+pub(super) struct Homes<'s> {
+    left: Vec<Home<'s>>,
+    progress: Progress,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Untouched,
+    FirstGiven,
+    /// The next one is the last of the list.
+    Sorted,
+}
+
+impl<'s> Homes<'s> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    pub(super) fn next(&mut self) -> Option<Home<'s>> {
+        match self.progress {
+            Progress::Untouched => {
+                self.progress = Progress::FirstGiven;
+                let places = self.left.iter().enumerate();
+                let (first, _) = places.min_by(|(_, a), (_, b)| a.order(b))?;
+                return Some(self.left.swap_remove(first));
+            }
+            Progress::FirstGiven => {
+                self.progress = Progress::Sorted;
+                self.left.sort_unstable_by(|a, b| b.order(a));
+            }
+            Progress::Sorted => {}
+        }
+        self.left.pop()
+    }
+}
+
+/// Every place that passes the filters for `arm`.
+pub(super) fn of_arm<'s>(
+    question: &Question<'s>,
+    arm: &Arm,
+    reasons: &mut Reasons,
+    rng: &mut impl Rng,
+) -> Homes<'s> {
+    let snapshot = question.snapshot;
+    let mut homes = Homes::default();
+    let own = own_zone(question, arm);
+    let why = own.map_or_else(|why| why, Grounds::why);
+    let subject = || Subject::OwnZone(snapshot.zone.clone());
+    reasons.note(subject, Some(&arm.split_tags), why);
+    if let Ok(grounds) = own {
+        homes.left.push(Home::new(None, grounds, 1));
+    }
+    // Who exports nothing of the service is passed over in any case; that is looked at only to say why.
+    let exporters = (!reasons.wanted()).then(|| snapshot.catalog.exporters(&question.target.service));
+    let everybody = reasons.wanted().then(|| snapshot.catalog.entries());
+    let entries = exporters.into_iter().flatten();
+    for entry in entries.chain(everybody.into_iter().flatten()) {
+        let gateway = &entry.record.origin;
+        let verdict = remote(question, entry, arm);
+        let why = verdict.map_or_else(|why| why, |(grounds, _)| grounds.why());
+        reasons.note(|| Subject::Gateway(gateway.clone()), Some(&arm.split_tags), why);
+        if let Ok((grounds, weight)) = verdict {
+            homes.left.push(Home::new(Some(gateway), grounds, weight));
+        }
+    }
+    draw_all(&mut homes.left, rng);
+    if reasons.wanted() {
+        note_unheard(question, arm, reasons);
+    }
+    homes
+}
+
+/// Sum and maximum of the weights that some gateways of one zone tell of.
+#[derive(Debug, Default, Clone, Copy)]
+struct Told {
+    sum: f64,
+    most: f64,
+}
+
+/// Draws the order of places whose ranks are equal. A zone has its weight once, however many gateways it has: the most that
+/// one of them tells of. Those of them with one rank divide it among themselves, each by what it tells; one of a lower rank
+/// takes nothing from it. `homes` has the gateways of a zone beside each other.
+fn draw_all(homes: &mut [Home<'_>], rng: &mut impl Rng) {
+    for zone in homes.chunk_by_mut(|one, next| one.zone() == next.zone()) {
+        // Tier and zone are the same for all of them, so that a rank is two bits.
+        let mut told = [Told::default(); 4];
+        for home in &*zone {
+            let (told, weight) = (&mut told[home.grounds.rank().within_zone()], rate(home.weight));
+            told.sum += weight;
+            told.most = told.most.max(weight);
+        }
+        for home in zone {
+            let Told { sum, most } = told[home.grounds.rank().within_zone()];
+            home.draw = draw(rate(home.weight) / sum * most, rng);
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a weight above 2^53 loses nothing that matters"
+)]
+fn rate(weight: u64) -> f64 {
+    weight as f64
+}
+
+/// Checks whether this zone's own instances can serve: `Ok` with its grounds, or why not.
+fn own_zone(question: &Question<'_>, arm: &Arm) -> Result<Grounds, Why> {
+    let snapshot = question.snapshot;
+    if !question.service.may_run_in(&snapshot.zone) {
+        return Err(Why::MayNotRun);
+    }
+    let tier = tier(question, &snapshot.zone, question.own_tags)?;
+    let instances = snapshot.instances.get(&question.target.service);
+    let usable = instances.map_or(Err(Unusable::NoInstance), |list| list.usable(&arm.tags));
+    usable.map_err(|why| match why {
+        Unusable::NoInstance => Why::NoInstance,
+        Unusable::NoneHealthy => Why::NoneHealthy,
+        Unusable::NoWeight => Why::NoWeight,
+    })?;
+    Ok(Grounds {
+        tier,
+        own: true,
+        age: Age::Fresh,
+        link: Link::Up,
+    })
+}
+
+/// Checks whether one gateway of another zone can serve: its grounds and its weight, or why not.
+fn remote(question: &Question<'_>, entry: &Entry, arm: &Arm) -> Result<(Grounds, u64), Why> {
+    let snapshot = question.snapshot;
+    let zone = &entry.record.origin.zone;
+    if question.target.zone.as_ref().is_some_and(|named| named != zone) {
+        return Err(Why::OtherZoneNamed);
+    }
+    if !question.service.is_exported_to(&snapshot.zone) {
+        return Err(Why::NotExported);
+    }
+    if !question.service.may_run_in(zone) {
+        return Err(Why::MayNotRun);
+    }
+    if entry.age == Age::Withdrawn {
+        return Err(Why::Withdrawn);
+    }
+    if entry.record.draining {
+        return Err(Why::ZoneDraining);
+    }
+    let link = match snapshot.links.get(&entry.record.origin) {
+        None => return Err(Why::NoTunnel),
+        Some(Link::Draining) => return Err(Why::TunnelDraining),
+        Some(link) => *link,
+    };
+    let weight = healthy_weight(entry, &question.target.service, &arm.tags)?;
+    let tags = &snapshot.topology.zones.get(zone).ok_or(Why::NotInTopology)?.tags;
+    let grounds = Grounds {
+        tier: tier(question, zone, Some(tags))?,
+        own: false,
+        age: entry.age,
+        link,
+    };
+    Ok((grounds, weight))
+}
+
+/// The weight of the healthy instances that carry `selector`.
+fn healthy_weight(entry: &Entry, service: &ServiceName, selector: &Tags) -> Result<u64, Why> {
+    let mut why = Why::NoInstance;
+    let mut weight = 0u64;
+    for export in Catalog::exports(entry, service, selector) {
+        if export.healthy > 0 {
+            weight = weight.saturating_add(export.weight);
+            why = Why::NoWeight;
+        } else if export.instances > 0 && why == Why::NoInstance {
+            why = Why::NoneHealthy;
+        }
+    }
+    if weight > 0 { Ok(weight) } else { Err(why) }
+}
+
+/// The first tier that `zone` matches, counted from 1; `None` when the name itself names the zone.
+fn tier(question: &Question<'_>, zone: &ZoneName, tags: Option<&Tags>) -> Result<Option<usize>, Why> {
+    if let Some(named) = &question.target.zone {
+        return if named == zone {
+            Ok(None)
+        } else {
+            Err(Why::OtherZoneNamed)
+        };
+    }
+    let matches = |tier: &Tier| {
+        let zone_matches = match &tier.zone {
+            None => true,
+            Some(TierZone::Own) => *zone == question.snapshot.zone,
+            Some(TierZone::Named(named)) => named == zone,
+        };
+        zone_matches && tags_match(&tier.tags, tags, question.own_tags)
+    };
+    let index = question.service.failover.iter().position(matches);
+    index.map(|index| Some(index + 1)).ok_or(Why::NoTier)
+}
+
+/// `self` matches only where this zone itself carries the key.
+fn tags_match(wanted: &BTreeMap<String, TierTag>, tags: Option<&Tags>, own: Option<&Tags>) -> bool {
+    wanted.iter().all(|(key, value)| {
+        let value = match value {
+            TierTag::Own => own.and_then(|own| own.value(key)),
+            TierTag::Is(value) => Some(value.as_str()),
+        };
+        value.is_some() && tags.and_then(|tags| tags.value(key)) == value
+    })
+}
+
+/// Zones of the topology that zone sync knows nothing of.
+fn note_unheard(question: &Question<'_>, arm: &Arm, reasons: &mut Reasons) {
+    let snapshot = question.snapshot;
+    for zone in snapshot.topology.zones.keys() {
+        if *zone != snapshot.zone && snapshot.catalog.zone(zone).next().is_none() {
+            reasons.note(
+                || Subject::Zone(zone.clone()),
+                Some(&arm.split_tags),
+                Why::NeverHeard,
+            );
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The pure decision: where a connection may go now, in which order, and why.
+//!
+//! [`route`] has no clock, no I/O and no lock. The data path, `causeway explain` and the demo all call it.
+//! It chooses zones and gateways, never instances: an instance is chosen by the zone that holds it (see `balance`).
+
+use causeway_federation::{
+    name::{GatewayId, Tags, ZoneName},
+    topology::Service,
+};
+use rand::Rng;
+use serde::Serialize;
+
+use crate::{snapshot::Snapshot, target::Target};
+
+mod arms;
+mod decision;
+mod homes;
+mod reason;
+#[cfg(test)]
+mod tests;
+
+pub use decision::{Decision, FullDecision};
+pub use reason::{Reason, Subject, Why};
+
+/// One question to [`route`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub target: Target,
+    /// Has the decision list its reasons. The data path asks without: then only gateways that export the service are
+    /// looked at, and a federation of a thousand zones has thousands of reasons for every connection.
+    pub explain: bool,
+}
+
+impl Request {
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            explain: false,
+        }
+    }
+
+    #[must_use]
+    pub fn explained(target: Target) -> Self {
+        Self {
+            target,
+            explain: true,
+        }
+    }
+}
+
+/// One place that may serve the connection, and the share of the split and of the tiers that it would serve it under.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Candidate {
+    #[serde(flatten)]
+    pub place: Place,
+    /// Tags that the instance must carry: those of the arm, with those of the name.
+    pub tags: Tags,
+    /// Tags of the arm as the split has them.
+    pub arm: Tags,
+    /// Counts from 1; `None` when the name itself names the zone.
+    pub tier: Option<usize>,
+}
+
+/// A place that connections can be given to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Place {
+    /// The instances of this zone.
+    Local,
+    /// A gateway of another zone.
+    Remote { gateway: GatewayId },
+}
+
+impl Candidate {
+    /// The zone that would serve, `own` being this one.
+    #[must_use]
+    pub fn zone<'a>(&'a self, own: &'a ZoneName) -> &'a ZoneName {
+        match &self.place {
+            Place::Local => own,
+            Place::Remote { gateway } => &gateway.zone,
+        }
+    }
+
+    /// Tells whether both are of one arm and one tier, so that either may serve without bending a declared share.
+    #[must_use]
+    pub fn shares_with(&self, other: &Self) -> bool {
+        self.tier == other.tier && self.arm == other.arm
+    }
+
+    /// Tells whether both ask one place for the same.
+    #[must_use]
+    pub fn asks_like(&self, other: &Self) -> bool {
+        self.place == other.place && self.tags == other.tags
+    }
+}
+
+/// Data that the filters of one decision share.
+#[derive(Debug, Clone, Copy)]
+struct Question<'s> {
+    snapshot: &'s Snapshot,
+    service: &'s Service,
+    target: &'s Target,
+    /// `None`: this zone is not in the topology.
+    own_tags: Option<&'s Tags>,
+}
+
+/// Decides where a connection to `request.target` may go. The filters, in the order of the code:
+///
+/// 1. The service must be in the topology.
+/// 2. Arms of weight 0 are never used; arms that contradict the tags of the name are passed over. The others are put in
+///    a weighted random order. The first that has a home is the pick; the rest follow as a last resort. When every
+///    arm contradicts the name, the name alone counts.
+/// 3. A zone in the name (`orders.west.zone.mesh`) leaves only that zone, and replaces the failover tiers.
+/// 4. The own zone must be one that may run the service, and needs a healthy instance of weight above 0 that carries the tags.
+/// 5. Another zone must be allowed to run the service and to export it to this one; the gateway must be known by zone sync, not be
+///    withdrawn or draining, have a tunnel that takes streams, and export healthy instances that carry the tags.
+/// 6. The zone must be in the topology and match a tier; the first tier that it matches is its own.
+/// 7. What is left is ordered: gateways whose tunnels answer before those gone silent, fresh records before suspect ones,
+///    tiers in order, the own zone first within its tier, and then at random: a zone by its healthy weight, whatever the number of
+///    its gateways, and a gateway within it.
+///
+/// Arms beyond the first, and places beyond the first, are worked out when the decision is asked for them. One seed gives
+/// one order, with reasons and without.
+#[must_use]
+pub fn route<'s, R: Rng>(snapshot: &'s Snapshot, request: &'s Request, rng: R) -> Decision<'s, R> {
+    Decision::new(snapshot, request, rng)
+}
+
+/// A draw that makes ascending order a weighted random order, `rate` being the weight.
+fn draw(rate: f64, rng: &mut impl Rng) -> f64 {
+    -(1.0 - rng.random::<f64>()).ln() / rate
+}

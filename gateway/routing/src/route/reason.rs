@@ -1,0 +1,225 @@
+//! Reasons that a decision took or passed over each arm, zone and gateway: fixed words for metrics and JSON, sentences for
+//! people.
+
+use std::fmt;
+
+use causeway_federation::{
+    catalog::Age,
+    name::{GatewayId, ServiceName, Tags, ZoneName},
+};
+use serde::Serialize;
+
+use crate::snapshot::Link;
+
+/// One line of an explanation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    pub subject: Subject,
+    /// Tags of the split arm under which this was decided; `None`: for all arms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arm: Option<Tags>,
+    #[serde(flatten)]
+    pub why: Why,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.subject)?;
+        if let Some(arm) = &self.arm {
+            write!(f, " {arm}")?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+/// Subject of a reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    Service(ServiceName),
+    Arm {
+        weight: u32,
+    },
+    /// This zone's own instances.
+    OwnZone(ZoneName),
+    Gateway(GatewayId),
+    /// A zone of the topology none of whose gateways has been heard of.
+    Zone(ZoneName),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(f, "service {service}"),
+            Self::Arm { weight } => write!(f, "arm of weight {weight}"),
+            Self::OwnZone(zone) => write!(f, "own zone {zone}"),
+            Self::Gateway(gateway) => write!(f, "gateway {gateway}"),
+            Self::Zone(zone) => write!(f, "zone {zone}"),
+        }
+    }
+}
+
+/// Reason that something was taken or passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Why {
+    /// It is a candidate. `tier` counts from 1; `None` when the name itself names the zone.
+    Taken {
+        tier: Option<usize>,
+        own: bool,
+        age: Age,
+        link: Link,
+    },
+    /// This arm's candidates come first.
+    ArmPicked,
+    /// No arm of the split agrees with the tags of the name, so the name alone counts.
+    ArmByName,
+    /// This arm's candidates come after, as a last resort.
+    ArmInReserve,
+    ArmWeightZero,
+    ArmContradictsName,
+    ArmWithoutHome,
+    UnknownService,
+    /// No arm has a home anywhere.
+    NoHome,
+    OtherZoneNamed,
+    NotExported,
+    MayNotRun,
+    NeverHeard,
+    Withdrawn,
+    ZoneDraining,
+    NoTunnel,
+    TunnelDraining,
+    NoInstance,
+    NoneHealthy,
+    NoWeight,
+    NotInTopology,
+    NoTier,
+}
+
+impl Why {
+    /// Tells whether this names a candidate.
+    #[must_use]
+    pub fn taken(self) -> bool {
+        matches!(self, Self::Taken { .. })
+    }
+
+    /// A fixed word, for metrics and the access log.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Taken {
+                link: Link::Stalled, ..
+            } => "stalled",
+            Self::Taken {
+                age: Age::Suspect, ..
+            } => "suspect",
+            Self::Taken { own: true, .. } => "own_zone",
+            Self::Taken { tier: None, .. } => "named_zone",
+            Self::Taken { tier: Some(1), .. } => "first_tier",
+            Self::Taken { .. } => "later_tier",
+            Self::ArmPicked => "arm_picked",
+            Self::ArmByName => "arm_by_name",
+            Self::ArmInReserve => "arm_in_reserve",
+            Self::ArmWeightZero => "arm_weight_zero",
+            Self::ArmContradictsName => "arm_contradicts_name",
+            Self::ArmWithoutHome => "arm_without_home",
+            Self::UnknownService => "unknown_service",
+            Self::NoHome => "no_candidate",
+            Self::OtherZoneNamed => "other_zone_named",
+            Self::NotExported => "not_exported",
+            Self::MayNotRun => "may_not_run",
+            Self::NeverHeard => "never_heard",
+            Self::Withdrawn => "withdrawn",
+            Self::ZoneDraining => "zone_draining",
+            Self::NoTunnel => "no_tunnel",
+            Self::TunnelDraining => "tunnel_draining",
+            Self::NoInstance => "no_instance",
+            Self::NoneHealthy => "none_healthy",
+            Self::NoWeight => "no_weight",
+            Self::NotInTopology => "not_in_topology",
+            Self::NoTier => "no_tier",
+        }
+    }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Taken { .. } => "taken",
+            Self::ArmPicked => "picked by weight",
+            Self::ArmByName => "the name asks for tags that no arm of the split has; the name alone counts",
+            Self::ArmInReserve => "used only when the arms before it serve nowhere",
+            Self::ArmWeightZero => "passed over: its weight is 0",
+            Self::ArmContradictsName => "passed over: the name asks for other tags",
+            Self::ArmWithoutHome => "no zone can serve it now; its share goes to the other arms",
+            Self::UnknownService => "passed over: the topology has no such service",
+            Self::NoHome => "no zone can serve it now",
+            Self::OtherZoneNamed => "passed over: the name asks for another zone",
+            Self::NotExported => "passed over: export_to leaves this zone out",
+            Self::MayNotRun => "passed over: run_in leaves it out",
+            Self::NeverHeard => "passed over: zone sync has not heard of it",
+            Self::Withdrawn => "passed over: not heard for too long",
+            Self::ZoneDraining => "passed over: it is draining",
+            Self::NoTunnel => "passed over: no tunnel is up",
+            Self::TunnelDraining => "passed over: its gateway is shutting down",
+            Self::NoInstance => "passed over: no instance carries the tags",
+            Self::NoneHealthy => "passed over: no instance with the tags is healthy",
+            Self::NoWeight => "passed over: all healthy instances have weight 0",
+            Self::NotInTopology => "passed over: the topology has no such zone",
+            Self::NoTier => "passed over: no failover tier matches it",
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Taken { tier, own, age, link } = self else {
+            return f.write_str(self.sentence());
+        };
+        match tier {
+            Some(tier) => write!(f, "taken: tier {tier}")?,
+            None => f.write_str("taken: named by the client")?,
+        }
+        if *own {
+            f.write_str(", own zone first")?;
+        }
+        if *age != Age::Fresh {
+            f.write_str(", after all fresh ones: not heard for a while")?;
+        }
+        if *link == Link::Stalled {
+            f.write_str(", last: its tunnels have gone silent")?;
+        }
+        Ok(())
+    }
+}
+
+/// Collects reasons, or drops them unformed when nobody asked.
+#[derive(Debug)]
+pub(super) struct Reasons {
+    list: Option<Vec<Reason>>,
+}
+
+impl Reasons {
+    pub(super) fn new(wanted: bool) -> Self {
+        Self {
+            list: wanted.then(Vec::new),
+        }
+    }
+
+    pub(super) fn wanted(&self) -> bool {
+        self.list.is_some()
+    }
+
+    pub(super) fn note(&mut self, subject: impl FnOnce() -> Subject, arm: Option<&Tags>, why: Why) {
+        if let Some(list) = &mut self.list {
+            list.push(Reason {
+                subject: subject(),
+                arm: arm.cloned(),
+                why,
+            });
+        }
+    }
+
+    pub(super) fn into_vec(self) -> Vec<Reason> {
+        self.list.unwrap_or_default()
+    }
+}

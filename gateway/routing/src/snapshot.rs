@@ -1,0 +1,86 @@
+//! Knowledge of one zone at one moment: an immutable value that the data path reads without a lock.
+//!
+//! The program (`gateway/src/gateway/publish.rs`) builds a new `Snapshot` whenever the topology, an instance's health, the
+//! catalog or a tunnel changes, and swaps it in whole. Only the load counters inside an [`Instance`] change in place.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use causeway_federation::{
+    catalog::Catalog,
+    name::{GatewayId, ServiceName, Tags, ZoneName},
+    registry::{Provenance, Source},
+    topology::Topology,
+};
+use serde::Serialize;
+
+pub use crate::balance::{InstanceList, Load};
+use crate::{callers, reach::OwnListeners};
+
+/// The current snapshot, shared by every task that decides something.
+pub type Snapshots = Arc<ArcSwap<Snapshot>>;
+
+/// Every instance of this zone by service, healthy or not, in the order of their ids. A change of one service leaves the
+/// lists of the others as they are, shared.
+pub type Published = Arc<BTreeMap<ServiceName, InstanceList>>;
+
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Counts up with every snapshot of this process.
+    pub generation: u64,
+    /// The zone this process serves.
+    pub zone: ZoneName,
+    pub topology: Arc<Topology>,
+    /// This zone's own instances by service, healthy or not.
+    pub instances: Published,
+    /// Index of which services are registered at which address, to tell local clients apart.
+    pub callers: Arc<callers::Index>,
+    /// Exports of the other zones.
+    pub catalog: Arc<Catalog>,
+    /// Every gateway that at least one tunnel leads to.
+    pub links: Arc<BTreeMap<GatewayId, Link>>,
+    /// Addresses that this process listens on, which no instance can have.
+    pub listeners: OwnListeners,
+}
+
+/// One running copy of a service in this zone.
+#[derive(Debug)]
+pub struct Instance {
+    /// Unique within the zone.
+    pub id: String,
+    pub service: ServiceName,
+    pub address: SocketAddr,
+    pub tags: Tags,
+    pub weight: u32,
+    pub capacity_per_second: Option<u64>,
+    /// Time that it lives without being renewed.
+    pub time_to_live: Option<Duration>,
+    /// Source that put it in.
+    pub source: Source,
+    /// Side from which that was done.
+    pub provenance: Provenance,
+    pub health: Health,
+    /// Shared by all snapshots that hold this instance.
+    pub load: Arc<Load>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Not checked yet: gets no traffic.
+    Unknown,
+    Healthy,
+    Unhealthy,
+}
+
+/// Way in which a gateway of another zone can be reached now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Link {
+    /// A tunnel is up and answers.
+    Up,
+    /// Every tunnel has gone silent while answers were due: tried last.
+    Stalled,
+    /// The peer is shutting down and takes no new streams.
+    Draining,
+}

@@ -1,0 +1,75 @@
+//! Ranges of the limits that `causeway gateway` takes for connections.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use causeway_proxy::{
+    egress::Outlive,
+    keepalive::KEEPALIVES,
+    relay::{HALF_CLOSED_LIMITS, STALL_LIMITS},
+};
+use causeway_tunnel::IDLE_TIMEOUTS;
+
+use super::Failure;
+
+/// Time that bytes may wait of which nobody takes any.
+pub(super) fn stall_limit(given: Duration) -> Result<Duration, Failure> {
+    let wrong = "cannot use --stall-timeout: it is between 1s and 7days";
+    within(given, &STALL_LIMITS, wrong, "the default is 5m")
+}
+
+/// Time that a half-closed connection may go on without a byte; zero is for ever.
+pub(super) fn half_closed_limit(given: Duration) -> Result<Option<Duration>, Failure> {
+    let wrong = "cannot use --half-closed-timeout: it is 0s, or between 1s and 7days";
+    let given = (!given.is_zero()).then_some(given);
+    given
+        .map(|given| within(given, &HALF_CLOSED_LIMITS, wrong, "the default is 1h"))
+        .transpose()
+}
+
+/// Silence before a host is probed, as the kernel can be told it; zero is never.
+pub(super) fn keepalive(given: Duration) -> Result<Option<Duration>, Failure> {
+    let wrong = "cannot use --tcp-keepalive: it is 0s, or between 1s and 9h";
+    let given = (!given.is_zero()).then_some(given);
+    given
+        .map(|given| within(given, &KEEPALIVES, wrong, "the default is 60s"))
+        .transpose()
+}
+
+fn within(
+    given: Duration,
+    range: &RangeInclusive<Duration>,
+    wrong: &str,
+    hint: &str,
+) -> Result<Duration, Failure> {
+    match range.contains(&given) {
+        true => Ok(given),
+        false => Err(Failure::usage(wrong).hint(hint)),
+    }
+}
+
+/// Silence of a peer after which what is open to it is reset.
+pub(super) fn tunnel_idle_timeout(given: Duration) -> Result<Duration, Failure> {
+    match IDLE_TIMEOUTS.contains(&given) {
+        true => Ok(given),
+        false => Err(
+            Failure::usage("cannot use --tunnel-idle-timeout: it is between 3s and 10m")
+                .hint("the default is 10s; the shorter of both gateways' counts"),
+        ),
+    }
+}
+
+/// Longest time that a connection over TLS may be let outlive its certificate, `never` aside.
+const LONGEST_OUTLIVE: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Reads how long a connection may outlive the certificate of its client.
+pub(super) fn outlive(text: &str) -> Result<Outlive, String> {
+    match text {
+        "life" => Ok(Outlive::Life),
+        "never" => Ok(Outlive::Unbounded),
+        time => match humantime::parse_duration(time) {
+            Ok(time) if time <= LONGEST_OUTLIVE => Ok(Outlive::For(time)),
+            Ok(_) => Err("it is a year at most; `never` leaves the connection open".to_owned()),
+            Err(error) => Err(format!("{error}; give a time such as 1h, or `life`, or `never`")),
+        },
+    }
+}

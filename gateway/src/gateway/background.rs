@@ -1,0 +1,81 @@
+//! The tasks of one gateway that live as long as it does: each has a name, so that one which ends is told of, and all are
+//! ended together.
+//!
+//! A gateway whose task has ended is not ready any more, and goes on: the connections that it carries, and what its other
+//! tasks do, are worth more than a clean slate, and whoever runs it decides when it is started again. `causeway zone-sync`
+//! and `causeway ca serve` carry nobody's connections, and another takes over or nothing waits: they end.
+
+use std::borrow::Cow;
+
+use causeway_host::tasks::Tasks;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerWaitFuture},
+};
+
+/// The tasks of the control runtime. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Background {
+    /// Of the whole gateway: also those that run elsewhere.
+    tasks: Tasks,
+    running: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Ends the tasks when it is dropped, because a gateway could not be started.
+#[must_use]
+pub(crate) struct EndUnlessUp(Option<Background>);
+
+impl EndUnlessUp {
+    pub(crate) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for EndUnlessUp {
+    fn drop(&mut self) {
+        if let Some(background) = &self.0 {
+            background.stop();
+        }
+    }
+}
+
+impl Background {
+    pub(crate) fn new(tasks: Tasks) -> Self {
+        Self {
+            tasks,
+            running: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    pub(crate) fn end_unless_up(&self) -> EndUnlessUp {
+        EndUnlessUp(Some(self.clone()))
+    }
+
+    /// Starts a task that runs until [`Background::stop`].
+    pub(crate) fn spawn<F>(&self, name: &'static str, future: F)
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let until_stopped = self.stop.clone().run_until_cancelled_owned(future);
+        self.running
+            .spawn(self.tasks.keep(Cow::Borrowed(name), until_stopped));
+    }
+
+    /// Ends every task. What ends from now on, here and elsewhere in the gateway, was asked to.
+    pub(crate) fn stop(&self) {
+        self.tasks.stop();
+        self.stop.cancel();
+    }
+
+    /// Waits until all have ended.
+    pub(crate) fn ended(&self) -> TaskTrackerWaitFuture<'_> {
+        self.running.close();
+        self.running.wait()
+    }
+}

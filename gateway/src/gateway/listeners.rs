@@ -1,0 +1,82 @@
+//! Addresses that a gateway listens on for itself, and those of its zone's registry, where no instance can be.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use causeway_api::{
+    admin::{Admin, AdminAddress},
+    registration::Registration,
+};
+use causeway_dns::Dns;
+use causeway_instances::attach::ServerAddress;
+use causeway_tunnel::Tunnels;
+
+use super::{GatewayConfig, Registry};
+
+/// Addresses that were asked for, so that nothing is registered there before they are bound.
+pub(super) fn configured(config: &GatewayConfig) -> BTreeSet<SocketAddr> {
+    let admin = config.admin.iter();
+    let addresses = admin
+        .filter_map(|admin| tcp_address(&admin.listen))
+        .chain(config.dns.listen.iter().copied())
+        .chain(config.tls_listen.iter().copied())
+        .chain(config.registration.iter().map(|registration| registration.listen))
+        .chain(registry(&config.registry));
+    // A port that the kernel chooses is known once it is bound.
+    addresses.filter(|address| address.port() != 0).collect()
+}
+
+/// Addresses of zone-sync processes; those that are given by name are not known.
+fn registry(registry: &Registry) -> impl Iterator<Item = SocketAddr> {
+    let servers: &[ServerAddress] = match registry {
+        Registry::Shared { servers, .. } => servers,
+        Registry::Embedded => &[],
+    };
+    servers.iter().filter_map(|server| match server {
+        ServerAddress::Tcp { host, port } => Some(SocketAddr::new(host.parse().ok()?, *port)),
+        ServerAddress::Unix(_) => None,
+    })
+}
+
+fn tcp_address(address: &AdminAddress) -> Option<SocketAddr> {
+    match address {
+        AdminAddress::Tcp(address) => Some(*address),
+        AdminAddress::Unix(_) => None,
+    }
+}
+
+/// Addresses that are listened on once every part is up.
+pub(super) fn bound(
+    tunnels: &Tunnels,
+    dns: Option<&Dns>,
+    admin: &[Admin],
+    registration: Option<&Registration>,
+) -> Vec<SocketAddr> {
+    let dns = dns.map_or(&[] as &[SocketAddr], Dns::local_addrs);
+    let admin = admin.iter().filter_map(|admin| tcp_address(admin.local_addr()));
+    let others = dns.iter().copied().chain(admin);
+    let others = others.chain(registration.map(Registration::local_addr));
+    others.chain([tunnels.local_addr()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::ServerProof;
+
+    #[test]
+    fn where_the_registry_of_the_zone_is_no_instance_can_be() {
+        let servers = [
+            "127.0.0.1:7820",
+            "[fd00::1]:7820",
+            "sync.east.internal:7820",
+            "unix:/run/a",
+        ];
+        let shared = Registry::Shared {
+            servers: servers.map(|server| server.parse().unwrap()).into(),
+            proof: ServerProof::Certificate,
+        };
+        let expected = ["127.0.0.1:7820", "[fd00::1]:7820"].map(|address| address.parse().unwrap());
+        assert_eq!(registry(&shared).collect::<Vec<SocketAddr>>(), expected);
+        assert_eq!(registry(&Registry::Embedded).count(), 0);
+    }
+}

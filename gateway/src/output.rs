@@ -1,0 +1,114 @@
+//! Output of commands: plain tables without borders, colour only where a person sees it.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{Attribute, Cell, Color, Table};
+
+/// Spaces between columns.
+const COLUMN_GAP: u16 = 3;
+
+/// Form in which `get` prints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Table,
+    /// A table with more columns
+    Wide,
+    /// Stable and versioned, for programs
+    Json,
+    Yaml,
+}
+
+/// Tells whether standard output takes colour: a terminal, and NO_COLOR is not set (no-color.org).
+pub(crate) fn colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Writes to standard output and flushes it.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Writes to standard error. What cannot be written is lost: nowhere is left to say so, and it changes no exit code.
+pub(crate) fn tell(text: &str) {
+    let _ = anstream::stderr().write_all(text.as_bytes());
+}
+
+/// Tone of the news in a cell, from good to bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Plain,
+    Good,
+    Doubtful,
+    Bad,
+}
+
+impl Tone {
+    /// The tone of a word for a state, as the API uses them.
+    pub(crate) fn of(word: &str) -> Self {
+        match word {
+            "up" | "own" | "fresh" | "healthy" => Self::Good,
+            "stalled" | "draining" | "suspect" | "unknown" => Self::Doubtful,
+            "down" | "withdrawn" | "unhealthy" => Self::Bad,
+            _ => Self::Plain,
+        }
+    }
+
+    fn colour(self) -> Option<Color> {
+        match self {
+            Self::Plain => None,
+            Self::Good => Some(Color::Green),
+            Self::Doubtful => Some(Color::Yellow),
+            Self::Bad => Some(Color::Red),
+        }
+    }
+}
+
+/// Text and its tone.
+pub(crate) struct Word(pub String, pub Tone);
+
+impl Word {
+    /// A word for a state, in its own tone.
+    pub(crate) fn state(word: &str) -> Self {
+        Self(word.to_owned(), Tone::of(word))
+    }
+}
+
+impl<T: ToString> From<T> for Word {
+    fn from(value: T) -> Self {
+        Self(value.to_string(), Tone::Plain)
+    }
+}
+
+/// Lays rows out under a header; one line a row, no trailing space.
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    if colour {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
+    table.set_header(
+        header
+            .iter()
+            .map(|title| Cell::new(title).add_attribute(Attribute::Bold)),
+    );
+    for row in rows {
+        table.add_row(row.into_iter().map(|Word(text, tone)| {
+            let cell = Cell::new(if text.is_empty() { "-".to_owned() } else { text });
+            match tone.colour() {
+                Some(colour) => cell.fg(colour),
+                None => cell,
+            }
+        }));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, COLUMN_GAP));
+    }
+    let mut text = table.trim_fmt();
+    text.push('\n');
+    text
+}

@@ -1,0 +1,25 @@
+//! Everything that the gateway tells its operator while it runs: metrics, access log lines and its own log.
+
+#![warn(unreachable_pub)]
+
+mod access;
+mod check;
+mod connection_id;
+pub mod labels;
+mod lines;
+pub mod log;
+mod metrics;
+mod outcome;
+mod rate_limited;
+mod services;
+mod side;
+
+pub use access::{AccessLog, AccessRecord, Role};
+pub use check::{Check, Status};
+pub use connection_id::ConnectionId;
+pub use lines::{AppendedFile, LineCounts, LineSink, LineWriter};
+pub use metrics::{Histograms, Labels, MetricsRegistry, result_word};
+pub use outcome::{ConnectionOutcome, OutcomeSide, StreamRefusal};
+pub use rate_limited::RateLimited;
+pub use services::ServiceLabels;
+pub use side::Side;

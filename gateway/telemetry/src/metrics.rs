@@ -1,0 +1,99 @@
+//! The registry of one gateway's counted metrics, without globals, so that several gateways can live in one process. Each part
+//! of the gateway declares its own families in a struct of its own and registers them here at the start. Values that are
+//! read from state when somebody asks (tunnels, ages, memory) are put beside them by the admin API.
+//!
+//! Adding a metric: a field in the struct of the part that counts it (its `metrics.rs`), its line in that struct's `new`, a
+//! method there that says when to call it, and a line in `gateway/tests/cli/metrics.rs`.
+
+use std::{
+    fmt::{self, Debug},
+    hash::Hash,
+    sync::Arc,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Metric, Registry, Unit},
+};
+
+use super::services::ServiceLabels;
+
+/// Histograms by label, each made by a function that says its buckets.
+pub type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// Abilities that a label set must have; every struct of [`super::labels`] has them.
+pub trait Labels: EncodeLabelSet + Hash + Eq + Clone + Debug + Send + Sync + 'static {}
+impl<T: EncodeLabelSet + Hash + Eq + Clone + Debug + Send + Sync + 'static> Labels for T {}
+
+/// Every family that a part of the gateway has registered.
+#[derive(Debug)]
+pub struct MetricsRegistry {
+    registry: Registry,
+    services: Arc<ServiceLabels>,
+}
+
+impl Default for MetricsRegistry {
+    fn default() -> Self {
+        Self {
+            registry: Registry::with_prefix("causeway"),
+            services: Arc::default(),
+        }
+    }
+}
+
+impl MetricsRegistry {
+    /// The services that may become labels.
+    #[must_use]
+    pub fn services(&self) -> &Arc<ServiceLabels> {
+        &self.services
+    }
+
+    pub fn counter(&mut self, name: &str, help: &str) -> Counter {
+        self.keep(name, help, Counter::default())
+    }
+
+    pub fn gauge(&mut self, name: &str, help: &str) -> Gauge {
+        self.keep(name, help, Gauge::default())
+    }
+
+    pub fn counters<L: Labels>(&mut self, name: &str, help: &str) -> Family<L, Counter> {
+        self.keep(name, help, Family::default())
+    }
+
+    pub fn gauges<L: Labels>(&mut self, name: &str, help: &str) -> Family<L, Gauge> {
+        self.keep(name, help, Family::default())
+    }
+
+    /// Registers histograms of seconds.
+    pub fn histograms<L: Labels>(
+        &mut self,
+        name: &str,
+        help: &str,
+        make: fn() -> Histogram,
+    ) -> Histograms<L> {
+        let family = Histograms::new_with_constructor(make);
+        self.registry
+            .register_with_unit(name, help, Unit::Seconds, family.clone());
+        family
+    }
+
+    fn keep<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.registry.register(name, help, metric.clone());
+        metric
+    }
+
+    /// Adds what is counted to `out`, as `OpenMetrics` text without its end.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a `String` does not fail.
+    pub fn encode(&self, out: &mut String) -> fmt::Result {
+        text::encode_registry(out, &self.registry)
+    }
+}
+
+/// The word of a label for what went well or did not.
+#[must_use]
+pub fn result_word(ok: bool) -> &'static str {
+    if ok { "ok" } else { "failed" }
+}

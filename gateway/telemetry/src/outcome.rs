@@ -1,0 +1,342 @@
+//! Outcome of a connection as a value: the data path passes these, and a word is made of one only where it is written (a
+//! line of the log or the access log, a label of a metric).
+//!
+//! Adding an outcome: a variant, its line in each method, one in the table of the tests, and one in docs/watching.md.
+
+use causeway_routing::route::Why;
+use serde::{Serialize, Serializer};
+
+use super::Side;
+
+/// Reason that a gateway refuses a stream, as the tunnel protocol numbers the reasons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StreamRefusal {
+    /// The peer gave a reason that this program does not know.
+    Unspecified,
+    BadHeader,
+    HeaderTooLong,
+    UnknownService,
+    NotExported,
+    NoInstance,
+    ConnectFailed,
+    Overloaded,
+    Draining,
+    Forbidden,
+    Unvouched,
+    NoCa,
+    /// The stream is of a kind that the gateway does not know; another, of a later version, may.
+    UnknownKind,
+    /// The connection has come through more gateways than one may.
+    TooManyHops,
+    /// This gateway has no descriptors left but those that are kept for itself.
+    NoDescriptors,
+}
+
+impl StreamRefusal {
+    /// The word for metrics and logs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::BadHeader => "bad_header",
+            Self::HeaderTooLong => "header_too_long",
+            Self::UnknownService => "unknown_service",
+            Self::NotExported => "not_exported",
+            Self::NoInstance => "no_instance",
+            Self::ConnectFailed => "connect_failed",
+            Self::Overloaded => "overloaded",
+            Self::Draining => "draining",
+            Self::Forbidden => "forbidden",
+            Self::Unvouched => "unvouched",
+            Self::NoCa => "no_ca",
+            Self::UnknownKind => "unknown_kind",
+            Self::TooManyHops => "too_many_hops",
+            Self::NoDescriptors => "no_descriptors",
+        }
+    }
+
+    /// Tells whether another gateway or zone can help. An unknown service is retryable: that zone may run an older topology.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        match self {
+            Self::UnknownService
+            | Self::NoInstance
+            | Self::ConnectFailed
+            | Self::Overloaded
+            | Self::Draining
+            | Self::UnknownKind
+            | Self::NoDescriptors => true,
+            Self::Unspecified
+            | Self::BadHeader
+            | Self::HeaderTooLong
+            | Self::NotExported
+            | Self::Forbidden
+            | Self::Unvouched
+            | Self::NoCa
+            | Self::TooManyHops => false,
+        }
+    }
+}
+
+/// The part of a connection that an outcome is owed to: where a person looks first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OutcomeSide {
+    /// The program that called, or the certificate that it showed.
+    Client,
+    /// The program that was called, or that there is none.
+    Instance,
+    /// The path between two gateways.
+    Tunnel,
+    /// The gateway at the far end of a tunnel.
+    Peer,
+    /// The gateway that writes the line.
+    Gateway,
+    /// Permissions and exports of the topology, here or in the other zone.
+    Permission,
+    /// The decision where to go, which found nowhere.
+    Routing,
+}
+
+/// End of a connection, or the reason that no instance ever had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionOutcome {
+    /// Both sides have said what they had to say.
+    Served,
+    /// The client left before an instance was reached.
+    ClientGone,
+    ClientReset,
+    InstanceReset,
+    /// The calling gateway gave the connection to another candidate.
+    LostRace,
+    /// The tunnel was lost under an open connection.
+    TunnelLost,
+    /// The tunnel was lost before an instance was ready.
+    LostUnready,
+    /// This gateway ended it, to shut down.
+    Cut,
+    /// The gateway at the other end ended it, to shut down or because somebody told it to.
+    PeerCut,
+    /// Nobody took a byte of what waited, for as long as `--stall-timeout` allows.
+    Stalled,
+    /// Nothing moved for as long as the `idle_timeout` of its service.
+    Idle,
+    /// One side had finished, and then nothing moved for as long as `--half-closed-timeout` allows.
+    HalfClosed,
+    /// No candidate was asked, or none answered before the time was over.
+    Unrouted(Why),
+    /// No tunnel to the candidate was up.
+    NoTunnel,
+    /// The candidate did not answer in time.
+    NoAnswer,
+    /// The candidate's answer is none.
+    BadReply,
+    /// One of the two gateways refused.
+    Refused {
+        by: Side,
+        reason: StreamRefusal,
+    },
+    /// The client's certificate was revoked under an open connection.
+    CertificateRevoked,
+    /// The client's certificate ended too long ago, and it has shown no later one.
+    CertificateExpired,
+    /// The issuer of the client's certificate is trusted no more.
+    IssuerDistrusted,
+}
+
+impl ConnectionOutcome {
+    /// The refusal of this gateway.
+    #[must_use]
+    pub fn refused_here(reason: StreamRefusal) -> Self {
+        let by = Side::Local;
+        Self::Refused { by, reason }
+    }
+
+    /// The word for metrics, the log and the access log.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Served => "served",
+            Self::ClientGone => "client_gone",
+            Self::ClientReset => "client_reset",
+            Self::InstanceReset => "instance_reset",
+            Self::LostRace => "lost_race",
+            Self::TunnelLost | Self::LostUnready => "tunnel_lost",
+            Self::Cut | Self::PeerCut => "cut",
+            Self::Stalled => "stalled",
+            Self::Idle => "idle_timeout",
+            Self::HalfClosed => "half_closed_timeout",
+            Self::Unrouted(why) => why.word(),
+            Self::NoTunnel => "no_tunnel",
+            Self::NoAnswer => "timeout",
+            Self::BadReply => "bad_reply",
+            Self::Refused { reason, .. } => reason.word(),
+            Self::CertificateRevoked => "revoked",
+            Self::CertificateExpired => "expired",
+            Self::IssuerDistrusted => "unknown_issuer",
+        }
+    }
+
+    /// Names whom it is owed to; `None` when nothing went wrong.
+    #[must_use]
+    pub fn side(self) -> Option<OutcomeSide> {
+        Some(match self {
+            Self::Served => return None,
+            Self::ClientGone
+            | Self::ClientReset
+            | Self::CertificateRevoked
+            | Self::CertificateExpired
+            | Self::IssuerDistrusted => OutcomeSide::Client,
+            Self::InstanceReset => OutcomeSide::Instance,
+            Self::TunnelLost | Self::LostUnready | Self::NoTunnel => OutcomeSide::Tunnel,
+            Self::LostRace | Self::PeerCut | Self::NoAnswer | Self::BadReply => OutcomeSide::Peer,
+            Self::Cut | Self::Stalled | Self::Idle | Self::HalfClosed => OutcomeSide::Gateway,
+            Self::Unrouted(_) => OutcomeSide::Routing,
+            Self::Refused { by, reason } => match reason {
+                StreamRefusal::NoInstance | StreamRefusal::ConnectFailed | StreamRefusal::TooManyHops => {
+                    OutcomeSide::Instance
+                }
+                StreamRefusal::NotExported | StreamRefusal::Forbidden | StreamRefusal::Unvouched => {
+                    OutcomeSide::Permission
+                }
+                StreamRefusal::Unspecified
+                | StreamRefusal::BadHeader
+                | StreamRefusal::HeaderTooLong
+                | StreamRefusal::UnknownService
+                | StreamRefusal::Overloaded
+                | StreamRefusal::Draining
+                | StreamRefusal::NoCa
+                | StreamRefusal::UnknownKind
+                | StreamRefusal::NoDescriptors => match by {
+                    Side::Local => OutcomeSide::Gateway,
+                    Side::Peer => OutcomeSide::Peer,
+                },
+            },
+        })
+    }
+
+    /// Tells whether another candidate may be asked the same: no instance has been given the connection, and another gateway
+    /// or zone may well take it.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        match self {
+            Self::LostUnready | Self::NoTunnel | Self::NoAnswer | Self::BadReply => true,
+            Self::Refused { reason, .. } => reason.is_retryable(),
+            Self::Served
+            | Self::ClientGone
+            | Self::ClientReset
+            | Self::InstanceReset
+            | Self::LostRace
+            | Self::TunnelLost
+            | Self::Cut
+            | Self::PeerCut
+            | Self::Stalled
+            | Self::Idle
+            | Self::HalfClosed
+            | Self::Unrouted(_)
+            | Self::CertificateRevoked
+            | Self::CertificateExpired
+            | Self::IssuerDistrusted => false,
+        }
+    }
+}
+
+impl Serialize for ConnectionOutcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ConnectionOutcome as O;
+    use OutcomeSide as S;
+
+    use super::*;
+
+    #[test]
+    fn a_cut_is_told_by_its_side_from_one_at_the_other_end() {
+        let told = |outcome: O| (outcome.word(), outcome.side(), outcome.is_retryable());
+        assert_eq!(told(O::Cut), ("cut", Some(S::Gateway), false));
+        assert_eq!(told(O::PeerCut), ("cut", Some(S::Peer), false));
+    }
+
+    #[test]
+    fn an_outcome_has_its_word_its_side_and_says_whether_another_may_be_asked() {
+        let refused = |by, reason| O::Refused { by, reason };
+        check([
+            (O::Served, "served", None, false),
+            (O::ClientGone, "client_gone", Some(S::Client), false),
+            (O::ClientReset, "client_reset", Some(S::Client), false),
+            (O::InstanceReset, "instance_reset", Some(S::Instance), false),
+            (O::LostRace, "lost_race", Some(S::Peer), false),
+            (O::TunnelLost, "tunnel_lost", Some(S::Tunnel), false),
+            (O::LostUnready, "tunnel_lost", Some(S::Tunnel), true),
+            (O::Stalled, "stalled", Some(S::Gateway), false),
+            (O::Idle, "idle_timeout", Some(S::Gateway), false),
+            (O::HalfClosed, "half_closed_timeout", Some(S::Gateway), false),
+            (O::Unrouted(Why::NoHome), "no_candidate", Some(S::Routing), false),
+            (O::NoTunnel, "no_tunnel", Some(S::Tunnel), true),
+            (O::NoAnswer, "timeout", Some(S::Peer), true),
+            (O::BadReply, "bad_reply", Some(S::Peer), true),
+            (O::CertificateRevoked, "revoked", Some(S::Client), false),
+            (O::CertificateExpired, "expired", Some(S::Client), false),
+            (O::IssuerDistrusted, "unknown_issuer", Some(S::Client), false),
+            (
+                refused(Side::Peer, StreamRefusal::Draining),
+                "draining",
+                Some(S::Peer),
+                true,
+            ),
+            (
+                refused(Side::Local, StreamRefusal::Overloaded),
+                "overloaded",
+                Some(S::Gateway),
+                true,
+            ),
+            (
+                refused(Side::Local, StreamRefusal::NoDescriptors),
+                "no_descriptors",
+                Some(S::Gateway),
+                true,
+            ),
+            (
+                refused(Side::Peer, StreamRefusal::Forbidden),
+                "forbidden",
+                Some(S::Permission),
+                false,
+            ),
+            (
+                refused(Side::Local, StreamRefusal::NoInstance),
+                "no_instance",
+                Some(S::Instance),
+                true,
+            ),
+            (
+                refused(Side::Peer, StreamRefusal::TooManyHops),
+                "too_many_hops",
+                Some(S::Instance),
+                false,
+            ),
+            (
+                refused(Side::Local, StreamRefusal::BadHeader),
+                "bad_header",
+                Some(S::Gateway),
+                false,
+            ),
+        ]);
+    }
+
+    fn check(
+        outcomes: impl IntoIterator<Item = (ConnectionOutcome, &'static str, Option<OutcomeSide>, bool)>,
+    ) {
+        for (outcome, word, side, retryable) in outcomes {
+            let told = (outcome.word(), outcome.side(), outcome.is_retryable());
+            assert_eq!(told, (word, side, retryable), "{outcome:?}");
+            let page = include_str!("../../../docs/watching.md");
+            assert!(
+                page.contains(&format!("`{word}`")),
+                "docs/watching.md has no word of {word}"
+            );
+        }
+    }
+}

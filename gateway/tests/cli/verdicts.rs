@@ -1,0 +1,111 @@
+//! Verdicts of `explain` and `check` on what is refused, lost, or was never there, and how they end.
+
+use std::{sync::Arc, time::Instant};
+
+use arc_swap::ArcSwap;
+use causeway_api::admin::AdminState;
+use causeway_federation::{catalog::Catalog, topology};
+use causeway_telemetry::Side;
+use causeway_tunnel::LastWord;
+
+use crate::{
+    commands::{out, run},
+    federation::{TOPOLOGY, serve, state},
+};
+
+/// The usual state under another topology.
+fn under(text: &str) -> AdminState {
+    let mut state = state();
+    let mut snapshot = (*state.snapshots.load_full()).clone();
+    snapshot.topology = Arc::new(topology::parse(text, "topology.yaml").unwrap().topology);
+    state.snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
+    state
+}
+
+async fn said(state: AdminState, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = run(Some(&serve(state).await), arguments).await;
+    (output.status.code(), out(&output))
+}
+
+#[tokio::test]
+async fn explain_always_says_who_may_call() {
+    let explain = &["explain", "billing"];
+    let (_, text) = said(state(), explain).await;
+    let everyone = "√ everyone may call: without `allow`, permissions.default allows it\n";
+    assert!(text.contains(everyone), "{text}");
+
+    let denying = format!("permissions: {{ default: deny }}\n{TOPOLOGY}");
+    let (code, text) = said(under(&denying), explain).await;
+    assert_eq!(code, Some(79));
+    let nobody = "× nobody may call: without `allow`, permissions.default denies it\n";
+    assert!(text.contains(nobody) && !text.contains('√'), "{text}");
+    assert!(text.contains("Nobody is asked: without `allow`"), "{text}");
+
+    let dry = format!("permissions: {{ default: deny, dry_run: true }}\n{TOPOLOGY}");
+    let (_, text) = said(under(&dry), explain).await;
+    assert!(
+        text.contains("‼ everyone may call, in a dry run of: without `allow`"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn explain_speaks_of_tags_only_where_some_were_asked() {
+    let (_, text) = said(state(), &["explain", "billing"]).await;
+    assert!(
+        text.contains("own zone east") && !text.contains("carries the tags"),
+        "{text}"
+    );
+    let (_, text) = said(state(), &["explain", "billing", "--tag", "version=v7"]).await;
+    assert!(text.contains("no instance carries the tags"), "{text}");
+}
+
+#[tokio::test]
+async fn check_shows_the_last_word_of_a_zone_that_cannot_be_reached() {
+    let state = state();
+    let word = |by, reason| LastWord {
+        by,
+        reason,
+        at: Instant::now(),
+    };
+    for (word, shown) in [
+        (
+            word(Some(Side::Peer), "revoked"),
+            "it refuses this gateway: revoked",
+        ),
+        (
+            word(Some(Side::Local), "expired"),
+            "this gateway refuses it: expired",
+        ),
+        (word(None, "timeout"), "nobody was reached: timeout"),
+    ] {
+        state.tunnels.last_words().note("plant/gw1", word);
+        let (code, text) = said(state.clone(), &["check"]).await;
+        assert_eq!(code, Some(1), "a zone is gone");
+        let line = format!("× zone plant: no tunnel; {shown}\n");
+        assert!(text.contains(&line), "{text}");
+        let firewall = text.contains("is its gateway running");
+        assert_eq!(
+            firewall,
+            shown.starts_with("nobody"),
+            "who was there needs no firewall: {text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn check_does_not_fail_for_a_service_that_never_had_an_instance() {
+    let without_plant = TOPOLOGY.replace("  plant:\n    tags: { region: eu }\n    gateways: []\n", "");
+    assert_ne!(without_plant, TOPOLOGY);
+    let mut state = under(&without_plant);
+    let mut snapshot = (*state.snapshots.load_full()).clone();
+    let of_west = snapshot
+        .catalog
+        .entries()
+        .filter(|entry| entry.record.origin.zone.as_str() == "west");
+    snapshot.catalog = Arc::new(Catalog::new(of_west.cloned().collect::<Vec<_>>()));
+    state.snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
+    let (code, text) = said(state, &["check"]).await;
+    assert!(text.contains("‼ billing: no instance anywhere\n"), "{text}");
+    assert_eq!(code, Some(0), "{text}");
+}

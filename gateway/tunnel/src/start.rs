@@ -1,0 +1,266 @@
+//! The tunnels of one gateway as a whole: starting them on every data thread, draining, and closing.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use causeway_federation::topology::Topology;
+use causeway_host::remembered::Remembered;
+use causeway_telemetry::RateLimited;
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use quinn::{Endpoint, EndpointConfig, Runtime as _, ServerConfig, TokioRuntime};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use tokio::{runtime::Handle, sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    ConfigError, StreamHandler, TunnelConfig, TunnelSet, accept,
+    demand::{self, DemandLimits, Demands},
+    dial::{self, Dialler},
+    metrics::TunnelMetrics,
+    refusal::Close,
+    renew,
+    resolve::Resolver,
+    shared::Shared,
+    socket::{self, SocketBuffers},
+    steering::{self, Lane, SteeredSocket},
+};
+
+/// Longest time that [`Tunnels::close`] waits for peers to hear of it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time after its last tunnel's end for which a peer is taken to drain still: its process ends last.
+const DRAINING_FOR: Duration = Duration::from_secs(120);
+/// Most hosts of peers that drain which are remembered; more gateways than drain at once.
+const MAX_DRAINING: usize = 1024;
+
+/// All tunnels of one gateway. Dropping it closes them without waiting.
+pub struct Tunnels {
+    local_addr: SocketAddr,
+    buffers: SocketBuffers,
+    endpoints: Vec<Endpoint>,
+    drain: watch::Sender<Option<Duration>>,
+    stop: CancellationToken,
+}
+
+/// Failure to start the tunnels.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen for tunnels on udp {listen}")]
+    Listen {
+        listen: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot open a socket to dial from")]
+    Dial(#[source] io::Error),
+    #[error("tunnels need at least one data thread")]
+    NoThreads,
+    #[error(
+        "the certificate is of trust domain {certificate}, and in the topology this zone is of {topology}; they must agree"
+    )]
+    TrustDomain { certificate: String, topology: String },
+    #[error("cannot set up tunnels")]
+    Config(#[from] ConfigError),
+}
+
+impl Tunnels {
+    /// Binds the sockets and starts accepting and dialling on every data thread. Returns at once; tunnels appear in `set`
+    /// as they come up.
+    ///
+    /// # Errors
+    /// When a socket cannot be bound, or the identity fits neither TLS nor the topology.
+    pub fn start(
+        config: TunnelConfig,
+        threads: &[Handle],
+        topology: watch::Receiver<Arc<Topology>>,
+        set: Arc<TunnelSet>,
+        handler: Arc<dyn StreamHandler>,
+        metrics: Arc<TunnelMetrics>,
+    ) -> Result<Self, StartError> {
+        check_trust_domain(&config, &topology.borrow())?;
+        let exchange = renew::wanted(&topology.borrow());
+        let (server, client) = (config.server(exchange)?, config.client(exchange)?);
+        let listen = config.listen;
+        let failed = |source| StartError::Listen { listen, source };
+        let sockets = socket::bind_shared(listen, threads.len()).map_err(failed)?;
+        let first = sockets.first().filter(|_| !threads.is_empty());
+        let local_addr = first.ok_or(StartError::NoThreads)?.local_addr().map_err(failed)?;
+
+        let drain = watch::Sender::new(None);
+        let limits = DemandLimits {
+            first: config.first_tunnels.min(threads.len()),
+            most: threads.len(),
+            spare_for: config.spare_tunnel_for,
+        };
+        let shared = Arc::new(Shared {
+            config,
+            client: ArcSwap::from_pointee(client),
+            renewals: watch::Sender::new(0),
+            set,
+            handler,
+            metrics,
+            topology,
+            drain: drain.subscribe(),
+            start_id: SmallRng::from_os_rng().random(),
+            rate_limited: Mutex::new(RateLimited::new()),
+            resolver: Resolver::new(),
+            demands: Demands::new(limits),
+            draining_peers: Remembered::new(DRAINING_FOR, MAX_DRAINING),
+        });
+        let mut tunnels = Self {
+            local_addr,
+            buffers: SocketBuffers::WANTED,
+            endpoints: Vec::with_capacity(2 * threads.len()),
+            drain,
+            stop: CancellationToken::new(),
+        };
+        let lanes = steering::lanes(threads.len());
+        let mut accepting = Vec::with_capacity(threads.len());
+        for (thread, (handle, socket)) in threads.iter().zip(sockets).enumerate() {
+            let ends = (socket, Arc::clone(&lanes));
+            accepting.push(tunnels.start_thread(&shared, thread, handle, ends, &server)?);
+        }
+        tunnels.tell_buffers(&shared);
+        if let Some(first) = threads.first() {
+            let renewing = renew::run(shared.clone(), accepting, exchange, tunnels.stop.clone());
+            let tasks = &shared.config.tasks;
+            first.spawn(tasks.keep("identity of tunnels", renewing));
+            let counting = demand::run(shared.clone(), tunnels.stop.clone());
+            first.spawn(tasks.keep("number of tunnels", counting));
+        }
+        if let Some(doubt) = shared.config.identity.current().doubt() {
+            error!(gateway = %shared.own(), %doubt, "other zones will refuse this gateway's certificate");
+        }
+        info!(address = %local_addr, threads = threads.len(), gateway = %shared.own(), "listening for tunnels");
+        Ok(tunnels)
+    }
+
+    /// Shows what the kernel gave, and says once if that is too little.
+    fn tell_buffers(&self, shared: &Shared) {
+        shared.metrics.socket_buffers(self.buffers);
+        if !self.buffers.are_enough() {
+            let SocketBuffers { receive, send } = self.buffers;
+            warn!(
+                gateway = %shared.own(), receive, send, wanted = SocketBuffers::WANTED.receive, hint = SocketBuffers::remedy(),
+                "the kernel gives the sockets of tunnels small buffers; packets are lost in bursts"
+            );
+        }
+    }
+
+    /// Kernel buffers that the sockets were given.
+    #[must_use]
+    pub fn socket_buffers(&self) -> SocketBuffers {
+        self.buffers
+    }
+
+    /// Answers the endpoint that accepts.
+    fn start_thread(
+        &mut self,
+        shared: &Arc<Shared>,
+        thread: usize,
+        handle: &Handle,
+        (socket, lanes): (UdpSocket, Arc<[Lane]>),
+        server: &ServerConfig,
+    ) -> Result<Endpoint, StartError> {
+        // quinn starts its tasks and registers its sockets on the runtime that is entered.
+        let _entered = handle.enter();
+        let keys = &shared.config.keys;
+        let open = |config, socket, server| {
+            Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
+        };
+        let steered = |socket| SteeredSocket {
+            socket,
+            ids: keys.connection_ids(thread),
+            lanes,
+            lane_first: AtomicBool::default(),
+        };
+        let listen = self.local_addr;
+        let given = SocketBuffers::of(&socket).map_err(|source| StartError::Listen { listen, source })?;
+        self.buffers = self.buffers.or_less(given);
+        let accepting = TokioRuntime
+            .wrap_udp_socket(socket)
+            .and_then(|socket| {
+                open(
+                    keys.endpoint(thread),
+                    Arc::new(steered(socket)),
+                    Some(server.clone()),
+                )
+            })
+            .map_err(|source| StartError::Listen { listen, source })?;
+        let dialling = socket::bind_dialling()
+            .and_then(|socket| {
+                self.buffers = self.buffers.or_less(SocketBuffers::of(&socket)?);
+                TokioRuntime.wrap_udp_socket(socket)
+            })
+            // Keys of its own: an endpoint gives out resets for what it does not know, and with a shared key those would end
+            // connections of the other (RFC 9000 §21.11).
+            .and_then(|socket| open(EndpointConfig::default(), socket, None))
+            .map_err(StartError::Dial)?;
+        self.endpoints.extend([accepting.clone(), dialling.clone()]);
+        let tasks = &shared.config.tasks;
+        let taking = accept::run(Arc::clone(shared), accepting.clone(), thread);
+        handle.spawn(tasks.keep(format!("tunnels taken by data thread {thread}"), taking));
+        let dialler = Dialler {
+            shared: Arc::clone(shared),
+            endpoint: dialling,
+            thread,
+        };
+        let dialling = dial::run(Arc::new(dialler), self.stop.clone());
+        handle.spawn(tasks.keep(format!("tunnels dialled by data thread {thread}"), dialling));
+        Ok(accepting)
+    }
+
+    /// The UDP address that tunnels are accepted on, with the port that was picked.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Begins to drain: peers are told that streams under way may take `within`; no tunnel is dialled or accepted any
+    /// more, and connections that peers ask for are refused so that they go elsewhere. Tunnels stay up until
+    /// [`Tunnels::close`].
+    pub fn drain(&self, within: Duration) {
+        self.drain.send_replace(Some(within));
+    }
+
+    /// Closes every tunnel and waits, for a bounded time, until the peers have been told.
+    pub async fn close(&self) {
+        self.close_endpoints();
+        let idle = join_all(self.endpoints.iter().map(Endpoint::wait_idle));
+        if timeout(CLOSE_TIMEOUT, idle).await.is_err() {
+            warn!("gave up waiting for the last tunnels to close");
+        }
+    }
+
+    fn close_endpoints(&self) {
+        for endpoint in &self.endpoints {
+            endpoint.close(Close::SHUTDOWN.code(), b"the gateway is shutting down");
+        }
+        self.stop.cancel();
+    }
+}
+
+impl Drop for Tunnels {
+    fn drop(&mut self) {
+        self.close_endpoints();
+    }
+}
+
+fn check_trust_domain(config: &TunnelConfig, topology: &Topology) -> Result<(), StartError> {
+    let certificate = config.identity.trust_domain();
+    let topology = topology.trust_domain_of(&config.identity.gateway().zone);
+    if certificate == topology {
+        return Ok(());
+    }
+    Err(StartError::TrustDomain {
+        certificate: certificate.to_owned(),
+        topology: topology.to_owned(),
+    })
+}

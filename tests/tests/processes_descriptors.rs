@@ -1,0 +1,168 @@
+//! A gateway that has fewer descriptors than its services and clients want: who is told, what goes on, and the way back.
+
+#![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
+
+use std::{fs, net::SocketAddr, process::Command};
+
+use causeway_tests::{
+    dns,
+    federation::{Federation, PATIENCE, Plan},
+    http,
+    instance::{Behaviour, Instance},
+    process::program,
+    talk::{Client, say},
+    wait::{until, until_true},
+};
+
+/// Descriptors of the gateway. 128 of them are kept for itself, and of the rest three in four may listen for clients.
+const LIMIT: u64 = 400;
+const SERVICES: usize = 300;
+/// Services that are left once there were too many.
+const FEWER: usize = 50;
+const PORT: u16 = 9000;
+/// Most clients that find a descriptor.
+const MOST_CLIENTS: usize = LIMIT as usize;
+
+fn service(number: usize) -> String {
+    format!("service-{number:03}")
+}
+
+/// Two zones, of which east has an instance of every service.
+async fn prepare(instance: SocketAddr) -> Federation {
+    let mut plan = Plan::new().descriptors(LIMIT).zone("west").zone("east");
+    for number in 0..SERVICES {
+        let name = service(number);
+        plan = plan
+            .service(&name, &format!("port: {PORT}, protocol: tcp"))
+            .instance(&name, instance, "{}");
+    }
+    plan.prepare().await.unwrap()
+}
+
+/// Address that DNS gives out for a service; `None`: none.
+async fn address(federation: &Federation, number: usize) -> Option<SocketAddr> {
+    let name = format!("{}.mesh.", service(number));
+    let found = dns::addresses(federation.zone("east").dns, &name).await.ok()?;
+    Some(SocketAddr::new(*found.first()?, PORT))
+}
+
+async fn readiness(federation: &Federation) -> (u16, String) {
+    let answer = http::get(federation.zone("east").admin, "/readyz?verbose").await;
+    answer.map_or((0, String::new()), |answer| (answer.status, answer.body))
+}
+
+async fn until_unready(federation: &Federation, words: &str) {
+    let what = format!("readiness says `{words}`");
+    until_true(&what, PATIENCE, async || {
+        let (status, page) = readiness(federation).await;
+        status == 503 && page.contains(words)
+    })
+    .await;
+}
+
+/// Services that DNS gives an address of, and one that it does not.
+async fn listened_on(federation: &Federation) -> (Vec<SocketAddr>, usize) {
+    let (mut heard, mut unheard) = (Vec::new(), None);
+    for number in 0..SERVICES {
+        match address(federation, number).await {
+            Some(address) => heard.push(address),
+            None => unheard = Some(number),
+        }
+    }
+    (heard, unheard.expect("a service that is not listened on"))
+}
+
+/// The first address of those at which a client is served.
+async fn first_served(heard: &[SocketAddr]) -> SocketAddr {
+    for address in heard {
+        if say(*address, "hello")
+            .await
+            .is_ok_and(|answer| answer == "here hello")
+        {
+            return *address;
+        }
+    }
+    panic!("nobody is served");
+}
+
+/// Has the gateways run the first few services alone.
+fn take_services_away(federation: &Federation) {
+    for zone in federation.names() {
+        let file = &federation.zone(&zone).topology;
+        let text = fs::read_to_string(file).unwrap();
+        let gone: Vec<String> = (FEWER..SERVICES).map(service).collect();
+        let stays = |line: &&str| !gone.iter().any(|name| line.contains(name.as_str()));
+        let lines: Vec<&str> = text.lines().filter(stays).collect();
+        fs::write(file, lines.join("\n") + "\n").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_without_descriptors_for_its_services_says_so_and_is_repaired_by_taking_some_away() {
+    let instance = Instance::start("here", Behaviour::Name).await.unwrap();
+    let mut federation = prepare(instance.address()).await;
+    federation.start_zone("east").unwrap();
+
+    // Listeners: not all, and that is said everywhere.
+    until_unready(&federation, "descriptors").await;
+    let (heard, unheard) = listened_on(&federation).await;
+    assert!(heard.len() > FEWER, "only {} are listened on", heard.len());
+    let unheard = service(unheard);
+    let port = format!(":{PORT}");
+    federation
+        .zone("east")
+        .wait_log(&["WARN", "cannot be listened on", &unheard, &port, "descriptor"])
+        .await;
+    let admin = federation.zone("east").admin.to_string();
+    let checked = Command::new(program().unwrap())
+        .args(["check", "--admin", &admin])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(
+        !checked.status.success() && said.contains("LimitNOFILE"),
+        "{said}"
+    );
+
+    // Clients of those that are listened on are served, until there are too many of them too.
+    let served = first_served(&heard).await;
+    let mut clients = Vec::new();
+    while clients.len() < MOST_CLIENTS {
+        let mut client = Client::connect(served).await.unwrap();
+        match client.say("hello").await {
+            Ok(answer) if answer == "here hello" => clients.push(client),
+            Ok(answer) => panic!("{answer}"),
+            Err(_) => break,
+        }
+    }
+    assert!(
+        (1..MOST_CLIENTS).contains(&clients.len()),
+        "{} clients",
+        clients.len()
+    );
+    let labels = [("side", "local"), ("reason", "no_descriptors")];
+    let zone = federation.zone("east");
+    zone.wait_metric("causeway_stream_refused_total", &labels, 1.0)
+        .await;
+    zone.wait_log(&["WARN", "a client was closed", "no_descriptors"])
+        .await;
+    until_unready(&federation, "new clients").await;
+
+    // The gateway itself goes on: other zones, and what is needed to repair it.
+    federation.start_zone("west").unwrap();
+    federation.zone("west").wait_tunnel("east").await;
+    federation.zone("east").wait_tunnel("west").await;
+    take_services_away(&federation);
+    federation.zone("east").wait_ready().await;
+    for number in 0..FEWER {
+        let what = format!("{} is served", service(number));
+        until(&what, PATIENCE, async || {
+            let mut client = Client::connect(address(&federation, number).await?).await.ok()?;
+            client.say("again").await.ok()
+        })
+        .await;
+    }
+    for client in &mut clients {
+        assert_eq!(client.say("still there").await.unwrap(), "here still there");
+    }
+}

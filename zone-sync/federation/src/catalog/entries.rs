@@ -1,0 +1,167 @@
+//! The entries of a catalog: a sorted set whose copies share what did not change.
+//!
+//! Every change that comes in makes a new catalog while readers hold the one before. With a thousand zones a copy of a
+//! map would cost more than the change itself, and so would dropping it, which falls to whichever reader is last.
+
+use std::sync::Arc;
+
+use super::Entry;
+use crate::name::{GatewayId, ZoneName};
+
+/// Most entries in one chunk. A copy of 1,000 entries is then about 40 pointers, and an edit copies at most this many.
+const MAX_CHUNK: usize = 48;
+
+/// Entries by origin; no two of the same. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Entries {
+    /// Sorted, never empty.
+    chunks: Vec<Arc<Vec<Entry>>>,
+}
+
+fn origin(entry: &Entry) -> &GatewayId {
+    &entry.record.origin
+}
+
+impl Entries {
+    /// In order of origin.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter())
+    }
+
+    pub(super) fn get(&self, wanted: &GatewayId) -> Option<&Entry> {
+        let chunk = self.chunks.get(self.chunk_of(wanted))?;
+        let at = chunk.binary_search_by(|e| origin(e).cmp(wanted)).ok()?;
+        chunk.get(at)
+    }
+
+    /// The entries of one zone's gateways.
+    pub(super) fn of<'a>(&'a self, zone: &'a ZoneName) -> impl Iterator<Item = &'a Entry> {
+        let before = |entry: &Entry| origin(entry).zone < *zone;
+        let first = self
+            .chunks
+            .partition_point(|chunk| chunk.last().is_some_and(before));
+        let chunks = &self.chunks[first..];
+        let skipped = chunks.first().map_or(0, |chunk| chunk.partition_point(before));
+        chunks
+            .iter()
+            .enumerate()
+            .flat_map(move |(i, chunk)| chunk[if i == 0 { skipped } else { 0 }..].iter())
+            .take_while(move |entry| origin(entry).zone == *zone)
+    }
+
+    /// Puts an entry in; answers the one of the same origin that it replaced.
+    pub(super) fn insert(&mut self, entry: Entry) -> Option<Entry> {
+        let at = self.chunk_of(origin(&entry));
+        let Some(shared) = self.chunks.get_mut(at) else {
+            self.chunks.push(Arc::new(vec![entry]));
+            return None;
+        };
+        let chunk = Arc::make_mut(shared);
+        match chunk.binary_search_by(|e| origin(e).cmp(origin(&entry))) {
+            Ok(found) => Some(std::mem::replace(&mut chunk[found], entry)),
+            Err(place) => {
+                chunk.insert(place, entry);
+                if chunk.len() > MAX_CHUNK {
+                    let upper = chunk.split_off(chunk.len() / 2);
+                    self.chunks.insert(at + 1, Arc::new(upper));
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes an origin's entry out.
+    pub(super) fn remove(&mut self, wanted: &GatewayId) -> Option<Entry> {
+        let at = self.chunk_of(wanted);
+        let shared = self.chunks.get_mut(at)?;
+        let found = shared.binary_search_by(|e| origin(e).cmp(wanted)).ok()?;
+        let old = Arc::make_mut(shared).remove(found);
+        if shared.is_empty() {
+            self.chunks.remove(at);
+        }
+        Some(old)
+    }
+
+    /// Index of the chunk in which `wanted` is or belongs.
+    fn chunk_of(&self, wanted: &GatewayId) -> usize {
+        self.chunks
+            .partition_point(|chunk| chunk.first().is_some_and(|e| origin(e) <= wanted))
+            .saturating_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        catalog::{Age, Exports, Record},
+        name::GatewayName,
+    };
+
+    fn entry(number: u16, version: u64) -> Entry {
+        let zone = ZoneName::new(&format!("z{:04}", number / 3)).unwrap();
+        let gateway = GatewayName::new(&format!("gw{}", number % 3)).unwrap();
+        let record = Record {
+            origin: GatewayId::new(zone, gateway),
+            incarnation: 1,
+            version,
+            exports: Exports::default(),
+            draining: false,
+            topology: crate::edition::Fingerprint::default(),
+            topology_generation: 0,
+            trust: Default::default(),
+            trust_ended: 0,
+            signed: None,
+        };
+        Entry {
+            record: Arc::new(record),
+            age: Age::Fresh,
+            via: None,
+        }
+    }
+
+    fn version(entry: &Entry) -> (&GatewayId, u64) {
+        (origin(entry), entry.record.version)
+    }
+
+    #[test]
+    fn an_edit_of_a_copy_shares_every_other_chunk() {
+        let mut before = Entries::default();
+        (0..1000).for_each(|number| drop(before.insert(entry(number, 1))));
+        let mut after = before.clone();
+        after.insert(entry(500, 2));
+        let kept: BTreeSet<_> = before.chunks.iter().map(Arc::as_ptr).collect();
+        let copied = after.chunks.iter().filter(|c| !kept.contains(&Arc::as_ptr(c)));
+        assert_eq!(copied.count(), 1);
+        assert_eq!(before.get(origin(&entry(500, 0))).unwrap().record.version, 1);
+    }
+
+    proptest! {
+        #[test]
+        fn the_set_behaves_like_a_map(edits in prop::collection::vec((0u16..400, prop::option::of(0u64..9)), 0..900)) {
+            let (mut set, mut map) = (Entries::default(), BTreeMap::new());
+            for (number, edit) in edits {
+                let probe = entry(number, edit.unwrap_or(0));
+                let at = origin(&probe).clone();
+                if edit.is_some() {
+                    set.insert(probe.clone());
+                    map.insert(at, probe);
+                } else {
+                    let (removed, expected) = (set.remove(&at), map.remove(&at));
+                    prop_assert_eq!(removed.as_ref().map(version), expected.as_ref().map(version));
+                }
+            }
+            prop_assert!(set.iter().map(version).eq(map.values().map(version)));
+            for number in 0..400 {
+                let at = origin(&entry(number, 0)).clone();
+                prop_assert_eq!(set.get(&at).map(version), map.get(&at).map(version));
+                let zone = map.values().filter(|e| origin(e).zone == at.zone).map(version);
+                prop_assert!(set.of(&at.zone).map(version).eq(zone));
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Sources of instances, and which goes before which.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{NameError, SourceName};
+
+use super::RegistryError;
+
+/// Source that put an instance into the registry, in order of precedence: where two sources hold the same key, the earlier one
+/// is in force, and the later one takes over when the earlier one lets go. What an operator wrote goes before what an
+/// instance says of itself, that before what another system says of it, and DNS, which knows least, comes last.
+///
+/// A new word is taken from programs that use it as a name, and what they stored under it is skipped: say so, and add the variant
+/// to the properties of `replacement_tests.rs`, the word to `registry.proto` and docs/registering.md.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Source {
+    /// Fixed in the topology file.
+    Topology,
+    /// Read from the files of a watched folder.
+    Folder,
+    /// Registered over an API, by the instance or for it.
+    Registered,
+    /// Handed over as a whole under this name; several go in the order of their names.
+    Named(SourceName),
+    /// Found by asking DNS.
+    Dns,
+}
+
+impl Source {
+    /// The source that a program names when it hands over all that it knows.
+    ///
+    /// # Errors
+    /// When `name` is no DNS label, or means one of the sources that are built in.
+    pub fn named(name: &str) -> Result<Self, RegistryError> {
+        match name.parse() {
+            Ok(Self::Named(name)) => Ok(Self::Named(name)),
+            Ok(_) => Err(RegistryError::ReservedSource(name.to_owned())),
+            Err(error) => Err(RegistryError::BadSource(error)),
+        }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Topology => "topology",
+            Self::Folder => "folder",
+            Self::Registered => "registered",
+            Self::Named(name) => name.as_str(),
+            Self::Dns => "dns",
+        }
+    }
+
+    /// Tells whether what it put in must be kept over a restart, because it does not come again by itself.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        matches!(self, Self::Registered | Self::Named(_))
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Source {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Ok(match text {
+            "topology" => Self::Topology,
+            "folder" => Self::Folder,
+            "registered" => Self::Registered,
+            "dns" => Self::Dns,
+            name => Self::Named(SourceName::new(name)?),
+        })
+    }
+}
+
+impl TryFrom<String> for Source {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<Source> for String {
+    fn from(source: Source) -> Self {
+        source.as_str().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_reads_back_as_it_is_written() {
+        for word in ["topology", "folder", "registered", "dns", "consul", "k8s-east"] {
+            assert_eq!(word.parse::<Source>().unwrap().to_string(), word);
+        }
+        assert!("Consul".parse::<Source>().is_err());
+    }
+
+    #[test]
+    fn a_program_cannot_pass_itself_off_as_a_source_that_is_built_in() {
+        assert_eq!(Source::named("consul").unwrap().as_str(), "consul");
+        for word in ["topology", "folder", "registered", "dns"] {
+            let refused = RegistryError::ReservedSource(word.to_owned());
+            assert_eq!(Source::named(word), Err(refused));
+        }
+        assert!(matches!(Source::named("a b"), Err(RegistryError::BadSource(_))));
+    }
+}

@@ -1,0 +1,107 @@
+//! Reasons why a topology is not taken: from an operator or from another gateway.
+
+use super::super::Diagnostics;
+use crate::{
+    edition::Edition,
+    name::{GatewayId, ZoneName},
+    signing::Unproven,
+};
+
+/// Reason why a topology is not taken. What is in force stays in force.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TopologyRefusal {
+    #[error("generation {in_force} is in force, not {expected}{}", applied_by(by.as_ref()))]
+    Stale {
+        expected: u64,
+        in_force: u64,
+        by: Option<GatewayId>,
+    },
+    #[error("the topology cannot be used: {0}")]
+    Invalid(Box<Diagnostics>),
+    #[error("the topology has no zone `{0}`, which this gateway serves")]
+    NoOwnZone(ZoneName),
+    #[error("in the topology this zone is of trust domain `{would_be}`, and its certificates are of `{is}`")]
+    TrustDomain { is: String, would_be: String },
+    #[error("zone `{zone}` may not apply topologies: generation {generation} does not let it (`apply_from`)")]
+    NotAllowed { zone: ZoneName, generation: u64 },
+    #[error("generation {newer}, applied by {by}, is in force elsewhere, and this gateway cannot use it")]
+    Behind { newer: Edition, by: GatewayId },
+    #[error("there can be no generation after {0}")]
+    LastGeneration(u64),
+    #[error("the document of generation {edition} is not signed by {by}, which it names")]
+    Unsigned {
+        edition: Edition,
+        by: GatewayId,
+        #[source]
+        why: Unproven,
+    },
+    #[error(
+        "nobody who may apply stands for generation {edition} now: the certificate that {by} signed it with is not believed any more"
+    )]
+    Lapsed { edition: Edition, by: GatewayId },
+    #[error(
+        "generation {edition} cannot overrule what is in force: it is not proven that {by}, which it names, made it"
+    )]
+    Unproven { edition: Edition, by: GatewayId },
+}
+
+impl TopologyRefusal {
+    /// A fixed word, for metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Stale { .. } => "stale",
+            Self::Invalid(_) => "invalid",
+            Self::NoOwnZone(_) => "no_own_zone",
+            Self::TrustDomain { .. } => "trust_domain",
+            Self::NotAllowed { .. } => "not_allowed",
+            Self::Behind { .. } => "behind",
+            Self::LastGeneration(_) => "last_generation",
+            Self::Unsigned { .. } => "unsigned",
+            Self::Lapsed { .. } => "lapsed",
+            Self::Unproven { .. } => "unproven",
+        }
+    }
+
+    /// Advice on what to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Stale { .. } => {
+                "see what changed with `causeway get topology --history`, and apply again on top of it"
+            }
+            Self::Invalid(_) => "`causeway validate FILE` shows every mistake with its line",
+            Self::NoOwnZone(_) => {
+                "a zone leaves the federation by ending its gateways and applying elsewhere"
+            }
+            Self::TrustDomain { .. } => {
+                "another trust domain takes new certificates everywhere, and a restart"
+            }
+            Self::NotAllowed { .. } => "apply it at a gateway of a zone that may, or have one add this zone",
+            Self::Behind { .. } => {
+                "the log of this gateway says why; run the same version everywhere, or apply at another gateway"
+            }
+            Self::LastGeneration(_) => "begin anew: end every gateway, and start them with --topology FILE",
+            Self::Unsigned { .. } => {
+                "a peer sent what it made up, or the certificate that it was signed with has ended or is revoked: a gateway of a zone \
+                 that may apply (`apply_from`) has to be reachable that has it in force"
+            }
+            Self::Lapsed { .. } | Self::Unproven { .. } => {
+                "a gateway of a zone that may apply (`apply_from`) signs what it runs again whenever its certificate is renewed: have \
+                 one within reach, or apply again there"
+            }
+        }
+    }
+
+    /// Tells whether the others run it and this gateway cannot follow: then an apply here would be of the past.
+    pub(super) fn leaves_behind(&self) -> bool {
+        matches!(
+            self,
+            Self::Invalid(_) | Self::NoOwnZone(_) | Self::TrustDomain { .. }
+        )
+    }
+}
+
+fn applied_by(by: Option<&GatewayId>) -> String {
+    by.map_or_else(String::new, |by| format!(": {by} applied it"))
+}

@@ -1,0 +1,163 @@
+//! Splits that take nothing, tags that nothing carries, keys that wait for a version.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    super::{
+        diagnostic::{Diagnostic, Span},
+        fields::{Listed, Spanned},
+        model::{Protocol, SplitArm},
+        raw::Service,
+    },
+    Context,
+};
+use crate::name::{ServiceName, Tags};
+
+pub(super) fn check(context: &Context<'_>) {
+    let carried = carried(context);
+    for service in &context.file.services {
+        let tags = carried.get(&service.name.value).map_or(&[][..], Vec::as_slice);
+        if tags.is_empty() {
+            let message = match context.registered {
+                None => format!("no zone has an instance of `{}` in this file", service.name.value),
+                Some(_) => format!(
+                    "no zone has an instance of `{}`, in this file or registered",
+                    service.name.value
+                ),
+            };
+            let hint = "add one under a zone's `instances`, or register it there with `causeway register`";
+            context
+                .sink
+                .push(Diagnostic::warning("no-instances", &service.name.span, message).hint(hint));
+        }
+        let routed = service
+            .routes
+            .iter()
+            .filter_map(|route| route.value.split.as_ref());
+        for split in service.split.iter().chain(routed) {
+            weights(context, split);
+            arms(context, &split.items, tags);
+        }
+        protocol(context, service);
+    }
+    not_in_force(context);
+}
+
+/// Distinct tag sets of the fixed instances of each service, of those that DNS is asked for, and of those that are known to be
+/// registered.
+fn carried<'a>(context: &Context<'a>) -> BTreeMap<&'a ServiceName, Vec<&'a Tags>> {
+    let mut carried: BTreeMap<&ServiceName, BTreeSet<&Tags>> = BTreeMap::new();
+    for instance in context.file.zones.iter().flat_map(|zone| &zone.instances) {
+        if let Some(service) = &instance.service {
+            carried.entry(&service.value).or_default().insert(&instance.tags);
+        }
+    }
+    for source in context.file.zones.iter().flat_map(|zone| &zone.dns_sources) {
+        let (service, tags) = (&source.value.service, &source.value.tags);
+        carried.entry(service).or_default().insert(tags);
+    }
+    for (service, tags) in context.registered.into_iter().flatten() {
+        carried.entry(service).or_default().extend(tags);
+    }
+    carried
+        .into_iter()
+        .map(|(service, tags)| (service, tags.into_iter().collect()))
+        .collect()
+}
+
+fn weights(context: &Context<'_>, split: &Listed<Spanned<SplitArm>>) {
+    if split.complete && !split.items.is_empty() && split.items.iter().all(|arm| arm.value.weight == 0) {
+        let message = "every arm of this split has weight 0, so the service takes no traffic at all";
+        let hint = "give at least one arm a weight; without the key it is 1";
+        context
+            .sink
+            .push(Diagnostic::error("split-takes-nothing", &split.span, message).hint(hint));
+    }
+}
+
+fn arms(context: &Context<'_>, split: &[Spanned<SplitArm>], carried: &[&Tags]) {
+    for (index, arm) in split.iter().enumerate() {
+        let tags = &arm.value.tags;
+        if let Some(earlier) = split[..index].iter().find(|other| other.value.tags == *tags) {
+            let message = format!("two arms of this split pick the same tags {tags}");
+            let found = Diagnostic::warning("duplicate-arm", &arm.span, message)
+                .related(&earlier.span, "first given here")
+                .hint("their weights add up; write one arm");
+            context.sink.push(found);
+        }
+        let nowhere = !carried.iter().any(|instance| instance.matches(tags));
+        // A service without any instance in the file is reported as a whole.
+        if arm.value.weight > 0 && nowhere && !carried.is_empty() {
+            context
+                .sink
+                .push(nowhere_found(context, &arm.span, tags, carried));
+        }
+    }
+}
+
+fn nowhere_found(context: &Context<'_>, span: &Span, tags: &Tags, carried: &[&Tags]) -> Diagnostic {
+    let message = match context.registered {
+        None => format!("no instance in this file carries {tags}"),
+        Some(_) => format!("no instance carries {tags}, in this file or registered"),
+    };
+    let pairs: BTreeSet<String> = carried
+        .iter()
+        .flat_map(|tags| tags.iter().map(|(key, value)| format!("{key}: {value}")))
+        .collect();
+    let meant = tags.iter().find_map(|(key, value)| {
+        let pair = format!("{key}: {value}");
+        if pairs.contains(&pair) {
+            return None;
+        }
+        context.sink.nearest(&pair, pairs.iter().map(String::as_str))
+    });
+    Diagnostic::warning("tags-nowhere", span, message)
+        .did_you_mean(meant)
+        .hint("until such an instance is registered, the other arms take this share")
+}
+
+fn protocol(context: &Context<'_>, service: &Service) {
+    let Some(protocol) = &service.protocol else { return };
+    if protocol.value == Protocol::Udp {
+        // It would be carried as TCP, and nobody would be told.
+        let message = "`protocol: udp` is not in force in this version: nothing would carry this service";
+        let found = Diagnostic::error("udp-not-in-force", &protocol.span, message)
+            .hint("leave the service out until a version that carries UDP; its clients go on as they do now");
+        context.sink.push(found);
+    }
+    if let Some(route) = service.routes.first()
+        && !matches!(protocol.value, Protocol::Http | Protocol::Grpc)
+    {
+        let message = "routes look into HTTP requests, and this service is not `http` or `grpc`";
+        let found = Diagnostic::error("routes-need-http", &route.span, message)
+            .hint("set `protocol: http` or `protocol: grpc`, or remove the routes");
+        context.sink.push(found);
+    }
+}
+
+/// One warning for each key that nothing acts on yet, at its first use, with the number of its uses.
+fn not_in_force(context: &Context<'_>) {
+    let mut uses: BTreeMap<&str, Vec<&Span>> = BTreeMap::new();
+    for service in &context.file.services {
+        for key in &service.waiting {
+            uses.entry(key.value).or_default().push(&key.span);
+        }
+    }
+    for instance in context.file.zones.iter().flat_map(|zone| &zone.instances) {
+        if let Some(capacity) = &instance.capacity {
+            uses.entry("capacity").or_default().push(&capacity.span);
+        }
+    }
+    for (key, spans) in uses {
+        let Some(first) = spans.first() else { continue };
+        let times = match spans.len() {
+            1 => String::new(),
+            times => format!(" ({times} uses)"),
+        };
+        let message = format!("`{key}` is accepted but not yet in force in this version{times}");
+        let hint = "the file stays valid; the key takes effect with a later version";
+        context
+            .sink
+            .push(Diagnostic::warning("not-in-force", first, message).hint(hint));
+    }
+}

@@ -1,0 +1,144 @@
+//! The file as it was written, key by key, with the places that later findings point at.
+//!
+//! What could not be read is absent here and already reported; the checks go on with the rest. Nothing outside this
+//! folder sees these types: [`super::Topology`] is what the program reads.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    diagnostic::Span,
+    fields::{Listed, Spanned},
+    model::{
+        Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol, Retry,
+        Spill, SplitArm, TierTag, TierZone, Tls,
+    },
+    permissions::{CallerSelector, Permissions},
+};
+use crate::{
+    name::{ServiceName, Tags, ZoneName},
+    trust::Bundle,
+};
+
+pub(super) struct File {
+    pub trust_domain: Option<Spanned<String>>,
+    pub trust_domains: Vec<TrustDomain>,
+    pub dns: Dns,
+    pub tls: Tls,
+    pub apply_from: Option<Listed<Spanned<ZoneName>>>,
+    pub permissions: Permissions,
+    pub zones: Vec<Zone>,
+    pub services: Vec<Service>,
+}
+
+impl File {
+    /// The trust domain of a zone of the file, where it stands; `None`: it could not be read.
+    pub(super) fn trust_domain_of<'a>(&'a self, zone: &'a Zone) -> Option<&'a Spanned<String>> {
+        zone.trust_domain.as_ref().or(self.trust_domain.as_ref())
+    }
+}
+
+pub(super) struct TrustDomain {
+    pub name: Spanned<String>,
+    /// `None`: not there, or not readable.
+    pub bundle: Option<Bundle>,
+}
+
+pub(super) struct Zone {
+    pub name: Spanned<ZoneName>,
+    /// `None`: the federation's.
+    pub trust_domain: Option<Spanned<String>>,
+    pub tags: Tags,
+    pub gateways: Vec<Gateway>,
+    pub instances: Vec<Instance>,
+    pub dns_sources: Vec<Spanned<DnsSource>>,
+    /// `None`: the default range.
+    pub vips: Option<Vips>,
+    pub loopback_instances: bool,
+}
+
+/// One gateway with its addresses, and where each of them stands.
+pub(super) struct Gateway {
+    pub addresses: Vec<Spanned<String>>,
+}
+
+impl Gateway {
+    pub(super) fn to_model(&self) -> GatewayAddresses {
+        let addresses = self.addresses.iter().map(|address| address.value.clone());
+        GatewayAddresses {
+            addresses: addresses.collect(),
+        }
+    }
+}
+
+pub(super) struct Instance {
+    pub service: Option<Spanned<ServiceName>>,
+    pub address: Option<Spanned<SocketAddr>>,
+    pub tags: Tags,
+    pub weight: u32,
+    pub capacity: Option<Spanned<u64>>,
+}
+
+pub(super) enum Vips {
+    Loopback(Spanned<IpNet>),
+    Routed(Vec<Spanned<IpNet>>),
+    Address(Spanned<IpAddr>),
+}
+
+pub(super) struct Service {
+    pub name: Spanned<ServiceName>,
+    pub port: Option<Spanned<u16>>,
+    /// `None`: given, but not readable.
+    pub protocol: Option<Spanned<Protocol>>,
+    pub health: Option<HealthCheck>,
+    pub split: Option<Listed<Spanned<SplitArm>>>,
+    pub failover: Option<Vec<Spanned<Tier>>>,
+    pub export_to: Option<Listed<Spanned<ZoneName>>>,
+    pub run_in: Option<Listed<Spanned<ZoneName>>>,
+    pub allow: Option<Listed<Spanned<CallerSelector>>>,
+    pub deny: Option<Listed<Spanned<CallerSelector>>>,
+    pub early: bool,
+    pub idle_timeout: Option<Duration>,
+    pub routes: Vec<Spanned<Route>>,
+    pub policies: Policies,
+    /// Keys that are accepted but not yet in force, where they stand.
+    pub waiting: Vec<Spanned<&'static str>>,
+}
+
+/// Policies that are read and kept as they are.
+#[derive(Default)]
+pub(super) struct Policies {
+    pub spill: Option<Spill>,
+    pub failback: Option<Failback>,
+    pub retry: Option<Retry>,
+    pub outlier: Option<Outlier>,
+    pub limits: Limits,
+}
+
+pub(super) struct Tier {
+    pub zone: Option<TierZone>,
+    /// Place of the zone in the text, for findings about it.
+    pub zone_span: Span,
+    pub tags: BTreeMap<String, TierTag>,
+}
+
+impl Tier {
+    /// Tells whether both ask for the same zones.
+    pub(super) fn is_like(&self, other: &Tier) -> bool {
+        self.zone == other.zone && self.tags == other.tags
+    }
+}
+
+pub(super) struct Route {
+    pub path_prefix: Option<String>,
+    pub headers: BTreeMap<String, String>,
+    pub method: Option<String>,
+    pub split: Option<Listed<Spanned<SplitArm>>>,
+    pub timeout: Option<Duration>,
+    pub mirror: Option<Mirror>,
+}

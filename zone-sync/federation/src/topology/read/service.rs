@@ -1,0 +1,260 @@
+//! Reading one service: its port and protocol, split, failover, export and callers.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+
+use super::{
+    super::{
+        diagnostic::{Diagnostic, Sink},
+        fields::{Fields, Kind, Listed, Spanned, items},
+        model::{Protocol, SplitArm, TierTag, TierZone},
+        raw::{Policies, Service, Tier},
+        scalar::{self, OWN},
+        tree::{MapEntry, Node, Value},
+    },
+    MAX_ZONES, caller, policy, route,
+    tags::{pairs, tags},
+    zone::weight,
+};
+use crate::name::ServiceName;
+
+pub(super) const MAX_ARMS: usize = 32;
+const MAX_TIERS: usize = 32;
+const MAX_ROUTES: usize = 128;
+const DEFAULT_WEIGHT: u32 = 1;
+/// Shorter ones end connections that merely wait for an answer.
+const IDLE_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+
+pub(super) const SERVICE: Kind = Kind {
+    what: "a service",
+    keys: &[
+        "port",
+        "protocol",
+        "health",
+        "split",
+        "failover",
+        "spill",
+        "failback",
+        "export_to",
+        "run_in",
+        "allow",
+        "deny",
+        "retry",
+        "outlier",
+        "limits",
+        "early",
+        "idle_timeout",
+        "routes",
+    ],
+    meant: &[
+        (
+            "instances",
+            "instances stand in their zone: `zones: { east: { instances: [...] } }`",
+        ),
+        ("exports", "write `export_to: [zone]`"),
+        ("tiers", "write `failover: [...]`"),
+        (
+            "zones",
+            "write `run_in: [zone]` for where it may run, `export_to: [zone]` for who may call it",
+        ),
+        ("callers", "write `allow: [web]`, `deny: [batch]`"),
+        ("permissions", "write `allow: [web]`, `deny: [batch]`"),
+    ],
+};
+pub(super) const ARM: Kind = Kind {
+    what: "an arm of a split",
+    keys: &["tags", "weight"],
+    meant: &[("zone", "a split picks tags; `failover` picks zones")],
+};
+pub(super) const TIER: Kind = Kind {
+    what: "a tier",
+    keys: &["zone", "tags"],
+    meant: &[("zones", "a tier names one zone, or the `tags` of several")],
+};
+
+/// Keys that the file may have already, though nothing acts on it in this version.
+const NOT_IN_FORCE: [&str; 6] = ["spill", "failback", "retry", "outlier", "limits", "routes"];
+
+const PROTOCOLS: [(&str, Protocol); 5] = [
+    ("tcp", Protocol::Tcp),
+    ("http", Protocol::Http),
+    ("grpc", Protocol::Grpc),
+    ("tls", Protocol::Tls),
+    ("udp", Protocol::Udp),
+];
+
+pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
+    let name = scalar::checked_name(&entry.key, &entry.key_span, "a service's name", sink);
+    let fields = Fields::open(&entry.value, &entry.key_span, &SERVICE, sink);
+    let mut service = empty(Spanned {
+        value: name?,
+        span: entry.key_span.clone(),
+    });
+    let Some(fields) = fields else {
+        return Some(service);
+    };
+    service.port = fields.required("port", scalar::port);
+    if fields.has("protocol") {
+        service.protocol = fields.optional("protocol", protocol);
+    }
+    service.health = fields.optional("health", policy::health);
+    service.split = fields.optional("split", split);
+    service.failover = fields.optional("failover", failover);
+    service.export_to = fields.optional("export_to", |node, sink| {
+        items(node, "`export_to`", MAX_ZONES, sink, scalar::zone_name)
+    });
+    service.run_in = fields.optional("run_in", |node, sink| {
+        items(node, "`run_in`", MAX_ZONES, sink, scalar::zone_name)
+    });
+    service.allow = fields.optional("allow", |node, sink| caller::callers(node, "`allow`", sink));
+    service.deny = fields.optional("deny", |node, sink| caller::callers(node, "`deny`", sink));
+    service.early = fields.optional("early", scalar::truth).unwrap_or(false);
+    service.idle_timeout = fields.optional("idle_timeout", idle_timeout);
+    let routes = |node, sink| items(node, "`routes`", MAX_ROUTES, sink, route::route);
+    service.routes = fields
+        .optional("routes", routes)
+        .map(|routes| routes.items)
+        .unwrap_or_default();
+    service.policies = policies(&fields);
+    service.waiting = waiting(&fields);
+    Some(service)
+}
+
+fn idle_timeout(node: &Node, sink: &Sink) -> Option<Duration> {
+    scalar::duration(node, "an idle timeout", IDLE_TIMEOUTS, sink).map(|time| time.value)
+}
+
+fn empty(name: Spanned<ServiceName>) -> Service {
+    Service {
+        protocol: Some(Spanned {
+            value: Protocol::Tcp,
+            span: name.span.clone(),
+        }),
+        name,
+        port: None,
+        health: None,
+        split: None,
+        failover: None,
+        export_to: None,
+        run_in: None,
+        allow: None,
+        deny: None,
+        early: false,
+        idle_timeout: None,
+        routes: Vec::new(),
+        policies: Policies::default(),
+        waiting: Vec::new(),
+    }
+}
+
+fn policies(fields: &Fields<'_>) -> Policies {
+    Policies {
+        spill: fields.optional("spill", policy::spill),
+        failback: fields.optional("failback", policy::failback),
+        retry: fields.optional("retry", policy::retry),
+        outlier: fields.optional("outlier", policy::outlier),
+        limits: fields.optional("limits", policy::limits).unwrap_or_default(),
+    }
+}
+
+fn waiting(fields: &Fields<'_>) -> Vec<Spanned<&'static str>> {
+    let given = NOT_IN_FORCE.into_iter().filter_map(|key| {
+        let span = fields.key_span(key)?;
+        Some(Spanned { value: key, span })
+    });
+    given.collect()
+}
+
+fn spanned<T>(node: &Node, value: T) -> Option<Spanned<T>> {
+    Some(Spanned {
+        value,
+        span: node.span.clone(),
+    })
+}
+
+fn protocol(node: &Node, sink: &Sink) -> Option<Spanned<Protocol>> {
+    let read = scalar::text(node, "a protocol", sink)?;
+    let known = PROTOCOLS.iter().find(|(word, _)| *word == read.value);
+    if known.is_none() {
+        let words = PROTOCOLS.map(|(word, _)| word);
+        let message = format!("`{}` is not a protocol", scalar::shortened(&read.value));
+        let found = Diagnostic::error("unknown-word", &read.span, message)
+            .hint(format!("it is one of {}", words.join(", ")))
+            .did_you_mean(sink.nearest(&read.value, words));
+        sink.push(found);
+    }
+    known.map(|(_, protocol)| read.map(|_| *protocol))
+}
+
+pub(super) fn split(node: &Node, sink: &Sink) -> Option<Listed<Spanned<SplitArm>>> {
+    let arms = items(node, "`split`", MAX_ARMS, sink, arm)?;
+    report_empty(node, "`split`", "leave it out to take any instance", sink);
+    Some(arms)
+}
+
+fn arm(node: &Node, sink: &Sink) -> Option<Spanned<SplitArm>> {
+    let fields = Fields::open(node, &node.span, &ARM, sink)?;
+    let weight = match fields.has("weight") {
+        true => fields.optional("weight", weight)?,
+        false => DEFAULT_WEIGHT,
+    };
+    let tags = fields.optional("tags", tags).unwrap_or_default();
+    spanned(node, SplitArm { tags, weight })
+}
+
+fn failover(node: &Node, sink: &Sink) -> Option<Vec<Spanned<Tier>>> {
+    let tiers = items(node, "`failover`", MAX_TIERS, sink, tier)?;
+    report_empty(
+        node,
+        "`failover`",
+        "leave it out for the caller's own zone and then any zone",
+        sink,
+    );
+    Some(tiers.items)
+}
+
+fn report_empty(node: &Node, what: &str, hint: &str, sink: &Sink) {
+    if matches!(&node.value, Value::List(items) if items.is_empty()) {
+        let message = format!("{what} is empty");
+        sink.push(Diagnostic::error("empty-list", &node.span, message).hint(hint));
+    }
+}
+
+fn tier(node: &Node, sink: &Sink) -> Option<Spanned<Tier>> {
+    let fields = Fields::open(node, &node.span, &TIER, sink)?;
+    let zone = match fields.has("zone") {
+        true => Some(fields.optional("zone", tier_zone)?),
+        false => None,
+    };
+    let tags = match fields.has("tags") {
+        true => fields.optional("tags", tier_tags)?,
+        false => BTreeMap::new(),
+    };
+    let zone_span = zone.as_ref().map_or(node.span.clone(), |zone| zone.span.clone());
+    spanned(
+        node,
+        Tier {
+            zone: zone.map(|zone| zone.value),
+            zone_span,
+            tags,
+        },
+    )
+}
+
+fn tier_zone(node: &Node, sink: &Sink) -> Option<Spanned<TierZone>> {
+    if matches!(&node.value, Value::Text { text, .. } if text == OWN) {
+        return spanned(node, TierZone::Own);
+    }
+    scalar::zone_name(node, sink).map(|name| name.map(TierZone::Named))
+}
+
+fn tier_tags(node: &Node, sink: &Sink) -> Option<BTreeMap<String, TierTag>> {
+    let pairs = pairs(node, sink)?.into_iter().map(|(key, value, _)| {
+        let tag = if value == OWN {
+            TierTag::Own
+        } else {
+            TierTag::Is(value)
+        };
+        (key, tag)
+    });
+    Some(pairs.collect())
+}

@@ -1,0 +1,179 @@
+//! The raw file, once it has no errors, to the model that the program reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::{
+    fields::Spanned,
+    model::{FixedInstance, Route, Service, SplitArm, Tier, TierZone, Topology, Vips, Zone},
+    raw,
+};
+use crate::{
+    edition::Fingerprint,
+    name::{ServiceName, Tags, ZoneName},
+};
+
+/// `127.64.0.0/10`: loopback addresses that nothing else is likely to use.
+pub(super) fn default_range() -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 64, 0, 0), 10))
+}
+
+/// `None` when something was left out that has to be there; that has been reported then.
+pub(super) fn topology(file: raw::File, text: &str) -> Option<Topology> {
+    let not_in_force = not_in_force(&file);
+    let trust_domain = file.trust_domain?.value;
+    let zones = file.zones.into_iter().map(|raw| zone(raw, &trust_domain));
+    let zones: Option<BTreeMap<ZoneName, Zone>> = zones.collect();
+    let bundles = file.trust_domains.into_iter();
+    let bundles: Option<BTreeMap<_, _>> = bundles
+        .map(|domain| Some((domain.name.value, domain.bundle?)))
+        .collect();
+    let services: Option<BTreeMap<ServiceName, Service>> = file.services.into_iter().map(service).collect();
+    let services = services?;
+    Some(Topology {
+        names_callers: services.values().any(Service::names_callers),
+        fingerprint: Fingerprint::of(text),
+        generation: 0,
+        trust_domain,
+        trust_domains: bundles?,
+        dns: file.dns,
+        tls: file.tls,
+        apply_from: file
+            .apply_from
+            .map(|zones| values(zones.items).into_iter().collect()),
+        permissions: file.permissions,
+        zones: zones?,
+        services,
+        not_in_force,
+    })
+}
+
+fn not_in_force(file: &raw::File) -> BTreeSet<String> {
+    let waiting = file.services.iter().flat_map(|service| &service.waiting);
+    let mut keys: BTreeSet<String> = waiting.map(|key| key.value.to_owned()).collect();
+    let mut instances = file.zones.iter().flat_map(|zone| &zone.instances);
+    if instances.any(|instance| instance.capacity.is_some()) {
+        keys.insert("capacity".to_owned());
+    }
+    keys
+}
+
+fn zone(zone: raw::Zone, trust_domain: &str) -> Option<(ZoneName, Zone)> {
+    let gateways = zone.gateways.iter().map(raw::Gateway::to_model).collect();
+    let instances: Option<Vec<FixedInstance>> = zone.instances.into_iter().map(instance).collect();
+    let vips = match zone.vips {
+        None => Vips::Loopback {
+            range: default_range(),
+        },
+        Some(raw::Vips::Loopback(range)) => Vips::Loopback { range: range.value },
+        Some(raw::Vips::Routed(ranges)) => Vips::Routed {
+            ranges: values(ranges),
+        },
+        Some(raw::Vips::Address(address)) => Vips::Address {
+            address: address.value,
+        },
+    };
+    let named = zone.trust_domain.map(|domain| domain.value);
+    let model = Zone {
+        trust_domain: named.unwrap_or_else(|| trust_domain.to_owned()),
+        tags: zone.tags,
+        gateways,
+        instances: instances?,
+        dns_sources: values(zone.dns_sources),
+        vips,
+        loopback_instances: zone.loopback_instances,
+    };
+    Some((zone.name.value, model))
+}
+
+pub(super) fn instance(instance: raw::Instance) -> Option<FixedInstance> {
+    Some(FixedInstance {
+        service: instance.service?.value,
+        address: instance.address?.value,
+        tags: instance.tags,
+        weight: instance.weight,
+        capacity_per_second: instance.capacity.map(|capacity| capacity.value),
+    })
+}
+
+fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
+    let failover = service.failover.map_or_else(default_failover, |tiers| {
+        tiers.into_iter().map(|tier| tier_of(tier.value)).collect()
+    });
+    let export_to = service
+        .export_to
+        .map(|zones| values(zones.items).into_iter().collect());
+    let run_in = service
+        .run_in
+        .map(|zones| values(zones.items).into_iter().collect());
+    let policies = service.policies;
+    let model = Service {
+        port: service.port?.value,
+        protocol: service.protocol?.value,
+        health: service.health,
+        split: service
+            .split
+            .map_or_else(default_split, |arms| values(arms.items)),
+        failover,
+        spill: policies.spill,
+        failback: policies.failback,
+        export_to,
+        run_in,
+        allow: service.allow.map(|callers| values(callers.items)),
+        deny: service
+            .deny
+            .map(|callers| values(callers.items))
+            .unwrap_or_default(),
+        retry: policies.retry,
+        outlier: policies.outlier,
+        limits: policies.limits,
+        early: service.early,
+        idle_timeout: service.idle_timeout,
+        routes: service
+            .routes
+            .into_iter()
+            .map(|route| route_of(route.value))
+            .collect(),
+    };
+    Some((service.name.value, model))
+}
+
+/// One arm that takes any instance.
+fn default_split() -> Vec<SplitArm> {
+    vec![SplitArm {
+        tags: Tags::default(),
+        weight: 1,
+    }]
+}
+
+/// The caller's own zone, then any zone.
+fn default_failover() -> Vec<Tier> {
+    let tier = |zone| Tier {
+        zone,
+        tags: BTreeMap::new(),
+    };
+    vec![tier(Some(TierZone::Own)), tier(None)]
+}
+
+fn tier_of(tier: raw::Tier) -> Tier {
+    Tier {
+        zone: tier.zone,
+        tags: tier.tags,
+    }
+}
+
+fn route_of(route: raw::Route) -> Route {
+    Route {
+        path_prefix: route.path_prefix,
+        headers: route.headers,
+        method: route.method,
+        split: route.split.map(|arms| values(arms.items)).unwrap_or_default(),
+        timeout: route.timeout,
+        mirror: route.mirror,
+    }
+}
+
+fn values<T>(items: Vec<Spanned<T>>) -> Vec<T> {
+    items.into_iter().map(|item| item.value).collect()
+}

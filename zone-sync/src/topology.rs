@@ -1,0 +1,3 @@
+//! The topology, beside what is kept of it on disk.
+
+pub mod applied;
