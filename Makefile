@@ -25,10 +25,7 @@ demo: ## Runs a whole federation in one process and shows a failover. TOPOLOGY=t
 
 test: ## All tests: plain cargo test, then the namespace tier with real clients and servers.
 	@$(FIRST_BUILD)
-	@status=0; \
-	$(CARGO) test --workspace --no-fail-fast || status=1; \
-	tests/namespaces/run || status=1; \
-	exit $$status
+	@CARGO="$(CARGO)" tests/run
 
 simulate: ## Simulates zone sync: SEEDS=1000 SEED_START=0 runs many seeds, SEED=n shows everything that happens in one.
 	CARGO_PROFILE_DEV_OPT_LEVEL=2 $(CARGO) run --quiet --bin simulate -- $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000) --start $(or $(SEED_START),0))
