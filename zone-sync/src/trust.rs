@@ -1,5 +1,5 @@
-//! The trust document on disk: [`Store`] holds what a [`Trust`] is begun with.
+//! The trust document on disk: [`TrustStore`] holds what a [`Trust`] is begun with.
 
 mod store;
 
-pub use store::{FILE, SetAside, Store, StoreError};
+pub use store::{FILE, TrustFileError, TrustSetAside, TrustStore};

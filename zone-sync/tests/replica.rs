@@ -20,7 +20,9 @@ use causeway_federation::{
     name::GatewayId,
     signing::{Credential, Signed, Unproven, Verifier},
 };
-use causeway_zone_sync::replica::{Event, LocalChange, Replica, ReplicaConfig, limits::MAX_PART_BYTES};
+use causeway_zone_sync::replica::{
+    LocalChange, Replica, ReplicaConfig, ReplicaEvent, limits::MAX_PART_BYTES,
+};
 use network::{Faults, Network, export, gateway, zones};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -239,7 +241,7 @@ fn a_zone_that_leaves_the_topology_is_forgotten_and_its_session_ends() {
     assert!(network.events.iter().any(|(at, event)| *at == 1
         && matches!(
             event,
-            Event::RefusedByPeer {
+            ReplicaEvent::RefusedByPeer {
                 reason: "unknown_zone",
                 ..
             }
@@ -268,7 +270,7 @@ fn a_gateway_that_lost_its_store_and_clock_is_heard_again_after_a_new_incarnatio
         !network
             .events
             .iter()
-            .any(|(_, e)| matches!(e, Event::Refused { .. }))
+            .any(|(_, e)| matches!(e, ReplicaEvent::Refused { .. }))
     );
 }
 
@@ -350,6 +352,6 @@ fn what_is_held_of_a_gateway_that_is_not_believed_any_more_is_forgotten() {
     replica.handle_local(now, LocalChange::Trust(edition));
     // What was never signed came from its origin itself, whose session ends with its tunnel.
     assert_eq!(origins(&replica), [id("north")]);
-    let forgotten = Event::Forgotten { origin: id("west") };
+    let forgotten = ReplicaEvent::Forgotten { origin: id("west") };
     assert_eq!(replica.poll_event(), Some(forgotten));
 }

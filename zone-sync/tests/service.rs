@@ -19,7 +19,7 @@ use causeway_proto::sync::{
 };
 use causeway_zone_sync::{
     replica::Ages,
-    service::{Disk, SessionError, Side, SyncConfig, SyncEvent, ZoneSync},
+    service::{Disk, RefusingSide, SyncConfig, SyncEvent, SyncSessionError, ZoneSync},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
@@ -121,9 +121,9 @@ fn join(a: (&ZoneSync, &str), b: (&ZoneSync, &str)) -> (Ended, Ended) {
     (opened, accepted)
 }
 
-type Ended = JoinHandle<Result<(), SessionError>>;
+type Ended = JoinHandle<Result<(), SyncSessionError>>;
 
-async fn ended(session: Ended) -> Result<(), SessionError> {
+async fn ended(session: Ended) -> Result<(), SyncSessionError> {
     timeout(Duration::from_secs(20), session)
         .await
         .expect("the session did not end")
@@ -161,7 +161,7 @@ fn hello(zone: &str) -> SyncMessage {
     }
 }
 
-async fn first_refusal(events: &mut mpsc::Receiver<SyncEvent>) -> (GatewayId, Side, &'static str) {
+async fn first_refusal(events: &mut mpsc::Receiver<SyncEvent>) -> (GatewayId, RefusingSide, &'static str) {
     loop {
         let event = timeout(Duration::from_secs(20), events.recv())
             .await
@@ -193,7 +193,7 @@ async fn a_message_that_is_too_large_or_garbage_is_refused_and_the_rest_goes_on(
         say.send(SyncMessage { body }).await.unwrap();
         assert_eq!(
             first_refusal(&mut events).await,
-            (gateway("west"), Side::Local, reason)
+            (gateway("west"), RefusingSide::Local, reason)
         );
         let mut answers = answers.unwrap();
         let mut last = None;
@@ -203,7 +203,7 @@ async fn a_message_that_is_too_large_or_garbage_is_refused_and_the_rest_goes_on(
         assert!(matches!(last, Some(Body::Refused(refused)) if refused.reason == reason));
         drop((say, answers));
         let result = ended(session).await;
-        assert!(matches!(result, Err(SessionError::Refused { reason: word, .. }) if word == reason));
+        assert!(matches!(result, Err(SyncSessionError::Refused { reason: word, .. }) if word == reason));
         north.set_exports(vec![export("orders", 4)]);
         until(&mut east.catalog(), |c| healthy(c, "north", "orders") == Some(4)).await;
         assert!(!sessions.0.is_finished() && !sessions.1.is_finished());
@@ -217,7 +217,8 @@ async fn bytes_that_are_not_http_end_the_session_at_once() {
     let accepter = east.clone();
     let session = tokio::spawn(async move { accepter.accept_session(gateway("west"), b).await });
     a.write_all(&[0x17; 4096]).await.unwrap();
-    assert!(matches!(ended(session).await, Err(SessionError::Setup { .. })));
+    let end = ended(session).await;
+    assert!(matches!(end, Err(SyncSessionError::Setup { .. })));
 }
 
 #[tokio::test]
@@ -228,16 +229,17 @@ async fn a_peer_that_says_it_is_another_is_refused_on_both_sides() {
     let (opened, accepted) = join((&west, "north"), (&east, "east"));
     assert_eq!(
         first_refusal(&mut east_events).await,
-        (gateway("north"), Side::Local, "wrong_origin")
+        (gateway("north"), RefusingSide::Local, "wrong_origin")
     );
     assert_eq!(
         first_refusal(&mut west_events).await,
-        (gateway("east"), Side::Peer, "wrong_origin")
+        (gateway("east"), RefusingSide::Peer, "wrong_origin")
     );
-    assert!(matches!(ended(accepted).await, Err(SessionError::Refused { .. })));
+    let end = ended(accepted).await;
+    assert!(matches!(end, Err(SyncSessionError::Refused { .. })));
     assert!(matches!(
         ended(opened).await,
-        Err(SessionError::RefusedByPeer { .. })
+        Err(SyncSessionError::RefusedByPeer { .. })
     ));
     let status = east.status().await.unwrap();
     assert_eq!(status.peers[0].totals.refused, 1);
@@ -257,7 +259,7 @@ async fn a_newer_session_takes_the_place_of_an_older_one() {
     assert!(
         [&a, &b]
             .into_iter()
-            .any(|end| matches!(end, Err(SessionError::Replaced { .. }))),
+            .any(|end| matches!(end, Err(SyncSessionError::Replaced { .. }))),
         "{a:?} {b:?}"
     );
     west.set_exports(vec![export("web", 2)]);
@@ -443,9 +445,9 @@ async fn three_nodes_know_each_other_and_a_zone_outside_the_topology_is_refused(
     until(&mut east.catalog(), |c| c.entry(&gateway("north")).is_none()).await;
     assert_eq!(
         first_refusal(&mut events).await,
-        (gateway("north"), Side::Local, "unknown_zone")
+        (gateway("north"), RefusingSide::Local, "unknown_zone")
     );
-    assert!(matches!(ended(b.0).await, Err(SessionError::Refused { .. })));
+    assert!(matches!(ended(b.0).await, Err(SyncSessionError::Refused { .. })));
     until(&mut west.catalog(), |c| {
         c.entry(&gateway("east"))
             .is_some_and(|e| e.record.topology == Fingerprint([1; 32]))

@@ -12,7 +12,7 @@ use causeway_federation::{
     edition::Fingerprint,
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
 };
-use causeway_zone_sync::store::{CatalogStore, FILE, Records};
+use causeway_zone_sync::store::{CatalogStore, FILE, StoredRecords};
 use proptest::prelude::*;
 
 fn gateway(zone: usize) -> GatewayId {
@@ -48,7 +48,7 @@ fn record(zone: usize, version: u64, exports: impl IntoIterator<Item = Export>) 
     })
 }
 
-fn records(all: impl IntoIterator<Item = Arc<Record>>) -> Records {
+fn records(all: impl IntoIterator<Item = Arc<Record>>) -> StoredRecords {
     all.into_iter().map(|r| (r.origin.clone(), r)).collect()
 }
 
@@ -76,7 +76,7 @@ proptest! {
         ),
     ) {
         let folder = tempfile::tempdir().unwrap();
-        let mut last = Records::new();
+        let mut last = StoredRecords::new();
         for (version, write) in (1..).zip(writes) {
             let mut store = open(folder.path());
             prop_assert_eq!(store.records(), &last);
@@ -101,7 +101,7 @@ fn incarnations_grow_over_restarts_even_when_the_clock_goes_back() {
     }
     // A write of an older incarnation does not bring the stored one down.
     let mut store = open(folder.path());
-    store.write(1, Records::new()).unwrap();
+    store.write(1, StoredRecords::new()).unwrap();
     assert!(store.next_incarnation(0).unwrap() > last);
 }
 
@@ -122,7 +122,7 @@ fn garbage_is_set_aside_and_a_new_store_begun() {
 fn a_copy_taken_in_the_middle_or_cut_short_is_read_or_set_aside_but_never_believed_in_part() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
-    let mut written = vec![Records::new()];
+    let mut written = vec![StoredRecords::new()];
     let mut copies = Vec::new();
     for version in 1..6 {
         let exports = (0..2_000).map(|s| export(s, u32::try_from(version).unwrap()));

@@ -18,7 +18,7 @@ use causeway_federation::{
     name::{GatewayId, GatewayName, ServiceName, ZoneName},
     signing::{Credential, Signed},
 };
-use causeway_zone_sync::store::{CatalogStore, Records};
+use causeway_zone_sync::store::{CatalogStore, StoredRecords};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use redb::StorageBackend;
 
@@ -168,7 +168,7 @@ fn record(zone: usize, version: u64, exports: u32) -> (GatewayId, Arc<Record>) {
 }
 
 /// The states that a workload goes through, one write after the other.
-fn states() -> Vec<Records> {
+fn states() -> Vec<StoredRecords> {
     let step = |version: u64| {
         let exports = u32::try_from(version * 7).unwrap();
         let zones = (1..4).filter(move |zone| !(version + zone).is_multiple_of(4));
@@ -180,8 +180,8 @@ fn states() -> Vec<Records> {
 
 /// Runs the workload until the disk fails; answers the states that may be found afterwards, and the incarnation that was
 /// given out, if one was.
-fn run(disk: &Disk) -> (Vec<Records>, Option<u64>) {
-    let mut may_be_found = vec![Records::new()];
+fn run(disk: &Disk) -> (Vec<StoredRecords>, Option<u64>) {
+    let mut may_be_found = vec![StoredRecords::new()];
     let mut given = None;
     let run = catch_unwind(AssertUnwindSafe(|| {
         let Ok(mut store) = CatalogStore::on(disk.clone()) else {

@@ -8,7 +8,7 @@ use causeway_identity::SpiffeId;
 
 /// A connection to an API, as it was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Connection {
+pub struct AskingConnection {
     /// Address that it comes from; `None`: a unix socket.
     pub from: Option<SocketAddr>,
     /// Both of its ends, to tell whether this process opened it itself; `None`: a unix socket.
@@ -31,7 +31,7 @@ pub enum Proof {
     Useless { why: Arc<str>, word: &'static str },
 }
 
-impl Connection {
+impl AskingConnection {
     /// For a listener in the clear.
     #[must_use]
     pub fn plain(from: SocketAddr) -> Self {
@@ -142,23 +142,29 @@ mod tests {
 
     #[test]
     fn whoever_has_to_prove_nothing_is_named_by_the_way_that_they_came() {
-        let named = |connection: Connection| connection.unproved().to_string();
-        assert_eq!(named(Connection::local(Some(1000))), "local uid 1000");
-        assert_eq!(named(Connection::local(None)), "loopback");
+        let named = |connection: AskingConnection| connection.unproved().to_string();
+        assert_eq!(named(AskingConnection::local(Some(1000))), "local uid 1000");
+        assert_eq!(named(AskingConnection::local(None)), "loopback");
         assert_eq!(
-            named(Connection::plain("127.0.0.1:5".parse().unwrap())),
+            named(AskingConnection::plain("127.0.0.1:5".parse().unwrap())),
             "loopback"
         );
         assert_eq!(
-            named(Connection::plain("[::ffff:127.0.0.1]:5".parse().unwrap())),
+            named(AskingConnection::plain("[::ffff:127.0.0.1]:5".parse().unwrap())),
             "loopback"
         );
-        assert_eq!(named(Connection::plain("10.0.0.7:5".parse().unwrap())), "anyone");
-        let side = |connection: Connection| connection.provenance().is_this_host();
-        assert!(side(Connection::local(Some(0))) && side(Connection::plain("[::1]:5".parse().unwrap())));
-        assert!(!side(Connection::plain("10.0.0.7:5".parse().unwrap())));
+        assert_eq!(
+            named(AskingConnection::plain("10.0.0.7:5".parse().unwrap())),
+            "anyone"
+        );
+        let side = |connection: AskingConnection| connection.provenance().is_this_host();
+        assert!(
+            side(AskingConnection::local(Some(0)))
+                && side(AskingConnection::plain("[::1]:5".parse().unwrap()))
+        );
+        assert!(!side(AskingConnection::plain("10.0.0.7:5".parse().unwrap())));
         let id = "spiffe://acme.internal/zone/east/gateway/gw1";
-        let proved = Connection {
+        let proved = AskingConnection {
             from: "10.0.0.7:5".parse().ok(),
             pair: None,
             proof: Proof::Identity(id.into()),

@@ -28,7 +28,7 @@ use tonic::transport::Server;
 use crate::protocol::MAX_ANSWER_BYTES;
 use current::Current;
 pub use current::ServeError;
-use service::Service;
+use service::CaService;
 
 /// Shortest and longest life of the leaves that are issued. Short ones are for tests: nobody's clock is that good.
 pub const LEAF_LIFETIMES: std::ops::RangeInclusive<Duration> =
@@ -105,7 +105,7 @@ impl Authority {
             "the CA is served");
         let stop = CancellationToken::new();
         let shown = service::new_shown();
-        let service = Service::new(config.folder, config.leaf_lifetime, shown.clone());
+        let service = CaService::new(config.folder, config.leaf_lifetime, shown.clone());
         let (revocations, revoked) = watch::channel(Arc::default());
         let connections = listen::connections(listener, current.clone(), shown, revoked);
         let serving = serve(connections, (current, revocations), service, stop.clone());
@@ -135,9 +135,9 @@ impl Authority {
 }
 
 async fn serve(
-    connections: impl Stream<Item = io::Result<listen::Connection>>,
+    connections: impl Stream<Item = io::Result<listen::CaConnection>>,
     (current, revocations): (Arc<Current>, watch::Sender<Arc<Revoked>>),
-    service: Service,
+    service: CaService,
     stop: CancellationToken,
 ) {
     let service = CertificateAuthorityServer::new(service)

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use causeway_host::accept::{Door, Limits, Place, Refused, accept};
+use causeway_host::accept::{AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, accept};
 use causeway_identity::{Admitted, Guarded, Serial, handshake_word};
 use causeway_telemetry::RateLimited;
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 
 use super::{
     current::{Current, Served},
-    revoking::{self, Revocations},
+    revoking::{self, CaRevocations},
     service::Shown,
 };
 
@@ -45,18 +45,18 @@ pub(super) struct Peer {
 }
 
 /// A secure connection and its place.
-pub(super) type Connection = Admitted<Guarded<TlsStream<TcpStream>>, Peer, Place>;
+pub(super) type CaConnection = Admitted<Guarded<TlsStream<TcpStream>>, Peer, ConnectionPlace>;
 
-/// Door of the CA: TLS with the certificate that is in use at that moment.
-struct Entrance {
+/// Listener of the CA: TLS with the certificate that is in use at that moment.
+struct CaListener {
     current: Arc<Current>,
     shown: Shown,
-    revocations: Revocations,
+    revocations: CaRevocations,
     /// Keeps an address that fails all the time from filling the log.
     rate_limited: Mutex<RateLimited<IpAddr>>,
 }
 
-impl Door<TcpStream> for Entrance {
+impl AcceptConnection<TcpStream> for CaListener {
     type Connection = (Guarded<TlsStream<TcpStream>>, Peer);
     type Error = io::Error;
 
@@ -70,10 +70,10 @@ impl Door<TcpStream> for Entrance {
         Ok((stream, peer))
     }
 
-    fn refused(&self, from: Option<SocketAddr>, why: Refused<io::Error>) {
+    fn refused(&self, from: Option<SocketAddr>, why: AcceptRefusal<io::Error>) {
         let Some(address) = from else { return };
         // Connected and gone, as load balancers do to see whether anybody listens.
-        if matches!(&why, Refused::Failed(error) if error.kind() == io::ErrorKind::UnexpectedEof) {
+        if matches!(&why, AcceptRefusal::Failed(error) if error.kind() == io::ErrorKind::UnexpectedEof) {
             return;
         }
         let ip = address.ip().to_canonical();
@@ -81,11 +81,11 @@ impl Door<TcpStream> for Entrance {
             return;
         };
         let (reason, error) = match why {
-            Refused::Crowded => {
+            AcceptRefusal::Crowded => {
                 return tracing::warn!(%address, repeats, "refused a connection: too many at once");
             }
-            Refused::Slow => ("slow", format!("it took longer than {HANDSHAKE_LIMIT:?}")),
-            Refused::Failed(error) => (handshake_word(&error), error.to_string()),
+            AcceptRefusal::Slow => ("slow", format!("it took longer than {HANDSHAKE_LIMIT:?}")),
+            AcceptRefusal::Failed(error) => (handshake_word(&error), error.to_string()),
         };
         tracing::warn!(reason, %address, repeats, error, "a TLS handshake with the CA failed");
     }
@@ -96,15 +96,15 @@ pub(super) fn connections(
     listener: TcpListener,
     current: Arc<Current>,
     shown: Shown,
-    revocations: Revocations,
-) -> impl Stream<Item = io::Result<Connection>> {
+    revocations: CaRevocations,
+) -> impl Stream<Item = io::Result<CaConnection>> {
     let (entered, waiting) = mpsc::channel(SECURE);
-    let limits = Limits {
+    let limits = AcceptLimits {
         connections: MAX_CONNECTIONS,
         of_address: Some(MAX_CONNECTIONS_OF_HOST),
         setup: HANDSHAKE_LIMIT,
     };
-    let entrance = Entrance {
+    let entrance = CaListener {
         current,
         shown,
         revocations,
@@ -112,7 +112,7 @@ pub(super) fn connections(
     };
     // When it ends, so does the stream, and with it the server.
     tokio::spawn(accept("the CA", listener, limits, entrance, entered));
-    ReceiverStream::new(waiting).map(|((stream, from), place)| Ok(Connection::new(stream, from, place)))
+    ReceiverStream::new(waiting).map(|((stream, from), place)| Ok(CaConnection::new(stream, from, place)))
 }
 
 async fn handshake(

@@ -35,9 +35,9 @@ impl Asker {
 
 /// Times at which the bucket of each asker is full again.
 #[derive(Debug, Default)]
-pub(super) struct Rates(BTreeMap<Asker, Instant>);
+pub(super) struct RequestRates(BTreeMap<Asker, Instant>);
 
-impl Rates {
+impl RequestRates {
     /// Takes one call of `asker`, if there is one left.
     pub(crate) fn allows(&mut self, asker: Asker, now: Instant) -> bool {
         if !self.0.contains_key(&asker) && self.0.len() >= MAX_ASKERS {
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn who_asks_too_often_waits_and_others_do_not() {
-        let (mut rates, now) = (Rates::default(), Instant::now());
+        let (mut rates, now) = (RequestRates::default(), Instant::now());
         let answered = (0..100).filter(|_| rates.allows(at(1), now)).count();
         assert_eq!(answered, BURST as usize);
         assert!(rates.allows(at(2), now));
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_network_of_addresses_counts_as_one_and_the_table_is_bounded() {
-        let (mut rates, now) = (Rates::default(), Instant::now());
+        let (mut rates, now) = (RequestRates::default(), Instant::now());
         let host = |last: u16| Asker::at(IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]));
         let answered = (0..100).filter(|n| rates.allows(host(*n), now)).count();
         assert_eq!(answered, BURST as usize);

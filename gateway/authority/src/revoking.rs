@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Revocations in the folder of a CA, now and whenever there are more.
-pub(super) type Revocations = watch::Receiver<Arc<Revoked>>;
+pub(super) type CaRevocations = watch::Receiver<Arc<Revoked>>;
 
 /// Mark that tells a file from the one that was there before it; `None`: there is none.
 type Stamp = Option<(u64, u64, i64, i64)>;
@@ -62,7 +62,7 @@ fn stamp(folder: &Path) -> Stamp {
 }
 
 /// Ends a connection once the certificate that was shown on it is revoked.
-pub(super) fn guard<S>(io: S, chain: &[CertificateDer<'_>], revocations: Revocations) -> Guarded<S> {
+pub(super) fn guard<S>(io: S, chain: &[CertificateDer<'_>], revocations: CaRevocations) -> Guarded<S> {
     Guarded::until(io, revoked(holder(chain), revocations))
 }
 
@@ -77,7 +77,7 @@ fn holder(chain: &[CertificateDer<'_>]) -> Holder {
 
 /// Waits until the certificate is revoked and a call that was under way has had its word, and says so in words. One that was revoked before it was shown
 /// is refused in words by each call.
-async fn revoked(holder: Holder, mut revocations: Revocations) -> String {
+async fn revoked(holder: Holder, mut revocations: CaRevocations) -> String {
     let Some((serial, gateway, begins)) = holder else {
         return std::future::pending().await;
     };
@@ -98,7 +98,7 @@ mod tests {
     use causeway_federation::name::GatewayId;
     use causeway_identity::ca::{
         Ca, LEAF_VALIDITY,
-        revoked::{Revocation, Subject},
+        revoked::{Revocation, RevocationSubject},
     };
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
@@ -118,7 +118,7 @@ mod tests {
         let mut revoked = Revoked::read(folder).unwrap();
         revoked.0.push(Revocation {
             at: SystemTime::now(),
-            subject: Subject::Zone(zone.to_owned()),
+            subject: RevocationSubject::Zone(zone.to_owned()),
             serials: Vec::new(),
             readmitted: false,
         });

@@ -15,7 +15,7 @@ use causeway_host::remembered::Remembered;
 use causeway_identity::{
     DnsName, Serial, SpiffeId, begin_of,
     ca::{
-        CaError, Origin, first_not_before,
+        CaError, CertificateOrigin, first_not_before,
         issued::{Follower, Issued},
         lineage::{LineageRefusal, RENEW_AGAIN, Renewable, Renewing, renewable},
         request::{RequestError, SigningRequest},
@@ -36,7 +36,7 @@ use tonic::{Request, Response, Status};
 use super::{
     current::Served,
     listen::Peer,
-    rate::{Asker, Rates},
+    rate::{Asker, RequestRates},
 };
 use crate::protocol::AuthorityRefusal;
 
@@ -54,10 +54,10 @@ pub(super) fn new_shown() -> Shown {
 }
 
 /// Answers the calls; there is one for the process.
-pub(super) struct Service {
+pub(super) struct CaService {
     folder: PathBuf,
     leaf_lifetime: Duration,
-    rates: Mutex<Rates>,
+    rates: Mutex<RequestRates>,
     /// Keeps an address that is refused all the time from filling the log.
     rate_limited: Mutex<RateLimited<(std::net::IpAddr, &'static str)>>,
     refused: AtomicU64,
@@ -93,7 +93,7 @@ struct Call {
     shown: Shown,
 }
 
-impl Service {
+impl CaService {
     pub(crate) fn new(folder: PathBuf, leaf_lifetime: Duration, shown: Shown) -> Self {
         Self {
             folder,
@@ -183,7 +183,7 @@ async fn off_thread<T: Send + 'static>(
 }
 
 #[tonic::async_trait]
-impl CertificateAuthority for Service {
+impl CertificateAuthority for CaService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<Certificates>, Status> {
         let peer = peer(&request)?;
         let request = request.into_inner();
@@ -238,7 +238,7 @@ impl Call {
         let certificates = self.sign(
             &signing,
             &grant.dns_names,
-            Origin {
+            CertificateOrigin {
                 how: &format!("token {id}"),
                 parent: None,
                 address: Some(self.address),
@@ -302,7 +302,7 @@ impl Call {
         let certificates = self.sign(
             &signing,
             &names.unwrap_or_default(),
-            Origin {
+            CertificateOrigin {
                 how: "renewal",
                 parent: Some(&serial),
                 address: Some(self.address),
@@ -370,7 +370,7 @@ impl Call {
         &self,
         signing: &SigningRequest,
         names: &[DnsName],
-        origin: Origin<'_>,
+        origin: CertificateOrigin<'_>,
     ) -> Result<Certificates, Refused> {
         let ca = &self.served.ca;
         let first = first_not_before(&self.folder, &signing.id().gateway).map_err(unavailable)?;

@@ -8,14 +8,14 @@ use std::{
 };
 
 use causeway_federation::name::GatewayId;
-use causeway_host::tasks::{Ending, Tasks};
+use causeway_host::tasks::{TaskEnding, Tasks};
 use causeway_identity::{
     DnsName, Identity, NewIdentity, NextKey,
     ca::{
         self, Ca,
         issued::{self, Issued},
-        revoked::{Revoked, Subject},
-        tokens::{self, Grant},
+        revoked::{RevocationSubject, Revoked},
+        tokens::{self, TokenPurpose},
     },
     dns_names_of,
 };
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use super::{Authority, AuthorityConfig};
 use crate::{
-    join::{self, AskError, CaAddress, JoinToken, NotTheCa},
+    join::{self, CaAddress, CertificateRequestError, JoinToken, NotTheCa},
     protocol::AuthorityRefusal,
 };
 
@@ -68,18 +68,22 @@ impl Served {
         token(self.folder.path(), zone, name, lasts)
     }
 
-    async fn join(&self, token: &JoinToken, name: &str) -> Result<NewIdentity, AskError> {
+    async fn join(&self, token: &JoinToken, name: &str) -> Result<NewIdentity, CertificateRequestError> {
         let stream = join::connect(&self.address()).await?;
         join::join(stream, token, &name.parse().unwrap()).await
     }
 
     /// As a gateway that has never asked before, or one with a copy of another's key.
-    async fn renew(&self, own: &Identity) -> Result<NewIdentity, AskError> {
+    async fn renew(&self, own: &Identity) -> Result<NewIdentity, CertificateRequestError> {
         self.renew_from(own, tempfile::tempdir().unwrap().path()).await
     }
 
     /// As the gateway whose identity is in this folder.
-    async fn renew_from(&self, own: &Identity, folder: &Path) -> Result<NewIdentity, AskError> {
+    async fn renew_from(
+        &self,
+        own: &Identity,
+        folder: &Path,
+    ) -> Result<NewIdentity, CertificateRequestError> {
         let stream = join::connect(&self.address()).await?;
         join::renew(stream, own, &NextKey::kept_in(folder, own).unwrap()).await
     }
@@ -101,7 +105,7 @@ fn token_with_names(
     dns_names: &[&str],
 ) -> JoinToken {
     let now = SystemTime::now();
-    let grant = Grant {
+    let grant = TokenPurpose {
         dns_names: dns_names.iter().map(|name| name.parse().unwrap()).collect(),
         zone: zone.parse().unwrap(),
         gateway: name.map(|name| name.parse().unwrap()),
@@ -117,9 +121,9 @@ fn token_with_names(
     }
 }
 
-fn refused(outcome: Result<NewIdentity, AskError>) -> AuthorityRefusal {
+fn refused(outcome: Result<NewIdentity, CertificateRequestError>) -> AuthorityRefusal {
     match outcome {
-        Err(AskError::Refused { refusal, .. }) => refusal,
+        Err(CertificateRequestError::Refused { refusal, .. }) => refusal,
         other => panic!("not refused in words: {other:?}"),
     }
 }
@@ -199,7 +203,10 @@ async fn a_joiner_sends_nothing_to_another_ca_or_to_a_gateway() {
     let there = join::connect(&stranger.address()).await.unwrap();
     let refused = join::join(there, &token, &"gw1".parse().unwrap()).await;
     assert!(
-        matches!(refused, Err(AskError::NotTheCa(NotTheCa::Fingerprint))),
+        matches!(
+            refused,
+            Err(CertificateRequestError::NotTheCa(NotTheCa::Fingerprint))
+        ),
         "{refused:?}"
     );
     served.join(&token, "gw1").await.unwrap();
@@ -300,7 +307,7 @@ async fn what_was_issued_and_revoked_since_is_not_given_out_again() {
     let own = served.ca().issue(&gateway("west", "gw1"), DAY).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let renewed = installed(&served.renew_from(&own, folder.path()).await.unwrap());
-    let subject = Subject::Serial(renewed.serial().unwrap().to_string());
+    let subject = RevocationSubject::Serial(renewed.serial().unwrap().to_string());
     let mut revoked = Revoked::default();
     let line = revoked
         .revocation(&subject, &served.issued(), SystemTime::now())
@@ -374,7 +381,7 @@ async fn who_may_not_renew_is_told_why() {
     let ended = served.ca().issue_leaf(&ended).unwrap();
     let outcome = served.renew(&ended).await;
     assert!(
-        matches!(outcome, Err(AskError::Unwelcome("it has expired"))),
+        matches!(outcome, Err(CertificateRequestError::Unwelcome("it has expired"))),
         "{outcome:?}"
     );
 
@@ -385,7 +392,10 @@ async fn who_may_not_renew_is_told_why() {
         .unwrap();
     let outcome = served.renew(&stranger).await;
     assert!(
-        matches!(outcome, Err(AskError::NotTheCa(NotTheCa::Chain(_)))),
+        matches!(
+            outcome,
+            Err(CertificateRequestError::NotTheCa(NotTheCa::Chain(_)))
+        ),
         "{outcome:?}"
     );
 
@@ -435,13 +445,13 @@ async fn too_many_calls_are_refused_and_shutdown_ends_the_service() {
     served.authority.shutdown().await;
     assert!(matches!(
         join::connect(&address).await,
-        Err(AskError::Connect { .. })
+        Err(CertificateRequestError::Connect { .. })
     ));
 }
 
 #[tokio::test]
 async fn its_task_is_known_by_name_when_it_ends_and_not_when_it_is_told_to() {
-    for ending in [Ending::Panicked, Ending::Returned] {
+    for ending in [TaskEnding::Panicked, TaskEnding::Returned] {
         let served = Served::start().await;
         let tasks = served.authority.tasks.clone();
         assert_eq!(tasks.names(), ["the CA over gRPC"]);

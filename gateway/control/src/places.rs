@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 /// Places at one kind of answer. Clones share them.
 #[derive(Debug, Clone)]
-pub(crate) struct Places {
+pub(crate) struct AnswerPlaces {
     of_zone: usize,
     in_all: usize,
     taken: Arc<Mutex<BTreeMap<ZoneName, usize>>>,
@@ -16,12 +16,12 @@ pub(crate) struct Places {
 
 /// A place that is taken until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct AnswerPlace {
     zone: ZoneName,
     taken: Arc<Mutex<BTreeMap<ZoneName, usize>>>,
 }
 
-impl Places {
+impl AnswerPlaces {
     /// `of_zone` for the gateways of one zone together, `in_all` for those of all zones.
     pub(crate) fn new(of_zone: usize, in_all: usize) -> Self {
         Self {
@@ -32,21 +32,21 @@ impl Places {
     }
 
     /// A place for a gateway of `zone`; `None` where its zone, or all together, have as many as there are.
-    pub(crate) fn take(&self, zone: &ZoneName) -> Option<Place> {
+    pub(crate) fn take(&self, zone: &ZoneName) -> Option<AnswerPlace> {
         let mut taken = self.taken.lock();
         let of_zone = taken.get(zone).copied().unwrap_or_default();
         if of_zone >= self.of_zone || taken.values().sum::<usize>() >= self.in_all {
             return None;
         }
         taken.insert(zone.clone(), of_zone + 1);
-        Some(Place {
+        Some(AnswerPlace {
             zone: zone.clone(),
             taken: self.taken.clone(),
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for AnswerPlace {
     fn drop(&mut self) {
         let mut taken = self.taken.lock();
         // A zone without a place has no entry, so the table is no longer than `in_all`.
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_zone_that_holds_all_of_its_places_takes_none_from_others() {
-        let places = Places::new(2, 8);
+        let places = AnswerPlaces::new(2, 8);
         let held: Vec<_> = (0..8).filter_map(|_| places.take(&zone("greedy"))).collect();
         assert_eq!(held.len(), 2);
         assert!(places.take(&zone("other")).is_some());
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn all_zones_together_have_a_limit() {
-        let places = Places::new(2, 3);
+        let places = AnswerPlaces::new(2, 3);
         let zones = ["a", "b", "c", "d"];
         let held: Vec<_> = zones.iter().filter_map(|name| places.take(&zone(name))).collect();
         assert_eq!(held.len(), 3);

@@ -18,13 +18,13 @@ const V6_ADDRESSES: &str = "/proc/net/if_inet6";
 const RELOAD_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
-pub(super) struct Access {
+pub(super) struct QueryAccess {
     allowed: Vec<IpNet>,
     host: ArcSwap<BTreeSet<IpAddr>>,
     loaded_at: Mutex<Option<Instant>>,
 }
 
-impl Access {
+impl QueryAccess {
     pub(super) fn new(allowed: Vec<IpNet>) -> Self {
         Self {
             allowed,
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn loopback_and_allowed_networks_may_ask_and_strangers_may_not() {
-        let access = Access::new(vec!["10.1.0.0/16".parse().unwrap()]);
+        let access = QueryAccess::new(vec!["10.1.0.0/16".parse().unwrap()]);
         let now = Instant::now();
         for (client, allowed) in [
             ("127.0.0.1", true),

@@ -13,7 +13,7 @@ use hickory_proto::{
 };
 
 use super::{
-    place::{Place, canonical_labels, place, zone_labels},
+    place::{NamePlace, canonical_labels, place, zone_labels},
     status::status,
 };
 use crate::vips::{Listening, Vip, VipNames};
@@ -136,18 +136,18 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn mesh(self, below: &[&str]) -> Resolution {
         match place(self.view.snapshot, self.view.names, below) {
-            Place::Nothing => self.negative(ResponseCode::NXDomain),
-            Place::Between => self.no_data(),
+            NamePlace::Nothing => self.negative(ResponseCode::NXDomain),
+            NamePlace::Between => self.no_data(),
             // One small record instead of all there are (RFC 8482 §4.2).
             _ if self.kind == RecordType::ANY => {
                 let hinfo = HINFO::new("RFC8482".to_owned(), String::new());
                 found(vec![self.record(RData::HINFO(hinfo))])
             }
-            Place::Apex => self.at_apex(),
-            Place::Zone(zone) => self.zone(&zone),
-            Place::Name(target) => self.named(&target),
-            Place::ServiceRecord(target) if self.kind == RecordType::SRV => self.with_vip(&target),
-            Place::ServiceRecord(_) => self.no_data(),
+            NamePlace::Apex => self.at_apex(),
+            NamePlace::Zone(zone) => self.zone(&zone),
+            NamePlace::Name(target) => self.named(&target),
+            NamePlace::ServiceRecord(target) if self.kind == RecordType::SRV => self.with_vip(&target),
+            NamePlace::ServiceRecord(_) => self.no_data(),
         }
     }
 

@@ -18,10 +18,10 @@ use parking_lot::Mutex;
 
 use super::{
     DnsMetrics,
-    access::Access,
+    access::QueryAccess,
     answer::{MeshView, Resolution, Sections, answer},
-    forward::{CachedAnswer, Forwarder, Question},
-    rate::Rates,
+    forward::{CachedAnswer, ForwardedQuestion, Forwarder},
+    rate::QueryRates,
 };
 use crate::vips::VipTable;
 
@@ -37,15 +37,15 @@ pub(super) struct Handler {
     pub snapshots: Snapshots,
     pub vips: Arc<VipTable>,
     pub forwarder: Forwarder,
-    pub access: Access,
-    pub rates: Mutex<Rates>,
+    pub access: QueryAccess,
+    pub rates: Mutex<QueryRates>,
     pub metrics: Arc<DnsMetrics>,
     /// Addresses at which mesh DNS listens, without wildcards.
     pub servers: Vec<IpAddr>,
 }
 
 /// Outcome of a question.
-pub(super) enum Reply {
+pub(super) enum DnsReply {
     /// Not a question: no answer, so that nobody can make two servers talk to each other.
     None,
     Ready(Vec<u8>),
@@ -60,14 +60,20 @@ pub(super) struct Later {
 
 enum Work {
     Claim(Target),
-    Forward(Question),
+    Forward(ForwardedQuestion),
 }
 
 impl Handler {
     /// Answers `bytes`, never waiting for anything.
-    pub(super) fn reply(&self, bytes: &[u8], client: SocketAddr, protocol: Protocol, now: Instant) -> Reply {
+    pub(super) fn reply(
+        &self,
+        bytes: &[u8],
+        client: SocketAddr,
+        protocol: Protocol,
+        now: Instant,
+    ) -> DnsReply {
         if bytes.len() < HEADER_BYTES || bytes[2] & 0x80 != 0 {
-            return Reply::None;
+            return DnsReply::None;
         }
         let client_ip = client.ip().to_canonical();
         if !self.access.allows(client_ip, now) || !self.is_within_rate(client_ip, now) {
@@ -89,17 +95,17 @@ impl Handler {
     }
 
     /// Just a header and a code: the question was not read.
-    fn refuse(&self, bytes: &[u8], code: ResponseCode) -> Reply {
+    fn refuse(&self, bytes: &[u8], code: ResponseCode) -> DnsReply {
         let id = u16::from_be_bytes([bytes[0], bytes[1]]);
         let op_code = OpCode::from_u8((bytes[2] >> 3) & 0x0f);
         self.metrics.dns_answered("refused", word(code));
         match Message::error_msg(id, op_code, code).to_vec() {
-            Ok(bytes) => Reply::Ready(bytes),
-            Err(_) => Reply::None,
+            Ok(bytes) => DnsReply::Ready(bytes),
+            Err(_) => DnsReply::None,
         }
     }
 
-    fn dispatch(&self, request: Request, now: Instant) -> Reply {
+    fn dispatch(&self, request: Request, now: Instant) -> DnsReply {
         let code = match (request.queries.queries().first(), request.edns.as_ref()) {
             _ if request.metadata.op_code != OpCode::Query => Some(ResponseCode::NotImp),
             (_, Some(edns)) if edns.version() > 0 => Some(ResponseCode::BADVERS),
@@ -131,7 +137,7 @@ impl Handler {
         answer(view, query.original().name(), query.query_type())
     }
 
-    fn mesh_reply(&self, request: &Request, sections: &Sections) -> Reply {
+    fn mesh_reply(&self, request: &Request, sections: &Sections) -> DnsReply {
         self.metrics.dns_answered("mesh", word(sections.code));
         let Sections {
             code,
@@ -142,11 +148,11 @@ impl Handler {
         ready(encode(request, *code, true, [answers, authorities, additionals]))
     }
 
-    fn forward(&self, request: Request, now: Instant) -> Reply {
+    fn forward(&self, request: Request, now: Instant) -> DnsReply {
         let Some(query) = request.queries.queries().first() else {
-            return Reply::None;
+            return DnsReply::None;
         };
-        let question = Question {
+        let question = ForwardedQuestion {
             name: query.name().clone(),
             kind: query.query_type(),
             class: query.query_class(),
@@ -175,8 +181,8 @@ impl Handler {
                 self.claim(target).await;
                 match self.mesh(&request) {
                     Resolution::Answer(sections) => match self.mesh_reply(&request, &sections) {
-                        Reply::Ready(bytes) => Some(bytes),
-                        Reply::None | Reply::Later(_) => None,
+                        DnsReply::Ready(bytes) => Some(bytes),
+                        DnsReply::None | DnsReply::Later(_) => None,
                     },
                     Resolution::Claim(_) | Resolution::NotOurs => self.overloaded(&request),
                 }
@@ -224,12 +230,12 @@ impl Handler {
     }
 }
 
-fn ready(bytes: Option<Vec<u8>>) -> Reply {
-    bytes.map_or(Reply::None, Reply::Ready)
+fn ready(bytes: Option<Vec<u8>>) -> DnsReply {
+    bytes.map_or(DnsReply::None, DnsReply::Ready)
 }
 
-fn later(request: Request, work: Work) -> Reply {
-    Reply::Later(Box::new(Later { request, work }))
+fn later(request: Request, work: Work) -> DnsReply {
+    DnsReply::Later(Box::new(Later { request, work }))
 }
 
 fn encode_stored(request: &Request, stored: &CachedAnswer, now: Instant) -> Option<Vec<u8>> {

@@ -40,14 +40,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use causeway_routing::snapshot::Snapshots;
 
 use crate::vips::VipTable;
-use access::Access;
+use access::QueryAccess;
 use forward::{Forwarder, system_upstreams};
 use handler::Handler;
 pub use metrics::DnsMetrics;
 pub use place::target_of;
-use rate::Rates;
-pub use resolver::{Lookup, LookupError, Resolver};
-use serve::{MAX_WAITING, Service, bind};
+use rate::QueryRates;
+pub use resolver::{HostResolver, Lookup, LookupError};
+use serve::{DnsState, MAX_WAITING, bind};
 
 /// Time for which the answers under way are waited for at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -76,13 +76,13 @@ pub enum DnsError {
 
 /// A running mesh DNS server.
 #[derive(Debug)]
-pub struct Dns {
+pub struct DnsServer {
     addresses: Vec<SocketAddr>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-impl Dns {
+impl DnsServer {
     /// Binds every address of `config` and serves it on the current tokio runtime.
     ///
     /// # Errors
@@ -103,13 +103,13 @@ impl Dns {
             });
             sockets.push(bound.map_err(|source| DnsError::Bind { address, source })?);
         }
-        let service = Service {
+        let service = DnsState {
             handler: Arc::new(Handler {
                 snapshots,
                 vips,
                 forwarder: Forwarder::new(upstreams(config.upstreams, &addresses)),
-                access: Access::new(config.allow),
-                rates: Mutex::new(Rates::default()),
+                access: QueryAccess::new(config.allow),
+                rates: Mutex::new(QueryRates::default()),
                 metrics,
                 servers: servers(&addresses),
             }),
@@ -146,7 +146,7 @@ impl Dns {
     }
 }
 
-impl Drop for Dns {
+impl Drop for DnsServer {
     fn drop(&mut self) {
         self.stop.cancel();
     }

@@ -1,4 +1,4 @@
-//! The meaning of a name below the mesh domain. Pure: labels and a snapshot in, a [`Place`] out.
+//! The meaning of a name below the mesh domain. Pure: labels and a snapshot in, a [`NamePlace`] out.
 //!
 //! | name | stands for |
 //! | --- | --- |
@@ -27,7 +27,7 @@ const ZONE_LABEL: &str = "zone";
 const MAX_NAME_BYTES: usize = 253;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum NamePlace {
     /// The mesh domain itself.
     Apex,
     /// Nothing is there, but there are names below it (RFC 8020).
@@ -40,9 +40,9 @@ pub(super) enum Place {
 }
 
 /// `labels` are lower case, leftmost first, without those of the mesh domain.
-pub(super) fn place(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Place {
+pub(super) fn place(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> NamePlace {
     match labels {
-        [] => Place::Apex,
+        [] => NamePlace::Apex,
         [first, ..] if first.starts_with('_') => service_record(snapshot, names, labels),
         _ => plain(snapshot, names, labels),
     }
@@ -61,40 +61,42 @@ pub fn target_of(snapshot: &Snapshot, names: &VipNames, name: &str) -> Option<Ta
         .strip_suffix('.')?;
     let labels: Vec<&str> = below.split('.').collect();
     match place(snapshot, names, &labels) {
-        Place::Name(target) => Some(target),
+        NamePlace::Name(target) => Some(target),
         _ => None,
     }
 }
 
 /// Names without SRV's underscores.
-fn plain(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Place {
+fn plain(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> NamePlace {
     let by_zone = match labels {
         [rest @ .., last] if *last == ZONE_LABEL => below_zone(snapshot, names, rest),
-        _ => Place::Nothing,
+        _ => NamePlace::Nothing,
     };
     match by_zone {
         // A service may be called `zone`, too.
-        Place::Nothing | Place::Between => target(snapshot, names, labels, None).map_or(by_zone, Place::Name),
+        NamePlace::Nothing | NamePlace::Between => {
+            target(snapshot, names, labels, None).map_or(by_zone, NamePlace::Name)
+        }
         found => found,
     }
 }
 
-fn below_zone(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Place {
+fn below_zone(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> NamePlace {
     let [rest @ .., zone] = labels else {
-        return Place::Between;
+        return NamePlace::Between;
     };
     let Some((zone, _)) = snapshot.topology.zones.get_key_value(*zone) else {
-        return Place::Nothing;
+        return NamePlace::Nothing;
     };
     if rest.is_empty() {
-        return Place::Zone(zone.clone());
+        return NamePlace::Zone(zone.clone());
     }
-    target(snapshot, names, rest, Some(zone)).map_or(Place::Nothing, Place::Name)
+    target(snapshot, names, rest, Some(zone)).map_or(NamePlace::Nothing, NamePlace::Name)
 }
 
-fn service_record(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Place {
+fn service_record(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> NamePlace {
     let named = |rest: &[&str]| match plain(snapshot, names, rest) {
-        Place::Name(target) => {
+        NamePlace::Name(target) => {
             let service = snapshot.topology.services.get(&target.service)?;
             Some((target, service))
         }
@@ -104,7 +106,7 @@ fn service_record(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Pla
         && let Some((_, service)) = named(rest)
         && *transport == transport_label(service)
     {
-        return Place::Between;
+        return NamePlace::Between;
     }
     if let [name, transport, rest @ ..] = labels
         && let Some((target, service)) = named(rest)
@@ -113,9 +115,9 @@ fn service_record(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Pla
             .strip_prefix('_')
             .is_some_and(|name| name == target.service.as_str() || name == protocol_word(service.protocol))
     {
-        return Place::ServiceRecord(target);
+        return NamePlace::ServiceRecord(target);
     }
-    Place::Nothing
+    NamePlace::Nothing
 }
 
 fn transport_label(service: &Service) -> &'static str {

@@ -20,11 +20,11 @@ struct Bucket {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Rates {
+pub(super) struct QueryRates {
     buckets: HashMap<IpAddr, Bucket>,
 }
 
-impl Rates {
+impl QueryRates {
     /// Takes one token of `client`, if there is one.
     pub(super) fn allows(&mut self, client: IpAddr, now: Instant) -> bool {
         if !self.buckets.contains_key(&client) && self.buckets.len() >= MAX_CLIENTS {
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_client_is_held_to_its_rate_and_others_are_not_disturbed() {
-        let (mut rates, now) = (Rates::default(), Instant::now());
+        let (mut rates, now) = (QueryRates::default(), Instant::now());
         let (greedy, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let allowed = (0..QUESTIONS_PER_SECOND * 2)
             .filter(|_| rates.allows(greedy, now))
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded_and_keeps_the_greedy() {
-        let (mut rates, now) = (Rates::default(), Instant::now());
+        let (mut rates, now) = (QueryRates::default(), Instant::now());
         let greedy = IpAddr::from([192, 0, 2, 1]);
         while rates.allows(greedy, now) {}
         for i in 0..100_000u32 {

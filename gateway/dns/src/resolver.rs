@@ -8,13 +8,13 @@ use hickory_proto::{
 };
 
 use super::{
-    forward::{Forwarder, Question},
+    forward::{ForwardedQuestion, Forwarder},
     upstreams,
 };
 
 /// Asks the resolvers of this host, or those that mesh DNS is told to forward to. Clones share what is remembered.
 #[derive(Debug, Clone)]
-pub struct Resolver(Arc<Forwarder>);
+pub struct HostResolver(Arc<Forwarder>);
 
 /// Answer of the resolvers.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub enum LookupError {
     },
 }
 
-impl Resolver {
+impl HostResolver {
     /// `None`: the resolvers of `/etc/resolv.conf`, except this gateway itself, which `listen`s at these addresses.
     #[must_use]
     pub fn new(configured: Option<Vec<SocketAddr>>, listen: &[SocketAddr]) -> Self {
@@ -51,7 +51,7 @@ impl Resolver {
     pub async fn ask(&self, name: &str, kind: RecordType) -> Result<Lookup, LookupError> {
         let mut full = Name::from_ascii(name).map_err(|_| LookupError::Name(name.to_owned()))?;
         full.set_fqdn(true);
-        let question = Question {
+        let question = ForwardedQuestion {
             name: LowerName::from(full),
             kind,
             class: DNSClass::IN,

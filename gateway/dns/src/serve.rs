@@ -7,7 +7,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration, time::Instant};
 
 use causeway_host::{
-    accept::{Door, Limits, Place, Refused, accept},
+    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, accept},
     tasks::Tasks,
 };
 use hickory_server::net::xfer::Protocol;
@@ -20,14 +20,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::handler::{Handler, Later, Reply};
+use super::handler::{DnsReply, Handler, Later};
 
 /// Most questions that wait for an upstream or a new address.
 pub(super) const MAX_WAITING: usize = 1024;
 /// Time for which a TCP connection may be idle, and how long one read or write may take.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 /// TCP connections at once, and of those from one address.
-const TCP_LIMITS: Limits = Limits {
+const TCP_LIMITS: AcceptLimits = AcceptLimits {
     connections: 256,
     of_address: Some(64),
     setup: TCP_TIMEOUT,
@@ -43,7 +43,7 @@ const PORT_ATTEMPTS: usize = 16;
 
 /// State that the tasks share.
 #[derive(Debug, Clone)]
-pub(super) struct Service {
+pub(super) struct DnsState {
     pub handler: Arc<Handler>,
     pub waiting: Arc<Semaphore>,
     pub stop: CancellationToken,
@@ -93,7 +93,7 @@ fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
 /// Lets everybody in: who is answered what is the handler's business.
 struct AnyClient;
 
-impl Door<TcpStream> for AnyClient {
+impl AcceptConnection<TcpStream> for AnyClient {
     type Connection = (TcpStream, SocketAddr);
     type Error = io::Error;
 
@@ -102,12 +102,12 @@ impl Door<TcpStream> for AnyClient {
         Ok((stream, client))
     }
 
-    fn refused(&self, from: Option<SocketAddr>, why: Refused<io::Error>) {
+    fn refused(&self, from: Option<SocketAddr>, why: AcceptRefusal<io::Error>) {
         tracing::debug!(?from, ?why, "a DNS connection is not served");
     }
 }
 
-impl Service {
+impl DnsState {
     pub(super) fn serve(&self, udp: UdpSocket, tcp: TcpListener, tasks: &Tasks) {
         let (service, stop) = (self.clone(), self.stop.clone());
         let serving = stop.run_until_cancelled_owned(service.serve_udp(Arc::new(udp)));
@@ -142,9 +142,9 @@ impl Service {
                 .handler
                 .reply(&buffer[..length], client, Protocol::Udp, Instant::now())
             {
-                Reply::None => {}
-                Reply::Ready(bytes) => send(&socket, &bytes, client).await,
-                Reply::Later(later) => self.answer_later(&socket, later, client).await,
+                DnsReply::None => {}
+                DnsReply::Ready(bytes) => send(&socket, &bytes, client).await,
+                DnsReply::Later(later) => self.answer_later(&socket, later, client).await,
             }
         }
     }
@@ -168,7 +168,7 @@ impl Service {
             .spawn(async move { stop.run_until_cancelled(answer).await });
     }
 
-    async fn serve_tcp(self, mut clients: mpsc::Receiver<((TcpStream, SocketAddr), Place)>) {
+    async fn serve_tcp(self, mut clients: mpsc::Receiver<((TcpStream, SocketAddr), ConnectionPlace)>) {
         while let Some(((stream, client), place)) = clients.recv().await {
             let (service, stop) = (self.clone(), self.stop.clone());
             self.tasks.spawn(async move {
@@ -185,9 +185,9 @@ impl Service {
                 .handler
                 .reply(&question, client, Protocol::Tcp, Instant::now())
             {
-                Reply::None => None,
-                Reply::Ready(bytes) => Some(bytes),
-                Reply::Later(later) => match self.waiting.try_acquire() {
+                DnsReply::None => None,
+                DnsReply::Ready(bytes) => Some(bytes),
+                DnsReply::Later(later) => match self.waiting.try_acquire() {
                     Ok(_permit) => self.handler.finish(*later).await,
                     Err(_) => self.handler.give_up(&later),
                 },

@@ -1,6 +1,6 @@
 //! The TXT record of a service: how it is reached, and who serves it now. For people with `dig`, not for programs.
 
-use causeway_federation::catalog::{Age, Catalog, Entry};
+use causeway_federation::catalog::{Age, Catalog, CatalogEntry};
 use causeway_routing::{
     snapshot::{Health, Link, Snapshot},
     target::Target,
@@ -50,7 +50,7 @@ fn own_zone(snapshot: &Snapshot, target: &Target) -> Option<String> {
     (instances > 0).then(|| format!("zone={} healthy={healthy}/{instances} own", snapshot.zone))
 }
 
-fn other_zone(snapshot: &Snapshot, target: &Target, entry: &Entry) -> Option<String> {
+fn other_zone(snapshot: &Snapshot, target: &Target, entry: &CatalogEntry) -> Option<String> {
     let origin = &entry.record.origin;
     if !wants(target, &origin.zone) || !snapshot.topology.may_run(&target.service, &origin.zone) {
         return None;

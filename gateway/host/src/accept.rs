@@ -1,6 +1,6 @@
 //! The one loop that takes connections of this process's own APIs: so many at once, so many of one address, a time limit
 //! until each is set up (a handshake, say), and a pause while the machine gives no more. What is set up is handed on with
-//! the place that it holds; who is let in is the [`Door`]'s business, and what is served on it the receiver's.
+//! the place that it holds; who is let in is the [`AcceptConnection`]'s business, and what is served on it the receiver's.
 //!
 //! The clients of services and the tunnels have loops of their own: they are one for each data thread, and hand nothing on.
 
@@ -72,7 +72,7 @@ impl<L: Listen<Stream: AsRawFd>> Listen for WithinDescriptors<L> {
 }
 
 /// Decides who gets in.
-pub trait Door<S>: Send + Sync + 'static {
+pub trait AcceptConnection<S>: Send + Sync + 'static {
     type Connection: Send + 'static;
     type Error: Send + 'static;
 
@@ -84,23 +84,23 @@ pub trait Door<S>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Connection, Self::Error>> + Send;
 
     /// Is told whom nobody serves.
-    fn refused(&self, from: Option<SocketAddr>, why: Refused<Self::Error>);
+    fn refused(&self, from: Option<SocketAddr>, why: AcceptRefusal<Self::Error>);
 }
 
 /// Reason why a connection that was accepted is not served.
 #[derive(Debug)]
-pub enum Refused<E> {
+pub enum AcceptRefusal<E> {
     /// Its address has as many as one may have.
     Crowded,
     /// It was not set up in time.
     Slow,
-    /// The door turned it away.
+    /// It was turned away.
     Failed(E),
 }
 
 /// Limits of one listener.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct AcceptLimits {
     /// Connections at once, those that are being set up included. Further ones wait in the system's queue.
     pub connections: usize,
     /// Of those, for one host (see [`host_of`]); `None`: as many as there are. Further ones are closed.
@@ -111,7 +111,7 @@ pub struct Limits {
 
 /// A connection's place among those that are served at once. It is free again when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPlace {
     _of_all: OwnedSemaphorePermit,
     _of_host: Option<HostPlace>,
 }
@@ -171,27 +171,27 @@ pub fn host_of(address: IpAddr) -> IpAddr {
 
 /// Accepts until nobody takes the connections any more, and then gives up those that are being set up. `what` names the
 /// listener in the log.
-pub async fn accept<L: Listen, D: Door<L::Stream>>(
+pub async fn accept<L: Listen, D: AcceptConnection<L::Stream>>(
     what: &'static str,
     listener: L,
-    limits: Limits,
-    door: D,
-    entered: mpsc::Sender<(D::Connection, Place)>,
+    limits: AcceptLimits,
+    acceptor: D,
+    entered: mpsc::Sender<(D::Connection, ConnectionPlace)>,
 ) {
     tokio::select! {
-        () = accept_all(what, listener, limits, door, &entered) => {}
+        () = accept_all(what, listener, limits, acceptor, &entered) => {}
         () = entered.closed() => {}
     }
 }
 
-async fn accept_all<L: Listen, D: Door<L::Stream>>(
+async fn accept_all<L: Listen, D: AcceptConnection<L::Stream>>(
     what: &'static str,
     listener: L,
-    limits: Limits,
-    door: D,
-    entered: &mpsc::Sender<(D::Connection, Place)>,
+    limits: AcceptLimits,
+    acceptor: D,
+    entered: &mpsc::Sender<(D::Connection, ConnectionPlace)>,
 ) {
-    let (door, places) = (Arc::new(door), Arc::new(Semaphore::new(limits.connections)));
+    let (acceptor, places) = (Arc::new(acceptor), Arc::new(Semaphore::new(limits.connections)));
     let hosts = HostPlaces::default();
     let mut entering = JoinSet::new();
     let mut pause = None;
@@ -218,24 +218,24 @@ async fn accept_all<L: Listen, D: Door<L::Stream>>(
             (Some(most), Some(from)) => match hosts.take(from.ip(), most) {
                 Some(place) => Some(place),
                 None => {
-                    door.refused(Some(from), Refused::Crowded);
+                    acceptor.refused(Some(from), AcceptRefusal::Crowded);
                     continue;
                 }
             },
             _ => None,
         };
-        let place = Place {
+        let place = ConnectionPlace {
             _of_all: of_all,
             _of_host: of_host,
         };
-        let (door, entered) = (Arc::clone(&door), entered.clone());
+        let (acceptor, entered) = (Arc::clone(&acceptor), entered.clone());
         // Each by itself, so that a slow one holds up no other.
         entering.spawn(async move {
-            match timeout(limits.setup, door.enter(stream, from)).await {
+            match timeout(limits.setup, acceptor.enter(stream, from)).await {
                 // When nobody takes connections any more, this one is not wanted either.
                 Ok(Ok(connection)) => drop(entered.send((connection, place)).await),
-                Ok(Err(error)) => door.refused(from, Refused::Failed(error)),
-                Err(_) => door.refused(from, Refused::Slow),
+                Ok(Err(error)) => acceptor.refused(from, AcceptRefusal::Failed(error)),
+                Err(_) => acceptor.refused(from, AcceptRefusal::Slow),
             }
         });
     }
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(20);
-    const LIMITS: Limits = Limits {
+    const LIMITS: AcceptLimits = AcceptLimits {
         connections: 2,
         of_address: None,
         setup: PATIENCE,
@@ -284,7 +284,7 @@ mod tests {
     /// Lets in whoever says so with a byte, and tells why others were not.
     struct Knock(mpsc::UnboundedSender<&'static str>);
 
-    impl Door<TcpStream> for Knock {
+    impl AcceptConnection<TcpStream> for Knock {
         type Connection = TcpStream;
         type Error = io::Error;
 
@@ -295,23 +295,23 @@ mod tests {
             }
         }
 
-        fn refused(&self, _: Option<SocketAddr>, why: Refused<io::Error>) {
+        fn refused(&self, _: Option<SocketAddr>, why: AcceptRefusal<io::Error>) {
             let _ = self.0.send(match why {
-                Refused::Crowded => "crowded",
-                Refused::Slow => "slow",
-                Refused::Failed(_) => "failed",
+                AcceptRefusal::Crowded => "crowded",
+                AcceptRefusal::Slow => "slow",
+                AcceptRefusal::Failed(_) => "failed",
             });
         }
     }
 
     struct Bench {
         address: SocketAddr,
-        entered: mpsc::Receiver<(TcpStream, Place)>,
+        entered: mpsc::Receiver<(TcpStream, ConnectionPlace)>,
         refused: mpsc::UnboundedReceiver<&'static str>,
     }
 
     impl Bench {
-        async fn start(limits: Limits) -> Self {
+        async fn start(limits: AcceptLimits) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let (telling, refused) = mpsc::unbounded_channel();
@@ -330,7 +330,7 @@ mod tests {
             client
         }
 
-        async fn next(&mut self) -> (TcpStream, Place) {
+        async fn next(&mut self) -> (TcpStream, ConnectionPlace) {
             let next = timeout(PATIENCE, self.entered.recv()).await;
             next.expect("a connection in time").expect("a connection")
         }
@@ -344,7 +344,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_client_holds_up_no_other_and_is_given_up() {
         let setup = Duration::from_millis(200);
-        let mut bench = Bench::start(Limits { setup, ..LIMITS }).await;
+        let mut bench = Bench::start(AcceptLimits { setup, ..LIMITS }).await;
         let silent = bench.knock(b"").await;
         let welcome = bench.knock(b"y").await;
         let (served, place) = bench.next().await;
@@ -371,7 +371,7 @@ mod tests {
         drop(clients);
 
         let of_address = Some(1);
-        let mut bench = Bench::start(Limits { of_address, ..LIMITS }).await;
+        let mut bench = Bench::start(AcceptLimits { of_address, ..LIMITS }).await;
         let _client = bench.knock(b"y").await;
         let first = bench.next().await;
         let mut closed = TcpStream::connect(bench.address).await.unwrap();

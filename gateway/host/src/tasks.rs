@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 #[cfg(feature = "test-util")]
-use self::told::Told;
+use self::told::TaskLine;
 
 /// Most tasks that are remembered by name. Further ones are logged and counted.
 const MAX_REMEMBERED: usize = 64;
@@ -26,14 +26,14 @@ pub type TaskName = Cow<'static, str>;
 
 /// Manner in which a task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum TaskEnding {
     Returned,
     Panicked,
     /// It was ended from outside: aborted, or its runtime or thread is gone.
     Dropped,
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for TaskEnding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Returned => "it returned",
@@ -47,7 +47,7 @@ impl fmt::Display for Ending {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedTask {
     pub name: TaskName,
-    pub ending: Ending,
+    pub ending: TaskEnding,
 }
 
 /// Every task that ended although nobody asked it to.
@@ -186,7 +186,7 @@ impl Tasks {
         }
     }
 
-    fn has_ended(&self, name: &TaskName, ending: Ending) {
+    fn has_ended(&self, name: &TaskName, ending: TaskEnding) {
         let task = EndedTask {
             name: name.clone(),
             ending,
@@ -266,7 +266,7 @@ struct Watched {
     faults: Faults,
     returned: bool,
     #[cfg(feature = "test-util")]
-    told: Told,
+    told: TaskLine,
 }
 
 impl Watched {
@@ -288,11 +288,11 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         let ending = match self.returned {
-            true => Ending::Returned,
-            false if thread::panicking() => Ending::Panicked,
-            false => Ending::Dropped,
+            true => TaskEnding::Returned,
+            false if thread::panicking() => TaskEnding::Panicked,
+            false => TaskEnding::Dropped,
         };
-        let is_fault = self.faults == Faults::Every || ending == Ending::Panicked;
+        let is_fault = self.faults == Faults::Every || ending == TaskEnding::Panicked;
         if is_fault && !self.tasks.0.stopping.load(Ordering::Relaxed) {
             self.tasks.has_ended(&self.name, ending);
         }
@@ -309,32 +309,32 @@ mod told {
 
     use tokio::sync::watch;
 
-    use super::{Ending, TaskName, Tasks};
+    use super::{TaskEnding, TaskName, Tasks};
 
-    type Orders = BTreeMap<TaskName, Vec<watch::Sender<Option<Ending>>>>;
+    type Orders = BTreeMap<TaskName, Vec<watch::Sender<Option<TaskEnding>>>>;
 
     #[derive(Debug, Clone, Default)]
     pub(super) struct Switchboard(Arc<Mutex<Orders>>);
 
     /// A task's end of the line.
-    pub(super) struct Told(watch::Receiver<Option<Ending>>);
+    pub(super) struct TaskLine(watch::Receiver<Option<TaskEnding>>);
 
     impl Switchboard {
-        pub(super) fn enter(&self, name: &TaskName) -> Told {
+        pub(super) fn enter(&self, name: &TaskName) -> TaskLine {
             let (order, orders) = watch::channel(None);
             let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             lines.entry(name.clone()).or_default().push(order);
-            Told(orders)
+            TaskLine(orders)
         }
     }
 
-    impl Told {
+    impl TaskLine {
         pub(super) async fn unless_told<F: Future>(&mut self, future: F) -> Option<F::Output> {
             let told = self.0.wait_for(Option::is_some);
             tokio::select! {
                 biased;
                 Ok(how) = told => match *how {
-                    Some(Ending::Panicked) => std::panic::panic_any("a test told it to"),
+                    Some(TaskEnding::Panicked) => std::panic::panic_any("a test told it to"),
                     _ => None,
                 },
                 output = future => Some(output),
@@ -355,7 +355,7 @@ mod told {
         }
 
         /// Has every task of this name return or panic.
-        pub fn end(&self, name: &str, ending: Ending) {
+        pub fn end(&self, name: &str, ending: TaskEnding) {
             let lines = self.0.told.0.lock().unwrap_or_else(PoisonError::into_inner);
             for order in lines.get(name).into_iter().flatten() {
                 order.send_replace(Some(ending));
@@ -372,7 +372,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    async fn ending_of(tasks: &Tasks) -> Ending {
+    async fn ending_of(tasks: &Tasks) -> TaskEnding {
         let first = tokio::time::timeout(PATIENCE, tasks.first_ended()).await;
         let first = first.expect("a task that has ended");
         assert_eq!(first.name, "work");
@@ -383,15 +383,15 @@ mod tests {
     async fn however_a_task_ends_it_is_remembered_by_name() {
         let tasks = Tasks::default();
         tokio::spawn(tasks.keep("work", async {}));
-        assert_eq!(ending_of(&tasks).await, Ending::Returned);
+        assert_eq!(ending_of(&tasks).await, TaskEnding::Returned);
 
         let tasks = Tasks::default();
         tokio::spawn(tasks.keep("work", async { std::panic::panic_any("as a test wants it") }));
-        assert_eq!(ending_of(&tasks).await, Ending::Panicked);
+        assert_eq!(ending_of(&tasks).await, TaskEnding::Panicked);
 
         let tasks = Tasks::default();
         tokio::spawn(tasks.keep("work", std::future::pending::<()>())).abort();
-        assert_eq!(ending_of(&tasks).await, Ending::Dropped);
+        assert_eq!(ending_of(&tasks).await, TaskEnding::Dropped);
         assert_eq!(tasks.ended().count, 1);
     }
 
@@ -405,7 +405,7 @@ mod tests {
         assert_eq!(tasks.ended().count, 0);
         let thread = tasks.thread("work", || std::panic::panic_any("as a test wants it"));
         assert!(thread.unwrap().join().is_err());
-        assert_eq!(ending_of(&tasks).await, Ending::Panicked);
+        assert_eq!(ending_of(&tasks).await, TaskEnding::Panicked);
     }
 
     #[tokio::test]
@@ -425,7 +425,7 @@ mod tests {
         part.up();
         assert_eq!(tasks.ended().count, 0);
         program.up();
-        assert_eq!(ending_of(&tasks).await, Ending::Returned);
+        assert_eq!(ending_of(&tasks).await, TaskEnding::Returned);
         tasks.keep("work", async {}).await;
         assert_eq!(tasks.ended().count, 2);
 

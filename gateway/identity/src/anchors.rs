@@ -9,7 +9,7 @@ use std::{
 use causeway_federation::{
     edition::Edition,
     name::ZoneName,
-    trust::{Authority, CertificateHash, Content, Roots, Trust},
+    trust::{CertificateHash, Content, Roots, Trust, TrustCryptography},
 };
 use rustls::{RootCertStore, crypto::CryptoProvider};
 use rustls_pki_types::CertificateDer;
@@ -17,7 +17,7 @@ use rustls_pki_types::CertificateDer;
 use super::{
     federated::Federated,
     leaf, provider,
-    revocation::{List, Place, RevocationError, Revocations},
+    revocation::{List, ListOrigin, RevocationError, Revocations},
 };
 
 /// The roots and revocations that are in force for one identity. Immutable; a change makes a new one.
@@ -122,7 +122,7 @@ impl Anchors {
 #[derive(Debug, Clone, Copy)]
 pub struct Cryptography;
 
-impl Authority for Cryptography {
+impl TrustCryptography for Cryptography {
     fn signed(&self, root: &[u8], message: &[u8], signature: &[u8]) -> bool {
         signed_by(&CertificateDer::from(root), message, signature)
     }
@@ -148,7 +148,7 @@ impl Authority for Cryptography {
 fn lists(content: &Content) -> (Vec<List>, Vec<RevocationError>) {
     let (mut lists, mut errors) = (Vec::new(), Vec::new());
     for der in &content.revocations {
-        let read = List::read(der, Place::Document).and_then(|list| {
+        let read = List::read(der, ListOrigin::Document).and_then(|list| {
             let signed = content
                 .roots
                 .iter()

@@ -10,7 +10,7 @@ use rustls::{
 };
 
 use super::{
-    Anchors, CERTIFICATE_FILE, Identity, IdentityError, KEY_FILE, LeafError, ROOTS_FILE, TlsError,
+    Anchors, CERTIFICATE_FILE, Identity, IdentityFileError, KEY_FILE, LeafError, ROOTS_FILE, TlsError,
     chain::ChainVerifier, leaf, pem_files, provider, spiffe::trust_domain_of,
 };
 
@@ -53,7 +53,7 @@ impl std::fmt::Debug for ApiClient {
 #[derive(Debug, thiserror::Error)]
 pub enum ApiClientError {
     #[error(transparent)]
-    Files(#[from] IdentityError),
+    Files(#[from] IdentityFileError),
     #[error("cannot use the certificate and key for TLS")]
     Certificate(#[source] Error),
     #[error("cannot use the trust roots")]

@@ -34,14 +34,16 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 
 use super::{
-    DnsName, Identity, SpiffeError, SpiffeId, leaf::LeafError, pem_files::IdentityError, provider, spiffe,
+    DnsName, Identity, SpiffeError, SpiffeId, leaf::LeafError, pem_files::IdentityFileError, provider, spiffe,
 };
 use folder::make_folder;
-pub use folder::{Origin, first_not_before, init, init_under, issue, server_trust_domain, trust_domain};
+pub use folder::{
+    CertificateOrigin, first_not_before, init, init_under, issue, server_trust_domain, trust_domain,
+};
 use issued::Issued;
-use key::KeyError;
+use key::CaKeyError;
 use request::SigningRequest;
-use revoked::{RevokedError, Subject};
+use revoked::{RevocationSubject, RevokedError};
 use tokens::TokenId;
 
 /// The CA's private key, beside its certificate, which is named as in an identity.
@@ -109,18 +111,18 @@ pub enum CaError {
     Read {
         folder: PathBuf,
         #[source]
-        source: Box<IdentityError>,
+        source: Box<IdentityFileError>,
     },
     #[error("cannot use the CA key in {path}", path = path.display())]
     Key {
         path: PathBuf,
         #[source]
-        source: KeyError,
+        source: CaKeyError,
     },
     #[error("cannot put the key under the passphrase")]
     Encrypt {
         #[source]
-        source: KeyError,
+        source: CaKeyError,
     },
     #[error("the key in {key} is not that of the first certificate in {certificate}",
         key = key.display(), certificate = certificate.display())]
@@ -132,11 +134,14 @@ pub enum CaError {
         source: io::Error,
     },
     #[error("nothing is issued to {gateway}: {subject} was revoked")]
-    Revoked { gateway: GatewayId, subject: Subject },
+    Revoked {
+        gateway: GatewayId,
+        subject: RevocationSubject,
+    },
     #[error("nothing is issued to {caller}: {subject} was revoked")]
     CallerRevoked {
         caller: CallerIdentity,
-        subject: Subject,
+        subject: RevocationSubject,
     },
     #[error("{0} is no caller's: it is a gateway's or the CA's own")]
     NoCaller(CallerIdentity),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use causeway_federation::name::{CallerIdentity, IdentityError as NameError, ZoneName};
+use causeway_federation::name::{CallerIdentity, SpiffeIdError as NameError, ZoneName};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
     client::danger::HandshakeSignatureValid,

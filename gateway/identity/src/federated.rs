@@ -9,7 +9,7 @@ use causeway_federation::{
     topology::Topology,
     trust::{Bundle, OfferedTrust, StoredTrust, Trust, TrustDocument, TrustRefusal},
 };
-use causeway_zone_sync::trust::{Store, StoreError};
+use causeway_zone_sync::trust::{TrustFileError, TrustStore};
 
 use super::{
     Anchors, Cryptography, HeldIdentity, Identity,
@@ -66,7 +66,7 @@ pub(super) struct Other {
     bundle: Bundle,
     trust: Trust,
     /// `None`: nothing outlives this process.
-    store: Option<Store>,
+    store: Option<TrustStore>,
 }
 
 impl Other {
@@ -118,8 +118,8 @@ impl Other {
     }
 }
 
-fn read(domain: &str, folder: &Path, now: SystemTime) -> Result<(Store, StoredTrust), StoreError> {
-    std::fs::create_dir_all(folder).map_err(|source| StoreError::File {
+fn read(domain: &str, folder: &Path, now: SystemTime) -> Result<(TrustStore, StoredTrust), TrustFileError> {
+    std::fs::create_dir_all(folder).map_err(|source| TrustFileError::File {
         path: folder.to_owned(),
         source,
     })?;
@@ -378,7 +378,7 @@ mod tests {
             LEAF_VALIDITY,
         )
         .unwrap();
-        assert_eq!(files.reload(SystemTime::now()), crate::Renewal::Taken);
+        assert_eq!(files.reload(SystemTime::now()), crate::RefreshOutcome::Taken);
         assert_eq!(believed(&files), [theirs.hash()]);
     }
 }

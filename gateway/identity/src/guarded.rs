@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        IdentityFolder, REVOCATIONS_FILE, Renewal, Secure,
+        IdentityFolder, REVOCATIONS_FILE, RefreshOutcome, Secure,
         ca::{self, Ca, LEAF_VALIDITY},
     };
 
@@ -194,7 +194,7 @@ mod tests {
             .revocation_list(&BTreeMap::from([(revoked, now)]), 1, now);
         let reading = tokio::spawn(async move { accepted.read_u8().await });
         fs::write(folder.path().join("gw1").join(REVOCATIONS_FILE), list.unwrap()).unwrap();
-        assert_eq!(server.reload(now), Renewal::Taken);
+        assert_eq!(server.reload(now), RefreshOutcome::Taken);
         let ended = timeout(A_SECOND, reading).await.unwrap().unwrap();
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         assert!(connect().await.0.is_err(), "and the next handshake is refused");

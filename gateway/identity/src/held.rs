@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
-    Identity, IdentityError, LiveIdentity, Renewal,
+    Identity, IdentityFileError, LiveIdentity, RefreshOutcome,
     peers::Peers,
     pem_files,
     trusted::{Keeping, TrustView},
@@ -17,19 +17,19 @@ use super::{
 
 /// Origin of an identity.
 #[derive(Debug)]
-pub enum Origin {
+pub enum IdentityOrigin {
     /// Files in this folder.
     Folder(PathBuf),
     /// The SPIFFE Workload API, and how its agent stands.
     WorkloadApi(watch::Receiver<AgentStatus>),
 }
 
-impl Origin {
+impl IdentityOrigin {
     /// Reason why peers would not believe this identity at `now`.
-    fn doubt(&self, identity: &Identity, now: SystemTime) -> Option<IdentityError> {
+    fn doubt(&self, identity: &Identity, now: SystemTime) -> Option<IdentityFileError> {
         match self {
             Self::Folder(folder) => pem_files::doubt(identity, folder, now),
-            Self::WorkloadApi(_) => workload_api::doubt(identity, now).map(IdentityError::Svid),
+            Self::WorkloadApi(_) => workload_api::doubt(identity, now).map(IdentityFileError::Svid),
         }
     }
 }
@@ -37,7 +37,7 @@ impl Origin {
 /// The identity of a process, for those who change it.
 #[derive(Debug)]
 pub struct HeldIdentity {
-    origin: Origin,
+    origin: IdentityOrigin,
     pub(super) identity: watch::Sender<Arc<Identity>>,
     /// See [`LiveIdentity::refused`].
     refused: watch::Sender<Option<String>>,
@@ -49,7 +49,7 @@ pub struct HeldIdentity {
 }
 
 impl HeldIdentity {
-    pub(super) fn new(identity: Identity, origin: Origin) -> Self {
+    pub(super) fn new(identity: Identity, origin: IdentityOrigin) -> Self {
         let keeping = Keeping::nowhere(identity.trust_domain());
         Self {
             origin,
@@ -69,14 +69,14 @@ impl HeldIdentity {
             refused: self.refused.subscribe(),
             trust: self.trust.subscribe(),
             agent: match &self.origin {
-                Origin::Folder(_) => None,
-                Origin::WorkloadApi(status) => Some(status.clone()),
+                IdentityOrigin::Folder(_) => None,
+                IdentityOrigin::WorkloadApi(status) => Some(status.clone()),
             },
             peers: self.peers.clone(),
         }
     }
 
-    pub(super) fn doubt(&self, identity: &Identity, now: SystemTime) -> Option<IdentityError> {
+    pub(super) fn doubt(&self, identity: &Identity, now: SystemTime) -> Option<IdentityFileError> {
         self.origin.doubt(identity, now)
     }
 
@@ -92,28 +92,28 @@ impl HeldIdentity {
     }
 
     /// Puts an identity in use that was checked, unless it is the one in use. Call it while holding `changing`.
-    pub(super) fn take_up(&self, mut found: Identity) -> Renewal {
+    pub(super) fn take_up(&self, mut found: Identity) -> RefreshOutcome {
         // Before the identity: who is told of that finds no old refusal.
         self.refused.send_replace(None);
         let current = self.identity.borrow().clone();
         if found.same_files(&current) {
-            return Renewal::Unchanged;
+            return RefreshOutcome::Unchanged;
         }
         found.anchors.federated = current.anchors.federated.clone();
         tracing::info!(gateway = %found.gateway(), roots = found.anchors().roots.len(),
             "took up a renewed identity");
         self.identity.send_replace(Arc::new(found));
-        Renewal::Taken
+        RefreshOutcome::Taken
     }
 
     /// Keeps what is in use, and says once why. Call it while holding `changing`.
-    pub(super) fn refuse(&self, why: String) -> Renewal {
+    pub(super) fn refuse(&self, why: String) -> RefreshOutcome {
         if self.is_told(&why) {
-            return Renewal::Unchanged;
+            return RefreshOutcome::Unchanged;
         }
         tracing::error!(gateway = %self.identity.borrow().gateway(),
             "a changed identity is refused and the one before it stays in use: {why}");
         self.refused.send_replace(Some(why));
-        Renewal::Refused
+        RefreshOutcome::Refused
     }
 }

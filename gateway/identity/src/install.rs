@@ -17,7 +17,7 @@ use super::{
     Identity, SpiffeId,
     ca::{CaError, request},
     next_key,
-    pem_files::{self, CERTIFICATE_FILE, IdentityError, KEY_FILE, ROOTS_FILE},
+    pem_files::{self, CERTIFICATE_FILE, IdentityFileError, KEY_FILE, ROOTS_FILE},
 };
 
 /// A request for a certificate that is to be signed by hand.
@@ -52,7 +52,7 @@ impl NewIdentity {
         key: PrivateKeyDer<'static>,
         roots: Vec<CertificateDer<'static>>,
         now: SystemTime,
-    ) -> Result<Self, IdentityError> {
+    ) -> Result<Self, IdentityFileError> {
         let key_text = text("PRIVATE KEY", [key.secret_der()]);
         let chain_text = text("CERTIFICATE", chain.iter().map(AsRef::as_ref));
         let roots_text = text("CERTIFICATE", roots.iter().map(AsRef::as_ref));
@@ -257,6 +257,6 @@ mod tests {
         let made = ca.issue(&gateway, LEAF_VALIDITY).unwrap();
         let roots = vec![stranger.certificate().clone()];
         let refused = NewIdentity::new(made.chain, made.key, roots, SystemTime::now());
-        assert!(matches!(refused, Err(IdentityError::UnknownIssuer { .. })));
+        assert!(matches!(refused, Err(IdentityFileError::UnknownIssuer { .. })));
     }
 }

@@ -70,18 +70,18 @@ pub use dns_name::{DnsName, DnsNameError, dns_names, dns_names_of};
 pub use federated::Federated;
 pub use guarded::{Distrust, Guarded, distrust};
 pub use handshake_word::handshake_word;
-pub use held::{HeldIdentity, Origin};
+pub use held::{HeldIdentity, IdentityOrigin};
 pub use install::pem_of;
 pub use install::{NewIdentity, check_writable, write_request};
 pub use leaf::{LeafError, begin_of, end_of, identify};
 pub use lifetime::{Lifetime, Urgency};
-pub use live::{IdentityFolder, LiveIdentity, Renewal, RenewalError};
+pub use live::{IdentityFolder, LiveIdentity, RefreshOutcome, RenewalError};
 pub use metrics::IdentityMetrics;
 pub use next_key::NextKey;
-pub use peers::{AFTER_THE_END, Shown};
+pub use peers::{AFTER_THE_END, ShownCertificate};
 pub use pem_files::certificates;
-pub use pem_files::{CERTIFICATE_FILE, IdentityError, KEY_FILE, REVOCATIONS_FILE, ROOTS_FILE};
-pub use revocation::{List, Place, RevocationError, Serial};
+pub use pem_files::{CERTIFICATE_FILE, IdentityFileError, KEY_FILE, REVOCATIONS_FILE, ROOTS_FILE};
+pub use revocation::{List, ListOrigin, RevocationError, Serial};
 pub use secret_hash::SecretHash;
 pub use secure::{Secure, SecureError, begins_with_tls};
 pub use spiffe::{MAX_TRUST_DOMAIN_BYTES, SpiffeError, SpiffeId, check_trust_domain};
@@ -108,7 +108,7 @@ pub struct Identity {
     file_lists: Vec<List>,
     /// Trust anchors, after the trust document had its say.
     anchors: Anchors,
-    doubt: Option<IdentityError>,
+    doubt: Option<IdentityFileError>,
 }
 
 /// Prints who it is, never the key.
@@ -143,7 +143,7 @@ impl Identity {
     ///
     /// # Errors
     /// Names the file, what is wrong with it, and what to do.
-    pub fn load(folder: &Path) -> Result<Self, IdentityError> {
+    pub fn load(folder: &Path) -> Result<Self, IdentityFileError> {
         let trust = Trust::new("", StoredTrust::default());
         pem_files::load(folder, &trust, SystemTime::now())
     }
@@ -226,7 +226,7 @@ impl Identity {
 
     /// Reason why peers will probably refuse this identity, as it was when it was loaded; `None` when all is well.
     #[must_use]
-    pub fn doubt(&self) -> Option<&IdentityError> {
+    pub fn doubt(&self) -> Option<&IdentityFileError> {
         self.doubt.as_ref()
     }
 

@@ -25,8 +25,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    HeldIdentity, Identity, IdentityError, NewIdentity, SpiffeId,
-    held::Origin,
+    HeldIdentity, Identity, IdentityFileError, NewIdentity, SpiffeId,
+    held::IdentityOrigin,
     install,
     peers::Peers,
     trusted::{Keeping, TrustView},
@@ -128,7 +128,7 @@ pub enum RenewalError {
     Unusable {
         folder: PathBuf,
         #[source]
-        source: IdentityError,
+        source: IdentityFileError,
     },
     #[error("the certificate in {folder} names {found}, and this gateway is {own}; start the gateway anew to make it another",
         folder = folder.display())]
@@ -141,13 +141,13 @@ pub enum RenewalError {
     Doubtful {
         folder: PathBuf,
         #[source]
-        source: IdentityError,
+        source: IdentityFileError,
     },
 }
 
 /// Outcome of reading the files again, or of another word of the Workload API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Renewal {
+pub enum RefreshOutcome {
     /// They say what they said last.
     Unchanged,
     Taken,
@@ -170,7 +170,7 @@ impl IdentityFolder {
     ///
     /// # Errors
     /// Names the file, what is wrong with it, and what to do.
-    pub fn open(folder: &Path) -> Result<Self, IdentityError> {
+    pub fn open(folder: &Path) -> Result<Self, IdentityFileError> {
         if let Err(error) = install::finish(folder) {
             tracing::error!(folder = %folder.display(), %error,
                 "cannot finish a renewal that was interrupted; the identity before it stays in use");
@@ -178,7 +178,10 @@ impl IdentityFolder {
         let identity = Identity::load(folder)?;
         Ok(Self {
             folder: folder.to_owned(),
-            held: Arc::new(HeldIdentity::new(identity, Origin::Folder(folder.to_owned()))),
+            held: Arc::new(HeldIdentity::new(
+                identity,
+                IdentityOrigin::Folder(folder.to_owned()),
+            )),
         })
     }
 
@@ -202,25 +205,25 @@ impl IdentityFolder {
     ///
     /// # Errors
     /// When it cannot be written; the identity before it stays in use.
-    pub fn install(&self, new: &NewIdentity, now: SystemTime) -> io::Result<Renewal> {
+    pub fn install(&self, new: &NewIdentity, now: SystemTime) -> io::Result<RefreshOutcome> {
         let keeping = self.held.changing.lock();
         new.install(&self.folder)?;
         Ok(self.read_again(&keeping, now, Duration::ZERO))
     }
 
     /// Reads the files again, and takes them up if they are good and new. Blocks on the disk.
-    pub fn reload(&self, now: SystemTime) -> Renewal {
+    pub fn reload(&self, now: SystemTime) -> RefreshOutcome {
         let keeping = self.held.changing.lock();
         self.read_again(&keeping, now, Duration::ZERO)
     }
 
     /// As [`IdentityFolder::reload`], but waits for the rest of a set that is being written.
-    fn reload_settled(&self, now: SystemTime) -> Renewal {
+    fn reload_settled(&self, now: SystemTime) -> RefreshOutcome {
         let keeping = self.held.changing.lock();
         self.read_again(&keeping, now, SETTLING)
     }
 
-    fn read_again(&self, keeping: &Keeping, now: SystemTime, settling: Duration) -> Renewal {
+    fn read_again(&self, keeping: &Keeping, now: SystemTime, settling: Duration) -> RefreshOutcome {
         let current = self.held.identity.borrow().clone();
         match self.check(&current, &keeping.trust, now) {
             Ok(found) => self.held.take_up(found),
@@ -229,7 +232,7 @@ impl IdentityFolder {
                 let written = install::written_at(&self.folder);
                 let fresh = written.is_some_and(|at| now.duration_since(at).is_ok_and(|ago| ago < settling));
                 match fresh && !self.held.is_told(&told) {
-                    true => Renewal::Unsettled,
+                    true => RefreshOutcome::Unsettled,
                     false => self.held.refuse(told),
                 }
             }
@@ -283,11 +286,11 @@ impl IdentityFolder {
             }
             let files = self.clone();
             let read = tokio::task::spawn_blocking(move || files.reload_settled(SystemTime::now())).await;
-            unsettled = matches!(read, Ok(Renewal::Unsettled));
+            unsettled = matches!(read, Ok(RefreshOutcome::Unsettled));
             match read {
-                Ok(Renewal::Unchanged | Renewal::Unsettled) => {}
-                Ok(Renewal::Taken) => metrics.identity_reloaded(true),
-                Ok(Renewal::Refused) => metrics.identity_reloaded(false),
+                Ok(RefreshOutcome::Unchanged | RefreshOutcome::Unsettled) => {}
+                Ok(RefreshOutcome::Taken) => metrics.identity_reloaded(true),
+                Ok(RefreshOutcome::Refused) => metrics.identity_reloaded(false),
                 Err(error) => tracing::error!(%error, "reading the identity again has failed"),
             }
         }
@@ -340,11 +343,11 @@ mod tests {
         let (folder, files) = folder_of(&authority);
         let identity = files.identity();
         let before = leaf(&identity);
-        assert_eq!(files.reload(SystemTime::now()), Renewal::Unchanged);
+        assert_eq!(files.reload(SystemTime::now()), RefreshOutcome::Unchanged);
         put(folder.path(), &authority, "east", LEAF_VALIDITY);
-        assert_eq!(files.reload(SystemTime::now()), Renewal::Taken);
+        assert_eq!(files.reload(SystemTime::now()), RefreshOutcome::Taken);
         assert_ne!(leaf(&identity), before);
-        assert_eq!(files.reload(SystemTime::now()), Renewal::Unchanged);
+        assert_eq!(files.reload(SystemTime::now()), RefreshOutcome::Unchanged);
     }
 
     /// Spoils a good set in a folder.
@@ -379,14 +382,18 @@ mod tests {
         for (what, spoil) in bad {
             spoil();
             let later = SystemTime::now() + Duration::from_secs(3600);
-            assert_eq!(files.reload(later), Renewal::Refused, "{what}");
-            assert_eq!(files.reload(later), Renewal::Unchanged, "{what} is told once");
+            assert_eq!(files.reload(later), RefreshOutcome::Refused, "{what}");
+            assert_eq!(
+                files.reload(later),
+                RefreshOutcome::Unchanged,
+                "{what} is told once"
+            );
             assert!(identity.refused().is_some());
             assert_eq!(leaf(&identity), before, "{what}");
             for (path, text) in &good {
                 fs::write(path, text).unwrap();
             }
-            assert_eq!(files.reload(later), Renewal::Unchanged);
+            assert_eq!(files.reload(later), RefreshOutcome::Unchanged);
             assert_eq!(identity.refused(), None);
         }
     }
@@ -400,11 +407,11 @@ mod tests {
         let copy = |name| fs::copy(other.path().join(name), folder.path().join(name)).unwrap();
         copy(KEY_FILE);
         let now = SystemTime::now();
-        assert_eq!(files.reload_settled(now), Renewal::Unsettled);
+        assert_eq!(files.reload_settled(now), RefreshOutcome::Unsettled);
         assert_eq!(files.identity().refused(), None);
-        assert_eq!(files.reload_settled(now + 2 * SETTLING), Renewal::Refused);
+        assert_eq!(files.reload_settled(now + 2 * SETTLING), RefreshOutcome::Refused);
         copy(CERTIFICATE_FILE);
-        assert_eq!(files.reload_settled(now), Renewal::Taken);
+        assert_eq!(files.reload_settled(now), RefreshOutcome::Taken);
     }
 
     #[tokio::test]

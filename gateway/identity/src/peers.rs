@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Name on a certificate, and until when that is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
+pub struct ShownCertificate {
     /// SPIFFE id.
     pub holder: String,
     /// End of the first certificate of the chain that ends.
@@ -36,7 +36,7 @@ pub struct Shown {
     pub life: Duration,
 }
 
-impl Shown {
+impl ShownCertificate {
     /// Reads a chain, leaf first; `None` when it names nobody, or says no time.
     #[must_use]
     pub fn of(chain: &[CertificateDer<'_>]) -> Option<Self> {
@@ -57,7 +57,7 @@ struct Latest {
 }
 
 impl Latest {
-    fn note(&mut self, shown: &Shown, now: SystemTime) {
+    fn note(&mut self, shown: &ShownCertificate, now: SystemTime) {
         let (ends, limit) = match shown.holder.parse::<SpiffeId>() {
             Ok(_) => (&mut self.gateways, MAX_GATEWAYS),
             Err(_) => (&mut self.others, MAX_OTHERS),
@@ -101,14 +101,14 @@ impl Default for Peers {
 impl LiveIdentity {
     /// Remembers that the holder of a chain has shown it in a handshake that it completed.
     pub fn shook_hands(&self, chain: &[CertificateDer<'_>], now: SystemTime) {
-        if let Some(shown) = Shown::of(chain) {
+        if let Some(shown) = ShownCertificate::of(chain) {
             self.peers.latest.lock().note(&shown, now);
         }
     }
 
     /// Time until which what `shown` was shown for may go on, before anything that is granted beyond that.
     #[must_use]
-    pub fn proven_until(&self, shown: &Shown) -> SystemTime {
+    pub fn proven_until(&self, shown: &ShownCertificate) -> SystemTime {
         let latest = self.peers.latest.lock().of(&shown.holder);
         latest.map_or(shown.until, |latest| latest.max(shown.until))
     }
@@ -116,7 +116,7 @@ impl LiveIdentity {
     /// Waits until the certificates of a connection have ended a while ago and its other side has shown no later ones. Never, if
     /// that cannot be read from them.
     pub fn outlived(&self, chain: &[CertificateDer<'_>]) -> impl Future<Output = ()> + Send + 'static {
-        let (this, shown) = (self.clone(), Shown::of(chain));
+        let (this, shown) = (self.clone(), ShownCertificate::of(chain));
         async move {
             let Some(shown) = shown else {
                 return std::future::pending().await;
@@ -158,8 +158,8 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn shown(holder: &str, until: u64) -> Shown {
-        Shown {
+    fn shown(holder: &str, until: u64) -> ShownCertificate {
+        ShownCertificate {
             holder: holder.to_owned(),
             until: at(until),
             life: Duration::from_secs(10),

@@ -18,7 +18,7 @@ use rustls::{
 use super::{
     Identity,
     leaf::{LeafError, identify},
-    revocation::{List, Place, RevocationError},
+    revocation::{List, ListOrigin, RevocationError},
     workload_api::SvidError,
 };
 
@@ -38,7 +38,7 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Reason why an identity on disk cannot be used: what, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
+pub enum IdentityFileError {
     #[error("cannot read {path}; `causeway join` or `causeway ca issue --out {folder}` makes the three files of an identity",
         path = path.display(), folder = folder(path))]
     Read {
@@ -110,7 +110,7 @@ fn folder(path: &Path) -> String {
     path.parent().unwrap_or(Path::new(".")).display().to_string()
 }
 
-pub(super) fn load(folder: &Path, trust: &Trust, now: SystemTime) -> Result<Identity, IdentityError> {
+pub(super) fn load(folder: &Path, trust: &Trust, now: SystemTime) -> Result<Identity, IdentityFileError> {
     let chain = certificates(&folder.join(CERTIFICATE_FILE))?;
     let key = private_key(&folder.join(KEY_FILE))?;
     let roots = roots(&folder.join(ROOTS_FILE))?;
@@ -126,18 +126,18 @@ pub(super) fn put_together(
     (roots, lists): (Roots, Vec<List>),
     trust: &Trust,
     now: SystemTime,
-) -> Result<Identity, IdentityError> {
+) -> Result<Identity, IdentityFileError> {
     let path = folder.join(CERTIFICATE_FILE);
     let id = match chain.first().map(identify) {
         Some(Ok(id)) => id,
-        Some(Err(source)) => return Err(IdentityError::Leaf { path, source }),
+        Some(Err(source)) => return Err(IdentityFileError::Leaf { path, source }),
         None => return Err(missing(&path, "certificate")),
     };
     let mut identity = Identity::assemble(id, chain, key, roots);
     identity.file_lists = lists;
     let mut identity = identity.under(trust);
     if let Err(source) = identity.server_tls() {
-        return Err(IdentityError::Pair {
+        return Err(IdentityFileError::Pair {
             key: folder.join(KEY_FILE),
             certificate: path,
             source: Box::new(source),
@@ -148,31 +148,31 @@ pub(super) fn put_together(
 }
 
 /// Reason why peers would not believe an identity from `folder` at `now`.
-pub(super) fn doubt(identity: &Identity, folder: &Path, now: SystemTime) -> Option<IdentityError> {
+pub(super) fn doubt(identity: &Identity, folder: &Path, now: SystemTime) -> Option<IdentityFileError> {
     let failed = |source| chain_error(source, &folder.join(CERTIFICATE_FILE), &folder.join(ROOTS_FILE));
     identity.check_chain(now).err().map(failed)
 }
 
-fn chain_error(source: TlsFailure, certificate: &Path, roots: &Path) -> IdentityError {
+fn chain_error(source: TlsFailure, certificate: &Path, roots: &Path) -> IdentityFileError {
     let path = certificate.to_owned();
     let TlsFailure::InvalidCertificate(cause) = &source else {
-        return IdentityError::Chain { path, source };
+        return IdentityFileError::Chain { path, source };
     };
     match cause {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            IdentityError::Expired { path }
+            IdentityFileError::Expired { path }
         }
-        CertificateError::Revoked => IdentityError::Revoked { path },
-        CertificateError::UnknownIssuer => IdentityError::UnknownIssuer {
+        CertificateError::Revoked => IdentityFileError::Revoked { path },
+        CertificateError::UnknownIssuer => IdentityFileError::UnknownIssuer {
             path,
             roots: roots.to_owned(),
         },
-        cause if super::chain::is_not_yet_valid(cause) => IdentityError::NotYetValid { path },
-        _ => IdentityError::Chain { path, source },
+        cause if super::chain::is_not_yet_valid(cause) => IdentityFileError::NotYetValid { path },
+        _ => IdentityFileError::Chain { path, source },
     }
 }
 
-pub(super) fn roots(path: &Path) -> Result<Roots, IdentityError> {
+pub(super) fn roots(path: &Path) -> Result<Roots, IdentityFileError> {
     usable_roots(path, certificates(path)?)
 }
 
@@ -180,11 +180,11 @@ pub(super) fn roots(path: &Path) -> Result<Roots, IdentityError> {
 pub(super) fn usable_roots(
     path: &Path,
     certificates: Vec<CertificateDer<'static>>,
-) -> Result<Roots, IdentityError> {
+) -> Result<Roots, IdentityFileError> {
     let (mut store, mut roots) = (RootCertStore::empty(), Roots::new());
     for root in certificates {
         roots.insert(CertificateHash::of(&root), root.to_vec());
-        store.add(root).map_err(|source| IdentityError::Root {
+        store.add(root).map_err(|source| IdentityFileError::Root {
             path: path.to_owned(),
             source,
         })?;
@@ -196,15 +196,15 @@ pub(super) fn usable_roots(
 }
 
 /// Every list in the folder, whose owner is believed.
-fn revocation_lists(folder: &Path, roots: &Roots) -> Result<Vec<List>, IdentityError> {
+fn revocation_lists(folder: &Path, roots: &Roots) -> Result<Vec<List>, IdentityFileError> {
     let mut lists = Vec::new();
     for path in revocation_files(folder)? {
-        let failed = |source| IdentityError::Revocations {
+        let failed = |source| IdentityFileError::Revocations {
             path: path.clone(),
             source,
         };
         for der in list_sections(&path)? {
-            let list = List::read_under(&der, Place::File(path.clone()), roots);
+            let list = List::read_under(&der, ListOrigin::File(path.clone()), roots);
             lists.push(list.map_err(failed)?);
         }
     }
@@ -212,8 +212,8 @@ fn revocation_lists(folder: &Path, roots: &Roots) -> Result<Vec<List>, IdentityE
 }
 
 /// The files that hold lists, in the order of their names.
-fn revocation_files(folder: &Path) -> Result<Vec<PathBuf>, IdentityError> {
-    let failed = |source| IdentityError::Read {
+fn revocation_files(folder: &Path) -> Result<Vec<PathBuf>, IdentityFileError> {
+    let failed = |source| IdentityFileError::Read {
         path: folder.to_owned(),
         source,
     };
@@ -231,7 +231,7 @@ fn revocation_files(folder: &Path) -> Result<Vec<PathBuf>, IdentityError> {
     }
     files.sort();
     match files.len() > MAX_REVOCATION_FILES {
-        true => Err(IdentityError::TooManyLists {
+        true => Err(IdentityFileError::TooManyLists {
             folder: folder.to_owned(),
         }),
         false => Ok(files),
@@ -239,7 +239,7 @@ fn revocation_files(folder: &Path) -> Result<Vec<PathBuf>, IdentityError> {
 }
 
 /// The lists of one file, DER: those of its PEM sections, or the file itself.
-fn list_sections(path: &Path) -> Result<Vec<Vec<u8>>, IdentityError> {
+fn list_sections(path: &Path) -> Result<Vec<Vec<u8>>, IdentityFileError> {
     let bytes = read(path)?;
     // The first byte of a DER sequence, which is no PEM text.
     if bytes.first() == Some(&0x30) {
@@ -249,7 +249,7 @@ fn list_sections(path: &Path) -> Result<Vec<Vec<u8>>, IdentityError> {
     let lists: Vec<_> = sections
         .map(|section| section.map(|list| list.to_vec()))
         .collect::<Result<_, _>>()
-        .map_err(|source| IdentityError::Pem {
+        .map_err(|source| IdentityFileError::Pem {
             path: path.to_owned(),
             source,
         })?;
@@ -259,41 +259,41 @@ fn list_sections(path: &Path) -> Result<Vec<Vec<u8>>, IdentityError> {
     }
 }
 
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityFileError> {
     let text = read(path)?;
     let sections = CertificateDer::pem_slice_iter(&text);
     sections
         .collect::<Result<_, _>>()
-        .map_err(|source| IdentityError::Pem {
+        .map_err(|source| IdentityFileError::Pem {
             path: path.to_owned(),
             source,
         })
 }
 
-pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, IdentityFileError> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|source| match source {
         pem::Error::NoItemsFound => missing(path, "private key"),
-        source => IdentityError::Pem {
+        source => IdentityFileError::Pem {
             path: path.to_owned(),
             source,
         },
     })
 }
 
-fn missing(path: &Path, what: &'static str) -> IdentityError {
-    IdentityError::Missing {
+fn missing(path: &Path, what: &'static str) -> IdentityFileError {
+    IdentityFileError::Missing {
         path: path.to_owned(),
         what,
     }
 }
 
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    let failed = |source| IdentityError::Read {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, IdentityFileError> {
+    let failed = |source| IdentityFileError::Read {
         path: path.to_owned(),
         source,
     };
     if fs::metadata(path).map_err(failed)?.len() > MAX_FILE_BYTES {
-        return Err(IdentityError::TooLarge {
+        return Err(IdentityFileError::TooLarge {
             path: path.to_owned(),
         });
     }

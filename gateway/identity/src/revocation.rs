@@ -32,14 +32,14 @@ const MAX_SERIAL_BYTES: usize = 21;
 
 /// Origin of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum ListOrigin {
     /// The trust document.
     Document,
     File(PathBuf),
     WorkloadApi,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ListOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Document => f.write_str("the trust document"),
@@ -114,7 +114,7 @@ impl fmt::Display for Serial {
 /// One list, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct List {
-    pub place: Place,
+    pub place: ListOrigin,
     /// The issuer's name, for people.
     pub issuer: String,
     /// The list's number, in hexadecimal digits; counts up.
@@ -132,7 +132,7 @@ impl List {
     ///
     /// # Errors
     /// When it is none, or one that may not be read alone.
-    pub fn read(der: &[u8], place: Place) -> Result<Self, RevocationError> {
+    pub fn read(der: &[u8], place: ListOrigin) -> Result<Self, RevocationError> {
         let (rest, list) = x509_parser::parse_x509_crl(der).map_err(|_| RevocationError::Malformed)?;
         if !rest.is_empty() {
             return Err(RevocationError::Malformed);
@@ -162,7 +162,7 @@ impl List {
 
     /// As [`List::read`]. One whose issuer is among the roots must bear that root's signature; of another issuer, which may be
     /// one between a root and a leaf, whoever gave the list is believed.
-    pub(super) fn read_under(der: &[u8], place: Place, roots: &Roots) -> Result<Self, RevocationError> {
+    pub(super) fn read_under(der: &[u8], place: ListOrigin, roots: &Roots) -> Result<Self, RevocationError> {
         let list = Self::read(der, place)?;
         let roots = || roots.values().map(|root| CertificateDer::from(root.as_slice()));
         let named = roots().any(|root| list.is_named_by(&root));

@@ -9,7 +9,7 @@ use causeway_federation::{
 use tempfile::{TempDir, tempdir};
 
 use super::{
-    CERTIFICATE_FILE, Identity, IdentityError, KEY_FILE, ROOTS_FILE, SpiffeId,
+    CERTIFICATE_FILE, Identity, IdentityFileError, KEY_FILE, ROOTS_FILE, SpiffeId,
     ca::{self, CA_KEY_FILE, Ca, CaError},
     pem_files,
 };
@@ -154,11 +154,11 @@ fn what_peers_will_refuse_is_told_as_a_doubt() {
     let now = std::time::SystemTime::now();
     assert!(matches!(
         at(now + 2 * DAY).doubt(),
-        Some(IdentityError::Expired { .. })
+        Some(IdentityFileError::Expired { .. })
     ));
     assert!(matches!(
         at(now - 2 * DAY).doubt(),
-        Some(IdentityError::NotYetValid { .. })
+        Some(IdentityFileError::NotYetValid { .. })
     ));
 
     let stranger = folder.path().join("stranger");
@@ -166,7 +166,7 @@ fn what_peers_will_refuse_is_told_as_a_doubt() {
     fs::copy(stranger.join(ROOTS_FILE), out.join(ROOTS_FILE)).unwrap();
     let loaded = at(now);
     assert!(
-        matches!(loaded.doubt(), Some(IdentityError::UnknownIssuer { .. })),
+        matches!(loaded.doubt(), Some(IdentityFileError::UnknownIssuer { .. })),
         "{:?}",
         loaded.doubt()
     );

@@ -13,7 +13,7 @@ use causeway_federation::{
     topology::Topology,
     trust::{OfferedTrust, StoredTrust, Trust, TrustConflict, TrustDocument, TrustRefusal},
 };
-use causeway_zone_sync::trust::{Store, StoreError};
+use causeway_zone_sync::trust::{TrustFileError, TrustStore};
 
 use super::{Cryptography, HeldIdentity, federated::Other};
 
@@ -42,7 +42,7 @@ pub enum TrustStoreError {
     #[error(transparent)]
     Refused(#[from] TrustRefusal),
     #[error("the trust document cannot be written to disk, so it was not taken")]
-    Disk(#[from] StoreError),
+    Disk(#[from] TrustFileError),
 }
 
 /// State that only one may change at a time.
@@ -50,7 +50,7 @@ pub enum TrustStoreError {
 pub(super) struct Keeping {
     pub(super) trust: Trust,
     /// `None`: nothing outlives this process.
-    store: Option<Store>,
+    store: Option<TrustStore>,
     disk_fails: bool,
     /// Folder in which what other trust domains say is kept; `None`: nowhere.
     pub(super) folder: Option<PathBuf>,
@@ -86,9 +86,9 @@ pub(super) fn open_store(
     trust_domain: &str,
     folder: &Path,
     now: SystemTime,
-) -> Result<(Store, StoredTrust), StoreError> {
+) -> Result<(TrustStore, StoredTrust), TrustFileError> {
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (store, stored, aside) = Store::open(folder, seconds)?;
+    let (store, stored, aside) = TrustStore::open(folder, seconds)?;
     if let Some(aside) = aside {
         tracing::error!(trust_domain, kept_as = %aside.kept.display(), error = &aside.why as &dyn std::error::Error,
             "the kept trust document is damaged and was set aside; until a peer hands it over, ca.pem (of another trust \
@@ -103,7 +103,7 @@ impl HeldIdentity {
     ///
     /// # Errors
     /// When the folder cannot be used. A damaged file is set aside instead, loudly.
-    pub fn keep_trust_in(&self, folder: &Path, now: SystemTime) -> Result<(), StoreError> {
+    pub fn keep_trust_in(&self, folder: &Path, now: SystemTime) -> Result<(), TrustFileError> {
         let mut keeping = self.changing.lock();
         let own = self.identity.borrow().trust_domain().to_owned();
         let (store, stored) = open_store(&own, folder, now)?;

@@ -1,6 +1,6 @@
 //! Lists: many registrations, renewals or removals in one call, and everything that one source knows.
 
-use causeway_federation::registry::{InstanceKey, Registration, RegistryError, Replaced, Source};
+use causeway_federation::registry::{InstanceKey, InstanceSource, Registration, RegistryError, Replaced};
 use causeway_zone_sync::registry::Durability;
 use tokio::sync::oneshot;
 
@@ -8,7 +8,7 @@ use crate::attach::Forwarded;
 
 use super::{
     Instances, RegistrationStanding,
-    task::{Command, Receipt},
+    task::{InstancesCommand, Receipt},
 };
 
 /// Elements that the task takes in at one go, so that a long list does not keep it from probing.
@@ -42,7 +42,7 @@ impl Instances {
         if let Some(attach) = &self.attach {
             return self.forward_registrations(attach, registrations).await;
         }
-        let make = |part, reply| Command::Register { part, reply };
+        let make = |part, reply| InstancesCommand::Register { part, reply };
         let (each, durability) = self.in_parts(registrations, make).await?;
         Ok(AcceptedAll { each, durability })
     }
@@ -56,7 +56,7 @@ impl Instances {
             let Forwarded { each, durability } = attach.deregister(&keys).await?;
             return Ok(DeregisteredAll { each, durability });
         }
-        let make = |part, reply| Command::Deregister { part, reply };
+        let make = |part, reply| InstancesCommand::Deregister { part, reply };
         let (each, durability) = self.in_parts(keys, make).await?;
         Ok(DeregisteredAll { each, durability })
     }
@@ -74,7 +74,7 @@ impl Instances {
         }
         let mut each = Vec::with_capacity(keys.len());
         for part in parts(keys) {
-            each.append(&mut self.ask(|reply| Command::Renew { part, reply }).await?);
+            each.append(&mut self.ask(|reply| InstancesCommand::Renew { part, reply }).await?);
         }
         Ok(each)
     }
@@ -86,7 +86,7 @@ impl Instances {
     /// When the gateway is shutting down, or no zone-sync could take a list that belongs there.
     pub async fn replace(
         &self,
-        source: Source,
+        source: InstanceSource,
         wanted: Vec<Registration>,
     ) -> Result<(Replaced, Durability), RegistryError> {
         if let Some((attach, source)) = self.shared_source(&source) {
@@ -102,7 +102,7 @@ impl Instances {
         // The semaphore is never closed.
         let turn = self.replacements.clone().acquire_owned().await;
         let turn = turn.map_err(|_| RegistryError::Stopped)?;
-        let make = |reply| Command::Replace {
+        let make = |reply| InstancesCommand::Replace {
             source,
             wanted,
             turn,
@@ -115,7 +115,7 @@ impl Instances {
     async fn in_parts<E, T>(
         &self,
         list: Vec<E>,
-        make: impl Fn(Vec<E>, oneshot::Sender<Receipt<T>>) -> Command,
+        make: impl Fn(Vec<E>, oneshot::Sender<Receipt<T>>) -> InstancesCommand,
     ) -> Result<(Vec<Result<T, RegistryError>>, Durability), RegistryError> {
         let mut each = Vec::with_capacity(list.len());
         let mut receipts = Vec::new();

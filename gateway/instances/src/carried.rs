@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use causeway_federation::registry::{Registration, RegistryError, Source};
+use causeway_federation::registry::{InstanceSource, Registration, RegistryError};
 use causeway_zone_sync::registry::Writer;
 
 use crate::{addresses::AddressCheck, attach::Attach};
@@ -52,7 +52,7 @@ pub(super) async fn carry_over(attach: Attach, addresses: AddressCheck, path: Pa
 }
 
 /// Reads the registrations by source; `None`: there are none.
-async fn read(path: &Path) -> Option<BTreeMap<Source, Vec<Registration>>> {
+async fn read(path: &Path) -> Option<BTreeMap<InstanceSource, Vec<Registration>>> {
     if !tokio::fs::try_exists(path).await.unwrap_or(false) {
         return None;
     }
@@ -71,7 +71,7 @@ async fn read(path: &Path) -> Option<BTreeMap<Source, Vec<Registration>>> {
         // The runtime is ending.
         Err(_) => return None,
     };
-    let mut sources: BTreeMap<Source, Vec<Registration>> = BTreeMap::new();
+    let mut sources: BTreeMap<InstanceSource, Vec<Registration>> = BTreeMap::new();
     for (source, registration) in stored {
         sources.entry(source).or_default().push(registration);
     }
@@ -81,7 +81,7 @@ async fn read(path: &Path) -> Option<BTreeMap<Source, Vec<Registration>>> {
 async fn hand_over(
     attach: &Attach,
     addresses: &AddressCheck,
-    sources: &BTreeMap<Source, Vec<Registration>>,
+    sources: &BTreeMap<InstanceSource, Vec<Registration>>,
 ) -> Result<(), RegistryError> {
     for (source, list) in sources {
         // Asking for another time to live tells which of them are there.
@@ -99,7 +99,7 @@ async fn hand_over(
         let unshareable = unshareable.filter_map(|(key, allowed)| Some((key, allowed.err()?)));
         let mut refused: Vec<_> = unshareable.collect();
         match source {
-            Source::Registered => {
+            InstanceSource::Registered => {
                 let each = attach.register(&good).await?.each;
                 let answered = good.iter().zip(each);
                 refused.extend(
@@ -107,7 +107,7 @@ async fn hand_over(
                 );
             }
             // A list of which the shared registry has a part is newer there.
-            Source::Named(_) if is_whole => {
+            InstanceSource::Named(_) if is_whole => {
                 refused.extend(attach.replace(source, good).await?.0.refused);
             }
             _ => refused.clear(),

@@ -22,7 +22,7 @@ use std::{
 
 use causeway_federation::{
     name::{ServiceName, ZoneName},
-    registry::{InstanceKey, Registration, RegistryError, Source},
+    registry::{InstanceKey, InstanceSource, Registration, RegistryError},
     topology::Topology,
 };
 use causeway_host::tasks::Tasks;
@@ -54,9 +54,9 @@ pub use causeway_routing::snapshot::Published;
 pub use metrics::InstanceMetrics;
 pub(crate) use shared::SHARED_REGISTRY_FILE;
 
-use shared::Shared;
+use shared::AttachmentShared;
 use table::Table;
-use task::{Command, Task};
+use task::{InstancesCommand, InstancesTask};
 
 /// The registry's file in the data directory.
 pub(crate) const REGISTRY_FILE: &str = "registry.redb";
@@ -113,7 +113,7 @@ pub enum RegistrationStanding {
 #[derive(Debug, Clone)]
 pub struct InstanceStatus {
     pub instance: Arc<Instance>,
-    pub source: Source,
+    pub source: InstanceSource,
     /// Tells whether the topology declares its service.
     pub declared: bool,
     /// Tells whether its health comes from checks; otherwise it counts as healthy for as long as it is registered.
@@ -136,7 +136,7 @@ pub struct CheckFailure {
 /// clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Instances {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<InstancesCommand>,
     hints: mpsc::Sender<InstanceKey>,
     published: watch::Receiver<Published>,
     /// One for each list that is being handed over as a whole.
@@ -203,11 +203,11 @@ impl Instances {
             let carrying = carried::carry_over(attach.clone(), addresses.clone(), folder.join(REGISTRY_FILE));
             tokio::spawn(carrying);
         }
-        let (task, published) = Task::new(
+        let (task, published) = InstancesTask::new(
             table,
             writer,
             stored,
-            Shared::new(feed),
+            AttachmentShared::new(feed),
             addresses.clone(),
             topology,
             metrics,
@@ -292,13 +292,16 @@ impl Instances {
     /// When the gateway is shutting down.
     pub async fn status(&self, service: Option<&ServiceName>) -> Result<Vec<InstanceStatus>, RegistryError> {
         let service = service.cloned();
-        self.ask(|reply| Command::Status { service, reply }).await
+        self.ask(|reply| InstancesCommand::Status { service, reply })
+            .await
     }
 
     /// Reason why an instance last failed its check; `None` if it never did, is not checked, or does not exist.
     pub async fn last_failure(&self, service: &ServiceName, id: &str) -> Option<CheckFailure> {
         let key = key(service, id);
-        let asked = self.ask(|reply| Command::LastFailure { key, reply }).await;
+        let asked = self
+            .ask(|reply| InstancesCommand::LastFailure { key, reply })
+            .await;
         asked.ok().flatten()
     }
 
@@ -308,10 +311,13 @@ impl Instances {
             attach.stop();
         }
         // A task that has ended already has nothing left to write.
-        let _ = self.ask(|reply| Command::Shutdown { reply }).await;
+        let _ = self.ask(|reply| InstancesCommand::Shutdown { reply }).await;
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, RegistryError> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> InstancesCommand,
+    ) -> Result<T, RegistryError> {
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.send(command(reply)).await;
         sent.map_err(|_| RegistryError::Stopped)?;

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use causeway_federation::registry::{Registration, Replaced, Replacement, Source};
+use causeway_federation::registry::{InstanceSource, Registration, Replaced, Replacement};
 use causeway_zone_sync::registry::Writer;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -20,7 +20,7 @@ pub(super) struct Replacing {
 
 #[derive(Debug)]
 struct Waiting {
-    source: Source,
+    source: InstanceSource,
     wanted: Vec<Registration>,
     turn: OwnedSemaphorePermit,
     reply: Reply,
@@ -29,7 +29,7 @@ struct Waiting {
 impl Replacing {
     pub(super) fn push(
         &mut self,
-        source: Source,
+        source: InstanceSource,
         wanted: Vec<Registration>,
         turn: OwnedSemaphorePermit,
         reply: Reply,

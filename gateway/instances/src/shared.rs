@@ -9,16 +9,16 @@ use std::{
     future,
 };
 
-use causeway_federation::registry::{InstanceKey, Registered, Registration, RegistryError, Source};
+use causeway_federation::registry::{InstanceKey, InstanceSource, Registered, Registration, RegistryError};
 use causeway_routing::snapshot::Health;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     AcceptedAll, Instances,
-    task::{Command, Task},
+    task::{InstancesCommand, InstancesTask},
 };
 use crate::{
-    attach::{Attach, Feed, Forwarded, Held, Report, SharedChange, View},
+    attach::{Attach, AttachmentEnds, Forwarded, RegistryView, Report, SharedChange, SharedInstance},
     health::Finding,
 };
 
@@ -32,16 +32,16 @@ const MAX_NAMED: usize = 20;
 
 /// The task's side of the attachment.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
-    feed: Option<Feed>,
+pub(super) struct AttachmentShared {
+    feed: Option<AttachmentEnds>,
     /// Source that the zone-sync named for each instance.
-    sources: BTreeMap<InstanceKey, Source>,
+    sources: BTreeMap<InstanceKey, InstanceSource>,
     /// Instances that the topology does not allow at their addresses: another one may, and the zone-sync does not name them again.
-    left_out: BTreeMap<InstanceKey, Held>,
+    left_out: BTreeMap<InstanceKey, SharedInstance>,
 }
 
-impl Shared {
-    pub(super) fn new(feed: Option<Feed>) -> Self {
+impl AttachmentShared {
+    pub(super) fn new(feed: Option<AttachmentEnds>) -> Self {
         Self {
             feed,
             ..Self::default()
@@ -53,7 +53,7 @@ impl Shared {
     }
 
     /// Notes what was read from the disk.
-    pub(super) fn note_stored(&mut self, key: InstanceKey, source: Source) {
+    pub(super) fn note_stored(&mut self, key: InstanceKey, source: InstanceSource) {
         if self.feed.is_some() {
             self.sources.insert(key, source);
         }
@@ -85,7 +85,7 @@ pub(super) async fn room(reports: Option<&mpsc::Sender<Report>>) -> mpsc::Permit
     future::pending().await
 }
 
-impl Task {
+impl InstancesTask {
     pub(super) fn take_changes(&mut self, changes: Vec<SharedChange>) {
         for change in changes {
             self.take_change(change);
@@ -115,7 +115,7 @@ impl Task {
         }
     }
 
-    fn join(&mut self, view: View) {
+    fn join(&mut self, view: RegistryView) {
         let now = Instant::now().into_std();
         let gateways = view.gateways.clone();
         self.table.join(now, view.gateways, view.verdicts);
@@ -143,16 +143,16 @@ impl Task {
         self.log_shares(&gateways);
     }
 
-    fn put_shared(&mut self, held: Held) {
-        let Held { registration, source } = held;
+    fn put_shared(&mut self, held: SharedInstance) {
+        let SharedInstance { registration, source } = held;
         let key = registration.key();
         let now = Instant::now().into_std();
         // What is fixed in the topology every gateway knows from its own.
-        if source == Source::Topology {
+        if source == InstanceSource::Topology {
             return;
         }
         if let Err(error) = self.addresses.check(&registration) {
-            let held = Held { registration, source };
+            let held = SharedInstance { registration, source };
             return self.leave_out(key, held, &error);
         }
         self.shared.left_out.remove(&key);
@@ -173,7 +173,7 @@ impl Task {
     }
 
     /// Keeps an instance for a topology that allows it, and takes out what its key stood for before.
-    fn leave_out(&mut self, key: InstanceKey, held: Held, error: &RegistryError) {
+    fn leave_out(&mut self, key: InstanceKey, held: SharedInstance, error: &RegistryError) {
         if self.shared.left_out.get(&key) == Some(&held) {
             return;
         }
@@ -200,7 +200,7 @@ impl Task {
         }
     }
 
-    fn drop_shared(&mut self, source: Source, key: InstanceKey) {
+    fn drop_shared(&mut self, source: InstanceSource, key: InstanceKey) {
         self.table.remove_from(Instant::now().into_std(), &source, &key);
         self.writer.remove((source, key), None);
     }
@@ -238,12 +238,12 @@ impl Instances {
     ///
     /// What DNS says every gateway of the zone asks for itself. A folder is one gateway's, so it is a source of its own in
     /// the registry that they share: two gateways with different folders do not take each other's instances out.
-    pub(super) fn shared_source(&self, source: &Source) -> Option<(&Attach, Source)> {
+    pub(super) fn shared_source(&self, source: &InstanceSource) -> Option<(&Attach, InstanceSource)> {
         let attach = self.attach.as_ref()?;
         let source = match source {
-            Source::Topology | Source::Dns => return None,
-            Source::Folder => Source::named(&format!("folder-{}", attach.gateway())).ok()?,
-            Source::Registered | Source::Named(_) => source.clone(),
+            InstanceSource::Topology | InstanceSource::Dns => return None,
+            InstanceSource::Folder => InstanceSource::named(&format!("folder-{}", attach.gateway())).ok()?,
+            InstanceSource::Registered | InstanceSource::Named(_) => source.clone(),
         };
         Some((attach, source))
     }
@@ -257,7 +257,9 @@ impl Instances {
         let (good, checked) = self.addresses.shareable(registrations);
         let keys = good.iter().map(Registration::key).collect();
         let Forwarded { each, durability } = attach.register(&good).await?;
-        let standings = self.ask(|reply| Command::Standings { keys, reply }).await?;
+        let standings = self
+            .ask(|reply| InstancesCommand::Standings { keys, reply })
+            .await?;
         let mut taken = each
             .into_iter()
             .zip(standings)

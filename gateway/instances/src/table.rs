@@ -11,16 +11,16 @@ use std::{
 use causeway_federation::{
     name::{ServiceName, ZoneName},
     registry::{
-        InstanceKey, Provenance, Registered, Registration, Registry, RegistryEntry, RegistryError, Replaced,
-        Replacement, Source,
+        InstanceKey, InstanceSource, Provenance, Registered, Registration, Registry, RegistryEntry,
+        RegistryError, Replaced, Replacement,
     },
     topology::{FixedInstance, HealthCheck, Topology},
 };
-use causeway_routing::snapshot::{Health, Instance, Load};
+use causeway_routing::snapshot::{Health, Instance, InstanceLoad};
 use rand::Rng;
 
 use super::{CheckFailure, InstanceStatus, Published, RegistrationStanding};
-use crate::health::{CheckId, Checks, Duty, Order, ProbeResult, Sharing, Transition};
+use crate::health::{CheckId, Checks, Duty, ProbeOrder, ProbeResult, Sharing, Transition};
 
 mod settle;
 mod shared;
@@ -81,7 +81,7 @@ impl Table {
         let zone = topology.zones.get(&self.zone);
         let fixed = zone.into_iter().flat_map(|zone| &zone.instances);
         let fixed = fixed.map(registration_of).collect();
-        self.registry.replace(now, &Source::Topology, fixed);
+        self.registry.replace(now, &InstanceSource::Topology, fixed);
         let before = std::mem::take(&mut self.services);
         for (name, service) in &topology.services {
             // A check that stays the same stays the same value, which thousands of instances share.
@@ -108,7 +108,7 @@ impl Table {
     pub(super) fn put(
         &mut self,
         now: Instant,
-        source: &Source,
+        source: &InstanceSource,
         registration: Registration,
     ) -> Result<(Registered, RegistrationStanding), RegistryError> {
         let key = registration.key();
@@ -126,7 +126,7 @@ impl Table {
     }
 
     /// Removes what one source says of an instance.
-    pub(super) fn remove_from(&mut self, now: Instant, source: &Source, key: &InstanceKey) {
+    pub(super) fn remove_from(&mut self, now: Instant, source: &InstanceSource, key: &InstanceKey) {
         self.registry.remove(source, key);
         self.reconcile_changed(now);
     }
@@ -134,7 +134,7 @@ impl Table {
     /// Tells how what is registered under `key` stands, or would.
     pub(super) fn standing(&self, key: &InstanceKey) -> RegistrationStanding {
         let entry = self.registry.instance(&key.service, &key.id);
-        if entry.is_some_and(|e| *e.source == Source::Topology) {
+        if entry.is_some_and(|e| *e.source == InstanceSource::Topology) {
             RegistrationStanding::Shadowed
         } else if self.services.contains_key(&key.service) {
             RegistrationStanding::InForce
@@ -163,7 +163,7 @@ impl Table {
     /// Prepares to make `source` hold exactly `wanted`.
     pub(super) fn replacement(
         &self,
-        source: Source,
+        source: InstanceSource,
         wanted: Vec<Registration>,
         check: impl Fn(&Registration) -> Result<(), RegistryError>,
     ) -> Replacement {
@@ -183,21 +183,21 @@ impl Table {
         replaced
     }
 
-    pub(super) fn stored(&self) -> impl Iterator<Item = (&Source, &Registration)> {
+    pub(super) fn stored(&self) -> impl Iterator<Item = (&InstanceSource, &Registration)> {
         self.registry.stored()
     }
 
-    pub(super) fn poll_order(&mut self, now: Instant) -> Option<Order> {
+    pub(super) fn poll_order(&mut self, now: Instant) -> Option<ProbeOrder> {
         self.checks.poll_order(now)
     }
 
     /// The service that an order is for; `None` when it is not checked any more.
-    pub(super) fn service_of(&self, order: &Order) -> Option<&ServiceName> {
+    pub(super) fn service_of(&self, order: &ProbeOrder) -> Option<&ServiceName> {
         self.by_check.get(&order.id).map(|key| &key.service)
     }
 
     /// Side from which the instance was put in that an order is for.
-    pub(super) fn provenance_of(&self, order: &Order) -> Provenance {
+    pub(super) fn provenance_of(&self, order: &ProbeOrder) -> Provenance {
         let member = self.by_check.get(&order.id).and_then(|key| self.member(key));
         member.map_or(Provenance::Elsewhere, |member| member.instance.provenance)
     }
@@ -223,7 +223,7 @@ impl Table {
     pub(super) fn handle_result(
         &mut self,
         now: Instant,
-        order: &Order,
+        order: &ProbeOrder,
         outcome: ProbeResult,
         rng: &mut impl Rng,
     ) -> Option<HealthChange> {
@@ -384,7 +384,12 @@ fn registration_of(fixed: &FixedInstance) -> Registration {
     }
 }
 
-fn instance_of(registration: Registration, source: Source, health: Health, load: Arc<Load>) -> Instance {
+fn instance_of(
+    registration: Registration,
+    source: InstanceSource,
+    health: Health,
+    load: Arc<InstanceLoad>,
+) -> Instance {
     Instance {
         id: registration.id,
         service: registration.service,

@@ -87,7 +87,7 @@ proptest! {
         let mut under_way = Vec::new();
         for (action, n, seconds) in steps {
             match action {
-                0 | 1 => { table.put(now, &Source::Registered, registration(n, seconds)).unwrap(); }
+                0 | 1 => { table.put(now, &InstanceSource::Registered, registration(n, seconds)).unwrap(); }
                 2 => { let _ = table.deregister(now, &registration(n, 0).key()); }
                 3 => table.apply_topology(now, &topology(n)),
                 4 => { now += Duration::from_secs(seconds); table.expire(now); }
@@ -107,11 +107,17 @@ fn a_change_leaves_the_lists_of_other_services_as_they_were() {
     let mut table = Table::new(ZoneName::new("east").unwrap(), Sharing::alone());
     let now = Instant::now();
     table.apply_topology(now, &topology(0));
-    table.put(now, &Source::Registered, registration(0, 0)).unwrap();
-    table.put(now, &Source::Registered, registration(1, 0)).unwrap();
+    table
+        .put(now, &InstanceSource::Registered, registration(0, 0))
+        .unwrap();
+    table
+        .put(now, &InstanceSource::Registered, registration(1, 0))
+        .unwrap();
     let before = table.publish();
     assert!(!table.is_dirty());
-    table.put(now, &Source::Registered, registration(1, 0)).unwrap();
+    table
+        .put(now, &InstanceSource::Registered, registration(1, 0))
+        .unwrap();
     assert!(!table.is_dirty(), "a renewal publishes nothing");
     table.deregister(now, &registration(1, 0).key()).unwrap();
     let after = table.publish();

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use crate::InstanceMetrics;
 use causeway_federation::{
     name::ServiceName,
-    registry::{InstanceKey, Provenance, Registered, Registration, RegistryError, Source},
+    registry::{InstanceKey, InstanceSource, Provenance, Registered, Registration, RegistryError},
     topology::Topology,
 };
 use causeway_routing::snapshot::Health;
@@ -21,12 +21,12 @@ use super::{
     CheckFailure, InstanceStatus, Published, RegistrationStanding,
     addresses::AddressCheck,
     replacing::{self, Replacing},
-    shared::{Shared, room},
+    shared::{AttachmentShared, room},
     table::{HealthChange, Table},
 };
 use crate::{
     attach,
-    health::{Order, ProbeResult, probe},
+    health::{ProbeOrder, ProbeResult, probe},
 };
 
 /// Time for which a change waits for others to be published with it.
@@ -42,7 +42,7 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Request of a handle to the task.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum InstancesCommand {
     Register {
         part: Vec<Registration>,
         reply: oneshot::Sender<Receipt<RegistrationStanding>>,
@@ -56,7 +56,7 @@ pub(super) enum Command {
         reply: oneshot::Sender<Receipt<()>>,
     },
     Replace {
-        source: Source,
+        source: InstanceSource,
         wanted: Vec<Registration>,
         turn: OwnedSemaphorePermit,
         reply: replacing::Reply,
@@ -100,10 +100,10 @@ impl<T> Receipt<T> {
 }
 
 #[derive(Debug)]
-pub(super) struct Task {
+pub(super) struct InstancesTask {
     pub(super) table: Table,
     pub(super) writer: Writer,
-    pub(super) shared: Shared,
+    pub(super) shared: AttachmentShared,
     replacing: Replacing,
     pub(super) addresses: AddressCheck,
     topology: watch::Receiver<Arc<Topology>>,
@@ -114,7 +114,7 @@ pub(super) struct Task {
     /// Time at which there may be a publication again.
     not_before: Instant,
     probes: JoinSet<ProbeResult>,
-    orders: HashMap<task::Id, Order>,
+    orders: HashMap<task::Id, ProbeOrder>,
     /// Time at which it was last logged that a probe could not be made.
     warned: Option<Instant>,
     rng: SmallRng,
@@ -122,7 +122,7 @@ pub(super) struct Task {
 
 /// Reason why the task woke up.
 enum Event {
-    Command(Option<Command>),
+    Command(Option<InstancesCommand>),
     Hint(InstanceKey),
     Topology(bool),
     Probed(Result<(task::Id, ProbeResult), JoinError>),
@@ -131,12 +131,12 @@ enum Event {
     Time,
 }
 
-impl Task {
+impl InstancesTask {
     pub(super) fn new(
         table: Table,
         writer: Writer,
-        stored: Vec<(Source, Registration)>,
-        shared: Shared,
+        stored: Vec<(InstanceSource, Registration)>,
+        shared: AttachmentShared,
         addresses: AddressCheck,
         mut topology: watch::Receiver<Arc<Topology>>,
         metrics: Arc<InstanceMetrics>,
@@ -166,7 +166,7 @@ impl Task {
     }
 
     /// Takes up what was registered before the restart. Each lease has its full time again from here on.
-    fn restore(&mut self, stored: Vec<(Source, Registration)>) {
+    fn restore(&mut self, stored: Vec<(InstanceSource, Registration)>) {
         let now = Instant::now().into_std();
         let count = stored.len();
         for (source, mut registration) in stored {
@@ -191,7 +191,7 @@ impl Task {
 
     pub(super) async fn run(
         mut self,
-        mut commands: mpsc::Receiver<Command>,
+        mut commands: mpsc::Receiver<InstancesCommand>,
         mut hints: mpsc::Receiver<InstanceKey>,
     ) {
         let mut topology_follows = true;
@@ -216,7 +216,7 @@ impl Task {
             };
             match event {
                 Event::Command(None) => return self.end(None).await,
-                Event::Command(Some(Command::Shutdown { reply })) => {
+                Event::Command(Some(InstancesCommand::Shutdown { reply })) => {
                     return self.end(Some(reply)).await;
                 }
                 Event::Command(Some(command)) => self.handle_command(command),
@@ -238,7 +238,7 @@ impl Task {
         let now = Instant::now();
         for key in self.table.expire(now.into_std()) {
             tracing::info!(service = %key.service, id = key.id, "the registration expired");
-            self.writer.remove((Source::Registered, key), None);
+            self.writer.remove((InstanceSource::Registered, key), None);
         }
         self.replacing
             .advance(now.into_std(), &mut self.table, &mut self.writer, &self.addresses);
@@ -272,7 +272,7 @@ impl Task {
         self.not_before = ended + (ended - began) * PUBLISHING_SHARE;
     }
 
-    fn start_probe(&mut self, order: Order) {
+    fn start_probe(&mut self, order: ProbeOrder) {
         let (address, check) = (order.address, Arc::clone(&order.check));
         let provenance = self.table.provenance_of(&order);
         let allowed = self.addresses.check_at(address, provenance);
@@ -318,7 +318,7 @@ impl Task {
         }
     }
 
-    fn warn_not_asked(&mut self, order: &Order, reason: &str) {
+    fn warn_not_asked(&mut self, order: &ProbeOrder, reason: &str) {
         if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             self.warned = Some(Instant::now());
             tracing::warn!(address = %order.address, reason, "cannot check instances");
@@ -331,34 +331,34 @@ impl Task {
         self.look_at_left_out();
     }
 
-    fn handle_command(&mut self, command: Command) {
+    fn handle_command(&mut self, command: InstancesCommand) {
         let now = Instant::now().into_std();
         // Whoever asked may have left; what was asked for is done all the same.
         match command {
-            Command::Register { part, reply } => drop(reply.send(self.register(part))),
-            Command::Renew { part, reply } => {
+            InstancesCommand::Register { part, reply } => drop(reply.send(self.register(part))),
+            InstancesCommand::Renew { part, reply } => {
                 let renewed = part.iter().map(|key| self.table.renew(now, key));
                 drop(reply.send(renewed.collect()));
             }
-            Command::Deregister { part, reply } => drop(reply.send(self.deregister(part))),
-            Command::Replace {
+            InstancesCommand::Deregister { part, reply } => drop(reply.send(self.deregister(part))),
+            InstancesCommand::Replace {
                 source,
                 wanted,
                 turn,
                 reply,
             } => self.replacing.push(source, wanted, turn, reply),
-            Command::Status { service, reply } => {
+            InstancesCommand::Status { service, reply } => {
                 drop(reply.send(self.table.status(now, service.as_ref())));
             }
-            Command::Standings { keys, reply } => {
+            InstancesCommand::Standings { keys, reply } => {
                 let standings = keys.iter().map(|key| self.table.standing(key));
                 drop(reply.send(standings.collect()));
             }
-            Command::LastFailure { key, reply } => {
+            InstancesCommand::LastFailure { key, reply } => {
                 drop(reply.send(self.table.last_failure(now, &key)));
             }
             // The loop ends on it before it comes here.
-            Command::Shutdown { reply } => drop(reply.send(())),
+            InstancesCommand::Shutdown { reply } => drop(reply.send(())),
         }
     }
 
@@ -368,12 +368,15 @@ impl Task {
         let mut changed = 0;
         for registration in part {
             let allowed = self.addresses.check(&registration);
-            let done = allowed.and_then(|()| self.table.put(now, &Source::Registered, registration.clone()));
+            let done = allowed.and_then(|()| {
+                self.table
+                    .put(now, &InstanceSource::Registered, registration.clone())
+            });
             if let Ok((Registered::Added | Registered::Replaced, standing)) = done {
                 changed += 1;
                 tracing::debug!(service = %registration.service, id = registration.id,
                     address = %registration.address, ?standing, "registered");
-                self.writer.put(Source::Registered, registration, None);
+                self.writer.put(InstanceSource::Registered, registration, None);
             }
             each.push(done.map(|(_, standing)| standing));
         }
@@ -394,7 +397,7 @@ impl Task {
             if done.is_ok() {
                 removed += 1;
                 tracing::debug!(service = %key.service, id = key.id, "deregistered");
-                self.writer.remove((Source::Registered, key), None);
+                self.writer.remove((InstanceSource::Registered, key), None);
             }
             each.push(done);
         }

@@ -375,7 +375,7 @@ async fn a_named_source_hands_over_all_it_knows_and_it_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let data = || Some(folder.path().to_owned());
     let bench = start_in(data(), topology(&[], UNCHECKED)).unwrap();
-    let consul = Source::named("consul").unwrap();
+    let consul = InstanceSource::named("consul").unwrap();
     let mine = registration("orders", "mine", some_address(1));
     bench.instances.register(mine).await.unwrap();
     // More than the task takes in at one go.
@@ -409,7 +409,11 @@ async fn what_comes_again_by_itself_is_not_kept_over_a_restart() {
     let data = || Some(folder.path().to_owned());
     let bench = start_in(data(), topology(&[], UNCHECKED)).unwrap();
     let from_dns = vec![registration("orders", "a", some_address(1))];
-    bench.instances.replace(Source::Dns, from_dns).await.unwrap();
+    bench
+        .instances
+        .replace(InstanceSource::Dns, from_dns)
+        .await
+        .unwrap();
     bench.orders(|orders| orders.len() == 1).await;
     bench.instances.shutdown().await;
     let again = start_in(data(), topology(&[], UNCHECKED)).unwrap();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use causeway_federation::name::{GatewayId, ServiceName};
-use causeway_routing::{callers::Found, permit::Rule};
+use causeway_routing::{callers::FoundCaller, permit::Rule};
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, Role};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
@@ -40,7 +40,7 @@ pub struct OpenConnection {
 pub(crate) struct ConnectionHandle {
     pub(crate) connection: OpenConnection,
     cut: CancellationToken,
-    caller: Mutex<Option<Found>>,
+    caller: Mutex<Option<FoundCaller>>,
     termination: OnceLock<Termination>,
 }
 
@@ -61,11 +61,11 @@ impl ConnectionHandle {
 
     /// Returns whom the connection is carried for, once that is known.
     #[must_use]
-    pub(crate) fn caller(&self) -> Option<Found> {
+    pub(crate) fn caller(&self) -> Option<FoundCaller> {
         self.caller.lock().clone()
     }
 
-    pub(crate) fn set_caller(&self, found: Found) {
+    pub(crate) fn set_caller(&self, found: FoundCaller) {
         *self.caller.lock() = Some(found);
     }
 

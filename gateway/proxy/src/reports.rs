@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use causeway_federation::name::{GatewayId, ServiceName};
 use causeway_routing::{
-    callers::{Found, How},
+    callers::{FoundCaller, How},
     permit::{Caller, Rule},
 };
 use causeway_telemetry::{ConnectionId, RateLimited, Role};
@@ -39,7 +39,7 @@ impl PermissionReports {
         &self,
         now: Instant,
         connection: ConnectionId,
-        found: &Found,
+        found: &FoundCaller,
         service: &ServiceName,
         rule: &Rule,
     ) {
@@ -70,7 +70,7 @@ impl PermissionReports {
         &self,
         now: Instant,
         connection: ConnectionId,
-        found: &Found,
+        found: &FoundCaller,
         peer: Option<&GatewayId>,
         service: &ServiceName,
         rule: &Rule,

@@ -9,12 +9,12 @@ use arc_swap::ArcSwap;
 use causeway_federation::{
     catalog::Catalog,
     name::{GatewayId, ServiceName, Tags, ZoneName},
-    registry::{Provenance, Source},
+    registry::{InstanceSource, Provenance},
     topology::Topology,
 };
 use serde::Serialize;
 
-pub use crate::balance::{InstanceList, Load};
+pub use crate::balance::{InstanceList, InstanceLoad};
 use crate::{callers, reach::OwnListeners};
 
 /// The current snapshot, shared by every task that decides something.
@@ -56,12 +56,12 @@ pub struct Instance {
     /// Time that it lives without being renewed.
     pub time_to_live: Option<Duration>,
     /// Source that put it in.
-    pub source: Source,
+    pub source: InstanceSource,
     /// Side from which that was done.
     pub provenance: Provenance,
     pub health: Health,
     /// Shared by all snapshots that hold this instance.
-    pub load: Arc<Load>,
+    pub load: Arc<InstanceLoad>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -6,10 +6,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use causeway_federation::{
-    catalog::{Age, Catalog, Entry, Export, Record},
+    catalog::{Age, Catalog, CatalogEntry, Export, Record},
     edition::Fingerprint,
     name::{GatewayId, GatewayName, ServiceName, Tags, ZoneName},
-    registry::Source,
+    registry::InstanceSource,
     topology::{Topology, parse},
 };
 
@@ -60,7 +60,7 @@ pub fn instance(id: &str, address: SocketAddr, weight: u32, tags: &[(&str, &str)
         weight,
         capacity_per_second: None,
         time_to_live: None,
-        source: Source::Topology,
+        source: InstanceSource::Topology,
         health: Health::Healthy,
         load: Arc::default(),
         provenance: causeway_federation::registry::Provenance::ThisHost,
@@ -71,7 +71,7 @@ pub fn instance(id: &str, address: SocketAddr, weight: u32, tags: &[(&str, &str)
 pub type Exported<'a> = (&'a [(&'a str, &'a str)], u32, u32);
 
 /// Makes the entry of what `origin` exports of `orders`.
-pub fn entry(origin: &str, age: Age, draining: bool, exports: &[Exported<'_>]) -> Entry {
+pub fn entry(origin: &str, age: Age, draining: bool, exports: &[Exported<'_>]) -> CatalogEntry {
     let export = |(tags, instances, healthy): &Exported<'_>| Export {
         service: service("orders"),
         tags: self::tags(tags),
@@ -93,7 +93,7 @@ pub fn entry(origin: &str, age: Age, draining: bool, exports: &[Exported<'_>]) -
         trust_ended: 0,
         signed: None,
     };
-    Entry {
+    CatalogEntry {
         record: Arc::new(record),
         age,
         via: None,
@@ -105,7 +105,7 @@ pub fn snapshot(
     own: &str,
     topology: &Arc<Topology>,
     instances: Vec<Arc<Instance>>,
-    entries: Vec<Entry>,
+    entries: Vec<CatalogEntry>,
     links: &[(&str, Link)],
 ) -> Snapshot {
     let instances = Arc::new(BTreeMap::from([(service("orders"), instances.into())]));

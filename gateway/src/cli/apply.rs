@@ -24,7 +24,7 @@ Exit codes: 0 applied, or nothing to apply; 1 refused; 65 the file cannot be use
 /// Hand a topology to the federation: checked, compared, and swapped in if nobody was faster.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct ApplyArgs {
     /// The topology file
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     admin: AdminArgs,
 }
 
-pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: ApplyArgs) -> Result<Exit, Failure> {
     let Some(parsed) = topology::checked(&args.file)? else {
         return Ok(Exit::BadInput);
     };

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use causeway_federation::name::{CallerIdentity, GatewayId, GatewayName, ZoneName};
 use causeway_identity::{
     DnsName, KEY_FILE, SpiffeId,
-    ca::{self, Ca, CaError, LEAF_VALIDITY, key::KeyError, request::SigningRequest},
+    ca::{self, Ca, CaError, LEAF_VALIDITY, key::CaKeyError, request::SigningRequest},
     check_trust_domain, check_writable, dns_names, write_request,
 };
 
@@ -36,8 +36,8 @@ pub(crate) struct CaCommand {
 enum Action {
     /// Make a new CA: ca.pem, which every gateway trusts, and ca-key.pem, to be kept safe
     Init(Init),
-    Serve(ca_serve::Args),
-    Rotate(rotate::Args),
+    Serve(ca_serve::CaServeArgs),
+    Rotate(rotate::RotateArgs),
     /// Issue a gateway's identity, or a caller's: cert.pem, key.pem and ca.pem
     Issue(Issue),
     /// Make a key, and a request for a certificate that `causeway ca sign` signs; the key stays where it is made
@@ -269,7 +269,7 @@ pub(super) fn failure(message: String, error: &CaError) -> Failure {
     match error {
         CaError::TrustDomain(_) | CaError::Validity(_) => failure.exit(Exit::Usage),
         CaError::Key {
-            source: KeyError::NoPassphrase | KeyError::WrongPassphrase,
+            source: CaKeyError::NoPassphrase | CaKeyError::WrongPassphrase,
             ..
         } => failure
             .exit(Exit::BadInput)

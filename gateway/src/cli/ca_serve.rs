@@ -25,7 +25,7 @@ Signals: SIGTERM and SIGINT finish the calls under way and end; SIGHUP ends noth
 /// Serve the CA to gateways that join and renew (7830/tcp)
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct CaServeArgs {
     /// Folder of the CA, as `causeway ca init` made it; what changes in it is taken up at once
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_CA")]
     ca: PathBuf,
@@ -47,12 +47,12 @@ pub(crate) struct Args {
 }
 
 /// Runs until a signal ends it.
-pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) fn run(args: CaServeArgs) -> Result<Exit, Failure> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     signals::serve(runtime.worker_threads(2), |signals| serve(args, signals))
 }
 
-async fn serve(args: Args, mut signals: Signals) -> Result<Exit, Failure> {
+async fn serve(args: CaServeArgs, mut signals: Signals) -> Result<Exit, Failure> {
     let tasks = Tasks::default();
     let _stopping = tasks.stop_when_dropped();
     let starting = tasks.starting();

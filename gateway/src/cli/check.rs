@@ -20,12 +20,12 @@ a zone that cannot be reached, or a service that nobody can serve any more.";
 /// Report on the health of a running gateway and its federation.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct CheckArgs {
     #[command(flatten)]
     admin: AdminArgs,
 }
 
-pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: CheckArgs) -> Result<Exit, Failure> {
     let envelope: Envelope<Check> = args.admin.admin.get("/v1/checks").await?;
     output::print(&report(&envelope.zone, &envelope.items, output::colour()))?;
     let failed = envelope.items.iter().any(|check| check.status == Status::Fail);

@@ -14,12 +14,12 @@ Examples:
 /// Print a completion script for a shell.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct CompletionArgs {
     #[arg(value_enum)]
     shell: Shell,
 }
 
-pub(crate) fn run(args: &Args, command: &mut clap::Command) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &CompletionArgs, command: &mut clap::Command) -> Result<Exit, Failure> {
     let mut script = Vec::new();
     generate(args.shell, command, "causeway", &mut script);
     output::print(&String::from_utf8_lossy(&script))?;

@@ -8,7 +8,7 @@ use causeway_host::tasks::Tasks;
 use causeway_telemetry::log::{self, LogFormat};
 
 use super::{Exit, Failure, signals};
-use crate::demo::{self, Pace};
+use crate::demo::{self, DemoPace};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -21,7 +21,7 @@ Exit codes: 0 every promise held, 1 one was broken, 65 the file has errors.";
 /// Run every zone of a topology on this machine, cut one off, and show the failover as it happens
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct DemoArgs {
     /// Topology file [default: a built-in one of three zones, one of which only dials out]
     topology: Option<PathBuf>,
     /// Leave everything running after the story, to play with
@@ -36,7 +36,7 @@ pub(crate) struct Args {
 }
 
 /// Runs the story, and waits for Ctrl-C after it if that is wanted.
-pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let _last_words = log::start(LogFormat::Text, &args.log_level, &Tasks::default())
         .map_err(|error| Failure::usage("cannot start the log").because(&error))?;
     let (parsed, name) = match &args.topology {
@@ -63,7 +63,11 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::new("cannot start the async runtime").because(&error))?;
-    let pace = if args.fast { Pace::FAST } else { Pace::STEADY };
+    let pace = if args.fast {
+        DemoPace::FAST
+    } else {
+        DemoPace::STEADY
+    };
     let played = args.serve.then_some(async {
         // Without a signal handler there is nothing to wait for.
         let _ = tokio::signal::ctrl_c().await;

@@ -30,7 +30,7 @@ const JSON_VERSION: u32 = 1;
 /// Say what a topology file changes with regard to another, or to what is in force.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct DiffArgs {
     /// The topology as it was
     #[arg(required_unless_present = "file")]
     old: Option<PathBuf>,
@@ -56,7 +56,7 @@ enum Format {
 }
 
 /// Exit codes are those of diff(1).
-pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: DiffArgs) -> Result<Exit, Failure> {
     let compared = match (&args.file, &args.old, &args.new) {
         (Some(file), ..) => with_gateway(file, &args.admin).await,
         (None, Some(old), Some(new)) => with_file(old, new),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use causeway_api::admin::{CallersVerdict, Explanation, PermissionVerdict, Verdict, view::Envelope};
+use causeway_api::admin::{CallersVerdict, ExplainedVerdict, Explanation, PermissionVerdict, view::Envelope};
 use causeway_federation::name::{ServiceName, ZoneName};
 
 use super::{AdminArgs, Exit, Failure, client::escape, register::Tag, tables::tags};
@@ -23,7 +23,7 @@ answers may differ in the arm. Exit code 79: nobody can serve it, or the caller 
 /// Show where a connection would go now, and why.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct ExplainArgs {
     #[arg(value_name = "SERVICE")]
     service: ServiceName,
     /// The zone that the connection comes from [default: the gateway's own]
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     admin: AdminArgs,
 }
 
-pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
     let envelope: Envelope<Explanation> = args.admin.admin.get(&path(&args)).await?;
     let Some(explanation) = envelope.items.first() else {
         return Err(Failure::new(format!("{} explained nothing", args.admin.admin)));
@@ -83,7 +83,7 @@ fn exit(explanation: &Explanation) -> Exit {
     }
 }
 
-fn path(args: &Args) -> String {
+fn path(args: &ExplainArgs) -> String {
     let mut path = format!("/v1/explain?service={}", args.service);
     if let Some(from) = &args.from {
         path.push_str(&format!("&from={from}"));
@@ -125,9 +125,9 @@ fn told(explanation: &Explanation, colour: bool) -> String {
             filter = Some(&step.filter);
         }
         let (mark, style) = match step.verdict {
-            Verdict::Taken => ("√", good),
-            Verdict::InReserve => ("○", Style::new()),
-            Verdict::PassedOver => ("·", faint),
+            ExplainedVerdict::Taken => ("√", good),
+            ExplainedVerdict::InReserve => ("○", Style::new()),
+            ExplainedVerdict::PassedOver => ("·", faint),
         };
         let _ = writeln!(
             text,
@@ -204,10 +204,10 @@ mod tests {
     use causeway_federation::name::Tags;
 
     use super::*;
-    use causeway_api::admin::{Candidate, PermissionView, Step};
+    use causeway_api::admin::{ExplainedCandidate, ExplainedStep, PermissionView};
 
-    fn step(filter: &str, subject: &str, verdict: Verdict, reason: &str) -> Step {
-        Step {
+    fn step(filter: &str, subject: &str, verdict: ExplainedVerdict, reason: &str) -> ExplainedStep {
+        ExplainedStep {
             filter: filter.to_owned(),
             subject: subject.to_owned(),
             verdict,
@@ -224,14 +224,19 @@ mod tests {
                 step(
                     "split",
                     "{version=v1}",
-                    Verdict::Taken,
+                    ExplainedVerdict::Taken,
                     "drawn by weight, 95 of 100",
                 ),
-                step("split", "{version=v2}", Verdict::InReserve, "in reserve"),
-                step("tier 1", "east", Verdict::PassedOver, "no healthy instance"),
-                step("tier 2", "west/gw1", Verdict::Taken, "fresh, tunnel up"),
+                step("split", "{version=v2}", ExplainedVerdict::InReserve, "in reserve"),
+                step(
+                    "tier 1",
+                    "east",
+                    ExplainedVerdict::PassedOver,
+                    "no healthy instance",
+                ),
+                step("tier 2", "west/gw1", ExplainedVerdict::Taken, "fresh, tunnel up"),
             ],
-            candidates: vec![Candidate {
+            candidates: vec![ExplainedCandidate {
                 zone: "west".to_owned(),
                 gateway: Some("gw1".to_owned()),
                 tags: [("version", "v1")].into_iter().collect::<Tags>(),

@@ -36,8 +36,8 @@ use super::{
     signals::{self, Signals},
 };
 use crate::gateway::{
-    CertificateRenewal, Gateway, GatewayConfig, GatewayMetrics, Registry, ServerProof, StartError, Storage,
-    TrustAnchors,
+    CertificateRenewal, Gateway, GatewayConfig, GatewayMetrics, GatewayStartError, RegistryChoice,
+    ServerProof, Storage, TrustAnchors,
 };
 
 const AFTER_HELP: &str = "\
@@ -71,7 +71,7 @@ pub(super) const DATA_HINT: &str =
     after_help = AFTER_HELP,
     group(ArgGroup::new("identity source").required(true).args(["identity", "spiffe_endpoint_socket"]))
 )]
-pub(crate) struct Args {
+pub(crate) struct GatewayArgs {
     /// The zone to serve; must be the one that the certificate names
     #[arg(long, env = "CAUSEWAY_ZONE")]
     zone: ZoneName,
@@ -236,14 +236,14 @@ enum AccessLogForm {
 }
 
 /// Runs until a signal ends it.
-pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) fn run(args: GatewayArgs) -> Result<Exit, Failure> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(2).thread_name("control");
     signals::serve(&mut runtime, |signals| serve(args, signals))
 }
 
 /// A signal ends the gateway in good order, however far it has come.
-async fn serve(args: Args, mut signals: Signals) -> Result<Exit, Failure> {
+async fn serve(args: GatewayArgs, mut signals: Signals) -> Result<Exit, Failure> {
     let tasks = Tasks::default();
     let _stopping = tasks.stop_when_dropped();
     let starting = tasks.starting();
@@ -320,7 +320,7 @@ fn follow(
     following
 }
 
-fn trust_unkept(args: &Args) -> Failure {
+fn trust_unkept(args: &GatewayArgs) -> Failure {
     Failure::new(format!(
         "cannot keep the trust document in {}",
         args.data.display()
@@ -329,7 +329,7 @@ fn trust_unkept(args: &Args) -> Failure {
 }
 
 /// A zone-sync of this host listens on the same port.
-fn default_registry(args: &Args) -> RegistrationAddress {
+fn default_registry(args: &GatewayArgs) -> RegistrationAddress {
     match args.zone_sync.as_slice() {
         [] => RegistrationAddress::At(DEFAULT_REGISTRY),
         _ => RegistrationAddress::Off,
@@ -337,7 +337,7 @@ fn default_registry(args: &Args) -> RegistrationAddress {
 }
 
 fn config(
-    args: &Args,
+    args: &GatewayArgs,
     identity: LiveIdentity,
     topology: TopologySource,
     trust: Trusted,
@@ -399,11 +399,11 @@ fn config(
     })
 }
 
-fn registry(args: &Args) -> Registry {
+fn registry(args: &GatewayArgs) -> RegistryChoice {
     if args.zone_sync.is_empty() {
-        return Registry::Embedded;
+        return RegistryChoice::Embedded;
     }
-    Registry::Shared {
+    RegistryChoice::Shared {
         servers: args.zone_sync.clone(),
         proof: match args.zone_sync_insecure {
             true => ServerProof::Nothing,
@@ -412,14 +412,14 @@ fn registry(args: &Args) -> Registry {
     }
 }
 
-fn admin(listen: &AdminAddress, args: &Args) -> AdminConfig {
+fn admin(listen: &AdminAddress, args: &GatewayArgs) -> AdminConfig {
     AdminConfig {
         listen: listen.clone(),
         insecure: args.admin_insecure,
     }
 }
 
-fn ages(args: &Args) -> Result<Ages, Failure> {
+fn ages(args: &GatewayArgs) -> Result<Ages, Failure> {
     Ages::new(args.fresh_for, args.withdrawn_after).map_err(|error| {
         Failure::usage("cannot use --fresh-for and --withdrawn-after")
             .because(&error)
@@ -427,24 +427,28 @@ fn ages(args: &Args) -> Result<Ages, Failure> {
     })
 }
 
-fn explain(error: &StartError) -> Failure {
+fn explain(error: &GatewayStartError) -> Failure {
     let failure = Failure::new("cannot start the gateway").because(error);
     match error {
-        StartError::UnknownZone(_) => failure
+        GatewayStartError::UnknownZone(_) => failure
             .exit(Exit::BadInput)
             .hint("add the zone to the topology, or issue a certificate for a zone that is in it"),
-        StartError::DataDir { .. } | StartError::EndpointKeys(_) => {
+        GatewayStartError::DataDir { .. } | GatewayStartError::EndpointKeys(_) => {
             failure.hint("--data must be a folder that this user may write")
         }
-        StartError::Admin(source) => failure.hint(source.hint()),
-        StartError::Registration(source) => failure.hint(source.hint()),
-        StartError::Dns(_) => failure.hint("is the address this host's own and the port free? set --dns"),
-        StartError::Tunnels(_) => {
+        GatewayStartError::Admin(source) => failure.hint(source.hint()),
+        GatewayStartError::Registration(source) => failure.hint(source.hint()),
+        GatewayStartError::Dns(_) => {
+            failure.hint("is the address this host's own and the port free? set --dns")
+        }
+        GatewayStartError::Tunnels(_) => {
             failure.hint("is the address this host's own and the UDP port free? set --listen")
         }
-        StartError::Instances(_) | StartError::Vips(_) => failure.hint(DATA_HINT),
-        StartError::Identity(_) => failure.hint("the key must be one that can sign: ECDSA, Ed25519 or RSA"),
-        StartError::Threads { .. } | StartError::ZoneSync(_) => failure,
+        GatewayStartError::Instances(_) | GatewayStartError::Vips(_) => failure.hint(DATA_HINT),
+        GatewayStartError::Identity(_) => {
+            failure.hint("the key must be one that can sign: ECDSA, Ed25519 or RSA")
+        }
+        GatewayStartError::Threads { .. } | GatewayStartError::ZoneSync(_) => failure,
     }
 }
 

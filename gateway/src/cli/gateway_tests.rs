@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use causeway_federation::{name::GatewayId, topology::parse};
-use causeway_host::tasks::Ending;
+use causeway_host::tasks::TaskEnding;
 use causeway_identity::{IdentityFolder, ca};
 use causeway_proxy::egress::Outlive;
 
@@ -73,7 +73,7 @@ async fn what_follows_the_files_is_known_by_name_when_it_ends() {
         let (source, topology) = (IdentitySource::Folder(identity), TopologySource::Held(topology));
         let following = follow(source, topology, &GatewayMetrics::default(), &stop, &tasks);
         assert_eq!(tasks.names(), ["source of the identity", "topology file"]);
-        tasks.end(name, Ending::Panicked);
+        tasks.end(name, TaskEnding::Panicked);
         let first = tokio::time::timeout(Duration::from_secs(20), tasks.first_ended()).await;
         assert_eq!(first.unwrap().name, name);
         tasks.stop();

@@ -36,7 +36,7 @@ Examples:
 /// Show what a running gateway knows.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct GetArgs {
     /// Kind of thing to show
     #[arg(value_enum, value_name = "WHAT")]
     what: What,
@@ -80,7 +80,7 @@ enum What {
     Topology,
 }
 
-pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: GetArgs) -> Result<Exit, Failure> {
     let mut last = None;
     loop {
         let text = show(&args).await?;
@@ -100,7 +100,7 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     }
 }
 
-async fn show(args: &Args) -> Result<String, Failure> {
+async fn show(args: &GetArgs) -> Result<String, Failure> {
     if args.what != What::Topology && (args.history || args.generation.is_some()) {
         return Err(
             Failure::usage("only a topology has generations").hint("see `causeway get topology --history`")
@@ -117,7 +117,7 @@ async fn show(args: &Args) -> Result<String, Failure> {
     }
 }
 
-async fn listed<T>(args: &Args, path: &str) -> Result<String, Failure>
+async fn listed<T>(args: &GetArgs, path: &str) -> Result<String, Failure>
 where
     T: DeserializeOwned + Serialize + Tabular,
 {
@@ -125,7 +125,7 @@ where
     render(&envelope, args.output, output::colour())
 }
 
-async fn topology(args: &Args) -> Result<String, Failure> {
+async fn topology(args: &GetArgs) -> Result<String, Failure> {
     let admin = &args.admin.admin;
     if args.history {
         let envelope = super::topology::history(admin).await?;

@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use causeway_authority::join::{self, AskError, CaAddress, JoinToken};
+use causeway_authority::join::{self, CaAddress, CertificateRequestError, JoinToken};
 use causeway_control::renewal::Settings;
 use causeway_federation::name::{GatewayId, GatewayName};
 use causeway_identity::{CERTIFICATE_FILE, KEY_FILE, certificates, check_writable, identify};
@@ -29,7 +29,7 @@ const MAX_LINE_BYTES: u64 = 1024;
 /// Trade a join token for the identity of a gateway
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct JoinArgs {
     /// TOKEN@HOST[:PORT]: the token, and where its CA is served; `-`: the same from standard input
     #[arg(value_name = "TOKEN@HOST")]
     token: Invitation,
@@ -90,7 +90,7 @@ impl Invitation {
     }
 }
 
-pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: JoinArgs) -> Result<Exit, Failure> {
     let (token, address) = args.token.read()?;
     let id = GatewayId::new(token.zone.clone(), args.gateway.clone());
     if !args.force {
@@ -102,7 +102,7 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
             .because(&error)
             .hint("the token has not been used; --out must be a folder that this user may write")
     })?;
-    let failed = |error: &AskError| {
+    let failed = |error: &CertificateRequestError| {
         Failure::new(format!("cannot join as {id} at {address}"))
             .because(error)
             .hint(error.hint())

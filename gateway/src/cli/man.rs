@@ -15,13 +15,13 @@ Examples:
 /// Print the manual page.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct ManArgs {
     /// Write a page for every command into this folder instead
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-pub(crate) fn run(args: &Args, command: &clap::Command) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &ManArgs, command: &clap::Command) -> Result<Exit, Failure> {
     if let Some(folder) = &args.out {
         let cannot = format!("cannot write manual pages into {}", folder.display());
         clap_mangen::generate_to(command.clone(), folder).map_err(|error| {

@@ -1,7 +1,7 @@
 //! The command line: one file per command. Data goes to standard output and everything else to standard error; an error
 //! is one line of what failed and one of what to do about it.
 //!
-//! Adding a command: a file with `Args` (clap) and `run`, a variant of [`Command`] and its line in [`dispatch`], and the
+//! Adding a command: a file with `NAMEArgs` (clap) and `run`, a variant of [`Command`] and its line in [`dispatch`], and the
 //! name in the tests of help in `tests/cli/commands.rs`.
 
 mod admin_args;
@@ -76,26 +76,26 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     // Commands that run something come first, then those that prepare it, then those that ask it.
-    Demo(demo::Args),
-    Gateway(Box<gateway::Args>),
-    ZoneSync(zone_sync::Args),
+    Demo(demo::DemoArgs),
+    Gateway(Box<gateway::GatewayArgs>),
+    ZoneSync(zone_sync::ZoneSyncArgs),
     Ca(Box<ca::CaCommand>),
     Token(token::TokenCommand),
-    Join(join::Args),
+    Join(join::JoinArgs),
     AdminToken(admin_token::AdminTokenCommand),
-    Revoke(Box<revoke::Args>),
-    Validate(validate::Args),
-    Schema(schema::Args),
-    Diff(diff::Args),
-    Apply(apply::Args),
-    Rollback(rollback::Args),
-    Get(get::Args),
-    Explain(explain::Args),
+    Revoke(Box<revoke::RevokeArgs>),
+    Validate(validate::ValidateArgs),
+    Schema(schema::SchemaArgs),
+    Diff(diff::DiffArgs),
+    Apply(apply::ApplyArgs),
+    Rollback(rollback::RollbackArgs),
+    Get(get::GetArgs),
+    Explain(explain::ExplainArgs),
     Register(register::RegisterArgs),
     Deregister(register::DeregisterArgs),
-    Check(check::Args),
-    Completion(completion::Args),
-    Man(man::Args),
+    Check(check::CheckArgs),
+    Completion(completion::CompletionArgs),
+    Man(man::ManArgs),
 }
 
 /// Parses the command line of this process and does what it says.

@@ -11,7 +11,7 @@ use causeway_identity::{
     Serial,
     ca::{
         CaError, issued,
-        revoked::{Revocation, Revoked, Subject},
+        revoked::{Revocation, RevocationSubject, Revoked},
     },
 };
 
@@ -19,7 +19,7 @@ use super::{
     AdminArgs, Exit, Failure, known_zones,
     passphrase::PassphraseArgs,
     rotate::{self, folder_failure},
-    spread::{Federation, Waited, note_topology, say},
+    spread::{FederationView, Waited, note_topology, say},
 };
 use crate::cli::rotation::{
     Goal, Lack,
@@ -48,7 +48,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(400);
 /// Revoke the certificates of a zone or gateway, or one certificate, everywhere and at once
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct RevokeArgs {
     /// Zone, gateway or certificate to revoke
     #[arg(value_enum, value_name = "WHAT")]
     what: What,
@@ -83,7 +83,7 @@ enum What {
     Serial,
 }
 
-pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: RevokeArgs) -> Result<Exit, Failure> {
     let subject = subject(&args)?;
     args.admin.admin.check_credentials()?;
     let folder = CaFolder::lock(&args.ca, args.passphrase.read()?);
@@ -95,7 +95,7 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     let written = match args.readmit {
         true => readmit(&folder, &subject).await?,
         false => {
-            if let Subject::Zone(name) | Subject::Gateway(name) = &subject {
+            if let RevocationSubject::Zone(name) | RevocationSubject::Gateway(name) = &subject {
                 let zone = name.split_once('/').map_or(name.as_str(), |(zone, _)| zone);
                 known_zones::note_if_new(folder.path(), zone);
             }
@@ -105,23 +105,24 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
     spread(&args, &folder, &subject, &written).await
 }
 
-fn subject(args: &Args) -> Result<Subject, Failure> {
+fn subject(args: &RevokeArgs) -> Result<RevocationSubject, Failure> {
     let name = args.name.clone();
     match args.what {
         What::Zone => ZoneName::new(&name)
-            .map(|_| Subject::Zone(name))
+            .map(|_| RevocationSubject::Zone(name))
             .map_err(|error| Failure::usage(format!("`{}` is no zone", args.name)).because(&error)),
         What::Gateway => {
             let parts = name.split_once('/');
             let good = parts.filter(|(zone, gateway)| {
                 ZoneName::new(zone).is_ok() && causeway_federation::name::GatewayName::new(gateway).is_ok()
             });
-            good.map(|_| Subject::Gateway(name.clone())).ok_or_else(|| {
-                Failure::usage(format!("`{name}` is no gateway")).hint("give it as ZONE/NAME: west/gw1")
-            })
+            good.map(|_| RevocationSubject::Gateway(name.clone()))
+                .ok_or_else(|| {
+                    Failure::usage(format!("`{name}` is no gateway")).hint("give it as ZONE/NAME: west/gw1")
+                })
         }
         What::Serial => match Serial::parse(&name) {
-            Some(serial) => Ok(Subject::Serial(serial.to_string())),
+            Some(serial) => Ok(RevocationSubject::Serial(serial.to_string())),
             None => Err(Failure::usage(format!("`{name}` is no serial number"))
                 .hint("give it in hexadecimal digits, as `openssl x509 -serial` shows it")),
         },
@@ -129,7 +130,7 @@ fn subject(args: &Args) -> Result<Subject, Failure> {
 }
 
 /// Writes what is revoked into the CA's folder, where `causeway ca serve` reads it. Says what that was.
-fn record(folder: &CaFolder, subject: &Subject) -> Result<String, Failure> {
+fn record(folder: &CaFolder, subject: &RevocationSubject) -> Result<String, Failure> {
     let failed = || Failure::new("cannot write down what is revoked");
     let now = SystemTime::now();
     let mut revoked = Revoked::read(folder.path()).map_err(|error| failed().because(&error))?;
@@ -147,11 +148,11 @@ fn record(folder: &CaFolder, subject: &Subject) -> Result<String, Failure> {
     }
     let certificates = if ends == 1 { "certificate" } else { "certificates" };
     Ok(match (ends, subject) {
-        (0, Subject::Serial(_)) => format!("{subject} was revoked before\n"),
+        (0, RevocationSubject::Serial(_)) => format!("{subject} was revoked before\n"),
         (0, _) => format!(
             "revoked {subject}: no certificate that was not revoked before; nothing is issued to it any more\n"
         ),
-        (count, Subject::Serial(_)) => {
+        (count, RevocationSubject::Serial(_)) => {
             format!("revoked {subject} ({count} {certificates}, with what came of it)\n")
         }
         (count, _) => {
@@ -162,9 +163,9 @@ fn record(folder: &CaFolder, subject: &Subject) -> Result<String, Failure> {
 
 /// Writes down that a name may have certificates again, once the second is over: those that it had begin before, and those that
 /// it gets do not. Says what that was.
-async fn readmit(folder: &CaFolder, subject: &Subject) -> Result<String, Failure> {
+async fn readmit(folder: &CaFolder, subject: &RevocationSubject) -> Result<String, Failure> {
     let failed = || Failure::new(format!("cannot let {subject} in again"));
-    if let Subject::Serial(_) = subject {
+    if let RevocationSubject::Serial(_) = subject {
         return Err(Failure::usage("a certificate stays revoked")
             .hint("issue another one: its gateway's name is not revoked by this"));
     }
@@ -199,7 +200,12 @@ async fn readmit(folder: &CaFolder, subject: &Subject) -> Result<String, Failure
     ))
 }
 
-async fn spread(args: &Args, folder: &CaFolder, subject: &Subject, written: &str) -> Result<Exit, Failure> {
+async fn spread(
+    args: &RevokeArgs,
+    folder: &CaFolder,
+    subject: &RevocationSubject,
+    written: &str,
+) -> Result<Exit, Failure> {
     let not_spread = |_: &Failure| {
         // Where standard error is gone, nobody is left to be told.
         let _ = say(&format!(
@@ -208,10 +214,10 @@ async fn spread(args: &Args, folder: &CaFolder, subject: &Subject, written: &str
         ));
     };
     let without = match subject {
-        Subject::Zone(zone) if !args.readmit => ZoneName::new(zone).ok().into_iter().collect(),
+        RevocationSubject::Zone(zone) if !args.readmit => ZoneName::new(zone).ok().into_iter().collect(),
         _ => BTreeSet::new(),
     };
-    let federation = Federation {
+    let federation = FederationView {
         admin: &args.admin.admin,
         without,
     };
@@ -233,7 +239,7 @@ async fn spread(args: &Args, folder: &CaFolder, subject: &Subject, written: &str
     output::print(written)?;
     let excused = |(zone, lack): &(String, Lack)| match (lack, subject) {
         // It does not hear of it from anybody any more.
-        (Lack::Document(gateways), Subject::Gateway(name)) => gateways
+        (Lack::Document(gateways), RevocationSubject::Gateway(name)) => gateways
             .iter()
             .all(|gateway| *name == format!("{zone}/{gateway}")),
         (lack, _) => *lack == Lack::Away,
@@ -246,9 +252,9 @@ async fn spread(args: &Args, folder: &CaFolder, subject: &Subject, written: &str
         output::print(&closed(&federation, &goal).await?)?;
     }
     match subject {
-        Subject::Zone(zone) => note_topology(&args.admin.admin, Some(&format!("{zone}/"))).await?,
-        Subject::Gateway(gateway) => note_topology(&args.admin.admin, Some(gateway)).await?,
-        Subject::Serial(_) => {}
+        RevocationSubject::Zone(zone) => note_topology(&args.admin.admin, Some(&format!("{zone}/"))).await?,
+        RevocationSubject::Gateway(gateway) => note_topology(&args.admin.admin, Some(gateway)).await?,
+        RevocationSubject::Serial(_) => {}
     }
     let asked = view.own_zones().filter(|zone| {
         let left_out = federation.without.iter().any(|name| name.as_str() == zone.name);
@@ -258,7 +264,7 @@ async fn spread(args: &Args, folder: &CaFolder, subject: &Subject, written: &str
 }
 
 /// Says how many connections the gateways have ended for this document, once they say the same twice: it takes them a moment.
-async fn closed(federation: &Federation<'_>, goal: &Goal) -> Result<String, Failure> {
+async fn closed(federation: &FederationView<'_>, goal: &Goal) -> Result<String, Failure> {
     let mut last = None;
     for _ in 0..LOOKS_AT_CLOSED {
         tokio::time::sleep(BETWEEN_LOOKS).await;

@@ -17,7 +17,7 @@ Examples:
 /// Apply an older topology again: its text becomes a new generation.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct RollbackArgs {
     /// The generation whose topology shall rule again [default: the one before the one in force]
     #[arg(long, value_name = "GENERATION")]
     to: Option<u64>,
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     admin: AdminArgs,
 }
 
-pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: RollbackArgs) -> Result<Exit, Failure> {
     let admin = &args.admin.admin;
     let history = topology::history(admin).await?.items;
     let (from, to) = chosen(&history, args.to)?;

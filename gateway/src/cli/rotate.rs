@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway_api::admin::view::TrustView;
+use causeway_api::admin::view::TrustSummary;
 use causeway_federation::name::ZoneName;
 use causeway_identity::ca::issued::{self, Issued};
 
@@ -14,10 +14,10 @@ use super::{
     AdminArgs, Exit, Failure, ca,
     passphrase::PassphraseArgs,
     revoke::ca_error,
-    spread::{Federation, Waited, note_topology, say},
+    spread::{FederationView, Waited, note_topology, say},
 };
 use crate::cli::rotation::{
-    Goal, Lack, State, Step,
+    Goal, Lack, RotationStep, State,
     folder::{self, CaFolder, FolderError},
     lacking,
 };
@@ -46,7 +46,7 @@ const LONGEST_RENEWAL: Duration = Duration::from_secs(300);
 /// Exchange the root of the federation for a new one, without stopping anything
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct RotateArgs {
     /// Folder of the CA, as `causeway ca init` made it
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_CA")]
     ca: PathBuf,
@@ -74,7 +74,7 @@ pub(crate) struct Args {
     admin: AdminArgs,
 }
 
-pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: RotateArgs) -> Result<Exit, Failure> {
     if args.status {
         return status(&args).await;
     }
@@ -95,7 +95,7 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
         return abandon(&args, &folder).await;
     }
     let mut state = begin(&args, &folder).await?;
-    while state.step != Step::Done {
+    while state.step != RotationStep::Done {
         if folder::is_paused(folder.path()) {
             return paused(&state);
         }
@@ -121,14 +121,14 @@ pub(crate) async fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 /// Takes up a rotation where it stands, or begins one; the state is on disk when this returns.
-async fn begin(args: &Args, folder: &CaFolder) -> Result<State, Failure> {
+async fn begin(args: &RotateArgs, folder: &CaFolder) -> Result<State, Failure> {
     let failed = |error: FolderError| folder_failure("cannot begin the rotation", &error);
     let known = folder::read_state(folder.path()).map_err(failed)?;
-    let mut state = match known.filter(|state| state.step != Step::Done) {
+    let mut state = match known.filter(|state| state.step != RotationStep::Done) {
         Some(state) => state,
         None => {
             let state = State {
-                step: Step::Preparing,
+                step: RotationStep::Preparing,
                 old: folder.ca().map_err(failed)?.hash().to_string(),
                 new: None,
                 begun_at: SystemTime::now(),
@@ -147,7 +147,7 @@ async fn begin(args: &Args, folder: &CaFolder) -> Result<State, Failure> {
 }
 
 /// Says who is waited for, and how long that takes.
-fn foretell(folder: &CaFolder, view: &TrustView, state: &State) -> Result<(), Failure> {
+fn foretell(folder: &CaFolder, view: &TrustSummary, state: &State) -> Result<(), Failure> {
     let goal = Goal {
         document: (0, String::new()),
         issuer: None,
@@ -188,14 +188,14 @@ fn foretold(zones: usize, away: &[String], issued: &[Issued], now: SystemTime) -
 }
 
 /// Gives up a rotation while no certificate is of the new root: has every zone trust the present one alone again.
-async fn abandon(args: &Args, folder: &CaFolder) -> Result<Exit, Failure> {
+async fn abandon(args: &RotateArgs, folder: &CaFolder) -> Result<Exit, Failure> {
     let failed = |error: FolderError| folder_failure("cannot abandon the rotation", &error);
     let known = folder::read_state(folder.path()).map_err(failed)?;
-    let Some(state) = known.filter(|state| state.step != Step::Done) else {
+    let Some(state) = known.filter(|state| state.step != RotationStep::Done) else {
         output::print("no rotation is under way\n")?;
         return Ok(Exit::Done);
     };
-    if state.step > Step::Announcing {
+    if state.step > RotationStep::Announcing {
         return Err(Failure::new("the rotation cannot be abandoned any more").hint(
             "gateways may have certificates of the new root already: go on, and rotate once more if that root is not wanted",
         ));
@@ -234,19 +234,19 @@ fn say_step(state: &State) -> Result<(), Failure> {
 }
 
 /// Does what a step asks for. Says whether it is done; if not, it was paused.
-async fn carry_out(args: &Args, folder: &CaFolder, state: &mut State) -> Result<bool, Failure> {
+async fn carry_out(args: &RotateArgs, folder: &CaFolder, state: &mut State) -> Result<bool, Failure> {
     let failed = |error: FolderError| folder_failure("cannot go on with the rotation", &error);
     match state.step {
-        Step::Preparing => {
+        RotationStep::Preparing => {
             say_step(state)?;
             check_roots(folder, &federation(args, state).look().await?, args.only_this_ca)?;
             state.new = Some(folder.prepare().map_err(failed)?.to_string());
             return Ok(true);
         }
-        Step::Announcing => {}
-        Step::Issuing => folder.exchange(state).map_err(failed)?,
-        Step::Retiring => folder.retire(state).map_err(failed)?,
-        Step::Done => return Ok(true),
+        RotationStep::Announcing => {}
+        RotationStep::Issuing => folder.exchange(state).map_err(failed)?,
+        RotationStep::Retiring => folder.retire(state).map_err(failed)?,
+        RotationStep::Done => return Ok(true),
     }
     let federation = federation(args, state);
     let view = federation.look().await?;
@@ -259,22 +259,22 @@ async fn carry_out(args: &Args, folder: &CaFolder, state: &mut State) -> Result<
     let edition = document.edition();
     let goal = Goal {
         document: (edition.generation, edition.fingerprint.to_string()),
-        issuer: state.new.clone().filter(|_| state.step == Step::Issuing),
+        issuer: state.new.clone().filter(|_| state.step == RotationStep::Issuing),
     };
     let path = folder.path();
     let waited = federation.wait(&goal, |_| folder::is_paused(path)).await?;
     Ok(waited == Waited::Reached)
 }
 
-fn federation<'a>(args: &'a Args, state: &State) -> Federation<'a> {
-    Federation {
+fn federation<'a>(args: &'a RotateArgs, state: &State) -> FederationView<'a> {
+    FederationView {
         admin: &args.admin.admin,
         without: state.without.clone(),
     }
 }
 
 /// Before the first document: it would have gateways trust this CA's roots alone, where their files may say more.
-pub(super) fn check_roots(folder: &CaFolder, view: &TrustView, only_this_ca: bool) -> Result<(), Failure> {
+pub(super) fn check_roots(folder: &CaFolder, view: &TrustSummary, only_this_ca: bool) -> Result<(), Failure> {
     if view.generation > 0 || only_this_ca {
         return Ok(());
     }
@@ -297,7 +297,7 @@ pub(super) fn check_roots(folder: &CaFolder, view: &TrustView, only_this_ca: boo
     }
 }
 
-async fn status(args: &Args) -> Result<Exit, Failure> {
+async fn status(args: &RotateArgs) -> Result<Exit, Failure> {
     let state = folder::read_state(&args.ca).map_err(|error| folder_failure("cannot use the CA", &error))?;
     let Some(state) = state else {
         output::print("no rotation was begun\n")?;
@@ -317,16 +317,16 @@ async fn status(args: &Args) -> Result<Exit, Failure> {
         text.push_str(&format!("zone {zone} is not waited for\n"));
     }
     let paused = folder::is_paused(&args.ca);
-    if paused && state.step != Step::Done {
+    if paused && state.step != RotationStep::Done {
         text.push_str("it is paused; `--resume` goes on\n");
     }
-    if state.step != Step::Done {
+    if state.step != RotationStep::Done {
         // What cannot be asked is told, and the rest shown all the same.
         match federation(args, &state).look().await {
             Ok(view) => {
                 let goal = Goal {
                     document: (view.generation, view.fingerprint.clone()),
-                    issuer: state.new.clone().filter(|_| state.step == Step::Issuing),
+                    issuer: state.new.clone().filter(|_| state.step == RotationStep::Issuing),
                 };
                 for (zone, lack) in lacking(&view, &goal, &state.without) {
                     text.push_str(&format!("zone {zone} {lack}\n"));
@@ -337,7 +337,7 @@ async fn status(args: &Args) -> Result<Exit, Failure> {
     }
     output::print(&text)?;
     Ok(match state.step {
-        Step::Done => Exit::Done,
+        RotationStep::Done => Exit::Done,
         _ => Exit::IssuesFound,
     })
 }

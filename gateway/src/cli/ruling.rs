@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use causeway_control::{
     ControlMetrics, TopologySource,
     reload::{LoadError, TopologyFile},
-    topology::{AppliedConfig, AppliedTopology, Keys, OpenError},
+    topology::{AppliedConfig, AppliedTopology, Keys, TopologyOpenError},
 };
 use causeway_federation::topology::Style;
 use causeway_identity::{LiveIdentity, TlsError};
@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Exit, Failure,
-    gateway::{Args, DATA_HINT},
+    gateway::{DATA_HINT, GatewayArgs},
 };
 
 /// Opens what the command line names. `None`: a topology cannot be used, and every finding was shown.
 pub(super) fn open(
-    args: &Args,
+    args: &GatewayArgs,
     identity: &LiveIdentity,
     metrics: &Arc<ControlMetrics>,
 ) -> Result<Option<TopologySource>, Failure> {
@@ -39,7 +39,7 @@ pub(super) fn open(
 }
 
 fn open_applied(
-    args: &Args,
+    args: &GatewayArgs,
     identity: &LiveIdentity,
     metrics: &Arc<ControlMetrics>,
 ) -> Result<Option<TopologySource>, Failure> {
@@ -55,7 +55,7 @@ fn open_applied(
     };
     match AppliedTopology::open(config) {
         Ok(applied) => Ok(Some(TopologySource::Applied(applied))),
-        Err(OpenError::Initial(error)) => show(&error),
+        Err(TopologyOpenError::Initial(error)) => show(&error),
         Err(error) => Err(explain(&error, &args.data)),
     }
 }
@@ -81,17 +81,19 @@ fn keys(identity: &LiveIdentity) -> Result<Keys, TlsError> {
     })
 }
 
-fn explain(error: &OpenError, data: &Path) -> Failure {
+fn explain(error: &TopologyOpenError, data: &Path) -> Failure {
     let failure = Failure::new("cannot start the gateway").because(error);
     match error {
-        OpenError::DataDir { .. } => failure.hint("--data must be a folder that this user may write"),
-        OpenError::Store { .. } => failure.hint(DATA_HINT),
-        OpenError::Nothing => failure.exit(Exit::Usage).hint(
+        TopologyOpenError::DataDir { .. } => failure.hint("--data must be a folder that this user may write"),
+        TopologyOpenError::Store { .. } => failure.hint(DATA_HINT),
+        TopologyOpenError::Nothing => failure.exit(Exit::Usage).hint(
             "give --topology FILE (the file rules) or --initial-topology FILE (`causeway apply` rules)",
         ),
-        OpenError::Initial(_) | OpenError::Unusable(_) => failure.exit(Exit::BadInput).hint(format!(
-            "run the version that applied them; or move {} away and give --initial-topology FILE",
-            data.join(causeway_zone_sync::topology::applied::FILE).display()
-        )),
+        TopologyOpenError::Initial(_) | TopologyOpenError::Unusable(_) => {
+            failure.exit(Exit::BadInput).hint(format!(
+                "run the version that applied them; or move {} away and give --initial-topology FILE",
+                data.join(causeway_zone_sync::topology::applied::FILE).display()
+            ))
+        }
     }
 }

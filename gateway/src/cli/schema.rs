@@ -15,9 +15,9 @@ Then put this at the top of a topology, for editors with a YAML language server:
 /// Print the JSON Schema of topology files, for editors.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {}
+pub(crate) struct SchemaArgs {}
 
-pub(crate) fn run(_args: &Args) -> Result<Exit, Failure> {
+pub(crate) fn run(_args: &SchemaArgs) -> Result<Exit, Failure> {
     output::print(&format!("{:#}\n", schema()))?;
     Ok(Exit::Done)
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_api::admin::view::{Envelope, TopologyView, TrustView};
+use causeway_api::admin::view::{Envelope, TopologyView, TrustSummary};
 use causeway_federation::{name::ZoneName, trust::TrustDocument};
 
 use super::{Failure, client::Endpoint};
@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const AWAY_LIMIT: Duration = Duration::from_secs(30);
 
 /// A federation, as one of its gateways sees it.
-pub(super) struct Federation<'a> {
+pub(super) struct FederationView<'a> {
     pub admin: &'a Endpoint,
     /// Zones that are not waited for.
     pub without: BTreeSet<ZoneName>,
@@ -31,14 +31,14 @@ pub(super) enum Waited {
     Stopped(Vec<(String, Lack)>),
 }
 
-impl Federation<'_> {
-    pub(crate) async fn look(&self) -> Result<TrustView, Failure> {
-        let answer: Envelope<TrustView> = self.admin.get("/v1/trust").await?;
+impl FederationView<'_> {
+    pub(crate) async fn look(&self) -> Result<TrustSummary, Failure> {
+        let answer: Envelope<TrustSummary> = self.admin.get("/v1/trust").await?;
         first(answer, self.admin)
     }
 
     /// Hands the document over, unless it is in force there.
-    pub(crate) async fn hand(&self, document: &TrustDocument) -> Result<TrustView, Failure> {
+    pub(crate) async fn hand(&self, document: &TrustDocument) -> Result<TrustSummary, Failure> {
         let put = self.admin.put_bytes("/v1/trust", document.encode()).await;
         first(put?, self.admin)
     }
@@ -102,7 +102,7 @@ pub(super) async fn note_topology(admin: &Endpoint, by: Option<&str>) -> Result<
     ))
 }
 
-fn first(answer: Envelope<TrustView>, admin: &Endpoint) -> Result<TrustView, Failure> {
+fn first(answer: Envelope<TrustSummary>, admin: &Endpoint) -> Result<TrustSummary, Failure> {
     let item = answer.items.into_iter().next();
     item.ok_or_else(|| Failure::new(format!("{admin} says nothing of what it trusts")))
 }

@@ -11,8 +11,8 @@ use causeway_identity::{
     DnsName, ROOTS_FILE,
     ca::{
         self,
-        revoked::{Revoked, Subject},
-        tokens::{self, Grant, MAX_VALIDITY, TokenId},
+        revoked::{RevocationSubject, Revoked},
+        tokens::{self, MAX_VALIDITY, TokenId, TokenPurpose},
     },
     certificates,
 };
@@ -110,7 +110,7 @@ fn give_out(issue: &Issue) -> Result<Exit, Failure> {
     not_revoked(issue)?;
     known_zones::note_if_new(&issue.ca, issue.zone.as_str());
     let now = SystemTime::now();
-    let grant = Grant {
+    let grant = TokenPurpose {
         zone: issue.zone.clone(),
         gateway: issue.gateway.clone(),
         dns_names: names,
@@ -153,12 +153,12 @@ fn not_revoked(issue: &Issue) -> Result<(), Failure> {
         }
         None => revoked
             .forbids_zone(issue.zone.as_str())
-            .then(|| Subject::Zone(issue.zone.to_string())),
+            .then(|| RevocationSubject::Zone(issue.zone.to_string())),
     };
     let Some(subject) = subject else { return Ok(()) };
     let (kind, name) = match &subject {
-        Subject::Gateway(name) => ("gateway", name),
-        Subject::Zone(name) | Subject::Serial(name) => ("zone", name),
+        RevocationSubject::Gateway(name) => ("gateway", name),
+        RevocationSubject::Zone(name) | RevocationSubject::Serial(name) => ("zone", name),
     };
     Err(
         Failure::new(format!("{}: {subject} was revoked", message())).hint(format!(

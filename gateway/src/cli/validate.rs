@@ -23,7 +23,7 @@ const JSON_VERSION: u32 = 1;
 /// Check topology files: every error in one run, each with its line and a hint.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct ValidateArgs {
     /// Topology files to check
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -43,7 +43,7 @@ enum Format {
     Json,
 }
 
-pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &ValidateArgs) -> Result<Exit, Failure> {
     let (report, exit) = check(args, style());
     output::print(&report)?;
     Ok(exit)
@@ -58,7 +58,7 @@ pub(super) fn style() -> Style {
     }
 }
 
-fn check(args: &Args, style: Style) -> (String, Exit) {
+fn check(args: &ValidateArgs, style: Style) -> (String, Exit) {
     let results: Vec<_> = args.files.iter().map(|file| load(file)).collect();
     let errors = results.iter().any(Result::is_err);
     let warnings = results.iter().flatten().any(|parsed| !parsed.warnings.is_empty());
@@ -136,7 +136,7 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        args: Args,
+        args: ValidateArgs,
     }
 
     const GOOD: &str = "version: 1\ntrust_domain: a.b\nzones: { east: { gateways: [gw:7800] } }\n";

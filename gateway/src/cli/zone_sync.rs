@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use causeway_api::{
     ApiMetrics,
     admin::{AdminAddress, AdminConfig},
-    zone_sync::{ListenAddress, ZoneSync, ZoneSyncConfig},
+    zone_sync::{ListenAddress, RunningZoneSync, ZoneSyncConfig},
 };
 use causeway_control::trust::Trusted;
 use causeway_federation::name::ZoneName;
@@ -32,7 +32,7 @@ Signals: SIGTERM and SIGINT finish the calls under way and end; SIGHUP ends noth
 /// Serve the registry that several gateways of one zone share, kept in etcd
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Args {
+pub(crate) struct ZoneSyncArgs {
     /// The zone whose registry this is
     #[arg(long, env = "CAUSEWAY_ZONE")]
     zone: ZoneName,
@@ -77,12 +77,12 @@ pub(crate) struct Args {
 }
 
 /// Runs until a signal ends it.
-pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
+pub(crate) fn run(args: ZoneSyncArgs) -> Result<Exit, Failure> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     signals::serve(&mut runtime, |signals| serve(args, signals))
 }
 
-async fn serve(args: Args, mut signals: Signals) -> Result<Exit, Failure> {
+async fn serve(args: ZoneSyncArgs, mut signals: Signals) -> Result<Exit, Failure> {
     let tasks = Tasks::default();
     let _stopping = tasks.stop_when_dropped();
     let starting = tasks.starting();
@@ -110,7 +110,7 @@ async fn serve(args: Args, mut signals: Signals) -> Result<Exit, Failure> {
         tasks: tasks.clone(),
         audit: args.audit.open(&ApiMetrics::default(), &tasks)?,
     };
-    let zone_sync = ZoneSync::start(config).await.map_err(|error| {
+    let zone_sync = RunningZoneSync::start(config).await.map_err(|error| {
         Failure::new("cannot start zone sync")
             .because(&error)
             .hint(error.hint())

@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::instance::{Answer, REQUEST_HEADER};
+use super::instance::{InstanceAnswer, REQUEST_HEADER};
 
 /// Longest wait for a DNS answer.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ pub enum ClientError {
 
 /// One request and what became of it.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct DemoOutcome {
     pub(super) zone: ZoneName,
     pub(super) service: ServiceName,
     /// Of the connection, to find it in the gateway's access log.
@@ -64,12 +64,12 @@ pub(super) struct Outcome {
     pub(super) started: Instant,
     /// From the start of the connect to the whole answer, or to the failure.
     pub(super) waited: Duration,
-    pub(super) answer: Result<Answer, ClientError>,
+    pub(super) answer: Result<InstanceAnswer, ClientError>,
     /// Tells whether another place was asked because the first one did not answer in time; known once it is settled.
     pub(super) moved: bool,
 }
 
-impl Outcome {
+impl DemoOutcome {
     pub(super) fn ended(&self) -> Instant {
         self.started + self.waited
     }
@@ -81,7 +81,7 @@ impl Outcome {
 
 /// An application in one zone that calls one service.
 #[derive(Debug, Clone)]
-pub(super) struct Client {
+pub(super) struct DemoClient {
     pub(super) zone: ZoneName,
     pub(super) service: ServiceName,
     /// Name that it resolved: `orders.mesh`.
@@ -91,7 +91,7 @@ pub(super) struct Client {
     numbers: Arc<AtomicU64>,
 }
 
-impl Client {
+impl DemoClient {
     /// Resolves `service` at the mesh DNS server `dns`. `numbers` gives each request of the demo its own.
     pub(super) async fn resolve(
         (zone, service): (&ZoneName, &ServiceName),
@@ -116,12 +116,12 @@ impl Client {
     }
 
     /// One request over a connection of its own.
-    pub(super) async fn request(&self) -> Outcome {
+    pub(super) async fn request(&self) -> DemoOutcome {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
         let mut socket = None;
         let exchange = timeout(PATIENCE, self.exchange(number, &mut socket)).await;
-        Outcome {
+        DemoOutcome {
             zone: self.zone.clone(),
             service: self.service.clone(),
             answer: exchange.unwrap_or(Err(ClientError::TimedOut)),
@@ -133,7 +133,7 @@ impl Client {
     }
 
     /// `count` requests, some at once.
-    pub(super) async fn burst(&self, count: usize) -> Vec<Outcome> {
+    pub(super) async fn burst(&self, count: usize) -> Vec<DemoOutcome> {
         stream::iter(0..count)
             .map(|_| self.request())
             .buffer_unordered(AT_ONCE)
@@ -141,7 +141,11 @@ impl Client {
             .await
     }
 
-    async fn exchange(&self, number: u64, own: &mut Option<SocketAddr>) -> Result<Answer, ClientError> {
+    async fn exchange(
+        &self,
+        number: u64,
+        own: &mut Option<SocketAddr>,
+    ) -> Result<InstanceAnswer, ClientError> {
         let mut socket = TcpStream::connect(self.virtual_address).await?;
         *own = socket.local_addr().ok();
         let name = &self.name;
@@ -155,7 +159,7 @@ impl Client {
             .split(|byte| *byte == b'\n')
             .rev()
             .find(|line| !line.is_empty());
-        let answer: Option<Answer> = body.and_then(|line| serde_json::from_slice(line).ok());
+        let answer: Option<InstanceAnswer> = body.and_then(|line| serde_json::from_slice(line).ok());
         answer
             .filter(|answer| answer.request == Some(number) && answer.service == self.service)
             .ok_or(ClientError::WrongAnswer)

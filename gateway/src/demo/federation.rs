@@ -28,14 +28,14 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     DemoError,
-    client::{Client, ClientError},
+    client::{ClientError, DemoClient},
     instance::Given,
     layout::{Path, authorities, gateway_name, gateways, move_ports, paths, view, with_instances},
     ranges::{self, Range},
     records::Records,
     sockets::SocketFolder,
 };
-use crate::gateway::{CertificateRenewal, Gateway, GatewayConfig, Registry, Storage, TrustAnchors};
+use crate::gateway::{CertificateRenewal, Gateway, GatewayConfig, RegistryChoice, Storage, TrustAnchors};
 
 /// Longest wait for every gateway to take up an edited topology.
 const EDIT_PATIENCE: Duration = Duration::from_secs(20);
@@ -67,7 +67,7 @@ impl Member {
 }
 
 /// All zones, running.
-pub(super) struct Federation {
+pub(super) struct DemoFederation {
     /// As the file says it, with the addresses of built-in instances.
     pub(super) topology: Topology,
     /// In the order of their names; the first of each zone is the one that its applications use.
@@ -82,8 +82,8 @@ pub(super) struct Federation {
     _sockets: Option<SocketFolder>,
 }
 
-impl Federation {
-    /// Starts everything. The gateways do not know each other's addresses before [`Federation::connect`].
+impl DemoFederation {
+    /// Starts everything. The gateways do not know each other's addresses before [`DemoFederation::connect`].
     pub(super) async fn start(file: &Topology) -> Result<Self, DemoError> {
         let given = Arc::<Given>::default();
         let mut topology = with_instances(file, &given).await?;
@@ -151,7 +151,11 @@ impl Federation {
     }
 
     /// An application of `zone` that has resolved `service`.
-    pub(super) async fn client(&self, zone: &ZoneName, service: &ServiceName) -> Result<Client, DemoError> {
+    pub(super) async fn client(
+        &self,
+        zone: &ZoneName,
+        service: &ServiceName,
+    ) -> Result<DemoClient, DemoError> {
         let gateway = &self.member(zone)?.gateway;
         let dns = gateway.dns_addresses().first().copied();
         let dns = dns.ok_or_else(|| DemoError::NoSuchZone(zone.clone()))?;
@@ -161,7 +165,7 @@ impl Federation {
             .get(service)
             .map_or(0, |declared| declared.port);
         let domain = self.topology.dns.domain.as_str();
-        let client = Client::resolve((zone, service), (dns, domain), port, self.numbers.clone());
+        let client = DemoClient::resolve((zone, service), (dns, domain), port, self.numbers.clone());
         client.await.map_err(|source: ClientError| DemoError::Resolve {
             zone: zone.clone(),
             source,
@@ -236,7 +240,7 @@ async fn start(
         topology: TopologySource::Held(topology.subscribe()),
         anchors: TrustAnchors::IdentityFiles,
         storage: Storage::Memory,
-        registry: Registry::Embedded,
+        registry: RegistryChoice::Embedded,
         renewal: CertificateRenewal::Elsewhere,
         dns: DnsConfig {
             listen: vec![any],

@@ -43,7 +43,7 @@ impl Given {
 
 /// Answer of an instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Answer {
+pub(super) struct InstanceAnswer {
     pub(super) service: ServiceName,
     pub(super) zone: ZoneName,
     pub(super) tags: Tags,
@@ -59,7 +59,7 @@ pub(super) async fn start(
 ) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let who = Arc::new(Answer {
+    let who = Arc::new(InstanceAnswer {
         service: declared.service.clone(),
         zone: zone.clone(),
         tags: declared.tags.clone(),
@@ -77,7 +77,7 @@ pub(super) async fn start(
     Ok(address)
 }
 
-async fn serve(socket: TcpStream, who: Arc<Answer>, given: Arc<Given>) {
+async fn serve(socket: TcpStream, who: Arc<InstanceAnswer>, given: Arc<Given>) {
     let service = service_fn(move |request| {
         let answer = answer(&request, &who, &given);
         async { Ok::<_, Infallible>(answer) }
@@ -89,7 +89,7 @@ async fn serve(socket: TcpStream, who: Arc<Answer>, given: Arc<Given>) {
 }
 
 /// Health checks come without a number, and are answered like everything else.
-fn answer(request: &Request<Incoming>, who: &Answer, given: &Given) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, who: &InstanceAnswer, given: &Given) -> Response<Full<Bytes>> {
     let number = request.headers().get(REQUEST_HEADER);
     let number = number
         .and_then(|value| value.to_str().ok())
@@ -97,7 +97,7 @@ fn answer(request: &Request<Incoming>, who: &Answer, given: &Given) -> Response<
     if let Some(number) = number {
         given.record(number);
     }
-    let answer = Answer {
+    let answer = InstanceAnswer {
         request: number,
         ..who.clone()
     };

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use super::{
     DemoError,
     instance::{self, Given},
-    link::Link,
+    link::DemoLink,
 };
 
 /// The first port that needs no privilege, and what is added to those below.
@@ -28,7 +28,7 @@ const MOVED_BY: u16 = 10_000;
 pub(super) struct Path {
     pub(super) from: GatewayId,
     pub(super) to: GatewayId,
-    pub(super) link: Link,
+    pub(super) link: DemoLink,
 }
 
 pub(super) fn gateway_name(number: usize) -> String {
@@ -116,7 +116,7 @@ pub(super) async fn paths(topology: &Topology) -> Result<Vec<Path>, DemoError> {
             zone.is_some_and(|zone| !zone.gateways.is_empty())
         };
         for to in gateways(topology).filter(|to| to.zone != from.zone && has_way_in(to)) {
-            let link = Link::open().await.map_err(DemoError::Link)?;
+            let link = DemoLink::open().await.map_err(DemoError::Link)?;
             let from = from.clone();
             paths.push(Path { from, to, link });
         }

@@ -24,15 +24,15 @@ const AFTER_FAILURE: Duration = Duration::from_millis(5);
 
 /// A path to one gateway. It ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct DemoLink {
     address: SocketAddr,
     gateway: watch::Sender<Option<SocketAddr>>,
     cut: Arc<AtomicBool>,
     _running: DropGuard,
 }
 
-impl Link {
-    /// Opens the near end on loopback. Packets are dropped until [`Link::lead_to`] names the far end.
+impl DemoLink {
+    /// Opens the near end on loopback. Packets are dropped until [`DemoLink::lead_to`] names the far end.
     pub(super) async fn open() -> io::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = socket.local_addr()?;
@@ -146,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_link_drops_packets_both_ways_until_it_is_healed() {
-        let (client, gateway, link) = (socket().await, socket().await, Link::open().await.unwrap());
+        let (client, gateway, link) = (socket().await, socket().await, DemoLink::open().await.unwrap());
         link.lead_to(gateway.local_addr().unwrap());
         client.send_to(b"one", link.address()).await.unwrap();
         let (text, back) = receive(&gateway).await;

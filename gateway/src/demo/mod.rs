@@ -27,10 +27,10 @@ use causeway_federation::{
 };
 use causeway_identity::ca::CaError;
 
-use crate::gateway::StartError;
+use crate::gateway::GatewayStartError;
 use chapters::Stage;
 pub use client::ClientError;
-use federation::Federation;
+use federation::DemoFederation;
 use story::Story;
 
 /// Topology that the demo shows when no file is named.
@@ -39,7 +39,7 @@ const DEFAULT_TEXT: &str = include_str!("../../../topologies/three-zones-dial-ou
 
 /// Numbers of requests in each chapter, and the pause between two.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct DemoPace {
     /// From each zone to each service in the chapter on ordinary traffic.
     ordinary_requests: usize,
     /// To measure a split.
@@ -52,7 +52,7 @@ pub struct Pace {
     every: Duration,
 }
 
-impl Pace {
+impl DemoPace {
     /// For people: about 20 s in all.
     pub const STEADY: Self = Self {
         ordinary_requests: 20,
@@ -90,7 +90,7 @@ pub enum DemoError {
     Gateway {
         zone: ZoneName,
         #[source]
-        source: Box<StartError>,
+        source: Box<GatewayStartError>,
     },
     #[error("cannot resolve a service in zone {zone}")]
     Resolve {
@@ -117,13 +117,13 @@ pub fn default_topology() -> Option<Parsed> {
 /// When a part could not be started, or the story could not be written.
 pub async fn run(
     (topology, file): (&Topology, &str),
-    pace: Pace,
+    pace: DemoPace,
     played: Option<impl Future<Output = ()>>,
 ) -> Result<bool, DemoError> {
     let story = Story::default();
     let title = format!("Causeway runs {file} on this machine: every zone in one process, over loopback.");
     story.title(&title)?;
-    let federation = Federation::start(topology).await?;
+    let federation = DemoFederation::start(topology).await?;
     let mut stage = Stage::new(federation, story, pace);
     let held = stage.tell().await?;
     if let Some(played) = played {

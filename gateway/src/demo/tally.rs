@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use causeway_federation::name::{ServiceName, ZoneName};
 
 use super::{
-    client::{ClientError, Outcome},
+    client::{ClientError, DemoOutcome},
     records::{Client, Line, Records},
     story::tags,
 };
@@ -18,7 +18,7 @@ type Server = (ServiceName, ZoneName, String);
 
 /// The sum of some requests.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Sum {
+pub(super) struct RequestSum {
     pub(super) sent: usize,
     pub(super) served: usize,
     /// Served by another place than the first one that was asked.
@@ -32,7 +32,7 @@ pub(super) struct Sum {
 
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    pub(super) total: Sum,
+    pub(super) total: RequestSum,
     pub(super) servers: BTreeMap<Server, usize>,
     /// From a cut to the first answer of another zone.
     pub(super) time_to_move: Option<Duration>,
@@ -45,15 +45,15 @@ impl Tally {
     /// Takes requests in that have ended, and gives their own sum. `cut` is the zone that was cut off meanwhile.
     pub(super) async fn settle(
         &mut self,
-        outcomes: &mut [Outcome],
+        outcomes: &mut [DemoOutcome],
         records: &Records,
         cut: Option<&ZoneName>,
-    ) -> Sum {
+    ) -> RequestSum {
         let clients = outcomes.iter().filter_map(client).collect();
         records.wait_for(clients).await;
-        let mut sum = Sum {
+        let mut sum = RequestSum {
             sent: outcomes.len(),
-            ..Sum::default()
+            ..RequestSum::default()
         };
         for outcome in outcomes {
             let line = client(outcome).and_then(|client| records.take(&client));
@@ -87,9 +87,9 @@ impl Tally {
         self.broken.push(promise.into());
     }
 
-    fn fail(&mut self, outcome: &Outcome, error: &ClientError) {
+    fn fail(&mut self, outcome: &DemoOutcome, error: &ClientError) {
         if self.total.failed < MAX_TOLD && self.broken.len() < MAX_TOLD {
-            let Outcome { zone, service, .. } = outcome;
+            let DemoOutcome { zone, service, .. } = outcome;
             let source = std::error::Error::source(error).map(|source| format!(": {source}"));
             let source = source.unwrap_or_default();
             self.broken.push(format!(
@@ -100,11 +100,11 @@ impl Tally {
 }
 
 /// Finds the client whose line in the access log is about this request; `None` when it got no connection.
-fn client(outcome: &Outcome) -> Option<Client> {
+fn client(outcome: &DemoOutcome) -> Option<Client> {
     outcome.socket.map(|socket| (outcome.zone.clone(), socket))
 }
 
-impl Sum {
+impl RequestSum {
     pub(super) fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.served += other.served;
@@ -126,7 +126,7 @@ mod tests {
 
     /// Two requests from east that failed, with what the gateway knows of them: the first had been given to an instance
     /// in west.
-    fn failed() -> (Vec<Outcome>, Records) {
+    fn failed() -> (Vec<DemoOutcome>, Records) {
         let records = Records::default();
         let mut sink = records.sink();
         let outcomes = [("127.0.0.1:1", r#""west""#), ("127.0.0.1:2", "null")].map(|(client, to)| {
@@ -134,7 +134,7 @@ mod tests {
                 r#"{{"role":"egress","client":"{client}","from_zone":"east","to_zone":{to},"attempts":1}}"#
             );
             sink.write_all((line + "\n").as_bytes()).unwrap();
-            Outcome {
+            DemoOutcome {
                 zone: ZoneName::new("east").unwrap(),
                 service: ServiceName::new("orders").unwrap(),
                 socket: Some(client.parse().unwrap()),

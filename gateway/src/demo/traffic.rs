@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, Outcome};
+use super::client::{DemoClient, DemoOutcome};
 
 /// Requests under way at once; a machine that cannot keep up skips some beyond that.
 const MAX_UNDER_WAY: usize = 400;
@@ -21,7 +21,7 @@ const MAX_UNDER_WAY: usize = 400;
 /// Outcomes of the requests so far.
 #[derive(Debug, Default)]
 struct Seen {
-    outcomes: Mutex<Vec<Outcome>>,
+    outcomes: Mutex<Vec<DemoOutcome>>,
     count: watch::Sender<usize>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    pub(super) fn start(client: Client, every: Duration) -> Self {
+    pub(super) fn start(client: DemoClient, every: Duration) -> Self {
         let (seen, stop) = (Arc::<Seen>::default(), CancellationToken::new());
         let task = tokio::spawn(generate(client, every, seen.clone(), stop.clone()));
         Self { seen, stop, task }
@@ -45,7 +45,7 @@ impl Traffic {
     pub(super) async fn until(
         &self,
         patience: Duration,
-        mut condition: impl FnMut(&[Outcome]) -> bool,
+        mut condition: impl FnMut(&[DemoOutcome]) -> bool,
     ) -> Option<Duration> {
         let begun = Instant::now();
         let mut count = self.seen.count.subscribe();
@@ -55,7 +55,7 @@ impl Traffic {
     }
 
     /// Makes no further request, waits for those under way, and gives what [`Traffic::take`] did not.
-    pub(super) async fn stop(self) -> Vec<Outcome> {
+    pub(super) async fn stop(self) -> Vec<DemoOutcome> {
         self.stop.cancel();
         // A panic in it was reported where it happened, and its requests are missing from the count.
         let _ = self.task.await;
@@ -63,18 +63,18 @@ impl Traffic {
     }
 
     /// The requests that have ended since the last time, in the order in which they began.
-    pub(super) fn take(&self) -> Vec<Outcome> {
+    pub(super) fn take(&self) -> Vec<DemoOutcome> {
         take(&self.seen)
     }
 }
 
-fn take(seen: &Seen) -> Vec<Outcome> {
+fn take(seen: &Seen) -> Vec<DemoOutcome> {
     let mut outcomes = std::mem::take(&mut *seen.outcomes.lock());
     outcomes.sort_by_key(|outcome| outcome.started);
     outcomes
 }
 
-async fn generate(client: Client, every: Duration, seen: Arc<Seen>, stop: CancellationToken) {
+async fn generate(client: DemoClient, every: Duration, seen: Arc<Seen>, stop: CancellationToken) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut under_way = JoinSet::new();

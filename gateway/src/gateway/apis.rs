@@ -4,10 +4,10 @@ use std::{path::Path, sync::Arc, time::Instant};
 
 use causeway_api::{
     admin::{Admin, AdminAddress, AdminConfig, AdminState, Readiness},
-    registration::Registration,
+    registration::RegistrationServer,
 };
 
-use super::{GatewayConfig, StartError, start::Foundation};
+use super::{GatewayConfig, GatewayStartError, start::Foundation};
 
 /// Name of the admin API's socket in the data folder.
 const ADMIN_SOCKET: &str = "admin.sock";
@@ -18,7 +18,7 @@ pub(super) async fn start_admin(
     known: &Foundation,
     readiness: Readiness,
     begun: Instant,
-) -> Result<Vec<Admin>, StartError> {
+) -> Result<Vec<Admin>, GatewayStartError> {
     let bindings = known.vips.bindings();
     let gate = config.gate.clone().knowing(known.own_sockets.clone());
     let state = AdminState {
@@ -92,14 +92,14 @@ fn unix_path(address: &AdminAddress) -> Option<Arc<Path>> {
 pub(super) async fn start_registration(
     config: &GatewayConfig,
     known: &Foundation,
-) -> Result<Option<Registration>, StartError> {
+) -> Result<Option<RegistrationServer>, GatewayStartError> {
     let Some(registration) = config.registration.clone() else {
         return Ok(None);
     };
     let gate = config.gate.clone().knowing(known.own_sockets.clone());
     let gate = gate.with_socket(registration.socket.clone().map(Arc::from));
     let identity = Some(config.identity.clone());
-    let started = Registration::start(
+    let started = RegistrationServer::start(
         registration,
         known.instances.clone(),
         gate,

@@ -15,7 +15,7 @@ use tokio_util::{
 
 /// The tasks of the control runtime. Clones are the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Background {
+pub(crate) struct BackgroundTasks {
     /// Of the whole gateway: also those that run elsewhere.
     tasks: Tasks,
     running: TaskTracker,
@@ -24,7 +24,7 @@ pub(crate) struct Background {
 
 /// Ends the tasks when it is dropped, because a gateway could not be started.
 #[must_use]
-pub(crate) struct EndUnlessUp(Option<Background>);
+pub(crate) struct EndUnlessUp(Option<BackgroundTasks>);
 
 impl EndUnlessUp {
     pub(crate) fn disarm(mut self) {
@@ -40,7 +40,7 @@ impl Drop for EndUnlessUp {
     }
 }
 
-impl Background {
+impl BackgroundTasks {
     pub(crate) fn new(tasks: Tasks) -> Self {
         Self {
             tasks,
@@ -57,7 +57,7 @@ impl Background {
         EndUnlessUp(Some(self.clone()))
     }
 
-    /// Starts a task that runs until [`Background::stop`].
+    /// Starts a task that runs until [`BackgroundTasks::stop`].
     pub(crate) fn spawn<F>(&self, name: &'static str, future: F)
     where
         F: Future<Output: Send + 'static> + Send + 'static,

@@ -32,7 +32,7 @@ pub struct GatewayConfig {
     pub topology: TopologySource,
     pub anchors: TrustAnchors,
     pub storage: Storage,
-    pub registry: Registry,
+    pub registry: RegistryChoice,
     pub renewal: CertificateRenewal,
     pub tunnel: tunnel::TunnelConfig,
     /// Addresses at which clients that show a certificate are taken over TLS; empty: nowhere.
@@ -106,7 +106,7 @@ impl Storage {
 
 /// Registry of the zone's instances.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Registry {
+pub enum RegistryChoice {
     /// Of this gateway alone, and kept by it.
     Embedded,
     /// Shared with the zone's other gateways, and kept by these zone-sync processes.
@@ -152,31 +152,31 @@ impl GatewayConfig {
 
     /// Tells whether this gateway keeps a registry that no other gateway of its zone has.
     pub(super) fn is_apart(&self) -> bool {
-        matches!(self.registry, Registry::Embedded)
+        matches!(self.registry, RegistryChoice::Embedded)
     }
 
-    pub(super) fn make_data_folder(&self) -> Result<(), StartError> {
+    pub(super) fn make_data_folder(&self) -> Result<(), GatewayStartError> {
         let Some(path) = self.storage.folder() else {
             return Ok(());
         };
-        make_private_folder(path).map_err(|source| StartError::DataDir {
+        make_private_folder(path).map_err(|source| GatewayStartError::DataDir {
             path: path.to_owned(),
             source,
         })
     }
 
-    pub(super) fn check_zone(&self) -> Result<(), StartError> {
+    pub(super) fn check_zone(&self) -> Result<(), GatewayStartError> {
         let zone = &self.id().zone;
         match self.topology.current().zones.contains_key(zone) {
             true => Ok(()),
-            false => Err(StartError::UnknownZone(zone.clone())),
+            false => Err(GatewayStartError::UnknownZone(zone.clone())),
         }
     }
 }
 
 /// Reason why a gateway did not start. Nothing of it is left running.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum GatewayStartError {
     #[error("the topology has no zone `{0}`, which this gateway's certificate names")]
     UnknownZone(ZoneName),
     #[error("cannot use the data directory {}", path.display())]
@@ -198,11 +198,11 @@ pub enum StartError {
     #[error("cannot sign what is told to other zones")]
     Identity(#[from] TlsError),
     #[error("cannot start zone sync")]
-    ZoneSync(#[from] service::StartError),
+    ZoneSync(#[from] service::SyncStartError),
     #[error("cannot keep virtual addresses")]
     Vips(#[from] vips::VipStoreError),
     #[error("cannot start tunnels")]
-    Tunnels(#[from] tunnel::StartError),
+    Tunnels(#[from] tunnel::TunnelsStartError),
     #[error("cannot start mesh DNS")]
     Dns(#[from] DnsError),
     #[error("cannot start the admin API")]

@@ -4,13 +4,13 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use causeway_api::{
     admin::{Admin, AdminAddress},
-    registration::Registration,
+    registration::RegistrationServer,
 };
-use causeway_dns::Dns;
+use causeway_dns::DnsServer;
 use causeway_instances::attach::ServerAddress;
 use causeway_tunnel::Tunnels;
 
-use super::{GatewayConfig, Registry};
+use super::{GatewayConfig, RegistryChoice};
 
 /// Addresses that were asked for, so that nothing is registered there before they are bound.
 pub(super) fn configured(config: &GatewayConfig) -> BTreeSet<SocketAddr> {
@@ -26,10 +26,10 @@ pub(super) fn configured(config: &GatewayConfig) -> BTreeSet<SocketAddr> {
 }
 
 /// Addresses of zone-sync processes; those that are given by name are not known.
-fn registry(registry: &Registry) -> impl Iterator<Item = SocketAddr> {
+fn registry(registry: &RegistryChoice) -> impl Iterator<Item = SocketAddr> {
     let servers: &[ServerAddress] = match registry {
-        Registry::Shared { servers, .. } => servers,
-        Registry::Embedded => &[],
+        RegistryChoice::Shared { servers, .. } => servers,
+        RegistryChoice::Embedded => &[],
     };
     servers.iter().filter_map(|server| match server {
         ServerAddress::Tcp { host, port } => Some(SocketAddr::new(host.parse().ok()?, *port)),
@@ -47,14 +47,14 @@ fn tcp_address(address: &AdminAddress) -> Option<SocketAddr> {
 /// Addresses that are listened on once every part is up.
 pub(super) fn bound(
     tunnels: &Tunnels,
-    dns: Option<&Dns>,
+    dns: Option<&DnsServer>,
     admin: &[Admin],
-    registration: Option<&Registration>,
+    registration: Option<&RegistrationServer>,
 ) -> Vec<SocketAddr> {
-    let dns = dns.map_or(&[] as &[SocketAddr], Dns::local_addrs);
+    let dns = dns.map_or(&[] as &[SocketAddr], DnsServer::local_addrs);
     let admin = admin.iter().filter_map(|admin| tcp_address(admin.local_addr()));
     let others = dns.iter().copied().chain(admin);
-    let others = others.chain(registration.map(Registration::local_addr));
+    let others = others.chain(registration.map(RegistrationServer::local_addr));
     others.chain([tunnels.local_addr()]).collect()
 }
 
@@ -71,12 +71,12 @@ mod tests {
             "sync.east.internal:7820",
             "unix:/run/a",
         ];
-        let shared = Registry::Shared {
+        let shared = RegistryChoice::Shared {
             servers: servers.map(|server| server.parse().unwrap()).into(),
             proof: ServerProof::Certificate,
         };
         let expected = ["127.0.0.1:7820", "[fd00::1]:7820"].map(|address| address.parse().unwrap());
         assert_eq!(registry(&shared).collect::<Vec<SocketAddr>>(), expected);
-        assert_eq!(registry(&Registry::Embedded).count(), 0);
+        assert_eq!(registry(&RegistryChoice::Embedded).count(), 0);
     }
 }

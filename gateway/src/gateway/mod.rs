@@ -61,7 +61,7 @@ mod sync_status;
 mod threads;
 
 pub use config::{
-    CertificateRenewal, GatewayConfig, Registry, ServerProof, StartError, Storage, TrustAnchors,
+    CertificateRenewal, GatewayConfig, GatewayStartError, RegistryChoice, ServerProof, Storage, TrustAnchors,
 };
 pub use metrics::GatewayMetrics;
 pub use shutdown::Cut;
@@ -70,9 +70,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use causeway_api::{
     admin::{Admin, AdminAddress},
-    registration::Registration,
+    registration::RegistrationServer,
 };
-use causeway_dns::{Dns, vips::VipTable};
+use causeway_dns::{DnsServer, vips::VipTable};
 use causeway_federation::name::GatewayId;
 use causeway_host::tasks::Tasks;
 use causeway_instances::Instances;
@@ -82,7 +82,7 @@ use causeway_tunnel::Tunnels;
 use causeway_zone_sync::service::ZoneSync;
 use tokio::sync::watch;
 
-use background::Background;
+use background::BackgroundTasks;
 use threads::DataThreads;
 
 /// A running gateway. Dropping it without [`Gateway::shutdown`] ends it at once, as a crash would.
@@ -97,11 +97,11 @@ pub struct Gateway {
     tunnels: Tunnels,
     egress: Egress,
     ingress: Ingress,
-    dns: Option<Dns>,
+    dns: Option<DnsServer>,
     admin: Vec<Admin>,
-    registration: Option<Registration>,
+    registration: Option<RegistrationServer>,
     draining: Arc<std::sync::atomic::AtomicBool>,
-    background: Background,
+    background: BackgroundTasks,
     threads: DataThreads,
 }
 
@@ -146,7 +146,7 @@ impl Gateway {
 
     #[must_use]
     pub fn dns_addresses(&self) -> &[SocketAddr] {
-        self.dns.as_ref().map_or(&[], Dns::local_addrs)
+        self.dns.as_ref().map_or(&[], DnsServer::local_addrs)
     }
 
     /// The first of the addresses that the admin API listens on.
@@ -158,7 +158,7 @@ impl Gateway {
     /// Returns the address at which registrations are taken over gRPC.
     #[must_use]
     pub fn registration_address(&self) -> Option<SocketAddr> {
-        self.registration.as_ref().map(Registration::local_addr)
+        self.registration.as_ref().map(RegistrationServer::local_addr)
     }
 }
 

@@ -17,7 +17,7 @@ use causeway_host::tasks::Tasks;
 use causeway_identity::LiveIdentity;
 use causeway_instances::{
     Instances,
-    attach::{AttachStatus, Attached},
+    attach::{AttachStatus, AttachedServer},
     sources::Troubles,
 };
 use causeway_proxy::egress::Egress;
@@ -332,7 +332,7 @@ pub(crate) fn registry(attachment: watch::Receiver<AttachStatus>) -> impl Fn() -
             count => format!(", attached {count} times since the start"),
         };
         match &attachment.attached {
-            Ok(Attached {
+            Ok(AttachedServer {
                 server,
                 trouble: Some(trouble),
                 ..

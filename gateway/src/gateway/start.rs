@@ -13,7 +13,7 @@ use causeway_control::{
     topology, trust,
 };
 use causeway_dns::{
-    Dns, Resolver,
+    DnsServer, HostResolver,
     vips::{self, VipTable},
 };
 use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets};
@@ -37,9 +37,9 @@ use tokio::{
 };
 
 use super::{
-    Gateway, GatewayConfig, Registry, ServerProof, StartError, Storage, apart,
+    Gateway, GatewayConfig, GatewayStartError, RegistryChoice, ServerProof, Storage, apart,
     apis::{start_admin, start_registration},
-    background::Background,
+    background::BackgroundTasks,
     exports::keep_exports,
     labels::name_services,
     listeners,
@@ -76,13 +76,13 @@ impl Gateway {
     ///
     /// # Errors
     /// When a part cannot start. What had started before it is ended.
-    pub async fn start(config: GatewayConfig) -> Result<Self, StartError> {
+    pub async fn start(config: GatewayConfig) -> Result<Self, GatewayStartError> {
         let begun = Instant::now();
         // The last to go where a part cannot start.
         let starting = config.tasks.starting();
         config.check_zone()?;
         config.make_data_folder()?;
-        let background = Background::new(config.tasks.clone());
+        let background = BackgroundTasks::new(config.tasks.clone());
         let ending = background.end_unless_up();
         // Before anything is read that gateways of other trust domains signed.
         if let Some(trusted) = config.anchors.document() {
@@ -93,17 +93,17 @@ impl Gateway {
 
         let count = config.threads;
         let threads = DataThreads::start(count, &config.tasks)
-            .map_err(|source| StartError::Threads { count, source })?;
+            .map_err(|source| GatewayStartError::Threads { count, source })?;
         let ingress = start_ingress(&config, &known);
         let streams = Streams {
             ingress: ingress.clone(),
             zone_sync: known.zone_sync.clone(),
-            topologies: topology::Server::new(config.topology.applied().cloned()),
+            topologies: topology::TopologyServer::new(config.topology.applied().cloned()),
             ca: Relay::new(
                 config.renewal.from_ca().map(Renewal::folder),
                 config.metrics.tunnels.clone(),
             ),
-            trust: trust::Server::new(config.identity.clone(), config.metrics.control.clone()),
+            trust: trust::TrustServer::new(config.identity.clone(), config.metrics.control.clone()),
             control: Handle::current(),
         };
         let tunnels = Tunnels::start(
@@ -151,7 +151,7 @@ impl Gateway {
 }
 
 /// Gives the settings of tunnels, with the keys that outlive a restart where something does.
-fn tunnel_config(config: &GatewayConfig) -> Result<TunnelConfig, StartError> {
+fn tunnel_config(config: &GatewayConfig) -> Result<TunnelConfig, GatewayStartError> {
     let mut tunnel = TunnelConfig {
         tasks: config.tasks.clone(),
         keeps_registry: config.is_apart(),
@@ -169,7 +169,7 @@ fn start_background(
     known: &Foundation,
     egress: &Egress,
     ingress: &Ingress,
-    background: &Background,
+    background: &BackgroundTasks,
 ) {
     let (snapshots, generation) = (known.snapshots.clone(), known.generation.clone());
     let rechecking = keep_rechecking(egress.clone(), ingress.clone(), snapshots, generation);
@@ -206,7 +206,7 @@ fn start_background(
 }
 
 /// Tells the other gateways whom this one believes, and gets from them what is newer.
-fn follow_trust(config: &GatewayConfig, known: &Foundation, background: &Background) {
+fn follow_trust(config: &GatewayConfig, known: &Foundation, background: &BackgroundTasks) {
     let telling = trust::keep_told(config.identity.clone(), known.zone_sync.clone());
     background.spawn("word of the trust document", telling);
     let counting = trust::keep_counted(config.identity.clone(), known.zone_sync.clone());
@@ -221,7 +221,7 @@ fn follow_trust(config: &GatewayConfig, known: &Foundation, background: &Backgro
 }
 
 /// Starts everything that a snapshot is made of, and what follows from one.
-async fn know(config: &GatewayConfig, background: &Background) -> Result<Foundation, StartError> {
+async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Foundation, GatewayStartError> {
     let id = config.id();
     let listeners = watch::Sender::new(OwnListeners::new(listeners::configured(config)));
     let instances = Instances::start(
@@ -286,7 +286,7 @@ async fn know(config: &GatewayConfig, background: &Background) -> Result<Foundat
 
 /// Way to the registry that the gateways of the zone share.
 fn shared_registry(config: &GatewayConfig) -> Option<AttachConfig> {
-    let Registry::Shared { servers, proof } = &config.registry else {
+    let RegistryChoice::Shared { servers, proof } = &config.registry else {
         return None;
     };
     Some(AttachConfig {
@@ -299,7 +299,7 @@ fn shared_registry(config: &GatewayConfig) -> Option<AttachConfig> {
     })
 }
 
-fn open_vips(config: &GatewayConfig, snapshots: &Snapshots) -> Result<Arc<VipTable>, StartError> {
+fn open_vips(config: &GatewayConfig, snapshots: &Snapshots) -> Result<Arc<VipTable>, GatewayStartError> {
     let vips = match &config.storage {
         Storage::Folder(folder) => VipTable::open(folder, SystemTime::now())?,
         Storage::Memory => VipTable::in_memory(),
@@ -315,19 +315,23 @@ fn open_vips(config: &GatewayConfig, snapshots: &Snapshots) -> Result<Arc<VipTab
 }
 
 /// Starts what feeds the registry by itself.
-async fn start_sources(config: &GatewayConfig, instances: &Instances, background: &Background) -> Troubles {
+async fn start_sources(
+    config: &GatewayConfig,
+    instances: &Instances,
+    background: &BackgroundTasks,
+) -> Troubles {
     let sources = SourcesConfig {
         zone: config.id().zone.clone(),
         topology: config.topology.subscribe(),
         folder: config.instances_folder.clone(),
-        resolver: Resolver::new(config.dns.upstreams.clone(), &config.dns.listen),
+        resolver: HostResolver::new(config.dns.upstreams.clone(), &config.dns.listen),
     };
     sources::start(sources, instances, |name, task| background.spawn(name, task)).await
 }
 
 async fn start_zone_sync(
     config: &GatewayConfig,
-) -> Result<(ZoneSync, mpsc::Receiver<SyncEvent>), StartError> {
+) -> Result<(ZoneSync, mpsc::Receiver<SyncEvent>), GatewayStartError> {
     let started = ZoneSync::start(SyncConfig {
         origin: config.id().clone(),
         data_dir: config.storage.folder().map(Path::to_owned),
@@ -397,11 +401,11 @@ fn start_egress(config: &GatewayConfig, known: &Foundation, threads: &DataThread
     egress
 }
 
-fn start_dns(config: &GatewayConfig, known: &Foundation) -> Result<Option<Dns>, StartError> {
+fn start_dns(config: &GatewayConfig, known: &Foundation) -> Result<Option<DnsServer>, GatewayStartError> {
     if config.dns.listen.is_empty() {
         return Ok(None);
     }
-    let dns = Dns::start(
+    let dns = DnsServer::start(
         config.dns.clone(),
         known.snapshots.clone(),
         known.vips.clone(),

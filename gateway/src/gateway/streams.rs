@@ -12,9 +12,9 @@ use tokio::runtime::Handle;
 pub(crate) struct Streams {
     pub ingress: Ingress,
     pub zone_sync: ZoneSync,
-    pub topologies: topology::Server,
+    pub topologies: topology::TopologyServer,
     pub ca: renewal::Relay,
-    pub trust: trust::Server,
+    pub trust: trust::TrustServer,
     /// Zone sync runs here, so that a large catalog cannot stall a data thread.
     pub control: Handle,
 }

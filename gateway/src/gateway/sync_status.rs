@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use causeway_api::admin::{LatestRefusal, OwnReading, SyncReading, SyncReadings};
 use causeway_federation::name::GatewayId;
 use causeway_telemetry::Side;
-use causeway_zone_sync::service::{PeerStatus, Side as SyncSide, SyncEvent, SyncStatus, ZoneSync};
+use causeway_zone_sync::service::{PeerStatus, RefusingSide as SyncSide, SyncEvent, SyncStatus, ZoneSync};
 use tokio::{sync::mpsc, time::interval};
 
 use super::sync_metrics::SyncMetrics;
@@ -92,9 +92,9 @@ fn readings(seen: &Seen, now: Instant) -> SyncReadings {
 
 /// Bytes of each peer that the metrics were told of.
 #[derive(Debug, Default)]
-struct Told(BTreeMap<GatewayId, (u64, u64)>);
+struct CountedBytes(BTreeMap<GatewayId, (u64, u64)>);
 
-impl Told {
+impl CountedBytes {
     /// Counts what has come on top since the last call. A total that went back is that of a peer that was forgotten and is
     /// known anew.
     fn tell(&mut self, metrics: &SyncMetrics, status: &SyncStatus) {
@@ -120,7 +120,7 @@ pub(crate) async fn watch(
 ) {
     let mut refresh = interval(REFRESH);
     let mut refusals = BTreeMap::new();
-    let mut told = Told::default();
+    let mut told = CountedBytes::default();
     loop {
         tokio::select! {
             event = events.recv() => match event {
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn bytes_are_counted_once_and_a_peer_that_comes_anew_counts_from_nothing() {
         let metrics = SyncMetrics::default();
-        let mut told = Told::default();
+        let mut told = CountedBytes::default();
         for sent in [100, 150, 150, 30] {
             told.tell(&metrics, &status(sent));
         }

@@ -12,11 +12,11 @@ pub(crate) const MAX_KINDS: usize = 1024;
 
 #[derive(Debug, Default)]
 pub struct RateLimited<K> {
-    told: BTreeMap<Option<K>, Told>,
+    told: BTreeMap<Option<K>, LastLine>,
 }
 
 #[derive(Debug)]
-struct Told {
+struct LastLine {
     at: Instant,
     since: u64,
 }
@@ -49,7 +49,7 @@ impl<K: Ord> RateLimited<K> {
                 Some(std::mem::take(&mut told.since))
             }
             None => {
-                self.told.insert(kind, Told { at: now, since: 0 });
+                self.told.insert(kind, LastLine { at: now, since: 0 });
                 Some(0)
             }
         }

@@ -14,7 +14,7 @@ use causeway_api::{
 };
 use causeway_federation::name::GatewayId;
 use causeway_host::{own_sockets::OwnSockets, tasks::Tasks};
-use causeway_identity::{ApiClient, IdentityFolder, Renewal, ca};
+use causeway_identity::{ApiClient, IdentityFolder, RefreshOutcome, ca};
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -474,7 +474,7 @@ async fn a_connection_ends_when_its_certificate_is_not_believed_any_more() {
     ca::init(&fresh, "acme.internal").unwrap();
     let id = GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap());
     ca::issue(&fresh, &id, Path::new(&bench.path("gateway")), DAY).unwrap();
-    assert_eq!(bench.identity.reload(SystemTime::now()), Renewal::Taken);
+    assert_eq!(bench.identity.reload(SystemTime::now()), RefreshOutcome::Taken);
     let mut rest = Vec::new();
     // An idle connection is closed after 30 s anyway.
     let soon = Duration::from_secs(15);

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::SystemTime};
 
 use causeway_identity::ca::{
     self,
-    revoked::{Revocation, Revoked, Subject},
+    revoked::{Revocation, RevocationSubject, Revoked},
 };
 
 use crate::commands::{err, run};
@@ -79,8 +79,8 @@ async fn no_token_is_given_out_for_whom_nothing_is_issued_to() {
         )
         .await
     };
-    revoke(Subject::Zone("west".to_owned()), false);
-    revoke(Subject::Gateway("east/gw1".to_owned()), false);
+    revoke(RevocationSubject::Zone("west".to_owned()), false);
+    revoke(RevocationSubject::Gateway("east/gw1".to_owned()), false);
     for (whose, subject, again) in [
         (
             &["--zone", "west"][..],
@@ -107,6 +107,6 @@ async fn no_token_is_given_out_for_whom_nothing_is_issued_to() {
         assert!(said.contains(subject) && said.contains(again), "{said}");
     }
     assert!(issue(&["--zone", "east"]).await.status.success());
-    revoke(Subject::Zone("west".to_owned()), true);
+    revoke(RevocationSubject::Zone("west".to_owned()), true);
     assert!(issue(&["--zone", "west"]).await.status.success());
 }

@@ -21,9 +21,9 @@ use causeway_api::{
 };
 use causeway_control::TopologySource;
 use causeway_federation::{
-    catalog::{Age, Catalog, Entry, Export, Exports, Record},
+    catalog::{Age, Catalog, CatalogEntry, Export, Exports, Record},
     name::{GatewayId, ServiceName, Tags, ZoneName},
-    registry::Source,
+    registry::InstanceSource,
     topology::{self, Topology},
 };
 use causeway_host::tasks::Tasks;
@@ -34,7 +34,7 @@ use causeway_identity::{
 use causeway_instances::{InstanceMetrics, Instances, InstancesConfig};
 use causeway_routing::{
     route::Why,
-    snapshot::{Health, Instance, Link, Load, Snapshot},
+    snapshot::{Health, Instance, InstanceLoad, Link, Snapshot},
     target::{Bindings, Target},
 };
 use causeway_telemetry::{AccessLog, Check, Role, Side};
@@ -96,9 +96,9 @@ fn instance(id: &str, port: u16, health: Health) -> Arc<Instance> {
         weight: 1,
         capacity_per_second: None,
         time_to_live: None,
-        source: Source::Topology,
+        source: InstanceSource::Topology,
         health,
-        load: Arc::new(Load::default()),
+        load: Arc::new(InstanceLoad::default()),
         provenance: causeway_federation::registry::Provenance::ThisHost,
     })
 }
@@ -108,7 +108,7 @@ fn entry(
     age: Age,
     topology: causeway_federation::edition::Fingerprint,
     exports: &[(&str, &str, u32)],
-) -> Entry {
+) -> CatalogEntry {
     let mut set = Exports::default();
     for (name, tag, healthy) in exports {
         set.insert(Export {
@@ -132,7 +132,7 @@ fn entry(
         trust_ended: 0,
         signed: None,
     };
-    Entry {
+    CatalogEntry {
         record: Arc::new(record),
         age,
         via: None,
@@ -260,7 +260,7 @@ pub async fn registered(instances: &Instances) -> Vec<String> {
     let statuses = instances.status(None).await.unwrap();
     let registered = statuses
         .iter()
-        .filter(|status| status.source == Source::Registered);
+        .filter(|status| status.source == InstanceSource::Registered);
     let line = |i: &Instance| {
         format!(
             "{}/{} {} {} weight {}",

@@ -3,7 +3,8 @@
 use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use causeway::gateway::{
-    CertificateRenewal, Gateway, GatewayConfig, GatewayMetrics, Registry, ServerProof, Storage, TrustAnchors,
+    CertificateRenewal, Gateway, GatewayConfig, GatewayMetrics, RegistryChoice, ServerProof, Storage,
+    TrustAnchors,
 };
 use causeway_api::{
     admin::{AdminAddress, AdminConfig},
@@ -18,7 +19,7 @@ use causeway_control::{
 };
 use causeway_dns::DnsConfig;
 use causeway_federation::name::GatewayId;
-use causeway_host::tasks::{Ending, Tasks};
+use causeway_host::tasks::{TaskEnding, Tasks};
 use causeway_identity::{IdentityFolder, ca};
 use causeway_telemetry::AccessLog;
 use causeway_tunnel::TunnelConfig;
@@ -121,8 +122,8 @@ fn config(folder: &Path, attached: bool) -> GatewayConfig {
         anchors: TrustAnchors::Document(Trusted::new(identity.held().clone(), metrics.control.clone())),
         storage: Storage::Memory,
         registry: match attached {
-            false => Registry::Embedded,
-            true => Registry::Shared {
+            false => RegistryChoice::Embedded,
+            true => RegistryChoice::Shared {
                 servers: vec!["127.0.0.1:9".parse().unwrap()],
                 proof: ServerProof::Nothing,
             },
@@ -211,8 +212,8 @@ async fn a_task_that_has_ended_for_whatever_reason_ends_the_readiness_of_its_gat
 
         let name = full_name(&gateway, wanted);
         let ending = match only_panics || number % 2 == 0 {
-            true => Ending::Panicked,
-            false => Ending::Returned,
+            true => TaskEnding::Panicked,
+            false => TaskEnding::Returned,
         };
         gateway.tasks().end(&name, ending);
         // Others that lived on what it did may end with it, and even be seen first.

@@ -13,7 +13,7 @@ use super::{
     greeting::{Fault, hear_hello},
     refusal::Ended,
     session::{self, Greeted},
-    shared::{Party, Shared},
+    shared::{Party, TunnelShared},
 };
 
 /// Handshakes under way on one data thread; further ones are ignored, and the peer tries again.
@@ -24,7 +24,7 @@ const VALIDATE_FROM_HANDSHAKES: usize = 64;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Accepts until the endpoint is closed.
-pub(super) async fn run(shared: Arc<Shared>, endpoint: Endpoint, thread: usize) {
+pub(super) async fn run(shared: Arc<TunnelShared>, endpoint: Endpoint, thread: usize) {
     let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     while let Some(incoming) = endpoint.accept().await {
         if shared.is_draining() {
@@ -51,7 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>, endpoint: Endpoint, thread: usize) 
     }
 }
 
-async fn welcome(shared: Arc<Shared>, incoming: Incoming, thread: usize, permit: OwnedSemaphorePermit) {
+async fn welcome(shared: Arc<TunnelShared>, incoming: Incoming, thread: usize, permit: OwnedSemaphorePermit) {
     let mut party = Party::new(incoming.remote_address(), "unknown");
     let connection = match timeout(HANDSHAKE_TIMEOUT, incoming.into_future()).await {
         Ok(Ok(connection)) => connection,

@@ -5,7 +5,7 @@ use causeway_federation::name::GatewayId;
 use causeway_proto::tunnel::{StreamHeader, stream_reply::Outcome};
 use causeway_telemetry::StreamRefusal;
 
-use super::{Ended, LinkError, OpenError, ReplyError, Stream, TunnelSet, read_reply, stream_refusal};
+use super::{Ended, LinkError, ReplyError, Stream, StreamOpenError, TunnelSet, read_reply, stream_refusal};
 
 /// Longest text of a peer's refusal that is kept, in characters.
 const MAX_REFUSAL_CHARS: usize = 200;
@@ -16,7 +16,7 @@ pub enum AskError {
     #[error("no tunnel leads there")]
     NoTunnel,
     #[error("cannot ask")]
-    Open(#[from] OpenError),
+    Open(#[from] StreamOpenError),
     #[error("cannot read the reply")]
     Reply(#[from] ReplyError),
     #[error("it refused: {}: {message}", reason.word())]

@@ -13,7 +13,7 @@ use tokio::{sync::Notify, time::sleep};
 
 use super::{
     config::TUNNEL_WINDOW_BYTES,
-    ledger::{Claim, Ledger, UNCOUNTED_BYTES},
+    ledger::{Ledger, UNCOUNTED_BYTES, WindowClaim},
 };
 
 /// The capability of telling what was taken, and of minding it.
@@ -84,10 +84,10 @@ impl Credit {
     }
 
     /// Waits until a stream that has written `written` may write more, and says how much, and how.
-    pub(super) fn poll_claim(&self, cx: &mut Context<'_>, stream: u64, written: u64) -> Poll<Claim> {
+    pub(super) fn poll_claim(&self, cx: &mut Context<'_>, stream: u64, written: u64) -> Poll<WindowClaim> {
         let mut writing = self.writing.lock();
         match writing.ledger.claim(Instant::now(), stream, written) {
-            Claim { room: 0, .. } => {
+            WindowClaim { room: 0, .. } => {
                 writing.waiting.insert(stream, cx.waker().clone());
                 Poll::Pending
             }

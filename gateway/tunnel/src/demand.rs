@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Tunnel, shared::Shared};
+use super::{Tunnel, shared::TunnelShared};
 
 /// Tunnels that are dialled to a gateway whatever they carry: with two, what becomes of one is not noticed on the other.
 pub(super) const FIRST_TUNNELS: usize = 2;
@@ -34,13 +34,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Work of all tunnels to one gateway, whoever dialled them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Load {
+pub(super) struct TunnelLoad {
     pub(super) tunnels: usize,
     pub(super) streams: usize,
     pub(super) bytes_per_second: u64,
 }
 
-impl Load {
+impl TunnelLoad {
     /// Tunnels that would carry it with `share` percent of what each may carry.
     fn needs(&self, share: u64) -> usize {
         let by_streams = self
@@ -73,7 +73,7 @@ impl Demand {
     }
 
     /// Takes up how much the tunnels carry and says how many to dial: at least `first`, at most `most`.
-    pub(super) fn observe(&mut self, now: Instant, load: Load, limits: &DemandLimits) -> usize {
+    pub(super) fn observe(&mut self, now: Instant, load: TunnelLoad, limits: &DemandLimits) -> usize {
         let settled = now.saturating_duration_since(self.changed_at) >= SETTLE;
         let missing = load.needs(100).saturating_sub(load.tunnels);
         // With half the work for each, one fewer would do. Between the two nothing changes.
@@ -160,10 +160,10 @@ impl Meter {
     }
 
     /// Sums up by gateway what the tunnels do now, and have done since the last time.
-    fn read(&mut self, now: Instant, tunnels: &[Arc<Tunnel>]) -> BTreeMap<GatewayId, Load> {
+    fn read(&mut self, now: Instant, tunnels: &[Arc<Tunnel>]) -> BTreeMap<GatewayId, TunnelLoad> {
         let passed = now.saturating_duration_since(self.at).as_micros().max(1);
         let mut bytes = BTreeMap::new();
-        let mut loads: BTreeMap<GatewayId, Load> = BTreeMap::new();
+        let mut loads: BTreeMap<GatewayId, TunnelLoad> = BTreeMap::new();
         for tunnel in tunnels {
             let stats = tunnel.stats();
             let total = stats.sent_bytes + stats.received_bytes;
@@ -181,7 +181,7 @@ impl Meter {
 }
 
 /// Follows what the tunnels carry, until `stop`.
-pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+pub(super) async fn run(shared: Arc<TunnelShared>, stop: CancellationToken) {
     let mut meter = Meter::new(Instant::now());
     let mut demands: BTreeMap<GatewayId, Demand> = BTreeMap::new();
     let mut ticks = interval(LOOK_EVERY);
@@ -226,8 +226,8 @@ mod tests {
         spare_for: SPARE_FOR,
     };
 
-    fn load(tunnels: usize, streams: usize, megabytes: u64) -> Load {
-        Load {
+    fn load(tunnels: usize, streams: usize, megabytes: u64) -> TunnelLoad {
+        TunnelLoad {
             tunnels,
             streams,
             bytes_per_second: megabytes * 1_000_000,

@@ -30,9 +30,9 @@ use super::{
     race::{race, take_turns},
     refusal::{Close, Ended, Loss},
     renew,
-    resolve::Resolver,
+    resolve::PeerResolver,
     session::{self, Greeted},
-    shared::{Kind, Party, Shared},
+    shared::{LogKind, Party, TunnelShared},
 };
 
 /// A tunnel that was up this long starts from the shortest waits again.
@@ -53,7 +53,7 @@ type Target = (ZoneName, GatewayAddresses);
 
 /// Dials from one data thread.
 pub(super) struct Dialler {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<TunnelShared>,
     pub(super) endpoint: Endpoint,
     pub(super) thread: usize,
 }
@@ -216,7 +216,7 @@ async fn keep(dialler: Arc<Dialler>, target: Target, ended: CancellationToken) {
 }
 
 /// Waits until a tunnel that was silent is heard again; for ever, if it ends.
-async fn heard(shared: &Shared, silent: Option<&Dialled>) {
+async fn heard(shared: &TunnelShared, silent: Option<&Dialled>) {
     match silent {
         Some(tunnel) => shared.set.until_stalled(&tunnel.peer, tunnel.id, false).await,
         None => std::future::pending().await,
@@ -225,7 +225,7 @@ async fn heard(shared: &Shared, silent: Option<&Dialled>) {
 
 impl Dialled {
     /// Waits until another tunnel is to be dialled.
-    async fn wait(&mut self, shared: &Shared, rank: usize) -> Served {
+    async fn wait(&mut self, shared: &TunnelShared, rank: usize) -> Served {
         tokio::select! {
             biased;
             // A panic in the task was told where it happened.
@@ -359,7 +359,7 @@ impl Dialler {
     fn unreachable(&self, zone: &ZoneName, addresses: &[String], why: &'static str) {
         self.shared.metrics.dial_failed(why);
         self.shared.last_word(zone.as_str(), None, why);
-        if let Some(repeats) = self.shared.admit(Kind::Unreachable(zone.clone())) {
+        if let Some(repeats) = self.shared.admit(LogKind::Unreachable(zone.clone())) {
             let addresses = addresses.join(", ");
             warn!(%zone, addresses, why, repeats, "cannot reach a gateway; trying on");
         }
@@ -367,7 +367,7 @@ impl Dialler {
 }
 
 /// Serves a dialled tunnel to its end, which comes at the latest when the topology no longer lists the gateway.
-async fn hold(shared: Arc<Shared>, greeted: Greeted, thread: usize, ended: CancellationToken) {
+async fn hold(shared: Arc<TunnelShared>, greeted: Greeted, thread: usize, ended: CancellationToken) {
     let connection = greeted.connection.clone();
     let mut session = std::pin::pin!(session::run(&shared, greeted, thread, true));
     tokio::select! {
@@ -380,7 +380,7 @@ async fn hold(shared: Arc<Shared>, greeted: Greeted, thread: usize, ended: Cance
 }
 
 /// All addresses of all names, in order; names that do not resolve in time are passed over.
-async fn resolve(resolver: &Resolver, names: &[String]) -> Vec<SocketAddr> {
+async fn resolve(resolver: &PeerResolver, names: &[String]) -> Vec<SocketAddr> {
     let lookups = names.iter().map(|name| async move {
         match timeout(RESOLVE_TIMEOUT, resolver.resolve(name)).await {
             Ok(Ok(addresses)) => addresses.to_vec(),

@@ -18,7 +18,7 @@ use super::{
     halves::{LinkError, ReadError, RecvHalf, SendHalf},
     handshake::Negotiated,
     refusal::{Ended, MAX_REASON_BYTES, TunnelRefusal},
-    shared::{Party, Shared},
+    shared::{Party, TunnelShared},
 };
 
 /// Longest time that a peer may take for its hello.
@@ -89,7 +89,7 @@ pub(super) fn judge(
     Ok(peer)
 }
 
-impl Shared {
+impl TunnelShared {
     /// Applies [`judge`] to a connection.
     pub(super) fn admit_peer(
         &self,

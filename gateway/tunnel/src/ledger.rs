@@ -48,7 +48,7 @@ struct Account {
 
 /// Answer to a stream that is to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Claim {
+pub(super) struct WindowClaim {
     /// Bytes that it may write now.
     pub(super) room: u64,
     /// Priority of what it writes, if that is another than before.
@@ -96,7 +96,7 @@ impl Ledger {
     }
 
     /// Opens an account for a stream that has written `written` so far, and says how much more it may write now, and how.
-    pub(super) fn claim(&mut self, now: Instant, stream: u64, written: u64) -> Claim {
+    pub(super) fn claim(&mut self, now: Instant, stream: u64, written: u64) -> WindowClaim {
         if !self.accounts.contains_key(&stream) && self.accounts.len() < MAX_ACCOUNTS {
             self.accounts.insert(stream, Account::new(now, written));
             self.untaken_bytes += written;
@@ -105,7 +105,7 @@ impl Ledger {
         // Not told to one that waits: it asks again before it writes.
         let account = self.accounts.get_mut(&stream).filter(|_| room > 0);
         let priority = account.and_then(|account| account.burst.priority(now));
-        Claim { room, priority }
+        WindowClaim { room, priority }
     }
 
     /// Says how much more a stream may write now; one that is not counted as much as it likes.

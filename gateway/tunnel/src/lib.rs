@@ -64,8 +64,8 @@ pub use metrics::TunnelMetrics;
 pub use refusal::{Close, Ended, Loss, TunnelRefusal};
 pub use set::TunnelSet;
 pub use socket::SocketBuffers;
-pub use start::{StartError, Tunnels};
-pub use tunnel::{LinkStats, OpenError, Tunnel};
+pub use start::{Tunnels, TunnelsStartError};
+pub use tunnel::{LinkStats, StreamOpenError, Tunnel};
 pub use tunnel_totals::TunnelCount;
 
 /// A stream that a peer opened, its header read and nothing else.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use causeway_federation::topology::Topology;
-use causeway_identity::{Identity, KeyExchange, Shown};
+use causeway_identity::{Identity, KeyExchange, ShownCertificate};
 use causeway_telemetry::Side;
 use quinn::Endpoint;
 use rustls::{CertificateError, Error as TlsFailure, pki_types::CertificateDer};
@@ -30,7 +30,7 @@ use super::{
     Tunnel,
     greeting::{Fault, chain_of, close},
     refusal::TunnelRefusal,
-    shared::{Party, Shared},
+    shared::{Party, TunnelShared},
 };
 
 /// Time that a peer whose trust root is gone has to prove itself by another.
@@ -51,7 +51,7 @@ pub(super) fn wanted(topology: &Topology) -> KeyExchange {
 /// Follows the identity and the topology until `stop`; `accepting` are the endpoints that peers dial, and `exchange` is what
 /// they were opened with.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    shared: Arc<TunnelShared>,
     accepting: Vec<Endpoint>,
     mut exchange: KeyExchange,
     stop: CancellationToken,
@@ -96,7 +96,7 @@ async fn another(topology: &mut watch::Receiver<Arc<Topology>>, exchange: KeyExc
 }
 
 /// Lets handshakes from now on use the identity that is in force. Whether that worked.
-fn take_up(shared: &Shared, accepting: &[Endpoint], exchange: KeyExchange) -> bool {
+fn take_up(shared: &TunnelShared, accepting: &[Endpoint], exchange: KeyExchange) -> bool {
     match (shared.config.server(exchange), shared.config.client(exchange)) {
         (Ok(server), Ok(client)) => {
             for endpoint in accepting {
@@ -116,11 +116,11 @@ fn take_up(shared: &Shared, accepting: &[Endpoint], exchange: KeyExchange) -> bo
 /// Waits until a tunnel that this side dialled shall have a successor: this gateway's identity was renewed, or it is time to look
 /// whether the peer's was. `chain` is what the peer showed on it.
 pub(super) fn due(
-    shared: &Shared,
+    shared: &TunnelShared,
     chain: &[CertificateDer<'_>],
 ) -> impl Future<Output = ()> + Send + Sync + 'static {
     // Now, so that no renewal is missed between this and the first poll.
-    let (mut renewals, shown) = (shared.renewals.subscribe(), Shown::of(chain));
+    let (mut renewals, shown) = (shared.renewals.subscribe(), ShownCertificate::of(chain));
     async move {
         tokio::select! {
             Ok(()) = renewals.changed() => {}
@@ -131,7 +131,7 @@ pub(super) fn due(
 
 /// Waits for the last quarter of the peer's certificate, by which everybody who renews has done so; within that, for half of what
 /// is left of it.
-async fn peer_is_due(shown: Option<Shown>) {
+async fn peer_is_due(shown: Option<ShownCertificate>) {
     match shown.and_then(|shown| look_after(&shown, SystemTime::now())) {
         Some(left) => sleep(left).await,
         None => std::future::pending().await,
@@ -139,7 +139,7 @@ async fn peer_is_due(shown: Option<Shown>) {
 }
 
 /// Time after which a tunnel on which `shown` was shown at `now` is to be dialled again; `None`: it is too late for that.
-fn look_after(shown: &Shown, now: SystemTime) -> Option<Duration> {
+fn look_after(shown: &ShownCertificate, now: SystemTime) -> Option<Duration> {
     let left = shown.until.duration_since(now).ok()?;
     let quarter = shown.life / 4;
     Some(match left > quarter {
@@ -150,7 +150,7 @@ fn look_after(shown: &Shown, now: SystemTime) -> Option<Duration> {
 
 /// Waits until `tunnel`, which this side dialled, is of no use any more: it was due or another tunnel took its place,
 /// one that is to stay is up, and no stream is left on this one.
-pub(super) async fn superseded(shared: &Shared, tunnel: &Tunnel) {
+pub(super) async fn superseded(shared: &TunnelShared, tunnel: &Tunnel) {
     if !tunnel.dialled() {
         return std::future::pending().await;
     }
@@ -171,7 +171,7 @@ pub(super) async fn superseded(shared: &Shared, tunnel: &Tunnel) {
 
 /// Waits until the certificate that the peer of `tunnel` presented is revoked, and says so. That may have happened since
 /// the handshake.
-pub(super) async fn revoked(shared: &Shared, tunnel: &Tunnel) -> Fault {
+pub(super) async fn revoked(shared: &TunnelShared, tunnel: &Tunnel) -> Fault {
     let chain = chain_of(tunnel.connection());
     let mut identity = shared.config.identity.clone();
     loop {
@@ -186,7 +186,7 @@ pub(super) async fn revoked(shared: &Shared, tunnel: &Tunnel) -> Fault {
 }
 
 /// Waits until the certificate that the peer of `tunnel` presented has ended, and the peer has shown no later one on any other.
-pub(super) async fn expired(shared: &Shared, tunnel: &Tunnel) -> Fault {
+pub(super) async fn expired(shared: &TunnelShared, tunnel: &Tunnel) -> Fault {
     let chain = chain_of(tunnel.connection());
     shared.config.identity.outlived(&chain).await;
     let detail = "the certificate that this tunnel was opened with has ended, and no later one was shown";
@@ -195,7 +195,7 @@ pub(super) async fn expired(shared: &Shared, tunnel: &Tunnel) -> Fault {
 
 /// Retires the tunnels to peers whose certificates no root vouches for any more. One whose certificate has merely
 /// expired since is the business of [`expired`].
-fn part_with_strangers(shared: &Arc<Shared>, identity: &Identity) {
+fn part_with_strangers(shared: &Arc<TunnelShared>, identity: &Identity) {
     for tunnel in shared.set.all() {
         let chain = chain_of(tunnel.connection());
         let checked = identity.check_peer(&chain, SystemTime::now());
@@ -206,7 +206,7 @@ fn part_with_strangers(shared: &Arc<Shared>, identity: &Identity) {
     }
 }
 
-async fn close_unless_succeeded(shared: Arc<Shared>, tunnel: Arc<Tunnel>) {
+async fn close_unless_succeeded(shared: Arc<TunnelShared>, tunnel: Arc<Tunnel>) {
     let connection = tunnel.connection();
     tokio::select! {
         _ = connection.closed() => return,
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_peer_is_looked_at_in_the_last_quarter_of_its_certificate_and_then_more_and_more_often() {
         let second = Duration::from_secs;
-        let shown = Shown {
+        let shown = ShownCertificate {
             holder: "spiffe://a.b/zone/east/gateway/gw1".to_owned(),
             until: UNIX_EPOCH + second(1_000),
             life: second(400),

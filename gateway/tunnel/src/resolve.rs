@@ -29,12 +29,12 @@ type Answer = Result<Arc<[SocketAddr]>, Arc<io::Error>>;
 type Lookup = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// Resolver that all data threads of a gateway share. Dropping it forgets what waits.
-pub(super) struct Resolver {
+pub(super) struct PeerResolver {
     known: Mutex<BTreeMap<String, Known>>,
     queue: Arc<Queue>,
 }
 
-impl fmt::Debug for Resolver {
+impl fmt::Debug for PeerResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Resolver").finish_non_exhaustive()
     }
@@ -76,7 +76,7 @@ struct Asked {
     tell: watch::Sender<Option<(Instant, Answer)>>,
 }
 
-impl Resolver {
+impl PeerResolver {
     /// A resolver that asks the system's.
     pub(super) fn new() -> Self {
         Self::with(|name| Ok(name.to_socket_addrs()?.collect()))
@@ -133,7 +133,7 @@ impl Resolver {
     }
 }
 
-impl Drop for Resolver {
+impl Drop for PeerResolver {
     fn drop(&mut self) {
         self.queue.state.lock().waiting.clear();
     }
@@ -192,7 +192,7 @@ mod tests {
     async fn all_who_ask_for_a_name_share_one_look_up_and_its_answer() {
         let count = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&count);
-        let resolver = Resolver::with(move |_| {
+        let resolver = PeerResolver::with(move |_| {
             counter.fetch_add(1, Ordering::SeqCst);
             found()
         });
@@ -210,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_is_forgotten_sooner_and_an_address_needs_nobody() {
-        let resolver = Resolver::with(|_| Err(io::ErrorKind::NotFound.into()));
+        let resolver = PeerResolver::with(|_| Err(io::ErrorKind::NotFound.into()));
         assert!(resolver.resolve("gw.example:7800").await.is_err());
         let now = Instant::now();
         let kept = |later| resolver.known.lock()["gw.example:7800"].is_current(now + later);
@@ -227,7 +227,7 @@ mod tests {
         let held = Mutex::new(held);
         let running = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&running);
-        let resolver = Arc::new(Resolver::with(move |_| {
+        let resolver = Arc::new(PeerResolver::with(move |_| {
             counter.fetch_add(1, Ordering::SeqCst);
             let _ = held.lock().recv();
             found()

@@ -25,7 +25,7 @@ use super::{
     liveness::{Liveness, Patience},
     refusal::{Close, Ended, TunnelRefusal},
     renew,
-    shared::{Party, Shared},
+    shared::{Party, TunnelShared},
     siblings::TOLD_EVERY,
     starts::Start,
     stream,
@@ -55,7 +55,7 @@ fn session_name(connection: &Connection) -> String {
 }
 
 /// Serves the tunnel until it ends, for whatever reason. Removes it from the set at once when dropped, too.
-pub(super) async fn run(shared: &Arc<Shared>, greeted: Greeted, thread: usize, dialled: bool) {
+pub(super) async fn run(shared: &Arc<TunnelShared>, greeted: Greeted, thread: usize, dialled: bool) {
     let session = session_name(&greeted.connection);
     // Off at the default level, where the lines of its beginning and its end say the name themselves.
     let span = debug_span!("tunnel", session);
@@ -64,7 +64,7 @@ pub(super) async fn run(shared: &Arc<Shared>, greeted: Greeted, thread: usize, d
         .await;
 }
 
-async fn serve(shared: &Arc<Shared>, greeted: Greeted, thread: usize, dialled: bool, session: &str) {
+async fn serve(shared: &Arc<TunnelShared>, greeted: Greeted, thread: usize, dialled: bool, session: &str) {
     let Greeted {
         connection,
         peer: identity,
@@ -109,12 +109,12 @@ async fn serve(shared: &Arc<Shared>, greeted: Greeted, thread: usize, dialled: b
 
 /// Keeps a tunnel in the set for as long as it lives.
 struct Listed {
-    shared: Arc<Shared>,
+    shared: Arc<TunnelShared>,
     tunnel: Arc<Tunnel>,
 }
 
 impl Listed {
-    fn new(shared: Arc<Shared>, tunnel: Arc<Tunnel>) -> Self {
+    fn new(shared: Arc<TunnelShared>, tunnel: Arc<Tunnel>) -> Self {
         let (start, before) = shared.set.take_up(Arc::clone(&tunnel));
         shared.draining_peers.forget(&host(&tunnel));
         for old in before {
@@ -148,7 +148,7 @@ impl Drop for Listed {
     }
 }
 
-fn finish(shared: &Shared, tunnel: &Tunnel, fault: Fault, party: &Party, session: &str) {
+fn finish(shared: &TunnelShared, tunnel: &Tunnel, fault: Fault, party: &Party, session: &str) {
     let peer = &party.name;
     match fault {
         Fault::Refuse(refusal, detail) => {
@@ -165,7 +165,7 @@ fn finish(shared: &Shared, tunnel: &Tunnel, fault: Fault, party: &Party, session
     }
 }
 
-async fn accept_streams(shared: &Arc<Shared>, tunnel: &Arc<Tunnel>) {
+async fn accept_streams(shared: &Arc<TunnelShared>, tunnel: &Arc<Tunnel>) {
     let mut allowed = shared.config.first_streams();
     while let Ok(halves) = tunnel.connection().accept_bi().await {
         let open = tunnel.accepted_streams().load(Ordering::Relaxed) + 1;
@@ -189,7 +189,7 @@ async fn stop_unknown_streams(connection: &Connection) {
 }
 
 /// Reads the peer's control messages until the tunnel must end.
-async fn listen(shared: &Shared, tunnel: &Tunnel, mut recv: RecvHalf) -> Fault {
+async fn listen(shared: &TunnelShared, tunnel: &Tunnel, mut recv: RecvHalf) -> Fault {
     loop {
         let message: ControlMessage = match read_frame(&mut recv).await {
             Ok(message) => message,
@@ -223,7 +223,7 @@ async fn listen(shared: &Shared, tunnel: &Tunnel, mut recv: RecvHalf) -> Fault {
 }
 
 /// Takes down how long the tunnel is silent, and lets its send window follow its path.
-async fn watch(shared: &Shared, tunnel: &Tunnel) -> std::convert::Infallible {
+async fn watch(shared: &TunnelShared, tunnel: &Tunnel) -> std::convert::Infallible {
     let keep_alive = shared.config.keep_alive;
     let connection = tunnel.connection();
     let received = |connection: &Connection| connection.stats().udp_rx.datagrams;
@@ -270,7 +270,7 @@ fn follow_path(tunnel: &Tunnel, congestion_window: u64, window: u64) -> u64 {
 
 /// Tells the peer once this gateway drains, and all along what was taken of its streams. Holds the control stream open: its
 /// end would end the tunnel.
-async fn speak(shared: &Shared, tunnel: &Tunnel, mut control: SendHalf) -> std::convert::Infallible {
+async fn speak(shared: &TunnelShared, tunnel: &Tunnel, mut control: SendHalf) -> std::convert::Infallible {
     let peer = tunnel.peer();
     let mut draining = std::pin::pin!(shared.draining());
     let (mut told, mut told_of_twin) = (false, false);

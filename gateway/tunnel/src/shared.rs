@@ -24,10 +24,10 @@ use super::{
     demand::Demands,
     metrics::TunnelMetrics,
     refusal::{Ended, TunnelRefusal},
-    resolve::Resolver,
+    resolve::PeerResolver,
 };
 
-pub(super) struct Shared {
+pub(super) struct TunnelShared {
     pub(super) config: TunnelConfig,
     /// Made of the identity in use; see `renew`.
     pub(super) client: ArcSwap<ClientConfig>,
@@ -41,8 +41,8 @@ pub(super) struct Shared {
     pub(super) drain: watch::Receiver<Option<Duration>>,
     /// Random per process start.
     pub(super) start_id: u64,
-    pub(super) rate_limited: Mutex<RateLimited<Kind>>,
-    pub(super) resolver: Resolver,
+    pub(super) rate_limited: Mutex<RateLimited<LogKind>>,
+    pub(super) resolver: PeerResolver,
     /// Numbers of tunnels to dial.
     pub(super) demands: Demands,
     /// Hosts of peers that drain: that they take no new tunnel then is as it should be. By host, for a peer dials from another port than
@@ -52,7 +52,7 @@ pub(super) struct Shared {
 
 /// Kind of log line, by which lines are held back; see [`RateLimited`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum LogKind {
     Refused {
         address: IpAddr,
         refusal: TunnelRefusal,
@@ -83,7 +83,7 @@ impl Party {
     }
 }
 
-impl Shared {
+impl TunnelShared {
     pub(super) fn own(&self) -> &GatewayId {
         self.config.identity.gateway()
     }
@@ -147,7 +147,7 @@ impl Shared {
         if (by, refusal) == (Side::Local, TunnelRefusal::Garbage) {
             self.metrics.peer_broke_protocol(refusal.word());
         }
-        let kind = Kind::Refused {
+        let kind = LogKind::Refused {
             address: party.address.ip(),
             refusal,
             here: by == Side::Local,
@@ -192,7 +192,7 @@ impl Shared {
 
     /// Logs that a process said hello that another with the same identity has taken the place of.
     pub(super) fn runs_twice(&self, peer: &GatewayId, address: SocketAddr) {
-        if let Some(repeats) = self.admit(Kind::RunsTwice(peer.clone())) {
+        if let Some(repeats) = self.admit(LogKind::RunsTwice(peer.clone())) {
             warn!(
                 gateway = %self.own(), %peer, %address, repeats,
                 hint = "end one of them, or let it join under a name of its own; if one is not yours, `causeway revoke gateway` and let yours join anew",
@@ -203,7 +203,7 @@ impl Shared {
 
     /// Logs that a peer knows another process that runs with the identity of this gateway.
     pub(super) fn has_twin(&self, peer: &GatewayId) {
-        if let Some(repeats) = self.admit(Kind::Twin) {
+        if let Some(repeats) = self.admit(LogKind::Twin) {
             error!(
                 gateway = %self.own(), %peer, repeats,
                 hint = "end one of them; or, if it is not yours, `causeway revoke gateway` this one and let it join anew",
@@ -225,7 +225,7 @@ impl Shared {
     }
 
     /// Decides whether to write a log line of this kind now, and tells how many were held back before it.
-    pub(super) fn admit(&self, kind: Kind) -> Option<u64> {
+    pub(super) fn admit(&self, kind: LogKind) -> Option<u64> {
         self.rate_limited.lock().admit(Instant::now(), kind)
     }
 }

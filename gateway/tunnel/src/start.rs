@@ -26,8 +26,8 @@ use super::{
     metrics::TunnelMetrics,
     refusal::Close,
     renew,
-    resolve::Resolver,
-    shared::Shared,
+    resolve::PeerResolver,
+    shared::TunnelShared,
     socket::{self, SocketBuffers},
     steering::{self, Lane, SteeredSocket},
 };
@@ -51,7 +51,7 @@ pub struct Tunnels {
 
 /// Failure to start the tunnels.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum TunnelsStartError {
     #[error("cannot listen for tunnels on udp {listen}")]
     Listen {
         listen: SocketAddr,
@@ -83,15 +83,18 @@ impl Tunnels {
         set: Arc<TunnelSet>,
         handler: Arc<dyn StreamHandler>,
         metrics: Arc<TunnelMetrics>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, TunnelsStartError> {
         check_trust_domain(&config, &topology.borrow())?;
         let exchange = renew::wanted(&topology.borrow());
         let (server, client) = (config.server(exchange)?, config.client(exchange)?);
         let listen = config.listen;
-        let failed = |source| StartError::Listen { listen, source };
+        let failed = |source| TunnelsStartError::Listen { listen, source };
         let sockets = socket::bind_shared(listen, threads.len()).map_err(failed)?;
         let first = sockets.first().filter(|_| !threads.is_empty());
-        let local_addr = first.ok_or(StartError::NoThreads)?.local_addr().map_err(failed)?;
+        let local_addr = first
+            .ok_or(TunnelsStartError::NoThreads)?
+            .local_addr()
+            .map_err(failed)?;
 
         let drain = watch::Sender::new(None);
         let limits = DemandLimits {
@@ -99,7 +102,7 @@ impl Tunnels {
             most: threads.len(),
             spare_for: config.spare_tunnel_for,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(TunnelShared {
             config,
             client: ArcSwap::from_pointee(client),
             renewals: watch::Sender::new(0),
@@ -110,7 +113,7 @@ impl Tunnels {
             drain: drain.subscribe(),
             start_id: SmallRng::from_os_rng().random(),
             rate_limited: Mutex::new(RateLimited::new()),
-            resolver: Resolver::new(),
+            resolver: PeerResolver::new(),
             demands: Demands::new(limits),
             draining_peers: Remembered::new(DRAINING_FOR, MAX_DRAINING),
         });
@@ -143,7 +146,7 @@ impl Tunnels {
     }
 
     /// Shows what the kernel gave, and says once if that is too little.
-    fn tell_buffers(&self, shared: &Shared) {
+    fn tell_buffers(&self, shared: &TunnelShared) {
         shared.metrics.socket_buffers(self.buffers);
         if !self.buffers.are_enough() {
             let SocketBuffers { receive, send } = self.buffers;
@@ -163,12 +166,12 @@ impl Tunnels {
     /// Answers the endpoint that accepts.
     fn start_thread(
         &mut self,
-        shared: &Arc<Shared>,
+        shared: &Arc<TunnelShared>,
         thread: usize,
         handle: &Handle,
         (socket, lanes): (UdpSocket, Arc<[Lane]>),
         server: &ServerConfig,
-    ) -> Result<Endpoint, StartError> {
+    ) -> Result<Endpoint, TunnelsStartError> {
         // quinn starts its tasks and registers its sockets on the runtime that is entered.
         let _entered = handle.enter();
         let keys = &shared.config.keys;
@@ -182,7 +185,8 @@ impl Tunnels {
             lane_first: AtomicBool::default(),
         };
         let listen = self.local_addr;
-        let given = SocketBuffers::of(&socket).map_err(|source| StartError::Listen { listen, source })?;
+        let given =
+            SocketBuffers::of(&socket).map_err(|source| TunnelsStartError::Listen { listen, source })?;
         self.buffers = self.buffers.or_less(given);
         let accepting = TokioRuntime
             .wrap_udp_socket(socket)
@@ -193,7 +197,7 @@ impl Tunnels {
                     Some(server.clone()),
                 )
             })
-            .map_err(|source| StartError::Listen { listen, source })?;
+            .map_err(|source| TunnelsStartError::Listen { listen, source })?;
         let dialling = socket::bind_dialling()
             .and_then(|socket| {
                 self.buffers = self.buffers.or_less(SocketBuffers::of(&socket)?);
@@ -202,7 +206,7 @@ impl Tunnels {
             // Keys of its own: an endpoint gives out resets for what it does not know, and with a shared key those would end
             // connections of the other (RFC 9000 §21.11).
             .and_then(|socket| open(EndpointConfig::default(), socket, None))
-            .map_err(StartError::Dial)?;
+            .map_err(TunnelsStartError::Dial)?;
         self.endpoints.extend([accepting.clone(), dialling.clone()]);
         let tasks = &shared.config.tasks;
         let taking = accept::run(Arc::clone(shared), accepting.clone(), thread);
@@ -253,13 +257,13 @@ impl Drop for Tunnels {
     }
 }
 
-fn check_trust_domain(config: &TunnelConfig, topology: &Topology) -> Result<(), StartError> {
+fn check_trust_domain(config: &TunnelConfig, topology: &Topology) -> Result<(), TunnelsStartError> {
     let certificate = config.identity.trust_domain();
     let topology = topology.trust_domain_of(&config.identity.gateway().zone);
     if certificate == topology {
         return Ok(());
     }
-    Err(StartError::TrustDomain {
+    Err(TunnelsStartError::TrustDomain {
         certificate: certificate.to_owned(),
         topology: topology.to_owned(),
     })

@@ -17,7 +17,7 @@ use super::{
     IncomingStream, Tunnel,
     frame::{ReadFrameError, read_frame, stream_refusal, write_refusal},
     halves::{SendHalf, Stream, StreamCode},
-    shared::{Kind, Shared},
+    shared::{LogKind, TunnelShared},
 };
 
 /// Longest time that a peer may take from opening a stream to the end of its header.
@@ -33,7 +33,7 @@ struct Rejection {
 /// Reads the header and hands the stream to the handler, or refuses it. Nothing else on the tunnel is disturbed. Reading is
 /// boxed apart, so that an open stream carries neither its state nor the room for it.
 pub(super) fn receive(
-    shared: Arc<Shared>,
+    shared: Arc<TunnelShared>,
     tunnel: Arc<Tunnel>,
     stream: Stream,
 ) -> impl Future<Output = ()> + Send {
@@ -49,7 +49,7 @@ pub(super) fn receive(
 
 /// Returns the handling of a stream; `None`: it was refused, or broke off.
 async fn read(
-    shared: Arc<Shared>,
+    shared: Arc<TunnelShared>,
     tunnel: Arc<Tunnel>,
     mut stream: Stream,
 ) -> Option<BoxFuture<'static, ()>> {
@@ -114,13 +114,13 @@ fn bad_header(message: String) -> Rejection {
     }
 }
 
-fn report(shared: &Shared, tunnel: &Tunnel, rejection: &Rejection) {
+fn report(shared: &TunnelShared, tunnel: &Tunnel, rejection: &Rejection) {
     let reason = stream_refusal(rejection.reason);
     shared.metrics.stream_refused(Side::Local, reason);
     let peer = tunnel.peer();
     if rejection.reason == RefusalReason::Draining {
         debug!(%peer, "refused a stream while draining");
-    } else if let Some(repeats) = shared.admit(Kind::Stream(peer.clone(), reason)) {
+    } else if let Some(repeats) = shared.admit(LogKind::Stream(peer.clone(), reason)) {
         warn!(%peer, reason = reason.word(), detail = %rejection.message, repeats, "refused a stream");
     }
 }

@@ -73,7 +73,7 @@ pub struct LinkStats {
 
 /// Failure to open a stream.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum StreamOpenError {
     #[error("the tunnel to {peer} is gone")]
     Lost {
         peer: GatewayId,
@@ -122,15 +122,15 @@ impl Tunnel {
     ///
     /// # Errors
     /// When the tunnel is gone or the header is too long.
-    pub async fn open(&self, header: &StreamHeader) -> Result<Stream, OpenError> {
+    pub async fn open(&self, header: &StreamHeader) -> Result<Stream, StreamOpenError> {
         let frame = encode_frame(header)?;
-        let lost = |source| OpenError::Lost {
+        let lost = |source| StreamOpenError::Lost {
             peer: self.peer.clone(),
             source,
         };
         let mut stream = self.open_bare().await.map_err(lost)?;
         self.assign(&mut stream, header.kind.as_ref());
-        let write = |source| OpenError::Write {
+        let write = |source| StreamOpenError::Write {
             peer: self.peer.clone(),
             source,
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use causeway_federation::name::{GatewayId, ZoneName};
 use causeway_proto::sync::{SyncMessage, sync_message::Body};
-use causeway_zone_sync::replica::{Event, LocalChange, SyncRefusal, limits};
+use causeway_zone_sync::replica::{LocalChange, ReplicaEvent, SyncRefusal, limits};
 use prost::Message as _;
 use rand::Rng;
 
@@ -229,16 +229,16 @@ impl World {
         Ok(())
     }
 
-    fn event(&mut self, node: usize, event: Event) -> Verdict {
+    fn event(&mut self, node: usize, event: ReplicaEvent) -> Verdict {
         let id = &self.nodes[node].id;
         self.trace.note(self.now, || format!("{id} says {event:?}"));
         match event {
-            Event::Refused { peer, refusal } => {
+            ReplicaEvent::Refused { peer, refusal } => {
                 self.judge_refusal(node, &peer, &refusal)?;
                 self.unlink(node, self.places[&peer]);
             }
-            Event::RefusedByPeer { peer, .. } => self.unlink(node, self.places[&peer]),
-            Event::Outdated { incarnation, .. } => {
+            ReplicaEvent::RefusedByPeer { peer, .. } => self.unlink(node, self.places[&peer]),
+            ReplicaEvent::Outdated { incarnation, .. } => {
                 if let Some(life) = &mut self.nodes[node].life
                     && incarnation > life.incarnation
                 {
@@ -247,12 +247,12 @@ impl World {
                     life.dirty = true;
                 }
             }
-            Event::RelayRefused {
+            ReplicaEvent::RelayRefused {
                 peer,
                 origin,
                 refusal,
             } => return self.judge_relay(&peer, &origin, &refusal),
-            Event::OwnRefused { by, reason, .. }
+            ReplicaEvent::OwnRefused { by, reason, .. }
                 if self.character.liars == 0
                     && !(reason == "version_reused" && self.oracle.is_forgetful(id)) =>
             {
@@ -260,13 +260,17 @@ impl World {
                     "{by} refused what was passed on of an honest gateway: {reason}"
                 ));
             }
-            Event::Diverged { origin, peer } => return self.judge_divergence(node, &origin, &peer),
-            Event::NotSigned { cause } => return violation(format!("a good key cannot sign: {cause}")),
-            Event::PassedOver { .. } | Event::OwnRefused { .. } => {}
-            Event::ExportsLeftOut { count } => {
+            ReplicaEvent::Diverged { origin, peer } => return self.judge_divergence(node, &origin, &peer),
+            ReplicaEvent::NotSigned { cause } => {
+                return violation(format!("a good key cannot sign: {cause}"));
+            }
+            ReplicaEvent::PassedOver { .. } | ReplicaEvent::OwnRefused { .. } => {}
+            ReplicaEvent::ExportsLeftOut { count } => {
                 return violation(format!("{count} exports within the limits were left out"));
             }
-            Event::RecordChanged { .. } | Event::AgeChanged { .. } | Event::Forgotten { .. } => {
+            ReplicaEvent::RecordChanged { .. }
+            | ReplicaEvent::AgeChanged { .. }
+            | ReplicaEvent::Forgotten { .. } => {
                 if let Some(life) = &mut self.nodes[node].life {
                     life.dirty = true;
                 }

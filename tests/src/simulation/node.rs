@@ -15,7 +15,7 @@ use causeway_federation::{
 };
 use causeway_proto::sync::SyncMessage;
 use causeway_zone_sync::replica::{
-    Ages, Event, LocalChange, Protocols, Replica, ReplicaConfig, Stamp, SyncRefusal, limits::PROTOCOL,
+    Ages, LocalChange, Protocols, Replica, ReplicaConfig, ReplicaEvent, Stamp, SyncRefusal, limits::PROTOCOL,
 };
 
 use super::{
@@ -210,7 +210,7 @@ impl Life {
         self.replica.poll_transmit(now)
     }
 
-    pub fn event(&mut self) -> Option<Event> {
+    pub fn event(&mut self) -> Option<ReplicaEvent> {
         self.replica.poll_event()
     }
 

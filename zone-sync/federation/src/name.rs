@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub use identity::{CallerIdentity, IdentityError};
+pub use identity::{CallerIdentity, SpiffeIdError};
 pub use tags::Tags;
 
 /// Longest DNS label in bytes (RFC 1035 §2.3.4).

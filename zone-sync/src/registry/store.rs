@@ -13,7 +13,7 @@ use std::{
     time::SystemTime,
 };
 
-use causeway_federation::registry::{InstanceKey, Registration, Source};
+use causeway_federation::registry::{InstanceKey, InstanceSource, Registration};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 
 /// `(service, id)` to a [`Registration`] as JSON. The name carries the version of that form.
@@ -25,7 +25,7 @@ const NAMED: TableDefinition<'_, (&str, &str, &str), &[u8]> = TableDefinition::n
 const CACHE_BYTES: usize = 8 << 20;
 
 /// Key of what one source says under one key.
-pub type StoredKey = (Source, InstanceKey);
+pub type StoredKey = (InstanceSource, InstanceKey);
 
 /// Changes for one transaction: the last one per key, `None` for a removal.
 pub type Batch = BTreeMap<StoredKey, Option<Registration>>;
@@ -60,7 +60,7 @@ pub struct RegistryStore {
 #[derive(Debug)]
 pub struct Opened {
     pub store: RegistryStore,
-    pub registrations: Vec<(Source, Registration)>,
+    pub registrations: Vec<(InstanceSource, Registration)>,
     /// Path of the damaged file now, if there was one.
     pub set_aside: Option<PathBuf>,
 }
@@ -105,7 +105,7 @@ impl RegistryStore {
         Ok(Self { database })
     }
 
-    fn open_and_read(path: &Path) -> Result<(Self, Vec<(Source, Registration)>), RegistryStoreError> {
+    fn open_and_read(path: &Path) -> Result<(Self, Vec<(InstanceSource, Registration)>), RegistryStoreError> {
         // A database that was cut short or scribbled over makes redb return an error in most places and panic in a few;
         // both mean the same to us. Nothing of a half-opened database is used afterwards.
         let attempt = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -121,7 +121,7 @@ impl RegistryStore {
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
-    pub fn read(&self) -> Result<Vec<(Source, Registration)>, RegistryStoreError> {
+    pub fn read(&self) -> Result<Vec<(InstanceSource, Registration)>, RegistryStoreError> {
         let transaction = self.database.begin_read().map_err(|e| read_error(e.into()))?;
         let mut registrations = Vec::new();
         if let Some(table) = table_if_there(transaction.open_table(REGISTRATIONS))? {
@@ -129,14 +129,14 @@ impl RegistryStore {
                 let (key, value) = row.map_err(|e| read_error(e.into()))?;
                 let (service, id) = key.value();
                 let read = decode(service, id, value.value());
-                registrations.extend(read.map(|registration| (Source::Registered, registration)));
+                registrations.extend(read.map(|registration| (InstanceSource::Registered, registration)));
             }
         }
         if let Some(table) = table_if_there(transaction.open_table(NAMED))? {
             for row in table.iter().map_err(|e| read_error(e.into()))? {
                 let (key, value) = row.map_err(|e| read_error(e.into()))?;
                 let (source, service, id) = key.value();
-                let Ok(source) = Source::named(source) else {
+                let Ok(source) = InstanceSource::named(source) else {
                     tracing::warn!(source, "skipping what a source with an impossible name stored");
                     continue;
                 };
@@ -161,8 +161,10 @@ impl RegistryStore {
                 let (service, id) = (key.service.as_str(), key.id.as_str());
                 let value = change.as_ref().map(encode).transpose()?;
                 let failed = match (source, value.as_deref()) {
-                    (Source::Registered, Some(value)) => registered.insert((service, id), value).err(),
-                    (Source::Registered, None) => registered.remove((service, id)).err(),
+                    (InstanceSource::Registered, Some(value)) => {
+                        registered.insert((service, id), value).err()
+                    }
+                    (InstanceSource::Registered, None) => registered.remove((service, id)).err(),
                     (source, Some(value)) => named.insert((source.as_str(), service, id), value).err(),
                     (source, None) => named.remove((source.as_str(), service, id)).err(),
                 };
@@ -279,16 +281,16 @@ mod tests {
     }
 
     fn put(id: &str) -> (StoredKey, Option<Registration>) {
-        put_by(&Source::Registered, id)
+        put_by(&InstanceSource::Registered, id)
     }
 
-    fn put_by(source: &Source, id: &str) -> (StoredKey, Option<Registration>) {
+    fn put_by(source: &InstanceSource, id: &str) -> (StoredKey, Option<Registration>) {
         let key = (source.clone(), registration(id).key());
         (key, Some(registration(id)))
     }
 
-    fn registered(id: &str) -> (Source, Registration) {
-        (Source::Registered, registration(id))
+    fn registered(id: &str) -> (InstanceSource, Registration) {
+        (InstanceSource::Registered, registration(id))
     }
 
     fn open(path: &Path) -> Opened {
@@ -302,7 +304,7 @@ mod tests {
         let opened = open(&path);
         assert!(opened.registrations.is_empty());
         opened.store.commit(&Batch::from([put("1"), put("2")])).unwrap();
-        let removal = ((Source::Registered, registration("1").key()), None);
+        let removal = ((InstanceSource::Registered, registration("1").key()), None);
         opened.store.commit(&Batch::from([removal])).unwrap();
         drop(opened);
         assert_eq!(open(&path).registrations, [registered("2")]);
@@ -316,10 +318,13 @@ mod tests {
             provenance: Provenance::Elsewhere,
             ..registration("far")
         };
-        let batch = Batch::from([put("near"), ((Source::Registered, far.key()), Some(far.clone()))]);
+        let batch = Batch::from([
+            put("near"),
+            ((InstanceSource::Registered, far.key()), Some(far.clone())),
+        ]);
         open(&path).store.commit(&batch).unwrap();
         let read = open(&path).registrations;
-        assert_eq!(read, [(Source::Registered, far), registered("near")]);
+        assert_eq!(read, [(InstanceSource::Registered, far), registered("near")]);
         // As a program of before reads and writes it.
         let stored = encode(&registration("near")).unwrap();
         assert!(!String::from_utf8(stored).unwrap().contains("provenance"));
@@ -330,7 +335,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("registry.redb");
         let opened = open(&path);
-        let consul = Source::named("consul").unwrap();
+        let consul = InstanceSource::named("consul").unwrap();
         let batch = Batch::from([put("1"), put_by(&consul, "1"), put_by(&consul, "2")]);
         opened.store.commit(&batch).unwrap();
         let removal = ((consul.clone(), registration("2").key()), None);

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway_federation::registry::{Registration, Source};
+use causeway_federation::registry::{InstanceSource, Registration};
 use serde::Serialize;
 use tokio::{
     sync::oneshot,
@@ -103,12 +103,12 @@ impl Writer {
     ///
     /// # Errors
     /// See [`RegistryStore::open`].
-    pub fn open(path: &Path) -> Result<(Self, Vec<(Source, Registration)>), RegistryStoreError> {
+    pub fn open(path: &Path) -> Result<(Self, Vec<(InstanceSource, Registration)>), RegistryStoreError> {
         let path: PathBuf = path.to_owned();
         Self::with_open(Arc::new(move || RegistryStore::open(&path, SystemTime::now())))
     }
 
-    fn with_open(open: Open) -> Result<(Self, Vec<(Source, Registration)>), RegistryStoreError> {
+    fn with_open(open: Open) -> Result<(Self, Vec<(InstanceSource, Registration)>), RegistryStoreError> {
         let opened = open()?;
         let stored = opened.registrations.iter();
         let stored = stored.map(|(source, registration)| (source.clone(), registration.key()));
@@ -134,7 +134,7 @@ impl Writer {
     /// Writes what a source says, soon. `answer` is told when it is on disk, or that it is not.
     pub fn put(
         &mut self,
-        source: Source,
+        source: InstanceSource,
         registration: Registration,
         answer: Option<oneshot::Sender<Durability>>,
     ) {

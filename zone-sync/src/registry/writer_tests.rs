@@ -26,7 +26,7 @@ fn registration(id: usize) -> Registration {
 }
 
 fn key(id: usize) -> StoredKey {
-    (Source::Registered, registration(id).key())
+    (InstanceSource::Registered, registration(id).key())
 }
 
 /// Storage in memory that refuses to be written while `full`, and counts its syncs.
@@ -96,7 +96,7 @@ impl redb::StorageBackend for Disk {
 
 fn put(writer: &mut Writer, id: usize) -> oneshot::Receiver<Durability> {
     let (answer, answered) = oneshot::channel();
-    writer.put(Source::Registered, registration(id), Some(answer));
+    writer.put(InstanceSource::Registered, registration(id), Some(answer));
     answered
 }
 
@@ -113,7 +113,7 @@ async fn a_registration_is_answered_when_it_is_on_disk() {
     drop(writer);
     assert_eq!(
         Writer::open(&path).unwrap().1,
-        [(Source::Registered, registration(1))]
+        [(InstanceSource::Registered, registration(1))]
     );
 }
 
@@ -151,7 +151,7 @@ async fn a_full_disk_is_reported_and_tried_again_without_losing_anything() {
     );
     writer.remove(key(0), None);
     for passing in 10..1000 {
-        writer.put(Source::Registered, registration(passing), None);
+        writer.put(InstanceSource::Registered, registration(passing), None);
         writer.remove(key(passing), None);
     }
     assert_eq!(writer.pending.len(), 3, "what came and went needs no writing");
@@ -177,7 +177,7 @@ async fn put_and_commit(writer: &mut Writer, id: usize) -> Durability {
 async fn a_removal_during_a_commit_is_not_forgotten() {
     let disk = Disk::default();
     let (mut writer, _) = Writer::with_open(disk.open()).unwrap();
-    writer.put(Source::Registered, registration(1), None);
+    writer.put(InstanceSource::Registered, registration(1), None);
     writer.begin();
     writer.remove(key(1), None);
     assert!(writer.flush(Instant::now() + Duration::from_secs(60)).await);
@@ -190,7 +190,7 @@ async fn flushing_to_a_full_disk_gives_up_and_says_so() {
     let disk = Disk::default();
     let (mut writer, _) = Writer::with_open(disk.open()).unwrap();
     disk.full.store(true, Ordering::SeqCst);
-    writer.put(Source::Registered, registration(1), None);
+    writer.put(InstanceSource::Registered, registration(1), None);
     assert!(!writer.flush(Instant::now() + Duration::from_secs(60)).await);
 }
 

@@ -13,7 +13,7 @@ use causeway_federation::{
 use causeway_proto::sync as proto;
 
 use super::{
-    Event, Replica,
+    Replica, ReplicaEvent,
     assembly::{Framing, framed},
     changes::Changes,
     head::{self, Beat, Head},
@@ -325,7 +325,7 @@ impl Replica {
     /// Asks for the whole record, because what is held of `origin` is not what it says.
     fn diverged(&mut self, advertisement: Advertisement<'_>) {
         self.acknowledge(advertisement, Acknowledge::None);
-        self.events.push_back(Event::Diverged {
+        self.events.push_back(ReplicaEvent::Diverged {
             origin: advertisement.origin.clone(),
             peer: advertisement.peer.clone(),
         });
@@ -352,7 +352,7 @@ impl Replica {
         if via.is_some() && lives {
             self.wants.served(now, &origin.zone, peer);
         }
-        self.events.push_back(Event::RecordChanged {
+        self.events.push_back(ReplicaEvent::RecordChanged {
             origin: origin.clone(),
         });
         if let Some(session) = self.sessions.get_mut(peer) {
@@ -453,7 +453,7 @@ impl Replica {
         self.held.note_beat(now, origin, beat, signed, true);
         self.wants.served(now, &origin.zone, peer);
         if let Some(age) = self.held.heard(now, origin, Some(peer)) {
-            self.events.push_back(Event::AgeChanged {
+            self.events.push_back(ReplicaEvent::AgeChanged {
                 origin: origin.clone(),
                 age,
             });

@@ -28,13 +28,13 @@ pub enum LocalChange {
     Trust(Edition),
     /// Connections that were ended since that document was taken up, because their other side was believed no more.
     TrustEnded(u64),
-    /// The answer to [`Event::Outdated`]: a later incarnation, already stored.
+    /// The answer to [`ReplicaEvent::Outdated`]: a later incarnation, already stored.
     Incarnation(u64),
 }
 
 /// Something that the caller has to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum ReplicaEvent {
     /// A newer record of this origin is in the catalog.
     RecordChanged { origin: GatewayId },
     /// This origin's record is believed more, or less, than before.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use causeway_federation::{
-    catalog::{Age, Catalog, Entry, ExportsDigest, Record},
+    catalog::{Age, Catalog, CatalogEntry, ExportsDigest, Record},
     name::{GatewayId, ZoneName},
     signing::{Credential, Purpose, Signed, Unproven, Verifier},
 };
@@ -80,7 +80,7 @@ struct HeldBeat {
 }
 
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldRecords {
     ages: Ages,
     standings: BTreeMap<GatewayId, Standing>,
     catalog: Arc<Catalog>,
@@ -93,7 +93,7 @@ pub(super) struct Held {
     next_change: Option<Instant>,
 }
 
-impl Held {
+impl HeldRecords {
     pub(super) fn new(ages: Ages) -> Self {
         Self {
             ages,
@@ -136,7 +136,7 @@ impl Held {
         if let Some(standing) = self.standings.get_mut(&record.origin) {
             standing.proven = via.is_some();
         }
-        self.publish(Entry {
+        self.publish(CatalogEntry {
             record: Arc::new(record),
             age: believed.age(now),
             via: via.cloned(),
@@ -178,7 +178,7 @@ impl Held {
         }
         self.claims
             .retain(|of, incarnation| *of != origin || *incarnation > record.incarnation);
-        self.publish(Entry {
+        self.publish(CatalogEntry {
             record: Arc::new(record),
             age,
             via: via.cloned(),
@@ -195,7 +195,7 @@ impl Held {
         }
         let changed = age != entry.age;
         let via = via.cloned();
-        self.publish(Entry { age, via, ..entry });
+        self.publish(CatalogEntry { age, via, ..entry });
         changed.then_some(age)
     }
 
@@ -228,7 +228,7 @@ impl Held {
         self.standings.insert(origin.clone(), standing);
     }
 
-    fn publish(&mut self, entry: Entry) {
+    fn publish(&mut self, entry: CatalogEntry) {
         if let Some(standing) = self.standings.get(&entry.record.origin) {
             let change = standing.believed.next_change(entry.age);
             self.next_change = Some(self.next_change.map_or(change, |next| next.min(change)));
@@ -406,7 +406,7 @@ impl Held {
         }
         for (origin, age) in &aged.changed {
             if let Some(entry) = self.catalog.entry(origin).cloned() {
-                self.publish(Entry { age: *age, ..entry });
+                self.publish(CatalogEntry { age: *age, ..entry });
             }
         }
         aged.forgotten.iter().for_each(|origin| self.forget(origin));
@@ -419,7 +419,7 @@ impl Held {
         aged
     }
 
-    /// Time at which [`Held::age`] is due: never too late, but perhaps too early.
+    /// Time at which [`HeldRecords::age`] is due: never too late, but perhaps too early.
     pub(super) fn next_change(&self) -> Option<Instant> {
         self.next_change
     }
@@ -439,7 +439,7 @@ impl Held {
 
     /// Forgets the records that were signed with certificates which are not believed any more; answers whose they were.
     pub(super) fn keep_proven(&mut self, verifier: &dyn Verifier) -> Vec<GatewayId> {
-        let unproven = |entry: &Entry| {
+        let unproven = |entry: &CatalogEntry| {
             let (record, purpose) = (&entry.record, Purpose::Record);
             let signed = record
                 .signed

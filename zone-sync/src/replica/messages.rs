@@ -7,7 +7,7 @@ use causeway_proto::sync::{Ack, Heartbeat, Hello, Known, Refused, SyncMessage, s
 use prost::Message as _;
 
 use super::{
-    Event, Replica, bounded,
+    Replica, ReplicaEvent, bounded,
     data::Advertisement,
     limits::{MAX_INCARNATION, MAX_KNOWN, MAX_MESSAGE_BYTES, PROTOCOL, RAISE_STRIDE},
     refusal::{SyncRefusal, known_reason},
@@ -49,7 +49,8 @@ impl Replica {
             if !session.is_newer {
                 return Err(SyncRefusal::Malformed("it has no known body"));
             }
-            self.events.push_back(Event::PassedOver { peer: peer.clone() });
+            self.events
+                .push_back(ReplicaEvent::PassedOver { peer: peer.clone() });
             return Ok(());
         };
         match body {
@@ -210,7 +211,7 @@ impl Replica {
             && let Some(age) = self.held.heard(now, peer, None)
         {
             let origin = peer.clone();
-            self.events.push_back(Event::AgeChanged { origin, age });
+            self.events.push_back(ReplicaEvent::AgeChanged { origin, age });
             // It may have been withdrawn, and so not passed on.
             if let Err(why) = self.tell_on(now, peer) {
                 self.blame_origin(now, peer, why);
@@ -221,7 +222,7 @@ impl Replica {
     fn take_refused(&mut self, now: Instant, peer: &GatewayId, refused: &Refused) {
         self.handle_disconnected(now, peer);
         self.check_reused(now, peer, &refused.reason);
-        self.events.push_back(Event::RefusedByPeer {
+        self.events.push_back(ReplicaEvent::RefusedByPeer {
             peer: peer.clone(),
             reason: known_reason(&refused.reason),
             message: bounded(&refused.message),

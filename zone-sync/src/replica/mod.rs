@@ -58,16 +58,16 @@ pub(crate) use self::{
 };
 pub use self::{
     config::{Ages, AgesError, Protocols, ReplicaConfig},
-    event::{Event, LocalChange, SessionState},
+    event::{LocalChange, ReplicaEvent, SessionState},
     refusal::SyncRefusal,
     wire::Stamp,
 };
 use self::{
-    held::Held,
+    held::HeldRecords,
     keys::OwnKeys,
     limits::{MAX_PEERS, MAX_REFUSAL_BYTES, RAISE_INTERVAL, RAISE_STRIDE},
     own::OwnRecord,
-    session::Session,
+    session::SyncSession,
     wants::Wants,
 };
 
@@ -75,10 +75,10 @@ use self::{
 #[derive(Debug)]
 pub struct Replica {
     own: OwnRecord,
-    held: Held,
+    held: HeldRecords,
     /// `None` until a topology was handed in: every zone is accepted.
     zones: Option<BTreeSet<ZoneName>>,
-    sessions: BTreeMap<GatewayId, Session>,
+    sessions: BTreeMap<GatewayId, SyncSession>,
     /// Sessions that may have something to send.
     pending: BTreeSet<GatewayId>,
     /// No timer of a session that is not pending is due before this: never too late, but perhaps too early, so that not
@@ -86,7 +86,7 @@ pub struct Replica {
     sessions_due: Option<Instant>,
     /// Last words to sessions that are gone.
     farewells: VecDeque<(GatewayId, Refused)>,
-    events: VecDeque<Event>,
+    events: VecDeque<ReplicaEvent>,
     raised: Option<Instant>,
     speaks: Protocols,
     verifier: Arc<dyn Verifier>,
@@ -101,7 +101,7 @@ impl Replica {
     /// `restored` is what was known before the start; it is suspect until its origins are heard.
     #[must_use]
     pub fn new(now: Instant, config: ReplicaConfig, restored: impl IntoIterator<Item = Record>) -> Self {
-        let mut held = Held::new(config.ages);
+        let mut held = HeldRecords::new(config.ages);
         for record in restored.into_iter().take(MAX_PEERS) {
             if record.origin.zone != config.origin.zone {
                 held.restore(now, record, now, None);
@@ -131,7 +131,7 @@ impl Replica {
             LocalChange::Exports(exports) => {
                 let count = self.own.set_exports(exports);
                 if count > 0 {
-                    self.events.push_back(Event::ExportsLeftOut { count });
+                    self.events.push_back(ReplicaEvent::ExportsLeftOut { count });
                 }
             }
             LocalChange::Draining(draining) => self.own.set_draining(draining),
@@ -162,7 +162,7 @@ impl Replica {
             self.handle_broken(now, &peer, refusal);
         }
         for origin in self.held.keep_zones(&zones) {
-            self.events.push_back(Event::Forgotten { origin });
+            self.events.push_back(ReplicaEvent::Forgotten { origin });
         }
         for session in self.sessions.values_mut() {
             session.forget_zones(&zones);
@@ -174,7 +174,7 @@ impl Replica {
     /// Forgets what nobody who is trusted signed. A certificate that has merely ended since was good when it was used.
     fn forget_unproven(&mut self, now: Instant) {
         for origin in self.held.keep_proven(&*self.verifier) {
-            self.events.push_back(Event::Forgotten { origin });
+            self.events.push_back(ReplicaEvent::Forgotten { origin });
         }
         self.update_wants(now);
     }
@@ -200,7 +200,7 @@ impl Replica {
             return;
         }
         self.sessions
-            .insert(peer.clone(), Session::new(now, peer.clone()));
+            .insert(peer.clone(), SyncSession::new(now, peer.clone()));
         self.pending.insert(peer);
     }
 
@@ -219,7 +219,7 @@ impl Replica {
             ..Refused::default()
         };
         self.farewells.push_back((peer.clone(), farewell));
-        self.events.push_back(Event::Refused {
+        self.events.push_back(ReplicaEvent::Refused {
             peer: peer.clone(),
             refusal,
         });
@@ -276,11 +276,11 @@ impl Replica {
         let aged = self.held.age(now);
         let changed = aged.changed.into_iter();
         self.events
-            .extend(changed.map(|(origin, age)| Event::AgeChanged { origin, age }));
+            .extend(changed.map(|(origin, age)| ReplicaEvent::AgeChanged { origin, age }));
         let forgotten = aged.forgotten.into_iter();
         self.events
-            .extend(forgotten.map(|origin| Event::Forgotten { origin }));
-        self.sessions_due = self.sessions.values().map(Session::next_timeout).min();
+            .extend(forgotten.map(|origin| ReplicaEvent::Forgotten { origin }));
+        self.sessions_due = self.sessions.values().map(SyncSession::next_timeout).min();
     }
 
     fn ask_for_incarnation(&mut self, now: Instant, peer: &GatewayId, stamp: Stamp) {
@@ -290,7 +290,7 @@ impl Replica {
         self.raised = Some(now);
         // A peer's claim is not proved. Were it followed all the way, one lie could use up the incarnations there are.
         let furthest = self.own.newest().incarnation.saturating_add(RAISE_STRIDE);
-        self.events.push_back(Event::Outdated {
+        self.events.push_back(ReplicaEvent::Outdated {
             peer: peer.clone(),
             incarnation: stamp.incarnation.saturating_add(1).min(furthest),
         });
@@ -306,7 +306,7 @@ impl Replica {
             self.wants.next_change(),
         ];
         let others = others.into_iter().flatten();
-        pending.map(Session::next_timeout).chain(others).min()
+        pending.map(SyncSession::next_timeout).chain(others).min()
     }
 
     /// The next message to send, and to whom. Call until it answers `None`.
@@ -331,7 +331,7 @@ impl Replica {
         if let Some(cause) = self.own.take_failure()
             && !std::mem::replace(&mut self.told_unsigned, true)
         {
-            self.events.push_back(Event::NotSigned { cause });
+            self.events.push_back(ReplicaEvent::NotSigned { cause });
         }
         None
     }
@@ -339,12 +339,12 @@ impl Replica {
     /// A session has nothing to send: from here on its timers count with all others.
     fn settled(&mut self, peer: &GatewayId) {
         self.pending.remove(peer);
-        let due = self.sessions.get(peer).map(Session::next_timeout);
+        let due = self.sessions.get(peer).map(SyncSession::next_timeout);
         self.sessions_due = self.sessions_due.into_iter().chain(due).min();
     }
 
     /// The next event. Call until it answers `None`.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<ReplicaEvent> {
         self.events.pop_front()
     }
 

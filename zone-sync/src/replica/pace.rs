@@ -4,14 +4,14 @@
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
+pub(super) struct SyncPace {
     interval: Duration,
     /// Time that the next turn may lie ahead of the clock.
     tolerance: Duration,
     next: Instant,
 }
 
-impl Pace {
+impl SyncPace {
     /// One turn in `interval`, and `burst` at once after a pause.
     pub(super) fn new(now: Instant, interval: Duration, burst: u32) -> Self {
         Self {
@@ -44,8 +44,8 @@ mod tests {
     #[test]
     fn a_burst_passes_and_then_one_in_each_interval() {
         let (start, step) = (Instant::now(), Duration::from_millis(10));
-        let mut pace = Pace::new(start, step, 3);
-        let burst = |pace: &mut Pace, now| (0..9).filter(|_| pace.take(now)).count();
+        let mut pace = SyncPace::new(start, step, 3);
+        let burst = |pace: &mut SyncPace, now| (0..9).filter(|_| pace.take(now)).count();
         assert_eq!(burst(&mut pace, start), 3);
         let free = pace.wait(start).unwrap();
         assert_eq!(free, start + step);

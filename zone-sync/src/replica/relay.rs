@@ -12,7 +12,7 @@ use causeway_federation::{
 use causeway_proto::sync as proto;
 
 use super::{
-    Event, Replica, bounded,
+    Replica, ReplicaEvent, bounded,
     data::Advertisement,
     limits::{MAX_PEERS, MAX_WANTED_ZONES, NOTICE_INTERVAL},
     messages::read_all_known,
@@ -184,7 +184,7 @@ impl Replica {
             incarnation: stamp.incarnation,
             version: stamp.version,
         });
-        self.events.push_back(Event::RelayRefused {
+        self.events.push_back(ReplicaEvent::RelayRefused {
             peer: peer.clone(),
             origin: origin.clone(),
             refusal,
@@ -214,7 +214,7 @@ impl Replica {
         }
         if origin == *self.own.origin() {
             self.check_reused(now, peer, &notice.reason);
-            self.events.push_back(Event::OwnRefused {
+            self.events.push_back(ReplicaEvent::OwnRefused {
                 by,
                 via: peer.clone(),
                 reason: known_reason(&notice.reason),

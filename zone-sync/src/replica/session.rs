@@ -11,13 +11,13 @@ use causeway_proto::sync::{self as proto, Ack, Heartbeat, Hello, sync_message::B
 use super::{
     Protocols,
     assembly::Assembly,
-    held::Held,
+    held::HeldRecords,
     limits::{
         HEARTBEAT, MAX_KNOWN, MAX_NOTICES, RECEIVE_BURST, RECEIVE_INTERVAL, REFUSAL_BURST, REFUSAL_INTERVAL,
         RELAY_BEAT, SILENCE, WANT_AGAIN, WORD_BURST, WORD_INTERVAL,
     },
     own::OwnRecord,
-    pace::Pace,
+    pace::SyncPace,
     parts::Parts,
     told::SendState,
     wire::{self, Stamp},
@@ -39,11 +39,11 @@ pub(super) struct Heard {
     /// The newest version that the peer told of in this session.
     pub advertised: Option<Stamp>,
     pub acknowledge: Acknowledge,
-    pub pace: Pace,
+    pub pace: SyncPace,
 }
 
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct SyncSession {
     peer: GatewayId,
     pub connected: Instant,
     pub heard: Instant,
@@ -70,8 +70,8 @@ pub(super) struct Session {
     pub assembly: Assembly,
     /// The transport takes nothing more for now.
     pub blocked: bool,
-    pub words: Pace,
-    pub refusals: Pace,
+    pub words: SyncPace,
+    pub refusals: SyncPace,
     hello_sent: bool,
     notices: VecDeque<proto::Refused>,
     parts: Option<Parts>,
@@ -83,7 +83,7 @@ pub(super) struct Session {
     next_beats: Instant,
 }
 
-impl Session {
+impl SyncSession {
     pub(super) fn new(now: Instant, peer: GatewayId) -> Self {
         Self {
             connected: now,
@@ -102,8 +102,8 @@ impl Session {
             says_unknown: false,
             assembly: Assembly::default(),
             blocked: false,
-            words: Pace::new(now, WORD_INTERVAL, WORD_BURST),
-            refusals: Pace::new(now, REFUSAL_INTERVAL, REFUSAL_BURST),
+            words: SyncPace::new(now, WORD_INTERVAL, WORD_BURST),
+            refusals: SyncPace::new(now, REFUSAL_INTERVAL, REFUSAL_BURST),
             hello_sent: false,
             notices: VecDeque::new(),
             parts: None,
@@ -125,7 +125,7 @@ impl Session {
         self.heard_of.entry(origin.clone()).or_insert_with(|| Heard {
             advertised: None,
             acknowledge: Acknowledge::Nothing,
-            pace: Pace::new(now, RECEIVE_INTERVAL, RECEIVE_BURST),
+            pace: SyncPace::new(now, RECEIVE_INTERVAL, RECEIVE_BURST),
         })
     }
 
@@ -139,7 +139,7 @@ impl Session {
         now: Instant,
         speaks: Protocols,
         own: &mut OwnRecord,
-        held: &Held,
+        held: &HeldRecords,
     ) -> Option<Body> {
         if self.blocked {
             return None;
@@ -174,7 +174,7 @@ impl Session {
         self.next_beats(now, held).map(Body::Heartbeat)
     }
 
-    fn next_ack(&mut self, held: &Held) -> Option<Ack> {
+    fn next_ack(&mut self, held: &HeldRecords) -> Option<Ack> {
         let waits = |(_, heard): &(&GatewayId, &mut Heard)| heard.acknowledge != Acknowledge::Nothing;
         let (origin, heard) = self.heard_of.iter_mut().find(waits)?;
         let stamp = match heard.acknowledge {
@@ -225,7 +225,7 @@ impl Session {
     }
 
     /// News of the records that the peer wants.
-    fn next_relayed(&mut self, now: Instant, held: &Held) -> Option<Body> {
+    fn next_relayed(&mut self, now: Instant, held: &HeldRecords) -> Option<Body> {
         let mut later = Vec::new();
         let mut found = None;
         while let Some(origin) = self.due.pop_first() {
@@ -285,7 +285,7 @@ impl Session {
     }
 
     /// The beats of the origins that the peer wants, as many as one message carries.
-    fn next_beats(&mut self, now: Instant, held: &Held) -> Option<Heartbeat> {
+    fn next_beats(&mut self, now: Instant, held: &HeldRecords) -> Option<Heartbeat> {
         if !std::mem::take(&mut self.beats_due) {
             return None;
         }
@@ -321,7 +321,7 @@ impl Session {
     }
 
     /// Takes the peer's word for what it holds of another origin's record.
-    pub(super) fn acknowledged(&mut self, origin: &GatewayId, stamp: Stamp, held: &Held) {
+    pub(super) fn acknowledged(&mut self, origin: &GatewayId, stamp: Stamp, held: &HeldRecords) {
         let going = self.is_sending(origin);
         if let Some(told) = self.relayed.get_mut(origin) {
             told.acknowledged(stamp, going, held.record(origin));
@@ -399,7 +399,7 @@ impl Session {
 }
 
 /// Names what is held of the peer's record, and the own record's newest version.
-fn hello(speaks: Protocols, own: &OwnRecord, peer: &GatewayId, held: &Held) -> Hello {
+fn hello(speaks: Protocols, own: &OwnRecord, peer: &GatewayId, held: &HeldRecords) -> Hello {
     let newest = own.stamp().map(|stamp| wire::known_message(own.origin(), stamp));
     let known = Some(held.stamp(peer)).filter(|held| *held > Stamp::NONE);
     let known = known.map(|stamp| wire::known_message(peer, stamp));

@@ -116,7 +116,7 @@ impl East {
         let events: Vec<_> = std::iter::from_fn(|| self.replica.poll_event()).collect();
         assert!(self.replica.session(&gateway("north")).is_some());
         let refused = events.into_iter().find_map(|event| match event {
-            Event::Refused { peer, refusal } if peer == gateway("west") => Some(refusal.reason()),
+            ReplicaEvent::Refused { peer, refusal } if peer == gateway("west") => Some(refusal.reason()),
             _ => None,
         });
         assert_eq!(
@@ -390,8 +390,8 @@ fn exports_that_peers_would_refuse_are_left_out_and_counted() {
         east.replica.own().exports,
         [export("web", 1)].into_iter().collect::<Exports>()
     );
-    let left_out =
-        std::iter::from_fn(|| east.replica.poll_event()).any(|e| e == Event::ExportsLeftOut { count: 1 });
+    let left_out = std::iter::from_fn(|| east.replica.poll_event())
+        .any(|e| e == ReplicaEvent::ExportsLeftOut { count: 1 });
     assert!(left_out);
 }
 
@@ -404,7 +404,9 @@ fn a_refusal_by_the_peer_is_an_event_and_its_text_is_bounded() {
         ..proto::Refused::default()
     }));
     let event = std::iter::from_fn(|| east.replica.poll_event()).last().unwrap();
-    assert!(matches!(&event, Event::RefusedByPeer { reason: "other", message, .. } if message.len() <= 256));
+    assert!(
+        matches!(&event, ReplicaEvent::RefusedByPeer { reason: "other", message, .. } if message.len() <= 256)
+    );
     assert!(east.replica.session(&gateway("west")).is_none());
 }
 
@@ -414,8 +416,8 @@ fn a_lying_peer_cannot_push_incarnations_up_quickly_or_out_of_range() {
     for i in 0..50 {
         east.hear(hello("west", vec![known("east", 100 + i, 1)]));
     }
-    let asked =
-        std::iter::from_fn(|| east.replica.poll_event()).filter(|e| matches!(e, Event::Outdated { .. }));
+    let asked = std::iter::from_fn(|| east.replica.poll_event())
+        .filter(|e| matches!(e, ReplicaEvent::Outdated { .. }));
     assert_eq!(asked.count(), 1);
     east.hear(hello("west", vec![known("east", u64::MAX, 1)]));
     assert_eq!(east.refusal(), Some("malformed"));
@@ -442,7 +444,7 @@ fn a_lying_peer_cannot_use_up_the_incarnations() {
     let mut east = East::new();
     east.hear(hello("west", vec![known("east", limits::MAX_INCARNATION - 1, 1)]));
     let asked = std::iter::from_fn(|| east.replica.poll_event()).find_map(|event| match event {
-        Event::Outdated { incarnation, .. } => Some(incarnation),
+        ReplicaEvent::Outdated { incarnation, .. } => Some(incarnation),
         _ => None,
     });
     assert_eq!(asked, Some(7 + limits::RAISE_STRIDE));
@@ -456,7 +458,7 @@ fn a_gateway_that_is_told_that_it_used_a_version_twice_begins_a_new_incarnation(
         ..proto::Refused::default()
     }));
     let asked = std::iter::from_fn(|| east.replica.poll_event()).find_map(|event| match event {
-        Event::Outdated { incarnation, .. } => Some(incarnation),
+        ReplicaEvent::Outdated { incarnation, .. } => Some(incarnation),
         _ => None,
     });
     assert_eq!(asked, Some(8));

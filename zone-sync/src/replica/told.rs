@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::{
     head::{self, BeatMark},
     limits::{MAX_PART_BYTES, SEND_BURST, SEND_INTERVAL, SNAPSHOT_AGAIN},
-    pace::Pace,
+    pace::SyncPace,
     wire::{self, Stamp},
 };
 
@@ -23,7 +23,7 @@ pub(super) struct SendState {
     /// records, as it has no history.
     sent: Option<Arc<Record>>,
     base: Option<Arc<Record>>,
-    pace: Pace,
+    pace: SyncPace,
     /// Version that was last sent whole, and the time of that.
     whole: Option<(Stamp, Instant)>,
     /// A version that the peer refused; it is not sent again.
@@ -39,7 +39,7 @@ impl SendState {
             in_flight: None,
             sent: None,
             base: None,
-            pace: Pace::new(now, SEND_INTERVAL, SEND_BURST),
+            pace: SyncPace::new(now, SEND_INTERVAL, SEND_BURST),
             whole: None,
             refused: Stamp::NONE,
             beat: (0, 0),

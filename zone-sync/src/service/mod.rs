@@ -34,10 +34,10 @@ use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
 };
 
-use self::{saver::Saver, task::Command};
+use self::{saver::Saver, task::SyncCommand};
 pub use self::{
-    session::SessionError,
-    status::{Disk, PeerStatus, PeerTotals, Side, SyncEvent, SyncStatus},
+    session::SyncSessionError,
+    status::{Disk, PeerStatus, PeerTotals, RefusingSide, SyncEvent, SyncStatus},
 };
 use crate::replica::{Ages, Replica, ReplicaConfig};
 
@@ -64,7 +64,7 @@ pub struct SyncConfig {
 
 /// Reason why zone sync did not start. A disk that fails is not among the reasons: sync goes on without it.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum SyncStartError {
     #[error("cannot run the task that reads the stored catalog")]
     Blocking(#[source] tokio::task::JoinError),
 }
@@ -72,7 +72,7 @@ pub enum StartError {
 /// A handle to zone sync. It ends when the last handle and session is gone, or with [`ZoneSync::shutdown`].
 #[derive(Debug, Clone)]
 pub struct ZoneSync {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<SyncCommand>,
     local: Arc<watch::Sender<Local>>,
     catalog: watch::Receiver<Arc<Catalog>>,
     /// Rung when a session that could take nothing more can again.
@@ -99,12 +99,12 @@ impl ZoneSync {
     ///
     /// # Errors
     /// When the runtime cannot run a blocking task.
-    pub async fn start(config: SyncConfig) -> Result<(Self, mpsc::Receiver<SyncEvent>), StartError> {
+    pub async fn start(config: SyncConfig) -> Result<(Self, mpsc::Receiver<SyncEvent>), SyncStartError> {
         let now = tokio::time::Instant::now().into_std();
         let clock = unix_milliseconds();
         let (saver, incarnation, records) = Saver::start(config.data_dir, clock)
             .await
-            .map_err(StartError::Blocking)?;
+            .map_err(SyncStartError::Blocking)?;
         let records = records.into_values().map(Arc::unwrap_or_clone);
         let replica = ReplicaConfig {
             ages: config.ages,
@@ -119,7 +119,7 @@ impl ZoneSync {
         tracing::info!(origin = %config.origin, incarnation, stored = catalog.borrow().entries().count(),
             "zone sync begins");
         let room = Arc::<Notify>::default();
-        let task = task::Task::new(replica, saver, catalog_in, events, room.clone());
+        let task = task::SyncTask::new(replica, saver, catalog_in, events, room.clone());
         tokio::spawn(config.tasks.keep("zone sync", task.run(waiting, local_in)));
         let handle = Self {
             commands,
@@ -187,7 +187,7 @@ impl ZoneSync {
     ///
     /// # Errors
     /// When the session ended otherwise than by an orderly close of either side.
-    pub async fn open_session<S>(&self, peer: GatewayId, io: S) -> Result<(), SessionError>
+    pub async fn open_session<S>(&self, peer: GatewayId, io: S) -> Result<(), SyncSessionError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -198,7 +198,7 @@ impl ZoneSync {
     ///
     /// # Errors
     /// When the session ended otherwise than by an orderly close of either side.
-    pub async fn accept_session<S>(&self, peer: GatewayId, io: S) -> Result<(), SessionError>
+    pub async fn accept_session<S>(&self, peer: GatewayId, io: S) -> Result<(), SyncSessionError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -208,14 +208,14 @@ impl ZoneSync {
     /// State of zone sync; `None` after a shutdown.
     pub async fn status(&self) -> Option<SyncStatus> {
         let (answer, status) = oneshot::channel();
-        self.commands.send(Command::Status(answer)).await.ok()?;
+        self.commands.send(SyncCommand::Status(answer)).await.ok()?;
         status.await.ok()
     }
 
     /// Ends every session, writes what is not on disk yet and ends the task.
     pub async fn shutdown(&self) {
         let (answer, done) = oneshot::channel();
-        if self.commands.send(Command::Shutdown(answer)).await.is_ok() {
+        if self.commands.send(SyncCommand::Shutdown(answer)).await.is_ok() {
             // An error means that the task is gone, which is what was asked for.
             let _ = done.await;
         }

@@ -11,7 +11,7 @@ use causeway_federation::catalog::{Age, Catalog};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::{status::Disk, unix_milliseconds};
-use crate::store::{CatalogStore, CatalogStoreError, Records, SetAside};
+use crate::store::{CatalogStore, CatalogStoreError, StoreSetAside, StoredRecords};
 
 /// At most one write in this time.
 const WRITE_INTERVAL: Duration = Duration::from_millis(100);
@@ -48,7 +48,7 @@ impl Saver {
     pub(super) async fn start(
         folder: Option<PathBuf>,
         clock: u64,
-    ) -> Result<(Self, u64, Records), JoinError> {
+    ) -> Result<(Self, u64, StoredRecords), JoinError> {
         let mut saver = Self {
             folder: folder.clone().unwrap_or_default(),
             state: State::Absent,
@@ -59,7 +59,7 @@ impl Saver {
             awaited: None,
         };
         let Some(folder) = folder else {
-            return Ok((saver, clock, Records::new()));
+            return Ok((saver, clock, StoredRecords::new()));
         };
         let opened = spawn_blocking(move || {
             let mut store = open(&folder)?;
@@ -75,7 +75,7 @@ impl Saver {
             }
             Err(error) => {
                 saver.failed(None, &error);
-                Ok((saver, clock, Records::new()))
+                Ok((saver, clock, StoredRecords::new()))
             }
         }
     }
@@ -195,7 +195,7 @@ impl Saver {
 }
 
 /// A withdrawn record must not be believed again after a restart.
-fn worth_storing(catalog: &Catalog) -> Records {
+fn worth_storing(catalog: &Catalog) -> StoredRecords {
     let believed = catalog.entries().filter(|entry| entry.age != Age::Withdrawn);
     believed
         .map(|entry| (entry.record.origin.clone(), Arc::clone(&entry.record)))
@@ -204,7 +204,7 @@ fn worth_storing(catalog: &Catalog) -> Records {
 
 fn open(folder: &std::path::Path) -> Written {
     let (store, set_aside) = CatalogStore::open(folder, unix_milliseconds() / 1000)?;
-    if let Some(SetAside { kept, why }) = set_aside {
+    if let Some(StoreSetAside { kept, why }) = set_aside {
         tracing::error!(kept = %kept.display(), %why,
             "the stored catalog was damaged and is set aside; a new one is filled from the other zones");
     }

@@ -23,8 +23,8 @@ use tonic::{Code, Status, Streaming};
 use super::{
     ZoneSync,
     counted::{Counted, Counters},
-    task::{Command, Ending, Link},
-    transport::{self, Background},
+    task::{SessionEnding, SessionHandle, SyncCommand},
+    transport::{self, SessionTasks},
 };
 use crate::replica::SyncRefusal;
 
@@ -37,7 +37,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Reason why a session ended.
 #[derive(Debug, thiserror::Error)]
-pub enum SessionError {
+pub enum SyncSessionError {
     #[error("cannot set up a sync session with {peer} within {} s", SETUP.as_secs())]
     TimedOut { peer: GatewayId },
     #[error("cannot set up a sync session with {peer}")]
@@ -77,8 +77,8 @@ impl Stream for Outgoing {
 struct Setup {
     peer: GatewayId,
     counters: Arc<Counters>,
-    link: Link,
-    ending: oneshot::Receiver<Ending>,
+    link: SessionHandle,
+    ending: oneshot::Receiver<SessionEnding>,
 }
 
 fn prepare(sync: &ZoneSync, peer: GatewayId) -> (Setup, Outgoing) {
@@ -91,7 +91,7 @@ fn prepare(sync: &ZoneSync, peer: GatewayId) -> (Setup, Outgoing) {
         blocked: blocked.clone(),
         room: sync.room.clone(),
     };
-    let link = Link::new(sync.new_session(), sender, blocked, counters.clone(), end);
+    let link = SessionHandle::new(sync.new_session(), sender, blocked, counters.clone(), end);
     let setup = Setup {
         peer,
         counters,
@@ -101,22 +101,22 @@ fn prepare(sync: &ZoneSync, peer: GatewayId) -> (Setup, Outgoing) {
     (setup, outgoing)
 }
 
-pub(super) async fn open<S>(sync: &ZoneSync, peer: GatewayId, io: S) -> Result<(), SessionError>
+pub(super) async fn open<S>(sync: &ZoneSync, peer: GatewayId, io: S) -> Result<(), SyncSessionError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let background = Background::default();
+    let background = SessionTasks::default();
     let (setup, outgoing) = prepare(sync, peer);
     let io = Counted::new(io, setup.counters.clone());
     let call = transport::call(io, &background, outgoing);
     run(sync, setup, &background, call).await
 }
 
-pub(super) async fn accept<S>(sync: &ZoneSync, peer: GatewayId, io: S) -> Result<(), SessionError>
+pub(super) async fn accept<S>(sync: &ZoneSync, peer: GatewayId, io: S) -> Result<(), SyncSessionError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let background = Background::default();
+    let background = SessionTasks::default();
     let (setup, outgoing) = prepare(sync, peer);
     let io = Counted::new(io, setup.counters.clone());
     let call = transport::answer(io, &background, outgoing);
@@ -126,9 +126,9 @@ where
 async fn run(
     sync: &ZoneSync,
     setup: Setup,
-    background: &Background,
+    background: &SessionTasks,
     call: impl Future<Output = Result<Streaming<SyncMessage>, Status>>,
-) -> Result<(), SessionError> {
+) -> Result<(), SyncSessionError> {
     let Setup {
         peer,
         link,
@@ -136,22 +136,22 @@ async fn run(
         ..
     } = setup;
     let mut incoming = match timeout(SETUP, call).await {
-        Err(_) => return Err(SessionError::TimedOut { peer }),
+        Err(_) => return Err(SyncSessionError::TimedOut { peer }),
         Ok(Err(status)) => {
             let source = Box::new(status);
-            return Err(SessionError::Setup { peer, source });
+            return Err(SyncSessionError::Setup { peer, source });
         }
         Ok(Ok(incoming)) => incoming,
     };
     let session = link.session;
-    let opened = Command::Opened(peer.clone(), link);
+    let opened = SyncCommand::Opened(peer.clone(), link);
     if sync.commands.send(opened).await.is_err() {
         return ended(&peer, None);
     }
     let result = carry(sync, &peer, session, &mut incoming, &mut ending).await;
     // Fails only when the task is gone, and then nobody needs to know.
-    let _ = sync.commands.send(Command::Closed(peer, session)).await;
-    if matches!(result, Err(SessionError::Refused { .. })) {
+    let _ = sync.commands.send(SyncCommand::Closed(peer, session)).await;
+    if matches!(result, Err(SyncSessionError::Refused { .. })) {
         // The peer closes when it has read why; a peer that does not is not waited for long.
         let _ = timeout(LINGER, background.finished()).await;
     }
@@ -164,8 +164,8 @@ async fn carry(
     peer: &GatewayId,
     session: u64,
     incoming: &mut Streaming<SyncMessage>,
-    ending: &mut oneshot::Receiver<Ending>,
-) -> Result<(), SessionError> {
+    ending: &mut oneshot::Receiver<SessionEnding>,
+) -> Result<(), SyncSessionError> {
     loop {
         // Both are cancel-safe: a message that was not taken stays in the stream.
         let message = tokio::select! {
@@ -175,24 +175,24 @@ async fn carry(
         };
         let (command, lost) = match message {
             Ok(Some(message)) => {
-                let command = Command::Message(peer.clone(), session, message);
+                let command = SyncCommand::Message(peer.clone(), session, message);
                 if sync.commands.send(command).await.is_err() {
                     return ended(peer, None);
                 }
                 continue;
             }
-            Ok(None) => (Command::Closed(peer.clone(), session), None),
+            Ok(None) => (SyncCommand::Closed(peer.clone(), session), None),
             Err(status) => match broken(&status) {
-                Some(refusal) => (Command::Broken(peer.clone(), session, refusal), None),
-                None => (Command::Closed(peer.clone(), session), Some(status)),
+                Some(refusal) => (SyncCommand::Broken(peer.clone(), session, refusal), None),
+                None => (SyncCommand::Closed(peer.clone(), session), Some(status)),
             },
         };
         // The task has the last word: what the peer said before it went may be why it went.
         let _ = sync.commands.send(command).await;
         return match (ending.await.ok(), lost) {
-            (Some(Ending::Over), Some(status)) => {
+            (Some(SessionEnding::Over), Some(status)) => {
                 let (peer, source) = (peer.clone(), Box::new(status));
-                Err(SessionError::Lost { peer, source })
+                Err(SyncSessionError::Lost { peer, source })
             }
             (ending, _) => ended(peer, ending),
         };
@@ -200,14 +200,14 @@ async fn carry(
 }
 
 /// Outcome for the caller of a session that the task ended; without a word from the task, it is gone.
-fn ended(peer: &GatewayId, ending: Option<Ending>) -> Result<(), SessionError> {
+fn ended(peer: &GatewayId, ending: Option<SessionEnding>) -> Result<(), SyncSessionError> {
     let peer = peer.clone();
     Err(match ending {
-        Some(Ending::Refused(reason)) => SessionError::Refused { peer, reason },
-        Some(Ending::RefusedByPeer(reason)) => SessionError::RefusedByPeer { peer, reason },
-        Some(Ending::Replaced) => SessionError::Replaced { peer },
-        Some(Ending::Over) => return Ok(()),
-        None => SessionError::ShutDown { peer },
+        Some(SessionEnding::Refused(reason)) => SyncSessionError::Refused { peer, reason },
+        Some(SessionEnding::RefusedByPeer(reason)) => SyncSessionError::RefusedByPeer { peer, reason },
+        Some(SessionEnding::Replaced) => SyncSessionError::Replaced { peer },
+        Some(SessionEnding::Over) => return Ok(()),
+        None => SyncSessionError::ShutDown { peer },
     })
 }
 

@@ -13,7 +13,7 @@ use crate::replica::Stamp;
 /// Side that refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Side {
+pub enum RefusingSide {
     /// This gateway refused.
     Local,
     /// The peer refused.
@@ -26,7 +26,7 @@ pub enum SyncEvent {
     /// A session was ended because of what one side did; `reason` is a fixed word.
     Refused {
         peer: GatewayId,
-        side: Side,
+        side: RefusingSide,
         reason: &'static str,
     },
     /// A divergence: what was held of `origin` was not what it says, and is asked for anew.
@@ -114,10 +114,10 @@ impl PeerTotals {
         self.bytes_received += received;
     }
 
-    pub(super) fn refusal(&mut self, side: Side, reason: &'static str) {
+    pub(super) fn refusal(&mut self, side: RefusingSide, reason: &'static str) {
         match side {
-            Side::Local => self.refused += 1,
-            Side::Peer => self.refused_by_peer += 1,
+            RefusingSide::Local => self.refused += 1,
+            RefusingSide::Peer => self.refused_by_peer += 1,
         }
         self.last_refusal = Some(reason);
     }

@@ -13,11 +13,13 @@ use causeway_federation::{catalog::Catalog, name::GatewayId};
 use causeway_proto::sync::SyncMessage;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::{Local, PeerStatus, PeerTotals, Side, SyncEvent, SyncStatus, counted::Counters, saver::Saver};
-use crate::replica::{Event, LocalChange, Replica, Stamp, SyncRefusal, limits::MAX_PEERS};
+use super::{
+    Local, PeerStatus, PeerTotals, RefusingSide, SyncEvent, SyncStatus, counted::Counters, saver::Saver,
+};
+use crate::replica::{LocalChange, Replica, ReplicaEvent, Stamp, SyncRefusal, limits::MAX_PEERS};
 
-pub(super) enum Command {
-    Opened(GatewayId, Link),
+pub(super) enum SyncCommand {
+    Opened(GatewayId, SessionHandle),
     Message(GatewayId, u64, SyncMessage),
     Broken(GatewayId, u64, SyncRefusal),
     Closed(GatewayId, u64),
@@ -27,7 +29,7 @@ pub(super) enum Command {
 
 /// Reason why the task ended a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum SessionEnding {
     Refused(&'static str),
     RefusedByPeer(&'static str),
     Replaced,
@@ -36,21 +38,21 @@ pub(super) enum Ending {
 }
 
 /// The task's end of a session.
-pub(super) struct Link {
+pub(super) struct SessionHandle {
     pub session: u64,
     outgoing: mpsc::Sender<SyncMessage>,
     blocked: Arc<AtomicBool>,
     counters: Arc<Counters>,
-    end: oneshot::Sender<Ending>,
+    end: oneshot::Sender<SessionEnding>,
 }
 
-impl Link {
+impl SessionHandle {
     pub(super) fn new(
         session: u64,
         outgoing: mpsc::Sender<SyncMessage>,
         blocked: Arc<AtomicBool>,
         counters: Arc<Counters>,
-        end: oneshot::Sender<Ending>,
+        end: oneshot::Sender<SessionEnding>,
     ) -> Self {
         Self {
             session,
@@ -72,13 +74,13 @@ impl Link {
     }
 }
 
-pub(super) struct Task {
+pub(super) struct SyncTask {
     replica: Replica,
     saver: Saver,
     catalog: watch::Sender<Arc<Catalog>>,
     events: mpsc::Sender<SyncEvent>,
     room: Arc<Notify>,
-    links: BTreeMap<GatewayId, Link>,
+    links: BTreeMap<GatewayId, SessionHandle>,
     totals: BTreeMap<GatewayId, PeerTotals>,
     /// Last word of the zone on itself, as far as the replica was told.
     told: Local,
@@ -90,7 +92,7 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-impl Task {
+impl SyncTask {
     pub(super) fn new(
         replica: Replica,
         saver: Saver,
@@ -113,7 +115,7 @@ impl Task {
 
     pub(super) async fn run(
         mut self,
-        mut commands: mpsc::Receiver<Command>,
+        mut commands: mpsc::Receiver<SyncCommand>,
         mut local: watch::Receiver<Local>,
     ) {
         let mut done = None;
@@ -124,7 +126,7 @@ impl Task {
             tokio::select! {
                 command = commands.recv() => match command {
                     None => break,
-                    Some(Command::Shutdown(answer)) => {
+                    Some(SyncCommand::Shutdown(answer)) => {
                         done = Some(answer);
                         break;
                     }
@@ -141,31 +143,31 @@ impl Task {
             self.settle();
         }
         for link in std::mem::take(&mut self.links).into_values() {
-            let _ = link.end.send(Ending::Over);
+            let _ = link.end.send(SessionEnding::Over);
         }
         self.saver.finish(self.replica.catalog()).await;
         // Dropping the sender would do as well; the caller may also have gone.
         done.map(|done| done.send(()));
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, command: SyncCommand) {
         match command {
-            Command::Opened(peer, link) => {
-                self.close(&peer, Ending::Replaced);
+            SyncCommand::Opened(peer, link) => {
+                self.close(&peer, SessionEnding::Replaced);
                 self.links.insert(peer.clone(), link);
                 self.replica.handle_connected(now(), peer);
             }
-            Command::Message(peer, session, message) if self.is_current(&peer, session) => {
+            SyncCommand::Message(peer, session, message) if self.is_current(&peer, session) => {
                 self.replica.handle_message(now(), &peer, message);
             }
-            Command::Broken(peer, session, refusal) if self.is_current(&peer, session) => {
+            SyncCommand::Broken(peer, session, refusal) if self.is_current(&peer, session) => {
                 self.replica.handle_broken(now(), &peer, refusal);
             }
-            Command::Closed(peer, session) if self.is_current(&peer, session) => {
-                self.close(&peer, Ending::Over);
+            SyncCommand::Closed(peer, session) if self.is_current(&peer, session) => {
+                self.close(&peer, SessionEnding::Over);
                 self.replica.handle_disconnected(now(), &peer);
             }
-            Command::Status(answer) => drop(answer.send(self.status())),
+            SyncCommand::Status(answer) => drop(answer.send(self.status())),
             // Late words of sessions that were replaced or ended; `run` keeps `Shutdown` to itself.
             _ => {}
         }
@@ -258,41 +260,41 @@ impl Task {
             Err(mpsc::error::TrySendError::Full(_)) => self.replica.handle_blocked(peer),
             // The caller dropped the session.
             Err(mpsc::error::TrySendError::Closed(_)) => {
-                self.close(peer, Ending::Over);
+                self.close(peer, SessionEnding::Over);
                 self.replica.handle_disconnected(now(), peer);
             }
         }
     }
 
     /// Answers whether the catalog is another one now.
-    fn event(&mut self, event: Event) -> bool {
+    fn event(&mut self, event: ReplicaEvent) -> bool {
         match event {
-            Event::RecordChanged { origin } => {
+            ReplicaEvent::RecordChanged { origin } => {
                 tracing::debug!(peer = %origin, "took a newer record");
                 return true;
             }
-            Event::AgeChanged { origin, age } => {
+            ReplicaEvent::AgeChanged { origin, age } => {
                 tracing::info!(peer = %origin, ?age, "what a gateway told is believed differently");
                 return true;
             }
-            Event::Forgotten { origin } => {
+            ReplicaEvent::Forgotten { origin } => {
                 tracing::info!(peer = %origin, "forgot a gateway");
                 return true;
             }
-            Event::Refused { peer, refusal } => {
+            ReplicaEvent::Refused { peer, refusal } => {
                 let cause = std::error::Error::source(&refusal).map(tracing::field::display);
                 tracing::warn!(%peer, reason = refusal.reason(), %refusal, cause, "refused a sync session");
-                self.refused(&peer, Side::Local, refusal.reason());
+                self.refused(&peer, RefusingSide::Local, refusal.reason());
             }
-            Event::RefusedByPeer {
+            ReplicaEvent::RefusedByPeer {
                 peer,
                 reason,
                 message,
             } => {
                 tracing::warn!(%peer, reason, message, "a peer refused the sync session");
-                self.refused(&peer, Side::Peer, reason);
+                self.refused(&peer, RefusingSide::Peer, reason);
             }
-            Event::Outdated { peer, incarnation } => {
+            ReplicaEvent::Outdated { peer, incarnation } => {
                 // Several peers may know of one.
                 if incarnation > self.outdated.1 {
                     self.outdated = (self.outdated.0 + 1, incarnation);
@@ -309,7 +311,7 @@ impl Task {
                 }
                 self.saver.raise(incarnation);
             }
-            Event::ExportsLeftOut { count } => {
+            ReplicaEvent::ExportsLeftOut { count } => {
                 tracing::warn!(count, "left out exports that other zones would refuse");
             }
             other => self.rare_event(other),
@@ -318,9 +320,9 @@ impl Task {
     }
 
     /// Handles what hardly ever happens.
-    fn rare_event(&mut self, event: Event) {
+    fn rare_event(&mut self, event: ReplicaEvent) {
         match event {
-            Event::RelayRefused {
+            ReplicaEvent::RelayRefused {
                 peer,
                 origin,
                 refusal,
@@ -328,9 +330,9 @@ impl Task {
                 let cause = std::error::Error::source(&refusal).map(tracing::field::display);
                 tracing::warn!(%peer, %origin, reason = refusal.reason(), %refusal, cause,
                     "refused a record that a peer passed on");
-                self.count(&origin, Side::Local, refusal.reason());
+                self.count(&origin, RefusingSide::Local, refusal.reason());
             }
-            Event::OwnRefused {
+            ReplicaEvent::OwnRefused {
                 by,
                 via,
                 reason,
@@ -338,17 +340,17 @@ impl Task {
             } => {
                 tracing::error!(peer = %by, %via, reason, message,
                     "a gateway refuses what this zone exports; it serves none of it until that is mended");
-                self.count(&by, Side::Peer, reason);
+                self.count(&by, RefusingSide::Peer, reason);
             }
-            Event::Diverged { origin, peer } => {
+            ReplicaEvent::Diverged { origin, peer } => {
                 tracing::warn!(%peer, %origin, "what was held of a gateway is not what it says; asked for the whole");
                 self.tell(SyncEvent::Diverged { origin });
             }
-            Event::PassedOver { peer } => {
+            ReplicaEvent::PassedOver { peer } => {
                 tracing::debug!(%peer, "passed over a message that only a newer program knows");
                 self.tell(SyncEvent::PassedOver { peer });
             }
-            Event::NotSigned { cause } => {
+            ReplicaEvent::NotSigned { cause } => {
                 tracing::error!(
                     cause,
                     "this gateway's key cannot sign; zones without a tunnel to it will not see it"
@@ -358,7 +360,7 @@ impl Task {
         }
     }
 
-    fn count(&mut self, peer: &GatewayId, side: Side, reason: &'static str) {
+    fn count(&mut self, peer: &GatewayId, side: RefusingSide, reason: &'static str) {
         self.totals_of(peer).refusal(side, reason);
         self.tell(SyncEvent::Refused {
             peer: peer.clone(),
@@ -367,17 +369,17 @@ impl Task {
         });
     }
 
-    fn refused(&mut self, peer: &GatewayId, side: Side, reason: &'static str) {
+    fn refused(&mut self, peer: &GatewayId, side: RefusingSide, reason: &'static str) {
         self.count(peer, side, reason);
         let ending = match side {
-            Side::Local => Ending::Refused(reason),
-            Side::Peer => Ending::RefusedByPeer(reason),
+            RefusingSide::Local => SessionEnding::Refused(reason),
+            RefusingSide::Peer => SessionEnding::RefusedByPeer(reason),
         };
         self.close(peer, ending);
     }
 
     /// Ends the session with a peer, if there is one. What was handed to it before still goes out.
-    fn close(&mut self, peer: &GatewayId, ending: Ending) {
+    fn close(&mut self, peer: &GatewayId, ending: SessionEnding) {
         let Some(link) = self.links.remove(peer) else {
             return;
         };

@@ -39,7 +39,7 @@ const HOST: &str = "http://zone-sync";
 
 /// The background tasks of one session; they end when this is dropped.
 #[derive(Default)]
-pub(super) struct Background(Spawner);
+pub(super) struct SessionTasks(Spawner);
 
 /// Lets hyper start tasks that belong to the session.
 #[derive(Clone, Default)]
@@ -54,13 +54,13 @@ where
     }
 }
 
-impl Drop for Background {
+impl Drop for SessionTasks {
     fn drop(&mut self) {
         self.0.0.lock().unwrap_or_else(|e| e.into_inner()).abort_all();
     }
 }
 
-impl Background {
+impl SessionTasks {
     /// Waits until the connection is closed and every task has ended.
     pub(super) async fn finished(&self) {
         poll_fn(|cx| {
@@ -87,7 +87,7 @@ impl Background {
 /// When the peer does not speak HTTP/2 or refuses the call.
 pub(super) async fn call<S>(
     io: S,
-    background: &Background,
+    background: &SessionTasks,
     outgoing: Outgoing,
 ) -> Result<Streaming<SyncMessage>, Status>
 where
@@ -118,7 +118,7 @@ where
 /// When the connection ends before the peer has called.
 pub(super) async fn answer<S>(
     io: S,
-    background: &Background,
+    background: &SessionTasks,
     outgoing: Outgoing,
 ) -> Result<Streaming<SyncMessage>, Status>
 where

@@ -35,13 +35,13 @@ const INCARNATION: &str = "incarnation";
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
 /// The records by origin.
-pub type Records = BTreeMap<GatewayId, Arc<Record>>;
+pub type StoredRecords = BTreeMap<GatewayId, Arc<Record>>;
 
 /// An open store. It remembers what is on disk, so that a write stores only the difference.
 #[derive(Debug)]
 pub struct CatalogStore {
     database: Database,
-    stored: Records,
+    stored: StoredRecords,
 }
 
 impl CatalogStore {
@@ -50,14 +50,17 @@ impl CatalogStore {
     ///
     /// # Errors
     /// When the disk does not let it. Nothing is set aside then.
-    pub fn open(folder: &Path, unix_seconds: u64) -> Result<(Self, Option<SetAside>), CatalogStoreError> {
+    pub fn open(
+        folder: &Path,
+        unix_seconds: u64,
+    ) -> Result<(Self, Option<StoreSetAside>), CatalogStoreError> {
         fs::create_dir_all(folder).map_err(CatalogStoreError::folder)?;
         let path = folder.join(FILE);
         match read_file(&path) {
             Err(why) if why.is_corrupt() => {
                 let kept = folder.join(format!("{FILE}.corrupt-{unix_seconds}"));
                 fs::rename(&path, &kept).map_err(CatalogStoreError::folder)?;
-                Ok((read_file(&path)?, Some(SetAside { kept, why })))
+                Ok((read_file(&path)?, Some(StoreSetAside { kept, why })))
             }
             result => result.map(|store| (store, None)),
         }
@@ -74,7 +77,7 @@ impl CatalogStore {
 
     /// Records on disk.
     #[must_use]
-    pub fn records(&self) -> &Records {
+    pub fn records(&self) -> &StoredRecords {
         &self.stored
     }
 
@@ -100,7 +103,7 @@ impl CatalogStore {
     ///
     /// # Errors
     /// When the disk does not let it; the store must be opened anew then.
-    pub fn write(&mut self, incarnation: u64, records: Records) -> Result<(), CatalogStoreError> {
+    pub fn write(&mut self, incarnation: u64, records: StoredRecords) -> Result<(), CatalogStoreError> {
         let writing = self.database.begin_write()?;
         {
             let mut meta = writing.open_table(META)?;
@@ -127,7 +130,7 @@ impl CatalogStore {
 
 /// A file that was not a store, and where it is kept now.
 #[derive(Debug)]
-pub struct SetAside {
+pub struct StoreSetAside {
     pub kept: PathBuf,
     pub why: CatalogStoreError,
 }

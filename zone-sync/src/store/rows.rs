@@ -10,7 +10,7 @@ use causeway_proto::sync as proto;
 use prost::Message as _;
 use redb::{ReadOnlyTable, ReadableTable as _, Table};
 
-use super::{CatalogStoreError, Records};
+use super::{CatalogStoreError, StoredRecords};
 use crate::replica::{
     Head, fingerprint_message, framed,
     limits::{MAX_EXPORTS, MAX_PEERS},
@@ -84,8 +84,8 @@ pub fn head_row(record: &Record) -> Vec<u8> {
 pub(super) fn read_all(
     headers: &ReadOnlyTable<&'static str, &'static [u8]>,
     exports: &ReadOnlyTable<(&'static str, &'static [u8]), &'static [u8]>,
-) -> Result<Records, CatalogStoreError> {
-    let mut records = Records::new();
+) -> Result<StoredRecords, CatalogStoreError> {
+    let mut records = StoredRecords::new();
     for row in headers.iter()?.take(MAX_PEERS) {
         let (key, value) = row?;
         let mut record = read_head(value.value())?;

@@ -1,5 +1,5 @@
-//! Applied topologies on disk: [`Store`] holds what an [`Applied`] is begun with.
+//! Applied topologies on disk: [`TopologyStore`] holds what an [`Applied`] is begun with.
 
 mod store;
 
-pub use store::{FILE, SetAside, Store, StoreError};
+pub use store::{FILE, TopologyFileError, TopologySetAside, TopologyStore};

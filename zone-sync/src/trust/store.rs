@@ -9,7 +9,7 @@ use std::{
 };
 
 use causeway_federation::trust::{
-    CertificateHash, DocumentError, MAX_DECIDED, MAX_DOCUMENT_BYTES, StoredTrust, TrustDocument,
+    CertificateHash, MAX_DECIDED, MAX_DOCUMENT_BYTES, StoredTrust, TrustDocument, TrustDocumentError,
 };
 use causeway_proto::trust as proto;
 use prost::Message as _;
@@ -24,13 +24,13 @@ const MAX_FILE_BYTES: usize = CHECKSUM_BYTES + MAX_DOCUMENT_BYTES + 34 * MAX_DEC
 
 /// Store of the document in force.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub struct TrustStore {
     path: PathBuf,
 }
 
 /// Reason why the file could not be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub enum TrustFileError {
     #[error("cannot use {path}", path = path.display())]
     File {
         path: PathBuf,
@@ -40,17 +40,17 @@ pub enum StoreError {
     #[error("the file is damaged: {0}")]
     Damaged(&'static str),
     #[error("the file holds no document")]
-    Document(#[source] DocumentError),
+    Document(#[source] TrustDocumentError),
 }
 
 /// A file that could not be read, and where it is kept now.
 #[derive(Debug)]
-pub struct SetAside {
+pub struct TrustSetAside {
     pub kept: PathBuf,
-    pub why: StoreError,
+    pub why: TrustFileError,
 }
 
-impl Store {
+impl TrustStore {
     /// Reads what is kept in `folder`. A damaged file is renamed to `trust.pb.corrupt-<unix seconds>`; the last value
     /// names it.
     ///
@@ -59,17 +59,17 @@ impl Store {
     pub fn open(
         folder: &Path,
         unix_seconds: u64,
-    ) -> Result<(Self, StoredTrust, Option<SetAside>), StoreError> {
+    ) -> Result<(Self, StoredTrust, Option<TrustSetAside>), TrustFileError> {
         let store = Self {
             path: folder.join(FILE),
         };
         match store.read() {
             Ok(stored) => Ok((store, stored, None)),
-            Err(error @ StoreError::File { .. }) => Err(error),
+            Err(error @ TrustFileError::File { .. }) => Err(error),
             Err(why) => {
                 let kept = folder.join(format!("{FILE}.corrupt-{unix_seconds}"));
                 fs::rename(&store.path, &kept).map_err(|source| store.failed(source))?;
-                Ok((store, StoredTrust::default(), Some(SetAside { kept, why })))
+                Ok((store, StoredTrust::default(), Some(TrustSetAside { kept, why })))
             }
         }
     }
@@ -78,7 +78,7 @@ impl Store {
     ///
     /// # Errors
     /// When the disk does not let it. What was there before is there still.
-    pub fn write(&self, stored: &StoredTrust) -> Result<(), StoreError> {
+    pub fn write(&self, stored: &StoredTrust) -> Result<(), TrustFileError> {
         let body = encode(stored);
         let mut beside = self.path.clone().into_os_string();
         beside.push(format!(".new-{}", std::process::id()));
@@ -99,7 +99,7 @@ impl Store {
         })
     }
 
-    fn read(&self) -> Result<StoredTrust, StoreError> {
+    fn read(&self) -> Result<StoredTrust, TrustFileError> {
         let file = match fs::File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(StoredTrust::default()),
@@ -111,19 +111,19 @@ impl Store {
             .read_to_end(&mut bytes)
             .map_err(|source| self.failed(source))?;
         if bytes.len() > MAX_FILE_BYTES {
-            return Err(StoreError::Damaged("it is too long"));
+            return Err(TrustFileError::Damaged("it is too long"));
         }
         let (checksum, body) = bytes
             .split_at_checked(CHECKSUM_BYTES)
-            .ok_or(StoreError::Damaged("it is too short"))?;
+            .ok_or(TrustFileError::Damaged("it is too short"))?;
         if Sha256::digest(body).as_slice() != checksum {
-            return Err(StoreError::Damaged("its checksum is wrong"));
+            return Err(TrustFileError::Damaged("its checksum is wrong"));
         }
         decode(body)
     }
 
-    fn failed(&self, source: io::Error) -> StoreError {
-        StoreError::File {
+    fn failed(&self, source: io::Error) -> TrustFileError {
+        TrustFileError::File {
             path: self.path.clone(),
             source,
         }
@@ -138,8 +138,9 @@ fn encode(stored: &StoredTrust) -> Vec<u8> {
     message.encode_to_vec()
 }
 
-fn decode(body: &[u8]) -> Result<StoredTrust, StoreError> {
-    let stored = proto::Stored::decode(body).map_err(|_| StoreError::Damaged("it is not a valid message"))?;
+fn decode(body: &[u8]) -> Result<StoredTrust, TrustFileError> {
+    let stored =
+        proto::Stored::decode(body).map_err(|_| TrustFileError::Damaged("it is not a valid message"))?;
     let decided: Option<_> = stored
         .decided
         .iter()
@@ -147,21 +148,21 @@ fn decode(body: &[u8]) -> Result<StoredTrust, StoreError> {
         .collect();
     let document = stored.document.map(TrustDocument::of_message).transpose();
     Ok(StoredTrust {
-        document: document.map_err(StoreError::Document)?.map(Arc::new),
-        decided: decided.ok_or(StoreError::Damaged("a hash has another length"))?,
+        document: document.map_err(TrustFileError::Document)?.map(Arc::new),
+        decided: decided.ok_or(TrustFileError::Damaged("a hash has another length"))?,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use causeway_federation::trust::{Authority, Content, OfferedTrust, Trust};
+    use causeway_federation::trust::{Content, OfferedTrust, Trust, TrustCryptography};
 
     use super::*;
 
     /// Believes every signature.
     struct Anything;
 
-    impl Authority for Anything {
+    impl TrustCryptography for Anything {
         fn signed(&self, _: &[u8], _: &[u8], _: &[u8]) -> bool {
             true
         }
@@ -193,11 +194,11 @@ mod tests {
     #[test]
     fn what_is_in_force_survives_a_restart_and_a_damaged_file_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
-        let (store, stored, aside) = Store::open(folder.path(), 7).unwrap();
+        let (store, stored, aside) = TrustStore::open(folder.path(), 7).unwrap();
         assert!(aside.is_none() && stored == StoredTrust::default());
         let trust = taken();
         store.write(&trust.stored()).unwrap();
-        let (_, stored, aside) = Store::open(folder.path(), 7).unwrap();
+        let (_, stored, aside) = TrustStore::open(folder.path(), 7).unwrap();
         assert!(aside.is_none());
         assert_eq!(stored, trust.stored());
 
@@ -208,7 +209,7 @@ mod tests {
         altered[60] ^= 1;
         for damaged in [&[], &whole[..10], &whole[..whole.len() - 1], &altered] {
             fs::write(&path, damaged).unwrap();
-            let (_, stored, aside) = Store::open(folder.path(), 7).unwrap();
+            let (_, stored, aside) = TrustStore::open(folder.path(), 7).unwrap();
             assert_eq!(stored, StoredTrust::default());
             assert_eq!(fs::read(aside.unwrap().kept).unwrap(), damaged);
             assert!(!path.exists());

@@ -15,7 +15,7 @@ use causeway_federation::{
     signing::keyed::{KeyedSigner, KeyedVerifier},
 };
 use causeway_proto::sync::{SyncMessage, sync_message::Body};
-use causeway_zone_sync::replica::{Event, LocalChange, Protocols, Replica, ReplicaConfig};
+use causeway_zone_sync::replica::{LocalChange, Protocols, Replica, ReplicaConfig, ReplicaEvent};
 use prost::Message as _;
 use rand::{Rng, rngs::SmallRng};
 
@@ -99,7 +99,7 @@ pub struct Network {
     pub tampered: usize,
     tap: Option<(usize, usize)>,
     tapped: Vec<SyncMessage>,
-    pub events: Vec<(usize, Event)>,
+    pub events: Vec<(usize, ReplicaEvent)>,
     pub bytes: usize,
     pub messages: usize,
     pub largest: usize,
@@ -243,12 +243,12 @@ impl Network {
                 }
             }
             while let Some(event) = self.replicas[at].poll_event() {
-                if let Event::Outdated { incarnation, .. } = &event {
+                if let ReplicaEvent::Outdated { incarnation, .. } = &event {
                     self.incarnations[at] = *incarnation;
                     let change = LocalChange::Incarnation(*incarnation);
                     self.local(at, change);
                 }
-                if let Event::Forgotten { origin } = &event {
+                if let ReplicaEvent::Forgotten { origin } = &event {
                     self.newest
                         .retain(|(holder, of), _| *holder != at || gateway(*of) != *origin);
                 }

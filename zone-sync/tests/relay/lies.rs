@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use causeway_federation::{catalog::Age, signing::keyed::KeyedSigner};
 use causeway_proto::sync::{Refused, Signed, SyncMessage, sync_message::Body};
-use causeway_zone_sync::replica::{Event, LocalChange, Replica};
+use causeway_zone_sync::replica::{LocalChange, Replica, ReplicaEvent};
 
 use super::{
     age, federation, has, healthy, line,
@@ -103,7 +103,7 @@ fn altered(change: fn(&mut Body) -> bool) -> (Network, &'static str) {
     network.advance(Duration::from_secs(3), &mut rng);
     assert!(network.tampered > 0, "nothing was altered");
     let refused = network.events.iter().find_map(|(at, event)| match event {
-        Event::RelayRefused {
+        ReplicaEvent::RelayRefused {
             peer,
             origin,
             refusal,
@@ -130,8 +130,8 @@ fn an_altered_record_is_refused_its_origin_hears_of_it_and_the_session_goes_on()
     });
     assert_eq!(reason, "digest_mismatch");
     assert!(network.replica(2).catalog().entry(&gateway(0)).is_none());
-    let told = |event: &Event| {
-        matches!(event, Event::OwnRefused { by, via, reason: "digest_mismatch", .. }
+    let told = |event: &ReplicaEvent| {
+        matches!(event, ReplicaEvent::OwnRefused { by, via, reason: "digest_mismatch", .. }
             if *by == gateway(2) && *via == gateway(1))
     };
     assert!(
@@ -185,7 +185,7 @@ fn a_relay_that_speaks_for_a_zone_it_was_not_asked_for_is_refused() {
     let now = all.now;
     all.replica_mut(2).handle_message(now, &gateway(1), delta);
     all.collect();
-    let refused = |event: &Event| matches!(event, Event::Refused { peer, refusal } if *peer == gateway(1) && refusal.reason() == "wrong_origin");
+    let refused = |event: &ReplicaEvent| matches!(event, ReplicaEvent::Refused { peer, refusal } if *peer == gateway(1) && refusal.reason() == "wrong_origin");
     assert!(has(&all, 2, refused));
     assert!(
         all.replica(2).session(&gateway(0)).is_some(),
@@ -203,7 +203,7 @@ fn an_origin_whose_own_signature_is_bad_is_let_go_when_somebody_wants_its_record
     network.local(0, LocalChange::Exports(vec![export(0, 3)]));
     network.connect(0, 1);
     network.advance(Duration::from_secs(4), &mut rng());
-    let refused = |event: &Event| matches!(event, Event::Refused { peer, refusal } if *peer == gateway(0) && refusal.reason() == "bad_signature");
+    let refused = |event: &ReplicaEvent| matches!(event, ReplicaEvent::Refused { peer, refusal } if *peer == gateway(0) && refusal.reason() == "bad_signature");
     assert!(has(&network, 1, refused), "{:?}", network.events);
     assert_eq!(healthy(&network, 2, 0), None, "it was passed on");
     assert!(network.replica(1).session(&gateway(2)).is_some());

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use causeway_federation::catalog::Age;
 use causeway_proto::sync::{SyncMessage, sync_message::Body};
-use causeway_zone_sync::replica::{Event, LocalChange};
+use causeway_zone_sync::replica::{LocalChange, ReplicaEvent};
 use network::{Faults, Network, Program, export, gateway, zones};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -58,7 +58,7 @@ fn healthy(network: &Network, at: usize, origin: usize) -> Option<u32> {
     entry.record.exports.iter().next().map(|export| export.healthy)
 }
 
-fn has(network: &Network, at: usize, wanted: impl Fn(&Event) -> bool) -> bool {
+fn has(network: &Network, at: usize, wanted: impl Fn(&ReplicaEvent) -> bool) -> bool {
     network
         .events
         .iter()
@@ -69,7 +69,9 @@ fn nobody_is_refused(network: &Network) {
     let refused = network.events.iter().find(|(_, e)| {
         matches!(
             e,
-            Event::Refused { .. } | Event::RelayRefused { .. } | Event::OwnRefused { .. }
+            ReplicaEvent::Refused { .. }
+                | ReplicaEvent::RelayRefused { .. }
+                | ReplicaEvent::OwnRefused { .. }
         )
     });
     assert!(refused.is_none(), "{refused:?}");

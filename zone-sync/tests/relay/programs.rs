@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use causeway_federation::{catalog::Age, signing::keyed::KeyedSigner};
-use causeway_zone_sync::replica::{Event, LocalChange, Replica};
+use causeway_zone_sync::replica::{LocalChange, Replica, ReplicaEvent};
 
 use super::{
     age, federation, has, healthy, line,
@@ -50,7 +50,7 @@ fn programs_of_three_protocols_sync_and_what_only_the_newest_says_survives_the_p
     );
     assert!(has(&network, 1, |event| matches!(
         event,
-        Event::PassedOver { .. }
+        ReplicaEvent::PassedOver { .. }
     )));
     nobody_is_refused(&network);
 }
@@ -63,9 +63,9 @@ fn programs_without_a_protocol_in_common_say_so() {
     *network.replica_mut(1) = Replica::new(network.now, far, []);
     network.connect(0, 1);
     network.settle();
-    let unknown = |event: &Event| match event {
-        Event::Refused { refusal, .. } => refusal.reason() == "unknown_protocol",
-        Event::RefusedByPeer { reason, .. } => *reason == "unknown_protocol",
+    let unknown = |event: &ReplicaEvent| match event {
+        ReplicaEvent::Refused { refusal, .. } => refusal.reason() == "unknown_protocol",
+        ReplicaEvent::RefusedByPeer { reason, .. } => *reason == "unknown_protocol",
         _ => false,
     };
     assert!(has(&network, 0, unknown) && has(&network, 1, unknown));
@@ -104,7 +104,10 @@ fn a_held_record_that_is_not_what_its_origin_signed_is_found_and_repaired() {
     );
     network.advance(Duration::from_secs(2), &mut rng());
     assert!(network.has_converged(), "it was not repaired");
-    assert!(has(&network, 1, |event| matches!(event, Event::Diverged { .. })));
+    assert!(has(&network, 1, |event| matches!(
+        event,
+        ReplicaEvent::Diverged { .. }
+    )));
     nobody_is_refused(&network);
 }
 

@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::{
     AdminState, bulk,
     checks::diagnose,
-    entry::{self, Entry},
+    entry::{self, GatedListener},
     error::ApiError,
     explain, guard,
     instances::{deregister, register, renew},
@@ -27,13 +27,13 @@ use super::{
     view::{self, Envelope, SocketView},
 };
 use crate::admin::{ProcessReading, ScrapeState, TunnelReading, scrape};
-use crate::credentials::Access;
+use crate::credentials::ListenerProof;
 
 /// For one request from its head to its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) fn router(state: AdminState, entry: Entry, hosts: guard::Hosts) -> Router {
+pub(super) fn router(state: AdminState, entry: GatedListener, hosts: guard::Hosts) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -230,10 +230,10 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
 }
 
 /// Socket over which the commands of this host change something: none where no proof is wanted.
-async fn socket(State(state): State<AdminState>, Extension(entry): Extension<Entry>) -> Response {
+async fn socket(State(state): State<AdminState>, Extension(entry): Extension<GatedListener>) -> Response {
     let path = match entry.access {
-        Access::Open => None,
-        Access::Proved => entry.gate.socket(),
+        ListenerProof::Open => None,
+        ListenerProof::Proved => entry.gate.socket(),
     };
     let items = path.map(|path| SocketView {
         path: path.display().to_string(),

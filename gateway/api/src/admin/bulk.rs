@@ -10,7 +10,7 @@ use axum::{
 };
 use causeway_federation::{
     name::Tags,
-    registry::{InstanceKey, Provenance, Registration, RegistryError, Source, check, wire},
+    registry::{InstanceKey, InstanceSource, Provenance, Registration, RegistryError, check, wire},
 };
 use http::StatusCode;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -23,7 +23,7 @@ use super::{
     instances::{durability_word, one, read_body, standing_word, time_to_live},
     view::Envelope,
 };
-use crate::{actor::Connection, audit::Note};
+use crate::{actor::AskingConnection, audit::Note};
 
 /// Most elements of one list.
 pub const MAX_ELEMENTS: usize = 10_000;
@@ -117,7 +117,7 @@ pub(super) async fn register(
     Extension(slots): Extension<Slots>,
     request: Request,
 ) -> Answer {
-    let provenance = Connection::of(request.extensions()).provenance();
+    let provenance = AskingConnection::of(request.extensions()).provenance();
     let (_slot, list) = read_list(&slots, request).await?;
     let (good, mut outcomes) = separate(list, |listed| registration(listed, provenance));
     let all = state.instances.register_all(good).await?;
@@ -162,8 +162,8 @@ pub(super) async fn replace(
     Extension(slots): Extension<Slots>,
     request: Request,
 ) -> Answer {
-    let source = Source::named(&name)?;
-    let provenance = Connection::of(request.extensions()).provenance();
+    let source = InstanceSource::named(&name)?;
+    let provenance = AskingConnection::of(request.extensions()).provenance();
     let (_slot, list) = read_list(&slots, request).await?;
     let (good, outcomes) = separate(list, |listed| registration(listed, provenance));
     let (replaced, durability) = state.instances.replace(source, good).await?;

@@ -11,16 +11,16 @@ use http::{HeaderValue, Method, StatusCode, header};
 
 use super::error::ApiError;
 use crate::{
-    actor::Connection,
-    audit::{Attempt, Note, Outcome},
-    credentials::{ADMIN_API, Access, Change, Denied, Gate, Scope},
+    actor::AskingConnection,
+    audit::{Attempt, AuditOutcome, Note},
+    credentials::{ADMIN_API, Denied, Gate, ListenerProof, RequestedChange, Scope},
 };
 
 /// The gate of an API, and the proof that it wants on one listener.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct GatedListener {
     pub gate: Gate,
-    pub access: Access,
+    pub access: ListenerProof,
 }
 
 /// Finds the scope that a request needs; `None`: nothing, because a load balancer asks it.
@@ -49,8 +49,8 @@ fn object(path: &str) -> Option<String> {
     named.or_else(|| of("/v1/sources/")).map(str::to_owned)
 }
 
-pub(super) async fn pass(State(entry): State<Entry>, request: Request, next: Next) -> Response {
-    let connection = Connection::of(request.extensions());
+pub(super) async fn pass(State(entry): State<GatedListener>, request: Request, next: Next) -> Response {
+    let connection = AskingConnection::of(request.extensions());
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let attempt = Attempt {
         api: ADMIN_API,
@@ -73,7 +73,7 @@ pub(super) async fn pass(State(entry): State<Entry>, request: Request, next: Nex
         return next.run(request).await;
     }
     let object = object(uri.path());
-    let change = Change {
+    let change = RequestedChange {
         api: attempt.api,
         method: attempt.method.to_owned(),
         path: attempt.path.to_owned(),
@@ -85,7 +85,7 @@ pub(super) async fn pass(State(entry): State<Entry>, request: Request, next: Nex
         let mut response = next.run(request).await;
         let mut note = response.extensions_mut().remove::<Note>().unwrap_or_default();
         note.object = note.object.or(object);
-        let outcome = Outcome::of_http(response.status().as_u16(), note);
+        let outcome = AuditOutcome::of_http(response.status().as_u16(), note);
         (response, outcome)
     };
     let done = entry.gate.carry_out(change, work).await;

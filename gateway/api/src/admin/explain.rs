@@ -5,7 +5,7 @@ use axum::extract::Query;
 use causeway_federation::name::{ServiceName, Tags, ZoneName};
 use causeway_routing::{
     permit::Caller,
-    route::{self, FullDecision, Place, Reason, Subject, Why},
+    route::{self, Destination, FullDecision, Reason, ReasonSubject, Why},
     snapshot::Snapshot,
     target::Target,
 };
@@ -27,9 +27,9 @@ pub struct Explanation {
     /// The zone that the connection comes from.
     pub from: String,
     /// Steps that were considered, arms of the split first and then each zone for each arm.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ExplainedStep>,
     /// Candidates that would be asked, first to last; empty when nobody can serve it.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<ExplainedCandidate>,
     /// Reason why the first candidate is the first, or why there is none.
     pub outcome: String,
     /// Tells whether the caller that was asked about may call; absent when none was.
@@ -48,18 +48,18 @@ pub(super) struct Asked {
 
 /// One filter and what it made of something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
+pub struct ExplainedStep {
     /// Steps of the same filter in a row are shown together.
     pub filter: String,
     /// Subject that was looked at: a split arm, a zone, a gateway.
     pub subject: String,
-    pub verdict: Verdict,
+    pub verdict: ExplainedVerdict,
     pub reason: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum ExplainedVerdict {
     Taken,
     /// Would do, after those that were taken.
     InReserve,
@@ -68,7 +68,7 @@ pub enum Verdict {
 
 /// One place that would be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Candidate {
+pub struct ExplainedCandidate {
     pub zone: String,
     /// The gateway that would be asked; `None` in the own zone.
     pub gateway: Option<String>,
@@ -78,7 +78,7 @@ pub struct Candidate {
 
 /// Puts a decision that was made with its reasons into words.
 pub(super) fn explanation(decision: &FullDecision, own: &ZoneName) -> Explanation {
-    let is_arm = |reason: &&Reason| matches!(reason.subject, Subject::Arm { .. });
+    let is_arm = |reason: &&Reason| matches!(reason.subject, ReasonSubject::Arm { .. });
     let arms = decision.reasons.iter().filter(is_arm);
     let places = decision.reasons.iter().filter(|reason| !is_arm(reason));
     Explanation {
@@ -147,11 +147,11 @@ fn with_callers(explanation: Explanation, snapshot: &Snapshot, service: &Service
     }
 }
 
-fn step(reason: &Reason, tags_asked: bool) -> Step {
+fn step(reason: &Reason, tags_asked: bool) -> ExplainedStep {
     let arm = reason.arm.as_ref().filter(|tags| !tags.is_empty());
     let any = || "any tags".to_owned();
     let (filter, subject) = match &reason.subject {
-        Subject::Arm { weight } => {
+        ReasonSubject::Arm { weight } => {
             let tags = arm.map_or_else(any, ToString::to_string);
             ("split".to_owned(), format!("{tags} weight {weight}"))
         }
@@ -160,13 +160,13 @@ fn step(reason: &Reason, tags_asked: bool) -> Step {
             place.to_string(),
         ),
     };
-    Step {
+    ExplainedStep {
         filter,
         subject,
         verdict: match reason.why {
-            Why::Taken { .. } | Why::ArmPicked | Why::ArmByName => Verdict::Taken,
-            Why::ArmInReserve => Verdict::InReserve,
-            _ => Verdict::PassedOver,
+            Why::Taken { .. } | Why::ArmPicked | Why::ArmByName => ExplainedVerdict::Taken,
+            Why::ArmInReserve => ExplainedVerdict::InReserve,
+            _ => ExplainedVerdict::PassedOver,
         },
         reason: match reason.why {
             // Nobody asked for tags that it could lack.
@@ -184,12 +184,12 @@ fn bare(sentence: &str) -> String {
     bare.unwrap_or(sentence).to_owned()
 }
 
-fn in_words(candidate: &route::Candidate, own: &ZoneName) -> Candidate {
-    Candidate {
+fn in_words(candidate: &route::Candidate, own: &ZoneName) -> ExplainedCandidate {
+    ExplainedCandidate {
         zone: candidate.zone(own).to_string(),
         gateway: match &candidate.place {
-            Place::Local => None,
-            Place::Remote { gateway } => Some(gateway.gateway.to_string()),
+            Destination::Local => None,
+            Destination::Remote { gateway } => Some(gateway.gateway.to_string()),
         },
         tags: candidate.tags.clone(),
     }

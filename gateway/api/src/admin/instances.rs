@@ -20,7 +20,7 @@ use http_body_util::{BodyExt, Limited};
 use serde::{Deserialize, Serialize};
 
 use super::{AdminState, error::ApiError, view::Envelope};
-use crate::actor::Connection;
+use crate::actor::AskingConnection;
 
 /// Longest body of a request in bytes.
 pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -92,7 +92,7 @@ pub(super) async fn register(
     request: Request,
 ) -> Result<Response, ApiError> {
     let service = service_name(&service)?;
-    let provenance = Connection::of(request.extensions()).provenance();
+    let provenance = AskingConnection::of(request.extensions()).provenance();
     let body: InstanceBody = read_json(request).await?;
     let registration = registration(service.clone(), id.clone(), body, provenance)?;
     let accepted = state.instances.register(registration).await?;

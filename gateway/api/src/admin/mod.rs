@@ -37,13 +37,13 @@ use tokio_util::sync::CancellationToken;
 pub use address::{AdminAddress, AdminError};
 pub use bulk::{ListedInstance, ListedKey, MAX_ELEMENTS, OutcomeView, ReplacedView};
 pub use checks::Readiness;
-pub use explain::{Candidate, Explanation, Step, Verdict};
+pub use explain::{ExplainedCandidate, ExplainedStep, ExplainedVerdict, Explanation};
 pub use instances::{InstanceBody, RegisteredView};
 pub use permission::{CallersVerdict, CallersView, PermissionVerdict, PermissionView};
 pub use readings::{LatestRefusal, OwnReading, ProcessReading, SyncReading, SyncReadings, TunnelReading};
 pub use scrape::{ScrapeState, scrape};
 
-use crate::credentials::{ADMIN_API, Acceptor, Access, Gate};
+use crate::credentials::{ADMIN_API, Acceptor, Gate, ListenerProof};
 
 /// Protocol that is spoken over TLS.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
@@ -109,13 +109,13 @@ impl Admin {
         let acceptor =
             (guarded && state.gate.is_guarded()).then(|| Acceptor::new(state.identity.clone(), ALPN));
         config.listen.check(config.insecure || acceptor.is_some())?;
-        let listener = server::Listener::bind(&config.listen).await?;
+        let listener = server::AdminListener::bind(&config.listen).await?;
         let address = listener.address();
         let tls = acceptor.is_some();
         let doorway = server::Doorway::new(ADMIN_API, acceptor, state.gate.clone());
-        let entry = entry::Entry {
+        let entry = entry::GatedListener {
             gate: state.gate.clone(),
-            access: Access::of(config.insecure),
+            access: ListenerProof::of(config.insecure),
         };
         let tasks = state.tasks.clone();
         let router = api::router(state, entry, guard::Hosts::of(&address, config.insecure));

@@ -12,7 +12,7 @@ use std::{
 
 use axum::{Router, extract::Request};
 use causeway_host::{
-    accept::{Door, Limits, Listen, Refused, accept},
+    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, accept},
     listen::{bind_unix, connect_unix},
 };
 use hyper::{body::Incoming, server::conn::http1};
@@ -29,8 +29,8 @@ use tower::ServiceExt as _;
 
 use super::{AdminAddress, AdminError};
 use crate::{
-    actor::{Connection, Proof},
-    credentials::{ADMIN_API, AcceptError, Acceptor, Entrance, Gate, HANDSHAKE_LIMIT, Secured},
+    actor::{AskingConnection, Proof},
+    credentials::{ADMIN_API, AcceptError, Acceptor, ApiEntrance, Gate, HANDSHAKE_LIMIT, Secured},
 };
 
 /// Connections served at once; further ones wait in the system's queue.
@@ -50,12 +50,12 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// Only the owner of the process may open the unix socket.
 const SOCKET_MODE: u32 = 0o600;
 
-pub(crate) enum Listener {
+pub(crate) enum AdminListener {
     Tcp(TcpListener, AdminAddress),
     Unix(UnixListener, PathBuf),
 }
 
-impl Listener {
+impl AdminListener {
     pub(crate) async fn bind(address: &AdminAddress) -> Result<Self, AdminError> {
         let bind = |source: io::Error| AdminError::Bind {
             address: address.clone(),
@@ -99,26 +99,26 @@ impl Listener {
     }
 }
 
-impl Listen for Listener {
-    type Stream = Accepted;
+impl Listen for AdminListener {
+    type Stream = AdminConnection;
 
-    async fn accept(&self) -> io::Result<(Accepted, Option<SocketAddr>)> {
+    async fn accept(&self) -> io::Result<(AdminConnection, Option<SocketAddr>)> {
         Ok(match self {
             Self::Tcp(listener, _) => {
                 let (stream, from) = Listen::accept(listener).await?;
-                (Accepted::Tcp(stream), from)
+                (AdminConnection::Tcp(stream), from)
             }
-            Self::Unix(listener, _) => (Accepted::Unix(listener.accept().await?.0), None),
+            Self::Unix(listener, _) => (AdminConnection::Unix(listener.accept().await?.0), None),
         })
     }
 }
 
-pub(crate) enum Accepted {
+pub(crate) enum AdminConnection {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-impl AsRawFd for Accepted {
+impl AsRawFd for AdminConnection {
     fn as_raw_fd(&self) -> RawFd {
         match self {
             Self::Tcp(stream) => stream.as_raw_fd(),
@@ -129,7 +129,7 @@ impl AsRawFd for Accepted {
 
 /// Way in which what was accepted becomes a connection: in the clear, or TCP over TLS, whose failures are told to the gate.
 #[derive(Debug, Clone)]
-pub(crate) struct Doorway(Entrance);
+pub(crate) struct Doorway(ApiEntrance);
 
 impl Default for Doorway {
     fn default() -> Self {
@@ -139,41 +139,46 @@ impl Default for Doorway {
 
 impl Doorway {
     pub(crate) fn new(api: &'static str, acceptor: Option<Acceptor>, gate: Gate) -> Self {
-        Self(Entrance { api, acceptor, gate })
+        Self(ApiEntrance { api, acceptor, gate })
     }
 }
 
-impl Door<Accepted> for Doorway {
-    type Connection = (Secured, Connection);
+impl AcceptConnection<AdminConnection> for Doorway {
+    type Connection = (Secured, AskingConnection);
     type Error = AcceptError;
 
     async fn enter(
         &self,
-        accepted: Accepted,
+        accepted: AdminConnection,
         from: Option<SocketAddr>,
-    ) -> Result<(Secured, Connection), AcceptError> {
+    ) -> Result<(Secured, AskingConnection), AcceptError> {
         match accepted {
-            Accepted::Unix(stream) => {
+            AdminConnection::Unix(stream) => {
                 stream.readable().await.map_err(AcceptError::Handshake)?;
                 let uid = stream.peer_cred().ok().map(|user| user.uid());
-                Ok((Box::new(stream), Connection::local(uid)))
+                Ok((Box::new(stream), AskingConnection::local(uid)))
             }
-            Accepted::Tcp(stream) => Door::enter(&self.0, stream, from).await,
+            AdminConnection::Tcp(stream) => AcceptConnection::enter(&self.0, stream, from).await,
         }
     }
 
-    fn refused(&self, from: Option<SocketAddr>, why: Refused<AcceptError>) {
+    fn refused(&self, from: Option<SocketAddr>, why: AcceptRefusal<AcceptError>) {
         self.0.refused(from, why);
     }
 }
 
 /// Serves until `stop`, then finishes what is under way.
-pub(crate) async fn serve(listener: Listener, doorway: Doorway, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: AdminListener,
+    doorway: Doorway,
+    router: Router,
+    stop: CancellationToken,
+) {
     let socket = match &listener {
-        Listener::Unix(_, path) => Some(path.clone()),
-        Listener::Tcp(..) => None,
+        AdminListener::Unix(_, path) => Some(path.clone()),
+        AdminListener::Tcp(..) => None,
     };
-    let limits = Limits {
+    let limits = AcceptLimits {
         connections: MAX_CONNECTIONS,
         of_address: Some(MAX_CONNECTIONS_OF_HOST),
         setup: HANDSHAKE_LIMIT,
@@ -211,7 +216,7 @@ pub(crate) async fn serve(listener: Listener, doorway: Doorway, router: Router, 
     }
 }
 
-async fn serve_connection(stream: Secured, from: Connection, router: Router, stop: CancellationToken) {
+async fn serve_connection(stream: Secured, from: AskingConnection, router: Router, stop: CancellationToken) {
     let header_timeout = match from.proof {
         Proof::Local(_) | Proof::Plain => PLAIN_HEADER_TIMEOUT,
         Proof::Nobody | Proof::Identity(_) | Proof::Useless { .. } => HEADER_TIMEOUT,

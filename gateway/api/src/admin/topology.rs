@@ -8,7 +8,7 @@ use axum::{
 };
 use causeway_control::topology::{AppliedTopology, ApplyError, Applying, base};
 use causeway_federation::{
-    registry::Source,
+    registry::InstanceSource,
     topology::{
         CarriedTags, Diagnostics, MAX_FILE_BYTES, Style, applied::TopologyRefusal, diff, parse_among,
     },
@@ -30,7 +30,7 @@ use crate::audit::Note;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Shown {
+pub(super) struct TopologyParameters {
     /// The whole file as well.
     #[serde(default)]
     text: bool,
@@ -38,7 +38,7 @@ pub(super) struct Shown {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wish {
+pub(super) struct ApplyParameters {
     /// The generation that must be in force for this to be done; without it the one that the text's first line names.
     generation: Option<u64>,
     /// The text's first line does not count.
@@ -97,9 +97,9 @@ fn refused(refusal: &TopologyRefusal) -> ApiError {
 
 pub(super) async fn shown(
     State(state): State<AdminState>,
-    parameters: Parameters<Shown>,
+    parameters: Parameters<TopologyParameters>,
 ) -> Result<Response, ApiError> {
-    let Query(Shown { text }) = understood(parameters, "/v1/topology?text=true")?;
+    let Query(TopologyParameters { text }) = understood(parameters, "/v1/topology?text=true")?;
     let snapshot = state.snapshots.load_full();
     let item = view::topology(&snapshot, &state.topology, text);
     Ok(answer(Envelope::new("topology", &snapshot, vec![item])))
@@ -113,7 +113,7 @@ pub(super) async fn history(State(state): State<AdminState>) -> Result<Response,
 
 pub(super) async fn apply(
     State(state): State<AdminState>,
-    parameters: Parameters<Wish>,
+    parameters: Parameters<ApplyParameters>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let Query(wish) = understood(parameters, "/v1/topology?generation=6&dry_run=true")?;
@@ -191,7 +191,7 @@ fn warnings(state: &AdminState, text: &str) -> impl Future<Output = String> + us
 fn registered(snapshot: &Snapshot) -> CarriedTags {
     let mut carried = CarriedTags::new();
     let own = snapshot.instances.values().flat_map(|list| list.iter());
-    for instance in own.filter(|instance| instance.source != Source::Topology) {
+    for instance in own.filter(|instance| instance.source != InstanceSource::Topology) {
         let tags = carried.entry(instance.service.clone()).or_default();
         tags.insert(instance.tags.clone());
     }

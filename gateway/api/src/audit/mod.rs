@@ -16,10 +16,10 @@ use std::{
 use causeway_host::tasks::Tasks;
 use causeway_telemetry::{AppendedFile, LineWriter};
 
-pub use record::{Attempt, MAX_TEXT_CHARACTERS, Note, Outcome, Record};
+pub use record::{Attempt, AuditOutcome, AuditRecord, MAX_TEXT_CHARACTERS, Note};
 
 use crate::ApiMetrics;
-use crate::actor::Connection;
+use crate::actor::AskingConnection;
 
 /// Sink of the records. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -61,8 +61,14 @@ impl Audit {
     }
 
     /// Writes one record down. Never waits.
-    pub fn write(&self, connection: &Connection, who: &str, attempt: &Attempt<'_>, outcome: &Outcome) {
-        let record = Record::new(SystemTime::now(), connection, who, attempt, outcome);
+    pub fn write(
+        &self,
+        connection: &AskingConnection,
+        who: &str,
+        attempt: &Attempt<'_>,
+        outcome: &AuditOutcome,
+    ) {
+        let record = AuditRecord::new(SystemTime::now(), connection, who, attempt, outcome);
         match &self.0 {
             Sink::Log => tell(&record),
             Sink::File(lines) => lines.send(record.line()),
@@ -70,7 +76,7 @@ impl Audit {
     }
 }
 
-fn tell(record: &Record) {
+fn tell(record: &AuditRecord) {
     tracing::info!(
         target: "causeway::audit",
         who = record.who,

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::actor::Connection;
+use crate::actor::AskingConnection;
 
 /// Longest text of a field, in characters.
 pub const MAX_TEXT_CHARACTERS: usize = 256;
@@ -35,7 +35,7 @@ pub struct Note {
 
 /// Outcome of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct AuditOutcome {
     /// `asked`, before it is carried out; then `done`, `refused` (by a rule) or `failed` (by this gateway).
     pub result: &'static str,
     /// Of HTTP; for gRPC the code; `None` while there is none.
@@ -45,7 +45,7 @@ pub struct Outcome {
     pub repeats: u64,
 }
 
-impl Outcome {
+impl AuditOutcome {
     /// Reads an outcome from an HTTP status.
     #[must_use]
     pub fn of_http(status: u16, note: Note) -> Self {
@@ -79,7 +79,7 @@ impl Outcome {
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Record {
+pub struct AuditRecord {
     /// RFC 3339, UTC.
     pub time: String,
     pub who: String,
@@ -109,14 +109,14 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-impl Record {
+impl AuditRecord {
     #[must_use]
     pub fn new(
         time: SystemTime,
-        connection: &Connection,
+        connection: &AskingConnection,
         who: &str,
         attempt: &Attempt<'_>,
-        outcome: &Outcome,
+        outcome: &AuditOutcome,
     ) -> Self {
         let (done, refused) = outcome.note.counts.unzip();
         Self {
@@ -168,8 +168,8 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_456)
     }
 
-    fn connection() -> Connection {
-        Connection::plain("127.0.0.1:40000".parse().unwrap())
+    fn connection() -> AskingConnection {
+        AskingConnection::plain("127.0.0.1:40000".parse().unwrap())
     }
 
     #[test]
@@ -184,12 +184,12 @@ mod tests {
             generation: Some(7),
             ..Note::default()
         };
-        let record = Record::new(
+        let record = AuditRecord::new(
             time(),
             &connection(),
             "token ci",
             &attempt,
-            &Outcome::of_http(200, note),
+            &AuditOutcome::of_http(200, note),
         );
         insta::assert_snapshot!(record.line(), @r#"{"time":"2023-11-14T22:13:20.123456Z","who":"token ci","from":"127.0.0.1:40000","api":"admin","method":"PUT","path":"/v1/topology?generation=6","object":"topology","generation":7,"result":"done","status":200}"#);
     }
@@ -198,7 +198,7 @@ mod tests {
         #[test]
         fn whatever_was_asked_for_makes_one_short_line(path in "(?s).{0,600}", who in "(?s).{0,600}") {
             let attempt = Attempt { api: "admin", method: "PUT", path: &path };
-            let line = Record::new(time(), &connection(), &who, &attempt, &Outcome::of_http(401, Note::default())).line();
+            let line = AuditRecord::new(time(), &connection(), &who, &attempt, &AuditOutcome::of_http(401, Note::default())).line();
             prop_assert_eq!(line.matches('\n').count(), 1);
             prop_assert!(line.chars().count() < 4 * MAX_TEXT_CHARACTERS);
             prop_assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok());

@@ -17,8 +17,8 @@ use tokio::{sync::Semaphore, time::timeout};
 
 use super::{Denied, Guard, Scope, tls::AcceptError};
 use crate::ApiMetrics;
-use crate::actor::{Actor, Connection, Proof};
-use crate::audit::{Attempt, Audit, Note, Outcome};
+use crate::actor::{Actor, AskingConnection, Proof};
+use crate::audit::{Attempt, Audit, AuditOutcome, Note};
 
 /// Word for the admin API in the log and in the audit log.
 pub(crate) const ADMIN_API: &str = "admin";
@@ -30,7 +30,7 @@ const LONGEST_CHANGE: Duration = Duration::from_secs(150);
 
 /// Proof that a listener wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum ListenerProof {
     /// None: the operator said that whoever reaches it may do everything.
     Open,
     /// By the way that a connection came: the right user on a unix socket, credentials over TLS, and on loopback a token for
@@ -38,7 +38,7 @@ pub enum Access {
     Proved,
 }
 
-impl Access {
+impl ListenerProof {
     #[must_use]
     pub fn of(insecure: bool) -> Self {
         if insecure { Self::Open } else { Self::Proved }
@@ -91,8 +91,8 @@ impl Places {
 
 /// A change that somebody asked for who may have it made.
 #[derive(Debug, Clone)]
-pub struct Change {
-    pub connection: Connection,
+pub struct RequestedChange {
+    pub connection: AskingConnection,
     pub actor: Actor,
     /// As in [`Attempt`].
     pub api: &'static str,
@@ -102,7 +102,7 @@ pub struct Change {
     pub object: Option<String>,
 }
 
-impl Change {
+impl RequestedChange {
     fn attempt(&self) -> Attempt<'_> {
         Attempt {
             api: self.api,
@@ -168,13 +168,13 @@ impl Gate {
     /// Why it may not be done; that is counted, and in the audit log.
     pub fn admit(
         &self,
-        access: Access,
-        connection: &Connection,
+        access: ListenerProof,
+        connection: &AskingConnection,
         authorization: Option<&[u8]>,
         attempt: &Attempt<'_>,
         needs: Option<Scope>,
     ) -> Result<Actor, Denied> {
-        let (Some(needs), Access::Proved) = (needs, access) else {
+        let (Some(needs), ListenerProof::Proved) = (needs, access) else {
             return Ok(connection.unproved());
         };
         let admitted = match &connection.proof {
@@ -195,7 +195,7 @@ impl Gate {
     /// anywhere.
     fn over_loopback(
         &self,
-        connection: &Connection,
+        connection: &AskingConnection,
         authorization: Option<&[u8]>,
         needs: Scope,
     ) -> Result<Actor, Denied> {
@@ -212,7 +212,7 @@ impl Gate {
 
     fn proved(
         &self,
-        connection: &Connection,
+        connection: &AskingConnection,
         authorization: Option<&[u8]>,
         needs: Scope,
     ) -> Result<Actor, Denied> {
@@ -221,7 +221,7 @@ impl Gate {
         guard.admit(connection, authorization, needs, SystemTime::now())
     }
 
-    fn refused(&self, connection: &Connection, attempt: &Attempt<'_>, denied: &Denied) {
+    fn refused(&self, connection: &AskingConnection, attempt: &Attempt<'_>, denied: &Denied) {
         self.metrics.api_refused(denied.word());
         let Some(repeats) = self.hold_back(denied.word(), connection) else {
             return;
@@ -231,15 +231,15 @@ impl Gate {
             ..Note::default()
         };
         let status = if denied.is_unauthenticated() { 401 } else { 403 };
-        let outcome = Outcome {
+        let outcome = AuditOutcome {
             repeats,
-            ..Outcome::of_http(status, note)
+            ..AuditOutcome::of_http(status, note)
         };
         self.audit.write(connection, &denied.who(), attempt, &outcome);
     }
 
     /// A handshake that came to nothing.
-    pub(super) fn handshake_failed(&self, api: &'static str, from: &Connection, error: &AcceptError) {
+    pub(super) fn handshake_failed(&self, api: &'static str, from: &AskingConnection, error: &AcceptError) {
         let word = error.word();
         let cause = error
             .source()
@@ -262,11 +262,11 @@ impl Gate {
     /// which is written as well.
     pub async fn carry_out<T: Send + 'static>(
         &self,
-        change: Change,
-        work: impl Future<Output = (T, Outcome)> + Send + 'static,
+        change: RequestedChange,
+        work: impl Future<Output = (T, AuditOutcome)> + Send + 'static,
     ) -> Option<T> {
         let place = self.changes.of(change.api).acquire_owned().await.ok()?;
-        self.write(&change, &Outcome::asked(change.object.clone()));
+        self.write(&change, &AuditOutcome::asked(change.object.clone()));
         let gate = self.clone();
         // Its end is written by the task that waits for it, so that a panic leaves a line as well.
         let written = tokio::spawn(async move {
@@ -274,7 +274,7 @@ impl Gate {
             drop(place);
             let (answer, outcome) = match done {
                 Ok(Ok((answer, outcome))) => (Some(answer), outcome),
-                Ok(Err(_)) | Err(_) => (None, Outcome::of_http(500, Note::default())),
+                Ok(Err(_)) | Err(_) => (None, AuditOutcome::of_http(500, Note::default())),
             };
             gate.write(&change, &outcome);
             answer
@@ -282,13 +282,13 @@ impl Gate {
         written.await.ok().flatten()
     }
 
-    fn write(&self, change: &Change, outcome: &Outcome) {
+    fn write(&self, change: &RequestedChange, outcome: &AuditOutcome) {
         let who = change.actor.to_string();
         self.audit
             .write(&change.connection, &who, &change.attempt(), outcome);
     }
 
-    fn hold_back(&self, word: &'static str, connection: &Connection) -> Option<u64> {
+    fn hold_back(&self, word: &'static str, connection: &AskingConnection) -> Option<u64> {
         let kind = (word, connection.from.map(|from| from.ip()));
         self.rate_limited.lock().admit(Instant::now(), kind)
     }
@@ -314,8 +314,14 @@ mod tests {
             path: "/v1/topology",
         };
         let admitted = |user: Option<u32>| {
-            let connection = Connection::local(user);
-            let admitted = gate.admit(Access::Proved, &connection, None, &attempt, Some(Scope::Write));
+            let connection = AskingConnection::local(user);
+            let admitted = gate.admit(
+                ListenerProof::Proved,
+                &connection,
+                None,
+                &attempt,
+                Some(Scope::Write),
+            );
             admitted.map_err(|denied| denied.word())
         };
         let own = gate.user;

@@ -2,8 +2,8 @@
 
 use std::{borrow::Cow, path::Path, sync::Arc, time::SystemTime};
 
-use super::{Grant, Scope, TokenFile, token_file::Found};
-use crate::actor::{Actor, Connection, Proof};
+use super::{Grant, Scope, TokenFile, token_file::FoundToken};
+use crate::actor::{Actor, AskingConnection, Proof};
 
 /// Scheme of a bearer token in `Authorization` (RFC 6750 §2.1); its case does not count.
 const BEARER: &[u8] = b"bearer ";
@@ -142,7 +142,7 @@ impl Guard {
     /// Why it may not be done.
     pub fn admit(
         &self,
-        connection: &Connection,
+        connection: &AskingConnection,
         authorization: Option<&[u8]>,
         needs: Scope,
         now: SystemTime,
@@ -168,8 +168,8 @@ impl Guard {
         }
         let tokens = self.tokens.as_ref().ok_or(Denied::BadToken)?.tokens();
         match tokens.find(header[BEARER.len()..].trim_ascii(), now) {
-            Some(Found::Good { name, scope }) => Ok((Actor::Token(name), scope)),
-            Some(Found::Expired { name }) => Err(Denied::ExpiredToken(name)),
+            Some(FoundToken::Good { name, scope }) => Ok((Actor::Token(name), scope)),
+            Some(FoundToken::Expired { name }) => Err(Denied::ExpiredToken(name)),
             None => Err(Denied::BadToken),
         }
     }
@@ -223,8 +223,8 @@ mod tests {
         }
     }
 
-    fn from(proof: Proof) -> Connection {
-        Connection {
+    fn from(proof: Proof) -> AskingConnection {
+        AskingConnection {
             from: Some("10.0.0.7:5".parse().unwrap()),
             pair: None,
             proof,

@@ -16,11 +16,11 @@ mod token_file;
 use std::{fmt, str::FromStr};
 
 pub(crate) use gate::ADMIN_API;
-pub use gate::{Access, Change, Gate};
+pub use gate::{Gate, ListenerProof, RequestedChange};
 pub use grant::{Grant, GrantError};
 pub use guard::{Denied, Guard};
-pub(crate) use tls::{AcceptError, Acceptor, Entrance, HANDSHAKE_LIMIT, Secured};
-pub use token::{MAX_NAME_BYTES, Token, TokenError, TokenName};
+pub(crate) use tls::{AcceptError, Acceptor, ApiEntrance, HANDSHAKE_LIMIT, Secured};
+pub use token::{MAX_NAME_BYTES, Token, TokenName, TokenNameError};
 pub use token_file::{MAX_TOKENS, TokenEntry, TokenFile, TokenFileError, Tokens, issue, list, revoke};
 
 /// Scope of what somebody may do. Each includes those before it.

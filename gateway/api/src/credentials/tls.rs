@@ -5,7 +5,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use causeway_host::{
-    accept::{Door, Refused},
+    accept::{AcceptConnection, AcceptRefusal},
     listen::Io,
 };
 use causeway_identity::{Guarded, LiveIdentity, TlsError, handshake_word, identify_client};
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::Gate;
-use crate::actor::{Connection, Proof};
+use crate::actor::{AskingConnection, Proof};
 
 /// For a handshake, or the first byte in the clear; what takes longer is no client.
 pub(crate) const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
@@ -66,7 +66,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// When the handshake fails; a certificate that leads to no trust root, has expired or is for another purpose fails it.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> Result<(Secured, Connection), AcceptError> {
+    pub(crate) async fn accept(&self, stream: TcpStream) -> Result<(Secured, AskingConnection), AcceptError> {
         let from = stream.peer_addr().map_err(AcceptError::Handshake)?;
         let own = stream.local_addr().map_err(AcceptError::Handshake)?;
         let mut config = self.identity.current().api_tls()?;
@@ -80,9 +80,9 @@ impl Acceptor {
             .unwrap_or_default()
             .to_vec();
         let proof = self.proof(chain.first());
-        let connection = Connection {
+        let connection = AskingConnection {
             proof,
-            ..Connection::plain(from).at(own)
+            ..AskingConnection::plain(from).at(own)
         };
         let secured: Secured = match &connection.proof {
             Proof::Identity(id) => {
@@ -114,7 +114,7 @@ impl Acceptor {
 
 /// Entrance of an API for TCP connections.
 #[derive(Debug, Clone)]
-pub(crate) struct Entrance {
+pub(crate) struct ApiEntrance {
     /// Name of the API.
     pub api: &'static str,
     /// `None`: in the clear.
@@ -123,14 +123,14 @@ pub(crate) struct Entrance {
     pub gate: Gate,
 }
 
-impl Entrance {
+impl ApiEntrance {
     /// # Errors
     /// When the handshake fails.
     pub(crate) async fn enter(
         &self,
         stream: TcpStream,
-        from: Connection,
-    ) -> Result<(Secured, Connection), AcceptError> {
+        from: AskingConnection,
+    ) -> Result<(Secured, AskingConnection), AcceptError> {
         match &self.acceptor {
             None => {
                 // Whoever says nothing gives up its place soon.
@@ -142,37 +142,37 @@ impl Entrance {
     }
 
     /// Tells the gate why a connection from there is not served.
-    pub(crate) fn refused(&self, from: Option<SocketAddr>, why: Refused<AcceptError>) {
+    pub(crate) fn refused(&self, from: Option<SocketAddr>, why: AcceptRefusal<AcceptError>) {
         // Who comes over a unix socket has no handshake, and no address.
         let Some(from) = from else { return };
         let error = match why {
-            Refused::Crowded => AcceptError::Crowded,
-            Refused::Slow => AcceptError::Slow,
-            Refused::Failed(error) => error,
+            AcceptRefusal::Crowded => AcceptError::Crowded,
+            AcceptRefusal::Slow => AcceptError::Slow,
+            AcceptRefusal::Failed(error) => error,
         };
         self.gate
-            .handshake_failed(self.api, &Connection::plain(from), &error);
+            .handshake_failed(self.api, &AskingConnection::plain(from), &error);
     }
 }
 
-impl Door<TcpStream> for Entrance {
-    type Connection = (Secured, Connection);
+impl AcceptConnection<TcpStream> for ApiEntrance {
+    type Connection = (Secured, AskingConnection);
     type Error = AcceptError;
 
     async fn enter(
         &self,
         stream: TcpStream,
         from: Option<SocketAddr>,
-    ) -> Result<(Secured, Connection), AcceptError> {
+    ) -> Result<(Secured, AskingConnection), AcceptError> {
         let from = match from {
             Some(from) => from,
             None => stream.peer_addr().map_err(AcceptError::Handshake)?,
         };
         let own = stream.local_addr().map_err(AcceptError::Handshake)?;
-        Self::enter(self, stream, Connection::plain(from).at(own)).await
+        Self::enter(self, stream, AskingConnection::plain(from).at(own)).await
     }
 
-    fn refused(&self, from: Option<SocketAddr>, why: Refused<AcceptError>) {
+    fn refused(&self, from: Option<SocketAddr>, why: AcceptRefusal<AcceptError>) {
         Self::refused(self, from, why);
     }
 }

@@ -19,7 +19,7 @@ pub struct TokenName(String);
 /// Error of a text that is no name of a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a name for a token: 1 to {MAX_NAME_BYTES} of a-z, 0-9 and -")]
-pub struct TokenError(String);
+pub struct TokenNameError(String);
 
 impl TokenName {
     #[must_use]
@@ -29,12 +29,12 @@ impl TokenName {
 }
 
 impl FromStr for TokenName {
-    type Err = TokenError;
+    type Err = TokenNameError;
 
-    fn from_str(text: &str) -> Result<Self, TokenError> {
+    fn from_str(text: &str) -> Result<Self, TokenNameError> {
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if text.is_empty() || text.len() > MAX_NAME_BYTES || !text.bytes().all(allowed) {
-            return Err(TokenError(text.chars().take(80).collect()));
+            return Err(TokenNameError(text.chars().take(80).collect()));
         }
         Ok(Self(text.to_owned()))
     }

@@ -109,7 +109,7 @@ pub struct Tokens(Vec<Known>);
 
 /// Token that was found, and what it is worth.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum FoundToken {
     Good { name: Arc<str>, scope: Scope },
     Expired { name: Arc<str> },
 }
@@ -117,7 +117,7 @@ pub enum Found {
 impl Tokens {
     /// Looks a token up. Every entry is compared, whichever one it is.
     #[must_use]
-    pub fn find(&self, shown: &[u8], now: SystemTime) -> Option<Found> {
+    pub fn find(&self, shown: &[u8], now: SystemTime) -> Option<FoundToken> {
         let hash = SecretHash::of(shown);
         let mut found = None;
         for known in &self.0 {
@@ -129,8 +129,8 @@ impl Tokens {
             name, scope, expires, ..
         } = found?.clone();
         Some(match expires {
-            Some(end) if end <= now => Found::Expired { name },
-            _ => Found::Good { name, scope },
+            Some(end) if end <= now => FoundToken::Expired { name },
+            _ => FoundToken::Good { name, scope },
         })
     }
 
@@ -342,7 +342,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn shown(tokens: &Tokens, token: &Token) -> Option<Found> {
+    fn shown(tokens: &Tokens, token: &Token) -> Option<FoundToken> {
         tokens.find(token.reveal().as_bytes(), SystemTime::now())
     }
 
@@ -359,7 +359,7 @@ mod tests {
 
         let file = TokenFile::open(&path).unwrap();
         let good = |name: &str, scope| {
-            Some(Found::Good {
+            Some(FoundToken::Good {
                 name: name.into(),
                 scope,
             })
@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(shown(&file.tokens(), &write), good("ci", Scope::Write));
         assert_eq!(
             file.tokens().find(write.reveal().as_bytes(), hour),
-            Some(Found::Expired { name: "ci".into() })
+            Some(FoundToken::Expired { name: "ci".into() })
         );
         assert_eq!(file.tokens().find(b"cwa_ci_", hour), None);
         assert_eq!(file.tokens().find(text.as_bytes(), hour), None);

@@ -11,9 +11,9 @@ use tower::{Layer, Service};
 
 use super::whole::whole;
 use crate::{
-    actor::Connection,
-    audit::{Attempt, Note, Outcome},
-    credentials::{Access, Change, Denied, Gate, Scope},
+    actor::AskingConnection,
+    audit::{Attempt, AuditOutcome, Note},
+    credentials::{Denied, Gate, ListenerProof, RequestedChange, Scope},
 };
 
 /// Before the name of every call of the registry.
@@ -27,7 +27,7 @@ const GRPC_STATUS: &str = "grpc-status";
 pub(crate) struct GatedLayer {
     pub gate: Gate,
     /// Proof that is wanted, call by call.
-    pub access: Access,
+    pub access: ListenerProof,
 }
 
 impl<S> Layer<S> for GatedLayer {
@@ -88,7 +88,7 @@ where
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         let GatedLayer { gate, access } = self.by.clone();
         Box::pin(async move {
-            let connection = Connection::of(request.extensions());
+            let connection = AskingConnection::of(request.extensions());
             let path = request.uri().path().to_owned();
             let attempt = attempt(&path);
             let authorization = request.headers().get(header::AUTHORIZATION);
@@ -97,7 +97,7 @@ where
                 Err(denied) => Ok(refusal(&denied).into_http()),
                 Ok(_) if !is_change(&path) => inner.call(request).await,
                 Ok(actor) => {
-                    let change = Change {
+                    let change = RequestedChange {
                         api: attempt.api,
                         method: attempt.method.to_owned(),
                         path: path.clone(),
@@ -111,7 +111,7 @@ where
                                 let outcome = outcome(&mut response);
                                 (Ok(response), outcome)
                             }
-                            Err(error) => (Err(error), Outcome::of_http(500, Note::default())),
+                            Err(error) => (Err(error), AuditOutcome::of_http(500, Note::default())),
                         }
                     };
                     let done = gate.carry_out(change, work).await;
@@ -147,7 +147,7 @@ fn attempt(path: &str) -> Attempt<'_> {
     }
 }
 
-fn outcome<R>(response: &mut Response<R>) -> Outcome {
+fn outcome<R>(response: &mut Response<R>) -> AuditOutcome {
     // A call that fails has its status in the head, as nothing follows.
     let failed = response
         .headers()
@@ -163,7 +163,7 @@ fn outcome<R>(response: &mut Response<R>) -> Outcome {
         Code::Internal | Code::Unavailable | Code::Unknown | Code::DeadlineExceeded => "failed",
         _ => "refused",
     };
-    Outcome {
+    AuditOutcome {
         result,
         status: Some(u16::try_from(code as i32).unwrap_or(u16::MAX)),
         note,

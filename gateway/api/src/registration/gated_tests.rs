@@ -30,7 +30,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 struct Bench {
     folder: TempDir,
-    registration: Registration,
+    registration: RegistrationServer,
     token: String,
 }
 
@@ -76,7 +76,7 @@ async fn start() -> Bench {
         insecure: false,
     };
     let tasks = Tasks::default();
-    let started = Registration::start(config, instances, gate, Some(own.identity()), &tasks);
+    let started = RegistrationServer::start(config, instances, gate, Some(own.identity()), &tasks);
     Bench {
         registration: started.await.unwrap(),
         token: token.reveal().to_owned(),

@@ -32,8 +32,8 @@ use server::{Incoming, serve};
 pub use service::Registrar;
 
 use crate::{
-    admin::{AdminAddress, server::Listener},
-    credentials::{Acceptor, Access, Gate},
+    admin::{AdminAddress, server::AdminListener},
+    credentials::{Acceptor, Gate, ListenerProof},
 };
 
 /// Protocol that gRPC is spoken over.
@@ -113,15 +113,15 @@ impl RegistrationError {
 
 /// Registration over gRPC, running.
 #[derive(Debug)]
-pub struct Registration {
+pub struct RegistrationServer {
     address: SocketAddr,
     socket: Option<PathBuf>,
     stop: CancellationToken,
     server: JoinHandle<()>,
 }
 
-impl Registration {
-    /// Binds the address and serves on the current runtime until [`Registration::shutdown`]. `identity`: what TLS is spoken
+impl RegistrationServer {
+    /// Binds the address and serves on the current runtime until [`RegistrationServer::shutdown`]. `identity`: what TLS is spoken
     /// with where others than this host reach it.
     ///
     /// # Errors
@@ -156,11 +156,11 @@ impl Registration {
         let service = RegistryServer::new(Registrar::new(instances, stop.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let incoming = Incoming {
-            listener: Listener::Tcp(listener, AdminAddress::Tcp(address)),
+            listener: AdminListener::Tcp(listener, AdminAddress::Tcp(address)),
             socket,
             acceptor,
             gate,
-            access: Access::of(config.insecure),
+            access: ListenerProof::of(config.insecure),
         };
         let tls = incoming.acceptor.is_some();
         let serving = serve(incoming, service, stop.clone());
@@ -192,8 +192,8 @@ impl Registration {
 }
 
 /// Binds the unix socket. One that cannot be had, as on some file systems, costs what it is for and nothing else.
-async fn beside(path: &Path) -> Option<Listener> {
-    let bound = Listener::bind_socket(path).await;
+async fn beside(path: &Path) -> Option<AdminListener> {
+    let bound = AdminListener::bind_socket(path).await;
     bound
         .inspect_err(|error| {
             tracing::warn!(socket = %path.display(), %error, "instances of this host register over TCP alone, with a token");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use causeway_federation::registry::{
-    MAX_INSTANCES_PER_ZONE, Registration, Replaced, Source,
+    InstanceSource, MAX_INSTANCES_PER_ZONE, Registration, Replaced,
     wire::{self, MAX_LIST},
 };
 use causeway_proto::registry::{Outcome, ReplaceReply, ReplaceRequest};
@@ -18,8 +18,8 @@ const MAX_REFUSALS_TOLD: usize = 1_000;
 
 /// Content of a whole stream.
 #[derive(Debug)]
-pub(super) struct Handed {
-    pub source: Source,
+pub(super) struct StreamedRegistrations {
+    pub source: InstanceSource,
     pub wanted: Vec<Registration>,
     /// Elements that are no registrations at all.
     refused: Vec<Outcome>,
@@ -32,8 +32,8 @@ pub(super) struct Handed {
 /// When it breaks off, is too slow or too long, or does not keep to one source. Nothing has been replaced then.
 pub(super) async fn read(
     mut stream: impl Stream<Item = Result<ReplaceRequest, Status>> + Unpin,
-) -> Result<Handed, Status> {
-    let mut handed: Option<Handed> = None;
+) -> Result<StreamedRegistrations, Status> {
+    let mut handed: Option<StreamedRegistrations> = None;
     let mut elements = 0;
     loop {
         let next = timeout(MAX_SILENCE, stream.next()).await;
@@ -50,7 +50,7 @@ pub(super) async fn read(
                 return Err(Status::invalid_argument(error));
             }
             Some(handed) => handed,
-            None => handed.insert(Handed::of(&message.source)?),
+            None => handed.insert(StreamedRegistrations::of(&message.source)?),
         };
         for registration in message.registrations {
             handed.take(registration);
@@ -77,9 +77,9 @@ fn check_length(list: usize, elements: usize) -> Result<(), Status> {
     Ok(())
 }
 
-impl Handed {
+impl StreamedRegistrations {
     fn of(source: &str) -> Result<Self, Status> {
-        let source = Source::named(source);
+        let source = InstanceSource::named(source);
         let source =
             source.map_err(|error| Status::invalid_argument(format!("{}: {error}", error.word())))?;
         Ok(Self {
@@ -135,8 +135,8 @@ pub(super) struct Refusals {
     count: usize,
 }
 
-impl Handed {
-    pub(super) fn split(self) -> (Source, Vec<Registration>, Refusals) {
+impl StreamedRegistrations {
+    pub(super) fn split(self) -> (InstanceSource, Vec<Registration>, Refusals) {
         let refusals = Refusals {
             told: self.refused,
             count: self.refused_count,

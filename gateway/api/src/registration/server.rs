@@ -4,7 +4,7 @@
 use std::{io, time::Duration};
 
 use causeway_host::{
-    accept::{Limits, Place, WithinDescriptors, accept},
+    accept::{AcceptLimits, ConnectionPlace, WithinDescriptors, accept},
     descriptors::Descriptors,
 };
 use causeway_identity::Admitted;
@@ -16,9 +16,9 @@ use tonic::transport::Server;
 
 use super::gated::GatedLayer;
 use crate::{
-    actor::Connection,
-    admin::server::{Doorway, Listener},
-    credentials::{Acceptor, Access, Gate, HANDSHAKE_LIMIT, Secured},
+    actor::AskingConnection,
+    admin::server::{AdminListener, Doorway},
+    credentials::{Acceptor, Gate, HANDSHAKE_LIMIT, ListenerProof, Secured},
 };
 
 /// Name of this API in the log.
@@ -42,14 +42,14 @@ const ADMITTED: usize = 64;
 
 /// Source of connections, and what they have to prove.
 pub(super) struct Incoming {
-    pub(super) listener: Listener,
+    pub(super) listener: AdminListener,
     /// Unix socket beside it, with places of its own.
-    pub(super) socket: Option<Listener>,
+    pub(super) socket: Option<AdminListener>,
     /// `None`: in the clear.
     pub(super) acceptor: Option<Acceptor>,
     pub(super) gate: Gate,
     /// Proof that clients have to give.
-    pub(super) access: Access,
+    pub(super) access: ListenerProof,
 }
 
 /// Serves until `stop`, then finishes what is under way within a few seconds.
@@ -88,12 +88,12 @@ pub(super) async fn serve<S: Registry>(
 }
 
 /// A connection and its place among [`MAX_CONNECTIONS`].
-type Taken = Admitted<Secured, Connection, Place>;
+type Taken = Admitted<Secured, AskingConnection, ConnectionPlace>;
 
 /// The connections that were taken up, as they come.
 fn connections(incoming: Incoming) -> impl Stream<Item = io::Result<Taken>> {
     let (entered, waiting) = mpsc::channel(ADMITTED);
-    let limits = Limits {
+    let limits = AcceptLimits {
         connections: MAX_CONNECTIONS,
         of_address: Some(MAX_CONNECTIONS_OF_HOST),
         setup: HANDSHAKE_LIMIT,

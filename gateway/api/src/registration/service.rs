@@ -20,7 +20,7 @@ use super::{
     gated::{counted, noted},
     replace, watch,
 };
-use crate::{actor::Connection, audit::Note};
+use crate::{actor::AskingConnection, audit::Note};
 
 /// Watchers at once.
 const MAX_WATCHERS: usize = 256;
@@ -50,7 +50,7 @@ impl Registrar {
 #[tonic::async_trait]
 impl Registry for Registrar {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
-        let provenance = Connection::of(request.extensions()).provenance();
+        let provenance = AskingConnection::of(request.extensions()).provenance();
         let list = request.into_inner().registrations;
         check_length(list.len())?;
         let list = list.into_iter().map(wire::registration);
@@ -98,7 +98,7 @@ impl Registry for Registrar {
                 "busy: {MAX_REPLACEMENTS} sources are being replaced already; try again"
             ))
         })?;
-        let provenance = Connection::of(request.extensions()).provenance();
+        let provenance = AskingConnection::of(request.extensions()).provenance();
         let handed = replace::read(request.into_inner()).await?;
         let (source, mut wanted, refusals) = handed.split();
         for registration in &mut wanted {
@@ -116,9 +116,12 @@ impl Registry for Registrar {
         Ok(noted(reply, note))
     }
 
-    type WatchStream = watch::Events;
+    type WatchStream = watch::RegistrationEvents;
 
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<watch::Events>, Status> {
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<watch::RegistrationEvents>, Status> {
         let service = request.into_inner().service;
         let only = match service.as_str() {
             "" => None,

@@ -24,7 +24,7 @@ use crate::audit::Audit;
 const LIMIT: Duration = Duration::from_secs(30);
 
 struct Bench {
-    registration: Registration,
+    registration: RegistrationServer,
     client: RegistryClient<Channel>,
     instances: Instances,
     _folder: tempfile::TempDir,
@@ -65,7 +65,7 @@ async fn start_with(gate: Gate) -> Bench {
         socket: Some(socket.clone()),
         insecure: false,
     };
-    let registration = Registration::start(config, instances.clone(), gate, None, &Tasks::default())
+    let registration = RegistrationServer::start(config, instances.clone(), gate, None, &Tasks::default())
         .await
         .unwrap();
     Bench {
@@ -387,7 +387,7 @@ async fn an_open_address_must_be_meant() {
     };
     let start = async |config| {
         let instances = bench.instances.clone();
-        Registration::start(config, instances, Gate::default(), None, &Tasks::default()).await
+        RegistrationServer::start(config, instances, Gate::default(), None, &Tasks::default()).await
     };
     let refused = start(open(false)).await;
     assert!(matches!(refused, Err(RegistrationError::NotLoopback(_))));

@@ -29,12 +29,12 @@ const MAX_STALL: Duration = Duration::from_secs(60);
 
 /// Stream that the server sends to one watcher: its events, and at the end the reason.
 #[derive(Debug)]
-pub struct Events {
+pub struct RegistrationEvents {
     events: mpsc::Receiver<WatchEvent>,
     end: Option<oneshot::Receiver<Status>>,
 }
 
-impl Stream for Events {
+impl Stream for RegistrationEvents {
     type Item = Result<WatchEvent, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -57,7 +57,7 @@ pub(super) fn watch(
     only: Option<ServiceName>,
     place: OwnedSemaphorePermit,
     stop: CancellationToken,
-) -> Events {
+) -> RegistrationEvents {
     let (queue, events) = mpsc::channel(QUEUE);
     let (ending, end) = oneshot::channel();
     tokio::spawn(async move {
@@ -73,7 +73,7 @@ pub(super) fn watch(
         }
         drop(place);
     });
-    Events {
+    RegistrationEvents {
         events,
         end: Some(end),
     }

@@ -24,18 +24,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
     AdminAddress, AdminConfig, AdminError,
-    server::{self, Doorway, Listener},
+    server::{self, AdminListener, Doorway},
 };
 
 /// The running admin port.
 #[derive(Debug)]
-pub(super) struct Admin {
+pub(super) struct ZoneSyncAdmin {
     address: AdminAddress,
     stop: CancellationToken,
     server: JoinHandle<()>,
 }
 
-impl Admin {
+impl ZoneSyncAdmin {
     /// # Errors
     /// When the address is not allowed or cannot be bound.
     pub(super) async fn start(
@@ -44,7 +44,7 @@ impl Admin {
         tasks: &Tasks,
     ) -> Result<Self, AdminError> {
         config.listen.check(config.insecure)?;
-        let listener = Listener::bind(&config.listen).await?;
+        let listener = AdminListener::bind(&config.listen).await?;
         let address = listener.address();
         let router = Router::new()
             .route("/livez", get(async || "ok\n"))

@@ -8,12 +8,12 @@ use causeway_federation::{
     registry::wire,
 };
 use causeway_proto::registry::{AttachRequest, Attachment, attach_request::Request};
-use causeway_zone_sync::registry::etcd::{Attached, SharedRegistry};
+use causeway_zone_sync::registry::etcd::{GatewayPresence, SharedRegistry};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::watch::{self, Events, Wanted};
+use super::watch::{self, WatchEvents, WatchSubject};
 
 /// For a gateway to say who it is.
 const FIRST_WORD: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub(super) async fn start(
     peer: Option<GatewayId>,
     place: OwnedSemaphorePermit,
     (trusted, stop): (Option<Trusted>, CancellationToken),
-) -> Result<Events, Status> {
+) -> Result<WatchEvents, Status> {
     let first = timeout(FIRST_WORD, requests.message()).await;
     let first =
         first.map_err(|_| Status::deadline_exceeded(format!("no attachment within {FIRST_WORD:?}")))??;
@@ -42,7 +42,12 @@ pub(super) async fn start(
     let who = GatewayId::new(registry.zone().clone(), gateway.clone());
     let attached = registry.attach(gateway);
     let ended = CancellationToken::new();
-    let events = watch::start(registry.clone(), Wanted::Everything, place, either(&stop, &ended));
+    let events = watch::start(
+        registry.clone(),
+        WatchSubject::Everything,
+        place,
+        either(&stop, &ended),
+    );
     tokio::spawn(async move {
         tokio::select! {
             why = listen(&attached, requests, (who, trusted)) => tracing::debug!(why, "an attachment ended"),
@@ -87,7 +92,7 @@ fn check(zone: &ZoneName, attachment: &Attachment, peer: Option<&GatewayId>) -> 
 
 /// Takes what the gateway says until it ends, and says why it did.
 async fn listen(
-    attached: &Attached,
+    attached: &GatewayPresence,
     mut requests: Streaming<AttachRequest>,
     (who, trusted): (GatewayId, Option<Trusted>),
 ) -> String {

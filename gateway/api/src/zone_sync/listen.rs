@@ -9,7 +9,7 @@ use std::{
 };
 
 use causeway_host::{
-    accept::{Door, Limits, Listen, Place, Refused, accept, host_of},
+    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, Listen, accept, host_of},
     listen::{Io, bind_unix},
 };
 use causeway_identity::Admitted;
@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 
-use crate::actor::{Connection, Proof};
+use crate::actor::{AskingConnection, Proof};
 use causeway_identity::{Secure, SecureError, begins_with_tls};
 
 /// Connections served at once; further ones wait in the system's queue. One for each host of a large zone.
@@ -73,12 +73,12 @@ impl fmt::Display for ListenAddress {
 
 /// A bound listener.
 #[derive(Debug)]
-pub(super) enum Listener {
+pub(super) enum ZoneSyncListener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
 }
 
-impl Listener {
+impl ZoneSyncListener {
     pub(super) fn bind(address: &ListenAddress) -> io::Result<Self> {
         match address {
             ListenAddress::Tcp(address) => {
@@ -108,26 +108,26 @@ impl Listener {
     }
 }
 
-impl Listen for Listener {
-    type Stream = Accepted;
+impl Listen for ZoneSyncListener {
+    type Stream = ZoneSyncConnection;
 
-    async fn accept(&self) -> io::Result<(Accepted, Option<SocketAddr>)> {
+    async fn accept(&self) -> io::Result<(ZoneSyncConnection, Option<SocketAddr>)> {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, from) = Listen::accept(listener).await?;
-                (Accepted::Tcp(stream), from)
+                (ZoneSyncConnection::Tcp(stream), from)
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 let user = stream.peer_cred().map(|credentials| credentials.uid());
-                (Accepted::Local(stream, user.ok()), None)
+                (ZoneSyncConnection::Local(stream, user.ok()), None)
             }
         })
     }
 }
 
 /// Connection that was accepted, before it is known to be welcome.
-pub(super) enum Accepted {
+pub(super) enum ZoneSyncConnection {
     Tcp(TcpStream),
     Local(UnixStream, Option<u32>),
 }
@@ -139,25 +139,27 @@ struct Threshold {
     crowded: Mutex<RateLimited<IpAddr>>,
 }
 
-impl Door<Accepted> for Threshold {
-    type Connection = (Box<dyn Io>, Connection);
+impl AcceptConnection<ZoneSyncConnection> for Threshold {
+    type Connection = (Box<dyn Io>, AskingConnection);
     type Error = SecureError;
 
     /// The byte stream, and who is at its other end where that was proved.
     async fn enter(
         &self,
-        accepted: Accepted,
+        accepted: ZoneSyncConnection,
         from: Option<SocketAddr>,
-    ) -> Result<(Box<dyn Io>, Connection), SecureError> {
+    ) -> Result<(Box<dyn Io>, AskingConnection), SecureError> {
         let stream = match accepted {
-            Accepted::Local(stream, uid) => return Ok((Box::new(stream), Connection::local(uid))),
-            Accepted::Tcp(stream) => stream,
+            ZoneSyncConnection::Local(stream, uid) => {
+                return Ok((Box::new(stream), AskingConnection::local(uid)));
+            }
+            ZoneSyncConnection::Tcp(stream) => stream,
         };
         let from = match from {
             Some(from) => from,
             None => stream.peer_addr().map_err(SecureError::Handshake)?,
         };
-        let plain = Connection::plain(from);
+        let plain = AskingConnection::plain(from);
         let Some(secure) = &self.secure else {
             return Ok((Box::new(stream), plain));
         };
@@ -167,20 +169,20 @@ impl Door<Accepted> for Threshold {
         }
         let (stream, gateway) = secure.accept(stream).await?;
         let proof = Proof::Identity(gateway.to_string().into());
-        Ok((Box::new(stream), Connection { proof, ..plain }))
+        Ok((Box::new(stream), AskingConnection { proof, ..plain }))
     }
 
-    fn refused(&self, from: Option<SocketAddr>, why: Refused<SecureError>) {
+    fn refused(&self, from: Option<SocketAddr>, why: AcceptRefusal<SecureError>) {
         let error = match why {
-            Refused::Crowded => {
+            AcceptRefusal::Crowded => {
                 let Some(from) = from else { return };
                 if let Some(repeats) = self.crowded.lock().admit(Instant::now(), host_of(from.ip())) {
                     tracing::warn!(reason = "crowded", address = %from, repeats, "zone sync refused a connection");
                 }
                 return;
             }
-            Refused::Slow => SecureError::Slow,
-            Refused::Failed(error) => error,
+            AcceptRefusal::Slow => SecureError::Slow,
+            AcceptRefusal::Failed(error) => error,
         };
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         let address = from.map(tracing::field::display);
@@ -189,15 +191,15 @@ impl Door<Accepted> for Threshold {
 }
 
 /// A connection and its place among [`MAX_CONNECTIONS`].
-pub(super) type Taken = Admitted<Box<dyn Io>, Connection, Place>;
+pub(super) type Taken = Admitted<Box<dyn Io>, AskingConnection, ConnectionPlace>;
 
 /// The connections that are welcome, as they come.
 pub(super) fn connections(
-    listener: Listener,
+    listener: ZoneSyncListener,
     secure: Option<Secure>,
 ) -> impl Stream<Item = io::Result<Taken>> {
     let (entered, waiting) = mpsc::channel(ADMITTED);
-    let limits = Limits {
+    let limits = AcceptLimits {
         connections: MAX_CONNECTIONS,
         of_address: Some(MAX_CONNECTIONS_OF_HOST),
         setup: SETUP_LIMIT,

@@ -19,7 +19,7 @@ use causeway_federation::{name::ZoneName, registry::wire::MAX_MESSAGE_BYTES};
 use causeway_host::tasks::Tasks;
 use causeway_identity::{LiveIdentity, Secure};
 use causeway_proto::registry::registry_server::RegistryServer;
-use causeway_zone_sync::registry::etcd::{Client, EtcdError, SharedRegistry, client::MAX_ENDPOINTS};
+use causeway_zone_sync::registry::etcd::{EtcdClient, EtcdError, SharedRegistry, client::MAX_ENDPOINTS};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +30,8 @@ use crate::{
     credentials::Gate,
 };
 pub use listen::ListenAddress;
-use listen::Listener;
-use service::Service;
+use listen::ZoneSyncListener;
+use service::RegistryService;
 
 /// Settings that one zone-sync process needs.
 #[derive(Debug, Clone)]
@@ -99,17 +99,17 @@ impl ZoneSyncError {
 
 /// A running zone-sync.
 #[derive(Debug)]
-pub struct ZoneSync {
+pub struct RunningZoneSync {
     address: ListenAddress,
-    admin: Option<admin::Admin>,
+    admin: Option<admin::ZoneSyncAdmin>,
     stop: CancellationToken,
     server: JoinHandle<()>,
     registry: SharedRegistry,
     tasks: Tasks,
 }
 
-impl ZoneSync {
-    /// Binds its addresses, begins to follow etcd and serves until [`ZoneSync::shutdown`]. etcd need not be there yet:
+impl RunningZoneSync {
+    /// Binds its addresses, begins to follow etcd and serves until [`RunningZoneSync::shutdown`]. etcd need not be there yet:
     /// until it was read once, calls are answered as unavailable.
     ///
     /// # Errors
@@ -130,18 +130,18 @@ impl ZoneSync {
             let zone = config.zone;
             return Err(ZoneSyncError::OtherZone { zone, found });
         }
-        let client =
-            Client::new(&config.etcd)?.starting_at(SmallRng::from_os_rng().random_range(0..MAX_ENDPOINTS));
+        let client = EtcdClient::new(&config.etcd)?
+            .starting_at(SmallRng::from_os_rng().random_range(0..MAX_ENDPOINTS));
         let bind = |source| ZoneSyncError::Bind {
             address: config.listen.clone(),
             source,
         };
-        let listener = Listener::bind(&config.listen).map_err(bind)?;
+        let listener = ZoneSyncListener::bind(&config.listen).map_err(bind)?;
         let address = listener.address().map_err(bind)?;
         let registry = SharedRegistry::start(config.zone.clone(), client, config.tasks.clone());
         let admin = match config.admin {
             Some(admin) => Some(
-                admin::Admin::start(admin, registry.clone(), &config.tasks)
+                admin::ZoneSyncAdmin::start(admin, registry.clone(), &config.tasks)
                     .await
                     .map_err(ZoneSyncError::Admin)?,
             ),
@@ -149,7 +149,7 @@ impl ZoneSync {
         };
         let stop = CancellationToken::new();
         let secure = config.identity.map(Secure::new);
-        let service = RegistryServer::new(Service::new(registry.clone(), config.trust, stop.clone()))
+        let service = RegistryServer::new(RegistryService::new(registry.clone(), config.trust, stop.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let serving = serve::serve(
             listener,
@@ -180,7 +180,7 @@ impl ZoneSync {
     /// Returns the address at which `/readyz` and `/metrics` are served.
     #[must_use]
     pub fn admin_address(&self) -> Option<&AdminAddress> {
-        self.admin.as_ref().map(admin::Admin::address)
+        self.admin.as_ref().map(admin::ZoneSyncAdmin::address)
     }
 
     #[must_use]

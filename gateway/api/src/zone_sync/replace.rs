@@ -7,7 +7,7 @@ use causeway_federation::registry::{
     wire::{self, MAX_LIST},
 };
 use causeway_proto::registry::{ReplaceReply, ReplaceRequest};
-use causeway_zone_sync::registry::etcd::Replaced;
+use causeway_zone_sync::registry::etcd::ReplaceResult;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
@@ -18,7 +18,7 @@ const MAX_REFUSALS_TOLD: usize = 1_000;
 
 /// Content of a whole stream.
 #[derive(Debug)]
-pub(super) struct Handed {
+pub(super) struct StreamedInstances {
     pub(super) source: String,
     pub(super) registrations: Vec<Result<Registration, RegistryError>>,
 }
@@ -27,15 +27,15 @@ pub(super) struct Handed {
 ///
 /// # Errors
 /// When it breaks off, is too slow or too long, or does not keep to one source. Nothing has been replaced then.
-pub(super) async fn read(mut stream: Streaming<ReplaceRequest>) -> Result<Handed, Status> {
-    let mut handed: Option<Handed> = None;
+pub(super) async fn read(mut stream: Streaming<ReplaceRequest>) -> Result<StreamedInstances, Status> {
+    let mut handed: Option<StreamedInstances> = None;
     loop {
         let next = timeout(MAX_SILENCE, stream.message()).await;
         let next = next.map_err(|_| {
             Status::deadline_exceeded(format!("nothing came for {MAX_SILENCE:?}; nothing was replaced"))
         })?;
         let Some(message) = next? else { break };
-        let handed = handed.get_or_insert_with(|| Handed {
+        let handed = handed.get_or_insert_with(|| StreamedInstances {
             source: message.source.clone(),
             registrations: Vec::new(),
         });
@@ -61,7 +61,7 @@ pub(super) async fn read(mut stream: Streaming<ReplaceRequest>) -> Result<Handed
     })
 }
 
-pub(super) fn reply(replaced: Replaced) -> ReplaceReply {
+pub(super) fn reply(replaced: ReplaceResult) -> ReplaceReply {
     let refused = replaced.refused.into_iter().take(MAX_REFUSALS_TOLD);
     ReplaceReply {
         added: replaced.added,

@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use super::{
-    listen::{Listener, connections},
-    service::Service,
+    listen::{ZoneSyncListener, connections},
+    service::RegistryService,
 };
 use crate::{
-    credentials::{Access, Gate},
+    credentials::{Gate, ListenerProof},
     registration::GatedLayer,
 };
 
@@ -32,15 +32,17 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// Serves until `stop`, then finishes what is under way within a few seconds. The health service says `SERVING` from the
 /// moment that something is known: also while etcd is away, because what is known is served then.
 pub(super) async fn serve(
-    listener: Listener,
+    listener: ZoneSyncListener,
     secure: Option<Secure>,
-    service: RegistryServer<Service>,
+    service: RegistryServer<RegistryService>,
     gate: Gate,
     mut contact: watch::Receiver<Contact>,
     stop: CancellationToken,
 ) {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_not_serving::<RegistryServer<Service>>().await;
+    reporter
+        .set_not_serving::<RegistryServer<RegistryService>>()
+        .await;
     let serving = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_header_list_size(MAX_HEAD_BYTES)
@@ -50,7 +52,7 @@ pub(super) async fn serve(
         // Who gets here may do everything: connections are looked at when they come.
         .layer(GatedLayer {
             gate,
-            access: Access::Open,
+            access: ListenerProof::Open,
         })
         .add_service(health)
         .add_service(service)
@@ -61,10 +63,12 @@ pub(super) async fn serve(
             .await
             .is_ok()
         {
-            reporter.set_serving::<RegistryServer<Service>>().await;
+            reporter.set_serving::<RegistryServer<RegistryService>>().await;
         }
         stop.cancelled().await;
-        reporter.set_not_serving::<RegistryServer<Service>>().await;
+        reporter
+            .set_not_serving::<RegistryServer<RegistryService>>()
+            .await;
         tokio::time::sleep(SHUTDOWN_DEADLINE).await;
     };
     let overdue = async {

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{attach, replace, watch};
 use crate::{
-    actor::Connection,
+    actor::AskingConnection,
     audit::Note,
     registration::{counted, noted},
 };
@@ -30,7 +30,7 @@ const MAX_REPLACEMENTS: usize = 4;
 
 /// Serves the registry of the zone.
 #[derive(Debug)]
-pub(super) struct Service {
+pub(super) struct RegistryService {
     registry: SharedRegistry,
     watchers: Arc<Semaphore>,
     attached: Arc<Semaphore>,
@@ -40,7 +40,7 @@ pub(super) struct Service {
     stop: CancellationToken,
 }
 
-impl Service {
+impl RegistryService {
     pub(super) fn new(registry: SharedRegistry, trusted: Option<Trusted>, stop: CancellationToken) -> Self {
         Self {
             trusted,
@@ -69,9 +69,9 @@ impl Service {
 }
 
 #[tonic::async_trait]
-impl Registry for Service {
-    type WatchStream = watch::Events;
-    type AttachStream = watch::Events;
+impl Registry for RegistryService {
+    type WatchStream = watch::WatchEvents;
+    type AttachStream = watch::WatchEvents;
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let list = request.into_inner().registrations;
@@ -136,7 +136,7 @@ impl Registry for Service {
         }
     }
 
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<watch::Events>, Status> {
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<watch::WatchEvents>, Status> {
         let service = request.into_inner().service;
         let only = match service.as_str() {
             "" => None,
@@ -146,7 +146,7 @@ impl Registry for Service {
         let place = place(&self.watchers, "watchers", MAX_WATCHERS)?;
         let events = watch::start(
             self.registry.clone(),
-            watch::Wanted::Instances(only),
+            watch::WatchSubject::Instances(only),
             place,
             self.stop.clone(),
         );
@@ -156,9 +156,9 @@ impl Registry for Service {
     async fn attach(
         &self,
         request: Request<Streaming<AttachRequest>>,
-    ) -> Result<Response<watch::Events>, Status> {
+    ) -> Result<Response<watch::WatchEvents>, Status> {
         self.check_known()?;
-        let peer = Connection::of(request.extensions()).gateway();
+        let peer = AskingConnection::of(request.extensions()).gateway();
         let place = place(&self.attached, "attached gateways", MAX_ATTACHED)?;
         attach::start(
             &self.registry,

@@ -3,7 +3,7 @@
 use std::{net::TcpListener, time::Duration};
 
 use causeway_federation::name::GatewayId;
-use causeway_host::tasks::Ending;
+use causeway_host::tasks::TaskEnding;
 use causeway_proto::registry::{
     AttachRequest, HeartbeatRequest, RegisterRequest, Registration, WatchRequest,
     registry_client::RegistryClient,
@@ -41,7 +41,7 @@ fn config(listen: &str) -> ZoneSyncConfig {
     }
 }
 
-fn tcp(zone_sync: &ZoneSync) -> String {
+fn tcp(zone_sync: &RunningZoneSync) -> String {
     format!("http://{}", zone_sync.address())
 }
 
@@ -57,11 +57,11 @@ fn an_address_to_listen_on_reads_back_as_it_is_written() {
 
 #[tokio::test]
 async fn an_address_that_others_can_reach_is_refused_unless_it_is_meant() {
-    let refused = ZoneSync::start(config("0.0.0.0:0")).await.unwrap_err();
+    let refused = RunningZoneSync::start(config("0.0.0.0:0")).await.unwrap_err();
     assert!(matches!(refused, ZoneSyncError::NotLoopback(_)), "{refused}");
     let mut meant = config("0.0.0.0:0");
     meant.insecure = true;
-    ZoneSync::start(meant).await.unwrap().shutdown().await;
+    RunningZoneSync::start(meant).await.unwrap().shutdown().await;
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
     let audit_log = folder.path().join("audit.log");
     let mut config = config("127.0.0.1:0");
     config.audit = Audit::file(&audit_log, &crate::ApiMetrics::default(), &Tasks::default()).unwrap();
-    let zone_sync = ZoneSync::start(config).await.unwrap();
+    let zone_sync = RunningZoneSync::start(config).await.unwrap();
     let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
     let registrations = vec![Registration {
         service: "orders".to_owned(),
@@ -137,7 +137,7 @@ async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
 
 #[tokio::test]
 async fn a_list_that_is_too_long_is_refused_whole() {
-    let zone_sync = ZoneSync::start(config("127.0.0.1:0")).await.unwrap();
+    let zone_sync = RunningZoneSync::start(config("127.0.0.1:0")).await.unwrap();
     let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
     let registrations = vec![Registration::default(); 1_001];
     let refused = client
@@ -155,9 +155,9 @@ async fn a_unix_socket_is_served_replaced_when_it_was_left_behind_and_removed_at
     let listen = format!("unix:{}", path.display());
     // Left behind by a process that was killed.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let zone_sync = ZoneSync::start(config(&listen)).await.unwrap();
+    let zone_sync = RunningZoneSync::start(config(&listen)).await.unwrap();
     tokio::net::UnixStream::connect(&path).await.unwrap();
-    let second = ZoneSync::start(config(&listen)).await.unwrap_err();
+    let second = RunningZoneSync::start(config(&listen)).await.unwrap_err();
     assert!(matches!(second, ZoneSyncError::Bind { .. }), "{second}");
     zone_sync.shutdown().await;
     assert!(!path.exists());
@@ -231,7 +231,7 @@ mod between_hosts {
     async fn an_identity_of_another_zone_cannot_serve_this_one() {
         let mut config = config("127.0.0.1:0");
         config.identity = Some(identity(&Ca::new("acme.internal").unwrap(), "west/gw1"));
-        let refused = ZoneSync::start(config).await.unwrap_err();
+        let refused = RunningZoneSync::start(config).await.unwrap_err();
         assert!(matches!(refused, ZoneSyncError::OtherZone { .. }), "{refused}");
     }
 
@@ -240,7 +240,7 @@ mod between_hosts {
         let ca = Ca::new("acme.internal").unwrap();
         let mut config = config("127.0.0.1:0");
         config.identity = Some(identity(&ca, "east/sync"));
-        let zone_sync = ZoneSync::start(config).await.unwrap();
+        let zone_sync = RunningZoneSync::start(config).await.unwrap();
         let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
         let plain = client.watch(WatchRequest::default()).await.unwrap_err();
         assert_eq!(plain.code(), Code::Unavailable);
@@ -284,12 +284,12 @@ async fn every_task_is_known_by_name_when_it_ends_and_none_when_all_are_told_to(
     for (number, name) in wanted.into_iter().enumerate() {
         let config = config("127.0.0.1:0");
         let tasks = config.tasks.clone();
-        let zone_sync = ZoneSync::start(config).await.unwrap();
+        let zone_sync = RunningZoneSync::start(config).await.unwrap();
         assert_eq!(tasks.names(), wanted);
         let ending = if number % 2 == 0 {
-            Ending::Panicked
+            TaskEnding::Panicked
         } else {
-            Ending::Returned
+            TaskEnding::Returned
         };
         tasks.end(name, ending);
         let first = tokio::time::timeout(PATIENCE, tasks.first_ended()).await.unwrap();
@@ -298,6 +298,6 @@ async fn every_task_is_known_by_name_when_it_ends_and_none_when_all_are_told_to(
     }
     let config = config("127.0.0.1:0");
     let tasks = config.tasks.clone();
-    ZoneSync::start(config).await.unwrap().shutdown().await;
+    RunningZoneSync::start(config).await.unwrap().shutdown().await;
     assert_eq!(tasks.ended().first, []);
 }

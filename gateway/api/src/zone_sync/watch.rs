@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use causeway_federation::{name::ServiceName, registry::wire};
 use causeway_proto::registry::{self as proto, Gateways, Synced, WatchEvent, watch_event::Event as Told};
-use causeway_zone_sync::registry::etcd::{Event, SharedRegistry, Subscription, view::InForce};
+use causeway_zone_sync::registry::etcd::{RegistryEvent, SharedRegistry, Subscription, view::InForce};
 use tokio::{
     sync::{OwnedSemaphorePermit, broadcast::error::RecvError, mpsc},
     time::{MissedTickBehavior, interval, timeout},
@@ -21,11 +21,11 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// A watcher that takes nothing at all for this long is given up.
 const STUCK: Duration = Duration::from_secs(30);
 
-pub(super) type Events = ReceiverStream<Result<WatchEvent, Status>>;
+pub(super) type WatchEvents = ReceiverStream<Result<WatchEvent, Status>>;
 
 /// Subject that a watcher wants to know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum WatchSubject {
     /// Instances, of one service or of all.
     Instances(Option<ServiceName>),
     /// All that a gateway of the zone needs: instances, health, and who shares the checks.
@@ -40,10 +40,10 @@ struct Gone;
 /// Begins to tell. It ends when the watcher goes, falls behind, or at `stop`.
 pub(super) fn start(
     registry: SharedRegistry,
-    wanted: Wanted,
+    wanted: WatchSubject,
     place: OwnedSemaphorePermit,
     stop: CancellationToken,
-) -> Events {
+) -> WatchEvents {
     let (sender, events) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         let watcher = Watcher(sender);
@@ -56,7 +56,7 @@ pub(super) fn start(
 
 async fn tell(
     registry: &SharedRegistry,
-    wanted: &Wanted,
+    wanted: &WatchSubject,
     watcher: &Watcher,
     stop: &CancellationToken,
 ) -> Result<(), Gone> {
@@ -73,7 +73,7 @@ async fn tell(
     {
         watcher.tell(put(&instance)).await?;
     }
-    if *wanted == Wanted::Everything {
+    if *wanted == WatchSubject::Everything {
         for report in reports {
             watcher
                 .tell(Told::Health(proto::HealthReport::clone(&report)))
@@ -122,7 +122,7 @@ impl Watcher {
     }
 }
 
-impl Wanted {
+impl WatchSubject {
     fn wants(&self, service: &ServiceName) -> bool {
         match self {
             Self::Instances(Some(only)) => only == service,
@@ -130,16 +130,18 @@ impl Wanted {
         }
     }
 
-    fn told(&self, event: Event) -> Option<Told> {
+    fn told(&self, event: RegistryEvent) -> Option<Told> {
         match event {
-            Event::Instance(key, now) if self.wants(&key.service) => Some(match now {
+            RegistryEvent::Instance(key, now) if self.wants(&key.service) => Some(match now {
                 Some(now) => put(&now),
                 None => Told::Removed(wire::key_message(&key)),
             }),
-            Event::Health(report) if *self == Self::Everything => {
+            RegistryEvent::Health(report) if *self == Self::Everything => {
                 Some(Told::Health(Arc::unwrap_or_clone(report)))
             }
-            Event::Gateways(names) if *self == Self::Everything => Some(Told::Gateways(Gateways { names })),
+            RegistryEvent::Gateways(names) if *self == Self::Everything => {
+                Some(Told::Gateways(Gateways { names }))
+            }
             _ => None,
         }
     }

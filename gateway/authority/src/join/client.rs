@@ -6,7 +6,7 @@ use std::{io, sync::Arc, time::Duration, time::SystemTime};
 use causeway_federation::name::{GatewayId, GatewayName};
 use causeway_host::listen::Io;
 use causeway_identity::{
-    Identity, IdentityError, NewIdentity, NextKey, SpiffeId, TlsError,
+    Identity, IdentityFileError, NewIdentity, NextKey, SpiffeId, TlsError,
     ca::{self, CaError, request},
     provider,
 };
@@ -32,8 +32,8 @@ use tonic::{
 
 use super::{
     CaAddress, JoinToken,
-    server_check::{Known, NotTheCa, ServerCheck},
-    watched::{Verdict, Watched, words},
+    server_check::{CaPin, NotTheCa, ServerCheck},
+    watched::{JoinVerdict, Watched, words},
 };
 use crate::protocol::{AuthorityRefusal, MAX_ANSWER_BYTES, told};
 
@@ -53,7 +53,7 @@ const HOST: &str = "http://ca.invalid";
 
 /// Reason that a CA gave no certificate.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub enum CertificateRequestError {
     #[error("cannot connect to {address}")]
     Connect {
         address: CaAddress,
@@ -81,10 +81,10 @@ pub enum AskError {
     #[error("the CA's answer is no identity: {0}")]
     Answer(&'static str),
     #[error("the CA's answer is no identity")]
-    Unusable(#[source] IdentityError),
+    Unusable(#[source] IdentityFileError),
 }
 
-impl AskError {
+impl CertificateRequestError {
     /// Says what the operator can do about it.
     #[must_use]
     pub fn hint(&self) -> &'static str {
@@ -112,8 +112,8 @@ impl AskError {
 ///
 /// # Errors
 /// When nothing answers there in time.
-pub async fn connect(address: &CaAddress) -> Result<TcpStream, AskError> {
-    let failed = |source| AskError::Connect {
+pub async fn connect(address: &CaAddress) -> Result<TcpStream, CertificateRequestError> {
+    let failed = |source| CertificateRequestError::Connect {
         address: address.clone(),
         source,
     };
@@ -132,15 +132,18 @@ pub async fn join(
     io: impl Io + 'static,
     token: &JoinToken,
     gateway: &GatewayName,
-) -> Result<NewIdentity, AskError> {
+) -> Result<NewIdentity, CertificateRequestError> {
     let check = Arc::new(ServerCheck::new(
-        Known::Fingerprint(token.fingerprint),
+        CaPin::Fingerprint(token.fingerprint),
         provider(),
     ));
     let config = builder(&check)?.with_no_client_auth();
     let (mut client, verdict) = secure(io, config, &check).await?;
-    let root = check.root().ok_or(AskError::Answer("it shows no root"))?;
-    let trust_domain = ca::trust_domain(&root).map_err(|_| AskError::Answer("its root is no CA's"))?;
+    let root = check
+        .root()
+        .ok_or(CertificateRequestError::Answer("it shows no root"))?;
+    let trust_domain =
+        ca::trust_domain(&root).map_err(|_| CertificateRequestError::Answer("its root is no CA's"))?;
     let id = SpiffeId::new(&trust_domain, GatewayId::new(token.zone.clone(), gateway.clone()));
     let key = KeyPair::generate().map_err(CaError::Certificate)?;
     let call = client.join(JoinRequest {
@@ -150,7 +153,9 @@ pub async fn join(
     });
     let answer = answered(timeout(ANSWER_LIMIT, call).await, &verdict)?;
     if !answer.roots.iter().any(|given| *given == *root) {
-        return Err(AskError::Answer("its own root is not among the roots"));
+        return Err(CertificateRequestError::Answer(
+            "its own root is not among the roots",
+        ));
     }
     identity(&id, &key, answer)
 }
@@ -160,7 +165,11 @@ pub async fn join(
 ///
 /// # Errors
 /// As [`join`].
-pub async fn renew(io: impl Io + 'static, own: &Identity, key: &NextKey) -> Result<NewIdentity, AskError> {
+pub async fn renew(
+    io: impl Io + 'static,
+    own: &Identity,
+    key: &NextKey,
+) -> Result<NewIdentity, CertificateRequestError> {
     let (check, config) = shown_by(own)?;
     let (mut client, verdict) = secure(io, config, &check).await?;
     let key = key.pair();
@@ -175,16 +184,19 @@ pub async fn renew(io: impl Io + 'static, own: &Identity, key: &NextKey) -> Resu
 ///
 /// # Errors
 /// When the CA does not see it.
-pub async fn show(io: impl Io + 'static, own: &Identity) -> Result<(), AskError> {
+pub async fn show(io: impl Io + 'static, own: &Identity) -> Result<(), CertificateRequestError> {
     let (check, config) = shown_by(own)?;
     let mut stream = handshake(io, config, &check).await?;
     // All that the CA needs is under way, and arrives before this.
-    stream.shutdown().await.map_err(AskError::Handshake)
+    stream
+        .shutdown()
+        .await
+        .map_err(CertificateRequestError::Handshake)
 }
 
 /// Settings of a connection on which `own` is shown to its CA.
-fn shown_by(own: &Identity) -> Result<(Arc<ServerCheck>, ClientConfig), AskError> {
-    let known = Known::Roots {
+fn shown_by(own: &Identity) -> Result<(Arc<ServerCheck>, ClientConfig), CertificateRequestError> {
+    let known = CaPin::Roots {
         roots: own.roots(),
         trust_domain: own.trust_domain().to_owned(),
     };
@@ -195,7 +207,7 @@ fn shown_by(own: &Identity) -> Result<(Arc<ServerCheck>, ClientConfig), AskError
 
 type Builder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
 
-fn builder(check: &Arc<ServerCheck>) -> Result<Builder, AskError> {
+fn builder(check: &Arc<ServerCheck>) -> Result<Builder, CertificateRequestError> {
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
     Ok(builder
         .dangerous()
@@ -207,11 +219,11 @@ async fn secure(
     io: impl Io + 'static,
     config: ClientConfig,
     check: &ServerCheck,
-) -> Result<(CertificateAuthorityClient<Channel>, Verdict), AskError> {
+) -> Result<(CertificateAuthorityClient<Channel>, JoinVerdict), CertificateRequestError> {
     let (stream, verdict) = Watched::new(handshake(io, config, check).await?);
     let channel = channel(stream).await.map_err(|error| match verdict.get() {
-        Some(words) => AskError::Unwelcome(words),
-        None => AskError::Broken(in_one_line(&error)),
+        Some(words) => CertificateRequestError::Unwelcome(words),
+        None => CertificateRequestError::Broken(in_one_line(&error)),
     })?;
     let client = CertificateAuthorityClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
     Ok((client, verdict))
@@ -222,20 +234,21 @@ async fn handshake<I: Io + 'static>(
     io: I,
     mut config: ClientConfig,
     check: &ServerCheck,
-) -> Result<TlsStream<I>, AskError> {
+) -> Result<TlsStream<I>, CertificateRequestError> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
-    let name = ServerName::try_from(NAME).map_err(|error| AskError::Handshake(io::Error::other(error)))?;
+    let name = ServerName::try_from(NAME)
+        .map_err(|error| CertificateRequestError::Handshake(io::Error::other(error)))?;
     let handshake = TlsConnector::from(Arc::new(config)).connect(name, io);
     match timeout(HANDSHAKE_LIMIT, handshake).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => {
-            let refused = check.refused().map(AskError::NotTheCa);
-            let refused = refused.or_else(|| words(&error).map(AskError::Unwelcome));
-            Err(refused.unwrap_or(AskError::Handshake(error)))
+            let refused = check.refused().map(CertificateRequestError::NotTheCa);
+            let refused = refused.or_else(|| words(&error).map(CertificateRequestError::Unwelcome));
+            Err(refused.unwrap_or(CertificateRequestError::Handshake(error)))
         }
-        Err(_) => Err(AskError::Slow("the TLS handshake with the CA")),
+        Err(_) => Err(CertificateRequestError::Slow("the TLS handshake with the CA")),
     }
 }
 
@@ -255,37 +268,46 @@ async fn channel(stream: impl Io + 'static) -> Result<Channel, tonic::transport:
 /// Reads what became of a call.
 fn answered(
     called: Result<Result<tonic::Response<Certificates>, Status>, tokio::time::error::Elapsed>,
-    verdict: &Verdict,
-) -> Result<Certificates, AskError> {
+    verdict: &JoinVerdict,
+) -> Result<Certificates, CertificateRequestError> {
     let status = match called {
         Ok(Ok(answer)) => return Ok(answer.into_inner()),
         Ok(Err(status)) => status,
-        Err(_) => return Err(AskError::Slow("the answer of the CA")),
+        Err(_) => return Err(CertificateRequestError::Slow("the answer of the CA")),
     };
     Err(match (AuthorityRefusal::of(&status), verdict.get()) {
-        (Some(refusal), _) => AskError::Refused {
+        (Some(refusal), _) => CertificateRequestError::Refused {
             refusal,
             text: told(&status),
         },
-        (None, Some(words)) => AskError::Unwelcome(words),
-        (None, None) => AskError::Broken(told(&status)),
+        (None, Some(words)) => CertificateRequestError::Unwelcome(words),
+        (None, None) => CertificateRequestError::Broken(told(&status)),
     })
 }
 
 /// The identity that an answer makes, if it is the one that was asked for and stands up to its own roots.
-fn identity(id: &SpiffeId, key: &KeyPair, answer: Certificates) -> Result<NewIdentity, AskError> {
+fn identity(
+    id: &SpiffeId,
+    key: &KeyPair,
+    answer: Certificates,
+) -> Result<NewIdentity, CertificateRequestError> {
     if answer.chain.len() > MAX_CERTIFICATES || answer.roots.len() > MAX_CERTIFICATES {
-        return Err(AskError::Answer("it holds too many certificates"));
+        return Err(CertificateRequestError::Answer("it holds too many certificates"));
     }
     let owned = |der: Vec<Vec<u8>>| der.into_iter().map(CertificateDer::from).collect::<Vec<_>>();
     let (chain, roots) = (owned(answer.chain), owned(answer.roots));
     if !chain.first().is_some_and(|leaf| request::is_for(leaf, key)) {
-        return Err(AskError::Answer("its certificate is for another key"));
+        return Err(CertificateRequestError::Answer(
+            "its certificate is for another key",
+        ));
     }
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let made = NewIdentity::new(chain, key, roots, SystemTime::now()).map_err(AskError::Unusable)?;
+    let made =
+        NewIdentity::new(chain, key, roots, SystemTime::now()).map_err(CertificateRequestError::Unusable)?;
     match made.id() == id {
         true => Ok(made),
-        false => Err(AskError::Answer("its certificate is for another gateway")),
+        false => Err(CertificateRequestError::Answer(
+            "its certificate is for another gateway",
+        )),
     }
 }

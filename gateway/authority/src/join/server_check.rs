@@ -29,7 +29,7 @@ pub enum NotTheCa {
 
 /// Sign that the CA is known by.
 #[derive(Debug, Clone)]
-pub(super) enum Known {
+pub(super) enum CaPin {
     /// SHA-256 of its certificate.
     Fingerprint([u8; 32]),
     /// The roots and the trust domain of an identity.
@@ -42,7 +42,7 @@ pub(super) enum Known {
 /// Checks the server in the handshake. What it found stays here: TLS has no words for it.
 #[derive(Debug)]
 pub(super) struct ServerCheck {
-    known: Known,
+    known: CaPin,
     provider: Arc<CryptoProvider>,
     /// Reason that the server was refused.
     refused: OnceLock<NotTheCa>,
@@ -51,7 +51,7 @@ pub(super) struct ServerCheck {
 }
 
 impl ServerCheck {
-    pub(crate) fn new(known: Known, provider: Arc<CryptoProvider>) -> Self {
+    pub(crate) fn new(known: CaPin, provider: Arc<CryptoProvider>) -> Self {
         Self {
             known,
             provider,
@@ -77,7 +77,7 @@ impl ServerCheck {
     ) -> Result<(), NotTheCa> {
         let found = server_trust_domain(leaf).map_err(|error| NotTheCa::NotACa(error.to_string()))?;
         let roots = match &self.known {
-            Known::Roots { roots, trust_domain } => {
+            CaPin::Roots { roots, trust_domain } => {
                 if found != *trust_domain {
                     return Err(NotTheCa::TrustDomain {
                         found,
@@ -86,7 +86,7 @@ impl ServerCheck {
                 }
                 roots.clone()
             }
-            Known::Fingerprint(expected) => {
+            CaPin::Fingerprint(expected) => {
                 let root = rest
                     .iter()
                     .find(|certificate| fingerprint(certificate) == *expected);
@@ -165,13 +165,13 @@ mod tests {
     }
 
     fn by_fingerprint(ca: &Ca) -> ServerCheck {
-        ServerCheck::new(Known::Fingerprint(ca.fingerprint()), provider())
+        ServerCheck::new(CaPin::Fingerprint(ca.fingerprint()), provider())
     }
 
     fn by_roots(ca: &Ca, trust_domain: &str) -> ServerCheck {
         let mut roots = RootCertStore::empty();
         roots.add(ca.certificate().clone()).unwrap();
-        let known = Known::Roots {
+        let known = CaPin::Roots {
             roots: Arc::new(roots),
             trust_domain: trust_domain.to_owned(),
         };

@@ -42,7 +42,7 @@ impl fmt::Debug for JoinToken {
 
 /// Reason that a text is no token. It does not repeat the text, which may be most of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
+pub enum JoinTokenError {
     #[error("it does not begin with `{PREFIX}`, as every join token does")]
     Prefix,
     #[error("it holds a character that is in no token, or is not whole")]
@@ -70,41 +70,41 @@ impl JoinToken {
 }
 
 impl FromStr for JoinToken {
-    type Err = TokenError;
+    type Err = JoinTokenError;
 
-    fn from_str(text: &str) -> Result<Self, TokenError> {
+    fn from_str(text: &str) -> Result<Self, JoinTokenError> {
         let text = text.trim();
         if text.len() > MAX_TEXT_BYTES {
-            return Err(TokenError::Character);
+            return Err(JoinTokenError::Character);
         }
         let upper = text.to_ascii_uppercase();
         let body = upper
             .strip_prefix(&PREFIX.to_ascii_uppercase())
-            .ok_or(TokenError::Prefix)?;
+            .ok_or(JoinTokenError::Prefix)?;
         let bytes = BASE32_NOPAD
             .decode(body.as_bytes())
-            .map_err(|_| TokenError::Character)?;
+            .map_err(|_| JoinTokenError::Character)?;
         let (body, sum) = bytes
             .split_last_chunk::<CHECKSUM_BYTES>()
-            .ok_or(TokenError::Checksum)?;
+            .ok_or(JoinTokenError::Checksum)?;
         if *sum != checksum(body) {
-            return Err(TokenError::Checksum);
+            return Err(JoinTokenError::Checksum);
         }
         match body.split_first() {
-            Some((&VERSION, body)) => read(body).ok_or(TokenError::Checksum)?,
-            Some((version, _)) => Err(TokenError::Version(*version)),
-            None => Err(TokenError::Checksum),
+            Some((&VERSION, body)) => read(body).ok_or(JoinTokenError::Checksum)?,
+            Some((version, _)) => Err(JoinTokenError::Version(*version)),
+            None => Err(JoinTokenError::Checksum),
         }
     }
 }
 
 /// Reads what follows the version; `None` if it is too short.
-fn read(body: &[u8]) -> Option<Result<JoinToken, TokenError>> {
+fn read(body: &[u8]) -> Option<Result<JoinToken, JoinTokenError>> {
     let (id, body) = body.split_first_chunk::<ID_BYTES>()?;
     let (secret, body) = body.split_first_chunk::<SECRET_BYTES>()?;
     let (fingerprint, zone) = body.split_first_chunk::<FINGERPRINT_BYTES>()?;
     let zone = std::str::from_utf8(zone).ok().and_then(|zone| zone.parse().ok());
-    Some(zone.ok_or(TokenError::Zone).map(|zone| JoinToken {
+    Some(zone.ok_or(JoinTokenError::Zone).map(|zone| JoinToken {
         id: TokenId(*id),
         secret: Secret(*secret),
         fingerprint: *fingerprint,
@@ -146,11 +146,11 @@ mod tests {
     fn what_is_wrong_is_told_without_repeating_the_token() {
         let text = token("west", 7).reveal();
         for (bad, why) in [
-            ("", TokenError::Prefix),
-            ("west", TokenError::Prefix),
-            ("cwjoin", TokenError::Checksum),
-            (&text.replace("cwjoin", "cwjoin8"), TokenError::Character),
-            (&text.replacen('a', "!", 1), TokenError::Character),
+            ("", JoinTokenError::Prefix),
+            ("west", JoinTokenError::Prefix),
+            ("cwjoin", JoinTokenError::Checksum),
+            (&text.replace("cwjoin", "cwjoin8"), JoinTokenError::Character),
+            (&text.replacen('a', "!", 1), JoinTokenError::Character),
         ] {
             let found = bad.parse::<JoinToken>().unwrap_err();
             assert_eq!(found, why, "{bad}");

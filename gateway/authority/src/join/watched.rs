@@ -12,16 +12,16 @@ use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Words of the other side's alert about the certificate that it was shown.
-pub(super) type Verdict = Arc<OnceLock<&'static str>>;
+pub(super) type JoinVerdict = Arc<OnceLock<&'static str>>;
 
 pub(super) struct Watched<S> {
     stream: S,
-    verdict: Verdict,
+    verdict: JoinVerdict,
 }
 
 impl<S> Watched<S> {
-    pub(crate) fn new(stream: S) -> (Self, Verdict) {
-        let verdict = Verdict::default();
+    pub(crate) fn new(stream: S) -> (Self, JoinVerdict) {
+        let verdict = JoinVerdict::default();
         let watched = Self {
             stream,
             verdict: verdict.clone(),

@@ -9,15 +9,15 @@ use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{io::AsyncRead, sync::watch, task::JoinSet, time::timeout};
 
 use super::{
-    AnswerLimits, Candidate, FetchError, Peers, Replicated,
-    schedule::{Plan, Schedule},
+    AnswerLimits, DocumentPeers, FetchCandidate, FetchError, Replicated,
+    schedule::{FetchSchedule, Plan},
 };
 
 type Documents<K> = Result<Vec<Arc<<K as Replicated>::Document>>, FetchError<<K as Replicated>::DecodeError>>;
 
 /// A question that has come to an end.
 struct Answer<K: Replicated> {
-    asked: Candidate<K::Question>,
+    asked: FetchCandidate<K::Question>,
     documents: Documents<K>,
 }
 
@@ -28,7 +28,7 @@ pub async fn keep_fetching<K: Replicated>(
     mut catalog: watch::Receiver<Arc<Catalog>>,
 ) {
     let mut links = tunnels.changed();
-    let mut schedule = Schedule::new(K::PACE);
+    let mut schedule = FetchSchedule::new(K::PACE);
     let mut asking: JoinSet<Answer<K>> = JoinSet::new();
     let mut rng = SmallRng::from_os_rng();
     loop {
@@ -72,7 +72,7 @@ pub async fn keep_fetching<K: Replicated>(
 }
 
 /// Everybody who can be asked, and what they announce.
-fn peers<K: Replicated>(tunnels: &TunnelSet, catalog: &Catalog) -> Peers {
+fn peers<K: Replicated>(tunnels: &TunnelSet, catalog: &Catalog) -> DocumentPeers {
     tunnels
         .usable()
         .map(|peer| {
@@ -84,7 +84,7 @@ fn peers<K: Replicated>(tunnels: &TunnelSet, catalog: &Catalog) -> Peers {
 
 async fn question<K: Replicated>(
     tunnels: Arc<TunnelSet>,
-    asked: Candidate<K::Question>,
+    asked: FetchCandidate<K::Question>,
     header: Kind,
 ) -> Answer<K> {
     let documents = ask::<K>(&tunnels, K::peer(&asked.question), header);

@@ -21,13 +21,13 @@ use causeway_tunnel::{AskError, ReadDocumentError};
 pub use fetch::keep_fetching;
 #[cfg(test)]
 pub(crate) use fetch::read_documents;
-pub use schedule::{Candidate, Pace};
+pub use schedule::{FetchCandidate, FetchPace};
 #[cfg(test)]
-pub(crate) use schedule::{Plan, Schedule};
+pub(crate) use schedule::{FetchSchedule, Plan};
 pub use serve::Answers;
 
 /// The peers that can be asked, and what each announces; `None`: nothing was heard of it.
-pub type Peers = BTreeMap<GatewayId, Option<Edition>>;
+pub type DocumentPeers = BTreeMap<GatewayId, Option<Edition>>;
 
 /// Most that one answer may hold.
 #[derive(Debug, Clone, Copy)]
@@ -49,17 +49,17 @@ pub trait Replicated: Send + Sync + 'static {
     /// State in force here, as far as it decides what is worth asking.
     type InForce: Send + Sync;
 
-    const PACE: Pace;
+    const PACE: FetchPace;
     const LIMITS: AnswerLimits;
 
     /// The edition that a record of zone sync announces.
     fn announced(record: &Record) -> Edition;
 
     /// The questions that are worth asking, the most urgent first.
-    fn candidates(in_force: &Self::InForce, peers: &Peers) -> Vec<Candidate<Self::Question>>;
+    fn candidates(in_force: &Self::InForce, peers: &DocumentPeers) -> Vec<FetchCandidate<Self::Question>>;
 
     /// Tells whether a question could be asked once more; what became of others is forgotten.
-    fn is_current(in_force: &Self::InForce, peers: &Peers, question: &Self::Question) -> bool;
+    fn is_current(in_force: &Self::InForce, peers: &DocumentPeers, question: &Self::Question) -> bool;
 
     fn peer(question: &Self::Question) -> &GatewayId;
 

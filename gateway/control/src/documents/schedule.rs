@@ -12,7 +12,7 @@ use rand::Rng;
 
 /// Urgency with which a kind of document is asked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Pace {
+pub struct FetchPace {
     /// Most questions under way at once.
     pub at_once: usize,
     /// Longest time that the question that was asked last may take before another is asked beside it.
@@ -25,7 +25,7 @@ pub struct Pace {
 
 /// A question that is worth asking, and what its peer announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate<Q> {
+pub struct FetchCandidate<Q> {
     pub question: Q,
     pub announced: Option<Edition>,
 }
@@ -33,7 +33,7 @@ pub struct Candidate<Q> {
 /// Plan for now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Plan<Q> {
-    Ask(Candidate<Q>),
+    Ask(FetchCandidate<Q>),
     /// Nothing before this, unless something changes.
     Wait(Instant),
     Nothing,
@@ -41,8 +41,8 @@ pub(crate) enum Plan<Q> {
 
 /// Questions that were asked and what came of them, so that nobody is asked the same all the time.
 #[derive(Debug)]
-pub(crate) struct Schedule<Q> {
-    pace: Pace,
+pub(crate) struct FetchSchedule<Q> {
+    pace: FetchPace,
     /// Under way, and since when.
     asked: BTreeMap<Q, Instant>,
     /// Without success.
@@ -56,8 +56,8 @@ struct Tried {
     again_at: Instant,
 }
 
-impl<Q: Clone + Ord> Schedule<Q> {
-    pub(crate) fn new(pace: Pace) -> Self {
+impl<Q: Clone + Ord> FetchSchedule<Q> {
+    pub(crate) fn new(pace: FetchPace) -> Self {
         Self {
             pace,
             asked: BTreeMap::new(),
@@ -69,7 +69,7 @@ impl<Q: Clone + Ord> Schedule<Q> {
     pub(crate) fn plan(
         &mut self,
         now: Instant,
-        candidates: Vec<Candidate<Q>>,
+        candidates: Vec<FetchCandidate<Q>>,
         is_current: impl Fn(&Q) -> bool,
     ) -> Plan<Q> {
         self.tried.retain(|question, _| is_current(question));
@@ -100,7 +100,7 @@ impl<Q: Clone + Ord> Schedule<Q> {
 
     /// Tells when a question may be asked once more; `None`: it was not asked, or its peer has announced something else
     /// since.
-    fn again_at(&self, candidate: &Candidate<Q>) -> Option<Instant> {
+    fn again_at(&self, candidate: &FetchCandidate<Q>) -> Option<Instant> {
         let tried = self.tried.get(&candidate.question)?;
         (tried.announced == candidate.announced).then_some(tried.again_at)
     }
@@ -117,7 +117,7 @@ impl<Q: Clone + Ord> Schedule<Q> {
     }
 
     /// A question was not answered, or with nothing that was new here.
-    pub(crate) fn unanswered(&mut self, now: Instant, asked: &Candidate<Q>, rng: &mut impl Rng) {
+    pub(crate) fn unanswered(&mut self, now: Instant, asked: &FetchCandidate<Q>, rng: &mut impl Rng) {
         self.asked.remove(&asked.question);
         let before = self.tried.get(&asked.question);
         let repeated = before.filter(|tried| tried.announced == asked.announced);

@@ -15,7 +15,7 @@ use causeway_tunnel::{IncomingStream, refuse_documents, send_documents};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use crate::places::Places;
+use crate::places::AnswerPlaces;
 
 /// Answers of one kind under way at once for the gateways of one zone; each may hold a few MiB.
 const AT_ONCE_FOR_ZONE: usize = 4;
@@ -29,7 +29,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 pub struct Answers {
     /// The document's name in the log.
     name: &'static str,
-    places: Places,
+    places: AnswerPlaces,
     /// Peers whose questions were not answered, as the log was told.
     refused: Arc<Mutex<RateLimited<GatewayId>>>,
 }
@@ -38,7 +38,7 @@ impl Answers {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
-            places: Places::new(AT_ONCE_FOR_ZONE, AT_ONCE),
+            places: AnswerPlaces::new(AT_ONCE_FOR_ZONE, AT_ONCE),
             refused: Arc::new(Mutex::new(RateLimited::new())),
         }
     }

@@ -35,7 +35,7 @@ pub enum Trigger {
 
 /// Outcome of reading the file again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ReloadOutcome {
     /// It is the file that was read last.
     Unchanged,
     /// Its topology is in force now; these are the changes.
@@ -127,7 +127,7 @@ impl TopologyFile {
     }
 
     /// Reads the file again, and puts it in force if it is good and new. Blocks on the file.
-    pub fn reload(&self, trigger: Trigger) -> Outcome {
+    pub fn reload(&self, trigger: Trigger) -> ReloadOutcome {
         let mut last = self.last.lock();
         let loaded = load(&self.path);
         let attempt = match &loaded {
@@ -139,16 +139,16 @@ impl TopologyFile {
         match loaded {
             Ok(_) if repeated => self.unchanged(trigger),
             Ok(parsed) => self.take(parsed),
-            Err(_) if repeated && trigger == Trigger::Change => Outcome::Unchanged,
+            Err(_) if repeated && trigger == Trigger::Change => ReloadOutcome::Unchanged,
             Err(error) => self.refuse(&error),
         }
     }
 
-    fn unchanged(&self, trigger: Trigger) -> Outcome {
+    fn unchanged(&self, trigger: Trigger) -> ReloadOutcome {
         if trigger == Trigger::Request {
             tracing::info!(file = %self.path.display(), "the topology has not changed");
         }
-        Outcome::Unchanged
+        ReloadOutcome::Unchanged
     }
 
     fn take(
@@ -156,7 +156,7 @@ impl TopologyFile {
         Parsed {
             topology, warnings, ..
         }: Parsed,
-    ) -> Outcome {
+    ) -> ReloadOutcome {
         let changes = diff(&self.topology.borrow(), &topology);
         let named: Vec<String> = changes
             .changes
@@ -175,10 +175,10 @@ impl TopologyFile {
         *self.text.lock() = (topology.fingerprint, warnings.text().clone());
         self.topology.send_replace(Arc::new(topology));
         self.state.send_replace(ReloadState::default());
-        Outcome::Taken(changes)
+        ReloadOutcome::Taken(changes)
     }
 
-    fn refuse(&self, error: &LoadError) -> Outcome {
+    fn refuse(&self, error: &LoadError) -> ReloadOutcome {
         let refusal = ReloadRefusal {
             summary: error.summary(),
             details: error.render(Style::Plain),
@@ -193,6 +193,6 @@ impl TopologyFile {
         self.state.send_replace(ReloadState {
             refused: Some(refusal),
         });
-        Outcome::Refused
+        ReloadOutcome::Refused
     }
 }

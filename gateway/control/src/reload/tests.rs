@@ -176,7 +176,7 @@ async fn a_published_topology_holds_until_the_file_changes() {
     let mut watched = Watched::new(&path);
     let published = causeway_federation::topology::parse(&text(7), "published").unwrap();
     watched.file.publish(Arc::new(published.topology));
-    assert_eq!(watched.file.reload(Trigger::Request), Outcome::Unchanged);
+    assert_eq!(watched.file.reload(Trigger::Request), ReloadOutcome::Unchanged);
     assert_eq!(watched.port_now(), 7);
     fs::write(&path, text(2)).unwrap();
     watched.port_becomes(2).await;
@@ -186,13 +186,13 @@ async fn a_published_topology_holds_until_the_file_changes() {
 fn each_bad_content_is_reported_once_and_again_on_request() {
     let (_folder, path) = folder_with(&text(1));
     let file = TopologyFile::open(path.clone()).unwrap();
-    assert_eq!(file.reload(Trigger::Change), Outcome::Unchanged);
+    assert_eq!(file.reload(Trigger::Change), ReloadOutcome::Unchanged);
     fs::write(&path, "nonsense").unwrap();
-    assert_eq!(file.reload(Trigger::Change), Outcome::Refused);
-    assert_eq!(file.reload(Trigger::Change), Outcome::Unchanged);
-    assert_eq!(file.reload(Trigger::Request), Outcome::Refused);
+    assert_eq!(file.reload(Trigger::Change), ReloadOutcome::Refused);
+    assert_eq!(file.reload(Trigger::Change), ReloadOutcome::Unchanged);
+    assert_eq!(file.reload(Trigger::Request), ReloadOutcome::Refused);
     fs::write(&path, text(2)).unwrap();
-    let Outcome::Taken(changes) = file.reload(Trigger::Request) else {
+    let ReloadOutcome::Taken(changes) = file.reload(Trigger::Request) else {
         panic!("a good file was not taken up on request");
     };
     assert_eq!(changes.changes[0].to_string(), "~ service orders: port: 1 -> 2");

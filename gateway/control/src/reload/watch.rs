@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, TopologyFile, Trigger};
+use super::{ReloadOutcome, TopologyFile, Trigger};
 use crate::ControlMetrics;
 
 /// Interval at which the file is read without being told to.
@@ -43,9 +43,9 @@ impl TopologyFile {
             let file = self.clone();
             // Reading and checking a large file takes longer than a runtime thread should be held.
             match tokio::task::spawn_blocking(move || file.reload(trigger)).await {
-                Ok(Outcome::Unchanged) => {}
-                Ok(Outcome::Taken(_)) => metrics.topology_reloaded(true),
-                Ok(Outcome::Refused) => metrics.topology_reloaded(false),
+                Ok(ReloadOutcome::Unchanged) => {}
+                Ok(ReloadOutcome::Taken(_)) => metrics.topology_reloaded(true),
+                Ok(ReloadOutcome::Refused) => metrics.topology_reloaded(false),
                 Err(error) => tracing::error!(%error, "reading the topology again has failed"),
             }
         }

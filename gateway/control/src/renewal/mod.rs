@@ -9,6 +9,6 @@ mod task;
 
 pub use reach::ReachError;
 pub use relay::Relay;
-pub use schedule::Schedule;
+pub use schedule::RenewalSchedule;
 pub use settings::{SETTINGS_FILE, Settings, SettingsError};
 pub use task::{Renewal, RenewalStatus};

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use causeway_authority::join::{self, AskError};
+use causeway_authority::join::{self, CertificateRequestError};
 use causeway_federation::name::GatewayId;
 use causeway_identity::{Identity, NewIdentity, NextKey};
 use causeway_proto::tunnel::{Ca, StreamHeader, stream_header::Kind};
@@ -40,12 +40,12 @@ impl std::fmt::Display for Way {
 #[derive(Debug, thiserror::Error)]
 pub enum ReachError {
     #[error(transparent)]
-    Direct(#[from] AskError),
+    Direct(#[from] CertificateRequestError),
     #[error("through {peer}")]
     Asked {
         peer: GatewayId,
         #[source]
-        source: AskError,
+        source: CertificateRequestError,
     },
     #[error("through {peer}")]
     NoWay {
@@ -62,9 +62,9 @@ impl ReachError {
     fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::Direct(AskError::Refused { .. } | AskError::Unwelcome(_))
+            Self::Direct(CertificateRequestError::Refused { .. } | CertificateRequestError::Unwelcome(_))
                 | Self::Asked {
-                    source: AskError::Refused { .. } | AskError::Unwelcome(_),
+                    source: CertificateRequestError::Refused { .. } | CertificateRequestError::Unwelcome(_),
                     ..
                 }
         )

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::settings::Settings;
-use crate::places::Places;
+use crate::places::AnswerPlaces;
 
 /// Streams at once for the gateways of one zone. A renewal takes a fraction of a second.
 const MAX_STREAMS_OF_ZONE: usize = 4;
@@ -38,7 +38,7 @@ pub(super) const CONNECT_THROUGH_LIMIT: Duration = Duration::from_secs(8);
 pub struct Relay {
     /// The folder of the own identity, where it is written where the CA is; `None`: nothing is passed on.
     folder: Option<PathBuf>,
-    places: Places,
+    places: AnswerPlaces,
     metrics: Arc<TunnelMetrics>,
 }
 
@@ -47,7 +47,7 @@ impl Relay {
     pub fn new(folder: Option<PathBuf>, metrics: Arc<TunnelMetrics>) -> Self {
         Self {
             folder,
-            places: Places::new(MAX_STREAMS_OF_ZONE, MAX_STREAMS),
+            places: AnswerPlaces::new(MAX_STREAMS_OF_ZONE, MAX_STREAMS),
             metrics,
         }
     }

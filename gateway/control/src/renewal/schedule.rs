@@ -20,13 +20,13 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Next renewal of one certificate.
 #[derive(Debug, Clone)]
-pub struct Schedule {
+pub struct RenewalSchedule {
     lifetime: Lifetime,
     next: SystemTime,
     failures: u32,
 }
 
-impl Schedule {
+impl RenewalSchedule {
     #[must_use]
     pub fn new(lifetime: Lifetime, rng: &mut impl Rng) -> Self {
         let share = rng.random_range(0.5 - JITTER..=0.5 + JITTER);
@@ -96,7 +96,7 @@ mod tests {
     fn gateways_that_joined_together_renew_around_half_of_the_life_and_not_together() {
         let mut rng = SmallRng::seed_from_u64(7);
         let mut times: Vec<_> = (0..1000)
-            .map(|_| Schedule::new(life(24 * HOUR), &mut rng).next())
+            .map(|_| RenewalSchedule::new(life(24 * HOUR), &mut rng).next())
             .collect();
         times.sort_unstable();
         assert!(times[0] >= start() + 12 * HOUR - HOUR * 6 / 5);
@@ -113,7 +113,7 @@ mod tests {
     fn a_ca_that_is_away_for_the_rest_of_a_life_is_asked_often_enough_and_not_too_often() {
         for (length, fewest, most) in [(24 * HOUR, 140, 400), (Duration::from_secs(20), 25, 120)] {
             let mut rng = SmallRng::seed_from_u64(1);
-            let mut schedule = Schedule::new(life(length), &mut rng);
+            let mut schedule = RenewalSchedule::new(life(length), &mut rng);
             let mut now = schedule.next();
             while now < start() + length {
                 schedule.failed(now, &mut rng);
@@ -132,7 +132,7 @@ mod tests {
         #[test]
         fn a_wait_never_exceeds_its_limits(seconds in 0u64..10_000_000, failures in 0u32..80, seed in any::<u64>()) {
             let mut rng = SmallRng::seed_from_u64(seed);
-            let mut schedule = Schedule::new(life(Duration::from_secs(seconds)), &mut rng);
+            let mut schedule = RenewalSchedule::new(life(Duration::from_secs(seconds)), &mut rng);
             let now = schedule.next();
             for _ in 0..=failures {
                 schedule.failed(now, &mut rng);

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     reach::{self, ReachError, Way},
-    schedule::Schedule,
+    schedule::RenewalSchedule,
     settings::Settings,
 };
 
@@ -116,12 +116,12 @@ struct One<'a> {
 impl One<'_> {
     async fn keep(&self, identity: &mut LiveIdentity, tunnels: Option<&Arc<TunnelSet>>) {
         let mut rng = SmallRng::from_os_rng();
-        let mut schedule = Schedule::new(self.lifetime, &mut rng);
+        let mut schedule = RenewalSchedule::new(self.lifetime, &mut rng);
         // The federation is changing its root: the new one is not waited for until half of the life is over.
         if !self.current.is_from_preferred_issuer() {
             schedule.hurry(SystemTime::now(), &mut rng);
         }
-        let mut told = Told::default();
+        let mut told = FailureLog::default();
         loop {
             let settings = self.settings().await;
             let now = SystemTime::now();
@@ -155,7 +155,7 @@ impl One<'_> {
                 None => LOOK_EVERY,
             };
             tokio::select! {
-                () = identity.changed() => return self.tell(settings.is_some().then_some(&schedule), &Told::default()),
+                () = identity.changed() => return self.tell(settings.is_some().then_some(&schedule), &FailureLog::default()),
                 () = self.renewal.hurry.notified() => schedule.hurry(SystemTime::now(), &mut rng),
                 () = sleep(wait) => {}
             }
@@ -183,7 +183,7 @@ impl One<'_> {
         let files = self.renewal.files.clone();
         let installed = tokio::task::spawn_blocking(move || files.install(&renewed, SystemTime::now())).await;
         match installed {
-            Ok(Ok(causeway_identity::Renewal::Taken)) => {
+            Ok(Ok(causeway_identity::RefreshOutcome::Taken)) => {
                 self.metrics.identity_reloaded(true);
                 Ok(())
             }
@@ -214,28 +214,28 @@ impl One<'_> {
         read.ok().flatten()
     }
 
-    fn tell(&self, schedule: Option<&Schedule>, told: &Told) {
-        let next = schedule.map(Schedule::next);
+    fn tell(&self, schedule: Option<&RenewalSchedule>, told: &FailureLog) {
+        let next = schedule.map(RenewalSchedule::next);
         if let Some(next) = next {
             self.metrics.identity_renews(next);
         }
         self.renewal.status.send_modify(|status| {
             status.next = next;
             status.failure.clone_from(&told.failure);
-            status.failures = schedule.map_or(0, Schedule::failures);
+            status.failures = schedule.map_or(0, RenewalSchedule::failures);
         });
     }
 }
 
 /// Memory of what was said of failures, so that the log has each kind once and grows louder as the end comes near.
 #[derive(Default)]
-struct Told {
+struct FailureLog {
     failure: Option<String>,
     urgency: Option<Urgency>,
 }
 
-impl Told {
-    fn failed(&mut self, failure: String, lifetime: Lifetime, now: SystemTime, schedule: &Schedule) {
+impl FailureLog {
+    fn failed(&mut self, failure: String, lifetime: Lifetime, now: SystemTime, schedule: &RenewalSchedule) {
         let urgency = lifetime.urgency(now);
         let (tries, ends) = (
             schedule.failures(),

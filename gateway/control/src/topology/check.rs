@@ -2,11 +2,11 @@
 
 use causeway_telemetry::Check;
 
-use super::{View, words::in_words};
+use super::{RulingTopology, words::in_words};
 
 /// Nothing here keeps local clients from being served, so the worst is a warning.
 #[must_use]
-pub fn check(view: &View) -> Check {
+pub fn check(view: &RulingTopology) -> Check {
     let (group, name) = ("gateway", "topology");
     let applied = &view.applied;
     if let Some(conflict) = applied.conflict() {

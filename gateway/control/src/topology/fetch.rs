@@ -7,17 +7,17 @@ use causeway_federation::{
     edition::Edition,
     name::GatewayId,
     topology::applied::{
-        DocumentError, MAX_DOCUMENT_BYTES, MAX_HISTORY, MAX_HISTORY_BYTES, TopologyDocument,
+        MAX_DOCUMENT_BYTES, MAX_HISTORY, MAX_HISTORY_BYTES, TopologyDocument, TopologyDocumentError,
     },
 };
 use causeway_proto::tunnel::{Topology, stream_header::Kind};
 use tokio::sync::watch;
 
 use super::{
-    AppliedTopology, View,
-    wanted::{self, Ask, PACE, Question, Rivals},
+    AppliedTopology, RulingTopology,
+    wanted::{self, Ask, PACE, Rivals, TopologyQuestion},
 };
-use crate::documents::{AnswerLimits, Candidate, FetchError, Pace, Peers, Replicated};
+use crate::documents::{AnswerLimits, DocumentPeers, FetchCandidate, FetchError, FetchPace, Replicated};
 
 /// A whole history fits into one answer.
 const LIMITS: AnswerLimits = AnswerLimits {
@@ -28,17 +28,17 @@ const LIMITS: AnswerLimits = AnswerLimits {
 };
 
 /// Applied topologies as a kind of replicated document.
-pub struct Fetched {
+pub struct FetchedTopologies {
     applied: AppliedTopology,
-    own: watch::Receiver<Arc<View>>,
+    own: watch::Receiver<Arc<RulingTopology>>,
     rivals: watch::Receiver<Rivals>,
 }
 
 impl AppliedTopology {
     /// Makes what [`crate::documents::keep_fetching`] gets from peers.
     #[must_use]
-    pub fn fetched(&self) -> Fetched {
-        Fetched {
+    pub fn fetched(&self) -> FetchedTopologies {
+        FetchedTopologies {
             applied: self.clone(),
             own: self.changed(),
             rivals: self.0.rivals.subscribe(),
@@ -46,13 +46,13 @@ impl AppliedTopology {
     }
 }
 
-impl Replicated for Fetched {
+impl Replicated for FetchedTopologies {
     type Document = TopologyDocument;
-    type DecodeError = DocumentError;
-    type Question = Question;
-    type InForce = (Arc<View>, Rivals);
+    type DecodeError = TopologyDocumentError;
+    type Question = TopologyQuestion;
+    type InForce = (Arc<RulingTopology>, Rivals);
 
-    const PACE: Pace = PACE;
+    const PACE: FetchPace = PACE;
     const LIMITS: AnswerLimits = LIMITS;
 
     fn announced(record: &Record) -> Edition {
@@ -62,19 +62,22 @@ impl Replicated for Fetched {
         }
     }
 
-    fn candidates((view, rivals): &Self::InForce, peers: &Peers) -> Vec<Candidate<Question>> {
+    fn candidates(
+        (view, rivals): &Self::InForce,
+        peers: &DocumentPeers,
+    ) -> Vec<FetchCandidate<TopologyQuestion>> {
         wanted::candidates(&view.applied, peers, rivals)
     }
 
-    fn is_current((view, _): &Self::InForce, peers: &Peers, question: &Question) -> bool {
+    fn is_current((view, _): &Self::InForce, peers: &DocumentPeers, question: &TopologyQuestion) -> bool {
         wanted::is_current(question, &view.applied, peers)
     }
 
-    fn peer(question: &Question) -> &GatewayId {
+    fn peer(question: &TopologyQuestion) -> &GatewayId {
         &question.peer
     }
 
-    fn header(_: &Self::InForce, question: &Question) -> Kind {
+    fn header(_: &Self::InForce, question: &TopologyQuestion) -> Kind {
         let (edition, only) = match question.ask {
             Ask::NewerThan(edition) => (edition, false),
             Ask::Only(edition) => (edition, true),
@@ -86,7 +89,7 @@ impl Replicated for Fetched {
         })
     }
 
-    fn decode(bytes: &[u8]) -> Result<TopologyDocument, DocumentError> {
+    fn decode(bytes: &[u8]) -> Result<TopologyDocument, TopologyDocumentError> {
         TopologyDocument::decode(bytes)
     }
 
@@ -104,7 +107,7 @@ impl Replicated for Fetched {
         }
     }
 
-    async fn take(&self, question: &Question, documents: Vec<Arc<TopologyDocument>>) -> bool {
+    async fn take(&self, question: &TopologyQuestion, documents: Vec<Arc<TopologyDocument>>) -> bool {
         let peer = &question.peer;
         if documents.is_empty() {
             tracing::debug!(%peer, ask = ?question.ask, "it has no newer topology");
@@ -113,7 +116,7 @@ impl Replicated for Fetched {
         self.applied.receive(peer.clone(), documents).await
     }
 
-    fn failed(&self, question: &Question, error: &FetchError<DocumentError>) {
+    fn failed(&self, question: &TopologyQuestion, error: &FetchError<TopologyDocumentError>) {
         self.applied.0.metrics.topology_document("fetch_failed");
         if error.is_closed() {
             return tracing::debug!(peer = %question.peer, "the tunnel was closed under a question for the topology; it is asked again");
@@ -133,7 +136,7 @@ mod tests {
 
     async fn read_documents(
         recv: &mut (impl AsyncRead + Unpin),
-    ) -> Result<Vec<Arc<TopologyDocument>>, FetchError<DocumentError>> {
+    ) -> Result<Vec<Arc<TopologyDocument>>, FetchError<TopologyDocumentError>> {
         documents::read_documents(recv, LIMITS, TopologyDocument::decode).await
     }
 

@@ -13,7 +13,7 @@ use causeway_federation::{
     },
 };
 use causeway_identity::LiveIdentity;
-use causeway_zone_sync::topology::applied::{Store, StoreError};
+use causeway_zone_sync::topology::applied::{TopologyFileError, TopologyStore};
 
 pub mod base;
 mod check;
@@ -33,13 +33,13 @@ use tokio::sync::watch;
 use crate::ControlMetrics;
 
 pub use check::check;
-pub use fetch::Fetched;
-pub use open::{AppliedConfig, OpenError};
-pub use serve::Server;
+pub use fetch::FetchedTopologies;
+pub use open::{AppliedConfig, TopologyOpenError};
+pub use serve::TopologyServer;
 
 /// View for everybody who only looks; writers make a new one.
 #[derive(Debug, Clone)]
-pub struct View {
+pub struct RulingTopology {
     pub applied: Applied,
     /// The last write failed: a restart would go back to an older topology.
     pub disk_fails: bool,
@@ -57,7 +57,7 @@ struct Inner {
     /// The text of the initial topology, where it was read.
     initial_text: Option<Arc<str>>,
     topology: watch::Sender<Arc<Topology>>,
-    view: watch::Sender<Arc<View>>,
+    view: watch::Sender<Arc<RulingTopology>>,
     /// Editions that a peer says it has and that are not held here.
     rivals: watch::Sender<wanted::Rivals>,
     metrics: Arc<ControlMetrics>,
@@ -82,7 +82,7 @@ enum Disk {
     /// Nothing outlives this process, as configured.
     Absent,
     Open {
-        store: Store,
+        store: TopologyStore,
         folder: PathBuf,
     },
     /// The last write failed; the file is opened anew for the next.
@@ -97,7 +97,7 @@ pub enum ApplyError {
     #[error(transparent)]
     Refused(#[from] TopologyRefusal),
     #[error("the topology cannot be written to disk, so it was not applied")]
-    Disk(#[from] StoreError),
+    Disk(#[from] TopologyFileError),
     #[error("the topology cannot be signed, so it was not applied")]
     Sign(#[from] SignError),
     #[error("applying did not come to an end")]
@@ -106,7 +106,7 @@ pub enum ApplyError {
 
 /// Result that an `apply` had or, without [`Applying::Now`], would have.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct ApplyOutcome {
     pub draft: Draft,
     /// Edition that is in force afterwards.
     pub edition: Edition,
@@ -128,7 +128,7 @@ impl AppliedTopology {
 
     /// Shows what is in force, was, and was refused.
     #[must_use]
-    pub fn view(&self) -> Arc<View> {
+    pub fn view(&self) -> Arc<RulingTopology> {
         self.0.view.borrow().clone()
     }
 
@@ -138,7 +138,7 @@ impl AppliedTopology {
         self.0.initial_text.clone()
     }
 
-    fn changed(&self) -> watch::Receiver<Arc<View>> {
+    fn changed(&self) -> watch::Receiver<Arc<RulingTopology>> {
         self.0.view.subscribe()
     }
 
@@ -152,7 +152,7 @@ impl AppliedTopology {
         expected: Option<u64>,
         text: String,
         applying: Applying,
-    ) -> Result<Outcome, ApplyError> {
+    ) -> Result<ApplyOutcome, ApplyError> {
         let this = self.clone();
         // Checking a large text and writing it take longer than a runtime thread should be held.
         let work = tokio::task::spawn_blocking(move || this.apply_now(expected, &text, applying));
@@ -164,12 +164,12 @@ impl AppliedTopology {
         expected: Option<u64>,
         text: &str,
         applying: Applying,
-    ) -> Result<Outcome, ApplyError> {
+    ) -> Result<ApplyOutcome, ApplyError> {
         let mut work = self.0.work.lock();
         let before = work.applied.edition();
         let draft = work.applied.draft(expected.unwrap_or(before.generation), text)?;
         if draft.same || applying == Applying::Dry {
-            return Ok(Outcome {
+            return Ok(ApplyOutcome {
                 draft,
                 edition: before,
             });
@@ -184,7 +184,7 @@ impl AppliedTopology {
         self.0.metrics.topology_document("applied");
         words::taken(&document, &draft.changes);
         self.publish(&work);
-        Ok(Outcome {
+        Ok(ApplyOutcome {
             draft,
             edition: document.edition(),
         })
@@ -302,7 +302,7 @@ impl AppliedTopology {
                 self.0.topology.send_replace(topology.clone());
             }
         }
-        self.0.view.send_replace(Arc::new(View {
+        self.0.view.send_replace(Arc::new(RulingTopology {
             applied: work.applied.clone(),
             disk_fails: matches!(work.disk, Disk::Failed { .. }),
         }));
@@ -310,7 +310,7 @@ impl AppliedTopology {
 }
 
 impl Disk {
-    fn write(&mut self, stored: &StoredTopology) -> Result<(), StoreError> {
+    fn write(&mut self, stored: &StoredTopology) -> Result<(), TopologyFileError> {
         let mut disk = std::mem::replace(self, Self::Absent);
         if let Self::Failed { folder } = &disk {
             match open::store(folder) {

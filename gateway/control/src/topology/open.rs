@@ -15,11 +15,11 @@ use causeway_federation::{
     },
 };
 use causeway_host::files::make_private_folder;
-use causeway_zone_sync::topology::applied::{Store, StoreError};
+use causeway_zone_sync::topology::applied::{TopologyFileError, TopologyStore};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{AppliedTopology, Disk, Inner, Keys, View, Work, words};
+use super::{AppliedTopology, Disk, Inner, Keys, RulingTopology, Work, words};
 use crate::ControlMetrics;
 use crate::reload::{LoadError, load};
 
@@ -39,7 +39,7 @@ pub struct AppliedConfig {
 
 /// Reason why there is no topology to start with.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum TopologyOpenError {
     #[error("cannot use the data directory {}", path.display())]
     DataDir {
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum OpenError {
     Store {
         path: PathBuf,
         #[source]
-        source: StoreError,
+        source: TopologyFileError,
     },
     #[error("nothing was applied here yet, and there is no topology to start from")]
     Nothing,
@@ -65,7 +65,7 @@ impl AppliedTopology {
     ///
     /// # Errors
     /// When neither can be used.
-    pub fn open(config: AppliedConfig) -> Result<Self, OpenError> {
+    pub fn open(config: AppliedConfig) -> Result<Self, TopologyOpenError> {
         let (disk, stored) = match &config.data_dir {
             None => (Disk::Absent, StoredTopology::default()),
             Some(folder) => open_disk(folder)?,
@@ -90,7 +90,7 @@ impl AppliedTopology {
         keys: Keys,
         initial: Parsed,
         metrics: Arc<ControlMetrics>,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, TopologyOpenError> {
         let own = Own {
             zone: id.zone.clone(),
             trust_domain: initial.topology.trust_domain.clone(),
@@ -106,12 +106,12 @@ impl AppliedTopology {
         (applied, disk): (Applied, Disk),
         initial_text: Option<Arc<str>>,
         metrics: Arc<ControlMetrics>,
-    ) -> Result<Self, OpenError> {
+    ) -> Result<Self, TopologyOpenError> {
         let Some(topology) = applied.topology().cloned() else {
             let why = applied.refused().last().map(|(_, refused)| refused.why.clone());
-            return Err(OpenError::Unusable(why));
+            return Err(TopologyOpenError::Unusable(why));
         };
-        let view = View {
+        let view = RulingTopology {
             applied: applied.clone(),
             disk_fails: false,
         };
@@ -128,12 +128,12 @@ impl AppliedTopology {
     }
 }
 
-fn open_disk(folder: &Path) -> Result<(Disk, StoredTopology), OpenError> {
-    make_private_folder(folder).map_err(|source| OpenError::DataDir {
+fn open_disk(folder: &Path) -> Result<(Disk, StoredTopology), TopologyOpenError> {
+    make_private_folder(folder).map_err(|source| TopologyOpenError::DataDir {
         path: folder.to_owned(),
         source,
     })?;
-    let (store, stored) = store(folder).map_err(|source| OpenError::Store {
+    let (store, stored) = store(folder).map_err(|source| TopologyOpenError::Store {
         path: folder.to_owned(),
         source,
     })?;
@@ -142,10 +142,10 @@ fn open_disk(folder: &Path) -> Result<(Disk, StoredTopology), OpenError> {
 }
 
 /// Opens the file, and says so when a damaged one had to be set aside.
-pub(super) fn store(folder: &Path) -> Result<(Store, StoredTopology), StoreError> {
+pub(super) fn store(folder: &Path) -> Result<(TopologyStore, StoredTopology), TopologyFileError> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let seconds = now.map_or(0, |since| since.as_secs());
-    let (store, stored, aside) = Store::open(folder, seconds)?;
+    let (store, stored, aside) = TopologyStore::open(folder, seconds)?;
     if let Some(aside) = aside {
         tracing::error!(kept_as = %aside.kept.display(), error = &aside.why as &dyn std::error::Error,
             "the file of applied topologies is damaged and was set aside; the other gateways are asked for what is in force");
@@ -154,9 +154,13 @@ pub(super) fn store(folder: &Path) -> Result<(Store, StoredTopology), StoreError
 }
 
 /// The topology to start from. Once something was applied it is only a fallback, and a bad one is no error.
-fn initial(config: &AppliedConfig, needed: bool) -> Result<Option<Parsed>, OpenError> {
+fn initial(config: &AppliedConfig, needed: bool) -> Result<Option<Parsed>, TopologyOpenError> {
     let Some(path) = &config.initial else {
-        return if needed { Err(OpenError::Nothing) } else { Ok(None) };
+        return if needed {
+            Err(TopologyOpenError::Nothing)
+        } else {
+            Ok(None)
+        };
     };
     match load(path) {
         Ok(parsed) => {
@@ -166,7 +170,7 @@ fn initial(config: &AppliedConfig, needed: bool) -> Result<Option<Parsed>, OpenE
             }
             Ok(Some(parsed))
         }
-        Err(error) if needed => Err(OpenError::Initial(error)),
+        Err(error) if needed => Err(TopologyOpenError::Initial(error)),
         Err(error) => {
             tracing::info!(file = %path.display(), found = %error.summary(),
                 "the initial topology cannot be used, and is not needed: one was applied");

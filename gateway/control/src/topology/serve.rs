@@ -9,13 +9,13 @@ use crate::documents::Answers;
 
 /// Answers gateways that ask. Clones share the limit.
 #[derive(Debug, Clone)]
-pub struct Server {
+pub struct TopologyServer {
     /// `None`: a file rules here, and there is nothing to give.
     applied: Option<AppliedTopology>,
     answers: Answers,
 }
 
-impl Server {
+impl TopologyServer {
     #[must_use]
     pub fn new(applied: Option<AppliedTopology>) -> Self {
         Self {

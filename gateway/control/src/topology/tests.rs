@@ -24,7 +24,7 @@ fn keys() -> Keys {
     }
 }
 
-fn open(data: &Path, initial: Option<PathBuf>) -> Result<AppliedTopology, OpenError> {
+fn open(data: &Path, initial: Option<PathBuf>) -> Result<AppliedTopology, TopologyOpenError> {
     AppliedTopology::open(AppliedConfig {
         id: id("east"),
         keys: keys(),
@@ -75,9 +75,9 @@ async fn what_was_applied_rules_after_a_restart_whatever_became_of_the_initial_f
 async fn without_anything_applied_there_must_be_a_good_file_to_start_from() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    assert!(matches!(open(&data, None), Err(OpenError::Nothing)));
+    assert!(matches!(open(&data, None), Err(TopologyOpenError::Nothing)));
     let bad = initial(&folder, "nonsense");
-    assert!(matches!(open(&data, bad), Err(OpenError::Initial(_))));
+    assert!(matches!(open(&data, bad), Err(TopologyOpenError::Initial(_))));
     assert!(open(&data, initial(&folder, &text("fine"))).is_ok());
 }
 

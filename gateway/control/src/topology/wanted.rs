@@ -4,10 +4,10 @@ use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
 
 use causeway_federation::{edition::Edition, name::GatewayId, topology::applied::Applied};
 
-use crate::documents::{Candidate, Pace, Peers};
+use crate::documents::{DocumentPeers, FetchCandidate, FetchPace};
 
 /// One question at a time, so that no document is fetched twice at once.
-pub(crate) const PACE: Pace = Pace {
+pub(crate) const PACE: FetchPace = FetchPace {
     at_once: 1,
     hedge_after: Duration::ZERO,
     first_wait: Duration::from_millis(500),
@@ -44,7 +44,7 @@ impl Rivals {
 
 /// One question to one peer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Question {
+pub struct TopologyQuestion {
     pub peer: GatewayId,
     pub ask: Ask,
 }
@@ -59,23 +59,27 @@ pub enum Ask {
 
 /// The questions that are worth asking of these peers, those for the highest generation first. Peers that cannot be
 /// reached are not among `peers`.
-pub(crate) fn candidates(applied: &Applied, peers: &Peers, rivals: &Rivals) -> Vec<Candidate<Question>> {
+pub(crate) fn candidates(
+    applied: &Applied,
+    peers: &DocumentPeers,
+    rivals: &Rivals,
+) -> Vec<FetchCandidate<TopologyQuestion>> {
     let mine = applied.edition();
-    let mut candidates: Vec<(u64, Candidate<Question>)> = rivals
+    let mut candidates: Vec<(u64, FetchCandidate<TopologyQuestion>)> = rivals
         .open(applied)
         .filter_map(|(edition, peer)| Some((peer, edition, *peers.get(peer)?)))
         .map(|(peer, edition, announced)| {
             let (peer, ask) = (peer.clone(), Ask::Only(*edition));
-            let question = Question { peer, ask };
-            (edition.generation, Candidate { question, announced })
+            let question = TopologyQuestion { peer, ask };
+            (edition.generation, FetchCandidate { question, announced })
         })
         .collect();
     for (peer, announced) in peers {
         if let Some((theirs, ask)) = announced.and_then(|a| Some((a, worth(a, applied, mine)?))) {
             let peer = peer.clone();
-            let question = Question { peer, ask };
+            let question = TopologyQuestion { peer, ask };
             let announced = Some(theirs);
-            candidates.push((theirs.generation, Candidate { question, announced }));
+            candidates.push((theirs.generation, FetchCandidate { question, announced }));
         }
     }
     // Stable: peers of one generation stay in the order of their names.
@@ -84,7 +88,7 @@ pub(crate) fn candidates(applied: &Applied, peers: &Peers, rivals: &Rivals) -> V
 }
 
 /// Tells whether a question still belongs to what is in force here, and its peer can be reached.
-pub(crate) fn is_current(question: &Question, applied: &Applied, peers: &Peers) -> bool {
+pub(crate) fn is_current(question: &TopologyQuestion, applied: &Applied, peers: &DocumentPeers) -> bool {
     let mine = applied.edition();
     let timely = match question.ask {
         Ask::NewerThan(edition) => edition == mine,
@@ -117,7 +121,7 @@ mod tests {
     use rand::{SeedableRng, rngs::SmallRng};
 
     use super::*;
-    use crate::documents::{Plan, Schedule};
+    use crate::documents::{FetchSchedule, Plan};
 
     const TEXT: &str =
         "version: 1\ntrust_domain: a.b\nzones: { east: { gateways: [] }, west: { gateways: [gw:1] } }\n";
@@ -153,27 +157,27 @@ mod tests {
 
     /// The question that is asked now; `None`: none is.
     fn plan(
-        wanted: &mut Schedule<Question>,
+        wanted: &mut FetchSchedule<TopologyQuestion>,
         now: Instant,
         here: &Applied,
-        peers: &Peers,
+        peers: &DocumentPeers,
         rivals: &Rivals,
-    ) -> Plan<Question> {
-        let current = |question: &Question| is_current(question, here, peers);
+    ) -> Plan<TopologyQuestion> {
+        let current = |question: &TopologyQuestion| is_current(question, here, peers);
         wanted.plan(now, candidates(here, peers, rivals), current)
     }
 
-    fn first_asked(here: &Applied, peers: &Peers, rivals: &Rivals) -> Option<Question> {
-        match plan(&mut Schedule::new(PACE), Instant::now(), here, peers, rivals) {
+    fn first_asked(here: &Applied, peers: &DocumentPeers, rivals: &Rivals) -> Option<TopologyQuestion> {
+        match plan(&mut FetchSchedule::new(PACE), Instant::now(), here, peers, rivals) {
             Plan::Ask(asked) => Some(asked.question),
             Plan::Nothing => None,
             Plan::Wait(_) => panic!("nothing was asked before"),
         }
     }
 
-    fn ask(gateway: &str, ask: Ask) -> Option<Question> {
+    fn ask(gateway: &str, ask: Ask) -> Option<TopologyQuestion> {
         let peer = peer(gateway);
-        Some(Question { peer, ask })
+        Some(TopologyQuestion { peer, ask })
     }
 
     #[test]
@@ -204,7 +208,7 @@ mod tests {
         let here = applied(&[]);
         let newer = document(Edition::default(), "1").edition();
         let peers = announcing([("a", newer), ("b", newer)]);
-        let (mut wanted, mut rng) = (Schedule::new(PACE), SmallRng::seed_from_u64(7));
+        let (mut wanted, mut rng) = (FetchSchedule::new(PACE), SmallRng::seed_from_u64(7));
         let start = Instant::now();
         let (mut now, mut asked) = (start, Vec::new());
         while now < start + Duration::from_secs(600) {
@@ -271,7 +275,11 @@ mod tests {
             ..rival.edition()
         };
         let peers = announcing([("a", newer)]);
-        let (mut wanted, mut rng, now) = (Schedule::new(PACE), SmallRng::seed_from_u64(7), Instant::now());
+        let (mut wanted, mut rng, now) = (
+            FetchSchedule::new(PACE),
+            SmallRng::seed_from_u64(7),
+            Instant::now(),
+        );
         for _ in 0..2 {
             let Plan::Ask(candidate) = plan(&mut wanted, now, &here, &peers, &rivals) else {
                 panic!("two questions are to be asked");

@@ -8,7 +8,7 @@ use causeway_federation::{
         applied::{Applied, OfferedTopology, TopologyConflict, TopologyDocument, TopologyRefusal},
     },
 };
-use causeway_zone_sync::topology::applied::StoreError;
+use causeway_zone_sync::topology::applied::TopologyFileError;
 
 use crate::ControlMetrics;
 
@@ -90,7 +90,7 @@ fn overruled(metrics: &ControlMetrics, applied: &Applied, conflict: TopologyConf
     );
 }
 
-pub(super) fn not_stored(error: &StoreError) {
+pub(super) fn not_stored(error: &TopologyFileError) {
     tracing::error!(
         error = error as &dyn std::error::Error,
         "the applied topology is in force, but not on disk: a restart would go back to an older one"

@@ -6,7 +6,7 @@ use causeway_federation::{
     catalog::Record,
     edition::Edition,
     name::GatewayId,
-    trust::{DocumentError, MAX_DOCUMENT_BYTES, TrustDocument},
+    trust::{MAX_DOCUMENT_BYTES, TrustDocument, TrustDocumentError},
 };
 use causeway_identity::{Identity, LiveIdentity};
 use causeway_proto::tunnel::{Trust, stream_header::Kind};
@@ -15,7 +15,7 @@ use super::{
     Trusted,
     wanted::{self, PACE},
 };
-use crate::documents::{AnswerLimits, Candidate, FetchError, Pace, Peers, Replicated};
+use crate::documents::{AnswerLimits, DocumentPeers, FetchCandidate, FetchError, FetchPace, Replicated};
 
 /// An answer is the one document that rules, or nothing.
 const LIMITS: AnswerLimits = AnswerLimits {
@@ -26,7 +26,7 @@ const LIMITS: AnswerLimits = AnswerLimits {
 };
 
 /// The trust document as a kind of replicated document.
-pub struct Fetched {
+pub struct FetchedTrust {
     trusted: Trusted,
     /// Another root may make a document welcome that was not.
     identity: LiveIdentity,
@@ -35,32 +35,32 @@ pub struct Fetched {
 impl Trusted {
     /// Makes what [`crate::documents::keep_fetching`] gets from peers.
     #[must_use]
-    pub fn fetched(&self) -> Fetched {
-        Fetched {
+    pub fn fetched(&self) -> FetchedTrust {
+        FetchedTrust {
             trusted: self.clone(),
             identity: self.held.identity(),
         }
     }
 }
 
-impl Replicated for Fetched {
+impl Replicated for FetchedTrust {
     type Document = TrustDocument;
-    type DecodeError = DocumentError;
+    type DecodeError = TrustDocumentError;
     type Question = GatewayId;
     type InForce = Arc<Identity>;
 
-    const PACE: Pace = PACE;
+    const PACE: FetchPace = PACE;
     const LIMITS: AnswerLimits = LIMITS;
 
     fn announced(record: &Record) -> Edition {
         record.trust
     }
 
-    fn candidates(identity: &Self::InForce, peers: &Peers) -> Vec<Candidate<GatewayId>> {
+    fn candidates(identity: &Self::InForce, peers: &DocumentPeers) -> Vec<FetchCandidate<GatewayId>> {
         wanted::candidates(peers, |peer| mine(identity, peer))
     }
 
-    fn is_current(_: &Self::InForce, peers: &Peers, peer: &GatewayId) -> bool {
+    fn is_current(_: &Self::InForce, peers: &DocumentPeers, peer: &GatewayId) -> bool {
         peers.contains_key(peer)
     }
 
@@ -76,7 +76,7 @@ impl Replicated for Fetched {
         })
     }
 
-    fn decode(bytes: &[u8]) -> Result<TrustDocument, DocumentError> {
+    fn decode(bytes: &[u8]) -> Result<TrustDocument, TrustDocumentError> {
         TrustDocument::decode(bytes)
     }
 
@@ -96,7 +96,7 @@ impl Replicated for Fetched {
         self.trusted.receive(peer, document).await
     }
 
-    fn failed(&self, peer: &GatewayId, error: &FetchError<DocumentError>) {
+    fn failed(&self, peer: &GatewayId, error: &FetchError<TrustDocumentError>) {
         self.trusted.metrics.trust_document("fetch_failed");
         if error.is_closed() {
             return tracing::debug!(%peer, "the tunnel was closed under a question for the trust document; it is asked again");

@@ -27,8 +27,8 @@ use tokio::sync::watch;
 use crate::ControlMetrics;
 
 pub use check::check;
-pub use fetch::Fetched;
-pub use serve::Server;
+pub use fetch::FetchedTrust;
+pub use serve::TrustServer;
 
 /// The trust document of one gateway. Clones share it.
 #[derive(Debug, Clone)]
@@ -36,14 +36,14 @@ pub struct Trusted {
     held: Arc<HeldIdentity>,
     metrics: Arc<ControlMetrics>,
     /// Document of a peer that was refused since something was taken.
-    refused: Arc<Mutex<Option<Refused>>>,
+    refused: Arc<Mutex<Option<RefusedTrust>>>,
     /// Second document of a generation in force that was told of last.
     rival: Arc<Mutex<Option<Edition>>>,
 }
 
 /// A document of a peer that was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedTrust {
     pub peer: GatewayId,
     pub edition: Edition,
     pub why: String,
@@ -88,7 +88,7 @@ impl Trusted {
 
     /// The last document of a peer that was not taken; `None`: there was none since one was.
     #[must_use]
-    pub fn refused(&self) -> Option<Refused> {
+    pub fn refused(&self) -> Option<RefusedTrust> {
         self.refused.lock().clone()
     }
 
@@ -158,7 +158,7 @@ impl Trusted {
                 self.metrics.trust_document("refused");
                 let own = document.content().trust_domain == self.held.identity().trust_domain();
                 let hint = words::hint(&why, own);
-                let refused = Refused {
+                let refused = RefusedTrust {
                     peer: peer.clone(),
                     edition: why.edition(),
                     why: why.to_string(),

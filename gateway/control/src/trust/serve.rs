@@ -13,7 +13,7 @@ use crate::{ControlMetrics, documents::Answers};
 
 /// Answers gateways that ask. Clones share the limit.
 #[derive(Debug, Clone)]
-pub struct Server {
+pub struct TrustServer {
     identity: LiveIdentity,
     answers: Answers,
     metrics: Arc<ControlMetrics>,
@@ -21,7 +21,7 @@ pub struct Server {
     rival: Arc<Mutex<Option<Edition>>>,
 }
 
-impl Server {
+impl TrustServer {
     #[must_use]
     pub fn new(identity: LiveIdentity, metrics: Arc<ControlMetrics>) -> Self {
         Self {

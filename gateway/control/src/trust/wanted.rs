@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use causeway_federation::{edition::Edition, name::GatewayId};
 
-use crate::documents::{Candidate, Pace, Peers};
+use crate::documents::{DocumentPeers, FetchCandidate, FetchPace};
 
 /// Several at once: a revocation does not wait for a peer that is slow.
-pub(crate) const PACE: Pace = Pace {
+pub(crate) const PACE: FetchPace = FetchPace {
     at_once: 4,
     hedge_after: Duration::from_millis(250),
     first_wait: Duration::from_millis(250),
@@ -18,10 +18,10 @@ pub(crate) const PACE: Pace = Pace {
 /// The peers that announce what rules over what is in force here, those that announce the newest first. `mine` is what is
 /// in force here for the trust domain of a peer. Peers that cannot be reached are not among `peers`.
 pub(crate) fn candidates(
-    peers: &Peers,
+    peers: &DocumentPeers,
     mine: impl Fn(&GatewayId) -> Option<Edition>,
-) -> Vec<Candidate<GatewayId>> {
-    let mut newer: Vec<Candidate<GatewayId>> = peers
+) -> Vec<FetchCandidate<GatewayId>> {
+    let mut newer: Vec<FetchCandidate<GatewayId>> = peers
         .iter()
         .filter(|(peer, announced)| {
             let mine = mine(peer);
@@ -29,7 +29,7 @@ pub(crate) fn candidates(
                 .zip(mine)
                 .is_some_and(|(announced, mine)| announced > mine)
         })
-        .map(|(peer, announced)| Candidate {
+        .map(|(peer, announced)| FetchCandidate {
             question: peer.clone(),
             announced: *announced,
         })
@@ -47,7 +47,7 @@ mod tests {
     use rand::{SeedableRng, rngs::SmallRng};
 
     use super::*;
-    use crate::documents::{Plan, Schedule};
+    use crate::documents::{FetchSchedule, Plan};
 
     #[derive(Debug, Clone, Copy)]
     struct Announced {
@@ -56,18 +56,18 @@ mod tests {
     }
 
     fn plan(
-        wanted: &mut Schedule<GatewayId>,
+        wanted: &mut FetchSchedule<GatewayId>,
         now: Instant,
         all: &BTreeMap<GatewayId, Announced>,
     ) -> Plan<GatewayId> {
         let announced = |(peer, one): (&GatewayId, &Announced)| (peer.clone(), Some(one.announced));
-        let peers: Peers = all.iter().map(announced).collect();
+        let peers: DocumentPeers = all.iter().map(announced).collect();
         let candidates = candidates(&peers, |peer| Some(all[peer].mine));
         wanted.plan(now, candidates, |peer| peers.contains_key(peer))
     }
 
     fn first(all: &BTreeMap<GatewayId, Announced>) -> Option<GatewayId> {
-        match plan(&mut Schedule::new(PACE), Instant::now(), all) {
+        match plan(&mut FetchSchedule::new(PACE), Instant::now(), all) {
             Plan::Ask(asked) => Some(asked.question),
             Plan::Nothing => None,
             Plan::Wait(_) => panic!("nothing was asked before"),
@@ -120,13 +120,13 @@ mod tests {
 
     #[test]
     fn who_does_not_answer_at_once_is_not_waited_for() {
-        let (now, mut wanted) = (Instant::now(), Schedule::new(PACE));
+        let (now, mut wanted) = (Instant::now(), FetchSchedule::new(PACE));
         let all = peers(2, &[("a", 3), ("b", 3), ("c", 3), ("d", 3), ("e", 3)]);
         let mut asked = Vec::new();
         let mut at = now;
         loop {
             match plan(&mut wanted, at, &all) {
-                Plan::Ask(Candidate { question, .. }) => {
+                Plan::Ask(FetchCandidate { question, .. }) => {
                     wanted.asked(at, &question);
                     asked.push((question, at - now));
                 }
@@ -143,7 +143,11 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_answer_is_asked_less_and_less_until_it_has_news() {
-        let (mut wanted, mut rng, start) = (Schedule::new(PACE), SmallRng::seed_from_u64(7), Instant::now());
+        let (mut wanted, mut rng, start) = (
+            FetchSchedule::new(PACE),
+            SmallRng::seed_from_u64(7),
+            Instant::now(),
+        );
         let (only, mut now, mut asked) = (peers(2, &[("a", 3)]), start, 0);
         while now < start + Duration::from_secs(600) {
             match plan(&mut wanted, now, &only) {

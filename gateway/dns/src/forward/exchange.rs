@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpStream, UdpSocket},
 };
 
-use super::Question;
+use super::ForwardedQuestion;
 
 /// Largest UDP answer asked for, in bytes: fits every path without fragments (DNS flag day 2020).
 const UDP_BYTES: u16 = 1232;
@@ -34,7 +34,10 @@ pub(super) enum ExchangeError {
 }
 
 /// Asks `upstream`. Waits for ever: the caller has the time limit.
-pub(super) async fn exchange(upstream: SocketAddr, question: &Question) -> Result<Message, ExchangeError> {
+pub(super) async fn exchange(
+    upstream: SocketAddr,
+    question: &ForwardedQuestion,
+) -> Result<Message, ExchangeError> {
     let answer = over_udp(upstream, question).await?;
     if answer.metadata.truncation {
         return over_tcp(upstream, question).await;
@@ -43,7 +46,7 @@ pub(super) async fn exchange(upstream: SocketAddr, question: &Question) -> Resul
 }
 
 /// A new message with a random id (RFC 5452 §9.2).
-fn message(question: &Question) -> Message {
+fn message(question: &ForwardedQuestion) -> Message {
     let mut query = Query::query(question.name.clone().into(), question.kind);
     query.set_query_class(question.class);
     let mut edns = Edns::new();
@@ -66,7 +69,7 @@ fn belongs(asked: &Message, answer: &Message) -> bool {
 }
 
 /// From a socket, and so from a source port, of its own (RFC 5452 §9.2). Being connected, it hears only the upstream.
-async fn over_udp(upstream: SocketAddr, question: &Question) -> Result<Message, ExchangeError> {
+async fn over_udp(upstream: SocketAddr, question: &ForwardedQuestion) -> Result<Message, ExchangeError> {
     let any: IpAddr = match upstream {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -89,7 +92,7 @@ async fn over_udp(upstream: SocketAddr, question: &Question) -> Result<Message, 
 }
 
 /// With two bytes of length before each message (RFC 7766 §8).
-async fn over_tcp(upstream: SocketAddr, question: &Question) -> Result<Message, ExchangeError> {
+async fn over_tcp(upstream: SocketAddr, question: &ForwardedQuestion) -> Result<Message, ExchangeError> {
     let asked = message(question);
     let bytes = asked.to_vec().map_err(|_| ExchangeError::Encode)?;
     let length = u16::try_from(bytes.len()).map_err(|_| ExchangeError::Encode)?;

@@ -38,7 +38,7 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Parts of a question that make two of them equal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Question {
+pub(super) struct ForwardedQuestion {
     pub name: LowerName,
     pub kind: RecordType,
     pub class: DNSClass,
@@ -51,14 +51,19 @@ pub(super) struct Question {
 #[derive(Debug)]
 pub(crate) struct Forwarder {
     upstreams: Mutex<Upstreams>,
-    cache: Cache<Question, Arc<CachedAnswer>>,
+    cache: Cache<ForwardedQuestion, Arc<CachedAnswer>>,
 }
 
 /// Every answer lives as long as its own records say.
 struct ByLifetime;
 
-impl Expiry<Question, Arc<CachedAnswer>> for ByLifetime {
-    fn expire_after_create(&self, _: &Question, stored: &Arc<CachedAnswer>, _: Instant) -> Option<Duration> {
+impl Expiry<ForwardedQuestion, Arc<CachedAnswer>> for ByLifetime {
+    fn expire_after_create(
+        &self,
+        _: &ForwardedQuestion,
+        stored: &Arc<CachedAnswer>,
+        _: Instant,
+    ) -> Option<Duration> {
         Some(stored.lifetime())
     }
 }
@@ -77,18 +82,18 @@ impl Forwarder {
     }
 
     /// A remembered answer, at once.
-    pub(super) fn remembered(&self, question: &Question) -> Option<Arc<CachedAnswer>> {
+    pub(super) fn remembered(&self, question: &ForwardedQuestion) -> Option<Arc<CachedAnswer>> {
         self.cache.get(question).now_or_never().flatten()
     }
 
     /// A remembered answer or one from upstream. Answers that may not be kept are still shared by all who wait for them.
-    pub(super) async fn ask(&self, question: &Question) -> Arc<CachedAnswer> {
+    pub(super) async fn ask(&self, question: &ForwardedQuestion) -> Arc<CachedAnswer> {
         self.cache
             .get_with_by_ref(question, self.ask_upstreams(question))
             .await
     }
 
-    async fn ask_upstreams(&self, question: &Question) -> Arc<CachedAnswer> {
+    async fn ask_upstreams(&self, question: &ForwardedQuestion) -> Arc<CachedAnswer> {
         let order = self.upstreams.lock().order(Instant::now());
         if order.is_empty() {
             return Arc::new(CachedAnswer::failure(ResponseCode::Refused, Instant::now()));
@@ -105,7 +110,7 @@ impl Forwarder {
     /// The first useful answer; `last` keeps an upstream's own words of failure.
     async fn ask_in_order(
         &self,
-        question: &Question,
+        question: &ForwardedQuestion,
         order: Vec<SocketAddr>,
         last: &mut Option<Message>,
     ) -> Option<Message> {

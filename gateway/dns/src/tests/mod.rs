@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use causeway_federation::{
-    catalog::{Age, Entry},
+    catalog::{Age, CatalogEntry},
     topology::parse,
 };
 use causeway_host::tasks::Tasks;
@@ -25,7 +25,7 @@ use hickory_proto::{
 };
 use tokio::net::UdpSocket;
 
-use super::{Dns, DnsConfig};
+use super::{DnsConfig, DnsServer};
 use crate::vips::VipTable;
 
 /// The zone `east` sees `orders` (instances here, in `west` and tags that only a split knows), `zone`, `quotes` (UDP) and
@@ -77,7 +77,7 @@ pub(super) fn snapshot(vips: &str) -> Snapshot {
     snapshot
 }
 
-fn west_entry() -> Entry {
+fn west_entry() -> CatalogEntry {
     let tags: &[(&str, &str)] = &[("version", "v2"), ("runtime", "k8s")];
     testbed::entry("west/gw1", Age::Suspect, false, &[(tags, 3, 2)])
 }
@@ -86,7 +86,7 @@ const LOOPBACK: &str = "{ loopback: 127.64.0.0/10 }";
 
 /// A running server, what it serves, and how to ask it.
 struct Fixture {
-    dns: Dns,
+    dns: DnsServer,
     vips: Arc<VipTable>,
     snapshots: Snapshots,
 }
@@ -103,7 +103,7 @@ impl Fixture {
         }
         config.upstreams.get_or_insert_default();
         let (vips, snapshots) = (Arc::new(vips), Arc::new(ArcSwap::from_pointee(snapshot)));
-        let dns = Dns::start(
+        let dns = DnsServer::start(
             config,
             snapshots.clone(),
             vips.clone(),

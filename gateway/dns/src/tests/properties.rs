@@ -13,10 +13,10 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{LOOPBACK, question, snapshot};
 use crate::{
-    access::Access,
+    access::QueryAccess,
     forward::Forwarder,
-    handler::{Handler, Reply},
-    rate::Rates,
+    handler::{DnsReply, Handler},
+    rate::QueryRates,
     target_of,
     vips::VipTable,
 };
@@ -28,14 +28,14 @@ fn handler() -> Handler {
         snapshots: Arc::new(ArcSwap::from_pointee(snapshot)),
         vips: Arc::new(vips),
         forwarder: Forwarder::new(Vec::new()),
-        access: Access::new(Vec::new()),
-        rates: Mutex::new(Rates::default()),
+        access: QueryAccess::new(Vec::new()),
+        rates: Mutex::new(QueryRates::default()),
         metrics: Arc::default(),
         servers: Vec::new(),
     }
 }
 
-fn reply(handler: &Handler, bytes: &[u8], protocol: Protocol) -> Reply {
+fn reply(handler: &Handler, bytes: &[u8], protocol: Protocol) -> DnsReply {
     handler.reply(bytes, "127.0.0.1:5353".parse().unwrap(), protocol, Instant::now())
 }
 
@@ -45,8 +45,8 @@ fn a_stranger_is_refused_whatever_it_asks() {
     let ask = |client: &str| {
         let bytes = question("orders.mesh.", RecordType::A).to_vec().unwrap();
         match handler.reply(&bytes, client.parse().unwrap(), Protocol::Udp, Instant::now()) {
-            Reply::Ready(answer) => Message::from_vec(&answer).unwrap().metadata.response_code,
-            Reply::None | Reply::Later(_) => panic!("not answered"),
+            DnsReply::Ready(answer) => Message::from_vec(&answer).unwrap().metadata.response_code,
+            DnsReply::None | DnsReply::Later(_) => panic!("not answered"),
         }
     };
     assert_eq!(ask("203.0.113.9:53000"), ResponseCode::Refused);
@@ -126,15 +126,15 @@ proptest! {
         bytes.extend([0, 1]);
         if bytes.len() <= 255 {
             match reply(&handler, &bytes, Protocol::Udp) {
-                Reply::Ready(answer) => {
+                DnsReply::Ready(answer) => {
                     prop_assert!(answer.len() <= 512);
                     prop_assert_eq!(&answer[..2], &bytes[..2]);
                     prop_assert_eq!(&answer[12..bytes.len()], &bytes[12..], "case is kept (0x20)");
                     Message::from_vec(&answer).unwrap();
                 }
                 // A name by tag or by zone that gets its address first.
-                Reply::Later(_) => {}
-                Reply::None => prop_assert!(false, "not answered"),
+                DnsReply::Later(_) => {}
+                DnsReply::None => prop_assert!(false, "not answered"),
             }
         }
     }

@@ -144,7 +144,7 @@ async fn an_answer_that_is_too_long_for_udp_is_cut_and_whole_over_tcp() {
     let entries = (0..40).map(|i| {
         let mut record = (*entry.record).clone();
         record.origin.gateway = format!("a-gateway-with-a-long-name-{i}").parse().unwrap();
-        causeway_federation::catalog::Entry {
+        causeway_federation::catalog::CatalogEntry {
             record: record.into(),
             ..entry.clone()
         }

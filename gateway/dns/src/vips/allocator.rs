@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::{
     derived::derive,
     names::Vip,
-    pool::{Pool, RangeFull},
+    pool::{AddressPool, RangeFull},
 };
 
 /// Time for which a name that is gone keeps its address, in seconds: 30 days.
@@ -32,8 +32,8 @@ pub(super) struct Allocation {
 /// The allocations of one zone. Two names never share an address.
 #[derive(Debug, Clone)]
 pub(super) struct Allocator {
-    v4: Option<Pool>,
-    v6: Option<Pool>,
+    v4: Option<AddressPool>,
+    v6: Option<AddressPool>,
     by_target: BTreeMap<Target, Allocation>,
     taken: BTreeMap<IpAddr, Target>,
     /// Addresses that several services hash to, which are nobody's.
@@ -54,8 +54,8 @@ impl Allocator {
     pub(super) fn new(vips: &Vips, earlier: impl IntoIterator<Item = (Target, Allocation)>) -> Self {
         let ranges = ranges(vips);
         let mut allocator = Self {
-            v4: Pool::v4(&ranges),
-            v6: Pool::v6(&ranges),
+            v4: AddressPool::v4(&ranges),
+            v6: AddressPool::v6(&ranges),
             by_target: BTreeMap::new(),
             taken: BTreeMap::new(),
             contested: BTreeSet::new(),
@@ -71,7 +71,7 @@ impl Allocator {
             allocation.vip.v4.map(IpAddr::V4),
             allocation.vip.v6.map(IpAddr::V6),
         );
-        let usable = |pool: &Option<Pool>, address: &IpAddr| {
+        let usable = |pool: &Option<AddressPool>, address: &IpAddr| {
             pool.as_ref().is_some_and(|pool| pool.contains(*address)) && !self.taken.contains_key(address)
         };
         let v4 = v4.filter(|address| usable(&self.v4, address));
@@ -128,7 +128,7 @@ impl Allocator {
 
     fn try_allocate(&mut self, target: &Target, now: u64) -> Result<Vip, RangeFull> {
         let held = self.by_target.get(target).map_or(Vip::default(), |a| a.vip);
-        let pick = |pool: &Option<Pool>, held: Option<IpAddr>| match (held, pool) {
+        let pick = |pool: &Option<AddressPool>, held: Option<IpAddr>| match (held, pool) {
             (Some(address), _) => Ok(Some(address)),
             (None, Some(pool)) => {
                 // What several services hash to is left alone for as long as there is something else.

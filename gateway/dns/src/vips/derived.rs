@@ -12,7 +12,7 @@ use std::{
 
 use causeway_routing::target::Target;
 
-use super::pool::{Pool, RangeFull};
+use super::pool::{AddressPool, RangeFull};
 
 /// Places of its row that a name asks for; who has none then is given what is left, in an order that depends on the names.
 /// Only a range that is nearly full comes so far.
@@ -30,7 +30,11 @@ pub(super) struct Derived {
 
 /// Gives each of `names` an address of `pool`. One for which `is_kept` holds was another name's a while ago and is passed
 /// over, for as long as there are others.
-pub(super) fn derive(pool: &Pool, names: &BTreeSet<Target>, is_kept: impl Fn(IpAddr) -> bool) -> Derived {
+pub(super) fn derive(
+    pool: &AddressPool,
+    names: &BTreeSet<Target>,
+    is_kept: impl Fn(IpAddr) -> bool,
+) -> Derived {
     let mut derived = Derived::default();
     // The one name that has asked for a place, and in which round. A second one makes the place nobody's, whatever the rounds are:
     // so the outcome does not depend on who comes first.
@@ -77,9 +81,11 @@ mod tests {
     use causeway_federation::name::ServiceName;
     use proptest::{collection::btree_set, prelude::*};
 
-    fn pool(range: &str) -> Pool {
+    fn pool(range: &str) -> AddressPool {
         let range = range.parse().unwrap();
-        Pool::v4(&[range]).or_else(|| Pool::v6(&[range])).unwrap()
+        AddressPool::v4(&[range])
+            .or_else(|| AddressPool::v6(&[range]))
+            .unwrap()
     }
 
     fn targets<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<Target> {
@@ -92,7 +98,7 @@ mod tests {
     }
 
     /// Two names that ask for one place first.
-    fn rivals(pool: &Pool) -> (Target, Target) {
+    fn rivals(pool: &AddressPool) -> (Target, Target) {
         let mut seen = BTreeMap::new();
         for number in 0.. {
             let [name] = <[Target; 1]>::try_from(Vec::from_iter(targets([&*format!("s{number}")]))).unwrap();

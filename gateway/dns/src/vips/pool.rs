@@ -30,7 +30,7 @@ struct Span {
 
 /// The ranges of one address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pool {
+pub(super) struct AddressPool {
     ranges: Vec<IpNet>,
     spans: Vec<Span>,
     /// Addresses in all spans together.
@@ -38,7 +38,7 @@ pub(super) struct Pool {
     is_v4: bool,
 }
 
-impl Pool {
+impl AddressPool {
     pub(super) fn v4(ranges: &[IpNet]) -> Option<Self> {
         Self::new(ranges, true)
     }
@@ -199,7 +199,7 @@ mod tests {
         Target::service(ServiceName::new(name).unwrap())
     }
 
-    fn fill(pool: &Pool) -> Vec<IpAddr> {
+    fn fill(pool: &AddressPool) -> Vec<IpAddr> {
         let mut taken = BTreeMap::new();
         for i in 0.. {
             let name = target(&format!("s{i}"));
@@ -216,35 +216,35 @@ mod tests {
 
     #[test]
     fn the_ends_of_a_range_are_never_given_out() {
-        let all = fill(&Pool::v4(&ranges("10.9.0.0/29")).unwrap());
+        let all = fill(&AddressPool::v4(&ranges("10.9.0.0/29")).unwrap());
         let text: Vec<String> = all.iter().map(ToString::to_string).collect();
         assert_eq!(text, ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"]);
-        assert_eq!(fill(&Pool::v4(&ranges("10.9.0.4/32")).unwrap()).len(), 1);
-        assert_eq!(fill(&Pool::v4(&ranges("10.9.0.4/31")).unwrap()).len(), 2);
-        assert_eq!(fill(&Pool::v6(&ranges("fd00::/125")).unwrap()).len(), 6);
+        assert_eq!(fill(&AddressPool::v4(&ranges("10.9.0.4/32")).unwrap()).len(), 1);
+        assert_eq!(fill(&AddressPool::v4(&ranges("10.9.0.4/31")).unwrap()).len(), 2);
+        assert_eq!(fill(&AddressPool::v6(&ranges("fd00::/125")).unwrap()).len(), 6);
     }
 
     #[test]
     fn a_full_range_says_so_after_every_usable_address() {
-        let all = fill(&Pool::v4(&ranges("10.9.0.0/22")).unwrap());
+        let all = fill(&AddressPool::v4(&ranges("10.9.0.0/22")).unwrap());
         // 1024 addresses; four end in .0, four in .255, and 10.9.0.1 is the first.
         assert_eq!(all.len(), 1024 - 8 - 1);
-        let all = fill(&Pool::v4(&ranges("127.0.0.0/23")).unwrap());
+        let all = fill(&AddressPool::v4(&ranges("127.0.0.0/23")).unwrap());
         assert_eq!(all.len(), 254, "127.0.0.0/24 is left to others");
     }
 
     #[test]
     fn several_ranges_are_one_pool() {
-        let pool = Pool::v4(&ranges("10.9.0.0/29,fd00::/64,10.9.8.0/30")).unwrap();
+        let pool = AddressPool::v4(&ranges("10.9.0.0/29,fd00::/64,10.9.8.0/30")).unwrap();
         let all = fill(&pool);
         assert_eq!(all.len(), 5 + 1);
         assert!(all.iter().all(|address| pool.contains(*address)));
-        assert!(Pool::v6(&ranges("10.9.0.0/29")).is_none());
+        assert!(AddressPool::v6(&ranges("10.9.0.0/29")).is_none());
     }
 
     #[test]
     fn a_name_hashes_to_the_same_place_in_every_version() {
-        let pool = Pool::v4(&ranges("127.64.0.0/10")).unwrap();
+        let pool = AddressPool::v4(&ranges("127.64.0.0/10")).unwrap();
         let address = pool.pick(&target("orders"), &BTreeMap::new()).unwrap();
         assert_eq!(address.to_string(), "127.107.75.95");
     }

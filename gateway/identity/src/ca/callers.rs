@@ -11,7 +11,7 @@ use super::{
     Ca, CaError,
     issued::Issued,
     name,
-    revoked::{Revoked, Subject},
+    revoked::{RevocationSubject, Revoked},
     serial, uri,
 };
 use crate::{SpiffeId, spiffe};
@@ -65,7 +65,7 @@ impl Ca {
         if let Some(zone) = caller.zone().filter(|zone| revoked.forbids_zone(zone)) {
             return Err(CaError::CallerRevoked {
                 caller: caller.clone(),
-                subject: Subject::Zone(zone.to_owned()),
+                subject: RevocationSubject::Zone(zone.to_owned()),
             });
         }
         self.hand_out(out, &key, &certificate.pem())
@@ -155,7 +155,7 @@ mod tests {
             ca.issue_caller(&authority, caller, &out, LEAF_VALIDITY).unwrap();
         }
         let (record, now) = (issued::read(&authority).unwrap(), SystemTime::now());
-        let subject = Subject::Zone("east".to_owned());
+        let subject = RevocationSubject::Zone("east".to_owned());
         let (revocation, ends): (Revocation, usize) = Revoked::default()
             .revocation(&subject, &record.issued, now)
             .unwrap();

@@ -11,19 +11,19 @@ use std::{
 
 use super::{
     Ca, CaError,
-    issued::{self, Issued, Record},
-    revoked::{Revoked, RevokedError, Subject},
+    issued::{self, Issued, IssuedRecord},
+    revoked::{RevocationSubject, Revoked, RevokedError},
 };
 use causeway_federation::{
     edition::Edition,
     name::ZoneName,
     trust::{
-        CertificateHash, Content, DocumentError, RevokedName, RevokedNames, RevokedUntil, TrustDocument,
+        CertificateHash, Content, RevokedName, RevokedNames, RevokedUntil, TrustDocument, TrustDocumentError,
     },
 };
 use causeway_host::files;
 
-use crate::{List, Place, Serial};
+use crate::{List, ListOrigin, Serial};
 
 /// The last document that was made, in the CA's folder.
 pub(crate) const TRUST_FILE: &str = "trust.pb";
@@ -36,7 +36,7 @@ pub enum ComposeError {
     #[error(transparent)]
     Revoked(#[from] RevokedError),
     #[error("the document cannot be made: too many roots, revoked names or revoked certificates")]
-    Document(#[from] DocumentError),
+    Document(#[from] TrustDocumentError),
     #[error("cannot use {path}", path = path.display())]
     File {
         path: PathBuf,
@@ -47,12 +47,12 @@ pub enum ComposeError {
     Stored {
         path: PathBuf,
         #[source]
-        source: DocumentError,
+        source: TrustDocumentError,
     },
 }
 
 /// Content of a document to be made.
-pub struct Wish<'a> {
+pub struct TrustDraft<'a> {
     /// Those that sign it. The first is the CA in the folder.
     pub signers: &'a [Ca],
     pub preferred: Option<CertificateHash>,
@@ -65,7 +65,11 @@ pub struct Wish<'a> {
 ///
 /// # Errors
 /// When the folder cannot be read or written, or there is too much to say.
-pub fn compose(folder: &Path, wish: &Wish<'_>, now: SystemTime) -> Result<Arc<TrustDocument>, ComposeError> {
+pub fn compose(
+    folder: &Path,
+    wish: &TrustDraft<'_>,
+    now: SystemTime,
+) -> Result<Arc<TrustDocument>, ComposeError> {
     let last = last(folder)?;
     let roots = wish.signers.first().map(Ca::roots).unwrap_or_default();
     let roots: Vec<Vec<u8>> = roots.iter().map(|root| root.to_vec()).collect();
@@ -131,7 +135,7 @@ fn write(folder: &Path, document: &TrustDocument) -> Result<(), ComposeError> {
 /// Without what has ended by itself: lists would only ever grow.
 fn still_valid(
     mut revoked: BTreeMap<Serial, SystemTime>,
-    record: &Record,
+    record: &IssuedRecord,
     now: SystemTime,
 ) -> BTreeMap<Serial, SystemTime> {
     for issued in record.issued.iter().filter(|issued| is_over(issued, now)) {
@@ -152,11 +156,11 @@ fn is_over(issued: &Issued, now: SystemTime) -> bool {
 
 /// Without names that were let in again and of which nothing is left that was issued before, and without gateways whose zone is
 /// revoked whole.
-fn still_needed(names: &RevokedNames, record: &Record, now: SystemTime) -> RevokedNames {
+fn still_needed(names: &RevokedNames, record: &IssuedRecord, now: SystemTime) -> RevokedNames {
     let is_left = |name: &RevokedName, until: RevokedUntil| {
         let of_name = |issued: &Issued| {
             let begins = issued.not_before.duration_since(UNIX_EPOCH).unwrap_or_default();
-            Subject::from(name).covers(issued) && until.covers(begins.as_secs())
+            RevocationSubject::from(name).covers(issued) && until.covers(begins.as_secs())
         };
         // What a line said that nobody can read may have been of this name.
         !record.unreadable.is_empty()
@@ -194,7 +198,7 @@ fn says(
 ) -> bool {
     let content = document.content();
     let (theirs, ours): (BTreeSet<_>, BTreeSet<_>) = (content.roots.iter().collect(), roots.iter().collect());
-    let listed = |der: &Vec<u8>| List::read(der, Place::Document).map(|list| list.serials);
+    let listed = |der: &Vec<u8>| List::read(der, ListOrigin::Document).map(|list| list.serials);
     let lists: Result<Vec<_>, _> = content.revocations.iter().map(listed).collect();
     let wanted: BTreeSet<Serial> = revoked.keys().cloned().collect();
     let same_lists = lists.is_ok_and(|lists| match wanted.is_empty() {

@@ -16,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 use super::{
     CA_KEY_FILE, Ca, CaError, Certified, Leaf,
     issued::{self, Issued},
-    key::{self, KeyError, Passphrase},
+    key::{self, CaKeyError, Passphrase},
     request::{self, SigningRequest},
     revoked::Revoked,
     tokens,
@@ -89,7 +89,7 @@ impl Ca {
         }
         .not_before(first_not_before(ca_folder, gateway)?);
         let certified = self.certify(&leaf, &key)?;
-        self.record(ca_folder, &certified, Origin::by_hand("issue"))?;
+        self.record(ca_folder, &certified, CertificateOrigin::by_hand("issue"))?;
         self.hand_out(out, &key, &certified.pem)?;
         Ok(certified.id)
     }
@@ -116,7 +116,7 @@ impl Ca {
     ) -> Result<SpiffeId, CaError> {
         let first = first_not_before(ca_folder, &request.id().gateway)?;
         let certified = self.sign(request, validity, names, first)?;
-        self.record(ca_folder, &certified, Origin::by_hand("sign"))?;
+        self.record(ca_folder, &certified, CertificateOrigin::by_hand("sign"))?;
         replace(out, &certified.pem, files::PUBLIC)?;
         Ok(certified.id)
     }
@@ -169,7 +169,7 @@ impl Ca {
             trust_domain,
             roots_pem: String::from_utf8_lossy(&text).into_owned(),
             roots,
-            issuer: issuer.map_err(|source| unusable(KeyError::Unusable(source)))?,
+            issuer: issuer.map_err(|source| unusable(CaKeyError::Unusable(source)))?,
             certificate,
         })
     }
@@ -179,7 +179,12 @@ impl Ca {
     ///
     /// # Errors
     /// When it cannot be written, or its name was revoked.
-    pub fn record(&self, folder: &Path, certified: &Certified, origin: Origin<'_>) -> Result<(), CaError> {
+    pub fn record(
+        &self,
+        folder: &Path,
+        certified: &Certified,
+        origin: CertificateOrigin<'_>,
+    ) -> Result<(), CaError> {
         let issued = Issued {
             serial: HEXLOWER.encode(&certified.serial),
             id: certified.id.to_string(),
@@ -200,7 +205,7 @@ impl Ca {
 
 /// Origin of a certificate, as `issued.jsonl` has it.
 #[derive(Debug, Clone, Copy)]
-pub struct Origin<'a> {
+pub struct CertificateOrigin<'a> {
     /// `issue`, `sign`, `renewal`, or `token` and the token's id.
     pub how: &'a str,
     /// The certificate that it renews.
@@ -209,7 +214,7 @@ pub struct Origin<'a> {
     pub address: Option<IpAddr>,
 }
 
-impl<'a> Origin<'a> {
+impl<'a> CertificateOrigin<'a> {
     fn by_hand(how: &'a str) -> Self {
         Self {
             how,

@@ -135,7 +135,7 @@ pub fn descendants(of: &Serial, issued: &[Issued]) -> BTreeSet<Serial> {
 
 /// Content of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct IssuedRecord {
     /// Oldest first.
     pub issued: Vec<Issued>,
     /// Numbers of the lines, from 1, that cannot be read: torn by a crash, or edited.
@@ -180,12 +180,12 @@ fn is_torn(file: &mut File) -> io::Result<bool> {
 ///
 /// # Errors
 /// When the file is there and cannot be read.
-pub fn read(folder: &Path) -> io::Result<Record> {
+pub fn read(folder: &Path) -> io::Result<IssuedRecord> {
     let file = match File::open(folder.join(ISSUED_FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Record::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(IssuedRecord::default()),
         file => file?,
     };
-    let (mut lines, mut record) = (BufReader::new(file), Record::default());
+    let (mut lines, mut record) = (BufReader::new(file), IssuedRecord::default());
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn what_was_issued_is_read_back_in_order() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(read(folder.path()).unwrap(), Record::default());
+        assert_eq!(read(folder.path()).unwrap(), IssuedRecord::default());
         for number in 0..3 {
             add(folder.path(), &issued(number)).unwrap();
         }

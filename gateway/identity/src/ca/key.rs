@@ -48,7 +48,7 @@ impl fmt::Debug for Passphrase {
 
 /// Reason why a key cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyError {
+pub enum CaKeyError {
     #[error("it is encrypted, and no passphrase was given")]
     NoPassphrase,
     #[error("it does not open with this passphrase")]
@@ -73,12 +73,12 @@ pub(super) fn write(key: &KeyPair, passphrase: Option<&Passphrase>) -> Result<St
     };
     let failed = |source| CaError::Encrypt { source };
     if passphrase.is_too_short() {
-        return Err(failed(KeyError::TooShort));
+        return Err(failed(CaKeyError::TooShort));
     }
     let (salt, iv) = (random::<16>()?, random::<16>()?);
     let encrypted = encrypt(key, passphrase, &salt, &iv).map_err(failed)?;
     let text = encrypted.to_pem(ENCRYPTED, LineEnding::LF);
-    let text = text.map_err(|error| failed(KeyError::Encrypt(error.to_string())))?;
+    let text = text.map_err(|error| failed(CaKeyError::Encrypt(error.to_string())))?;
     Ok(String::clone(&text))
 }
 
@@ -87,8 +87,8 @@ fn encrypt(
     passphrase: &Passphrase,
     salt: &[u8],
     iv: &[u8; 16],
-) -> Result<SecretDocument, KeyError> {
-    let told = |error: &dyn fmt::Display| KeyError::Encrypt(error.to_string());
+) -> Result<SecretDocument, CaKeyError> {
+    let told = |error: &dyn fmt::Display| CaKeyError::Encrypt(error.to_string());
     let (log_n, r, p) = SCRYPT;
     let cost = scrypt::Params::new(log_n, r, p, AES_KEY_BYTES).map_err(|error| told(&error))?;
     let scheme = pbes2::Parameters::scrypt_aes256cbc(cost, salt, iv).map_err(|error| told(&error))?;
@@ -99,19 +99,19 @@ fn encrypt(
 }
 
 /// Reads the text of a key file. A key in the clear needs no passphrase, and does not mind one.
-pub(super) fn read(text: &[u8], passphrase: Option<&Passphrase>) -> Result<KeyPair, KeyError> {
-    let text = std::str::from_utf8(text).map_err(|_| KeyError::Malformed)?;
+pub(super) fn read(text: &[u8], passphrase: Option<&Passphrase>) -> Result<KeyPair, CaKeyError> {
+    let text = std::str::from_utf8(text).map_err(|_| CaKeyError::Malformed)?;
     if !text.contains(ENCRYPTED) {
-        return KeyPair::from_pem(text).map_err(KeyError::Unusable);
+        return KeyPair::from_pem(text).map_err(CaKeyError::Unusable);
     }
-    let (_, document) = SecretDocument::from_pem(text.trim()).map_err(|_| KeyError::Malformed)?;
+    let (_, document) = SecretDocument::from_pem(text.trim()).map_err(|_| CaKeyError::Malformed)?;
     let encrypted =
-        EncryptedPrivateKeyInfo::try_from(document.as_bytes()).map_err(|_| KeyError::Malformed)?;
-    let passphrase = passphrase.ok_or(KeyError::NoPassphrase)?;
+        EncryptedPrivateKeyInfo::try_from(document.as_bytes()).map_err(|_| CaKeyError::Malformed)?;
+    let passphrase = passphrase.ok_or(CaKeyError::NoPassphrase)?;
     let plain = encrypted
         .decrypt(passphrase.0.as_bytes())
-        .map_err(|_| KeyError::WrongPassphrase)?;
-    KeyPair::try_from(&PrivatePkcs8KeyDer::from(plain.as_bytes())).map_err(KeyError::Unusable)
+        .map_err(|_| CaKeyError::WrongPassphrase)?;
+    KeyPair::try_from(&PrivatePkcs8KeyDer::from(plain.as_bytes())).map_err(CaKeyError::Unusable)
 }
 
 #[cfg(test)]
@@ -133,13 +133,16 @@ mod tests {
         let opened = read(text.as_bytes(), Some(&passphrase("correct horse\n"))).unwrap();
         assert_eq!(opened.serialized_der(), key.serialized_der());
         let wrong = read(text.as_bytes(), Some(&passphrase("correct house")));
-        assert!(matches!(wrong, Err(KeyError::WrongPassphrase)));
-        assert!(matches!(read(text.as_bytes(), None), Err(KeyError::NoPassphrase)));
+        assert!(matches!(wrong, Err(CaKeyError::WrongPassphrase)));
+        assert!(matches!(
+            read(text.as_bytes(), None),
+            Err(CaKeyError::NoPassphrase)
+        ));
         let short = write(&key, Some(&passphrase("short")));
         assert!(matches!(
             short,
             Err(CaError::Encrypt {
-                source: KeyError::TooShort
+                source: CaKeyError::TooShort
             })
         ));
     }
@@ -154,7 +157,7 @@ mod tests {
         }
         assert!(Passphrase::new("\n").is_none());
         let cut = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
-        assert!(matches!(read(cut.as_bytes(), None), Err(KeyError::Malformed)));
+        assert!(matches!(read(cut.as_bytes(), None), Err(CaKeyError::Malformed)));
         assert!(read(b"nonsense", None).is_err());
     }
 }

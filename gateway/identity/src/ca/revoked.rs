@@ -25,7 +25,7 @@ pub const REVOKED_FILE: &str = "revoked.jsonl";
 /// Subject of a revocation: whose certificates are revoked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Subject {
+pub enum RevocationSubject {
     Zone(String),
     /// Such as `west/gw1`.
     Gateway(String),
@@ -33,7 +33,7 @@ pub enum Subject {
     Serial(String),
 }
 
-impl Subject {
+impl RevocationSubject {
     /// Tells whether nothing is to be issued to `gateway` because of it.
     fn names(&self, gateway: &GatewayId) -> bool {
         match self {
@@ -73,7 +73,7 @@ impl Subject {
     }
 }
 
-impl From<&RevokedName> for Subject {
+impl From<&RevokedName> for RevocationSubject {
     fn from(name: &RevokedName) -> Self {
         match name {
             RevokedName::Zone(zone) => Self::Zone(zone.to_string()),
@@ -83,7 +83,7 @@ impl From<&RevokedName> for Subject {
 }
 
 /// `zone west`.
-impl std::fmt::Display for Subject {
+impl std::fmt::Display for RevocationSubject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Zone(zone) => write!(f, "zone {zone}"),
@@ -99,7 +99,7 @@ pub struct Revocation {
     #[serde(with = "rfc3339")]
     pub at: SystemTime,
     #[serde(flatten)]
-    pub subject: Subject,
+    pub subject: RevocationSubject,
     /// One certificate and those that came of it, in hexadecimal digits. Of a zone or gateway, where the name stands for all of
     /// them, empty; older programs wrote what was valid then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -182,11 +182,12 @@ impl Revoked {
     /// Tells whether nothing is to be issued to anybody of `zone`.
     #[must_use]
     pub fn forbids_zone(&self, zone: &str) -> bool {
-        let is_this = |subject: &Subject| matches!(subject, Subject::Zone(named) if named == zone);
+        let is_this =
+            |subject: &RevocationSubject| matches!(subject, RevocationSubject::Zone(named) if named == zone);
         self.standing(is_this).is_some()
     }
 
-    fn standing(&self, concerns: impl Fn(&Subject) -> bool) -> Option<&Revocation> {
+    fn standing(&self, concerns: impl Fn(&RevocationSubject) -> bool) -> Option<&Revocation> {
         let mut standing: Vec<&Revocation> = Vec::new();
         for line in self.0.iter().filter(|line| concerns(&line.subject)) {
             standing.retain(|before| before.subject != line.subject);
@@ -236,10 +237,10 @@ impl Revoked {
 
     /// The same for a caller of a zone.
     pub(super) fn first_not_before_in(&self, zone: &str) -> Option<SystemTime> {
-        self.readmitted(|subject| matches!(subject, Subject::Zone(named) if named == zone))
+        self.readmitted(|subject| matches!(subject, RevocationSubject::Zone(named) if named == zone))
     }
 
-    fn readmitted(&self, concerns: impl Fn(&Subject) -> bool) -> Option<SystemTime> {
+    fn readmitted(&self, concerns: impl Fn(&RevocationSubject) -> bool) -> Option<SystemTime> {
         let lines = self.0.iter().filter(|line| concerns(&line.subject));
         let until = lines.filter_map(|line| match line.until() {
             RevokedUntil::Forever => None,
@@ -253,7 +254,7 @@ impl Revoked {
     #[must_use]
     pub fn revocation(
         &self,
-        subject: &Subject,
+        subject: &RevocationSubject,
         issued: &[Issued],
         now: SystemTime,
     ) -> Option<(Revocation, usize)> {
@@ -263,7 +264,7 @@ impl Revoked {
             serials: serials.iter().map(ToString::to_string).collect(),
             readmitted: false,
         };
-        let Subject::Serial(serial) = subject else {
+        let RevocationSubject::Serial(serial) = subject else {
             let last = self.0.iter().rev().find(|line| line.subject == *subject);
             if last.is_some_and(|line| !line.readmitted) {
                 return None;
@@ -335,7 +336,7 @@ mod tests {
             issued("0d", &other, 100),
         ];
         let mut revoked = Revoked::default();
-        let zone = Subject::Zone("west".to_owned());
+        let zone = RevocationSubject::Zone("west".to_owned());
         let (line, ends) = revoked.revocation(&zone, &all, at(10)).unwrap();
         assert_eq!(
             (line.serials.len(), ends),
@@ -355,7 +356,7 @@ mod tests {
         let (_, spared) = (&other, Serial::parse("0d").unwrap());
         assert!(!revoked.covers(&spared, &other, at(0)));
 
-        let one = Subject::Serial("0D".to_owned());
+        let one = RevocationSubject::Serial("0D".to_owned());
         revoked.0.push(revoked.revocation(&one, &all, at(13)).unwrap().0);
         assert!(revoked.covers(&spared, &other, at(0)));
         assert!(revoked.forbids(&other).is_none(), "the name may get another");
@@ -365,7 +366,7 @@ mod tests {
     fn a_name_can_be_let_in_again_and_its_certificates_stay_revoked() {
         let west = gateway("west", "gw1");
         let mut revoked = Revoked::default();
-        let subject = Subject::Gateway("west/gw1".to_owned());
+        let subject = RevocationSubject::Gateway("west/gw1".to_owned());
         let line = revoked.revocation(&subject, &[issued("0a", &west, 100)], at(1));
         revoked.0.extend(line.map(|(line, _)| line));
         assert_eq!(revoked.first_not_before(&west), None);
@@ -390,7 +391,7 @@ mod tests {
     fn the_file_is_read_back_and_a_line_that_is_not_understood_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Revoked::read(folder.path()).unwrap(), Revoked::default());
-        let subject = Subject::Zone("west".to_owned());
+        let subject = RevocationSubject::Zone("west".to_owned());
         let line = Revoked::default().revocation(&subject, &[], at(1));
         let revoked = Revoked(line.into_iter().map(|(line, _)| line).collect());
         revoked.write(folder.path()).unwrap();

@@ -65,7 +65,7 @@ impl std::fmt::Debug for Secret {
 
 /// Purpose of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
+pub struct TokenPurpose {
     pub zone: ZoneName,
     /// `None`: any gateway of the zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,7 +85,7 @@ struct Kept {
     /// SHA-256 of the secret, hexadecimal.
     secret_sha256: String,
     #[serde(flatten)]
-    grant: Grant,
+    grant: TokenPurpose,
 }
 
 /// State of a token; the ending of its file's name.
@@ -140,7 +140,7 @@ pub enum TokenRefusal {
 ///
 /// # Errors
 /// When it cannot be written, or too many are remembered already.
-pub fn issue(folder: &Path, grant: &Grant) -> Result<(TokenId, Secret), CaError> {
+pub fn issue(folder: &Path, grant: &TokenPurpose) -> Result<(TokenId, Secret), CaError> {
     let tokens = folder.join(TOKENS_FOLDER);
     make_folder(&tokens)?;
     if list(folder)?.len() >= MAX_TOKENS {
@@ -170,7 +170,7 @@ pub fn use_up(
     (id, secret): (TokenId, Secret),
     gateway: &GatewayId,
     now: SystemTime,
-) -> Result<Grant, TokenRefusal> {
+) -> Result<TokenPurpose, TokenRefusal> {
     let tokens = folder.join(TOKENS_FOLDER);
     let (fate, kept) = find(&tokens, id)?.ok_or(TokenRefusal::Unknown)?;
     let shown = SecretHash::of(&secret.0);
@@ -220,7 +220,7 @@ pub fn revoke(folder: &Path, id: TokenId) -> Result<(), CaError> {
 ///
 /// # Errors
 /// When the folder cannot be read. Files that are not tokens are passed over.
-pub fn list(folder: &Path) -> Result<Vec<(TokenId, Fate, Grant)>, CaError> {
+pub fn list(folder: &Path) -> Result<Vec<(TokenId, Fate, TokenPurpose)>, CaError> {
     let tokens = folder.join(TOKENS_FOLDER);
     let unread = |source| CaError::Tokens {
         path: tokens.clone(),
@@ -253,7 +253,7 @@ pub fn list(folder: &Path) -> Result<Vec<(TokenId, Fate, Grant)>, CaError> {
 /// # Errors
 /// When the folder cannot be read.
 pub fn sweep(folder: &Path, now: SystemTime) -> Result<usize, CaError> {
-    let over = |grant: &Grant| {
+    let over = |grant: &TokenPurpose| {
         now.duration_since(grant.expires_at)
             .is_ok_and(|over| over > REMEMBERED)
     };
@@ -307,7 +307,7 @@ mod tests {
 
     fn give_out(name: Option<&str>) -> (TempDir, (TokenId, Secret), SystemTime) {
         let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
-        let grant = Grant {
+        let grant = TokenPurpose {
             dns_names: Vec::new(),
             zone: "west".parse().unwrap(),
             gateway: name.map(|name| name.parse().unwrap()),
@@ -339,7 +339,7 @@ mod tests {
                 .map(|thread| thread.join().unwrap())
                 .collect::<Vec<_>>()
         });
-        let used = |outcome: &&Result<Grant, TokenRefusal>| matches!(outcome, Err(TokenRefusal::Used));
+        let used = |outcome: &&Result<TokenPurpose, TokenRefusal>| matches!(outcome, Err(TokenRefusal::Used));
         assert_eq!(tries.iter().filter(|outcome| outcome.is_ok()).count(), 1);
         assert_eq!(tries.iter().filter(used).count(), 15, "{tries:?}");
     }

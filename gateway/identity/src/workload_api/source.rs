@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{HeldIdentity, Identity, LiveIdentity, Origin, Renewal},
+    super::{HeldIdentity, Identity, IdentityOrigin, LiveIdentity, RefreshOutcome},
     EndpointAddress, Trouble,
     agent::Agent,
-    svid::{self, Wanted},
+    svid::{self, WantedSvid},
 };
 use crate::IdentityMetrics;
 use crate::{Lifetime, Urgency};
@@ -54,7 +54,7 @@ impl WorkloadApi {
             match agent.next(SILENCE_AFTER_REFUSAL).await {
                 Ok(answer) => {
                     let now = SystemTime::now();
-                    match svid::read(answer, Wanted::Zone(zone), &nothing_trusted, now) {
+                    match svid::read(answer, WantedSvid::Zone(zone), &nothing_trusted, now) {
                         Ok(identity) => break identity,
                         Err(error) => waiting.unusable(&in_one_line(&error)),
                     }
@@ -67,7 +67,7 @@ impl WorkloadApi {
         };
         tracing::info!(gateway = %identity.gateway(), endpoint = %agent.endpoint(),
             roots = identity.anchors().roots.len(), "has its identity from the SPIFFE Workload API");
-        let origin = Origin::WorkloadApi(agent.status());
+        let origin = IdentityOrigin::WorkloadApi(agent.status());
         Self {
             held: Arc::new(HeldIdentity::new(identity, origin)),
             agent,
@@ -118,16 +118,16 @@ impl WorkloadApi {
         let held = self.held.clone();
         let taken = tokio::task::spawn_blocking(move || offer(&held, answer, SystemTime::now())).await;
         match taken {
-            Ok(Renewal::Unchanged | Renewal::Unsettled) => {}
-            Ok(Renewal::Taken) => metrics.identity_reloaded(true),
-            Ok(Renewal::Refused) => metrics.identity_reloaded(false),
+            Ok(RefreshOutcome::Unchanged | RefreshOutcome::Unsettled) => {}
+            Ok(RefreshOutcome::Taken) => metrics.identity_reloaded(true),
+            Ok(RefreshOutcome::Refused) => metrics.identity_reloaded(false),
             Err(error) => tracing::error!(%error, "taking up an identity of the Workload API has failed"),
         }
     }
 }
 
 /// Takes an answer up if it is good and new.
-pub(super) fn offer(held: &HeldIdentity, answer: X509svidResponse, now: SystemTime) -> Renewal {
+pub(super) fn offer(held: &HeldIdentity, answer: X509svidResponse, now: SystemTime) -> RefreshOutcome {
     let keeping = held.changing.lock();
     let current = held.identity.borrow().clone();
     match svid::renewed(answer, &current, &keeping.trust, now) {

@@ -12,7 +12,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::{
-    super::{Identity, IdentityError, List, Place, SpiffeId, identify},
+    super::{Identity, IdentityFileError, List, ListOrigin, SpiffeId, identify},
     SvidError,
     der::{Unsplit, split},
     doubt,
@@ -32,7 +32,7 @@ const MAX_SHOWN_CHARACTERS: usize = 160;
 
 /// Gateway whose SVID is looked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Wanted<'a> {
+pub(super) enum WantedSvid<'a> {
     /// The one gateway of this zone that there is in the answer.
     Zone(&'a ZoneName),
     /// This gateway and no other.
@@ -42,7 +42,7 @@ pub(super) enum Wanted<'a> {
 /// The identity that an answer holds for this gateway. Whether peers will believe it is told by [`Identity::doubt`].
 pub(super) fn read(
     answer: X509svidResponse,
-    wanted: Wanted<'_>,
+    wanted: WantedSvid<'_>,
     trust: &Trust,
     now: SystemTime,
 ) -> Result<Identity, SvidError> {
@@ -77,7 +77,7 @@ pub(super) fn read(
         let source = Box::new(source);
         return Err(SvidError::Pair { id: own(), source });
     }
-    identity.doubt = doubt(&identity, now).map(IdentityError::Svid);
+    identity.doubt = doubt(&identity, now).map(IdentityFileError::Svid);
     Ok(identity)
 }
 
@@ -87,8 +87,8 @@ pub(super) fn renewed(
     current: &Identity,
     trust: &Trust,
     now: SystemTime,
-) -> Result<Identity, IdentityError> {
-    let mut found = read(answer, Wanted::Gateway(current.id()), trust, now)?;
+) -> Result<Identity, IdentityFileError> {
+    let mut found = read(answer, WantedSvid::Gateway(current.id()), trust, now)?;
     if found.same_files(current) {
         return Ok(found);
     }
@@ -99,15 +99,15 @@ pub(super) fn renewed(
 }
 
 /// Chooses an SVID. Of several that are of one gateway, the first counts: it stands nearer to the caller's default.
-fn choose(svids: Vec<X509svid>, wanted: Wanted<'_>) -> Result<(SpiffeId, X509svid), SvidError> {
+fn choose(svids: Vec<X509svid>, wanted: WantedSvid<'_>) -> Result<(SpiffeId, X509svid), SvidError> {
     if svids.is_empty() {
         return Err(SvidError::None);
     }
     let came = shown(&svids);
     let mut found: Option<(SpiffeId, X509svid)> = None;
     let fits = |id: &SpiffeId| match wanted {
-        Wanted::Zone(zone) => id.gateway.zone == *zone,
-        Wanted::Gateway(own) => id == own,
+        WantedSvid::Zone(zone) => id.gateway.zone == *zone,
+        WantedSvid::Gateway(own) => id == own,
     };
     for svid in svids {
         let Some(id) = svid.spiffe_id.parse().ok().filter(fits) else {
@@ -123,11 +123,11 @@ fn choose(svids: Vec<X509svid>, wanted: Wanted<'_>) -> Result<(SpiffeId, X509svi
         }
     }
     found.ok_or_else(|| match wanted {
-        Wanted::Zone(zone) => SvidError::OtherZone {
+        WantedSvid::Zone(zone) => SvidError::OtherZone {
             zone: zone.clone(),
             came,
         },
-        Wanted::Gateway(own) => SvidError::OtherGateway {
+        WantedSvid::Gateway(own) => SvidError::OtherGateway {
             own: Box::new(own.clone()),
             came,
         },
@@ -185,7 +185,7 @@ fn lists(crl: &[Vec<u8>], roots: &Roots) -> Result<Vec<List>, SvidError> {
     }
     let read = crl
         .iter()
-        .map(|der| List::read_under(der, Place::WorkloadApi, roots));
+        .map(|der| List::read_under(der, ListOrigin::WorkloadApi, roots));
     read.collect::<Result<_, _>>().map_err(SvidError::Revocations)
 }
 

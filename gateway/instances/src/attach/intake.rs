@@ -9,7 +9,7 @@ use causeway_federation::registry::{InstanceKey, MAX_INSTANCES_PER_ZONE, Registr
 use causeway_proto::registry::{self as proto, WatchEvent, watch_event::Event};
 use causeway_routing::snapshot::Health;
 
-use super::{Held, SharedChange, View};
+use super::{RegistryView, SharedChange, SharedInstance};
 use crate::health::Finding;
 
 /// Most gateways of one zone: far more than share a zone's traffic, and few enough to look through for every instance.
@@ -46,7 +46,7 @@ pub(super) struct Intake {
 
 #[derive(Debug, Default)]
 struct Fill {
-    instances: BTreeMap<InstanceKey, Held>,
+    instances: BTreeMap<InstanceKey, SharedInstance>,
     verdicts: BTreeMap<InstanceKey, Finding>,
     gateways: std::collections::BTreeSet<String>,
 }
@@ -108,7 +108,7 @@ impl Intake {
             return Ok(None);
         };
         registration.time_to_live = None;
-        let held = Held { registration, source };
+        let held = SharedInstance { registration, source };
         let Some(fill) = &mut self.filling else {
             self.newest = self.newest.max(revision);
             self.revision = self.revision.max(revision);
@@ -179,7 +179,7 @@ impl Intake {
             return Ok(None);
         };
         self.newest = seen;
-        Ok(Some(SharedChange::Joined(View {
+        Ok(Some(SharedChange::Joined(RegistryView {
             instances: fill.instances.into_values().collect(),
             verdicts: fill.verdicts,
             gateways: fill.gateways,

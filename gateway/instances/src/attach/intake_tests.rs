@@ -2,7 +2,7 @@
 
 use causeway_federation::{
     name::ServiceName,
-    registry::{Registration, Source},
+    registry::{InstanceSource, Registration},
 };
 use causeway_proto::registry::{Gateways, HealthReport, Synced};
 use proptest::prelude::*;
@@ -29,7 +29,7 @@ fn event(event: Event) -> WatchEvent {
 fn put(n: u8, revision: u64) -> WatchEvent {
     event(Event::Put(wire::instance_message(
         &registration(n),
-        &Source::Registered,
+        &InstanceSource::Registered,
         revision,
     )))
 }
@@ -54,7 +54,7 @@ fn found(n: u8, health: proto::Health) -> WatchEvent {
     }))
 }
 
-fn view(change: Option<SharedChange>) -> View {
+fn view(change: Option<SharedChange>) -> RegistryView {
     match change {
         Some(SharedChange::Joined(view)) => view,
         other => panic!("{other:?}"),
@@ -135,7 +135,7 @@ fn a_server_that_knows_less_than_this_gateway_is_refused() {
 #[test]
 fn what_cannot_be_understood_is_skipped_and_counted() {
     let mut intake = Intake::new(0);
-    let mut bad = wire::instance_message(&registration(1), &Source::Registered, 1);
+    let mut bad = wire::instance_message(&registration(1), &InstanceSource::Registered, 1);
     bad.registration.as_mut().unwrap().address = "nowhere".to_owned();
     assert_eq!(intake.handle(event(Event::Put(bad))), Ok(None));
     assert_eq!(intake.handle(WatchEvent { event: None }), Ok(None));
@@ -158,7 +158,7 @@ proptest! {
     #[test]
     fn the_end_of_the_telling_loses_nothing(steps in proptest::collection::vec((any::<bool>(), 1u8..6), 0..30), at in 0usize..30) {
         let (mut intake, mut known) = (Intake::new(0), BTreeMap::new());
-        let take = |change: Option<SharedChange>, known: &mut BTreeMap<InstanceKey, Held>| match change {
+        let take = |change: Option<SharedChange>, known: &mut BTreeMap<InstanceKey, SharedInstance>| match change {
             Some(SharedChange::Joined(view)) => known.extend(view.instances.into_iter().map(|h| (h.registration.key(), h))),
             Some(SharedChange::Put(held)) => drop(known.insert(held.registration.key(), held)),
             Some(SharedChange::Removed(key)) => drop(known.remove(&key)),

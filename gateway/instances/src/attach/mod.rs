@@ -13,7 +13,7 @@ use std::{
 use crate::InstanceMetrics;
 use causeway_federation::{
     name::{GatewayId, GatewayName},
-    registry::{InstanceKey, Registration, Source},
+    registry::{InstanceKey, InstanceSource, Registration},
 };
 use causeway_host::tasks::Tasks;
 use causeway_identity::Secure;
@@ -34,9 +34,9 @@ mod task;
 
 pub use address::{AddressError, ServerAddress};
 pub use forward::Forwarded;
-pub use status::{AttachStatus, Attached, Detached};
+pub use status::{AttachStatus, AttachedServer, Detached};
 
-use task::Task;
+use task::AttachTask;
 
 /// Batches of changes that may wait for the owner of the instances; the server waits when it is full.
 const CHANGES: usize = 16;
@@ -55,15 +55,15 @@ pub struct AttachConfig {
 
 /// One instance of the shared registry. It has no time to live here: the store ends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct SharedInstance {
     pub registration: Registration,
-    pub source: Source,
+    pub source: InstanceSource,
 }
 
 /// Everything that the zone-sync knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
-    pub instances: Vec<Held>,
+pub struct RegistryView {
+    pub instances: Vec<SharedInstance>,
     pub verdicts: BTreeMap<InstanceKey, Finding>,
     pub gateways: BTreeSet<String>,
 }
@@ -72,8 +72,8 @@ pub struct View {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SharedChange {
     /// This gateway has joined the others: what it knew is replaced by this.
-    Joined(View),
-    Put(Held),
+    Joined(RegistryView),
+    Put(SharedInstance),
     Removed(InstanceKey),
     /// Every gateway that is present.
     Gateways(BTreeSet<String>),
@@ -87,7 +87,7 @@ pub type Report = (InstanceKey, Finding);
 
 /// The ends of the attachment that the owner of the instances holds.
 #[derive(Debug)]
-pub struct Feed {
+pub struct AttachmentEnds {
     pub changes: mpsc::Receiver<Vec<SharedChange>>,
     pub reports: mpsc::Sender<Report>,
 }
@@ -105,14 +105,18 @@ pub struct Attach {
 impl Attach {
     /// Begins to look for a server, on the current runtime.
     #[must_use]
-    pub fn start(config: AttachConfig, metrics: Arc<InstanceMetrics>, tasks: &Tasks) -> (Self, Feed) {
+    pub fn start(
+        config: AttachConfig,
+        metrics: Arc<InstanceMetrics>,
+        tasks: &Tasks,
+    ) -> (Self, AttachmentEnds) {
         let (changes, change_queue) = mpsc::channel(CHANGES);
         let (reports, report_queue) = mpsc::channel(REPORTS);
         let (client, clients) = watch::channel(None);
         let (status, statuses) = watch::channel(AttachStatus::new(&config.servers));
         let token = CancellationToken::new();
         let gateway = config.id.gateway.clone();
-        let task = Task::new(config, changes, report_queue, client, status, metrics);
+        let task = AttachTask::new(config, changes, report_queue, client, status, metrics);
         let attached = token.clone().run_until_cancelled_owned(task.run());
         tokio::spawn(tasks.keep("attachment to the shared registry", attached));
         let attach = Self {
@@ -122,7 +126,7 @@ impl Attach {
             _ends_with_the_last: Arc::new(token.clone().drop_guard()),
             stop: token,
         };
-        let feed = Feed {
+        let feed = AttachmentEnds {
             changes: change_queue,
             reports,
         };

@@ -1,6 +1,8 @@
 //! Handing everything that one source knows over to the zone-sync.
 
-use causeway_federation::registry::{InstanceKey, Registration, RegistryError, Replaced, Source, wire};
+use causeway_federation::registry::{
+    InstanceKey, InstanceSource, Registration, RegistryError, Replaced, wire,
+};
 use causeway_proto::registry::{Outcome, ReplaceRequest};
 use causeway_zone_sync::registry::Durability;
 
@@ -13,7 +15,7 @@ impl Attach {
     /// When no zone-sync could be asked; a part may be done then, and the rest is when it is asked again.
     pub async fn replace(
         &self,
-        source: &Source,
+        source: &InstanceSource,
         wanted: Vec<Registration>,
     ) -> Result<(Replaced, Durability), RegistryError> {
         let message = |part: &[Registration]| ReplaceRequest {

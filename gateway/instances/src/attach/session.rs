@@ -42,7 +42,7 @@ const HOST: &str = "http://zone-sync";
 
 /// Reason why a server could not be attached to, or was lost.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SessionError {
+pub(super) enum AttachError {
     #[error("cannot connect")]
     Connect(#[source] tonic::transport::Error),
     #[error("no answer within {ANSWER_LIMIT:?}")]
@@ -62,20 +62,20 @@ pub(super) enum SessionError {
 }
 
 /// An open call to a server.
-pub(super) struct Session {
+pub(super) struct AttachSession {
     pub(super) client: RegistryClient<Channel>,
     pub(super) requests: mpsc::Sender<AttachRequest>,
     pub(super) events: Streaming<WatchEvent>,
 }
 
-impl Session {
+impl AttachSession {
     /// Dials the server and says who this is.
     pub(super) async fn open(
         server: &ServerAddress,
         id: &GatewayId,
         secure: Option<&Secure>,
-    ) -> Result<Self, SessionError> {
-        let channel = connect(server, secure).await.map_err(SessionError::Connect)?;
+    ) -> Result<Self, AttachError> {
+        let channel = connect(server, secure).await.map_err(AttachError::Connect)?;
         let mut client = RegistryClient::new(channel)
             .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
@@ -87,9 +87,9 @@ impl Session {
         // There is room in a queue that is new.
         let _ = requests.try_send(request(attachment));
         let answer = timeout(ANSWER_LIMIT, client.attach(ReceiverStream::new(outgoing))).await;
-        let answer = answer.map_err(|_| SessionError::Silent)?;
+        let answer = answer.map_err(|_| AttachError::Silent)?;
         Ok(Self {
-            events: answer.map_err(SessionError::Refused)?.into_inner(),
+            events: answer.map_err(AttachError::Refused)?.into_inner(),
             client,
             requests,
         })

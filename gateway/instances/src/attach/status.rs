@@ -9,14 +9,14 @@ use super::ServerAddress;
 pub struct AttachStatus {
     pub servers: Vec<String>,
     /// The server, once it has told everything that it knows; else why there is none.
-    pub attached: Result<Attached, Detached>,
+    pub attached: Result<AttachedServer, Detached>,
     /// Number of times that this gateway has attached, the first time included.
     pub attachments: u64,
 }
 
 /// Attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attached {
+pub struct AttachedServer {
     pub server: String,
     pub since: Instant,
     /// The store's revision that the view is as of; 0 when the store has none.

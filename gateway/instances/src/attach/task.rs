@@ -16,10 +16,10 @@ use tokio::{
 use tonic::{Status, transport::Channel};
 
 use super::{
-    AttachConfig, AttachStatus, Report, ServerAddress, SharedChange, View,
+    AttachConfig, AttachStatus, RegistryView, Report, ServerAddress, SharedChange,
     intake::{Intake, IntakeError},
-    session::{Session, SessionError, alive, report, trust},
-    status::Attached,
+    session::{AttachError, AttachSession, alive, report, trust},
+    status::AttachedServer,
 };
 
 /// After this long without a server a gateway is on its own, and checks every instance itself.
@@ -35,7 +35,7 @@ const BATCH: usize = 256;
 /// An attachment that held this long is followed by the shortest waits again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 
-pub(super) struct Task {
+pub(super) struct AttachTask {
     config: AttachConfig,
     changes: mpsc::Sender<Vec<SharedChange>>,
     reports: mpsc::Receiver<Report>,
@@ -56,12 +56,12 @@ pub(super) struct Task {
 /// A server that has told everything it knows.
 struct Joined {
     server: ServerAddress,
-    session: Session,
+    session: AttachSession,
     intake: Intake,
-    view: View,
+    view: RegistryView,
 }
 
-impl Task {
+impl AttachTask {
     pub(super) fn new(
         config: AttachConfig,
         changes: mpsc::Sender<Vec<SharedChange>>,
@@ -139,16 +139,16 @@ impl Task {
         }
     }
 
-    async fn join(&mut self, server: &ServerAddress) -> Result<Joined, SessionError> {
-        let mut session = Session::open(server, &self.config.id, self.config.secure.as_ref()).await?;
+    async fn join(&mut self, server: &ServerAddress) -> Result<Joined, AttachError> {
+        let mut session = AttachSession::open(server, &self.config.id, self.config.secure.as_ref()).await?;
         let waited = self
             .behind_since
             .is_some_and(|since| since.elapsed() >= BEHIND_PATIENCE);
         let mut intake = Intake::new(if waited { 0 } else { self.newest });
         loop {
             let event = timeout(FILL_SILENCE, session.events.message()).await;
-            let event = event.map_err(|_| SessionError::Halted(FILL_SILENCE))?;
-            let event = event.map_err(SessionError::Broken)?.ok_or(SessionError::Ended)?;
+            let event = event.map_err(|_| AttachError::Halted(FILL_SILENCE))?;
+            let event = event.map_err(AttachError::Broken)?.ok_or(AttachError::Ended)?;
             match intake.handle(event) {
                 Ok(Some(SharedChange::Joined(view))) => {
                     let server = server.clone();
@@ -182,7 +182,7 @@ impl Task {
         tracing::info!(server = %joined.server, revision, instances, ?gateways, "attached to a zone-sync");
         self.status.send_modify(|status| {
             status.attachments += 1;
-            status.attached = Ok(Attached {
+            status.attached = Ok(AttachedServer {
                 server: joined.server.to_string(),
                 since: std::time::Instant::now(),
                 revision,
@@ -195,7 +195,7 @@ impl Task {
     }
 
     /// Carries events in and reports out until the server is lost; `None` when the owner of the instances is gone.
-    async fn follow(&mut self, joined: Joined) -> Option<SessionError> {
+    async fn follow(&mut self, joined: Joined) -> Option<AttachError> {
         let Joined {
             session,
             mut intake,
@@ -220,19 +220,19 @@ impl Task {
                     Some(batch) => if let Err(error) = self.take(&mut intake, batch).await? {
                         return Some(error);
                     },
-                    None => return Some(SessionError::Ended),
+                    None => return Some(AttachError::Ended),
                 },
                 (place, found) = tell, if reports_follow => match (place, found) {
                     (Ok(place), Some(found)) => place.send(report(found)),
-                    (Err(_), _) => return Some(SessionError::Ended),
+                    (Err(_), _) => return Some(AttachError::Ended),
                     (_, None) => reports_follow = false,
                 },
                 document = believed.next() => if requests.try_send(document).is_err() {
-                    return Some(SessionError::Stuck);
+                    return Some(AttachError::Stuck);
                 },
                 _ = beat.tick() => match requests.try_send(alive()) {
                     Ok(()) => {}
-                    Err(_) => return Some(SessionError::Stuck),
+                    Err(_) => return Some(AttachError::Stuck),
                 },
             }
         }
@@ -243,12 +243,12 @@ impl Task {
         &mut self,
         intake: &mut Intake,
         batch: Vec<Result<WatchEvent, Status>>,
-    ) -> Option<Result<(), SessionError>> {
+    ) -> Option<Result<(), AttachError>> {
         let mut changes = Vec::with_capacity(batch.len());
         let mut end = Ok(());
         for event in batch {
-            let taken = event.map_err(SessionError::Broken);
-            match taken.and_then(|event| intake.handle(event).map_err(SessionError::Intake)) {
+            let taken = event.map_err(AttachError::Broken);
+            match taken.and_then(|event| intake.handle(event).map_err(AttachError::Intake)) {
                 Ok(change) => changes.extend(change),
                 Err(error) => {
                     end = Err(error);
@@ -290,7 +290,7 @@ impl Task {
         });
     }
 
-    fn note_failure(&mut self, server: &ServerAddress, error: &SessionError, was_attached: bool) {
+    fn note_failure(&mut self, server: &ServerAddress, error: &AttachError, was_attached: bool) {
         self.failures = self.failures.saturating_add(1);
         let text = format!("{server}: {}", with_causes(error));
         if was_attached {

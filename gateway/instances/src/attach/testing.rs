@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use causeway_federation::registry::{InstanceKey, Registration, RegistryError, Source, wire};
+use causeway_federation::registry::{InstanceKey, InstanceSource, Registration, RegistryError, wire};
 use causeway_proto::registry::{
     AttachRequest, DeregisterReply, DeregisterRequest, Gateways, HealthReport, HeartbeatReply,
     HeartbeatRequest, Outcome, RegisterReply, RegisterRequest, ReplaceReply, ReplaceRequest, Synced,
@@ -34,7 +34,7 @@ pub(crate) struct Store(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     revision: u64,
-    instances: BTreeMap<InstanceKey, (Registration, Source, u64)>,
+    instances: BTreeMap<InstanceKey, (Registration, InstanceSource, u64)>,
     health: BTreeMap<InstanceKey, HealthReport>,
     gateways: BTreeMap<String, (u64, mpsc::UnboundedSender<Result<WatchEvent, Status>>)>,
     /// Tells one attachment of a gateway from the next.
@@ -54,7 +54,7 @@ impl State {
         Event::Gateways(Gateways { names })
     }
 
-    fn put(&mut self, registration: Registration, source: Source) {
+    fn put(&mut self, registration: Registration, source: InstanceSource) {
         self.revision += 1;
         let event = wire::instance_message(&registration, &source, self.revision);
         self.instances
@@ -74,7 +74,7 @@ impl State {
 
 impl Store {
     pub(crate) fn put(&self, registration: Registration) {
-        self.0.lock().put(registration, Source::Registered);
+        self.0.lock().put(registration, InstanceSource::Registered);
     }
 
     /// Without telling anybody: as if it had happened while nobody was attached.
@@ -194,7 +194,8 @@ impl Registry for Store {
         let mut state = self.0.lock();
         let list = request.into_inner().registrations.into_iter();
         let each = list.map(|message| {
-            wire::registration(message).map(|registration| state.put(registration, Source::Registered))
+            wire::registration(message)
+                .map(|registration| state.put(registration, InstanceSource::Registered))
         });
         let outcomes = outcomes(each);
         Ok(Response::new(RegisterReply {
@@ -246,7 +247,8 @@ impl Registry for Store {
                     .map(|r| (r.key(), r)),
             );
         }
-        let source = Source::named(&source).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let source =
+            InstanceSource::named(&source).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let mut state = self.0.lock();
         let held = state.instances.iter().filter(|(_, (_, of, _))| *of == source);
         let gone: Vec<_> = held

@@ -13,7 +13,7 @@ mod state;
 
 pub(crate) use probe::probe;
 pub(crate) use schedule::HINT_GAP;
-pub(crate) use schedule::{CheckId, Checks, Order};
+pub(crate) use schedule::{CheckId, Checks, ProbeOrder};
 pub(crate) use share::{checker, phase};
 pub(crate) use sharing::{Duty, Finding, Sharing};
 pub(crate) use state::{HealthState, ProbeResult, Thresholds, Transition};

@@ -29,7 +29,7 @@ pub(crate) struct CheckId(u64);
 
 /// A probe to be made now. Its result must be brought back, whatever becomes of it.
 #[derive(Debug, Clone)]
-pub(crate) struct Order {
+pub(crate) struct ProbeOrder {
     pub id: CheckId,
     pub address: SocketAddr,
     pub check: Arc<HealthCheck>,
@@ -134,7 +134,7 @@ impl Checks {
     }
 
     /// The next probe to make, if one is due and there is room for it.
-    pub(crate) fn poll_order(&mut self, now: Instant) -> Option<Order> {
+    pub(crate) fn poll_order(&mut self, now: Instant) -> Option<ProbeOrder> {
         if self.in_flight >= MAX_CONCURRENT_PROBES || self.due.first()?.0 > now {
             return None;
         }
@@ -142,7 +142,7 @@ impl Checks {
         let check = self.checks.get_mut(&id)?;
         (check.due, check.began, check.hinted) = (None, Some(now), false);
         self.in_flight += 1;
-        Some(Order {
+        Some(ProbeOrder {
             id,
             address: check.address,
             check: Arc::clone(&check.check),
@@ -161,7 +161,7 @@ impl Checks {
     pub(crate) fn handle_result(
         &mut self,
         now: Instant,
-        order: &Order,
+        order: &ProbeOrder,
         outcome: ProbeResult,
         rng: &mut impl Rng,
     ) -> Option<Transition> {

@@ -136,7 +136,7 @@ fn a_hint_brings_the_next_probe_forward_but_not_too_often() {
 
     // A hint during the probe asks for one more: the one under way may have passed before the failure.
     checks.hint(later, id);
-    let order = Order {
+    let order = ProbeOrder {
         id,
         address: address(),
         check: check(),

@@ -9,7 +9,7 @@ use crate::{
         AttachStatus,
         testing::{Server, Store},
     },
-    sources::{Feed, Troubles},
+    sources::{SourceFeed, Troubles},
 };
 
 mod bench;
@@ -218,20 +218,26 @@ async fn what_a_folder_says_at_one_gateway_is_known_at_all_and_what_dns_says_sta
     };
     let folder = one
         .instances
-        .replace(Source::Folder, vec![lasting(&instances[1])])
+        .replace(InstanceSource::Folder, vec![lasting(&instances[1])])
         .await;
     assert_eq!(folder.unwrap().0.added, 1);
     one.instances
-        .replace(Source::Dns, vec![lasting(&instances[2])])
+        .replace(InstanceSource::Dns, vec![lasting(&instances[2])])
         .await
         .unwrap();
     one.until_healthy(3).await;
     two.until_healthy(2).await;
     assert_eq!(two.status(&instances[1]).await.source.as_str(), "folder-gw1");
     // The folder of another gateway is another source.
-    two.instances.replace(Source::Folder, Vec::new()).await.unwrap();
+    two.instances
+        .replace(InstanceSource::Folder, Vec::new())
+        .await
+        .unwrap();
     two.until_healthy(2).await;
-    one.instances.replace(Source::Folder, Vec::new()).await.unwrap();
+    one.instances
+        .replace(InstanceSource::Folder, Vec::new())
+        .await
+        .unwrap();
     two.until_healthy(1).await;
     one.until_healthy(2).await;
 }
@@ -268,7 +274,11 @@ async fn what_a_folder_says_reaches_a_zone_sync_that_comes_later() {
     let address = Server::start(&store).await.address;
     let gateway = Gateway::start("gw1", &[&Server::gone(address)], topology(EVERY, &[]));
     let troubles = Troubles::default();
-    let mut feed = Feed::new(Source::Folder, gateway.instances.clone(), troubles.clone());
+    let mut feed = SourceFeed::new(
+        InstanceSource::Folder,
+        gateway.instances.clone(),
+        troubles.clone(),
+    );
     let lasting = Registration {
         time_to_live: None,
         ..registration(&instance)
@@ -331,7 +341,7 @@ async fn what_was_registered_before_the_registry_was_shared_is_carried_over() {
     for instance in &instances[..2] {
         alone.instances.register(registration(instance)).await.unwrap();
     }
-    let consul = Source::named("consul").unwrap();
+    let consul = InstanceSource::named("consul").unwrap();
     let mut listed = registration(&instances[2]);
     listed.time_to_live = None;
     alone

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use causeway_federation::registry::{Registration, Source};
+use causeway_federation::registry::{InstanceSource, Registration};
 use parking_lot::Mutex;
 
 use crate::Instances;
@@ -14,16 +14,16 @@ const MAX_TROUBLES: usize = 1_000;
 
 /// One source's way into the registry.
 #[derive(Debug)]
-pub struct Feed {
-    source: Source,
+pub struct SourceFeed {
+    source: InstanceSource,
     instances: Instances,
     troubles: Troubles,
     told: Option<Vec<Registration>>,
 }
 
-impl Feed {
+impl SourceFeed {
     #[must_use]
-    pub fn new(source: Source, instances: Instances, troubles: Troubles) -> Self {
+    pub fn new(source: InstanceSource, instances: Instances, troubles: Troubles) -> Self {
         Self {
             source,
             instances,

@@ -1,6 +1,6 @@
 //! Sources that instances come from by themselves: a watched folder of YAML files, and DNS.
 //!
-//! Adding a source: work out all that it knows, whenever that changes, and give it to a [`Feed`]; the registry works out
+//! Adding a source: work out all that it knows, whenever that changes, and give it to a [`SourceFeed`]; the registry works out
 //! what that adds, changes and removes, and keeps other sources out of it. Say in [`Troubles`] what does not work, for
 //! `causeway check`, and keep what was known until it is known to be gone. Decide in a pure value, as
 //! `folder::files` and, with the time as an argument, `dns::polls` do, and leave a thin task around it, whose name stands in
@@ -13,12 +13,12 @@ mod folder;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use causeway_dns::Resolver;
+use causeway_dns::HostResolver;
 use causeway_federation::{name::ZoneName, topology::Topology};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-pub use feed::{Feed, Troubles};
+pub use feed::{SourceFeed, Troubles};
 
 use crate::Instances;
 
@@ -32,7 +32,7 @@ pub struct SourcesConfig {
     pub topology: watch::Receiver<Arc<Topology>>,
     /// `None`: no folder is watched.
     pub folder: Option<PathBuf>,
-    pub resolver: Resolver,
+    pub resolver: HostResolver,
 }
 
 /// Reads the folder once, and has the tasks spawned that follow it and DNS, each under its name. Returns what they have to

@@ -8,7 +8,7 @@ use std::{
 use crate::InstanceMetrics;
 use causeway_federation::{
     name::ServiceName,
-    registry::{Registration, Source},
+    registry::{InstanceSource, Registration},
     topology::parse,
 };
 use causeway_host::tasks::Tasks;
@@ -136,7 +136,7 @@ async fn start(source: &str, dns: Option<SocketAddr>, folder: Option<PathBuf>) -
         zone,
         topology: receiver,
         folder,
-        resolver: Resolver::new(Some(dns.into_iter().collect()), &[]),
+        resolver: HostResolver::new(Some(dns.into_iter().collect()), &[]),
     };
     let troubles = super::start(config, &instances, |_, task| {
         tokio::spawn(stop.clone().run_until_cancelled_owned(task));
@@ -198,7 +198,7 @@ async fn srv_records_become_instances_and_follow_dns() {
     let bench = start(SRV_SOURCE, Some(dns.address), None).await;
     let orders = bench.orders(&[("10.0.0.1:8080", 5), ("10.0.0.2:8081", 1)]).await;
     assert_eq!(orders[0].tags.value("version"), Some("v1"));
-    assert_eq!(orders[0].source, Source::Dns);
+    assert_eq!(orders[0].source, InstanceSource::Dns);
 
     dns.set(vec![
         srv(10, 7, 8080, "a.acme.internal."),
@@ -269,7 +269,7 @@ async fn a_folder_of_files_is_taken_up_and_followed() {
     write("readme.txt", "not instances");
     let bench = start("", None, Some(folder.path().to_owned())).await;
     let there = bench.orders(&[("10.0.0.1:80", 2)]).await;
-    assert_eq!(there[0].source, Source::Folder);
+    assert_eq!(there[0].source, InstanceSource::Folder);
 
     write(
         "two.yaml",

@@ -17,7 +17,7 @@ const STAND_IN_AFTER: Duration = Duration::from_secs(5);
 
 /// Knowledge of an instance before it is settled anew.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct PriorState {
     pub(super) old: Option<Arc<Instance>>,
     pub(super) running: Option<CheckId>,
     pub(super) duty: Option<Duty>,
@@ -45,9 +45,9 @@ impl Settled {
 }
 
 impl Table {
-    pub(super) fn remember(&self, key: &InstanceKey) -> Known {
+    pub(super) fn remember(&self, key: &InstanceKey) -> PriorState {
         let member = self.member(key);
-        Known {
+        PriorState {
             old: member.map(|member| Arc::clone(&member.instance)),
             running: member.and_then(|member| member.check),
             duty: member.and_then(|member| member.duty),
@@ -62,7 +62,7 @@ impl Table {
         now: Instant,
         key: &InstanceKey,
         address: SocketAddr,
-        known: &Known,
+        known: &PriorState,
     ) -> Settled {
         let asked = self.services.get(&key.service).cloned();
         let Some(check) = asked.clone().flatten() else {

@@ -17,7 +17,7 @@ async fn a_loopback_address_is_taken_from_elsewhere_only_while_the_topology_allo
     assert!(error.to_string().contains("loopback_instances"), "{error}");
     let (replaced, _) = bench
         .instances
-        .replace(Source::Dns, vec![from(elsewhere, "a", address)])
+        .replace(InstanceSource::Dns, vec![from(elsewhere, "a", address)])
         .await
         .unwrap();
     assert_eq!(replaced.refused.len(), 1);
@@ -75,7 +75,7 @@ async fn what_would_come_back_to_the_gateway_is_not_taken_for_an_instance() {
         assert_eq!(refused.unwrap_err().word(), "forbidden_address", "{address}");
     }
     // Nor from a list of everything, in which it leaves what was there.
-    let source = Source::named("consul").unwrap();
+    let source = InstanceSource::named("consul").unwrap();
     let list = vec![
         registration("orders", "b", good),
         registration("orders", "c", good),

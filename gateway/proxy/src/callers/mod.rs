@@ -15,7 +15,7 @@ use std::{
 use causeway_federation::name::{ServiceName, Tags};
 use causeway_host::tasks::Tasks;
 use causeway_routing::{
-    callers::{Found, Held, Holder, How, Index, in_common},
+    callers::{FoundCaller, Holder, How, Index, RegisteredAddress, in_common},
     permit::Caller,
     snapshot::Snapshot,
 };
@@ -84,7 +84,7 @@ impl Callers {
 
     /// Finds out who the client of a connection is that was just accepted. Where the kernel must be asked, a thread for
     /// that does it, and this waits.
-    pub(crate) async fn find(&self, snapshot: &Arc<Snapshot>, ends: Endpoints) -> Found {
+    pub(crate) async fn find(&self, snapshot: &Arc<Snapshot>, ends: Endpoints) -> FoundCaller {
         if let Some(named) = self.without_kernel(snapshot, ends) {
             return settle(snapshot, named);
         }
@@ -107,7 +107,7 @@ impl Callers {
 
     /// Finds out the same and asks the kernel in this thread, which it may block for a moment.
     #[must_use]
-    pub(crate) fn look_up(&self, snapshot: &Snapshot, ends: Endpoints) -> Found {
+    pub(crate) fn look_up(&self, snapshot: &Snapshot, ends: Endpoints) -> FoundCaller {
         look_up(&*self.host, snapshot, ends)
     }
 
@@ -115,12 +115,17 @@ impl Callers {
     /// long as the service is registered on this host: an instance that restarts does not make its clients strangers. A
     /// certificate that was shown holds until it is not believed any more, which others look after.
     #[must_use]
-    pub(crate) fn find_again(&self, snapshot: &Snapshot, ends: Endpoints, before: &Found) -> Found {
+    pub(crate) fn find_again(
+        &self,
+        snapshot: &Snapshot,
+        ends: Endpoints,
+        before: &FoundCaller,
+    ) -> FoundCaller {
         let found = self.look_again(snapshot, ends, before);
         found.showing(before.caller.identity.as_ref())
     }
 
-    fn look_again(&self, snapshot: &Snapshot, ends: Endpoints, before: &Found) -> Found {
+    fn look_again(&self, snapshot: &Snapshot, ends: Endpoints, before: &FoundCaller) -> FoundCaller {
         match (before.how, &before.caller.service) {
             (How::ByOwner, Some(service)) => {
                 let tags = self.still_here(&snapshot.callers, service, &before.caller.tags);
@@ -150,7 +155,7 @@ impl Callers {
 }
 
 /// Finds out who a client is, asking the kernel where it must be asked.
-fn look_up(host: &dyn Host, snapshot: &Snapshot, ends: Endpoints) -> Found {
+fn look_up(host: &dyn Host, snapshot: &Snapshot, ends: Endpoints) -> FoundCaller {
     let client = ends.client.ip().to_canonical();
     let Some(own) = host.addresses() else {
         // Any address may be this host's own, and then it would name whoever uses it.
@@ -185,7 +190,7 @@ fn by_owner(host: &dyn Host, index: &Index, ends: Endpoints, own: &BTreeSet<IpAd
 
 /// Names the client, given the kernel's word that these instances are its user's. A program that binds its clients to a
 /// loopback address of its own (any but the two that the kernel chooses by itself) is told by it from others of the same user.
-fn among_owned(owned: &[(SocketAddr, &Held)], client: IpAddr) -> NamedCaller {
+fn among_owned(owned: &[(SocketAddr, &RegisteredAddress)], client: IpAddr) -> NamedCaller {
     let usual = [
         IpAddr::from(Ipv4Addr::LOCALHOST),
         IpAddr::from(Ipv6Addr::LOCALHOST),
@@ -218,18 +223,18 @@ fn is_on_host(client: IpAddr, own: &BTreeSet<IpAddr>) -> bool {
     client.is_loopback() || own.contains(&client)
 }
 
-fn settle(snapshot: &Snapshot, named: NamedCaller) -> Found {
+fn settle(snapshot: &Snapshot, named: NamedCaller) -> FoundCaller {
     let zone = snapshot.zone.clone();
     let named = named.and_then(|(how, service, tags)| {
         let may_run = snapshot.topology.may_run(&service, &zone);
         may_run.then_some((how, service, tags)).ok_or(How::MayNotRunHere)
     });
     match named {
-        Ok((how, service, tags)) => Found {
+        Ok((how, service, tags)) => FoundCaller {
             caller: Arc::new(Caller::service(zone, service, tags)),
             how,
         },
-        Err(how) => Found {
+        Err(how) => FoundCaller {
             caller: Arc::new(Caller::anonymous(zone)),
             how,
         },

@@ -95,11 +95,11 @@ fn from(client: &str) -> Endpoints {
     }
 }
 
-fn told(found: &Found) -> (String, &'static str) {
+fn told(found: &FoundCaller) -> (String, &'static str) {
     (found.caller.to_string(), found.how.word())
 }
 
-fn expect(found: &Found, caller: &str, how: &str) {
+fn expect(found: &FoundCaller, caller: &str, how: &str) {
     assert_eq!(told(found), (caller.to_owned(), how));
 }
 

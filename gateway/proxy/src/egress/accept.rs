@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 
 use super::{
     EgressShared,
-    arrival::{Arrival, Entrance, Wants},
+    arrival::{Arrival, ArrivalWish, Entrance},
     client::ClientSocket,
     connection::{self, ClientConnection},
     dispatch::{ClientQueue, PendingClient},
@@ -52,7 +52,7 @@ pub(super) struct AcceptedClient {
     client: SocketAddr,
     /// The address that it connected to.
     local: SocketAddr,
-    wants: Wants,
+    wants: ArrivalWish,
     /// It is within what one address may carry.
     within: bool,
     counted: AddressGuard,
@@ -156,11 +156,11 @@ impl AcceptLoop {
 
 impl EgressShared {
     /// Counts a client for which there is no descriptor, and tells the first of a kind and then one a minute.
-    fn lacks_descriptors(&self, wants: &Wants, client: SocketAddr, now: Instant) {
+    fn lacks_descriptors(&self, wants: &ArrivalWish, client: SocketAddr, now: Instant) {
         let reason = StreamRefusal::NoDescriptors;
         let target = match wants {
-            Wants::Target(target) => target,
-            Wants::Tls(tls) => return tls.lacks_descriptors(self, client),
+            ArrivalWish::Target(target) => target,
+            ArrivalWish::Tls(tls) => return tls.lacks_descriptors(self, client),
         };
         self.metrics.tunnels.stream_refused(Side::Local, reason);
         let kind = (target.service.clone(), reason.word());
@@ -200,7 +200,7 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
         begun,
     } = accepted;
     match wants {
-        Wants::Target(target) => {
+        ArrivalWish::Target(target) => {
             let arrival = Arrival {
                 socket: ClientSocket::Plain(socket),
                 client,
@@ -221,7 +221,7 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
                 drop(counted);
             });
         }
-        Wants::Tls(tls) if within => {
+        ArrivalWish::Tls(tls) if within => {
             let shared = shared.clone();
             tokio::spawn(async move {
                 let receiving = Box::pin(tls.receive(&shared, socket, (client, local), begun));
@@ -238,7 +238,7 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
                 drop(counted);
             });
         }
-        Wants::Tls(tls) => tls.overloaded(shared, &socket, client),
+        ArrivalWish::Tls(tls) => tls.overloaded(shared, &socket, client),
     }
 }
 

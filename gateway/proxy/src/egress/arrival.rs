@@ -37,7 +37,7 @@ pub(super) enum Entrance {
 
 /// Wish of a client, as far as the address says it.
 #[derive(Debug, Clone)]
-pub(super) enum Wants {
+pub(super) enum ArrivalWish {
     Target(Target),
     /// It says so over TLS.
     Tls(Arc<TlsEntrance>),
@@ -51,13 +51,13 @@ impl Entrance {
 
     /// Returns what a client wants that connected to `local`, and the count of those that did the same; `None`: nothing is
     /// there.
-    pub(super) fn at(&self, local: SocketAddr) -> Option<(Wants, Arc<AtomicUsize>)> {
+    pub(super) fn at(&self, local: SocketAddr) -> Option<(ArrivalWish, Arc<AtomicUsize>)> {
         match self {
             Self::VirtualAddresses(coverage) => {
                 let CoveredAddress { target, open } = coverage.at(local)?;
-                Some((Wants::Target(target), open))
+                Some((ArrivalWish::Target(target), open))
             }
-            Self::Tls { entrance, open } => Some((Wants::Tls(entrance.clone()), open.clone())),
+            Self::Tls { entrance, open } => Some((ArrivalWish::Tls(entrance.clone()), open.clone())),
         }
     }
 

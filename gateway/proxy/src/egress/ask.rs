@@ -39,7 +39,7 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(3500);
 
 /// Reason that a candidate did not become ready.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AskError {
+pub(super) enum CandidateError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("no tunnel to the gateway is up")]
@@ -60,7 +60,7 @@ pub(super) enum AskError {
     Timeout,
 }
 
-impl AskError {
+impl CandidateError {
     /// The connection's outcome, if nobody else is asked.
     pub(super) fn outcome(&self) -> ConnectionOutcome {
         match self {
@@ -165,7 +165,7 @@ pub(super) async fn local(
     failures: Arc<dyn ConnectFailures>,
     passage: Passage,
     mut rng: SmallRng,
-) -> Result<Upstream, AskError> {
+) -> Result<Upstream, CandidateError> {
     let dialling = dial(
         &snapshot, &service, &tags, &metrics, &*failures, &passage, &mut rng,
     );
@@ -182,7 +182,7 @@ pub(super) async fn remote(
     tunnel: Arc<Tunnel>,
     question: ConnectRequest,
     late: Duration,
-) -> Result<Upstream, AskError> {
+) -> Result<Upstream, CandidateError> {
     let answering = timeout(
         ASK_TIMEOUT,
         over_one_or_another(&tunnels, &tunnel, &question, late),
@@ -193,7 +193,7 @@ pub(super) async fn remote(
         Err(_) => &tunnel,
     };
     by.asked(answer.is_ok());
-    let (tunnel, stream) = answer.map_err(|_| AskError::Timeout)?;
+    let (tunnel, stream) = answer.map_err(|_| CandidateError::Timeout)?;
     let stream = stream?;
     Ok(Upstream::Gateway(GatewayStream {
         stream,
@@ -208,7 +208,7 @@ async fn over_one_or_another(
     tunnel: &Arc<Tunnel>,
     question: &ConnectRequest,
     late: Duration,
-) -> (Arc<Tunnel>, Result<OpenStream, AskError>) {
+) -> (Arc<Tunnel>, Result<OpenStream, CandidateError>) {
     let before = tunnel.received_datagrams();
     let mut first = pin!(exchange(tunnel, question));
     loop {
@@ -231,28 +231,28 @@ async fn over_one_or_another(
     let mut second = pin!(exchange(&other, question));
     tokio::select! {
         answer = &mut first => match answer {
-            Err(AskError::Lost(_)) => (other.clone(), second.await),
+            Err(CandidateError::Lost(_)) => (other.clone(), second.await),
             answer => (tunnel.clone(), answer),
         },
         answer = &mut second => match answer {
-            Err(AskError::Lost(_)) => (tunnel.clone(), first.await),
+            Err(CandidateError::Lost(_)) => (tunnel.clone(), first.await),
             answer => (other.clone(), answer),
         },
     }
 }
 
-async fn exchange(tunnel: &Tunnel, question: &ConnectRequest) -> Result<OpenStream, AskError> {
-    let frame = encode_frame(&question.header()).map_err(AskError::Header)?;
+async fn exchange(tunnel: &Tunnel, question: &ConnectRequest) -> Result<OpenStream, CandidateError> {
+    let frame = encode_frame(&question.header()).map_err(CandidateError::Header)?;
     let opened = tunnel.open_bare().await;
-    let mut stream = OpenStream::new(opened.map_err(|error| AskError::Lost(error.into()))?);
-    let Stream { send, recv } = stream.halves().map_err(AskError::Lost)?;
+    let mut stream = OpenStream::new(opened.map_err(|error| CandidateError::Lost(error.into()))?);
+    let Stream { send, recv } = stream.halves().map_err(CandidateError::Lost)?;
     write(send, frame).await?;
     if !question.early.is_empty() {
         write(send, question.early.clone()).await?;
     }
     match read_reply(recv).await? {
         Outcome::Ready(_) => Ok(stream),
-        Outcome::Refusal(refusal) => Err(AskError::Refused {
+        Outcome::Refusal(refusal) => Err(CandidateError::Refused {
             reason: refusal.reason(),
             retryable: refusal.retryable,
             message: refusal.message,
@@ -261,9 +261,9 @@ async fn exchange(tunnel: &Tunnel, question: &ConnectRequest) -> Result<OpenStre
 }
 
 /// A peer that stops the stream has an answer to read, so that is not an error yet.
-async fn write(send: &mut SendHalf, bytes: Bytes) -> Result<(), AskError> {
+async fn write(send: &mut SendHalf, bytes: Bytes) -> Result<(), CandidateError> {
     match send.write_chunk(bytes).await {
         Ok(()) | Err(WriteError::Stopped(_)) => Ok(()),
-        Err(error) => Err(AskError::Lost(error.into())),
+        Err(error) => Err(CandidateError::Lost(error.into())),
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn advice(error: &BindError) -> &'static str {
 
 /// Sockets of this egress, on all data threads, by the addresses that they are bound to.
 #[derive(Debug, Clone)]
-pub(super) struct Places {
+pub(super) struct SocketPlaces {
     here: watch::Sender<BTreeSet<SocketAddr>>,
     /// Addresses at which this process listens, where no instance can be; those at every address of the host are entered.
     own: watch::Sender<OwnListeners>,
@@ -81,13 +81,13 @@ pub(super) struct Places {
 
 /// A socket's place at its address, for as long as it listens.
 #[derive(Debug)]
-pub(super) struct Place {
-    places: Places,
+pub(super) struct SocketPlace {
+    places: SocketPlaces,
     address: SocketAddr,
     _descriptor: ListenerPlace,
 }
 
-impl Places {
+impl SocketPlaces {
     pub(super) fn new(own: watch::Sender<OwnListeners>, descriptors: Descriptors) -> Self {
         Self {
             here: watch::Sender::default(),
@@ -97,7 +97,7 @@ impl Places {
     }
 
     /// Binds a socket that nobody else shares, and listens. Must be called on the runtime that is to accept.
-    pub(super) fn bind(&self, address: SocketAddr) -> Result<(TcpListener, Place), BindError> {
+    pub(super) fn bind(&self, address: SocketAddr) -> Result<(TcpListener, SocketPlace), BindError> {
         let descriptor = self.descriptors.take_listener().ok_or(BindError::NoDescriptor)?;
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if !self.descriptors.may_hold(&socket) {
@@ -118,7 +118,7 @@ impl Places {
             here.insert(address);
         });
         self.tell(address, |own| own.insert(address));
-        let place = Place {
+        let place = SocketPlace {
             places: self.clone(),
             address,
             _descriptor: descriptor,
@@ -156,7 +156,7 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketPlace {
     fn drop(&mut self) {
         self.places.here.send_modify(|here| {
             here.remove(&self.address);
@@ -170,8 +170,8 @@ mod tests {
     use super::*;
     use crate::testbed::vip;
 
-    fn places() -> Places {
-        Places::new(watch::Sender::default(), Descriptors::default())
+    fn places() -> SocketPlaces {
+        SocketPlaces::new(watch::Sender::default(), Descriptors::default())
     }
 
     #[tokio::test]
@@ -197,7 +197,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_at_every_address_is_where_no_instance_can_be_for_as_long_as_it_is_held() {
         let own = watch::Sender::new(OwnListeners::default());
-        let places = Places::new(own.clone(), Descriptors::default());
+        let places = SocketPlaces::new(own.clone(), Descriptors::default());
         let at = vip();
         let _one = places.bind(at).unwrap();
         assert!(own.borrow().is_empty(), "one address is a virtual one");
@@ -216,7 +216,7 @@ mod tests {
     #[tokio::test]
     async fn a_socket_takes_no_descriptor_that_is_kept() {
         let descriptors = Descriptors::limited_to(0);
-        let places = Places::new(watch::Sender::default(), descriptors.clone());
+        let places = SocketPlaces::new(watch::Sender::default(), descriptors.clone());
         let address = vip();
         let refused = places.bind(address).unwrap_err();
         assert!(matches!(refused, BindError::NoDescriptor) && advice(&refused).contains("open files"));

@@ -19,7 +19,7 @@ use causeway_host::own_sockets::SocketPair;
 use causeway_routing::{
     hops,
     permit::Caller,
-    route::{Candidate, Place, Request, route},
+    route::{Candidate, Destination, Request, route},
     snapshot::Snapshot,
     target::Target,
 };
@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 use super::{
     EgressShared,
-    ask::{self, AskError, ConnectRequest},
+    ask::{self, CandidateError, ConnectRequest},
     connection::ClientConnection,
     pace::{AskFailure, Pace, PaceStep, hedge_delay},
     upstream::Upstream,
@@ -61,7 +61,7 @@ pub(super) struct NoUpstream {
 struct Ask {
     number: u32,
     candidate: Candidate,
-    answer: BoxFuture<'static, Result<Upstream, AskError>>,
+    answer: BoxFuture<'static, Result<Upstream, CandidateError>>,
 }
 
 /// One client's search for an instance.
@@ -228,8 +228,8 @@ impl Search<'_> {
         }
         let tags = candidate.tags.clone();
         let (answer, rtt) = match &candidate.place {
-            Place::Local => (self.ask_local(snapshot, tags), None),
-            Place::Remote { gateway } => {
+            Destination::Local => (self.ask_local(snapshot, tags), None),
+            Destination::Remote { gateway } => {
                 self.ask_remote(gateway, tags, attempt, snapshot.topology.fingerprint)
             }
         };
@@ -247,7 +247,7 @@ impl Search<'_> {
         &self,
         snapshot: &Arc<Snapshot>,
         tags: Tags,
-    ) -> BoxFuture<'static, Result<Upstream, AskError>> {
+    ) -> BoxFuture<'static, Result<Upstream, CandidateError>> {
         let service = self.request.target.service.clone();
         let shared = self.shared;
         Box::pin(ask::local(
@@ -271,10 +271,13 @@ impl Search<'_> {
         tags: Tags,
         attempt: u32,
         topology: Fingerprint,
-    ) -> (BoxFuture<'static, Result<Upstream, AskError>>, Option<Duration>) {
+    ) -> (
+        BoxFuture<'static, Result<Upstream, CandidateError>>,
+        Option<Duration>,
+    ) {
         let Some(tunnel) = self.shared.tunnels.choose(gateway, self.thread) else {
             return (
-                Box::pin(std::future::ready(Err(AskError::NoTunnel))),
+                Box::pin(std::future::ready(Err(CandidateError::NoTunnel))),
                 Some(Duration::ZERO),
             );
         };
@@ -337,7 +340,7 @@ impl Search<'_> {
         }
     }
 
-    fn failed(&mut self, ask: &Ask, error: &AskError) -> Result<(), ConnectionOutcome> {
+    fn failed(&mut self, ask: &Ask, error: &CandidateError) -> Result<(), ConnectionOutcome> {
         let service = &self.request.target.service;
         self.last = error.outcome();
         match self.last {

@@ -19,7 +19,7 @@ use super::{
     EgressShared,
     accept::AcceptLoop,
     arrival::Entrance,
-    bind::{BindError, BindFailure, Place, advice},
+    bind::{BindError, BindFailure, SocketPlace, advice},
     coverage::{Coverage, SocketState},
     dispatch::Dispatch,
     layout::{Covered, accepting_thread, layout},
@@ -156,7 +156,7 @@ async fn bind_until_bound(
     shared: &EgressShared,
     socket: SocketAddr,
     entrance: &Entrance,
-) -> Option<(TcpListener, Place)> {
+) -> Option<(TcpListener, SocketPlace)> {
     let mut pause = REBIND_AFTER;
     let since = Instant::now();
     loop {

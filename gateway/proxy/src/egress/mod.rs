@@ -156,7 +156,7 @@ struct EgressShared {
     metrics: Arc<ProxyMetrics>,
     access: AccessLog,
     open: Arc<OpenConnections>,
-    places: bind::Places,
+    places: bind::SocketPlaces,
     /// Sockets for a whole port that cannot be had: what they would cover is listened on address by address.
     apart: watch::Sender<BTreeSet<SocketAddr>>,
     bind_failures: Mutex<BTreeMap<SocketAddr, BindFailure>>,
@@ -189,7 +189,7 @@ impl Egress {
             shared: Arc::new(EgressShared {
                 dispatch: DispatchEnds::new(config.threads, &open),
                 open,
-                places: bind::Places::new(config.own.clone(), config.descriptors.clone()),
+                places: bind::SocketPlaces::new(config.own.clone(), config.descriptors.clone()),
                 apart: watch::Sender::default(),
                 recent: RecentSnapshots::new(config.grace),
                 budgets: Mutex::default(),

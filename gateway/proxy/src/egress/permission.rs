@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use causeway_routing::{
-    callers::Found,
+    callers::FoundCaller,
     permit::{Permission, Rule, Verdict, decide},
     snapshot::Snapshot,
 };
@@ -19,14 +19,14 @@ use crate::{
 /// A client that may go on.
 #[derive(Debug)]
 pub(super) struct AdmittedClient {
-    pub(super) found: Found,
+    pub(super) found: FoundCaller,
     pub(super) rule: Rule,
 }
 
 /// A client that may not.
 #[derive(Debug)]
 pub(super) struct ForbiddenClient {
-    pub(super) found: Found,
+    pub(super) found: FoundCaller,
     pub(super) rule: Rule,
 }
 
@@ -63,7 +63,7 @@ fn is_current(shared: &EgressShared, snapshot: &Snapshot) -> bool {
 fn settle(
     shared: &EgressShared,
     connection: &OpenConnection,
-    found: Found,
+    found: FoundCaller,
     verdict: Verdict,
 ) -> Result<AdmittedClient, ForbiddenClient> {
     let (reports, now) = (&shared.reports, Instant::now());

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use causeway_federation::name::ServiceName;
 use causeway_proto::tunnel::Connect;
 use causeway_routing::{
-    callers::{Found, How},
+    callers::{FoundCaller, How},
     permit::{Caller, Permission, Rule, Verdict, decide},
     snapshot::Snapshot,
 };
@@ -39,7 +39,7 @@ pub(super) fn admit(
     let mut asked = refuse::check(connect, &snapshot, from)?;
     let (opened, counted) = shared.admit(tunnel, &asked.service, id)?;
     loop {
-        let found = Found {
+        let found = FoundCaller {
             caller: asked.caller.clone(),
             how: How::Vouched,
         };
@@ -88,7 +88,7 @@ pub(super) fn recheck(shared: &IngressShared, snapshot: &Snapshot) {
     // Thousands of connections share a few callers.
     let mut known: HashMap<(Arc<Caller>, ServiceName), Verdict> = HashMap::new();
     for handle in shared.open.handles() {
-        let Some(Found { caller, .. }) = handle.caller() else {
+        let Some(FoundCaller { caller, .. }) = handle.caller() else {
             continue;
         };
         let connection = &handle.connection;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use causeway_federation::{
-    name::{IdentityError, MAX_LABEL_BYTES, MAX_TAGS, ServiceName, Tags, ZoneName},
+    name::{MAX_LABEL_BYTES, MAX_TAGS, ServiceName, SpiffeIdError, Tags, ZoneName},
     topology::Topology,
 };
 use causeway_proto::tunnel::{Connect, Ready, Refusal, RefusalReason, StreamReply, stream_reply::Outcome};
@@ -161,7 +161,7 @@ pub(super) fn caller(connect: &Connect, from: &ZoneName) -> Result<Caller, Refus
     };
     let identity = match connect.caller_identity.as_str() {
         "" => None,
-        text => Some(text.parse().map_err(|error: IdentityError| {
+        text => Some(text.parse().map_err(|error: SpiffeIdError| {
             RefusedStream::bad_header(format!("the caller's identity is not valid: {error}"))
         })?),
     };

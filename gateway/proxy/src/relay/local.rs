@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Reader, RelayCounters, RelayEnd, RelayLimits, Relayed, Socket, chunk,
     idle::IdleTimer,
-    source::Source,
+    source::ByteSource,
     write::{self, WriteQueue},
 };
 
@@ -57,7 +57,7 @@ impl SocketToSocket {
     fn poll<R: Reader>(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut Source<'_, R>,
+        source: &mut ByteSource<'_, R>,
         to: &mut (impl AsyncWrite + Unpin),
     ) -> Result<(), FailedSide> {
         let writer = |_: io::Error| FailedSide::Writer;
@@ -69,7 +69,7 @@ impl SocketToSocket {
             if !self.pending.is_empty() {
                 continue;
             }
-            let Source::Reading(from) = source else {
+            let ByteSource::Reading(from) = source else {
                 return Ok(());
             };
             let Poll::Ready(read) = chunk::poll_read(*from, cx) else {
@@ -139,8 +139,8 @@ fn both_ways<'a>(
     let (mut from_instance, mut to_instance) = instance.split();
     async move {
         loop {
-            let mut client = Source::new(&mut from_client, up.is_reading());
-            let mut instance = Source::new(&mut from_instance, down.is_reading());
+            let mut client = ByteSource::new(&mut from_client, up.is_reading());
+            let mut instance = ByteSource::new(&mut from_instance, down.is_reading());
             let finished = poll_fn(|cx| {
                 up.poll(cx, &mut client, &mut to_instance).map_err(upward)?;
                 down.poll(cx, &mut instance, &mut to_client).map_err(downward)?;

@@ -39,7 +39,7 @@ pub(crate) use local::sockets;
 pub(crate) use socket::{Reader, Socket};
 
 use idle::IdleTimer;
-use source::Source;
+use source::ByteSource;
 use stall::StallTimer;
 use write::WriteQueue;
 
@@ -177,7 +177,7 @@ impl SocketToStream {
     fn poll<R: Reader>(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut Source<'_, R>,
+        source: &mut ByteSource<'_, R>,
         send: &mut SendHalf,
     ) -> Result<(), RelayEnd> {
         while !self.done {
@@ -190,7 +190,7 @@ impl SocketToStream {
                 self.bytes += written as u64;
                 self.meter.inc_by(written as u64);
             }
-            let Source::Reading(socket) = source else {
+            let ByteSource::Reading(socket) = source else {
                 return Ok(());
             };
             let Poll::Ready(read) = chunk::poll_read(*socket, cx) else {
@@ -318,7 +318,7 @@ fn both_ways<'a>(
     let mut far = FarSide::default();
     async move {
         loop {
-            let mut source = Source::new(&mut reader, up.is_reading());
+            let mut source = ByteSource::new(&mut reader, up.is_reading());
             let finished = poll_fn(|cx| {
                 up.poll(cx, &mut source, send)?;
                 let _: Poll<()> = down.poll(cx, recv, &mut writer)?;
@@ -348,7 +348,7 @@ fn both_ways<'a>(
     }
 }
 
-/// Wait for the far side of a stream to go, while nothing is read from it. Boxed, as in [`Source`].
+/// Wait for the far side of a stream to go, while nothing is read from it. Boxed, as in [`ByteSource`].
 #[derive(Default)]
 struct FarSide(Option<BoxFuture<'static, Result<Option<StreamCode>, LinkError>>>);
 

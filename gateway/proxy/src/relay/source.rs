@@ -9,14 +9,14 @@ use std::{
 use super::Reader;
 
 /// Source of one direction's bytes.
-pub(super) enum Source<'a, R> {
+pub(super) enum ByteSource<'a, R> {
     Reading(&'a mut R),
     /// Nothing is read for now, because what was read is not taken yet or all has been read: only this tells that the other
     /// side has reset the connection. Boxed, so that an idle connection has no room for it.
     Watching(Pin<Box<dyn Future<Output = ()> + Send + 'a>>),
 }
 
-impl<'a, R: Reader> Source<'a, R> {
+impl<'a, R: Reader> ByteSource<'a, R> {
     pub(super) fn new(reader: &'a mut R, is_read: bool) -> Self {
         if is_read {
             return Self::Reading(reader);

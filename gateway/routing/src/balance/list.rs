@@ -9,7 +9,7 @@ use std::{
 
 use causeway_federation::name::Tags;
 
-use super::{pool::Pool, takes_traffic};
+use super::{pool::WeightPool, takes_traffic};
 use crate::snapshot::{Health, Instance};
 
 /// Most distinct sets of tags that are compared with a selector one by one.
@@ -86,13 +86,13 @@ impl InstanceList {
     }
 
     /// Collects what can be drawn from.
-    pub(super) fn pool<'a>(&'a self, selector: &'a Tags) -> Pool<'a> {
+    pub(super) fn pool<'a>(&'a self, selector: &'a Tags) -> WeightPool<'a> {
         if selector.is_empty() {
-            return Pool::exact([&self.0.everything]);
+            return WeightPool::exact([&self.0.everything]);
         }
         match self.0.by_pair.is_empty() || self.shortest(selector).len() <= FEW_GROUPS {
-            true => Pool::exact(self.matching(selector)),
-            false => Pool::by_rejection(&self.0.everything, selector),
+            true => WeightPool::exact(self.matching(selector)),
+            false => WeightPool::by_rejection(&self.0.everything, selector),
         }
     }
 

@@ -25,7 +25,7 @@ const MAX_REST: Duration = Duration::from_secs(8);
 
 /// Knowledge of the balancer about an instance; updated in place by the data path.
 #[derive(Debug, Default)]
-pub struct Load {
+pub struct InstanceLoad {
     /// Connections under way.
     pub outstanding: AtomicU32,
     /// Moving average of the time to connect, in microseconds, as of the last sample; 0 until measured.
@@ -42,7 +42,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Load {
+impl InstanceLoad {
     /// The time to connect as far as it is still believed, in microseconds.
     #[must_use]
     pub fn latency(&self, now: Duration) -> f64 {
@@ -119,11 +119,11 @@ fn float(number: u64) -> f64 {
 
 /// Counts one connection to an instance for as long as it lives.
 #[derive(Debug)]
-pub struct LoadGuard(Arc<Load>);
+pub struct LoadGuard(Arc<InstanceLoad>);
 
 impl LoadGuard {
     #[must_use]
-    pub fn new(load: Arc<Load>) -> Self {
+    pub fn new(load: Arc<InstanceLoad>) -> Self {
         load.outstanding.fetch_add(1, Ordering::Relaxed);
         Self(load)
     }

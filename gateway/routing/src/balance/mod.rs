@@ -20,9 +20,9 @@ mod pool;
 mod tests;
 
 pub use list::{InstanceList, Unusable};
-pub use load::{Load, LoadGuard};
+pub use load::{InstanceLoad, LoadGuard};
 
-use pool::Pool;
+use pool::WeightPool;
 
 /// Tells whether an instance may be given connections at all.
 #[must_use]
@@ -34,7 +34,7 @@ pub fn takes_traffic(instance: &Instance) -> bool {
 #[derive(Debug)]
 pub struct Choice<'a> {
     list: &'a InstanceList,
-    pool: Pool<'a>,
+    pool: WeightPool<'a>,
     picked: Vec<u32>,
 }
 

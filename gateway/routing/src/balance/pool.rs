@@ -12,7 +12,7 @@ const MAX_REJECTED: usize = 100;
 
 /// The weights that one choice draws over.
 #[derive(Debug)]
-pub(super) struct Pool<'a> {
+pub(super) struct WeightPool<'a> {
     /// Each with the point at which it begins.
     parts: Vec<(u64, &'a Group)>,
     total: u64,
@@ -27,7 +27,7 @@ struct Span {
     end: u64,
 }
 
-impl<'a> Pool<'a> {
+impl<'a> WeightPool<'a> {
     /// All that these groups hold.
     pub(super) fn exact(groups: impl IntoIterator<Item = &'a Group>) -> Self {
         let mut pool = Self {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use causeway_federation::{name::ServiceName, registry::Source};
+use causeway_federation::{name::ServiceName, registry::InstanceSource};
 use proptest::prelude::*;
 use rand::{SeedableRng, rngs::SmallRng};
 
@@ -17,7 +17,7 @@ fn instance(id: &str, weight: u32, tags: &[(&str, &str)]) -> Arc<Instance> {
         weight,
         capacity_per_second: None,
         time_to_live: None,
-        source: Source::Topology,
+        source: InstanceSource::Topology,
         health: Health::Healthy,
         load: Arc::default(),
         provenance: causeway_federation::registry::Provenance::ThisHost,
@@ -71,7 +71,7 @@ fn a_slow_instance_gets_less_and_noise_does_not_count() {
 
 #[test]
 fn a_peak_counts_at_once_and_fades() {
-    let load = Load::default();
+    let load = InstanceLoad::default();
     load.connected(NOW, Duration::from_millis(100));
     assert_eq!(load.latency_micros.load(Ordering::Relaxed), 100_000);
     for _ in 0..200 {
@@ -126,7 +126,7 @@ fn an_instance_that_refused_once_rests_for_a_moment_and_then_has_its_share() {
 
 #[test]
 fn an_instance_that_keeps_refusing_rests_longer_each_time_and_not_for_ever() {
-    let load = Load::default();
+    let load = InstanceLoad::default();
     let mut now = NOW;
     let mut rests = Vec::new();
     for _ in 0..8 {

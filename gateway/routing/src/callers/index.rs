@@ -19,13 +19,13 @@ const SHARDS: usize = 256;
 
 /// Service, tags and port of an instance that is registered at one address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct RegisteredAddress {
     pub service: ServiceName,
     pub tags: Tags,
     pub port: u16,
 }
 
-type Places = HashMap<IpAddr, Vec<Held>>;
+type Places = HashMap<IpAddr, Vec<RegisteredAddress>>;
 
 /// Holder of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,11 +87,14 @@ impl Index {
 
     fn insert(&mut self, instance: &Instance) {
         let address = instance.address.ip().to_canonical();
-        self.places(address, |held| held.push(Held::of(instance)));
+        self.places(address, |held| held.push(RegisteredAddress::of(instance)));
     }
 
     fn remove(&mut self, instance: &Instance) {
-        let (address, gone) = (instance.address.ip().to_canonical(), Held::of(instance));
+        let (address, gone) = (
+            instance.address.ip().to_canonical(),
+            RegisteredAddress::of(instance),
+        );
         self.places(address, |held| {
             if let Some(at) = held.iter().position(|other| *other == gone) {
                 held.swap_remove(at);
@@ -100,7 +103,7 @@ impl Index {
     }
 
     /// Edits what is held at an address, and forgets an address at which nothing is left.
-    fn places(&mut self, address: IpAddr, edit: impl FnOnce(&mut Vec<Held>)) {
+    fn places(&mut self, address: IpAddr, edit: impl FnOnce(&mut Vec<RegisteredAddress>)) {
         let shard = self.shard(address);
         let places = match address.is_loopback() {
             true => &mut self.loopback,
@@ -119,7 +122,7 @@ impl Index {
         usize::try_from(self.hasher.hash_one(address) % SHARDS as u64).unwrap_or_default()
     }
 
-    fn at(&self, address: IpAddr) -> &[Held] {
+    fn at(&self, address: IpAddr) -> &[RegisteredAddress] {
         let places = &self.shards[self.shard(address)];
         places.get(&address).map_or(&[][..], Vec::as_slice)
     }
@@ -130,7 +133,10 @@ impl Index {
     }
 
     /// Lists what is registered on this host: at loopback addresses, and at those of its `own`.
-    pub fn on_host<'a>(&'a self, own: &'a BTreeSet<IpAddr>) -> impl Iterator<Item = (SocketAddr, &'a Held)> {
+    pub fn on_host<'a>(
+        &'a self,
+        own: &'a BTreeSet<IpAddr>,
+    ) -> impl Iterator<Item = (SocketAddr, &'a RegisteredAddress)> {
         let loopback = self
             .loopback
             .iter()
@@ -143,7 +149,7 @@ impl Index {
     }
 }
 
-impl Held {
+impl RegisteredAddress {
     fn of(instance: &Instance) -> Self {
         Self {
             service: instance.service.clone(),
@@ -164,7 +170,7 @@ fn nameable(tags: &Tags) -> Tags {
 }
 
 /// The one service that all of these are of, and the tags that they share.
-pub fn in_common<'a>(mut held: impl Iterator<Item = &'a Held>) -> Holder {
+pub fn in_common<'a>(mut held: impl Iterator<Item = &'a RegisteredAddress>) -> Holder {
     let Some(first) = held.next() else {
         return Holder::Nobody;
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 mod index;
 
-pub use index::{Held, Holder, Index, in_common};
+pub use index::{Holder, Index, RegisteredAddress, in_common};
 
 use causeway_federation::name::CallerIdentity;
 
@@ -60,12 +60,12 @@ impl How {
 
 /// A caller, and how its service was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundCaller {
     pub caller: Arc<Caller>,
     pub how: How,
 }
 
-impl Found {
+impl FoundCaller {
     /// The same client, which showed a certificate with this identity, if any.
     #[must_use]
     pub fn showing(mut self, identity: Option<&CallerIdentity>) -> Self {

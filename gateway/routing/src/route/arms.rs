@@ -8,7 +8,7 @@ use rand::Rng;
 
 use super::{
     draw,
-    reason::{Reasons, Subject, Why},
+    reason::{ReasonSubject, Reasons, Why},
 };
 use crate::target::Target;
 
@@ -45,7 +45,7 @@ pub(super) fn ordered(
             Why::ArmWeightZero
         };
         let weight = split.weight;
-        reasons.note(|| Subject::Arm { weight }, Some(&split.tags), why);
+        reasons.note(|| ReasonSubject::Arm { weight }, Some(&split.tags), why);
     }
     if !any_agrees {
         drawn.push((0.0, by_name(target)));

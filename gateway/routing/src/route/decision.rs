@@ -5,10 +5,10 @@ use rand::Rng;
 use serde::Serialize;
 
 use super::{
-    Candidate, Place, Question, Request,
+    Candidate, Destination, Question, Request,
     arms::{self, Arm},
     homes::{self, Homes},
-    reason::{Reason, Reasons, Subject, Why},
+    reason::{Reason, ReasonSubject, Reasons, Why},
 };
 use crate::{snapshot::Snapshot, target::Target};
 
@@ -61,7 +61,7 @@ impl<'s, R: Rng> Decision<'s, R> {
         let arms = match service {
             Some(service) => arms::ordered(service, target, &mut reasons, &mut rng),
             None => {
-                let subject = || Subject::Service(target.service.clone());
+                let subject = || ReasonSubject::Service(target.service.clone());
                 reasons.note(subject, None, Why::UnknownService);
                 Vec::new()
             }
@@ -117,8 +117,8 @@ impl<'s, R: Rng> Decision<'s, R> {
                 && let Some(home) = homes.next()
             {
                 let place = match home.gateway {
-                    None => Place::Local,
-                    Some(gateway) => Place::Remote {
+                    None => Destination::Local,
+                    Some(gateway) => Destination::Remote {
                         gateway: gateway.clone(),
                     },
                 };
@@ -145,7 +145,7 @@ impl<'s, R: Rng> Decision<'s, R> {
             (false, None) => Why::ArmPicked,
             (false, Some(_)) => Why::ArmInReserve,
         };
-        let subject = || Subject::Arm { weight: arm.weight };
+        let subject = || ReasonSubject::Arm { weight: arm.weight };
         self.reasons.note(subject, Some(&arm.split_tags), why);
     }
 }

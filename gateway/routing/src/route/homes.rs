@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, collections::BTreeMap};
 
 use causeway_federation::{
-    catalog::{Age, Catalog, Entry},
+    catalog::{Age, Catalog, CatalogEntry},
     name::{GatewayId, ServiceName, Tags, ZoneName},
     topology::{Tier, TierTag, TierZone},
 };
@@ -13,7 +13,7 @@ use super::{
     Question,
     arms::Arm,
     draw,
-    reason::{Reasons, Subject, Why},
+    reason::{ReasonSubject, Reasons, Why},
 };
 use crate::{balance::Unusable, snapshot::Link};
 
@@ -29,14 +29,14 @@ pub(super) struct Grounds {
 
 /// The order of places; fields in the order in which they decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
+pub(super) struct HomeRank {
     silent: bool,
     suspect: bool,
     tier: Option<usize>,
     elsewhere: bool,
 }
 
-impl Rank {
+impl HomeRank {
     /// Index of the rank among those that gateways of one zone can have.
     fn within_zone(self) -> usize {
         usize::from(self.silent) * 2 + usize::from(self.suspect)
@@ -49,8 +49,8 @@ impl Grounds {
         Why::Taken { tier, own, age, link }
     }
 
-    pub(super) fn rank(self) -> Rank {
-        Rank {
+    pub(super) fn rank(self) -> HomeRank {
+        HomeRank {
             silent: self.link == Link::Stalled,
             suspect: self.age != Age::Fresh,
             tier: self.tier,
@@ -142,7 +142,7 @@ pub(super) fn of_arm<'s>(
     let mut homes = Homes::default();
     let own = own_zone(question, arm);
     let why = own.map_or_else(|why| why, Grounds::why);
-    let subject = || Subject::OwnZone(snapshot.zone.clone());
+    let subject = || ReasonSubject::OwnZone(snapshot.zone.clone());
     reasons.note(subject, Some(&arm.split_tags), why);
     if let Ok(grounds) = own {
         homes.left.push(Home::new(None, grounds, 1));
@@ -155,7 +155,11 @@ pub(super) fn of_arm<'s>(
         let gateway = &entry.record.origin;
         let verdict = remote(question, entry, arm);
         let why = verdict.map_or_else(|why| why, |(grounds, _)| grounds.why());
-        reasons.note(|| Subject::Gateway(gateway.clone()), Some(&arm.split_tags), why);
+        reasons.note(
+            || ReasonSubject::Gateway(gateway.clone()),
+            Some(&arm.split_tags),
+            why,
+        );
         if let Ok((grounds, weight)) = verdict {
             homes.left.push(Home::new(Some(gateway), grounds, weight));
         }
@@ -169,7 +173,7 @@ pub(super) fn of_arm<'s>(
 
 /// Sum and maximum of the weights that some gateways of one zone tell of.
 #[derive(Debug, Default, Clone, Copy)]
-struct Told {
+struct AnnouncedWeights {
     sum: f64,
     most: f64,
 }
@@ -180,14 +184,14 @@ struct Told {
 fn draw_all(homes: &mut [Home<'_>], rng: &mut impl Rng) {
     for zone in homes.chunk_by_mut(|one, next| one.zone() == next.zone()) {
         // Tier and zone are the same for all of them, so that a rank is two bits.
-        let mut told = [Told::default(); 4];
+        let mut told = [AnnouncedWeights::default(); 4];
         for home in &*zone {
             let (told, weight) = (&mut told[home.grounds.rank().within_zone()], rate(home.weight));
             told.sum += weight;
             told.most = told.most.max(weight);
         }
         for home in zone {
-            let Told { sum, most } = told[home.grounds.rank().within_zone()];
+            let AnnouncedWeights { sum, most } = told[home.grounds.rank().within_zone()];
             home.draw = draw(rate(home.weight) / sum * most, rng);
         }
     }
@@ -224,7 +228,7 @@ fn own_zone(question: &Question<'_>, arm: &Arm) -> Result<Grounds, Why> {
 }
 
 /// Checks whether one gateway of another zone can serve: its grounds and its weight, or why not.
-fn remote(question: &Question<'_>, entry: &Entry, arm: &Arm) -> Result<(Grounds, u64), Why> {
+fn remote(question: &Question<'_>, entry: &CatalogEntry, arm: &Arm) -> Result<(Grounds, u64), Why> {
     let snapshot = question.snapshot;
     let zone = &entry.record.origin.zone;
     if question.target.zone.as_ref().is_some_and(|named| named != zone) {
@@ -259,7 +263,7 @@ fn remote(question: &Question<'_>, entry: &Entry, arm: &Arm) -> Result<(Grounds,
 }
 
 /// The weight of the healthy instances that carry `selector`.
-fn healthy_weight(entry: &Entry, service: &ServiceName, selector: &Tags) -> Result<u64, Why> {
+fn healthy_weight(entry: &CatalogEntry, service: &ServiceName, selector: &Tags) -> Result<u64, Why> {
     let mut why = Why::NoInstance;
     let mut weight = 0u64;
     for export in Catalog::exports(entry, service, selector) {
@@ -311,7 +315,7 @@ fn note_unheard(question: &Question<'_>, arm: &Arm, reasons: &mut Reasons) {
     for zone in snapshot.topology.zones.keys() {
         if *zone != snapshot.zone && snapshot.catalog.zone(zone).next().is_none() {
             reasons.note(
-                || Subject::Zone(zone.clone()),
+                || ReasonSubject::Zone(zone.clone()),
                 Some(&arm.split_tags),
                 Why::NeverHeard,
             );

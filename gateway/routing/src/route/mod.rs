@@ -20,7 +20,7 @@ mod reason;
 mod tests;
 
 pub use decision::{Decision, FullDecision};
-pub use reason::{Reason, Subject, Why};
+pub use reason::{Reason, ReasonSubject, Why};
 
 /// One question to [`route`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Candidate {
     #[serde(flatten)]
-    pub place: Place,
+    pub place: Destination,
     /// Tags that the instance must carry: those of the arm, with those of the name.
     pub tags: Tags,
     /// Tags of the arm as the split has them.
@@ -65,7 +65,7 @@ pub struct Candidate {
 /// A place that connections can be given to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Place {
+pub enum Destination {
     /// The instances of this zone.
     Local,
     /// A gateway of another zone.
@@ -77,8 +77,8 @@ impl Candidate {
     #[must_use]
     pub fn zone<'a>(&'a self, own: &'a ZoneName) -> &'a ZoneName {
         match &self.place {
-            Place::Local => own,
-            Place::Remote { gateway } => &gateway.zone,
+            Destination::Local => own,
+            Destination::Remote { gateway } => &gateway.zone,
         }
     }
 

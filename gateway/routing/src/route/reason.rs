@@ -14,7 +14,7 @@ use crate::snapshot::Link;
 /// One line of an explanation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    pub subject: Subject,
+    pub subject: ReasonSubject,
     /// Tags of the split arm under which this was decided; `None`: for all arms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arm: Option<Tags>,
@@ -35,7 +35,7 @@ impl fmt::Display for Reason {
 /// Subject of a reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Subject {
+pub enum ReasonSubject {
     Service(ServiceName),
     Arm {
         weight: u32,
@@ -47,7 +47,7 @@ pub enum Subject {
     Zone(ZoneName),
 }
 
-impl fmt::Display for Subject {
+impl fmt::Display for ReasonSubject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service(service) => write!(f, "service {service}"),
@@ -209,7 +209,7 @@ impl Reasons {
         self.list.is_some()
     }
 
-    pub(super) fn note(&mut self, subject: impl FnOnce() -> Subject, arm: Option<&Tags>, why: Why) {
+    pub(super) fn note(&mut self, subject: impl FnOnce() -> ReasonSubject, arm: Option<&Tags>, why: Why) {
         if let Some(list) = &mut self.list {
             list.push(Reason {
                 subject: subject(),

@@ -14,7 +14,7 @@ use causeway_identity::{
     ROOTS_FILE,
     ca::{
         self, CA_KEY_FILE, Ca, CaError,
-        document::{ComposeError, Wish, compose},
+        document::{ComposeError, TrustDraft, compose},
         key::Passphrase,
     },
     certificates, pem_of,
@@ -22,7 +22,7 @@ use causeway_identity::{
 use rustix::fs::{FlockOperation, flock};
 use rustls_pki_types::CertificateDer;
 
-use super::{State, Step};
+use super::{RotationStep, State};
 
 /// Name of the file that says where a rotation stands.
 pub(crate) const STATE_FILE: &str = "rotation.json";
@@ -55,7 +55,7 @@ pub(crate) enum FolderError {
     #[error(transparent)]
     Compose(#[from] ComposeError),
     #[error("the certificates of the CA cannot be read")]
-    Roots(#[source] causeway_identity::IdentityError),
+    Roots(#[source] causeway_identity::IdentityFileError),
 }
 
 /// The folder of a CA that no other command changes meanwhile.
@@ -245,8 +245,9 @@ impl CaFolder {
             }
         }
         let state = read_state(&self.path)?;
-        let rotating = state.filter(|state| matches!(state.step, Step::Issuing | Step::Retiring));
-        let wish = Wish {
+        let rotating =
+            state.filter(|state| matches!(state.step, RotationStep::Issuing | RotationStep::Retiring));
+        let wish = TrustDraft {
             preferred: rotating.map(|_| signers[0].hash()),
             signers: &signers,
             in_force,
@@ -347,7 +348,7 @@ mod tests {
         let ca = ca::init(folder.path(), DOMAIN).unwrap();
         let locked = CaFolder::lock(folder.path(), None).unwrap();
         let state = State {
-            step: Step::Preparing,
+            step: RotationStep::Preparing,
             old: ca.hash().to_string(),
             new: None,
             begun_at: SystemTime::now(),
@@ -383,7 +384,7 @@ mod tests {
         assert_eq!(folder.prepare().unwrap(), new, "once is enough");
         state.new = Some(new.to_string());
         let (old, new) = (state.old.clone(), new.to_string());
-        state.step = Step::Announcing;
+        state.step = RotationStep::Announcing;
         folder.write_state(&state).unwrap();
         assert_eq!(hashes(&folder), [old.clone(), new.clone()]);
         assert_eq!(folder.ca().unwrap().hash().to_string(), old);
@@ -394,7 +395,7 @@ mod tests {
             .unwrap();
         assert_eq!(again.edition(), both.edition(), "the same wish makes nothing new");
 
-        state.step = Step::Issuing;
+        state.step = RotationStep::Issuing;
         folder.write_state(&state).unwrap();
         for _ in 0..2 {
             folder.exchange(&state).unwrap();
@@ -408,7 +409,7 @@ mod tests {
         assert_eq!(issuing.content().preferred.unwrap().to_string(), new);
         assert_eq!(issuing.signers().count(), 2, "whoever trusts either believes it");
 
-        state.step = Step::Retiring;
+        state.step = RotationStep::Retiring;
         folder.write_state(&state).unwrap();
         for _ in 0..2 {
             folder.retire(&state).unwrap();
@@ -422,7 +423,7 @@ mod tests {
             let aside = folder.finish(&state).unwrap();
             assert_eq!(Ca::load(&aside).unwrap().hash().to_string(), old);
         }
-        state.step = Step::Done;
+        state.step = RotationStep::Done;
         folder.write_state(&state).unwrap();
         let after = folder
             .document((3, &last.edition().fingerprint.to_string()), now)

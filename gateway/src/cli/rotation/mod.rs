@@ -12,7 +12,7 @@ pub(crate) mod folder;
 
 use std::{collections::BTreeSet, time::SystemTime};
 
-use causeway_api::admin::view::{TrustView, TrustedGatewayView, TrustedZoneView};
+use causeway_api::admin::view::{TrustSummary, TrustedGatewayView, TrustedZoneView};
 use causeway_federation::name::ZoneName;
 use causeway_identity::ca::issued::rfc3339;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 /// Step at which a rotation stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Step {
+pub(crate) enum RotationStep {
     Preparing,
     Announcing,
     Issuing,
@@ -28,7 +28,7 @@ pub(crate) enum Step {
     Done,
 }
 
-impl Step {
+impl RotationStep {
     #[must_use]
     pub(crate) fn next(self) -> Self {
         match self {
@@ -55,7 +55,7 @@ impl Step {
 /// Content of `rotation.json`. It is written before the step that it names is begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
-    pub step: Step,
+    pub step: RotationStep,
     /// SHA-256 of the root that goes.
     pub old: String,
     /// SHA-256 of the root that comes; absent while it is not made.
@@ -104,7 +104,7 @@ impl std::fmt::Display for Lack {
 /// The zones that lack what `goal` asks for, and what that is; those of `without` are not looked at.
 #[must_use]
 pub(crate) fn lacking<'a>(
-    view: &'a TrustView,
+    view: &'a TrustSummary,
     goal: &Goal,
     without: &BTreeSet<ZoneName>,
 ) -> Vec<(&'a str, Lack)> {
@@ -161,7 +161,7 @@ mod tests {
         }
     }
 
-    fn view(zones: Vec<(&str, Vec<TrustedGatewayView>)>) -> TrustView {
+    fn view(zones: Vec<(&str, Vec<TrustedGatewayView>)>) -> TrustSummary {
         let zone = |(name, gateways): (&str, Vec<_>)| TrustedZoneView {
             name: name.to_owned(),
             own: false,
@@ -172,7 +172,7 @@ mod tests {
             .to_owned(),
             gateways,
         };
-        TrustView {
+        TrustSummary {
             generation: 3,
             fingerprint: "f3".to_owned(),
             trust_domain: "acme.internal".to_owned(),
@@ -242,13 +242,13 @@ mod tests {
 
     #[test]
     fn the_steps_come_in_their_order_and_end() {
-        let mut step = Step::Preparing;
+        let mut step = RotationStep::Preparing;
         let mut seen = vec![step];
-        while step != Step::Done {
+        while step != RotationStep::Done {
             step = step.next();
             seen.push(step);
         }
         assert!(seen.is_sorted() && seen.len() == 5);
-        assert_eq!(step.next(), Step::Done);
+        assert_eq!(step.next(), RotationStep::Done);
     }
 }

@@ -6,7 +6,7 @@ use causeway_federation::{
 };
 
 use super::Stage;
-use crate::demo::{DemoError, client::Outcome, share, story};
+use crate::demo::{DemoError, client::DemoOutcome, share, story};
 
 /// Columns of a bar.
 const BAR: usize = 30;
@@ -65,7 +65,7 @@ fn reachable(stage: &Stage, client: &ZoneName, service: &ServiceName) -> Result<
 }
 
 /// Compares what each arm took with what it should take, line by line; and whether all of it is plausible.
-pub(super) fn measure(arms: &[(Tags, u32)], outcomes: &[&Outcome]) -> (String, bool) {
+pub(super) fn measure(arms: &[(Tags, u32)], outcomes: &[&DemoOutcome]) -> (String, bool) {
     let count = outcomes.len() as u64;
     let moved = outcomes.iter().filter(|outcome| outcome.moved).count() as u64;
     let sum: u32 = arms.iter().map(|(_, weight)| weight).sum();
@@ -99,7 +99,7 @@ pub(super) fn measure(arms: &[(Tags, u32)], outcomes: &[&Outcome]) -> (String, b
     (text, plausible)
 }
 
-fn is_of(outcome: &Outcome, arm: &Tags) -> bool {
+fn is_of(outcome: &DemoOutcome, arm: &Tags) -> bool {
     outcome
         .answer
         .as_ref()

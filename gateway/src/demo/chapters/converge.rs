@@ -16,7 +16,7 @@ use super::{PATIENCE, Stage};
 use crate::{
     demo::{
         DemoError,
-        federation::{Federation, Member},
+        federation::{DemoFederation, Member},
         story,
     },
     output::Word,
@@ -79,7 +79,7 @@ fn authorities(topology: &Topology) -> String {
 }
 
 /// Waits until every zone knows every other.
-pub(super) async fn wait(federation: &Federation) -> Result<(), DemoError> {
+pub(super) async fn wait(federation: &DemoFederation) -> Result<(), DemoError> {
     let members = &federation.members;
     let ids: Vec<_> = members.iter().map(|member| member.gateway.id().clone()).collect();
     for member in members {

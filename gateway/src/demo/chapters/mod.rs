@@ -22,7 +22,7 @@ use causeway_routing::{
 };
 use rand::{SeedableRng, rngs::SmallRng};
 
-use super::{DemoError, Pace, federation::Federation, story::Story, tally::Tally};
+use super::{DemoError, DemoPace, federation::DemoFederation, story::Story, tally::Tally};
 
 /// Longest wait for anything that is bound to happen on a machine that is not overwhelmed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,14 +31,14 @@ const DRAWS: usize = 200;
 
 /// Stage that the chapters work with.
 pub(super) struct Stage {
-    federation: Federation,
+    federation: DemoFederation,
     story: Story,
     tally: Tally,
-    pace: Pace,
+    pace: DemoPace,
 }
 
 impl Stage {
-    pub(super) fn new(federation: Federation, story: Story, pace: Pace) -> Self {
+    pub(super) fn new(federation: DemoFederation, story: Story, pace: DemoPace) -> Self {
         Self {
             federation,
             story,

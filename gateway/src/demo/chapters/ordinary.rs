@@ -6,7 +6,7 @@ use causeway_federation::name::{ServiceName, ZoneName};
 
 use super::Stage;
 use crate::{
-    demo::{DemoError, client::Outcome, story},
+    demo::{DemoError, client::DemoOutcome, story},
     output::{Tone, Word},
 };
 
@@ -69,9 +69,9 @@ async fn visit(stage: &mut Stage, zone: &ZoneName, service: &ServiceName) -> Res
 }
 
 /// `east 12, west 8`.
-fn servers(outcomes: &[Outcome]) -> String {
+fn servers(outcomes: &[DemoOutcome]) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for zone in outcomes.iter().filter_map(Outcome::served_by) {
+    for zone in outcomes.iter().filter_map(DemoOutcome::served_by) {
         *counts.entry(zone.as_str()).or_default() += 1;
     }
     let counts: Vec<_> = counts

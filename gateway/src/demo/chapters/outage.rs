@@ -11,7 +11,7 @@ use causeway_federation::{
 };
 
 use super::{DRAWS, PATIENCE, Stage, converge, timeline};
-use crate::demo::{DemoError, client::Outcome, story, tally::Sum, traffic::Traffic};
+use crate::demo::{DemoError, client::DemoOutcome, story, tally::RequestSum, traffic::Traffic};
 
 /// Plan of who loses what: connections from `client` to `service` go to `cut`, and another zone could serve them as well.
 #[derive(Debug, Clone)]
@@ -160,8 +160,9 @@ async fn restore(stage: &mut Stage, plan: Plan) -> Result<(), DemoError> {
 async fn play(stage: &mut Stage, plan: &Plan, traffic: &Traffic) -> Result<Cut, DemoError> {
     let settled = stage.pace.settled_requests;
     let Plan { client, cut, .. } = plan;
-    let by_cut = |outcome: &Outcome| outcome.served_by() == Some(cut);
-    let enough = |outcomes: &[Outcome]| outcomes.iter().filter(|outcome| by_cut(outcome)).count() >= settled;
+    let by_cut = |outcome: &DemoOutcome| outcome.served_by() == Some(cut);
+    let enough =
+        |outcomes: &[DemoOutcome]| outcomes.iter().filter(|outcome| by_cut(outcome)).count() >= settled;
     if traffic.until(PATIENCE, enough).await.is_none() {
         stage
             .tally
@@ -203,8 +204,9 @@ async fn play(stage: &mut Stage, plan: &Plan, traffic: &Traffic) -> Result<Cut, 
     }
     stage.tally.time_to_return = back;
     let again = Instant::now();
-    let enough =
-        |outcomes: &[Outcome]| outcomes.iter().filter(|outcome| outcome.started >= again).count() >= settled;
+    let enough = |outcomes: &[DemoOutcome]| {
+        outcomes.iter().filter(|outcome| outcome.started >= again).count() >= settled
+    };
     traffic.until(PATIENCE, enough).await;
     Ok(Cut { began, ended })
 }
@@ -213,14 +215,17 @@ async fn play(stage: &mut Stage, plan: &Plan, traffic: &Traffic) -> Result<Cut, 
 async fn first_after(
     traffic: &Traffic,
     moment: Instant,
-    wanted: impl Fn(&Outcome) -> bool,
+    wanted: impl Fn(&DemoOutcome) -> bool,
 ) -> Option<Duration> {
     let mut first = None;
-    let answered = |outcomes: &[Outcome]| {
+    let answered = |outcomes: &[DemoOutcome]| {
         let after = outcomes
             .iter()
             .filter(|outcome| outcome.started >= moment && outcome.answer.is_ok());
-        first = after.filter(|outcome| wanted(outcome)).map(Outcome::ended).min();
+        first = after
+            .filter(|outcome| wanted(outcome))
+            .map(DemoOutcome::ended)
+            .min();
         first.is_some()
     };
     traffic.until(PATIENCE, answered).await?;
@@ -228,16 +233,22 @@ async fn first_after(
 }
 
 /// From the cut to the first answer of another zone to a request that would have gone to the zone that was cut off.
-fn first_moved(outcomes: &[Outcome], times: &Cut, cut: &ZoneName) -> Option<Duration> {
+fn first_moved(outcomes: &[DemoOutcome], times: &Cut, cut: &ZoneName) -> Option<Duration> {
     let after = outcomes
         .iter()
         .filter(|outcome| outcome.started >= times.began && outcome.moved);
     let elsewhere = after.filter(|outcome| outcome.served_by().is_some_and(|zone| zone != cut));
-    let first = elsewhere.map(Outcome::ended).min()?;
+    let first = elsewhere.map(DemoOutcome::ended).min()?;
     Some(first.saturating_duration_since(times.began))
 }
 
-fn show(stage: &Stage, plan: &Plan, cut: &Cut, outcomes: &[Outcome], sum: &Sum) -> Result<(), DemoError> {
+fn show(
+    stage: &Stage,
+    plan: &Plan,
+    cut: &Cut,
+    outcomes: &[DemoOutcome],
+    sum: &RequestSum,
+) -> Result<(), DemoError> {
     let story = &stage.story;
     story.blank()?;
     let marks = [(cut.began, "cut"), (cut.ended, "let through")];

@@ -5,7 +5,7 @@ use std::time::Instant;
 use causeway_federation::name::Tags;
 
 use super::{PATIENCE, Stage, arms};
-use crate::demo::{DemoError, client::Outcome, story, tally::Sum, traffic::Traffic};
+use crate::demo::{DemoError, client::DemoOutcome, story, tally::RequestSum, traffic::Traffic};
 
 /// Percent for the arm that is moved to: the way there, and back at once.
 const STEPS: [u32; 4] = [5, 50, 100, 0];
@@ -32,7 +32,7 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     stage.story.chapter("A move by weights, and back", &about)?;
     let caller = stage.federation.client(client, service).await?;
     let traffic = Traffic::start(caller, stage.pace.every);
-    let mut sum = Sum::default();
+    let mut sum = RequestSum::default();
     for percent in STEPS {
         sum.add(&step(stage, &split, (to, percent), &traffic).await?);
     }
@@ -64,7 +64,7 @@ async fn step(
     split: &arms::Split,
     (to, percent): (usize, u32),
     traffic: &Traffic,
-) -> Result<Sum, DemoError> {
+) -> Result<RequestSum, DemoError> {
     let mut arms = split.arms.clone();
     arms[to].1 = percent;
     arms[1 - to].1 = 100 - percent;
@@ -75,8 +75,8 @@ async fn step(
     stage.story.act(&text)?;
     let since = Instant::now();
     let wanted = stage.pace.step_requests;
-    let is_measured = |outcome: &&Outcome| outcome.started >= since && outcome.answer.is_ok();
-    let enough = |outcomes: &[Outcome]| outcomes.iter().filter(is_measured).count() >= wanted;
+    let is_measured = |outcome: &&DemoOutcome| outcome.started >= since && outcome.answer.is_ok();
+    let enough = |outcomes: &[DemoOutcome]| outcomes.iter().filter(is_measured).count() >= wanted;
     let answered = traffic.until(PATIENCE, enough).await;
     let mut outcomes = traffic.take();
     let sum = stage

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use causeway_federation::name::ZoneName;
 
-use crate::demo::{client::Outcome, story};
+use crate::demo::{client::DemoOutcome, story};
 
 /// Columns that the moments may take.
 const MAX_COLUMNS: usize = 84;
@@ -15,7 +15,7 @@ const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█
 
 /// Requests by the moment at which they began: one row for each zone that served, one for those that were lost, one for
 /// how long they waited, and one that marks what was done when.
-pub(super) fn draw(outcomes: &[Outcome], zones: &[ZoneName], marks: &[(Instant, &str)]) -> String {
+pub(super) fn draw(outcomes: &[DemoOutcome], zones: &[ZoneName], marks: &[(Instant, &str)]) -> String {
     let Some(first) = outcomes.iter().map(|outcome| outcome.started).min() else {
         return String::new();
     };

@@ -14,7 +14,7 @@ use std::{
 use causeway_host::tasks::Tasks;
 use prometheus_client::metrics::counter::Counter;
 
-use sink::Stream;
+use sink::LineStream;
 pub use sink::{AppendedFile, LineSink};
 
 /// Lines that may wait for the writer; more are lost. About 2 MiB at the length of a usual line.
@@ -59,7 +59,7 @@ impl LineWriter {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(what: &'static str, stream: impl Write + Send + 'static, tasks: &Tasks) -> io::Result<Self> {
-        Self::start_counted(what, Stream::new(stream), LineCounts::default(), tasks)
+        Self::start_counted(what, LineStream::new(stream), LineCounts::default(), tasks)
     }
 
     /// Writes to anything, and counts lines where others read it.
@@ -90,7 +90,7 @@ impl LineWriter {
 
     /// Writes to a stream without a word about what is lost; for the log itself.
     pub(crate) fn start_silent(stream: impl Write + Send + 'static, tasks: &Tasks) -> io::Result<Self> {
-        Self::start_told(Stream::new(stream), LineCounts::default(), tasks, |_| {})
+        Self::start_told(LineStream::new(stream), LineCounts::default(), tasks, |_| {})
     }
 
     fn start_told(

@@ -35,15 +35,15 @@ pub trait LineSink: Send + 'static {
 
 /// A stream. What could not be written of it is kept, and goes on at that very byte, so no line is torn.
 #[derive(Debug)]
-pub(super) struct Stream<S: Write>(BufWriter<S>);
+pub(super) struct LineStream<S: Write>(BufWriter<S>);
 
-impl<S: Write> Stream<S> {
+impl<S: Write> LineStream<S> {
     pub(super) fn new(stream: S) -> Self {
         Self(BufWriter::new(stream))
     }
 }
 
-impl<S: Write + Send + 'static> LineSink for Stream<S> {
+impl<S: Write + Send + 'static> LineSink for LineStream<S> {
     fn write_line(&mut self, line: &str) -> io::Result<()> {
         self.0.write_all(line.as_bytes())
     }

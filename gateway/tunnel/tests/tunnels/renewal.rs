@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, sync::Arc, time::SystemTime};
 
-use causeway_identity::{IdentityFolder, ROOTS_FILE, Renewal, ca};
+use causeway_identity::{IdentityFolder, ROOTS_FILE, RefreshOutcome, ca};
 use causeway_proto::tunnel::stream_reply::Outcome;
 use causeway_tunnel::{RecvHalf, SendHalf, Stream, Tunnel, read_reply};
 use tempfile::TempDir;
@@ -51,7 +51,7 @@ impl Renewable {
         for ((zone, out), files) in ZONES.iter().zip(&self.folders).zip(&self.files) {
             ca::issue(authority, &id(zone), out, DAY).unwrap();
             fs::write(out.join(ROOTS_FILE), roots).unwrap();
-            assert_eq!(files.reload(SystemTime::now()), Renewal::Taken);
+            assert_eq!(files.reload(SystemTime::now()), RefreshOutcome::Taken);
         }
     }
 
@@ -59,7 +59,7 @@ impl Renewable {
     fn trust(&self, roots: &str) {
         for (out, files) in self.folders.iter().zip(&self.files) {
             fs::write(out.join(ROOTS_FILE), roots).unwrap();
-            assert_eq!(files.reload(SystemTime::now()), Renewal::Taken);
+            assert_eq!(files.reload(SystemTime::now()), RefreshOutcome::Taken);
         }
     }
 
@@ -149,7 +149,7 @@ async fn a_peer_that_no_root_vouches_for_any_more_loses_its_tunnel() {
     ca::init(&fresh, DOMAIN).unwrap();
     // Only the one that listens moves to another CA, and the other does not follow.
     ca::issue(&fresh, &id("east"), &both.folders[0], DAY).unwrap();
-    assert_eq!(both.files[0].reload(SystemTime::now()), Renewal::Taken);
+    assert_eq!(both.files[0].reload(SystemTime::now()), RefreshOutcome::Taken);
     until("the tunnel to be closed", || tunnel.ended()).await;
     both.east.counts_refusal("local", "unknown_issuer").await;
     both.plant.counts_refusal("peer", "unknown_issuer").await;

@@ -11,7 +11,7 @@ use std::{
 
 use causeway_federation::trust::{Content, OfferedTrust, TrustDocument};
 use causeway_identity::{
-    Identity, IdentityFolder, REVOCATIONS_FILE, Renewal, Serial,
+    Identity, IdentityFolder, REVOCATIONS_FILE, RefreshOutcome, Serial,
     ca::{self, Ca},
 };
 use tempfile::TempDir;
@@ -141,13 +141,13 @@ async fn a_list_beside_the_identity_counts_and_a_new_certificate_ends_it() {
     let tunnel = all.plant.tunnel_to("east").await;
     let crl = all.path("east").join(REVOCATIONS_FILE);
     fs::write(&crl, list(&all.ca(), [serial_of(&all.path("plant"))])).unwrap();
-    assert_eq!(all.files[0].reload(SystemTime::now()), Renewal::Taken);
+    assert_eq!(all.files[0].reload(SystemTime::now()), RefreshOutcome::Taken);
     until("the tunnel to be closed", || tunnel.ended()).await;
     all.east.counts_refusal("local", "revoked").await;
     all.plant.no_tunnel_to("east").await;
 
     ca::issue(&all.path("ca"), &id("plant"), &all.path("plant"), DAY).unwrap();
-    assert_eq!(all.files[1].reload(SystemTime::now()), Renewal::Taken);
+    assert_eq!(all.files[1].reload(SystemTime::now()), RefreshOutcome::Taken);
     echo(&all.plant.tunnel_to("east").await, b"back").await;
 }
 
@@ -172,15 +172,15 @@ async fn a_list_that_cannot_be_used_is_refused_and_the_one_before_it_counts_on()
         fs::write(&crl, &text).unwrap();
         assert_eq!(
             all.files[0].reload(SystemTime::now()),
-            Renewal::Refused,
+            RefreshOutcome::Refused,
             "{text:?}"
         );
         fs::remove_file(&crl).unwrap();
-        assert_eq!(all.files[0].reload(SystemTime::now()), Renewal::Unchanged);
+        assert_eq!(all.files[0].reload(SystemTime::now()), RefreshOutcome::Unchanged);
     }
     // Of an issuer that is not known here: it is honoured, and concerns nobody.
     fs::write(&crl, list(&bad, [serial_of(&all.path("plant"))])).unwrap();
-    assert_eq!(all.files[0].reload(SystemTime::now()), Renewal::Taken);
+    assert_eq!(all.files[0].reload(SystemTime::now()), RefreshOutcome::Taken);
     echo(&all.plant.tunnel_to("east").await, b"undisturbed").await;
 }
 

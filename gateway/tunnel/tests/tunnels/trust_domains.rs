@@ -12,7 +12,7 @@ use causeway_federation::{
     trust::{Content, OfferedTrust, TrustDocument},
 };
 use causeway_identity::{
-    IdentityFolder, Renewal,
+    IdentityFolder, RefreshOutcome,
     ca::{self, Ca},
 };
 use tempfile::TempDir;
@@ -181,7 +181,7 @@ async fn a_list_beside_the_own_identity_revokes_what_a_partners_ca_issued() {
     let [_, theirs] = &two.cas;
     let (now, list) = (SystemTime::now(), revoking(theirs, &files[1]));
     std::fs::write(files[0].path().join("partner.crl"), list).unwrap();
-    assert_eq!(files[0].reload(now), Renewal::Taken);
+    assert_eq!(files[0].reload(now), RefreshOutcome::Taken);
     until("the tunnel to go", || east.set.all().is_empty().then_some(())).await;
     plant.counts_refusal("peer", "revoked").await;
 }

@@ -20,7 +20,7 @@ use causeway_federation::{
 };
 use causeway_proto::sync::SyncMessage;
 use causeway_zone_sync::replica::{
-    Event, LocalChange, Replica, ReplicaConfig, Stamp,
+    LocalChange, Replica, ReplicaConfig, ReplicaEvent, Stamp,
     limits::{MAX_EXPORTS, MAX_HELD_BYTES, MAX_MESSAGE_BYTES},
 };
 use prost::Message as _;
@@ -218,13 +218,13 @@ impl World {
         let mut changed = false;
         while let Some(event) = self.replica.poll_event() {
             match event {
-                Event::Refused { peer, refusal } => {
+                ReplicaEvent::Refused { peer, refusal } => {
                     assert_eq!(peer, self.hostile, "the honest peer was refused: {refusal}");
                 }
-                Event::RefusedByPeer { peer, reason, .. } => {
+                ReplicaEvent::RefusedByPeer { peer, reason, .. } => {
                     assert_eq!(peer, self.hostile, "the honest peer refused: {reason}");
                 }
-                Event::Outdated { incarnation, .. } => {
+                ReplicaEvent::Outdated { incarnation, .. } => {
                     self.change(LocalChange::Incarnation(incarnation));
                     changed = true;
                 }
@@ -232,7 +232,7 @@ impl World {
             }
         }
         while let Some(event) = self.honest.poll_event() {
-            if let Event::Outdated { incarnation, .. } = event {
+            if let ReplicaEvent::Outdated { incarnation, .. } = event {
                 let change = LocalChange::Incarnation(incarnation);
                 self.honest.handle_local(self.now, change);
                 self.note_written();
@@ -241,7 +241,9 @@ impl World {
             }
             let fell_out = matches!(
                 event,
-                Event::Refused { .. } | Event::RefusedByPeer { .. } | Event::RelayRefused { .. }
+                ReplicaEvent::Refused { .. }
+                    | ReplicaEvent::RefusedByPeer { .. }
+                    | ReplicaEvent::RelayRefused { .. }
             );
             assert!(!fell_out, "the honest peer fell out with the replica: {event:?}");
         }

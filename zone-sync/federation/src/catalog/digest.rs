@@ -30,15 +30,15 @@ impl std::fmt::Debug for ExportsDigest {
 
 /// The sum over a set of encoded exports. Copies share it until one changes.
 #[derive(Clone)]
-pub(super) struct Sum(Arc<[u64; WORDS]>);
+pub(super) struct ExportsSum(Arc<[u64; WORDS]>);
 
-impl Default for Sum {
+impl Default for ExportsSum {
     fn default() -> Self {
         Self(Arc::new([0; WORDS]))
     }
 }
 
-impl Sum {
+impl ExportsSum {
     pub(super) fn add(&mut self, element: &[u8]) {
         let hashed = hash(element);
         let words = Arc::make_mut(&mut self.0).iter_mut().zip(hashed);
@@ -83,8 +83,8 @@ mod tests {
 
     use super::*;
 
-    fn sum(elements: &[Vec<u8>]) -> Sum {
-        let mut sum = Sum::default();
+    fn sum(elements: &[Vec<u8>]) -> ExportsSum {
+        let mut sum = ExportsSum::default();
         elements.iter().for_each(|element| sum.add(element));
         sum
     }
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn four_numbers_in_a_word_do_not_carry_into_each_other() {
         // 65,537 times the same element adds up to the element itself, as every number wraps on its own.
-        let mut once = Sum::default();
+        let mut once = ExportsSum::default();
         once.add(b"x");
         let mut many = once.clone();
         for _ in 0..16 {
@@ -102,7 +102,7 @@ mod tests {
                 *word = lanes[0] | lanes[1] << 16 | lanes[2] << 32 | lanes[3] << 48;
             }
         }
-        assert_eq!(many.digest(), Sum::default().digest());
+        assert_eq!(many.digest(), ExportsSum::default().digest());
         many.add(b"x");
         assert_eq!(many.digest(), once.digest());
     }

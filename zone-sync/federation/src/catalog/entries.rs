@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::Entry;
+use super::CatalogEntry;
 use crate::name::{GatewayId, ZoneName};
 
 /// Most entries in one chunk. A copy of 1,000 entries is then about 40 pointers, and an edit copies at most this many.
@@ -15,28 +15,28 @@ const MAX_CHUNK: usize = 48;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Entries {
     /// Sorted, never empty.
-    chunks: Vec<Arc<Vec<Entry>>>,
+    chunks: Vec<Arc<Vec<CatalogEntry>>>,
 }
 
-fn origin(entry: &Entry) -> &GatewayId {
+fn origin(entry: &CatalogEntry) -> &GatewayId {
     &entry.record.origin
 }
 
 impl Entries {
     /// In order of origin.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &CatalogEntry> {
         self.chunks.iter().flat_map(|chunk| chunk.iter())
     }
 
-    pub(super) fn get(&self, wanted: &GatewayId) -> Option<&Entry> {
+    pub(super) fn get(&self, wanted: &GatewayId) -> Option<&CatalogEntry> {
         let chunk = self.chunks.get(self.chunk_of(wanted))?;
         let at = chunk.binary_search_by(|e| origin(e).cmp(wanted)).ok()?;
         chunk.get(at)
     }
 
     /// The entries of one zone's gateways.
-    pub(super) fn of<'a>(&'a self, zone: &'a ZoneName) -> impl Iterator<Item = &'a Entry> {
-        let before = |entry: &Entry| origin(entry).zone < *zone;
+    pub(super) fn of<'a>(&'a self, zone: &'a ZoneName) -> impl Iterator<Item = &'a CatalogEntry> {
+        let before = |entry: &CatalogEntry| origin(entry).zone < *zone;
         let first = self
             .chunks
             .partition_point(|chunk| chunk.last().is_some_and(before));
@@ -50,7 +50,7 @@ impl Entries {
     }
 
     /// Puts an entry in; answers the one of the same origin that it replaced.
-    pub(super) fn insert(&mut self, entry: Entry) -> Option<Entry> {
+    pub(super) fn insert(&mut self, entry: CatalogEntry) -> Option<CatalogEntry> {
         let at = self.chunk_of(origin(&entry));
         let Some(shared) = self.chunks.get_mut(at) else {
             self.chunks.push(Arc::new(vec![entry]));
@@ -71,7 +71,7 @@ impl Entries {
     }
 
     /// Takes an origin's entry out.
-    pub(super) fn remove(&mut self, wanted: &GatewayId) -> Option<Entry> {
+    pub(super) fn remove(&mut self, wanted: &GatewayId) -> Option<CatalogEntry> {
         let at = self.chunk_of(wanted);
         let shared = self.chunks.get_mut(at)?;
         let found = shared.binary_search_by(|e| origin(e).cmp(wanted)).ok()?;
@@ -102,7 +102,7 @@ mod tests {
         name::GatewayName,
     };
 
-    fn entry(number: u16, version: u64) -> Entry {
+    fn entry(number: u16, version: u64) -> CatalogEntry {
         let zone = ZoneName::new(&format!("z{:04}", number / 3)).unwrap();
         let gateway = GatewayName::new(&format!("gw{}", number % 3)).unwrap();
         let record = Record {
@@ -117,14 +117,14 @@ mod tests {
             trust_ended: 0,
             signed: None,
         };
-        Entry {
+        CatalogEntry {
             record: Arc::new(record),
             age: Age::Fresh,
             via: None,
         }
     }
 
-    fn version(entry: &Entry) -> (&GatewayId, u64) {
+    fn version(entry: &CatalogEntry) -> (&GatewayId, u64) {
         (origin(entry), entry.record.version)
     }
 

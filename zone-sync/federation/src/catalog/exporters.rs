@@ -86,7 +86,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::{
-        catalog::{Age, Catalog, Entry, Export, Exports, Record},
+        catalog::{Age, Catalog, CatalogEntry, Export, Exports, Record},
         name::{GatewayId, GatewayName, ServiceName, ZoneName},
     };
 
@@ -105,7 +105,7 @@ mod tests {
         }
     }
 
-    fn entry(zone: u8, exports: Exports) -> Entry {
+    fn entry(zone: u8, exports: Exports) -> CatalogEntry {
         let zone = ZoneName::new(&format!("z{zone}")).unwrap();
         let record = Record {
             origin: GatewayId::new(zone, GatewayName::new("gw").unwrap()),
@@ -119,7 +119,7 @@ mod tests {
             trust_ended: 0,
             signed: None,
         };
-        Entry {
+        CatalogEntry {
             record: record.into(),
             age: Age::Fresh,
             via: None,
@@ -164,7 +164,7 @@ mod tests {
             }
             for number in 0..300 {
                 let service = service(number);
-                let has = |entry: &&Entry| entry.record.exports.of(&service).next().is_some();
+                let has = |entry: &&CatalogEntry| entry.record.exports.of(&service).next().is_some();
                 let expected: Vec<_> = catalog.entries().filter(has).map(|e| e.record.origin.clone()).collect();
                 let found: Vec<_> = catalog.exporters(&service).map(|e| e.record.origin.clone()).collect();
                 prop_assert_eq!(found, expected);

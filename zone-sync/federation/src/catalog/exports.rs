@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Export,
-    digest::{ExportsDigest, Sum},
+    digest::{ExportsDigest, ExportsSum},
     encoding::encode,
 };
 use crate::name::{ServiceName, Tags};
@@ -39,7 +39,7 @@ pub struct Exports {
     len: usize,
     bytes: usize,
     /// Made when it is first asked for, and brought up to date from then on.
-    sum: Option<Sum>,
+    sum: Option<ExportsSum>,
 }
 
 #[derive(Clone, Default)]
@@ -169,7 +169,7 @@ impl Exports {
         if let Some(sum) = &self.sum {
             return sum.digest();
         }
-        let mut sum = Sum::default();
+        let mut sum = ExportsSum::default();
         self.encodings_after(0).for_each(|bytes| sum.add(&bytes));
         let digest = sum.digest();
         self.sum = Some(sum);

@@ -89,7 +89,7 @@ impl PartialEq for Record {
 
 /// A record and what this zone makes of it.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct CatalogEntry {
     pub record: Arc<Record>,
     pub age: Age,
     /// The peer that passed the record on; `None` when it is from the origin itself, or from disk.
@@ -105,23 +105,23 @@ pub struct Catalog {
 
 impl Catalog {
     #[must_use]
-    pub fn new(entries: impl IntoIterator<Item = Entry>) -> Self {
+    pub fn new(entries: impl IntoIterator<Item = CatalogEntry>) -> Self {
         let mut catalog = Self::default();
         entries.into_iter().for_each(|entry| catalog.insert(entry));
         catalog
     }
 
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub fn entries(&self) -> impl Iterator<Item = &CatalogEntry> {
         self.entries.iter()
     }
 
     #[must_use]
-    pub fn entry(&self, origin: &GatewayId) -> Option<&Entry> {
+    pub fn entry(&self, origin: &GatewayId) -> Option<&CatalogEntry> {
         self.entries.get(origin)
     }
 
     /// Puts an entry in, or replaces the one of the same origin.
-    pub fn insert(&mut self, entry: Entry) {
+    pub fn insert(&mut self, entry: CatalogEntry) {
         let record = Arc::clone(&entry.record);
         match self.entries.insert(entry) {
             // Only what this zone makes of the record has changed.
@@ -136,7 +136,7 @@ impl Catalog {
     }
 
     /// Takes an origin's entry out.
-    pub fn remove(&mut self, origin: &GatewayId) -> Option<Entry> {
+    pub fn remove(&mut self, origin: &GatewayId) -> Option<CatalogEntry> {
         let old = self.entries.remove(origin)?;
         self.exporters
             .update(origin, &old.record.exports, &Exports::default());
@@ -144,20 +144,23 @@ impl Catalog {
     }
 
     /// The entries of one zone's gateways.
-    pub fn zone<'a>(&'a self, zone: &'a ZoneName) -> impl Iterator<Item = &'a Entry> {
+    pub fn zone<'a>(&'a self, zone: &'a ZoneName) -> impl Iterator<Item = &'a CatalogEntry> {
         self.entries.of(zone)
     }
 
     /// The entries of the gateways that export `service`, with whatever tags, in order of origin. Costs as many look-ups as
     /// there are, however many gateways and services the federation has.
-    pub fn exporters<'a>(&'a self, service: &ServiceName) -> impl Iterator<Item = &'a Entry> + use<'a> {
+    pub fn exporters<'a>(
+        &'a self,
+        service: &ServiceName,
+    ) -> impl Iterator<Item = &'a CatalogEntry> + use<'a> {
         let gateways = self.exporters.of(service).iter();
         gateways.filter_map(|gateway| self.entry(gateway))
     }
 
     /// Exports of `service` by one gateway to instances that carry `selector`.
     pub fn exports<'a>(
-        entry: &'a Entry,
+        entry: &'a CatalogEntry,
         service: &'a ServiceName,
         selector: &'a Tags,
     ) -> impl Iterator<Item = &'a Export> {

@@ -13,7 +13,7 @@ const SCHEME: &str = "spiffe://";
 
 /// Reason why a text is not a SPIFFE id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum IdentityError {
+pub enum SpiffeIdError {
     #[error("it does not begin with `spiffe://`")]
     Scheme,
     #[error("it has {0} bytes; at most {MAX_IDENTITY_BYTES} are allowed")]
@@ -62,25 +62,25 @@ impl fmt::Display for CallerIdentity {
 }
 
 impl FromStr for CallerIdentity {
-    type Err = IdentityError;
+    type Err = SpiffeIdError;
 
-    fn from_str(text: &str) -> Result<Self, IdentityError> {
+    fn from_str(text: &str) -> Result<Self, SpiffeIdError> {
         if text.len() > MAX_IDENTITY_BYTES {
-            return Err(IdentityError::TooLong(text.len()));
+            return Err(SpiffeIdError::TooLong(text.len()));
         }
-        let rest = text.strip_prefix(SCHEME).ok_or(IdentityError::Scheme)?;
+        let rest = text.strip_prefix(SCHEME).ok_or(SpiffeIdError::Scheme)?;
         let (domain, path) = match rest.split_once('/') {
             Some((domain, path)) => (domain, Some(path)),
             None => (rest, None),
         };
         let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte);
         if domain.is_empty() || !domain.bytes().all(lower) {
-            return Err(IdentityError::TrustDomain);
+            return Err(SpiffeIdError::TrustDomain);
         }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
         let good = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(allowed);
         if path.is_some_and(|path| !path.split('/').all(good)) {
-            return Err(IdentityError::Path);
+            return Err(SpiffeIdError::Path);
         }
         Ok(Self(text.into()))
     }

@@ -7,7 +7,7 @@ use crate::{
     name::{MAX_TAGS, NameError, ServiceName},
 };
 
-use super::{InstanceKey, Registration, Source};
+use super::{InstanceKey, InstanceSource, Registration};
 
 /// Most instances of one zone. Twice what the zone must publish smoothly (100,000), and about 100 MB of memory.
 pub const MAX_INSTANCES_PER_ZONE: usize = 200_000;
@@ -67,7 +67,10 @@ pub enum RegistryError {
     #[error("no instance `{0}` is registered")]
     NotFound(InstanceKey),
     #[error("instance `{key}` was put in by the source `{holder}` and can only be changed there")]
-    HeldBy { key: InstanceKey, holder: Source },
+    HeldBy {
+        key: InstanceKey,
+        holder: InstanceSource,
+    },
     #[error("instance `{0}` is in the list twice")]
     Twice(InstanceKey),
     #[error(

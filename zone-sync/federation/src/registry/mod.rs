@@ -6,9 +6,9 @@
 //! often rolled out before the file that names it, and whoever publishes instances decides that such an instance gets no
 //! traffic until the service is declared.
 //!
-//! Each instance has its [`Source`], and a source only ever removes what it put in. Adding a source (an orchestrator,
+//! Each instance has its [`InstanceSource`], and a source only ever removes what it put in. Adding a source (an orchestrator,
 //! another store): a program outside the gateway needs nothing here; it hands over all that it knows under a name of its
-//! own. One that is built in is a variant of [`Source`] at its place in the order of precedence, and a task of the
+//! own. One that is built in is a variant of [`InstanceSource`] at its place in the order of precedence, and a task of the
 //! gateway that calls the same replacement.
 
 use std::{net::SocketAddr, time::Duration};
@@ -30,7 +30,7 @@ pub use limits::{
 };
 pub use provenance::Provenance;
 pub use replacement::{Replaced, Replacement};
-pub use source::Source;
+pub use source::InstanceSource;
 pub use state::{Registered, Registry, RegistryEntry};
 
 /// One instance, as its owner announces it. `(service, id)` is its key: registering again replaces it and renews its lease.

@@ -10,12 +10,12 @@ use std::{
     vec,
 };
 
-use super::{InstanceKey, Registered, Registration, Registry, RegistryError, Source};
+use super::{InstanceKey, InstanceSource, Registered, Registration, Registry, RegistryError};
 
 /// A replacement under way.
 #[derive(Debug)]
 pub struct Replacement {
-    source: Source,
+    source: InstanceSource,
     gone: vec::IntoIter<InstanceKey>,
     wanted: btree_map::IntoIter<InstanceKey, Registration>,
     replaced: Replaced,
@@ -44,7 +44,7 @@ impl Replacement {
     #[must_use]
     pub fn new(
         registry: &Registry,
-        source: Source,
+        source: InstanceSource,
         wanted: Vec<Registration>,
         check: impl Fn(&Registration) -> Result<(), RegistryError>,
     ) -> Self {
@@ -80,7 +80,7 @@ impl Replacement {
     }
 
     #[must_use]
-    pub fn source(&self) -> &Source {
+    pub fn source(&self) -> &InstanceSource {
         &self.source
     }
 
@@ -129,7 +129,7 @@ impl Replacement {
 
 impl Registry {
     /// Makes `source` hold exactly `wanted`, in one go; see [`Replacement`] for doing it in steps.
-    pub fn replace(&mut self, now: Instant, source: &Source, wanted: Vec<Registration>) -> Replaced {
+    pub fn replace(&mut self, now: Instant, source: &InstanceSource, wanted: Vec<Registration>) -> Replaced {
         let mut replacement = Replacement::new(self, source.clone(), wanted, |_| Ok(()));
         loop {
             if let Some(replaced) = replacement.advance(now, self, usize::MAX, |_, _| {}) {

@@ -20,11 +20,11 @@ fn registration(id: u8, weight: u32) -> Registration {
     }
 }
 
-fn consul() -> Source {
-    Source::named("consul").unwrap()
+fn consul() -> InstanceSource {
+    InstanceSource::named("consul").unwrap()
 }
 
-fn ids(registry: &Registry, source: &Source) -> Vec<String> {
+fn ids(registry: &Registry, source: &InstanceSource) -> Vec<String> {
     registry.keys_of(source).map(|key| key.id).collect()
 }
 
@@ -39,14 +39,17 @@ fn afterwards_the_source_holds_exactly_what_it_named() {
     let replaced = registry.replace(now, &consul(), second);
     assert_eq!((replaced.added, replaced.changed, replaced.removed), (1, 1, 1));
     assert_eq!(ids(&registry, &consul()), ["2", "3", "4"]);
-    assert_eq!(ids(&registry, &Source::Registered), ["9"]);
+    assert_eq!(ids(&registry, &InstanceSource::Registered), ["9"]);
     assert!(
         !registry
-            .replace(now, &Source::named("k8s").unwrap(), Vec::new())
+            .replace(now, &InstanceSource::named("k8s").unwrap(), Vec::new())
             .is_change()
     );
     assert!(registry.replace(now, &consul(), Vec::new()).is_change());
-    assert_eq!(registry.holdings(), &BTreeMap::from([(Source::Registered, 1)]));
+    assert_eq!(
+        registry.holdings(),
+        &BTreeMap::from([(InstanceSource::Registered, 1)])
+    );
 }
 
 #[test]
@@ -68,7 +71,7 @@ fn what_is_refused_stays_as_it_was_and_does_not_stop_the_rest() {
 #[test]
 fn there_are_only_so_many_named_sources_and_one_that_is_empty_is_none() {
     let (mut registry, now) = (Registry::new(), Instant::now());
-    let source = |n: usize| Source::named(&format!("s{n}")).unwrap();
+    let source = |n: usize| InstanceSource::named(&format!("s{n}")).unwrap();
     for n in 0..super::super::MAX_NAMED_SOURCES {
         let replaced = registry.replace(now, &source(n), vec![registration(1, 1)]);
         assert_eq!(replaced.added, 1);
@@ -79,7 +82,7 @@ fn there_are_only_so_many_named_sources_and_one_that_is_empty_is_none() {
     assert_eq!(refused[0].1, RegistryError::TooManySources);
     assert_eq!(
         registry
-            .replace(now, &Source::Folder, vec![registration(1, 1)])
+            .replace(now, &InstanceSource::Folder, vec![registration(1, 1)])
             .added,
         1
     );
@@ -116,14 +119,14 @@ fn a_replacement_in_steps_ends_as_one_in_one_go() {
 
 const SOURCES: u8 = 6;
 
-fn source(n: u8) -> Source {
+fn source(n: u8) -> InstanceSource {
     match n % SOURCES {
-        0 => Source::Topology,
-        1 => Source::Folder,
-        2 => Source::Registered,
-        3 => Source::Dns,
+        0 => InstanceSource::Topology,
+        1 => InstanceSource::Folder,
+        2 => InstanceSource::Registered,
+        3 => InstanceSource::Dns,
         4 => consul(),
-        _ => Source::named("k8s").unwrap(),
+        _ => InstanceSource::named("k8s").unwrap(),
     }
 }
 
@@ -134,7 +137,7 @@ proptest! {
         steps in proptest::collection::vec((0u8..SOURCES, 0u8..3, proptest::collection::btree_set(0u8..6, 0..5), 1u32..4), 1..80)
     ) {
         let (mut registry, now) = (Registry::new(), Instant::now());
-        let mut model: BTreeMap<(String, Source), u32> = BTreeMap::new();
+        let mut model: BTreeMap<(String, InstanceSource), u32> = BTreeMap::new();
         for (who, action, set, weight) in steps {
             let who = source(who);
             match action {
@@ -145,15 +148,15 @@ proptest! {
                 }
                 1 => for &id in &set {
                     registry.register(now, registration(id, weight)).unwrap();
-                    model.insert((id.to_string(), Source::Registered), weight);
+                    model.insert((id.to_string(), InstanceSource::Registered), weight);
                 },
                 _ => for &id in &set {
                     let key = registration(id, 1).key();
-                    let held = model.remove(&(key.id.clone(), Source::Registered)).is_some();
+                    let held = model.remove(&(key.id.clone(), InstanceSource::Registered)).is_some();
                     prop_assert_eq!(registry.deregister(&key.service, &key.id).is_ok(), held);
                 },
             }
-            let mut in_force: BTreeMap<&str, (&Source, u32)> = BTreeMap::new();
+            let mut in_force: BTreeMap<&str, (&InstanceSource, u32)> = BTreeMap::new();
             for ((id, source), weight) in model.iter().rev() {
                 in_force.insert(id, (source, *weight));
             }

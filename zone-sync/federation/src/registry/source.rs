@@ -16,7 +16,7 @@ use super::RegistryError;
 /// to the properties of `replacement_tests.rs`, the word to `registry.proto` and docs/registering.md.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Source {
+pub enum InstanceSource {
     /// Fixed in the topology file.
     Topology,
     /// Read from the files of a watched folder.
@@ -29,7 +29,7 @@ pub enum Source {
     Dns,
 }
 
-impl Source {
+impl InstanceSource {
     /// The source that a program names when it hands over all that it knows.
     ///
     /// # Errors
@@ -60,13 +60,13 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for InstanceSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-impl FromStr for Source {
+impl FromStr for InstanceSource {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
@@ -80,7 +80,7 @@ impl FromStr for Source {
     }
 }
 
-impl TryFrom<String> for Source {
+impl TryFrom<String> for InstanceSource {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
@@ -88,8 +88,8 @@ impl TryFrom<String> for Source {
     }
 }
 
-impl From<Source> for String {
-    fn from(source: Source) -> Self {
+impl From<InstanceSource> for String {
+    fn from(source: InstanceSource) -> Self {
         source.as_str().to_owned()
     }
 }
@@ -101,18 +101,21 @@ mod tests {
     #[test]
     fn a_source_reads_back_as_it_is_written() {
         for word in ["topology", "folder", "registered", "dns", "consul", "k8s-east"] {
-            assert_eq!(word.parse::<Source>().unwrap().to_string(), word);
+            assert_eq!(word.parse::<InstanceSource>().unwrap().to_string(), word);
         }
-        assert!("Consul".parse::<Source>().is_err());
+        assert!("Consul".parse::<InstanceSource>().is_err());
     }
 
     #[test]
     fn a_program_cannot_pass_itself_off_as_a_source_that_is_built_in() {
-        assert_eq!(Source::named("consul").unwrap().as_str(), "consul");
+        assert_eq!(InstanceSource::named("consul").unwrap().as_str(), "consul");
         for word in ["topology", "folder", "registered", "dns"] {
             let refused = RegistryError::ReservedSource(word.to_owned());
-            assert_eq!(Source::named(word), Err(refused));
+            assert_eq!(InstanceSource::named(word), Err(refused));
         }
-        assert!(matches!(Source::named("a b"), Err(RegistryError::BadSource(_))));
+        assert!(matches!(
+            InstanceSource::named("a b"),
+            Err(RegistryError::BadSource(_))
+        ));
     }
 }

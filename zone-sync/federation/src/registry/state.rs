@@ -11,8 +11,8 @@ use std::{
 use crate::name::ServiceName;
 
 use super::{
-    InstanceKey, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_NAMED_SOURCES, Registration,
-    RegistryError, Source, check,
+    InstanceKey, InstanceSource, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_NAMED_SOURCES,
+    Registration, RegistryError, check,
 };
 
 /// Effect of a registration.
@@ -29,7 +29,7 @@ pub enum Registered {
 #[derive(Debug, Clone, Copy)]
 pub struct RegistryEntry<'a> {
     pub registration: &'a Registration,
-    pub source: &'a Source,
+    pub source: &'a InstanceSource,
     /// Time at which it goes unless renewed; `None`: it stays.
     pub expires: Option<Instant>,
 }
@@ -46,18 +46,18 @@ pub struct Registry {
     /// Slots over all services.
     instances: usize,
     /// Keys that each source holds; none that holds nothing.
-    holdings: BTreeMap<Source, usize>,
+    holdings: BTreeMap<InstanceSource, usize>,
 }
 
 /// Word of each source on one key: in order of precedence, at most one for each source, and never empty.
 #[derive(Debug, Default)]
 struct Slot {
-    held: Vec<Held>,
+    held: Vec<SourceEntry>,
 }
 
 #[derive(Debug)]
-struct Held {
-    source: Source,
+struct SourceEntry {
+    source: InstanceSource,
     registration: Registration,
     expires: Option<Instant>,
     /// Time under which this lease stands in `alarms`; at or before `expires`.
@@ -74,12 +74,12 @@ impl Slot {
         })
     }
 
-    fn of(&mut self, source: &Source) -> Option<&mut Held> {
+    fn of(&mut self, source: &InstanceSource) -> Option<&mut SourceEntry> {
         self.held.iter_mut().find(|held| held.source == *source)
     }
 
     /// Puts what one source says in its place, and returns what it said before.
-    fn put(&mut self, new: Held) -> Option<Held> {
+    fn put(&mut self, new: SourceEntry) -> Option<SourceEntry> {
         match self.held.binary_search_by(|held| held.source.cmp(&new.source)) {
             Ok(at) => Some(mem::replace(&mut self.held[at], new)),
             Err(at) => {
@@ -91,7 +91,7 @@ impl Slot {
         }
     }
 
-    fn take(&mut self, source: &Source) -> Option<Held> {
+    fn take(&mut self, source: &InstanceSource) -> Option<SourceEntry> {
         let at = self.held.iter().position(|held| held.source == *source)?;
         Some(self.held.remove(at))
     }
@@ -103,7 +103,7 @@ impl Registry {
         Self::default()
     }
 
-    /// Registers: [`Registry::put`] as [`Source::Registered`], with a full time to live from `now` on.
+    /// Registers: [`Registry::put`] as [`InstanceSource::Registered`], with a full time to live from `now` on.
     ///
     /// # Errors
     /// When a limit is broken; nothing is changed then.
@@ -112,7 +112,7 @@ impl Registry {
         now: Instant,
         registration: Registration,
     ) -> Result<Registered, RegistryError> {
-        self.put(now, &Source::Registered, registration)
+        self.put(now, &InstanceSource::Registered, registration)
     }
 
     /// Adds or replaces what `source` says under this key. Where a source that goes before it holds the same key, it is
@@ -124,10 +124,10 @@ impl Registry {
     pub fn put(
         &mut self,
         now: Instant,
-        source: &Source,
+        source: &InstanceSource,
         registration: Registration,
     ) -> Result<Registered, RegistryError> {
-        if *source != Source::Topology {
+        if *source != InstanceSource::Topology {
             check(&registration)?;
             self.check_source(source, &registration)?;
             self.check_room(&registration)?;
@@ -138,7 +138,7 @@ impl Registry {
         let same = slot
             .of(source)
             .is_some_and(|held| held.registration == registration);
-        let before = slot.put(Held {
+        let before = slot.put(SourceEntry {
             source: source.clone(),
             registration,
             expires,
@@ -163,7 +163,7 @@ impl Registry {
     }
 
     /// Removes what `source` says under this key, and nothing that another source says; `None` when it says nothing.
-    pub fn remove(&mut self, source: &Source, key: &InstanceKey) -> Option<Registration> {
+    pub fn remove(&mut self, source: &InstanceSource, key: &InstanceKey) -> Option<Registration> {
         let slot = self.services.get_mut(&key.service)?.get_mut(&key.id)?;
         let held = slot.take(source)?;
         self.drop_alarm(held.alarm, key);
@@ -172,7 +172,7 @@ impl Registry {
     }
 
     /// The keys that `source` holds, in force or not.
-    pub(crate) fn keys_of(&self, source: &Source) -> impl Iterator<Item = InstanceKey> {
+    pub(crate) fn keys_of(&self, source: &InstanceSource) -> impl Iterator<Item = InstanceKey> {
         let count = self.holdings.get(source).copied().unwrap_or(0);
         let slots = self.services.values().flat_map(BTreeMap::values);
         let held = slots.flat_map(|slot| &slot.held);
@@ -188,7 +188,7 @@ impl Registry {
     /// When nothing is registered under this key, or another source alone holds it.
     pub fn renew(&mut self, now: Instant, service: &ServiceName, id: &str) -> Result<(), RegistryError> {
         let slot = self.services.get_mut(service).and_then(|ids| ids.get_mut(id));
-        let Some(held) = slot.and_then(|slot| slot.of(&Source::Registered)) else {
+        let Some(held) = slot.and_then(|slot| slot.of(&InstanceSource::Registered)) else {
             return Err(self.absent(service, id));
         };
         held.expires = held.registration.time_to_live.map(|time| now + time);
@@ -204,7 +204,7 @@ impl Registry {
             service: service.clone(),
             id: id.to_owned(),
         };
-        let removed = self.remove(&Source::Registered, &key);
+        let removed = self.remove(&InstanceSource::Registered, &key);
         removed.ok_or_else(|| self.absent(service, id))
     }
 
@@ -219,8 +219,8 @@ impl Registry {
                 break;
             };
             if !self.set_alarm_again(now, &key) {
-                self.slot(&key).take(&Source::Registered);
-                self.let_go(&Source::Registered, &key);
+                self.slot(&key).take(&InstanceSource::Registered);
+                self.let_go(&InstanceSource::Registered, &key);
                 expired.push(key);
             }
         }
@@ -250,8 +250,8 @@ impl Registry {
         self.services.get(service)?.get(id)?.in_force()
     }
 
-    /// Everything that a store holds, in force or not; see [`Source::is_stored`].
-    pub fn stored(&self) -> impl Iterator<Item = (&Source, &Registration)> {
+    /// Everything that a store holds, in force or not; see [`InstanceSource::is_stored`].
+    pub fn stored(&self) -> impl Iterator<Item = (&InstanceSource, &Registration)> {
         let slots = self.services.values().flat_map(BTreeMap::values);
         let held = slots.flat_map(|slot| &slot.held);
         held.filter(|held| held.source.is_stored())
@@ -260,7 +260,7 @@ impl Registry {
 
     /// The sources that hold something, each with how much.
     #[cfg(test)]
-    pub(crate) fn holdings(&self) -> &BTreeMap<Source, usize> {
+    pub(crate) fn holdings(&self) -> &BTreeMap<InstanceSource, usize> {
         &self.holdings
     }
 
@@ -294,14 +294,18 @@ impl Registry {
         Ok(())
     }
 
-    fn check_source(&self, source: &Source, registration: &Registration) -> Result<(), RegistryError> {
-        if *source == Source::Registered {
+    fn check_source(
+        &self,
+        source: &InstanceSource,
+        registration: &Registration,
+    ) -> Result<(), RegistryError> {
+        if *source == InstanceSource::Registered {
             return Ok(());
         }
         if registration.time_to_live.is_some() {
             return Err(RegistryError::NeedlessTimeToLive(registration.key()));
         }
-        let is_named = |source: &&Source| matches!(source, Source::Named(_));
+        let is_named = |source: &&InstanceSource| matches!(source, InstanceSource::Named(_));
         let is_new = is_named(&source) && !self.holdings.contains_key(source);
         if is_new && self.holdings.keys().filter(is_named).count() >= MAX_NAMED_SOURCES {
             return Err(RegistryError::TooManySources);
@@ -333,7 +337,7 @@ impl Registry {
 
     /// Tells whether the lease runs past `now` because it was renewed.
     fn set_alarm_again(&mut self, now: Instant, key: &InstanceKey) -> bool {
-        let Some(held) = self.slot(key).of(&Source::Registered) else {
+        let Some(held) = self.slot(key).of(&InstanceSource::Registered) else {
             return false;
         };
         held.alarm = held.expires.filter(|expires| *expires > now);
@@ -351,7 +355,7 @@ impl Registry {
     }
 
     /// Settles the counts after `source` has let go of a key.
-    fn let_go(&mut self, source: &Source, key: &InstanceKey) {
+    fn let_go(&mut self, source: &InstanceSource, key: &InstanceKey) {
         if let Some(count) = self.holdings.get_mut(source) {
             *count -= 1;
             if *count == 0 {

@@ -24,7 +24,11 @@ fn registration(name: &str, id: &str, seconds: u64) -> Registration {
 }
 
 fn fix(registry: &mut Registry, fixed: impl IntoIterator<Item = Registration>) {
-    registry.replace(Instant::now(), &Source::Topology, fixed.into_iter().collect());
+    registry.replace(
+        Instant::now(),
+        &InstanceSource::Topology,
+        fixed.into_iter().collect(),
+    );
 }
 
 fn ids(registry: &Registry, name: &str) -> Vec<String> {
@@ -98,7 +102,7 @@ fn what_is_not_registered_cannot_be_renewed_or_removed() {
     let absent = RegistryError::NotFound(registration("a", "1", 0).key());
     let fixed = RegistryError::HeldBy {
         key: registration("a", "fixed", 0).key(),
-        holder: Source::Topology,
+        holder: InstanceSource::Topology,
     };
     assert_eq!(registry.renew(now, &a, "1"), Err(absent.clone()));
     assert_eq!(registry.deregister(&a, "1"), Err(absent));
@@ -119,7 +123,7 @@ fn a_source_removes_only_what_it_put_in() {
     );
     assert_eq!(
         source(&registry),
-        Some(Source::Topology),
+        Some(InstanceSource::Topology),
         "the topology comes first"
     );
     assert_eq!(registry.len(), 3);
@@ -127,7 +131,7 @@ fn a_source_removes_only_what_it_put_in() {
     fix(&mut registry, []);
     assert_eq!(
         source(&registry),
-        Some(Source::Registered),
+        Some(InstanceSource::Registered),
         "the registration was kept"
     );
     assert_eq!(ids(&registry, "a"), ["1", "2"]);

@@ -10,7 +10,7 @@ use causeway_proto::registry as proto;
 
 use crate::name::ServiceName;
 
-use super::{InstanceKey, Provenance, Registration, RegistryError, Source, check};
+use super::{InstanceKey, InstanceSource, Provenance, Registration, RegistryError, check};
 
 /// Most elements of one list, as the contract says.
 pub const MAX_LIST: usize = 1_000;
@@ -84,14 +84,18 @@ pub fn key_message(key: &InstanceKey) -> proto::InstanceKey {
 ///
 /// # Errors
 /// When a part is missing or is not what the registry would take.
-pub fn instance(message: proto::Instance) -> Result<(Registration, Source, u64), RegistryError> {
+pub fn instance(message: proto::Instance) -> Result<(Registration, InstanceSource, u64), RegistryError> {
     let registration = registration(message.registration.unwrap_or_default())?;
     let source = message.source.parse().map_err(RegistryError::BadSource)?;
     Ok((registration, source, message.revision))
 }
 
 #[must_use]
-pub fn instance_message(registration: &Registration, source: &Source, revision: u64) -> proto::Instance {
+pub fn instance_message(
+    registration: &Registration,
+    source: &InstanceSource,
+    revision: u64,
+) -> proto::Instance {
     proto::Instance {
         registration: Some(registration_message(registration)),
         source: source.to_string(),
@@ -169,8 +173,8 @@ mod tests {
         fn what_is_told_is_what_is_understood(told in arbitrary()) {
             prop_assert_eq!(registration(registration_message(&told)), Ok(told.clone()));
             prop_assert_eq!(key(key_message(&told.key())), Ok(told.key()));
-            let message = instance_message(&told, &Source::Folder, 7);
-            prop_assert_eq!(instance(message), Ok((told, Source::Folder, 7)));
+            let message = instance_message(&told, &InstanceSource::Folder, 7);
+            prop_assert_eq!(instance(message), Ok((told, InstanceSource::Folder, 7)));
         }
 
         #[test]

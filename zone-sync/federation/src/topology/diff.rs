@@ -20,7 +20,7 @@ const SHOWN_DIGITS: usize = 16;
 /// The changes, in the order of the file: the federation, then its zones, then its services.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Diff {
-    pub changes: Vec<Change>,
+    pub changes: Vec<TopologyChange>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum ChangeKind {
 /// One change. `before` and `after` are how a person would write the value; empty where there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Change {
+pub struct TopologyChange {
     pub kind: ChangeKind,
     /// Subject of the change: `service orders: split`.
     pub subject: String,
@@ -63,7 +63,7 @@ impl Diff {
     }
 
     fn push(&mut self, kind: ChangeKind, subject: String, before: String, after: String) {
-        self.changes.push(Change {
+        self.changes.push(TopologyChange {
             kind,
             subject,
             before,
@@ -106,7 +106,7 @@ impl ChangeKind {
 }
 
 /// `+ service web`, `- zone east: gateway gw:7800`, `~ service orders: port 80 -> 8080`.
-impl fmt::Display for Change {
+impl fmt::Display for TopologyChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let subject = &self.subject;
         match self.kind {

@@ -35,7 +35,7 @@ pub(super) struct Listed<T> {
 }
 
 /// One kind of map in the file, and the keys it may have.
-pub(super) struct Kind {
+pub(super) struct MapKind {
     /// With its article, for messages: `a zone`.
     pub what: &'static str,
     pub keys: &'static [&'static str],
@@ -46,7 +46,7 @@ pub(super) struct Kind {
 /// An open map.
 pub(super) struct Fields<'a> {
     at: Span,
-    kind: &'static Kind,
+    kind: &'static MapKind,
     entries: &'a [MapEntry],
     /// Known keys that unknown ones were probably meant to be; `None` for a stray without a suggestion.
     strays: Vec<Option<String>>,
@@ -55,7 +55,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Opens the map at `node`, and reports the keys that do not belong there. `at` is what missing keys are reported at.
-    pub(super) fn open(node: &'a Node, at: &Span, kind: &'static Kind, sink: &'a Sink) -> Option<Self> {
+    pub(super) fn open(node: &'a Node, at: &Span, kind: &'static MapKind, sink: &'a Sink) -> Option<Self> {
         let entries = map(node, at, kind.what, sink)?;
         let mut strays = Vec::new();
         for entry in entries
@@ -140,7 +140,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn unknown_key(entry: &MapEntry, kind: &Kind, sink: &Sink) -> Diagnostic {
+fn unknown_key(entry: &MapEntry, kind: &MapKind, sink: &Sink) -> Diagnostic {
     let message = format!("`{}` is not a key of {}", entry.key, kind.what);
     let meant = kind.meant.iter().find(|(word, _)| *word == entry.key);
     let nearest = match meant {

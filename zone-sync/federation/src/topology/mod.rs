@@ -20,7 +20,7 @@ mod schema;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
-pub use diff::{Change, ChangeKind, Diff, diff};
+pub use diff::{ChangeKind, Diff, TopologyChange, diff};
 pub use model::*;
 pub use permissions::{CallerSelector, CallerView, DefaultPermission, IdentitySelector, Permissions, Who};
 pub use render::Style;

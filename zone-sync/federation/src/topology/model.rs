@@ -189,7 +189,7 @@ pub struct Service {
     pub deny: Vec<CallerSelector>,
     pub retry: Option<Retry>,
     pub outlier: Option<Outlier>,
-    pub limits: Limits,
+    pub limits: RouteLimits,
     /// First bytes travel with the header (see ARCHITECTURE.md, "Two promises").
     pub early: bool,
     /// Longest time that a connection may go without a byte in either direction; `None`: any.
@@ -314,7 +314,7 @@ pub struct Outlier {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Limits {
+pub struct RouteLimits {
     pub connections: Option<u32>,
     pub pending: Option<u32>,
     pub rate_per_second: Option<u64>,

@@ -15,8 +15,8 @@ use super::{
     diagnostic::Span,
     fields::{Listed, Spanned},
     model::{
-        Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Limits, Mirror, Outlier, Protocol, Retry,
-        Spill, SplitArm, TierTag, TierZone, Tls,
+        Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Mirror, Outlier, Protocol, Retry,
+        RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
     },
     permissions::{CallerSelector, Permissions},
 };
@@ -117,7 +117,7 @@ pub(super) struct Policies {
     pub failback: Option<Failback>,
     pub retry: Option<Retry>,
     pub outlier: Option<Outlier>,
-    pub limits: Limits,
+    pub limits: RouteLimits,
 }
 
 pub(super) struct Tier {

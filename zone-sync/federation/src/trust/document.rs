@@ -8,7 +8,7 @@ use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Authority, Roots,
+    Roots, TrustCryptography,
     revoked_names::{MAX_REVOKED_NAME_BYTES, MAX_REVOKED_NAMES, RevokedNames},
 };
 use crate::{
@@ -83,10 +83,10 @@ impl Content {
         self.roots.iter().map(hashed).collect()
     }
 
-    fn check(&self) -> Result<(), DocumentError> {
+    fn check(&self) -> Result<(), TrustDocumentError> {
         let domain = self.trust_domain.len();
         if domain == 0 || domain > MAX_TRUST_DOMAIN_BYTES {
-            return Err(DocumentError::Field("trust domain"));
+            return Err(TrustDocumentError::Field("trust domain"));
         }
         let sizes = self.roots.iter().map(Vec::len);
         let hashes: BTreeSet<_> = self.roots.iter().map(|root| CertificateHash::of(root)).collect();
@@ -94,14 +94,16 @@ impl Content {
             || hashes.len() != self.roots.len()
             || sizes.clone().any(|bytes| bytes == 0 || bytes > MAX_ROOT_BYTES)
         {
-            return Err(DocumentError::Field("set of roots"));
+            return Err(TrustDocumentError::Field("set of roots"));
         }
         let lists = &self.revocations;
         if lists.len() > self.roots.len() || lists.iter().any(|list| list.len() > MAX_REVOCATIONS_BYTES) {
-            return Err(DocumentError::Field("set of revocation lists"));
+            return Err(TrustDocumentError::Field("set of revocation lists"));
         }
         match self.preferred {
-            Some(preferred) if !hashes.contains(&preferred) => Err(DocumentError::Field("preferred issuer")),
+            Some(preferred) if !hashes.contains(&preferred) => {
+                Err(TrustDocumentError::Field("preferred issuer"))
+            }
             _ => Ok(()),
         }
     }
@@ -119,7 +121,7 @@ pub struct TrustDocument {
 
 /// Reason why something is not a document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DocumentError {
+pub enum TrustDocumentError {
     #[error("the document has {bytes} bytes; at most {MAX_DOCUMENT_BYTES} are allowed")]
     TooLarge { bytes: usize },
     #[error("the document is not a valid message")]
@@ -139,7 +141,11 @@ impl TrustDocument {
     ///
     /// # Errors
     /// When the content breaks a limit, or names a preferred issuer that is not among its roots.
-    pub fn new(generation: u64, content: Content, made_at_milliseconds: u64) -> Result<Self, DocumentError> {
+    pub fn new(
+        generation: u64,
+        content: Content,
+        made_at_milliseconds: u64,
+    ) -> Result<Self, TrustDocumentError> {
         let statement = proto::Statement {
             generation,
             trust_domain: content.trust_domain.clone(),
@@ -167,7 +173,7 @@ impl TrustDocument {
 
     /// Tells whether one of `roots` has signed it.
     #[must_use]
-    pub fn is_signed_by_any(&self, roots: &Roots, authority: &dyn Authority) -> bool {
+    pub fn is_signed_by_any(&self, roots: &Roots, authority: &dyn TrustCryptography) -> bool {
         let message = self.bytes_to_sign();
         self.signatures.iter().any(|(by, signature)| {
             let root = roots.get(by);
@@ -177,11 +183,11 @@ impl TrustDocument {
 
     /// # Errors
     /// When the bytes are too many, or are no document.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DocumentError> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, TrustDocumentError> {
         if bytes.len() > MAX_DOCUMENT_BYTES {
-            return Err(DocumentError::TooLarge { bytes: bytes.len() });
+            return Err(TrustDocumentError::TooLarge { bytes: bytes.len() });
         }
-        let document = proto::Document::decode(bytes).map_err(DocumentError::Malformed)?;
+        let document = proto::Document::decode(bytes).map_err(TrustDocumentError::Malformed)?;
         Self::of_message(document)
     }
 
@@ -189,9 +195,9 @@ impl TrustDocument {
     ///
     /// # Errors
     /// When it breaks a limit, or is no document.
-    pub fn of_message(document: proto::Document) -> Result<Self, DocumentError> {
+    pub fn of_message(document: proto::Document) -> Result<Self, TrustDocumentError> {
         if document.signatures.len() > MAX_ROOTS {
-            return Err(DocumentError::Field("set of signatures"));
+            return Err(TrustDocumentError::Field("set of signatures"));
         }
         let read = |signed: proto::Signature| {
             let root = CertificateHash::read(&signed.root)?;
@@ -199,28 +205,28 @@ impl TrustDocument {
             bounded.then_some((root, signed.signature))
         };
         let signatures: Option<Vec<_>> = document.signatures.into_iter().map(read).collect();
-        let signatures = signatures.ok_or(DocumentError::Field("set of signatures"))?;
+        let signatures = signatures.ok_or(TrustDocumentError::Field("set of signatures"))?;
         Self::read(document.statement, signatures)
     }
 
-    fn read(words: Vec<u8>, signatures: Vec<(CertificateHash, Vec<u8>)>) -> Result<Self, DocumentError> {
+    fn read(words: Vec<u8>, signatures: Vec<(CertificateHash, Vec<u8>)>) -> Result<Self, TrustDocumentError> {
         if words.len() > MAX_DOCUMENT_BYTES {
-            return Err(DocumentError::TooLarge { bytes: words.len() });
+            return Err(TrustDocumentError::TooLarge { bytes: words.len() });
         }
-        let statement = proto::Statement::decode(words.as_slice()).map_err(DocumentError::Malformed)?;
+        let statement = proto::Statement::decode(words.as_slice()).map_err(TrustDocumentError::Malformed)?;
         if !(1..=MAX_GENERATION).contains(&statement.generation) {
-            return Err(DocumentError::Field("generation"));
+            return Err(TrustDocumentError::Field("generation"));
         }
         let preferred = match statement.preferred_issuer.as_slice() {
             [] => None,
-            bytes => Some(CertificateHash::read(bytes).ok_or(DocumentError::Field("preferred issuer"))?),
+            bytes => Some(CertificateHash::read(bytes).ok_or(TrustDocumentError::Field("preferred issuer"))?),
         };
         let content = Content {
             trust_domain: statement.trust_domain,
             roots: statement.roots,
             revocations: statement.revocations,
             revoked_names: RevokedNames::read(&statement.revoked_names)
-                .ok_or(DocumentError::Field("set of revoked names"))?,
+                .ok_or(TrustDocumentError::Field("set of revoked names"))?,
             preferred,
         };
         content.check()?;

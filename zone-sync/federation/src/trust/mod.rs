@@ -10,7 +10,7 @@
 //! was in the file when it was taken, and about every root that it or an earlier document names. A root that comes into
 //! the file later is trusted beside it.
 //!
-//! The file is the store's (`causeway-zone-sync`). The cryptography is the gateway's ([`Authority`]), and so is how
+//! The file is the store's (`causeway-zone-sync`). The cryptography is the gateway's ([`TrustCryptography`]), and so is how
 //! documents travel.
 
 mod bundle;
@@ -27,8 +27,8 @@ use std::{
 
 pub use bundle::{Bundle, BundleError};
 pub use document::{
-    CertificateHash, Content, DocumentError, MAX_DOCUMENT_BYTES, MAX_REVOCATIONS_BYTES, MAX_ROOTS,
-    TrustDocument, bytes_to_sign,
+    CertificateHash, Content, MAX_DOCUMENT_BYTES, MAX_REVOCATIONS_BYTES, MAX_ROOTS, TrustDocument,
+    TrustDocumentError, bytes_to_sign,
 };
 pub use refusal::TrustRefusal;
 pub use revoked_names::{MAX_REVOKED_NAMES, RevokedName, RevokedNames, RevokedUntil};
@@ -42,7 +42,7 @@ pub const MAX_DECIDED: usize = 4_096;
 pub type Roots = BTreeMap<CertificateHash, Vec<u8>>;
 
 /// Cryptography that the core asks for. Certificates and lists are DER.
-pub trait Authority {
+pub trait TrustCryptography {
     /// Tells whether the key of `root` made `signature` over `message`.
     fn signed(&self, root: &[u8], message: &[u8], signature: &[u8]) -> bool;
 
@@ -141,7 +141,7 @@ impl Trust {
         &mut self,
         document: &Arc<TrustDocument>,
         file: &Roots,
-        authority: &dyn Authority,
+        authority: &dyn TrustCryptography,
     ) -> Result<OfferedTrust, TrustRefusal> {
         let (edition, now) = (document.edition(), self.edition());
         if edition.generation < now.generation || edition == now {

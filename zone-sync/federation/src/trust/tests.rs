@@ -9,7 +9,7 @@ const DOMAIN: &str = "acme.internal";
 /// Stands for cryptography: a "signature" is the root followed by the message.
 struct Plain;
 
-impl Authority for Plain {
+impl TrustCryptography for Plain {
     fn signed(&self, root: &[u8], message: &[u8], signature: &[u8]) -> bool {
         signature == CertificateHash::of(&[root, message].concat()).0
     }

@@ -80,7 +80,7 @@ impl EtcdError {
 
 /// The members of one etcd.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub struct EtcdClient {
     members: Arc<[Member]>,
     /// The member that is asked first, as an index.
     preferred: Arc<AtomicUsize>,
@@ -95,7 +95,7 @@ struct Member {
     watching: Channel,
 }
 
-impl Client {
+impl EtcdClient {
     /// Connects to nothing yet.
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl Client {
         self.members.is_empty()
     }
 
-    /// The member that is asked first now, to be handed to [`Client::leave`] when it fails.
+    /// The member that is asked first now, to be handed to [`EtcdClient::leave`] when it fails.
     #[must_use]
     pub fn preferred(&self) -> usize {
         self.preferred.load(Ordering::Relaxed)
@@ -151,7 +151,7 @@ impl Client {
     }
 
     /// # Errors
-    /// See [`Client::call`].
+    /// See [`EtcdClient::call`].
     pub async fn range(
         &self,
         patience: Duration,
@@ -169,7 +169,7 @@ impl Client {
     /// Also says whether the first attempt was the one that succeeded; an earlier one may have been done as well.
     ///
     /// # Errors
-    /// See [`Client::call`]. When no member answered, it may still have been done.
+    /// See [`EtcdClient::call`]. When no member answered, it may still have been done.
     pub(crate) async fn txn(
         &self,
         patience: Duration,
@@ -190,7 +190,7 @@ impl Client {
     /// A lease of at least that many seconds.
     ///
     /// # Errors
-    /// See [`Client::call`].
+    /// See [`EtcdClient::call`].
     pub async fn grant(&self, patience: Duration, seconds: i64) -> Result<LeaseGrantResponse, EtcdError> {
         self.call("grant a lease", patience, |member| {
             let mut client = LeaseClient::new(member.channel);
@@ -201,7 +201,7 @@ impl Client {
     }
 
     /// # Errors
-    /// See [`Client::call`].
+    /// See [`EtcdClient::call`].
     pub async fn revoke(&self, patience: Duration, lease: i64) -> Result<(), EtcdError> {
         let revoked = self.call("revoke a lease", patience, |member| {
             let mut client = LeaseClient::new(member.channel);
@@ -363,18 +363,18 @@ mod tests {
             "http://a:1/path",
             "unix:/a",
         ] {
-            let error = Client::new(&[bad.to_owned()]).unwrap_err();
+            let error = EtcdClient::new(&[bad.to_owned()]).unwrap_err();
             assert!(matches!(error, EtcdError::Address(_)), "{bad}");
         }
-        assert!(matches!(Client::new(&[]), Err(EtcdError::Endpoints(0))));
+        assert!(matches!(EtcdClient::new(&[]), Err(EtcdError::Endpoints(0))));
         let many = vec!["http://a:1".to_owned(); MAX_ENDPOINTS + 1];
-        assert!(matches!(Client::new(&many), Err(EtcdError::Endpoints(_))));
+        assert!(matches!(EtcdClient::new(&many), Err(EtcdError::Endpoints(_))));
     }
 
     #[tokio::test]
     async fn a_member_that_failed_is_left_once_however_many_calls_found_it_failing() {
         let addresses: Vec<_> = (1..=3).map(|n| format!("http://127.0.0.1:{n}")).collect();
-        let client = Client::new(&addresses).unwrap().starting_at(2);
+        let client = EtcdClient::new(&addresses).unwrap().starting_at(2);
         client.leave(2);
         client.leave(2);
         assert_eq!(client.preferred(), 0);

@@ -27,7 +27,7 @@ use super::{
     Contact, Inner,
     client::{CALL_LIMIT, PAGE, pause},
     keys::{Key, decode_registration, decode_report},
-    view::{At, View},
+    view::{At, EtcdView},
 };
 
 /// Interval at which a sign of life is asked for.
@@ -273,7 +273,7 @@ fn revision(event: &Event) -> Option<i64> {
     Some(event.kv.as_ref()?.mod_revision)
 }
 
-fn apply(inner: &Inner, view: &mut View, event: Event) {
+fn apply(inner: &Inner, view: &mut EtcdView, event: Event) {
     let is_delete = event.r#type() == EventType::Delete;
     let Some(held) = event.kv else { return };
     if !is_delete {
@@ -286,7 +286,7 @@ fn apply(inner: &Inner, view: &mut View, event: Event) {
     }
 }
 
-fn put(inner: &Inner, view: &mut View, held: KeyValue) {
+fn put(inner: &Inner, view: &mut EtcdView, held: KeyValue) {
     let at = At {
         revision: held.mod_revision,
         lease: held.lease,

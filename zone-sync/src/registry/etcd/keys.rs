@@ -10,7 +10,7 @@
 //! An id may hold slashes, a service and a source may not, so every key reads one way only.
 
 use causeway_federation::name::{GatewayName, ZoneName};
-use causeway_federation::registry::{InstanceKey, Registration, Source, wire};
+use causeway_federation::registry::{InstanceKey, InstanceSource, Registration, wire};
 use causeway_proto::registry as proto;
 use prost::Message as _;
 
@@ -18,7 +18,7 @@ use prost::Message as _;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotKey {
     pub instance: InstanceKey,
-    pub source: Source,
+    pub source: InstanceSource,
 }
 
 /// Meaning of a key of etcd.
@@ -31,7 +31,7 @@ pub enum Key {
 
 /// Reason why what etcd holds under the zone's prefix could not be read. Somebody else wrote it, or a later version did.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
+pub enum EtcdKeyError {
     #[error("the key `{0}` is not one of this layout")]
     Unknown(String),
     #[error("the value of the key `{key}` cannot be read: {problem}")]
@@ -83,8 +83,8 @@ impl Layout {
 
     /// # Errors
     /// When it is no key of this zone and layout.
-    pub fn decode(&self, bytes: &[u8]) -> Result<Key, KeyError> {
-        let unknown = || KeyError::Unknown(shown(bytes));
+    pub fn decode(&self, bytes: &[u8]) -> Result<Key, EtcdKeyError> {
+        let unknown = || EtcdKeyError::Unknown(shown(bytes));
         let text = std::str::from_utf8(bytes).map_err(|_| unknown())?;
         let rest = text.strip_prefix(self.prefix.as_str()).ok_or_else(unknown)?;
         let (kind, rest) = rest.split_once('/').ok_or_else(unknown)?;
@@ -114,8 +114,8 @@ fn instance_key(text: &str) -> Option<InstanceKey> {
 
 /// # Errors
 /// When it is no registration, or one of another instance than its key says.
-pub fn decode_registration(key: &SlotKey, value: &[u8]) -> Result<Registration, KeyError> {
-    let wrong = |problem: String| KeyError::Value {
+pub fn decode_registration(key: &SlotKey, value: &[u8]) -> Result<Registration, EtcdKeyError> {
+    let wrong = |problem: String| EtcdKeyError::Value {
         key: format!("{}/{}", key.instance, key.source),
         problem,
     };
@@ -134,8 +134,8 @@ pub fn encode_registration(registration: &Registration) -> Vec<u8> {
 
 /// # Errors
 /// When it is no report of health.
-pub fn decode_report(key: &InstanceKey, value: &[u8]) -> Result<proto::HealthReport, KeyError> {
-    proto::HealthReport::decode(value).map_err(|error| KeyError::Value {
+pub fn decode_report(key: &InstanceKey, value: &[u8]) -> Result<proto::HealthReport, EtcdKeyError> {
+    proto::HealthReport::decode(value).map_err(|error| EtcdKeyError::Value {
         key: format!("health/{key}"),
         problem: error.to_string(),
     })
@@ -179,7 +179,7 @@ mod tests {
         fn a_key_reads_back_as_it_was_written(service in "[a-z]{1,9}", id in "[a-z0-9:./@_-]{1,40}", kind in 0..3) {
             let instance = key(&service, &id);
             let written = match kind {
-                0 => Key::Slot(SlotKey { instance, source: Source::named(&service).unwrap_or(Source::Registered) }),
+                0 => Key::Slot(SlotKey { instance, source: InstanceSource::named(&service).unwrap_or(InstanceSource::Registered) }),
                 1 => Key::Health(instance),
                 _ => Key::Gateway(service.parse().unwrap()),
             };
@@ -192,7 +192,7 @@ mod tests {
         fn no_bytes_make_the_decoder_fall(bytes: Vec<u8>, tail in "\\PC{0,40}") {
             let _ = layout().decode(&bytes);
             let _ = layout().decode(format!("/causeway/v1/east/instances/{tail}").as_bytes());
-            let slot = SlotKey { instance: key("a", "b"), source: Source::Registered };
+            let slot = SlotKey { instance: key("a", "b"), source: InstanceSource::Registered };
             let _ = decode_registration(&slot, &bytes);
         }
     }
@@ -201,7 +201,7 @@ mod tests {
     fn an_id_with_slashes_stays_one_id() {
         let slot = SlotKey {
             instance: key("orders", "shop/pod-7/8080"),
-            source: Source::Registered,
+            source: InstanceSource::Registered,
         };
         let bytes = layout().encode(&Key::Slot(slot.clone()));
         assert_eq!(
@@ -223,7 +223,7 @@ mod tests {
             "",
         ] {
             assert!(
-                matches!(layout().decode(bad.as_bytes()), Err(KeyError::Unknown(_))),
+                matches!(layout().decode(bad.as_bytes()), Err(EtcdKeyError::Unknown(_))),
                 "{bad}"
             );
         }
@@ -243,13 +243,13 @@ mod tests {
         };
         let slot = |id: &str| SlotKey {
             instance: key("orders", id),
-            source: Source::Registered,
+            source: InstanceSource::Registered,
         };
         let value = encode_registration(&registration);
         assert_eq!(decode_registration(&slot("a"), &value), Ok(registration));
         assert!(matches!(
             decode_registration(&slot("b"), &value),
-            Err(KeyError::Value { .. })
+            Err(EtcdKeyError::Value { .. })
         ));
     }
 }

@@ -13,7 +13,7 @@ use causeway_proto::etcd::mvccpb::KeyValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    EtcdError, Inner, View,
+    EtcdError, EtcdView, Inner,
     keys::{Key, SlotKey, decode_registration, decode_report},
     leases::Class,
     view::At,
@@ -27,7 +27,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A write, and who waits for it.
 #[derive(Debug)]
-pub(super) struct Order {
+pub(super) struct WriteOrder {
     pub key: Key,
     pub write: Write,
     /// Registration that the value holds, for the view.
@@ -73,7 +73,7 @@ impl Inner {
         self.lane(&order.key).try_send(order).is_ok()
     }
 
-    fn lane(&self, key: &Key) -> &mpsc::Sender<Order> {
+    fn lane(&self, key: &Key) -> &mpsc::Sender<WriteOrder> {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         // The remainder is below the number of lanes, whatever the hash.
@@ -110,9 +110,9 @@ fn new_order(
     write: Write,
     value: Option<Registration>,
     lease: Option<(Class, Option<i64>)>,
-) -> (Order, oneshot::Receiver<Result<Written, NotWritten>>) {
+) -> (WriteOrder, oneshot::Receiver<Result<Written, NotWritten>>) {
     let (answer, answered) = oneshot::channel();
-    let order = Order {
+    let order = WriteOrder {
         key,
         write,
         value,
@@ -124,7 +124,7 @@ fn new_order(
 }
 
 /// Runs until the registry is dropped.
-pub(super) async fn run(inner: Arc<Inner>, mut orders: mpsc::Receiver<Order>) {
+pub(super) async fn run(inner: Arc<Inner>, mut orders: mpsc::Receiver<WriteOrder>) {
     let mut waiting = Vec::new();
     loop {
         let room = MAX_WRITES.saturating_sub(waiting.len());
@@ -145,7 +145,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut orders: mpsc::Receiver<Order>) {
 }
 
 /// The first orders that fit into one transaction: no key twice.
-fn next_batch(inner: &Inner, waiting: &mut Vec<Order>) -> Vec<(Vec<u8>, Order)> {
+fn next_batch(inner: &Inner, waiting: &mut Vec<WriteOrder>) -> Vec<(Vec<u8>, WriteOrder)> {
     let mut keys = HashSet::new();
     let mut bytes = 0;
     let mut batch = Vec::new();
@@ -167,7 +167,7 @@ fn next_batch(inner: &Inner, waiting: &mut Vec<Order>) -> Vec<(Vec<u8>, Order)> 
     batch
 }
 
-async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, Order)>) {
+async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, WriteOrder)>) {
     let now = Instant::now();
     let (late, in_time): (Vec<_>, Vec<_>) = batch
         .drain(..)
@@ -219,7 +219,7 @@ async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, Order)>) {
 
 async fn attempt(
     inner: &Inner,
-    batch: &mut [(Vec<u8>, Order)],
+    batch: &mut [(Vec<u8>, WriteOrder)],
     left: Duration,
 ) -> Result<Vec<Written>, EtcdError> {
     for (_, order) in batch.iter_mut() {
@@ -248,7 +248,7 @@ async fn attempt(
     Ok(written)
 }
 
-fn refuse(inner: &Inner, batch: Vec<(Vec<u8>, Order)>, why: &str) {
+fn refuse(inner: &Inner, batch: Vec<(Vec<u8>, WriteOrder)>, why: &str) {
     inner
         .counters
         .failed
@@ -264,7 +264,7 @@ fn refuse(inner: &Inner, batch: Vec<(Vec<u8>, Order)>, why: &str) {
 }
 
 /// Takes what was written into the view at once, before the watch tells it, and answers those who wait for it.
-fn settle(inner: &Inner, batch: Vec<(Vec<u8>, Order)>, written: Vec<Written>) {
+fn settle(inner: &Inner, batch: Vec<(Vec<u8>, WriteOrder)>, written: Vec<Written>) {
     let now = Instant::now();
     inner
         .counters
@@ -290,7 +290,7 @@ fn settle(inner: &Inner, batch: Vec<(Vec<u8>, Order)>, written: Vec<Written>) {
 
 /// Notes in the view what became of a write to the slot of an instance.
 fn settle_slot(
-    view: &mut View,
+    view: &mut EtcdView,
     now: Instant,
     key: &SlotKey,
     (write, value): (&Write, Option<Registration>),
@@ -313,7 +313,7 @@ fn settle_slot(
 }
 
 /// Notes in the view what became of a write of what an instance's checks have found.
-fn settle_report(view: &mut View, key: &InstanceKey, write: &Write, written: &Written) {
+fn settle_report(view: &mut EtcdView, key: &InstanceKey, write: &Write, written: &Written) {
     let (Written::Done(revision), Write::Put { value, lease }) = (written, write) else {
         return;
     };
@@ -324,7 +324,7 @@ fn settle_report(view: &mut View, key: &InstanceKey, write: &Write, written: &Wr
 }
 
 /// Takes up what a comparison came upon.
-fn take_up(view: &mut View, now: Instant, key: &SlotKey, held: &KeyValue) {
+fn take_up(view: &mut EtcdView, now: Instant, key: &SlotKey, held: &KeyValue) {
     let at = At {
         revision: held.mod_revision,
         lease: held.lease,

@@ -54,7 +54,7 @@ impl Class {
 
 /// One lease of this process.
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct OwnLease {
     class: Class,
     /// Time at which the next renewal is due.
     due: Instant,
@@ -68,7 +68,7 @@ struct Held {
 /// The leases of this process. Pure: granting and renewing is for the caller.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    held: BTreeMap<i64, Held>,
+    held: BTreeMap<i64, OwnLease>,
     /// The lease of each class that still takes keys.
     open: BTreeMap<Class, i64>,
 }
@@ -93,7 +93,7 @@ impl Leases {
 
     /// etcd granted a lease for one key alone.
     pub(crate) fn add_apart(&mut self, now: Instant, class: Class, lease: i64) {
-        let held = Held {
+        let held = OwnLease {
             class,
             due: now + class.pace(),
             assigned: 0,
@@ -158,7 +158,7 @@ impl Leases {
 
     /// Leases that no key goes with any more, by `keys`, and that take none either.
     pub(super) fn empty(&self, now: Instant, keys: impl Fn(i64) -> usize) -> Vec<i64> {
-        let unused = |lease: i64, held: &Held| {
+        let unused = |lease: i64, held: &OwnLease| {
             let is_closed = self.open.get(&held.class) != Some(&lease);
             is_closed
                 && now.duration_since(held.granted) > KEPT_EMPTY

@@ -47,10 +47,10 @@ mod upkeep;
 pub mod view;
 mod write;
 
-pub use client::{Client, EtcdError};
-pub use presence::Attached;
-pub use registering::{RegisterError, Replaced, Unavailable};
-use view::{Change, InForce, View};
+pub use client::{EtcdClient, EtcdError};
+pub use presence::GatewayPresence;
+pub use registering::{RegisterError, ReplaceResult, Unavailable};
+use view::{EtcdView, InForce, ViewChange};
 
 /// Changes that a watcher may be behind; one that is further behind is told to begin anew. A registration of 65,536
 /// instances at a stroke fits; the entries are shared and small.
@@ -64,7 +64,7 @@ const TRIED_FOR: Duration = Duration::from_secs(3);
 
 /// Event that a watcher is told of.
 #[derive(Debug, Clone)]
-pub enum Event {
+pub enum RegistryEvent {
     /// The instance as it is now; `None`: it is gone.
     Instance(InstanceKey, Option<InForce>),
     Health(Arc<proto::HealthReport>),
@@ -94,7 +94,7 @@ pub struct Subscription {
     pub gateways: Vec<String>,
     pub revision: i64,
     /// Ends with `Lagged` when the watcher is too slow.
-    pub events: broadcast::Receiver<Event>,
+    pub events: broadcast::Receiver<RegistryEvent>,
 }
 
 /// Figures for `/metrics` and logs.
@@ -140,12 +140,12 @@ pub struct SharedRegistry {
 struct Inner {
     zone: ZoneName,
     layout: keys::Layout,
-    client: Client,
-    view: Mutex<View>,
+    client: EtcdClient,
+    view: Mutex<EtcdView>,
     leases: Mutex<leases::Leases>,
     /// Held while a lease is granted, so that many who need one ask for one.
     granting: tokio::sync::Mutex<()>,
-    events: broadcast::Sender<Event>,
+    events: broadcast::Sender<RegistryEvent>,
     contact: watch::Sender<Contact>,
     /// The latest writes were refused, then and for this reason; `None`: they were done.
     refused: Mutex<Option<(Instant, String)>>,
@@ -154,7 +154,7 @@ struct Inner {
     reported: Notify,
     /// The lease of each gateway that is attached here.
     presences: Mutex<BTreeMap<GatewayName, i64>>,
-    lanes: Vec<mpsc::Sender<lane::Order>>,
+    lanes: Vec<mpsc::Sender<lane::WriteOrder>>,
     counters: Counters,
     /// Set when the process ends: what attached gateways left behind is then left to their next zone-sync.
     stopping: AtomicBool,
@@ -164,7 +164,7 @@ struct Inner {
 impl SharedRegistry {
     /// Begins to follow etcd. Must be called within a tokio runtime. Returns at once: see [`SharedRegistry::contact`].
     #[must_use]
-    pub fn start(zone: ZoneName, client: Client, tasks: Tasks) -> Self {
+    pub fn start(zone: ZoneName, client: EtcdClient, tasks: Tasks) -> Self {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..LANES).map(|_| mpsc::channel(lane::MAX_ORDERS)).unzip();
         let inner = Arc::new(Inner {
@@ -270,7 +270,7 @@ impl SharedRegistry {
 }
 
 impl Inner {
-    fn view(&self) -> MutexGuard<'_, View> {
+    fn view(&self) -> MutexGuard<'_, EtcdView> {
         // The view is changed by pure code that does not panic half-way; a poisoned lock would mean that it did.
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -292,20 +292,20 @@ impl Inner {
     }
 
     /// Changes the view and tells the watchers.
-    fn change<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut EtcdView) -> T) -> T {
         let mut view = self.view();
         let done = change(&mut view);
         for change in view.take_changes() {
             let event = match change {
-                Change::Instance(key) => {
+                ViewChange::Instance(key) => {
                     let now = view.instance(&key);
-                    Event::Instance(key, now)
+                    RegistryEvent::Instance(key, now)
                 }
-                Change::Health(key) => match view.report(&key) {
-                    Some(report) => Event::Health(Arc::clone(report)),
+                ViewChange::Health(key) => match view.report(&key) {
+                    Some(report) => RegistryEvent::Health(Arc::clone(report)),
                     None => continue,
                 },
-                Change::Gateways => Event::Gateways(view.gateway_names()),
+                ViewChange::Gateways => RegistryEvent::Gateways(view.gateway_names()),
             };
             // Without watchers there is nobody to tell.
             let _ = self.events.send(event);

@@ -27,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A gateway is present while this lives.
 #[derive(Debug)]
-pub struct Attached {
+pub struct GatewayPresence {
     inner: Arc<Inner>,
     gateway: GatewayName,
     task: JoinHandle<Option<()>>,
@@ -36,7 +36,7 @@ pub struct Attached {
 impl SharedRegistry {
     /// A gateway attached itself to this process.
     #[must_use]
-    pub fn attach(&self, gateway: GatewayName) -> Attached {
+    pub fn attach(&self, gateway: GatewayName) -> GatewayPresence {
         let inner = Arc::clone(&self.inner);
         let adopted = inner.change(|view| view.attach(&gateway));
         let own = |report: &proto::HealthReport| {
@@ -55,11 +55,11 @@ impl SharedRegistry {
         let present = be_present(Arc::clone(&inner), gateway.clone());
         let task = tokio::spawn(inner.tasks.guard(name, present));
         tracing::info!(zone = %inner.zone, %gateway, "a gateway attached itself");
-        Attached { inner, gateway, task }
+        GatewayPresence { inner, gateway, task }
     }
 }
 
-impl Attached {
+impl GatewayPresence {
     /// Takes up what the gateway found of an instance. Others that are attached here are told at once.
     pub fn report(&self, key: InstanceKey, mut report: proto::HealthReport) {
         report.gateway = self.gateway.to_string();
@@ -74,7 +74,7 @@ impl Attached {
     }
 }
 
-impl Drop for Attached {
+impl Drop for GatewayPresence {
     fn drop(&mut self) {
         self.task.abort();
         let is_last = self.inner.change(|view| view.detach(&self.gateway));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use causeway_federation::registry::{
-    InstanceKey, MAX_INSTANCES_PER_ZONE, Registration, RegistryError, Source,
+    InstanceKey, InstanceSource, MAX_INSTANCES_PER_ZONE, Registration, RegistryError,
 };
 use tokio::sync::oneshot;
 
@@ -19,7 +19,7 @@ use super::{
     keys::{Key, SlotKey, encode_registration},
     lane::NotWritten,
     leases::Class,
-    view::{Beat, Claim},
+    view::{HeartbeatState, LeaseClaim},
     write::{Write, Written},
 };
 
@@ -44,7 +44,7 @@ pub enum RegisterError {
 
 /// Result of handing over all that a source knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Replaced {
+pub struct ReplaceResult {
     pub added: u32,
     pub changed: u32,
     pub removed: u32,
@@ -66,7 +66,7 @@ impl SharedRegistry {
         let mut pending = Vec::with_capacity(registrations.len());
         for registration in registrations {
             let ordered = match registration {
-                Ok(registration) => self.inner.put(registration, Source::Registered).await,
+                Ok(registration) => self.inner.put(registration, InstanceSource::Registered).await,
                 Err(refused) => Err(refused.into()),
             };
             pending.push(match ordered {
@@ -97,7 +97,10 @@ impl SharedRegistry {
         let mut pending = Vec::with_capacity(keys.len());
         for key in keys {
             pending.push(match key {
-                Ok(key) => Ok((key.clone(), self.inner.delete(key, Source::Registered).await?)),
+                Ok(key) => Ok((
+                    key.clone(),
+                    self.inner.delete(key, InstanceSource::Registered).await?,
+                )),
                 Err(refused) => Err(refused),
             });
         }
@@ -130,9 +133,9 @@ impl SharedRegistry {
         for (place, beat) in beats.into_iter().enumerate() {
             outcomes.push(match beat {
                 Err(refused) => Err(refused),
-                Ok((key, Beat::NotFound)) => Err(self.inner.view().absent(&key)),
-                Ok((_, Beat::Renewed)) => Ok(()),
-                Ok((key, Beat::Claim(claim))) => {
+                Ok((key, HeartbeatState::NotFound)) => Err(self.inner.view().absent(&key)),
+                Ok((_, HeartbeatState::Renewed)) => Ok(()),
+                Ok((key, HeartbeatState::Claim(claim))) => {
                     if let Some(order) = self.inner.claim(*claim).await {
                         pending.push((place, key, order));
                     }
@@ -159,10 +162,10 @@ impl SharedRegistry {
         &self,
         source: &str,
         registrations: Vec<Result<Registration, RegistryError>>,
-    ) -> Result<Replaced, RegisterError> {
-        let source = Source::named(source)?;
+    ) -> Result<ReplaceResult, RegisterError> {
+        let source = InstanceSource::named(source)?;
         self.inner.check_contact()?;
-        let mut replaced = Replaced::default();
+        let mut replaced = ReplaceResult::default();
         let wanted = sift(registrations, &mut replaced.refused);
         let (puts, gone) = self.inner.difference(&source, wanted, &mut replaced);
         let mut pending = Vec::with_capacity(puts.len());
@@ -200,7 +203,11 @@ impl Inner {
         Err(Unavailable { why })
     }
 
-    async fn put(&self, registration: Registration, source: Source) -> Result<Pending, RegisterError> {
+    async fn put(
+        &self,
+        registration: Registration,
+        source: InstanceSource,
+    ) -> Result<Pending, RegisterError> {
         let key = SlotKey {
             instance: registration.key(),
             source,
@@ -219,7 +226,7 @@ impl Inner {
         Ok(order.await.map_err(Unavailable::from)?)
     }
 
-    async fn delete(&self, instance: InstanceKey, source: Source) -> Result<Pending, Unavailable> {
+    async fn delete(&self, instance: InstanceKey, source: InstanceSource) -> Result<Pending, Unavailable> {
         let key = Key::Slot(SlotKey { instance, source });
         let order = self.order(key, Write::Delete { revision: None }, None, None);
         order.await.map_err(Unavailable::from)
@@ -235,7 +242,7 @@ impl Inner {
     fn hear(
         &self,
         keys: Vec<Result<InstanceKey, RegistryError>>,
-    ) -> Vec<Result<(InstanceKey, Beat), RegistryError>> {
+    ) -> Vec<Result<(InstanceKey, HeartbeatState), RegistryError>> {
         let now = Instant::now();
         let mut view = self.view();
         let hear = |key: InstanceKey| {
@@ -247,7 +254,7 @@ impl Inner {
     }
 
     /// Orders a claim; `None`: it is made later.
-    async fn claim(&self, claim: Claim) -> Option<Pending> {
+    async fn claim(&self, claim: LeaseClaim) -> Option<Pending> {
         let key = claim.key.clone();
         if !self.is_following() {
             self.view().claim_later(key);
@@ -267,13 +274,13 @@ impl Inner {
     }
 
     fn claim_later(&self, instance: InstanceKey) {
-        let source = Source::Registered;
+        let source = InstanceSource::Registered;
         self.view().claim_later(SlotKey { instance, source });
     }
 
     pub(super) fn claim_parts(
         &self,
-        claim: Claim,
+        claim: LeaseClaim,
     ) -> (SlotKey, Write, Registration, Option<(Class, Option<i64>)>) {
         let lease = self.lease_of(&claim.registration, None);
         let write = Write::Claim {
@@ -288,9 +295,9 @@ impl Inner {
     /// Finds what must be put so that the source holds exactly `wanted`, and what must go.
     fn difference(
         &self,
-        source: &Source,
+        source: &InstanceSource,
         mut wanted: BTreeMap<InstanceKey, Registration>,
-        replaced: &mut Replaced,
+        replaced: &mut ReplaceResult,
     ) -> (Vec<Registration>, Vec<InstanceKey>) {
         let view = self.view();
         let mut puts = Vec::new();

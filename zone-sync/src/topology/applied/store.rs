@@ -11,7 +11,7 @@ use std::{
 use causeway_federation::{
     edition::{Edition, edition},
     topology::applied::{
-        DocumentError, MAX_DOCUMENT_BYTES, StoredTopology, TopologyConflict, TopologyDocument,
+        MAX_DOCUMENT_BYTES, StoredTopology, TopologyConflict, TopologyDocument, TopologyDocumentError,
     },
 };
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -29,31 +29,31 @@ const CACHE_BYTES: usize = 1024 * 1024;
 
 /// Reason why the store could not be read or written.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub enum TopologyFileError {
     #[error("cannot use the data folder")]
     Folder(#[source] io::Error),
     #[error("cannot use the file of applied topologies")]
     File(#[source] redb::Error),
     #[error("the file of applied topologies holds a row that is not a document")]
-    Row(#[source] DocumentError),
+    Row(#[source] TopologyDocumentError),
     #[error("the file of applied topologies is damaged: {0}")]
     Damaged(&'static str),
 }
 
 /// A file that was not a store, and where it is kept now.
 #[derive(Debug)]
-pub struct SetAside {
+pub struct TopologySetAside {
     pub kept: PathBuf,
-    pub why: StoreError,
+    pub why: TopologyFileError,
 }
 
 /// The open file.
 #[derive(Debug)]
-pub struct Store {
+pub struct TopologyStore {
     database: Database,
 }
 
-impl Store {
+impl TopologyStore {
     /// Opens the store in `folder` and reads it. A file that cannot be read as a store is renamed to
     /// `topology.redb.corrupt-<unix seconds>` and a new one begun; the last value names it.
     ///
@@ -62,14 +62,14 @@ impl Store {
     pub fn open(
         folder: &Path,
         unix_seconds: u64,
-    ) -> Result<(Self, StoredTopology, Option<SetAside>), StoreError> {
+    ) -> Result<(Self, StoredTopology, Option<TopologySetAside>), TopologyFileError> {
         let path = folder.join(FILE);
         match open_guarded(&path) {
             Err(why) if why.is_corrupt() => {
                 let kept = folder.join(format!("{FILE}.corrupt-{unix_seconds}"));
-                fs::rename(&path, &kept).map_err(StoreError::Folder)?;
+                fs::rename(&path, &kept).map_err(TopologyFileError::Folder)?;
                 let (store, stored) = open_guarded(&path)?;
-                Ok((store, stored, Some(SetAside { kept, why })))
+                Ok((store, stored, Some(TopologySetAside { kept, why })))
             }
             opened => opened.map(|(store, stored)| (store, stored, None)),
         }
@@ -79,7 +79,7 @@ impl Store {
     ///
     /// # Errors
     /// When the disk does not let it; the store must be opened anew then.
-    pub fn write(&mut self, stored: &StoredTopology) -> Result<(), StoreError> {
+    pub fn write(&mut self, stored: &StoredTopology) -> Result<(), TopologyFileError> {
         let writing = self.database.begin_write()?;
         {
             let mut documents = writing.open_table(DOCUMENTS)?;
@@ -117,12 +117,12 @@ fn key(edition: &Edition) -> (u64, &[u8]) {
 }
 
 /// A damaged file can make the library panic as well as fail; both are one error here.
-fn open_guarded(path: &Path) -> Result<(Store, StoredTopology), StoreError> {
+fn open_guarded(path: &Path) -> Result<(TopologyStore, StoredTopology), TopologyFileError> {
     catch_unwind(AssertUnwindSafe(|| open(path)))
-        .unwrap_or(Err(StoreError::Damaged("reading it failed half-way")))
+        .unwrap_or(Err(TopologyFileError::Damaged("reading it failed half-way")))
 }
 
-fn open(path: &Path) -> Result<(Store, StoredTopology), StoreError> {
+fn open(path: &Path) -> Result<(TopologyStore, StoredTopology), TopologyFileError> {
     let mut database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
     // Opening alone verifies no checksum of the rows.
     database.check_integrity()?;
@@ -132,27 +132,27 @@ fn open(path: &Path) -> Result<(Store, StoredTopology), StoreError> {
     writing.open_table(CONFLICT)?;
     writing.commit()?;
     let stored = read(&database)?;
-    Ok((Store { database }, stored))
+    Ok((TopologyStore { database }, stored))
 }
 
-fn read(database: &Database) -> Result<StoredTopology, StoreError> {
+fn read(database: &Database) -> Result<StoredTopology, TopologyFileError> {
     let reading = database.begin_read()?;
     let mut documents = Vec::new();
     for row in reading.open_table(DOCUMENTS)?.iter()? {
         let (key, value) = row?;
         if value.value().len() > MAX_DOCUMENT_BYTES {
-            return Err(StoreError::Damaged("a row is too long"));
+            return Err(TopologyFileError::Damaged("a row is too long"));
         }
-        let document = TopologyDocument::decode(value.value()).map_err(StoreError::Row)?;
+        let document = TopologyDocument::decode(value.value()).map_err(TopologyFileError::Row)?;
         let (generation, fingerprint) = key.value();
         if edition(generation, fingerprint) != Some(document.edition()) {
-            return Err(StoreError::Damaged("a document lies under another's name"));
+            return Err(TopologyFileError::Damaged("a document lies under another's name"));
         }
         documents.push(Arc::new(document));
     }
     documents.sort_by_key(|document| document.edition());
     let conflict = reading.open_table(CONFLICT)?;
-    let side = |name: &str| -> Result<Option<Edition>, StoreError> {
+    let side = |name: &str| -> Result<Option<Edition>, TopologyFileError> {
         let row = conflict.get(name)?;
         Ok(row.and_then(|row| {
             let (generation, fingerprint) = row.value();
@@ -166,7 +166,7 @@ fn read(database: &Database) -> Result<StoredTopology, StoreError> {
     Ok(StoredTopology { documents, conflict })
 }
 
-impl StoreError {
+impl TopologyFileError {
     /// Tells whether the file is at fault, rather than the disk or another process.
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
@@ -186,7 +186,7 @@ impl StoreError {
 /// redb has an error type for each kind of call; all of them convert into its general one.
 macro_rules! from_redb {
     ($($kind:ty),*) => {$(
-        impl From<$kind> for StoreError {
+        impl From<$kind> for TopologyFileError {
             fn from(error: $kind) -> Self {
                 Self::File(error.into())
             }
@@ -244,24 +244,24 @@ mod tests {
         apply(&mut west, "z1", "# two");
         let documents = west.newer_than(east.edition());
         east.receive(&documents.into_iter().map(Vouched::by_author).collect::<Vec<_>>());
-        let (mut store, empty, _) = Store::open(folder.path(), 1).unwrap();
+        let (mut store, empty, _) = TopologyStore::open(folder.path(), 1).unwrap();
         assert_eq!(empty, StoredTopology::default());
         store.write(&east.stored()).unwrap();
         assert!(
-            !Store::open(folder.path(), 1).unwrap_err().is_corrupt(),
+            !TopologyStore::open(folder.path(), 1).unwrap_err().is_corrupt(),
             "it is in use"
         );
         drop(store);
-        let (mut store, stored, aside) = Store::open(folder.path(), 2).unwrap();
+        let (mut store, stored, aside) = TopologyStore::open(folder.path(), 2).unwrap();
         assert_eq!(stored, east.stored());
         assert!(stored.conflict.is_some() && aside.is_none());
         apply(&mut east, "z0", "# three");
         store.write(&east.stored()).unwrap();
         drop(store);
-        assert_eq!(Store::open(folder.path(), 3).unwrap().1, east.stored());
+        assert_eq!(TopologyStore::open(folder.path(), 3).unwrap().1, east.stored());
         let path = folder.path().join(FILE);
         std::fs::write(&path, b"not a database").unwrap();
-        let (_, stored, aside) = Store::open(folder.path(), 4).unwrap();
+        let (_, stored, aside) = TopologyStore::open(folder.path(), 4).unwrap();
         assert_eq!(stored, StoredTopology::default());
         let kept = aside.expect("it is set aside").kept;
         assert_eq!(kept, folder.path().join("topology.redb.corrupt-4"));

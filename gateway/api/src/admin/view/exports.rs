@@ -1,7 +1,7 @@
 //! Exports of every zone as known here, which zones tell each other, and the records that they came in.
 
 use causeway_federation::{
-    catalog::{self, Entry, Export, InstanceState},
+    catalog::{self, CatalogEntry, Export, InstanceState},
     name::Tags,
 };
 use causeway_routing::snapshot::{Health, Snapshot};
@@ -107,7 +107,7 @@ fn own_record(snapshot: &Snapshot, sync: &SyncReadings, reading: &OwnReading) ->
     }
 }
 
-fn record(snapshot: &Snapshot, sync: &SyncReadings, entry: &Entry) -> RecordView {
+fn record(snapshot: &Snapshot, sync: &SyncReadings, entry: &CatalogEntry) -> RecordView {
     let record = &entry.record;
     let reading = sync.of(&record.origin);
     RecordView {
@@ -130,7 +130,7 @@ fn heard(reading: Option<&SyncReading>) -> Option<f64> {
     Some(reading?.heard_ago?.as_secs_f64())
 }
 
-fn of_entry(snapshot: &Snapshot, sync: &SyncReadings, entry: &Entry) -> Vec<ExportView> {
+fn of_entry(snapshot: &Snapshot, sync: &SyncReadings, entry: &CatalogEntry) -> Vec<ExportView> {
     let heard = heard(sync.of(&entry.record.origin));
     let view = |export| ExportView {
         heard_seconds_ago: heard,
@@ -139,7 +139,7 @@ fn of_entry(snapshot: &Snapshot, sync: &SyncReadings, entry: &Entry) -> Vec<Expo
     entry.record.exports.iter().map(view).collect()
 }
 
-fn remote(snapshot: &Snapshot, entry: &Entry, export: &Export) -> ExportView {
+fn remote(snapshot: &Snapshot, entry: &CatalogEntry, export: &Export) -> ExportView {
     let origin = &entry.record.origin;
     ExportView {
         service: export.service.to_string(),

@@ -25,7 +25,7 @@ pub use services::{ArmView, Count, ServiceView, ServiceZone, TierView, services}
 pub use topology::{
     ChangeView, ChangesView, GenerationView, TopologyView, changes, generations, outcome, topology,
 };
-pub use trust::{ListView, RootView, TrustView, TrustedGatewayView, TrustedZoneView, trust};
+pub use trust::{ListView, RootView, TrustSummary, TrustedGatewayView, TrustedZoneView, trust};
 pub use tunnels::{TunnelView, tunnels};
 pub use zones::{LinkView, ZoneView, zones};
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use causeway_federation::{
-    catalog::{Age, Catalog, Entry},
+    catalog::{Age, Catalog, CatalogEntry},
     name::{ServiceName, Tags, ZoneName},
     topology::{
         CallerSelector, DefaultPermission, Permissions, Probe, Protocol, Service, Tier, TierTag, TierZone,
@@ -208,7 +208,7 @@ fn in_zone(
 
 fn from_gateway(
     snapshot: &Snapshot,
-    entry: &Entry,
+    entry: &CatalogEntry,
     name: &ServiceName,
     exported: bool,
 ) -> Option<ServiceZone> {

@@ -7,7 +7,7 @@ use std::{
 
 use causeway_control::{
     TopologySource,
-    topology::{AppliedTopology, Outcome, View, base},
+    topology::{AppliedTopology, ApplyOutcome, RulingTopology, base},
 };
 use causeway_federation::topology::{
     Diff,
@@ -117,7 +117,7 @@ pub fn topology(snapshot: &Snapshot, source: &TopologySource, with_text: bool) -
 
 /// Newest first.
 #[must_use]
-pub fn generations(view: &View) -> Vec<GenerationView> {
+pub fn generations(view: &RulingTopology) -> Vec<GenerationView> {
     let one = |entry: HistoryEntry| GenerationView {
         generation: entry.document.edition().generation,
         fingerprint: entry.document.edition().fingerprint.to_string(),
@@ -133,7 +133,7 @@ pub fn generations(view: &View) -> Vec<GenerationView> {
 #[must_use]
 pub fn changes(diff: &Diff) -> Vec<ChangeView> {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let one = |change: &causeway_federation::topology::Change| ChangeView {
+    let one = |change: &causeway_federation::topology::TopologyChange| ChangeView {
         kind: change.kind.as_str().to_owned(),
         subject: change.subject.clone(),
         before: some(&change.before),
@@ -144,7 +144,7 @@ pub fn changes(diff: &Diff) -> Vec<ChangeView> {
 }
 
 #[must_use]
-pub fn outcome(outcome: &Outcome, warnings: String) -> ChangesView {
+pub fn outcome(outcome: &ApplyOutcome, warnings: String) -> ChangesView {
     ChangesView {
         applied: outcome.edition != outcome.draft.parent,
         same: outcome.draft.same,

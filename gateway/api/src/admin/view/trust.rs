@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use causeway_federation::{
-    catalog::Entry,
+    catalog::CatalogEntry,
     edition::Edition,
     name::ZoneName,
     trust::{CertificateHash, RevokedName, RevokedUntil},
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::age_word;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TrustView {
+pub struct TrustSummary {
     /// Of the trust document in force here; 0: there is none, and `ca.pem` rules.
     pub generation: u64,
     /// The first digits of the SHA-256 of what it says.
@@ -34,7 +34,7 @@ pub struct TrustView {
     pub zones: Vec<TrustedZoneView>,
 }
 
-impl TrustView {
+impl TrustSummary {
     /// The zones of the trust domain of the gateway that answers.
     pub fn own_zones(&self) -> impl Iterator<Item = &TrustedZoneView> {
         self.zones
@@ -118,7 +118,7 @@ pub struct TrustedGatewayView {
 }
 
 #[must_use]
-pub fn trust(identity: &LiveIdentity, snapshot: &Snapshot) -> TrustView {
+pub fn trust(identity: &LiveIdentity, snapshot: &Snapshot) -> TrustSummary {
     let current = identity.current();
     let anchors = current.anchors();
     let document = identity.trust().document.clone();
@@ -138,7 +138,7 @@ pub fn trust(identity: &LiveIdentity, snapshot: &Snapshot) -> TrustView {
         ended_connections: ended(identity, anchors.edition),
     };
     let zones = snapshot.topology.zones.keys();
-    TrustView {
+    TrustSummary {
         generation: anchors.edition.generation,
         fingerprint: fingerprint(anchors.edition),
         trust_domain: identity.trust_domain().to_owned(),
@@ -209,7 +209,7 @@ fn zone(
     }
 }
 
-fn gateway(entry: &Entry, anchors: &Anchors) -> TrustedGatewayView {
+fn gateway(entry: &CatalogEntry, anchors: &Anchors) -> TrustedGatewayView {
     let record = &entry.record;
     let chain = record.signed.as_ref().map(|signed| &signed.credential.0);
     TrustedGatewayView {

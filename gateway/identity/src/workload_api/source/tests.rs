@@ -135,12 +135,12 @@ fn a_trust_document_rules_over_the_bundle_of_the_agent() {
     let (ca, other) = (ca(), ca());
     let first = svid::read(
         next(&ca),
-        Wanted::Zone(&"east".parse().unwrap()),
+        WantedSvid::Zone(&"east".parse().unwrap()),
         &Trust::new("", StoredTrust::default()),
         SystemTime::now(),
     );
     let agent = Agent::new("unix:///run/agent.sock".parse().unwrap());
-    let held = HeldIdentity::new(first.unwrap(), Origin::WorkloadApi(agent.status()));
+    let held = HeldIdentity::new(first.unwrap(), IdentityOrigin::WorkloadApi(agent.status()));
     let content = causeway_federation::trust::Content {
         trust_domain: TRUST_DOMAIN.to_owned(),
         roots: vec![other.certificate().to_vec()],
@@ -154,9 +154,15 @@ fn a_trust_document_rules_over_the_bundle_of_the_agent() {
         doubt.is_some_and(|doubt| doubt.contains("SVID")),
         "its root counts no more"
     );
-    assert_eq!(offer(&held, next(&ca), SystemTime::now()), Renewal::Refused);
+    assert_eq!(
+        offer(&held, next(&ca), SystemTime::now()),
+        RefreshOutcome::Refused
+    );
     let issued = other.issue(&gateway("east", "gw1"), Duration::from_secs(3600));
     let good = answer([svid(&other, &issued.unwrap())]);
-    assert_eq!(offer(&held, good.clone(), SystemTime::now()), Renewal::Taken);
-    assert_eq!(offer(&held, good, SystemTime::now()), Renewal::Unchanged);
+    assert_eq!(
+        offer(&held, good.clone(), SystemTime::now()),
+        RefreshOutcome::Taken
+    );
+    assert_eq!(offer(&held, good, SystemTime::now()), RefreshOutcome::Unchanged);
 }

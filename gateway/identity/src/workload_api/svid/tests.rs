@@ -21,13 +21,13 @@ fn east() -> GatewayId {
     gateway("east", "gw1")
 }
 
-fn read_for(answer: X509svidResponse, wanted: Wanted<'_>) -> Result<Identity, SvidError> {
+fn read_for(answer: X509svidResponse, wanted: WantedSvid<'_>) -> Result<Identity, SvidError> {
     let trust = Trust::new("", StoredTrust::default());
     read(answer, wanted, &trust, SystemTime::now())
 }
 
 fn read_for_zone(answer: X509svidResponse) -> Result<Identity, SvidError> {
-    read_for(answer, Wanted::Zone(&"east".parse().unwrap()))
+    read_for(answer, WantedSvid::Zone(&"east".parse().unwrap()))
 }
 
 /// Reason why an answer is refused, in one line.
@@ -51,7 +51,10 @@ fn the_svid_that_names_this_gateway_is_taken_with_its_own_roots() {
     };
     stranger.x509_svid_key.clear();
     let answer = answer([another_service, stranger, svid(&ca, &own), svid(&ca, &second)]);
-    for wanted in [Wanted::Zone(&"east".parse().unwrap()), Wanted::Gateway(own.id())] {
+    for wanted in [
+        WantedSvid::Zone(&"east".parse().unwrap()),
+        WantedSvid::Gateway(own.id()),
+    ] {
         let read = read_for(answer.clone(), wanted).unwrap();
         assert_eq!(read.id(), own.id());
         assert!(read.same_leaf(&own), "of two for one gateway the first");
@@ -77,7 +80,7 @@ fn an_answer_without_one_svid_for_this_gateway_says_which_ids_came() {
         "{several}"
     );
     let own = SpiffeId::new(TRUST_DOMAIN, east());
-    let gone = read_for(answer([of("east", "gw2")]), Wanted::Gateway(&own)).unwrap_err();
+    let gone = read_for(answer([of("east", "gw2")]), WantedSvid::Gateway(&own)).unwrap_err();
     assert!(
         gone.to_string()
             .contains("no SVID of spiffe://acme.internal/zone/east/gateway/gw1 any more"),
@@ -199,7 +202,7 @@ fn an_svid_that_peers_would_refuse_is_doubted_and_does_not_take_the_place_of_ano
         let refused = renewed(answer.clone(), &current, &trust, at).unwrap_err();
         assert!(refused.to_string().contains(expected), "{expected}: {refused}");
         let zone = "east".parse().unwrap();
-        let first = read(answer.clone(), Wanted::Zone(&zone), &trust, at).unwrap();
+        let first = read(answer.clone(), WantedSvid::Zone(&zone), &trust, at).unwrap();
         assert!(
             first
                 .doubt()

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use causeway_dns::{LookupError, Resolver};
+use causeway_dns::{HostResolver, LookupError};
 use causeway_federation::topology::DnsQuestion;
 use hickory_proto::rr::{RData, Record, RecordType, rdata::SRV};
 
@@ -17,7 +17,7 @@ const MAX_TARGETS: usize = 256;
 
 /// One instance, as DNS tells of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Found {
+pub(super) struct DnsInstance {
     pub address: SocketAddr,
     /// `None`: what the topology says.
     pub weight: Option<u32>,
@@ -25,15 +25,15 @@ pub(super) struct Found {
 
 /// Outcome of one question.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub found: BTreeSet<Found>,
+pub(super) struct DnsAnswer {
+    pub found: BTreeSet<DnsInstance>,
     /// Time for which it may be believed.
     pub lifetime: Duration,
     /// Reason why it is not complete, or not an answer at all; then what is missing may still be there.
     pub failure: Option<String>,
 }
 
-impl Answer {
+impl DnsAnswer {
     fn nothing() -> Self {
         Self {
             lifetime: Duration::MAX,
@@ -45,7 +45,7 @@ impl Answer {
         self.failure.get_or_insert_with(|| why.to_string());
     }
 
-    fn add(&mut self, found: Found) {
+    fn add(&mut self, found: DnsInstance) {
         if self.found.len() < MAX_FOUND {
             self.found.insert(found);
         } else {
@@ -60,14 +60,14 @@ impl Answer {
     }
 }
 
-pub(super) async fn ask(resolver: &Resolver, question: &DnsQuestion) -> Answer {
+pub(super) async fn ask(resolver: &HostResolver, question: &DnsQuestion) -> DnsAnswer {
     match question {
         DnsQuestion::Srv { name, weighted } => services(resolver, name, *weighted).await,
         DnsQuestion::Addresses { name, port } => {
-            let mut answer = Answer::nothing();
+            let mut answer = DnsAnswer::nothing();
             for ip in addresses(resolver, name, &mut answer).await {
                 let address = SocketAddr::new(ip, *port);
-                answer.add(Found {
+                answer.add(DnsInstance {
                     address,
                     weight: None,
                 });
@@ -77,8 +77,8 @@ pub(super) async fn ask(resolver: &Resolver, question: &DnsQuestion) -> Answer {
     }
 }
 
-async fn services(resolver: &Resolver, name: &str, weighted: bool) -> Answer {
-    let mut answer = Answer::nothing();
+async fn services(resolver: &HostResolver, name: &str, weighted: bool) -> DnsAnswer {
+    let mut answer = DnsAnswer::nothing();
     let lookup = match resolver.ask(name, RecordType::SRV).await {
         Ok(lookup) => lookup,
         Err(error) => {
@@ -99,7 +99,7 @@ async fn services(resolver: &Resolver, name: &str, weighted: bool) -> Answer {
             ips = addresses(resolver, &record.target.to_ascii(), &mut answer).await;
         }
         for ip in ips {
-            answer.add(Found {
+            answer.add(DnsInstance {
                 address: SocketAddr::new(ip, record.port),
                 weight: weighted.then(|| weight(record)),
             });
@@ -133,7 +133,7 @@ fn addresses_of(target: &str, additionals: &[Record]) -> Vec<IpAddr> {
 }
 
 /// The v4 and v6 addresses of a name. Where one of the two cannot be had, the other still counts.
-async fn addresses(resolver: &Resolver, name: &str, answer: &mut Answer) -> Vec<IpAddr> {
+async fn addresses(resolver: &HostResolver, name: &str, answer: &mut DnsAnswer) -> Vec<IpAddr> {
     let (four, six) = tokio::join!(
         resolver.ask(name, RecordType::A),
         resolver.ask(name, RecordType::AAAA)

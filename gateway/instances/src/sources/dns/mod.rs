@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use causeway_dns::Resolver;
+use causeway_dns::HostResolver;
 use causeway_federation::{
     name::{ServiceName, ZoneName},
-    registry::{Provenance, Registration, Source},
+    registry::{InstanceSource, Provenance, Registration},
     topology::{DnsQuestion, DnsSource, Topology},
 };
 use tokio::{
@@ -24,21 +24,21 @@ use tokio::{
 };
 
 use self::{
-    ask::{Found, ask},
+    ask::{DnsInstance, ask},
     polls::Polls,
 };
-use super::{Feed, Troubles};
+use super::{SourceFeed, Troubles};
 use crate::Instances;
 
 /// Asks for as long as it is polled.
 pub(super) async fn follow(
     zone: ZoneName,
     mut topology: watch::Receiver<Arc<Topology>>,
-    resolver: Resolver,
+    resolver: HostResolver,
     instances: Instances,
     troubles: Troubles,
 ) {
-    let mut feed = Feed::new(Source::Dns, instances, troubles.clone());
+    let mut feed = SourceFeed::new(InstanceSource::Dns, instances, troubles.clone());
     let mut polls = Polls::default();
     let mut asking = JoinSet::new();
     let mut sources = take_up(
@@ -122,7 +122,7 @@ fn registrations(sources: &[DnsSource], polls: &Polls) -> Vec<Registration> {
     all.into_values().collect()
 }
 
-fn registration(source: &DnsSource, found: &Found) -> Registration {
+fn registration(source: &DnsSource, found: &DnsInstance) -> Registration {
     Registration {
         service: source.service.clone(),
         id: found.address.to_string(),

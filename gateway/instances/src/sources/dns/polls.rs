@@ -10,7 +10,7 @@ use std::{
 
 use causeway_federation::topology::DnsQuestion;
 
-use super::ask::{Answer, Found};
+use super::ask::{DnsAnswer, DnsInstance};
 
 /// Questions under way at once.
 pub(super) const MAX_ASKING: usize = 16;
@@ -35,7 +35,7 @@ pub(super) struct Polls {
 struct Poll {
     due: Instant,
     asking: bool,
-    found: BTreeSet<Found>,
+    found: BTreeSet<DnsInstance>,
     /// Since when DNS has said that there is nothing.
     empty_since: Option<Instant>,
 }
@@ -83,7 +83,7 @@ impl Polls {
         Some(question.clone())
     }
 
-    pub(super) fn handle_answer(&mut self, now: Instant, question: &DnsQuestion, answer: Answer) {
+    pub(super) fn handle_answer(&mut self, now: Instant, question: &DnsQuestion, answer: DnsAnswer) {
         let Some(poll) = self.polls.get_mut(question) else {
             return;
         };
@@ -139,7 +139,7 @@ impl Polls {
     }
 
     /// Addresses that the last answers to a question come to.
-    pub(super) fn found(&self, question: &DnsQuestion) -> impl Iterator<Item = &Found> {
+    pub(super) fn found(&self, question: &DnsQuestion) -> impl Iterator<Item = &DnsInstance> {
         self.polls.get(question).into_iter().flat_map(|poll| &poll.found)
     }
 }
@@ -155,12 +155,12 @@ mod tests {
         }
     }
 
-    fn answer(last: &[u8], seconds: u64, failure: Option<&str>) -> Answer {
-        let found = last.iter().map(|&last| Found {
+    fn answer(last: &[u8], seconds: u64, failure: Option<&str>) -> DnsAnswer {
+        let found = last.iter().map(|&last| DnsInstance {
             address: ([10, 0, 0, last], 80).into(),
             weight: None,
         });
-        Answer {
+        DnsAnswer {
             found: found.collect(),
             lifetime: Duration::from_secs(seconds),
             failure: failure.map(str::to_owned),
@@ -184,7 +184,7 @@ mod tests {
         }
 
         /// Asks at this second, and answers at once.
-        fn step(&mut self, seconds: u64, answer: Answer) {
+        fn step(&mut self, seconds: u64, answer: DnsAnswer) {
             let now = self.at(seconds);
             assert_eq!(self.polls.poll_question(now), Some(question(0)), "at {seconds} s");
             self.polls.handle_answer(now, &question(0), answer);

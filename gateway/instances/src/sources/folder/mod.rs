@@ -13,14 +13,14 @@ use std::{
 };
 
 use causeway_federation::{
-    registry::Source,
+    registry::InstanceSource,
     topology::{MAX_FILE_BYTES, Style},
 };
 use causeway_host::watch::watch_folder;
 use tokio::{sync::Notify, time::MissedTickBehavior};
 
 use self::files::{Files, News};
-use super::{Feed, Troubles};
+use super::{SourceFeed, Troubles};
 use crate::Instances;
 
 /// Files that are read; further ones, in the order of their names, are left out, and that is said.
@@ -34,7 +34,7 @@ type Contents = BTreeMap<String, Result<String, String>>;
 pub(super) struct FolderSource {
     folder: PathBuf,
     files: Files,
-    feed: Feed,
+    feed: SourceFeed,
     troubles: Troubles,
 }
 
@@ -43,7 +43,7 @@ impl FolderSource {
         Self {
             folder,
             files: Files::default(),
-            feed: Feed::new(Source::Folder, instances, troubles.clone()),
+            feed: SourceFeed::new(InstanceSource::Folder, instances, troubles.clone()),
             troubles,
         }
     }

@@ -1,7 +1,7 @@
 //! Tests of when whom is asked, moment by moment.
 
 use causeway_federation::name::{GatewayId, GatewayName, Tags, ZoneName};
-use causeway_routing::route::Place;
+use causeway_routing::route::Destination;
 
 use super::*;
 use causeway_telemetry::{Side, StreamRefusal};
@@ -9,7 +9,7 @@ use causeway_telemetry::{Side, StreamRefusal};
 fn in_tier(zone: &str, tier: usize) -> Candidate {
     let zone = ZoneName::new(zone).unwrap();
     Candidate {
-        place: Place::Remote {
+        place: Destination::Remote {
             gateway: GatewayId::new(zone, GatewayName::new("gw").unwrap()),
         },
         tags: Tags::default(),

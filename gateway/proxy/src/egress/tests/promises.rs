@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_federation::catalog::{Age, Catalog, Entry};
+use causeway_federation::catalog::{Age, Catalog, CatalogEntry};
 use causeway_proto::tunnel::{
     Refusal, RefusalReason, StreamReply, encode_frame, stream_header::Kind, stream_reply::Outcome,
 };
@@ -64,7 +64,7 @@ async fn home_and_west() -> (Zone, Zone, Recorder) {
     let home = Zone::start("home", &with_service("failover: [{ zone: self }, {}]"), vec![]);
     home.join("west", west.ingress.clone()).await;
     home.change(|snapshot| {
-        let suspect = |entry: &Entry| Entry {
+        let suspect = |entry: &CatalogEntry| CatalogEntry {
             age: Age::Suspect,
             ..entry.clone()
         };

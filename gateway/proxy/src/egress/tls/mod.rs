@@ -18,7 +18,9 @@ use causeway_dns as dns;
 use causeway_dns::vips::VipTable;
 use causeway_federation::topology::{Protocol, Topology};
 use causeway_host::accept::HostPlaces;
-use causeway_identity::{AFTER_THE_END, Distrust, Identity, LiveIdentity, Shown, TlsError, distrust};
+use causeway_identity::{
+    AFTER_THE_END, Distrust, Identity, LiveIdentity, ShownCertificate, TlsError, distrust,
+};
 use causeway_routing::target::Target;
 use causeway_telemetry::{ConnectionOutcome, RateLimited};
 use parking_lot::Mutex;
@@ -87,7 +89,7 @@ pub enum Outlive {
 
 impl Outlive {
     /// Time after the certificate's end; `None`: no end.
-    fn grants(self, shown: &Shown) -> Option<Duration> {
+    fn grants(self, shown: &ShownCertificate) -> Option<Duration> {
         match self {
             Self::Life => Some(shown.life),
             Self::For(time) => Some(time),
@@ -152,7 +154,7 @@ impl TlsEntrance {
     }
 
     /// Time at which a connection on which `shown` was shown is to end; `None`: at no time.
-    fn ends_at(&self, shown: &Shown) -> Option<SystemTime> {
+    fn ends_at(&self, shown: &ShownCertificate) -> Option<SystemTime> {
         let more = self.outlive.grants(shown)?.max(AFTER_THE_END);
         self.identity.proven_until(shown).checked_add(more)
     }
@@ -270,7 +272,7 @@ impl TlsEntrance {
             self.identity.ended(1);
         }
         // Only now, when whoever looks finds it in the list.
-        let shown = handle.connection.shown.as_deref().and_then(Shown::of);
+        let shown = handle.connection.shown.as_deref().and_then(ShownCertificate::of);
         if let Some(end) = shown.and_then(|shown| self.ends_at(&shown)) {
             self.look_by(end);
         }
@@ -371,7 +373,7 @@ impl TlsEntrance {
                 self.identity.ended(1);
                 continue;
             }
-            let shown = handle.connection.shown.as_deref().and_then(Shown::of);
+            let shown = handle.connection.shown.as_deref().and_then(ShownCertificate::of);
             match shown.and_then(|shown| self.ends_at(&shown)) {
                 Some(end) if end <= now => terminate(
                     &handle,
@@ -416,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_connection_outlives_its_certificate_by_what_is_set() {
-        let shown = Shown {
+        let shown = ShownCertificate {
             holder: "spiffe://a.b/app/web".to_owned(),
             until: SystemTime::UNIX_EPOCH,
             life: Duration::from_secs(40),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use causeway_federation::{
-    catalog::{Age, Entry},
+    catalog::{Age, CatalogEntry},
     topology::Topology,
 };
 use proptest::prelude::*;
@@ -74,13 +74,13 @@ proptest! {
             let weight = service.split.iter().find(|arm| arm.tags == candidate.tags).unwrap().weight;
             prop_assert!(weight > 0, "an arm of weight 0 was used");
             let subject = match &candidate.place {
-                Place::Local => Subject::OwnZone(testbed::zone("a")),
-                Place::Remote { gateway } => {
+                Destination::Local => ReasonSubject::OwnZone(testbed::zone("a")),
+                Destination::Remote { gateway } => {
                     prop_assert!(service.is_exported_to(&testbed::zone("a")));
                     let link = snapshot.links.get(gateway);
                     prop_assert!(matches!(link, Some(Link::Up | Link::Stalled)));
                     prop_assert!(!snapshot.catalog.entry(gateway).unwrap().record.draining);
-                    Subject::Gateway(gateway.clone())
+                    ReasonSubject::Gateway(gateway.clone())
                 }
             };
             let about = |reason: &&Reason| reason.subject == subject && reason.arm.as_ref() == Some(&candidate.arm);
@@ -138,7 +138,7 @@ fn shares_follow_the_weights_of_arms_and_of_zones() {
 }
 
 /// Shares of `orders` in 20,000 connections of `a`, by gateway.
-fn shares(entries: Vec<Entry>, links: &[(&str, Link)]) -> BTreeMap<String, f64> {
+fn shares(entries: Vec<CatalogEntry>, links: &[(&str, Link)]) -> BTreeMap<String, f64> {
     let zones = "  a: {}\n  b: {}\n  c: {}";
     let topology = topology(zones, "  orders:\n    port: 80\n    protocol: tcp");
     let snapshot = snapshot("a", &topology, vec![], entries, links);

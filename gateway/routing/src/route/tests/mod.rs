@@ -24,8 +24,8 @@ fn words(decision: &FullDecision) -> Vec<String> {
 
 fn word(candidate: &Candidate) -> String {
     match &candidate.place {
-        Place::Local => format!("own{}", candidate.tags),
-        Place::Remote { gateway } => format!("{gateway}{}", candidate.tags),
+        Destination::Local => format!("own{}", candidate.tags),
+        Destination::Remote { gateway } => format!("{gateway}{}", candidate.tags),
     }
 }
 

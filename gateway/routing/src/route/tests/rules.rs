@@ -42,7 +42,7 @@ fn all_up(topology: &Arc<Topology>, instances: Vec<Arc<Instance>>) -> Snapshot {
 fn east(
     topology: &Arc<Topology>,
     link: Option<Link>,
-    entry: causeway_federation::catalog::Entry,
+    entry: causeway_federation::catalog::CatalogEntry,
 ) -> Snapshot {
     let links: Vec<_> = link.map(|link| ("east", link)).into_iter().collect();
     snapshot("home", topology, vec![], vec![entry], &links)
@@ -147,7 +147,7 @@ impl Export1 {
         Self { weight: 1 }
     }
 
-    fn entry(&self) -> causeway_federation::catalog::Entry {
+    fn entry(&self) -> causeway_federation::catalog::CatalogEntry {
         let mut entry = entry("east", Age::Fresh, false, &[(&[], 2, 2)]);
         let mut record = (*entry.record).clone();
         let mut export = record.exports.iter().next().unwrap().clone();

@@ -54,7 +54,7 @@ impl Endorsement {
 
 /// Reason why bytes are not a document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DocumentError {
+pub enum TopologyDocumentError {
     #[error("the document has {bytes} bytes; at most {MAX_DOCUMENT_BYTES} are allowed")]
     TooLarge { bytes: usize },
     #[error("the document is not a valid message")]
@@ -175,28 +175,28 @@ impl TopologyDocument {
 
     /// # Errors
     /// When the bytes are too many, are no document, or the text is not the one that the statement names.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DocumentError> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, TopologyDocumentError> {
         if bytes.len() > MAX_DOCUMENT_BYTES {
-            return Err(DocumentError::TooLarge { bytes: bytes.len() });
+            return Err(TopologyDocumentError::TooLarge { bytes: bytes.len() });
         }
-        let document = proto::Document::decode(bytes).map_err(DocumentError::Malformed)?;
-        let statement =
-            proto::Statement::decode(document.statement.as_slice()).map_err(DocumentError::Malformed)?;
+        let document = proto::Document::decode(bytes).map_err(TopologyDocumentError::Malformed)?;
+        let statement = proto::Statement::decode(document.statement.as_slice())
+            .map_err(TopologyDocumentError::Malformed)?;
         let edition = edition(statement.generation, &statement.fingerprint)
             .filter(|edition| (1..=MAX_GENERATION).contains(&edition.generation))
-            .ok_or(DocumentError::Field("generation or fingerprint"))?;
+            .ok_or(TopologyDocumentError::Field("generation or fingerprint"))?;
         let parent = edition_of_parent(&statement, edition.generation)?;
         let credential = Credential(document.credential);
         if !credential.is_bounded() || document.signature.len() > MAX_SIGNATURE_BYTES {
-            return Err(DocumentError::Field("signature"));
+            return Err(TopologyDocumentError::Field("signature"));
         }
-        let text = String::from_utf8(document.text).map_err(|_| DocumentError::Field("text"))?;
+        let text = String::from_utf8(document.text).map_err(|_| TopologyDocumentError::Field("text"))?;
         if text.len() > MAX_FILE_BYTES {
-            return Err(DocumentError::TooLarge { bytes: text.len() });
+            return Err(TopologyDocumentError::TooLarge { bytes: text.len() });
         }
         // Of the fingerprint all bytes count here, not only those that zone sync carries.
         if Fingerprint::of(&text).0 != edition.fingerprint.0 {
-            return Err(DocumentError::OtherText);
+            return Err(TopologyDocumentError::OtherText);
         }
         Ok(Self {
             edition,
@@ -260,20 +260,23 @@ impl TopologyDocument {
     }
 }
 
-fn edition_of_parent(statement: &proto::Statement, generation: u64) -> Result<Edition, DocumentError> {
+fn edition_of_parent(
+    statement: &proto::Statement,
+    generation: u64,
+) -> Result<Edition, TopologyDocumentError> {
     edition(statement.parent_generation, &statement.parent_fingerprint)
         .filter(|parent| parent.generation < generation)
-        .ok_or(DocumentError::Field("parent"))
+        .ok_or(TopologyDocumentError::Field("parent"))
 }
 
-fn gateway(zone: &str, gateway: &str) -> Result<GatewayId, DocumentError> {
-    let zone = ZoneName::new(zone).map_err(|_| DocumentError::Field("zone"))?;
-    let gateway = GatewayName::new(gateway).map_err(|_| DocumentError::Field("gateway"))?;
+fn gateway(zone: &str, gateway: &str) -> Result<GatewayId, TopologyDocumentError> {
+    let zone = ZoneName::new(zone).map_err(|_| TopologyDocumentError::Field("zone"))?;
+    let gateway = GatewayName::new(gateway).map_err(|_| TopologyDocumentError::Field("gateway"))?;
     Ok(GatewayId::new(zone, gateway))
 }
 
-fn endorsements(messages: Vec<proto::Endorsement>) -> Result<Vec<Endorsement>, DocumentError> {
-    let bad = DocumentError::Field("set of endorsements");
+fn endorsements(messages: Vec<proto::Endorsement>) -> Result<Vec<Endorsement>, TopologyDocumentError> {
+    let bad = TopologyDocumentError::Field("set of endorsements");
     if messages.len() > MAX_ENDORSEMENTS {
         return Err(bad);
     }

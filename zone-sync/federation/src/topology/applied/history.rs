@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Applied, Rank, TopologyDocument};
+use super::{Applied, TopologyDocument, TopologyRank};
 use crate::edition::Edition;
 
 /// Standing of a kept document.
@@ -46,7 +46,7 @@ impl Applied {
         let entry = |document: Arc<TopologyDocument>| {
             let edition = document.edition();
             let in_line = edition == next || edition.generation < next.generation;
-            let standing = if Rank::of(&document) > now {
+            let standing = if TopologyRank::of(&document) > now {
                 HistoryStanding::Unusable
             } else if edition == self.edition() {
                 HistoryStanding::InForce

@@ -1,7 +1,7 @@
 //! Applied topologies: which one is in force, which were before it, and what happens when two are applied at once.
 //!
 //! Everything here is pure: documents come in, from an operator or from other gateways, and [`Applied`] says what is in
-//! force. The rule is a total order that everybody can tell alike ([`Rank`]): the higher generation rules; of two with one
+//! force. The rule is a total order that everybody can tell alike ([`TopologyRank`]): the higher generation rules; of two with one
 //! generation, the one that was applied at the gateway with the lower name, which whoever applies cannot choose. So gateways that
 //! have seen the same documents agree, in whatever order these came, however often, and the generation in force never goes back.
 //!
@@ -20,9 +20,9 @@ mod tests;
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
-pub use document::{DocumentError, MAX_DOCUMENT_BYTES, TopologyDocument};
+pub use document::{MAX_DOCUMENT_BYTES, TopologyDocument, TopologyDocumentError};
 pub use history::{HistoryEntry, HistoryStanding};
-pub use rank::Rank;
+pub use rank::TopologyRank;
 pub use refusal::TopologyRefusal;
 
 use super::{Diff, Topology, diff, parse};
@@ -56,13 +56,13 @@ pub struct Applied {
     initial: Option<Arc<Topology>>,
     documents: BTreeMap<Edition, Arc<TopologyDocument>>,
     in_force: Option<Arc<Topology>>,
-    refused: BTreeMap<Edition, Refused>,
+    refused: BTreeMap<Edition, RefusedTopology>,
     conflict: Option<TopologyConflict>,
 }
 
 /// A document of another gateway that was not taken.
 #[derive(Debug, Clone)]
-pub struct Refused {
+pub struct RefusedTopology {
     pub by: GatewayId,
     pub why: TopologyRefusal,
 }
@@ -178,14 +178,14 @@ impl Applied {
 
     /// Rank of what rules.
     #[must_use]
-    pub fn rank(&self) -> Rank {
-        Rank::new(self.edition(), self.document().map(|document| document.by()))
+    pub fn rank(&self) -> TopologyRank {
+        TopologyRank::new(self.edition(), self.document().map(|document| document.by()))
     }
 
     /// Every kept document, the one that rules over all others first.
     fn newest_first(&self) -> Vec<Arc<TopologyDocument>> {
         let mut documents: Vec<_> = self.documents.values().cloned().collect();
-        documents.sort_by_key(|document| Reverse(Rank::of(document)));
+        documents.sort_by_key(|document| Reverse(TopologyRank::of(document)));
         documents
     }
 
@@ -222,7 +222,7 @@ impl Applied {
     }
 
     /// Documents of other gateways that were not taken, newest last.
-    pub fn refused(&self) -> impl Iterator<Item = (&Edition, &Refused)> {
+    pub fn refused(&self) -> impl Iterator<Item = (&Edition, &RefusedTopology)> {
         self.refused.iter()
     }
 
@@ -307,10 +307,10 @@ impl Applied {
         if edition.generation < now.generation {
             return Ok(OfferedTopology::Nothing);
         }
-        let kept = self.documents.get(&edition).map(|kept| Rank::of(kept));
+        let kept = self.documents.get(&edition).map(|kept| TopologyRank::of(kept));
         if let Some(kept) = &kept {
             // Two have applied one text: the author whose name is lower is kept, by whom ties with other texts are decided.
-            let is_better = vouched.author_is_proven && Rank::of(document) > *kept;
+            let is_better = vouched.author_is_proven && TopologyRank::of(document) > *kept;
             if !is_better || self.judge_vouched(edition, vouched).is_err() {
                 return Ok(OfferedTopology::Nothing);
             }
@@ -319,7 +319,7 @@ impl Applied {
                 return Ok(OfferedTopology::Nothing);
             }
         }
-        let overruled = Rank::of(document) < self.rank();
+        let overruled = TopologyRank::of(document) < self.rank();
         if edition.generation == now.generation && !overruled && !vouched.author_is_proven {
             return Err(TopologyRefusal::Unproven {
                 edition,
@@ -365,7 +365,8 @@ impl Applied {
     /// Remembers a document that was not taken.
     pub fn refuse(&mut self, document: &TopologyDocument, why: TopologyRefusal) {
         let by = document.by().clone();
-        self.refused.insert(document.edition(), Refused { by, why });
+        self.refused
+            .insert(document.edition(), RefusedTopology { by, why });
         while self.refused.len() > MAX_REFUSED {
             self.refused.pop_first();
         }
@@ -452,7 +453,9 @@ impl Applied {
         {
             let now = self.rank();
             match self.newest_first().last() {
-                Some(oldest) if Rank::of(oldest) < now => drop(self.documents.remove(&oldest.edition())),
+                Some(oldest) if TopologyRank::of(oldest) < now => {
+                    drop(self.documents.remove(&oldest.edition()))
+                }
                 _ => break,
             }
         }

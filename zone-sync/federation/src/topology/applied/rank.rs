@@ -11,12 +11,12 @@ use crate::{
 /// Rank of a topology: of two, the greater one rules. Of two of one generation it is the one whose author has the lower name, and of
 /// two that one gateway made the one with the lower fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank {
+pub struct TopologyRank {
     generation: u64,
     lower_rules: Reverse<(Option<GatewayId>, [u8; Fingerprint::COMPARED_BYTES])>,
 }
 
-impl Rank {
+impl TopologyRank {
     pub(super) fn new(edition: Edition, by: Option<&GatewayId>) -> Self {
         let mut compared = [0; Fingerprint::COMPARED_BYTES];
         compared.copy_from_slice(edition.fingerprint.compared());

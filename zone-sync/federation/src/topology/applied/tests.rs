@@ -361,7 +361,7 @@ proptest! {
         let mut replicas: Vec<Applied> = (0..4).map(|n| replica(&format!("z{n}"))).collect();
         let mut under_way: Vec<(usize, Vec<Arc<TopologyDocument>>)> = Vec::new();
         for happening in happenings {
-            let before: Vec<Rank> = replicas.iter().map(Applied::rank).collect();
+            let before: Vec<TopologyRank> = replicas.iter().map(Applied::rank).collect();
             match happening {
                 Happening::Apply { at, text } => drop(apply(&mut replicas[at], &format!("# {text}")).unwrap()),
                 Happening::Answer { from, to } => {

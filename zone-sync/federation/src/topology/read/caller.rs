@@ -2,7 +2,7 @@
 
 use super::super::{
     diagnostic::{Diagnostic, Sink},
-    fields::{Fields, Kind, Listed, Spanned, items},
+    fields::{Fields, Listed, MapKind, Spanned, items},
     permissions::{CallerSelector, DefaultPermission, IdentitySelector, Permissions, Who},
     scalar,
     tree::{Node, Value},
@@ -18,7 +18,7 @@ const ANYONE: &str = "*";
 const ANONYMOUS: &str = "anonymous";
 const SCHEME: &str = "spiffe://";
 
-pub(super) const PERMISSIONS: Kind = Kind {
+pub(super) const PERMISSIONS: MapKind = MapKind {
     what: "`permissions`",
     keys: &["default", "dry_run"],
     meant: &[
@@ -32,7 +32,7 @@ pub(super) const PERMISSIONS: Kind = Kind {
         ),
     ],
 };
-pub(super) const CALLER: Kind = Kind {
+pub(super) const CALLER: MapKind = MapKind {
     what: "a caller",
     keys: &["service", "zone", "tags", "identity"],
     meant: &[

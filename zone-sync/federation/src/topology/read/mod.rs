@@ -2,7 +2,7 @@
 //!
 //! What depends on another part of the file (does this zone exist?) is left to `check`.
 //!
-//! Adding a key: name it in its [`Kind`] here, read it, give it a field in `raw` and `model`, carry it over in
+//! Adding a key: name it in its [`MapKind`] here, read it, give it a field in `raw` and `model`, carry it over in
 //! `resolve`, list it in `topology.schema.json` (a test compares the two), tell of its change in `diff`, add it to `EVERY_KEY` of the tests and to
 //! docs/topology.md, and, until it has an effect, to `NOT_IN_FORCE`.
 
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::{
     diagnostic::{Diagnostic, Sink, Span},
-    fields::{Fields, Kind, Listed, Spanned, check_limit, items, map},
+    fields::{Fields, Listed, MapKind, Spanned, check_limit, items, map},
     model::{Dns, Tls},
     permissions::Permissions,
     raw::File,
@@ -36,7 +36,7 @@ const DEFAULT_DOMAIN: &str = "mesh";
 const DEFAULT_TTL: Duration = Duration::from_secs(5);
 const TTL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
-const FILE: Kind = Kind {
+const FILE: MapKind = MapKind {
     what: "a topology",
     keys: &[
         "version",
@@ -51,13 +51,13 @@ const FILE: Kind = Kind {
     ],
     meant: &[],
 };
-const DNS: Kind = Kind {
+const DNS: MapKind = MapKind {
     what: "`dns`",
     keys: &["domain", "ttl"],
     meant: &[],
 };
 
-const TLS: Kind = Kind {
+const TLS: MapKind = MapKind {
     what: "`tls`",
     keys: &["require_post_quantum"],
     meant: &[],
@@ -65,7 +65,7 @@ const TLS: Kind = Kind {
 
 /// Every kind of map in the file, for the test that compares them with the schema.
 #[cfg(test)]
-pub(super) const KINDS: &[(&str, &Kind)] = &[
+pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("", &FILE),
     ("dns", &DNS),
     ("permissions", &caller::PERMISSIONS),
@@ -93,7 +93,7 @@ pub(super) const KINDS: &[(&str, &Kind)] = &[
 ];
 
 /// A file of a watched folder: instances, written as in a topology.
-const INSTANCE_FILE: Kind = Kind {
+const INSTANCE_FILE: MapKind = MapKind {
     what: "a file of instances",
     keys: &["instances"],
     meant: &[

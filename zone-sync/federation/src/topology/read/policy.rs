@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::super::{
     diagnostic::{Diagnostic, Sink},
-    fields::{Fields, Kind},
-    model::{Failback, HealthCheck, Limits, Outlier, Probe, Retry, Spill},
+    fields::{Fields, MapKind},
+    model::{Failback, HealthCheck, Outlier, Probe, Retry, RouteLimits, Spill},
     scalar::{self, MAX_TEXT_BYTES},
     tree::{Node, Value},
 };
 
-pub(super) const HEALTH: Kind = Kind {
+pub(super) const HEALTH: MapKind = MapKind {
     what: "`health`",
     keys: &["tcp", "http", "grpc", "every", "timeout", "fall", "rise"],
     meant: &[
@@ -18,27 +18,27 @@ pub(super) const HEALTH: Kind = Kind {
         ("path", "write `http: /healthz`"),
     ],
 };
-pub(super) const SPILL: Kind = Kind {
+pub(super) const SPILL: MapKind = MapKind {
     what: "`spill`",
     keys: &["healthy_below", "capacity"],
     meant: &[],
 };
-pub(super) const FAILBACK: Kind = Kind {
+pub(super) const FAILBACK: MapKind = MapKind {
     what: "`failback`",
     keys: &["hold", "ramp"],
     meant: &[],
 };
-pub(super) const RETRY: Kind = Kind {
+pub(super) const RETRY: MapKind = MapKind {
     what: "`retry`",
     keys: &["attempts", "budget"],
     meant: &[],
 };
-pub(super) const OUTLIER: Kind = Kind {
+pub(super) const OUTLIER: MapKind = MapKind {
     what: "`outlier`",
     keys: &["consecutive", "eject", "max"],
     meant: &[],
 };
-pub(super) const LIMITS: Kind = Kind {
+pub(super) const LIMITS: MapKind = MapKind {
     what: "`limits`",
     keys: &["connections", "pending", "rate"],
     meant: &[],
@@ -194,10 +194,10 @@ pub(super) fn outlier(node: &Node, sink: &Sink) -> Option<Outlier> {
     })
 }
 
-pub(super) fn limits(node: &Node, sink: &Sink) -> Option<Limits> {
+pub(super) fn limits(node: &Node, sink: &Sink) -> Option<RouteLimits> {
     let fields = Fields::open(node, &node.span, &LIMITS, sink)?;
     let bound = |node: &Node, sink: &Sink| count(node, u32::MAX, sink);
-    Some(Limits {
+    Some(RouteLimits {
         connections: fields.optional("connections", bound),
         pending: fields.optional("pending", bound),
         rate_per_second: fields.optional("rate", |node, sink| scalar::rate(node, "a rate", sink)),

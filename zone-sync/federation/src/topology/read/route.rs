@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     super::{
         diagnostic::{Diagnostic, Sink},
-        fields::{Fields, Kind, Spanned, check_limit, map},
+        fields::{Fields, MapKind, Spanned, check_limit, map},
         model::Mirror,
         raw::Route,
         scalar::{self, MAX_TEXT_BYTES},
@@ -19,17 +19,17 @@ const MAX_HEADERS: usize = 16;
 const MAX_METHOD_BYTES: usize = 32;
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-pub(super) const ROUTE: Kind = Kind {
+pub(super) const ROUTE: MapKind = MapKind {
     what: "a route",
     keys: &["match", "split", "timeout", "mirror"],
     meant: &[("path_prefix", "write `match: { path_prefix: /beta }`")],
 };
-pub(super) const MATCH: Kind = Kind {
+pub(super) const MATCH: MapKind = MapKind {
     what: "`match`",
     keys: &["path_prefix", "header", "method"],
     meant: &[("path", "write `path_prefix: /beta`")],
 };
-pub(super) const MIRROR: Kind = Kind {
+pub(super) const MIRROR: MapKind = MapKind {
     what: "`mirror`",
     keys: &["tags", "percent"],
     meant: &[],

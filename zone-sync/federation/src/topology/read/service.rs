@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 use super::{
     super::{
         diagnostic::{Diagnostic, Sink},
-        fields::{Fields, Kind, Listed, Spanned, items},
+        fields::{Fields, Listed, MapKind, Spanned, items},
         model::{Protocol, SplitArm, TierTag, TierZone},
         raw::{Policies, Service, Tier},
         scalar::{self, OWN},
@@ -24,7 +24,7 @@ const DEFAULT_WEIGHT: u32 = 1;
 /// Shorter ones end connections that merely wait for an answer.
 const IDLE_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
-pub(super) const SERVICE: Kind = Kind {
+pub(super) const SERVICE: MapKind = MapKind {
     what: "a service",
     keys: &[
         "port",
@@ -60,12 +60,12 @@ pub(super) const SERVICE: Kind = Kind {
         ("permissions", "write `allow: [web]`, `deny: [batch]`"),
     ],
 };
-pub(super) const ARM: Kind = Kind {
+pub(super) const ARM: MapKind = MapKind {
     what: "an arm of a split",
     keys: &["tags", "weight"],
     meant: &[("zone", "a split picks tags; `failover` picks zones")],
 };
-pub(super) const TIER: Kind = Kind {
+pub(super) const TIER: MapKind = MapKind {
     what: "a tier",
     keys: &["zone", "tags"],
     meant: &[("zones", "a tier names one zone, or the `tags` of several")],

@@ -3,7 +3,7 @@
 use super::{
     super::{
         diagnostic::{Diagnostic, Sink},
-        fields::{Fields, Kind, Spanned, items},
+        fields::{Fields, MapKind, Spanned, items},
         model::{DnsQuestion, DnsSource},
         scalar,
         tree::Node,
@@ -16,7 +16,7 @@ use super::{
 const MAX_DNS_SOURCES: usize = 1_000;
 const DEFAULT_WEIGHT: u32 = 1;
 
-pub(super) const SOURCES: Kind = Kind {
+pub(super) const SOURCES: MapKind = MapKind {
     what: "`sources`",
     keys: &["dns"],
     meant: &[(
@@ -24,7 +24,7 @@ pub(super) const SOURCES: Kind = Kind {
         "a folder is read where the gateway runs: `causeway gateway --instances FOLDER`",
     )],
 };
-pub(super) const DNS_SOURCE: Kind = Kind {
+pub(super) const DNS_SOURCE: MapKind = MapKind {
     what: "a DNS source",
     keys: &[
         "service",

@@ -2,7 +2,7 @@
 
 use super::super::{
     diagnostic::{Diagnostic, Sink},
-    fields::{Fields, Kind, check_limit, map},
+    fields::{Fields, MapKind, check_limit, map},
     raw::TrustDomain,
     scalar,
     tree::{MapEntry, Node},
@@ -11,7 +11,7 @@ use crate::trust::Bundle;
 
 const MAX_TRUST_DOMAINS: usize = 64;
 
-pub(super) const TRUST_DOMAIN: Kind = Kind {
+pub(super) const TRUST_DOMAIN: MapKind = MapKind {
     what: "an entry of `trust_domains`",
     keys: &["bundle"],
     meant: &[

@@ -3,7 +3,7 @@
 use super::{
     super::{
         diagnostic::{Diagnostic, Sink},
-        fields::{Fields, Kind, Spanned, items},
+        fields::{Fields, MapKind, Spanned, items},
         raw::{Gateway, Instance, Vips, Zone},
         scalar,
         tree::{MapEntry, Node, Value},
@@ -21,7 +21,7 @@ const MAX_RANGES: usize = 8;
 pub(super) const MAX_WEIGHT: u32 = 1_000_000;
 const DEFAULT_WEIGHT: u32 = 1;
 
-pub(super) const ZONE: Kind = Kind {
+pub(super) const ZONE: MapKind = MapKind {
     what: "a zone",
     keys: &[
         "trust_domain",
@@ -34,12 +34,12 @@ pub(super) const ZONE: Kind = Kind {
     ],
     meant: &[("addresses", "a zone's addresses are those of its `gateways`")],
 };
-pub(super) const GATEWAY: Kind = Kind {
+pub(super) const GATEWAY: MapKind = MapKind {
     what: "a gateway",
     keys: &["addresses"],
     meant: &[("address", "write `host:port` alone, or `addresses: [...]`")],
 };
-pub(super) const VIPS: Kind = Kind {
+pub(super) const VIPS: MapKind = MapKind {
     what: "`vips`",
     keys: &["loopback", "routed", "address"],
     meant: &[
@@ -51,7 +51,7 @@ pub(super) const VIPS: Kind = Kind {
         ),
     ],
 };
-pub(super) const INSTANCE: Kind = Kind {
+pub(super) const INSTANCE: MapKind = MapKind {
     what: "an instance",
     keys: &["service", "address", "tags", "weight", "capacity"],
     meant: &[("port", "the port is part of `address`: `10.1.0.11:8080`")],

@@ -5,7 +5,7 @@
 //! wrote itself can count at once, before the watch tells it. What the watch tells later changes nothing then.
 //!
 //! **Removals after an outage.** Leases may have run out while registrants could not reach etcd through anybody. So for a
-//! while after contact is regained ([`View::recovered`]), a leased instance that is found gone is *doubted* and not
+//! while after contact is regained ([`EtcdView::recovered`]), a leased instance that is found gone is *doubted* and not
 //! removed: it gets one time to live to come back, at most [`MAX_GRACE`].
 //!
 //! **Vouching.** One zone-sync vouches for each leased instance: the one that heard its last heartbeat, whose lease the
@@ -20,8 +20,8 @@ use std::{
 
 use causeway_federation::name::{GatewayName, ServiceName};
 use causeway_federation::registry::{
-    InstanceKey, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_NAMED_SOURCES, Registration,
-    RegistryError, Source,
+    InstanceKey, InstanceSource, MAX_INSTANCES_PER_SERVICE, MAX_INSTANCES_PER_ZONE, MAX_NAMED_SOURCES,
+    Registration, RegistryError,
 };
 
 use super::keys::{Key, SlotKey};
@@ -30,7 +30,7 @@ mod present;
 pub mod vouch;
 
 use present::{Present, Reported};
-pub use vouch::{Beat, Claim, Overdue};
+pub use vouch::{HeartbeatState, LeaseClaim, Overdue};
 
 /// Longest time that an instance which was found gone after an outage is kept, however long it may live.
 pub(crate) const MAX_GRACE: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ pub struct At {
 
 /// Something that watchers are told.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Change {
+pub enum ViewChange {
     /// Another value of this instance is in force, or none any more.
     Instance(InstanceKey),
     Health(InstanceKey),
@@ -57,14 +57,14 @@ pub enum Change {
 #[derive(Debug, Clone)]
 pub struct InForce {
     pub registration: Arc<Registration>,
-    pub source: Source,
+    pub source: InstanceSource,
     pub revision: i64,
 }
 
 /// Word of one source on one instance.
 #[derive(Debug)]
 struct Slot {
-    source: Source,
+    source: InstanceSource,
     registration: Arc<Registration>,
     at: At,
     /// The revision since when the value has been what it is; a lease that only changed hands does not count.
@@ -81,7 +81,7 @@ struct Slot {
 
 /// Everything that is known. See the module's page.
 #[derive(Debug, Default)]
-pub struct View {
+pub struct EtcdView {
     /// The slots of an instance are in order of precedence, and seldom more than one.
     services: BTreeMap<ServiceName, BTreeMap<String, Vec<Slot>>>,
     /// Instances over all services.
@@ -89,7 +89,7 @@ pub struct View {
     /// Number of keys that this process put under each of its leases.
     own_leases: HashMap<i64, usize>,
     /// Slots of each named source; it is gone from here with its last slot.
-    named: BTreeMap<Source, usize>,
+    named: BTreeMap<InstanceSource, usize>,
     health: BTreeMap<InstanceKey, Reported>,
     gateways: BTreeMap<GatewayName, Present>,
     /// Gateways that are attached to this process, and how often.
@@ -105,12 +105,12 @@ pub struct View {
     recovered: Option<Instant>,
     /// etcd lost what it had; what the next reading lacks is put back.
     is_set_back: bool,
-    changes: BTreeSet<Change>,
+    changes: BTreeSet<ViewChange>,
     claims: BTreeSet<SlotKey>,
     orphans: Vec<(InstanceKey, i64)>,
 }
 
-impl View {
+impl EtcdView {
     /// The last revision of which everything is known; 0 before the first reading.
     #[must_use]
     pub fn revision(&self) -> i64 {
@@ -135,7 +135,7 @@ impl View {
     }
 
     /// Changes since the last call, for watchers.
-    pub fn take_changes(&mut self) -> BTreeSet<Change> {
+    pub fn take_changes(&mut self) -> BTreeSet<ViewChange> {
         mem::take(&mut self.changes)
     }
 
@@ -156,7 +156,10 @@ impl View {
     }
 
     /// Everything that one source says.
-    pub(crate) fn of_source<'a>(&'a self, source: &'a Source) -> impl Iterator<Item = &'a Arc<Registration>> {
+    pub(crate) fn of_source<'a>(
+        &'a self,
+        source: &'a InstanceSource,
+    ) -> impl Iterator<Item = &'a Arc<Registration>> {
         let slots = self.services.values().flat_map(BTreeMap::values).flatten();
         slots
             .filter(move |slot| slot.source == *source)
@@ -168,8 +171,12 @@ impl View {
     ///
     /// # Errors
     /// When the zone or the service is full, or there are too many named sources.
-    pub fn check_room(&self, registration: &Registration, source: &Source) -> Result<(), RegistryError> {
-        if matches!(source, Source::Named(_))
+    pub fn check_room(
+        &self,
+        registration: &Registration,
+        source: &InstanceSource,
+    ) -> Result<(), RegistryError> {
+        if matches!(source, InstanceSource::Named(_))
             && !self.named.contains_key(source)
             && self.named.len() >= MAX_NAMED_SOURCES
         {
@@ -398,7 +405,7 @@ impl View {
             _ => false,
         };
         if !same {
-            self.changes.insert(Change::Instance(key.clone()));
+            self.changes.insert(ViewChange::Instance(key.clone()));
         }
     }
 
@@ -445,7 +452,7 @@ impl View {
                 (slot, false)
             }
             Err(place) => {
-                if matches!(key.source, Source::Named(_)) {
+                if matches!(key.source, InstanceSource::Named(_)) {
                     *self.named.entry(key.source.clone()).or_default() += 1;
                 }
                 let slot = Slot::new(key.source.clone(), registration, at);
@@ -457,7 +464,7 @@ impl View {
 }
 
 impl Slot {
-    fn new(source: Source, registration: Registration, at: At) -> Self {
+    fn new(source: InstanceSource, registration: Registration, at: At) -> Self {
         Self {
             source,
             registration: Arc::new(registration),

@@ -7,7 +7,7 @@ use causeway_federation::name::GatewayName;
 use causeway_federation::registry::InstanceKey;
 use causeway_proto::registry as proto;
 
-use super::{At, Change, View};
+use super::{At, EtcdView, ViewChange};
 
 /// Time for which a gateway that was found gone after an outage still counts as present: as long as its lease.
 pub(super) const GATEWAY_GRACE: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub(super) struct Present {
     pub(super) reading: u32,
 }
 
-impl View {
+impl EtcdView {
     /// Every report of health.
     pub fn reports(&self) -> impl ExactSizeIterator<Item = &Arc<proto::HealthReport>> {
         self.health.values().map(|held| &held.report)
@@ -55,7 +55,7 @@ impl View {
         let known = self.is_present(gateway);
         *self.attached.entry(gateway.clone()).or_default() += 1;
         if !known {
-            self.changes.insert(Change::Gateways);
+            self.changes.insert(ViewChange::Gateways);
         }
         let elsewhere = self
             .health
@@ -67,7 +67,7 @@ impl View {
             .collect()
     }
 
-    /// The counterpart of [`View::attach`]. Whether it was the last attachment of this gateway.
+    /// The counterpart of [`EtcdView::attach`]. Whether it was the last attachment of this gateway.
     pub fn detach(&mut self, gateway: &GatewayName) -> bool {
         let Some(times) = self.attached.get_mut(gateway) else {
             return true;
@@ -78,7 +78,7 @@ impl View {
         }
         self.attached.remove(gateway);
         if !self.is_present(gateway) {
-            self.changes.insert(Change::Gateways);
+            self.changes.insert(ViewChange::Gateways);
         }
         true
     }
@@ -104,7 +104,7 @@ impl View {
             held.doubted = None;
         }
         if !known {
-            self.changes.insert(Change::Gateways);
+            self.changes.insert(ViewChange::Gateways);
         }
     }
 
@@ -114,7 +114,7 @@ impl View {
         self.gateways
             .retain(|_, held| held.doubted.is_none_or(|until| until > now));
         if before != self.gateway_names() {
-            self.changes.insert(Change::Gateways);
+            self.changes.insert(ViewChange::Gateways);
         }
     }
 
@@ -135,7 +135,7 @@ impl View {
         }
         self.gateways.remove(name);
         if !self.is_present(name) {
-            self.changes.insert(Change::Gateways);
+            self.changes.insert(ViewChange::Gateways);
         }
     }
 
@@ -146,7 +146,7 @@ impl View {
             Some(held) if *held.report == *report => !self.own_leases.contains_key(&held.at.lease),
             Some(held) => {
                 held.report = Arc::new(report.clone());
-                self.changes.insert(Change::Health(key.clone()));
+                self.changes.insert(ViewChange::Health(key.clone()));
                 true
             }
             None => {
@@ -167,7 +167,7 @@ impl View {
             let report = Arc::new(report);
             self.health.insert(key.clone(), Reported { report, at, reading });
             self.count_lease(0, at.lease);
-            self.changes.insert(Change::Health(key.clone()));
+            self.changes.insert(ViewChange::Health(key.clone()));
             return;
         };
         held.reading = reading;
@@ -178,7 +178,7 @@ impl View {
         held.at = at;
         if *held.report != report {
             held.report = Arc::new(report);
-            self.changes.insert(Change::Health(key.clone()));
+            self.changes.insert(ViewChange::Health(key.clone()));
         }
         self.count_lease(from, at.lease);
     }

@@ -24,7 +24,7 @@ fn registration(id: &str, port: u16, time_to_live: Option<Duration>) -> Registra
     }
 }
 
-fn slot(id: &str, source: Source) -> SlotKey {
+fn slot(id: &str, source: InstanceSource) -> SlotKey {
     SlotKey {
         instance: registration(id, 1, None).key(),
         source,
@@ -32,7 +32,7 @@ fn slot(id: &str, source: Source) -> SlotKey {
 }
 
 fn registered(id: &str) -> SlotKey {
-    slot(id, Source::Registered)
+    slot(id, InstanceSource::Registered)
 }
 
 fn at(revision: i64, lease: i64) -> At {
@@ -40,13 +40,13 @@ fn at(revision: i64, lease: i64) -> At {
 }
 
 struct Told {
-    view: View,
+    view: EtcdView,
     start: Instant,
 }
 
 impl Told {
     fn new() -> Self {
-        let mut view = View::default();
+        let mut view = EtcdView::default();
         view.add_lease(OWN);
         Self {
             view,
@@ -74,7 +74,7 @@ impl Told {
         Some(held.registration.address.port())
     }
 
-    fn beat(&mut self, seconds: u64, id: &str) -> Beat {
+    fn beat(&mut self, seconds: u64, id: &str) -> HeartbeatState {
         let now = self.after(seconds);
         self.view.heartbeat(now, &registered(id).instance)
     }
@@ -144,7 +144,7 @@ fn what_speaks_is_put_back_after_its_lease_ran_out_in_an_outage() {
     assert_eq!(claims.len(), 1, "{claims:?}");
     assert!(claims[0].recreate && claims[0].key == registered("own"));
     // One that another vouched for comes back with its next heartbeat.
-    assert!(matches!(told.beat(2, "other"), Beat::Claim(claim) if claim.recreate));
+    assert!(matches!(told.beat(2, "other"), HeartbeatState::Claim(claim) if claim.recreate));
 }
 
 #[test]
@@ -167,17 +167,17 @@ fn a_heartbeat_renews_what_this_process_vouches_for_and_claims_what_another_does
     told.put("own", 3, at(3, OWN));
     told.put("other", 4, at(4, OTHER));
     told.put("for-ever", 5, at(5, 0));
-    assert_eq!(told.beat(1, "own"), Beat::Renewed);
-    assert_eq!(told.beat(1, "for-ever"), Beat::Renewed);
-    assert_eq!(told.beat(1, "nobody"), Beat::NotFound);
-    let Beat::Claim(claim) = told.beat(1, "other") else {
+    assert_eq!(told.beat(1, "own"), HeartbeatState::Renewed);
+    assert_eq!(told.beat(1, "for-ever"), HeartbeatState::Renewed);
+    assert_eq!(told.beat(1, "nobody"), HeartbeatState::NotFound);
+    let HeartbeatState::Claim(claim) = told.beat(1, "other") else {
         panic!("it was not claimed");
     };
     assert!(claim.revision == 4 && !claim.recreate);
     // The claim is written under a lease of this process.
     told.view
         .put_slot(told.after(1), &claim.key, claim.registration, at(6, OWN));
-    assert_eq!(told.beat(1, "other"), Beat::Renewed);
+    assert_eq!(told.beat(1, "other"), HeartbeatState::Renewed);
     assert_eq!(told.view.keys_of_lease(OWN), 2);
 }
 
@@ -228,7 +228,7 @@ fn watchers_hear_of_values_and_not_of_leases() {
 #[test]
 fn the_first_source_in_order_is_in_force_and_each_removes_only_its_own() {
     let mut told = Told::new();
-    let consul = slot("a", Source::named("consul").unwrap());
+    let consul = slot("a", InstanceSource::named("consul").unwrap());
     told.view
         .put_slot(told.start, &consul, registration("a", 7, None), at(3, 0));
     told.put("a", 5, at(4, OTHER));

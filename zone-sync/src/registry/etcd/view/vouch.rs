@@ -9,27 +9,27 @@
 
 use std::time::{Duration, Instant};
 
-use causeway_federation::registry::{InstanceKey, Registration, Source};
+use causeway_federation::registry::{InstanceKey, InstanceSource, Registration};
 
-use super::{SlotKey, View};
+use super::{EtcdView, SlotKey};
 
 /// Time after which a silent instance that was named is named again, unless etcd says by then that it is gone.
 const NAME_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// State that a heartbeat came upon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Beat {
+pub enum HeartbeatState {
     /// The source has no such instance.
     NotFound,
     /// It is known and needs nothing further.
     Renewed,
     /// It is known, and its key must be put under a lease of this process.
-    Claim(Box<Claim>),
+    Claim(Box<LeaseClaim>),
 }
 
 /// A key that is to come under a lease of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct LeaseClaim {
     pub key: SlotKey,
     pub registration: Registration,
     /// It is claimed only if it is still as of this revision.
@@ -46,7 +46,7 @@ pub struct Overdue {
     pub revision: i64,
 }
 
-impl View {
+impl EtcdView {
     /// A lease was granted to this process.
     pub(crate) fn add_lease(&mut self, lease: i64) {
         self.own_leases.entry(lease).or_default();
@@ -77,7 +77,7 @@ impl View {
     }
 
     /// Keys to claim, because a lease ran out under instances that live.
-    pub(crate) fn take_claims(&mut self) -> Vec<Claim> {
+    pub(crate) fn take_claims(&mut self) -> Vec<LeaseClaim> {
         let keys = std::mem::take(&mut self.claims);
         keys.iter().filter_map(|key| self.claim(key, true)).collect()
     }
@@ -108,31 +108,31 @@ impl View {
     }
 
     /// Takes up a heartbeat of a registered instance.
-    pub fn heartbeat(&mut self, now: Instant, instance: &InstanceKey) -> Beat {
+    pub fn heartbeat(&mut self, now: Instant, instance: &InstanceKey) -> HeartbeatState {
         let key = SlotKey {
             instance: instance.clone(),
-            source: Source::Registered,
+            source: InstanceSource::Registered,
         };
         let recovering = self.is_recovering(now, &key);
         let is_own = |lease| self.own_leases.contains_key(&lease);
         let Some(slot) = self.slot(&key) else {
-            return Beat::NotFound;
+            return HeartbeatState::NotFound;
         };
         let Some(time) = slot.registration.time_to_live else {
-            return Beat::Renewed;
+            return HeartbeatState::Renewed;
         };
         if is_own(slot.at.lease) && slot.doubted.is_none() {
             if let Some(slot) = self.slot_mut(&key) {
                 slot.vouched = Some(now + time);
             }
-            return Beat::Renewed;
+            return HeartbeatState::Renewed;
         }
         let recreate = slot.doubted.is_some() || recovering;
         let claim = self.claim(&key, recreate).map(Box::new);
-        claim.map_or(Beat::NotFound, Beat::Claim)
+        claim.map_or(HeartbeatState::NotFound, HeartbeatState::Claim)
     }
 
-    /// Time at which [`View::expire`] should be called next. It may then find nothing to do.
+    /// Time at which [`EtcdView::expire`] should be called next. It may then find nothing to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.alarms.first().map(|(alarm, _)| *alarm)
@@ -175,9 +175,9 @@ impl View {
         until.is_some_and(|(from, time)| now < from + time.min(super::MAX_GRACE))
     }
 
-    fn claim(&self, key: &SlotKey, recreate: bool) -> Option<Claim> {
+    fn claim(&self, key: &SlotKey, recreate: bool) -> Option<LeaseClaim> {
         let slot = self.slot(key)?;
-        Some(Claim {
+        Some(LeaseClaim {
             key: key.clone(),
             registration: Registration::clone(&slot.registration),
             revision: slot.at.revision,

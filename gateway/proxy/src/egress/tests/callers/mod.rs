@@ -15,7 +15,7 @@ use std::{
 use causeway_dns::vips::VipTable;
 use causeway_federation::topology::Topology;
 use causeway_identity::{
-    ApiClient, Identity, IdentityFolder, REVOCATIONS_FILE, ROOTS_FILE, Renewal,
+    ApiClient, Identity, IdentityFolder, REVOCATIONS_FILE, ROOTS_FILE, RefreshOutcome,
     ca::{self, Ca, LEAF_VALIDITY, Leaf},
 };
 use causeway_routing::testbed::gateway;
@@ -331,7 +331,7 @@ async fn a_connection_ends_when_its_certificate_is_revoked_or_its_root_is_gone()
     let revoked = BTreeMap::from([(web.serial().unwrap(), now)]);
     let list = scene.ca.revocation_list(&revoked, 1, now).unwrap();
     fs::write(scene.own().join(REVOCATIONS_FILE), list).unwrap();
-    assert_eq!(scene.files.reload(now), Renewal::Taken);
+    assert_eq!(scene.files.reload(now), RefreshOutcome::Taken);
     let ended = tokio::time::timeout(A_SECOND, bad.rest())
         .await
         .expect("within a second");
@@ -352,7 +352,7 @@ async fn a_connection_ends_when_its_certificate_is_revoked_or_its_root_is_gone()
     for name in ["cert.pem", "key.pem", "ca.pem"] {
         fs::copy(next.join(name), scene.own().join(name)).unwrap();
     }
-    assert_eq!(scene.files.reload(SystemTime::now()), Renewal::Taken);
+    assert_eq!(scene.files.reload(SystemTime::now()), RefreshOutcome::Taken);
     let ended = tokio::time::timeout(A_SECOND, good.rest())
         .await
         .expect("within a second");
