@@ -10,6 +10,8 @@ pub mod files;
 pub mod listen;
 pub mod listening_user;
 pub mod own_sockets;
+pub mod port_holder;
+pub mod privileged_ports;
 pub mod remembered;
 pub mod tasks;
 pub mod watch;

@@ -9,12 +9,36 @@ use std::{
 /// A socket that listens, in the tables of the kernel (`TCP_LISTEN`).
 const LISTENING: &str = "0A";
 
+/// A socket that listens, as the kernel lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListeningRow {
+    pub(crate) at: SocketAddr,
+    pub(crate) user: u32,
+    /// Number of the socket in the kernel.
+    pub(crate) inode: u64,
+}
+
 /// Finds the user whose program takes connections to `address`; `None`: nobody of this host does, or programs of several users.
 ///
 /// # Errors
 /// When the kernel's tables cannot be read.
 pub fn listening_user(address: SocketAddr) -> io::Result<Option<u32>> {
     let mut found = None;
+    for row in listening_rows()? {
+        if !takes(row.at, address) {
+            continue;
+        }
+        if found.is_some_and(|found| found != row.user) {
+            return Ok(None);
+        }
+        found = Some(row.user);
+    }
+    Ok(found)
+}
+
+/// Reads every TCP socket of this host that listens.
+pub(crate) fn listening_rows() -> io::Result<Vec<ListeningRow>> {
+    let mut rows = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let table = match File::open(table) {
             Ok(table) => BufReader::new(table),
@@ -24,19 +48,13 @@ pub fn listening_user(address: SocketAddr) -> io::Result<Option<u32>> {
         };
         for line in table.lines().skip(1) {
             // Those that listen come first.
-            let Some((listener, user)) = listener(&line?) else {
+            let Some(row) = listener(&line?) else {
                 break;
             };
-            if !takes(listener, address) {
-                continue;
-            }
-            if found.is_some_and(|found| found != user) {
-                return Ok(None);
-            }
-            found = Some(user);
+            rows.push(row);
         }
     }
-    Ok(found)
+    Ok(rows)
 }
 
 /// Tells whether a listener at `listener` takes connections to `address`.
@@ -47,13 +65,14 @@ fn takes(listener: SocketAddr, address: SocketAddr) -> bool {
 }
 
 /// Reads one line of a table; `None`: it is not of a socket that listens.
-fn listener(line: &str) -> Option<(SocketAddr, u32)> {
+fn listener(line: &str) -> Option<ListeningRow> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (ip, port) = fields.next()?.split_once(':')?;
     let state = fields.nth(1)?;
     let user = fields.nth(3)?.parse().ok()?;
+    let inode = fields.nth(1)?.parse().ok()?;
     let at = SocketAddr::new(ip_address(ip)?, u16::from_str_radix(port, 16).ok()?);
-    (state == LISTENING).then_some((at, user))
+    (state == LISTENING).then_some(ListeningRow { at, user, inode })
 }
 
 /// Reads an address: words of 32 bits in the order of this machine, in hexadecimal.
@@ -106,14 +125,18 @@ mod tests {
         let own = word("0100007F");
         assert_eq!(
             listener(&line(&own, "0A")),
-            Some(("127.0.0.1:7810".parse().unwrap(), 1000))
+            Some(ListeningRow {
+                at: "127.0.0.1:7810".parse().unwrap(),
+                user: 1000,
+                inode: 12345
+            })
         );
         assert_eq!(listener(&line(&own, "01")), None);
         let six = ["00000000", "00000000", "00000000", "01000000"]
             .map(word)
             .concat();
         assert_eq!(
-            listener(&line(&six, "0A")).map(|(at, _)| at),
+            listener(&line(&six, "0A")).map(|row| row.at),
             "[::1]:7810".parse().ok()
         );
         assert_eq!(listener("nonsense"), None);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use causeway_control::reload::load;
+use causeway_control::reload::load_for;
 use causeway_federation::topology::Style;
 use causeway_host::tasks::Tasks;
 use causeway_telemetry::log::{self, LogFormat};
@@ -40,7 +40,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let _last_words = log::start(LogFormat::Text, &args.log_level, &Tasks::default())
         .map_err(|error| Failure::usage("cannot start the log").because(&error))?;
     let (parsed, name) = match &args.topology {
-        Some(path) => match load(path) {
+        // Low ports are moved.
+        Some(path) => match load_for(path, 0) {
             Ok(parsed) => (parsed, path.display().to_string()),
             Err(error) => {
                 // It has its own `error:` and `hint:` lines, one for each finding.

@@ -10,9 +10,11 @@ use causeway_control::topology::{AppliedTopology, ApplyError, Applying, base};
 use causeway_federation::{
     registry::InstanceSource,
     topology::{
-        CarriedTags, Diagnostics, MAX_FILE_BYTES, Style, applied::TopologyRefusal, diff, parse_among,
+        CarriedTags, Diagnostics, MAX_FILE_BYTES, Style, Surroundings, applied::TopologyRefusal, diff,
+        parse_among,
     },
 };
+use causeway_host::privileged_ports::lowest_port;
 use causeway_routing::snapshot::Snapshot;
 use causeway_telemetry::log::in_one_line;
 use http::StatusCode;
@@ -155,9 +157,10 @@ pub(super) async fn difference(
     let current = latest.map_or_else(|| snapshot.topology.clone(), |latest| latest.borrow().clone());
     let registered = registered(&snapshot);
     let compared = tokio::task::spawn_blocking(move || {
-        let parsed = parse_among(base::split(&text).1, "topology", Some(&registered))?;
+        let around = around(&registered);
+        let parsed = parse_among(base::split(&text).1, "topology", around)?;
         // With the line that names the base, so that lines are counted as in the file.
-        let whole = parse_among(&text, "topology", Some(&registered))?;
+        let whole = parse_among(&text, "topology", around)?;
         Ok::<_, Diagnostics>(ChangesView {
             applied: false,
             same: parsed.topology.fingerprint == current.fingerprint,
@@ -177,13 +180,21 @@ pub(super) async fn difference(
 /// Warnings about a text where the instances are known that this gateway knows of.
 fn warnings(state: &AdminState, text: &str) -> impl Future<Output = String> + use<> {
     let (registered, text) = (registered(&state.snapshots.load()), text.to_owned());
-    let parsing = tokio::task::spawn_blocking(move || parse_among(&text, "topology", Some(&registered)));
+    let parsing = tokio::task::spawn_blocking(move || parse_among(&text, "topology", around(&registered)));
     async move {
         match parsing.await {
             Ok(Ok(parsed)) => in_words(&parsed.warnings),
             // Whoever applies it hears of its errors.
             Ok(Err(_)) | Err(_) => String::new(),
         }
+    }
+}
+
+/// Facts about this gateway and its host that decide what is to be said about a topology.
+fn around(registered: &CarriedTags) -> Surroundings<'_> {
+    Surroundings {
+        registered: Some(registered),
+        lowest_port: lowest_port(),
     }
 }
 

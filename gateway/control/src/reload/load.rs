@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use causeway_federation::topology::{self, Diagnostics, MAX_FILE_BYTES, Parsed, Style};
+use causeway_federation::topology::{self, Diagnostics, MAX_FILE_BYTES, Parsed, Style, Surroundings};
+use causeway_host::privileged_ports::lowest_port;
 
 /// Reason why there is no topology.
 #[derive(Debug, thiserror::Error)]
@@ -48,11 +49,23 @@ impl LoadError {
 /// # Errors
 /// When it cannot be read, or with everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Parsed, LoadError> {
+    load_for(path, lowest_port())
+}
+
+/// As [`load`], for gateways that may listen on `lowest_port` and above.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for(path: &Path, lowest_port: u16) -> Result<Parsed, LoadError> {
     let text = read(path).map_err(|source| LoadError::Read {
         path: path.to_owned(),
         source,
     })?;
-    topology::parse(&text, &path.display().to_string())
+    let around = Surroundings {
+        lowest_port,
+        ..Surroundings::default()
+    };
+    topology::parse_among(&text, &path.display().to_string(), around)
         .map_err(|findings| LoadError::Invalid(Box::new(findings)))
 }
 

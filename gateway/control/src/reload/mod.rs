@@ -19,7 +19,7 @@ use std::{path::PathBuf, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
-pub use load::{LoadError, load};
+pub use load::{LoadError, load, load_for};
 
 /// Most changes that one log line names.
 const MAX_CHANGES_LOGGED: usize = 20;

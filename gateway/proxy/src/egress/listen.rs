@@ -182,24 +182,32 @@ async fn bind_until_bound(
             return None;
         }
         entrance.set(SocketState::Failed);
-        report(shared, socket, entrance, &error, since);
+        report(shared, socket, entrance, &error, since).await;
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(MAX_REBIND_AFTER);
     }
 }
 
-/// Notes why clients cannot connect, and tells it once for each reason.
-fn report(
+/// Notes why clients cannot connect and who is in the way, and tells it once for each reason.
+async fn report(
     shared: &EgressShared,
     address: SocketAddr,
     entrance: &Entrance,
     error: &BindError,
     since: Instant,
 ) {
+    let holder = match error.is_taken() {
+        true => shared.holders.of(address).await,
+        false => None,
+    };
+    let error_text = match holder {
+        Some(holder) => format!("{error}: {holder}"),
+        None => error.to_string(),
+    };
     let failure = BindFailure {
         address,
         serves: entrance.to_string(),
-        error: error.to_string(),
+        error: error_text,
         advice: advice(error),
         lacks_descriptors: matches!(error, BindError::NoDescriptor),
         since,

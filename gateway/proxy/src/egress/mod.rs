@@ -22,6 +22,7 @@ use causeway_federation::name::ServiceName;
 use causeway_host::{
     descriptors::Descriptors,
     own_sockets::{OwnSockets, SocketPair},
+    port_holder::PortHolders,
     tasks::Tasks,
 };
 use causeway_routing::{
@@ -160,6 +161,7 @@ struct EgressShared {
     /// Sockets for a whole port that cannot be had: what they would cover is listened on address by address.
     apart: watch::Sender<BTreeSet<SocketAddr>>,
     bind_failures: Mutex<BTreeMap<SocketAddr, BindFailure>>,
+    holders: PortHolders,
     dispatch: DispatchEnds,
     /// Services that could not be reached and why, so that an outage does not fill the log.
     rate_limited: Mutex<RateLimited<(ServiceName, &'static str)>>,
@@ -204,6 +206,7 @@ impl Egress {
                 metrics,
                 access,
                 bind_failures: Mutex::default(),
+                holders: PortHolders::default(),
                 rate_limited: Mutex::new(RateLimited::new()),
                 drain: CancellationToken::new(),
                 seed: AtomicU64::new(rand::random()),

@@ -52,23 +52,28 @@ pub struct Parsed {
 /// # Errors
 /// Everything that is wrong with the file, in one run, warnings included.
 pub fn parse(text: &str, file_name: &str) -> Result<Parsed, Diagnostics> {
-    parse_among(text, file_name, None)
+    parse_among(text, file_name, Surroundings::default())
 }
 
 /// Sets of tags that instances carry which are in no file, by service: those that are registered, here and in other zones.
 pub type CarriedTags = BTreeMap<ServiceName, BTreeSet<Tags>>;
 
-/// As [`parse`], with what a running gateway knows of instances; `None`: nothing is known but the file.
+/// Facts that are in no topology file, and that decide what is to be said about one. Without any, nothing is said of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Surroundings<'a> {
+    /// Tags of instances that are in no file; `None`: nothing is known of such.
+    pub registered: Option<&'a CarriedTags>,
+    /// Lowest port that a gateway may listen on here.
+    pub lowest_port: u16,
+}
+
+/// As [`parse`], with what is known besides the file.
 ///
 /// # Errors
 /// As [`parse`].
-pub fn parse_among(
-    text: &str,
-    file_name: &str,
-    registered: Option<&CarriedTags>,
-) -> Result<Parsed, Diagnostics> {
+pub fn parse_among(text: &str, file_name: &str, around: Surroundings<'_>) -> Result<Parsed, Diagnostics> {
     let sink = Sink::default();
-    let file = read_text(text, registered, &sink);
+    let file = read_text(text, around, &sink);
     let findings = sink.finish(text, file_name);
     match file.and_then(|file| resolve::topology(file, text)) {
         Some(topology) if findings.errors() == 0 => Ok(Parsed {
@@ -99,10 +104,10 @@ pub fn parse_instances(text: &str, file_name: &str) -> Result<Vec<FixedInstance>
     }
 }
 
-fn read_text(text: &str, registered: Option<&CarriedTags>, sink: &Sink) -> Option<raw::File> {
+fn read_text(text: &str, around: Surroundings<'_>, sink: &Sink) -> Option<raw::File> {
     let root = read_root(text, "a topology begins with `version: 1`", sink)?;
     let file = read::file(&root, sink)?;
-    check::file(&file, registered, sink);
+    check::file(&file, around, sink);
     Some(file)
 }
 

@@ -36,7 +36,10 @@ async fn an_address_that_is_taken_is_reported_disturbs_no_other_and_is_bound_onc
         !home.egress.bind_failures().is_empty()
     })
     .await;
-    assert_eq!(home.egress.bind_failures()[0].address, address);
+    let failure = home.egress.bind_failures().remove(0);
+    assert_eq!(failure.address, address);
+    let holder = format!("this process itself listens at {address}");
+    assert!(failure.error.ends_with(&holder), "{}", failure.error);
     assert_eq!(home.client().await.greeting().await.unwrap(), "here");
     drop(taken);
     until("the address is bound", || home.egress.bind_failures().is_empty()).await;

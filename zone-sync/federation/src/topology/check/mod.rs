@@ -7,6 +7,7 @@
 
 mod apply_from;
 mod permissions;
+mod ports;
 mod references;
 mod services;
 mod tiers;
@@ -17,7 +18,7 @@ mod zones;
 use std::collections::BTreeMap;
 
 use super::{
-    CarriedTags,
+    Surroundings,
     diagnostic::Sink,
     raw::{File, Service, Zone},
 };
@@ -28,12 +29,11 @@ pub(super) struct Context<'a> {
     pub file: &'a File,
     pub zones: BTreeMap<&'a ZoneName, &'a Zone>,
     pub services: BTreeMap<&'a ServiceName, &'a Service>,
-    /// Tags of instances that are in no file; `None`: nothing is known of such.
-    pub registered: Option<&'a CarriedTags>,
+    pub around: Surroundings<'a>,
     pub sink: &'a Sink,
 }
 
-pub(super) fn file(file: &File, registered: Option<&CarriedTags>, sink: &Sink) {
+pub(super) fn file(file: &File, around: Surroundings<'_>, sink: &Sink) {
     let context = Context {
         file,
         zones: file.zones.iter().map(|zone| (&zone.name.value, zone)).collect(),
@@ -42,7 +42,7 @@ pub(super) fn file(file: &File, registered: Option<&CarriedTags>, sink: &Sink) {
             .iter()
             .map(|service| (&service.name.value, service))
             .collect(),
-        registered,
+        around,
         sink,
     };
     references::check(&context);
@@ -50,6 +50,7 @@ pub(super) fn file(file: &File, registered: Option<&CarriedTags>, sink: &Sink) {
     zones::check(&context);
     vips::check(&context);
     services::check(&context);
+    ports::check(&context);
     tiers::check(&context);
     permissions::check(&context);
     apply_from::check(&context);

@@ -18,7 +18,7 @@ pub(super) fn check(context: &Context<'_>) {
     for service in &context.file.services {
         let tags = carried.get(&service.name.value).map_or(&[][..], Vec::as_slice);
         if tags.is_empty() {
-            let message = match context.registered {
+            let message = match context.around.registered {
                 None => format!("no zone has an instance of `{}` in this file", service.name.value),
                 Some(_) => format!(
                     "no zone has an instance of `{}`, in this file or registered",
@@ -56,7 +56,7 @@ fn carried<'a>(context: &Context<'a>) -> BTreeMap<&'a ServiceName, Vec<&'a Tags>
         let (service, tags) = (&source.value.service, &source.value.tags);
         carried.entry(service).or_default().insert(tags);
     }
-    for (service, tags) in context.registered.into_iter().flatten() {
+    for (service, tags) in context.around.registered.into_iter().flatten() {
         carried.entry(service).or_default().extend(tags);
     }
     carried
@@ -96,7 +96,7 @@ fn arms(context: &Context<'_>, split: &[Spanned<SplitArm>], carried: &[&Tags]) {
 }
 
 fn nowhere_found(context: &Context<'_>, span: &Span, tags: &Tags, carried: &[&Tags]) -> Diagnostic {
-    let message = match context.registered {
+    let message = match context.around.registered {
         None => format!("no instance in this file carries {tags}"),
         Some(_) => format!("no instance carries {tags}, in this file or registered"),
     };
