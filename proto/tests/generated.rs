@@ -1,5 +1,5 @@
 //! The generated Rust is checked in, so that building needs no code generator; this test keeps it current.
-//! `UPDATE_GENERATED=1 cargo test -p causeway-proto --test generated` writes it anew.
+//! `UPDATE_GENERATED=1 cargo test --workspace --test generated` writes it anew.
 
 use std::{fs, path::Path};
 

@@ -1,7 +1,16 @@
 //! Outcome of a connection as a value: the data path passes these, and a word is made of one only where it is written (a
 //! line of the log or the access log, a label of a metric).
 //!
-//! Adding an outcome: a variant, its line in each method, one in the table of the tests, and one in docs/watching.md.
+//! Adding an outcome: a variant, its line in each method, one in the table of the tests, and one in docs/watching.md. Only a word
+//! that is in the table is looked for in the page.
+//!
+//! Adding a reason for which a stream is refused: the next number in proto/proto/tunnel.proto
+//! (`UPDATE_GENERATED=1 cargo test --workspace --test generated` writes the Rust), its line in `stream_refusal` of
+//! gateway/tunnel/src/frame.rs, a variant of [`StreamRefusal`], and the rest as for an outcome. A gateway that does not know the
+//! number reads `unspecified` and goes by the refusal's own `retryable`. The ingress makes the refusal in
+//! gateway/proxy/src/ingress/refuse.rs. Three places take every reason without asking the compiler: `unless_alike` there names
+//! those that follow from the topology, `refused` in `report.rs` beside it those that are part of normal life and no WARN, and
+//! `is_answer` in gateway/proxy/src/egress/ask.rs those that a gateway would give again.
 
 use causeway_routing::route::Why;
 use serde::{Serialize, Serializer};

@@ -42,7 +42,7 @@ services: {}
 ";
 const ATTACHMENT: &str = "attachment to the shared registry";
 const FOLDER: &str = "folder of instances";
-/// Every long-lived task of a gateway that has all its parts, and whether only its panic is a fault.
+/// Every long-lived task of a gateway that has all its parts, in the order of the names, and whether only its panic is a fault.
 const TASKS: [(&str, bool); 33] = [
     ("TLS listener at ", true),
     ("admin API at ", false),

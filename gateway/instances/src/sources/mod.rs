@@ -4,8 +4,10 @@
 //! what that adds, changes and removes, and keeps other sources out of it. Say in [`Troubles`] what does not work, for
 //! `causeway check`, and keep what was known until it is known to be gone. Decide in a pure value, as
 //! `folder::files` and, with the time as an argument, `dns::polls` do, and leave a thin task around it, whose name stands in
-//! gateway/tests/cli/tasks.rs. It needs a variant of its own of `Source`: two feeds of one would take out each other's instances. A program outside the gateway does the same
-//! with `PUT /v1/sources/NAME` or the gRPC call `Replace`.
+//! gateway/tests/cli/tasks.rs. It needs a variant of its own of `InstanceSource`, whose comment says what that takes: two feeds
+//! of one would take out each other's instances. What an operator sets for it is a field of [`SourcesConfig`], which
+//! `start_sources` in gateway/src/gateway/start.rs fills from the gateway's configuration; ARCHITECTURE.md says where a flag
+//! goes. A program outside the gateway does the same with `PUT /v1/sources/NAME` or the gRPC call `Replace`.
 
 mod dns;
 mod feed;

@@ -9,7 +9,7 @@
 //! Each instance has its [`InstanceSource`], and a source only ever removes what it put in. Adding a source (an orchestrator,
 //! another store): a program outside the gateway needs nothing here; it hands over all that it knows under a name of its
 //! own. One that is built in is a variant of [`InstanceSource`] at its place in the order of precedence, and a task of the
-//! gateway that calls the same replacement.
+//! gateway that calls the same replacement (gateway/instances/src/sources/mod.rs).
 
 use std::{net::SocketAddr, time::Duration};
 

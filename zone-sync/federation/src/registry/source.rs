@@ -12,8 +12,11 @@ use super::RegistryError;
 /// is in force, and the later one takes over when the earlier one lets go. What an operator wrote goes before what an
 /// instance says of itself, that before what another system says of it, and DNS, which knows least, comes last.
 ///
-/// A new word is taken from programs that use it as a name, and what they stored under it is skipped: say so, and add the variant
-/// to the properties of `replacement_tests.rs`, the word to `registry.proto` and docs/registering.md.
+/// A new word is taken from programs that use it as a name, and what they stored under it is skipped: say so. Adding a variant:
+/// its word in `as_str` and in `from_str`, where the compiler does not ask for it and a program could go on using it; the word in
+/// both tests below, of which only the second notices; `source` and `SOURCES` in `replacement_tests.rs`; what the zone's
+/// registry calls it (`shared_source` in gateway/instances/src/shared.rs, docs/several-gateways.md); the list in
+/// `registry.proto`, from which Rust is written anew (`proto/tests/generated.rs`); docs/registering.md, at its place in the order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum InstanceSource {
