@@ -2,13 +2,13 @@
 //! that cannot be used leave the CA before them in use, and are complained about once.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use causeway_host::files::FileStamp;
 use causeway_identity::{
     ROOTS_FILE,
     ca::{CA_KEY_FILE, Ca, CaError, key::Passphrase},
@@ -44,10 +44,6 @@ pub enum ServeError {
     Roots(#[from] VerifierBuilderError),
 }
 
-/// Mark that tells a file from the one that was there before it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp(Vec<(u64, u64, i64, i64)>);
-
 /// A CA, and the TLS settings that it is served with.
 pub(super) struct Served {
     pub ca: Ca,
@@ -58,7 +54,7 @@ pub(super) struct Served {
 struct State {
     served: Arc<Served>,
     /// Of the files that were last looked at, whether they could be used or not.
-    seen: Stamp,
+    seen: [FileStamp; 2],
 }
 
 /// The CA in a folder.
@@ -151,22 +147,23 @@ impl Served {
     }
 }
 
-fn stamp(folder: &Path) -> Result<Stamp, ServeError> {
-    let files = [ROOTS_FILE, CA_KEY_FILE].map(|name| {
-        let file = fs::metadata(folder.join(name))?;
-        Ok((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
-    });
-    let stamps: io::Result<Vec<_>> = files.into_iter().collect();
-    stamps.map(Stamp).map_err(|source| ServeError::Look {
-        folder: folder.to_owned(),
-        source,
-    })
+fn stamp(folder: &Path) -> Result<[FileStamp; 2], ServeError> {
+    let look = |name| {
+        FileStamp::of(&folder.join(name)).map_err(|source| ServeError::Look {
+            folder: folder.to_owned(),
+            source,
+        })
+    };
+    Ok([look(ROOTS_FILE)?, look(CA_KEY_FILE)?])
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
+
     use causeway_identity::ca;
+
+    use super::*;
 
     #[test]
     fn changed_files_are_taken_up_and_bad_ones_change_nothing() {

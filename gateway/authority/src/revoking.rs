@@ -1,13 +1,12 @@
 //! Connections of those whose certificates were revoked since: they end, as those with gateways do.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use causeway_host::files::FileStamp;
 use causeway_identity::{
     Guarded, Serial, begin_of,
     ca::revoked::{REVOKED_FILE, Revoked},
@@ -24,9 +23,6 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// Revocations in the folder of a CA, now and whenever there are more.
 pub(super) type CaRevocations = watch::Receiver<Arc<Revoked>>;
 
-/// Mark that tells a file from the one that was there before it; `None`: there is none.
-type Stamp = Option<(u64, u64, i64, i64)>;
-
 /// Follows `revoked.jsonl`. What cannot be read leaves what was known in force; calls read it for themselves.
 pub(super) async fn follow(folder: PathBuf, revocations: watch::Sender<Arc<Revoked>>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
@@ -36,7 +32,8 @@ pub(super) async fn follow(folder: PathBuf, revocations: watch::Sender<Arc<Revok
         ticks.tick().await;
         let (folder, before) = (folder.clone(), seen);
         let look = tokio::task::spawn_blocking(move || {
-            let now = stamp(&folder);
+            // There is no file as long as nobody was revoked.
+            let now = FileStamp::of(&folder.join(REVOKED_FILE)).ok();
             (now != before).then(|| (now, Revoked::read(&folder)))
         });
         match look.await {
@@ -54,11 +51,6 @@ pub(super) async fn follow(folder: PathBuf, revocations: watch::Sender<Arc<Revok
             Ok(None) | Err(_) => {}
         }
     }
-}
-
-fn stamp(folder: &Path) -> Stamp {
-    let file = fs::metadata(folder.join(REVOKED_FILE)).ok()?;
-    Some((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
 }
 
 /// Ends a connection once the certificate that was shown on it is revoked.
@@ -93,7 +85,7 @@ async fn revoked(holder: Holder, mut revocations: CaRevocations) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::{io, path::Path};
 
     use causeway_federation::name::GatewayId;
     use causeway_identity::ca::{

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,29 @@ pub const PRIVATE: u32 = 0o600;
 pub const PUBLIC: u32 = 0o644;
 /// Mode of a folder that holds private keys.
 const PRIVATE_FOLDER: u32 = 0o700;
+
+/// Mark that tells a file from the one that was there before it under its name. A writer that goes by [`replace_file`] changes it always; one
+/// that writes into the file itself twice within a tick of the kernel's clock, to the same length, does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStamp {
+    inode: u64,
+    bytes: u64,
+    /// Seconds and nanoseconds of the last change of anything about it.
+    changed: (i64, i64),
+}
+
+impl FileStamp {
+    /// # Errors
+    /// The file cannot be looked at.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let file = fs::metadata(path)?;
+        Ok(Self {
+            inode: file.ino(),
+            bytes: file.len(),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
 
 /// Writes a file that must not exist yet. It has its mode from its first moment, whatever the umask, so that a key is
 /// never readable by others, not even while it is empty; and it appears whole or not at all.

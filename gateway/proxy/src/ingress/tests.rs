@@ -1,8 +1,8 @@
 //! Tests of what another zone's streams are given: an instance, or a refusal that says whether another try can help.
 
 use causeway_federation::{
-    name::{MAX_TAGS, Tags},
-    registry::{MAX_TAG_VALUE_BYTES, Provenance},
+    name::MAX_TAGS,
+    registry::MAX_TAG_VALUE_BYTES,
     topology::Topology,
 };
 use causeway_proto::tunnel::{
@@ -12,22 +12,12 @@ use causeway_tunnel::{ReadError, RecvHalf, read_reply};
 
 use super::*;
 use crate::testbed::{self, Recorder, Zone, until};
-use crate::{ProxyMetrics, dial::DialError};
 
 fn topology() -> Arc<Topology> {
     testbed::topology(
         "  home: {}\n  east: {}\n  west: {}",
         "  orders:\n    port: 8080\n    protocol: tcp\n    export_to: [home, east]",
     )
-}
-
-/// Way of a connection that comes to its second gateway.
-fn passage() -> Passage {
-    Passage {
-        own: OwnSockets::default(),
-        hops: 2,
-        descriptors: Descriptors::default(),
-    }
 }
 
 /// An ingress in `east`, and the far end of a tunnel to it, on which `caller` opens streams.
@@ -243,104 +233,6 @@ async fn outstanding_connections_are_counted_on_the_instance() {
     assert!(instance.load.latency_micros.load(Ordering::Relaxed) > 0);
 }
 
-/// Keeps what it is told.
-#[derive(Debug, Default)]
-struct Reported(Mutex<Vec<(ServiceName, String)>>);
-
-impl ConnectFailures for Reported {
-    fn report(&self, service: &ServiceName, id: &str) {
-        self.0.lock().push((service.clone(), id.to_owned()));
-    }
-}
-
-#[tokio::test]
-async fn an_instance_that_does_not_accept_is_reported_for_a_check() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let instance = testbed::instance("closed", closed.local_addr().unwrap(), 1, &[]);
-    drop(closed);
-    let snapshot = testbed::snapshot("east", &topology(), vec![instance], vec![], &[]);
-    let reported = Reported::default();
-    let mut rng = SmallRng::seed_from_u64(1);
-    let service = testbed::service("orders");
-    let dialled = dial(
-        &snapshot,
-        &service,
-        &Tags::default(),
-        &ProxyMetrics::default(),
-        &reported,
-        &passage(),
-        &mut rng,
-    )
-    .await;
-    assert!(dialled.is_err());
-    assert_eq!(*reported.0.lock(), [(service, "closed".to_owned())]);
-}
-
-#[tokio::test]
-async fn a_want_of_descriptors_is_not_held_against_an_instance() {
-    let there = Recorder::start("there").await;
-    let instance = there.instance(1, &[]);
-    let snapshot = testbed::snapshot("east", &topology(), vec![instance.clone()], vec![], &[]);
-    let (reported, metrics) = (Reported::default(), ProxyMetrics::default());
-    let (service, tags) = (testbed::service("orders"), Tags::default());
-    let mut rng = SmallRng::seed_from_u64(1);
-    let descriptors = Descriptors::limited_to(0);
-    let passage = Passage {
-        descriptors: descriptors.clone(),
-        ..passage()
-    };
-    let dialled = dial(
-        &snapshot, &service, &tags, &metrics, &reported, &passage, &mut rng,
-    )
-    .await;
-    assert!(matches!(dialled, Err(DialError::NoDescriptor)));
-    assert!(reported.0.lock().is_empty() && there.given().is_empty());
-    // The balancer takes it as if it had never been asked.
-    descriptors.set_limit(1_000_000);
-    dial(
-        &snapshot, &service, &tags, &metrics, &reported, &passage, &mut rng,
-    )
-    .await
-    .unwrap();
-}
-
-#[tokio::test]
-async fn what_this_gateway_itself_listens_on_is_never_connected_to_as_an_instance() {
-    let (own, there) = (Recorder::start("own").await, Recorder::start("there").await);
-    let instances = vec![own.instance(1, &[("v", "1")]), there.instance(1, &[("v", "2")])];
-    let mut snapshot = testbed::snapshot("east", &topology(), instances, vec![], &[]);
-    snapshot.listeners = Arc::new([own.address].into());
-    let service = testbed::service("orders");
-    let dialled = |tags| {
-        let (snapshot, service) = (snapshot.clone(), service.clone());
-        async move {
-            let mut rng = SmallRng::seed_from_u64(1);
-            let (metrics, reported) = (ProxyMetrics::default(), Reported::default());
-            dial(
-                &snapshot,
-                &service,
-                &tags,
-                &metrics,
-                &reported,
-                &passage(),
-                &mut rng,
-            )
-            .await
-        }
-    };
-    let refused = dialled(testbed::tags(&[("v", "1")])).await.unwrap_err();
-    let DialError::Connect { source, .. } = refused else {
-        panic!("{refused}")
-    };
-    let expected = format!("{0} is where this gateway itself listens ({0})", own.address);
-    assert_eq!(source.to_string(), expected);
-    // Another one takes what it may not have.
-    for _ in 0..10 {
-        assert_eq!(dialled(Tags::default()).await.unwrap().instance.id, "there");
-    }
-    assert!(own.given().is_empty());
-}
-
 #[tokio::test]
 async fn a_connection_that_has_come_through_too_many_gateways_is_refused_for_good() {
     let there = Recorder::start("there").await;
@@ -358,34 +250,6 @@ async fn a_connection_that_has_come_through_too_many_gateways_is_refused_for_goo
             }
             (answer, _) => panic!("{hops}: {answer:?}"),
         }
-    }
-}
-
-#[tokio::test]
-async fn a_loopback_address_from_elsewhere_is_never_connected_to_unless_the_topology_allows_it() {
-    let there = Recorder::start("there").await;
-    let mut instance = Arc::into_inner(there.instance(1, &[])).unwrap();
-    instance.provenance = Provenance::Elsewhere;
-    let instance = Arc::new(instance);
-    let service = testbed::service("orders");
-    for allowed in [false, true] {
-        let zones = format!("  east: {{ loopback_instances: {allowed} }}");
-        let topology = testbed::topology(&zones, "  orders: { port: 80, protocol: tcp }");
-        let snapshot = testbed::snapshot("east", &topology, vec![instance.clone()], vec![], &[]);
-        let (metrics, reported) = (ProxyMetrics::default(), Reported::default());
-        let mut rng = SmallRng::seed_from_u64(1);
-        let tags = Tags::default();
-        let dialled = dial(
-            &snapshot,
-            &service,
-            &tags,
-            &metrics,
-            &reported,
-            &passage(),
-            &mut rng,
-        )
-        .await;
-        assert_eq!(dialled.is_ok(), allowed);
     }
 }
 
