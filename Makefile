@@ -7,6 +7,8 @@ TOPOLOGY ?=
 # Of `make chaos`; without a seed each run has another one, which it prints.
 SECONDS ?= 600
 SEED ?=
+# `large`, or nothing.
+SCALE ?=
 # Of `make propagation`.
 CHANGES ?= 500
 
@@ -39,8 +41,8 @@ lint: ## Formatting, clippy, and what may be in the dependency tree.
 fmt: ## Formats the code.
 	$(CARGO) fmt --all
 
-chaos: ## Five zones under faults and registration load. SECONDS=600 SEED=n.
-	tests/namespaces/run --chaos $(SECONDS) $(SEED)
+chaos: ## Six zones under faults and registration load. SECONDS=600 SEED=n SCALE=large (10,000 services, 20,000 instances, a zone of three gateways).
+	SCALE=$(SCALE) tests/namespaces/run --chaos $(SECONDS) $(SEED)
 
 propagation: ## How long a change takes to every zone; fails when the 99th percentile is over a round trip and 100 ms. CHANGES=500 SEED=n.
 	STRICT=1 tests/namespaces/run --propagation $(CHANGES) $(SEED)

@@ -10,6 +10,7 @@
 //! - `probe unread HOST:PORT COUNT` opens connections and never reads; `probe flood HOST:PORT COUNT` sends without end. Both
 //!   open a new one for each that ends.
 //! - `probe idle HOST:PORT COUNT` opens connections, says so, and holds them until its input ends.
+//! - `probe resolver ADDRESS` answers questions for any name, and loses bursts of them.
 //! - `probe flap ADDRESS MILLISECONDS` takes connections for that long, then refuses them for that long, and so on.
 
 use std::{
@@ -23,6 +24,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use causeway_tests::{
+    chaos::lossy_resolver,
     instance::{Behaviour, Instance},
     load::Load,
     verdict::{Testimony, Verdict},
@@ -79,12 +81,16 @@ async fn main() -> anyhow::Result<ExitCode> {
         ["unread", service, count] => hang(service, count.parse()?, Hang::Unread).await,
         ["flood", service, count] => hang(service, count.parse()?, Hang::Flood).await,
         ["idle", service, count] => idle(resolve(service).await?, count.parse()?).await,
+        ["resolver", address] => {
+            lossy_resolver::serve(address.parse()?).await?;
+            Ok(ExitCode::SUCCESS)
+        }
         ["flap", address, milliseconds] => {
             flap(address.parse()?, Duration::from_millis(milliseconds.parse()?)).await
         }
         _ => bail!(
             "usage: probe instance NAME ADDRESS RECORD | load HOST:PORT PER_SECOND STOP --limit MS RECORD… | download ADDRESS BYTES | sink ADDRESS | unread HOST:PORT COUNT | flood HOST:PORT COUNT | idle HOST:PORT COUNT \
-             | flap ADDRESS MILLISECONDS"
+             | resolver ADDRESS | flap ADDRESS MILLISECONDS"
         ),
     }
 }

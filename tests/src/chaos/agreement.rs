@@ -23,7 +23,7 @@ pub struct Held {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct View {
     pub own: Exports,
-    /// By zone; each has one gateway here.
+    /// By the gateway that it is of: `zone/gateway`.
     pub held: BTreeMap<String, Held>,
 }
 
@@ -45,7 +45,6 @@ impl View {
 
 fn held(record: &Value) -> anyhow::Result<(String, Held)> {
     let origin = record["origin"].as_str().context("a record has an origin")?;
-    let (zone, _) = origin.split_once('/').context("an origin is zone/gateway")?;
     let number = |key: &str| {
         record[key]
             .as_u64()
@@ -59,7 +58,7 @@ fn held(record: &Value) -> anyhow::Result<(String, Held)> {
         via: record["via"].as_str().map(ToOwned::to_owned),
         exports: read_exports(exports)?,
     };
-    Ok((zone.to_owned(), held))
+    Ok((origin.to_owned(), held))
 }
 
 fn read_exports<'a>(exports: impl IntoIterator<Item = &'a Value>) -> anyhow::Result<Exports> {
@@ -74,12 +73,15 @@ fn read_exports<'a>(exports: impl IntoIterator<Item = &'a Value>) -> anyhow::Res
     exports.into_iter().map(read).collect()
 }
 
-/// A line for everything on which two zones differ; empty: all agree.
+/// A line for everything on which the gateways of two zones differ; empty: all agree. Those of one zone need not tell each other.
 #[must_use]
 pub fn disagreements(views: &BTreeMap<String, View>) -> Vec<String> {
     let mut found = Vec::new();
     for (origin, truth) in views {
-        for (zone, view) in views.iter().filter(|(zone, _)| *zone != origin) {
+        for (zone, view) in views
+            .iter()
+            .filter(|(other, _)| zone_of(other) != zone_of(origin))
+        {
             match view.held.get(origin) {
                 None => found.push(format!("{zone} knows nothing of {origin}")),
                 Some(held) if held.age != "fresh" => {
@@ -94,6 +96,10 @@ pub fn disagreements(views: &BTreeMap<String, View>) -> Vec<String> {
         }
     }
     found
+}
+
+fn zone_of(origin: &str) -> &str {
+    origin.split_once('/').map_or(origin, |(zone, _)| zone)
 }
 
 fn differences(zone: &str, origin: &str, held: &Exports, truth: &Exports, found: &mut Vec<String>) {
@@ -158,9 +164,9 @@ mod tests {
     fn two(east_holds: &[Value]) -> BTreeMap<String, View> {
         let west = [export("west", "own", 2)];
         BTreeMap::from([
-            ("east".to_owned(), View::read(&[], east_holds).unwrap()),
+            ("east/gw1".to_owned(), View::read(&[], east_holds).unwrap()),
             (
-                "west".to_owned(),
+                "west/gw1".to_owned(),
                 View::read(&west, &[record("east", "fresh", 1, &[])]).unwrap(),
             ),
         ])
@@ -177,12 +183,12 @@ mod tests {
         let mut relayed = record("west", "fresh", 1, &[export("west", "fresh", 2)]);
         relayed["via"] = json!("north/gw1");
         let cases = [
-            (vec![], "east knows nothing of west"),
+            (vec![], "east/gw1 knows nothing of west/gw1"),
             (
                 vec![record("west", "suspect", 1, &[export("west", "suspect", 2)])],
                 "as suspect",
             ),
-            (vec![record("west", "fresh", 1, &[])], "east lacks orders"),
+            (vec![record("west", "fresh", 1, &[])], "east/gw1 lacks orders"),
             (vec![relayed], "through north/gw1 alone"),
             (
                 vec![record("west", "fresh", 1, &[export("west", "fresh", 1)])],

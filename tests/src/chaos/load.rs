@@ -20,6 +20,10 @@ use super::{
     ledger::{Content, Key, Ledger, RequestOutcome},
 };
 
+/// Instances in one request of a crowd, and services that a crowd is spread over.
+const CROWD_LIST: usize = 500;
+const CROWD_SERVICES: usize = 100;
+
 /// Requests by how they ended.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -261,19 +265,51 @@ impl Load {
             counts: Arc::default(),
         };
         for (number, (zone, admin)) in (0..).zip(admins) {
-            let registry = Registry {
-                zone: zone.clone(),
-                admin: admin.clone(),
-                ledger: load.ledger.clone(),
-                faults: load.faults.clone(),
-                counts: load.counts.clone(),
-            };
+            let registry = load.registry(zone, admin);
             let mut rng = SmallRng::seed_from_u64(seed ^ (number << 32));
             let phase = load.phase.subscribe();
             lanes::start_changing(&mut load.changing, &registry, &phase, &mut rng);
             load.renewing.spawn(lanes::renew(registry, phase));
         }
         load
+    }
+
+    /// Registers so many instances in one zone, in lists, which are to be there until the end.
+    ///
+    /// # Errors
+    /// When one of them is not acknowledged.
+    pub async fn crowd(&self, zone: &str, admin: &Admin, count: usize) -> anyhow::Result<()> {
+        let registry = self.registry(zone, admin);
+        let instance = |number: usize| {
+            let key = Key {
+                zone: zone.to_owned(),
+                service: format!("s{:05}", number % CROWD_SERVICES),
+                id: format!("crowd-{number}"),
+            };
+            let content = Content {
+                address: format!("127.0.0.1:{}", 20_000 + number % 40_000),
+                weight: 1,
+                version: "v1".to_owned(),
+            };
+            (key, content)
+        };
+        for first in (0..count).step_by(CROWD_LIST) {
+            let list: Vec<_> = (first..count.min(first + CROWD_LIST)).map(instance).collect();
+            registry.put_all(&list).await;
+            let lost = list.iter().find(|(key, _)| registry.must_be_there(key).is_none());
+            anyhow::ensure!(lost.is_none(), "{lost:?} was not acknowledged");
+        }
+        Ok(())
+    }
+
+    fn registry(&self, zone: &str, admin: &Admin) -> Registry {
+        Registry {
+            zone: zone.to_owned(),
+            admin: admin.clone(),
+            ledger: self.ledger.clone(),
+            faults: self.faults.clone(),
+            counts: self.counts.clone(),
+        }
     }
 
     /// Ends all changes and waits for the requests under way. Leases are still renewed.

@@ -13,6 +13,9 @@ const LASTS: std::ops::RangeInclusive<u64> = 50..=7000;
 /// the time to live of a lease that is being renewed.
 const STOPS: std::ops::RangeInclusive<u64> = 500..=20_000;
 
+/// The zone whose gateway nothing happens to, so that its clients are to be served whatever happens elsewhere. Links to it fail.
+pub(super) const CALM: &str = "calm";
+
 /// Something that goes wrong with a gateway or with a link.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -140,7 +143,10 @@ pub fn schedule(seed: u64, zones: &[&str], lasting: Duration) -> Vec<Step> {
 /// `None` without two zones.
 fn draw(rng: &mut SmallRng, zones: &[&str]) -> Option<Fault> {
     let mut pair = zones.choose_multiple(rng, 2).map(|zone| (*zone).to_owned());
-    let (one, other) = (pair.next()?, pair.next()?);
+    let (mut one, mut other) = (pair.next()?, pair.next()?);
+    if one == CALM {
+        (one, other) = (other, one);
+    }
     Some(match rng.random_range(0..15) {
         0..=2 => Fault::Kill { zone: one },
         3 => Fault::End { zone: one },
@@ -164,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    const ZONES: [&str; 5] = ["east", "west", "north", "south", "plant"];
+    const ZONES: [&str; 6] = ["east", "west", "north", "south", "plant", CALM];
     const TEN_MINUTES: Duration = Duration::from_secs(600);
 
     #[test]
@@ -188,6 +194,17 @@ mod tests {
                 }
             }
             assert!(broken.is_empty(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_links_fails_of_the_calm_zone() {
+        for seed in 0..50 {
+            for step in schedule(seed, &ZONES, TEN_MINUTES) {
+                let place = step.fault.place();
+                let calm = format!("{place:?}").contains(CALM);
+                assert!(!calm || matches!(place, Place::Link(..)), "seed {seed}: {step:?}");
+            }
         }
     }
 

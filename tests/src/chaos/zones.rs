@@ -15,7 +15,11 @@ use std::{
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
 
-use super::admin::{Admin, Answer};
+use super::{
+    admin::{Admin, Answer},
+    scale::Scale,
+    shared::{self, SharedRegistry},
+};
 use crate::{
     link::{Conditions, Network},
     process::Process,
@@ -27,8 +31,8 @@ const PORT: u16 = 7800;
 const LOG: &str = "info,causeway_instances=warn";
 /// The zone whose gateway's log nobody reads any more.
 const UNHEARD: &str = "plant";
-/// Longest wait for a gateway to answer on its admin API after a start.
-const START_PATIENCE: Duration = Duration::from_secs(20);
+/// The resolver in each zone that loses bursts, which its gateway asks for names outside of the mesh.
+const RESOLVER: &str = "127.0.0.54:53";
 /// Time that a gateway which is told to end leaves to connections; those of clients that hang never finish.
 const DRAIN: &str = "3s";
 /// A gateway ends at SIGTERM well within this.
@@ -60,6 +64,19 @@ impl std::str::FromStr for Place {
 }
 
 impl Place {
+    /// Zone of the gateway: its name up to a dot, after which that of the gateway stands where the zone has several.
+    #[must_use]
+    pub fn zone(&self) -> &str {
+        self.name.split_once('.').map_or(&self.name, |(zone, _)| zone)
+    }
+
+    /// Name of the gateway as its records bear it.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        let (zone, gateway) = self.name.split_once('.').unwrap_or((&self.name, "gw1"));
+        format!("{zone}/{gateway}")
+    }
+
     fn address(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 80, 0, self.number)
     }
@@ -97,6 +114,7 @@ pub struct Programs {
     /// Has the instance that comes up and goes down.
     pub probe: PathBuf,
     pub topology: PathBuf,
+    pub scale: Scale,
 }
 
 /// All of them. Dropping it kills the gateways.
@@ -109,6 +127,9 @@ pub struct Zones {
     clear: Conditions,
     /// Clients that hang, by zone.
     clients: BTreeMap<String, Process>,
+    /// What the gateways of one zone share, where the run is large.
+    _shared: Option<SharedRegistry>,
+    resolvers: Vec<Process>,
 }
 
 impl Zones {
@@ -145,14 +166,33 @@ impl Zones {
             };
             (zone.place.name.clone(), zone)
         });
-        Ok(Self {
+        let shared = match programs.scale.large {
+            true => Some(SharedRegistry::start(&programs, folder).await?),
+            false => None,
+        };
+        let mut all = Self {
             folder: folder.to_owned(),
             programs,
             zones: zones.collect(),
             network,
             clear,
             clients: BTreeMap::new(),
-        })
+            _shared: shared,
+            resolvers: Vec::new(),
+        };
+        if all.scale().large {
+            let names = all.zones.keys();
+            let resolvers: anyhow::Result<Vec<Process>> = names
+                .map(|name| all.start_probe(name, &["resolver", RESOLVER]))
+                .collect();
+            all.resolvers = resolvers?;
+        }
+        Ok(all)
+    }
+
+    #[must_use]
+    pub fn scale(&self) -> Scale {
+        self.programs.scale
     }
 
     #[must_use]
@@ -184,7 +224,7 @@ impl Zones {
         let mut command = zone.place.command(&programs.causeway);
         let file = |suffix: &str| folder.join(format!("{name}{suffix}"));
         command
-            .args(["gateway", "--zone", name, "--listen", "0.0.0.0:7800"])
+            .args(["gateway", "--zone", zone.place.zone(), "--listen", "0.0.0.0:7800"])
             .args(["--dns", "127.0.0.53:53", "--log-level", LOG, "--drain", DRAIN])
             .arg("--topology")
             .arg(&programs.topology)
@@ -194,6 +234,12 @@ impl Zones {
             .arg(file("/data"))
             .arg("--admin")
             .arg(format!("unix:{}", file(".sock").display()));
+        if programs.scale.large {
+            command.args(["--dns-upstream", RESOLVER]);
+        }
+        if zone.place.zone() == shared::ZONE {
+            command.args(["--zone-sync", shared::ADDRESS, "--zone-sync-insecure"]);
+        }
         zone.life += 1;
         zone.process = Some(match name {
             UNHEARD => Process::start_unheard(name, &mut command)?,
@@ -206,15 +252,17 @@ impl Zones {
     ///
     /// # Errors
     /// When it does not.
-    pub async fn wait_alive(&self, name: &str) -> anyhow::Result<()> {
-        let admin = &self.zone(name)?.admin;
+    pub async fn wait_alive(&mut self, name: &str) -> anyhow::Result<()> {
+        let admin = self.zone(name)?.admin.clone();
         let begun = std::time::Instant::now();
         while !matches!(
             admin.ask(http::Method::GET, "/livez", None).await,
             Answer::Came(200, _)
         ) {
+            let fallen = self.fallen();
+            ensure!(fallen.is_empty(), "{}", fallen.join(", "));
             ensure!(
-                begun.elapsed() < START_PATIENCE,
+                begun.elapsed() < self.scale().begin_within,
                 "the gateway of {name} does not answer"
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -316,6 +364,17 @@ impl Zones {
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Registries with a gateway each that takes registrations for them, by zone.
+    #[must_use]
+    pub fn registries(&self) -> BTreeMap<String, Admin> {
+        let mut registries = BTreeMap::new();
+        for zone in self.zones.values() {
+            let registry = registries.entry(zone.place.zone().to_owned());
+            registry.or_insert_with(|| zone.admin.clone());
+        }
+        registries
     }
 
     /// The process of a zone's gateway.
