@@ -127,7 +127,7 @@ pub struct Zones {
     clear: Conditions,
     /// Clients that hang, by zone.
     clients: BTreeMap<String, Process>,
-    /// What the gateways of one zone share, where the run is large.
+    /// Registry of the zone with several gateways, where the run is large.
     _shared: Option<SharedRegistry>,
     resolvers: Vec<Process>,
 }
