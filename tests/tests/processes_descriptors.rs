@@ -1,4 +1,5 @@
-//! A gateway that has fewer descriptors than its services and clients want: who is told, what goes on, and the way back.
+//! A gateway that has fewer descriptors than its services and clients want: who is told, what goes on, and the way back. And a
+//! loop, which would take all of them.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
@@ -9,7 +10,7 @@ use causeway_tests::{
     federation::{Federation, PATIENCE, Plan},
     http,
     instance::{Behaviour, Instance},
-    process::program,
+    process::{self, program},
     talk::{Client, say},
     wait::{until, until_true},
 };
@@ -165,4 +166,55 @@ async fn a_gateway_without_descriptors_for_its_services_says_so_and_is_repaired_
     for client in &mut clients {
         assert_eq!(client.say("still there").await.unwrap(), "here still there");
     }
+}
+
+/// Clients that are sent round one after the other.
+const ROUNDS: usize = 5;
+
+async fn refused(federation: &Federation, zone: &str, reason: &str) -> f64 {
+    let metrics = federation.zone(zone).metrics().await.unwrap();
+    let labels = [("side", "local"), ("reason", reason)];
+    metrics.sum("causeway_stream_refused_total", &labels)
+}
+
+#[tokio::test]
+async fn instances_at_each_others_virtual_addresses_do_not_send_a_client_round_until_descriptors_are_gone() {
+    let plan = Plan::new().descriptors(LIMIT).zone("east").zone("west");
+    let plan = plan.service("orders", &format!("port: {PORT}, protocol: tcp"));
+    let federation = plan.start().await.unwrap();
+    let zones = ["east", "west"];
+    let mut entrances = Vec::new();
+    for zone in zones {
+        entrances.push(federation.service_address(zone, "orders", PORT).await);
+    }
+    for (zone, there) in zones.iter().zip(entrances.iter().rev()) {
+        let (admin, address) = (federation.zone(zone).admin.to_string(), there.to_string());
+        let arguments = ["register", "orders", "--id", "back", "--address", &address];
+        process::run(arguments.into_iter().chain(["--admin", &admin])).unwrap();
+    }
+    for _ in 0..ROUNDS {
+        until_true(
+            "a client has been sent round, and was refused",
+            PATIENCE,
+            async || {
+                let before = refused(&federation, "east", "too_many_hops").await
+                    + refused(&federation, "west", "too_many_hops").await;
+                assert!(say(entrances[0], "hello").await.is_err());
+                let after = refused(&federation, "east", "too_many_hops").await
+                    + refused(&federation, "west", "too_many_hops").await;
+                after > before
+            },
+        )
+        .await;
+    }
+    for zone in zones {
+        assert!(refused(&federation, zone, "no_descriptors").await < 1.0);
+        let log = federation.zone(zone).log();
+        assert!(!log.contains("no_descriptors"), "{log}");
+    }
+    let told = zones.iter().any(|zone| {
+        let log = federation.zone(zone).log();
+        log.contains("a client is another gateway's connection")
+    });
+    assert!(told);
 }

@@ -243,10 +243,11 @@ impl ProxyMetrics {
         }
     }
 
-    /// A connection began. Call `connection_closed` once for each.
-    pub fn connection_opened(&self, role: Role, service: &str) {
+    /// A connection began. Call `connection_closed` once for each. Returns how many of the service are under way now.
+    pub fn connection_opened(&self, role: Role, service: &str) -> u64 {
         let (role, service) = (role.word(), self.services.label(service));
-        self.open.get_or_create(&ByRole { role, service }).inc();
+        let before = self.open.get_or_create(&ByRole { role, service }).inc();
+        u64::try_from(before).unwrap_or(0).saturating_add(1)
     }
 
     /// The counters of a connection's bytes, which count them as they flow: one that lives for days shows what it carries.

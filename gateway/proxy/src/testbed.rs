@@ -177,7 +177,7 @@ impl Zone {
         let mut registry = MetricsRegistry::default();
         let tunnel_metrics = Arc::new(TunnelMetrics::new(&mut registry));
         let metrics = Arc::new(ProxyMetrics::new(&mut registry, tunnel_metrics));
-        let threads = config.threads;
+        let (threads, own_sockets) = (config.threads, config.own_sockets.clone());
         let egress = Egress::new(
             config,
             snapshots.clone(),
@@ -185,7 +185,9 @@ impl Zone {
             metrics.clone(),
             access.clone(),
         );
-        let ingress = Ingress::new(IngressConfig::new(1), snapshots.clone(), metrics, access);
+        let mut serving = IngressConfig::new(1);
+        serving.own_sockets = own_sockets;
+        let ingress = Ingress::new(serving, snapshots.clone(), metrics, access);
         let vip = vip();
         let target = Target::service(service("orders"));
         let bindings = watch::Sender::new(Arc::new(BTreeMap::from([(vip, target)])));

@@ -14,6 +14,7 @@ pub mod permit;
 pub mod reach;
 pub mod route;
 pub mod snapshot;
+pub mod suspicion;
 pub mod target;
 #[cfg(any(test, feature = "test-util"))]
 pub mod testbed;

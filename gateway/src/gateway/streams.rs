@@ -1,5 +1,6 @@
-//! Sends each stream that a peer opens to the part that serves it: connections to the ingress, zone sync to zone
-//! sync, questions for the topology and for what is trusted to those who hold it, and those for the CA on to the CA.
+//! Sends each stream that a peer opens to the part that serves it: connections, and questions for those that came back, to the
+//! ingress, zone sync to zone sync, questions for the topology and for what is trusted to those who hold it, and those for the CA
+//! on to the CA.
 
 use causeway_control::{renewal, topology, trust};
 use causeway_proto::tunnel::stream_header::Kind;
@@ -23,7 +24,7 @@ impl StreamHandler for Streams {
     fn handle(&self, stream: IncomingStream) -> BoxFuture<'static, ()> {
         // Exhaustive: a kind that is added to the protocol does not compile before somebody serves it.
         let served: BoxFuture<'static, ()> = match &stream.kind {
-            Kind::Connect(_) => return self.ingress.handle(stream),
+            Kind::Connect(_) | Kind::Opened(_) => return self.ingress.handle(stream),
             Kind::Sync(_) => Box::pin(serve_sync(self.zone_sync.clone(), stream)),
             Kind::Topology(question) => {
                 let (topologies, question) = (self.topologies.clone(), question.clone());

@@ -9,8 +9,19 @@ const MAX_CAPABILITIES: usize = 32;
 /// Longest capability that is kept.
 const MAX_CAPABILITY_BYTES: usize = 32;
 
+/// Capability of answering for connections to instances that the peer has opened itself.
+pub const OPENED: &str = "opened";
+
 /// Capabilities of this program: the kinds of streams that it serves, by the names of their headers, and what else it does.
-pub(super) const OWN: [&str; 6] = ["ca", "connect", credit::CAPABILITY, "sync", "topology", "trust"];
+pub(super) const OWN: [&str; 7] = [
+    "ca",
+    "connect",
+    credit::CAPABILITY,
+    OPENED,
+    "sync",
+    "topology",
+    "trust",
+];
 
 /// Words from a peer's hello; those of a later program may be unknown here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

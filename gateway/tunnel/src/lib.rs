@@ -44,7 +44,7 @@ mod tunnel;
 mod tunnel_totals;
 
 pub use ask::{AskError, ask};
-pub use capabilities::Capabilities;
+pub use capabilities::{Capabilities, OPENED};
 pub use config::{
     ConfigError, Congestion, IDLE_TIMEOUT, IDLE_TIMEOUTS, KEEP_ALIVE, MAX_STREAMS, TunnelConfig,
 };

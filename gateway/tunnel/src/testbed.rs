@@ -13,7 +13,7 @@ use quinn::{ClientConfig, Connection, Endpoint, ServerConfig};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::{runtime::Builder, sync::oneshot};
 
-use super::{Close, Ended, LinkError, RecvHalf, SendHalf, Stream, Tunnel};
+use super::{Capabilities, Close, Ended, LinkError, OPENED, RecvHalf, SendHalf, Stream, Tunnel};
 
 /// Joins gateways `near` and `far`. Gives the tunnel to `far`, as `near` has dialled it, and the tunnel to `near`.
 ///
@@ -22,8 +22,8 @@ use super::{Close, Ended, LinkError, RecvHalf, SendHalf, Stream, Tunnel};
 pub async fn pair(near: GatewayId, far: GatewayId) -> (Arc<Tunnel>, Arc<Tunnel>) {
     let (here, there) = connections().await;
     (
-        Arc::new(Tunnel::new(here, far, 0, true)),
-        Arc::new(Tunnel::new(there, near, 0, false)),
+        Arc::new(Tunnel::new(here, far, 0, true).with_capabilities(told())),
+        Arc::new(Tunnel::new(there, near, 0, false).with_capabilities(told())),
     )
 }
 
@@ -53,6 +53,11 @@ pub async fn paused(far: GatewayId) -> (Arc<Tunnel>, mpsc::Sender<()>) {
     let connected = dial(address.await.unwrap(), roots).await;
     up.send(()).unwrap();
     (Arc::new(Tunnel::new(connected, far, 0, true)), hold)
+}
+
+/// Capabilities that need no session of their own.
+fn told() -> Capabilities {
+    Capabilities::heard(vec![OPENED.to_owned()])
 }
 
 fn credentials() -> (ServerConfig, rustls::RootCertStore) {

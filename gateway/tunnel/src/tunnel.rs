@@ -155,7 +155,8 @@ impl Tunnel {
     pub(super) fn assign(&self, stream: &mut Stream, kind: Option<&Kind>) {
         match kind {
             Some(Kind::Connect(_)) => stream.carry(self.credit()),
-            Some(Kind::Sync(_) | Kind::Topology(_) | Kind::Ca(_) | Kind::Trust(_)) | None => {
+            Some(Kind::Sync(_) | Kind::Topology(_) | Kind::Ca(_) | Kind::Trust(_) | Kind::Opened(_))
+            | None => {
                 stream.carry(None);
                 stream.hurry();
             }

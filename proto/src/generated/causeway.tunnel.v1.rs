@@ -2,7 +2,7 @@
 /// The first message on every bidirectional stream, written by the side that opened it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamHeader {
-    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<stream_header::Kind>,
 }
 /// Nested message and enum types in `StreamHeader`.
@@ -19,6 +19,8 @@ pub mod stream_header {
         Ca(super::Ca),
         #[prost(message, tag = "5")]
         Trust(super::Trust),
+        #[prost(message, tag = "6")]
+        Opened(super::Opened),
     }
 }
 /// Asks the far gateway for one connection to an instance of a service in its own zone.
@@ -99,6 +101,15 @@ pub struct Trust {
     /// SHA-256 of the document's statement.
     #[prost(bytes = "vec", tag = "2")]
     pub fingerprint: ::prost::alloc::vec::Vec<u8>,
+}
+/// Asks whether the far gateway has itself opened a TCP connection that the asker has accepted as a client's, which then comes back from an
+/// instance. The answer is `ready` and then, if so, the number of gateways that it has come through: one byte behind its
+/// length as a big-endian u32. Nothing: the answering gateway did not open it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Opened {
+    /// Both ends of the connection in one number, as in `Connect`.
+    #[prost(fixed64, tag = "1")]
+    pub client_sockets: u64,
 }
 /// The answer to a header, written by the side that accepted the stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

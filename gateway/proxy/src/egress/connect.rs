@@ -87,13 +87,14 @@ struct Search<'a> {
     last: ConnectionOutcome,
 }
 
-/// Finds an instance for a client that is permitted.
+/// Finds an instance for a client that is permitted, and with which `open` of its service are under way.
 pub(super) async fn connect(
     shared: &Arc<EgressShared>,
     connection: &ClientConnection,
     caller: Arc<Caller>,
+    open: u64,
 ) -> Result<ConnectedUpstream, NoUpstream> {
-    let (pair, before) = shared.come_through(&connection.arrival);
+    let (pair, before) = shared.come_through(&connection.arrival, open).await;
     let Some(hops) = hops::with_this_one(before) else {
         let outcome = ConnectionOutcome::refused_here(StreamRefusal::TooManyHops);
         shared

@@ -144,9 +144,8 @@ pub(super) fn serve(
 /// Finds an instance, and returns what is left to do with it; `None`: there is none, which has been told.
 async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Option<BoxFuture<'static, ()>> {
     let arrival = &connection.arrival;
-    shared
-        .metrics
-        .connection_opened(Role::Egress, arrival.target.service.as_str());
+    let service = arrival.target.service.as_str();
+    let open = shared.metrics.connection_opened(Role::Egress, service);
     let AdmittedClient { found, rule } = match admit(&shared, &connection).await {
         Ok(admitted) => admitted,
         Err(forbidden) => {
@@ -154,7 +153,7 @@ async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Opti
             return None;
         }
     };
-    let connected = connect(&shared, &connection, found.caller.clone()).await;
+    let connected = connect(&shared, &connection, found.caller.clone(), open).await;
     let served = ConnectionOutcome::Served;
     let mut summary = ConnectionSummary::unserved(&connection, served, found.caller, Some(rule));
     match connected {

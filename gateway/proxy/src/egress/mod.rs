@@ -45,6 +45,7 @@ use arrival::Arrival;
 use dispatch::DispatchEnds;
 use listen::AcceptingThread;
 use recent::RecentSnapshots;
+use returning::Returning;
 use tls::TlsEntrance;
 
 mod accept;
@@ -61,6 +62,7 @@ mod listen;
 mod pace;
 mod permission;
 mod recent;
+mod returning;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -171,6 +173,8 @@ struct EgressShared {
     budgets: Mutex<Budgets>,
     /// Tells what permissions forbid.
     reports: PermissionReports,
+    /// Clients that are connections of other gateways.
+    returning: Returning,
     /// Entrance of clients with certificates.
     tls: Option<Arc<TlsEntrance>>,
     drain: CancellationToken,
@@ -203,6 +207,7 @@ impl Egress {
                 snapshots,
                 tunnels,
                 reports: PermissionReports::new(Role::Egress, metrics.clone()),
+                returning: Returning::default(),
                 metrics,
                 access,
                 bind_failures: Mutex::default(),
@@ -289,10 +294,15 @@ impl Egress {
 }
 
 impl EgressShared {
-    /// Both ends of a client's connection, and the number of gateways that it has come through.
-    fn come_through(&self, arrival: &Arrival) -> (SocketPair, u8) {
+    /// Both ends of a client's connection, with which `open` of its service are under way, and the number of gateways that it
+    /// has come through.
+    async fn come_through(&self, arrival: &Arrival, open: u64) -> (SocketPair, u8) {
         let pair = SocketPair::new(arrival.client, arrival.local);
-        (pair, self.config.own_sockets.hops(pair).unwrap_or(0))
+        let hops = match self.config.own_sockets.hops(pair) {
+            Some(hops) => hops,
+            None => returning::hops(self, arrival.client, pair, &arrival.target.service, open).await,
+        };
+        (pair, hops)
     }
 
     fn connection_id(&self) -> ConnectionId {

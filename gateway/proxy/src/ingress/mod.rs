@@ -43,6 +43,7 @@ use crate::{
     reports::PermissionReports,
 };
 
+mod opened;
 mod permission;
 mod refuse;
 mod report;
@@ -94,7 +95,7 @@ impl IngressConfig {
     }
 }
 
-/// Takes `connect` streams, on all data threads. A cheap handle; clones are the same ingress.
+/// Takes `connect` streams, and questions for what they have opened, on all data threads. A cheap handle; clones are the same ingress.
 #[derive(Debug, Clone)]
 pub struct Ingress {
     shared: Arc<IngressShared>,
@@ -205,11 +206,18 @@ async fn set_up(
         tunnel,
     } = stream;
     let begun = Instant::now();
-    let Kind::Connect(connect) = kind else {
-        let refused = RefusedStream::bad_header("the header asks for nothing that this gateway serves");
-        shared.refused(id, &Connect::default(), &tunnel, begun, &refused);
-        refuse::answer(refused, send, recv).await;
-        return None;
+    let connect = match kind {
+        Kind::Connect(connect) => connect,
+        Kind::Opened(asked) => {
+            opened::answer(&shared, &tunnel, asked, send).await;
+            return None;
+        }
+        _ => {
+            let refused = RefusedStream::bad_header("the header asks for nothing that this gateway serves");
+            shared.refused(id, &Connect::default(), &tunnel, begun, &refused);
+            refuse::answer(refused, send, recv).await;
+            return None;
+        }
     };
     match accept(&shared, &tunnel, &connect, id, &mut send).await {
         Ok(Some(accepted)) => {

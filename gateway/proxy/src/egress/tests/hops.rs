@@ -2,10 +2,13 @@
 
 use std::io;
 
-use causeway_routing::hops::MAX_HOPS;
+use causeway_routing::{hops::MAX_HOPS, suspicion::FEWEST};
 
 use super::topology;
 use crate::testbed::{self, Client, Zone, until};
+
+/// Most connections that a loop between the clients of two gateways comes to: until each suspects it, and then to the limit.
+const MOST_OF_A_LOOP: u64 = 2 * FEWEST + 2 * MAX_HOPS as u64;
 
 /// Waits until a client was reset, and nothing is left open.
 async fn assert_ends(mut client: Client, zones: &[&Zone]) {
@@ -64,4 +67,26 @@ async fn a_loop_through_one_gateway_ends_at_the_limit() {
     assert_ends(client, &[&home]).await;
     assert_eq!(refused(&home, r#"side="local""#), 1);
     assert_eq!(ended(&home, r#"role="egress""#), u64::from(MAX_HOPS) + 1);
+}
+
+#[tokio::test]
+async fn a_loop_between_the_clients_of_two_gateways_ends_after_a_few_dozen_connections() {
+    let home = Zone::start("home", &topology(), vec![]);
+    let back = testbed::instance("back", home.vip, 1, &[]);
+    let east = Zone::start("east", &topology(), vec![back]);
+    let forth = testbed::instance("forth", east.vip, 1, &[]);
+    let published = testbed::snapshot("home", &topology(), vec![forth], vec![], &[]).instances;
+    home.change(|snapshot| snapshot.instances = published);
+    home.join("east", east.ingress.clone()).await;
+    east.join("home", home.ingress.clone()).await;
+    let client = home.client().await;
+    assert_ends(client, &[&home, &east]).await;
+    let all = ended(&home, r#"role="egress""#) + ended(&east, r#"role="egress""#);
+    assert!(all <= MOST_OF_A_LOOP, "{all} connections");
+    // Where it was found once, the next one ends at the limit.
+    let client = home.client().await;
+    assert_ends(client, &[&home, &east]).await;
+    let more = ended(&home, r#"role="egress""#) + ended(&east, r#"role="egress""#) - all;
+    assert!(more <= 2 * u64::from(MAX_HOPS), "{more} connections more");
+    assert!(refused(&home, r#"side="local""#) + refused(&east, r#"side="local""#) >= 2);
 }

@@ -1,0 +1,138 @@
+//! Clients that are another gateway's connections to its instances: asks the other gateways whether they have opened a client's
+//! connection, and how many gateways it has come through, so that a loop which never goes through a tunnel ends at the same
+//! number of gateways as any other. When it is asked is for `causeway_routing::suspicion` to say.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use causeway_federation::name::{GatewayId, ServiceName};
+use causeway_host::own_sockets::SocketPair;
+use causeway_proto::tunnel::{Opened, StreamHeader, stream_header::Kind};
+use causeway_routing::suspicion::{Suspicions, is_reason};
+use causeway_tunnel::{OPENED, TunnelSet, ask_for_documents, read_document};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use parking_lot::Mutex;
+use tokio::{sync::Semaphore, time::timeout};
+
+use super::EgressShared;
+use crate::dial::uptime;
+
+/// Longest wait for the answers of all gateways. A client whose gateways are silent is taken for one.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Most gateways that are asked about one client, those at the client's own address before others.
+const MAX_ASKED: usize = 64;
+/// Clients that it is asked about at once; others wait, within [`ASK_TIMEOUT`].
+const MAX_CLIENTS: usize = 64;
+
+/// What this gateway knows of clients that are gateways.
+#[derive(Debug)]
+pub(super) struct Returning {
+    suspicions: Mutex<Suspicions>,
+    /// Read at every connection, so that the lock is taken by few.
+    has_found: AtomicBool,
+    clients: Semaphore,
+}
+
+impl Default for Returning {
+    fn default() -> Self {
+        Self {
+            suspicions: Mutex::default(),
+            has_found: AtomicBool::new(false),
+            clients: Semaphore::new(MAX_CLIENTS),
+        }
+    }
+}
+
+impl Returning {
+    fn is_to_ask(&self, service: &ServiceName, open: u64) -> bool {
+        let has_found = self.has_found.load(Ordering::Relaxed);
+        if !has_found && !is_reason(open) {
+            return false;
+        }
+        let (now, mut suspicions) = (uptime(), self.suspicions.lock());
+        if has_found {
+            self.has_found.store(suspicions.has_found(now), Ordering::Relaxed);
+        }
+        suspicions.is_to_ask(now, service, open)
+    }
+
+    fn found(&self, service: &ServiceName) -> bool {
+        let mut suspicions = self.suspicions.lock();
+        let is_new = suspicions.found(uptime(), service);
+        self.has_found.store(true, Ordering::Relaxed);
+        is_new
+    }
+}
+
+/// Number of gateways that a client's connection, which this process did not open, has come through. It is the `open`th of its
+/// service that is under way.
+pub(super) async fn hops(
+    shared: &EgressShared,
+    client: SocketAddr,
+    pair: SocketPair,
+    service: &ServiceName,
+    open: u64,
+) -> u8 {
+    if !shared.returning.is_to_ask(service, open) {
+        return 0;
+    }
+    let asking = async {
+        let _place = shared.returning.clients.acquire().await.ok()?;
+        ask_all(&shared.tunnels, client, pair).await
+    };
+    let Ok(Some((gateway, hops))) = timeout(ASK_TIMEOUT, asking).await else {
+        return 0;
+    };
+    if shared.returning.found(service) {
+        tracing::warn!(
+            %service, %client, peer = %gateway, hops,
+            "a client is another gateway's connection to an instance: what comes through too many gateways is refused"
+        );
+    }
+    hops
+}
+
+/// Asks the gateways that have a tunnel, until one has opened the connection.
+async fn ask_all(tunnels: &Arc<TunnelSet>, client: SocketAddr, pair: SocketPair) -> Option<(GatewayId, u8)> {
+    let mut asked: Vec<_> = tunnels
+        .usable()
+        .filter_map(|peer| tunnels.choose(&peer, usize::MAX))
+        .filter(|tunnel| tunnel.capabilities().has(OPENED))
+        .collect();
+    asked.sort_by_key(|tunnel| tunnel.remote_address().ip().to_canonical() != client.ip().to_canonical());
+    asked.truncate(MAX_ASKED);
+    let one = |peer: GatewayId| async move {
+        let hops = ask_one(tunnels, &peer, pair).await?;
+        Some((peer, hops))
+    };
+    let mut answers: FuturesUnordered<_> = asked.iter().map(|tunnel| one(tunnel.peer().clone())).collect();
+    while let Some(answer) = answers.next().await {
+        if answer.is_some() {
+            return answer;
+        }
+    }
+    None
+}
+
+/// Asks one gateway; `None`: it did not open the connection, or does not say.
+async fn ask_one(tunnels: &TunnelSet, peer: &GatewayId, pair: SocketPair) -> Option<u8> {
+    let header = StreamHeader {
+        kind: Some(Kind::Opened(Opened {
+            client_sockets: pair.bits(),
+        })),
+    };
+    let answered = match ask_for_documents(tunnels, peer, &header).await {
+        Ok(mut recv) => read_document(&mut recv, 1).await,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a gateway does not say whether a client is its connection");
+            return None;
+        }
+    };
+    answered.ok()??.first().copied()
+}
