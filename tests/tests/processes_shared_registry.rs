@@ -70,6 +70,17 @@ async fn gateways_of_one_zone_with_a_registry_each_are_told_of_each_other_by_tho
         .of(WEST)
         .wait_check(200, "this is the zone's only gateway")
         .await;
+    // In the table of zones, for whoever looks from one of them or from elsewhere.
+    for (name, told) in [
+        (EAST[0], "gw2:apart"),
+        (EAST[1], "gw1:apart"),
+        (WEST, "gw1:own,gw2:own"),
+    ] {
+        let admin = gateways.of(name).admin.to_string();
+        let table = process::run(["get", "zones", "-o", "wide", "--admin", &admin]).unwrap();
+        let line = table.lines().find(|line| line.starts_with("east")).unwrap();
+        assert!(line.contains(told), "{name:?}: {table}");
+    }
 }
 
 struct Zone {

@@ -53,6 +53,7 @@ fn zones() -> Envelope<ZoneView> {
     };
     let link = LinkView {
         unanswered: 0,
+        registry: None,
         gateway: "gw1".to_owned(),
         state: "up".to_owned(),
         tunnels: 2,
@@ -158,11 +159,31 @@ west    up      2         1.23ms   fresh   just now   region=us
 #[test]
 fn zones_as_a_wide_table() {
     insta::assert_snapshot!(text(&zones(), Format::Wide), @r"
-ZONE    STATE   TUNNELS   RTT      AGE     HEARD      TAGS        GATEWAYS        EXPORTS   TOPOLOGY   TRUST   VERSION   LAG   SENT      RECEIVED   REFUSED      VIA
-east    own     -         -        -       -          region=us   gw.east:7800    -         -          -       -         -     -         -          -            -
-plant   down    0         -        -       -          region=us   gw.plant:7800   0         -          -       -         -     -         -          -            -
-west    up      2         1.23ms   fresh   just now   region=us   gw.west:7800    3         differs    7       12        2     2.0 KiB   500 B      too_fast:3   -
+ZONE    STATE   TUNNELS   RTT      AGE     HEARD      TAGS        GATEWAYS        EXPORTS   TOPOLOGY   TRUST   VERSION   LAG   SENT      RECEIVED   REFUSED      VIA   REGISTRY
+east    own     -         -        -       -          region=us   gw.east:7800    -         -          -       -         -     -         -          -            -     -
+plant   down    0         -        -       -          region=us   gw.plant:7800   0         -          -       -         -     -         -          -            -     -
+west    up      2         1.23ms   fresh   just now   region=us   gw.west:7800    3         differs    7       12        2     2.0 KiB   500 B      too_fast:3   -     -
 ");
+}
+
+#[test]
+fn registries_that_the_gateways_of_a_zone_do_not_share_are_told_by_name() {
+    let wide = |registries: &[&str]| {
+        let mut zones = zones();
+        let links = registries.iter().enumerate().map(|(index, word)| LinkView {
+            gateway: format!("gw{index}"),
+            registry: Some((*word).to_owned()),
+            ..LinkView::default()
+        });
+        zones.items[2].links = links.collect();
+        let text = text(&zones, Format::Wide);
+        let line = text.lines().find(|line| line.starts_with("west")).unwrap();
+        line.split_whitespace().last().unwrap().to_owned()
+    };
+    assert_eq!(wide(&["own"]), "own");
+    assert_eq!(wide(&["shared", "shared"]), "shared");
+    assert_eq!(wide(&["own", "shared"]), "gw0:own,gw1:shared");
+    assert_eq!(wide(&["apart"]), "gw0:apart");
 }
 
 #[test]

@@ -68,6 +68,7 @@ impl Tabular for ZoneView {
     const HEADER: &'static [&'static str] = &["ZONE", "STATE", "TUNNELS", "RTT", "AGE", "HEARD", "TAGS"];
     const WIDE: &'static [&'static str] = &[
         "GATEWAYS", "EXPORTS", "TOPOLOGY", "TRUST", "VERSION", "LAG", "SENT", "RECEIVED", "REFUSED", "VIA",
+        "REGISTRY",
     ];
 
     fn row(&self) -> Vec<Word> {
@@ -134,7 +135,28 @@ impl Tabular for ZoneView {
             moved(sum(|exchange| exchange.sync_received_bytes)),
             each(|link| Some(refused(&link.exchange)).filter(|text| !text.is_empty())),
             each(|link| link.via.clone()),
+            registries(&self.links),
         ]
+    }
+}
+
+/// Registries of a zone's gateways: `own` of one that is alone with it, `shared`, or each gateway by name where there are several that do not share one.
+fn registries(links: &[LinkView]) -> Word {
+    let told: Vec<_> = links
+        .iter()
+        .filter_map(|link| Some((link.gateway.as_str(), link.registry.as_deref()?)))
+        .collect();
+    match told.as_slice() {
+        [] => "".into(),
+        [(_, word @ ("own" | "shared"))] => (*word).into(),
+        several if several.iter().all(|(_, word)| *word == "shared") => "shared".into(),
+        several => {
+            let each: Vec<_> = several
+                .iter()
+                .map(|(gateway, word)| format!("{gateway}:{word}"))
+                .collect();
+            Word(each.join(","), Tone::Doubtful)
+        }
     }
 }
 

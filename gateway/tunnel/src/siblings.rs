@@ -52,6 +52,14 @@ impl Siblings {
     }
 }
 
+impl Tunnel {
+    /// Tells whether the peer keeps a registry that no other gateway of its zone has.
+    #[must_use]
+    pub fn keeps_own_registry(&self) -> bool {
+        self.capabilities().has(OWN_REGISTRY)
+    }
+}
+
 impl TunnelSet {
     /// Other gateways of the own zone whose registry is not shared with this gateway, as peers tell.
     #[must_use]
@@ -62,13 +70,12 @@ impl TunnelSet {
     /// Lists the gateways of the zone of a peer that do not share a registry with it, by name.
     pub(super) fn apart_from(&self, tunnel: &Tunnel) -> Vec<String> {
         let peer = tunnel.peer();
-        let keeps_own = |tunnel: &Tunnel| tunnel.capabilities().has(OWN_REGISTRY);
         let all = self.all();
         let others = all.iter().filter(|other| {
             let other_peer = other.peer();
             other_peer.zone == peer.zone && other_peer.gateway != peer.gateway
         });
-        let apart = others.filter(|other| keeps_own(tunnel) || keeps_own(other));
+        let apart = others.filter(|other| tunnel.keeps_own_registry() || other.keeps_own_registry());
         let names: BTreeSet<&str> = apart.map(|other| other.peer().gateway.as_str()).collect();
         names.into_iter().take(MAX_SIBLINGS).map(str::to_owned).collect()
     }

@@ -156,6 +156,7 @@ async fn zones(State(state): State<AdminState>) -> Response {
         &readings(&state),
         &(state.sync)(),
         state.tunnels.last_words(),
+        &state.tunnels.siblings_apart(),
     );
     answer(Envelope::new("zones", &snapshot, items))
 }
@@ -211,6 +212,7 @@ async fn checks(State(state): State<AdminState>) -> Response {
         &readings(&state),
         &(state.sync)(),
         state.tunnels.last_words(),
+        &state.tunnels.siblings_apart(),
     );
     let services = view::services(&snapshot, &(state.bindings)());
     let mut items = state.readiness.read_apart();

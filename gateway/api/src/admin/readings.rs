@@ -35,6 +35,8 @@ pub struct TunnelReading {
     pub streams: usize,
     /// Asks in a row that had no answer in time.
     pub unanswered: usize,
+    /// Tells whether the peer keeps a registry that no other gateway of its zone has.
+    pub own_registry: bool,
     /// `None` where it is not known.
     pub negotiated: Option<Negotiated>,
     /// The SPIFFE id of the peer's certificate, and when that ends.
@@ -63,6 +65,7 @@ impl TunnelReading {
             rtt: stats.rtt,
             streams: tunnel.streams().load(std::sync::atomic::Ordering::Relaxed),
             unanswered: tunnel.unanswered(),
+            own_registry: tunnel.keeps_own_registry(),
             negotiated: tunnel.negotiated(),
             certificate: tunnel.certificate().cloned(),
             congestion_window_bytes: stats.congestion_window_bytes,

@@ -355,6 +355,7 @@ mod tests {
             rtt: Duration::from_millis(id as u64),
             streams: 2,
             unanswered: 0,
+            own_registry: false,
             negotiated: None,
             certificate: None,
             congestion_window_bytes: 1000,

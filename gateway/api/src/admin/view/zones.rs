@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use causeway_federation::{
-    name::{GatewayId, Tags, ZoneName},
+    name::{GatewayId, GatewayName, Tags, ZoneName},
     topology::Zone,
 };
 use causeway_routing::snapshot::Snapshot;
@@ -51,6 +51,10 @@ pub struct LinkView {
     /// The latest asks that had no answer in time, over its tunnels.
     #[serde(default)]
     pub unanswered: usize,
+    /// `own`: it keeps a registry that no other gateway of its zone has; `shared`: it says nothing of the kind; `apart`: it is of this zone
+    /// and does not share a registry with the gateway that answers. Absent while nobody tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<String>,
     /// The lowest over its tunnels.
     pub rtt_ms: Option<f64>,
     /// `fresh`, `suspect` or `withdrawn`; absent while it has told nothing.
@@ -85,9 +89,13 @@ pub fn zones(
     tunnels: &[TunnelReading],
     sync: &SyncReadings,
     words: &LastWords,
+    apart: &BTreeSet<GatewayName>,
 ) -> Vec<ZoneView> {
     let view = |(name, zone): (&ZoneName, &Zone)| {
-        let view = zone_view(snapshot, name, zone, tunnels, sync);
+        let mut view = zone_view(snapshot, name, zone, tunnels, sync);
+        if view.own {
+            add_apart(&mut view.links, apart);
+        }
         let last_word = match view.state.as_str() {
             "down" => words.of(name).map(last_word),
             _ => None,
@@ -95,6 +103,22 @@ pub fn zones(
         ZoneView { last_word, ..view }
     };
     snapshot.topology.zones.iter().map(view).collect()
+}
+
+/// Marks the gateways of the own zone that do not share a registry with this one, and adds those of which nothing else is known.
+fn add_apart(links: &mut Vec<LinkView>, apart: &BTreeSet<GatewayName>) {
+    for name in apart {
+        let registry = Some("apart".to_owned());
+        match links.iter_mut().find(|link| link.gateway == name.as_str()) {
+            Some(link) => link.registry = registry,
+            None => links.push(LinkView {
+                gateway: name.to_string(),
+                state: link_word(None).to_owned(),
+                registry,
+                ..LinkView::default()
+            }),
+        }
+    }
 }
 
 fn last_word(word: LastWord) -> LastWordView {
@@ -155,6 +179,10 @@ fn link_view(
         state: link_word(snapshot.links.get(gateway).copied()).to_owned(),
         tunnels: to_it().count(),
         unanswered: to_it().map(|tunnel| tunnel.unanswered).sum(),
+        registry: to_it().next().map(|tunnel| {
+            let word = if tunnel.own_registry { "own" } else { "shared" };
+            word.to_owned()
+        }),
         rtt_ms: to_it().map(|tunnel| tunnel.rtt).min().map(milliseconds),
         age: entry.map(|entry| age_word(entry.age).to_owned()),
         heard_seconds_ago: heard
@@ -173,5 +201,30 @@ fn link_view(
             .and_then(|entry| entry.via.as_ref())
             .map(ToString::to_string),
         exchange: heard.map(exchange).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_of_the_own_zone_that_share_no_registry_with_this_one_are_listed() {
+        let known = LinkView {
+            gateway: "gw2".to_owned(),
+            exports: 3,
+            ..LinkView::default()
+        };
+        let mut links = vec![known];
+        add_apart(&mut links, &BTreeSet::new());
+        assert_eq!((links.len(), &links[0].registry), (1, &None));
+        add_apart(
+            &mut links,
+            &["gw2", "gw3"].map(|name| name.parse().unwrap()).into(),
+        );
+        let told = |link: &LinkView| (link.gateway.clone(), link.exports, link.registry.clone());
+        let apart = || Some("apart".to_owned());
+        let expected = [("gw2".to_owned(), 3, apart()), ("gw3".to_owned(), 0, apart())];
+        assert_eq!(links.iter().map(told).collect::<Vec<_>>(), expected);
     }
 }
