@@ -17,7 +17,7 @@ const RETURNING_FOR: Duration = Duration::from_secs(60);
 /// Most services that are remembered. A further one is not asked about until others are forgotten.
 const MAX_SERVICES: usize = 10_000;
 
-/// What is suspected of each service.
+/// Suspicion of each service.
 #[derive(Debug, Default)]
 pub struct Suspicions {
     services: BTreeMap<ServiceName, Suspicion>,

@@ -30,7 +30,7 @@ const MAX_ASKED: usize = 64;
 /// Clients that it is asked about at once; others wait, within [`ASK_TIMEOUT`].
 const MAX_CLIENTS: usize = 64;
 
-/// What this gateway knows of clients that are gateways.
+/// Knowledge of clients that are gateways.
 #[derive(Debug)]
 pub(super) struct Returning {
     suspicions: Mutex<Suspicions>,
