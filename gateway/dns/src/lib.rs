@@ -107,7 +107,7 @@ impl DnsServer {
             handler: Arc::new(Handler {
                 snapshots,
                 vips,
-                forwarder: Forwarder::new(upstreams(config.upstreams, &addresses)),
+                forwarder: Forwarder::new(told(upstreams(config.upstreams, &addresses))),
                 access: QueryAccess::new(config.allow),
                 rates: Mutex::new(QueryRates::default()),
                 metrics,
@@ -153,7 +153,11 @@ impl Drop for DnsServer {
 }
 
 fn upstreams(configured: Option<Vec<SocketAddr>>, listen: &[SocketAddr]) -> Vec<SocketAddr> {
-    let upstreams = configured.unwrap_or_else(|| system_upstreams(listen));
+    configured.unwrap_or_else(|| system_upstreams(listen))
+}
+
+/// Says which resolvers are asked: where mesh DNS is served, and not once more where the gateway asks for itself.
+fn told(upstreams: Vec<SocketAddr>) -> Vec<SocketAddr> {
     if upstreams.is_empty() {
         tracing::warn!(
             hint = "name resolvers with --dns-upstream ADDR where hosts ask nobody else",

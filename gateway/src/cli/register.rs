@@ -40,6 +40,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = REGISTER_HELP)]
 pub(crate) struct RegisterArgs {
+    /// Service of the topology that the instance belongs to, such as orders
     #[arg(value_name = "SERVICE", required_unless_present = "file")]
     service: Option<ServiceName>,
     /// A YAML or JSON list of instances instead of one; - is standard input
@@ -75,6 +76,7 @@ pub(crate) struct RegisterArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = DEREGISTER_HELP)]
 pub(crate) struct DeregisterArgs {
+    /// Service of the topology that the instance belongs to
     #[arg(value_name = "SERVICE")]
     service: ServiceName,
     /// The id it was registered with; its address if none was given; may be given several times

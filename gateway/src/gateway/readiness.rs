@@ -16,7 +16,6 @@ use causeway_federation::{catalog::Age, name::ZoneName};
 use causeway_host::tasks::Tasks;
 use causeway_identity::LiveIdentity;
 use causeway_instances::{
-    Instances,
     attach::{AttachStatus, AttachedServer},
     sources::Troubles,
 };
@@ -25,10 +24,9 @@ use causeway_proxy::{ForbiddenTotals, ProxyMetrics};
 use causeway_routing::snapshot::{Health, Link, Snapshots};
 use causeway_telemetry::Check;
 use causeway_tunnel::SocketBuffers;
-use causeway_zone_sync::service::Disk;
 use tokio::sync::watch;
 
-use super::{certificate, sync_status::SyncView};
+use super::certificate;
 
 /// The certificate in use and its renewal.
 pub(crate) fn certificate(
@@ -300,26 +298,6 @@ pub(crate) fn catalog(snapshots: Snapshots) -> impl Fn() -> Check + Send + Sync 
                 format!("{stale} of {total} gateways have not been heard lately"),
                 "`causeway get exports` shows the age of everything",
             ),
-        }
-    }
-}
-
-pub(crate) fn disk(sync: SyncView, registered: Instances) -> impl Fn() -> Check + Send + Sync {
-    move || match sync.status().map(|status| status.disk) {
-        _ if registered.is_store_failing() => Check::warn(
-            "gateway",
-            "disk",
-            "registrations cannot be written to disk; a restart would forget those of late",
-            "is the --data folder full or read-only? it is tried again every few seconds",
-        ),
-        Some(Disk::Failing) => Check::warn(
-            "gateway",
-            "disk",
-            "the catalog cannot be written to disk; a restart would serve an older one",
-            "is the --data folder full or read-only?",
-        ),
-        Some(Disk::Working | Disk::Absent) | None => {
-            Check::ok("gateway", "disk", "what must outlive a restart is written")
         }
     }
 }

@@ -40,9 +40,10 @@ use super::{
     Gateway, GatewayConfig, GatewayStartError, RegistryChoice, ServerProof, Storage, apart,
     apis::{start_admin, start_registration},
     background::BackgroundTasks,
+    disk,
     exports::keep_exports,
     labels::name_services,
-    listeners,
+    listeners, local_sockets,
     publish::{Sources, publish},
     readiness,
     recheck::keep_rechecking,
@@ -438,7 +439,13 @@ fn checks(
         .with_sum(readiness::tunnels(snapshots.clone()))
         .with(readiness::buffers(buffers))
         .with_sum(readiness::catalog(snapshots.clone()))
-        .with(readiness::disk(known.sync_view.clone(), known.instances.clone()))
+        .with(disk::check(
+            known.sync_view.clone(),
+            known.instances.clone(),
+            config.storage.folder().map(Path::to_owned),
+        ))
+        .with(disk::audit(config.metrics.api.clone()))
+        .with(local_sockets::check(config))
         .with(readiness::instances(snapshots.clone()))
         .with(readiness::permissions(
             snapshots.clone(),
