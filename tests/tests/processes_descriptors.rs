@@ -10,6 +10,7 @@ use causeway_tests::{
     federation::{Federation, PATIENCE, Plan},
     http,
     instance::{Behaviour, Instance},
+    measured::measured,
     process::{self, program},
     talk::{Client, say},
     wait::{until, until_true},
@@ -21,6 +22,8 @@ const SERVICES: usize = 300;
 /// Services that are left once there were too many.
 const FEWER: usize = 50;
 const PORT: u16 = 9000;
+/// Clients that are served of a burst where 300 descriptors are: 128 are kept, and the gateway itself has some 60.
+const LEAST_ALIVE: usize = 40;
 /// Most clients that find a descriptor.
 const MOST_CLIENTS: usize = LIMIT as usize;
 
@@ -217,4 +220,96 @@ async fn instances_at_each_others_virtual_addresses_do_not_send_a_client_round_u
         log.contains("a client is another gateway's connection")
     });
     assert!(told);
+}
+
+/// Has a zone's topology give an instance to one more service.
+fn add_instance(federation: &Federation, number: usize, instance: SocketAddr) {
+    for zone in federation.names() {
+        let file = &federation.zone(&zone).topology;
+        let text = fs::read_to_string(file).unwrap();
+        let like = format!("service: {}, address: {instance}", service(SERVICES - 1));
+        let line = text.lines().find(|line| line.contains(&like)).unwrap();
+        let more = line.replace(&service(SERVICES - 1), &service(number));
+        fs::write(file, text.replacen(line, &format!("{line}\n{more}"), 1)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn services_that_nobody_serves_give_their_descriptors_to_those_that_have_instances() {
+    const USED: usize = 20;
+    let instance = Instance::start("here", Behaviour::Name).await.unwrap();
+    let mut plan = Plan::new().descriptors(LIMIT).zone("east");
+    for number in 0..SERVICES {
+        let name = service(number);
+        plan = plan.service(&name, &format!("port: {PORT}, protocol: tcp"));
+        // Those that come last.
+        if number >= SERVICES - USED {
+            plan = plan.instance(&name, instance.address(), "{}");
+        }
+    }
+    let mut federation = plan.prepare().await.unwrap();
+    federation.start_zone("east").unwrap();
+    until_unready(&federation, "descriptors").await;
+    let served = async |number: usize| {
+        let what = format!("{} is served", service(number));
+        until(&what, PATIENCE, async || {
+            say(address(&federation, number).await?, "hello").await.ok()
+        })
+        .await;
+    };
+    for number in SERVICES - USED..SERVICES {
+        served(number).await;
+    }
+    // One that has none yet, and no descriptor either, gets both.
+    let (_, unheard) = listened_on(&federation).await;
+    add_instance(&federation, unheard, instance.address());
+    served(unheard).await;
+}
+
+#[tokio::test]
+async fn a_burst_of_clients_leaves_descriptors_to_the_instances_of_those_that_are_taken() {
+    const CLIENTS: usize = 250;
+    let instance = Instance::start("here", Behaviour::Name).await.unwrap();
+    let plan = Plan::new()
+        .descriptors(300)
+        .zone("east")
+        .service("orders", &format!("port: {PORT}, protocol: tcp"))
+        .instance("orders", instance.address(), "{}");
+    let federation = plan.start().await.unwrap();
+    let orders = federation.service_address("east", "orders", PORT).await;
+    until_true("the instance is served", PATIENCE, async || {
+        say(orders, "hello").await.is_ok()
+    })
+    .await;
+
+    let clients = (0..CLIENTS).map(|_| async {
+        let mut client = Client::connect(orders).await.ok()?;
+        client.say("hello").await.ok()?;
+        Some(client)
+    });
+    let clients = futures_util::future::join_all(clients).await;
+    let alive: Vec<Client> = clients.into_iter().flatten().collect();
+    measured(&format!(
+        "of {CLIENTS} clients at once, with 300 descriptors, {} are served",
+        alive.len()
+    ));
+    let zone = federation.zone("east");
+    let refused = [("side", "local"), ("reason", "no_descriptors")];
+    zone.wait_metric("causeway_stream_refused_total", &refused, 1.0)
+        .await;
+    let metrics = zone.metrics().await.unwrap();
+    let starved = metrics.sum("causeway_connections_total", &[("outcome", "no_descriptors")]);
+    assert!(
+        starved == 0.0,
+        "{starved} were taken and had no descriptor for their instance"
+    );
+    assert!(alive.len() >= LEAST_ALIVE, "{} are served", alive.len());
+
+    // Once they are gone, the lack is still told for a while.
+    drop(alive);
+    until_true("there are descriptors again", PATIENCE, async || {
+        let (status, page) = readiness(&federation).await;
+        status == 200 && page.contains("within the last minute none was left")
+    })
+    .await;
 }

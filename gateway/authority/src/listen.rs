@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use causeway_host::accept::{AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, accept};
+use causeway_host::{
+    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, WithinDescriptors, accept},
+    descriptors::Descriptors,
+};
 use causeway_identity::{Admitted, Guarded, Serial, handshake_word};
 use causeway_telemetry::RateLimited;
 use parking_lot::Mutex;
@@ -109,6 +112,11 @@ pub(super) fn connections(
         shown,
         revocations,
         rate_limited: Mutex::new(RateLimited::new()),
+    };
+    // There may be more of these connections than leave descriptors for the folder's files.
+    let listener = WithinDescriptors {
+        listener,
+        descriptors: Descriptors::default(),
     };
     // When it ends, so does the stream, and with it the server.
     tokio::spawn(accept("the CA", listener, limits, entrance, entered));

@@ -11,9 +11,10 @@ use std::{
     io,
     os::fd::AsRawFd,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -22,6 +23,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const LEAST_KEPT: u64 = 128;
 /// One in so many is kept.
 const KEPT_SHARE: u64 = 16;
+
+/// Time for which a lack is told after it was seen last, so that one who looks finds it.
+const LACK_TOLD_FOR: Duration = Duration::from_secs(60);
 
 /// Raises the soft limit on descriptors to the hard one: the usual soft limit is 1,024.
 ///
@@ -82,6 +86,10 @@ struct Shared {
     /// As of the latest look at the limit.
     ceiling: AtomicU64,
     listeners: AtomicU64,
+    /// Those that are promised to who has not taken them yet.
+    promised: AtomicU64,
+    /// Time at which one was refused last.
+    refused: Mutex<Option<Instant>>,
 }
 
 /// Source of the limit.
@@ -100,6 +108,16 @@ pub struct ListenerPlace(Descriptors);
 impl Drop for ListenerPlace {
     fn drop(&mut self) {
         self.0.0.listeners.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Promise of one descriptor more, for as long as it lives: nobody else is given it.
+#[derive(Debug)]
+pub struct DescriptorPromise(Descriptors);
+
+impl Drop for DescriptorPromise {
+    fn drop(&mut self) {
+        self.0.0.promised.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -123,6 +141,8 @@ impl Descriptors {
             limit,
             ceiling: AtomicU64::new(0),
             listeners: AtomicU64::new(0),
+            promised: AtomicU64::new(0),
+            refused: Mutex::new(None),
         };
         Self(Arc::new(shared))
     }
@@ -151,15 +171,53 @@ impl Descriptors {
     /// Tells whether what comes in numbers may hold this one, or has to close it at once.
     #[must_use]
     pub fn may_hold(&self, descriptor: &impl AsRawFd) -> bool {
-        let number = u64::try_from(descriptor.as_raw_fd()).unwrap_or_default();
+        let may = self.is_below(number(descriptor), self.0.promised.load(Ordering::Relaxed));
+        if !may {
+            self.refused();
+        }
+        may
+    }
+
+    /// Like [`Descriptors::may_hold`], for one that was promised.
+    #[must_use]
+    pub fn may_hold_promised(&self, descriptor: &impl AsRawFd) -> bool {
+        self.is_below(number(descriptor), 0)
+    }
+
+    /// Promises another one beside this one, both for what comes in numbers; `None`: this one has to be closed at once.
+    #[must_use]
+    pub fn promise_another(&self, descriptor: &impl AsRawFd) -> Option<DescriptorPromise> {
+        let before = self.0.promised.fetch_add(1, Ordering::Relaxed);
+        let promise = DescriptorPromise(self.clone());
+        if self.is_below(number(descriptor), before + 1) {
+            return Some(promise);
+        }
+        self.refused();
+        None
+    }
+
+    fn is_below(&self, number: u64, promised: u64) -> bool {
+        let number = number.saturating_add(promised);
         // The limit is looked at again only where it would refuse.
         number < self.0.ceiling.load(Ordering::Relaxed) || number < self.shares().ceiling()
+    }
+
+    fn refused(&self) {
+        *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Tells whether somebody was refused one within the last minute.
+    #[must_use]
+    pub fn lacked_lately(&self) -> bool {
+        let refused = *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_some_and(|at| at.elapsed() < LACK_TOLD_FOR)
     }
 
     /// Tells whether the next one may be held.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        File::open("/dev/null").is_ok_and(|file| self.may_hold(&file))
+        let promised = self.0.promised.load(Ordering::Relaxed);
+        File::open("/dev/null").is_ok_and(|file| self.is_below(number(&file), promised))
     }
 
     /// Takes a place for a listening socket; `None`: there are as many as may be.
@@ -173,6 +231,10 @@ impl Descriptors {
         }
         Some(ListenerPlace(self.clone()))
     }
+}
+
+fn number(descriptor: &impl AsRawFd) -> u64 {
+    u64::try_from(descriptor.as_raw_fd()).unwrap_or_default()
 }
 
 /// Tells whether `error` says that there is no descriptor left, in this process or on the host.
@@ -209,6 +271,23 @@ mod tests {
         descriptors.set_limit(1_000_000);
         assert!(descriptors.may_hold(&file) && descriptors.has_room());
         assert!(Descriptors::default().may_hold(&file));
+    }
+
+    #[test]
+    fn what_is_promised_is_nobody_elses_and_a_refusal_is_told_for_a_while() {
+        let file = File::open("/dev/null").unwrap();
+        let descriptors = Descriptors::limited_to(1_000_000);
+        // Its number and two more lie below the ceiling, which is half of a small limit.
+        descriptors.set_limit(2 * (number(&file) + 3));
+        assert!(!descriptors.lacked_lately());
+        let first = descriptors.promise_another(&file);
+        let second = descriptors.promise_another(&file);
+        assert!(first.is_some() && second.is_some() && descriptors.may_hold(&file));
+        assert!(descriptors.promise_another(&file).is_none() && descriptors.lacked_lately());
+        descriptors.set_limit(2 * (number(&file) + 2));
+        assert!(!descriptors.may_hold(&file) && descriptors.may_hold_promised(&file));
+        drop(first);
+        assert!(descriptors.may_hold(&file));
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub(crate) struct Passage {
     pub(crate) hops: u8,
     /// Descriptors that may be taken for it.
     pub(crate) descriptors: Descriptors,
+    /// One of them was promised to it.
+    pub(crate) promised: bool,
 }
 
 /// Failure to reach an instance.
@@ -116,7 +118,9 @@ pub(crate) async fn dial(
                 continue;
             }
             tried += 1;
-            match open_socket(instance.address, &passage.descriptors) {
+            // The one that was promised serves one instance at a time.
+            let promised = passage.promised && connecting.is_empty();
+            match open_socket(instance.address, &passage.descriptors, promised) {
                 Some(socket) => connecting.push(Box::pin(connect(socket, instance, metrics, passage))),
                 None if connecting.is_empty() => return Err(DialError::NoDescriptor),
                 // One that is under way may still answer.
@@ -190,16 +194,22 @@ impl Drop for GivenUp<'_> {
 }
 
 /// Opens a socket to connect to `address` with; `None`: there is no descriptor for it, which says nothing about the instance.
-fn open_socket(address: SocketAddr, descriptors: &Descriptors) -> Option<io::Result<TcpSocket>> {
+fn open_socket(
+    address: SocketAddr,
+    descriptors: &Descriptors,
+    promised: bool,
+) -> Option<io::Result<TcpSocket>> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     };
     match &socket {
-        Ok(socket) if !descriptors.may_hold(socket) => None,
-        Err(error) if is_exhausted(error) => None,
-        _ => Some(socket),
+        Ok(socket) if promised && descriptors.may_hold_promised(socket) => {}
+        Ok(socket) if !descriptors.may_hold(socket) => return None,
+        Err(error) if is_exhausted(error) => return None,
+        _ => {}
     }
+    Some(socket)
 }
 
 async fn connect(

@@ -25,6 +25,7 @@ fn passage() -> Passage {
         own: OwnSockets::default(),
         hops: 2,
         descriptors: Descriptors::default(),
+        promised: false,
     }
 }
 

@@ -161,6 +161,14 @@ pub(crate) fn descriptors(egress: Egress) -> impl Fn() -> Check + Send + Sync {
             .filter(|failure| failure.lacks_descriptors)
             .collect();
         let text = match (unheard.first(), descriptors.has_room()) {
+            (None, true) if descriptors.lacked_lately() => {
+                return Check::warn(
+                    "clients",
+                    "descriptors",
+                    "there are some again; within the last minute none was left, and new clients were closed (`no_descriptors`)",
+                    "raise the hard limit on open files (LimitNOFILE=, `ulimit -Hn`)",
+                );
+            }
             (None, true) => {
                 let text = match shares.limit {
                     Some(limit) => format!(

@@ -3,13 +3,18 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd, RawFd},
     path::PathBuf,
     str::FromStr,
     time::{Duration, Instant},
 };
 
 use causeway_host::{
-    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, Listen, accept, host_of},
+    accept::{
+        AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, Listen, WithinDescriptors, accept,
+        host_of,
+    },
+    descriptors::Descriptors,
     listen::{Io, bind_unix},
 };
 use causeway_identity::Admitted;
@@ -132,6 +137,15 @@ pub(super) enum ZoneSyncConnection {
     Local(UnixStream, Option<u32>),
 }
 
+impl AsRawFd for ZoneSyncConnection {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Local(stream, _) => stream.as_raw_fd(),
+        }
+    }
+}
+
 /// Door of a zone-sync. With an identity, who comes from elsewhere must prove who they are; on this host it is as they like.
 struct Threshold {
     secure: Option<Secure>,
@@ -208,6 +222,10 @@ pub(super) fn connections(
     let threshold = Threshold {
         secure,
         crowded: Mutex::new(RateLimited::new()),
+    };
+    let listener = WithinDescriptors {
+        listener,
+        descriptors: Descriptors::default(),
     };
     tokio::spawn(accept("zone sync", listener, limits, threshold, entered));
     ReceiverStream::new(waiting).map(|((stream, from), place)| Ok(Taken::new(stream, from, place)))

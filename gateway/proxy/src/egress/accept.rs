@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_host::descriptors::is_exhausted;
+use causeway_host::descriptors::{DescriptorPromise, is_exhausted};
 use causeway_telemetry::{Role, Side, StreamRefusal};
 use futures_util::FutureExt as _;
 use rustix::io::Errno;
@@ -56,6 +56,8 @@ pub(super) struct AcceptedClient {
     /// It is within what one address may carry.
     within: bool,
     counted: AddressGuard,
+    /// Descriptor for the instance that it is to reach, where that is one of this zone.
+    promised: Option<DescriptorPromise>,
     pub(super) pending: PendingClient,
     begun: Instant,
 }
@@ -136,7 +138,15 @@ impl AcceptLoop {
             return Err(io::Error::other(format!("{local} is no virtual address")));
         };
         let shared = &self.here.shared;
-        if !shared.config.descriptors.may_hold(socket) {
+        let descriptors = &shared.config.descriptors;
+        // Else a burst of clients would take those that their own instances need.
+        let (may_hold, promised) = if shared.has_instances_here(&wants) {
+            let promised = descriptors.promise_another(socket);
+            (promised.is_some(), promised)
+        } else {
+            (descriptors.may_hold(socket), None)
+        };
+        if !may_hold {
             let _ = socket.set_zero_linger();
             shared.lacks_descriptors(&wants, client, begun);
             return Err(io::Error::other("no descriptor may be taken for another client"));
@@ -148,6 +158,7 @@ impl AcceptLoop {
             wants,
             within: here < shared.config.max_connections_per_address(),
             counted: AddressGuard(open),
+            promised,
             pending: self.here.dispatch.pick(self.here.thread),
             begun,
         })
@@ -155,6 +166,17 @@ impl AcceptLoop {
 }
 
 impl EgressShared {
+    /// Tells whether a client may be given an instance of this zone, which takes a second descriptor. Of one that comes over TLS it is not
+    /// known yet.
+    fn has_instances_here(&self, wants: &ArrivalWish) -> bool {
+        let ArrivalWish::Target(target) = wants else {
+            return false;
+        };
+        let snapshot = self.snapshots.load();
+        let instances = snapshot.instances.get(&target.service);
+        instances.is_some_and(|list| list.usable(&target.tags).is_ok())
+    }
+
     /// Counts a client for which there is no descriptor, and tells the first of a kind and then one a minute.
     fn lacks_descriptors(&self, wants: &ArrivalWish, client: SocketAddr, now: Instant) {
         let reason = StreamRefusal::NoDescriptors;
@@ -196,6 +218,7 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
         wants,
         within,
         counted,
+        promised,
         pending,
         begun,
     } = accepted;
@@ -209,7 +232,7 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
                 certificate: None,
                 begun,
             };
-            let entered = enter(shared, thread, within, arrival);
+            let entered = enter(shared, thread, within, arrival, promised);
             drop(pending);
             let Some(connection) = entered else {
                 return;
@@ -226,7 +249,7 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
             tokio::spawn(async move {
                 let receiving = Box::pin(tls.receive(&shared, socket, (client, local), begun));
                 let arrival = receiving.await;
-                let entered = arrival.and_then(|arrival| enter(&shared, thread, true, arrival));
+                let entered = arrival.and_then(|arrival| enter(&shared, thread, true, arrival, None));
                 drop(pending);
                 if let Some(connection) = entered {
                     if let Some(shown) = &connection.arrival.certificate {
@@ -248,6 +271,7 @@ fn enter(
     thread: usize,
     within: bool,
     arrival: Arrival,
+    promised: Option<DescriptorPromise>,
 ) -> Option<ClientConnection> {
     let certificate = arrival.certificate.as_ref();
     let entry = OpenConnection {
@@ -273,6 +297,7 @@ fn enter(
     Some(ClientConnection {
         arrival,
         opened,
+        promised,
         thread,
     })
 }

@@ -8,6 +8,8 @@ use causeway_routing::reach::OwnListeners;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::watch};
 
+use super::giving_way::GivingWay;
+
 /// Connections that may wait to be accepted, per listener. The kernel's own limit may be lower.
 const BACKLOG: i32 = 4096;
 
@@ -77,6 +79,7 @@ pub(super) struct SocketPlaces {
     /// Addresses at which this process listens, where no instance can be; those at every address of the host are entered.
     own: watch::Sender<OwnListeners>,
     descriptors: Descriptors,
+    giving_way: GivingWay,
 }
 
 /// A socket's place at its address, for as long as it listens.
@@ -93,7 +96,13 @@ impl SocketPlaces {
             here: watch::Sender::default(),
             own,
             descriptors,
+            giving_way: GivingWay::default(),
         }
+    }
+
+    /// Order among the sockets while there are too few descriptors.
+    pub(super) fn giving_way(&self) -> &GivingWay {
+        &self.giving_way
     }
 
     /// Binds a socket that nobody else shares, and listens. Must be called on the runtime that is to accept.

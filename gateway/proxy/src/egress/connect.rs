@@ -72,6 +72,8 @@ struct Search<'a> {
     caller: Arc<Caller>,
     /// Gateways that the client's connection has come through, this one with them.
     hops: u8,
+    /// A descriptor for an instance was promised.
+    promised: bool,
     /// Both ends of the client's connection.
     client: SocketPair,
     request: &'a Request,
@@ -118,6 +120,7 @@ pub(super) async fn connect(
         connection: connection.id(),
         caller,
         hops,
+        promised: connection.promised.is_some(),
         client: pair,
         request: &request,
         seed: shared.seed(),
@@ -261,6 +264,7 @@ impl Search<'_> {
                 own: shared.config.own_sockets.clone(),
                 hops: self.hops,
                 descriptors: shared.config.descriptors.clone(),
+                promised: self.promised,
             },
             shared.rng(),
         ))

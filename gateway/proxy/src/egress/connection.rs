@@ -8,6 +8,7 @@ use std::{
 };
 
 use causeway_federation::name::{GatewayId, Tags, ZoneName};
+use causeway_host::descriptors::DescriptorPromise;
 use causeway_routing::{
     permit::{Caller, Rule},
     target::Target,
@@ -46,6 +47,8 @@ const NOTHING_RELAYED: Relayed = Relayed {
 pub(super) struct ClientConnection {
     pub(super) arrival: Arrival,
     pub(super) opened: OpenConnectionGuard,
+    /// Descriptor for an instance of this zone, until one is reached.
+    pub(super) promised: Option<DescriptorPromise>,
     pub(super) thread: usize,
 }
 

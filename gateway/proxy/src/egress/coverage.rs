@@ -58,6 +58,14 @@ impl Coverage {
         self.addresses.load().get(&address).cloned()
     }
 
+    /// Tells whether `holds` of any target.
+    pub(super) fn any_target(&self, holds: impl Fn(&Target) -> bool) -> bool {
+        self.addresses
+            .load()
+            .values()
+            .any(|covered| holds(&covered.target))
+    }
+
     /// Takes up which addresses it is to cover. Connections that are open are not concerned.
     pub(super) fn take_up(&self, covered: Covered) {
         let state = self.state.lock();

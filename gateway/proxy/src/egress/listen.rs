@@ -6,12 +6,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use causeway_federation::topology::Vips;
-use causeway_routing::target::{Bindings, Target};
+use causeway_routing::{
+    route::{Request, route},
+    target::{Bindings, Target},
+};
+use rand::{SeedableRng as _, rngs::SmallRng};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -139,16 +144,53 @@ impl AcceptingThread {
 /// Binds, as often as it takes, and accepts until `stop`.
 async fn listen(here: AcceptingThread, socket: SocketAddr, entrance: Entrance, stop: CancellationToken) {
     let shared = here.shared.clone();
-    let binding = bind_until_bound(&shared, socket, &entrance);
-    let bound = stop.run_until_cancelled(binding).await.flatten();
-    shared.bind_failures.lock().remove(&socket);
-    if let Some((listener, _place)) = bound {
+    loop {
+        let binding = bind_until_bound(&shared, socket, &entrance);
+        let bound = stop.run_until_cancelled(binding).await.flatten();
+        shared.bind_failures.lock().remove(&socket);
+        let Some((listener, place)) = bound else {
+            break;
+        };
         keepalive::prepare(&listener, shared.config.keepalive, shared.config.stall_limit);
         entrance.set(SocketState::Listening);
-        let accepting = AcceptLoop::new(here, socket, entrance.clone());
-        accepting.run(listener, stop).await;
+        let until = stop.child_token();
+        let accepting = AcceptLoop::new(here.clone(), socket, entrance.clone());
+        let mut accepting = pin!(accepting.run(listener, until.clone()));
+        tokio::select! {
+            () = &mut accepting => break,
+            () = shared.places.giving_way().until_turn(|| !shared.can_serve(&entrance)) => {}
+        }
+        // Before it closes, so that mesh DNS gives it out no more.
+        entrance.set(SocketState::Failed);
+        until.cancel();
+        accepting.await;
+        drop(place);
     }
     entrance.set(SocketState::Away);
+}
+
+impl EgressShared {
+    /// Tells whether a client of any address there could be served now.
+    fn can_serve(&self, entrance: &Entrance) -> bool {
+        let Entrance::VirtualAddresses(coverage) = entrance else {
+            return true;
+        };
+        let snapshot = self.snapshots.load_full();
+        coverage.any_target(|target| {
+            // Any seed will do: whether there is a candidate does not hang on it.
+            let rng = SmallRng::seed_from_u64(0);
+            let request = Request::new(target.clone());
+            route(&snapshot, &request, rng).first().is_some()
+        })
+    }
+
+    /// Binds a socket, unless one is to have the descriptor whose clients could be served.
+    fn bind(&self, socket: SocketAddr, can_serve: bool) -> Result<(TcpListener, SocketPlace), BindError> {
+        if !can_serve && self.places.giving_way().is_lack() {
+            return Err(BindError::NoDescriptor);
+        }
+        self.places.bind(socket)
+    }
 }
 
 /// Binds a socket. `None`: its port is listened on address by address from now on.
@@ -159,10 +201,12 @@ async fn bind_until_bound(
 ) -> Option<(TcpListener, SocketPlace)> {
     let mut pause = REBIND_AFTER;
     let since = Instant::now();
+    let mut lacking = None;
     loop {
         let mut changed = shared.places.changed();
         let own_before = shared.places.is_in_the_way_of(socket);
-        let error = match shared.places.bind(socket) {
+        let can_serve = shared.can_serve(entrance);
+        let error = match shared.bind(socket, can_serve) {
             Ok(bound) => return Some(bound),
             Err(error) => error,
         };
@@ -183,7 +227,15 @@ async fn bind_until_bound(
         }
         entrance.set(SocketState::Failed);
         report(shared, socket, entrance, &error, since).await;
-        tokio::time::sleep(pause).await;
+        if can_serve && matches!(error, BindError::NoDescriptor) {
+            lacking
+                .get_or_insert_with(|| shared.places.giving_way().lack())
+                .ask();
+            let _ = timeout(pause, changed.changed()).await;
+        } else {
+            lacking = None;
+            tokio::time::sleep(pause).await;
+        }
         pause = (pause * 2).min(MAX_REBIND_AFTER);
     }
 }

@@ -57,6 +57,7 @@ mod connect;
 mod connection;
 mod coverage;
 mod dispatch;
+mod giving_way;
 mod layout;
 mod listen;
 mod pace;

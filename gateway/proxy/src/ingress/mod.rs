@@ -422,6 +422,7 @@ impl IngressShared {
             own: own.clone(),
             hops: hops.ok_or_else(RefusedStream::too_many_hops)?,
             descriptors: self.config.descriptors.clone(),
+            promised: false,
         })
     }
 

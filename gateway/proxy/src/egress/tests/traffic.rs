@@ -302,6 +302,7 @@ async fn a_carried_connection_is_small() {
         arrival,
         opened: home.egress.open_connections().enter(0, entry).unwrap(),
         thread: 0,
+        promised: None,
     };
     let size = size_of_val(&crate::egress::connection::serve(
         home.egress.shared.clone(),
