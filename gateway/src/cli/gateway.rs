@@ -20,7 +20,7 @@ use causeway_identity::LiveIdentity;
 use causeway_instances::attach::ServerAddress;
 use causeway_proxy::egress::Outlive;
 use causeway_telemetry::{AccessLog, LineWriter};
-use causeway_tunnel::{Congestion, TunnelConfig};
+use causeway_tunnel::{Congestion, MemoryBudget, TunnelConfig};
 use causeway_zone_sync::replica::Ages;
 use clap::{ArgGroup, ValueEnum};
 use ipnet::IpNet;
@@ -30,7 +30,7 @@ use super::{
     Exit, Failure,
     api_args::ApiArgs,
     identity_source::{IdentitySource, WorkloadApiArgs},
-    limits::{half_closed_limit, keepalive, outlive, stall_limit, tunnel_idle_timeout},
+    limits::{half_closed_limit, keepalive, memory_budget, outlive, stall_limit, tunnel_idle_timeout},
     log_args::LogArgs,
     ruling,
     signals::{self, Signals},
@@ -208,6 +208,9 @@ pub(crate) struct GatewayArgs {
     /// Time that a connection between zones may hold bytes of which its client or instance takes none; it is reset then
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_STALL_TIMEOUT", default_value = "5m", value_parser = humantime::parse_duration)]
     stall_timeout: Duration,
+    /// Memory for what other zones have sent and no client or instance here has taken yet; one peer gateway may have a quarter of it
+    #[arg(long, value_name = "BYTES", env = "CAUSEWAY_MEMORY_BUDGET", default_value = "256MiB", value_parser = memory_budget)]
+    memory_budget: u64,
     /// Time that a connection of which one side has finished may go on without a byte; it is reset then. 0s: for ever
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_HALF_CLOSED_TIMEOUT", default_value = "1h", value_parser = humantime::parse_duration)]
     half_closed_timeout: Duration,
@@ -350,6 +353,7 @@ fn config(
         CongestionName::Cubic => Congestion::Cubic,
         CongestionName::Bbr => Congestion::Bbr,
     };
+    tunnel.memory = MemoryBudget::new(args.memory_budget);
     tunnel.idle_timeout = tunnel_idle_timeout(args.tunnel_idle_timeout)?;
     let writer = || {
         LineWriter::stdout("access log", tasks)

@@ -18,6 +18,29 @@ fn a_stall_timeout_that_would_end_connections_which_merely_wait_is_refused() {
 }
 
 #[test]
+fn a_memory_budget_is_a_size_with_a_unit_that_a_few_peers_can_live_with() {
+    assert_eq!(
+        memory_budget("256MiB").ok(),
+        Some(causeway_tunnel::MEMORY_BUDGET_BYTES)
+    );
+    assert_eq!(memory_budget("16384KiB").ok(), Some(16 << 20));
+    assert_eq!(memory_budget("1GiB").ok(), Some(1 << 30));
+    for wrong in [
+        "",
+        "256",
+        "MiB",
+        "1MiB",
+        "-1GiB",
+        "99999999999999999999GiB",
+        "4096GiB",
+        "1.5GiB",
+        "20MB",
+    ] {
+        assert!(memory_budget(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn an_idle_timeout_shorter_than_what_counts_as_silence_is_refused() {
     let seconds = Duration::from_secs;
     assert_eq!(tunnel_idle_timeout(seconds(3)).ok(), Some(seconds(3)));

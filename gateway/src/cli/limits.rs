@@ -58,6 +58,24 @@ pub(super) fn tunnel_idle_timeout(given: Duration) -> Result<Duration, Failure> 
     }
 }
 
+/// Memory budgets that make sense: no less than the first windows of a few peers.
+const MEMORY_BUDGETS: RangeInclusive<u64> = 16 * 1024 * 1024..=1024 * 1024 * 1024 * 1024;
+
+/// Reads a number of bytes such as `64MiB`.
+pub(super) fn memory_budget(text: &str) -> Result<u64, String> {
+    let wrong = || "give a size such as 64MiB or 2GiB, between 16MiB and 1024GiB".to_owned();
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit: u64 = match &text[digits.len()..] {
+        "KiB" => 1024,
+        "MiB" => 1024 * 1024,
+        "GiB" => 1024 * 1024 * 1024,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    let bytes = number.saturating_mul(unit);
+    MEMORY_BUDGETS.contains(&bytes).then_some(bytes).ok_or_else(wrong)
+}
+
 /// Longest time that a connection over TLS may be let outlive its certificate, `never` aside.
 const LONGEST_OUTLIVE: Duration = Duration::from_secs(366 * 24 * 3600);
 

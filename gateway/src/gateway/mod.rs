@@ -61,6 +61,7 @@ mod streams;
 mod sync_metrics;
 mod sync_status;
 mod threads;
+mod unread;
 
 pub use config::{
     CertificateRenewal, GatewayConfig, GatewayStartError, RegistryChoice, ServerProof, Storage, TrustAnchors,

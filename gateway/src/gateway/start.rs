@@ -51,6 +51,7 @@ use super::{
     streams::Streams,
     sync_status::{self, SyncView},
     threads::DataThreads,
+    unread,
 };
 
 /// Parts that are known before anything of the data path starts.
@@ -438,6 +439,7 @@ fn checks(
         .with(readiness::descriptors(egress.clone()))
         .with_sum(readiness::tunnels(snapshots.clone()))
         .with(readiness::buffers(buffers))
+        .with(unread::check(config.tunnel.memory.clone()))
         .with_sum(readiness::catalog(snapshots.clone()))
         .with(disk::check(
             known.sync_view.clone(),

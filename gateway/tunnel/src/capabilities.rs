@@ -13,7 +13,7 @@ const MAX_CAPABILITY_BYTES: usize = 32;
 pub const OPENED: &str = "opened";
 
 /// Capabilities of this program: the kinds of streams that it serves, by the names of their headers, and what else it does.
-pub(super) const OWN: [&str; 7] = [
+pub(super) const OWN: [&str; 8] = [
     "ca",
     "connect",
     credit::CAPABILITY,
@@ -21,6 +21,7 @@ pub(super) const OWN: [&str; 7] = [
     "sync",
     "topology",
     "trust",
+    credit::WINDOWS_CAPABILITY,
 ];
 
 /// Words from a peer's hello; those of a later program may be unknown here.

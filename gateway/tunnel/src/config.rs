@@ -11,6 +11,7 @@ use quinn::{
 
 use super::{
     bbr::BbrFactory,
+    budget::MemoryBudget,
     demand::{FIRST_TUNNELS, SPARE_FOR},
     endpoint_keys::EndpointKeys,
     handshake::{HandshakeConfigError, TunnelClient, TunnelServer},
@@ -89,6 +90,8 @@ pub struct TunnelConfig {
     pub spare_tunnel_for: Duration,
     /// Tells whether the gateway keeps a registry that no other gateway of its zone has; peers are told.
     pub keeps_registry: bool,
+    /// Bounds what peers may have unread here.
+    pub memory: MemoryBudget,
     /// Every task that lives as long as the gateway.
     pub tasks: Tasks,
 }
@@ -119,6 +122,7 @@ impl TunnelConfig {
             first_tunnels: FIRST_TUNNELS,
             spare_tunnel_for: SPARE_FOR,
             keeps_registry: false,
+            memory: MemoryBudget::default(),
             tasks: Tasks::default(),
         }
     }

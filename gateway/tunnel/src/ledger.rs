@@ -114,11 +114,22 @@ impl Ledger {
         let Some(account) = self.accounts.get(&stream).filter(|account| !account.done) else {
             return u64::MAX;
         };
-        let own = account.untaken();
+        self.room_of(account.untaken(), account.limit)
+    }
+
+    /// Says how much a stream that has written `written` may write, also one that has no account yet.
+    pub(super) fn outlook(&self, stream: u64, written: u64) -> u64 {
+        match self.accounts.contains_key(&stream) {
+            true => self.room(stream),
+            false => self.room_of(written, FIRST_BYTES),
+        }
+    }
+
+    fn room_of(&self, own: u64, limit: u64) -> u64 {
         let left = (self.window_bytes / 4 * 3).saturating_sub(self.untaken_bytes);
         // The most that keeps a stream within half of what is left once it is written.
         let share = left.saturating_sub(own.saturating_mul(2)) / 3;
-        let room = share.min(account.limit.saturating_sub(own));
+        let room = share.min(limit.saturating_sub(own));
         room.max(UNCOUNTED_BYTES.saturating_sub(own))
     }
 
@@ -143,7 +154,6 @@ impl Ledger {
     }
 
     /// Sum of what all streams have written and the peer has not taken.
-    #[cfg(feature = "test-util")]
     pub(super) fn untaken_bytes(&self) -> u64 {
         self.untaken_bytes
     }

@@ -7,8 +7,10 @@ use causeway_proto::tunnel::stream_header::Kind;
 use futures_util::future::BoxFuture;
 
 mod accept;
+mod appetite;
 mod ask;
 mod bbr;
+mod budget;
 mod burst;
 mod capabilities;
 mod config;
@@ -44,6 +46,7 @@ mod tunnel;
 mod tunnel_totals;
 
 pub use ask::{AskError, ask};
+pub use budget::{BudgetLack, MEMORY_BUDGET_BYTES, MemoryBudget};
 pub use capabilities::{Capabilities, OPENED};
 pub use config::{
     ConfigError, Congestion, IDLE_TIMEOUT, IDLE_TIMEOUTS, KEEP_ALIVE, MAX_STREAMS, TunnelConfig,

@@ -76,7 +76,7 @@ async fn serve(shared: &Arc<TunnelShared>, greeted: Greeted, thread: usize, dial
     let party = Party::new(connection.remote_address(), &peer);
     let tunnel = Tunnel::new(connection.clone(), peer.clone(), thread, dialled)
         .with_start(hello.start_id)
-        .with_capabilities(Capabilities::heard(hello.capabilities));
+        .with_capabilities(Capabilities::heard(hello.capabilities), &shared.config.memory);
     let tunnel = Arc::new(tunnel);
     let listed = Listed::new(Arc::clone(shared), Arc::clone(&tunnel));
     info!(session, %peer, address = %party.address, dialled, thread, program = %hello.program, "tunnel up");
@@ -246,6 +246,9 @@ async fn watch(shared: &TunnelShared, tunnel: &Tunnel) -> std::convert::Infallib
             _ => {}
         }
         window = follow_path(tunnel, stats.path.cwnd, window);
+        if let Some(credit) = tunnel.credit() {
+            credit.settle(Instant::now(), stats.path.rtt);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use quinn::{Connection, ConnectionError};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    budget::MemoryBudget,
     capabilities::Capabilities,
     credit::{self, Credit},
     greeting::chain_of,
@@ -233,8 +234,11 @@ impl Tunnel {
         self
     }
 
-    pub(super) fn with_capabilities(mut self, told: Capabilities) -> Self {
-        self.credit = told.has(credit::CAPABILITY).then(|| Arc::new(Credit::new()));
+    pub(super) fn with_capabilities(mut self, told: Capabilities, memory: &MemoryBudget) -> Self {
+        let place = told
+            .has(credit::WINDOWS_CAPABILITY)
+            .then(|| memory.open(&self.peer));
+        self.credit = told.has(credit::CAPABILITY).then(|| Arc::new(Credit::new(place)));
         self.capabilities = told;
         self
     }
@@ -243,6 +247,13 @@ impl Tunnel {
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// Bytes of connections that the peer has sent and that nobody here has taken yet, as it says a few times a second. Those
+    /// that are on their way count too.
+    #[must_use]
+    pub fn unread_bytes(&self) -> u64 {
+        self.credit.as_ref().map_or(0, |credit| credit.unread_bytes())
     }
 
     /// Key exchange and cipher that both sides agreed on in the handshake.

@@ -186,6 +186,13 @@ pub struct Hello {
 pub struct Consumed {
     #[prost(message, repeated, tag = "1")]
     pub streams: ::prost::alloc::vec::Vec<ConsumedStream>,
+    /// Bytes that all streams together may hold from now on: the receiver's streams with the sender. Beside that, each may hold 16 KiB.
+    /// Sent and minded, as the next, where both sides have the capability `windows`. Told first when the tunnel comes up; until then 512 KiB.
+    #[prost(uint64, optional, tag = "2")]
+    pub window_bytes: ::core::option::Option<u64>,
+    /// Bytes that the sender has written to streams of which the receiver has not told that they were taken.
+    #[prost(uint64, optional, tag = "3")]
+    pub untaken_bytes: ::core::option::Option<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConsumedStream {

@@ -47,6 +47,14 @@ fn round_trip<M: Message + Default + PartialEq + std::fmt::Debug>(body: &[u8]) {
     );
 }
 
+fn consumed(told: ConsumedStream) -> Consumed {
+    Consumed {
+        streams: vec![told],
+        window_bytes: Some(0),
+        untaken_bytes: Some(u64::MAX),
+    }
+}
+
 pub fn seeds() -> Vec<(String, Vec<u8>)> {
     let tags = [
         ("version".to_owned(), "v2".to_owned()),
@@ -82,7 +90,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         bytes: 1 << 40,
         done: true,
     };
-    let consumed = Consumed { streams: vec![told] };
+    let consumed = consumed(told);
     let draining = Draining {
         deadline_milliseconds: 30_000,
     };

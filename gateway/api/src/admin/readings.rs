@@ -41,6 +41,8 @@ pub struct TunnelReading {
     pub negotiated: Option<Negotiated>,
     /// The SPIFFE id of the peer's certificate, and when that ends.
     pub certificate: Option<(SpiffeId, SystemTime)>,
+    /// Bytes that the peer has sent and that nobody here has taken yet.
+    pub unread_bytes: u64,
     pub congestion_window_bytes: u64,
     pub mtu_bytes: u16,
     pub sent_packets: u64,
@@ -68,6 +70,7 @@ impl TunnelReading {
             own_registry: tunnel.keeps_own_registry(),
             negotiated: tunnel.negotiated(),
             certificate: tunnel.certificate().cloned(),
+            unread_bytes: tunnel.unread_bytes(),
             congestion_window_bytes: stats.congestion_window_bytes,
             mtu_bytes: stats.mtu_bytes,
             sent_packets: stats.sent_packets,

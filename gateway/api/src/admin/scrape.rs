@@ -138,6 +138,7 @@ fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
         by_peer.entry(&tunnel.peer).or_default().push(tunnel);
     }
     let (count, streams, window) = (Family::default(), Family::default(), Family::default());
+    let unread = Family::default();
     let rtt: Family<ByPeer, Seconds> = Family::default();
     let sum = |family: &Family<ByPeer, Gauge>, peer: &ByPeer, value: u64| {
         family
@@ -150,6 +151,7 @@ fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
             sum(&count, &labels, 1);
             sum(&streams, &labels, tunnel.streams as u64);
             sum(&window, &labels, tunnel.congestion_window_bytes);
+            sum(&unread, &labels, tunnel.unread_bytes);
         }
         let lowest = list.iter().map(|tunnel| tunnel.rtt).min().unwrap_or_default();
         rtt.get_or_create(&labels).set(lowest.as_secs_f64());
@@ -165,6 +167,12 @@ fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
         "Sum over tunnels",
         Unit::Bytes,
         window,
+    );
+    registry.register_with_unit(
+        "tunnel_unread",
+        "Sent by a gateway in connections, and not taken by anybody here",
+        Unit::Bytes,
+        unread,
     );
     registry.register_with_unit(
         "tunnel_rtt",
@@ -358,6 +366,7 @@ mod tests {
             own_registry: false,
             negotiated: None,
             certificate: None,
+            unread_bytes: 7,
             congestion_window_bytes: 1000,
             mtu_bytes: 1452,
             sent_packets: 100,
@@ -377,6 +386,7 @@ mod tests {
         for line in [
             format!("tunnels{labels} 2"),
             format!("tunnel_streams{labels} 4"),
+            format!("tunnel_unread_bytes{labels} 14"),
             format!("tunnel_rtt_seconds{labels} 0.003"),
         ] {
             assert!(text.contains(&line), "{line} is not in\n{text}");

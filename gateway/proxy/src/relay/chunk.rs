@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
@@ -21,22 +21,26 @@ const ROOM_BYTES: usize = 64 * 1024;
 /// Reads up to this size are copied out, so that what waits for a slow peer does not keep a chunk alive of which it is less than an
 /// eighth. Copying so much costs a few microseconds, less than the read itself.
 const COPY_BYTES: usize = 32 * 1024;
+/// Least that is read at once, if there is so much, however little can be written on.
+const LEAST_READ_BYTES: usize = 16 * 1024;
 
 thread_local! {
     /// Scratch space, not state: what is in it has been handed over.
     static CHUNK: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
-/// The next bytes of `socket`; empty at its end. Nothing is held while it is pending.
+/// The next bytes of `socket`, about as many as `limit` at most; empty at its end. Nothing is held while it is pending.
 pub(super) fn poll_read(
     socket: &mut (impl AsyncRead + Unpin),
     cx: &mut Context<'_>,
+    limit: usize,
 ) -> Poll<io::Result<Bytes>> {
     CHUNK.with_borrow_mut(|chunk| {
         if chunk.capacity() - chunk.len() < ROOM_BYTES {
             *chunk = BytesMut::with_capacity(CHUNK_BYTES);
         }
-        let read = ready!(poll_read_buf(Pin::new(socket), cx, chunk))?;
+        let mut room = (&mut *chunk).limit(limit.max(LEAST_READ_BYTES));
+        let read = ready!(poll_read_buf(Pin::new(socket), cx, &mut room))?;
         let bytes = if read <= COPY_BYTES {
             let bytes = Bytes::copy_from_slice(chunk);
             chunk.clear();
@@ -59,7 +63,7 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         let each = sizes.iter().map(|size| {
             let sent = vec![7; *size];
-            let Poll::Ready(read) = poll_read(&mut sent.as_slice(), &mut context) else {
+            let Poll::Ready(read) = poll_read(&mut sent.as_slice(), &mut context, usize::MAX) else {
                 panic!("bytes that are there are read at once");
             };
             read.unwrap()

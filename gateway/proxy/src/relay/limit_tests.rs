@@ -86,6 +86,48 @@ async fn a_reset_of_the_stream_is_seen_while_its_download_is_blocked() {
 }
 
 #[tokio::test]
+async fn a_client_that_has_finished_and_does_not_read_hears_of_a_reset_before_it_reads_on() {
+    let mut b = between().await;
+    b.socket.shutdown().await.unwrap();
+    assert!(in_time(b.recv.read_to_end(9)).await.unwrap().is_empty());
+    let mut send = b.send;
+    let (stop, stopped) = oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let blast = vec![7; BLAST_BYTES];
+        tokio::select! {
+            _ = send.write_all(&blast) => {}
+            _ = stopped => {}
+        }
+        send.reset(StreamCode::Reset).unwrap();
+    });
+    until_still(&b.counters.received).await;
+    stop.send(()).unwrap();
+    assert_eq!(in_time(b.relay).await.unwrap().end, RelayEnd::PeerReset);
+    assert!(is_reset(in_time(b.socket.read_to_end(&mut Vec::new())).await));
+}
+
+#[tokio::test]
+async fn a_client_that_has_finished_and_was_slow_gets_everything() {
+    let mut b = between().await;
+    b.socket.shutdown().await.unwrap();
+    assert!(in_time(b.recv.read_to_end(9)).await.unwrap().is_empty());
+    let mut send = b.send;
+    let sending = tokio::spawn(async move {
+        send.write_all(&vec![7; BLAST_BYTES]).await.unwrap();
+        send.finish().unwrap();
+        send
+    });
+    until_still(&b.counters.received).await;
+    // Looked at in the meantime, more than once.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let mut all = Vec::new();
+    in_time(b.socket.read_to_end(&mut all)).await.unwrap();
+    assert_eq!(all.len(), BLAST_BYTES);
+    assert_eq!(in_time(b.relay).await.unwrap().end, RelayEnd::Finished);
+    drop(in_time(sending).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_reader_that_was_slow_gets_everything_and_its_connection_ends_in_order() {
     let mut b = between().await;
     let mut send = b.send;

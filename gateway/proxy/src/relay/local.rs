@@ -72,7 +72,7 @@ impl SocketToSocket {
             let ByteSource::Reading(from) = source else {
                 return Ok(());
             };
-            let Poll::Ready(read) = chunk::poll_read(*from, cx) else {
+            let Poll::Ready(read) = chunk::poll_read(*from, cx, usize::MAX) else {
                 // Nothing more comes for now, so nothing may be held back.
                 return match Pin::new(&mut *to).poll_flush(cx) {
                     Poll::Ready(Err(error)) => Err(writer(error)),

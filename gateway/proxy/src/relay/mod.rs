@@ -5,7 +5,7 @@
 //!
 //! An idle connection holds no buffer: bytes are read into a chunk that all connections of a thread share (`chunk`),
 //! and handed over without a copy. What is held while one side is slow is bounded by the windows of the other: at most
-//! one read from a socket, at most [`CHUNKS`] chunks from a stream.
+//! one read from a socket, which is small where the stream takes little, at most [`CHUNKS`] chunks from a stream, which count as unread.
 
 use std::{
     future::poll_fn,
@@ -15,13 +15,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use causeway_tunnel::{LinkError, ReadError, RecvHalf, SendHalf, StreamCode, WriteError};
-use futures_util::future::BoxFuture;
+use causeway_tunnel::{ReadError, RecvHalf, SendHalf, StreamCode, WriteError};
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::AsyncWrite;
 use tokio_util::sync::CancellationToken;
 
 mod chunk;
+mod far_side;
 mod idle;
 #[cfg(test)]
 mod limit_tests;
@@ -38,6 +38,7 @@ pub(crate) use linger::linger;
 pub(crate) use local::sockets;
 pub(crate) use socket::{Reader, Socket};
 
+use far_side::FarSide;
 use idle::IdleTimer;
 use source::ByteSource;
 use stall::StallTimer;
@@ -193,7 +194,7 @@ impl SocketToStream {
             let ByteSource::Reading(socket) = source else {
                 return Ok(());
             };
-            let Poll::Ready(read) = chunk::poll_read(*socket, cx) else {
+            let Poll::Ready(read) = chunk::poll_read(*socket, cx, send.outlook()) else {
                 return Ok(());
             };
             self.pending = read.map_err(|_| RelayEnd::SocketReset)?;
@@ -230,9 +231,11 @@ impl StreamToSocket {
         (!self.pending.is_empty()).then_some(self.bytes)
     }
 
-    fn count(&mut self, bytes: u64) {
+    /// Takes down what the socket has taken, and the gateway holds no more.
+    fn count(&mut self, recv: &mut RecvHalf, bytes: u64) {
         self.bytes += bytes;
         self.meter.inc_by(bytes);
+        recv.took(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
     fn poll(
@@ -243,7 +246,7 @@ impl StreamToSocket {
     ) -> Poll<Result<(), RelayEnd>> {
         while !self.done {
             let wrote = ready!(self.pending.poll_write(cx, socket)).map_err(|_| RelayEnd::SocketReset)?;
-            self.count(wrote);
+            self.count(recv, wrote);
             if !self.pending.is_empty() {
                 continue;
             }
@@ -258,7 +261,7 @@ impl StreamToSocket {
                 Some(count) => {
                     let chunks = &mut chunks[..count];
                     let wrote = self.pending.poll_write_first(cx, socket, chunks);
-                    self.count(wrote.map_err(|_| RelayEnd::SocketReset)?);
+                    self.count(recv, wrote.map_err(|_| RelayEnd::SocketReset)?);
                 }
                 None => {
                     ready!(write::poll_shutdown(socket, cx)).map_err(|_| RelayEnd::SocketReset)?;
@@ -332,7 +335,7 @@ fn both_ways<'a>(
                 if source.poll_failed(cx).is_ready() {
                     return Poll::Ready(Err(RelayEnd::SocketReset));
                 }
-                if let Poll::Ready(end) = far.poll_ended(cx, up, down, send) {
+                if let Poll::Ready(end) = far.poll_ended(cx, (up, down), send, recv) {
                     return Poll::Ready(Err(end));
                 }
                 if stall.poll(cx, [up.waiting(), down.waiting()]).is_ready() {
@@ -345,35 +348,5 @@ fn both_ways<'a>(
                 return Ok(());
             }
         }
-    }
-}
-
-/// Wait for the far side of a stream to go, while nothing is read from it. Boxed, as in [`ByteSource`].
-#[derive(Default)]
-struct FarSide(Option<BoxFuture<'static, Result<Option<StreamCode>, LinkError>>>);
-
-impl FarSide {
-    fn poll_ended(
-        &mut self,
-        cx: &mut Context<'_>,
-        up: &SocketToStream,
-        down: &StreamToSocket,
-        send: &SendHalf,
-    ) -> Poll<RelayEnd> {
-        if up.done || !(down.done || down.waiting().is_some()) {
-            self.0 = None;
-            return Poll::Pending;
-        }
-        // A far side that goes stops what is sent to it too. Waiting for the reset of what it sends would leave a waker in
-        // quinn for a stream that is then read to its end.
-        let stopped = self.0.get_or_insert_with(|| Box::pin(send.stopped()));
-        stopped.as_mut().poll(cx).map(|stop| end_of_stop(&stop))
-    }
-}
-
-fn end_of_stop(stop: &Result<Option<StreamCode>, LinkError>) -> RelayEnd {
-    match stop {
-        Ok(code) => code.map_or(RelayEnd::PeerReset, RelayEnd::of_code),
-        Err(_) => RelayEnd::TunnelLost,
     }
 }

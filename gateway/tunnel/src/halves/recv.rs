@@ -1,8 +1,9 @@
 //! The half of a stream that the peer writes.
 
 use std::{
+    future::Future as _,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -44,14 +45,14 @@ impl RecvHalf {
     fn count(&mut self, taken: usize) {
         self.taken += taken as u64;
         if self.taken >= UNCOUNTED_BYTES && self.taken - self.told >= TELL_EVERY_BYTES {
-            self.told = self.taken;
             self.tell(false);
         }
     }
 
-    fn tell(&self, done: bool) {
+    fn tell(&mut self, done: bool) {
+        let more = self.taken - std::mem::replace(&mut self.told, self.taken);
         if let Some(credit) = &self.credit {
-            credit.took(VarInt::from(self.quinn.id()).into_inner(), self.taken, done);
+            credit.took(VarInt::from(self.quinn.id()).into_inner(), self.taken, more, done);
         }
     }
 
@@ -69,21 +70,35 @@ impl RecvHalf {
         }
     }
 
-    /// Takes the chunks that have come, at most as many as `chunks` has room for; `None` at the end. Cancel-safe.
+    /// Gives the chunks that have come, at most as many as `chunks` has room for; `None` at the end. They count as taken once the caller
+    /// says that it holds them no more: [`RecvHalf::took`]. Cancel-safe.
     ///
     /// # Errors
     /// When the peer has reset the stream or is gone.
     #[inline]
     pub async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
         match self.quinn.read_chunks(chunks).await? {
-            Some(count) => {
-                self.count(chunks[..count].iter().map(Bytes::len).sum());
-                Ok(Some(count))
-            }
+            Some(count) => Ok(Some(count)),
             None => {
                 self.end();
                 Ok(None)
             }
+        }
+    }
+
+    /// Takes down that so many of the bytes that [`RecvHalf::read_chunks`] gave are held no more.
+    #[inline]
+    pub fn took(&mut self, bytes: usize) {
+        self.count(bytes);
+    }
+
+    /// Looks whether the peer has reset the stream or is gone, and takes nothing. Where bytes have come that were not read, nobody is woken
+    /// later: it has to be asked again.
+    pub fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<ReadError> {
+        // A reset drops what has come, so a read of nothing finds it in front.
+        match pin!(self.quinn.read_chunk(0, true)).poll(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(error.into()),
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
         }
     }
 

@@ -45,6 +45,17 @@ impl SendHalf {
         VarInt::from(self.quinn.id()).into_inner()
     }
 
+    /// Says how many bytes it may write about now without being held back; so a caller need not hold more.
+    #[inline]
+    #[must_use]
+    pub fn outlook(&self) -> usize {
+        let outlook = self
+            .credit
+            .as_ref()
+            .map(|credit| credit.outlook(self.id(), self.written));
+        outlook.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
     /// Waits until some of `wanted` bytes may be written, and says how many.
     #[inline]
     fn poll_room(&self, cx: &mut Context<'_>, wanted: usize) -> Poll<usize> {

@@ -11,10 +11,10 @@ use std::{
 use bytes::Bytes;
 use causeway_identity::ca::Ca;
 use causeway_proto::tunnel::{StreamHeader, Sync, stream_header::Kind, stream_reply::Outcome};
-use causeway_tunnel::{RecvHalf, Stream, Tunnel, read_reply};
-use tokio::task::JoinHandle;
+use causeway_tunnel::{MemoryBudget, RecvHalf, Stream, Tunnel, read_reply};
+use tokio::{runtime::Handle, task::JoinHandle};
 
-use crate::support::{DOMAIN, connect_header, echo, id, pair, until};
+use crate::support::{DAY, DOMAIN, Gate, connect_header, echo, id, none, one, pair, until};
 
 /// Bytes that are sent on each stream: with eight, twice what a tunnel holds unread.
 const BYTES: usize = 16 * 1024 * 1024;
@@ -125,4 +125,39 @@ async fn streams_that_were_given_up_unread_hold_nothing() {
     let held = || (tunnel.untaken_bytes() + far.untaken_bytes() == 0).then_some(());
     until("nothing to be held on either side", held).await;
     assert_eq!(plant.set.count(&id("east")), 1);
+}
+
+#[tokio::test]
+async fn what_many_unread_streams_hold_is_within_the_budget_of_the_gateway_that_holds_it() {
+    const STREAMS: usize = 64;
+    const BUDGET: u64 = 16 * 1024 * 1024;
+    let (ca, memory) = (Ca::new(DOMAIN).unwrap(), MemoryBudget::new(BUDGET));
+    let zones = [("east", none()), ("plant", none())];
+    let identity = ca.issue(&id("east"), DAY).unwrap();
+    let bounded = memory.clone();
+    let east = Gate::with(identity, &zones, &[Handle::current()], |config| {
+        config.memory = bounded
+    });
+    let zones = [("east", one(east.address())), ("plant", none())];
+    let plant = Gate::new(ca.issue(&id("plant"), DAY).unwrap(), &zones);
+    let tunnel = plant.tunnel_to("east").await;
+    let far = east.tunnel_to("plant").await;
+
+    let unread = Unread::open(&tunnel, STREAMS).await;
+    unread.settle().await;
+    // A quarter of the budget is for one peer; beside it each stream has a little.
+    let (held, most) = (tunnel.untaken_bytes(), BUDGET / 4 + STREAMS as u64 * 16 * 1024);
+    assert!(held <= most, "{held} bytes, and {most} may be");
+    until("east to know of it", || {
+        (far.unread_bytes() == held).then_some(())
+    })
+    .await;
+    let lack = until("east to say so", || memory.lack()).await;
+    assert_eq!((lack.peer, lack.budget_bytes), (id("plant"), BUDGET));
+    others_go_on(&tunnel).await;
+
+    unread.writers.iter().for_each(JoinHandle::abort);
+    drop(unread);
+    until("nothing to be held", || (far.unread_bytes() == 0).then_some(())).await;
+    others_go_on(&tunnel).await;
 }
