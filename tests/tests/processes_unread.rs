@@ -75,8 +75,8 @@ async fn others_go_on(federation: &Federation) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_clients_do_not_read_is_held_within_a_budget_and_others_go_on() {
+/// East, and two zones of which each has an instance that sends much and one that echoes.
+async fn start() -> Federation {
     let large = Instance::start(
         "large",
         Behaviour::Download {
@@ -101,7 +101,7 @@ async fn what_clients_do_not_read_is_held_within_a_budget_and_others_go_on() {
             .service(&format!("large-{zone}"), "port: 9000, protocol: tcp")
             .service(&format!("echo-{zone}"), "port: 9001, protocol: tcp");
     }
-    let mut federation = plan.start().await.unwrap();
+    let federation = plan.start().await.unwrap();
     for zone in ["west", "plant"] {
         federation
             .wait_export("east", zone, &format!("large-{zone}"))
@@ -110,6 +110,12 @@ async fn what_clients_do_not_read_is_held_within_a_budget_and_others_go_on() {
             .wait_export("east", zone, &format!("echo-{zone}"))
             .await;
     }
+    federation
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_do_not_read_is_held_within_a_budget_and_others_go_on() {
+    let mut federation = start().await;
     others_go_on(&federation).await;
     let before = federation.zone_mut("east").gateway().anonymous_bytes().unwrap();
 

@@ -13,7 +13,9 @@ use quinn::{ClientConfig, Connection, Endpoint, ServerConfig};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::{runtime::Builder, sync::oneshot};
 
-use super::{Capabilities, Close, Ended, LinkError, OPENED, RecvHalf, SendHalf, Stream, Tunnel};
+use super::{
+    Capabilities, Close, Ended, LinkError, MemoryBudget, OPENED, RecvHalf, SendHalf, Stream, Tunnel,
+};
 
 /// Joins gateways `near` and `far`. Gives the tunnel to `far`, as `near` has dialled it, and the tunnel to `near`.
 ///
@@ -21,9 +23,10 @@ use super::{Capabilities, Close, Ended, LinkError, OPENED, RecvHalf, SendHalf, S
 /// When loopback does not work.
 pub async fn pair(near: GatewayId, far: GatewayId) -> (Arc<Tunnel>, Arc<Tunnel>) {
     let (here, there) = connections().await;
+    let memory = MemoryBudget::default();
     (
-        Arc::new(Tunnel::new(here, far, 0, true).with_capabilities(told())),
-        Arc::new(Tunnel::new(there, near, 0, false).with_capabilities(told())),
+        Arc::new(Tunnel::new(here, far, 0, true).with_capabilities(told(), &memory)),
+        Arc::new(Tunnel::new(there, near, 0, false).with_capabilities(told(), &memory)),
     )
 }
 

@@ -1,10 +1,6 @@
 //! Tests of what another zone's streams are given: an instance, or a refusal that says whether another try can help.
 
-use causeway_federation::{
-    name::MAX_TAGS,
-    registry::MAX_TAG_VALUE_BYTES,
-    topology::Topology,
-};
+use causeway_federation::{name::MAX_TAGS, registry::MAX_TAG_VALUE_BYTES, topology::Topology};
 use causeway_proto::tunnel::{
     RefusalReason, StreamHeader, Sync, encode_frame, stream_header::Kind, stream_reply::Outcome,
 };
