@@ -16,6 +16,8 @@ use std::{
 use causeway_federation::name::GatewayId;
 use parking_lot::Mutex;
 
+use super::config::TUNNEL_WINDOW_BYTES;
+
 /// Bytes that peers may have unread in all, unless an operator says otherwise.
 pub const MEMORY_BUDGET_BYTES: u64 = 256 * 1024 * 1024;
 /// Share of one peer gateway in it: one in so many.
@@ -31,7 +33,7 @@ const LACK_TOLD_FOR: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Budget {
     whole_bytes: u64,
-    /// Sum over all claims.
+    /// Sum over all peers, of each at most its share: what it says beyond that takes no room from others.
     reserved: u64,
     unread: u64,
     peers: BTreeMap<GatewayId, PeerSum>,
@@ -110,8 +112,9 @@ impl Budget {
         window
     }
 
-    /// Takes down how many bytes a peer has sent on a tunnel that were not taken.
+    /// Takes down how many bytes a peer says that it has sent on a tunnel and that were not taken: at most what QUIC lets it send.
     pub(super) fn hear(&mut self, tunnel: usize, unread: u64) {
+        let unread = unread.min(TUNNEL_WINDOW_BYTES.into());
         if let Some(claim) = self.take(tunnel) {
             self.add(tunnel, Claim { unread, ..claim });
         }
@@ -147,23 +150,27 @@ impl Budget {
     }
 
     fn add(&mut self, tunnel: usize, claim: Claim) {
+        let share = self.peer_bytes();
         let sum = self.peers.entry(claim.peer.clone()).or_default();
+        let before = sum.reserved.min(share);
         sum.tunnels += 1;
         sum.reserved += claim.reserved();
         sum.unread += claim.unread;
-        self.reserved += claim.reserved();
+        self.reserved += sum.reserved.min(share) - before;
         self.unread += claim.unread;
         self.claims.insert(tunnel, claim);
     }
 
     fn take(&mut self, tunnel: usize) -> Option<Claim> {
         let claim = self.claims.remove(&tunnel)?;
-        self.reserved -= claim.reserved();
+        let share = self.peer_bytes();
         self.unread -= claim.unread;
         if let Some(sum) = self.peers.get_mut(&claim.peer) {
+            let before = sum.reserved.min(share);
             sum.tunnels -= 1;
             sum.reserved -= claim.reserved();
             sum.unread -= claim.unread;
+            self.reserved -= before - sum.reserved.min(share);
             if sum.tunnels == 0 {
                 self.peers.remove(&claim.peer);
             }
@@ -295,6 +302,17 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_says_more_than_it_can_have_sent_takes_no_room_from_others() {
+        let (mut budget, now) = (Budget::new(WHOLE), Instant::now());
+        for tunnel in 0..20 {
+            budget.open(tunnel, &peer(0));
+            budget.hear(tunnel, u64::MAX);
+        }
+        budget.open(20, &peer(1));
+        assert_eq!(budget.settle(now, 20, 50 * MIB), 50 * MIB);
+    }
+
+    #[test]
     fn only_what_nobody_takes_is_a_lack_and_it_is_told_for_a_while() {
         let (mut budget, now) = (Budget::new(WHOLE), Instant::now());
         budget.open(0, &peer(0));
@@ -326,8 +344,11 @@ mod tests {
                 }
                 let least = 12 * LEAST_WINDOW_BYTES;
                 prop_assert!(budget.reserved <= WHOLE + least);
-                let sum: u64 = budget.claims.values().map(Claim::reserved).sum();
+                let share = budget.peer_bytes();
+                let sum: u64 = budget.peers.values().map(|sum| sum.reserved.min(share)).sum();
                 prop_assert_eq!(sum, budget.reserved);
+                let claimed: u64 = budget.claims.values().map(Claim::reserved).sum();
+                prop_assert_eq!(claimed, budget.peers.values().map(|sum| sum.reserved).sum::<u64>());
                 for of_peer in budget.peers.values() {
                     prop_assert!(of_peer.reserved <= budget.peer_bytes() + least);
                 }

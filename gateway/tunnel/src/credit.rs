@@ -216,7 +216,8 @@ impl Credit {
 
     /// Takes up what the peer tells.
     pub(super) fn heard(&self, news: &Consumed) {
-        if let Some(unread) = news.untaken_bytes {
+        if let Some(told) = news.untaken_bytes {
+            let unread = told.min(TUNNEL_WINDOW_BYTES.into());
             self.unread.store(unread, Ordering::Relaxed);
             if let Some(granting) = &self.taking.lock().granting {
                 granting.place.hear(unread);
