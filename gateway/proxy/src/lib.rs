@@ -11,6 +11,7 @@
 pub mod callers;
 mod dial;
 pub mod egress;
+mod http;
 pub mod ingress;
 pub mod keepalive;
 mod metrics;

@@ -69,6 +69,11 @@ impl ConnectionHandle {
         *self.caller.lock() = Some(found);
     }
 
+    /// Has changes of permissions pass it over until there is a caller again.
+    pub(crate) fn forget_caller(&self) {
+        *self.caller.lock() = None;
+    }
+
     /// Ends the connection; the first reason stands.
     pub(crate) fn terminate(&self, why: Termination) {
         // A second reason changes nothing: it is being ended already.

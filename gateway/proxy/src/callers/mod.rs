@@ -96,6 +96,20 @@ impl Callers {
         found.unwrap_or_else(|| settle(snapshot, Err(How::UnknownOwner)))
     }
 
+    /// Finds out who asks again on a connection whose client was `before`; `None`: it has not asked yet.
+    pub(crate) async fn find_next(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        ends: Endpoints,
+        before: Option<&FoundCaller>,
+    ) -> FoundCaller {
+        match before {
+            // The kernel has answered, and is not asked for every request.
+            Some(before) if is_of_kernel(before.how) => self.find_again(snapshot, ends, before),
+            _ => self.find(snapshot, ends).await,
+        }
+    }
+
     /// Says what can be said at once. `None`: the kernel is to be asked.
     fn without_kernel(&self, snapshot: &Snapshot, ends: Endpoints) -> Option<NamedCaller> {
         let client = ends.client.ip().to_canonical();
@@ -152,6 +166,14 @@ impl Callers {
             Holder::Nobody | Holder::Several => None,
         }
     }
+}
+
+/// Tells whether the kernel was asked.
+fn is_of_kernel(how: How) -> bool {
+    matches!(
+        how,
+        How::ByOwner | How::UnknownOwner | How::NoInstance | How::SeveralServices | How::TooManyInstances
+    )
 }
 
 /// Finds out who a client is, asking the kernel where it must be asked.

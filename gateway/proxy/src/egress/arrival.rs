@@ -21,6 +21,7 @@ use super::{
     coverage::{Coverage, CoveredAddress, SocketState},
     tls::TlsEntrance,
 };
+use crate::callers::Endpoints;
 
 /// Purpose of a listening socket.
 #[derive(Clone)]
@@ -97,6 +98,16 @@ pub(super) struct Arrival {
     /// Certificate that it showed; `None`: the entrance asks for none.
     pub(super) certificate: Option<ClientCertificate>,
     pub(super) begun: Instant,
+}
+
+impl Arrival {
+    /// The client's socket, and the address that it connected to.
+    pub(super) fn endpoints(&self) -> Endpoints {
+        Endpoints {
+            client: self.client,
+            local: self.local,
+        }
+    }
 }
 
 /// Certificate that a client showed.

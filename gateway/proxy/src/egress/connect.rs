@@ -27,6 +27,7 @@ use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
 use futures_util::future::BoxFuture;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     EgressShared,
@@ -44,7 +45,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct ConnectedUpstream {
     pub(super) upstream: Upstream,
-    pub(super) tags: Tags,
+    pub(super) candidate: Candidate,
     pub(super) attempts: u32,
     /// First bytes of the client that were read already. A remote winner has been given them with the header.
     pub(super) early: Bytes,
@@ -89,6 +90,23 @@ struct Search<'a> {
     last: ConnectionOutcome,
 }
 
+/// Client for which an instance is wanted.
+pub(super) struct SearchOrder<'a> {
+    pub(super) thread: usize,
+    pub(super) connection: ConnectionId,
+    pub(super) target: &'a Target,
+    pub(super) caller: Arc<Caller>,
+    /// Both ends of the client's connection, and the number of gateways that it has come through.
+    pub(super) come_through: (SocketPair, u8),
+    /// Cancelled when the client's connection is to end at once.
+    pub(super) cut: &'a CancellationToken,
+    /// Every decision for this client is drawn from it.
+    pub(super) seed: u64,
+    pub(super) early: Bytes,
+    /// A descriptor for an instance was promised.
+    pub(super) promised: bool,
+}
+
 /// Finds an instance for a client that is permitted, and with which `open` of its service are under way.
 pub(super) async fn connect(
     shared: &Arc<EgressShared>,
@@ -96,7 +114,34 @@ pub(super) async fn connect(
     caller: Arc<Caller>,
     open: u64,
 ) -> Result<ConnectedUpstream, NoUpstream> {
-    let (pair, before) = shared.come_through(&connection.arrival, open).await;
+    let (client, target) = (&connection.arrival.socket, &connection.arrival.target);
+    let early = if is_early(&shared.snapshots.load().topology, target) {
+        client.read_early().await
+    } else {
+        Bytes::new()
+    };
+    let endpoints = connection.arrival.endpoints();
+    let order = SearchOrder {
+        thread: connection.thread,
+        connection: connection.id(),
+        target,
+        caller,
+        come_through: shared.come_through(endpoints, &target.service, open).await,
+        cut: connection.opened.handle().cut(),
+        seed: shared.seed(),
+        early,
+        promised: connection.promised.is_some(),
+    };
+    search(shared, order, client.failed()).await
+}
+
+/// Finds an instance, until `gone` says that the client has gone.
+pub(super) async fn search(
+    shared: &Arc<EgressShared>,
+    order: SearchOrder<'_>,
+    gone: impl Future<Output = ()>,
+) -> Result<ConnectedUpstream, NoUpstream> {
+    let (pair, before) = order.come_through;
     let Some(hops) = hops::with_this_one(before) else {
         let outcome = ConnectionOutcome::refused_here(StreamRefusal::TooManyHops);
         shared
@@ -105,36 +150,29 @@ pub(super) async fn connect(
             .stream_refused(Side::Local, StreamRefusal::TooManyHops);
         return Err(NoUpstream { outcome, attempts: 0 });
     };
-    let (client, target) = (&connection.arrival.socket, &connection.arrival.target);
     let begun = Instant::now();
     let snapshot = shared.snapshots.load_full();
-    let early = if is_early(&snapshot.topology, target) {
-        client.read_early().await
-    } else {
-        Bytes::new()
-    };
-    let request = Request::new(target.clone());
+    let request = Request::new(order.target.clone());
     let mut search = Search {
         shared,
-        thread: connection.thread,
-        connection: connection.id(),
-        caller,
+        thread: order.thread,
+        connection: order.connection,
+        caller: order.caller,
         hops,
-        promised: connection.promised.is_some(),
+        promised: order.promised,
         client: pair,
         request: &request,
-        seed: shared.seed(),
+        seed: order.seed,
         pace: Pace::new(begun, begun + shared.config.setup_deadline),
         asks: Vec::new(),
         tunnels: shared.tunnels.changed(),
-        early,
+        early: order.early,
         last: ConnectionOutcome::NoAnswer,
     };
-    let gone = client.failed();
     let connected = tokio::select! {
         biased;
         () = gone => Err(ConnectionOutcome::ClientGone),
-        () = connection.opened.handle().cut().cancelled() => Err(ConnectionOutcome::Cut),
+        () = order.cut.cancelled() => Err(ConnectionOutcome::Cut),
         connected = search.run(snapshot) => connected,
     };
     connected.map_err(|outcome| NoUpstream {
@@ -336,7 +374,7 @@ impl Search<'_> {
                 self.asks.clear();
                 Ok(Some(ConnectedUpstream {
                     upstream,
-                    tags: ask.candidate.tags,
+                    candidate: ask.candidate,
                     attempts: self.pace.asked(),
                     early: std::mem::take(&mut self.early),
                 }))

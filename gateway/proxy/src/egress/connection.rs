@@ -21,6 +21,7 @@ use super::{
     EgressShared,
     arrival::Arrival,
     connect::{ConnectedUpstream, NoUpstream, connect},
+    http,
     permission::{AdmittedClient, ForbiddenClient, admit},
     upstream::Upstream,
 };
@@ -35,6 +36,11 @@ const FORBIDDEN_BY_PEER: ConnectionOutcome = ConnectionOutcome::Refused {
     by: Side::Peer,
     reason: StreamRefusal::Forbidden,
 };
+
+/// Tells whether a rule of the other zone decided, of which this one does not know.
+pub(super) fn is_forbidden_by_peer(outcome: ConnectionOutcome) -> bool {
+    outcome == FORBIDDEN_BY_PEER
+}
 
 /// Relay of a connection whose instance was gone before it was given a byte.
 const NOTHING_RELAYED: Relayed = Relayed {
@@ -64,33 +70,44 @@ impl ClientConnection {
     }
 }
 
-/// Facts about a connection at its end.
-struct ConnectionSummary {
+/// Facts about a connection, or a request, at its end.
+pub(super) struct ConnectionSummary {
     id: ConnectionId,
-    tags: Tags,
-    to_zone: Option<ZoneName>,
-    peer: Option<GatewayId>,
-    instance: Option<String>,
-    outcome: ConnectionOutcome,
-    attempts: u32,
-    ready_after: Option<Duration>,
-    bytes_up: u64,
-    bytes_down: u64,
-    caller: Arc<Caller>,
-    rule: Option<Rule>,
+    pub(super) tags: Tags,
+    pub(super) to_zone: Option<ZoneName>,
+    pub(super) peer: Option<GatewayId>,
+    pub(super) instance: Option<String>,
+    pub(super) outcome: ConnectionOutcome,
+    pub(super) attempts: u32,
+    pub(super) ready_after: Option<Duration>,
+    pub(super) bytes_up: u64,
+    pub(super) bytes_down: u64,
+    pub(super) caller: Arc<Caller>,
+    pub(super) rule: Option<Rule>,
 }
 
 impl ConnectionSummary {
-    /// Of a connection that no instance has.
-    fn unserved(
+    fn of(
         connection: &ClientConnection,
         outcome: ConnectionOutcome,
         caller: Arc<Caller>,
         rule: Option<Rule>,
     ) -> Self {
+        let tags = connection.arrival.target.tags.clone();
+        Self::unserved(connection.id(), tags, outcome, caller, rule)
+    }
+
+    /// Of one that no instance has.
+    pub(super) fn unserved(
+        id: ConnectionId,
+        tags: Tags,
+        outcome: ConnectionOutcome,
+        caller: Arc<Caller>,
+        rule: Option<Rule>,
+    ) -> Self {
         Self {
-            id: connection.id(),
-            tags: connection.arrival.target.tags.clone(),
+            id,
+            tags,
             to_zone: None,
             peer: None,
             instance: None,
@@ -108,25 +125,38 @@ impl ConnectionSummary {
     fn relayed(&mut self, relayed: Relayed) {
         self.bytes_up = relayed.sent;
         self.bytes_down = relayed.received;
-        self.outcome = match relayed.end {
-            RelayEnd::Finished => ConnectionOutcome::Served,
-            RelayEnd::SocketReset => ConnectionOutcome::ClientReset,
-            RelayEnd::PeerReset | RelayEnd::LostRace => ConnectionOutcome::InstanceReset,
-            RelayEnd::PeerCut => ConnectionOutcome::PeerCut,
-            RelayEnd::TunnelLost => ConnectionOutcome::TunnelLost,
-            RelayEnd::Cut => ConnectionOutcome::Cut,
-            RelayEnd::Stalled => ConnectionOutcome::Stalled,
-            RelayEnd::Idle => ConnectionOutcome::Idle,
-            RelayEnd::HalfClosed => ConnectionOutcome::HalfClosed,
-        };
+        self.outcome = outcome_of(relayed.end);
+    }
+
+    /// Takes up what serves it.
+    pub(super) fn takes(&mut self, upstream: (Option<&str>, Option<&GatewayId>), own: &ZoneName) {
+        let (instance, gateway) = upstream;
+        self.instance = instance.map(str::to_owned);
+        self.peer = gateway.cloned();
+        self.to_zone = Some(gateway.map_or(own, |gateway| &gateway.zone).clone());
     }
 
     /// Takes up why this gateway ended it, if it did.
-    fn take_termination(&mut self, handle: &ConnectionHandle) {
+    pub(super) fn take_termination(&mut self, handle: &ConnectionHandle) {
         if let (ConnectionOutcome::Cut, Some(why)) = (self.outcome, handle.termination()) {
             self.outcome = why.outcome;
             self.rule = why.rule.clone();
         }
+    }
+}
+
+/// Outcome of a connection whose relay ended so.
+pub(super) fn outcome_of(end: RelayEnd) -> ConnectionOutcome {
+    match end {
+        RelayEnd::Finished => ConnectionOutcome::Served,
+        RelayEnd::SocketReset => ConnectionOutcome::ClientReset,
+        RelayEnd::PeerReset | RelayEnd::LostRace => ConnectionOutcome::InstanceReset,
+        RelayEnd::PeerCut => ConnectionOutcome::PeerCut,
+        RelayEnd::TunnelLost => ConnectionOutcome::TunnelLost,
+        RelayEnd::Cut => ConnectionOutcome::Cut,
+        RelayEnd::Stalled => ConnectionOutcome::Stalled,
+        RelayEnd::Idle => ConnectionOutcome::Idle,
+        RelayEnd::HalfClosed => ConnectionOutcome::HalfClosed,
     }
 }
 
@@ -147,23 +177,29 @@ pub(super) fn serve(
 /// Finds an instance, and returns what is left to do with it; `None`: there is none, which has been told.
 async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Option<BoxFuture<'static, ()>> {
     let arrival = &connection.arrival;
+    if http::is_spoken(&shared.snapshots.load().topology, &arrival.target.service) {
+        return Some(Box::pin(http::serve(shared, connection)));
+    }
     let service = arrival.target.service.as_str();
     let open = shared.metrics.connection_opened(Role::Egress, service);
-    let AdmittedClient { found, rule } = match admit(&shared, &connection).await {
-        Ok(admitted) => admitted,
-        Err(forbidden) => {
-            forbid(&shared, connection, forbidden);
-            return None;
-        }
-    };
+    let endpoints = arrival.endpoints();
+    let identity = arrival.certificate.as_ref().map(|shown| &shown.identity);
+    let AdmittedClient { found, rule } =
+        match admit(&shared, connection.opened.handle(), endpoints, identity).await {
+            Ok(admitted) => admitted,
+            Err(forbidden) => {
+                forbid(&shared, connection, forbidden);
+                return None;
+            }
+        };
     let connected = connect(&shared, &connection, found.caller.clone(), open).await;
     let served = ConnectionOutcome::Served;
-    let mut summary = ConnectionSummary::unserved(&connection, served, found.caller, Some(rule));
+    let mut summary = ConnectionSummary::of(&connection, served, found.caller, Some(rule));
     match connected {
         Ok(connected) => establish(shared, connection, connected, summary).await,
         Err(NoUpstream { outcome, attempts }) => {
             (summary.outcome, summary.attempts) = (outcome, attempts);
-            if outcome == FORBIDDEN_BY_PEER {
+            if is_forbidden_by_peer(outcome) {
                 // What decided is in the other gateway's topology, and in its log.
                 summary.rule = None;
             }
@@ -177,7 +213,7 @@ async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Opti
 fn forbid(shared: &EgressShared, connection: ClientConnection, forbidden: ForbiddenClient) {
     let ForbiddenClient { found, rule } = forbidden;
     let outcome = ConnectionOutcome::refused_here(StreamRefusal::Forbidden);
-    let summary = ConnectionSummary::unserved(&connection, outcome, found.caller, Some(rule));
+    let summary = ConnectionSummary::of(&connection, outcome, found.caller, Some(rule));
     let arrival = connection.arrival;
     arrival.socket.reset();
     finish(shared, &arrival.target, arrival.client, arrival.begun, summary);
@@ -195,22 +231,31 @@ fn reject(shared: &EgressShared, connection: ClientConnection, mut summary: Conn
     } = arrival;
     socket.reset();
     summary.take_termination(opened.handle());
-    let (outcome, attempts, caller) = (summary.outcome, summary.attempts, &summary.caller);
-    let connection = summary.id;
     // What this gateway itself took back has been told with its rule.
     let told = opened.handle().termination().is_some();
-    let rate_limited = || {
-        shared
-            .rate_limited
-            .lock()
-            .admit(begun, (target.service.clone(), outcome.word()))
-    };
-    if outcome == ConnectionOutcome::ClientGone {
+    if summary.outcome == ConnectionOutcome::ClientGone {
+        let attempts = summary.attempts;
         tracing::debug!(%target, %client, attempts, "a client left before an instance was reached");
-    } else if let Some(repeats) = (!told).then(rate_limited).flatten() {
-        tracing::warn!(%connection, %target, %client, %caller, outcome = outcome.word(), attempts, repeats, "no instance could be reached");
+    } else if !told {
+        warn_unreached(shared, &target, client, begun, &summary);
     }
     finish(shared, &target, client, begun, summary);
+}
+
+/// Logs that no instance could be reached: the first of a kind, and then one a minute.
+pub(super) fn warn_unreached(
+    shared: &EgressShared,
+    target: &Target,
+    client: SocketAddr,
+    now: Instant,
+    summary: &ConnectionSummary,
+) {
+    let kind = (target.service.clone(), summary.outcome.word());
+    if let Some(repeats) = shared.rate_limited.lock().admit(now, kind) {
+        let (connection, caller) = (summary.id, &summary.caller);
+        let (outcome, attempts) = (summary.outcome.word(), summary.attempts);
+        tracing::warn!(%connection, %target, %client, %caller, outcome, attempts, repeats, "no instance could be reached");
+    }
 }
 
 /// A connection that an upstream has.
@@ -275,7 +320,7 @@ async fn establish(
 ) -> Option<BoxFuture<'static, ()>> {
     let ConnectedUpstream {
         mut upstream,
-        tags,
+        candidate,
         attempts,
         early,
     } = connected;
@@ -287,14 +332,12 @@ async fn establish(
             shared.config.stall_limit,
         );
     }
-    (summary.tags, summary.attempts) = (tags, attempts);
+    (summary.tags, summary.attempts) = (candidate.tags, attempts);
     summary.ready_after = Some(arrival.begun.elapsed());
-    summary.instance = upstream.instance().map(str::to_owned);
-    summary.peer = upstream.gateway().cloned();
-    summary.to_zone = Some(match upstream.gateway() {
-        Some(gateway) => gateway.zone.clone(),
-        None => shared.snapshots.load().zone.clone(),
-    });
+    summary.takes(
+        (upstream.instance(), upstream.gateway()),
+        &shared.snapshots.load().zone,
+    );
     let established = EstablishedConnection {
         shared,
         target: arrival.target,
@@ -314,7 +357,8 @@ async fn establish(
     }
 }
 
-fn finish(
+/// Writes down the end of a connection or request.
+pub(super) fn finish(
     shared: &EgressShared,
     target: &Target,
     client: SocketAddr,

@@ -40,8 +40,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::ProxyMetrics;
-use crate::{callers::Callers, open::OpenConnections, reports::PermissionReports};
-use arrival::Arrival;
+use crate::{
+    callers::{Callers, Endpoints},
+    open::OpenConnections,
+    reports::PermissionReports,
+};
 use dispatch::DispatchEnds;
 use listen::AcceptingThread;
 use recent::RecentSnapshots;
@@ -58,6 +61,7 @@ mod connection;
 mod coverage;
 mod dispatch;
 mod giving_way;
+mod http;
 mod layout;
 mod listen;
 mod pace;
@@ -297,11 +301,11 @@ impl Egress {
 impl EgressShared {
     /// Both ends of a client's connection, with which `open` of its service are under way, and the number of gateways that it
     /// has come through.
-    async fn come_through(&self, arrival: &Arrival, open: u64) -> (SocketPair, u8) {
-        let pair = SocketPair::new(arrival.client, arrival.local);
+    async fn come_through(&self, ends: Endpoints, service: &ServiceName, open: u64) -> (SocketPair, u8) {
+        let pair = SocketPair::new(ends.client, ends.local);
         let hops = match self.config.own_sockets.hops(pair) {
             Some(hops) => hops,
-            None => returning::hops(self, arrival.client, pair, &arrival.target.service, open).await,
+            None => returning::hops(self, ends.client, pair, service, open).await,
         };
         (pair, hops)
     }

@@ -3,14 +3,16 @@
 
 use std::{sync::Arc, time::Instant};
 
+use causeway_federation::{name::CallerIdentity, topology::Topology};
 use causeway_routing::{
-    callers::FoundCaller,
+    callers::{FoundCaller, Index},
     permit::{Permission, Rule, Verdict, decide},
     snapshot::Snapshot,
 };
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
+use parking_lot::Mutex;
 
-use super::{EgressShared, connection::ClientConnection};
+use super::EgressShared;
 use crate::{
     callers::Endpoints,
     open::{ConnectionHandle, OpenConnection, Termination},
@@ -33,15 +35,11 @@ pub(super) struct ForbiddenClient {
 /// Finds out who the client is and whether it may call. Its caller stays known for as long as the connection is open.
 pub(super) async fn admit(
     shared: &EgressShared,
-    connection: &ClientConnection,
+    handle: &ConnectionHandle,
+    endpoints: Endpoints,
+    identity: Option<&CallerIdentity>,
 ) -> Result<AdmittedClient, ForbiddenClient> {
-    let (arrival, handle) = (&connection.arrival, connection.opened.handle());
-    let service = &arrival.target.service;
-    let identity = arrival.certificate.as_ref().map(|shown| &shown.identity);
-    let endpoints = Endpoints {
-        client: arrival.client,
-        local: arrival.local,
-    };
+    let service = &handle.connection.service;
     loop {
         let snapshot = shared.snapshots.load_full();
         let found = shared.config.callers.find(&snapshot, endpoints).await;
@@ -52,6 +50,60 @@ pub(super) async fn admit(
         if is_current(shared, &snapshot) {
             return settle(shared, &handle.connection, found, verdict);
         }
+    }
+}
+
+/// Facts by which a request was permitted, for as long as they are the same.
+#[derive(Debug, Clone)]
+pub(super) struct AdmittedBefore {
+    topology: Arc<Topology>,
+    callers: Arc<Index>,
+    found: FoundCaller,
+    verdict: Verdict,
+}
+
+/// Does what [`admit`] does for the next request of an open connection. Who the client is is asked again only once
+/// something has changed.
+pub(super) async fn admit_again(
+    shared: &EgressShared,
+    handle: &ConnectionHandle,
+    endpoints: Endpoints,
+    identity: Option<&CallerIdentity>,
+    before: &Mutex<Option<AdmittedBefore>>,
+) -> Result<AdmittedClient, ForbiddenClient> {
+    let service = &handle.connection.service;
+    loop {
+        let snapshot = shared.snapshots.load_full();
+        let last = before.lock().clone();
+        let same = last.clone().filter(|last| last.holds_in(&snapshot));
+        let AdmittedBefore { found, verdict, .. } = match same {
+            Some(same) => same,
+            None => {
+                let callers = &shared.config.callers;
+                let last = last.as_ref().map(|last| &last.found);
+                let found = callers.find_next(&snapshot, endpoints, last).await;
+                let found = found.showing(identity);
+                let next = AdmittedBefore {
+                    topology: snapshot.topology.clone(),
+                    callers: snapshot.callers.clone(),
+                    verdict: decide(&snapshot.topology, &found.caller, service),
+                    found,
+                };
+                before.lock().replace(next.clone());
+                next
+            }
+        };
+        handle.set_caller(found.clone());
+        // As in `admit`.
+        if is_current(shared, &snapshot) {
+            return settle(shared, &handle.connection, found, verdict);
+        }
+    }
+}
+
+impl AdmittedBefore {
+    fn holds_in(&self, snapshot: &Snapshot) -> bool {
+        Arc::ptr_eq(&self.topology, &snapshot.topology) && Arc::ptr_eq(&self.callers, &snapshot.callers)
     }
 }
 

@@ -96,7 +96,7 @@ pub(crate) struct RelayLimits {
 }
 
 impl RelayEnd {
-    fn of_write(error: &WriteError) -> Self {
+    pub(crate) fn of_write(error: &WriteError) -> Self {
         match error {
             WriteError::Stopped(code) => Self::of_code(*code),
             WriteError::Closed => Self::PeerReset,
@@ -104,7 +104,7 @@ impl RelayEnd {
         }
     }
 
-    fn of_read(error: &ReadError) -> Self {
+    pub(crate) fn of_read(error: &ReadError) -> Self {
         match error {
             ReadError::Reset(code) => Self::of_code(*code),
             ReadError::Closed => Self::PeerReset,

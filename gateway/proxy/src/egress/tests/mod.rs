@@ -2,6 +2,7 @@
 
 mod callers;
 mod hops;
+mod http;
 mod listeners;
 mod one_id;
 mod permissions;

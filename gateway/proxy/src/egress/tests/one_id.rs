@@ -20,10 +20,10 @@ use crate::{
 
 /// Text that is written by one and read by another.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl Written {
-    fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         let text = String::from_utf8(self.0.lock().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }

@@ -47,8 +47,8 @@ mod refusal;
 mod socket;
 
 use refusal::TlsRefusal;
-use socket::SharedTcpStream;
-pub(super) use socket::TlsSocket;
+
+pub(super) use socket::{SharedTcpStream, TlsSocket};
 
 /// For a handshake, from the first byte to the last; what takes longer is no client.
 const DEFAULT_HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);

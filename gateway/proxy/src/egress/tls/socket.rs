@@ -22,14 +22,14 @@ use crate::relay::{Reader, Socket};
 
 /// The TCP socket below TLS, shared with those who only wait for its failure.
 #[derive(Debug, Clone)]
-pub(super) struct SharedTcpStream(Arc<TcpStream>);
+pub(in crate::egress) struct SharedTcpStream(Arc<TcpStream>);
 
 impl SharedTcpStream {
-    pub(super) fn new(socket: TcpStream) -> Self {
+    pub(in crate::egress) fn new(socket: TcpStream) -> Self {
         Self(Arc::new(socket))
     }
 
-    pub(super) fn tcp(&self) -> &TcpStream {
+    pub(in crate::egress) fn tcp(&self) -> &TcpStream {
         &self.0
     }
 }

@@ -1,0 +1,162 @@
+//! One request in the books: counted while it is under way, and written down once at its end, however it ends.
+
+use std::{sync::Arc, time::Instant};
+
+use causeway_routing::{
+    callers::FoundCaller,
+    permit::{Caller, Rule},
+};
+use causeway_telemetry::{ConnectionOutcome, Role};
+
+use super::{serve::HttpConnection, upstream::HttpUpstream, upstream_io::UpstreamTraffic};
+use crate::egress::connection::{ConnectionSummary, finish, warn_unreached};
+
+/// Request under way. Dropped without a word it was given up by its client.
+pub(super) struct RequestRecord {
+    connection: Arc<HttpConnection>,
+    begun: Instant,
+    open: u64,
+    summary: Option<ConnectionSummary>,
+    /// Bytes that its upstream had carried before.
+    carried_before: (u64, u64),
+    kept: bool,
+}
+
+impl RequestRecord {
+    pub(super) fn begin(connection: Arc<HttpConnection>) -> Self {
+        connection.watch.request_began();
+        let arrival = &connection.arrival;
+        let service = arrival.target.service.as_str();
+        let open = connection.shared.metrics.connection_opened(Role::Egress, service);
+        let summary = ConnectionSummary::unserved(
+            connection.id(),
+            arrival.target.tags.clone(),
+            ConnectionOutcome::ClientGone,
+            Arc::new(Caller::anonymous(connection.shared.snapshots.load().zone.clone())),
+            None,
+        );
+        Self {
+            connection,
+            begun: Instant::now(),
+            open,
+            summary: Some(summary),
+            carried_before: (0, 0),
+            kept: false,
+        }
+    }
+
+    /// Requests of the service that were under way when it began, this one with them.
+    pub(super) fn open(&self) -> u64 {
+        self.open
+    }
+
+    fn edit(&mut self, change: impl FnOnce(&mut ConnectionSummary)) {
+        if let Some(summary) = &mut self.summary {
+            change(summary);
+        }
+    }
+
+    /// Takes up who asks, and the rule that decided.
+    pub(super) fn asked_by(&mut self, found: &FoundCaller, rule: Rule) {
+        self.edit(|summary| (summary.caller, summary.rule) = (found.caller.clone(), Some(rule)));
+    }
+
+    /// What decided is in the other zone's topology, and in its log.
+    pub(super) fn decided_elsewhere(&mut self) {
+        self.edit(|summary| summary.rule = None);
+    }
+
+    /// An upstream is about to be given it.
+    pub(super) fn given(&mut self, upstream: &HttpUpstream, attempts: u32) {
+        self.carried_before = upstream.traffic.bytes();
+        let ready_after = self.begun.elapsed();
+        let zone = self.connection.shared.snapshots.load().zone.clone();
+        self.edit(|summary| {
+            summary.tags = upstream.candidate.tags.clone();
+            summary.takes(upstream.server.names(), &zone);
+            summary.attempts = attempts;
+            summary.ready_after = Some(ready_after);
+            summary.outcome = ConnectionOutcome::ClientReset;
+        });
+    }
+
+    /// No instance took it.
+    pub(super) fn unserved(&mut self, outcome: ConnectionOutcome, attempts: u32) {
+        self.edit(|summary| {
+            summary.attempts = summary.attempts.max(attempts);
+            summary.outcome = outcome;
+        });
+    }
+
+    /// Logs that no instance could be reached.
+    pub(super) fn warn(&self) {
+        let HttpConnection {
+            shared,
+            arrival,
+            opened,
+            ..
+        } = &*self.connection;
+        // What this gateway itself took back has been told with its rule.
+        if let Some(summary) = &self.summary
+            && opened.handle().termination().is_none()
+        {
+            warn_unreached(shared, &arrival.target, arrival.client, self.begun, summary);
+        }
+    }
+
+    /// The answer has come to its end.
+    pub(super) fn served(&mut self, mut upstream: HttpUpstream) {
+        self.end(&upstream.traffic, ConnectionOutcome::Served);
+        upstream.rest();
+        *self.connection.kept.lock() = Some(upstream);
+        self.kept = true;
+    }
+
+    /// The client has left before the answer's end.
+    pub(super) fn left(&mut self, traffic: &UpstreamTraffic) {
+        let outcome = match self.connection.watch.is_stalled() {
+            true => ConnectionOutcome::Stalled,
+            false => ConnectionOutcome::ClientReset,
+        };
+        self.end(traffic, outcome);
+    }
+
+    /// The answer broke off.
+    pub(super) fn broken(&mut self, traffic: &UpstreamTraffic) -> ConnectionOutcome {
+        let outcome = traffic.broken();
+        self.end(traffic, outcome);
+        outcome
+    }
+
+    fn end(&mut self, traffic: &UpstreamTraffic, outcome: ConnectionOutcome) {
+        let ((up, down), before) = (traffic.bytes(), self.carried_before);
+        self.edit(|summary| {
+            summary.outcome = outcome;
+            (summary.bytes_up, summary.bytes_down) = (up - before.0, down - before.1);
+        });
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        let Some(mut summary) = self.summary.take() else {
+            return;
+        };
+        let HttpConnection {
+            shared,
+            arrival,
+            opened,
+            watch,
+            ..
+        } = &*self.connection;
+        let handle = opened.handle();
+        if handle.cut().is_cancelled() && summary.outcome != ConnectionOutcome::Served {
+            summary.outcome = ConnectionOutcome::Cut;
+            summary.take_termination(handle);
+        }
+        // A change of permissions has nothing to end while no request is under way: the next one is asked about anew.
+        handle.forget_caller();
+        finish(shared, &arrival.target, arrival.client, self.begun, summary);
+        watch.request_ended(self.kept);
+    }
+}

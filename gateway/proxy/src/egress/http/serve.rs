@@ -1,0 +1,202 @@
+//! The client's side: one connection from its first request to its end, however many requests come on it.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use causeway_federation::{
+    name::{CallerIdentity, ServiceName},
+    topology::{Protocol, Topology},
+};
+use causeway_host::{descriptors::DescriptorPromise, own_sockets::SocketPair};
+use causeway_routing::target::Target;
+use causeway_telemetry::{ConnectionId, ConnectionOutcome};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::{sync::OnceCell, time::sleep_until};
+
+use super::{
+    forward::forward,
+    upstream::HttpUpstream,
+    watch::{ClientWatch, Due},
+    watched::{SharedClient, WatchedClient},
+};
+use crate::{
+    callers::Endpoints,
+    egress::{EgressShared, connection::ClientConnection, permission::AdmittedBefore},
+    http::limits::{DRAIN_WAIT, MAX_HEAD_BYTES, MAX_HEADERS},
+    open::{OpenConnectionGuard, Termination},
+};
+
+/// Client as its requests know it.
+pub(super) struct HttpArrival {
+    pub(super) client: SocketAddr,
+    pub(super) local: SocketAddr,
+    pub(super) target: Target,
+    pub(super) identity: Option<CallerIdentity>,
+}
+
+impl HttpArrival {
+    pub(super) fn endpoints(&self) -> Endpoints {
+        Endpoints {
+            client: self.client,
+            local: self.local,
+        }
+    }
+}
+
+/// State that the requests of one connection share.
+pub(super) struct HttpConnection {
+    pub(super) shared: Arc<EgressShared>,
+    pub(super) arrival: HttpArrival,
+    pub(super) opened: OpenConnectionGuard,
+    pub(super) thread: usize,
+    /// Both ends of the client's connection, and the number of gateways that it has come through.
+    come_through: OnceCell<(SocketPair, u8)>,
+    /// Descriptor for an instance of this zone, until one was reached.
+    pub(super) promised: Mutex<Option<DescriptorPromise>>,
+    pub(super) socket: SharedClient,
+    pub(super) watch: Arc<ClientWatch>,
+    /// The connection that the last request went out on.
+    pub(super) kept: Mutex<Option<HttpUpstream>>,
+    /// Facts by which the last request was permitted.
+    pub(super) admitted: Mutex<Option<AdmittedBefore>>,
+}
+
+impl HttpConnection {
+    pub(super) fn id(&self) -> ConnectionId {
+        self.opened.handle().connection.id
+    }
+
+    /// Both ends of the client's connection, and the number of gateways that it has come through, found out at its first request, with
+    /// which `open` of the service are under way.
+    pub(super) async fn come_through(&self, open: u64) -> (SocketPair, u8) {
+        let HttpArrival { target, .. } = &self.arrival;
+        let finding = || {
+            self.shared
+                .come_through(self.arrival.endpoints(), &target.service, open)
+        };
+        *self.come_through.get_or_init(finding).await
+    }
+}
+
+/// Tells whether requests to `service` are looked at one by one.
+pub(in crate::egress) fn is_spoken(topology: &Topology, service: &ServiceName) -> bool {
+    let service = topology.services.get(service);
+    service.is_some_and(|service| service.protocol == Protocol::Http)
+}
+
+impl HttpConnection {
+    fn new(shared: Arc<EgressShared>, connection: ClientConnection) -> Self {
+        let ClientConnection {
+            arrival,
+            opened,
+            promised,
+            thread,
+        } = connection;
+        Self {
+            shared,
+            opened,
+            thread,
+            come_through: OnceCell::new(),
+            promised: Mutex::new(promised),
+            socket: SharedClient::new(arrival.socket),
+            arrival: HttpArrival {
+                client: arrival.client,
+                local: arrival.local,
+                target: arrival.target,
+                identity: arrival.certificate.map(|shown| shown.identity),
+            },
+            watch: Arc::new(ClientWatch::new(Instant::now())),
+            kept: Mutex::new(None),
+            admitted: Mutex::new(None),
+        }
+    }
+}
+
+/// Serves a client to its end.
+pub(in crate::egress) async fn serve(shared: Arc<EgressShared>, connection: ClientConnection) {
+    let connection = Arc::new(HttpConnection::new(shared, connection));
+    let (socket, watch) = (connection.socket.clone(), connection.watch.clone());
+    let io = WatchedClient::new(socket, watch, connection.shared.config.stall_limit);
+    let requests = connection.clone();
+    let service = service_fn(move |request| {
+        let connection = requests.clone();
+        async move { Ok::<_, Infallible>(forward(connection, request).await) }
+    });
+    let serving = http1::Builder::new()
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .header_read_timeout(None::<Duration>)
+        .serve_connection(TokioIo::new(io), service);
+    let mut serving = pin!(serving);
+    let (handle, watch) = (connection.opened.handle(), &connection.watch);
+    let (mut draining, mut drained) = (None, false);
+    loop {
+        let limit = connection.idle_timeout();
+        let mut due = watch.due(limit);
+        if let Some(began) = draining
+            && !drained
+        {
+            if watch.may_drain() || Instant::now() >= began + DRAIN_WAIT {
+                serving.as_mut().graceful_shutdown();
+                drained = true;
+            } else {
+                due = Some((began + DRAIN_WAIT, Due::Nothing));
+            }
+        }
+        tokio::select! {
+            biased;
+            () = handle.cut().cancelled() => {
+                connection.socket.reset_on_drop();
+                return;
+            }
+            () = connection.shared.drain.cancelled(), if draining.is_none() => draining = Some(Instant::now()),
+            ended = serving.as_mut() => {
+                if let Err(error) = ended {
+                    let id = connection.id();
+                    tracing::debug!(connection = %id, %error, "a client's connection ended");
+                }
+                return;
+            }
+            () = watch.changed() => {}
+            act = act_at(due) => match act {
+                Due::Nothing => {}
+                Due::CloseUpstream => connection.close_upstream(),
+                Due::Close => return,
+                Due::Idle => handle.terminate(Termination { outcome: ConnectionOutcome::Idle, rule: None }),
+            },
+        }
+    }
+}
+
+/// Waits for the moment of what is due; for ever if nothing is.
+async fn act_at(due: Option<(Instant, Due)>) -> Due {
+    match due {
+        Some((at, act)) => {
+            sleep_until(at.into()).await;
+            act
+        }
+        None => std::future::pending().await,
+    }
+}
+
+impl HttpConnection {
+    /// Longest silence that the service allows.
+    fn idle_timeout(&self) -> Option<Duration> {
+        let snapshot = self.shared.snapshots.load();
+        let service = snapshot.topology.services.get(&self.arrival.target.service);
+        service.and_then(|service| service.idle_timeout)
+    }
+
+    fn close_upstream(&self) {
+        self.kept.lock().take();
+        self.watch.upstream_closed();
+    }
+}

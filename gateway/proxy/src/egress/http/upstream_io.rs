@@ -1,0 +1,206 @@
+//! The bytes of a connection to an instance, or of a stream to the gateway that has one, as hyper takes them: counted, with
+//! the limit of a write that is not taken, and with the reason that they ended.
+
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use causeway_host::own_sockets::OwnSocket;
+use causeway_telemetry::ConnectionOutcome;
+use causeway_tunnel::{Stream, StreamCode, WriteError};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::write_stall::{WriteStall, is_stall};
+use crate::{
+    egress::{connection::outcome_of, upstream::TunnelStreamGuard},
+    metrics::ByteCounters,
+    relay::RelayEnd,
+};
+
+/// Bytes that a connection has carried, and the reason that it ended.
+#[derive(Debug)]
+pub(super) struct UpstreamTraffic {
+    up: AtomicU64,
+    down: AtomicU64,
+    counters: ByteCounters,
+    end: OnceLock<ConnectionOutcome>,
+}
+
+impl UpstreamTraffic {
+    pub(super) fn new(counters: ByteCounters) -> Self {
+        Self {
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            counters,
+            end: OnceLock::new(),
+        }
+    }
+
+    /// Bytes towards the instance, and from it.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
+    }
+
+    /// Outcome of a request whose answer the connection did not bring to its end.
+    pub(super) fn broken(&self) -> ConnectionOutcome {
+        self.end
+            .get()
+            .copied()
+            .unwrap_or(ConnectionOutcome::InstanceReset)
+    }
+
+    fn ended(&self, outcome: ConnectionOutcome) {
+        // The first reason stands.
+        let _ = self.end.set(outcome);
+    }
+}
+
+/// Way to the instance.
+#[derive(Debug)]
+pub(super) enum UpstreamSocket {
+    Instance {
+        /// Before the socket, because it is to be given up first.
+        _own: OwnSocket,
+        socket: TcpStream,
+    },
+    Gateway {
+        stream: Stream,
+        _counted: TunnelStreamGuard,
+    },
+}
+
+/// The end that hyper has.
+#[derive(Debug)]
+pub(super) struct UpstreamIo {
+    socket: UpstreamSocket,
+    traffic: Arc<UpstreamTraffic>,
+    stall: WriteStall,
+    /// Nothing more is to be written, which the other side has been told. Dropped before that, it is reset: half a request
+    /// must not be taken for a whole one.
+    finished: bool,
+}
+
+impl UpstreamIo {
+    pub(super) fn new(socket: UpstreamSocket, traffic: Arc<UpstreamTraffic>, stall_limit: Duration) -> Self {
+        Self {
+            socket,
+            traffic,
+            stall: WriteStall::new(stall_limit),
+            finished: false,
+        }
+    }
+}
+
+impl AsyncRead for UpstreamIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { socket, traffic, .. } = &mut *self;
+        let before = buffer.filled().len();
+        match socket {
+            UpstreamSocket::Instance { socket, .. } => {
+                if let Err(error) = ready!(Pin::new(socket).poll_read(cx, buffer)) {
+                    traffic.ended(ConnectionOutcome::InstanceReset);
+                    return Poll::Ready(Err(error));
+                }
+            }
+            UpstreamSocket::Gateway { stream, .. } => {
+                let reading = pin!(stream.recv.read_chunk(buffer.remaining()));
+                match ready!(reading.poll(cx)) {
+                    Ok(chunk) => buffer.put_slice(&chunk.unwrap_or_default()),
+                    Err(error) => {
+                        traffic.ended(outcome_of(RelayEnd::of_read(&error)));
+                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, error)));
+                    }
+                }
+            }
+        }
+        let read = (buffer.filled().len() - before) as u64;
+        traffic.down.fetch_add(read, Ordering::Relaxed);
+        traffic.counters.down.inc_by(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for UpstreamIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Self {
+            socket,
+            traffic,
+            stall,
+            ..
+        } = &mut *self;
+        let written = match socket {
+            UpstreamSocket::Instance { socket, .. } => Pin::new(socket).poll_write(cx, bytes),
+            UpstreamSocket::Gateway { stream, .. } => Pin::new(&mut stream.send).poll_write(cx, bytes),
+        };
+        match ready!(stall.watch(cx, written)) {
+            Ok(written) => {
+                traffic.up.fetch_add(written as u64, Ordering::Relaxed);
+                traffic.counters.up.inc_by(written as u64);
+                Poll::Ready(Ok(written))
+            }
+            Err(error) => {
+                traffic.ended(outcome_of_write(&error));
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            UpstreamSocket::Instance { socket, .. } => Pin::new(socket).poll_flush(cx),
+            UpstreamSocket::Gateway { stream, .. } => Pin::new(&mut stream.send).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.finished = true;
+        match &mut self.socket {
+            UpstreamSocket::Instance { socket, .. } => Pin::new(socket).poll_shutdown(cx),
+            UpstreamSocket::Gateway { stream, .. } => Pin::new(&mut stream.send).poll_shutdown(cx),
+        }
+    }
+}
+
+fn outcome_of_write(error: &io::Error) -> ConnectionOutcome {
+    if is_stall(error) {
+        return ConnectionOutcome::Stalled;
+    }
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<WriteError>());
+    inner.map_or(ConnectionOutcome::InstanceReset, |error| {
+        outcome_of(RelayEnd::of_write(error))
+    })
+}
+
+impl Drop for UpstreamIo {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        // Each fails only where that side has already ended.
+        match &mut self.socket {
+            UpstreamSocket::Instance { socket, .. } => {
+                let _ = socket.set_zero_linger();
+            }
+            UpstreamSocket::Gateway { stream, .. } => {
+                let _ = stream.send.reset(StreamCode::Reset);
+                let _ = stream.recv.stop(StreamCode::Reset);
+            }
+        }
+    }
+}

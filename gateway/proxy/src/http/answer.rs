@@ -1,0 +1,85 @@
+//! Answers of the gateway's own, to requests that no instance answers. Pure.
+
+use bytes::Bytes;
+use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+/// Field that says why the gateway answers itself, in the word of the access log.
+pub(crate) const REASON: HeaderName = HeaderName::from_static("causeway-reason");
+/// Seconds after which a client may ask again for what nobody could serve.
+const RETRY_AFTER: &str = "1";
+
+/// Makes the answer to a request that came to `outcome`.
+pub(crate) fn own_answer(outcome: ConnectionOutcome) -> Response<Bytes> {
+    let status = status_of(outcome);
+    let told = match status {
+        StatusCode::FORBIDDEN => "this service may not be called",
+        StatusCode::GATEWAY_TIMEOUT => "no instance answered in time",
+        StatusCode::BAD_GATEWAY => "the instance gave no whole answer",
+        StatusCode::LOOP_DETECTED => "the request has come through too many gateways",
+        _ => "no instance can be reached",
+    };
+    let word = outcome.word();
+    let mut answer = Response::new(Bytes::from(format!("causeway: {told} ({word})\n")));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(REASON, HeaderValue::from_static(word));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    }
+    answer
+}
+
+/// Status that says best to a program what became of its request.
+fn status_of(outcome: ConnectionOutcome) -> StatusCode {
+    match outcome {
+        ConnectionOutcome::Refused { reason, .. } => match reason {
+            StreamRefusal::Forbidden | StreamRefusal::Unvouched | StreamRefusal::NotExported => {
+                StatusCode::FORBIDDEN
+            }
+            StreamRefusal::TooManyHops => StatusCode::LOOP_DETECTED,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        },
+        ConnectionOutcome::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
+        ConnectionOutcome::InstanceReset
+        | ConnectionOutcome::TunnelLost
+        | ConnectionOutcome::PeerCut
+        | ConnectionOutcome::Stalled => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_routing::route::Why;
+    use causeway_telemetry::Side;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_says_by_status_and_word_what_became_of_the_request() {
+        let refused = |reason| ConnectionOutcome::Refused {
+            by: Side::Peer,
+            reason,
+        };
+        for (outcome, status, word) in [
+            (refused(StreamRefusal::Forbidden), 403, "forbidden"),
+            (refused(StreamRefusal::NoInstance), 503, "no_instance"),
+            (refused(StreamRefusal::TooManyHops), 508, "too_many_hops"),
+            (ConnectionOutcome::Unrouted(Why::NoHome), 503, "no_candidate"),
+            (ConnectionOutcome::NoAnswer, 504, "timeout"),
+            (ConnectionOutcome::InstanceReset, 502, "instance_reset"),
+            (ConnectionOutcome::TunnelLost, 502, "tunnel_lost"),
+        ] {
+            let answer = own_answer(outcome);
+            assert_eq!(answer.status().as_u16(), status, "{word}");
+            assert_eq!(answer.headers()[REASON], word);
+            assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), status == 503);
+            assert!(answer.body().ends_with(format!("({word})\n").as_bytes()));
+        }
+    }
+}

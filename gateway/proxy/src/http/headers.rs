@@ -1,0 +1,219 @@
+//! Fields of a message that end with one connection, and those that a gateway adds. Pure.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    header::{self, Entry},
+    uri::PathAndQuery,
+};
+
+/// Fields that a `Connection` field cannot name away: they frame the message, or say whom it is for.
+const KEPT: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+/// Fields that end with the connection without being named (RFC 9110, 7.6.1), besides all that begin with `proxy-`.
+const HOP_BY_HOP: [HeaderName; 4] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::TE,
+    header::UPGRADE,
+];
+const PROXY_FIELDS: &str = "proxy-";
+
+/// Takes out what ends with the connection. Of `TE` the word `trailers` stays, by which trailers are permitted.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let trailers = lists(headers, &header::TE, "trailers");
+    let named = headers.get_all(header::CONNECTION).iter();
+    let named = named.filter_map(|value| value.to_str().ok());
+    let mut gone: Vec<HeaderName> = named
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .filter(|name| !KEPT.contains(name))
+        .collect();
+    gone.extend(HOP_BY_HOP);
+    let proxy = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(PROXY_FIELDS));
+    gone.extend(proxy.cloned());
+    for name in gone {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+/// Tells whether a field that is a list has this member, whatever its parameters.
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
+    let values = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut members = values.flat_map(|value| value.split(','));
+    members.any(|found| {
+        let found = found.split(';').next().unwrap_or_default();
+        found.trim().eq_ignore_ascii_case(member)
+    })
+}
+
+/// Adds this gateway to the way that the message has come.
+pub(crate) fn add_via(headers: &mut HeaderMap, version: Version) {
+    let entry = match version {
+        Version::HTTP_10 => "1.0 causeway",
+        _ => "1.1 causeway",
+    };
+    headers.append(header::VIA, HeaderValue::from_static(entry));
+}
+
+/// Makes the target of a request one of its own path, as an instance expects it. A name in it replaces that of `Host`
+/// (RFC 9112, 3.2.2); a request without either gets `host`.
+///
+/// # Errors
+/// When the target is none that can be written so.
+pub(crate) fn to_origin_form(
+    method: &Method,
+    uri: &mut Uri,
+    headers: &mut HeaderMap,
+    host: &str,
+) -> Result<(), http::Error> {
+    let mut parts = std::mem::take(uri).into_parts();
+    let named = parts.authority.take();
+    let is_bare = parts
+        .path_and_query
+        .as_ref()
+        .is_none_or(|path| path.as_str().is_empty());
+    if is_bare {
+        let path = match *method == Method::OPTIONS && named.is_some() {
+            true => "*",
+            false => "/",
+        };
+        parts.path_and_query = Some(PathAndQuery::from_static(path));
+    }
+    parts.scheme = None;
+    *uri = Uri::from_parts(parts)?;
+    match named {
+        Some(authority) => {
+            let text = authority.as_str();
+            let name = text.rsplit_once('@').map_or(text, |(_, name)| name);
+            headers.insert(header::HOST, HeaderValue::from_str(name)?);
+        }
+        None => {
+            if let Entry::Vacant(place) = headers.entry(header::HOST) {
+                place.insert(HeaderValue::from_str(host)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether a request may be made twice (RFC 9110, 9.2.2).
+pub(crate) fn is_idempotent(method: &Method) -> bool {
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::PUT,
+        Method::DELETE,
+        Method::TRACE,
+    ]
+    .contains(method)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn stripped(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = map(fields);
+        strip_hop_by_hop(&mut headers);
+        headers
+    }
+
+    #[test]
+    fn what_ends_with_a_connection_goes_no_further_and_the_rest_does() {
+        let left = stripped(&[
+            ("connection", "close, X-Mine ,te"),
+            ("connection", "x-other, host, content-length, transfer-encoding"),
+            ("x-mine", "1"),
+            ("x-other", "2"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "secret"),
+            ("upgrade", "h2c"),
+            ("te", "gzip"),
+            ("host", "orders.mesh"),
+            ("content-length", "3"),
+            ("transfer-encoding", "chunked"),
+            ("x-kept", "3"),
+        ]);
+        let kept = [
+            ("host", "orders.mesh"),
+            ("content-length", "3"),
+            ("transfer-encoding", "chunked"),
+            ("x-kept", "3"),
+        ];
+        assert_eq!(left, map(&kept));
+    }
+
+    #[test]
+    fn trailers_stay_permitted_and_no_other_coding() {
+        let left = stripped(&[("te", "gzip;q=0.5, Trailers"), ("connection", "te")]);
+        assert_eq!(left, map(&[("te", "trailers"), ("connection", "te")]));
+    }
+
+    #[test]
+    fn a_name_in_the_target_replaces_that_of_host_and_goes_no_further() {
+        let told = |method: Method, target: &str, host: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(host) = host {
+                headers.insert(header::HOST, HeaderValue::from_static(host));
+            }
+            let mut uri: Uri = target.parse().unwrap();
+            to_origin_form(&method, &mut uri, &mut headers, "10.0.0.1:80").unwrap();
+            (
+                uri.to_string(),
+                headers[header::HOST].to_str().unwrap().to_owned(),
+            )
+        };
+        let both = |uri: &str, host: &str| (uri.to_owned(), host.to_owned());
+        let get = Method::GET;
+        assert_eq!(told(get.clone(), "/a?b", Some("one")), both("/a?b", "one"));
+        assert_eq!(told(get.clone(), "/a", None), both("/a", "10.0.0.1:80"));
+        assert_eq!(
+            told(get.clone(), "http://two/a?b", Some("one")),
+            both("/a?b", "two")
+        );
+        assert_eq!(
+            told(get.clone(), "http://me@two:8", Some("one")),
+            both("/", "two:8")
+        );
+        assert_eq!(told(Method::OPTIONS, "*", Some("one")), both("*", "one"));
+    }
+
+    #[test]
+    fn a_gateway_names_itself_after_those_before_it() {
+        let mut headers = map(&[("via", "1.0 elsewhere")]);
+        add_via(&mut headers, Version::HTTP_11);
+        add_via(&mut headers, Version::HTTP_10);
+        assert_eq!(
+            headers,
+            map(&[
+                ("via", "1.0 elsewhere"),
+                ("via", "1.1 causeway"),
+                ("via", "1.0 causeway")
+            ])
+        );
+    }
+
+    #[test]
+    fn a_post_is_never_made_twice() {
+        assert!(is_idempotent(&Method::GET) && is_idempotent(&Method::DELETE));
+        assert!(!is_idempotent(&Method::POST) && !is_idempotent(&Method::PATCH));
+    }
+}
