@@ -61,7 +61,7 @@ impl RequestRecord {
         self.edit(|summary| (summary.caller, summary.rule) = (found.caller.clone(), Some(rule)));
     }
 
-    /// What decided is in the other zone's topology, and in its log.
+    /// Forgets the rule: the one that decided is in the other zone's topology, and in its log.
     pub(super) fn decided_elsewhere(&mut self) {
         self.edit(|summary| summary.rule = None);
     }

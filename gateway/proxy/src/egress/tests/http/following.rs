@@ -1,4 +1,4 @@
-//! What changes holds for the next request on a connection that is open.
+//! Changes that hold for the next request on a connection that is open.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -78,16 +78,18 @@ async fn two_instances_share_the_requests_of_one_connection() {
         vec![one.instance(&[]), two.instance(&[])],
     );
     let mut client = HttpClient::of(&home).await;
-    for _ in 0..60 {
+    // An instance whose connects were slow a moment ago comes after the other, but not for long.
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    while one.requests().min(two.requests()) < 10 {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{} {}",
+            one.requests(),
+            two.requests()
+        );
         client.get("/").await;
     }
-    assert_eq!(one.requests() + two.requests(), 60);
-    assert!(
-        one.requests().min(two.requests()) >= 10,
-        "{} {}",
-        one.requests(),
-        two.requests()
-    );
+    assert_eq!(home.egress.open_connections().count(), 1);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What a message keeps on its way, and what the gateway answers where no instance does.
+//! Messages on their way, and answers of the gateway itself.
 
 use std::{convert::Infallible, time::Duration};
 
