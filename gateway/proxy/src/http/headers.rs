@@ -190,7 +190,7 @@ mod tests {
             both("/a?b", "two")
         );
         assert_eq!(
-            told(get.clone(), "http://me@two:8", Some("one")),
+            told(get, "http://me@two:8", Some("one")),
             both("/", "two:8")
         );
         assert_eq!(told(Method::OPTIONS, "*", Some("one")), both("*", "one"));
