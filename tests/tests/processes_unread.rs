@@ -76,7 +76,7 @@ async fn others_go_on(federation: &Federation) {
 }
 
 /// East, and two zones of which each has an instance that sends much and one that echoes.
-async fn start() -> Federation {
+async fn start() -> (Federation, [Instance; 2]) {
     let large = Instance::start(
         "large",
         Behaviour::Download {
@@ -110,12 +110,12 @@ async fn start() -> Federation {
             .wait_export("east", zone, &format!("echo-{zone}"))
             .await;
     }
-    federation
+    (federation, [large, here])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_clients_do_not_read_is_held_within_a_budget_and_others_go_on() {
-    let mut federation = start().await;
+    let (mut federation, _instances) = start().await;
     others_go_on(&federation).await;
     let before = federation.zone_mut("east").gateway().anonymous_bytes().unwrap();
 

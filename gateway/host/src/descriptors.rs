@@ -178,10 +178,15 @@ impl Descriptors {
         may
     }
 
-    /// Like [`Descriptors::may_hold`], for one that was promised.
+    /// Like [`Descriptors::may_hold`], for one that was promised. What was opened meanwhile without asking, such as a file or a connection to
+    /// an API, may have its number; half of what is kept makes up for that.
     #[must_use]
     pub fn may_hold_promised(&self, descriptor: &impl AsRawFd) -> bool {
-        self.is_below(number(descriptor), 0)
+        let number = number(descriptor);
+        self.is_below(number, 0) || {
+            let shares = self.shares();
+            number < shares.ceiling().saturating_add(shares.kept / 2)
+        }
     }
 
     /// Promises another one beside this one, both for what comes in numbers; `None`: this one has to be closed at once.

@@ -78,6 +78,13 @@ impl Suspicions {
             && !known.is_some_and(|known| known.returning && !known.is_over(now))
     }
 
+    /// Tells whether connections of a service are known to come back.
+    #[must_use]
+    pub fn is_found(&self, now: Duration, service: &ServiceName) -> bool {
+        let known = self.services.get(service);
+        known.is_some_and(|known| known.returning && !known.is_over(now))
+    }
+
     /// Tells whether connections of any service are known to come back.
     #[must_use]
     pub fn has_found(&self, now: Duration) -> bool {
@@ -130,6 +137,7 @@ mod tests {
         assert!(!suspicions.found(NOW, &orders));
         assert_eq!(asked(&mut suspicions, NOW, 3), [1, 2, 3]);
         assert!(!suspicions.is_to_ask(NOW, &service("web"), 3));
+        assert!(suspicions.is_found(NOW, &orders) && !suspicions.is_found(NOW, &service("web")));
         let later = NOW + RETURNING_FOR;
         assert!(suspicions.has_found(NOW) && !suspicions.has_found(later));
         assert!(asked(&mut suspicions, later, 3).is_empty());

@@ -301,7 +301,12 @@ impl Egress {
 impl EgressShared {
     /// Both ends of a client's connection, with which `open` of its service are under way, and the number of gateways that it
     /// has come through.
-    async fn come_through(&self, ends: Endpoints, service: &ServiceName, open: u64) -> (SocketPair, u8) {
+    async fn come_through(
+        self: &Arc<Self>,
+        ends: Endpoints,
+        service: &ServiceName,
+        open: u64,
+    ) -> (SocketPair, u8) {
         let pair = SocketPair::new(ends.client, ends.local);
         let hops = match self.config.own_sockets.hops(pair) {
             Some(hops) => hops,

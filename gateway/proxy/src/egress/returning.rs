@@ -1,4 +1,4 @@
-//! Clients that are another gateway's connections to its instances: asks the other gateways whether they have opened a client's
+//! Clients that are another gateway's connections to its instances: asks the gateways at a client's address whether they have opened its
 //! connection, and how many gateways it has come through, so that a loop which never goes through a tunnel ends at the same
 //! number of gateways as any other. When it is asked is for `causeway_routing::suspicion` to say.
 
@@ -25,7 +25,7 @@ use crate::dial::uptime;
 
 /// Longest wait for the answers of all gateways. A client whose gateways are silent is taken for one.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Most gateways that are asked about one client, those at the client's own address before others.
+/// Most gateways at one address that are asked about one client.
 const MAX_ASKED: usize = 64;
 /// Clients that it is asked about at once; others wait, within [`ASK_TIMEOUT`].
 const MAX_CLIENTS: usize = 64;
@@ -49,17 +49,30 @@ impl Default for Returning {
     }
 }
 
+/// Way in which other gateways are asked about a client.
+enum Asking {
+    No,
+    /// While the client is served: it is a suspicion, and most are wrong.
+    Aside,
+    /// Before the client is served: it is known that such clients come back.
+    First,
+}
+
 impl Returning {
-    fn is_to_ask(&self, service: &ServiceName, open: u64) -> bool {
+    fn asking(&self, service: &ServiceName, open: u64) -> Asking {
         let has_found = self.has_found.load(Ordering::Relaxed);
         if !has_found && !is_reason(open) {
-            return false;
+            return Asking::No;
         }
         let (now, mut suspicions) = (uptime(), self.suspicions.lock());
         if has_found {
             self.has_found.store(suspicions.has_found(now), Ordering::Relaxed);
         }
-        suspicions.is_to_ask(now, service, open)
+        match suspicions.is_to_ask(now, service, open) {
+            true if suspicions.is_found(now, service) => Asking::First,
+            true => Asking::Aside,
+            false => Asking::No,
+        }
     }
 
     fn found(&self, service: &ServiceName) -> bool {
@@ -73,15 +86,30 @@ impl Returning {
 /// Number of gateways that a client's connection, which this process did not open, has come through. It is the `open`th of its
 /// service that is under way.
 pub(super) async fn hops(
-    shared: &EgressShared,
+    shared: &Arc<EgressShared>,
     client: SocketAddr,
     pair: SocketPair,
     service: &ServiceName,
     open: u64,
 ) -> u8 {
-    if !shared.returning.is_to_ask(service, open) {
-        return 0;
+    let ask = || find_out(shared.clone(), client, pair, service.clone());
+    match shared.returning.asking(service, open) {
+        Asking::No => 0,
+        Asking::Aside => {
+            tokio::spawn(ask());
+            0
+        }
+        Asking::First => ask().await,
     }
+}
+
+/// Asks the other gateways, and takes down that one of them has opened the client's connection.
+async fn find_out(
+    shared: Arc<EgressShared>,
+    client: SocketAddr,
+    pair: SocketPair,
+    service: ServiceName,
+) -> u8 {
     let asking = async {
         let _place = shared.returning.clients.acquire().await.ok()?;
         ask_all(&shared.tunnels, client, pair).await
@@ -89,7 +117,7 @@ pub(super) async fn hops(
     let Ok(Some((gateway, hops))) = timeout(ASK_TIMEOUT, asking).await else {
         return 0;
     };
-    if shared.returning.found(service) {
+    if shared.returning.found(&service) {
         tracing::warn!(
             %service, %client, peer = %gateway, hops,
             "a client is another gateway's connection to an instance: what comes through too many gateways is refused"
@@ -98,15 +126,17 @@ pub(super) async fn hops(
     hops
 }
 
-/// Asks the gateways that have a tunnel, until one has opened the connection.
+/// Asks the gateways whose tunnels come from the client's address, until one has opened the connection.
 async fn ask_all(tunnels: &Arc<TunnelSet>, client: SocketAddr, pair: SocketPair) -> Option<(GatewayId, u8)> {
-    let mut asked: Vec<_> = tunnels
+    // None but those at the client's own address are believed, or a zone could have the clients of others refused.
+    let from = client.ip().to_canonical();
+    let asked: Vec<_> = tunnels
         .usable()
         .filter_map(|peer| tunnels.choose(&peer, usize::MAX))
+        .filter(|tunnel| tunnel.remote_address().ip().to_canonical() == from)
         .filter(|tunnel| tunnel.capabilities().has(OPENED))
+        .take(MAX_ASKED)
         .collect();
-    asked.sort_by_key(|tunnel| tunnel.remote_address().ip().to_canonical() != client.ip().to_canonical());
-    asked.truncate(MAX_ASKED);
     let one = |peer: GatewayId| async move {
         let hops = ask_one(tunnels, &peer, pair).await?;
         Some((peer, hops))

@@ -189,10 +189,7 @@ mod tests {
             told(get.clone(), "http://two/a?b", Some("one")),
             both("/a?b", "two")
         );
-        assert_eq!(
-            told(get, "http://me@two:8", Some("one")),
-            both("/", "two:8")
-        );
+        assert_eq!(told(get, "http://me@two:8", Some("one")), both("/", "two:8"));
         assert_eq!(told(Method::OPTIONS, "*", Some("one")), both("*", "one"));
     }
 
