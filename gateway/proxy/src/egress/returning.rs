@@ -3,7 +3,8 @@
 //! number of gateways as any other. When it is asked is for `causeway_routing::suspicion` to say.
 
 use std::{
-    net::SocketAddr,
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -129,11 +130,12 @@ async fn find_out(
 /// Asks the gateways whose tunnels come from the client's address, until one has opened the connection.
 async fn ask_all(tunnels: &Arc<TunnelSet>, client: SocketAddr, pair: SocketPair) -> Option<(GatewayId, u8)> {
     // None but those at the client's own address are believed, or a zone could have the clients of others refused.
-    let from = client.ip().to_canonical();
-    let asked: Vec<_> = tunnels
-        .usable()
-        .filter_map(|peer| tunnels.choose(&peer, usize::MAX))
-        .filter(|tunnel| tunnel.remote_address().ip().to_canonical() == from)
+    let all = tunnels.all().into_iter();
+    let at_client = all.filter(|tunnel| is_one_host(tunnel.remote_address().ip(), client.ip()));
+    let peers: BTreeSet<GatewayId> = at_client.map(|tunnel| tunnel.peer().clone()).collect();
+    let asked: Vec<_> = peers
+        .iter()
+        .filter_map(|peer| tunnels.choose(peer, usize::MAX))
         .filter(|tunnel| tunnel.capabilities().has(OPENED))
         .take(MAX_ASKED)
         .collect();
@@ -148,6 +150,11 @@ async fn ask_all(tunnels: &Arc<TunnelSet>, client: SocketAddr, pair: SocketPair)
         }
     }
     None
+}
+
+fn is_one_host(a: IpAddr, b: IpAddr) -> bool {
+    let (a, b) = (a.to_canonical(), b.to_canonical());
+    a == b || (a.is_loopback() && b.is_loopback())
 }
 
 /// Asks one gateway; `None`: it did not open the connection, or does not say.
