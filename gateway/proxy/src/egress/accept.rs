@@ -12,7 +12,7 @@ use std::{
 
 use causeway_host::descriptors::{DescriptorPromise, is_exhausted};
 use causeway_telemetry::{Role, Side, StreamRefusal};
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::Either};
 use rustix::io::Errno;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -27,6 +27,7 @@ use super::{
     client::ClientSocket,
     connection::{self, ClientConnection},
     dispatch::{ClientQueue, PendingClient},
+    http,
     listen::AcceptingThread,
 };
 use crate::open::OpenConnection;
@@ -210,6 +211,15 @@ pub(super) async fn serve_given(shared: Arc<EgressShared>, thread: usize, mut qu
     }
 }
 
+/// Serves a client to its end: request by request where its service speaks HTTP.
+fn serve_client(shared: Arc<EgressShared>, client: ClientConnection) -> impl Future<Output = ()> + Send {
+    let service = &client.arrival.target.service;
+    match http::is_spoken(&shared.snapshots.load().topology, service) {
+        true => Either::Left(Box::pin(http::serve(shared, client))),
+        false => Either::Right(connection::serve(shared, client)),
+    }
+}
+
 /// Starts serving a client on this data thread.
 fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted: AcceptedClient) {
     let AcceptedClient {
@@ -238,7 +248,7 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
                 return;
             };
             let span = connection.span();
-            let serving = connection::serve(shared.clone(), connection).instrument(span);
+            let serving = serve_client(shared.clone(), connection).instrument(span);
             tokio::spawn(async move {
                 serving.await;
                 drop(counted);
@@ -256,7 +266,7 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
                         tls.check(&shown.believed_by, connection.opened.handle());
                     }
                     let span = connection.span();
-                    connection::serve(shared, connection).instrument(span).await;
+                    serve_client(shared, connection).instrument(span).await;
                 }
                 drop(counted);
             });

@@ -21,7 +21,6 @@ use super::{
     EgressShared,
     arrival::Arrival,
     connect::{ConnectedUpstream, NoUpstream, connect},
-    http,
     permission::{AdmittedClient, ForbiddenClient, admit},
     upstream::Upstream,
 };
@@ -177,9 +176,6 @@ pub(super) fn serve(
 /// Finds an instance, and returns what is left to do with it; `None`: there is none, which has been told.
 async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Option<BoxFuture<'static, ()>> {
     let arrival = &connection.arrival;
-    if http::is_spoken(&shared.snapshots.load().topology, &arrival.target.service) {
-        return Some(Box::pin(http::serve(shared, connection)));
-    }
     let service = arrival.target.service.as_str();
     let open = shared.metrics.connection_opened(Role::Egress, service);
     let endpoints = arrival.endpoints();
