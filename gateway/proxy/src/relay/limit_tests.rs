@@ -64,10 +64,8 @@ async fn a_reset_of_the_socket_is_seen_while_its_upload_is_blocked() {
     assert_eq!(in_time(b.send.stopped()).await.unwrap(), Some(StreamCode::Reset));
 }
 
-#[tokio::test]
-async fn a_reset_of_the_stream_is_seen_while_its_download_is_blocked() {
-    let mut b = between().await;
-    let mut send = b.send;
+/// Sends more than is taken, and resets the stream once no more of it is.
+async fn reset_while_blocked(mut send: SendHalf, received: &Counter) {
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(async move {
         let blast = vec![7; BLAST_BYTES];
@@ -77,8 +75,14 @@ async fn a_reset_of_the_stream_is_seen_while_its_download_is_blocked() {
         }
         send.reset(StreamCode::Reset).unwrap();
     });
-    until_still(&b.counters.received).await;
+    until_still(received).await;
     stop.send(()).unwrap();
+}
+
+#[tokio::test]
+async fn a_reset_of_the_stream_is_seen_while_its_download_is_blocked() {
+    let mut b = between().await;
+    reset_while_blocked(b.send, &b.counters.received).await;
     // As a relay does that ends.
     b.recv.stop(StreamCode::Reset).unwrap();
     assert_eq!(in_time(b.relay).await.unwrap().end, RelayEnd::PeerReset);
@@ -90,18 +94,7 @@ async fn a_client_that_has_finished_and_does_not_read_hears_of_a_reset_before_it
     let mut b = between().await;
     b.socket.shutdown().await.unwrap();
     assert!(in_time(b.recv.read_to_end(9)).await.unwrap().is_empty());
-    let mut send = b.send;
-    let (stop, stopped) = oneshot::channel::<()>();
-    tokio::spawn(async move {
-        let blast = vec![7; BLAST_BYTES];
-        tokio::select! {
-            _ = send.write_all(&blast) => {}
-            _ = stopped => {}
-        }
-        send.reset(StreamCode::Reset).unwrap();
-    });
-    until_still(&b.counters.received).await;
-    stop.send(()).unwrap();
+    reset_while_blocked(b.send, &b.counters.received).await;
     assert_eq!(in_time(b.relay).await.unwrap().end, RelayEnd::PeerReset);
     assert!(is_reset(in_time(b.socket.read_to_end(&mut Vec::new())).await));
 }

@@ -57,7 +57,7 @@ async fn attempt(
     let admitted = admit_again(
         shared,
         connection.opened.handle(),
-        arrival.endpoints(),
+        arrival.endpoints,
         arrival.identity.as_ref(),
         &connection.admitted,
     );
@@ -129,7 +129,7 @@ fn rewritten(request: Request<Incoming>, connection: &HttpConnection) -> Request
     strip_hop_by_hop(&mut parts.headers);
     add_via(&mut parts.headers, parts.version);
     parts.version = Version::HTTP_11;
-    let host = connection.arrival.local.to_string();
+    let host = connection.arrival.endpoints.local.to_string();
     // What hyper has read as a target can be written as one.
     let _ = to_origin_form(&parts.method, &mut parts.uri, &mut parts.headers, &host);
     Request::from_parts(parts, RequestBody::new(body))

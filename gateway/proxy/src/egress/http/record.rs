@@ -100,7 +100,13 @@ impl RequestRecord {
         if let Some(summary) = &self.summary
             && opened.handle().termination().is_none()
         {
-            warn_unreached(shared, &arrival.target, arrival.client, self.begun, summary);
+            warn_unreached(
+                shared,
+                &arrival.target,
+                arrival.endpoints.client,
+                self.begun,
+                summary,
+            );
         }
     }
 
@@ -156,7 +162,13 @@ impl Drop for RequestRecord {
         }
         // A change of permissions has nothing to end while no request is under way: the next one is asked about anew.
         handle.forget_caller();
-        finish(shared, &arrival.target, arrival.client, self.begun, summary);
+        finish(
+            shared,
+            &arrival.target,
+            arrival.endpoints.client,
+            self.begun,
+            summary,
+        );
         watch.request_ended(self.kept);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -35,19 +34,9 @@ use crate::{
 
 /// Client as its requests know it.
 pub(super) struct HttpArrival {
-    pub(super) client: SocketAddr,
-    pub(super) local: SocketAddr,
+    pub(super) endpoints: Endpoints,
     pub(super) target: Target,
     pub(super) identity: Option<CallerIdentity>,
-}
-
-impl HttpArrival {
-    pub(super) fn endpoints(&self) -> Endpoints {
-        Endpoints {
-            client: self.client,
-            local: self.local,
-        }
-    }
 }
 
 /// State that the requests of one connection share.
@@ -79,7 +68,7 @@ impl HttpConnection {
         let HttpArrival { target, .. } = &self.arrival;
         let finding = || {
             self.shared
-                .come_through(self.arrival.endpoints(), &target.service, open)
+                .come_through(self.arrival.endpoints, &target.service, open)
         };
         *self.come_through.get_or_init(finding).await
     }
@@ -99,6 +88,7 @@ impl HttpConnection {
             promised,
             thread,
         } = connection;
+        let endpoints = arrival.endpoints();
         Self {
             shared,
             opened,
@@ -107,8 +97,7 @@ impl HttpConnection {
             promised: Mutex::new(promised),
             socket: SharedClient::new(arrival.socket),
             arrival: HttpArrival {
-                client: arrival.client,
-                local: arrival.local,
+                endpoints,
                 target: arrival.target,
                 identity: arrival.certificate.map(|shown| shown.identity),
             },
