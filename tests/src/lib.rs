@@ -25,5 +25,6 @@ pub mod simulation;
 pub mod talk;
 pub mod verdict;
 pub mod wait;
+pub mod waits;
 pub mod workload_api;
 pub mod zone_sync;

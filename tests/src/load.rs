@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -20,6 +20,12 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
+
+use crate::waits::Wait;
+
+/// A wait that is told of by itself, and at most so many of them, the longest.
+const LONG_WAIT: Duration = Duration::from_millis(100);
+const LONG_WAITS: usize = 200;
 
 /// Loads that this process has started.
 static LOADS: AtomicU64 = AtomicU64::new(0);
@@ -181,6 +187,24 @@ impl Report {
     }
 }
 
+impl Report {
+    /// The longest waits of connections that were served.
+    fn long_waits(&self) -> Vec<Wait> {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let served = self.attempts.iter().filter(|attempt| {
+            matches!(attempt.outcome, ConnectionOutcome::Served { .. }) && attempt.waited >= LONG_WAIT
+        });
+        let wait = |attempt: &Attempt| Wait {
+            begun: wall - now.duration_since(attempt.started),
+            waited: attempt.waited,
+        };
+        let mut waits: Vec<Wait> = served.map(wait).collect();
+        waits.sort_by_key(|wait| std::cmp::Reverse(wait.waited));
+        waits.truncate(LONG_WAITS);
+        waits
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let failed: Vec<_> = self.failed().collect();
@@ -196,10 +220,16 @@ impl fmt::Display for Report {
             self.longest_wait(),
             failed.len()
         )?;
-        let shown = failed.iter().take(10);
-        shown
-            .into_iter()
-            .try_for_each(|a| write!(f, "\n  {}: {:?} after {:?}", a.id, a.outcome, a.waited))
+        for attempt in failed.iter().take(10) {
+            write!(
+                f,
+                "\n  {}: {:?} after {:?}",
+                attempt.id, attempt.outcome, attempt.waited
+            )?;
+        }
+        self.long_waits()
+            .iter()
+            .try_for_each(|wait| write!(f, "\n  {}", wait.line()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, ensure};
@@ -14,7 +14,7 @@ use super::{
     carry_out,
     ledger::{Content, Key, Ledger, Standing},
     load::{Counts, Load, Registry},
-    schedule::{Step, schedule},
+    schedule::{Fault, Step, schedule},
     traffic::Traffic,
     zones::Zones,
 };
@@ -56,7 +56,7 @@ pub struct Report {
     pub resources: BTreeMap<String, [Resources; 2]>,
 }
 
-/// Open descriptors, threads and resident bytes of one gateway.
+/// Open descriptors, threads and resident bytes of one gateway; without what is mapped from files, such as the program itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resources {
     pub descriptors: usize,
@@ -90,9 +90,9 @@ pub async fn run(zones: &mut Zones, seed: u64, lasting: Duration) -> anyhow::Res
     let flapping = zones.start_flapping(FLAP_EVERY)?;
     let traffic = Traffic::start(zones).await?;
     let mut watcher = Watcher::default();
-    let faults = fail_and_heal(zones, seed, lasting, &mut watcher).await?;
+    let Carried { faults, restarts } = fail_and_heal(zones, seed, lasting, &mut watcher).await?;
     drop(flapping);
-    let (traffic, mut broken) = traffic.judge().await?;
+    let (traffic, mut broken) = traffic.judge(&restarts).await?;
     load.settle().await;
     let agreed_after = agree(zones, &load.ledger(), scale.agree_within).await?;
     let wrong = load.faults();
@@ -156,7 +156,7 @@ fn resources(zones: &Zones) -> anyhow::Result<BTreeMap<String, Resources>> {
     let of = |(name, _)| {
         let gateway = zones.gateway(name)?;
         let (descriptors, threads) = gateway.descriptors_and_threads()?;
-        let resident_bytes = gateway.resident_bytes()?;
+        let resident_bytes = gateway.anonymous_bytes()?;
         let resources = Resources {
             descriptors,
             threads,
@@ -245,15 +245,21 @@ fn total(counts: &Counts) -> anyhow::Result<u64> {
     Ok(acknowledged + unwritten + not_done + unknown + late)
 }
 
+/// Faults that were carried out, and the times at which gateways were started again.
+struct Carried {
+    faults: usize,
+    restarts: Vec<SystemTime>,
+}
+
 /// Carries out the schedule, and watches that nothing goes back and no gateway falls.
 async fn fail_and_heal(
     zones: &mut Zones,
     seed: u64,
     lasting: Duration,
     watcher: &mut Watcher,
-) -> anyhow::Result<usize> {
+) -> anyhow::Result<Carried> {
     let begun = Instant::now();
-    let mut wrong = Vec::new();
+    let (mut wrong, mut restarts) = (Vec::new(), Vec::new());
     let steps = schedule(seed, &zones.names(), lasting);
     for step in &steps {
         while begun.elapsed() < step.at {
@@ -266,9 +272,15 @@ async fn fail_and_heal(
         carry_out::step(zones, step)
             .await
             .with_context(|| format!("{} at {:?}", step.fault, step.at))?;
+        if matches!(step.fault, Fault::Kill { .. } | Fault::End { .. }) && !step.begins {
+            restarts.push(SystemTime::now());
+        }
         ensure!(wrong.is_empty(), "{}", lines("under faults", &wrong));
     }
-    Ok(steps.len() / 2)
+    Ok(Carried {
+        faults: steps.len() / 2,
+        restarts,
+    })
 }
 
 fn say(after: Duration, step: &Step) -> anyhow::Result<()> {

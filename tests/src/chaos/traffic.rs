@@ -5,13 +5,17 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
 
 use super::{schedule::CALM, zones::Zones};
-use crate::{process::Process, wait::until};
+use crate::{
+    process::Process,
+    wait::until,
+    waits::{Wait, longest_after},
+};
 
 /// Zones with an instance that answers, in the order of their tiers.
 const SERVING: [&str; 3] = ["west", "north", CALM];
@@ -76,16 +80,28 @@ impl Traffic {
         })
     }
 
-    /// Ends the load and returns what became of it, in words, and the promises that were broken.
+    /// Ends the load and returns what became of it, in words, with the longest wait after one of `restarts`, and the promises
+    /// that were broken.
     ///
     /// # Errors
     /// When it cannot be told to end.
-    pub async fn judge(mut self) -> anyhow::Result<(String, Vec<String>)> {
+    pub async fn judge(mut self, restarts: &[SystemTime]) -> anyhow::Result<(String, Vec<String>)> {
         fs::write(&self.stop, "").context("tell the load to stop")?;
         let (mut words, mut broken) = (Vec::new(), Vec::new());
         for (zone, load) in &mut self.loads {
             let status = load.wait(END_WITHIN).await;
-            words.push(format!("clients in {zone}: {}", load.log().trim_end()));
+            let log = load.log();
+            let told = log.lines().filter(|line| Wait::parse(line).is_none());
+            let told: Vec<&str> = told.collect();
+            words.push(format!("clients in {zone}: {}", told.join("\n").trim_end()));
+            if *zone == CALM {
+                let longest = longest_after(restarts, log.lines().filter_map(Wait::parse));
+                let longest = longest.map_or_else(|| "under 100 ms".to_owned(), |wait| format!("{wait:?}"));
+                words.push(format!(
+                    "clients in {zone} after {} restarts of other gateways: longest wait {longest}",
+                    restarts.len()
+                ));
+            }
             if !status.success() {
                 broken.push(format!("the load of {zone} ended with {status}"));
             }
