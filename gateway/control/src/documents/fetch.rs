@@ -1,17 +1,29 @@
 //! Getting documents from peers that announce what is newer: one loop for every kind.
 
-use std::{error::Error, sync::Arc, time::Instant};
+use std::{
+    error::Error,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use causeway_federation::{catalog::Catalog, name::GatewayId};
 use causeway_proto::tunnel::{StreamHeader, stream_header::Kind};
-use causeway_tunnel::{TunnelSet, ask_for_documents, read_document};
+use causeway_tunnel::{AskError, TunnelSet, ask_for_documents, read_document};
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::{io::AsyncRead, sync::watch, task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
 
 use super::{
-    AnswerLimits, DocumentPeers, FetchCandidate, FetchError, Replicated,
+    AnswerLimits, DocumentPeers, FetchCandidate, FetchError, FetchQuestion, Replicated,
     schedule::{FetchSchedule, Plan},
 };
+
+/// Longest wait for the beginning of an answer, of a peer that has said that it has one.
+const BEGINS_WITHIN: Duration = Duration::from_secs(3);
 
 type Documents<K> = Result<Vec<Arc<<K as Replicated>::Document>>, FetchError<<K as Replicated>::DecodeError>>;
 
@@ -87,7 +99,7 @@ async fn question<K: Replicated>(
     asked: FetchCandidate<K::Question>,
     header: Kind,
 ) -> Answer<K> {
-    let documents = ask::<K>(&tunnels, K::peer(&asked.question), header);
+    let documents = ask::<K>(&tunnels, asked.question.peer(), header);
     let documents = timeout(K::LIMITS.time, documents).await;
     Answer {
         documents: documents.unwrap_or(Err(FetchError::Late(K::LIMITS.time))),
@@ -97,7 +109,13 @@ async fn question<K: Replicated>(
 
 async fn ask<K: Replicated>(tunnels: &TunnelSet, peer: &GatewayId, kind: Kind) -> Documents<K> {
     let header = StreamHeader { kind: Some(kind) };
-    let mut recv = ask_for_documents(tunnels, peer, &header).await?;
+    let begun = timeout(BEGINS_WITHIN, async {
+        let mut recv = BufReader::new(ask_for_documents(tunnels, peer, &header).await?);
+        // What is wrong with it is told by reading on.
+        let _ = recv.fill_buf().await;
+        Ok::<_, AskError>(recv)
+    });
+    let mut recv = begun.await.map_err(|_| FetchError::Silent(BEGINS_WITHIN))??;
     read_documents(&mut recv, K::LIMITS, K::decode).await
 }
 

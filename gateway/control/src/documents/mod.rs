@@ -21,7 +21,7 @@ use causeway_tunnel::{AskError, ReadDocumentError};
 pub use fetch::keep_fetching;
 #[cfg(test)]
 pub(crate) use fetch::read_documents;
-pub use schedule::{FetchCandidate, FetchPace};
+pub use schedule::{FetchCandidate, FetchPace, FetchQuestion};
 #[cfg(test)]
 pub(crate) use schedule::{FetchSchedule, Plan};
 pub use serve::Answers;
@@ -45,7 +45,7 @@ pub trait Replicated: Send + Sync + 'static {
     /// Reason why bytes are no document.
     type DecodeError: Error + Send + Sync + 'static;
     /// One question to one peer.
-    type Question: Clone + Ord + Debug + Send + Sync + 'static;
+    type Question: FetchQuestion + Debug + Send + Sync + 'static;
     /// State in force here, as far as it decides what is worth asking.
     type InForce: Send + Sync;
 
@@ -60,8 +60,6 @@ pub trait Replicated: Send + Sync + 'static {
 
     /// Tells whether a question could be asked once more; what became of others is forgotten.
     fn is_current(in_force: &Self::InForce, peers: &DocumentPeers, question: &Self::Question) -> bool;
-
-    fn peer(question: &Self::Question) -> &GatewayId;
 
     /// The header of the stream on which a question is asked.
     fn header(in_force: &Self::InForce, question: &Self::Question) -> Kind;
@@ -96,6 +94,8 @@ pub enum FetchError<E: Error + 'static> {
     TooLong(usize),
     #[error("the answer holds what is not a document")]
     Document(#[source] E),
+    #[error("no answer has begun within {0:?}")]
+    Silent(Duration),
     #[error("there was no whole answer within {0:?}")]
     Late(Duration),
 }

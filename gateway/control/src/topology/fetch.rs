@@ -1,11 +1,10 @@
-//! Getting applied topologies from peers: one question at a time, so that no document is fetched twice at once.
+//! Getting applied topologies from peers.
 
 use std::{sync::Arc, time::Duration};
 
 use causeway_federation::{
     catalog::Record,
     edition::Edition,
-    name::GatewayId,
     topology::applied::{
         MAX_DOCUMENT_BYTES, MAX_HISTORY, MAX_HISTORY_BYTES, TopologyDocument, TopologyDocumentError,
     },
@@ -71,10 +70,6 @@ impl Replicated for FetchedTopologies {
 
     fn is_current((view, _): &Self::InForce, peers: &DocumentPeers, question: &TopologyQuestion) -> bool {
         wanted::is_current(question, &view.applied, peers)
-    }
-
-    fn peer(question: &TopologyQuestion) -> &GatewayId {
-        &question.peer
     }
 
     fn header(_: &Self::InForce, question: &TopologyQuestion) -> Kind {

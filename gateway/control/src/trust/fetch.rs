@@ -64,10 +64,6 @@ impl Replicated for FetchedTrust {
         peers.contains_key(peer)
     }
 
-    fn peer(question: &GatewayId) -> &GatewayId {
-        question
-    }
-
     fn header(identity: &Self::InForce, peer: &GatewayId) -> Kind {
         let mine = mine(identity, peer).unwrap_or_default();
         Kind::Trust(Trust {

