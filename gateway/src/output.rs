@@ -1,7 +1,11 @@
 //! Output of commands: plain tables without borders, colour only where a person sees it.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal, Write},
+};
 
+use causeway_telemetry::printable;
 use comfy_table::{Attribute, Cell, Color, Table};
 
 /// Spaces between columns.
@@ -98,7 +102,11 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> Stri
     );
     for row in rows {
         table.add_row(row.into_iter().map(|Word(text, tone)| {
-            let cell = Cell::new(if text.is_empty() { "-".to_owned() } else { text });
+            let text = match text.as_str() {
+                "" => Cow::Borrowed("-"),
+                text => printable(text),
+            };
+            let cell = Cell::new(text);
             match tone.colour() {
                 Some(colour) => cell.fg(colour),
                 None => cell,

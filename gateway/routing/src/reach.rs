@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -36,7 +36,7 @@ pub enum AddressRefusal {
     #[error("{0} is where this gateway takes connections to a service: they would come back for ever")]
     SharedAddress(SocketAddr),
     #[error(
-        "{0} is a link-local address: it means something else on every host, and metadata of clouds is served there"
+        "{0} is a link-local address, or one where clouds serve metadata: it means something else on every host"
     )]
     LinkLocal(SocketAddr),
     #[error("{0} is no address of a host: the kernel takes it for this host, or for many")]
@@ -74,8 +74,8 @@ pub fn check(
     listeners: &BTreeSet<SocketAddr>,
     is_own_host: impl Fn(IpAddr) -> bool,
 ) -> Result<(), AddressRefusal> {
-    let ip = address.ip().to_canonical();
-    if is_link_local(ip) {
+    let ip = destination(address.ip());
+    if is_link_local(ip) || CLOUD_SERVICES.contains(&ip) {
         return Err(AddressRefusal::LinkLocal(address));
     }
     if is_no_host(ip) {
@@ -115,13 +115,36 @@ pub fn check(
     }
 }
 
-/// Metadata service of a cloud that is at an address which is not link-local.
-const CLOUD_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// Metadata services of clouds that are at addresses which are not link-local: AWS over IPv6, Google over IPv6, Alibaba, Azure and Oracle.
+const CLOUD_SERVICES: [IpAddr; 5] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+];
+
+/// Returns the address that a connection ends at: of IPv4 ones that a translator on the way finds in an IPv6 one (RFC 6052's well-known prefix, 6to4
+/// of RFC 3056), those.
+fn destination(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip.to_canonical() else {
+        return ip.to_canonical();
+    };
+    let within = |high: u16, low: u16| {
+        let [a, b] = high.to_be_bytes();
+        let [c, d] = low.to_be_bytes();
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => within(high, low),
+        _ => ip,
+    }
+}
 
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip == CLOUD_METADATA,
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 
@@ -182,6 +205,11 @@ mod tests {
             (loopback, "[fe80::1]:80", Some("link_local")),
             (loopback, "[::ffff:169.254.169.254]:80", Some("link_local")),
             (loopback, "[fd00:ec2::254]:80", Some("link_local")),
+            (loopback, "100.100.100.200:80", Some("link_local")),
+            (loopback, "168.63.129.16:80", Some("link_local")),
+            (loopback, "[64:ff9b::a9fe:a9fe]:80", Some("link_local")),
+            (loopback, "[2002:a9fe:a9fe::]:80", Some("link_local")),
+            (loopback, "[64:ff9b::10.0.0.6]:80", None),
             (loopback, "[::ffff:0.0.0.0]:7810", Some("no_host")),
             (loopback, "0.0.0.0:9999", Some("no_host")),
             (loopback, "[::127.0.0.1]:9999", Some("no_host")),

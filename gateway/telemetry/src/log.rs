@@ -13,7 +13,7 @@ use causeway_host::tasks::Tasks;
 use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter, util::SubscriberInitExt};
 
-use super::LineWriter;
+use super::{LineWriter, printable::log_line};
 
 /// Longest wait at the end of the program for lines that are still to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -57,11 +57,14 @@ pub fn start(format: LogFormat, filter: &str, tasks: &Tasks) -> Result<LogGuard,
         source,
     })?;
     let writer = LineWriter::start_silent(io::stderr(), tasks).map_err(LogError::Thread)?;
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let builder = fmt()
-        .with_writer(Lines(writer.clone()))
+        .with_writer(Lines {
+            writer: writer.clone(),
+            coloured: colour && format == LogFormat::Text,
+        })
         .with_env_filter(filter)
         .log_internal_errors(false);
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     match format {
         LogFormat::Text => builder.with_ansi(colour).finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
@@ -88,7 +91,10 @@ impl Drop for LogGuard {
 }
 
 /// Makes a line of each event.
-struct Lines(LineWriter);
+struct Lines {
+    writer: LineWriter,
+    coloured: bool,
+}
 
 impl<'a> MakeWriter<'a> for Lines {
     type Writer = Line<'a>;
@@ -96,7 +102,7 @@ impl<'a> MakeWriter<'a> for Lines {
     fn make_writer(&'a self) -> Line<'a> {
         Line {
             text: Vec::new(),
-            writer: &self.0,
+            to: self,
         }
     }
 }
@@ -104,7 +110,7 @@ impl<'a> MakeWriter<'a> for Lines {
 /// One event on its way: it is a line once it is dropped.
 struct Line<'a> {
     text: Vec<u8>,
-    writer: &'a LineWriter,
+    to: &'a Lines,
 }
 
 impl Write for Line<'_> {
@@ -121,7 +127,8 @@ impl Write for Line<'_> {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.text.is_empty() {
-            self.writer.send(String::from_utf8_lossy(&self.text).into_owned());
+            let event = String::from_utf8_lossy(&self.text);
+            self.to.writer.send(log_line(&event, self.to.coloured));
         }
     }
 }

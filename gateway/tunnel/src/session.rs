@@ -31,6 +31,8 @@ use super::{
     stream,
 };
 
+/// Most characters of a peer's name for its program that are logged.
+const MAX_PROGRAM_CHARS: usize = 64;
 /// Stops a unidirectional stream that nothing here reads.
 const UNREAD_STREAM: VarInt = VarInt::from_u32(0x2);
 
@@ -79,7 +81,8 @@ async fn serve(shared: &Arc<TunnelShared>, greeted: Greeted, thread: usize, dial
         .with_capabilities(Capabilities::heard(hello.capabilities), &shared.config.memory);
     let tunnel = Arc::new(tunnel);
     let listed = Listed::new(Arc::clone(shared), Arc::clone(&tunnel));
-    info!(session, %peer, address = %party.address, dialled, thread, program = %hello.program, "tunnel up");
+    let program: String = hello.program.chars().take(MAX_PROGRAM_CHARS).collect();
+    info!(session, %peer, address = %party.address, dialled, thread, program, "tunnel up");
 
     let fault = tokio::select! {
         error = connection.closed() => Fault::Lost(error),

@@ -17,7 +17,7 @@ use causeway_telemetry::{RateLimited, Side, StreamRefusal};
 use parking_lot::Mutex;
 use quinn::ClientConfig;
 use tokio::sync::watch;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 use super::{
     LastWord, StreamHandler, Tunnel, TunnelConfig, TunnelSet,
@@ -204,10 +204,11 @@ impl TunnelShared {
     /// Logs that a peer knows another process that runs with the identity of this gateway.
     pub(super) fn has_twin(&self, peer: &GatewayId) {
         if let Some(repeats) = self.admit(LogKind::Twin) {
-            error!(
+            warn!(
                 gateway = %self.own(), %peer, repeats,
-                hint = "end one of them; or, if it is not yours, `causeway revoke gateway` this one and let it join anew",
-                "another process is alive with the identity of this gateway, as a peer says"
+                hint = "look for one (`causeway get tunnels` at its peers, the CA's issued.jsonl): if there is one that is not yours, \
+                    `causeway revoke gateway` this one and let it join anew; if there is none, the peer's word is wrong",
+                "another process is alive with the identity of this gateway, says a peer; nothing here proves it"
             );
         }
     }

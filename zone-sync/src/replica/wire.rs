@@ -96,7 +96,8 @@ pub(super) fn read_key(key: proto::ExportKey) -> Result<ExportKey, SyncRefusal> 
 
 fn check_tags(tags: &Tags) -> Result<(), SyncRefusal> {
     let fits = |(key, value): (&str, &str)| {
-        !key.is_empty() && key.len() <= MAX_TAG_KEY_BYTES && value.len() <= MAX_TAG_VALUE_BYTES
+        let readable = !key.contains(char::is_control) && !value.contains(char::is_control);
+        readable && !key.is_empty() && key.len() <= MAX_TAG_KEY_BYTES && value.len() <= MAX_TAG_VALUE_BYTES
     };
     if tags.len() <= MAX_TAGS && tags.iter().all(fits) {
         Ok(())

@@ -123,6 +123,7 @@ impl Replicated for FetchedTopologies {
 
 #[cfg(test)]
 mod tests {
+    use causeway_federation::name::GatewayId;
     use causeway_tunnel::ReadDocumentError;
     use tokio::io::AsyncRead;
 

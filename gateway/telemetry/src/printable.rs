@@ -1,0 +1,107 @@
+//! Text of others, made fit for a terminal and for logs of one line an event: a peer's words must neither begin a line of their own nor
+//! tell a terminal what to do. Pure.
+
+use std::borrow::Cow;
+
+/// Most bytes of one line of the log; the rest is cut off.
+pub(crate) const MAX_LINE_BYTES: usize = 16 * 1024;
+/// Mark of a line that was cut.
+const CUT: &str = "…";
+
+/// Tells whether a character does something else than stand there: control characters, separators of lines, and what turns the
+/// direction of the text around it (Unicode TR 9).
+fn acts(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Writes every character that acts as its escape, such as `\n` or `\u{1b}`.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(
+        text.chars()
+            .fold(String::with_capacity(text.len()), push_printable),
+    )
+}
+
+fn push_printable(mut text: String, c: char) -> String {
+    match acts(c) {
+        true => text.extend(c.escape_default()),
+        false => text.push(c),
+    }
+    text
+}
+
+/// Makes one line of a log event, which ends with a line feed. With `coloured` the formatter's own colours stay.
+pub(crate) fn log_line(event: &str, coloured: bool) -> String {
+    let event = event.strip_suffix('\n').unwrap_or(event);
+    let end = (0..=event.len().min(MAX_LINE_BYTES)).rfind(|end| event.is_char_boundary(*end));
+    let kept = &event[..end.unwrap_or(0)];
+    let mut line = String::with_capacity(kept.len() + 1);
+    let mut rest = kept;
+    while let Some(c) = rest.chars().next() {
+        let colour = if coloured { colour_bytes(rest) } else { 0 };
+        let taken = if colour > 0 { colour } else { c.len_utf8() };
+        match colour {
+            0 => line = push_printable(line, c),
+            bytes => line.push_str(&rest[..bytes]),
+        }
+        rest = &rest[taken..];
+    }
+    if kept.len() < event.len() {
+        line.push_str(CUT);
+    }
+    line.push('\n');
+    line
+}
+
+/// Length of the colour (ECMA-48, SGR) that the text begins with; 0: none.
+fn colour_bytes(text: &str) -> usize {
+    let Some(parameters) = text.strip_prefix("\u{1b}[") else {
+        return 0;
+    };
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';');
+    match end {
+        Some(end) if parameters[end..].starts_with('m') => "\u{1b}[".len() + end + 1,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_acts_is_shown_as_its_escape() {
+        assert_eq!(printable("causeway 0.1 Ü"), "causeway 0.1 Ü");
+        assert_eq!(printable("a\nb\u{1b}[2J\u{202e}c"), "a\\nb\\u{1b}[2J\\u{202e}c");
+    }
+
+    #[test]
+    fn an_event_is_one_line_however_it_reads() {
+        assert_eq!(
+            log_line("INFO up program=x\nERROR forged\n", false),
+            "INFO up program=x\\nERROR forged\n"
+        );
+        let coloured = "\u{1b}[32m INFO\u{1b}[0m up \u{1b}]0;title\u{7}\n";
+        let kept = "\u{1b}[32m INFO\u{1b}[0m up \\u{1b}]0;title\\u{7}\n";
+        assert_eq!(log_line(coloured, true), kept);
+        assert!(!log_line(coloured, false).contains('\u{1b}'));
+        let long = log_line(&"ä".repeat(MAX_LINE_BYTES), false);
+        assert!(long.len() <= MAX_LINE_BYTES + CUT.len() + 1 && long.ends_with("…\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_in_a_line_acts(text in any::<String>(), coloured in any::<bool>()) {
+            let line = log_line(&text, coloured);
+            prop_assert_eq!(line.matches('\n').count(), 1);
+            prop_assert!(coloured || !line.trim_end_matches('\n').contains(acts));
+            prop_assert!(!printable(&text).contains(acts));
+        }
+    }
+}
