@@ -114,6 +114,8 @@ pub enum ConnectionOutcome {
     /// The client left before an instance was reached.
     ClientGone,
     ClientReset,
+    /// The client sent what is no request, or one that can be read in two ways.
+    BadRequest,
     InstanceReset,
     /// The calling gateway gave the connection to another candidate.
     LostRace,
@@ -167,6 +169,7 @@ impl ConnectionOutcome {
             Self::Served => "served",
             Self::ClientGone => "client_gone",
             Self::ClientReset => "client_reset",
+            Self::BadRequest => "bad_request",
             Self::InstanceReset => "instance_reset",
             Self::LostRace => "lost_race",
             Self::TunnelLost | Self::LostUnready => "tunnel_lost",
@@ -192,6 +195,7 @@ impl ConnectionOutcome {
             Self::Served => return None,
             Self::ClientGone
             | Self::ClientReset
+            | Self::BadRequest
             | Self::CertificateRevoked
             | Self::CertificateExpired
             | Self::IssuerDistrusted => OutcomeSide::Client,
@@ -233,6 +237,7 @@ impl ConnectionOutcome {
             Self::Served
             | Self::ClientGone
             | Self::ClientReset
+            | Self::BadRequest
             | Self::InstanceReset
             | Self::LostRace
             | Self::TunnelLost
@@ -276,6 +281,7 @@ mod tests {
             (O::Served, "served", None, false),
             (O::ClientGone, "client_gone", Some(S::Client), false),
             (O::ClientReset, "client_reset", Some(S::Client), false),
+            (O::BadRequest, "bad_request", Some(S::Client), false),
             (O::InstanceReset, "instance_reset", Some(S::Instance), false),
             (O::LostRace, "lost_race", Some(S::Peer), false),
             (O::TunnelLost, "tunnel_lost", Some(S::Tunnel), false),

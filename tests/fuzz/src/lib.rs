@@ -6,6 +6,7 @@
 
 pub mod registration;
 pub mod registry;
+pub mod requests;
 pub mod stored;
 pub mod sync;
 pub mod topology;
@@ -21,7 +22,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "registration",
         run: registration::run,
@@ -31,6 +32,11 @@ pub const TARGETS: [Target; 7] = [
         name: "registry",
         run: registry::run,
         seeds: registry::seeds,
+    },
+    Target {
+        name: "requests",
+        run: requests::run,
+        seeds: requests::seeds,
     },
     Target {
         name: "stored",

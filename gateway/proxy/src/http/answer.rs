@@ -4,6 +4,8 @@ use bytes::Bytes;
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
+use super::scan::RequestFault;
+
 /// Field that says why the gateway answers itself, in the word of the access log.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("causeway-reason");
 /// Seconds after which a client may ask again for what nobody could serve.
@@ -19,6 +21,24 @@ pub(crate) fn own_answer(outcome: ConnectionOutcome) -> Response<Bytes> {
         StatusCode::LOOP_DETECTED => "the request has come through too many gateways",
         _ => "no instance can be reached",
     };
+    let mut answer = text_answer(status, told, outcome);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        let headers = answer.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+    }
+    answer
+}
+
+/// Makes the answer to what is no request, after which nothing more is read from the client.
+pub(crate) fn refusal(fault: RequestFault) -> Response<Bytes> {
+    let status = StatusCode::from_u16(fault.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut answer = text_answer(status, fault.text(), ConnectionOutcome::BadRequest);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+fn text_answer(status: StatusCode, told: &str, outcome: ConnectionOutcome) -> Response<Bytes> {
     let word = outcome.word();
     let mut answer = Response::new(Bytes::from(format!("causeway: {told} ({word})\n")));
     *answer.status_mut() = status;
@@ -28,9 +48,6 @@ pub(crate) fn own_answer(outcome: ConnectionOutcome) -> Response<Bytes> {
         header::CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
-    }
     answer
 }
 
@@ -45,6 +62,7 @@ fn status_of(outcome: ConnectionOutcome) -> StatusCode {
             _ => StatusCode::SERVICE_UNAVAILABLE,
         },
         ConnectionOutcome::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
+        ConnectionOutcome::BadRequest => StatusCode::BAD_REQUEST,
         ConnectionOutcome::InstanceReset
         | ConnectionOutcome::TunnelLost
         | ConnectionOutcome::PeerCut

@@ -1,6 +1,9 @@
-//! HTTP as a gateway between two programs has to know it: which fields end with a connection, what a gateway answers itself,
-//! and limits. All pure; carrying requests is for the egress (`egress/http`).
+//! HTTP as a gateway between two programs has to know it: what is a request and where it ends, which fields end with a
+//! connection, what a gateway answers itself, and limits. All pure; carrying requests is for the egress (`egress/http`).
 
 pub(crate) mod answer;
 pub(crate) mod headers;
 pub(crate) mod limits;
+pub(crate) mod scan;
+#[cfg(test)]
+pub(crate) mod scan_tests;

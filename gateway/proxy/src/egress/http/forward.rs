@@ -5,13 +5,14 @@ use std::sync::Arc;
 use causeway_routing::route::{Request as RouteRequest, route};
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
 use http::{Method, Request, Response, Version, request::Parts};
-use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use rand::{SeedableRng as _, rngs::SmallRng};
 
 use super::{
     body::{AnswerBody, ForwardedAnswer, RequestBody},
+    checked::is_stand_in,
     record::RequestRecord,
+    refuse::{answer_of, refuse},
     serve::HttpConnection,
     upstream::{HttpUpstream, SendFailure},
 };
@@ -21,10 +22,7 @@ use crate::{
         connection::is_forbidden_by_peer,
         permission::{AdmittedClient, ForbiddenClient, admit_again},
     },
-    http::{
-        answer::own_answer,
-        headers::{add_via, is_idempotent, strip_hop_by_hop, to_origin_form},
-    },
+    http::headers::{add_via, is_idempotent, strip_hop_by_hop, to_origin_form},
 };
 
 /// Serves one request. Its end is written down when its answer ends.
@@ -33,6 +31,9 @@ pub(super) async fn forward(
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
     let mut record = RequestRecord::begin(connection.clone());
+    if is_stand_in(&request) {
+        return refuse(&connection, &mut record);
+    }
     match attempt(&connection, request, &mut record).await {
         Ok((answer, upstream)) => {
             let (mut parts, body) = answer.into_parts();
@@ -42,7 +43,7 @@ pub(super) async fn forward(
             let body = ForwardedAnswer::new(body, connection.socket.clone(), upstream, record);
             Response::from_parts(parts, AnswerBody::Forwarded(Box::new(body)))
         }
-        Err(outcome) => own_answer(outcome).map(|text| AnswerBody::Own(Full::new(text))),
+        Err(outcome) => answer_of(&connection, outcome),
     }
 }
 

@@ -6,8 +6,10 @@
 //! connection that it went out on had been used before and ended without a byte of an answer.
 
 mod body;
+mod checked;
 mod forward;
 mod record;
+mod refuse;
 mod serve;
 mod upstream;
 mod upstream_io;

@@ -129,7 +129,11 @@ impl RequestRecord {
 
     /// The answer broke off.
     pub(super) fn broken(&mut self, traffic: &UpstreamTraffic) -> ConnectionOutcome {
-        let outcome = traffic.broken();
+        // A body that turned bad is why the instance was left.
+        let outcome = match self.connection.checks.is_body_bad() {
+            true => ConnectionOutcome::BadRequest,
+            false => traffic.broken(),
+        };
         self.end(traffic, outcome);
         outcome
     }
@@ -153,6 +157,7 @@ impl Drop for RequestRecord {
             arrival,
             opened,
             watch,
+            checks,
             ..
         } = &*self.connection;
         let handle = opened.handle();
@@ -170,5 +175,8 @@ impl Drop for RequestRecord {
             summary,
         );
         watch.request_ended(self.kept);
+        if checks.holds_head() {
+            watch.read();
+        }
     }
 }

@@ -20,7 +20,9 @@ use parking_lot::Mutex;
 use tokio::{sync::OnceCell, time::sleep_until};
 
 use super::{
+    checked::{CheckedClient, RequestChecks},
     forward::forward,
+    refuse::hear_out,
     upstream::HttpUpstream,
     watch::{ClientWatch, Due},
     watched::{SharedClient, WatchedClient},
@@ -51,6 +53,7 @@ pub(super) struct HttpConnection {
     pub(super) promised: Mutex<Option<DescriptorPromise>>,
     pub(super) socket: SharedClient,
     pub(super) watch: Arc<ClientWatch>,
+    pub(super) checks: Arc<RequestChecks>,
     /// The connection that the last request went out on.
     pub(super) kept: Mutex<Option<HttpUpstream>>,
     /// Facts by which the last request was permitted.
@@ -102,6 +105,7 @@ impl HttpConnection {
                 identity: arrival.certificate.map(|shown| shown.identity),
             },
             watch: Arc::new(ClientWatch::new(Instant::now())),
+            checks: Arc::default(),
             kept: Mutex::new(None),
             admitted: Mutex::new(None),
         }
@@ -113,6 +117,7 @@ pub(in crate::egress) async fn serve(shared: Arc<EgressShared>, connection: Clie
     let connection = Arc::new(HttpConnection::new(shared, connection));
     let (socket, watch) = (connection.socket.clone(), connection.watch.clone());
     let io = WatchedClient::new(socket, watch, connection.shared.config.stall_limit);
+    let io = CheckedClient::new(io, connection.checks.clone());
     let requests = connection.clone();
     let service = service_fn(move |request| {
         let connection = requests.clone();
@@ -152,16 +157,21 @@ pub(in crate::egress) async fn serve(shared: Arc<EgressShared>, connection: Clie
                     let id = connection.id();
                     tracing::debug!(connection = %id, %error, "a client's connection ended");
                 }
-                return;
+                break;
             }
             () = watch.changed() => {}
             act = act_at(due) => match act {
                 Due::Nothing => {}
                 Due::CloseUpstream => connection.close_upstream(),
+                Due::Close if connection.checks.refuse_slow() => watch.head_refused(),
                 Due::Close => return,
                 Due::Idle => handle.terminate(Termination { outcome: ConnectionOutcome::Idle, rule: None }),
             },
         }
+    }
+    if connection.checks.fault().is_some() {
+        let hearing = hear_out(&connection.socket);
+        handle.cut().run_until_cancelled(hearing).await;
     }
 }
 

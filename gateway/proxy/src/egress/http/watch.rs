@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::http::limits::{HEAD_TIMEOUT, KEEP_ALIVE, UPSTREAM_KEEP_ALIVE};
+use crate::http::limits::{FIRST_BYTE_TIMEOUT, HEAD_TIMEOUT, KEEP_ALIVE, UPSTREAM_KEEP_ALIVE};
 
 /// State that the connection's task, its socket and its requests share.
 #[derive(Debug)]
@@ -58,6 +58,7 @@ impl WatchState {
             ClientPhase::Waiting if self.upstream_kept => {
                 Some((self.since + UPSTREAM_KEEP_ALIVE, Due::CloseUpstream))
             }
+            ClientPhase::Waiting if self.requests == 0 => Some((self.since + FIRST_BYTE_TIMEOUT, Due::Close)),
             ClientPhase::Waiting => Some((self.since + KEEP_ALIVE, Due::Close)),
             ClientPhase::Head => Some((self.since + HEAD_TIMEOUT, Due::Close)),
             ClientPhase::Request => None,
@@ -110,6 +111,12 @@ impl ClientWatch {
         (state.phase, state.since) = (ClientPhase::Request, Instant::now());
         state.requests += 1;
         self.changed.notify_one();
+    }
+
+    /// A head that has not come in time is about to be answered.
+    pub(super) fn head_refused(&self) {
+        let mut state = self.state.lock();
+        (state.phase, state.since) = (ClientPhase::Request, Instant::now());
     }
 
     pub(super) fn request_ended(&self, upstream_kept: bool) {
@@ -172,6 +179,11 @@ mod tests {
             due(ClientPhase::Waiting, false, None),
             Some((now + KEEP_ALIVE, Due::Close))
         );
+        let new = WatchState {
+            requests: 0,
+            ..state(ClientPhase::Waiting, false, now)
+        };
+        assert_eq!(new.due(None), Some((now + FIRST_BYTE_TIMEOUT, Due::Close)));
         assert_eq!(
             due(ClientPhase::Head, true, None),
             Some((now + HEAD_TIMEOUT, Due::Close))

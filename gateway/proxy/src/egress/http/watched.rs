@@ -88,17 +88,27 @@ impl WatchedClient {
     }
 }
 
-impl AsyncRead for WatchedClient {
+impl AsyncRead for SharedClient {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        match &*self {
+            Self::Plain(socket) => Pin::new(&mut socket.clone()).poll_read(cx, buffer),
+            Self::Tls(socket) => Pin::new(&mut socket.half()).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncRead for WatchedClient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(match &self.socket {
-            SharedClient::Plain(socket) => Pin::new(&mut socket.clone()).poll_read(cx, buffer),
-            SharedClient::Tls(socket) => Pin::new(&mut socket.half()).poll_read(cx, buffer),
-        })?;
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
             self.watch.read();
         }

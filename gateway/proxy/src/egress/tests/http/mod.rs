@@ -1,6 +1,7 @@
 //! Clients that speak HTTP/1.1, request by request: a client and instances for the tests beside this file.
 
 mod following;
+mod malformed;
 mod messages;
 mod records;
 

@@ -1,0 +1,71 @@
+//! Answer to what is no request: written down, and the client heard out so that it sees it.
+
+use std::time::Instant;
+
+use bytes::BytesMut;
+use causeway_telemetry::ConnectionOutcome;
+use http::Response;
+use http_body_util::Full;
+use tokio::{io::AsyncReadExt as _, time::timeout};
+
+use super::{body::AnswerBody, record::RequestRecord, serve::HttpConnection, watched::SharedClient};
+use crate::http::{
+    answer::{own_answer, refusal},
+    limits::{MAX_REFUSED_BYTES, REFUSED_LINGER},
+    scan::RequestFault,
+};
+
+/// Bytes that are thrown away at a time.
+const DISCARD_BYTES: usize = 8 * 1024;
+
+/// Answers what is no request and writes it down.
+pub(super) fn refuse(connection: &HttpConnection, record: &mut RequestRecord) -> Response<AnswerBody> {
+    record.unserved(ConnectionOutcome::BadRequest, 0);
+    answer_of(connection, ConnectionOutcome::BadRequest)
+}
+
+/// The gateway's own answer to a request that came to `outcome`.
+pub(super) fn answer_of(connection: &HttpConnection, outcome: ConnectionOutcome) -> Response<AnswerBody> {
+    let fault = connection.checks.fault();
+    let answer = match (outcome, fault) {
+        (ConnectionOutcome::BadRequest, Some(fault)) => {
+            connection.warn_refused(fault);
+            refusal(fault)
+        }
+        _ => own_answer(outcome),
+    };
+    answer.map(|text| AnswerBody::Own(Full::new(text)))
+}
+
+impl HttpConnection {
+    /// Logs that a client sent what is no request: the first of a service, and then one a minute.
+    pub(super) fn warn_refused(&self, fault: RequestFault) {
+        let (service, outcome) = (&self.arrival.target.service, ConnectionOutcome::BadRequest.word());
+        let kind = (service.clone(), outcome);
+        let admitted = self.shared.rate_limited.lock().admit(Instant::now(), kind);
+        if let Some(repeats) = admitted {
+            let (connection, client) = (self.id(), self.arrival.endpoints.client);
+            let fault = fault.text();
+            tracing::warn!(%connection, %service, %client, outcome, fault, repeats, "a malformed request was refused");
+        }
+    }
+}
+
+/// Reads on and throws away what the client sends, for a while or to its end: closing while bytes come resets the connection,
+/// and the answer may be lost with it.
+pub(super) async fn hear_out(socket: &SharedClient) {
+    let discarding = async {
+        let mut buffer = BytesMut::with_capacity(DISCARD_BYTES);
+        let mut socket = socket.clone();
+        let mut discarded = 0;
+        while let Ok(read @ 1..) = socket.read_buf(&mut buffer).await {
+            buffer.clear();
+            discarded += read;
+            if discarded >= MAX_REFUSED_BYTES {
+                return;
+            }
+        }
+    };
+    // Whoever sends for longer than that does not listen.
+    let _ = timeout(REFUSED_LINGER, discarding).await;
+}
