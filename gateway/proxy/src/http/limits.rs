@@ -25,6 +25,11 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5 * 60);
 pub(crate) const REFUSED_LINGER: Duration = Duration::from_secs(2);
 /// Most bytes that are read from it in that time.
 pub(crate) const MAX_REFUSED_BYTES: usize = 1024 * 1024;
+/// Longest time that a body whose client waits for `100 Continue` is kept from the instance, which may know nothing of it: as
+/// long as curl waits.
+pub(crate) const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// Most bytes of interim answers (1xx) that wait for a client. Those for which there is no room are left out.
+pub(crate) const MAX_INTERIM_BYTES: usize = 32 * 1024;
 /// Longest time that a connection to an instance is kept for the next request: less than the 5 s after which common servers
 /// close theirs, so that no request meets one that is being closed.
 pub(crate) const UPSTREAM_KEEP_ALIVE: Duration = Duration::from_secs(4);

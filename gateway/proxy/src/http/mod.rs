@@ -7,3 +7,4 @@ pub(crate) mod limits;
 pub(crate) mod scan;
 #[cfg(test)]
 pub(crate) mod scan_tests;
+pub(crate) mod upgrade;

@@ -13,7 +13,12 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::{record::RequestRecord, upstream::HttpUpstream, watched::SharedClient};
+use super::{
+    expect::{ContinueWait, ContinueWord},
+    record::RequestRecord,
+    upstream::HttpUpstream,
+    watched::SharedClient,
+};
 
 /// Body of a request, which says when all of it has been handed over.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub(super) struct RequestBody {
     /// `None`: there is none.
     from_client: Option<Incoming>,
     sent_all: Arc<AtomicBool>,
+    /// Its client waits for `100 Continue`.
+    waits: Option<ContinueWait>,
 }
 
 impl RequestBody {
@@ -28,6 +35,7 @@ impl RequestBody {
         Self {
             from_client: Some(body),
             sent_all: Arc::default(),
+            waits: None,
         }
     }
 
@@ -35,7 +43,13 @@ impl RequestBody {
         Self {
             from_client: None,
             sent_all: Arc::default(),
+            waits: None,
         }
+    }
+
+    /// Has it wait until its instance asks for it.
+    pub(super) fn wait(&mut self, wait: ContinueWait) {
+        self.waits = Some(wait);
     }
 
     /// Has it say on `upstream` when all of it has been handed over.
@@ -58,6 +72,16 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(wait) = &mut self.waits {
+            match ready!(wait.poll(cx)) {
+                ContinueWord::Go => self.waits = None,
+                // Without it the client's connection closes after the answer, and this one is used for nothing else.
+                ContinueWord::Answered => {
+                    self.from_client = None;
+                    return Poll::Pending;
+                }
+            }
+        }
         let Some(body) = &mut self.from_client else {
             return Poll::Ready(None);
         };
@@ -72,7 +96,7 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.from_client.as_ref().is_none_or(Body::is_end_stream)
+        self.waits.is_none() && self.from_client.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

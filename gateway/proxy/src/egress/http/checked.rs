@@ -37,7 +37,7 @@ pub(super) fn is_stand_in<B>(request: &Request<B>) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct RequestChecks {
     findings: Mutex<Findings>,
-    late: AtomicWaker,
+    reader: AtomicWaker,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,6 +48,9 @@ struct Findings {
     /// A part of a head has come, and is held back.
     holds_head: bool,
     is_late: bool,
+    /// Requests that asked for another protocol and have ended, and after which nobody has read on.
+    not_upgraded: u32,
+    is_upgraded: bool,
 }
 
 impl RequestChecks {
@@ -71,8 +74,29 @@ impl RequestChecks {
         findings.is_late = findings.holds_head && findings.fault.is_none();
         let is_late = findings.is_late;
         drop(findings);
-        self.late.wake();
+        self.reader.wake();
         is_late
+    }
+
+    /// A request that asked for another protocol has come to its end: the next bytes are a request, or are no HTTP.
+    pub(super) fn decide(&self, is_upgraded: bool) {
+        let mut findings = self.findings.lock();
+        match is_upgraded {
+            true => findings.is_upgraded = true,
+            false => findings.not_upgraded += 1,
+        }
+        drop(findings);
+        self.reader.wake();
+    }
+
+    /// Takes the decision on what comes after the request that was read last; `None`: there is none yet.
+    fn decision(&self) -> Option<bool> {
+        let mut findings = self.findings.lock();
+        if findings.is_upgraded {
+            return Some(true);
+        }
+        findings.not_upgraded = findings.not_upgraded.checked_sub(1)?;
+        Some(false)
     }
 }
 
@@ -117,7 +141,8 @@ impl<S> CheckedClient<S> {
             self.end = CheckedEnd::Fault(fault);
             self.held = BytesMut::new();
         }
-        let holds_head = !self.held.is_empty() && !self.scanner.is_in_body();
+        let is_head = !self.scanner.is_in_body() && !self.scanner.is_paused();
+        let holds_head = !self.held.is_empty() && is_head;
         self.checks.findings.lock().holds_head = holds_head;
     }
 
@@ -136,11 +161,32 @@ impl<S> CheckedClient<S> {
     }
 
     fn is_late(&self, cx: &Context<'_>) -> bool {
-        if self.held.is_empty() {
+        if self.held.is_empty() || self.scanner.is_paused() {
             return false;
         }
-        self.checks.late.register(cx.waker());
+        self.checks.reader.register(cx.waker());
         self.checks.findings.lock().is_late
+    }
+
+    /// Tells whether it is still open what the next bytes are; once it is not, they are looked at.
+    fn waits_for_decision(&mut self, cx: &Context<'_>) -> bool {
+        if !self.scanner.is_paused() {
+            return false;
+        }
+        self.checks.reader.register(cx.waker());
+        let Some(is_upgraded) = self.checks.decision() else {
+            return true;
+        };
+        self.scanner.go_on(is_upgraded);
+        self.look();
+        false
+    }
+
+    /// Looks at what is held.
+    fn look(&mut self) {
+        let scanned = self.scanner.scan(&self.held);
+        self.passed = self.held.split_to(scanned.passed).freeze();
+        self.note(scanned.fault);
     }
 }
 
@@ -150,9 +196,7 @@ impl<S: AsyncRead + Unpin> CheckedClient<S> {
         if !self.held.is_empty() {
             self.held.reserve(READ_BYTES);
             let read = ready!(poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.held))?;
-            let scanned = self.scanner.scan(&self.held);
-            self.passed = self.held.split_to(scanned.passed).freeze();
-            self.note(scanned.fault);
+            self.look();
             return Poll::Ready(Ok(read == 0));
         }
         // Nothing is copied as long as requests come whole.
@@ -183,7 +227,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for CheckedClient<S> {
                 buffer.put_slice(&this.passed.split_to(count));
                 return Poll::Ready(Ok(()));
             }
+            // Meanwhile it is read from, for its end to be seen, but not for ever.
+            let is_full = this.waits_for_decision(cx) && this.held.len() >= READ_BYTES;
             match this.end {
+                CheckedEnd::NotYet if is_full => return Poll::Pending,
+                CheckedEnd::NotYet if !this.passed.is_empty() => {}
                 CheckedEnd::NotYet if this.is_late(cx) => this.end = CheckedEnd::Fault(RequestFault::Slow),
                 CheckedEnd::NotYet => {
                     let is_end = ready!(this.poll_scan(cx, buffer))?;

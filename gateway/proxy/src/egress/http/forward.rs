@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use causeway_routing::route::{Request as RouteRequest, route};
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
-use http::{Method, Request, Response, Version, request::Parts};
+use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::{Body as _, Incoming};
 use rand::{SeedableRng as _, rngs::SmallRng};
 
 use super::{
     body::{AnswerBody, ForwardedAnswer, RequestBody},
     checked::is_stand_in,
+    expect::BeforeAnswer,
     record::RequestRecord,
     refuse::{answer_of, refuse},
     serve::HttpConnection,
+    upgrade::{UpgradeWish, upgrade},
     upstream::{HttpUpstream, SendFailure},
 };
 use crate::{
@@ -22,23 +24,32 @@ use crate::{
         connection::is_forbidden_by_peer,
         permission::{AdmittedClient, ForbiddenClient, admit_again},
     },
-    http::headers::{add_via, is_idempotent, strip_hop_by_hop, to_origin_form},
+    http::{
+        headers::{add_via, is_idempotent, strip_hop_by_hop, to_origin_form},
+        upgrade::{asked_for, set_upgrade},
+    },
 };
 
 /// Serves one request. Its end is written down when its answer ends.
 pub(super) async fn forward(
     connection: Arc<HttpConnection>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<AnswerBody> {
     let mut record = RequestRecord::begin(connection.clone());
     if is_stand_in(&request) {
         return refuse(&connection, &mut record);
     }
+    record.reads(&request);
+    let wish = UpgradeWish::of(&mut request);
     match attempt(&connection, request, &mut record).await {
         Ok((answer, upstream)) => {
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return upgrade(&connection, wish, answer, upstream, record);
+            }
             let (mut parts, body) = answer.into_parts();
             strip_hop_by_hop(&mut parts.headers);
             add_via(&mut parts.headers, parts.version);
+            record.closes_after(&mut parts.headers);
             parts.version = Version::HTTP_11;
             let body = ForwardedAnswer::new(body, connection.socket.clone(), upstream, record);
             Response::from_parts(parts, AnswerBody::Forwarded(Box::new(body)))
@@ -127,8 +138,16 @@ fn unreached(record: &mut RequestRecord, no: NoUpstream, before: u32) -> Connect
 /// The request as an instance is to have it.
 fn rewritten(request: Request<Incoming>, connection: &HttpConnection) -> Request<RequestBody> {
     let (mut parts, body) = request.into_parts();
+    let protocols = asked_for(parts.version, &parts.headers);
     strip_hop_by_hop(&mut parts.headers);
+    if let Some(protocols) = protocols {
+        set_upgrade(&mut parts.headers, protocols);
+    }
     add_via(&mut parts.headers, parts.version);
+    if parts.version == Version::HTTP_10 {
+        // Nobody would be told to go on.
+        parts.headers.remove(header::EXPECT);
+    }
     parts.version = Version::HTTP_11;
     let host = connection.arrival.endpoints.local.to_string();
     // What hyper has read as a target can be written as one.
@@ -195,8 +214,12 @@ async fn send(
 ) -> Result<Answered, (SendFailure, ConnectionOutcome)> {
     record.given(&upstream, attempts);
     request.body_mut().goes_to(&upstream);
+    let before = BeforeAnswer::attend(&mut request, record);
     match upstream.send(request).await {
-        Ok(answer) => Ok((answer, upstream)),
+        Ok(answer) => {
+            before.answered(record).await;
+            Ok((answer, upstream))
+        }
         Err(failure) => {
             let outcome = record.broken(&upstream.traffic);
             tracing::debug!(error = %failure.error, outcome = outcome.word(), "an instance gave no answer");

@@ -7,10 +7,13 @@
 
 mod body;
 mod checked;
+mod expect;
 mod forward;
+mod interim;
 mod record;
 mod refuse;
 mod serve;
+mod upgrade;
 mod upstream;
 mod upstream_io;
 mod watch;

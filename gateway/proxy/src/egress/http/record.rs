@@ -7,6 +7,7 @@ use causeway_routing::{
     permit::{Caller, Rule},
 };
 use causeway_telemetry::{ConnectionOutcome, Role};
+use http::{HeaderMap, HeaderValue, Request, Version, header};
 
 use super::{serve::HttpConnection, upstream::HttpUpstream, upstream_io::UpstreamTraffic};
 use crate::egress::connection::{ConnectionSummary, finish, warn_unreached};
@@ -20,6 +21,12 @@ pub(super) struct RequestRecord {
     /// Bytes that its upstream had carried before.
     carried_before: (u64, u64),
     kept: bool,
+    /// It asked for another protocol: nothing that comes after it is read before its end.
+    pauses: bool,
+    /// Its client knows answers before the answer.
+    takes_interim: bool,
+    /// It was answered without its body, which may still come.
+    leaves_body: bool,
 }
 
 impl RequestRecord {
@@ -42,7 +49,47 @@ impl RequestRecord {
             summary: Some(summary),
             carried_before: (0, 0),
             kept: false,
+            pauses: false,
+            takes_interim: false,
+            leaves_body: false,
         }
+    }
+
+    pub(super) fn connection(&self) -> &Arc<HttpConnection> {
+        &self.connection
+    }
+
+    /// Takes up what the request says of its client.
+    pub(super) fn reads<B>(&mut self, request: &Request<B>) {
+        self.takes_interim = request.version() == Version::HTTP_11;
+        self.pauses = self.takes_interim && request.headers().contains_key(header::UPGRADE);
+    }
+
+    pub(super) fn takes_interim(&self) -> bool {
+        self.takes_interim
+    }
+
+    /// It is answered without its body.
+    pub(super) fn leaves_body(&mut self) {
+        self.leaves_body = true;
+    }
+
+    /// Says in the answer that the connection closes, where nobody knows whether a body is still to come.
+    pub(super) fn closes_after(&self, headers: &mut HeaderMap) {
+        if self.leaves_body {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+
+    /// The next bytes are no HTTP.
+    pub(super) fn upgraded(&mut self) {
+        self.pauses = false;
+        self.connection.checks.decide(true);
+    }
+
+    /// The protocol that it was changed to has come to its end.
+    pub(super) fn carried(&mut self, traffic: &UpstreamTraffic, outcome: ConnectionOutcome) {
+        self.end(traffic, outcome);
     }
 
     /// Requests of the service that were under way when it began, this one with them.
@@ -175,6 +222,9 @@ impl Drop for RequestRecord {
             summary,
         );
         watch.request_ended(self.kept);
+        if self.pauses {
+            checks.decide(false);
+        }
         if checks.holds_head() {
             watch.read();
         }

@@ -22,7 +22,9 @@ use tokio::{sync::OnceCell, time::sleep_until};
 use super::{
     checked::{CheckedClient, RequestChecks},
     forward::forward,
+    interim::{InterimClient, InterimQueue},
     refuse::hear_out,
+    upgrade::{Upgrading, carry},
     upstream::HttpUpstream,
     watch::{ClientWatch, Due},
     watched::{SharedClient, WatchedClient},
@@ -54,6 +56,9 @@ pub(super) struct HttpConnection {
     pub(super) socket: SharedClient,
     pub(super) watch: Arc<ClientWatch>,
     pub(super) checks: Arc<RequestChecks>,
+    pub(super) interim: Arc<InterimQueue>,
+    /// The change of protocol that its last request has come to.
+    pub(super) upgrading: Mutex<Option<Upgrading>>,
     /// The connection that the last request went out on.
     pub(super) kept: Mutex<Option<HttpUpstream>>,
     /// Facts by which the last request was permitted.
@@ -106,6 +111,8 @@ impl HttpConnection {
             },
             watch: Arc::new(ClientWatch::new(Instant::now())),
             checks: Arc::default(),
+            interim: Arc::default(),
+            upgrading: Mutex::new(None),
             kept: Mutex::new(None),
             admitted: Mutex::new(None),
         }
@@ -115,8 +122,21 @@ impl HttpConnection {
 /// Serves a client to its end.
 pub(in crate::egress) async fn serve(shared: Arc<EgressShared>, connection: ClientConnection) {
     let connection = Arc::new(HttpConnection::new(shared, connection));
+    serve_requests(&connection).await;
+    let upgrading = connection.upgrading.lock().take();
+    let cut = connection.opened.handle().cut();
+    if let Some(upgrading) = upgrading {
+        carry(&connection, upgrading).await;
+    } else if connection.checks.fault().is_some() {
+        cut.run_until_cancelled(hear_out(&connection.socket)).await;
+    }
+}
+
+/// Serves a client's requests, to the last.
+async fn serve_requests(connection: &Arc<HttpConnection>) {
     let (socket, watch) = (connection.socket.clone(), connection.watch.clone());
     let io = WatchedClient::new(socket, watch, connection.shared.config.stall_limit);
+    let io = InterimClient::new(io, connection.interim.clone());
     let io = CheckedClient::new(io, connection.checks.clone());
     let requests = connection.clone();
     let service = service_fn(move |request| {
@@ -128,7 +148,8 @@ pub(in crate::egress) async fn serve(shared: Arc<EgressShared>, connection: Clie
         .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_HEAD_BYTES)
         .header_read_timeout(None::<Duration>)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     let mut serving = pin!(serving);
     let (handle, watch) = (connection.opened.handle(), &connection.watch);
     let (mut draining, mut drained) = (None, false);
@@ -157,7 +178,7 @@ pub(in crate::egress) async fn serve(shared: Arc<EgressShared>, connection: Clie
                     let id = connection.id();
                     tracing::debug!(connection = %id, %error, "a client's connection ended");
                 }
-                break;
+                return;
             }
             () = watch.changed() => {}
             act = act_at(due) => match act {
@@ -168,10 +189,6 @@ pub(in crate::egress) async fn serve(shared: Arc<EgressShared>, connection: Clie
                 Due::Idle => handle.terminate(Termination { outcome: ConnectionOutcome::Idle, rule: None }),
             },
         }
-    }
-    if connection.checks.fault().is_some() {
-        let hearing = hear_out(&connection.socket);
-        handle.cut().run_until_cancelled(hearing).await;
     }
 }
 
@@ -188,7 +205,7 @@ async fn act_at(due: Option<(Instant, Due)>) -> Due {
 
 impl HttpConnection {
     /// Longest silence that the service allows.
-    fn idle_timeout(&self) -> Option<Duration> {
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
         let snapshot = self.shared.snapshots.load();
         let service = snapshot.topology.services.get(&self.arrival.target.service);
         service.and_then(|service| service.idle_timeout)

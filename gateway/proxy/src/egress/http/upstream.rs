@@ -98,7 +98,7 @@ impl HttpUpstream {
         let cut = cut.clone();
         tokio::spawn(async move {
             // The reason of its end is told by its traffic.
-            let _ = cut.run_until_cancelled(connection).await;
+            let _ = cut.run_until_cancelled(connection.with_upgrades()).await;
         });
         Some(Self {
             sender,

@@ -53,10 +53,12 @@ impl UpstreamTraffic {
 
     /// Outcome of a request whose answer the connection did not bring to its end.
     pub(super) fn broken(&self) -> ConnectionOutcome {
-        self.end
-            .get()
-            .copied()
-            .unwrap_or(ConnectionOutcome::InstanceReset)
+        self.end().unwrap_or(ConnectionOutcome::InstanceReset)
+    }
+
+    /// Reason that the connection broke off, if it has.
+    pub(super) fn end(&self) -> Option<ConnectionOutcome> {
+        self.end.get().copied()
     }
 
     fn ended(&self, outcome: ConnectionOutcome) {

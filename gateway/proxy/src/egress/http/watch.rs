@@ -97,6 +97,16 @@ impl ClientWatch {
         self.state.lock().moved_at = Instant::now();
     }
 
+    /// Last time that a byte came or went.
+    pub(super) fn moved_at(&self) -> Instant {
+        self.state.lock().moved_at
+    }
+
+    /// Has the connection's task look at it again.
+    pub(super) fn wake(&self) {
+        self.changed.notify_one();
+    }
+
     /// The client has taken nothing for as long as is allowed.
     pub(super) fn stalled(&self) {
         self.state.lock().is_stalled = true;

@@ -19,6 +19,7 @@ pub(super) struct HeadFacts {
     has_host: bool,
     length: Option<u64>,
     coding: Option<TransferCoding>,
+    has_upgrade: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,11 @@ const MAX_PORT_DIGITS: usize = 5;
 impl HeadFacts {
     pub(super) fn has_request_line(&self) -> bool {
         self.version.is_some()
+    }
+
+    /// Tells whether the connection may change to another protocol after it (HTTP/1.0 knows no such change).
+    pub(super) fn may_upgrade(&self) -> bool {
+        self.has_upgrade && self.version == Some(RequestVersion::Http11)
     }
 
     /// Takes up the first line.
@@ -91,6 +97,8 @@ impl HeadFacts {
             for coding in value.split(|byte| *byte == b',') {
                 self.coding(trimmed(coding))?;
             }
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            self.has_upgrade = true;
         }
         Ok(())
     }

@@ -36,6 +36,8 @@ pub(crate) struct RequestScanner {
     limits: ScanLimits,
     place: ScanPlace,
     heads: u64,
+    /// The request that is looked at asks for another protocol.
+    may_upgrade: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,10 @@ enum ScanPlace {
     },
     Body(u64),
     Chunks(Chunks),
+    /// The answer to the last request decides what the next bytes are.
+    Paused,
+    /// They are no HTTP any more.
+    Opaque,
     Fault {
         fault: RequestFault,
         in_body: bool,
@@ -86,6 +92,7 @@ impl RequestScanner {
             limits,
             place: ScanPlace::next_head(),
             heads: 0,
+            may_upgrade: false,
         }
     }
 
@@ -101,9 +108,31 @@ impl RequestScanner {
     /// Tells whether the place is within a body, whose head has passed. A fault keeps the place where it was found.
     pub(crate) fn is_in_body(&self) -> bool {
         match self.place {
-            ScanPlace::Head { .. } => false,
+            ScanPlace::Head { .. } | ScanPlace::Paused | ScanPlace::Opaque => false,
             ScanPlace::Body(_) | ScanPlace::Chunks(_) => true,
             ScanPlace::Fault { in_body, .. } => in_body,
+        }
+    }
+
+    /// Tells whether nothing passes until it is known what the next bytes are.
+    pub(crate) fn is_paused(&self) -> bool {
+        matches!(self.place, ScanPlace::Paused)
+    }
+
+    /// Goes on after a pause: with the next request, or with bytes that are no HTTP.
+    pub(crate) fn go_on(&mut self, is_upgraded: bool) {
+        if self.is_paused() {
+            self.place = match is_upgraded {
+                true => ScanPlace::Opaque,
+                false => ScanPlace::next_head(),
+            };
+        }
+    }
+
+    fn after_request(&self) -> ScanPlace {
+        match self.may_upgrade {
+            true => ScanPlace::Paused,
+            false => ScanPlace::next_head(),
         }
     }
 
@@ -131,7 +160,7 @@ impl RequestScanner {
                 Ok(Some((length, framing))) => {
                     self.heads += 1;
                     self.place = match framing {
-                        BodyFraming::Bytes(0) => ScanPlace::next_head(),
+                        BodyFraming::Bytes(0) => self.after_request(),
                         BodyFraming::Bytes(length) => ScanPlace::Body(length),
                         BodyFraming::Chunked => ScanPlace::Chunks(Chunks::new()),
                     };
@@ -144,7 +173,7 @@ impl RequestScanner {
                 let here = u64::try_from(bytes.len()).unwrap_or(u64::MAX).min(*left);
                 *left -= here;
                 match (*left, here) {
-                    (0, _) => self.place = ScanPlace::next_head(),
+                    (0, _) => self.place = self.after_request(),
                     (_, 0) => return Step::Partial,
                     _ => {}
                 }
@@ -153,13 +182,16 @@ impl RequestScanner {
             ScanPlace::Chunks(chunks) => match chunks.step(bytes, &self.limits) {
                 Ok(Some(ChunkStep { passed, is_end })) => {
                     if is_end {
-                        self.place = ScanPlace::next_head();
+                        self.place = self.after_request();
                     }
                     Step::Passed(passed)
                 }
                 Ok(None) => Step::Partial,
                 Err(fault) => Step::Fault(fault),
             },
+            ScanPlace::Paused => Step::Partial,
+            ScanPlace::Opaque if bytes.is_empty() => Step::Partial,
+            ScanPlace::Opaque => Step::Passed(bytes.len()),
             ScanPlace::Fault { fault, .. } => Step::Fault(*fault),
         }
     }
@@ -187,7 +219,10 @@ impl RequestScanner {
                 Err(NoLine::Fault(fault)) => return Err(fault),
             };
             match (facts.has_request_line(), line.is_empty()) {
-                (true, true) => return Ok(Some((lines.length(), facts.end()?))),
+                (true, true) => {
+                    self.may_upgrade = facts.may_upgrade();
+                    return Ok(Some((lines.length(), facts.end()?)));
+                }
                 (true, false) => facts.field(line, self.limits.fields)?,
                 (false, false) => facts.request_line(line)?,
                 (false, true) if std::mem::replace(after_empty, true) => {

@@ -137,6 +137,23 @@ fn pipelined_requests_are_told_apart() {
 }
 
 #[test]
+fn nothing_is_read_after_a_request_that_asks_for_another_protocol() {
+    let asking: &[u8] = b"PUT / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nContent-Length: 2\r\n\r\nab";
+    for (is_upgraded, passed, fault) in [(true, 3, None), (false, 0, Some(RequestFault::LineEnd))] {
+        let mut scanner = RequestScanner::new(SCAN_LIMITS);
+        let scanned = scanner.scan(&[asking, b"\n\0x"].concat());
+        assert_eq!((scanned.passed, scanned.fault), (asking.len(), None));
+        assert!(scanner.is_paused());
+        assert_eq!(scanner.scan(b"\n\0x").passed, 0);
+        scanner.go_on(is_upgraded);
+        let scanned = scanner.scan(b"\n\0x");
+        assert_eq!((scanned.passed, scanned.fault), (passed, fault));
+    }
+    let old = b"GET / HTTP/1.0\r\nUpgrade: x\r\n\r\n";
+    assert_eq!(scan_whole(&[&old[..], old].concat()).heads, 2);
+}
+
+#[test]
 fn a_head_is_held_until_it_is_whole() {
     let found = scan_whole(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n");
     assert_eq!((found.heads, found.fault, found.in_body), (1, None, false));

@@ -4,6 +4,7 @@ mod following;
 mod malformed;
 mod messages;
 mod records;
+mod upgrade;
 
 use std::{
     convert::Infallible,
