@@ -25,6 +25,7 @@ use crate::{
         permission::{AdmittedClient, ForbiddenClient, admit_again},
     },
     http::{
+        forwarded::add_forwarded,
         headers::{add_via, is_idempotent, strip_hop_by_hop, to_origin_form},
         upgrade::{asked_for, set_upgrade},
     },
@@ -152,6 +153,7 @@ fn rewritten(request: Request<Incoming>, connection: &HttpConnection) -> Request
     let host = connection.arrival.endpoints.local.to_string();
     // What hyper has read as a target can be written as one.
     let _ = to_origin_form(&parts.method, &mut parts.uri, &mut parts.headers, &host);
+    add_forwarded(&mut parts.headers, connection.origin());
     Request::from_parts(parts, RequestBody::new(body))
 }
 

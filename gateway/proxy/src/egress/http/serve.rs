@@ -32,7 +32,10 @@ use super::{
 use crate::{
     callers::Endpoints,
     egress::{EgressShared, connection::ClientConnection, permission::AdmittedBefore},
-    http::limits::{DRAIN_WAIT, MAX_HEAD_BYTES, MAX_HEADERS},
+    http::{
+        forwarded::RequestOrigin,
+        limits::{DRAIN_WAIT, MAX_HEAD_BYTES, MAX_HEADERS},
+    },
     open::{OpenConnectionGuard, Termination},
 };
 
@@ -209,6 +212,15 @@ impl HttpConnection {
         let snapshot = self.shared.snapshots.load();
         let service = snapshot.topology.services.get(&self.arrival.target.service);
         service.and_then(|service| service.idle_timeout)
+    }
+
+    /// The client, as an instance may be told of it.
+    pub(super) fn origin(&self) -> RequestOrigin<'_> {
+        RequestOrigin {
+            client: self.arrival.endpoints.client.ip(),
+            is_tls: self.socket.is_tls(),
+            identity: self.arrival.identity.as_ref().map(CallerIdentity::as_str),
+        }
     }
 
     fn close_upstream(&self) {

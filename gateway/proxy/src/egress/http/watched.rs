@@ -37,6 +37,10 @@ impl SharedClient {
         }
     }
 
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket.tcp(),

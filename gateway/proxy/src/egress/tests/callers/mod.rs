@@ -2,6 +2,7 @@
 //! and what ends them. `bytes`: that theirs go the way of every other connection's.
 
 mod bytes;
+mod http;
 
 use std::{
     collections::BTreeMap,

@@ -70,6 +70,11 @@ async fn fields_of_one_connection_go_no_further_and_the_gateway_names_itself() {
         .header("keep-alive", "timeout=5")
         .header("proxy-authorization", "secret")
         .header("x-kept", "2")
+        .header("x-forwarded-client-cert", "URI=spiffe://acme.internal/app/other")
+        .header(
+            "traceparent",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        )
         .body(text(""))
         .unwrap();
     let told = client.send(request).await.unwrap();
@@ -80,7 +85,11 @@ async fn fields_of_one_connection_go_no_further_and_the_gateway_names_itself() {
         [
             "GET /head?a=b",
             "host: orders.mesh:8080",
+            "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "via: 1.1 causeway",
+            "x-forwarded-for: 127.0.0.1",
+            "x-forwarded-host: orders.mesh:8080",
+            "x-forwarded-proto: http",
             "x-kept: 2"
         ]
     );
