@@ -11,15 +11,13 @@
 //! A tag's label is `key-value`, matched against the tags that are known of the service. A label that two known tags share
 //! stands for neither, at every gateway alike, whichever was asked for first: an answer that ignored one of them would be a lie.
 
-use std::collections::BTreeSet;
-
 use causeway_federation::{
     name::{ServiceName, Tags, ZoneName},
     topology::{Protocol, Service},
 };
 use causeway_routing::{snapshot::Snapshot, target::Target};
 
-use crate::vips::{VipNames, is_visible, tag_label, tag_pairs};
+use crate::vips::{VipNames, is_visible, tag_label};
 
 /// The label below which names by zone lie.
 const ZONE_LABEL: &str = "zone";
@@ -146,49 +144,17 @@ fn target(snapshot: &Snapshot, names: &VipNames, labels: &[&str], zone: Option<&
     }
     Some(Target {
         service: name.clone(),
-        tags: read_tags(snapshot, names, name, tags)?,
+        tags: read_tags(names, name, tags)?,
         zone: zone.cloned(),
     })
 }
 
-fn read_tags(snapshot: &Snapshot, names: &VipNames, service: &ServiceName, labels: &[&str]) -> Option<Tags> {
-    if labels.is_empty() {
-        return Some(Tags::default());
-    }
-    // Names that were asked for before are matched without a look at every instance, and stay valid when the last
-    // instance of a tag is gone.
-    let held: BTreeSet<_> = names.held_tags(service).collect();
-    match match_labels(&held, labels) {
-        Some(tags) => Some(tags),
-        None => {
-            let mut known = tag_pairs(snapshot, service);
-            known.extend(held);
-            match_labels(&known, labels)
-        }
-    }
-}
-
 /// One tag for each label, all with different keys; `None` unless each label stands for exactly one tag.
-fn match_labels(known: &BTreeSet<(&str, &str)>, labels: &[&str]) -> Option<Tags> {
-    let mut keys = BTreeSet::new();
-    let mut pairs = Vec::with_capacity(labels.len());
-    for label in labels {
-        let (key, value) = match_label(known, label)?;
-        if !keys.insert(key) {
-            return None;
-        }
-        pairs.push((key, value));
-    }
-    Some(pairs.into_iter().collect())
-}
-
-fn match_label<'a>(known: &BTreeSet<(&'a str, &'a str)>, label: &str) -> Option<(&'a str, &'a str)> {
-    let fits = |(key, value): &&(&str, &str)| {
-        key.len() + 1 + value.len() == label.len() && tag_label(key, value).as_deref() == Some(label)
-    };
-    let mut candidates = known.iter().filter(fits);
-    let found = candidates.next()?;
-    candidates.next().is_none().then_some(*found)
+fn read_tags(names: &VipNames, service: &ServiceName, labels: &[&str]) -> Option<Tags> {
+    let pairs = labels.iter().map(|label| names.tag_with_label(service, label));
+    let pairs: Vec<(&str, &str)> = pairs.collect::<Option<_>>()?;
+    let tags: Tags = pairs.iter().copied().collect();
+    (tags.len() == pairs.len()).then_some(tags)
 }
 
 /// The labels of `target`, leftmost first, tags in order of their keys. `None` if a tag has no label.

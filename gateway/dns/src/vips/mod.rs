@@ -12,6 +12,7 @@
 mod allocator;
 mod derived;
 mod known;
+mod labels;
 mod listening;
 mod names;
 mod pool;
@@ -20,7 +21,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use known::{is_visible, tag_label, tag_pairs};
+pub(crate) use known::is_visible;
+pub(crate) use labels::tag_label;
 pub use listening::Listening;
 pub use names::{Vip, VipNames};
 pub use pool::RangeFull;

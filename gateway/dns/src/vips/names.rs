@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use causeway_federation::name::ServiceName;
@@ -10,7 +11,7 @@ use causeway_routing::target::Target;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::known::Contested;
+use super::labels::{KnownTags, TagLabels};
 
 /// The virtual addresses of one name: at least one, at most one of each family.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +70,10 @@ pub struct VipNames {
     pub(super) services: BTreeMap<ServiceName, Vip>,
     pub(super) narrowed: BTreeMap<Target, Vip>,
     pub(super) by_address: BTreeMap<IpAddr, Target>,
-    pub(super) contested: Contested,
+    /// The tags that are known, of whatever can be asked for.
+    pub(super) known: Arc<KnownTags>,
+    /// The tags by which names were asked for, without those whose label another tag bears as well.
+    pub(super) held: BTreeMap<ServiceName, TagLabels>,
     /// Empty in address mode.
     pub(super) ranges: Vec<IpNet>,
     /// Address of every service, in address mode.
@@ -91,25 +95,14 @@ impl VipNames {
         self.narrowed.get(target).copied()
     }
 
-    /// Names by tag and by zone of one service that have an address.
-    pub(crate) fn narrowed<'a>(&'a self, service: &'a ServiceName) -> impl Iterator<Item = &'a Target> {
-        self.narrowed
-            .range(Target::service(service.clone())..)
-            .map(|(target, _)| target)
-            .take_while(move |target| target.service == *service)
-    }
-
-    /// The tags by which names of one service were asked for, without those whose label another tag bears as well.
-    pub(crate) fn held_tags<'a>(
-        &'a self,
-        service: &'a ServiceName,
-    ) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let tags = self.narrowed(service).flat_map(|target| target.tags.iter());
-        tags.filter(move |(key, value)| {
-            // Nearly always empty.
-            let mut contested = self.contested.iter();
-            !contested.any(|(of, (k, v))| of == service && k == key && v == value)
-        })
+    /// The one tag of `service` that has this DNS label, known now or by a name that was asked for before; `None` if there is
+    /// none, or more than one.
+    pub(crate) fn tag_with_label(&self, service: &ServiceName, label: &str) -> Option<(&str, &str)> {
+        let held = self.held.get(service).into_iter();
+        let held = held.flat_map(|held| held.with_label(label));
+        let mut all = held.chain(self.known.with_label(service, label));
+        let found = all.next()?;
+        all.all(|other| other == found).then_some(found)
     }
 
     /// Target that an address stands for. Always `None` in address mode, where the port decides.

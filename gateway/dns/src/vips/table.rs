@@ -22,7 +22,8 @@ use tokio::sync::watch;
 
 use super::{
     allocator::{Allocation, Allocator, ranges},
-    known::{Contested, contested, exists, is_known, is_visible, tag_label},
+    known::{Contested, contested, exists, is_visible},
+    labels::{KnownTags, TagIndex, tag_label},
     listening::Listening,
     names::{Vip, VipNames},
     pool::RangeFull,
@@ -71,6 +72,7 @@ struct Writer {
     loaded: Vec<(Target, Allocation)>,
     topology: Option<Arc<Topology>>,
     visible: Vec<ServiceName>,
+    tags: TagIndex,
     contested: Contested,
     touched: u64,
 }
@@ -114,6 +116,7 @@ impl VipTable {
                 loaded,
                 topology: None,
                 visible: Vec::new(),
+                tags: TagIndex::default(),
                 contested: Contested::new(),
                 touched: 0,
             }),
@@ -158,10 +161,14 @@ impl VipTable {
             .topology
             .as_ref()
             .is_some_and(|held| Arc::ptr_eq(held, &snapshot.topology));
+        let learned = writer.tags.update(snapshot);
         let narrowed = writer.allocator.allocations().map(|(target, _)| target);
-        let contested = contested(snapshot, narrowed);
+        let contested = contested(writer.tags.known(), narrowed);
         let same_names = same_topology && writer.visible == visible && writer.contested == contested;
         if same_names && !touch {
+            if learned {
+                self.publish(&writer, snapshot);
+            }
             return Ok(());
         }
         for (service, (key, value)) in contested.difference(&writer.contested) {
@@ -235,8 +242,8 @@ fn visible_services(snapshot: &Snapshot) -> Vec<ServiceName> {
         .collect()
 }
 
-fn in_use(snapshot: &Snapshot, target: &Target) -> bool {
-    exists(snapshot, target) && is_known(snapshot, target)
+fn in_use(known: &KnownTags, snapshot: &Snapshot, target: &Target) -> bool {
+    exists(snapshot, target) && known.has_all(target)
 }
 
 fn bindings(names: &VipNames, snapshot: &Snapshot) -> BTreeMap<SocketAddr, Target> {
@@ -309,9 +316,10 @@ impl Writer {
         now: u64,
         change: &mut Change,
     ) -> Result<Vip, RangeFull> {
+        let tags = self.tags.known();
         let (vip, released) = self
             .allocator
-            .allocate(target, now, |other| in_use(snapshot, other));
+            .allocate(target, now, |other| in_use(tags, snapshot, other));
         change.removed.extend(released);
         let vip = vip?;
         change
@@ -323,11 +331,12 @@ impl Writer {
     /// Brings up to date when names were last known, and frees those that have been gone for long.
     fn touch(&mut self, snapshot: &Snapshot, now: u64, change: &mut Change) {
         self.touched = now;
+        let tags = self.tags.known();
         let known: Vec<Target> = self
             .allocator
             .allocations()
             .map(|(target, _)| target)
-            .filter(|target| in_use(snapshot, target))
+            .filter(|target| in_use(tags, snapshot, target))
             .cloned()
             .collect();
         for target in known {
@@ -337,7 +346,7 @@ impl Writer {
         }
         change.removed.extend(
             self.allocator
-                .release_gone(now, |target| in_use(snapshot, target)),
+                .release_gone(now, |target| in_use(tags, snapshot, target)),
         );
     }
 
@@ -358,7 +367,7 @@ impl Writer {
             let gone = narrowed
                 .into_values()
                 .flatten()
-                .find(|held| !in_use(snapshot, held));
+                .find(|held| !in_use(self.tags.known(), snapshot, held));
             let Some(gone) = gone else {
                 return (Err(VipsError::TooManyNames), change);
             };
@@ -387,7 +396,7 @@ impl Writer {
         let mut names = VipNames {
             ranges: self.vips.as_ref().map(ranges).unwrap_or_default(),
             gateway_address: self.shares_address(),
-            contested: self.contested.clone(),
+            known: self.tags.known().clone(),
             ..VipNames::default()
         };
         if let Some(address) = names.gateway_address {
@@ -402,6 +411,7 @@ impl Writer {
                     continue;
                 }
                 names.narrowed.insert(target.clone(), allocation.vip);
+                self.hold_tags(target, &mut names);
             } else if visible.contains(&target.service) {
                 names.services.insert(target.service.clone(), allocation.vip);
             } else {
@@ -415,6 +425,17 @@ impl Writer {
             );
         }
         names
+    }
+
+    /// Lets `names` stand for the tags of `target` by their labels, also when their last instance is gone.
+    fn hold_tags(&self, target: &Target, names: &mut VipNames) {
+        for (key, value) in target.tags.iter() {
+            let tag = (target.service.clone(), (key.to_owned(), value.to_owned()));
+            if !self.contested.contains(&tag) {
+                let held = names.held.entry(target.service.clone()).or_default();
+                held.add(key, value);
+            }
+        }
     }
 }
 

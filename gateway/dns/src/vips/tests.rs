@@ -6,7 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway_federation::{name::ServiceName, topology::parse};
+use causeway_federation::{
+    catalog::{Age, Catalog, CatalogEntry, Export, Record},
+    name::ServiceName,
+    topology::parse,
+};
 use causeway_routing::{snapshot::Snapshot, target::Target, testbed};
 
 use crate::place::target_of;
@@ -248,6 +252,47 @@ fn a_change_of_mode_is_taken_up() {
     }
     assert_eq!(seen[0], seen[3]);
     assert!(seen[1].v4.is_none() && seen[1].v6.is_some());
+}
+
+/// One gateway's exports of `orders`, each with a tag of its own.
+fn many_exports(count: u32) -> CatalogEntry {
+    let entry = testbed::entry("z0/gw1", Age::Fresh, false, &[]);
+    let mut record = Record::clone(&entry.record);
+    let export = |number| Export {
+        service: testbed::service("orders"),
+        tags: testbed::tags(&[("n", &format!("{number}"))]),
+        instances: 1,
+        healthy: 1,
+        weight: 1,
+        capacity_per_second: None,
+    };
+    record.exports = (0..count).map(export).collect();
+    let record = Arc::new(record);
+    CatalogEntry { record, ..entry }
+}
+
+/// With a reading of all exports for each name, this takes an hour.
+#[test]
+fn a_gateway_with_many_names_and_exports_starts_and_gives_new_names_addresses() {
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<Target> = (0..200).map(|n| tagged(&[("n", &format!("{n}"))])).collect();
+    let snapshot = Snapshot {
+        catalog: Arc::new(Catalog::new([many_exports(100_000)])),
+        ..snapshot(LOOPBACK, &["orders"], 1)
+    };
+    let table = VipTable::open(folder.path(), at(1)).unwrap();
+    table.refresh(&snapshot, at(1)).unwrap();
+    for name in &names {
+        table.claim(&snapshot, name, at(2)).unwrap();
+    }
+    drop(table);
+    let table = VipTable::open(folder.path(), at(3)).unwrap();
+    for hour in 1..20 {
+        table.refresh(&snapshot, at(3 + hour * 3600)).unwrap();
+    }
+    assert_eq!(table.names().narrowed.len(), names.len());
+    let found = target_of(&snapshot, &table.names(), "n-1000.orders.mesh");
+    assert_eq!(found, Some(tagged(&[("n", "1000")])));
 }
 
 fn tagged(pairs: &[(&str, &str)]) -> Target {

@@ -44,6 +44,7 @@ struct Scene {
     home: Zone,
     here: Recorder,
     address: SocketAddr,
+    vips: Arc<VipTable>,
     files: IdentityFolder,
     ca: Ca,
     folder: TempDir,
@@ -81,7 +82,8 @@ impl Scene {
         let ca = ca::init(&authority, "test.internal").unwrap();
         ca::issue(&authority, &gateway("home"), &own, LEAF_VALIDITY).unwrap();
         let files = IdentityFolder::open(&own).unwrap();
-        let tls = TlsListen::new(vec![address], files.identity(), Arc::new(VipTable::in_memory()));
+        let vips = Arc::new(VipTable::in_memory());
+        let tls = TlsListen::new(vec![address], files.identity(), vips.clone());
         let mut config = EgressConfig {
             tls: Some(tls),
             ..EgressConfig::new(1)
@@ -95,6 +97,7 @@ impl Scene {
             home,
             here,
             address,
+            vips,
             files,
             ca,
             folder,
@@ -243,6 +246,8 @@ async fn a_name_by_tag_reaches_the_instances_with_that_tag() {
     scene.home.change(|snapshot| {
         snapshot.instances = Arc::new(BTreeMap::from([(testbed::service("orders"), instances.into())]));
     });
+    let snapshot = scene.home.snapshots.load_full();
+    scene.vips.refresh(&snapshot, SystemTime::now()).unwrap();
     let web = scene.caller(WEB);
     for _ in 0..4 {
         let client = scene.connect(settings(&web), "version-v2.orders.mesh").await;
