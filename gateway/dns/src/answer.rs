@@ -44,6 +44,8 @@ pub(super) struct Sections {
     pub answers: Vec<Record>,
     pub authorities: Vec<Record>,
     pub additionals: Vec<Record>,
+    /// Name by tag or by zone whose address this tells.
+    pub told: Option<Target>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -270,9 +272,16 @@ impl Asked<'_> {
         if vip.is_empty() {
             return server_failure();
         }
-        match self.kind {
+        let resolution = match self.kind {
             RecordType::SRV => self.service_record(target, vip),
             kind => self.found_or_no_data(self.addresses(self.name, kind, vip.addresses())),
+        };
+        match resolution {
+            Resolution::Answer(sections) if !target.is_whole() => Resolution::Answer(Sections {
+                told: Some(target.clone()),
+                ..sections
+            }),
+            other => other,
         }
     }
 

@@ -144,7 +144,11 @@ impl Handler {
             answers,
             authorities,
             additionals,
+            told,
         } = sections;
+        if let Some(target) = told {
+            self.vips.told(target, SystemTime::now());
+        }
         ready(encode(request, *code, true, [answers, authorities, additionals]))
     }
 

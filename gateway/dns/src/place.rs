@@ -3,7 +3,7 @@
 //! | name | stands for |
 //! | --- | --- |
 //! | `orders` | the service |
-//! | `version-v2.orders` | its instances with that tag; several tags in any order |
+//! | `version-v2.orders` | its instances with that tag; up to three tags in any order |
 //! | `orders.west.zone`, `version-v2.orders.west.zone` | its instances in one zone |
 //! | `_orders._tcp.orders`, `_http._tcp.orders` | the same, for SRV (RFC 2782) |
 //! | `west.zone` | the zone itself |
@@ -21,6 +21,8 @@ use crate::vips::{VipNames, is_visible, tag_label};
 
 /// The label below which names by zone lie.
 const ZONE_LABEL: &str = "zone";
+/// Most tags of one name: eleven of them would have 2,047 combinations, each with an address and a socket of its own.
+const MAX_TAGS: usize = 3;
 /// Longest name in bytes, as people write it (RFC 1035 §2.3.4).
 const MAX_NAME_BYTES: usize = 253;
 
@@ -151,6 +153,9 @@ fn target(snapshot: &Snapshot, names: &VipNames, labels: &[&str], zone: Option<&
 
 /// One tag for each label, all with different keys; `None` unless each label stands for exactly one tag.
 fn read_tags(names: &VipNames, service: &ServiceName, labels: &[&str]) -> Option<Tags> {
+    if labels.len() > MAX_TAGS {
+        return None;
+    }
     let pairs = labels.iter().map(|label| names.tag_with_label(service, label));
     let pairs: Vec<(&str, &str)> = pairs.collect::<Option<_>>()?;
     let tags: Tags = pairs.iter().copied().collect();

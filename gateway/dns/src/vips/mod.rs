@@ -16,6 +16,7 @@ mod labels;
 mod listening;
 mod names;
 mod pool;
+mod room;
 mod store;
 mod table;
 #[cfg(test)]
@@ -26,5 +27,6 @@ pub(crate) use labels::tag_label;
 pub use listening::Listening;
 pub use names::{Vip, VipNames};
 pub use pool::RangeFull;
+pub use room::NoRoomForName;
 pub use store::VipStoreError;
 pub use table::{VipTable, VipsError, follow};

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use causeway_federation::name::ServiceName;
@@ -64,11 +67,45 @@ impl Vip {
     }
 }
 
+/// Time at which a name was last asked for, in seconds since the Unix epoch. Shared by all editions of the names.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastAsked(Arc<AtomicU64>);
+
+impl LastAsked {
+    pub(super) fn at(seconds: u64) -> Self {
+        Self(Arc::new(seconds.into()))
+    }
+
+    pub(super) fn seconds(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn asked(&self, seconds: u64) {
+        self.0.fetch_max(seconds, Ordering::Relaxed);
+    }
+}
+
+/// Names do not become others by being asked for.
+impl PartialEq for LastAsked {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for LastAsked {}
+
+/// Name by tag or by zone that has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NarrowedName {
+    pub(super) vip: Vip,
+    pub(super) last_asked: LastAsked,
+}
+
 /// Every name that has an address now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VipNames {
     pub(super) services: BTreeMap<ServiceName, Vip>,
-    pub(super) narrowed: BTreeMap<Target, Vip>,
+    pub(super) narrowed: BTreeMap<Target, NarrowedName>,
     pub(super) by_address: BTreeMap<IpAddr, Target>,
     /// The tags that are known, of whatever can be asked for.
     pub(super) known: Arc<KnownTags>,
@@ -92,7 +129,7 @@ impl VipNames {
         if target.is_whole() {
             return self.service(target.service.as_str());
         }
-        self.narrowed.get(target).copied()
+        self.narrowed.get(target).map(|name| name.vip)
     }
 
     /// The one tag of `service` that has this DNS label, known now or by a name that was asked for before; `None` if there is

@@ -25,16 +25,14 @@ use super::{
     known::{Contested, contested, exists, is_visible},
     labels::{KnownTags, TagIndex, tag_label},
     listening::Listening,
-    names::{Vip, VipNames},
+    names::{LastAsked, NarrowedName, Vip, VipNames},
     pool::RangeFull,
+    room::{HeldName, NoRoomForName, make_room},
     store::{VipStore, VipStoreError},
 };
 
 /// File name below the data folder.
 const FILE: &str = "vips.redb";
-/// Most names by tag and by zone that have an address at once, so that queries cannot fill the range or open sockets
-/// without end.
-pub(super) const MAX_NARROWED_NAMES: usize = 1024;
 /// Interval at which the times at which names were last known are brought up to date, in seconds: an hour.
 const TOUCH_SECONDS: u64 = 3600;
 
@@ -43,8 +41,8 @@ const TOUCH_SECONDS: u64 = 3600;
 pub enum VipsError {
     #[error("cannot give every name a virtual address")]
     RangeFull(#[source] RangeFull),
-    #[error("{MAX_NARROWED_NAMES} names by tag and by zone have addresses already, and all are in use")]
-    TooManyNames,
+    #[error(transparent)]
+    NoRoom(NoRoomForName),
     #[error("names by tag and by zone have no address when all services share the gateway's own")]
     SharedAddress,
     #[error("`{0}` is not in the topology")]
@@ -74,6 +72,8 @@ struct Writer {
     visible: Vec<ServiceName>,
     tags: TagIndex,
     contested: Contested,
+    /// One for each name by tag and by zone.
+    asked: BTreeMap<Target, LastAsked>,
     touched: u64,
 }
 
@@ -118,6 +118,7 @@ impl VipTable {
                 visible: Vec::new(),
                 tags: TagIndex::default(),
                 contested: Contested::new(),
+                asked: BTreeMap::new(),
                 touched: 0,
             }),
             bindings: watch::Sender::default(),
@@ -167,7 +168,7 @@ impl VipTable {
         let same_names = same_topology && writer.visible == visible && writer.contested == contested;
         if same_names && !touch {
             if learned {
-                self.publish(&writer, snapshot);
+                self.publish(&mut writer, snapshot, now);
             }
             return Ok(());
         }
@@ -185,7 +186,7 @@ impl VipTable {
             writer.touch(snapshot, now, &mut change);
         }
         let stored = writer.save(&change);
-        self.publish(&writer, snapshot);
+        self.publish(&mut writer, snapshot, now);
         match change.failed {
             Some(full) => Err(VipsError::RangeFull(full)),
             None => stored,
@@ -209,16 +210,25 @@ impl VipTable {
         if !exists(snapshot, target) {
             return Err(VipsError::UnknownName(target.to_string()));
         }
-        let (vip, change) = writer.claim(snapshot, target, unix_seconds(now));
+        let now = unix_seconds(now);
+        let (vip, change) = writer.claim(snapshot, target, now);
         let stored = writer.save(&change);
-        self.publish(&writer, snapshot);
+        self.publish(&mut writer, snapshot, now);
         if let Err(error) = stored {
             tracing::warn!(name = %target, error = &error as &dyn std::error::Error, "a virtual address was not stored");
         }
         vip
     }
 
-    fn publish(&self, writer: &Writer, snapshot: &Snapshot) {
+    /// Notes that a client was told the address of a name: one by tag or by zone then keeps it for a while.
+    pub(crate) fn told(&self, target: &Target, now: SystemTime) {
+        if let Some(name) = self.names.load().narrowed.get(target) {
+            name.last_asked.asked(unix_seconds(now));
+        }
+    }
+
+    fn publish(&self, writer: &mut Writer, snapshot: &Snapshot, now: u64) {
+        writer.keep_times(now);
         let names = writer.names(snapshot);
         let bindings: Bindings = Arc::new(bindings(&names, snapshot));
         if **self.names.load() != names {
@@ -252,7 +262,10 @@ fn bindings(names: &VipNames, snapshot: &Snapshot) -> BTreeMap<SocketAddr, Targe
         .services
         .iter()
         .map(|(name, vip)| (Target::service(name.clone()), *vip));
-    let narrowed = names.narrowed.iter().map(|(target, vip)| (target.clone(), *vip));
+    let narrowed = names
+        .narrowed
+        .iter()
+        .map(|(target, name)| (target.clone(), name.vip));
     whole
         .chain(narrowed)
         .filter_map(|(target, vip)| Some((services.get(&target.service)?.port, target, vip)))
@@ -352,27 +365,22 @@ impl Writer {
 
     fn claim(&mut self, snapshot: &Snapshot, target: &Target, now: u64) -> (Result<Vip, VipsError>, Change) {
         let mut change = Change::default();
-        let narrowed: BTreeMap<u64, Vec<Target>> = self
-            .allocator
-            .allocations()
-            .filter(|(held, _)| !held.is_whole())
-            .fold(BTreeMap::new(), |mut by_age, (held, allocation)| {
-                by_age
-                    .entry(allocation.seen)
-                    .or_insert_with(Vec::new)
-                    .push(held.clone());
-                by_age
-            });
-        if narrowed.values().map(Vec::len).sum::<usize>() >= MAX_NARROWED_NAMES {
-            let gone = narrowed
-                .into_values()
-                .flatten()
-                .find(|held| !in_use(self.tags.known(), snapshot, held));
-            let Some(gone) = gone else {
-                return (Err(VipsError::TooManyNames), change);
-            };
-            self.allocator.release(&gone);
-            change.removed.push(gone);
+        let tags = self.tags.known();
+        let narrowed = self.allocator.allocations().filter(|(held, _)| !held.is_whole());
+        let held: Vec<HeldName<'_>> = narrowed
+            .map(|(target, _)| HeldName {
+                target,
+                asked: self.asked.get(target).map_or(now, LastAsked::seconds),
+                exists: in_use(tags, snapshot, target),
+            })
+            .collect();
+        match make_room(&held, target, now) {
+            Ok(None) => {}
+            Ok(Some(gone)) => {
+                self.allocator.release(&gone);
+                change.removed.push(gone);
+            }
+            Err(full) => return (Err(VipsError::NoRoom(full)), change),
         }
         let vip = self
             .allocate(snapshot, target, now, &mut change)
@@ -390,6 +398,19 @@ impl Writer {
                 .map_err(VipsError::Store),
             None => Ok(()),
         }
+    }
+
+    /// Remembers when each name by tag and by zone was asked for, and forgets those that have none any more.
+    fn keep_times(&mut self, now: u64) {
+        let mut held = std::mem::take(&mut self.asked);
+        let narrowed = self.allocator.allocations().map(|(target, _)| target);
+        self.asked = narrowed
+            .filter(|target| !target.is_whole())
+            .map(|target| {
+                let asked = held.remove(target).unwrap_or_else(|| LastAsked::at(now));
+                (target.clone(), asked)
+            })
+            .collect();
     }
 
     fn names(&self, snapshot: &Snapshot) -> VipNames {
@@ -410,7 +431,11 @@ impl Writer {
                 if !exists(snapshot, target) {
                     continue;
                 }
-                names.narrowed.insert(target.clone(), allocation.vip);
+                let name = NarrowedName {
+                    vip: allocation.vip,
+                    last_asked: self.asked.get(target).cloned().unwrap_or_default(),
+                };
+                names.narrowed.insert(target.clone(), name);
                 self.hold_tags(target, &mut names);
             } else if visible.contains(&target.service) {
                 names.services.insert(target.service.clone(), allocation.vip);

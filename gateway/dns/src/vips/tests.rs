@@ -15,7 +15,10 @@ use causeway_routing::{snapshot::Snapshot, target::Target, testbed};
 
 use crate::place::target_of;
 
-use super::{VipTable, VipsError, table::MAX_NARROWED_NAMES};
+use super::{
+    NoRoomForName, VipTable, VipsError,
+    room::{KEEP_UNUSED_SECONDS, MAX_NARROWED_NAMES, MAX_TAGGED_NAMES_OF_SERVICE},
+};
 
 /// A snapshot of zone `east` with these services, and as many zones beside it as `zones` says.
 fn snapshot(vips: &str, services: &[&str], zones: usize) -> Snapshot {
@@ -216,7 +219,7 @@ fn names_that_queries_bring_are_bounded() {
     for (service, i) in names {
         match table.claim(&snapshot, &in_zone(service, &format!("z{i}")), at(2)) {
             Ok(_) => {}
-            Err(VipsError::TooManyNames) => refused += 1,
+            Err(VipsError::NoRoom(NoRoomForName::All)) => refused += 1,
             Err(error) => panic!("{error}"),
         }
     }
@@ -269,6 +272,51 @@ fn many_exports(count: u32) -> CatalogEntry {
     record.exports = (0..count).map(export).collect();
     let record = Arc::new(record);
     CatalogEntry { record, ..entry }
+}
+
+/// Whoever asks for every combination of an instance's tags keeps nobody else from a name, and others of that service from
+/// one only for as long as it goes on.
+#[test]
+fn combinations_of_tags_leave_room_for_others() {
+    let tags: Vec<(String, &str)> = (0..11).map(|n| (format!("k{n}"), "v")).collect();
+    let tags: Vec<(&str, &str)> = tags.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+    let address = "10.0.0.1:80".parse().unwrap();
+    let instance = testbed::instance("a", address, 1, &tags);
+    let snapshot = Snapshot {
+        instances: Arc::new([(testbed::service("orders"), vec![instance].into())].into()),
+        ..snapshot(LOOPBACK, &["orders", "web"], 8)
+    };
+    let table = VipTable::in_memory();
+    table.refresh(&snapshot, at(1)).unwrap();
+    let names = || table.names().clone();
+    let three = target_of(&snapshot, &names(), "k0-v.k1-v.k2-v.orders.mesh");
+    assert!(three.is_some());
+    let four = target_of(&snapshot, &names(), "k0-v.k1-v.k2-v.k3-v.orders.mesh");
+    assert_eq!(four, None, "a name with so many tags does not exist");
+    let pairs = tags.iter().flat_map(|one| tags.iter().map(move |other| (one, other)));
+    for (one, other) in pairs.filter(|(one, other)| one < other) {
+        for zone in 0..8 {
+            let zone = Some(format!("z{zone}").parse().unwrap());
+            let name = tagged(&[*one, *other]);
+            let _ = table.claim(&snapshot, &Target { zone, ..name }, at(2));
+        }
+    }
+    assert_eq!(names().narrowed.len(), MAX_TAGGED_NAMES_OF_SERVICE);
+    table.claim(&snapshot, &in_zone("orders", "z7"), at(3)).unwrap();
+    table.claim(&snapshot, &in_zone("web", "z7"), at(3)).unwrap();
+    let late = tagged(&[("k9", "v")]);
+    let refused = table.claim(&snapshot, &late, at(3));
+    assert!(matches!(refused, Err(VipsError::NoRoom(NoRoomForName::OfService(_)))));
+    let later = at(2 + KEEP_UNUSED_SECONDS);
+    let tagged_names = names();
+    let mut tagged_names = tagged_names.narrowed.keys().filter(|name| !name.tags.is_empty());
+    tagged_names.next();
+    for used in tagged_names {
+        table.told(used, later);
+    }
+    table.claim(&snapshot, &late, later).unwrap();
+    let refused = table.claim(&snapshot, &tagged(&[("k8", "v")]), later);
+    assert!(refused.is_err(), "the others are in use");
 }
 
 /// With a reading of all exports for each name, this takes an hour.
