@@ -76,7 +76,7 @@ impl Handler {
             return DnsReply::None;
         }
         let client_ip = client.ip().to_canonical();
-        if !self.access.allows(client_ip, now) || !self.is_within_rate(client_ip, now) {
+        if !self.access.allows(client_ip, now) || !self.rates.lock().allows(client, now) {
             return self.refuse(bytes, ResponseCode::Refused);
         }
         // One question, as every client sends it; also spares the decoder a forged count.
@@ -87,11 +87,6 @@ impl Handler {
             return self.refuse(bytes, ResponseCode::FormErr);
         };
         self.dispatch(request, now)
-    }
-
-    /// Loopback is spared: all programs of the host would share one bucket.
-    fn is_within_rate(&self, client: IpAddr, now: Instant) -> bool {
-        client.is_loopback() || self.rates.lock().allows(client, now)
     }
 
     /// Just a header and a code: the question was not read.

@@ -20,6 +20,7 @@ mod rate;
 mod resolver;
 mod serve;
 mod status;
+mod tcp_clients;
 #[cfg(test)]
 mod tests;
 pub mod vips;
@@ -114,6 +115,7 @@ impl DnsServer {
                 servers: servers(&addresses),
             }),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            tcp_clients: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

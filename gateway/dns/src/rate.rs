@@ -1,8 +1,11 @@
 //! A token bucket for each client, in a table that cannot grow without end. Time is an argument.
+//!
+//! A client is an address, and on this host a socket: one bucket for all of its programs would let one of them take it whole,
+//! and none at all would let it take the server whole.
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -21,12 +24,14 @@ struct Bucket {
 
 #[derive(Debug, Default)]
 pub(super) struct QueryRates {
-    buckets: HashMap<IpAddr, Bucket>,
+    buckets: HashMap<(IpAddr, Option<u16>), Bucket>,
 }
 
 impl QueryRates {
     /// Takes one token of `client`, if there is one.
-    pub(super) fn allows(&mut self, client: IpAddr, now: Instant) -> bool {
+    pub(super) fn allows(&mut self, client: SocketAddr, now: Instant) -> bool {
+        let ip = client.ip().to_canonical();
+        let client = (ip, ip.is_loopback().then_some(client.port()));
         if !self.buckets.contains_key(&client) && self.buckets.len() >= MAX_CLIENTS {
             self.forget_idle(now);
         }
@@ -59,7 +64,7 @@ mod tests {
     #[test]
     fn a_client_is_held_to_its_rate_and_others_are_not_disturbed() {
         let (mut rates, now) = (QueryRates::default(), Instant::now());
-        let (greedy, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let (greedy, other) = (([10, 0, 0, 1], 9).into(), ([10, 0, 0, 2], 9).into());
         let allowed = (0..QUESTIONS_PER_SECOND * 2)
             .filter(|_| rates.allows(greedy, now))
             .count();
@@ -73,12 +78,26 @@ mod tests {
     }
 
     #[test]
+    fn on_this_host_each_socket_has_a_rate_of_its_own_and_elsewhere_each_address() {
+        for (address, own_rate) in [("127.0.0.1", true), ("::1", true), ("::ffff:127.0.0.1", true), ("10.0.0.1", false)] {
+            let (mut rates, now) = (QueryRates::default(), Instant::now());
+            let ip: IpAddr = address.parse().unwrap();
+            let mut asked = 0;
+            while rates.allows((ip, 1).into(), now) {
+                asked += 1;
+            }
+            assert_eq!(asked, QUESTIONS_PER_SECOND, "{address}");
+            assert_eq!(rates.allows((ip, 2).into(), now), own_rate, "{address}");
+        }
+    }
+
+    #[test]
     fn the_table_is_bounded_and_keeps_the_greedy() {
         let (mut rates, now) = (QueryRates::default(), Instant::now());
-        let greedy = IpAddr::from([192, 0, 2, 1]);
+        let greedy = ([192, 0, 2, 1], 9).into();
         while rates.allows(greedy, now) {}
         for i in 0..100_000u32 {
-            rates.allows(IpAddr::V4(i.into()), now);
+            rates.allows((IpAddr::V4(i.into()), 9).into(), now);
             assert!(rates.buckets.len() <= MAX_CLIENTS);
         }
         assert!(!rates.allows(greedy, now));

@@ -20,16 +20,21 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::handler::{DnsReply, Handler, Later};
+use super::{
+    handler::{DnsReply, Handler, Later},
+    tcp_clients::{MAX_CONNECTIONS, TcpClient, TcpClients},
+};
 
 /// Most questions that wait for an upstream or a new address.
 pub(super) const MAX_WAITING: usize = 1024;
 /// Time for which a TCP connection may be idle, and how long one read or write may take.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
-/// TCP connections at once, and of those from one address.
+/// Most TCP connections that have given way and are about to end.
+const MAX_ENDING: usize = 64;
+/// Of one host there are as many as [`TcpClients`] lets in.
 const TCP_LIMITS: AcceptLimits = AcceptLimits {
-    connections: 256,
-    of_address: Some(64),
+    connections: MAX_CONNECTIONS + MAX_ENDING,
+    of_address: None,
     setup: TCP_TIMEOUT,
 };
 /// Connections that the kernel holds until they are accepted.
@@ -46,6 +51,7 @@ const PORT_ATTEMPTS: usize = 16;
 pub(super) struct DnsState {
     pub handler: Arc<Handler>,
     pub waiting: Arc<Semaphore>,
+    pub tcp_clients: Arc<TcpClients>,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -170,17 +176,22 @@ impl DnsState {
 
     async fn serve_tcp(self, mut clients: mpsc::Receiver<((TcpStream, SocketAddr), ConnectionPlace)>) {
         while let Some(((stream, client), place)) = clients.recv().await {
+            let Some(entered) = self.tcp_clients.enter(client.ip(), Instant::now()) else {
+                tracing::debug!(%client, "a DNS connection is not served: all have questions under way");
+                continue;
+            };
             let (service, stop) = (self.clone(), self.stop.clone());
             self.tasks.spawn(async move {
                 let _place = place;
-                stop.run_until_cancelled(service.serve_connection(stream, client))
+                stop.run_until_cancelled(service.serve_connection(stream, client, entered))
                     .await
             });
         }
     }
 
-    async fn serve_connection(self, mut stream: TcpStream, client: SocketAddr) {
-        while let Ok(Ok(question)) = timeout(TCP_TIMEOUT, read_message(&mut stream)).await {
+    async fn serve_connection(self, mut stream: TcpStream, client: SocketAddr, entered: TcpClient) {
+        while let Some(question) = next_question(&mut stream, &entered).await {
+            entered.set_idle(None);
             let answer = match self
                 .handler
                 .reply(&question, client, Protocol::Tcp, Instant::now())
@@ -195,7 +206,7 @@ impl DnsState {
             // Whoever sends what is no question over TCP has nothing more to say.
             let Some(answer) = answer else { return };
             match timeout(TCP_TIMEOUT, write_message(&mut stream, &answer)).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => entered.set_idle(Some(Instant::now())),
                 Ok(Err(_)) | Err(_) => return,
             }
         }
@@ -205,6 +216,16 @@ impl DnsState {
 async fn send(socket: &UdpSocket, bytes: &[u8], client: SocketAddr) {
     if let Err(error) = socket.send_to(bytes, client).await {
         tracing::debug!(%client, %error, "cannot send a DNS answer");
+    }
+}
+
+/// The next question of a connection; `None` when it is over, or gives way to another one.
+async fn next_question(stream: &mut TcpStream, entered: &TcpClient) -> Option<Vec<u8>> {
+    // What has arrived is answered first.
+    tokio::select! {
+        biased;
+        question = timeout(TCP_TIMEOUT, read_message(stream)) => question.ok()?.ok(),
+        () = entered.gives_way.cancelled() => None,
     }
 }
 

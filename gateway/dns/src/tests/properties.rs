@@ -21,7 +21,7 @@ use crate::{
     vips::VipTable,
 };
 
-fn handler() -> Handler {
+pub(super) fn handler() -> Handler {
     let (snapshot, vips) = (snapshot(LOOPBACK), VipTable::in_memory());
     vips.refresh(&snapshot, SystemTime::now()).unwrap();
     Handler {

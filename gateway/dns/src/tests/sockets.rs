@@ -226,6 +226,45 @@ async fn addresses_outlive_a_restart() {
 }
 
 #[tokio::test]
+async fn connections_that_are_kept_keep_no_others_out() {
+    let fixture = Fixture::start(DnsConfig::default());
+    let plain = question("orders.mesh.", RecordType::A);
+    let mut kept = Vec::new();
+    for _ in 0..crate::tcp_clients::MAX_CONNECTIONS_OF_HOST {
+        let mut stream = TcpStream::connect(fixture.address()).await.unwrap();
+        ask_tcp(&mut stream, &plain).await;
+        kept.push(stream);
+    }
+    let mut late = TcpStream::connect(fixture.address()).await.unwrap();
+    assert_eq!(addresses(&ask_tcp(&mut late, &plain).await), [fixture.vip("orders")]);
+    let end = tokio::time::timeout(Duration::from_secs(10), kept[0].read(&mut [0])).await;
+    assert_eq!(end.expect("the idlest gives way").unwrap(), 0);
+    for stream in &mut kept[1..] {
+        ask_tcp(stream, &plain).await;
+    }
+}
+
+/// A program that asks over one socket as fast as it can is refused, and others are answered all the same.
+#[tokio::test]
+async fn one_socket_of_this_host_has_a_rate() {
+    let handler = super::properties::handler();
+    let bytes = question("orders.mesh.", RecordType::A).to_vec().unwrap();
+    let now = std::time::Instant::now();
+    let code = |client: &str| {
+        let client = client.parse().unwrap();
+        match handler.reply(&bytes, client, hickory_server::net::xfer::Protocol::Udp, now) {
+            crate::handler::DnsReply::Ready(answer) => Message::from_vec(&answer).unwrap().metadata.response_code,
+            _ => panic!("not answered at once"),
+        }
+    };
+    for _ in 0..crate::rate::QUESTIONS_PER_SECOND {
+        assert_eq!(code("127.0.0.1:5000"), ResponseCode::NoError);
+    }
+    assert_eq!(code("127.0.0.1:5000"), ResponseCode::Refused);
+    assert_eq!(code("127.0.0.1:5001"), ResponseCode::NoError);
+}
+
+#[tokio::test]
 async fn the_ports_are_free_after_the_end() {
     let fixture = Fixture::start(DnsConfig::default());
     let address = fixture.address();
