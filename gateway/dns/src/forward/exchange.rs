@@ -33,13 +33,28 @@ pub(super) enum ExchangeError {
     Encode,
 }
 
+/// Answer of an upstream, and the bytes that it came in.
+#[derive(Debug)]
+pub(super) struct UpstreamAnswer {
+    pub message: Message,
+    pub bytes: Vec<u8>,
+}
+
+impl UpstreamAnswer {
+    fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let message = Message::from_vec(bytes)?;
+        let bytes = bytes.to_vec();
+        Ok(Self { message, bytes })
+    }
+}
+
 /// Asks `upstream`. Waits for ever: the caller has the time limit.
 pub(super) async fn exchange(
     upstream: SocketAddr,
     question: &ForwardedQuestion,
-) -> Result<Message, ExchangeError> {
+) -> Result<UpstreamAnswer, ExchangeError> {
     let answer = over_udp(upstream, question).await?;
-    if answer.metadata.truncation {
+    if answer.message.metadata.truncation {
         return over_tcp(upstream, question).await;
     }
     Ok(answer)
@@ -69,7 +84,10 @@ fn belongs(asked: &Message, answer: &Message) -> bool {
 }
 
 /// From a socket, and so from a source port, of its own (RFC 5452 §9.2). Being connected, it hears only the upstream.
-async fn over_udp(upstream: SocketAddr, question: &ForwardedQuestion) -> Result<Message, ExchangeError> {
+async fn over_udp(
+    upstream: SocketAddr,
+    question: &ForwardedQuestion,
+) -> Result<UpstreamAnswer, ExchangeError> {
     let any: IpAddr = match upstream {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -84,15 +102,18 @@ async fn over_udp(upstream: SocketAddr, question: &ForwardedQuestion) -> Result<
     loop {
         let length = socket.recv(&mut buffer).await?;
         // Whatever does not fit is a forgery or a late answer to another question: the right one may still come.
-        match Message::from_vec(&buffer[..length]) {
-            Ok(answer) if belongs(&asked, &answer) => return Ok(answer),
+        match UpstreamAnswer::read(&buffer[..length]) {
+            Ok(answer) if belongs(&asked, &answer.message) => return Ok(answer),
             Ok(_) | Err(_) => {}
         }
     }
 }
 
 /// With two bytes of length before each message (RFC 7766 §8).
-async fn over_tcp(upstream: SocketAddr, question: &ForwardedQuestion) -> Result<Message, ExchangeError> {
+async fn over_tcp(
+    upstream: SocketAddr,
+    question: &ForwardedQuestion,
+) -> Result<UpstreamAnswer, ExchangeError> {
     let asked = message(question);
     let bytes = asked.to_vec().map_err(|_| ExchangeError::Encode)?;
     let length = u16::try_from(bytes.len()).map_err(|_| ExchangeError::Encode)?;
@@ -103,8 +124,8 @@ async fn over_tcp(upstream: SocketAddr, question: &ForwardedQuestion) -> Result<
     let length = stream.read_u16().await?;
     let mut buffer = vec![0u8; usize::from(length)];
     stream.read_exact(&mut buffer).await?;
-    let answer = Message::from_vec(&buffer)?;
-    match belongs(&asked, &answer) {
+    let answer = UpstreamAnswer::read(&buffer)?;
+    match belongs(&asked, &answer.message) {
         true => Ok(answer),
         false => Err(ExchangeError::Mismatch),
     }

@@ -16,21 +16,23 @@ use std::{
 
 use futures_util::FutureExt;
 use hickory_proto::{
-    op::{Message, ResponseCode},
+    op::ResponseCode,
     rr::{DNSClass, LowerName, RecordType},
 };
 use moka::{Expiry, future::Cache};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
+use exchange::UpstreamAnswer;
 pub(super) use resolv_conf::system_upstreams;
 pub(super) use stored::CachedAnswer;
 use upstreams::Upstreams;
 
 /// Most bytes of answers that are kept.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
-/// Least size that an answer counts for, in bytes: with [`CACHE_BYTES`], at most 32,768 answers are kept.
-const MIN_ENTRY_BYTES: u32 = 512;
+/// Size that an answer counts for besides its message, in bytes: its question, and its place in the cache. With
+/// [`CACHE_BYTES`], fewer than 32,768 answers are kept.
+const ENTRY_BYTES: usize = 512;
 /// Longest wait for one upstream, over UDP and TCP together.
 const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for all of them.
@@ -68,11 +70,15 @@ impl Expiry<ForwardedQuestion, Arc<CachedAnswer>> for ByLifetime {
     }
 }
 
+fn weight(stored: &CachedAnswer) -> u32 {
+    u32::try_from(stored.bytes() + ENTRY_BYTES).unwrap_or(u32::MAX)
+}
+
 impl Forwarder {
     pub(super) fn new(upstreams: Vec<SocketAddr>) -> Self {
         let cache = Cache::builder()
             .max_capacity(CACHE_BYTES)
-            .weigher(|_, stored: &Arc<CachedAnswer>| stored.bytes().max(MIN_ENTRY_BYTES))
+            .weigher(|_, stored: &Arc<CachedAnswer>| weight(stored))
             .expire_after(ByLifetime)
             .build();
         Self {
@@ -102,7 +108,7 @@ impl Forwarder {
         let all = self.ask_in_order(question, order, &mut last);
         let answer = timeout(TOTAL_TIMEOUT, all).await.ok().flatten();
         Arc::new(match answer.or(last) {
-            Some(message) => CachedAnswer::new(message, Instant::now()),
+            Some(answer) => CachedAnswer::new(answer, Instant::now()),
             None => CachedAnswer::failure(ResponseCode::ServFail, Instant::now()),
         })
     }
@@ -112,17 +118,17 @@ impl Forwarder {
         &self,
         question: &ForwardedQuestion,
         order: Vec<SocketAddr>,
-        last: &mut Option<Message>,
-    ) -> Option<Message> {
+        last: &mut Option<UpstreamAnswer>,
+    ) -> Option<UpstreamAnswer> {
         for upstream in order {
             match timeout(UPSTREAM_TIMEOUT, exchange::exchange(upstream, question)).await {
-                Ok(Ok(message)) if is_useful(message.metadata.response_code) => {
+                Ok(Ok(answer)) if is_useful(answer.message.metadata.response_code) => {
                     self.upstreams.lock().worked(upstream);
-                    return Some(message);
+                    return Some(answer);
                 }
-                Ok(Ok(message)) => {
-                    tracing::debug!(%upstream, name = %question.name, code = %message.metadata.response_code, "an upstream resolver failed");
-                    *last = Some(message);
+                Ok(Ok(answer)) => {
+                    tracing::debug!(%upstream, name = %question.name, code = %answer.message.metadata.response_code, "an upstream resolver failed");
+                    *last = Some(answer);
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%upstream, name = %question.name, %error, "an upstream resolver could not be asked");
@@ -141,4 +147,45 @@ impl Forwarder {
 /// Answers that another upstream would only repeat.
 fn is_useful(code: ResponseCode) -> bool {
     matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::{
+        op::{Message, OpCode},
+        rr::{Name, RData, Record, rdata::TXT},
+    };
+
+    use super::*;
+
+    /// An answer of one record with so much text that it has 61 KB.
+    fn large(name: &Name) -> UpstreamAnswer {
+        let text = TXT::new(vec!["a".repeat(255); 240]);
+        let mut message = Message::response(1, OpCode::Query);
+        message.answers = vec![Record::from_rdata(name.clone(), 3600, RData::TXT(text))];
+        let bytes = message.to_vec().unwrap();
+        UpstreamAnswer { message, bytes }
+    }
+
+    #[tokio::test]
+    async fn large_answers_fill_the_cache_as_much_as_they_are_large() {
+        let forwarder = Forwarder::new(Vec::new());
+        for number in 0..600 {
+            let name = Name::from_ascii(format!("n{number}.example.org.")).unwrap();
+            let question = ForwardedQuestion {
+                name: LowerName::from(&name),
+                kind: RecordType::TXT,
+                class: DNSClass::IN,
+                dnssec: false,
+                unchecked: false,
+            };
+            let stored = CachedAnswer::new(large(&name), Instant::now());
+            assert!(stored.bytes() > 61_000);
+            assert_eq!(stored.sections(Instant::now())[0].len(), 1);
+            forwarder.cache.insert(question, stored.into()).await;
+        }
+        forwarder.cache.run_pending_tasks().await;
+        let kept: usize = forwarder.cache.iter().map(|(_, stored)| stored.bytes()).sum();
+        assert!(kept > 0 && kept as u64 <= CACHE_BYTES, "{kept}");
+    }
 }

@@ -1,4 +1,5 @@
-//! An upstream's answer and how long it may be believed.
+//! An upstream's answer and how long it may be believed. It is kept as it came, so that what it takes is what it counts for: read,
+//! some records take twenty times as much.
 
 use std::time::{Duration, Instant};
 
@@ -7,27 +8,26 @@ use hickory_proto::{
     rr::{RData, Record},
 };
 
+use super::exchange::UpstreamAnswer;
+
 /// Longest time that an answer is kept, whatever its records say, in seconds.
 const MAX_LIFETIME_SECONDS: u32 = 3600;
 
 #[derive(Debug)]
 pub(crate) struct CachedAnswer {
     code: ResponseCode,
-    answers: Vec<Record>,
-    authorities: Vec<Record>,
-    additionals: Vec<Record>,
+    /// Empty for a failure.
+    message: Box<[u8]>,
     at: Instant,
     lifetime_seconds: u32,
 }
 
 impl CachedAnswer {
-    pub(super) fn new(message: Message, now: Instant) -> Self {
+    pub(super) fn new(answer: UpstreamAnswer, now: Instant) -> Self {
         Self {
-            lifetime_seconds: lifetime_seconds(&message),
-            code: message.metadata.response_code,
-            answers: message.answers,
-            authorities: message.authorities,
-            additionals: message.additionals,
+            lifetime_seconds: lifetime_seconds(&answer.message),
+            code: answer.message.metadata.response_code,
+            message: answer.bytes.into(),
             at: now,
         }
     }
@@ -36,9 +36,7 @@ impl CachedAnswer {
     pub(super) fn failure(code: ResponseCode, now: Instant) -> Self {
         Self {
             code,
-            answers: Vec::new(),
-            authorities: Vec::new(),
-            additionals: Vec::new(),
+            message: Box::default(),
             at: now,
             lifetime_seconds: 0,
         }
@@ -52,20 +50,20 @@ impl CachedAnswer {
         Duration::from_secs(self.lifetime_seconds.into())
     }
 
-    /// A fair guess at the memory that the records take.
-    pub(super) fn bytes(&self) -> u32 {
-        /// One record in memory, with the allocations of an average one.
-        const RECORD_BYTES: usize = 256;
-        let records = self.answers.len() + self.authorities.len() + self.additionals.len();
-        u32::try_from(records * RECORD_BYTES).unwrap_or(u32::MAX)
+    /// Size of the message.
+    pub(super) fn bytes(&self) -> usize {
+        self.message.len()
     }
 
     /// Answers, authorities and additionals, with their times to live counted down to `now`.
     pub(crate) fn sections(&self, now: Instant) -> [Vec<Record>; 3] {
         let age = now.saturating_duration_since(self.at).as_secs();
         let age = u32::try_from(age).unwrap_or(u32::MAX);
-        [&self.answers, &self.authorities, &self.additionals].map(|records| {
-            let mut records = records.clone();
+        // It was read before it was kept; a failure has no message.
+        let Ok(message) = Message::from_vec(&self.message) else {
+            return Default::default();
+        };
+        [message.answers, message.authorities, message.additionals].map(|mut records| {
             for record in &mut records {
                 record.ttl = record.ttl.saturating_sub(age);
             }
@@ -156,7 +154,8 @@ mod tests {
         let mut message = Message::response(1, OpCode::Query);
         message.answers = vec![address(60)];
         let now = Instant::now();
-        let stored = CachedAnswer::new(message, now);
+        let bytes = message.to_vec().unwrap();
+        let stored = CachedAnswer::new(UpstreamAnswer { message, bytes }, now);
         for (after, expected) in [(0, 60), (1, 59), (60, 0), (600, 0)] {
             let [answers, ..] = stored.sections(now + Duration::from_secs(after));
             assert_eq!(answers[0].ttl, expected);
