@@ -79,7 +79,12 @@ mod tests {
 
     #[test]
     fn on_this_host_each_socket_has_a_rate_of_its_own_and_elsewhere_each_address() {
-        for (address, own_rate) in [("127.0.0.1", true), ("::1", true), ("::ffff:127.0.0.1", true), ("10.0.0.1", false)] {
+        for (address, own_rate) in [
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("10.0.0.1", false),
+        ] {
             let (mut rates, now) = (QueryRates::default(), Instant::now());
             let ip: IpAddr = address.parse().unwrap();
             let mut asked = 0;

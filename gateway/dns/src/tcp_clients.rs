@@ -1,12 +1,7 @@
 //! The TCP connections of mesh DNS, and which of them gives way when there are too many: the one that has been without a
 //! question for longest, so that whoever keeps connections open keeps nobody else out. Time is an argument.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Instant};
 
 use causeway_host::accept::host_of;
 use parking_lot::Mutex;
@@ -72,7 +67,11 @@ impl TcpClients {
         };
         open.clients.insert(id, client);
         let clients = self.clone();
-        Some(TcpClient { clients, id, gives_way })
+        Some(TcpClient {
+            clients,
+            id,
+            gives_way,
+        })
     }
 }
 
@@ -112,7 +111,9 @@ mod tests {
         held[0].set_idle(None);
         held[1].set_idle(Some(at(100)));
         let _new = enter(&clients, "127.0.0.2", at(101)).unwrap();
-        let gone: Vec<usize> = (0..held.len()).filter(|at| held[*at].gives_way.is_cancelled()).collect();
+        let gone: Vec<usize> = (0..held.len())
+            .filter(|at| held[*at].gives_way.is_cancelled())
+            .collect();
         assert_eq!(gone, [2], "0 has a question under way, and 1 had one lately");
         assert!(!other.gives_way.is_cancelled());
         held.iter().for_each(|client| client.set_idle(None));

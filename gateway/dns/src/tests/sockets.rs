@@ -236,7 +236,10 @@ async fn connections_that_are_kept_keep_no_others_out() {
         kept.push(stream);
     }
     let mut late = TcpStream::connect(fixture.address()).await.unwrap();
-    assert_eq!(addresses(&ask_tcp(&mut late, &plain).await), [fixture.vip("orders")]);
+    assert_eq!(
+        addresses(&ask_tcp(&mut late, &plain).await),
+        [fixture.vip("orders")]
+    );
     let end = tokio::time::timeout(Duration::from_secs(10), kept[0].read(&mut [0])).await;
     assert_eq!(end.expect("the idlest gives way").unwrap(), 0);
     for stream in &mut kept[1..] {
@@ -253,7 +256,9 @@ async fn one_socket_of_this_host_has_a_rate() {
     let code = |client: &str| {
         let client = client.parse().unwrap();
         match handler.reply(&bytes, client, hickory_server::net::xfer::Protocol::Udp, now) {
-            crate::handler::DnsReply::Ready(answer) => Message::from_vec(&answer).unwrap().metadata.response_code,
+            crate::handler::DnsReply::Ready(answer) => {
+                Message::from_vec(&answer).unwrap().metadata.response_code
+            }
             _ => panic!("not answered at once"),
         }
     };

@@ -29,7 +29,10 @@ pub(super) fn contested<'a>(known: &KnownTags, targets: impl Iterator<Item = &'a
     for target in targets {
         for pair in target.tags.iter() {
             let label = tag_label(pair.0, pair.1).unwrap_or_default();
-            if known.with_label(&target.service, &label).any(|other| other != pair) {
+            if known
+                .with_label(&target.service, &label)
+                .any(|other| other != pair)
+            {
                 let pair = (pair.0.to_owned(), pair.1.to_owned());
                 contested.insert((target.service.clone(), pair));
             }

@@ -77,7 +77,10 @@ impl KnownTags {
     pub(super) fn has_all(&self, target: &Target) -> bool {
         target.tags.iter().all(|pair| {
             let label = tag_label(pair.0, pair.1);
-            label.is_some_and(|label| self.with_label(&target.service, &label).any(|known| known == pair))
+            label.is_some_and(|label| {
+                self.with_label(&target.service, &label)
+                    .any(|known| known == pair)
+            })
         })
     }
 }
@@ -158,7 +161,11 @@ impl TagIndex {
 
     fn read_topology(&mut self, snapshot: &Snapshot, stale: &mut BTreeSet<ServiceName>) {
         let topology = &snapshot.topology;
-        if self.topology.as_ref().is_some_and(|held| Arc::ptr_eq(held, topology)) {
+        if self
+            .topology
+            .as_ref()
+            .is_some_and(|held| Arc::ptr_eq(held, topology))
+        {
             return;
         }
         let mut distinct: BTreeMap<&ServiceName, DistinctTags<'_>> = BTreeMap::new();
@@ -226,8 +233,7 @@ impl TagIndex {
             self.read += record.exports.len() as u64;
             let of = labels(&distinct);
             stale.extend(of.keys().cloned());
-            self.exported
-                .insert(record.origin.clone(), (record.clone(), of));
+            self.exported.insert(record.origin.clone(), (record.clone(), of));
         }
     }
 
@@ -239,7 +245,9 @@ impl TagIndex {
             .iter()
             .filter(|(origin, _)| topology.may_run(service, &origin.zone))
             .filter_map(|(_, (_, of))| of.get(service));
-        own.into_iter().chain(exported).for_each(|more| labels.merge(more));
+        own.into_iter()
+            .chain(exported)
+            .for_each(|more| labels.merge(more));
         labels
     }
 }
@@ -274,7 +282,13 @@ mod tests {
             "  east: { vips: { loopback: 127.64.0.0/10 } }\n  west: {}",
             "  orders: { port: 8080, protocol: tcp }",
         );
-        testbed::snapshot("east", &topology, Vec::new(), vec![CatalogEntry { record, ..entry }], &[])
+        testbed::snapshot(
+            "east",
+            &topology,
+            Vec::new(),
+            vec![CatalogEntry { record, ..entry }],
+            &[],
+        )
     }
 
     fn tags(text: &str) -> Target {

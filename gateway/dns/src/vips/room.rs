@@ -43,9 +43,10 @@ pub(super) fn make_room(
     target: &Target,
     now: u64,
 ) -> Result<Option<Target>, NoRoomForName> {
-    let shares = |other: &HeldName<'_>| !other.target.tags.is_empty() && other.target.service == target.service;
-    let has_share =
-        target.tags.is_empty() || held.iter().filter(|name| shares(name)).count() < MAX_TAGGED_NAMES_OF_SERVICE;
+    let shares =
+        |other: &HeldName<'_>| !other.target.tags.is_empty() && other.target.service == target.service;
+    let has_share = target.tags.is_empty()
+        || held.iter().filter(|name| shares(name)).count() < MAX_TAGGED_NAMES_OF_SERVICE;
     if has_share && held.len() < MAX_NARROWED_NAMES {
         return Ok(None);
     }
@@ -111,14 +112,23 @@ mod tests {
             name("a", &[("v", "1")], "x"),
             name("a", &[("v", "1"), ("w", "1")], "x"),
         ];
-        let mut held: Vec<HeldName<'_>> = [held(&by_zone, 1), held(&tagged, NOW - KEEP_UNUSED_SECONDS)].concat();
+        let mut held: Vec<HeldName<'_>> =
+            [held(&by_zone, 1), held(&tagged, NOW - KEEP_UNUSED_SECONDS)].concat();
         let new = name("b", &[], "x");
         let room = |held: &[HeldName<'_>]| make_room(held, &new, NOW);
-        assert_eq!(room(&held), Ok(Some(tagged[1].clone())), "the one with most tags first");
+        assert_eq!(
+            room(&held),
+            Ok(Some(tagged[1].clone())),
+            "the one with most tags first"
+        );
         held[MAX_NARROWED_NAMES - 1].asked += 1;
         assert_eq!(room(&held), Ok(Some(tagged[0].clone())));
         held[3].exists = false;
-        assert_eq!(room(&held), Ok(Some(by_zone[3].clone())), "who is gone goes first");
+        assert_eq!(
+            room(&held),
+            Ok(Some(by_zone[3].clone())),
+            "who is gone goes first"
+        );
         held[3].exists = true;
         held.iter_mut().for_each(|name| name.asked = NOW);
         held[7].asked = NOW - KEEP_UNUSED_SECONDS;

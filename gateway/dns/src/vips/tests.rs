@@ -293,7 +293,9 @@ fn combinations_of_tags_leave_room_for_others() {
     assert!(three.is_some());
     let four = target_of(&snapshot, &names(), "k0-v.k1-v.k2-v.k3-v.orders.mesh");
     assert_eq!(four, None, "a name with so many tags does not exist");
-    let pairs = tags.iter().flat_map(|one| tags.iter().map(move |other| (one, other)));
+    let pairs = tags
+        .iter()
+        .flat_map(|one| tags.iter().map(move |other| (one, other)));
     for (one, other) in pairs.filter(|(one, other)| one < other) {
         for zone in 0..8 {
             let zone = Some(format!("z{zone}").parse().unwrap());
@@ -306,7 +308,10 @@ fn combinations_of_tags_leave_room_for_others() {
     table.claim(&snapshot, &in_zone("web", "z7"), at(3)).unwrap();
     let late = tagged(&[("k9", "v")]);
     let refused = table.claim(&snapshot, &late, at(3));
-    assert!(matches!(refused, Err(VipsError::NoRoom(NoRoomForName::OfService(_)))));
+    assert!(matches!(
+        refused,
+        Err(VipsError::NoRoom(NoRoomForName::OfService(_)))
+    ));
     let later = at(2 + KEEP_UNUSED_SECONDS);
     let tagged_names = names();
     let mut tagged_names = tagged_names.narrowed.keys().filter(|name| !name.tags.is_empty());

@@ -147,6 +147,8 @@ async fn serve_requests(connection: &Arc<HttpConnection>) {
         async move { Ok::<_, Infallible>(forward(connection, request).await) }
     });
     let serving = http1::Builder::new()
+        // Many clients say that they have finished with their last request.
+        .half_close(true)
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_HEAD_BYTES)

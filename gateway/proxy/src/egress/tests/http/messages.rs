@@ -10,13 +10,17 @@ use hyper::body::Frame;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    time::timeout,
 };
 
 use super::{HttpClient, HttpInstance, speaking_http, text, two_zones};
 use crate::{
     egress::EgressConfig,
-    testbed::{self, Zone},
+    testbed::{self, Zone, connect},
 };
+
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of a body that no buffer on the way holds whole.
 const LARGE: usize = 50 * 1024 * 1024;
@@ -36,6 +40,23 @@ async fn a_body_of_50_mib_goes_both_ways_between_zones() {
     assert_eq!((told.status, told.body.len()), (StatusCode::OK, LARGE));
     assert!(told.body.iter().all(|byte| *byte == b'x'));
     assert_eq!(client.get("/").await.text(), "there", "the connection goes on");
+}
+
+#[tokio::test]
+async fn a_client_that_has_finished_sending_gets_its_answer() {
+    let there = HttpInstance::start("there").await;
+    let (home, _east) = two_zones(&speaking_http("early: false"), vec![there.instance(&[])]).await;
+    let mut socket = connect(home.vip).await;
+    let request = b"GET / HTTP/1.1\r\nHost: orders.mesh\r\n\r\n";
+    socket.write_all(request).await.unwrap();
+    socket.shutdown().await.unwrap();
+    let mut answer = String::new();
+    let reading = socket.read_to_string(&mut answer);
+    timeout(PATIENCE, reading).await.expect("an end in time").unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("there"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
