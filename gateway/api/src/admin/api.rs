@@ -23,6 +23,7 @@ use super::{
     error::ApiError,
     explain, guard,
     instances::{deregister, register, renew},
+    large::LargeAnswers,
     topology, trust,
     view::{self, Envelope, SocketView},
 };
@@ -59,6 +60,7 @@ pub(super) fn router(state: AdminState, entry: GatedListener, hosts: guard::Host
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(Extension(bulk::Slots::default()))
+        .layer(Extension(LargeAnswers::default()))
         .layer(Extension(entry.clone()))
         .layer(middleware::from_fn(in_time))
         .layer(middleware::from_fn_with_state(entry, entry::pass))
@@ -167,14 +169,14 @@ async fn services(State(state): State<AdminState>) -> Response {
     answer(Envelope::new("services", &snapshot, items))
 }
 
-async fn instances(State(state): State<AdminState>) -> Result<Response, ApiError> {
+async fn instances(
+    State(state): State<AdminState>,
+    Extension(large): Extension<LargeAnswers>,
+) -> Result<Response, ApiError> {
     let statuses = state.instances.status(None).await?;
     let snapshot = state.snapshots.load_full();
-    Ok(answer(Envelope::new(
-        "instances",
-        &snapshot,
-        view::instances(&statuses),
-    )))
+    let make = move || Envelope::new("instances", &snapshot, view::instances(&statuses));
+    large.answer(make).await
 }
 
 async fn tunnels(State(state): State<AdminState>) -> Response {
@@ -186,22 +188,22 @@ async fn tunnels(State(state): State<AdminState>) -> Response {
     ))
 }
 
-async fn exports(State(state): State<AdminState>) -> Response {
-    let snapshot = state.snapshots.load_full();
-    answer(Envelope::new(
-        "exports",
-        &snapshot,
-        view::exports(&snapshot, &(state.sync)()),
-    ))
+async fn exports(
+    State(state): State<AdminState>,
+    Extension(large): Extension<LargeAnswers>,
+) -> Result<Response, ApiError> {
+    let (snapshot, sync) = (state.snapshots.load_full(), (state.sync)());
+    let make = move || Envelope::new("exports", &snapshot, view::exports(&snapshot, &sync));
+    large.answer(make).await
 }
 
-async fn catalog(State(state): State<AdminState>) -> Response {
-    let snapshot = state.snapshots.load_full();
-    answer(Envelope::new(
-        "catalog",
-        &snapshot,
-        view::records(&snapshot, &(state.sync)()),
-    ))
+async fn catalog(
+    State(state): State<AdminState>,
+    Extension(large): Extension<LargeAnswers>,
+) -> Result<Response, ApiError> {
+    let (snapshot, sync) = (state.snapshots.load_full(), (state.sync)());
+    let make = move || Envelope::new("catalog", &snapshot, view::records(&snapshot, &sync));
+    large.answer(make).await
 }
 
 /// Always 200: it reports; whether the gateway is ready is `/readyz`'s answer.

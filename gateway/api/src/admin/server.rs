@@ -27,7 +27,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::{AdminAddress, AdminError};
+use super::{
+    AdminAddress, AdminError,
+    stalled::{STALL_LIMIT, WithinStall},
+};
 use crate::{
     actor::{AskingConnection, Proof},
     credentials::{ADMIN_API, AcceptError, Acceptor, ApiEntrance, Gate, HANDSHAKE_LIMIT, Secured},
@@ -229,7 +232,10 @@ async fn serve_connection(stream: Secured, from: AskingConnection, router: Route
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        .serve_connection(
+            TokioIo::new(WithinStall::new(stream, STALL_LIMIT)),
+            TowerToHyperService::new(service),
+        );
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
