@@ -22,7 +22,7 @@ pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5 * 60);
 /// Longest time that a client which was refused is still read from, and what it sends thrown away: closing while bytes come
 /// resets the connection, and the client may never see the answer.
-pub(crate) const REFUSED_LINGER: Duration = Duration::from_secs(2);
+pub(crate) const REFUSED_LINGER: Duration = Duration::from_secs(5);
 /// Most bytes that are read from it in that time.
 pub(crate) const MAX_REFUSED_BYTES: usize = 1024 * 1024;
 /// Longest time that a body whose client waits for `100 Continue` is kept from the instance, which may know nothing of it: as

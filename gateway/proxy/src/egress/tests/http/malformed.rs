@@ -219,11 +219,22 @@ async fn heads_have_limits() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_on_sending_sees_the_answer() {
+async fn a_client_that_goes_on_sending_is_heard_out() {
     let home = Zone::start("home", &speaking_http("early: false"), vec![]);
     let mut bytes = b"POST / HTTP/1.1\r\n\r\n".to_vec();
     bytes.resize(512 * 1024, b'x');
     assert_refused(&told(home.vip, &bytes).await, 400, "no Host");
+    let (mut read, mut write) = connect(home.vip).await.into_split();
+    write.write_all(b"POST / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    read.read_to_string(&mut answer).await.unwrap();
+    assert_refused(&answer, 400, "no Host");
+    // A connection that is closed would be reset by the first, and the others would fail.
+    for _ in 0..8 {
+        write.write_all(&[b'x'; 16 * 1024]).await.unwrap();
+    }
+    drop((read, write));
+    until("it is closed", || home.egress.open_connections().count() == 0).await;
 }
 
 #[tokio::test]
