@@ -5,6 +5,7 @@ mod malformed;
 mod messages;
 mod records;
 mod upgrade;
+mod websocket;
 
 use std::{
     convert::Infallible,
