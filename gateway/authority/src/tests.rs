@@ -8,6 +8,7 @@ use std::{
 };
 
 use causeway_federation::name::GatewayId;
+use causeway_host::resolve::NameResolver;
 use causeway_host::tasks::{TaskEnding, Tasks};
 use causeway_identity::{
     DnsName, Identity, NewIdentity, NextKey,
@@ -69,7 +70,7 @@ impl Served {
     }
 
     async fn join(&self, token: &JoinToken, name: &str) -> Result<NewIdentity, CertificateRequestError> {
-        let stream = join::connect(&self.address()).await?;
+        let stream = join::connect(&self.address(), &NameResolver::default()).await?;
         join::join(stream, token, &name.parse().unwrap()).await
     }
 
@@ -84,7 +85,7 @@ impl Served {
         own: &Identity,
         folder: &Path,
     ) -> Result<NewIdentity, CertificateRequestError> {
-        let stream = join::connect(&self.address()).await?;
+        let stream = join::connect(&self.address(), &NameResolver::default()).await?;
         join::renew(stream, own, &NextKey::kept_in(folder, own).unwrap()).await
     }
 
@@ -200,7 +201,9 @@ async fn every_bad_token_is_refused_in_its_own_words() {
 async fn a_joiner_sends_nothing_to_another_ca_or_to_a_gateway() {
     let (served, stranger) = (Served::start().await, Served::start().await);
     let token = served.token("west", None, DAY);
-    let there = join::connect(&stranger.address()).await.unwrap();
+    let there = join::connect(&stranger.address(), &NameResolver::default())
+        .await
+        .unwrap();
     let refused = join::join(there, &token, &"gw1".parse().unwrap()).await;
     assert!(
         matches!(
@@ -287,7 +290,9 @@ async fn once_a_renewal_was_shown_to_the_ca_the_one_before_is_renewed_for_no_oth
     let served = Served::start().await;
     let own = served.ca().issue(&gateway("west", "gw1"), DAY).unwrap();
     let renewed = installed(&served.renew(&own).await.unwrap());
-    let stream = join::connect(&served.address()).await.unwrap();
+    let stream = join::connect(&served.address(), &NameResolver::default())
+        .await
+        .unwrap();
     join::show(stream, &renewed).await.unwrap();
     // It has been sent, and the CA reads it when it comes to that.
     let refusal = tokio::time::timeout(Duration::from_secs(30), async {
@@ -444,7 +449,7 @@ async fn too_many_calls_are_refused_and_shutdown_ends_the_service() {
     let address = served.address();
     served.authority.shutdown().await;
     assert!(matches!(
-        join::connect(&address).await,
+        join::connect(&address, &NameResolver::default()).await,
         Err(CertificateRequestError::Connect { .. })
     ));
 }

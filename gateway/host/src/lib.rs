@@ -13,5 +13,6 @@ pub mod own_sockets;
 pub mod port_holder;
 pub mod privileged_ports;
 pub mod remembered;
+pub mod resolve;
 pub mod tasks;
 pub mod watch;

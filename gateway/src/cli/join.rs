@@ -10,6 +10,7 @@ use std::{
 use causeway_authority::join::{self, CaAddress, CertificateRequestError, JoinToken};
 use causeway_control::renewal::Settings;
 use causeway_federation::name::{GatewayId, GatewayName};
+use causeway_host::resolve::NameResolver;
 use causeway_identity::{CERTIFICATE_FILE, KEY_FILE, certificates, check_writable, identify};
 
 use super::{Exit, Failure};
@@ -107,7 +108,8 @@ pub(crate) async fn run(args: JoinArgs) -> Result<Exit, Failure> {
             .because(error)
             .hint(error.hint())
     };
-    let stream = join::connect(&address).await.map_err(|error| failed(&error))?;
+    let stream = join::connect(&address, &NameResolver::default()).await;
+    let stream = stream.map_err(|error| failed(&error))?;
     let made = join::join(stream, &token, &args.gateway)
         .await
         .map_err(|error| failed(&error))?;

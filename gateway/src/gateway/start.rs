@@ -16,7 +16,7 @@ use causeway_dns::{
     DnsServer, HostResolver,
     vips::{self, VipTable},
 };
-use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets};
+use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets, resolve::NameResolver};
 use causeway_identity::Secure;
 use causeway_instances::{
     Instances, InstancesConfig,
@@ -298,6 +298,7 @@ fn shared_registry(config: &GatewayConfig) -> Option<AttachConfig> {
             ServerProof::Certificate => Some(Secure::new(config.identity.clone())),
             ServerProof::Nothing => None,
         },
+        resolver: NameResolver::default(),
     })
 }
 

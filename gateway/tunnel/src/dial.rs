@@ -13,7 +13,7 @@ use causeway_federation::{
     name::{GatewayId, ZoneName},
     topology::{GatewayAddresses, Topology},
 };
-use causeway_host::backoff::reconnect;
+use causeway_host::{backoff::reconnect, resolve::NameResolver};
 use futures_util::{FutureExt, future::join_all};
 use quinn::Endpoint;
 use rand::{SeedableRng, rngs::SmallRng};
@@ -30,7 +30,6 @@ use super::{
     race::{race, take_turns},
     refusal::{Close, Ended, Loss},
     renew,
-    resolve::PeerResolver,
     session::{self, Greeted},
     shared::{LogKind, Party, TunnelShared},
 };
@@ -380,7 +379,7 @@ async fn hold(shared: Arc<TunnelShared>, greeted: Greeted, thread: usize, ended:
 }
 
 /// All addresses of all names, in order; names that do not resolve in time are passed over.
-async fn resolve(resolver: &PeerResolver, names: &[String]) -> Vec<SocketAddr> {
+async fn resolve(resolver: &NameResolver, names: &[String]) -> Vec<SocketAddr> {
     let lookups = names.iter().map(|name| async move {
         match timeout(RESOLVE_TIMEOUT, resolver.resolve(name)).await {
             Ok(Ok(addresses)) => addresses.to_vec(),

@@ -30,7 +30,6 @@ mod metrics;
 mod race;
 mod refusal;
 mod renew;
-mod resolve;
 mod session;
 mod set;
 mod shared;

@@ -11,7 +11,7 @@ use causeway_federation::{
     name::{GatewayId, ZoneName},
     topology::Topology,
 };
-use causeway_host::remembered::Remembered;
+use causeway_host::{remembered::Remembered, resolve::NameResolver};
 use causeway_identity::SpiffeId;
 use causeway_telemetry::{RateLimited, Side, StreamRefusal};
 use parking_lot::Mutex;
@@ -24,7 +24,6 @@ use super::{
     demand::Demands,
     metrics::TunnelMetrics,
     refusal::{Ended, TunnelRefusal},
-    resolve::PeerResolver,
 };
 
 pub(super) struct TunnelShared {
@@ -42,7 +41,7 @@ pub(super) struct TunnelShared {
     /// Random per process start.
     pub(super) start_id: u64,
     pub(super) rate_limited: Mutex<RateLimited<LogKind>>,
-    pub(super) resolver: PeerResolver,
+    pub(super) resolver: NameResolver,
     /// Numbers of tunnels to dial.
     pub(super) demands: Demands,
     /// Hosts of peers that drain: that they take no new tunnel then is as it should be. By host, for a peer dials from another port than

@@ -9,7 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use causeway_federation::topology::Topology;
-use causeway_host::remembered::Remembered;
+use causeway_host::{remembered::Remembered, resolve::NameResolver};
 use causeway_telemetry::RateLimited;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -26,7 +26,6 @@ use super::{
     metrics::TunnelMetrics,
     refusal::Close,
     renew,
-    resolve::PeerResolver,
     shared::TunnelShared,
     socket::{self, SocketBuffers},
     steering::{self, Lane, SteeredSocket},
@@ -113,7 +112,7 @@ impl Tunnels {
             drain: drain.subscribe(),
             start_id: SmallRng::from_os_rng().random(),
             rate_limited: Mutex::new(RateLimited::new()),
-            resolver: PeerResolver::new(),
+            resolver: NameResolver::default(),
             demands: Demands::new(limits),
             draining_peers: Remembered::new(DRAINING_FOR, MAX_DRAINING),
         });

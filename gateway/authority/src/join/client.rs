@@ -4,7 +4,7 @@
 use std::{io, sync::Arc, time::Duration, time::SystemTime};
 
 use causeway_federation::name::{GatewayId, GatewayName};
-use causeway_host::listen::Io;
+use causeway_host::{listen::Io, resolve::NameResolver};
 use causeway_identity::{
     Identity, IdentityFileError, NewIdentity, NextKey, SpiffeId, TlsError,
     ca::{self, CaError, request},
@@ -108,16 +108,19 @@ impl CertificateRequestError {
     }
 }
 
-/// Connects to where the CA is served.
+/// Connects to where the CA is served, whose name `resolver` looks up.
 ///
 /// # Errors
 /// When nothing answers there in time.
-pub async fn connect(address: &CaAddress) -> Result<TcpStream, CertificateRequestError> {
+pub async fn connect(
+    address: &CaAddress,
+    resolver: &NameResolver,
+) -> Result<TcpStream, CertificateRequestError> {
     let failed = |source| CertificateRequestError::Connect {
         address: address.clone(),
         source,
     };
-    let dial = TcpStream::connect((address.host.as_str(), address.port));
+    let dial = resolver.connect(&address.host, address.port);
     match timeout(CONNECT_LIMIT, dial).await {
         Ok(stream) => stream.map_err(failed),
         Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use causeway_authority::join::{self, CertificateRequestError};
 use causeway_federation::name::GatewayId;
+use causeway_host::resolve::NameResolver;
 use causeway_identity::{Identity, NewIdentity, NextKey};
 use causeway_proto::tunnel::{Ca, StreamHeader, stream_header::Kind};
 use causeway_routing::snapshot::Link;
@@ -78,12 +79,12 @@ impl ReachError {
 pub(super) async fn renew(
     own: &Identity,
     key: &NextKey,
-    settings: &Settings,
+    (settings, resolver): (&Settings, &NameResolver),
     tunnels: Option<&Arc<TunnelSet>>,
 ) -> Result<(NewIdentity, Way), Vec<ReachError>> {
     let mut failures = Vec::new();
     for address in &settings.ca {
-        let asked = match join::connect(address).await {
+        let asked = match join::connect(address, resolver).await {
             Ok(stream) => join::renew(stream, own, key).await,
             Err(error) => Err(error),
         };
@@ -137,12 +138,17 @@ async fn renew_through(
 
 /// Shows the CA an identity that was taken up, over the way that it came. That it does not see it is no harm: it then takes the one
 /// before for good only a while later.
-pub(super) async fn show(own: &Identity, way: &Way, settings: &Settings, tunnels: Option<&Arc<TunnelSet>>) {
+pub(super) async fn show(
+    own: &Identity,
+    way: &Way,
+    (settings, resolver): (&Settings, &NameResolver),
+    tunnels: Option<&Arc<TunnelSet>>,
+) {
     let shown = async {
         match (way, tunnels) {
             (Way::Direct, _) => {
                 for address in &settings.ca {
-                    if let Ok(stream) = join::connect(address).await {
+                    if let Ok(stream) = join::connect(address, resolver).await {
                         return join::show(stream, own).await.map_err(ReachError::from);
                     }
                 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use causeway_authority::join::connect;
+use causeway_host::resolve::NameResolver;
 use causeway_proto::tunnel::{Ready, Refusal, RefusalReason, StreamReply, stream_reply::Outcome};
 use causeway_telemetry::Side;
 use causeway_tunnel::{IncomingStream, TunnelMetrics, stream_refusal, write_frame, write_refusal};
@@ -40,6 +41,7 @@ pub struct Relay {
     folder: Option<PathBuf>,
     places: AnswerPlaces,
     metrics: Arc<TunnelMetrics>,
+    resolver: NameResolver,
 }
 
 impl Relay {
@@ -49,6 +51,7 @@ impl Relay {
             folder,
             places: AnswerPlaces::new(MAX_STREAMS_OF_ZONE, MAX_STREAMS),
             metrics,
+            resolver: NameResolver::default(),
         }
     }
 
@@ -91,7 +94,7 @@ impl Relay {
             return Err(no_ca("no CA is known here"));
         };
         for address in &settings.ca {
-            match connect(address).await {
+            match connect(address, &self.resolver).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => tracing::debug!(
                     error = &error as &dyn std::error::Error,

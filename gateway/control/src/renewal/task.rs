@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use causeway_host::resolve::NameResolver;
 use causeway_identity::{Identity, IdentityFolder, Lifetime, LiveIdentity, NewIdentity, NextKey, Urgency};
 use causeway_telemetry::log::in_one_line;
 use causeway_tunnel::TunnelSet;
@@ -46,6 +47,7 @@ pub struct Renewal {
     files: Arc<IdentityFolder>,
     status: watch::Sender<RenewalStatus>,
     hurry: Arc<Notify>,
+    resolver: NameResolver,
 }
 
 impl Renewal {
@@ -55,6 +57,7 @@ impl Renewal {
             files,
             status: watch::Sender::default(),
             hurry: Arc::new(Notify::new()),
+            resolver: NameResolver::default(),
         }
     }
 
@@ -136,7 +139,8 @@ impl One<'_> {
                     match renewed {
                         Ok(way) => {
                             let taken = self.renewal.files.identity().current();
-                            reach::show(&taken, &way, settings, tunnels).await;
+                            let known = (settings, &self.renewal.resolver);
+                            reach::show(&taken, &way, known, tunnels).await;
                         }
                         Err(failure) => {
                             schedule.failed(now, &mut rng);
@@ -168,7 +172,7 @@ impl One<'_> {
         let key = tokio::task::spawn_blocking(move || NextKey::kept_in(&folder, &own)).await;
         let key = key.map_err(|error| error.to_string())?;
         let key = key.map_err(|error| in_one_line(&error))?;
-        let (renewed, way) = reach::renew(self.current, &key, settings, tunnels)
+        let (renewed, way) = reach::renew(self.current, &key, (settings, &self.renewal.resolver), tunnels)
             .await
             .map_err(|failures| listed(&failures))?;
         let not_after = renewed.not_after().unwrap_or(SystemTime::UNIX_EPOCH);

@@ -15,7 +15,7 @@ use causeway_federation::{
     name::{GatewayId, GatewayName},
     registry::{InstanceKey, InstanceSource, Registration},
 };
-use causeway_host::tasks::Tasks;
+use causeway_host::{resolve::NameResolver, tasks::Tasks};
 use causeway_identity::Secure;
 use causeway_proto::registry::registry_client::RegistryClient;
 use tokio::sync::{mpsc, watch};
@@ -51,6 +51,8 @@ pub struct AttachConfig {
     pub servers: Vec<ServerAddress>,
     /// Makes the way to a server on another host secure; `None`: it is trusted as it is.
     pub secure: Option<Secure>,
+    /// Looks up the names of servers.
+    pub resolver: NameResolver,
 }
 
 /// One instance of the shared registry. It has no time to live here: the store ends it.

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use causeway_federation::{name::GatewayId, registry::wire, trust::TrustDocument};
-use causeway_host::listen::Io;
+use causeway_host::{listen::Io, resolve::NameResolver};
 use causeway_identity::Secure;
 use causeway_proto::registry as proto;
 use causeway_proto::registry::{
@@ -12,11 +12,7 @@ use causeway_proto::registry::{
 };
 use causeway_routing::snapshot::Health;
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::{TcpStream, UnixStream},
-    sync::mpsc,
-    time::timeout,
-};
+use tokio::{net::UnixStream, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Status, Streaming,
@@ -74,8 +70,10 @@ impl AttachSession {
         server: &ServerAddress,
         id: &GatewayId,
         secure: Option<&Secure>,
+        resolver: &NameResolver,
     ) -> Result<Self, AttachError> {
-        let channel = connect(server, secure).await.map_err(AttachError::Connect)?;
+        let channel = connect(server, secure, resolver).await;
+        let channel = channel.map_err(AttachError::Connect)?;
         let mut client = RegistryClient::new(channel)
             .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
@@ -128,12 +126,14 @@ fn request(request: Request) -> AttachRequest {
 async fn connect(
     server: &ServerAddress,
     secure: Option<&Secure>,
+    resolver: &NameResolver,
 ) -> Result<Channel, tonic::transport::Error> {
     let server = server.clone();
     let secure = secure.filter(|_| !server.is_local()).cloned();
+    let resolver = resolver.clone();
     let dial = tower::service_fn(move |_: Uri| {
-        let (server, secure) = (server.clone(), secure.clone());
-        async move { dial(&server, secure.as_ref()).await.map(TokioIo::new) }
+        let (server, secure, resolver) = (server.clone(), secure.clone(), resolver.clone());
+        async move { dial(&server, secure.as_ref(), &resolver).await.map(TokioIo::new) }
     });
     Endpoint::from_static(HOST)
         .connect_timeout(CONNECT_LIMIT)
@@ -146,10 +146,14 @@ async fn connect(
         .await
 }
 
-async fn dial(server: &ServerAddress, secure: Option<&Secure>) -> io::Result<Box<dyn Io>> {
+async fn dial(
+    server: &ServerAddress,
+    secure: Option<&Secure>,
+    resolver: &NameResolver,
+) -> io::Result<Box<dyn Io>> {
     Ok(match server {
         ServerAddress::Tcp { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            let stream = resolver.connect(host, *port).await?;
             stream.set_nodelay(true)?;
             match secure {
                 Some(secure) => Box::new(secure.connect(stream).await.map_err(io::Error::other)?),
@@ -158,4 +162,49 @@ async fn dial(server: &ServerAddress, secure: Option<&Secure>) -> io::Result<Box
         }
         ServerAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc::{Receiver, Sender, channel},
+        time::Instant,
+    };
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    fn gateway() -> GatewayId {
+        GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap())
+    }
+
+    #[test]
+    fn a_name_that_nobody_answers_for_keeps_no_runtime_from_ending() {
+        let (_release, held): (Sender<()>, Receiver<()>) = channel();
+        let held = Mutex::new(held);
+        let (asked, is_asked) = channel();
+        let resolver = NameResolver::with(move |_| {
+            let _ = asked.send(());
+            let _ = held.lock().recv();
+            Ok(Vec::new())
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let server: ServerAddress = "sync1.east.internal".parse().unwrap();
+        let opening = async move {
+            AttachSession::open(&server, &gateway(), None, &resolver)
+                .await
+                .map(drop)
+        };
+        let opening = runtime.spawn(opening);
+        is_asked.recv().unwrap();
+        let begun = Instant::now();
+        opening.abort();
+        drop(runtime);
+        // It would be for ever.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
 }

@@ -140,7 +140,13 @@ impl AttachTask {
     }
 
     async fn join(&mut self, server: &ServerAddress) -> Result<Joined, AttachError> {
-        let mut session = AttachSession::open(server, &self.config.id, self.config.secure.as_ref()).await?;
+        let mut session = AttachSession::open(
+            server,
+            &self.config.id,
+            self.config.secure.as_ref(),
+            &self.config.resolver,
+        )
+        .await?;
         let waited = self
             .behind_since
             .is_some_and(|since| since.elapsed() >= BEHIND_PATIENCE);

@@ -15,7 +15,7 @@ use causeway_federation::{
     registry::{InstanceKey, Registration},
     topology::{Topology, parse},
 };
-use causeway_host::tasks::Tasks;
+use causeway_host::{resolve::NameResolver, tasks::Tasks};
 use causeway_routing::snapshot::{Health, Published};
 use causeway_telemetry::MetricsRegistry;
 use tokio::{
@@ -171,6 +171,7 @@ impl Gateway {
             id: GatewayId::new(ZoneName::new("east").unwrap(), GatewayName::new(name).unwrap()),
             servers: servers.iter().map(|server| server.server_address()).collect(),
             secure: None,
+            resolver: NameResolver::default(),
         };
         Self::with(name, Some(shared), topology, data_dir)
     }
