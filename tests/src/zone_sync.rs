@@ -157,18 +157,12 @@ impl ZoneSyncProcess {
     }
 }
 
+/// Over the unix socket beside the address, as a program of the same user does it that changes something.
+///
 /// # Errors
 /// When nothing listens there.
 pub async fn connect(address: SocketAddr) -> anyhow::Result<RegistryClient<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-    let channel = endpoint
-        .connect_timeout(ANSWER)
-        .tcp_nodelay(true)
-        .connect()
-        .await?;
-    Ok(RegistryClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    connect_socket(Path::new(&format!("\0causeway/{address}"))).await
 }
 
 /// # Errors

@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod backoff;
+pub mod beside;
 pub mod descriptors;
 pub mod files;
 pub mod listen;

@@ -1,6 +1,9 @@
 //! The flags of `causeway gateway` about who may use its APIs from elsewhere, and what is written down of it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use causeway_api::{
     ApiMetrics,
@@ -59,17 +62,7 @@ impl ApiArgs {
         stop: &CancellationToken,
         tasks: &Tasks,
     ) -> Result<Gate, Failure> {
-        let tokens = self.admin_tokens.as_deref().map(TokenFile::open).transpose();
-        let tokens = tokens.map_err(|error| {
-            Failure::new("cannot use --admin-tokens")
-                .because(&error)
-                .exit(Exit::BadInput)
-                .hint("`causeway admin-token issue` makes such a file")
-        })?;
-        let tokens = tokens.map(Arc::new);
-        if let Some(tokens) = &tokens {
-            tokio::spawn(tasks.keep("file of tokens", tokens.clone().watch(stop.clone())));
-        }
+        let tokens = tokens(self.admin_tokens.as_deref(), stop, tasks)?;
         let audit = self.audit.open(&metrics, tasks)?;
         let guard = Guard {
             tokens,
@@ -77,4 +70,24 @@ impl ApiArgs {
         };
         Ok(Gate::new(Some(Arc::new(guard)), audit, metrics))
     }
+}
+
+/// Opens the file with tokens that was named, and follows it until `stop`.
+pub(super) fn tokens(
+    file: Option<&Path>,
+    stop: &CancellationToken,
+    tasks: &Tasks,
+) -> Result<Option<Arc<TokenFile>>, Failure> {
+    let tokens = file.map(TokenFile::open).transpose();
+    let tokens = tokens.map_err(|error| {
+        Failure::new("cannot use --admin-tokens")
+            .because(&error)
+            .exit(Exit::BadInput)
+            .hint("`causeway admin-token issue` makes such a file")
+    })?;
+    let tokens = tokens.map(Arc::new);
+    if let Some(tokens) = &tokens {
+        tokio::spawn(tasks.keep("file of tokens", tokens.clone().watch(stop.clone())));
+    }
+    Ok(tokens)
 }

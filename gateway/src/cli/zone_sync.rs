@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Exit, Failure,
-    api_args::AuditArgs,
+    api_args::{AuditArgs, tokens},
     identity_source::{IdentitySource, WorkloadApiArgs},
     log_args::LogArgs,
     signals::{self, Signals},
@@ -45,7 +45,8 @@ pub(crate) struct ZoneSyncArgs {
         required = true
     )]
     etcd: Vec<String>,
-    /// Address at which gateways attach and instances register: IP:PORT, or unix:/PATH
+    /// Address at which gateways attach and instances register: IP:PORT, or unix:/PATH. On loopback changes are taken over the unix
+    /// socket beside it, which gateways find by themselves, or with a token
     #[arg(
         long,
         value_name = "ADDR",
@@ -59,7 +60,7 @@ pub(crate) struct ZoneSyncArgs {
     identity: Option<PathBuf>,
     #[command(flatten)]
     workload_api: WorkloadApiArgs,
-    /// Listen where others than this host can connect without an identity, although whoever does may register instances
+    /// Let whoever connects to --listen attach and register without proof of who it is, also where others than this host can
     #[arg(long, env = "CAUSEWAY_INSECURE")]
     insecure: bool,
     /// /livez, /readyz and /metrics: a loopback IP:PORT, or unix:/PATH
@@ -70,6 +71,9 @@ pub(crate) struct ZoneSyncArgs {
         default_value = "127.0.0.1:7821"
     )]
     admin: AdminAddress,
+    /// File with the tokens that are taken over loopback, as `causeway admin-token` makes it; followed at once
+    #[arg(long, value_name = "FILE", env = "CAUSEWAY_ADMIN_TOKENS")]
+    admin_tokens: Option<PathBuf>,
     #[command(flatten)]
     audit: AuditArgs,
     #[command(flatten)]
@@ -96,7 +100,9 @@ async fn serve(args: ZoneSyncArgs, mut signals: Signals) -> Result<Exit, Failure
     // What becomes of renewals and trust documents is told in the log; their counts are a gateway's.
     let identity_metrics = Arc::default();
     let held = source.as_ref().map(IdentitySource::held);
+    let watching = CancellationToken::new();
     let config = ZoneSyncConfig {
+        tokens: tokens(args.admin_tokens.as_deref(), &watching, &tasks)?,
         identity: held.map(|held| held.identity()),
         trust: held.map(|held| Trusted::new(held.clone(), Arc::default())),
         zone: args.zone,
@@ -116,7 +122,6 @@ async fn serve(args: ZoneSyncArgs, mut signals: Signals) -> Result<Exit, Failure
             .hint(error.hint())
     })?;
     starting.up();
-    let watching = CancellationToken::new();
     if let Some(source) = source {
         if let Some(renewal) = source.renewal() {
             let renewing = renewal.run(None, Arc::clone(&identity_metrics));

@@ -144,7 +144,7 @@ impl Gate {
         Self { own, ..self }
     }
 
-    /// Has it tell where the admin API's unix socket is.
+    /// Has it tell where the unix socket is over which this host changes things.
     #[must_use]
     pub fn with_socket(self, socket: Option<Arc<Path>>) -> Self {
         Self { socket, ..self }

@@ -26,6 +26,15 @@ pub enum GrantError {
 }
 
 impl Grant {
+    /// For every SPIFFE id below a path, which ends in `/`.
+    pub(crate) fn below(scope: Scope, path: String) -> Self {
+        Self {
+            scope,
+            id: path,
+            whole: false,
+        }
+    }
+
     /// Tells whether it is for the holder of this SPIFFE id.
     #[must_use]
     pub fn is_for(&self, id: &str) -> bool {

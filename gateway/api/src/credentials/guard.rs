@@ -20,10 +20,10 @@ pub struct Guard {
 pub enum Denied {
     #[error("this API wants a bearer token or a client certificate here")]
     NoCredentials,
-    /// The gateway's socket, where it has one.
+    /// The process's socket, where it has one: a path, or an address as gRPC writes it.
     #[error("nothing is changed over loopback without credentials: every program of this host reaches it")]
     Loopback { socket: Option<Arc<Path>> },
-    #[error("the socket is for the gateway's user and root, and {}", user(.0))]
+    #[error("the socket is for the user who runs this process and root, and {}", user(.0))]
     OtherUser(Option<u32>),
     #[error("this gateway has opened this connection itself, to what it took for an instance")]
     OwnConnection,
@@ -65,16 +65,17 @@ impl Denied {
         let hint = match self {
             Self::Loopback { socket } => {
                 let socket = match socket {
-                    Some(path) => format!("unix:{}", path.display()),
+                    Some(path) if path.is_absolute() => format!("unix:{}", path.display()),
+                    Some(name) => name.display().to_string(),
                     None => "a unix socket (--admin unix:/PATH of the gateway)".to_owned(),
                 };
                 return format!(
-                    "as the gateway's user or root come over {socket}; or show a token of `causeway admin-token`, which the \
-                     gateway has to be started with (--admin-tokens)"
+                    "as the user who runs it or root come over {socket}; or show a token of `causeway admin-token`, which it has to be \
+                     started with (--admin-tokens)"
                 )
                 .into();
             }
-            Self::OtherUser(_) => "run it as the gateway's user or as root, or show a token over loopback",
+            Self::OtherUser(_) => "run it as that user or as root, or show a token over loopback",
             Self::OwnConnection => "deregister the instance whose address leads to this API",
             Self::NoCredentials => {
                 "`causeway admin-token issue` makes a token; commands take it with --admin-token-file, or a certificate with \

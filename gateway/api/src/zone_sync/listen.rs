@@ -1,4 +1,5 @@
-//! Listener of zone sync: TCP or a unix socket, with a limit on connections. It knows nothing of what is served.
+//! Listener of zone sync: TCP and a unix socket beside it, or a unix socket alone, with a limit on connections. It knows nothing of what
+//! is served.
 
 use std::{
     fmt, io,
@@ -6,6 +7,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
     str::FromStr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +16,7 @@ use causeway_host::{
         AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, Listen, WithinDescriptors, accept,
         host_of,
     },
+    beside::bind_beside,
     descriptors::Descriptors,
     listen::{Io, bind_unix},
 };
@@ -81,6 +84,8 @@ impl fmt::Display for ListenAddress {
 pub(super) enum ZoneSyncListener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
+    /// Beside a TCP listener of this address.
+    Beside(UnixListener, SocketAddr),
 }
 
 impl ZoneSyncListener {
@@ -105,10 +110,22 @@ impl ZoneSyncListener {
         }
     }
 
+    /// Binds the unix socket over which this host changes things, where the address is one that this host alone is served at in the clear.
+    pub(super) fn bind_beside(address: &ListenAddress) -> io::Result<Option<Self>> {
+        match address {
+            ListenAddress::Tcp(address) if serves_this_host(address.ip()) => {
+                let listener = bind_beside(*address)?;
+                Ok(Some(Self::Beside(listener, *address)))
+            }
+            ListenAddress::Tcp(_) | ListenAddress::Unix(_) => Ok(None),
+        }
+    }
+
     pub(super) fn address(&self) -> io::Result<ListenAddress> {
         match self {
             Self::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
             Self::Unix(_, path) => Ok(ListenAddress::Unix(path.clone())),
+            Self::Beside(_, address) => Ok(ListenAddress::Tcp(*address)),
         }
     }
 }
@@ -122,13 +139,19 @@ impl Listen for ZoneSyncListener {
                 let (stream, from) = Listen::accept(listener).await?;
                 (ZoneSyncConnection::Tcp(stream), from)
             }
-            Self::Unix(listener, _) => {
+            Self::Unix(listener, _) | Self::Beside(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 let user = stream.peer_cred().map(|credentials| credentials.uid());
                 (ZoneSyncConnection::Local(stream, user.ok()), None)
             }
         })
     }
+}
+
+/// Tells whether programs of this host connect to it over loopback.
+fn serves_this_host(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || ip.is_unspecified()
 }
 
 /// Connection that was accepted, before it is known to be welcome.
@@ -146,11 +169,13 @@ impl AsRawFd for ZoneSyncConnection {
     }
 }
 
-/// Door of a zone-sync. With an identity, who comes from elsewhere must prove who they are; on this host it is as they like.
+/// Door of a zone-sync. With an identity, who comes from elsewhere must prove who they are; on this host it is as they like, and what they
+/// may do follows from that.
+#[derive(Clone)]
 struct Threshold {
     secure: Option<Secure>,
     /// Keeps a host that comes again and again from filling the log.
-    crowded: Mutex<RateLimited<IpAddr>>,
+    crowded: Arc<Mutex<RateLimited<IpAddr>>>,
 }
 
 impl AcceptConnection<ZoneSyncConnection> for Threshold {
@@ -210,6 +235,7 @@ pub(super) type Taken = Admitted<Box<dyn Io>, AskingConnection, ConnectionPlace>
 /// The connections that are welcome, as they come.
 pub(super) fn connections(
     listener: ZoneSyncListener,
+    socket: Option<ZoneSyncListener>,
     secure: Option<Secure>,
 ) -> impl Stream<Item = io::Result<Taken>> {
     let (entered, waiting) = mpsc::channel(ADMITTED);
@@ -221,12 +247,16 @@ pub(super) fn connections(
     // When it ends, so does the stream, and with it the server.
     let threshold = Threshold {
         secure,
-        crowded: Mutex::new(RateLimited::new()),
+        crowded: Arc::new(Mutex::new(RateLimited::new())),
     };
-    let listener = WithinDescriptors {
+    let within = |listener| WithinDescriptors {
         listener,
         descriptors: Descriptors::default(),
     };
-    tokio::spawn(accept("zone sync", listener, limits, threshold, entered));
+    if let Some(socket) = socket {
+        let (socket, threshold, entered) = (within(socket), threshold.clone(), entered.clone());
+        tokio::spawn(accept("zone sync", socket, limits, threshold, entered));
+    }
+    tokio::spawn(accept("zone sync", within(listener), limits, threshold, entered));
     ReceiverStream::new(waiting).map(|((stream, from), place)| Ok(Taken::new(stream, from, place)))
 }

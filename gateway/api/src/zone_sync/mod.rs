@@ -12,11 +12,16 @@ mod serve;
 mod service;
 mod watch;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use causeway_control::trust::Trusted;
 use causeway_federation::{name::ZoneName, registry::wire::MAX_MESSAGE_BYTES};
-use causeway_host::tasks::Tasks;
+use causeway_host::{beside::beside_name, tasks::Tasks};
 use causeway_identity::{LiveIdentity, Secure};
 use causeway_proto::registry::registry_server::RegistryServer;
 use causeway_zone_sync::registry::etcd::{EtcdClient, EtcdError, SharedRegistry, client::MAX_ENDPOINTS};
@@ -27,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{AdminAddress, AdminConfig, AdminError},
     audit::Audit,
-    credentials::Gate,
+    credentials::{Gate, Grant, Guard, ListenerProof, Scope, TokenFile},
 };
 pub use listen::ListenAddress;
 use listen::ZoneSyncListener;
@@ -48,6 +53,8 @@ pub struct ZoneSyncConfig {
     pub insecure: bool,
     /// `/livez`, `/readyz` and `/metrics`; `None`: nowhere.
     pub admin: Option<AdminConfig>,
+    /// Tokens that are taken over loopback.
+    pub tokens: Option<Arc<TokenFile>>,
     /// Log in which it is written down which changes were asked for.
     pub audit: Audit,
     /// Every task that lives as long as the process, which ends with the first that does.
@@ -71,6 +78,12 @@ pub enum ZoneSyncError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot listen on the unix socket beside {address}, over which this host changes things")]
+    Beside {
+        address: ListenAddress,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot serve /readyz and /metrics")]
     Admin(#[source] AdminError),
 }
@@ -90,6 +103,9 @@ impl ZoneSyncError {
             Self::OtherZone { .. } => "issue a certificate for this zone, or correct --zone",
             Self::Bind { .. } => {
                 "is the address this host's own and free? a gateway's own registry takes 7820 too: set --listen"
+            }
+            Self::Beside { .. } => {
+                "another program of this host has its name: `ss -xlp` says which; end it, or set another --listen"
             }
             Self::Admin(AdminError::NotLoopback(_)) => "listen on 127.0.0.1 or a unix socket",
             Self::Admin(error) => error.hint(),
@@ -138,6 +154,10 @@ impl RunningZoneSync {
         };
         let listener = ZoneSyncListener::bind(&config.listen).map_err(bind)?;
         let address = listener.address().map_err(bind)?;
+        let socket = ZoneSyncListener::bind_beside(&address).map_err(|source| ZoneSyncError::Beside {
+            address: address.clone(),
+            source,
+        })?;
         let registry = SharedRegistry::start(config.zone.clone(), client, config.tasks.clone());
         let admin = match config.admin {
             Some(admin) => Some(
@@ -148,14 +168,25 @@ impl RunningZoneSync {
             None => None,
         };
         let stop = CancellationToken::new();
+        // What a handshake admits is a gateway of the zone.
+        let own_zone = config.identity.as_ref().map(|identity| {
+            let below = format!("spiffe://{}/zone/{}/", identity.trust_domain(), config.zone);
+            Grant::below(Scope::Write, below)
+        });
+        let (told, access) = proof_wanted(&address, config.insecure);
         let secure = config.identity.map(Secure::new);
         let service = RegistryServer::new(RegistryService::new(registry.clone(), config.trust, stop.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let guard = Guard {
+            tokens: config.tokens,
+            grants: own_zone.into_iter().collect(),
+        };
+        let gate = Gate::new(Some(Arc::new(guard)), config.audit, Arc::default());
         let serving = serve::serve(
-            listener,
+            (listener, socket),
             secure,
             service,
-            Gate::new(None, config.audit, Arc::default()),
+            (gate.with_socket(told), access),
             registry.contact(),
             stop.clone(),
         );
@@ -202,6 +233,18 @@ impl RunningZoneSync {
         if let ListenAddress::Unix(path) = &self.address {
             remove(path);
         }
+    }
+}
+
+/// Name of the socket to be told to who is refused on loopback, and the proof that is wanted. A socket that the operator has named is for
+/// whom its folder and its mode let open it.
+fn proof_wanted(address: &ListenAddress, insecure: bool) -> (Option<Arc<Path>>, ListenerProof) {
+    match address {
+        ListenAddress::Tcp(address) => {
+            let name = format!("unix-abstract:{}", beside_name(*address));
+            (Some(Path::new(&name).into()), ListenerProof::of(insecure))
+        }
+        ListenAddress::Unix(_) => (None, ListenerProof::Open),
     }
 }
 

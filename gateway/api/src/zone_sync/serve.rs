@@ -32,10 +32,10 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// Serves until `stop`, then finishes what is under way within a few seconds. The health service says `SERVING` from the
 /// moment that something is known: also while etcd is away, because what is known is served then.
 pub(super) async fn serve(
-    listener: ZoneSyncListener,
+    (listener, socket): (ZoneSyncListener, Option<ZoneSyncListener>),
     secure: Option<Secure>,
     service: RegistryServer<RegistryService>,
-    gate: Gate,
+    (gate, access): (Gate, ListenerProof),
     mut contact: watch::Receiver<Contact>,
     stop: CancellationToken,
 ) {
@@ -49,14 +49,13 @@ pub(super) async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .timeout(CALL_TIMEOUT)
-        // Who gets here may do everything: connections are looked at when they come.
-        .layer(GatedLayer {
-            gate,
-            access: ListenerProof::Open,
-        })
+        .layer(GatedLayer { gate, access })
         .add_service(health)
         .add_service(service)
-        .serve_with_incoming_shutdown(connections(listener, secure), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            connections(listener, socket, secure),
+            stop.clone().cancelled_owned(),
+        );
     let report = async {
         if contact
             .wait_for(|contact| *contact != Contact::Never)

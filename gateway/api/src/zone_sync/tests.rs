@@ -3,17 +3,22 @@
 use std::{net::TcpListener, time::Duration};
 
 use causeway_federation::name::GatewayId;
-use causeway_host::tasks::TaskEnding;
+use causeway_host::{beside::connect_beside, tasks::TaskEnding};
 use causeway_proto::registry::{
     AttachRequest, HeartbeatRequest, RegisterRequest, Registration, WatchRequest,
     registry_client::RegistryClient,
 };
-use tonic::{Code, transport::Endpoint};
+use hyper_util::rt::TokioIo;
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
 use super::*;
+use crate::credentials::{Scope, issue};
 
 /// Longer than any wait of these tests takes when all is well.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +37,7 @@ fn config(listen: &str) -> ZoneSyncConfig {
         listen: listen.parse().unwrap(),
         identity: None,
         trust: None,
+        tokens: None,
         insecure: false,
         admin: Some(AdminConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -43,6 +49,42 @@ fn config(listen: &str) -> ZoneSyncConfig {
 
 fn tcp(zone_sync: &RunningZoneSync) -> String {
     format!("http://{}", zone_sync.address())
+}
+
+/// A client over the unix socket beside the address that it listens at.
+async fn beside(zone_sync: &RunningZoneSync) -> RegistryClient<Channel> {
+    let ListenAddress::Tcp(address) = *zone_sync.address() else {
+        panic!("it listens at a unix socket alone");
+    };
+    let dial = tower::service_fn(move |_: http::Uri| async move {
+        let socket = connect_beside(address).await?;
+        std::io::Result::Ok(TokioIo::new(socket.expect("a socket")))
+    });
+    let endpoint = Endpoint::from_static("http://zone-sync");
+    RegistryClient::new(endpoint.connect_with_connector(dial).await.unwrap())
+}
+
+/// Content of a log, once it has two lines.
+async fn two_lines(log: &Path) -> String {
+    let reading = async {
+        loop {
+            let lines = std::fs::read_to_string(log).unwrap();
+            if lines.matches('\n').count() >= 2 {
+                return lines;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.unwrap()
+}
+
+fn one() -> RegisterRequest {
+    let registrations = vec![Registration {
+        service: "orders".to_owned(),
+        address: "10.0.0.1:80".to_owned(),
+        ..Registration::default()
+    }];
+    RegisterRequest { registrations }
 }
 
 #[test]
@@ -71,18 +113,14 @@ async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
     let mut config = config("127.0.0.1:0");
     config.audit = Audit::file(&audit_log, &crate::ApiMetrics::default(), &Tasks::default()).unwrap();
     let zone_sync = RunningZoneSync::start(config).await.unwrap();
-    let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
-    let registrations = vec![Registration {
-        service: "orders".to_owned(),
-        address: "10.0.0.1:80".to_owned(),
-        ..Registration::default()
-    }];
-    let refused = client
-        .register(RegisterRequest { registrations })
-        .await
-        .unwrap_err();
+    let mut client = beside(&zone_sync).await;
+    let refused = client.register(one()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
-    assert!(refused.message().contains("etcd"), "{}", refused.message());
+    assert!(
+        refused.message().contains("etcd"),
+        "{}",
+        refused.message()
+    );
     let beat = client.heartbeat(HeartbeatRequest::default()).await.unwrap_err();
     let watch = client.watch(WatchRequest::default()).await.unwrap_err();
     let attach = client
@@ -111,23 +149,14 @@ async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
     assert_eq!(health.status(), ServingStatus::NotServing);
     zone_sync.shutdown().await;
     // What would have changed something is written down, and nothing else.
-    let lines = tokio::time::timeout(PATIENCE, async {
-        loop {
-            let lines = std::fs::read_to_string(&audit_log).unwrap();
-            if lines.matches('\n').count() >= 2 {
-                return lines;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-    let lines = lines.await.unwrap();
+    let lines = two_lines(&audit_log).await;
     assert_eq!(lines.matches('\n').count(), 2, "{lines}");
     assert!(
         lines.starts_with('{') && lines.contains("\"result\":\"asked\""),
         "{lines}"
     );
     for part in [
-        "\"who\":\"loopback\"",
+        "\"who\":\"local uid ",
         "Registry/Register\"",
         "\"result\":\"failed\"",
     ] {
@@ -136,9 +165,60 @@ async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
 }
 
 #[tokio::test]
+async fn over_loopback_one_may_watch_and_neither_attach_nor_register_without_a_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens.json");
+    let token = issue(&file, &"ci".parse().unwrap(), Scope::Register, None, &[7; 32]).unwrap();
+    let mut config = config("127.0.0.1:0");
+    config.tokens = Some(Arc::new(TokenFile::open(&file).unwrap()));
+    let zone_sync = RunningZoneSync::start(config).await.unwrap();
+    let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
+    // What is let in hears that there is no etcd.
+    let watch = client.watch(WatchRequest::default()).await.unwrap_err();
+    assert_eq!(watch.code(), Code::Unavailable);
+    let attach = client.attach(tokio_stream::pending::<AttachRequest>()).await;
+    let register = client.register(one()).await;
+    let beat = client.heartbeat(HeartbeatRequest::default()).await;
+    let refused = [
+        attach.map(drop).unwrap_err(),
+        register.map(drop).unwrap_err(),
+        beat.map(drop).unwrap_err(),
+    ];
+    for refused in refused {
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        let way = format!("unix-abstract:causeway/{}", zone_sync.address());
+        assert!(refused.message().contains(&way), "{refused}");
+    }
+    let with_token = |header: &str| {
+        let mut request = tonic::Request::new(one());
+        request
+            .metadata_mut()
+            .insert("authorization", header.parse().unwrap());
+        request
+    };
+    let good = with_token(&format!("Bearer {}", token.reveal()));
+    let admitted = client.register(good).await.unwrap_err();
+    assert_eq!(admitted.code(), Code::Unavailable, "{admitted}");
+    let bad = client.register(with_token("Bearer nonsense")).await.unwrap_err();
+    assert_eq!(bad.code(), Code::Unauthenticated);
+    zone_sync.shutdown().await;
+}
+
+#[tokio::test]
+async fn whoever_connects_may_do_everything_where_the_operator_said_so() {
+    let mut config = config("127.0.0.1:0");
+    config.insecure = true;
+    let zone_sync = RunningZoneSync::start(config).await.unwrap();
+    let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
+    let admitted = client.register(one()).await.unwrap_err();
+    assert_eq!(admitted.code(), Code::Unavailable, "{admitted}");
+    zone_sync.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_list_that_is_too_long_is_refused_whole() {
     let zone_sync = RunningZoneSync::start(config("127.0.0.1:0")).await.unwrap();
-    let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
+    let mut client = beside(&zone_sync).await;
     let registrations = vec![Registration::default(); 1_001];
     let refused = client
         .register(RegisterRequest { registrations })
@@ -252,18 +332,21 @@ mod between_hosts {
             async move {
                 let stream = TcpStream::connect(address).await?;
                 let stream = secure.connect(stream).await.map_err(std::io::Error::other)?;
-                std::io::Result::Ok(hyper_util::rt::TokioIo::new(stream))
+                std::io::Result::Ok(TokioIo::new(stream))
             }
         });
         let channel = Endpoint::from_static("http://zone-sync")
             .connect_with_connector(dial)
             .await
             .unwrap();
-        let over_tls = RegistryClient::new(channel)
-            .watch(WatchRequest::default())
-            .await
-            .unwrap_err();
-        assert_eq!(over_tls.code(), Code::Unavailable);
+        let mut over_tls = RegistryClient::new(channel);
+        let watch = over_tls.watch(WatchRequest::default()).await.unwrap_err();
+        let register = over_tls.register(one()).await.unwrap_err();
+        let attaching = over_tls.attach(tokio_stream::pending::<AttachRequest>());
+        let attach = attaching.await.unwrap_err();
+        for admitted in [watch, register, attach] {
+            assert_eq!(admitted.code(), Code::Unavailable, "{admitted}");
+        }
         zone_sync.shutdown().await;
     }
 }

@@ -1,6 +1,11 @@
 //! The address of a zone-sync.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 /// The port of a zone-sync that names none.
 const DEFAULT_PORT: u16 = 7820;
@@ -22,14 +27,14 @@ pub enum ServerAddress {
 pub struct AddressError(String);
 
 impl ServerAddress {
-    /// Tells whether what is said there stays on this host: so for unix sockets and loopback addresses, not for names.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
+    /// The loopback address that it is; `None`: a name, a unix socket, or an address that leads elsewhere.
+    pub(super) fn loopback(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp { host, .. } => host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.to_canonical().is_loopback()),
-            Self::Unix(_) => true,
+            Self::Tcp { host, port } => {
+                let ip = host.parse::<IpAddr>().ok()?.to_canonical();
+                ip.is_loopback().then(|| SocketAddr::new(ip, *port))
+            }
+            Self::Unix(_) => None,
         }
     }
 }
@@ -116,9 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_and_unix_sockets_stay_on_the_host() {
-        let local = |text: &str| text.parse::<ServerAddress>().unwrap().is_local();
-        assert!(local("127.0.0.9:1") && local("[::1]:1") && local("unix:/run/sync.sock"));
-        assert!(!local("10.0.0.5:1") && !local("localhost:1"));
+    fn only_an_address_on_loopback_has_a_socket_beside_it() {
+        let local = |text: &str| text.parse::<ServerAddress>().unwrap().loopback();
+        assert_eq!(local("127.0.0.9:1"), "127.0.0.9:1".parse().ok());
+        assert_eq!(local("[::1]:1"), "[::1]:1".parse().ok());
+        for elsewhere in ["10.0.0.5:1", "localhost:1", "unix:/run/sync.sock"] {
+            assert_eq!(local(elsewhere), None, "{elsewhere}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use causeway_federation::{name::GatewayId, registry::wire, trust::TrustDocument};
-use causeway_host::{listen::Io, resolve::NameResolver};
+use causeway_host::{beside::connect_beside, listen::Io, resolve::NameResolver};
 use causeway_identity::Secure;
 use causeway_proto::registry as proto;
 use causeway_proto::registry::{
@@ -129,8 +129,7 @@ async fn connect(
     resolver: &NameResolver,
 ) -> Result<Channel, tonic::transport::Error> {
     let server = server.clone();
-    let secure = secure.filter(|_| !server.is_local()).cloned();
-    let resolver = resolver.clone();
+    let (secure, resolver) = (secure.cloned(), resolver.clone());
     let dial = tower::service_fn(move |_: Uri| {
         let (server, secure, resolver) = (server.clone(), secure.clone(), resolver.clone());
         async move { dial(&server, secure.as_ref(), &resolver).await.map(TokioIo::new) }
@@ -146,11 +145,20 @@ async fn connect(
         .await
 }
 
+/// Connects to the server: to one of this host over the socket beside its address, where it has one for this user.
 async fn dial(
     server: &ServerAddress,
     secure: Option<&Secure>,
     resolver: &NameResolver,
 ) -> io::Result<Box<dyn Io>> {
+    if let Some(address) = server.loopback() {
+        match (connect_beside(address).await, secure) {
+            (Ok(Some(socket)), _) => return Ok(Box::new(socket)),
+            (Err(error), None) => return Err(error),
+            // A certificate says as much.
+            (Ok(None), _) | (Err(_), Some(_)) => {}
+        }
+    }
     Ok(match server {
         ServerAddress::Tcp { host, port } => {
             let stream = resolver.connect(host, *port).await?;
@@ -167,16 +175,33 @@ async fn dial(
 #[cfg(test)]
 mod tests {
     use std::{
+        net::SocketAddr,
         sync::mpsc::{Receiver, Sender, channel},
         time::Instant,
     };
 
+    use causeway_host::beside::bind_beside;
     use parking_lot::Mutex;
+    use tokio::net::TcpListener;
 
     use super::*;
 
     fn gateway() -> GatewayId {
         GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_server_of_this_host_is_reached_over_the_socket_beside_its_address_where_there_is_one() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: SocketAddr = tcp.local_addr().unwrap();
+        let server: ServerAddress = address.to_string().parse().unwrap();
+        let resolver = NameResolver::default();
+        let dialled = dial(&server, None, &resolver).await.unwrap();
+        tcp.accept().await.unwrap();
+        drop(dialled);
+        let socket = bind_beside(address).unwrap();
+        let _dialled = dial(&server, None, &resolver).await.unwrap();
+        socket.accept().await.unwrap();
     }
 
     #[test]
