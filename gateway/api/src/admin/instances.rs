@@ -72,6 +72,8 @@ impl From<RegistryError> for ApiError {
             RegistryError::Away(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text).hint(
                 "whether it was done is not known, and doing it again does no harm; try when `causeway check` is content with the registry",
             ),
+            RegistryError::NothingDone(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text)
+                .hint("try again when `causeway check` is content with the registry"),
             RegistryError::Refused { ref word, .. } => Self::new(
                 match word.as_str() {
                     "held_by_another_source" => StatusCode::CONFLICT,

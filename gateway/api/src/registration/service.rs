@@ -187,7 +187,9 @@ fn weave<T>(read: Read, done: Vec<Result<T, RegistryError>>) -> Vec<Outcome> {
 /// Makes the status for what keeps a whole call from being done; that of one element is its outcome.
 fn refuse_call(error: RegistryError) -> Status {
     match error {
-        RegistryError::Stopped | RegistryError::Away(_) => Status::unavailable(error.to_string()),
+        RegistryError::Stopped | RegistryError::Away(_) | RegistryError::NothingDone(_) => {
+            Status::unavailable(error.to_string())
+        }
         _ => Status::invalid_argument(format!("{}: {error}", error.word())),
     }
 }

@@ -77,10 +77,10 @@ impl ZoneSyncAdmin {
 async fn ready(State(registry): State<Arc<SharedRegistry>>) -> (StatusCode, String) {
     let contact = *registry.contact().borrow();
     match contact {
-        Contact::Never => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "etcd has not been reached yet\n".to_owned(),
-        ),
+        Contact::Never => {
+            let why = registry.trouble().unwrap_or_default();
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+        }
         Contact::Following => (StatusCode::OK, format!("ok: revision {}\n", registry.revision())),
         Contact::Away { since } => {
             let seconds = since.elapsed().as_secs();

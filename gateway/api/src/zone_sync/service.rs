@@ -12,7 +12,7 @@ use causeway_proto::registry::{
 use causeway_zone_sync::registry::etcd::{Contact, RegisterError, SharedRegistry, Unavailable};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 
 use super::{attach, replace, watch};
 use crate::{
@@ -55,9 +55,10 @@ impl RegistryService {
     /// A watcher is told what is known, of whatever age; but not nothing, as if that were all.
     fn check_known(&self) -> Result<(), Status> {
         if *self.registry.contact().borrow() == Contact::Never {
-            return Err(Status::unavailable(
-                "this zone-sync has not reached etcd yet and knows nothing; try another one of the zone, or look at its log",
-            ));
+            let why = self.registry.trouble().unwrap_or_default();
+            return Err(Status::unavailable(format!(
+                "this zone-sync knows nothing yet: {why}; try another one of the zone, or look at its log"
+            )));
         }
         if self.stop.is_cancelled() {
             return Err(Status::unavailable(
@@ -195,7 +196,12 @@ fn keys(keys: Vec<InstanceKey>) -> Result<Keys, Status> {
 }
 
 fn unavailable(error: Unavailable) -> Status {
-    Status::unavailable(error.to_string())
+    let mut status = Status::unavailable(error.to_string());
+    if error.is_untouched {
+        let yes = MetadataValue::from_static("true");
+        status.metadata_mut().insert(wire::UNTOUCHED, yes);
+    }
+    status
 }
 
 fn refuse_call(error: &RegistryError) -> Status {

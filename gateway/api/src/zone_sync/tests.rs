@@ -2,13 +2,17 @@
 
 use std::{net::TcpListener, time::Duration};
 
-use causeway_federation::name::GatewayId;
+use causeway_federation::{name::GatewayId, registry::wire::UNTOUCHED};
 use causeway_host::{beside::connect_beside, tasks::TaskEnding};
 use causeway_proto::registry::{
     AttachRequest, HeartbeatRequest, RegisterRequest, Registration, WatchRequest,
     registry_client::RegistryClient,
 };
 use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tonic::{
     Code,
     transport::{Channel, Endpoint},
@@ -78,6 +82,26 @@ async fn two_lines(log: &Path) -> String {
     tokio::time::timeout(PATIENCE, reading).await.unwrap()
 }
 
+/// Answer to `/readyz`, once the first try to reach etcd has failed.
+async fn readiness(zone_sync: &RunningZoneSync) -> String {
+    let Some(AdminAddress::Tcp(address)) = zone_sync.admin_address() else {
+        panic!("it has an admin port");
+    };
+    let asking = async {
+        loop {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = b"GET /readyz HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            if answer.contains("yet: ") {
+                return answer;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap()
+}
+
 fn one() -> RegisterRequest {
     let registrations = vec![Registration {
         service: "orders".to_owned(),
@@ -117,9 +141,19 @@ async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
     let refused = client.register(one()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(
-        refused.message().contains("etcd"),
+        refused.message().contains("etcd at http://127.0.0.1:"),
         "{}",
         refused.message()
+    );
+    assert!(
+        refused.metadata().contains_key(UNTOUCHED),
+        "nothing was registered"
+    );
+    let ready = readiness(&zone_sync).await;
+    let why = "has not been reached yet: no member of etcd answered in time to read";
+    assert!(
+        ready.starts_with("HTTP/1.1 503") && ready.contains(why),
+        "{ready}"
     );
     let beat = client.heartbeat(HeartbeatRequest::default()).await.unwrap_err();
     let watch = client.watch(WatchRequest::default()).await.unwrap_err();
@@ -248,7 +282,7 @@ mod between_hosts {
 
     use std::sync::Arc;
 
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpListener;
 
     use super::*;
     use causeway_identity::{Identity, LiveIdentity, Secure, SecureError, SpiffeId, ca::Ca};

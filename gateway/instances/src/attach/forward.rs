@@ -1,7 +1,7 @@
 //! Passing registrations on to the zone-sync that this gateway is attached to. Nothing is kept here: what the zone-sync
 //! did not take was not registered.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use causeway_federation::registry::{InstanceKey, Registration, RegistryError, wire};
 use causeway_proto::registry::{
@@ -10,12 +10,14 @@ use causeway_proto::registry::{
 use causeway_zone_sync::registry::Durability;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::{Code, Response, Status, transport::Channel};
+use tonic::{Code, ConnectError, Response, Status, transport::Channel};
 
 use super::Attach;
 
 /// Longest that a registrant waits, a move to another server included.
 const FORWARD_LIMIT: Duration = Duration::from_secs(5);
+/// Least time that a further attempt has for its answer: one that is cut off leaves it open whether it was done.
+const LEAST_FOR_ANSWER: Duration = Duration::from_millis(500);
 /// Time for which a request waits before it is made again.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -32,7 +34,7 @@ impl Attach {
     /// Registers a list, each on its own.
     ///
     /// # Errors
-    /// When no zone-sync could be asked, or none answered in time: then it is not known whether it was done.
+    /// When no zone-sync could be asked, or none answered in time: then it may not be known whether it was done, which the error tells.
     pub async fn register(&self, registrations: &[Registration]) -> Result<Forwarded, RegistryError> {
         let mut all = Forwarded::default();
         for part in registrations.chunks(wire::MAX_LIST) {
@@ -45,7 +47,8 @@ impl Attach {
                     let request = request.clone();
                     Box::pin(async move { client.register(request).await })
                 })
-                .await?;
+                .await
+                .map_err(|error| all.after(error))?;
             all.add(&keys, reply.outcomes, reply.durable);
         }
         Ok(all)
@@ -66,7 +69,8 @@ impl Attach {
                     let request = request.clone();
                     Box::pin(async move { client.deregister(request).await })
                 })
-                .await?;
+                .await
+                .map_err(|error| all.after(error))?;
             all.add(part, reply.outcomes, reply.durable);
         }
         Ok(all)
@@ -87,7 +91,8 @@ impl Attach {
                     let request = request.clone();
                     Box::pin(async move { client.heartbeat(request).await })
                 })
-                .await?;
+                .await
+                .map_err(|error| all.after(error))?;
             all.add(part, reply.outcomes, true);
         }
         Ok(all)
@@ -101,33 +106,61 @@ impl Attach {
         let deadline = Instant::now() + FORWARD_LIMIT;
         let mut clients = self.client.clone();
         let mut failure = String::new();
+        let mut is_untouched = true;
         loop {
             let client = match timeout_at(deadline, clients.wait_for(Option::is_some)).await {
                 Ok(Ok(client)) => client.clone(),
                 Ok(Err(_)) => return Err(RegistryError::Stopped),
-                Err(_) => return Err(self.away(failure)),
+                Err(_) => return Err(self.away(failure, is_untouched)),
             };
             let Some(client) = client else { continue };
-            match timeout_at(deadline, call(client)).await {
+            let done = timeout_at(deadline, call(client)).await;
+            is_untouched &= matches!(&done, Ok(Err(status)) if tells_nothing_done(status));
+            match done {
                 Ok(Ok(reply)) => return Ok(reply.into_inner()),
                 // The server went away, or the store did: either may be back before the registrant gives up.
-                Ok(Err(status)) if is_passing(&status) && Instant::now() + AGAIN_AFTER < deadline => {
+                Ok(Err(status))
+                    if is_passing(&status) && Instant::now() + AGAIN_AFTER + LEAST_FOR_ANSWER < deadline =>
+                {
                     failure = status.message().to_owned();
                     sleep_until(Instant::now() + AGAIN_AFTER).await;
                 }
-                Ok(Err(status)) => return Err(self.away(status.message().to_owned())),
-                Err(_) => return Err(self.away("no answer in time".to_owned())),
+                Ok(Err(status)) => return Err(self.away(status.message().to_owned(), is_untouched)),
+                Err(_) => return Err(self.away("no answer in time".to_owned(), false)),
             }
         }
     }
 
-    fn away(&self, failure: String) -> RegistryError {
+    fn away(&self, failure: String, is_untouched: bool) -> RegistryError {
         let known = match &self.status.borrow().attached {
             Err(detached) if failure.is_empty() => detached.failure.clone(),
             _ => failure,
         };
-        RegistryError::Away(known)
+        match is_untouched {
+            true => RegistryError::NothingDone(known),
+            false => RegistryError::Away(known),
+        }
     }
+}
+
+/// Tells whether for certain nothing was done: the server says so, it did not let the call in, or it was not connected to.
+fn tells_nothing_done(status: &Status) -> bool {
+    let said = status.metadata().contains_key(wire::UNTOUCHED);
+    let mut cause = status.source();
+    let mut is_unsent = false;
+    while let Some(error) = cause {
+        is_unsent |= error.is::<ConnectError>();
+        cause = error.source();
+    }
+    said || is_unsent
+        || matches!(
+            status.code(),
+            Code::Unauthenticated
+                | Code::PermissionDenied
+                | Code::InvalidArgument
+                | Code::ResourceExhausted
+                | Code::Unimplemented
+        )
 }
 
 fn is_passing(status: &Status) -> bool {
@@ -148,6 +181,14 @@ impl Default for Forwarded {
 }
 
 impl Forwarded {
+    /// The error of a list of which a part may be done.
+    fn after(&self, error: RegistryError) -> RegistryError {
+        match error {
+            RegistryError::NothingDone(why) if !self.each.is_empty() => RegistryError::Away(why),
+            error => error,
+        }
+    }
+
     fn add(&mut self, keys: &[InstanceKey], outcomes: Vec<Outcome>, durable: bool) {
         let mut outcomes = outcomes.into_iter();
         for key in keys {

@@ -39,6 +39,8 @@ struct State {
     gateways: BTreeMap<String, (u64, mpsc::UnboundedSender<Result<WatchEvent, Status>>)>,
     /// Tells one attachment of a gateway from the next.
     attachments: u64,
+    /// Answer to every registration.
+    refusal: Option<Status>,
 }
 
 impl State {
@@ -75,6 +77,11 @@ impl State {
 impl Store {
     pub(crate) fn put(&self, registration: Registration) {
         self.0.lock().put(registration, InstanceSource::Registered);
+    }
+
+    /// Answers every registration with this.
+    pub(crate) fn refuse(&self, refusal: Status) {
+        self.0.lock().refusal = Some(refusal);
     }
 
     /// Without telling anybody: as if it had happened while nobody was attached.
@@ -192,6 +199,9 @@ impl Registry for Store {
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let mut state = self.0.lock();
+        if let Some(refusal) = &state.refusal {
+            return Err(refusal.clone());
+        }
         let list = request.into_inner().registrations.into_iter();
         let each = list.map(|message| {
             wire::registration(message)

@@ -17,7 +17,9 @@ mod bench;
 use bench::{
     EVERY, Gateway, Probed, eventually, key, orders, registration, topology, total, without_loopback,
 };
+use causeway_federation::registry::wire::UNTOUCHED;
 use causeway_zone_sync::registry::Durability;
+use tonic::{Status, metadata::MetadataValue};
 
 #[tokio::test]
 async fn two_gateways_share_the_checks_and_a_lost_one_leaves_its_share_to_the_other() {
@@ -199,9 +201,52 @@ async fn registrations_are_passed_on_and_refused_when_nobody_can_take_them() {
 
     drop(server);
     let refused = one.instances.register(registration(&instances[1])).await;
-    assert!(matches!(refused, Err(RegistryError::Away(_))), "{refused:?}");
+    // Whether the call had reached it is for the connection to say.
+    assert!(
+        matches!(
+            refused,
+            Err(RegistryError::Away(_) | RegistryError::NothingDone(_))
+        ),
+        "{refused:?}"
+    );
     assert!(store.ids().is_empty());
     one.until(<[_]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn who_registers_is_told_that_nothing_was_done_where_that_is_certain_and_only_there() {
+    let instances = Probed::some(1).await;
+    let refused = async |refusal: Status| {
+        let store = Store::default();
+        let server = Server::start(&store).await;
+        let gateway = Gateway::start("gw1", &[&server], topology(EVERY, &[]));
+        gateway.until_with(&["gw1"]).await;
+        store.refuse(refusal);
+        gateway
+            .instances
+            .register(registration(&instances[0]))
+            .await
+            .unwrap_err()
+    };
+    let mut surely = Status::unavailable("etcd is away");
+    surely
+        .metadata_mut()
+        .insert(UNTOUCHED, MetadataValue::from_static("true"));
+    let (surely, unknown, denied) = tokio::join!(
+        refused(surely),
+        refused(Status::unavailable("etcd did not answer")),
+        refused(Status::unauthenticated("no_credentials")),
+    );
+    assert_eq!(surely, RegistryError::NothingDone("etcd is away".to_owned()));
+    assert_eq!(unknown, RegistryError::Away("etcd did not answer".to_owned()));
+    assert_eq!(denied, RegistryError::NothingDone("no_credentials".to_owned()));
+    // Nobody was ever there to be asked.
+    let server = Server::start(&Store::default()).await;
+    let address = server.address;
+    drop(server);
+    let alone = Gateway::start("gw1", &[&Server::gone(address)], topology(EVERY, &[]));
+    let nobody = alone.instances.register(registration(&instances[0])).await;
+    assert!(matches!(nobody, Err(RegistryError::NothingDone(_))), "{nobody:?}");
 }
 
 #[tokio::test]

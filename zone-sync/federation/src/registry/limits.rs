@@ -85,9 +85,12 @@ pub enum RegistryError {
     TooManySources,
     #[error("the registry has stopped: the gateway is shutting down")]
     Stopped,
-    /// The registry is elsewhere and cannot be asked.
-    #[error("no zone-sync could take it{}", because(.0))]
+    /// The registry is elsewhere, and whether it was done is not known.
+    #[error("no zone-sync has said that it was done{}", because(.0))]
     Away(String),
+    /// The registry is elsewhere, and for certain nothing was done there.
+    #[error("no zone-sync could take it, so nothing was registered or changed{}", because(.0))]
+    NothingDone(String),
     /// The registry is elsewhere and said no.
     #[error("{message}")]
     Refused { word: String, message: String },
@@ -120,7 +123,7 @@ impl RegistryError {
             Self::BadSource(_) | Self::ReservedSource(_) => "bad_source",
             Self::TooManySources => "too_many_sources",
             Self::Stopped => "stopped",
-            Self::Away(_) => "away",
+            Self::Away(_) | Self::NothingDone(_) => "away",
             Self::Refused { word, .. } => word,
         }
     }

@@ -12,6 +12,8 @@ use crate::name::ServiceName;
 
 use super::{InstanceKey, InstanceSource, Provenance, Registration, RegistryError, check};
 
+/// Metadata of a status: nothing of the call was done, for certain.
+pub const UNTOUCHED: &str = "causeway-untouched";
 /// Most elements of one list, as the contract says.
 pub const MAX_LIST: usize = 1_000;
 /// Largest message in bytes: a full list of registrations of 4 KiB each, twenty times what one usually takes. Whoever

@@ -38,6 +38,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// Keys in one page of a reading.
 pub const PAGE: i64 = 1_000;
+/// Name of the call that changes something, for errors.
+const WRITE: &str = "write";
 /// Longest pause after the first failure, and after any.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -58,6 +60,8 @@ pub enum EtcdError {
     #[error("etcd refused to {what}")]
     Refused {
         what: &'static str,
+        /// No member was asked before, which may have done it.
+        is_first: bool,
         #[source]
         source: Status,
     },
@@ -68,6 +72,15 @@ impl EtcdError {
     #[must_use]
     pub(crate) fn is_lost_lease(&self) -> bool {
         matches!(self, Self::Refused { source, .. } if source.code() == Code::NotFound)
+    }
+
+    /// Tells whether no write was done, for certain.
+    #[must_use]
+    pub(crate) fn is_untouched(&self) -> bool {
+        match self {
+            Self::Refused { is_first: true, .. } | Self::Address(_) | Self::Endpoints(_) => true,
+            Self::Refused { what, .. } | Self::Unreachable { what, .. } => *what != WRITE,
+        }
     }
 
     /// Words of the member.
@@ -141,6 +154,16 @@ impl EtcdClient {
         self.members[member % self.members.len()].address.to_string()
     }
 
+    /// Names every member.
+    #[must_use]
+    pub fn addresses(&self) -> String {
+        let named = self.members.iter().map(|member| member.address.to_string());
+        let named: Vec<_> = named
+            .map(|address| address.trim_end_matches('/').to_owned())
+            .collect();
+        named.join(", ")
+    }
+
     /// Leaves a member that failed for the next one, unless somebody else did.
     pub fn leave(&self, member: usize) {
         let next = (member + 1) % self.members.len();
@@ -176,7 +199,7 @@ impl EtcdClient {
         request: &TxnRequest,
     ) -> Result<(TxnResponse, bool), EtcdError> {
         let attempts = AtomicUsize::new(0);
-        let answer = self.call("write", patience, |member| {
+        let answer = self.call(WRITE, patience, |member| {
             attempts.fetch_add(1, Ordering::Relaxed);
             let client = KvClient::new(member.channel);
             let mut client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
@@ -260,7 +283,14 @@ impl EtcdClient {
             let member = self.preferred();
             let error = match limited(ask(self.members[member].clone())).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) if !may_pass(&error) => return Err(EtcdError::Refused { what, source: error }),
+                Err(source) if !may_pass(&source) => {
+                    let is_first = failures == 0;
+                    return Err(EtcdError::Refused {
+                        what,
+                        is_first,
+                        source,
+                    });
+                }
                 Err(error) => error,
             };
             tracing::debug!(member = %self.address(member), %error, what, "a member of etcd did not answer");

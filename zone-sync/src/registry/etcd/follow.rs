@@ -90,12 +90,23 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// Tells the operator once per outage, when it is more than a change of member.
+/// Tells the operator once per outage, when it is more than a change of member; and once that etcd is waited for, when every member has
+/// been tried.
 fn tell(inner: &Inner, failures: u32, error: &dyn std::error::Error) {
     /// So many members or attempts in a row are an outage.
     const AN_OUTAGE: u32 = 4;
     let cause = error.source().map(ToString::to_string);
-    if failures == AN_OUTAGE {
+    if inner.is_waiting() {
+        let why = cause
+            .as_ref()
+            .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+        *inner.unreached() = Some(why);
+        if failures as usize == inner.client.len() {
+            let etcd = inner.client.addresses();
+            tracing::warn!(zone = %inner.zone, etcd, %error, cause,
+                "etcd is waited for; until it is reached nothing is known, no gateway can attach and nothing can be registered");
+        }
+    } else if failures == AN_OUTAGE {
         tracing::warn!(zone = %inner.zone, %error, cause, "etcd is out of reach; what is known is still served");
     } else {
         tracing::debug!(zone = %inner.zone, %error, cause, failures, "etcd could not be followed");
@@ -112,7 +123,12 @@ async fn read(inner: &Inner) -> Result<usize, super::EtcdError> {
     };
     let mut is_first = true;
     loop {
-        let page = inner.client.range(2 * CALL_LIMIT, &request).await?;
+        // Nothing is lost by a failure then, and somebody waits for the word of it.
+        let patience = match is_first && inner.is_waiting() {
+            true => Duration::ZERO,
+            false => 2 * CALL_LIMIT,
+        };
+        let page = inner.client.range(patience, &request).await?;
         if is_first {
             is_first = false;
             // Every page is of the revision of the first.

@@ -40,7 +40,20 @@ pub(super) struct WriteOrder {
 
 /// It could not be written, or nobody knows whether it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotWritten(pub String);
+pub struct NotWritten {
+    pub why: String,
+    /// It was not written, for certain.
+    pub is_untouched: bool,
+}
+
+impl NotWritten {
+    fn untouched(why: &str) -> Self {
+        Self {
+            why: why.to_owned(),
+            is_untouched: true,
+        }
+    }
+}
 
 impl Inner {
     /// Gives an order to the lane of its key, and waits for room there.
@@ -52,12 +65,11 @@ impl Inner {
         lease: Option<(Class, Option<i64>)>,
     ) -> Result<oneshot::Receiver<Result<Written, NotWritten>>, NotWritten> {
         let (order, answer) = new_order(key, write, value, lease);
-        let stopped = || NotWritten("zone sync is stopping".to_owned());
         let lane = self.lane(&order.key);
         match tokio::time::timeout(PATIENCE, lane.send(order)).await {
             Ok(Ok(())) => Ok(answer),
-            Ok(Err(_)) => Err(stopped()),
-            Err(_) => Err(NotWritten("too many writes are waiting".to_owned())),
+            Ok(Err(_)) => Err(NotWritten::untouched("zone sync is stopping")),
+            Err(_) => Err(NotWritten::untouched("too many writes are waiting")),
         }
     }
 
@@ -172,7 +184,8 @@ async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, WriteOrder)>) {
     let (late, in_time): (Vec<_>, Vec<_>) = batch
         .drain(..)
         .partition(|(_, order)| now > order.since + PATIENCE);
-    refuse(inner, late, "etcd is too slow, or out of reach");
+    let too_late = NotWritten::untouched("etcd is too slow, or out of reach");
+    refuse(inner, late, &too_late);
     let mut batch = in_time;
     let Some(oldest) = batch.iter().map(|(_, order)| order.since).min() else {
         return;
@@ -212,7 +225,8 @@ async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, WriteOrder)>) {
             }
             let why = format!("{error}: {cause}");
             *inner.refused() = Some((now, why.clone()));
-            refuse(inner, batch, &why);
+            let is_untouched = error.is_untouched();
+            refuse(inner, batch, &NotWritten { why, is_untouched });
         }
     }
 }
@@ -248,7 +262,7 @@ async fn attempt(
     Ok(written)
 }
 
-fn refuse(inner: &Inner, batch: Vec<(Vec<u8>, WriteOrder)>, why: &str) {
+fn refuse(inner: &Inner, batch: Vec<(Vec<u8>, WriteOrder)>, why: &NotWritten) {
     inner
         .counters
         .failed
@@ -259,7 +273,7 @@ fn refuse(inner: &Inner, batch: Vec<(Vec<u8>, WriteOrder)>, why: &str) {
             inner.view().claim_later(key.clone());
         }
         // Who no longer listens needs no answer.
-        let _ = order.answer.send(Err(NotWritten(why.to_owned())));
+        let _ = order.answer.send(Err(why.clone()));
     }
 }
 

@@ -147,6 +147,8 @@ struct Inner {
     granting: tokio::sync::Mutex<()>,
     events: broadcast::Sender<RegistryEvent>,
     contact: watch::Sender<Contact>,
+    /// Reason why etcd has not been reached yet, as the latest try has it.
+    unreached: Mutex<Option<String>>,
     /// The latest writes were refused, then and for this reason; `None`: they were done.
     refused: Mutex<Option<(Instant, String)>>,
     /// Reports of health that are not in etcd yet.
@@ -176,6 +178,7 @@ impl SharedRegistry {
             granting: tokio::sync::Mutex::default(),
             events: broadcast::Sender::new(MAX_BEHIND),
             contact: watch::Sender::new(Contact::Never),
+            unreached: Mutex::default(),
             refused: Mutex::default(),
             reports: Mutex::default(),
             reported: Notify::new(),
@@ -287,6 +290,10 @@ impl Inner {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unreached(&self) -> MutexGuard<'_, Option<String>> {
+        self.unreached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn presences(&self) -> MutexGuard<'_, BTreeMap<GatewayName, i64>> {
         self.presences.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -311,6 +318,11 @@ impl Inner {
             let _ = self.events.send(event);
         }
         done
+    }
+
+    /// Tells whether etcd was never reached.
+    fn is_waiting(&self) -> bool {
+        *self.contact.borrow() == Contact::Never
     }
 
     fn is_following(&self) -> bool {

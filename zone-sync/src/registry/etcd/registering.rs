@@ -30,6 +30,8 @@ use super::{
 )]
 pub struct Unavailable {
     pub why: String,
+    /// Nothing of the call was done, for certain. Else that is not known.
+    pub is_untouched: bool,
 }
 
 /// Reason why a registration was not ordered.
@@ -72,13 +74,16 @@ impl SharedRegistry {
             pending.push(match ordered {
                 Ok(pending) => Ok(pending),
                 Err(RegisterError::Refused(refused)) => Err(refused),
-                Err(RegisterError::Unavailable(unavailable)) => return Err(unavailable),
+                Err(RegisterError::Unavailable(unavailable)) => {
+                    return Err(unavailable.among(pending.len() + 1));
+                }
             });
         }
         let mut outcomes = Vec::with_capacity(pending.len());
+        let ordered = pending.len();
         for pending in pending {
             outcomes.push(match pending {
-                Ok(pending) => written(pending).await.map(|_| Ok(()))?,
+                Ok(pending) => written(pending, ordered).await.map(|_| Ok(()))?,
                 Err(refused) => Err(refused),
             });
         }
@@ -97,17 +102,18 @@ impl SharedRegistry {
         let mut pending = Vec::with_capacity(keys.len());
         for key in keys {
             pending.push(match key {
-                Ok(key) => Ok((
-                    key.clone(),
-                    self.inner.delete(key, InstanceSource::Registered).await?,
-                )),
+                Ok(key) => {
+                    let ordered = self.inner.delete(key.clone(), InstanceSource::Registered).await;
+                    Ok((key, ordered.map_err(|error| error.among(pending.len() + 1))?))
+                }
                 Err(refused) => Err(refused),
             });
         }
         let mut outcomes = Vec::with_capacity(pending.len());
+        let ordered = pending.len();
         for pending in pending {
             outcomes.push(match pending {
-                Ok((key, pending)) => match written(pending).await? {
+                Ok((key, pending)) => match written(pending, ordered).await? {
                     Written::Done(_) => Ok(()),
                     Written::Absent(_) | Written::Changed(_) => Err(self.inner.view().absent(&key)),
                 },
@@ -144,7 +150,7 @@ impl SharedRegistry {
             });
         }
         for (place, key, order) in pending {
-            match written(order).await {
+            match written(order, 1).await {
                 // What changed meanwhile was registered anew, which is as good.
                 Ok(Written::Done(_) | Written::Changed(_)) => {}
                 Ok(Written::Absent(_)) => outcomes[place] = Err(self.inner.view().absent(&key)),
@@ -173,18 +179,22 @@ impl SharedRegistry {
             match self.inner.put(registration, source.clone()).await {
                 Ok(order) => pending.push(order),
                 Err(RegisterError::Refused(refused)) => replaced.refused.push(refused),
-                Err(unavailable) => return Err(unavailable),
+                Err(RegisterError::Unavailable(unavailable)) => {
+                    return Err(unavailable.among(pending.len() + 1).into());
+                }
             }
         }
+        let ordered = pending.len() + gone.len();
         for order in pending.drain(..) {
-            written(order).await?;
+            written(order, ordered).await?;
         }
         // What is there no more goes last, so that a source which renames its instances never has none.
         for key in gone {
-            pending.push(self.inner.delete(key, source.clone()).await?);
+            let order = self.inner.delete(key, source.clone()).await;
+            pending.push(order.map_err(|error| error.among(ordered))?);
         }
         for order in pending {
-            written(order).await?;
+            written(order, ordered).await?;
         }
         Ok(replaced)
     }
@@ -194,13 +204,23 @@ impl Inner {
     /// Checks that a write is worth a try.
     pub(super) fn check_contact(&self) -> Result<(), Unavailable> {
         let why = match *self.contact.borrow() {
-            Contact::Never => "etcd has not been reached yet".to_owned(),
+            Contact::Never => {
+                let why = self.unreached().clone();
+                let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+                format!(
+                    "etcd at {} has not been reached yet{why}",
+                    self.client.addresses()
+                )
+            }
             Contact::Away { since } if since.elapsed() > TRIED_FOR => {
                 format!("etcd has been out of reach for {} s", since.elapsed().as_secs())
             }
             Contact::Following | Contact::Away { .. } => return Ok(()),
         };
-        Err(Unavailable { why })
+        Err(Unavailable {
+            why,
+            is_untouched: true,
+        })
     }
 
     async fn put(
@@ -360,17 +380,32 @@ fn sift(
     wanted
 }
 
-async fn written(pending: Pending) -> Result<Written, Unavailable> {
+/// Waits for one of the orders of a call, of which there are `ordered`.
+async fn written(pending: Pending, ordered: usize) -> Result<Written, Unavailable> {
     match pending.await {
-        Ok(written) => written.map_err(Unavailable::from),
+        Ok(written) => written.map_err(|error| Unavailable::from(error).among(ordered)),
         Err(_) => Err(Unavailable {
             why: "zone sync is stopping".to_owned(),
+            is_untouched: false,
         }),
+    }
+}
+
+impl Unavailable {
+    /// For a call of which so many were ordered: what became of the others is not asked any more.
+    fn among(self, ordered: usize) -> Self {
+        Self {
+            is_untouched: self.is_untouched && ordered == 1,
+            ..self
+        }
     }
 }
 
 impl From<NotWritten> for Unavailable {
     fn from(error: NotWritten) -> Self {
-        Self { why: error.0 }
+        Self {
+            why: error.why,
+            is_untouched: error.is_untouched,
+        }
     }
 }
