@@ -3,18 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
-use std::{fs, net::SocketAddr, process::Command};
+use std::{fs, io, net::SocketAddr, process::Command};
 
 use causeway_tests::{
+    address::Block,
     dns,
     federation::{Federation, PATIENCE, Plan},
     http,
     instance::{Behaviour, Instance},
     measured::measured,
-    process::{self, program},
+    process::{self, Process, program},
     talk::{Client, say},
     wait::{until, until_true},
 };
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Descriptors of the gateway. 128 of them are kept for itself, and of the rest three in four may listen for clients.
 const LIMIT: u64 = 400;
@@ -312,4 +314,82 @@ async fn a_burst_of_clients_leaves_descriptors_to_the_instances_of_those_that_ar
         status == 200 && page.contains("within the last minute none was left")
     })
     .await;
+}
+
+/// Descriptors of a process whose reserve is tried; half of so few are kept.
+const FEW: u64 = 100;
+const KEPT: usize = FEW as usize / 2;
+/// Connections of one host, of which each process takes some more, and hosts that they come from.
+const OF_HOST: usize = 30;
+const HOSTS: usize = 4;
+
+/// Command of the program with so few descriptors.
+fn with_few_descriptors(arguments: &[&str]) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &FEW.to_string()]);
+    command.arg(program().unwrap()).args(arguments);
+    command
+}
+
+/// Connects from several hosts of the block, more often than there are descriptors, and holds what is taken.
+async fn crowd(block: &Block, to: SocketAddr) -> Vec<TcpStream> {
+    let mut held = Vec::new();
+    for number in 0..HOSTS * OF_HOST {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = block.host(u8::try_from(10 + number % HOSTS).unwrap());
+        socket.bind(SocketAddr::new(from, 0)).unwrap();
+        held.push(socket.connect(to).await.unwrap());
+    }
+    held
+}
+
+/// Waits until somebody of the crowd was closed, and returns the most descriptors that the process has had.
+async fn most_descriptors(process: &Process, crowd: &[TcpStream]) -> usize {
+    let mut most = 0;
+    until_true("some are closed for want of descriptors", PATIENCE, async || {
+        most = most.max(process.descriptors_and_threads().unwrap().0);
+        let is_closed = |stream: &&TcpStream| match stream.try_read(&mut [0]) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        };
+        crowd.iter().filter(is_closed).count() >= HOSTS * OF_HOST - KEPT
+    })
+    .await;
+    most
+}
+
+#[tokio::test]
+async fn a_zone_sync_and_a_ca_keep_descriptors_for_themselves_however_many_connect() {
+    let (folder, block) = (tempfile::tempdir().unwrap(), Block::take().unwrap());
+    let at = |host: u8, port| SocketAddr::new(block.host(host), port);
+    let [sync, readiness, ca] = [at(0, 7820), at(0, 7821), at(1, 7830)];
+    let [sync_at, readiness_at, ca_at] = [sync, readiness, ca].map(|at| at.to_string());
+
+    // etcd is away, which it bears.
+    let arguments = ["zone-sync", "--zone", "east", "--etcd", "http://127.0.0.1:1"];
+    let mut command = with_few_descriptors(&arguments);
+    command.args(["--listen", &sync_at, "--admin", &readiness_at]);
+    let zone_sync = Process::start("zone-sync", &mut command, &folder.path().join("zone-sync.log")).unwrap();
+    until("zone-sync answers", PATIENCE, async || {
+        http::get(readiness, "/livez").await.ok()
+    })
+    .await;
+    let crowding = crowd(&block, sync).await;
+    let most = most_descriptors(&zone_sync, &crowding).await;
+    assert!(most <= KEPT + 1, "{most} descriptors are open");
+    let answer = http::get(readiness, "/livez").await.unwrap();
+    assert_eq!(answer.status, 200, "its own port answers");
+
+    let root = folder.path().join("ca");
+    let root = root.to_str().unwrap();
+    process::run(["ca", "init", root, "--trust-domain", "acme.internal"]).unwrap();
+    let mut command = with_few_descriptors(&["ca", "serve", "--ca", root, "--listen", &ca_at]);
+    let authority = Process::start("the CA", &mut command, &folder.path().join("ca.log")).unwrap();
+    until("the CA listens", PATIENCE, async || {
+        TcpStream::connect(ca).await.ok()
+    })
+    .await;
+    let crowding = crowd(&block, ca).await;
+    let most = most_descriptors(&authority, &crowding).await;
+    assert!(most <= KEPT + 1, "{most} descriptors are open");
 }

@@ -156,6 +156,13 @@ impl Descriptors {
         }
     }
 
+    /// Number of those that are promised now.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn promised(&self) -> u64 {
+        self.0.promised.load(Ordering::Relaxed)
+    }
+
     /// Looks at the limit, and returns how it is divided.
     pub fn shares(&self) -> DescriptorShares {
         let limit = match &self.0.limit {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use causeway_host::descriptors::{DescriptorPromise, is_exhausted};
+use causeway_routing::target::Target;
 use causeway_telemetry::{Role, Side, StreamRefusal};
 use futures_util::{FutureExt as _, future::Either};
 use rustix::io::Errno;
@@ -57,7 +58,7 @@ pub(super) struct AcceptedClient {
     /// It is within what one address may carry.
     within: bool,
     counted: AddressGuard,
-    /// Descriptor for the instance that it is to reach, where that is one of this zone.
+    /// Descriptor for the instance that it is to reach, where that is, or may be, one of this zone.
     promised: Option<DescriptorPromise>,
     pub(super) pending: PendingClient,
     begun: Instant,
@@ -141,7 +142,7 @@ impl AcceptLoop {
         let shared = &self.here.shared;
         let descriptors = &shared.config.descriptors;
         // Else a burst of clients would take those that their own instances need.
-        let (may_hold, promised) = if shared.has_instances_here(&wants) {
+        let (may_hold, promised) = if shared.may_have_instances_here(&wants) {
             let promised = descriptors.promise_another(socket);
             (promised.is_some(), promised)
         } else {
@@ -167,12 +168,16 @@ impl AcceptLoop {
 }
 
 impl EgressShared {
-    /// Tells whether a client may be given an instance of this zone, which takes a second descriptor. Of one that comes over TLS it is not
-    /// known yet.
-    fn has_instances_here(&self, wants: &ArrivalWish) -> bool {
-        let ArrivalWish::Target(target) = wants else {
-            return false;
-        };
+    /// Tells whether a client may be given an instance of this zone, which takes a second descriptor. One that comes over TLS has not said
+    /// yet what it wants.
+    fn may_have_instances_here(&self, wants: &ArrivalWish) -> bool {
+        match wants {
+            ArrivalWish::Target(target) => self.has_instances_here(target),
+            ArrivalWish::Tls(_) => true,
+        }
+    }
+
+    fn has_instances_here(&self, target: &Target) -> bool {
         let snapshot = self.snapshots.load();
         let instances = snapshot.instances.get(&target.service);
         instances.is_some_and(|list| list.usable(&target.tags).is_ok())
@@ -259,7 +264,10 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
             tokio::spawn(async move {
                 let receiving = Box::pin(tls.receive(&shared, socket, (client, local), begun));
                 let arrival = receiving.await;
-                let entered = arrival.and_then(|arrival| enter(&shared, thread, true, arrival, None));
+                let entered = arrival.and_then(|arrival| {
+                    let promised = promised.filter(|_| shared.has_instances_here(&arrival.target));
+                    enter(&shared, thread, true, arrival, promised)
+                });
                 drop(pending);
                 if let Some(connection) = entered {
                     if let Some(shown) = &connection.arrival.certificate {

@@ -15,6 +15,7 @@ use std::{
 
 use causeway_dns::vips::VipTable;
 use causeway_federation::topology::Topology;
+use causeway_host::descriptors::Descriptors;
 use causeway_identity::{
     ApiClient, Identity, IdentityFolder, REVOCATIONS_FILE, ROOTS_FILE, RefreshOutcome,
     ca::{self, Ca, LEAF_VALIDITY, Leaf},
@@ -460,4 +461,28 @@ async fn handshakes_are_bounded_in_time_and_number_and_so_are_connections() {
     let egress = &scene.home.egress;
     until("there is room again", || egress.open_connections().count() == 1).await;
     scene.client(WEB).await.greeting().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_is_promised_a_descriptor_for_its_instance_before_it_has_said_what_it_wants() {
+    let descriptors = Descriptors::limited_to(1_000_000);
+    let kept = descriptors.clone();
+    let here = Recorder::start("here").await;
+    let scene = Scene::start_at(testbed::vip(), &topology(), here, true, |config| {
+        config.descriptors = kept;
+    });
+    let socket = testbed::connect(scene.address).await;
+    until("a descriptor is promised", || descriptors.promised() == 1).await;
+    let mut client = connect(socket, settings(&scene.caller(WEB)), "orders.mesh")
+        .await
+        .unwrap();
+    assert_eq!(client.greeting().await.unwrap(), "here");
+    until("it is taken", || descriptors.promised() == 0).await;
+
+    // One that asks for nothing that is here gives it back.
+    let socket = testbed::connect(scene.address).await;
+    until("a descriptor is promised", || descriptors.promised() == 1).await;
+    let refused = connect(socket, settings(&scene.caller(WEB)), "nothing.mesh").await;
+    until("it is given back", || descriptors.promised() == 0).await;
+    drop(refused);
 }
