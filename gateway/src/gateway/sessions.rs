@@ -13,6 +13,9 @@ use tokio::task::{AbortHandle, JoinSet};
 /// Pause before a session that ended is opened again. Reconnects do not stampede: the tunnels beneath back off with jitter.
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
 
+/// Time for which a session stays on a tunnel that carries bulk where another carries none. Beginning anew costs a few messages.
+const BESIDE_BULK: Duration = Duration::from_secs(5);
+
 /// Keeps a session with every reachable gateway whose id sorts after `own`, until the future is dropped.
 pub(crate) async fn keep_sessions(
     own: GatewayId,
@@ -61,16 +64,19 @@ async fn open_session(
     tunnels: &TunnelSet,
     zone_sync: &ZoneSync,
 ) -> Result<(), Box<dyn std::error::Error + Send + std::marker::Sync>> {
-    // The control runtime has no data thread of its own; any tunnel will do.
-    let Some(tunnel) = tunnels.choose(peer, usize::MAX) else {
+    let Some(tunnel) = tunnels.choose_for_control(peer) else {
         return Ok(());
     };
     let header = StreamHeader {
         kind: Some(Kind::Sync(Sync {})),
     };
     let Stream { send, recv } = tunnel.open(&header).await?;
-    zone_sync
-        .open_session(peer.clone(), tokio::io::join(recv, send))
-        .await?;
+    let session = zone_sync.open_session(peer.clone(), tokio::io::join(recv, send));
+    tokio::select! {
+        ended = session => ended?,
+        () = tunnels.until_crowded_out(&tunnel, BESIDE_BULK) => {
+            tracing::debug!(%peer, "zone sync goes to a tunnel that carries no bulk");
+        }
+    }
     Ok(())
 }

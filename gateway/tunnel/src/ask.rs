@@ -45,7 +45,7 @@ impl AskError {
 /// When no tunnel leads there, it is lost, or the peer refuses.
 pub async fn ask(tunnels: &TunnelSet, peer: &GatewayId, header: &StreamHeader) -> Result<Stream, AskError> {
     // The control runtime has no data thread of its own; any tunnel will do.
-    let tunnel = tunnels.choose(peer, usize::MAX).ok_or(AskError::NoTunnel)?;
+    let tunnel = tunnels.choose_for_control(peer).ok_or(AskError::NoTunnel)?;
     let mut stream = tunnel.open(header).await?;
     match read_reply(&mut stream.recv).await? {
         Outcome::Ready(_) => Ok(stream),

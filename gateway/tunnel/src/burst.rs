@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use super::class::Class;
+
 /// Priority of a stream that yields, below that of all others (0).
 const YIELDING: i32 = -1;
 /// Bytes in a row from which a stream yields: more than most answers have.
@@ -35,6 +37,16 @@ impl Burst {
     /// Takes down that the stream carries more.
     pub(super) fn carry(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes).min(REMEMBERED_BYTES);
+    }
+
+    /// Class of a connection's stream now.
+    pub(super) fn class(&mut self, now: Instant) -> Class {
+        self.priority(now);
+        if self.yields {
+            Class::Bulk
+        } else {
+            Class::Interactive
+        }
     }
 
     /// Gives the priority of what is written next, if it is another than before.

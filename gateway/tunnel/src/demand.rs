@@ -36,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TunnelLoad {
     pub(super) tunnels: usize,
+    /// Those of the tunnels that carry bulk.
+    pub(super) bulk_tunnels: usize,
     pub(super) streams: usize,
     pub(super) bytes_per_second: u64,
 }
@@ -51,7 +53,13 @@ impl TunnelLoad {
             .bytes_per_second
             .saturating_mul(100)
             .div_ceil(BYTES_EACH * share);
-        by_streams.max(usize::try_from(by_bytes).unwrap_or(usize::MAX))
+        // One for what is not bulk.
+        let by_class = match self.bulk_tunnels {
+            0 => 0,
+            bulk => bulk + 1,
+        };
+        let by_bytes = usize::try_from(by_bytes).unwrap_or(usize::MAX);
+        by_streams.max(by_bytes).max(by_class)
     }
 }
 
@@ -171,7 +179,10 @@ impl Meter {
             let rate = u128::from(total.saturating_sub(before)) * 1_000_000 / passed;
             bytes.insert(tunnel.id(), total);
             let load = loads.entry(tunnel.peer().clone()).or_default();
-            load.tunnels += usize::from(!tunnel.is_retiring() && !tunnel.is_unheard());
+            tunnel.carried().look(now);
+            let counts = !tunnel.is_retiring() && !tunnel.is_unheard();
+            load.tunnels += usize::from(counts);
+            load.bulk_tunnels += usize::from(counts && tunnel.carries_bulk());
             load.streams += tunnel.streams().load(Ordering::Relaxed);
             load.bytes_per_second += u64::try_from(rate).unwrap_or(u64::MAX);
         }
@@ -229,6 +240,7 @@ mod tests {
     fn load(tunnels: usize, streams: usize, megabytes: u64) -> TunnelLoad {
         TunnelLoad {
             tunnels,
+            bulk_tunnels: 0,
             streams,
             bytes_per_second: megabytes * 1_000_000,
         }
@@ -290,6 +302,32 @@ mod tests {
             let now = start + SECOND * second;
             assert_eq!(demand.observe(now, load(steady, streams, 0), &LIMITS), steady);
         }
+    }
+
+    #[test]
+    fn one_more_is_dialled_where_every_tunnel_carries_bulk_and_goes_again_after_it() {
+        let start = Instant::now();
+        let mut demand = Demand::new(start, 2);
+        let mut second = 0;
+        let mut wanted = |tunnels, bulk_tunnels, seconds: u32| {
+            let mut last = 0;
+            for _ in 0..seconds {
+                second += 1;
+                let load = TunnelLoad {
+                    bulk_tunnels,
+                    ..load(tunnels, 3, 1)
+                };
+                last = demand.observe(start + SECOND * second, load, &LIMITS);
+            }
+            last
+        };
+        assert_eq!(wanted(2, 1, 60), 2, "another is there");
+        assert_eq!(wanted(2, 2, 1), 3);
+        assert_eq!(wanted(3, 2, 60), 3, "as long as it goes on");
+        assert_eq!(wanted(3, 3, 1), 4);
+        assert_eq!(wanted(8, 8, 60), 8, "no more than threads");
+        assert_eq!(wanted(8, 0, 20), 8, "not at once");
+        assert_eq!(wanted(8, 0, 300), 2);
     }
 
     #[test]

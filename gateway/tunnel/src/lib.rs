@@ -13,6 +13,7 @@ mod bbr;
 mod budget;
 mod burst;
 mod capabilities;
+mod class;
 mod config;
 mod credit;
 mod demand;
@@ -47,6 +48,7 @@ mod tunnel_totals;
 pub use ask::{AskError, ask};
 pub use budget::{BudgetLack, MEMORY_BUDGET_BYTES, MemoryBudget};
 pub use capabilities::{Capabilities, OPENED};
+pub use class::Class;
 pub use config::{
     ConfigError, Congestion, IDLE_TIMEOUT, IDLE_TIMEOUTS, KEEP_ALIVE, MAX_STREAMS, TunnelConfig,
 };

@@ -2,34 +2,27 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use causeway_federation::name::GatewayId;
 use causeway_routing::snapshot::Link;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use super::{
     Tunnel,
+    class::Class,
     last_word::LastWords,
     liveness::Silence,
     siblings::Siblings,
     starts::{Start, Starts},
 };
 
-/// Streams by which a tunnel of another data thread must be ahead to be chosen: what it carries goes from thread to thread.
-const OTHER_THREAD_STREAMS: usize = 8;
-
-/// Cost of a stream more on a tunnel that has `streams`; `own`: the task is on its data thread.
-fn cost(streams: usize, own: bool) -> usize {
-    match own {
-        true => streams,
-        // A tunnel of another thread is as good once it has less than half as many.
-        false => streams.saturating_mul(2).saturating_add(OTHER_THREAD_STREAMS),
-    }
-}
+/// Pause between two looks whether control sits beside bulk.
+const CROWDED_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Every tunnel of this process. Readers never wait; changes are rare and bump [`TunnelSet::changed`].
 #[derive(Debug)]
@@ -146,8 +139,8 @@ impl TunnelSet {
         }
     }
 
-    /// The best tunnel to `peer` for a task on data thread `thread`: one that answers before one that has stalled, one
-    /// that stays before one that retires, and then by the [`cost`] of a stream more. `None` when there is none, or the peer is draining.
+    /// The best tunnel to `peer` for a connection's stream that a task on data thread `thread` opens, by [`Class::rank`]. `None` when there is
+    /// none, or the peer is draining.
     #[must_use]
     pub fn choose(&self, peer: &GatewayId, thread: usize) -> Option<Arc<Tunnel>> {
         self.choose_besides(peer, thread, None)
@@ -161,16 +154,43 @@ impl TunnelSet {
         thread: usize,
         besides: Option<usize>,
     ) -> Option<Arc<Tunnel>> {
+        self.best(Class::Interactive, peer, thread, besides)
+    }
+
+    /// The best tunnel to `peer` for what gateways tell each other for themselves, from any thread.
+    #[must_use]
+    pub fn choose_for_control(&self, peer: &GatewayId) -> Option<Arc<Tunnel>> {
+        self.best(Class::Control, peer, usize::MAX, None)
+    }
+
+    fn best(
+        &self,
+        class: Class,
+        peer: &GatewayId,
+        thread: usize,
+        besides: Option<usize>,
+    ) -> Option<Arc<Tunnel>> {
         let tunnels = self.tunnels.load();
         let usable = tunnels.get(peer)?.iter().filter(|t| {
             t.link() != Link::Draining && !t.is_unheard() && besides.is_none_or(|other| t.id() != other)
         });
-        usable
-            .min_by_key(|t| {
-                let streams = t.streams().load(Ordering::Relaxed);
-                (t.link(), t.is_retiring(), cost(streams, t.thread() == thread))
-            })
-            .cloned()
+        usable.min_by_key(|t| class.rank(t.standing(thread))).cloned()
+    }
+
+    /// Waits until control has sat beside bulk on `tunnel` for `patience`, while another tunnel was there that carries none.
+    pub async fn until_crowded_out(&self, tunnel: &Tunnel, patience: Duration) {
+        let mut since = None;
+        loop {
+            let better = tunnel.carries_bulk()
+                && self
+                    .choose_for_control(tunnel.peer())
+                    .is_some_and(|other| other.link() == Link::Up && !other.carries_bulk());
+            since = since.filter(|_| better).or(better.then(Instant::now));
+            if since.is_some_and(|since: Instant| since.elapsed() >= patience) {
+                return;
+            }
+            sleep(CROWDED_LOOK_EVERY).await;
+        }
     }
 
     /// Number of tunnels to `peer`.
@@ -229,32 +249,5 @@ impl TunnelSet {
 
     fn bump(&self) {
         self.changed.send_modify(|count| *count += 1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Streams on each tunnel after tasks of thread 0 have opened `count`, where each tunnel is of the thread that is given.
-    fn spread(threads: &[usize], count: usize) -> Vec<usize> {
-        let mut streams = vec![0; threads.len()];
-        for _ in 0..count {
-            let best = (0..threads.len()).min_by_key(|at| cost(streams[*at], threads[*at] == 0));
-            streams[best.unwrap()] += 1;
-        }
-        streams
-    }
-
-    #[test]
-    fn few_streams_stay_on_their_thread_and_many_are_spread_over_all_tunnels() {
-        assert_eq!(spread(&[1, 0, 2], 8), [0, 8, 0]);
-        assert_eq!(spread(&[1, 0, 0, 2], 16), [0, 8, 8, 0]);
-        let many = spread(&[0, 0, 1, 2, 3, 1, 2, 3], 400);
-        assert!(
-            many.iter().all(|streams| (30..=100).contains(streams)),
-            "{many:?}"
-        );
-        assert_eq!(spread(&[1, 2], 10), [5, 5], "without a tunnel of its own");
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     budget::MemoryBudget,
     capabilities::Capabilities,
+    class::{Carried, TunnelStanding},
     credit::{self, Credit},
     greeting::chain_of,
     halves::{LinkError, Stream, WriteError},
@@ -48,6 +49,7 @@ pub struct Tunnel {
     capabilities: Capabilities,
     /// `None`: the peer does not tell what it takes, and is not told.
     credit: Option<Arc<Credit>>,
+    carried: Arc<Carried>,
     draining: AtomicBool,
     retiring: CancellationToken,
     /// Set once another process than the peer's is known to run with the peer's identity.
@@ -110,6 +112,7 @@ impl Tunnel {
             restarted: AtomicBool::new(false),
             capabilities: Capabilities::default(),
             credit: None,
+            carried: Arc::default(),
             draining: AtomicBool::new(false),
             retiring: CancellationToken::new(),
             twin: CancellationToken::new(),
@@ -148,14 +151,14 @@ impl Tunnel {
     pub async fn open_bare(&self) -> Result<Stream, LinkError> {
         let halves = self.connection.open_bi().await.map_err(LinkError)?;
         let mut stream = Stream::of(halves);
-        stream.carry(self.credit());
+        stream.carry(Some(self));
         Ok(stream)
     }
 
     /// Has a stream be counted if it carries a connection, and otherwise go before those that do.
     pub(super) fn assign(&self, stream: &mut Stream, kind: Option<&Kind>) {
         match kind {
-            Some(Kind::Connect(_)) => stream.carry(self.credit()),
+            Some(Kind::Connect(_)) => stream.carry(Some(self)),
             Some(Kind::Sync(_) | Kind::Topology(_) | Kind::Ca(_) | Kind::Trust(_) | Kind::Opened(_))
             | None => {
                 stream.carry(None);
@@ -356,6 +359,27 @@ impl Tunnel {
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether a stream of it carries much, at the last look a moment ago.
+    #[must_use]
+    pub fn carries_bulk(&self) -> bool {
+        self.carried.bulk() > 0
+    }
+
+    pub(super) fn carried(&self) -> &Arc<Carried> {
+        &self.carried
+    }
+
+    /// State by which it is chosen for a stream more, which a task on data thread `thread` opens.
+    pub(super) fn standing(&self, thread: usize) -> TunnelStanding {
+        TunnelStanding {
+            link: self.link(),
+            is_retiring: self.is_retiring(),
+            carries_bulk: self.carries_bulk(),
+            streams: self.streams.load(Ordering::Relaxed),
+            own: self.thread == thread,
+        }
     }
 
     /// The counter of streams under way on this tunnel, for the table of tunnels and for limits.

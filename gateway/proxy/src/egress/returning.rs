@@ -135,7 +135,7 @@ async fn ask_all(tunnels: &Arc<TunnelSet>, client: SocketAddr, pair: SocketPair)
     let peers: BTreeSet<GatewayId> = at_client.map(|tunnel| tunnel.peer().clone()).collect();
     let asked: Vec<_> = peers
         .iter()
-        .filter_map(|peer| tunnels.choose(peer, usize::MAX))
+        .filter_map(|peer| tunnels.choose_for_control(peer))
         .filter(|tunnel| tunnel.capabilities().has(OPENED))
         .take(MAX_ASKED)
         .collect();

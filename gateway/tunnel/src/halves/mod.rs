@@ -1,11 +1,9 @@
 //! Streams of a tunnel as all other crates see them: two halves, codes and errors of their own, so that what carries a
 //! stream is known here alone. The halves are thin, and no byte is copied; what they count beside it is said in `credit`.
 
-use std::sync::Arc;
-
 use quinn::{RecvStream, SendStream};
 
-use super::credit::Credit;
+use super::{Tunnel, class::CarriedHalf};
 
 mod code;
 mod error;
@@ -32,10 +30,15 @@ impl Stream {
         }
     }
 
-    /// Has the stream carry a connection, and mind what of it lies unread at the other side where that tells.
-    pub(crate) fn carry(&mut self, credit: Option<&Arc<Credit>>) {
+    /// Has the stream carry a connection on this tunnel, count for it, and mind what of it lies unread at the other side where that tells;
+    /// `None`: it carries none.
+    pub(crate) fn carry(&mut self, on: Option<&Tunnel>) {
+        let credit = on.and_then(Tunnel::credit);
         self.send.credit = credit.cloned();
         self.recv.credit = credit.cloned();
+        let carried = on.map(Tunnel::carried);
+        self.send.carried = CarriedHalf::of(carried);
+        self.recv.carried = CarriedHalf::of(carried);
     }
 
     /// Has what is written go before the bytes of connections.

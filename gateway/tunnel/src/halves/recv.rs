@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{HalfEnded, ReadError, ReadExactError, StreamCode};
 use crate::{
+    class::CarriedHalf,
     credit::{Credit, TELL_EVERY_BYTES},
     ledger::UNCOUNTED_BYTES,
 };
@@ -28,6 +29,7 @@ pub struct RecvHalf {
     ended: bool,
     /// Account by which the peer is told; `None`: it need not be.
     pub(super) credit: Option<Arc<Credit>>,
+    pub(super) carried: CarriedHalf,
 }
 
 impl RecvHalf {
@@ -38,12 +40,14 @@ impl RecvHalf {
             told: 0,
             ended: false,
             credit: None,
+            carried: CarriedHalf::default(),
         }
     }
 
     #[inline]
     fn count(&mut self, taken: usize) {
         self.taken += taken as u64;
+        self.carried.count(self.taken);
         if self.taken >= UNCOUNTED_BYTES && self.taken - self.told >= TELL_EVERY_BYTES {
             self.tell(false);
         }

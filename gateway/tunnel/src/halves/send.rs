@@ -13,7 +13,7 @@ use quinn::{SendStream, VarInt};
 use tokio::io::AsyncWrite;
 
 use super::{HalfEnded, LinkError, StreamCode, WriteError};
-use crate::{credit::Credit, ledger::UNCOUNTED_BYTES};
+use crate::{class::CarriedHalf, credit::Credit, ledger::UNCOUNTED_BYTES};
 
 /// Priority of what gateways tell each other for themselves, before the bytes of connections (0).
 const CONTROL_PRIORITY: i32 = 1;
@@ -25,6 +25,7 @@ pub struct SendHalf {
     written: u64,
     /// Account of what the peer has not taken; `None`: it is not counted.
     pub(super) credit: Option<Arc<Credit>>,
+    pub(super) carried: CarriedHalf,
 }
 
 impl SendHalf {
@@ -33,6 +34,7 @@ impl SendHalf {
             quinn,
             written: 0,
             credit: None,
+            carried: CarriedHalf::default(),
         }
     }
 
@@ -75,6 +77,7 @@ impl SendHalf {
     #[inline]
     fn count(&mut self, written: usize) {
         self.written += written as u64;
+        self.carried.count(self.written);
         if let Some(credit) = &self.credit
             && self.written >= UNCOUNTED_BYTES
         {

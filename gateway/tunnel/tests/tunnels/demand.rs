@@ -94,3 +94,63 @@ async fn a_peer_may_open_as_many_streams_as_it_needs_and_no_more_than_the_most()
     let late = tokio::time::timeout(Duration::from_secs(20), &mut waits).await;
     late.expect("room again").unwrap();
 }
+
+/// Carries so much in both directions that the stream is bulk.
+async fn download(stream: &mut Stream) {
+    let bytes = vec![7; 3 * 1024 * 1024];
+    let reading = async {
+        let mut left = bytes.len();
+        while left > 0 {
+            let chunk = stream.recv.read_chunk(64 * 1024).await.unwrap();
+            left -= chunk.expect("more").len();
+        }
+    };
+    let (sent, ()) = tokio::join!(stream.send.write_all(&bytes), reading);
+    sent.unwrap();
+}
+
+#[tokio::test]
+async fn control_and_small_streams_keep_away_from_tunnels_with_bulk_and_one_more_is_dialled_where_all_have_some()
+ {
+    let ca = Ca::new(DOMAIN).unwrap();
+    let known = [("east", none()), ("plant", none())];
+    let east = Gate::new(ca.issue(&id("east"), DAY).unwrap(), &known);
+    let zones = [("east", one(east.address())), ("plant", none())];
+    let here = Handle::current();
+    let threads = [here.clone(), here.clone(), here.clone(), here];
+    let plant = Gate::with(ca.issue(&id("plant"), DAY).unwrap(), &zones, &threads, |config| {
+        (config.first_tunnels, config.spare_tunnel_for) = (2, Duration::from_millis(500));
+    });
+    let [first, second] = until("two tunnels", || plant.set.all().try_into().ok()).await;
+    let mut busy = hold(&first).await;
+    download(&mut busy).await;
+    until("it is bulk", || first.carries_bulk().then_some(())).await;
+    let peer = id("east");
+    for thread in [first.thread(), second.thread(), usize::MAX] {
+        let small = plant.set.choose(&peer, thread).unwrap();
+        assert!(Arc::ptr_eq(&small, &second), "thread {thread}");
+    }
+    let control = plant.set.choose_for_control(&peer).unwrap();
+    assert!(Arc::ptr_eq(&control, &second));
+    // What sits there already moves.
+    plant.set.until_crowded_out(&first, Duration::ZERO).await;
+
+    let mut busy_too = hold(&second).await;
+    download(&mut busy_too).await;
+    let third = until("a tunnel without bulk", || {
+        let all = plant.set.all();
+        (all.len() == 3).then(|| all.into_iter().find(|tunnel| !tunnel.carries_bulk()))?
+    })
+    .await;
+    let control = plant.set.choose_for_control(&peer).unwrap();
+    assert!(Arc::ptr_eq(&control, &third));
+    assert!(Arc::ptr_eq(
+        &plant.set.choose(&peer, first.thread()).unwrap(),
+        &third
+    ));
+    drop((busy, busy_too));
+    until("as many as before", || {
+        (plant.set.count(&peer) == 2).then_some(())
+    })
+    .await;
+}
