@@ -32,7 +32,7 @@ impl FarSide {
     pub(super) fn poll_ended(
         &mut self,
         cx: &mut Context<'_>,
-        (up, down): (&SocketToStream, &StreamToSocket),
+        (up, down): (&SocketToStream, &mut StreamToSocket),
         send: &SendHalf,
         recv: &mut RecvHalf,
     ) -> Poll<RelayEnd> {
@@ -42,7 +42,7 @@ impl FarSide {
             // quinn for a stream that is then read to its end.
             (false, true) => self.poll_stopped(cx, send),
             // It can stop nothing any more.
-            (true, _) if waits => self.poll_looked(cx, recv),
+            (true, _) if waits => self.poll_looked(cx, down, recv),
             _ => {
                 *self = Self::Heard;
                 Poll::Pending
@@ -60,7 +60,12 @@ impl FarSide {
         }
     }
 
-    fn poll_looked(&mut self, cx: &mut Context<'_>, recv: &mut RecvHalf) -> Poll<RelayEnd> {
+    fn poll_looked(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut StreamToSocket,
+        recv: &mut RecvHalf,
+    ) -> Poll<RelayEnd> {
         if !matches!(self, Self::Looking(_)) {
             *self = Self::Looking(Box::pin(sleep(LOOK_EVERY)));
         }
@@ -70,6 +75,12 @@ impl FarSide {
         while pause.as_mut().poll(cx).is_ready() {
             if let Poll::Ready(error) = recv.poll_failed(cx) {
                 return Poll::Ready(RelayEnd::of_read(&error));
+            }
+            // An answer that has come whole is the client's, however slowly it reads.
+            if recv.is_lost()
+                && let Err(end) = down.take_rest(cx, recv)
+            {
+                return Poll::Ready(end);
             }
             pause.as_mut().reset(Instant::now() + LOOK_EVERY);
         }

@@ -100,6 +100,53 @@ async fn a_client_that_has_finished_and_does_not_read_hears_of_a_reset_before_it
 }
 
 #[tokio::test]
+async fn a_client_that_has_finished_and_does_not_read_hears_of_a_lost_tunnel_before_it_reads_on() {
+    let mut b = between().await;
+    b.socket.shutdown().await.unwrap();
+    assert!(in_time(b.recv.read_to_end(9)).await.unwrap().is_empty());
+    let writing = block(b.send, &b.counters.received).await;
+    b.tunnel.close();
+    assert_eq!(in_time(b.relay).await.unwrap().end, RelayEnd::TunnelLost);
+    assert!(is_reset(in_time(b.socket.read_to_end(&mut Vec::new())).await));
+    in_time(writing).await.unwrap();
+}
+
+/// Sends as much as is taken while nobody reads, and says how much that was.
+async fn fill(mut send: SendHalf, received: &Counter) -> (SendHalf, usize) {
+    let (stop, mut stopped) = oneshot::channel::<()>();
+    let filling = tokio::spawn(async move {
+        let mut written = 0;
+        loop {
+            let mut chunks = [Bytes::from_static(&[7; 4096])];
+            tokio::select! {
+                more = send.write_chunks(&mut chunks) => written += more.unwrap(),
+                _ = &mut stopped => return (send, written),
+            }
+        }
+    });
+    until_still(received).await;
+    stop.send(()).unwrap();
+    filling.await.unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_that_has_come_whole_outlives_its_tunnel() {
+    let mut b = between().await;
+    b.socket.shutdown().await.unwrap();
+    assert!(in_time(b.recv.read_to_end(9)).await.unwrap().is_empty());
+    let (mut send, written) = fill(b.send, &b.counters.received).await;
+    send.finish().unwrap();
+    // All of it has been received.
+    assert_eq!(in_time(send.stopped()).await.unwrap(), None);
+    b.tunnel.close();
+    // Looked at in the meantime, more than once.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let mut all = Vec::new();
+    in_time(b.socket.read_to_end(&mut all)).await.unwrap();
+    assert_eq!(all.len(), written);
+}
+
+#[tokio::test]
 async fn a_client_that_has_finished_and_was_slow_gets_everything() {
     let mut b = between().await;
     b.socket.shutdown().await.unwrap();

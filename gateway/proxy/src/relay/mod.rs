@@ -231,6 +231,18 @@ impl StreamToSocket {
         (!self.pending.is_empty()).then_some(self.bytes)
     }
 
+    /// Takes over what has come of a stream whose tunnel is gone. It is as much as lay there before, and tells whether that was all.
+    fn take_rest(&mut self, cx: &mut Context<'_>, recv: &mut RecvHalf) -> Result<(), RelayEnd> {
+        let mut chunks = [const { Bytes::new() }; CHUNKS];
+        loop {
+            let read = pin!(recv.read_chunks(&mut chunks)).poll(cx);
+            match read.map_err(|error| RelayEnd::of_read(&error))? {
+                Poll::Ready(Some(count)) => self.pending.push(&mut chunks[..count]),
+                Poll::Ready(None) | Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
     /// Takes down what the socket has taken, and the gateway holds no more.
     fn count(&mut self, recv: &mut RecvHalf, bytes: u64) {
         self.bytes += bytes;
@@ -335,7 +347,7 @@ fn both_ways<'a>(
                 if source.poll_failed(cx).is_ready() {
                     return Poll::Ready(Err(RelayEnd::SocketReset));
                 }
-                if let Poll::Ready(end) = far.poll_ended(cx, (up, down), send, recv) {
+                if let Poll::Ready(end) = far.poll_ended(cx, (&*up, &mut *down), send, recv) {
                     return Poll::Ready(Err(end));
                 }
                 if stall.poll(cx, [up.waiting(), down.waiting()]).is_ready() {

@@ -23,7 +23,7 @@ pub(super) struct Between {
     pub(super) relay: JoinHandle<Relayed>,
     cut: CancellationToken,
     pub(super) counters: RelayCounters,
-    tunnel: Arc<Tunnel>,
+    pub(super) tunnel: Arc<Tunnel>,
     /// Keeps the near end of the tunnel up.
     _near: Arc<Tunnel>,
 }

@@ -21,6 +21,11 @@ impl WriteQueue {
         self.0.is_empty()
     }
 
+    /// Queues chunks behind those that wait.
+    pub(super) fn push(&mut self, chunks: &mut [Bytes]) {
+        self.0.extend(chunks.iter_mut().map(std::mem::take));
+    }
+
     /// Writes once, if there is anything to write, and returns how many bytes the socket took.
     pub(super) fn poll_write(
         &mut self,

@@ -39,6 +39,7 @@ impl Stream {
         let carried = on.map(Tunnel::carried);
         self.send.carried = CarriedHalf::of(carried);
         self.recv.carried = CarriedHalf::of(carried);
+        self.recv.link = on.map(|tunnel| tunnel.connection().clone());
     }
 
     /// Has what is written go before the bytes of connections.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::{RecvStream, VarInt};
+use quinn::{Connection, RecvStream, VarInt};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{HalfEnded, ReadError, ReadExactError, StreamCode};
@@ -30,6 +30,8 @@ pub struct RecvHalf {
     /// Account by which the peer is told; `None`: it need not be.
     pub(super) credit: Option<Arc<Credit>>,
     pub(super) carried: CarriedHalf,
+    /// Knows whether the tunnel is gone; `None`: nobody asks.
+    pub(super) link: Option<Connection>,
 }
 
 impl RecvHalf {
@@ -41,6 +43,7 @@ impl RecvHalf {
             ended: false,
             credit: None,
             carried: CarriedHalf::default(),
+            link: None,
         }
     }
 
@@ -104,6 +107,13 @@ impl RecvHalf {
             Poll::Ready(Err(error)) => Poll::Ready(error.into()),
             Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Tells whether the tunnel is gone: what has come can be read yet, and nothing more comes.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        let end = self.link.as_ref().and_then(Connection::close_reason);
+        end.is_some()
     }
 
     /// Takes the next chunk, of at most `limit` bytes; `None` at the end. Cancel-safe.
