@@ -58,6 +58,17 @@ pub fn replace_file(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> io::Resul
         .inspect_err(|_| drop(fs::remove_file(&fresh)))
 }
 
+/// Finds out whether [`replace_file`] could write there, before something is done that cannot be undone.
+///
+/// # Errors
+/// When it could not.
+pub fn check_replaceable(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    fs::remove_file(write_beside(path, &[], PRIVATE)?)
+}
+
 fn write_beside(path: &Path, text: &[u8], mode: u32) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     // Two writers of one file must not meet in its temporary name.

@@ -116,6 +116,11 @@ impl Ca {
     ) -> Result<SpiffeId, CaError> {
         let first = first_not_before(ca_folder, &request.id().gateway)?;
         let certified = self.sign(request, validity, names, first)?;
+        // Before it is recorded, so that nothing stands there as issued that nobody has.
+        files::check_replaceable(out).map_err(|source| CaError::Write {
+            path: out.to_owned(),
+            source,
+        })?;
         self.record(ca_folder, &certified, CertificateOrigin::by_hand("sign"))?;
         replace(out, &certified.pem, files::PUBLIC)?;
         Ok(certified.id)
