@@ -276,11 +276,18 @@ impl InstancesTask {
         let (address, check) = (order.address, Arc::clone(&order.check));
         let provenance = self.table.provenance_of(&order);
         let allowed = self.addresses.check_at(address, provenance);
+        // A server that tells its sites apart by name is asked by the one that clients use.
+        let service = self.table.service_of(&order).map(ToString::to_string);
+        let host = format!(
+            "{}.{}",
+            service.unwrap_or_default(),
+            self.topology.borrow().dns.domain
+        );
         let started = self.probes.spawn(async move {
             if let Err(refusal) = allowed {
                 return ProbeResult::Failed(refusal.to_string());
             }
-            match probe(address, &check.probe, check.timeout).await {
+            match probe(address, &host, &check.probe, check.timeout).await {
                 Ok(()) => ProbeResult::Passed,
                 Err(failure) => failure.outcome(),
             }

@@ -87,17 +87,22 @@ impl ProbeFailure {
     }
 }
 
-/// Asks the instance at `address` once.
+/// Asks the instance at `address` once, over HTTP for the host `host`.
 ///
 /// # Errors
 /// What was wrong with the answer, or that there was none within `timeout`.
-pub(crate) async fn probe(address: SocketAddr, probe: &Probe, timeout: Duration) -> Result<(), ProbeFailure> {
+pub(crate) async fn probe(
+    address: SocketAddr,
+    host: &str,
+    probe: &Probe,
+    timeout: Duration,
+) -> Result<(), ProbeFailure> {
     let asked = async {
         let connecting = open_socket(address)?.connect(address);
         let socket = connecting.await.map_err(ProbeFailure::connect)?;
         match probe {
             Probe::Tcp => Ok(()),
-            Probe::Http { path } => http(socket, address, path).await,
+            Probe::Http { path } => http(socket, host, path).await,
             Probe::Grpc { service } => grpc(socket, address, service).await,
         }
     };
@@ -121,9 +126,9 @@ fn open_socket(address: SocketAddr) -> Result<TcpSocket, ProbeFailure> {
     }
 }
 
-async fn http(socket: TcpStream, address: SocketAddr, path: &str) -> Result<(), ProbeFailure> {
+async fn http(socket: TcpStream, host: &str, path: &str) -> Result<(), ProbeFailure> {
     let request = http::Request::get(path)
-        .header(header::HOST, address.to_string())
+        .header(header::HOST, host)
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::ACCEPT, "*/*")
         .header(header::CONNECTION, "close")

@@ -10,6 +10,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use super::*;
 
 /// Long enough that no probe of a server that answers ends by it, on a busy machine either.
+/// Name of the service that the instances are of.
+const HOST: &str = "orders.mesh";
 const PATIENT: Duration = Duration::from_secs(20);
 /// Short enough to wait for.
 const HASTY: Duration = Duration::from_millis(200);
@@ -44,7 +46,7 @@ async fn server(answer: &'static [u8], more: &'static [u8]) -> (SocketAddr, ones
 
 async fn http_probe(answer: &'static [u8], more: &'static [u8], timeout: Duration) -> Result<(), String> {
     let (address, _) = server(answer, more).await;
-    let result = probe(address, &get("/healthz"), timeout).await;
+    let result = probe(address, HOST, &get("/healthz"), timeout).await;
     result.map_err(|failure| failure.reason())
 }
 
@@ -52,10 +54,10 @@ async fn http_probe(answer: &'static [u8], more: &'static [u8], timeout: Duratio
 async fn tcp_passes_when_a_connection_is_accepted_and_fails_on_a_closed_port() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    assert!(probe(address, &Probe::Tcp, PATIENT).await.is_ok());
+    assert!(probe(address, HOST, &Probe::Tcp, PATIENT).await.is_ok());
     drop(listener);
     for kind in [Probe::Tcp, get("/"), health_of("")] {
-        let failure = probe(address, &kind, PATIENT).await.unwrap_err();
+        let failure = probe(address, HOST, &kind, PATIENT).await.unwrap_err();
         assert!(matches!(failure, ProbeFailure::Connect(_)), "{failure:?}");
         assert!(failure.reason().contains("refused"), "{}", failure.reason());
     }
@@ -74,10 +76,14 @@ async fn http_passes_on_success_and_on_redirects_that_it_does_not_follow() {
 #[tokio::test]
 async fn http_asks_for_its_path_with_a_host() {
     let (address, asked) = server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", b"").await;
-    assert!(probe(address, &get("/healthz?deep=1"), PATIENT).await.is_ok());
+    assert!(
+        probe(address, HOST, &get("/healthz?deep=1"), PATIENT)
+            .await
+            .is_ok()
+    );
     let asked = asked.await.unwrap();
     assert!(asked.starts_with("GET /healthz?deep=1 HTTP/1.1\r\n"), "{asked}");
-    assert!(asked.contains(&format!("host: {address}\r\n")), "{asked}");
+    assert!(asked.contains("host: orders.mesh\r\n"), "{asked}");
     assert!(asked.contains("causeway-health/"), "{asked}");
 }
 
@@ -119,7 +125,7 @@ async fn the_timeout_covers_every_stage_of_a_probe() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap();
     for kind in [get("/"), health_of("")] {
-        let failure = probe(address, &kind, HASTY).await.unwrap_err();
+        let failure = probe(address, HOST, &kind, HASTY).await.unwrap_err();
         assert!(matches!(failure, ProbeFailure::Timeout(HASTY)), "{failure:?}");
     }
     // The head comes and the body never does.
@@ -132,7 +138,7 @@ async fn the_timeout_covers_every_stage_of_a_probe() {
         socket.write_all(head).await.unwrap();
         future::pending::<()>().await;
     });
-    let failure = probe(address, &get("/"), HASTY).await.unwrap_err();
+    let failure = probe(address, HOST, &get("/"), HASTY).await.unwrap_err();
     assert!(matches!(failure, ProbeFailure::Timeout(_)), "{failure:?}");
     stalls.abort();
 }
@@ -147,17 +153,21 @@ async fn grpc_passes_on_serving_alone() {
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
 
-    assert!(probe(address, &health_of(""), PATIENT).await.is_ok());
-    let failure = probe(address, &health_of("down"), PATIENT).await.unwrap_err();
+    assert!(probe(address, HOST, &health_of(""), PATIENT).await.is_ok());
+    let failure = probe(address, HOST, &health_of("down"), PATIENT)
+        .await
+        .unwrap_err();
     assert_eq!(failure.reason(), "reports NOT_SERVING");
-    let failure = probe(address, &health_of("other"), PATIENT).await.unwrap_err();
+    let failure = probe(address, HOST, &health_of("other"), PATIENT)
+        .await
+        .unwrap_err();
     assert!(failure.reason().contains("NotFound"), "{}", failure.reason());
 }
 
 #[tokio::test]
 async fn grpc_fails_on_a_server_that_does_not_speak_it() {
     let (address, _) = server(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", b"").await;
-    let failure = probe(address, &health_of(""), PATIENT).await.unwrap_err();
+    let failure = probe(address, HOST, &health_of(""), PATIENT).await.unwrap_err();
     assert!(failure.reason().len() < 300, "{}", failure.reason());
 }
 
