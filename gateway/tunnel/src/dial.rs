@@ -360,7 +360,10 @@ impl Dialler {
         self.shared.last_word(zone.as_str(), None, why);
         if let Some(repeats) = self.shared.admit(LogKind::Unreachable(zone.clone())) {
             let addresses = addresses.join(", ");
-            warn!(%zone, addresses, why, repeats, "cannot reach a gateway; trying on");
+            let hint = (why == Failure::TimedOut.word()).then_some(
+                "is it running, is its UDP port open on the way, and do IP packets of 1,228 bytes pass?",
+            );
+            warn!(%zone, addresses, why, hint, repeats, "cannot reach a gateway; trying on");
         }
     }
 }

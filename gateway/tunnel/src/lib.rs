@@ -28,6 +28,7 @@ mod last_word;
 mod ledger;
 mod liveness;
 mod metrics;
+mod own_addresses;
 mod race;
 mod refusal;
 mod renew;

@@ -24,6 +24,7 @@ use super::{
     demand::{self, DemandLimits, Demands},
     dial::{self, Dialler},
     metrics::TunnelMetrics,
+    own_addresses,
     refusal::Close,
     renew,
     shared::TunnelShared,
@@ -95,6 +96,7 @@ impl Tunnels {
             .local_addr()
             .map_err(failed)?;
 
+        own_addresses::tell(&topology.borrow(), &config.identity.gateway().zone, local_addr);
         let drain = watch::Sender::new(None);
         let limits = DemandLimits {
             first: config.first_tunnels.min(threads.len()),

@@ -69,7 +69,12 @@ impl fmt::Debug for Readiness {
 pub(super) fn diagnose(zones: &[ZoneView], services: &[ServiceView], process: &ProcessReading) -> Vec<Check> {
     let mut checks: Vec<Check> = zones.iter().filter(|zone| !zone.own).map(zone_link).collect();
     checks.extend(zones.iter().flat_map(zone_records));
-    checks.extend(services.iter().map(service_home));
+    let revoked: Vec<&str> = zones
+        .iter()
+        .filter(|zone| is_revoked(zone))
+        .map(|zone| zone.name.as_str())
+        .collect();
+    checks.extend(services.iter().map(|service| service_home(service, &revoked)));
     checks.extend(open_files(process));
     checks
 }
@@ -125,6 +130,9 @@ fn zone_down(zone: &ZoneView, name: String) -> Check {
         _ if zone.gateways.is_empty() => {
             "is its gateway running, and does its topology hold this zone's addresses?"
         }
+        _ if said_timeout(zone) => {
+            "is its gateway running, is 7800/udp open on the way, and do IP packets of 1,228 bytes (UDP with 1,200) pass it, which a tunnel needs?"
+        }
         _ => "is its gateway running, is 7800/udp open on the way, do both trust the same CA?",
     };
     let is_passed_on = zone.links.iter().any(|link| link.age.as_deref() == Some("fresh"));
@@ -149,6 +157,13 @@ fn lately_said(zone: &ZoneView) -> Option<String> {
 /// The word of a gateway that takes no tunnels for a while, which it does not log for each peer.
 fn said_busy(zone: &ZoneView) -> bool {
     zone.last_word.as_ref().is_some_and(|word| word.reason == "busy")
+}
+
+/// Nobody has answered, for whatever reason.
+fn said_timeout(zone: &ZoneView) -> bool {
+    zone.last_word
+        .as_ref()
+        .is_some_and(|word| word.reason == "timeout")
 }
 
 /// One of the two was there and refused the other.
@@ -224,7 +239,17 @@ fn refused_lately(zone: &ZoneView, link: &LinkView) -> Option<Check> {
     Some(Check::warn("zone sync", name, message, hint))
 }
 
-fn service_home(service: &ServiceView) -> Check {
+/// The zone has no tunnel, and the last word was that it is revoked: nothing of what it serves is known any more.
+fn is_revoked(zone: &ZoneView) -> bool {
+    zone.state == "down"
+        && zone
+            .last_word
+            .as_ref()
+            .is_some_and(|word| word.reason == "revoked")
+}
+
+/// `revoked`: the zones that are.
+fn service_home(service: &ServiceView, revoked: &[&str]) -> Check {
     let group = "services";
     let name = service.name.clone();
     let elsewhere: u64 = service
@@ -235,6 +260,15 @@ fn service_home(service: &ServiceView) -> Check {
         .sum();
     let local = &service.local;
     match (local.healthy, local.instances, elsewhere) {
+        (0, 0, 0) if !revoked.is_empty() => Check::fail(
+            group,
+            name,
+            format!(
+                "no instance in any zone that is believed; revoked: {}",
+                revoked.join(", ")
+            ),
+            "`causeway revoke zone NAME --readmit` lets a zone in again; else register instances elsewhere",
+        ),
         // Nothing was lost: nobody has put an instance in, or all were taken out.
         (0, 0, 0) if service.zones.is_empty() => Check::warn(
             group,
@@ -283,7 +317,51 @@ fn open_files(process: &ProcessReading) -> Option<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::view::{LinkView, ZoneView};
+    use crate::admin::view::{LastWordView, LinkView, ZoneView};
+
+    fn zone(name: &str, state: &str, last_word: Option<&str>) -> ZoneView {
+        ZoneView {
+            name: name.to_owned(),
+            own: false,
+            state: state.to_owned(),
+            tags: Default::default(),
+            gateways: vec![vec!["10.0.0.1:7800".to_owned()]],
+            links: Vec::new(),
+            last_word: last_word.map(|reason| LastWordView {
+                side: None,
+                reason: reason.to_owned(),
+                seconds_ago: 1.0,
+            }),
+        }
+    }
+
+    #[test]
+    fn a_dial_that_times_out_names_packets_that_do_not_pass_as_a_possibility() {
+        let told = |word| zone_link(&zone("west", "down", Some(word))).hint.unwrap();
+        assert!(told("timeout").contains("1,228 bytes"));
+        assert!(!told("undiallable").contains("1,228 bytes"));
+    }
+
+    #[test]
+    fn a_service_that_only_a_revoked_zone_served_names_that_zone() {
+        let zones = [
+            zone("east", "down", Some("timeout")),
+            zone("north", "up", Some("revoked")),
+            zone("west", "down", Some("revoked")),
+        ];
+        let service = serde_json::json!({
+            "name": "orders", "port": 80, "protocol": "tcp", "vips": [], "local": {"instances": 0, "healthy": 0},
+            "zones": [], "split": [], "failover": [], "export_to": null,
+            "health": null, "early": false,
+        });
+        let service: ServiceView = serde_json::from_value(service).unwrap();
+        let process = ProcessReading::default();
+        let checks = diagnose(&zones, std::slice::from_ref(&service), &process);
+        let told = checks.iter().find(|check| check.group == "services").unwrap();
+        assert!(told.message.ends_with("revoked: west"), "{told:?}");
+        let told = service_home(&service, &[]);
+        assert_eq!(told.message, "no instance anywhere");
+    }
 
     #[test]
     fn asks_without_an_answer_over_tunnels_that_are_up_are_told() {
