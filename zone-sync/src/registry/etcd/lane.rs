@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     EtcdError, EtcdView, Inner,
     keys::{Key, SlotKey, decode_registration, decode_report},
-    leases::Class,
+    leases::LeaseClass,
     view::At,
     write::{self, MAX_BYTES, MAX_WRITES, Write, Written},
 };
@@ -33,7 +33,7 @@ pub(super) struct WriteOrder {
     /// Registration that the value holds, for the view.
     pub value: Option<Registration>,
     /// The class of the lease that it goes with, and the lease that it had rather keep.
-    pub lease: Option<(Class, Option<i64>)>,
+    pub lease: Option<(LeaseClass, Option<i64>)>,
     pub since: Instant,
     pub answer: oneshot::Sender<Result<Written, NotWritten>>,
 }
@@ -62,7 +62,7 @@ impl Inner {
         key: Key,
         write: Write,
         value: Option<Registration>,
-        lease: Option<(Class, Option<i64>)>,
+        lease: Option<(LeaseClass, Option<i64>)>,
     ) -> Result<oneshot::Receiver<Result<Written, NotWritten>>, NotWritten> {
         let (order, answer) = new_order(key, write, value, lease);
         let lane = self.lane(&order.key);
@@ -79,7 +79,7 @@ impl Inner {
         key: Key,
         write: Write,
         value: Option<Registration>,
-        lease: Option<(Class, Option<i64>)>,
+        lease: Option<(LeaseClass, Option<i64>)>,
     ) -> bool {
         let (order, _) = new_order(key, write, value, lease);
         self.lane(&order.key).try_send(order).is_ok()
@@ -94,7 +94,7 @@ impl Inner {
     }
 
     /// A lease of that class for one more key.
-    pub(super) async fn lease_for(&self, class: Class, left: Duration) -> Result<i64, EtcdError> {
+    pub(super) async fn lease_for(&self, class: LeaseClass, left: Duration) -> Result<i64, EtcdError> {
         if let Some(lease) = self.leases().assign(class, 1) {
             return Ok(lease);
         }
@@ -121,7 +121,7 @@ fn new_order(
     key: Key,
     write: Write,
     value: Option<Registration>,
-    lease: Option<(Class, Option<i64>)>,
+    lease: Option<(LeaseClass, Option<i64>)>,
 ) -> (WriteOrder, oneshot::Receiver<Result<Written, NotWritten>>) {
     let (answer, answered) = oneshot::channel();
     let order = WriteOrder {

@@ -22,11 +22,11 @@ const LONGEST_PACE: Duration = Duration::from_secs(60);
 /// A lease without keys is given back after this long, so that one that is about to be used is not.
 const KEPT_EMPTY: Duration = Duration::from_secs(60);
 
-/// One step of the ladder of times to live, in seconds: see [`Class::of`].
+/// One step of the ladder of times to live, in seconds: see [`LeaseClass::of`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Class(u32);
+pub(super) struct LeaseClass(u32);
 
-impl Class {
+impl LeaseClass {
     /// The lowest step that is no shorter than `time_to_live`. Steps lie about a quarter apart, so that however many
     /// different times registrants choose, there are few kinds of leases.
     #[must_use]
@@ -55,7 +55,7 @@ impl Class {
 /// One lease of this process.
 #[derive(Debug, Clone, Copy)]
 struct OwnLease {
-    class: Class,
+    class: LeaseClass,
     /// Time at which the next renewal is due.
     due: Instant,
     /// Keys that were assigned to it, whether or not they still are.
@@ -70,12 +70,12 @@ struct OwnLease {
 pub(super) struct Leases {
     held: BTreeMap<i64, OwnLease>,
     /// The lease of each class that still takes keys.
-    open: BTreeMap<Class, i64>,
+    open: BTreeMap<LeaseClass, i64>,
 }
 
 impl Leases {
     /// Assigns up to `wanted` keys to an open lease of the class; `None`: one must be granted first.
-    pub(crate) fn assign(&mut self, class: Class, wanted: usize) -> Option<i64> {
+    pub(crate) fn assign(&mut self, class: LeaseClass, wanted: usize) -> Option<i64> {
         let lease = *self.open.get(&class)?;
         let held = self.held.get_mut(&lease)?;
         held.assigned += wanted;
@@ -86,13 +86,13 @@ impl Leases {
     }
 
     /// etcd granted a lease that takes keys.
-    pub(super) fn add(&mut self, now: Instant, class: Class, lease: i64) {
+    pub(super) fn add(&mut self, now: Instant, class: LeaseClass, lease: i64) {
         self.add_apart(now, class, lease);
         self.open.insert(class, lease);
     }
 
     /// etcd granted a lease for one key alone.
-    pub(crate) fn add_apart(&mut self, now: Instant, class: Class, lease: i64) {
+    pub(crate) fn add_apart(&mut self, now: Instant, class: LeaseClass, lease: i64) {
         let held = OwnLease {
             class,
             due: now + class.pace(),
@@ -111,7 +111,7 @@ impl Leases {
 
     /// Tells whether it is a lease of this process, of this class.
     #[must_use]
-    pub(super) fn is_of(&self, lease: i64, class: Class) -> bool {
+    pub(super) fn is_of(&self, lease: i64, class: LeaseClass) -> bool {
         self.held.get(&lease).is_some_and(|held| held.class == class)
     }
 
@@ -188,7 +188,7 @@ mod tests {
         #[test]
         fn a_lease_outlives_what_was_heard_just_before_its_last_renewal(milliseconds in 1_000u64..86_400_000) {
             let time_to_live = Duration::from_millis(milliseconds);
-            let class = Class::of(time_to_live);
+            let class = LeaseClass::of(time_to_live);
             let lease = Duration::from_secs(class.lease_seconds().try_into().unwrap());
             prop_assert!(lease >= time_to_live + class.pace());
             prop_assert!(lease <= time_to_live * 2 + Duration::from_secs(5), "{lease:?} for {time_to_live:?}");
@@ -197,15 +197,16 @@ mod tests {
 
     #[test]
     fn many_times_to_live_are_few_kinds_of_leases() {
-        let classes: std::collections::BTreeSet<_> =
-            (1..86_400).map(|s| Class::of(Duration::from_secs(s))).collect();
+        let classes: std::collections::BTreeSet<_> = (1..86_400)
+            .map(|s| LeaseClass::of(Duration::from_secs(s)))
+            .collect();
         assert!(classes.len() < 60, "{}", classes.len());
     }
 
     #[test]
     fn a_lease_takes_no_more_keys_than_it_may() {
         let now = Instant::now();
-        let class = Class::of(Duration::from_secs(10));
+        let class = LeaseClass::of(Duration::from_secs(10));
         let mut leases = Leases::default();
         assert_eq!(leases.assign(class, 1), None);
         leases.add(now, class, 7);
@@ -213,13 +214,13 @@ mod tests {
             assert_eq!(leases.assign(class, 1), Some(7));
         }
         assert_eq!(leases.assign(class, 1), None);
-        assert_eq!(leases.assign(Class::of(Duration::from_secs(60)), 1), None);
+        assert_eq!(leases.assign(LeaseClass::of(Duration::from_secs(60)), 1), None);
     }
 
     #[test]
     fn every_lease_is_due_once_in_a_pace() {
         let now = Instant::now();
-        let class = Class::of(Duration::from_secs(8));
+        let class = LeaseClass::of(Duration::from_secs(8));
         let mut leases = Leases::default();
         leases.add(now, class, 7);
         assert!(leases.due(now).is_empty());
@@ -232,7 +233,7 @@ mod tests {
     #[test]
     fn a_lease_is_given_back_when_it_is_full_and_all_its_keys_are_gone() {
         let now = Instant::now();
-        let class = Class::of(Duration::from_secs(8));
+        let class = LeaseClass::of(Duration::from_secs(8));
         let mut leases = Leases::default();
         leases.add(now, class, 7);
         leases.assign(class, MAX_KEYS);

@@ -15,7 +15,7 @@ use super::{
     Inner, MAX_REPORTS, SharedRegistry,
     keys::Key,
     lane::PATIENCE,
-    leases::{Class, HEALTH_TIME_TO_LIVE},
+    leases::{HEALTH_TIME_TO_LIVE, LeaseClass},
     write::Write,
 };
 
@@ -109,7 +109,7 @@ async fn be_present(inner: Arc<Inner>, gateway: GatewayName) {
 }
 
 async fn appear(inner: &Inner, gateway: &GatewayName) {
-    let class = Class::of(PRESENCE);
+    let class = LeaseClass::of(PRESENCE);
     let Ok(granted) = inner.client.grant(PATIENCE, class.lease_seconds()).await else {
         return;
     };
@@ -135,7 +135,7 @@ impl Inner {
     /// Writes the reports that are not in etcd yet. What cannot be written stays for the next time.
     pub(super) async fn write_reports(&self) {
         let waiting: Vec<_> = self.reports().clone().into_iter().collect();
-        let class = Class::of(HEALTH_TIME_TO_LIVE);
+        let class = LeaseClass::of(HEALTH_TIME_TO_LIVE);
         let mut orders = Vec::with_capacity(waiting.len());
         for (key, report) in waiting {
             let write = Write::Put {

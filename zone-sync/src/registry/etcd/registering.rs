@@ -18,7 +18,7 @@ use super::{
     Contact, Inner, SharedRegistry, TRIED_FOR,
     keys::{Key, SlotKey, encode_registration},
     lane::NotWritten,
-    leases::Class,
+    leases::LeaseClass,
     view::{HeartbeatState, LeaseClaim},
     write::{Write, Written},
 };
@@ -253,8 +253,8 @@ impl Inner {
     }
 
     /// The class of lease that a registration needs, and the lease that it has and may keep.
-    fn lease_of(&self, registration: &Registration, kept: Option<i64>) -> Option<(Class, Option<i64>)> {
-        let class = Class::of(registration.time_to_live?);
+    fn lease_of(&self, registration: &Registration, kept: Option<i64>) -> Option<(LeaseClass, Option<i64>)> {
+        let class = LeaseClass::of(registration.time_to_live?);
         let kept = kept.filter(|lease| self.leases().is_of(*lease, class));
         Some((class, kept))
     }
@@ -301,7 +301,7 @@ impl Inner {
     pub(super) fn claim_parts(
         &self,
         claim: LeaseClaim,
-    ) -> (SlotKey, Write, Registration, Option<(Class, Option<i64>)>) {
+    ) -> (SlotKey, Write, Registration, Option<(LeaseClass, Option<i64>)>) {
         let lease = self.lease_of(&claim.registration, None);
         let write = Write::Claim {
             value: encode_registration(&claim.registration),
