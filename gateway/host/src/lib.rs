@@ -13,6 +13,7 @@ pub mod listening_user;
 pub mod own_sockets;
 pub mod port_holder;
 pub mod privileged_ports;
+pub mod program;
 pub mod remembered;
 pub mod resolve;
 pub mod tasks;
