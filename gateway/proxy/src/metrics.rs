@@ -149,6 +149,7 @@ pub struct ProxyMetrics {
     duration: Histograms<ByRole>,
     connect: Histograms<ByServiceResult>,
     tls_refused: Family<ByReason, Counter>,
+    redirect_refused: Family<ByReason, Counter>,
     forbidden_total: AtomicU64,
     dry_run_total: AtomicU64,
 }
@@ -195,6 +196,10 @@ impl ProxyMetrics {
                 "tls_refused",
                 "Clients of the TLS listener that were refused before they got as far as a service",
             ),
+            redirect_refused: registry.counters(
+                "redirect_refused",
+                "Clients that came in where redirected ones do, and were not redirected or wanted no address of a service",
+            ),
             forbidden_total: AtomicU64::new(0),
             dry_run_total: AtomicU64::new(0),
         }
@@ -203,6 +208,11 @@ impl ProxyMetrics {
     /// A client of the TLS listener was refused before it got as far as a service.
     pub fn tls_refused(&self, reason: &'static str) {
         self.tls_refused.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// A client that came in where redirected ones do was refused.
+    pub fn redirect_refused(&self, reason: &'static str) {
+        self.redirect_refused.get_or_create(&ByReason { reason }).inc();
     }
 
     /// A routing decision, by service and the reason for its first choice, or for none.

@@ -18,7 +18,7 @@ use causeway_host::files::make_private_folder;
 use causeway_host::{descriptors, tasks::Tasks};
 use causeway_identity::LiveIdentity;
 use causeway_instances::attach::ServerAddress;
-use causeway_proxy::egress::Outlive;
+use causeway_proxy::egress::{Outlive, REDIRECT_PORT};
 use causeway_telemetry::{AccessLog, LineWriter};
 use causeway_tunnel::{Congestion, MemoryBudget, TunnelConfig};
 use causeway_zone_sync::replica::Ages;
@@ -134,6 +134,19 @@ pub(crate) struct GatewayArgs {
         value_parser = outlive
     )]
     tls_outlive: Outlive,
+    /// Way in which clients of virtual addresses are taken: listeners has a listening socket for each address and port; redirect has the kernel
+    /// send them to one port of the gateway, and takes no port from programs. That takes nftables and CAP_NET_ADMIN
+    #[arg(
+        long,
+        value_name = "WAY",
+        env = "CAUSEWAY_CAPTURE",
+        default_value = "listeners"
+    )]
+    capture: CaptureName,
+    /// Port that clients are redirected to; who connects to it directly is refused
+    #[arg(long, value_name = "PORT", env = "CAUSEWAY_REDIRECT_PORT", default_value_t = REDIRECT_PORT,
+        value_parser = clap::value_parser!(u16).range(1..))]
+    redirect_port: u16,
     /// Admin API: a loopback IP:PORT, to read; with --admin-tokens or --admin-allow any IP:PORT, over TLS; or unix:/PATH, for
     /// this user and root; several are separated by commas. Changes are taken over the socket [default: admin.sock in --data],
     /// which commands find by themselves, or with a token
@@ -229,6 +242,12 @@ pub(crate) struct GatewayArgs {
 enum CongestionName {
     Cubic,
     Bbr,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CaptureName {
+    Listeners,
+    Redirect,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -376,6 +395,10 @@ fn config(
         tunnel,
         tls_listen: args.tls_listen.clone(),
         tls_outlive: args.tls_outlive,
+        redirect_port: match args.capture {
+            CaptureName::Listeners => None,
+            CaptureName::Redirect => Some(args.redirect_port),
+        },
         dns: DnsConfig {
             listen: args.dns.clone(),
             upstreams: args.dns_upstream.clone(),
@@ -448,6 +471,7 @@ fn explain(error: &GatewayStartError) -> Failure {
         GatewayStartError::Tunnels(_) => {
             failure.hint("is the address this host's own and the UDP port free? set --listen")
         }
+        GatewayStartError::Redirect(source) => failure.hint(source.advice()),
         GatewayStartError::Instances(_) | GatewayStartError::Vips(_) => failure.hint(DATA_HINT),
         GatewayStartError::Identity(_) => {
             failure.hint("the key must be one that can sign: ECDSA, Ed25519 or RSA")

@@ -250,6 +250,7 @@ async fn start(
         admin,
         tls_listen: Vec::new(),
         tls_outlive: Default::default(),
+        redirect_port: None,
         instances_folder: None,
         registration: None,
         gate: causeway_api::credentials::Gate::default(),

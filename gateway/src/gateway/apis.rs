@@ -1,4 +1,5 @@
-//! Starting the gateway's own APIs: the admin API, and registration over gRPC, each over TCP and on a unix socket.
+//! Starting the servers that a gateway has beside its services: mesh DNS, and its own APIs, which are the admin API and registration
+//! over gRPC, each over TCP and on a unix socket.
 
 use std::{path::Path, sync::Arc, time::Instant};
 
@@ -6,14 +7,50 @@ use causeway_api::{
     admin::{Admin, AdminAddress, AdminConfig, AdminState, Readiness},
     registration::RegistrationServer,
 };
+use causeway_dns::DnsServer;
 
 use super::{GatewayConfig, GatewayStartError, start::Foundation};
 
 /// Name of the admin API's socket in the data folder.
 const ADMIN_SOCKET: &str = "admin.sock";
 
+/// Servers that programs of this host ask.
+pub(super) struct Servers {
+    pub(super) dns: Option<DnsServer>,
+    pub(super) admin: Vec<Admin>,
+    pub(super) registration: Option<RegistrationServer>,
+}
+
+/// Starts all of them, mesh DNS first.
+pub(super) async fn start_servers(
+    config: &GatewayConfig,
+    known: &Foundation,
+    checks: Readiness,
+    begun: Instant,
+) -> Result<Servers, GatewayStartError> {
+    Ok(Servers {
+        dns: start_dns(config, known)?,
+        admin: start_admin(config, known, checks, begun).await?,
+        registration: start_registration(config, known).await?,
+    })
+}
+
+fn start_dns(config: &GatewayConfig, known: &Foundation) -> Result<Option<DnsServer>, GatewayStartError> {
+    if config.dns.listen.is_empty() {
+        return Ok(None);
+    }
+    let dns = DnsServer::start(
+        config.dns.clone(),
+        known.snapshots.clone(),
+        known.vips.clone(),
+        config.metrics.dns.clone(),
+        &config.tasks,
+    )?;
+    Ok(Some(dns))
+}
+
 /// Starts the admin API at every address that was asked for, and on a unix socket.
-pub(super) async fn start_admin(
+async fn start_admin(
     config: &GatewayConfig,
     known: &Foundation,
     readiness: Readiness,
@@ -89,7 +126,7 @@ fn unix_path(address: &AdminAddress) -> Option<Arc<Path>> {
 }
 
 /// Starts registration over gRPC, if it was asked for.
-pub(super) async fn start_registration(
+async fn start_registration(
     config: &GatewayConfig,
     known: &Foundation,
 ) -> Result<Option<RegistrationServer>, GatewayStartError> {

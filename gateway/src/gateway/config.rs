@@ -18,7 +18,7 @@ use causeway_federation::name::{GatewayId, ZoneName};
 use causeway_host::{files::make_private_folder, tasks::Tasks};
 use causeway_identity::{LiveIdentity, TlsError};
 use causeway_instances::{InstancesError, attach::ServerAddress};
-use causeway_proxy::egress::Outlive;
+use causeway_proxy::egress::{Outlive, RedirectError};
 use causeway_telemetry::AccessLog;
 use causeway_tunnel as tunnel;
 use causeway_zone_sync::{replica::Ages, service};
@@ -39,6 +39,8 @@ pub struct GatewayConfig {
     pub tls_listen: Vec<SocketAddr>,
     /// Time for which connections there may outlive their clients' certificates.
     pub tls_outlive: Outlive,
+    /// Port that the kernel redirects clients of virtual addresses to; `None`: each address is listened on.
+    pub redirect_port: Option<u16>,
     /// No listen address: no DNS.
     pub dns: DnsConfig,
     /// Addresses that the admin API listens on; empty: nowhere.
@@ -203,6 +205,8 @@ pub enum GatewayStartError {
     Vips(#[from] vips::VipStoreError),
     #[error("cannot start tunnels")]
     Tunnels(#[from] tunnel::TunnelsStartError),
+    #[error("cannot have the kernel redirect clients")]
+    Redirect(#[from] RedirectError),
     #[error("cannot start mesh DNS")]
     Dns(#[from] DnsError),
     #[error("cannot start the admin API")]

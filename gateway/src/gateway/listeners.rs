@@ -1,6 +1,9 @@
 //! Addresses that a gateway listens on for itself, and those of its zone's registry, where no instance can be.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use causeway_api::{
     admin::{Admin, AdminAddress},
@@ -19,6 +22,11 @@ pub(super) fn configured(config: &GatewayConfig) -> BTreeSet<SocketAddr> {
         .filter_map(|admin| tcp_address(&admin.listen))
         .chain(config.dns.listen.iter().copied())
         .chain(config.tls_listen.iter().copied())
+        .chain(
+            config
+                .redirect_port
+                .map(|port| (Ipv4Addr::LOCALHOST, port).into()),
+        )
         .chain(config.registration.iter().map(|registration| registration.listen))
         .chain(registry(&config.registry));
     // A port that the kernel chooses is known once it is bound.

@@ -32,6 +32,7 @@
 //! | `api/src/registration/watch.rs`, for each watcher | control | what it was told last | bounded connections, calls and watchers; a watcher skips what it missed |
 //! | `tunnel/src/accept.rs`, `dial.rs`, and `session.rs` for each tunnel | data | the endpoints of that thread | the `TunnelSet`, which readers never wait for |
 //! | `proxy/src/egress/listen.rs`, `accept.rs`, and `connection.rs` for each connection | data | the listening sockets for which that thread accepts | watches the bindings; 1,024 clients that another thread accepted for it |
+//! | `proxy/src/egress/redirect/keep.rs` | control | the table of nftables that redirects clients, if there is one | watches the bindings; a look every 3 s; `nft` has 5 s |
 //! | `proxy/src/egress/tls/`, in the task of a connection | data | its handshake | 1,024 at once, 5 s each |
 //! | `proxy/src/egress/tls/`: open connections looked at again | control | nothing | watches the identity |
 //! | `proxy/src/ingress/`, for each stream | data | one connection to an instance | the tunnel's `StreamHandler` |
@@ -54,6 +55,7 @@ mod metrics;
 mod publish;
 mod readiness;
 mod recheck;
+mod redirect;
 mod sessions;
 mod shutdown;
 mod start;

@@ -89,6 +89,7 @@ impl Gateway {
             registration.shutdown().await;
         }
         self.background.ended().await;
+        self.egress.remove_redirect().await;
         self.instances.shutdown().await;
         self.zone_sync.shutdown().await;
         let threads = std::mem::take(&mut self.threads);

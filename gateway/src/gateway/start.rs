@@ -13,7 +13,7 @@ use causeway_control::{
     topology, trust,
 };
 use causeway_dns::{
-    DnsServer, HostResolver,
+    HostResolver,
     vips::{self, VipTable},
 };
 use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets, resolve::NameResolver};
@@ -25,7 +25,7 @@ use causeway_instances::{
 };
 use causeway_proxy::{
     callers::Callers,
-    egress::{Egress, EgressConfig, TlsListen},
+    egress::{Egress, EgressConfig, RedirectConfig, TlsListen},
     ingress::{Ingress, IngressConfig},
 };
 use causeway_routing::{reach::OwnListeners, snapshot::Snapshots};
@@ -38,7 +38,7 @@ use tokio::{
 
 use super::{
     Gateway, GatewayConfig, GatewayStartError, RegistryChoice, ServerProof, Storage, apart,
-    apis::{start_admin, start_registration},
+    apis::{Servers, start_servers},
     background::BackgroundTasks,
     disk,
     exports::keep_exports,
@@ -47,6 +47,7 @@ use super::{
     publish::{Sources, publish},
     readiness,
     recheck::keep_rechecking,
+    redirect,
     sessions::keep_sessions,
     streams::Streams,
     sync_status::{self, SyncView},
@@ -97,17 +98,7 @@ impl Gateway {
         let threads = DataThreads::start(count, &config.tasks)
             .map_err(|source| GatewayStartError::Threads { count, source })?;
         let ingress = start_ingress(&config, &known);
-        let streams = Streams {
-            ingress: ingress.clone(),
-            zone_sync: known.zone_sync.clone(),
-            topologies: topology::TopologyServer::new(config.topology.applied().cloned()),
-            ca: Relay::new(
-                config.renewal.from_ca().map(Renewal::folder),
-                config.metrics.tunnels.clone(),
-            ),
-            trust: trust::TrustServer::new(config.identity.clone(), config.metrics.control.clone()),
-            control: Handle::current(),
-        };
+        let streams = streams(&config, &known, &ingress);
         let tunnels = Tunnels::start(
             tunnel_config(&config)?,
             threads.handles(),
@@ -117,11 +108,19 @@ impl Gateway {
             config.metrics.tunnels.clone(),
         )?;
         let egress = start_egress(&config, &known, &threads);
-        let dns = start_dns(&config, &known)?;
         let draining = Arc::new(AtomicBool::new(false));
         let checks = checks(&config, &known, &egress, &draining, tunnels.socket_buffers());
-        let admin = start_admin(&config, &known, checks, begun).await?;
-        let registration = start_registration(&config, &known).await?;
+        egress.start_redirect(&known.vips.bindings()).await?;
+        let servers = start_servers(&config, &known, checks, begun).await;
+        if servers.is_err() {
+            // The kernel would keep it for ever.
+            egress.remove_redirect().await;
+        }
+        let Servers {
+            dns,
+            admin,
+            registration,
+        } = servers?;
         let bound = listeners::bound(&tunnels, dns.as_ref(), &admin, registration.as_ref());
         known
             .listeners
@@ -152,6 +151,21 @@ impl Gateway {
     }
 }
 
+/// Gives what streams of other gateways are handed to.
+fn streams(config: &GatewayConfig, known: &Foundation, ingress: &Ingress) -> Streams {
+    Streams {
+        ingress: ingress.clone(),
+        zone_sync: known.zone_sync.clone(),
+        topologies: topology::TopologyServer::new(config.topology.applied().cloned()),
+        ca: Relay::new(
+            config.renewal.from_ca().map(Renewal::folder),
+            config.metrics.tunnels.clone(),
+        ),
+        trust: trust::TrustServer::new(config.identity.clone(), config.metrics.control.clone()),
+        control: Handle::current(),
+    }
+}
+
 /// Gives the settings of tunnels, with the keys that outlive a restart where something does.
 fn tunnel_config(config: &GatewayConfig) -> Result<TunnelConfig, GatewayStartError> {
     let mut tunnel = TunnelConfig {
@@ -179,6 +193,9 @@ fn start_background(
     let checking = egress.clone();
     let checking = async move { checking.keep_checking_certificates().await };
     background.spawn("certificates of open connections", checking);
+    let (redirecting, bindings) = (egress.clone(), known.vips.bindings());
+    let redirecting = async move { redirecting.keep_redirect(bindings).await };
+    background.spawn("redirect of clients", redirecting);
     let sessions = keep_sessions(
         config.id().clone(),
         known.tunnel_set.clone(),
@@ -380,6 +397,9 @@ fn start_egress(config: &GatewayConfig, known: &Foundation, threads: &DataThread
         descriptors: known.descriptors.clone(),
         failures: known.instances.connect_failures(),
         tls: (!config.tls_listen.is_empty()).then_some(tls),
+        redirect: config
+            .redirect_port
+            .map(|port| RedirectConfig::new(config.id(), port)),
         callers: Callers::of_kernel(config.tasks.clone()),
         tasks: config.tasks.clone(),
         own_sockets: known.own_sockets.clone(),
@@ -402,20 +422,6 @@ fn start_egress(config: &GatewayConfig, known: &Foundation, threads: &DataThread
         );
     }
     egress
-}
-
-fn start_dns(config: &GatewayConfig, known: &Foundation) -> Result<Option<DnsServer>, GatewayStartError> {
-    if config.dns.listen.is_empty() {
-        return Ok(None);
-    }
-    let dns = DnsServer::start(
-        config.dns.clone(),
-        known.snapshots.clone(),
-        known.vips.clone(),
-        config.metrics.dns.clone(),
-        &config.tasks,
-    )?;
-    Ok(Some(dns))
 }
 
 /// In the order in which they are shown.
@@ -460,6 +466,10 @@ fn checks(
             known.tunnel_set.clone(),
             config.is_apart(),
         ));
+    let checks = match egress.redirect_status() {
+        Some(_) => checks.with(redirect::check(egress.clone())),
+        None => checks,
+    };
     match known.instances.attachment() {
         Some(attachment) => checks.with(readiness::registry(attachment.status())),
         None => checks,

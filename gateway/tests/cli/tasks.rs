@@ -43,7 +43,7 @@ services: {}
 const ATTACHMENT: &str = "attachment to the shared registry";
 const FOLDER: &str = "folder of instances";
 /// Every long-lived task of a gateway that has all its parts, in the order of the names, and whether only its panic is a fault.
-const TASKS: [(&str, bool); 33] = [
+const TASKS: [(&str, bool); 34] = [
     ("TLS listener at ", true),
     ("admin API at ", false),
     (ATTACHMENT, false),
@@ -62,6 +62,7 @@ const TASKS: [(&str, bool); 33] = [
     ("names of services in metrics", false),
     ("number of tunnels", false),
     ("permissions of open connections", false),
+    ("redirect of clients", false),
     ("registration over gRPC", false),
     ("signatures of the topology", false),
     ("snapshots", false),
@@ -139,6 +140,7 @@ fn config(folder: &Path, attached: bool) -> GatewayConfig {
         admin: vec![admin.clone(), admin],
         tls_listen: vec![any()],
         tls_outlive: Default::default(),
+        redirect_port: None,
         instances_folder: (!attached).then(|| folder.join("instances")),
         registration: Some(RegistrationConfig {
             listen: any(),

@@ -30,6 +30,7 @@ use super::{
     dispatch::{ClientQueue, PendingClient},
     http,
     listen::AcceptingThread,
+    redirect::{self, RedirectRefusal},
 };
 use crate::open::OpenConnection;
 
@@ -128,15 +129,36 @@ impl AcceptLoop {
         }
     }
 
-    fn receive(&self, socket: &TcpStream, client: SocketAddr, begun: Instant) -> io::Result<AcceptedClient> {
+    /// Returns the address that a client connected to; `None`: it was to be redirected here, and was not.
+    fn destination(&self, socket: &TcpStream) -> io::Result<Option<SocketAddr>> {
+        if let Entrance::Redirect(_) = self.entrance {
+            return Ok(redirect::destination(socket));
+        }
         // One socket at every address takes clients of several.
-        let local = match self.bound.ip().is_unspecified() {
-            true => socket.local_addr()?,
-            false => self.bound,
+        match self.bound.ip().is_unspecified() {
+            true => socket.local_addr().map(Some),
+            false => Ok(Some(self.bound)),
+        }
+    }
+
+    fn refuse_redirected(&self, reason: RedirectRefusal) {
+        if let Entrance::Redirect(_) = self.entrance {
+            self.here.shared.metrics.redirect_refused(reason.word());
+        }
+    }
+
+    fn receive(&self, socket: &TcpStream, client: SocketAddr, begun: Instant) -> io::Result<AcceptedClient> {
+        let Some(local) = self.destination(socket)? else {
+            let _ = socket.set_zero_linger();
+            self.refuse_redirected(RedirectRefusal::NotRedirected);
+            return Err(io::Error::other(
+                "it connected to the listener of redirected clients itself",
+            ));
         };
         let Some((wants, open)) = self.entrance.at(local) else {
             // A FIN would look like an empty answer.
             let _ = socket.set_zero_linger();
+            self.refuse_redirected(RedirectRefusal::UnknownAddress);
             return Err(io::Error::other(format!("{local} is no virtual address")));
         };
         let shared = &self.here.shared;

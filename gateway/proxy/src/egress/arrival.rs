@@ -28,6 +28,8 @@ use crate::callers::Endpoints;
 pub(super) enum Entrance {
     /// The address says what is wanted.
     VirtualAddresses(Arc<Coverage>),
+    /// Clients come in that the kernel has redirected here. The address that they connected to says what is wanted.
+    Redirect(Arc<Coverage>),
     /// Clients say over TLS what they want, and who they are.
     Tls {
         entrance: Arc<TlsEntrance>,
@@ -54,7 +56,7 @@ impl Entrance {
     /// there.
     pub(super) fn at(&self, local: SocketAddr) -> Option<(ArrivalWish, Arc<AtomicUsize>)> {
         match self {
-            Self::VirtualAddresses(coverage) => {
+            Self::VirtualAddresses(coverage) | Self::Redirect(coverage) => {
                 let CoveredAddress { target, open } = coverage.at(local)?;
                 Some((ArrivalWish::Target(target), open))
             }
@@ -66,14 +68,14 @@ impl Entrance {
     pub(super) fn is_shared_at(&self, bound: SocketAddr) -> bool {
         match self {
             Self::VirtualAddresses(coverage) => coverage.at(bound).is_none(),
-            Self::Tls { .. } => false,
+            Self::Redirect(_) | Self::Tls { .. } => false,
         }
     }
 
     /// Tells mesh DNS of the state of the socket.
     pub(super) fn set(&self, state: SocketState) {
         match self {
-            Self::VirtualAddresses(coverage) => coverage.set(state),
+            Self::VirtualAddresses(coverage) | Self::Redirect(coverage) => coverage.set(state),
             Self::Tls { .. } => {}
         }
     }
@@ -83,6 +85,7 @@ impl fmt::Display for Entrance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::VirtualAddresses(coverage) => coverage.fmt(f),
+            Self::Redirect(_) => f.write_str("every service"),
             Self::Tls { .. } => f.write_str("the TLS listener"),
         }
     }

@@ -60,7 +60,8 @@ pub(super) fn advice(error: &BindError) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             "a program that listens on this port at every address (0.0.0.0), or another gateway of this host, has it: let it listen \
-             on its own address only, give the service another `port`, or give the zone another range of `vips`"
+             on its own address only, give the service another `port`, give the zone another range of `vips`, or run the gateway with \
+             `--capture redirect`, which takes no port"
         }
         io::ErrorKind::PermissionDenied => {
             "a port below 1024 takes CAP_NET_BIND_SERVICE: give it to the gateway, or give the service another `port`"

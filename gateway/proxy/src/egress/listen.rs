@@ -28,6 +28,7 @@ use super::{
     coverage::{Coverage, SocketState},
     dispatch::Dispatch,
     layout::{Covered, accepting_thread, layout},
+    redirect::Redirect,
     routes::Routes,
 };
 use crate::keepalive;
@@ -58,10 +59,15 @@ pub(super) async fn reconcile(here: AcceptingThread, mut bindings: watch::Receiv
     let mut tasks = JoinSet::new();
     let mut routes = Routes::default();
     let mut apart = shared.apart.subscribe();
+    let mut redirected = shared.redirect.as_ref().map(Redirect::changes);
     loop {
         let wanted = bindings.borrow_and_update().clone();
         let mut sockets = here.sockets(&wanted, &apart.borrow_and_update());
-        routes.keep_routed(shared, &mut sockets).await;
+        match &mut redirected {
+            // The kernel takes redirected clients on their way, wherever the addresses are routed.
+            Some(redirected) => drop(redirected.borrow_and_update()),
+            None => routes.keep_routed(shared, &mut sockets).await,
+        }
         listeners.retain(|socket, listener| {
             let keep = sockets.contains_key(socket);
             if !keep {
@@ -76,7 +82,10 @@ pub(super) async fn reconcile(here: AcceptingThread, mut bindings: watch::Receiv
             }
             let coverage = Arc::new(Coverage::new(covered, shared.config.listening.clone()));
             let stop = shared.drain.child_token();
-            let entrance = Entrance::VirtualAddresses(coverage.clone());
+            let entrance = match redirected {
+                Some(_) => Entrance::Redirect(coverage.clone()),
+                None => Entrance::VirtualAddresses(coverage.clone()),
+            };
             let listening = listen(here.clone(), socket, entrance, stop.clone());
             let name = format!("listener at {socket}");
             tasks.spawn(shared.config.tasks.guard(name, listening));
@@ -87,6 +96,7 @@ pub(super) async fn reconcile(here: AcceptingThread, mut bindings: watch::Receiv
             tokio::select! {
                 changed = bindings.changed() => changed.is_ok(),
                 changed = apart.changed() => changed.is_ok(),
+                changed = changed(&mut redirected) => changed,
                 () = routes.look_again() => true,
             }
         };
@@ -97,6 +107,14 @@ pub(super) async fn reconcile(here: AcceptingThread, mut bindings: watch::Receiv
     listeners.values().for_each(|listener| listener.stop.cancel());
     while tasks.join_next().await.is_some() {}
     routes.forget(shared);
+}
+
+/// Waits until something else is redirected; for ever where nothing is. Returns whether there may be more changes.
+async fn changed<T>(redirected: &mut Option<watch::Receiver<T>>) -> bool {
+    match redirected {
+        Some(redirected) => redirected.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
 }
 
 /// Listens where clients with certificates come in, as far as that is this thread's, until the egress drains.
@@ -131,6 +149,9 @@ impl AcceptingThread {
         bindings: &BTreeMap<SocketAddr, Target>,
         apart: &BTreeSet<SocketAddr>,
     ) -> BTreeMap<SocketAddr, Covered> {
+        if let Some(redirect) = &self.shared.redirect {
+            return redirect.sockets(&self.shared, bindings, |socket| self.accepts_at(socket));
+        }
         let snapshot = self.shared.snapshots.load();
         let zone = snapshot.topology.zones.get(&snapshot.zone);
         let by_port = zone.is_some_and(|zone| matches!(zone.vips, Vips::Routed { .. }));
@@ -297,11 +318,19 @@ async fn report(
         address,
         serves: entrance.to_string(),
         error: error_text,
-        advice: advice(error),
+        advice: match entrance {
+            Entrance::Redirect(_) if error.is_taken() => {
+                "give this gateway another port for redirected clients with `--redirect-port`"
+            }
+            _ => advice(error),
+        },
         lacks_descriptors: matches!(error, BindError::NoDescriptor),
         since,
     };
     let before = shared.bind_failures.lock().insert(address, failure.clone());
+    if let (Entrance::Redirect(_), Some(redirect)) = (entrance, &shared.redirect) {
+        redirect.listener_failed();
+    }
     if before.is_none_or(|before| before.error != failure.error) {
         let BindFailure { error, advice, .. } = failure;
         tracing::warn!(%address, serves = %entrance, error, advice, "an address for clients cannot be listened on; it is tried again");

@@ -48,6 +48,7 @@ use crate::{
 use dispatch::DispatchEnds;
 use listen::AcceptingThread;
 use recent::RecentSnapshots;
+use redirect::Redirect;
 use returning::Returning;
 use tls::TlsEntrance;
 
@@ -67,6 +68,7 @@ mod listen;
 mod pace;
 mod permission;
 mod recent;
+mod redirect;
 mod returning;
 mod routes;
 #[cfg(test)]
@@ -75,6 +77,7 @@ mod tls;
 mod upstream;
 
 pub use bind::BindFailure;
+pub use redirect::{REDIRECT_PORT, RedirectConfig, RedirectError, RedirectStatus};
 pub use tls::{Outlive, TlsListen};
 
 /// Local connections that one gateway carries at once.
@@ -112,6 +115,8 @@ pub struct EgressConfig {
     pub callers: Callers,
     /// Takes clients that show a certificate; `None`: nowhere.
     pub tls: Option<TlsListen>,
+    /// Has the kernel redirect clients to one port; `None`: every virtual address is listened on.
+    pub redirect: Option<RedirectConfig>,
     /// Descriptors that clients and listeners may take.
     pub descriptors: Descriptors,
     /// Every task that lives as long as the gateway.
@@ -137,6 +142,7 @@ impl EgressConfig {
             failures: Arc::new(()),
             callers: Callers::default(),
             tls: None,
+            redirect: None,
             descriptors: Descriptors::default(),
             tasks: Tasks::default(),
             own_sockets: OwnSockets::default(),
@@ -186,6 +192,7 @@ struct EgressShared {
     returning: Returning,
     /// Entrance of clients with certificates.
     tls: Option<Arc<TlsEntrance>>,
+    redirect: Option<Redirect>,
     drain: CancellationToken,
     seed: AtomicU64,
 }
@@ -212,6 +219,7 @@ impl Egress {
                     .tls
                     .as_ref()
                     .map(|listen| Arc::new(TlsEntrance::new(listen))),
+                redirect: config.redirect.clone().map(Redirect::new),
                 config,
                 snapshots,
                 tunnels,
@@ -269,6 +277,38 @@ impl Egress {
             Some(entrance) => tls::recheck_certificates(self.shared.clone(), entrance.clone()).await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Has the kernel redirect clients, where that is wanted. Data threads must run by now.
+    ///
+    /// # Errors
+    /// When they cannot be redirected.
+    pub async fn start_redirect(&self, bindings: &watch::Receiver<Bindings>) -> Result<(), RedirectError> {
+        match &self.shared.redirect {
+            Some(redirect) => redirect.start(&self.shared, bindings).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps clients redirected as `bindings` say. Runs until it is dropped, once.
+    pub async fn keep_redirect(&self, bindings: watch::Receiver<Bindings>) {
+        match &self.shared.redirect {
+            Some(redirect) => redirect.keep(&self.shared, bindings).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Has the kernel redirect nobody any more, also not those whose connections are open.
+    pub async fn remove_redirect(&self) {
+        if let Some(redirect) = &self.shared.redirect {
+            redirect.remove().await;
+        }
+    }
+
+    /// State of the redirect; `None`: there is to be none.
+    #[must_use]
+    pub fn redirect_status(&self) -> Option<RedirectStatus> {
+        self.shared.redirect.as_ref().map(Redirect::status)
     }
 
     /// Addresses that cannot be listened on now.

@@ -7,6 +7,7 @@ mod listeners;
 mod one_id;
 mod permissions;
 mod promises;
+mod redirect;
 mod traffic;
 
 use std::sync::Arc;

@@ -108,8 +108,8 @@ fn of_instances(context: &Context<'_>) {
             service.name.value, zone.name.value, first.value
         );
         let mut found = Diagnostic::warning("port-on-gateway-host", &span.span, message).hint(
-            "if that program listens at every address (0.0.0.0), one keeps the other out: let it listen on its own address only, or \
-             give one of them another port",
+            "if that program listens at every address (0.0.0.0), one keeps the other out: let it listen on its own address only, \
+             give one of them another port, or run that gateway with `--capture redirect`, which takes no port",
         );
         for (_, instance) in instances.iter().take(MAX_SHOWN) {
             found = found.related(&instance.span, "on the gateway's host");
