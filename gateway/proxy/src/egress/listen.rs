@@ -320,7 +320,7 @@ async fn report(
         error: error_text,
         advice: match entrance {
             Entrance::Redirect(_) if error.is_taken() => {
-                "give this gateway another port for redirected clients with `--redirect-port`"
+                "a program or another gateway of this host has that port: give this gateway another with `--redirect-port`"
             }
             _ => advice(error),
         },

@@ -21,7 +21,11 @@ pub enum RedirectError {
     #[error("table {table} of another gateway on this host redirects {range} already")]
     Overlap { table: String, range: IpNet },
     #[error("cannot listen on {address}, where redirected clients are to arrive: {error}")]
-    Listener { address: SocketAddr, error: String },
+    Listener {
+        address: SocketAddr,
+        error: String,
+        advice: &'static str,
+    },
 }
 
 impl RedirectError {
@@ -52,9 +56,7 @@ impl RedirectError {
             Self::Overlap { table, .. } => format!(
                 "gateways of one host need different `vips`; if that gateway is gone for good: `nft delete table inet {table}`"
             ),
-            Self::Listener { .. } => {
-                "give this gateway another port with `--redirect-port`: that one is a program's, or another gateway's".to_owned()
-            }
+            Self::Listener { advice, .. } => (*advice).to_owned(),
         }
     }
 

@@ -129,6 +129,7 @@ impl Redirect {
             Some(failure) => Err(RedirectError::Listener {
                 address,
                 error: failure.error.clone(),
+                advice: failure.advice,
             }),
             None => Ok(false),
         }
