@@ -74,7 +74,7 @@ mod tests {
         });
         let failing = read(&RedirectStatus {
             failure: Some(("no".to_owned(), "do".to_owned())),
-            ..status.clone()
+            ..status
         });
         use causeway_telemetry::Status;
         assert_eq!(
