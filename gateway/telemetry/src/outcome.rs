@@ -146,6 +146,8 @@ pub enum ConnectionOutcome {
         by: Side,
         reason: StreamRefusal,
     },
+    /// The client takes back requests by the hundred as soon as it has made them.
+    ClientFlood,
     /// The client's certificate was revoked under an open connection.
     CertificateRevoked,
     /// The client's certificate ended too long ago, and it has shown no later one.
@@ -182,6 +184,7 @@ impl ConnectionOutcome {
             Self::NoAnswer => "timeout",
             Self::BadReply => "bad_reply",
             Self::Refused { reason, .. } => reason.word(),
+            Self::ClientFlood => "client_flood",
             Self::CertificateRevoked => "revoked",
             Self::CertificateExpired => "expired",
             Self::IssuerDistrusted => "unknown_issuer",
@@ -196,6 +199,7 @@ impl ConnectionOutcome {
             Self::ClientGone
             | Self::ClientReset
             | Self::BadRequest
+            | Self::ClientFlood
             | Self::CertificateRevoked
             | Self::CertificateExpired
             | Self::IssuerDistrusted => OutcomeSide::Client,
@@ -247,6 +251,7 @@ impl ConnectionOutcome {
             | Self::Idle
             | Self::HalfClosed
             | Self::Unrouted(_)
+            | Self::ClientFlood
             | Self::CertificateRevoked
             | Self::CertificateExpired
             | Self::IssuerDistrusted => false,
@@ -293,6 +298,7 @@ mod tests {
             (O::NoTunnel, "no_tunnel", Some(S::Tunnel), true),
             (O::NoAnswer, "timeout", Some(S::Peer), true),
             (O::BadReply, "bad_reply", Some(S::Peer), true),
+            (O::ClientFlood, "client_flood", Some(S::Client), false),
             (O::CertificateRevoked, "revoked", Some(S::Client), false),
             (O::CertificateExpired, "expired", Some(S::Client), false),
             (O::IssuerDistrusted, "unknown_issuer", Some(S::Client), false),

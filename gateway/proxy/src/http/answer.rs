@@ -14,13 +14,7 @@ const RETRY_AFTER: &str = "1";
 /// Makes the answer to a request that came to `outcome`.
 pub(crate) fn own_answer(outcome: ConnectionOutcome) -> Response<Bytes> {
     let status = status_of(outcome);
-    let told = match status {
-        StatusCode::FORBIDDEN => "this service may not be called",
-        StatusCode::GATEWAY_TIMEOUT => "no instance answered in time",
-        StatusCode::BAD_GATEWAY => "the instance gave no whole answer",
-        StatusCode::LOOP_DETECTED => "the request has come through too many gateways",
-        _ => "no instance can be reached",
-    };
+    let told = explanation(status);
     let mut answer = text_answer(status, told, outcome);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         let headers = answer.headers_mut();
@@ -51,8 +45,20 @@ fn text_answer(status: StatusCode, told: &str, outcome: ConnectionOutcome) -> Re
     answer
 }
 
+/// Line of text that goes with a status.
+pub(super) fn explanation(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => "the request is none, or can be read in two ways",
+        StatusCode::FORBIDDEN => "this service may not be called",
+        StatusCode::GATEWAY_TIMEOUT => "no instance answered in time",
+        StatusCode::BAD_GATEWAY => "the instance gave no whole answer",
+        StatusCode::LOOP_DETECTED => "the request has come through too many gateways",
+        _ => "no instance can be reached",
+    }
+}
+
 /// Status that says best to a program what became of its request.
-fn status_of(outcome: ConnectionOutcome) -> StatusCode {
+pub(super) fn status_of(outcome: ConnectionOutcome) -> StatusCode {
     match outcome {
         ConnectionOutcome::Refused { reason, .. } => match reason {
             StreamRefusal::Forbidden | StreamRefusal::Unvouched | StreamRefusal::NotExported => {

@@ -58,6 +58,7 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> boo
 pub(crate) fn add_via(headers: &mut HeaderMap, version: Version) {
     let entry = match version {
         Version::HTTP_10 => "1.0 causeway",
+        Version::HTTP_2 => "2.0 causeway",
         _ => "1.1 causeway",
     };
     headers.append(header::VIA, HeaderValue::from_static(entry));

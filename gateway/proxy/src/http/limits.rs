@@ -1,4 +1,4 @@
-//! Limits of connections that speak HTTP/1.1.
+//! Limits of connections that speak HTTP.
 
 use std::time::Duration;
 
@@ -45,3 +45,48 @@ pub(crate) const SCAN_LIMITS: ScanLimits = ScanLimits {
     chunk_line_bytes: MAX_CHUNK_LINE_BYTES,
     extension_bytes: MAX_EXTENSION_BYTES,
 };
+/// Connections of HTTP/1.1 to instances that are kept for the next requests of one client.
+pub(crate) const MAX_IDLE_UPSTREAMS: usize = 8;
+
+/// Requests under way at once on one HTTP/2 connection of a client: what clients expect at least (RFC 9113, 6.5.2), and some more. Those
+/// beyond it wait at the client.
+pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 128;
+/// Requests that a client may take back before this gateway has looked at them; with another its connection ends.
+pub(crate) const MAX_PENDING_RESETS: usize = 20;
+/// Streams that this gateway itself may have reset for a client's mistakes; with another the connection ends.
+pub(crate) const MAX_MISTAKEN_STREAMS: usize = 128;
+/// Time within which a request that its client gives up counts as hasty: less than the deadlines that programs set.
+pub(crate) const HASTY: Duration = Duration::from_millis(50);
+/// Requests that one connection may give up in haste, less those that it let come to an answer: far from what hedging and deadlines do.
+pub(crate) const MAX_HASTY_RESETS: u32 = 200;
+/// Bytes of one request's body that a client may send before they are taken: enough for a LAN.
+pub(crate) const CLIENT_STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes of all bodies of one client's connection that may wait here.
+pub(crate) const CLIENT_WINDOW: u32 = 1024 * 1024;
+/// Bytes of one answer that an instance may send before the client takes them: 25 MB/s over a round trip of 40 ms.
+pub(crate) const UPSTREAM_STREAM_WINDOW: u32 = 1024 * 1024;
+/// Bytes of all answers on one connection to an instance that may wait here.
+pub(crate) const UPSTREAM_WINDOW: u32 = 2 * 1024 * 1024;
+/// Bytes of one body that may wait here for a connection to take them.
+pub(crate) const MAX_SEND_BUFFER_BYTES: usize = 128 * 1024;
+/// Bytes of a request's body that are remembered until it is answered, to be given to another instance should this one refuse it unread.
+pub(crate) const MAX_REPLAYED_BYTES: usize = 64 * 1024;
+/// Instances that one request is given to, should those before it refuse it unread.
+pub(crate) const MAX_GIVEN: u32 = 3;
+/// HTTP/2 connections to different instances of this zone that one client's requests are spread over.
+pub(crate) const LOCAL_SPREAD: usize = 16;
+/// HTTP/2 connections to one gateway of another zone that one client's requests are spread over: that gateway picks an instance for each.
+pub(crate) const REMOTE_SPREAD: usize = 4;
+/// HTTP/2 connections that the requests of one client share; another one takes the place of the one that was used last.
+pub(crate) const MAX_SHARED_UPSTREAMS: usize = 64;
+/// Such connections that are opened for one client to one place at once; its other requests wait for them.
+pub(crate) const MAX_OPENING: usize = 4;
+/// Longest wait of a request for a connection that is opened for another one.
+pub(crate) const OPENING_WAIT: Duration = Duration::from_millis(250);
+/// Requests under way at once on one HTTP/2 connection to an instance: what servers permit at least, as a rule.
+pub(crate) const MAX_CALLS: usize = 100;
+/// Longest time that an HTTP/2 connection to an instance is kept without a request: its end costs no request, because HTTP/2 says which it
+/// has not read.
+pub(crate) const SHARED_KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// Age from which such a connection is given no further request, so that the far gateway picks again.
+pub(crate) const SHARED_MAX_AGE: Duration = Duration::from_secs(30);

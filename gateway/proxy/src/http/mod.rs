@@ -3,9 +3,11 @@
 
 pub(crate) mod answer;
 pub(crate) mod forwarded;
+pub(crate) mod grpc;
 pub(crate) mod headers;
 pub(crate) mod limits;
 pub(crate) mod scan;
 #[cfg(test)]
 pub(crate) mod scan_tests;
 pub(crate) mod upgrade;
+pub(crate) mod version2;

@@ -1,6 +1,7 @@
 //! Bodies on their way: of a request to its instance, and of an answer to its client. Nothing is held back, and trailers go along.
 
 use std::{
+    error::Error,
     pin::Pin,
     sync::{
         Arc,
@@ -10,40 +11,101 @@ use std::{
 };
 
 use bytes::Bytes;
+use causeway_telemetry::ConnectionOutcome;
+use http::Version;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::{
     expect::{ContinueWait, ContinueWord},
     record::RequestRecord,
+    replay::{BodyReplay, ReplayedBody},
+    shared::CallBytes,
     upstream::HttpUpstream,
     watched::SharedClient,
 };
+use crate::http::grpc::grpc_trailers;
+
+/// Reason that a body is not whole. One of HTTP/2 is found in it by hyper and passed on.
+type BodyError = Box<dyn Error + Send + Sync>;
 
 /// Body of a request, which says when all of it has been handed over.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    /// `None`: there is none.
-    from_client: Option<Incoming>,
+    source: BodySource,
     sent_all: Arc<AtomicBool>,
     /// Its client waits for `100 Continue`.
     waits: Option<ContinueWait>,
+    /// The end of it is told by HTTP/2.
+    is_version_2: bool,
+    /// Counts its bytes, where the connection's are those of others too.
+    bytes: Option<Arc<CallBytes>>,
+}
+
+#[derive(Debug)]
+enum BodySource {
+    Empty,
+    Client(Incoming),
+    Replayed(ReplayedBody),
+}
+
+/// Substitute for a body that was given in vain.
+pub(super) enum SpareBody {
+    Empty,
+    Replay { replay: BodyReplay, is_version_2: bool },
+}
+
+impl SpareBody {
+    /// The body once more; `None`: too much of it was sent.
+    pub(super) fn again(self) -> Option<RequestBody> {
+        match self {
+            Self::Empty => Some(RequestBody::of(BodySource::Empty)),
+            Self::Replay { replay, is_version_2 } => Some(RequestBody {
+                is_version_2,
+                ..RequestBody::of(BodySource::Replayed(replay.again()?))
+            }),
+        }
+    }
 }
 
 impl RequestBody {
-    pub(super) fn new(body: Incoming) -> Self {
+    fn of(source: BodySource) -> Self {
         Self {
-            from_client: Some(body),
+            source,
             sent_all: Arc::default(),
             waits: None,
+            is_version_2: false,
+            bytes: None,
         }
     }
 
-    pub(super) fn empty() -> Self {
+    /// Body that came by `version` and is given once.
+    pub(super) fn new(body: Incoming, version: Version) -> Self {
         Self {
-            from_client: None,
-            sent_all: Arc::default(),
-            waits: None,
+            is_version_2: version == Version::HTTP_2,
+            ..Self::of(BodySource::Client(body))
+        }
+    }
+
+    /// Body that came by `version` and may be given again.
+    pub(super) fn replayed(body: Incoming, version: Version) -> Self {
+        Self {
+            is_version_2: version == Version::HTTP_2,
+            ..Self::of(match body.is_end_stream() {
+                true => BodySource::Empty,
+                false => BodySource::Replayed(ReplayedBody::new(body)),
+            })
+        }
+    }
+
+    /// Right to give it again; `None`: it can be given once.
+    pub(super) fn spare(&self) -> Option<SpareBody> {
+        match &self.source {
+            BodySource::Replayed(body) => Some(SpareBody::Replay {
+                replay: body.replay(),
+                is_version_2: self.is_version_2,
+            }),
+            _ => self.is_end_stream().then_some(SpareBody::Empty),
         }
     }
 
@@ -55,6 +117,7 @@ impl RequestBody {
     /// Has it say on `upstream` when all of it has been handed over.
     pub(super) fn goes_to(&mut self, upstream: &HttpUpstream) {
         self.sent_all = upstream.sent_all(self.is_end_stream());
+        self.bytes = upstream.call_bytes().cloned();
     }
 
     fn note(&self) {
@@ -66,43 +129,57 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(wait) = &mut self.waits {
             match ready!(wait.poll(cx)) {
                 ContinueWord::Go => self.waits = None,
                 // Without it the client's connection closes after the answer, and this one is used for nothing else.
                 ContinueWord::Answered => {
-                    self.from_client = None;
+                    self.source = BodySource::Empty;
                     return Poll::Pending;
                 }
             }
         }
-        let Some(body) = &mut self.from_client else {
-            return Poll::Ready(None);
-        };
-        let frame = ready!(Pin::new(body).poll_frame(cx));
+        let frame = ready!(match &mut self.source {
+            BodySource::Empty => return Poll::Ready(None),
+            BodySource::Client(body) => Pin::new(body).poll_frame(cx),
+            BodySource::Replayed(body) => Pin::new(body).poll_frame(cx),
+        });
+        if let (Some(bytes), Some(Ok(frame))) = (&self.bytes, &frame) {
+            bytes.went_up(frame.data_ref().map_or(0, Bytes::len));
+        }
         match &frame {
+            // Hyper takes a stream that was reset without an error for one that has ended.
+            None if self.is_version_2 && !self.is_end_stream() => {
+                return Poll::Ready(Some(Err(BodyError::from(h2::Error::from(h2::Reason::CANCEL)))));
+            }
             None => self.sent_all.store(true, Ordering::Relaxed),
             Some(Ok(frame)) if frame.is_trailers() => self.sent_all.store(true, Ordering::Relaxed),
             Some(Ok(_)) => self.note(),
             Some(Err(_)) => {}
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.waits.is_none() && self.from_client.as_ref().is_none_or(Body::is_end_stream)
+        let is_over = match &self.source {
+            BodySource::Empty => true,
+            BodySource::Client(body) => body.is_end_stream(),
+            BodySource::Replayed(body) => body.is_end_stream(),
+        };
+        is_over && self.waits.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.from_client {
-            Some(body) => body.size_hint(),
-            None => SizeHint::with_exact(0),
+        match &self.source {
+            BodySource::Empty => SizeHint::with_exact(0),
+            BodySource::Client(body) => body.size_hint(),
+            BodySource::Replayed(body) => body.size_hint(),
         }
     }
 }
@@ -116,26 +193,96 @@ pub(super) enum AnswerBody {
 /// Answer of an instance under way. With it the request ends.
 pub(super) struct ForwardedAnswer {
     body: Incoming,
-    socket: SharedClient,
+    ending: BrokenEnding,
     upstream: Option<HttpUpstream>,
     ended: bool,
+    broken: bool,
     record: RequestRecord,
+}
+
+/// Way to tell a client that its answer is not whole.
+pub(super) enum BrokenEnding {
+    /// A FIN could look like the end of the answer.
+    Reset(SharedClient),
+    /// The stream is reset, with the instance's reason if it gave one.
+    Stream,
+    /// A gRPC program is told in trailers, unless the instance itself has ended the call.
+    Grpc,
+}
+
+impl BrokenEnding {
+    fn end(&self, error: BodyError, outcome: ConnectionOutcome) -> Result<Frame<Bytes>, BodyError> {
+        match self {
+            Self::Reset(socket) => socket.reset_on_drop(),
+            Self::Stream => {}
+            Self::Grpc if is_stream_reset(&*error) => {}
+            Self::Grpc => return Ok(Frame::trailers(grpc_trailers(outcome))),
+        }
+        Err(error)
+    }
+}
+
+fn is_stream_reset(error: &(dyn Error + 'static)) -> bool {
+    let error = error.source().and_then(|error| error.downcast_ref::<h2::Error>());
+    error.is_some_and(h2::Error::is_reset)
 }
 
 impl ForwardedAnswer {
     pub(super) fn new(
         body: Incoming,
-        socket: SharedClient,
+        ending: BrokenEnding,
         upstream: HttpUpstream,
         record: RequestRecord,
     ) -> Self {
         Self {
             body,
-            socket,
+            ending,
             upstream: Some(upstream),
             ended: false,
+            broken: false,
             record,
         }
+    }
+}
+
+impl ForwardedAnswer {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.broken {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            // As for requests.
+            None if self.is_cut_short() => {
+                Some(self.breaks(BodyError::from(h2::Error::from(h2::Reason::INTERNAL_ERROR))))
+            }
+            None => {
+                self.ended = true;
+                None
+            }
+            Some(Ok(frame)) => {
+                self.ended |= frame.is_trailers();
+                let bytes = self.upstream.as_ref().and_then(HttpUpstream::call_bytes);
+                if let (Some(bytes), Some(data)) = (bytes, frame.data_ref()) {
+                    bytes.came_down(data.len());
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => Some(self.breaks(error.into())),
+        })
+    }
+
+    fn is_cut_short(&self) -> bool {
+        let upstream = self.upstream.as_ref();
+        let is_version_2 = upstream.is_some_and(HttpUpstream::says_what_is_unread);
+        is_version_2 && !self.ended && !self.body.is_end_stream()
+    }
+
+    fn breaks(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
+        self.broken = true;
+        let upstream = self.upstream.take();
+        let outcome = upstream.map(|upstream| self.record.broken(&upstream));
+        self.ending
+            .end(error, outcome.unwrap_or(ConnectionOutcome::InstanceReset))
     }
 }
 
@@ -144,7 +291,7 @@ impl Drop for ForwardedAnswer {
         if let Some(upstream) = self.upstream.take() {
             match self.ended || self.body.is_end_stream() {
                 true => self.record.served(upstream),
-                false => self.record.left(&upstream.traffic),
+                false => self.record.left(&upstream),
             }
         }
     }
@@ -152,12 +299,12 @@ impl Drop for ForwardedAnswer {
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let answer = match &mut *self {
             Self::Own(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
@@ -165,25 +312,13 @@ impl Body for AnswerBody {
             }
             Self::Forwarded(answer) => answer,
         };
-        let frame = ready!(Pin::new(&mut answer.body).poll_frame(cx));
-        match &frame {
-            None => answer.ended = true,
-            Some(Ok(frame)) => answer.ended |= frame.is_trailers(),
-            Some(Err(_)) => {
-                // A FIN could look like the end of the answer.
-                answer.socket.reset_on_drop();
-                if let Some(upstream) = answer.upstream.take() {
-                    answer.record.broken(&upstream.traffic);
-                }
-            }
-        }
-        Poll::Ready(frame)
+        Poll::Ready(ready!(answer.poll_frame(cx)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
-            Self::Forwarded(answer) => answer.body.is_end_stream(),
+            Self::Forwarded(answer) => answer.broken || answer.body.is_end_stream(),
         }
     }
 

@@ -2,32 +2,34 @@
 
 use std::sync::Arc;
 
-use causeway_routing::route::{Request as RouteRequest, route};
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
 use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
-use hyper::body::{Body as _, Incoming};
-use rand::{SeedableRng as _, rngs::SmallRng};
+use hyper::body::Incoming;
 
 use super::{
-    body::{AnswerBody, ForwardedAnswer, RequestBody},
+    body::{AnswerBody, BrokenEnding, ForwardedAnswer, RequestBody, SpareBody},
     checked::is_stand_in,
     expect::BeforeAnswer,
+    reach::{ReachOrder, ReachedUpstream, reach},
     record::RequestRecord,
     refuse::{answer_of, refuse},
     serve::HttpConnection,
     upgrade::{UpgradeWish, upgrade},
-    upstream::{HttpUpstream, SendFailure},
+    upstream::HttpUpstream,
 };
 use crate::{
     egress::{
-        connect::{NoUpstream, SearchOrder, search},
+        connect::NoUpstream,
         connection::is_forbidden_by_peer,
         permission::{AdmittedClient, ForbiddenClient, admit_again},
     },
     http::{
         forwarded::add_forwarded,
+        grpc::is_grpc,
         headers::{add_via, is_idempotent, strip_hop_by_hop, to_origin_form},
+        limits::MAX_GIVEN,
         upgrade::{asked_for, set_upgrade},
+        version2::{join_fields, to_version_2},
     },
 };
 
@@ -42,20 +44,35 @@ pub(super) async fn forward(
     }
     record.reads(&request);
     let wish = UpgradeWish::of(&mut request);
+    let (client, is_call) = (request.version(), is_grpc(request.headers()));
     match attempt(&connection, request, &mut record).await {
         Ok((answer, upstream)) => {
+            record.answered();
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return upgrade(&connection, wish, answer, upstream, record);
             }
             let (mut parts, body) = answer.into_parts();
             strip_hop_by_hop(&mut parts.headers);
             add_via(&mut parts.headers, parts.version);
-            record.closes_after(&mut parts.headers);
-            parts.version = Version::HTTP_11;
-            let body = ForwardedAnswer::new(body, connection.socket.clone(), upstream, record);
+            let ending = match client {
+                Version::HTTP_2 if is_call => BrokenEnding::Grpc,
+                Version::HTTP_2 => BrokenEnding::Stream,
+                _ => BrokenEnding::Reset(connection.socket.clone()),
+            };
+            parts.version = match client {
+                Version::HTTP_2 => {
+                    parts.headers.remove(header::CONNECTION);
+                    Version::HTTP_2
+                }
+                _ => {
+                    record.closes_after(&mut parts.headers);
+                    Version::HTTP_11
+                }
+            };
+            let body = ForwardedAnswer::new(body, ending, upstream, record);
             Response::from_parts(parts, AnswerBody::Forwarded(Box::new(body)))
         }
-        Err(outcome) => answer_of(&connection, outcome),
+        Err(outcome) => answer_of(&connection, outcome, is_call),
     }
 }
 
@@ -84,49 +101,38 @@ async fn attempt(
         }
     };
     record.asked_by(&found, rule);
-    let mut request = rewritten(request, connection);
-    let seed = shared.seed();
-    let mut attempts = 0;
-    if let Some(upstream) = kept_for(connection, seed).await {
-        attempts = 1;
-        match on_kept(upstream, request, record).await {
-            Ok(answered) => return Ok(answered),
-            Err(Ok(again)) => request = again,
-            Err(Err(outcome)) => return Err(outcome),
-        }
-    }
-    let order = SearchOrder {
-        thread: connection.thread,
-        connection: connection.id(),
-        target: &arrival.target,
+    let version = connection.upstream_version();
+    let Ok(mut request) = rewritten(request, connection, version) else {
+        record.unserved(ConnectionOutcome::BadRequest, 0);
+        return Err(ConnectionOutcome::BadRequest);
+    };
+    let mut order = ReachOrder {
+        version,
         caller: found.caller,
-        come_through: connection.come_through(record.open()).await,
-        cut: connection.opened.handle().cut(),
-        seed,
-        early: bytes::Bytes::new(),
-        promised: connection.promised.lock().is_some(),
+        seed: shared.seed(),
+        open: record.open(),
+        attempts: 0,
+        may_be_used: true,
     };
-    let connected = match Box::pin(search(shared, order, connection.socket.failed())).await {
-        Ok(connected) => connected,
-        Err(no) => return Err(unreached(record, no, attempts)),
-    };
-    attempts += connected.attempts;
-    connection.promised.lock().take();
-    let cut = connection.opened.handle().cut();
-    let opened = HttpUpstream::open(shared, &arrival.target.service, connected, cut).await;
-    let Some(upstream) = opened else {
-        let outcome = ConnectionOutcome::InstanceReset;
-        record.unserved(outcome, attempts);
-        return Err(outcome);
-    };
-    send(upstream, request, record, attempts)
-        .await
-        .map_err(|(_, outcome)| outcome)
+    for given in 1.. {
+        let reached = match Box::pin(reach(connection, &mut order)).await {
+            Ok(reached) => reached,
+            Err(no) => return Err(unreached(record, no)),
+        };
+        match send(connection, reached, request, record, order.attempts).await {
+            Ok(answered) => return Ok(answered),
+            Err(Ok(again)) if given < MAX_GIVEN => request = again,
+            Err(ended) => return Err(ended.err().unwrap_or(ConnectionOutcome::InstanceReset)),
+        }
+        // Of HTTP/1.1 a second one that closes at once would be no chance.
+        order.may_be_used = version == Version::HTTP_2;
+    }
+    Err(ConnectionOutcome::InstanceReset)
 }
 
 /// No instance could be reached: writes down why, and warns of it.
-fn unreached(record: &mut RequestRecord, no: NoUpstream, before: u32) -> ConnectionOutcome {
-    record.unserved(no.outcome, before + no.attempts);
+fn unreached(record: &mut RequestRecord, no: NoUpstream) -> ConnectionOutcome {
+    record.unserved(no.outcome, no.attempts);
     if is_forbidden_by_peer(no.outcome) {
         record.decided_elsewhere();
     }
@@ -136,96 +142,102 @@ fn unreached(record: &mut RequestRecord, no: NoUpstream, before: u32) -> Connect
     no.outcome
 }
 
-/// The request as an instance is to have it.
-fn rewritten(request: Request<Incoming>, connection: &HttpConnection) -> Request<RequestBody> {
+/// The request as an instance is to have it, which speaks `version`.
+fn rewritten(
+    request: Request<Incoming>,
+    connection: &HttpConnection,
+    version: Version,
+) -> Result<Request<RequestBody>, http::Error> {
     let (mut parts, body) = request.into_parts();
-    let protocols = asked_for(parts.version, &parts.headers);
+    let protocols = asked_for(parts.version, &parts.headers).filter(|_| version == Version::HTTP_11);
     strip_hop_by_hop(&mut parts.headers);
     if let Some(protocols) = protocols {
         set_upgrade(&mut parts.headers, protocols);
     }
     add_via(&mut parts.headers, parts.version);
+    if parts.version == Version::HTTP_2 {
+        join_fields(&mut parts.headers);
+    }
     if parts.version == Version::HTTP_10 {
         // Nobody would be told to go on.
         parts.headers.remove(header::EXPECT);
     }
-    parts.version = Version::HTTP_11;
+    let client = std::mem::replace(&mut parts.version, version);
     let host = connection.arrival.endpoints.local.to_string();
-    // What hyper has read as a target can be written as one.
-    let _ = to_origin_form(&parts.method, &mut parts.uri, &mut parts.headers, &host);
+    to_origin_form(&parts.method, &mut parts.uri, &mut parts.headers, &host)?;
     add_forwarded(&mut parts.headers, connection.origin());
-    Request::from_parts(parts, RequestBody::new(body))
-}
-
-/// The kept connection, if the decision for this request leads to it and it can be used; else it is closed.
-async fn kept_for(connection: &HttpConnection, seed: u64) -> Option<HttpUpstream> {
-    let upstream = connection.kept.lock().take()?;
-    let shared = &connection.shared;
-    {
-        let snapshot = shared.snapshots.load_full();
-        let question = RouteRequest::new(connection.arrival.target.clone());
-        let decision = route(&snapshot, &question, SmallRng::seed_from_u64(seed));
-        let first = decision.first()?;
-        if !upstream.serves(first, &snapshot, &mut shared.rng()) {
-            return None;
+    let body = match version {
+        Version::HTTP_2 => {
+            to_version_2(&mut parts.uri, &mut parts.headers, &host)?;
+            RequestBody::replayed(body, client)
         }
-        let service = connection.arrival.target.service.as_str();
-        shared.metrics.decided(service, decision.why());
-    }
-    upstream.again().await
+        _ => RequestBody::new(body, client),
+    };
+    Ok(Request::from_parts(parts, body))
 }
 
-/// Sends a request on a connection that was used before, which its instance may just be closing. Gives the request back
-/// where it can be made again: nothing of it was sent, or nothing was heard and doing it twice does no harm.
-async fn on_kept(
-    upstream: HttpUpstream,
-    request: Request<RequestBody>,
-    record: &mut RequestRecord,
-) -> Result<Answered, Result<Request<RequestBody>, ConnectionOutcome>> {
-    let spare = spare(&request);
-    match send(upstream, request, record, 1).await {
-        Ok(answered) => Ok(answered),
-        Err((failure, outcome)) => match (failure.unsent, spare) {
-            (Some(unsent), _) => Err(Ok(unsent)),
-            (None, Some(parts)) if failure.is_unanswered => {
-                Err(Ok(Request::from_parts(parts, RequestBody::empty())))
-            }
-            _ => Err(Err(outcome)),
-        },
-    }
+/// A request that may be made twice, if it comes to that.
+struct SpareRequest {
+    parts: Parts,
+    body: SpareBody,
 }
 
-/// A copy of a request that may be made twice.
-fn spare(request: &Request<RequestBody>) -> Option<Parts> {
-    let may = is_idempotent(request.method()) && request.body().is_end_stream();
-    may.then(|| {
+impl SpareRequest {
+    fn of(request: &Request<RequestBody>) -> Option<Self> {
+        let body = request.body().spare()?;
         let mut parts = Request::new(()).into_parts().0;
         parts.method = Method::clone(request.method());
         parts.uri = request.uri().clone();
         parts.version = request.version();
         parts.headers = request.headers().clone();
-        parts
-    })
+        Some(Self { parts, body })
+    }
+
+    fn again(self) -> Option<Request<RequestBody>> {
+        let body = self.body.again()?;
+        Some(Request::from_parts(self.parts, body))
+    }
+
+    /// Tells whether it does no harm if it was read once already.
+    fn is_harmless(&self) -> bool {
+        is_idempotent(&self.parts.method) && matches!(self.body, SpareBody::Empty)
+    }
 }
 
+/// Sends a request. Gives it back where it can be made again: the instance has not read it; or, on a connection that was used before and
+/// may just have been closing, nothing of it was sent, or nothing was heard and doing it twice does no harm.
 async fn send(
-    mut upstream: HttpUpstream,
+    connection: &HttpConnection,
+    reached: ReachedUpstream,
     mut request: Request<RequestBody>,
     record: &mut RequestRecord,
     attempts: u32,
-) -> Result<Answered, (SendFailure, ConnectionOutcome)> {
+) -> Result<Answered, Result<Request<RequestBody>, ConnectionOutcome>> {
+    let ReachedUpstream {
+        mut upstream,
+        was_used,
+    } = reached;
     record.given(&upstream, attempts);
+    let says_unread = upstream.says_what_is_unread();
+    let spare = (was_used || says_unread).then(|| SpareRequest::of(&request));
+    let spare = spare.flatten();
     request.body_mut().goes_to(&upstream);
     let before = BeforeAnswer::attend(&mut request, record);
-    match upstream.send(request).await {
+    let failure = match upstream.send(request).await {
         Ok(answer) => {
             before.answered(record).await;
-            Ok((answer, upstream))
+            return Ok((answer, upstream));
         }
-        Err(failure) => {
-            let outcome = record.broken(&upstream.traffic);
-            tracing::debug!(error = %failure.error, outcome = outcome.word(), "an instance gave no answer");
-            Err((failure, outcome))
-        }
-    }
+        Err(failure) => failure,
+    };
+    let outcome = record.broken(&upstream);
+    tracing::debug!(error = %failure.error, outcome = outcome.word(), "an instance gave no answer");
+    connection.kept.forget(&upstream);
+    let again = match (failure.unsent, spare) {
+        (Some(unsent), _) if was_used || says_unread => Some(unsent),
+        (_, Some(spare)) if failure.is_unread => spare.again(),
+        (_, Some(spare)) if was_used && failure.is_unanswered && spare.is_harmless() => spare.again(),
+        _ => None,
+    };
+    Err(again.ok_or(outcome))
 }

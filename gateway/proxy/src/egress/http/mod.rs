@@ -1,21 +1,30 @@
-//! Clients whose service speaks HTTP/1.1: every request on their connections is decided, permitted, timed, counted and
-//! logged by itself, so that weights and failover hold for connections that are open.
+//! Clients whose service speaks HTTP, of either version: every request on their connections is decided, permitted, timed, counted and
+//! logged by itself, so that weights and failover hold for connections that are open. Instances of `protocol: http` are given
+//! HTTP/1.1, and those of `grpc` HTTP/2, whatever the client speaks.
 //!
 //! The two promises hold for a request: until an instance has been given a byte of it, any candidate can be left for the
-//! next; and one that was given to an instance is given to no other, unless it may be made twice, has no body, and the
-//! connection that it went out on had been used before and ended without a byte of an answer.
+//! next; and one that was given to an instance is given to no other, unless the instance has said by HTTP/2 that it has not read it, or
+//! it may be made twice, has no body, and the connection that it went out on had been used before and ended without a byte of
+//! an answer.
 
 mod body;
 mod checked;
 mod expect;
 mod forward;
 mod interim;
+mod kept;
+mod preface;
+mod reach;
 mod record;
 mod refuse;
+mod replay;
 mod serve;
+mod shared;
+mod tasks;
 mod upgrade;
 mod upstream;
 mod upstream_io;
+mod version2;
 mod watch;
 mod watched;
 mod write_stall;

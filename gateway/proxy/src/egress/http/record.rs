@@ -9,8 +9,11 @@ use causeway_routing::{
 use causeway_telemetry::{ConnectionOutcome, Role};
 use http::{HeaderMap, HeaderValue, Request, Version, header};
 
-use super::{serve::HttpConnection, upstream::HttpUpstream, upstream_io::UpstreamTraffic};
-use crate::egress::connection::{ConnectionSummary, finish, warn_unreached};
+use super::{serve::HttpConnection, upstream::HttpUpstream};
+use crate::{
+    egress::connection::{ConnectionSummary, finish, warn_unreached},
+    open::Termination,
+};
 
 /// Request under way. Dropped without a word it was given up by its client.
 pub(super) struct RequestRecord {
@@ -20,13 +23,14 @@ pub(super) struct RequestRecord {
     summary: Option<ConnectionSummary>,
     /// Bytes that its upstream had carried before.
     carried_before: (u64, u64),
-    kept: bool,
     /// It asked for another protocol: nothing that comes after it is read before its end.
     pauses: bool,
     /// Its client knows answers before the answer.
     takes_interim: bool,
     /// It was answered without its body, which may still come.
     leaves_body: bool,
+    /// An instance has begun to answer, or the gateway has.
+    answered: bool,
 }
 
 impl RequestRecord {
@@ -48,10 +52,10 @@ impl RequestRecord {
             open,
             summary: Some(summary),
             carried_before: (0, 0),
-            kept: false,
             pauses: false,
             takes_interim: false,
             leaves_body: false,
+            answered: false,
         }
     }
 
@@ -88,8 +92,8 @@ impl RequestRecord {
     }
 
     /// The protocol that it was changed to has come to its end.
-    pub(super) fn carried(&mut self, traffic: &UpstreamTraffic, outcome: ConnectionOutcome) {
-        self.end(traffic, outcome);
+    pub(super) fn carried(&mut self, upstream: &HttpUpstream, outcome: ConnectionOutcome) {
+        self.end(upstream, outcome);
     }
 
     /// Requests of the service that were under way when it began, this one with them.
@@ -115,12 +119,12 @@ impl RequestRecord {
 
     /// An upstream is about to be given it.
     pub(super) fn given(&mut self, upstream: &HttpUpstream, attempts: u32) {
-        self.carried_before = upstream.traffic.bytes();
+        self.carried_before = upstream.carried();
         let ready_after = self.begun.elapsed();
         let zone = self.connection.shared.snapshots.load().zone.clone();
         self.edit(|summary| {
-            summary.tags = upstream.candidate.tags.clone();
-            summary.takes(upstream.server.names(), &zone);
+            summary.tags = upstream.facts.candidate.tags.clone();
+            summary.takes(upstream.facts.server.names(), &zone);
             summary.attempts = attempts;
             summary.ready_after = Some(ready_after);
             summary.outcome = ConnectionOutcome::ClientReset;
@@ -129,6 +133,7 @@ impl RequestRecord {
 
     /// No instance took it.
     pub(super) fn unserved(&mut self, outcome: ConnectionOutcome, attempts: u32) {
+        self.answered = true;
         self.edit(|summary| {
             summary.attempts = summary.attempts.max(attempts);
             summary.outcome = outcome;
@@ -158,35 +163,40 @@ impl RequestRecord {
     }
 
     /// The answer has come to its end.
-    pub(super) fn served(&mut self, mut upstream: HttpUpstream) {
-        self.end(&upstream.traffic, ConnectionOutcome::Served);
-        upstream.rest();
-        *self.connection.kept.lock() = Some(upstream);
-        self.kept = true;
+    pub(super) fn served(&mut self, upstream: HttpUpstream) {
+        self.end(&upstream, ConnectionOutcome::Served);
+        if let Some(upstream) = upstream.rest() {
+            self.connection.kept.lay_by(upstream);
+        }
+    }
+
+    /// An answer has begun.
+    pub(super) fn answered(&mut self) {
+        self.answered = true;
     }
 
     /// The client has left before the answer's end.
-    pub(super) fn left(&mut self, traffic: &UpstreamTraffic) {
+    pub(super) fn left(&mut self, upstream: &HttpUpstream) {
         let outcome = match self.connection.watch.is_stalled() {
             true => ConnectionOutcome::Stalled,
             false => ConnectionOutcome::ClientReset,
         };
-        self.end(traffic, outcome);
+        self.end(upstream, outcome);
     }
 
     /// The answer broke off.
-    pub(super) fn broken(&mut self, traffic: &UpstreamTraffic) -> ConnectionOutcome {
+    pub(super) fn broken(&mut self, upstream: &HttpUpstream) -> ConnectionOutcome {
         // A body that turned bad is why the instance was left.
         let outcome = match self.connection.checks.is_body_bad() {
             true => ConnectionOutcome::BadRequest,
-            false => traffic.broken(),
+            false => upstream.facts.traffic.broken(),
         };
-        self.end(traffic, outcome);
+        self.end(upstream, outcome);
         outcome
     }
 
-    fn end(&mut self, traffic: &UpstreamTraffic, outcome: ConnectionOutcome) {
-        let ((up, down), before) = (traffic.bytes(), self.carried_before);
+    fn end(&mut self, upstream: &HttpUpstream, outcome: ConnectionOutcome) {
+        let ((up, down), before) = (upstream.carried(), self.carried_before);
         self.edit(|summary| {
             summary.outcome = outcome;
             (summary.bytes_up, summary.bytes_down) = (up - before.0, down - before.1);
@@ -212,8 +222,13 @@ impl Drop for RequestRecord {
             summary.outcome = ConnectionOutcome::Cut;
             summary.take_termination(handle);
         }
-        // A change of permissions has nothing to end while no request is under way: the next one is asked about anew.
-        handle.forget_caller();
+        let given_up = (!self.answered && !handle.cut().is_cancelled()).then(|| self.begun.elapsed());
+        if watch.is_flood(given_up) {
+            handle.terminate(Termination {
+                outcome: ConnectionOutcome::ClientFlood,
+                rule: None,
+            });
+        }
         finish(
             shared,
             &arrival.target,
@@ -221,7 +236,10 @@ impl Drop for RequestRecord {
             self.begun,
             summary,
         );
-        watch.request_ended(self.kept);
+        if watch.request_ended() {
+            // A change of permissions has nothing to end while no request is under way: the next one is asked about anew.
+            handle.forget_caller();
+        }
         if self.pauses {
             checks.decide(false);
         }

@@ -11,6 +11,7 @@ use tokio::{io::AsyncReadExt as _, time::timeout};
 use super::{body::AnswerBody, record::RequestRecord, serve::HttpConnection, watched::SharedClient};
 use crate::http::{
     answer::{own_answer, refusal},
+    grpc::own_grpc_answer,
     limits::{MAX_REFUSED_BYTES, REFUSED_LINGER},
     scan::RequestFault,
 };
@@ -21,17 +22,22 @@ const DISCARD_BYTES: usize = 8 * 1024;
 /// Answers what is no request and writes it down.
 pub(super) fn refuse(connection: &HttpConnection, record: &mut RequestRecord) -> Response<AnswerBody> {
     record.unserved(ConnectionOutcome::BadRequest, 0);
-    answer_of(connection, ConnectionOutcome::BadRequest)
+    answer_of(connection, ConnectionOutcome::BadRequest, false)
 }
 
-/// The gateway's own answer to a request that came to `outcome`.
-pub(super) fn answer_of(connection: &HttpConnection, outcome: ConnectionOutcome) -> Response<AnswerBody> {
+/// The gateway's own answer to a request that came to `outcome`; to a call of gRPC in its form.
+pub(super) fn answer_of(
+    connection: &HttpConnection,
+    outcome: ConnectionOutcome,
+    is_call: bool,
+) -> Response<AnswerBody> {
     let fault = connection.checks.fault();
     let answer = match (outcome, fault) {
         (ConnectionOutcome::BadRequest, Some(fault)) => {
             connection.warn_refused(fault);
             refusal(fault)
         }
+        _ if is_call => own_grpc_answer(outcome),
         _ => own_answer(outcome),
     };
     answer.map(|text| AnswerBody::Own(Full::new(text)))

@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,6 +14,7 @@ use causeway_federation::{
 use causeway_host::{descriptors::DescriptorPromise, own_sockets::SocketPair};
 use causeway_routing::target::Target;
 use causeway_telemetry::{ConnectionId, ConnectionOutcome};
+use http::Version;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -23,9 +24,11 @@ use super::{
     checked::{CheckedClient, RequestChecks},
     forward::forward,
     interim::{InterimClient, InterimQueue},
+    kept::KeptUpstreams,
+    preface::{RecognisedClient, recognise},
     refuse::hear_out,
     upgrade::{Upgrading, carry},
-    upstream::HttpUpstream,
+    version2::serve_version_2,
     watch::{ClientWatch, Due},
     watched::{SharedClient, WatchedClient},
 };
@@ -62,8 +65,8 @@ pub(super) struct HttpConnection {
     pub(super) interim: Arc<InterimQueue>,
     /// The change of protocol that its last request has come to.
     pub(super) upgrading: Mutex<Option<Upgrading>>,
-    /// The connection that the last request went out on.
-    pub(super) kept: Mutex<Option<HttpUpstream>>,
+    /// Connections that earlier requests went out on.
+    pub(super) kept: KeptUpstreams,
     /// Facts by which the last request was permitted.
     pub(super) admitted: Mutex<Option<AdmittedBefore>>,
 }
@@ -88,7 +91,7 @@ impl HttpConnection {
 /// Tells whether requests to `service` are looked at one by one.
 pub(in crate::egress) fn is_spoken(topology: &Topology, service: &ServiceName) -> bool {
     let service = topology.services.get(service);
-    service.is_some_and(|service| service.protocol == Protocol::Http)
+    service.is_some_and(|service| matches!(service.protocol, Protocol::Http | Protocol::Grpc))
 }
 
 impl HttpConnection {
@@ -116,7 +119,7 @@ impl HttpConnection {
             checks: Arc::default(),
             interim: Arc::default(),
             upgrading: Mutex::new(None),
-            kept: Mutex::new(None),
+            kept: KeptUpstreams::default(),
             admitted: Mutex::new(None),
         }
     }
@@ -139,6 +142,22 @@ pub(in crate::egress) async fn serve(shared: Arc<EgressShared>, connection: Clie
 async fn serve_requests(connection: &Arc<HttpConnection>) {
     let (socket, watch) = (connection.socket.clone(), connection.watch.clone());
     let io = WatchedClient::new(socket, watch, connection.shared.config.stall_limit);
+    let recognised = drive(connection, pin!(recognise(io)), |_| DriveStep::End).await;
+    let ended = match recognised {
+        Some(Ok((Version::HTTP_2, io))) => Box::pin(serve_version_2(connection, io)).await,
+        Some(Ok((_, io))) => serve_version_1(connection, io).await,
+        Some(Err(_)) | None => return,
+    };
+    if let Some(Err(error)) = ended {
+        let id = connection.id();
+        tracing::debug!(connection = %id, %error, "a client's connection ended");
+    }
+}
+
+async fn serve_version_1(
+    connection: &Arc<HttpConnection>,
+    io: RecognisedClient,
+) -> Option<hyper::Result<()>> {
     let io = InterimClient::new(io, connection.interim.clone());
     let io = CheckedClient::new(io, connection.checks.clone());
     let requests = connection.clone();
@@ -155,17 +174,39 @@ async fn serve_requests(connection: &Arc<HttpConnection>) {
         .header_read_timeout(None::<Duration>)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    let mut serving = pin!(serving);
+    drive(connection, pin!(serving), |serving| {
+        serving.graceful_shutdown();
+        DriveStep::GoOn
+    })
+    .await
+}
+
+/// Rest of a connection that is to end gently.
+pub(super) enum DriveStep {
+    /// It ends by itself once its requests have.
+    GoOn,
+    /// There is nothing to wait for.
+    End,
+}
+
+/// Polls what serves a client, and does what is due meanwhile; `shut_down` has it take no further request. `None`: the connection
+/// is over.
+pub(super) async fn drive<F: Future>(
+    connection: &HttpConnection,
+    mut serving: Pin<&mut F>,
+    mut shut_down: impl FnMut(Pin<&mut F>) -> DriveStep,
+) -> Option<F::Output> {
     let (handle, watch) = (connection.opened.handle(), &connection.watch);
     let (mut draining, mut drained) = (None, false);
     loop {
-        let limit = connection.idle_timeout();
-        let mut due = watch.due(limit);
+        let mut due = connection.due();
         if let Some(began) = draining
             && !drained
         {
             if watch.may_drain() || Instant::now() >= began + DRAIN_WAIT {
-                serving.as_mut().graceful_shutdown();
+                if let DriveStep::End = shut_down(serving.as_mut()) {
+                    return None;
+                }
                 drained = true;
             } else {
                 due = Some((began + DRAIN_WAIT, Due::Nothing));
@@ -175,22 +216,20 @@ async fn serve_requests(connection: &Arc<HttpConnection>) {
             biased;
             () = handle.cut().cancelled() => {
                 connection.socket.reset_on_drop();
-                return;
+                return None;
             }
             () = connection.shared.drain.cancelled(), if draining.is_none() => draining = Some(Instant::now()),
-            ended = serving.as_mut() => {
-                if let Err(error) = ended {
-                    let id = connection.id();
-                    tracing::debug!(connection = %id, %error, "a client's connection ended");
-                }
-                return;
-            }
+            ended = serving.as_mut() => return Some(ended),
             () = watch.changed() => {}
             act = act_at(due) => match act {
                 Due::Nothing => {}
-                Due::CloseUpstream => connection.close_upstream(),
+                Due::CloseUpstreams => connection.kept.close_due(Instant::now()),
                 Due::Close if connection.checks.refuse_slow() => watch.head_refused(),
-                Due::Close => return,
+                Due::Close => return None,
+                Due::SayGoodbye => {
+                    shut_down(serving.as_mut());
+                    watch.said_goodbye();
+                }
                 Due::Idle => handle.terminate(Termination { outcome: ConnectionOutcome::Idle, rule: None }),
             },
         }
@@ -225,8 +264,20 @@ impl HttpConnection {
         }
     }
 
-    fn close_upstream(&self) {
-        self.kept.lock().take();
-        self.watch.upstream_closed();
+    /// The next moment at which something is due, if nothing changes, and what.
+    fn due(&self) -> Option<(Instant, Due)> {
+        let own = self.watch.due(self.idle_timeout());
+        let kept = self.kept.due().map(|at| (at, Due::CloseUpstreams));
+        own.into_iter().chain(kept).min_by_key(|(at, _)| *at)
+    }
+
+    /// Version that the service's instances speak.
+    pub(super) fn upstream_version(&self) -> Version {
+        let snapshot = self.shared.snapshots.load();
+        let service = snapshot.topology.services.get(&self.arrival.target.service);
+        match service.map(|service| service.protocol) {
+            Some(Protocol::Grpc) => Version::HTTP_2,
+            _ => Version::HTTP_11,
+        }
     }
 }

@@ -63,8 +63,8 @@ pub(super) fn upgrade(
     let protocol = answer.headers().get(header::UPGRADE).cloned();
     let Some((wish, protocol)) = wish.zip(protocol) else {
         // It agrees to what nobody asked for.
-        let outcome = record.broken(&upstream.traffic);
-        return answer_of(connection, outcome);
+        let outcome = record.broken(&upstream);
+        return answer_of(connection, outcome, false);
     };
     record.upgraded();
     let instance = hyper::upgrade::on(&mut answer);
@@ -93,13 +93,13 @@ pub(super) async fn carry(connection: &HttpConnection, upgrading: Upgrading) {
     let both = cut.run_until_cancelled(async { tokio::try_join!(client, instance) });
     let outcome = match both.await {
         Some(Ok((client, instance))) => relay(connection, &upstream, client, instance).await,
-        Some(Err(_)) => upstream.traffic.broken(),
+        Some(Err(_)) => upstream.facts.traffic.broken(),
         None => ConnectionOutcome::Cut,
     };
     if outcome != ConnectionOutcome::Served {
         connection.socket.reset_on_drop();
     }
-    record.carried(&upstream.traffic, outcome);
+    record.carried(&upstream, outcome);
 }
 
 async fn relay(
@@ -136,7 +136,7 @@ async fn relay(
             }
         };
         if ended.is_err() {
-            return match upstream.traffic.end() {
+            return match upstream.facts.traffic.end() {
                 Some(outcome) => outcome,
                 None if connection.watch.is_stalled() => ConnectionOutcome::Stalled,
                 None => ConnectionOutcome::ClientReset,

@@ -1,21 +1,25 @@
-//! The connection that requests go out on: opened for one request, and kept for the next of the same client.
+//! The connection that a request goes out on: opened for it, or kept from an earlier one of the same client.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use causeway_federation::name::{GatewayId, ServiceName};
 use causeway_routing::{
     balance::{Choice, InstanceList, LoadGuard},
+    permit::Caller,
     route::{Candidate, Destination},
-    snapshot::{Instance, Snapshot},
+    snapshot::Instance,
 };
 use causeway_telemetry::Role;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
+    client::conn::{http1, http2},
 };
 use hyper_util::rt::TokioIo;
 use rand::rngs::SmallRng;
@@ -24,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     body::RequestBody,
+    shared::{CallBytes, SharedCall},
     upstream_io::{UpstreamIo, UpstreamSocket, UpstreamTraffic},
 };
 use crate::{
@@ -54,17 +59,49 @@ impl UpstreamServer {
     }
 }
 
-/// Connection on which an instance takes one request after the other.
+/// Facts about a connection that stay as they are.
 #[derive(Debug)]
-pub(super) struct HttpUpstream {
-    sender: SendRequest<RequestBody>,
+pub(super) struct UpstreamFacts {
     pub(super) candidate: Candidate,
     pub(super) server: UpstreamServer,
     pub(super) traffic: Arc<UpstreamTraffic>,
+    /// Caller that the other side was told of when it was opened.
+    pub(super) caller: Arc<Caller>,
+}
+
+impl UpstreamFacts {
+    pub(super) fn new(
+        shared: &EgressShared,
+        service: &ServiceName,
+        candidate: Candidate,
+        server: UpstreamServer,
+        caller: Arc<Caller>,
+    ) -> Self {
+        let counters = shared.metrics.byte_counters(Role::Egress, service.as_str());
+        Self {
+            candidate,
+            server,
+            traffic: Arc::new(UpstreamTraffic::new(counters)),
+            caller,
+        }
+    }
+}
+
+/// Connection on which an instance takes one request after the other, or, with HTTP/2, one request on a connection of many.
+#[derive(Debug)]
+pub(super) struct HttpUpstream {
+    sender: RequestSender,
+    pub(super) facts: Arc<UpstreamFacts>,
     /// Counts a request with its instance while it is under way.
     load: Option<LoadGuard>,
     /// The whole request has been handed over.
     sent_all: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum RequestSender {
+    Version1(http1::SendRequest<RequestBody>),
+    Version2(http2::SendRequest<RequestBody>, SharedCall),
 }
 
 /// Request that got no answer.
@@ -73,6 +110,8 @@ pub(super) struct SendFailure {
     pub(super) unsent: Option<Request<RequestBody>>,
     /// No byte of an answer has come.
     pub(super) is_unanswered: bool,
+    /// The instance has said that it has not read the request.
+    pub(super) is_unread: bool,
     pub(super) error: hyper::Error,
 }
 
@@ -82,13 +121,16 @@ impl HttpUpstream {
     pub(super) async fn open(
         shared: &EgressShared,
         service: &ServiceName,
+        caller: Arc<Caller>,
         connected: ConnectedUpstream,
         cut: &CancellationToken,
     ) -> Option<Self> {
-        let counters = shared.metrics.byte_counters(Role::Egress, service.as_str());
-        let traffic = Arc::new(UpstreamTraffic::new(counters));
-        let (socket, server, load) = take(shared, connected.upstream)?;
-        let io = UpstreamIo::new(socket, traffic.clone(), shared.config.stall_limit);
+        let ConnectedUpstream {
+            upstream, candidate, ..
+        } = connected;
+        let (socket, server, load) = take(shared, upstream)?;
+        let facts = Arc::new(UpstreamFacts::new(shared, service, candidate, server, caller));
+        let io = UpstreamIo::new(socket, facts.traffic.clone(), shared.config.stall_limit);
         let handshake = http1::Builder::new()
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD_BYTES)
@@ -101,31 +143,48 @@ impl HttpUpstream {
             let _ = cut.run_until_cancelled(connection.with_upgrades()).await;
         });
         Some(Self {
-            sender,
-            candidate: connected.candidate,
-            server,
-            traffic,
+            sender: RequestSender::Version1(sender),
+            facts,
             load,
             sent_all: Arc::default(),
         })
     }
 
-    /// Tells whether the next request may go out on it, being meant for `candidate`: a gateway, or the instance that is
-    /// picked now.
-    pub(super) fn serves(&self, candidate: &Candidate, snapshot: &Snapshot, rng: &mut SmallRng) -> bool {
-        if !candidate.asks_like(&self.candidate) {
-            return false;
+    /// Takes a connection of HTTP/2 into use for one request.
+    pub(super) fn shared(
+        sender: http2::SendRequest<RequestBody>,
+        facts: Arc<UpstreamFacts>,
+        call: SharedCall,
+    ) -> Self {
+        let load = match &facts.server {
+            UpstreamServer::Instance(instance) => Some(LoadGuard::new(instance.load.clone())),
+            UpstreamServer::Gateway(_) => None,
+        };
+        Self {
+            sender: RequestSender::Version2(sender, call),
+            facts,
+            load,
+            sent_all: Arc::default(),
         }
-        match (&self.server, &candidate.place) {
-            (UpstreamServer::Gateway(own), Destination::Remote { gateway }) => own == gateway,
-            (UpstreamServer::Instance(own), Destination::Local) => {
-                let none = InstanceList::default();
-                let list = snapshot.instances.get(&own.service).unwrap_or(&none);
-                let picked = Choice::new(list, &candidate.tags).pick(uptime(), rng);
-                picked.is_some_and(|picked| picked.id == own.id && picked.address == own.address)
+    }
+
+    /// Tells whether the next request of `caller` may go out on it, being meant for `candidate`: a gateway, or the instance that
+    /// was picked.
+    pub(super) fn serves(
+        &self,
+        candidate: &Candidate,
+        picked: Option<&Arc<Instance>>,
+        caller: &Arc<Caller>,
+    ) -> bool {
+        let facts = &self.facts;
+        facts.candidate.asks_like(candidate)
+            && facts.caller == *caller
+            && match &facts.server {
+                UpstreamServer::Gateway(_) => true,
+                UpstreamServer::Instance(own) => {
+                    picked.is_some_and(|picked| picked.id == own.id && picked.address == own.address)
+                }
             }
-            _ => false,
-        }
     }
 
     /// Takes it up again for the next request. `None`: it is closed, or something of the last one is still to be sent.
@@ -133,17 +192,41 @@ impl HttpUpstream {
         if !self.sent_all.load(Ordering::Relaxed) {
             return None;
         }
-        let ready = timeout(REUSE_WAIT, self.sender.ready()).await;
-        ready.ok()?.ok()?;
-        if let UpstreamServer::Instance(instance) = &self.server {
+        if let RequestSender::Version1(sender) = &mut self.sender {
+            let ready = timeout(REUSE_WAIT, sender.ready()).await;
+            ready.ok()?.ok()?;
+        }
+        if let UpstreamServer::Instance(instance) = &self.facts.server {
             self.load = Some(LoadGuard::new(instance.load.clone()));
         }
         Some(self)
     }
 
-    /// Lays it by until the next request.
-    pub(super) fn rest(&mut self) {
+    /// Lays it by until the next request; `None`: it was that of one request.
+    pub(super) fn rest(mut self) -> Option<Self> {
         self.load = None;
+        matches!(self.sender, RequestSender::Version1(_)).then_some(self)
+    }
+
+    /// Bytes of its one request, where others are under way beside it.
+    pub(super) fn call_bytes(&self) -> Option<&Arc<CallBytes>> {
+        match &self.sender {
+            RequestSender::Version1(_) => None,
+            RequestSender::Version2(_, call) => Some(&call.bytes),
+        }
+    }
+
+    /// Bytes that it has carried towards the instance, and from it.
+    pub(super) fn carried(&self) -> (u64, u64) {
+        match self.call_bytes() {
+            Some(bytes) => bytes.both(),
+            None => self.facts.traffic.bytes(),
+        }
+    }
+
+    /// Tells whether what is on it may go to another instance if this one has not read it.
+    pub(super) fn says_what_is_unread(&self) -> bool {
+        matches!(self.sender, RequestSender::Version2(..))
     }
 
     /// Tells the next request's body where to say that it has been handed over.
@@ -160,18 +243,44 @@ impl HttpUpstream {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendFailure> {
-        let (_, before) = self.traffic.bytes();
-        let sent = self.sender.try_send_request(request).await;
+        let (_, before) = self.facts.traffic.bytes();
+        let sent = match &mut self.sender {
+            RequestSender::Version1(sender) => sender.try_send_request(request).await,
+            RequestSender::Version2(sender, _) => sender.try_send_request(request).await,
+        };
         sent.map_err(|mut failed| SendFailure {
             unsent: failed.take_message(),
-            is_unanswered: self.traffic.bytes().1 == before,
+            // Where others are answered beside it, its own head is what counts.
+            is_unanswered: self.says_what_is_unread() || self.facts.traffic.bytes().1 == before,
+            is_unread: failed.error().source().is_some_and(is_unread),
             error: failed.into_error(),
         })
     }
 }
 
+/// Tells whether an instance has said with this that it has not read a request, and never will (RFC 9113, 6.8 and 8.7). A GOAWAY is
+/// the error of those streams only that came after the last one that it names.
+fn is_unread(error: &(dyn Error + 'static)) -> bool {
+    let error = error.downcast_ref::<h2::Error>();
+    error.is_some_and(|error| {
+        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
+}
+
+/// Picks the instance of this zone for a request that is meant for `candidate`; `None`: it is meant for another zone, or there is none.
+pub(super) fn pick_instance<'s>(
+    list: &'s InstanceList,
+    candidate: &'s Candidate,
+    rng: &mut SmallRng,
+) -> Option<&'s Arc<Instance>> {
+    let picked = || Choice::new(list, &candidate.tags).pick(uptime(), rng);
+    matches!(candidate.place, Destination::Local)
+        .then(picked)
+        .flatten()
+}
+
 /// Takes the socket out of an upstream; `None`: it is gone.
-fn take(
+pub(super) fn take(
     shared: &EgressShared,
     upstream: Upstream,
 ) -> Option<(UpstreamSocket, UpstreamServer, Option<LoadGuard>)> {

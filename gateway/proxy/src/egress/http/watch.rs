@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::http::limits::{FIRST_BYTE_TIMEOUT, HEAD_TIMEOUT, KEEP_ALIVE, UPSTREAM_KEEP_ALIVE};
+use crate::http::limits::{
+    DRAIN_WAIT, FIRST_BYTE_TIMEOUT, HASTY, HEAD_TIMEOUT, KEEP_ALIVE, MAX_HASTY_RESETS,
+};
 
 /// State that the connection's task, its socket and its requests share.
 #[derive(Debug)]
@@ -19,19 +21,21 @@ pub(super) struct ClientWatch {
 pub(super) enum ClientPhase {
     /// Nothing has come of the next request.
     Waiting,
-    /// A part of its head has come.
+    /// A part of its head has come. With HTTP/2 this is not looked at: other bytes come between requests too.
     Head,
-    /// A request is under way.
+    /// At least one request is under way.
     Request,
 }
 
 /// Act that is due because of time alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// The connection to the instance is kept no longer.
-    CloseUpstream,
+    /// Connections to instances are kept no longer.
+    CloseUpstreams,
     /// The client's connection is closed.
     Close,
+    /// The same for HTTP/2: the client is told first, so that a request that is on its way is not lost.
+    SayGoodbye,
     /// Nothing has moved for as long as the service allows.
     Idle,
     /// A shutdown is to be looked at again.
@@ -45,7 +49,13 @@ struct WatchState {
     /// Last time that a byte came or went.
     moved_at: Instant,
     requests: u64,
-    upstream_kept: bool,
+    /// Requests under way.
+    open: u32,
+    is_version_2: bool,
+    /// The client has been told that the connection ends.
+    is_leaving: bool,
+    /// Requests that were given up in haste, less others.
+    hasty_resets: u32,
     /// The client takes nothing of what was written.
     is_stalled: bool,
 }
@@ -55,9 +65,8 @@ impl WatchState {
     fn due(&self, idle: Option<Duration>) -> Option<(Instant, Due)> {
         let idle = idle.map(|limit| (self.moved_at + limit, Due::Idle));
         let own = match self.phase {
-            ClientPhase::Waiting if self.upstream_kept => {
-                Some((self.since + UPSTREAM_KEEP_ALIVE, Due::CloseUpstream))
-            }
+            ClientPhase::Waiting if self.is_leaving => Some((self.since + DRAIN_WAIT, Due::Close)),
+            ClientPhase::Waiting if self.is_version_2 => Some((self.since + KEEP_ALIVE, Due::SayGoodbye)),
             ClientPhase::Waiting if self.requests == 0 => Some((self.since + FIRST_BYTE_TIMEOUT, Due::Close)),
             ClientPhase::Waiting => Some((self.since + KEEP_ALIVE, Due::Close)),
             ClientPhase::Head => Some((self.since + HEAD_TIMEOUT, Due::Close)),
@@ -75,7 +84,10 @@ impl ClientWatch {
                 since: now,
                 moved_at: now,
                 requests: 0,
-                upstream_kept: false,
+                open: 0,
+                is_version_2: false,
+                is_leaving: false,
+                hasty_resets: 0,
                 is_stalled: false,
             }),
             changed: Notify::new(),
@@ -86,7 +98,7 @@ impl ClientWatch {
     pub(super) fn read(&self) {
         let mut state = self.state.lock();
         state.moved_at = Instant::now();
-        if state.phase == ClientPhase::Waiting {
+        if state.phase == ClientPhase::Waiting && !state.is_version_2 {
             (state.phase, state.since) = (ClientPhase::Head, state.moved_at);
             self.changed.notify_one();
         }
@@ -116,10 +128,27 @@ impl ClientWatch {
         self.state.lock().is_stalled
     }
 
+    /// The client has said that it speaks HTTP/2.
+    pub(super) fn speaks_version_2(&self) {
+        let mut state = self.state.lock();
+        (state.phase, state.since) = (ClientPhase::Waiting, Instant::now());
+        state.is_version_2 = true;
+    }
+
+    /// The client has been told that the connection ends.
+    pub(super) fn said_goodbye(&self) {
+        let mut state = self.state.lock();
+        state.is_leaving = true;
+        if state.phase == ClientPhase::Waiting {
+            state.since = Instant::now();
+        }
+    }
+
     pub(super) fn request_began(&self) {
         let mut state = self.state.lock();
         (state.phase, state.since) = (ClientPhase::Request, Instant::now());
         state.requests += 1;
+        state.open += 1;
         self.changed.notify_one();
     }
 
@@ -129,15 +158,27 @@ impl ClientWatch {
         (state.phase, state.since) = (ClientPhase::Request, Instant::now());
     }
 
-    pub(super) fn request_ended(&self, upstream_kept: bool) {
+    /// Returns whether no other is under way.
+    pub(super) fn request_ended(&self) -> bool {
         let mut state = self.state.lock();
-        (state.phase, state.since) = (ClientPhase::Waiting, Instant::now());
-        state.upstream_kept = upstream_kept;
+        state.open = state.open.saturating_sub(1);
+        if state.open == 0 {
+            (state.phase, state.since) = (ClientPhase::Waiting, Instant::now());
+        }
         self.changed.notify_one();
+        state.open == 0
     }
 
-    pub(super) fn upstream_closed(&self) {
-        self.state.lock().upstream_kept = false;
+    /// Counts how a request ended: given up by its client after such a time, or otherwise. Returns whether the client does that too
+    /// often.
+    pub(super) fn is_flood(&self, given_up: Option<Duration>) -> bool {
+        let mut state = self.state.lock();
+        state.hasty_resets = match given_up {
+            Some(after) if after < HASTY => state.hasty_resets + 1,
+            Some(_) => state.hasty_resets,
+            None => state.hasty_resets.saturating_sub(1),
+        };
+        state.hasty_resets > MAX_HASTY_RESETS
     }
 
     /// Waits until what is due may have changed.
@@ -165,13 +206,16 @@ impl ClientWatch {
 mod tests {
     use super::*;
 
-    fn state(phase: ClientPhase, upstream_kept: bool, now: Instant) -> WatchState {
+    fn state(phase: ClientPhase, now: Instant) -> WatchState {
         WatchState {
             phase,
             since: now,
             moved_at: now,
             requests: 1,
-            upstream_kept,
+            open: 0,
+            is_version_2: false,
+            is_leaving: false,
+            hasty_resets: 0,
             is_stalled: false,
         }
     }
@@ -179,29 +223,61 @@ mod tests {
     #[test]
     fn each_part_of_an_exchange_has_its_limit_and_a_request_that_of_its_service() {
         let now = Instant::now();
-        let due = |phase, kept, idle| state(phase, kept, now).due(idle);
+        let due = |phase, idle| state(phase, now).due(idle);
         let second = Duration::from_secs(1);
         assert_eq!(
-            due(ClientPhase::Waiting, true, None),
-            Some((now + UPSTREAM_KEEP_ALIVE, Due::CloseUpstream))
-        );
-        assert_eq!(
-            due(ClientPhase::Waiting, false, None),
+            due(ClientPhase::Waiting, None),
             Some((now + KEEP_ALIVE, Due::Close))
         );
         let new = WatchState {
             requests: 0,
-            ..state(ClientPhase::Waiting, false, now)
+            ..state(ClientPhase::Waiting, now)
         };
         assert_eq!(new.due(None), Some((now + FIRST_BYTE_TIMEOUT, Due::Close)));
         assert_eq!(
-            due(ClientPhase::Head, true, None),
+            due(ClientPhase::Head, None),
             Some((now + HEAD_TIMEOUT, Due::Close))
         );
-        assert_eq!(due(ClientPhase::Request, true, None), None);
+        assert_eq!(due(ClientPhase::Request, None), None);
         for phase in [ClientPhase::Waiting, ClientPhase::Head, ClientPhase::Request] {
-            assert_eq!(due(phase, true, Some(second)), Some((now + second, Due::Idle)));
+            assert_eq!(due(phase, Some(second)), Some((now + second, Due::Idle)));
         }
+    }
+
+    #[test]
+    fn a_client_of_http_2_is_told_before_it_is_closed() {
+        let now = Instant::now();
+        let mut state = state(ClientPhase::Waiting, now);
+        state.is_version_2 = true;
+        assert_eq!(state.due(None), Some((now + KEEP_ALIVE, Due::SayGoodbye)));
+        state.is_leaving = true;
+        assert_eq!(state.due(None), Some((now + DRAIN_WAIT, Due::Close)));
+    }
+
+    #[test]
+    fn the_wait_between_requests_begins_when_the_last_of_them_has_ended() {
+        let watch = ClientWatch::new(Instant::now());
+        watch.speaks_version_2();
+        watch.read();
+        watch.request_began();
+        watch.request_began();
+        assert!(!watch.request_ended());
+        assert_eq!(watch.due(None), None);
+        assert!(watch.request_ended());
+        assert_eq!(watch.due(None).unwrap().1, Due::SayGoodbye);
+    }
+
+    #[test]
+    fn many_requests_that_are_given_up_in_haste_are_a_flood_unless_others_are_answered() {
+        let watch = ClientWatch::new(Instant::now());
+        let hasty = Some(HASTY / 2);
+        for _ in 0..MAX_HASTY_RESETS {
+            assert!(!watch.is_flood(hasty));
+            assert!(!watch.is_flood(Some(HASTY)));
+        }
+        assert!(!watch.is_flood(None));
+        assert!(!watch.is_flood(hasty));
+        assert!(watch.is_flood(hasty));
     }
 
     #[test]
@@ -212,7 +288,7 @@ mod tests {
         assert!(!watch.may_drain());
         watch.request_began();
         assert!(watch.may_drain());
-        watch.request_ended(false);
+        watch.request_ended();
         assert!(watch.may_drain());
         watch.read();
         assert!(!watch.may_drain());

@@ -307,8 +307,7 @@ fn failed(error: rustls::Error) -> TlsRefusal {
 fn alpn(topology: &Topology, target: &Target, hello: &ClientHello<'_>) -> Vec<Vec<u8>> {
     let service = topology.services.get(&target.service);
     match service.map(|service| service.protocol) {
-        Some(Protocol::Http) => vec![b"http/1.1".to_vec()],
-        Some(Protocol::Grpc) => vec![b"h2".to_vec()],
+        Some(Protocol::Http | Protocol::Grpc) => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         _ => hello
             .alpn()
             .and_then(|mut offered| offered.next())

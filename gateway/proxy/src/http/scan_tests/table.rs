@@ -51,7 +51,7 @@ pub(crate) const MALFORMED: [(&str, F); 87] = [
     ("connect a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", F::Connect),
     ("GET / HTTP/0.9\r\n\r\n", F::OtherVersion),
     ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", F::OtherVersion),
-    ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", F::OtherVersion),
+    ("PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n", F::OtherVersion),
     ("GET / HTTP/3.0\r\nHost: a\r\n\r\n", F::OtherVersion),
     ("GET / HTTP/2\r\nHost: a\r\n\r\n", F::Version),
     ("GET / HTTP/1.10\r\nHost: a\r\n\r\n", F::Version),

@@ -1,7 +1,9 @@
 //! Callers that are known by their certificate, over real sockets: who gets in, what each refusal is called on both sides,
-//! and what ends them. `bytes`: that theirs go the way of every other connection's.
+//! and what ends them. `bytes` and `calls`: that theirs go the
+//! way of every other connection's, and request.
 
 mod bytes;
+mod calls;
 mod http;
 
 use std::{
@@ -314,16 +316,14 @@ async fn each_certificate_that_will_not_do_is_refused_with_its_word_on_both_side
         config.alpn_protocols = names.iter().map(|name| name.to_vec()).collect();
         config
     };
-    let told = scene.refusal(offering(&[b"h2"]), "orders.mesh").await;
+    let told = scene.refusal(offering(&[b"spdy/3"]), "orders.mesh").await;
     assert_eq!(told, TlsFailure::AlertReceived(NoApplicationProtocol));
     assert!(scene.counted("wrong_alpn"));
-    let both = scene
-        .connect(offering(&[b"h2", b"http/1.1"]), "orders.mesh")
-        .await;
-    assert_eq!(
-        both.unwrap().0.get_ref().1.alpn_protocol(),
-        Some(&b"http/1.1"[..])
-    );
+    let both: [&[u8]; 2] = [b"http/1.1", b"h2"];
+    for (names, agreed) in [(&both[..1], both[0]), (&both[..], both[1])] {
+        let client = scene.connect(offering(names), "orders.mesh").await.unwrap();
+        assert_eq!(client.0.get_ref().1.alpn_protocol(), Some(agreed));
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
-//! Clients that speak HTTP/1.1, request by request: a client and instances for the tests beside this file.
+//! Clients that speak HTTP, request by request: a client and instances of HTTP/1.1 for the tests beside this file.
 
 mod following;
 mod malformed;
 mod messages;
 mod records;
 mod upgrade;
+pub(super) mod version2;
 mod websocket;
 
 use std::{
@@ -27,13 +28,17 @@ use tokio::net::TcpListener;
 
 use crate::testbed::{self, Zone, connect};
 
-type SentBody = BoxBody<Bytes, Infallible>;
+pub(super) type SentBody = BoxBody<Bytes, Infallible>;
 
 /// `orders` over HTTP with these further keys; home asks itself first, then the others.
 fn speaking_http(more: &str) -> Arc<Topology> {
+    speaking("http", more)
+}
+
+fn speaking(protocol: &str, more: &str) -> Arc<Topology> {
     testbed::topology(
         "  home: {}\n  east: {}",
-        &format!("  orders:\n    port: 8080\n    protocol: http\n    {more}"),
+        &format!("  orders:\n    port: 8080\n    protocol: {protocol}\n    {more}"),
     )
 }
 
@@ -126,7 +131,7 @@ struct HttpClient(SendRequest<SentBody>);
 
 /// Whole answer.
 #[derive(Debug)]
-struct Told {
+pub(super) struct Told {
     status: StatusCode,
     headers: http::HeaderMap,
     body: Bytes,
@@ -195,7 +200,7 @@ async fn two_zones(topology: &Arc<Topology>, there: Vec<Arc<Instance>>) -> (Zone
     (home, east)
 }
 
-fn set_instances(zone: &Zone, instances: Vec<Arc<Instance>>) {
+pub(super) fn set_instances(zone: &Zone, instances: Vec<Arc<Instance>>) {
     zone.change(|snapshot| {
         let mut all = snapshot.instances.as_ref().clone();
         all.insert(testbed::service("orders"), instances.into());

@@ -1,0 +1,190 @@
+//! Connections to instances that are kept for one client: those of HTTP/1.1 until a request takes one, and those of HTTP/2 while
+//! requests share them. Which of them a request may use is decided here, for each request anew.
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use causeway_routing::{
+    balance::{InstanceList, takes_traffic},
+    permit::Caller,
+    route::{Candidate, Destination},
+    snapshot::Instance,
+};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, futures::Notified};
+
+use super::{
+    shared::SharedUpstream,
+    upstream::{HttpUpstream, UpstreamServer},
+};
+use crate::http::limits::{
+    LOCAL_SPREAD, MAX_IDLE_UPSTREAMS, MAX_OPENING, MAX_SHARED_UPSTREAMS, REMOTE_SPREAD, SHARED_KEEP_ALIVE,
+    UPSTREAM_KEEP_ALIVE,
+};
+
+/// Connections to instances that one client's requests go out on.
+#[derive(Debug, Default)]
+pub(super) struct KeptUpstreams {
+    state: Mutex<KeptState>,
+    /// Wakes requests that wait for a connection that is being opened.
+    opened: Notify,
+}
+
+#[derive(Debug, Default)]
+struct KeptState {
+    /// Of HTTP/1.1, the one that was used last at the end, and since when none is on it.
+    idle: VecDeque<(Instant, HttpUpstream)>,
+    shared: Vec<SharedUpstream>,
+    /// Places to which connections of HTTP/2 are being opened.
+    opening: Vec<Candidate>,
+}
+
+/// Request that wants a connection of HTTP/2.
+pub(super) struct CallWish<'a> {
+    pub(super) candidate: &'a Candidate,
+    pub(super) caller: &'a Arc<Caller>,
+    /// The instance of this zone that was picked for it.
+    pub(super) picked: Option<&'a Arc<Instance>>,
+    /// Instances of this zone.
+    pub(super) list: &'a InstanceList,
+    /// It has waited for one that was being opened already.
+    pub(super) has_waited: bool,
+}
+
+/// Answer to such a wish.
+pub(super) enum CallChoice<'a> {
+    Use(HttpUpstream),
+    /// Connections are being opened that it may use.
+    Wait,
+    Open(OpeningUpstream<'a>),
+}
+
+/// Place to which a connection is being opened, for as long as it is.
+pub(super) struct OpeningUpstream<'a> {
+    kept: &'a KeptUpstreams,
+    candidate: Candidate,
+}
+
+impl KeptUpstreams {
+    /// Takes out the connection of HTTP/1.1 that was used last of those that fit.
+    pub(super) fn take_idle(&self, fits: impl Fn(&HttpUpstream) -> bool) -> Option<HttpUpstream> {
+        let mut state = self.state.lock();
+        let place = state.idle.iter().rposition(|(_, upstream)| fits(upstream))?;
+        state.idle.remove(place).map(|(_, upstream)| upstream)
+    }
+
+    /// Keeps a connection of HTTP/1.1 for the next request.
+    pub(super) fn lay_by(&self, upstream: HttpUpstream) {
+        let mut state = self.state.lock();
+        state.idle.push_back((Instant::now(), upstream));
+        if state.idle.len() > MAX_IDLE_UPSTREAMS {
+            state.idle.pop_front();
+        }
+    }
+
+    /// Chooses how a request comes by a connection of HTTP/2.
+    pub(super) fn choose(&self, wish: &CallWish<'_>, now: Instant) -> CallChoice<'_> {
+        let mut state = self.state.lock();
+        state.shared.retain(|shared| !shared.is_over(now));
+        let fitting = || state.shared.iter().filter(|shared| wish.fits(shared));
+        let free = || fitting().filter(|shared| !shared.is_full());
+        let picked = free().filter(|shared| wish.picked.is_some_and(|picked| shared.serves(picked)));
+        if let Some(shared) = least_busy(picked) {
+            return CallChoice::Use(shared.call());
+        }
+        let alike = |candidate: &&Candidate| candidate.asks_like(wish.candidate);
+        let opening = state.opening.iter().filter(alike).count();
+        let spread = match wish.candidate.place {
+            Destination::Local => LOCAL_SPREAD,
+            Destination::Remote { .. } => REMOTE_SPREAD,
+        };
+        let is_spread = fitting().count() + opening >= spread || opening >= MAX_OPENING;
+        match least_busy(free()) {
+            Some(shared) if wish.has_waited || is_spread => return CallChoice::Use(shared.call()),
+            None if !wish.has_waited && opening >= MAX_OPENING => return CallChoice::Wait,
+            _ => {}
+        }
+        state.opening.push(wish.candidate.clone());
+        CallChoice::Open(OpeningUpstream {
+            kept: self,
+            candidate: wish.candidate.clone(),
+        })
+    }
+
+    /// Has the connection shared from here on.
+    pub(super) fn share(&self, upstream: SharedUpstream) {
+        let mut state = self.state.lock();
+        if state.shared.len() >= MAX_SHARED_UPSTREAMS {
+            // Its requests go on; it closes after them.
+            state.shared.remove(0);
+        }
+        state.shared.push(upstream);
+    }
+
+    /// Gives no further request to a connection that has refused one.
+    pub(super) fn forget(&self, upstream: &HttpUpstream) {
+        let mut state = self.state.lock();
+        state.shared.retain(|shared| !shared.is_that_of(upstream));
+    }
+
+    /// Waits until a connection was opened, or could not be.
+    pub(super) fn opened(&self) -> Notified<'_> {
+        self.opened.notified()
+    }
+
+    /// The next moment at which a connection is to be closed, if nothing changes.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        let idle = state.idle.front().map(|(since, _)| *since + UPSTREAM_KEEP_ALIVE);
+        let unused = state.shared.iter().filter_map(SharedUpstream::unused_since);
+        let unused = unused.map(|since| since + SHARED_KEEP_ALIVE);
+        unused.chain(idle).min()
+    }
+
+    /// Closes what was unused for too long.
+    pub(super) fn close_due(&self, now: Instant) {
+        let mut state = self.state.lock();
+        state.idle.retain(|(since, _)| *since + UPSTREAM_KEEP_ALIVE > now);
+        let is_due = |shared: &SharedUpstream| {
+            let since = shared.unused_since();
+            since.is_some_and(|since| since + SHARED_KEEP_ALIVE <= now)
+        };
+        state.shared.retain(|shared| !is_due(shared));
+    }
+}
+
+impl CallWish<'_> {
+    fn fits(&self, shared: &SharedUpstream) -> bool {
+        let facts = shared.facts();
+        facts.candidate.asks_like(self.candidate)
+            && facts.caller == *self.caller
+            && match &facts.server {
+                UpstreamServer::Gateway(_) => true,
+                UpstreamServer::Instance(_) => {
+                    let tags = &self.candidate.tags;
+                    self.list.iter().any(|instance| {
+                        shared.serves(instance) && takes_traffic(instance) && instance.tags.matches(tags)
+                    })
+                }
+            }
+    }
+}
+
+/// The one with the fewest requests; among equals the one that was used longest ago.
+fn least_busy<'a>(all: impl Iterator<Item = &'a SharedUpstream>) -> Option<&'a SharedUpstream> {
+    all.min_by_key(|shared| (shared.open_calls(), shared.used_at()))
+}
+
+impl Drop for OpeningUpstream<'_> {
+    fn drop(&mut self) {
+        let mut state = self.kept.state.lock();
+        if let Some(place) = state
+            .opening
+            .iter()
+            .position(|one| one.asks_like(&self.candidate))
+        {
+            state.opening.swap_remove(place);
+        }
+        drop(state);
+        self.kept.opened.notify_waiters();
+    }
+}

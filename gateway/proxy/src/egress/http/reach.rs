@@ -1,0 +1,203 @@
+//! A connection to an instance for one request: one that is kept, where the decision for this request leads to it, or a new one.
+
+use std::{pin::pin, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use causeway_routing::{
+    balance::InstanceList,
+    permit::Caller,
+    route::{Candidate, Request as RouteRequest, Why, route},
+    snapshot::Snapshot,
+};
+use causeway_telemetry::ConnectionOutcome;
+use http::Version;
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::time::timeout;
+
+use super::{
+    kept::{CallChoice, CallWish, OpeningUpstream},
+    serve::HttpConnection,
+    shared::SharedUpstream,
+    upstream::{HttpUpstream, pick_instance},
+};
+use crate::{
+    egress::connect::{ConnectedUpstream, NoUpstream, SearchOrder, search},
+    http::limits::OPENING_WAIT,
+};
+
+/// Request that a connection is wanted for.
+pub(super) struct ReachOrder {
+    /// Version that the service's instances speak.
+    pub(super) version: Version,
+    pub(super) caller: Arc<Caller>,
+    /// Every decision for this request is drawn from it.
+    pub(super) seed: u64,
+    /// Requests of the service that were under way when it began.
+    pub(super) open: u64,
+    /// Candidates that were asked for it so far, kept connections among them.
+    pub(super) attempts: u32,
+    /// A connection that was used before will do.
+    pub(super) may_be_used: bool,
+}
+
+/// Connection that a request can go out on.
+pub(super) struct ReachedUpstream {
+    pub(super) upstream: HttpUpstream,
+    /// Another request went out on it before.
+    pub(super) was_used: bool,
+}
+
+/// Finds a connection to an instance.
+pub(super) async fn reach(
+    connection: &HttpConnection,
+    order: &mut ReachOrder,
+) -> Result<ReachedUpstream, NoUpstream> {
+    let opening = match order.version {
+        _ if !order.may_be_used => None,
+        Version::HTTP_2 => match share(connection, order).await {
+            Some(Ok(upstream)) => return Ok(used(upstream, order)),
+            Some(Err(opening)) => Some(opening),
+            None => None,
+        },
+        _ => match take_up(connection, order).await {
+            Some(upstream) => return Ok(used(upstream, order)),
+            None => None,
+        },
+    };
+    let connected = find(connection, order).await?;
+    let upstream = open(connection, order, connected).await;
+    drop(opening);
+    let upstream = upstream.ok_or(NoUpstream {
+        outcome: ConnectionOutcome::InstanceReset,
+        attempts: order.attempts,
+    })?;
+    Ok(ReachedUpstream {
+        upstream,
+        was_used: false,
+    })
+}
+
+fn used(upstream: HttpUpstream, order: &mut ReachOrder) -> ReachedUpstream {
+    order.attempts += 1;
+    ReachedUpstream {
+        upstream,
+        was_used: true,
+    }
+}
+
+/// Searches for an instance, as for a connection.
+async fn find(connection: &HttpConnection, order: &mut ReachOrder) -> Result<ConnectedUpstream, NoUpstream> {
+    let HttpConnection { shared, arrival, .. } = connection;
+    // One that is searched for at the same time has none.
+    let promise = connection.promised.lock().take();
+    let search_order = SearchOrder {
+        thread: connection.thread,
+        connection: connection.id(),
+        target: &arrival.target,
+        caller: order.caller.clone(),
+        come_through: connection.come_through(order.open).await,
+        cut: connection.opened.handle().cut(),
+        seed: order.seed,
+        early: Bytes::new(),
+        promised: promise.is_some(),
+    };
+    match Box::pin(search(shared, search_order, connection.socket.failed())).await {
+        Ok(connected) => {
+            order.attempts += connected.attempts;
+            Ok(connected)
+        }
+        Err(no) => {
+            *connection.promised.lock() = promise;
+            Err(NoUpstream {
+                attempts: order.attempts + no.attempts,
+                ..no
+            })
+        }
+    }
+}
+
+/// Takes a connection that is ready into use, and has it shared if it can be.
+async fn open(
+    connection: &HttpConnection,
+    order: &ReachOrder,
+    connected: ConnectedUpstream,
+) -> Option<HttpUpstream> {
+    let (shared, service) = (&connection.shared, &connection.arrival.target.service);
+    let cut = connection.opened.handle().cut();
+    let caller = order.caller.clone();
+    if order.version != Version::HTTP_2 {
+        return HttpUpstream::open(shared, service, caller, connected, cut).await;
+    }
+    let upstream = SharedUpstream::open(shared, service, caller, connected, cut).await?;
+    let call = upstream.call();
+    connection.kept.share(upstream);
+    Some(call)
+}
+
+/// First choice for a request, and the reason for it. `None`: there is none now.
+fn decide(connection: &HttpConnection, order: &ReachOrder, snapshot: &Snapshot) -> Option<(Candidate, Why)> {
+    let question = RouteRequest::new(connection.arrival.target.clone());
+    let decision = route(snapshot, &question, SmallRng::seed_from_u64(order.seed));
+    let why = decision.why();
+    decision.first().cloned().map(|candidate| (candidate, why))
+}
+
+/// Takes up a kept connection of HTTP/1.1, if the decision for this request leads to one that can be used.
+async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<HttpUpstream> {
+    let shared = &connection.shared;
+    loop {
+        let upstream = {
+            let snapshot = shared.snapshots.load_full();
+            let (candidate, why) = decide(connection, order, &snapshot)?;
+            let none = InstanceList::default();
+            let service = &connection.arrival.target.service;
+            let list = snapshot.instances.get(service).unwrap_or(&none);
+            let picked = pick_instance(list, &candidate, &mut shared.rng());
+            let fits = |upstream: &HttpUpstream| upstream.serves(&candidate, picked, &order.caller);
+            let upstream = connection.kept.take_idle(fits)?;
+            shared.metrics.decided(service.as_str(), why);
+            upstream
+        };
+        if let Some(upstream) = upstream.again().await {
+            return Some(upstream);
+        }
+    }
+}
+
+/// Shares a connection of HTTP/2, or is to open one. `None`: no decision can be made for this request now.
+async fn share<'a>(
+    connection: &'a HttpConnection,
+    order: &ReachOrder,
+) -> Option<Result<HttpUpstream, OpeningUpstream<'a>>> {
+    let (shared, kept) = (&connection.shared, &connection.kept);
+    let mut has_waited = false;
+    loop {
+        let mut opened = pin!(kept.opened());
+        opened.as_mut().enable();
+        {
+            let snapshot = shared.snapshots.load_full();
+            let (candidate, why) = decide(connection, order, &snapshot)?;
+            let none = InstanceList::default();
+            let service = &connection.arrival.target.service;
+            let list = snapshot.instances.get(service).unwrap_or(&none);
+            let wish = CallWish {
+                candidate: &candidate,
+                caller: &order.caller,
+                picked: pick_instance(list, &candidate, &mut shared.rng()),
+                list,
+                has_waited,
+            };
+            match kept.choose(&wish, Instant::now()) {
+                CallChoice::Use(upstream) => {
+                    shared.metrics.decided(service.as_str(), why);
+                    return Some(Ok(upstream));
+                }
+                CallChoice::Open(opening) => return Some(Err(opening)),
+                CallChoice::Wait => {}
+            }
+        }
+        // Whatever comes of it, it is waited for once.
+        let _ = timeout(OPENING_WAIT, opened).await;
+        has_waited = true;
+    }
+}

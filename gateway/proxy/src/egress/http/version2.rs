@@ -1,0 +1,65 @@
+//! Clients that speak HTTP/2: their requests come side by side, and each goes its own way.
+
+use std::{convert::Infallible, pin::pin, sync::Arc};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::TokioIo;
+
+use super::{
+    body::AnswerBody,
+    forward::forward,
+    preface::RecognisedClient,
+    serve::{DriveStep, HttpConnection, drive},
+    tasks::ConnectionTasks,
+};
+use crate::http::{
+    limits::{
+        CLIENT_STREAM_WINDOW, CLIENT_WINDOW, MAX_CONCURRENT_STREAMS, MAX_HEAD_BYTES, MAX_MISTAKEN_STREAMS,
+        MAX_PENDING_RESETS, MAX_SEND_BUFFER_BYTES,
+    },
+    version2::refused_form,
+};
+
+/// Serves a client to its end.
+pub(super) async fn serve_version_2(
+    connection: &Arc<HttpConnection>,
+    io: RecognisedClient,
+) -> Option<hyper::Result<()>> {
+    connection.watch.speaks_version_2();
+    let requests = connection.clone();
+    let service = service_fn(move |request| answer(requests.clone(), request));
+    let tasks = ConnectionTasks::until(connection.opened.handle().cut().clone());
+    let serving = http2::Builder::new(tasks)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_MISTAKEN_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+        .initial_stream_window_size(CLIENT_STREAM_WINDOW)
+        .initial_connection_window_size(CLIENT_WINDOW)
+        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(io), service);
+    drive(connection, pin!(serving), |serving| {
+        serving.graceful_shutdown();
+        DriveStep::GoOn
+    })
+    .await
+}
+
+async fn answer(
+    connection: Arc<HttpConnection>,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    Ok(match refused_form(&request) {
+        Some(status) => refuse(status),
+        None => forward(connection, request).await,
+    })
+}
+
+fn refuse(status: StatusCode) -> Response<AnswerBody> {
+    let mut answer = Response::new(AnswerBody::Own(Full::new(Bytes::new())));
+    *answer.status_mut() = status;
+    answer
+}

@@ -1,0 +1,99 @@
+//! Answers of the gateway's own to gRPC calls: such a program looks at `grpc-status`, and at nothing else. Pure.
+
+use bytes::Bytes;
+use causeway_telemetry::ConnectionOutcome;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::answer::{REASON, explanation, status_of};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// Media type of gRPC, which a suffix such as `+proto` may follow.
+const GRPC_TYPE: &[u8] = b"application/grpc";
+
+/// Tells whether a request is a gRPC call: not one of gRPC-Web, which is answered otherwise.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let suffix = kind.and_then(|kind| kind.strip_prefix(GRPC_TYPE));
+    suffix.is_some_and(|suffix| matches!(suffix.first(), None | Some(b'+' | b';')))
+}
+
+/// Makes the answer to a call that came to `outcome`: one without messages, which ends with its head.
+pub(crate) fn own_grpc_answer(outcome: ConnectionOutcome) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::new());
+    *answer.headers_mut() = grpc_trailers(outcome);
+    let kind = HeaderValue::from_static("application/grpc");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}
+
+/// Makes the end of a call that came to `outcome`.
+pub(crate) fn grpc_trailers(outcome: ConnectionOutcome) -> HeaderMap {
+    let (status, word) = (status_of(outcome), outcome.word());
+    let mut trailers = HeaderMap::new();
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static(code_of(status)));
+    // Words and explanations have nothing that would have to be encoded.
+    let message = format!("causeway: {} ({word})", explanation(status));
+    if let Ok(message) = HeaderValue::from_str(&message) {
+        trailers.insert(GRPC_MESSAGE, message);
+    }
+    trailers.insert(REASON, HeaderValue::from_static(word));
+    trailers
+}
+
+/// Code that a gRPC program understands by a status of HTTP.
+fn code_of(status: StatusCode) -> &'static str {
+    match status {
+        // DEADLINE_EXCEEDED
+        StatusCode::GATEWAY_TIMEOUT => "4",
+        // PERMISSION_DENIED
+        StatusCode::FORBIDDEN => "7",
+        // INTERNAL: it would be so again.
+        StatusCode::LOOP_DETECTED | StatusCode::BAD_REQUEST => "13",
+        // UNAVAILABLE
+        _ => "14",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_routing::route::Why;
+    use causeway_telemetry::StreamRefusal;
+
+    use super::*;
+
+    #[test]
+    fn a_call_is_known_by_its_type_and_grpc_web_is_none() {
+        for (kind, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web+proto", false),
+            ("application/json", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            assert_eq!(is_grpc(&headers), expected, "{kind}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn an_answer_says_by_code_and_word_what_became_of_the_call() {
+        let refused = ConnectionOutcome::refused_here;
+        for (outcome, code, word) in [
+            (refused(StreamRefusal::Forbidden), "7", "forbidden"),
+            (refused(StreamRefusal::NoInstance), "14", "no_instance"),
+            (refused(StreamRefusal::TooManyHops), "13", "too_many_hops"),
+            (ConnectionOutcome::Unrouted(Why::NoHome), "14", "no_candidate"),
+            (ConnectionOutcome::NoAnswer, "4", "timeout"),
+            (ConnectionOutcome::InstanceReset, "14", "instance_reset"),
+        ] {
+            let answer = own_grpc_answer(outcome);
+            assert_eq!(answer.status(), StatusCode::OK);
+            assert_eq!(answer.headers()[GRPC_STATUS], code, "{word}");
+            assert_eq!(answer.headers()[REASON], word);
+            assert!(answer.body().is_empty());
+        }
+    }
+}

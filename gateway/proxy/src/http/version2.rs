@@ -1,0 +1,126 @@
+//! Messages on the way between HTTP/2 and HTTP/1.1: where the name that is asked for stands, and what only one of them permits. Pure.
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header,
+    uri::{Authority, PathAndQuery, Scheme},
+};
+
+use super::limits::MAX_HEADERS;
+
+/// Status that a request of HTTP/2 is refused with because of its form; `None`: it may go on.
+pub(crate) fn refused_form<B>(request: &Request<B>) -> Option<StatusCode> {
+    if request.method() == Method::CONNECT {
+        return Some(StatusCode::NOT_IMPLEMENTED);
+    }
+    let too_many = request.headers().len() > MAX_HEADERS;
+    too_many.then_some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+}
+
+/// Makes one field of what HTTP/2 may have in several, so that HTTP/1.1 has it as it is read: pieces of cookies (RFC 9113, 8.2.3),
+/// and the length, of which the first was held against the body.
+pub(crate) fn join_fields(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+    if let Some(length) = headers.get(header::CONTENT_LENGTH).cloned() {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
+}
+
+/// Makes the target of a request one of HTTP/2, which names what it is for by itself and not by `Host`. One without either gets `host`.
+/// Fields that HTTP/2 forbids go.
+///
+/// # Errors
+/// When the name is none.
+pub(crate) fn to_version_2(uri: &mut Uri, headers: &mut HeaderMap, host: &str) -> Result<(), http::Error> {
+    let mut parts = std::mem::take(uri).into_parts();
+    let name = match (parts.authority.take(), headers.remove(header::HOST)) {
+        (Some(authority), _) => authority,
+        (None, Some(host)) => Authority::try_from(host.as_bytes())?,
+        (None, None) => Authority::try_from(host)?,
+    };
+    let text = name.as_str();
+    parts.authority = Some(match text.rsplit_once('@') {
+        Some((_, bare)) => Authority::try_from(bare)?,
+        None => name,
+    });
+    // What is spoken to the instance, whatever the client came by.
+    parts.scheme = Some(Scheme::HTTP);
+    let path = parts.path_and_query.take();
+    let path = path.filter(|path| !path.as_str().is_empty());
+    parts.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    *uri = Uri::from_parts(parts)?;
+    headers.remove(header::CONNECTION);
+    headers.remove(header::TRANSFER_ENCODING);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_stands_in_the_target_and_not_in_host() {
+        let told = |target: &str, host: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [("connection", "te"), ("te", "trailers")] {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
+            if let Some(host) = host {
+                headers.insert(header::HOST, HeaderValue::from_static(host));
+            }
+            let mut uri: Uri = target.parse().unwrap();
+            to_version_2(&mut uri, &mut headers, "10.0.0.1:80").unwrap();
+            assert_eq!(headers.len(), 1, "{headers:?}");
+            uri.to_string()
+        };
+        assert_eq!(told("/a?b", Some("one")), "http://one/a?b");
+        assert_eq!(told("https://me@two:8/a", Some("one")), "http://two:8/a");
+        assert_eq!(told("/a", None), "http://10.0.0.1:80/a");
+        assert_eq!(told("http://two", None), "http://two/");
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static("a b"));
+        assert!(to_version_2(&mut Uri::from_static("/"), &mut headers, "own").is_err());
+    }
+
+    #[test]
+    fn pieces_of_a_cookie_become_one_and_so_do_lengths() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("cookie", "a=1"),
+            ("cookie", "b=2; c=3"),
+            ("content-length", "3"),
+            ("content-length", "7"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        join_fields(&mut headers);
+        assert_eq!(headers[header::COOKIE], "a=1; b=2; c=3");
+        assert_eq!(headers[header::CONTENT_LENGTH], "3");
+        assert_eq!(headers.len(), 2);
+    }
+
+    #[test]
+    fn connect_and_too_many_fields_are_refused() {
+        let mut request = Request::new(());
+        assert_eq!(refused_form(&request), None);
+        for number in 0..=MAX_HEADERS {
+            request.headers_mut().append("x-many", HeaderValue::from(number));
+        }
+        assert_eq!(refused_form(&request).unwrap().as_u16(), 431);
+        *request.headers_mut() = HeaderMap::new();
+        *request.method_mut() = Method::CONNECT;
+        assert_eq!(refused_form(&request).unwrap().as_u16(), 501);
+    }
+}
