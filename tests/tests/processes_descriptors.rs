@@ -319,6 +319,8 @@ async fn a_burst_of_clients_leaves_descriptors_to_the_instances_of_those_that_ar
 /// Descriptors of a process whose reserve is tried; half of so few are kept.
 const FEW: u64 = 100;
 const KEPT: usize = FEW as usize / 2;
+/// Connections that are taken and just being closed.
+const PASSING: usize = 8;
 /// Connections of one host, of which each process takes some more, and hosts that they come from.
 const OF_HOST: usize = 30;
 const HOSTS: usize = 4;
@@ -376,7 +378,7 @@ async fn a_zone_sync_and_a_ca_keep_descriptors_for_themselves_however_many_conne
     .await;
     let crowding = crowd(&block, sync).await;
     let most = most_descriptors(&zone_sync, &crowding).await;
-    assert!(most <= KEPT + 1, "{most} descriptors are open");
+    assert!(most <= KEPT + PASSING, "{most} descriptors are open");
     let answer = http::get(readiness, "/livez").await.unwrap();
     assert_eq!(answer.status, 200, "its own port answers");
 
@@ -391,5 +393,5 @@ async fn a_zone_sync_and_a_ca_keep_descriptors_for_themselves_however_many_conne
     .await;
     let crowding = crowd(&block, ca).await;
     let most = most_descriptors(&authority, &crowding).await;
-    assert!(most <= KEPT + 1, "{most} descriptors are open");
+    assert!(most <= KEPT + PASSING, "{most} descriptors are open");
 }

@@ -170,6 +170,9 @@ async fn load_and_judge(
     }
     let verdict = Verdict::new(&report, &testimonies);
     writeln!(io::stdout(), "{report}\n{verdict}")?;
+    for wait in report.long_waits() {
+        writeln!(io::stdout(), "  {}", wait.line())?;
+    }
     ensure!(!report.attempts.is_empty(), "the load made no connection");
     let kept = match promises {
         Promises::Both { longest_wait } => verdict.promises_kept() && report.longest_wait() < longest_wait,
