@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     pin::pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -174,7 +174,6 @@ async fn listen(here: AcceptingThread, socket: SocketAddr, entrance: Entrance, s
         };
         keepalive::prepare(&listener, shared.config.keepalive, shared.config.stall_limit);
         entrance.set(SocketState::Listening);
-        let heard = shared.heard();
         let until = stop.child_token();
         let accepting = AcceptLoop::new(here.clone(), socket, entrance.clone());
         let mut accepting = pin!(accepting.run(listener, until.clone()));
@@ -186,44 +185,12 @@ async fn listen(here: AcceptingThread, socket: SocketAddr, entrance: Entrance, s
         entrance.set(SocketState::Failed);
         until.cancel();
         accepting.await;
-        drop((place, heard));
+        drop(place);
     }
     entrance.set(SocketState::Away);
 }
 
-/// One socket for clients that is listened on, for as long as this lives.
-struct HeardSocket(Arc<EgressShared>);
-
-impl Drop for HeardSocket {
-    fn drop(&mut self) {
-        self.0.listening.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl EgressShared {
-    /// Counts a socket as one that is listened on.
-    fn heard(self: &Arc<Self>) -> HeardSocket {
-        self.listening.fetch_add(1, Ordering::Relaxed);
-        self.told_deaf.store(false, Ordering::Relaxed);
-        HeardSocket(Arc::clone(self))
-    }
-
-    /// Tells whether there are addresses for clients, and none of them can be listened on.
-    pub(super) fn is_deaf(&self) -> bool {
-        self.listening.load(Ordering::Relaxed) == 0 && !self.bind_failures.lock().is_empty()
-    }
-
-    /// Tells once that no client can connect, which those that cannot be bound say only of themselves.
-    fn tell_if_deaf(&self) {
-        if self.is_deaf() && !self.told_deaf.swap(true, Ordering::Relaxed) {
-            let failures = self.bind_failures.lock().len();
-            tracing::error!(
-                failures,
-                "not one address for clients can be listened on, so nobody is served; the lines before say who is in the way"
-            );
-        }
-    }
-
     /// Tells whether a client of any address there could be served now.
     fn can_serve(&self, entrance: &Entrance) -> bool {
         let Entrance::VirtualAddresses(coverage) = entrance else {
@@ -281,10 +248,6 @@ async fn bind_until_bound(
         }
         entrance.set(SocketState::Failed);
         report(shared, socket, entrance, &error, since).await;
-        // Not at the first try: others are bound at the same time.
-        if pause > REBIND_AFTER {
-            shared.tell_if_deaf();
-        }
         if can_serve && matches!(error, BindError::NoDescriptor) {
             lacking
                 .get_or_insert_with(|| shared.places.giving_way().lack())

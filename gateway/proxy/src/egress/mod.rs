@@ -12,7 +12,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -174,10 +174,6 @@ struct EgressShared {
     /// Sockets for a whole port that cannot be had: what they would cover is listened on address by address.
     apart: watch::Sender<BTreeSet<SocketAddr>>,
     bind_failures: Mutex<BTreeMap<SocketAddr, BindFailure>>,
-    /// Sockets for clients that are listened on.
-    listening: AtomicUsize,
-    /// It was told that there is none, though there should be.
-    told_deaf: AtomicBool,
     holders: PortHolders,
     dispatch: DispatchEnds,
     /// Services that could not be reached and why, so that an outage does not fill the log.
@@ -228,8 +224,6 @@ impl Egress {
                 metrics,
                 access,
                 bind_failures: Mutex::default(),
-                listening: AtomicUsize::new(0),
-                told_deaf: AtomicBool::new(false),
                 holders: PortHolders::default(),
                 rate_limited: Mutex::new(RateLimited::new()),
                 drain: CancellationToken::new(),
@@ -315,12 +309,6 @@ impl Egress {
     #[must_use]
     pub fn bind_failures(&self) -> Vec<BindFailure> {
         self.shared.bind_failures.lock().values().cloned().collect()
-    }
-
-    /// Tells whether there are addresses for clients, and none of them can be listened on.
-    #[must_use]
-    pub fn is_deaf(&self) -> bool {
-        self.shared.is_deaf()
     }
 
     /// Descriptors that clients and listeners may take.

@@ -48,21 +48,6 @@ async fn an_address_that_is_taken_is_reported_disturbs_no_other_and_is_bound_onc
 }
 
 #[tokio::test]
-async fn a_gateway_of_which_no_address_can_be_listened_on_knows_it_until_one_can() {
-    let taken = std::net::TcpListener::bind(testbed::vip()).unwrap();
-    let address = taken.local_addr().unwrap();
-    let (home, _here) = home().await;
-    assert!(!home.egress.is_deaf());
-    let target = Target::service(testbed::service("orders"));
-    home.bindings
-        .send_replace(Arc::new(BTreeMap::from([(address, target)])));
-    until("nothing is listened on", || home.egress.is_deaf()).await;
-    drop(taken);
-    until("the address is bound", || !home.egress.is_deaf()).await;
-    testbed::connect(address).await;
-}
-
-#[tokio::test]
 async fn a_binding_that_is_removed_stops_accepting_and_keeps_what_is_open() {
     let (home, _here) = home().await;
     let mut client = home.client().await;
