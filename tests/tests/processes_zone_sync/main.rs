@@ -121,7 +121,7 @@ async fn what_one_zone_sync_takes_every_other_tells() {
         log.lines().any(fits)
     };
     assert!(
-        audited(["Registry/Register", "who=\"loopback\"", "done=1 refused=1"]),
+        audited(["Registry/Register", "who=\"local uid", "done=1 refused=1"]),
         "{log}"
     );
     assert!(
