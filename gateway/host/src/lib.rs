@@ -18,3 +18,4 @@ pub mod remembered;
 pub mod resolve;
 pub mod tasks;
 pub mod watch;
+pub mod write_stall;

@@ -3,14 +3,12 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
-};
+use causeway_host::write_stall::WriteStall;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Longest time for which a client may take nothing.
 pub(super) const STALL_LIMIT: Duration = Duration::from_secs(30);
@@ -19,33 +17,13 @@ pub(super) const STALL_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct WithinStall<S> {
     stream: S,
-    limit: Duration,
-    /// Runs while the other side takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    stall: WriteStall,
 }
 
 impl<S> WithinStall<S> {
     pub(super) fn new(stream: S, limit: Duration) -> Self {
-        let stalled = None;
-        Self {
-            stream,
-            limit,
-            stalled,
-        }
-    }
-
-    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let limit = self.limit;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
-        ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("the client took nothing of its answer for {limit:?}"),
-        )))
+        let stall = WriteStall::new(limit);
+        Self { stream, stall }
     }
 }
 
@@ -62,7 +40,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WithinStall<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for WithinStall<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.watch(cx, written)
+        self.stall.watch(cx, written)
     }
 
     fn poll_write_vectored(
@@ -71,7 +49,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WithinStall<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
-        self.watch(cx, written)
+        self.stall.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -80,12 +58,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WithinStall<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.watch(cx, flushed)
+        self.stall.watch(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let ended = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.watch(cx, ended)
+        self.stall.watch(cx, ended)
     }
 }
 

@@ -27,6 +27,5 @@ mod upstream_io;
 mod version2;
 mod watch;
 mod watched;
-mod write_stall;
 
 pub(super) use serve::{is_spoken, serve};

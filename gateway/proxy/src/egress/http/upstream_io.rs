@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use causeway_host::own_sockets::OwnSocket;
+use causeway_host::{
+    own_sockets::OwnSocket,
+    write_stall::{WriteStall, is_stall},
+};
 use causeway_telemetry::ConnectionOutcome;
 use causeway_tunnel::{Stream, StreamCode, WriteError};
 use tokio::{
@@ -20,7 +23,6 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::write_stall::{WriteStall, is_stall};
 use crate::{
     egress::{connection::outcome_of, upstream::TunnelStreamGuard},
     metrics::ByteCounters,

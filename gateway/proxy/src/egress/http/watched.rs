@@ -8,15 +8,13 @@ use std::{
     time::Duration,
 };
 
+use causeway_host::write_stall::{WriteStall, is_stall};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
-use super::{
-    watch::ClientWatch,
-    write_stall::{WriteStall, is_stall},
-};
+use super::watch::ClientWatch;
 use crate::egress::{
     client::ClientSocket,
     tls::{SharedTcpStream, TlsSocket},
