@@ -20,8 +20,8 @@ use super::{
     expect::{ContinueWait, ContinueWord},
     record::RequestRecord,
     replay::{BodyReplay, ReplayedBody},
-    shared::CallBytes,
     upstream::HttpUpstream,
+    upstream_io::CarriedBytes,
     watched::SharedClient,
 };
 use crate::http::grpc::grpc_trailers;
@@ -39,7 +39,7 @@ pub(super) struct RequestBody {
     /// The end of it is told by HTTP/2.
     is_version_2: bool,
     /// Counts its bytes, where the connection's are those of others too.
-    bytes: Option<Arc<CallBytes>>,
+    bytes: Option<Arc<CarriedBytes>>,
 }
 
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     body::RequestBody,
     tasks::ConnectionTasks,
-    upstream::{HttpUpstream, UpstreamFacts, UpstreamServer, take},
-    upstream_io::UpstreamIo,
+    upstream::{HttpUpstream, TakenUpstream, UpstreamFacts, UpstreamServer},
+    upstream_io::CarriedBytes,
 };
 use crate::{
     egress::{EgressShared, connect::ConnectedUpstream},
@@ -50,29 +50,8 @@ struct CallCount {
 #[derive(Debug)]
 pub(super) struct SharedCall {
     calls: Arc<CallCount>,
-    pub(super) bytes: Arc<CallBytes>,
-}
-
-/// Bytes of the bodies of one request and its answer.
-#[derive(Debug, Default)]
-pub(super) struct CallBytes {
-    up: AtomicU64,
-    down: AtomicU64,
-}
-
-impl CallBytes {
-    pub(super) fn went_up(&self, bytes: usize) {
-        self.up.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn came_down(&self, bytes: usize) {
-        self.down.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Towards the instance, and from it.
-    pub(super) fn both(&self) -> (u64, u64) {
-        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
-    }
+    /// Of the bodies of the request and its answer.
+    pub(super) bytes: Arc<CarriedBytes>,
 }
 
 impl SharedCall {
@@ -102,12 +81,7 @@ impl SharedUpstream {
         connected: ConnectedUpstream,
         cut: &CancellationToken,
     ) -> Option<Self> {
-        let ConnectedUpstream {
-            upstream, candidate, ..
-        } = connected;
-        let (socket, server, load) = take(shared, upstream)?;
-        let facts = Arc::new(UpstreamFacts::new(shared, service, candidate, server, caller));
-        let io = UpstreamIo::new(socket, facts.traffic.clone(), shared.config.stall_limit);
+        let TakenUpstream { io, facts, load } = TakenUpstream::of(shared, service, caller, connected)?;
         let tasks = ConnectionTasks::until(cut.clone());
         let handshake = http2::Builder::new(tasks.clone())
             .initial_stream_window_size(UPSTREAM_STREAM_WINDOW)

@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     body::RequestBody,
-    shared::{CallBytes, SharedCall},
-    upstream_io::{UpstreamIo, UpstreamSocket, UpstreamTraffic},
+    shared::SharedCall,
+    upstream_io::{CarriedBytes, UpstreamIo, UpstreamSocket, UpstreamTraffic},
 };
 use crate::{
     dial::{InstanceConnection, uptime},
@@ -69,21 +69,35 @@ pub(super) struct UpstreamFacts {
     pub(super) caller: Arc<Caller>,
 }
 
-impl UpstreamFacts {
-    pub(super) fn new(
+/// Connection that hyper is about to have.
+pub(super) struct TakenUpstream {
+    pub(super) io: UpstreamIo,
+    pub(super) facts: Arc<UpstreamFacts>,
+    /// Counts a request with its instance, if that is one of this zone.
+    pub(super) load: Option<LoadGuard>,
+}
+
+impl TakenUpstream {
+    /// Takes what is connected for requests of `caller`. `None`: it is gone already.
+    pub(super) fn of(
         shared: &EgressShared,
         service: &ServiceName,
-        candidate: Candidate,
-        server: UpstreamServer,
         caller: Arc<Caller>,
-    ) -> Self {
+        connected: ConnectedUpstream,
+    ) -> Option<Self> {
+        let ConnectedUpstream {
+            upstream, candidate, ..
+        } = connected;
+        let (socket, server, load) = take(shared, upstream)?;
         let counters = shared.metrics.byte_counters(Role::Egress, service.as_str());
-        Self {
+        let facts = Arc::new(UpstreamFacts {
             candidate,
             server,
             traffic: Arc::new(UpstreamTraffic::new(counters)),
             caller,
-        }
+        });
+        let io = UpstreamIo::new(socket, facts.traffic.clone(), shared.config.stall_limit);
+        Some(Self { io, facts, load })
     }
 }
 
@@ -125,12 +139,7 @@ impl HttpUpstream {
         connected: ConnectedUpstream,
         cut: &CancellationToken,
     ) -> Option<Self> {
-        let ConnectedUpstream {
-            upstream, candidate, ..
-        } = connected;
-        let (socket, server, load) = take(shared, upstream)?;
-        let facts = Arc::new(UpstreamFacts::new(shared, service, candidate, server, caller));
-        let io = UpstreamIo::new(socket, facts.traffic.clone(), shared.config.stall_limit);
+        let TakenUpstream { io, facts, load } = TakenUpstream::of(shared, service, caller, connected)?;
         let handshake = http1::Builder::new()
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD_BYTES)
@@ -209,7 +218,7 @@ impl HttpUpstream {
     }
 
     /// Bytes of its one request, where others are under way beside it.
-    pub(super) fn call_bytes(&self) -> Option<&Arc<CallBytes>> {
+    pub(super) fn call_bytes(&self) -> Option<&Arc<CarriedBytes>> {
         match &self.sender {
             RequestSender::Version1(_) => None,
             RequestSender::Version2(_, call) => Some(&call.bytes),
@@ -220,7 +229,7 @@ impl HttpUpstream {
     pub(super) fn carried(&self) -> (u64, u64) {
         match self.call_bytes() {
             Some(bytes) => bytes.both(),
-            None => self.facts.traffic.bytes(),
+            None => self.facts.traffic.carried().both(),
         }
     }
 
@@ -243,7 +252,7 @@ impl HttpUpstream {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendFailure> {
-        let (_, before) = self.facts.traffic.bytes();
+        let (_, before) = self.facts.traffic.carried().both();
         let sent = match &mut self.sender {
             RequestSender::Version1(sender) => sender.try_send_request(request).await,
             RequestSender::Version2(sender, _) => sender.try_send_request(request).await,
@@ -251,7 +260,7 @@ impl HttpUpstream {
         sent.map_err(|mut failed| SendFailure {
             unsent: failed.take_message(),
             // Where others are answered beside it, its own head is what counts.
-            is_unanswered: self.says_what_is_unread() || self.facts.traffic.bytes().1 == before,
+            is_unanswered: self.says_what_is_unread() || self.facts.traffic.carried().both().1 == before,
             is_unread: failed.error().source().is_some_and(is_unread),
             error: failed.into_error(),
         })
@@ -280,7 +289,7 @@ pub(super) fn pick_instance<'s>(
 }
 
 /// Takes the socket out of an upstream; `None`: it is gone.
-pub(super) fn take(
+fn take(
     shared: &EgressShared,
     upstream: Upstream,
 ) -> Option<(UpstreamSocket, UpstreamServer, Option<LoadGuard>)> {

@@ -29,11 +29,32 @@ use crate::{
     relay::RelayEnd,
 };
 
+/// Bytes that a connection or one request has carried towards the instance, and from it.
+#[derive(Debug, Default)]
+pub(super) struct CarriedBytes {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl CarriedBytes {
+    pub(super) fn went_up(&self, bytes: usize) {
+        self.up.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn came_down(&self, bytes: usize) {
+        self.down.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Towards the instance, and from it.
+    pub(super) fn both(&self) -> (u64, u64) {
+        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
+    }
+}
+
 /// Bytes that a connection has carried, and the reason that it ended.
 #[derive(Debug)]
 pub(super) struct UpstreamTraffic {
-    up: AtomicU64,
-    down: AtomicU64,
+    carried: CarriedBytes,
     counters: ByteCounters,
     end: OnceLock<ConnectionOutcome>,
 }
@@ -41,16 +62,14 @@ pub(super) struct UpstreamTraffic {
 impl UpstreamTraffic {
     pub(super) fn new(counters: ByteCounters) -> Self {
         Self {
-            up: AtomicU64::new(0),
-            down: AtomicU64::new(0),
+            carried: CarriedBytes::default(),
             counters,
             end: OnceLock::new(),
         }
     }
 
-    /// Bytes towards the instance, and from it.
-    pub(super) fn bytes(&self) -> (u64, u64) {
-        (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
+    pub(super) fn carried(&self) -> &CarriedBytes {
+        &self.carried
     }
 
     /// Outcome of a request whose answer the connection did not bring to its end.
@@ -131,9 +150,9 @@ impl AsyncRead for UpstreamIo {
                 }
             }
         }
-        let read = (buffer.filled().len() - before) as u64;
-        traffic.down.fetch_add(read, Ordering::Relaxed);
-        traffic.counters.down.inc_by(read);
+        let read = buffer.filled().len() - before;
+        traffic.carried.came_down(read);
+        traffic.counters.down.inc_by(read as u64);
         Poll::Ready(Ok(()))
     }
 }
@@ -152,7 +171,7 @@ impl AsyncWrite for UpstreamIo {
         };
         match ready!(stall.watch(cx, written)) {
             Ok(written) => {
-                traffic.up.fetch_add(written as u64, Ordering::Relaxed);
+                traffic.carried.went_up(written);
                 traffic.counters.up.inc_by(written as u64);
                 Poll::Ready(Ok(written))
             }
