@@ -1,19 +1,19 @@
 //! Messages on the way between HTTP/2 and HTTP/1.1: where the name that is asked for stands, and what only one of them permits. Pure.
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header,
+    HeaderMap, HeaderValue, Method, Request, Uri, header,
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::limits::MAX_HEADERS;
+use super::{limits::MAX_HEADERS, scan::RequestFault};
 
-/// Status that a request of HTTP/2 is refused with because of its form; `None`: it may go on.
-pub(crate) fn refused_form<B>(request: &Request<B>) -> Option<StatusCode> {
+/// Fault that a request of HTTP/2 is refused for; `None`: it may go on.
+pub(crate) fn fault_of<B>(request: &Request<B>) -> Option<RequestFault> {
     if request.method() == Method::CONNECT {
-        return Some(StatusCode::NOT_IMPLEMENTED);
+        return Some(RequestFault::Connect);
     }
     let too_many = request.headers().len() > MAX_HEADERS;
-    too_many.then_some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    too_many.then_some(RequestFault::TooManyFields)
 }
 
 /// Makes one field of what HTTP/2 may have in several, so that HTTP/1.1 has it as it is read: pieces of cookies (RFC 9113, 8.2.3),
@@ -114,13 +114,13 @@ mod tests {
     #[test]
     fn connect_and_too_many_fields_are_refused() {
         let mut request = Request::new(());
-        assert_eq!(refused_form(&request), None);
+        assert_eq!(fault_of(&request), None);
         for number in 0..=MAX_HEADERS {
             request.headers_mut().append("x-many", HeaderValue::from(number));
         }
-        assert_eq!(refused_form(&request).unwrap().as_u16(), 431);
+        assert_eq!(fault_of(&request).unwrap().status(), 431);
         *request.headers_mut() = HeaderMap::new();
         *request.method_mut() = Method::CONNECT;
-        assert_eq!(refused_form(&request).unwrap().as_u16(), 501);
+        assert_eq!(fault_of(&request).unwrap().status(), 501);
     }
 }

@@ -1,10 +1,10 @@
 //! Answer to what is no request: written down, and the client heard out so that it sees it.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use causeway_telemetry::ConnectionOutcome;
-use http::Response;
+use http::{Response, header};
 use http_body_util::Full;
 use tokio::{io::AsyncReadExt as _, time::timeout};
 
@@ -23,6 +23,16 @@ const DISCARD_BYTES: usize = 8 * 1024;
 pub(super) fn refuse(connection: &HttpConnection, record: &mut RequestRecord) -> Response<AnswerBody> {
     record.unserved(ConnectionOutcome::BadRequest, 0);
     answer_of(connection, ConnectionOutcome::BadRequest, false)
+}
+
+/// Answers a request of HTTP/2 that is refused, and writes it down; those beside it on its connection go on.
+pub(super) fn refuse_one(connection: &Arc<HttpConnection>, fault: RequestFault) -> Response<AnswerBody> {
+    let mut record = RequestRecord::begin(connection.clone());
+    record.unserved(ConnectionOutcome::BadRequest, 0);
+    connection.warn_refused(fault);
+    let mut answer = refusal(fault);
+    answer.headers_mut().remove(header::CONNECTION);
+    answer.map(|text| AnswerBody::Own(Full::new(text)))
 }
 
 /// The gateway's own answer to a request that came to `outcome`; to a call of gRPC in its form.

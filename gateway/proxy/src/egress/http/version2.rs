@@ -2,9 +2,7 @@
 
 use std::{convert::Infallible, pin::pin, sync::Arc};
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::TokioIo;
 
@@ -12,6 +10,7 @@ use super::{
     body::AnswerBody,
     forward::forward,
     preface::RecognisedClient,
+    refuse::refuse_one,
     serve::{DriveStep, HttpConnection, drive},
     tasks::ConnectionTasks,
 };
@@ -20,7 +19,7 @@ use crate::http::{
         CLIENT_STREAM_WINDOW, CLIENT_WINDOW, MAX_CONCURRENT_STREAMS, MAX_HEAD_BYTES, MAX_MISTAKEN_STREAMS,
         MAX_PENDING_RESETS, MAX_SEND_BUFFER_BYTES,
     },
-    version2::refused_form,
+    version2::fault_of,
 };
 
 /// Serves a client to its end.
@@ -52,14 +51,8 @@ async fn answer(
     connection: Arc<HttpConnection>,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
-    Ok(match refused_form(&request) {
-        Some(status) => refuse(status),
+    Ok(match fault_of(&request) {
+        Some(fault) => refuse_one(&connection, fault),
         None => forward(connection, request).await,
     })
-}
-
-fn refuse(status: StatusCode) -> Response<AnswerBody> {
-    let mut answer = Response::new(AnswerBody::Own(Full::new(Bytes::new())));
-    *answer.status_mut() = status;
-    answer
 }

@@ -75,10 +75,13 @@ async fn a_request_with_too_many_fields_is_refused_and_one_to_connect() {
     for number in 0..MAX_HEADERS {
         request.headers_mut().append("x-many", number.into());
     }
-    assert_eq!(client.send(request).await.unwrap().status.as_u16(), 431);
+    let told = client.send(request).await.unwrap();
+    assert_eq!(told.status.as_u16(), 431);
+    assert_eq!(told.field("causeway-reason"), Some("bad_request"));
     let request = http::Request::connect("orders.mesh:80").body(super::text(""));
     let told = client.begin(request.unwrap()).await.unwrap();
     assert_eq!(told.status().as_u16(), 501);
+    assert_eq!(told.headers()["causeway-reason"], "bad_request");
     assert_eq!(client.server().await, "here");
     assert_eq!(here.calls(), 1);
 }
