@@ -10,7 +10,7 @@ use causeway_proto::tunnel::stream_reply::Outcome;
 use causeway_tunnel::{Stream, Tunnel, read_reply};
 use tokio::runtime::Handle;
 
-use crate::support::{DAY, DOMAIN, Gate, connect_header, echo, id, none, one, until};
+use crate::support::{DAY, DOMAIN, Gate, connect_header, east_and_plant, echo, id, none, one, until};
 
 async fn hold(tunnel: &Tunnel) -> Stream {
     let opened = tokio::time::timeout(Duration::from_secs(20), async {
@@ -32,12 +32,7 @@ async fn say(stream: &mut Stream, text: &str) {
 #[tokio::test]
 async fn tunnels_come_with_many_streams_and_go_without_breaking_one() {
     let ca = Ca::new(DOMAIN).unwrap();
-    let known = [("east", none()), ("plant", none())];
-    let east = Gate::new(ca.issue(&id("east"), DAY).unwrap(), &known);
-    let zones = [("east", one(east.address())), ("plant", none())];
-    let here = Handle::current();
-    let threads = [here.clone(), here.clone(), here.clone(), here];
-    let plant = Gate::with(ca.issue(&id("plant"), DAY).unwrap(), &zones, &threads, |config| {
+    let (_east, plant) = east_and_plant(&ca, |config| {
         (config.first_tunnels, config.spare_tunnel_for) = (1, Duration::from_millis(500));
     });
     let first = plant.tunnel_to("east").await;
@@ -113,12 +108,7 @@ async fn download(stream: &mut Stream) {
 async fn control_and_small_streams_keep_away_from_tunnels_with_bulk_and_one_more_is_dialled_where_all_have_some()
  {
     let ca = Ca::new(DOMAIN).unwrap();
-    let known = [("east", none()), ("plant", none())];
-    let east = Gate::new(ca.issue(&id("east"), DAY).unwrap(), &known);
-    let zones = [("east", one(east.address())), ("plant", none())];
-    let here = Handle::current();
-    let threads = [here.clone(), here.clone(), here.clone(), here];
-    let plant = Gate::with(ca.issue(&id("plant"), DAY).unwrap(), &zones, &threads, |config| {
+    let (_east, plant) = east_and_plant(&ca, |config| {
         (config.first_tunnels, config.spare_tunnel_for) = (2, Duration::from_millis(500));
     });
     let [first, second] = until("two tunnels", || plant.set.all().try_into().ok()).await;

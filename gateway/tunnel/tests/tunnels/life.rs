@@ -12,7 +12,8 @@ use causeway_tunnel::{Stream, Tunnel, read_reply};
 use tokio::{net::UdpSocket, runtime::Handle};
 
 use crate::support::{
-    DAY, DOMAIN, Detour, Gate, Log, connect_header, echo, id, none, one, pair, topology, until,
+    DAY, DOMAIN, Detour, Gate, Log, connect_header, east_and_plant, echo, id, none, one, pair, topology,
+    until,
 };
 
 #[tokio::test]
@@ -162,12 +163,7 @@ async fn a_silent_tunnel_stalls_recovers_and_is_gone_when_the_silence_lasts() {
 #[tokio::test]
 async fn of_equal_tunnels_the_one_with_the_fewest_streams_is_chosen() {
     let ca = Ca::new(DOMAIN).unwrap();
-    let known = [("east", none()), ("plant", none())];
-    let east = Gate::new(ca.issue(&id("east"), DAY).unwrap(), &known);
-    let zones = [("east", one(east.address())), ("plant", none())];
-    let here = Handle::current();
-    let threads = [here.clone(), here.clone(), here.clone(), here];
-    let plant = Gate::with(ca.issue(&id("plant"), DAY).unwrap(), &zones, &threads, |config| {
+    let (_east, plant) = east_and_plant(&ca, |config| {
         config.first_tunnels = 4;
     });
     until("a tunnel of each thread", || {

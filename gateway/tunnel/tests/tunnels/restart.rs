@@ -10,7 +10,9 @@ use causeway_proto::tunnel::stream_reply::Outcome;
 use causeway_tunnel::{Ended, EndpointKeys, Loss, Stream, Tunnel, read_reply};
 use tokio::runtime::Handle;
 
-use crate::support::{DAY, DOMAIN, Detour, Gate, Log, connect_header, echo, id, none, one, until};
+use crate::support::{
+    DAY, DOMAIN, Detour, Gate, Log, connect_header, echo, four_threads, id, none, one, until,
+};
 
 /// Idle timeout in tests where the end of a tunnel must have another reason.
 const NEVER: Duration = Duration::from_secs(300);
@@ -101,8 +103,7 @@ async fn a_process_that_finds_packets_for_the_one_before_resets_them_on_whicheve
     let ca = Ca::new(DOMAIN).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let known = [("east", none()), ("plant", none())];
-    let here = Handle::current();
-    let threads = [here.clone(), here.clone(), here.clone(), here];
+    let threads = four_threads();
     // No keep-alive and no silence tells of the restart here, and nobody dials.
     let quiet = |config: &mut causeway_tunnel::TunnelConfig| {
         (config.keep_alive, config.idle_timeout) = (NEVER, NEVER);
@@ -129,8 +130,7 @@ async fn a_process_that_finds_packets_for_the_one_before_resets_them_on_whicheve
 #[tokio::test]
 async fn a_nat_that_rebinds_keeps_tunnels_and_their_streams_on_every_thread() {
     let ca = Ca::new(DOMAIN).unwrap();
-    let here = Handle::current();
-    let threads = [here.clone(), here.clone(), here.clone(), here];
+    let threads = four_threads();
     let known = [("east", none()), ("plant", none())];
     let east = Gate::with(ca.issue(&id("east"), DAY).unwrap(), &known, &threads, |_| {});
     let detour = Detour::to(east.address()).await;

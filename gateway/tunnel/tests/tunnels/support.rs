@@ -211,6 +211,20 @@ impl Gate {
     }
 }
 
+/// Handles of four data threads, all of them this one.
+pub fn four_threads() -> [Handle; 4] {
+    std::array::from_fn(|_| Handle::current())
+}
+
+/// East, and plant, which dials it with four data threads and settings of its own.
+pub fn east_and_plant(ca: &Ca, set: impl FnOnce(&mut TunnelConfig)) -> (Gate, Gate) {
+    let known = [("east", none()), ("plant", none())];
+    let east = Gate::new(ca.issue(&id("east"), DAY).unwrap(), &known);
+    let zones = [("east", one(east.address())), ("plant", none())];
+    let plant = Gate::with(ca.issue(&id("plant"), DAY).unwrap(), &zones, &four_threads(), set);
+    (east, plant)
+}
+
 /// Two zones that know each other: `east` listens, `plant` only dials.
 pub async fn pair(ca: &Ca) -> (Gate, Gate) {
     let east = Gate::new(

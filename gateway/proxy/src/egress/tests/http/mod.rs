@@ -139,6 +139,27 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// Waits for an answer and all that it says.
+    async fn of(
+        answer: impl Future<Output = Result<Response<Incoming>, hyper::Error>>,
+    ) -> Result<Self, hyper::Error> {
+        let whole = async {
+            let (parts, body) = answer.await?.into_parts();
+            let collected = body.collect().await?;
+            let trailers = collected.trailers().cloned();
+            Ok(Self {
+                status: parts.status,
+                headers: parts.headers,
+                body: collected.to_bytes(),
+                trailers,
+            })
+        };
+        let patience = std::time::Duration::from_secs(30);
+        tokio::time::timeout(patience, whole)
+            .await
+            .expect("an answer in time")
+    }
+
     fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
@@ -163,22 +184,11 @@ impl HttpClient {
     }
 
     async fn send(&mut self, request: Request<SentBody>) -> Result<Told, hyper::Error> {
-        let exchange = async {
+        let answer = async {
             self.0.ready().await?;
-            let (parts, body) = self.0.send_request(request).await?.into_parts();
-            let collected = body.collect().await?;
-            let trailers = collected.trailers().cloned();
-            Ok(Told {
-                status: parts.status,
-                headers: parts.headers,
-                body: collected.to_bytes(),
-                trailers,
-            })
+            self.0.send_request(request).await
         };
-        let patience = std::time::Duration::from_secs(30);
-        tokio::time::timeout(patience, exchange)
-            .await
-            .expect("an answer in time")
+        Told::of(answer).await
     }
 
     async fn ask(&mut self, method: Method, path: &str) -> Result<Told, hyper::Error> {

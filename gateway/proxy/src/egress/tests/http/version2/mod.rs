@@ -13,7 +13,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -33,7 +32,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{SentBody, Told, speaking, text};
+use super::{SentBody, Told, speaking, text, two_zones};
 use crate::testbed::{self, Zone, connect};
 
 pub(in crate::egress::tests) fn speaking_grpc(more: &str) -> Arc<Topology> {
@@ -244,20 +243,7 @@ impl CallClient {
     }
 
     async fn send(&self, request: Request<SentBody>) -> Result<Told, hyper::Error> {
-        let exchange = async {
-            let (parts, body) = self.begin(request).await?.into_parts();
-            let collected = body.collect().await?;
-            let trailers = collected.trailers().cloned();
-            Ok(Told {
-                status: parts.status,
-                headers: parts.headers,
-                body: collected.to_bytes(),
-                trailers,
-            })
-        };
-        tokio::time::timeout(Duration::from_secs(30), exchange)
-            .await
-            .expect("an answer in time")
+        Told::of(self.begin(request)).await
     }
 
     pub(in crate::egress::tests) async fn call(&self, path: &str) -> Result<Told, hyper::Error> {
@@ -288,9 +274,4 @@ fn fed() -> (mpsc::Sender<Bytes>, SentBody) {
         Some((Ok::<_, Infallible>(Frame::data(bytes)), fed))
     });
     (feed, StreamBody::new(frames).boxed())
-}
-
-/// home without an instance, and east with these.
-async fn two_zones(topology: &Arc<Topology>, there: Vec<Arc<Instance>>) -> (Zone, Zone) {
-    super::two_zones(topology, there).await
 }
