@@ -20,7 +20,7 @@ pub fn beside_name(address: SocketAddr) -> String {
 /// Binds the socket beside a TCP address that this process listens at.
 ///
 /// # Errors
-/// When another program has the name, or this system has no such sockets.
+/// Another program has the name, or this system has no such sockets.
 pub fn bind_beside(address: SocketAddr) -> io::Result<UnixListener> {
     UnixListener::bind(abstract_path(address))
 }
@@ -33,7 +33,7 @@ fn abstract_path(address: SocketAddr) -> String {
 /// Connects to the socket beside a TCP address, or beside its port on every address of the host. `None`: there is none.
 ///
 /// # Errors
-/// When there is one that cannot be connected to, or that neither this user, nor root, nor a user whom root asks for has opened.
+/// A socket that cannot be connected to, or that neither this user, nor root, nor a user whom root asks for has opened.
 pub async fn connect_beside(address: SocketAddr) -> io::Result<Option<UnixStream>> {
     let port = address.port();
     let everywhere = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];

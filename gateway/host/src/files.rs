@@ -61,7 +61,7 @@ pub fn replace_file(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> io::Resul
 /// Finds out whether [`replace_file`] could write there, before something is done that cannot be undone.
 ///
 /// # Errors
-/// When it could not.
+/// A path that could not be written to.
 pub fn check_replaceable(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());

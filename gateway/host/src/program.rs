@@ -27,7 +27,7 @@ pub struct ProgramOutput {
 /// Runs a program to its end: gives it `input`, and reads at most `most_bytes` of what it says on each of its outputs.
 ///
 /// # Errors
-/// When it cannot be started (`NotFound`: there is none), takes longer than `longest` (`TimedOut`), or says more (`InvalidData`). It
+/// A program that cannot be started (`NotFound`: there is none), takes longer than `longest` (`TimedOut`), or says more (`InvalidData`). It
 /// is ended then.
 pub async fn run(
     mut command: Command,

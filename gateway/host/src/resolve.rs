@@ -103,7 +103,7 @@ impl NameResolver {
     /// process either.
     ///
     /// # Errors
-    /// When the name has no address, or none can be connected to: what the last one came to.
+    /// A name without an address, or none that can be connected to: what the last one came to.
     pub async fn connect(&self, host: &str, port: u16) -> io::Result<TcpStream> {
         let addresses = match host.parse::<IpAddr>() {
             Ok(ip) => [SocketAddr::new(ip, port)].into(),

@@ -274,7 +274,7 @@ fn many_exports(count: u32) -> CatalogEntry {
     CatalogEntry { record, ..entry }
 }
 
-/// Whoever asks for every combination of an instance's tags keeps nobody else from a name, and others of that service from
+/// A client that asks for every combination of an instance's tags keeps nobody else from a name, and others of that service from
 /// one only for as long as it goes on.
 #[test]
 fn combinations_of_tags_leave_room_for_others() {

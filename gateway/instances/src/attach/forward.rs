@@ -34,7 +34,7 @@ impl Attach {
     /// Registers a list, each on its own.
     ///
     /// # Errors
-    /// When no zone-sync could be asked, or none answered in time: then it may not be known whether it was done, which the error tells.
+    /// No zone-sync could be asked, or none answered in time: then it may not be known whether it was done, which the error tells.
     pub async fn register(&self, registrations: &[Registration]) -> Result<Forwarded, RegistryError> {
         let mut all = Forwarded::default();
         for part in registrations.chunks(wire::MAX_LIST) {

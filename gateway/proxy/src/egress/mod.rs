@@ -276,7 +276,7 @@ impl Egress {
     /// Has the kernel redirect clients, where that is wanted. Data threads must run by now.
     ///
     /// # Errors
-    /// When they cannot be redirected.
+    /// Clients cannot be redirected.
     pub async fn start_redirect(&self, bindings: &watch::Receiver<Bindings>) -> Result<(), RedirectError> {
         match &self.shared.redirect {
             Some(redirect) => redirect.start(&self.shared, bindings).await,

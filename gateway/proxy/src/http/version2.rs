@@ -38,7 +38,7 @@ pub(crate) fn join_fields(headers: &mut HeaderMap) {
 /// Fields that HTTP/2 forbids go.
 ///
 /// # Errors
-/// When the name is none.
+/// A name that is none.
 pub(crate) fn to_version_2(uri: &mut Uri, headers: &mut HeaderMap, host: &str) -> Result<(), http::Error> {
     let mut parts = std::mem::take(uri).into_parts();
     let name = match (parts.authority.take(), headers.remove(header::HOST)) {

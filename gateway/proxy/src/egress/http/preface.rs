@@ -25,7 +25,7 @@ pub(super) struct RecognisedClient {
 /// Reads until it is clear which version a client speaks.
 ///
 /// # Errors
-/// When the client's bytes cannot be read.
+/// Bytes of the client that cannot be read.
 pub(super) async fn recognise(mut io: WatchedClient) -> io::Result<(Version, RecognisedClient)> {
     let mut first = [0; PREFACE.len()];
     let mut count = 0;

@@ -28,7 +28,7 @@ impl Redirect {
     /// Puts the table in place for the first time.
     ///
     /// # Errors
-    /// When it cannot be: nothing of it is left then.
+    /// A table that cannot be put in place: nothing of it is left then.
     pub(in crate::egress) async fn start(
         &self,
         shared: &EgressShared,
@@ -115,7 +115,7 @@ impl Redirect {
     /// give them away.
     ///
     /// # Errors
-    /// When it cannot listen there.
+    /// A port that cannot be listened on, and why.
     fn listens(&self, shared: &EgressShared, wanted: &RedirectPlan) -> Result<bool, RedirectError> {
         let bound = shared.places.changed();
         let missing = wanted
