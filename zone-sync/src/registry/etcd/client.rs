@@ -4,6 +4,7 @@
 //! etcd's `hasleader`; without it, a member that was cut off from the others would keep a watch waiting for ever.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,9 +17,14 @@ use causeway_proto::etcd::etcdserverpb::{
     RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchRequest, WatchResponse, kv_client::KvClient,
     lease_client::LeaseClient, watch_client::WatchClient,
 };
+use causeway_host::resolve::NameResolver;
 use http::Uri;
+use hyper_util::rt::TokioIo;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 use tokio_stream::Stream;
 use tonic::{
     Code, IntoStreamingRequest, Request, Response, Status, Streaming,
@@ -117,7 +123,9 @@ impl EtcdClient {
         if addresses.is_empty() || addresses.len() > MAX_ENDPOINTS {
             return Err(EtcdError::Endpoints(addresses.len()));
         }
-        let members: Result<Vec<_>, _> = addresses.iter().map(|address| Member::new(address)).collect();
+        let resolver = NameResolver::default();
+        let members = addresses.iter().map(|address| Member::new(address, &resolver));
+        let members: Result<Vec<_>, _> = members.collect();
         Ok(Self {
             members: members?.into(),
             preferred: Arc::default(),
@@ -306,7 +314,7 @@ impl EtcdClient {
 }
 
 impl Member {
-    fn new(address: &str) -> Result<Self, EtcdError> {
+    fn new(address: &str, resolver: &NameResolver) -> Result<Self, EtcdError> {
         let wrong = || EtcdError::Address(address.to_owned());
         let uri: Uri = address.parse().map_err(|_| wrong())?;
         if uri.scheme_str() != Some("http") || uri.port_u16().is_none() || uri.path().len() > 1 {
@@ -315,14 +323,32 @@ impl Member {
         let endpoint = Endpoint::from(uri.clone())
             .connect_timeout(CONNECT_LIMIT)
             .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .tcp_nodelay(true);
+            .keep_alive_timeout(KEEP_ALIVE);
+        let connect = || {
+            let resolver = resolver.clone();
+            let dial = move |member: Uri| {
+                let resolver = resolver.clone();
+                async move { dial(&member, &resolver).await.map(TokioIo::new) }
+            };
+            endpoint.connect_with_connector_lazy(tower::service_fn(dial))
+        };
         Ok(Self {
             address: uri,
-            channel: endpoint.connect_lazy(),
-            watching: endpoint.connect_lazy(),
+            channel: connect(),
+            watching: connect(),
         })
     }
+}
+
+/// Connects to a member, whose name is looked up without a runtime that waits for the answer.
+async fn dial(member: &Uri, resolver: &NameResolver) -> io::Result<TcpStream> {
+    let no_host = || io::Error::from(io::ErrorKind::InvalidInput);
+    // An IPv6 address stands in brackets.
+    let host = member.host().ok_or_else(no_host)?.trim_matches(['[', ']']);
+    let port = member.port_u16().ok_or_else(no_host)?;
+    let stream = resolver.connect(host, port).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Time to wait after `failures` in a row: evenly spread up to a ceiling that doubles, so that those who lost the same
@@ -381,6 +407,10 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, mpsc};
+
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[tokio::test]
@@ -408,6 +438,44 @@ mod tests {
         client.leave(2);
         client.leave(2);
         assert_eq!(client.preferred(), 0);
+    }
+
+    #[test]
+    fn a_member_whose_name_nobody_answers_for_keeps_no_runtime_from_ending() {
+        let (_release, held): (mpsc::Sender<()>, mpsc::Receiver<()>) = mpsc::channel();
+        let held = Mutex::new(held);
+        let (asked, is_asked) = mpsc::channel();
+        let resolver = NameResolver::with(move |_| {
+            let _ = asked.send(());
+            let _ = held.lock().unwrap().recv();
+            Ok(Vec::new())
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let calling = runtime.spawn(async move {
+            let member = Member::new("http://etcd1.east.internal:2379", &resolver).unwrap();
+            KvClient::new(member.channel)
+                .range(RangeRequest::default())
+                .await
+        });
+        is_asked.recv_timeout(Duration::from_secs(10)).unwrap();
+        let begun = Instant::now();
+        calling.abort();
+        drop(runtime);
+        // It would be for ever.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_member_is_dialled_at_its_address_of_either_family() {
+        let resolver = NameResolver::default();
+        for loopback in ["127.0.0.1", "[::1]"] {
+            let listener = TcpListener::bind(format!("{loopback}:0")).await.unwrap();
+            let member = format!("http://{}", listener.local_addr().unwrap());
+            dial(&member.parse().unwrap(), &resolver).await.unwrap();
+        }
     }
 
     #[test]
