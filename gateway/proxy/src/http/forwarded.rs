@@ -25,6 +25,7 @@ pub(crate) struct RequestOrigin<'a> {
 /// Adds the client to those that the request has come through, and puts who it is in the place of whatever it says of that
 /// itself. To be called with the name that it has asked for in `Host`.
 pub(crate) fn add_forwarded(headers: &mut HeaderMap, origin: RequestOrigin<'_>) {
+    drop_disguised(headers);
     let client = origin.client.to_canonical().to_string();
     append(headers, FORWARDED_FOR, &client);
     let protocol = match origin.is_tls {
@@ -41,6 +42,20 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, origin: RequestOrigin<'_>) 
         .and_then(|identity| HeaderValue::from_str(&format!("URI={identity}")).ok());
     if let Some(told) = told {
         headers.insert(CLIENT_CERTIFICATE, told);
+    }
+}
+
+/// Takes out fields that many programs, such as those behind CGI and WSGI, read as those told here, because to them `_` is `-`.
+fn drop_disguised(headers: &mut HeaderMap) {
+    let told = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, CLIENT_CERTIFICATE];
+    let is_disguised = |name: &&HeaderName| {
+        let name = name.as_str();
+        let read = name.replace('_', "-");
+        read != name && told.iter().any(|told| told.as_str() == read)
+    };
+    let disguised: Vec<_> = headers.keys().filter(is_disguised).cloned().collect();
+    for name in disguised {
+        headers.remove(name);
     }
 }
 
@@ -122,6 +137,25 @@ mod tests {
                 ("x-forwarded-for", "192.0.2.1, 192.0.2.2, 192.0.2.3, 10.0.0.7"),
                 ("x-forwarded-host", "shop.example"),
                 ("x-forwarded-proto", "https"),
+            ])
+        );
+    }
+
+    #[test]
+    fn a_client_says_nothing_in_a_name_that_is_read_as_another() {
+        let disguised = [
+            ("x_forwarded_for", "192.0.2.9"),
+            ("x-forwarded_proto", "https"),
+            ("x_forwarded-host", "shop.example"),
+            ("x_forwarded_client_cert", "URI=spiffe://a/b"),
+            ("x_other", "1"),
+        ];
+        assert_eq!(
+            told(&disguised, PLAIN),
+            fields(&[
+                ("x-forwarded-for", "10.0.0.7"),
+                ("x-forwarded-proto", "http"),
+                ("x_other", "1"),
             ])
         );
     }

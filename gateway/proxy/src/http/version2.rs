@@ -5,15 +5,39 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use super::{limits::MAX_HEADERS, scan::RequestFault};
+use super::{
+    limits::MAX_HEADERS,
+    scan::{RequestFault, is_host, is_target},
+};
 
 /// Fault that a request of HTTP/2 is refused for; `None`: it may go on.
 pub(crate) fn fault_of<B>(request: &Request<B>) -> Option<RequestFault> {
     if request.method() == Method::CONNECT {
         return Some(RequestFault::Connect);
     }
-    let too_many = request.headers().len() > MAX_HEADERS;
-    too_many.then_some(RequestFault::TooManyFields)
+    if request.headers().len() > MAX_HEADERS {
+        return Some(RequestFault::TooManyFields);
+    }
+    name_fault(request.uri(), request.headers()).or_else(|| {
+        let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+        let is_sound = is_target(request.method().as_str().as_bytes(), target.as_bytes());
+        (!is_sound).then_some(RequestFault::Target)
+    })
+}
+
+/// Fault of the name that is asked for. It may stand in `:authority` and in `Host`, of which an instance is told one (RFC 9113, 8.3.1).
+fn name_fault(uri: &Uri, headers: &HeaderMap) -> Option<RequestFault> {
+    let named = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let mut hosts = headers.get_all(header::HOST).iter().map(HeaderValue::as_bytes);
+    let host = hosts.next();
+    let differ = named
+        .zip(host)
+        .is_some_and(|(named, host)| !named.eq_ignore_ascii_case(host));
+    if hosts.next().is_some() || differ {
+        return Some(RequestFault::TwoHosts);
+    }
+    let mut names = named.into_iter().chain(host);
+    (!names.all(is_host)).then_some(RequestFault::Host)
 }
 
 /// Makes one field of what HTTP/2 may have in several, so that HTTP/1.1 has it as it is read: pieces of cookies (RFC 9113, 8.2.3),
@@ -31,6 +55,13 @@ pub(crate) fn join_fields(headers: &mut HeaderMap) {
     }
     if let Some(length) = headers.get(header::CONTENT_LENGTH).cloned() {
         headers.insert(header::CONTENT_LENGTH, length);
+    }
+}
+
+/// Has a body whose length was not told sent in chunks. Without a word on it, what writes HTTP/1.1 leaves out the body of GET and HEAD.
+pub(crate) fn frame_body(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
@@ -109,6 +140,35 @@ mod tests {
         assert_eq!(headers[header::COOKIE], "a=1; b=2; c=3");
         assert_eq!(headers[header::CONTENT_LENGTH], "3");
         assert_eq!(headers.len(), 2);
+    }
+
+    #[test]
+    fn a_name_or_target_that_could_be_read_in_two_ways_is_refused() {
+        let status = |method: Method, target: &'static [u8], hosts: &[&'static str]| {
+            let mut request = Request::new(());
+            *request.method_mut() = method;
+            *request.uri_mut() = Uri::try_from(target).unwrap();
+            for host in hosts {
+                request
+                    .headers_mut()
+                    .append(header::HOST, HeaderValue::from_static(host));
+            }
+            fault_of(&request).map(RequestFault::status)
+        };
+        let get = |target, hosts: &[&'static str]| status(Method::GET, target, hosts);
+        assert_eq!(get(b"http://one/a?b", &[]), None);
+        assert_eq!(get(b"http://one:80/a", &["One:80"]), None);
+        assert_eq!(get(b"/a", &["one"]), None);
+        assert_eq!(get(b"http://[::1]:80/", &[]), None);
+        assert_eq!(status(Method::OPTIONS, b"*", &["one"]), None);
+        assert_eq!(get(b"http://one/a", &["two"]), Some(400));
+        assert_eq!(get(b"/a", &["one", "one"]), Some(400));
+        assert_eq!(get(b"http://one/a", &["one", "two"]), Some(400));
+        assert_eq!(get(b"/a", &["one, two"]), Some(400));
+        assert_eq!(get(b"http://me@one/a", &[]), Some(400));
+        assert_eq!(get(b"http://one/a\"b", &[]), Some(400));
+        assert_eq!(get("http://one/ä".as_bytes(), &[]), Some(400));
+        assert_eq!(get(b"*", &["one"]), Some(400));
     }
 
     #[test]

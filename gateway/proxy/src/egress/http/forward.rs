@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
 use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::{
     body::{AnswerBody, BrokenEnding, ForwardedAnswer, RequestBody, SpareBody},
@@ -29,7 +29,7 @@ use crate::{
         headers::{add_via, is_idempotent, strip_hop_by_hop, to_origin_form},
         limits::MAX_GIVEN,
         upgrade::{asked_for, set_upgrade},
-        version2::{join_fields, to_version_2},
+        version2::{frame_body, join_fields, to_version_2},
     },
 };
 
@@ -171,7 +171,12 @@ fn rewritten(
             to_version_2(&mut parts.uri, &mut parts.headers, &host)?;
             RequestBody::replayed(body, client)
         }
-        _ => RequestBody::new(body, client),
+        _ => {
+            if client == Version::HTTP_2 && !body.is_end_stream() {
+                frame_body(&mut parts.headers);
+            }
+            RequestBody::new(body, client)
+        }
     };
     Ok(Request::from_parts(parts, body))
 }

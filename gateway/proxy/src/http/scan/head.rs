@@ -174,7 +174,7 @@ fn length_of(value: &[u8]) -> Result<u64, RequestFault> {
 }
 
 /// Tells whether a target is a path, the name of a resource with its host, or `*` where that is meant.
-fn is_target(method: &[u8], target: &[u8]) -> bool {
+pub(crate) fn is_target(method: &[u8], target: &[u8]) -> bool {
     if !target.iter().all(|byte| is_target_byte(*byte)) {
         return false;
     }
@@ -201,7 +201,7 @@ fn is_target_byte(byte: u8) -> bool {
 }
 
 /// Tells whether this is a name or address, with a port or without.
-fn is_host(value: &[u8]) -> bool {
+pub(crate) fn is_host(value: &[u8]) -> bool {
     let text = std::str::from_utf8(value).unwrap_or_default();
     if let Some(rest) = text.strip_prefix('[') {
         return rest.split_once(']').is_some_and(|(address, port)| {

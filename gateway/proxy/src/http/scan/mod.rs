@@ -10,6 +10,11 @@ mod head;
 mod lines;
 
 pub(crate) use fault::RequestFault;
+#[allow(
+    unused_imports,
+    reason = "the fuzz targets, which include these files, have no HTTP/2"
+)]
+pub(crate) use head::{is_host, is_target};
 
 use chunks::{ChunkStep, Chunks};
 use head::{BodyFraming, HeadFacts};

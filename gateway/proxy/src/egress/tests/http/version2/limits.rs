@@ -85,3 +85,18 @@ async fn a_request_with_too_many_fields_is_refused_and_one_to_connect() {
     assert_eq!(client.server().await, "here");
     assert_eq!(here.calls(), 1);
 }
+
+#[tokio::test]
+async fn a_request_for_two_names_is_refused_and_reaches_no_instance() {
+    let here = CallInstance::start("here").await;
+    let home = Zone::start("home", &speaking_grpc("early: false"), vec![here.instance(&[])]);
+    let client = CallClient::of(&home).await;
+    let mut request = super::call("/", super::text(""));
+    let other = http::HeaderValue::from_static("other.mesh");
+    request.headers_mut().insert(http::header::HOST, other);
+    let told = client.send(request).await.unwrap();
+    assert_eq!(told.status.as_u16(), 400);
+    assert_eq!(told.field("causeway-reason"), Some("bad_request"));
+    assert_eq!(client.server().await, "here");
+    assert_eq!(here.calls(), 1);
+}

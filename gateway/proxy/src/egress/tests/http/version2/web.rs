@@ -70,13 +70,15 @@ async fn an_answer_to_head_has_a_length_and_no_body() {
 async fn a_body_without_a_length_goes_both_ways() {
     let there = HttpInstance::start("there").await;
     let (home, _east) = two_zones(&speaking_http("early: false"), vec![there.instance(&[])]).await;
-    let client = CallClient::of(&home).await;
-    let (feed, body) = super::fed();
-    let request = Request::post("http://orders.mesh:8080/echo");
-    let asking = tokio::spawn(async move { client.send(request.body(body).unwrap()).await.unwrap() });
-    for word in ["one ", "two"] {
-        feed.send(word.into()).await.unwrap();
+    for method in [Method::POST, Method::GET] {
+        let client = CallClient::of(&home).await;
+        let (feed, body) = super::fed();
+        let request = get("/echo").method(&method).body(body).unwrap();
+        let asking = tokio::spawn(async move { client.send(request).await.unwrap() });
+        for word in ["one ", "two"] {
+            feed.send(word.into()).await.unwrap();
+        }
+        drop(feed);
+        assert_eq!(asking.await.unwrap().text(), "one two", "{method}");
     }
-    drop(feed);
-    assert_eq!(asking.await.unwrap().text(), "one two");
 }
