@@ -15,7 +15,7 @@ CHANGES ?= 500
 # Says once why nothing happens for minutes.
 FIRST_BUILD = [ -e target/debug/causeway ] || echo "The first build takes minutes (CONTRIBUTING.md says how many); cargo shows how far it is."
 
-.PHONY: help demo test lint fmt bench chaos propagation simulate fuzz bench-scale
+.PHONY: help demo test lint fmt bench chaos autobahn propagation simulate fuzz bench-scale
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,6 +46,9 @@ chaos: ## Six zones under faults and registration load. SECONDS=600 SEED=n SCALE
 
 propagation: ## How long a change takes to every zone; fails when the 99th percentile is over a round trip and 100 ms. CHANGES=500 SEED=n.
 	STRICT=1 tests/namespaces/run --propagation $(CHANGES) $(SEED)
+
+autobahn: ## The Autobahn suite for WebSocket through two gateways, beside the same without (x86_64; takes packages of Debian 11).
+	tests/namespaces/run --autobahn
 
 bench: ## The clean-link table beside haproxy and Envoy. ROUNDS=5 SECONDS_EACH=4 CONTENDERS="..." (root; see tests/README.md).
 	tests/bench/run

@@ -1,8 +1,10 @@
-"""gRPC client of the interoperability cases, on grpcio. Arguments: HOST:PORT, then the names of cases, or none for all.
+"""gRPC client of the interoperability cases, on grpcio. Arguments: HOST:PORT, then the names of cases. With TLS="NAME CA CERT KEY" it asks for NAME
+over TLS.
 
 Prints `case NAME ok` or `case NAME: what is wrong`, and exits with 1 if one failed.
 """
 
+import os
 import sys
 import threading
 import time
@@ -254,9 +256,18 @@ class Cases:
         assert len(waits) == 3 and waits[0] < 0.5 and waits[2] - waits[0] > 0.3, f"messages came after {waits}"
 
 
-def main():
+def open_channel(target):
     options = [("grpc.max_receive_message_length", LONGEST_MESSAGE), ("grpc.enable_retries", 0)]
-    with grpc.insecure_channel(sys.argv[1], options=options) as channel:
+    if "TLS" not in os.environ:
+        return grpc.insecure_channel(target, options=options)
+    name, *files = os.environ["TLS"].split()
+    authority, certificate, key = (Path(file).read_bytes() for file in files)
+    options += [("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)]
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority, key, certificate), options=options)
+
+
+def main():
+    with open_channel(sys.argv[1]) as channel:
         cases = Cases(channel)
         status = 0
         for name in sys.argv[2:]:

@@ -202,6 +202,12 @@ class Cases:
         names = {line.split(":")[0] for line in found["headers"]}
         same(names & {"x-mine", "keep-alive", "proxy-authorization", "te", "x-other"}, {"x-other"})
 
+    def nothing_is_said_in_the_gateways_name(self):
+        for version in ((), (KNOWN,)):
+            lies = ["X-Forwarded-Client-Cert: URI=lie", "X_Forwarded_Client_Cert: URI=lie", "X-Forwarded_For: lie", "X_Forwarded_Host: lie"]
+            found = told(*version, *[part for lie in lies for part in ("-H", lie)])
+            same([line for line in found["headers"] if "lie" in line], [])
+
     def methods_arrive(self):
         for method in ("GET", "DELETE", "OPTIONS", "PATCH", "PROPFIND"):
             for version in ((), (KNOWN,)):

@@ -1,20 +1,24 @@
 """HTTP/1.1 server that tells what it was given. Argument: the port, on loopback.
 
 POST and PUT of /echo are answered with what came, as JSON; /trailers with a body in chunks and trailers, /hints after 103, /late-refusal with 413
-before the body, /upgrade with 101 and then an echo in capitals, /close with a body that ends with the connection.
+before the body, /upgrade with 101 and then an echo in capitals, /close with a body that ends with the connection, /slow after half a second,
+/never-reads not at all, /seen with the paths that were asked for.
 """
 
 import hashlib
 import itertools
 import json
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 connections = itertools.count(1)
+paths = set()
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def setup(self):
         super().setup()
@@ -66,6 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, json.dumps(told).encode(), Content_Type="application/json")
 
     def do_GET(self):
+        paths.add(self.path)
         act = getattr(self, "at_" + self.path.split("?")[0].strip("/").replace("-", "_"), self.told)
         act()
 
@@ -104,6 +109,17 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"to the end")
         self.close_connection = True
 
+    def at_seen(self):
+        self.answer(200, json.dumps(sorted(paths)).encode())
+
+    def at_slow(self):
+        time.sleep(0.5)
+        self.told()
+
+    def at_never_reads(self):
+        time.sleep(10)
+        self.close_connection = True
+
     def at_nothing(self):
         self.body()
         self.send_response(204)
@@ -119,6 +135,10 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
+
+    def handle_error(self, request, client_address):
+        # Clients break off on purpose.
+        pass
 
 
 Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()

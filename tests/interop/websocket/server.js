@@ -12,6 +12,8 @@ const server = new WebSocketServer({
   verifyClient: ({ req }, say) => say(req.url !== '/refuse', 403, 'not here\n'),
 });
 server.on('connection', socket => {
+  // What a client does wrong ends its connection only.
+  socket.on('error', () => {});
   socket.on('message', (data, isBinary) => {
     const text = isBinary ? '' : data.toString();
     if (text.startsWith('close ')) {
