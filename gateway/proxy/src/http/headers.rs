@@ -54,6 +54,20 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> boo
     })
 }
 
+/// Tells whether an answer of HTTP/1.1 says in one way how its body is framed. One that has both a length and a coding, or another coding than
+/// chunked, can be read in two, and what comes behind it on the connection too.
+pub(crate) fn is_framed_once(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => {
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                && !headers.contains_key(header::CONTENT_LENGTH)
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
 /// Adds this gateway to the way that the message has come.
 pub(crate) fn add_via(headers: &mut HeaderMap, version: Version) {
     let entry = match version {
@@ -192,6 +206,24 @@ mod tests {
         );
         assert_eq!(told(get, "http://me@two:8", Some("one")), both("/", "two:8"));
         assert_eq!(told(Method::OPTIONS, "*", Some("one")), both("*", "one"));
+    }
+
+    #[test]
+    fn an_answer_is_framed_in_one_way() {
+        let chunked = ("transfer-encoding", "chunked");
+        let length = ("content-length", "3");
+        for (fields, expected) in [
+            (&[][..], true),
+            (&[length], true),
+            (&[chunked], true),
+            (&[("transfer-encoding", "Chunked")], true),
+            (&[chunked, length], false),
+            (&[chunked, chunked], false),
+            (&[("transfer-encoding", "gzip, chunked")], false),
+            (&[("transfer-encoding", "identity")], false),
+        ] {
+            assert_eq!(is_framed_once(&map(fields)), expected, "{fields:?}");
+        }
     }
 
     #[test]

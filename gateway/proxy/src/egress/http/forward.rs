@@ -26,7 +26,7 @@ use crate::{
     http::{
         forwarded::add_forwarded,
         grpc::is_grpc,
-        headers::{add_via, is_idempotent, strip_hop_by_hop, to_origin_form},
+        headers::{add_via, is_framed_once, is_idempotent, strip_hop_by_hop, to_origin_form},
         limits::MAX_GIVEN,
         upgrade::{asked_for, set_upgrade},
         version2::{frame_body, join_fields, to_version_2},
@@ -50,6 +50,9 @@ pub(super) async fn forward(
             record.answered();
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 return upgrade(&connection, wish, answer, upstream, record);
+            }
+            if !is_framed_once(answer.headers()) {
+                return answer_of(&connection, record.broken(&upstream), is_call);
             }
             let (mut parts, body) = answer.into_parts();
             strip_hop_by_hop(&mut parts.headers);
