@@ -204,7 +204,7 @@ const cases = {
       ['x-text', 'one'],
       ['x-text', 'two, and three'],
       ['x-visible', '~!@#$%^&*()_+{}|:"<>?`-=[]\\;\',./ 09azAZ'],
-      ['x-long', 'v'.repeat(7000)],
+      ['x-long', 'v'.repeat(5000)],
       ['x-every-bin', Buffer.from(Array.from({ length: 256 }, (_, byte) => byte))],
       ['authorization', 'Bearer abc.def'],
     ];

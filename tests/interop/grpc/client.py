@@ -223,7 +223,8 @@ class Cases:
             ("x-text", "one"),
             ("x-text", "two, and three"),
             ("x-visible", "~!@#$%^&*()_+{}|:\"<>?`-=[]\\;',./ 09azAZ"),
-            ("x-long", "v" * 7000),
+            # grpcio refuses from 8 KiB on, at random; what the gateway adds counts too.
+            ("x-long", "v" * 5000),
             ("x-every-bin", bytes(range(256))),
             ("x-empty-bin", b""),
             ("authorization", "Bearer abc.def"),
