@@ -180,6 +180,7 @@ services:
     limits: { connections: 1024, pending: 1024, rate: 1000/s }
     early: false
     idle_timeout: 15m
+    connections: { linger: 30s, max_age: 1h }
     routes:
       - match: { path_prefix: /beta, header: { X-Canary: '1' }, method: GET }
         split: [{ tags: { version: v2 } }]

@@ -2,13 +2,14 @@
 //!
 //! It compares what the files mean, not how they are written: comments, order and spelled-out defaults do not count.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use serde_json::{Value, json};
 
 use super::{
     model::{
-        DnsQuestion, GatewayAddresses, Service, SplitArm, Tier, TierTag, TierZone, Topology, Vips, Zone,
+        ConnectionPolicy, DnsQuestion, GatewayAddresses, Service, SplitArm, Tier, TierTag, TierZone,
+        Topology, Vips, Zone,
     },
     permissions::CallerSelector,
 };
@@ -277,6 +278,7 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     compare("idle_timeout", &|service| {
         service.idle_timeout.map_or_else(|| "none".to_owned(), duration)
     });
+    compare("connections", &|service| connections(&service.connections));
     compare("spill", &|service| optional(service.spill.as_ref()));
     compare("failback", &|service| optional(service.failback.as_ref()));
     compare("retry", &|service| optional(service.retry.as_ref()));
@@ -299,6 +301,12 @@ fn health(service: &Service) -> String {
         "{probe} every {every} timeout {timeout} fall {} rise {}",
         check.fall, check.rise
     )
+}
+
+/// `linger 30s, max_age none`.
+fn connections(policy: &ConnectionPolicy) -> String {
+    let time = |time: Option<Duration>| time.map_or_else(|| "none".to_owned(), duration);
+    format!("linger {}, max_age {}", time(policy.linger), time(policy.max_age))
 }
 
 fn allow(service: &Service) -> String {
@@ -361,7 +369,7 @@ fn tier(tier: &Tier) -> String {
     }
 }
 
-fn duration(duration: std::time::Duration) -> String {
+fn duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 

@@ -194,6 +194,7 @@ pub struct Service {
     pub early: bool,
     /// Longest time that a connection may go without a byte in either direction; `None`: any.
     pub idle_timeout: Option<Duration>,
+    pub connections: ConnectionPolicy,
     pub routes: Vec<Route>,
 }
 
@@ -318,6 +319,16 @@ pub struct RouteLimits {
     pub connections: Option<u32>,
     pub pending: Option<u32>,
     pub rate_per_second: Option<u64>,
+}
+
+/// Limits on how long an open connection stays where it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionPolicy {
+    /// Longest time where a new one would not be put any more; `None`: any.
+    pub linger: Option<Duration>,
+    /// Age at which it ends, give or take a tenth; `None`: none.
+    pub max_age: Option<Duration>,
 }
 
 /// One HTTP route: first match wins.

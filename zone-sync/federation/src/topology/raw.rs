@@ -15,8 +15,8 @@ use super::{
     diagnostic::Span,
     fields::{Listed, Spanned},
     model::{
-        Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Mirror, Outlier, Protocol, Retry,
-        RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
+        ConnectionPolicy, Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Mirror, Outlier, Protocol,
+        Retry, RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
     },
     permissions::{CallerSelector, Permissions},
 };
@@ -104,6 +104,7 @@ pub(super) struct Service {
     pub deny: Option<Listed<Spanned<CallerSelector>>>,
     pub early: bool,
     pub idle_timeout: Option<Duration>,
+    pub connections: Option<Spanned<ConnectionPolicy>>,
     pub routes: Vec<Spanned<Route>>,
     pub policies: Policies,
     /// Keys that are accepted but not yet in force, where they stand.

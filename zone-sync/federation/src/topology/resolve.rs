@@ -130,6 +130,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         limits: policies.limits,
         early: service.early,
         idle_timeout: service.idle_timeout,
+        connections: service.connections.map(|policy| policy.value).unwrap_or_default(),
         routes: service
             .routes
             .into_iter()

@@ -39,6 +39,7 @@ pub(super) fn check(context: &Context<'_>) {
             arms(context, &split.items, tags);
         }
         protocol(context, service);
+        connections(context, service);
     }
     not_in_force(context);
 }
@@ -132,6 +133,24 @@ fn protocol(context: &Context<'_>, service: &Service) {
         let found = Diagnostic::error("routes-need-http", &route.span, message)
             .hint("set `protocol: http` or `protocol: grpc`, or remove the routes");
         context.sink.push(found);
+    }
+}
+
+/// A gRPC call is routed by itself, and no connection of gRPC becomes anything else.
+fn connections(context: &Context<'_>, service: &Service) {
+    let is_grpc = service
+        .protocol
+        .as_ref()
+        .is_some_and(|protocol| protocol.value == Protocol::Grpc);
+    if let Some(policy) = &service.connections
+        && is_grpc
+        && policy.value.linger.is_some()
+    {
+        let message =
+            "`linger` means nothing with `protocol: grpc`: each call goes where it belongs by itself";
+        let found = Diagnostic::error("nothing-lingers", &policy.span, message);
+        let hint = "remove it; `max_age` has clients connect anew";
+        context.sink.push(found.hint(hint));
     }
 }
 

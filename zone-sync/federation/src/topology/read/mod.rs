@@ -91,6 +91,7 @@ pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("retry", &policy::RETRY),
     ("outlier", &policy::OUTLIER),
     ("limits", &policy::LIMITS),
+    ("connections", &policy::CONNECTIONS),
     ("route", &route::ROUTE),
     ("match", &route::MATCH),
     ("mirror", &route::MIRROR),

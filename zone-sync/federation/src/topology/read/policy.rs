@@ -1,11 +1,11 @@
 //! Reading what a service says about health, overload, failback, retries and limits.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use super::super::{
     diagnostic::{Diagnostic, Sink},
-    fields::{Fields, MapKind},
-    model::{Failback, HealthCheck, Outlier, Probe, Retry, RouteLimits, Spill},
+    fields::{Fields, MapKind, Spanned},
+    model::{ConnectionPolicy, Failback, HealthCheck, Outlier, Probe, Retry, RouteLimits, Spill},
     scalar::{self, MAX_TEXT_BYTES},
     tree::{Node, Value},
 };
@@ -44,6 +44,19 @@ pub(super) const LIMITS: MapKind = MapKind {
     meant: &[],
 };
 
+pub(super) const CONNECTIONS: MapKind = MapKind {
+    what: "`connections`",
+    keys: &["linger", "max_age"],
+    meant: &[
+        ("drain", "write `linger: 30s`"),
+        ("idle", "`idle_timeout` is a key of the service itself"),
+        (
+            "max",
+            "write `max_age: 1h`; how many there may be is for `limits: { connections: 1024 }`",
+        ),
+    ],
+};
+
 const DEFAULT_EVERY: Duration = Duration::from_secs(2);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Consecutive results that change an instance's health.
@@ -61,6 +74,9 @@ const DEFAULT_MAX_EJECTED: f64 = 0.5;
 const HOUR: Duration = Duration::from_secs(3600);
 /// A day: far beyond any useful hold or ramp, and short enough to add to any clock.
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// Shorter ones end connections before they have carried anything.
+const CONNECTION_TIMES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
 pub(super) fn health(node: &Node, sink: &Sink) -> Option<HealthCheck> {
     let fields = Fields::open(node, &node.span, &HEALTH, sink)?;
@@ -202,4 +218,27 @@ pub(super) fn limits(node: &Node, sink: &Sink) -> Option<RouteLimits> {
         pending: fields.optional("pending", bound),
         rate_per_second: fields.optional("rate", |node, sink| scalar::rate(node, "a rate", sink)),
     })
+}
+
+pub(super) fn connections(node: &Node, sink: &Sink) -> Option<Spanned<ConnectionPolicy>> {
+    let fields = Fields::open(node, &node.span, &CONNECTIONS, sink)?;
+    let time = |what: &'static str| {
+        move |node: &Node, sink: &Sink| scalar::duration(node, what, CONNECTION_TIMES, sink)
+    };
+    let linger = fields.optional("linger", time("a time to linger"));
+    let max_age = fields.optional("max_age", time("an age"));
+    if let (Some(linger), Some(max_age)) = (&linger, &max_age)
+        && linger.value >= max_age.value
+    {
+        let message = "connections end by `max_age` before they have lingered for so long";
+        let found = Diagnostic::warning("linger-beyond-age", &linger.span, message);
+        sink.push(found.hint("make `linger` shorter than `max_age`, or leave it out"));
+    }
+    // Findings about `linger` are told where it stands.
+    let span = linger.as_ref().map_or(&node.span, |linger| &linger.span).clone();
+    let value = ConnectionPolicy {
+        linger: linger.map(|time| time.value),
+        max_age: max_age.map(|time| time.value),
+    };
+    Some(Spanned { value, span })
 }

@@ -43,6 +43,7 @@ pub(super) const SERVICE: MapKind = MapKind {
         "limits",
         "early",
         "idle_timeout",
+        "connections",
         "routes",
     ],
     meant: &[
@@ -109,6 +110,7 @@ pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
     service.deny = fields.optional("deny", |node, sink| caller::callers(node, "`deny`", sink));
     service.early = fields.optional("early", scalar::truth).unwrap_or(false);
     service.idle_timeout = fields.optional("idle_timeout", idle_timeout);
+    service.connections = fields.optional("connections", policy::connections);
     let routes = |node, sink| items(node, "`routes`", MAX_ROUTES, sink, route::route);
     service.routes = fields
         .optional("routes", routes)
@@ -140,6 +142,7 @@ fn empty(name: Spanned<ServiceName>) -> Service {
         deny: None,
         early: false,
         idle_timeout: None,
+        connections: None,
         routes: Vec::new(),
         policies: Policies::default(),
         waiting: Vec::new(),
