@@ -8,6 +8,7 @@
 pub mod balance;
 pub mod budget;
 pub mod callers;
+pub mod ending;
 pub mod failures;
 pub mod hops;
 pub mod permit;

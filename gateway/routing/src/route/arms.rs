@@ -54,7 +54,7 @@ pub(super) fn ordered(
     drawn.into_iter().map(|(_, arm)| arm).collect()
 }
 
-fn contradicts(arm: &Tags, name: &Tags) -> bool {
+pub(super) fn contradicts(arm: &Tags, name: &Tags) -> bool {
     name.iter()
         .any(|(key, value)| arm.value(key).is_some_and(|other| other != value))
 }

@@ -263,7 +263,11 @@ fn remote(question: &Question<'_>, entry: &CatalogEntry, arm: &Arm) -> Result<(G
 }
 
 /// The weight of the healthy instances that carry `selector`.
-fn healthy_weight(entry: &CatalogEntry, service: &ServiceName, selector: &Tags) -> Result<u64, Why> {
+pub(super) fn healthy_weight(
+    entry: &CatalogEntry,
+    service: &ServiceName,
+    selector: &Tags,
+) -> Result<u64, Why> {
     let mut why = Why::NoInstance;
     let mut weight = 0u64;
     for export in Catalog::exports(entry, service, selector) {
@@ -278,7 +282,11 @@ fn healthy_weight(entry: &CatalogEntry, service: &ServiceName, selector: &Tags) 
 }
 
 /// The first tier that `zone` matches, counted from 1; `None` when the name itself names the zone.
-fn tier(question: &Question<'_>, zone: &ZoneName, tags: Option<&Tags>) -> Result<Option<usize>, Why> {
+pub(super) fn tier(
+    question: &Question<'_>,
+    zone: &ZoneName,
+    tags: Option<&Tags>,
+) -> Result<Option<usize>, Why> {
     if let Some(named) = &question.target.zone {
         return if named == zone {
             Ok(None)

@@ -13,12 +13,14 @@ use serde::Serialize;
 use crate::{snapshot::Snapshot, target::Target};
 
 mod arms;
+mod belonging;
 mod decision;
 mod homes;
 mod reason;
 #[cfg(test)]
 mod tests;
 
+pub use belonging::{Misplacement, Placement, belongs, stays_here};
 pub use decision::{Decision, FullDecision};
 pub use reason::{Reason, ReasonSubject, Why};
 

@@ -96,6 +96,10 @@ proptest! {
         let taken = decision.reasons.iter().filter(|reason| reason.why.taken()).count();
         prop_assert_eq!(taken, decision.candidates.len());
         prop_assert_eq!(decision.candidates.is_empty(), decision.why == Why::NoHome);
+        if let Some(first) = decision.candidates.first() {
+            let placed = Placement::new(&orders(), first, Some("own"));
+            prop_assert_eq!(belongs(&snapshot, &placed), Ok(()), "it would be moved as soon as it is there");
+        }
         // What the data path asks for step by step, without reasons, is what is explained.
         let request = Request::new(orders());
         let lazy = route(&snapshot, &request, SmallRng::seed_from_u64(seed));

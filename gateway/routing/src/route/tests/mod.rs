@@ -1,5 +1,6 @@
 //! Helpers that the decision's tests share; `rules` go filter by filter, `invariants` hold for any input.
 
+mod belonging;
 mod invariants;
 mod rules;
 
