@@ -15,6 +15,7 @@ mod http;
 pub mod ingress;
 pub mod keepalive;
 mod metrics;
+mod moving;
 pub mod open;
 pub mod relay;
 mod reports;

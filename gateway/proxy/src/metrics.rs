@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use causeway_routing::{permit::Rule, route::Why};
+use causeway_routing::{ending::EndingReason, permit::Rule, route::Why};
 use causeway_telemetry::{
     AccessRecord, ConnectionOutcome, Histograms, MetricsRegistry, Role, ServiceLabels,
     labels::{ByReason, ByServiceResult, ServiceLabel},
@@ -144,6 +144,8 @@ pub struct ProxyMetrics {
     bytes: Family<ByDirection, Counter>,
     decisions: Family<ByServiceReason, Counter>,
     moved: Family<ByServiceWhy, Counter>,
+    followed: Family<ByServiceWhy, Counter>,
+    misplaced: Family<ByRole, Gauge>,
     forbidden: Family<ByRoleServiceRule, Counter>,
     ready: Histograms<ByRole>,
     duration: Histograms<ByRole>,
@@ -176,6 +178,14 @@ impl ProxyMetrics {
             moved: registry.counters(
                 "moved",
                 "Connections moved to a further candidate before any instance had them",
+            ),
+            followed: registry.counters(
+                "followed",
+                "Open connections that were ended so that they come back where they belong",
+            ),
+            misplaced: registry.gauges(
+                "connections_misplaced",
+                "Open connections that belong elsewhere, of services that have a linger",
             ),
             forbidden: registry.counters(
                 "forbidden",
@@ -227,6 +237,19 @@ impl ProxyMetrics {
     pub fn moved(&self, service: &str, why: MoveReason) {
         let (service, why) = (self.services.label(service), why.word());
         self.moved.get_or_create(&ByServiceWhy { service, why }).inc();
+    }
+
+    /// An open connection was ended so that it comes back where it belongs.
+    pub fn followed(&self, service: &str, why: EndingReason) {
+        let (service, why) = (self.services.label(service), why.word());
+        self.followed.get_or_create(&ByServiceWhy { service, why }).inc();
+    }
+
+    /// So many open connections of a service belong elsewhere now.
+    pub fn misplaced(&self, role: Role, service: &str, count: usize) {
+        let (role, service) = (role.word(), self.services.label(service));
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.misplaced.get_or_create(&ByRole { role, service }).set(count);
     }
 
     /// Permissions forbid a connection.

@@ -5,13 +5,13 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use causeway_federation::name::{GatewayId, ServiceName};
-use causeway_routing::{callers::FoundCaller, permit::Rule};
+use causeway_routing::{callers::FoundCaller, permit::Rule, route::Placement};
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, Role};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
@@ -42,6 +42,11 @@ pub(crate) struct ConnectionHandle {
     cut: CancellationToken,
     caller: Mutex<Option<FoundCaller>>,
     termination: OnceLock<Termination>,
+    /// Place that its bytes are carried to as they are.
+    placement: OnceLock<Box<Placement>>,
+    /// It was asked to end once its requests have.
+    asked_to_leave: AtomicBool,
+    leave: Notify,
 }
 
 /// Reason that an open connection is ended by this gateway.
@@ -79,6 +84,40 @@ impl ConnectionHandle {
         // A second reason changes nothing: it is being ended already.
         let _ = self.termination.set(why);
         self.cut.cancel();
+    }
+
+    /// Place that its bytes are carried to as they are; `None`: there is none, or each request has its own.
+    pub(crate) fn placement(&self) -> Option<&Placement> {
+        self.placement.get().map(|placement| &**placement)
+    }
+
+    /// Its bytes are carried to this place from now on, as they are.
+    pub(crate) fn carried_to(&self, placement: Placement) {
+        // There is a second one only where nothing is carried any more.
+        let _ = self.placement.set(Box::new(placement));
+    }
+
+    /// Ends the connection so that its client makes a new one: where requests are made on it, once those under way have been
+    /// answered.
+    pub(crate) fn send_away(&self, outcome: ConnectionOutcome) {
+        match self.placement() {
+            Some(_) => self.terminate(Termination { outcome, rule: None }),
+            None => {
+                self.asked_to_leave.store(true, Ordering::Relaxed);
+                self.leave.notify_one();
+            }
+        }
+    }
+
+    /// Tells whether it was sent away, and does as it was told.
+    pub(crate) fn is_leaving(&self) -> bool {
+        // What was asked while there were requests is not heard by what carries bytes.
+        self.cut.is_cancelled() || (self.placement().is_none() && self.asked_to_leave.load(Ordering::Relaxed))
+    }
+
+    /// Waits until it is to end once its requests have. Whoever has heard it is not told again.
+    pub(crate) async fn asked_to_leave(&self) {
+        self.leave.notified().await;
     }
 
     /// Reason that it was ended; `None` for a plain cut.
@@ -148,6 +187,9 @@ impl OpenConnections {
             cut: self.shards[shard].cut.child_token(),
             caller: Mutex::new(None),
             termination: OnceLock::new(),
+            placement: OnceLock::new(),
+            asked_to_leave: AtomicBool::new(false),
+            leave: Notify::new(),
         });
         self.shards[shard].connections.lock().insert(key, handle.clone());
         self.shards[shard].count.fetch_add(1, Ordering::Relaxed);

@@ -12,6 +12,7 @@
 //! | `src/gateway/publish.rs` | control | the current `Snapshot` | watches the topology, instances, catalog and tunnels |
 //! | `src/gateway/sessions.rs` | control | which peers have a zone sync session | watches the tunnels |
 //! | `src/gateway/recheck.rs` | control | nothing: has egress and ingress look at their open connections again | watches snapshots: a new topology, or who is registered where |
+//! | `proxy/src/moving.rs` | control | since when which open connections have not belonged where they are | watches snapshots; a look every 100 ms to 5 s, where a service has `connections` |
 //! | `src/gateway/exports.rs` | control | nothing: tells zone sync what is exported | watches the topology and instances |
 //! | `src/gateway/sync_status.rs` | control | what zone sync says of itself | a bounded channel of events; a look every 500 ms |
 //! | `instances/src/task.rs` | control | registry, health, `registry.redb` | a bounded channel of commands; hints of failed connects |

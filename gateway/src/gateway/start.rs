@@ -188,6 +188,12 @@ fn start_background(
     background: &BackgroundTasks,
 ) {
     let (snapshots, generation) = (known.snapshots.clone(), known.generation.clone());
+    let (moving, changes) = ((egress.clone(), ingress.clone()), generation.clone());
+    let moving = async move {
+        let (egress, ingress) = moving;
+        tokio::join!(egress.keep_moving(changes.clone()), ingress.keep_moving(changes));
+    };
+    background.spawn("open connections that follow", moving);
     let rechecking = keep_rechecking(egress.clone(), ingress.clone(), snapshots, generation);
     background.spawn("permissions of open connections", rechecking);
     let checking = egress.clone();

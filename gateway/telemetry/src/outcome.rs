@@ -133,6 +133,10 @@ pub enum ConnectionOutcome {
     Idle,
     /// One side had finished, and then nothing moved for as long as `--half-closed-timeout` allows.
     HalfClosed,
+    /// It did not belong where it was any more, for as long as the `linger` of its service.
+    Moved,
+    /// It was as old as the `max_age` of its service.
+    MaxAge,
     /// No candidate was asked, or none answered before the time was over.
     Unrouted(Why),
     /// No tunnel to the candidate was up.
@@ -179,6 +183,8 @@ impl ConnectionOutcome {
             Self::Stalled => "stalled",
             Self::Idle => "idle_timeout",
             Self::HalfClosed => "half_closed_timeout",
+            Self::Moved => "moved",
+            Self::MaxAge => "max_age",
             Self::Unrouted(why) => why.word(),
             Self::NoTunnel => "no_tunnel",
             Self::NoAnswer => "timeout",
@@ -206,7 +212,9 @@ impl ConnectionOutcome {
             Self::InstanceReset => OutcomeSide::Instance,
             Self::TunnelLost | Self::LostUnready | Self::NoTunnel => OutcomeSide::Tunnel,
             Self::LostRace | Self::PeerCut | Self::NoAnswer | Self::BadReply => OutcomeSide::Peer,
-            Self::Cut | Self::Stalled | Self::Idle | Self::HalfClosed => OutcomeSide::Gateway,
+            Self::Cut | Self::Stalled | Self::Idle | Self::HalfClosed | Self::Moved | Self::MaxAge => {
+                OutcomeSide::Gateway
+            }
             Self::Unrouted(_) => OutcomeSide::Routing,
             Self::Refused { by, reason } => match reason {
                 StreamRefusal::NoInstance | StreamRefusal::ConnectFailed | StreamRefusal::TooManyHops => {
@@ -250,6 +258,8 @@ impl ConnectionOutcome {
             | Self::Stalled
             | Self::Idle
             | Self::HalfClosed
+            | Self::Moved
+            | Self::MaxAge
             | Self::Unrouted(_)
             | Self::ClientFlood
             | Self::CertificateRevoked
@@ -294,6 +304,8 @@ mod tests {
             (O::Stalled, "stalled", Some(S::Gateway), false),
             (O::Idle, "idle_timeout", Some(S::Gateway), false),
             (O::HalfClosed, "half_closed_timeout", Some(S::Gateway), false),
+            (O::Moved, "moved", Some(S::Gateway), false),
+            (O::MaxAge, "max_age", Some(S::Gateway), false),
             (O::Unrouted(Why::NoHome), "no_candidate", Some(S::Routing), false),
             (O::NoTunnel, "no_tunnel", Some(S::Tunnel), true),
             (O::NoAnswer, "timeout", Some(S::Peer), true),

@@ -43,7 +43,7 @@ services: {}
 const ATTACHMENT: &str = "attachment to the shared registry";
 const FOLDER: &str = "folder of instances";
 /// Every long-lived task of a gateway that has all its parts, in the order of the names, and whether only its panic is a fault.
-const TASKS: [(&str, bool); 34] = [
+const TASKS: [(&str, bool); 35] = [
     ("TLS listener at ", true),
     ("admin API at ", false),
     (ATTACHMENT, false),
@@ -61,6 +61,7 @@ const TASKS: [(&str, bool); 34] = [
     ("mesh DNS over UDP", false),
     ("names of services in metrics", false),
     ("number of tunnels", false),
+    ("open connections that follow", false),
     ("permissions of open connections", false),
     ("redirect of clients", false),
     ("registration over gRPC", false),

@@ -11,6 +11,7 @@ use causeway_federation::name::{GatewayId, Tags, ZoneName};
 use causeway_host::descriptors::DescriptorPromise;
 use causeway_routing::{
     permit::{Caller, Rule},
+    route::Placement,
     target::Target,
 };
 use causeway_telemetry::{AccessRecord, ConnectionId, ConnectionOutcome, Role, Side, StreamRefusal};
@@ -328,6 +329,8 @@ async fn establish(
             shared.config.stall_limit,
         );
     }
+    let placement = Placement::new(&arrival.target, &candidate, upstream.instance());
+    opened.handle().carried_to(placement);
     (summary.tags, summary.attempts) = (candidate.tags, attempts);
     summary.ready_after = Some(arrival.begun.elapsed());
     summary.takes(

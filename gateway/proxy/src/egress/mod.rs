@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ProxyMetrics;
 use crate::{
     callers::{Callers, Endpoints},
+    moving::FollowingConnections,
     open::OpenConnections,
     reports::PermissionReports,
 };
@@ -271,6 +272,18 @@ impl Egress {
             Some(entrance) => tls::recheck_certificates(self.shared.clone(), entrance.clone()).await,
             None => std::future::pending().await,
         }
+    }
+
+    /// Has open connections follow what the topology says and where their services are, until the sender of `generation`, which
+    /// tells of new snapshots, is gone. Runs until it is dropped, once.
+    pub async fn keep_moving(&self, generation: watch::Receiver<u64>) {
+        let following = FollowingConnections {
+            role: Role::Egress,
+            open: self.shared.open.clone(),
+            snapshots: self.shared.snapshots.clone(),
+            metrics: self.shared.metrics.clone(),
+        };
+        following.keep_moving(generation).await;
     }
 
     /// Has the kernel redirect clients, where that is wanted. Data threads must run by now.

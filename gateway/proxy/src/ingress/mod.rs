@@ -23,6 +23,7 @@ use causeway_routing::{
     failures::ConnectFailures,
     hops,
     permit::Rule,
+    route::Placement,
     snapshot::{Snapshot, Snapshots},
 };
 use causeway_telemetry::{
@@ -32,12 +33,14 @@ use causeway_tunnel::{IncomingStream, SendHalf, Stream, StreamCode, StreamHandle
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use rand::{Rng as _, SeedableRng, rngs::SmallRng};
+use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use crate::ProxyMetrics;
 use crate::{
     dial::{InstanceConnection, Passage, dial},
     keepalive::set_timeouts,
+    moving::FollowingConnections,
     open::{OpenConnection, OpenConnectionGuard, OpenConnections},
     relay::{self, RelayCounters, RelayLimits, linger},
     reports::PermissionReports,
@@ -167,6 +170,18 @@ impl Ingress {
         permission::recheck(&self.shared, snapshot);
     }
 
+    /// Has connections leave instances that are taken out, until the sender of `generation`, which tells of new snapshots, is gone. Runs
+    /// until it is dropped, once.
+    pub async fn keep_moving(&self, generation: watch::Receiver<u64>) {
+        let following = FollowingConnections {
+            role: Role::Ingress,
+            open: self.shared.open.clone(),
+            snapshots: self.shared.snapshots.clone(),
+            metrics: self.shared.metrics.clone(),
+        };
+        following.keep_moving(generation).await;
+    }
+
     #[must_use]
     pub fn open_connections(&self) -> &Arc<OpenConnections> {
         &self.shared.open
@@ -278,6 +293,8 @@ async fn accept(
     if refuse::write_ready(send).await.is_err() {
         return Ok(None);
     }
+    let placement = Placement::at_instance(request.service.clone(), request.tags, &dialled.instance.id);
+    opened.handle().carried_to(placement);
     Ok(Some(AcceptedStream {
         service: request.service,
         dialled,

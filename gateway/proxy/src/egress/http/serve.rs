@@ -219,6 +219,7 @@ pub(super) async fn drive<F: Future>(
                 return None;
             }
             () = connection.shared.drain.cancelled(), if draining.is_none() => draining = Some(Instant::now()),
+            () = handle.asked_to_leave(), if draining.is_none() => draining = Some(Instant::now()),
             ended = serving.as_mut() => return Some(ended),
             () = watch.changed() => {}
             act = act_at(due) => match act {

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use causeway_routing::route::Placement;
 use causeway_telemetry::ConnectionOutcome;
 use http::{Request, Response, header};
 use http_body_util::Full;
@@ -67,6 +68,9 @@ pub(super) fn upgrade(
         return answer_of(connection, outcome, false);
     };
     record.upgraded();
+    let (id, _) = upstream.facts.server.names();
+    let placement = Placement::new(&connection.arrival.target, &upstream.facts.candidate, id);
+    connection.opened.handle().carried_to(placement);
     let instance = hyper::upgrade::on(&mut answer);
     let (mut parts, _) = answer.into_parts();
     strip_hop_by_hop(&mut parts.headers);

@@ -23,7 +23,7 @@ async fn assert_ends(mut client: Client, zones: &[&Zone]) {
 }
 
 /// Adds up the series of a counter that have these labels.
-fn counted(zone: &Zone, counter: &str, labels: &[&str]) -> u64 {
+pub(super) fn counted(zone: &Zone, counter: &str, labels: &[&str]) -> u64 {
     let mut text = String::new();
     zone.metrics.encode(&mut text).unwrap();
     let series = text

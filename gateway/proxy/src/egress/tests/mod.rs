@@ -4,6 +4,7 @@ mod callers;
 mod hops;
 mod http;
 mod listeners;
+mod moving;
 mod one_id;
 mod permissions;
 mod promises;

@@ -1,5 +1,6 @@
 //! Clients that speak HTTP, request by request: a client and instances of HTTP/1.1 for the tests beside this file.
 
+mod aging;
 mod following;
 mod malformed;
 mod messages;

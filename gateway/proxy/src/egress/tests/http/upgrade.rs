@@ -18,19 +18,19 @@ use crate::{
 };
 
 /// Longest wait for bytes.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: h2c, websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// A socket that is spoken to by hand.
-struct Wire {
+pub(super) struct Wire {
     socket: TcpStream,
     unread: String,
 }
 
 impl Wire {
-    async fn to(zone: &Zone) -> Self {
+    pub(super) async fn to(zone: &Zone) -> Self {
         Self::new(connect(zone.vip).await)
     }
 
@@ -39,12 +39,12 @@ impl Wire {
         Self { socket, unread }
     }
 
-    async fn say(&mut self, text: &str) {
+    pub(super) async fn say(&mut self, text: &str) {
         self.socket.write_all(text.as_bytes()).await.unwrap();
     }
 
     /// Reads up to this text, and with it.
-    async fn hear(&mut self, end: &str) -> String {
+    pub(super) async fn hear(&mut self, end: &str) -> String {
         let reading = async {
             let mut buffer = [0; 4096];
             loop {
@@ -62,12 +62,12 @@ impl Wire {
         heard.unwrap_or_else(|_| panic!("no {end:?}"))
     }
 
-    async fn head(&mut self) -> String {
+    pub(super) async fn head(&mut self) -> String {
         self.hear("\r\n\r\n").await
     }
 
     /// Reads to its end.
-    async fn rest(&mut self) -> std::io::Result<String> {
+    pub(super) async fn rest(&mut self) -> std::io::Result<String> {
         let mut rest = std::mem::take(&mut self.unread);
         let reading = timeout(PATIENCE, self.socket.read_to_string(&mut rest));
         reading.await.expect("an end in time")?;
@@ -76,7 +76,7 @@ impl Wire {
 }
 
 /// An instance that does this on each connection.
-async fn instance<F: Future<Output = ()> + Send + 'static>(
+pub(super) async fn instance<F: Future<Output = ()> + Send + 'static>(
     script: impl Fn(Wire) -> F + Send + 'static,
 ) -> Arc<Instance> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -90,7 +90,7 @@ async fn instance<F: Future<Output = ()> + Send + 'static>(
 }
 
 /// An instance that changes to another protocol, in which it says hello and then what it hears in brackets.
-async fn echoing() -> Arc<Instance> {
+pub(super) async fn echoing() -> Arc<Instance> {
     instance(|mut wire| async move {
         let head = wire.head().await;
         assert!(head.contains("\r\nconnection: upgrade\r\n") && head.contains("\r\nupgrade: websocket\r\n"));
@@ -113,7 +113,7 @@ async fn echoing() -> Arc<Instance> {
     .await
 }
 
-async fn upgraded(zone: &Zone) -> Wire {
+pub(super) async fn upgraded(zone: &Zone) -> Wire {
     let mut client = Wire::to(zone).await;
     client.say(UPGRADE).await;
     let head = client.head().await;
