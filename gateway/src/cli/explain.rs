@@ -158,6 +158,9 @@ fn told(explanation: &Explanation, colour: bool) -> String {
         };
         let _ = writeln!(text, "  {}. {place}{wanted}", rank + 1);
     }
+    if let Some(stay) = &explanation.open_connections {
+        let _ = writeln!(text, "\nConnections: {stay}.");
+    }
     text
 }
 
@@ -244,6 +247,7 @@ mod tests {
             outcome: "tier 2".to_owned(),
             permission: None,
             callers: None,
+            open_connections: Some("open connections are ended 30s after they belong elsewhere".to_owned()),
         };
         insta::assert_snapshot!(told(&explanation, false), @r"
 orders from zone east
@@ -260,6 +264,8 @@ tier 2
 
 Would be asked, in this order:
   1. zone west by gateway gw1 {version=v1}
+
+Connections: open connections are ended 30s after they belong elsewhere.
 ");
     }
 
@@ -273,6 +279,7 @@ Would be asked, in this order:
             outcome: "no zone can serve it now".to_owned(),
             permission: None,
             callers: None,
+            open_connections: None,
         };
         assert!(told(&explanation, false).ends_with("Nobody is asked: no zone can serve it now.\n"));
     }
@@ -293,6 +300,7 @@ Would be asked, in this order:
                     reason: "services.orders.deny[0] denies `*@west`".to_owned(),
                 }),
                 callers: None,
+                open_connections: None,
             };
             (told(&explanation, false), exit(&explanation))
         };

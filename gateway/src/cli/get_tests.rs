@@ -116,6 +116,8 @@ fn services() -> Envelope<ServiceView> {
         health: Some("http /healthz every 2s".to_owned()),
         early: false,
         idle_timeout: None,
+        linger: None,
+        max_age: None,
     };
     envelope("services", vec![service])
 }

@@ -191,12 +191,17 @@ impl Tabular for ServiceView {
             .as_ref()
             .map_or_else(|| "every zone".to_owned(), |zones| zones.join(","));
         let early = if self.early { " early" } else { "" };
-        let idle = self.idle_timeout.as_ref();
-        let idle = idle
-            .map(|limit| format!(" idle_timeout:{limit}"))
-            .unwrap_or_default();
+        let limits = [
+            ("idle_timeout", &self.idle_timeout),
+            ("linger", &self.linger),
+            ("max_age", &self.max_age),
+        ];
+        let limits = limits.into_iter().filter_map(|(key, limit)| {
+            let limit = limit.as_ref()?;
+            Some(format!(" {key}:{limit}"))
+        });
         vec![
-            (split.collect::<Vec<_>>().join(" ") + early + &idle).into(),
+            (split.collect::<Vec<_>>().join(" ") + early + &limits.collect::<String>()).into(),
             self.failover
                 .iter()
                 .map(tier)

@@ -226,6 +226,8 @@ places for {version=v1}
 Would be asked, in this order:
   1. zone east, an instance here {version=v1}
   2. zone west by gateway gw1 {version=v1}
+
+Connections: requests are routed one by one; upgraded connections stay where they are for as long as both sides want.
 ");
     let denied = run(Some(&admin), &["explain", "orders", "--caller", "billing@west"]).await;
     assert_eq!(denied.status.code(), Some(79));

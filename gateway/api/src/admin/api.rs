@@ -230,6 +230,8 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
     let decision = route(&snapshot, &request, SmallRng::from_os_rng());
     let explanation = explain::explanation(&decision.complete(), &snapshot.zone);
     let explanation = explain::with_caller(explanation, &snapshot, &asked);
+    let service = snapshot.topology.services.get(&asked.target.service);
+    let explanation = explain::with_connections(explanation, service);
     Ok(answer(Envelope::new("explanation", &snapshot, vec![explanation])))
 }
 

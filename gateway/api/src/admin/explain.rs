@@ -2,7 +2,10 @@
 //! data path calls; these are the words for it.
 
 use axum::extract::Query;
-use causeway_federation::name::{ServiceName, Tags, ZoneName};
+use causeway_federation::{
+    name::{ServiceName, Tags, ZoneName},
+    topology::{ConnectionPolicy, Protocol, Service},
+};
 use causeway_routing::{
     permit::Caller,
     route::{self, Destination, FullDecision, Reason, ReasonSubject, Why},
@@ -38,6 +41,9 @@ pub struct Explanation {
     /// Callers that may call, when no caller was asked about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callers: Option<CallersView>,
+    /// Time for which open connections stay where they are, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_connections: Option<String>,
 }
 
 /// Question that is to be explained.
@@ -96,7 +102,46 @@ pub(super) fn explanation(decision: &FullDecision, own: &ZoneName) -> Explanatio
         outcome: bare(&decision.why.to_string()),
         permission: None,
         callers: None,
+        open_connections: None,
     }
+}
+
+/// Adds how long open connections stay where they are.
+pub(super) fn with_connections(explanation: Explanation, service: Option<&Service>) -> Explanation {
+    Explanation {
+        open_connections: service.map(stay),
+        ..explanation
+    }
+}
+
+fn stay(service: &Service) -> String {
+    let ConnectionPolicy { linger, max_age, .. } = service.connections;
+    let mut parts = Vec::new();
+    let who = match service.protocol {
+        Protocol::Http | Protocol::Grpc => {
+            parts.push("requests are routed one by one".to_owned());
+            "upgraded connections"
+        }
+        Protocol::Tcp | Protocol::Tls | Protocol::Udp => "open connections",
+    };
+    match linger {
+        // Nothing becomes of its connections but more calls.
+        _ if service.protocol == Protocol::Grpc => {}
+        Some(linger) => parts.push(format!(
+            "{who} are ended {} after they belong elsewhere",
+            humantime::format_duration(linger)
+        )),
+        None => parts.push(format!(
+            "{who} stay where they are for as long as both sides want"
+        )),
+    }
+    if let Some(age) = max_age {
+        let age = humantime::format_duration(age);
+        parts.push(format!(
+            "at the age of {age}, give or take a tenth, every connection ends"
+        ));
+    }
+    parts.join("; ")
 }
 
 /// Adds what a caller may do. Who may not call is not routed; and where callers of another zone are routed to, only
@@ -288,5 +333,38 @@ fn named(what: &str, known: &[&str]) -> String {
             known[..SHOWN].join(", "),
             count - SHOWN
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_federation::topology::parse;
+
+    use super::*;
+
+    #[test]
+    fn it_is_told_how_long_open_connections_stay() {
+        for (service, told) in [
+            (
+                "",
+                "open connections stay where they are for as long as both sides want",
+            ),
+            (
+                "protocol: tls, connections: { linger: 90s }",
+                "open connections are ended 1m 30s after they belong elsewhere",
+            ),
+            (
+                "protocol: http, connections: { linger: 5s, max_age: 1h }",
+                "requests are routed one by one; upgraded connections are ended 5s after they belong elsewhere; \
+                 at the age of 1h, give or take a tenth, every connection ends",
+            ),
+            ("protocol: grpc", "requests are routed one by one"),
+        ] {
+            let text = format!(
+                "version: 1\ntrust_domain: a.b\nzones: {{ east: {{ gateways: [] }} }}\nservices: {{ orders: {{ port: 80, {service} }} }}\n"
+            );
+            let topology = parse(&text, "test.yaml").unwrap().topology;
+            assert_eq!(stay(&topology.services["orders"]), told);
+        }
     }
 }

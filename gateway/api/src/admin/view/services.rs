@@ -1,6 +1,6 @@
 //! The services of the topology, and who has instances of them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use causeway_federation::{
     catalog::{Age, Catalog, CatalogEntry},
@@ -50,6 +50,12 @@ pub struct ServiceView {
     /// Such as `10m`; `None`: connections may be idle for any time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<String>,
+    /// Such as `30s`; `None`: open connections may stay where they do not belong any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linger: Option<String>,
+    /// Such as `1h`; `None`: connections may grow as old as they like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,10 +156,14 @@ fn service_view(
             }
         }),
         early: service.early,
-        idle_timeout: service
-            .idle_timeout
-            .map(|limit| humantime::format_duration(limit).to_string()),
+        idle_timeout: service.idle_timeout.map(duration),
+        linger: service.connections.linger.map(duration),
+        max_age: service.connections.max_age.map(duration),
     }
+}
+
+fn duration(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
 }
 
 fn listed(callers: &[CallerSelector]) -> Vec<String> {
