@@ -98,6 +98,18 @@ fn a_service_moves_from_virtual_machines_to_kubernetes_and_back() {
 }
 
 #[test]
+fn connections_that_stay_open_follow_the_weights() {
+    let text = story("follow.yaml");
+    assert_cut_and_back(&text);
+    assert_moved_by_weights(&text);
+    assert!(text.contains("on 10 connections, 0 failed."), "{text}");
+    for arm in ["version=v2", "version=v1"] {
+        let came = format!("10 connections at {arm}: the first after ");
+        assert!(text.contains(&came), "{text}");
+    }
+}
+
+#[test]
 fn two_companies_with_a_ca_each_serve_each_other() {
     let text = story("two-trust-domains.yaml");
     assert!(text.contains("partner.example"), "{text}");

@@ -1,4 +1,4 @@
-//! The demo's applications: one resolves a service at its zone's mesh DNS and opens a new connection for every request.
+//! The demo's applications: one resolves a service at its zone's mesh DNS and opens a new connection for every request, or keeps it.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use hickory_proto::{
     rr::{Name, RData, RecordType},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpStream, UdpSocket},
     time::timeout,
 };
@@ -117,19 +117,43 @@ impl DemoClient {
 
     /// One request over a connection of its own.
     pub(super) async fn request(&self) -> DemoOutcome {
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
         let mut socket = None;
-        let exchange = timeout(PATIENCE, self.exchange(number, &mut socket)).await;
+        let exchange = timeout(PATIENCE, self.exchange(self.number(), &mut socket)).await;
+        self.outcome(started, socket, exchange.unwrap_or(Err(ClientError::TimedOut)))
+    }
+
+    fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn outcome(
+        &self,
+        started: Instant,
+        socket: Option<SocketAddr>,
+        answer: Result<InstanceAnswer, ClientError>,
+    ) -> DemoOutcome {
         DemoOutcome {
             zone: self.zone.clone(),
             service: self.service.clone(),
-            answer: exchange.unwrap_or(Err(ClientError::TimedOut)),
+            answer,
             waited: started.elapsed(),
             socket,
             started,
             moved: false,
         }
+    }
+
+    /// The answer in this text, if it is that to the request of this number.
+    fn answer_in(&self, text: &[u8], number: u64) -> Result<InstanceAnswer, ClientError> {
+        let body = text
+            .split(|byte| *byte == b'\n')
+            .rev()
+            .find(|line| !line.is_empty());
+        let answer: Option<InstanceAnswer> = body.and_then(|line| serde_json::from_slice(line).ok());
+        answer
+            .filter(|answer| answer.request == Some(number) && answer.service == self.service)
+            .ok_or(ClientError::WrongAnswer)
     }
 
     /// `count` requests, some at once.
@@ -155,14 +179,87 @@ impl DemoClient {
         socket.write_all(request.as_bytes()).await?;
         let mut text = Vec::new();
         socket.take(MAX_ANSWER_BYTES).read_to_end(&mut text).await?;
-        let body = text
-            .split(|byte| *byte == b'\n')
-            .rev()
-            .find(|line| !line.is_empty());
-        let answer: Option<InstanceAnswer> = body.and_then(|line| serde_json::from_slice(line).ok());
-        answer
-            .filter(|answer| answer.request == Some(number) && answer.service == self.service)
-            .ok_or(ClientError::WrongAnswer)
+        self.answer_in(&text, number)
+    }
+}
+
+/// An application that keeps its connection, and makes another when that has ended.
+#[derive(Debug)]
+pub(super) struct KeptClient {
+    client: DemoClient,
+    socket: Option<BufReader<TcpStream>>,
+    connections: usize,
+}
+
+impl KeptClient {
+    pub(super) fn new(client: DemoClient) -> Self {
+        Self {
+            client,
+            socket: None,
+            connections: 0,
+        }
+    }
+
+    /// Number of connections that it has made so far.
+    pub(super) fn connections(&self) -> usize {
+        self.connections
+    }
+
+    /// `count` requests, one after the other.
+    pub(super) async fn requests(&mut self, count: usize) -> Vec<DemoOutcome> {
+        let mut outcomes = Vec::with_capacity(count);
+        for _ in 0..count {
+            outcomes.push(self.request().await);
+        }
+        outcomes
+    }
+
+    /// One request on the connection that is open, or on a new one. It has no line of its own in the access log by its socket.
+    pub(super) async fn request(&mut self) -> DemoOutcome {
+        let started = Instant::now();
+        let exchange = timeout(PATIENCE, self.exchange()).await;
+        let answer = exchange.unwrap_or(Err(ClientError::TimedOut));
+        if answer.is_err() {
+            self.socket = None;
+        }
+        self.client.outcome(started, None, answer)
+    }
+
+    async fn exchange(&mut self) -> Result<InstanceAnswer, ClientError> {
+        let mut socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => {
+                self.connections += 1;
+                BufReader::new(TcpStream::connect(self.client.virtual_address).await?)
+            }
+        };
+        let (name, number) = (&self.client.name, self.client.number());
+        let request = format!("GET / HTTP/1.1\r\nhost: {name}\r\n{REQUEST_HEADER}: {number}\r\n\r\n");
+        socket.write_all(request.as_bytes()).await?;
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if (&mut socket).take(MAX_ANSWER_BYTES).read_line(&mut line).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            let line = line.trim_end().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().map_err(|_| ClientError::WrongAnswer)?;
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = Vec::new();
+        let read = (&mut socket)
+            .take(MAX_ANSWER_BYTES.min(length))
+            .read_to_end(&mut body)
+            .await?;
+        let answer = self.client.answer_in(&body, number)?;
+        if read as u64 == length {
+            self.socket = Some(socket);
+        }
+        Ok(answer)
     }
 }
 

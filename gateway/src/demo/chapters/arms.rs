@@ -2,7 +2,7 @@
 
 use causeway_federation::{
     name::{ServiceName, Tags, ZoneName},
-    topology::Topology,
+    topology::{Service, Topology},
 };
 
 use super::Stage;
@@ -21,9 +21,18 @@ pub(super) struct Split {
 
 /// The first service that has a split over several tags, from the first zone that reaches all of its arms.
 pub(super) fn find(stage: &Stage) -> Result<Option<Split>, DemoError> {
+    find_where(stage, |_| true)
+}
+
+/// The first such service that is `wanted`.
+pub(super) fn find_where(
+    stage: &Stage,
+    wanted: impl Fn(&Service) -> bool,
+) -> Result<Option<Split>, DemoError> {
     let topology = &stage.federation.topology;
     for (client, service) in stage.pairs() {
-        let Some(declared) = topology.services.get(&service) else {
+        let declared = topology.services.get(&service);
+        let Some(declared) = declared.filter(|declared| wanted(declared)) else {
             continue;
         };
         let arms: Vec<_> = declared
@@ -99,7 +108,8 @@ pub(super) fn measure(arms: &[(Tags, u32)], outcomes: &[&DemoOutcome]) -> (Strin
     (text, plausible)
 }
 
-fn is_of(outcome: &DemoOutcome, arm: &Tags) -> bool {
+/// Tells whether an instance of this arm answered.
+pub(super) fn is_of(outcome: &DemoOutcome, arm: &Tags) -> bool {
     outcome
         .answer
         .as_ref()

@@ -3,6 +3,7 @@
 mod arms;
 mod converge;
 mod invite;
+mod kept;
 mod ordinary;
 mod outage;
 mod shift;
@@ -54,6 +55,7 @@ impl Stage {
         split::tell(self).await?;
         outage::tell(self).await?;
         shift::tell(self).await?;
+        kept::tell(self).await?;
         summary::tell(self)
     }
 

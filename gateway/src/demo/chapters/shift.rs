@@ -65,14 +65,7 @@ async fn step(
     (to, percent): (usize, u32),
     traffic: &Traffic,
 ) -> Result<RequestSum, DemoError> {
-    let mut arms = split.arms.clone();
-    arms[to].1 = percent;
-    arms[1 - to].1 = 100 - percent;
-    let took = edit(stage, split, &arms).await?;
-    let weights: Vec<_> = arms.iter().map(|(_, weight)| weight.to_string()).collect();
-    let weights = weights.join("/");
-    let text = format!("weights {weights}: in force everywhere after {took}");
-    stage.story.act(&text)?;
+    let arms = edit_to(stage, split, (to, percent)).await?;
     let since = Instant::now();
     let wanted = stage.pace.step_requests;
     let is_measured = |outcome: &&DemoOutcome| outcome.started >= since && outcome.answer.is_ok();
@@ -87,15 +80,43 @@ async fn step(
     let (text, plausible) = arms::measure(&arms, &measured);
     stage.story.block(&text)?;
     if answered.is_none() || !plausible {
-        let broken = format!("with weights {weights} the measured shares are not the declared ones");
+        let broken = format!(
+            "with weights {} the measured shares are not the declared ones",
+            slashed(&arms)
+        );
         stage.story.bad(&broken)?;
         stage.tally.breaks(broken);
     }
     Ok(sum)
 }
 
+/// Gives `percent` to the arm `to` everywhere, the rest to the other, and tells so. Gives what each has then.
+pub(super) async fn edit_to(
+    stage: &mut Stage,
+    split: &arms::Split,
+    (to, percent): (usize, u32),
+) -> Result<Vec<(Tags, u32)>, DemoError> {
+    let mut arms = split.arms.clone();
+    arms[to].1 = percent;
+    arms[1 - to].1 = 100 - percent;
+    let took = edit(stage, split, &arms).await?;
+    let text = format!("weights {}: in force everywhere after {took}", slashed(&arms));
+    stage.story.act(&text)?;
+    Ok(arms)
+}
+
+/// `95/5`.
+fn slashed(arms: &[(Tags, u32)]) -> String {
+    let weights: Vec<_> = arms.iter().map(|(_, weight)| weight.to_string()).collect();
+    weights.join("/")
+}
+
 /// Puts weights into force everywhere. Gives how long that took.
-async fn edit(stage: &mut Stage, split: &arms::Split, arms: &[(Tags, u32)]) -> Result<String, DemoError> {
+pub(super) async fn edit(
+    stage: &mut Stage,
+    split: &arms::Split,
+    arms: &[(Tags, u32)],
+) -> Result<String, DemoError> {
     let took = stage.federation.edit(|topology| {
         if let Some(service) = topology.services.get_mut(&split.service) {
             for (arm, (_, weight)) in service.split.iter_mut().zip(arms) {
