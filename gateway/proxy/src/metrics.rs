@@ -38,6 +38,14 @@ struct ByOutcome {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRoute {
+    service: ServiceLabel,
+    /// Names and places of routes are bounded by the topology.
+    route: Arc<str>,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByDirection {
     role: &'static str,
     service: ServiceLabel,
@@ -143,6 +151,7 @@ pub struct ProxyMetrics {
     open: Family<ByRole, Gauge>,
     bytes: Family<ByDirection, Counter>,
     decisions: Family<ByServiceReason, Counter>,
+    routed: Family<ByRoute, Counter>,
     moved: Family<ByServiceWhy, Counter>,
     followed: Family<ByServiceWhy, Counter>,
     misplaced: Family<ByRole, Gauge>,
@@ -174,6 +183,10 @@ impl ProxyMetrics {
             decisions: registry.counters(
                 "decisions",
                 "Routing decisions, by the reason for the first choice",
+            ),
+            routed: registry.counters(
+                "route_requests",
+                "Requests that a route of their service ruled, by how they ended",
             ),
             moved: registry.counters(
                 "moved",
@@ -319,7 +332,7 @@ impl ProxyMetrics {
             .inc();
     }
 
-    /// Records how long a finished connection waited and lasted. Call it where the access log line is written.
+    /// Records how long a finished connection waited and lasted, and its route. Call it where the access log line is written.
     pub fn timed(&self, record: &AccessRecord) {
         let role = record.role.word();
         let labels = ByRole {
@@ -330,6 +343,14 @@ impl ProxyMetrics {
             self.ready
                 .get_or_create(&labels)
                 .observe(ready_after.as_secs_f64());
+        }
+        if let Some(route) = &record.route {
+            let labels = ByRoute {
+                service: labels.service.clone(),
+                route: route.clone(),
+                outcome: record.outcome.word(),
+            };
+            self.routed.get_or_create(&labels).inc();
         }
         let duration = record.duration.as_secs_f64();
         self.duration.get_or_create(&labels).observe(duration);

@@ -1,5 +1,5 @@
 //! Decisions on a connection, all of them pure: where it goes ([`route`](route::route)), which instance takes it
-//! ([`balance`]), who may call whom ([`permit`]),
+//! ([`balance`]), who may call whom ([`permit`]), which route rules a request ([`requests`]),
 //! what can be an instance at all ([`reach`]). They read one immutable [`Snapshot`](snapshot::Snapshot); time and
 //! randomness are arguments. Nothing here has a socket, a task, a log line or a metric.
 
@@ -13,6 +13,7 @@ pub mod failures;
 pub mod hops;
 pub mod permit;
 pub mod reach;
+pub mod requests;
 pub mod route;
 pub mod snapshot;
 pub mod suspicion;

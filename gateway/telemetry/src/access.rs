@@ -71,6 +71,8 @@ pub struct AccessRecord {
     pub caller: Option<Arc<Caller>>,
     /// Rule that decided that it may call, or may not; `None` when nothing of this zone decided.
     pub rule: Option<Rule>,
+    /// Route of its service that ruled a request; `None` when none did.
+    pub route: Option<Arc<str>>,
     /// The same in the lines of both gateways, and in their logs.
     pub connection: ConnectionId,
 }
@@ -140,7 +142,7 @@ fn text_line(time: SystemTime, record: &AccessRecord) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(
         line,
-        " client={} peer={} instance={} attempts={} ready={} duration={}ms up={} down={} caller={} rule={} connection={}",
+        " client={} peer={} instance={} attempts={} ready={} duration={}ms up={} down={} caller={} rule={} route={} connection={}",
         or_dash(record.client.as_ref()),
         or_dash(record.peer.as_ref()),
         or_dash(record.instance.as_ref()),
@@ -151,6 +153,7 @@ fn text_line(time: SystemTime, record: &AccessRecord) -> String {
         record.bytes_down,
         or_dash(record.caller.as_ref()),
         or_dash(record.rule.as_ref()),
+        or_dash(record.route.as_ref()),
         record.connection,
     );
     line
@@ -210,6 +213,7 @@ mod tests {
             bytes_down: 1024,
             caller: Some(Arc::new(Caller::anonymous(zone("east")))),
             rule: Some(Rule::Default),
+            route: Some("canary".into()),
             connection: ConnectionId::new(0xc0ffee),
         }
     }
@@ -220,11 +224,11 @@ mod tests {
 
     #[test]
     fn a_text_line_has_every_field_in_a_fixed_place() {
-        insta::assert_snapshot!(text_line(time(), &record()), @"2023-11-14T22:13:20.123456Z egress orders{version=v2} east->west served client=127.0.0.1:40000 peer=west/gw1 instance=- attempts=2 ready=1.503ms duration=20000.042ms up=78 down=1024 caller=anonymous@east rule=permissions.default connection=0000000000c0ffee");
+        insta::assert_snapshot!(text_line(time(), &record()), @"2023-11-14T22:13:20.123456Z egress orders{version=v2} east->west served client=127.0.0.1:40000 peer=west/gw1 instance=- attempts=2 ready=1.503ms duration=20000.042ms up=78 down=1024 caller=anonymous@east rule=permissions.default route=canary connection=0000000000c0ffee");
     }
 
     #[test]
     fn a_json_line_is_one_object_with_durations_in_milliseconds() {
-        insta::assert_snapshot!(json_line(time(), &record()), @r#"{"time":"2023-11-14T22:13:20.123456Z","role":"egress","service":"orders","tags":{"version":"v2"},"client":"127.0.0.1:40000","from_zone":"east","to_zone":"west","peer":"west/gw1","instance":null,"outcome":"served","attempts":2,"ready_after_ms":1.503,"duration_ms":20000.042,"bytes_up":78,"bytes_down":1024,"caller":"anonymous@east","rule":"permissions.default","connection":"0000000000c0ffee"}"#);
+        insta::assert_snapshot!(json_line(time(), &record()), @r#"{"time":"2023-11-14T22:13:20.123456Z","role":"egress","service":"orders","tags":{"version":"v2"},"client":"127.0.0.1:40000","from_zone":"east","to_zone":"west","peer":"west/gw1","instance":null,"outcome":"served","attempts":2,"ready_after_ms":1.503,"duration_ms":20000.042,"bytes_up":78,"bytes_down":1024,"caller":"anonymous@east","rule":"permissions.default","route":"canary","connection":"0000000000c0ffee"}"#);
     }
 }

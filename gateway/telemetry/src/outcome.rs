@@ -111,6 +111,8 @@ pub enum OutcomeSide {
 pub enum ConnectionOutcome {
     /// Both sides have said what they had to say.
     Served,
+    /// A route had the gateway answer by itself.
+    Answered,
     /// The client left before an instance was reached.
     ClientGone,
     ClientReset,
@@ -143,6 +145,8 @@ pub enum ConnectionOutcome {
     NoTunnel,
     /// The candidate did not answer in time.
     NoAnswer,
+    /// No answer had begun when the time of the request's route was over.
+    RouteTimeout,
     /// The candidate's answer is none.
     BadReply,
     /// One of the two gateways refused.
@@ -173,6 +177,7 @@ impl ConnectionOutcome {
     pub fn word(self) -> &'static str {
         match self {
             Self::Served => "served",
+            Self::Answered => "answered",
             Self::ClientGone => "client_gone",
             Self::ClientReset => "client_reset",
             Self::BadRequest => "bad_request",
@@ -187,7 +192,7 @@ impl ConnectionOutcome {
             Self::MaxAge => "max_age",
             Self::Unrouted(why) => why.word(),
             Self::NoTunnel => "no_tunnel",
-            Self::NoAnswer => "timeout",
+            Self::NoAnswer | Self::RouteTimeout => "timeout",
             Self::BadReply => "bad_reply",
             Self::Refused { reason, .. } => reason.word(),
             Self::ClientFlood => "client_flood",
@@ -201,7 +206,7 @@ impl ConnectionOutcome {
     #[must_use]
     pub fn side(self) -> Option<OutcomeSide> {
         Some(match self {
-            Self::Served => return None,
+            Self::Served | Self::Answered => return None,
             Self::ClientGone
             | Self::ClientReset
             | Self::BadRequest
@@ -209,7 +214,7 @@ impl ConnectionOutcome {
             | Self::CertificateRevoked
             | Self::CertificateExpired
             | Self::IssuerDistrusted => OutcomeSide::Client,
-            Self::InstanceReset => OutcomeSide::Instance,
+            Self::InstanceReset | Self::RouteTimeout => OutcomeSide::Instance,
             Self::TunnelLost | Self::LostUnready | Self::NoTunnel => OutcomeSide::Tunnel,
             Self::LostRace | Self::PeerCut | Self::NoAnswer | Self::BadReply => OutcomeSide::Peer,
             Self::Cut | Self::Stalled | Self::Idle | Self::HalfClosed | Self::Moved | Self::MaxAge => {
@@ -247,10 +252,12 @@ impl ConnectionOutcome {
             Self::LostUnready | Self::NoTunnel | Self::NoAnswer | Self::BadReply => true,
             Self::Refused { reason, .. } => reason.is_retryable(),
             Self::Served
+            | Self::Answered
             | Self::ClientGone
             | Self::ClientReset
             | Self::BadRequest
             | Self::InstanceReset
+            | Self::RouteTimeout
             | Self::LostRace
             | Self::TunnelLost
             | Self::Cut
@@ -294,6 +301,7 @@ mod tests {
         let refused = |by, reason| O::Refused { by, reason };
         check([
             (O::Served, "served", None, false),
+            (O::Answered, "answered", None, false),
             (O::ClientGone, "client_gone", Some(S::Client), false),
             (O::ClientReset, "client_reset", Some(S::Client), false),
             (O::BadRequest, "bad_request", Some(S::Client), false),
@@ -309,6 +317,7 @@ mod tests {
             (O::Unrouted(Why::NoHome), "no_candidate", Some(S::Routing), false),
             (O::NoTunnel, "no_tunnel", Some(S::Tunnel), true),
             (O::NoAnswer, "timeout", Some(S::Peer), true),
+            (O::RouteTimeout, "timeout", Some(S::Instance), false),
             (O::BadReply, "bad_reply", Some(S::Peer), true),
             (O::ClientFlood, "client_flood", Some(S::Client), false),
             (O::CertificateRevoked, "revoked", Some(S::Client), false),

@@ -35,6 +35,7 @@ fn record() -> AccessRecord {
         bytes_down: 0,
         caller: None,
         rule: None,
+        route: Some("canary".into()),
         connection: ConnectionId::new(1),
     }
 }

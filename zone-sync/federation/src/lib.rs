@@ -11,6 +11,7 @@ pub mod catalog;
 pub mod edition;
 pub mod name;
 pub mod registry;
+pub mod request_path;
 pub mod signing;
 pub mod topology;
 pub mod trust;

@@ -182,10 +182,19 @@ services:
     idle_timeout: 15m
     connections: { linger: 30s, max_age: 1h }
     routes:
-      - match: { path_prefix: /beta, header: { X-Canary: '1' }, method: GET }
+      - name: canary
+        match: { methods: [GET, HEAD], path_prefix: /beta/, header: { X-Canary: '1' }, query: { debug: 1 }, host: Shop.example. }
         split: [{ tags: { version: v2 } }]
         timeout: 2s
+        rewrite: { path_prefix: /, host: 'internal.example:8080' }
+        request_headers: { set: { X-Route: canary }, add: { x-seen: here }, remove: [X-Debug] }
+        response_headers: { set: { cache-control: no-store } }
         mirror: { tags: { version: v3 }, percent: 10 }
+      - match: { path_regex: '^/v[0-9]+/' }
+        redirect: { status: 308, host: shop.example }
+      - { match: { path: /old }, redirect: { path_prefix: /new } }
+      - { match: { grpc: { service: pkg.Svc, method: Get } }, timeout: 1s }
+      - { match: { host: fd00::1 }, answer: { status: 404, body: 'not here' } }
   web: { port: 80, health: *probe }
 ";
 
@@ -197,7 +206,7 @@ fn every_key_of_the_format_has_a_validated_value() {
     let waiting = codes.iter().filter(|code| **code == "not-in-force").count();
     assert_eq!(
         waiting, 7,
-        "capacity and six keys of a service wait for a later version: {codes:?}"
+        "capacity and six keys of a service and its routes wait for a later version: {codes:?}"
     );
     let schema = jsonschema::validator_for(&schema()).expect("a valid schema");
     let errors: Vec<String> = schema

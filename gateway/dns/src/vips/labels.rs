@@ -172,7 +172,8 @@ impl TagIndex {
         for (name, service) in &topology.services {
             let routed = service.routes.iter().flat_map(|route| {
                 let mirror = route.mirror.iter().map(|mirror| &mirror.tags);
-                route.split.iter().map(|arm| &arm.tags).chain(mirror)
+                let arms = route.split.iter().flat_map(|split| split.iter());
+                arms.map(|arm| &arm.tags).chain(mirror)
             });
             let split = service.split.iter().map(|arm| &arm.tags);
             let of_service = distinct.entry(name).or_default();

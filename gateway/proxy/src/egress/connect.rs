@@ -13,7 +13,7 @@ use bytes::Bytes;
 use causeway_federation::{
     edition::Fingerprint,
     name::{GatewayId, Tags},
-    topology::Topology,
+    topology::{SplitArm, Topology},
 };
 use causeway_host::own_sockets::SocketPair;
 use causeway_routing::{
@@ -95,6 +95,8 @@ pub(super) struct SearchOrder<'a> {
     pub(super) thread: usize,
     pub(super) connection: ConnectionId,
     pub(super) target: &'a Target,
+    /// Split of the route that rules the request, in the place of the service's own.
+    pub(super) split: Option<Arc<[SplitArm]>>,
     pub(super) caller: Arc<Caller>,
     /// Both ends of the client's connection, and the number of gateways that it has come through.
     pub(super) come_through: (SocketPair, u8),
@@ -125,6 +127,7 @@ pub(super) async fn connect(
         thread: connection.thread,
         connection: connection.id(),
         target,
+        split: None,
         caller,
         come_through: shared.come_through(endpoints, &target.service, open).await,
         cut: connection.opened.handle().cut(),
@@ -152,7 +155,7 @@ pub(super) async fn search(
     };
     let begun = Instant::now();
     let snapshot = shared.snapshots.load_full();
-    let request = Request::new(order.target.clone());
+    let request = Request::new(order.target.clone()).with_split(order.split);
     let mut search = Search {
         shared,
         thread: order.thread,

@@ -84,6 +84,8 @@ pub(super) struct ConnectionSummary {
     pub(super) bytes_down: u64,
     pub(super) caller: Arc<Caller>,
     pub(super) rule: Option<Rule>,
+    /// Route that rules a request.
+    pub(super) route: Option<Arc<str>>,
 }
 
 impl ConnectionSummary {
@@ -118,6 +120,7 @@ impl ConnectionSummary {
             bytes_down: 0,
             caller,
             rule,
+            route: None,
         }
     }
 
@@ -381,6 +384,7 @@ pub(super) fn finish(
         bytes_down: summary.bytes_down,
         caller: Some(summary.caller),
         rule: summary.rule,
+        route: summary.route,
         connection: summary.id,
     };
     let service = record.service.as_str();

@@ -67,7 +67,7 @@ pub(super) fn status_of(outcome: ConnectionOutcome) -> StatusCode {
             StreamRefusal::TooManyHops => StatusCode::LOOP_DETECTED,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         },
-        ConnectionOutcome::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
+        ConnectionOutcome::NoAnswer | ConnectionOutcome::RouteTimeout => StatusCode::GATEWAY_TIMEOUT,
         ConnectionOutcome::BadRequest => StatusCode::BAD_REQUEST,
         ConnectionOutcome::InstanceReset
         | ConnectionOutcome::TunnelLost
@@ -96,6 +96,7 @@ mod tests {
             (refused(StreamRefusal::TooManyHops), 508, "too_many_hops"),
             (ConnectionOutcome::Unrouted(Why::NoHome), 503, "no_candidate"),
             (ConnectionOutcome::NoAnswer, 504, "timeout"),
+            (ConnectionOutcome::RouteTimeout, 504, "timeout"),
             (ConnectionOutcome::InstanceReset, 502, "instance_reset"),
             (ConnectionOutcome::TunnelLost, 502, "tunnel_lost"),
         ] {

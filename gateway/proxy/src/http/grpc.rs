@@ -41,6 +41,48 @@ pub(crate) fn grpc_trailers(outcome: ConnectionOutcome) -> HeaderMap {
     trailers
 }
 
+/// Makes the answer to a call for which a route has one of this status and with this text.
+pub(crate) fn declared_grpc_answer(status: u16, text: &str) -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::new());
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from_static(code_of_declared(status)));
+    if let Ok(message) = HeaderValue::from_str(&encoded_message(text)) {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    answer
+}
+
+/// Code that gRPC itself makes of a status of HTTP where there is none of gRPC.
+fn code_of_declared(status: u16) -> &'static str {
+    match status {
+        // INTERNAL
+        400 => "13",
+        // UNAUTHENTICATED
+        401 => "16",
+        // PERMISSION_DENIED
+        403 => "7",
+        // UNIMPLEMENTED
+        404 => "12",
+        // UNAVAILABLE
+        429 | 502 | 503 | 504 => "14",
+        // UNKNOWN: there is no message, so that it cannot be OK.
+        _ => "2",
+    }
+}
+
+/// Text as `grpc-message` has it: what is not visible, or a `%`, is percent-encoded.
+fn encoded_message(text: &str) -> String {
+    let mut message = String::with_capacity(text.len());
+    for byte in text.trim_end().bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => message.push(char::from(byte)),
+            _ => message.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    message
+}
+
 /// Code that a gRPC program understands by a status of HTTP.
 fn code_of(status: StatusCode) -> &'static str {
     match status {
@@ -79,6 +121,23 @@ mod tests {
     }
 
     #[test]
+    fn a_declared_answer_has_the_code_that_its_status_stands_for() {
+        for (status, code) in [
+            (403, "7"),
+            (404, "12"),
+            (503, "14"),
+            (401, "16"),
+            (200, "2"),
+            (308, "2"),
+        ] {
+            let answer = declared_grpc_answer(status, "100 % sold out:\n\u{e4}\n");
+            assert_eq!(answer.status(), StatusCode::OK);
+            assert_eq!(answer.headers()[GRPC_STATUS], code, "{status}");
+            assert_eq!(answer.headers()[GRPC_MESSAGE], "100 %25 sold out:%0A%C3%A4");
+        }
+    }
+
+    #[test]
     fn an_answer_says_by_code_and_word_what_became_of_the_call() {
         let refused = ConnectionOutcome::refused_here;
         for (outcome, code, word) in [
@@ -87,6 +146,7 @@ mod tests {
             (refused(StreamRefusal::TooManyHops), "13", "too_many_hops"),
             (ConnectionOutcome::Unrouted(Why::NoHome), "14", "no_candidate"),
             (ConnectionOutcome::NoAnswer, "4", "timeout"),
+            (ConnectionOutcome::RouteTimeout, "4", "timeout"),
             (ConnectionOutcome::InstanceReset, "14", "instance_reset"),
         ] {
             let answer = own_grpc_answer(outcome);

@@ -6,6 +6,7 @@ pub(crate) mod forwarded;
 pub(crate) mod grpc;
 pub(crate) mod headers;
 pub(crate) mod limits;
+pub(crate) mod routed;
 pub(crate) mod scan;
 #[cfg(test)]
 pub(crate) mod scan_tests;

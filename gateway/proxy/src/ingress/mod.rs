@@ -366,6 +366,7 @@ fn carry(
             bytes_down: relayed.sent,
             caller: handle.caller().map(|found| found.caller),
             rule,
+            route: None,
             connection: handle.connection.id,
         });
         drop(counted);

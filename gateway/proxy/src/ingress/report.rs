@@ -73,6 +73,7 @@ impl IngressShared {
             bytes_down: 0,
             caller,
             rule,
+            route: None,
             connection,
         });
     }

@@ -1,9 +1,6 @@
 //! The arms of a split, in the order in which this connection tries them.
 
-use causeway_federation::{
-    name::Tags,
-    topology::{Service, SplitArm},
-};
+use causeway_federation::{name::Tags, topology::SplitArm};
 use rand::Rng;
 
 use super::{
@@ -24,16 +21,16 @@ pub(super) struct Arm {
     pub(super) by_name: bool,
 }
 
-/// Filters the arms and puts them in a weighted random order.
+/// Filters the arms of a split and puts them in a weighted random order.
 pub(super) fn ordered(
-    service: &Service,
+    split: &[SplitArm],
     target: &Target,
     reasons: &mut Reasons,
     rng: &mut impl Rng,
 ) -> Vec<Arm> {
-    let mut drawn: Vec<(f64, Arm)> = Vec::with_capacity(service.split.len());
+    let mut drawn: Vec<(f64, Arm)> = Vec::with_capacity(split.len());
     let mut any_agrees = false;
-    for split in &service.split {
+    for split in split {
         let why = if contradicts(&split.tags, &target.tags) {
             Why::ArmContradictsName
         } else {

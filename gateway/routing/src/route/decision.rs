@@ -59,7 +59,10 @@ impl<'s, R: Rng> Decision<'s, R> {
             own_tags: zone.map(|zone| &zone.tags),
         });
         let arms = match service {
-            Some(service) => arms::ordered(service, target, &mut reasons, &mut rng),
+            Some(service) => {
+                let split = request.split.as_deref().unwrap_or(&service.split);
+                arms::ordered(split, target, &mut reasons, &mut rng)
+            }
             None => {
                 let subject = || ReasonSubject::Service(target.service.clone());
                 reasons.note(subject, None, Why::UnknownService);

@@ -3,9 +3,11 @@
 //! [`route`] has no clock, no I/O and no lock. The data path, `causeway explain` and the demo all call it.
 //! It chooses zones and gateways, never instances: an instance is chosen by the zone that holds it (see `balance`).
 
+use std::sync::Arc;
+
 use causeway_federation::{
     name::{GatewayId, Tags, ZoneName},
-    topology::Service,
+    topology::{Service, SplitArm},
 };
 use rand::Rng;
 use serde::Serialize;
@@ -28,6 +30,8 @@ pub use reason::{Reason, ReasonSubject, Why};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub target: Target,
+    /// Split of the route that rules a request, in the place of the service's own.
+    pub split: Option<Arc<[SplitArm]>>,
     /// Has the decision list its reasons. The data path asks without: then only gateways that export the service are
     /// looked at, and a federation of a thousand zones has thousands of reasons for every connection.
     pub explain: bool,
@@ -38,6 +42,7 @@ impl Request {
     pub fn new(target: Target) -> Self {
         Self {
             target,
+            split: None,
             explain: false,
         }
     }
@@ -46,8 +51,15 @@ impl Request {
     pub fn explained(target: Target) -> Self {
         Self {
             target,
+            split: None,
             explain: true,
         }
+    }
+
+    /// As a request whose route has this split asks.
+    #[must_use]
+    pub fn with_split(self, split: Option<Arc<[SplitArm]>>) -> Self {
+        Self { split, ..self }
     }
 }
 
@@ -110,7 +122,7 @@ struct Question<'s> {
 /// Decides where a connection to `request.target` may go. The filters, in the order of the code:
 ///
 /// 1. The service must be in the topology.
-/// 2. Arms of weight 0 are never used; arms that contradict the tags of the name are passed over. The others are put in
+/// 2. The arms are those of the route that rules the request, if it has some, or else the service's (see `requests`). Arms of weight 0 are never used; arms that contradict the tags of the name are passed over. The others are put in
 ///    a weighted random order. The first that has a home is the pick; the rest follow as a last resort. When every
 ///    arm contradicts the name, the name alone counts.
 /// 3. A zone in the name (`orders.west.zone.mesh`) leaves only that zone, and replaces the failover tiers.

@@ -12,6 +12,7 @@ use super::{
         Topology, Vips, Zone,
     },
     permissions::CallerSelector,
+    routes_in_words,
 };
 use crate::{name::ZoneName, trust::CertificateHash};
 
@@ -284,7 +285,22 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     compare("retry", &|service| optional(service.retry.as_ref()));
     compare("outlier", &|service| optional(service.outlier.as_ref()));
     compare("limits", &|service| braced(&service.limits));
-    compare("routes", &|service| braced(&service.routes));
+    routes(diff, subject, before, after);
+}
+
+/// Tells of routes one by one, and of their order if that alone has changed.
+fn routes(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
+    let (subject, before, after) = (
+        format!("{subject}: route"),
+        routes_in_words::all(before),
+        routes_in_words::all(after),
+    );
+    let sets = |routes: &[String]| routes.iter().cloned().collect::<BTreeSet<_>>();
+    let count = diff.changes.len();
+    diff.compare_sets(&subject, sets(&before), sets(&after));
+    if diff.changes.len() == count {
+        diff.compare(&format!("{subject}s"), before.join("; "), after.join("; "));
+    }
 }
 
 fn health(service: &Service) -> String {
@@ -336,7 +352,7 @@ fn zones(zones: Option<&BTreeSet<ZoneName>>) -> String {
 }
 
 /// `95 of 100 to {version=v1}, 5 of 100 to {version=v2}`; `all` for the split that takes any instance.
-fn split(arms: &[SplitArm]) -> String {
+pub(super) fn split(arms: &[SplitArm]) -> String {
     let total: u64 = arms.iter().map(|arm| u64::from(arm.weight)).sum();
     match arms {
         [only] if only.tags.is_empty() => "any instance".to_owned(),
@@ -369,7 +385,7 @@ fn tier(tier: &Tier) -> String {
     }
 }
 
-fn duration(duration: Duration) -> String {
+pub(super) fn duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 

@@ -15,6 +15,8 @@ mod raw;
 mod read;
 mod render;
 mod resolve;
+mod routes;
+mod routes_in_words;
 mod scalar;
 mod schema;
 mod tree;
@@ -24,6 +26,7 @@ pub use diff::{ChangeKind, Diff, TopologyChange, diff};
 pub use model::*;
 pub use permissions::{CallerSelector, CallerView, DefaultPermission, IdentitySelector, Permissions, Who};
 pub use render::Style;
+pub use routes::*;
 pub use schema::schema;
 
 use std::{

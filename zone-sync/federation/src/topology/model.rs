@@ -5,12 +5,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use ipnet::IpNet;
 
-use super::permissions::{CallerSelector, Permissions};
+use super::{
+    permissions::{CallerSelector, Permissions},
+    routes::Route,
+};
 use crate::{
     edition::Fingerprint,
     name::{ServiceName, Tags, ZoneName},
@@ -195,7 +199,8 @@ pub struct Service {
     /// Longest time that a connection may go without a byte in either direction; `None`: any.
     pub idle_timeout: Option<Duration>,
     pub connections: ConnectionPolicy,
-    pub routes: Vec<Route>,
+    /// For requests, in the order in which they are looked at; only of services that speak HTTP.
+    pub routes: Vec<Arc<Route>>,
 }
 
 impl Service {
@@ -329,26 +334,4 @@ pub struct ConnectionPolicy {
     pub linger: Option<Duration>,
     /// Age at which it ends, give or take a tenth; `None`: none.
     pub max_age: Option<Duration>,
-}
-
-/// One HTTP route: first match wins.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Route {
-    pub path_prefix: Option<String>,
-    /// Header name, lower case, to exact value.
-    pub headers: BTreeMap<String, String>,
-    pub method: Option<String>,
-    /// Empty: the service's own split.
-    pub split: Vec<SplitArm>,
-    pub timeout: Option<Duration>,
-    pub mirror: Option<Mirror>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Mirror {
-    pub tags: Tags,
-    /// 0 to 100.
-    pub percent: f64,
 }

@@ -4,6 +4,7 @@
 //! folder sees these types: [`super::Topology`] is what the program reads.
 
 use std::{
+    cell::OnceCell,
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -15,13 +16,15 @@ use super::{
     diagnostic::Span,
     fields::{Listed, Spanned},
     model::{
-        ConnectionPolicy, Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Mirror, Outlier, Protocol,
-        Retry, RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
+        ConnectionPolicy, Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Outlier, Protocol, Retry,
+        RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
     },
     permissions::{CallerSelector, Permissions},
+    routes::{HeaderChanges, Mirror, PathMatch, RouteAction, RouteMatch, RouteRewrite},
 };
 use crate::{
     name::{ServiceName, Tags, ZoneName},
+    request_path::PathPattern,
     trust::Bundle,
 };
 
@@ -136,10 +139,45 @@ impl Tier {
 }
 
 pub(super) struct Route {
-    pub path_prefix: Option<String>,
-    pub headers: BTreeMap<String, String>,
-    pub method: Option<String>,
+    pub name: Option<Spanned<String>>,
+    /// `None`: not readable.
+    pub conditions: Option<Conditions>,
     pub split: Option<Listed<Spanned<SplitArm>>>,
     pub timeout: Option<Duration>,
-    pub mirror: Option<Mirror>,
+    pub rewrite: RouteRewrite,
+    pub request_headers: HeaderChanges,
+    pub response_headers: HeaderChanges,
+    pub action: RouteAction,
+    pub mirror: Option<Spanned<Mirror>>,
+}
+
+/// A regular expression of a route, compiled once the number of them is known to be within its limit.
+pub(super) struct Pattern {
+    pub text: Spanned<String>,
+    pub compiled: OnceCell<PathPattern>,
+}
+
+/// Conditions that a request has to meet for a route to match.
+#[derive(Default)]
+pub(super) struct Conditions {
+    /// Without the pattern.
+    pub matches: RouteMatch,
+    pub pattern: Option<Pattern>,
+}
+
+impl Conditions {
+    /// Tells whether they name a path that another can take the place of.
+    pub(super) fn has_replaced(&self) -> bool {
+        let path = self.matches.path.as_ref();
+        path.is_some_and(|path| path.replaced().is_some())
+    }
+
+    /// The conditions with the compiled pattern; `None`: it could not be compiled.
+    pub(super) fn compiled(&self) -> Option<RouteMatch> {
+        let mut matches = self.matches.clone();
+        if let Some(pattern) = &self.pattern {
+            matches.path = Some(PathMatch::Pattern(pattern.compiled.get()?.clone()));
+        }
+        Some(matches)
+    }
 }

@@ -1,13 +1,17 @@
 //! The raw file, once it has no errors, to the model that the program reads.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     fields::Spanned,
-    model::{FixedInstance, Route, Service, SplitArm, Tier, TierZone, Topology, Vips, Zone},
+    model::{FixedInstance, Service, SplitArm, Tier, TierZone, Topology, Vips, Zone},
     raw,
+    routes::Route,
 };
 use crate::{
     edition::Fingerprint,
@@ -107,6 +111,10 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
     let run_in = service
         .run_in
         .map(|zones| values(zones.items).into_iter().collect());
+    let routes = service.routes.into_iter().enumerate();
+    let routes: Option<Vec<_>> = routes
+        .map(|(number, route)| route_of(number, route.value))
+        .collect();
     let policies = service.policies;
     let model = Service {
         port: service.port?.value,
@@ -131,11 +139,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         early: service.early,
         idle_timeout: service.idle_timeout,
         connections: service.connections.map(|policy| policy.value).unwrap_or_default(),
-        routes: service
-            .routes
-            .into_iter()
-            .map(|route| route_of(route.value))
-            .collect(),
+        routes: routes?,
     };
     Some((service.name.value, model))
 }
@@ -164,15 +168,22 @@ fn tier_of(tier: raw::Tier) -> Tier {
     }
 }
 
-fn route_of(route: raw::Route) -> Route {
-    Route {
-        path_prefix: route.path_prefix,
-        headers: route.headers,
-        method: route.method,
-        split: route.split.map(|arms| values(arms.items)).unwrap_or_default(),
+fn route_of(number: usize, route: raw::Route) -> Option<Arc<Route>> {
+    let label = match route.name {
+        Some(name) => name.value,
+        None => format!("routes[{number}]"),
+    };
+    Some(Arc::new(Route {
+        label: label.into(),
+        matches: route.conditions?.compiled()?,
+        split: route.split.map(|arms| values(arms.items).into()),
         timeout: route.timeout,
-        mirror: route.mirror,
-    }
+        rewrite: route.rewrite,
+        request_headers: route.request_headers,
+        response_headers: route.response_headers,
+        action: route.action,
+        mirror: route.mirror.map(|mirror| mirror.value),
+    }))
 }
 
 fn values<T>(items: Vec<Spanned<T>>) -> Vec<T> {

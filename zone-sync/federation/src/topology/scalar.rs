@@ -303,6 +303,14 @@ fn as_domain(text: &str) -> Option<String> {
     is_domain(&name).then_some(name)
 }
 
+/// A host as a request may name it, without a port: a domain name or an IP address.
+pub(super) fn as_host(text: &str) -> Option<String> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Some(address.to_string()),
+        Err(_) => as_domain(text),
+    }
+}
+
 /// A domain name as it is asked of DNS, whose labels may begin with `_`; made lower case and without the final dot.
 pub(super) fn dns_name(node: &Node, sink: &Sink) -> Option<Spanned<String>> {
     let how = "write a full name, such as `orders.acme.internal` or `_orders._tcp.acme.internal`";

@@ -1,18 +1,23 @@
 //! One request: permitted, decided, given to an instance, and answered.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
+use bytes::Bytes;
+use causeway_federation::topology::Route;
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
-use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
-use hyper::body::{Body as _, Incoming};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::time::timeout_at;
 
 use super::{
     body::{AnswerBody, BrokenEnding, ForwardedAnswer, RequestBody, SpareBody},
     checked::is_stand_in,
     expect::BeforeAnswer,
+    prepare::{PreparedRequest, RequestServer, prepare},
     reach::{ReachOrder, ReachedUpstream, reach},
     record::RequestRecord,
-    refuse::{answer_of, refuse},
+    refuse::{answer_of, refuse, refuse_unfit},
     serve::HttpConnection,
     upgrade::{UpgradeWish, upgrade},
     upstream::HttpUpstream,
@@ -24,12 +29,10 @@ use crate::{
         permission::{AdmittedClient, ForbiddenClient, admit_again},
     },
     http::{
-        forwarded::add_forwarded,
         grpc::is_grpc,
-        headers::{add_via, is_framed_once, is_idempotent, strip_hop_by_hop, to_origin_form},
+        headers::{add_via, is_framed_once, is_idempotent, strip_hop_by_hop},
         limits::MAX_GIVEN,
-        upgrade::{asked_for, set_upgrade},
-        version2::{frame_body, join_fields, to_version_2},
+        routed::change_headers,
     },
 };
 
@@ -46,9 +49,16 @@ pub(super) async fn forward(
     let wish = UpgradeWish::of(&mut request);
     let (client, is_call) = (request.version(), is_grpc(request.headers()));
     match attempt(&connection, request, &mut record).await {
-        Ok((answer, upstream)) => {
+        Ok(Answered::Gateway(answer)) => answer.map(|text| AnswerBody::Own(Full::new(text))),
+        Ok(Answered::Instance(mut answer, upstream, route)) => {
             record.answered();
+            let change = |headers: &mut HeaderMap| {
+                if let Some(route) = &route {
+                    change_headers(headers, &route.response_headers);
+                }
+            };
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                change(answer.headers_mut());
                 return upgrade(&connection, wish, answer, upstream, record);
             }
             if !is_framed_once(answer.headers()) {
@@ -57,6 +67,7 @@ pub(super) async fn forward(
             let (mut parts, body) = answer.into_parts();
             strip_hop_by_hop(&mut parts.headers);
             add_via(&mut parts.headers, parts.version);
+            change(&mut parts.headers);
             let ending = match client {
                 Version::HTTP_2 if is_call => BrokenEnding::Grpc,
                 Version::HTTP_2 => BrokenEnding::Stream,
@@ -79,7 +90,13 @@ pub(super) async fn forward(
     }
 }
 
-type Answered = (Response<Incoming>, HttpUpstream);
+/// Answer that a request has come to.
+enum Answered {
+    /// Of an instance, to a request that this route rules.
+    Instance(Response<Incoming>, HttpUpstream, Option<Arc<Route>>),
+    /// Of the gateway itself, which has been written down.
+    Gateway(Response<Bytes>),
+}
 
 async fn attempt(
     connection: &HttpConnection,
@@ -105,25 +122,45 @@ async fn attempt(
     };
     record.asked_by(&found, rule);
     let version = connection.upstream_version();
-    let Ok(mut request) = rewritten(request, connection, version) else {
-        record.unserved(ConnectionOutcome::BadRequest, 0);
-        return Err(ConnectionOutcome::BadRequest);
+    let is_call = is_grpc(request.headers());
+    let PreparedRequest { route, to } = match prepare(connection, request, version) {
+        Ok(prepared) => prepared,
+        Err(unfit) => {
+            return Ok(Answered::Gateway(refuse_unfit(
+                connection, record, &unfit, is_call,
+            )));
+        }
     };
+    record.ruled_by(route.as_deref());
+    let mut request = match to {
+        RequestServer::Instance(request) => *request,
+        RequestServer::Gateway(answer) => {
+            record.unserved(ConnectionOutcome::Answered, 0);
+            return Ok(Answered::Gateway(answer));
+        }
+    };
+    let deadline = record.deadline(route.as_deref());
     let mut order = ReachOrder {
         version,
         caller: found.caller,
+        split: route.as_ref().and_then(|route| route.split.clone()),
         seed: shared.seed(),
         open: record.open(),
         attempts: 0,
         may_be_used: true,
     };
     for given in 1.. {
-        let reached = match Box::pin(reach(connection, &mut order)).await {
-            Ok(reached) => reached,
-            Err(no) => return Err(unreached(record, no)),
+        let reaching = Box::pin(reach(connection, &mut order));
+        let reached = match within(deadline, reaching).await {
+            Some(Ok(reached)) => reached,
+            Some(Err(no)) => return Err(unreached(record, no)),
+            None => {
+                let (outcome, attempts) = (ConnectionOutcome::RouteTimeout, order.attempts);
+                return Err(unreached(record, NoUpstream { outcome, attempts }));
+            }
         };
-        match send(connection, reached, request, record, order.attempts).await {
-            Ok(answered) => return Ok(answered),
+        match send(connection, reached, request, record, order.attempts, deadline).await {
+            Ok((answer, upstream)) => return Ok(Answered::Instance(answer, upstream, route)),
             Err(Ok(again)) if given < MAX_GIVEN => request = again,
             Err(ended) => return Err(ended.err().unwrap_or(ConnectionOutcome::InstanceReset)),
         }
@@ -131,6 +168,14 @@ async fn attempt(
         order.may_be_used = version == Version::HTTP_2;
     }
     Err(ConnectionOutcome::InstanceReset)
+}
+
+/// Waits for `future`, at most until `deadline`, if there is one. `None`: that was too long, and it is given up.
+async fn within<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    match deadline {
+        Some(at) => timeout_at(at.into(), future).await.ok(),
+        None => Some(future.await),
+    }
 }
 
 /// No instance could be reached: writes down why, and warns of it.
@@ -143,45 +188,6 @@ fn unreached(record: &mut RequestRecord, no: NoUpstream) -> ConnectionOutcome {
         record.warn();
     }
     no.outcome
-}
-
-/// The request as an instance is to have it, which speaks `version`.
-fn rewritten(
-    request: Request<Incoming>,
-    connection: &HttpConnection,
-    version: Version,
-) -> Result<Request<RequestBody>, http::Error> {
-    let (mut parts, body) = request.into_parts();
-    let protocols = asked_for(parts.version, &parts.headers).filter(|_| version == Version::HTTP_11);
-    strip_hop_by_hop(&mut parts.headers);
-    if let Some(protocols) = protocols {
-        set_upgrade(&mut parts.headers, protocols);
-    }
-    add_via(&mut parts.headers, parts.version);
-    if parts.version == Version::HTTP_2 {
-        join_fields(&mut parts.headers);
-    }
-    if parts.version == Version::HTTP_10 {
-        // Nobody would be told to go on.
-        parts.headers.remove(header::EXPECT);
-    }
-    let client = std::mem::replace(&mut parts.version, version);
-    let host = connection.arrival.endpoints.local.to_string();
-    to_origin_form(&parts.method, &mut parts.uri, &mut parts.headers, &host)?;
-    add_forwarded(&mut parts.headers, connection.origin());
-    let body = match version {
-        Version::HTTP_2 => {
-            to_version_2(&mut parts.uri, &mut parts.headers, &host)?;
-            RequestBody::replayed(body, client)
-        }
-        _ => {
-            if client == Version::HTTP_2 && !body.is_end_stream() {
-                frame_body(&mut parts.headers);
-            }
-            RequestBody::new(body, client)
-        }
-    };
-    Ok(Request::from_parts(parts, body))
 }
 
 /// A request that may be made twice, if it comes to that.
@@ -220,7 +226,8 @@ async fn send(
     mut request: Request<RequestBody>,
     record: &mut RequestRecord,
     attempts: u32,
-) -> Result<Answered, Result<Request<RequestBody>, ConnectionOutcome>> {
+    deadline: Option<Instant>,
+) -> Result<(Response<Incoming>, HttpUpstream), Result<Request<RequestBody>, ConnectionOutcome>> {
     let ReachedUpstream {
         mut upstream,
         was_used,
@@ -231,12 +238,14 @@ async fn send(
     let spare = spare.flatten();
     request.body_mut().goes_to(&upstream);
     let before = BeforeAnswer::attend(&mut request, record);
-    let failure = match upstream.send(request).await {
-        Ok(answer) => {
+    let failure = match within(deadline, upstream.send(request)).await {
+        Some(Ok(answer)) => {
             before.answered(record).await;
             return Ok((answer, upstream));
         }
-        Err(failure) => failure,
+        Some(Err(failure)) => failure,
+        // What was sent of it is given up with its stream, or its connection.
+        None => return Err(Err(record.timed_out(&upstream))),
     };
     let outcome = record.broken(&upstream);
     tracing::debug!(error = %failure.error, outcome = outcome.word(), "an instance gave no answer");

@@ -14,6 +14,7 @@ mod forward;
 mod interim;
 mod kept;
 mod preface;
+mod prepare;
 mod reach;
 mod record;
 mod refuse;

@@ -3,6 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use causeway_federation::topology::SplitArm;
 use causeway_routing::{
     balance::InstanceList,
     permit::Caller,
@@ -30,6 +31,8 @@ pub(super) struct ReachOrder {
     /// Version that the service's instances speak.
     pub(super) version: Version,
     pub(super) caller: Arc<Caller>,
+    /// Split of the route that rules it, in the place of the service's own.
+    pub(super) split: Option<Arc<[SplitArm]>>,
     /// Every decision for this request is drawn from it.
     pub(super) seed: u64,
     /// Requests of the service that were under way when it began.
@@ -94,6 +97,7 @@ async fn find(connection: &HttpConnection, order: &mut ReachOrder) -> Result<Con
         thread: connection.thread,
         connection: connection.id(),
         target: &arrival.target,
+        split: order.split.clone(),
         caller: order.caller.clone(),
         come_through: connection.come_through(order.open).await,
         cut: connection.opened.handle().cut(),
@@ -136,7 +140,7 @@ async fn open(
 
 /// First choice for a request, and the reason for it. `None`: there is none now.
 fn decide(connection: &HttpConnection, order: &ReachOrder, snapshot: &Snapshot) -> Option<(Candidate, Why)> {
-    let question = RouteRequest::new(connection.arrival.target.clone());
+    let question = RouteRequest::new(connection.arrival.target.clone()).with_split(order.split.clone());
     let decision = route(snapshot, &question, SmallRng::seed_from_u64(order.seed));
     let why = decision.why();
     decision.first().cloned().map(|candidate| (candidate, why))

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use causeway_federation::topology::Route;
 use causeway_routing::{
     callers::FoundCaller,
     permit::{Caller, Rule},
@@ -112,6 +113,18 @@ impl RequestRecord {
         self.edit(|summary| (summary.caller, summary.rule) = (found.caller.clone(), Some(rule)));
     }
 
+    /// Takes up the route that rules it.
+    pub(super) fn ruled_by(&mut self, route: Option<&Route>) {
+        self.edit(|summary| summary.route = route.map(|route| route.label.clone()));
+    }
+
+    /// The moment until which its route lets it wait for an answer.
+    pub(super) fn deadline(&self, route: Option<&Route>) -> Option<Instant> {
+        route
+            .and_then(|route| route.timeout)
+            .map(|timeout| self.begun + timeout)
+    }
+
     /// Forgets the rule: the one that decided is in the other zone's topology, and in its log.
     pub(super) fn decided_elsewhere(&mut self) {
         self.edit(|summary| summary.rule = None);
@@ -173,6 +186,13 @@ impl RequestRecord {
     /// An answer has begun.
     pub(super) fn answered(&mut self) {
         self.answered = true;
+    }
+
+    /// The time of its route is over, and no answer has begun.
+    pub(super) fn timed_out(&mut self, upstream: &HttpUpstream) -> ConnectionOutcome {
+        self.answered = true;
+        self.end(upstream, ConnectionOutcome::RouteTimeout);
+        ConnectionOutcome::RouteTimeout
     }
 
     /// The client has left before the answer's end.

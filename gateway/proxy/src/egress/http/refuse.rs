@@ -2,13 +2,16 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use causeway_telemetry::ConnectionOutcome;
 use http::{Response, header};
 use http_body_util::Full;
 use tokio::{io::AsyncReadExt as _, time::timeout};
 
-use super::{body::AnswerBody, record::RequestRecord, serve::HttpConnection, watched::SharedClient};
+use super::{
+    body::AnswerBody, prepare::UnfitRequest, record::RequestRecord, serve::HttpConnection,
+    watched::SharedClient,
+};
 use crate::http::{
     answer::{own_answer, refusal},
     grpc::own_grpc_answer,
@@ -33,6 +36,29 @@ pub(super) fn refuse_one(connection: &Arc<HttpConnection>, fault: RequestFault) 
     let mut answer = refusal(fault);
     answer.headers_mut().remove(header::CONNECTION);
     answer.map(|text| AnswerBody::Own(Full::new(text)))
+}
+
+/// Answers a request that cannot be forwarded, and writes it down; those after it on its connection go on.
+pub(super) fn refuse_unfit(
+    connection: &HttpConnection,
+    record: &mut RequestRecord,
+    unfit: &UnfitRequest,
+    is_call: bool,
+) -> Response<Bytes> {
+    record.unserved(ConnectionOutcome::BadRequest, 0);
+    let id = connection.id();
+    tracing::debug!(connection = %id, error = %unfit, "a request cannot be forwarded");
+    match unfit {
+        UnfitRequest::Path(fault) if !is_call => {
+            let fault = RequestFault::of_path(*fault);
+            connection.warn_refused(fault);
+            let mut answer = refusal(fault);
+            answer.headers_mut().remove(header::CONNECTION);
+            answer
+        }
+        _ if is_call => own_grpc_answer(ConnectionOutcome::BadRequest),
+        _ => own_answer(ConnectionOutcome::BadRequest),
+    }
 }
 
 /// The gateway's own answer to a request that came to `outcome`; to a call of gRPC in its form.

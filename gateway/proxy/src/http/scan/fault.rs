@@ -1,5 +1,7 @@
 //! Faults for which a request is refused before anything of it reaches an instance, and how a client is told.
 
+use causeway_federation::request_path::PathFault;
+
 /// Fault of a request, or of bytes in the place of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestFault {
@@ -41,9 +43,19 @@ pub(crate) enum RequestFault {
     TrailersTooLong,
     /// The head did not come to its end in time.
     Slow,
+    /// A route looks at the path, of which programs make different things.
+    UnclearPath,
 }
 
 impl RequestFault {
+    /// Fault of a request whose path cannot be compared with routes.
+    pub(crate) fn of_path(fault: PathFault) -> Self {
+        match fault {
+            PathFault::TooLong => Self::TargetTooLong,
+            PathFault::DotSegment | PathFault::ControlByte | PathFault::BadEncoding => Self::UnclearPath,
+        }
+    }
+
     /// Status of the answer.
     pub(crate) fn status(self) -> u16 {
         match self {
@@ -87,6 +99,9 @@ impl RequestFault {
             Self::Trailer => "a trailer says how the message is framed or where it goes",
             Self::TrailersTooLong => "the trailers of the request are too long",
             Self::Slow => "the head of the request did not come in time",
+            Self::UnclearPath => {
+                "the path has `.` or `..` as a segment, a control character or a `%` that is none"
+            }
         }
     }
 }

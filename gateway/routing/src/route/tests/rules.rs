@@ -389,3 +389,25 @@ fn a_zone_that_may_not_run_the_service_is_never_a_home_whatever_it_claims() {
     assert_eq!(why(&decision, "gateway east/gw1"), ["may_not_run"]);
     assert_eq!(why(&decision, "own zone home"), ["may_not_run"]);
 }
+
+#[test]
+fn the_split_of_a_route_takes_the_place_of_the_service_s() {
+    let topology = with("split: [{ tags: { version: v1 } }]");
+    let instances = vec![here(V1), instance("other", "127.0.0.1:2".parse().unwrap(), 1, V2)];
+    let snapshot = snapshot("home", &topology, instances, vec![], &[]);
+    let other = with("split: [{ tags: { version: v2 } }, { tags: { version: v3 } }]");
+    let split = other.services[&testbed::service("orders")]
+        .split
+        .as_slice()
+        .into();
+    for (split, arm) in [(None, V1), (Some(split), V2)] {
+        let request = Request::explained(orders()).with_split(split);
+        let decision = route(&snapshot, &request, SmallRng::seed_from_u64(1)).complete();
+        let arms: Vec<_> = decision
+            .candidates
+            .iter()
+            .map(|candidate| candidate.arm.clone())
+            .collect();
+        assert_eq!(arms, [tags(arm)], "no arm of the other split is a last resort");
+    }
+}

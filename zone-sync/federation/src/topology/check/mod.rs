@@ -9,6 +9,7 @@ mod apply_from;
 mod permissions;
 mod ports;
 mod references;
+mod routes;
 mod services;
 mod tiers;
 mod trust_domains;
@@ -50,6 +51,7 @@ pub(super) fn file(file: &File, around: Surroundings<'_>, sink: &Sink) {
     zones::check(&context);
     vips::check(&context);
     services::check(&context);
+    routes::check(&context);
     ports::check(&context);
     tiers::check(&context);
     permissions::check(&context);

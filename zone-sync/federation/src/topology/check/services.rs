@@ -34,8 +34,12 @@ pub(super) fn check(context: &Context<'_>) {
             .routes
             .iter()
             .filter_map(|route| route.value.split.as_ref());
-        for split in service.split.iter().chain(routed) {
-            weights(context, split);
+        if let Some(split) = &service.split {
+            weights(context, split, "so the service takes no traffic at all");
+            arms(context, &split.items, tags);
+        }
+        for split in routed {
+            weights(context, split, "so nobody serves what its route matches");
             arms(context, &split.items, tags);
         }
         protocol(context, service);
@@ -66,9 +70,9 @@ fn carried<'a>(context: &Context<'a>) -> BTreeMap<&'a ServiceName, Vec<&'a Tags>
         .collect()
 }
 
-fn weights(context: &Context<'_>, split: &Listed<Spanned<SplitArm>>) {
+fn weights(context: &Context<'_>, split: &Listed<Spanned<SplitArm>>, so: &str) {
     if split.complete && !split.items.is_empty() && split.items.iter().all(|arm| arm.value.weight == 0) {
-        let message = "every arm of this split has weight 0, so the service takes no traffic at all";
+        let message = format!("every arm of this split has weight 0, {so}");
         let hint = "give at least one arm a weight; without the key it is 1";
         context
             .sink
@@ -91,12 +95,18 @@ fn arms(context: &Context<'_>, split: &[Spanned<SplitArm>], carried: &[&Tags]) {
         if arm.value.weight > 0 && nowhere && !carried.is_empty() {
             context
                 .sink
-                .push(nowhere_found(context, &arm.span, tags, carried));
+                .push(nowhere_found(context, &arm.span, tags, carried, split.len() == 1));
         }
     }
 }
 
-fn nowhere_found(context: &Context<'_>, span: &Span, tags: &Tags, carried: &[&Tags]) -> Diagnostic {
+fn nowhere_found(
+    context: &Context<'_>,
+    span: &Span,
+    tags: &Tags,
+    carried: &[&Tags],
+    is_alone: bool,
+) -> Diagnostic {
     let message = match context.around.registered {
         None => format!("no instance in this file carries {tags}"),
         Some(_) => format!("no instance carries {tags}, in this file or registered"),
@@ -114,7 +124,10 @@ fn nowhere_found(context: &Context<'_>, span: &Span, tags: &Tags, carried: &[&Ta
     });
     Diagnostic::warning("tags-nowhere", span, message)
         .did_you_mean(meant)
-        .hint("until such an instance is registered, the other arms take this share")
+        .hint(match is_alone {
+            true => "until such an instance is registered, nobody serves what this split is for",
+            false => "until such an instance is registered, the other arms take this share",
+        })
 }
 
 fn protocol(context: &Context<'_>, service: &Service) {

@@ -94,6 +94,11 @@ pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("connections", &policy::CONNECTIONS),
     ("route", &route::ROUTE),
     ("match", &route::MATCH),
+    ("grpc_match", &route::GRPC),
+    ("rewrite", &route::REWRITE),
+    ("header_changes", &route::CHANGES),
+    ("redirect", &route::REDIRECT),
+    ("answer", &route::ANSWER),
     ("mirror", &route::MIRROR),
 ];
 

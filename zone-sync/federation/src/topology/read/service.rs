@@ -73,7 +73,7 @@ pub(super) const TIER: MapKind = MapKind {
 };
 
 /// Keys that the file may have already, though nothing acts on it in this version.
-const NOT_IN_FORCE: [&str; 6] = ["spill", "failback", "retry", "outlier", "limits", "routes"];
+const NOT_IN_FORCE: [&str; 5] = ["spill", "failback", "retry", "outlier", "limits"];
 
 const PROTOCOLS: [(&str, Protocol); 5] = [
     ("tcp", Protocol::Tcp),
@@ -118,6 +118,14 @@ pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
         .unwrap_or_default();
     service.policies = policies(&fields);
     service.waiting = waiting(&fields);
+    let mirrors = service
+        .routes
+        .iter()
+        .filter_map(|route| route.value.mirror.as_ref());
+    service.waiting.extend(mirrors.map(|mirror| Spanned {
+        value: "mirror",
+        span: mirror.span.clone(),
+    }));
     Some(service)
 }
 
@@ -215,7 +223,7 @@ fn failover(node: &Node, sink: &Sink) -> Option<Vec<Spanned<Tier>>> {
     Some(tiers.items)
 }
 
-fn report_empty(node: &Node, what: &str, hint: &str, sink: &Sink) {
+pub(super) fn report_empty(node: &Node, what: &str, hint: &str, sink: &Sink) {
     if matches!(&node.value, Value::List(items) if items.is_empty()) {
         let message = format!("{what} is empty");
         sink.push(Diagnostic::error("empty-list", &node.span, message).hint(hint));

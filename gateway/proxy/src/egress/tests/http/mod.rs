@@ -5,6 +5,7 @@ mod following;
 mod malformed;
 mod messages;
 mod records;
+mod routes;
 mod upgrade;
 pub(super) mod version2;
 mod websocket;

@@ -4,6 +4,7 @@ mod calls;
 mod following;
 mod limits;
 mod promises;
+mod routes;
 mod web;
 
 use std::{

@@ -1,0 +1,218 @@
+//! Tables of requests and of the route that rules each.
+
+use causeway_federation::{request_path::PathFault, topology::Topology};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use std::sync::Arc;
+
+use super::{RequestHead, compare, find};
+use crate::testbed;
+
+/// `orders` with these routes, each a line.
+fn with_routes(routes: &[&str]) -> Arc<Topology> {
+    let routes: String = routes.iter().map(|route| format!("    - {route}\n")).collect();
+    let service = format!("  orders:\n    port: 80\n    protocol: http\n    routes:\n{routes}");
+    testbed::topology("  east: {}", &service)
+}
+
+/// `GET /a?b=c host x-d:1 x-d:2`: a method, a target, a host, and fields.
+fn ruled(topology: &Topology, request: &str) -> Result<Option<String>, PathFault> {
+    let mut words = request.split_whitespace();
+    let (method, target) = (words.next().unwrap(), words.next().unwrap());
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let host = words.next().unwrap_or("orders.mesh");
+    let fields = words.map(|field| {
+        let (name, value) = field.split_once('=').unwrap();
+        (
+            HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            HeaderValue::from_str(value).unwrap(),
+        )
+    });
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(name, value);
+    }
+    let head = RequestHead {
+        method,
+        path,
+        query,
+        host,
+        headers: &headers,
+    };
+    let service = &topology.services[&testbed::service("orders")];
+    let found = find(service, &head)?;
+    // What is explained is what is done.
+    let compared = compare(service, &head)?;
+    let explained = compared.last().filter(|(_, mismatch)| mismatch.is_none());
+    assert_eq!(
+        found.map(|route| &route.label),
+        explained.map(|(route, _)| &route.label)
+    );
+    Ok(found.map(|route| route.label.to_string()))
+}
+
+fn check(routes: &[&str], table: &[(&str, Option<&str>)]) {
+    let topology = with_routes(routes);
+    for (request, expected) in table {
+        let found = ruled(&topology, request).unwrap();
+        assert_eq!(found.as_deref(), *expected, "{request}");
+    }
+}
+
+#[test]
+fn the_first_route_that_matches_rules_a_request() {
+    check(
+        &[
+            "{ name: one, match: { path: /one } }",
+            "{ name: below, match: { path_prefix: /one } }",
+            "{ match: { methods: [GET, HEAD] } }",
+        ],
+        &[
+            ("GET /one", Some("one")),
+            ("GET /one/", Some("below")),
+            ("GET /one/two", Some("below")),
+            ("GET /oneself", Some("routes[2]")),
+            ("HEAD /", Some("routes[2]")),
+            ("POST /", None),
+            ("get /", None),
+            ("OPTIONS *", None),
+        ],
+    );
+}
+
+#[test]
+fn a_path_is_compared_however_it_is_written() {
+    check(
+        &[
+            "{ name: admin, match: { path_prefix: /admin/ } }",
+            "{ name: version, match: { path_regex: '^/v[0-9]+/(a|b)$' } }",
+            "{ name: blank, match: { path: '/a%20b' } }",
+        ],
+        &[
+            ("GET /admin", Some("admin")),
+            ("GET //admin/x", Some("admin")),
+            ("GET /%61dmin", Some("admin")),
+            ("GET /admin;v=1", Some("admin")),
+            ("GET /admin%2fx", Some("admin")),
+            ("GET \\admin\\x", Some("admin")),
+            ("GET /administrator", None),
+            ("GET /Admin", None),
+            ("GET /v12/a", Some("version")),
+            ("GET /v12//%61", Some("version")),
+            ("GET /v12/ab", None),
+            ("GET /a%20b?q", Some("blank")),
+        ],
+    );
+    let topology = with_routes(&["{ match: { path_prefix: /admin } }"]);
+    for path in ["/x/../admin", "/x/%2e%2E/admin", "/./admin", "/x%2f..%2fadmin"] {
+        assert_eq!(
+            ruled(&topology, &format!("GET {path}")),
+            Err(PathFault::DotSegment)
+        );
+    }
+    let other = with_routes(&["{ match: { methods: [GET] } }"]);
+    let no_path = ruled(&other, "GET /x/../admin").unwrap();
+    assert_eq!(no_path.as_deref(), Some("routes[0]"), "nobody asks for the path");
+}
+
+#[test]
+fn a_host_is_compared_without_its_port_and_in_any_case() {
+    check(
+        &[
+            "{ name: shop, match: { host: shop.example } }",
+            "{ name: six, match: { host: 'fd00::1' } }",
+        ],
+        &[
+            ("GET / shop.example", Some("shop")),
+            ("GET / Shop.EXAMPLE.:8443", Some("shop")),
+            ("GET / shop.example:80", Some("shop")),
+            ("GET / my.shop.example", None),
+            ("GET / [fd00::1]:80", Some("six")),
+            ("GET / [fd00::1]", Some("six")),
+        ],
+    );
+}
+
+#[test]
+fn every_header_and_parameter_that_is_asked_for_has_to_be_there() {
+    check(
+        &[
+            "{ name: both, match: { header: { X-Canary: '1', x-user: me } } }",
+            "{ name: canary, match: { header: { x-canary: '1' } } }",
+            "{ name: debug, match: { query: { debug: '1', 'a b': 'c&d' } } }",
+            "{ name: flag, match: { query: { flag: '' } } }",
+        ],
+        &[
+            ("GET / h x-canary=1 x-user=me", Some("both")),
+            ("GET / h x-canary=1 x-user=you", Some("canary")),
+            ("GET / h x-canary=0 x-canary=1", Some("canary")),
+            ("GET / h x-canary=10", None),
+            ("GET / h", None),
+            ("GET /?debug=1&a+b=c%26d", Some("debug")),
+            ("GET /?a%20b=c%26d&x&debug=0&debug=1", Some("debug")),
+            ("GET /?debug=1&a+b=c&d", None),
+            ("GET /?flag", Some("flag")),
+            ("GET /?flag=", Some("flag")),
+            ("GET /?flag=1", None),
+        ],
+    );
+}
+
+#[test]
+fn a_grpc_service_and_its_methods_are_paths() {
+    check(
+        &[
+            "{ name: get, match: { grpc: { service: pkg.Svc, method: Get } } }",
+            "{ name: all, match: { grpc: { service: pkg.Svc } } }",
+        ],
+        &[
+            ("POST /pkg.Svc/Get", Some("get")),
+            ("POST /pkg.Svc/List", Some("all")),
+            ("POST /pkg.Svc", None),
+            ("POST /pkg.Svc2/Get", None),
+            ("POST /x/pkg.Svc/Get", None),
+        ],
+    );
+}
+
+#[test]
+fn an_explanation_ends_with_the_route_that_matches_and_says_what_the_others_lack() {
+    let topology = with_routes(&[
+        "{ match: { methods: [POST] } }",
+        "{ match: { path_prefix: /b } }",
+        "{ match: { host: a.b } }",
+        "{ match: { header: { x-a: '1' } } }",
+        "{ match: { query: { q: '1' } } }",
+        "{ match: { path: /a } }",
+        "{}",
+    ]);
+    let headers = HeaderMap::new();
+    let head = RequestHead {
+        method: "GET",
+        path: "/a",
+        query: None,
+        host: "orders.mesh",
+        headers: &headers,
+    };
+    let service = &topology.services[&testbed::service("orders")];
+    let told: Vec<String> = compare(service, &head)
+        .unwrap()
+        .iter()
+        .map(|(_, mismatch)| {
+            mismatch.map_or_else(|| "it matches".to_owned(), |mismatch| mismatch.to_string())
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "the method is another",
+            "the path is not /b and below",
+            "the host is not a.b",
+            "it has no x-a: 1",
+            "it has no ?q=1",
+            "it matches",
+        ]
+    );
+}

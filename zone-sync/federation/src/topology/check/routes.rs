@@ -1,0 +1,96 @@
+//! Patterns that do not compile, names that are given twice, and routes that no request gets to.
+
+use std::collections::BTreeMap;
+
+use super::{
+    super::{diagnostic::Diagnostic, raw::Service, routes::RouteMatch},
+    Context,
+};
+use crate::request_path::{PathPattern, PatternError};
+
+/// Different patterns of one file: each is compiled, and kept by every gateway.
+const MAX_PATTERNS: usize = 1000;
+
+pub(super) fn check(context: &Context<'_>) {
+    patterns(context);
+    for service in &context.file.services {
+        names(context, service);
+        reach(context, service);
+    }
+}
+
+/// Compiles every pattern once, however often it is used.
+fn patterns<'a>(context: &Context<'a>) {
+    let routes = context.file.services.iter().flat_map(|service| &service.routes);
+    let conditions = routes.filter_map(|route| route.value.conditions.as_ref());
+    let mut known: BTreeMap<&'a str, Result<PathPattern, PatternError>> = BTreeMap::new();
+    for pattern in conditions.filter_map(|conditions| conditions.pattern.as_ref()) {
+        let text = pattern.text.value.as_str();
+        if known.len() >= MAX_PATTERNS && !known.contains_key(text) {
+            let message = format!("the file has more than {MAX_PATTERNS} different patterns for paths");
+            let found = Diagnostic::error("too-many", &pattern.text.span, message);
+            context
+                .sink
+                .push(found.hint("use `path_prefix` where it will do"));
+            return;
+        }
+        let compiled = known.entry(text).or_insert_with(|| PathPattern::new(text));
+        match compiled {
+            Ok(compiled) => {
+                // It was empty: each is looked at once.
+                let _ = pattern.compiled.set(compiled.clone());
+            }
+            Err(error) => {
+                let hint = match error {
+                    PatternError::Syntax(_) => {
+                        "the syntax is that of https://docs.rs/regex, for ASCII: without look-around and back-references"
+                    }
+                    PatternError::TooLarge => "count fewer repetitions, or use `path_prefix`",
+                };
+                let message = format!("this is not a pattern for paths: {error}");
+                let found = Diagnostic::error("bad-pattern", &pattern.text.span, message);
+                context.sink.push(found.hint(hint));
+            }
+        }
+    }
+}
+
+fn names(context: &Context<'_>, service: &Service) {
+    let mut seen = BTreeMap::new();
+    for name in service
+        .routes
+        .iter()
+        .filter_map(|route| route.value.name.as_ref())
+    {
+        if let Some(first) = seen.insert(name.value.as_str(), &name.span) {
+            let message = format!(
+                "two routes of `{}` have the name `{}`",
+                service.name.value, name.value
+            );
+            let found = Diagnostic::error("duplicate-route", &name.span, message)
+                .related(first, "first given here")
+                .hint("the access log and the metrics tell routes apart by their names");
+            context.sink.push(found);
+        }
+    }
+}
+
+/// Warns of routes behind one that takes all their requests.
+fn reach(context: &Context<'_>, service: &Service) {
+    let compiled = service.routes.iter().map(|route| {
+        let conditions = route.value.conditions.as_ref()?;
+        Some((conditions.compiled()?, &route.span))
+    });
+    let routes: Vec<Option<(RouteMatch, _)>> = compiled.collect();
+    for (number, route) in routes.iter().enumerate() {
+        let Some((matches, span)) = route else { continue };
+        let mut earlier = routes.iter().take(number).flatten();
+        if let Some((_, first)) = earlier.find(|(earlier, _)| earlier.covers(matches)) {
+            let message = format!("no request gets to this route of `{}`", service.name.value);
+            let found = Diagnostic::warning("unreachable-route", span, message)
+                .related(first, "all of its requests match this one, which comes first")
+                .hint("move it before that one, or remove it");
+            context.sink.push(found);
+        }
+    }
+}
