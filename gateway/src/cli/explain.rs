@@ -16,6 +16,7 @@ Examples:
   causeway explain orders --zone west              only this zone, as orders.west.zone.mesh
   causeway explain orders --caller web             whether the service web may call it, and by which rule
   causeway explain orders --caller batch@west      as callers in another zone are answered here
+  causeway explain orders --path /beta --header x-canary:1    which of its routes rules such a request
 
 The gateway answers with the very decision that a connection would get. A split is drawn anew each time, so two
 answers may differ in the arm. Exit code 79: nobody can serve it, or the caller may not call it.";
@@ -41,6 +42,18 @@ pub(crate) struct ExplainArgs {
     /// A tag of the calling instance; may be given several times
     #[arg(long = "caller-tag", value_name = "KEY=VALUE", requires = "caller")]
     caller_tags: Vec<Tag>,
+    /// A request with this method, or with what the next three say, for services of http and grpc [default: GET]
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// With this path, and its query if it has one [default: /]
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// With this host [default: the mesh name]
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// With this header; may be given several times
+    #[arg(long = "header", value_name = "NAME:VALUE")]
+    headers: Vec<String>,
     /// Form of the answer; wide is the same as table
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
@@ -78,6 +91,7 @@ fn exit(explanation: &Explanation) -> Exit {
     match verdict {
         Some(PermissionVerdict::Forbidden) => Exit::IssuesFound,
         Some(_) if unrouted => Exit::Done,
+        _ if explanation.answered_by.is_some() => Exit::Done,
         _ if explanation.candidates.is_empty() => Exit::IssuesFound,
         _ => Exit::Done,
     }
@@ -99,6 +113,19 @@ fn path(args: &ExplainArgs) -> String {
     }
     for Tag(key, value) in &args.caller_tags {
         path.push_str(&format!("&caller_tag={}", escape(&format!("{key}={value}"))));
+    }
+    let request = [
+        ("method", &args.method),
+        ("path", &args.path),
+        ("host", &args.host),
+    ];
+    for (key, value) in request {
+        if let Some(value) = value {
+            path.push_str(&format!("&{key}={}", escape(value)));
+        }
+    }
+    for header in &args.headers {
+        path.push_str(&format!("&header={}", escape(header)));
     }
     path
 }
@@ -141,6 +168,7 @@ fn told(explanation: &Explanation, colour: bool) -> String {
         // Writing to a string cannot fail, here and below.
         let _ = match exit(explanation) {
             Exit::IssuesFound => writeln!(text, "Nobody is asked: {outcome}."),
+            _ if explanation.answered_by.is_some() => writeln!(text, "No instance is asked: {outcome}."),
             _ => writeln!(text, "Not routed here: {outcome}."),
         };
         return text;
@@ -248,6 +276,7 @@ mod tests {
             permission: None,
             callers: None,
             open_connections: Some("open connections are ended 30s after they belong elsewhere".to_owned()),
+            answered_by: None,
         };
         insta::assert_snapshot!(told(&explanation, false), @r"
 orders from zone east
@@ -280,6 +309,7 @@ Connections: open connections are ended 30s after they belong elsewhere.
             permission: None,
             callers: None,
             open_connections: None,
+            answered_by: None,
         };
         assert!(told(&explanation, false).ends_with("Nobody is asked: no zone can serve it now.\n"));
     }
@@ -301,6 +331,7 @@ Connections: open connections are ended 30s after they belong elsewhere.
                 }),
                 callers: None,
                 open_connections: None,
+                answered_by: None,
             };
             (told(&explanation, false), exit(&explanation))
         };

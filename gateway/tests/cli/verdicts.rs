@@ -61,6 +61,70 @@ async fn explain_speaks_of_tags_only_where_some_were_asked() {
 }
 
 #[tokio::test]
+async fn explain_names_the_route_that_rules_a_request_and_what_the_ones_before_it_miss() {
+    let routes = "
+    routes:
+      - { name: old, match: { path_prefix: /old }, redirect: { status: 308, path_prefix: /new } }
+      - { match: { methods: [GET], header: { x-canary: '1' } }, split: [{ tags: { version: v2 } }] }
+";
+    let topology = TOPOLOGY
+        .replace("    deny: ['*@west']\n", routes)
+        .replace("    allow: [billing]\n", "");
+    let said = async |arguments: &[&str]| {
+        let (code, text) = said(under(&topology), &[&["explain", "orders"], arguments].concat()).await;
+        (code, text.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    let (_, text) = said(&[]).await;
+    assert!(
+        text.contains("○ 2 routes for requests that match; --method, --path"),
+        "{text}"
+    );
+
+    let (code, text) = said(&["--path", "/x?y", "--header", "X-Canary: 1"]).await;
+    for part in [
+        "routes · old the path is not /old and below",
+        "√ routes[1] GET with x-canary: 1 matches",
+        "√ {version=v2} weight 1",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("version=v1") && code == Some(0), "{text}");
+
+    let (_, text) = said(&["--method", "POST", "--header", "x-canary:1"]).await;
+    assert!(
+        text.contains("· routes[1] the method is another √ the service's own split no route matches"),
+        "{text}"
+    );
+
+    let (code, text) = said(&["--path", "/old/x"]).await;
+    assert!(
+        text.ends_with(
+            "No instance is asked: by old the gateway answers itself: a redirect with status 308."
+        ),
+        "{text}"
+    );
+    assert_eq!(code, Some(0));
+    let output = run(
+        Some(&serve(under(&topology)).await),
+        &["explain", "orders", "--path", "/x/../old"],
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(1));
+    let refused = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        refused.contains("is answered with 400: `.` and `..` cannot be segments"),
+        "{refused}"
+    );
+    let output = run(
+        Some(&serve(state()).await),
+        &["explain", "billing", "--path", "/"],
+    )
+    .await;
+    let refused = String::from_utf8_lossy(&output.stderr);
+    assert!(refused.contains("looks into no request"), "{refused}");
+}
+
+#[tokio::test]
 async fn check_shows_the_last_word_of_a_zone_that_cannot_be_reached() {
     let state = state();
     let word = |by, reason| LastWord {

@@ -21,7 +21,9 @@ use super::{
     checks::diagnose,
     entry::{self, GatedListener},
     error::ApiError,
-    explain, guard,
+    explain,
+    explain_request::Ruling,
+    guard,
     instances::{deregister, register, renew},
     large::LargeAnswers,
     topology, trust,
@@ -225,10 +227,16 @@ async fn checks(State(state): State<AdminState>) -> Response {
 async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response, ApiError> {
     let asked = explain::request(&state, &uri)?;
     let snapshot = state.snapshots.load_full();
+    let (topology, service) = (&snapshot.topology, &asked.target.service);
+    let ruling = match topology.services.get(service) {
+        Some(declared) => Ruling::of(topology, (service.as_str(), declared), asked.request.as_ref())?,
+        None => Ruling::default(),
+    };
     // Drawn anew for each question, as for each connection.
-    let request = route::Request::explained(asked.target.clone());
+    let request = route::Request::explained(asked.target.clone()).with_split(ruling.split());
     let decision = route(&snapshot, &request, SmallRng::from_os_rng());
     let explanation = explain::explanation(&decision.complete(), &snapshot.zone);
+    let explanation = ruling.add_to(explanation);
     let explanation = explain::with_caller(explanation, &snapshot, &asked);
     let service = snapshot.topology.services.get(&asked.target.service);
     let explanation = explain::with_connections(explanation, service);

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AdminState,
     error::ApiError,
+    explain_request::AskedRequest,
     instances::service_name,
     permission::{self, CallersVerdict, CallersView, PermissionVerdict, PermissionView},
 };
@@ -44,12 +45,17 @@ pub struct Explanation {
     /// Time for which open connections stay where they are, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_connections: Option<String>,
+    /// Route by which the gateway answers itself, so that nobody is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<String>,
 }
 
 /// Question that is to be explained.
 pub(super) struct Asked {
     pub(super) target: Target,
     pub(super) caller: Option<Caller>,
+    /// `None`: nothing is said of a request.
+    pub(super) request: Option<AskedRequest>,
 }
 
 /// One filter and what it made of something.
@@ -103,6 +109,7 @@ pub(super) fn explanation(decision: &FullDecision, own: &ZoneName) -> Explanatio
         permission: None,
         callers: None,
         open_connections: None,
+        answered_by: None,
     }
 }
 
@@ -155,6 +162,7 @@ pub(super) fn with_caller(explanation: Explanation, snapshot: &Snapshot, asked: 
         from: caller.zone.to_string(),
         steps: Vec::new(),
         candidates: Vec::new(),
+        answered_by: None,
         outcome,
         ..explanation.clone()
     };
@@ -181,6 +189,7 @@ fn with_callers(explanation: Explanation, snapshot: &Snapshot, service: &Service
         CallersVerdict::Nobody => Explanation {
             steps: Vec::new(),
             candidates: Vec::new(),
+            answered_by: None,
             outcome: callers.reason.clone(),
             ..explanation
         },
@@ -240,13 +249,14 @@ fn in_words(candidate: &route::Candidate, own: &ZoneName) -> ExplainedCandidate 
     }
 }
 
-/// Reads `service=orders&from=east&tag=version=v2&zone=west&caller=web@east`; `tag` and `caller_tag` may come several
-/// times.
+/// Reads `service=orders&from=east&tag=version=v2&zone=west&caller=web@east&method=GET&path=/beta&host=shop.example&header=x-a:1`;
+/// `tag`, `caller_tag` and `header` may come several times.
 pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Asked, ApiError> {
     let hint = "for example /v1/explain?service=orders&from=east&tag=version=v2&zone=west&caller=web";
     let mut service = None;
     let (mut zone, mut tags) = (None, Vec::new());
     let (mut caller, mut caller_tags) = (None, Vec::new());
+    let mut asked: Option<AskedRequest> = None;
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
     let Query(pairs) = pairs.map_err(|error| ApiError::bad_request(error.to_string()).hint(hint))?;
     for (key, value) in pairs {
@@ -255,6 +265,11 @@ pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Asked, ApiError> 
             "from" => check_from(state, &known_zone(state, &value)?)?,
             "zone" => zone = Some(known_zone(state, &value)?),
             "caller" => caller = Some(value),
+            "method" | "path" | "host" | "header" => {
+                asked
+                    .get_or_insert_with(AskedRequest::default)
+                    .take(&key, value)?;
+            }
             "tag" | "caller_tag" => match value.split_once('=') {
                 Some(pair) if key == "tag" => tags.push(owned(pair)),
                 Some(pair) => caller_tags.push(owned(pair)),
@@ -280,7 +295,11 @@ pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Asked, ApiError> 
         }
         None => None,
     };
-    Ok(Asked { target, caller })
+    Ok(Asked {
+        target,
+        caller,
+        request: asked,
+    })
 }
 
 fn owned((key, value): (&str, &str)) -> (String, String) {

@@ -12,6 +12,7 @@ mod checks;
 mod entry;
 mod error;
 mod explain;
+mod explain_request;
 mod guard;
 mod instances;
 mod large;

@@ -1,0 +1,177 @@
+//! The request that `/v1/explain` is asked about, and which route of the service rules it, in words.
+
+use std::sync::Arc;
+
+use causeway_federation::topology::{Protocol, Route, RouteAction, Service, SplitArm, Topology};
+use causeway_routing::requests::{RequestHead, compare};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{
+    error::ApiError,
+    explain::{ExplainedStep, ExplainedVerdict, Explanation},
+};
+
+const FILTER: &str = "routes";
+
+/// Request that is asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct AskedRequest {
+    method: String,
+    /// With its query.
+    target: String,
+    /// `None`: the mesh name of the service.
+    host: Option<String>,
+    headers: HeaderMap,
+}
+
+impl Default for AskedRequest {
+    fn default() -> Self {
+        Self {
+            method: "GET".to_owned(),
+            target: "/".to_owned(),
+            host: None,
+            headers: HeaderMap::new(),
+        }
+    }
+}
+
+impl AskedRequest {
+    /// Takes up one parameter of the question.
+    pub(super) fn take(&mut self, key: &str, value: String) -> Result<(), ApiError> {
+        match key {
+            "method" => self.method = value,
+            "path" if value.starts_with('/') || value == "*" => self.target = value,
+            "path" => {
+                return Err(
+                    ApiError::bad_request(format!("`{value}` is not a path")).hint("it begins with `/`")
+                );
+            }
+            "host" => self.host = Some(value),
+            _ => {
+                let (name, value) = header(&value).ok_or_else(|| {
+                    ApiError::bad_request(format!("`{value}` is not a header"))
+                        .hint("write it as `x-canary:1`")
+                })?;
+                self.headers.append(name, value);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn header(text: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = text.split_once(':')?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).ok()?;
+    Some((name, HeaderValue::from_str(value.trim()).ok()?))
+}
+
+/// Routes that were compared with a request, and the one that rules it.
+#[derive(Debug, Default)]
+pub(super) struct Ruling {
+    steps: Vec<ExplainedStep>,
+    route: Option<Arc<Route>>,
+}
+
+impl Ruling {
+    /// Finds the route of `service` that rules `request`, as the data path does.
+    pub(super) fn of(
+        topology: &Topology,
+        (name, service): (&str, &Service),
+        request: Option<&AskedRequest>,
+    ) -> Result<Self, ApiError> {
+        let Some(request) = request else {
+            return Ok(Self::unasked(service));
+        };
+        if !matches!(service.protocol, Protocol::Http | Protocol::Grpc) {
+            let error = format!("`{name}` carries connections, and looks into no request");
+            return Err(ApiError::bad_request(error).hint("routes are for `protocol: http` and `grpc`"));
+        }
+        let own = format!("{name}.{}", topology.dns.domain);
+        let (path, query) = match request.target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (request.target.as_str(), None),
+        };
+        let head = RequestHead {
+            method: &request.method,
+            path,
+            query,
+            host: request.host.as_deref().unwrap_or(&own),
+            headers: &request.headers,
+        };
+        let compared = compare(service, &head).map_err(|fault| {
+            ApiError::bad_request(format!("such a request is answered with 400: {fault}"))
+        })?;
+        let steps = compared.iter().map(|(route, mismatch)| match mismatch {
+            None => step(
+                &route.label,
+                ExplainedVerdict::Taken,
+                format!("{} matches", route.matches),
+            ),
+            Some(mismatch) => step(&route.label, ExplainedVerdict::PassedOver, mismatch.to_string()),
+        });
+        let last = compared.last().filter(|(_, mismatch)| mismatch.is_none());
+        let mut steps: Vec<ExplainedStep> = steps.collect();
+        if last.is_none() && !steps.is_empty() {
+            let reason = "no route matches".to_owned();
+            steps.push(step("the service's own split", ExplainedVerdict::Taken, reason));
+        }
+        Ok(Self {
+            steps,
+            route: last.map(|(route, _)| (*route).clone()),
+        })
+    }
+
+    /// Says that there are routes, where nobody has said what the request is.
+    fn unasked(service: &Service) -> Self {
+        let subject = match service.routes.len() {
+            0 => return Self::default(),
+            1 => "1 route".to_owned(),
+            count => format!("{count} routes"),
+        };
+        let reason =
+            "for requests that match; --method, --path, --host and --header ask about one".to_owned();
+        Self {
+            steps: vec![step(&subject, ExplainedVerdict::InReserve, reason)],
+            route: None,
+        }
+    }
+
+    pub(super) fn split(&self) -> Option<Arc<[SplitArm]>> {
+        self.route.as_ref()?.split.clone()
+    }
+
+    /// Adds the routes to what is explained, in front of the split that follows from them.
+    pub(super) fn add_to(self, explanation: Explanation) -> Explanation {
+        let route = self.route.as_ref();
+        let answered = route.and_then(|route| {
+            let answer = match &route.action {
+                RouteAction::Forward => return None,
+                RouteAction::Redirect(redirect) => format!("a redirect with status {}", redirect.status),
+                RouteAction::Answer(answer) => format!("status {}", answer.status),
+            };
+            Some(format!("by {} the gateway answers itself: {answer}", route.label))
+        });
+        match answered {
+            Some(outcome) => Explanation {
+                steps: self.steps,
+                candidates: Vec::new(),
+                outcome,
+                answered_by: route.map(|route| route.label.to_string()),
+                ..explanation
+            },
+            None => Explanation {
+                steps: [self.steps, explanation.steps].concat(),
+                ..explanation
+            },
+        }
+    }
+}
+
+fn step(subject: &str, verdict: ExplainedVerdict, reason: String) -> ExplainedStep {
+    ExplainedStep {
+        filter: FILTER.to_owned(),
+        subject: subject.to_owned(),
+        verdict,
+        reason,
+    }
+}
