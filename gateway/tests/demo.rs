@@ -91,6 +91,24 @@ fn a_canary_takes_its_share() {
 }
 
 #[test]
+fn a_canary_by_header_takes_the_requests_that_ask_for_it_and_no_others() {
+    let text = story("canary-by-header.yaml");
+    assert!(text.contains("A route by what a request says"), "{text}");
+    let line = |begin: &str| text.lines().find(|line| line.trim_start().starts_with(begin));
+    let plain = line("GET /  ").unwrap_or_default();
+    assert!(
+        plain.contains("version=v1 in ") && !plain.contains("version=v2"),
+        "{text}"
+    );
+    let canary = line("GET / with x-canary: 1").unwrap_or_default();
+    assert!(
+        canary.contains("canary") && canary.contains("version=v2 in west 6"),
+        "{text}"
+    );
+    assert_cut_and_back(&text);
+}
+
+#[test]
 fn a_service_moves_from_virtual_machines_to_kubernetes_and_back() {
     let text = story("vm-to-kubernetes.yaml");
     assert_cut_and_back(&text);

@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::instance::{InstanceAnswer, REQUEST_HEADER};
+use super::{ask::DemoRequest, instance::InstanceAnswer};
 
 /// Longest wait for a DNS answer.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
@@ -88,6 +88,7 @@ pub(super) struct DemoClient {
     pub(super) name: String,
     /// Answer of mesh DNS, with the service's port.
     pub(super) virtual_address: SocketAddr,
+    asks: DemoRequest,
     numbers: Arc<AtomicU64>,
 }
 
@@ -111,8 +112,14 @@ impl DemoClient {
             service: service.clone(),
             virtual_address: (address.ok_or_else(|| ClientError::NoAddress(name.clone()))?, port).into(),
             name,
+            asks: DemoRequest::default(),
             numbers,
         })
+    }
+
+    /// The same application with other requests.
+    pub(super) fn asking(self, asks: DemoRequest) -> Self {
+        Self { asks, ..self }
     }
 
     /// One request over a connection of its own.
@@ -172,10 +179,7 @@ impl DemoClient {
     ) -> Result<InstanceAnswer, ClientError> {
         let mut socket = TcpStream::connect(self.virtual_address).await?;
         *own = socket.local_addr().ok();
-        let name = &self.name;
-        let request = format!(
-            "GET / HTTP/1.1\r\nhost: {name}\r\n{REQUEST_HEADER}: {number}\r\nconnection: close\r\n\r\n"
-        );
+        let request = self.asks.head(&self.name, number);
         socket.write_all(request.as_bytes()).await?;
         let mut text = Vec::new();
         socket.take(MAX_ANSWER_BYTES).read_to_end(&mut text).await?;

@@ -5,6 +5,7 @@
 //! instances by small HTTP services, and the virtual addresses by a range of each gateway's own. Every request is
 //! counted, and a promise that is broken is told and makes the demo fail.
 
+mod ask;
 mod chapters;
 mod client;
 mod federation;

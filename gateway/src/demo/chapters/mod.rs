@@ -6,6 +6,7 @@ mod invite;
 mod kept;
 mod ordinary;
 mod outage;
+mod routes;
 mod shift;
 mod split;
 mod summary;
@@ -53,6 +54,7 @@ impl Stage {
         converge::tell(self).await?;
         ordinary::tell(self).await?;
         split::tell(self).await?;
+        routes::tell(self).await?;
         outage::tell(self).await?;
         shift::tell(self).await?;
         kept::tell(self).await?;

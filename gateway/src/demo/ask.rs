@@ -1,0 +1,118 @@
+//! Requests of an application: their heads, plain or such that a route is for them.
+
+use std::fmt::Write as _;
+
+use causeway_federation::topology::{PathMatch, Route, Service};
+use causeway_routing::requests::{RequestHead, find};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::instance::REQUEST_HEADER;
+
+/// Head of a request, without its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DemoRequest {
+    method: String,
+    path: String,
+    query: Option<String>,
+    /// `None`: the name that was resolved.
+    host: Option<String>,
+    headers: Vec<(String, String)>,
+}
+
+impl Default for DemoRequest {
+    fn default() -> Self {
+        Self {
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            query: None,
+            host: None,
+            headers: Vec::new(),
+        }
+    }
+}
+
+impl DemoRequest {
+    /// The simplest request that meets the conditions of `route`; `None`: it takes more than the demo knows of.
+    pub(super) fn for_route(route: &Route) -> Option<Self> {
+        let wanted = &route.matches;
+        let path = match &wanted.path {
+            None => "/".to_owned(),
+            Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) if path.is_empty() => "/".to_owned(),
+            Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) => path.clone(),
+            Some(PathMatch::Pattern(_) | PathMatch::Grpc { .. }) => return None,
+        };
+        let query: Vec<String> = wanted
+            .query
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let plain = |text: &str| {
+            text.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~/=&".contains(&byte))
+        };
+        let query = (!query.is_empty()).then(|| query.join("&"));
+        (plain(&path) && query.as_deref().is_none_or(plain)).then(|| Self {
+            method: wanted
+                .methods
+                .first()
+                .map_or_else(|| "GET".to_owned(), String::clone),
+            path,
+            query,
+            host: wanted.host.clone(),
+            headers: wanted.headers.clone().into_iter().collect(),
+        })
+    }
+
+    /// The route of `service` that rules it, being sent to `name`; `None`: none does.
+    pub(super) fn ruled_by<'t>(&self, service: &'t Service, name: &str) -> Option<&'t Route> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            headers.append(name, HeaderValue::from_str(value).ok()?);
+        }
+        let head = RequestHead {
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref(),
+            host: self.host.as_deref().unwrap_or(name),
+            headers: &headers,
+        };
+        find(service, &head).ok().flatten().map(|route| &**route)
+    }
+
+    /// The head as it goes over the wire, to the host `name` unless it names another.
+    pub(super) fn head(&self, name: &str, number: u64) -> String {
+        let Self { method, path, .. } = self;
+        let host = self.host.as_deref().unwrap_or(name);
+        let query = self
+            .query
+            .as_ref()
+            .map(|query| format!("?{query}"))
+            .unwrap_or_default();
+        let mut head =
+            format!("{method} {path}{query} HTTP/1.1\r\nhost: {host}\r\n{REQUEST_HEADER}: {number}\r\n");
+        for (name, value) in &self.headers {
+            // Writing to a string cannot fail.
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        head.push_str("connection: close\r\n\r\n");
+        head
+    }
+
+    /// Tells it from others: `GET /beta with x-canary: 1`.
+    pub(super) fn told(&self) -> String {
+        let query = self
+            .query
+            .as_ref()
+            .map(|query| format!("?{query}"))
+            .unwrap_or_default();
+        let mut told = format!("{} {}{query}", self.method, self.path);
+        if let Some(host) = &self.host {
+            told.push_str(&format!(" at {host}"));
+        }
+        for (name, value) in &self.headers {
+            told.push_str(&format!(" with {name}: {value}"));
+        }
+        told
+    }
+}
