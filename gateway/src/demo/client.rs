@@ -22,7 +22,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ask::DemoRequest, instance::InstanceAnswer};
+use super::{
+    ask::DemoRequest,
+    instance::{InstanceAnswer, REQUEST_HEADER},
+};
 
 /// Longest wait for a DNS answer.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);

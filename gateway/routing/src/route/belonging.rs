@@ -143,7 +143,7 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);
     let arms = match placed.has_own_split {
         true => vec![placed.own_arm()],
-        false => arms::ordered(service, target, &mut Reasons::new(false), &mut rng),
+        false => arms::ordered(&service.split, target, &mut Reasons::new(false), &mut rng),
     };
     let serves = |arm: &Arm| best(&question, arm).is_some();
     let Some(arm) = arm_of(&question, placed, &arms) else {

@@ -12,12 +12,12 @@ use std::{
     time::Duration,
 };
 
+use causeway_host::resolve::NameResolver;
 use causeway_proto::etcd::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
     RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchRequest, WatchResponse, kv_client::KvClient,
     lease_client::LeaseClient, watch_client::WatchClient,
 };
-use causeway_host::resolve::NameResolver;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -456,9 +456,7 @@ mod tests {
             .unwrap();
         let calling = runtime.spawn(async move {
             let member = Member::new("http://etcd1.east.internal:2379", &resolver).unwrap();
-            KvClient::new(member.channel)
-                .range(RangeRequest::default())
-                .await
+            KvClient::new(member.channel).range(RangeRequest::default()).await
         });
         is_asked.recv_timeout(Duration::from_secs(10)).unwrap();
         let begun = Instant::now();

@@ -59,6 +59,7 @@ pub(super) async fn forward(
             };
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 change(answer.headers_mut());
+                let wish = wish.map(|wish| wish.ruled_by(route.as_deref()));
                 return upgrade(&connection, wish, answer, upstream, record);
             }
             if !is_framed_once(answer.headers()) {

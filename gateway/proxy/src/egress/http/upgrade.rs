@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use causeway_federation::topology::Route;
 use causeway_routing::route::Placement;
 use causeway_telemetry::ConnectionOutcome;
 use http::{Request, Response, header};
@@ -34,6 +35,8 @@ use crate::{
 /// Client's wish for another protocol.
 pub(super) struct UpgradeWish {
     client: OnUpgrade,
+    /// The route of the request has a split of its own.
+    has_own_split: bool,
 }
 
 impl UpgradeWish {
@@ -41,7 +44,18 @@ impl UpgradeWish {
     pub(super) fn of(request: &mut Request<Incoming>) -> Option<Self> {
         asked_for(request.version(), request.headers())?;
         let client = hyper::upgrade::on(request);
-        Some(Self { client })
+        Some(Self {
+            client,
+            has_own_split: false,
+        })
+    }
+
+    /// Takes up the route that rules the request.
+    pub(super) fn ruled_by(self, route: Option<&Route>) -> Self {
+        Self {
+            has_own_split: route.is_some_and(|route| route.split.is_some()),
+            ..self
+        }
     }
 }
 
@@ -70,7 +84,10 @@ pub(super) fn upgrade(
     record.upgraded();
     let (id, _) = upstream.facts.server.names();
     let placement = Placement::new(&connection.arrival.target, &upstream.facts.candidate, id);
-    connection.opened.handle().carried_to(placement);
+    connection.opened.handle().carried_to(match wish.has_own_split {
+        true => placement.by_another_split(),
+        false => placement,
+    });
     let instance = hyper::upgrade::on(&mut answer);
     let (mut parts, _) = answer.into_parts();
     strip_hop_by_hop(&mut parts.headers);

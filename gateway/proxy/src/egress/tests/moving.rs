@@ -96,7 +96,8 @@ async fn an_arm_whose_weight_becomes_0_loses_its_connections_after_linger_and_ke
     home.change(|snapshot| snapshot.topology = split(1, 0, "connections: { linger: 1s }"));
     staying.change(|snapshot| snapshot.topology = split(1, 0, "early: false"));
     let changed = Instant::now();
-    (words.0.changed(), words.1.changed());
+    words.0.changed();
+    words.1.changed();
     assert!(end(&mut moved).await - changed >= LINGER);
     kept.echo("still here").await;
     assert_eq!(

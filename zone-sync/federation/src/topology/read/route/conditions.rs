@@ -76,7 +76,7 @@ pub(super) fn conditions(node: &Node, sink: &Sink) -> Option<Conditions> {
     });
     let pattern = given_or_none(&fields, "path_regex", pattern);
     let grpc = given_or_none(&fields, "grpc", grpc);
-    let host = given_or_none(&fields, "host", |node, sink| headers::host(node, sink));
+    let host = given_or_none(&fields, "host", headers::host);
     let headers = given_or_none(&fields, "header", fields_asked_for);
     let query = given_or_none(&fields, "query", query);
     if given.len() > 1 || fields.has_strays() {
