@@ -118,6 +118,7 @@ fn services() -> Envelope<ServiceView> {
         idle_timeout: None,
         linger: None,
         max_age: None,
+        routes: Vec::new(),
     };
     envelope("services", vec![service])
 }

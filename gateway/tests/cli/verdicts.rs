@@ -70,8 +70,9 @@ async fn explain_names_the_route_that_rules_a_request_and_what_the_ones_before_i
     let topology = TOPOLOGY
         .replace("    deny: ['*@west']\n", routes)
         .replace("    allow: [billing]\n", "");
+    let shown = said;
     let said = async |arguments: &[&str]| {
-        let (code, text) = said(under(&topology), &[&["explain", "orders"], arguments].concat()).await;
+        let (code, text) = shown(under(&topology), &[&["explain", "orders"], arguments].concat()).await;
         (code, text.split_whitespace().collect::<Vec<_>>().join(" "))
     };
     let (_, text) = said(&[]).await;
@@ -104,6 +105,11 @@ async fn explain_names_the_route_that_rules_a_request_and_what_the_ones_before_i
         "{text}"
     );
     assert_eq!(code, Some(0));
+    let (_, services) = shown(under(&topology), &["get", "services", "-o", "json"]).await;
+    assert!(
+        services.contains("routes[1]: GET with x-canary: 1 -> all to {version=v2}"),
+        "{services}"
+    );
     let output = run(
         Some(&serve(under(&topology)).await),
         &["explain", "orders", "--path", "/x/../old"],

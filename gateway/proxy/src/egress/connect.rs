@@ -26,7 +26,7 @@ use causeway_routing::{
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
 use futures_util::future::BoxFuture;
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -102,6 +102,8 @@ pub(super) struct SearchOrder<'a> {
     pub(super) come_through: (SocketPair, u8),
     /// Cancelled when the client's connection is to end at once.
     pub(super) cut: &'a CancellationToken,
+    /// The moment until which the route of the request lets it wait.
+    pub(super) deadline: Option<Instant>,
     /// Every decision for this client is drawn from it.
     pub(super) seed: u64,
     pub(super) early: Bytes,
@@ -128,6 +130,7 @@ pub(super) async fn connect(
         connection: connection.id(),
         target,
         split: None,
+        deadline: None,
         caller,
         come_through: shared.come_through(endpoints, &target.service, open).await,
         cut: connection.opened.handle().cut(),
@@ -177,11 +180,20 @@ pub(super) async fn search(
         () = gone => Err(ConnectionOutcome::ClientGone),
         () = order.cut.cancelled() => Err(ConnectionOutcome::Cut),
         connected = search.run(snapshot) => connected,
+        () = until(order.deadline) => Err(ConnectionOutcome::RouteTimeout),
     };
     connected.map_err(|outcome| NoUpstream {
         outcome,
         attempts: search.pace.asked(),
     })
+}
+
+/// Waits for the moment; for ever without one.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn is_early(topology: &Topology, target: &Target) -> bool {

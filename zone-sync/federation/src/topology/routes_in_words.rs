@@ -1,4 +1,6 @@
-//! Routes as an operator reads them in the changes between two topologies.
+//! Routes as an operator reads them: in the changes between two topologies, and in what a gateway shows of its services.
+
+use std::fmt;
 
 use super::{
     diff::{duration, split},
@@ -8,7 +10,13 @@ use super::{
 
 /// The routes of a service in their order, each in a line: `canary: GET of /beta and below -> all to {version=v2}, timeout 2s`.
 pub(super) fn all(service: &Service) -> Vec<String> {
-    service.routes.iter().map(|route| one(route)).collect()
+    service.routes.iter().map(ToString::to_string).collect()
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one(self))
+    }
 }
 
 fn one(route: &Route) -> String {

@@ -56,6 +56,9 @@ pub struct ServiceView {
     /// Such as `1h`; `None`: connections may grow as old as they like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<String>,
+    /// Routes of its requests, in their order, such as `canary: any request with x-canary: 1 -> all to {version=v2}`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,6 +162,7 @@ fn service_view(
         idle_timeout: service.idle_timeout.map(duration),
         linger: service.connections.linger.map(duration),
         max_age: service.connections.max_age.map(duration),
+        routes: service.routes.iter().map(ToString::to_string).collect(),
     }
 }
 

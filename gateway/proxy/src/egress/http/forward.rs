@@ -140,16 +140,17 @@ async fn attempt(
             return Ok(Answered::Gateway(answer));
         }
     };
-    let deadline = record.deadline(route.as_deref());
     let mut order = ReachOrder {
         version,
         caller: found.caller,
         split: route.as_ref().and_then(|route| route.split.clone()),
+        deadline: record.deadline(route.as_deref()),
         seed: shared.seed(),
         open: record.open(),
         attempts: 0,
         may_be_used: true,
     };
+    let deadline = order.deadline;
     for given in 1.. {
         let reaching = Box::pin(reach(connection, &mut order));
         let reached = match within(deadline, reaching).await {

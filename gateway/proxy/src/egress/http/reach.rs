@@ -33,6 +33,8 @@ pub(super) struct ReachOrder {
     pub(super) caller: Arc<Caller>,
     /// Split of the route that rules it, in the place of the service's own.
     pub(super) split: Option<Arc<[SplitArm]>>,
+    /// The moment until which its route lets it wait.
+    pub(super) deadline: Option<Instant>,
     /// Every decision for this request is drawn from it.
     pub(super) seed: u64,
     /// Requests of the service that were under way when it began.
@@ -98,6 +100,7 @@ async fn find(connection: &HttpConnection, order: &mut ReachOrder) -> Result<Con
         connection: connection.id(),
         target: &arrival.target,
         split: order.split.clone(),
+        deadline: order.deadline,
         caller: order.caller.clone(),
         come_through: connection.come_through(order.open).await,
         cut: connection.opened.handle().cut(),

@@ -21,7 +21,7 @@ use super::{topology, with_service};
 use crate::testbed::{self, Handler, Recorder, Zone, until};
 
 /// A gateway that reads headers and never answers.
-fn silent() -> impl StreamHandler {
+pub(super) fn silent() -> impl StreamHandler {
     Handler(|stream: IncomingStream| {
         async move {
             let _held = stream;

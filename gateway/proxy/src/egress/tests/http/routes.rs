@@ -13,7 +13,10 @@ use http::{Method, Request, StatusCode};
 
 use super::{HttpClient, HttpInstance, Told, set_instances, speaking_http, text, two_zones};
 use crate::{
-    egress::{EgressConfig, tests::one_id::Written},
+    egress::{
+        EgressConfig,
+        tests::{one_id::Written, promises::silent},
+    },
     testbed::{self, Zone, until},
 };
 
@@ -322,6 +325,28 @@ async fn the_time_of_a_route_holds_while_no_instance_is_reached_too() {
     assert_eq!(
         (told.status, told.field("causeway-reason")),
         (StatusCode::GATEWAY_TIMEOUT, Some("timeout"))
+    );
+}
+
+#[tokio::test]
+async fn a_search_that_takes_longer_than_a_route_allows_is_written_down_with_those_it_asked() {
+    let written = Written::default();
+    let access = LineWriter::start("access log", written.clone(), &Tasks::default()).unwrap();
+    let home = Zone::with_access_log(
+        "home",
+        &speaking_http("routes:\n    - { timeout: 300ms }"),
+        vec![],
+        EgressConfig::new(1),
+        AccessLog::Text(access),
+    );
+    home.join("east", silent()).await;
+    let told = HttpClient::of(&home).await.get("/").await;
+    assert_eq!(told.status, StatusCode::GATEWAY_TIMEOUT);
+    until("a line is written", || written.lines().len() == 1).await;
+    let line = &written.lines()[0];
+    assert!(
+        line.contains(" timeout ") && !line.contains("attempts=0"),
+        "{line}"
     );
 }
 
