@@ -24,8 +24,9 @@ const SERVICES: usize = 300;
 /// Services that are left once there were too many.
 const FEWER: usize = 50;
 const PORT: u16 = 9000;
-/// Clients that are served of a burst where 300 descriptors are: 128 are kept, and the gateway itself has some 60.
-const LEAST_ALIVE: usize = 40;
+/// Clients that are served of a burst where 300 descriptors are: 128 are kept, the gateway itself has some 60, and one user has two
+/// thirds of the second half.
+const LEAST_ALIVE: usize = 30;
 /// Most clients that find a descriptor.
 const MOST_CLIENTS: usize = LIMIT as usize;
 
@@ -146,13 +147,11 @@ async fn a_gateway_without_descriptors_for_its_services_says_so_and_is_repaired_
         "{} clients",
         clients.len()
     );
-    let labels = [("side", "local"), ("reason", "no_descriptors")];
+    let labels = [("side", "local"), ("reason", "crowded")];
     let zone = federation.zone("east");
     zone.wait_metric("causeway_stream_refused_total", &labels, 1.0)
         .await;
-    zone.wait_log(&["WARN", "a client was closed", "no_descriptors"])
-        .await;
-    until_unready(&federation, "new clients").await;
+    zone.wait_log(&["WARN", "a client was closed", "crowded"]).await;
 
     // The gateway itself goes on: other zones, and what is needed to repair it.
     federation.start_zone("west").unwrap();
@@ -296,22 +295,24 @@ async fn a_burst_of_clients_leaves_descriptors_to_the_instances_of_those_that_ar
         alive.len()
     ));
     let zone = federation.zone("east");
-    let refused = [("side", "local"), ("reason", "no_descriptors")];
+    let refused = [("side", "local"), ("reason", "crowded")];
     zone.wait_metric("causeway_stream_refused_total", &refused, 1.0)
         .await;
     let metrics = zone.metrics().await.unwrap();
-    let starved = metrics.sum("causeway_connections_total", &[("outcome", "no_descriptors")]);
-    assert!(
-        starved == 0.0,
-        "{starved} were taken and had no descriptor for their instance"
-    );
+    for outcome in ["no_descriptors", "crowded"] {
+        let starved = metrics.sum("causeway_connections_total", &[("outcome", outcome)]);
+        assert!(
+            starved == 0.0,
+            "{starved} were taken and had no descriptor for their instance: {outcome}"
+        );
+    }
     assert!(alive.len() >= LEAST_ALIVE, "{} are served", alive.len());
 
-    // Once they are gone, the lack is still told for a while.
+    // Once they are gone, it is still told for a while.
     drop(alive);
     until_true("there are descriptors again", PATIENCE, async || {
         let (status, page) = readiness(&federation).await;
-        status == 200 && page.contains("within the last minute none was left")
+        status == 200 && page.contains("few were left within the last minute")
     })
     .await;
 }

@@ -5,19 +5,24 @@
 //!
 //! Nothing has to be counted for that. The kernel gives out the lowest number that is free (POSIX, "File Descriptor
 //! Allocation"): one that lies above the ceiling says that as many as lie below are in use.
+//!
+//! What is held in somebody's name is counted too, by holder, so that none can take all; see `share`. A low number says only that
+//! one is free there: how many are is the least that the number and the counts allow.
 
 use std::{
     fs::File,
     io,
     os::fd::AsRawFd,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::share::{NoShare, ShareHolder, ShareTable};
 
 /// Fewest descriptors that are kept, where the limit allows it.
 const LEAST_KEPT: u64 = 128;
@@ -88,8 +93,19 @@ struct Shared {
     listeners: AtomicU64,
     /// Those that are promised to who has not taken them yet.
     promised: AtomicU64,
+    /// Those that are held in somebody's name, or promised. Locked for one look-up.
+    held: parking_lot::Mutex<ShareTable>,
     /// Time at which one was refused last.
     refused: Mutex<Option<Instant>>,
+    /// Holder that was refused last because it has its share.
+    crowded: Mutex<Option<(Instant, HolderCount)>>,
+}
+
+/// Holder of descriptors, and how many it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HolderCount {
+    pub holder: ShareHolder,
+    pub held: u64,
 }
 
 /// Source of the limit.
@@ -111,13 +127,37 @@ impl Drop for ListenerPlace {
     }
 }
 
+/// One descriptor that is held in somebody's name, for as long as this lives.
+#[derive(Debug)]
+pub struct HeldDescriptor {
+    descriptors: Descriptors,
+    holder: ShareHolder,
+}
+
+impl HeldDescriptor {
+    #[must_use]
+    pub fn holder(&self) -> &ShareHolder {
+        &self.holder
+    }
+}
+
+impl Drop for HeldDescriptor {
+    fn drop(&mut self) {
+        self.descriptors.0.held.lock().give_back(&self.holder);
+    }
+}
+
 /// Promise of one descriptor more, for as long as it lives: nobody else is given it.
 #[derive(Debug)]
-pub struct DescriptorPromise(Descriptors);
+pub struct DescriptorPromise {
+    /// It counts as if it were held already.
+    _held: HeldDescriptor,
+    descriptors: Descriptors,
+}
 
 impl Drop for DescriptorPromise {
     fn drop(&mut self) {
-        self.0.0.promised.fetch_sub(1, Ordering::Relaxed);
+        self.descriptors.0.promised.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -142,7 +182,9 @@ impl Descriptors {
             ceiling: AtomicU64::new(0),
             listeners: AtomicU64::new(0),
             promised: AtomicU64::new(0),
+            held: parking_lot::Mutex::default(),
             refused: Mutex::new(None),
+            crowded: Mutex::new(None),
         };
         Self(Arc::new(shared))
     }
@@ -185,27 +227,94 @@ impl Descriptors {
         may
     }
 
-    /// Like [`Descriptors::may_hold`], for one that was promised. What was opened meanwhile without asking, such as a file or a connection to
-    /// an API, may have its number; half of what is kept makes up for that.
+    /// Has `holder` hold this one.
+    ///
+    /// # Errors
+    /// It has to be closed at once: none is left, or `holder` has its share.
+    pub fn hold(&self, descriptor: &impl AsRawFd, holder: &ShareHolder) -> Result<HeldDescriptor, NoShare> {
+        self.take(
+            number(descriptor),
+            self.0.promised.load(Ordering::Relaxed),
+            holder,
+        )
+    }
+
+    /// Like [`Descriptors::hold`], for one that was promised. What was opened meanwhile without asking, such as a file or a connection to
+    /// an API, may have its number; half of what is kept makes up for that. `None`: it has to be closed at once.
     #[must_use]
-    pub fn may_hold_promised(&self, descriptor: &impl AsRawFd) -> bool {
+    pub fn hold_promised(&self, descriptor: &impl AsRawFd, holder: &ShareHolder) -> Option<HeldDescriptor> {
         let number = number(descriptor);
-        self.is_below(number, 0) || {
+        let may = self.is_below(number, 0) || {
             let shares = self.shares();
             number < shares.ceiling().saturating_add(shares.kept / 2)
+        };
+        may.then(|| {
+            self.0.held.lock().add(holder);
+            self.held_by(holder)
+        })
+    }
+
+    /// Promises another one beside this one, both for `holder`.
+    ///
+    /// # Errors
+    /// This one has to be closed at once: none is left, or `holder` has its share.
+    pub fn promise_another(
+        &self,
+        descriptor: &impl AsRawFd,
+        holder: &ShareHolder,
+    ) -> Result<DescriptorPromise, NoShare> {
+        let before = self.0.promised.fetch_add(1, Ordering::Relaxed);
+        let held = self.take(number(descriptor), before + 1, holder);
+        let promise = held.map(|held| DescriptorPromise {
+            _held: held,
+            descriptors: self.clone(),
+        });
+        if promise.is_err() {
+            self.0.promised.fetch_sub(1, Ordering::Relaxed);
+        }
+        promise
+    }
+
+    /// Tells whether so few are left that it matters who holds them.
+    #[must_use]
+    pub fn are_scarce(&self, descriptor: &impl AsRawFd) -> bool {
+        let ceiling = self.0.ceiling.load(Ordering::Relaxed);
+        let used = self.used(number(descriptor), 0, self.0.held.lock().total());
+        used > ceiling / 2
+    }
+
+    fn held_by(&self, holder: &ShareHolder) -> HeldDescriptor {
+        HeldDescriptor {
+            descriptors: self.clone(),
+            holder: holder.clone(),
         }
     }
 
-    /// Promises another one beside this one, both for what comes in numbers; `None`: this one has to be closed at once.
-    #[must_use]
-    pub fn promise_another(&self, descriptor: &impl AsRawFd) -> Option<DescriptorPromise> {
-        let before = self.0.promised.fetch_add(1, Ordering::Relaxed);
-        let promise = DescriptorPromise(self.clone());
-        if self.is_below(number(descriptor), before + 1) {
-            return Some(promise);
+    /// Number of those in use where one with this number is the lowest that was free: at least as many as lie below it, and
+    /// those that are held.
+    fn used(&self, number: u64, promised: u64, held: u64) -> u64 {
+        let held = held.saturating_add(self.0.listeners.load(Ordering::Relaxed));
+        number.saturating_add(promised).max(held)
+    }
+
+    fn take(&self, number: u64, promised: u64, holder: &ShareHolder) -> Result<HeldDescriptor, NoShare> {
+        let taken = {
+            let mut held = self.0.held.lock();
+            let used = self.used(number, promised, held.total());
+            let mut take = |ceiling: u64| held.take(holder, ceiling.saturating_sub(used));
+            // The limit is looked at again only where it would refuse.
+            take(self.0.ceiling.load(Ordering::Relaxed)).or_else(|_| take(self.shares().ceiling()))
+        };
+        match taken {
+            Ok(()) => {}
+            Err(NoShare::NoneFree) => self.refused(),
+            Err(NoShare::Crowded { held, .. }) => {
+                let holder = holder.clone();
+                let crowded = HolderCount { holder, held };
+                *lock(&self.0.crowded) = Some((Instant::now(), crowded));
+            }
         }
-        self.refused();
-        None
+        taken.map(|()| self.held_by(holder))
     }
 
     fn is_below(&self, number: u64, promised: u64) -> bool {
@@ -215,14 +324,32 @@ impl Descriptors {
     }
 
     fn refused(&self) {
-        *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *lock(&self.0.refused) = Some(Instant::now());
     }
 
     /// Tells whether somebody was refused one within the last minute.
     #[must_use]
     pub fn lacked_lately(&self) -> bool {
-        let refused = *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = *lock(&self.0.refused);
         refused.is_some_and(|at| at.elapsed() < LACK_TOLD_FOR)
+    }
+
+    /// Names the holder that was refused one last because it has its share, within the last minute.
+    #[must_use]
+    pub fn crowded_lately(&self) -> Option<HolderCount> {
+        let crowded = lock(&self.0.crowded).clone();
+        crowded
+            .filter(|(at, _)| at.elapsed() < LACK_TOLD_FOR)
+            .map(|(_, crowded)| crowded)
+    }
+
+    /// Names the holder that has most of them now, and how many.
+    #[must_use]
+    pub fn largest_holder(&self) -> Option<HolderCount> {
+        let held = self.0.held.lock();
+        let (holder, held) = held.largest()?;
+        let holder = holder.clone();
+        Some(HolderCount { holder, held })
     }
 
     /// Tells whether the next one may be held.
@@ -243,6 +370,10 @@ impl Descriptors {
         }
         Some(ListenerPlace(self.clone()))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn number(descriptor: &impl AsRawFd) -> u64 {
@@ -289,17 +420,53 @@ mod tests {
     fn what_is_promised_is_nobody_elses_and_a_refusal_is_told_for_a_while() {
         let file = File::open("/dev/null").unwrap();
         let descriptors = Descriptors::limited_to(1_000_000);
+        let (one, other) = (ShareHolder::User(1), ShareHolder::User(2));
         // Its number and two more lie below the ceiling, which is half of a small limit.
         descriptors.set_limit(2 * (number(&file) + 3));
         assert!(!descriptors.lacked_lately());
-        let first = descriptors.promise_another(&file);
-        let second = descriptors.promise_another(&file);
-        assert!(first.is_some() && second.is_some() && descriptors.may_hold(&file));
-        assert!(descriptors.promise_another(&file).is_none() && descriptors.lacked_lately());
+        let first = descriptors.promise_another(&file, &one);
+        let second = descriptors.promise_another(&file, &other);
+        assert!(first.is_ok() && second.is_ok() && descriptors.may_hold(&file));
+        let third = descriptors.promise_another(&file, &one);
+        assert_eq!(third.unwrap_err(), NoShare::NoneFree);
+        assert!(descriptors.lacked_lately());
         descriptors.set_limit(2 * (number(&file) + 2));
-        assert!(!descriptors.may_hold(&file) && descriptors.may_hold_promised(&file));
+        assert!(!descriptors.may_hold(&file) && descriptors.hold(&file, &one).is_err());
+        assert!(descriptors.hold_promised(&file, &one).is_some());
         drop(first);
-        assert!(descriptors.may_hold(&file));
+        assert!(descriptors.may_hold(&file) && descriptors.promised() == 1);
+    }
+
+    #[test]
+    fn who_has_its_share_gets_no_more_and_another_does() {
+        let file = File::open("/dev/null").unwrap();
+        let descriptors = Descriptors::limited_to(1_000_000);
+        descriptors.set_limit(2 * (number(&file) + 90));
+        let (one, other) = (ShareHolder::User(1), ShareHolder::User(2));
+        // Where each has the same number, it is what is held that tells how many are left.
+        let fill = |holder: &ShareHolder| {
+            std::iter::from_fn(|| descriptors.hold(&file, holder).ok()).collect::<Vec<_>>()
+        };
+        assert!(!descriptors.are_scarce(&file));
+        let held = fill(&one);
+        assert!(
+            (60..=62 + number(&file)).contains(&(held.len() as u64)),
+            "{}",
+            held.len()
+        );
+        assert!(descriptors.are_scarce(&file) && !descriptors.lacked_lately());
+        let crowded = HolderCount {
+            holder: one.clone(),
+            held: held.len() as u64,
+        };
+        assert_eq!(descriptors.crowded_lately(), Some(crowded.clone()));
+        assert_eq!(descriptors.largest_holder(), Some(crowded));
+        assert!(
+            fill(&other).len() >= 20 && descriptors.promise_another(&file, &ShareHolder::ThisHost).is_ok()
+        );
+        drop(held);
+        assert_eq!(descriptors.largest_holder(), None);
+        assert!(descriptors.hold(&file, &one).is_ok());
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod privileged_ports;
 pub mod program;
 pub mod remembered;
 pub mod resolve;
+pub mod share;
 pub mod tasks;
 pub mod watch;
 pub mod write_stall;

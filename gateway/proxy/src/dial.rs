@@ -10,9 +10,10 @@ use std::{
 
 use causeway_federation::name::{ServiceName, Tags};
 use causeway_host::{
-    descriptors::{Descriptors, is_exhausted},
+    descriptors::{Descriptors, HeldDescriptor, is_exhausted},
     listen::is_own_address,
     own_sockets::{OwnSocket, OwnSockets},
+    share::{NoShare, ShareHolder},
 };
 use causeway_routing::{
     balance::{Choice, InstanceList, LoadGuard},
@@ -20,6 +21,7 @@ use causeway_routing::{
     reach::{self, AddressRefusal},
     snapshot::{Instance, Snapshot},
 };
+use causeway_telemetry::StreamRefusal;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rand::rngs::SmallRng;
 use tokio::net::{TcpSocket, TcpStream};
@@ -43,6 +45,8 @@ pub(crate) struct InstanceConnection {
     /// By which it is known again if it comes back; before the socket, because it is to be given up first.
     pub(crate) own: OwnSocket,
     pub(crate) socket: TcpStream,
+    /// The socket's, for as long as it is open.
+    pub(crate) held: HeldDescriptor,
     pub(crate) instance: Arc<Instance>,
     pub(crate) load: LoadGuard,
 }
@@ -55,15 +59,23 @@ pub(crate) struct Passage {
     pub(crate) hops: u8,
     /// Descriptors that may be taken for it.
     pub(crate) descriptors: Descriptors,
-    /// One of them was promised to it.
+    pub(crate) claim: DescriptorClaim,
+}
+
+/// Claim of a connection to descriptors for instances.
+#[derive(Debug, Clone)]
+pub(crate) struct DescriptorClaim {
+    /// Party in whose name they are taken.
+    pub(crate) holder: ShareHolder,
+    /// One of them was promised.
     pub(crate) promised: bool,
 }
 
 /// Failure to reach an instance.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
-    #[error("no descriptor may be taken for a connection to an instance")]
-    NoDescriptor,
+    #[error("no descriptor may be taken for a connection to an instance: {0}")]
+    NoDescriptor(NoShare),
     #[error("no healthy instance of {service} carries {tags}")]
     NoInstance { service: ServiceName, tags: Tags },
     #[error("connect to {tried} instances of {service}: the last is {instance}")]
@@ -74,6 +86,15 @@ pub(crate) enum DialError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Word for want of a descriptor.
+#[must_use]
+pub(crate) fn no_descriptor(why: NoShare) -> StreamRefusal {
+    match why {
+        NoShare::NoneFree => StreamRefusal::NoDescriptors,
+        NoShare::Crowded { .. } => StreamRefusal::Crowded,
+    }
 }
 
 /// The time since this process first asked, as the balancer takes it.
@@ -119,12 +140,12 @@ pub(crate) async fn dial(
             }
             tried += 1;
             // The one that was promised serves one instance at a time.
-            let promised = passage.promised && connecting.is_empty();
-            match open_socket(instance.address, &passage.descriptors, promised) {
-                Some(socket) => connecting.push(Box::pin(connect(socket, instance, metrics, passage))),
-                None if connecting.is_empty() => return Err(DialError::NoDescriptor),
+            let promised = passage.claim.promised && connecting.is_empty();
+            match open_socket(instance.address, passage, promised) {
+                Ok(socket) => connecting.push(Box::pin(connect(socket, instance, metrics, passage))),
+                Err(none) if connecting.is_empty() => return Err(DialError::NoDescriptor(none)),
                 // One that is under way may still answer.
-                None => has_descriptors = false,
+                Err(_) => has_descriptors = false,
             }
         }
         // Without another instance there is nothing to do when those under way are late.
@@ -193,27 +214,38 @@ impl Drop for GivenUp<'_> {
     }
 }
 
-/// Opens a socket to connect to `address` with; `None`: there is no descriptor for it, which says nothing about the instance.
+/// Socket that is to be connected, and its descriptor.
+type HeldSocket = (TcpSocket, HeldDescriptor);
+
+/// Opens a socket to connect to `address` with.
+///
+/// # Errors
+/// There is no descriptor for it, which says nothing about the instance.
 fn open_socket(
     address: SocketAddr,
-    descriptors: &Descriptors,
+    passage: &Passage,
     promised: bool,
-) -> Option<io::Result<TcpSocket>> {
+) -> Result<io::Result<HeldSocket>, NoShare> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     };
-    match &socket {
-        Ok(socket) if promised && descriptors.may_hold_promised(socket) => {}
-        Ok(socket) if !descriptors.may_hold(socket) => return None,
-        Err(error) if is_exhausted(error) => return None,
-        _ => {}
-    }
-    Some(socket)
+    let socket = match socket {
+        Ok(socket) => socket,
+        Err(error) if is_exhausted(&error) => return Err(NoShare::NoneFree),
+        Err(error) => return Ok(Err(error)),
+    };
+    let (descriptors, holder) = (&passage.descriptors, &passage.claim.holder);
+    let as_promised = promised.then(|| descriptors.hold_promised(&socket, holder));
+    let held = match as_promised.flatten() {
+        Some(held) => held,
+        None => descriptors.hold(&socket, holder)?,
+    };
+    Ok(Ok((socket, held)))
 }
 
 async fn connect(
-    socket: io::Result<TcpSocket>,
+    socket: io::Result<HeldSocket>,
     instance: &Arc<Instance>,
     metrics: &ProxyMetrics,
     passage: &Passage,
@@ -226,7 +258,10 @@ async fn connect(
         begun,
         settled: false,
     };
-    let connecting = async { socket?.connect(instance.address).await };
+    let connecting = async {
+        let (socket, held) = socket?;
+        Ok::<_, io::Error>((socket.connect(instance.address).await?, held))
+    };
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
     let took = begun.elapsed();
     given_up.settled = true;
@@ -243,16 +278,17 @@ async fn connect(
         }
     }
     // Entered at once, because whoever accepts it may be a gateway that asks this one.
-    let entered = connected.and_then(|socket| {
+    let entered = connected.and_then(|(socket, held)| {
         let own = passage.own.enter(&socket, passage.hops)?;
         socket.set_nodelay(true)?;
-        Ok((own, socket))
+        Ok((own, socket, held))
     });
     let instance = instance.clone();
     match entered {
-        Ok((own, socket)) => Ok(InstanceConnection {
+        Ok((own, socket, held)) => Ok(InstanceConnection {
             own,
             socket,
+            held,
             instance,
             load,
         }),

@@ -25,7 +25,10 @@ fn passage() -> Passage {
         own: OwnSockets::default(),
         hops: 2,
         descriptors: Descriptors::default(),
-        promised: false,
+        claim: DescriptorClaim {
+            holder: ShareHolder::Named("zone west".into()),
+            promised: false,
+        },
     }
 }
 
@@ -93,7 +96,7 @@ async fn a_want_of_descriptors_is_not_held_against_an_instance() {
         ..passage()
     };
     let dialled = dial_orders(&snapshot, &tags, &passage, &reported, 1).await;
-    assert!(matches!(dialled, Err(DialError::NoDescriptor)));
+    assert!(matches!(dialled, Err(DialError::NoDescriptor(NoShare::NoneFree))));
     assert!(reported.0.lock().is_empty() && there.given().is_empty());
     // The balancer takes it as if it had never been asked.
     descriptors.set_limit(1_000_000);

@@ -47,6 +47,7 @@ mod apis;
 mod background;
 mod certificate;
 mod config;
+mod descriptors;
 mod disk;
 mod exports;
 mod labels;

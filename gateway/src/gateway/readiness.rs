@@ -150,63 +150,6 @@ pub(crate) fn listeners(egress: Egress) -> impl Fn() -> Check + Send + Sync {
     }
 }
 
-/// Fails while clients or services find no descriptor; those that are kept for the gateway itself let it be repaired.
-pub(crate) fn descriptors(egress: Egress) -> impl Fn() -> Check + Send + Sync {
-    move || {
-        let descriptors = egress.descriptors();
-        let shares = descriptors.shares();
-        let failures = egress.bind_failures();
-        let unheard: Vec<_> = failures
-            .iter()
-            .filter(|failure| failure.lacks_descriptors)
-            .collect();
-        let text = match (unheard.first(), descriptors.has_room()) {
-            (None, true) if descriptors.lacked_lately() => {
-                return Check::warn(
-                    "clients",
-                    "descriptors",
-                    "there are some again; within the last minute none was left, and new clients were closed (`no_descriptors`)",
-                    "raise the hard limit on open files (LimitNOFILE=, `ulimit -Hn`)",
-                );
-            }
-            (None, true) => {
-                let text = match shares.limit {
-                    Some(limit) => format!(
-                        "{} of {limit} open files are kept for the gateway itself",
-                        shares.kept
-                    ),
-                    None => "open files have no limit".to_owned(),
-                };
-                return Check::ok("clients", "descriptors", text);
-            }
-            (None, false) => "none is left: new clients are closed (`no_descriptors`)".to_owned(),
-            (Some(first), has_room) => {
-                let text = format!(
-                    "none is left for {} listeners, such as {} ({})",
-                    unheard.len(),
-                    first.address,
-                    first.serves
-                );
-                match has_room {
-                    true => text,
-                    false => format!("{text}, nor for new clients (`no_descriptors`)"),
-                }
-            }
-        };
-        let limit = shares
-            .limit
-            .map_or_else(String::new, |limit| format!(", of which there are {limit}"));
-        Check::fail(
-            "clients",
-            "descriptors",
-            text,
-            format!(
-                "raise the hard limit on open files{limit} (LimitNOFILE=, `ulimit -Hn`), or take services away"
-            ),
-        )
-    }
-}
-
 pub(crate) fn tunnels(snapshots: Snapshots) -> impl Fn() -> Check + Send + Sync {
     move || {
         let snapshot = snapshots.load();

@@ -40,7 +40,7 @@ use super::{
     Gateway, GatewayConfig, GatewayStartError, RegistryChoice, ServerProof, Storage, apart,
     apis::{Servers, start_servers},
     background::BackgroundTasks,
-    disk,
+    descriptors, disk,
     exports::keep_exports,
     labels::name_services,
     listeners, local_sockets,
@@ -449,7 +449,7 @@ fn checks(
         .with(readiness::certificate(identity.clone(), renewal))
         .with(readiness::trust(identity.clone(), trusted, topology))
         .with(readiness::listeners(egress.clone()))
-        .with(readiness::descriptors(egress.clone()))
+        .with(descriptors::check(egress.clone()))
         .with_sum(readiness::tunnels(snapshots.clone()))
         .with(readiness::buffers(buffers))
         .with(unread::check(config.tunnel.memory.clone()))

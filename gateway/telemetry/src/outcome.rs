@@ -39,6 +39,8 @@ pub enum StreamRefusal {
     TooManyHops,
     /// This gateway has no descriptors left but those that are kept for itself.
     NoDescriptors,
+    /// Few descriptors are left, and whoever asks has its share of them.
+    Crowded,
 }
 
 impl StreamRefusal {
@@ -61,6 +63,7 @@ impl StreamRefusal {
             Self::UnknownKind => "unknown_kind",
             Self::TooManyHops => "too_many_hops",
             Self::NoDescriptors => "no_descriptors",
+            Self::Crowded => "crowded",
         }
     }
 
@@ -74,7 +77,8 @@ impl StreamRefusal {
             | Self::Overloaded
             | Self::Draining
             | Self::UnknownKind
-            | Self::NoDescriptors => true,
+            | Self::NoDescriptors
+            | Self::Crowded => true,
             Self::Unspecified
             | Self::BadHeader
             | Self::HeaderTooLong
@@ -236,7 +240,8 @@ impl ConnectionOutcome {
                 | StreamRefusal::Draining
                 | StreamRefusal::NoCa
                 | StreamRefusal::UnknownKind
-                | StreamRefusal::NoDescriptors => match by {
+                | StreamRefusal::NoDescriptors
+                | StreamRefusal::Crowded => match by {
                     Side::Local => OutcomeSide::Gateway,
                     Side::Peer => OutcomeSide::Peer,
                 },
@@ -338,6 +343,12 @@ mod tests {
             (
                 refused(Side::Local, StreamRefusal::NoDescriptors),
                 "no_descriptors",
+                Some(S::Gateway),
+                true,
+            ),
+            (
+                refused(Side::Local, StreamRefusal::Crowded),
+                "crowded",
                 Some(S::Gateway),
                 true,
             ),

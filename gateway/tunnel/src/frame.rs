@@ -105,5 +105,6 @@ pub fn stream_refusal(reason: RefusalReason) -> StreamRefusal {
         RefusalReason::NoCa => StreamRefusal::NoCa,
         RefusalReason::UnknownKind => StreamRefusal::UnknownKind,
         RefusalReason::TooManyHops => StreamRefusal::TooManyHops,
+        RefusalReason::Crowded => StreamRefusal::Crowded,
     }
 }

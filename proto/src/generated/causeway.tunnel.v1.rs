@@ -253,6 +253,8 @@ pub enum RefusalReason {
     UnknownKind = 13,
     /// The connection has come through more gateways than one may: an instance leads back to a gateway.
     TooManyHops = 14,
+    /// The calling zone has as many connections here as one zone may while so little is left.
+    Crowded = 15,
 }
 impl RefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -275,6 +277,7 @@ impl RefusalReason {
             Self::NoCa => "REFUSAL_REASON_NO_CA",
             Self::UnknownKind => "REFUSAL_REASON_UNKNOWN_KIND",
             Self::TooManyHops => "REFUSAL_REASON_TOO_MANY_HOPS",
+            Self::Crowded => "REFUSAL_REASON_CROWDED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -294,6 +297,7 @@ impl RefusalReason {
             "REFUSAL_REASON_NO_CA" => Some(Self::NoCa),
             "REFUSAL_REASON_UNKNOWN_KIND" => Some(Self::UnknownKind),
             "REFUSAL_REASON_TOO_MANY_HOPS" => Some(Self::TooManyHops),
+            "REFUSAL_REASON_CROWDED" => Some(Self::Crowded),
             _ => None,
         }
     }

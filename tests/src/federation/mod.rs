@@ -135,7 +135,9 @@ impl Federation {
             true => "--initial-topology",
             false => "--topology",
         };
-        let descriptors = self.plan.descriptors;
+        let zone = self.plan.zones.iter().find(|zone| zone.name == name);
+        let own = zone.and_then(|zone| zone.descriptors);
+        let descriptors = own.or(self.plan.descriptors);
         self.zone_mut(name).start(topology, &arguments, descriptors)
     }
 

@@ -28,6 +28,8 @@ pub(super) struct ZonePlan {
     trust_domain: Option<String>,
     tags: String,
     instances: String,
+    /// Of its gateway, where it has others than the rest.
+    pub descriptors: Option<u64>,
 }
 
 impl Plan {
@@ -130,6 +132,13 @@ impl Plan {
     #[must_use]
     pub fn descriptors(mut self, limit: u64) -> Self {
         self.descriptors = Some(limit);
+        self
+    }
+
+    /// The gateway of the zone that was added last has so many descriptors.
+    #[must_use]
+    pub fn own_descriptors(mut self, limit: u64) -> Self {
+        self.last().descriptors = Some(limit);
         self
     }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use causeway_federation::name::{ServiceName, Tags};
-use causeway_host::tasks::Tasks;
+use causeway_host::{share::ShareHolder, tasks::Tasks};
 use causeway_routing::{
     callers::{FoundCaller, Holder, How, Index, RegisteredAddress, in_common},
     permit::Caller,
@@ -108,6 +108,21 @@ impl Callers {
             Some(before) if is_of_kernel(before.how) => self.find_again(snapshot, ends, before),
             _ => self.find(snapshot, ends).await,
         }
+    }
+
+    /// Names the party in whose name descriptors are taken for a client: its address, or where `few` are left and it is on this host,
+    /// the user whom the kernel names, because any program can use any address here. That is one look-up, in this thread.
+    #[must_use]
+    pub(crate) fn holder(&self, ends: Endpoints, few: bool) -> ShareHolder {
+        let client = ends.client.ip().to_canonical();
+        let is_here =
+            || client.is_loopback() || self.host.addresses().is_some_and(|own| own.contains(&client));
+        let user = (few && is_here()).then(|| {
+            let mut sockets = self.host.sockets().ok()?;
+            sockets.client(ends.client, ends.local)
+        });
+        user.flatten()
+            .map_or_else(|| ShareHolder::at(client), ShareHolder::User)
     }
 
     /// Says what can be said at once. `None`: the kernel is to be asked.

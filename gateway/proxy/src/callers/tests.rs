@@ -51,6 +51,29 @@ impl Sockets for Told {
     }
 }
 
+#[test]
+fn who_takes_a_descriptor_is_the_user_on_this_host_once_few_are_left_and_the_address_elsewhere() {
+    let told = Told::default();
+    let callers = Callers::new(told.clone());
+    let holder = |client: &str, few| {
+        let ends = Endpoints {
+            client: format!("{client}:40000").parse().unwrap(),
+            local: "127.0.0.1:80".parse().unwrap(),
+        };
+        callers.holder(ends, few).to_string()
+    };
+    *told.client.lock() = Some(WEB_USER);
+    assert_eq!(holder("127.0.0.9", false), "programs of this host");
+    assert_eq!(*told.asked.lock(), 0, "the kernel is asked only where it matters");
+    assert_eq!(holder("127.0.0.9", true), "user 1001 of this host");
+    assert_eq!(holder("10.0.0.5", true), "user 1001 of this host");
+    assert_eq!(holder("10.0.0.6", true), "address 10.0.0.6");
+    *told.client.lock() = None;
+    assert_eq!(holder("127.0.0.9", true), "programs of this host");
+    *told.mute.lock() = true;
+    assert_eq!(holder("10.0.0.5", true), "address 10.0.0.5");
+}
+
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_host::descriptors::{DescriptorPromise, is_exhausted};
+use causeway_host::{
+    descriptors::{DescriptorPromise, HeldDescriptor, is_exhausted},
+    share::{NoShare, ShareHolder},
+};
 use causeway_routing::target::Target;
 use causeway_telemetry::{Role, Side, StreamRefusal};
 use futures_util::{FutureExt as _, future::Either};
@@ -32,20 +35,23 @@ use super::{
     listen::AcceptingThread,
     redirect::{self, RedirectRefusal},
 };
-use crate::open::OpenConnection;
+use crate::{callers::Endpoints, dial::no_descriptor, open::OpenConnection};
 
 /// First pause when the process or the host is out of descriptors or memory; doubles each time.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(5);
 /// Longest such pause.
 const MAX_EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
 
-/// Counts a connection at its address for as long as it lives.
+/// Counts a connection at its address, and its descriptor, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct AddressGuard(Arc<AtomicUsize>);
+pub(super) struct ClientGuard {
+    at_address: Arc<AtomicUsize>,
+    held: HeldDescriptor,
+}
 
-impl Drop for AddressGuard {
+impl Drop for ClientGuard {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.at_address.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -58,7 +64,7 @@ pub(super) struct AcceptedClient {
     wants: ArrivalWish,
     /// It is within what one address may carry.
     within: bool,
-    counted: AddressGuard,
+    counted: ClientGuard,
     /// Descriptor for the instance that it is to reach, where that is, or may be, one of this zone.
     promised: Option<DescriptorPromise>,
     pub(super) pending: PendingClient,
@@ -162,26 +168,23 @@ impl AcceptLoop {
             return Err(io::Error::other(format!("{local} is no virtual address")));
         };
         let shared = &self.here.shared;
-        let descriptors = &shared.config.descriptors;
-        // Else a burst of clients would take those that their own instances need.
-        let (may_hold, promised) = if shared.may_have_instances_here(&wants) {
-            let promised = descriptors.promise_another(socket);
-            (promised.is_some(), promised)
-        } else {
-            (descriptors.may_hold(socket), None)
-        };
-        if !may_hold {
-            let _ = socket.set_zero_linger();
-            shared.lacks_descriptors(&wants, client, begun);
-            return Err(io::Error::other("no descriptor may be taken for another client"));
-        }
+        let (held, promised) = shared
+            .take_descriptors(socket, &wants, Endpoints { client, local })
+            .map_err(|why| {
+                let _ = socket.set_zero_linger();
+                shared.lacks_descriptors(&wants, client, begun, why);
+                io::Error::other(why)
+            })?;
         let here = open.fetch_add(1, Ordering::Relaxed);
         Ok(AcceptedClient {
             client,
             local,
             wants,
             within: here < shared.config.max_connections_per_address(),
-            counted: AddressGuard(open),
+            counted: ClientGuard {
+                at_address: open,
+                held,
+            },
             promised,
             pending: self.here.dispatch.pick(self.here.thread),
             begun,
@@ -190,6 +193,23 @@ impl AcceptLoop {
 }
 
 impl EgressShared {
+    /// Takes a descriptor for a client, and where it may be given an instance of this zone, the promise of one for that too: else a burst
+    /// of clients would take those that their own instances need.
+    fn take_descriptors(
+        &self,
+        socket: &TcpStream,
+        wants: &ArrivalWish,
+        ends: Endpoints,
+    ) -> Result<(HeldDescriptor, Option<DescriptorPromise>), NoShare> {
+        let descriptors = &self.config.descriptors;
+        let holder = self.config.callers.holder(ends, descriptors.are_scarce(socket));
+        let held = descriptors.hold(socket, &holder)?;
+        let promised = self
+            .may_have_instances_here(wants)
+            .then(|| descriptors.promise_another(socket, &holder));
+        Ok((held, promised.transpose()?))
+    }
+
     /// Tells whether a client may be given an instance of this zone, which takes a second descriptor. One that comes over TLS has not said
     /// yet what it wants.
     fn may_have_instances_here(&self, wants: &ArrivalWish) -> bool {
@@ -206,18 +226,25 @@ impl EgressShared {
     }
 
     /// Counts a client for which there is no descriptor, and tells the first of a kind and then one a minute.
-    fn lacks_descriptors(&self, wants: &ArrivalWish, client: SocketAddr, now: Instant) {
-        let reason = StreamRefusal::NoDescriptors;
+    fn lacks_descriptors(&self, wants: &ArrivalWish, client: SocketAddr, now: Instant, why: NoShare) {
+        let reason = no_descriptor(why);
         let target = match wants {
             ArrivalWish::Target(target) => target,
-            ArrivalWish::Tls(tls) => return tls.lacks_descriptors(self, client),
+            ArrivalWish::Tls(tls) => return tls.lacks_descriptors(self, client, why),
         };
         self.metrics.tunnels.stream_refused(Side::Local, reason);
         let kind = (target.service.clone(), reason.word());
         if let Some(repeats) = self.rate_limited.lock().admit(now, kind) {
             let hint = "raise the hard limit on open files (LimitNOFILE=, `ulimit -Hn`)";
-            tracing::warn!(%target, %client, outcome = reason.word(), hint, repeats,
-                "a client was closed: no descriptors are left but those that are kept for the gateway itself");
+            let outcome = reason.word();
+            match why {
+                NoShare::NoneFree => tracing::warn!(%target, %client, outcome, hint, repeats,
+                    "a client was closed: no descriptors are left but those that are kept for the gateway itself"),
+                NoShare::Crowded { held, free } => {
+                    tracing::warn!(%target, %client, outcome, held, free, hint, repeats,
+                    "a client was closed: few descriptors are left, and its user or address has its share of them")
+                }
+            }
         }
     }
 }
@@ -269,7 +296,7 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
                 certificate: None,
                 begun,
             };
-            let entered = enter(shared, thread, within, arrival, promised);
+            let entered = enter(shared, thread, within, arrival, (promised, counted.held.holder()));
             drop(pending);
             let Some(connection) = entered else {
                 return;
@@ -288,7 +315,7 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
                 let arrival = receiving.await;
                 let entered = arrival.and_then(|arrival| {
                     let promised = promised.filter(|_| shared.has_instances_here(&arrival.target));
-                    enter(&shared, thread, true, arrival, promised)
+                    enter(&shared, thread, true, arrival, (promised, counted.held.holder()))
                 });
                 drop(pending);
                 if let Some(connection) = entered {
@@ -311,7 +338,7 @@ fn enter(
     thread: usize,
     within: bool,
     arrival: Arrival,
-    promised: Option<DescriptorPromise>,
+    (promised, holder): (Option<DescriptorPromise>, &ShareHolder),
 ) -> Option<ClientConnection> {
     let certificate = arrival.certificate.as_ref();
     let entry = OpenConnection {
@@ -338,6 +365,7 @@ fn enter(
         arrival,
         opened,
         promised,
+        holder: holder.clone(),
         thread,
     })
 }

@@ -30,7 +30,7 @@ use tokio::time::timeout;
 use super::upstream::{GatewayStream, OpenStream, TunnelStreamGuard, Upstream};
 use crate::{
     ProxyMetrics,
-    dial::{DialError, Passage, dial},
+    dial::{DialError, Passage, dial, no_descriptor},
 };
 
 /// Longest wait for the answer of one candidate, whatever else is under way. An ingress waits for an instance for three
@@ -70,9 +70,7 @@ impl CandidateError {
             Self::Dial(DialError::Connect { .. }) => {
                 ConnectionOutcome::refused_here(StreamRefusal::ConnectFailed)
             }
-            Self::Dial(DialError::NoDescriptor) => {
-                ConnectionOutcome::refused_here(StreamRefusal::NoDescriptors)
-            }
+            Self::Dial(DialError::NoDescriptor(why)) => ConnectionOutcome::refused_here(no_descriptor(*why)),
             Self::NoTunnel => ConnectionOutcome::NoTunnel,
             Self::Refused { reason, .. } => ConnectionOutcome::Refused {
                 by: Side::Peer,

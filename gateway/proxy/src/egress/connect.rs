@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     MoveReason,
-    dial::{Passage, uptime},
+    dial::{DescriptorClaim, Passage, uptime},
 };
 
 /// An instance is ready.
@@ -73,8 +73,8 @@ struct Search<'a> {
     caller: Arc<Caller>,
     /// Gateways that the client's connection has come through, this one with them.
     hops: u8,
-    /// A descriptor for an instance was promised.
-    promised: bool,
+    /// Descriptors for instances.
+    claim: DescriptorClaim,
     /// Both ends of the client's connection.
     client: SocketPair,
     request: &'a Request,
@@ -107,8 +107,8 @@ pub(super) struct SearchOrder<'a> {
     /// Every decision for this client is drawn from it.
     pub(super) seed: u64,
     pub(super) early: Bytes,
-    /// A descriptor for an instance was promised.
-    pub(super) promised: bool,
+    /// Descriptors for instances.
+    pub(super) claim: DescriptorClaim,
 }
 
 /// Finds an instance for a client that is permitted, and with which `open` of its service are under way.
@@ -136,7 +136,10 @@ pub(super) async fn connect(
         cut: connection.opened.handle().cut(),
         seed: shared.seed(),
         early,
-        promised: connection.promised.is_some(),
+        claim: DescriptorClaim {
+            holder: connection.holder.clone(),
+            promised: connection.promised.is_some(),
+        },
     };
     search(shared, order, client.failed()).await
 }
@@ -165,7 +168,7 @@ pub(super) async fn search(
         connection: order.connection,
         caller: order.caller,
         hops,
-        promised: order.promised,
+        claim: order.claim,
         client: pair,
         request: &request,
         seed: order.seed,
@@ -317,7 +320,7 @@ impl Search<'_> {
                 own: shared.config.own_sockets.clone(),
                 hops: self.hops,
                 descriptors: shared.config.descriptors.clone(),
-                promised: self.promised,
+                claim: self.claim.clone(),
             },
             shared.rng(),
         ))

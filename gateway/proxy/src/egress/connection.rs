@@ -8,7 +8,7 @@ use std::{
 };
 
 use causeway_federation::name::{GatewayId, Tags, ZoneName};
-use causeway_host::descriptors::DescriptorPromise;
+use causeway_host::{descriptors::DescriptorPromise, share::ShareHolder};
 use causeway_routing::{
     permit::{Caller, Rule},
     route::Placement,
@@ -55,6 +55,8 @@ pub(super) struct ClientConnection {
     pub(super) opened: OpenConnectionGuard,
     /// Descriptor for an instance of this zone, until one is reached.
     pub(super) promised: Option<DescriptorPromise>,
+    /// Party in whose name descriptors are taken for it.
+    pub(super) holder: ShareHolder,
     pub(super) thread: usize,
 }
 

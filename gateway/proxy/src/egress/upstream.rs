@@ -99,6 +99,7 @@ fn to_instance(
     let InstanceConnection {
         own,
         socket: mut instance,
+        held,
         load,
         ..
     } = instance;
@@ -106,7 +107,7 @@ fn to_instance(
     async move {
         let cut = established.cut();
         let mut relayed = relay::sockets(&mut socket, &mut instance, counters, limits, cut).await;
-        drop((own, instance, load, socket));
+        drop((own, instance, held, load, socket));
         relayed.sent += early_bytes;
         established.finish(relayed);
     }

@@ -17,6 +17,7 @@ use causeway_federation::name::{GatewayId, ServiceName};
 use causeway_host::{
     descriptors::Descriptors,
     own_sockets::{OwnSockets, SocketPair},
+    share::ShareHolder,
 };
 use causeway_proto::tunnel::{Connect, stream_header::Kind};
 use causeway_routing::{
@@ -38,7 +39,7 @@ use tracing::Instrument as _;
 
 use crate::ProxyMetrics;
 use crate::{
-    dial::{InstanceConnection, Passage, dial},
+    dial::{DescriptorClaim, InstanceConnection, Passage, dial},
     keepalive::set_timeouts,
     moving::FollowingConnections,
     open::{OpenConnection, OpenConnectionGuard, OpenConnections},
@@ -267,7 +268,7 @@ async fn accept(
     send: &mut SendHalf,
 ) -> Result<Option<AcceptedStream>, RefusedStream> {
     let begun = Instant::now();
-    let passage = shared.passage(connect)?;
+    let passage = shared.passage(connect, tunnel.peer())?;
     let (snapshot, request, opened, counted) = permission::admit(shared, tunnel, connect, id)?;
     let mut rng = shared.rng();
     let dialling = dial(
@@ -324,6 +325,7 @@ fn carry(
     let InstanceConnection {
         own,
         mut socket,
+        held,
         instance,
         load,
     } = dialled;
@@ -343,7 +345,7 @@ fn carry(
     async move {
         let cut = opened.handle().cut();
         let relayed = relay::stream(&mut socket, &mut send, &mut recv, meters, limits, cut).await;
-        drop((own, socket, load));
+        drop((own, socket, held, load));
         let handle = opened.handle();
         let (outcome, rule) = match handle.termination() {
             Some(why) if relayed.end == relay::RelayEnd::Cut => (why.outcome, why.rule.clone()),
@@ -432,7 +434,7 @@ impl IngressShared {
     }
 
     /// Counts the gateways that a connection has come through.
-    fn passage(&self, connect: &Connect) -> Result<Passage, RefusedStream> {
+    fn passage(&self, connect: &Connect, peer: &GatewayId) -> Result<Passage, RefusedStream> {
         let own = &self.config.own_sockets;
         let opened_here = SocketPair::told(connect.client_sockets).and_then(|pair| own.hops(pair));
         let hops = hops::with_this_one(hops::of_stream(connect.hops, opened_here));
@@ -440,7 +442,11 @@ impl IngressShared {
             own: own.clone(),
             hops: hops.ok_or_else(RefusedStream::too_many_hops)?,
             descriptors: self.config.descriptors.clone(),
-            promised: false,
+            claim: DescriptorClaim {
+                // All gateways of a zone are one: it can have as many as it likes.
+                holder: ShareHolder::Named(format!("zone {}", peer.zone).into()),
+                promised: false,
+            },
         })
     }
 

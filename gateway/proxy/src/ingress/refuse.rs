@@ -6,6 +6,7 @@ use causeway_federation::{
     name::{MAX_LABEL_BYTES, MAX_TAGS, ServiceName, SpiffeIdError, Tags, ZoneName},
     topology::Topology,
 };
+use causeway_host::share::NoShare;
 use causeway_proto::tunnel::{Connect, Ready, Refusal, RefusalReason, StreamReply, stream_reply::Outcome};
 use causeway_routing::{
     hops::MAX_HOPS,
@@ -105,7 +106,8 @@ impl From<DialError> for RefusedStream {
         let reason = match &error {
             DialError::NoInstance { .. } => RefusalReason::NoInstance,
             DialError::Connect { .. } => RefusalReason::ConnectFailed,
-            DialError::NoDescriptor => RefusalReason::Overloaded,
+            DialError::NoDescriptor(NoShare::NoneFree) => RefusalReason::Overloaded,
+            DialError::NoDescriptor(NoShare::Crowded { .. }) => RefusalReason::Crowded,
         };
         Self::new(reason, error.to_string())
     }

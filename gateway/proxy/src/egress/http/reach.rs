@@ -22,6 +22,7 @@ use super::{
     upstream::{HttpUpstream, pick_instance},
 };
 use crate::{
+    dial::DescriptorClaim,
     egress::connect::{ConnectedUpstream, NoUpstream, SearchOrder, search},
     http::limits::OPENING_WAIT,
 };
@@ -106,7 +107,10 @@ async fn find(connection: &HttpConnection, order: &mut ReachOrder) -> Result<Con
         cut: connection.opened.handle().cut(),
         seed: order.seed,
         early: Bytes::new(),
-        promised: promise.is_some(),
+        claim: DescriptorClaim {
+            holder: connection.holder.clone(),
+            promised: promise.is_some(),
+        },
     };
     match Box::pin(search(shared, search_order, connection.socket.failed())).await {
         Ok(connected) => {

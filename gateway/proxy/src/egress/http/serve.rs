@@ -11,7 +11,7 @@ use causeway_federation::{
     name::{CallerIdentity, ServiceName},
     topology::{Protocol, Topology},
 };
-use causeway_host::{descriptors::DescriptorPromise, own_sockets::SocketPair};
+use causeway_host::{descriptors::DescriptorPromise, own_sockets::SocketPair, share::ShareHolder};
 use causeway_routing::target::Target;
 use causeway_telemetry::{ConnectionId, ConnectionOutcome};
 use http::Version;
@@ -59,6 +59,8 @@ pub(super) struct HttpConnection {
     come_through: OnceCell<(SocketPair, u8)>,
     /// Descriptor for an instance of this zone, until one was reached.
     pub(super) promised: Mutex<Option<DescriptorPromise>>,
+    /// Party in whose name descriptors are taken for it.
+    pub(super) holder: ShareHolder,
     pub(super) socket: SharedClient,
     pub(super) watch: Arc<ClientWatch>,
     pub(super) checks: Arc<RequestChecks>,
@@ -100,6 +102,7 @@ impl HttpConnection {
             arrival,
             opened,
             promised,
+            holder,
             thread,
         } = connection;
         let endpoints = arrival.endpoints();
@@ -109,6 +112,7 @@ impl HttpConnection {
             thread,
             come_through: OnceCell::new(),
             promised: Mutex::new(promised),
+            holder,
             socket: SharedClient::new(arrival.socket),
             arrival: HttpArrival {
                 endpoints,

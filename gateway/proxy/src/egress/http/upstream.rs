@@ -298,11 +298,16 @@ fn take(
             let InstanceConnection {
                 own,
                 socket,
+                held,
                 instance,
                 load,
             } = *connection;
             set_timeouts(&socket, shared.config.keepalive, shared.config.stall_limit);
-            let socket = UpstreamSocket::Instance { _own: own, socket };
+            let socket = UpstreamSocket::Instance {
+                _own: own,
+                socket,
+                _held: held,
+            };
             Some((socket, UpstreamServer::Instance(instance), Some(load)))
         }
         Upstream::Gateway(GatewayStream { stream, counted, .. }) => {

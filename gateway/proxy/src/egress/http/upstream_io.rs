@@ -13,6 +13,7 @@ use std::{
 };
 
 use causeway_host::{
+    descriptors::HeldDescriptor,
     own_sockets::OwnSocket,
     write_stall::{WriteStall, is_stall},
 };
@@ -95,6 +96,7 @@ pub(super) enum UpstreamSocket {
         /// Before the socket, because it is to be given up first.
         _own: OwnSocket,
         socket: TcpStream,
+        _held: HeldDescriptor,
     },
     Gateway {
         stream: Stream,

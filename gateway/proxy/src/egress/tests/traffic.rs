@@ -303,6 +303,7 @@ async fn a_carried_connection_is_small() {
         opened: home.egress.open_connections().enter(0, entry).unwrap(),
         thread: 0,
         promised: None,
+        holder: causeway_host::share::ShareHolder::ThisHost,
     };
     let size = size_of_val(&crate::egress::connection::serve(
         home.egress.shared.clone(),

@@ -17,7 +17,7 @@ use arc_swap::ArcSwapOption;
 use causeway_dns as dns;
 use causeway_dns::vips::VipTable;
 use causeway_federation::topology::{Protocol, Topology};
-use causeway_host::accept::HostPlaces;
+use causeway_host::{accept::HostPlaces, share::NoShare};
 use causeway_identity::{
     AFTER_THE_END, Distrust, Identity, LiveIdentity, ShownCertificate, TlsError, distrust,
 };
@@ -211,8 +211,12 @@ impl TlsEntrance {
     }
 
     /// There is no descriptor for another client, which is being reset.
-    pub(super) fn lacks_descriptors(&self, shared: &EgressShared, client: SocketAddr) {
-        self.report(shared, client, &TlsRefusal::NoDescriptors);
+    pub(super) fn lacks_descriptors(&self, shared: &EgressShared, client: SocketAddr, why: NoShare) {
+        let refused = match why {
+            NoShare::NoneFree => TlsRefusal::NoDescriptors,
+            NoShare::Crowded { .. } => TlsRefusal::Crowded,
+        };
+        self.report(shared, client, &refused);
     }
 
     async fn shake_hands(

@@ -17,6 +17,8 @@ pub(super) enum TlsRefusal {
     Overloaded,
     #[error("no descriptors are left but those that are kept for the gateway itself")]
     NoDescriptors,
+    #[error("few descriptors are left, and the client's user or address has its share of them")]
+    Crowded,
     #[error("the client names no server (SNI)")]
     NoName,
     #[error("`{0}` is no service of the mesh")]
@@ -33,6 +35,7 @@ impl TlsRefusal {
             Self::Slow(_) => "slow",
             Self::Overloaded => "overloaded",
             Self::NoDescriptors => "no_descriptors",
+            Self::Crowded => "crowded",
             Self::NoName => "no_name",
             Self::UnknownName(_) => "unknown_name",
             Self::Handshake(error) => handshake_word(error),
@@ -58,7 +61,7 @@ impl TlsRefusal {
         match self.word() {
             "own_identity" => "the key must be one that can sign: ECDSA, Ed25519 or RSA",
             "overloaded" => "clients come faster than they can be taken; give the zone another gateway",
-            "no_descriptors" => "raise the hard limit on open files (LimitNOFILE=, `ulimit -Hn`)",
+            "no_descriptors" | "crowded" => "raise the hard limit on open files (LimitNOFILE=, `ulimit -Hn`)",
             "no_name" => {
                 "the client must send the mesh name of the service as server name, such as orders.mesh"
             }
@@ -88,7 +91,9 @@ impl TlsRefusal {
             Self::NoName => AlertDescription::MissingExtension,
             Self::UnknownName(_) => AlertDescription::UnrecognisedName,
             Self::Identity(_) => AlertDescription::InternalError,
-            Self::Slow(_) | Self::Overloaded | Self::NoDescriptors | Self::Handshake(_) => return None,
+            Self::Slow(_) | Self::Overloaded | Self::NoDescriptors | Self::Crowded | Self::Handshake(_) => {
+                return None;
+            }
         };
         Some([21, 3, 3, 0, 2, 2, description.into()])
     }
