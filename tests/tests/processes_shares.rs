@@ -1,4 +1,5 @@
-//! Zones and users that take as many descriptors of a gateway as there are: others are still served, and they are named.
+//! Zones, users and clients that take as many descriptors of a gateway, or places at its APIs, as there are: others are still served, and
+//! they are named.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
@@ -7,11 +8,13 @@ use std::{net::SocketAddr, process::Command};
 use causeway_tests::{
     address::Block,
     federation::{Federation, Plan},
+    http,
     instance::{Behaviour, Instance},
     measured::measured,
     process::program,
     talk::Client,
 };
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 /// Descriptors of the gateway, of which 128 are kept for itself.
 const LIMIT: u64 = 400;
@@ -132,4 +135,29 @@ async fn a_local_user_who_takes_what_there_is_leaves_descriptors_to_other_zones(
         assert_eq!(served_of(orders, MODEST).await.len(), MODEST, "of {zone}");
     }
     drop(greedy);
+}
+
+/// Connections to the admin API that are kept open: as many as one user may have.
+const KEPT_OPEN: usize = 64;
+
+#[tokio::test]
+async fn connections_that_are_kept_open_keep_nobody_out_of_the_admin_api() {
+    let plan = Plan::new().zone("east");
+    let plan = plan.service("orders", &format!("port: {PORT}, protocol: tcp"));
+    let federation = plan.start().await.unwrap();
+    let admin = federation.zone("east").admin;
+    let mut kept = Vec::new();
+    for _ in 0..KEPT_OPEN {
+        let mut stream = TcpStream::connect(admin).await.unwrap();
+        // So that it is not given up for its silence.
+        stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        kept.push(stream);
+    }
+    for _ in 0..3 {
+        let answer = http::get(admin, "/livez").await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let said = checked(&federation, "east");
+        assert!(said.contains("it takes connections"), "{said}");
+    }
+    drop(kept);
 }

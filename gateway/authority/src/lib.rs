@@ -18,6 +18,7 @@ mod service;
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration, time::SystemTime};
 
 use causeway_host::tasks::Tasks;
+use causeway_identity::CallsLayer;
 use causeway_identity::ca::{key::Passphrase, request::MAX_REQUEST_BYTES, revoked::Revoked, tokens};
 use causeway_proto::ca::certificate_authority_server::CertificateAuthorityServer;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::MissedTickBehavior};
@@ -151,6 +152,7 @@ async fn serve(
         .max_connection_age(CONNECTION_LIMIT)
         .max_connection_age_grace(CALL_LIMIT)
         .timeout(CALL_LIMIT)
+        .layer(CallsLayer::<listen::Peer>::default())
         .add_service(service)
         .serve_with_incoming_shutdown(connections, stop.clone().cancelled_owned());
     let overdue = async {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use causeway_host::{
-    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, WithinDescriptors, accept},
+    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, WithinDescriptors, accept},
     descriptors::Descriptors,
 };
 use causeway_identity::{Admitted, Guarded, Serial, handshake_word};
@@ -28,10 +28,10 @@ use super::{
     service::Shown,
 };
 
-/// Connections served at once, handshakes included; further ones wait in the system's queue.
+/// Connections served at once, handshakes included.
 const MAX_CONNECTIONS: usize = 512;
-/// Of one host; further ones are closed. A gateway that passes on what others ask has as many.
-const MAX_CONNECTIONS_OF_HOST: usize = 32;
+/// Of one host, or one user of this host. A gateway that passes on what others ask has as many.
+pub(super) const MAX_CONNECTIONS_OF_HOST: usize = 32;
 /// Connections that are secure and wait to be served.
 const SECURE: usize = 16;
 /// For the handshake; what takes longer is nobody who wants a certificate.
@@ -48,7 +48,7 @@ pub(super) struct Peer {
 }
 
 /// A secure connection and its place.
-pub(super) type CaConnection = Admitted<Guarded<TlsStream<TcpStream>>, Peer, ConnectionPlace>;
+pub(super) type CaConnection = Admitted<Guarded<TlsStream<TcpStream>>, Peer>;
 
 /// Listener of the CA: TLS with the certificate that is in use at that moment.
 struct CaListener {
@@ -104,7 +104,7 @@ pub(super) fn connections(
     let (entered, waiting) = mpsc::channel(SECURE);
     let limits = AcceptLimits {
         connections: MAX_CONNECTIONS,
-        of_address: Some(MAX_CONNECTIONS_OF_HOST),
+        of_address: MAX_CONNECTIONS_OF_HOST,
         setup: HANDSHAKE_LIMIT,
     };
     let entrance = CaListener {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use causeway_federation::name::GatewayId;
-use causeway_host::accept::host_of;
+use causeway_host::share::host_of;
 
 /// Calls of one asker at once, after a pause.
 pub(super) const BURST: u32 = 20;

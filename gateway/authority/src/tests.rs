@@ -130,6 +130,19 @@ fn refused(outcome: Result<NewIdentity, CertificateRequestError>) -> AuthorityRe
 }
 
 #[tokio::test]
+async fn connections_that_are_kept_open_keep_nobody_out_of_the_ca() {
+    let served = Served::start().await;
+    let mut kept = Vec::new();
+    for _ in 0..2 * super::listen::MAX_CONNECTIONS_OF_HOST {
+        let address = served.authority.address();
+        kept.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    let token = served.token("east", None, DAY);
+    served.join(&token, "gw1").await.unwrap();
+    drop(kept);
+}
+
+#[tokio::test]
 async fn a_token_makes_a_gateway_once_and_is_written_down() {
     let served = Served::start().await;
     let token = served.token("west", None, DAY);

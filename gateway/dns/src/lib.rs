@@ -20,7 +20,6 @@ mod rate;
 mod resolver;
 mod serve;
 mod status;
-mod tcp_clients;
 #[cfg(test)]
 mod tests;
 pub mod vips;
@@ -115,7 +114,6 @@ impl DnsServer {
                 servers: servers(&addresses),
             }),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
-            tcp_clients: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

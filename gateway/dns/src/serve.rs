@@ -8,6 +8,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration, time::Instant};
 
 use causeway_host::{
     accept::{AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, accept},
+    places::Place,
     tasks::Tasks,
 };
 use hickory_server::net::xfer::Protocol;
@@ -20,21 +21,18 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    handler::{DnsReply, Handler, Later},
-    tcp_clients::{MAX_CONNECTIONS, TcpClient, TcpClients},
-};
+use super::handler::{DnsReply, Handler, Later};
 
 /// Most questions that wait for an upstream or a new address.
 pub(super) const MAX_WAITING: usize = 1024;
 /// Time for which a TCP connection may be idle, and how long one read or write may take.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most TCP connections that have given way and are about to end.
-const MAX_ENDING: usize = 64;
-/// Of one host there are as many as [`TcpClients`] lets in.
+/// TCP connections of one host, or one user of this host.
+pub(super) const MAX_CONNECTIONS_OF_HOST: usize = 64;
+/// TCP connections at once. Whoever keeps connections open keeps nobody else out: the idlest gives way.
 const TCP_LIMITS: AcceptLimits = AcceptLimits {
-    connections: MAX_CONNECTIONS + MAX_ENDING,
-    of_address: None,
+    connections: 256,
+    of_address: MAX_CONNECTIONS_OF_HOST,
     setup: TCP_TIMEOUT,
 };
 /// Connections that the kernel holds until they are accepted.
@@ -51,7 +49,6 @@ const PORT_ATTEMPTS: usize = 16;
 pub(super) struct DnsState {
     pub handler: Arc<Handler>,
     pub waiting: Arc<Semaphore>,
-    pub tcp_clients: Arc<TcpClients>,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -176,22 +173,17 @@ impl DnsState {
 
     async fn serve_tcp(self, mut clients: mpsc::Receiver<((TcpStream, SocketAddr), ConnectionPlace)>) {
         while let Some(((stream, client), place)) = clients.recv().await {
-            let Some(entered) = self.tcp_clients.enter(client.ip(), Instant::now()) else {
-                tracing::debug!(%client, "a DNS connection is not served: all have questions under way");
-                continue;
-            };
             let (service, stop) = (self.clone(), self.stop.clone());
             self.tasks.spawn(async move {
-                let _place = place;
-                stop.run_until_cancelled(service.serve_connection(stream, client, entered))
+                stop.run_until_cancelled(service.serve_connection(stream, client, &place.place))
                     .await
             });
         }
     }
 
-    async fn serve_connection(self, mut stream: TcpStream, client: SocketAddr, entered: TcpClient) {
-        while let Some(question) = next_question(&mut stream, &entered).await {
-            entered.set_idle(None);
+    async fn serve_connection(self, mut stream: TcpStream, client: SocketAddr, place: &Arc<Place>) {
+        while let Some(question) = next_question(&mut stream, place).await {
+            let _under_way = place.call();
             let answer = match self
                 .handler
                 .reply(&question, client, Protocol::Tcp, Instant::now())
@@ -206,7 +198,7 @@ impl DnsState {
             // Whoever sends what is no question over TCP has nothing more to say.
             let Some(answer) = answer else { return };
             match timeout(TCP_TIMEOUT, write_message(&mut stream, &answer)).await {
-                Ok(Ok(())) => entered.set_idle(Some(Instant::now())),
+                Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return,
             }
         }
@@ -220,12 +212,12 @@ async fn send(socket: &UdpSocket, bytes: &[u8], client: SocketAddr) {
 }
 
 /// The next question of a connection; `None` when it is over, or gives way to another one.
-async fn next_question(stream: &mut TcpStream, entered: &TcpClient) -> Option<Vec<u8>> {
+async fn next_question(stream: &mut TcpStream, place: &Place) -> Option<Vec<u8>> {
     // What has arrived is answered first.
     tokio::select! {
         biased;
         question = timeout(TCP_TIMEOUT, read_message(stream)) => question.ok()?.ok(),
-        () = entered.gives_way.cancelled() => None,
+        () = place.gives_way().cancelled() => None,
     }
 }
 

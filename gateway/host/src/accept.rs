@@ -1,16 +1,16 @@
 //! The one loop that takes connections of this process's own APIs: so many at once, so many of one address, a time limit
 //! until each is set up (a handshake, say), and a pause while the machine gives no more. What is set up is handed on with
-//! the place that it holds; who is let in is the [`AcceptConnection`]'s business, and what is served on it the receiver's.
+//! the place that it holds; who is let in is the [`AcceptConnection`]'s business, and what is served on it the receiver's, who
+//! ends a connection when its place is given to another one (`places`).
 //!
 //! The clients of services and the tunnels have loops of their own: they are one for each data thread, and hand nothing on.
 
 use std::{
-    collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     os::fd::AsRawFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use rustix::io::Errno;
@@ -21,12 +21,19 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::descriptors::Descriptors;
+use crate::{
+    descriptors::Descriptors,
+    kernel::client_user,
+    places::{Place, Places},
+    share::ShareHolder,
+};
 
 /// First pause after an accept that would fail again at once; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause of that kind.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Most connections that have given way and are about to end.
+const MAX_ENDING: usize = 64;
 
 /// A bound listener of any kind.
 pub trait Listen: Send + Sync + 'static {
@@ -34,6 +41,11 @@ pub trait Listen: Send + Sync + 'static {
 
     /// Takes the next connection, and says where it comes from; `None`: from this host, over a unix socket. Cancel-safe.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<SocketAddr>)>> + Send;
+
+    /// Returns the own end of a connection over TCP.
+    fn own_end(_: &Self::Stream) -> Option<SocketAddr> {
+        None
+    }
 }
 
 impl Listen for TcpListener {
@@ -44,6 +56,10 @@ impl Listen for TcpListener {
         // What is asked of an API is small and answered at once. Where the option cannot be set, it is merely slower.
         let _ = stream.set_nodelay(true);
         Ok((stream, Some(from)))
+    }
+
+    fn own_end(stream: &TcpStream) -> Option<SocketAddr> {
+        stream.local_addr().ok()
     }
 }
 
@@ -69,6 +85,10 @@ impl<L: Listen<Stream: AsRawFd>> Listen for WithinDescriptors<L> {
             );
         }
     }
+
+    fn own_end(stream: &L::Stream) -> Option<SocketAddr> {
+        L::own_end(stream)
+    }
 }
 
 /// Decides who gets in.
@@ -90,7 +110,7 @@ pub trait AcceptConnection<S>: Send + Sync + 'static {
 /// Reason why a connection that was accepted is not served.
 #[derive(Debug)]
 pub enum AcceptRefusal<E> {
-    /// Its address has as many as one may have.
+    /// Its address or user has as many as one may have, and each is in use; or it had a place, and has given way.
     Crowded,
     /// It was not set up in time.
     Slow,
@@ -101,10 +121,11 @@ pub enum AcceptRefusal<E> {
 /// Limits of one listener.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptLimits {
-    /// Connections at once, those that are being set up included. Further ones wait in the system's queue.
+    /// Connections at once, those that are being set up included. A further one takes the place of the idlest of whoever has most.
     pub connections: usize,
-    /// Of those, for one host (see [`host_of`]); `None`: as many as there are. Further ones are closed.
-    pub of_address: Option<usize>,
+    /// Of those, for one host (see [`crate::share::host_of`]), or one user of this host. A further one takes the place of its idlest, or is closed where
+    /// all are in use. A unix socket is one user's, who has all places.
+    pub of_address: usize,
     /// Longest time until a connection is set up.
     pub setup: Duration,
 }
@@ -112,60 +133,20 @@ pub struct AcceptLimits {
 /// A connection's place among those that are served at once. It is free again when this is dropped.
 #[derive(Debug)]
 pub struct ConnectionPlace {
-    _of_all: OwnedSemaphorePermit,
-    _of_host: Option<HostPlace>,
+    _accepted: OwnedSemaphorePermit,
+    pub place: Arc<Place>,
 }
 
-/// Places that are taken, by host.
-#[derive(Debug, Clone, Default)]
-pub struct HostPlaces(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
-
-/// Place of one host. It is free again when this is dropped.
-#[derive(Debug)]
-pub struct HostPlace {
-    taken: HostPlaces,
-    host: IpAddr,
-}
-
-impl HostPlaces {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes one of `most` places of the host that `address` is of; `None`: all are taken.
-    #[must_use]
-    pub fn take(&self, address: IpAddr, most: usize) -> Option<HostPlace> {
-        let host = host_of(address);
-        let mut all = self.lock();
-        let count = all.entry(host).or_default();
-        if *count >= most {
-            return None;
+/// Names the party that takes a place with a connection. On this host that is a user: any program can use any address here.
+fn holder(from: Option<SocketAddr>, own_end: Option<SocketAddr>) -> ShareHolder {
+    let Some(from) = from else {
+        return ShareHolder::ThisHost;
+    };
+    match (ShareHolder::at(from.ip()), own_end) {
+        (ShareHolder::ThisHost, Some(own)) => {
+            client_user(from, own).map_or(ShareHolder::ThisHost, ShareHolder::User)
         }
-        *count += 1;
-        let taken = self.clone();
-        Some(HostPlace { taken, host })
-    }
-}
-
-impl Drop for HostPlace {
-    fn drop(&mut self) {
-        let mut all = self.taken.lock();
-        if let Some(count) = all.get_mut(&self.host) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.host);
-            }
-        }
-    }
-}
-
-/// Address that stands for all those which one host can choose among: its network of 64 bits in IPv6, and all of loopback.
-#[must_use]
-pub fn host_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        ip if ip.is_loopback() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        (holder, _) => holder,
     }
 }
 
@@ -191,13 +172,13 @@ async fn accept_all<L: Listen, D: AcceptConnection<L::Stream>>(
     acceptor: D,
     entered: &mpsc::Sender<(D::Connection, ConnectionPlace)>,
 ) {
-    let (acceptor, places) = (Arc::new(acceptor), Arc::new(Semaphore::new(limits.connections)));
-    let hosts = HostPlaces::default();
+    let (acceptor, places) = (Arc::new(acceptor), Places::new(limits.connections));
+    let accepted = Arc::new(Semaphore::new(limits.connections + MAX_ENDING));
     let mut entering = JoinSet::new();
     let mut pause = None;
     loop {
         // A free place first, so that what cannot be served is not accepted. The semaphore is never closed.
-        let Ok(of_all) = Arc::clone(&places).acquire_owned().await else {
+        let Ok(permit) = Arc::clone(&accepted).acquire_owned().await else {
             return;
         };
         let (stream, from) = match listener.accept().await {
@@ -214,28 +195,31 @@ async fn accept_all<L: Listen, D: AcceptConnection<L::Stream>>(
         };
         pause = None;
         while entering.try_join_next().is_some() {}
-        let of_host = match (limits.of_address, from) {
-            (Some(most), Some(from)) => match hosts.take(from.ip(), most) {
-                Some(place) => Some(place),
-                None => {
-                    acceptor.refused(Some(from), AcceptRefusal::Crowded);
-                    continue;
-                }
-            },
-            _ => None,
+        let most = from.map_or(limits.connections, |_| limits.of_address);
+        let holder = holder(from, L::own_end(&stream));
+        let Some((place, gone)) = places.take(holder, from, most, Instant::now()) else {
+            acceptor.refused(from, AcceptRefusal::Crowded);
+            continue;
         };
+        if gone.is_some() {
+            acceptor.refused(gone, AcceptRefusal::Crowded);
+        }
         let place = ConnectionPlace {
-            _of_all: of_all,
-            _of_host: of_host,
+            _accepted: permit,
+            place,
         };
         let (acceptor, entered) = (Arc::clone(&acceptor), entered.clone());
         // Each by itself, so that a slow one holds up no other.
         entering.spawn(async move {
-            match timeout(limits.setup, acceptor.enter(stream, from)).await {
+            let setting_up = timeout(limits.setup, acceptor.enter(stream, from));
+            let set_up = place.place.gives_way().run_until_cancelled(setting_up).await;
+            match set_up {
                 // When nobody takes connections any more, this one is not wanted either.
-                Ok(Ok(connection)) => drop(entered.send((connection, place)).await),
-                Ok(Err(error)) => acceptor.refused(from, AcceptRefusal::Failed(error)),
-                Err(_) => acceptor.refused(from, AcceptRefusal::Slow),
+                Some(Ok(Ok(connection))) => drop(entered.send((connection, place)).await),
+                Some(Ok(Err(error))) => acceptor.refused(from, AcceptRefusal::Failed(error)),
+                Some(Err(_)) => acceptor.refused(from, AcceptRefusal::Slow),
+                // It has given way, which was told.
+                None => {}
             }
         });
     }
@@ -277,7 +261,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
     const LIMITS: AcceptLimits = AcceptLimits {
         connections: 2,
-        of_address: None,
+        of_address: 2,
         setup: PATIENCE,
     };
 
@@ -356,54 +340,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_finds_no_place_waits_and_who_has_too_many_is_closed() {
+    async fn the_idlest_gives_way_to_who_comes_and_who_has_all_in_use_is_closed() {
         let mut bench = Bench::start(LIMITS).await;
-        let clients = [
-            bench.knock(b"y").await,
-            bench.knock(b"y").await,
-            bench.knock(b"y").await,
-        ];
-        let (first, _second) = (bench.next().await, bench.next().await);
-        let third = timeout(Duration::from_millis(100), bench.entered.recv()).await;
-        assert!(third.is_err(), "only two are served at once");
-        drop(first);
-        bench.next().await;
-        drop(clients);
-
-        let of_address = Some(1);
-        let mut bench = Bench::start(AcceptLimits { of_address, ..LIMITS }).await;
-        let _client = bench.knock(b"y").await;
-        let first = bench.next().await;
+        let _clients = [bench.knock(b"y").await, bench.knock(b"y").await];
+        let ((_, first), (_, second)) = (bench.next().await, bench.next().await);
+        let _third = bench.knock(b"y").await;
+        let (_, third) = bench.next().await;
+        assert!(first.place.gives_way().is_cancelled() && !second.place.gives_way().is_cancelled());
+        assert_eq!(bench.refusal().await, "crowded");
+        let _calls = (second.place.call(), third.place.call());
         let mut closed = TcpStream::connect(bench.address).await.unwrap();
         assert_eq!(bench.refusal().await, "crowded");
-        assert_eq!(
-            timeout(PATIENCE, closed.read(&mut [0])).await.unwrap().unwrap(),
-            0
-        );
-        drop(first);
-        let _client = bench.knock(b"y").await;
-        bench.next().await;
+        let end = timeout(PATIENCE, closed.read(&mut [0])).await.unwrap();
+        assert_eq!(end.unwrap(), 0);
+        drop(third);
     }
 
-    #[test]
-    fn addresses_that_one_host_can_choose_among_count_as_one() {
-        let host = |address: &str| host_of(address.parse().unwrap());
-        for (one, other, alike) in [
-            ("127.0.0.1", "127.9.0.2", true),
-            ("127.0.0.1", "::1", true),
-            ("10.0.0.1", "::ffff:10.0.0.1", true),
-            ("10.0.0.1", "10.0.0.2", false),
-            ("2001:db8::1", "2001:db8::ffff:0:0:2", true),
-            ("2001:db8::1", "2001:db8:0:1::1", false),
-        ] {
-            assert_eq!(host(one) == host(other), alike, "{one} {other}");
-        }
-        let places = HostPlaces::default();
-        let take = |address: &str| places.take(address.parse().unwrap(), 1);
-        let first = take("2001:db8::1");
-        assert!(first.is_some() && take("2001:db8::2").is_none() && take("2001:db8:1::1").is_some());
-        drop(first);
-        assert!(take("2001:db8::2").is_some());
+    #[tokio::test]
+    async fn who_is_being_set_up_gives_way_too() {
+        let mut bench = Bench::start(LIMITS).await;
+        let mut silent = bench.knock(b"").await;
+        let (_, _welcome) = (bench.knock(b"y").await, bench.next().await);
+        let _another = bench.knock(b"y").await;
+        bench.next().await;
+        assert_eq!(bench.refusal().await, "crowded");
+        let end = timeout(PATIENCE, silent.read(&mut [0])).await.unwrap();
+        assert_eq!(end.unwrap(), 0);
     }
 
     #[tokio::test]

@@ -60,7 +60,7 @@ pub mod testbed;
 mod trusted;
 pub mod workload_api;
 
-pub use admitted::Admitted;
+pub use admitted::{Admitted, AdmittedPeer, CallsLayer, CountedCalls};
 pub use anchors::{Anchors, Cryptography, describe_root};
 pub use api::{ApiClient, ApiClientError, identify_client};
 pub use caller::NoCaller;

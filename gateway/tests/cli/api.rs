@@ -320,7 +320,7 @@ async fn a_web_page_cannot_reach_the_api() {
 }
 
 #[tokio::test]
-async fn one_host_cannot_take_all_places_and_the_socket_has_its_own() {
+async fn one_host_cannot_take_all_places_or_keep_others_out_and_the_socket_has_its_own() {
     let admin = serve(state()).await;
     let AdminAddress::Tcp(address) = *admin.local_addr() else {
         panic!("not on TCP");
@@ -336,6 +336,10 @@ async fn one_host_cannot_take_all_places_and_the_socket_has_its_own() {
         // The server may have closed it already.
         let _ = stream.write_all(b"GET / HTTP/1.1\r\n").await;
         held.push(stream);
+    }
+    for _ in 0..3 {
+        let (status, answer) = ask(&admin, "GET /livez", "").await;
+        assert_eq!(status, 200, "{answer}");
     }
     let crowded = r#"causeway_api_refused_total{reason="crowded"}"#;
     let begun = Instant::now();

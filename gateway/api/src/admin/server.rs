@@ -3,10 +3,12 @@
 //! connection goes along with each request, as a [`Connection`] among its extensions.
 
 use std::{
+    convert::Infallible,
     fs, io,
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +16,9 @@ use axum::{Router, extract::Request};
 use causeway_host::{
     accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, accept},
     listen::{bind_unix, connect_unix},
+    places::Place,
 };
+use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -36,9 +40,9 @@ use crate::{
     credentials::{ADMIN_API, AcceptError, Acceptor, ApiEntrance, Gate, HANDSHAKE_LIMIT, Secured},
 };
 
-/// Connections served at once; further ones wait in the system's queue.
+/// Connections served at once.
 const MAX_CONNECTIONS: usize = 256;
-/// Of one host; further ones are closed. The unix socket has places of its own.
+/// Of one host, or one user of this host. The unix socket has places of its own.
 const MAX_CONNECTIONS_OF_HOST: usize = 64;
 /// Connections that are set up and wait to be served.
 const ENTERED: usize = 16;
@@ -114,6 +118,13 @@ impl Listen for AdminListener {
             Self::Unix(listener, _) => (AdminConnection::Unix(listener.accept().await?.0), None),
         })
     }
+
+    fn own_end(connection: &AdminConnection) -> Option<SocketAddr> {
+        match connection {
+            AdminConnection::Tcp(stream) => stream.local_addr().ok(),
+            AdminConnection::Unix(_) => None,
+        }
+    }
 }
 
 pub(crate) enum AdminConnection {
@@ -183,7 +194,7 @@ pub(crate) async fn serve(
     };
     let limits = AcceptLimits {
         connections: MAX_CONNECTIONS,
-        of_address: Some(MAX_CONNECTIONS_OF_HOST),
+        of_address: MAX_CONNECTIONS_OF_HOST,
         setup: HANDSHAKE_LIMIT,
     };
     let connections = TaskTracker::new();
@@ -191,10 +202,10 @@ pub(crate) async fn serve(
     let accepting = accept("the admin API", listener, limits, doorway, entered);
     let serving = async {
         while let Some(((stream, from), place)) = waiting.recv().await {
-            let serving = serve_connection(stream, from, router.clone(), stop.clone());
+            let serving = serve_connection(stream, from, router.clone(), place.place.clone(), stop.clone());
             connections.spawn(async move {
-                serving.await;
-                drop(place);
+                // Whoever has many connections loses the idlest one when another comes.
+                place.place.gives_way().run_until_cancelled(serving).await;
             });
         }
     };
@@ -219,14 +230,29 @@ pub(crate) async fn serve(
     }
 }
 
-async fn serve_connection(stream: Secured, from: AskingConnection, router: Router, stop: CancellationToken) {
+async fn serve_connection(
+    stream: Secured,
+    from: AskingConnection,
+    router: Router,
+    place: Arc<Place>,
+    stop: CancellationToken,
+) {
     let header_timeout = match from.proof {
         Proof::Local(_) | Proof::Plain => PLAIN_HEADER_TIMEOUT,
         Proof::Nobody | Proof::Identity(_) | Proof::Useless { .. } => HEADER_TIMEOUT,
     };
-    let service = router.map_request(move |mut request: Request<Incoming>| {
+    let service = tower::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(from.clone());
-        request
+        let (call, answering) = (place.call(), router.clone().oneshot(request));
+        async move {
+            let answer = answering.await?;
+            // Until the last byte of the answer is taken.
+            Ok::<_, Infallible>(answer.map(|body| {
+                body.inspect_frame(move |_| {
+                    let _under_way = &call;
+                })
+            }))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

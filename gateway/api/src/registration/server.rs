@@ -4,10 +4,10 @@
 use std::{io, time::Duration};
 
 use causeway_host::{
-    accept::{AcceptLimits, ConnectionPlace, WithinDescriptors, accept},
+    accept::{AcceptLimits, WithinDescriptors, accept},
     descriptors::Descriptors,
 };
-use causeway_identity::Admitted;
+use causeway_identity::{Admitted, CallsLayer};
 use causeway_proto::registry::registry_server::{Registry, RegistryServer};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
@@ -23,9 +23,9 @@ use crate::{
 
 /// Name of this API in the log.
 const API: &str = "registration";
-/// Connections served at once; further ones wait in the system's queue. One for each host of a large zone.
+/// Connections served at once. One for each host of a large zone.
 const MAX_CONNECTIONS: usize = 4096;
-/// Of one host; further ones are closed. The unix socket has places of its own.
+/// Of one host, or one user of this host. The unix socket has places of its own.
 const MAX_CONNECTIONS_OF_HOST: usize = 256;
 /// Calls under way on one connection; further ones wait.
 const MAX_STREAMS: u32 = 64;
@@ -70,6 +70,7 @@ pub(super) async fn serve<S: Registry>(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .timeout(CALL_TIMEOUT)
+        .layer(CallsLayer::<AskingConnection>::default())
         .layer(gated)
         .add_service(health)
         .add_service(service)
@@ -88,14 +89,14 @@ pub(super) async fn serve<S: Registry>(
 }
 
 /// A connection and its place among [`MAX_CONNECTIONS`].
-type Taken = Admitted<Secured, AskingConnection, ConnectionPlace>;
+type Taken = Admitted<Secured, AskingConnection>;
 
 /// The connections that were taken up, as they come.
 fn connections(incoming: Incoming) -> impl Stream<Item = io::Result<Taken>> {
     let (entered, waiting) = mpsc::channel(ADMITTED);
     let limits = AcceptLimits {
         connections: MAX_CONNECTIONS,
-        of_address: Some(MAX_CONNECTIONS_OF_HOST),
+        of_address: MAX_CONNECTIONS_OF_HOST,
         setup: HANDSHAKE_LIMIT,
     };
     let Incoming {

@@ -12,13 +12,11 @@ use std::{
 };
 
 use causeway_host::{
-    accept::{
-        AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, Listen, WithinDescriptors, accept,
-        host_of,
-    },
+    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, WithinDescriptors, accept},
     beside::bind_beside,
     descriptors::Descriptors,
     listen::{Io, bind_unix},
+    share::host_of,
 };
 use causeway_identity::Admitted;
 use causeway_telemetry::RateLimited;
@@ -32,10 +30,10 @@ use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use crate::actor::{AskingConnection, Proof};
 use causeway_identity::{Secure, SecureError, begins_with_tls};
 
-/// Connections served at once; further ones wait in the system's queue. One for each host of a large zone.
+/// Connections served at once. One for each host of a large zone.
 const MAX_CONNECTIONS: usize = 4_096;
-/// Of one host; further ones are closed.
-const MAX_CONNECTIONS_OF_HOST: usize = 256;
+/// Of one host, or one user of this host.
+pub(super) const MAX_CONNECTIONS_OF_HOST: usize = 256;
 /// Connections that were admitted and wait to be served.
 const ADMITTED: usize = 64;
 /// Until a connection is set up: the first byte of a client of this host, and a handshake.
@@ -146,6 +144,13 @@ impl Listen for ZoneSyncListener {
             }
         })
     }
+
+    fn own_end(connection: &ZoneSyncConnection) -> Option<SocketAddr> {
+        match connection {
+            ZoneSyncConnection::Tcp(stream) => stream.local_addr().ok(),
+            ZoneSyncConnection::Local(..) => None,
+        }
+    }
 }
 
 /// Tells whether programs of this host connect to it over loopback.
@@ -230,7 +235,7 @@ impl AcceptConnection<ZoneSyncConnection> for Threshold {
 }
 
 /// A connection and its place among [`MAX_CONNECTIONS`].
-pub(super) type Taken = Admitted<Box<dyn Io>, AskingConnection, ConnectionPlace>;
+pub(super) type Taken = Admitted<Box<dyn Io>, AskingConnection>;
 
 /// The connections that are welcome, as they come.
 pub(super) fn connections(
@@ -241,7 +246,7 @@ pub(super) fn connections(
     let (entered, waiting) = mpsc::channel(ADMITTED);
     let limits = AcceptLimits {
         connections: MAX_CONNECTIONS,
-        of_address: Some(MAX_CONNECTIONS_OF_HOST),
+        of_address: MAX_CONNECTIONS_OF_HOST,
         setup: SETUP_LIMIT,
     };
     // When it ends, so does the stream, and with it the server.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use causeway_identity::Secure;
+use causeway_identity::{CallsLayer, Secure};
 use causeway_proto::registry::registry_server::RegistryServer;
 use causeway_zone_sync::registry::etcd::Contact;
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use super::{
     service::RegistryService,
 };
 use crate::{
+    actor::AskingConnection,
     credentials::{Gate, ListenerProof},
     registration::GatedLayer,
 };
@@ -49,6 +50,7 @@ pub(super) async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .timeout(CALL_TIMEOUT)
+        .layer(CallsLayer::<AskingConnection>::default())
         .layer(GatedLayer { gate, access })
         .add_service(health)
         .add_service(service)

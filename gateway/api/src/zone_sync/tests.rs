@@ -250,6 +250,38 @@ async fn whoever_connects_may_do_everything_where_the_operator_said_so() {
 }
 
 #[tokio::test]
+async fn connections_that_are_kept_open_keep_nobody_out_and_end_no_call() {
+    let zone_sync = RunningZoneSync::start(config("127.0.0.1:0")).await.unwrap();
+    let ListenAddress::Tcp(address) = *zone_sync.address() else {
+        panic!("it listens at a unix socket alone");
+    };
+    let channel = Endpoint::from_shared(tcp(&zone_sync))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let watching = HealthClient::new(channel)
+        .watch(HealthCheckRequest::default())
+        .await
+        .unwrap();
+    let mut kept = Vec::new();
+    for _ in 0..listen::MAX_CONNECTIONS_OF_HOST {
+        kept.push(TcpStream::connect(address).await.unwrap());
+    }
+    // Not the first, on which a call is under way, but the second one gives way.
+    let mut said = Vec::new();
+    let end = tokio::time::timeout(PATIENCE, kept[0].read_to_end(&mut said)).await;
+    assert!(end.is_ok(), "the idlest gives way");
+    for _ in 0..3 {
+        let mut client = RegistryClient::connect(tcp(&zone_sync)).await.unwrap();
+        let heard = client.register(one()).await.unwrap_err();
+        assert_eq!(heard.code(), Code::Unauthenticated, "{heard}");
+    }
+    drop((watching, kept));
+    zone_sync.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_list_that_is_too_long_is_refused_whole() {
     let zone_sync = RunningZoneSync::start(config("127.0.0.1:0")).await.unwrap();
     let mut client = beside(&zone_sync).await;

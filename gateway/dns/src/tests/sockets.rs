@@ -230,7 +230,7 @@ async fn connections_that_are_kept_keep_no_others_out() {
     let fixture = Fixture::start(DnsConfig::default());
     let plain = question("orders.mesh.", RecordType::A);
     let mut kept = Vec::new();
-    for _ in 0..crate::tcp_clients::MAX_CONNECTIONS_OF_HOST {
+    for _ in 0..crate::serve::MAX_CONNECTIONS_OF_HOST {
         let mut stream = TcpStream::connect(fixture.address()).await.unwrap();
         ask_tcp(&mut stream, &plain).await;
         kept.push(stream);

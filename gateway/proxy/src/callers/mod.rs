@@ -13,21 +13,20 @@ use std::{
 };
 
 use causeway_federation::name::{ServiceName, Tags};
-use causeway_host::{share::ShareHolder, tasks::Tasks};
+use causeway_host::{
+    kernel::{Host, Kernel},
+    share::ShareHolder,
+    tasks::Tasks,
+};
 use causeway_routing::{
     callers::{FoundCaller, Holder, How, Index, RegisteredAddress, in_common},
     permit::Caller,
     snapshot::Snapshot,
 };
 
-mod host;
 mod kernel_thread;
 #[cfg(test)]
 mod tests;
-
-pub(crate) use host::{Host, Kernel};
-#[cfg(test)]
-pub(crate) use host::{Sockets, UserId};
 
 use kernel_thread::KernelThread;
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use causeway_federation::topology::Topology;
+use causeway_host::kernel::{Sockets, UserId};
 use causeway_routing::{
     snapshot::{Instance, Published},
     testbed::{service, tags, zone},

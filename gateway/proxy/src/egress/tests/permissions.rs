@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, io, net::IpAddr, sync::Arc};
 
 use causeway_federation::topology::Topology;
+use causeway_host::kernel::{Host, Kernel, Sockets};
 use causeway_routing::{
     callers::Index,
     snapshot::{Instance, Published, Snapshot},
@@ -13,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
-    callers::{Callers, Host, Kernel, Sockets},
+    callers::Callers,
     egress::EgressConfig,
     testbed::{self, Client, Recorder, Zone, until},
 };

@@ -17,7 +17,7 @@ use arc_swap::ArcSwapOption;
 use causeway_dns as dns;
 use causeway_dns::vips::VipTable;
 use causeway_federation::topology::{Protocol, Topology};
-use causeway_host::{accept::HostPlaces, share::NoShare};
+use causeway_host::{host_places::HostPlaces, share::NoShare};
 use causeway_identity::{
     AFTER_THE_END, Distrust, Identity, LiveIdentity, ShownCertificate, TlsError, distrust,
 };

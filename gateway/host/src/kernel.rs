@@ -52,10 +52,10 @@ const ADDRESS_BYTES: usize = 8;
 const SOCKET_BYTES: usize = 72;
 
 /// A user of this host, as the kernel numbers them.
-pub(crate) type UserId = u32;
+pub type UserId = u32;
 
-/// Questions that the finder of callers asks of its host.
-pub(crate) trait Host: Send + Sync + 'static {
+/// Questions to a host of who its users are.
+pub trait Host: Send + Sync + 'static {
     /// The addresses of this host's interfaces, without those of its loopback network. `None`: they are not known.
     fn addresses(&self) -> Option<Arc<BTreeSet<IpAddr>>>;
 
@@ -72,7 +72,7 @@ pub(crate) trait Host: Send + Sync + 'static {
 }
 
 /// One look at the kernel's table of sockets.
-pub(crate) trait Sockets {
+pub trait Sockets {
     /// Finds who owns the TCP socket that is bound to `from` and connected to `to`. `None`: there is none, or nobody can tell.
     fn client(&mut self, from: SocketAddr, to: SocketAddr) -> Option<UserId>;
 
@@ -82,7 +82,7 @@ pub(crate) trait Sockets {
 
 /// The kernel that this process runs on.
 #[derive(Debug, Default)]
-pub(crate) struct Kernel {
+pub struct Kernel {
     addresses: ArcSwap<Addresses>,
 }
 
@@ -242,6 +242,12 @@ fn ip(value: &[u8]) -> Option<IpAddr> {
         16 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
         _ => None,
     }
+}
+
+/// Finds the user of this host whose socket is connected from `from` to `to`. `None`: there is none, or the kernel does not tell.
+#[must_use]
+pub fn client_user(from: SocketAddr, to: SocketAddr) -> Option<UserId> {
+    Kernel::default().sockets().ok()?.client(from, to)
 }
 
 struct Diagnosis(Netlink);
