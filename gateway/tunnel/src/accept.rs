@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use causeway_host::host_places::{HostPlace, HostPlaces};
 use quinn::{Endpoint, Incoming};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -18,32 +19,62 @@ use super::{
 
 /// Handshakes under way on one data thread; further ones are ignored, and the peer tries again.
 const MAX_HANDSHAKES: usize = 512;
+/// Of those, of one host: it takes none from others.
+const MAX_HANDSHAKES_OF_HOST: usize = 128;
 /// From this many on, a peer must first show that it receives at the address it sends from (RFC 9000 §8.1.2).
 const VALIDATE_FROM_HANDSHAKES: usize = 64;
+/// The same of those that come from its host, as anybody can say of himself: so nobody takes the places of another.
+const VALIDATE_FROM_HANDSHAKES_OF_HOST: usize = 16;
 /// Longest time that a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Answer to a peer that begins a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HandshakeAnswer {
+    Welcome,
+    /// It has to show first that it receives at its address.
+    Validate,
+    /// There is no room.
+    Ignore,
+}
+
+/// Decides on a further handshake while so many are under way, `of_host` of them from where this one comes. Pure.
+fn answer(under_way: usize, of_host: usize, is_validated: bool) -> HandshakeAnswer {
+    let many = under_way >= VALIDATE_FROM_HANDSHAKES || of_host >= VALIDATE_FROM_HANDSHAKES_OF_HOST;
+    if many && !is_validated {
+        HandshakeAnswer::Validate
+    } else if under_way >= MAX_HANDSHAKES || of_host >= MAX_HANDSHAKES_OF_HOST {
+        HandshakeAnswer::Ignore
+    } else {
+        HandshakeAnswer::Welcome
+    }
+}
+
 /// Accepts until the endpoint is closed.
 pub(super) async fn run(shared: Arc<TunnelShared>, endpoint: Endpoint, thread: usize) {
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    let (handshakes, hosts) = (Arc::new(Semaphore::new(MAX_HANDSHAKES)), HostPlaces::default());
     while let Some(incoming) = endpoint.accept().await {
         if shared.is_draining() {
             incoming.refuse();
             continue;
         }
+        let host = incoming.remote_address().ip();
         let under_way = MAX_HANDSHAKES - handshakes.available_permits();
-        if under_way >= VALIDATE_FROM_HANDSHAKES && !incoming.remote_address_validated() {
+        let answer = answer(under_way, hosts.taken(host), incoming.remote_address_validated());
+        if answer == HandshakeAnswer::Validate {
             let _ = incoming.retry();
             continue;
         }
-        match Arc::clone(&handshakes).try_acquire_owned() {
-            Ok(permit) => drop(tokio::spawn(welcome(
+        let permit = Arc::clone(&handshakes).try_acquire_owned().ok();
+        let place = permit.zip(hosts.take(host, MAX_HANDSHAKES_OF_HOST));
+        match place.filter(|_| answer == HandshakeAnswer::Welcome) {
+            Some(place) => drop(tokio::spawn(welcome(
                 Arc::clone(&shared),
                 incoming,
                 thread,
-                permit,
+                place,
             ))),
-            Err(_) => {
+            None => {
                 debug!(address = %incoming.remote_address(), "ignored a peer: too many handshakes are under way");
                 incoming.ignore();
             }
@@ -51,7 +82,12 @@ pub(super) async fn run(shared: Arc<TunnelShared>, endpoint: Endpoint, thread: u
     }
 }
 
-async fn welcome(shared: Arc<TunnelShared>, incoming: Incoming, thread: usize, permit: OwnedSemaphorePermit) {
+async fn welcome(
+    shared: Arc<TunnelShared>,
+    incoming: Incoming,
+    thread: usize,
+    place: (OwnedSemaphorePermit, HostPlace),
+) {
     let mut party = Party::new(incoming.remote_address(), "unknown");
     let connection = match timeout(HANDSHAKE_TIMEOUT, incoming.into_future()).await {
         Ok(Ok(connection)) => connection,
@@ -72,9 +108,33 @@ async fn welcome(shared: Arc<TunnelShared>, incoming: Incoming, thread: usize, p
         })
     };
     let greeted = greeted.await;
-    drop(permit);
+    drop(place);
     match greeted {
         Ok(greeted) => session::run(&shared, greeted, thread, false).await,
         Err(fault) => shared.turn_away(&connection, fault, &party).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_host_takes_no_places_from_others_and_nobody_takes_its_places_in_its_name() {
+        for (under_way, of_host, is_validated, expected) in [
+            (0, 0, false, HandshakeAnswer::Welcome),
+            (15, 15, false, HandshakeAnswer::Welcome),
+            // Whoever sends in the name of another gets no further than this.
+            (16, 16, false, HandshakeAnswer::Validate),
+            (16, 16, true, HandshakeAnswer::Welcome),
+            (63, 0, false, HandshakeAnswer::Welcome),
+            (64, 0, false, HandshakeAnswer::Validate),
+            (128, 128, true, HandshakeAnswer::Ignore),
+            (128, 0, true, HandshakeAnswer::Welcome),
+            (512, 0, true, HandshakeAnswer::Ignore),
+        ] {
+            let answer = answer(under_way, of_host, is_validated);
+            assert_eq!(answer, expected, "{under_way} {of_host} {is_validated}");
+        }
     }
 }
