@@ -119,3 +119,123 @@ pub fn make_private_folder(path: &Path) -> io::Result<()> {
         .mode(PRIVATE_FOLDER)
         .create(path)
 }
+
+/// Risk that others than this user change what is in a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FolderRisk {
+    /// Whoever made the link can make it lead elsewhere.
+    #[error("it is a symbolic link of user {0}")]
+    LinkOf(u32),
+    #[error("it is user {owner}'s, and others may write to it (mode {mode:04o})")]
+    OfAnotherAndOpen { owner: u32, mode: u32 },
+    #[error("it is user {0}'s, who may change everything in it")]
+    OfAnother(u32),
+    #[error("others than its owner may write to it (mode {0:04o})")]
+    Open(u32),
+}
+
+impl FolderRisk {
+    /// Tells whether nobody can have meant it so.
+    #[must_use]
+    pub fn is_grave(self) -> bool {
+        match self {
+            Self::LinkOf(_) | Self::OfAnotherAndOpen { .. } => true,
+            Self::OfAnother(_) | Self::Open(_) => false,
+        }
+    }
+}
+
+/// User and mode of a file or folder.
+#[derive(Debug, Clone, Copy)]
+struct FileOwner {
+    user: u32,
+    mode: u32,
+}
+
+impl FileOwner {
+    fn of(file: &fs::Metadata) -> Self {
+        Self {
+            user: file.uid(),
+            mode: file.mode() & 0o7777,
+        }
+    }
+}
+
+/// Looks whether others than the user `own`, and root, may change what is in a folder.
+///
+/// # Errors
+/// It cannot be looked at.
+pub fn folder_risk(folder: &Path, own: u32) -> io::Result<Option<FolderRisk>> {
+    let named = fs::symlink_metadata(folder)?;
+    let link = named.is_symlink().then(|| FileOwner::of(&named));
+    let found = FileOwner::of(&fs::metadata(folder)?);
+    Ok(judge_folder(link, found, own))
+}
+
+fn judge_folder(link: Option<FileOwner>, folder: FileOwner, own: u32) -> Option<FolderRisk> {
+    const ROOT: u32 = 0;
+    /// Write permission of the group, and of all others.
+    const OTHERS_WRITE: u32 = 0o022;
+    let is_trusted = |user: u32| user == own || user == ROOT;
+    if let Some(link) = link.filter(|link| !is_trusted(link.user)) {
+        return Some(FolderRisk::LinkOf(link.user));
+    }
+    let FileOwner { user: owner, mode } = folder;
+    match (is_trusted(owner), mode & OTHERS_WRITE != 0) {
+        (true, false) => None,
+        (true, true) => Some(FolderRisk::Open(mode)),
+        (false, false) => Some(FolderRisk::OfAnother(owner)),
+        (false, true) => Some(FolderRisk::OfAnotherAndOpen { owner, mode }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_others_may_change_is_told_and_one_that_nobody_can_have_meant_is_grave() {
+        let own = 1000;
+        let of = |user, mode| FileOwner { user, mode };
+        for (link, folder, risk, grave) in [
+            (None, of(own, 0o700), None, false),
+            (None, of(0, 0o755), None, false),
+            (Some(of(0, 0o777)), of(own, 0o700), None, false),
+            (None, of(own, 0o777), Some(FolderRisk::Open(0o777)), false),
+            (None, of(0, 0o1777), Some(FolderRisk::Open(0o1777)), false),
+            (None, of(own, 0o770), Some(FolderRisk::Open(0o770)), false),
+            (None, of(7, 0o755), Some(FolderRisk::OfAnother(7)), false),
+            (
+                None,
+                of(7, 0o775),
+                Some(FolderRisk::OfAnotherAndOpen {
+                    owner: 7,
+                    mode: 0o775,
+                }),
+                true,
+            ),
+            (
+                Some(of(7, 0o777)),
+                of(own, 0o700),
+                Some(FolderRisk::LinkOf(7)),
+                true,
+            ),
+        ] {
+            let judged = judge_folder(link, folder, own);
+            assert_eq!(judged, risk, "{link:?} {folder:?}");
+            assert_eq!(judged.is_some_and(FolderRisk::is_grave), grave, "{risk:?}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_looked_at_where_its_link_leads() {
+        let above = tempfile::tempdir().unwrap();
+        let (folder, link) = (above.path().join("folder"), above.path().join("link"));
+        make_private_folder(&folder).unwrap();
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(folder_risk(&link, own).unwrap(), None);
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(folder_risk(&link, own).unwrap(), Some(FolderRisk::Open(0o777)));
+    }
+}

@@ -14,11 +14,10 @@ use causeway_api::{
 use causeway_control::{TopologySource, trust::Trusted};
 use causeway_dns::DnsConfig;
 use causeway_federation::name::ZoneName;
-use causeway_host::files::make_private_folder;
 use causeway_host::{descriptors, tasks::Tasks};
 use causeway_identity::LiveIdentity;
 use causeway_instances::attach::ServerAddress;
-use causeway_proxy::egress::{Outlive, REDIRECT_PORT};
+use causeway_proxy::egress::Outlive;
 use causeway_telemetry::{AccessLog, LineWriter};
 use causeway_tunnel::{Congestion, MemoryBudget, TunnelConfig};
 use causeway_zone_sync::replica::Ages;
@@ -29,8 +28,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Exit, Failure,
     api_args::ApiArgs,
+    data_folder,
     identity_source::{IdentitySource, WorkloadApiArgs},
-    limits::{half_closed_limit, keepalive, memory_budget, outlive, stall_limit, tunnel_idle_timeout},
+    limits::{
+        half_closed_limit, keepalive, memory_budget, outlive, redirect_port, stall_limit, tunnel_idle_timeout,
+    },
     log_args::LogArgs,
     ruling,
     signals::{self, Signals},
@@ -143,10 +145,9 @@ pub(crate) struct GatewayArgs {
         default_value = "listeners"
     )]
     capture: CaptureName,
-    /// Port that clients are redirected to; who connects to it directly is refused
-    #[arg(long, value_name = "PORT", env = "CAUSEWAY_REDIRECT_PORT", default_value_t = REDIRECT_PORT,
-        value_parser = clap::value_parser!(u16).range(1..))]
-    redirect_port: u16,
+    /// Port that clients are redirected to with --capture redirect; who connects to it directly is refused [default: 7815]
+    #[arg(long, value_name = "PORT", env = "CAUSEWAY_REDIRECT_PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    redirect_port: Option<u16>,
     /// Admin API: a loopback IP:PORT, to read; with --admin-tokens or --admin-allow any IP:PORT, over TLS; or unix:/PATH, for
     /// this user and root; several are separated by commas. Changes are taken over the socket [default: admin.sock in --data],
     /// which commands find by themselves, or with a token
@@ -290,12 +291,9 @@ async fn serve(args: GatewayArgs, mut signals: Signals) -> Result<Exit, Failure>
         .hint("issue a certificate for this zone, or correct --zone"));
     }
     let metrics = GatewayMetrics::default();
-    make_private_folder(&args.data)
-        .map_err(|error| trust_unkept(&args).because(&error))
-        .and_then(|()| {
-            let kept = held.keep_trust_in(&args.data, SystemTime::now());
-            kept.map_err(|error| trust_unkept(&args).because(&error))
-        })?;
+    data_folder::open(&args.data)?;
+    held.keep_trust_in(&args.data, SystemTime::now())
+        .map_err(|error| data_folder::trust_unkept(&args.data).because(&error))?;
     let trusted = Trusted::new(held, metrics.control.clone());
     let Some(topology) = ruling::open(&args, &live, &metrics.control)? else {
         return Ok(Exit::BadInput);
@@ -340,14 +338,6 @@ fn follow(
     following.spawn(tasks.keep("topology file", topology));
     following.close();
     following
-}
-
-fn trust_unkept(args: &GatewayArgs) -> Failure {
-    Failure::new(format!(
-        "cannot keep the trust document in {}",
-        args.data.display()
-    ))
-    .hint("--data must be a folder that this user may write")
 }
 
 /// A zone-sync of this host listens on the same port.
@@ -395,10 +385,7 @@ fn config(
         tunnel,
         tls_listen: args.tls_listen.clone(),
         tls_outlive: args.tls_outlive,
-        redirect_port: match args.capture {
-            CaptureName::Listeners => None,
-            CaptureName::Redirect => Some(args.redirect_port),
-        },
+        redirect_port: redirect_port(matches!(args.capture, CaptureName::Redirect), args.redirect_port)?,
         dns: DnsConfig {
             listen: args.dns.clone(),
             upstreams: args.dns_upstream.clone(),

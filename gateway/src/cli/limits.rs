@@ -1,9 +1,9 @@
-//! Ranges of the limits that `causeway gateway` takes for connections.
+//! Ranges of the limits that `causeway gateway` takes for connections, and settings that go together.
 
 use std::{ops::RangeInclusive, time::Duration};
 
 use causeway_proxy::{
-    egress::Outlive,
+    egress::{Outlive, REDIRECT_PORT},
     keepalive::KEEPALIVES,
     relay::{HALF_CLOSED_LIMITS, STALL_LIMITS},
 };
@@ -33,6 +33,18 @@ pub(super) fn keepalive(given: Duration) -> Result<Option<Duration>, Failure> {
     given
         .map(|given| within(given, &KEEPALIVES, wrong, "the default is 60s"))
         .transpose()
+}
+
+/// Port that clients are redirected to; `None`: they are not.
+pub(super) fn redirect_port(is_redirect: bool, given: Option<u16>) -> Result<Option<u16>, Failure> {
+    match (is_redirect, given) {
+        (true, given) => Ok(Some(given.unwrap_or(REDIRECT_PORT))),
+        (false, None) => Ok(None),
+        (false, Some(_)) => Err(
+            Failure::usage("--redirect-port is of no use without --capture redirect")
+                .hint("give --capture redirect too, or leave --redirect-port out"),
+        ),
+    }
 }
 
 fn within(
@@ -89,5 +101,19 @@ pub(super) fn outlive(text: &str) -> Result<Outlive, String> {
             Ok(_) => Err("it is a year at most; `never` leaves the connection open".to_owned()),
             Err(error) => Err(format!("{error}; give a time such as 1h, or `life`, or `never`")),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_to_redirect_to_is_refused_where_nobody_is_redirected() {
+        assert_eq!(redirect_port(true, None).unwrap(), Some(REDIRECT_PORT));
+        assert_eq!(redirect_port(true, Some(7816)).unwrap(), Some(7816));
+        assert_eq!(redirect_port(false, None).unwrap(), None);
+        let refused = format!("{:?}", redirect_port(false, Some(7816)).unwrap_err());
+        assert!(refused.contains("--capture redirect"), "{refused}");
     }
 }

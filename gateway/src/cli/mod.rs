@@ -13,6 +13,7 @@ mod ca_serve;
 mod check;
 mod client;
 mod completion;
+mod data_folder;
 mod demo;
 mod diff;
 mod explain;

@@ -52,7 +52,7 @@ fn privileged(context: &Context<'_>) {
         port.value, service.name.value
     );
     let hint = "ports this low take CAP_NET_BIND_SERVICE: give it to the gateway (`AmbientCapabilities=` in its unit), or give the \
-                service another `port`; its instances keep theirs";
+                service another `port`; its instances keep theirs. With `--capture redirect` no port takes it (but CAP_NET_ADMIN)";
     let found = Diagnostic::warning("privileged-port", &port.span, message);
     context.sink.push(found.hint(hint));
 }
