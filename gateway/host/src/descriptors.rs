@@ -24,6 +24,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::share::{NoShare, ShareHolder, ShareTable};
 
+mod promise;
+
+use promise::TakenPromise;
+pub use promise::{DescriptorPromise, PromiseTicket};
+
 /// Fewest descriptors that are kept, where the limit allows it.
 const LEAST_KEPT: u64 = 128;
 /// One in so many is kept.
@@ -132,6 +137,8 @@ impl Drop for ListenerPlace {
 pub struct HeldDescriptor {
     descriptors: Descriptors,
     holder: ShareHolder,
+    /// It is one that was promised, and counts by that.
+    promise: Option<TakenPromise>,
 }
 
 impl HeldDescriptor {
@@ -143,21 +150,9 @@ impl HeldDescriptor {
 
 impl Drop for HeldDescriptor {
     fn drop(&mut self) {
-        self.descriptors.0.held.lock().give_back(&self.holder);
-    }
-}
-
-/// Promise of one descriptor more, for as long as it lives: nobody else is given it.
-#[derive(Debug)]
-pub struct DescriptorPromise {
-    /// It counts as if it were held already.
-    _held: HeldDescriptor,
-    descriptors: Descriptors,
-}
-
-impl Drop for DescriptorPromise {
-    fn drop(&mut self) {
-        self.descriptors.0.promised.fetch_sub(1, Ordering::Relaxed);
+        if self.promise.is_none() {
+            self.descriptors.0.held.lock().give_back(&self.holder);
+        }
     }
 }
 
@@ -239,42 +234,6 @@ impl Descriptors {
         )
     }
 
-    /// Like [`Descriptors::hold`], for one that was promised. What was opened meanwhile without asking, such as a file or a connection to
-    /// an API, may have its number; half of what is kept makes up for that. `None`: it has to be closed at once.
-    #[must_use]
-    pub fn hold_promised(&self, descriptor: &impl AsRawFd, holder: &ShareHolder) -> Option<HeldDescriptor> {
-        let number = number(descriptor);
-        let may = self.is_below(number, 0) || {
-            let shares = self.shares();
-            number < shares.ceiling().saturating_add(shares.kept / 2)
-        };
-        may.then(|| {
-            self.0.held.lock().add(holder);
-            self.held_by(holder)
-        })
-    }
-
-    /// Promises another one beside this one, both for `holder`.
-    ///
-    /// # Errors
-    /// This one has to be closed at once: none is left, or `holder` has its share.
-    pub fn promise_another(
-        &self,
-        descriptor: &impl AsRawFd,
-        holder: &ShareHolder,
-    ) -> Result<DescriptorPromise, NoShare> {
-        let before = self.0.promised.fetch_add(1, Ordering::Relaxed);
-        let held = self.take(number(descriptor), before + 1, holder);
-        let promise = held.map(|held| DescriptorPromise {
-            _held: held,
-            descriptors: self.clone(),
-        });
-        if promise.is_err() {
-            self.0.promised.fetch_sub(1, Ordering::Relaxed);
-        }
-        promise
-    }
-
     /// Tells whether so few are left that it matters who holds them.
     #[must_use]
     pub fn are_scarce(&self, descriptor: &impl AsRawFd) -> bool {
@@ -287,6 +246,7 @@ impl Descriptors {
         HeldDescriptor {
             descriptors: self.clone(),
             holder: holder.clone(),
+            promise: None,
         }
     }
 
@@ -432,7 +392,6 @@ mod tests {
         assert!(descriptors.lacked_lately());
         descriptors.set_limit(2 * (number(&file) + 2));
         assert!(!descriptors.may_hold(&file) && descriptors.hold(&file, &one).is_err());
-        assert!(descriptors.hold_promised(&file, &one).is_some());
         drop(first);
         assert!(descriptors.may_hold(&file) && descriptors.promised() == 1);
     }

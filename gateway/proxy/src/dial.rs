@@ -10,7 +10,7 @@ use std::{
 
 use causeway_federation::name::{ServiceName, Tags};
 use causeway_host::{
-    descriptors::{Descriptors, HeldDescriptor, is_exhausted},
+    descriptors::{Descriptors, HeldDescriptor, PromiseTicket, is_exhausted},
     listen::is_own_address,
     own_sockets::{OwnSocket, OwnSockets},
     share::{NoShare, ShareHolder},
@@ -68,7 +68,7 @@ pub(crate) struct DescriptorClaim {
     /// Party in whose name they are taken.
     pub(crate) holder: ShareHolder,
     /// One of them was promised.
-    pub(crate) promised: bool,
+    pub(crate) promised: Option<PromiseTicket>,
 }
 
 /// Failure to reach an instance.
@@ -139,9 +139,7 @@ pub(crate) async fn dial(
                 continue;
             }
             tried += 1;
-            // The one that was promised serves one instance at a time.
-            let promised = passage.claim.promised && connecting.is_empty();
-            match open_socket(instance.address, passage, promised) {
+            match open_socket(instance.address, passage) {
                 Ok(socket) => connecting.push(Box::pin(connect(socket, instance, metrics, passage))),
                 Err(none) if connecting.is_empty() => return Err(DialError::NoDescriptor(none)),
                 // One that is under way may still answer.
@@ -221,11 +219,7 @@ type HeldSocket = (TcpSocket, HeldDescriptor);
 ///
 /// # Errors
 /// There is no descriptor for it, which says nothing about the instance.
-fn open_socket(
-    address: SocketAddr,
-    passage: &Passage,
-    promised: bool,
-) -> Result<io::Result<HeldSocket>, NoShare> {
+fn open_socket(address: SocketAddr, passage: &Passage) -> Result<io::Result<HeldSocket>, NoShare> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
@@ -235,11 +229,12 @@ fn open_socket(
         Err(error) if is_exhausted(&error) => return Err(NoShare::NoneFree),
         Err(error) => return Ok(Err(error)),
     };
-    let (descriptors, holder) = (&passage.descriptors, &passage.claim.holder);
-    let as_promised = promised.then(|| descriptors.hold_promised(&socket, holder));
-    let held = match as_promised.flatten() {
+    let DescriptorClaim { holder, promised } = &passage.claim;
+    // The one that was promised serves one instance at a time.
+    let as_promised = promised.as_ref().and_then(|ticket| ticket.take(&socket));
+    let held = match as_promised {
         Some(held) => held,
-        None => descriptors.hold(&socket, holder)?,
+        None => passage.descriptors.hold(&socket, holder)?,
     };
     Ok(Ok((socket, held)))
 }

@@ -27,7 +27,7 @@ fn passage() -> Passage {
         descriptors: Descriptors::default(),
         claim: DescriptorClaim {
             holder: ShareHolder::Named("zone west".into()),
-            promised: false,
+            promised: None,
         },
     }
 }

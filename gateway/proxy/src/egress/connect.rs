@@ -15,7 +15,7 @@ use causeway_federation::{
     name::{GatewayId, Tags},
     topology::{SplitArm, Topology},
 };
-use causeway_host::own_sockets::SocketPair;
+use causeway_host::{descriptors::DescriptorPromise, own_sockets::SocketPair};
 use causeway_routing::{
     hops,
     permit::Caller,
@@ -138,7 +138,7 @@ pub(super) async fn connect(
         early,
         claim: DescriptorClaim {
             holder: connection.holder.clone(),
-            promised: connection.promised.is_some(),
+            promised: connection.promised.as_ref().map(DescriptorPromise::ticket),
         },
     };
     search(shared, order, client.failed()).await

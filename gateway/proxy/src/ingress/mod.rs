@@ -445,7 +445,7 @@ impl IngressShared {
             claim: DescriptorClaim {
                 // All gateways of a zone are one: it can have as many as it likes.
                 holder: ShareHolder::Named(format!("zone {}", peer.zone).into()),
-                promised: false,
+                promised: None,
             },
         })
     }

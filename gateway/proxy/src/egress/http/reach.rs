@@ -4,6 +4,7 @@ use std::{pin::pin, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use causeway_federation::topology::SplitArm;
+use causeway_host::descriptors::DescriptorPromise;
 use causeway_routing::{
     balance::InstanceList,
     permit::Caller,
@@ -109,7 +110,7 @@ async fn find(connection: &HttpConnection, order: &mut ReachOrder) -> Result<Con
         early: Bytes::new(),
         claim: DescriptorClaim {
             holder: connection.holder.clone(),
-            promised: promise.is_some(),
+            promised: promise.as_ref().map(DescriptorPromise::ticket),
         },
     };
     match Box::pin(search(shared, search_order, connection.socket.failed())).await {
