@@ -94,6 +94,8 @@ mod tests {
             topology: vec![0; 32],
             hops: u32::MAX,
             client_sockets: u64::MAX,
+            besides: vec![u64::MAX; 16],
+            avoid: vec![u64::MAX; 16],
         };
         let kind = Some(stream_header::Kind::Connect(connect));
         assert!(encode_frame(&StreamHeader { kind }).is_ok());

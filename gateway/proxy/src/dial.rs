@@ -60,6 +60,10 @@ pub(crate) struct Passage {
     /// Descriptors that may be taken for it.
     pub(crate) descriptors: Descriptors,
     pub(crate) claim: DescriptorClaim,
+    /// Numbers of the instances that it is not given to, because they have failed it already.
+    pub(crate) besides: Vec<u64>,
+    /// Numbers of the instances that it is given to if there is no other.
+    pub(crate) avoid: Vec<u64>,
 }
 
 /// Claim of a connection to descriptors for instances.
@@ -117,7 +121,10 @@ pub(crate) async fn dial(
     rng: &mut SmallRng,
 ) -> Result<InstanceConnection, DialError> {
     let none = InstanceList::default();
-    let mut choice = Choice::new(snapshot.instances.get(service).unwrap_or(&none), tags);
+    let list = snapshot.instances.get(service).unwrap_or(&none);
+    let mut choice = Choice::new(list, tags)
+        .besides(&passage.besides)
+        .after(&passage.avoid);
     let mut connecting = FuturesUnordered::<BoxFuture<'_, Result<InstanceConnection, ConnectFailure>>>::new();
     let (mut tried, mut passed_over, mut last, mut has_descriptors) = (0, 0, None, true);
     loop {

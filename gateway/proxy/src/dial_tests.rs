@@ -29,6 +29,8 @@ fn passage() -> Passage {
             holder: ShareHolder::Named("zone west".into()),
             promised: None,
         },
+        besides: Vec::new(),
+        avoid: Vec::new(),
     }
 }
 
@@ -103,6 +105,24 @@ async fn a_want_of_descriptors_is_not_held_against_an_instance() {
     dial_orders(&snapshot, &tags, &passage, &reported, 1)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_that_has_failed_a_connection_is_not_given_it_again() {
+    let (one, two) = (Recorder::start("one").await, Recorder::start("two").await);
+    let instances = vec![one.instance(1, &[]), two.instance(1, &[])];
+    let snapshot = testbed::snapshot("east", &topology(), instances.clone(), vec![], &[]);
+    let (reported, tags) = (Reported::default(), Tags::default());
+    let besides = |failed: &[usize]| Passage {
+        besides: failed.iter().map(|place| instances[*place].number()).collect(),
+        ..passage()
+    };
+    for seed in 0..10 {
+        let dialled = dial_orders(&snapshot, &tags, &besides(&[0]), &reported, seed).await;
+        assert_eq!(dialled.unwrap().instance.id, "two");
+    }
+    let dialled = dial_orders(&snapshot, &tags, &besides(&[0, 1]), &reported, 1).await;
+    assert!(matches!(dialled, Err(DialError::NoInstance { .. })));
 }
 
 #[tokio::test]

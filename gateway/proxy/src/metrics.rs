@@ -53,6 +53,17 @@ struct ByDirection {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByService {
+    service: ServiceLabel,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByServiceLimit {
+    service: ServiceLabel,
+    limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByServiceReason {
     service: ServiceLabel,
     reason: &'static str,
@@ -155,6 +166,9 @@ pub struct ProxyMetrics {
     moved: Family<ByServiceWhy, Counter>,
     followed: Family<ByServiceWhy, Counter>,
     misplaced: Family<ByRole, Gauge>,
+    retried: Family<ByServiceWhy, Counter>,
+    limited: Family<ByServiceLimit, Counter>,
+    ejected: Family<ByService, Counter>,
     forbidden: Family<ByRoleServiceRule, Counter>,
     ready: Histograms<ByRole>,
     duration: Histograms<ByRole>,
@@ -199,6 +213,18 @@ impl ProxyMetrics {
             misplaced: registry.gauges(
                 "connections_misplaced",
                 "Open connections that belong elsewhere, of services that have a linger",
+            ),
+            retried: registry.counters(
+                "retried",
+                "Requests that were tried again, or not for want of budget, by the end of the try before",
+            ),
+            ejected: registry.counters(
+                "ejected",
+                "Times that an instance, or a zone's instances with the same tags, had failed so often in a row that it comes after the others",
+            ),
+            limited: registry.counters(
+                "limited",
+                "Connections and requests that were refused, or not tried again, because a limit of their service was reached",
             ),
             forbidden: registry.counters(
                 "forbidden",
@@ -263,6 +289,26 @@ impl ProxyMetrics {
         let (role, service) = (role.word(), self.services.label(service));
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         self.misplaced.get_or_create(&ByRole { role, service }).set(count);
+    }
+
+    /// A request was tried again after such an end of a try, or was not because its service has no budget left.
+    pub fn retried(&self, service: &str, why: &'static str) {
+        let service = self.services.label(service);
+        self.retried.get_or_create(&ByServiceWhy { service, why }).inc();
+    }
+
+    /// Something of a service has failed so often in a row that it comes after the others.
+    pub fn ejected(&self, service: &str) {
+        let service = self.services.label(service);
+        self.ejected.get_or_create(&ByService { service }).inc();
+    }
+
+    /// A limit of a service was reached.
+    pub fn limited(&self, service: &str, limit: &'static str) {
+        let service = self.services.label(service);
+        self.limited
+            .get_or_create(&ByServiceLimit { service, limit })
+            .inc();
     }
 
     /// Permissions forbid a connection.

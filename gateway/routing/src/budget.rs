@@ -1,5 +1,6 @@
 //! The budget for asking again: how many further asks of candidates that have failed a service may cost, so that an outage
-//! does not multiply the connections to what is left. A first ask of a candidate takes nothing from it.
+//! does not multiply the connections to what is left. A first ask of a candidate takes nothing from it. Retries of requests take from
+//! the same budget, to which the service's requests then add the share that its topology declares.
 //!
 //! Pure: time is an argument, that since any moment that is the same for all calls.
 
@@ -36,6 +37,14 @@ impl Left {
 }
 
 impl Budgets {
+    /// Adds the share (0 to 1) of one request of `service` that may be a retry.
+    pub fn earn(&mut self, now: Duration, service: &ServiceName, share: f64) {
+        if let Some(left) = self.services.get_mut(service) {
+            let asks = (left.now(now) + share).min(f64::from(BURST));
+            *left = Left { asks, at: now };
+        }
+    }
+
     /// Takes one ask again from the budget of `service`; `false` when nothing is left.
     pub fn take(&mut self, now: Duration, service: &ServiceName) -> bool {
         let known = self.services.get(service).copied();
@@ -77,6 +86,22 @@ mod tests {
         assert_eq!(all_at(&mut budgets, later, "orders"), 2 * ASKS_AGAIN_PER_SECOND);
         let much_later = NOW + Duration::from_secs(3600);
         assert_eq!(all_at(&mut budgets, much_later, "orders"), BURST);
+    }
+
+    #[test]
+    fn requests_add_their_share_and_never_more_than_a_burst() {
+        let (mut budgets, orders) = (Budgets::default(), service("orders"));
+        budgets.earn(NOW, &orders, 0.5);
+        assert_eq!(all_at(&mut budgets, NOW, "orders"), BURST);
+        for _ in 0..10 {
+            budgets.earn(NOW, &orders, 0.25);
+        }
+        budgets.earn(NOW, &service("web"), 1.0);
+        assert_eq!(all_at(&mut budgets, NOW, "orders"), 2);
+        for _ in 0..1000 {
+            budgets.earn(NOW, &orders, 0.25);
+        }
+        assert_eq!(all_at(&mut budgets, NOW, "orders"), BURST);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Knowledge of one zone at one moment: an immutable value that the data path reads without a lock.
 //!
 //! The program (`gateway/src/gateway/publish.rs`) builds a new `Snapshot` whenever the topology, an instance's health, the
-//! catalog or a tunnel changes, and swaps it in whole. Only the load counters inside an [`Instance`] change in place.
+//! catalog or a tunnel changes, and swaps it in whole. Only the load counters inside an
+//! [`Instance`], and what is ejected, change in place.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use causeway_federation::{
 use serde::Serialize;
 
 pub use crate::balance::{InstanceList, InstanceLoad};
-use crate::{callers, reach::OwnListeners};
+use crate::{callers, outlier::Ejections, reach::OwnListeners};
 
 /// The current snapshot, shared by every task that decides something.
 pub type Snapshots = Arc<ArcSwap<Snapshot>>;
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub links: Arc<BTreeMap<GatewayId, Link>>,
     /// Addresses that this process listens on, which no instance can have.
     pub listeners: OwnListeners,
+    /// Instances and zones that have failed of late. Shared by all snapshots of this process, and changes in place.
+    pub ejections: Ejections,
 }
 
 /// One running copy of a service in this zone.
@@ -62,6 +65,27 @@ pub struct Instance {
     pub health: Health,
     /// Shared by all snapshots that hold this instance.
     pub load: Arc<InstanceLoad>,
+}
+
+/// Offset basis and prime of the 64-bit FNV-1a hash.
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+/// Number by which gateways know an instance that they are told nothing of: the same at every gateway of its zone, never 0.
+#[must_use]
+pub fn instance_number(id: &str) -> u64 {
+    let hash = id.bytes().fold(FNV_OFFSET, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
+    });
+    hash.max(1)
+}
+
+impl Instance {
+    /// Number that [`instance_number`] gives it.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        instance_number(&self.id)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

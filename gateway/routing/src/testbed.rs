@@ -15,6 +15,7 @@ use causeway_federation::{
 
 use crate::{
     callers,
+    outlier::Ejections,
     reach::OwnListeners,
     snapshot::{Health, Instance, Link, Snapshot},
 };
@@ -118,5 +119,6 @@ pub fn snapshot(
         catalog: Arc::new(Catalog::new(entries)),
         links: Arc::new(links.iter().map(|(name, link)| (gateway(name), *link)).collect()),
         listeners: OwnListeners::default(),
+        ejections: Ejections::default(),
     }
 }

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use causeway_federation::{catalog::Catalog, name::ZoneName, topology::Topology};
 use causeway_routing::{
     callers,
+    outlier::Ejections,
     reach::OwnListeners,
     snapshot::{Published, Snapshot, Snapshots},
 };
@@ -23,6 +24,7 @@ pub(crate) struct Sources {
     pub tunnels: Arc<TunnelSet>,
     /// Grows while the gateway starts.
     pub listeners: watch::Sender<OwnListeners>,
+    pub ejections: Ejections,
 }
 
 /// The latest index of callers, and the instances that it is of.
@@ -52,6 +54,7 @@ impl Sources {
             catalog: self.catalog.borrow_and_update().clone(),
             links: Arc::new(self.tunnels.links()),
             listeners: self.listeners.borrow().clone(),
+            ejections: self.ejections.clone(),
         }
     }
 }

@@ -150,6 +150,33 @@ pub(crate) fn listeners(egress: Egress) -> impl Fn() -> Check + Send + Sync {
     }
 }
 
+/// Warns for a minute after clients were refused because a limit of their service was reached.
+pub(crate) fn limits(egress: Egress) -> impl Fn() -> Check + Send + Sync {
+    move || {
+        let reached = egress.limits_reached();
+        let words: Vec<String> = reached
+            .iter()
+            .map(|(service, limit)| format!("{service}: {limit}"))
+            .collect();
+        match words.as_slice() {
+            [] => Check::ok(
+                "clients",
+                "limits",
+                "no limit of a service was reached within the last minute",
+            ),
+            words => Check::warn(
+                "clients",
+                "limits",
+                format!(
+                    "clients were refused within the last minute: {}",
+                    words.join(", ")
+                ),
+                "`limits` of the service say how much one gateway carries; raise them if its instances can take more",
+            ),
+        }
+    }
+}
+
 pub(crate) fn tunnels(snapshots: Snapshots) -> impl Fn() -> Check + Send + Sync {
     move || {
         let snapshot = snapshots.load();

@@ -275,6 +275,7 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         catalog: zone_sync.catalog(),
         tunnels: tunnel_set.clone(),
         listeners: listeners.clone(),
+        ejections: Default::default(),
     });
     background.spawn("snapshots", publishing);
     let exporting = keep_exports(
@@ -450,6 +451,7 @@ fn checks(
         .with(readiness::trust(identity.clone(), trusted, topology))
         .with(readiness::listeners(egress.clone()))
         .with(descriptors::check(egress.clone()))
+        .with(readiness::limits(egress.clone()))
         .with_sum(readiness::tunnels(snapshots.clone()))
         .with(readiness::buffers(buffers))
         .with(unread::check(config.tunnel.memory.clone()))

@@ -149,8 +149,10 @@ pub enum ConnectionOutcome {
     NoTunnel,
     /// The candidate did not answer in time.
     NoAnswer,
-    /// No answer had begun when the time of the request's route was over.
-    RouteTimeout,
+    /// The service, or this caller of it, is called more often than its topology allows.
+    RateLimited,
+    /// The instance did not answer a request in the time that its service or route allows.
+    RequestTimeout,
     /// The candidate's answer is none.
     BadReply,
     /// One of the two gateways refused.
@@ -196,7 +198,9 @@ impl ConnectionOutcome {
             Self::MaxAge => "max_age",
             Self::Unrouted(why) => why.word(),
             Self::NoTunnel => "no_tunnel",
-            Self::NoAnswer | Self::RouteTimeout => "timeout",
+            Self::NoAnswer => "timeout",
+            Self::RequestTimeout => "request_timeout",
+            Self::RateLimited => "rate_limited",
             Self::BadReply => "bad_reply",
             Self::Refused { reason, .. } => reason.word(),
             Self::ClientFlood => "client_flood",
@@ -214,11 +218,12 @@ impl ConnectionOutcome {
             Self::ClientGone
             | Self::ClientReset
             | Self::BadRequest
+            | Self::RateLimited
             | Self::ClientFlood
             | Self::CertificateRevoked
             | Self::CertificateExpired
             | Self::IssuerDistrusted => OutcomeSide::Client,
-            Self::InstanceReset | Self::RouteTimeout => OutcomeSide::Instance,
+            Self::InstanceReset | Self::RequestTimeout => OutcomeSide::Instance,
             Self::TunnelLost | Self::LostUnready | Self::NoTunnel => OutcomeSide::Tunnel,
             Self::LostRace | Self::PeerCut | Self::NoAnswer | Self::BadReply => OutcomeSide::Peer,
             Self::Cut | Self::Stalled | Self::Idle | Self::HalfClosed | Self::Moved | Self::MaxAge => {
@@ -262,7 +267,8 @@ impl ConnectionOutcome {
             | Self::ClientReset
             | Self::BadRequest
             | Self::InstanceReset
-            | Self::RouteTimeout
+            | Self::RequestTimeout
+            | Self::RateLimited
             | Self::LostRace
             | Self::TunnelLost
             | Self::Cut
@@ -303,7 +309,6 @@ mod tests {
 
     #[test]
     fn an_outcome_has_its_word_its_side_and_says_whether_another_may_be_asked() {
-        let refused = |by, reason| O::Refused { by, reason };
         check([
             (O::Served, "served", None, false),
             (O::Answered, "answered", None, false),
@@ -322,56 +327,56 @@ mod tests {
             (O::Unrouted(Why::NoHome), "no_candidate", Some(S::Routing), false),
             (O::NoTunnel, "no_tunnel", Some(S::Tunnel), true),
             (O::NoAnswer, "timeout", Some(S::Peer), true),
-            (O::RouteTimeout, "timeout", Some(S::Instance), false),
+            (O::RateLimited, "rate_limited", Some(S::Client), false),
+            (O::RequestTimeout, "request_timeout", Some(S::Instance), false),
             (O::BadReply, "bad_reply", Some(S::Peer), true),
             (O::ClientFlood, "client_flood", Some(S::Client), false),
             (O::CertificateRevoked, "revoked", Some(S::Client), false),
             (O::CertificateExpired, "expired", Some(S::Client), false),
             (O::IssuerDistrusted, "unknown_issuer", Some(S::Client), false),
+        ]);
+    }
+
+    #[test]
+    fn a_refusal_has_its_word_its_side_and_says_whether_another_may_be_asked() {
+        use Side::{Local, Peer};
+        use StreamRefusal as R;
+        let refused = |by, reason| O::Refused { by, reason };
+        check([
+            (refused(Peer, R::Draining), "draining", Some(S::Peer), true),
             (
-                refused(Side::Peer, StreamRefusal::Draining),
-                "draining",
-                Some(S::Peer),
-                true,
-            ),
-            (
-                refused(Side::Local, StreamRefusal::Overloaded),
+                refused(Local, R::Overloaded),
                 "overloaded",
                 Some(S::Gateway),
                 true,
             ),
             (
-                refused(Side::Local, StreamRefusal::NoDescriptors),
+                refused(Local, R::NoDescriptors),
                 "no_descriptors",
                 Some(S::Gateway),
                 true,
             ),
+            (refused(Local, R::Crowded), "crowded", Some(S::Gateway), true),
             (
-                refused(Side::Local, StreamRefusal::Crowded),
-                "crowded",
-                Some(S::Gateway),
-                true,
-            ),
-            (
-                refused(Side::Peer, StreamRefusal::Forbidden),
+                refused(Peer, R::Forbidden),
                 "forbidden",
                 Some(S::Permission),
                 false,
             ),
             (
-                refused(Side::Local, StreamRefusal::NoInstance),
+                refused(Local, R::NoInstance),
                 "no_instance",
                 Some(S::Instance),
                 true,
             ),
             (
-                refused(Side::Peer, StreamRefusal::TooManyHops),
+                refused(Peer, R::TooManyHops),
                 "too_many_hops",
                 Some(S::Instance),
                 false,
             ),
             (
-                refused(Side::Local, StreamRefusal::BadHeader),
+                refused(Local, R::BadHeader),
                 "bad_header",
                 Some(S::Gateway),
                 false,

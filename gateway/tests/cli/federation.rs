@@ -169,6 +169,7 @@ pub fn snapshot() -> Snapshot {
         catalog: Arc::new(catalog),
         links: Arc::new(BTreeMap::from([(gateway("west", "gw1"), Link::Up)])),
         listeners: Arc::default(),
+        ejections: Arc::default(),
     }
 }
 
@@ -192,6 +193,7 @@ pub fn state() -> AdminState {
             own: true,
             age: Age::Fresh,
             link: Link::Up,
+            failing: false,
         },
     );
     let vip = "127.64.0.1:8080".parse().unwrap();

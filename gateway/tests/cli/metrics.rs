@@ -59,6 +59,7 @@ fn count_everything(metrics: &GatewayMetrics) {
             own: true,
             age: Age::Fresh,
             link: Link::Up,
+            failing: false,
         },
     );
     metrics.proxy.moved("orders", MoveReason::Hedged);

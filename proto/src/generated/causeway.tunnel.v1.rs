@@ -69,6 +69,13 @@ pub struct Connect {
     /// of the client's address and port and the address and port that it connected to, in network order; 0: none.
     #[prost(fixed64, tag = "12")]
     pub client_sockets: u64,
+    /// Instances that have failed this request already, as `Ready` numbered them, at most 16: it is given to none of these. A gateway that
+    /// does not know this may give it to one.
+    #[prost(fixed64, repeated, tag = "13")]
+    pub besides: ::prost::alloc::vec::Vec<u64>,
+    /// Instances that the asker has seen failing, at most 16: they are given it if there is no other.
+    #[prost(fixed64, repeated, tag = "14")]
+    pub avoid: ::prost::alloc::vec::Vec<u64>,
 }
 /// The rest of the stream is one HTTP/2 connection that carries the ZoneSync gRPC service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -129,7 +136,11 @@ pub mod stream_reply {
 }
 /// An instance was reached; from here on the stream carries its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Ready {}
+pub struct Ready {
+    /// Number of the instance, the same at every gateway of its zone: 64-bit FNV-1a of its id, and 1 for 0. 0: the gateway does not say.
+    #[prost(fixed64, tag = "2")]
+    pub instance: u64,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {
     #[prost(enumeration = "RefusalReason", tag = "1")]

@@ -55,12 +55,12 @@ fn consumed(told: ConsumedStream) -> Consumed {
     }
 }
 
-pub fn seeds() -> Vec<(String, Vec<u8>)> {
+fn connect() -> Connect {
     let tags = [
         ("version".to_owned(), "v2".to_owned()),
         ("runtime".to_owned(), "k8s".to_owned()),
     ];
-    let connect = Connect {
+    Connect {
         service: "orders".to_owned(),
         tags: tags.into(),
         caller_tags: [("env".to_owned(), "prod".to_owned())].into(),
@@ -73,7 +73,13 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         topology: vec![7; 16],
         hops: 2,
         client_sockets: 7,
-    };
+        besides: vec![1, 2],
+        avoid: vec![3],
+    }
+}
+
+pub fn seeds() -> Vec<(String, Vec<u8>)> {
+    let connect = connect();
     let refusal = Refusal {
         reason: RefusalReason::NoInstance.into(),
         retryable: true,
@@ -107,7 +113,10 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
             header(stream_header::Kind::Connect(connect)),
         ),
         ("sync".to_owned(), header(stream_header::Kind::Sync(Sync {}))),
-        ("ready".to_owned(), reply(stream_reply::Outcome::Ready(Ready {}))),
+        (
+            "ready".to_owned(),
+            reply(stream_reply::Outcome::Ready(Ready::default())),
+        ),
         (
             "refusal".to_owned(),
             reply(stream_reply::Outcome::Refusal(refusal)),

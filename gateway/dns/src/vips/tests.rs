@@ -42,6 +42,7 @@ fn snapshot(vips: &str, services: &[&str], zones: usize) -> Snapshot {
         catalog: Arc::default(),
         links: Arc::default(),
         listeners: Arc::default(),
+        ejections: Arc::default(),
     }
 }
 

@@ -16,7 +16,7 @@ use causeway_federation::{
 };
 use causeway_host::own_sockets::SocketPair;
 use causeway_proto::tunnel::{
-    Connect, FrameError, RefusalReason, StreamHeader, encode_frame, stream_header::Kind,
+    Connect, FrameError, Ready, RefusalReason, StreamHeader, encode_frame, stream_header::Kind,
     stream_reply::Outcome,
 };
 use causeway_routing::{failures::ConnectFailures, permit::Caller, snapshot::Snapshot};
@@ -118,6 +118,10 @@ pub(super) struct ConnectRequest {
     pub(super) hops: u8,
     /// Both ends of the client's connection.
     pub(super) client: SocketPair,
+    /// Numbers of the instances that have failed the request already.
+    pub(super) besides: Vec<u64>,
+    /// Numbers of the instances that are given it if there is no other.
+    pub(super) avoid: Vec<u64>,
     /// The client's first bytes; empty unless the service is marked `early`.
     pub(super) early: Bytes,
 }
@@ -144,6 +148,8 @@ impl ConnectRequest {
                 topology: self.topology.compared().to_vec(),
                 hops: self.hops.into(),
                 client_sockets: self.client.bits(),
+                besides: self.besides.clone(),
+                avoid: self.avoid.clone(),
             })),
         }
     }
@@ -192,13 +198,17 @@ pub(super) async fn remote(
     };
     by.asked(answer.is_ok());
     let (tunnel, stream) = answer.map_err(|_| CandidateError::Timeout)?;
-    let stream = stream?;
+    let (stream, ready) = stream?;
     Ok(Upstream::Gateway(GatewayStream {
         stream,
+        instance: ready.instance,
         early_bytes: question.early.len() as u64,
         counted: TunnelStreamGuard::new(tunnel),
     }))
 }
+
+/// A stream of which an instance has become ready.
+type ReadyStream = (OpenStream, Ready);
 
 /// Gives the tunnel that the answer came on, and the answer. The other stream, if there is one, is reset.
 async fn over_one_or_another(
@@ -206,7 +216,7 @@ async fn over_one_or_another(
     tunnel: &Arc<Tunnel>,
     question: &ConnectRequest,
     late: Duration,
-) -> (Arc<Tunnel>, Result<OpenStream, CandidateError>) {
+) -> (Arc<Tunnel>, Result<ReadyStream, CandidateError>) {
     let before = tunnel.received_datagrams();
     let mut first = pin!(exchange(tunnel, question));
     loop {
@@ -239,7 +249,7 @@ async fn over_one_or_another(
     }
 }
 
-async fn exchange(tunnel: &Tunnel, question: &ConnectRequest) -> Result<OpenStream, CandidateError> {
+async fn exchange(tunnel: &Tunnel, question: &ConnectRequest) -> Result<ReadyStream, CandidateError> {
     let frame = encode_frame(&question.header()).map_err(CandidateError::Header)?;
     let opened = tunnel.open_bare().await;
     let mut stream = OpenStream::new(opened.map_err(|error| CandidateError::Lost(error.into()))?);
@@ -249,7 +259,7 @@ async fn exchange(tunnel: &Tunnel, question: &ConnectRequest) -> Result<OpenStre
         write(send, question.early.clone()).await?;
     }
     match read_reply(recv).await? {
-        Outcome::Ready(_) => Ok(stream),
+        Outcome::Ready(ready) => Ok((stream, ready)),
         Outcome::Refusal(refusal) => Err(CandidateError::Refused {
             reason: refusal.reason(),
             retryable: refusal.retryable,

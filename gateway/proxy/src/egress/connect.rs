@@ -18,7 +18,9 @@ use causeway_federation::{
 use causeway_host::{descriptors::DescriptorPromise, own_sockets::SocketPair};
 use causeway_routing::{
     hops,
+    outlier::avoided,
     permit::Caller,
+    retry::FailedTries,
     route::{Candidate, Destination, Request, route},
     snapshot::Snapshot,
     target::Target,
@@ -86,6 +88,7 @@ struct Search<'a> {
     /// Tells of tunnels that come and go.
     tunnels: watch::Receiver<u64>,
     early: Bytes,
+    tried: FailedTries,
     /// Last thing that went wrong, for the access log.
     last: ConnectionOutcome,
 }
@@ -102,13 +105,15 @@ pub(super) struct SearchOrder<'a> {
     pub(super) come_through: (SocketPair, u8),
     /// Cancelled when the client's connection is to end at once.
     pub(super) cut: &'a CancellationToken,
-    /// The moment until which the route of the request lets it wait.
-    pub(super) deadline: Option<Instant>,
     /// Every decision for this client is drawn from it.
     pub(super) seed: u64,
     pub(super) early: Bytes,
     /// Descriptors for instances.
     pub(super) claim: DescriptorClaim,
+    /// Tries of the same request that have failed: it is given to none of those again.
+    pub(super) tried: FailedTries,
+    /// Moment at which it is given up, if that comes before the usual time.
+    pub(super) deadline: Option<Instant>,
 }
 
 /// Finds an instance for a client that is permitted, and with which `open` of its service are under way.
@@ -130,7 +135,6 @@ pub(super) async fn connect(
         connection: connection.id(),
         target,
         split: None,
-        deadline: None,
         caller,
         come_through: shared.come_through(endpoints, &target.service, open).await,
         cut: connection.opened.handle().cut(),
@@ -140,6 +144,8 @@ pub(super) async fn connect(
             holder: connection.holder.clone(),
             promised: connection.promised.as_ref().map(DescriptorPromise::ticket),
         },
+        tried: FailedTries::default(),
+        deadline: None,
     };
     search(shared, order, client.failed()).await
 }
@@ -162,6 +168,7 @@ pub(super) async fn search(
     let begun = Instant::now();
     let snapshot = shared.snapshots.load_full();
     let request = Request::new(order.target.clone()).with_split(order.split);
+    let usual = begun + shared.config.setup_deadline;
     let mut search = Search {
         shared,
         thread: order.thread,
@@ -172,10 +179,11 @@ pub(super) async fn search(
         client: pair,
         request: &request,
         seed: order.seed,
-        pace: Pace::new(begun, begun + shared.config.setup_deadline),
+        pace: Pace::new(begun, order.deadline.map_or(usual, |at| at.min(usual))),
         asks: Vec::new(),
         tunnels: shared.tunnels.changed(),
         early: order.early,
+        tried: order.tried,
         last: ConnectionOutcome::NoAnswer,
     };
     let connected = tokio::select! {
@@ -183,7 +191,7 @@ pub(super) async fn search(
         () = gone => Err(ConnectionOutcome::ClientGone),
         () = order.cut.cancelled() => Err(ConnectionOutcome::Cut),
         connected = search.run(snapshot) => connected,
-        () = until(order.deadline) => Err(ConnectionOutcome::RouteTimeout),
+        () = until(order.deadline) => Err(ConnectionOutcome::RequestTimeout),
     };
     connected.map_err(|outcome| NoUpstream {
         outcome,
@@ -226,7 +234,17 @@ impl Search<'_> {
                 self.last = ConnectionOutcome::Unrouted(why);
             }
             self.pace.routed(Instant::now());
-            if let Some(connected) = self.try_all(&snapshot, &mut decision).await? {
+            let connected = if self.tried.is_empty() {
+                self.try_all(&snapshot, &mut decision).await?
+            } else {
+                let service = &self.request.target.service;
+                let others = self.tried.others(&snapshot, service, &mut decision);
+                if others.is_empty() {
+                    return Err(self.last);
+                }
+                self.try_all(&snapshot, &mut others.into_iter()).await?
+            };
+            if let Some(connected) = connected {
                 return Ok(connected);
             }
             drop(decision);
@@ -287,10 +305,11 @@ impl Search<'_> {
                 .moved(self.request.target.service.as_str(), why);
         }
         let tags = candidate.tags.clone();
+        let avoid = avoided(snapshot, &self.request.target.service, &candidate);
         let (answer, rtt) = match &candidate.place {
-            Destination::Local => (self.ask_local(snapshot, tags), None),
+            Destination::Local => (self.ask_local(snapshot, tags, avoid), None),
             Destination::Remote { gateway } => {
-                self.ask_remote(gateway, tags, attempt, snapshot.topology.fingerprint)
+                self.ask_remote(gateway, (tags, avoid), attempt, snapshot.topology.fingerprint)
             }
         };
         let number = self
@@ -307,6 +326,7 @@ impl Search<'_> {
         &self,
         snapshot: &Arc<Snapshot>,
         tags: Tags,
+        avoid: Vec<u64>,
     ) -> BoxFuture<'static, Result<Upstream, CandidateError>> {
         let service = self.request.target.service.clone();
         let shared = self.shared;
@@ -321,6 +341,8 @@ impl Search<'_> {
                 hops: self.hops,
                 descriptors: shared.config.descriptors.clone(),
                 claim: self.claim.clone(),
+                besides: self.tried.instances_of(&snapshot.zone),
+                avoid,
             },
             shared.rng(),
         ))
@@ -329,7 +351,7 @@ impl Search<'_> {
     fn ask_remote(
         &self,
         gateway: &GatewayId,
-        tags: Tags,
+        (tags, avoid): (Tags, Vec<u64>),
         attempt: u32,
         topology: Fingerprint,
     ) -> (
@@ -351,6 +373,8 @@ impl Search<'_> {
             caller: self.caller.clone(),
             hops: self.hops,
             client: self.client,
+            besides: self.tried.instances_of(&gateway.zone),
+            avoid,
             early: self.early.clone(),
         };
         let rtt = tunnel.rtt();

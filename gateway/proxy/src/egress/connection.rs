@@ -10,6 +10,7 @@ use std::{
 use causeway_federation::name::{GatewayId, Tags, ZoneName};
 use causeway_host::{descriptors::DescriptorPromise, share::ShareHolder};
 use causeway_routing::{
+    limits::{UseGuard, UseKind},
     permit::{Caller, Rule},
     route::Placement,
     target::Target,
@@ -194,11 +195,20 @@ async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Opti
                 return None;
             }
         };
-    let connected = connect(&shared, &connection, found.caller.clone(), open).await;
+    let (connected, place) = within_limits(&shared, &connection, &found.caller, open).await;
     let served = ConnectionOutcome::Served;
     let mut summary = ConnectionSummary::of(&connection, served, found.caller, Some(rule));
     match connected {
-        Ok(connected) => establish(shared, connection, connected, summary).await,
+        Ok(connected) => {
+            let carrying = establish(shared, connection, connected, summary).await?;
+            Some(match place {
+                None => carrying,
+                Some(place) => Box::pin(async move {
+                    carrying.await;
+                    drop(place);
+                }),
+            })
+        }
         Err(NoUpstream { outcome, attempts }) => {
             (summary.outcome, summary.attempts) = (outcome, attempts);
             if is_forbidden_by_peer(outcome) {
@@ -209,6 +219,28 @@ async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Opti
             None
         }
     }
+}
+
+/// Finds an instance for a connection that the limits of its service leave room for, and takes a place for it.
+async fn within_limits(
+    shared: &Arc<EgressShared>,
+    connection: &ClientConnection,
+    caller: &Arc<Caller>,
+    open: u64,
+) -> (Result<ConnectedUpstream, NoUpstream>, Option<UseGuard>) {
+    let service = &connection.arrival.target.service;
+    let no = |outcome| NoUpstream { outcome, attempts: 0 };
+    let places = shared
+        .take_turn(service, caller)
+        .and_then(|()| shared.take_place(service, UseKind::Connections))
+        .and_then(|place| Ok((place, shared.take_place(service, UseKind::Pending)?)));
+    let (place, waiting) = match places {
+        Ok(places) => places,
+        Err(outcome) => return (Err(no(outcome)), None),
+    };
+    let connected = connect(shared, connection, caller.clone(), open).await;
+    drop(waiting);
+    (connected, place)
 }
 
 /// Permissions forbid the connection, which has been told already.

@@ -14,7 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use causeway_dns::vips::Listening;
@@ -47,7 +47,9 @@ use crate::{
     reports::PermissionReports,
 };
 use dispatch::DispatchEnds;
+use limits::ServiceLimits;
 use listen::AcceptingThread;
+use outliers::Outliers;
 use recent::RecentSnapshots;
 use redirect::Redirect;
 use returning::Returning;
@@ -65,7 +67,9 @@ mod dispatch;
 mod giving_way;
 mod http;
 mod layout;
+mod limits;
 mod listen;
+mod outliers;
 mod pace;
 mod permission;
 mod recent;
@@ -183,6 +187,8 @@ struct EgressShared {
     recent: RecentSnapshots,
     /// Allowance that is left for asking candidates again. Locked for one look-up.
     budgets: Mutex<Budgets>,
+    outliers: Outliers,
+    limits: ServiceLimits,
     /// Tells what permissions forbid.
     reports: PermissionReports,
     /// Clients that are connections of other gateways.
@@ -212,6 +218,8 @@ impl Egress {
                 apart: watch::Sender::default(),
                 recent: RecentSnapshots::new(config.grace),
                 budgets: Mutex::default(),
+                outliers: Outliers::default(),
+                limits: ServiceLimits::default(),
                 tls: config
                     .tls
                     .as_ref()
@@ -257,9 +265,11 @@ impl Egress {
         };
         if thread == 0 {
             let keeping = self.shared.recent.keep(&self.shared.snapshots);
+            let letting_back = self.shared.outliers.keep(&self.shared.snapshots);
             tokio::select! {
                 () = serving => {}
                 () = keeping => {}
+                () = letting_back => {}
             }
         } else {
             serving.await;
@@ -322,6 +332,12 @@ impl Egress {
     #[must_use]
     pub fn bind_failures(&self) -> Vec<BindFailure> {
         self.shared.bind_failures.lock().values().cloned().collect()
+    }
+
+    /// Limits of services that were reached within the last minute, in the words of the topology.
+    #[must_use]
+    pub fn limits_reached(&self) -> Vec<(ServiceName, &'static str)> {
+        self.shared.limits.reached_lately(Instant::now())
     }
 
     /// Descriptors that clients and listeners may take.

@@ -31,6 +31,8 @@ pub(super) enum Upstream {
 pub(super) struct GatewayStream {
     pub(super) stream: OpenStream,
     pub(super) counted: TunnelStreamGuard,
+    /// Number of the instance; 0: the gateway does not say.
+    pub(super) instance: u64,
     /// Bytes of the client that went with the header.
     pub(super) early_bytes: u64,
 }
@@ -122,6 +124,7 @@ fn to_gateway(
         stream,
         counted,
         early_bytes,
+        ..
     } = upstream;
     let Stream { mut send, mut recv } = stream.into_stream()?;
     let counters = established.counters(early_bytes);

@@ -14,9 +14,12 @@ const RETRY_AFTER: &str = "1";
 /// Makes the answer to a request that came to `outcome`.
 pub(crate) fn own_answer(outcome: ConnectionOutcome) -> Response<Bytes> {
     let status = status_of(outcome);
-    let told = explanation(status);
+    let told = explanation(outcome);
     let mut answer = text_answer(status, told, outcome);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+    ) {
         let headers = answer.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
     }
@@ -45,9 +48,13 @@ fn text_answer(status: StatusCode, told: &str, outcome: ConnectionOutcome) -> Re
     answer
 }
 
-/// Line of text that goes with a status.
-pub(super) fn explanation(status: StatusCode) -> &'static str {
-    match status {
+/// Line of text that goes with an outcome.
+pub(super) fn explanation(outcome: ConnectionOutcome) -> &'static str {
+    match status_of(outcome) {
+        _ if outcome == ConnectionOutcome::refused_here(StreamRefusal::Overloaded) => {
+            "more of this service is under way than its limits allow"
+        }
+        StatusCode::TOO_MANY_REQUESTS => "this service is called too often",
         StatusCode::BAD_REQUEST => "the request is none, or can be read in two ways",
         StatusCode::FORBIDDEN => "this service may not be called",
         StatusCode::GATEWAY_TIMEOUT => "no instance answered in time",
@@ -67,8 +74,9 @@ pub(super) fn status_of(outcome: ConnectionOutcome) -> StatusCode {
             StreamRefusal::TooManyHops => StatusCode::LOOP_DETECTED,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         },
-        ConnectionOutcome::NoAnswer | ConnectionOutcome::RouteTimeout => StatusCode::GATEWAY_TIMEOUT,
+        ConnectionOutcome::NoAnswer | ConnectionOutcome::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
         ConnectionOutcome::BadRequest => StatusCode::BAD_REQUEST,
+        ConnectionOutcome::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         ConnectionOutcome::InstanceReset
         | ConnectionOutcome::TunnelLost
         | ConnectionOutcome::PeerCut
@@ -96,14 +104,16 @@ mod tests {
             (refused(StreamRefusal::TooManyHops), 508, "too_many_hops"),
             (ConnectionOutcome::Unrouted(Why::NoHome), 503, "no_candidate"),
             (ConnectionOutcome::NoAnswer, 504, "timeout"),
-            (ConnectionOutcome::RouteTimeout, 504, "timeout"),
+            (ConnectionOutcome::RateLimited, 429, "rate_limited"),
+            (ConnectionOutcome::RequestTimeout, 504, "request_timeout"),
             (ConnectionOutcome::InstanceReset, 502, "instance_reset"),
             (ConnectionOutcome::TunnelLost, 502, "tunnel_lost"),
         ] {
             let answer = own_answer(outcome);
             assert_eq!(answer.status().as_u16(), status, "{word}");
             assert_eq!(answer.headers()[REASON], word);
-            assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), status == 503);
+            let asks_for_time = status == 503 || status == 429;
+            assert_eq!(answer.headers().contains_key(header::RETRY_AFTER), asks_for_time);
             assert!(answer.body().ends_with(format!("({word})\n").as_bytes()));
         }
     }

@@ -1,7 +1,7 @@
 //! Answers of the gateway's own to gRPC calls: such a program looks at `grpc-status`, and at nothing else. Pure.
 
 use bytes::Bytes;
-use causeway_telemetry::ConnectionOutcome;
+use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::answer::{REASON, explanation, status_of};
@@ -18,6 +18,11 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     suffix.is_some_and(|suffix| matches!(suffix.first(), None | Some(b'+' | b';')))
 }
 
+/// Code of a call that has ended with the head of its answer.
+pub(crate) fn code_of_answer(headers: &HeaderMap) -> Option<u32> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
 /// Makes the answer to a call that came to `outcome`: one without messages, which ends with its head.
 pub(crate) fn own_grpc_answer(outcome: ConnectionOutcome) -> Response<Bytes> {
     let mut answer = Response::new(Bytes::new());
@@ -29,11 +34,11 @@ pub(crate) fn own_grpc_answer(outcome: ConnectionOutcome) -> Response<Bytes> {
 
 /// Makes the end of a call that came to `outcome`.
 pub(crate) fn grpc_trailers(outcome: ConnectionOutcome) -> HeaderMap {
-    let (status, word) = (status_of(outcome), outcome.word());
+    let word = outcome.word();
     let mut trailers = HeaderMap::new();
-    trailers.insert(GRPC_STATUS, HeaderValue::from_static(code_of(status)));
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static(code_of(outcome)));
     // Words and explanations have nothing that would have to be encoded.
-    let message = format!("causeway: {} ({word})", explanation(status));
+    let message = format!("causeway: {} ({word})", explanation(outcome));
     if let Ok(message) = HeaderValue::from_str(&message) {
         trailers.insert(GRPC_MESSAGE, message);
     }
@@ -83,9 +88,12 @@ fn encoded_message(text: &str) -> String {
     message
 }
 
-/// Code that a gRPC program understands by a status of HTTP.
-fn code_of(status: StatusCode) -> &'static str {
-    match status {
+/// Code that says best to a gRPC program what became of its call.
+fn code_of(outcome: ConnectionOutcome) -> &'static str {
+    match status_of(outcome) {
+        // RESOURCE_EXHAUSTED
+        StatusCode::TOO_MANY_REQUESTS => "8",
+        _ if outcome.word() == StreamRefusal::Overloaded.word() => "8",
         // DEADLINE_EXCEEDED
         StatusCode::GATEWAY_TIMEOUT => "4",
         // PERMISSION_DENIED
@@ -100,7 +108,6 @@ fn code_of(status: StatusCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use causeway_routing::route::Why;
-    use causeway_telemetry::StreamRefusal;
 
     use super::*;
 
@@ -143,10 +150,12 @@ mod tests {
         for (outcome, code, word) in [
             (refused(StreamRefusal::Forbidden), "7", "forbidden"),
             (refused(StreamRefusal::NoInstance), "14", "no_instance"),
+            (refused(StreamRefusal::Overloaded), "8", "overloaded"),
+            (ConnectionOutcome::RateLimited, "8", "rate_limited"),
             (refused(StreamRefusal::TooManyHops), "13", "too_many_hops"),
             (ConnectionOutcome::Unrouted(Why::NoHome), "14", "no_candidate"),
             (ConnectionOutcome::NoAnswer, "4", "timeout"),
-            (ConnectionOutcome::RouteTimeout, "4", "timeout"),
+            (ConnectionOutcome::RequestTimeout, "4", "request_timeout"),
             (ConnectionOutcome::InstanceReset, "14", "instance_reset"),
         ] {
             let answer = own_grpc_answer(outcome);

@@ -11,4 +11,5 @@ pub(crate) mod scan;
 #[cfg(test)]
 pub(crate) mod scan_tests;
 pub(crate) mod upgrade;
+pub(crate) mod verdict;
 pub(crate) mod version2;

@@ -23,6 +23,7 @@ use causeway_proto::tunnel::{Connect, stream_header::Kind};
 use causeway_routing::{
     failures::ConnectFailures,
     hops,
+    outlier::MAX_AVOIDED,
     permit::Rule,
     route::Placement,
     snapshot::{Snapshot, Snapshots},
@@ -60,6 +61,9 @@ use refuse::RefusedStream;
 const DEFAULT_MAX_CONNECTIONS: usize = 100_000;
 /// Streams that one peer gateway may have open at once, over all of its tunnels.
 const DEFAULT_MAX_STREAMS_PER_PEER: usize = 50_000;
+
+/// Instances that one connection is kept from. More than so many are not looked at.
+const MAX_BESIDES: usize = 16;
 
 /// Limits of the ingress.
 #[derive(Debug, Clone)]
@@ -291,7 +295,7 @@ async fn accept(
         shared.config.keepalive,
         shared.config.stall_limit,
     );
-    if refuse::write_ready(send).await.is_err() {
+    if refuse::write_ready(send, &dialled.instance).await.is_err() {
         return Ok(None);
     }
     let placement = Placement::at_instance(request.service.clone(), request.tags, &dialled.instance.id);
@@ -447,6 +451,8 @@ impl IngressShared {
                 holder: ShareHolder::Named(format!("zone {}", peer.zone).into()),
                 promised: None,
             },
+            besides: connect.besides.iter().copied().take(MAX_BESIDES).collect(),
+            avoid: connect.avoid.iter().copied().take(MAX_AVOIDED).collect(),
         })
     }
 

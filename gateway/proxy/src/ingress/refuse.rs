@@ -11,7 +11,7 @@ use causeway_proto::tunnel::{Connect, Ready, Refusal, RefusalReason, StreamReply
 use causeway_routing::{
     hops::MAX_HOPS,
     permit::{Caller, Rule, Verdict, decide},
-    snapshot::Snapshot,
+    snapshot::{Instance, Snapshot},
 };
 use causeway_tunnel::{
     RecvHalf, SendHalf, StreamCode, WriteFrameError, stream_refusal, write_frame, write_refusal,
@@ -182,8 +182,10 @@ pub(super) fn caller(connect: &Connect, from: &ZoneName) -> Result<Caller, Refus
 }
 
 /// Tells the caller that an instance has been reached.
-pub(super) async fn write_ready(send: &mut SendHalf) -> Result<(), WriteFrameError> {
-    let outcome = Some(Outcome::Ready(Ready {}));
+pub(super) async fn write_ready(send: &mut SendHalf, instance: &Instance) -> Result<(), WriteFrameError> {
+    let outcome = Some(Outcome::Ready(Ready {
+        instance: instance.number(),
+    }));
     write_frame(send, &StreamReply { outcome }).await
 }
 

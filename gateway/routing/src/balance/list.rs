@@ -85,6 +85,14 @@ impl InstanceList {
         Err(why)
     }
 
+    /// Counts the instances that carry `selector` and can be given a connection.
+    #[must_use]
+    pub fn usable_count(&self, selector: &Tags) -> u64 {
+        self.matching(selector)
+            .map(|group| group.members.len() as u64)
+            .sum()
+    }
+
     /// Collects what can be drawn from.
     pub(super) fn pool<'a>(&'a self, selector: &'a Tags) -> WeightPool<'a> {
         if selector.is_empty() {

@@ -18,6 +18,10 @@ const LATENCY_DECAY: u64 = 8;
 /// Time in which an average that no sample renews halves. Whoever is slower than all others is picked by nobody, and would
 /// never show that it is not slow any more.
 const LATENCY_HALVES_IN: Duration = Duration::from_secs(1);
+/// Time to connect as which a failed answer counts: fast failures must not look like fast answers.
+const FAILURE_LATENCY: Duration = Duration::from_secs(1);
+/// An instance that says that it has too much to do counts as so many times slower, and gets less, not nothing.
+const OVERLOAD_FACTOR: u32 = 4;
 /// Time for which an instance that refused a connection comes after the others; doubles with each further refusal in a row.
 const FIRST_REST: Duration = Duration::from_millis(500);
 /// Longest such time: by then health checks have had their say.
@@ -91,6 +95,17 @@ impl InstanceLoad {
     pub fn connected(&self, now: Duration, time: Duration) {
         self.took(now, time);
         self.forget_refusals();
+    }
+
+    /// Takes up that it failed a request that it was given.
+    pub fn failed(&self, now: Duration) {
+        self.took(now, FAILURE_LATENCY);
+    }
+
+    /// Takes up that it says that it has too much to do.
+    pub fn overloaded(&self, now: Duration) {
+        let latency = Duration::from_secs_f64(self.latency(now) / 1e6);
+        self.took(now, (latency * OVERLOAD_FACTOR).min(FAILURE_LATENCY));
     }
 
     /// Takes up that it did not accept a connection. It says nothing about its latency.

@@ -36,6 +36,8 @@ pub struct Choice<'a> {
     list: &'a InstanceList,
     pool: WeightPool<'a>,
     picked: Vec<u32>,
+    /// Those of `picked` that are picked all the same once there is no other.
+    last: Vec<u32>,
 }
 
 impl<'a> Choice<'a> {
@@ -46,14 +48,49 @@ impl<'a> Choice<'a> {
             list,
             pool: list.pool(selector),
             picked: Vec::new(),
+            last: Vec::new(),
         }
+    }
+
+    /// Leaves out the instances with these numbers.
+    #[must_use]
+    pub fn besides(mut self, numbers: &[u64]) -> Self {
+        let places = self.places(numbers);
+        self.picked.extend(places);
+        self
+    }
+
+    /// Picks the instances with these numbers after the others.
+    #[must_use]
+    pub fn after(mut self, numbers: &[u64]) -> Self {
+        let mut places = self.places(numbers);
+        places.retain(|place| !self.picked.contains(place));
+        self.picked.extend(&places);
+        self.last = places;
+        self
+    }
+
+    fn places(&self, numbers: &[u64]) -> Vec<u32> {
+        if numbers.is_empty() {
+            return Vec::new();
+        }
+        let all = (0u32..).zip(self.list.iter());
+        let with = all.filter(|(_, instance)| numbers.contains(&instance.number()));
+        with.map(|(place, _)| place).collect()
     }
 
     /// Picks an instance that was not picked before. `None` when there is no other.
     pub fn pick(&mut self, now: Duration, rng: &mut impl Rng) -> Option<&'a Arc<Instance>> {
         // Both draws are by weight, so that without load the shares are exactly the weights; the second one wins only when
         // the first is the busier of the two.
-        let first = self.pool.draw(self.list, &self.picked, rng)?;
+        let first = match self.pool.draw(self.list, &self.picked, rng) {
+            Some(first) => first,
+            None => {
+                let last = std::mem::take(&mut self.last);
+                self.picked.retain(|place| !last.contains(place));
+                self.pool.draw(self.list, &self.picked, rng)?
+            }
+        };
         self.picked.push(first);
         let second = self.pool.draw(self.list, &self.picked, rng);
         let instance = self.list.at(first)?;

@@ -125,6 +125,42 @@ fn an_instance_that_refused_once_rests_for_a_moment_and_then_has_its_share() {
 }
 
 #[test]
+fn one_that_fails_gets_nothing_for_a_while_and_one_with_too_much_to_do_gets_less() {
+    let both = [instance("bad", 1, &[]), instance("well", 1, &[])];
+    both[0].load.failed(NOW);
+    let guards: Vec<_> = (0..8).map(|_| LoadGuard::new(both[1].load.clone())).collect();
+    assert_eq!(shares(&both).get("bad"), None, "however much the other has to do");
+    let later = shares_at(&both, NOW + Duration::from_secs(10));
+    assert_eq!(later.get("well"), None, "and then it is as before");
+    drop(guards);
+    let both = [instance("busy", 1, &[]), instance("well", 1, &[])];
+    both[0].load.overloaded(NOW);
+    assert_eq!(shares(&both).get("busy"), None);
+    let _three: Vec<_> = (0..4).map(|_| LoadGuard::new(both[1].load.clone())).collect();
+    assert!(
+        shares(&both)["busy"] > 5_000,
+        "what the other has four times as much of"
+    );
+}
+
+#[test]
+fn what_is_to_be_picked_last_is_picked_when_there_is_no_other() {
+    let ten: InstanceList = ten().into_iter().collect();
+    let (any, mut rng) = (Tags::default(), SmallRng::seed_from_u64(7));
+    let number = |place: usize| ten[place].number();
+    let (gone, last) = ([number(0)], [number(1), number(2), number(0)]);
+    let mut choice = Choice::new(&ten, &any).besides(&gone).after(&last);
+    let picked: Vec<String> = std::iter::from_fn(|| choice.pick(NOW, &mut rng))
+        .map(|instance| instance.id.clone())
+        .collect();
+    assert_eq!(picked.len(), 9, "{picked:?}");
+    assert!(!picked.contains(&ten[0].id));
+    let mut end = picked[7..].to_vec();
+    end.sort();
+    assert_eq!(end, [ten[1].id.clone(), ten[2].id.clone()]);
+}
+
+#[test]
 fn an_instance_that_keeps_refusing_rests_longer_each_time_and_not_for_ever() {
     let load = InstanceLoad::default();
     let mut now = NOW;

@@ -225,7 +225,7 @@ type Standing = (usize, bool);
 /// The place that would be taken first.
 struct BestPlace {
     standing: Standing,
-    /// It answers and is fresh, so that it may draw connections from places that serve.
+    /// It answers, is fresh and does not fail, so that it may draw connections from places that serve.
     draws: bool,
 }
 
@@ -234,9 +234,15 @@ fn best(question: &Question<'_>, arm: &Arm) -> Option<BestPlace> {
     let mut homes = homes::of_arm(question, arm, &mut Reasons::new(false), &mut rng);
     let first = homes.next()?;
     match first.grounds.why() {
-        Why::Taken { tier, own, age, link } => Some(BestPlace {
+        Why::Taken {
+            tier,
+            own,
+            age,
+            link,
+            failing,
+        } => Some(BestPlace {
             standing: (tier.unwrap_or(0), !own),
-            draws: age == Age::Fresh && link == Link::Up,
+            draws: age == Age::Fresh && link == Link::Up && !failing,
         }),
         _ => None,
     }

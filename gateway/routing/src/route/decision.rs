@@ -1,5 +1,7 @@
 //! The answer of `route`: an iterator over candidates that works out no more of them than are asked for.
 
+use std::collections::VecDeque;
+
 use causeway_federation::name::Tags;
 use rand::Rng;
 use serde::Serialize;
@@ -23,6 +25,8 @@ pub struct Decision<'s, R> {
     reasons: Reasons,
     /// Those that were not looked at yet.
     arms: std::vec::IntoIter<Arm>,
+    /// Those of which every home fails, which come last.
+    failing: VecDeque<(Arm, Homes<'s>)>,
     /// The arm at hand, and what is left of its homes.
     at_hand: Option<(Arm, Homes<'s>)>,
     first: Option<Candidate>,
@@ -76,6 +80,7 @@ impl<'s, R: Rng> Decision<'s, R> {
             rng,
             reasons,
             arms: arms.into_iter(),
+            failing: VecDeque::new(),
             at_hand: None,
             first: None,
             first_given: false,
@@ -133,8 +138,18 @@ impl<'s, R: Rng> Decision<'s, R> {
                 };
                 return Some((candidate, home.grounds.why()));
             }
-            let (question, arm) = (self.question.as_ref()?, self.arms.next()?);
+            let Some(arm) = self.arms.next() else {
+                let (arm, homes) = self.failing.pop_front()?;
+                self.note_arm(&arm, false);
+                self.at_hand = Some((arm, homes));
+                continue;
+            };
+            let question = self.question.as_ref()?;
             let homes = homes::of_arm(question, &arm, &mut self.reasons, &mut self.rng);
+            if homes.is_failing() {
+                self.failing.push_back((arm, homes));
+                continue;
+            }
             self.note_arm(&arm, homes.is_empty());
             self.at_hand = Some((arm, homes));
         }

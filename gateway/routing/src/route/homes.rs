@@ -15,7 +15,7 @@ use super::{
     draw,
     reason::{ReasonSubject, Reasons, Why},
 };
-use crate::{balance::Unusable, snapshot::Link};
+use crate::{balance::Unusable, outlier::Ejected, snapshot::Link};
 
 /// The facts by which a place was taken, and by which it is ordered.
 #[derive(Debug, Clone, Copy)]
@@ -25,19 +25,21 @@ pub(super) struct Grounds {
     own: bool,
     age: Age,
     link: Link,
+    failing: bool,
 }
 
 /// The order of places; fields in the order in which they decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HomeRank {
     silent: bool,
+    failing: bool,
     suspect: bool,
     tier: Option<usize>,
     elsewhere: bool,
 }
 
 impl HomeRank {
-    /// Index of the rank among those that gateways of one zone can have.
+    /// Index of the rank among those that gateways of one zone can have, which fail together.
     fn within_zone(self) -> usize {
         usize::from(self.silent) * 2 + usize::from(self.suspect)
     }
@@ -45,13 +47,26 @@ impl HomeRank {
 
 impl Grounds {
     pub(super) fn why(self) -> Why {
-        let Self { tier, own, age, link } = self;
-        Why::Taken { tier, own, age, link }
+        let Self {
+            tier,
+            own,
+            age,
+            link,
+            failing,
+        } = self;
+        Why::Taken {
+            tier,
+            own,
+            age,
+            link,
+            failing,
+        }
     }
 
     pub(super) fn rank(self) -> HomeRank {
         HomeRank {
             silent: self.link == Link::Stalled,
+            failing: self.failing,
             suspect: self.age != Age::Fresh,
             tier: self.tier,
             elsewhere: !self.own,
@@ -113,6 +128,11 @@ impl<'s> Homes<'s> {
         self.left.is_empty()
     }
 
+    /// Tells whether every one of them comes after others because its instances fail. Asked before the first is given.
+    pub(super) fn is_failing(&self) -> bool {
+        !self.left.is_empty() && self.left.iter().all(|home| home.grounds.failing)
+    }
+
     pub(super) fn next(&mut self) -> Option<Home<'s>> {
         match self.progress {
             Progress::Untouched => {
@@ -140,7 +160,8 @@ pub(super) fn of_arm<'s>(
 ) -> Homes<'s> {
     let snapshot = question.snapshot;
     let mut homes = Homes::default();
-    let own = own_zone(question, arm);
+    let ejected = snapshot.ejections.load();
+    let own = own_zone(question, arm, &ejected);
     let why = own.map_or_else(|why| why, Grounds::why);
     let subject = || ReasonSubject::OwnZone(snapshot.zone.clone());
     reasons.note(subject, Some(&arm.split_tags), why);
@@ -153,7 +174,7 @@ pub(super) fn of_arm<'s>(
     let entries = exporters.into_iter().flatten();
     for entry in entries.chain(everybody.into_iter().flatten()) {
         let gateway = &entry.record.origin;
-        let verdict = remote(question, entry, arm);
+        let verdict = remote(question, entry, arm, &ejected);
         let why = verdict.map_or_else(|why| why, |(grounds, _)| grounds.why());
         reasons.note(
             || ReasonSubject::Gateway(gateway.clone()),
@@ -206,7 +227,7 @@ fn rate(weight: u64) -> f64 {
 }
 
 /// Checks whether this zone's own instances can serve: `Ok` with its grounds, or why not.
-fn own_zone(question: &Question<'_>, arm: &Arm) -> Result<Grounds, Why> {
+fn own_zone(question: &Question<'_>, arm: &Arm, ejected: &Ejected) -> Result<Grounds, Why> {
     let snapshot = question.snapshot;
     if !question.service.may_run_in(&snapshot.zone) {
         return Err(Why::MayNotRun);
@@ -224,11 +245,17 @@ fn own_zone(question: &Question<'_>, arm: &Arm) -> Result<Grounds, Why> {
         own: true,
         age: Age::Fresh,
         link: Link::Up,
+        failing: ejected.has_place(&question.target.service, &snapshot.zone, &arm.tags),
     })
 }
 
 /// Checks whether one gateway of another zone can serve: its grounds and its weight, or why not.
-fn remote(question: &Question<'_>, entry: &CatalogEntry, arm: &Arm) -> Result<(Grounds, u64), Why> {
+fn remote(
+    question: &Question<'_>,
+    entry: &CatalogEntry,
+    arm: &Arm,
+    ejected: &Ejected,
+) -> Result<(Grounds, u64), Why> {
     let snapshot = question.snapshot;
     let zone = &entry.record.origin.zone;
     if question.target.zone.as_ref().is_some_and(|named| named != zone) {
@@ -258,6 +285,7 @@ fn remote(question: &Question<'_>, entry: &CatalogEntry, arm: &Arm) -> Result<(G
         own: false,
         age: entry.age,
         link,
+        failing: ejected.has_place(&question.target.service, zone, &arm.tags),
     };
     Ok((grounds, weight))
 }

@@ -69,6 +69,9 @@ pub enum Why {
         own: bool,
         age: Age,
         link: Link,
+        /// Several of its instances have failed in a row.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        failing: bool,
     },
     /// This arm's candidates come first.
     ArmPicked,
@@ -111,6 +114,7 @@ impl Why {
             Self::Taken {
                 link: Link::Stalled, ..
             } => "stalled",
+            Self::Taken { failing: true, .. } => "failing",
             Self::Taken {
                 age: Age::Suspect, ..
             } => "suspect",
@@ -172,7 +176,14 @@ impl Why {
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Taken { tier, own, age, link } = self else {
+        let Self::Taken {
+            tier,
+            own,
+            age,
+            link,
+            failing,
+        } = self
+        else {
             return f.write_str(self.sentence());
         };
         match tier {
@@ -184,6 +195,9 @@ impl fmt::Display for Why {
         }
         if *age != Age::Fresh {
             f.write_str(", after all fresh ones: not heard for a while")?;
+        }
+        if *failing {
+            f.write_str(", after those that do not fail: its instances have failed in a row")?;
         }
         if *link == Link::Stalled {
             f.write_str(", last: its tunnels have gone silent")?;

@@ -12,7 +12,7 @@ use super::{
         Topology, Vips, Zone,
     },
     permissions::CallerSelector,
-    routes_in_words,
+    policy_words, routes_in_words,
 };
 use crate::{name::ZoneName, trust::CertificateHash};
 
@@ -282,9 +282,14 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     compare("connections", &|service| connections(&service.connections));
     compare("spill", &|service| optional(service.spill.as_ref()));
     compare("failback", &|service| optional(service.failback.as_ref()));
-    compare("retry", &|service| optional(service.retry.as_ref()));
-    compare("outlier", &|service| optional(service.outlier.as_ref()));
-    compare("limits", &|service| braced(&service.limits));
+    compare("timeout", &|service| {
+        service.timeout.map_or_else(|| "none".to_owned(), duration)
+    });
+    compare("retry", &|service| policy_words::retry(service.retry.as_deref()));
+    compare("outlier", &|service| {
+        policy_words::outlier(service.outlier.as_ref())
+    });
+    compare("limits", &|service| policy_words::limits(&service.limits));
     routes(diff, subject, before, after);
 }
 

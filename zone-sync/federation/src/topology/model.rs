@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::{
     permissions::{CallerSelector, Permissions},
+    retry::Retry,
     routes::Route,
 };
 use crate::{
@@ -191,7 +192,9 @@ pub struct Service {
     pub allow: Option<Vec<CallerSelector>>,
     /// Beats `allow`.
     pub deny: Vec<CallerSelector>,
-    pub retry: Option<Retry>,
+    /// Longest time from a request's arrival to the head of its answer; `None`: any.
+    pub timeout: Option<Duration>,
+    pub retry: Option<Arc<Retry>>,
     pub outlier: Option<Outlier>,
     pub limits: RouteLimits,
     /// First bytes travel with the header (see ARCHITECTURE.md, "Two promises").
@@ -303,14 +306,6 @@ pub struct Failback {
 
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct Retry {
-    pub attempts: u32,
-    /// Share (0 to 1) of requests that may be retries.
-    pub budget: f64,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
 pub struct Outlier {
     pub consecutive: u32,
     pub eject: Duration,
@@ -321,9 +316,18 @@ pub struct Outlier {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RouteLimits {
+    /// Clients' connections at once.
     pub connections: Option<u32>,
+    /// Connections and requests at once that wait for an instance.
     pub pending: Option<u32>,
+    /// Requests at once.
+    pub requests: Option<u32>,
+    /// Requests at once that are tried again.
+    pub retries: Option<u32>,
+    /// New connections, or requests where they are looked at.
     pub rate_per_second: Option<u64>,
+    /// The same, of one caller.
+    pub rate_per_caller: Option<u64>,
 }
 
 /// Limits on how long an open connection stays where it is.

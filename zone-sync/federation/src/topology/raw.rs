@@ -7,6 +7,7 @@ use std::{
     cell::OnceCell,
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,10 +17,11 @@ use super::{
     diagnostic::Span,
     fields::{Listed, Spanned},
     model::{
-        ConnectionPolicy, Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Outlier, Protocol, Retry,
+        ConnectionPolicy, Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Outlier, Protocol,
         RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
     },
     permissions::{CallerSelector, Permissions},
+    retry::Retry,
     routes::{HeaderChanges, Mirror, PathMatch, RouteAction, RouteMatch, RouteRewrite},
 };
 use crate::{
@@ -110,6 +112,8 @@ pub(super) struct Service {
     pub connections: Option<Spanned<ConnectionPolicy>>,
     pub routes: Vec<Spanned<Route>>,
     pub policies: Policies,
+    /// Keys about requests, where they stand.
+    pub of_requests: Vec<Spanned<&'static str>>,
     /// Keys that are accepted but not yet in force, where they stand.
     pub waiting: Vec<Spanned<&'static str>>,
 }
@@ -119,7 +123,8 @@ pub(super) struct Service {
 pub(super) struct Policies {
     pub spill: Option<Spill>,
     pub failback: Option<Failback>,
-    pub retry: Option<Retry>,
+    pub timeout: Option<Duration>,
+    pub retry: Option<Arc<Retry>>,
     pub outlier: Option<Outlier>,
     pub limits: RouteLimits,
 }

@@ -133,6 +133,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
             .deny
             .map(|callers| values(callers.items))
             .unwrap_or_default(),
+        timeout: policies.timeout,
         retry: policies.retry,
         outlier: policies.outlier,
         limits: policies.limits,

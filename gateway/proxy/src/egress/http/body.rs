@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use causeway_telemetry::ConnectionOutcome;
-use http::Version;
+use http::{HeaderMap, Version};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
@@ -24,7 +24,10 @@ use super::{
     upstream_io::CarriedBytes,
     watched::SharedClient,
 };
-use crate::http::grpc::grpc_trailers;
+use crate::http::{
+    grpc::grpc_trailers,
+    verdict::{TryVerdict, judge_trailers},
+};
 
 /// Reason that a body is not whole. One of HTTP/2 is found in it by hyper and passed on.
 type BodyError = Box<dyn Error + Send + Sync>;
@@ -56,6 +59,14 @@ pub(super) enum SpareBody {
 }
 
 impl SpareBody {
+    /// Tells whether all that was sent is remembered.
+    pub(super) fn is_whole(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Replay { replay, .. } => replay.is_whole(),
+        }
+    }
+
     /// The body once more; `None`: too much of it was sent.
     pub(super) fn again(self) -> Option<RequestBody> {
         match self {
@@ -120,6 +131,11 @@ impl RequestBody {
         self.bytes = upstream.call_bytes().cloned();
     }
 
+    /// Tells whether the rest of it is given to another instance.
+    fn is_elsewhere(&self) -> bool {
+        matches!(&self.source, BodySource::Replayed(body) if body.is_elsewhere())
+    }
+
     fn note(&self) {
         if self.is_end_stream() {
             self.sent_all.store(true, Ordering::Relaxed);
@@ -154,8 +170,9 @@ impl Body for RequestBody {
             bytes.went_up(frame.data_ref().map_or(0, Bytes::len));
         }
         match &frame {
-            // Hyper takes a stream that was reset without an error for one that has ended.
-            None if self.is_version_2 && !self.is_end_stream() => {
+            // Hyper takes a stream that was reset without an error for one that has ended; and half a body that goes on elsewhere must not
+            // look whole here.
+            None if (self.is_version_2 && !self.is_end_stream()) || self.is_elsewhere() => {
                 return Poll::Ready(Some(Err(BodyError::from(h2::Error::from(h2::Reason::CANCEL)))));
             }
             None => self.sent_all.store(true, Ordering::Relaxed),
@@ -261,6 +278,9 @@ impl ForwardedAnswer {
             }
             Some(Ok(frame)) => {
                 self.ended |= frame.is_trailers();
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.judge(trailers);
+                }
                 let bytes = self.upstream.as_ref().and_then(HttpUpstream::call_bytes);
                 if let (Some(bytes), Some(data)) = (bytes, frame.data_ref()) {
                     bytes.came_down(data.len());
@@ -269,6 +289,13 @@ impl ForwardedAnswer {
             }
             Some(Err(error)) => Some(self.breaks(error.into())),
         })
+    }
+
+    /// Tells those who choose how a call has ended.
+    fn judge(&self, trailers: &HeaderMap) {
+        if let (Some(upstream), Some(verdict)) = (&self.upstream, judge_trailers(trailers)) {
+            self.record.tell(&upstream.facts, verdict);
+        }
     }
 
     fn is_cut_short(&self) -> bool {
@@ -280,7 +307,13 @@ impl ForwardedAnswer {
     fn breaks(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
         self.broken = true;
         let upstream = self.upstream.take();
-        let outcome = upstream.map(|upstream| self.record.broken(&upstream));
+        let outcome = upstream.map(|upstream| {
+            let outcome = self.record.broken(&upstream);
+            if outcome == ConnectionOutcome::InstanceReset {
+                self.record.tell(&upstream.facts, TryVerdict::Failed);
+            }
+            outcome
+        });
         self.ending
             .end(error, outcome.unwrap_or(ConnectionOutcome::InstanceReset))
     }

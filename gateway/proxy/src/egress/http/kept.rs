@@ -44,6 +44,8 @@ pub(super) struct CallWish<'a> {
     pub(super) caller: &'a Arc<Caller>,
     /// The instance of this zone that was picked for it.
     pub(super) picked: Option<&'a Arc<Instance>>,
+    /// Numbers of the instances that come after the others.
+    pub(super) avoided: &'a [u64],
     /// Instances of this zone.
     pub(super) list: &'a InstanceList,
     /// It has waited for one that was being opened already.
@@ -157,6 +159,7 @@ impl CallWish<'_> {
         let facts = shared.facts();
         facts.candidate.asks_like(self.candidate)
             && facts.caller == *self.caller
+            && !self.avoided.contains(&facts.instance)
             && match &facts.server {
                 UpstreamServer::Gateway(_) => true,
                 UpstreamServer::Instance(_) => {

@@ -5,14 +5,16 @@
 //! The two promises hold for a request: until an instance has been given a byte of it, any candidate can be left for the
 //! next; and one that was given to an instance is given to no other, unless the instance has said by HTTP/2 that it has not read it, or
 //! it may be made twice, has no body, and the connection that it went out on had been used before and ended without a byte of
-//! an answer.
+//! an answer, or its service declares retries.
 
+mod attempt;
 mod body;
 mod checked;
 mod expect;
 mod forward;
 mod interim;
 mod kept;
+mod policy;
 mod preface;
 mod prepare;
 mod reach;
@@ -21,6 +23,7 @@ mod refuse;
 mod replay;
 mod serve;
 mod shared;
+mod spare;
 mod tasks;
 mod upgrade;
 mod upstream;

@@ -42,11 +42,12 @@ pub(super) enum UnfitRequest {
     Path(#[from] PathFault),
 }
 
-/// Makes a request ready for an instance that speaks `version`.
+/// Makes a request ready for an instance that speaks `version`. Its body is remembered if it may be given again.
 pub(super) fn prepare(
     connection: &HttpConnection,
     request: Request<Incoming>,
     version: Version,
+    may_repeat: bool,
 ) -> Result<PreparedRequest, UnfitRequest> {
     let (mut parts, body) = request.into_parts();
     let (client, is_call) = (parts.version, is_grpc(&parts.headers));
@@ -64,17 +65,14 @@ pub(super) fn prepare(
         }
         change_request(&mut parts, route)?;
     }
-    let body = match version {
-        Version::HTTP_2 => {
-            to_version_2(&mut parts.uri, &mut parts.headers, &host)?;
-            RequestBody::replayed(body, client)
-        }
-        _ => {
-            if client == Version::HTTP_2 && !body.is_end_stream() {
-                frame_body(&mut parts.headers);
-            }
-            RequestBody::new(body, client)
-        }
+    match version {
+        Version::HTTP_2 => to_version_2(&mut parts.uri, &mut parts.headers, &host)?,
+        _ if client == Version::HTTP_2 && !body.is_end_stream() => frame_body(&mut parts.headers),
+        _ => {}
+    }
+    let body = match version == Version::HTTP_2 || may_repeat {
+        true => RequestBody::replayed(body, client),
+        false => RequestBody::new(body, client),
     };
     let to = RequestServer::Instance(Box::new(Request::from_parts(parts, body)));
     Ok(PreparedRequest { route, to })

@@ -7,14 +7,17 @@ use causeway_federation::topology::SplitArm;
 use causeway_host::descriptors::DescriptorPromise;
 use causeway_routing::{
     balance::InstanceList,
+    limits::UseKind,
+    outlier::avoided,
     permit::Caller,
+    retry::FailedTries,
     route::{Candidate, Request as RouteRequest, Why, route},
     snapshot::Snapshot,
 };
 use causeway_telemetry::ConnectionOutcome;
 use http::Version;
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::{
     kept::{CallChoice, CallWish, OpeningUpstream},
@@ -35,8 +38,6 @@ pub(super) struct ReachOrder {
     pub(super) caller: Arc<Caller>,
     /// Split of the route that rules it, in the place of the service's own.
     pub(super) split: Option<Arc<[SplitArm]>>,
-    /// The moment until which its route lets it wait.
-    pub(super) deadline: Option<Instant>,
     /// Every decision for this request is drawn from it.
     pub(super) seed: u64,
     /// Requests of the service that were under way when it began.
@@ -45,6 +46,10 @@ pub(super) struct ReachOrder {
     pub(super) attempts: u32,
     /// A connection that was used before will do.
     pub(super) may_be_used: bool,
+    /// Tries that have failed.
+    pub(super) tried: FailedTries,
+    /// Moment at which the request is given up.
+    pub(super) deadline: Option<Instant>,
 }
 
 /// Connection that a request can go out on.
@@ -95,6 +100,13 @@ fn used(upstream: HttpUpstream, order: &mut ReachOrder) -> ReachedUpstream {
 /// Searches for an instance, as for a connection.
 async fn find(connection: &HttpConnection, order: &mut ReachOrder) -> Result<ConnectedUpstream, NoUpstream> {
     let HttpConnection { shared, arrival, .. } = connection;
+    let service = &arrival.target.service;
+    let waiting = shared
+        .take_place(service, UseKind::Pending)
+        .map_err(|outcome| NoUpstream {
+            outcome,
+            attempts: order.attempts,
+        })?;
     // One that is searched for at the same time has none.
     let promise = connection.promised.lock().take();
     let search_order = SearchOrder {
@@ -102,7 +114,6 @@ async fn find(connection: &HttpConnection, order: &mut ReachOrder) -> Result<Con
         connection: connection.id(),
         target: &arrival.target,
         split: order.split.clone(),
-        deadline: order.deadline,
         caller: order.caller.clone(),
         come_through: connection.come_through(order.open).await,
         cut: connection.opened.handle().cut(),
@@ -112,8 +123,12 @@ async fn find(connection: &HttpConnection, order: &mut ReachOrder) -> Result<Con
             holder: connection.holder.clone(),
             promised: promise.as_ref().map(DescriptorPromise::ticket),
         },
+        tried: order.tried.clone(),
+        deadline: order.deadline,
     };
-    match Box::pin(search(shared, search_order, connection.socket.failed())).await {
+    let found = Box::pin(search(shared, search_order, connection.socket.failed())).await;
+    drop(waiting);
+    match found {
         Ok(connected) => {
             order.attempts += connected.attempts;
             Ok(connected)
@@ -164,8 +179,12 @@ async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<Http
             let none = InstanceList::default();
             let service = &connection.arrival.target.service;
             let list = snapshot.instances.get(service).unwrap_or(&none);
-            let picked = pick_instance(list, &candidate, &mut shared.rng());
-            let fits = |upstream: &HttpUpstream| upstream.serves(&candidate, picked, &order.caller);
+            let avoided = avoided(&snapshot, service, &candidate);
+            let picked = pick_instance(list, &candidate, &avoided, &mut shared.rng());
+            let fits = |upstream: &HttpUpstream| {
+                upstream.serves(&candidate, picked, &order.caller)
+                    && !avoided.contains(&upstream.facts.instance)
+            };
             let upstream = connection.kept.take_idle(fits)?;
             shared.metrics.decided(service.as_str(), why);
             upstream
@@ -192,10 +211,12 @@ async fn share<'a>(
             let none = InstanceList::default();
             let service = &connection.arrival.target.service;
             let list = snapshot.instances.get(service).unwrap_or(&none);
+            let avoided = avoided(&snapshot, service, &candidate);
             let wish = CallWish {
                 candidate: &candidate,
                 caller: &order.caller,
-                picked: pick_instance(list, &candidate, &mut shared.rng()),
+                picked: pick_instance(list, &candidate, &avoided, &mut shared.rng()),
+                avoided: &avoided,
                 list,
                 has_waited,
             };
@@ -209,7 +230,9 @@ async fn share<'a>(
             }
         }
         // Whatever comes of it, it is waited for once.
-        let _ = timeout(OPENING_WAIT, opened).await;
+        let until = Instant::now() + OPENING_WAIT;
+        let until = order.deadline.map_or(until, |deadline| deadline.min(until));
+        let _ = timeout_at(until.into(), opened).await;
         has_waited = true;
     }
 }

@@ -5,14 +5,22 @@ use std::{sync::Arc, time::Instant};
 use causeway_federation::topology::Route;
 use causeway_routing::{
     callers::FoundCaller,
+    limits::UseGuard,
     permit::{Caller, Rule},
 };
 use causeway_telemetry::{ConnectionOutcome, Role};
 use http::{HeaderMap, HeaderValue, Request, Version, header};
 
-use super::{serve::HttpConnection, upstream::HttpUpstream};
+use super::{
+    serve::HttpConnection,
+    upstream::{HttpUpstream, UpstreamFacts, UpstreamServer},
+};
 use crate::{
-    egress::connection::{ConnectionSummary, finish, warn_unreached},
+    egress::{
+        connection::{ConnectionSummary, finish, warn_unreached},
+        outliers::EndedTry,
+    },
+    http::verdict::TryVerdict,
     open::Termination,
 };
 
@@ -32,6 +40,8 @@ pub(super) struct RequestRecord {
     leaves_body: bool,
     /// An instance has begun to answer, or the gateway has.
     answered: bool,
+    /// Place within the limit of its service's requests.
+    place: Option<UseGuard>,
 }
 
 impl RequestRecord {
@@ -57,7 +67,18 @@ impl RequestRecord {
             takes_interim: false,
             leaves_body: false,
             answered: false,
+            place: None,
         }
+    }
+
+    /// Holds a place until its end.
+    pub(super) fn holds(&mut self, place: Option<UseGuard>) {
+        self.place = place;
+    }
+
+    /// Moment at which it came.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
     }
 
     pub(super) fn connection(&self) -> &Arc<HttpConnection> {
@@ -116,13 +137,6 @@ impl RequestRecord {
     /// Takes up the route that rules it.
     pub(super) fn ruled_by(&mut self, route: Option<&Route>) {
         self.edit(|summary| summary.route = route.map(|route| route.label.clone()));
-    }
-
-    /// The moment until which its route lets it wait for an answer.
-    pub(super) fn deadline(&self, route: Option<&Route>) -> Option<Instant> {
-        route
-            .and_then(|route| route.timeout)
-            .map(|timeout| self.begun + timeout)
     }
 
     /// Forgets the rule: the one that decided is in the other zone's topology, and in its log.
@@ -188,13 +202,6 @@ impl RequestRecord {
         self.answered = true;
     }
 
-    /// The time of its route is over, and no answer has begun.
-    pub(super) fn timed_out(&mut self, upstream: &HttpUpstream) -> ConnectionOutcome {
-        self.answered = true;
-        self.end(upstream, ConnectionOutcome::RouteTimeout);
-        ConnectionOutcome::RouteTimeout
-    }
-
     /// The client has left before the answer's end.
     pub(super) fn left(&mut self, upstream: &HttpUpstream) {
         let outcome = match self.connection.watch.is_stalled() {
@@ -213,6 +220,29 @@ impl RequestRecord {
         };
         self.end(upstream, outcome);
         outcome
+    }
+
+    /// Tells those who choose of the end of a try.
+    pub(super) fn tell(&self, facts: &UpstreamFacts, verdict: TryVerdict) {
+        let HttpConnection { shared, arrival, .. } = &*self.connection;
+        let ended = EndedTry {
+            service: &arrival.target.service,
+            candidate: &facts.candidate,
+            instance: match &facts.server {
+                UpstreamServer::Instance(instance) => Some(&**instance),
+                UpstreamServer::Gateway(_) => None,
+            },
+            number: facts.instance,
+        };
+        let snapshot = shared.snapshots.load();
+        shared.outliers.ended(&snapshot, &shared.metrics, &ended, verdict);
+    }
+
+    /// It had no answer in time.
+    pub(super) fn late(&mut self, upstream: &HttpUpstream) -> ConnectionOutcome {
+        self.end(upstream, ConnectionOutcome::RequestTimeout);
+        self.tell(&upstream.facts, TryVerdict::Failed);
+        ConnectionOutcome::RequestTimeout
     }
 
     fn end(&mut self, upstream: &HttpUpstream, outcome: ConnectionOutcome) {

@@ -1,5 +1,5 @@
 //! The body of a request that may have to be given twice: HTTP/2 says which requests an instance has not read, and those go to
-//! another one with all that was sent of them.
+//! another one with all that was sent of them; so do those that their service has tried again.
 
 use std::{
     pin::Pin,
@@ -72,6 +72,11 @@ impl ReplayedBody {
         }
     }
 
+    /// Tells whether a later one has taken its place.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.shared.lock().turn != self.turn
+    }
+
     /// Has it remembered what is sent from here on, which is the beginning.
     pub(super) fn replay(&self) -> BodyReplay {
         self.shared.lock().is_remembered = true;
@@ -80,6 +85,11 @@ impl ReplayedBody {
 }
 
 impl BodyReplay {
+    /// Tells whether all that was sent is remembered.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.lock().is_remembered
+    }
+
     /// The whole body once more; `None`: it was too long to be remembered. The one before ends.
     pub(super) fn again(self) -> Option<ReplayedBody> {
         let mut state = self.0.lock();

@@ -12,7 +12,7 @@ use causeway_federation::{
     topology::{Protocol, Topology},
 };
 use causeway_host::{descriptors::DescriptorPromise, own_sockets::SocketPair, share::ShareHolder};
-use causeway_routing::target::Target;
+use causeway_routing::{limits::UseGuard, target::Target};
 use causeway_telemetry::{ConnectionId, ConnectionOutcome};
 use http::Version;
 use hyper::{server::conn::http1, service::service_fn};
@@ -69,6 +69,8 @@ pub(super) struct HttpConnection {
     pub(super) upgrading: Mutex<Option<Upgrading>>,
     /// Connections that earlier requests went out on.
     pub(super) kept: KeptUpstreams,
+    /// Place within the limit of its service's connections, from the first request that found one.
+    pub(super) place: Mutex<Option<UseGuard>>,
     /// Facts by which the last request was permitted.
     pub(super) admitted: Mutex<Option<AdmittedBefore>>,
 }
@@ -124,6 +126,7 @@ impl HttpConnection {
             interim: Arc::default(),
             upgrading: Mutex::new(None),
             kept: KeptUpstreams::default(),
+            place: Mutex::new(None),
             admitted: Mutex::new(None),
         }
     }

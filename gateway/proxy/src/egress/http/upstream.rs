@@ -64,6 +64,8 @@ impl UpstreamServer {
 pub(super) struct UpstreamFacts {
     pub(super) candidate: Candidate,
     pub(super) server: UpstreamServer,
+    /// Number of the instance; 0: the gateway that has it does not say.
+    pub(super) instance: u64,
     pub(super) traffic: Arc<UpstreamTraffic>,
     /// Caller that the other side was told of when it was opened.
     pub(super) caller: Arc<Caller>,
@@ -88,11 +90,16 @@ impl TakenUpstream {
         let ConnectedUpstream {
             upstream, candidate, ..
         } = connected;
+        let instance = match &upstream {
+            Upstream::Instance(connection) => connection.instance.number(),
+            Upstream::Gateway(stream) => stream.instance,
+        };
         let (socket, server, load) = take(shared, upstream)?;
         let counters = shared.metrics.byte_counters(Role::Egress, service.as_str());
         let facts = Arc::new(UpstreamFacts {
             candidate,
             server,
+            instance,
             traffic: Arc::new(UpstreamTraffic::new(counters)),
             caller,
         });
@@ -280,9 +287,14 @@ fn is_unread(error: &(dyn Error + 'static)) -> bool {
 pub(super) fn pick_instance<'s>(
     list: &'s InstanceList,
     candidate: &'s Candidate,
+    avoided: &[u64],
     rng: &mut SmallRng,
 ) -> Option<&'s Arc<Instance>> {
-    let picked = || Choice::new(list, &candidate.tags).pick(uptime(), rng);
+    let picked = || {
+        Choice::new(list, &candidate.tags)
+            .after(avoided)
+            .pick(uptime(), rng)
+    };
     matches!(candidate.place, Destination::Local)
         .then(picked)
         .flatten()

@@ -85,7 +85,7 @@ proptest! {
             };
             let about = |reason: &&Reason| reason.subject == subject && reason.arm.as_ref() == Some(&candidate.arm);
             let reason = decision.reasons.iter().find(about).unwrap();
-            let Why::Taken { tier, own, age, link } = reason.why else { panic!("{reason}") };
+            let Why::Taken { tier, own, age, link, .. } = reason.why else { panic!("{reason}") };
             prop_assert_eq!(candidate.tier, tier);
             let rank = (link == Link::Stalled, age != Age::Fresh, tier.unwrap(), !own);
             ranks.entry(candidate.arm.clone()).or_default().push(rank);

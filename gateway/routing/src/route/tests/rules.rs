@@ -1,11 +1,12 @@
 //! One table or test for each rule and each reason.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use causeway_federation::{catalog::Age, topology::Topology};
 
 use super::*;
 use crate::{
+    outlier::{OutlierTable, TriedPlace},
     snapshot::{Health, Instance},
     testbed::{Exported, entry, instance, snapshot, tags, topology},
 };
@@ -410,4 +411,65 @@ fn the_split_of_a_route_takes_the_place_of_the_service_s() {
             .collect();
         assert_eq!(arms, [tags(arm)], "no arm of the other split is a last resort");
     }
+}
+
+/// Has the instances with these tags of these zones fail.
+fn failing(snapshot: &Snapshot, places: &[(&str, &[(&str, &str)])]) {
+    let orders = testbed::service("orders");
+    let policy = snapshot.topology.services[&orders].outlier.clone().unwrap();
+    let (mut table, now) = (OutlierTable::default(), Duration::from_secs(1));
+    for (zone, tags) in places {
+        let place = TriedPlace {
+            service: &orders,
+            zone: &testbed::zone(zone),
+            tags: &testbed::tags(tags),
+            instance: 1,
+            healthy: 1,
+        };
+        assert!(table.failed(now, &policy, place));
+    }
+    snapshot.ejections.store(Arc::new(table.ejected(now)));
+}
+
+#[test]
+fn zones_that_fail_come_last_whatever_their_tier_and_are_not_left_out() {
+    let topology = testbed::topology(
+        "  home: {}\n  east: {}\n  west: {}",
+        "  orders: { port: 80, protocol: http, outlier: { consecutive: 1 }, failover: [{ zone: self }, { zone: east }, { zone: west }] }",
+    );
+    let own = testbed::instance("a", "127.0.0.1:1".parse().unwrap(), 1, &[]);
+    let entries = ["east", "west"].map(|name| testbed::entry(name, Age::Fresh, false, &[(&[], 1, 1)]));
+    let links = [("east", Link::Up), ("west", Link::Up)];
+    let snapshot = testbed::snapshot("home", &topology, vec![own], entries.into(), &links);
+    let order = |places: &[&str]| {
+        let places: Vec<_> = places.iter().map(|zone| (*zone, &[][..])).collect();
+        failing(&snapshot, &places);
+        words(&decide(&snapshot, orders()))
+    };
+    assert_eq!(order(&[]), ["own{}", "east/gw1{}", "west/gw1{}"]);
+    assert_eq!(order(&["home"]), ["east/gw1{}", "west/gw1{}", "own{}"]);
+    assert_eq!(order(&["home", "east"]), ["west/gw1{}", "own{}", "east/gw1{}"]);
+    assert_eq!(
+        order(&["home", "east", "west"]),
+        ["own{}", "east/gw1{}", "west/gw1{}"]
+    );
+    let decision = decide(&snapshot, orders());
+    assert_eq!(decision.why.word(), "failing");
+    assert!(decision.why.to_string().contains("failed in a row"));
+}
+
+#[test]
+fn an_arm_of_which_all_homes_fail_comes_after_the_others() {
+    let topology = testbed::topology(
+        "  home: {}",
+        "  orders: { port: 80, protocol: http, outlier: { consecutive: 1 }, split: [{ tags: { v: '1' }, weight: 1000000 }, { tags: { v: '2' } }] }",
+    );
+    let one = |id: &str, v: &str| testbed::instance(id, "127.0.0.1:1".parse().unwrap(), 1, &[("v", v)]);
+    let snapshot = testbed::snapshot("home", &topology, vec![one("a", "1"), one("b", "2")], vec![], &[]);
+    let order = || words(&decide(&snapshot, orders()));
+    assert_eq!(order(), ["own{v=1}", "own{v=2}"]);
+    failing(&snapshot, &[("home", &[("v", "1")])]);
+    assert_eq!(order(), ["own{v=2}", "own{v=1}"]);
+    failing(&snapshot, &[("home", &[("v", "1")]), ("home", &[("v", "2")])]);
+    assert_eq!(order(), ["own{v=1}", "own{v=2}"]);
 }

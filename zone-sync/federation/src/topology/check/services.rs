@@ -147,6 +147,34 @@ fn protocol(context: &Context<'_>, service: &Service) {
             .hint("set `protocol: http` or `protocol: grpc`, or remove the routes");
         context.sink.push(found);
     }
+    requests(context, service, protocol.value);
+}
+
+/// Keys about requests of a service whose requests are not looked at, and tries for which there is no time.
+fn requests(context: &Context<'_>, service: &Service, protocol: Protocol) {
+    if !matches!(protocol, Protocol::Http | Protocol::Grpc) {
+        for key in &service.of_requests {
+            let message = format!(
+                "`{}` is about requests, and this service is not `http` or `grpc`",
+                key.value
+            );
+            let found = Diagnostic::warning("needs-http", &key.span, message)
+                .hint("it has no effect; set `protocol: http` or `protocol: grpc`, or remove it");
+            context.sink.push(found);
+        }
+    }
+    let (timeout, retry) = (service.policies.timeout, service.policies.retry.as_ref());
+    let per_try = retry.and_then(|retry| retry.per_try_timeout);
+    let key = service.of_requests.iter().find(|key| key.value == "retry");
+    if let (Some(timeout), Some(per_try), Some(key)) = (timeout, per_try, key)
+        && per_try >= timeout
+    {
+        let message =
+            "`per_try_timeout` is as long as the service's `timeout`, which leaves no time to try again";
+        let found = Diagnostic::warning("no-time-to-retry", &key.span, message)
+            .hint("make `timeout` longer: it is for all tries together");
+        context.sink.push(found);
+    }
 }
 
 /// A gRPC call is routed by itself, and no connection of gRPC becomes anything else.

@@ -12,6 +12,7 @@
 
 mod caller;
 mod policy;
+mod retry;
 mod route;
 mod service;
 mod source;
@@ -88,7 +89,7 @@ pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("tier", &service::TIER),
     ("spill", &policy::SPILL),
     ("failback", &policy::FAILBACK),
-    ("retry", &policy::RETRY),
+    ("retry", &retry::RETRY),
     ("outlier", &policy::OUTLIER),
     ("limits", &policy::LIMITS),
     ("connections", &policy::CONNECTIONS),

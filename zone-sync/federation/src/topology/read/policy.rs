@@ -1,11 +1,11 @@
-//! Reading what a service says about health, overload, failback, retries and limits.
+//! Reading what a service says about health, overload, failback and limits.
 
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::super::{
     diagnostic::{Diagnostic, Sink},
     fields::{Fields, MapKind, Spanned},
-    model::{ConnectionPolicy, Failback, HealthCheck, Outlier, Probe, Retry, RouteLimits, Spill},
+    model::{ConnectionPolicy, Failback, HealthCheck, Outlier, Probe, RouteLimits, Spill},
     scalar::{self, MAX_TEXT_BYTES},
     tree::{Node, Value},
 };
@@ -28,11 +28,6 @@ pub(super) const FAILBACK: MapKind = MapKind {
     keys: &["hold", "ramp"],
     meant: &[],
 };
-pub(super) const RETRY: MapKind = MapKind {
-    what: "`retry`",
-    keys: &["attempts", "budget"],
-    meant: &[],
-};
 pub(super) const OUTLIER: MapKind = MapKind {
     what: "`outlier`",
     keys: &["consecutive", "eject", "max"],
@@ -40,7 +35,14 @@ pub(super) const OUTLIER: MapKind = MapKind {
 };
 pub(super) const LIMITS: MapKind = MapKind {
     what: "`limits`",
-    keys: &["connections", "pending", "rate"],
+    keys: &[
+        "connections",
+        "pending",
+        "requests",
+        "retries",
+        "rate",
+        "rate_per_caller",
+    ],
     meant: &[],
 };
 
@@ -65,11 +67,10 @@ const MAX_THRESHOLD: u32 = 100;
 const DEFAULT_HEALTHY_BELOW: f64 = 0.7;
 const DEFAULT_HOLD: Duration = Duration::from_secs(10);
 const DEFAULT_RAMP: Duration = Duration::from_secs(30);
-const DEFAULT_ATTEMPTS: u32 = 2;
-const MAX_ATTEMPTS: u32 = 10;
-const DEFAULT_BUDGET: f64 = 0.2;
 const DEFAULT_CONSECUTIVE: u32 = 5;
 const DEFAULT_EJECT: Duration = Duration::from_secs(30);
+/// Shorter ones end before anything has changed.
+const EJECTIONS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=DAY;
 const DEFAULT_MAX_EJECTED: f64 = 0.5;
 const HOUR: Duration = Duration::from_secs(3600);
 /// A day: far beyond any useful hold or ramp, and short enough to add to any clock.
@@ -147,7 +148,7 @@ fn grpc(node: &Node, sink: &Sink) -> Option<Probe> {
     Some(Probe::Grpc { service })
 }
 
-fn count(node: &Node, most: u32, sink: &Sink) -> Option<u32> {
+pub(super) fn count(node: &Node, most: u32, sink: &Sink) -> Option<u32> {
     scalar::number(node, "a count", 1..=most, sink).map(|count| count.value)
 }
 
@@ -155,7 +156,7 @@ fn time(node: &Node, sink: &Sink) -> Option<Duration> {
     scalar::duration(node, "a time", Duration::ZERO..=DAY, sink).map(|time| time.value)
 }
 
-fn share(node: &Node, sink: &Sink) -> Option<f64> {
+pub(super) fn share(node: &Node, sink: &Sink) -> Option<f64> {
     scalar::percent(node, "a share", 0.0..=100.0, sink)
 }
 
@@ -191,13 +192,8 @@ pub(super) fn failback(node: &Node, sink: &Sink) -> Option<Failback> {
     })
 }
 
-pub(super) fn retry(node: &Node, sink: &Sink) -> Option<Retry> {
-    let fields = Fields::open(node, &node.span, &RETRY, sink)?;
-    let attempts = fields.optional("attempts", |node, sink| count(node, MAX_ATTEMPTS, sink));
-    Some(Retry {
-        attempts: attempts.unwrap_or(DEFAULT_ATTEMPTS),
-        budget: fields.optional("budget", share).unwrap_or(DEFAULT_BUDGET),
-    })
+fn ejection(node: &Node, sink: &Sink) -> Option<Duration> {
+    scalar::duration(node, "a time", EJECTIONS, sink).map(|time| time.value)
 }
 
 pub(super) fn outlier(node: &Node, sink: &Sink) -> Option<Outlier> {
@@ -205,7 +201,7 @@ pub(super) fn outlier(node: &Node, sink: &Sink) -> Option<Outlier> {
     let consecutive = fields.optional("consecutive", |node, sink| count(node, MAX_THRESHOLD, sink));
     Some(Outlier {
         consecutive: consecutive.unwrap_or(DEFAULT_CONSECUTIVE),
-        eject: fields.optional("eject", time).unwrap_or(DEFAULT_EJECT),
+        eject: fields.optional("eject", ejection).unwrap_or(DEFAULT_EJECT),
         max: fields.optional("max", share).unwrap_or(DEFAULT_MAX_EJECTED),
     })
 }
@@ -213,10 +209,14 @@ pub(super) fn outlier(node: &Node, sink: &Sink) -> Option<Outlier> {
 pub(super) fn limits(node: &Node, sink: &Sink) -> Option<RouteLimits> {
     let fields = Fields::open(node, &node.span, &LIMITS, sink)?;
     let bound = |node: &Node, sink: &Sink| count(node, u32::MAX, sink);
+    let rate = |node: &Node, sink: &Sink| scalar::rate(node, "a rate", sink);
     Some(RouteLimits {
         connections: fields.optional("connections", bound),
         pending: fields.optional("pending", bound),
-        rate_per_second: fields.optional("rate", |node, sink| scalar::rate(node, "a rate", sink)),
+        requests: fields.optional("requests", bound),
+        retries: fields.optional("retries", bound),
+        rate_per_second: fields.optional("rate", rate),
+        rate_per_caller: fields.optional("rate_per_caller", rate),
     })
 }
 

@@ -11,7 +11,7 @@ use super::{
         scalar::{self, OWN},
         tree::{MapEntry, Node, Value},
     },
-    MAX_ZONES, caller, policy, route,
+    MAX_ZONES, caller, policy, retry, route,
     tags::{pairs, tags},
     zone::weight,
 };
@@ -38,6 +38,7 @@ pub(super) const SERVICE: MapKind = MapKind {
         "run_in",
         "allow",
         "deny",
+        "timeout",
         "retry",
         "outlier",
         "limits",
@@ -73,7 +74,9 @@ pub(super) const TIER: MapKind = MapKind {
 };
 
 /// Keys that the file may have already, though nothing acts on it in this version.
-const NOT_IN_FORCE: [&str; 5] = ["spill", "failback", "retry", "outlier", "limits"];
+const NOT_IN_FORCE: [&str; 2] = ["spill", "failback"];
+/// Keys that say nothing of a service whose requests are not looked at.
+const OF_REQUESTS: [&str; 3] = ["timeout", "retry", "outlier"];
 
 const PROTOCOLS: [(&str, Protocol); 5] = [
     ("tcp", Protocol::Tcp),
@@ -117,7 +120,8 @@ pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
         .map(|routes| routes.items)
         .unwrap_or_default();
     service.policies = policies(&fields);
-    service.waiting = waiting(&fields);
+    service.of_requests = given(&fields, &OF_REQUESTS);
+    service.waiting = given(&fields, &NOT_IN_FORCE);
     let mirrors = service
         .routes
         .iter()
@@ -153,6 +157,7 @@ fn empty(name: Spanned<ServiceName>) -> Service {
         connections: None,
         routes: Vec::new(),
         policies: Policies::default(),
+        of_requests: Vec::new(),
         waiting: Vec::new(),
     }
 }
@@ -161,14 +166,16 @@ fn policies(fields: &Fields<'_>) -> Policies {
     Policies {
         spill: fields.optional("spill", policy::spill),
         failback: fields.optional("failback", policy::failback),
-        retry: fields.optional("retry", policy::retry),
+        timeout: fields.optional("timeout", route::timeout),
+        retry: fields.optional("retry", retry::retry),
         outlier: fields.optional("outlier", policy::outlier),
         limits: fields.optional("limits", policy::limits).unwrap_or_default(),
     }
 }
 
-fn waiting(fields: &Fields<'_>) -> Vec<Spanned<&'static str>> {
-    let given = NOT_IN_FORCE.into_iter().filter_map(|key| {
+/// Those of `keys` that are given.
+fn given(fields: &Fields<'_>, keys: &[&'static str]) -> Vec<Spanned<&'static str>> {
+    let given = keys.iter().copied().filter_map(|key| {
         let span = fields.key_span(key)?;
         Some(Spanned { value: key, span })
     });

@@ -300,7 +300,7 @@ async fn a_request_that_is_not_answered_in_the_time_of_its_route_is_answered_by_
         let told = client.ask(method, "/hang").await.unwrap();
         assert_eq!(
             (told.status, told.field("causeway-reason")),
-            (StatusCode::GATEWAY_TIMEOUT, Some("timeout"))
+            (StatusCode::GATEWAY_TIMEOUT, Some("request_timeout"))
         );
     }
     assert_eq!(there.requests(), 3, "a request was repeated");
@@ -324,7 +324,7 @@ async fn the_time_of_a_route_holds_while_no_instance_is_reached_too() {
     let told = client.get("/").await;
     assert_eq!(
         (told.status, told.field("causeway-reason")),
-        (StatusCode::GATEWAY_TIMEOUT, Some("timeout"))
+        (StatusCode::GATEWAY_TIMEOUT, Some("request_timeout"))
     );
 }
 
@@ -411,7 +411,7 @@ async fn the_access_log_and_the_metrics_name_the_route() {
     home.metrics.encode(&mut text).unwrap();
     for line in [
         r#"causeway_route_requests_total{service="orders",route="routes[1]",outcome="answered"} 1"#,
-        r#"causeway_route_requests_total{service="orders",route="slow",outcome="timeout"} 1"#,
+        r#"causeway_route_requests_total{service="orders",route="slow",outcome="request_timeout"} 1"#,
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }

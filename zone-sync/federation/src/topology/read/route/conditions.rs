@@ -22,7 +22,7 @@ use super::{
 use crate::request_path::{ComparedPath, PathFault};
 
 const MAX_METHODS: usize = 16;
-const MAX_METHOD_BYTES: usize = 32;
+pub(in crate::topology::read) const MAX_METHOD_BYTES: usize = 32;
 /// Header fields, and parameters of a query, that one route asks for.
 const MAX_CONDITIONS: usize = 16;
 const MAX_PATTERN_BYTES: usize = 512;

@@ -3,7 +3,7 @@
 //! `conditions` reads what a request has to have, `headers` names and changes of header fields, `actions` what else becomes of it.
 
 mod actions;
-mod conditions;
+pub(super) mod conditions;
 mod headers;
 
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) use {
     headers::CHANGES,
 };
 
-const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Longest name of a route in bytes: it stands in the access log and as a label of metrics.
 const MAX_NAME_BYTES: usize = 63;
 
@@ -111,7 +111,7 @@ fn name(node: &Node, sink: &Sink) -> Option<Spanned<String>> {
     Some(Spanned { value, span })
 }
 
-fn timeout(node: &Node, sink: &Sink) -> Option<Duration> {
+pub(super) fn timeout(node: &Node, sink: &Sink) -> Option<Duration> {
     let read = scalar::duration(node, "a timeout", Duration::from_millis(1)..=MAX_TIMEOUT, sink);
     read.map(|timeout| timeout.value)
 }

@@ -195,6 +195,12 @@ async fn answer(
             let frames = futures_util::StreamExt::chain(frames, end);
             Response::new(StreamBody::new(frames).boxed())
         }
+        "/away" if name == "away" => {
+            let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed());
+            let status = HeaderValue::from_static("14");
+            response.headers_mut().insert("grpc-status", status);
+            response
+        }
         "/head" => Response::new(message(head_of(&request).into())),
         "/denied" => {
             let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed());

@@ -143,3 +143,67 @@ async fn a_client_of_http_1_is_served_by_instances_of_http_2() {
     assert_eq!(told.status, StatusCode::BAD_REQUEST, "a name that is none");
     assert_eq!((here.calls(), here.connections()), (4, 1));
 }
+
+#[tokio::test]
+async fn a_call_that_one_instance_cannot_take_now_is_given_to_another_if_its_service_says_so() {
+    let (away, here) = (
+        CallInstance::start("away").await,
+        CallInstance::start("here").await,
+    );
+    for (retry, code) in [
+        ("", "14"),
+        ("methods: [POST]", "0"),
+        ("methods: [POST], on: [resource-exhausted]", "14"),
+    ] {
+        let split = "split: [{ tags: { v: '1' }, weight: 1000000 }, { tags: { v: '2' } }]";
+        let topology = speaking_grpc(&format!("{split}\n    retry: {{ {retry} }}"));
+        let instances = vec![away.instance(&[("v", "1")]), here.instance(&[("v", "2")])];
+        let home = Zone::start("home", &topology, instances);
+        let client = CallClient::of(&home).await;
+        let before = (away.calls(), here.calls());
+        let told = client.call("/away").await.unwrap();
+        assert_eq!(told.code(), Some(code), "{retry}: {told:?}");
+        let served = usize::from(code == "0");
+        assert_eq!(
+            (away.calls(), here.calls()),
+            (before.0 + 1, before.1 + served),
+            "{retry}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_call_without_an_answer_in_time_is_told_so_and_taken_back() {
+    let here = CallInstance::start("here").await;
+    let home = Zone::start("home", &speaking_grpc("timeout: 200ms"), vec![here.instance(&[])]);
+    let client = CallClient::of(&home).await;
+    let told = client.call("/hang").await.unwrap();
+    assert_eq!((told.status, told.code()), (StatusCode::OK, Some("4")));
+    assert_eq!(told.field("causeway-reason"), Some("request_timeout"));
+    testbed::until("the instance hears of it", || here.cancelled() == 1).await;
+    assert_eq!(client.server().await, "here", "the connection goes on");
+    assert_eq!(here.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_call_beyond_a_limit_is_told_so_by_its_code() {
+    for (limit, word) in [("requests: 1", "overloaded"), ("rate: 1/s", "rate_limited")] {
+        let here = CallInstance::start("here").await;
+        let topology = speaking_grpc(&format!("limits: {{ {limit} }}"));
+        let home = Zone::start("home", &topology, vec![here.instance(&[])]);
+        let client = CallClient::of(&home).await;
+        let waiting = client.clone();
+        let waiting = tokio::spawn(async move { waiting.call("/hang").await });
+        testbed::until("it is under way", || here.calls() == 1).await;
+        let mut told = client.call("/").await.unwrap();
+        // On a busy machine a second may have passed.
+        while told.code() == Some("0") {
+            told = client.call("/").await.unwrap();
+        }
+        assert_eq!(
+            (told.code(), told.field("causeway-reason")),
+            (Some("8"), Some(word))
+        );
+        waiting.abort();
+    }
+}

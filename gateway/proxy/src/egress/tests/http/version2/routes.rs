@@ -61,7 +61,7 @@ async fn a_call_that_is_not_answered_in_the_time_of_its_route_ends_with_its_code
     let told = client.call("/hang").await.unwrap();
     assert_eq!(
         (told.code(), told.field("causeway-reason")),
-        (Some("4"), Some("timeout"))
+        (Some("4"), Some("request_timeout"))
     );
     until("the instance knows", || there.cancelled() == 1).await;
     assert_eq!((client.server().await.as_str(), there.calls()), ("there", 2));

@@ -1,0 +1,111 @@
+//! Limits of services, held: whoever comes beyond one is refused at once, which is counted and told.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use causeway_federation::name::ServiceName;
+use causeway_routing::{
+    limits::{RateTable, ServiceUse, UseGuard, UseKind},
+    permit::Caller,
+};
+use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
+use parking_lot::{Mutex, RwLock};
+
+use super::EgressShared;
+use crate::dial::uptime;
+
+/// Time for which it is told that a limit was reached.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+const RATE: &str = "rate";
+const RATE_PER_CALLER: &str = "rate_per_caller";
+
+/// Use of services that have limits, at one gateway.
+#[derive(Debug, Default)]
+pub(super) struct ServiceLimits {
+    /// Written only when a service is seen for the first time.
+    uses: RwLock<BTreeMap<ServiceName, Arc<ServiceUse>>>,
+    /// Locked for one look-up, and only for services that have rates.
+    rates: Mutex<RateTable>,
+    /// Limits that were reached, and when last. At most one for each limit of the topology.
+    reached: Mutex<BTreeMap<(ServiceName, &'static str), Instant>>,
+}
+
+impl ServiceLimits {
+    fn of(&self, service: &ServiceName) -> Arc<ServiceUse> {
+        if let Some(known) = self.uses.read().get(service) {
+            return known.clone();
+        }
+        self.uses.write().entry(service.clone()).or_default().clone()
+    }
+
+    /// Limits that were reached within the last minute.
+    pub(super) fn reached_lately(&self, now: Instant) -> Vec<(ServiceName, &'static str)> {
+        let mut reached = self.reached.lock();
+        reached.retain(|_, at| *at + TOLD_FOR > now);
+        reached.keys().cloned().collect()
+    }
+}
+
+impl EgressShared {
+    /// Takes a place within a limit of `service`; `Ok(None)`: it has no such limit.
+    ///
+    /// # Errors
+    /// With the outcome of whoever comes beyond it.
+    pub(super) fn take_place(
+        &self,
+        service: &ServiceName,
+        kind: UseKind,
+    ) -> Result<Option<UseGuard>, ConnectionOutcome> {
+        let snapshot = self.snapshots.load();
+        let declared = snapshot.topology.services.get(service);
+        let Some(most) = declared.and_then(|service| kind.most(&service.limits)) else {
+            return Ok(None);
+        };
+        let taken = self.limits.of(service).take(kind, most);
+        if taken.is_none() {
+            self.reached(service, kind.word());
+            return Err(ConnectionOutcome::refused_here(StreamRefusal::Overloaded));
+        }
+        Ok(taken)
+    }
+
+    /// Takes one from the rates of `service`.
+    ///
+    /// # Errors
+    /// With the outcome of whoever comes too soon.
+    pub(super) fn take_turn(&self, service: &ServiceName, caller: &Caller) -> Result<(), ConnectionOutcome> {
+        let snapshot = self.snapshots.load();
+        let Some(declared) = snapshot.topology.services.get(service) else {
+            return Ok(());
+        };
+        let limits = &declared.limits;
+        let take = |caller: &str, per_second| {
+            self.limits
+                .rates
+                .lock()
+                .take(uptime(), service, caller, per_second)
+        };
+        // That of the caller first: what one of them is refused takes nothing from the others.
+        let reached = match (limits.rate_per_caller, limits.rate_per_second) {
+            (None, None) => return Ok(()),
+            (Some(own), _) if !take(&caller.to_string(), own) => RATE_PER_CALLER,
+            (_, Some(all)) if !take("", all) => RATE,
+            _ => return Ok(()),
+        };
+        self.reached(service, reached);
+        Err(ConnectionOutcome::RateLimited)
+    }
+
+    fn reached(&self, service: &ServiceName, limit: &'static str) {
+        let now = Instant::now();
+        self.metrics.limited(service.as_str(), limit);
+        self.limits.reached.lock().insert((service.clone(), limit), now);
+        let admitted = self.rate_limited.lock().admit(now, (service.clone(), limit));
+        if let Some(repeats) = admitted {
+            tracing::warn!(%service, limit, repeats, "a limit of a service was reached: clients are refused");
+        }
+    }
+}

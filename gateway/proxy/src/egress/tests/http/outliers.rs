@@ -1,0 +1,124 @@
+//! Instances and zones that fail: what they are still given, and when they come back.
+
+use std::{sync::Arc, time::Duration};
+
+use causeway_federation::{
+    catalog::{Age, Catalog},
+    topology::Topology,
+};
+use http::StatusCode;
+
+use super::{
+    HttpClient,
+    retries::{Conduct, TriedInstance},
+    speaking_http, two_zones,
+};
+use crate::testbed::{self, Zone, entry, tags, until, zone};
+
+const REQUESTS: usize = 40;
+
+fn ejecting(more: &str) -> Arc<Topology> {
+    speaking_http(&format!("outlier: {{ consecutive: 3, {more} }}"))
+}
+
+/// Asks so many times, each on a connection of its own, and counts the answers that went well.
+async fn served(zone: &Zone, requests: usize) -> usize {
+    let mut served = 0;
+    for _ in 0..requests {
+        let told = HttpClient::of(zone).await.get("/").await;
+        served += usize::from(told.status == StatusCode::OK);
+    }
+    served
+}
+
+/// Has `zone` believe that this other zone exports so many healthy instances.
+fn exporting(zone: &Zone, others: &[(&str, u32)]) {
+    let entry = |(name, healthy): &(&str, u32)| entry(name, Age::Fresh, false, &[(&[], *healthy, *healthy)]);
+    let entries: Vec<_> = others.iter().map(entry).collect();
+    zone.change(|snapshot| snapshot.catalog = Arc::new(Catalog::new(entries)));
+}
+
+fn is_ejected(home: &Zone, name: &str) -> bool {
+    let snapshot = home.snapshots.load();
+    let ejected = snapshot.ejections.load();
+    ejected.has_place(&testbed::service("orders"), &zone(name), &tags(&[]))
+}
+
+#[tokio::test]
+async fn one_of_two_instances_in_another_zone_is_left_out_and_its_zone_is_not() {
+    let bad = TriedInstance::start("bad", Conduct::Answer(503)).await;
+    let well = TriedInstance::start("well", Conduct::Serve).await;
+    let there = vec![bad.instance(&[]), well.instance(&[])];
+    let (home, _east) = two_zones(&ejecting("eject: 60s"), there).await;
+    exporting(&home, &[("east", 2)]);
+    // Whichever comes first: it has failed three times in a row once it was asked three times.
+    while bad.requests() < 3 {
+        served(&home, 1).await;
+    }
+    assert_eq!(served(&home, REQUESTS).await, REQUESTS);
+    assert_eq!(bad.requests(), 3);
+    assert!(!is_ejected(&home, "east"));
+}
+
+#[tokio::test]
+async fn a_zone_of_which_instance_after_instance_fails_comes_last_and_back() {
+    let topology = testbed::topology(
+        "  home: {}\n  east: {}\n  west: {}",
+        "  orders:\n    port: 80\n    protocol: http\n    failover: [{ zone: east }, { zone: west }]\n    outlier: { consecutive: 6, eject: 1s }",
+    );
+    let (one, two) = (
+        TriedInstance::start("one", Conduct::Answer(500)).await,
+        TriedInstance::start("two", Conduct::Answer(500)).await,
+    );
+    let well = TriedInstance::start("well", Conduct::Serve).await;
+    let east = Zone::start("east", &topology, vec![one.instance(&[]), two.instance(&[])]);
+    let west = Zone::start("west", &topology, vec![well.instance(&[])]);
+    let home = Zone::start("home", &topology, vec![]);
+    home.join("east", east.ingress.clone()).await;
+    home.join("west", west.ingress.clone()).await;
+    exporting(&home, &[("east", 2), ("west", 1)]);
+    let mut failed = 0;
+    while !is_ejected(&home, "east") {
+        failed += 1 - served(&home, 1).await;
+        assert!(failed <= 12, "six in a row of two instances");
+    }
+    let before = one.requests() + two.requests();
+    assert_eq!(served(&home, 5).await, 5);
+    assert_eq!(one.requests() + two.requests(), before);
+    assert_eq!(well.requests(), 5);
+    until("it has another chance", || !is_ejected(&home, "east")).await;
+    assert_eq!(served(&home, 1).await, 0, "one");
+    assert!(is_ejected(&home, "east"));
+}
+
+#[tokio::test]
+async fn fast_failures_attract_nothing() {
+    for conduct in [Conduct::Answer(500), Conduct::Leave] {
+        let bad = TriedInstance::start("bad", conduct).await;
+        let well = TriedInstance::start("well", Conduct::Serve).await;
+        let instances = vec![bad.instance(&[]), well.instance(&[])];
+        let home = Zone::start("home", &speaking_http("early: false"), instances);
+        let served = served(&home, REQUESTS).await;
+        assert!(served >= REQUESTS - 4, "{conduct:?}: {served}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_with_too_much_to_do_gets_less_and_is_not_left_out() {
+    let busy = TriedInstance::start("busy", Conduct::Answer(429)).await;
+    let well = TriedInstance::start("well", Conduct::Serve).await;
+    let instances = vec![busy.instance(&[]), well.instance(&[])];
+    let home = Zone::start("home", &ejecting("eject: 60s"), instances);
+    let told = served(&home, 2 * REQUESTS).await;
+    assert!(told > REQUESTS + REQUESTS / 2, "{told}");
+    let before = busy.requests();
+    let again = async {
+        while busy.requests() < before + 4 {
+            served(&home, 1).await;
+        }
+    };
+    let patience = Duration::from_secs(30);
+    tokio::time::timeout(patience, again)
+        .await
+        .expect("it is asked again");
+}

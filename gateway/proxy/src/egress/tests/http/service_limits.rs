@@ -1,0 +1,137 @@
+//! Limits of a service: who comes beyond one is refused at once, and told so.
+
+use std::sync::Arc;
+
+use causeway_federation::topology::Topology;
+use causeway_routing::limits::UseKind;
+use http::StatusCode;
+
+use super::{
+    HttpClient, HttpInstance, Told,
+    retries::{Conduct, TriedInstance},
+    speaking, speaking_http,
+};
+use crate::testbed::{self, Recorder, Zone, until};
+
+fn limited(more: &str) -> Arc<Topology> {
+    speaking_http(&format!("limits: {{ {more} }}"))
+}
+
+/// Checks that an answer is that of a gateway whose service has too much to do.
+fn is_overload(told: &Told) {
+    assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(told.field("causeway-reason"), Some("overloaded"));
+    assert_eq!(told.field("retry-after"), Some("1"));
+}
+
+fn reached(zone: &Zone) -> Vec<(String, &'static str)> {
+    let reached = zone.egress.limits_reached();
+    reached
+        .into_iter()
+        .map(|(service, limit)| (service.to_string(), limit))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_request_beyond_the_limit_is_answered_at_once_and_a_later_one_is_served() {
+    let here = HttpInstance::start("here").await;
+    let topology = speaking_http("limits: { requests: 1 }\n    timeout: 3s");
+    let home = Zone::start("home", &topology, vec![here.instance(&[])]);
+    let (mut first, mut second) = (HttpClient::of(&home).await, HttpClient::of(&home).await);
+    let waiting = tokio::spawn(async move { first.ask(http::Method::GET, "/hang").await });
+    until("it is under way", || here.requests() == 1).await;
+    is_overload(&second.get("/").await);
+    assert_eq!(here.requests(), 1);
+    assert_eq!(reached(&home), [("orders".to_owned(), "requests")]);
+    let told = waiting.await.unwrap().unwrap();
+    assert_eq!(told.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(second.get("/").await.text(), "here");
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_limit_is_answered_or_reset_until_another_has_ended() {
+    let here = HttpInstance::start("here").await;
+    let home = Zone::start("home", &limited("connections: 1"), vec![here.instance(&[])]);
+    let (mut first, mut second) = (HttpClient::of(&home).await, HttpClient::of(&home).await);
+    assert_eq!(first.get("/").await.text(), "here");
+    is_overload(&second.get("/").await);
+    assert_eq!(first.get("/").await.text(), "here");
+    drop(first);
+    until("it has ended", || home.egress.open_connections().count() == 1).await;
+    assert_eq!(second.get("/").await.text(), "here");
+
+    let recorder = Recorder::start("there").await;
+    let topology = speaking("tcp", "limits: { connections: 1 }");
+    let home = Zone::start("home", &topology, vec![recorder.instance(1, &[])]);
+    let mut first = home.client().await;
+    assert_eq!(first.greeting().await.unwrap(), "there");
+    assert!(home.client().await.greeting().await.is_err(), "reset");
+    drop(first);
+    until("it has ended", || home.egress.open_connections().count() == 0).await;
+    assert_eq!(home.client().await.greeting().await.unwrap(), "there");
+}
+
+#[tokio::test]
+async fn a_request_that_would_have_to_wait_beyond_the_limit_is_not_queued() {
+    let home = Zone::start("home", &limited("pending: 1"), vec![]);
+    let (mut first, mut second) = (HttpClient::of(&home).await, HttpClient::of(&home).await);
+    // Nobody is there to serve it, and somebody may come.
+    let waiting = tokio::spawn(async move { first.ask(http::Method::GET, "/").await });
+    let orders = testbed::service("orders");
+    let has_room = || home.egress.shared.take_place(&orders, UseKind::Pending).is_ok();
+    until("it waits", || !has_room()).await;
+    is_overload(&second.get("/").await);
+    let here = HttpInstance::start("here").await;
+    super::set_instances(&home, vec![here.instance(&[])]);
+    assert_eq!(waiting.await.unwrap().unwrap().text(), "here");
+    assert_eq!(second.get("/").await.text(), "here");
+}
+
+#[tokio::test]
+async fn retries_beyond_the_limit_are_not_made() {
+    let bad = TriedInstance::start("bad", Conduct::Answer(503)).await;
+    let slow = TriedInstance::start("slow", Conduct::Hang).await;
+    let split = "split: [{ tags: { v: '1' }, weight: 1000000 }, { tags: { v: '2' } }]";
+    let topology = speaking_http(&format!("{split}\n    retry: {{}}\n    limits: {{ retries: 1 }}"));
+    let instances = vec![bad.instance(&[("v", "1")]), slow.instance(&[("v", "2")])];
+    let home = Zone::start("home", &topology, instances);
+    let (mut first, mut second) = (HttpClient::of(&home).await, HttpClient::of(&home).await);
+    let waiting = tokio::spawn(async move { first.ask(http::Method::GET, "/").await });
+    until("it is tried again", || slow.requests() == 1).await;
+    let told = second.get("/").await;
+    assert_eq!(
+        (told.status.as_u16(), told.text()),
+        (503, "bad"),
+        "the answer of the first try"
+    );
+    assert_eq!((bad.requests(), slow.requests()), (2, 1));
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn a_service_and_each_of_its_callers_have_a_rate() {
+    for limit in ["rate", "rate_per_caller"] {
+        let here = HttpInstance::start("here").await;
+        let home = Zone::start(
+            "home",
+            &limited(&format!("{limit}: 3/s")),
+            vec![here.instance(&[])],
+        );
+        let mut client = HttpClient::of(&home).await;
+        let mut refused = None;
+        for _ in 0..100 {
+            let told = client.get("/").await;
+            if told.status != StatusCode::OK {
+                refused = Some(told);
+                break;
+            }
+        }
+        let told = refused.expect("a hundred at once are more than three a second");
+        assert_eq!(told.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(told.field("causeway-reason"), Some("rate_limited"));
+        assert_eq!(told.field("retry-after"), Some("1"));
+        assert!(here.requests() >= 3, "{limit}");
+        assert_eq!(reached(&home), [("orders".to_owned(), limit)]);
+        while client.get("/").await.status != StatusCode::OK {}
+    }
+}

@@ -1,0 +1,124 @@
+//! Words for retries, ejection and limits, as a diff tells of them.
+
+use std::{fmt, time::Duration};
+
+use super::{
+    model::{Outlier, RouteLimits},
+    retry::{GrpcCode, Retry, RetryCondition},
+};
+
+impl fmt::Display for RetryCondition {
+    /// As in the file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConnectFailure => f.write_str("connect-failure"),
+            Self::Reset => f.write_str("reset"),
+            Self::Status(status) => write!(f, "{status}"),
+            Self::Code(code) => {
+                let known = GrpcCode::ALL.iter().find(|(_, _, known)| known == code);
+                f.write_str(known.map_or("", |(word, _, _)| word))
+            }
+        }
+    }
+}
+
+fn time(time: Duration) -> String {
+    humantime::format_duration(time).to_string()
+}
+
+fn percent(share: f64) -> String {
+    format!("{}%", (share * 10_000.0).round() / 100.0)
+}
+
+/// `2 more on reset, 503; after 2s each; of GET, HEAD; at most 20%`.
+pub(super) fn retry(retry: Option<&Retry>) -> String {
+    let Some(retry) = retry else {
+        return "none".to_owned();
+    };
+    let on: Vec<String> = retry.on.iter().map(ToString::to_string).collect();
+    let methods: Vec<&str> = retry.methods.iter().map(String::as_str).collect();
+    let each = retry
+        .per_try_timeout
+        .map(|each| format!("; after {} each", time(each)));
+    format!(
+        "{} more on {}{}; of {}; at most {}",
+        retry.attempts,
+        on.join(", "),
+        each.unwrap_or_default(),
+        methods.join(", "),
+        percent(retry.budget)
+    )
+}
+
+/// `after 5 in a row for 30s, at most 50%`.
+pub(super) fn outlier(outlier: Option<&Outlier>) -> String {
+    outlier.map_or_else(
+        || "none".to_owned(),
+        |outlier| {
+            let (eject, max) = (time(outlier.eject), percent(outlier.max));
+            format!(
+                "after {} in a row for {eject}, at most {max}",
+                outlier.consecutive
+            )
+        },
+    )
+}
+
+/// `connections 1024, rate 1000/s`.
+pub(super) fn limits(limits: &RouteLimits) -> String {
+    let count = |key: &str, limit: Option<u32>| limit.map(|limit| format!("{key} {limit}"));
+    let rate = |key: &str, limit: Option<u64>| limit.map(|limit| format!("{key} {limit}/s"));
+    let all = [
+        count("connections", limits.connections),
+        count("pending", limits.pending),
+        count("requests", limits.requests),
+        count("retries", limits.retries),
+        rate("rate", limits.rate_per_second),
+        rate("rate_per_caller", limits.rate_per_caller),
+    ];
+    let all: Vec<String> = all.into_iter().flatten().collect();
+    match all.is_empty() {
+        true => "none".to_owned(),
+        false => all.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::parse, *};
+
+    #[test]
+    fn policies_are_told_in_words() {
+        let text = "
+version: 1
+trust_domain: acme.internal
+zones: { east: { gateways: [gw.east:7800] } }
+services:
+  bare: { port: 80, protocol: http }
+  orders:
+    port: 80
+    protocol: http
+    retry: { on: [reset, 503, unavailable], per_try_timeout: 2s, methods: [GET] }
+    outlier: {}
+    limits: { connections: 10, rate: 5/s }
+";
+        let topology = parse(text, "a.yaml").unwrap().topology;
+        let told = |name: &str| {
+            let service = &topology.services[name];
+            [
+                retry(service.retry.as_deref()),
+                outlier(service.outlier.as_ref()),
+                limits(&service.limits),
+            ]
+        };
+        assert_eq!(told("bare"), ["none", "none", "none"]);
+        assert_eq!(
+            told("orders"),
+            [
+                "2 more on reset, 503, unavailable; after 2s each; of GET; at most 20%",
+                "after 5 in a row for 30s, at most 50%",
+                "connections 10, rate 5/s",
+            ]
+        );
+    }
+}
