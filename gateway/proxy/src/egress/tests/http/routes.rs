@@ -345,7 +345,7 @@ async fn a_search_that_takes_longer_than_a_route_allows_is_written_down_with_tho
     until("a line is written", || written.lines().len() == 1).await;
     let line = &written.lines()[0];
     assert!(
-        line.contains(" timeout ") && !line.contains("attempts=0"),
+        line.contains(" request_timeout ") && !line.contains("attempts=0"),
         "{line}"
     );
 }
@@ -398,7 +398,7 @@ async fn the_access_log_and_the_metrics_name_the_route() {
     for (line, outcome, route) in [
         (&lines[0], " served ", " route=- "),
         (&lines[1], " answered ", " route=routes[1] "),
-        (&lines[2], " timeout ", " route=slow "),
+        (&lines[2], " request_timeout ", " route=slow "),
     ] {
         assert!(line.contains(outcome) && line.contains(route), "{line}");
     }
