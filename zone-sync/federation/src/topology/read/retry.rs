@@ -1,6 +1,6 @@
 //! Reading when a request is tried again.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     super::{
@@ -11,7 +11,7 @@ use super::{
         tree::Node,
     },
     policy::{count, share},
-    route::{MAX_TIMEOUT, conditions::MAX_METHOD_BYTES},
+    route::{conditions::method, timeout},
 };
 
 pub(super) const RETRY: MapKind = MapKind {
@@ -61,24 +61,13 @@ pub(super) fn retry(node: &Node, sink: &Sink) -> Option<Arc<Retry>> {
             Some(on) => on.items.into_iter().collect(),
             None => BTreeSet::from(DEFAULT_CONDITIONS),
         },
-        per_try_timeout: fields.optional("per_try_timeout", per_try_timeout),
+        per_try_timeout: fields.optional("per_try_timeout", timeout),
         methods: match methods {
             Some(methods) => methods.items.into_iter().collect(),
             None => IDEMPOTENT_METHODS.map(str::to_owned).into(),
         },
         budget: fields.optional("budget", share).unwrap_or(DEFAULT_BUDGET),
     }))
-}
-
-fn per_try_timeout(node: &Node, sink: &Sink) -> Option<Duration> {
-    let read = scalar::duration(node, "a timeout", Duration::from_millis(1)..=MAX_TIMEOUT, sink);
-    read.map(|timeout| timeout.value)
-}
-
-fn method(node: &Node, sink: &Sink) -> Option<String> {
-    let how = "write it in capitals, such as `GET`";
-    let capital = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
-    scalar::token(node, "an HTTP method", how, MAX_METHOD_BYTES, capital, sink)
 }
 
 fn condition(node: &Node, sink: &Sink) -> Option<RetryCondition> {

@@ -22,7 +22,7 @@ use super::{
 use crate::request_path::{ComparedPath, PathFault};
 
 const MAX_METHODS: usize = 16;
-pub(in crate::topology::read) const MAX_METHOD_BYTES: usize = 32;
+const MAX_METHOD_BYTES: usize = 32;
 /// Header fields, and parameters of a query, that one route asks for.
 const MAX_CONDITIONS: usize = 16;
 const MAX_PATTERN_BYTES: usize = 512;
@@ -107,13 +107,16 @@ fn given_or_none<'a, T>(
 }
 
 fn methods(node: &Node, sink: &Sink) -> Option<BTreeSet<String>> {
-    let how = "write it in capitals, such as `GET`";
-    let capital = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
-    let read = items(node, "`methods`", MAX_METHODS, sink, |node, sink| {
-        scalar::token(node, "an HTTP method", how, MAX_METHOD_BYTES, capital, sink)
-    })?;
+    let read = items(node, "`methods`", MAX_METHODS, sink, method)?;
     report_empty(node, "`methods`", "leave it out for every method", sink);
     read.complete.then(|| read.items.into_iter().collect())
+}
+
+/// A method of HTTP, which is written in capitals.
+pub(in super::super) fn method(node: &Node, sink: &Sink) -> Option<String> {
+    let how = "write it in capitals, such as `GET`";
+    let capital = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
+    scalar::token(node, "an HTTP method", how, MAX_METHOD_BYTES, capital, sink)
 }
 
 /// A path in the form in which it is compared.

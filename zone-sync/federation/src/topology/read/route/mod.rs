@@ -28,7 +28,7 @@ pub(super) use {
     headers::CHANGES,
 };
 
-pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Longest name of a route in bytes: it stands in the access log and as a label of metrics.
 const MAX_NAME_BYTES: usize = 63;
 
