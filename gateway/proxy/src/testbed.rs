@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// Longest that a test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Both ends of a new stream: the opener's and the acceptor's, and what keeps them up.
 pub(crate) async fn streams() -> (Stream, Stream, (Arc<Tunnel>, Arc<Tunnel>)) {

@@ -105,7 +105,7 @@ pub(crate) fn is_current(question: &TopologyQuestion, applied: &Applied, peers: 
 
 /// Decides what to ask a peer that announces this; `None`: nothing. Generation 0 is a file, which is not handed on.
 fn worth(announced: Edition, applied: &Applied, mine: Edition) -> Option<Ask> {
-    if announced.generation == 0 || applied.knows(announced) {
+    if announced.generation == 0 || applied.is_settled(announced) {
         return None;
     }
     match announced.generation.cmp(&mine.generation) {

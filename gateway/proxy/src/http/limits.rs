@@ -20,6 +20,11 @@ pub(crate) const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time that a client's connection may wait between two requests, as long as a relay may stall.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5 * 60);
+/// Longest wait for the answer to a client that has ended its side of the connection: one that is gone looks the same, and most of those
+/// that are not want their answer at once.
+pub(crate) const FINISHED_CLIENT_WAIT: Duration = Duration::from_secs(30);
+/// Longest time until it is noticed that a client has ended its side while its request is under way.
+pub(crate) const FINISHED_LOOK: Duration = Duration::from_secs(5);
 /// Longest time that a client which was refused is still read from, and what it sends thrown away: closing while bytes come
 /// resets the connection, and the client may never see the answer.
 pub(crate) const REFUSED_LINGER: Duration = Duration::from_secs(5);

@@ -1,5 +1,7 @@
 //! Changes that a route makes of a request and of its answer, and the answers that it has the gateway give. Pure.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use causeway_federation::{
     request_path::replace_prefix,
@@ -28,6 +30,27 @@ pub(crate) fn change_headers(headers: &mut HeaderMap, changes: &HeaderChanges) {
     }
     for (name, value) in changes.add.iter().filter_map(|(name, value)| read(name, value)) {
         headers.append(name, value);
+    }
+}
+
+/// Takes out fields that many programs, such as those behind CGI and WSGI, read as one that a route asks for or changes, because to them
+/// `_` is `-`: no client is to get past the route with them.
+pub(crate) fn drop_disguised(headers: &mut HeaderMap, routes: &[Arc<Route>]) {
+    let names = |route: &Route, name: &str| {
+        let changes = &route.request_headers;
+        route.matches.headers.contains_key(name)
+            || changes.set.contains_key(name)
+            || changes.add.contains_key(name)
+            || changes.remove.contains(name)
+    };
+    let is_named = |name: &str| routes.iter().any(|route| names(route, name));
+    let is_disguised = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.contains('_') && is_named(&name.replace('_', "-")) && !is_named(name)
+    };
+    let disguised: Vec<_> = headers.keys().filter(is_disguised).cloned().collect();
+    for name in disguised {
+        headers.remove(name);
     }
 }
 

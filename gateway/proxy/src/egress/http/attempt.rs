@@ -1,6 +1,10 @@
 //! One request on its way to an instance: permitted, decided, given to one, and, where its service says so, to another if that fails.
 
-use std::{pin::pin, sync::Arc, time::Instant};
+use std::{
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use causeway_federation::topology::Route;
@@ -247,6 +251,7 @@ impl Attempt<'_> {
         let spare = (was_used || says_unread || may_repeat).then(|| SpareRequest::of(&request));
         let spare = spare.flatten();
         request.body_mut().goes_to(&upstream);
+        let broken_off = request.body().broken_off();
         let before = BeforeAnswer::attend(&mut request, record);
         match self.wait(&mut upstream, request, spare.as_ref()).await {
             WaitEnd::Answer(answer) => {
@@ -254,6 +259,10 @@ impl Attempt<'_> {
                     record.tell(&upstream.facts, verdict);
                 }
                 self.judge(answer, upstream, before, spare)
+            }
+            WaitEnd::Failure(_) if broken_off.load(Ordering::Relaxed) => {
+                self.connection.kept.forget(&upstream);
+                TryResult::Failed(record.broken_off(&upstream))
             }
             WaitEnd::Failure(failure) => {
                 let outcome = record.broken(&upstream);

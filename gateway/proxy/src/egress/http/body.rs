@@ -37,6 +37,8 @@ type BodyError = Box<dyn Error + Send + Sync>;
 pub(super) struct RequestBody {
     source: BodySource,
     sent_all: Arc<AtomicBool>,
+    /// Its client has broken it off.
+    broken_off: Arc<AtomicBool>,
     /// Its client waits for `100 Continue`.
     waits: Option<ContinueWait>,
     /// The end of it is told by HTTP/2.
@@ -84,6 +86,7 @@ impl RequestBody {
         Self {
             source,
             sent_all: Arc::default(),
+            broken_off: Arc::default(),
             waits: None,
             is_version_2: false,
             bytes: None,
@@ -123,6 +126,11 @@ impl RequestBody {
     /// Has it wait until its instance asks for it.
     pub(super) fn wait(&mut self, wait: ContinueWait) {
         self.waits = Some(wait);
+    }
+
+    /// Tells later whether its client has broken it off, for which no instance is to blame.
+    pub(super) fn broken_off(&self) -> Arc<AtomicBool> {
+        self.broken_off.clone()
     }
 
     /// Has it say on `upstream` when all of it has been handed over.
@@ -169,6 +177,9 @@ impl Body for RequestBody {
         if let (Some(bytes), Some(Ok(frame))) = (&self.bytes, &frame) {
             bytes.went_up(frame.data_ref().map_or(0, Bytes::len));
         }
+        if self.is_version_2 && frame.is_none() && !self.is_end_stream() {
+            self.broken_off.store(true, Ordering::Relaxed);
+        }
         match &frame {
             // Hyper takes a stream that was reset without an error for one that has ended; and half a body that goes on elsewhere must not
             // look whole here.
@@ -178,7 +189,7 @@ impl Body for RequestBody {
             None => self.sent_all.store(true, Ordering::Relaxed),
             Some(Ok(frame)) if frame.is_trailers() => self.sent_all.store(true, Ordering::Relaxed),
             Some(Ok(_)) => self.note(),
-            Some(Err(_)) => {}
+            Some(Err(_)) => self.broken_off.store(true, Ordering::Relaxed),
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
     }

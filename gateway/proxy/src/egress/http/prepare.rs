@@ -14,7 +14,7 @@ use crate::http::{
     forwarded::add_forwarded,
     grpc::is_grpc,
     headers::{add_via, strip_hop_by_hop, to_origin_form},
-    routed::{change_request, declared_answer},
+    routed::{change_request, declared_answer, drop_disguised},
     upgrade::{asked_for, set_upgrade},
     version2::{frame_body, join_fields, to_version_2},
 };
@@ -54,7 +54,7 @@ pub(super) fn prepare(
     let host = connection.arrival.endpoints.local.to_string();
     bring_into_form(&mut parts, connection, version, &host)?;
     // Compared is what would be forwarded.
-    let route = route_of(connection, &parts)?;
+    let route = route_of(connection, &mut parts)?;
     if let Some(route) = &route {
         if let Some(answer) = declared_answer(&parts, route, is_call) {
             let to = RequestServer::Gateway(answer);
@@ -105,12 +105,13 @@ fn bring_into_form(
 }
 
 /// The first route of the service that matches, by the topology that is in force now.
-fn route_of(connection: &HttpConnection, parts: &Parts) -> Result<Option<Arc<Route>>, PathFault> {
+fn route_of(connection: &HttpConnection, parts: &mut Parts) -> Result<Option<Arc<Route>>, PathFault> {
     let snapshot = connection.shared.snapshots.load();
     let service = snapshot.topology.services.get(&connection.arrival.target.service);
     let Some(service) = service.filter(|service| !service.routes.is_empty()) else {
         return Ok(None);
     };
+    drop_disguised(&mut parts.headers, &service.routes);
     let host = parts.headers.get(header::HOST);
     let head = RequestHead {
         method: parts.method.as_str(),

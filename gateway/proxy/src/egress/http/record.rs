@@ -222,6 +222,16 @@ impl RequestRecord {
         outcome
     }
 
+    /// Its client broke the request off, before an answer.
+    pub(super) fn broken_off(&mut self, upstream: &HttpUpstream) -> ConnectionOutcome {
+        let outcome = match self.connection.checks.is_body_bad() {
+            true => ConnectionOutcome::BadRequest,
+            false => ConnectionOutcome::ClientReset,
+        };
+        self.end(upstream, outcome);
+        outcome
+    }
+
     /// Tells those who choose of the end of a try.
     pub(super) fn tell(&self, facts: &UpstreamFacts, verdict: TryVerdict) {
         let HttpConnection { shared, arrival, .. } = &*self.connection;
@@ -238,10 +248,12 @@ impl RequestRecord {
         shared.outliers.ended(&snapshot, &shared.metrics, &ended, verdict);
     }
 
-    /// It had no answer in time.
+    /// It had no answer in time. While its client still owes a part of it, the instance is not to blame.
     pub(super) fn late(&mut self, upstream: &HttpUpstream) -> ConnectionOutcome {
         self.end(upstream, ConnectionOutcome::RequestTimeout);
-        self.tell(&upstream.facts, TryVerdict::Failed);
+        if upstream.has_sent_all() {
+            self.tell(&upstream.facts, TryVerdict::Failed);
+        }
         ConnectionOutcome::RequestTimeout
     }
 

@@ -108,6 +108,8 @@ impl HttpConnection {
             thread,
         } = connection;
         let endpoints = arrival.endpoints();
+        let watch = ClientWatch::new(Instant::now(), shared.config.half_closed_limit);
+        let watch = Arc::new(watch);
         Self {
             shared,
             opened,
@@ -121,7 +123,7 @@ impl HttpConnection {
                 target: arrival.target,
                 identity: arrival.certificate.map(|shown| shown.identity),
             },
-            watch: Arc::new(ClientWatch::new(Instant::now())),
+            watch,
             checks: Arc::default(),
             interim: Arc::default(),
             upgrading: Mutex::new(None),
@@ -228,6 +230,10 @@ pub(super) async fn drive<F: Future>(
             () = connection.shared.drain.cancelled(), if draining.is_none() => draining = Some(Instant::now()),
             () = handle.asked_to_leave(), if draining.is_none() => draining = Some(Instant::now()),
             ended = serving.as_mut() => return Some(ended),
+            () = connection.socket.failed(), if watch.is_deaf() => handle.terminate(Termination {
+                outcome: ConnectionOutcome::ClientReset,
+                rule: None,
+            }),
             () = watch.changed() => {}
             act = act_at(due) => match act {
                 Due::Nothing => {}
@@ -238,6 +244,8 @@ pub(super) async fn drive<F: Future>(
                     shut_down(serving.as_mut());
                     watch.said_goodbye();
                 }
+                Due::LookForEnd => watch.looked_for_end(Instant::now(), connection.socket.is_finished()),
+                Due::GiveUp => handle.terminate(Termination { outcome: ConnectionOutcome::ClientGone, rule: None }),
                 Due::Idle => handle.terminate(Termination { outcome: ConnectionOutcome::Idle, rule: None }),
             },
         }

@@ -251,6 +251,11 @@ impl HttpUpstream {
         self.sent_all.clone()
     }
 
+    /// Tells whether all of its request has been handed over.
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.sent_all.load(Ordering::Relaxed)
+    }
+
     /// Sends a request and returns its answer, whose body is still to come.
     ///
     /// # Errors

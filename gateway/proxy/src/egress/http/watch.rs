@@ -6,7 +6,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::http::limits::{
-    DRAIN_WAIT, FIRST_BYTE_TIMEOUT, HASTY, HEAD_TIMEOUT, KEEP_ALIVE, MAX_HASTY_RESETS,
+    DRAIN_WAIT, FINISHED_CLIENT_WAIT, FINISHED_LOOK, FIRST_BYTE_TIMEOUT, HASTY, HEAD_TIMEOUT, KEEP_ALIVE,
+    MAX_HASTY_RESETS,
 };
 
 /// State that the connection's task, its socket and its requests share.
@@ -38,6 +39,10 @@ pub(super) enum Due {
     SayGoodbye,
     /// Nothing has moved for as long as the service allows.
     Idle,
+    /// It is to be looked whether the client has ended its side.
+    LookForEnd,
+    /// A client that has ended its side has waited long enough for its answer.
+    GiveUp,
     /// A shutdown is to be looked at again.
     Nothing,
 }
@@ -58,6 +63,12 @@ struct WatchState {
     hasty_resets: u32,
     /// The client takes nothing of what was written.
     is_stalled: bool,
+    /// Last look for the end of the client's side, of those since its request began.
+    looked_at: Option<Instant>,
+    /// Time at which that was found.
+    finished_at: Option<Instant>,
+    /// Longest wait of a client that has ended its side.
+    finished_wait: Duration,
 }
 
 impl WatchState {
@@ -70,14 +81,23 @@ impl WatchState {
             ClientPhase::Waiting if self.requests == 0 => Some((self.since + FIRST_BYTE_TIMEOUT, Due::Close)),
             ClientPhase::Waiting => Some((self.since + KEEP_ALIVE, Due::Close)),
             ClientPhase::Head => Some((self.since + HEAD_TIMEOUT, Due::Close)),
-            ClientPhase::Request => None,
+            // HTTP/2 tells of each request that is given up.
+            ClientPhase::Request if self.is_version_2 => None,
+            ClientPhase::Request => Some(match self.finished_at {
+                Some(at) => (at + self.finished_wait, Due::GiveUp),
+                None => {
+                    let last = self.looked_at.unwrap_or(self.since);
+                    (last + FINISHED_LOOK.min(self.finished_wait), Due::LookForEnd)
+                }
+            }),
         };
         own.into_iter().chain(idle).min_by_key(|(at, _)| *at)
     }
 }
 
 impl ClientWatch {
-    pub(super) fn new(now: Instant) -> Self {
+    /// State of a new connection. `half_closed` is the limit on connections of which one side has ended.
+    pub(super) fn new(now: Instant, half_closed: Option<Duration>) -> Self {
         Self {
             state: Mutex::new(WatchState {
                 phase: ClientPhase::Waiting,
@@ -89,6 +109,10 @@ impl ClientWatch {
                 is_leaving: false,
                 hasty_resets: 0,
                 is_stalled: false,
+                looked_at: None,
+                finished_at: None,
+                finished_wait: half_closed
+                    .map_or(FINISHED_CLIENT_WAIT, |limit| limit.min(FINISHED_CLIENT_WAIT)),
             }),
             changed: Notify::new(),
         }
@@ -102,6 +126,19 @@ impl ClientWatch {
             (state.phase, state.since) = (ClientPhase::Head, state.moved_at);
             self.changed.notify_one();
         }
+    }
+
+    /// Takes down whether the client has ended its side, as was found just now.
+    pub(super) fn looked_for_end(&self, now: Instant, is_ended: bool) {
+        let mut state = self.state.lock();
+        state.looked_at = Some(now);
+        state.finished_at = is_ended.then_some(now);
+    }
+
+    /// Tells whether a request of HTTP/1.1 is under way: what becomes of its client is not heard by reading then.
+    pub(super) fn is_deaf(&self) -> bool {
+        let state = self.state.lock();
+        state.phase == ClientPhase::Request && !state.is_version_2
     }
 
     /// Bytes have gone to the client.
@@ -147,6 +184,7 @@ impl ClientWatch {
     pub(super) fn request_began(&self) {
         let mut state = self.state.lock();
         (state.phase, state.since) = (ClientPhase::Request, Instant::now());
+        state.looked_at = None;
         state.requests += 1;
         state.open += 1;
         self.changed.notify_one();
@@ -217,6 +255,9 @@ mod tests {
             is_leaving: false,
             hasty_resets: 0,
             is_stalled: false,
+            looked_at: None,
+            finished_at: None,
+            finished_wait: FINISHED_CLIENT_WAIT,
         }
     }
 
@@ -238,10 +279,28 @@ mod tests {
             due(ClientPhase::Head, None),
             Some((now + HEAD_TIMEOUT, Due::Close))
         );
-        assert_eq!(due(ClientPhase::Request, None), None);
+        let looks = Some((now + FINISHED_LOOK, Due::LookForEnd));
+        assert_eq!(due(ClientPhase::Request, None), looks);
         for phase in [ClientPhase::Waiting, ClientPhase::Head, ClientPhase::Request] {
             assert_eq!(due(phase, Some(second)), Some((now + second, Due::Idle)));
         }
+    }
+
+    #[test]
+    fn a_client_that_has_ended_its_side_waits_for_its_answer_for_a_while() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let watch = ClientWatch::new(now, Some(second));
+        watch.request_began();
+        assert!(watch.is_deaf());
+        let (at, act) = watch.due(None).unwrap();
+        assert!(at <= Instant::now() + second && act == Due::LookForEnd);
+        watch.looked_for_end(now + second, false);
+        assert_eq!(watch.due(None), Some((now + 2 * second, Due::LookForEnd)));
+        watch.looked_for_end(now + 2 * second, true);
+        assert_eq!(watch.due(None), Some((now + 3 * second, Due::GiveUp)));
+        watch.speaks_version_2();
+        watch.request_began();
+        assert_eq!((watch.due(None), watch.is_deaf()), (None, false));
     }
 
     #[test]
@@ -256,7 +315,7 @@ mod tests {
 
     #[test]
     fn the_wait_between_requests_begins_when_the_last_of_them_has_ended() {
-        let watch = ClientWatch::new(Instant::now());
+        let watch = ClientWatch::new(Instant::now(), None);
         watch.speaks_version_2();
         watch.read();
         watch.request_began();
@@ -269,7 +328,7 @@ mod tests {
 
     #[test]
     fn many_requests_that_are_given_up_in_haste_are_a_flood_unless_others_are_answered() {
-        let watch = ClientWatch::new(Instant::now());
+        let watch = ClientWatch::new(Instant::now(), None);
         let hasty = Some(HASTY / 2);
         for _ in 0..MAX_HASTY_RESETS {
             assert!(!watch.is_flood(hasty));
@@ -282,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_shutdown_waits_for_the_first_request_and_for_the_rest_of_a_head() {
-        let watch = ClientWatch::new(Instant::now());
+        let watch = ClientWatch::new(Instant::now(), None);
         assert!(!watch.may_drain());
         watch.read();
         assert!(!watch.may_drain());

@@ -9,6 +9,7 @@ use std::{
 };
 
 use causeway_host::write_stall::{WriteStall, is_stall};
+use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
@@ -50,6 +51,12 @@ impl SharedClient {
     pub(super) fn reset_on_drop(&self) {
         // It fails only where the connection is gone.
         let _ = self.tcp().set_zero_linger();
+    }
+
+    /// Tells whether the client has ended its side. Reads nothing.
+    pub(super) fn is_finished(&self) -> bool {
+        let ready = self.tcp().ready(Interest::READABLE).now_or_never();
+        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
     /// Waits until the client has reset the connection. Reads nothing.

@@ -216,6 +216,15 @@ impl Applied {
             || self.refused.contains_key(&edition)
     }
 
+    /// Tells whether a peer that has it in force is not to be asked for it. One that was overruled here by another of its generation is asked
+    /// for again: the peer may hold the same text by an author who comes first.
+    #[must_use]
+    pub fn is_settled(&self, edition: Edition) -> bool {
+        let now = self.edition();
+        let is_former = edition.generation < now.generation && self.knows(edition);
+        edition == now || is_former || self.refused.contains_key(&edition)
+    }
+
     #[must_use]
     pub fn conflict(&self) -> Option<TopologyConflict> {
         self.conflict

@@ -7,13 +7,17 @@ use causeway_federation::{
     topology::Topology,
 };
 use http::StatusCode;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
 
 use super::{
-    HttpClient,
+    HttpClient, HttpInstance,
     retries::{Conduct, TriedInstance},
     speaking_http, two_zones,
 };
-use crate::testbed::{self, Zone, entry, tags, until, zone};
+use crate::testbed::{self, PATIENCE, Zone, connect, entry, tags, until, zone};
 
 const REQUESTS: usize = 40;
 
@@ -58,6 +62,30 @@ async fn one_of_two_instances_in_another_zone_is_left_out_and_its_zone_is_not() 
     assert_eq!(served(&home, REQUESTS).await, REQUESTS);
     assert_eq!(bad.requests(), 3);
     assert!(!is_ejected(&home, "east"));
+}
+
+#[tokio::test]
+async fn a_client_that_owes_a_part_of_its_request_ejects_nobody() {
+    let here = HttpInstance::start("here").await;
+    let topology = speaking_http("outlier: { consecutive: 3 }\n    timeout: 300ms");
+    let home = Zone::start("home", &topology, vec![here.instance(&[])]);
+    let half = b"POST /hang HTTP/1.1\r\nHost: orders.mesh\r\nContent-Length: 10\r\n\r\nab";
+    // Half of them break off, the others say nothing more.
+    for nth in 1..=8 {
+        let mut client = connect(home.vip).await;
+        client.write_all(half).await.unwrap();
+        until("it is under way", || here.requests() == nth).await;
+        if nth % 2 == 0 {
+            drop(client);
+        } else {
+            let mut answer = String::new();
+            let reading = client.read_to_string(&mut answer);
+            timeout(PATIENCE, reading).await.expect("an end in time").unwrap();
+            assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+        }
+        until("it is over", || home.egress.open_connections().count() == 0).await;
+        assert!(!is_ejected(&home, "home"), "after {nth}");
+    }
 }
 
 #[tokio::test]

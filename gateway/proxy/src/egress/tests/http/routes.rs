@@ -152,6 +152,11 @@ async fn a_field_that_ends_at_the_gateway_is_no_condition_that_is_met() {
     let mut zone = Versions::with(&[&route]).await;
     let told = zone.ask("GET / a.b connection=x-canary x-canary=1").await;
     assert_eq!(told.text(), "v1", "no instance would see it");
+    let told = zone.ask("GET /head a.b x_canary=1").await;
+    assert!(
+        !told.text().contains("canary"),
+        "some programs read it as the other"
+    );
 }
 
 #[tokio::test]
@@ -200,7 +205,7 @@ async fn a_request_is_rewritten_and_its_fields_are_changed() {
     ])
     .await;
     let told = zone
-        .ask("GET /beta/head?a=/beta a.b x-set=old x-add=1 x-gone=1")
+        .ask("GET /beta/head?a=/beta a.b x-set=old x-add=1 x-gone=1 x_gone=1 x_set=old")
         .await;
     let mut lines: Vec<&str> = told.text().lines().collect();
     lines.sort_unstable();

@@ -1,17 +1,21 @@
 //! Limits of a service: who comes beyond one is refused at once, and told so.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use causeway_federation::topology::Topology;
 use causeway_routing::limits::UseKind;
 use http::StatusCode;
+use tokio::{io::AsyncWriteExt as _, time::timeout};
 
 use super::{
     HttpClient, HttpInstance, Told,
     retries::{Conduct, TriedInstance},
     speaking, speaking_http,
 };
-use crate::testbed::{self, Recorder, Zone, until};
+use crate::{
+    egress::EgressConfig,
+    testbed::{self, PATIENCE, Recorder, Zone, connect, until},
+};
 
 fn limited(more: &str) -> Arc<Topology> {
     speaking_http(&format!("limits: {{ {more} }}"))
@@ -46,6 +50,30 @@ async fn a_request_beyond_the_limit_is_answered_at_once_and_a_later_one_is_serve
     let told = waiting.await.unwrap().unwrap();
     assert_eq!(told.status, StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(second.get("/").await.text(), "here");
+}
+
+#[tokio::test]
+async fn a_client_that_has_left_keeps_no_place_whether_it_ends_or_resets() {
+    let here = HttpInstance::start("here").await;
+    let config = EgressConfig {
+        half_closed_limit: Some(Duration::from_millis(300)),
+        ..EgressConfig::new(1)
+    };
+    let home = Zone::with_config("home", &limited("requests: 1"), vec![here.instance(&[])], config);
+    for (nth, resets) in [(1, true), (3, false)] {
+        let mut leaving = connect(home.vip).await;
+        let request = b"GET /hang HTTP/1.1\r\nHost: orders.mesh\r\n\r\n";
+        leaving.write_all(request).await.unwrap();
+        until("it is under way", || here.requests() == nth).await;
+        match resets {
+            true => leaving.set_zero_linger().unwrap(),
+            false => leaving.shutdown().await.unwrap(),
+        }
+        let kept = (!resets).then_some(leaving);
+        let place = async { while HttpClient::of(&home).await.get("/").await.status != StatusCode::OK {} };
+        timeout(PATIENCE, place).await.expect("its place is given back");
+        drop(kept);
+    }
 }
 
 #[tokio::test]

@@ -36,7 +36,8 @@ pub(super) enum HeaderSide {
 /// Reason that a field is not an operator's to change, and what to do instead.
 fn kept(name: &str, side: HeaderSide) -> Option<(&'static str, &'static str)> {
     const REMOVE: &str = "remove it here";
-    match name {
+    // Many programs read one as the other.
+    match name.replace('_', "-").as_str() {
         "host" if side == HeaderSide::Request => Some((
             "says whom the request is for, and has a key of its own",
             "write `rewrite: { host: internal.example }`",
