@@ -6,7 +6,7 @@
 
 use causeway_federation::{
     edition::Fingerprint,
-    topology::{Diff, Parsed, Style, Topology, diff},
+    topology::{Diagnostics, Diff, Parsed, Style, Topology, diff},
 };
 
 mod load;
@@ -14,7 +14,10 @@ mod load;
 mod tests;
 mod watch;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
@@ -88,10 +91,7 @@ impl TopologyFile {
         let Parsed {
             topology, warnings, ..
         } = load(&path)?;
-        if !warnings.is_empty() {
-            tracing::warn!(file = %path.display(), found = %warnings.summary(),
-                "the topology is in force, but `causeway validate` has something to say about it");
-        }
+        tell_warnings(&path, &warnings);
         let fingerprint = topology.fingerprint;
         Ok(Self {
             path,
@@ -172,6 +172,7 @@ impl TopologyFile {
             "took up the topology: {}",
             if named.is_empty() { "it means the same".to_owned() } else { named.join("; ") }
         );
+        tell_warnings(&self.path, &warnings);
         *self.text.lock() = (topology.fingerprint, warnings.text().clone());
         self.topology.send_replace(Arc::new(topology));
         self.state.send_replace(ReloadState::default());
@@ -194,5 +195,13 @@ impl TopologyFile {
             refused: Some(refusal),
         });
         ReloadOutcome::Refused
+    }
+}
+
+/// Says once for a topology that comes into force that there is more to know of it.
+fn tell_warnings(path: &Path, warnings: &Diagnostics) {
+    if !warnings.is_empty() {
+        tracing::warn!(file = %path.display(), found = %warnings.summary(),
+            "the topology is in force, but `causeway validate` has something to say about it");
     }
 }
