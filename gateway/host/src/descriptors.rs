@@ -6,8 +6,8 @@
 //! Nothing has to be counted for that. The kernel gives out the lowest number that is free (POSIX, "File Descriptor
 //! Allocation"): one that lies above the ceiling says that as many as lie below are in use.
 //!
-//! What is held in somebody's name is counted too, by holder, so that none can take all; see `share`. A low number says only that
-//! one is free there: how many are is the least that the number and the counts allow.
+//! Descriptors that are held in somebody's name are counted too, by holder, so that none can take all; see `share`. A low number says
+//! only that one is free there: how many are is the least that the number and the counts allow.
 
 use std::{
     fs::File,

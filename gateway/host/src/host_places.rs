@@ -1,45 +1,40 @@
 //! Places that hosts have in something that is over soon, such as a handshake: so many each, and whoever comes beyond is turned away.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{net::IpAddr, sync::Arc};
 
-use crate::share::host_of;
+use parking_lot::Mutex;
+
+use crate::share::{ShareHolder, ShareTable};
 
 /// Places that are taken, by host.
 #[derive(Debug, Clone, Default)]
-pub struct HostPlaces(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+pub struct HostPlaces(Arc<Mutex<ShareTable>>);
 
 /// Place of one host. It is free again when this is dropped.
 #[derive(Debug)]
 pub struct HostPlace {
     taken: HostPlaces,
-    host: IpAddr,
+    host: ShareHolder,
 }
 
 impl HostPlaces {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Counts the places of the host that `address` is of.
     #[must_use]
     pub fn taken(&self, address: IpAddr) -> usize {
-        self.lock().get(&host_of(address)).copied().unwrap_or_default()
+        let taken = self.0.lock().held_by(&ShareHolder::at(address));
+        usize::try_from(taken).unwrap_or(usize::MAX)
     }
 
     /// Takes one of `most` places of the host that `address` is of; `None`: all are taken.
     #[must_use]
     pub fn take(&self, address: IpAddr, most: usize) -> Option<HostPlace> {
-        let host = host_of(address);
-        let mut all = self.lock();
-        let count = all.entry(host).or_default();
-        if *count >= most {
+        let host = ShareHolder::at(address);
+        let mut taken = self.0.lock();
+        if taken.held_by(&host) >= most as u64 {
             return None;
         }
-        *count += 1;
+        taken.add(&host);
+        drop(taken);
         let taken = self.clone();
         Some(HostPlace { taken, host })
     }
@@ -47,13 +42,7 @@ impl HostPlaces {
 
 impl Drop for HostPlace {
     fn drop(&mut self) {
-        let mut all = self.taken.lock();
-        if let Some(count) = all.get_mut(&self.host) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.host);
-            }
-        }
+        self.taken.0.lock().give_back(&self.host);
     }
 }
 

@@ -12,6 +12,7 @@ pub mod host_places;
 pub mod kernel;
 pub mod listen;
 pub mod listening_user;
+pub mod moment;
 pub mod own_sockets;
 pub mod places;
 pub mod port_holder;

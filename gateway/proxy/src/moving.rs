@@ -15,6 +15,7 @@ use causeway_federation::{
     name::ServiceName,
     topology::{ConnectionPolicy, Protocol, Service, Topology},
 };
+use causeway_host::moment::until;
 use causeway_routing::{
     ending::{DueEndings, EndingReason, OpenForEnding, ServiceEndings},
     route::{Misplacement, Placement, belongs, stays_here},
@@ -185,13 +186,6 @@ impl FollowingConnections {
             EndingReason::Misplaced(_) => ConnectionOutcome::Moved,
             EndingReason::MaxAge => ConnectionOutcome::MaxAge,
         });
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 

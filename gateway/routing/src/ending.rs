@@ -1,7 +1,7 @@
 //! Decides when open connections end that do not belong where they are any more, or are too old, and at what pace: those who
 //! are sent away come back at once, and must not do so all together.
 //!
-//! Whether one belongs is for [`belongs`](crate::route::belongs) to say.
+//! The question whether one belongs is for [`belongs`](crate::route::belongs).
 
 use std::{
     collections::BTreeMap,

@@ -37,7 +37,7 @@ impl<'a> ComparedPath<'a> {
     /// Reads a path as it stands in a request.
     ///
     /// # Errors
-    /// When programs may disagree on what it means.
+    /// A path on whose meaning programs may disagree.
     pub fn read(raw: &'a str) -> Result<Self, PathFault> {
         if raw.len() > MAX_PATH_BYTES {
             return Err(PathFault::TooLong);
@@ -215,7 +215,7 @@ impl PathPattern {
     /// Compiles a pattern.
     ///
     /// # Errors
-    /// When it is none, or too large.
+    /// A pattern that is none, or too large.
     pub fn new(text: &str) -> Result<Self, PatternError> {
         let built = RegexBuilder::new(text)
             .unicode(false)

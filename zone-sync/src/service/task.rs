@@ -10,6 +10,7 @@ use std::{
 };
 
 use causeway_federation::{catalog::Catalog, name::GatewayId};
+use causeway_host::moment::until;
 use causeway_proto::sync::SyncMessage;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -137,7 +138,7 @@ impl SyncTask {
                     self.local(latest);
                 }
                 () = room.notified() => self.unblock(),
-                () = sleep_until(timeout) => self.replica.handle_timeout(now()),
+                () = until(timeout) => self.replica.handle_timeout(now()),
                 () = self.saver.due() => {}
             }
             self.settle();
@@ -463,12 +464,5 @@ impl SyncTask {
             exports: entry.map_or(0, |entry| entry.record.exports.len()),
             totals,
         }
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use causeway_federation::{catalog::Catalog, name::GatewayId};
+use causeway_host::moment::until;
 use causeway_proto::tunnel::{StreamHeader, stream_header::Kind};
 use causeway_tunnel::{AskError, TunnelSet, ask_for_documents, read_document};
 use rand::{SeedableRng, rngs::SmallRng};
@@ -59,12 +60,7 @@ pub async fn keep_fetching<K: Replicated>(
             Plan::Wait(until) => Some(until),
             Plan::Nothing => None,
         };
-        let waited = async {
-            match wait {
-                Some(until) => tokio::time::sleep_until(until.into()).await,
-                None => std::future::pending().await,
-            }
-        };
+        let waited = until(wait);
         // A sender that is gone is only seen while the gateway ends, and then this future is dropped.
         tokio::select! {
             Some(answer) = asking.join_next() => match answer {

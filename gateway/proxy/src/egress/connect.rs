@@ -15,7 +15,7 @@ use causeway_federation::{
     name::{GatewayId, Tags},
     topology::{SplitArm, Topology},
 };
-use causeway_host::{descriptors::DescriptorPromise, own_sockets::SocketPair};
+use causeway_host::{descriptors::DescriptorPromise, moment::until, own_sockets::SocketPair};
 use causeway_routing::{
     hops,
     outlier::avoided,
@@ -28,7 +28,7 @@ use causeway_routing::{
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
 use futures_util::future::BoxFuture;
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::{sync::watch, time::sleep_until};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -197,14 +197,6 @@ pub(super) async fn search(
         outcome,
         attempts: search.pace.asked(),
     })
-}
-
-/// Waits for the moment; for ever without one.
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn is_early(topology: &Topology, target: &Target) -> bool {

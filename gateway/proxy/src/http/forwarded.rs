@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::headers::drop_disguised;
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -25,7 +27,8 @@ pub(crate) struct RequestOrigin<'a> {
 /// Adds the client to those that the request has come through, and puts who it is in the place of whatever it says of that
 /// itself. To be called with the name that it has asked for in `Host`.
 pub(crate) fn add_forwarded(headers: &mut HeaderMap, origin: RequestOrigin<'_>) {
-    drop_disguised(headers);
+    let told = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, CLIENT_CERTIFICATE];
+    drop_disguised(headers, |name| told.iter().any(|told| told.as_str() == name));
     let client = origin.client.to_canonical().to_string();
     append(headers, FORWARDED_FOR, &client);
     let protocol = match origin.is_tls {
@@ -42,20 +45,6 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, origin: RequestOrigin<'_>) 
         .and_then(|identity| HeaderValue::from_str(&format!("URI={identity}")).ok());
     if let Some(told) = told {
         headers.insert(CLIENT_CERTIFICATE, told);
-    }
-}
-
-/// Takes out fields that many programs, such as those behind CGI and WSGI, read as those told here, because to them `_` is `-`.
-fn drop_disguised(headers: &mut HeaderMap) {
-    let told = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, CLIENT_CERTIFICATE];
-    let is_disguised = |name: &&HeaderName| {
-        let name = name.as_str();
-        let read = name.replace('_', "-");
-        read != name && told.iter().any(|told| told.as_str() == read)
-    };
-    let disguised: Vec<_> = headers.keys().filter(is_disguised).cloned().collect();
-    for name in disguised {
-        headers.remove(name);
     }
 }
 

@@ -132,6 +132,18 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
     .contains(method)
 }
 
+/// Takes out fields that many programs, such as those behind CGI and WSGI, read as one that `is_named`, because to them `_` is `-`.
+pub(crate) fn drop_disguised(headers: &mut HeaderMap, is_named: impl Fn(&str) -> bool) {
+    let is_disguised = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.contains('_') && is_named(&name.replace('_', "-")) && !is_named(name)
+    };
+    let disguised: Vec<_> = headers.keys().filter(is_disguised).cloned().collect();
+    for name in disguised {
+        headers.remove(name);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

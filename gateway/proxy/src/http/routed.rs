@@ -13,7 +13,9 @@ use http::{
     uri::PathAndQuery,
 };
 
-use super::{answer::REASON, forwarded::FORWARDED_PROTO, grpc::declared_grpc_answer};
+use super::{
+    answer::REASON, forwarded::FORWARDED_PROTO, grpc::declared_grpc_answer, headers::drop_disguised,
+};
 
 /// Changes header fields as declared.
 pub(crate) fn change_headers(headers: &mut HeaderMap, changes: &HeaderChanges) {
@@ -33,9 +35,8 @@ pub(crate) fn change_headers(headers: &mut HeaderMap, changes: &HeaderChanges) {
     }
 }
 
-/// Takes out fields that many programs, such as those behind CGI and WSGI, read as one that a route asks for or changes, because to them
-/// `_` is `-`: no client is to get past the route with them.
-pub(crate) fn drop_disguised(headers: &mut HeaderMap, routes: &[Arc<Route>]) {
+/// Takes out fields that programs may read as one that a route asks for or changes: no client is to get past the route with them.
+pub(crate) fn drop_twins(headers: &mut HeaderMap, routes: &[Arc<Route>]) {
     let names = |route: &Route, name: &str| {
         let changes = &route.request_headers;
         route.matches.headers.contains_key(name)
@@ -43,21 +44,13 @@ pub(crate) fn drop_disguised(headers: &mut HeaderMap, routes: &[Arc<Route>]) {
             || changes.add.contains_key(name)
             || changes.remove.contains(name)
     };
-    let is_named = |name: &str| routes.iter().any(|route| names(route, name));
-    let is_disguised = |name: &&HeaderName| {
-        let name = name.as_str();
-        name.contains('_') && is_named(&name.replace('_', "-")) && !is_named(name)
-    };
-    let disguised: Vec<_> = headers.keys().filter(is_disguised).cloned().collect();
-    for name in disguised {
-        headers.remove(name);
-    }
+    drop_disguised(headers, |name| routes.iter().any(|route| names(route, name)));
 }
 
 /// Makes of a request what an instance is to be asked for. Its target is a path, and its name stands in `Host`.
 ///
 /// # Errors
-/// When the target becomes none.
+/// A target that becomes none.
 pub(crate) fn change_request(parts: &mut Parts, route: &Route) -> Result<(), http::Error> {
     if let Some(new) = &route.rewrite.path_prefix {
         let target = with_query(&with_prefix(&parts.uri, route, new), &parts.uri);

@@ -54,7 +54,7 @@ pub type ComparedRoute<'t> = (&'t Arc<Route>, Option<Mismatch<'t>>);
 /// Finds the route that rules a request; `None`: none does, and it goes by the service's own split.
 ///
 /// # Errors
-/// When a route of the service is for certain paths, and that of the request is none.
+/// A path that is none, where a route of the service is for certain paths.
 pub fn find<'t>(service: &'t Service, head: &RequestHead<'_>) -> Result<Option<&'t Arc<Route>>, PathFault> {
     if service.routes.is_empty() {
         return Ok(None);

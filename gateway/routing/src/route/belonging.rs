@@ -3,10 +3,7 @@
 //! It asks for reasons to move and none to stay: shares of a split are not evened out, and a place that would not be taken
 //! now, because its instances are ill or its tunnels silent, keeps what it has for as long as that works.
 
-use causeway_federation::{
-    catalog::Age,
-    name::{GatewayId, ServiceName, Tags, ZoneName},
-};
+use causeway_federation::name::{GatewayId, ServiceName, Tags, ZoneName};
 use rand::{SeedableRng, rngs::SmallRng};
 use serde::Serialize;
 
@@ -232,20 +229,11 @@ struct BestPlace {
 fn best(question: &Question<'_>, arm: &Arm) -> Option<BestPlace> {
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);
     let mut homes = homes::of_arm(question, arm, &mut Reasons::new(false), &mut rng);
-    let first = homes.next()?;
-    match first.grounds.why() {
-        Why::Taken {
-            tier,
-            own,
-            age,
-            link,
-            failing,
-        } => Some(BestPlace {
-            standing: (tier.unwrap_or(0), !own),
-            draws: age == Age::Fresh && link == Link::Up && !failing,
-        }),
-        _ => None,
-    }
+    let rank = homes.next()?.grounds.rank();
+    Some(BestPlace {
+        standing: (rank.tier.unwrap_or(0), rank.elsewhere),
+        draws: !(rank.silent || rank.suspect || rank.failing),
+    })
 }
 
 /// Standing of the zone that has the connection, whether or not it would be taken now. One that may not serve it any more comes last.

@@ -31,11 +31,11 @@ pub(super) struct Grounds {
 /// The order of places; fields in the order in which they decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HomeRank {
-    silent: bool,
-    failing: bool,
-    suspect: bool,
-    tier: Option<usize>,
-    elsewhere: bool,
+    pub(super) silent: bool,
+    pub(super) failing: bool,
+    pub(super) suspect: bool,
+    pub(super) tier: Option<usize>,
+    pub(super) elsewhere: bool,
 }
 
 impl HomeRank {

@@ -14,7 +14,7 @@ use crate::http::{
     forwarded::add_forwarded,
     grpc::is_grpc,
     headers::{add_via, strip_hop_by_hop, to_origin_form},
-    routed::{change_request, declared_answer, drop_disguised},
+    routed::{change_request, declared_answer, drop_twins},
     upgrade::{asked_for, set_upgrade},
     version2::{frame_body, join_fields, to_version_2},
 };
@@ -111,7 +111,7 @@ fn route_of(connection: &HttpConnection, parts: &mut Parts) -> Result<Option<Arc
     let Some(service) = service.filter(|service| !service.routes.is_empty()) else {
         return Ok(None);
     };
-    drop_disguised(&mut parts.headers, &service.routes);
+    drop_twins(&mut parts.headers, &service.routes);
     let host = parts.headers.get(header::HOST);
     let head = RequestHead {
         method: parts.method.as_str(),

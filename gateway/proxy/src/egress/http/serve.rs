@@ -11,14 +11,16 @@ use causeway_federation::{
     name::{CallerIdentity, ServiceName},
     topology::{Protocol, Topology},
 };
-use causeway_host::{descriptors::DescriptorPromise, own_sockets::SocketPair, share::ShareHolder};
+use causeway_host::{
+    descriptors::DescriptorPromise, moment::until, own_sockets::SocketPair, share::ShareHolder,
+};
 use causeway_routing::{limits::UseGuard, target::Target};
 use causeway_telemetry::{ConnectionId, ConnectionOutcome};
 use http::Version;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::{sync::OnceCell, time::sleep_until};
+use tokio::sync::OnceCell;
 
 use super::{
     checked::{CheckedClient, RequestChecks},
@@ -254,13 +256,8 @@ pub(super) async fn drive<F: Future>(
 
 /// Waits for the moment of what is due; for ever if nothing is.
 async fn act_at(due: Option<(Instant, Due)>) -> Due {
-    match due {
-        Some((at, act)) => {
-            sleep_until(at.into()).await;
-            act
-        }
-        None => std::future::pending().await,
-    }
+    until(due.map(|(at, _)| at)).await;
+    due.map_or(Due::Nothing, |(_, act)| act)
 }
 
 impl HttpConnection {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use causeway_federation::topology::Route;
+use causeway_host::moment::until;
 use causeway_routing::route::Placement;
 use causeway_telemetry::ConnectionOutcome;
 use http::{Request, Response, header};
@@ -16,10 +17,7 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy, split},
-    time::sleep_until,
-};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy, split};
 
 use super::{
     body::AnswerBody, record::RequestRecord, refuse::answer_of, serve::HttpConnection, upstream::HttpUpstream,
@@ -148,7 +146,7 @@ async fn relay(
                 received = true;
                 ended
             }
-            () = wait_until(at) => {
+            () = until(at) => {
                 // Something may have moved meanwhile.
                 if connection.silence_ends(sent || received).0.is_some_and(|at| at <= Instant::now()) {
                     handle.terminate(Termination { outcome, rule: None });
@@ -170,13 +168,6 @@ async fn relay(
 async fn one_way(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     copy(&mut from, &mut to).await?;
     to.shutdown().await
-}
-
-async fn wait_until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 impl HttpConnection {
