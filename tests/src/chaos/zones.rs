@@ -25,6 +25,8 @@ use crate::{
     process::Process,
 };
 
+/// Time in which a gateway that is up answers its admin API.
+const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 /// Port that gateways listen on.
 const PORT: u16 = 7800;
 /// Every registration is a line otherwise, and there are hundreds a second.
@@ -246,6 +248,14 @@ impl Zones {
             _ => Process::start(name, &mut command, &file(".log"))?,
         });
         Ok(())
+    }
+
+    /// Reports whether the gateway answers at this moment: one that is starting or stopped does not.
+    pub async fn is_alive(&self, name: &str) -> bool {
+        let Ok(zone) = self.zone(name) else { return false };
+        let asked = zone.admin.ask(http::Method::GET, "/livez", None);
+        let answer = tokio::time::timeout(ALIVE_WITHIN, asked).await;
+        matches!(answer, Ok(Answer::Came(200, _)))
     }
 
     /// Waits until the gateway answers.
