@@ -8,7 +8,7 @@ use std::{
 };
 
 use causeway_host::{
-    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, WithinDescriptors, accept},
+    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, accept},
     descriptors::Descriptors,
 };
 use causeway_identity::{Admitted, Guarded, Serial, handshake_word};
@@ -113,11 +113,7 @@ pub(super) fn connections(
         revocations,
         rate_limited: Mutex::new(RateLimited::new()),
     };
-    // There may be more of these connections than leave descriptors for the folder's files.
-    let listener = WithinDescriptors {
-        listener,
-        descriptors: Descriptors::default(),
-    };
+    let listener = (listener, Descriptors::default());
     // When it ends, so does the stream, and with it the server.
     tokio::spawn(accept("the CA", listener, limits, entrance, entered));
     ReceiverStream::new(waiting).map(|((stream, from), place)| Ok(CaConnection::new(stream, from, place)))

@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use causeway_host::tasks::Tasks;
+use causeway_host::{descriptors::Descriptors, tasks::Tasks};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -92,7 +92,7 @@ impl DnsServer {
         snapshots: Snapshots,
         vips: Arc<VipTable>,
         metrics: Arc<DnsMetrics>,
-        tasks: &Tasks,
+        (tasks, descriptors): (&Tasks, Descriptors),
     ) -> Result<Self, DnsError> {
         let mut sockets = Vec::with_capacity(config.listen.len());
         let mut addresses = Vec::with_capacity(config.listen.len());
@@ -114,6 +114,7 @@ impl DnsServer {
                 servers: servers(&addresses),
             }),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            descriptors,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

@@ -8,6 +8,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration, time::Instant};
 
 use causeway_host::{
     accept::{AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, accept},
+    descriptors::Descriptors,
     places::Place,
     tasks::Tasks,
 };
@@ -49,6 +50,8 @@ const PORT_ATTEMPTS: usize = 16;
 pub(super) struct DnsState {
     pub handler: Arc<Handler>,
     pub waiting: Arc<Semaphore>,
+    /// Descriptors that connections may take.
+    pub descriptors: Descriptors,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
@@ -116,6 +119,7 @@ impl DnsState {
         let serving = stop.run_until_cancelled_owned(service.serve_udp(Arc::new(udp)));
         self.tasks.spawn(tasks.keep("mesh DNS over UDP", serving));
         let (entered, clients) = mpsc::channel(1);
+        let tcp = (tcp, self.descriptors.clone());
         let (service, stop) = (self.clone(), self.stop.clone());
         let serving = async move {
             tokio::join!(

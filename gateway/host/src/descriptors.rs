@@ -22,8 +22,9 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::share::{NoShare, ShareHolder, ShareTable};
+use crate::share::{NoShare, ShareHolder, ShareTable, ShareUse};
 
+mod kept;
 mod promise;
 
 use promise::TakenPromise;
@@ -227,11 +228,8 @@ impl Descriptors {
     /// # Errors
     /// It has to be closed at once: none is left, or `holder` has its share.
     pub fn hold(&self, descriptor: &impl AsRawFd, holder: &ShareHolder) -> Result<HeldDescriptor, NoShare> {
-        self.take(
-            number(descriptor),
-            self.0.promised.load(Ordering::Relaxed),
-            holder,
-        )
+        let promised = self.0.promised.load(Ordering::Relaxed);
+        self.take(number(descriptor), promised, holder)
     }
 
     /// Tells whether so few are left that it matters who holds them.
@@ -258,23 +256,39 @@ impl Descriptors {
     }
 
     fn take(&self, number: u64, promised: u64, holder: &ShareHolder) -> Result<HeldDescriptor, NoShare> {
-        let taken = {
-            let mut held = self.0.held.lock();
-            let used = self.used(number, promised, held.total());
-            let mut take = |ceiling: u64| held.take(holder, ceiling.saturating_sub(used));
-            // The limit is looked at again only where it would refuse.
-            take(self.0.ceiling.load(Ordering::Relaxed)).or_else(|_| take(self.shares().ceiling()))
-        };
-        match taken {
-            Ok(()) => {}
-            Err(NoShare::NoneFree) => self.refused(),
-            Err(NoShare::Crowded { held, .. }) => {
+        let taken = self.count(number, promised, holder, ShareUse::Traffic);
+        if let Err(why) = &taken {
+            self.note(holder, *why);
+        }
+        taken
+    }
+
+    /// Counts one more for `holder`, if it may have it.
+    fn count(
+        &self,
+        number: u64,
+        promised: u64,
+        holder: &ShareHolder,
+        of: ShareUse,
+    ) -> Result<HeldDescriptor, NoShare> {
+        let mut held = self.0.held.lock();
+        let used = self.used(number, promised, held.total());
+        let mut take = |ceiling: u64| held.take(holder, ceiling.saturating_sub(used), of);
+        // The limit is looked at again only where it would refuse.
+        take(self.0.ceiling.load(Ordering::Relaxed)).or_else(|_| take(self.shares().ceiling()))?;
+        Ok(self.held_by(holder))
+    }
+
+    /// Notes that one was refused, for whoever looks.
+    fn note(&self, holder: &ShareHolder, why: NoShare) {
+        match why {
+            NoShare::NoneFree => self.refused(),
+            NoShare::Crowded { held, .. } => {
                 let holder = holder.clone();
                 let crowded = HolderCount { holder, held };
                 *lock(&self.0.crowded) = Some((Instant::now(), crowded));
             }
         }
-        taken.map(|()| self.held_by(holder))
     }
 
     fn is_below(&self, number: u64, promised: u64) -> bool {

@@ -244,12 +244,6 @@ fn ip(value: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Finds the user of this host whose socket is connected from `from` to `to`. `None`: there is none, or the kernel does not tell.
-#[must_use]
-pub fn client_user(from: SocketAddr, to: SocketAddr) -> Option<UserId> {
-    Kernel::default().sockets().ok()?.client(from, to)
-}
-
 struct Diagnosis(Netlink);
 
 impl Sockets for Diagnosis {

@@ -6,7 +6,7 @@ use std::{cmp::Reverse, collections::BTreeMap, net::SocketAddr, sync::Arc, time:
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::share::ShareHolder;
+use crate::share::{ShareHolder, ShareTable};
 
 /// Places that are taken.
 #[derive(Debug)]
@@ -19,6 +19,19 @@ pub(crate) struct Places {
 struct TakenPlaces {
     entered: u64,
     places: BTreeMap<u64, TakenPlace>,
+    /// Number of places of each holder.
+    counts: ShareTable,
+    /// Number of those that have one of the descriptors that are kept.
+    kept: usize,
+}
+
+/// Descriptor of whoever comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DescriptorOf {
+    /// Of its holder's share.
+    Share,
+    /// One of so many that are kept for these places; where they are used, another one gives way.
+    Kept(usize),
 }
 
 #[derive(Debug)]
@@ -30,6 +43,8 @@ struct TakenPlace {
     /// Since it was taken, or since its last call ended.
     idle_since: Instant,
     gives_way: CancellationToken,
+    /// It has one of the descriptors that are kept.
+    is_kept: bool,
 }
 
 /// Place for another one.
@@ -64,13 +79,14 @@ impl Places {
         self: &Arc<Self>,
         holder: ShareHolder,
         from: Option<SocketAddr>,
-        most: usize,
+        (most, descriptor): (usize, DescriptorOf),
         now: Instant,
     ) -> Option<(Arc<Place>, Option<SocketAddr>)> {
         let mut taken = self.taken.lock();
-        let gone = match taken.vacancy(&holder, most, self.all)? {
+        let has_room = taken.places.len() < self.all && taken.has_descriptor(descriptor);
+        let gone = match taken.vacancy(&holder, most, has_room)? {
             Vacancy::Free => None,
-            Vacancy::Of(idlest) => taken.places.remove(&idlest),
+            Vacancy::Of(idlest) => taken.remove(idlest),
         };
         if let Some(gone) = &gone {
             gone.gives_way.cancel();
@@ -78,14 +94,17 @@ impl Places {
         let id = taken.entered;
         taken.entered += 1;
         let gives_way = CancellationToken::new();
+        // Who has no share has the descriptor of whoever gave way.
+        let has_share = descriptor == DescriptorOf::Share || gone.as_ref().is_some_and(|gone| !gone.is_kept);
         let place = TakenPlace {
             holder,
             from,
             calls: 0,
             idle_since: now,
             gives_way: gives_way.clone(),
+            is_kept: !has_share,
         };
-        taken.places.insert(id, place);
+        taken.enter(id, place);
         let places = self.clone();
         let place = Arc::new(Place {
             places,
@@ -97,23 +116,38 @@ impl Places {
 }
 
 impl TakenPlaces {
-    /// Finds a place for another one of `holder`; `None`: nobody gives way.
-    fn vacancy(&self, holder: &ShareHolder, most: usize, all: usize) -> Option<Vacancy> {
-        let mut counts: BTreeMap<&ShareHolder, usize> = BTreeMap::new();
-        for place in self.places.values() {
-            *counts.entry(&place.holder).or_default() += 1;
+    fn has_descriptor(&self, descriptor: DescriptorOf) -> bool {
+        match descriptor {
+            DescriptorOf::Share => true,
+            DescriptorOf::Kept(all) => self.kept < all,
         }
-        let count_of = |holder: &ShareHolder| counts.get(holder).copied().unwrap_or_default();
-        let own = count_of(holder);
-        if own >= most {
+    }
+
+    fn enter(&mut self, id: u64, place: TakenPlace) {
+        self.counts.add(&place.holder);
+        self.kept += usize::from(place.is_kept);
+        self.places.insert(id, place);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<TakenPlace> {
+        let gone = self.places.remove(&id)?;
+        self.counts.give_back(&gone.holder);
+        self.kept -= usize::from(gone.is_kept);
+        Some(gone)
+    }
+
+    /// Finds a place for another one of `holder`; `None`: nobody gives way.
+    fn vacancy(&self, holder: &ShareHolder, most: usize, has_room: bool) -> Option<Vacancy> {
+        let own = self.counts.held_by(holder);
+        if own >= most as u64 {
             let idlest = self.idlest(|place| place.holder == *holder && place.calls == 0);
             return idlest.map(Vacancy::Of);
         }
-        if self.places.len() < all {
+        if has_room {
             return Some(Vacancy::Free);
         }
-        let largest = counts.values().copied().max().unwrap_or_default();
-        let has_most = |place: &TakenPlace| count_of(&place.holder) == largest;
+        let largest = self.counts.largest().map_or(0, |(_, count)| count);
+        let has_most = |place: &TakenPlace| self.counts.held_by(&place.holder) == largest;
         let idle = self.idlest(|place| has_most(place) && place.calls == 0);
         // Who has many gives way also while it is served, until others have as many.
         let busy = || (own + 1 < largest).then(|| self.idlest(has_most)).flatten();
@@ -152,7 +186,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.taken.lock().places.remove(&self.id);
+        self.places.taken.lock().remove(self.id);
     }
 }
 
@@ -186,9 +220,15 @@ mod tests {
         }
 
         fn take(&self, user: u32, second: u64) -> Option<Arc<Place>> {
+            self.take_with(user, second, DescriptorOf::Share)
+        }
+
+        fn take_with(&self, user: u32, second: u64, descriptor: DescriptorOf) -> Option<Arc<Place>> {
             let now = self.start + Duration::from_secs(second);
             let from = Some(SocketAddr::from(([127, 0, 0, 1], 1)));
-            let (place, gone) = self.places.take(ShareHolder::User(user), from, OF_HOLDER, now)?;
+            let (place, gone) =
+                self.places
+                    .take(ShareHolder::User(user), from, (OF_HOLDER, descriptor), now)?;
             assert!(gone.is_none_or(|gone| Some(gone) == from));
             Some(place)
         }
@@ -238,6 +278,24 @@ mod tests {
     }
 
     #[test]
+    fn without_a_share_there_are_a_few_descriptors_and_then_those_of_who_has_most() {
+        let bench = Bench::new();
+        let few = DescriptorOf::Kept(2);
+        let many = bench.take_all(1, 3);
+        let kept = [(2, 10), (3, 11)].map(|(user, second)| bench.take_with(user, second, few).unwrap());
+        assert!(gone(&many).is_empty());
+        let third = bench.take_with(4, 12, few).unwrap();
+        assert_eq!((gone(&many), gone(&kept)), (vec![0], vec![]));
+        // It has that one's descriptor, and of those that are kept none more is used.
+        drop(kept);
+        let kept = [(2, 13), (3, 14)].map(|(user, second)| bench.take_with(user, second, few).unwrap());
+        assert_eq!(gone(&many), [0]);
+        let fourth = bench.take_with(5, 15, few).unwrap();
+        assert_eq!((gone(&many), gone(&kept)), (vec![0, 1], vec![]));
+        assert_eq!(gone(&[third, fourth]), Vec::<usize>::new());
+    }
+
+    #[test]
     fn a_place_is_free_again_once_it_is_dropped() {
         let bench = Bench::new();
         for _ in 0..3 {
@@ -247,7 +305,8 @@ mod tests {
             drop(held);
             assert_eq!(bench.places.taken.lock().places.len(), 1, "a call keeps it");
             drop(call);
-            assert!(bench.places.taken.lock().places.is_empty());
+            let taken = bench.places.taken.lock();
+            assert_eq!((taken.places.len(), taken.counts.total(), taken.kept), (0, 0, 0));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Shares of what there is not enough of, such as descriptors: the less is free, the less one holder may have, so that none can
 //! take all, and whoever comes next finds room. Pure.
 //!
-//! Nobody is given a fixed part, which would lie idle while its holder needs nothing. A holder may have so many times as many as
+//! Nobody is given a fixed part, which would lie idle while its holder needs nothing. A holder may have twice as many as
 //! are free now (the dynamic thresholds of Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches",
 //! 1998): one alone comes to two thirds of all, two that grow together to two fifths each, and one that comes later to two thirds of
 //! what those before it have left.
@@ -13,8 +13,25 @@ use std::{
     sync::Arc,
 };
 
-/// Most that one holder may have, for each one that is free.
-const MOST_FOR_EACH_FREE: u64 = 2;
+/// Use that a share is for, which says how large it may grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShareUse {
+    /// Clients of services, and connections to instances: a holder may have twice as many as are free.
+    Traffic,
+    /// Connections to the process's own APIs: half as many as are free, so that who keeps many of those open, which is a third of all at
+    /// most, keeps its own clients no place.
+    Apis,
+}
+
+impl ShareUse {
+    /// Returns the most that one holder may have of both kinds, where so many are free.
+    fn most(self, free: u64) -> u64 {
+        match self {
+            Self::Traffic => free.saturating_mul(2),
+            Self::Apis => free / 2,
+        }
+    }
+}
 
 /// Party in whose name something is held.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,10 +93,10 @@ pub enum NoShare {
 ///
 /// # Errors
 /// It may not.
-pub fn may_take(held: u64, free: u64) -> Result<(), NoShare> {
+pub fn may_take(held: u64, free: u64, of: ShareUse) -> Result<(), NoShare> {
     match free {
         0 => Err(NoShare::NoneFree),
-        free if held < free.saturating_mul(MOST_FOR_EACH_FREE) => Ok(()),
+        free if held < of.most(free) => Ok(()),
         free => Err(NoShare::Crowded { held, free }),
     }
 }
@@ -96,8 +113,8 @@ impl ShareTable {
     ///
     /// # Errors
     /// It may not have another one.
-    pub fn take(&mut self, holder: &ShareHolder, free: u64) -> Result<(), NoShare> {
-        may_take(self.held_by(holder), free)?;
+    pub fn take(&mut self, holder: &ShareHolder, free: u64, of: ShareUse) -> Result<(), NoShare> {
+        may_take(self.held_by(holder), free, of)?;
         self.add(holder);
         Ok(())
     }
@@ -154,8 +171,21 @@ mod tests {
 
     /// Has a holder take as many as it is given of `all`.
     fn fill(table: &mut ShareTable, holder: &ShareHolder, all: u64) -> u64 {
-        while table.take(holder, all - table.total()).is_ok() {}
+        fill_of(table, holder, all, ShareUse::Traffic)
+    }
+
+    fn fill_of(table: &mut ShareTable, holder: &ShareHolder, all: u64, of: ShareUse) -> u64 {
+        while table.take(holder, all - table.total(), of).is_ok() {}
         table.held_by(holder)
+    }
+
+    #[test]
+    fn connections_to_apis_are_a_third_at_most_and_leave_their_holder_room_for_clients() {
+        let mut table = ShareTable::default();
+        assert_eq!(fill_of(&mut table, &user(1), 900, ShareUse::Apis), 300);
+        assert_eq!(fill(&mut table, &user(1), 900), 600);
+        assert_eq!(fill_of(&mut table, &user(1), 900, ShareUse::Apis), 600, "no more");
+        assert_eq!(fill_of(&mut table, &user(2), 900, ShareUse::Apis), 100);
     }
 
     #[test]
@@ -163,7 +193,7 @@ mod tests {
         let mut table = ShareTable::default();
         assert_eq!(fill(&mut table, &user(1), 900), 600);
         assert_eq!(
-            table.take(&user(1), 300),
+            table.take(&user(1), 300, ShareUse::Traffic),
             Err(NoShare::Crowded { held: 600, free: 300 })
         );
         assert_eq!(fill(&mut table, &user(2), 900), 200);
@@ -175,13 +205,13 @@ mod tests {
             table.give_back(&user(1));
         }
         assert!(fill(&mut table, &user(2), 900) > 300);
-        assert_eq!(table.take(&user(4), 0), Err(NoShare::NoneFree));
+        assert_eq!(table.take(&user(4), 0, ShareUse::Apis), Err(NoShare::NoneFree));
     }
 
     #[test]
     fn who_holds_nothing_is_not_in_the_table() {
         let mut table = ShareTable::default();
-        table.take(&user(1), 1).unwrap();
+        table.take(&user(1), 1, ShareUse::Traffic).unwrap();
         table.give_back(&user(1));
         table.give_back(&user(1));
         assert_eq!((table.total(), table.largest()), (0, None));

@@ -44,7 +44,7 @@ fn start_dns(config: &GatewayConfig, known: &Foundation) -> Result<Option<DnsSer
         known.snapshots.clone(),
         known.vips.clone(),
         config.metrics.dns.clone(),
-        &config.tasks,
+        (&config.tasks, known.descriptors.clone()),
     )?;
     Ok(Some(dns))
 }
@@ -73,6 +73,7 @@ async fn start_admin(
         identity: config.identity.clone(),
         trust: config.anchors.document().cloned(),
         tasks: config.tasks.clone(),
+        descriptors: known.descriptors.clone(),
         started: begun,
     };
     let by_itself = socket_by_itself(config, &state).await;
@@ -141,7 +142,7 @@ async fn start_registration(
         known.instances.clone(),
         gate,
         identity,
-        &config.tasks,
+        (&config.tasks, known.descriptors.clone()),
     );
     Ok(Some(started.await?))
 }

@@ -26,7 +26,7 @@ use causeway_federation::{
     registry::InstanceSource,
     topology::{self, Topology},
 };
-use causeway_host::tasks::Tasks;
+use causeway_host::{descriptors::Descriptors, tasks::Tasks};
 use causeway_identity::{
     Identity,
     ca::{Ca, LEAF_VALIDITY},
@@ -241,6 +241,7 @@ pub fn state() -> AdminState {
         access: AccessLog::Off,
         gate: Gate::new(None, Audit::default(), metrics.api),
         tasks: Tasks::default(),
+        descriptors: Descriptors::default(),
         started: Instant::now(),
     }
 }

@@ -28,7 +28,7 @@ pub mod view;
 use std::{fmt, sync::Arc, time::Instant};
 
 use causeway_control::{TopologySource, trust::Trusted};
-use causeway_host::tasks::Tasks;
+use causeway_host::{descriptors::Descriptors, tasks::Tasks};
 use causeway_identity::LiveIdentity;
 use causeway_instances::Instances;
 use causeway_routing::{snapshot::Snapshots, target::Bindings};
@@ -85,6 +85,8 @@ pub struct AdminState {
     pub gate: Gate,
     /// Every task that lives as long as the gateway.
     pub tasks: Tasks,
+    /// Descriptors that connections may take.
+    pub descriptors: Descriptors,
     pub started: Instant,
 }
 
@@ -120,10 +122,10 @@ impl Admin {
             gate: state.gate.clone(),
             access: ListenerProof::of(config.insecure),
         };
-        let tasks = state.tasks.clone();
+        let (tasks, descriptors) = (state.tasks.clone(), state.descriptors.clone());
         let router = api::router(state, entry, guard::Hosts::of(&address, config.insecure));
         let stop = CancellationToken::new();
-        let serving = server::serve(listener, doorway, router, stop.clone());
+        let serving = server::serve((listener, descriptors), doorway, router, stop.clone());
         let server = tokio::spawn(tasks.keep(format!("admin API at {address}"), serving));
         tracing::info!(%address, tls, "the admin API listens");
         if config.insecure && config.listen.is_open() {

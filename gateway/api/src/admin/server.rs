@@ -15,6 +15,7 @@ use std::{
 use axum::{Router, extract::Request};
 use causeway_host::{
     accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, accept},
+    descriptors::Descriptors,
     listen::{bind_unix, connect_unix},
     places::Place,
 };
@@ -125,6 +126,13 @@ impl Listen for AdminListener {
             AdminConnection::Unix(_) => None,
         }
     }
+
+    fn local_user(connection: &AdminConnection) -> Option<u32> {
+        match connection {
+            AdminConnection::Tcp(_) => None,
+            AdminConnection::Unix(stream) => stream.peer_cred().ok().map(|user| user.uid()),
+        }
+    }
 }
 
 pub(crate) enum AdminConnection {
@@ -183,7 +191,7 @@ impl AcceptConnection<AdminConnection> for Doorway {
 
 /// Serves until `stop`, then finishes what is under way.
 pub(crate) async fn serve(
-    listener: AdminListener,
+    (listener, descriptors): (AdminListener, Descriptors),
     doorway: Doorway,
     router: Router,
     stop: CancellationToken,
@@ -199,7 +207,7 @@ pub(crate) async fn serve(
     };
     let connections = TaskTracker::new();
     let (entered, mut waiting) = mpsc::channel(ENTERED);
-    let accepting = accept("the admin API", listener, limits, doorway, entered);
+    let accepting = accept("the admin API", (listener, descriptors), limits, doorway, entered);
     let serving = async {
         while let Some(((stream, from), place)) = waiting.recv().await {
             let serving = serve_connection(stream, from, router.clone(), place.place.clone(), stop.clone());

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use causeway_federation::name::{GatewayId, ZoneName};
-use causeway_host::tasks::Tasks;
+use causeway_host::{descriptors::Descriptors, tasks::Tasks};
 use causeway_identity::{ApiClient, IdentityFolder, ca};
 use causeway_instances::InstancesConfig;
 use causeway_proto::registry::{
@@ -76,7 +76,13 @@ async fn start() -> Bench {
         insecure: false,
     };
     let tasks = Tasks::default();
-    let started = RegistrationServer::start(config, instances, gate, Some(own.identity()), &tasks);
+    let started = RegistrationServer::start(
+        config,
+        instances,
+        gate,
+        Some(own.identity()),
+        (&tasks, Descriptors::default()),
+    );
     Bench {
         registration: started.await.unwrap(),
         token: token.reveal().to_owned(),

@@ -20,7 +20,7 @@ use std::{
 };
 
 use causeway_federation::registry::wire::MAX_MESSAGE_BYTES;
-use causeway_host::tasks::Tasks;
+use causeway_host::{descriptors::Descriptors, tasks::Tasks};
 use causeway_identity::LiveIdentity;
 use causeway_instances::Instances;
 use causeway_proto::registry::registry_server::RegistryServer;
@@ -131,7 +131,7 @@ impl RegistrationServer {
         instances: Instances,
         gate: Gate,
         identity: Option<LiveIdentity>,
-        tasks: &Tasks,
+        (tasks, descriptors): (&Tasks, Descriptors),
     ) -> Result<Self, RegistrationError> {
         let wanted = config.listen;
         let guarded = !wanted.ip().to_canonical().is_loopback() && !config.insecure;
@@ -158,6 +158,7 @@ impl RegistrationServer {
         let incoming = Incoming {
             listener: AdminListener::Tcp(listener, AdminAddress::Tcp(address)),
             socket,
+            descriptors,
             acceptor,
             gate,
             access: ListenerProof::of(config.insecure),

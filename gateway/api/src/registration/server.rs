@@ -4,7 +4,7 @@
 use std::{io, time::Duration};
 
 use causeway_host::{
-    accept::{AcceptLimits, WithinDescriptors, accept},
+    accept::{AcceptLimits, accept},
     descriptors::Descriptors,
 };
 use causeway_identity::{Admitted, CallsLayer};
@@ -45,6 +45,8 @@ pub(super) struct Incoming {
     pub(super) listener: AdminListener,
     /// Unix socket beside it, with places of its own.
     pub(super) socket: Option<AdminListener>,
+    /// Descriptors that connections may take.
+    pub(super) descriptors: Descriptors,
     /// `None`: in the clear.
     pub(super) acceptor: Option<Acceptor>,
     pub(super) gate: Gate,
@@ -102,24 +104,17 @@ fn connections(incoming: Incoming) -> impl Stream<Item = io::Result<Taken>> {
     let Incoming {
         listener,
         socket,
+        descriptors,
         acceptor,
         gate,
         ..
     } = incoming;
     let doorway = Doorway::new(API, acceptor, gate);
     if let Some(socket) = socket {
-        let taking = accept(API, within(socket), limits, doorway.clone(), entered.clone());
-        tokio::spawn(taking);
+        let socket = (socket, descriptors.clone());
+        tokio::spawn(accept(API, socket, limits, doorway.clone(), entered.clone()));
     }
     // When they end, so does the stream, and with it the server.
-    tokio::spawn(accept(API, within(listener), limits, doorway, entered));
+    tokio::spawn(accept(API, (listener, descriptors), limits, doorway, entered));
     ReceiverStream::new(waiting).map(|((stream, from), place)| Ok(Taken::new(stream, from, place)))
-}
-
-/// There may be more of these connections than descriptors are kept for what lets the process be repaired.
-fn within<L>(listener: L) -> WithinDescriptors<L> {
-    WithinDescriptors {
-        listener,
-        descriptors: Descriptors::default(),
-    }
 }

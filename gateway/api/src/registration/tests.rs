@@ -65,9 +65,15 @@ async fn start_with(gate: Gate) -> Bench {
         socket: Some(socket.clone()),
         insecure: false,
     };
-    let registration = RegistrationServer::start(config, instances.clone(), gate, None, &Tasks::default())
-        .await
-        .unwrap();
+    let registration = RegistrationServer::start(
+        config,
+        instances.clone(),
+        gate,
+        None,
+        (&Tasks::default(), Descriptors::default()),
+    )
+    .await
+    .unwrap();
     Bench {
         client: over(&socket).await,
         registration,
@@ -387,7 +393,14 @@ async fn an_open_address_must_be_meant() {
     };
     let start = async |config| {
         let instances = bench.instances.clone();
-        RegistrationServer::start(config, instances, Gate::default(), None, &Tasks::default()).await
+        RegistrationServer::start(
+            config,
+            instances,
+            Gate::default(),
+            None,
+            (&Tasks::default(), Descriptors::default()),
+        )
+        .await
     };
     let refused = start(open(false)).await;
     assert!(matches!(refused, Err(RegistrationError::NotLoopback(_))));

@@ -9,7 +9,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use causeway_host::tasks::Tasks;
+use causeway_host::{descriptors::Descriptors, tasks::Tasks};
 use causeway_zone_sync::registry::etcd::{Contact, SharedRegistry};
 use prometheus_client::{
     encoding::text,
@@ -41,7 +41,7 @@ impl ZoneSyncAdmin {
     pub(super) async fn start(
         config: AdminConfig,
         registry: SharedRegistry,
-        tasks: &Tasks,
+        (tasks, descriptors): (&Tasks, Descriptors),
     ) -> Result<Self, AdminError> {
         config.listen.check(config.insecure)?;
         let listener = AdminListener::bind(&config.listen).await?;
@@ -52,7 +52,7 @@ impl ZoneSyncAdmin {
             .route("/metrics", get(metrics))
             .with_state(Arc::new(registry));
         let stop = CancellationToken::new();
-        let serving = server::serve(listener, Doorway::default(), router, stop.clone());
+        let serving = server::serve((listener, descriptors), Doorway::default(), router, stop.clone());
         let server = tokio::spawn(tasks.keep("readiness and metrics", serving));
         Ok(Self {
             address,

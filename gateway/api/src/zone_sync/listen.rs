@@ -12,7 +12,7 @@ use std::{
 };
 
 use causeway_host::{
-    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, WithinDescriptors, accept},
+    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, accept},
     beside::bind_beside,
     descriptors::Descriptors,
     listen::{Io, bind_unix},
@@ -151,6 +151,13 @@ impl Listen for ZoneSyncListener {
             ZoneSyncConnection::Local(..) => None,
         }
     }
+
+    fn local_user(connection: &ZoneSyncConnection) -> Option<u32> {
+        match connection {
+            ZoneSyncConnection::Tcp(_) => None,
+            ZoneSyncConnection::Local(_, user) => *user,
+        }
+    }
 }
 
 /// Tells whether programs of this host connect to it over loopback.
@@ -237,10 +244,16 @@ impl AcceptConnection<ZoneSyncConnection> for Threshold {
 /// A connection and its place among [`MAX_CONNECTIONS`].
 pub(super) type Taken = Admitted<Box<dyn Io>, AskingConnection>;
 
+/// Listener of a zone-sync, the socket beside it, and the descriptors that their connections may take.
+pub(super) struct ListenersOfZoneSync {
+    pub(super) listener: ZoneSyncListener,
+    pub(super) socket: Option<ZoneSyncListener>,
+    pub(super) descriptors: Descriptors,
+}
+
 /// The connections that are welcome, as they come.
 pub(super) fn connections(
-    listener: ZoneSyncListener,
-    socket: Option<ZoneSyncListener>,
+    listeners: ListenersOfZoneSync,
     secure: Option<Secure>,
 ) -> impl Stream<Item = io::Result<Taken>> {
     let (entered, waiting) = mpsc::channel(ADMITTED);
@@ -254,14 +267,17 @@ pub(super) fn connections(
         secure,
         crowded: Arc::new(Mutex::new(RateLimited::new())),
     };
-    let within = |listener| WithinDescriptors {
+    let ListenersOfZoneSync {
         listener,
-        descriptors: Descriptors::default(),
-    };
+        socket,
+        descriptors,
+    } = listeners;
     if let Some(socket) = socket {
-        let (socket, threshold, entered) = (within(socket), threshold.clone(), entered.clone());
+        let (socket, threshold) = ((socket, descriptors.clone()), threshold.clone());
+        let entered = entered.clone();
         tokio::spawn(accept("zone sync", socket, limits, threshold, entered));
     }
-    tokio::spawn(accept("zone sync", within(listener), limits, threshold, entered));
+    let listener = (listener, descriptors);
+    tokio::spawn(accept("zone sync", listener, limits, threshold, entered));
     ReceiverStream::new(waiting).map(|((stream, from), place)| Ok(Taken::new(stream, from, place)))
 }

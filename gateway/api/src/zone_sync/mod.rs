@@ -21,7 +21,7 @@ use std::{
 
 use causeway_control::trust::Trusted;
 use causeway_federation::{name::ZoneName, registry::wire::MAX_MESSAGE_BYTES};
-use causeway_host::{beside::beside_name, tasks::Tasks};
+use causeway_host::{beside::beside_name, descriptors::Descriptors, tasks::Tasks};
 use causeway_identity::{LiveIdentity, Secure};
 use causeway_proto::registry::registry_server::RegistryServer;
 use causeway_zone_sync::registry::etcd::{EtcdClient, EtcdError, SharedRegistry, client::MAX_ENDPOINTS};
@@ -35,7 +35,7 @@ use crate::{
     credentials::{Gate, Grant, Guard, ListenerProof, Scope, TokenFile},
 };
 pub use listen::ListenAddress;
-use listen::ZoneSyncListener;
+use listen::{ListenersOfZoneSync, ZoneSyncListener};
 use service::RegistryService;
 
 /// Settings that one zone-sync process needs.
@@ -159,12 +159,13 @@ impl RunningZoneSync {
             source,
         })?;
         let registry = SharedRegistry::start(config.zone.clone(), client, config.tasks.clone());
+        let descriptors = Descriptors::default();
         let admin = match config.admin {
-            Some(admin) => Some(
-                admin::ZoneSyncAdmin::start(admin, registry.clone(), &config.tasks)
-                    .await
-                    .map_err(ZoneSyncError::Admin)?,
-            ),
+            Some(admin) => {
+                let with = (&config.tasks, descriptors.clone());
+                let started = admin::ZoneSyncAdmin::start(admin, registry.clone(), with);
+                Some(started.await.map_err(ZoneSyncError::Admin)?)
+            }
             None => None,
         };
         let stop = CancellationToken::new();
@@ -183,7 +184,11 @@ impl RunningZoneSync {
         };
         let gate = Gate::new(Some(Arc::new(guard)), config.audit, Arc::default());
         let serving = serve::serve(
-            (listener, socket),
+            ListenersOfZoneSync {
+                listener,
+                socket,
+                descriptors,
+            },
             secure,
             service,
             (gate.with_socket(told), access),

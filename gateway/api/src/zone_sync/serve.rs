@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use super::{
-    listen::{ZoneSyncListener, connections},
+    listen::{ListenersOfZoneSync, connections},
     service::RegistryService,
 };
 use crate::{
@@ -33,7 +33,7 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// Serves until `stop`, then finishes what is under way within a few seconds. The health service says `SERVING` from the
 /// moment that something is known: also while etcd is away, because what is known is served then.
 pub(super) async fn serve(
-    (listener, socket): (ZoneSyncListener, Option<ZoneSyncListener>),
+    listeners: ListenersOfZoneSync,
     secure: Option<Secure>,
     service: RegistryServer<RegistryService>,
     (gate, access): (Gate, ListenerProof),
@@ -54,10 +54,7 @@ pub(super) async fn serve(
         .layer(GatedLayer { gate, access })
         .add_service(health)
         .add_service(service)
-        .serve_with_incoming_shutdown(
-            connections(listener, socket, secure),
-            stop.clone().cancelled_owned(),
-        );
+        .serve_with_incoming_shutdown(connections(listeners, secure), stop.clone().cancelled_owned());
     let report = async {
         if contact
             .wait_for(|contact| *contact != Contact::Never)

@@ -3,8 +3,10 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd,
 };
 
+use causeway_host::descriptors::{Descriptors, is_exhausted};
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
     serialize::binary::DecodeError,
@@ -31,6 +33,19 @@ pub(super) enum ExchangeError {
     Mismatch,
     #[error("the question cannot be encoded")]
     Encode,
+    #[error("no descriptor is left for it")]
+    NoDescriptor,
+}
+
+impl ExchangeError {
+    /// Tells whether it says something about the upstream, and not about a lack of descriptors here.
+    pub(super) fn is_of_upstream(&self) -> bool {
+        match self {
+            Self::NoDescriptor => false,
+            Self::Io(error) => !is_exhausted(error),
+            Self::Malformed(_) | Self::Mismatch | Self::Encode => true,
+        }
+    }
 }
 
 /// Answer of an upstream, and the bytes that it came in.
@@ -93,6 +108,7 @@ async fn over_udp(
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0)).await?;
+    has_descriptor(&socket)?;
     socket.connect(upstream).await?;
     let asked = message(question);
     socket
@@ -109,6 +125,14 @@ async fn over_udp(
     }
 }
 
+/// Leaves some to the gateway's own APIs, however many questions wait for an upstream.
+fn has_descriptor(socket: &impl AsRawFd) -> Result<(), ExchangeError> {
+    match Descriptors::default().may_use(socket) {
+        true => Ok(()),
+        false => Err(ExchangeError::NoDescriptor),
+    }
+}
+
 /// With two bytes of length before each message (RFC 7766 §8).
 async fn over_tcp(
     upstream: SocketAddr,
@@ -118,6 +142,7 @@ async fn over_tcp(
     let bytes = asked.to_vec().map_err(|_| ExchangeError::Encode)?;
     let length = u16::try_from(bytes.len()).map_err(|_| ExchangeError::Encode)?;
     let mut stream = TcpStream::connect(upstream).await?;
+    has_descriptor(&stream)?;
     stream
         .write_all(&[&length.to_be_bytes(), bytes.as_slice()].concat())
         .await?;

@@ -132,7 +132,9 @@ impl Forwarder {
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%upstream, name = %question.name, %error, "an upstream resolver could not be asked");
-                    self.upstreams.lock().failed(upstream, Instant::now());
+                    if error.is_of_upstream() {
+                        self.upstreams.lock().failed(upstream, Instant::now());
+                    }
                 }
                 Err(_) => {
                     tracing::debug!(%upstream, name = %question.name, "an upstream resolver did not answer");

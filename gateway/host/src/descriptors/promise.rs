@@ -82,10 +82,7 @@ impl PromiseTicket {
     #[must_use]
     pub fn take(&self, descriptor: &impl AsRawFd) -> Option<HeldDescriptor> {
         let (number, descriptors) = (number(descriptor), &self.0.held.descriptors);
-        let may = descriptors.is_below(number, 0) || {
-            let shares = descriptors.shares();
-            number < shares.ceiling().saturating_add(shares.kept / 2)
-        };
+        let may = descriptors.is_within_half_of_kept(number);
         let mut was_open = false;
         self.0.change(|state| {
             was_open = may && state.is_open();
