@@ -10,7 +10,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use causeway_routing::route::{self, route};
+use causeway_routing::{
+    route::{self, route},
+    snapshot::Snapshot,
+};
 use causeway_telemetry::{Check, Status, log};
 use http::{StatusCode, Uri, header};
 use rand::{SeedableRng, rngs::SmallRng};
@@ -25,7 +28,7 @@ use super::{
     explain_request::Ruling,
     guard,
     instances::{deregister, register, renew},
-    large::LargeAnswers,
+    large::{JsonItems, LargeAnswers},
     topology, trust,
     view::{self, Envelope, SocketView},
 };
@@ -134,13 +137,20 @@ fn check_lines(checks: &[Check]) -> String {
     text
 }
 
-async fn metrics(State(state): State<AdminState>) -> Result<Response, ApiError> {
+async fn metrics(
+    State(state): State<AdminState>,
+    Extension(large): Extension<LargeAnswers>,
+) -> Result<Response, ApiError> {
+    large.make(move || scraped(&state)).await?
+}
+
+fn scraped(state: &AdminState) -> Result<Response, ApiError> {
     let text = scrape(
         &state.metrics,
         &state.tunnel_metrics,
         &ScrapeState {
             snapshot: &state.snapshots.load_full(),
-            tunnels: &readings(&state),
+            tunnels: &readings(state),
             sync: &(state.sync)(),
             process: &ProcessReading::now(),
             access_dropped: state.access.lost(),
@@ -165,10 +175,15 @@ async fn zones(State(state): State<AdminState>) -> Response {
     answer(Envelope::new("zones", &snapshot, items))
 }
 
-async fn services(State(state): State<AdminState>) -> Response {
-    let snapshot = state.snapshots.load_full();
-    let items = view::services(&snapshot, &(state.bindings)());
-    answer(Envelope::new("services", &snapshot, items))
+async fn services(
+    State(state): State<AdminState>,
+    Extension(large): Extension<LargeAnswers>,
+) -> Result<Response, ApiError> {
+    let (snapshot, bindings) = (state.snapshots.load_full(), (state.bindings)());
+    let list = move |snapshot: &Snapshot, items: &mut JsonItems| {
+        view::services(snapshot, &bindings, |view| items.add(view));
+    };
+    large.answer(("services", snapshot), list).await
 }
 
 async fn instances(
@@ -177,8 +192,8 @@ async fn instances(
 ) -> Result<Response, ApiError> {
     let statuses = state.instances.status(None).await?;
     let snapshot = state.snapshots.load_full();
-    let make = move || Envelope::new("instances", &snapshot, view::instances(&statuses));
-    large.answer(make).await
+    let list = move |_: &Snapshot, items: &mut JsonItems| view::instances(&statuses, |view| items.add(view));
+    large.answer(("instances", snapshot), list).await
 }
 
 async fn tunnels(State(state): State<AdminState>) -> Response {
@@ -195,8 +210,10 @@ async fn exports(
     Extension(large): Extension<LargeAnswers>,
 ) -> Result<Response, ApiError> {
     let (snapshot, sync) = (state.snapshots.load_full(), (state.sync)());
-    let make = move || Envelope::new("exports", &snapshot, view::exports(&snapshot, &sync));
-    large.answer(make).await
+    let list = move |snapshot: &Snapshot, items: &mut JsonItems| {
+        view::exports(snapshot, &sync, |view| items.add(view));
+    };
+    large.answer(("exports", snapshot), list).await
 }
 
 async fn catalog(
@@ -204,21 +221,32 @@ async fn catalog(
     Extension(large): Extension<LargeAnswers>,
 ) -> Result<Response, ApiError> {
     let (snapshot, sync) = (state.snapshots.load_full(), (state.sync)());
-    let make = move || Envelope::new("catalog", &snapshot, view::records(&snapshot, &sync));
-    large.answer(make).await
+    let list = move |snapshot: &Snapshot, items: &mut JsonItems| {
+        view::records(snapshot, &sync, |view| items.add(view));
+    };
+    large.answer(("catalog", snapshot), list).await
 }
 
 /// Always 200: it reports; whether the gateway is ready is `/readyz`'s answer.
-async fn checks(State(state): State<AdminState>) -> Response {
+async fn checks(
+    State(state): State<AdminState>,
+    Extension(large): Extension<LargeAnswers>,
+) -> Result<Response, ApiError> {
+    // Every service in every zone is looked at.
+    large.make(move || checked(&state)).await
+}
+
+fn checked(state: &AdminState) -> Response {
     let snapshot = state.snapshots.load_full();
     let zones = view::zones(
         &snapshot,
-        &readings(&state),
+        &readings(state),
         &(state.sync)(),
         state.tunnels.last_words(),
         &state.tunnels.siblings_apart(),
     );
-    let services = view::services(&snapshot, &(state.bindings)());
+    let mut services = Vec::new();
+    view::services(&snapshot, &(state.bindings)(), |view| services.push(view.clone()));
     let mut items = state.readiness.read_apart();
     items.extend(diagnose(&zones, &services, &ProcessReading::now()));
     answer(Envelope::new("checks", &snapshot, items))

@@ -64,30 +64,42 @@ pub struct RecordView {
     pub exports: Vec<ExportView>,
 }
 
-/// All exports by service, the own zone's among them.
-#[must_use]
-pub fn exports(snapshot: &Snapshot, sync: &SyncReadings) -> Vec<ExportView> {
-    let mut views = own(snapshot, sync);
-    for entry in snapshot.catalog.entries() {
-        views.extend(of_entry(snapshot, sync, entry));
-    }
-    views.sort_by(|a, b| {
-        (&a.service, &a.zone, &a.gateway, &a.tags).cmp(&(&b.service, &b.zone, &b.gateway, &b.tags))
+/// Shows all exports by service, the own zone's among them, one after another: of 100,000 there are never as many at once.
+pub fn exports(snapshot: &Snapshot, sync: &SyncReadings, mut show: impl FnMut(&ExportView)) {
+    let own = own(snapshot);
+    let held = snapshot.catalog.entries().flat_map(|entry| {
+        entry
+            .record
+            .exports
+            .iter()
+            .map(move |export| (export, Some(entry)))
     });
-    views
+    let mut all: Vec<_> = own.iter().map(|export| (export, None)).chain(held).collect();
+    all.sort_by_key(|(export, entry)| {
+        let origin = entry.map(|entry| &entry.record.origin);
+        let zone = origin.map_or(&snapshot.zone, |origin| &origin.zone);
+        let gateway = origin.map(|origin| &origin.gateway);
+        (&export.service, zone, gateway, &export.tags)
+    });
+    for (export, entry) in all {
+        show(&match entry {
+            None => own_view(snapshot, sync, export),
+            Some(entry) => ExportView {
+                heard_seconds_ago: heard(sync.of(&entry.record.origin)),
+                ..remote(snapshot, entry, export)
+            },
+        });
+    }
 }
 
-/// The own record first, once zone sync has one.
-#[must_use]
-pub fn records(snapshot: &Snapshot, sync: &SyncReadings) -> Vec<RecordView> {
-    let own = sync
-        .own
-        .as_ref()
-        .map(|reading| own_record(snapshot, sync, reading));
-    let held = snapshot.catalog.entries();
-    own.into_iter()
-        .chain(held.map(|entry| record(snapshot, sync, entry)))
-        .collect()
+/// Shows the records one after another: the own one first, once zone sync has one.
+pub fn records(snapshot: &Snapshot, sync: &SyncReadings, mut show: impl FnMut(&RecordView)) {
+    if let Some(reading) = &sync.own {
+        show(&own_record(snapshot, sync, reading));
+    }
+    for entry in snapshot.catalog.entries() {
+        show(&record(snapshot, sync, entry));
+    }
 }
 
 fn own_record(snapshot: &Snapshot, sync: &SyncReadings, reading: &OwnReading) -> RecordView {
@@ -103,7 +115,10 @@ fn own_record(snapshot: &Snapshot, sync: &SyncReadings, reading: &OwnReading) ->
         topology_generation: snapshot.topology.generation,
         same_topology: true,
         exchange: ExchangeView::default(),
-        exports: own(snapshot, sync),
+        exports: own(snapshot)
+            .iter()
+            .map(|export| own_view(snapshot, sync, export))
+            .collect(),
     }
 }
 
@@ -159,7 +174,7 @@ fn remote(snapshot: &Snapshot, entry: &CatalogEntry, export: &Export) -> ExportV
 }
 
 /// Lists what this zone has, in the form in which the others hear of it.
-fn own(snapshot: &Snapshot, sync: &SyncReadings) -> Vec<ExportView> {
+fn own(snapshot: &Snapshot) -> Vec<Export> {
     let states = snapshot
         .instances
         .values()
@@ -171,11 +186,15 @@ fn own(snapshot: &Snapshot, sync: &SyncReadings) -> Vec<ExportView> {
             healthy: instance.health == Health::Healthy,
             capacity_per_second: instance.capacity_per_second,
         });
-    let view = |export: Export| ExportView {
+    catalog::exports(states)
+}
+
+fn own_view(snapshot: &Snapshot, sync: &SyncReadings, export: &Export) -> ExportView {
+    ExportView {
         service: export.service.to_string(),
         zone: snapshot.zone.to_string(),
         gateway: None,
-        tags: export.tags,
+        tags: export.tags.clone(),
         instances: export.instances,
         healthy: export.healthy,
         weight: export.weight,
@@ -185,6 +204,5 @@ fn own(snapshot: &Snapshot, sync: &SyncReadings) -> Vec<ExportView> {
         version: sync.own.as_ref().map(|own| own.stamp.version),
         heard_seconds_ago: None,
         via: None,
-    };
-    catalog::exports(states).into_iter().map(view).collect()
+    }
 }

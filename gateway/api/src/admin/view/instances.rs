@@ -41,9 +41,11 @@ pub struct FailureView {
     pub seconds_ago: f64,
 }
 
-#[must_use]
-pub fn instances(statuses: &[InstanceStatus]) -> Vec<InstanceView> {
-    statuses.iter().map(view).collect()
+/// Shows them one after another.
+pub fn instances(statuses: &[InstanceStatus], mut show: impl FnMut(&InstanceView)) {
+    for status in statuses {
+        show(&view(status));
+    }
 }
 
 fn view(status: &InstanceStatus) -> InstanceView {

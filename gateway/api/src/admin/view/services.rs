@@ -11,7 +11,7 @@ use causeway_federation::{
 };
 use causeway_routing::{
     snapshot::{Health, Link, Snapshot},
-    target::{Bindings, Target},
+    target::Bindings,
 };
 use serde::{Deserialize, Serialize};
 
@@ -96,24 +96,25 @@ pub struct TierView {
     pub tags: BTreeMap<String, String>,
 }
 
-#[must_use]
-pub fn services(snapshot: &Snapshot, bindings: &Bindings) -> Vec<ServiceView> {
-    let view = |(name, service)| service_view(snapshot, bindings, name, service);
-    snapshot.topology.services.iter().map(view).collect()
+/// Shows them one after another.
+pub fn services(snapshot: &Snapshot, bindings: &Bindings, mut show: impl FnMut(&ServiceView)) {
+    // Once for all of them, as there may be 10,000.
+    let mut vips = BTreeMap::<&ServiceName, Vec<IpAddr>>::new();
+    for (vip, target) in bindings.iter().filter(|(_, target)| target.is_whole()) {
+        vips.entry(&target.service).or_default().push(vip.ip());
+    }
+    for (name, service) in &snapshot.topology.services {
+        let vips = vips.remove(name).unwrap_or_default();
+        show(&service_view(snapshot, vips, name, service));
+    }
 }
 
 fn service_view(
     snapshot: &Snapshot,
-    bindings: &Bindings,
+    mut vips: Vec<IpAddr>,
     name: &ServiceName,
     service: &Service,
 ) -> ServiceView {
-    let target = Target::service(name.clone());
-    let mut vips: Vec<_> = bindings
-        .iter()
-        .filter(|(_, t)| **t == target)
-        .map(|(vip, _)| vip.ip())
-        .collect();
     vips.dedup();
     let zones = snapshot
         .topology
