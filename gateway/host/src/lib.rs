@@ -14,6 +14,7 @@ pub mod listen;
 pub mod listening_user;
 pub mod moment;
 pub mod own_sockets;
+pub mod path_risk;
 pub mod places;
 pub mod port_holder;
 pub mod privileged_ports;
