@@ -27,8 +27,8 @@ const DOWNLOAD_BYTES: u64 = 16 * MIB;
 const EACH_BYTES: u64 = 16 * 1024;
 /// Windows that tunnels have beyond the budget: 512 KiB each, of which a peer has two, and more while there is much to carry.
 const LEAST_BYTES: u64 = 4 * 512 * 1024;
-/// Memory for everything else that comes with so many connections, and for packets of which a part is held.
-const BESIDE_BYTES: u64 = 48 * MIB;
+/// Memory for everything else that comes with so many connections. Packets of which each kept those received with it took 20 MiB more.
+const BESIDE_BYTES: u64 = 16 * MIB;
 
 /// A client that reads nothing, and whose kernel takes little.
 async fn unread(service: SocketAddr) -> TcpStream {

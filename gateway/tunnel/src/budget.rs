@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -26,6 +26,8 @@ const PEER_SHARE: u64 = 4;
 const FIRST_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 /// Window that every tunnel has however little is left, so that nothing stops.
 pub(super) const LEAST_WINDOW_BYTES: u64 = 512 * 1024;
+/// From one in so many of the budget on, what is unread must not keep much more than itself alive: a datagram may lie among 63 others.
+const MUCH_SHARE: u64 = 64;
 /// Time for which a lack is told after it was seen last, so that one who looks finds it.
 const LACK_TOLD_FOR: Duration = Duration::from_secs(60);
 
@@ -195,6 +197,7 @@ pub struct MemoryBudget {
     budget: Arc<Mutex<Budget>>,
     /// Number of the next tunnel. Those that QUIC gives come again.
     next: Arc<AtomicUsize>,
+    much_unread: Arc<AtomicBool>,
 }
 
 impl Default for MemoryBudget {
@@ -209,7 +212,13 @@ impl MemoryBudget {
         Self {
             budget: Arc::new(Mutex::new(Budget::new(bytes))),
             next: Arc::default(),
+            much_unread: Arc::default(),
         }
+    }
+
+    /// Tells whether peers have so much unread that it matters what it keeps alive beside itself.
+    pub(super) fn is_much_unread(&self) -> bool {
+        self.much_unread.load(Ordering::Relaxed)
     }
 
     /// Says what is lacking now, or was within the last minute.
@@ -222,31 +231,38 @@ impl MemoryBudget {
     pub(super) fn open(&self, peer: &GatewayId) -> (BudgetPlace, u64) {
         let tunnel = self.next.fetch_add(1, Ordering::Relaxed);
         let window = self.budget.lock().open(tunnel, peer);
-        let budget = self.budget.clone();
-        (BudgetPlace { budget, tunnel }, window)
+        let memory = self.clone();
+        (BudgetPlace { memory, tunnel }, window)
     }
 }
 
 /// One tunnel's place in the budget.
 #[derive(Debug)]
 pub(super) struct BudgetPlace {
-    budget: Arc<Mutex<Budget>>,
+    memory: MemoryBudget,
     tunnel: usize,
 }
 
 impl BudgetPlace {
     pub(super) fn settle(&self, now: Instant, wanted: u64) -> u64 {
-        self.budget.lock().settle(now, self.tunnel, wanted)
+        self.memory.budget.lock().settle(now, self.tunnel, wanted)
     }
 
     pub(super) fn hear(&self, unread: u64) {
-        self.budget.lock().hear(self.tunnel, unread);
+        self.change(|budget| budget.hear(self.tunnel, unread));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Budget)) {
+        let mut budget = self.memory.budget.lock();
+        change(&mut budget);
+        let much = budget.unread > budget.whole_bytes / MUCH_SHARE;
+        self.memory.much_unread.store(much, Ordering::Relaxed);
     }
 }
 
 impl Drop for BudgetPlace {
     fn drop(&mut self) {
-        self.budget.lock().close(self.tunnel);
+        self.change(|budget| budget.close(self.tunnel));
     }
 }
 

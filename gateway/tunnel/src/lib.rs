@@ -29,6 +29,7 @@ mod ledger;
 mod liveness;
 mod metrics;
 mod own_addresses;
+mod pieces;
 mod race;
 mod refusal;
 mod renew;

@@ -25,6 +25,7 @@ use super::{
     dial::{self, Dialler},
     metrics::TunnelMetrics,
     own_addresses,
+    pieces::PiecewiseSocket,
     refusal::Close,
     renew,
     shared::TunnelShared,
@@ -185,6 +186,7 @@ impl Tunnels {
             lanes,
             lane_first: AtomicBool::default(),
         };
+        let piecewise = |socket| PiecewiseSocket::over(socket, &shared.config.memory);
         let listen = self.local_addr;
         let given =
             SocketBuffers::of(&socket).map_err(|source| TunnelsStartError::Listen { listen, source })?;
@@ -194,7 +196,7 @@ impl Tunnels {
             .and_then(|socket| {
                 open(
                     keys.endpoint(thread),
-                    Arc::new(steered(socket)),
+                    Arc::new(steered(piecewise(socket))),
                     Some(server.clone()),
                 )
             })
@@ -206,7 +208,7 @@ impl Tunnels {
             })
             // Keys of its own: an endpoint gives out resets for what it does not know, and with a shared key those would end
             // connections of the other (RFC 9000 §21.11).
-            .and_then(|socket| open(EndpointConfig::default(), socket, None))
+            .and_then(|socket| open(EndpointConfig::default(), piecewise(socket), None))
             .map_err(TunnelsStartError::Dial)?;
         self.endpoints.extend([accepting.clone(), dialling.clone()]);
         let tasks = &shared.config.tasks;
