@@ -50,11 +50,27 @@ fn answer(under_way: usize, of_host: usize, is_validated: bool) -> HandshakeAnsw
     }
 }
 
+/// Place of a handshake: among all, and among those of its host.
+type HandshakePlace = (OwnedSemaphorePermit, HostPlace);
+
 /// Accepts until the endpoint is closed.
 pub(super) async fn run(shared: Arc<TunnelShared>, endpoint: Endpoint, thread: usize) {
+    let is_draining = || shared.is_draining();
+    take(endpoint, is_draining, |incoming, place| {
+        tokio::spawn(welcome(Arc::clone(&shared), incoming, thread, place));
+    })
+    .await;
+}
+
+/// Hands on the peers for whose handshake there is a place.
+async fn take(
+    endpoint: Endpoint,
+    is_draining: impl Fn() -> bool,
+    welcome: impl Fn(Incoming, HandshakePlace),
+) {
     let (handshakes, hosts) = (Arc::new(Semaphore::new(MAX_HANDSHAKES)), HostPlaces::default());
     while let Some(incoming) = endpoint.accept().await {
-        if shared.is_draining() {
+        if is_draining() {
             incoming.refuse();
             continue;
         }
@@ -68,12 +84,7 @@ pub(super) async fn run(shared: Arc<TunnelShared>, endpoint: Endpoint, thread: u
         let permit = Arc::clone(&handshakes).try_acquire_owned().ok();
         let place = permit.zip(hosts.take(host, MAX_HANDSHAKES_OF_HOST));
         match place.filter(|_| answer == HandshakeAnswer::Welcome) {
-            Some(place) => drop(tokio::spawn(welcome(
-                Arc::clone(&shared),
-                incoming,
-                thread,
-                place,
-            ))),
+            Some(place) => welcome(incoming, place),
             None => {
                 debug!(address = %incoming.remote_address(), "ignored a peer: too many handshakes are under way");
                 incoming.ignore();
@@ -82,12 +93,7 @@ pub(super) async fn run(shared: Arc<TunnelShared>, endpoint: Endpoint, thread: u
     }
 }
 
-async fn welcome(
-    shared: Arc<TunnelShared>,
-    incoming: Incoming,
-    thread: usize,
-    place: (OwnedSemaphorePermit, HostPlace),
-) {
+async fn welcome(shared: Arc<TunnelShared>, incoming: Incoming, thread: usize, place: HandshakePlace) {
     let mut party = Party::new(incoming.remote_address(), "unknown");
     let connection = match timeout(HANDSHAKE_TIMEOUT, incoming.into_future()).await {
         Ok(Ok(connection)) => connection,
@@ -114,6 +120,9 @@ async fn welcome(
         Err(fault) => shared.turn_away(&connection, fault, &party).await,
     }
 }
+
+#[cfg(test)]
+mod crowd;
 
 #[cfg(test)]
 mod tests {

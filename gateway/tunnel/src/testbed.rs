@@ -63,7 +63,7 @@ fn told() -> Capabilities {
     Capabilities::heard(vec![OPENED.to_owned()])
 }
 
-fn credentials() -> (ServerConfig, rustls::RootCertStore) {
+pub(super) fn credentials() -> (ServerConfig, rustls::RootCertStore) {
     let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let certificate = certified.cert.der().clone();
     let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
