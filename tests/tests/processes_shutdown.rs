@@ -8,15 +8,21 @@ use std::{
 };
 
 use causeway_tests::{
+    dns,
     federation::{Federation, Plan},
     instance::{Behaviour, Instance},
+    load::Load,
+    measured::measured,
     talk::{Client, say},
+    wait::{until, until_true},
 };
 use rustix::process::Signal;
 
 const PORT: u16 = 9000;
 /// Longest that a gateway may take to end once it is told to end at once.
 const AT_ONCE: Duration = Duration::from_secs(10);
+/// Time before the end of a process in which it may refuse: it has stopped accepting, and ends.
+const AT_DEADLINE: Duration = Duration::from_millis(1_000);
 
 /// East asks west, and a connection that nobody means to end is open.
 async fn with_an_open_connection(drain: &str, service: &str) -> (Federation, Instance, Client, SocketAddr) {
@@ -110,4 +116,73 @@ async fn an_early_service_gets_the_first_bytes_with_the_request() {
     let mut lines = instance.lines();
     lines.sort();
     assert_eq!(lines, ["one", "other", "two"]);
+}
+
+/// Services beside the one that is asked, so that a start has something to do.
+const MANY: usize = 1_000;
+/// Longest time in which a gateway that was ended and started again accepts nobody. A promise: 150 ms from the end of the process, of
+/// an optimised build on an idle machine.
+const LONGEST_GAP: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn whoever_comes_while_a_gateway_drains_is_served_and_refused_only_until_the_next_has_started() {
+    let instance = Instance::start("west", Behaviour::Name).await.unwrap();
+    let plan = Plan::new().argument("--drain").argument("3s");
+    let mut plan = plan
+        .zone("east")
+        .zone("west")
+        .instance("orders", instance.address(), "{}")
+        .service("orders", &format!("port: {PORT}, protocol: tcp"));
+    for number in 0..MANY {
+        plan = plan.service(&format!("other-{number}"), "port: 9001, protocol: tcp");
+    }
+    let mut federation = plan.start().await.unwrap();
+    federation.wait_export("east", "west", "orders").await;
+    let address = federation.service_address("east", "orders", PORT).await;
+    let mut held = Client::connect(address).await.unwrap();
+    assert_eq!(held.say("one").await.unwrap(), "west one");
+
+    let load = Load {
+        service: address,
+        connections_per_second: 200,
+        patience: Duration::from_secs(10),
+    }
+    .start();
+    until_true("the load runs", AT_ONCE, async || load.begun() > 20).await;
+    let signalled = Instant::now();
+    let east = federation.zone_mut("east");
+    east.gateway().signal(Signal::TERM).unwrap();
+    // Other zones are told, and it serves on; so does mesh DNS.
+    east.wait_log(&["draining"]).await;
+    let before = load.begun();
+    until_true("the load goes on", AT_ONCE, async || load.begun() > before + 100).await;
+    let named = dns::addresses(east.dns, "orders.mesh.").await.unwrap();
+    assert_eq!(named, [address.ip()]);
+    assert_eq!(held.say("two").await.unwrap(), "west two");
+    let status = east.gateway().wait(AT_ONCE).await;
+    assert!(status.success(), "{status}");
+    let ended = Instant::now();
+    federation.start_zone("east").unwrap();
+    let back = until("a client is served again", AT_ONCE, async || {
+        say(address, "back").await.ok().map(|_| Instant::now())
+    })
+    .await;
+    let report = load.stop().await;
+
+    let lost: Vec<_> = report.failed().collect();
+    let first = lost.iter().map(|attempt| attempt.started).min();
+    let early = lost
+        .iter()
+        .filter(|attempt| attempt.started + AT_DEADLINE < ended);
+    measured(&format!(
+        "a gateway with {MANY} services that was ended and started again: {} of {} connections were refused, of which the first {:?} before \
+         the end of the process; it ended {:?} after SIGTERM and served {:?} after its end",
+        lost.len(),
+        report.attempts.len(),
+        first.map(|first| ended.saturating_duration_since(first)),
+        ended - signalled,
+        back - ended,
+    ));
+    assert_eq!(early.count(), 0, "refused while it drained: {report}");
+    assert!(back - ended < LONGEST_GAP, "{:?}", back - ended);
 }

@@ -17,7 +17,7 @@ mod service;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration, time::SystemTime};
 
-use causeway_host::tasks::Tasks;
+use causeway_host::{held::bind_held, tasks::Tasks};
 use causeway_identity::CallsLayer;
 use causeway_identity::ca::{key::Passphrase, request::MAX_REQUEST_BYTES, revoked::Revoked, tokens};
 use causeway_proto::ca::certificate_authority_server::CertificateAuthorityServer;
@@ -99,7 +99,9 @@ impl Authority {
             address: config.listen,
             source,
         };
-        let listener = TcpListener::bind(config.listen).await.map_err(bind)?;
+        let listener = bind_held(|| TcpListener::bind(config.listen))
+            .await
+            .map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let served = current.fresh(SystemTime::now());
         tracing::info!(%address, trust_domain = served.ca.trust_domain(), leaf_lifetime = ?config.leaf_lifetime,

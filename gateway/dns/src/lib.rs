@@ -31,7 +31,11 @@ use std::{
     time::Duration,
 };
 
-use causeway_host::{descriptors::Descriptors, tasks::Tasks};
+use causeway_host::{
+    descriptors::Descriptors,
+    held::{is_taken, open_held},
+    tasks::Tasks,
+};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -97,7 +101,7 @@ impl DnsServer {
         let mut sockets = Vec::with_capacity(config.listen.len());
         let mut addresses = Vec::with_capacity(config.listen.len());
         for address in config.listen {
-            let bound = bind(address).and_then(|(udp, tcp)| {
+            let bound = open_held(is_taken, || bind(address)).and_then(|(udp, tcp)| {
                 addresses.push(udp.local_addr()?);
                 Ok((udp, tcp))
             });

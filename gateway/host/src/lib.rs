@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod beside;
 pub mod descriptors;
 pub mod files;
+pub mod held;
 pub mod host_places;
 pub mod kernel;
 pub mod listen;

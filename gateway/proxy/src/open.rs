@@ -147,6 +147,9 @@ pub struct OpenConnections {
     limit: usize,
     next: AtomicU64,
     closed: Notify,
+    /// Connections that came before [`OpenConnections::drain`].
+    early: AtomicUsize,
+    draining: AtomicBool,
 }
 
 impl OpenConnections {
@@ -166,6 +169,8 @@ impl OpenConnections {
             limit,
             next: AtomicU64::new(0),
             closed: Notify::new(),
+            early: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
         })
     }
 
@@ -193,11 +198,16 @@ impl OpenConnections {
         });
         self.shards[shard].connections.lock().insert(key, handle.clone());
         self.shards[shard].count.fetch_add(1, Ordering::Relaxed);
+        let is_early = !self.draining.load(Ordering::SeqCst);
+        if is_early {
+            self.early.fetch_add(1, Ordering::SeqCst);
+        }
         Some(OpenConnectionGuard {
             set: self.clone(),
             handle,
             shard,
             key,
+            is_early,
         })
     }
 
@@ -235,6 +245,22 @@ impl OpenConnections {
         self.cut.cancel();
     }
 
+    /// Has those that come from now on count as late: [`OpenConnections::drained`] does not wait for them.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until none is open that came before [`OpenConnections::drain`].
+    pub async fn drained(&self) {
+        loop {
+            let closed = self.closed.notified();
+            if self.early.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+
     /// Waits until none is open, at most `longest`. Returns whether none is.
     pub async fn emptied(&self, longest: Duration) -> bool {
         let wait = async {
@@ -257,6 +283,8 @@ pub(crate) struct OpenConnectionGuard {
     handle: Arc<ConnectionHandle>,
     shard: usize,
     key: u64,
+    /// It came before the drain.
+    is_early: bool,
 }
 
 impl OpenConnectionGuard {
@@ -271,7 +299,9 @@ impl Drop for OpenConnectionGuard {
         let shard = &self.set.shards[self.shard];
         shard.connections.lock().remove(&self.key);
         shard.count.fetch_sub(1, Ordering::Relaxed);
-        if self.set.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let is_last = self.set.count.fetch_sub(1, Ordering::Relaxed) == 1;
+        let is_last_early = self.is_early && self.set.early.fetch_sub(1, Ordering::SeqCst) == 1;
+        if is_last || is_last_early {
             self.set.closed.notify_waiters();
         }
     }

@@ -105,6 +105,6 @@ pub enum Link {
     Up,
     /// Every tunnel has gone silent while answers were due: tried last.
     Stalled,
-    /// The peer is shutting down and takes no new streams.
+    /// The peer is shutting down: it takes new streams of those who can go nowhere else.
     Draining,
 }

@@ -57,7 +57,7 @@ Examples:
 With --topology the file rules this gateway. With --initial-topology it is only where the gateway starts from: of
 everything that was ever applied anywhere (`causeway apply`) the highest generation rules, over restarts too.
 
-Signals: SIGTERM and SIGINT drain and end, a second one ends at once; SIGHUP reads the topology file again, if one\nrules, and never ends the gateway.";
+Signals: SIGTERM and SIGINT drain and end: until all that was open has ended, or --drain is over, whoever connects is served. A second one\nends at once; SIGHUP reads the topology file again, if one\nrules, and never ends the gateway.";
 
 /// Address at which registrations are taken over gRPC unless something else is said.
 const DEFAULT_REGISTRY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7820);
@@ -232,7 +232,7 @@ pub(crate) struct GatewayArgs {
     /// does not answer has its connections ended. 0s: never
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_TCP_KEEPALIVE", default_value = "60s", value_parser = humantime::parse_duration)]
     tcp_keepalive: Duration,
-    /// Time that connections may take to finish after SIGTERM
+    /// Time that connections may take to finish after SIGTERM; new ones are served meanwhile
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_DRAIN", default_value = "30s", value_parser = humantime::parse_duration)]
     drain: Duration,
     #[command(flatten)]

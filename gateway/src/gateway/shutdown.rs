@@ -1,14 +1,24 @@
-//! Taking a gateway apart: stop accepting, tell the peers, let connections finish until a deadline, then force the rest
-//! and say what was cut.
+//! Taking a gateway apart: tell the peers, and let what is open finish until a deadline; whoever comes meanwhile is served. Then
+//! stop accepting, force the rest and say what was cut.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    pin::pin,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
+use causeway_api::{admin::Admin, registration::RegistrationServer};
+use causeway_dns::DnsServer;
 use causeway_proxy::open::OpenConnection;
+use futures_util::future::{OptionFuture, join_all};
 
 use super::Gateway;
 
 /// Most cut connections that are named in the log, one line each; the rest are counted.
 const MAX_NAMED: usize = 100;
+/// Time that clients may take to finish who came during the drain, once nobody is accepted any more. Each is one that would be refused
+/// for as long, so it is what an exchange takes and not what a connection may.
+const LATE_CLIENTS: Duration = Duration::from_millis(500);
 
 /// Connections that a shutdown cut.
 #[derive(Debug)]
@@ -21,18 +31,36 @@ impl Gateway {
     /// Ends the gateway: drains for at most `longest`, or until `force` resolves, and then cuts what is left.
     pub async fn shutdown(self, longest: Duration, force: impl Future<Output = ()>) -> Cut {
         tracing::info!(gateway = %self.id, ?longest, open = self.open(), "draining");
+        let begun = Instant::now();
+        let mut force = pin!(force);
         self.drain(longest);
-        tokio::select! {
-            () = self.emptied() => {}
-            () = tokio::time::sleep(longest) => tracing::warn!("the drain deadline has passed"),
-            () = force => tracing::warn!("told to end at once"),
+        let is_forced = tokio::select! {
+            () = self.drained() => false,
+            () = tokio::time::sleep(longest) => {
+                tracing::warn!("the drain deadline has passed");
+                false
+            }
+            () = &mut force => {
+                tracing::warn!("told to end at once");
+                true
+            }
+        };
+        let left = longest.saturating_sub(begun.elapsed()).min(LATE_CLIENTS);
+        self.egress.close();
+        self.egress.closed().await;
+        if !is_forced {
+            tokio::select! {
+                () = self.emptied() => {}
+                () = tokio::time::sleep(left) => {}
+                () = force => {}
+            }
         }
         let cut = self.cut();
         self.end().await;
         cut
     }
 
-    /// Stops accepting and tells every peer; what is open goes on.
+    /// Tells every peer, and clients that can come back; what is open goes on, and whoever comes is served.
     fn drain(&self, longest: Duration) {
         self.draining.store(true, Ordering::Relaxed);
         // Tasks that take new work end from here on.
@@ -45,6 +73,12 @@ impl Gateway {
 
     fn open(&self) -> usize {
         self.egress.open_connections().count() + self.ingress.open_connections().count()
+    }
+
+    /// Waits until nothing is open that was when the drain began.
+    async fn drained(&self) {
+        let (egress, ingress) = (self.egress.open_connections(), self.ingress.open_connections());
+        tokio::join!(egress.drained(), ingress.drained());
     }
 
     async fn emptied(&self) {
@@ -77,21 +111,20 @@ impl Gateway {
     }
 
     async fn end(mut self) {
-        self.tunnels.close().await;
         self.background.stop();
-        if let Some(dns) = self.dns.take() {
-            dns.shutdown().await;
-        }
-        for admin in std::mem::take(&mut self.admin) {
-            admin.shutdown().await;
-        }
-        if let Some(registration) = self.registration.take() {
-            registration.shutdown().await;
-        }
-        self.background.ended().await;
-        self.egress.remove_redirect().await;
-        self.instances.shutdown().await;
-        self.zone_sync.shutdown().await;
+        let (dns, registration) = (self.dns.take(), self.registration.take());
+        let admin = std::mem::take(&mut self.admin);
+        let servers = async {
+            tokio::join!(
+                OptionFuture::from(dns.map(DnsServer::shutdown)),
+                OptionFuture::from(registration.map(RegistrationServer::shutdown)),
+                join_all(admin.into_iter().map(Admin::shutdown)),
+                self.background.ended(),
+            );
+            tokio::join!(self.instances.shutdown(), self.zone_sync.shutdown());
+        };
+        // Side by side: nobody is accepted until the next process has started.
+        tokio::join!(self.tunnels.close(), self.egress.remove_redirect(), servers);
         let threads = std::mem::take(&mut self.threads);
         if tokio::task::spawn_blocking(move || threads.stop()).await.is_err() {
             tracing::error!("the data threads could not be ended");

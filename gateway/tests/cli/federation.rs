@@ -193,6 +193,7 @@ pub fn state() -> AdminState {
             own: true,
             age: Age::Fresh,
             link: Link::Up,
+            draining: false,
             failing: false,
         },
     );

@@ -59,6 +59,7 @@ fn count_everything(metrics: &GatewayMetrics) {
             own: true,
             age: Age::Fresh,
             link: Link::Up,
+            draining: false,
             failing: false,
         },
     );

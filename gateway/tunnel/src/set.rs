@@ -139,8 +139,8 @@ impl TunnelSet {
         }
     }
 
-    /// The best tunnel to `peer` for a connection's stream that a task on data thread `thread` opens, by [`Class::rank`]. `None` when there is
-    /// none, or the peer is draining.
+    /// The best tunnel to `peer` for a connection's stream that a task on data thread `thread` opens, by [`Class::rank`]: one of a peer that
+    /// drains comes last. `None` when there is none.
     #[must_use]
     pub fn choose(&self, peer: &GatewayId, thread: usize) -> Option<Arc<Tunnel>> {
         self.choose_besides(peer, thread, None)
@@ -171,9 +171,10 @@ impl TunnelSet {
         besides: Option<usize>,
     ) -> Option<Arc<Tunnel>> {
         let tunnels = self.tunnels.load();
-        let usable = tunnels.get(peer)?.iter().filter(|t| {
-            t.link() != Link::Draining && !t.is_unheard() && besides.is_none_or(|other| t.id() != other)
-        });
+        let usable = tunnels
+            .get(peer)?
+            .iter()
+            .filter(|t| !t.is_unheard() && besides.is_none_or(|other| t.id() != other));
         usable.min_by_key(|t| class.rank(t.standing(thread))).cloned()
     }
 
@@ -208,7 +209,7 @@ impl TunnelSet {
             .is_some_and(|list| list.iter().any(|t| !t.is_retiring() && !t.is_unheard()))
     }
 
-    /// Every gateway that takes new streams now.
+    /// Every gateway that is there to stay.
     pub fn usable(&self) -> impl Iterator<Item = GatewayId> + use<> {
         let usable = self
             .links()

@@ -9,7 +9,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use causeway_federation::topology::Topology;
-use causeway_host::{remembered::Remembered, resolve::NameResolver};
+use causeway_host::{
+    held::{is_taken, open_held},
+    remembered::Remembered,
+    resolve::NameResolver,
+};
 use causeway_telemetry::RateLimited;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -90,7 +94,8 @@ impl Tunnels {
         let (server, client) = (config.server(exchange)?, config.client(exchange)?);
         let listen = config.listen;
         let failed = |source| TunnelsStartError::Listen { listen, source };
-        let sockets = socket::bind_shared(listen, threads.len()).map_err(failed)?;
+        let bind = || socket::bind_shared(listen, threads.len());
+        let sockets = open_held(is_taken, bind).map_err(failed)?;
         let first = sockets.first().filter(|_| !threads.is_empty());
         let local_addr = first
             .ok_or(TunnelsStartError::NoThreads)?
@@ -231,7 +236,7 @@ impl Tunnels {
     }
 
     /// Begins to drain: peers are told that streams under way may take `within`; no tunnel is dialled or accepted any
-    /// more, and connections that peers ask for are refused so that they go elsewhere. Tunnels stay up until
+    /// more. Peers send new connections elsewhere where they can, and those that they send here are served: tunnels stay up until
     /// [`Tunnels::close`].
     pub fn drain(&self, within: Duration) {
         self.drain.send_replace(Some(within));

@@ -58,7 +58,7 @@ async fn read(
             debug!(peer = %tunnel.peer(), %error, "a stream broke off before its header");
             return None;
         }
-        Ok(header) => admit(header, shared.is_draining()),
+        Ok(header) => admit(header),
         Err(_) => Err(bad_header("no header in time".to_owned())),
     };
     match kind {
@@ -83,13 +83,8 @@ async fn read(
 }
 
 /// Gives what a header asks for, where handlers are given that.
-fn admit(header: Result<StreamHeader, ReadFrameError>, draining: bool) -> Result<HeaderKind, Rejection> {
+fn admit(header: Result<StreamHeader, ReadFrameError>) -> Result<HeaderKind, Rejection> {
     match header.map(|header| header.kind) {
-        Ok(Some(HeaderKind::Connect(_))) if draining => Err(Rejection {
-            reason: RefusalReason::Draining,
-            retryable: true,
-            message: "this gateway is shutting down".to_owned(),
-        }),
         Ok(Some(kind)) => Ok(kind),
         // A later program may ask for more, and another gateway may run one.
         Ok(None) => Err(Rejection {
@@ -118,9 +113,7 @@ fn report(shared: &TunnelShared, tunnel: &Tunnel, rejection: &Rejection) {
     let reason = stream_refusal(rejection.reason);
     shared.metrics.stream_refused(Side::Local, reason);
     let peer = tunnel.peer();
-    if rejection.reason == RefusalReason::Draining {
-        debug!(%peer, "refused a stream while draining");
-    } else if let Some(repeats) = shared.admit(LogKind::Stream(peer.clone(), reason)) {
+    if let Some(repeats) = shared.admit(LogKind::Stream(peer.clone(), reason)) {
         warn!(%peer, reason = reason.word(), detail = %rejection.message, repeats, "refused a stream");
     }
 }

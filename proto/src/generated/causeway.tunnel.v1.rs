@@ -228,7 +228,7 @@ pub struct Siblings {
     #[prost(string, repeated, tag = "1")]
     pub apart: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// No new streams, please; those under way are finished until the deadline.
+/// New streams to others first, please; what is open is finished until the deadline, and what comes all the same is served.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Draining {
     #[prost(uint32, tag = "1")]

@@ -14,6 +14,7 @@ use std::{
 };
 
 use causeway_federation::registry::{InstanceKey, InstanceSource, Registration};
+use causeway_host::held::open_held;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 
 /// `(service, id)` to a [`Registration`] as JSON. The name carries the version of that form.
@@ -109,7 +110,9 @@ impl RegistryStore {
         // A database that was cut short or scribbled over makes redb return an error in most places and panic in a few;
         // both mean the same to us. Nothing of a half-opened database is used afterwards.
         let attempt = panic::catch_unwind(AssertUnwindSafe(|| {
-            let database = builder().create(path).map_err(|error| open_error(path, error))?;
+            let is_held = |error: &DatabaseError| matches!(error, DatabaseError::DatabaseAlreadyOpen);
+            let database =
+                open_held(is_held, || builder().create(path)).map_err(|error| open_error(path, error))?;
             let store = Self { database };
             let registrations = store.read()?;
             Ok((store, registrations))

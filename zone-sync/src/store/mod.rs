@@ -15,7 +15,10 @@ use std::{
 };
 
 use causeway_federation::{catalog::Record, name::GatewayId};
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
+use causeway_host::held::open_held;
+use redb::{
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition,
+};
 
 pub use self::{
     error::CatalogStoreError,
@@ -142,7 +145,13 @@ fn read_file(path: &Path) -> Result<CatalogStore, CatalogStoreError> {
 
 fn read_file_unguarded(path: &Path) -> Result<CatalogStore, CatalogStoreError> {
     let mut builder = Database::builder();
-    read(builder.set_cache_size(CACHE_BYTES).create(path)?)
+    builder.set_cache_size(CACHE_BYTES);
+    read(open_held(is_held, || builder.create(path))?)
+}
+
+/// Tells whether another process has the file.
+fn is_held(error: &DatabaseError) -> bool {
+    matches!(error, DatabaseError::DatabaseAlreadyOpen)
 }
 
 fn read(mut database: Database) -> Result<CatalogStore, CatalogStoreError> {

@@ -16,6 +16,7 @@ use axum::{Router, extract::Request};
 use causeway_host::{
     accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, accept},
     descriptors::Descriptors,
+    held::bind_held,
     listen::{bind_unix, connect_unix},
     places::Place,
 };
@@ -71,17 +72,18 @@ impl AdminListener {
         };
         match address {
             AdminAddress::Tcp(wanted) => {
-                let listener = TcpListener::bind(wanted)
-                    .await
-                    .map_err(|source| match source.kind() {
-                        io::ErrorKind::AddrInUse => AdminError::InUse(address.clone()),
-                        _ => bind(source),
-                    })?;
+                let listener =
+                    bind_held(|| TcpListener::bind(wanted))
+                        .await
+                        .map_err(|source| match source.kind() {
+                            io::ErrorKind::AddrInUse => AdminError::InUse(address.clone()),
+                            _ => bind(source),
+                        })?;
                 let local = listener.local_addr().map_err(bind)?;
                 Ok(Self::Tcp(listener, AdminAddress::Tcp(local)))
             }
             AdminAddress::Unix(path) => {
-                let bound = Self::bind_socket(path).await;
+                let bound = bind_held(|| Self::bind_socket(path)).await;
                 bound.map_err(|source| match source.kind() {
                     io::ErrorKind::AddrInUse => AdminError::InUse(address.clone()),
                     _ => bind(source),

@@ -20,7 +20,7 @@ use std::{
 };
 
 use causeway_federation::registry::wire::MAX_MESSAGE_BYTES;
-use causeway_host::{descriptors::Descriptors, tasks::Tasks};
+use causeway_host::{descriptors::Descriptors, held::bind_held, tasks::Tasks};
 use causeway_identity::LiveIdentity;
 use causeway_instances::Instances;
 use causeway_proto::registry::registry_server::RegistryServer;
@@ -146,7 +146,7 @@ impl RegistrationServer {
             address: wanted,
             source,
         };
-        let listener = TcpListener::bind(wanted).await.map_err(bind)?;
+        let listener = bind_held(|| TcpListener::bind(wanted)).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let socket = match config.socket.clone() {
             Some(path) => beside(&path).await,
@@ -194,7 +194,7 @@ impl RegistrationServer {
 
 /// Binds the unix socket. One that cannot be had, as on some file systems, costs what it is for and nothing else.
 async fn beside(path: &Path) -> Option<AdminListener> {
-    let bound = AdminListener::bind_socket(path).await;
+    let bound = bind_held(|| AdminListener::bind_socket(path)).await;
     bound
         .inspect_err(|error| {
             tracing::warn!(socket = %path.display(), %error, "instances of this host register over TCP alone, with a token");

@@ -15,6 +15,7 @@ use causeway_host::{
     accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, accept},
     beside::bind_beside,
     descriptors::Descriptors,
+    held::{is_taken, open_held},
     listen::{Io, bind_unix},
     share::host_of,
 };
@@ -88,6 +89,10 @@ pub(super) enum ZoneSyncListener {
 
 impl ZoneSyncListener {
     pub(super) fn bind(address: &ListenAddress) -> io::Result<Self> {
+        open_held(is_taken, || Self::bind_once(address))
+    }
+
+    fn bind_once(address: &ListenAddress) -> io::Result<Self> {
         match address {
             ListenAddress::Tcp(address) => {
                 let domain = socket2::Domain::for_address(*address);

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use causeway_host::held::open_held;
 use causeway_routing::target::Target;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -80,7 +81,8 @@ impl VipStore {
     }
 
     fn try_open(path: &Path) -> Result<(Self, Vec<(Target, Allocation)>), redb::Error> {
-        let database = Database::create(path).map_err(|error| match error {
+        let is_held = |error: &DatabaseError| matches!(error, DatabaseError::DatabaseAlreadyOpen);
+        let database = open_held(is_held, || Database::create(path)).map_err(|error| match error {
             // A file shorter than its header reads as an end of file, not as corruption.
             DatabaseError::Storage(StorageError::Io(error)) => redb::Error::Io(error),
             error => error.into(),

@@ -52,7 +52,7 @@ pub(super) struct AcceptingThread {
     pub(super) dispatch: Dispatch,
 }
 
-/// Keeps the sockets of a data thread as `bindings` says, until the egress drains or the sender is gone.
+/// Keeps the sockets of a data thread as `bindings` says, until the egress is closed or the sender is gone.
 pub(super) async fn reconcile(here: AcceptingThread, mut bindings: watch::Receiver<Bindings>) {
     let shared = &here.shared;
     let mut listeners: BTreeMap<SocketAddr, Listener> = BTreeMap::new();
@@ -81,7 +81,7 @@ pub(super) async fn reconcile(here: AcceptingThread, mut bindings: watch::Receiv
                 continue;
             }
             let coverage = Arc::new(Coverage::new(covered, shared.config.listening.clone()));
-            let stop = shared.drain.child_token();
+            let stop = shared.closed.child_token();
             let entrance = match redirected {
                 Some(_) => Entrance::Redirect(coverage.clone()),
                 None => Entrance::VirtualAddresses(coverage.clone()),
@@ -100,7 +100,7 @@ pub(super) async fn reconcile(here: AcceptingThread, mut bindings: watch::Receiv
                 () = routes.look_again() => true,
             }
         };
-        if shared.drain.run_until_cancelled(changed).await != Some(true) {
+        if shared.closed.run_until_cancelled(changed).await != Some(true) {
             break;
         }
     }
@@ -117,7 +117,7 @@ async fn changed<T>(redirected: &mut Option<watch::Receiver<T>>) -> bool {
     }
 }
 
-/// Listens where clients with certificates come in, as far as that is this thread's, until the egress drains.
+/// Listens where clients with certificates come in, as far as that is this thread's, until the egress is closed.
 pub(super) async fn listen_for_tls(here: AcceptingThread) {
     let shared = &here.shared;
     let (Some(tls), Some(entrance)) = (&shared.config.tls, &shared.tls) else {
@@ -131,7 +131,7 @@ pub(super) async fn listen_for_tls(here: AcceptingThread) {
         .filter(|address| here.accepts_at(*address))
     {
         let entrance = Entrance::tls(entrance.clone());
-        let listening = listen(here.clone(), address, entrance, shared.drain.child_token());
+        let listening = listen(here.clone(), address, entrance, shared.closed.child_token());
         let name = format!("TLS listener at {address}");
         tasks.spawn(shared.config.tasks.guard(name, listening));
     }

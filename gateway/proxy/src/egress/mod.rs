@@ -196,7 +196,12 @@ struct EgressShared {
     /// Entrance of clients with certificates.
     tls: Option<Arc<TlsEntrance>>,
     redirect: Option<Redirect>,
+    /// Clients that can come back are asked to.
     drain: CancellationToken,
+    /// Nobody is accepted any more.
+    closed: CancellationToken,
+    /// Data threads that accept or start clients.
+    accepting: watch::Sender<usize>,
     seed: AtomicU64,
 }
 
@@ -236,19 +241,22 @@ impl Egress {
                 holders: PortHolders::default(),
                 rate_limited: Mutex::new(RateLimited::new()),
                 drain: CancellationToken::new(),
+                closed: CancellationToken::new(),
+                accepting: watch::Sender::default(),
                 seed: AtomicU64::new(rand::random()),
             }),
         }
     }
 
-    /// Listens and serves on this data thread, until [`Egress::drain`] or until the sender of `bindings` is gone, and no data
-    /// thread accepts any more. Must run on the runtime of data thread `thread`, once for each; connections live on after it
+    /// Listens and serves on this data thread, until [`Egress::close`] or until the sender of `bindings` is gone, and no
+    /// data thread accepts any more. Must run on the runtime of data thread `thread`, once for each; connections live on after it
     /// returns.
     pub async fn run(&self, thread: usize, bindings: watch::Receiver<Bindings>) {
         let shared = self.shared.clone();
         let Some((dispatch, given)) = shared.dispatch.take(thread) else {
             return;
         };
+        let _accepting = Accepting::new(shared.clone());
         let here = AcceptingThread {
             shared: shared.clone(),
             thread,
@@ -346,9 +354,22 @@ impl Egress {
         &self.shared.config.descriptors
     }
 
-    /// Stops accepting. Connections under way go on.
+    /// Asks every client of HTTP to come back on a new connection. Others go on, and whoever comes is served.
     pub fn drain(&self) {
+        self.shared.open.drain();
         self.shared.drain.cancel();
+    }
+
+    /// Stops accepting. Connections under way go on.
+    pub fn close(&self) {
+        self.shared.closed.cancel();
+    }
+
+    /// Waits until every client that was accepted is among the open connections, and no other can come.
+    pub async fn closed(&self) {
+        let mut accepting = self.shared.accepting.subscribe();
+        // The sender is held here.
+        let _ = accepting.wait_for(|threads| *threads == 0).await;
     }
 
     /// Resets every connection that is open.
@@ -364,6 +385,22 @@ impl Egress {
     #[must_use]
     pub fn open_connections(&self) -> &Arc<OpenConnections> {
         &self.shared.open
+    }
+}
+
+/// Counts a data thread for as long as it accepts.
+struct Accepting(Arc<EgressShared>);
+
+impl Accepting {
+    fn new(shared: Arc<EgressShared>) -> Self {
+        shared.accepting.send_modify(|threads| *threads += 1);
+        Self(shared)
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.accepting.send_modify(|threads| *threads -= 1);
     }
 }
 

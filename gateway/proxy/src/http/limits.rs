@@ -40,7 +40,7 @@ pub(crate) const MAX_INTERIM_BYTES: usize = 32 * 1024;
 pub(crate) const UPSTREAM_KEEP_ALIVE: Duration = Duration::from_secs(4);
 /// Longest wait for a kept connection to be free again once both bodies have ended: it only takes its task's next turn.
 pub(crate) const REUSE_WAIT: Duration = Duration::from_millis(100);
-/// Time in which a shutdown still waits for the first request of a new connection, or the rest of a head.
+/// Time in which a shutdown still waits for the next request of a connection of HTTP/1.1, the first of a new one, or the rest of a head.
 pub(crate) const DRAIN_WAIT: Duration = Duration::from_secs(1);
 /// Limits within which requests are scanned.
 pub(crate) const SCAN_LIMITS: ScanLimits = ScanLimits {

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -122,7 +122,6 @@ struct IngressShared {
     rate_limited: Mutex<RateLimited<(GatewayId, StreamRefusal)>>,
     /// Tells what permissions forbid.
     reports: PermissionReports,
-    draining: AtomicBool,
     seed: AtomicU64,
 }
 
@@ -154,15 +153,14 @@ impl Ingress {
                 access,
                 peers: RwLock::default(),
                 rate_limited: Mutex::new(RateLimited::new()),
-                draining: AtomicBool::new(false),
                 seed: AtomicU64::new(rand::random()),
             }),
         }
     }
 
-    /// Refuses new streams from now on, with a reason that sends them elsewhere.
+    /// Waits for no stream that comes from now on; it is served all the same, for its gateway knows no other.
     pub fn drain(&self) {
-        self.shared.draining.store(true, Ordering::Relaxed);
+        self.shared.open.drain();
     }
 
     /// Resets every connection that is open.
@@ -413,9 +411,6 @@ impl IngressShared {
         service: &ServiceName,
         id: ConnectionId,
     ) -> Result<(OpenConnectionGuard, PeerStreamGuard), RefusedStream> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(RefusedStream::draining());
-        }
         let streams = self.peer(tunnel.peer());
         let before = streams.fetch_add(1, Ordering::Relaxed);
         let counted = PeerStreamGuard(streams);

@@ -121,7 +121,7 @@ impl Misplacement {
 /// 2. Its arm must have weight. Of an arm that the split names no more, an instance of this zone belongs to any arm whose tags it
 ///    carries, and a place elsewhere, whose instance is not known here, to any that does not contradict its own.
 /// 3. Its instance must be one with a weight, and its gateway must not drain.
-/// 4. No better tier may be able to serve its arm; within its tier, not the own zone. What is silent or suspect draws nobody.
+/// 4. No better tier may be able to serve its arm; within its tier, not the own zone. What is silent, drains or is suspect draws nobody.
 ///
 /// # Errors
 /// Says why it does not.
@@ -143,11 +143,12 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
         false => arms::ordered(&service.split, target, &mut Reasons::new(false), &mut rng),
     };
     let serves = |arm: &Arm| best(&question, arm).is_some();
+    let stays = |arm: &Arm| best(&question, arm).is_some_and(|best| !best.drains);
     let Some(arm) = arm_of(&question, placed, &arms) else {
         return misplaced_if(arms.iter().any(serves), Misplacement::ArmWeightZero);
     };
     if drains(&question, placed, arm) {
-        return misplaced_if(arms.iter().any(serves), Misplacement::Draining);
+        return misplaced_if(arms.iter().any(stays), Misplacement::Draining);
     }
     let better =
         best(&question, arm).is_some_and(|best| best.draws && best.standing < standing(&question, placed));
@@ -222,7 +223,9 @@ type Standing = (usize, bool);
 /// The place that would be taken first.
 struct BestPlace {
     standing: Standing,
-    /// It answers, is fresh and does not fail, so that it may draw connections from places that serve.
+    /// Its gateway is about to end, and is taken only where there is no other.
+    drains: bool,
+    /// It answers, stays, is fresh and does not fail, so that it may draw connections from places that serve.
     draws: bool,
 }
 
@@ -232,7 +235,8 @@ fn best(question: &Question<'_>, arm: &Arm) -> Option<BestPlace> {
     let rank = homes.next()?.grounds.rank();
     Some(BestPlace {
         standing: (rank.tier.unwrap_or(0), rank.elsewhere),
-        draws: !(rank.silent || rank.suspect || rank.failing),
+        drains: rank.draining,
+        draws: !(rank.silent || rank.draining || rank.suspect || rank.failing),
     })
 }
 

@@ -146,7 +146,7 @@ impl<'s, R: Rng> Decision<'s, R> {
             };
             let question = self.question.as_ref()?;
             let homes = homes::of_arm(question, &arm, &mut self.reasons, &mut self.rng);
-            if homes.is_failing() {
+            if homes.is_last_resort() {
                 self.failing.push_back((arm, homes));
                 continue;
             }

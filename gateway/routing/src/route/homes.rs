@@ -25,6 +25,8 @@ pub(super) struct Grounds {
     own: bool,
     age: Age,
     link: Link,
+    /// Its gateway is shutting down, and still serves.
+    draining: bool,
     failing: bool,
 }
 
@@ -32,6 +34,7 @@ pub(super) struct Grounds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct HomeRank {
     pub(super) silent: bool,
+    pub(super) draining: bool,
     pub(super) failing: bool,
     pub(super) suspect: bool,
     pub(super) tier: Option<usize>,
@@ -41,7 +44,7 @@ pub(super) struct HomeRank {
 impl HomeRank {
     /// Index of the rank among those that gateways of one zone can have, which fail together.
     fn within_zone(self) -> usize {
-        usize::from(self.silent) * 2 + usize::from(self.suspect)
+        usize::from(self.silent) * 4 + usize::from(self.draining) * 2 + usize::from(self.suspect)
     }
 }
 
@@ -52,6 +55,7 @@ impl Grounds {
             own,
             age,
             link,
+            draining,
             failing,
         } = self;
         Why::Taken {
@@ -59,6 +63,7 @@ impl Grounds {
             own,
             age,
             link,
+            draining,
             failing,
         }
     }
@@ -66,6 +71,7 @@ impl Grounds {
     pub(super) fn rank(self) -> HomeRank {
         HomeRank {
             silent: self.link == Link::Stalled,
+            draining: self.draining,
             failing: self.failing,
             suspect: self.age != Age::Fresh,
             tier: self.tier,
@@ -128,9 +134,11 @@ impl<'s> Homes<'s> {
         self.left.is_empty()
     }
 
-    /// Tells whether every one of them comes after others because its instances fail. Asked before the first is given.
-    pub(super) fn is_failing(&self) -> bool {
-        !self.left.is_empty() && self.left.iter().all(|home| home.grounds.failing)
+    /// Tells whether every one of them comes after others because its instances fail or its gateway drains. Asked before the first is
+    /// given.
+    pub(super) fn is_last_resort(&self) -> bool {
+        let grounds = |home: &Home<'_>| home.grounds.failing || home.grounds.draining;
+        !self.left.is_empty() && self.left.iter().all(grounds)
     }
 
     pub(super) fn next(&mut self) -> Option<Home<'s>> {
@@ -204,8 +212,8 @@ struct AnnouncedWeights {
 /// takes nothing from it. `homes` has the gateways of a zone beside each other.
 fn draw_all(homes: &mut [Home<'_>], rng: &mut impl Rng) {
     for zone in homes.chunk_by_mut(|one, next| one.zone() == next.zone()) {
-        // Tier and zone are the same for all of them, so that a rank is two bits.
-        let mut told = [AnnouncedWeights::default(); 4];
+        // Tier and zone are the same for all of them, so that a rank is three bits.
+        let mut told = [AnnouncedWeights::default(); 8];
         for home in &*zone {
             let (told, weight) = (&mut told[home.grounds.rank().within_zone()], rate(home.weight));
             told.sum += weight;
@@ -245,6 +253,7 @@ fn own_zone(question: &Question<'_>, arm: &Arm, ejected: &Ejected) -> Result<Gro
         own: true,
         age: Age::Fresh,
         link: Link::Up,
+        draining: false,
         failing: ejected.has_place(&question.target.service, &snapshot.zone, &arm.tags),
     })
 }
@@ -270,14 +279,7 @@ fn remote(
     if entry.age == Age::Withdrawn {
         return Err(Why::Withdrawn);
     }
-    if entry.record.draining {
-        return Err(Why::ZoneDraining);
-    }
-    let link = match snapshot.links.get(&entry.record.origin) {
-        None => return Err(Why::NoTunnel),
-        Some(Link::Draining) => return Err(Why::TunnelDraining),
-        Some(link) => *link,
-    };
+    let link = *snapshot.links.get(&entry.record.origin).ok_or(Why::NoTunnel)?;
     let weight = healthy_weight(entry, &question.target.service, &arm.tags)?;
     let tags = &snapshot.topology.zones.get(zone).ok_or(Why::NotInTopology)?.tags;
     let grounds = Grounds {
@@ -285,6 +287,7 @@ fn remote(
         own: false,
         age: entry.age,
         link,
+        draining: entry.record.draining || link == Link::Draining,
         failing: ejected.has_place(&question.target.service, zone, &arm.tags),
     };
     Ok((grounds, weight))

@@ -124,13 +124,14 @@ struct Question<'s> {
 /// 1. The service must be in the topology.
 /// 2. The arms are those of the route that rules the request, if it has some, or else the service's (see `requests`). Arms of weight 0 are never used; arms that contradict the tags of the name are passed over. The others are put in
 ///    a weighted random order. The first that has a home is the pick; the rest follow as a last resort, and after them those
-///    of which every home fails (see `outlier`). When every arm contradicts the name, the name alone counts.
+///    of which every home fails (see `outlier`) or drains. When every arm contradicts the name, the name alone counts.
 /// 3. A zone in the name (`orders.west.zone.mesh`) leaves only that zone, and replaces the failover tiers.
 /// 4. The own zone must be one that may run the service, and needs a healthy instance of weight above 0 that carries the tags.
 /// 5. Another zone must be allowed to run the service and to export it to this one; the gateway must be known by zone sync, not be
-///    withdrawn or draining, have a tunnel that takes streams, and export healthy instances that carry the tags.
+///    withdrawn, have a tunnel, and export healthy instances that carry the tags.
 /// 6. The zone must be in the topology and match a tier; the first tier that it matches is its own.
-/// 7. What is left is ordered: gateways whose tunnels answer before those gone silent, zones before those whose instances with the
+/// 7. What is left is ordered: gateways whose tunnels answer before those gone silent, those that stay before
+///    those that drain, zones before those whose instances with the
 ///    tags have failed in a row (see `outlier`), fresh records before suspect ones,
 ///    tiers in order, the own zone first within its tier, and then at random: a zone by its healthy weight, whatever the number of
 ///    its gateways, and a gateway within it.

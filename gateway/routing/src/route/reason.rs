@@ -69,6 +69,9 @@ pub enum Why {
         own: bool,
         age: Age,
         link: Link,
+        /// Its gateway is shutting down: it serves those who can go nowhere else.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        draining: bool,
         /// Several of its instances have failed in a row.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         failing: bool,
@@ -90,9 +93,7 @@ pub enum Why {
     MayNotRun,
     NeverHeard,
     Withdrawn,
-    ZoneDraining,
     NoTunnel,
-    TunnelDraining,
     NoInstance,
     NoneHealthy,
     NoWeight,
@@ -114,6 +115,7 @@ impl Why {
             Self::Taken {
                 link: Link::Stalled, ..
             } => "stalled",
+            Self::Taken { draining: true, .. } => "draining",
             Self::Taken { failing: true, .. } => "failing",
             Self::Taken {
                 age: Age::Suspect, ..
@@ -135,9 +137,7 @@ impl Why {
             Self::MayNotRun => "may_not_run",
             Self::NeverHeard => "never_heard",
             Self::Withdrawn => "withdrawn",
-            Self::ZoneDraining => "zone_draining",
             Self::NoTunnel => "no_tunnel",
-            Self::TunnelDraining => "tunnel_draining",
             Self::NoInstance => "no_instance",
             Self::NoneHealthy => "none_healthy",
             Self::NoWeight => "no_weight",
@@ -162,9 +162,7 @@ impl Why {
             Self::MayNotRun => "passed over: run_in leaves it out",
             Self::NeverHeard => "passed over: zone sync has not heard of it",
             Self::Withdrawn => "passed over: not heard for too long",
-            Self::ZoneDraining => "passed over: it is draining",
             Self::NoTunnel => "passed over: no tunnel is up",
-            Self::TunnelDraining => "passed over: its gateway is shutting down",
             Self::NoInstance => "passed over: no instance carries the tags",
             Self::NoneHealthy => "passed over: no instance with the tags is healthy",
             Self::NoWeight => "passed over: all healthy instances have weight 0",
@@ -181,6 +179,7 @@ impl fmt::Display for Why {
             own,
             age,
             link,
+            draining,
             failing,
         } = self
         else {
@@ -198,6 +197,9 @@ impl fmt::Display for Why {
         }
         if *failing {
             f.write_str(", after those that do not fail: its instances have failed in a row")?;
+        }
+        if *draining {
+            f.write_str(", after those that stay: its gateway is shutting down")?;
         }
         if *link == Link::Stalled {
             f.write_str(", last: its tunnels have gone silent")?;

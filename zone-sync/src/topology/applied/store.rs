@@ -14,7 +14,8 @@ use causeway_federation::{
         MAX_DOCUMENT_BYTES, StoredTopology, TopologyConflict, TopologyDocument, TopologyDocumentError,
     },
 };
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use causeway_host::held::open_held;
+use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 /// Name of the file in the data folder.
 pub const FILE: &str = "topology.redb";
@@ -123,7 +124,9 @@ fn open_guarded(path: &Path) -> Result<(TopologyStore, StoredTopology), Topology
 }
 
 fn open(path: &Path) -> Result<(TopologyStore, StoredTopology), TopologyFileError> {
-    let mut database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    let is_held = |error: &DatabaseError| matches!(error, DatabaseError::DatabaseAlreadyOpen);
+    let create = || Database::builder().set_cache_size(CACHE_BYTES).create(path);
+    let mut database = open_held(is_held, create)?;
     // Opening alone verifies no checksum of the rows.
     database.check_integrity()?;
     let writing = database.begin_write()?;

@@ -10,7 +10,7 @@ use causeway_federation::{
     },
 };
 use causeway_routing::{
-    snapshot::{Health, Link, Snapshot},
+    snapshot::{Health, Snapshot},
     target::Bindings,
 };
 use serde::{Deserialize, Serialize};
@@ -237,14 +237,13 @@ fn from_gateway(
         )
     });
     let link = snapshot.links.get(&entry.record.origin).copied();
-    let takes_streams = matches!(link, Some(Link::Up | Link::Stalled)) && !entry.record.draining;
     Some(ServiceZone {
         zone: entry.record.origin.zone.to_string(),
         instances,
         healthy,
         age: age_word(entry.age).to_owned(),
         link: link_word(link).to_owned(),
-        usable: exported && takes_streams && entry.age != Age::Withdrawn,
+        usable: exported && link.is_some() && entry.age != Age::Withdrawn,
     })
 }
 

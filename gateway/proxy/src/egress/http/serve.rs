@@ -65,6 +65,8 @@ pub(super) struct HttpConnection {
     pub(super) holder: ShareHolder,
     pub(super) socket: SharedClient,
     pub(super) watch: Arc<ClientWatch>,
+    /// It came during a shutdown.
+    is_late: bool,
     pub(super) checks: Arc<RequestChecks>,
     pub(super) interim: Arc<InterimQueue>,
     /// The change of protocol that its last request has come to.
@@ -113,6 +115,7 @@ impl HttpConnection {
         let watch = ClientWatch::new(Instant::now(), shared.config.half_closed_limit);
         let watch = Arc::new(watch);
         Self {
+            is_late: shared.drain.is_cancelled(),
             shared,
             opened,
             thread,
@@ -208,18 +211,20 @@ pub(super) async fn drive<F: Future>(
     mut shut_down: impl FnMut(Pin<&mut F>) -> DriveStep,
 ) -> Option<F::Output> {
     let (handle, watch) = (connection.opened.handle(), &connection.watch);
+    // Whoever comes during a shutdown has as long for its first request as ever.
+    let is_late = connection.is_late;
     let (mut draining, mut drained) = (None, false);
     loop {
         let mut due = connection.due();
         if let Some(began) = draining
             && !drained
         {
-            if watch.may_drain() || Instant::now() >= began + DRAIN_WAIT {
+            if watch.may_drain() || (!is_late && Instant::now() >= began + DRAIN_WAIT) {
                 if let DriveStep::End = shut_down(serving.as_mut()) {
                     return None;
                 }
                 drained = true;
-            } else {
+            } else if !is_late {
                 due = Some((began + DRAIN_WAIT, Due::Nothing));
             }
         }

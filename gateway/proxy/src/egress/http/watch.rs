@@ -229,11 +229,12 @@ impl ClientWatch {
         self.state.lock().due(idle)
     }
 
-    /// Tells whether a shutdown may close the connection after the request at hand, or now if it has had one and there is none.
+    /// Tells whether a shutdown may close the connection after the request at hand, or now. One of HTTP/1.1 that is kept waits for its next
+    /// request, which may be on its way and would be lost; HTTP/2 says which it has taken.
     pub(super) fn may_drain(&self) -> bool {
         let state = self.state.lock();
         match state.phase {
-            ClientPhase::Waiting => state.requests > 0,
+            ClientPhase::Waiting => state.is_version_2 && state.requests > 0,
             ClientPhase::Head => false,
             ClientPhase::Request => true,
         }
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shutdown_waits_for_the_first_request_and_for_the_rest_of_a_head() {
+    fn a_shutdown_waits_for_the_next_request_and_for_the_rest_of_a_head() {
         let watch = ClientWatch::new(Instant::now(), None);
         assert!(!watch.may_drain());
         watch.read();
@@ -348,8 +349,10 @@ mod tests {
         watch.request_began();
         assert!(watch.may_drain());
         watch.request_ended();
-        assert!(watch.may_drain());
+        assert!(!watch.may_drain(), "one may be on its way");
         watch.read();
         assert!(!watch.may_drain());
+        watch.speaks_version_2();
+        assert!(watch.may_drain(), "its client is told which were taken");
     }
 }

@@ -49,7 +49,7 @@ impl Redirect {
         }
     }
 
-    /// Keeps the table as `bindings` and the topology say. Runs until it is dropped, or the egress drains.
+    /// Keeps the table as `bindings` and the topology say. Runs until it is dropped, or the egress is closed.
     pub(in crate::egress) async fn keep(
         &self,
         shared: &EgressShared,
@@ -69,7 +69,7 @@ impl Redirect {
                     () = tokio::time::sleep(self.config.look_every) => true,
                 }
             };
-            if shared.drain.run_until_cancelled(woken).await != Some(true) {
+            if shared.closed.run_until_cancelled(woken).await != Some(true) {
                 // Connections that are open need the table to their end.
                 return std::future::pending().await;
             }

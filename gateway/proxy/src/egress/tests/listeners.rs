@@ -58,11 +58,11 @@ async fn a_binding_that_is_removed_stops_accepting_and_keeps_what_is_open() {
 }
 
 #[tokio::test]
-async fn draining_stops_accepting_and_a_cut_resets_and_empties() {
+async fn closing_stops_accepting_and_a_cut_resets_and_empties() {
     let (home, _here) = home().await;
     let mut client = home.client().await;
     client.greeting().await.unwrap();
-    home.egress.drain();
+    home.egress.close();
     refused(&home).await;
     client.echo("still there").await;
     let open = home.egress.open_connections();
@@ -106,6 +106,25 @@ async fn clients_beyond_the_limit_are_reset() {
     })
     .await;
     assert_eq!(home.client().await.greeting().await.unwrap(), "here");
+}
+
+#[tokio::test]
+async fn a_drain_goes_on_accepting_and_waits_for_nobody_who_came_later() {
+    let (home, _here) = home().await;
+    let open = home.egress.open_connections();
+    let mut early = home.client().await;
+    early.greeting().await.unwrap();
+    home.egress.drain();
+    let mut late = home.client().await;
+    assert_eq!(late.greeting().await.unwrap(), "here");
+    let still = tokio::time::timeout(Duration::from_millis(20), open.drained()).await;
+    assert!(still.is_err(), "one that came before it is open");
+    drop(early);
+    tokio::time::timeout(Duration::from_secs(20), open.drained())
+        .await
+        .expect("only the one that came before it is waited for");
+    late.echo("still there").await;
+    assert_eq!(open.count(), 1);
 }
 
 async fn refused(home: &Zone) {
@@ -208,11 +227,11 @@ async fn an_address_has_one_socket_and_its_clients_are_spread_evenly_over_the_da
 }
 
 #[tokio::test]
-async fn a_drain_ends_what_every_data_thread_runs() {
+async fn closing_ends_what_every_data_thread_runs() {
     let config = EgressConfig::new(3);
     let mut home = Zone::with_config("home", &topology(), Vec::new(), config);
     testbed::connect(home.vip).await;
-    home.egress.drain();
+    home.egress.close();
     for running in home.running.drain(..) {
         tokio::time::timeout(Duration::from_secs(20), running)
             .await
@@ -222,7 +241,7 @@ async fn a_drain_ends_what_every_data_thread_runs() {
 }
 
 #[tokio::test]
-async fn a_drain_still_takes_every_client_that_the_kernel_has_accepted() {
+async fn closing_still_takes_every_client_that_the_kernel_has_accepted() {
     /// More than a task may accept in one turn.
     const WAITING: usize = 300;
     let config = EgressConfig {
@@ -235,7 +254,7 @@ async fn a_drain_still_takes_every_client_that_the_kernel_has_accepted() {
     // Without giving the egress a turn.
     let connect = |_| std::net::TcpStream::connect(home.vip).unwrap();
     let waiting: Vec<_> = (0..WAITING).map(connect).collect();
-    home.egress.drain();
+    home.egress.close();
     until("all of them wait for an instance", || {
         home.egress.open_connections().count() >= WAITING
     })

@@ -113,8 +113,8 @@ fn each_state_of_another_zone_has_its_reason() {
         (Some(Link::Up), good(Age::Suspect, false), "suspect"),
         (Some(Link::Stalled), good(Age::Fresh, false), "stalled"),
         (Some(Link::Up), good(Age::Withdrawn, false), "withdrawn"),
-        (Some(Link::Up), good(Age::Fresh, true), "zone_draining"),
-        (Some(Link::Draining), good(Age::Fresh, false), "tunnel_draining"),
+        (Some(Link::Up), good(Age::Fresh, true), "draining"),
+        (Some(Link::Draining), good(Age::Fresh, false), "draining"),
         (None, good(Age::Fresh, false), "no_tunnel"),
         (
             Some(Link::Up),
@@ -132,7 +132,7 @@ fn each_state_of_another_zone_has_its_reason() {
         let name = entry.record.origin.to_string();
         let decision = decide(&east(&topology, link, entry), orders());
         assert_eq!(why(&decision, &format!("gateway {name}")), [expected]);
-        let taken = ["later_tier", "suspect", "stalled"].contains(&expected);
+        let taken = ["later_tier", "suspect", "stalled", "draining"].contains(&expected);
         assert_eq!(decision.candidates.len(), usize::from(taken), "{expected}");
         assert_eq!(decision.why == Why::NoHome, !taken);
     }

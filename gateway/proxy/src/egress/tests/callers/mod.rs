@@ -381,7 +381,7 @@ async fn a_permission_that_is_taken_away_closes_what_it_had_opened_and_nothing_e
 }
 
 #[tokio::test]
-async fn the_listener_is_bound_once_its_address_is_free_and_ends_with_a_drain() {
+async fn the_listener_is_bound_once_its_address_is_free_and_ends_with_the_egress() {
     let taken = std::net::TcpListener::bind(testbed::vip()).unwrap();
     let here = Recorder::start("here").await;
     let scene = Scene::start_at(taken.local_addr().unwrap(), &topology(), here, true, |_| {});
@@ -396,7 +396,7 @@ async fn the_listener_is_bound_once_its_address_is_free_and_ends_with_a_drain() 
     until("the address is bound", || egress.bind_failures().is_empty()).await;
     let mut web = scene.client(WEB).await;
     web.greeting().await.unwrap();
-    egress.drain();
+    egress.close();
     let refused = async {
         while TcpStream::connect(scene.address).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -155,7 +155,9 @@ async fn a_shutdown_answers_the_request_under_way_and_closes_after_it() {
     let here = HttpInstance::start("here").await;
     let home = Zone::start("home", &speaking_http("early: false"), vec![here.instance(&[])]);
     let (mut idle, mut busy) = (HttpClient::of(&home).await, HttpClient::of(&home).await);
+    let mut kept = HttpClient::of(&home).await;
     idle.get("/").await;
+    kept.get("/").await;
     let (feed, fed) = tokio::sync::oneshot::channel();
     let body = http_body_util::StreamBody::new(futures_util::stream::once(async move {
         let bytes: bytes::Bytes = fed.await.unwrap();
@@ -164,8 +166,14 @@ async fn a_shutdown_answers_the_request_under_way_and_closes_after_it() {
     let request = http::Request::post("/echo").header("host", "orders.mesh");
     let request = request.body(http_body_util::BodyExt::boxed(body)).unwrap();
     let asking = tokio::spawn(async move { busy.send(request).await.unwrap() });
-    until("both have asked", || here.requests() == 2).await;
+    until("all have asked", || here.requests() == 3).await;
     home.egress.drain();
+    // A request that was on its way is answered, and so is the first of whoever comes only now.
+    let mut late = HttpClient::of(&home).await;
+    for client in [&mut kept, &mut late] {
+        let told = client.get("/").await;
+        assert_eq!((told.text(), told.field("connection")), ("here", Some("close")));
+    }
     until("the idle one is closed", || {
         home.egress.open_connections().count() == 1
     })
