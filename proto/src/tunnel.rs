@@ -96,6 +96,8 @@ mod tests {
             client_sockets: u64::MAX,
             besides: vec![u64::MAX; 16],
             avoid: vec![u64::MAX; 16],
+            gives_back: true,
+            takes_warm: true,
         };
         let kind = Some(stream_header::Kind::Connect(connect));
         assert!(encode_frame(&StreamHeader { kind }).is_ok());

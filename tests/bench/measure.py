@@ -1,4 +1,5 @@
-"""The figures, for one contender that runs: bulk transfer, its cost, keep-alive requests and new connections."""
+"""The figures, for one contender that runs: bulk transfer, its cost, keep-alive requests and new connections; and the last two once more
+where each request is looked at by itself (HTTP), by those who can."""
 
 import json
 import os
@@ -93,6 +94,10 @@ def everything(contender, processes, near, seconds):
             attempt((name,), lambda flows=flows: transfer(near, contender.bulk, flows, seconds)[0])
     attempt(("requests/s", "p50 us", "p99 us"), lambda: requests(near, contender.http, seconds))
     attempt(("new conn/s",), lambda: new_connections(near, contender.http, seconds))
+    if contender.each_request:
+        names = ("HTTP requests/s", "HTTP p50 us", "HTTP p99 us")
+        attempt(names, lambda: requests(near, contender.each_request, seconds))
+        attempt(("HTTP new conn/s",), lambda: new_connections(near, contender.each_request, seconds))
     if processes:
         attempt(("MB far",), lambda: resident_megabytes(processes[0]))
         attempt(("MB near",), lambda: resident_megabytes(processes[1]))

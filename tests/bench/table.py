@@ -3,7 +3,7 @@
 import statistics
 
 # Figures of which less is better.
-LESS = {"CPU s/GB", "p50 us", "p99 us", "MB far", "MB near"}
+LESS = {"CPU s/GB", "p50 us", "p99 us", "HTTP p50 us", "HTTP p99 us", "MB far", "MB near"}
 
 
 def _number(value):

@@ -26,7 +26,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rand::rngs::SmallRng;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::ProxyMetrics;
+use crate::{ProxyMetrics, warm::WarmAccess};
 
 /// Longest wait for one instance to accept. A SYN that was lost is sent again after 1 s, and once more 2 s later.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -49,6 +49,8 @@ pub(crate) struct InstanceConnection {
     pub(crate) held: HeldDescriptor,
     pub(crate) instance: Arc<Instance>,
     pub(crate) load: LoadGuard,
+    /// Another stream has given it back.
+    pub(crate) is_warm: bool,
 }
 
 /// Way of a connection up to this gateway, which goes along with what is opened for it.
@@ -64,6 +66,8 @@ pub(crate) struct Passage {
     pub(crate) besides: Vec<u64>,
     /// Numbers of the instances that it is given to if there is no other.
     pub(crate) avoid: Vec<u64>,
+    /// Connections that are open already; `None`: it is to have one of its own.
+    pub(crate) warm: Option<WarmAccess>,
 }
 
 /// Claim of a connection to descriptors for instances.
@@ -144,6 +148,9 @@ pub(crate) async fn dial(
                     instance: instance.clone(),
                 });
                 continue;
+            }
+            if let Some(warm) = passage.warm.as_ref().and_then(|warm| warm.take(instance)) {
+                return Ok(warm);
             }
             tried += 1;
             match open_socket(instance.address, passage) {
@@ -241,7 +248,12 @@ fn open_socket(address: SocketAddr, passage: &Passage) -> Result<io::Result<Held
     let as_promised = promised.as_ref().and_then(|ticket| ticket.take(&socket));
     let held = match as_promised {
         Some(held) => held,
-        None => passage.descriptors.hold(&socket, holder)?,
+        None => match passage.descriptors.hold(&socket, holder) {
+            Err(_) if passage.warm.as_ref().is_some_and(WarmAccess::give_way) => {
+                passage.descriptors.hold(&socket, holder)?
+            }
+            held => held?,
+        },
     };
     Ok(Ok((socket, held)))
 }
@@ -293,6 +305,7 @@ async fn connect(
             held,
             instance,
             load,
+            is_warm: false,
         }),
         Err(error) => Err(ConnectFailure { instance, error }),
     }

@@ -2,12 +2,16 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
+use arc_swap::ArcSwap;
 use causeway_federation::{registry::Provenance, topology::Topology};
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 
 use super::*;
-use crate::testbed::{self, Recorder};
+use crate::{
+    testbed::{self, Recorder},
+    warm::WarmConnections,
+};
 
 /// Keeps what it is told.
 #[derive(Debug, Default)]
@@ -31,6 +35,7 @@ fn passage() -> Passage {
         },
         besides: Vec::new(),
         avoid: Vec::new(),
+        warm: None,
     }
 }
 
@@ -105,6 +110,35 @@ async fn a_want_of_descriptors_is_not_held_against_an_instance() {
     dial_orders(&snapshot, &tags, &passage, &reported, 1)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn connections_that_wait_for_a_stream_give_way_when_descriptors_run_out() {
+    let there = Recorder::start("there").await;
+    let instance = there.instance(1, &[]);
+    let snapshot = testbed::snapshot("east", &topology(), vec![instance.clone()], vec![], &[]);
+    let warm = WarmConnections::new(Arc::new(ArcSwap::from_pointee(Snapshot::clone(&snapshot))));
+    let access = WarmAccess {
+        warm: warm.clone(),
+        holder: ShareHolder::Named("zone west".into()),
+        hops: 2,
+        thread: 0,
+        takes: false,
+    };
+    let (reported, tags) = (Reported::default(), Tags::default());
+    let first = dial_orders(&snapshot, &tags, &passage(), &reported, 1)
+        .await
+        .unwrap();
+    warm.give_back(access.place(&instance), first.own, first.socket, first.held);
+    assert_eq!(warm.count(), 1);
+    let without = Passage {
+        descriptors: Descriptors::limited_to(0),
+        warm: Some(access),
+        ..passage()
+    };
+    let dialled = dial_orders(&snapshot, &tags, &without, &reported, 1).await;
+    assert!(matches!(dialled, Err(DialError::NoDescriptor(NoShare::NoneFree))));
+    assert_eq!(warm.count(), 0);
 }
 
 #[tokio::test]

@@ -21,5 +21,6 @@ pub mod relay;
 mod reports;
 #[cfg(test)]
 mod testbed;
+mod warm;
 
 pub use metrics::{ForbiddenTotals, MoveReason, PermissionOutcome, ProxyMetrics};

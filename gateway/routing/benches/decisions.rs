@@ -18,14 +18,17 @@ use std::{
 use causeway_federation::{
     catalog::{Age, Catalog, Export},
     name::{ServiceName, Tags},
+    topology::Topology,
 };
 use causeway_routing::{
     balance::{Choice, InstanceList},
+    requests::{RequestHead, find},
     route::{Request, route},
     snapshot::{Instance, Link, Snapshot},
     target::Target,
     testbed,
 };
+use http::HeaderMap;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 const SERVICES: usize = 10_000;
@@ -36,7 +39,53 @@ const INSTANCES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
 /// Time for which each figure is measured.
 const FOR: Duration = Duration::from_millis(300);
 
+/// Size of a federation whose requests are decided on.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    services: usize,
+    zones: usize,
+    arms: usize,
+    tiers: usize,
+    /// Routes of the service, of which the last one rules.
+    routes: usize,
+}
+
+const USUAL: Size = Size {
+    services: SERVICES,
+    zones: 100,
+    arms: 3,
+    tiers: 4,
+    routes: 4,
+};
+
 fn main() {
+    println!("a request: its route, arm, tier and zone, without reasons");
+    for size in [
+        USUAL,
+        Size {
+            services: 10 * USUAL.services,
+            ..USUAL
+        },
+        Size {
+            zones: 10 * USUAL.zones,
+            ..USUAL
+        },
+        Size {
+            arms: 10 * USUAL.arms,
+            ..USUAL
+        },
+        Size {
+            tiers: 10 * USUAL.tiers,
+            ..USUAL
+        },
+        Size {
+            routes: 10 * USUAL.routes,
+            ..USUAL
+        },
+    ] {
+        let (find, route) = request(size);
+        println!("{size:?}: {find} ns to find its route, {route} ns for `route`");
+    }
     println!("route: {SERVICES} services, each exported by {EXPORTERS} gateways");
     for zones in ZONES {
         let begun = Instant::now();
@@ -75,6 +124,94 @@ fn main() {
              with tags of its own each: {pod_frequent:>5} ns, {pod_rare:>5} ns (indexed in {pods_built:.1?})"
         );
     }
+}
+
+/// Nanoseconds to find the route of a request, and to decide where it goes, each time for another service.
+fn request(size: Size) -> (u128, u128) {
+    let snapshot = demanding(size);
+    let headers = HeaderMap::new();
+    let last = format!("/p{:04}/orders/1", size.routes - 1);
+    let head = RequestHead {
+        method: "GET",
+        path: &last,
+        query: None,
+        host: "orders.mesh",
+        headers: &headers,
+    };
+    let questions: Vec<_> = (0..size.services)
+        .map(|number| Request::new(Target::service(name(number))))
+        .collect();
+    let mut rng = SmallRng::seed_from_u64(1);
+    let find = nanos(|| {
+        let question = &questions[rng.random_range(0..questions.len())];
+        let service = &snapshot.topology.services[&question.target.service];
+        black_box(find(service, &head).is_ok_and(|route| route.is_some()));
+    });
+    let route = nanos(|| {
+        let question = &questions[rng.random_range(0..questions.len())];
+        let seed = SmallRng::seed_from_u64(rng.random());
+        black_box(route(&snapshot, question, seed).first());
+    });
+    (find, route)
+}
+
+/// Services with so many arms, tiers and routes, each exported by a few of so many zones.
+fn demanding(size: Size) -> Snapshot {
+    let arms = (0..size.arms).map(|arm| format!("{{ tags: {{ version: v{arm} }}, weight: {} }}", arm + 1));
+    let named = (1..size.tiers - 1).map(|tier| format!("{{ zone: n{tier:05} }}"));
+    let tiers = ["{ zone: self }".to_owned()].into_iter().chain(named);
+    let tiers = tiers.chain(["{}".to_owned()]);
+    let routes =
+        (0..size.routes).map(|route| format!("{{ match: {{ path_prefix: /p{route:04}, methods: [GET] }} }}"));
+    let list = |parts: Vec<String>| parts.join(", ");
+    let service = format!(
+        "  orders: {{ port: 80, protocol: http, split: [{}], failover: [{}], routes: [{}] }}",
+        list(arms.collect()),
+        list(tiers.collect()),
+        list(routes.collect())
+    );
+    let zones = (1..size.tiers - 1).map(|tier| format!("\n  n{tier:05}: {{}}"));
+    let small = testbed::topology(&format!("  home: {{}}{}", zones.collect::<String>()), &service);
+    let exports = (0..size.arms).map(|arm| Export {
+        tags: testbed::tags(&[("version", &format!("v{arm}"))]),
+        ..export(testbed::service("orders"))
+    });
+    grown(&small, size, exports.collect())
+}
+
+/// The federation of `small`, with more zones and services, each of which exports these.
+fn grown(small: &Topology, size: Size, exports: Vec<Export>) -> Snapshot {
+    let mut topology = small.clone();
+    let (zone, service) = (
+        topology.zones["home"].clone(),
+        topology.services["orders"].clone(),
+    );
+    let zone_name = |number: usize| format!("z{number:05}");
+    for number in 0..size.zones {
+        let name = testbed::zone(&zone_name(number));
+        topology.zones.insert(name, zone.clone());
+    }
+    let mut exported: Vec<Vec<Export>> = vec![Vec::new(); size.zones];
+    for number in 0..size.services {
+        topology.services.insert(name(number), service.clone());
+        for exporter in 0..EXPORTERS {
+            let own = exports.iter().map(|export| Export {
+                service: name(number),
+                ..export.clone()
+            });
+            exported[(number * 7 + exporter * 3) % size.zones].extend(own);
+        }
+    }
+    let names: Vec<String> = (0..size.zones).map(zone_name).collect();
+    let entries = names.iter().zip(exported).map(|(name, exports)| {
+        let mut entry = testbed::entry(name, Age::Fresh, false, &[]);
+        let mut record = (*entry.record).clone();
+        record.exports = exports.into_iter().collect();
+        entry.record = Arc::new(record);
+        entry
+    });
+    let links: Vec<(&str, Link)> = names.iter().map(|name| (name.as_str(), Link::Up)).collect();
+    testbed::snapshot("home", &Arc::new(topology), vec![], entries.collect(), &links)
 }
 
 fn nanos(mut what: impl FnMut()) -> u128 {

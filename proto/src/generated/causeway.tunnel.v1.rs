@@ -30,10 +30,8 @@ pub struct Connect {
     pub service: ::prost::alloc::string::String,
     /// Only instances that carry all of these tags will do.
     #[prost(btree_map = "string, string", tag = "2")]
-    pub tags: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        ::prost::alloc::string::String,
-    >,
+    pub tags:
+        ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
     /// The service that is calling, as the calling zone vouches for it; empty means that nobody can name it.
     #[prost(string, tag = "3")]
     pub caller: ::prost::alloc::string::String,
@@ -48,10 +46,8 @@ pub struct Connect {
     pub early: bool,
     /// Tags of the calling instance, those that permissions can name (63 bytes for a key and a value). None without `caller`.
     #[prost(btree_map = "string, string", tag = "7")]
-    pub caller_tags: ::prost::alloc::collections::BTreeMap<
-        ::prost::alloc::string::String,
-        ::prost::alloc::string::String,
-    >,
+    pub caller_tags:
+        ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
     /// SPIFFE id of the caller's own certificate, at most 1024 bytes; empty means that it has shown none.
     #[prost(string, tag = "8")]
     pub caller_identity: ::prost::alloc::string::String,
@@ -76,6 +72,13 @@ pub struct Connect {
     /// Instances that the asker has seen failing, at most 16: they are given it if there is no other.
     #[prost(fixed64, repeated, tag = "14")]
     pub avoid: ::prost::alloc::vec::Vec<u64>,
+    /// The asker speaks HTTP/1.1 on the stream, and finishes its side only when every answer has come whole and the instance keeps its connection: a stream
+    /// that ends so gives the connection to the instance back, to be lent to another stream of the same zone. Any other end is a reset.
+    #[prost(bool, tag = "15")]
+    pub gives_back: bool,
+    /// A connection to the instance that an earlier stream gave back will do.
+    #[prost(bool, tag = "16")]
+    pub takes_warm: bool,
 }
 /// The rest of the stream is one HTTP/2 connection that carries the ZoneSync gRPC service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -140,6 +143,12 @@ pub struct Ready {
     /// Number of the instance, the same at every gateway of its zone: 64-bit FNV-1a of its id, and 1 for 0. 0: the gateway does not say.
     #[prost(fixed64, tag = "2")]
     pub instance: u64,
+    /// An earlier stream gave the connection to the instance back, so that it may just be closing.
+    #[prost(bool, tag = "3")]
+    pub warm: bool,
+    /// The connection to the instance is taken back from this stream, if the stream gives it back.
+    #[prost(bool, tag = "4")]
+    pub lent: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {

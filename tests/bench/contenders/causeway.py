@@ -18,9 +18,11 @@ zones:
     instances:
       - {{ service: bulk, address: "127.0.0.1:{IPERF_PORT}" }}
       - {{ service: web, address: "127.0.0.1:{HTTP_PORT}" }}
+      - {{ service: api, address: "127.0.0.1:{HTTP_PORT}" }}
 services:
   bulk: {{ port: {IPERF_PORT}, protocol: tcp }}
   web: {{ port: {HTTP_PORT}, protocol: tcp }}
+  api: {{ port: {HTTP_PORT}, protocol: http }}
 """
 
 
@@ -39,10 +41,11 @@ class Causeway:
             # Options of this program alone, to measure one of them: CAUSEWAY_BENCH_ARGUMENTS="--congestion bbr".
             arguments += os.environ.get("CAUSEWAY_BENCH_ARGUMENTS", "").split()
             started.append(zone.start(bench.log(self.NAME, zone), os.environ["CAUSEWAY"], *arguments))
-        wait_until("far exports both services to near", lambda: self._exported(bench) == {"bulk", "web"})
+        wait_until("far exports its services to near", lambda: self._exported(bench) == {"bulk", "web", "api"})
         addresses = {item["name"]: item["vips"][0] for item in self._read(bench, "services")}
         self.bulk = (addresses["bulk"], IPERF_PORT)
         self.http = (addresses["web"], HTTP_PORT)
+        self.each_request = (addresses["api"], HTTP_PORT)
         return started
 
     @staticmethod

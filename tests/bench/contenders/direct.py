@@ -7,6 +7,7 @@ class Direct:
     NAME = "direct"
     bulk = (FAR, IPERF_PORT)
     http = (FAR, HTTP_PORT)
+    each_request = http
 
     def start(self, _bench):
         return []

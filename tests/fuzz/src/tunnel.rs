@@ -75,6 +75,8 @@ fn connect() -> Connect {
         client_sockets: 7,
         besides: vec![1, 2],
         avoid: vec![3],
+        gives_back: true,
+        takes_warm: true,
     }
 }
 

@@ -179,6 +179,7 @@ services:
     retry: { attempts: 2, on: [connect-failure, reset, 503, resource-exhausted], per_try_timeout: 2s, methods: [GET, POST], budget: 20% }
     outlier: { consecutive: 5, eject: 30s, max: 50% }
     limits: { connections: 1024, pending: 1024, requests: 512, retries: 8, rate: 1000/s, rate_per_caller: 100/s }
+    forwarded: replace
     early: false
     idle_timeout: 15m
     connections: { linger: 30s, max_age: 1h }

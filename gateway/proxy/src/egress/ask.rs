@@ -27,7 +27,10 @@ use causeway_tunnel::{
 use rand::rngs::SmallRng;
 use tokio::time::timeout;
 
-use super::upstream::{GatewayStream, OpenStream, TunnelStreamGuard, Upstream};
+use super::{
+    early::EarlyBytes,
+    upstream::{GatewayStream, OpenStream, TunnelStreamGuard, Upstream},
+};
 use crate::{
     ProxyMetrics,
     dial::{DialError, Passage, dial, no_descriptor},
@@ -122,8 +125,19 @@ pub(super) struct ConnectRequest {
     pub(super) besides: Vec<u64>,
     /// Numbers of the instances that are given it if there is no other.
     pub(super) avoid: Vec<u64>,
-    /// The client's first bytes; empty unless the service is marked `early`.
-    pub(super) early: Bytes,
+    /// Bytes of the client that go along.
+    pub(super) early: EarlyBytes,
+    /// Terms on which a connection to an instance is lent.
+    pub(super) lending: Lending,
+}
+
+/// Terms on which a far gateway lends a connection to an instance, where the stream carries HTTP/1.1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lending {
+    /// The end of the stream gives it back.
+    pub(super) gives_back: bool,
+    /// One that another stream gave back will do.
+    pub(super) takes_warm: bool,
 }
 
 impl ConnectRequest {
@@ -143,13 +157,15 @@ impl ConnectRequest {
                 caller_identity: identity.map(ToString::to_string).unwrap_or_default(),
                 trace_parent: String::new(),
                 attempt: self.attempt,
-                early: !self.early.is_empty(),
+                early: !self.early.bytes().is_empty(),
                 connection: self.connection.bits(),
                 topology: self.topology.compared().to_vec(),
                 hops: self.hops.into(),
                 client_sockets: self.client.bits(),
                 besides: self.besides.clone(),
                 avoid: self.avoid.clone(),
+                gives_back: self.lending.gives_back,
+                takes_warm: self.lending.takes_warm,
             })),
         }
     }
@@ -198,17 +214,28 @@ pub(super) async fn remote(
     };
     by.asked(answer.is_ok());
     let (tunnel, stream) = answer.map_err(|_| CandidateError::Timeout)?;
-    let (stream, ready) = stream?;
+    let ReadyStream {
+        stream,
+        ready,
+        early_bytes,
+    } = stream?;
     Ok(Upstream::Gateway(GatewayStream {
         stream,
         instance: ready.instance,
-        early_bytes: question.early.len() as u64,
+        early_bytes,
+        is_warm: ready.warm,
+        is_lent: ready.lent,
         counted: TunnelStreamGuard::new(tunnel),
     }))
 }
 
 /// A stream of which an instance has become ready.
-type ReadyStream = (OpenStream, Ready);
+struct ReadyStream {
+    stream: OpenStream,
+    ready: Ready,
+    /// Bytes of the client that went with its header.
+    early_bytes: u64,
+}
 
 /// Gives the tunnel that the answer came on, and the answer. The other stream, if there is one, is reset.
 async fn over_one_or_another(
@@ -236,7 +263,11 @@ async fn over_one_or_another(
     let Some(other) = other else {
         return (tunnel.clone(), first.await);
     };
-    let mut second = pin!(exchange(&other, question));
+    let again = ConnectRequest {
+        early: question.early.beside_others(),
+        ..question.clone()
+    };
+    let mut second = pin!(exchange(&other, &again));
     tokio::select! {
         answer = &mut first => match answer {
             Err(CandidateError::Lost(_)) => (other.clone(), second.await),
@@ -255,11 +286,16 @@ async fn exchange(tunnel: &Tunnel, question: &ConnectRequest) -> Result<ReadyStr
     let mut stream = OpenStream::new(opened.map_err(|error| CandidateError::Lost(error.into()))?);
     let Stream { send, recv } = stream.halves().map_err(CandidateError::Lost)?;
     write(send, frame).await?;
-    if !question.early.is_empty() {
-        write(send, question.early.clone()).await?;
+    let early = question.early.bytes();
+    if !early.is_empty() {
+        write(send, early.clone()).await?;
     }
     match read_reply(recv).await? {
-        Outcome::Ready(ready) => Ok((stream, ready)),
+        Outcome::Ready(ready) => Ok(ReadyStream {
+            stream,
+            ready,
+            early_bytes: early.len() as u64,
+        }),
         Outcome::Refusal(refusal) => Err(CandidateError::Refused {
             reason: refusal.reason(),
             retryable: refusal.retryable,

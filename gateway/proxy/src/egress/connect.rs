@@ -33,8 +33,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     EgressShared,
-    ask::{self, CandidateError, ConnectRequest},
+    ask::{self, CandidateError, ConnectRequest, Lending},
     connection::ClientConnection,
+    early::EarlyBytes,
     pace::{AskFailure, Pace, PaceStep, hedge_delay},
     upstream::Upstream,
 };
@@ -87,7 +88,8 @@ struct Search<'a> {
     asks: Vec<Ask>,
     /// Tells of tunnels that come and go.
     tunnels: watch::Receiver<u64>,
-    early: Bytes,
+    early: EarlyBytes,
+    lending: Lending,
     tried: FailedTries,
     /// Last thing that went wrong, for the access log.
     last: ConnectionOutcome,
@@ -107,7 +109,8 @@ pub(super) struct SearchOrder<'a> {
     pub(super) cut: &'a CancellationToken,
     /// Every decision for this client is drawn from it.
     pub(super) seed: u64,
-    pub(super) early: Bytes,
+    pub(super) early: EarlyBytes,
+    pub(super) lending: Lending,
     /// Descriptors for instances.
     pub(super) claim: DescriptorClaim,
     /// Tries of the same request that have failed: it is given to none of those again.
@@ -139,7 +142,8 @@ pub(super) async fn connect(
         come_through: shared.come_through(endpoints, &target.service, open).await,
         cut: connection.opened.handle().cut(),
         seed: shared.seed(),
-        early,
+        early: EarlyBytes::of_client(early),
+        lending: Lending::default(),
         claim: DescriptorClaim {
             holder: connection.holder.clone(),
             promised: connection.promised.as_ref().map(DescriptorPromise::ticket),
@@ -183,6 +187,7 @@ pub(super) async fn search(
         asks: Vec::new(),
         tunnels: shared.tunnels.changed(),
         early: order.early,
+        lending: order.lending,
         tried: order.tried,
         last: ConnectionOutcome::NoAnswer,
     };
@@ -335,6 +340,7 @@ impl Search<'_> {
                 claim: self.claim.clone(),
                 besides: self.tried.instances_of(&snapshot.zone),
                 avoid,
+                warm: None,
             },
             shared.rng(),
         ))
@@ -367,7 +373,11 @@ impl Search<'_> {
             client: self.client,
             besides: self.tried.instances_of(&gateway.zone),
             avoid,
-            early: self.early.clone(),
+            early: match self.asks.is_empty() {
+                true => self.early.clone(),
+                false => self.early.beside_others(),
+            },
+            lending: self.lending,
         };
         let rtt = tunnel.rtt();
         let tunnels = self.shared.tunnels.clone();
@@ -410,7 +420,7 @@ impl Search<'_> {
                     upstream,
                     candidate: ask.candidate,
                     attempts: self.pace.asked(),
-                    early: std::mem::take(&mut self.early),
+                    early: self.early.take(),
                 }))
             }
             Err(error) => self.failed(&ask, &error).map(|()| None),

@@ -154,7 +154,7 @@ impl ConnectionSummary {
 /// Outcome of a connection whose relay ended so.
 pub(super) fn outcome_of(end: RelayEnd) -> ConnectionOutcome {
     match end {
-        RelayEnd::Finished => ConnectionOutcome::Served,
+        RelayEnd::Finished | RelayEnd::GivenBack => ConnectionOutcome::Served,
         RelayEnd::SocketReset => ConnectionOutcome::ClientReset,
         RelayEnd::PeerReset | RelayEnd::LostRace => ConnectionOutcome::InstanceReset,
         RelayEnd::PeerCut => ConnectionOutcome::PeerCut,
@@ -314,6 +314,7 @@ impl EstablishedConnection {
             stall: config.stall_limit,
             half_closed: config.half_closed_limit,
             idle: service.and_then(|service| service.idle_timeout),
+            gives_back: false,
         }
     }
 

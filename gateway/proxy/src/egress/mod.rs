@@ -5,7 +5,8 @@
 //! one candidate has answered `ready`; until then, any candidate can be left for the next.
 //!
 //! The exception: for a service marked `early`, the first bytes travel with the header, and are kept to be given to the
-//! next candidate too. The first promise holds for it; the second does not.
+//! next candidate too. The first promise holds for it; the second does not. The same holds for a request of HTTP that may be made
+//! twice: it travels with the header of a stream beside which no other is asked for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,6 +48,7 @@ use crate::{
     reports::PermissionReports,
 };
 use dispatch::DispatchEnds;
+use http::UnreadBytes;
 use limits::ServiceLimits;
 use listen::AcceptingThread;
 use outliers::Outliers;
@@ -64,6 +66,7 @@ mod connect;
 mod connection;
 mod coverage;
 mod dispatch;
+mod early;
 mod giving_way;
 mod http;
 mod layout;
@@ -189,6 +192,8 @@ struct EgressShared {
     budgets: Mutex<Budgets>,
     outliers: Outliers,
     limits: ServiceLimits,
+    /// Bytes of answers that clients of HTTP/2 do not read.
+    unread: UnreadBytes,
     /// Tells what permissions forbid.
     reports: PermissionReports,
     /// Clients that are connections of other gateways.
@@ -225,6 +230,7 @@ impl Egress {
                 budgets: Mutex::default(),
                 outliers: Outliers::default(),
                 limits: ServiceLimits::default(),
+                unread: UnreadBytes::default(),
                 tls: config
                     .tls
                     .as_ref()
@@ -401,6 +407,13 @@ impl Accepting {
 impl Drop for Accepting {
     fn drop(&mut self) {
         self.0.accepting.send_modify(|threads| *threads -= 1);
+    }
+}
+
+#[cfg(test)]
+impl Egress {
+    fn unread_answers(&self) -> usize {
+        self.shared.unread.count()
     }
 }
 

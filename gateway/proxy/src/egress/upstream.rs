@@ -35,6 +35,10 @@ pub(super) struct GatewayStream {
     pub(super) instance: u64,
     /// Bytes of the client that went with the header.
     pub(super) early_bytes: u64,
+    /// Another stream has given the connection to the instance back.
+    pub(super) is_warm: bool,
+    /// The connection to the instance is taken back from this one.
+    pub(super) is_lent: bool,
 }
 
 impl Upstream {

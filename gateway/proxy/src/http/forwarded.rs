@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use causeway_federation::topology::ForwardedFields;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::headers::drop_disguised;
@@ -24,21 +25,21 @@ pub(crate) struct RequestOrigin<'a> {
     pub(crate) identity: Option<&'a str>,
 }
 
-/// Adds the client to those that the request has come through, and puts who it is in the place of whatever it says of that
+/// Says where a request comes from, as its service wants it, and puts who the client is in the place of whatever it says of that
 /// itself. To be called with the name that it has asked for in `Host`.
-pub(crate) fn add_forwarded(headers: &mut HeaderMap, origin: RequestOrigin<'_>) {
+pub(crate) fn add_forwarded(headers: &mut HeaderMap, origin: RequestOrigin<'_>, fields: ForwardedFields) {
     let told = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, CLIENT_CERTIFICATE];
     drop_disguised(headers, |name| told.iter().any(|told| told.as_str() == name));
-    let client = origin.client.to_canonical().to_string();
-    append(headers, FORWARDED_FOR, &client);
-    let protocol = match origin.is_tls {
-        true => "https",
-        false => "http",
-    };
-    // Those before it know what the first client asked for.
-    insert_new(headers, FORWARDED_PROTO, HeaderValue::from_str(protocol).ok());
-    let host = headers.get(header::HOST).cloned();
-    insert_new(headers, FORWARDED_HOST, host);
+    match fields {
+        ForwardedFields::Append => add_client(headers, origin),
+        ForwardedFields::Replace => {
+            for name in [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, header::FORWARDED] {
+                headers.remove(name);
+            }
+            add_client(headers, origin);
+        }
+        ForwardedFields::Off => {}
+    }
     headers.remove(CLIENT_CERTIFICATE);
     let told = origin
         .identity
@@ -46,6 +47,35 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, origin: RequestOrigin<'_>) 
     if let Some(told) = told {
         headers.insert(CLIENT_CERTIFICATE, told);
     }
+}
+
+/// Adds the client to those that the request has come through.
+fn add_client(headers: &mut HeaderMap, origin: RequestOrigin<'_>) {
+    let client = origin.client.to_canonical();
+    append(headers, FORWARDED_FOR, &client.to_string());
+    let protocol = match origin.is_tls {
+        true => "https",
+        false => "http",
+    };
+    let host = headers.get(header::HOST).cloned();
+    if headers.contains_key(header::FORWARDED) {
+        // Whoever reads this one does not read the others.
+        let client = match client {
+            IpAddr::V4(ip) => format!("for={ip}"),
+            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+        };
+        let named = host.as_ref().and_then(|host| host.to_str().ok());
+        let named = named.filter(|host| !host.contains(['"', '\\']));
+        let named = named.map(|host| format!(";host=\"{host}\"")).unwrap_or_default();
+        append(
+            headers,
+            header::FORWARDED,
+            &format!("{client}{named};proto={protocol}"),
+        );
+    }
+    // Those before it know what the first client asked for.
+    insert_new(headers, FORWARDED_PROTO, HeaderValue::from_str(protocol).ok());
+    insert_new(headers, FORWARDED_HOST, host);
 }
 
 /// Adds a member to a list that may be spread over several lines.
@@ -81,11 +111,19 @@ mod tests {
     };
 
     fn told(fields: &[(&'static str, &'static str)], origin: RequestOrigin<'_>) -> Vec<(String, String)> {
+        told_as(ForwardedFields::Append, fields, origin)
+    }
+
+    fn told_as(
+        wanted: ForwardedFields,
+        fields: &[(&'static str, &'static str)],
+        origin: RequestOrigin<'_>,
+    ) -> Vec<(String, String)> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        add_forwarded(&mut headers, origin);
+        add_forwarded(&mut headers, origin, wanted);
         let fields = headers
             .iter()
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
@@ -128,6 +166,46 @@ mod tests {
                 ("x-forwarded-proto", "https"),
             ])
         );
+    }
+
+    #[test]
+    fn a_service_may_have_the_client_take_the_place_of_those_before_it_or_be_told_of_nobody() {
+        let before = [
+            ("host", "orders.mesh"),
+            ("forwarded", "for=192.0.2.1"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-host", "shop.example"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-client-cert", "URI=spiffe://a/b"),
+        ];
+        let replaced = fields(&[
+            ("x-forwarded-for", "10.0.0.7"),
+            ("x-forwarded-host", "orders.mesh"),
+            ("x-forwarded-proto", "http"),
+        ]);
+        assert_eq!(told_as(ForwardedFields::Replace, &before, PLAIN), replaced);
+        let as_it_came = fields(&before[1..5]);
+        assert_eq!(told_as(ForwardedFields::Off, &before, PLAIN), as_it_came);
+        let none = told_as(ForwardedFields::Off, &[("host", "orders.mesh")], PLAIN);
+        assert_eq!(none, []);
+    }
+
+    #[test]
+    fn the_field_of_the_standard_is_kept_up_where_a_client_has_begun_it() {
+        let forwarded = |origin| {
+            let mut told = told(&[("host", "orders.mesh"), ("forwarded", "for=192.0.2.1")], origin);
+            told.retain(|(name, _)| name == "forwarded");
+            told
+        };
+        let both = "for=192.0.2.1, for=10.0.0.7;host=\"orders.mesh\";proto=http";
+        assert_eq!(forwarded(PLAIN), fields(&[("forwarded", both)]));
+        let client = RequestOrigin {
+            client: "2001:db8::7".parse().unwrap(),
+            is_tls: true,
+            ..PLAIN
+        };
+        let both = "for=192.0.2.1, for=\"[2001:db8::7]\";host=\"orders.mesh\";proto=https";
+        assert_eq!(forwarded(client), fields(&[("forwarded", both)]));
     }
 
     #[test]

@@ -38,10 +38,18 @@ pub(crate) const MAX_INTERIM_BYTES: usize = 32 * 1024;
 /// Longest time that a connection to an instance is kept for the next request: less than the 5 s after which common servers
 /// close theirs, so that no request meets one that is being closed.
 pub(crate) const UPSTREAM_KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// Longest time that a connection to an instance which the far gateway lends is kept for the next request. With the time for which that keeps it
+/// then, it is less than the same 5 s.
+pub(crate) const LENT_KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Longest time that a connection to an instance which one stream has given back waits for the next one.
+pub(crate) const WARM_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Longest wait for a kept connection to be free again once both bodies have ended: it only takes its task's next turn.
 pub(crate) const REUSE_WAIT: Duration = Duration::from_millis(100);
 /// Time in which a shutdown still waits for the next request of a connection of HTTP/1.1, the first of a new one, or the rest of a head.
 pub(crate) const DRAIN_WAIT: Duration = Duration::from_secs(1);
+/// Time in which a client of HTTP/1.1 whose connection is to end is told so with its next answer. One that asks for nothing in it finds the
+/// connection closed, at a moment when it is unlikely to ask just then.
+pub(crate) const LEAVE_WAIT: Duration = Duration::from_secs(5);
 /// Limits within which requests are scanned.
 pub(crate) const SCAN_LIMITS: ScanLimits = ScanLimits {
     head_bytes: MAX_HEAD_BYTES,
@@ -74,6 +82,11 @@ pub(crate) const UPSTREAM_STREAM_WINDOW: u32 = 1024 * 1024;
 pub(crate) const UPSTREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// Bytes of one body that may wait here for a connection to take them.
 pub(crate) const MAX_SEND_BUFFER_BYTES: usize = 128 * 1024;
+/// Bytes of answers that may wait here for one client's connection of HTTP/2 to take them, and one piece of each answer beside it: more than a
+/// connection sends within a moment in which nobody looks.
+pub(crate) const MAX_UNREAD_ANSWERS_OF_CLIENT: usize = 1024 * 1024;
+/// The same for all clients together. Once it is spent answers go on piece by piece.
+pub(crate) const MAX_UNREAD_ANSWERS_OF_ALL: usize = 64 * 1024 * 1024;
 /// Bytes of a request's body that are remembered until it is answered, to be given to another instance should this one refuse it unread.
 pub(crate) const MAX_REPLAYED_BYTES: usize = 64 * 1024;
 /// Instances that one request is given to, should those before it refuse it unread.

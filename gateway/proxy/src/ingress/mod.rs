@@ -14,16 +14,10 @@ use std::{
 };
 
 use causeway_federation::name::{GatewayId, ServiceName};
-use causeway_host::{
-    descriptors::Descriptors,
-    own_sockets::{OwnSockets, SocketPair},
-    share::ShareHolder,
-};
+use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets};
 use causeway_proto::tunnel::{Connect, stream_header::Kind};
 use causeway_routing::{
     failures::ConnectFailures,
-    hops,
-    outlier::MAX_AVOIDED,
     permit::Rule,
     route::Placement,
     snapshot::{Snapshot, Snapshots},
@@ -40,15 +34,17 @@ use tracing::Instrument as _;
 
 use crate::ProxyMetrics;
 use crate::{
-    dial::{DescriptorClaim, InstanceConnection, Passage, dial},
+    dial::{InstanceConnection, dial},
     keepalive::set_timeouts,
     moving::FollowingConnections,
     open::{OpenConnection, OpenConnectionGuard, OpenConnections},
     relay::{self, RelayCounters, RelayLimits, linger},
     reports::PermissionReports,
+    warm::{WarmConnections, WarmPlace},
 };
 
 mod opened;
+mod passage;
 mod permission;
 mod refuse;
 mod report;
@@ -61,9 +57,6 @@ use refuse::RefusedStream;
 const DEFAULT_MAX_CONNECTIONS: usize = 100_000;
 /// Streams that one peer gateway may have open at once, over all of its tunnels.
 const DEFAULT_MAX_STREAMS_PER_PEER: usize = 50_000;
-
-/// Instances that one connection is kept from. More than so many are not looked at.
-const MAX_BESIDES: usize = 16;
 
 /// Limits of the ingress.
 #[derive(Debug, Clone)]
@@ -123,6 +116,8 @@ struct IngressShared {
     /// Tells what permissions forbid.
     reports: PermissionReports,
     seed: AtomicU64,
+    /// Connections to instances that streams have given back.
+    warm: WarmConnections,
 }
 
 /// Request for which an instance was found.
@@ -133,6 +128,8 @@ struct AcceptedStream {
     rule: Rule,
     opened: OpenConnectionGuard,
     counted: PeerStreamGuard,
+    /// Place for the connection to the instance, should the stream give it back.
+    returns_to: Option<(WarmPlace, WarmConnections)>,
 }
 
 impl Ingress {
@@ -147,6 +144,7 @@ impl Ingress {
             shared: Arc::new(IngressShared {
                 open: OpenConnections::new(config.threads, config.max_connections),
                 config,
+                warm: WarmConnections::new(snapshots.clone()),
                 snapshots,
                 reports: PermissionReports::new(Role::Ingress, metrics.clone()),
                 metrics,
@@ -161,6 +159,7 @@ impl Ingress {
     /// Waits for no stream that comes from now on; it is served all the same, for its gateway knows no other.
     pub fn drain(&self) {
         self.shared.open.drain();
+        self.shared.warm.close();
     }
 
     /// Resets every connection that is open.
@@ -183,6 +182,11 @@ impl Ingress {
             metrics: self.shared.metrics.clone(),
         };
         following.keep_moving(generation).await;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn warm(&self) -> &WarmConnections {
+        &self.shared.warm
     }
 
     #[must_use]
@@ -270,7 +274,7 @@ async fn accept(
     send: &mut SendHalf,
 ) -> Result<Option<AcceptedStream>, RefusedStream> {
     let begun = Instant::now();
-    let passage = shared.passage(connect, tunnel.peer())?;
+    let passage = shared.passage(connect, tunnel)?;
     let (snapshot, request, opened, counted) = permission::admit(shared, tunnel, connect, id)?;
     let mut rng = shared.rng();
     let dialling = dial(
@@ -288,12 +292,17 @@ async fn accept(
         _ = gone => return Ok(None),
         () = opened.handle().cut().cancelled() => return Err(permission::taken_back(opened.handle())),
     };
-    set_timeouts(
-        &dialled.socket,
-        shared.config.keepalive,
-        shared.config.stall_limit,
-    );
-    if refuse::write_ready(send, &dialled.instance).await.is_err() {
+    if !dialled.is_warm {
+        let (keepalive, stall) = (shared.config.keepalive, shared.config.stall_limit);
+        set_timeouts(&dialled.socket, keepalive, stall);
+    }
+    let returns_to = passage
+        .warm
+        .map(|warm| (warm.place(&dialled.instance), warm.warm));
+    if refuse::write_ready(send, &dialled, returns_to.is_some())
+        .await
+        .is_err()
+    {
         return Ok(None);
     }
     let placement = Placement::at_instance(request.service.clone(), request.tags, &dialled.instance.id);
@@ -305,6 +314,7 @@ async fn accept(
         rule: request.verdict.rule,
         opened,
         counted,
+        returns_to,
     }))
 }
 
@@ -323,6 +333,7 @@ fn carry(
         rule,
         opened,
         counted,
+        returns_to,
     } = accepted;
     let InstanceConnection {
         own,
@@ -330,6 +341,7 @@ fn carry(
         held,
         instance,
         load,
+        ..
     } = dialled;
     let Stream { mut send, mut recv } = stream;
     shared.metrics.connection_opened(Role::Ingress, service.as_str());
@@ -343,11 +355,16 @@ fn carry(
         stall: shared.config.stall_limit,
         half_closed: shared.config.half_closed_limit,
         idle: None,
+        gives_back: returns_to.is_some(),
     };
     async move {
         let cut = opened.handle().cut();
         let relayed = relay::stream(&mut socket, &mut send, &mut recv, meters, limits, cut).await;
-        drop((own, socket, held, load));
+        drop(load);
+        match returns_to.filter(|_| relayed.end == relay::RelayEnd::GivenBack) {
+            Some((place, warm)) => warm.give_back(place, own, socket, held),
+            None => drop((own, socket, held)),
+        }
         let handle = opened.handle();
         let (outcome, rule) = match handle.termination() {
             Some(why) if relayed.end == relay::RelayEnd::Cut => (why.outcome, why.rule.clone()),
@@ -381,7 +398,7 @@ fn carry(
 
 fn outcome(end: relay::RelayEnd) -> ConnectionOutcome {
     match end {
-        relay::RelayEnd::Finished => ConnectionOutcome::Served,
+        relay::RelayEnd::Finished | relay::RelayEnd::GivenBack => ConnectionOutcome::Served,
         relay::RelayEnd::SocketReset => ConnectionOutcome::InstanceReset,
         relay::RelayEnd::PeerReset => ConnectionOutcome::ClientReset,
         relay::RelayEnd::PeerCut => ConnectionOutcome::PeerCut,
@@ -430,25 +447,6 @@ impl IngressShared {
         let opened = self.open.enter(tunnel.thread(), connection);
         let opened = opened.ok_or_else(|| RefusedStream::overloaded("too many connections"))?;
         Ok((opened, counted))
-    }
-
-    /// Counts the gateways that a connection has come through.
-    fn passage(&self, connect: &Connect, peer: &GatewayId) -> Result<Passage, RefusedStream> {
-        let own = &self.config.own_sockets;
-        let opened_here = SocketPair::told(connect.client_sockets).and_then(|pair| own.hops(pair));
-        let hops = hops::with_this_one(hops::of_stream(connect.hops, opened_here));
-        Ok(Passage {
-            own: own.clone(),
-            hops: hops.ok_or_else(RefusedStream::too_many_hops)?,
-            descriptors: self.config.descriptors.clone(),
-            claim: DescriptorClaim {
-                // All gateways of a zone are one: it can have as many as it likes.
-                holder: ShareHolder::Named(format!("zone {}", peer.zone).into()),
-                promised: None,
-            },
-            besides: connect.besides.iter().copied().take(MAX_BESIDES).collect(),
-            avoid: connect.avoid.iter().copied().take(MAX_AVOIDED).collect(),
-        })
     }
 
     fn peer(&self, peer: &GatewayId) -> Arc<AtomicUsize> {

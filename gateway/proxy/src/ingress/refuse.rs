@@ -11,13 +11,13 @@ use causeway_proto::tunnel::{Connect, Ready, Refusal, RefusalReason, StreamReply
 use causeway_routing::{
     hops::MAX_HOPS,
     permit::{Caller, Rule, Verdict, decide},
-    snapshot::{Instance, Snapshot},
+    snapshot::Snapshot,
 };
 use causeway_tunnel::{
     RecvHalf, SendHalf, StreamCode, WriteFrameError, stream_refusal, write_frame, write_refusal,
 };
 
-use crate::dial::DialError;
+use crate::dial::{DialError, InstanceConnection};
 
 /// Longest explanation that is sent. It may quote the caller's tags, which may fill a frame of their own.
 const MAX_MESSAGE_CHARS: usize = 1024;
@@ -182,9 +182,15 @@ pub(super) fn caller(connect: &Connect, from: &ZoneName) -> Result<Caller, Refus
 }
 
 /// Tells the caller that an instance has been reached.
-pub(super) async fn write_ready(send: &mut SendHalf, instance: &Instance) -> Result<(), WriteFrameError> {
+pub(super) async fn write_ready(
+    send: &mut SendHalf,
+    dialled: &InstanceConnection,
+    is_lent: bool,
+) -> Result<(), WriteFrameError> {
     let outcome = Some(Outcome::Ready(Ready {
-        instance: instance.number(),
+        instance: dialled.instance.number(),
+        warm: dialled.is_warm,
+        lent: is_lent,
     }));
     write_frame(send, &StreamReply { outcome }).await
 }

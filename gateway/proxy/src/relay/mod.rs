@@ -82,6 +82,8 @@ pub(crate) enum RelayEnd {
     Idle,
     /// One side had finished, and then nothing moved for as long as is allowed.
     HalfClosed,
+    /// The peer has given the socket back: nothing is under way on it.
+    GivenBack,
 }
 
 /// Limits of one connection.
@@ -93,6 +95,8 @@ pub(crate) struct RelayLimits {
     pub(crate) half_closed: Option<Duration>,
     /// Longest time without a byte; `None`: any.
     pub(crate) idle: Option<Duration>,
+    /// The end of the stream gives the socket back, instead of ending that side of it.
+    pub(crate) gives_back: bool,
 }
 
 impl RelayEnd {
@@ -214,15 +218,17 @@ struct StreamToSocket {
     bytes: u64,
     meter: Counter,
     done: bool,
+    gives_back: bool,
 }
 
 impl StreamToSocket {
-    fn new(meter: Counter) -> Self {
+    fn new(meter: Counter, gives_back: bool) -> Self {
         Self {
             pending: WriteQueue::default(),
             bytes: 0,
             meter,
             done: false,
+            gives_back,
         }
     }
 
@@ -275,6 +281,7 @@ impl StreamToSocket {
                     let wrote = self.pending.poll_write_first(cx, socket, chunks);
                     self.count(recv, wrote.map_err(|_| RelayEnd::SocketReset)?);
                 }
+                None if self.gives_back => return Poll::Ready(Err(RelayEnd::GivenBack)),
                 None => {
                     ready!(write::poll_shutdown(socket, cx)).map_err(|_| RelayEnd::SocketReset)?;
                     self.done = true;
@@ -286,7 +293,7 @@ impl StreamToSocket {
 }
 
 /// Relays until both directions are done, one is reset, a limit is reached, or `cut` is cancelled. On anything but
-/// [`RelayEnd::Finished`] the stream has been reset, and `socket` sends RST when the caller drops it.
+/// [`RelayEnd::Finished`] and [`RelayEnd::GivenBack`] the stream has been reset, and `socket` sends RST when the caller drops it.
 pub(crate) fn stream<'a>(
     socket: &'a mut impl Socket,
     send: &'a mut SendHalf,
@@ -297,7 +304,7 @@ pub(crate) fn stream<'a>(
 ) -> impl Future<Output = Relayed> {
     // Not of the async block, which would hold what is moved into its locals twice, for as long as the connection is open.
     let mut up = SocketToStream::new(counters.sent);
-    let mut down = StreamToSocket::new(counters.received);
+    let mut down = StreamToSocket::new(counters.received, limits.gives_back);
     let mut timers = (StallTimer::new(limits.stall), IdleTimer::new(&limits));
     async move {
         let end = tokio::select! {
@@ -305,10 +312,15 @@ pub(crate) fn stream<'a>(
             () = cut.cancelled() => RelayEnd::Cut,
             ended = both_ways(socket, send, recv, (&mut up, &mut down), &mut timers) => match ended {
                 Ok(()) => RelayEnd::Finished,
+                // Bytes that came after the answer, or their end, belong to nobody.
+                Err(RelayEnd::GivenBack) if up.done || !up.pending.is_empty() => RelayEnd::PeerReset,
                 Err(end) => end,
             },
         };
-        if end != RelayEnd::Finished {
+        if end == RelayEnd::GivenBack {
+            // It fails only where the peer reads no more.
+            let _ = send.finish();
+        } else if end != RelayEnd::Finished {
             // Each fails only where that side has already ended.
             let _ = send.reset(end.code());
             let _ = recv.stop(end.code());

@@ -33,6 +33,7 @@ pub(super) const LIMITS: RelayLimits = RelayLimits {
     stall: STALL_LIMIT,
     half_closed: None,
     idle: None,
+    gives_back: false,
 };
 
 pub(super) async fn between() -> Between {

@@ -275,6 +275,7 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     compare("run_in", &|service| zones(service.run_in.as_ref()));
     compare("allow", &allow);
     compare("deny", &|service| listed(&service.deny));
+    compare("forwarded", &|service| service.forwarded.word().to_owned());
     compare("early", &|service| service.early.to_string());
     compare("idle_timeout", &|service| {
         service.idle_timeout.map_or_else(|| "none".to_owned(), duration)

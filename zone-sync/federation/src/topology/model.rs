@@ -197,6 +197,7 @@ pub struct Service {
     pub retry: Option<Arc<Retry>>,
     pub outlier: Option<Outlier>,
     pub limits: RouteLimits,
+    pub forwarded: ForwardedFields,
     /// First bytes travel with the header (see ARCHITECTURE.md, "Two promises").
     pub early: bool,
     /// Longest time that a connection may go without a byte in either direction; `None`: any.
@@ -223,6 +224,30 @@ impl Service {
     #[must_use]
     pub fn may_run_in(&self, zone: &ZoneName) -> bool {
         self.run_in.as_ref().is_none_or(|zones| zones.contains(zone))
+    }
+}
+
+/// Fields of a request that tell an instance where it came from: what becomes of those that it has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ForwardedFields {
+    /// The client is added to those that it has come through.
+    #[default]
+    Append,
+    /// The client takes their place.
+    Replace,
+    /// They go on as they came, and none is added.
+    Off,
+}
+
+impl ForwardedFields {
+    /// The word in the file.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::Replace => "replace",
+            Self::Off => "off",
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use super::{
     diagnostic::Span,
     fields::{Listed, Spanned},
     model::{
-        ConnectionPolicy, Dns, DnsSource, Failback, GatewayAddresses, HealthCheck, Outlier, Protocol,
-        RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
+        ConnectionPolicy, Dns, DnsSource, Failback, ForwardedFields, GatewayAddresses, HealthCheck, Outlier,
+        Protocol, RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
     },
     permissions::{CallerSelector, Permissions},
     retry::Retry,
@@ -107,6 +107,7 @@ pub(super) struct Service {
     pub run_in: Option<Listed<Spanned<ZoneName>>>,
     pub allow: Option<Listed<Spanned<CallerSelector>>>,
     pub deny: Option<Listed<Spanned<CallerSelector>>>,
+    pub forwarded: Option<ForwardedFields>,
     pub early: bool,
     pub idle_timeout: Option<Duration>,
     pub connections: Option<Spanned<ConnectionPolicy>>,

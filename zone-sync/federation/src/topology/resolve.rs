@@ -137,6 +137,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         retry: policies.retry,
         outlier: policies.outlier,
         limits: policies.limits,
+        forwarded: service.forwarded.unwrap_or_default(),
         early: service.early,
         idle_timeout: service.idle_timeout,
         connections: service.connections.map(|policy| policy.value).unwrap_or_default(),

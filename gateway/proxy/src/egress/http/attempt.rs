@@ -15,8 +15,8 @@ use causeway_routing::{
     route::{Request as RouteRequest, route},
 };
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
-use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use http::{Request, Response, Version, header};
+use hyper::body::{Body as _, Incoming};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::timeout_at;
 
@@ -41,6 +41,7 @@ use crate::{
     },
     http::{
         grpc::{code_of_answer, is_grpc},
+        headers::is_idempotent,
         limits::MAX_GIVEN,
         verdict::{TryVerdict, judge_head},
     },
@@ -114,6 +115,8 @@ pub(super) async fn attempt(
         open: record.open(),
         attempts: 0,
         may_be_used: true,
+        is_harmless: is_idempotent(request.method()) && request.body().is_end_stream(),
+        changes_protocol: request.headers().contains_key(header::UPGRADE),
         tried: FailedTries::default(),
         deadline: policy.timeout.map(|timeout| record.begun() + timeout),
     };
@@ -177,7 +180,7 @@ impl Attempt<'_> {
     ) -> Result<InstanceAnswer, ConnectionOutcome> {
         let mut unread = 0;
         loop {
-            let reached = match Box::pin(reach(self.connection, &mut self.order)).await {
+            let reached = match Box::pin(reach(self.connection, &mut self.order, &request)).await {
                 Ok(reached) => reached,
                 Err(no) if self.order.tried.is_empty() => return Err(self.unreached(record, no)),
                 // Nobody else is there: the end of the last try stands.

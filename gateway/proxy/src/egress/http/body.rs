@@ -20,6 +20,7 @@ use super::{
     expect::{ContinueWait, ContinueWord},
     record::RequestRecord,
     replay::{BodyReplay, ReplayedBody},
+    unread::UnreadAnswer,
     upstream::HttpUpstream,
     upstream_io::CarriedBytes,
     watched::SharedClient,
@@ -225,6 +226,8 @@ pub(super) struct ForwardedAnswer {
     upstream: Option<HttpUpstream>,
     ended: bool,
     broken: bool,
+    /// Account of what its client has not read; `None`: nothing of it waits here.
+    unread: Option<UnreadAnswer>,
     record: RequestRecord,
 }
 
@@ -262,9 +265,18 @@ impl ForwardedAnswer {
         upstream: HttpUpstream,
         record: RequestRecord,
     ) -> Self {
+        let connection = record.connection();
+        let unread = match ending {
+            BrokenEnding::Reset(_) => None,
+            BrokenEnding::Stream | BrokenEnding::Grpc => Some(UnreadAnswer::new(
+                connection.unread.clone(),
+                connection.shared.unread.clone(),
+            )),
+        };
         Self {
             body,
             ending,
+            unread,
             upstream: Some(upstream),
             ended: false,
             broken: false,
@@ -277,6 +289,9 @@ impl ForwardedAnswer {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.broken {
             return Poll::Ready(None);
+        }
+        if let Some(unread) = &self.unread {
+            ready!(unread.poll_room(cx));
         }
         Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             // As for requests.
@@ -296,7 +311,10 @@ impl ForwardedAnswer {
                 if let (Some(bytes), Some(data)) = (bytes, frame.data_ref()) {
                     bytes.came_down(data.len());
                 }
-                Some(Ok(frame))
+                Some(Ok(match &self.unread {
+                    Some(unread) => frame.map_data(|data| unread.hold(data)),
+                    None => frame,
+                }))
             }
             Some(Err(error)) => Some(self.breaks(error.into())),
         })

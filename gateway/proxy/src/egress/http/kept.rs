@@ -1,7 +1,11 @@
 //! Connections to instances that are kept for one client: those of HTTP/1.1 until a request takes one, and those of HTTP/2 while
 //! requests share them. Which of them a request may use is decided here, for each request anew.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use causeway_routing::{
     balance::{InstanceList, takes_traffic},
@@ -17,8 +21,8 @@ use super::{
     upstream::{HttpUpstream, UpstreamServer},
 };
 use crate::http::limits::{
-    LOCAL_SPREAD, MAX_IDLE_UPSTREAMS, MAX_OPENING, MAX_SHARED_UPSTREAMS, REMOTE_SPREAD, SHARED_KEEP_ALIVE,
-    UPSTREAM_KEEP_ALIVE,
+    LENT_KEEP_ALIVE, LOCAL_SPREAD, MAX_IDLE_UPSTREAMS, MAX_OPENING, MAX_SHARED_UPSTREAMS, REMOTE_SPREAD,
+    SHARED_KEEP_ALIVE, UPSTREAM_KEEP_ALIVE,
 };
 
 /// Connections to instances that one client's requests go out on.
@@ -31,6 +35,8 @@ pub(super) struct KeptUpstreams {
 
 #[derive(Debug, Default)]
 struct KeptState {
+    /// The client makes requests that may be made once, for which a stream is kept that is ready.
+    needs_ready: bool,
     /// Of HTTP/1.1, the one that was used last at the end, and since when none is on it.
     idle: VecDeque<(Instant, HttpUpstream)>,
     shared: Vec<SharedUpstream>,
@@ -74,9 +80,25 @@ impl KeptUpstreams {
         state.idle.remove(place).map(|(_, upstream)| upstream)
     }
 
-    /// Keeps a connection of HTTP/1.1 for the next request.
+    /// The client has made a request that may be made once, and may make another.
+    pub(super) fn needs_ready(&self) {
+        self.state.lock().needs_ready = true;
+    }
+
+    /// Keeps a connection of HTTP/1.1 for the next request. One that the far gateway lends goes back at once if none is expected that
+    /// needs it.
     pub(super) fn lay_by(&self, upstream: HttpUpstream) {
         let mut state = self.state.lock();
+        if upstream.facts.is_lent {
+            if !state.needs_ready {
+                return;
+            }
+            // One is enough for the next request that needs it, and another client may be lent the others.
+            let candidate = &upstream.facts.candidate;
+            let is_other =
+                |one: &HttpUpstream| !one.facts.is_lent || !one.facts.candidate.asks_like(candidate);
+            state.idle.retain(|(_, one)| is_other(one));
+        }
         state.idle.push_back((Instant::now(), upstream));
         if state.idle.len() > MAX_IDLE_UPSTREAMS {
             state.idle.pop_front();
@@ -136,7 +158,11 @@ impl KeptUpstreams {
     /// The next moment at which a connection is to be closed, if nothing changes.
     pub(super) fn due(&self) -> Option<Instant> {
         let state = self.state.lock();
-        let idle = state.idle.front().map(|(since, _)| *since + UPSTREAM_KEEP_ALIVE);
+        let idle = state
+            .idle
+            .iter()
+            .map(|(since, one)| *since + keep_alive(one))
+            .min();
         let unused = state.shared.iter().filter_map(SharedUpstream::unused_since);
         let unused = unused.map(|since| since + SHARED_KEEP_ALIVE);
         unused.chain(idle).min()
@@ -145,7 +171,7 @@ impl KeptUpstreams {
     /// Closes what was unused for too long.
     pub(super) fn close_due(&self, now: Instant) {
         let mut state = self.state.lock();
-        state.idle.retain(|(since, _)| *since + UPSTREAM_KEEP_ALIVE > now);
+        state.idle.retain(|(since, one)| *since + keep_alive(one) > now);
         let is_due = |shared: &SharedUpstream| {
             let since = shared.unused_since();
             since.is_some_and(|since| since + SHARED_KEEP_ALIVE <= now)
@@ -169,6 +195,14 @@ impl CallWish<'_> {
                     })
                 }
             }
+    }
+}
+
+/// Longest time that a connection of HTTP/1.1 is kept.
+fn keep_alive(upstream: &HttpUpstream) -> Duration {
+    match upstream.facts.is_lent {
+        true => LENT_KEEP_ALIVE,
+        false => UPSTREAM_KEEP_ALIVE,
     }
 }
 

@@ -25,6 +25,7 @@ mod serve;
 mod shared;
 mod spare;
 mod tasks;
+mod unread;
 mod upgrade;
 mod upstream;
 mod upstream_io;
@@ -33,3 +34,4 @@ mod watch;
 mod watched;
 
 pub(super) use serve::{is_spoken, serve};
+pub(super) use unread::UnreadBytes;

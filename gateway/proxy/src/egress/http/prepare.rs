@@ -100,7 +100,7 @@ fn bring_into_form(
     }
     parts.version = version;
     to_origin_form(&parts.method, &mut parts.uri, &mut parts.headers, host)?;
-    add_forwarded(&mut parts.headers, connection.origin());
+    add_forwarded(&mut parts.headers, connection.origin(), connection.forwarded());
     Ok(())
 }
 

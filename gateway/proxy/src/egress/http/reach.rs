@@ -2,7 +2,6 @@
 
 use std::{pin::pin, sync::Arc, time::Instant};
 
-use bytes::Bytes;
 use causeway_federation::topology::SplitArm;
 use causeway_host::descriptors::DescriptorPromise;
 use causeway_routing::{
@@ -15,11 +14,12 @@ use causeway_routing::{
     snapshot::Snapshot,
 };
 use causeway_telemetry::ConnectionOutcome;
-use http::Version;
+use http::{Request, Version};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::timeout_at;
 
 use super::{
+    body::RequestBody,
     kept::{CallChoice, CallWish, OpeningUpstream},
     serve::HttpConnection,
     shared::SharedUpstream,
@@ -27,8 +27,12 @@ use super::{
 };
 use crate::{
     dial::DescriptorClaim,
-    egress::connect::{ConnectedUpstream, NoUpstream, SearchOrder, search},
-    http::limits::OPENING_WAIT,
+    egress::{
+        ask::Lending,
+        connect::{ConnectedUpstream, NoUpstream, SearchOrder, search},
+        early::EarlyBytes,
+    },
+    http::{early::early_head, limits::OPENING_WAIT},
 };
 
 /// Request that a connection is wanted for.
@@ -46,6 +50,10 @@ pub(super) struct ReachOrder {
     pub(super) attempts: u32,
     /// A connection that was used before will do.
     pub(super) may_be_used: bool,
+    /// It may be made twice, and has no body.
+    pub(super) is_harmless: bool,
+    /// It asks for another protocol, after which the connection is its own.
+    pub(super) changes_protocol: bool,
     /// Tries that have failed.
     pub(super) tried: FailedTries,
     /// Moment at which the request is given up.
@@ -63,9 +71,10 @@ pub(super) struct ReachedUpstream {
 pub(super) async fn reach(
     connection: &HttpConnection,
     order: &mut ReachOrder,
+    request: &Request<RequestBody>,
 ) -> Result<ReachedUpstream, NoUpstream> {
     let opening = match order.version {
-        _ if !order.may_be_used => None,
+        _ if !order.may_be_used || order.changes_protocol => None,
         Version::HTTP_2 => match share(connection, order).await {
             Some(Ok(upstream)) => return Ok(used(upstream, order)),
             Some(Err(opening)) => Some(opening),
@@ -76,7 +85,7 @@ pub(super) async fn reach(
             None => None,
         },
     };
-    let connected = find(connection, order).await?;
+    let connected = find(connection, order, request).await?;
     let upstream = open(connection, order, connected).await;
     drop(opening);
     let upstream = upstream.ok_or(NoUpstream {
@@ -84,8 +93,8 @@ pub(super) async fn reach(
         attempts: order.attempts,
     })?;
     Ok(ReachedUpstream {
+        was_used: upstream.facts.is_warm,
         upstream,
-        was_used: false,
     })
 }
 
@@ -98,7 +107,11 @@ fn used(upstream: HttpUpstream, order: &mut ReachOrder) -> ReachedUpstream {
 }
 
 /// Searches for an instance, as for a connection.
-async fn find(connection: &HttpConnection, order: &mut ReachOrder) -> Result<ConnectedUpstream, NoUpstream> {
+async fn find(
+    connection: &HttpConnection,
+    order: &mut ReachOrder,
+    request: &Request<RequestBody>,
+) -> Result<ConnectedUpstream, NoUpstream> {
     let HttpConnection { shared, arrival, .. } = connection;
     let service = &arrival.target.service;
     let waiting = shared
@@ -118,7 +131,15 @@ async fn find(connection: &HttpConnection, order: &mut ReachOrder) -> Result<Con
         come_through: connection.come_through(order.open).await,
         cut: connection.opened.handle().cut(),
         seed: order.seed,
-        early: Bytes::new(),
+        early: match order.is_harmless {
+            true => EarlyBytes::of_request(early_head(request, true).unwrap_or_default()),
+            false => EarlyBytes::default(),
+        },
+        lending: Lending {
+            gives_back: order.version == Version::HTTP_11 && !order.changes_protocol,
+            // Whoever may be given one request alone has a connection that cannot be about to close.
+            takes_warm: order.is_harmless && order.may_be_used,
+        },
         claim: DescriptorClaim {
             holder: connection.holder.clone(),
             promised: promise.as_ref().map(DescriptorPromise::ticket),
@@ -172,6 +193,9 @@ fn decide(connection: &HttpConnection, order: &ReachOrder, snapshot: &Snapshot) 
 /// Takes up a kept connection of HTTP/1.1, if the decision for this request leads to one that can be used.
 async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<HttpUpstream> {
     let shared = &connection.shared;
+    if !order.is_harmless {
+        connection.kept.needs_ready();
+    }
     loop {
         let upstream = {
             let snapshot = shared.snapshots.load_full();
@@ -181,9 +205,11 @@ async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<Http
             let list = snapshot.instances.get(service).unwrap_or(&none);
             let avoided = avoided(&snapshot, service, &candidate);
             let picked = pick_instance(list, &candidate, &avoided, &mut shared.rng());
+            // One that costs a round trip whichever stream it goes on may have any instance of the other zone.
             let fits = |upstream: &HttpUpstream| {
                 upstream.serves(&candidate, picked, &order.caller)
                     && !avoided.contains(&upstream.facts.instance)
+                    && !(order.is_harmless && upstream.facts.is_lent)
             };
             let upstream = connection.kept.take_idle(fits)?;
             shared.metrics.decided(service.as_str(), why);

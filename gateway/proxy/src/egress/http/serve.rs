@@ -9,7 +9,7 @@ use std::{
 
 use causeway_federation::{
     name::{CallerIdentity, ServiceName},
-    topology::{Protocol, Topology},
+    topology::{ForwardedFields, Protocol, Topology},
 };
 use causeway_host::{
     descriptors::DescriptorPromise, moment::until, own_sockets::SocketPair, share::ShareHolder,
@@ -29,6 +29,7 @@ use super::{
     kept::KeptUpstreams,
     preface::{RecognisedClient, recognise},
     refuse::hear_out,
+    unread::UnreadBytes,
     upgrade::{Upgrading, carry},
     version2::serve_version_2,
     watch::{ClientWatch, Due},
@@ -39,7 +40,7 @@ use crate::{
     egress::{EgressShared, connection::ClientConnection, permission::AdmittedBefore},
     http::{
         forwarded::RequestOrigin,
-        limits::{DRAIN_WAIT, MAX_HEAD_BYTES, MAX_HEADERS},
+        limits::{DRAIN_WAIT, LEAVE_WAIT, MAX_HEAD_BYTES, MAX_HEADERS},
     },
     open::{OpenConnectionGuard, Termination},
 };
@@ -75,6 +76,8 @@ pub(super) struct HttpConnection {
     pub(super) kept: KeptUpstreams,
     /// Place within the limit of its service's connections, from the first request that found one.
     pub(super) place: Mutex<Option<UseGuard>>,
+    /// Bytes of answers that are held for it, where it speaks HTTP/2.
+    pub(super) unread: UnreadBytes,
     /// Facts by which the last request was permitted.
     pub(super) admitted: Mutex<Option<AdmittedBefore>>,
 }
@@ -134,6 +137,7 @@ impl HttpConnection {
             upgrading: Mutex::new(None),
             kept: KeptUpstreams::default(),
             place: Mutex::new(None),
+            unread: UnreadBytes::default(),
             admitted: Mutex::new(None),
         }
     }
@@ -211,21 +215,20 @@ pub(super) async fn drive<F: Future>(
     mut shut_down: impl FnMut(Pin<&mut F>) -> DriveStep,
 ) -> Option<F::Output> {
     let (handle, watch) = (connection.opened.handle(), &connection.watch);
-    // Whoever comes during a shutdown has as long for its first request as ever.
-    let is_late = connection.is_late;
-    let (mut draining, mut drained) = (None, false);
+    let (mut ending, mut ended) = (None::<GentleEnding>, false);
     loop {
         let mut due = connection.due();
-        if let Some(began) = draining
-            && !drained
+        if let Some(gentle) = ending
+            && !ended
         {
-            if watch.may_drain() || (!is_late && Instant::now() >= began + DRAIN_WAIT) {
+            if watch.may_drain() || gentle.until.is_some_and(|until| until <= Instant::now()) {
                 if let DriveStep::End = shut_down(serving.as_mut()) {
                     return None;
                 }
-                drained = true;
-            } else if !is_late {
-                due = Some((began + DRAIN_WAIT, Due::Nothing));
+                ended = true;
+            } else {
+                let looked_at = gentle.until.map(|until| (until, Due::Nothing));
+                due = due.into_iter().chain(looked_at).min_by_key(|(at, _)| *at);
             }
         }
         tokio::select! {
@@ -234,8 +237,10 @@ pub(super) async fn drive<F: Future>(
                 connection.socket.reset_on_drop();
                 return None;
             }
-            () = connection.shared.drain.cancelled(), if draining.is_none() => draining = Some(Instant::now()),
-            () = handle.asked_to_leave(), if draining.is_none() => draining = Some(Instant::now()),
+            () = connection.shared.drain.cancelled(), if !ending.is_some_and(|gentle| gentle.is_shutdown) => {
+                ending = Some(GentleEnding::by_shutdown(connection.is_late));
+            }
+            () = handle.asked_to_leave(), if ending.is_none() => ending = Some(GentleEnding::asked_for()),
             ended = serving.as_mut() => return Some(ended),
             () = connection.socket.failed(), if watch.is_deaf() => handle.terminate(Termination {
                 outcome: ConnectionOutcome::ClientReset,
@@ -259,6 +264,32 @@ pub(super) async fn drive<F: Future>(
     }
 }
 
+/// Gentle end of a connection that is to come: with its next answer, if there is one.
+#[derive(Debug, Clone, Copy)]
+struct GentleEnding {
+    /// Moment from which no request is waited for; `None`: it is for as long as ever.
+    until: Option<Instant>,
+    is_shutdown: bool,
+}
+
+impl GentleEnding {
+    /// Of a gateway that shuts down. Whoever comes meanwhile, and so is late, has as long for its first request as ever.
+    fn by_shutdown(is_late: bool) -> Self {
+        Self {
+            until: (!is_late).then(|| Instant::now() + DRAIN_WAIT),
+            is_shutdown: true,
+        }
+    }
+
+    /// Of one connection that is to come back elsewhere.
+    fn asked_for() -> Self {
+        Self {
+            until: Some(Instant::now() + LEAVE_WAIT),
+            is_shutdown: false,
+        }
+    }
+}
+
 /// Waits for the moment of what is due; for ever if nothing is.
 async fn act_at(due: Option<(Instant, Due)>) -> Due {
     until(due.map(|(at, _)| at)).await;
@@ -271,6 +302,13 @@ impl HttpConnection {
         let snapshot = self.shared.snapshots.load();
         let service = snapshot.topology.services.get(&self.arrival.target.service);
         service.and_then(|service| service.idle_timeout)
+    }
+
+    /// Wish of the service for fields that say where requests come from.
+    pub(super) fn forwarded(&self) -> ForwardedFields {
+        let snapshot = self.shared.snapshots.load();
+        let service = snapshot.topology.services.get(&self.arrival.target.service);
+        service.map(|service| service.forwarded).unwrap_or_default()
     }
 
     /// The client, as an instance may be told of it.

@@ -16,7 +16,7 @@ use causeway_routing::{
     snapshot::Instance,
 };
 use causeway_telemetry::Role;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, Version, header};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -38,7 +38,10 @@ use crate::{
         connect::ConnectedUpstream,
         upstream::{GatewayStream, Upstream},
     },
-    http::limits::{MAX_HEAD_BYTES, MAX_HEADERS, REUSE_WAIT},
+    http::{
+        headers::lists,
+        limits::{MAX_HEAD_BYTES, MAX_HEADERS, REUSE_WAIT},
+    },
     keepalive::set_timeouts,
 };
 
@@ -69,6 +72,10 @@ pub(super) struct UpstreamFacts {
     pub(super) traffic: Arc<UpstreamTraffic>,
     /// Caller that the other side was told of when it was opened.
     pub(super) caller: Arc<Caller>,
+    /// The far gateway lends it, and takes it back: so that the next request may have any instance, another one is opened for it.
+    pub(super) is_lent: bool,
+    /// A stream before this one has used it.
+    pub(super) is_warm: bool,
 }
 
 /// Connection that hyper is about to have.
@@ -90,9 +97,14 @@ impl TakenUpstream {
         let ConnectedUpstream {
             upstream, candidate, ..
         } = connected;
-        let instance = match &upstream {
-            Upstream::Instance(connection) => connection.instance.number(),
-            Upstream::Gateway(stream) => stream.instance,
+        let (instance, is_lent, is_warm, early_bytes) = match &upstream {
+            Upstream::Instance(connection) => (connection.instance.number(), false, connection.is_warm, 0),
+            Upstream::Gateway(stream) => (
+                stream.instance,
+                stream.is_lent,
+                stream.is_warm,
+                stream.early_bytes,
+            ),
         };
         let (socket, server, load) = take(shared, upstream)?;
         let counters = shared.metrics.byte_counters(Role::Egress, service.as_str());
@@ -102,8 +114,16 @@ impl TakenUpstream {
             instance,
             traffic: Arc::new(UpstreamTraffic::new(counters)),
             caller,
+            is_lent,
+            is_warm,
         });
-        let io = UpstreamIo::new(socket, facts.traffic.clone(), shared.config.stall_limit);
+        let early_bytes = usize::try_from(early_bytes).unwrap_or(usize::MAX);
+        let io = UpstreamIo::new(
+            socket,
+            facts.traffic.clone(),
+            shared.config.stall_limit,
+            early_bytes,
+        );
         Some(Self { io, facts, load })
     }
 }
@@ -117,6 +137,8 @@ pub(super) struct HttpUpstream {
     load: Option<LoadGuard>,
     /// The whole request has been handed over.
     sent_all: Arc<AtomicBool>,
+    /// The last answer leaves it open for another request.
+    stays_open: bool,
 }
 
 #[derive(Debug)]
@@ -163,6 +185,7 @@ impl HttpUpstream {
             facts,
             load,
             sent_all: Arc::default(),
+            stays_open: false,
         })
     }
 
@@ -181,6 +204,7 @@ impl HttpUpstream {
             facts,
             load,
             sent_all: Arc::default(),
+            stays_open: false,
         }
     }
 
@@ -212,6 +236,7 @@ impl HttpUpstream {
             let ready = timeout(REUSE_WAIT, sender.ready()).await;
             ready.ok()?.ok()?;
         }
+        self.facts.traffic.set_rests(false);
         if let UpstreamServer::Instance(instance) = &self.facts.server {
             self.load = Some(LoadGuard::new(instance.load.clone()));
         }
@@ -221,6 +246,9 @@ impl HttpUpstream {
     /// Lays it by until the next request; `None`: it was that of one request.
     pub(super) fn rest(mut self) -> Option<Self> {
         self.load = None;
+        self.facts
+            .traffic
+            .set_rests(self.stays_open && self.has_sent_all());
         matches!(self.sender, RequestSender::Version1(_)).then_some(self)
     }
 
@@ -269,6 +297,7 @@ impl HttpUpstream {
             RequestSender::Version1(sender) => sender.try_send_request(request).await,
             RequestSender::Version2(sender, _) => sender.try_send_request(request).await,
         };
+        self.stays_open = sent.as_ref().is_ok_and(stays_open);
         sent.map_err(|mut failed| SendFailure {
             unsent: failed.take_message(),
             // Where others are answered beside it, its own head is what counts.
@@ -277,6 +306,13 @@ impl HttpUpstream {
             error: failed.into_error(),
         })
     }
+}
+
+/// Tells whether another request may follow this answer on the connection of HTTP/1.1 that it came on.
+fn stays_open(answer: &Response<Incoming>) -> bool {
+    answer.version() == Version::HTTP_11
+        && answer.status() != StatusCode::SWITCHING_PROTOCOLS
+        && !lists(answer.headers(), &header::CONNECTION, "close")
 }
 
 /// Tells whether an instance has said with this that it has not read a request, and never will (RFC 9113, 6.8 and 8.7). A GOAWAY is
@@ -318,6 +354,7 @@ fn take(
                 held,
                 instance,
                 load,
+                ..
             } = *connection;
             set_timeouts(&socket, shared.config.keepalive, shared.config.stall_limit);
             let socket = UpstreamSocket::Instance {
@@ -327,10 +364,16 @@ fn take(
             };
             Some((socket, UpstreamServer::Instance(instance), Some(load)))
         }
-        Upstream::Gateway(GatewayStream { stream, counted, .. }) => {
+        Upstream::Gateway(GatewayStream {
+            stream,
+            counted,
+            is_lent,
+            ..
+        }) => {
             let gateway = counted.peer().clone();
             let socket = UpstreamSocket::Gateway {
                 stream: stream.into_stream()?,
+                is_lent,
                 _counted: counted,
             };
             Some((socket, UpstreamServer::Gateway(gateway), None))

@@ -6,9 +6,9 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -58,6 +58,8 @@ pub(super) struct UpstreamTraffic {
     carried: CarriedBytes,
     counters: ByteCounters,
     end: OnceLock<ConnectionOutcome>,
+    /// The last request and its answer have gone over it whole, and another may follow.
+    rests: AtomicBool,
 }
 
 impl UpstreamTraffic {
@@ -66,7 +68,13 @@ impl UpstreamTraffic {
             carried: CarriedBytes::default(),
             counters,
             end: OnceLock::new(),
+            rests: AtomicBool::new(false),
         }
+    }
+
+    /// Takes down whether nothing is under way on it, so that it may be given back.
+    pub(super) fn set_rests(&self, rests: bool) {
+        self.rests.store(rests, Ordering::Relaxed);
     }
 
     pub(super) fn carried(&self) -> &CarriedBytes {
@@ -100,6 +108,8 @@ pub(super) enum UpstreamSocket {
     },
     Gateway {
         stream: Stream,
+        /// Its end gives the connection to the instance back: to be told only where that may be given another request.
+        is_lent: bool,
         _counted: TunnelStreamGuard,
     },
 }
@@ -113,16 +123,59 @@ pub(super) struct UpstreamIo {
     /// Nothing more is to be written, which the other side has been told. Dropped before that, it is reset: half a request
     /// must not be taken for a whole one.
     finished: bool,
+    early: EarlyRequest,
+}
+
+/// Request that was given with the header of the stream.
+#[derive(Debug)]
+enum EarlyRequest {
+    None,
+    /// Hyper has yet to write it. Until then it would not know what an answer is for, so that nothing is read; here is who waits for that.
+    Unwritten {
+        bytes: usize,
+        reader: Option<Waker>,
+    },
+    /// Hyper has written it, or is about to: before the first byte of the answer it writes nothing else.
+    Written,
 }
 
 impl UpstreamIo {
-    pub(super) fn new(socket: UpstreamSocket, traffic: Arc<UpstreamTraffic>, stall_limit: Duration) -> Self {
+    /// End for hyper, the first request on which has been given already if it had `early_bytes`.
+    pub(super) fn new(
+        socket: UpstreamSocket,
+        traffic: Arc<UpstreamTraffic>,
+        stall_limit: Duration,
+        early_bytes: usize,
+    ) -> Self {
         Self {
             socket,
             traffic,
             stall: WriteStall::new(stall_limit),
             finished: false,
+            early: match early_bytes {
+                0 => EarlyRequest::None,
+                bytes => EarlyRequest::Unwritten { bytes, reader: None },
+            },
         }
+    }
+
+    /// Takes what hyper writes of a request that was given already. `None`: it is to be given.
+    fn take_early(&mut self, bytes: &[u8]) -> Option<usize> {
+        match std::mem::replace(&mut self.early, EarlyRequest::Written) {
+            EarlyRequest::None => {
+                self.early = EarlyRequest::None;
+                return None;
+            }
+            EarlyRequest::Unwritten { bytes: given, reader } => {
+                self.traffic.carried.went_up(given);
+                self.traffic.counters.up.inc_by(given as u64);
+                if let Some(reader) = reader {
+                    reader.wake();
+                }
+            }
+            EarlyRequest::Written => {}
+        }
+        Some(bytes.len())
     }
 }
 
@@ -132,6 +185,10 @@ impl AsyncRead for UpstreamIo {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let EarlyRequest::Unwritten { reader, .. } = &mut self.early {
+            *reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let Self { socket, traffic, .. } = &mut *self;
         let before = buffer.filled().len();
         match socket {
@@ -155,12 +212,16 @@ impl AsyncRead for UpstreamIo {
         let read = buffer.filled().len() - before;
         traffic.carried.came_down(read);
         traffic.counters.down.inc_by(read as u64);
+        self.early = EarlyRequest::None;
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for UpstreamIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(taken) = self.take_early(bytes) {
+            return Poll::Ready(Ok(taken));
+        }
         let Self {
             socket,
             traffic,
@@ -192,10 +253,25 @@ impl AsyncWrite for UpstreamIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.finished = true;
-        match &mut self.socket {
-            UpstreamSocket::Instance { socket, .. } => Pin::new(socket).poll_shutdown(cx),
-            UpstreamSocket::Gateway { stream, .. } => Pin::new(&mut stream.send).poll_shutdown(cx),
+        let Self {
+            socket,
+            traffic,
+            finished,
+            ..
+        } = &mut *self;
+        match socket {
+            // It is reset when it is dropped, because its end would say that nothing is left on it.
+            UpstreamSocket::Gateway { is_lent: true, .. } if !traffic.rests.load(Ordering::Relaxed) => {
+                Poll::Ready(Ok(()))
+            }
+            UpstreamSocket::Instance { socket, .. } => {
+                *finished = true;
+                Pin::new(socket).poll_shutdown(cx)
+            }
+            UpstreamSocket::Gateway { stream, .. } => {
+                *finished = true;
+                Pin::new(&mut stream.send).poll_shutdown(cx)
+            }
         }
     }
 }

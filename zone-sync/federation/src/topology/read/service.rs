@@ -6,7 +6,7 @@ use super::{
     super::{
         diagnostic::{Diagnostic, Sink},
         fields::{Fields, Listed, MapKind, Spanned, items},
-        model::{Protocol, SplitArm, TierTag, TierZone},
+        model::{ForwardedFields, Protocol, SplitArm, TierTag, TierZone},
         raw::{Policies, Service, Tier},
         scalar::{self, OWN},
         tree::{MapEntry, Node, Value},
@@ -42,6 +42,7 @@ pub(super) const SERVICE: MapKind = MapKind {
         "retry",
         "outlier",
         "limits",
+        "forwarded",
         "early",
         "idle_timeout",
         "connections",
@@ -76,7 +77,7 @@ pub(super) const TIER: MapKind = MapKind {
 /// Keys that the file may have already, though nothing acts on it in this version.
 const NOT_IN_FORCE: [&str; 2] = ["spill", "failback"];
 /// Keys that say nothing of a service whose requests are not looked at.
-const OF_REQUESTS: [&str; 3] = ["timeout", "retry", "outlier"];
+const OF_REQUESTS: [&str; 4] = ["timeout", "retry", "outlier", "forwarded"];
 
 const PROTOCOLS: [(&str, Protocol); 5] = [
     ("tcp", Protocol::Tcp),
@@ -111,6 +112,7 @@ pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
     });
     service.allow = fields.optional("allow", |node, sink| caller::callers(node, "`allow`", sink));
     service.deny = fields.optional("deny", |node, sink| caller::callers(node, "`deny`", sink));
+    service.forwarded = fields.optional("forwarded", forwarded);
     service.early = fields.optional("early", scalar::truth).unwrap_or(false);
     service.idle_timeout = fields.optional("idle_timeout", idle_timeout);
     service.connections = fields.optional("connections", policy::connections);
@@ -133,6 +135,12 @@ pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
     Some(service)
 }
 
+const FORWARDED: [(&str, ForwardedFields); 3] = [
+    ("append", ForwardedFields::Append),
+    ("replace", ForwardedFields::Replace),
+    ("off", ForwardedFields::Off),
+];
+
 fn idle_timeout(node: &Node, sink: &Sink) -> Option<Duration> {
     scalar::duration(node, "an idle timeout", IDLE_TIMEOUTS, sink).map(|time| time.value)
 }
@@ -152,6 +160,7 @@ fn empty(name: Spanned<ServiceName>) -> Service {
         run_in: None,
         allow: None,
         deny: None,
+        forwarded: None,
         early: false,
         idle_timeout: None,
         connections: None,
@@ -190,17 +199,31 @@ fn spanned<T>(node: &Node, value: T) -> Option<Spanned<T>> {
 }
 
 fn protocol(node: &Node, sink: &Sink) -> Option<Spanned<Protocol>> {
-    let read = scalar::text(node, "a protocol", sink)?;
-    let known = PROTOCOLS.iter().find(|(word, _)| *word == read.value);
+    word(node, "a protocol", PROTOCOLS, sink)
+}
+
+fn forwarded(node: &Node, sink: &Sink) -> Option<ForwardedFields> {
+    word(node, "a way to say where a request came from", FORWARDED, sink).map(|read| read.value)
+}
+
+/// Reads one of a few words.
+fn word<T: Copy, const N: usize>(
+    node: &Node,
+    what: &str,
+    words: [(&'static str, T); N],
+    sink: &Sink,
+) -> Option<Spanned<T>> {
+    let read = scalar::text(node, what, sink)?;
+    let known = words.iter().find(|(word, _)| *word == read.value);
     if known.is_none() {
-        let words = PROTOCOLS.map(|(word, _)| word);
-        let message = format!("`{}` is not a protocol", scalar::shortened(&read.value));
+        let words = words.map(|(word, _)| word);
+        let message = format!("`{}` is not {what}", scalar::shortened(&read.value));
         let found = Diagnostic::error("unknown-word", &read.span, message)
             .hint(format!("it is one of {}", words.join(", ")))
             .did_you_mean(sink.nearest(&read.value, words));
         sink.push(found);
     }
-    known.map(|(_, protocol)| read.map(|_| *protocol))
+    known.map(|(_, known)| read.map(|_| *known))
 }
 
 pub(super) fn split(node: &Node, sink: &Sink) -> Option<Listed<Spanned<SplitArm>>> {

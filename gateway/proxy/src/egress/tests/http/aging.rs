@@ -51,6 +51,19 @@ async fn the_answer_under_way_says_that_a_connection_of_http_1_ends_by_its_age()
 }
 
 #[tokio::test]
+async fn an_idle_client_of_http_1_is_told_of_the_end_with_its_next_answer() {
+    let here = HttpInstance::start("here").await;
+    let home = Zone::start("home", &speaking_http(AGE), vec![here.instance(&[])]);
+    let _word = Following::start(&home);
+    let mut client = HttpClient::of(&home).await;
+    assert_eq!(client.get("/").await.field("connection"), None);
+    until("it is sent away", || followed(&home, "max_age") == 1).await;
+    let last = client.get("/").await;
+    assert_eq!((last.text(), last.field("connection")), ("here", Some("close")));
+    until("it is closed", || client.0.is_closed()).await;
+}
+
+#[tokio::test]
 async fn a_connection_of_http_1_without_a_request_closes_at_its_age() {
     let here = HttpInstance::start("here").await;
     let home = Zone::start("home", &speaking_http(AGE), vec![here.instance(&[])]);

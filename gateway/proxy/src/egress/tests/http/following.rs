@@ -101,7 +101,8 @@ async fn requests_that_go_the_same_way_share_a_connection_on_every_leg() {
         assert_eq!(client.get("/").await.text(), "there");
     }
     assert_eq!((there.requests(), there.connections()), (10, 1));
-    assert_eq!(east.ingress.open_connections().count(), 1);
+    // Each has a stream of its own, which gives the connection to the instance back.
+    assert!(east.ingress.open_connections().count() <= 1);
     drop(client);
     let none = || home.egress.open_connections().count() + east.ingress.open_connections().count() == 0;
     until("the connection is over on both sides", none).await;

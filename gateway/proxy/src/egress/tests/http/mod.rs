@@ -1,6 +1,7 @@
 //! Clients that speak HTTP, request by request: a client and instances of HTTP/1.1 for the tests beside this file.
 
 mod aging;
+mod early;
 mod following;
 mod malformed;
 mod messages;
@@ -11,6 +12,7 @@ mod routes;
 mod service_limits;
 mod upgrade;
 pub(super) mod version2;
+mod warm;
 mod websocket;
 
 use std::{
