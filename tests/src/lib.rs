@@ -10,6 +10,7 @@ pub mod chaos;
 pub mod dns;
 pub mod etcd;
 pub mod federation;
+pub mod held_link;
 pub mod hostile;
 pub mod http;
 pub mod instance;

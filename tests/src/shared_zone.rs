@@ -135,6 +135,12 @@ impl Gateways {
 }
 
 impl GatewayProcess {
+    /// Socket over which the admin API takes changes.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.folder.join("data").join("admin.sock")
+    }
+
     fn start(&mut self, name: &str) -> anyhow::Result<()> {
         let mut command = Command::new(program()?);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAUSEWAY_")) {

@@ -188,6 +188,12 @@ pub struct Attachment {
     pub zone: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub gateway: ::prost::alloc::string::String,
+    /// Names this attachment among all of the gateway, as 32 digits of hex drawn at random. It ends the sessions before it: a call
+    /// that names one of them (in its metadata `causeway-session`, as GATEWAY/SESSION/EPOCH) is not carried out any more,
+    /// wherever it has been since, and neither is one of this session of an earlier epoch than another call's. Empty: the gateway's
+    /// calls name none, and are carried out whenever they come.
+    #[prost(string, tag = "3")]
+    pub session: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Alive {}

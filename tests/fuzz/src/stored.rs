@@ -9,7 +9,9 @@ use causeway_federation::{
 };
 use causeway_proto::{registry, sync, topology as proto};
 use causeway_zone_sync::{
-    registry::etcd::keys::{Key, Layout, decode_registration, decode_report, encode_registration},
+    registry::etcd::keys::{
+        Key, Layout, decode_registration, decode_report, decode_session, encode_registration, encode_session,
+    },
     store::{head_row, read_head},
 };
 use prost::Message as _;
@@ -71,6 +73,12 @@ fn of_etcd(row: &[u8]) {
         }
         Key::Health(instance) => drop(decode_report(&instance, value)),
         Key::Gateway(_) => {}
+        Key::Session(gateway) => {
+            if let Ok(session) = decode_session(&gateway, value) {
+                let again = decode_session(&gateway, &encode_session(session));
+                assert_eq!(again, Ok(session));
+            }
+        }
     }
 }
 

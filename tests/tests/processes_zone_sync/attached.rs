@@ -20,10 +20,21 @@ pub struct Gateway {
 
 impl Gateway {
     pub async fn attach(zone_sync: &ZoneSyncProcess, zone: &str, name: &str) -> Result<Self, tonic::Status> {
+        Self::attach_in(zone_sync, zone, name, String::new()).await
+    }
+
+    /// Attaches in a session.
+    pub async fn attach_in(
+        zone_sync: &ZoneSyncProcess,
+        zone: &str,
+        name: &str,
+        session: String,
+    ) -> Result<Self, tonic::Status> {
         let (requests, outgoing) = mpsc::channel(64);
         let attachment = Attachment {
             zone: zone.to_owned(),
             gateway: name.to_owned(),
+            session,
         };
         let request = |request| AttachRequest {
             request: Some(request),
@@ -70,6 +81,13 @@ impl Gateway {
         tokio::time::timeout(PATIENCE, search)
             .await
             .unwrap_or_else(|_| panic!("waited in vain until {what}"))
+    }
+
+    /// Reads on until the zone-sync ends the attachment.
+    pub async fn until_ended(&mut self) {
+        let reading = async { while next(&mut self.events).await.is_ok() {} };
+        let ended = tokio::time::timeout(PATIENCE, reading).await;
+        ended.unwrap_or_else(|_| panic!("the attachment goes on"));
     }
 
     pub async fn until_gateways(&mut self, names: &[&str]) {

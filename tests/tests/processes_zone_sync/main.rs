@@ -4,6 +4,7 @@
 
 mod attached;
 mod etcd_away;
+mod late_calls;
 
 use std::{
     collections::BTreeSet,

@@ -5,10 +5,10 @@ use std::time::Duration;
 use causeway_control::trust::Trusted;
 use causeway_federation::{
     name::{GatewayId, GatewayName, ZoneName},
-    registry::wire,
+    registry::{GatewaySession, wire},
 };
 use causeway_proto::registry::{AttachRequest, Attachment, attach_request::Request};
-use causeway_zone_sync::registry::etcd::{GatewayPresence, SharedRegistry};
+use causeway_zone_sync::registry::etcd::{Contact, GatewayPresence, SharedRegistry};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -19,6 +19,8 @@ use super::watch::{self, WatchEvents, WatchSubject};
 const FIRST_WORD: Duration = Duration::from_secs(5);
 /// A gateway that says nothing for this long is gone: it says something every second.
 const SILENCE: Duration = Duration::from_secs(4);
+/// Time that the gateway's session has to reach etcd before the gateway is answered.
+const SETTLING: Duration = Duration::from_secs(1);
 /// Longest reason for a failed check that is passed on, in bytes.
 const MAX_FAILURE_BYTES: usize = 512;
 
@@ -39,8 +41,13 @@ pub(super) async fn start(
         ));
     };
     let gateway = check(registry.zone(), &attachment, peer.as_ref())?;
+    let session = session(&attachment.session)?;
     let who = GatewayId::new(registry.zone().clone(), gateway.clone());
-    let attached = registry.attach(gateway);
+    let attached = registry.attach(gateway, session);
+    if *registry.contact().borrow() == Contact::Following {
+        // Else the gateway's first calls would come too early. If it takes longer, they are made again.
+        let _ = timeout(SETTLING, attached.settled()).await;
+    }
     let ended = CancellationToken::new();
     let events = watch::start(
         registry.clone(),
@@ -50,7 +57,8 @@ pub(super) async fn start(
     );
     tokio::spawn(async move {
         tokio::select! {
-            why = listen(&attached, requests, (who, trusted)) => tracing::debug!(why, "an attachment ended"),
+            why = listen(&attached, requests, (who.clone(), trusted)) => tracing::debug!(why, "an attachment ended"),
+            () = attached.over() => tracing::info!(gateway = %who.gateway, "a gateway attached itself anew, which ends its session here"),
             () = stop.cancelled() => {}
         }
         ended.cancel();
@@ -88,6 +96,16 @@ fn check(zone: &ZoneName, attachment: &Attachment, peer: Option<&GatewayId>) -> 
             "the certificate is of {peer}, and the attachment of gateway {gateway}"
         ))),
     }
+}
+
+/// Session that the attachment begins; `None`: it is of a version without them.
+fn session(named: &str) -> Result<Option<GatewaySession>, Status> {
+    let session = match named {
+        "" => None,
+        named => Some(named.parse::<GatewaySession>()),
+    };
+    let session = session.transpose();
+    session.map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 /// Takes what the gateway says until it ends, and says why it did.
@@ -140,6 +158,7 @@ mod tests {
         Attachment {
             zone: zone.to_owned(),
             gateway: gateway.to_owned(),
+            session: String::new(),
         }
     }
 

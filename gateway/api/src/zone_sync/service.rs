@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use causeway_control::trust::Trusted;
-use causeway_federation::registry::{RegistryError, wire};
+use causeway_federation::registry::{CallSession, RegistryError, wire};
 use causeway_proto::registry::{
     AttachRequest, DeregisterReply, DeregisterRequest, HeartbeatReply, HeartbeatRequest, InstanceKey,
     RegisterReply, RegisterRequest, ReplaceReply, ReplaceRequest, WatchRequest, registry_server::Registry,
@@ -52,6 +52,19 @@ impl RegistryService {
         }
     }
 
+    /// Session that the call names, if it is a gateway's, after it was let in.
+    fn caller<T>(&self, request: &Request<T>) -> Result<Option<CallSession>, Status> {
+        let Some(named) = request.metadata().get(wire::SESSION) else {
+            return Ok(None);
+        };
+        let named = named.to_str().ok().and_then(|text| text.parse().ok());
+        let caller: CallSession = named.ok_or_else(|| {
+            Status::invalid_argument(format!("{} must read GATEWAY/SESSION/EPOCH", wire::SESSION))
+        })?;
+        self.registry.admit(&caller).map_err(unavailable)?;
+        Ok(Some(caller))
+    }
+
     /// A watcher is told what is known, of whatever age; but not nothing, as if that were all.
     fn check_known(&self) -> Result<(), Status> {
         if *self.registry.contact().borrow() == Contact::Never {
@@ -75,10 +88,12 @@ impl Registry for RegistryService {
     type AttachStream = watch::WatchEvents;
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let caller = self.caller(&request)?;
         let list = request.into_inner().registrations;
         check_length(list.len())?;
         let list = list.into_iter().map(wire::registration).collect();
-        let done = self.registry.register(list).await.map_err(unavailable)?;
+        let done = self.registry.register(list, caller.as_ref()).await;
+        let done = done.map_err(unavailable)?;
         let outcomes: Vec<_> = done.iter().map(wire::outcome).collect();
         let note = counted(&outcomes);
         let durable = true;
@@ -89,8 +104,10 @@ impl Registry for RegistryService {
         &self,
         request: Request<DeregisterRequest>,
     ) -> Result<Response<DeregisterReply>, Status> {
+        let caller = self.caller(&request)?;
         let keys = keys(request.into_inner().keys)?;
-        let done = self.registry.deregister(keys).await.map_err(unavailable)?;
+        let done = self.registry.deregister(keys, caller.as_ref()).await;
+        let done = done.map_err(unavailable)?;
         let outcomes: Vec<_> = done.iter().map(wire::outcome).collect();
         let note = counted(&outcomes);
         let durable = true;
@@ -101,6 +118,7 @@ impl Registry for RegistryService {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatReply>, Status> {
+        self.caller(&request)?;
         let keys = keys(request.into_inner().keys)?;
         // Before anything is known, every key would be `not_found`, and every registrant would register anew.
         self.check_known()?;
@@ -120,8 +138,12 @@ impl Registry for RegistryService {
             ))
         })?;
         self.check_known()?;
+        let caller = self.caller(&request)?;
         let handed = replace::read(request.into_inner()).await?;
-        let done = self.registry.replace(&handed.source, handed.registrations).await;
+        let done = self
+            .registry
+            .replace(&handed.source, handed.registrations, caller.as_ref());
+        let done = done.await;
         match done {
             Ok(replaced) => {
                 let changed = replaced.added + replaced.changed + replaced.removed;

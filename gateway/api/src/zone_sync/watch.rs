@@ -98,7 +98,7 @@ async fn tell(
             },
             _ = signs.tick() => watcher.tell(synced(registry, registry.revision())).await?,
             () = stop.cancelled() => {
-                let why = "this zone-sync is stopping; go to another one of the zone";
+                let why = "this zone-sync ends it: it is stopping, or the gateway was silent or has attached itself anew";
                 return watcher.end(Status::unavailable(why)).await;
             }
         }

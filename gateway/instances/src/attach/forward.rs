@@ -4,15 +4,13 @@
 use std::{error::Error as _, time::Duration};
 
 use causeway_federation::registry::{InstanceKey, Registration, RegistryError, wire};
-use causeway_proto::registry::{
-    DeregisterRequest, HeartbeatRequest, Outcome, RegisterRequest, registry_client::RegistryClient,
-};
+use causeway_proto::registry::{DeregisterRequest, HeartbeatRequest, Outcome, RegisterRequest};
 use causeway_zone_sync::registry::Durability;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::{Code, ConnectError, Response, Status, transport::Channel};
+use tonic::{Code, ConnectError, Response, Status};
 
-use super::Attach;
+use super::{Attach, calls::SessionClient};
 
 /// Longest that a registrant waits, a move to another server included.
 const FORWARD_LIMIT: Duration = Duration::from_secs(5);
@@ -101,21 +99,27 @@ impl Attach {
     /// Makes a call that may be made again, at the server that is attached to or the next one.
     pub(super) async fn call<T>(
         &self,
-        call: impl Fn(RegistryClient<Channel>) -> BoxFuture<'static, Result<Response<T>, Status>>,
+        call: impl Fn(SessionClient) -> BoxFuture<'static, Result<Response<T>, Status>>,
     ) -> Result<T, RegistryError> {
         let deadline = Instant::now() + FORWARD_LIMIT;
-        let mut clients = self.client.clone();
+        let mut sessions = self.calls.clone();
         let mut failure = String::new();
         let mut is_untouched = true;
         loop {
-            let client = match timeout_at(deadline, clients.wait_for(Option::is_some)).await {
-                Ok(Ok(client)) => client.clone(),
+            let session = match timeout_at(deadline, sessions.wait_for(Option::is_some)).await {
+                Ok(Ok(session)) => session.clone(),
                 Ok(Err(_)) => return Err(RegistryError::Stopped),
                 Err(_) => return Err(self.away(failure, is_untouched)),
             };
-            let Some(client) = client else { continue };
+            let Some(session) = session else { continue };
+            let (client, attempt) = session.attempt();
             let done = timeout_at(deadline, call(client)).await;
-            is_untouched &= matches!(&done, Ok(Err(status)) if tells_nothing_done(status));
+            let nothing_done = matches!(&done, Ok(Err(status)) if tells_nothing_done(status));
+            is_untouched &= nothing_done;
+            match nothing_done || matches!(done, Ok(Ok(_))) {
+                true => attempt.over(),
+                false => drop(attempt),
+            }
             match done {
                 Ok(Ok(reply)) => return Ok(reply.into_inner()),
                 // The server went away, or the store did: either may be back before the registrant gives up.

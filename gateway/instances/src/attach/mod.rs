@@ -17,14 +17,13 @@ use causeway_federation::{
 };
 use causeway_host::{resolve::NameResolver, tasks::Tasks};
 use causeway_identity::Secure;
-use causeway_proto::registry::registry_client::RegistryClient;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::Channel;
 
 use crate::health::Finding;
 
 mod address;
+mod calls;
 mod forward;
 mod intake;
 mod replace;
@@ -36,6 +35,7 @@ pub use address::{AddressError, ServerAddress};
 pub use forward::Forwarded;
 pub use status::{AttachStatus, AttachedServer, Detached};
 
+use calls::SessionCalls;
 use task::AttachTask;
 
 /// Batches of changes that may wait for the owner of the instances; the server waits when it is full.
@@ -98,7 +98,7 @@ pub struct AttachmentEnds {
 #[derive(Debug, Clone)]
 pub struct Attach {
     gateway: GatewayName,
-    client: watch::Receiver<Option<RegistryClient<Channel>>>,
+    calls: watch::Receiver<Option<SessionCalls>>,
     status: watch::Receiver<AttachStatus>,
     stop: CancellationToken,
     _ends_with_the_last: Arc<DropGuard>,
@@ -114,16 +114,16 @@ impl Attach {
     ) -> (Self, AttachmentEnds) {
         let (changes, change_queue) = mpsc::channel(CHANGES);
         let (reports, report_queue) = mpsc::channel(REPORTS);
-        let (client, clients) = watch::channel(None);
+        let (calls, sessions) = watch::channel(None);
         let (status, statuses) = watch::channel(AttachStatus::new(&config.servers));
         let token = CancellationToken::new();
         let gateway = config.id.gateway.clone();
-        let task = AttachTask::new(config, changes, report_queue, client, status, metrics);
+        let task = AttachTask::new(config, changes, report_queue, calls, status, metrics);
         let attached = token.clone().run_until_cancelled_owned(task.run());
         tokio::spawn(tasks.keep("attachment to the shared registry", attached));
         let attach = Self {
             gateway,
-            client: clients,
+            calls: sessions,
             status: statuses,
             _ends_with_the_last: Arc::new(token.clone().drop_guard()),
             stop: token,

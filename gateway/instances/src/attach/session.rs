@@ -1,8 +1,19 @@
 //! One attachment to one server: dialling it, and the two streams of the call.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use causeway_federation::{name::GatewayId, registry::wire, trust::TrustDocument};
+use causeway_federation::{
+    name::GatewayId,
+    registry::{GatewaySession, wire},
+    trust::TrustDocument,
+};
 use causeway_host::{beside::connect_beside, listen::Io, resolve::NameResolver};
 use causeway_identity::Secure;
 use causeway_proto::registry as proto;
@@ -19,7 +30,7 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-use super::{Report, ServerAddress};
+use super::{Report, ServerAddress, calls::SessionCalls};
 
 /// Longest that dialling a server may take: it is in the same zone.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -59,28 +70,29 @@ pub(super) enum AttachError {
 
 /// An open call to a server.
 pub(super) struct AttachSession {
-    pub(super) client: RegistryClient<Channel>,
+    pub(super) calls: SessionCalls,
     pub(super) requests: mpsc::Sender<AttachRequest>,
     pub(super) events: Streaming<WatchEvent>,
 }
 
 impl AttachSession {
-    /// Dials the server and says who this is.
+    /// Dials the server, says who this is, and begins a session: an attachment of the gateway like no other before.
     pub(super) async fn open(
         server: &ServerAddress,
-        id: &GatewayId,
+        (id, session): (&GatewayId, GatewaySession),
         secure: Option<&Secure>,
         resolver: &NameResolver,
     ) -> Result<Self, AttachError> {
         let channel = connect(server, secure, resolver).await;
         let channel = channel.map_err(AttachError::Connect)?;
-        let mut client = RegistryClient::new(channel)
+        let mut client = RegistryClient::new(channel.clone())
             .max_decoding_message_size(wire::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(wire::MAX_MESSAGE_BYTES);
         let (requests, outgoing) = mpsc::channel(OUTGOING);
         let attachment = Request::Attachment(Attachment {
             zone: id.zone.to_string(),
             gateway: id.gateway.to_string(),
+            session: session.to_string(),
         });
         // There is room in a queue that is new.
         let _ = requests.try_send(request(attachment));
@@ -88,7 +100,7 @@ impl AttachSession {
         let answer = answer.map_err(|_| AttachError::Silent)?;
         Ok(Self {
             events: answer.map_err(AttachError::Refused)?.into_inner(),
-            client,
+            calls: SessionCalls::new(channel, id.gateway.clone(), session),
             requests,
         })
     }
@@ -130,9 +142,20 @@ async fn connect(
 ) -> Result<Channel, tonic::transport::Error> {
     let server = server.clone();
     let (secure, resolver) = (secure.cloned(), resolver.clone());
+    let is_dialled = Arc::new(AtomicBool::new(false));
     let dial = tower::service_fn(move |_: Uri| {
         let (server, secure, resolver) = (server.clone(), secure.clone(), resolver.clone());
-        async move { dial(&server, secure.as_ref(), &resolver).await.map(TokioIo::new) }
+        // A session is one connection: what was said on one that broke may arrive after what is said on the next.
+        let was_dialled = is_dialled.swap(true, Ordering::Relaxed);
+        async move {
+            if was_dialled {
+                return Err(io::Error::new(
+                    io::ErrorKind::ConnectionAborted,
+                    "the connection broke",
+                ));
+            }
+            dial(&server, secure.as_ref(), &resolver).await.map(TokioIo::new)
+        }
     });
     Endpoint::from_static(HOST)
         .connect_timeout(CONNECT_LIMIT)
@@ -181,10 +204,12 @@ mod tests {
     };
 
     use causeway_host::beside::bind_beside;
+    use causeway_proto::registry::RegisterRequest;
     use parking_lot::Mutex;
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::attach::testing::{Server, Store};
 
     fn gateway() -> GatewayId {
         GatewayId::new("east".parse().unwrap(), "gw1".parse().unwrap())
@@ -204,6 +229,28 @@ mod tests {
         socket.accept().await.unwrap();
     }
 
+    #[tokio::test]
+    async fn a_session_ends_with_its_connection_and_makes_no_other() {
+        let store = Store::default();
+        let server = Server::start(&store).await;
+        let (address, named) = (server.address, server.server_address());
+        let id = (&gateway(), GatewaySession::new(7));
+        let opened = AttachSession::open(&named, id, None, &NameResolver::default()).await;
+        let mut session = opened.unwrap();
+        let call = async || {
+            let (mut client, _attempt) = session.calls.attempt();
+            client.register(RegisterRequest::default()).await
+        };
+        call().await.unwrap();
+        drop(server);
+        while let Ok(Some(_)) = session.events.message().await {}
+        let _again = Server::start_at(&store, address).await;
+        for _ in 0..3 {
+            call().await.unwrap_err();
+        }
+        assert_eq!(store.attempts().len(), 1);
+    }
+
     #[test]
     fn a_name_that_nobody_answers_for_keeps_no_runtime_from_ending() {
         let (_release, held): (Sender<()>, Receiver<()>) = channel();
@@ -220,7 +267,7 @@ mod tests {
             .unwrap();
         let server: ServerAddress = "sync1.east.internal".parse().unwrap();
         let opening = async move {
-            AttachSession::open(&server, &gateway(), None, &resolver)
+            AttachSession::open(&server, (&gateway(), GatewaySession::new(7)), None, &resolver)
                 .await
                 .map(drop)
         };

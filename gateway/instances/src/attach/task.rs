@@ -3,20 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::InstanceMetrics;
-use causeway_federation::edition::Edition;
+use causeway_federation::{edition::Edition, registry::GatewaySession};
 use causeway_host::backoff::reconnect;
 use causeway_identity::{LiveIdentity, Secure};
-use causeway_proto::registry::{AttachRequest, WatchEvent, registry_client::RegistryClient};
+use causeway_proto::registry::{AttachRequest, WatchEvent};
 use futures_util::StreamExt;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use super::{
     AttachConfig, AttachStatus, RegistryView, Report, ServerAddress, SharedChange,
+    calls::SessionCalls,
     intake::{Intake, IntakeError},
     session::{AttachError, AttachSession, alive, report, trust},
     status::AttachedServer,
@@ -39,7 +40,7 @@ pub(super) struct AttachTask {
     config: AttachConfig,
     changes: mpsc::Sender<Vec<SharedChange>>,
     reports: mpsc::Receiver<Report>,
-    client: watch::Sender<Option<RegistryClient<Channel>>>,
+    calls: watch::Sender<Option<SessionCalls>>,
     status: watch::Sender<AttachStatus>,
     metrics: Arc<InstanceMetrics>,
     rng: SmallRng,
@@ -66,7 +67,7 @@ impl AttachTask {
         config: AttachConfig,
         changes: mpsc::Sender<Vec<SharedChange>>,
         reports: mpsc::Receiver<Report>,
-        client: watch::Sender<Option<RegistryClient<Channel>>>,
+        calls: watch::Sender<Option<SessionCalls>>,
         status: watch::Sender<AttachStatus>,
         metrics: Arc<InstanceMetrics>,
     ) -> Self {
@@ -77,7 +78,7 @@ impl AttachTask {
             config,
             changes,
             reports,
-            client,
+            calls,
             status,
             metrics,
             rng,
@@ -142,7 +143,7 @@ impl AttachTask {
     async fn join(&mut self, server: &ServerAddress) -> Result<Joined, AttachError> {
         let mut session = AttachSession::open(
             server,
-            &self.config.id,
+            (&self.config.id, GatewaySession::new(self.rng.random())),
             self.config.secure.as_ref(),
             &self.config.resolver,
         )
@@ -197,7 +198,7 @@ impl AttachTask {
             });
         });
         self.metrics.registry_attached(true);
-        self.client.send_replace(Some(joined.session.client.clone()));
+        self.calls.send_replace(Some(joined.session.calls.clone()));
     }
 
     /// Carries events in and reports out until the server is lost; `None` when the owner of the instances is gone.
@@ -300,7 +301,7 @@ impl AttachTask {
         self.failures = self.failures.saturating_add(1);
         let text = format!("{server}: {}", with_causes(error));
         if was_attached {
-            self.client.send_replace(None);
+            self.calls.send_replace(None);
             self.metrics.registry_attached(false);
             tracing::warn!(%server, error = with_causes(error), "lost the zone-sync");
         } else {

@@ -9,7 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use causeway_federation::registry::{InstanceKey, InstanceSource, Registration, RegistryError, wire};
+use causeway_federation::registry::{
+    CallSession, InstanceKey, InstanceSource, Registration, RegistryError, wire,
+};
 use causeway_proto::registry::{
     AttachRequest, DeregisterReply, DeregisterRequest, Gateways, HealthReport, HeartbeatReply,
     HeartbeatRequest, Outcome, RegisterReply, RegisterRequest, ReplaceReply, ReplaceRequest, Synced,
@@ -41,6 +43,9 @@ struct State {
     attachments: u64,
     /// Answer to every registration.
     refusal: Option<Status>,
+    /// Sessions of the attachments, and what each attempt to register named.
+    sessions: Vec<String>,
+    attempts: Vec<CallSession>,
 }
 
 impl State {
@@ -82,6 +87,16 @@ impl Store {
     /// Answers every registration with this.
     pub(crate) fn refuse(&self, refusal: Status) {
         self.0.lock().refusal = Some(refusal);
+    }
+
+    /// Session of each attachment that was ever made.
+    pub(crate) fn sessions(&self) -> Vec<String> {
+        self.0.lock().sessions.clone()
+    }
+
+    /// Session and epoch that each attempt to register named.
+    pub(crate) fn attempts(&self) -> Vec<CallSession> {
+        self.0.lock().attempts.clone()
     }
 
     /// Without telling anybody: as if it had happened while nobody was attached.
@@ -199,6 +214,8 @@ impl Registry for Store {
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let mut state = self.0.lock();
+        let named = request.metadata().get(wire::SESSION).unwrap();
+        state.attempts.push(named.to_str().unwrap().parse().unwrap());
         if let Some(refusal) = &state.refusal {
             return Err(refusal.clone());
         }
@@ -304,6 +321,7 @@ impl Registry for Store {
                 .values()
                 .cloned()
                 .for_each(|report| put(Event::Health(report)));
+            state.sessions.push(attachment.session);
             state.attachments += 1;
             let number = state.attachments;
             state

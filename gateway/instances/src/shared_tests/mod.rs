@@ -164,6 +164,9 @@ async fn a_gateway_moves_to_the_second_server_and_takes_up_what_happened_meanwhi
     store.lose(&key(&instances[0]));
     let status = gateway.until_attached(|status| at(status, &left)).await;
     assert_eq!(status.attachments, 2);
+    // What is still under way to the first one is of another session.
+    let sessions = store.sessions();
+    assert!(sessions.len() == 2 && sessions[0] != sessions[1], "{sessions:?}");
     gateway.until_healthy(2).await;
     assert_eq!(store.gateways().len(), 1);
 }
@@ -222,11 +225,16 @@ async fn who_registers_is_told_that_nothing_was_done_where_that_is_certain_and_o
         let gateway = Gateway::start("gw1", &[&server], topology(EVERY, &[]));
         gateway.until_with(&["gw1"]).await;
         store.refuse(refusal);
-        gateway
-            .instances
-            .register(registration(&instances[0]))
-            .await
-            .unwrap_err()
+        let register = gateway.instances.register(registration(&instances[0]));
+        let refused = register.await.unwrap_err();
+        let attempts = store.attempts().into_iter();
+        let attempts: Vec<_> = attempts
+            .map(|call| {
+                assert_eq!([call.session.to_string()].as_slice(), store.sessions());
+                call.epoch
+            })
+            .collect();
+        (refused, attempts)
     };
     let mut surely = Status::unavailable("etcd is away");
     surely
@@ -237,9 +245,16 @@ async fn who_registers_is_told_that_nothing_was_done_where_that_is_certain_and_o
         refused(Status::unavailable("etcd did not answer")),
         refused(Status::unauthenticated("no_credentials")),
     );
-    assert_eq!(surely, RegistryError::NothingDone("etcd is away".to_owned()));
-    assert_eq!(unknown, RegistryError::Away("etcd did not answer".to_owned()));
-    assert_eq!(denied, RegistryError::NothingDone("no_credentials".to_owned()));
+    assert_eq!(surely.0, RegistryError::NothingDone("etcd is away".to_owned()));
+    assert_eq!(unknown.0, RegistryError::Away("etcd did not answer".to_owned()));
+    assert_eq!(denied.0, RegistryError::NothingDone("no_credentials".to_owned()));
+    // An attempt of which it is not known what was done is given up before the next: it must not be carried out after it.
+    assert!(
+        surely.1.len() > 1 && surely.1.iter().all(|epoch| *epoch == 0),
+        "{surely:?}"
+    );
+    let each: Vec<_> = (0..).take(unknown.1.len()).collect();
+    assert!(each.len() > 1 && unknown.1 == each, "{unknown:?}");
     // Nobody was ever there to be asked.
     let server = Server::start(&Store::default()).await;
     let address = server.address;

@@ -20,6 +20,7 @@ use crate::name::{ServiceName, Tags};
 mod limits;
 mod provenance;
 mod replacement;
+mod session;
 mod source;
 mod state;
 pub mod wire;
@@ -30,6 +31,7 @@ pub use limits::{
 };
 pub use provenance::Provenance;
 pub use replacement::{Replaced, Replacement};
+pub use session::{CallSession, GatewaySession, SessionError};
 pub use source::InstanceSource;
 pub use state::{Registered, Registry, RegistryEntry};
 

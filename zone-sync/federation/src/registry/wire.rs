@@ -14,6 +14,8 @@ use super::{InstanceKey, InstanceSource, Provenance, Registration, RegistryError
 
 /// Metadata of a status: nothing of the call was done, for certain.
 pub const UNTOUCHED: &str = "causeway-untouched";
+/// Metadata of a call: the session of the gateway that makes it, a [`super::CallSession`].
+pub const SESSION: &str = "causeway-session";
 /// Most elements of one list, as the contract says.
 pub const MAX_LIST: usize = 1_000;
 /// Largest message in bytes: a full list of registrations of 4 KiB each, twenty times what one usually takes. Whoever

@@ -26,7 +26,7 @@ use tonic::{Status, Streaming};
 use super::{
     Contact, Inner,
     client::{CALL_LIMIT, PAGE, pause},
-    keys::{Key, decode_registration, decode_report},
+    keys::{Key, decode_registration, decode_report, decode_session},
     view::{At, EtcdView},
 };
 
@@ -315,6 +315,11 @@ fn put(inner: &Inner, view: &mut EtcdView, held: KeyValue) {
             }
             Key::Health(key) => view.put_report(&key, decode_report(&key, &held.value)?, at),
             Key::Gateway(name) => view.put_gateway(&name, at),
+            Key::Session(name) => {
+                view.put_session(&name, at.revision);
+                let session = decode_session(&name, &held.value)?;
+                inner.sessions().told(&name, session, at.revision);
+            }
         }
         Ok(())
     });

@@ -6,11 +6,14 @@
 //! | `instances/<service>/<id>/<source>` | `causeway.registry.v1.Registration` | of whoever heard its last heartbeat; none without a time to live |
 //! | `health/<service>/<id>` | `causeway.registry.v1.HealthReport` | of the zone-sync that the checking gateway is attached to |
 //! | `gateways/<gateway>` | empty | of the attachment |
+//! | `sessions/<gateway>` | the gateway's last session, 32 digits of hex | none: it outlives its gateway, so that nothing older comes after it |
 //!
 //! An id may hold slashes, a service and a source may not, so every key reads one way only.
 
 use causeway_federation::name::{GatewayName, ZoneName};
-use causeway_federation::registry::{InstanceKey, InstanceSource, Registration, wire};
+use causeway_federation::registry::{
+    GatewaySession, InstanceKey, InstanceSource, Registration, SessionError, wire,
+};
 use causeway_proto::registry as proto;
 use prost::Message as _;
 
@@ -27,6 +30,7 @@ pub enum Key {
     Slot(SlotKey),
     Health(InstanceKey),
     Gateway(GatewayName),
+    Session(GatewayName),
 }
 
 /// Reason why what etcd holds under the zone's prefix could not be read. Somebody else wrote it, or a later version did.
@@ -77,6 +81,7 @@ impl Layout {
             }
             Key::Health(instance) => format!("{prefix}health/{}/{}", instance.service, instance.id),
             Key::Gateway(name) => format!("{prefix}gateways/{name}"),
+            Key::Session(name) => format!("{prefix}sessions/{name}"),
         }
         .into_bytes()
     }
@@ -98,6 +103,7 @@ impl Layout {
             }
             "health" => Ok(Key::Health(instance_key(rest).ok_or_else(unknown)?)),
             "gateways" => Ok(Key::Gateway(rest.parse().map_err(|_| unknown())?)),
+            "sessions" => Ok(Key::Session(rest.parse().map_err(|_| unknown())?)),
             _ => Err(unknown()),
         }
     }
@@ -141,6 +147,23 @@ pub fn decode_report(key: &InstanceKey, value: &[u8]) -> Result<proto::HealthRep
     })
 }
 
+/// # Errors
+/// When it names no session.
+pub fn decode_session(gateway: &GatewayName, value: &[u8]) -> Result<GatewaySession, EtcdKeyError> {
+    let wrong = |problem: String| EtcdKeyError::Value {
+        key: format!("sessions/{gateway}"),
+        problem,
+    };
+    let text = std::str::from_utf8(value).map_err(|error| wrong(error.to_string()))?;
+    text.parse()
+        .map_err(|error: SessionError| wrong(error.to_string()))
+}
+
+#[must_use]
+pub fn encode_session(session: GatewaySession) -> Vec<u8> {
+    session.to_string().into_bytes()
+}
+
 /// Longest part of a strange key that a message repeats, in bytes.
 const SHOWN_BYTES: usize = 200;
 
@@ -176,12 +199,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_reads_back_as_it_was_written(service in "[a-z]{1,9}", id in "[a-z0-9:./@_-]{1,40}", kind in 0..3) {
+        fn a_key_reads_back_as_it_was_written(service in "[a-z]{1,9}", id in "[a-z0-9:./@_-]{1,40}", kind in 0..4) {
             let instance = key(&service, &id);
             let written = match kind {
                 0 => Key::Slot(SlotKey { instance, source: InstanceSource::named(&service).unwrap_or(InstanceSource::Registered) }),
                 1 => Key::Health(instance),
-                _ => Key::Gateway(service.parse().unwrap()),
+                2 => Key::Gateway(service.parse().unwrap()),
+                _ => Key::Session(service.parse().unwrap()),
             };
             let bytes = layout().encode(&written);
             prop_assert!(layout().first() <= bytes && bytes < layout().end());

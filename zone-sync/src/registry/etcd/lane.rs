@@ -8,16 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_federation::registry::{InstanceKey, Registration};
+use causeway_federation::name::GatewayName;
+use causeway_federation::registry::{CallSession, InstanceKey, Registration};
 use causeway_proto::etcd::mvccpb::KeyValue;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     EtcdError, EtcdView, Inner,
-    keys::{Key, SlotKey, decode_registration, decode_report},
+    keys::{Key, SlotKey, decode_registration, decode_report, decode_session, encode_session},
     leases::LeaseClass,
     view::At,
-    write::{self, MAX_BYTES, MAX_WRITES, Write, Written},
+    write::{self, Fence, KeyedWrite, MAX_BYTES, MAX_WRITES, Write, Written},
 };
 
 /// Orders that may wait in one lane: a full request of the contract from each of some connectors.
@@ -34,6 +35,8 @@ pub(super) struct WriteOrder {
     pub value: Option<Registration>,
     /// The class of the lease that it goes with, and the lease that it had rather keep.
     pub lease: Option<(LeaseClass, Option<i64>)>,
+    /// Session of the gateway that asked for it: it is written only while that lasts.
+    pub caller: Option<CallSession>,
     pub since: Instant,
     pub answer: oneshot::Sender<Result<Written, NotWritten>>,
 }
@@ -63,8 +66,10 @@ impl Inner {
         write: Write,
         value: Option<Registration>,
         lease: Option<(LeaseClass, Option<i64>)>,
+        caller: Option<&CallSession>,
     ) -> Result<oneshot::Receiver<Result<Written, NotWritten>>, NotWritten> {
-        let (order, answer) = new_order(key, write, value, lease);
+        let (mut order, answer) = new_order(key, write, value, lease);
+        order.caller = caller.cloned();
         let lane = self.lane(&order.key);
         match tokio::time::timeout(PATIENCE, lane.send(order)).await {
             Ok(Ok(())) => Ok(answer),
@@ -110,6 +115,14 @@ impl Inner {
         Ok(granted.id)
     }
 
+    /// Condition in etcd of a write in this session.
+    fn fence(&self, caller: &CallSession) -> Fence {
+        Fence {
+            key: self.layout.encode(&Key::Session(caller.gateway.clone())),
+            value: encode_session(caller.session),
+        }
+    }
+
     /// A lease was found gone.
     pub(super) fn lose_lease(&self, lease: i64) {
         self.leases().remove(lease);
@@ -129,6 +142,7 @@ fn new_order(
         write,
         value,
         lease,
+        caller: None,
         since: Instant::now(),
         answer,
     };
@@ -156,38 +170,76 @@ pub(super) async fn run(inner: Arc<Inner>, mut orders: mpsc::Receiver<WriteOrder
     }
 }
 
+/// An order with its key as etcd has it, and what must hold for it to be done.
+struct EncodedOrder {
+    key: Vec<u8>,
+    fence: Option<Fence>,
+    order: WriteOrder,
+}
+
+impl EncodedOrder {
+    fn bytes(&self) -> usize {
+        self.order.write.bytes(&self.key) + self.fence.as_ref().map_or(0, Fence::bytes)
+    }
+
+    fn keyed(&self) -> KeyedWrite<'_> {
+        KeyedWrite {
+            key: &self.key,
+            write: &self.order.write,
+            fence: self.fence.as_ref(),
+        }
+    }
+}
+
 /// The first orders that fit into one transaction: no key twice.
-fn next_batch(inner: &Inner, waiting: &mut Vec<WriteOrder>) -> Vec<(Vec<u8>, WriteOrder)> {
+fn next_batch(inner: &Inner, waiting: &mut Vec<WriteOrder>) -> Vec<EncodedOrder> {
     let mut keys = HashSet::new();
     let mut bytes = 0;
     let mut batch = Vec::new();
     let mut rest = Vec::new();
     for order in waiting.drain(..) {
-        let key = inner.layout.encode(&order.key);
-        let size = order.write.bytes(&key);
+        let encoded = EncodedOrder {
+            key: inner.layout.encode(&order.key),
+            fence: order.caller.as_ref().map(|caller| inner.fence(caller)),
+            order,
+        };
+        let size = encoded.bytes();
         // Once one had to wait, all later ones of its key must.
         let fits = batch.len() < MAX_WRITES && (batch.is_empty() || bytes + size <= MAX_BYTES);
-        if fits && keys.insert(key.clone()) {
+        let is_new = keys.insert(encoded.key.clone());
+        if fits && is_new {
             bytes += size;
-            batch.push((key, order));
+            batch.push(encoded);
         } else {
-            keys.insert(key);
-            rest.push(order);
+            rest.push(encoded.order);
         }
     }
     *waiting = rest;
     batch
 }
 
-async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, WriteOrder)>) {
+/// Takes out what comes too late: because it has waited for too long, or because its gateway has gone on without it.
+fn sift(inner: &Inner, now: Instant, batch: Vec<EncodedOrder>) -> Vec<EncodedOrder> {
+    let mut kept = Vec::with_capacity(batch.len());
+    for encoded in batch {
+        let order = &encoded.order;
+        let refusal = match &order.caller {
+            _ if now > order.since + PATIENCE => Some("etcd is too slow, or out of reach".to_owned()),
+            Some(caller) => inner.sessions().check(caller).err().map(|why| why.to_string()),
+            None => None,
+        };
+        match refusal {
+            Some(why) => refuse(inner, vec![encoded], &NotWritten::untouched(&why)),
+            None => kept.push(encoded),
+        }
+    }
+    kept
+}
+
+async fn commit(inner: &Inner, batch: Vec<EncodedOrder>) {
     let now = Instant::now();
-    let (late, in_time): (Vec<_>, Vec<_>) = batch
-        .drain(..)
-        .partition(|(_, order)| now > order.since + PATIENCE);
-    let too_late = NotWritten::untouched("etcd is too slow, or out of reach");
-    refuse(inner, late, &too_late);
-    let mut batch = in_time;
-    let Some(oldest) = batch.iter().map(|(_, order)| order.since).min() else {
+    let mut batch = sift(inner, now, batch);
+    let Some(oldest) = batch.iter().map(|encoded| encoded.order.since).min() else {
         return;
     };
     let left = (oldest + PATIENCE)
@@ -196,7 +248,7 @@ async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, WriteOrder)>) {
     let mut written = attempt(inner, &mut batch, left).await;
     if written.as_ref().is_err_and(EtcdError::is_lost_lease) {
         // One of the leases ran out and word of it has not come. New ones are granted, and all old ones asked after.
-        for (_, order) in &mut batch {
+        for EncodedOrder { order, .. } in &mut batch {
             if let Some((_, kept)) = &mut order.lease {
                 *kept = None;
             }
@@ -208,9 +260,9 @@ async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, WriteOrder)>) {
         written = attempt(inner, &mut batch, left).await;
     }
     match written {
-        Ok(written) => {
+        Ok((written, is_first)) => {
             inner.refused().take();
-            settle(inner, batch, written);
+            settle(inner, batch, written, is_first);
         }
         Err(error) => {
             let cause = error.cause();
@@ -231,12 +283,13 @@ async fn commit(inner: &Inner, mut batch: Vec<(Vec<u8>, WriteOrder)>) {
     }
 }
 
+/// Tries to write, and says what became of each and whether it was tried only once.
 async fn attempt(
     inner: &Inner,
-    batch: &mut [(Vec<u8>, WriteOrder)],
+    batch: &mut [EncodedOrder],
     left: Duration,
-) -> Result<Vec<Written>, EtcdError> {
-    for (_, order) in batch.iter_mut() {
+) -> Result<(Vec<Written>, bool), EtcdError> {
+    for EncodedOrder { order, .. } in batch.iter_mut() {
         let Some((class, kept)) = order.lease else {
             continue;
         };
@@ -248,26 +301,27 @@ async fn attempt(
             *lease = chosen;
         }
     }
-    let request = write::transaction(batch.iter().map(|(key, order)| (key.as_slice(), &order.write)));
+    let request = write::transaction(batch.iter().map(EncodedOrder::keyed));
     let (answer, is_first) = inner.client.txn(left, &request).await?;
-    let mut written = write::outcomes(answer);
+    let mut written = write::outcomes(answer, batch.iter().map(|encoded| encoded.fence.is_some()));
     if !is_first {
         // The earlier attempt may have been done after all; then what it deleted is absent now.
-        for (outcome, (_, order)) in written.iter_mut().zip(batch.iter()) {
-            if let (Written::Absent(revision), Write::Delete { revision: None }) = (&*outcome, &order.write) {
+        for (outcome, encoded) in written.iter_mut().zip(batch.iter()) {
+            let write = &encoded.order.write;
+            if let (Written::Absent(revision), Write::Delete { revision: None }) = (&*outcome, write) {
                 *outcome = Written::Done(*revision);
             }
         }
     }
-    Ok(written)
+    Ok((written, is_first))
 }
 
-fn refuse(inner: &Inner, batch: Vec<(Vec<u8>, WriteOrder)>, why: &NotWritten) {
+fn refuse(inner: &Inner, batch: Vec<EncodedOrder>, why: &NotWritten) {
     inner
         .counters
         .failed
         .fetch_add(batch.len() as u64, Ordering::Relaxed);
-    for (_, order) in batch {
+    for EncodedOrder { order, .. } in batch {
         // An instance that lives must get its key back sooner or later.
         if let (Key::Slot(key), Write::Claim { recreate: true, .. }) = (&order.key, &order.write) {
             inner.view().claim_later(key.clone());
@@ -278,7 +332,7 @@ fn refuse(inner: &Inner, batch: Vec<(Vec<u8>, WriteOrder)>, why: &NotWritten) {
 }
 
 /// Takes what was written into the view at once, before the watch tells it, and answers those who wait for it.
-fn settle(inner: &Inner, batch: Vec<(Vec<u8>, WriteOrder)>, written: Vec<Written>) {
+fn settle(inner: &Inner, batch: Vec<EncodedOrder>, written: Vec<Written>, is_first: bool) {
     let now = Instant::now();
     inner
         .counters
@@ -286,19 +340,62 @@ fn settle(inner: &Inner, batch: Vec<(Vec<u8>, WriteOrder)>, written: Vec<Written
         .fetch_add(batch.len() as u64, Ordering::Relaxed);
     let mut answers = Vec::with_capacity(batch.len());
     inner.change(|view| {
-        for ((_, order), written) in batch.into_iter().zip(written) {
-            match &order.key {
-                Key::Slot(key) => settle_slot(view, now, key, (&order.write, order.value), &written),
-                Key::Health(key) => settle_report(view, key, &order.write, &written),
+        for (EncodedOrder { order, .. }, written) in batch.into_iter().zip(written) {
+            let answer = match (&order.key, &written) {
+                (_, Written::Fenced) => Err(fenced(inner, order.caller.as_ref(), is_first)),
+                (Key::Slot(key), _) => {
+                    settle_slot(view, now, key, (&order.write, order.value), &written);
+                    Ok(written)
+                }
+                (Key::Health(key), _) => {
+                    settle_report(view, key, &order.write, &written);
+                    Ok(written)
+                }
+                (Key::Session(gateway), _) => {
+                    settle_session(inner, view, gateway, &order.write, &written);
+                    Ok(written)
+                }
                 // Who is there is told by the watch alone.
-                Key::Gateway(_) => {}
-            }
-            answers.push((order.answer, written));
+                (Key::Gateway(_), _) => Ok(written),
+            };
+            answers.push((order.answer, answer));
         }
     });
     for (answer, written) in answers {
         // Who no longer listens needs no answer.
-        let _ = answer.send(Ok(written));
+        let _ = answer.send(written);
+    }
+}
+
+/// etcd holds another session of the gateway than the one that asked, which ends that one here too.
+fn fenced(inner: &Inner, caller: Option<&CallSession>, is_first: bool) -> NotWritten {
+    if let Some(caller) = caller {
+        inner.sessions().end(&caller.gateway, caller.session);
+    }
+    NotWritten {
+        // An earlier attempt may have been done, before there was another session.
+        is_untouched: is_first,
+        ..NotWritten::untouched("the gateway has attached itself anew since")
+    }
+}
+
+/// Notes what became of the key of a gateway's last session.
+fn settle_session(
+    inner: &Inner,
+    view: &mut EtcdView,
+    gateway: &GatewayName,
+    write: &Write,
+    written: &Written,
+) {
+    let (value, revision) = match (written, write) {
+        (Written::Done(revision), Write::Claim { value, .. }) => (value, *revision),
+        (Written::Changed(held), _) => (&held.value, held.mod_revision),
+        (Written::Absent(revision), _) => return view.delete_session(gateway, *revision),
+        (Written::Done(_) | Written::Fenced, _) => return,
+    };
+    view.put_session(gateway, revision);
+    if let Ok(session) = decode_session(gateway, value) {
+        inner.sessions().told(gateway, session, revision);
     }
 }
 
@@ -323,6 +420,7 @@ fn settle_slot(
         (Written::Absent(_), Write::Delete { revision: Some(_) }) => {}
         (Written::Absent(revision), _) => view.removed(key, *revision),
         (Written::Changed(held), _) => take_up(view, now, key, held),
+        (Written::Fenced, _) => {}
     }
 }
 

@@ -7,6 +7,8 @@
 //! | [`view`] | pure: what is known, what a word of etcd does to it, who vouches for which instance |
 //! | [`write`] | pure: changes as transactions |
 //! | [`leases`] | pure: which lease a key goes with, and when to renew it |
+//! | [`sessions`] | pure: which calls of a gateway come too late |
+//! | [`presence`] | gateways that are attached here |
 //! | [`client`] | calls to any member of etcd |
 //! | [`follow`] | reads everything once, then watches |
 //! | [`lane`] | writes, in batches |
@@ -43,6 +45,7 @@ mod lane;
 mod leases;
 mod presence;
 mod registering;
+mod sessions;
 mod upkeep;
 pub mod view;
 mod write;
@@ -152,10 +155,12 @@ struct Inner {
     /// The latest writes were refused, then and for this reason; `None`: they were done.
     refused: Mutex<Option<(Instant, String)>>,
     /// Reports of health that are not in etcd yet.
-    reports: Mutex<BTreeMap<InstanceKey, proto::HealthReport>>,
+    reports: Mutex<BTreeMap<InstanceKey, presence::UnwrittenReport>>,
     reported: Notify,
     /// The lease of each gateway that is attached here.
     presences: Mutex<BTreeMap<GatewayName, i64>>,
+    /// Locked for a moment, also while the view is, and never the other way round.
+    sessions: Mutex<sessions::Sessions>,
     lanes: Vec<mpsc::Sender<lane::WriteOrder>>,
     counters: Counters,
     /// Set when the process ends: what attached gateways left behind is then left to their next zone-sync.
@@ -183,6 +188,7 @@ impl SharedRegistry {
             reports: Mutex::default(),
             reported: Notify::new(),
             presences: Mutex::default(),
+            sessions: Mutex::default(),
             lanes: senders,
             counters: Counters::default(),
             stopping: AtomicBool::new(false),
@@ -282,7 +288,7 @@ impl Inner {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reports(&self) -> MutexGuard<'_, BTreeMap<InstanceKey, proto::HealthReport>> {
+    fn reports(&self) -> MutexGuard<'_, BTreeMap<InstanceKey, presence::UnwrittenReport>> {
         self.reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -296,6 +302,10 @@ impl Inner {
 
     fn presences(&self) -> MutexGuard<'_, BTreeMap<GatewayName, i64>> {
         self.presences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, sessions::Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the view and tells the watchers.

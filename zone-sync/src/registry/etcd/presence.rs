@@ -6,17 +6,18 @@ use std::{
 };
 
 use causeway_federation::name::GatewayName;
-use causeway_federation::registry::InstanceKey;
+use causeway_federation::registry::{CallSession, GatewaySession, InstanceKey};
 use causeway_proto::registry as proto;
 use prost::Message as _;
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use super::{
     Inner, MAX_REPORTS, SharedRegistry,
-    keys::Key,
+    keys::{Key, encode_session},
     lane::PATIENCE,
     leases::{HEALTH_TIME_TO_LIVE, LeaseClass},
-    write::Write,
+    sessions::{SessionRefusal, SessionStanding},
+    write::{Write, Written},
 };
 
 /// With the time that a renewal may take on top this makes a lease of 5 s: how long a gateway whose zone-sync died has to
@@ -30,53 +31,122 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub struct GatewayPresence {
     inner: Arc<Inner>,
     gateway: GatewayName,
+    session: Option<AttachedSession>,
     task: JoinHandle<Option<()>>,
 }
 
+/// Session of an attachment.
+#[derive(Debug, Clone)]
+struct AttachedSession {
+    id: GatewaySession,
+    standing: watch::Receiver<SessionStanding>,
+    /// Revision of the gateway's session before it, as this process knew it when this one began.
+    before: i64,
+}
+
+/// Report of health that is not in etcd yet.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct UnwrittenReport {
+    report: proto::HealthReport,
+    /// Session that it was made in: it is written only while that lasts.
+    caller: Option<CallSession>,
+}
+
 impl SharedRegistry {
-    /// A gateway attached itself to this process.
+    /// A gateway attached itself to this process, and so ends what it said in any session before this one. Without a `session`, it is
+    /// one of a version that names none.
     #[must_use]
-    pub fn attach(&self, gateway: GatewayName) -> GatewayPresence {
+    pub fn attach(&self, gateway: GatewayName, session: Option<GatewaySession>) -> GatewayPresence {
         let inner = Arc::clone(&self.inner);
-        let adopted = inner.change(|view| view.attach(&gateway));
-        let own = |report: &proto::HealthReport| {
-            report
-                .key
-                .clone()
-                .and_then(|key| causeway_federation::registry::wire::key(key).ok())
-        };
-        inner.reports().extend(
-            adopted
-                .into_iter()
-                .filter_map(|report| Some((own(&report)?, report))),
-        );
-        inner.reported.notify_one();
+        let (adopted, before) = inner.change(|view| (view.attach(&gateway), view.session_revision(&gateway)));
+        let session = session.map(|id| AttachedSession {
+            id,
+            standing: inner.sessions().begin(&gateway, id),
+            before,
+        });
         let name = format!("presence of gateway {gateway}");
-        let present = be_present(Arc::clone(&inner), gateway.clone());
-        let task = tokio::spawn(inner.tasks.guard(name, present));
-        tracing::info!(zone = %inner.zone, %gateway, "a gateway attached itself");
-        GatewayPresence { inner, gateway, task }
+        let present = be_present(Arc::clone(&inner), gateway.clone(), session.clone());
+        let presence = GatewayPresence {
+            task: tokio::spawn(inner.tasks.guard(name, present)),
+            gateway,
+            session,
+            inner,
+        };
+        presence.adopt(adopted);
+        tracing::info!(zone = %self.inner.zone, gateway = %presence.gateway, "a gateway attached itself");
+        presence
     }
 }
 
 impl GatewayPresence {
+    /// Waits until the gateway's session is in force, or is over.
+    pub async fn settled(&self) {
+        if let Some(session) = &self.session {
+            let mut standing = session.standing.clone();
+            // A session without a sender is over.
+            let _ = standing
+                .wait_for(|standing| *standing != SessionStanding::Awaited)
+                .await;
+        }
+    }
+
+    /// Waits until the gateway has begun another session, here or elsewhere.
+    pub async fn over(&self) {
+        let Some(session) = &self.session else {
+            return std::future::pending().await;
+        };
+        let mut standing = session.standing.clone();
+        // A session without a sender is over.
+        let _ = standing
+            .wait_for(|standing| *standing == SessionStanding::Over)
+            .await;
+    }
+
     /// Takes up what the gateway found of an instance. Others that are attached here are told at once.
     pub fn report(&self, key: InstanceKey, mut report: proto::HealthReport) {
+        let session = self.session.as_ref();
+        if session.is_some_and(|session| *session.standing.borrow() == SessionStanding::Over) {
+            return;
+        }
         report.gateway = self.gateway.to_string();
         let must_be_written = self.inner.change(|view| {
             let is_known = view.report(&key).is_some();
             (is_known || view.reports().len() < MAX_REPORTS) && view.report_here(&key, &report)
         });
         if must_be_written {
+            let report = self.unwritten(report);
             self.inner.reports().insert(key, report);
             self.inner.reported.notify_one();
         }
+    }
+
+    /// Has reports written anew that the gateway made elsewhere.
+    fn adopt(&self, reports: Vec<proto::HealthReport>) {
+        let keyed = reports.into_iter().filter_map(|report| {
+            let key = causeway_federation::registry::wire::key(report.key.clone()?).ok()?;
+            Some((key, self.unwritten(report)))
+        });
+        self.inner.reports().extend(keyed);
+        self.inner.reported.notify_one();
+    }
+
+    fn unwritten(&self, report: proto::HealthReport) -> UnwrittenReport {
+        let caller = self.session.as_ref().map(|session| CallSession {
+            gateway: self.gateway.clone(),
+            session: session.id,
+            // It is never given up: the next one of its instance takes its place.
+            epoch: u64::MAX,
+        });
+        UnwrittenReport { report, caller }
     }
 }
 
 impl Drop for GatewayPresence {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(session) = &self.session {
+            self.inner.sessions().end(&self.gateway, session.id);
+        }
         let is_last = self.inner.change(|view| view.detach(&self.gateway));
         if !is_last || self.inner.stopping.load(Ordering::Relaxed) {
             return;
@@ -96,15 +166,45 @@ impl Drop for GatewayPresence {
     }
 }
 
-/// Keeps the gateway's key in etcd, under a lease that others renew together with theirs.
-async fn be_present(inner: Arc<Inner>, gateway: GatewayName) {
+/// Keeps the gateway's key in etcd, under a lease that others renew together with theirs, once its session is there.
+async fn be_present(inner: Arc<Inner>, gateway: GatewayName, mut session: Option<AttachedSession>) {
     loop {
+        if let Some(session) = &mut session
+            && *session.standing.borrow() == SessionStanding::Awaited
+            && inner.is_following()
+        {
+            begin_session(&inner, &gateway, session).await;
+        }
         let lease = inner.presences().get(&gateway).copied();
         let lives = lease.is_some_and(|lease| inner.leases().contains(lease));
         if !lives && inner.is_following() {
             appear(&inner, &gateway).await;
         }
         sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Puts a session into etcd as the gateway's last, unless another has been put there since it began.
+async fn begin_session(inner: &Inner, gateway: &GatewayName, session: &mut AttachedSession) {
+    let write = Write::Claim {
+        value: encode_session(session.id),
+        lease: 0,
+        revision: session.before,
+        recreate: false,
+    };
+    let key = Key::Session(gateway.clone());
+    let Ok(order) = inner.order(key, write, None, None, None).await else {
+        return;
+    };
+    match order.await {
+        // It is this one if it was written by an attempt whose answer was lost.
+        Ok(Ok(Written::Changed(held))) if held.value != encode_session(session.id) => {
+            inner.sessions().end(gateway, session.id);
+        }
+        // etcd was set back.
+        Ok(Ok(Written::Absent(_))) => session.before = 0,
+        // What is not known to be done is tried again.
+        Ok(Ok(_) | Err(_)) | Err(_) => {}
     }
 }
 
@@ -120,7 +220,7 @@ async fn appear(inner: &Inner, gateway: &GatewayName) {
         lease: granted.id,
     };
     let Ok(order) = inner
-        .order(Key::Gateway(gateway.clone()), write, None, None)
+        .order(Key::Gateway(gateway.clone()), write, None, None, None)
         .await
     else {
         return;
@@ -137,28 +237,42 @@ impl Inner {
         let waiting: Vec<_> = self.reports().clone().into_iter().collect();
         let class = LeaseClass::of(HEALTH_TIME_TO_LIVE);
         let mut orders = Vec::with_capacity(waiting.len());
-        for (key, report) in waiting {
+        for (key, unwritten) in waiting {
+            let caller = unwritten.caller.as_ref();
+            match caller.map_or(Ok(()), |caller| self.sessions().check(caller)) {
+                Ok(()) => {}
+                Err(SessionRefusal::Awaited) => continue,
+                Err(SessionRefusal::Over | SessionRefusal::GivenUp) => {
+                    self.forget_report(&key, &unwritten);
+                    continue;
+                }
+            }
             let write = Write::Put {
-                value: report.encode_to_vec(),
+                value: unwritten.report.encode_to_vec(),
                 lease: 0,
             };
+            let lease = Some((class, None));
             let Ok(order) = self
-                .order(Key::Health(key.clone()), write, None, Some((class, None)))
+                .order(Key::Health(key.clone()), write, None, lease, caller)
                 .await
             else {
                 return;
             };
-            orders.push((key, report, order));
+            orders.push((key, unwritten, order));
         }
         for (key, report, order) in orders {
             if !matches!(order.await, Ok(Ok(_))) {
                 return;
             }
-            let mut reports = self.reports();
-            // What was reported since must be written as well.
-            if reports.get(&key) == Some(&report) {
-                reports.remove(&key);
-            }
+            self.forget_report(&key, &report);
+        }
+    }
+
+    /// Takes a report out of those to be written; what was reported since must be written as well.
+    fn forget_report(&self, key: &InstanceKey, report: &UnwrittenReport) {
+        let mut reports = self.reports();
+        if reports.get(key) == Some(report) {
+            reports.remove(key);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use causeway_federation::registry::{
-    InstanceKey, InstanceSource, MAX_INSTANCES_PER_ZONE, Registration, RegistryError,
+    CallSession, InstanceKey, InstanceSource, MAX_INSTANCES_PER_ZONE, Registration, RegistryError,
 };
 use tokio::sync::oneshot;
 
@@ -56,19 +56,37 @@ pub struct ReplaceResult {
 type Pending = oneshot::Receiver<Result<Written, NotWritten>>;
 
 impl SharedRegistry {
-    /// Registers each by itself, or replaces what has its service and id.
+    /// Lets a call of a gateway in, which names its session; from then on no call that was made before it is carried out if the gateway
+    /// has given that up.
+    ///
+    /// # Errors
+    /// When the gateway has attached itself anew since, or has given the call up.
+    pub fn admit(&self, caller: &CallSession) -> Result<(), Unavailable> {
+        let admitted = self.inner.sessions().admit(caller);
+        admitted.map_err(|why| Unavailable {
+            why: why.to_string(),
+            is_untouched: true,
+        })
+    }
+
+    /// Registers each by itself, or replaces what has its service and id. With a `caller`, a gateway whose call was admitted, only as long
+    /// as its session lasts.
     ///
     /// # Errors
     /// When etcd cannot be written; some may be registered then.
     pub async fn register(
         &self,
         registrations: Vec<Result<Registration, RegistryError>>,
+        caller: Option<&CallSession>,
     ) -> Result<Vec<Result<(), RegistryError>>, Unavailable> {
         self.inner.check_contact()?;
         let mut pending = Vec::with_capacity(registrations.len());
         for registration in registrations {
             let ordered = match registration {
-                Ok(registration) => self.inner.put(registration, InstanceSource::Registered).await,
+                Ok(registration) => {
+                    let source = InstanceSource::Registered;
+                    self.inner.put(registration, source, caller).await
+                }
                 Err(refused) => Err(refused.into()),
             };
             pending.push(match ordered {
@@ -90,20 +108,22 @@ impl SharedRegistry {
         Ok(outcomes)
     }
 
-    /// Takes out what was registered under these keys, each by itself.
+    /// Takes out what was registered under these keys, each by itself; `caller` as for [`SharedRegistry::register`].
     ///
     /// # Errors
     /// When etcd cannot be written; some may be gone then.
     pub async fn deregister(
         &self,
         keys: Vec<Result<InstanceKey, RegistryError>>,
+        caller: Option<&CallSession>,
     ) -> Result<Vec<Result<(), RegistryError>>, Unavailable> {
         self.inner.check_contact()?;
         let mut pending = Vec::with_capacity(keys.len());
         for key in keys {
             pending.push(match key {
                 Ok(key) => {
-                    let ordered = self.inner.delete(key.clone(), InstanceSource::Registered).await;
+                    let source = InstanceSource::Registered;
+                    let ordered = self.inner.delete(key.clone(), source, caller).await;
                     Ok((key, ordered.map_err(|error| error.among(pending.len() + 1))?))
                 }
                 Err(refused) => Err(refused),
@@ -115,7 +135,9 @@ impl SharedRegistry {
             outcomes.push(match pending {
                 Ok((key, pending)) => match written(pending, ordered).await? {
                     Written::Done(_) => Ok(()),
-                    Written::Absent(_) | Written::Changed(_) => Err(self.inner.view().absent(&key)),
+                    Written::Absent(_) | Written::Changed(_) | Written::Fenced => {
+                        Err(self.inner.view().absent(&key))
+                    }
                 },
                 Err(refused) => Err(refused),
             });
@@ -154,13 +176,13 @@ impl SharedRegistry {
                 // What changed meanwhile was registered anew, which is as good.
                 Ok(Written::Done(_) | Written::Changed(_)) => {}
                 Ok(Written::Absent(_)) => outcomes[place] = Err(self.inner.view().absent(&key)),
-                Err(_) => self.inner.claim_later(key),
+                Ok(Written::Fenced) | Err(_) => self.inner.claim_later(key),
             }
         }
         outcomes
     }
 
-    /// Makes a source hold exactly these. Nothing that another source put in is touched.
+    /// Makes a source hold exactly these; `caller` as for [`SharedRegistry::register`]. Nothing that another source put in is touched.
     ///
     /// # Errors
     /// When the source's name cannot be one, or etcd cannot be written; a part may be done then.
@@ -168,6 +190,7 @@ impl SharedRegistry {
         &self,
         source: &str,
         registrations: Vec<Result<Registration, RegistryError>>,
+        caller: Option<&CallSession>,
     ) -> Result<ReplaceResult, RegisterError> {
         let source = InstanceSource::named(source)?;
         self.inner.check_contact()?;
@@ -176,7 +199,7 @@ impl SharedRegistry {
         let (puts, gone) = self.inner.difference(&source, wanted, &mut replaced);
         let mut pending = Vec::with_capacity(puts.len());
         for registration in puts {
-            match self.inner.put(registration, source.clone()).await {
+            match self.inner.put(registration, source.clone(), caller).await {
                 Ok(order) => pending.push(order),
                 Err(RegisterError::Refused(refused)) => replaced.refused.push(refused),
                 Err(RegisterError::Unavailable(unavailable)) => {
@@ -190,7 +213,7 @@ impl SharedRegistry {
         }
         // What is there no more goes last, so that a source which renames its instances never has none.
         for key in gone {
-            let order = self.inner.delete(key, source.clone()).await;
+            let order = self.inner.delete(key, source.clone(), caller).await;
             pending.push(order.map_err(|error| error.among(ordered))?);
         }
         for order in pending {
@@ -227,6 +250,7 @@ impl Inner {
         &self,
         registration: Registration,
         source: InstanceSource,
+        caller: Option<&CallSession>,
     ) -> Result<Pending, RegisterError> {
         let key = SlotKey {
             instance: registration.key(),
@@ -242,13 +266,18 @@ impl Inner {
             value: encode_registration(&registration),
             lease: 0,
         };
-        let order = self.order(Key::Slot(key), write, Some(registration), lease);
+        let order = self.order(Key::Slot(key), write, Some(registration), lease, caller);
         Ok(order.await.map_err(Unavailable::from)?)
     }
 
-    async fn delete(&self, instance: InstanceKey, source: InstanceSource) -> Result<Pending, Unavailable> {
+    async fn delete(
+        &self,
+        instance: InstanceKey,
+        source: InstanceSource,
+        caller: Option<&CallSession>,
+    ) -> Result<Pending, Unavailable> {
         let key = Key::Slot(SlotKey { instance, source });
-        let order = self.order(key, Write::Delete { revision: None }, None, None);
+        let order = self.order(key, Write::Delete { revision: None }, None, None, caller);
         order.await.map_err(Unavailable::from)
     }
 
@@ -282,7 +311,7 @@ impl Inner {
         }
         let (key, write, value, lease) = self.claim_parts(claim);
         match self
-            .order(Key::Slot(key.clone()), write, Some(value), lease)
+            .order(Key::Slot(key.clone()), write, Some(value), lease, None)
             .await
         {
             Ok(order) => Some(order),

@@ -33,6 +33,21 @@ pub(super) enum Write {
     Delete { revision: Option<i64> },
 }
 
+/// Condition of every write in a gateway's session: this key has this value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fence {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+}
+
+/// A write as it goes into a transaction.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeyedWrite<'a> {
+    pub key: &'a [u8],
+    pub write: &'a Write,
+    pub fence: Option<&'a Fence>,
+}
+
 /// Outcome of one write.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Written {
@@ -42,6 +57,25 @@ pub(super) enum Written {
     Changed(Box<KeyValue>),
     /// The comparison failed, as of this revision the key is not there (or, for a deletion, is not as it was expected).
     Absent(i64),
+    /// The session that it is of is over: nothing was done.
+    Fenced,
+}
+
+impl Fence {
+    #[must_use]
+    pub(super) fn bytes(&self) -> usize {
+        self.key.len() + self.value.len()
+    }
+}
+
+impl KeyedWrite<'_> {
+    fn operation(&self) -> RequestOp {
+        let operation = self.write.operation(self.key);
+        match self.fence {
+            Some(fence) => guarded(holds(fence), operation, None),
+            None => operation,
+        }
+    }
 }
 
 impl Write {
@@ -80,20 +114,24 @@ impl Write {
 
 /// The transaction that does all of these, each key at most once.
 #[must_use]
-pub(super) fn transaction<'a>(writes: impl Iterator<Item = (&'a [u8], &'a Write)>) -> TxnRequest {
+pub(super) fn transaction<'a>(writes: impl Iterator<Item = KeyedWrite<'a>>) -> TxnRequest {
     TxnRequest {
         compare: Vec::new(),
-        success: writes.map(|(key, write)| write.operation(key)).collect(),
+        success: writes.map(|write| write.operation()).collect(),
         failure: Vec::new(),
     }
 }
 
-/// Outcome of each write of [`transaction`], in order.
+/// Outcome of each write of [`transaction`], in order; the iterator says of each whether it has a fence.
 #[must_use]
-pub(super) fn outcomes(answer: TxnResponse) -> Vec<Written> {
+pub(super) fn outcomes(answer: TxnResponse, fenced: impl Iterator<Item = bool>) -> Vec<Written> {
     let revision = answer.header.map_or(0, |header| header.revision);
-    let each = answer.responses.into_iter();
-    each.map(|response| outcome(response, revision)).collect()
+    let each = answer.responses.into_iter().zip(fenced);
+    each.map(|(response, has_fence)| match response.response {
+        Some(Response::ResponseTxn(nested)) if has_fence && !nested.succeeded => Written::Fenced,
+        response => outcome(ResponseOp { response }, revision),
+    })
+    .collect()
 }
 
 fn outcome(response: ResponseOp, revision: i64) -> Written {
@@ -156,6 +194,15 @@ fn compare(key: &[u8], result: CompareResult, target: CompareTarget, union: Targ
     }
 }
 
+fn holds(fence: &Fence) -> Compare {
+    compare(
+        &fence.key,
+        CompareResult::Equal,
+        CompareTarget::Value,
+        TargetUnion::Value(fence.value.clone()),
+    )
+}
+
 fn is_as_of(key: &[u8], revision: i64) -> Compare {
     compare(
         key,
@@ -206,6 +253,13 @@ mod tests {
         }
     }
 
+    fn fence() -> Fence {
+        Fence {
+            key: b"sessions/gw1".to_vec(),
+            value: b"7".to_vec(),
+        }
+    }
+
     /// etcd's own count (`checkTxnRequest`): the longest list of each level, against what the levels above left.
     fn within(txn: &TxnRequest, left: usize) -> bool {
         let here = txn.compare.len().max(txn.success.len()).max(txn.failure.len());
@@ -226,7 +280,12 @@ mod tests {
             recreate: true,
         };
         let keys: Vec<_> = (0..MAX_WRITES).map(|n| n.to_string().into_bytes()).collect();
-        let txn = transaction(keys.iter().map(|key| (key.as_slice(), &claim)));
+        let fence = fence();
+        let txn = transaction(keys.iter().map(|key| KeyedWrite {
+            key,
+            write: &claim,
+            fence: Some(&fence),
+        }));
         assert!(within(&txn, 128));
     }
 
@@ -260,14 +319,22 @@ mod tests {
         };
         let put = || response(Response::ResponsePut(PutResponse::default()));
         let nested = |inner| response(Response::ResponseTxn(answer(inner)));
-        let told = outcomes(answer(vec![
+        let past = response(Response::ResponseTxn(TxnResponse {
+            succeeded: false,
+            ..answer(Vec::new())
+        }));
+        let each = vec![
             put(),
             nested(vec![put()]),
             nested(vec![nested(vec![put()])]),
             nested(vec![range(vec![held.clone()])]),
             nested(vec![nested(vec![range(Vec::new())])]),
             nested(Vec::new()),
-        ]));
+            past.clone(),
+            past,
+        ];
+        let fenced = (0..each.len()).map(|place| place == 7);
+        let told = outcomes(answer(each), fenced);
         let expected = [
             Written::Done(9),
             Written::Done(9),
@@ -275,6 +342,8 @@ mod tests {
             Written::Changed(Box::new(held)),
             Written::Absent(9),
             Written::Absent(9),
+            Written::Absent(9),
+            Written::Fenced,
         ];
         assert_eq!(told, expected);
     }

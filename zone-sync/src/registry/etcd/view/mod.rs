@@ -94,6 +94,7 @@ pub struct EtcdView {
     gateways: BTreeMap<GatewayName, Present>,
     /// Gateways that are attached to this process, and how often.
     attached: BTreeMap<GatewayName, usize>,
+    session_revisions: BTreeMap<GatewayName, i64>,
     /// Keys that this process removed at a revision that the watch has not reached.
     removed: HashMap<Key, i64>,
     alarms: BTreeSet<(Instant, SlotKey)>,
@@ -242,6 +243,7 @@ impl EtcdView {
             Key::Slot(key) => self.delete_slot(now, key, revision),
             Key::Health(key) => self.delete_report(key, revision),
             Key::Gateway(name) => self.delete_gateway(now, name, revision),
+            Key::Session(name) => self.delete_session(name, revision),
         }
     }
 
@@ -266,6 +268,7 @@ impl EtcdView {
     /// Before everything is read anew.
     pub(crate) fn begin_reading(&mut self) {
         self.reading = self.reading.wrapping_add(1);
+        self.forget_sessions();
     }
 
     /// After everything that etcd held at `revision` was put: the rest is gone.

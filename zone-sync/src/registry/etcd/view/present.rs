@@ -108,6 +108,30 @@ impl EtcdView {
         }
     }
 
+    /// Revision of a gateway's last session in etcd; 0: it has none there, as far as is known.
+    #[must_use]
+    pub(crate) fn session_revision(&self, gateway: &GatewayName) -> i64 {
+        self.session_revisions.get(gateway).copied().unwrap_or(0)
+    }
+
+    /// Takes up that etcd holds a session of a gateway.
+    pub(crate) fn put_session(&mut self, gateway: &GatewayName, revision: i64) {
+        let held = self.session_revisions.entry(gateway.clone()).or_default();
+        *held = revision.max(*held);
+    }
+
+    /// Before everything is read anew. Whoever begins a session by what is not read yet is refused by etcd, and begins another.
+    pub(super) fn forget_sessions(&mut self) {
+        self.session_revisions.clear();
+    }
+
+    /// Takes up that etcd holds no session of a gateway, as of `revision`.
+    pub(crate) fn delete_session(&mut self, gateway: &GatewayName, revision: i64) {
+        if self.session_revision(gateway) <= revision {
+            self.session_revisions.remove(gateway);
+        }
+    }
+
     /// Gateways that were found gone after an outage and did not come back; to be called now and then.
     pub(crate) fn expire_gateways(&mut self, now: Instant) {
         let before = self.gateway_names();
