@@ -24,5 +24,6 @@ pub mod remembered;
 pub mod resolve;
 pub mod share;
 pub mod tasks;
+pub mod uptime;
 pub mod watch;
 pub mod write_stall;

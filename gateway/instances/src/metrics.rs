@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use causeway_telemetry::{MetricsRegistry, ServiceLabels, labels::ByServiceResult, result_word};
-use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
+use causeway_telemetry::{MetricsRegistry, Series, ServiceLabels, labels::ByServiceResult, result_word};
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
 /// The metrics of instances.
 #[derive(Debug)]
 pub struct InstanceMetrics {
     services: Arc<ServiceLabels>,
-    health_checks: Family<ByServiceResult, Counter>,
+    health_checks: Series<ByServiceResult, Counter>,
     registry_attached: Gauge,
     registry_attachments: Counter,
 }
@@ -33,7 +33,7 @@ impl InstanceMetrics {
                 "registry_attachments",
                 "Attachments to a zone-sync of the own zone; more than one means that one was lost",
             ),
-            health_checks: registry.counters("health_checks", "Health checks of this zone's instances"),
+            health_checks: registry.named_counters("health_checks", "Health checks of this zone's instances"),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,6 +25,8 @@ use causeway_telemetry::StreamRefusal;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rand::rngs::SmallRng;
 use tokio::net::{TcpSocket, TcpStream};
+
+pub(crate) use causeway_host::uptime::uptime;
 
 use crate::{ProxyMetrics, warm::WarmAccess};
 
@@ -103,12 +105,6 @@ pub(crate) fn no_descriptor(why: NoShare) -> StreamRefusal {
         NoShare::NoneFree => StreamRefusal::NoDescriptors,
         NoShare::Crowded { .. } => StreamRefusal::Crowded,
     }
-}
-
-/// The time since this process first asked, as the balancer takes it.
-pub(crate) fn uptime() -> Duration {
-    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    BEGUN.elapsed()
 }
 
 /// Connects to a healthy instance of `service` that carries `tags`.

@@ -186,10 +186,28 @@ fn told(explanation: &Explanation, colour: bool) -> String {
         };
         let _ = writeln!(text, "  {}. {place}{wanted}", rank + 1);
     }
+    policies(&mut text, explanation);
+    text
+}
+
+/// Rules for connections and requests on their way.
+fn policies(text: &mut String, explanation: &Explanation) {
+    // Writing to a string cannot fail, here and below.
+    if !explanation.policies.is_empty() {
+        text.push_str("\nIn force on the way:\n");
+    }
+    for policy in &explanation.policies {
+        let _ = writeln!(text, "  {policy}");
+    }
+    if !explanation.ejected.is_empty() {
+        text.push_str("\nEjected, and so asked after the others:\n");
+    }
+    for ejected in &explanation.ejected {
+        let _ = writeln!(text, "  ‼ {ejected}");
+    }
     if let Some(stay) = &explanation.open_connections {
         let _ = writeln!(text, "\nConnections: {stay}.");
     }
-    text
 }
 
 fn paint(colour: bool, tone: AnsiColor) -> Style {
@@ -276,6 +294,10 @@ mod tests {
             permission: None,
             callers: None,
             open_connections: Some("open connections are ended 30s after they belong elsewhere".to_owned()),
+            policies: vec!["timeout: 2s, of canary".to_owned(), "retry: none".to_owned()],
+            ejected: vec![
+                "zone east: 5 failures in a row (5 no answer in time), 3s ago, back in 27s".to_owned(),
+            ],
             answered_by: None,
         };
         insta::assert_snapshot!(told(&explanation, false), @r"
@@ -294,6 +316,13 @@ tier 2
 Would be asked, in this order:
   1. zone west by gateway gw1 {version=v1}
 
+In force on the way:
+  timeout: 2s, of canary
+  retry: none
+
+Ejected, and so asked after the others:
+  ‼ zone east: 5 failures in a row (5 no answer in time), 3s ago, back in 27s
+
 Connections: open connections are ended 30s after they belong elsewhere.
 ");
     }
@@ -309,6 +338,8 @@ Connections: open connections are ended 30s after they belong elsewhere.
             permission: None,
             callers: None,
             open_connections: None,
+            policies: Vec::new(),
+            ejected: Vec::new(),
             answered_by: None,
         };
         assert!(told(&explanation, false).ends_with("Nobody is asked: no zone can serve it now.\n"));
@@ -331,6 +362,8 @@ Connections: open connections are ended 30s after they belong elsewhere.
                 }),
                 callers: None,
                 open_connections: None,
+                policies: Vec::new(),
+                ejected: Vec::new(),
                 answered_by: None,
             };
             (told(&explanation, false), exit(&explanation))

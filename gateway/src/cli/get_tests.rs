@@ -1,7 +1,7 @@
 //! Tests of what `get` prints, for hand-made items.
 
 use causeway_api::admin::view::{
-    ArmView, Count, ExchangeView, FailureView, LinkView, RefusalView, ServiceZone, TierView,
+    ArmView, Count, EjectionView, ExchangeView, FailureView, LinkView, RefusalView, ServiceZone, TierView,
 };
 use causeway_federation::name::Tags;
 
@@ -119,6 +119,7 @@ fn services() -> Envelope<ServiceView> {
         linger: None,
         max_age: None,
         routes: Vec::new(),
+        ejected: Vec::new(),
     };
     envelope("services", vec![service])
 }
@@ -346,8 +347,8 @@ SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE
 orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3
 ");
     insta::assert_snapshot!(text(&services(), Format::Wide), @r"
-SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE             SPLIT                        FAILOVER     EXPORTED TO   WHO MAY CALL          HEALTH CHECK
-orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3   version=v1:95 version=v2:5   self > any   every zone    web but not *@plant   http /healthz every 2s
+SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE             SPLIT                        FAILOVER     EXPORTED TO   WHO MAY CALL          HEALTH CHECK             EJECTED
+orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3   version=v1:95 version=v2:5   self > any   every zone    web but not *@plant   http /healthz every 2s   -
 ");
 }
 
@@ -384,10 +385,21 @@ fn instances_and_exports_as_tables() {
         expires_in_seconds: Some(29.5),
         outstanding: 3,
         latency_ms: Some(0.25),
+        number: "#00000000000000a1".to_owned(),
+        ejected: Some(EjectionView {
+            part: "instance".to_owned(),
+            zone: "east".to_owned(),
+            instance: Some("a1".to_owned()),
+            tags: Tags::default(),
+            seconds_ago: 3.0,
+            back_in_seconds: 27.0,
+            reason: "5 failures in a row (5 no answer in time)".to_owned(),
+            times: 2,
+        }),
     };
     insta::assert_snapshot!(text(&envelope("instances", vec![instance]), Format::Wide), @r"
-SERVICE   ID   ADDRESS          HEALTH    WEIGHT   TAGS                    OPEN   LATENCY   CAPACITY   SOURCE       EXPIRES   LAST FAILURE
-orders    a1   10.1.0.11:8080   healthy   1        runtime=vm,version=v1   3      0.25ms    500/s      registered   29s       connection refused (1m 1s ago)
+SERVICE   ID   ADDRESS          HEALTH             WEIGHT   TAGS                    OPEN   LATENCY   CAPACITY   SOURCE       EXPIRES   LAST FAILURE                     NUMBER              EJECTED
+orders    a1   10.1.0.11:8080   healthy, ejected   1        runtime=vm,version=v1   3      0.25ms    500/s      registered   29s       connection refused (1m 1s ago)   #00000000000000a1   instance a1 of zone east: 5 failures in a row (5 no answer in time), 3s ago, back in 27s, ejected 2 times in a row
 ");
     let export = ExportView {
         service: "orders".to_owned(),

@@ -38,6 +38,7 @@ pub(crate) mod rotation;
 mod ruling;
 mod schema;
 mod secure;
+mod service_table;
 mod signals;
 mod spread;
 mod tables;

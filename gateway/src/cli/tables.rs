@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use causeway_api::admin::view::{
-    Count, ExchangeView, ExportView, FailureView, GenerationView, InstanceView, LinkView, RecordView,
-    ServiceView, TierView, TunnelView, ZoneView,
+    Count, EjectionView, ExchangeView, ExportView, FailureView, GenerationView, InstanceView, LinkView,
+    RecordView, TierView, TunnelView, ZoneView,
 };
 
 use crate::output::{Tone, Word, table};
@@ -160,75 +160,28 @@ fn registries(links: &[LinkView]) -> Word {
     }
 }
 
-impl Tabular for ServiceView {
-    const HEADER: &'static [&'static str] = &["SERVICE", "PORT", "PROTOCOL", "VIP", "HERE", "ELSEWHERE"];
-    const WIDE: &'static [&'static str] =
-        &["SPLIT", "FAILOVER", "EXPORTED TO", "WHO MAY CALL", "HEALTH CHECK"];
-
-    fn row(&self) -> Vec<Word> {
-        let vips: Vec<_> = self.vips.iter().map(ToString::to_string).collect();
-        let elsewhere = self.zones.iter().map(|zone| {
-            let mark = if zone.usable { "" } else { "!" };
-            format!("{}{mark}:{}/{}", zone.zone, zone.healthy, zone.instances)
-        });
-        vec![
-            self.name.as_str().into(),
-            self.port.into(),
-            self.protocol.as_str().into(),
-            vips.join(",").into(),
-            count(self.local),
-            elsewhere.collect::<Vec<_>>().join(" ").into(),
-        ]
-    }
-
-    fn wide(&self) -> Vec<Word> {
-        let split = self.split.iter().map(|arm| match arm.tags.is_empty() {
-            true => "any".to_owned(),
-            false => format!("{}:{}", tags(&arm.tags), arm.weight),
-        });
-        let exported = self
-            .export_to
-            .as_ref()
-            .map_or_else(|| "every zone".to_owned(), |zones| zones.join(","));
-        let early = if self.early { " early" } else { "" };
-        let limits = [
-            ("idle_timeout", &self.idle_timeout),
-            ("linger", &self.linger),
-            ("max_age", &self.max_age),
-        ];
-        let limits = limits.into_iter().filter_map(|(key, limit)| {
-            let limit = limit.as_ref()?;
-            Some(format!(" {key}:{limit}"))
-        });
-        vec![
-            (split.collect::<Vec<_>>().join(" ") + early + &limits.collect::<String>()).into(),
-            self.failover
-                .iter()
-                .map(tier)
-                .collect::<Vec<_>>()
-                .join(" > ")
-                .into(),
-            exported.into(),
-            self.callers.as_str().into(),
-            self.health.clone().unwrap_or_default().into(),
-        ]
-    }
-}
-
 impl Tabular for InstanceView {
     const HEADER: &'static [&'static str] = &["SERVICE", "ID", "ADDRESS", "HEALTH", "WEIGHT", "TAGS"];
-    const WIDE: &'static [&'static str] =
-        &["OPEN", "LATENCY", "CAPACITY", "SOURCE", "EXPIRES", "LAST FAILURE"];
+    const WIDE: &'static [&'static str] = &[
+        "OPEN",
+        "LATENCY",
+        "CAPACITY",
+        "SOURCE",
+        "EXPIRES",
+        "LAST FAILURE",
+        "NUMBER",
+        "EJECTED",
+    ];
 
     fn row(&self) -> Vec<Word> {
         vec![
             self.service.as_str().into(),
             self.id.as_str().into(),
             self.address.into(),
-            if self.declared {
-                Word::state(&self.health)
-            } else {
-                Word("undeclared".to_owned(), Tone::Bad)
+            match (self.declared, &self.ejected) {
+                (false, _) => Word("undeclared".to_owned(), Tone::Bad),
+                (true, Some(_)) => Word(format!("{}, ejected", self.health), Tone::Doubtful),
+                (true, None) => Word::state(&self.health),
             },
             self.weight.into(),
             tags(&self.tags).into(),
@@ -246,6 +199,8 @@ impl Tabular for InstanceView {
             self.source.as_str().into(),
             self.expires_in_seconds.map(lasting).unwrap_or_default().into(),
             self.last_failure.as_ref().map(failure).unwrap_or_default().into(),
+            self.number.as_str().into(),
+            each_ejected(self.ejected.as_slice()),
         ]
     }
 }
@@ -398,8 +353,23 @@ fn failure(failure: &FailureView) -> String {
     format!("{} ({})", failure.reason, ago(failure.seconds_ago))
 }
 
+/// As far as it fits on a line.
+pub(super) fn each_ejected(ejected: &[EjectionView]) -> Word {
+    const SHOWN: usize = 3;
+    let mut told: Vec<String> = ejected.iter().take(SHOWN).map(ToString::to_string).collect();
+    if ejected.len() > SHOWN {
+        told.push(format!("and {} more", ejected.len() - SHOWN));
+    }
+    let tone = if told.is_empty() {
+        Tone::Plain
+    } else {
+        Tone::Doubtful
+    };
+    Word(told.join("; "), tone)
+}
+
 /// `2/3`: healthy of all.
-fn count(count: Count) -> Word {
+pub(super) fn count(count: Count) -> Word {
     let tone = match count.healthy {
         0 if count.instances == 0 => return "".into(),
         0 => Tone::Bad,
@@ -416,7 +386,7 @@ pub(crate) fn tags(tags: &causeway_federation::name::Tags) -> String {
         .join(",")
 }
 
-fn tier(tier: &TierView) -> String {
+pub(super) fn tier(tier: &TierView) -> String {
     let mut parts: Vec<_> = tier
         .tags
         .iter()

@@ -1,4 +1,4 @@
-//! Tells the metrics which services the topology names, so that each becomes a label and nothing else does.
+//! Tells the metrics which services, arms and zones the topology names, so that each becomes a label and nothing else does.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ pub(crate) fn name_services(
     labels: Arc<ServiceLabels>,
     mut topology: watch::Receiver<Arc<Topology>>,
 ) -> impl Future<Output = ()> {
-    labels.set(topology.borrow_and_update().services.keys());
+    labels.follow(&topology.borrow_and_update());
     async move {
         while topology.changed().await.is_ok() {
-            labels.set(topology.borrow_and_update().services.keys());
+            labels.follow(&topology.borrow_and_update());
         }
     }
 }

@@ -101,7 +101,10 @@ pub(crate) fn topology(source: TopologySource) -> impl Fn() -> Check + Send + Sy
                 "topology",
                 format!(
                     "the file is bad and the topology before it stays in force: {}",
-                    refusal.summary
+                    std::iter::once(refusal.summary)
+                        .chain(refusal.lines)
+                        .collect::<Vec<_>>()
+                        .join("; ")
                 ),
                 "`causeway validate` shows every mistake; a corrected file is taken up at once",
             ),

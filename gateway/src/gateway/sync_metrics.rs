@@ -2,13 +2,10 @@
 
 use causeway_federation::name::GatewayId;
 use causeway_telemetry::{
-    MetricsRegistry, Side,
+    KnownNames, MetricsRegistry, NamedLabels, Series, Side,
     labels::{ByPeer, ByPeerWay},
 };
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
-};
+use prometheus_client::{encoding::EncodeLabelSet, metrics::counter::Counter};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByPeerSideReason {
@@ -18,11 +15,17 @@ struct ByPeerSideReason {
     reason: &'static str,
 }
 
+impl NamedLabels for ByPeerSideReason {
+    fn is_named(&self, known: &KnownNames) -> bool {
+        known.has_zone(&self.zone)
+    }
+}
+
 /// The metrics of zone sync.
 #[derive(Debug)]
 pub struct SyncMetrics {
-    bytes: Family<ByPeerWay, Counter>,
-    refused: Family<ByPeerSideReason, Counter>,
+    bytes: Series<ByPeerWay, Counter>,
+    refused: Series<ByPeerSideReason, Counter>,
     repairs: Counter,
     passed_over: Counter,
 }
@@ -45,8 +48,8 @@ impl SyncMetrics {
                 "sync_passed_over",
                 "Zone sync messages that only a newer program knows",
             ),
-            bytes: registry.counters("sync_bytes", "Zone sync bytes exchanged with a gateway"),
-            refused: registry.counters(
+            bytes: registry.named_counters("sync_bytes", "Zone sync bytes exchanged with a gateway"),
+            refused: registry.named_counters(
                 "sync_refused",
                 "Zone sync sessions ended, and relayed records refused, over a broken rule or limit",
             ),
@@ -61,7 +64,7 @@ impl SyncMetrics {
     fn bytes_with(&self, peer: &GatewayId, way: &'static str) -> Counter {
         let ByPeer { zone, gateway } = ByPeer::new(peer);
         let labels = ByPeerWay { zone, gateway, way };
-        self.bytes.get_or_create_owned(&labels)
+        self.bytes.get_or_create(&labels)
     }
 
     #[cfg(test)]

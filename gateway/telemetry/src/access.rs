@@ -1,4 +1,4 @@
-//! Access log: one line per connection, when it ends.
+//! Access log: one line per connection, or per request where a gateway looks at them, when it ends.
 //!
 //! Lines go through a [`LineWriter`]: a slow disk or a stopped terminal costs lines, which are counted, and never holds up
 //! the data path.
@@ -14,7 +14,7 @@ use causeway_federation::name::{GatewayId, ServiceName, Tags, ZoneName};
 use causeway_routing::permit::{Caller, Rule};
 use serde::{Serialize, Serializer};
 
-use super::{ConnectionId, ConnectionOutcome, LineWriter};
+use super::{ConnectionId, ConnectionOutcome, LineWriter, RequestFacts, request::grpc_word};
 
 /// End of a cross-zone connection that writes the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,7 +46,7 @@ pub struct AccessRecord {
     pub client: Option<SocketAddr>,
     /// Zone that the connection came from.
     pub from_zone: ZoneName,
-    /// The zone that served it; `None` when none did.
+    /// Zone that it was given to, or that had been asked and had not answered; `None`: none.
     pub to_zone: Option<ZoneName>,
     /// The gateway on the other side of the tunnel.
     #[serde(serialize_with = "optional_text")]
@@ -73,6 +73,9 @@ pub struct AccessRecord {
     pub rule: Option<Rule>,
     /// Route of its service that ruled a request; `None` when none did.
     pub route: Option<Arc<str>>,
+    /// Of a request: what was asked for and answered.
+    #[serde(flatten)]
+    pub request: Option<RequestFacts>,
     /// The same in the lines of both gateways, and in their logs.
     pub connection: ConnectionId,
 }
@@ -90,6 +93,12 @@ impl AccessLog {
     /// Writes one line, or drops and counts it when the writer cannot keep up.
     pub fn write(&self, record: &AccessRecord) {
         self.write_at(SystemTime::now(), record);
+    }
+
+    /// Tells whether anything is written.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !matches!(self, Self::Off)
     }
 
     /// Lines lost since the start, because they could not be written or the writer could not keep up.
@@ -139,10 +148,10 @@ fn text_line(time: SystemTime, record: &AccessRecord) -> String {
     let ready = record
         .ready_after
         .map(|after| format!("{}ms", thousandths(after)));
-    // Writing to a string cannot fail.
-    let _ = writeln!(
+    // Writing to a string cannot fail, here and below.
+    let _ = write!(
         line,
-        " client={} peer={} instance={} attempts={} ready={} duration={}ms up={} down={} caller={} rule={} route={} connection={}",
+        " client={} peer={} instance={} attempts={} ready={} duration={}ms up={} down={} caller={} rule={} route={}",
         or_dash(record.client.as_ref()),
         or_dash(record.peer.as_ref()),
         or_dash(record.instance.as_ref()),
@@ -154,9 +163,29 @@ fn text_line(time: SystemTime, record: &AccessRecord) -> String {
         or_dash(record.caller.as_ref()),
         or_dash(record.rule.as_ref()),
         or_dash(record.route.as_ref()),
-        record.connection,
     );
+    if let Some(request) = &record.request {
+        request_text(&mut line, request);
+    }
+    let _ = writeln!(line, " connection={}", record.connection);
     line
+}
+
+/// Fields that only lines of requests have.
+fn request_text(line: &mut String, request: &RequestFacts) {
+    let first_byte = request
+        .first_byte
+        .map(|after| format!("{}ms", thousandths(after)));
+    // Writing to a string cannot fail.
+    let _ = write!(
+        line,
+        " method={} path={} status={} grpc_status={} first_byte={}",
+        or_dash(request.method.as_ref()),
+        or_dash(request.path.as_ref()),
+        or_dash(request.status.as_ref()),
+        request.grpc_status.map_or("-", grpc_word),
+        or_dash(first_byte.as_ref()),
+    );
 }
 
 fn or_dash(value: Option<&impl ToString>) -> String {
@@ -173,7 +202,7 @@ fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::
     serializer.serialize_f64(duration.as_micros() as f64 / 1000.0)
 }
 
-fn optional_milliseconds<S: Serializer>(
+pub(crate) fn optional_milliseconds<S: Serializer>(
     duration: &Option<Duration>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -214,6 +243,7 @@ mod tests {
             caller: Some(Arc::new(Caller::anonymous(zone("east")))),
             rule: Some(Rule::Default),
             route: Some("canary".into()),
+            request: None,
             connection: ConnectionId::new(0xc0ffee),
         }
     }
@@ -225,6 +255,32 @@ mod tests {
     #[test]
     fn a_text_line_has_every_field_in_a_fixed_place() {
         insta::assert_snapshot!(text_line(time(), &record()), @"2023-11-14T22:13:20.123456Z egress orders{version=v2} east->west served client=127.0.0.1:40000 peer=west/gw1 instance=- attempts=2 ready=1.503ms duration=20000.042ms up=78 down=1024 caller=anonymous@east rule=permissions.default route=canary connection=0000000000c0ffee");
+    }
+
+    #[test]
+    fn a_line_of_a_request_says_what_was_asked_for_and_answered() {
+        let mut request = RequestFacts {
+            status: Some(200),
+            grpc_status: Some(14),
+            first_byte: Some(Duration::from_micros(2500)),
+            ..RequestFacts::default()
+        };
+        request.asks("POST", "/shop.Orders/Place");
+        let with = |request| AccessRecord {
+            request: Some(request),
+            ..record()
+        };
+        let text = text_line(time(), &with(request.clone()));
+        let told = " route=canary method=POST path=/shop.Orders/Place status=200 grpc_status=UNAVAILABLE first_byte=2.500ms connection=0000000000c0ffee\n";
+        assert!(text.ends_with(told), "{text}");
+        let json = json_line(time(), &with(request));
+        let told = r#""route":"canary","method":"POST","path":"/shop.Orders/Place","status":200,"grpc_status":"UNAVAILABLE","first_byte_ms":2.5,"connection""#;
+        assert!(json.contains(told), "{json}");
+        let text = text_line(time(), &with(RequestFacts::default()));
+        assert!(
+            text.contains(" method=- path=- status=- grpc_status=- first_byte=- "),
+            "{text}"
+        );
     }
 
     #[test]

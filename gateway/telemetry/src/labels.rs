@@ -4,12 +4,31 @@
 use causeway_federation::name::GatewayId;
 use prometheus_client::encoding::EncodeLabelSet;
 
-pub use super::services::ServiceLabel;
+pub use super::services::{ArmLabel, ServiceLabel, ZoneLabel};
+use super::{series::NamedLabels, services::KnownNames};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByServiceResult {
     pub service: ServiceLabel,
     pub result: &'static str,
+}
+
+impl NamedLabels for ByPeer {
+    fn is_named(&self, known: &KnownNames) -> bool {
+        known.has_zone(&self.zone)
+    }
+}
+
+impl NamedLabels for ByPeerWay {
+    fn is_named(&self, known: &KnownNames) -> bool {
+        known.has_zone(&self.zone)
+    }
+}
+
+impl NamedLabels for ByServiceResult {
+    fn is_named(&self, known: &KnownNames) -> bool {
+        known.has_service(&self.service)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -17,10 +17,10 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use super::services::ServiceLabels;
-
-/// Histograms by label, each made by a function that says its buckets.
-pub type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+use super::{
+    series::{NamedLabels, Series},
+    services::ServiceLabels,
+};
 
 /// Abilities that a label set must have; every struct of [`super::labels`] has them.
 pub trait Labels: EncodeLabelSet + Hash + Eq + Clone + Debug + Send + Sync + 'static {}
@@ -61,21 +61,29 @@ impl MetricsRegistry {
         self.keep(name, help, Family::default())
     }
 
-    pub fn gauges<L: Labels>(&mut self, name: &str, help: &str) -> Family<L, Gauge> {
-        self.keep(name, help, Family::default())
+    /// Registers counters whose series are dropped with what they name.
+    pub fn named_counters<L: NamedLabels>(&mut self, name: &str, help: &str) -> Series<L, Counter> {
+        let series = self.keep(name, help, Series::new(Counter::default));
+        self.services.keep_up(series.clone());
+        series
     }
 
-    /// Registers histograms of seconds.
-    pub fn histograms<L: Labels>(
+    /// Registers histograms of seconds whose series are dropped with what they name.
+    pub fn named_histograms<L: NamedLabels>(
         &mut self,
         name: &str,
         help: &str,
         make: fn() -> Histogram,
-    ) -> Histograms<L> {
-        let family = Histograms::new_with_constructor(make);
+    ) -> Series<L, Histogram> {
+        let series = Series::new(make);
         self.registry
-            .register_with_unit(name, help, Unit::Seconds, family.clone());
-        family
+            .register_with_unit(name, help, Unit::Seconds, series.clone());
+        self.services.keep_up(series.clone());
+        series
+    }
+
+    pub fn gauges<L: Labels>(&mut self, name: &str, help: &str) -> Family<L, Gauge> {
+        self.keep(name, help, Family::default())
     }
 
     fn keep<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {

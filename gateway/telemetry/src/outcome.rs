@@ -122,6 +122,8 @@ pub enum ConnectionOutcome {
     ClientReset,
     /// The client sent what is no request, or one that can be read in two ways.
     BadRequest,
+    /// The client asked for a service other than the one that its connection was made for.
+    Misdirected,
     InstanceReset,
     /// The calling gateway gave the connection to another candidate.
     LostRace,
@@ -187,6 +189,7 @@ impl ConnectionOutcome {
             Self::ClientGone => "client_gone",
             Self::ClientReset => "client_reset",
             Self::BadRequest => "bad_request",
+            Self::Misdirected => "misdirected",
             Self::InstanceReset => "instance_reset",
             Self::LostRace => "lost_race",
             Self::TunnelLost | Self::LostUnready => "tunnel_lost",
@@ -218,6 +221,7 @@ impl ConnectionOutcome {
             Self::ClientGone
             | Self::ClientReset
             | Self::BadRequest
+            | Self::Misdirected
             | Self::RateLimited
             | Self::ClientFlood
             | Self::CertificateRevoked
@@ -266,6 +270,7 @@ impl ConnectionOutcome {
             | Self::ClientGone
             | Self::ClientReset
             | Self::BadRequest
+            | Self::Misdirected
             | Self::InstanceReset
             | Self::RequestTimeout
             | Self::RateLimited
@@ -315,6 +320,7 @@ mod tests {
             (O::ClientGone, "client_gone", Some(S::Client), false),
             (O::ClientReset, "client_reset", Some(S::Client), false),
             (O::BadRequest, "bad_request", Some(S::Client), false),
+            (O::Misdirected, "misdirected", Some(S::Client), false),
             (O::InstanceReset, "instance_reset", Some(S::Instance), false),
             (O::LostRace, "lost_race", Some(S::Peer), false),
             (O::TunnelLost, "tunnel_lost", Some(S::Tunnel), false),

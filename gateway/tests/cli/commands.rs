@@ -160,8 +160,8 @@ orders    west    version=v2   1/2       1        fresh     up     gw1       -  
 ");
     let instances = run(Some(&admin), &["get", "instance", "-o", "wide"]).await;
     insta::assert_snapshot!(out(&instances), @r"
-SERVICE   ID               ADDRESS          HEALTH    WEIGHT   TAGS         OPEN   LATENCY   CAPACITY   SOURCE     EXPIRES   LAST FAILURE
-orders    10.1.0.11:8080   10.1.0.11:8080   healthy   1        version=v1   0      -         -          topology   -         -
+SERVICE   ID               ADDRESS          HEALTH    WEIGHT   TAGS         OPEN   LATENCY   CAPACITY   SOURCE     EXPIRES   LAST FAILURE   NUMBER              EJECTED
+orders    10.1.0.11:8080   10.1.0.11:8080   healthy   1        version=v1   0      -         -          topology   -         -              #fa46ba04b4730871   -
 ");
     assert_eq!(
         out(&run(Some(&admin), &["get", "t"]).await),
@@ -226,6 +226,12 @@ places for {version=v1}
 Would be asked, in this order:
   1. zone east, an instance here {version=v1}
   2. zone west by gateway gw1 {version=v1}
+
+In force on the way:
+  timeout: none
+  retry: none
+  outlier: none
+  limits: none
 
 Connections: requests are routed one by one; upgraded connections stay where they are for as long as both sides want.
 ");

@@ -9,7 +9,9 @@ use causeway_federation::{
 };
 use causeway_proxy::{MoveReason, PermissionOutcome};
 use causeway_routing::{permit::Rule, route::Why, snapshot::Link};
-use causeway_telemetry::{AccessRecord, ConnectionId, ConnectionOutcome, Role, Side, StreamRefusal};
+use causeway_telemetry::{
+    AccessRecord, ConnectionId, ConnectionOutcome, RequestFacts, Role, Side, StreamRefusal,
+};
 use causeway_tunnel::{SocketBuffers, TunnelCount};
 
 fn west() -> GatewayId {
@@ -36,6 +38,11 @@ fn record() -> AccessRecord {
         caller: None,
         rule: None,
         route: Some("canary".into()),
+        request: Some(RequestFacts {
+            status: Some(200),
+            first_byte: Some(Duration::from_secs(1)),
+            ..RequestFacts::default()
+        }),
         connection: ConnectionId::new(1),
     }
 }

@@ -4,13 +4,18 @@ use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use causeway_api::admin::AdminState;
-use causeway_federation::{catalog::Catalog, topology};
+use causeway_federation::{catalog::Catalog, name::ZoneName, topology};
+use causeway_host::uptime::uptime;
+use causeway_routing::{
+    outlier::{OutlierTable, TriedPlace, TryFailure},
+    snapshot::instance_number,
+};
 use causeway_telemetry::Side;
 use causeway_tunnel::LastWord;
 
 use crate::{
     commands::{out, run},
-    federation::{TOPOLOGY, serve, state},
+    federation::{TOPOLOGY, ask, serve, service, state},
 };
 
 /// The usual state under another topology.
@@ -178,4 +183,69 @@ async fn check_does_not_fail_for_a_service_that_never_had_an_instance() {
     let (code, text) = said(state, &["check"]).await;
     assert!(text.contains("‼ billing: no instance anywhere\n"), "{text}");
     assert_eq!(code, Some(0), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_ejected_is_told_wherever_one_looks() {
+    let text = TOPOLOGY.replace(
+        "    protocol: http\n",
+        "    protocol: http\n    timeout: 2s\n    outlier: { consecutive: 2, eject: 1h }\n",
+    );
+    let state = under(&text);
+    let snapshot = state.snapshots.load_full();
+    let policy = snapshot.topology.services["orders"].outlier.clone().unwrap();
+    let mut table = OutlierTable::default();
+    let version = [("version", "v1")].into_iter().collect();
+    // Of the registry's own instance, and of the only one that west has.
+    for (zone, instance, failure) in [
+        ("east", instance_number("10.1.0.11:8080"), TryFailure::Reset),
+        ("west", 7, TryFailure::Late),
+    ] {
+        let at = TriedPlace {
+            service: &service("orders"),
+            zone: &ZoneName::new(zone).unwrap(),
+            tags: &version,
+            instance,
+            healthy: if zone == "west" { 1 } else { 2 },
+            client: 1,
+        };
+        table.failed(uptime(), &policy, failure, at);
+        table.failed(uptime(), &policy, failure, at);
+    }
+    snapshot.ejections.store(Arc::new(table.ejected(uptime())));
+    let tell = async |arguments: &[&str]| said(state.clone(), arguments).await.1;
+    let zone = "zone west for {version=v1}: 2 failures in a row (2 no answer in time), ";
+    let explained = tell(&["explain", "orders", "--tag", "version=v1"]).await;
+    for told in [
+        zone,
+        "\n  timeout: 2s\n  retry: none\n  outlier: after 2 in a row for 1h, at most 50%\n  limits: none\n",
+        "ejected, so after all that are not",
+    ] {
+        assert!(explained.contains(told), "{explained}");
+    }
+    let services = tell(&["get", "services", "-o", "wide"]).await;
+    assert!(
+        services.contains("west ejected:3/4") && services.contains(zone),
+        "{services}"
+    );
+    let checks = tell(&["check"]).await;
+    assert!(
+        checks.contains("‼ orders ejected") && checks.contains(zone),
+        "{checks}"
+    );
+    let instances = tell(&["get", "instances", "-o", "wide"]).await;
+    let here = "instance #";
+    assert!(
+        instances.contains("healthy, ejected") && instances.contains("2 broken off"),
+        "{instances}"
+    );
+    assert!(instances.contains(here), "{instances}");
+    let (_, scraped) = ask(&serve(state).await, "GET /metrics", "").await;
+    for labels in [
+        r#"service="orders",zone="east",part="instance""#,
+        r#"service="orders",zone="west",part="zone""#,
+    ] {
+        let line = format!("causeway_ejections_active{{{labels}}} 1\n");
+        assert!(scraped.contains(&line), "{line} is not in\n{scraped}");
+    }
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use causeway_federation::name::GatewayId;
 use causeway_telemetry::{
-    MetricsRegistry,
+    MetricsRegistry, Series,
     labels::{ByPeer, ByPeerWay},
 };
-use prometheus_client::metrics::{counter::Counter, family::Family};
+use prometheus_client::metrics::counter::Counter;
 
 /// The counts of one tunnel since it came up.
 #[derive(Debug, Clone, Copy)]
@@ -26,16 +26,16 @@ pub struct TunnelCount<'a> {
 pub(super) struct TunnelTotals {
     /// Counts of each live tunnel at the last scrape: lost packets, sent bytes, received bytes.
     last: HashMap<usize, [u64; 3]>,
-    lost: Family<ByPeer, Counter>,
-    bytes: Family<ByPeerWay, Counter>,
+    lost: Series<ByPeer, Counter>,
+    bytes: Series<ByPeerWay, Counter>,
 }
 
 impl TunnelTotals {
     pub(super) fn new(registry: &mut MetricsRegistry) -> Self {
         Self {
             last: HashMap::new(),
-            lost: registry.counters("tunnel_lost_packets", "Packets lost on tunnels to a gateway"),
-            bytes: registry.counters("tunnel_bytes", "UDP bytes on tunnels to a gateway"),
+            lost: registry.named_counters("tunnel_lost_packets", "Packets lost on tunnels to a gateway"),
+            bytes: registry.named_counters("tunnel_bytes", "UDP bytes on tunnels to a gateway"),
         }
     }
 

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
+use causeway_host::uptime::uptime;
 use causeway_routing::{
     route::{self, route},
     snapshot::Snapshot,
@@ -181,7 +182,7 @@ async fn services(
 ) -> Result<Response, ApiError> {
     let (snapshot, bindings) = (state.snapshots.load_full(), (state.bindings)());
     let list = move |snapshot: &Snapshot, items: &mut JsonItems| {
-        view::services(snapshot, &bindings, |view| items.add(view));
+        view::services(snapshot, &bindings, uptime(), |view| items.add(view));
     };
     large.answer(("services", snapshot), list).await
 }
@@ -192,7 +193,9 @@ async fn instances(
 ) -> Result<Response, ApiError> {
     let statuses = state.instances.status(None).await?;
     let snapshot = state.snapshots.load_full();
-    let list = move |_: &Snapshot, items: &mut JsonItems| view::instances(&statuses, |view| items.add(view));
+    let list = move |snapshot: &Snapshot, items: &mut JsonItems| {
+        view::instances(snapshot, &statuses, uptime(), |view| items.add(view));
+    };
     large.answer(("instances", snapshot), list).await
 }
 
@@ -246,7 +249,7 @@ fn checked(state: &AdminState) -> Response {
         &state.tunnels.siblings_apart(),
     );
     let mut services = Vec::new();
-    view::services(&snapshot, &(state.bindings)(), |view| services.push(view.clone()));
+    view::services(&snapshot, &(state.bindings)(), uptime(), |view| services.push(view.clone()));
     let mut items = state.readiness.read_apart();
     items.extend(diagnose(&zones, &services, &ProcessReading::now()));
     answer(Envelope::new("checks", &snapshot, items))
@@ -264,10 +267,13 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
     let request = route::Request::explained(asked.target.clone()).with_split(ruling.split());
     let decision = route(&snapshot, &request, SmallRng::from_os_rng());
     let explanation = explain::explanation(&decision.complete(), &snapshot.zone);
+    let policies_of = ruling.route_timeout();
     let explanation = ruling.add_to(explanation);
     let explanation = explain::with_caller(explanation, &snapshot, &asked);
     let service = snapshot.topology.services.get(&asked.target.service);
-    let explanation = explain::with_connections(explanation, service);
+    let explanation = explain::with_policies(explanation, service, policies_of);
+    let ejected = view::ejections(&snapshot, &asked.target.service, uptime());
+    let explanation = explain::with_ejected(explanation, &ejected);
     Ok(answer(Envelope::new("explanation", &snapshot, vec![explanation])))
 }
 

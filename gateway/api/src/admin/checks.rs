@@ -75,6 +75,7 @@ pub(super) fn diagnose(zones: &[ZoneView], services: &[ServiceView], process: &P
         .map(|zone| zone.name.as_str())
         .collect();
     checks.extend(services.iter().map(|service| service_home(service, &revoked)));
+    checks.extend(services.iter().filter_map(service_ejected));
     checks.extend(open_files(process));
     checks
 }
@@ -303,6 +304,31 @@ fn service_home(service: &ServiceView, revoked: &[&str]) -> Check {
     }
 }
 
+/// Warns of what comes after the others because it fails.
+fn service_ejected(service: &ServiceView) -> Option<Check> {
+    /// More than so many say nothing more.
+    const TOLD: usize = 3;
+    let told: Vec<String> = service
+        .ejected
+        .iter()
+        .take(TOLD)
+        .map(ToString::to_string)
+        .collect();
+    let more = match service.ejected.len().saturating_sub(TOLD) {
+        0 if told.is_empty() => return None,
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    let hint = "what is ejected is asked after the others: look at its log; `causeway get instances -o wide` in its zone shows which number is which instance";
+    let message = format!("ejected: {}{more}", told.join("; "));
+    Some(Check::warn(
+        "services",
+        format!("{} ejected", service.name),
+        message,
+        hint,
+    ))
+}
+
 fn open_files(process: &ProcessReading) -> Option<Check> {
     let (open, limit) = (process.open_files?, process.open_files_limit?);
     let message = format!("{open} of {limit}");
@@ -361,6 +387,36 @@ mod tests {
         assert!(told.message.ends_with("revoked: west"), "{told:?}");
         let told = service_home(&service, &[]);
         assert_eq!(told.message, "no instance anywhere");
+    }
+
+    #[test]
+    fn what_is_ejected_is_told_with_its_reason() {
+        let ejected = |part: &str, instance: Option<&str>| {
+            serde_json::json!({
+                "part": part, "zone": "west", "instance": instance, "tags": {}, "seconds_ago": 3.2, "back_in_seconds": 26.8,
+                "reason": "5 failures in a row (5 no answer in time)", "times": 1,
+            })
+        };
+        let service = |ejected: Vec<serde_json::Value>| -> ServiceView {
+            let service = serde_json::json!({
+                "name": "orders", "port": 80, "protocol": "http", "vips": [], "local": {"instances": 1, "healthy": 1},
+                "zones": [], "split": [], "failover": [], "export_to": null,
+                "health": null, "early": false, "ejected": ejected,
+            });
+            serde_json::from_value(service).unwrap()
+        };
+        assert_eq!(service_ejected(&service(Vec::new())), None);
+        let told = service_ejected(&service(vec![
+            ejected("zone", None),
+            ejected("instance", Some("#0a")),
+        ]));
+        assert_eq!(
+            told.unwrap().message,
+            "ejected: zone west: 5 failures in a row (5 no answer in time), 3s ago, back in 27s; \
+             instance #0a of zone west: 5 failures in a row (5 no answer in time), 3s ago, back in 27s"
+        );
+        let told = service_ejected(&service(vec![ejected("zone", None); 5])).unwrap();
+        assert!(told.message.ends_with("; and 2 more"), "{told:?}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `/v1/explain`: where a request would go now, and why. The decision is made elsewhere, by the very function that the
 //! data path calls; these are the words for it.
 
+use std::{sync::Arc, time::Duration};
+
 use axum::extract::Query;
 use causeway_federation::{
     name::{ServiceName, Tags, ZoneName},
@@ -21,7 +23,11 @@ use super::{
     explain_request::AskedRequest,
     instances::service_name,
     permission::{self, CallersVerdict, CallersView, PermissionVerdict, PermissionView},
+    view::EjectionView,
 };
+
+/// Most instances and zones that are told of as ejected.
+const MAX_EJECTED_TOLD: usize = 20;
 
 /// A routing decision in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +51,12 @@ pub struct Explanation {
     /// Time for which open connections stay where they are, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_connections: Option<String>,
+    /// Time limits, retries, ejection and limits that are in force, as `retry: 2 more on reset; of GET; at most 20%`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<String>,
+    /// Instances and zones that come after the others now, and why, in a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ejected: Vec<String>,
     /// Route by which the gateway answers itself, so that nobody is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_by: Option<String>,
@@ -109,14 +121,39 @@ pub(super) fn explanation(decision: &FullDecision, own: &ZoneName) -> Explanatio
         permission: None,
         callers: None,
         open_connections: None,
+        policies: Vec::new(),
+        ejected: Vec::new(),
         answered_by: None,
     }
 }
 
-/// Adds how long open connections stay where they are.
-pub(super) fn with_connections(explanation: Explanation, service: Option<&Service>) -> Explanation {
+/// Adds what is in force for connections and requests, with `route` and its time limit if one rules the request, and how long open
+/// connections stay where they are.
+pub(super) fn with_policies(
+    explanation: Explanation,
+    service: Option<&Service>,
+    route: Option<(Arc<str>, Option<Duration>)>,
+) -> Explanation {
+    let Some(service) = service else {
+        return explanation;
+    };
+    let route = route.as_ref().map(|(name, timeout)| (&**name, *timeout));
+    let policies = service.policies(route).into_iter();
     Explanation {
-        open_connections: service.map(stay),
+        policies: policies.map(|(key, says)| format!("{key}: {says}")).collect(),
+        open_connections: Some(stay(service)),
+        ..explanation
+    }
+}
+
+/// Adds what comes after the others now.
+pub(super) fn with_ejected(explanation: Explanation, ejected: &[EjectionView]) -> Explanation {
+    Explanation {
+        ejected: ejected
+            .iter()
+            .take(MAX_EJECTED_TOLD)
+            .map(ToString::to_string)
+            .collect(),
         ..explanation
     }
 }

@@ -1,6 +1,6 @@
 //! The request that `/v1/explain` is asked about, and which route of the service rules it, in words.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use causeway_federation::topology::{Protocol, Route, RouteAction, Service, SplitArm, Topology};
 use causeway_routing::requests::{RequestHead, compare};
@@ -138,6 +138,12 @@ impl Ruling {
 
     pub(super) fn split(&self) -> Option<Arc<[SplitArm]>> {
         self.route.as_ref()?.split.clone()
+    }
+
+    /// Name of the route that rules the request, and its time limit.
+    pub(super) fn route_timeout(&self) -> Option<(Arc<str>, Option<Duration>)> {
+        let route = self.route.as_ref()?;
+        Some((route.label.clone(), route.timeout))
     }
 
     /// Adds the routes to what is explained, in front of the split that follows from them.

@@ -12,7 +12,7 @@ use causeway_telemetry::{
 };
 use causeway_tunnel::{TunnelCount, TunnelMetrics};
 use prometheus_client::{
-    encoding::text,
+    encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
@@ -20,6 +20,13 @@ use prometheus_client::{
 use super::{ProcessReading, SyncReadings, TunnelReading};
 
 type Seconds = Gauge<f64, AtomicU64>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByEjection {
+    service: String,
+    zone: String,
+    part: &'static str,
+}
 
 /// State that a scrape reads beside the counters.
 #[derive(Debug)]
@@ -61,6 +68,7 @@ pub fn scrape(
     sync(own, state.sync);
     records(own, state);
     instances(own, state.snapshot);
+    ejections(own, state.snapshot);
     process(&mut read, state.process);
     let mut out = String::new();
     metrics.encode(&mut out)?;
@@ -315,6 +323,23 @@ fn instances(registry: &mut Registry, snapshot: &Snapshot) {
         }
     }
     registry.register("instances", "Instances of this zone", family);
+}
+
+fn ejections(registry: &mut Registry, snapshot: &Snapshot) {
+    let family: Family<ByEjection, Gauge> = Family::default();
+    for ejection in snapshot.ejections.load().list() {
+        let labels = ByEjection {
+            service: ejection.service.to_string(),
+            zone: ejection.zone.to_string(),
+            part: ejection.part.word(),
+        };
+        family.get_or_create(&labels).inc();
+    }
+    registry.register(
+        "ejections_active",
+        "Instances, or zones by the tags of their instances, that come after the others now because they fail",
+        family,
+    );
 }
 
 /// The names that every Prometheus client library uses for these.

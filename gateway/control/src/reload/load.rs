@@ -34,6 +34,15 @@ impl LoadError {
         }
     }
 
+    /// Each finding in one line; none where the file cannot be read.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Read { .. } => Vec::new(),
+            Self::Invalid(findings) => findings.lines().collect(),
+        }
+    }
+
     /// One line without a line break: `topology.yaml: 2 errors`.
     #[must_use]
     pub fn summary(&self) -> String {

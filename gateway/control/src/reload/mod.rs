@@ -27,6 +27,9 @@ pub use load::{LoadError, load, load_for};
 /// Most changes that one log line names.
 const MAX_CHANGES_LOGGED: usize = 20;
 
+/// Most findings of a refused file that the log and `causeway check` tell, in a line each.
+const MAX_FINDINGS_TOLD: usize = 20;
+
 /// Reason why the file is read now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
@@ -59,6 +62,8 @@ pub struct ReloadState {
 pub struct ReloadRefusal {
     /// One line: `topology.yaml: 2 errors`.
     pub summary: String,
+    /// The findings, errors first, in a line each; only the first of very many.
+    pub lines: Vec<String>,
     /// All findings with their lines and hints, for people.
     pub details: String,
 }
@@ -180,17 +185,29 @@ impl TopologyFile {
     }
 
     fn refuse(&self, error: &LoadError) -> ReloadOutcome {
+        let mut lines = error.lines();
+        let left_out = lines.len().saturating_sub(MAX_FINDINGS_TOLD);
+        lines.truncate(MAX_FINDINGS_TOLD);
         let refusal = ReloadRefusal {
             summary: error.summary(),
+            lines,
             details: error.render(Style::Plain),
         };
         tracing::error!(
             file = %self.path.display(),
             in_force = %self.topology.borrow().fingerprint,
-            "the topology file is refused and the old topology stays in force: {}\n{}",
-            refusal.summary,
-            refusal.details
+            "the topology file is refused and the old topology stays in force: {}",
+            refusal.summary
         );
+        for line in &refusal.lines {
+            tracing::error!("{line}");
+        }
+        if left_out > 0 {
+            tracing::error!(
+                "{left_out} more findings: `causeway validate {}` shows all",
+                self.path.display()
+            );
+        }
         self.state.send_replace(ReloadState {
             refused: Some(refusal),
         });

@@ -124,6 +124,15 @@ async fn a_bad_file_leaves_the_old_topology_in_force_until_a_good_one_comes() {
         "{}",
         refusal.details
     );
+    let [error, warning] = &refusal.lines[..] else {
+        panic!("{:?}", refusal.lines);
+    };
+    let place = format!("{}:6:13: error[unknown-key]: ", path.display());
+    assert!(
+        error.starts_with(&place) && error.ends_with("did you mean `port`?)"),
+        "{error}"
+    );
+    assert!(warning.contains(": warning[no-instances]: "), "{warning}");
     assert_eq!(watched.port_now(), 1);
 
     fs::write(&path, text(3)).unwrap();

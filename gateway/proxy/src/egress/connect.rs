@@ -55,11 +55,24 @@ pub(super) struct ConnectedUpstream {
 }
 
 /// Reason that there is no connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NoUpstream {
     /// For the access log.
     pub(super) outcome: ConnectionOutcome,
     pub(super) attempts: u32,
+    /// The place that had been asked and had not answered; `None`: none was waited for.
+    pub(super) waited_for: Option<Destination>,
+}
+
+impl NoUpstream {
+    /// Nobody had been asked.
+    pub(super) fn unasked(outcome: ConnectionOutcome, attempts: u32) -> Self {
+        Self {
+            outcome,
+            attempts,
+            waited_for: None,
+        }
+    }
 }
 
 struct Ask {
@@ -167,7 +180,7 @@ pub(super) async fn search(
             .metrics
             .tunnels
             .stream_refused(Side::Local, StreamRefusal::TooManyHops);
-        return Err(NoUpstream { outcome, attempts: 0 });
+        return Err(NoUpstream::unasked(outcome, 0));
     };
     let begun = Instant::now();
     let snapshot = shared.snapshots.load_full();
@@ -201,6 +214,11 @@ pub(super) async fn search(
     connected.map_err(|outcome| NoUpstream {
         outcome,
         attempts: search.pace.asked(),
+        waited_for: search
+            .asks
+            .into_iter()
+            .next()
+            .map(|oldest| oldest.candidate.place),
     })
 }
 

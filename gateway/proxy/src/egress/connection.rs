@@ -12,10 +12,12 @@ use causeway_host::{descriptors::DescriptorPromise, share::ShareHolder};
 use causeway_routing::{
     limits::{UseGuard, UseKind},
     permit::{Caller, Rule},
-    route::Placement,
+    route::{Destination, Placement},
     target::Target,
 };
-use causeway_telemetry::{AccessRecord, ConnectionId, ConnectionOutcome, Role, Side, StreamRefusal};
+use causeway_telemetry::{
+    AccessRecord, ConnectionId, ConnectionOutcome, RequestFacts, Role, Side, StreamRefusal,
+};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +91,8 @@ pub(super) struct ConnectionSummary {
     pub(super) rule: Option<Rule>,
     /// Route that rules a request.
     pub(super) route: Option<Arc<str>>,
+    /// Of a request alone.
+    pub(super) request: Option<RequestFacts>,
 }
 
 impl ConnectionSummary {
@@ -124,6 +128,7 @@ impl ConnectionSummary {
             caller,
             rule,
             route: None,
+            request: None,
         }
     }
 
@@ -140,6 +145,15 @@ impl ConnectionSummary {
         self.instance = instance.map(str::to_owned);
         self.peer = gateway.cloned();
         self.to_zone = Some(gateway.map_or(own, |gateway| &gateway.zone).clone());
+    }
+
+    /// Takes up which place had not answered when it was given up.
+    pub(super) fn waits_for(&mut self, place: Option<&Destination>, own: &ZoneName) {
+        match place {
+            None => {}
+            Some(Destination::Local) => self.takes((None, None), own),
+            Some(Destination::Remote { gateway }) => self.takes((None, Some(gateway)), own),
+        }
     }
 
     /// Takes up why this gateway ended it, if it did.
@@ -209,8 +223,13 @@ async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Opti
                 }),
             })
         }
-        Err(NoUpstream { outcome, attempts }) => {
+        Err(NoUpstream {
+            outcome,
+            attempts,
+            waited_for,
+        }) => {
             (summary.outcome, summary.attempts) = (outcome, attempts);
+            summary.waits_for(waited_for.as_ref(), &shared.snapshots.load().zone);
             if is_forbidden_by_peer(outcome) {
                 // What decided is in the other gateway's topology, and in its log.
                 summary.rule = None;
@@ -229,7 +248,7 @@ async fn within_limits(
     open: u64,
 ) -> (Result<ConnectedUpstream, NoUpstream>, Option<UseGuard>) {
     let service = &connection.arrival.target.service;
-    let no = |outcome| NoUpstream { outcome, attempts: 0 };
+    let no = |outcome| NoUpstream::unasked(outcome, 0);
     let places = shared
         .take_turn(service, caller)
         .and_then(|()| shared.take_place(service, UseKind::Connections))
@@ -288,7 +307,8 @@ pub(super) fn warn_unreached(
     if let Some(repeats) = shared.rate_limited.lock().admit(now, kind) {
         let (connection, caller) = (summary.id, &summary.caller);
         let (outcome, attempts) = (summary.outcome.word(), summary.attempts);
-        tracing::warn!(%connection, %target, %client, %caller, outcome, attempts, repeats, "no instance could be reached");
+        let waited_for = summary.to_zone.as_ref().map(ZoneName::as_str);
+        tracing::warn!(%connection, %target, %client, %caller, outcome, waited_for, attempts, repeats, "no instance could be reached");
     }
 }
 
@@ -420,6 +440,7 @@ pub(super) fn finish(
         caller: Some(summary.caller),
         rule: summary.rule,
         route: summary.route,
+        request: summary.request,
         connection: summary.id,
     };
     let service = record.service.as_str();

@@ -279,7 +279,10 @@ impl Egress {
         };
         if thread == 0 {
             let keeping = self.shared.recent.keep(&self.shared.snapshots);
-            let letting_back = self.shared.outliers.keep(&self.shared.snapshots);
+            let letting_back = self
+                .shared
+                .outliers
+                .keep(&self.shared.snapshots, &self.shared.metrics);
             tokio::select! {
                 () = serving => {}
                 () = keeping => {}

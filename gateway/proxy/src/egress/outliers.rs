@@ -1,6 +1,8 @@
 //! Ends of requests, told to those who choose: the memory of what fails, and the balancer's of this zone's instances.
 
 use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,14 +11,16 @@ use std::{
 };
 
 use causeway_federation::name::ServiceName;
+use causeway_host::uptime::uptime;
 use causeway_routing::{
-    outlier::{OutlierTable, TriedPlace, healthy_at},
+    outlier::{EjectedPart, Ejection, OutlierTable, TriedPlace, healthy_at},
+    permit::Caller,
     route::Candidate,
     snapshot::{Instance, Snapshot, Snapshots},
 };
 use parking_lot::Mutex;
 
-use crate::{ProxyMetrics, dial::uptime, http::verdict::TryVerdict};
+use crate::{ProxyMetrics, http::verdict::TryVerdict};
 
 /// Time after which what is to come back has done so.
 const TICK: Duration = Duration::from_millis(250);
@@ -29,6 +33,18 @@ pub(super) struct EndedTry<'a> {
     pub(super) instance: Option<&'a Instance>,
     /// Its number; 0: unknown.
     pub(super) number: u64,
+    /// Address and name of whoever asked.
+    pub(super) client: (IpAddr, &'a Arc<Caller>),
+}
+
+impl EndedTry<'_> {
+    /// Number of the client. Two that have the same by chance count as one, which ejects less.
+    fn client_number(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.client.0.hash(&mut hasher);
+        self.client.1.to_string().hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// Memory of what has failed, of one gateway.
@@ -51,7 +67,7 @@ impl Outliers {
     ) {
         let (service, now) = (ended.service, uptime());
         match (ended.instance, verdict) {
-            (Some(instance), TryVerdict::Failed) => instance.load.failed(now),
+            (Some(instance), TryVerdict::Failed(_)) => instance.load.failed(now),
             (Some(instance), TryVerdict::Overloaded) => instance.load.overloaded(now),
             _ => {}
         }
@@ -70,27 +86,21 @@ impl Outliers {
             tags: &ended.candidate.tags,
             instance: ended.number,
             healthy: healthy_at(snapshot, service, ended.candidate),
+            client: ended.client_number(),
         };
         let mut table = self.table.lock();
         let changed = match verdict {
-            TryVerdict::Failed => table.failed(now, policy, place),
+            TryVerdict::Failed(failure) => table.failed(now, policy, failure, place),
             _ => table.succeeded(now, place),
         };
         self.is_used.store(!table.is_empty(), Ordering::Relaxed);
-        if !changed {
-            return;
-        }
-        snapshot.ejections.store(Arc::new(table.ejected(now)));
-        if verdict == TryVerdict::Failed {
-            metrics.ejected(service.as_str());
-            let (zone, tags) = (place.zone, place.tags);
-            let instance = ended.instance.map(|instance| instance.id.as_str());
-            tracing::info!(%service, %zone, %tags, instance, "failures in a row: what failed comes after the others for a while");
+        if changed {
+            publish(&mut table, now, snapshot, metrics);
         }
     }
 
     /// Lets back what was ejected for long enough. Runs until it is dropped.
-    pub(super) async fn keep(&self, snapshots: &Snapshots) {
+    pub(super) async fn keep(&self, snapshots: &Snapshots, metrics: &ProxyMetrics) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -100,8 +110,57 @@ impl Outliers {
             }
             let (mut table, now) = (self.table.lock(), uptime());
             if table.next().is_some_and(|at| at <= now) {
-                snapshots.load().ejections.store(Arc::new(table.ejected(now)));
+                publish(&mut table, now, &snapshots.load(), metrics);
             }
+        }
+    }
+}
+
+/// Has those who choose know what is ejected now, and tells of what is new. The table is locked, so that none overtakes another.
+fn publish(table: &mut OutlierTable, now: Duration, snapshot: &Snapshot, metrics: &ProxyMetrics) {
+    let after = Arc::new(table.ejected(now));
+    let before = snapshot.ejections.swap(after.clone());
+    for ejection in after.added_to(&before) {
+        metrics.ejected(ejection.service.as_str(), &ejection.part);
+        tell_ejected(snapshot, ejection);
+    }
+    for ejection in after.returned_from(&before) {
+        tell_returned(snapshot, ejection);
+    }
+}
+
+fn tell_ejected(snapshot: &Snapshot, ejection: &Ejection) {
+    let Ejection {
+        service,
+        zone,
+        part,
+        failures,
+        times,
+        ..
+    } = ejection;
+    let until = humantime::format_duration(ejection.until.saturating_sub(ejection.since));
+    match part {
+        EjectedPart::Instance(_) => {
+            let instance = ejection.instance_name(snapshot);
+            tracing::warn!(%service, %zone, instance, for_time = %until, times, "an instance is ejected, and comes after the others of its zone: {failures}");
+        }
+        EjectedPart::Zone(tags) => {
+            tracing::warn!(%service, %zone, %tags, for_time = %until, times, "a zone is ejected, and comes after all others: {failures} of its instances");
+        }
+    }
+}
+
+fn tell_returned(snapshot: &Snapshot, ejection: &Ejection) {
+    let Ejection {
+        service, zone, part, ..
+    } = ejection;
+    match part {
+        EjectedPart::Instance(_) => {
+            let instance = ejection.instance_name(snapshot);
+            tracing::info!(%service, %zone, instance, "an instance that was ejected is asked like the others again");
+        }
+        EjectedPart::Zone(tags) => {
+            tracing::info!(%service, %zone, %tags, "a zone that was ejected is asked like the others again");
         }
     }
 }

@@ -8,6 +8,8 @@ use super::scan::RequestFault;
 
 /// Field that says why the gateway answers itself, in the word of the access log.
 pub(crate) const REASON: HeaderName = HeaderName::from_static("causeway-reason");
+/// Field that says to which zone a request had been given, or which one did not answer, where the gateway answers itself.
+pub(crate) const ZONE: HeaderName = HeaderName::from_static("causeway-zone");
 /// Seconds after which a client may ask again for what nobody could serve.
 const RETRY_AFTER: &str = "1";
 
@@ -55,6 +57,7 @@ pub(super) fn explanation(outcome: ConnectionOutcome) -> &'static str {
             "more of this service is under way than its limits allow"
         }
         StatusCode::TOO_MANY_REQUESTS => "this service is called too often",
+        StatusCode::MISDIRECTED_REQUEST => "this connection was made for another service; ask on a new one",
         StatusCode::BAD_REQUEST => "the request is none, or can be read in two ways",
         StatusCode::FORBIDDEN => "this service may not be called",
         StatusCode::GATEWAY_TIMEOUT => "no instance answered in time",
@@ -76,6 +79,7 @@ pub(super) fn status_of(outcome: ConnectionOutcome) -> StatusCode {
         },
         ConnectionOutcome::NoAnswer | ConnectionOutcome::RequestTimeout => StatusCode::GATEWAY_TIMEOUT,
         ConnectionOutcome::BadRequest => StatusCode::BAD_REQUEST,
+        ConnectionOutcome::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         ConnectionOutcome::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         ConnectionOutcome::InstanceReset
         | ConnectionOutcome::TunnelLost
@@ -104,6 +108,7 @@ mod tests {
             (refused(StreamRefusal::TooManyHops), 508, "too_many_hops"),
             (ConnectionOutcome::Unrouted(Why::NoHome), 503, "no_candidate"),
             (ConnectionOutcome::NoAnswer, 504, "timeout"),
+            (ConnectionOutcome::Misdirected, 421, "misdirected"),
             (ConnectionOutcome::RateLimited, 429, "rate_limited"),
             (ConnectionOutcome::RequestTimeout, 504, "request_timeout"),
             (ConnectionOutcome::InstanceReset, 502, "instance_reset"),

@@ -99,7 +99,7 @@ fn code_of(outcome: ConnectionOutcome) -> &'static str {
         // PERMISSION_DENIED
         StatusCode::FORBIDDEN => "7",
         // INTERNAL: it would be so again.
-        StatusCode::LOOP_DETECTED | StatusCode::BAD_REQUEST => "13",
+        StatusCode::LOOP_DETECTED | StatusCode::BAD_REQUEST | StatusCode::MISDIRECTED_REQUEST => "13",
         // UNAVAILABLE
         _ => "14",
     }
@@ -155,6 +155,7 @@ mod tests {
             (refused(StreamRefusal::TooManyHops), "13", "too_many_hops"),
             (ConnectionOutcome::Unrouted(Why::NoHome), "14", "no_candidate"),
             (ConnectionOutcome::NoAnswer, "4", "timeout"),
+            (ConnectionOutcome::Misdirected, "13", "misdirected"),
             (ConnectionOutcome::RequestTimeout, "4", "request_timeout"),
             (ConnectionOutcome::InstanceReset, "14", "instance_reset"),
         ] {

@@ -1,5 +1,6 @@
 //! Bearing of an answer on whether its instance is well. Pure.
 
+use causeway_routing::outlier::TryFailure;
 use http::{HeaderMap, StatusCode, header};
 
 use super::grpc::{code_of_answer, is_grpc};
@@ -10,7 +11,7 @@ pub(crate) enum TryVerdict {
     Well,
     /// The instance has too much to do: it is to get less, not nothing.
     Overloaded,
-    Failed,
+    Failed(TryFailure),
 }
 
 /// Judges the head of an answer; `None`: it is that of a call, whose end will tell.
@@ -23,7 +24,10 @@ pub(crate) fn judge_head(status: StatusCode, headers: &HeaderMap) -> Option<TryV
         StatusCode::TOO_MANY_REQUESTS => Some(TryVerdict::Overloaded),
         StatusCode::SERVICE_UNAVAILABLE if asks_for_time => Some(TryVerdict::Overloaded),
         StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => Some(TryVerdict::Well),
-        status if status.is_server_error() => Some(TryVerdict::Failed),
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Some(TryVerdict::Failed(TryFailure::Unavailable))
+        }
+        status if status.is_server_error() => Some(TryVerdict::Failed(TryFailure::Error)),
         _ => (!is_grpc(headers)).then_some(TryVerdict::Well),
     }
 }
@@ -37,14 +41,17 @@ fn judge_code(code: u32) -> TryVerdict {
     match code {
         // RESOURCE_EXHAUSTED
         8 => TryVerdict::Overloaded,
-        // UNKNOWN, INTERNAL, UNAVAILABLE, DATA_LOSS
-        2 | 13 | 14 | 15 => TryVerdict::Failed,
+        // UNAVAILABLE
+        14 => TryVerdict::Failed(TryFailure::Unavailable),
+        // UNKNOWN, INTERNAL, DATA_LOSS
+        2 | 13 | 15 => TryVerdict::Failed(TryFailure::Error),
         _ => TryVerdict::Well,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use TryFailure::{Error, Unavailable};
     use TryVerdict::{Failed, Overloaded, Well};
 
     use http::{HeaderName, HeaderValue};
@@ -64,17 +71,19 @@ mod tests {
         for (status, fields, expected) in [
             (200, &[][..], Some(Well)),
             (404, &[], Some(Well)),
-            (500, &[], Some(Failed)),
+            (500, &[], Some(Failed(Error))),
+            (507, &[], Some(Failed(Error))),
+            (504, &[], Some(Failed(Unavailable))),
             (501, &[], Some(Well)),
-            (503, &[], Some(Failed)),
+            (503, &[], Some(Failed(Unavailable))),
             (503, &[("retry-after", "1")], Some(Overloaded)),
             (429, &[], Some(Overloaded)),
             (200, &[call], None),
             (200, &[call, ("grpc-status", "0")], Some(Well)),
             (200, &[call, ("grpc-status", "5")], Some(Well)),
             (200, &[call, ("grpc-status", "8")], Some(Overloaded)),
-            (200, &[call, ("grpc-status", "14")], Some(Failed)),
-            (502, &[call], Some(Failed)),
+            (200, &[call, ("grpc-status", "14")], Some(Failed(Unavailable))),
+            (502, &[call], Some(Failed(Unavailable))),
         ] {
             assert_eq!(head(status, fields), expected, "{status} {fields:?}");
         }
@@ -82,7 +91,7 @@ mod tests {
             HeaderName::from_static("grpc-status"),
             HeaderValue::from_static("13"),
         )]);
-        assert_eq!(judge_trailers(&trailers), Some(Failed));
+        assert_eq!(judge_trailers(&trailers), Some(Failed(Error)));
         assert_eq!(judge_trailers(&HeaderMap::new()), None);
     }
 }

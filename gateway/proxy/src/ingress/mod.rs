@@ -388,6 +388,7 @@ fn carry(
             caller: handle.caller().map(|found| found.caller),
             rule,
             route: None,
+            request: None,
             connection: handle.connection.id,
         });
         drop(counted);

@@ -74,6 +74,7 @@ impl IngressShared {
             caller,
             rule,
             route: None,
+            request: None,
             connection,
         });
     }

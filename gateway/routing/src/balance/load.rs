@@ -60,6 +60,16 @@ impl InstanceLoad {
         (float(average) * (-halvings).exp2()).max(floor)
     }
 
+    /// The time to connect as it is believed now, for people; `None`: it was never measured.
+    #[must_use]
+    pub fn latency_now(&self, now: Duration) -> Option<Duration> {
+        match self.latency_micros.load(Ordering::Relaxed) {
+            0 => None,
+            micros @ ..=LATENCY_FLOOR_MICROS => Some(Duration::from_micros(micros)),
+            _ => Some(Duration::from_secs_f64(self.latency(now) / 1e6)),
+        }
+    }
+
     /// Tells whether it refused a connection a moment ago.
     #[must_use]
     pub fn is_resting(&self, now: Duration) -> bool {
@@ -147,5 +157,23 @@ impl LoadGuard {
 impl Drop for LoadGuard {
     fn drop(&mut self) {
         self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latency_that_people_see_fades_as_that_of_the_balancer_does() {
+        let load = InstanceLoad::default();
+        let at = |seconds| Duration::from_secs(seconds);
+        assert_eq!(load.latency_now(at(1)), None);
+        load.took(at(1), Duration::from_micros(300));
+        assert_eq!(load.latency_now(at(9)), Some(Duration::from_micros(300)));
+        load.failed(at(10));
+        assert_eq!(load.latency_now(at(10)), Some(FAILURE_LATENCY));
+        assert_eq!(load.latency_now(at(12)), Some(FAILURE_LATENCY / 4));
+        assert_eq!(load.latency_now(at(100)), Some(Duration::from_millis(1)));
     }
 }

@@ -116,7 +116,8 @@ impl Why {
                 link: Link::Stalled, ..
             } => "stalled",
             Self::Taken { draining: true, .. } => "draining",
-            Self::Taken { failing: true, .. } => "failing",
+            // Whoever is not ejected would have come before it.
+            Self::Taken { failing: true, .. } => "ejected",
             Self::Taken {
                 age: Age::Suspect, ..
             } => "suspect",
@@ -196,7 +197,7 @@ impl fmt::Display for Why {
             f.write_str(", after all fresh ones: not heard for a while")?;
         }
         if *failing {
-            f.write_str(", after those that do not fail: its instances have failed in a row")?;
+            f.write_str(", ejected, so after all that are not: its instances have failed in a row")?;
         }
         if *draining {
             f.write_str(", after those that stay: its gateway is shutting down")?;

@@ -1,9 +1,9 @@
-//! Words for retries, ejection and limits, as a diff tells of them.
+//! Words for time limits, retries, ejection and limits, as a diff and an explanation tell of them.
 
 use std::{fmt, time::Duration};
 
 use super::{
-    model::{Outlier, RouteLimits},
+    model::{Outlier, Protocol, RouteLimits, Service},
     retry::{GrpcCode, Retry, RetryCondition},
 };
 
@@ -83,9 +83,64 @@ pub(super) fn limits(limits: &RouteLimits) -> String {
     }
 }
 
+impl Service {
+    /// Policies that are in force for its connections and requests, each by its key, in words; `of_route`: the name of the route that rules a
+    /// request, and its time limit. What connections become later is not in it.
+    #[must_use]
+    pub fn policies(&self, of_route: Option<(&str, Option<Duration>)>) -> Vec<(&'static str, String)> {
+        let mut policies = Vec::new();
+        if matches!(self.protocol, Protocol::Http | Protocol::Grpc) {
+            let timeout = match of_route {
+                Some((route, Some(timeout))) => format!("{}, of {route}", time(timeout)),
+                _ => self.timeout.map_or_else(|| "none".to_owned(), time),
+            };
+            policies.push(("timeout", timeout));
+            policies.push(("retry", retry(self.retry.as_deref())));
+            policies.push(("outlier", outlier(self.outlier.as_ref())));
+        }
+        policies.push(("limits", limits(&self.limits)));
+        if let Some(idle) = self.idle_timeout {
+            policies.push(("idle_timeout", time(idle)));
+        }
+        policies
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::parse, *};
+
+    #[test]
+    fn what_is_in_force_is_told_with_the_route_that_says_it() {
+        let text = "
+version: 1
+trust_domain: acme.internal
+zones: { east: { gateways: [gw.east:7800] } }
+services:
+  bare: { port: 80, idle_timeout: 10m }
+  orders: { port: 80, protocol: http, timeout: 3s, limits: { requests: 7 } }
+";
+        let topology = parse(text, "a.yaml").unwrap().topology;
+        let told = |name: &str, route| {
+            let policies = topology.services[name].policies(route);
+            policies
+                .iter()
+                .map(|(key, told)| format!("{key}: {told}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told("bare", None), ["limits: none", "idle_timeout: 10m"]);
+        let rest = ["retry: none", "outlier: none", "limits: requests 7"];
+        for (route, timeout) in [
+            (None, "timeout: 3s"),
+            (Some(("slow", None)), "timeout: 3s"),
+            (
+                Some(("slow", Some(Duration::from_secs(9)))),
+                "timeout: 9s, of slow",
+            ),
+        ] {
+            assert_eq!(told("orders", route), [&[timeout][..], &rest].concat());
+        }
+    }
 
     #[test]
     fn policies_are_told_in_words() {

@@ -109,6 +109,8 @@ pub(super) struct Service {
     pub deny: Option<Listed<Spanned<CallerSelector>>>,
     pub forwarded: Option<ForwardedFields>,
     pub early: bool,
+    /// Place of the key, if it is `true`.
+    pub early_at: Option<Span>,
     pub idle_timeout: Option<Duration>,
     pub connections: Option<Spanned<ConnectionPolicy>>,
     pub routes: Vec<Spanned<Route>>,

@@ -53,6 +53,24 @@ impl Diagnostics {
         trim_line_ends(&out)
     }
 
+    /// Each finding in one line, errors first, as compilers write them: `a.yaml:6:21: error[bad-value]: what is wrong (what to do)`.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let mut found: Vec<&Diagnostic> = self.iter().collect();
+        found.sort_by_key(|found| found.severity);
+        found.into_iter().map(|found| {
+            let (line, column) = self.position(found.span.start);
+            let (file, severity, code) = (&self.file_name, found.severity.as_str(), found.code);
+            let mut text = format!("{file}:{line}:{column}: {severity}[{code}]: {}", found.message);
+            let meant = found.did_you_mean.as_ref();
+            let meant = meant.map(|meant| format!("did you mean `{meant}`?"));
+            let told: Vec<String> = found.hint.clone().into_iter().chain(meant).collect();
+            if !told.is_empty() {
+                let _ = write!(text, " ({})", told.join("; "));
+            }
+            text
+        })
+    }
+
     /// `2 errors, 1 warning`.
     #[must_use]
     pub fn summary(&self) -> String {

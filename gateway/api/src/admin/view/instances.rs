@@ -1,11 +1,16 @@
 //! This zone's instances.
 
-use std::{net::SocketAddr, sync::atomic::Ordering};
+use std::{collections::BTreeMap, net::SocketAddr, sync::atomic::Ordering, time::Duration};
 
-use causeway_federation::name::Tags;
+use causeway_federation::name::{ServiceName, Tags};
 use causeway_instances::{CheckFailure, InstanceStatus};
-use causeway_routing::snapshot::Health;
+use causeway_routing::{
+    outlier::{EjectedPart, number_text},
+    snapshot::{Health, Snapshot},
+};
 use serde::{Deserialize, Serialize};
+
+use super::{EjectionView, ejections::ejection_view, milliseconds};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceView {
@@ -31,8 +36,14 @@ pub struct InstanceView {
     pub expires_in_seconds: Option<f64>,
     /// Connections under way.
     pub outstanding: u32,
-    /// Moving average of the time to connect; absent until measured.
+    /// Time to connect as the balancer believes it now: an average that fades; absent until measured.
     pub latency_ms: Option<f64>,
+    /// Number by which gateways of other zones know it.
+    #[serde(default)]
+    pub number: String,
+    /// Set while this gateway has it come after the others. What others eject is not known here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ejected: Option<EjectionView>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,15 +53,38 @@ pub struct FailureView {
 }
 
 /// Shows them one after another.
-pub fn instances(statuses: &[InstanceStatus], mut show: impl FnMut(&InstanceView)) {
+pub fn instances(
+    snapshot: &Snapshot,
+    statuses: &[InstanceStatus],
+    now: Duration,
+    mut show: impl FnMut(&InstanceView),
+) {
+    let ejected = ejected_here(snapshot, now);
     for status in statuses {
-        show(&view(status));
+        let key = (status.instance.service.clone(), status.instance.number());
+        show(&view(status, ejected.get(&key).cloned(), now));
     }
 }
 
-fn view(status: &InstanceStatus) -> InstanceView {
+/// Instances of this zone that are ejected, by their numbers.
+fn ejected_here(snapshot: &Snapshot, now: Duration) -> BTreeMap<(ServiceName, u64), EjectionView> {
+    let ejected = snapshot.ejections.load();
+    let here = ejected
+        .list()
+        .iter()
+        .filter(|ejection| ejection.zone == snapshot.zone && ejection.until > now);
+    let numbered = here.filter_map(|ejection| match ejection.part {
+        EjectedPart::Instance(number) => Some(((ejection.service.clone(), number), ejection)),
+        EjectedPart::Zone(_) => None,
+    });
+    numbered
+        .map(|(key, ejection)| (key, ejection_view(snapshot, ejection, now)))
+        .collect()
+}
+
+fn view(status: &InstanceStatus, ejected: Option<EjectionView>, now: Duration) -> InstanceView {
     let instance = &status.instance;
-    let micros = instance.load.latency_micros.load(Ordering::Relaxed);
+    let latency = instance.load.latency_now(now);
     InstanceView {
         service: instance.service.to_string(),
         id: instance.id.clone(),
@@ -71,7 +105,9 @@ fn view(status: &InstanceStatus) -> InstanceView {
         declared: status.declared,
         expires_in_seconds: status.expires_in.map(|time| time.as_secs_f64()),
         outstanding: instance.load.outstanding.load(Ordering::Relaxed),
-        latency_ms: (micros > 0).then(|| micros as f64 / 1000.0),
+        latency_ms: latency.map(milliseconds),
+        number: number_text(instance.number()),
+        ejected,
     }
 }
 

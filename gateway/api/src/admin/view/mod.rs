@@ -3,6 +3,7 @@
 //!
 //! Within version 1 fields and kinds are only ever added. Durations and sizes bear their unit in their name.
 
+mod ejections;
 mod exchange;
 mod exports;
 mod instances;
@@ -18,6 +19,7 @@ use causeway_federation::catalog::Age;
 use causeway_routing::snapshot::{Link, Snapshot};
 use serde::{Deserialize, Serialize};
 
+pub use ejections::{EjectionView, ejections};
 pub use exchange::{ExchangeView, RefusalView, exchange};
 pub use exports::{ExportView, RecordView, exports, records};
 pub use instances::{FailureView, InstanceView, instances};

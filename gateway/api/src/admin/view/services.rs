@@ -15,9 +15,9 @@ use causeway_routing::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{age_word, link_word};
+use super::{EjectionView, age_word, ejections, link_word};
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
     pub name: String,
     pub port: u16,
@@ -59,6 +59,9 @@ pub struct ServiceView {
     /// Routes of its requests, in their order, such as `canary: any request with x-canary: 1 -> all to {version=v2}`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<String>,
+    /// Its instances and zones that come after the others, as this gateway sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ejected: Vec<EjectionView>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +100,12 @@ pub struct TierView {
 }
 
 /// Shows them one after another.
-pub fn services(snapshot: &Snapshot, bindings: &Bindings, mut show: impl FnMut(&ServiceView)) {
+pub fn services(
+    snapshot: &Snapshot,
+    bindings: &Bindings,
+    now: Duration,
+    mut show: impl FnMut(&ServiceView),
+) {
     // Once for all of them, as there may be 10,000.
     let mut vips = BTreeMap::<&ServiceName, Vec<IpAddr>>::new();
     for (vip, target) in bindings.iter().filter(|(_, target)| target.is_whole()) {
@@ -105,7 +113,10 @@ pub fn services(snapshot: &Snapshot, bindings: &Bindings, mut show: impl FnMut(&
     }
     for (name, service) in &snapshot.topology.services {
         let vips = vips.remove(name).unwrap_or_default();
-        show(&service_view(snapshot, vips, name, service));
+        show(&ServiceView {
+            ejected: ejections(snapshot, name, now),
+            ..service_view(snapshot, vips, name, service)
+        });
     }
 }
 
@@ -164,6 +175,7 @@ fn service_view(
         linger: service.connections.linger.map(duration),
         max_age: service.connections.max_age.map(duration),
         routes: service.routes.iter().map(ToString::to_string).collect(),
+        ejected: Vec::new(),
     }
 }
 

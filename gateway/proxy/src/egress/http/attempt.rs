@@ -10,6 +10,7 @@ use bytes::Bytes;
 use causeway_federation::topology::Route;
 use causeway_routing::{
     limits::{UseGuard, UseKind},
+    outlier::TryFailure,
     permit::Caller,
     retry::{FailedTries, TryEnd},
     route::{Request as RouteRequest, route},
@@ -87,15 +88,17 @@ pub(super) async fn attempt(
         record.unserved(outcome, 0);
         return Err(outcome);
     }
-    let version = connection.upstream_version();
+    // Looked at once, so that time limits, retries and routes are of one topology.
+    let snapshot = shared.snapshots.load_full();
+    let version = connection.upstream_version(&snapshot);
     let is_call = is_grpc(request.headers());
-    let policy = RequestPolicy::of(connection, request.method());
-    let PreparedRequest { route, to } = match prepare(connection, request, version, policy.may_repeat()) {
+    let policy = RequestPolicy::of(connection, &snapshot, request.method());
+    let may_repeat = policy.may_repeat();
+    let PreparedRequest { route, to } = match prepare(connection, &snapshot, request, version, may_repeat) {
         Ok(prepared) => prepared,
         Err(unfit) => {
-            return Ok(Answered::Gateway(refuse_unfit(
-                connection, record, &unfit, is_call,
-            )));
+            let answer = refuse_unfit(connection, record, &unfit, is_call);
+            return Ok(Answered::Gateway(answer));
         }
     };
     record.ruled_by(route.as_deref());
@@ -227,6 +230,7 @@ impl Attempt<'_> {
             outcome => outcome,
         };
         record.unserved(outcome, no.attempts);
+        record.waits_for(no.waited_for.as_ref());
         if is_forbidden_by_peer(outcome) {
             record.decided_elsewhere();
         }
@@ -273,7 +277,7 @@ impl Attempt<'_> {
                 self.connection.kept.forget(&upstream);
                 let by_itself = again_by_itself(&failure, was_used, says_unread, spare.as_ref());
                 if !by_itself && outcome == ConnectionOutcome::InstanceReset {
-                    record.tell(&upstream.facts, TryVerdict::Failed);
+                    record.tell(&upstream.facts, TryVerdict::Failed(TryFailure::Reset));
                 }
                 self.after_failure(failure, by_itself, spare, &upstream.facts, outcome)
             }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use causeway_routing::outlier::TryFailure;
 use causeway_telemetry::ConnectionOutcome;
 use http::{HeaderMap, Version};
 use http_body_util::Full;
@@ -305,6 +306,7 @@ impl ForwardedAnswer {
             Some(Ok(frame)) => {
                 self.ended |= frame.is_trailers();
                 if let Some(trailers) = frame.trailers_ref() {
+                    self.record.tells_end(trailers);
                     self.judge(trailers);
                 }
                 let bytes = self.upstream.as_ref().and_then(HttpUpstream::call_bytes);
@@ -339,12 +341,18 @@ impl ForwardedAnswer {
         let outcome = upstream.map(|upstream| {
             let outcome = self.record.broken(&upstream);
             if outcome == ConnectionOutcome::InstanceReset {
-                self.record.tell(&upstream.facts, TryVerdict::Failed);
+                let verdict = TryVerdict::Failed(TryFailure::Reset);
+                self.record.tell(&upstream.facts, verdict);
             }
             outcome
         });
-        self.ending
-            .end(error, outcome.unwrap_or(ConnectionOutcome::InstanceReset))
+        let ended = self
+            .ending
+            .end(error, outcome.unwrap_or(ConnectionOutcome::InstanceReset));
+        if let Some(trailers) = ended.as_ref().ok().and_then(Frame::trailers_ref) {
+            self.record.tells_end(trailers);
+        }
+        ended
     }
 }
 

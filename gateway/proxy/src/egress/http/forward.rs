@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, StatusCode, Version, header};
+use causeway_telemetry::ConnectionOutcome;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
@@ -10,12 +11,14 @@ use super::{
     attempt::{Answered, attempt},
     body::{AnswerBody, BrokenEnding, ForwardedAnswer},
     checked::is_stand_in,
+    misdirected::is_misdirected,
     record::RequestRecord,
     refuse::{answer_of, refuse},
     serve::HttpConnection,
     upgrade::{UpgradeWish, upgrade},
 };
 use crate::http::{
+    answer::ZONE,
     grpc::is_grpc,
     headers::{add_via, is_framed_once, strip_hop_by_hop},
     routed::change_headers,
@@ -28,15 +31,24 @@ pub(super) async fn forward(
 ) -> Response<AnswerBody> {
     let mut record = RequestRecord::begin(connection.clone());
     if is_stand_in(&request) {
-        return refuse(&connection, &mut record);
+        let answer = refuse(&connection, &mut record);
+        return told(&mut record, answer);
     }
     record.reads(&request);
     let wish = UpgradeWish::of(&mut request);
     let (client, is_call) = (request.version(), is_grpc(request.headers()));
+    if is_misdirected(&connection, &request) {
+        record.unserved(ConnectionOutcome::Misdirected, 0);
+        let answer = answer_of(&connection, ConnectionOutcome::Misdirected, is_call);
+        return told(&mut record, answer);
+    }
     match attempt(&connection, request, &mut record).await {
-        Ok(Answered::Gateway(answer)) => answer.map(|text| AnswerBody::Own(Full::new(text))),
+        Ok(Answered::Gateway(answer)) => {
+            told(&mut record, answer.map(|text| AnswerBody::Own(Full::new(text))))
+        }
         Ok(Answered::Instance(mut answer, upstream, route)) => {
             record.answered();
+            record.tells(answer.status(), answer.headers());
             let change = |headers: &mut HeaderMap| {
                 if let Some(route) = &route {
                     change_headers(headers, &route.response_headers);
@@ -48,7 +60,8 @@ pub(super) async fn forward(
                 return upgrade(&connection, wish, answer, upstream, record);
             }
             if !is_framed_once(answer.headers()) {
-                return answer_of(&connection, record.broken(&upstream), is_call);
+                let outcome = record.broken(&upstream);
+                return told(&mut record, answer_of(&connection, outcome, is_call));
             }
             let (mut parts, body) = answer.into_parts();
             strip_hop_by_hop(&mut parts.headers);
@@ -74,7 +87,19 @@ pub(super) async fn forward(
         }
         Err(outcome) => {
             record.answered();
-            answer_of(&connection, outcome, is_call)
+            told(&mut record, answer_of(&connection, outcome, is_call))
         }
     }
+}
+
+/// Has an answer of the gateway's own name the zone that the request was given to, if any, and writes down what it says.
+fn told(record: &mut RequestRecord, mut answer: Response<AnswerBody>) -> Response<AnswerBody> {
+    let zone = record
+        .zone()
+        .and_then(|zone| HeaderValue::from_str(zone.as_str()).ok());
+    if let Some(zone) = zone {
+        answer.headers_mut().insert(ZONE, zone);
+    }
+    record.tells(answer.status(), answer.headers());
+    answer
 }

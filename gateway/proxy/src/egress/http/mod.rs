@@ -14,6 +14,7 @@ mod expect;
 mod forward;
 mod interim;
 mod kept;
+mod misdirected;
 mod policy;
 mod preface;
 mod prepare;

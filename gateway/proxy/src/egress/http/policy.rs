@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use causeway_federation::topology::{Retry, Route};
-use causeway_routing::retry::{TryEnd, is_tried_again};
+use causeway_routing::{
+    retry::{TryEnd, is_tried_again},
+    snapshot::Snapshot,
+};
 use http::Method;
 
 use super::serve::HttpConnection;
@@ -18,9 +21,8 @@ pub(super) struct RequestPolicy {
 
 impl RequestPolicy {
     /// Looks up the rules for a request with this method, which adds to what its service has left for retries.
-    pub(super) fn of(connection: &HttpConnection, method: &Method) -> Self {
+    pub(super) fn of(connection: &HttpConnection, snapshot: &Snapshot, method: &Method) -> Self {
         let shared = &connection.shared;
-        let snapshot = shared.snapshots.load();
         let name = &connection.arrival.target.service;
         let service = snapshot.topology.services.get(name);
         let retry = service.and_then(|service| service.retry.clone());

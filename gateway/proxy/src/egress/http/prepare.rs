@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use causeway_federation::{request_path::PathFault, topology::Route};
-use causeway_routing::requests::{RequestHead, find};
+use causeway_routing::{
+    requests::{RequestHead, find},
+    snapshot::Snapshot,
+};
 use http::{Request, Response, Version, header, request::Parts};
 use hyper::body::{Body as _, Incoming};
 
@@ -45,6 +48,7 @@ pub(super) enum UnfitRequest {
 /// Makes a request ready for an instance that speaks `version`. Its body is remembered if it may be given again.
 pub(super) fn prepare(
     connection: &HttpConnection,
+    snapshot: &Snapshot,
     request: Request<Incoming>,
     version: Version,
     may_repeat: bool,
@@ -54,7 +58,7 @@ pub(super) fn prepare(
     let host = connection.arrival.endpoints.local.to_string();
     bring_into_form(&mut parts, connection, version, &host)?;
     // Compared is what would be forwarded.
-    let route = route_of(connection, &mut parts)?;
+    let route = route_of(connection, snapshot, &mut parts)?;
     if let Some(route) = &route {
         if let Some(answer) = declared_answer(&parts, route, is_call) {
             let to = RequestServer::Gateway(answer);
@@ -104,9 +108,12 @@ fn bring_into_form(
     Ok(())
 }
 
-/// The first route of the service that matches, by the topology that is in force now.
-fn route_of(connection: &HttpConnection, parts: &mut Parts) -> Result<Option<Arc<Route>>, PathFault> {
-    let snapshot = connection.shared.snapshots.load();
+/// The first route of the service that matches.
+fn route_of(
+    connection: &HttpConnection,
+    snapshot: &Snapshot,
+    parts: &mut Parts,
+) -> Result<Option<Arc<Route>>, PathFault> {
     let service = snapshot.topology.services.get(&connection.arrival.target.service);
     let Some(service) = service.filter(|service| !service.routes.is_empty()) else {
         return Ok(None);

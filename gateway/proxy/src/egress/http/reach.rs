@@ -88,10 +88,8 @@ pub(super) async fn reach(
     let connected = find(connection, order, request).await?;
     let upstream = open(connection, order, connected).await;
     drop(opening);
-    let upstream = upstream.ok_or(NoUpstream {
-        outcome: ConnectionOutcome::InstanceReset,
-        attempts: order.attempts,
-    })?;
+    let upstream =
+        upstream.ok_or_else(|| NoUpstream::unasked(ConnectionOutcome::InstanceReset, order.attempts))?;
     Ok(ReachedUpstream {
         was_used: upstream.facts.is_warm,
         upstream,
@@ -116,10 +114,7 @@ async fn find(
     let service = &arrival.target.service;
     let waiting = shared
         .take_place(service, UseKind::Pending)
-        .map_err(|outcome| NoUpstream {
-            outcome,
-            attempts: order.attempts,
-        })?;
+        .map_err(|outcome| NoUpstream::unasked(outcome, order.attempts))?;
     // One that is searched for at the same time has none.
     let promise = connection.promised.lock().take();
     let search_order = SearchOrder {

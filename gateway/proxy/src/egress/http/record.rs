@@ -2,14 +2,16 @@
 
 use std::{sync::Arc, time::Instant};
 
-use causeway_federation::topology::Route;
+use causeway_federation::{name::ZoneName, topology::Route};
 use causeway_routing::{
     callers::FoundCaller,
     limits::UseGuard,
+    outlier::TryFailure,
     permit::{Caller, Rule},
+    route::Destination,
 };
-use causeway_telemetry::{ConnectionOutcome, Role};
-use http::{HeaderMap, HeaderValue, Request, Version, header};
+use causeway_telemetry::{ConnectionOutcome, RequestFacts, Role};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 
 use super::{
     serve::HttpConnection,
@@ -20,7 +22,7 @@ use crate::{
         connection::{ConnectionSummary, finish, warn_unreached},
         outliers::EndedTry,
     },
-    http::verdict::TryVerdict,
+    http::{grpc::code_of_answer, verdict::TryVerdict},
     open::Termination,
 };
 
@@ -50,13 +52,14 @@ impl RequestRecord {
         let arrival = &connection.arrival;
         let service = arrival.target.service.as_str();
         let open = connection.shared.metrics.connection_opened(Role::Egress, service);
-        let summary = ConnectionSummary::unserved(
+        let mut summary = ConnectionSummary::unserved(
             connection.id(),
             arrival.target.tags.clone(),
             ConnectionOutcome::ClientGone,
             Arc::new(Caller::anonymous(connection.shared.snapshots.load().zone.clone())),
             None,
         );
+        summary.request = Some(RequestFacts::default());
         Self {
             connection,
             begun: Instant::now(),
@@ -89,6 +92,9 @@ impl RequestRecord {
     pub(super) fn reads<B>(&mut self, request: &Request<B>) {
         self.takes_interim = request.version() == Version::HTTP_11;
         self.pauses = self.takes_interim && request.headers().contains_key(header::UPGRADE);
+        if self.connection.shared.access.is_on() {
+            self.edit_request(|facts| facts.asks(request.method().as_str(), request.uri().path()));
+        }
     }
 
     pub(super) fn takes_interim(&self) -> bool {
@@ -129,6 +135,28 @@ impl RequestRecord {
         }
     }
 
+    fn edit_request(&mut self, change: impl FnOnce(&mut RequestFacts)) {
+        if let Some(facts) = self.summary.as_mut().and_then(|summary| summary.request.as_mut()) {
+            change(facts);
+        }
+    }
+
+    /// Takes up the head of the answer that its client gets.
+    pub(super) fn tells(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let first_byte = self.begun.elapsed();
+        self.edit_request(|facts| {
+            facts.status = Some(status.as_u16());
+            facts.grpc_status = code_of_answer(headers);
+            facts.first_byte = Some(first_byte);
+        });
+    }
+
+    /// Takes up the trailers of the answer.
+    pub(super) fn tells_end(&mut self, trailers: &HeaderMap) {
+        let code = code_of_answer(trailers);
+        self.edit_request(|facts| facts.grpc_status = code.or(facts.grpc_status));
+    }
+
     /// Takes up who asks, and the rule that decided.
     pub(super) fn asked_by(&mut self, found: &FoundCaller, rule: Rule) {
         self.edit(|summary| (summary.caller, summary.rule) = (found.caller.clone(), Some(rule)));
@@ -165,6 +193,17 @@ impl RequestRecord {
             summary.attempts = summary.attempts.max(attempts);
             summary.outcome = outcome;
         });
+    }
+
+    /// Takes up which place had not answered when it was given up.
+    pub(super) fn waits_for(&mut self, place: Option<&Destination>) {
+        let own = self.connection.shared.snapshots.load().zone.clone();
+        self.edit(|summary| summary.waits_for(place, &own));
+    }
+
+    /// Zone that it was given to, or waits for.
+    pub(super) fn zone(&self) -> Option<&ZoneName> {
+        self.summary.as_ref()?.to_zone.as_ref()
     }
 
     /// Logs that no instance could be reached.
@@ -243,6 +282,7 @@ impl RequestRecord {
                 UpstreamServer::Gateway(_) => None,
             },
             number: facts.instance,
+            client: (arrival.endpoints.client.ip(), &facts.caller),
         };
         let snapshot = shared.snapshots.load();
         shared.outliers.ended(&snapshot, &shared.metrics, &ended, verdict);
@@ -252,7 +292,7 @@ impl RequestRecord {
     pub(super) fn late(&mut self, upstream: &HttpUpstream) -> ConnectionOutcome {
         self.end(upstream, ConnectionOutcome::RequestTimeout);
         if upstream.has_sent_all() {
-            self.tell(&upstream.facts, TryVerdict::Failed);
+            self.tell(&upstream.facts, TryVerdict::Failed(TryFailure::Late));
         }
         ConnectionOutcome::RequestTimeout
     }

@@ -35,6 +35,7 @@ pub(super) fn refuse_one(connection: &Arc<HttpConnection>, fault: RequestFault) 
     connection.warn_refused(fault);
     let mut answer = refusal(fault);
     answer.headers_mut().remove(header::CONNECTION);
+    record.tells(answer.status(), answer.headers());
     answer.map(|text| AnswerBody::Own(Full::new(text)))
 }
 

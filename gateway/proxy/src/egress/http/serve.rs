@@ -14,7 +14,7 @@ use causeway_federation::{
 use causeway_host::{
     descriptors::DescriptorPromise, moment::until, own_sockets::SocketPair, share::ShareHolder,
 };
-use causeway_routing::{limits::UseGuard, target::Target};
+use causeway_routing::{limits::UseGuard, snapshot::Snapshot, target::Target};
 use causeway_telemetry::{ConnectionId, ConnectionOutcome};
 use http::Version;
 use hyper::{server::conn::http1, service::service_fn};
@@ -328,8 +328,7 @@ impl HttpConnection {
     }
 
     /// Version that the service's instances speak.
-    pub(super) fn upstream_version(&self) -> Version {
-        let snapshot = self.shared.snapshots.load();
+    pub(super) fn upstream_version(&self, snapshot: &Snapshot) -> Version {
         let service = snapshot.topology.services.get(&self.arrival.target.service);
         match service.map(|service| service.protocol) {
             Some(Protocol::Grpc) => Version::HTTP_2,

@@ -77,7 +77,9 @@ pub(super) fn upgrade(
     let Some((wish, protocol)) = wish.zip(protocol) else {
         // It agrees to what nobody asked for.
         let outcome = record.broken(&upstream);
-        return answer_of(connection, outcome, false);
+        let answer = answer_of(connection, outcome, false);
+        record.tells(answer.status(), answer.headers());
+        return answer;
     };
     record.upgraded();
     let (id, _) = upstream.facts.server.names();

@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use causeway_dns as dns;
-use causeway_dns::vips::VipTable;
+use causeway_dns::vips::{VipNames, VipTable};
 use causeway_federation::topology::{Protocol, Topology};
 use causeway_host::{host_places::HostPlaces, share::NoShare};
 use causeway_identity::{
@@ -217,6 +217,11 @@ impl TlsEntrance {
             NoShare::Crowded { .. } => TlsRefusal::Crowded,
         };
         self.report(shared, client, &refused);
+    }
+
+    /// Names that clients may ask for.
+    pub(in crate::egress) fn names(&self) -> Arc<VipNames> {
+        Arc::clone(&self.vips.names())
     }
 
     async fn shake_hands(

@@ -6,7 +6,7 @@ use causeway_federation::{catalog::Age, topology::Topology};
 
 use super::*;
 use crate::{
-    outlier::{OutlierTable, TriedPlace},
+    outlier::{OutlierTable, TriedPlace, TryFailure},
     snapshot::{Health, Instance},
     testbed::{Exported, entry, instance, snapshot, tags, topology},
 };
@@ -425,8 +425,9 @@ fn failing(snapshot: &Snapshot, places: &[(&str, &[(&str, &str)])]) {
             tags: &testbed::tags(tags),
             instance: 1,
             healthy: 1,
+            client: 1,
         };
-        assert!(table.failed(now, &policy, place));
+        assert!(table.failed(now, &policy, TryFailure::Unavailable, place));
     }
     snapshot.ejections.store(Arc::new(table.ejected(now)));
 }
@@ -454,7 +455,7 @@ fn zones_that_fail_come_last_whatever_their_tier_and_are_not_left_out() {
         ["own{}", "east/gw1{}", "west/gw1{}"]
     );
     let decision = decide(&snapshot, orders());
-    assert_eq!(decision.why.word(), "failing");
+    assert_eq!(decision.why.word(), "ejected");
     assert!(decision.why.to_string().contains("failed in a row"));
 }
 

@@ -9,6 +9,7 @@ mod apply_from;
 mod permissions;
 mod ports;
 mod references;
+mod retries;
 mod routes;
 mod services;
 mod tiers;
@@ -52,6 +53,7 @@ pub(super) fn file(file: &File, around: Surroundings<'_>, sink: &Sink) {
     vips::check(&context);
     services::check(&context);
     routes::check(&context);
+    retries::check(&context);
     ports::check(&context);
     tiers::check(&context);
     permissions::check(&context);

@@ -150,7 +150,7 @@ fn protocol(context: &Context<'_>, service: &Service) {
     requests(context, service, protocol.value);
 }
 
-/// Keys about requests of a service whose requests are not looked at, and tries for which there is no time.
+/// Keys about requests of a service whose requests are not looked at.
 fn requests(context: &Context<'_>, service: &Service, protocol: Protocol) {
     if !matches!(protocol, Protocol::Http | Protocol::Grpc) {
         for key in &service.of_requests {
@@ -162,18 +162,6 @@ fn requests(context: &Context<'_>, service: &Service, protocol: Protocol) {
                 .hint("it has no effect; set `protocol: http` or `protocol: grpc`, or remove it");
             context.sink.push(found);
         }
-    }
-    let (timeout, retry) = (service.policies.timeout, service.policies.retry.as_ref());
-    let per_try = retry.and_then(|retry| retry.per_try_timeout);
-    let key = service.of_requests.iter().find(|key| key.value == "retry");
-    if let (Some(timeout), Some(per_try), Some(key)) = (timeout, per_try, key)
-        && per_try >= timeout
-    {
-        let message =
-            "`per_try_timeout` is as long as the service's `timeout`, which leaves no time to try again";
-        let found = Diagnostic::warning("no-time-to-retry", &key.span, message)
-            .hint("make `timeout` longer: it is for all tries together");
-        context.sink.push(found);
     }
 }
 

@@ -46,6 +46,10 @@ pub(super) const LIMITS: MapKind = MapKind {
     meant: &[],
 };
 
+/// Limits that say nothing of a service whose requests are not looked at, and their names there.
+const LIMITS_OF_REQUESTS: [(&str, &str); 2] =
+    [("requests", "limits.requests"), ("retries", "limits.retries")];
+
 pub(super) const CONNECTIONS: MapKind = MapKind {
     what: "`connections`",
     keys: &["linger", "max_age"],
@@ -206,18 +210,24 @@ pub(super) fn outlier(node: &Node, sink: &Sink) -> Option<Outlier> {
     })
 }
 
-pub(super) fn limits(node: &Node, sink: &Sink) -> Option<RouteLimits> {
+/// Reads limits, and where those stand that are about requests.
+pub(super) fn limits(node: &Node, sink: &Sink) -> Option<(RouteLimits, Vec<Spanned<&'static str>>)> {
     let fields = Fields::open(node, &node.span, &LIMITS, sink)?;
     let bound = |node: &Node, sink: &Sink| count(node, u32::MAX, sink);
     let rate = |node: &Node, sink: &Sink| scalar::rate(node, "a rate", sink);
-    Some(RouteLimits {
+    let limits = RouteLimits {
         connections: fields.optional("connections", bound),
         pending: fields.optional("pending", bound),
         requests: fields.optional("requests", bound),
         retries: fields.optional("retries", bound),
         rate_per_second: fields.optional("rate", rate),
         rate_per_caller: fields.optional("rate_per_caller", rate),
-    })
+    };
+    let of_requests = LIMITS_OF_REQUESTS.into_iter().filter_map(|(key, value)| {
+        let span = fields.key_span(key)?;
+        Some(Spanned { value, span })
+    });
+    Some((limits, of_requests.collect()))
 }
 
 pub(super) fn connections(node: &Node, sink: &Sink) -> Option<Spanned<ConnectionPolicy>> {

@@ -6,7 +6,7 @@ use super::{
     super::{
         diagnostic::{Diagnostic, Sink},
         fields::{Fields, Listed, MapKind, Spanned, items},
-        model::{ForwardedFields, Protocol, SplitArm, TierTag, TierZone},
+        model::{ForwardedFields, Protocol, RouteLimits, SplitArm, TierTag, TierZone},
         raw::{Policies, Service, Tier},
         scalar::{self, OWN},
         tree::{MapEntry, Node, Value},
@@ -121,8 +121,11 @@ pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
         .optional("routes", routes)
         .map(|routes| routes.items)
         .unwrap_or_default();
-    service.policies = policies(&fields);
+    let limits = fields.optional("limits", policy::limits).unwrap_or_default();
+    service.policies = policies(&fields, limits.0);
     service.of_requests = given(&fields, &OF_REQUESTS);
+    service.of_requests.extend(limits.1);
+    service.early_at = fields.key_span("early").filter(|_| service.early);
     service.waiting = given(&fields, &NOT_IN_FORCE);
     let mirrors = service
         .routes
@@ -162,6 +165,7 @@ fn empty(name: Spanned<ServiceName>) -> Service {
         deny: None,
         forwarded: None,
         early: false,
+        early_at: None,
         idle_timeout: None,
         connections: None,
         routes: Vec::new(),
@@ -171,14 +175,14 @@ fn empty(name: Spanned<ServiceName>) -> Service {
     }
 }
 
-fn policies(fields: &Fields<'_>) -> Policies {
+fn policies(fields: &Fields<'_>, limits: RouteLimits) -> Policies {
     Policies {
         spill: fields.optional("spill", policy::spill),
         failback: fields.optional("failback", policy::failback),
         timeout: fields.optional("timeout", route::timeout),
         retry: fields.optional("retry", retry::retry),
         outlier: fields.optional("outlier", policy::outlier),
-        limits: fields.optional("limits", policy::limits).unwrap_or_default(),
+        limits,
     }
 }
 

@@ -9,6 +9,7 @@ use causeway_federation::{
 use http::StatusCode;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpSocket,
     time::timeout,
 };
 
@@ -95,8 +96,8 @@ async fn a_zone_of_which_instance_after_instance_fails_comes_last_and_back() {
         "  orders:\n    port: 80\n    protocol: http\n    failover: [{ zone: east }, { zone: west }]\n    outlier: { consecutive: 6, eject: 1s }",
     );
     let (one, two) = (
-        TriedInstance::start("one", Conduct::Answer(500)).await,
-        TriedInstance::start("two", Conduct::Answer(500)).await,
+        TriedInstance::start("one", Conduct::Answer(503)).await,
+        TriedInstance::start("two", Conduct::Answer(503)).await,
     );
     let well = TriedInstance::start("well", Conduct::Serve).await;
     let east = Zone::start("east", &topology, vec![one.instance(&[]), two.instance(&[])]);
@@ -117,6 +118,35 @@ async fn a_zone_of_which_instance_after_instance_fails_comes_last_and_back() {
     until("it has another chance", || !is_ejected(&home, "east")).await;
     assert_eq!(served(&home, 1).await, 0, "one");
     assert!(is_ejected(&home, "east"));
+}
+
+#[tokio::test]
+async fn errors_that_one_client_provokes_everywhere_eject_nothing_and_those_of_two_do() {
+    let instances = [
+        TriedInstance::start("one", Conduct::Answer(500)).await,
+        TriedInstance::start("two", Conduct::Answer(500)).await,
+    ];
+    let all = instances.iter().map(|instance| instance.instance(&[])).collect();
+    let home = Zone::start("home", &ejecting("eject: 60s"), all);
+    assert_eq!(served(&home, 12).await, 0);
+    assert!(home.snapshots.load().ejections.load().is_empty());
+    let other = TcpSocket::new_v4().unwrap();
+    other.bind("127.0.0.7:0".parse().unwrap()).unwrap();
+    let mut other = other.connect(home.vip).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: orders.mesh\r\nConnection: close\r\n\r\n";
+    other.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    other.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    let ejected = home.snapshots.load().ejections.load_full();
+    let told: Vec<_> = ejected
+        .list()
+        .iter()
+        .map(|ejection| ejection.part.word())
+        .collect();
+    assert_eq!(told, ["instance", "zone"]);
+    let name = ejected.list()[0].instance_name(&home.snapshots.load()).unwrap();
+    assert!(["one", "two"].contains(&&*name), "{name}");
 }
 
 #[tokio::test]

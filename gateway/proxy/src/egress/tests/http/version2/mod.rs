@@ -235,7 +235,7 @@ impl Told {
 }
 
 impl CallClient {
-    async fn of(zone: &Zone) -> Self {
+    pub(in crate::egress::tests) async fn of(zone: &Zone) -> Self {
         let socket = connect(zone.vip).await;
         let (sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))

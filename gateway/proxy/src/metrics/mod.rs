@@ -1,5 +1,8 @@
 //! Metrics of the data path.
 
+mod labels;
+mod requests;
+
 use std::{
     sync::{
         Arc,
@@ -8,80 +11,23 @@ use std::{
     time::Duration,
 };
 
-use causeway_routing::{ending::EndingReason, permit::Rule, route::Why};
+use causeway_routing::{ending::EndingReason, outlier::EjectedPart, permit::Rule, route::Why};
 use causeway_telemetry::{
-    AccessRecord, ConnectionOutcome, Histograms, MetricsRegistry, Role, ServiceLabels,
-    labels::{ByReason, ByServiceResult, ServiceLabel},
+    AccessRecord, ConnectionOutcome, MetricsRegistry, Role, Series, ServiceLabels,
+    labels::{ByReason, ByServiceResult},
 };
 use causeway_tunnel::TunnelMetrics;
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+use labels::{
+    ByDirection, ByOutcome, ByRole, ByRoleServiceRule, ByRoute, ByServiceLimit, ByServicePart,
+    ByServiceReason, ByServiceWhy,
 };
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByRole {
-    role: &'static str,
-    service: ServiceLabel,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByOutcome {
-    role: &'static str,
-    service: ServiceLabel,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByRoute {
-    service: ServiceLabel,
-    /// Names and places of routes are bounded by the topology.
-    route: Arc<str>,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByDirection {
-    role: &'static str,
-    service: ServiceLabel,
-    direction: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByService {
-    service: ServiceLabel,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByServiceLimit {
-    service: ServiceLabel,
-    limit: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByServiceReason {
-    service: ServiceLabel,
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByServiceWhy {
-    service: ServiceLabel,
-    why: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByRoleServiceRule {
-    role: &'static str,
-    service: ServiceLabel,
-    rule: &'static str,
-    result: &'static str,
-}
+use prometheus_client::metrics::{
+    counter::Counter,
+    family::Family,
+    gauge::Gauge,
+    histogram::{Histogram, exponential_buckets},
+};
+use requests::RequestMetrics;
 
 /// Buckets for waits between 100 µs and 3.3 s: what a connection spends before its first byte.
 fn waits() -> Histogram {
@@ -158,21 +104,22 @@ pub struct ForbiddenTotals {
 pub struct ProxyMetrics {
     pub tunnels: Arc<TunnelMetrics>,
     services: Arc<ServiceLabels>,
-    connections: Family<ByOutcome, Counter>,
+    connections: Series<ByOutcome, Counter>,
     open: Family<ByRole, Gauge>,
-    bytes: Family<ByDirection, Counter>,
-    decisions: Family<ByServiceReason, Counter>,
-    routed: Family<ByRoute, Counter>,
-    moved: Family<ByServiceWhy, Counter>,
-    followed: Family<ByServiceWhy, Counter>,
+    bytes: Series<ByDirection, Counter>,
+    decisions: Series<ByServiceReason, Counter>,
+    routed: Series<ByRoute, Counter>,
+    moved: Series<ByServiceWhy, Counter>,
+    followed: Series<ByServiceWhy, Counter>,
     misplaced: Family<ByRole, Gauge>,
-    retried: Family<ByServiceWhy, Counter>,
-    limited: Family<ByServiceLimit, Counter>,
-    ejected: Family<ByService, Counter>,
-    forbidden: Family<ByRoleServiceRule, Counter>,
-    ready: Histograms<ByRole>,
-    duration: Histograms<ByRole>,
-    connect: Histograms<ByServiceResult>,
+    retried: Series<ByServiceWhy, Counter>,
+    limited: Series<ByServiceLimit, Counter>,
+    ejected: Series<ByServicePart, Counter>,
+    forbidden: Series<ByRoleServiceRule, Counter>,
+    ready: Series<ByRole, Histogram>,
+    duration: Series<ByRole, Histogram>,
+    connect: Series<ByServiceResult, Histogram>,
+    requests: RequestMetrics,
     tls_refused: Family<ByReason, Counter>,
     redirect_refused: Family<ByReason, Counter>,
     forbidden_total: AtomicU64,
@@ -192,21 +139,21 @@ impl ProxyMetrics {
             tunnels,
             services: registry.services().clone(),
             open: registry.gauges("connections_open", "Connections under way"),
-            connections: registry.counters("connections", "Connections that ended, by how they ended"),
-            bytes: registry.counters("bytes", "Application bytes carried: up is towards the instance"),
-            decisions: registry.counters(
+            connections: registry.named_counters("connections", "Connections that ended, by how they ended"),
+            bytes: registry.named_counters("bytes", "Application bytes carried: up is towards the instance"),
+            decisions: registry.named_counters(
                 "decisions",
                 "Routing decisions, by the reason for the first choice",
             ),
-            routed: registry.counters(
+            routed: registry.named_counters(
                 "route_requests",
                 "Requests that a route of their service ruled, by how they ended",
             ),
-            moved: registry.counters(
+            moved: registry.named_counters(
                 "moved",
                 "Connections moved to a further candidate before any instance had them",
             ),
-            followed: registry.counters(
+            followed: registry.named_counters(
                 "followed",
                 "Open connections that were ended so that they come back where they belong",
             ),
@@ -214,33 +161,34 @@ impl ProxyMetrics {
                 "connections_misplaced",
                 "Open connections that belong elsewhere, of services that have a linger",
             ),
-            retried: registry.counters(
+            retried: registry.named_counters(
                 "retried",
                 "Requests that were tried again, or not for want of budget, by the end of the try before",
             ),
-            ejected: registry.counters(
+            ejected: registry.named_counters(
                 "ejected",
                 "Times that an instance, or a zone's instances with the same tags, had failed so often in a row that it comes after the others",
             ),
-            limited: registry.counters(
+            limited: registry.named_counters(
                 "limited",
                 "Connections and requests that were refused, or not tried again, because a limit of their service was reached",
             ),
-            forbidden: registry.counters(
+            forbidden: registry.named_counters(
                 "forbidden",
                 "Connections that permissions forbid: refused, closed by a change, or let through by dry run",
             ),
-            ready: registry.histograms(
+            ready: registry.named_histograms(
                 "ready",
                 "From accepting a connection to its instance being ready",
                 waits,
             ),
-            duration: registry.histograms("connection_duration", "How long connections lasted", lives),
-            connect: registry.histograms(
+            duration: registry.named_histograms("connection_duration", "How long connections lasted", lives),
+            connect: registry.named_histograms(
                 "instance_connect",
                 "Time to connect to an instance of this zone, or to fail",
                 waits,
             ),
+            requests: RequestMetrics::new(registry),
             tls_refused: registry.counters(
                 "tls_refused",
                 "Clients of the TLS listener that were refused before they got as far as a service",
@@ -298,9 +246,9 @@ impl ProxyMetrics {
     }
 
     /// Something of a service has failed so often in a row that it comes after the others.
-    pub fn ejected(&self, service: &str) {
-        let service = self.services.label(service);
-        self.ejected.get_or_create(&ByService { service }).inc();
+    pub fn ejected(&self, service: &str, part: &EjectedPart) {
+        let (service, part) = (self.services.label(service), part.word());
+        self.ejected.get_or_create(&ByServicePart { service, part }).inc();
     }
 
     /// A limit of a service was reached.
@@ -352,7 +300,7 @@ impl ProxyMetrics {
                 service,
                 direction,
             };
-            self.bytes.get_or_create(&labels).clone()
+            self.bytes.get_or_create(&labels)
         };
         ByteCounters {
             up: counter("up"),
@@ -397,6 +345,9 @@ impl ProxyMetrics {
                 outcome: record.outcome.word(),
             };
             self.routed.get_or_create(&labels).inc();
+        }
+        if record.request.is_some() {
+            self.requests.ended(&self.services, record);
         }
         let duration = record.duration.as_secs_f64();
         self.duration.get_or_create(&labels).observe(duration);

@@ -1,0 +1,131 @@
+//! Something that is ejected, and why, in words.
+
+use std::{fmt, time::Duration};
+
+use causeway_federation::name::{ServiceName, Tags, ZoneName};
+
+use crate::snapshot::Snapshot;
+
+/// Way in which a try failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TryFailure {
+    /// An answer that says that something went wrong, for which the request may be to blame: 500 and its like.
+    Error,
+    /// An answer that says that nothing can be served now: 502, 503, 504 and their like.
+    Unavailable,
+    /// The connection ended before the answer's end.
+    Reset,
+    /// There was no answer in time.
+    Late,
+}
+
+/// Numbers of failures of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FailureCounts {
+    error: u32,
+    unavailable: u32,
+    reset: u32,
+    late: u32,
+}
+
+impl FailureCounts {
+    pub(super) fn add(&mut self, failure: TryFailure) {
+        let count = match failure {
+            TryFailure::Error => &mut self.error,
+            TryFailure::Unavailable => &mut self.unavailable,
+            TryFailure::Reset => &mut self.reset,
+            TryFailure::Late => &mut self.late,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        let counts = [self.error, self.unavailable, self.reset, self.late];
+        counts.into_iter().fold(0, u32::saturating_add)
+    }
+
+    /// Tells whether the requests may be to blame for all of them.
+    pub(super) fn are_errors(&self) -> bool {
+        self.error == self.total()
+    }
+}
+
+/// `5 failures in a row (4 unavailable such as 503, 1 no answer in time)`.
+impl fmt::Display for FailureCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [
+            (self.error, "errors such as 500"),
+            (self.unavailable, "unavailable such as 503"),
+            (self.reset, "broken off"),
+            (self.late, "no answer in time"),
+        ];
+        let told: Vec<String> = kinds
+            .into_iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, kind)| format!("{count} {kind}"))
+            .collect();
+        match self.total() {
+            1 => write!(f, "1 failure ({})", told.join(", ")),
+            total => write!(f, "{total} failures in a row ({})", told.join(", ")),
+        }
+    }
+}
+
+/// Subject of an ejection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EjectedPart {
+    /// One instance, by its number.
+    Instance(u64),
+    /// The zone, for instances with these tags.
+    Zone(Tags),
+}
+
+impl EjectedPart {
+    /// The word for metrics.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Instance(_) => "instance",
+            Self::Zone(_) => "zone",
+        }
+    }
+}
+
+/// Form in which the number of an instance is shown.
+#[must_use]
+pub fn number_text(number: u64) -> String {
+    format!("#{number:016x}")
+}
+
+/// Something that comes after the others for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ejection {
+    pub service: ServiceName,
+    pub zone: ZoneName,
+    pub part: EjectedPart,
+    pub since: Duration,
+    pub until: Duration,
+    /// Failures that it came of.
+    pub failures: FailureCounts,
+    /// Ejections of it in a row, this one with them.
+    pub times: u32,
+}
+
+impl Ejection {
+    /// Id of an instance of this zone; of others their number, in the form in which their own zone shows it; `None`: it is no instance.
+    #[must_use]
+    pub fn instance_name(&self, snapshot: &Snapshot) -> Option<String> {
+        let EjectedPart::Instance(number) = self.part else {
+            return None;
+        };
+        let here = (self.zone == snapshot.zone).then(|| snapshot.instances.get(&self.service));
+        let mut known = here.flatten().into_iter().flat_map(|list| list.iter());
+        let known = known.find(|instance| instance.number() == number);
+        Some(known.map_or_else(|| number_text(number), |instance| instance.id.clone()))
+    }
+
+    pub(super) fn key(&self) -> (&ServiceName, &ZoneName, &EjectedPart) {
+        (&self.service, &self.zone, &self.part)
+    }
+}

@@ -1,0 +1,77 @@
+//! The columns of the table of services.
+
+use causeway_api::admin::view::ServiceView;
+
+use super::tables::{Tabular, count, each_ejected, tags, tier};
+use crate::output::Word;
+
+impl Tabular for ServiceView {
+    const HEADER: &'static [&'static str] = &["SERVICE", "PORT", "PROTOCOL", "VIP", "HERE", "ELSEWHERE"];
+    const WIDE: &'static [&'static str] = &[
+        "SPLIT",
+        "FAILOVER",
+        "EXPORTED TO",
+        "WHO MAY CALL",
+        "HEALTH CHECK",
+        "EJECTED",
+    ];
+
+    fn row(&self) -> Vec<Word> {
+        let vips: Vec<_> = self.vips.iter().map(ToString::to_string).collect();
+        let elsewhere = self.zones.iter().map(|zone| {
+            let mark = match zone.usable {
+                true if is_zone_ejected(self, &zone.zone) => " ejected",
+                true => "",
+                false => "!",
+            };
+            format!("{}{mark}:{}/{}", zone.zone, zone.healthy, zone.instances)
+        });
+        vec![
+            self.name.as_str().into(),
+            self.port.into(),
+            self.protocol.as_str().into(),
+            vips.join(",").into(),
+            count(self.local),
+            elsewhere.collect::<Vec<_>>().join(" ").into(),
+        ]
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        let split = self.split.iter().map(|arm| match arm.tags.is_empty() {
+            true => "any".to_owned(),
+            false => format!("{}:{}", tags(&arm.tags), arm.weight),
+        });
+        let exported = self
+            .export_to
+            .as_ref()
+            .map_or_else(|| "every zone".to_owned(), |zones| zones.join(","));
+        let early = if self.early { " early" } else { "" };
+        let limits = [
+            ("idle_timeout", &self.idle_timeout),
+            ("linger", &self.linger),
+            ("max_age", &self.max_age),
+        ];
+        let limits = limits.into_iter().filter_map(|(key, limit)| {
+            let limit = limit.as_ref()?;
+            Some(format!(" {key}:{limit}"))
+        });
+        vec![
+            (split.collect::<Vec<_>>().join(" ") + early + &limits.collect::<String>()).into(),
+            self.failover
+                .iter()
+                .map(tier)
+                .collect::<Vec<_>>()
+                .join(" > ")
+                .into(),
+            exported.into(),
+            self.callers.as_str().into(),
+            self.health.clone().unwrap_or_default().into(),
+            each_ejected(&self.ejected),
+        ]
+    }
+}
+
+fn is_zone_ejected(service: &ServiceView, zone: &str) -> bool {
+    let mut ejected = service.ejected.iter();
+    ejected.any(|ejection| ejection.part == "zone" && ejection.zone == zone)
+}
