@@ -98,6 +98,7 @@ mod tests {
             avoid: vec![u64::MAX; 16],
             gives_back: true,
             takes_warm: true,
+            sticky: u64::MAX,
         };
         let kind = Some(stream_header::Kind::Connect(connect));
         assert!(encode_frame(&StreamHeader { kind }).is_ok());

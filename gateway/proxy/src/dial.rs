@@ -20,6 +20,7 @@ use causeway_routing::{
     failures::ConnectFailures,
     reach::{self, AddressRefusal},
     snapshot::{Instance, Snapshot},
+    sticky::StickyKey,
 };
 use causeway_telemetry::StreamRefusal;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -66,6 +67,8 @@ pub(crate) struct Passage {
     pub(crate) claim: DescriptorClaim,
     /// Numbers of the instances that it is not given to, because they have failed it already.
     pub(crate) besides: Vec<u64>,
+    /// Decides which instance takes it, in the place of load and chance.
+    pub(crate) key: Option<StickyKey>,
     /// Numbers of the instances that it is given to if there is no other.
     pub(crate) avoid: Vec<u64>,
     /// Connections that are open already; `None`: it is to have one of its own.
@@ -123,6 +126,7 @@ pub(crate) async fn dial(
     let none = InstanceList::default();
     let list = snapshot.instances.get(service).unwrap_or(&none);
     let mut choice = Choice::new(list, tags)
+        .keyed(passage.key)
         .besides(&passage.besides)
         .after(&passage.avoid);
     let mut connecting = FuturesUnordered::<BoxFuture<'_, Result<InstanceConnection, ConnectFailure>>>::new();

@@ -34,6 +34,7 @@ fn passage() -> Passage {
             promised: None,
         },
         besides: Vec::new(),
+        key: None,
         avoid: Vec::new(),
         warm: None,
     }
@@ -148,6 +149,7 @@ async fn an_instance_that_has_failed_a_connection_is_not_given_it_again() {
     let snapshot = testbed::snapshot("east", &topology(), instances.clone(), vec![], &[]);
     let (reported, tags) = (Reported::default(), Tags::default());
     let besides = |failed: &[usize]| Passage {
+        key: None,
         besides: failed.iter().map(|place| instances[*place].number()).collect(),
         ..passage()
     };

@@ -19,6 +19,7 @@ mod moving;
 pub mod open;
 pub mod relay;
 mod reports;
+mod tasks;
 #[cfg(test)]
 mod testbed;
 mod warm;

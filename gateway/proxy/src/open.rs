@@ -10,8 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_federation::name::{GatewayId, ServiceName};
-use causeway_routing::{callers::FoundCaller, permit::Rule, route::Placement};
+use causeway_federation::{
+    name::{GatewayId, ServiceName},
+    topology::Topology,
+};
+use causeway_routing::{
+    callers::FoundCaller,
+    permit::{Caller, Permission, RequestLine, Rule, Verdict, decide},
+    route::Placement,
+};
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, Role};
 use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
@@ -44,9 +51,19 @@ pub(crate) struct ConnectionHandle {
     termination: OnceLock<Termination>,
     /// Place that its bytes are carried to as they are.
     placement: OnceLock<Box<Placement>>,
+    /// Request that it left HTTP with, or would.
+    upgrade: Mutex<Option<Box<UpgradeRequest>>>,
+    judged: AtomicBool,
     /// It was asked to end once its requests have.
     asked_to_leave: AtomicBool,
     leave: Notify,
+}
+
+/// Method and path of a request for another protocol, by which what comes of it is permitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UpgradeRequest {
+    pub(crate) method: String,
+    pub(crate) path: String,
 }
 
 /// Reason that an open connection is ended by this gateway.
@@ -77,6 +94,48 @@ impl ConnectionHandle {
     /// Has changes of permissions pass it over until there is a caller again.
     pub(crate) fn forget_caller(&self) {
         *self.caller.lock() = None;
+    }
+
+    /// Request that its bytes are carried for, if they are no HTTP any more.
+    pub(crate) fn upgrade(&self) -> Option<Box<UpgradeRequest>> {
+        self.placement.get()?;
+        self.upgrade.lock().clone()
+    }
+
+    /// Notes the request by which it may leave HTTP.
+    pub(crate) fn may_upgrade(&self, request: UpgradeRequest) {
+        *self.upgrade.lock() = Some(Box::new(request));
+    }
+
+    /// Decides about it as about a new one. One that has left HTTP was permitted by the request that it did so with.
+    pub(crate) fn decide(&self, topology: &Topology, caller: &Caller) -> Verdict {
+        let name = &self.connection.service;
+        let (known, upgrade) = (topology.services.get(name), self.upgrade());
+        let line = match known.zip(upgrade.as_deref()) {
+            Some((known, request)) => RequestLine::read(known, &request.method, &request.path),
+            None => Ok(None),
+        };
+        match line {
+            Ok(line) => decide(topology, caller, name, line.as_ref()),
+            // It would not be taken as a new one either.
+            Err(_) => Verdict {
+                permission: match topology.permissions.dry_run {
+                    true => Permission::DryRun,
+                    false => Permission::Forbidden,
+                },
+                rule: Rule::NotAllowed(name.clone()),
+            },
+        }
+    }
+
+    /// Tells whether each of its requests is looked at by itself.
+    pub(crate) fn is_judged(&self) -> bool {
+        self.judged.load(Ordering::Relaxed)
+    }
+
+    /// Each of its requests is looked at by itself.
+    pub(crate) fn set_judged(&self) {
+        self.judged.store(true, Ordering::Relaxed);
     }
 
     /// Ends the connection; the first reason stands.
@@ -193,6 +252,8 @@ impl OpenConnections {
             caller: Mutex::new(None),
             termination: OnceLock::new(),
             placement: OnceLock::new(),
+            upgrade: Mutex::new(None),
+            judged: AtomicBool::new(false),
             asked_to_leave: AtomicBool::new(false),
             leave: Notify::new(),
         });
@@ -291,6 +352,12 @@ impl OpenConnectionGuard {
     #[must_use]
     pub(crate) fn handle(&self) -> &ConnectionHandle {
         &self.handle
+    }
+
+    /// As [`OpenConnectionGuard::handle`], to be kept.
+    #[must_use]
+    pub(crate) fn shared_handle(&self) -> Arc<ConnectionHandle> {
+        self.handle.clone()
     }
 }
 

@@ -132,6 +132,7 @@ fn request(size: Size) -> (u128, u128) {
     let headers = HeaderMap::new();
     let last = format!("/p{:04}/orders/1", size.routes - 1);
     let head = RequestHead {
+        caller: None,
         method: "GET",
         path: &last,
         query: None,

@@ -1,5 +1,5 @@
 //! Decisions on a connection, all of them pure: where it goes ([`route`](route::route)), which instance takes it
-//! ([`balance`]), who may call whom ([`permit`]), which route rules a request ([`requests`]),
+//! ([`balance`]), who may call whom ([`permit`]), which route rules a request ([`requests`]), what keeps a user's together ([`sticky`]),
 //! what can be an instance at all ([`reach`]). They read one immutable [`Snapshot`](snapshot::Snapshot); time and
 //! randomness are arguments. Nothing here has a socket, a task, a log line or a metric.
 
@@ -12,6 +12,7 @@ pub mod ending;
 pub mod failures;
 pub mod hops;
 pub mod limits;
+pub mod mirror;
 pub mod outlier;
 pub mod permit;
 pub mod reach;
@@ -19,6 +20,7 @@ pub mod requests;
 pub mod retry;
 pub mod route;
 pub mod snapshot;
+pub mod sticky;
 pub mod suspicion;
 pub mod target;
 #[cfg(any(test, feature = "test-util"))]

@@ -16,7 +16,8 @@ Examples:
   causeway explain orders --zone west              only this zone, as orders.west.zone.mesh
   causeway explain orders --caller web             whether the service web may call it, and by which rule
   causeway explain orders --caller batch@west      as callers in another zone are answered here
-  causeway explain orders --path /beta --header x-canary:1    which of its routes rules such a request
+  causeway explain orders --caller web --method POST --path /api   whether it may call it with such a request
+  causeway explain orders --path /beta --header x-canary:1    which of its routes rules such a request, of whom --caller says
 
 The gateway answers with the very decision that a connection would get. A split is drawn anew each time, so two
 answers may differ in the arm. Exit code 79: nobody can serve it, or the caller may not call it.";

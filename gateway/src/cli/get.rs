@@ -31,6 +31,7 @@ Examples:
   causeway get instances -o json      for programs: versioned, fields are only ever added
   causeway get exports --admin unix:/run/causeway/east.sock
   causeway get topology > edited.yaml         what is in force, to edit and `causeway apply`; not onto a file in use
+  causeway get topology --resolved            with `defaults` merged in, and the line that each value comes from
   causeway get topology --history             who applied what; the last ten";
 
 /// Show what a running gateway knows.
@@ -52,6 +53,9 @@ pub(crate) struct GetArgs {
     /// With `topology`: show an older one that is kept
     #[arg(long, value_name = "N")]
     generation: Option<u64>,
+    /// With `topology`: merge its `defaults` in, and say which line each value comes from
+    #[arg(long, conflicts_with = "history")]
+    resolved: bool,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -101,6 +105,11 @@ pub(crate) async fn run(args: GetArgs) -> Result<Exit, Failure> {
 }
 
 async fn show(args: &GetArgs) -> Result<String, Failure> {
+    if args.what != What::Topology && args.resolved {
+        return Err(
+            Failure::usage("only a topology has defaults").hint("see `causeway get topology --resolved`")
+        );
+    }
     if args.what != What::Topology && (args.history || args.generation.is_some()) {
         return Err(
             Failure::usage("only a topology has generations").hint("see `causeway get topology --history`")
@@ -139,12 +148,19 @@ async fn topology(args: &GetArgs) -> Result<String, Failure> {
                 Failure::new(format!("the gateway does not keep generation {generation}"))
                     .hint("`causeway get topology --history` lists what is kept"),
             ),
+            (Format::Table | Format::Wide, Some(one)) if args.resolved => {
+                super::topology::resolved(&one.text, admin)
+            }
             (Format::Table | Format::Wide, Some(one)) => Ok(one.text.clone()),
             _ => render(&envelope, args.output, output::colour()),
         };
     }
     let envelope = super::topology::in_force(admin, true).await?;
     match (args.output, envelope.items.first()) {
+        (Format::Table | Format::Wide, Some(view)) if args.resolved => {
+            let text = view.text.as_deref().unwrap_or_default();
+            super::topology::resolved(text, admin)
+        }
         (Format::Table | Format::Wide, Some(view)) => super::topology::as_file(view, admin),
         _ => structured(&envelope, args.output),
     }

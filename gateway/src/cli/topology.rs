@@ -4,7 +4,7 @@ use std::path::Path;
 
 use causeway_api::admin::view::{ChangeView, ChangesView, Envelope, GenerationView, TopologyView};
 use causeway_control::{reload::load, topology::base::BaseLine};
-use causeway_federation::topology::Parsed;
+use causeway_federation::topology::{self, Parsed};
 
 use super::{Exit, Failure, client::Endpoint, validate};
 
@@ -47,6 +47,12 @@ pub(super) async fn in_force(admin: &Endpoint, with_text: bool) -> Result<Envelo
 
 pub(super) async fn history(admin: &Endpoint) -> Result<Envelope<GenerationView>, Failure> {
     admin.get("/v1/topology/history").await
+}
+
+/// A text with its defaults merged in, and the lines that values come from.
+pub(super) fn resolved(text: &str, admin: &Endpoint) -> Result<String, Failure> {
+    topology::resolved(text, &admin.to_string())
+        .map_err(|findings| Failure::new("this program cannot read that topology").because(&findings))
 }
 
 /// State that must be in force for a text to be swapped in.

@@ -71,6 +71,7 @@ impl DemoRequest {
             headers.append(name, HeaderValue::from_str(value).ok()?);
         }
         let head = RequestHead {
+            caller: None,
             method: &self.method,
             path: &self.path,
             query: self.query.as_deref(),

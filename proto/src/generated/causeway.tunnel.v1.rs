@@ -79,6 +79,10 @@ pub struct Connect {
     /// A connection to the instance that an earlier stream gave back will do.
     #[prost(bool, tag = "16")]
     pub takes_warm: bool,
+    /// Number that the requests or connections of one user have in common, a 64-bit hash: while the same instances are there, those with one number
+    /// are given to the same one. 0: none. A gateway that does not know this gives each to any.
+    #[prost(fixed64, tag = "17")]
+    pub sticky: u64,
 }
 /// The rest of the stream is one HTTP/2 connection that carries the ZoneSync gRPC service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

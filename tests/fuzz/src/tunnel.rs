@@ -77,6 +77,7 @@ fn connect() -> Connect {
         avoid: vec![3],
         gives_back: true,
         takes_warm: true,
+        sticky: 9,
     }
 }
 

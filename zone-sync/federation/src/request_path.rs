@@ -5,16 +5,14 @@
 //! does not count. What one program resolves and another does not (`.` and `..` as segments), and what cuts a path short (control
 //! bytes), is no path at all.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
-use regex::bytes::{Regex, RegexBuilder};
+mod pattern;
 
-/// Longest path that is compared, in bytes: with [`MAX_PROGRAM_BYTES`] it bounds the time that a pattern takes.
+pub use pattern::{MAX_PROGRAM_BYTES, PathPattern, PatternError};
+
+/// Longest path that is compared, in bytes, and so the most steps that a pattern takes.
 pub const MAX_PATH_BYTES: usize = 8 * 1024;
-/// Largest compiled pattern, in bytes; the usual ones have a tenth of it.
-pub const MAX_PROGRAM_BYTES: usize = 64 * 1024;
-/// Deepest nesting of groups in a pattern.
-const MAX_NESTING: u32 = 32;
 
 /// Reason that a path cannot be compared, and its request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -198,68 +196,6 @@ fn decoded(digits: Option<&[u8]>) -> Option<u8> {
     u8::try_from(value(high)? * 16 + value(low)?).ok()
 }
 
-/// A compiled regular expression for paths, of ASCII: `\w` is `[0-9A-Za-z_]`. Compared by its text.
-#[derive(Clone)]
-pub struct PathPattern(Regex);
-
-/// Reason that a text is no pattern.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PatternError {
-    #[error("{0}")]
-    Syntax(String),
-    #[error("compiled it has more than {MAX_PROGRAM_BYTES} bytes")]
-    TooLarge,
-}
-
-impl PathPattern {
-    /// Compiles a pattern.
-    ///
-    /// # Errors
-    /// A pattern that is none, or too large.
-    pub fn new(text: &str) -> Result<Self, PatternError> {
-        let built = RegexBuilder::new(text)
-            .unicode(false)
-            .size_limit(MAX_PROGRAM_BYTES)
-            .dfa_size_limit(MAX_PROGRAM_BYTES)
-            .nest_limit(MAX_NESTING)
-            .build();
-        built.map(Self).map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => PatternError::TooLarge,
-            // The first lines show the pattern, which has a place of its own in whatever is told.
-            other => {
-                let text = other.to_string();
-                let said = text.rsplit("error: ").next().unwrap_or_default();
-                PatternError::Syntax(said.trim().to_owned())
-            }
-        })
-    }
-
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
-    }
-
-    /// Tells whether any part of the path matches.
-    #[must_use]
-    pub fn matches(&self, path: &ComparedPath<'_>) -> bool {
-        self.0.is_match(path.as_bytes())
-    }
-}
-
-impl PartialEq for PathPattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-
-impl Eq for PathPattern {}
-
-impl fmt::Debug for PathPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PathPattern({:?})", self.as_str())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,22 +314,6 @@ mod tests {
         ] {
             assert_eq!(stands_for(encoded, plain), expected, "{encoded}");
         }
-    }
-
-    #[test]
-    fn a_pattern_has_a_syntax_and_a_size() {
-        let matches = |pattern: &str, raw: &str| {
-            PathPattern::new(pattern)
-                .unwrap()
-                .matches(&ComparedPath::read(raw).unwrap())
-        };
-        assert!(matches("^/v[0-9]+/", "/v12/x"));
-        assert!(!matches("^/v[0-9]+/", "/x/v12/"));
-        assert!(matches("/v[0-9]+$", "/x/v%31"));
-        let syntax = PathPattern::new("/(a").unwrap_err();
-        assert_eq!(syntax.to_string(), "unclosed group");
-        assert_eq!(PathPattern::new("a{1000}{10}"), Err(PatternError::TooLarge));
-        assert!(PathPattern::new(&"(".repeat(100)).is_err());
     }
 
     proptest::proptest! {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use causeway_federation::topology::{
-    Diagnostics, MAX_FILE_BYTES, Style, Surroundings, parse, parse_among, schema,
+    Diagnostics, MAX_FILE_BYTES, Style, Surroundings, parse, parse_among, resolved, schema,
 };
 
 fn files(folder: &str) -> Vec<PathBuf> {
@@ -157,6 +157,9 @@ zones:
     gateways: []
     vips: { address: 10.0.0.5 }
     loopback_instances: true
+defaults:
+  - { idle_timeout: 15m, limits: { connections: 9 } }
+  - { name: 'we*', class: page, idle_timeout: 20m, health: { tcp: true } }
 services:
   orders:
     port: 8080
@@ -173,13 +176,14 @@ services:
     failback: { hold: 10s, ramp: 30s }
     export_to: [east, west, plant]
     run_in: [east, west]
-    allow: [web, batch@east, { service: web, zone: west, tags: { version: v2 } }, 'spiffe://acme.internal/app/*']
-    deny: ['*@plant', anonymous]
+    allow: [web, batch@east, { service: web, zone: west, tags: { version: v2 } }, 'spiffe://acme.internal/app/*', { service: shop, methods: [GET], path_prefix: /api/ }, { service: jobs, grpc: { service: acme.Jobs, method: Run } }]
+    deny: ['*@plant', anonymous, { service: '*', path: /admin }, { service: '*', path_regex: '^/v[0-9]+/internal/' }]
     timeout: 10s
     retry: { attempts: 2, on: [connect-failure, reset, 503, resource-exhausted], per_try_timeout: 2s, methods: [GET, POST], budget: 20% }
     outlier: { consecutive: 5, eject: 30s, max: 50% }
     limits: { connections: 1024, pending: 1024, requests: 512, retries: 8, rate: 1000/s, rate_per_caller: 100/s }
     forwarded: replace
+    sticky: { by: cookie, name: session, ttl: 1h, path: /shop }
     early: false
     idle_timeout: 15m
     connections: { linger: 30s, max_age: 1h }
@@ -191,13 +195,13 @@ services:
         rewrite: { path_prefix: /, host: 'internal.example:8080' }
         request_headers: { set: { X-Route: canary }, add: { x-seen: here }, remove: [X-Debug] }
         response_headers: { set: { cache-control: no-store } }
-        mirror: { tags: { version: v3 }, percent: 10 }
+        mirror: { service: orders, tags: { version: v3 }, percent: 10 }
       - match: { path_regex: '^/v[0-9]+/' }
         redirect: { status: 308, host: shop.example }
       - { match: { path: /old }, redirect: { path_prefix: /new } }
-      - { match: { grpc: { service: pkg.Svc, method: Get } }, timeout: 1s }
+      - { match: { grpc: { service: pkg.Svc, method: Get }, caller: [web, { service: jobs, zone: east }] }, timeout: 1s, sticky: { by: header, name: X-User } }
       - { match: { host: fd00::1 }, answer: { status: 404, body: 'not here' } }
-  web: { port: 80, health: *probe }
+  web: { port: 80, class: page, health: *probe }
 ";
 
 #[test]
@@ -207,8 +211,8 @@ fn every_key_of_the_format_has_a_validated_value() {
     let codes: Vec<&str> = parsed.warnings.iter().map(|found| found.code).collect();
     let waiting = codes.iter().filter(|code| **code == "not-in-force").count();
     assert_eq!(
-        waiting, 4,
-        "capacity, two keys of a service and one of its routes wait for a later version: {codes:?}"
+        waiting, 3,
+        "capacity and two keys of a service wait for a later version: {codes:?}"
     );
     let schema = jsonschema::validator_for(&schema()).expect("a valid schema");
     let errors: Vec<String> = schema
@@ -216,6 +220,85 @@ fn every_key_of_the_format_has_a_validated_value() {
         .map(|error| error.to_string())
         .collect();
     assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn a_service_has_what_it_says_and_then_what_later_defaults_say() {
+    let text = "\
+version: 1
+trust_domain: acme.internal
+zones: { east: { gateways: [], instances: [{ service: web, address: '10.0.0.1:80' }] } }
+defaults:
+  - { idle_timeout: 15m, timeout: 10s, limits: { connections: 9 } }
+  - { name: 'w*', idle_timeout: 20m, protocol: http }
+  - { class: inner, allow: [web] }
+services:
+  web: { port: 80, limits: { requests: 5 } }
+  db:
+    port: 5432
+    class: inner
+";
+    let parsed = parse(text, "a.yaml").unwrap();
+    let service = |name: &str| {
+        let mut services = parsed.topology.services.iter();
+        services.find(|(known, _)| known.as_str() == name).unwrap().1
+    };
+    let (web, db) = (service("web"), service("db"));
+    let seconds = std::time::Duration::from_secs;
+    assert_eq!(
+        (web.idle_timeout, web.timeout),
+        (Some(seconds(1200)), Some(seconds(10)))
+    );
+    assert_eq!(
+        (web.limits.connections, web.limits.requests),
+        (None, Some(5)),
+        "a key is taken whole"
+    );
+    assert_eq!(
+        (db.idle_timeout, db.timeout),
+        (Some(seconds(900)), None),
+        "it speaks no HTTP"
+    );
+    assert_eq!(db.limits.connections, Some(9));
+    assert!(db.allow.is_some() && web.allow.is_none());
+    let codes: Vec<&str> = parsed.warnings.iter().map(|found| found.code).collect();
+    assert!(!codes.contains(&"needs-http"), "{codes:?}");
+    insta::assert_snapshot!(resolved(text, "a.yaml").unwrap(), @r#"
+version: 1  # line 1
+trust_domain: acme.internal  # line 2
+zones:
+  east:  # line 3
+    gateways: []  # line 3
+    instances: [{ service: web, address: "10.0.0.1:80" }]  # line 3
+services:
+  web:  # line 9
+    port: 80  # line 9
+    limits: { requests: 5 }  # line 9
+    idle_timeout: 20m  # line 6, defaults[1]
+    protocol: http  # line 6, defaults[1]
+    timeout: 10s  # line 5, defaults[0]
+  db:  # line 10
+    port: 5432  # line 11
+    class: inner  # line 12
+    allow: [web]  # line 7, defaults[2]
+    idle_timeout: 15m  # line 5, defaults[0]
+    limits: { connections: 9 }  # line 5, defaults[0]
+"#);
+}
+
+#[test]
+fn a_topology_with_its_defaults_merged_in_says_the_same() {
+    let examples = files("../../topologies")
+        .into_iter()
+        .map(|path| fs::read_to_string(path).unwrap());
+    for text in examples.chain([EVERY_KEY.to_owned()]) {
+        let told = resolved(&text, "a.yaml").unwrap();
+        let (mut before, after) = (parse(&text, "a.yaml").unwrap().topology, parse(&told, "b.yaml"));
+        let after = after.unwrap_or_else(|findings| panic!("{findings:?}")).topology;
+        before.fingerprint = after.fingerprint;
+        assert_eq!(before, after, "{told}");
+        assert!(!told.contains("defaults:"), "{told}");
+    }
 }
 
 #[test]

@@ -260,17 +260,31 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
     let snapshot = state.snapshots.load_full();
     let (topology, service) = (&snapshot.topology, &asked.target.service);
     let ruling = match topology.services.get(service) {
-        Some(declared) => Ruling::of(topology, (service.as_str(), declared), asked.request.as_ref())?,
+        Some(declared) => {
+            let caller = asked.caller.as_ref();
+            Ruling::of(
+                topology,
+                (service.as_str(), declared),
+                asked.request.as_ref(),
+                caller,
+            )?
+        }
         None => Ruling::default(),
     };
     // Drawn anew for each question, as for each connection.
-    let request = route::Request::explained(asked.target.clone()).with_split(ruling.split());
+    let request = route::Request::explained(asked.target.clone())
+        .with_split(ruling.split())
+        .with_key(ruling.key());
     let decision = route(&snapshot, &request, SmallRng::from_os_rng());
     let explanation = explain::explanation(&decision.complete(), &snapshot.zone);
     let policies_of = ruling.route_timeout();
     let explanation = ruling.add_to(explanation);
-    let explanation = explain::with_caller(explanation, &snapshot, &asked);
     let service = snapshot.topology.services.get(&asked.target.service);
+    let line = match service {
+        Some(service) => ruling.line(service)?,
+        None => None,
+    };
+    let explanation = explain::with_caller(explanation, &snapshot, &asked, line.as_ref());
     let explanation = explain::with_policies(explanation, service, policies_of);
     let ejected = view::ejections(&snapshot, &asked.target.service, uptime());
     let explanation = explain::with_ejected(explanation, &ejected);

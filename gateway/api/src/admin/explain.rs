@@ -9,7 +9,7 @@ use causeway_federation::{
     topology::{ConnectionPolicy, Protocol, Service},
 };
 use causeway_routing::{
-    permit::Caller,
+    permit::{Caller, RequestLine},
     route::{self, Destination, FullDecision, Reason, ReasonSubject, Why},
     snapshot::Snapshot,
     target::Target,
@@ -188,13 +188,18 @@ fn stay(service: &Service) -> String {
     parts.join("; ")
 }
 
-/// Adds what a caller may do. Who may not call is not routed; and where callers of another zone are routed to, only
+/// Adds what a caller may do, with the request that was asked about if one was. Who may not call is not routed; and where callers of another zone are routed to, only
 /// the gateways there know.
-pub(super) fn with_caller(explanation: Explanation, snapshot: &Snapshot, asked: &Asked) -> Explanation {
+pub(super) fn with_caller(
+    explanation: Explanation,
+    snapshot: &Snapshot,
+    asked: &Asked,
+    line: Option<&RequestLine<'_>>,
+) -> Explanation {
     let Some(caller) = &asked.caller else {
         return with_callers(explanation, snapshot, &asked.target.service);
     };
-    let permission = permission::permission(snapshot, caller, &asked.target.service);
+    let permission = permission::permission(snapshot, caller, &asked.target.service, line);
     let unrouted = |outcome: String| Explanation {
         from: caller.zone.to_string(),
         steps: Vec::new(),

@@ -1,9 +1,20 @@
 //! The request that `/v1/explain` is asked about, and which route of the service rules it, in words.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
-use causeway_federation::topology::{Protocol, Route, RouteAction, Service, SplitArm, Topology};
-use causeway_routing::requests::{RequestHead, compare};
+use causeway_federation::{
+    request_path::PathFault,
+    topology::{Protocol, Route, RouteAction, Service, SplitArm, Sticky, Topology},
+};
+use causeway_routing::{
+    permit::{Caller, RequestLine},
+    requests::{RequestHead, compare},
+    sticky::{StickyKey, key_of, key_of_request},
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
@@ -70,6 +81,10 @@ fn header(text: &str) -> Option<(HeaderName, HeaderValue)> {
 pub(super) struct Ruling {
     steps: Vec<ExplainedStep>,
     route: Option<Arc<Route>>,
+    /// Method and path that an instance would be asked for.
+    forwarded: Option<(String, String)>,
+    /// Key that it has in common with others of its user.
+    key: Option<StickyKey>,
 }
 
 impl Ruling {
@@ -78,6 +93,7 @@ impl Ruling {
         topology: &Topology,
         (name, service): (&str, &Service),
         request: Option<&AskedRequest>,
+        caller: Option<&Caller>,
     ) -> Result<Self, ApiError> {
         let Some(request) = request else {
             return Ok(Self::unasked(service));
@@ -97,10 +113,9 @@ impl Ruling {
             query,
             host: request.host.as_deref().unwrap_or(&own),
             headers: &request.headers,
+            caller,
         };
-        let compared = compare(service, &head).map_err(|fault| {
-            ApiError::bad_request(format!("such a request is answered with 400: {fault}"))
-        })?;
+        let compared = compare(service, &head).map_err(refused)?;
         let steps = compared.iter().map(|(route, mismatch)| match mismatch {
             None => step(
                 &route.label,
@@ -115,10 +130,28 @@ impl Ruling {
             let reason = "no route matches".to_owned();
             steps.push(step("the service's own split", ExplainedVerdict::Taken, reason));
         }
+        let route = last.map(|(route, _)| (*route).clone());
+        let of_route = route.as_ref().and_then(|route| route.sticky.as_deref());
+        let sticky = of_route.or(service.sticky.as_deref());
+        let key = sticky.and_then(|sticky| key(sticky, &request.headers, caller));
+        steps.extend(sticky.map(|sticky| by_mark(sticky, key)));
+        let forwarded = route
+            .as_ref()
+            .map_or(path.into(), |route| route.forwarded_path(path));
         Ok(Self {
             steps,
-            route: last.map(|(route, _)| (*route).clone()),
+            forwarded: Some((request.method.clone(), forwarded.into_owned())),
+            key,
+            route,
         })
+    }
+
+    /// The request as the permissions of `service` look at it.
+    pub(super) fn line(&self, service: &Service) -> Result<Option<RequestLine<'_>>, ApiError> {
+        let Some((method, path)) = &self.forwarded else {
+            return Ok(None);
+        };
+        RequestLine::read(service, method, path).map_err(refused)
     }
 
     /// Says that there are routes, where nobody has said what the request is.
@@ -132,8 +165,12 @@ impl Ruling {
             "for requests that match; --method, --path, --host and --header ask about one".to_owned();
         Self {
             steps: vec![step(&subject, ExplainedVerdict::InReserve, reason)],
-            route: None,
+            ..Self::default()
         }
+    }
+
+    pub(super) fn key(&self) -> Option<StickyKey> {
+        self.key
     }
 
     pub(super) fn split(&self) -> Option<Arc<[SplitArm]>> {
@@ -147,7 +184,7 @@ impl Ruling {
     }
 
     /// Adds the routes to what is explained, in front of the split that follows from them.
-    pub(super) fn add_to(self, explanation: Explanation) -> Explanation {
+    pub(super) fn add_to(&self, explanation: Explanation) -> Explanation {
         let route = self.route.as_ref();
         let answered = route.and_then(|route| {
             let answer = match &route.action {
@@ -159,18 +196,50 @@ impl Ruling {
         });
         match answered {
             Some(outcome) => Explanation {
-                steps: self.steps,
+                steps: self.steps.clone(),
                 candidates: Vec::new(),
                 outcome,
                 answered_by: route.map(|route| route.label.to_string()),
                 ..explanation
             },
             None => Explanation {
-                steps: [self.steps, explanation.steps].concat(),
+                steps: [self.steps.clone(), explanation.steps].concat(),
                 ..explanation
             },
         }
     }
+}
+
+/// Finds the key of a request. An anonymous caller has one by its address, which nobody has asked about.
+fn key(sticky: &Sticky, headers: &HeaderMap, caller: Option<&Caller>) -> Option<StickyKey> {
+    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    match (sticky, caller) {
+        (Sticky::Caller, None) => None,
+        (Sticky::Caller, Some(caller)) if caller.is_anonymous() => None,
+        (sticky, Some(caller)) => key_of(sticky, headers, caller, nowhere),
+        (Sticky::Cookie { .. } | Sticky::Header(_), None) => key_of_request(sticky, headers),
+    }
+}
+
+fn by_mark(sticky: &Sticky, key: Option<StickyKey>) -> ExplainedStep {
+    let (verdict, reason) = match (key, sticky) {
+        (Some(_), _) => (ExplainedVerdict::Taken, "arm, zone and instance are drawn by it"),
+        (None, Sticky::Cookie { .. }) => (ExplainedVerdict::PassedOver, "it has none, and is given one"),
+        (None, _) => (
+            ExplainedVerdict::PassedOver,
+            "nobody has said what it is; it may go anywhere",
+        ),
+    };
+    ExplainedStep {
+        filter: "sticky".to_owned(),
+        subject: sticky.to_string(),
+        verdict,
+        reason: reason.to_owned(),
+    }
+}
+
+fn refused(fault: PathFault) -> ApiError {
+    ApiError::bad_request(format!("such a request is answered with 400: {fault}"))
 }
 
 fn step(subject: &str, verdict: ExplainedVerdict, reason: String) -> ExplainedStep {

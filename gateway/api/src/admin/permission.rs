@@ -3,10 +3,10 @@
 
 use causeway_federation::{
     name::{CallerIdentity, ServiceName, Tags, ZoneName},
-    topology::{CallerSelector, DefaultPermission, Topology},
+    topology::{DefaultPermission, PermissionEntry, Topology},
 };
 use causeway_routing::{
-    permit::{Caller, Permission, Rule, decide},
+    permit::{Caller, Permission, RequestLine, Rule, decide, judged_by},
     snapshot::Snapshot,
 };
 use serde::{Deserialize, Serialize};
@@ -92,9 +92,19 @@ pub(super) fn callers(topology: &Topology, service: &ServiceName) -> CallersView
     CallersView { verdict, reason }
 }
 
-pub(super) fn permission(snapshot: &Snapshot, caller: &Caller, service: &ServiceName) -> PermissionView {
+/// Says what `caller` may do, with `request` or, without one, at all.
+pub(super) fn permission(
+    snapshot: &Snapshot,
+    caller: &Caller,
+    service: &ServiceName,
+    request: Option<&RequestLine<'_>>,
+) -> PermissionView {
     let topology = &snapshot.topology;
-    let verdict = decide(topology, caller, service);
+    let verdict = decide(topology, caller, service, request);
+    let mut reason = reason(topology, &verdict.rule, caller);
+    if request.is_none() && verdict.passes() && judged_by(topology, caller, service).is_some() {
+        reason.push_str("; it depends on the request (--method and --path ask about one)");
+    }
     PermissionView {
         caller: caller.to_string(),
         verdict: match verdict.permission {
@@ -103,7 +113,7 @@ pub(super) fn permission(snapshot: &Snapshot, caller: &Caller, service: &Service
             Permission::Forbidden => PermissionVerdict::Forbidden,
         },
         rule: verdict.rule.to_string(),
-        reason: reason(topology, &verdict.rule, caller),
+        reason,
     }
 }
 
@@ -120,6 +130,9 @@ fn reason(topology: &Topology, rule: &Rule, caller: &Caller) -> String {
             let known = topology.services.get(service);
             let allow = known.and_then(|known| known.allow.as_deref());
             format!("{rule} allows `{}`", entry(allow, *index))
+        }
+        Rule::NotAllowed(service) if judged_by(topology, caller, service).is_some() => {
+            format!("no entry of {rule} means such a request of it")
         }
         Rule::NotAllowed(_) => format!("no entry of {rule} means it"),
         Rule::Default => match topology.permissions.default {
@@ -145,7 +158,7 @@ fn reason(topology: &Topology, rule: &Rule, caller: &Caller) -> String {
     }
 }
 
-fn entry(list: Option<&[CallerSelector]>, index: usize) -> String {
+fn entry(list: Option<&[PermissionEntry]>, index: usize) -> String {
     let entry = list.and_then(|list| list.get(index));
     entry.map(ToString::to_string).unwrap_or_default()
 }

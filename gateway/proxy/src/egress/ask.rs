@@ -19,7 +19,7 @@ use causeway_proto::tunnel::{
     Connect, FrameError, Ready, RefusalReason, StreamHeader, encode_frame, stream_header::Kind,
     stream_reply::Outcome,
 };
-use causeway_routing::{failures::ConnectFailures, permit::Caller, snapshot::Snapshot};
+use causeway_routing::{failures::ConnectFailures, permit::Caller, snapshot::Snapshot, sticky::StickyKey};
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
 use causeway_tunnel::{
     ReadFrameError, ReplyError, SendHalf, Stream, Tunnel, TunnelSet, WriteError, read_reply, stream_refusal,
@@ -123,6 +123,7 @@ pub(super) struct ConnectRequest {
     pub(super) client: SocketPair,
     /// Numbers of the instances that have failed the request already.
     pub(super) besides: Vec<u64>,
+    pub(super) key: Option<StickyKey>,
     /// Numbers of the instances that are given it if there is no other.
     pub(super) avoid: Vec<u64>,
     /// Bytes of the client that go along.
@@ -163,6 +164,7 @@ impl ConnectRequest {
                 hops: self.hops.into(),
                 client_sockets: self.client.bits(),
                 besides: self.besides.clone(),
+                sticky: self.key.map_or(0, StickyKey::bits),
                 avoid: self.avoid.clone(),
                 gives_back: self.lending.gives_back,
                 takes_warm: self.lending.takes_warm,

@@ -23,10 +23,12 @@ use causeway_routing::{
     retry::FailedTries,
     route::{Candidate, Destination, Request, route},
     snapshot::Snapshot,
+    sticky::{StickyKey, key_of},
     target::Target,
 };
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
 use futures_util::future::BoxFuture;
+use http::HeaderMap;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +43,7 @@ use super::{
 };
 use crate::{
     MoveReason,
+    callers::Endpoints,
     dial::{DescriptorClaim, Passage, uptime},
 };
 
@@ -49,6 +52,8 @@ use crate::{
 pub(super) struct ConnectedUpstream {
     pub(super) upstream: Upstream,
     pub(super) candidate: Candidate,
+    /// Key that decided about it.
+    pub(super) key: Option<StickyKey>,
     pub(super) attempts: u32,
     /// First bytes of the client that were read already. A remote winner has been given them with the header.
     pub(super) early: Bytes,
@@ -115,6 +120,8 @@ pub(super) struct SearchOrder<'a> {
     pub(super) target: &'a Target,
     /// Split of the route that rules the request, in the place of the service's own.
     pub(super) split: Option<Arc<[SplitArm]>>,
+    /// Decides in the place of chance.
+    pub(super) key: Option<StickyKey>,
     pub(super) caller: Arc<Caller>,
     /// Both ends of the client's connection, and the number of gateways that it has come through.
     pub(super) come_through: (SocketPair, u8),
@@ -151,6 +158,7 @@ pub(super) async fn connect(
         connection: connection.id(),
         target,
         split: None,
+        key: key_of_connection(&shared.snapshots.load().topology, target, &caller, endpoints),
         caller,
         come_through: shared.come_through(endpoints, &target.service, open).await,
         cut: connection.opened.handle().cut(),
@@ -184,7 +192,9 @@ pub(super) async fn search(
     };
     let begun = Instant::now();
     let snapshot = shared.snapshots.load_full();
-    let request = Request::new(order.target.clone()).with_split(order.split);
+    let request = Request::new(order.target.clone())
+        .with_split(order.split)
+        .with_key(order.key);
     let usual = begun + shared.config.setup_deadline;
     let mut search = Search {
         shared,
@@ -220,6 +230,18 @@ pub(super) async fn search(
             .next()
             .map(|oldest| oldest.candidate.place),
     })
+}
+
+/// Finds what the connection has in common with others: of what carries bytes, who calls.
+fn key_of_connection(
+    topology: &Topology,
+    target: &Target,
+    caller: &Caller,
+    endpoints: Endpoints,
+) -> Option<StickyKey> {
+    let service = topology.services.get(&target.service)?;
+    let sticky = service.sticky.as_ref()?;
+    key_of(sticky, &HeaderMap::new(), caller, endpoints.client.ip())
 }
 
 fn is_early(topology: &Topology, target: &Target) -> bool {
@@ -357,6 +379,7 @@ impl Search<'_> {
                 descriptors: shared.config.descriptors.clone(),
                 claim: self.claim.clone(),
                 besides: self.tried.instances_of(&snapshot.zone),
+                key: self.request.key,
                 avoid,
                 warm: None,
             },
@@ -390,6 +413,7 @@ impl Search<'_> {
             hops: self.hops,
             client: self.client,
             besides: self.tried.instances_of(&gateway.zone),
+            key: self.request.key,
             avoid,
             early: match self.asks.is_empty() {
                 true => self.early.clone(),
@@ -437,6 +461,7 @@ impl Search<'_> {
                 Ok(Some(ConnectedUpstream {
                     upstream,
                     candidate: ask.candidate,
+                    key: self.request.key,
                     attempts: self.pace.asked(),
                     early: self.early.take(),
                 }))

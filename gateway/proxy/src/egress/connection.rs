@@ -378,6 +378,7 @@ async fn establish(
         candidate,
         attempts,
         early,
+        ..
     } = connected;
     let ClientConnection { arrival, opened, .. } = connection;
     if let Upstream::Instance(instance) = &upstream {

@@ -37,12 +37,13 @@ use causeway_telemetry::{AccessLog, ConnectionId, RateLimited, Role};
 use causeway_tunnel::TunnelSet;
 use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng, rngs::SmallRng};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::ProxyMetrics;
 use crate::{
     callers::{Callers, Endpoints},
+    http::limits::MAX_MIRRORED,
     moving::FollowingConnections,
     open::OpenConnections,
     reports::PermissionReports,
@@ -192,6 +193,8 @@ struct EgressShared {
     budgets: Mutex<Budgets>,
     outliers: Outliers,
     limits: ServiceLimits,
+    /// Places of copies of requests.
+    mirrors: Arc<Semaphore>,
     /// Bytes of answers that clients of HTTP/2 do not read.
     unread: UnreadBytes,
     /// Tells what permissions forbid.
@@ -230,6 +233,7 @@ impl Egress {
                 budgets: Mutex::default(),
                 outliers: Outliers::default(),
                 limits: ServiceLimits::default(),
+                mirrors: Arc::new(Semaphore::new(MAX_MIRRORED)),
                 unread: UnreadBytes::default(),
                 tls: config
                     .tls

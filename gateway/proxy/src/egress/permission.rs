@@ -3,10 +3,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use causeway_federation::{name::CallerIdentity, topology::Topology};
+use causeway_federation::{name::CallerIdentity, request_path::PathFault, topology::Topology};
 use causeway_routing::{
     callers::{FoundCaller, Index},
-    permit::{Permission, Rule, Verdict, decide},
+    permit::{Permission, RequestLine, Rule, Verdict, decide},
     snapshot::Snapshot,
 };
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
@@ -44,7 +44,7 @@ pub(super) async fn admit(
         let snapshot = shared.snapshots.load_full();
         let found = shared.config.callers.find(&snapshot, endpoints).await;
         let found = found.showing(identity);
-        let verdict = decide(&snapshot.topology, &found.caller, service);
+        let verdict = decide(&snapshot.topology, &found.caller, service, None);
         handle.set_caller(found.clone());
         // A change that came meanwhile may have been too early to see this caller, and must not be missed.
         if is_current(shared, &snapshot) {
@@ -86,7 +86,7 @@ pub(super) async fn admit_again(
                 let next = AdmittedBefore {
                     topology: snapshot.topology.clone(),
                     callers: snapshot.callers.clone(),
-                    verdict: decide(&snapshot.topology, &found.caller, service),
+                    verdict: decide(&snapshot.topology, &found.caller, service, None),
                     found,
                 };
                 before.lock().replace(next.clone());
@@ -99,6 +99,32 @@ pub(super) async fn admit_again(
             return settle(shared, &handle.connection, found, verdict);
         }
     }
+}
+
+/// Asks whether a client that may call may do so with this request. `None`: permissions look at no request of its service.
+///
+/// # Errors
+/// A path that is none, where permissions look at paths.
+pub(super) fn admit_request(
+    shared: &EgressShared,
+    connection: &OpenConnection,
+    found: &FoundCaller,
+    (method, path): (&str, &str),
+) -> Result<Option<Result<AdmittedClient, ForbiddenClient>>, PathFault> {
+    let snapshot = shared.snapshots.load();
+    let Some(service) = snapshot.topology.services.get(&connection.service) else {
+        return Ok(None);
+    };
+    let Some(line) = RequestLine::read(service, method, path)? else {
+        return Ok(None);
+    };
+    let verdict = decide(
+        &snapshot.topology,
+        &found.caller,
+        &connection.service,
+        Some(&line),
+    );
+    Ok(Some(settle(shared, connection, found.clone(), verdict)))
 }
 
 impl AdmittedBefore {
@@ -150,7 +176,7 @@ fn recheck_one(shared: &EgressShared, snapshot: &Snapshot, handle: &ConnectionHa
         .config
         .callers
         .find_again(snapshot, Endpoints { client, local }, &before);
-    let verdict = decide(&snapshot.topology, &found.caller, &connection.service);
+    let verdict = handle.decide(&snapshot.topology, &found.caller);
     if !verdict.passes() {
         let rule = verdict.rule;
         shared

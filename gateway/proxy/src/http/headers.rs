@@ -1,9 +1,11 @@
 //! Fields of a message that end with one connection, and those that a gateway adds. Pure.
 
+use std::net::IpAddr;
+
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
     header::{self, Entry},
-    uri::PathAndQuery,
+    uri::{Authority, PathAndQuery},
 };
 
 /// Fields that a `Connection` field cannot name away: they frame the message, or say whom it is for.
@@ -66,6 +68,39 @@ pub(crate) fn is_framed_once(headers: &HeaderMap) -> bool {
         }
         (Some(_), Some(_)) => false,
     }
+}
+
+/// Marks a copy of a request, as Envoy does: `orders.mesh:80` becomes `orders.mesh-shadow:80`. An address stays as it is.
+pub(crate) fn shadow_host<B>(request: &mut Request<B>) {
+    let host = request.headers().get(header::HOST);
+    let shadowed = host.and_then(|host| shadow_of(host.to_str().ok()?));
+    if let Some(Ok(shadowed)) = shadowed.map(HeaderValue::try_from) {
+        request.headers_mut().insert(header::HOST, shadowed);
+    }
+    let mut parts = request.uri().clone().into_parts();
+    let authority = parts.authority.as_ref();
+    let shadowed = authority.and_then(|authority| shadow_of(authority.as_str()));
+    if let Some(Ok(shadowed)) = shadowed.map(Authority::try_from) {
+        parts.authority = Some(shadowed);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
+}
+
+fn shadow_of(host: &str) -> Option<String> {
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) => (name, Some(port)),
+        None => (host, None),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() || name.starts_with('[') || name.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    Some(match port {
+        Some(port) => format!("{name}-shadow:{port}"),
+        None => format!("{name}-shadow"),
+    })
 }
 
 /// Adds this gateway to the way that the message has come.
@@ -160,6 +195,26 @@ mod tests {
         let mut headers = map(fields);
         strip_hop_by_hop(&mut headers);
         headers
+    }
+
+    #[test]
+    fn a_copy_is_marked_in_its_host() {
+        for (host, expected) in [
+            ("orders.mesh", "orders.mesh-shadow"),
+            ("orders.mesh.:8080", "orders.mesh-shadow:8080"),
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("[::1]", "[::1]"),
+        ] {
+            let uri = format!("http://{host}/x?y");
+            let mut request = Request::get(&uri).header("host", host).body(()).unwrap();
+            shadow_host(&mut request);
+            assert_eq!(request.headers()["host"], expected);
+            assert_eq!(request.uri().to_string(), format!("http://{expected}/x?y"));
+            let mut request = Request::get("/x").header("host", host).body(()).unwrap();
+            shadow_host(&mut request);
+            assert_eq!(request.uri().to_string(), "/x");
+        }
     }
 
     #[test]

@@ -58,6 +58,18 @@ pub(crate) const SCAN_LIMITS: ScanLimits = ScanLimits {
     chunk_line_bytes: MAX_CHUNK_LINE_BYTES,
     extension_bytes: MAX_EXTENSION_BYTES,
 };
+/// Copies of requests that one gateway makes at once. Those beyond it are not made.
+pub(crate) const MAX_MIRRORED: usize = 256;
+/// Bytes of a body that may wait for its copy; with more of them the copy is broken off.
+pub(crate) const MAX_MIRROR_LAG_BYTES: usize = 256 * 1024;
+/// Most bytes of the answer to a copy that are read and thrown away, before its connection is.
+pub(crate) const MAX_MIRRORED_ANSWER_BYTES: usize = 1024 * 1024;
+/// Limits within which the requests of another gateway are scanned: its client's, and room for what that gateway and its routes add.
+pub(crate) const PEER_SCAN_LIMITS: ScanLimits = ScanLimits {
+    head_bytes: 2 * MAX_HEAD_BYTES,
+    fields: 2 * MAX_HEADERS,
+    ..SCAN_LIMITS
+};
 /// Connections of HTTP/1.1 to instances that are kept for the next requests of one client.
 pub(crate) const MAX_IDLE_UPSTREAMS: usize = 8;
 

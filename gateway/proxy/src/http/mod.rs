@@ -11,6 +11,7 @@ pub(crate) mod routed;
 pub(crate) mod scan;
 #[cfg(test)]
 pub(crate) mod scan_tests;
+pub(crate) mod sticky;
 pub(crate) mod upgrade;
 pub(crate) mod verdict;
 pub(crate) mod version2;

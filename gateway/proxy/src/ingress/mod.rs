@@ -43,6 +43,7 @@ use crate::{
     warm::{WarmConnections, WarmPlace},
 };
 
+mod judge;
 mod opened;
 mod passage;
 mod permission;
@@ -51,6 +52,7 @@ mod report;
 #[cfg(test)]
 mod tests;
 
+use judge::RequestJudge;
 use refuse::RefusedStream;
 
 /// Connections from other zones that one gateway carries at once.
@@ -350,6 +352,7 @@ fn carry(
         sent: meter.down,
         received: meter.up,
     };
+    let judge = RequestJudge::of(&shared, &service, &opened, tunnel.peer());
     // How long a connection may be idle is for the gateway to say that its client connected to.
     let limits = RelayLimits {
         stall: shared.config.stall_limit,
@@ -359,12 +362,24 @@ fn carry(
     };
     async move {
         let cut = opened.handle().cut();
-        let relayed = relay::stream(&mut socket, &mut send, &mut recv, meters, limits, cut).await;
-        drop(load);
-        match returns_to.filter(|_| relayed.end == relay::RelayEnd::GivenBack) {
-            Some((place, warm)) => warm.give_back(place, own, socket, held),
-            None => drop((own, socket, held)),
-        }
+        let relayed = match judge {
+            None => {
+                let relayed = relay::stream(&mut socket, &mut send, &mut recv, meters, limits, cut).await;
+                drop(load);
+                match returns_to.filter(|_| relayed.end == relay::RelayEnd::GivenBack) {
+                    Some((place, warm)) => warm.give_back(place, own, socket, held),
+                    None => drop((own, socket, held)),
+                }
+                relayed
+            }
+            // Its requests were looked into on the way, so that nobody knows here whether all of them were answered.
+            Some(judge) => {
+                let halves = (&mut send, &mut recv);
+                let relayed = Box::pin(judge.relay((own, socket), halves, meters, limits, cut)).await;
+                drop((held, load));
+                relayed
+            }
+        };
         let handle = opened.handle();
         let (outcome, rule) = match handle.termination() {
             Some(why) if relayed.end == relay::RelayEnd::Cut => (why.outcome, why.rule.clone()),

@@ -2,7 +2,7 @@
 
 use causeway_host::{own_sockets::SocketPair, share::ShareHolder};
 use causeway_proto::tunnel::Connect;
-use causeway_routing::{hops, outlier::MAX_AVOIDED};
+use causeway_routing::{hops, outlier::MAX_AVOIDED, sticky::StickyKey};
 use causeway_tunnel::Tunnel;
 
 use super::{IngressShared, refuse::RefusedStream};
@@ -38,6 +38,7 @@ impl IngressShared {
                 holder,
                 promised: None,
             },
+            key: StickyKey::told(connect.sticky),
             besides: connect.besides.iter().copied().take(MAX_BESIDES).collect(),
             avoid: connect.avoid.iter().copied().take(MAX_AVOIDED).collect(),
             warm,

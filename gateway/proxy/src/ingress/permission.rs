@@ -7,7 +7,7 @@ use causeway_federation::name::ServiceName;
 use causeway_proto::tunnel::Connect;
 use causeway_routing::{
     callers::{FoundCaller, How},
-    permit::{Caller, Permission, Rule, Verdict, decide},
+    permit::{Caller, Permission, Rule, Verdict, decide, judged_by},
     snapshot::Snapshot,
 };
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, StreamRefusal};
@@ -80,7 +80,19 @@ fn now_decided(snapshot: &Snapshot, caller: &Caller, service: &ServiceName) -> V
             rule: Rule::ExportTo(service.clone()),
         };
     }
-    decide(&snapshot.topology, caller, service)
+    decide(&snapshot.topology, caller, service, None)
+}
+
+/// The rule that takes from an open connection what permits it as a whole: one about requests, of which it would let any pass, or about
+/// the one that it left HTTP with.
+fn taken_from_requests(snapshot: &Snapshot, caller: &Caller, handle: &ConnectionHandle) -> Option<Rule> {
+    let topology = &snapshot.topology;
+    if handle.is_judged() {
+        let verdict = handle.decide(topology, caller);
+        return (!verdict.passes()).then_some(verdict.rule);
+    }
+    let judge = judged_by(topology, caller, &handle.connection.service);
+    judge.filter(|_| !topology.permissions.dry_run)
 }
 
 /// Ends every open connection whose caller is not permitted any more, and leaves the others alone.
@@ -95,10 +107,14 @@ pub(super) fn recheck(shared: &IngressShared, snapshot: &Snapshot) {
         let verdict = known
             .entry((caller.clone(), connection.service.clone()))
             .or_insert_with(|| now_decided(snapshot, &caller, &connection.service));
-        if verdict.passes() {
-            continue;
-        }
-        let rule = &verdict.rule;
+        let rule = match verdict.passes() {
+            false => verdict.rule.clone(),
+            true => match taken_from_requests(snapshot, &caller, &handle) {
+                Some(rule) => rule,
+                None => continue,
+            },
+        };
+        let rule = &rule;
         shared.reports.closed(Instant::now(), connection, &caller, rule);
         handle.terminate(Termination {
             outcome: ConnectionOutcome::refused_here(match rule {

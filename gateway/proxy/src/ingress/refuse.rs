@@ -136,7 +136,7 @@ pub(super) fn check(
         return Err(RefusedStream::new(RefusalReason::NotExported, message));
     }
     let caller = Arc::new(caller(connect, from)?);
-    let verdict = decide(&snapshot.topology, &caller, &service);
+    let verdict = decide(&snapshot.topology, &caller, &service, None);
     if !verdict.passes() {
         return Err(RefusedStream::forbidden(caller, &service, verdict.rule));
     }

@@ -113,6 +113,7 @@ pub struct ProxyMetrics {
     followed: Series<ByServiceWhy, Counter>,
     misplaced: Family<ByRole, Gauge>,
     retried: Series<ByServiceWhy, Counter>,
+    mirrored: Series<ByServiceWhy, Counter>,
     limited: Series<ByServiceLimit, Counter>,
     ejected: Series<ByServicePart, Counter>,
     forbidden: Series<ByRoleServiceRule, Counter>,
@@ -164,6 +165,10 @@ impl ProxyMetrics {
             retried: registry.named_counters(
                 "retried",
                 "Requests that were tried again, or not for want of budget, by the end of the try before",
+            ),
+            mirrored: registry.named_counters(
+                "mirrored",
+                "Copies of requests for other instances, by how they ended; with no_place none was made",
             ),
             ejected: registry.named_counters(
                 "ejected",
@@ -243,6 +248,12 @@ impl ProxyMetrics {
     pub fn retried(&self, service: &str, why: &'static str) {
         let service = self.services.label(service);
         self.retried.get_or_create(&ByServiceWhy { service, why }).inc();
+    }
+
+    /// A copy of a request has ended so, or was not made.
+    pub fn mirrored(&self, service: &str, why: &'static str) {
+        let service = self.services.label(service);
+        self.mirrored.get_or_create(&ByServiceWhy { service, why }).inc();
     }
 
     /// Something of a service has failed so often in a row that it comes after the others.

@@ -38,6 +38,8 @@ pub(super) struct Group {
     healthy: bool,
     /// Places in the list of those that take traffic, in order.
     pub(super) members: Vec<u32>,
+    /// Their numbers, which a sticky choice draws by.
+    pub(super) numbers: Vec<u64>,
     /// The weights of the members laid end to end: where each one's ends.
     pub(super) ends: Vec<u64>,
 }
@@ -57,6 +59,7 @@ impl Group {
         self.healthy |= instance.health == Health::Healthy;
         if takes_traffic(instance) {
             self.members.push(place);
+            self.numbers.push(instance.number());
             self.ends.push(self.weight() + u64::from(instance.weight));
         }
     }

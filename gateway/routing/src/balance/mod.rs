@@ -11,7 +11,10 @@ use std::{
 use causeway_federation::name::Tags;
 use rand::Rng;
 
-use crate::snapshot::{Health, Instance};
+use crate::{
+    snapshot::{Health, Instance},
+    sticky::StickyKey,
+};
 
 mod list;
 mod load;
@@ -34,6 +37,9 @@ pub fn takes_traffic(instance: &Instance) -> bool {
 #[derive(Debug)]
 pub struct Choice<'a> {
     list: &'a InstanceList,
+    selector: &'a Tags,
+    /// `None`: each pick by itself.
+    key: Option<StickyKey>,
     pool: WeightPool<'a>,
     picked: Vec<u32>,
     /// Those of `picked` that are picked all the same once there is no other.
@@ -46,10 +52,18 @@ impl<'a> Choice<'a> {
     pub fn new(list: &'a InstanceList, selector: &'a Tags) -> Self {
         Self {
             list,
+            selector,
+            key: None,
             pool: list.pool(selector),
             picked: Vec::new(),
             last: Vec::new(),
         }
+    }
+
+    /// Picks by this key, if there is one, whatever the load: the same instances in the same order, as long as they take traffic.
+    #[must_use]
+    pub fn keyed(self, key: Option<StickyKey>) -> Self {
+        Self { key, ..self }
     }
 
     /// Leaves out the instances with these numbers.
@@ -81,13 +95,15 @@ impl<'a> Choice<'a> {
 
     /// Picks an instance that was not picked before. `None` when there is no other.
     pub fn pick(&mut self, now: Duration, rng: &mut impl Rng) -> Option<&'a Arc<Instance>> {
+        if let Some(key) = self.key {
+            return self.pick_by(key, now);
+        }
         // Both draws are by weight, so that without load the shares are exactly the weights; the second one wins only when
         // the first is the busier of the two.
         let first = match self.pool.draw(self.list, &self.picked, rng) {
             Some(first) => first,
             None => {
-                let last = std::mem::take(&mut self.last);
-                self.picked.retain(|place| !last.contains(place));
+                self.release_last();
                 self.pool.draw(self.list, &self.picked, rng)?
             }
         };
@@ -102,6 +118,39 @@ impl<'a> Choice<'a> {
             return Some(other);
         }
         Some(instance)
+    }
+}
+
+impl<'a> Choice<'a> {
+    fn pick_by(&mut self, key: StickyKey, now: Duration) -> Option<&'a Arc<Instance>> {
+        let place = match self.first_by(key, now) {
+            Some(place) => place,
+            None => {
+                self.release_last();
+                self.first_by(key, now)?
+            }
+        };
+        self.picked.push(place);
+        self.list.at(place)
+    }
+
+    /// The place that the key draws of those that were not picked; one that has just failed to accept comes after the others.
+    fn first_by(&self, key: StickyKey, now: Duration) -> Option<u32> {
+        let groups = self.list.matching(self.selector);
+        let places = groups.flat_map(|group| group.members.iter().zip(&group.numbers));
+        let left = places.filter(|(place, _)| !self.picked.contains(place));
+        let drawn = left.filter_map(|(place, number)| {
+            let instance = self.list.at(*place)?;
+            let draw = key.draw(*number, f64::from(instance.weight));
+            Some((instance.load.is_resting(now), draw, *place))
+        });
+        let least = drawn.min_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
+        least.map(|(_, _, place)| place)
+    }
+
+    fn release_last(&mut self) {
+        let last = std::mem::take(&mut self.last);
+        self.picked.retain(|place| !last.contains(place));
     }
 }
 

@@ -265,3 +265,88 @@ fn tags_of_their_own_leave_the_shares_as_they_are() {
         assert!((5_800..6_200).contains(&heavy), "{heavy} of {total}");
     }
 }
+
+/// Instance that each of some keys is given to.
+fn owners(list: &InstanceList) -> BTreeMap<u32, String> {
+    let none = Tags::default();
+    let rng = &mut SmallRng::seed_from_u64(0);
+    let owner = |number: u32| {
+        let key = StickyKey::of_mark(&number.to_be_bytes());
+        let picked = Choice::new(list, &none)
+            .keyed(Some(key))
+            .pick(Duration::ZERO, rng);
+        (number, picked.unwrap().id.clone())
+    };
+    (0..500).map(owner).collect()
+}
+
+proptest! {
+    #[test]
+    fn what_leaves_moves_its_own_users_and_nobody_else(
+        weights in prop::collection::vec(1u32..5, 2..20), leaving in any::<prop::sample::Index>(),
+    ) {
+        let all: Vec<_> = weights
+            .iter()
+            .enumerate()
+            .map(|(number, weight)| instance(&format!("i{number:02}"), *weight, &[]))
+            .collect();
+        let leaving = leaving.index(all.len());
+        let mut left = all.clone();
+        let gone = left.remove(leaving);
+        let (before, after) = (owners(&all.clone().into()), owners(&left.into()));
+        let mut moved = 0u32;
+        for (number, owner) in &before {
+            if *owner == gone.id {
+                moved += 1;
+            } else {
+                // And in the other direction: what comes takes nobody from one to another.
+                prop_assert_eq!(&after[number], owner);
+            }
+        }
+        // Its share, give or take five deviations.
+        let share = f64::from(weights[leaving]) / f64::from(weights.iter().sum::<u32>());
+        let deviation = (500.0 * share * (1.0 - share)).sqrt();
+        prop_assert!((f64::from(moved) - 500.0 * share).abs() < 5.0 * deviation + 1.0, "{} of share {}", moved, share);
+    }
+}
+
+#[test]
+fn a_user_goes_past_what_is_ill_or_was_tried_and_comes_back() {
+    let all: Vec<_> = (0..5)
+        .map(|number| instance(&format!("i{number}"), 1, &[]))
+        .collect();
+    let list: InstanceList = all.clone().into();
+    let (none, rng) = (Tags::default(), &mut SmallRng::seed_from_u64(0));
+    let key = Some(StickyKey::of_mark(b"user"));
+    let mut choice = Choice::new(&list, &none).keyed(key);
+    let order: Vec<_> = std::iter::from_fn(|| choice.pick(Duration::ZERO, rng).cloned()).collect();
+    assert_eq!(order.len(), 5, "each once");
+    let first = |list: &InstanceList, besides: &[u64], after: &[u64], rng: &mut SmallRng| {
+        let choice = Choice::new(list, &none).besides(besides).after(after);
+        choice
+            .keyed(key)
+            .pick(Duration::ZERO, rng)
+            .map(|instance| instance.id.clone())
+    };
+    assert_eq!(
+        first(&list, &[order[0].number()], &[], rng).as_ref(),
+        Some(&order[1].id)
+    );
+    assert_eq!(
+        first(&list, &[], &[order[0].number()], rng).as_ref(),
+        Some(&order[1].id)
+    );
+    let alone: InstanceList = vec![order[0].clone()].into();
+    assert_eq!(
+        first(&alone, &[], &[order[0].number()], rng).as_ref(),
+        Some(&order[0].id),
+        "there is no other"
+    );
+    // While it rests after it has refused, and no longer.
+    order[0].load.refused(Duration::ZERO);
+    assert_eq!(first(&list, &[], &[], rng).as_ref(), Some(&order[1].id));
+    let later = Choice::new(&list, &none)
+        .keyed(key)
+        .pick(Duration::from_secs(60), rng);
+    assert_eq!(later.map(|instance| &instance.id), Some(&order[0].id));
+}

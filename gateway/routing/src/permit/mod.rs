@@ -1,6 +1,6 @@
 //! The pure decision who may call whom, and the rule that decided.
 //!
-//! [`vouch`] says whether a zone may speak for a caller, [`permit`] whether that caller may call a service. Neither has a
+//! [`vouch`] says whether a zone may speak for a caller, [`permit`] whether that caller may call a service, with a request or at all. Neither has a
 //! clock, a lock or I/O. Egress, ingress, `causeway explain` and the closing of what a change no longer permits all ask
 //! these two. Who a caller is, is found out elsewhere (`causeway_proxy::callers`); what comes of a verdict is told by the data path.
 
@@ -8,12 +8,15 @@ use std::fmt;
 
 use causeway_federation::{
     name::{CallerIdentity, ServiceName, Tags, ZoneName},
-    topology::{CallerSelector, CallerView, DefaultPermission, Topology},
+    topology::{CallerView, DefaultPermission, JudgedRequests, PermissionEntry, Topology},
 };
 use serde::{Serialize, Serializer};
 
+mod request;
 #[cfg(test)]
 mod tests;
+
+pub use request::RequestLine;
 
 /// Client that calls, as the zone that it calls from says. Of an anonymous caller only the zone is known.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,7 +55,7 @@ impl Caller {
         self.service.is_none() && self.identity.is_none()
     }
 
-    fn view(&self) -> CallerView<'_> {
+    pub(crate) fn view(&self) -> CallerView<'_> {
         CallerView {
             zone: &self.zone,
             service: self.service.as_ref(),
@@ -169,23 +172,38 @@ impl Verdict {
     }
 }
 
-/// Decides whether `caller` may call `service`. The rules, in the order of the code:
+/// Decides whether `caller` may call `service`, with `request` or, without one, at all. The rules, in the order of the code:
 ///
-/// 1. The first entry of the service's `deny` that means the caller forbids.
-/// 2. With `allow`, its first entry that means the caller permits; when none does, it forbids.
+/// 1. The first entry of the service's `deny` that means the caller and the request forbids. Without a request, one that is about some
+///    requests forbids nothing: there are others.
+/// 2. With `allow`, its first entry that means the caller and the request permits; when none does, it forbids. Without a request, one
+///    that is about some requests permits: those will be asked about one by one.
 /// 3. Without `allow`, and for a service that the topology does not have, `permissions.default` decides.
 ///
 /// With `permissions.dry_run`, what would be forbidden passes as [`Permission::DryRun`].
 #[must_use]
-pub fn permit(topology: &Topology, caller: &Caller, service: &ServiceName) -> Verdict {
+pub fn permit(
+    topology: &Topology,
+    caller: &Caller,
+    service: &ServiceName,
+    request: Option<&RequestLine<'_>>,
+) -> Verdict {
     let view = caller.view();
-    let first = |callers: &[CallerSelector]| callers.iter().position(|entry| entry.matches(view));
+    let first = |entries: &[PermissionEntry], without_request: bool| {
+        entries.iter().position(|entry| {
+            entry.callers.matches(view)
+                && match request {
+                    Some(request) => request.meets(&entry.requests),
+                    None => without_request || !entry.is_of_requests(),
+                }
+        })
+    };
     let known = topology.services.get(service);
-    if let Some(index) = known.and_then(|known| first(&known.deny)) {
+    if let Some(index) = known.and_then(|known| first(&known.deny, false)) {
         return Verdict::new(false, Rule::Deny(service.clone(), index), topology);
     }
     match known.and_then(|known| known.allow.as_ref()) {
-        Some(allow) => match first(allow) {
+        Some(allow) => match first(allow, true) {
             Some(index) => Verdict::new(true, Rule::Allow(service.clone(), index), topology),
             None => Verdict::new(false, Rule::NotAllowed(service.clone()), topology),
         },
@@ -194,6 +212,20 @@ pub fn permit(topology: &Topology, caller: &Caller, service: &ServiceName) -> Ve
             Verdict::new(permitted, Rule::Default, topology)
         }
     }
+}
+
+/// Finds the first entry by which it depends on the request what `caller` may do at `service`; `None`: it does not.
+#[must_use]
+pub fn judged_by(topology: &Topology, caller: &Caller, service: &ServiceName) -> Option<Rule> {
+    let known = topology.services.get(service);
+    let known = known.filter(|known| known.judges() != JudgedRequests::Unseen)?;
+    let first = |entries: &[PermissionEntry]| {
+        let is_judge =
+            |entry: &PermissionEntry| entry.is_of_requests() && entry.callers.matches(caller.view());
+        entries.iter().position(is_judge)
+    };
+    let denied = first(&known.deny).map(|index| Rule::Deny(service.clone(), index));
+    denied.or_else(|| Some(Rule::Allow(service.clone(), first(known.allow.as_ref()?)?)))
 }
 
 /// Checks that the caller's zone may speak for it, and returns the rule that it breaks, if any.
@@ -215,18 +247,23 @@ pub fn vouch(topology: &Topology, caller: &Caller) -> Option<Verdict> {
 
 /// Both questions: the first that fails, else what [`permit`] says.
 #[must_use]
-pub fn decide(topology: &Topology, caller: &Caller, service: &ServiceName) -> Verdict {
+pub fn decide(
+    topology: &Topology,
+    caller: &Caller,
+    service: &ServiceName,
+    request: Option<&RequestLine<'_>>,
+) -> Verdict {
     match vouch(topology, caller) {
         Some(broken) if !broken.passes() => broken,
         Some(broken) => {
             // Reported only, so what it may call is asked all the same; a stricter answer stands.
-            let verdict = permit(topology, caller, service);
+            let verdict = permit(topology, caller, service, request);
             if verdict.permission == Permission::Permitted {
                 broken
             } else {
                 verdict
             }
         }
-        None => permit(topology, caller, service),
+        None => permit(topology, caller, service, request),
     }
 }

@@ -33,7 +33,7 @@ fn caller(text: &str) -> Caller {
 }
 
 fn asked(topology: &Topology, text: &str) -> (Permission, String) {
-    let verdict = permit(topology, &caller(text), &service("orders"));
+    let verdict = permit(topology, &caller(text), &service("orders"), None);
     (verdict.permission, verdict.rule.to_string())
 }
 
@@ -80,7 +80,7 @@ fn an_entry_means_only_callers_that_have_all_that_it_names() {
             tags: tags(pairs),
             ..caller(text)
         };
-        permit(&topology, &caller, &service("orders")).passes()
+        permit(&topology, &caller, &service("orders"), None).passes()
     };
     assert!(with("web@east", &[("env", "prod"), ("more", "of-it")]));
     assert!(!with("web@east", &[("env", "test")]));
@@ -127,7 +127,7 @@ fn a_zone_speaks_only_for_what_may_run_in_it_and_for_identities_of_its_own() {
 #[test]
 fn a_dry_run_reports_the_stricter_of_both_questions() {
     let topology = topology("dry_run: true", "deny: [batch]");
-    let rule = |text: &str| decide(&topology, &caller(text), &service("orders"));
+    let rule = |text: &str| decide(&topology, &caller(text), &service("orders"), None);
     assert_eq!(rule("web@west").rule, Rule::RunIn(service("web")));
     assert_eq!(rule("batch@west").rule, Rule::Deny(service("orders"), 0));
     assert_eq!(rule("web@east").permission, Permission::Permitted);
@@ -172,7 +172,7 @@ proptest! {
     ) {
         let passes = |allow: &[String], deny: &[String]| {
             let lists = format!("allow: [{}], deny: [{}]", allow.join(", "), deny.join(", "));
-            permit(&topology(&format!("default: {default}"), &lists), &caller, &service("orders")).passes()
+            permit(&topology(&format!("default: {default}"), &lists), &caller, &service("orders"), None).passes()
         };
         let now = passes(&allow, &deny);
         let more = std::slice::from_ref(&more);
@@ -189,7 +189,7 @@ proptest! {
     ) {
         let passes = |allow: &[String], deny: &[String]| {
             let lists = format!("allow: [{}], deny: [{}]", allow.join(", "), deny.join(", "));
-            permit(&topology("", &lists), &caller, &service("orders")).passes()
+            permit(&topology("", &lists), &caller, &service("orders"), None).passes()
         };
         let backwards = |list: &[String]| list.iter().rev().cloned().collect::<Vec<_>>();
         prop_assert_eq!(passes(&allow, &deny), passes(&backwards(&allow), &backwards(&deny)));
@@ -201,9 +201,98 @@ proptest! {
         caller in any_caller(),
     ) {
         let lists = format!("allow: [{}], deny: [{}]", allow.join(", "), deny.join(", "));
-        let asked = |mode: &str| decide(&topology(mode, &lists), &caller, &service("orders"));
+        let asked = |mode: &str| decide(&topology(mode, &lists), &caller, &service("orders"), None);
         let (real, dry) = (asked(""), asked("dry_run: true"));
         prop_assert!(dry.passes());
         prop_assert_eq!(real.passes(), dry.permission == Permission::Permitted);
     }
+}
+
+#[test]
+fn an_entry_with_methods_or_a_path_is_about_those_requests_alone() {
+    use Permission::{Forbidden, Permitted};
+    let text = "protocol: http, allow: [{ service: web, methods: [GET, HEAD], path_prefix: /api }, \
+        { service: batch, path_regex: '^/v[0-9]+/jobs$' }, { service: jobs, grpc: { service: acme.Jobs, method: Run } }, admin], \
+        deny: [{ service: '*', methods: [DELETE] }, { service: web, path: /api/secret }]";
+    let topology = topology("", text);
+    let of = |who: &str, method: &str, path: &str| {
+        let orders = &topology.services[&service("orders")];
+        let line = RequestLine::read(orders, method, path).unwrap();
+        assert!(line.is_some());
+        let verdict = permit(&topology, &caller(who), &service("orders"), line.as_ref());
+        (verdict.permission, verdict.rule.to_string())
+    };
+    let (denied, allowed) = (
+        |index: usize| (Forbidden, format!("services.orders.deny[{index}]")),
+        |index: usize| (Permitted, format!("services.orders.allow[{index}]")),
+    );
+    let not_allowed = (Forbidden, "services.orders.allow".to_owned());
+    for (who, method, path, expected) in [
+        ("web@east", "GET", "/api", allowed(0)),
+        ("web@east", "HEAD", "/api/orders", allowed(0)),
+        ("web@east", "GET", "//a%70i;x/orders", allowed(0)),
+        ("web@east", "GET", "/apis", not_allowed.clone()),
+        ("web@east", "get", "/api", not_allowed.clone()),
+        ("web@east", "POST", "/api", not_allowed.clone()),
+        ("web@east", "DELETE", "/api", denied(0)),
+        ("web@east", "GET", "/api/secret", denied(1)),
+        ("web@east", "GET", "/api/%73ecret;v=1", denied(1)),
+        ("web@east", "GET", "/api/secret/x", allowed(0)),
+        ("batch@east", "POST", "/v12/jobs", allowed(1)),
+        ("batch@east", "POST", "/v12/jobs/3", not_allowed.clone()),
+        ("jobs@east", "POST", "/acme.Jobs/Run", allowed(2)),
+        ("jobs@east", "POST", "/acme.Jobs/Stop", not_allowed.clone()),
+        ("admin@west", "PUT", "/anything", allowed(3)),
+        ("admin@west", "DELETE", "/anything", denied(0)),
+        ("anonymous@east", "GET", "/api", not_allowed),
+    ] {
+        assert_eq!(of(who, method, path), expected, "{who} {method} {path}");
+    }
+    let orders = &topology.services[&service("orders")];
+    assert!(RequestLine::read(orders, "GET", "/api/../x").is_err());
+}
+
+#[test]
+fn a_connection_is_permitted_if_one_of_its_requests_may_be() {
+    let topology = topology(
+        "",
+        "protocol: http, allow: [{ service: web, methods: [GET] }, admin], deny: [{ service: admin, path: /x }, { service: web, zone: west }]",
+    );
+    assert_eq!(
+        asked(&topology, "web@east"),
+        (Permission::Permitted, "services.orders.allow[0]".to_owned())
+    );
+    assert_eq!(
+        asked(&topology, "admin@east"),
+        (Permission::Permitted, "services.orders.allow[1]".to_owned())
+    );
+    assert_eq!(
+        asked(&topology, "web@west"),
+        (Permission::Forbidden, "services.orders.deny[1]".to_owned())
+    );
+    assert_eq!(
+        asked(&topology, "other@east"),
+        (Permission::Forbidden, "services.orders.allow".to_owned())
+    );
+    let judged = |text: &str| judged_by(&topology, &caller(text), &service("orders")).is_some();
+    assert!(judged("web@east") && judged("admin@east"));
+    assert!(!judged("other@east") && !judged("anonymous@east"));
+}
+
+#[test]
+fn requests_are_looked_at_only_where_an_entry_asks_for_them() {
+    let line = |orders: &str, path| {
+        let topology = topology("", orders);
+        RequestLine::read(&topology.services[&service("orders")], "GET", path).map(|line| line.is_some())
+    };
+    assert_eq!(line("protocol: http, allow: [web]", "/../x"), Ok(false));
+    assert_eq!(
+        line(
+            "protocol: http, deny: [{ service: '*', methods: [PUT] }]",
+            "/../x"
+        ),
+        Ok(true),
+        "no entry asks for a path"
+    );
+    assert!(line("protocol: http, allow: [{ service: web, path: /x }]", "/../x").is_err());
 }

@@ -7,9 +7,11 @@ use std::{fmt, sync::Arc};
 
 use causeway_federation::{
     request_path::{ComparedPath, PathFault, stands_for},
-    topology::{PathMatch, Route, RouteMatch, Service},
+    topology::{CallerSelector, PathMatch, Route, RouteMatch, Service},
 };
 use http::HeaderMap;
+
+use crate::permit::Caller;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,8 @@ pub struct RequestHead<'a> {
     /// As in `Host`, with a port or without.
     pub host: &'a str,
     pub headers: &'a HeaderMap,
+    /// `None`: nobody that a route could name.
+    pub caller: Option<&'a Caller>,
 }
 
 /// The first condition of a route that a request does not meet.
@@ -34,6 +38,7 @@ pub enum Mismatch<'t> {
     Host(&'t str),
     Header { name: &'t str, value: &'t str },
     Query { name: &'t str, value: &'t str },
+    Caller(&'t [CallerSelector]),
 }
 
 impl fmt::Display for Mismatch<'_> {
@@ -44,6 +49,10 @@ impl fmt::Display for Mismatch<'_> {
             Self::Host(host) => write!(f, "the host is not {host}"),
             Self::Header { name, value } => write!(f, "it has no {name}: {value}"),
             Self::Query { name, value } => write!(f, "it has no ?{name}={value}"),
+            Self::Caller(callers) => {
+                let callers: Vec<String> = callers.iter().map(ToString::to_string).collect();
+                write!(f, "the caller is not {}", callers.join(" or "))
+            }
         }
     }
 }
@@ -112,6 +121,9 @@ impl<'a> Compared<'a> {
         {
             return Some(Mismatch::Host(host));
         }
+        if !wanted.callers.is_empty() && !self.is_by(&wanted.callers) {
+            return Some(Mismatch::Caller(&wanted.callers));
+        }
         if let Some(path) = &wanted.path
             && !self.path.as_ref().is_some_and(|own| is_path(path, own))
         {
@@ -124,6 +136,11 @@ impl<'a> Compared<'a> {
         let mut query = wanted.query.iter();
         let (name, value) = query.find(|(name, value)| !self.has_parameter(name, value))?;
         Some(Mismatch::Query { name, value })
+    }
+
+    fn is_by(&self, callers: &[CallerSelector]) -> bool {
+        let caller = self.head.caller;
+        caller.is_some_and(|caller| callers.iter().any(|wanted| wanted.matches(caller.view())))
     }
 
     /// A field may be there several times: one of them will do.
@@ -141,7 +158,7 @@ impl<'a> Compared<'a> {
     }
 }
 
-fn is_path(wanted: &PathMatch, path: &ComparedPath<'_>) -> bool {
+pub(crate) fn is_path(wanted: &PathMatch, path: &ComparedPath<'_>) -> bool {
     match wanted {
         PathMatch::Exact(exact) => path.as_bytes() == exact.as_bytes(),
         PathMatch::Prefix(prefix) => path.is_below(prefix.as_bytes()),

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use std::sync::Arc;
 
 use super::{RequestHead, compare, find};
-use crate::testbed;
+use crate::{permit::Caller, testbed};
 
 /// `orders` with these routes, each a line.
 fn with_routes(routes: &[&str]) -> Arc<Topology> {
@@ -40,6 +40,7 @@ fn ruled(topology: &Topology, request: &str) -> Result<Option<String>, PathFault
         query,
         host,
         headers: &headers,
+        caller: None,
     };
     let service = &topology.services[&testbed::service("orders")];
     let found = find(service, &head)?;
@@ -195,6 +196,7 @@ fn an_explanation_ends_with_the_route_that_matches_and_says_what_the_others_lack
         query: None,
         host: "orders.mesh",
         headers: &headers,
+        caller: None,
     };
     let service = &topology.services[&testbed::service("orders")];
     let told: Vec<String> = compare(service, &head)
@@ -215,4 +217,45 @@ fn an_explanation_ends_with_the_route_that_matches_and_says_what_the_others_lack
             "it matches",
         ]
     );
+}
+
+#[test]
+fn a_route_may_be_for_certain_callers() {
+    let topology = with_routes(&[
+        "{ name: one, match: { caller: web } }",
+        "{ name: several, match: { path_prefix: /api, caller: [batch@east, { service: jobs, tags: { env: prod } }] } }",
+        "{ name: nobody, match: { caller: anonymous } }",
+        "{ name: identity, match: { caller: 'spiffe://test.internal/app/*' } }",
+    ]);
+    let east = testbed::zone("east");
+    let service = |name: &str, tags: &[(&str, &str)]| {
+        Caller::service(east.clone(), testbed::service(name), testbed::tags(tags))
+    };
+    let shows = Caller {
+        identity: Some("spiffe://test.internal/app/x".parse().unwrap()),
+        ..Caller::anonymous(east.clone())
+    };
+    for (caller, path, expected) in [
+        (Some(service("web", &[])), "/", Some("one")),
+        (Some(service("batch", &[])), "/api/x", Some("several")),
+        (Some(service("batch", &[])), "/", None),
+        (Some(service("jobs", &[("env", "prod")])), "/api", Some("several")),
+        (Some(service("jobs", &[])), "/api", None),
+        (Some(Caller::anonymous(east.clone())), "/", Some("nobody")),
+        (Some(shows), "/", Some("identity")),
+        (None, "/api", None),
+    ] {
+        let headers = HeaderMap::new();
+        let head = RequestHead {
+            method: "GET",
+            path,
+            query: None,
+            host: "orders.mesh",
+            headers: &headers,
+            caller: caller.as_ref(),
+        };
+        let found = find(&topology.services[&testbed::service("orders")], &head).unwrap();
+        assert_eq!(found.map(|route| &*route.label), expected, "{caller:?} {path}");
+    }
+    assert!(topology.names_callers());
 }

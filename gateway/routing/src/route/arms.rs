@@ -7,7 +7,7 @@ use super::{
     draw,
     reason::{ReasonSubject, Reasons, Why},
 };
-use crate::target::Target;
+use crate::{sticky::StickyKey, target::Target};
 
 /// One arm that this connection may use.
 #[derive(Debug)]
@@ -21,10 +21,10 @@ pub(super) struct Arm {
     pub(super) by_name: bool,
 }
 
-/// Filters the arms of a split and puts them in a weighted random order.
+/// Filters the arms of a split and puts them in a weighted random order, or that of a key.
 pub(super) fn ordered(
     split: &[SplitArm],
-    target: &Target,
+    (target, key): (&Target, Option<StickyKey>),
     reasons: &mut Reasons,
     rng: &mut impl Rng,
 ) -> Vec<Arm> {
@@ -36,7 +36,12 @@ pub(super) fn ordered(
         } else {
             any_agrees = true;
             if split.weight > 0 {
-                drawn.push((draw(f64::from(split.weight), rng), arm(split, target)));
+                let weight = f64::from(split.weight);
+                let drawn_at = match key {
+                    Some(key) => key.draw_named(&split.tags.to_string(), weight),
+                    None => draw(weight, rng),
+                };
+                drawn.push((drawn_at, arm(split, target)));
                 continue;
             }
             Why::ArmWeightZero

@@ -136,11 +136,12 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
         service,
         target,
         own_tags: zone.map(|zone| &zone.tags),
+        key: None,
     };
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);
     let arms = match placed.has_own_split {
         true => vec![placed.own_arm()],
-        false => arms::ordered(&service.split, target, &mut Reasons::new(false), &mut rng),
+        false => arms::ordered(&service.split, (target, None), &mut Reasons::new(false), &mut rng),
     };
     let serves = |arm: &Arm| best(&question, arm).is_some();
     let stays = |arm: &Arm| best(&question, arm).is_some_and(|best| !best.drains);

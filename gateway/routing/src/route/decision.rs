@@ -61,11 +61,12 @@ impl<'s, R: Rng> Decision<'s, R> {
             service,
             target,
             own_tags: zone.map(|zone| &zone.tags),
+            key: request.key,
         });
         let arms = match service {
             Some(service) => {
                 let split = request.split.as_deref().unwrap_or(&service.split);
-                arms::ordered(split, target, &mut reasons, &mut rng)
+                arms::ordered(split, (target, request.key), &mut reasons, &mut rng)
             }
             None => {
                 let subject = || ReasonSubject::Service(target.service.clone());

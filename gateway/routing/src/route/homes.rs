@@ -15,7 +15,7 @@ use super::{
     draw,
     reason::{ReasonSubject, Reasons, Why},
 };
-use crate::{balance::Unusable, outlier::Ejected, snapshot::Link};
+use crate::{balance::Unusable, outlier::Ejected, snapshot::Link, sticky::StickyKey};
 
 /// The facts by which a place was taken, and by which it is ordered.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +91,8 @@ pub(super) struct Home<'s> {
     /// Exponential with the rate that [`draw_all`] gives it, so that ascending order is a weighted draw without replacement
     /// (Efraimidis and Spirakis 2006).
     draw: f64,
+    /// Decides among gateways of one zone, where a key draws the zone first.
+    within: f64,
 }
 
 impl<'s> Home<'s> {
@@ -100,6 +102,7 @@ impl<'s> Home<'s> {
             grounds,
             weight,
             draw: f64::INFINITY,
+            within: 0.0,
         }
     }
 
@@ -110,6 +113,7 @@ impl<'s> Home<'s> {
     fn order(&self, other: &Self) -> Ordering {
         let rank = self.grounds.rank().cmp(&other.grounds.rank());
         rank.then_with(|| self.draw.total_cmp(&other.draw))
+            .then_with(|| self.within.total_cmp(&other.within))
     }
 }
 
@@ -193,7 +197,7 @@ pub(super) fn of_arm<'s>(
             homes.left.push(Home::new(Some(gateway), grounds, weight));
         }
     }
-    draw_all(&mut homes.left, rng);
+    draw_all(&mut homes.left, question.key, rng);
     if reasons.wanted() {
         note_unheard(question, arm, reasons);
     }
@@ -209,8 +213,9 @@ struct AnnouncedWeights {
 
 /// Draws the order of places whose ranks are equal. A zone has its weight once, however many gateways it has: the most that
 /// one of them tells of. Those of them with one rank divide it among themselves, each by what it tells; one of a lower rank
-/// takes nothing from it. `homes` has the gateways of a zone beside each other.
-fn draw_all(homes: &mut [Home<'_>], rng: &mut impl Rng) {
+/// takes nothing from it. A key draws the zone by the same weight, and then the gateway, so that a gateway that leaves moves nobody to
+/// another zone. `homes` has the gateways of a zone beside each other.
+fn draw_all(homes: &mut [Home<'_>], key: Option<StickyKey>, rng: &mut impl Rng) {
     for zone in homes.chunk_by_mut(|one, next| one.zone() == next.zone()) {
         // Tier and zone are the same for all of them, so that a rank is three bits.
         let mut told = [AnnouncedWeights::default(); 8];
@@ -221,7 +226,13 @@ fn draw_all(homes: &mut [Home<'_>], rng: &mut impl Rng) {
         }
         for home in zone {
             let AnnouncedWeights { sum, most } = told[home.grounds.rank().within_zone()];
-            home.draw = draw(rate(home.weight) / sum * most, rng);
+            match (key, home.gateway) {
+                (Some(key), Some(gateway)) => {
+                    home.draw = key.draw_named(gateway.zone.as_str(), most);
+                    home.within = key.draw_named(&gateway.to_string(), rate(home.weight));
+                }
+                _ => home.draw = draw(rate(home.weight) / sum * most, rng),
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use causeway_federation::{
 use rand::Rng;
 use serde::Serialize;
 
-use crate::{snapshot::Snapshot, target::Target};
+use crate::{snapshot::Snapshot, sticky::StickyKey, target::Target};
 
 mod arms;
 mod belonging;
@@ -32,6 +32,8 @@ pub struct Request {
     pub target: Target,
     /// Split of the route that rules a request, in the place of the service's own.
     pub split: Option<Arc<[SplitArm]>>,
+    /// Decides in the place of chance, so that the requests of one user go one way.
+    pub key: Option<StickyKey>,
     /// Has the decision list its reasons. The data path asks without: then only gateways that export the service are
     /// looked at, and a federation of a thousand zones has thousands of reasons for every connection.
     pub explain: bool,
@@ -43,6 +45,7 @@ impl Request {
         Self {
             target,
             split: None,
+            key: None,
             explain: false,
         }
     }
@@ -52,6 +55,7 @@ impl Request {
         Self {
             target,
             split: None,
+            key: None,
             explain: true,
         }
     }
@@ -60,6 +64,12 @@ impl Request {
     #[must_use]
     pub fn with_split(self, split: Option<Arc<[SplitArm]>>) -> Self {
         Self { split, ..self }
+    }
+
+    /// As one of the user with this key asks.
+    #[must_use]
+    pub fn with_key(self, key: Option<StickyKey>) -> Self {
+        Self { key, ..self }
     }
 }
 
@@ -117,6 +127,7 @@ struct Question<'s> {
     target: &'s Target,
     /// `None`: this zone is not in the topology.
     own_tags: Option<&'s Tags>,
+    key: Option<StickyKey>,
 }
 
 /// Decides where a connection to `request.target` may go. The filters, in the order of the code:
@@ -135,6 +146,8 @@ struct Question<'s> {
 ///    tags have failed in a row (see `outlier`), fresh records before suspect ones,
 ///    tiers in order, the own zone first within its tier, and then at random: a zone by its healthy weight, whatever the number of
 ///    its gateways, and a gateway within it.
+///
+/// With a key of the request what is said to be random or drawn is drawn by it (see `sticky`).
 ///
 /// Arms beyond the first, and places beyond the first, are worked out when the decision is asked for them. One seed gives
 /// one order, with reasons and without.

@@ -196,7 +196,16 @@ pub(super) struct Sink {
 }
 
 impl Sink {
+    /// Takes up a finding, once: what many services have from one place is told of that place.
     pub(super) fn push(&self, diagnostic: Diagnostic) {
+        let is_known = |known: &Diagnostic| {
+            known.span == diagnostic.span
+                && known.code == diagnostic.code
+                && known.message == diagnostic.message
+        };
+        if self.list.borrow().iter().any(is_known) {
+            return;
+        }
         let count = match diagnostic.severity {
             Severity::Error => &self.errors,
             Severity::Warning => &self.warnings,

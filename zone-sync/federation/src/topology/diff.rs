@@ -11,7 +11,7 @@ use super::{
         ConnectionPolicy, DnsQuestion, GatewayAddresses, Service, SplitArm, Tier, TierTag, TierZone,
         Topology, Vips, Zone,
     },
-    permissions::CallerSelector,
+    permissions::PermissionEntry,
     policy_words, routes_in_words,
 };
 use crate::{name::ZoneName, trust::CertificateHash};
@@ -290,6 +290,10 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     compare("outlier", &|service| {
         policy_words::outlier(service.outlier.as_ref())
     });
+    compare("sticky", &|service| {
+        let sticky = service.sticky.as_ref();
+        sticky.map_or_else(|| "none".to_owned(), ToString::to_string)
+    });
     compare("limits", &|service| policy_words::limits(&service.limits));
     routes(diff, subject, before, after);
 }
@@ -338,7 +342,7 @@ fn allow(service: &Service) -> String {
     }
 }
 
-fn listed(callers: &[CallerSelector]) -> String {
+fn listed(callers: &[PermissionEntry]) -> String {
     let callers: Vec<String> = callers.iter().map(ToString::to_string).collect();
     match callers.is_empty() {
         true => "nobody".to_owned(),

@@ -75,6 +75,11 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// The same map, of which what is read is told of elsewhere.
+    pub(super) fn reporting_to(self, sink: &'a Sink) -> Self {
+        Self { sink, ..self }
+    }
+
     fn entry(&self, key: &str) -> Option<&'a MapEntry> {
         debug_assert!(
             self.kind.keys.contains(&key),

@@ -16,21 +16,27 @@ mod raw;
 mod read;
 mod render;
 mod resolve;
+mod resolved;
 mod retry;
 mod routes;
 mod routes_in_words;
 mod scalar;
 mod schema;
+mod sticky;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use diff::{ChangeKind, Diff, TopologyChange, diff};
 pub use model::*;
-pub use permissions::{CallerSelector, CallerView, DefaultPermission, IdentitySelector, Permissions, Who};
+pub use permissions::{
+    CallerSelector, CallerView, DefaultPermission, IdentitySelector, PermissionEntry, Permissions, Who,
+};
 pub use render::Style;
+pub use resolved::resolved;
 pub use retry::{GrpcCode, IDEMPOTENT_METHODS, Retry, RetryCondition};
 pub use routes::*;
 pub use schema::schema;
+pub use sticky::Sticky;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

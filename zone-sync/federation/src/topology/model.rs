@@ -12,9 +12,10 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    permissions::{CallerSelector, Permissions},
+    permissions::{PermissionEntry, Permissions},
     retry::Retry,
     routes::Route,
+    sticky::Sticky,
 };
 use crate::{
     edition::Fingerprint,
@@ -189,15 +190,17 @@ pub struct Service {
     /// Zones that may have instances of it and speak for them as callers; `None`: every zone.
     pub run_in: Option<BTreeSet<ZoneName>>,
     /// `None`: whatever `permissions.default` says.
-    pub allow: Option<Vec<CallerSelector>>,
+    pub allow: Option<Vec<PermissionEntry>>,
     /// Beats `allow`.
-    pub deny: Vec<CallerSelector>,
+    pub deny: Vec<PermissionEntry>,
     /// Longest time from a request's arrival to the head of its answer; `None`: any.
     pub timeout: Option<Duration>,
     pub retry: Option<Arc<Retry>>,
     pub outlier: Option<Outlier>,
     pub limits: RouteLimits,
     pub forwarded: ForwardedFields,
+    /// `None`: each request, or connection, by itself.
+    pub sticky: Option<Arc<Sticky>>,
     /// First bytes travel with the header (see ARCHITECTURE.md, "Two promises").
     pub early: bool,
     /// Longest time that a connection may go without a byte in either direction; `None`: any.
@@ -205,6 +208,30 @@ pub struct Service {
     pub connections: ConnectionPolicy,
     /// For requests, in the order in which they are looked at; only of services that speak HTTP.
     pub routes: Vec<Arc<Route>>,
+    /// Worked out once, because every request asks.
+    pub(super) judged: JudgedRequests,
+}
+
+/// Part of a request that the permissions of a service look at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum JudgedRequests {
+    /// None: who may call may ask for anything.
+    #[default]
+    Unseen,
+    Methods,
+    /// And paths.
+    Paths,
+}
+
+impl JudgedRequests {
+    pub(super) fn of<'a>(entries: impl Iterator<Item = &'a PermissionEntry>) -> Self {
+        let of_one = |entry: &PermissionEntry| match (entry.is_of_requests(), &entry.requests.path) {
+            (false, _) => Self::Unseen,
+            (true, None) => Self::Methods,
+            (true, Some(_)) => Self::Paths,
+        };
+        entries.map(of_one).max().unwrap_or_default()
+    }
 }
 
 impl Service {
@@ -214,10 +241,19 @@ impl Service {
         self.export_to.as_ref().is_none_or(|zones| zones.contains(zone))
     }
 
-    /// Tells whether it says itself who may call it.
+    /// Part of a request that its permissions look at.
+    #[must_use]
+    pub fn judges(&self) -> JudgedRequests {
+        self.judged
+    }
+
+    /// Tells whether it says itself who may call it, or where callers go.
     #[must_use]
     pub fn names_callers(&self) -> bool {
-        self.allow.is_some() || !self.deny.is_empty()
+        let sticks = |sticky: &Option<Arc<Sticky>>| sticky.as_deref() == Some(&Sticky::Caller);
+        let asks = |route: &Arc<Route>| !route.matches.callers.is_empty() || sticks(&route.sticky);
+        let goes_by = || sticks(&self.sticky) || self.routes.iter().any(asks);
+        self.allow.is_some() || !self.deny.is_empty() || goes_by()
     }
 
     /// Tells whether instances of this service may be in `zone`.

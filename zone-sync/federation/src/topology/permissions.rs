@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::routes::RouteMatch;
 use crate::name::{CallerIdentity, ServiceName, Tags, ZoneName};
 
 /// The federation's own rules for who may call.
@@ -40,7 +41,40 @@ impl DefaultPermission {
     }
 }
 
-/// Selector of callers, as an entry of `allow` or `deny` means them: those that have everything that it names.
+/// Entry of `allow` or `deny`: callers, and those of their requests that it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PermissionEntry {
+    pub callers: CallerSelector,
+    /// Methods and paths alone; without any it is every request, and what is no request as well.
+    pub requests: RouteMatch,
+}
+
+impl PermissionEntry {
+    /// Tells whether it is about some requests, and not about others.
+    #[must_use]
+    pub fn is_of_requests(&self) -> bool {
+        !self.requests.is_any()
+    }
+
+    /// Tells whether this one means whatever `other` means.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.callers.covers(&other.callers) && self.requests.covers(&other.requests)
+    }
+}
+
+/// `web`, `web: GET of /api and below`.
+impl fmt::Display for PermissionEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_of_requests() {
+            false => write!(f, "{}", self.callers),
+            true => write!(f, "{}: {}", self.callers, self.requests),
+        }
+    }
+}
+
+/// Selector of callers: those that have everything that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallerSelector {

@@ -20,9 +20,10 @@ use super::{
         ConnectionPolicy, Dns, DnsSource, Failback, ForwardedFields, GatewayAddresses, HealthCheck, Outlier,
         Protocol, RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
     },
-    permissions::{CallerSelector, Permissions},
+    permissions::{CallerSelector, PermissionEntry, Permissions},
     retry::Retry,
     routes::{HeaderChanges, Mirror, PathMatch, RouteAction, RouteMatch, RouteRewrite},
+    sticky::Sticky,
 };
 use crate::{
     name::{ServiceName, Tags, ZoneName},
@@ -105,8 +106,8 @@ pub(super) struct Service {
     pub failover: Option<Vec<Spanned<Tier>>>,
     pub export_to: Option<Listed<Spanned<ZoneName>>>,
     pub run_in: Option<Listed<Spanned<ZoneName>>>,
-    pub allow: Option<Listed<Spanned<CallerSelector>>>,
-    pub deny: Option<Listed<Spanned<CallerSelector>>>,
+    pub allow: Option<Listed<Spanned<Permitted>>>,
+    pub deny: Option<Listed<Spanned<Permitted>>>,
     pub forwarded: Option<ForwardedFields>,
     pub early: bool,
     /// Place of the key, if it is `true`.
@@ -130,6 +131,7 @@ pub(super) struct Policies {
     pub retry: Option<Arc<Retry>>,
     pub outlier: Option<Outlier>,
     pub limits: RouteLimits,
+    pub sticky: Option<Spanned<Arc<Sticky>>>,
 }
 
 pub(super) struct Tier {
@@ -151,12 +153,42 @@ pub(super) struct Route {
     /// `None`: not readable.
     pub conditions: Option<Conditions>,
     pub split: Option<Listed<Spanned<SplitArm>>>,
+    pub sticky: Option<Arc<Sticky>>,
     pub timeout: Option<Duration>,
     pub rewrite: RouteRewrite,
     pub request_headers: HeaderChanges,
     pub response_headers: HeaderChanges,
     pub action: RouteAction,
     pub mirror: Option<Spanned<Mirror>>,
+}
+
+impl Route {
+    /// Callers that it is for, where they stand.
+    pub(super) fn callers(&self) -> &[Spanned<CallerSelector>] {
+        let conditions = self.conditions.as_ref();
+        conditions.map_or(&[], |conditions| &conditions.callers)
+    }
+}
+
+/// Entry of `allow` or `deny`.
+pub(super) struct Permitted {
+    pub callers: CallerSelector,
+    /// Methods and paths alone.
+    pub requests: Conditions,
+}
+
+impl Permitted {
+    pub(super) fn is_of_requests(&self) -> bool {
+        self.requests.pattern.is_some() || !self.requests.matches.is_any()
+    }
+
+    /// The entry with the compiled pattern; `None`: it could not be compiled.
+    pub(super) fn compiled(&self) -> Option<PermissionEntry> {
+        Some(PermissionEntry {
+            callers: self.callers.clone(),
+            requests: self.requests.compiled()?,
+        })
+    }
 }
 
 /// A regular expression of a route, compiled once the number of them is known to be within its limit.
@@ -171,6 +203,8 @@ pub(super) struct Conditions {
     /// Without the pattern.
     pub matches: RouteMatch,
     pub pattern: Option<Pattern>,
+    /// Those of `matches`, where they stand.
+    pub callers: Vec<Spanned<CallerSelector>>,
 }
 
 impl Conditions {

@@ -9,7 +9,8 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     fields::Spanned,
-    model::{FixedInstance, Service, SplitArm, Tier, TierZone, Topology, Vips, Zone},
+    model::{FixedInstance, JudgedRequests, Service, SplitArm, Tier, TierZone, Topology, Vips, Zone},
+    permissions::PermissionEntry,
     raw,
     routes::Route,
 };
@@ -115,6 +116,14 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
     let routes: Option<Vec<_>> = routes
         .map(|(number, route)| route_of(number, route.value))
         .collect();
+    let allow = service.allow.map(|entries| compiled(entries.items));
+    let allow = match allow {
+        Some(entries) => Some(entries?),
+        None => None,
+    };
+    let deny = service
+        .deny
+        .map_or_else(|| Some(Vec::new()), |entries| compiled(entries.items))?;
     let policies = service.policies;
     let model = Service {
         port: service.port?.value,
@@ -128,22 +137,25 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         failback: policies.failback,
         export_to,
         run_in,
-        allow: service.allow.map(|callers| values(callers.items)),
-        deny: service
-            .deny
-            .map(|callers| values(callers.items))
-            .unwrap_or_default(),
+        judged: JudgedRequests::of(allow.iter().flatten().chain(&deny)),
+        allow,
+        deny,
         timeout: policies.timeout,
         retry: policies.retry,
         outlier: policies.outlier,
         limits: policies.limits,
         forwarded: service.forwarded.unwrap_or_default(),
+        sticky: policies.sticky.map(|sticky| sticky.value),
         early: service.early,
         idle_timeout: service.idle_timeout,
         connections: service.connections.map(|policy| policy.value).unwrap_or_default(),
         routes: routes?,
     };
     Some((service.name.value, model))
+}
+
+fn compiled(entries: Vec<Spanned<raw::Permitted>>) -> Option<Vec<PermissionEntry>> {
+    entries.iter().map(|entry| entry.value.compiled()).collect()
 }
 
 /// One arm that takes any instance.
@@ -179,6 +191,7 @@ fn route_of(number: usize, route: raw::Route) -> Option<Arc<Route>> {
         label: label.into(),
         matches: route.conditions?.compiled()?,
         split: route.split.map(|arms| values(arms.items).into()),
+        sticky: route.sticky,
         timeout: route.timeout,
         rewrite: route.rewrite,
         request_headers: route.request_headers,

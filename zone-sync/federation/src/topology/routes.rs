@@ -3,14 +3,18 @@
 //! Comparing a request with them is for `causeway-routing`; nothing here knows of requests.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
     time::Duration,
 };
 
-use super::model::SplitArm;
-use crate::{name::Tags, request_path::PathPattern};
+use super::{model::SplitArm, permissions::CallerSelector, sticky::Sticky};
+use crate::{
+    name::{ServiceName, Tags},
+    request_path::{PathPattern, replace_prefix},
+};
 
 /// One route: of those of a service the first that matches rules a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +25,8 @@ pub struct Route {
     pub matches: RouteMatch,
     /// `None`: the service's own split.
     pub split: Option<Arc<[SplitArm]>>,
+    /// `None`: as the service says.
+    pub sticky: Option<Arc<Sticky>>,
     /// Longest time from a request's head to that of its answer; `None`: any.
     pub timeout: Option<Duration>,
     pub rewrite: RouteRewrite,
@@ -30,6 +36,18 @@ pub struct Route {
     pub response_headers: HeaderChanges,
     pub action: RouteAction,
     pub mirror: Option<Mirror>,
+}
+
+impl Route {
+    /// The path that an instance is asked for when `path` is asked for.
+    #[must_use]
+    pub fn forwarded_path<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        let replaced = self.matches.path.as_ref().and_then(PathMatch::replaced);
+        match &self.rewrite.path_prefix {
+            Some(new) => replace_prefix(path, replaced.unwrap_or_default().as_bytes(), new).into(),
+            None => path.into(),
+        }
+    }
 }
 
 /// Conditions that a request has to meet, all of them; without any it is every request.
@@ -45,6 +63,8 @@ pub struct RouteMatch {
     pub headers: BTreeMap<String, String>,
     /// Name to exact value, both as they are once decoded.
     pub query: BTreeMap<String, String>,
+    /// One of them means the caller; empty: any.
+    pub callers: Vec<CallerSelector>,
 }
 
 /// Paths that a route is for, in the form in which they are compared.
@@ -117,12 +137,21 @@ pub struct HeaderChanges {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Mirror {
+    /// `None`: the route's own.
+    pub service: Option<ServiceName>,
+    /// Only instances that carry all of these.
     pub tags: Tags,
     /// 0 to 100.
     pub percent: f64,
 }
 
 impl RouteMatch {
+    /// Tells whether every request meets them, because there are none.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Tells whether every request that meets `other` meets these conditions too, as far as the conditions alone say.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
@@ -136,8 +165,12 @@ impl RouteMatch {
         let among = |own: &BTreeMap<String, String>, other: &BTreeMap<String, String>| {
             own.iter().all(|(name, value)| other.get(name) == Some(value))
         };
+        let covered = |other: &CallerSelector| self.callers.iter().any(|own| own.covers(other));
+        let callers =
+            self.callers.is_empty() || !other.callers.is_empty() && other.callers.iter().all(covered);
         methods
             && paths
+            && callers
             && (self.host.is_none() || self.host == other.host)
             && among(&self.headers, &other.headers)
             && among(&self.query, &other.query)
@@ -202,6 +235,10 @@ impl fmt::Display for RouteMatch {
         for (name, value) in &self.query {
             write!(f, " with ?{name}={value}")?;
         }
+        if !self.callers.is_empty() {
+            let callers: Vec<String> = self.callers.iter().map(ToString::to_string).collect();
+            write!(f, " by {}", callers.join(" or "))?;
+        }
         Ok(())
     }
 }
@@ -243,7 +280,7 @@ impl fmt::Display for HeaderChanges {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::permissions::Who, *};
 
     fn matching(path: Option<PathMatch>) -> RouteMatch {
         RouteMatch {
@@ -308,7 +345,7 @@ mod tests {
             headers: pairs(&[("x-a", "1"), ("x-b", "2")]),
             query: pairs(&[("q", "1")]),
             host: Some("shop.example".to_owned()),
-            path: None,
+            ..RouteMatch::default()
         };
         assert!(broad.covers(&narrow) && !narrow.covers(&broad));
         let other_value = RouteMatch {
@@ -318,8 +355,18 @@ mod tests {
         assert!(!broad.covers(&other_value));
         let any_method = RouteMatch {
             methods: BTreeSet::new(),
-            ..narrow
+            ..narrow.clone()
         };
         assert!(!broad.covers(&any_method));
+        let by = |names: &[&str]| RouteMatch {
+            callers: names
+                .iter()
+                .map(|name| CallerSelector::of(Who::Service(ServiceName::new(name).unwrap())))
+                .collect(),
+            ..RouteMatch::default()
+        };
+        assert!(by(&["web", "batch"]).covers(&by(&["web"])));
+        assert!(!by(&["web"]).covers(&by(&["web", "batch"])));
+        assert!(!by(&["web"]).covers(&narrow) && RouteMatch::default().covers(&by(&["web"])));
     }
 }

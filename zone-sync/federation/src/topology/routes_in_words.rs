@@ -24,6 +24,7 @@ fn one(route: &Route) -> String {
         label,
         matches,
         split: arms,
+        sticky,
         timeout,
         rewrite,
         request_headers,
@@ -45,6 +46,7 @@ fn one(route: &Route) -> String {
         }
         RouteAction::Answer(answer) => format!("answer {} {:?}", answer.status, answer.body),
     }];
+    parts.extend(sticky.as_ref().map(|sticky| format!("sticky by {sticky}")));
     parts.extend(timeout.map(|timeout| format!("timeout {}", duration(timeout))));
     if *rewrite != RouteRewrite::default() {
         parts.push(format!("rewritten to {}", place(rewrite)));
@@ -54,11 +56,13 @@ fn one(route: &Route) -> String {
             parts.push(format!("{of} headers: {changes}"));
         }
     }
-    parts.extend(
-        mirror
-            .as_ref()
-            .map(|mirror| format!("{} % mirrored to {}", mirror.percent, mirror.tags)),
-    );
+    parts.extend(mirror.as_ref().map(|mirror| match &mirror.service {
+        Some(service) if mirror.tags.is_empty() => {
+            format!("{} % mirrored to {service}", mirror.percent)
+        }
+        Some(service) => format!("{} % mirrored to {service}{}", mirror.percent, mirror.tags),
+        None => format!("{} % mirrored to {}", mirror.percent, mirror.tags),
+    }));
     format!("{label}: {matches} -> {}", parts.join(", "))
 }
 

@@ -43,7 +43,7 @@ pub(super) enum Value {
     Map(Vec<MapEntry>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct MapEntry {
     pub key: String,
     pub key_span: Span,
@@ -270,6 +270,19 @@ impl<'a> Composer<'a> {
         let written = self.text.get(span.start..end).unwrap_or_default();
         span.end = span.start + written.trim_end().len();
         self.add(value, span, anchor)
+    }
+}
+
+impl Node {
+    /// A map with these entries in the place of this one.
+    pub(super) fn with_entries(&self, entries: Vec<MapEntry>) -> Self {
+        let (size, depth) = measure(entries.iter().map(|entry| &entry.value));
+        Self {
+            span: self.span.clone(),
+            value: Value::Map(entries),
+            size,
+            depth,
+        }
     }
 }
 

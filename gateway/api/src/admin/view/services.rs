@@ -6,7 +6,7 @@ use causeway_federation::{
     catalog::{Age, Catalog, CatalogEntry},
     name::{ServiceName, Tags, ZoneName},
     topology::{
-        CallerSelector, DefaultPermission, Permissions, Probe, Protocol, Service, Tier, TierTag, TierZone,
+        DefaultPermission, PermissionEntry, Permissions, Probe, Protocol, Service, Tier, TierTag, TierZone,
     },
 };
 use causeway_routing::{
@@ -183,7 +183,7 @@ fn duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
-fn listed(callers: &[CallerSelector]) -> Vec<String> {
+fn listed(callers: &[PermissionEntry]) -> Vec<String> {
     callers.iter().map(ToString::to_string).collect()
 }
 

@@ -24,6 +24,7 @@ use tokio::time::timeout_at;
 use super::{
     body::RequestBody,
     expect::BeforeAnswer,
+    mirror::mirror,
     policy::RequestPolicy,
     prepare::{PreparedRequest, RequestServer, prepare},
     reach::{ReachOrder, ReachedUpstream, reach},
@@ -93,8 +94,13 @@ pub(super) async fn attempt(
     let version = connection.upstream_version(&snapshot);
     let is_call = is_grpc(request.headers());
     let policy = RequestPolicy::of(connection, &snapshot, request.method());
-    let may_repeat = policy.may_repeat();
-    let PreparedRequest { route, to } = match prepare(connection, &snapshot, request, version, may_repeat) {
+    let prepared = prepare(connection, &snapshot, request, version, policy.may_repeat(), &found);
+    let PreparedRequest {
+        route,
+        rule,
+        sticky,
+        to,
+    } = match prepared {
         Ok(prepared) => prepared,
         Err(unfit) => {
             let answer = refuse_unfit(connection, record, &unfit, is_call);
@@ -102,17 +108,23 @@ pub(super) async fn attempt(
         }
     };
     record.ruled_by(route.as_deref());
-    let request = match to {
+    record.marks(sticky.cookie);
+    if let Some(rule) = rule {
+        record.permitted_by(rule);
+    }
+    let mut request = match to {
         RequestServer::Instance(request) => *request,
         RequestServer::Gateway(answer) => {
             record.unserved(ConnectionOutcome::Answered, 0);
             return Ok(Answered::Gateway(answer));
         }
     };
+    mirror(connection, route.as_deref(), &found, &mut request, record.open()).await;
     let policy = policy.with_route(route.as_deref());
     let order = ReachOrder {
         version,
         caller: found.caller,
+        key: sticky.key,
         split: route.as_ref().and_then(|route| route.split.clone()),
         seed: shared.seed(),
         open: record.open(),
@@ -383,7 +395,9 @@ impl Attempt<'_> {
         let snapshot = shared.snapshots.load_full();
         let mut tried = self.order.tried.clone();
         tried.failed(&snapshot.zone, &facts.candidate, facts.instance);
-        let question = RouteRequest::new(arrival.target.clone()).with_split(self.order.split.clone());
+        let question = RouteRequest::new(arrival.target.clone())
+            .with_split(self.order.split.clone())
+            .with_key(self.order.key);
         let decision = route(&snapshot, &question, SmallRng::seed_from_u64(self.order.seed));
         if tried.others(&snapshot, service, decision).is_empty() {
             return false;

@@ -21,6 +21,7 @@ use super::{
     expect::{ContinueWait, ContinueWord},
     record::RequestRecord,
     replay::{BodyReplay, ReplayedBody},
+    tee::{BodyTee, MirroredBody},
     unread::UnreadAnswer,
     upstream::HttpUpstream,
     upstream_io::CarriedBytes,
@@ -47,6 +48,8 @@ pub(super) struct RequestBody {
     is_version_2: bool,
     /// Counts its bytes, where the connection's are those of others too.
     bytes: Option<Arc<CarriedBytes>>,
+    /// A copy of it is made.
+    tee: Option<BodyTee>,
 }
 
 #[derive(Debug)]
@@ -54,6 +57,8 @@ enum BodySource {
     Empty,
     Client(Incoming),
     Replayed(ReplayedBody),
+    /// A copy, of what another passes.
+    Mirrored(MirroredBody),
 }
 
 /// Substitute for a body that was given in vain.
@@ -92,6 +97,38 @@ impl RequestBody {
             waits: None,
             is_version_2: false,
             bytes: None,
+            tee: None,
+        }
+    }
+
+    pub(super) fn empty() -> Self {
+        Self::of(BodySource::Empty)
+    }
+
+    pub(super) fn mirrored(body: MirroredBody) -> Self {
+        Self::of(BodySource::Mirrored(body))
+    }
+
+    /// Has a copy made of what passes.
+    pub(super) fn is_copied_to(&mut self, tee: BodyTee) {
+        self.tee = Some(tee);
+    }
+
+    /// Hands the copy what passes, and the end.
+    fn copy(&mut self, frame: Option<&Result<Frame<Bytes>, hyper::Error>>) {
+        let Some(mut tee) = self.tee.take() else { return };
+        match frame {
+            Some(Ok(frame)) => {
+                tee.pass(frame);
+                if frame.is_trailers() || self.is_end_stream() {
+                    return tee.finish();
+                }
+                self.tee = Some(tee);
+            }
+            // One that was broken off drops it.
+            Some(Err(_)) => {}
+            None if self.is_version_2 && !self.is_end_stream() => {}
+            None => tee.finish(),
         }
     }
 
@@ -175,7 +212,12 @@ impl Body for RequestBody {
             BodySource::Empty => return Poll::Ready(None),
             BodySource::Client(body) => Pin::new(body).poll_frame(cx),
             BodySource::Replayed(body) => Pin::new(body).poll_frame(cx),
+            BodySource::Mirrored(body) => {
+                let frame = ready!(body.poll_next(cx));
+                return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+            }
         });
+        self.copy(frame.as_ref());
         if let (Some(bytes), Some(Ok(frame))) = (&self.bytes, &frame) {
             bytes.went_up(frame.data_ref().map_or(0, Bytes::len));
         }
@@ -201,6 +243,7 @@ impl Body for RequestBody {
             BodySource::Empty => true,
             BodySource::Client(body) => body.is_end_stream(),
             BodySource::Replayed(body) => body.is_end_stream(),
+            BodySource::Mirrored(_) => false,
         };
         is_over && self.waits.is_none()
     }
@@ -210,6 +253,7 @@ impl Body for RequestBody {
             BodySource::Empty => SizeHint::with_exact(0),
             BodySource::Client(body) => body.size_hint(),
             BodySource::Replayed(body) => body.size_hint(),
+            BodySource::Mirrored(body) => body.hint(),
         }
     }
 }

@@ -49,9 +49,13 @@ pub(super) async fn forward(
         Ok(Answered::Instance(mut answer, upstream, route)) => {
             record.answered();
             record.tells(answer.status(), answer.headers());
+            let cookie = record.take_cookie();
             let change = |headers: &mut HeaderMap| {
                 if let Some(route) = &route {
                     change_headers(headers, &route.response_headers);
+                }
+                if let Some(cookie) = &cookie {
+                    headers.append(header::SET_COOKIE, cookie.clone());
                 }
             };
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -12,6 +12,7 @@ use causeway_routing::{
     permit::Caller,
     route::{Candidate, Destination},
     snapshot::Instance,
+    sticky::StickyKey,
 };
 use parking_lot::Mutex;
 use tokio::sync::{Notify, futures::Notified};
@@ -48,6 +49,7 @@ struct KeptState {
 pub(super) struct CallWish<'a> {
     pub(super) candidate: &'a Candidate,
     pub(super) caller: &'a Arc<Caller>,
+    pub(super) key: Option<StickyKey>,
     /// The instance of this zone that was picked for it.
     pub(super) picked: Option<&'a Arc<Instance>>,
     /// Numbers of the instances that come after the others.
@@ -187,7 +189,10 @@ impl CallWish<'_> {
             && facts.caller == *self.caller
             && !self.avoided.contains(&facts.instance)
             && match &facts.server {
-                UpstreamServer::Gateway(_) => true,
+                UpstreamServer::Gateway(_) => facts.key == self.key,
+                UpstreamServer::Instance(_) if self.key.is_some() => {
+                    self.picked.is_some_and(|picked| shared.serves(picked))
+                }
                 UpstreamServer::Instance(_) => {
                     let tags = &self.candidate.tags;
                     self.list.iter().any(|instance| {

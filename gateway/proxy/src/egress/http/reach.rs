@@ -12,6 +12,7 @@ use causeway_routing::{
     retry::FailedTries,
     route::{Candidate, Request as RouteRequest, Why, route},
     snapshot::Snapshot,
+    sticky::StickyKey,
 };
 use causeway_telemetry::ConnectionOutcome;
 use http::{Request, Version};
@@ -42,6 +43,8 @@ pub(super) struct ReachOrder {
     pub(super) caller: Arc<Caller>,
     /// Split of the route that rules it, in the place of the service's own.
     pub(super) split: Option<Arc<[SplitArm]>>,
+    /// Decides in the place of chance.
+    pub(super) key: Option<StickyKey>,
     /// Every decision for this request is drawn from it.
     pub(super) seed: u64,
     /// Requests of the service that were under way when it began.
@@ -122,6 +125,7 @@ async fn find(
         connection: connection.id(),
         target: &arrival.target,
         split: order.split.clone(),
+        key: order.key,
         caller: order.caller.clone(),
         come_through: connection.come_through(order.open).await,
         cut: connection.opened.handle().cut(),
@@ -179,7 +183,9 @@ async fn open(
 
 /// First choice for a request, and the reason for it. `None`: there is none now.
 fn decide(connection: &HttpConnection, order: &ReachOrder, snapshot: &Snapshot) -> Option<(Candidate, Why)> {
-    let question = RouteRequest::new(connection.arrival.target.clone()).with_split(order.split.clone());
+    let question = RouteRequest::new(connection.arrival.target.clone())
+        .with_split(order.split.clone())
+        .with_key(order.key);
     let decision = route(snapshot, &question, SmallRng::seed_from_u64(order.seed));
     let why = decision.why();
     decision.first().cloned().map(|candidate| (candidate, why))
@@ -199,10 +205,10 @@ async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<Http
             let service = &connection.arrival.target.service;
             let list = snapshot.instances.get(service).unwrap_or(&none);
             let avoided = avoided(&snapshot, service, &candidate);
-            let picked = pick_instance(list, &candidate, &avoided, &mut shared.rng());
+            let picked = pick_instance(list, &candidate, &avoided, order.key, &mut shared.rng());
             // One that costs a round trip whichever stream it goes on may have any instance of the other zone.
             let fits = |upstream: &HttpUpstream| {
-                upstream.serves(&candidate, picked, &order.caller)
+                upstream.serves(&candidate, picked, &order.caller, order.key)
                     && !avoided.contains(&upstream.facts.instance)
                     && !(order.is_harmless && upstream.facts.is_lent)
             };
@@ -236,7 +242,8 @@ async fn share<'a>(
             let wish = CallWish {
                 candidate: &candidate,
                 caller: &order.caller,
-                picked: pick_instance(list, &candidate, &avoided, &mut shared.rng()),
+                key: order.key,
+                picked: pick_instance(list, &candidate, &avoided, order.key, &mut shared.rng()),
                 avoided: &avoided,
                 list,
                 has_waited,

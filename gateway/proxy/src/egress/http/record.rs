@@ -42,6 +42,8 @@ pub(super) struct RequestRecord {
     leaves_body: bool,
     /// An instance has begun to answer, or the gateway has.
     answered: bool,
+    /// Cookie that its client is given.
+    cookie: Option<HeaderValue>,
     /// Place within the limit of its service's requests.
     place: Option<UseGuard>,
 }
@@ -70,6 +72,7 @@ impl RequestRecord {
             takes_interim: false,
             leaves_body: false,
             answered: false,
+            cookie: None,
             place: None,
         }
     }
@@ -160,6 +163,21 @@ impl RequestRecord {
     /// Takes up who asks, and the rule that decided.
     pub(super) fn asked_by(&mut self, found: &FoundCaller, rule: Rule) {
         self.edit(|summary| (summary.caller, summary.rule) = (found.caller.clone(), Some(rule)));
+    }
+
+    /// Takes up the rule that decided about the request itself.
+    pub(super) fn permitted_by(&mut self, rule: Rule) {
+        self.edit(|summary| summary.rule = Some(rule));
+    }
+
+    /// Gives its client this cookie with the answer.
+    pub(super) fn marks(&mut self, cookie: Option<HeaderValue>) {
+        self.cookie = cookie;
+    }
+
+    /// The cookie that its client is given, once.
+    pub(super) fn take_cookie(&mut self) -> Option<HeaderValue> {
+        self.cookie.take()
     }
 
     /// Takes up the route that rules it.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
-use causeway_telemetry::ConnectionOutcome;
+use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
 use http::{Response, header};
 use http_body_util::Full;
 use tokio::{io::AsyncReadExt as _, time::timeout};
@@ -46,6 +46,15 @@ pub(super) fn refuse_unfit(
     unfit: &UnfitRequest,
     is_call: bool,
 ) -> Response<Bytes> {
+    if let UnfitRequest::Forbidden(rule) = unfit {
+        let outcome = ConnectionOutcome::refused_here(StreamRefusal::Forbidden);
+        record.permitted_by(rule.clone());
+        record.unserved(outcome, 0);
+        return match is_call {
+            true => own_grpc_answer(outcome),
+            false => own_answer(outcome),
+        };
+    }
     record.unserved(ConnectionOutcome::BadRequest, 0);
     let id = connection.id();
     tracing::debug!(connection = %id, error = %unfit, "a request cannot be forwarded");

@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     body::RequestBody,
-    tasks::ConnectionTasks,
     upstream::{HttpUpstream, TakenUpstream, UpstreamFacts, UpstreamServer},
     upstream_io::CarriedBytes,
 };
@@ -27,6 +26,7 @@ use crate::{
         MAX_CALLS, MAX_HEAD_BYTES, MAX_SEND_BUFFER_BYTES, SHARED_MAX_AGE, UPSTREAM_STREAM_WINDOW,
         UPSTREAM_WINDOW,
     },
+    tasks::ConnectionTasks,
 };
 
 /// Connection that is kept for the requests of one client. They hold it by themselves: it closes once they and this are gone.

@@ -14,6 +14,7 @@ use causeway_routing::{
     permit::Caller,
     route::{Candidate, Destination},
     snapshot::Instance,
+    sticky::StickyKey,
 };
 use causeway_telemetry::Role;
 use http::{Request, Response, StatusCode, Version, header};
@@ -70,6 +71,8 @@ pub(super) struct UpstreamFacts {
     /// Number of the instance; 0: the gateway that has it does not say.
     pub(super) instance: u64,
     pub(super) traffic: Arc<UpstreamTraffic>,
+    /// Key that decided about it.
+    pub(super) key: Option<StickyKey>,
     /// Caller that the other side was told of when it was opened.
     pub(super) caller: Arc<Caller>,
     /// The far gateway lends it, and takes it back: so that the next request may have any instance, another one is opened for it.
@@ -95,7 +98,10 @@ impl TakenUpstream {
         connected: ConnectedUpstream,
     ) -> Option<Self> {
         let ConnectedUpstream {
-            upstream, candidate, ..
+            upstream,
+            candidate,
+            key,
+            ..
         } = connected;
         let (instance, is_lent, is_warm, early_bytes) = match &upstream {
             Upstream::Instance(connection) => (connection.instance.number(), false, connection.is_warm, 0),
@@ -110,6 +116,7 @@ impl TakenUpstream {
         let counters = shared.metrics.byte_counters(Role::Egress, service.as_str());
         let facts = Arc::new(UpstreamFacts {
             candidate,
+            key,
             server,
             instance,
             traffic: Arc::new(UpstreamTraffic::new(counters)),
@@ -215,12 +222,13 @@ impl HttpUpstream {
         candidate: &Candidate,
         picked: Option<&Arc<Instance>>,
         caller: &Arc<Caller>,
+        key: Option<StickyKey>,
     ) -> bool {
         let facts = &self.facts;
         facts.candidate.asks_like(candidate)
             && facts.caller == *caller
             && match &facts.server {
-                UpstreamServer::Gateway(_) => true,
+                UpstreamServer::Gateway(_) => facts.key == key,
                 UpstreamServer::Instance(own) => {
                     picked.is_some_and(|picked| picked.id == own.id && picked.address == own.address)
                 }
@@ -329,10 +337,12 @@ pub(super) fn pick_instance<'s>(
     list: &'s InstanceList,
     candidate: &'s Candidate,
     avoided: &[u64],
+    key: Option<StickyKey>,
     rng: &mut SmallRng,
 ) -> Option<&'s Arc<Instance>> {
     let picked = || {
         Choice::new(list, &candidate.tags)
+            .keyed(key)
             .after(avoided)
             .pick(uptime(), rng)
     };

@@ -12,14 +12,16 @@ use super::{
     preface::RecognisedClient,
     refuse::refuse_one,
     serve::{DriveStep, HttpConnection, drive},
-    tasks::ConnectionTasks,
 };
-use crate::http::{
-    limits::{
-        CLIENT_STREAM_WINDOW, CLIENT_WINDOW, MAX_CONCURRENT_STREAMS, MAX_HEAD_BYTES, MAX_MISTAKEN_STREAMS,
-        MAX_PENDING_RESETS, MAX_SEND_BUFFER_BYTES,
+use crate::{
+    http::{
+        limits::{
+            CLIENT_STREAM_WINDOW, CLIENT_WINDOW, MAX_CONCURRENT_STREAMS, MAX_HEAD_BYTES,
+            MAX_MISTAKEN_STREAMS, MAX_PENDING_RESETS, MAX_SEND_BUFFER_BYTES,
+        },
+        version2::fault_of,
     },
-    version2::fault_of,
+    tasks::ConnectionTasks,
 };
 
 /// Serves a client to its end.

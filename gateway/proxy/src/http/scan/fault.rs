@@ -43,7 +43,7 @@ pub(crate) enum RequestFault {
     TrailersTooLong,
     /// The head did not come to its end in time.
     Slow,
-    /// A route looks at the path, of which programs make different things.
+    /// A route or permission looks at the path, of which programs make different things.
     UnclearPath,
 }
 

@@ -84,6 +84,22 @@ pub(crate) struct Scanned {
     pub(crate) fault: Option<RequestFault>,
 }
 
+/// Next part of what is scanned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScannedPart {
+    /// A whole head, which may pass.
+    Head {
+        length: usize,
+        /// The connection may change to another protocol after it.
+        may_upgrade: bool,
+    },
+    /// Bytes of a body, or of another protocol, which may pass.
+    Rest(usize),
+    /// Nothing may pass before more has come, or before it is known what comes next.
+    Nothing,
+    Fault(RequestFault),
+}
+
 /// Progress of a scan by one step.
 enum Step {
     Passed(usize),
@@ -145,18 +161,31 @@ impl RequestScanner {
     pub(crate) fn scan(&mut self, bytes: &[u8]) -> Scanned {
         let mut passed = 0;
         let fault = loop {
-            let rest = bytes.get(passed..).unwrap_or_default();
-            match self.step(rest) {
-                Step::Passed(more) => passed += more,
-                Step::Partial => break None,
-                Step::Fault(fault) => {
-                    let in_body = self.is_in_body();
-                    self.place = ScanPlace::Fault { fault, in_body };
-                    break Some(fault);
-                }
+            match self.next_part(bytes.get(passed..).unwrap_or_default()) {
+                ScannedPart::Head { length, .. } | ScannedPart::Rest(length) => passed += length,
+                ScannedPart::Nothing => break None,
+                ScannedPart::Fault(fault) => break Some(fault),
             }
         };
         Scanned { passed, fault }
+    }
+
+    /// Looks at bytes as [`RequestScanner::scan`] does, up to the end of a head or of what else there is of one kind.
+    pub(crate) fn next_part(&mut self, bytes: &[u8]) -> ScannedPart {
+        let is_head = matches!(self.place, ScanPlace::Head { .. });
+        match self.step(bytes) {
+            Step::Passed(length) if is_head => ScannedPart::Head {
+                length,
+                may_upgrade: self.may_upgrade,
+            },
+            Step::Passed(length) => ScannedPart::Rest(length),
+            Step::Partial => ScannedPart::Nothing,
+            Step::Fault(fault) => {
+                let in_body = self.is_in_body();
+                self.place = ScanPlace::Fault { fault, in_body };
+                ScannedPart::Fault(fault)
+            }
+        }
     }
 
     fn step(&mut self, bytes: &[u8]) -> Step {

@@ -2,6 +2,7 @@
 
 mod belonging;
 mod invariants;
+mod keyed;
 mod rules;
 
 use crate::{snapshot::Link, testbed};

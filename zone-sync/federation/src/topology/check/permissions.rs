@@ -7,14 +7,12 @@ use super::{
         diagnostic::{Diagnostic, Span},
         fields::{Listed, Spanned},
         model::TierZone,
-        permissions::{CallerSelector, DefaultPermission, Who},
-        raw::{Service, Zone},
+        permissions::{CallerSelector, DefaultPermission, PermissionEntry, Who},
+        raw::{Permitted, Service, Zone},
     },
     Context,
 };
 use crate::name::{ServiceName, ZoneName};
-
-type Callers = Listed<Spanned<CallerSelector>>;
 
 pub(super) fn check(context: &Context<'_>) {
     for service in &context.file.services {
@@ -23,6 +21,9 @@ pub(super) fn check(context: &Context<'_>) {
         reserved(context, service);
         let dead = entries(context, service);
         nobody(context, service, dead);
+        for caller in service.routes.iter().flat_map(|route| route.value.callers()) {
+            never(context, &caller.value, &caller.span);
+        }
     }
     instances(context);
 }
@@ -123,33 +124,41 @@ fn entries(context: &Context<'_>, service: &Service) -> usize {
         service.deny.as_ref().unwrap_or(&none),
     );
     for entry in &deny.items {
-        never(context, entry);
+        never(context, &entry.value.callers, &entry.span);
     }
-    let dead = allow
+    // What could not be compiled has been reported, and covers nothing.
+    let compiled = deny
         .items
         .iter()
-        .filter(|entry| never(context, entry) || shadowed(context, entry, deny));
+        .map(|entry| Some((entry.value.compiled()?, &entry.span)));
+    let denied: Vec<(PermissionEntry, &Span)> = compiled.flatten().collect();
+    let dead = allow.items.iter().filter(|entry| {
+        never(context, &entry.value.callers, &entry.span) || shadowed(context, entry, &denied)
+    });
     dead.count()
 }
 
-fn shadowed(context: &Context<'_>, entry: &Spanned<CallerSelector>, deny: &Callers) -> bool {
-    let Some(by) = deny.items.iter().find(|denied| denied.value.covers(&entry.value)) else {
+fn shadowed(context: &Context<'_>, entry: &Spanned<Permitted>, deny: &[(PermissionEntry, &Span)]) -> bool {
+    let Some(permitted) = entry.value.compiled() else {
         return false;
     };
-    let message = format!("`{}` is denied, so this lets nobody in", entry.value);
+    let Some((_, by)) = deny.iter().find(|(denied, _)| denied.covers(&permitted)) else {
+        return false;
+    };
+    let message = format!("`{permitted}` is denied, so this lets nobody in");
     let found = Diagnostic::warning("shadowed-caller", &entry.span, message)
-        .related(&by.span, "`deny` beats `allow`")
+        .related(by, "`deny` beats `allow`")
         .hint("remove one of the two");
     context.sink.push(found);
     true
 }
 
-fn never(context: &Context<'_>, entry: &Spanned<CallerSelector>) -> bool {
-    let Some((why, hint)) = impossible(context, &entry.value) else {
+fn never(context: &Context<'_>, callers: &CallerSelector, span: &Span) -> bool {
+    let Some((why, hint)) = impossible(context, callers) else {
         return false;
     };
-    let message = format!("no caller can ever be `{}`: {why}", entry.value);
-    let found = Diagnostic::warning("caller-never-matches", &entry.span, message).hint(hint);
+    let message = format!("no caller can ever be `{callers}`: {why}");
+    let found = Diagnostic::warning("caller-never-matches", span, message).hint(hint);
     context.sink.push(found);
     true
 }
@@ -245,7 +254,11 @@ fn nobody(context: &Context<'_>, service: &Service, dead: usize) {
     let message = match allow.items.len() {
         0 => format!("nobody may call `{name}`: `allow` is empty"),
         all if all == dead => format!("nobody may call `{name}`: no entry of `allow` lets anybody in"),
-        _ if allow.items.iter().all(|entry| shut_out(service, &entry.value)) => {
+        _ if allow
+            .items
+            .iter()
+            .all(|entry| shut_out(service, &entry.value.callers)) =>
+        {
             format!(
                 "nobody in another zone may call `{name}`: it is not exported to the zones of its callers"
             )

@@ -4,7 +4,7 @@ use super::{
     super::{
         diagnostic::{Diagnostic, Span},
         model::TierZone,
-        permissions::Who,
+        permissions::{CallerSelector, Who},
     },
     Context,
 };
@@ -39,14 +39,21 @@ pub(super) fn check(context: &Context<'_>) {
             zone_exists(context, &zone.value, &zone.span);
         }
         let lists = [&service.allow, &service.deny].into_iter().flatten();
-        for caller in lists.flat_map(|callers| &callers.items) {
-            if let Some(zone) = &caller.value.zone {
-                zone_exists(context, zone, &caller.span);
-            }
-            if let Who::Service(name) = &caller.value.who {
-                caller_exists(context, name, &caller.span);
-            }
+        for entry in lists.flat_map(|entries| &entries.items) {
+            selected(context, &entry.value.callers, &entry.span);
         }
+        for caller in service.routes.iter().flat_map(|route| route.value.callers()) {
+            selected(context, &caller.value, &caller.span);
+        }
+    }
+}
+
+fn selected(context: &Context<'_>, callers: &CallerSelector, span: &Span) {
+    if let Some(zone) = &callers.zone {
+        zone_exists(context, zone, span);
+    }
+    if let Who::Service(name) = &callers.who {
+        caller_exists(context, name, span);
     }
 }
 

@@ -15,14 +15,21 @@ pub(super) fn check(context: &Context<'_>) {
     patterns(context);
     for service in &context.file.services {
         names(context, service);
+        mirrors(context, service);
         reach(context, service);
     }
 }
 
 /// Compiles every pattern once, however often it is used.
 fn patterns<'a>(context: &Context<'a>) {
-    let routes = context.file.services.iter().flat_map(|service| &service.routes);
-    let conditions = routes.filter_map(|route| route.value.conditions.as_ref());
+    let services = &context.file.services;
+    let routes = services.iter().flat_map(|service| &service.routes);
+    let of_routes = routes.filter_map(|route| route.value.conditions.as_ref());
+    let lists = services
+        .iter()
+        .flat_map(|service| [&service.allow, &service.deny].into_iter().flatten());
+    let entries = lists.flat_map(|entries| &entries.items);
+    let conditions = of_routes.chain(entries.map(|entry| &entry.value.requests));
     let mut known: BTreeMap<&'a str, Result<PathPattern, PatternError>> = BTreeMap::new();
     for pattern in conditions.filter_map(|conditions| conditions.pattern.as_ref()) {
         let text = pattern.text.value.as_str();
@@ -45,7 +52,9 @@ fn patterns<'a>(context: &Context<'a>) {
                     PatternError::Syntax(_) => {
                         "the syntax is that of https://docs.rs/regex, for ASCII: without look-around and back-references"
                     }
-                    PatternError::TooLarge => "count fewer repetitions, or use `path_prefix`",
+                    PatternError::TooLarge => {
+                        "count fewer repetitions, put `^` before it, or use `path_prefix`"
+                    }
                 };
                 let message = format!("this is not a pattern for paths: {error}");
                 let found = Diagnostic::error("bad-pattern", &pattern.text.span, message);
@@ -70,6 +79,45 @@ fn names(context: &Context<'_>, service: &Service) {
             let found = Diagnostic::error("duplicate-route", &name.span, message)
                 .related(first, "first given here")
                 .hint("the access log and the metrics tell routes apart by their names");
+            context.sink.push(found);
+        }
+    }
+}
+
+/// Copies go to a service that is there and speaks as the one that they are of, and not where the requests go in any case.
+fn mirrors(context: &Context<'_>, service: &Service) {
+    for mirror in service
+        .routes
+        .iter()
+        .filter_map(|route| route.value.mirror.as_ref())
+    {
+        let name = mirror.value.service.as_ref().unwrap_or(&service.name.value);
+        if *name == service.name.value {
+            if mirror.value.tags.is_empty() {
+                let message = "these copies go where the requests go";
+                let found = Diagnostic::error("mirrors-itself", &mirror.span, message);
+                let hint = "name another `service`, or `tags` of instances that take no requests";
+                context.sink.push(found.hint(hint));
+            }
+            continue;
+        }
+        let Some(other) = context.services.get(name) else {
+            let known = context.services.keys().map(|service| service.as_str());
+            let message = format!("there is no service `{name}`");
+            let found = Diagnostic::error("unknown-service", &mirror.span, message)
+                .did_you_mean(context.sink.nearest(name.as_str(), known))
+                .hint("services are declared under `services`");
+            context.sink.push(found);
+            continue;
+        };
+        let protocols = service.protocol.as_ref().zip(other.protocol.as_ref());
+        if let Some((own, others)) = protocols
+            && own.value != others.value
+        {
+            let message = format!("`{name}` does not speak the protocol of these requests");
+            let found = Diagnostic::error("mirror-speaks-otherwise", &mirror.span, message)
+                .related(&others.span, "it speaks this one")
+                .hint("copies go to a service with the same `protocol`");
             context.sink.push(found);
         }
     }

@@ -147,6 +147,26 @@ fn protocol(context: &Context<'_>, service: &Service) {
             .hint("set `protocol: http` or `protocol: grpc`, or remove the routes");
         context.sink.push(found);
     }
+    let entries = [&service.allow, &service.deny].into_iter().flatten();
+    let mut entries = entries.flat_map(|entries| &entries.items);
+    if !matches!(protocol.value, Protocol::Http | Protocol::Grpc)
+        && let Some(entry) = entries.find(|entry| entry.value.is_of_requests())
+    {
+        let message =
+            "methods and paths are those of HTTP requests, and this service is not `http` or `grpc`";
+        let found = Diagnostic::error("permissions-need-http", &entry.span, message)
+            .hint("set `protocol: http` or `protocol: grpc`, or leave methods and paths out of the entry");
+        context.sink.push(found);
+    }
+    if let Some(sticky) = &service.policies.sticky
+        && sticky.value.is_of_requests()
+        && !matches!(protocol.value, Protocol::Http | Protocol::Grpc)
+    {
+        let message = "cookies and headers are those of requests, and this service is not `http` or `grpc`";
+        let found = Diagnostic::error("sticky-needs-http", &sticky.span, message)
+            .hint("set `protocol: http` or `protocol: grpc`, or write `sticky: { by: caller }`");
+        context.sink.push(found);
+    }
     requests(context, service, protocol.value);
 }
 

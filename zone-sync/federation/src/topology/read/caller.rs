@@ -4,10 +4,11 @@ use super::super::{
     diagnostic::{Diagnostic, Sink},
     fields::{Fields, Listed, MapKind, Spanned, items},
     permissions::{CallerSelector, DefaultPermission, IdentitySelector, Permissions, Who},
+    raw::{Conditions, Permitted},
     scalar,
     tree::{Node, Value},
 };
-use super::tags::tags;
+use super::{route::conditions, service::report_empty, tags::tags};
 use crate::name::CallerIdentity;
 
 /// Entries of one `allow` or `deny`.
@@ -34,12 +35,39 @@ pub(super) const PERMISSIONS: MapKind = MapKind {
 };
 pub(super) const CALLER: MapKind = MapKind {
     what: "a caller",
-    keys: &["service", "zone", "tags", "identity"],
+    keys: &[
+        "service",
+        "zone",
+        "tags",
+        "identity",
+        "methods",
+        "path",
+        "path_prefix",
+        "path_regex",
+        "grpc",
+    ],
     meant: &[
         ("services", "an entry names one service; write an entry for each"),
         ("zones", "an entry names one zone; write an entry for each"),
+        ("method", "write `methods: [GET]`"),
+        ("prefix", "write `path_prefix: /api`"),
+        ("regex", "write `path_regex: '^/v[0-9]+/'`"),
+        ("host", "permissions look at methods and paths"),
+        (
+            "header",
+            "permissions look at methods and paths; anybody can send any header",
+        ),
     ],
 };
+pub(super) const ROUTE_CALLER: MapKind = MapKind {
+    what: "a caller",
+    keys: &WHO,
+    meant: &[("methods", "write it beside `caller`, in `match`")],
+};
+/// Callers that one route is for.
+const MAX_ROUTE_CALLERS: usize = 32;
+/// Keys of a caller that say who it is.
+const WHO: [&str; 4] = ["service", "zone", "tags", "identity"];
 
 pub(super) fn permissions(node: &Node, sink: &Sink) -> Option<Permissions> {
     let fields = Fields::open(node, &node.span, &PERMISSIONS, sink)?;
@@ -69,13 +97,37 @@ fn default_permission(node: &Node, sink: &Sink) -> Option<DefaultPermission> {
 }
 
 /// `what` is the key, for messages.
-pub(super) fn callers(node: &Node, what: &str, sink: &Sink) -> Option<Listed<Spanned<CallerSelector>>> {
+pub(super) fn callers(node: &Node, what: &str, sink: &Sink) -> Option<Listed<Spanned<Permitted>>> {
     items(node, what, MAX_CALLERS, sink, caller)
 }
 
-fn caller(node: &Node, sink: &Sink) -> Option<Spanned<CallerSelector>> {
+fn caller(node: &Node, sink: &Sink) -> Option<Spanned<Permitted>> {
     let value = match &node.value {
         Value::Map(_) => mapping(node, sink)?,
+        _ => Permitted {
+            callers: short(node, sink)?,
+            requests: Conditions::default(),
+        },
+    };
+    let span = node.span.clone();
+    Some(Spanned { value, span })
+}
+
+/// Callers of a route's requests: one, or a list of them.
+pub(super) fn callers_of_route(node: &Node, sink: &Sink) -> Option<Vec<Spanned<CallerSelector>>> {
+    match &node.value {
+        Value::List(_) => {
+            let read = items(node, "`caller`", MAX_ROUTE_CALLERS, sink, caller_of_route)?;
+            report_empty(node, "`caller`", "leave it out for every caller", sink);
+            (read.complete && !read.items.is_empty()).then_some(read.items)
+        }
+        _ => Some(vec![caller_of_route(node, sink)?]),
+    }
+}
+
+fn caller_of_route(node: &Node, sink: &Sink) -> Option<Spanned<CallerSelector>> {
+    let value = match &node.value {
+        Value::Map(_) => selector(&Fields::open(node, &node.span, &ROUTE_CALLER, sink)?, node, sink)?,
         _ => short(node, sink)?,
     };
     let span = node.span.clone();
@@ -121,9 +173,18 @@ fn who(read: &Spanned<String>, sink: &Sink) -> Option<Who> {
     }
 }
 
-fn mapping(node: &Node, sink: &Sink) -> Option<CallerSelector> {
+fn mapping(node: &Node, sink: &Sink) -> Option<Permitted> {
     let fields = Fields::open(node, &node.span, &CALLER, sink)?;
-    if !CALLER.keys.iter().any(|key| fields.has(key)) {
+    let requests = conditions::of_requests(&fields, &node.span, "an entry", sink);
+    let callers = selector(&fields, node, sink)?;
+    Some(Permitted {
+        callers,
+        requests: requests?,
+    })
+}
+
+fn selector(fields: &Fields<'_>, node: &Node, sink: &Sink) -> Option<CallerSelector> {
+    if !WHO.iter().any(|key| fields.has(key)) {
         if !fields.has_strays() {
             let message = "this entry names nobody";
             let hint = "name a `service`, `zone`, `tags` or `identity`; `\"*\"` means everyone";

@@ -11,14 +11,18 @@
 //! `causeway get` shows it once gateway/api/src/admin/view/ does.
 
 mod caller;
+mod defaults;
 mod policy;
 mod retry;
 mod route;
 mod service;
 mod source;
+mod sticky;
 mod tags;
 mod trust_domain;
 mod zone;
+
+pub(super) use defaults::{DefaultKeys, defaults, merged};
 
 use std::time::Duration;
 
@@ -52,6 +56,7 @@ const FILE: MapKind = MapKind {
         "apply_from",
         "permissions",
         "zones",
+        "defaults",
         "services",
     ],
     meant: &[],
@@ -75,6 +80,7 @@ pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("dns", &DNS),
     ("permissions", &caller::PERMISSIONS),
     ("caller", &caller::CALLER),
+    ("route_caller", &caller::ROUTE_CALLER),
     ("tls", &TLS),
     ("trust_domain", &trust_domain::TRUST_DOMAIN),
     ("zone", &zone::ZONE),
@@ -84,6 +90,7 @@ pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("dns_source", &source::DNS_SOURCE),
     ("instance", &zone::INSTANCE),
     ("service", &service::SERVICE),
+    ("defaults_entry", &defaults::DEFAULTS),
     ("health", &policy::HEALTH),
     ("arm", &service::ARM),
     ("tier", &service::TIER),
@@ -93,6 +100,7 @@ pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("outlier", &policy::OUTLIER),
     ("limits", &policy::LIMITS),
     ("connections", &policy::CONNECTIONS),
+    ("sticky", &sticky::STICKY),
     ("route", &route::ROUTE),
     ("match", &route::MATCH),
     ("grpc_match", &route::GRPC),
@@ -128,6 +136,9 @@ pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {
     let trust_domain = fields.required("trust_domain", |node, sink| {
         scalar::domain(node, "a trust domain", sink)
     });
+    let given = fields
+        .optional("defaults", defaults::defaults)
+        .unwrap_or_default();
     Some(File {
         trust_domain,
         trust_domains: fields
@@ -140,7 +151,9 @@ pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {
             .optional("permissions", caller::permissions)
             .unwrap_or(Permissions::UNSET),
         zones: fields.required("zones", zones).unwrap_or_default(),
-        services: fields.optional("services", services).unwrap_or_default(),
+        services: fields
+            .optional("services", |node, sink| services(node, &given, sink))
+            .unwrap_or_default(),
     })
 }
 
@@ -206,15 +219,14 @@ fn zones(node: &Node, sink: &Sink) -> Option<Vec<super::raw::Zone>> {
     Some(entries.filter_map(|entry| zone::zone(entry, sink)).collect())
 }
 
-fn services(node: &Node, sink: &Sink) -> Option<Vec<super::raw::Service>> {
+fn services(node: &Node, given: &[DefaultKeys<'_>], sink: &Sink) -> Option<Vec<super::raw::Service>> {
     let entries = map(node, &node.span, "`services`", sink)?;
     check_limit(entries.len(), MAX_SERVICES, "`services`", &first_line(node), sink);
     let entries = entries.iter().take(MAX_SERVICES);
-    Some(
-        entries
-            .filter_map(|entry| service::service(entry, sink))
-            .collect(),
-    )
+    let read = |entry| service::service(&defaults::merged(entry, given).entry, sink);
+    let services = entries.filter_map(read).collect();
+    defaults::unused(given, sink);
+    Some(services)
 }
 
 fn first_line(node: &Node) -> Span {

@@ -11,7 +11,7 @@ use super::{
         scalar::{self, OWN},
         tree::{MapEntry, Node, Value},
     },
-    MAX_ZONES, caller, policy, retry, route,
+    MAX_ZONES, caller, policy, retry, route, sticky,
     tags::{pairs, tags},
     zone::weight,
 };
@@ -21,12 +21,14 @@ pub(super) const MAX_ARMS: usize = 32;
 const MAX_TIERS: usize = 32;
 const MAX_ROUTES: usize = 128;
 const DEFAULT_WEIGHT: u32 = 1;
+const MAX_CLASS_BYTES: usize = 63;
 /// Shorter ones end connections that merely wait for an answer.
 const IDLE_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
 pub(super) const SERVICE: MapKind = MapKind {
     what: "a service",
     keys: &[
+        "class",
         "port",
         "protocol",
         "health",
@@ -43,6 +45,7 @@ pub(super) const SERVICE: MapKind = MapKind {
         "outlier",
         "limits",
         "forwarded",
+        "sticky",
         "early",
         "idle_timeout",
         "connections",
@@ -77,7 +80,7 @@ pub(super) const TIER: MapKind = MapKind {
 /// Keys that the file may have already, though nothing acts on it in this version.
 const NOT_IN_FORCE: [&str; 2] = ["spill", "failback"];
 /// Keys that say nothing of a service whose requests are not looked at.
-const OF_REQUESTS: [&str; 4] = ["timeout", "retry", "outlier", "forwarded"];
+pub(super) const OF_REQUESTS: [&str; 4] = ["timeout", "retry", "outlier", "forwarded"];
 
 const PROTOCOLS: [(&str, Protocol); 5] = [
     ("tcp", Protocol::Tcp),
@@ -97,7 +100,35 @@ pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
     let Some(fields) = fields else {
         return Some(service);
     };
+    fields.optional("class", class);
     service.port = fields.required("port", scalar::port);
+    read_keys(&mut service, &fields);
+    Some(service)
+}
+
+/// Word by which `defaults` know a service.
+pub(super) fn class(node: &Node, sink: &Sink) -> Option<String> {
+    let how = "use up to 63 of a-z, 0-9 and `-`";
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    scalar::token(node, "a class of services", how, MAX_CLASS_BYTES, allowed, sink)
+}
+
+/// Reads the keys of an entry of `defaults`, to say at once what is wrong with them.
+pub(super) fn read_defaults(node: &Node, sink: &Sink) {
+    let quiet = Sink::default();
+    if let Some(fields) = Fields::open(node, &node.span, &SERVICE, &quiet) {
+        let fields = fields.reporting_to(sink);
+        let name = ServiceName::new("defaults").map(|value| Spanned {
+            value,
+            span: node.span.clone(),
+        });
+        if let Ok(name) = name {
+            read_keys(&mut empty(name), &fields);
+        }
+    }
+}
+
+fn read_keys(service: &mut Service, fields: &Fields<'_>) {
     if fields.has("protocol") {
         service.protocol = fields.optional("protocol", protocol);
     }
@@ -122,20 +153,11 @@ pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
         .map(|routes| routes.items)
         .unwrap_or_default();
     let limits = fields.optional("limits", policy::limits).unwrap_or_default();
-    service.policies = policies(&fields, limits.0);
-    service.of_requests = given(&fields, &OF_REQUESTS);
+    service.policies = policies(fields, limits.0);
+    service.of_requests = given(fields, &OF_REQUESTS);
     service.of_requests.extend(limits.1);
     service.early_at = fields.key_span("early").filter(|_| service.early);
-    service.waiting = given(&fields, &NOT_IN_FORCE);
-    let mirrors = service
-        .routes
-        .iter()
-        .filter_map(|route| route.value.mirror.as_ref());
-    service.waiting.extend(mirrors.map(|mirror| Spanned {
-        value: "mirror",
-        span: mirror.span.clone(),
-    }));
-    Some(service)
+    service.waiting = given(fields, &NOT_IN_FORCE);
 }
 
 const FORWARDED: [(&str, ForwardedFields); 3] = [
@@ -183,6 +205,10 @@ fn policies(fields: &Fields<'_>, limits: RouteLimits) -> Policies {
         retry: fields.optional("retry", retry::retry),
         outlier: fields.optional("outlier", policy::outlier),
         limits,
+        sticky: fields
+            .optional("sticky", sticky::sticky)
+            .zip(fields.key_span("sticky"))
+            .map(|(value, span)| Spanned { value, span }),
     }
 }
 

@@ -8,13 +8,14 @@ use std::{
 use super::{
     super::{
         super::{
-            diagnostic::{Diagnostic, Sink},
+            diagnostic::{Diagnostic, Sink, Span},
             fields::{Fields, MapKind, Spanned, check_limit, items, map},
             raw::{Conditions, Pattern},
             routes::{PathMatch, RouteMatch},
             scalar::{self, MAX_TEXT_BYTES, shortened},
             tree::{MapEntry, Node, Value},
         },
+        caller,
         service::report_empty,
     },
     headers::{self, HEADER_VALUE_HINT},
@@ -39,8 +40,10 @@ pub(in super::super) const MATCH: MapKind = MapKind {
         "host",
         "header",
         "query",
+        "caller",
     ],
     meant: &[
+        ("callers", "write `caller: web`, or `caller: [web, batch@east]`"),
         ("method", "write `methods: [GET]`"),
         ("headers", "write `header: { x-canary: \"1\" }`"),
         ("prefix", "write `path_prefix: /beta`"),
@@ -60,37 +63,67 @@ const PATHS: [&str; 4] = ["path", "path_prefix", "path_regex", "grpc"];
 /// `None`: one of them could not be read, so that nothing can be concluded from the rest.
 pub(super) fn conditions(node: &Node, sink: &Sink) -> Option<Conditions> {
     let fields = Fields::open(node, &node.span, &MATCH, sink)?;
-    let given: Vec<_> = PATHS.iter().filter(|key| fields.has(key)).collect();
-    if given.len() > 1 {
-        let message = "`match` has at most one of the keys `path`, `path_prefix`, `path_regex` and `grpc`";
-        let found = Diagnostic::error("one-of", &node.span, message);
-        sink.push(found.hint("keep one of them, or write a route for each"));
-    }
-    let methods = given_or_none(&fields, "methods", methods);
-    let exact = given_or_none(&fields, "path", |node, sink| {
-        compared_path(node, "a path", sink).map(PathMatch::Exact)
-    });
-    let prefix = given_or_none(&fields, "path_prefix", |node, sink| {
-        let path = compared_path(node, "the beginning of a path", sink)?;
-        Some(PathMatch::Prefix(path.trim_end_matches('/').to_owned()))
-    });
-    let pattern = given_or_none(&fields, "path_regex", pattern);
-    let grpc = given_or_none(&fields, "grpc", grpc);
+    let of_requests = of_requests(&fields, &node.span, "`match`", sink);
     let host = given_or_none(&fields, "host", headers::host);
     let headers = given_or_none(&fields, "header", fields_asked_for);
     let query = given_or_none(&fields, "query", query);
-    if given.len() > 1 || fields.has_strays() {
+    let callers = given_or_none(&fields, "caller", caller::callers_of_route);
+    if fields.has_strays() {
+        return None;
+    }
+    let Conditions { matches, pattern, .. } = of_requests?;
+    let callers = callers?.unwrap_or_default();
+    Some(Conditions {
+        matches: RouteMatch {
+            host: host?,
+            headers: headers?.unwrap_or_default(),
+            query: query?.unwrap_or_default(),
+            callers: callers.iter().map(|caller| caller.value.clone()).collect(),
+            ..matches
+        },
+        pattern,
+        callers,
+    })
+}
+
+/// Methods and path, of a route or of a permission, which `what` names. `None` as for [`conditions`].
+pub(in super::super) fn of_requests(
+    fields: &Fields<'_>,
+    at: &Span,
+    what: &str,
+    sink: &Sink,
+) -> Option<Conditions> {
+    let given: Vec<_> = PATHS.iter().filter(|key| fields.has(key)).collect();
+    if given.len() > 1 {
+        let message =
+            format!("{what} has at most one of the keys `path`, `path_prefix`, `path_regex` and `grpc`");
+        let found = Diagnostic::error("one-of", at, message);
+        sink.push(found.hint(match what {
+            "`match`" => "keep one of them, or write a route for each",
+            _ => "keep one of them, or write an entry for each",
+        }));
+    }
+    let methods = given_or_none(fields, "methods", methods);
+    let exact = given_or_none(fields, "path", |node, sink| {
+        compared_path(node, "a path", sink).map(PathMatch::Exact)
+    });
+    let prefix = given_or_none(fields, "path_prefix", |node, sink| {
+        let path = compared_path(node, "the beginning of a path", sink)?;
+        Some(PathMatch::Prefix(path.trim_end_matches('/').to_owned()))
+    });
+    let pattern = given_or_none(fields, "path_regex", pattern);
+    let grpc = given_or_none(fields, "grpc", grpc);
+    if given.len() > 1 {
         return None;
     }
     Some(Conditions {
         matches: RouteMatch {
             methods: methods?.unwrap_or_default(),
             path: exact?.or(prefix?).or(grpc?),
-            host: host?,
-            headers: headers?.unwrap_or_default(),
-            query: query?.unwrap_or_default(),
+            ..RouteMatch::default()
         },
         pattern: pattern?,
+        callers: Vec::new(),
     })
 }
 

@@ -69,7 +69,7 @@ fn ends_with_connection(name: &str) -> bool {
 }
 
 /// Header names are compared in lower case (RFC 9110, 5.1).
-fn field_name(text: &str, span: &Span, sink: &Sink) -> Option<String> {
+pub(in super::super) fn field_name(text: &str, span: &Span, sink: &Sink) -> Option<String> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if text.is_empty() || text.len() > MAX_NAME_BYTES || !text.bytes().all(token) {
         let message = format!("`{}` is not a header's name", shortened(text));

@@ -4,7 +4,7 @@
 
 mod actions;
 pub(super) mod conditions;
-mod headers;
+pub(super) mod headers;
 
 use std::time::Duration;
 
@@ -18,8 +18,10 @@ use super::{
         tree::Node,
     },
     service::split,
+    sticky::sticky,
     tags::tags,
 };
+use crate::name::Tags;
 use headers::{HeaderSide, changes};
 #[cfg(test)]
 pub(super) use {
@@ -38,6 +40,7 @@ pub(super) const ROUTE: MapKind = MapKind {
         "name",
         "match",
         "split",
+        "sticky",
         "timeout",
         "rewrite",
         "request_headers",
@@ -58,11 +61,18 @@ pub(super) const ROUTE: MapKind = MapKind {
 };
 pub(super) const MIRROR: MapKind = MapKind {
     what: "`mirror`",
-    keys: &["tags", "percent"],
-    meant: &[],
+    keys: &["service", "tags", "percent"],
+    meant: &[("to", "write `service: shadow`, `tags: { version: v3 }`, or both")],
 };
 /// Keys that say what an instance is given, so that they have no effect where none is asked.
-const OF_FORWARDING: [&str; 5] = ["split", "timeout", "rewrite", "request_headers", "mirror"];
+const OF_FORWARDING: [&str; 6] = [
+    "split",
+    "sticky",
+    "timeout",
+    "rewrite",
+    "request_headers",
+    "mirror",
+];
 
 pub(super) fn route(node: &Node, sink: &Sink) -> Option<Spanned<Route>> {
     let fields = Fields::open(node, &node.span, &ROUTE, sink)?;
@@ -74,6 +84,7 @@ pub(super) fn route(node: &Node, sink: &Sink) -> Option<Spanned<Route>> {
     let route = Route {
         name: fields.optional("name", name),
         split: fields.optional("split", split),
+        sticky: fields.optional("sticky", sticky),
         timeout: fields.optional("timeout", timeout),
         rewrite: fields
             .optional("rewrite", |node, sink| actions::rewrite(node, replaced, sink))
@@ -140,7 +151,7 @@ fn action(fields: &Fields<'_>, replaced: Option<bool>, sink: &Sink) -> RouteActi
     redirect.or(answer.map(RouteAction::Answer)).unwrap_or_default()
 }
 
-/// At its key, because nothing acts on it yet.
+/// At its key.
 fn mirror_of(fields: &Fields<'_>) -> Option<Spanned<Mirror>> {
     let value = fields.optional("mirror", mirror)?;
     let span = fields.key_span("mirror")?;
@@ -159,8 +170,25 @@ fn mirror(node: &Node, sink: &Sink) -> Option<Mirror> {
         }
         percent
     });
+    if !fields.has("service") && !fields.has("tags") {
+        if !fields.has_strays() {
+            let message = "this mirror says nothing of where the copies go";
+            let hint = "name a `service`, the `tags` of instances, or both";
+            sink.push(Diagnostic::error("missing-key", &node.span, message).hint(hint));
+        }
+        return None;
+    }
+    let service = match fields.has("service") {
+        true => Some(fields.optional("service", scalar::service_name)?.value),
+        false => None,
+    };
+    let tags = match fields.has("tags") {
+        true => fields.optional("tags", tags)?,
+        false => Tags::default(),
+    };
     Some(Mirror {
-        tags: fields.required("tags", tags)?,
+        service,
+        tags,
         percent: percent.unwrap_or(100.0),
     })
 }

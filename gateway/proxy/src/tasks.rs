@@ -6,18 +6,18 @@ use tracing::{Instrument as _, Span};
 
 /// Starter of tasks that end when the client's connection is cut, if not before, and log in its span.
 #[derive(Debug, Clone)]
-pub(super) struct ConnectionTasks {
+pub(crate) struct ConnectionTasks {
     cut: CancellationToken,
     span: Span,
 }
 
 impl ConnectionTasks {
-    pub(super) fn until(cut: CancellationToken) -> Self {
+    pub(crate) fn until(cut: CancellationToken) -> Self {
         let span = Span::current();
         Self { cut, span }
     }
 
-    pub(super) fn spawn<F>(&self, task: F)
+    pub(crate) fn spawn<F>(&self, task: F)
     where
         F: Future + Send + 'static,
         F::Output: Send,

@@ -1,0 +1,169 @@
+//! Looks at the requests on a stream of another zone, one by one, where permissions of the caller depend on them.
+//!
+//! The calling gateway has asked the same question; this is the answer that counts. Bytes of HTTP/1.1 pass as they came (`heads`), HTTP/2
+//! is read and written anew (`calls`). Where nothing depends on requests none of this is between the stream and its instance.
+
+use std::{sync::Arc, time::Instant};
+
+use causeway_federation::{
+    name::{GatewayId, ServiceName, Tags},
+    topology::Protocol,
+};
+use causeway_host::own_sockets::OwnSocket;
+use causeway_routing::{
+    callers::{FoundCaller, How},
+    permit::{Caller, Permission, RequestLine, Rule, decide, judged_by},
+};
+use causeway_telemetry::{AccessRecord, ConnectionOutcome, Role, StreamRefusal};
+use causeway_tunnel::{RecvHalf, SendHalf};
+use tokio::{io::duplex, net::TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use super::IngressShared;
+use crate::{
+    open::{ConnectionHandle, OpenConnectionGuard, UpgradeRequest},
+    relay::{self, RelayCounters, RelayLimits, Relayed},
+};
+
+mod calls;
+mod heads;
+mod piped;
+#[cfg(test)]
+mod tests;
+
+use heads::JudgedSocket;
+use piped::{KnownSocket, PipedSocket};
+
+/// Bytes of calls on their way between a stream and what reads them.
+const PIPE_BYTES: usize = 64 * 1024;
+
+/// Answers whether requests may pass.
+pub(super) trait JudgesRequests: Send + Sync + 'static {
+    /// `path` is as it is written, without the query. The error is what the request comes to.
+    fn judge(&self, method: &str, path: &str) -> Result<(), ConnectionOutcome>;
+
+    /// The connection has left HTTP with this request, which was permitted.
+    fn upgraded(&self, request: UpgradeRequest);
+}
+
+/// Judge of the requests on one stream, by the topology that is in force at each.
+pub(super) struct RequestJudge {
+    shared: Arc<IngressShared>,
+    handle: Arc<ConnectionHandle>,
+    service: ServiceName,
+    caller: Arc<Caller>,
+    peer: GatewayId,
+    is_grpc: bool,
+}
+
+impl RequestJudge {
+    /// `None`: whatever the caller asks for, it may.
+    pub(super) fn of(
+        shared: &Arc<IngressShared>,
+        service: &ServiceName,
+        opened: &OpenConnectionGuard,
+        peer: &GatewayId,
+    ) -> Option<Self> {
+        let caller = opened.handle().caller()?.caller;
+        let snapshot = shared.snapshots.load();
+        judged_by(&snapshot.topology, &caller, service)?;
+        opened.handle().set_judged();
+        let protocol = snapshot.topology.services.get(service)?.protocol;
+        Some(Self {
+            shared: shared.clone(),
+            handle: opened.shared_handle(),
+            service: service.clone(),
+            caller,
+            peer: peer.clone(),
+            is_grpc: protocol == Protocol::Grpc,
+        })
+    }
+
+    /// Relays as [`relay::stream`] does, with a look at each request.
+    pub(super) async fn relay(
+        self,
+        (own, socket): (OwnSocket, TcpStream),
+        (send, recv): (&mut SendHalf, &mut RecvHalf),
+        counters: RelayCounters,
+        limits: RelayLimits,
+        cut: &CancellationToken,
+    ) -> Relayed {
+        if !self.is_grpc {
+            let mut judged = JudgedSocket::new(socket, self);
+            let relayed = relay::stream(&mut judged, send, recv, counters, limits, cut).await;
+            drop((own, judged));
+            return relayed;
+        }
+        let (near, far) = duplex(PIPE_BYTES);
+        let mut near = PipedSocket(near);
+        let mut relaying = std::pin::pin!(relay::stream(&mut near, send, recv, counters, limits, cut));
+        tokio::select! {
+            biased;
+            relayed = relaying.as_mut() => return relayed,
+            () = calls::serve(far, KnownSocket { own, socket }, Arc::new(self), cut) => {}
+        }
+        // The calls are over, and the rest of what was said of them is on its way.
+        relaying.await
+    }
+
+    fn refuse(&self, found: &FoundCaller, rule: Rule) -> ConnectionOutcome {
+        let (now, connection) = (Instant::now(), self.handle.connection.id);
+        self.shared
+            .reports
+            .refused(now, connection, found, &self.service, &rule);
+        let outcome = ConnectionOutcome::refused_here(StreamRefusal::Forbidden);
+        self.shared.access.write(&AccessRecord {
+            role: Role::Ingress,
+            service: self.service.clone(),
+            tags: Tags::default(),
+            client: None,
+            from_zone: self.peer.zone.clone(),
+            to_zone: None,
+            peer: Some(self.peer.clone()),
+            instance: None,
+            outcome,
+            attempts: 1,
+            ready_after: None,
+            duration: now.elapsed(),
+            bytes_up: 0,
+            bytes_down: 0,
+            caller: Some(self.caller.clone()),
+            rule: Some(rule),
+            route: None,
+            connection,
+            request: None,
+        });
+        outcome
+    }
+}
+
+impl JudgesRequests for RequestJudge {
+    fn judge(&self, method: &str, path: &str) -> Result<(), ConnectionOutcome> {
+        let snapshot = self.shared.snapshots.load();
+        let known = snapshot.topology.services.get(&self.service);
+        let line = known.map(|known| RequestLine::read(known, method, path));
+        let line = line
+            .transpose()
+            .map_err(|_| ConnectionOutcome::BadRequest)?
+            .flatten();
+        let verdict = decide(&snapshot.topology, &self.caller, &self.service, line.as_ref());
+        let found = FoundCaller {
+            caller: self.caller.clone(),
+            how: How::Vouched,
+        };
+        match verdict.permission {
+            Permission::Permitted => Ok(()),
+            Permission::DryRun => {
+                let (now, id) = (Instant::now(), self.handle.connection.id);
+                let (reports, peer) = (&self.shared.reports, Some(&self.peer));
+                reports.dry_run(now, id, &found, peer, &self.service, &verdict.rule);
+                Ok(())
+            }
+            Permission::Forbidden => Err(self.refuse(&found, verdict.rule)),
+        }
+    }
+
+    fn upgraded(&self, request: UpgradeRequest) {
+        self.handle.may_upgrade(request);
+    }
+}
