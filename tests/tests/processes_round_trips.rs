@@ -1,4 +1,4 @@
-//! What a request costs over a link of 40 ms: one round trip, on an open connection and on a new one, as the bytes of a connection do.
+//! Cost of a request over a link of 40 ms: one round trip, on an open connection and on a new one, as for the bytes of a connection.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 

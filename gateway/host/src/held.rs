@@ -45,6 +45,10 @@ pub fn is_taken(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrInUse
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "nothing tells when another process lets go of a file"
+)]
 fn open_within<T, E>(
     longest: Duration,
     is_held: impl Fn(&E) -> bool,

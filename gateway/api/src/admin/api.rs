@@ -249,7 +249,9 @@ fn checked(state: &AdminState) -> Response {
         &state.tunnels.siblings_apart(),
     );
     let mut services = Vec::new();
-    view::services(&snapshot, &(state.bindings)(), uptime(), |view| services.push(view.clone()));
+    view::services(&snapshot, &(state.bindings)(), uptime(), |view| {
+        services.push(view.clone())
+    });
     let mut items = state.readiness.read_apart();
     items.extend(diagnose(&zones, &services, &ProcessReading::now()));
     answer(Envelope::new("checks", &snapshot, items))

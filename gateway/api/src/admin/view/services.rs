@@ -100,12 +100,7 @@ pub struct TierView {
 }
 
 /// Shows them one after another.
-pub fn services(
-    snapshot: &Snapshot,
-    bindings: &Bindings,
-    now: Duration,
-    mut show: impl FnMut(&ServiceView),
-) {
+pub fn services(snapshot: &Snapshot, bindings: &Bindings, now: Duration, mut show: impl FnMut(&ServiceView)) {
     // Once for all of them, as there may be 10,000.
     let mut vips = BTreeMap::<&ServiceName, Vec<IpAddr>>::new();
     for (vip, target) in bindings.iter().filter(|(_, target)| target.is_whole()) {

@@ -94,7 +94,14 @@ pub(super) async fn attempt(
     let version = connection.upstream_version(&snapshot);
     let is_call = is_grpc(request.headers());
     let policy = RequestPolicy::of(connection, &snapshot, request.method());
-    let prepared = prepare(connection, &snapshot, request, version, policy.may_repeat(), &found);
+    let prepared = prepare(
+        connection,
+        &snapshot,
+        request,
+        version,
+        policy.may_repeat(),
+        &found,
+    );
     let PreparedRequest {
         route,
         rule,
