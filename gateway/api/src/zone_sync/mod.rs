@@ -124,6 +124,28 @@ pub struct RunningZoneSync {
     tasks: Tasks,
 }
 
+/// Checks that it may listen where it is told to, and that its identity is of its zone.
+fn check(config: &ZoneSyncConfig) -> Result<(), ZoneSyncError> {
+    if let ListenAddress::Tcp(address) = &config.listen
+        && !address.ip().to_canonical().is_loopback()
+        && !config.insecure
+        && config.identity.is_none()
+    {
+        return Err(ZoneSyncError::NotLoopback(*address));
+    }
+    let own = config
+        .identity
+        .as_ref()
+        .map(|identity| identity.gateway().zone.clone());
+    match own.filter(|found| *found != config.zone) {
+        Some(found) => Err(ZoneSyncError::OtherZone {
+            zone: config.zone.clone(),
+            found,
+        }),
+        None => Ok(()),
+    }
+}
+
 impl RunningZoneSync {
     /// Binds its addresses, begins to follow etcd and serves until [`RunningZoneSync::shutdown`]. etcd need not be there yet:
     /// until it was read once, calls are answered as unavailable.
@@ -131,21 +153,7 @@ impl RunningZoneSync {
     /// # Errors
     /// When an address is not allowed or cannot be bound, or what is said of etcd makes no sense.
     pub async fn start(config: ZoneSyncConfig) -> Result<Self, ZoneSyncError> {
-        if let ListenAddress::Tcp(address) = &config.listen
-            && !address.ip().to_canonical().is_loopback()
-            && !config.insecure
-            && config.identity.is_none()
-        {
-            return Err(ZoneSyncError::NotLoopback(*address));
-        }
-        let own = config
-            .identity
-            .as_ref()
-            .map(|identity| identity.gateway().zone.clone());
-        if let Some(found) = own.filter(|found| *found != config.zone) {
-            let zone = config.zone;
-            return Err(ZoneSyncError::OtherZone { zone, found });
-        }
+        check(&config)?;
         let client = EtcdClient::new(&config.etcd)?
             .starting_at(SmallRng::from_os_rng().random_range(0..MAX_ENDPOINTS));
         let bind = |source| ZoneSyncError::Bind {

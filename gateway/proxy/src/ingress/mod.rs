@@ -25,11 +25,12 @@ use causeway_routing::{
 use causeway_telemetry::{
     AccessLog, AccessRecord, ConnectionId, ConnectionOutcome, RateLimited, Role, StreamRefusal,
 };
-use causeway_tunnel::{IncomingStream, SendHalf, Stream, StreamCode, StreamHandler, Tunnel};
+use causeway_tunnel::{IncomingStream, RecvHalf, SendHalf, Stream, StreamCode, StreamHandler, Tunnel};
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use rand::{Rng as _, SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::ProxyMetrics;
@@ -38,7 +39,7 @@ use crate::{
     keepalive::set_timeouts,
     moving::FollowingConnections,
     open::{OpenConnection, OpenConnectionGuard, OpenConnections},
-    relay::{self, RelayCounters, RelayLimits, linger},
+    relay::{self, RelayCounters, RelayLimits, Relayed, linger},
     reports::PermissionReports,
     warm::{WarmConnections, WarmPlace},
 };
@@ -320,6 +321,38 @@ async fn accept(
     }))
 }
 
+/// Moves bytes between an instance and a stream, with a look at requests where permissions want one. What the stream gives back is
+/// lent on.
+async fn relay_judged(
+    dialled: InstanceConnection,
+    judge: Option<RequestJudge>,
+    (send, recv): (&mut SendHalf, &mut RecvHalf),
+    (meters, limits): (RelayCounters, RelayLimits),
+    cut: &CancellationToken,
+    returns_to: Option<(WarmPlace, WarmConnections)>,
+) -> Relayed {
+    let InstanceConnection {
+        own,
+        mut socket,
+        held,
+        load,
+        ..
+    } = dialled;
+    // Of requests that are looked into on the way nobody knows here whether all of them were answered: nothing is lent on.
+    if let Some(judge) = judge {
+        let relayed = Box::pin(judge.relay((own, socket), (send, recv), meters, limits, cut)).await;
+        drop((held, load));
+        return relayed;
+    }
+    let relayed = relay::stream(&mut socket, send, recv, meters, limits, cut).await;
+    drop(load);
+    match returns_to.filter(|_| relayed.end == relay::RelayEnd::GivenBack) {
+        Some((place, warm)) => warm.give_back(place, own, socket, held),
+        None => drop((own, socket, held)),
+    }
+    relayed
+}
+
 /// Moves bytes between an instance and the gateway that asked, to the end.
 fn carry(
     shared: Arc<IngressShared>,
@@ -337,14 +370,7 @@ fn carry(
         counted,
         returns_to,
     } = accepted;
-    let InstanceConnection {
-        own,
-        mut socket,
-        held,
-        instance,
-        load,
-        ..
-    } = dialled;
+    let instance = dialled.instance.clone();
     let Stream { mut send, mut recv } = stream;
     shared.metrics.connection_opened(Role::Ingress, service.as_str());
     let meter = shared.metrics.byte_counters(Role::Ingress, service.as_str());
@@ -362,24 +388,8 @@ fn carry(
     };
     async move {
         let cut = opened.handle().cut();
-        let relayed = match judge {
-            None => {
-                let relayed = relay::stream(&mut socket, &mut send, &mut recv, meters, limits, cut).await;
-                drop(load);
-                match returns_to.filter(|_| relayed.end == relay::RelayEnd::GivenBack) {
-                    Some((place, warm)) => warm.give_back(place, own, socket, held),
-                    None => drop((own, socket, held)),
-                }
-                relayed
-            }
-            // Its requests were looked into on the way, so that nobody knows here whether all of them were answered.
-            Some(judge) => {
-                let halves = (&mut send, &mut recv);
-                let relayed = Box::pin(judge.relay((own, socket), halves, meters, limits, cut)).await;
-                drop((held, load));
-                relayed
-            }
-        };
+        let halves = (&mut send, &mut recv);
+        let relayed = relay_judged(dialled, judge, halves, (meters, limits), cut, returns_to).await;
         let handle = opened.handle();
         let (outcome, rule) = match handle.termination() {
             Some(why) if relayed.end == relay::RelayEnd::Cut => (why.outcome, why.rule.clone()),

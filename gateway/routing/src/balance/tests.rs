@@ -293,7 +293,7 @@ proptest! {
         let leaving = leaving.index(all.len());
         let mut left = all.clone();
         let gone = left.remove(leaving);
-        let (before, after) = (owners(&all.clone().into()), owners(&left.into()));
+        let (before, after) = (owners(&all.into()), owners(&left.into()));
         let mut moved = 0u32;
         for (number, owner) in &before {
             if *owner == gone.id {
@@ -315,7 +315,7 @@ fn a_user_goes_past_what_is_ill_or_was_tried_and_comes_back() {
     let all: Vec<_> = (0..5)
         .map(|number| instance(&format!("i{number}"), 1, &[]))
         .collect();
-    let list: InstanceList = all.clone().into();
+    let list: InstanceList = all.into();
     let (none, rng) = (Tags::default(), &mut SmallRng::seed_from_u64(0));
     let key = Some(StickyKey::of_mark(b"user"));
     let mut choice = Choice::new(&list, &none).keyed(key);

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use causeway_federation::topology::Route;
 use causeway_routing::{
+    callers::FoundCaller,
     limits::{UseGuard, UseKind},
     outlier::TryFailure,
     permit::Caller,
@@ -60,13 +61,11 @@ pub(super) enum Answered {
     Gateway(Response<Bytes>),
 }
 
-/// Finds an instance for a request and returns its answer, or the one that a route of its service has for it, or what became of the
-/// request without one.
-pub(super) async fn attempt(
+/// Finds out who makes a request, and takes a place of its service's limits, or says why it is not served.
+async fn admitted(
     connection: &HttpConnection,
-    request: Request<Incoming>,
     record: &mut RequestRecord,
-) -> Result<Answered, ConnectionOutcome> {
+) -> Result<FoundCaller, ConnectionOutcome> {
     let HttpConnection { shared, arrival, .. } = connection;
     let admitted = admit_again(
         shared,
@@ -89,6 +88,18 @@ pub(super) async fn attempt(
         record.unserved(outcome, 0);
         return Err(outcome);
     }
+    Ok(found)
+}
+
+/// Finds an instance for a request and returns its answer, or the one that a route of its service has for it, or what became of the
+/// request without one.
+pub(super) async fn attempt(
+    connection: &HttpConnection,
+    request: Request<Incoming>,
+    record: &mut RequestRecord,
+) -> Result<Answered, ConnectionOutcome> {
+    let shared = &connection.shared;
+    let found = admitted(connection, record).await?;
     // Looked at once, so that time limits, retries and routes are of one topology.
     let snapshot = shared.snapshots.load_full();
     let version = connection.upstream_version(&snapshot);

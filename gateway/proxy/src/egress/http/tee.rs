@@ -87,7 +87,7 @@ impl MirroredBody {
     }
 
     pub(super) fn hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 
     /// The next of it; an error: the copy is given up, and half a body must not look whole.

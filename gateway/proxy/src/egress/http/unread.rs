@@ -132,7 +132,7 @@ mod tests {
         let last = second.hold(piece.clone());
         assert!(!room(&second));
         // Another client has its own.
-        held.push(other.hold(piece.clone()));
+        held.push(other.hold(piece));
         assert!(room(&other));
         let much = all.0.fetch_add(MAX_UNREAD_ANSWERS_OF_ALL, Ordering::Relaxed);
         assert!(!room(&other));
