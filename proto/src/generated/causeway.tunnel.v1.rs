@@ -30,8 +30,10 @@ pub struct Connect {
     pub service: ::prost::alloc::string::String,
     /// Only instances that carry all of these tags will do.
     #[prost(btree_map = "string, string", tag = "2")]
-    pub tags:
-        ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    pub tags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     /// The service that is calling, as the calling zone vouches for it; empty means that nobody can name it.
     #[prost(string, tag = "3")]
     pub caller: ::prost::alloc::string::String,
@@ -46,8 +48,10 @@ pub struct Connect {
     pub early: bool,
     /// Tags of the calling instance, those that permissions can name (63 bytes for a key and a value). None without `caller`.
     #[prost(btree_map = "string, string", tag = "7")]
-    pub caller_tags:
-        ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    pub caller_tags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     /// SPIFFE id of the caller's own certificate, at most 1024 bytes; empty means that it has shown none.
     #[prost(string, tag = "8")]
     pub caller_identity: ::prost::alloc::string::String,

@@ -49,7 +49,7 @@ pub(crate) const REUSE_WAIT: Duration = Duration::from_millis(100);
 pub(crate) const DRAIN_WAIT: Duration = Duration::from_secs(1);
 /// Time in which a client of HTTP/1.1 whose connection is to end is told so with its next answer. One that asks for nothing in it finds the
 /// connection closed, at a moment when it is unlikely to ask just then.
-pub(crate) const LEAVE_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const LEAVE_WAIT: Duration = Duration::from_secs(3);
 /// Limits within which requests are scanned.
 pub(crate) const SCAN_LIMITS: ScanLimits = ScanLimits {
     head_bytes: MAX_HEAD_BYTES,
