@@ -182,7 +182,7 @@ async fn after_so_many_that_were_not_answered_the_zone_is_not_asked_any_more() {
     assert_eq!(scene.silent[4].load(Ordering::Relaxed), 3);
     let admin = scene.federation.zone("home").admin;
     let metrics = http::get(admin, "/metrics").await.unwrap();
-    let line = "causeway_ejected_total{service=\"breaker\"} 1";
+    let line = "causeway_ejected_total{service=\"breaker\",part=\"zone\"} 1";
     assert!(metrics.body.contains(line), "{line}");
     let explained = http::get(admin, "/v1/explain?service=breaker").await.unwrap();
     assert!(explained.body.contains("failed in a row"), "{}", explained.body);
