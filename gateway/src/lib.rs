@@ -6,4 +6,5 @@
 pub mod cli;
 pub mod demo;
 pub mod gateway;
+mod handover;
 mod output;

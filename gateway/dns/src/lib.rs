@@ -33,6 +33,7 @@ use std::{
 
 use causeway_host::{
     descriptors::Descriptors,
+    handed::HandedSockets,
     held::{is_taken, open_held},
     tasks::Tasks,
 };
@@ -82,6 +83,7 @@ pub enum DnsError {
 #[derive(Debug)]
 pub struct DnsServer {
     addresses: Vec<SocketAddr>,
+    taking: CancellationToken,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -96,12 +98,13 @@ impl DnsServer {
         snapshots: Snapshots,
         vips: Arc<VipTable>,
         metrics: Arc<DnsMetrics>,
+        handed: &HandedSockets,
         (tasks, descriptors): (&Tasks, Descriptors),
     ) -> Result<Self, DnsError> {
         let mut sockets = Vec::with_capacity(config.listen.len());
         let mut addresses = Vec::with_capacity(config.listen.len());
         for address in config.listen {
-            let bound = open_held(is_taken, || bind(address)).and_then(|(udp, tcp)| {
+            let bound = open_held(is_taken, || bind(address, handed)).and_then(|(udp, tcp)| {
                 addresses.push(udp.local_addr()?);
                 Ok((udp, tcp))
             });
@@ -119,6 +122,7 @@ impl DnsServer {
             }),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             descriptors,
+            taking: CancellationToken::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -127,9 +131,15 @@ impl DnsServer {
         }
         Ok(Self {
             addresses,
+            taking: service.taking,
             stop: service.stop,
             tasks: service.tasks,
         })
+    }
+
+    /// Leaves the sockets to a successor; questions that were taken are answered.
+    pub fn hand_over(&self) {
+        self.taking.cancel();
     }
 
     /// Addresses at which it listens, in the order of the configuration.
@@ -140,6 +150,7 @@ impl DnsServer {
 
     /// Stops listening and gives up what is under way.
     pub async fn shutdown(self) {
+        self.taking.cancel();
         self.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait())
@@ -153,6 +164,7 @@ impl DnsServer {
 
 impl Drop for DnsServer {
     fn drop(&mut self) {
+        self.taking.cancel();
         self.stop.cancel();
     }
 }

@@ -9,6 +9,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration, time::Instant};
 use causeway_host::{
     accept::{AcceptConnection, AcceptLimits, AcceptRefusal, ConnectionPlace, accept},
     descriptors::Descriptors,
+    handed::HandedSockets,
     places::Place,
     tasks::Tasks,
 };
@@ -52,12 +53,28 @@ pub(super) struct DnsState {
     pub waiting: Arc<Semaphore>,
     /// Descriptors that connections may take.
     pub descriptors: Descriptors,
+    /// Ends what takes questions; what was taken goes on.
+    pub taking: CancellationToken,
     pub stop: CancellationToken,
     pub tasks: TaskTracker,
 }
 
-/// Binds UDP and TCP to the same address and port.
-pub(super) fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+/// Binds UDP and TCP to the same address and port, or goes on with those of the process before.
+pub(super) fn bind(
+    address: SocketAddr,
+    handed: &HandedSockets,
+) -> io::Result<(Arc<UdpSocket>, Arc<TcpListener>)> {
+    let (udp, tcp) = match (handed.take_udp(address).pop(), handed.take_listener(address)) {
+        (Some(udp), Some(tcp)) => (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?),
+        _ => bind_anew(address)?,
+    };
+    let (udp, tcp) = (Arc::new(udp), Arc::new(tcp));
+    handed.keep(&udp);
+    handed.keep(&tcp);
+    Ok((udp, tcp))
+}
+
+fn bind_anew(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     let attempts = if address.port() == 0 { PORT_ATTEMPTS } else { 1 };
     let mut failure = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..attempts {
@@ -114,13 +131,13 @@ impl AcceptConnection<TcpStream> for AnyClient {
 }
 
 impl DnsState {
-    pub(super) fn serve(&self, udp: UdpSocket, tcp: TcpListener, tasks: &Tasks) {
-        let (service, stop) = (self.clone(), self.stop.clone());
-        let serving = stop.run_until_cancelled_owned(service.serve_udp(Arc::new(udp)));
+    pub(super) fn serve(&self, udp: Arc<UdpSocket>, tcp: Arc<TcpListener>, tasks: &Tasks) {
+        let (service, stop) = (self.clone(), self.taking.clone());
+        let serving = stop.run_until_cancelled_owned(service.serve_udp(udp));
         self.tasks.spawn(tasks.keep("mesh DNS over UDP", serving));
         let (entered, clients) = mpsc::channel(1);
         let tcp = (tcp, self.descriptors.clone());
-        let (service, stop) = (self.clone(), self.stop.clone());
+        let (service, stop) = (self.clone(), self.taking.clone());
         let serving = async move {
             tokio::join!(
                 accept("mesh DNS over TCP", tcp, TCP_LIMITS, AnyClient, entered),

@@ -72,6 +72,22 @@ impl Listen for TcpListener {
     }
 }
 
+impl<L: Listen> Listen for Arc<L> {
+    type Stream = L::Stream;
+
+    fn accept(&self) -> impl Future<Output = io::Result<(L::Stream, Option<SocketAddr>)>> + Send {
+        L::accept(self)
+    }
+
+    fn own_end(stream: &L::Stream) -> Option<SocketAddr> {
+        L::own_end(stream)
+    }
+
+    fn local_user(stream: &L::Stream) -> Option<UserId> {
+        L::local_user(stream)
+    }
+}
+
 /// Decides who gets in.
 pub trait AcceptConnection<S>: Send + Sync + 'static {
     type Connection: Send + 'static;

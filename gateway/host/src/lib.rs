@@ -8,6 +8,8 @@ pub mod backoff;
 pub mod beside;
 pub mod descriptors;
 pub mod files;
+pub mod handed;
+pub mod handover;
 pub mod held;
 pub mod host_places;
 pub mod kernel;

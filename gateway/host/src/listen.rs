@@ -4,7 +4,10 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    os::{fd::AsRawFd as _, unix::fs::PermissionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -47,6 +50,37 @@ pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     fs::set_permissions(&beside, fs::Permissions::from_mode(mode))?;
     fs::rename(&beside, path)?;
     Ok(listener)
+}
+
+/// File of a unix socket of this process.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and number; `None`: it was gone already.
+    file: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    /// Of the socket that this process has just bound at `path`.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: number(path),
+        }
+    }
+
+    /// Removes it, unless another process has put its own in its place.
+    pub fn remove(&self) {
+        if self.file.is_some() && number(&self.path) == self.file {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn number(path: &Path) -> Option<(u64, u64)> {
+    let about = fs::symlink_metadata(path).ok()?;
+    Some((about.dev(), about.ino()))
 }
 
 /// Connects to a unix socket, however long its path is.
@@ -94,6 +128,21 @@ mod tests {
             let (connected, accepted) = tokio::join!(connecting, listener.accept());
             drop((connected.unwrap(), accepted.unwrap()));
         }
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_another_process_has_replaced_stays() {
+        let made = tempfile::tempdir().unwrap();
+        let path = made.path().join("admin.sock");
+        let _first = bind_unix(&path, 0o600).unwrap();
+        let first = SocketFile::new(&path);
+        let _second = bind_unix(&path, 0o600).unwrap();
+        let second = SocketFile::new(&path);
+        first.remove();
+        assert!(path.exists());
+        second.remove();
+        assert!(!path.exists());
+        second.remove();
     }
 
     #[test]

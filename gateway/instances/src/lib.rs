@@ -12,6 +12,7 @@
 #![warn(unreachable_pub)]
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -26,7 +27,11 @@ use causeway_federation::{
     topology::Topology,
 };
 use causeway_host::tasks::Tasks;
-use causeway_routing::{failures::ConnectFailures, reach::OwnListeners, snapshot::Instance};
+use causeway_routing::{
+    failures::ConnectFailures,
+    reach::OwnListeners,
+    snapshot::{Health, Instance},
+};
 use causeway_zone_sync::registry::{Durability, RegistryStoreError, Writer};
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -76,7 +81,12 @@ pub struct InstancesConfig {
     pub tasks: Tasks,
     /// Addresses that this process listens on, where no instance can be.
     pub listeners: watch::Receiver<OwnListeners>,
+    /// Health that the process before knew of; the checks go on from there.
+    pub health: KnownHealth,
 }
+
+/// Health of instances, by what the process before has found.
+pub type KnownHealth = BTreeMap<InstanceKey, Health>;
 
 /// Reason why instances could not be looked after.
 #[derive(Debug, thiserror::Error)]
@@ -194,7 +204,7 @@ impl Instances {
             topology: topology.clone(),
             listeners: config.listeners,
         };
-        let table = Table::new(config.zone, sharing);
+        let table = Table::new(config.zone, sharing).knowing(config.health);
         let attached = config
             .shared
             .map(|shared| Attach::start(shared, metrics.clone(), &config.tasks));

@@ -19,7 +19,7 @@ use causeway_federation::{
 use causeway_routing::snapshot::{Health, Instance, InstanceLoad};
 use rand::Rng;
 
-use super::{CheckFailure, InstanceStatus, Published, RegistrationStanding};
+use super::{CheckFailure, InstanceStatus, KnownHealth, Published, RegistrationStanding};
 use crate::health::{CheckId, Checks, Duty, ProbeOrder, ProbeResult, Sharing, Transition};
 
 mod settle;
@@ -38,6 +38,8 @@ pub(super) struct Table {
     sharing: Sharing,
     members: BTreeMap<ServiceName, BTreeMap<String, Member>>,
     by_check: HashMap<CheckId, InstanceKey>,
+    /// Health that the process before has found of instances that are not taken up yet.
+    known: KnownHealth,
     /// Services whose published list is out of date.
     dirty: BTreeSet<ServiceName>,
     published: Published,
@@ -71,9 +73,15 @@ impl Table {
             sharing,
             members: BTreeMap::new(),
             by_check: HashMap::new(),
+            known: KnownHealth::new(),
             dirty: BTreeSet::new(),
             published: Published::default(),
         }
+    }
+
+    /// Begins with the health that is known of instances.
+    pub(super) fn knowing(self, known: KnownHealth) -> Self {
+        Self { known, ..self }
     }
 
     /// Takes up a topology: its fixed instances of this zone, and how each service is checked.

@@ -54,6 +54,7 @@ fn start_in(data_dir: Option<PathBuf>, topology: Arc<Topology>) -> Result<Bench,
     let own = BTreeSet::from(["127.0.0.1:7810".parse().unwrap()]);
     let listeners = watch::Sender::new(Arc::new(own));
     let config = InstancesConfig {
+        health: Default::default(),
         listeners: listeners.subscribe(),
         zone,
         data_dir,

@@ -36,10 +36,12 @@ use super::{
     log_args::LogArgs,
     ruling,
     signals::{self, Signals},
+    start_failure,
+    successor::{self, OwnCommand},
 };
 use crate::gateway::{
-    CertificateRenewal, Gateway, GatewayConfig, GatewayMetrics, GatewayStartError, RegistryChoice,
-    ServerProof, Storage, TrustAnchors,
+    CertificateRenewal, Gateway, GatewayConfig, GatewayMetrics, Handed, RegistryChoice, ServerProof, Storage,
+    TrustAnchors,
 };
 
 const AFTER_HELP: &str = "\
@@ -57,16 +59,12 @@ Examples:
 With --topology the file rules this gateway. With --initial-topology it is only where the gateway starts from: of
 everything that was ever applied anywhere (`causeway apply`) the highest generation rules, over restarts too.
 
-Signals: SIGTERM and SIGINT drain and end: until all that was open has ended, or --drain is over, whoever connects is served. A second one\nends at once; SIGHUP reads the topology file again, if one\nrules, and never ends the gateway.";
+Signals: SIGTERM and SIGINT drain and end: until all that was open has ended, or --drain is over, whoever connects is served. A second one\nends at once; SIGUSR2 starts a process with the same program and arguments that takes over (--take-over); SIGHUP reads the topology file\nagain, if one rules, and never ends the gateway.";
 
 /// Address at which registrations are taken over gRPC unless something else is said.
 const DEFAULT_REGISTRY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7820);
 /// Name of the socket beside it in the data folder.
 const REGISTRY_SOCKET: &str = "registry.sock";
-/// Advice where something in the data folder cannot be opened.
-pub(super) const DATA_HINT: &str =
-    "is there room on the disk of --data, and does no other gateway use the same folder?";
-
 /// Run one zone's gateway: tunnels, ingress, egress, mesh DNS, zone sync and the admin API
 #[derive(Debug, clap::Args)]
 #[command(
@@ -116,7 +114,7 @@ pub(crate) struct GatewayArgs {
         env = "CAUSEWAY_LISTEN",
         default_value = "[::]:7800"
     )]
-    listen: SocketAddr,
+    pub(super) listen: SocketAddr,
     /// Takes clients that show a certificate, over TLS, and carries them to the service whose mesh name they send as server
     /// name (SNI); several are separated by commas, the usual port is 7843 [default: nowhere]
     #[arg(
@@ -158,7 +156,7 @@ pub(crate) struct GatewayArgs {
         default_value = "127.0.0.1:7810",
         value_delimiter = ','
     )]
-    admin: Vec<AdminAddress>,
+    pub(super) admin: Vec<AdminAddress>,
     /// Let the admin API listen where others than this host can reach it, in the clear and for anybody, changes included
     #[arg(long, env = "CAUSEWAY_ADMIN_INSECURE")]
     admin_insecure: bool,
@@ -170,7 +168,7 @@ pub(crate) struct GatewayArgs {
     /// Registration over gRPC: a loopback IP:PORT, or off; any IP:PORT as with --admin; and beside it on registry.sock in --data
     /// [default: 127.0.0.1:7820; with --zone-sync off, as the zone-sync takes registrations]
     #[arg(long, value_name = "ADDR", env = "CAUSEWAY_REGISTRY")]
-    registry: Option<RegistrationAddress>,
+    pub(super) registry: Option<RegistrationAddress>,
     /// Let registration listen where others than this host can reach it, in the clear and for anybody
     #[arg(long, env = "CAUSEWAY_REGISTRY_INSECURE")]
     registry_insecure: bool,
@@ -182,7 +180,7 @@ pub(crate) struct GatewayArgs {
         default_value = "127.0.0.1:7853",
         value_delimiter = ','
     )]
-    dns: Vec<SocketAddr>,
+    pub(super) dns: Vec<SocketAddr>,
     /// Resolvers for names outside the mesh [default: those of /etc/resolv.conf]
     #[arg(
         long,
@@ -234,9 +232,32 @@ pub(crate) struct GatewayArgs {
     tcp_keepalive: Duration,
     /// Time that connections may take to finish after SIGTERM; new ones are served meanwhile
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_DRAIN", default_value = "30s", value_parser = humantime::parse_duration)]
-    drain: Duration,
+    pub(super) drain: Duration,
+    /// Take the place of the gateway that runs with this --data, if one does, with its sockets and files: nobody is refused meanwhile, and
+    /// it finishes what it holds. SIGUSR2 has a running gateway start such a process
+    #[arg(long, env = "CAUSEWAY_TAKE_OVER")]
+    pub(super) take_over: bool,
     #[command(flatten)]
     log: LogArgs,
+}
+
+impl GatewayArgs {
+    /// Data threads.
+    pub(super) fn data_threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        self.threads.map_or_else(cores, std::num::NonZeroUsize::get)
+    }
+
+    /// Finds what is out of range before anything is taken over.
+    fn check_limits(&self) -> Result<(), Failure> {
+        tunnel_idle_timeout(self.tunnel_idle_timeout)?;
+        redirect_port(matches!(self.capture, CaptureName::Redirect), self.redirect_port)?;
+        ages(self)?;
+        stall_limit(self.stall_timeout)?;
+        half_closed_limit(self.half_closed_timeout)?;
+        keepalive(self.tcp_keepalive)?;
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -267,6 +288,7 @@ pub(crate) fn run(args: GatewayArgs) -> Result<Exit, Failure> {
 
 /// A signal ends the gateway in good order, however far it has come.
 async fn serve(args: GatewayArgs, mut signals: Signals) -> Result<Exit, Failure> {
+    let own = OwnCommand::of_this_process();
     let tasks = Tasks::default();
     let _stopping = tasks.stop_when_dropped();
     let starting = tasks.starting();
@@ -295,15 +317,16 @@ async fn serve(args: GatewayArgs, mut signals: Signals) -> Result<Exit, Failure>
     held.keep_trust_in(&args.data, SystemTime::now())
         .map_err(|error| data_folder::trust_unkept(&args.data).because(&error))?;
     let trusted = Trusted::new(held, metrics.control.clone());
-    let Some(topology) = ruling::open(&args, &live, &metrics.control)? else {
-        return Ok(Exit::BadInput);
-    };
     let watching = CancellationToken::new();
     let ending = watching.clone().drop_guard();
     let gate = args.apis.gate(metrics.api.clone(), &watching, &tasks)?;
+    args.check_limits()?;
+    let Some((topology, taken)) = successor::rule(&args, &live, &metrics.control).await? else {
+        return Ok(Exit::BadInput);
+    };
     let mut config = config(
         &args,
-        live,
+        live.clone(),
         topology.clone(),
         trusted,
         metrics.clone(),
@@ -313,11 +336,18 @@ async fn serve(args: GatewayArgs, mut signals: Signals) -> Result<Exit, Failure>
     if let Some(renewal) = source.renewal() {
         config.renewal = CertificateRenewal::FromCa(renewal);
     }
-    let gateway = Gateway::start(config).await.map_err(|error| explain(&error))?;
+    if let Some(taken) = &taken {
+        config.handed = taken.handed.clone();
+    }
+    let server = successor::listen(&args);
+    let gateway = Gateway::start(config)
+        .await
+        .map_err(|error| start_failure::explain(&error))?;
     ending.disarm();
     starting.up();
+    successor::took_over(taken);
     let following = follow(source, topology, &metrics, &watching, &tasks);
-    run_until_told(gateway, args.drain, signals).await;
+    successor::run_until_told(gateway, &args, &live, &own, server, signals).await;
     watching.cancel();
     following.wait().await;
     Ok(Exit::Done)
@@ -341,7 +371,7 @@ fn follow(
 }
 
 /// A zone-sync of this host listens on the same port.
-fn default_registry(args: &GatewayArgs) -> RegistrationAddress {
+pub(super) fn default_registry(args: &GatewayArgs) -> RegistrationAddress {
     match args.zone_sync.as_slice() {
         [] => RegistrationAddress::At(DEFAULT_REGISTRY),
         _ => RegistrationAddress::Off,
@@ -374,7 +404,6 @@ fn config(
         AccessLogForm::Json => AccessLog::Json(writer()?),
     };
     let socket = args.data.join(REGISTRY_SOCKET);
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     Ok(GatewayConfig {
         identity,
         topology,
@@ -407,7 +436,8 @@ fn config(
         stall_limit: stall_limit(args.stall_timeout)?,
         half_closed_limit: half_closed_limit(args.half_closed_timeout)?,
         keepalive: keepalive(args.tcp_keepalive)?,
-        threads: args.threads.map_or_else(cores, std::num::NonZeroUsize::get),
+        threads: args.data_threads(),
+        handed: Handed::default(),
         metrics,
         tasks: tasks.clone(),
     })
@@ -439,41 +469,6 @@ fn ages(args: &GatewayArgs) -> Result<Ages, Failure> {
             .because(&error)
             .hint("the defaults are 5s and 5m")
     })
-}
-
-fn explain(error: &GatewayStartError) -> Failure {
-    let failure = Failure::new("cannot start the gateway").because(error);
-    match error {
-        GatewayStartError::UnknownZone(_) => failure
-            .exit(Exit::BadInput)
-            .hint("add the zone to the topology, or issue a certificate for a zone that is in it"),
-        GatewayStartError::DataDir { .. } | GatewayStartError::EndpointKeys(_) => {
-            failure.hint("--data must be a folder that this user may write")
-        }
-        GatewayStartError::Admin(source) => failure.hint(source.hint()),
-        GatewayStartError::Registration(source) => failure.hint(source.hint()),
-        GatewayStartError::Dns(_) => {
-            failure.hint("is the address this host's own and the port free? set --dns")
-        }
-        GatewayStartError::Tunnels(_) => {
-            failure.hint("is the address this host's own and the UDP port free? set --listen")
-        }
-        GatewayStartError::Redirect(source) => failure.hint(source.advice()),
-        GatewayStartError::Instances(_) | GatewayStartError::Vips(_) => failure.hint(DATA_HINT),
-        GatewayStartError::Identity(_) => {
-            failure.hint("the key must be one that can sign: ECDSA, Ed25519 or RSA")
-        }
-        GatewayStartError::Threads { .. } | GatewayStartError::ZoneSync(_) => failure,
-    }
-}
-
-/// The first signal drains, the second ends at once.
-async fn run_until_told(gateway: Gateway, drain: Duration, mut signals: Signals) {
-    signals.next().await;
-    let cut = gateway.shutdown(drain, signals.next()).await;
-    if !cut.connections.is_empty() {
-        tracing::warn!(connections = cut.connections.len(), "connections were cut");
-    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ mod secure;
 mod service_table;
 mod signals;
 mod spread;
+mod start_failure;
+mod successor;
 mod tables;
 mod token;
 mod topology;

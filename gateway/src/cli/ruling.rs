@@ -11,10 +11,7 @@ use causeway_federation::topology::Style;
 use causeway_identity::{LiveIdentity, TlsError};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Exit, Failure,
-    gateway::{DATA_HINT, GatewayArgs},
-};
+use super::{Exit, Failure, gateway::GatewayArgs, start_failure::DATA_HINT};
 
 /// Opens what the command line names. `None`: a topology cannot be used, and every finding was shown.
 pub(super) fn open(

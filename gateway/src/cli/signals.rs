@@ -2,7 +2,7 @@
 //!
 //! A signal nobody asked for would end a process at once, without a drain: SIGHUP, which a closed terminal and scripts that
 //! mean "read your files again" send, and SIGUSR1 and SIGUSR2, which people try. So a server takes all of them over before it
-//! does anything else, its log included, and only the topology file (SIGHUP) has a use for one. SIGPIPE is ignored by Rust's
+//! does anything else, its log included; the topology file has a use for SIGHUP, and a gateway for SIGUSR2. SIGPIPE is ignored by Rust's
 //! runtime from before `main` on: a reader that is gone is an error of a write. Being process 1 of a container is the
 //! other way around: the kernel keeps from it what it has no handler for, so commands that otherwise leave signals alone
 //! end by themselves there.
@@ -22,23 +22,39 @@ const FIRST_PROCESS: u32 = 1;
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    succeed: Signal,
+}
+
+/// Meaning of a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    End,
+    /// A successor is to be started (SIGUSR2).
+    Succeed,
 }
 
 impl Signals {
     /// From here on no signal ends the process by itself, SIGKILL aside.
     pub(super) fn new() -> Result<Self, Failure> {
-        for ignored in [
-            SignalKind::hangup(),
-            SignalKind::user_defined1(),
-            SignalKind::user_defined2(),
-        ] {
+        for ignored in [SignalKind::hangup(), SignalKind::user_defined1()] {
             // The handler stays when this listener is dropped.
             drop(listen(ignored)?);
         }
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            succeed: listen(SignalKind::user_defined2())?,
         })
+    }
+
+    /// Waits for the next one that means something to a gateway. Cancel-safe.
+    pub(super) async fn told(&mut self) -> Told {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+            _ = self.succeed.recv() => Told::Succeed,
+        }
     }
 
     /// Waits for the next one that means the end. Cancel-safe.

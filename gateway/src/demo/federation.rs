@@ -255,6 +255,7 @@ async fn start(
         registration: None,
         gate: causeway_api::credentials::Gate::default(),
         access: access.clone(),
+        handed: Default::default(),
         ages: Ages::default(),
         metrics: crate::gateway::GatewayMetrics::default(),
         stall_limit: causeway_proxy::relay::STALL_LIMIT,

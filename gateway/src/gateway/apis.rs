@@ -44,6 +44,7 @@ fn start_dns(config: &GatewayConfig, known: &Foundation) -> Result<Option<DnsSer
         known.snapshots.clone(),
         known.vips.clone(),
         config.metrics.dns.clone(),
+        &config.handed.sockets,
         (&config.tasks, known.descriptors.clone()),
     )?;
     Ok(Some(dns))
@@ -74,6 +75,7 @@ async fn start_admin(
         trust: config.anchors.document().cloned(),
         tasks: config.tasks.clone(),
         descriptors: known.descriptors.clone(),
+        handed: config.handed.sockets.clone(),
         started: begun,
     };
     let by_itself = socket_by_itself(config, &state).await;
@@ -142,6 +144,7 @@ async fn start_registration(
         known.instances.clone(),
         gate,
         identity,
+        &config.handed.sockets,
         (&config.tasks, known.descriptors.clone()),
     );
     Ok(Some(started.await?))

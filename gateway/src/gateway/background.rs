@@ -20,6 +20,8 @@ pub(crate) struct BackgroundTasks {
     tasks: Tasks,
     running: TaskTracker,
     stop: CancellationToken,
+    /// Ends those that a successor does in this process's place.
+    hand_over: CancellationToken,
 }
 
 /// Ends the tasks when it is dropped, because a gateway could not be started.
@@ -42,10 +44,12 @@ impl Drop for EndUnlessUp {
 
 impl BackgroundTasks {
     pub(crate) fn new(tasks: Tasks) -> Self {
+        let stop = CancellationToken::new();
         Self {
             tasks,
             running: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            hand_over: stop.child_token(),
+            stop,
         }
     }
 
@@ -57,14 +61,35 @@ impl BackgroundTasks {
         EndUnlessUp(Some(self.clone()))
     }
 
-    /// Starts a task that runs until [`BackgroundTasks::stop`].
+    /// Starts a task that runs until [`BackgroundTasks::stop`], or until a successor does it.
     pub(crate) fn spawn<F>(&self, name: &'static str, future: F)
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        let until_stopped = self.stop.clone().run_until_cancelled_owned(future);
+        self.spawn_until(&self.hand_over, name, future);
+    }
+
+    /// Starts a task that open connections need to their end: it runs until [`BackgroundTasks::stop`].
+    pub(crate) fn spawn_to_the_end<F>(&self, name: &'static str, future: F)
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.spawn_until(&self.stop, name, future);
+    }
+
+    fn spawn_until<F>(&self, stop: &CancellationToken, name: &'static str, future: F)
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let until_stopped = stop.clone().run_until_cancelled_owned(future);
         self.running
             .spawn(self.tasks.keep(Cow::Borrowed(name), until_stopped));
+    }
+
+    /// Ends what a successor does from now on.
+    pub(crate) fn hand_over(&self) {
+        self.tasks.stop();
+        self.hand_over.cancel();
     }
 
     /// Ends every task. What ends from now on, here and elsewhere in the gateway, was asked to.

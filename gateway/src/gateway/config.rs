@@ -15,9 +15,9 @@ use causeway_api::{
 use causeway_control::{TopologySource, renewal::Renewal, trust::Trusted};
 use causeway_dns::{DnsConfig, DnsError, vips};
 use causeway_federation::name::{GatewayId, ZoneName};
-use causeway_host::{files::make_private_folder, tasks::Tasks};
+use causeway_host::{files::make_private_folder, handed::HandedSockets, tasks::Tasks};
 use causeway_identity::{LiveIdentity, TlsError};
-use causeway_instances::{InstancesError, attach::ServerAddress};
+use causeway_instances::{InstancesError, KnownHealth, attach::ServerAddress};
 use causeway_proxy::egress::{Outlive, RedirectError};
 use causeway_telemetry::AccessLog;
 use causeway_tunnel as tunnel;
@@ -66,6 +66,16 @@ pub struct GatewayConfig {
     pub tasks: Tasks,
     /// Data threads; one per core is best.
     pub threads: usize,
+    pub handed: Handed,
+}
+
+/// Things that a process has of the one whose place it takes; by default none.
+#[derive(Debug, Clone, Default)]
+pub struct Handed {
+    pub sockets: HandedSockets,
+    pub health: KnownHealth,
+    /// `None`: it takes nobody's place.
+    pub tunnels: Option<tunnel::Predecessor>,
 }
 
 /// Source of the roots and revocations that a gateway believes.

@@ -50,6 +50,7 @@ mod config;
 mod descriptors;
 mod disk;
 mod exports;
+mod handover;
 mod labels;
 mod listeners;
 mod local_sockets;
@@ -68,7 +69,8 @@ mod threads;
 mod unread;
 
 pub use config::{
-    CertificateRenewal, GatewayConfig, GatewayStartError, RegistryChoice, ServerProof, Storage, TrustAnchors,
+    CertificateRenewal, GatewayConfig, GatewayStartError, Handed, RegistryChoice, ServerProof, Storage,
+    TrustAnchors,
 };
 pub use metrics::GatewayMetrics;
 pub use shutdown::Cut;
@@ -79,9 +81,10 @@ use causeway_api::{
     admin::{Admin, AdminAddress},
     registration::RegistrationServer,
 };
+use causeway_control::TopologySource;
 use causeway_dns::{DnsServer, vips::VipTable};
 use causeway_federation::name::GatewayId;
-use causeway_host::tasks::Tasks;
+use causeway_host::{handed::HandedSockets, tasks::Tasks};
 use causeway_instances::Instances;
 use causeway_proxy::{egress::Egress, ingress::Ingress};
 use causeway_routing::snapshot::Snapshots;
@@ -109,6 +112,11 @@ pub struct Gateway {
     registration: Option<RegistrationServer>,
     draining: Arc<std::sync::atomic::AtomicBool>,
     background: BackgroundTasks,
+    /// Sockets that a successor is to have.
+    handed: HandedSockets,
+    topology: TopologySource,
+    /// A successor has taken the place of this process, which finishes what it holds.
+    is_succeeded: bool,
     threads: DataThreads,
 }
 

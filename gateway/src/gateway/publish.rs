@@ -59,6 +59,13 @@ impl Sources {
     }
 }
 
+/// Waits for a change. A source that is gone changes no more: a successor has taken its place, or the task that fed it has ended.
+async fn changed<T>(source: &mut watch::Receiver<T>) {
+    if source.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
 /// Builds the first snapshot at once; the future keeps it current.
 pub(crate) fn publish(
     mut sources: Sources,
@@ -74,16 +81,12 @@ pub(crate) fn publish(
     let publishing = async move {
         let mut count = 1;
         loop {
-            let changed = tokio::select! {
-                change = sources.topology.changed() => change,
-                change = sources.instances.changed() => change,
-                change = sources.catalog.changed() => change,
-                change = tunnels.changed() => change,
-                change = listeners.changed() => change,
-            };
-            // A source that is gone is only seen while the gateway ends, or after the task that fed it has ended.
-            if changed.is_err() {
-                return;
+            tokio::select! {
+                () = changed(&mut sources.topology) => {}
+                () = changed(&mut sources.instances) => {}
+                () = changed(&mut sources.catalog) => {}
+                () = changed(&mut tunnels) => {}
+                () = changed(&mut listeners) => {}
             }
             count += 1;
             tunnels.mark_unchanged();

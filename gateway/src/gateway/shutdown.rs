@@ -71,7 +71,7 @@ impl Gateway {
         self.egress.drain();
     }
 
-    fn open(&self) -> usize {
+    pub(super) fn open(&self) -> usize {
         self.egress.open_connections().count() + self.ingress.open_connections().count()
     }
 
@@ -81,14 +81,14 @@ impl Gateway {
         tokio::join!(egress.drained(), ingress.drained());
     }
 
-    async fn emptied(&self) {
+    pub(super) async fn emptied(&self) {
         let (egress, ingress) = (self.egress.open_connections(), self.ingress.open_connections());
         while self.open() > 0 {
             tokio::join!(egress.emptied(Duration::MAX), ingress.emptied(Duration::MAX));
         }
     }
 
-    fn cut(&self) -> Cut {
+    pub(super) fn cut(&self) -> Cut {
         let mut connections = self.egress.open_connections().list();
         connections.extend(self.ingress.open_connections().list());
         for connection in connections.iter().take(MAX_NAMED) {
@@ -110,7 +110,7 @@ impl Gateway {
         Cut { connections }
     }
 
-    async fn end(mut self) {
+    pub(super) async fn end(mut self) {
         self.background.stop();
         let (dns, registration) = (self.dns.take(), self.registration.take());
         let admin = std::mem::take(&mut self.admin);
@@ -123,8 +123,14 @@ impl Gateway {
             );
             tokio::join!(self.instances.shutdown(), self.zone_sync.shutdown());
         };
+        let redirect = async {
+            // A successor goes on with it.
+            if !self.is_succeeded {
+                self.egress.remove_redirect().await;
+            }
+        };
         // Side by side: nobody is accepted until the next process has started.
-        tokio::join!(self.tunnels.close(), self.egress.remove_redirect(), servers);
+        tokio::join!(self.tunnels.close(), redirect, servers);
         let threads = std::mem::take(&mut self.threads);
         if tokio::task::spawn_blocking(move || threads.stop()).await.is_err() {
             tracing::error!("the data threads could not be ended");

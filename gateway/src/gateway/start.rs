@@ -146,6 +146,9 @@ impl Gateway {
             registration,
             draining,
             background,
+            handed: config.handed.sockets,
+            topology: config.topology,
+            is_succeeded: false,
             threads,
         })
     }
@@ -171,6 +174,8 @@ fn tunnel_config(config: &GatewayConfig) -> Result<TunnelConfig, GatewayStartErr
     let mut tunnel = TunnelConfig {
         tasks: config.tasks.clone(),
         keeps_registry: config.is_apart(),
+        handed: config.handed.sockets.clone(),
+        predecessor: config.handed.tunnels.clone(),
         ..config.tunnel.clone()
     };
     if let Some(folder) = config.storage.folder() {
@@ -193,12 +198,12 @@ fn start_background(
         let (egress, ingress) = moving;
         tokio::join!(egress.keep_moving(changes.clone()), ingress.keep_moving(changes));
     };
-    background.spawn("open connections that follow", moving);
+    background.spawn_to_the_end("open connections that follow", moving);
     let rechecking = keep_rechecking(egress.clone(), ingress.clone(), snapshots, generation);
-    background.spawn("permissions of open connections", rechecking);
+    background.spawn_to_the_end("permissions of open connections", rechecking);
     let checking = egress.clone();
     let checking = async move { checking.keep_checking_certificates().await };
-    background.spawn("certificates of open connections", checking);
+    background.spawn_to_the_end("certificates of open connections", checking);
     let (redirecting, bindings) = (egress.clone(), known.vips.bindings());
     let redirecting = async move { redirecting.keep_redirect(bindings).await };
     background.spawn("redirect of clients", redirecting);
@@ -239,7 +244,7 @@ fn follow_trust(config: &GatewayConfig, known: &Foundation, background: &Backgro
     if let Some(trusted) = config.anchors.document() {
         let (tunnels, catalog) = (known.tunnel_set.clone(), known.zone_sync.catalog());
         let federating = trust::keep_federating(trusted.clone(), config.topology.subscribe());
-        background.spawn("trust domains of the topology", federating);
+        background.spawn_to_the_end("trust domains of the topology", federating);
         let fetching = keep_fetching(trusted.fetched(), tunnels, catalog);
         background.spawn("trust documents of other gateways", fetching);
     }
@@ -256,6 +261,7 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
             data_dir: config.storage.folder().map(Path::to_owned),
             shared: shared_registry(config),
             tasks: config.tasks.clone(),
+            health: config.handed.health.clone(),
         },
         config.topology.subscribe(),
         config.metrics.instances.clone(),
@@ -266,7 +272,7 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         config.metrics.registry.services().clone(),
         config.topology.subscribe(),
     );
-    background.spawn("names of services in metrics", naming);
+    background.spawn_to_the_end("names of services in metrics", naming);
     let tunnel_set = Arc::<TunnelSet>::default();
     let (snapshots, generation, publishing) = publish(Sources {
         zone: id.zone.clone(),
@@ -277,7 +283,7 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         listeners: listeners.clone(),
         ejections: Default::default(),
     });
-    background.spawn("snapshots", publishing);
+    background.spawn_to_the_end("snapshots", publishing);
     let exporting = keep_exports(
         zone_sync.clone(),
         config.topology.subscribe(),
@@ -410,6 +416,7 @@ fn start_egress(config: &GatewayConfig, known: &Foundation, threads: &DataThread
         callers: Callers::of_kernel(config.tasks.clone()),
         tasks: config.tasks.clone(),
         own_sockets: known.own_sockets.clone(),
+        handed: config.handed.sockets.clone(),
         ..EgressConfig::new(config.threads)
     };
     let egress = Egress::new(

@@ -26,7 +26,7 @@ use causeway_federation::{
     registry::InstanceSource,
     topology::{self, Topology},
 };
-use causeway_host::{descriptors::Descriptors, tasks::Tasks};
+use causeway_host::{descriptors::Descriptors, handed::HandedSockets, tasks::Tasks};
 use causeway_identity::{
     Identity,
     ca::{Ca, LEAF_VALIDITY},
@@ -243,12 +243,14 @@ pub fn state() -> AdminState {
         gate: Gate::new(None, Audit::default(), metrics.api),
         tasks: Tasks::default(),
         descriptors: Descriptors::default(),
+        handed: HandedSockets::default(),
         started: Instant::now(),
     }
 }
 
 fn instances(snapshot: &Snapshot, metrics: Arc<InstanceMetrics>) -> Instances {
     let config = InstancesConfig {
+        health: Default::default(),
         listeners: tokio::sync::watch::channel(Default::default()).1,
         zone: snapshot.zone.clone(),
         data_dir: None,

@@ -150,6 +150,7 @@ fn config(folder: &Path, attached: bool) -> GatewayConfig {
         }),
         gate: Gate::default(),
         access: AccessLog::Off,
+        handed: Default::default(),
         ages: Ages::default(),
         metrics,
         stall_limit: causeway_proxy::relay::STALL_LIMIT,

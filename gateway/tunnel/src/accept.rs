@@ -55,22 +55,18 @@ type HandshakePlace = (OwnedSemaphorePermit, HostPlace);
 
 /// Accepts until the endpoint is closed.
 pub(super) async fn run(shared: Arc<TunnelShared>, endpoint: Endpoint, thread: usize) {
-    let is_draining = || shared.is_draining();
-    take(endpoint, is_draining, |incoming, place| {
+    let is_leaving = || shared.is_leaving();
+    take(endpoint, is_leaving, |incoming, place| {
         tokio::spawn(welcome(Arc::clone(&shared), incoming, thread, place));
     })
     .await;
 }
 
 /// Hands on the peers for whose handshake there is a place.
-async fn take(
-    endpoint: Endpoint,
-    is_draining: impl Fn() -> bool,
-    welcome: impl Fn(Incoming, HandshakePlace),
-) {
+async fn take(endpoint: Endpoint, is_leaving: impl Fn() -> bool, welcome: impl Fn(Incoming, HandshakePlace)) {
     let (handshakes, hosts) = (Arc::new(Semaphore::new(MAX_HANDSHAKES)), HostPlaces::default());
     while let Some(incoming) = endpoint.accept().await {
-        if is_draining() {
+        if is_leaving() {
             incoming.refuse();
             continue;
         }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use causeway_host::tasks::Tasks;
+use causeway_host::{handed::HandedSockets, tasks::Tasks};
 use causeway_identity::{KeyExchange, LiveIdentity, TlsError};
 use quinn::{
     AckFrequencyConfig, ClientConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
@@ -15,6 +15,7 @@ use super::{
     demand::{FIRST_TUNNELS, SPARE_FOR},
     endpoint_keys::EndpointKeys,
     handshake::{HandshakeConfigError, TunnelClient, TunnelServer},
+    succession::Predecessor,
 };
 
 /// Interval of keep-alives on an otherwise silent tunnel.
@@ -94,6 +95,10 @@ pub struct TunnelConfig {
     pub memory: MemoryBudget,
     /// Every task that lives as long as the gateway.
     pub tasks: Tasks,
+    /// Sockets of the process before, and those for the next.
+    pub handed: HandedSockets,
+    /// Process that this one takes the place of.
+    pub predecessor: Option<Predecessor>,
 }
 
 /// Failure to make a QUIC configuration of an identity and settings.
@@ -124,6 +129,8 @@ impl TunnelConfig {
             keeps_registry: false,
             memory: MemoryBudget::default(),
             tasks: Tasks::default(),
+            handed: HandedSockets::default(),
+            predecessor: None,
         }
     }
 

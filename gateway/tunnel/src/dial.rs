@@ -87,6 +87,8 @@ enum Served {
     Ended,
     /// An identity was renewed, or should have been: a new tunnel shall prove the new one.
     Superseded,
+    /// Another process has taken the place of the peer's.
+    Succeeded,
     /// Fewer tunnels do: it goes once nothing is open on it.
     Unneeded,
     /// Nothing is heard on it. It may come back, and is kept meanwhile with all that is open on it.
@@ -170,7 +172,7 @@ async fn keep(dialler: Arc<Dialler>, target: Target, ended: CancellationToken) {
                     shared.set.retire(&tunnel.peer, tunnel.id);
                 }
                 Served::Silent => (attempt, dialled) = (0, Some(tunnel)),
-                Served::Superseded => attempt = 0,
+                Served::Superseded | Served::Succeeded => attempt = 0,
                 Served::Ended => {
                     if tunnel.up.elapsed() >= FORGIVEN_AFTER {
                         attempt = 0;
@@ -189,7 +191,7 @@ async fn keep(dialler: Arc<Dialler>, target: Target, ended: CancellationToken) {
         };
         let won = tokio::select! {
             () = ended.cancelled() => return,
-            _ = shared.draining() => return,
+            _ = shared.leaving() => return,
             () = heard(shared, dialled.as_ref()) => continue,
             won = dialling => won,
         };
@@ -207,7 +209,7 @@ async fn keep(dialler: Arc<Dialler>, target: Target, ended: CancellationToken) {
         attempt = attempt.saturating_add(1);
         tokio::select! {
             () = ended.cancelled() => return,
-            _ = shared.draining() => return,
+            _ = shared.leaving() => return,
             () = heard(shared, dialled.as_ref()) => {}
             () = sleep(wait) => {}
         }
@@ -230,6 +232,7 @@ impl Dialled {
             // A panic in the task was told where it happened.
             _ = &mut self.task => Served::Ended,
             () = &mut self.due => Served::Superseded,
+            () = shared.set.until_succeeded(&self.peer, self.id) => Served::Succeeded,
             () = shared.set.until_stalled(&self.peer, self.id, true) => Served::Silent,
             () = shared.demands.until(&self.peer.zone, rank, false) => Served::Unneeded,
         }

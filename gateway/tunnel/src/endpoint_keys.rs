@@ -113,14 +113,14 @@ impl EndpointKeys {
         }
     }
 
-    /// Connection ids of the endpoints on data thread `thread`.
-    pub(super) fn connection_ids(&self, thread: usize) -> ConnectionIds {
-        ConnectionIds::new(Arc::clone(&self.connection_ids), thread)
+    /// Connection ids of the endpoint of the data thread at this place.
+    pub(super) fn connection_ids(&self, place: u16) -> ConnectionIds {
+        ConnectionIds::new(Arc::clone(&self.connection_ids), place)
     }
 
-    /// The endpoint configuration of data thread `thread`.
-    pub(super) fn endpoint(&self, thread: usize) -> EndpointConfig {
-        let ids = self.connection_ids(thread);
+    /// The endpoint configuration of the data thread at this place.
+    pub(super) fn endpoint(&self, place: u16) -> EndpointConfig {
+        let ids = self.connection_ids(place);
         let mut config = EndpointConfig::new(Arc::clone(&self.reset) as _);
         config.cid_generator(move || Box::new(ids.clone()));
         config

@@ -129,6 +129,7 @@ impl TunnelShared {
             program: concat!("causeway ", env!("CARGO_PKG_VERSION")).to_owned(),
             start_id: self.start_id,
             capabilities,
+            succeeds: self.succeeds,
         };
         let message = ControlMessage {
             body: Some(Body::Hello(hello)),

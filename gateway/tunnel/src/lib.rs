@@ -42,6 +42,7 @@ mod start;
 mod starts;
 mod steering;
 mod stream;
+mod succession;
 #[cfg(feature = "test-util")]
 pub mod testbed;
 mod tunnel;
@@ -71,6 +72,7 @@ pub use refusal::{Close, Ended, Loss, TunnelRefusal};
 pub use set::TunnelSet;
 pub use socket::SocketBuffers;
 pub use start::{Tunnels, TunnelsStartError};
+pub use succession::{DatagramRelay, MAX_PREDECESSORS, Predecessor, Succession, ThreadPlaces};
 pub use tunnel::{LinkStats, StreamOpenError, Tunnel};
 pub use tunnel_totals::TunnelCount;
 

@@ -149,7 +149,8 @@ fn look_after(shown: &ShownCertificate, now: SystemTime) -> Option<Duration> {
 }
 
 /// Waits until `tunnel`, which this side dialled, is of no use any more: it was due or another tunnel took its place,
-/// one that is to stay is up, and no stream is left on this one.
+/// one that is to stay is up, and no stream is left on this one. A process that another has taken the place of ends its tunnels itself: it may
+/// need them for what it finishes.
 pub(super) async fn superseded(shared: &TunnelShared, tunnel: &Tunnel) {
     if !tunnel.dialled() {
         return std::future::pending().await;
@@ -163,7 +164,8 @@ pub(super) async fn superseded(shared: &TunnelShared, tunnel: &Tunnel) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if tunnel.streams().load(Ordering::Relaxed) == 0 && shared.set.has_lasting(tunnel.peer()) {
+        let is_unused = tunnel.streams().load(Ordering::Relaxed) == 0 && !tunnel.is_succeeded();
+        if is_unused && shared.set.has_lasting(tunnel.peer()) {
             return;
         }
     }

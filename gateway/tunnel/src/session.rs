@@ -8,7 +8,9 @@ use std::{
 };
 
 use causeway_identity::SpiffeId;
-use causeway_proto::tunnel::{ControlMessage, Draining, Hello, Siblings, Twin, control_message::Body};
+use causeway_proto::tunnel::{
+    ControlMessage, Draining, Hello, Siblings, Succeeded, Twin, control_message::Body,
+};
 use causeway_routing::snapshot::Link;
 use causeway_telemetry::Side;
 use quinn::{Connection, VarInt};
@@ -25,7 +27,7 @@ use super::{
     liveness::{Liveness, Patience},
     refusal::{Close, Ended, TunnelRefusal},
     renew,
-    shared::{Party, TunnelShared},
+    shared::{Leaving, Party, TunnelShared},
     siblings::TOLD_EVERY,
     starts::Start,
     stream,
@@ -77,7 +79,7 @@ async fn serve(shared: &Arc<TunnelShared>, greeted: Greeted, thread: usize, dial
     let peer = identity.gateway.clone();
     let party = Party::new(connection.remote_address(), &peer);
     let tunnel = Tunnel::new(connection.clone(), peer.clone(), thread, dialled)
-        .with_start(hello.start_id)
+        .with_start(hello.start_id, hello.succeeds)
         .with_capabilities(Capabilities::heard(hello.capabilities), &shared.config.memory);
     let tunnel = Arc::new(tunnel);
     let listed = Listed::new(Arc::clone(shared), Arc::clone(&tunnel));
@@ -206,6 +208,10 @@ async fn listen(shared: &TunnelShared, tunnel: &Tunnel, mut recv: RecvHalf) -> F
                 shared.set.set_draining(tunnel);
                 shared.draining_peers.note(host(tunnel), Instant::now());
             }
+            Some(Body::Succeeded(Succeeded {})) => {
+                info!(peer = %tunnel.peer(), "another process takes the place of the peer's");
+                shared.set.set_succeeded(tunnel);
+            }
             Some(Body::Consumed(news)) => {
                 if let Some(credit) = tunnel.credit() {
                     credit.heard(&news);
@@ -274,11 +280,11 @@ fn follow_path(tunnel: &Tunnel, congestion_window: u64, window: u64) -> u64 {
     wanted
 }
 
-/// Tells the peer once this gateway drains, and all along what was taken of its streams. Holds the control stream open: its
+/// Tells the peer once this process is to end, and all along what was taken of its streams. Holds the control stream open: its
 /// end would end the tunnel.
 async fn speak(shared: &TunnelShared, tunnel: &Tunnel, mut control: SendHalf) -> std::convert::Infallible {
     let peer = tunnel.peer();
-    let mut draining = std::pin::pin!(shared.draining());
+    let mut leaving = std::pin::pin!(shared.leaving());
     let (mut told, mut told_of_twin) = (false, false);
     let mut siblings = interval(TOLD_EVERY);
     siblings.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -290,11 +296,14 @@ async fn speak(shared: &TunnelShared, tunnel: &Tunnel, mut control: SendHalf) ->
             }
         };
         let body = tokio::select! {
-            within = &mut draining, if !told => {
+            way = &mut leaving, if !told => {
                 told = true;
-                Body::Draining(Draining {
-                    deadline_milliseconds: u32::try_from(within.as_millis()).unwrap_or(u32::MAX),
-                })
+                match way {
+                    Leaving::Drains(within) => Body::Draining(Draining {
+                        deadline_milliseconds: u32::try_from(within.as_millis()).unwrap_or(u32::MAX),
+                    }),
+                    Leaving::Succeeded => Body::Succeeded(Succeeded {}),
+                }
             }
             _ = siblings.tick() => match shared.set.apart_from(tunnel) {
                 apart if apart.is_empty() => continue,

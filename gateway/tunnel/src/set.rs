@@ -65,7 +65,8 @@ impl TunnelSet {
     }
 
     /// Takes up a tunnel, and says how the process at its far end relates to those before. If the peer has restarted, gives
-    /// the tunnels that led to the process before; but none that was told to drain, which ends in good order.
+    /// the tunnels that led to the process before; but none that was told to drain, or whose process another has taken the place of: those
+    /// end in good order.
     pub(super) fn take_up(&self, tunnel: Arc<Tunnel>) -> (Start, Vec<Arc<Tunnel>>) {
         let mut starts = self.starts.lock();
         let peer = tunnel.peer().clone();
@@ -77,8 +78,16 @@ impl TunnelSet {
                 .or_insert_with(|| Starts::new(told))
                 .hear(told),
         };
-        let of_the_one_before =
-            |old: &&Arc<Tunnel>| ![0, told].contains(&old.start()) && old.link() != Link::Draining;
+        for old in self.tunnels.load().get(&peer).into_iter().flatten() {
+            if old.start() != 0 && old.start() == tunnel.succeeds() {
+                old.set_succeeded();
+                // It keeps its streams, and gets none while the new one is there.
+                old.retire();
+            }
+        }
+        let of_the_one_before = |old: &&Arc<Tunnel>| {
+            ![0, told].contains(&old.start()) && old.link() != Link::Draining && !old.is_succeeded()
+        };
         let ended = match (start, self.tunnels.load().get(&peer)) {
             (Start::Restarted, Some(list)) => list.iter().filter(of_the_one_before).cloned().collect(),
             _ => Vec::new(),
@@ -131,6 +140,28 @@ impl TunnelSet {
         let list = tunnels.get(peer).into_iter().flatten();
         list.filter(|tunnel| tunnel.id() == id)
             .for_each(|tunnel| tunnel.retire());
+    }
+
+    /// Takes down that another process takes the place of the peer's.
+    pub(super) fn set_succeeded(&self, tunnel: &Tunnel) {
+        tunnel.set_succeeded();
+        self.bump();
+    }
+
+    /// Waits until another process takes the place of the one that the tunnel with this number leads to.
+    pub(super) async fn until_succeeded(&self, peer: &GatewayId, id: usize) {
+        let mut changed = self.changed();
+        loop {
+            changed.mark_unchanged();
+            let tunnels = self.tunnels.load_full();
+            let list = tunnels.get(peer).into_iter().flatten();
+            let is_succeeded = list
+                .clone()
+                .any(|tunnel| tunnel.id() == id && tunnel.is_succeeded());
+            if is_succeeded || changed.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     pub fn set_draining(&self, tunnel: &Tunnel) {

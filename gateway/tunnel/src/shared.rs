@@ -36,10 +36,12 @@ pub(super) struct TunnelShared {
     pub(super) handler: Arc<dyn StreamHandler>,
     pub(super) metrics: Arc<TunnelMetrics>,
     pub(super) topology: watch::Receiver<Arc<Topology>>,
-    /// Time that streams under way may take, as peers are told it, once this gateway drains.
-    pub(super) drain: watch::Receiver<Option<Duration>>,
+    /// Set once this process is to end, and says how.
+    pub(super) leaving: watch::Receiver<Option<Leaving>>,
     /// Random per process start.
     pub(super) start_id: u64,
+    /// Start id of the process that this one takes the place of; 0: none.
+    pub(super) succeeds: u64,
     pub(super) rate_limited: Mutex<RateLimited<LogKind>>,
     pub(super) resolver: NameResolver,
     /// Numbers of tunnels to dial.
@@ -47,6 +49,15 @@ pub(super) struct TunnelShared {
     /// Hosts of peers that drain: that they take no new tunnel then is as it should be. By host, for a peer dials from another port than
     /// it listens on.
     pub(super) draining_peers: Remembered<IpAddr>,
+}
+
+/// Way in which this process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// Its gateway does, and streams under way may take so long.
+    Drains(Duration),
+    /// Another process takes its place.
+    Succeeded,
 }
 
 /// Kind of log line, by which lines are held back; see [`RateLimited`].
@@ -87,20 +98,16 @@ impl TunnelShared {
         self.config.identity.gateway()
     }
 
-    pub(super) fn is_draining(&self) -> bool {
-        self.drain.borrow().is_some()
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.borrow().is_some()
     }
 
-    /// Waits until this gateway drains; says how long streams under way may take.
-    pub(super) async fn draining(&self) -> Duration {
-        let mut drain = self.drain.clone();
-        let begun = drain
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|within| *within);
+    /// Waits until this process is to end; says how.
+    pub(super) async fn leaving(&self) -> Leaving {
+        let mut leaving = self.leaving.clone();
+        let begun = leaving.wait_for(Option::is_some).await.ok().and_then(|way| *way);
         match begun {
-            Some(within) => within,
+            Some(way) => way,
             // Nobody is left who could ask for it.
             None => std::future::pending().await,
         }

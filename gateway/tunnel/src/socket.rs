@@ -106,6 +106,33 @@ fn bind_shared_with(
     Ok(sockets)
 }
 
+/// Binds further sockets beside those that share an address, so that there are `count`.
+///
+/// # Errors
+/// When there are more already, whose datagrams nobody would read, or no further one can be had.
+pub(super) fn more_of(mut sockets: Vec<UdpSocket>, count: usize) -> io::Result<Vec<UdpSocket>> {
+    if sockets.len() > count {
+        return Err(io::Error::other(format!(
+            "there are {} sockets for {count} data threads",
+            sockets.len()
+        )));
+    }
+    let Some(first) = sockets.first() else {
+        return Ok(sockets);
+    };
+    let address = first.local_addr()?;
+    if count > 1 {
+        socket2::SockRef::from(first).set_reuse_port(true)?;
+    }
+    while sockets.len() < count {
+        let socket = open(address)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        sockets.push(socket.into());
+    }
+    Ok(sockets)
+}
+
 fn is_every_address(listen: SocketAddr) -> bool {
     listen.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
 }

@@ -1,8 +1,9 @@
-//! The tunnels of one gateway as a whole: starting them on every data thread, draining, and closing.
+//! The tunnels of one gateway as a whole: starting them on every data thread, draining, leaving them to a successor, and closing.
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    os::unix::net::UnixDatagram,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -32,9 +33,10 @@ use super::{
     pieces::PiecewiseSocket,
     refusal::Close,
     renew,
-    shared::TunnelShared,
+    shared::{Leaving, TunnelShared},
     socket::{self, SocketBuffers},
-    steering::{self, Lane, SteeredSocket},
+    steering::{Lanes, SteeredSocket},
+    succession::{self, Succession, ThreadPlaces},
 };
 
 /// Longest time that [`Tunnels::close`] waits for peers to hear of it.
@@ -50,7 +52,12 @@ pub struct Tunnels {
     local_addr: SocketAddr,
     buffers: SocketBuffers,
     endpoints: Vec<Endpoint>,
-    drain: watch::Sender<Option<Duration>>,
+    leaving: watch::Sender<Option<Leaving>>,
+    start_id: u64,
+    lanes: Arc<Lanes>,
+    /// Of all data threads, for a successor.
+    listening: Vec<Arc<UdpSocket>>,
+    threads: Vec<Handle>,
     stop: CancellationToken,
 }
 
@@ -95,7 +102,10 @@ impl Tunnels {
         let listen = config.listen;
         let failed = |source| TunnelsStartError::Listen { listen, source };
         let bind = || socket::bind_shared(listen, threads.len());
-        let sockets = open_held(is_taken, bind).map_err(failed)?;
+        let sockets = match inherited(&config, threads.len()) {
+            Some(inherited) => inherited.map_err(failed)?,
+            None => open_held(is_taken, bind).map_err(failed)?,
+        };
         let first = sockets.first().filter(|_| !threads.is_empty());
         let local_addr = first
             .ok_or(TunnelsStartError::NoThreads)?
@@ -103,12 +113,19 @@ impl Tunnels {
             .map_err(failed)?;
 
         own_addresses::tell(&topology.borrow(), &config.identity.gateway().zone, local_addr);
-        let drain = watch::Sender::new(None);
+        let leaving = watch::Sender::new(None);
+        let start_id = SmallRng::from_os_rng().random();
         let limits = DemandLimits {
             first: config.first_tunnels.min(threads.len()),
             most: threads.len(),
             spare_for: config.spare_tunnel_for,
         };
+        let predecessor = config.predecessor.clone();
+        let (places, relays) = match predecessor.clone() {
+            Some(before) => (before.places, before.relays),
+            None => (ThreadPlaces::new(threads.len()), Vec::new()),
+        };
+        let lanes = Arc::new(Lanes::new(places, relays));
         let shared = Arc::new(TunnelShared {
             config,
             client: ArcSwap::from_pointee(client),
@@ -117,8 +134,9 @@ impl Tunnels {
             handler,
             metrics,
             topology,
-            drain: drain.subscribe(),
-            start_id: SmallRng::from_os_rng().random(),
+            leaving: leaving.subscribe(),
+            start_id,
+            succeeds: predecessor.as_ref().map_or(0, |before| before.start_id),
             rate_limited: Mutex::new(RateLimited::new()),
             resolver: NameResolver::default(),
             demands: Demands::new(limits),
@@ -128,10 +146,13 @@ impl Tunnels {
             local_addr,
             buffers: SocketBuffers::WANTED,
             endpoints: Vec::with_capacity(2 * threads.len()),
-            drain,
+            leaving,
+            start_id,
+            lanes: Arc::clone(&lanes),
+            listening: Vec::with_capacity(threads.len()),
+            threads: threads.to_vec(),
             stop: CancellationToken::new(),
         };
-        let lanes = steering::lanes(threads.len());
         let mut accepting = Vec::with_capacity(threads.len());
         for (thread, (handle, socket)) in threads.iter().zip(sockets).enumerate() {
             let ends = (socket, Arc::clone(&lanes));
@@ -176,18 +197,26 @@ impl Tunnels {
         shared: &Arc<TunnelShared>,
         thread: usize,
         handle: &Handle,
-        (socket, lanes): (UdpSocket, Arc<[Lane]>),
+        (socket, lanes): (UdpSocket, Arc<Lanes>),
         server: &ServerConfig,
     ) -> Result<Endpoint, TunnelsStartError> {
         // quinn starts its tasks and registers its sockets on the runtime that is entered.
         let _entered = handle.enter();
         let keys = &shared.config.keys;
+        let place = lanes.place_of(thread);
+        let kept = socket.try_clone().map(Arc::new);
+        let kept = kept.map_err(|source| TunnelsStartError::Listen {
+            listen: self.local_addr,
+            source,
+        })?;
+        shared.config.handed.keep(&kept);
+        self.listening.push(kept);
         let open = |config, socket, server| {
             Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
         };
         let steered = |socket| SteeredSocket {
             socket,
-            ids: keys.connection_ids(thread),
+            ids: keys.connection_ids(place),
             lanes,
             lane_first: AtomicBool::default(),
         };
@@ -200,7 +229,7 @@ impl Tunnels {
             .wrap_udp_socket(socket)
             .and_then(|socket| {
                 open(
-                    keys.endpoint(thread),
+                    keys.endpoint(place),
                     Arc::new(steered(piecewise(socket))),
                     Some(server.clone()),
                 )
@@ -239,7 +268,29 @@ impl Tunnels {
     /// more. Peers send new connections elsewhere where they can, and those that they send here are served: tunnels stay up until
     /// [`Tunnels::close`].
     pub fn drain(&self, within: Duration) {
-        self.drain.send_replace(Some(within));
+        self.leaving.send_replace(Some(Leaving::Drains(within)));
+    }
+
+    /// Describes these tunnels for a successor.
+    #[must_use]
+    pub fn succession(&self) -> Succession {
+        Succession::new(self.start_id, self.lanes.places(), self.lanes.relays())
+    }
+
+    /// Leaves the sockets to a successor, which relays what is still for this process, and tells every peer that there is one. No tunnel is
+    /// dialled or accepted any more; those that are up stay up until [`Tunnels::close`].
+    pub fn hand_over(&self, relay: UnixDatagram) {
+        self.lanes.release();
+        if let Some(first) = self.threads.first() {
+            let (lanes, stop) = (Arc::clone(&self.lanes), self.stop.clone());
+            first.spawn(async move {
+                let receiving = stop.run_until_cancelled(succession::receive(relay, lanes));
+                if let Some(Err(error)) = receiving.await {
+                    warn!(%error, "the successor relays no more; what is left of tunnels that others dialled is lost");
+                }
+            });
+        }
+        self.leaving.send_replace(Some(Leaving::Succeeded));
     }
 
     /// Closes every tunnel and waits, for a bounded time, until the peers have been told.
@@ -263,6 +314,17 @@ impl Drop for Tunnels {
     fn drop(&mut self) {
         self.close_endpoints();
     }
+}
+
+/// The sockets of the process before, with more of them where there are more data threads; `None`: it had none at this address.
+fn inherited(config: &TunnelConfig, threads: usize) -> Option<io::Result<Vec<UdpSocket>>> {
+    let mut sockets = config.handed.take_udp(config.listen);
+    if sockets.is_empty() && config.listen.ip().is_unspecified() {
+        // Of a host without IPv6.
+        let fallen_back = SocketAddr::from((Ipv4Addr::UNSPECIFIED, config.listen.port()));
+        sockets = config.handed.take_udp(fallen_back);
+    }
+    (!sockets.is_empty()).then(|| socket::more_of(sockets, threads))
 }
 
 fn check_trust_domain(config: &TunnelConfig, topology: &Topology) -> Result<(), TunnelsStartError> {

@@ -44,6 +44,10 @@ pub struct Tunnel {
     unheard: AtomicBool,
     /// Start id in the peer's hello; 0: it told none.
     start: u64,
+    /// Start id of the process whose place the peer's has taken; 0: none.
+    succeeds: u64,
+    /// Another process takes the place of the peer's, which finishes what it holds.
+    succeeded: AtomicBool,
     /// The peer is another process by now.
     restarted: AtomicBool,
     capabilities: Capabilities,
@@ -109,6 +113,8 @@ impl Tunnel {
             stalled: AtomicBool::new(false),
             unheard: AtomicBool::new(false),
             start: 0,
+            succeeds: 0,
+            succeeded: AtomicBool::new(false),
             restarted: AtomicBool::new(false),
             capabilities: Capabilities::default(),
             credit: None,
@@ -232,8 +238,9 @@ impl Tunnel {
         &self.peer
     }
 
-    pub(super) fn with_start(mut self, start: u64) -> Self {
-        self.start = start;
+    /// `succeeds`: start id of the process whose place the peer's has taken.
+    pub(super) fn with_start(mut self, start: u64, succeeds: u64) -> Self {
+        (self.start, self.succeeds) = (start, succeeds);
         self
     }
 
@@ -312,6 +319,19 @@ impl Tunnel {
     #[must_use]
     pub fn is_retiring(&self) -> bool {
         self.retiring.is_cancelled()
+    }
+
+    pub(super) fn succeeds(&self) -> u64 {
+        self.succeeds
+    }
+
+    /// Tells whether another process takes the place of the peer's.
+    pub(super) fn is_succeeded(&self) -> bool {
+        self.succeeded.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_succeeded(&self) {
+        self.succeeded.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn retire(&self) {

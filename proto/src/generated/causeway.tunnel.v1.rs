@@ -172,7 +172,7 @@ pub struct Refusal {
 /// One message on the control stream: a unidirectional stream that each side opens once per tunnel.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControlMessage {
-    #[prost(oneof = "control_message::Body", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "control_message::Body", tags = "1, 2, 3, 4, 5, 6")]
     pub body: ::core::option::Option<control_message::Body>,
 }
 /// Nested message and enum types in `ControlMessage`.
@@ -189,6 +189,8 @@ pub mod control_message {
         Twin(super::Twin),
         #[prost(message, tag = "5")]
         Siblings(super::Siblings),
+        #[prost(message, tag = "6")]
+        Succeeded(super::Succeeded),
     }
 }
 /// Always the first control message.
@@ -207,6 +209,10 @@ pub struct Hello {
     /// know, and over all but the first 32 of at most 32 bytes each.
     #[prost(string, repeated, tag = "4")]
     pub capabilities: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The start id of the process whose place the sender has taken on its host, and which finishes what it holds; 0: none. Tunnels of
+    /// that process keep their streams, and get no more.
+    #[prost(uint64, tag = "5")]
+    pub succeeds: u64,
 }
 /// How much of what came on some streams the sender has taken, told to the side that writes them, which lets it hold back
 /// what would only lie about. Sent where both sides have the capability `consumed`.
@@ -251,6 +257,10 @@ pub struct Draining {
     #[prost(uint32, tag = "1")]
     pub deadline_milliseconds: u32,
 }
+/// Another process takes the place of the sender, at the same address: dial it, please. The sender takes streams until then, and finishes
+/// what it holds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Succeeded {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RefusalReason {

@@ -93,6 +93,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         program: "causeway 0.1.0".to_owned(),
         start_id: u64::MAX,
         capabilities: vec!["connect".to_owned(), "unheard-of".to_owned()],
+        succeeds: 7,
     };
     let told = ConsumedStream {
         stream: 4,

@@ -26,6 +26,8 @@ pub use zone::Zone;
 pub const TRUST_DOMAIN: &str = "test.internal";
 /// Longest time for a gateway to come up, or for news to reach another zone, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Word of a gateway of which another process has taken the place.
+const SUCCEEDED: &str = "the successor serves";
 /// First port of the fronts of the emulated link.
 const FRONT_PORT: u16 = 7900;
 
@@ -139,6 +141,27 @@ impl Federation {
         let own = zone.and_then(|zone| zone.descriptors);
         let descriptors = own.or(self.plan.descriptors);
         self.zone_mut(name).start(topology, &arguments, descriptors)
+    }
+
+    /// Starts another process for the gateway of a zone, which takes over from the one that runs; waits until it serves.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn succeed_zone(&mut self, name: &str) -> anyhow::Result<()> {
+        let flag = "--take-over".to_owned();
+        let zone = self.zone_mut(name);
+        zone.arguments.push(flag.clone());
+        let before = zone.log().matches(SUCCEEDED).count();
+        let started = self.start_zone(name);
+        self.zone_mut(name).arguments.retain(|argument| *argument != flag);
+        started?;
+        let zone = self.zone(name);
+        let what = format!("the gateway of {name} is succeeded");
+        until_true(&what, PATIENCE, async || {
+            zone.log().matches(SUCCEEDED).count() > before
+        })
+        .await;
+        Ok(())
     }
 
     /// Waits until a gateway is ready and has a tunnel with every other zone that it can have one with.

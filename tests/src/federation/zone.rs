@@ -41,6 +41,8 @@ pub struct Zone {
     pub arguments: Vec<String>,
     log: PathBuf,
     gateway: Option<Process>,
+    /// Processes that another has taken the place of.
+    former: Vec<Process>,
 }
 
 impl Zone {
@@ -59,6 +61,7 @@ impl Zone {
             arguments: Vec::new(),
             log: folder.join(format!("{name}.log")),
             gateway: None,
+            former: Vec::new(),
         }
     }
 
@@ -69,6 +72,7 @@ impl Zone {
         arguments: &[String],
         descriptors: Option<u64>,
     ) -> anyhow::Result<()> {
+        self.former.extend(self.gateway.take());
         let mut command = match descriptors {
             None => Command::new(program()?),
             Some(limit) => {
@@ -113,6 +117,14 @@ impl Zone {
     #[must_use]
     pub fn registry_socket(&self) -> PathBuf {
         self.data.join("registry.sock")
+    }
+
+    /// Process that the gateway last took the place of.
+    ///
+    /// # Panics
+    /// When there was none.
+    pub fn former(&mut self) -> &mut Process {
+        self.former.last_mut().expect("a gateway that was succeeded")
     }
 
     #[must_use]

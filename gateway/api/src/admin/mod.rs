@@ -28,7 +28,7 @@ pub mod view;
 use std::{fmt, sync::Arc, time::Instant};
 
 use causeway_control::{TopologySource, trust::Trusted};
-use causeway_host::{descriptors::Descriptors, tasks::Tasks};
+use causeway_host::{descriptors::Descriptors, handed::HandedSockets, tasks::Tasks};
 use causeway_identity::LiveIdentity;
 use causeway_instances::Instances;
 use causeway_routing::{snapshot::Snapshots, target::Bindings};
@@ -87,6 +87,8 @@ pub struct AdminState {
     pub tasks: Tasks,
     /// Descriptors that connections may take.
     pub descriptors: Descriptors,
+    /// Sockets of the process before, and those for the next.
+    pub handed: HandedSockets,
     pub started: Instant,
 }
 
@@ -114,7 +116,7 @@ impl Admin {
         let acceptor =
             (guarded && state.gate.is_guarded()).then(|| Acceptor::new(state.identity.clone(), ALPN));
         config.listen.check(config.insecure || acceptor.is_some())?;
-        let listener = server::AdminListener::bind(&config.listen).await?;
+        let listener = server::AdminListener::bind(&config.listen, &state.handed).await?;
         let address = listener.address();
         let tls = acceptor.is_some();
         let doorway = server::Doorway::new(ADMIN_API, acceptor, state.gate.clone());

@@ -4,7 +4,7 @@
 
 use std::{
     convert::Infallible,
-    fs, io,
+    io,
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     path::{Path, PathBuf},
@@ -16,8 +16,9 @@ use axum::{Router, extract::Request};
 use causeway_host::{
     accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, accept},
     descriptors::Descriptors,
+    handed::HandedSockets,
     held::bind_held,
-    listen::{bind_unix, connect_unix},
+    listen::{SocketFile, bind_unix, connect_unix},
     places::Place,
 };
 use http_body_util::BodyExt as _;
@@ -60,25 +61,25 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 const SOCKET_MODE: u32 = 0o600;
 
 pub(crate) enum AdminListener {
-    Tcp(TcpListener, AdminAddress),
+    Tcp(Arc<TcpListener>, AdminAddress),
     Unix(UnixListener, PathBuf),
 }
 
 impl AdminListener {
-    pub(crate) async fn bind(address: &AdminAddress) -> Result<Self, AdminError> {
+    /// Binds the address, or goes on with the socket of the process before.
+    pub(crate) async fn bind(address: &AdminAddress, handed: &HandedSockets) -> Result<Self, AdminError> {
         let bind = |source: io::Error| AdminError::Bind {
             address: address.clone(),
             source,
         };
         match address {
             AdminAddress::Tcp(wanted) => {
-                let listener =
-                    bind_held(|| TcpListener::bind(wanted))
-                        .await
-                        .map_err(|source| match source.kind() {
-                            io::ErrorKind::AddrInUse => AdminError::InUse(address.clone()),
-                            _ => bind(source),
-                        })?;
+                let listener = bind_tcp(*wanted, handed)
+                    .await
+                    .map_err(|source| match source.kind() {
+                        io::ErrorKind::AddrInUse => AdminError::InUse(address.clone()),
+                        _ => bind(source),
+                    })?;
                 let local = listener.local_addr().map_err(bind)?;
                 Ok(Self::Tcp(listener, AdminAddress::Tcp(local)))
             }
@@ -107,6 +108,17 @@ impl AdminListener {
             Self::Unix(_, path) => AdminAddress::Unix(path.clone()),
         }
     }
+}
+
+/// Binds a TCP address, once it is free, or goes on with the socket of the process before.
+pub(crate) async fn bind_tcp(address: SocketAddr, handed: &HandedSockets) -> io::Result<Arc<TcpListener>> {
+    let listener = match handed.take_listener(address) {
+        Some(listener) => TcpListener::from_std(listener)?,
+        None => bind_held(|| TcpListener::bind(address)).await?,
+    };
+    let listener = Arc::new(listener);
+    handed.keep(&listener);
+    Ok(listener)
 }
 
 impl Listen for AdminListener {
@@ -199,7 +211,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let socket = match &listener {
-        AdminListener::Unix(_, path) => Some(path.clone()),
+        AdminListener::Unix(_, path) => Some(SocketFile::new(path)),
         AdminListener::Tcp(..) => None,
     };
     let limits = AcceptLimits {
@@ -235,8 +247,8 @@ pub(crate) async fn serve(
             "admin connections were cut at the deadline"
         );
     }
-    if let Some(path) = socket {
-        let _ = fs::remove_file(path);
+    if let Some(file) = socket {
+        file.remove();
     }
 }
 

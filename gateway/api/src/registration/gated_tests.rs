@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use causeway_federation::name::{GatewayId, ZoneName};
-use causeway_host::{descriptors::Descriptors, tasks::Tasks};
+use causeway_host::{descriptors::Descriptors, handed::HandedSockets, tasks::Tasks};
 use causeway_identity::{ApiClient, IdentityFolder, ca};
 use causeway_instances::InstancesConfig;
 use causeway_proto::registry::{
@@ -53,6 +53,7 @@ async fn start() -> Bench {
     let parsed = causeway_federation::topology::parse(text, "test.yaml").unwrap();
     let (_sender, topology) = watch::channel(Arc::new(parsed.topology));
     let config = InstancesConfig {
+        health: Default::default(),
         listeners: tokio::sync::watch::channel(Default::default()).1,
         zone: ZoneName::new("east").unwrap(),
         data_dir: None,
@@ -76,11 +77,13 @@ async fn start() -> Bench {
         insecure: false,
     };
     let tasks = Tasks::default();
+    let handed = HandedSockets::default();
     let started = RegistrationServer::start(
         config,
         instances,
         gate,
         Some(own.identity()),
+        &handed,
         (&tasks, Descriptors::default()),
     );
     Bench {

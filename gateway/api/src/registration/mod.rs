@@ -13,18 +13,20 @@ mod watch;
 mod whole;
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use causeway_federation::registry::wire::MAX_MESSAGE_BYTES;
-use causeway_host::{descriptors::Descriptors, held::bind_held, tasks::Tasks};
+use causeway_host::{
+    descriptors::Descriptors, handed::HandedSockets, held::bind_held, listen::SocketFile, tasks::Tasks,
+};
 use causeway_identity::LiveIdentity;
 use causeway_instances::Instances;
 use causeway_proto::registry::registry_server::RegistryServer;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use gated::{GatedLayer, counted, noted};
@@ -32,7 +34,10 @@ use server::{Incoming, serve};
 pub use service::Registrar;
 
 use crate::{
-    admin::{AdminAddress, server::AdminListener},
+    admin::{
+        AdminAddress,
+        server::{AdminListener, bind_tcp},
+    },
     credentials::{Acceptor, Gate, ListenerProof},
 };
 
@@ -115,7 +120,7 @@ impl RegistrationError {
 #[derive(Debug)]
 pub struct RegistrationServer {
     address: SocketAddr,
-    socket: Option<PathBuf>,
+    socket: Option<SocketFile>,
     stop: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -131,6 +136,7 @@ impl RegistrationServer {
         instances: Instances,
         gate: Gate,
         identity: Option<LiveIdentity>,
+        handed: &HandedSockets,
         (tasks, descriptors): (&Tasks, Descriptors),
     ) -> Result<Self, RegistrationError> {
         let wanted = config.listen;
@@ -146,7 +152,7 @@ impl RegistrationServer {
             address: wanted,
             source,
         };
-        let listener = bind_held(|| TcpListener::bind(wanted)).await.map_err(bind)?;
+        let listener = bind_tcp(wanted, handed).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let socket = match config.socket.clone() {
             Some(path) => beside(&path).await,
@@ -169,7 +175,7 @@ impl RegistrationServer {
         tracing::info!(%address, tls, "registration over gRPC listens");
         Ok(Self {
             address,
-            socket: config.socket,
+            socket: config.socket.as_deref().map(SocketFile::new),
             stop,
             server,
         })
@@ -187,7 +193,7 @@ impl RegistrationServer {
         // The server task ends by itself; an error here means it panicked, which was logged where it happened.
         let _ = self.server.await;
         if let Some(socket) = self.socket {
-            let _ = fs::remove_file(socket);
+            socket.remove();
         }
     }
 }

@@ -51,6 +51,7 @@ async fn start_with(gate: Gate) -> Bench {
     let (sender, topology) = watch::channel(Arc::new(parse(text, "test.yaml").unwrap().topology));
     drop(sender);
     let config = InstancesConfig {
+        health: Default::default(),
         listeners: tokio::sync::watch::channel(Default::default()).1,
         zone: ZoneName::new("east").unwrap(),
         data_dir: None,
@@ -70,6 +71,7 @@ async fn start_with(gate: Gate) -> Bench {
         instances.clone(),
         gate,
         None,
+        &HandedSockets::default(),
         (&Tasks::default(), Descriptors::default()),
     )
     .await
@@ -398,6 +400,7 @@ async fn an_open_address_must_be_meant() {
             instances,
             Gate::default(),
             None,
+            &HandedSockets::default(),
             (&Tasks::default(), Descriptors::default()),
         )
         .await

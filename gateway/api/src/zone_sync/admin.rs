@@ -9,7 +9,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use causeway_host::{descriptors::Descriptors, tasks::Tasks};
+use causeway_host::{descriptors::Descriptors, handed::HandedSockets, tasks::Tasks};
 use causeway_zone_sync::registry::etcd::{Contact, SharedRegistry};
 use prometheus_client::{
     encoding::text,
@@ -44,7 +44,7 @@ impl ZoneSyncAdmin {
         (tasks, descriptors): (&Tasks, Descriptors),
     ) -> Result<Self, AdminError> {
         config.listen.check(config.insecure)?;
-        let listener = AdminListener::bind(&config.listen).await?;
+        let listener = AdminListener::bind(&config.listen, &HandedSockets::default()).await?;
         let address = listener.address();
         let router = Router::new()
             .route("/livez", get(async || "ok\n"))

@@ -190,6 +190,12 @@ impl AppliedTopology {
         })
     }
 
+    /// Lets go of the file, which a successor opens. What is taken up from now on does not outlive this process. Blocks for as long as a
+    /// write that is under way.
+    pub fn let_go(&self) {
+        self.0.work.lock().disk = Disk::Absent;
+    }
+
     /// Takes what a peer sent. Says whether any of it was new here.
     async fn receive(&self, peer: GatewayId, documents: Vec<Arc<TopologyDocument>>) -> bool {
         let this = self.clone();

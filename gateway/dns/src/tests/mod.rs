@@ -16,7 +16,7 @@ use causeway_federation::{
     catalog::{Age, CatalogEntry},
     topology::parse,
 };
-use causeway_host::{descriptors::Descriptors, tasks::Tasks};
+use causeway_host::{descriptors::Descriptors, handed::HandedSockets, tasks::Tasks};
 use causeway_routing::snapshot::{Health, Instance, Link, Snapshot, Snapshots};
 use causeway_routing::testbed;
 use hickory_proto::{
@@ -108,6 +108,7 @@ impl Fixture {
             snapshots.clone(),
             vips.clone(),
             Arc::default(),
+            &HandedSockets::default(),
             (&Tasks::default(), Descriptors::default()),
         )
         .unwrap();

@@ -220,6 +220,11 @@ impl VipTable {
         vip
     }
 
+    /// Lets go of the file, which a successor opens. What is given out from now on does not outlive this process.
+    pub fn let_go(&self) {
+        self.writer.lock().store = None;
+    }
+
     /// Notes that a client was told the address of a name: one by tag or by zone then keeps it for a while.
     pub(crate) fn told(&self, target: &Target, now: SystemTime) {
         if let Some(name) = self.names.load().narrowed.get(target) {

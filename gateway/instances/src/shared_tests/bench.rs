@@ -191,6 +191,7 @@ impl Gateway {
         let mut metrics = MetricsRegistry::default();
         metrics.services().set([&orders()]);
         let config = InstancesConfig {
+            health: Default::default(),
             zone: ZoneName::new("east").unwrap(),
             data_dir,
             shared,

@@ -124,6 +124,7 @@ async fn start(source: &str, dns: Option<SocketAddr>, folder: Option<PathBuf>) -
     let (sender, receiver) = watch::channel(topology(source));
     let zone = ZoneName::new("east").unwrap();
     let config = InstancesConfig {
+        health: Default::default(),
         listeners: tokio::sync::watch::channel(Default::default()).1,
         zone: zone.clone(),
         data_dir: None,

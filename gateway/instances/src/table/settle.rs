@@ -80,6 +80,11 @@ impl Table {
                 ..Settled::without_check(health, Some(duty))
             };
         }
+        // Of a process before; once an instance is taken up its own health counts.
+        let handed = match known.old {
+            None => self.known.remove(key),
+            Some(_) => None,
+        };
         let (due, check) = match duty {
             Duty::Doubt => {
                 let at = known.doubted.map_or(now, |last| now.max(last + HINT_GAP));
@@ -87,7 +92,7 @@ impl Table {
             }
             Duty::Watch => (now + STAND_IN_AFTER, check),
             // What is taken over from others is spread over the interval, and what is new is asked at once.
-            Duty::Check if told.is_some() || known.duty == Some(Duty::Watch) => {
+            Duty::Check if told.or(handed).is_some() || known.duty == Some(Duty::Watch) => {
                 (now + check.every.mul_f64(phase(key)), check)
             }
             Duty::Check => (now, check),
@@ -102,7 +107,7 @@ impl Table {
             None => {
                 // An instance whose service was unchecked until now keeps its traffic while it is first asked.
                 let health = known.old.as_ref().map(|old| old.health);
-                let health = told.or(health).unwrap_or(Health::Unknown);
+                let health = told.or(health).or(handed).unwrap_or(Health::Unknown);
                 (health, self.checks.insert_at(now, due, address, check, health))
             }
         };

@@ -88,7 +88,7 @@ impl AcceptLoop {
     }
 
     /// Accepts until `stop`, and then whatever the kernel has already accepted: closing a listener resets those.
-    pub(super) async fn run(self, listener: TcpListener, stop: CancellationToken) {
+    pub(super) async fn run(self, listener: Arc<TcpListener>, stop: CancellationToken) {
         let serves = &self.entrance;
         let mut pause = EXHAUSTED_PAUSE;
         loop {

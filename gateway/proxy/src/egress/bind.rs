@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Instant};
 
-use causeway_host::descriptors::{Descriptors, ListenerPlace, is_exhausted};
+use causeway_host::{
+    descriptors::{Descriptors, ListenerPlace, is_exhausted},
+    handed::HandedSockets,
+};
 use causeway_routing::reach::OwnListeners;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::watch};
@@ -80,6 +83,7 @@ pub(super) struct SocketPlaces {
     /// Addresses at which this process listens, where no instance can be; those at every address of the host are entered.
     own: watch::Sender<OwnListeners>,
     descriptors: Descriptors,
+    handed: HandedSockets,
     giving_way: GivingWay,
 }
 
@@ -92,11 +96,16 @@ pub(super) struct SocketPlace {
 }
 
 impl SocketPlaces {
-    pub(super) fn new(own: watch::Sender<OwnListeners>, descriptors: Descriptors) -> Self {
+    pub(super) fn new(
+        own: watch::Sender<OwnListeners>,
+        descriptors: Descriptors,
+        handed: HandedSockets,
+    ) -> Self {
         Self {
             here: watch::Sender::default(),
             own,
             descriptors,
+            handed,
             giving_way: GivingWay::default(),
         }
     }
@@ -106,9 +115,29 @@ impl SocketPlaces {
         &self.giving_way
     }
 
-    /// Binds a socket that nobody else shares, and listens. Must be called on the runtime that is to accept.
-    pub(super) fn bind(&self, address: SocketAddr) -> Result<(TcpListener, SocketPlace), BindError> {
+    /// Binds a socket that nobody else shares, and listens; or goes on with that of the process before. Must be called on the runtime that is
+    /// to accept.
+    pub(super) fn bind(&self, address: SocketAddr) -> Result<(Arc<TcpListener>, SocketPlace), BindError> {
         let descriptor = self.descriptors.take_listener().ok_or(BindError::NoDescriptor)?;
+        let listener = match self.handed.take_listener(address) {
+            Some(listener) => listener,
+            None => self.listen(address)?,
+        };
+        let listener = Arc::new(TcpListener::from_std(listener)?);
+        self.handed.keep(&listener);
+        self.here.send_modify(|here| {
+            here.insert(address);
+        });
+        self.tell(address, |own| own.insert(address));
+        let place = SocketPlace {
+            places: self.clone(),
+            address,
+            _descriptor: descriptor,
+        };
+        Ok((listener, place))
+    }
+
+    fn listen(&self, address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         if !self.descriptors.may_hold(&socket) {
             return Err(BindError::NoDescriptor);
@@ -123,17 +152,7 @@ impl SocketPlaces {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into())?;
-        self.here.send_modify(|here| {
-            here.insert(address);
-        });
-        self.tell(address, |own| own.insert(address));
-        let place = SocketPlace {
-            places: self.clone(),
-            address,
-            _descriptor: descriptor,
-        };
-        Ok((listener, place))
+        Ok(socket.into())
     }
 
     /// Tells where this process listens at every address of the host.
@@ -181,7 +200,11 @@ mod tests {
     use crate::testbed::vip;
 
     fn places() -> SocketPlaces {
-        SocketPlaces::new(watch::Sender::default(), Descriptors::default())
+        SocketPlaces::new(
+            watch::Sender::default(),
+            Descriptors::default(),
+            HandedSockets::default(),
+        )
     }
 
     #[tokio::test]
@@ -207,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_at_every_address_is_where_no_instance_can_be_for_as_long_as_it_is_held() {
         let own = watch::Sender::new(OwnListeners::default());
-        let places = SocketPlaces::new(own.clone(), Descriptors::default());
+        let places = SocketPlaces::new(own.clone(), Descriptors::default(), HandedSockets::default());
         let at = vip();
         let _one = places.bind(at).unwrap();
         assert!(own.borrow().is_empty(), "one address is a virtual one");
@@ -226,11 +249,33 @@ mod tests {
     #[tokio::test]
     async fn a_socket_takes_no_descriptor_that_is_kept() {
         let descriptors = Descriptors::limited_to(0);
-        let places = SocketPlaces::new(watch::Sender::default(), descriptors.clone());
+        let places = SocketPlaces::new(
+            watch::Sender::default(),
+            descriptors.clone(),
+            HandedSockets::default(),
+        );
         let address = vip();
         let refused = places.bind(address).unwrap_err();
         assert!(matches!(refused, BindError::NoDescriptor) && advice(&refused).contains("open files"));
         descriptors.set_limit(1_000_000);
         assert!(places.bind(address).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_waits_at_the_socket_of_the_process_before_is_accepted_by_the_next() {
+        let address = vip();
+        let (first, place) = places().bind(address).unwrap();
+        let waiting = std::net::TcpStream::connect(address).unwrap();
+        let socket = std::os::fd::AsFd::as_fd(&*first).try_clone_to_owned().unwrap();
+        drop((first, place));
+        let next = SocketPlaces::new(
+            watch::Sender::default(),
+            Descriptors::default(),
+            HandedSockets::inherited([socket]),
+        );
+        let (listener, _place) = next.bind(address).unwrap();
+        assert_eq!(next.handed.own().len(), 1, "and the one after it may have it");
+        let (_, client) = listener.accept().await.unwrap();
+        assert_eq!(client, waiting.local_addr().unwrap());
     }
 }

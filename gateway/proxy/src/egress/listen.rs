@@ -206,7 +206,11 @@ impl EgressShared {
     }
 
     /// Binds a socket, unless one is to have the descriptor whose clients could be served.
-    fn bind(&self, socket: SocketAddr, can_serve: bool) -> Result<(TcpListener, SocketPlace), BindError> {
+    fn bind(
+        &self,
+        socket: SocketAddr,
+        can_serve: bool,
+    ) -> Result<(Arc<TcpListener>, SocketPlace), BindError> {
         if !can_serve && self.places.giving_way().is_lack() {
             return Err(BindError::NoDescriptor);
         }
@@ -219,7 +223,7 @@ async fn bind_until_bound(
     shared: &EgressShared,
     socket: SocketAddr,
     entrance: &Entrance,
-) -> Option<(TcpListener, SocketPlace)> {
+) -> Option<(Arc<TcpListener>, SocketPlace)> {
     let mut pause = REBIND_AFTER;
     let since = Instant::now();
     let mut lacking = None;

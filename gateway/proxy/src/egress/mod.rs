@@ -22,6 +22,7 @@ use causeway_dns::vips::Listening;
 use causeway_federation::name::ServiceName;
 use causeway_host::{
     descriptors::Descriptors,
+    handed::HandedSockets,
     own_sockets::{OwnSockets, SocketPair},
     port_holder::PortHolders,
     tasks::Tasks,
@@ -132,6 +133,8 @@ pub struct EgressConfig {
     pub tasks: Tasks,
     /// Connections that this gateway has opened itself.
     pub own_sockets: OwnSockets,
+    /// Sockets of the process before, and those for the next.
+    pub handed: HandedSockets,
 }
 
 impl EgressConfig {
@@ -155,6 +158,7 @@ impl EgressConfig {
             descriptors: Descriptors::default(),
             tasks: Tasks::default(),
             own_sockets: OwnSockets::default(),
+            handed: HandedSockets::default(),
         }
     }
 
@@ -227,7 +231,11 @@ impl Egress {
             shared: Arc::new(EgressShared {
                 dispatch: DispatchEnds::new(config.threads, &open),
                 open,
-                places: bind::SocketPlaces::new(config.own.clone(), config.descriptors.clone()),
+                places: bind::SocketPlaces::new(
+                    config.own.clone(),
+                    config.descriptors.clone(),
+                    config.handed.clone(),
+                ),
                 apart: watch::Sender::default(),
                 recent: RecentSnapshots::new(config.grace),
                 budgets: Mutex::default(),
