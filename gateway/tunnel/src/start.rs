@@ -99,19 +99,7 @@ impl Tunnels {
         check_trust_domain(&config, &topology.borrow())?;
         let exchange = renew::wanted(&topology.borrow());
         let (server, client) = (config.server(exchange)?, config.client(exchange)?);
-        let listen = config.listen;
-        let failed = |source| TunnelsStartError::Listen { listen, source };
-        let bind = || socket::bind_shared(listen, threads.len());
-        let sockets = match inherited(&config, threads.len()) {
-            Some(inherited) => inherited.map_err(failed)?,
-            None => open_held(is_taken, bind).map_err(failed)?,
-        };
-        let first = sockets.first().filter(|_| !threads.is_empty());
-        let local_addr = first
-            .ok_or(TunnelsStartError::NoThreads)?
-            .local_addr()
-            .map_err(failed)?;
-
+        let (sockets, local_addr) = listen(&config, threads.len())?;
         own_addresses::tell(&topology.borrow(), &config.identity.gateway().zone, local_addr);
         let leaving = watch::Sender::new(None);
         let start_id = SmallRng::from_os_rng().random();
@@ -120,12 +108,7 @@ impl Tunnels {
             most: threads.len(),
             spare_for: config.spare_tunnel_for,
         };
-        let predecessor = config.predecessor.clone();
-        let (places, relays) = match predecessor.clone() {
-            Some(before) => (before.places, before.relays),
-            None => (ThreadPlaces::new(threads.len()), Vec::new()),
-        };
-        let lanes = Arc::new(Lanes::new(places, relays));
+        let (succeeds, lanes) = succeed(&config, threads.len());
         let shared = Arc::new(TunnelShared {
             config,
             client: ArcSwap::from_pointee(client),
@@ -136,7 +119,7 @@ impl Tunnels {
             topology,
             leaving: leaving.subscribe(),
             start_id,
-            succeeds: predecessor.as_ref().map_or(0, |before| before.start_id),
+            succeeds,
             rate_limited: Mutex::new(RateLimited::new()),
             resolver: NameResolver::default(),
             demands: Demands::new(limits),
@@ -314,6 +297,30 @@ impl Drop for Tunnels {
     fn drop(&mut self) {
         self.close_endpoints();
     }
+}
+
+/// Binds the sockets that tunnels are accepted on, or goes on with those of the process before; returns their address too.
+fn listen(config: &TunnelConfig, threads: usize) -> Result<(Vec<UdpSocket>, SocketAddr), TunnelsStartError> {
+    let listen = config.listen;
+    let failed = |source| TunnelsStartError::Listen { listen, source };
+    let bind = || socket::bind_shared(listen, threads);
+    let sockets = match inherited(config, threads) {
+        Some(inherited) => inherited.map_err(failed)?,
+        None => open_held(is_taken, bind).map_err(failed)?,
+    };
+    let first = sockets.first().filter(|_| threads > 0);
+    let first = first.ok_or(TunnelsStartError::NoThreads)?;
+    let address = first.local_addr().map_err(failed)?;
+    Ok((sockets, address))
+}
+
+/// Start id of the process whose place this one takes, and the lanes of this one's data threads.
+fn succeed(config: &TunnelConfig, threads: usize) -> (u64, Arc<Lanes>) {
+    let (succeeds, places, relays) = match config.predecessor.clone() {
+        Some(before) => (before.start_id, before.places, before.relays),
+        None => (0, ThreadPlaces::new(threads), Vec::new()),
+    };
+    (succeeds, Arc::new(Lanes::new(places, relays)))
 }
 
 /// The sockets of the process before, with more of them where there are more data threads; `None`: it had none at this address.

@@ -117,7 +117,7 @@ impl DatagramRelay {
 
     fn ends(&self) -> Option<(ThreadPlaces, Arc<AnySocket>)> {
         let socket: Arc<UnixDatagram> = Arc::clone(&self.socket);
-        (!self.gone.load(Ordering::Relaxed)).then(|| (self.places, socket as Arc<AnySocket>))
+        (!self.gone.load(Ordering::Relaxed)).then_some((self.places, socket as Arc<AnySocket>))
     }
 
     /// Datagrams that were relayed, and those for which there was no room.
