@@ -95,12 +95,12 @@ fn a_canary_by_header_takes_the_requests_that_ask_for_it_and_no_others() {
     let text = story("canary-by-header.yaml");
     assert!(text.contains("A route by what a request says"), "{text}");
     let line = |begin: &str| text.lines().find(|line| line.trim_start().starts_with(begin));
-    let plain = line("GET /  ").unwrap_or_default();
+    let plain = line("POST /  ").unwrap_or_default();
     assert!(
         plain.contains("version=v1 in ") && !plain.contains("version=v2"),
         "{text}"
     );
-    let canary = line("GET / with x-canary: 1").unwrap_or_default();
+    let canary = line("POST / with x-canary: 1").unwrap_or_default();
     assert!(
         canary.contains("canary") && canary.contains("version=v2 in west 6"),
         "{text}"

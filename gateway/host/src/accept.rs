@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::JoinSet,
+    task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
 
@@ -225,6 +225,8 @@ impl<L: Listen, D: AcceptConnection<L::Stream>> ApiListener<L, D> {
                 self.limits.setup,
                 entered,
             ));
+            // Whoever has given way ends first, so that those who are about to end hold few descriptors.
+            yield_now().await;
         }
     }
 

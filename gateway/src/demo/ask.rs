@@ -8,6 +8,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::instance::REQUEST_HEADER;
 
+/// Method of requests that may be made once: no two instances are ever given one, as with the bytes of a connection. One that may be made
+/// twice (`GET`) would be sent again to another zone where nothing was heard of it.
+const METHOD: &str = "POST";
+
 /// Head of a request, without its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DemoRequest {
@@ -22,7 +26,7 @@ pub(super) struct DemoRequest {
 impl Default for DemoRequest {
     fn default() -> Self {
         Self {
-            method: "GET".to_owned(),
+            method: METHOD.to_owned(),
             path: "/".to_owned(),
             query: None,
             host: None,
@@ -55,7 +59,7 @@ impl DemoRequest {
             method: wanted
                 .methods
                 .first()
-                .map_or_else(|| "GET".to_owned(), String::clone),
+                .map_or_else(|| METHOD.to_owned(), String::clone),
             path,
             query,
             host: wanted.host.clone(),
@@ -96,11 +100,11 @@ impl DemoRequest {
             // Writing to a string cannot fail.
             let _ = write!(head, "{name}: {value}\r\n");
         }
-        head.push_str("connection: close\r\n\r\n");
+        head.push_str("content-length: 0\r\nconnection: close\r\n\r\n");
         head
     }
 
-    /// Tells it from others: `GET /beta with x-canary: 1`.
+    /// Tells it from others: `POST /beta with x-canary: 1`.
     pub(super) fn told(&self) -> String {
         let query = self
             .query

@@ -241,7 +241,9 @@ impl KeptClient {
             }
         };
         let (name, number) = (&self.client.name, self.client.number());
-        let request = format!("GET / HTTP/1.1\r\nhost: {name}\r\n{REQUEST_HEADER}: {number}\r\n\r\n");
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: {name}\r\n{REQUEST_HEADER}: {number}\r\ncontent-length: 0\r\n\r\n"
+        );
         socket.write_all(request.as_bytes()).await?;
         let mut length = 0;
         loop {
