@@ -106,7 +106,8 @@ def serve(client):
         while parser.fault is None and (more := client.recv(65536)):
             raw += more
             whole = parser.feed(more)
-            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * whole)
+            # Who keeps connections to instances for later would have the teller wait. What comes behind is read all the same, to the end.
+            client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" * whole)
     except OSError:
         pass
     client.close()
