@@ -18,10 +18,14 @@ pub(crate) fn early_head<B>(request: &Request<B>, is_empty: bool) -> Option<Byte
         || headers.contains_key(header::UPGRADE)
         || headers.contains_key(header::TRANSFER_ENCODING)
         || has_length(headers);
-    let target = request.uri().path_and_query().filter(|_| !waits)?;
+    if waits || request.uri().authority().is_some() {
+        return None;
+    }
+    // As a whole: the path of `?c` alone is `/`.
+    let target = request.uri().to_string();
     let method = request.method().as_str();
     let mut head = BytesMut::with_capacity(512);
-    for part in [method, " ", target.as_str(), " HTTP/1.1\r\n"] {
+    for part in [method, " ", &target, " HTTP/1.1\r\n"] {
         head.put_slice(part.as_bytes());
     }
     for (name, value) in headers {
@@ -73,6 +77,14 @@ mod tests {
             far.read_buf(&mut bytes).await.unwrap();
         }
         bytes
+    }
+
+    #[test]
+    fn a_target_without_a_path_has_one() {
+        let mut bare = request("GET", &[]);
+        *bare.uri_mut() = http::uri::PathAndQuery::from_static("?c").into();
+        let head = early_head(&bare, true).unwrap();
+        assert!(head.starts_with(b"GET /?c HTTP/1.1\r\n"), "{head:?}");
     }
 
     #[tokio::test]
