@@ -40,6 +40,7 @@ pub(super) const DEFAULTS: MapKind = MapKind {
         "retry",
         "outlier",
         "limits",
+        "forwarded",
         "sticky",
         "early",
         "idle_timeout",
@@ -227,6 +228,16 @@ pub(super) fn unused(defaults: &[DefaultKeys<'_>], sink: &Sink) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::read::service::SERVICE;
+
+    #[test]
+    fn every_key_of_a_service_that_several_can_share_has_a_default() {
+        let shared = |keys: &[&'static str]| -> Vec<&'static str> {
+            let own = ["name", "class", "port", "routes"];
+            keys.iter().copied().filter(|key| !own.contains(key)).collect()
+        };
+        assert_eq!(shared(DEFAULTS.keys), shared(SERVICE.keys));
+    }
 
     #[test]
     fn a_star_stands_for_any_characters() {
