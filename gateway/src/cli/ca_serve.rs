@@ -8,6 +8,7 @@ use causeway_identity::ca::LEAF_VALIDITY;
 
 use super::{
     Exit, Failure,
+    kept_folder::KeptFolder,
     log_args::LogArgs,
     passphrase::PassphraseArgs,
     signals::{self, Signals},
@@ -57,6 +58,7 @@ async fn serve(args: CaServeArgs, mut signals: Signals) -> Result<Exit, Failure>
     let _stopping = tasks.stop_when_dropped();
     let starting = tasks.starting();
     let _last_words = args.log.start(&tasks)?;
+    KeptFolder::Ca.check(&args.ca)?;
     let config = AuthorityConfig {
         folder: args.ca,
         passphrase: args.passphrase.read()?,

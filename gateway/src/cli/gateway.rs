@@ -28,11 +28,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Exit, Failure,
     api_args::ApiArgs,
-    data_folder,
     identity_source::{IdentitySource, WorkloadApiArgs},
     limits::{
         half_closed_limit, keepalive, memory_budget, outlive, redirect_port, stall_limit, tunnel_idle_timeout,
     },
+    kept_folder,
     log_args::LogArgs,
     ruling,
     signals::{self, Signals},
@@ -313,9 +313,9 @@ async fn serve(args: GatewayArgs, mut signals: Signals) -> Result<Exit, Failure>
         .hint("issue a certificate for this zone, or correct --zone"));
     }
     let metrics = GatewayMetrics::default();
-    data_folder::open(&args.data)?;
+    kept_folder::open_data(&args.data)?;
     held.keep_trust_in(&args.data, SystemTime::now())
-        .map_err(|error| data_folder::trust_unkept(&args.data).because(&error))?;
+        .map_err(|error| kept_folder::trust_unkept(&args.data).because(&error))?;
     let trusted = Trusted::new(held, metrics.control.clone());
     let watching = CancellationToken::new();
     let ending = watching.clone().drop_guard();

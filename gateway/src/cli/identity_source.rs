@@ -12,7 +12,7 @@ use causeway_identity::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, signals::Signals};
+use super::{Exit, Failure, kept_folder::KeptFolder, signals::Signals};
 
 /// The value that means what [`STANDARD_VARIABLE`] says.
 const FROM_ENVIRONMENT: &str = "env";
@@ -117,6 +117,7 @@ impl IdentitySource {
 }
 
 fn open_folder(path: &Path) -> Result<Arc<IdentityFolder>, Failure> {
+    KeptFolder::Identity.check(path)?;
     let folder = IdentityFolder::open(path).map_err(|error| {
         Failure::new(format!("cannot use the identity in {}", path.display()))
             .because(&error)
