@@ -45,6 +45,14 @@ impl ZoneSyncProcess {
     /// # Errors
     /// When it cannot be started.
     pub fn start(etcd: &Etcd, number: u8) -> anyhow::Result<Self> {
+        Self::start_with(etcd, &etcd.addresses(), number)
+    }
+
+    /// Starts one that reaches etcd by these addresses.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_with(etcd: &Etcd, addresses: &[String], number: u8) -> anyhow::Result<Self> {
         let host = etcd.block().host(FIRST_HOST + number);
         let (address, admin) = (SocketAddr::new(host, 7820), SocketAddr::new(host, 7821));
         let mut command = Command::new(program()?);
@@ -52,13 +60,7 @@ impl ZoneSyncProcess {
             command.env_remove(name);
         }
         command
-            .args([
-                "zone-sync",
-                "--zone",
-                "east",
-                "--etcd",
-                &etcd.addresses().join(","),
-            ])
+            .args(["zone-sync", "--zone", "east", "--etcd", &addresses.join(",")])
             .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
             .args(["--log-level", "info,causeway_zone_sync=debug"]);
         let name = format!("zone-sync{number}");
@@ -75,7 +77,15 @@ impl ZoneSyncProcess {
     /// # Errors
     /// When it cannot be started.
     pub async fn ready(etcd: &Etcd, number: u8) -> anyhow::Result<Self> {
-        let started = Self::start(etcd, number)?;
+        Self::start(etcd, number)?.when_ready().await
+    }
+
+    /// Waits until it has read everything.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn when_ready(self) -> anyhow::Result<Self> {
+        let started = self;
         until_true("zone sync is ready", PATIENCE, async || {
             started.readiness().await.is_ok_and(|(ready, _)| ready)
         })

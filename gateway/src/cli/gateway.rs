@@ -29,10 +29,10 @@ use super::{
     Exit, Failure,
     api_args::ApiArgs,
     identity_source::{IdentitySource, WorkloadApiArgs},
+    kept_folder,
     limits::{
         half_closed_limit, keepalive, memory_budget, outlive, redirect_port, stall_limit, tunnel_idle_timeout,
     },
-    kept_folder,
     log_args::LogArgs,
     ruling,
     signals::{self, Signals},

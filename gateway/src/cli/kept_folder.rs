@@ -89,9 +89,8 @@ impl KeptFolder {
         let Some(risk) = risk else { return Ok(()) };
         let (shown, stake) = (folder.display(), self.stake());
         if risk.is_grave() {
-            let hint = format!(
-                "whoever may write there decides {stake}: take a folder of its own, with mode 0700"
-            );
+            let hint =
+                format!("whoever may write there decides {stake}: take a folder of its own, with mode 0700");
             return Err(self.cannot(folder).because(&risk).hint(hint));
         }
         let hint = format!("`chown` it to the user of this process, and `chmod go-w {shown}`");

@@ -1,17 +1,20 @@
 //! Calls of a gateway that reach a zone-sync late: when the gateway was killed and started anew, or has given them up. What was acknowledged
 //! since is never undone by them.
 
+use std::net::SocketAddr;
+
+use ::http::Method;
 use causeway_federation::registry::{CallSession, GatewaySession, wire};
 use causeway_proto::registry::{DeregisterRequest, HeartbeatRequest, RegisterRequest, ReplaceRequest};
 use causeway_tests::{
     chaos::admin::{Admin, Answer},
     etcd::Etcd,
     held_link::HeldLink,
+    http,
     shared_zone::Gateways,
     wait::until_true,
     zone_sync::{ZoneSyncProcess, instances, key, registration},
 };
-use http::Method;
 use serde_json::{Value, json};
 use tonic::{Code, Request, Status};
 
@@ -232,4 +235,48 @@ async fn a_gateway_is_let_in_again_by_an_etcd_that_lost_its_session() {
     })
     .await;
     assert_eq!(address_at(&zone_sync).await.as_deref(), Some("127.0.0.1:4002"));
+}
+
+/// Transactions that etcd has carried out or refused.
+async fn transactions(member: SocketAddr) -> f64 {
+    let answer = http::get(member, "/metrics").await.unwrap();
+    let counts = answer.body.lines().filter_map(|line| {
+        let (series, count) = line.rsplit_once(' ')?;
+        let is_of_them = series.starts_with("grpc_server_handled_total") && series.contains("\"Txn\"");
+        is_of_them.then(|| count.parse::<f64>().unwrap())
+    });
+    counts.sum()
+}
+
+#[tokio::test]
+async fn a_write_that_was_tried_again_undoes_nothing_when_the_first_attempt_comes_late() {
+    let etcd = Etcd::start(1).await.unwrap();
+    let member = etcd.addresses()[0].trim_start_matches("http://").parse().unwrap();
+    let front = SocketAddr::new(etcd.block().host(90), 2379);
+    let link = HeldLink::open_port(front, member).await.unwrap();
+    // Two members, as it seems; connections to the second one are made when the first does not answer.
+    let addresses = vec![format!("http://{front}"); 2];
+    let zone_sync = ZoneSyncProcess::start_with(&etcd, &addresses, 0).unwrap();
+    let zone_sync = zone_sync.when_ready().await.unwrap();
+    let mut client = zone_sync.client().await.unwrap();
+    super::registered(&mut client, 1..2, None).await;
+
+    link.hold();
+    let mut asking = client.clone();
+    let keys = vec![key(1)];
+    let deregistering = tokio::spawn(async move { asking.deregister(DeregisterRequest { keys }).await });
+    link.until_held(&key(1).id).await;
+    deregistering.await.unwrap().unwrap();
+    super::registered(&mut client, 1..2, None).await;
+    let before = transactions(member).await;
+    link.release_without_giving_up();
+    until_true("the first attempt was taken up", PATIENCE, async || {
+        transactions(member).await > before
+    })
+    .await;
+    // What etcd tells comes in order, so it has told of a deletion by the time that it tells of this.
+    super::registered(&mut client, 2..3, None).await;
+    let another = ZoneSyncProcess::ready(&etcd, 1).await.unwrap();
+    assert_eq!(ids(&mut another.client().await.unwrap()).await, numbered(1..3));
+    assert_eq!(ids(&mut client).await, numbered(1..3));
 }

@@ -16,6 +16,8 @@ use super::{Attach, calls::SessionClient};
 const FORWARD_LIMIT: Duration = Duration::from_secs(5);
 /// Least time that a further attempt has for its answer: one that is cut off leaves it open whether it was done.
 const LEAST_FOR_ANSWER: Duration = Duration::from_millis(500);
+/// Refusal of what is not registered.
+const NOT_FOUND: &str = "not_found";
 /// Time for which a request waits before it is made again.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
@@ -40,7 +42,7 @@ impl Attach {
                 registrations: part.iter().map(wire::registration_message).collect(),
             };
             let keys: Vec<_> = part.iter().map(Registration::key).collect();
-            let reply = self
+            let (reply, _) = self
                 .call(|mut client| {
                     let request = request.clone();
                     Box::pin(async move { client.register(request).await })
@@ -62,13 +64,22 @@ impl Attach {
             let request = DeregisterRequest {
                 keys: part.iter().map(wire::key_message).collect(),
             };
-            let reply = self
+            let (mut reply, is_first) = self
                 .call(|mut client| {
                     let request = request.clone();
                     Box::pin(async move { client.deregister(request).await })
                 })
                 .await
                 .map_err(|error| all.after(error))?;
+            if !is_first {
+                // An attempt whose answer was lost may have removed it, and it is gone either way.
+                let gone = |outcome: &&mut Outcome| outcome.refusal == NOT_FOUND;
+                reply
+                    .outcomes
+                    .iter_mut()
+                    .filter(gone)
+                    .for_each(|gone| *gone = Outcome::default());
+            }
             all.add(part, reply.outcomes, reply.durable);
         }
         Ok(all)
@@ -84,7 +95,7 @@ impl Attach {
             let request = HeartbeatRequest {
                 keys: part.iter().map(wire::key_message).collect(),
             };
-            let reply = self
+            let (reply, _) = self
                 .call(|mut client| {
                     let request = request.clone();
                     Box::pin(async move { client.heartbeat(request).await })
@@ -96,11 +107,12 @@ impl Attach {
         Ok(all)
     }
 
-    /// Makes a call that may be made again, at the server that is attached to or the next one.
+    /// Makes a call that may be made again, at the server that is attached to or the next one. Also says whether nothing of it can have been
+    /// done before the attempt that was answered.
     pub(super) async fn call<T>(
         &self,
         call: impl Fn(SessionClient) -> BoxFuture<'static, Result<Response<T>, Status>>,
-    ) -> Result<T, RegistryError> {
+    ) -> Result<(T, bool), RegistryError> {
         let deadline = Instant::now() + FORWARD_LIMIT;
         let mut sessions = self.calls.clone();
         let mut failure = String::new();
@@ -115,13 +127,14 @@ impl Attach {
             let (client, attempt) = session.attempt();
             let done = timeout_at(deadline, call(client)).await;
             let nothing_done = matches!(&done, Ok(Err(status)) if tells_nothing_done(status));
+            let is_first = is_untouched;
             is_untouched &= nothing_done;
             match nothing_done || matches!(done, Ok(Ok(_))) {
                 true => attempt.over(),
                 false => drop(attempt),
             }
             match done {
-                Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                Ok(Ok(reply)) => return Ok((reply.into_inner(), is_first)),
                 // The server went away, or the store did: either may be back before the registrant gives up.
                 Ok(Err(status))
                     if is_passing(&status) && Instant::now() + AGAIN_AFTER + LEAST_FOR_ANSWER < deadline =>
@@ -204,7 +217,7 @@ impl Forwarded {
             let outcome = outcomes.next().unwrap_or_else(missing);
             self.each.push(match outcome.refusal.as_str() {
                 "" => Ok(()),
-                "not_found" => Err(RegistryError::NotFound(key.clone())),
+                NOT_FOUND => Err(RegistryError::NotFound(key.clone())),
                 _ => Err(RegistryError::Refused {
                     word: outcome.refusal,
                     message: outcome.message,

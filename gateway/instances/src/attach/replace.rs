@@ -27,7 +27,7 @@ impl Attach {
             // An empty list still has to say whose it is.
             requests.push(message(&[]));
         }
-        let reply = self
+        let (reply, _) = self
             .call(|mut client| {
                 let requests = tokio_stream::iter(requests.clone());
                 Box::pin(async move { client.replace(requests).await })

@@ -43,6 +43,8 @@ struct State {
     attachments: u64,
     /// Answer to every registration.
     refusal: Option<Status>,
+    /// The answer to the next deregistration is lost.
+    loses_answer: bool,
     /// Sessions of the attachments, and what each attempt to register named.
     sessions: Vec<String>,
     attempts: Vec<CallSession>,
@@ -87,6 +89,11 @@ impl Store {
     /// Answers every registration with this.
     pub(crate) fn refuse(&self, refusal: Status) {
         self.0.lock().refusal = Some(refusal);
+    }
+
+    /// Carries out the next deregistration, and breaks the call before it is answered.
+    pub(crate) fn lose_answer(&self) {
+        self.0.lock().loses_answer = true;
     }
 
     /// Session of each attachment that was ever made.
@@ -239,6 +246,9 @@ impl Registry for Store {
         let list = request.into_inner().keys.into_iter();
         let each = list.map(|message| wire::key(message).and_then(|key| state.remove(&key)));
         let outcomes = outcomes(each);
+        if std::mem::take(&mut state.loses_answer) {
+            return Err(Status::unknown("the connection broke"));
+        }
         Ok(Response::new(DeregisterReply {
             outcomes,
             durable: true,

@@ -217,6 +217,26 @@ async fn registrations_are_passed_on_and_refused_when_nobody_can_take_them() {
 }
 
 #[tokio::test]
+async fn a_deregistration_whose_answer_was_lost_is_done_when_it_is_asked_for_again() {
+    let instances = Probed::some(1).await;
+    let store = Store::default();
+    let server = Server::start(&store).await;
+    let gateway = Gateway::start("gw1", &[&server], topology(EVERY, &[]));
+    let id = instances[0].id();
+    gateway
+        .instances
+        .register(registration(&instances[0]))
+        .await
+        .unwrap();
+    store.lose_answer();
+    let done = gateway.instances.deregister(&orders(), &id).await;
+    assert_eq!(done, Ok(Durability::Durable));
+    assert!(store.ids().is_empty());
+    let unknown = gateway.instances.deregister(&orders(), &id).await;
+    assert!(matches!(unknown, Err(RegistryError::NotFound(_))), "{unknown:?}");
+}
+
+#[tokio::test]
 async fn who_registers_is_told_that_nothing_was_done_where_that_is_certain_and_only_there() {
     let instances = Probed::some(1).await;
     let refused = async |refusal: Status| {

@@ -144,12 +144,11 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
         false => arms::ordered(&service.split, (target, None), &mut Reasons::new(false), &mut rng),
     };
     let serves = |arm: &Arm| best(&question, arm).is_some();
-    let stays = |arm: &Arm| best(&question, arm).is_some_and(|best| !best.drains);
     let Some(arm) = arm_of(&question, placed, &arms) else {
         return misplaced_if(arms.iter().any(serves), Misplacement::ArmWeightZero);
     };
     if drains(&question, placed, arm) {
-        return misplaced_if(arms.iter().any(stays), Misplacement::Draining);
+        return misplaced_if(takes_drained(&question, arm, &arms), Misplacement::Draining);
     }
     let better =
         best(&question, arm).is_some_and(|best| best.draws && best.standing < standing(&question, placed));
@@ -221,11 +220,13 @@ fn is_taken_out(snapshot: &Snapshot, placed: &Placement) -> bool {
 /// Tier, and whether it is another zone's: the order in which places are preferred.
 type Standing = (usize, bool);
 
-/// The place that would be taken first.
+/// The place of an arm that would be taken first.
 struct BestPlace {
     standing: Standing,
     /// Its gateway is about to end, and is taken only where there is no other.
     drains: bool,
+    /// All places of the arm come after those of other arms.
+    is_last_resort: bool,
     /// It answers, stays, is fresh and does not fail, so that it may draw connections from places that serve.
     draws: bool,
 }
@@ -233,12 +234,26 @@ struct BestPlace {
 fn best(question: &Question<'_>, arm: &Arm) -> Option<BestPlace> {
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);
     let mut homes = homes::of_arm(question, arm, &mut Reasons::new(false), &mut rng);
+    let is_last_resort = homes.is_last_resort();
     let rank = homes.next()?.grounds.rank();
     Some(BestPlace {
         standing: (rank.tier.unwrap_or(0), rank.elsewhere),
         drains: rank.draining,
+        is_last_resort,
         draws: !(rank.silent || rank.draining || rank.suspect || rank.failing),
     })
+}
+
+/// Tells whether a new connection of an arm, one of whose places drains, would be put where nothing does.
+fn takes_drained(question: &Question<'_>, arm: &Arm, arms: &[Arm]) -> bool {
+    let own = best(question, arm);
+    let goes_first = |other: &Arm| best(question, other).is_some_and(|best| !best.is_last_resort);
+    match own {
+        Some(own) if !own.drains => true,
+        // What does not drain of it is silent, so that a new one is put where it drains.
+        Some(own) if !own.is_last_resort => false,
+        _ => arms.iter().any(goes_first),
+    }
 }
 
 /// Standing of the zone that has the connection, whether or not it would be taken now. One that may not serve it any more comes last.

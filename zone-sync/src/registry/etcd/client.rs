@@ -32,6 +32,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use super::error::{EtcdError, WRITE};
+
 /// Most members that may be named.
 pub const MAX_ENDPOINTS: usize = 16;
 /// For one call to one member. etcd itself gives up on a proposal after 7 s; a member that works answers in milliseconds.
@@ -44,58 +46,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// Keys in one page of a reading.
 pub const PAGE: i64 = 1_000;
-/// Name of the call that changes something, for errors.
-const WRITE: &str = "write";
 /// Longest pause after the first failure, and after any.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Reason why etcd could not be asked.
-#[derive(Debug, thiserror::Error)]
-pub enum EtcdError {
-    #[error("`{0}` is not an address of etcd; it must read http://HOST:PORT")]
-    Address(String),
-    #[error("between 1 and {MAX_ENDPOINTS} addresses of etcd must be given, and there are {0}")]
-    Endpoints(usize),
-    #[error("no member of etcd answered in time to {what}")]
-    Unreachable {
-        what: &'static str,
-        #[source]
-        source: Status,
-    },
-    #[error("etcd refused to {what}")]
-    Refused {
-        what: &'static str,
-        /// No member was asked before, which may have done it.
-        is_first: bool,
-        #[source]
-        source: Status,
-    },
-}
-
-impl EtcdError {
-    /// Tells whether the lease that was named does not exist (any more).
-    #[must_use]
-    pub(crate) fn is_lost_lease(&self) -> bool {
-        matches!(self, Self::Refused { source, .. } if source.code() == Code::NotFound)
-    }
-
-    /// Tells whether no write was done, for certain.
-    #[must_use]
-    pub(crate) fn is_untouched(&self) -> bool {
-        match self {
-            Self::Refused { is_first: true, .. } | Self::Address(_) | Self::Endpoints(_) => true,
-            Self::Refused { what, .. } | Self::Unreachable { what, .. } => *what != WRITE,
-        }
-    }
-
-    /// Words of the member.
-    #[must_use]
-    pub fn cause(&self) -> String {
-        let source = std::error::Error::source(self);
-        source.map(ToString::to_string).unwrap_or_default()
-    }
-}
 
 /// The members of one etcd.
 #[derive(Debug, Clone)]
@@ -197,25 +150,25 @@ impl EtcdClient {
         .await
     }
 
-    /// Also says whether the first attempt was the one that succeeded; an earlier one may have been done as well.
+    /// Asks for a transaction, which may be another one for each attempt, from 0. Also says how many attempts were made; an earlier one than the
+    /// last may have been done as well, or be done yet.
     ///
     /// # Errors
     /// See [`EtcdClient::call`]. When no member answered, it may still have been done.
     pub(crate) async fn txn(
         &self,
         patience: Duration,
-        request: &TxnRequest,
-    ) -> Result<(TxnResponse, bool), EtcdError> {
+        request: impl Fn(usize) -> TxnRequest,
+    ) -> Result<(TxnResponse, usize), EtcdError> {
         let attempts = AtomicUsize::new(0);
         let answer = self.call(WRITE, patience, |member| {
-            attempts.fetch_add(1, Ordering::Relaxed);
+            let request = with_leader(request(attempts.fetch_add(1, Ordering::Relaxed)));
             let client = KvClient::new(member.channel);
             let mut client = client.max_decoding_message_size(MAX_ANSWER_BYTES);
-            let request = with_leader(request.clone());
             async move { client.txn(request).await }
         });
         let answer = answer.await?;
-        Ok((answer, attempts.load(Ordering::Relaxed) == 1))
+        Ok((answer, attempts.load(Ordering::Relaxed)))
     }
 
     /// A lease of at least that many seconds.

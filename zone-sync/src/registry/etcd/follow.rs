@@ -320,6 +320,8 @@ fn put(inner: &Inner, view: &mut EtcdView, held: KeyValue) {
                 let session = decode_session(&name, &held.value)?;
                 inner.sessions().told(&name, session, at.revision);
             }
+            // Of no use but to who writes it.
+            Key::Writer(_) => {}
         }
         Ok(())
     });

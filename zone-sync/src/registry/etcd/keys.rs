@@ -7,6 +7,7 @@
 //! | `health/<service>/<id>` | `causeway.registry.v1.HealthReport` | of the zone-sync that the checking gateway is attached to |
 //! | `gateways/<gateway>` | empty | of the attachment |
 //! | `sessions/<gateway>` | the gateway's last session, 32 digits of hex | none: it outlives its gateway, so that nothing older comes after it |
+//! | `writers/<process>/<lane>` | empty | of one lane of a zone-sync, which changes it so that a write that it gave up is not carried out late |
 //!
 //! An id may hold slashes, a service and a source may not, so every key reads one way only.
 
@@ -31,6 +32,15 @@ pub enum Key {
     Health(InstanceKey),
     Gateway(GatewayName),
     Session(GatewayName),
+    Writer(WriterKey),
+}
+
+/// Key of one lane of writes of one zone-sync process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriterKey {
+    /// Random for each process.
+    pub process: u128,
+    pub lane: u8,
 }
 
 /// Reason why what etcd holds under the zone's prefix could not be read. Somebody else wrote it, or a later version did.
@@ -82,6 +92,7 @@ impl Layout {
             Key::Health(instance) => format!("{prefix}health/{}/{}", instance.service, instance.id),
             Key::Gateway(name) => format!("{prefix}gateways/{name}"),
             Key::Session(name) => format!("{prefix}sessions/{name}"),
+            Key::Writer(WriterKey { process, lane }) => format!("{prefix}writers/{process:032x}/{lane}"),
         }
         .into_bytes()
     }
@@ -104,6 +115,7 @@ impl Layout {
             "health" => Ok(Key::Health(instance_key(rest).ok_or_else(unknown)?)),
             "gateways" => Ok(Key::Gateway(rest.parse().map_err(|_| unknown())?)),
             "sessions" => Ok(Key::Session(rest.parse().map_err(|_| unknown())?)),
+            "writers" => Ok(Key::Writer(writer_key(rest).ok_or_else(unknown)?)),
             _ => Err(unknown()),
         }
     }
@@ -116,6 +128,14 @@ fn instance_key(text: &str) -> Option<InstanceKey> {
         id: id.to_owned(),
     })
     .ok()
+}
+
+fn writer_key(text: &str) -> Option<WriterKey> {
+    let (process, lane) = text.split_once('/')?;
+    Some(WriterKey {
+        process: u128::from_str_radix(process, 16).ok()?,
+        lane: lane.parse().ok()?,
+    })
 }
 
 /// # Errors
@@ -199,13 +219,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_reads_back_as_it_was_written(service in "[a-z]{1,9}", id in "[a-z0-9:./@_-]{1,40}", kind in 0..4) {
+        fn a_key_reads_back_as_it_was_written(service in "[a-z]{1,9}", id in "[a-z0-9:./@_-]{1,40}", kind in 0..5, process: u128, lane: u8) {
             let instance = key(&service, &id);
             let written = match kind {
                 0 => Key::Slot(SlotKey { instance, source: InstanceSource::named(&service).unwrap_or(InstanceSource::Registered) }),
                 1 => Key::Health(instance),
                 2 => Key::Gateway(service.parse().unwrap()),
-                _ => Key::Session(service.parse().unwrap()),
+                3 => Key::Session(service.parse().unwrap()),
+                _ => Key::Writer(WriterKey { process, lane }),
             };
             let bytes = layout().encode(&written);
             prop_assert!(layout().first() <= bytes && bytes < layout().end());

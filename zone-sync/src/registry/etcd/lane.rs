@@ -8,16 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_federation::name::GatewayName;
-use causeway_federation::registry::{CallSession, InstanceKey, Registration};
-use causeway_proto::etcd::mvccpb::KeyValue;
+use causeway_federation::registry::{CallSession, Registration};
+use causeway_proto::etcd::etcdserverpb::ResponseOp;
 use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
 
 use super::{
-    EtcdError, EtcdView, Inner,
-    keys::{Key, SlotKey, decode_registration, decode_report, decode_session, encode_session},
+    EtcdError, Inner,
+    error::WRITE,
+    keys::{Key, WriterKey, encode_session},
     leases::LeaseClass,
-    view::At,
+    mark::{LaneMark, MarkAnswer},
+    settle::settle,
     write::{self, Fence, KeyedWrite, MAX_BYTES, MAX_WRITES, Write, Written},
 };
 
@@ -25,6 +27,10 @@ use super::{
 pub(super) const MAX_ORDERS: usize = 16_384;
 /// For how long an order is tried, from when it was given.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Time to live of a lane's mark after its process.
+const MARK_TIME_TO_LIVE: Duration = Duration::from_secs(60);
+/// Transactions for one batch, of which the last ones are needed when the mark is not as it was left.
+const MAX_TRANSACTIONS: usize = 4;
 
 /// A write, and who waits for it.
 #[derive(Debug)]
@@ -50,7 +56,7 @@ pub struct NotWritten {
 }
 
 impl NotWritten {
-    fn untouched(why: &str) -> Self {
+    pub(super) fn untouched(why: &str) -> Self {
         Self {
             why: why.to_owned(),
             is_untouched: true,
@@ -149,8 +155,34 @@ fn new_order(
     (order, answered)
 }
 
+/// Mark of a lane, and the lease that it goes with.
+struct Lane {
+    mark: LaneMark,
+    lease: Option<i64>,
+}
+
+impl Lane {
+    /// A lease for the mark.
+    async fn lease(&mut self, inner: &Inner, left: Duration) -> Result<i64, EtcdError> {
+        if let Some(lease) = self.lease
+            && inner.leases().contains(lease)
+        {
+            return Ok(lease);
+        }
+        let class = LeaseClass::of(MARK_TIME_TO_LIVE);
+        let granted = inner.client.grant(left, class.lease_seconds()).await?;
+        inner.leases().add_apart(Instant::now(), class, granted.id);
+        self.lease = Some(granted.id);
+        Ok(granted.id)
+    }
+}
+
 /// Runs until the registry is dropped.
-pub(super) async fn run(inner: Arc<Inner>, mut orders: mpsc::Receiver<WriteOrder>) {
+pub(super) async fn run(inner: Arc<Inner>, key: WriterKey, mut orders: mpsc::Receiver<WriteOrder>) {
+    let mut lane = Lane {
+        mark: LaneMark::new(inner.layout.encode(&Key::Writer(key))),
+        lease: None,
+    };
     let mut waiting = Vec::new();
     loop {
         let room = MAX_WRITES.saturating_sub(waiting.len());
@@ -166,15 +198,15 @@ pub(super) async fn run(inner: Arc<Inner>, mut orders: mpsc::Receiver<WriteOrder
             }
         }
         let batch = next_batch(&inner, &mut waiting);
-        commit(&inner, batch).await;
+        commit(&inner, &mut lane, batch).await;
     }
 }
 
 /// An order with its key as etcd has it, and what must hold for it to be done.
-struct EncodedOrder {
+pub(super) struct EncodedOrder {
     key: Vec<u8>,
     fence: Option<Fence>,
-    order: WriteOrder,
+    pub order: WriteOrder,
 }
 
 impl EncodedOrder {
@@ -236,7 +268,7 @@ fn sift(inner: &Inner, now: Instant, batch: Vec<EncodedOrder>) -> Vec<EncodedOrd
     kept
 }
 
-async fn commit(inner: &Inner, batch: Vec<EncodedOrder>) {
+async fn commit(inner: &Inner, lane: &mut Lane, batch: Vec<EncodedOrder>) {
     let now = Instant::now();
     let mut batch = sift(inner, now, batch);
     let Some(oldest) = batch.iter().map(|encoded| encoded.order.since).min() else {
@@ -245,7 +277,7 @@ async fn commit(inner: &Inner, batch: Vec<EncodedOrder>) {
     let left = (oldest + PATIENCE)
         .saturating_duration_since(now)
         .max(super::client::CALL_LIMIT);
-    let mut written = attempt(inner, &mut batch, left).await;
+    let mut written = attempt(inner, lane, &mut batch, left).await;
     if written.as_ref().is_err_and(EtcdError::is_lost_lease) {
         // One of the leases ran out and word of it has not come. New ones are granted, and all old ones asked after.
         for EncodedOrder { order, .. } in &mut batch {
@@ -256,8 +288,11 @@ async fn commit(inner: &Inner, batch: Vec<EncodedOrder>) {
                 inner.leases().close(*lease);
             }
         }
+        if let Some(lease) = lane.lease.take() {
+            inner.leases().remove(lease);
+        }
         inner.leases().all_due(now);
-        written = attempt(inner, &mut batch, left).await;
+        written = attempt(inner, lane, &mut batch, left).await;
     }
     match written {
         Ok((written, is_first)) => {
@@ -286,9 +321,11 @@ async fn commit(inner: &Inner, batch: Vec<EncodedOrder>) {
 /// Tries to write, and says what became of each and whether it was tried only once.
 async fn attempt(
     inner: &Inner,
+    lane: &mut Lane,
     batch: &mut [EncodedOrder],
     left: Duration,
 ) -> Result<(Vec<Written>, bool), EtcdError> {
+    let until = Instant::now() + left;
     for EncodedOrder { order, .. } in batch.iter_mut() {
         let Some((class, kept)) = order.lease else {
             continue;
@@ -301,9 +338,9 @@ async fn attempt(
             *lease = chosen;
         }
     }
-    let request = write::transaction(batch.iter().map(EncodedOrder::keyed));
-    let (answer, is_first) = inner.client.txn(left, &request).await?;
-    let mut written = write::outcomes(answer, batch.iter().map(|encoded| encoded.fence.is_some()));
+    let (revision, responses, is_first) = send(inner, lane, batch, until).await?;
+    let fenced = batch.iter().map(|encoded| encoded.fence.is_some());
+    let mut written = write::outcomes(revision, responses, fenced);
     if !is_first {
         // The earlier attempt may have been done after all; then what it deleted is absent now.
         for (outcome, encoded) in written.iter_mut().zip(batch.iter()) {
@@ -314,6 +351,41 @@ async fn attempt(
         }
     }
     Ok((written, is_first))
+}
+
+/// Sends the transaction with the lane's mark, again where that is not as it was left. Returns the revision, the answers to the writes, and
+/// whether they were tried only once.
+async fn send(
+    inner: &Inner,
+    lane: &mut Lane,
+    batch: &[EncodedOrder],
+    until: Instant,
+) -> Result<(i64, Vec<ResponseOp>, bool), EtcdError> {
+    let left = || until.saturating_duration_since(Instant::now());
+    let lease = lane.lease(inner, left()).await?;
+    let mut is_first = true;
+    for _ in 0..MAX_TRANSACTIONS {
+        let mark = &lane.mark;
+        let has_writes = !mark.is_missing();
+        let request = |attempt| {
+            let writes = write::operations(batch.iter().map(EncodedOrder::keyed));
+            mark.transaction(attempt, lease, writes)
+        };
+        let sent = inner.client.txn(left(), request).await;
+        let (answer, attempts) = sent.map_err(|error| {
+            lane.mark.give_up();
+            if is_first { error } else { error.after_another() }
+        })?;
+        is_first &= attempts == 1 || !has_writes;
+        let revision = answer.header.as_ref().map_or(0, |header| header.revision);
+        if let MarkAnswer::Written(responses) = lane.mark.answered(attempts, answer) {
+            return Ok((revision, responses, is_first));
+        }
+    }
+    Err(EtcdError::Unreachable {
+        what: WRITE,
+        source: Status::aborted("somebody else changes this process's own key in etcd"),
+    })
 }
 
 fn refuse(inner: &Inner, batch: Vec<EncodedOrder>, why: &NotWritten) {
@@ -328,121 +400,5 @@ fn refuse(inner: &Inner, batch: Vec<EncodedOrder>, why: &NotWritten) {
         }
         // Who no longer listens needs no answer.
         let _ = order.answer.send(Err(why.clone()));
-    }
-}
-
-/// Takes what was written into the view at once, before the watch tells it, and answers those who wait for it.
-fn settle(inner: &Inner, batch: Vec<EncodedOrder>, written: Vec<Written>, is_first: bool) {
-    let now = Instant::now();
-    inner
-        .counters
-        .written
-        .fetch_add(batch.len() as u64, Ordering::Relaxed);
-    let mut answers = Vec::with_capacity(batch.len());
-    inner.change(|view| {
-        for (EncodedOrder { order, .. }, written) in batch.into_iter().zip(written) {
-            let answer = match (&order.key, &written) {
-                (_, Written::Fenced) => Err(fenced(inner, order.caller.as_ref(), is_first)),
-                (Key::Slot(key), _) => {
-                    settle_slot(view, now, key, (&order.write, order.value), &written);
-                    Ok(written)
-                }
-                (Key::Health(key), _) => {
-                    settle_report(view, key, &order.write, &written);
-                    Ok(written)
-                }
-                (Key::Session(gateway), _) => {
-                    settle_session(inner, view, gateway, &order.write, &written);
-                    Ok(written)
-                }
-                // Who is there is told by the watch alone.
-                (Key::Gateway(_), _) => Ok(written),
-            };
-            answers.push((order.answer, answer));
-        }
-    });
-    for (answer, written) in answers {
-        // Who no longer listens needs no answer.
-        let _ = answer.send(written);
-    }
-}
-
-/// etcd holds another session of the gateway than the one that asked, which ends that one here too.
-fn fenced(inner: &Inner, caller: Option<&CallSession>, is_first: bool) -> NotWritten {
-    if let Some(caller) = caller {
-        inner.sessions().end(&caller.gateway, caller.session);
-    }
-    NotWritten {
-        // An earlier attempt may have been done, before there was another session.
-        is_untouched: is_first,
-        ..NotWritten::untouched("the gateway has attached itself anew since")
-    }
-}
-
-/// Notes what became of the key of a gateway's last session.
-fn settle_session(
-    inner: &Inner,
-    view: &mut EtcdView,
-    gateway: &GatewayName,
-    write: &Write,
-    written: &Written,
-) {
-    let (value, revision) = match (written, write) {
-        (Written::Done(revision), Write::Claim { value, .. }) => (value, *revision),
-        (Written::Changed(held), _) => (&held.value, held.mod_revision),
-        (Written::Absent(revision), _) => return view.delete_session(gateway, *revision),
-        (Written::Done(_) | Written::Fenced, _) => return,
-    };
-    view.put_session(gateway, revision);
-    if let Ok(session) = decode_session(gateway, value) {
-        inner.sessions().told(gateway, session, revision);
-    }
-}
-
-/// Notes in the view what became of a write to the slot of an instance.
-fn settle_slot(
-    view: &mut EtcdView,
-    now: Instant,
-    key: &SlotKey,
-    (write, value): (&Write, Option<Registration>),
-    written: &Written,
-) {
-    match (written, write) {
-        (Written::Done(revision), Write::Put { lease, .. } | Write::Claim { lease, .. }) => {
-            if let Some(value) = value {
-                let (revision, lease) = (*revision, *lease);
-                view.put_slot(now, key, value, At { revision, lease });
-                view.heard(now, key);
-            }
-        }
-        (Written::Done(revision), Write::Delete { .. }) => view.removed(key, *revision),
-        // Somebody changed it while it fell silent here: the watch will tell.
-        (Written::Absent(_), Write::Delete { revision: Some(_) }) => {}
-        (Written::Absent(revision), _) => view.removed(key, *revision),
-        (Written::Changed(held), _) => take_up(view, now, key, held),
-        (Written::Fenced, _) => {}
-    }
-}
-
-/// Notes in the view what became of a write of what an instance's checks have found.
-fn settle_report(view: &mut EtcdView, key: &InstanceKey, write: &Write, written: &Written) {
-    let (Written::Done(revision), Write::Put { value, lease }) = (written, write) else {
-        return;
-    };
-    if let Ok(report) = decode_report(key, value) {
-        let (revision, lease) = (*revision, *lease);
-        view.put_report(key, report, At { revision, lease });
-    }
-}
-
-/// Takes up what a comparison came upon.
-fn take_up(view: &mut EtcdView, now: Instant, key: &SlotKey, held: &KeyValue) {
-    let at = At {
-        revision: held.mod_revision,
-        lease: held.lease,
-    };
-    if let Ok(registration) = decode_registration(key, &held.value) {
-        view.put_slot(now, key, registration, at);
-        view.heard(now, key);
     }
 }

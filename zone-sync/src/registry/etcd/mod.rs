@@ -7,11 +7,13 @@
 //! | [`view`] | pure: what is known, what a word of etcd does to it, who vouches for which instance |
 //! | [`write`] | pure: changes as transactions |
 //! | [`leases`] | pure: which lease a key goes with, and when to renew it |
+//! | [`mark`] | pure: which transaction of a lane comes too late |
 //! | [`sessions`] | pure: which calls of a gateway come too late |
 //! | [`presence`] | gateways that are attached here |
 //! | [`client`] | calls to any member of etcd |
 //! | [`follow`] | reads everything once, then watches |
 //! | [`lane`] | writes, in batches |
+//! | [`settle`] | takes up what became of them |
 //! | [`upkeep`] | renews leases; deletes what fell silent |
 //!
 //! While etcd is away, what is known is kept and told; nothing is removed, heartbeats are answered and made up for
@@ -33,24 +35,29 @@ use causeway_federation::{
 };
 use causeway_host::tasks::Tasks;
 use causeway_proto::registry as proto;
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::{
     sync::{Notify, broadcast, mpsc, watch},
     task::JoinSet,
 };
 
 pub mod client;
+mod error;
 mod follow;
 pub mod keys;
 mod lane;
 mod leases;
+mod mark;
 mod presence;
 mod registering;
 mod sessions;
+mod settle;
 mod upkeep;
 pub mod view;
 mod write;
 
-pub use client::{EtcdClient, EtcdError};
+pub use client::EtcdClient;
+pub use error::EtcdError;
 pub use presence::GatewayPresence;
 pub use registering::{RegisterError, ReplaceResult, Unavailable};
 use view::{EtcdView, InForce, ViewChange};
@@ -198,8 +205,10 @@ impl SharedRegistry {
         running.spawn(tasks.keep("changes in etcd", follow::run(Arc::clone(&inner))));
         running.spawn(tasks.keep("upkeep of etcd", upkeep::run(Arc::clone(&inner))));
         running.spawn(tasks.keep("leases in etcd", upkeep::keep_leases(Arc::clone(&inner))));
-        for (lane, orders) in receivers.into_iter().enumerate() {
-            let writing = lane::run(Arc::clone(&inner), orders);
+        let process = SmallRng::from_os_rng().random();
+        for (lane, orders) in (0u8..).zip(receivers) {
+            let key = keys::WriterKey { process, lane };
+            let writing = lane::run(Arc::clone(&inner), key, orders);
             running.spawn(tasks.keep(format!("writes to etcd, lane {lane}"), writing));
         }
         Self {

@@ -4,7 +4,7 @@
 //! Each write is a transaction of its own inside the larger one, so that one whose comparison fails does not stop the rest.
 
 use causeway_proto::etcd::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseOp, TxnRequest,
     compare::{CompareResult, CompareTarget, TargetUnion},
     request_op::Request,
     response_op::Response,
@@ -12,7 +12,7 @@ use causeway_proto::etcd::etcdserverpb::{
 use causeway_proto::etcd::mvccpb::KeyValue;
 
 /// Writes in one transaction. etcd takes 128 operations, of which a nested one counts against what the outer leaves: 100
-/// leave 28 for each write, and none has more than 2.
+/// and the lane's mark leave 27 for each write, and none has more than 2.
 pub(crate) const MAX_WRITES: usize = 100;
 /// Bytes in one transaction: a third of what etcd takes by default (1.5 MiB), because a claim names its value twice.
 pub(super) const MAX_BYTES: usize = 512 << 10;
@@ -112,21 +112,20 @@ impl Write {
     }
 }
 
-/// The transaction that does all of these, each key at most once.
+/// Operations of a transaction that does all of these, each key at most once.
 #[must_use]
-pub(super) fn transaction<'a>(writes: impl Iterator<Item = KeyedWrite<'a>>) -> TxnRequest {
-    TxnRequest {
-        compare: Vec::new(),
-        success: writes.map(|write| write.operation()).collect(),
-        failure: Vec::new(),
-    }
+pub(super) fn operations<'a>(writes: impl Iterator<Item = KeyedWrite<'a>>) -> Vec<RequestOp> {
+    writes.map(|write| write.operation()).collect()
 }
 
-/// Outcome of each write of [`transaction`], in order; the iterator says of each whether it has a fence.
+/// Outcome of each of [`operations`], in order, in a transaction of that revision; the iterator says of each whether it has a fence.
 #[must_use]
-pub(super) fn outcomes(answer: TxnResponse, fenced: impl Iterator<Item = bool>) -> Vec<Written> {
-    let revision = answer.header.map_or(0, |header| header.revision);
-    let each = answer.responses.into_iter().zip(fenced);
+pub(super) fn outcomes(
+    revision: i64,
+    responses: Vec<ResponseOp>,
+    fenced: impl Iterator<Item = bool>,
+) -> Vec<Written> {
+    let each = responses.into_iter().zip(fenced);
     each.map(|(response, has_fence)| match response.response {
         Some(Response::ResponseTxn(nested)) if has_fence && !nested.succeeded => Written::Fenced,
         response => outcome(ResponseOp { response }, revision),
@@ -155,7 +154,8 @@ fn operation(request: Request) -> RequestOp {
     }
 }
 
-fn put(key: &[u8], value: &[u8], lease: i64) -> RequestOp {
+/// Puts a value, which goes with a lease; 0: with none.
+pub(super) fn put(key: &[u8], value: &[u8], lease: i64) -> RequestOp {
     operation(Request::RequestPut(PutRequest {
         key: key.to_owned(),
         value: value.to_owned(),
@@ -170,7 +170,8 @@ fn delete(key: &[u8]) -> RequestOp {
     }))
 }
 
-fn read(key: &[u8]) -> RequestOp {
+/// Reads a key.
+pub(super) fn read(key: &[u8]) -> RequestOp {
     operation(Request::RequestRange(RangeRequest {
         key: key.to_owned(),
         ..RangeRequest::default()
@@ -203,7 +204,8 @@ fn holds(fence: &Fence) -> Compare {
     )
 }
 
-fn is_as_of(key: &[u8], revision: i64) -> Compare {
+/// Compares the revision of a key's last change; that of a key which is not there is 0.
+pub(super) fn is_as_of(key: &[u8], revision: i64) -> Compare {
     compare(
         key,
         CompareResult::Equal,
@@ -232,7 +234,7 @@ fn exists(key: &[u8]) -> Compare {
 
 #[cfg(test)]
 mod tests {
-    use causeway_proto::etcd::etcdserverpb::{PutResponse, RangeResponse, ResponseHeader};
+    use causeway_proto::etcd::etcdserverpb::{PutResponse, RangeResponse, ResponseHeader, TxnResponse};
 
     use super::*;
 
@@ -281,11 +283,18 @@ mod tests {
         };
         let keys: Vec<_> = (0..MAX_WRITES).map(|n| n.to_string().into_bytes()).collect();
         let fence = fence();
-        let txn = transaction(keys.iter().map(|key| KeyedWrite {
+        // The lane's mark goes first.
+        let mut success = vec![put(b"writers/1/0", &[], 0)];
+        success.extend(operations(keys.iter().map(|key| KeyedWrite {
             key,
             write: &claim,
             fence: Some(&fence),
-        }));
+        })));
+        let txn = TxnRequest {
+            compare: vec![is_as_of(b"writers/1/0", 1)],
+            success,
+            failure: vec![read(b"writers/1/0")],
+        };
         assert!(within(&txn, 128));
     }
 
@@ -334,7 +343,7 @@ mod tests {
             past,
         ];
         let fenced = (0..each.len()).map(|place| place == 7);
-        let told = outcomes(answer(each), fenced);
+        let told = outcomes(9, each, fenced);
         let expected = [
             Written::Done(9),
             Written::Done(9),

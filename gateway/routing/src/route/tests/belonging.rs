@@ -114,6 +114,23 @@ fn word(snapshot: &Snapshot, placed: &Placement) -> &'static str {
 }
 
 #[test]
+fn where_a_new_one_is_put_although_it_drains_an_open_one_stays() {
+    let topology =
+        with("split: [{ tags: { version: v1 }, weight: 1 }, { tags: { version: v2 }, weight: 1 }]");
+    let other_arm = || vec![here("b", 1, V2)];
+    for (west, told) in [
+        // It is taken after what drains, and so is no place to move to; nor does the other arm get the first one's share for it.
+        (SILENT, "belongs"),
+        (UP, "draining"),
+        // Then the whole arm comes after the other.
+        (DRAINING, "draining"),
+    ] {
+        let snapshot = seen(&topology, other_arm(), DRAINING, west);
+        assert_eq!(word(&snapshot, &placed("east", V1)), told);
+    }
+}
+
+#[test]
 fn a_connection_that_failed_over_belongs_there_until_a_better_tier_is_well() {
     let topology = with(TIERS);
     let well = || vec![here("a", 1, &[])];

@@ -244,6 +244,7 @@ impl EtcdView {
             Key::Health(key) => self.delete_report(key, revision),
             Key::Gateway(name) => self.delete_gateway(now, name, revision),
             Key::Session(name) => self.delete_session(name, revision),
+            Key::Writer(_) => {}
         }
     }
 
