@@ -69,11 +69,7 @@ impl fmt::Debug for Readiness {
 pub(super) fn diagnose(zones: &[ZoneView], services: &[ServiceView], process: &ProcessReading) -> Vec<Check> {
     let mut checks: Vec<Check> = zones.iter().filter(|zone| !zone.own).map(zone_link).collect();
     checks.extend(zones.iter().flat_map(zone_records));
-    let revoked: Vec<&str> = zones
-        .iter()
-        .filter(|zone| is_revoked(zone))
-        .map(|zone| zone.name.as_str())
-        .collect();
+    let revoked = RevokedZones::of(zones);
     checks.extend(services.iter().map(|service| service_home(service, &revoked)));
     checks.extend(services.iter().filter_map(service_ejected));
     checks.extend(open_files(process));
@@ -240,17 +236,31 @@ fn refused_lately(zone: &ZoneView, link: &LinkView) -> Option<Check> {
     Some(Check::warn("zone sync", name, message, hint))
 }
 
-/// The zone has no tunnel, and the last word was that it is revoked: nothing of what it serves is known any more.
-fn is_revoked(zone: &ZoneView) -> bool {
-    zone.state == "down"
-        && zone
-            .last_word
-            .as_ref()
-            .is_some_and(|word| word.reason == "revoked")
+/// Zones without a tunnel whose last word was that one of the two is revoked: nothing of what they serve is known any more.
+#[derive(Debug, Default)]
+struct RevokedZones<'a> {
+    /// They are.
+    these: Vec<&'a str>,
+    /// They say that this one is.
+    say_so: Vec<&'a str>,
 }
 
-/// `revoked`: the zones that are.
-fn service_home(service: &ServiceView, revoked: &[&str]) -> Check {
+impl<'a> RevokedZones<'a> {
+    fn of(zones: &'a [ZoneView]) -> Self {
+        let mut revoked = Self::default();
+        for zone in zones.iter().filter(|zone| zone.state == "down") {
+            let word = zone.last_word.as_ref().filter(|word| word.reason == "revoked");
+            match word.map(|word| word.side.as_deref()) {
+                Some(Some("peer")) => revoked.say_so.push(&zone.name),
+                Some(_) => revoked.these.push(&zone.name),
+                None => {}
+            }
+        }
+        revoked
+    }
+}
+
+fn service_home(service: &ServiceView, revoked: &RevokedZones<'_>) -> Check {
     let group = "services";
     let name = service.name.clone();
     let elsewhere: u64 = service
@@ -261,12 +271,21 @@ fn service_home(service: &ServiceView, revoked: &[&str]) -> Check {
         .sum();
     let local = &service.local;
     match (local.healthy, local.instances, elsewhere) {
-        (0, 0, 0) if !revoked.is_empty() => Check::fail(
+        (0, 0, 0) if !revoked.say_so.is_empty() => Check::fail(
+            group,
+            name,
+            format!(
+                "no instance in any zone that lets this gateway in: it is revoked, say {}",
+                revoked.say_so.join(", ")
+            ),
+            "let its zone in again with `causeway revoke zone NAME --readmit` at one of those, and join anew here",
+        ),
+        (0, 0, 0) if !revoked.these.is_empty() => Check::fail(
             group,
             name,
             format!(
                 "no instance in any zone that is believed; revoked: {}",
-                revoked.join(", ")
+                revoked.these.join(", ")
             ),
             "`causeway revoke zone NAME --readmit` lets a zone in again; else register instances elsewhere",
         ),
@@ -385,7 +404,11 @@ mod tests {
         let checks = diagnose(&zones, std::slice::from_ref(&service), &process);
         let told = checks.iter().find(|check| check.group == "services").unwrap();
         assert!(told.message.ends_with("revoked: west"), "{told:?}");
-        let told = service_home(&service, &[]);
+        let mut refusing = zones;
+        refusing[2].last_word.as_mut().unwrap().side = Some("peer".to_owned());
+        let told = service_home(&service, &RevokedZones::of(&refusing));
+        assert!(told.message.ends_with("it is revoked, say west"), "{told:?}");
+        let told = service_home(&service, &RevokedZones::default());
         assert_eq!(told.message, "no instance anywhere");
     }
 

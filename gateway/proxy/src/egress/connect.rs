@@ -21,7 +21,7 @@ use causeway_routing::{
     outlier::avoided,
     permit::Caller,
     retry::FailedTries,
-    route::{Candidate, Destination, Request, route},
+    route::{Candidate, Destination, ExportCount, Request, route},
     snapshot::Snapshot,
     sticky::{StickyKey, key_of},
     target::Target,
@@ -52,6 +52,8 @@ use crate::{
 pub(super) struct ConnectedUpstream {
     pub(super) upstream: Upstream,
     pub(super) candidate: Candidate,
+    /// Exports of its gateway when it was asked.
+    pub(super) exported: Option<ExportCount>,
     /// Key that decided about it.
     pub(super) key: Option<StickyKey>,
     pub(super) attempts: u32,
@@ -83,6 +85,7 @@ impl NoUpstream {
 struct Ask {
     number: u32,
     candidate: Candidate,
+    exported: Option<ExportCount>,
     answer: BoxFuture<'static, Result<Upstream, CandidateError>>,
 }
 
@@ -349,11 +352,10 @@ impl Search<'_> {
                 self.ask_remote(gateway, (tags, avoid), attempt, snapshot.topology.fingerprint)
             }
         };
-        let number = self
-            .pace
-            .begun(Instant::now(), candidate.clone(), hedge_delay(rtt));
+        let delay = hedge_delay(rtt);
         self.asks.push(Ask {
-            number,
+            number: self.pace.begun(Instant::now(), candidate.clone(), delay),
+            exported: candidate.exported(&self.request.target.service, snapshot),
             candidate,
             answer,
         });
@@ -461,6 +463,7 @@ impl Search<'_> {
                 Ok(Some(ConnectedUpstream {
                     upstream,
                     candidate: ask.candidate,
+                    exported: ask.exported,
                     key: self.request.key,
                     attempts: self.pace.asked(),
                     early: self.early.take(),

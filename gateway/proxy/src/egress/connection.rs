@@ -335,6 +335,7 @@ impl EstablishedConnection {
             half_closed: config.half_closed_limit,
             idle: service.and_then(|service| service.idle_timeout),
             gives_back: false,
+            hears_out: false,
         }
     }
 

@@ -41,6 +41,8 @@ pub(crate) const UPSTREAM_KEEP_ALIVE: Duration = Duration::from_secs(4);
 /// Longest time that a connection to an instance which the far gateway lends is kept for the next request. With the time for which that keeps it
 /// then, it is less than the same 5 s.
 pub(crate) const LENT_KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Age from which such a connection is given no further request, so that the far gateway picks again.
+pub(crate) const LENT_MAX_AGE: Duration = Duration::from_secs(5);
 /// Longest time that a connection to an instance which one stream has given back waits for the next one.
 pub(crate) const WARM_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Longest wait for a kept connection to be free again once both bodies have ended: it only takes its task's next turn.

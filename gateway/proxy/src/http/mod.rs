@@ -12,6 +12,7 @@ pub(crate) mod scan;
 #[cfg(test)]
 pub(crate) mod scan_tests;
 pub(crate) mod sticky;
+pub(crate) mod trailers;
 pub(crate) mod upgrade;
 pub(crate) mod verdict;
 pub(crate) mod version2;

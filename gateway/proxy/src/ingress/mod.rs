@@ -385,6 +385,7 @@ fn carry(
         half_closed: shared.config.half_closed_limit,
         idle: None,
         gives_back: returns_to.is_some(),
+        hears_out: true,
     };
     async move {
         let cut = opened.handle().cut();

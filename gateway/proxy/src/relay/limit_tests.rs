@@ -250,3 +250,34 @@ async fn an_idle_connection_ends_and_one_on_which_a_byte_moves_now_and_then_does
     let (_client, _instance, relay, ..) = local_within(limits).await;
     assert_eq!(in_time(relay).await.unwrap().end, RelayEnd::Idle);
 }
+
+#[tokio::test]
+async fn what_an_instance_has_said_arrives_before_the_reset_that_follows_it() {
+    // As much as the kernel has handed over by the time that it resets.
+    const ANSWER: usize = 20_000;
+    let limits = RelayLimits {
+        hears_out: true,
+        ..LIMITS
+    };
+    // The request is never read, so that the end of the socket is a reset; and who sends it on meets that by writing.
+    for is_sending in [false, true] {
+        let mut b = between_within(limits).await;
+        b.send.write_all(b"a request that nobody reads").await.unwrap();
+        in_time(b.socket.readable()).await.unwrap();
+        b.socket.write_all(&[7; ANSWER]).await.unwrap();
+        drop(b.socket);
+        if is_sending {
+            let _ = b.send.write_all(&[0; 4096]).await;
+        }
+        let mut answer = vec![0; ANSWER];
+        in_time(b.recv.read_exact(&mut answer)).await.unwrap();
+        // It is no end.
+        let error = in_time(b.recv.read_to_end(9)).await.unwrap_err();
+        assert_eq!(error, ReadError::Reset(StreamCode::Reset));
+        let relayed = in_time(b.relay).await.unwrap();
+        assert_eq!(
+            (relayed.sent, relayed.end),
+            (ANSWER as u64, RelayEnd::SocketReset)
+        );
+    }
+}

@@ -17,12 +17,13 @@ use std::{
 use bytes::Bytes;
 use causeway_tunnel::{ReadError, RecvHalf, SendHalf, StreamCode, WriteError};
 use prometheus_client::metrics::counter::Counter;
-use tokio::io::AsyncWrite;
+use tokio::{io::AsyncWrite, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 mod chunk;
 mod far_side;
 mod idle;
+mod last_words;
 #[cfg(test)]
 mod limit_tests;
 mod linger;
@@ -97,6 +98,8 @@ pub(crate) struct RelayLimits {
     pub(crate) idle: Option<Duration>,
     /// The end of the stream gives the socket back, instead of ending that side of it.
     pub(crate) gives_back: bool,
+    /// The other side is told of a reset of the socket after what that has said before: an instance may have answered what it does not read.
+    pub(crate) hears_out: bool,
 }
 
 impl RelayEnd {
@@ -154,6 +157,8 @@ pub(crate) struct RelayCounters {
 struct SocketToStream {
     pending: Bytes,
     bytes: u64,
+    /// Time of the last read that brought something.
+    read_at: Option<Instant>,
     meter: Counter,
     done: bool,
 }
@@ -163,6 +168,7 @@ impl SocketToStream {
         Self {
             pending: Bytes::new(),
             bytes: 0,
+            read_at: None,
             meter,
             done: false,
         }
@@ -178,6 +184,26 @@ impl SocketToStream {
         !self.done && self.pending.is_empty()
     }
 
+    /// Hands over what was read. Returns whether the stream has taken all of it.
+    fn poll_pending(&mut self, cx: &mut Context<'_>, send: &mut SendHalf) -> Result<bool, RelayEnd> {
+        while !self.pending.is_empty() {
+            let chunks = std::slice::from_mut(&mut self.pending);
+            let Poll::Ready(written) = send.poll_write_chunks(cx, chunks) else {
+                return Ok(false);
+            };
+            let written = written.map_err(|error| RelayEnd::of_write(&error))?;
+            self.bytes += written as u64;
+            self.meter.inc_by(written as u64);
+        }
+        Ok(true)
+    }
+
+    /// Takes what was read.
+    fn take(&mut self, bytes: Bytes, now: Instant) {
+        self.pending = bytes;
+        self.read_at = Some(now);
+    }
+
     /// Goes as far as it can now.
     fn poll<R: Reader>(
         &mut self,
@@ -186,14 +212,8 @@ impl SocketToStream {
         send: &mut SendHalf,
     ) -> Result<(), RelayEnd> {
         while !self.done {
-            while !self.pending.is_empty() {
-                let chunks = std::slice::from_mut(&mut self.pending);
-                let Poll::Ready(written) = send.poll_write_chunks(cx, chunks) else {
-                    return Ok(());
-                };
-                let written = written.map_err(|error| RelayEnd::of_write(&error))?;
-                self.bytes += written as u64;
-                self.meter.inc_by(written as u64);
+            if !self.poll_pending(cx, send)? {
+                return Ok(());
             }
             let ByteSource::Reading(socket) = source else {
                 return Ok(());
@@ -201,11 +221,13 @@ impl SocketToStream {
             let Poll::Ready(read) = chunk::poll_read(*socket, cx, send.outlook()) else {
                 return Ok(());
             };
-            self.pending = read.map_err(|_| RelayEnd::SocketReset)?;
-            if self.pending.is_empty() {
+            let bytes = read.map_err(|_| RelayEnd::SocketReset)?;
+            if bytes.is_empty() {
                 self.done = true;
                 // It fails only when the peer has stopped the stream, which the other direction reports.
                 let _ = send.finish();
+            } else {
+                self.take(bytes, Instant::now());
             }
         }
         Ok(())
@@ -317,6 +339,10 @@ pub(crate) fn stream<'a>(
                 Err(end) => end,
             },
         };
+        if end == RelayEnd::SocketReset && limits.hears_out {
+            // Boxed: it is rare, and an idle connection must not carry it.
+            Box::pin(last_words::hear_out(socket, send, &mut up, cut)).await;
+        }
         if end == RelayEnd::GivenBack {
             // It fails only where the peer reads no more.
             let _ = send.finish();

@@ -34,6 +34,7 @@ pub(super) const LIMITS: RelayLimits = RelayLimits {
     half_closed: None,
     idle: None,
     gives_back: false,
+    hears_out: false,
 };
 
 pub(super) async fn between() -> Between {

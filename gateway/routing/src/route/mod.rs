@@ -17,6 +17,7 @@ use crate::{snapshot::Snapshot, sticky::StickyKey, target::Target};
 mod arms;
 mod belonging;
 mod decision;
+mod exported;
 mod homes;
 mod reason;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 
 pub use belonging::{Misplacement, Placement, belongs, stays_here};
 pub use decision::{Decision, FullDecision};
+pub use exported::ExportCount;
 pub use reason::{Reason, ReasonSubject, Why};
 
 /// One question to [`route`].

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::http::{
     grpc::grpc_trailers,
+    trailers::strip_trailers,
     verdict::{TryVerdict, judge_trailers},
 };
 
@@ -208,7 +209,7 @@ impl Body for RequestBody {
                 }
             }
         }
-        let frame = ready!(match &mut self.source {
+        let mut frame = ready!(match &mut self.source {
             BodySource::Empty => return Poll::Ready(None),
             BodySource::Client(body) => Pin::new(body).poll_frame(cx),
             BodySource::Replayed(body) => Pin::new(body).poll_frame(cx),
@@ -217,6 +218,11 @@ impl Body for RequestBody {
                 return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
             }
         });
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            strip_trailers(trailers);
+        }
         self.copy(frame.as_ref());
         if let (Some(bytes), Some(Ok(frame))) = (&self.bytes, &frame) {
             bytes.went_up(frame.data_ref().map_or(0, Bytes::len));

@@ -10,7 +10,7 @@ use std::{
 use causeway_routing::{
     balance::{InstanceList, takes_traffic},
     permit::Caller,
-    route::{Candidate, Destination},
+    route::{Candidate, Destination, ExportCount},
     snapshot::Instance,
     sticky::StickyKey,
 };
@@ -22,8 +22,8 @@ use super::{
     upstream::{HttpUpstream, UpstreamServer},
 };
 use crate::http::limits::{
-    LENT_KEEP_ALIVE, LOCAL_SPREAD, MAX_IDLE_UPSTREAMS, MAX_OPENING, MAX_SHARED_UPSTREAMS, REMOTE_SPREAD,
-    SHARED_KEEP_ALIVE, UPSTREAM_KEEP_ALIVE,
+    LENT_KEEP_ALIVE, LENT_MAX_AGE, LOCAL_SPREAD, MAX_IDLE_UPSTREAMS, MAX_OPENING, MAX_SHARED_UPSTREAMS,
+    REMOTE_SPREAD, SHARED_KEEP_ALIVE, UPSTREAM_KEEP_ALIVE,
 };
 
 /// Connections to instances that one client's requests go out on.
@@ -48,6 +48,8 @@ struct KeptState {
 /// Request that wants a connection of HTTP/2.
 pub(super) struct CallWish<'a> {
     pub(super) candidate: &'a Candidate,
+    /// Exports of its gateway now.
+    pub(super) exported: Option<ExportCount>,
     pub(super) caller: &'a Arc<Caller>,
     pub(super) key: Option<StickyKey>,
     /// The instance of this zone that was picked for it.
@@ -88,11 +90,11 @@ impl KeptUpstreams {
     }
 
     /// Keeps a connection of HTTP/1.1 for the next request. One that the far gateway lends goes back at once if none is expected that
-    /// needs it.
+    /// needs it, or it has been used for so long that another instance is to have its turn.
     pub(super) fn lay_by(&self, upstream: HttpUpstream) {
         let mut state = self.state.lock();
         if upstream.facts.is_lent {
-            if !state.needs_ready {
+            if !state.needs_ready || upstream.facts.opened.elapsed() >= LENT_MAX_AGE {
                 return;
             }
             // One is enough for the next request that needs it, and another client may be lent the others.
@@ -189,7 +191,7 @@ impl CallWish<'_> {
             && facts.caller == *self.caller
             && !self.avoided.contains(&facts.instance)
             && match &facts.server {
-                UpstreamServer::Gateway(_) => facts.key == self.key,
+                UpstreamServer::Gateway(_) => facts.key == self.key && facts.exported == self.exported,
                 UpstreamServer::Instance(_) if self.key.is_some() => {
                     self.picked.is_some_and(|picked| shared.serves(picked))
                 }

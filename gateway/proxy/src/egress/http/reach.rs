@@ -207,8 +207,10 @@ async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<Http
             let avoided = avoided(&snapshot, service, &candidate);
             let picked = pick_instance(list, &candidate, &avoided, order.key, &mut shared.rng());
             // One that costs a round trip whichever stream it goes on may have any instance of the other zone.
+            let exported = candidate.exported(service, &snapshot);
             let fits = |upstream: &HttpUpstream| {
                 upstream.serves(&candidate, picked, &order.caller, order.key)
+                    && upstream.facts.exported == exported
                     && !avoided.contains(&upstream.facts.instance)
                     && !(order.is_harmless && upstream.facts.is_lent)
             };
@@ -241,6 +243,7 @@ async fn share<'a>(
             let avoided = avoided(&snapshot, service, &candidate);
             let wish = CallWish {
                 candidate: &candidate,
+                exported: candidate.exported(service, &snapshot),
                 caller: &order.caller,
                 key: order.key,
                 picked: pick_instance(list, &candidate, &avoided, order.key, &mut shared.rng()),

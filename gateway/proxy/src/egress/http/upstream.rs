@@ -6,13 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use causeway_federation::name::{GatewayId, ServiceName};
 use causeway_routing::{
     balance::{Choice, InstanceList, LoadGuard},
     permit::Caller,
-    route::{Candidate, Destination},
+    route::{Candidate, Destination, ExportCount},
     snapshot::Instance,
     sticky::StickyKey,
 };
@@ -67,6 +68,9 @@ impl UpstreamServer {
 #[derive(Debug)]
 pub(super) struct UpstreamFacts {
     pub(super) candidate: Candidate,
+    /// Exports of its gateway when it was asked: other ones may mean that the instance takes no more requests.
+    pub(super) exported: Option<ExportCount>,
+    pub(super) opened: Instant,
     pub(super) server: UpstreamServer,
     /// Number of the instance; 0: the gateway that has it does not say.
     pub(super) instance: u64,
@@ -100,6 +104,7 @@ impl TakenUpstream {
         let ConnectedUpstream {
             upstream,
             candidate,
+            exported,
             key,
             ..
         } = connected;
@@ -116,6 +121,8 @@ impl TakenUpstream {
         let counters = shared.metrics.byte_counters(Role::Egress, service.as_str());
         let facts = Arc::new(UpstreamFacts {
             candidate,
+            exported,
+            opened: Instant::now(),
             key,
             server,
             instance,

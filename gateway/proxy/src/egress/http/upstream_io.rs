@@ -123,6 +123,8 @@ pub(super) struct UpstreamIo {
     /// Nothing more is to be written, which the other side has been told. Dropped before that, it is reset: half a request
     /// must not be taken for a whole one.
     finished: bool,
+    /// The instance takes nothing more, and may have answered before that: what it has said is read, and what is left of the request goes nowhere.
+    is_deaf: bool,
     early: EarlyRequest,
 }
 
@@ -152,6 +154,7 @@ impl UpstreamIo {
             traffic,
             stall: WriteStall::new(stall_limit),
             finished: false,
+            is_deaf: false,
             early: match early_bytes {
                 0 => EarlyRequest::None,
                 bytes => EarlyRequest::Unwritten { bytes, reader: None },
@@ -189,11 +192,21 @@ impl AsyncRead for UpstreamIo {
             *reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let Self { socket, traffic, .. } = &mut *self;
+        let Self {
+            socket,
+            traffic,
+            is_deaf,
+            ..
+        } = &mut *self;
         let before = buffer.filled().len();
         match socket {
             UpstreamSocket::Instance { socket, .. } => {
-                if let Err(error) = ready!(Pin::new(socket).poll_read(cx, buffer)) {
+                let mut read = ready!(Pin::new(socket).poll_read(cx, buffer));
+                if *is_deaf && buffer.filled().len() == before {
+                    // The failure was told to who wrote, and so looks like an end here.
+                    read = read.and(Err(io::ErrorKind::ConnectionReset.into()));
+                }
+                if let Err(error) = read {
                     traffic.ended(ConnectionOutcome::InstanceReset);
                     return Poll::Ready(Err(error));
                 }
@@ -222,10 +235,14 @@ impl AsyncWrite for UpstreamIo {
         if let Some(taken) = self.take_early(bytes) {
             return Poll::Ready(Ok(taken));
         }
+        if self.is_deaf {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let Self {
             socket,
             traffic,
             stall,
+            is_deaf,
             ..
         } = &mut *self;
         let written = match socket {
@@ -240,7 +257,11 @@ impl AsyncWrite for UpstreamIo {
             }
             Err(error) => {
                 traffic.ended(outcome_of_write(&error));
-                Poll::Ready(Err(error))
+                if is_stall(&error) {
+                    return Poll::Ready(Err(error));
+                }
+                *is_deaf = true;
+                Poll::Ready(Ok(bytes.len()))
             }
         }
     }

@@ -5,21 +5,10 @@ use super::{
     head::{field_of, is_token},
     lines::{Lines, NoLine},
 };
+use crate::http::trailers::may_trail;
 
 /// Most hexadecimal digits of a chunk's size: what every recipient can hold in 64 bits with a sign.
 const MAX_SIZE_DIGITS: usize = 15;
-/// Fields that frame or route a message, or are for one connection, and so can be no trailers (RFC 9110, 6.5.1).
-const NO_TRAILERS: [&[u8]; 9] = [
-    b"content-length",
-    b"transfer-encoding",
-    b"host",
-    b"trailer",
-    b"connection",
-    b"te",
-    b"upgrade",
-    b"expect",
-    b"authorization",
-];
 
 /// Place in a body that comes in chunks.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +111,7 @@ impl Chunks {
                 return Ok(Some(ChunkStep { passed, is_end: true }));
             }
             let (name, _) = field_of(line)?;
-            if NO_TRAILERS.iter().any(|no| name.eq_ignore_ascii_case(no)) {
+            if !may_trail(name) {
                 return Err(RequestFault::Trailer);
             }
             self.trailers += 1;

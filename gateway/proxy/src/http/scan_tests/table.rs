@@ -160,7 +160,7 @@ const CODINGS: [(&str, F); 9] = [
 ];
 
 /// Bodies in chunks that turn bad after their first.
-pub(crate) const MALFORMED_CHUNKS: [(&str, F); 24] = [
+pub(crate) const MALFORMED_CHUNKS: [(&str, F); 25] = [
     ("5\nhello\r\n0\r\n\r\n", F::LineEnd),
     ("5\rhello\r\n0\r\n\r\n", F::LineEnd),
     ("5;a\nhello\r\n0\r\n\r\n", F::LineEnd),
@@ -185,6 +185,7 @@ pub(crate) const MALFORMED_CHUNKS: [(&str, F); 24] = [
     ("0\r\n X: y\r\n\r\n", F::Folded),
     ("0\r\nContent-Length: 5\r\n\r\n", F::Trailer),
     ("0\r\nhost: b\r\n\r\n", F::Trailer),
+    ("0\r\nX-Forwarded-Client-Cert: URI=evil\r\n\r\n", F::Trailer),
 ];
 
 #[test]

@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use causeway_federation::topology::Topology;
+use causeway_federation::{
+    catalog::{Age, Catalog},
+    topology::Topology,
+};
 use http::{Method, StatusCode};
 
 use super::{HttpClient, HttpInstance, set_instances, speaking_http, two_zones};
-use crate::testbed::{Zone, until};
+use crate::testbed::{Zone, entry, until};
 
 const CLIENTS: usize = 10;
 const REQUESTS: usize = 60;
@@ -65,6 +68,32 @@ async fn an_open_connection_fails_over_and_comes_back() {
         for _ in 0..3 {
             assert_eq!(client.get("/").await.text(), expected);
         }
+    }
+    assert_eq!(home.egress.open_connections().count(), 1);
+}
+
+#[tokio::test]
+async fn what_another_zone_takes_out_gets_no_request_of_a_kept_connection() {
+    let (one, two) = (HttpInstance::start("one").await, HttpInstance::start("two").await);
+    let topology = speaking_http("early: false");
+    let both = vec![one.instance(&[]), two.instance(&[])];
+    let (home, east) = two_zones(&topology, both).await;
+    let exported = |healthy| {
+        let exported = entry("east", Age::Fresh, false, &[(&[], healthy, healthy)]);
+        home.change(|snapshot| snapshot.catalog = Arc::new(Catalog::new([exported])));
+    };
+    exported(2);
+    let mut client = HttpClient::of(&home).await;
+    // A stream is kept for what may be asked once.
+    let first = client.ask(Method::POST, "/").await.unwrap().text().to_owned();
+    for _ in 0..5 {
+        assert_eq!(client.ask(Method::POST, "/").await.unwrap().text(), first);
+    }
+    let left = if first == "one" { &two } else { &one };
+    set_instances(&east, vec![left.instance(&[])]);
+    exported(1);
+    for _ in 0..5 {
+        assert_ne!(client.ask(Method::POST, "/").await.unwrap().text(), first);
     }
     assert_eq!(home.egress.open_connections().count(), 1);
 }

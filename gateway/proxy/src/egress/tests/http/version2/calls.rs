@@ -54,6 +54,22 @@ async fn a_call_keeps_its_metadata_and_its_trailers() {
 }
 
 #[tokio::test]
+async fn trailers_of_a_request_do_not_say_who_asks() {
+    let there = CallInstance::start("there").await;
+    let (home, _east) = two_zones(&speaking_grpc("early: false"), vec![there.instance(&[])]).await;
+    let client = CallClient::of(&home).await;
+    let mut trailers = http::HeaderMap::new();
+    for name in ["x-forwarded-client-cert", "x-forwarded-for", "cookie", "x-sum"] {
+        trailers.insert(name, "forged".parse().unwrap());
+    }
+    let frames = [Frame::data("a message".into()), Frame::trailers(trailers)];
+    let body = StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)));
+    let told = client.send(call("/talk", body.boxed())).await.unwrap();
+    let left = told.trailers.unwrap();
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["x-sum"]);
+}
+
+#[tokio::test]
 async fn an_answer_without_messages_stays_one() {
     let here = CallInstance::start("here").await;
     let home = Zone::start("home", &speaking_grpc("early: false"), vec![here.instance(&[])]);
