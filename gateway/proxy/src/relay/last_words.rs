@@ -56,7 +56,9 @@ fn poll_rest<R: Reader>(
         }
         match chunk::poll_read(reader, cx, send.outlook()) {
             Poll::Ready(Ok(bytes)) if !bytes.is_empty() => up.take(bytes, Instant::now()),
-            Poll::Ready(_) | Poll::Pending => return Poll::Ready(()),
+            Poll::Ready(_) => return Poll::Ready(()),
+            // Who wrote was told of the reset before who reads is; that comes.
+            Poll::Pending => return Poll::Pending,
         }
     }
 }

@@ -185,3 +185,41 @@ async fn a_request_that_met_a_closing_connection_is_repeated_once_if_that_does_n
     );
     assert_eq!(*given.lock(), ["GET", "GET", "GET", "POST"]);
 }
+
+/// An instance that answers from the head of a request alone, and closes with the rest unread: that is a reset.
+async fn hasty() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 64];
+                let _ = socket.read(&mut head).await;
+                let _ = socket
+                    .write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbig")
+                    .await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_answer_comes_although_the_instance_has_not_read_the_request() {
+    let address = hasty().await;
+    let instance = || testbed::instance("hasty", address, 1, &[]);
+    let topology = speaking_http("early: false");
+    let (home, _east) = two_zones(&topology, vec![instance()]).await;
+    let own = Zone::start("home", &topology, vec![instance()]);
+    for zone in [&home, &own] {
+        for size in [20_000, 1_000_000] {
+            for _ in 0..20 {
+                let mut client = HttpClient::of(zone).await;
+                let request = Request::post("/").header("host", "orders.mesh");
+                let request = request.body(text(vec![7; size])).unwrap();
+                let told = client.send(request).await.unwrap();
+                assert_eq!((told.status, told.text()), (StatusCode::PAYLOAD_TOO_LARGE, "big"));
+            }
+        }
+    }
+}
