@@ -66,7 +66,10 @@ pub(super) fn bind(
 ) -> io::Result<(Arc<UdpSocket>, Arc<TcpListener>)> {
     let (udp, tcp) = match (handed.take_udp(address).pop(), handed.take_listener(address)) {
         (Some(udp), Some(tcp)) => (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?),
-        _ => bind_anew(address)?,
+        // A service manager may have passed one alone.
+        (Some(udp), None) => (UdpSocket::from_std(udp)?, bind_tcp(address)?),
+        (None, Some(tcp)) => (bind_udp(address)?, TcpListener::from_std(tcp)?),
+        (None, None) => bind_anew(address)?,
     };
     let (udp, tcp) = (Arc::new(udp), Arc::new(tcp));
     handed.keep(&udp);

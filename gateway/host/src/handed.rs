@@ -1,8 +1,9 @@
 //! Sockets that one process hands to the next, which goes on with them: whoever connects meanwhile waits in the kernel and is
-//! refused by nobody. What the process before had is found by its address; how sockets get from one to the other is `handover`'s.
+//! refused by nobody. What the process before had, or a service manager has passed, is found by its address; how sockets get here is
+//! `handover`'s and `passed`'s.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     net::{SocketAddr, TcpListener, UdpSocket},
     os::fd::{AsFd, OwnedFd},
@@ -27,6 +28,35 @@ struct State {
     listeners: BTreeMap<SocketAddr, TcpListener>,
     /// Several may share an address.
     udp: BTreeMap<SocketAddr, Vec<UdpSocket>>,
+    /// Those of them that a service manager has passed.
+    passed: BTreeSet<PlaceOfSocket>,
+}
+
+type PlaceOfSocket = (SocketKind, SocketAddr);
+
+/// Kind of a socket that has an address and a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SocketKind {
+    Tcp,
+    Udp,
+}
+
+/// Socket that nobody has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnclaimedSocket {
+    pub kind: SocketKind,
+    pub address: SocketAddr,
+    /// A service manager has passed it, and not a process before.
+    pub is_passed: bool,
+}
+
+impl fmt::Display for SocketKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP listener",
+            Self::Udp => "UDP socket",
+        })
+    }
 }
 
 /// Connections that the kernel holds for a listener until they are accepted.
@@ -39,6 +69,25 @@ fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     }
     socket.set_nonblocking(true)?;
     Ok(socket)
+}
+
+/// Kind and address of a socket that can be gone on with.
+fn place_of(socket: &OwnedFd) -> io::Result<PlaceOfSocket> {
+    let about = SockRef::from(socket);
+    let local = about.local_addr()?;
+    let address = local.as_socket().ok_or_else(|| {
+        let path = local.as_pathname().map(|path| path.display().to_string());
+        let path = path.map_or_else(String::new, |path| format!(" at {path}"));
+        io::Error::new(io::ErrorKind::InvalidInput, format!("a unix socket{path}"))
+    })?;
+    match about.r#type()? {
+        Type::STREAM if about.is_listener()? => Ok((SocketKind::Tcp, address)),
+        Type::DGRAM => Ok((SocketKind::Udp, address)),
+        _ => {
+            let text = format!("a socket at {address} that does not listen");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        }
+    }
 }
 
 impl fmt::Debug for HandedSockets {
@@ -59,16 +108,40 @@ impl HandedSockets {
         all
     }
 
+    /// Takes up what a service manager has passed, where there is none of the process before, which had the same one. Returns what each
+    /// is that nothing here could use, which is closed.
+    pub fn pass(&self, sockets: impl IntoIterator<Item = OwnedFd>) -> Vec<String> {
+        let before: BTreeSet<PlaceOfSocket> = self.places().into_iter().collect();
+        let mut strange = Vec::new();
+        for socket in sockets {
+            match place_of(&socket) {
+                Ok(place) if before.contains(&place) => {}
+                Ok(place) => match self.take_up(socket) {
+                    Ok(()) => {
+                        self.0.lock().passed.insert(place);
+                    }
+                    Err(error) => strange.push(format!("a {} at {}: {error}", place.0, place.1)),
+                },
+                Err(error) => strange.push(error.to_string()),
+            }
+        }
+        strange
+    }
+
+    fn places(&self) -> Vec<PlaceOfSocket> {
+        let state = self.0.lock();
+        let tcp = state.listeners.keys().map(|at| (SocketKind::Tcp, *at));
+        let udp = state.udp.keys().map(|at| (SocketKind::Udp, *at));
+        tcp.chain(udp).collect()
+    }
+
     fn take_up(&self, socket: OwnedFd) -> io::Result<()> {
-        let about = SockRef::from(&socket);
-        let address = about.local_addr()?.as_socket();
-        let address = address.ok_or(io::ErrorKind::InvalidInput)?;
-        let (kind, listens) = (about.r#type()?, about.is_listener()?);
+        let (kind, address) = place_of(&socket)?;
+        SockRef::from(&socket).set_nonblocking(true)?;
         let mut state = self.0.lock();
         match kind {
-            Type::STREAM if listens => drop(state.listeners.insert(address, socket.into())),
-            Type::DGRAM => state.udp.entry(address).or_default().push(socket.into()),
-            _ => {}
+            SocketKind::Tcp => drop(state.listeners.insert(address, socket.into())),
+            SocketKind::Udp => state.udp.entry(address).or_default().push(socket.into()),
         }
         Ok(())
     }
@@ -115,15 +188,23 @@ impl HandedSockets {
         self.0.lock().udp.remove(&address).unwrap_or_default()
     }
 
-    /// Closes what nobody has taken, and returns how many sockets that were.
-    pub fn close_the_rest(&self) -> usize {
+    /// Closes what nobody has taken, and returns what that was.
+    pub fn close_the_rest(&self) -> Vec<UnclaimedSocket> {
+        let unclaimed = self.places();
         let mut state = self.0.lock();
-        let (listeners, udp) = (
+        let sockets = (
             std::mem::take(&mut state.listeners),
             std::mem::take(&mut state.udp),
         );
+        let passed = std::mem::take(&mut state.passed);
         drop(state);
-        listeners.len() + udp.values().map(Vec::len).sum::<usize>()
+        drop(sockets);
+        let unclaimed = unclaimed.into_iter().map(|place| UnclaimedSocket {
+            kind: place.0,
+            address: place.1,
+            is_passed: passed.contains(&place),
+        });
+        unclaimed.collect()
     }
 
     /// Has the successor be given this socket, if it is still there by then.
@@ -168,9 +249,14 @@ mod tests {
         );
         assert!(handed.take_listener(tcp_at).is_none());
         assert_eq!(handed.take_udp(udp_at).len(), 2);
-        assert_eq!(handed.close_the_rest(), 0);
+        assert_eq!(handed.close_the_rest(), []);
         let rest = HandedSockets::inherited([copy(&listener)]);
-        assert_eq!(rest.close_the_rest(), 1);
+        let unclaimed = UnclaimedSocket {
+            kind: SocketKind::Tcp,
+            address: tcp_at,
+            is_passed: false,
+        };
+        assert_eq!(rest.close_the_rest(), [unclaimed]);
         assert!(rest.take_listener(tcp_at).is_none());
         assert!(
             rest.listen_too(tcp_at).is_err() && rest.bind_udp_too(udp_at).is_err(),
@@ -182,6 +268,47 @@ mod tests {
             .unwrap();
         rest.listen_too(free).unwrap();
         assert!(rest.take_listener(free).is_some());
+    }
+
+    #[test]
+    fn what_is_passed_is_used_once_beside_what_was_handed_over_and_the_rest_is_named() {
+        let [handed, passed] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let connected = std::net::TcpStream::connect(passed.local_addr().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let [handed_at, passed_at] = [&handed, &passed].map(|one| one.local_addr().unwrap());
+        let udp_at = udp.local_addr().unwrap();
+        let all = HandedSockets::inherited([copy(&handed)]);
+        let given = [
+            copy(&handed),
+            copy(&passed),
+            copy(&udp),
+            copy(&connected),
+            copy(&unix),
+        ];
+        let strange = all.pass(given);
+        let expected = [
+            format!(
+                "a socket at {} that does not listen",
+                connected.local_addr().unwrap()
+            ),
+            format!("a unix socket at {}", path.display()),
+        ];
+        assert_eq!(strange, expected);
+        let taken = all.take_listener(passed_at).unwrap();
+        assert!(SockRef::from(&taken).nonblocking().unwrap());
+        let unclaimed = |kind, address, is_passed| UnclaimedSocket {
+            kind,
+            address,
+            is_passed,
+        };
+        let expected = [
+            unclaimed(SocketKind::Tcp, handed_at, false),
+            unclaimed(SocketKind::Udp, udp_at, true),
+        ];
+        assert_eq!(all.close_the_rest(), expected);
     }
 
     #[test]

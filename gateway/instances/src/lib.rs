@@ -315,6 +315,14 @@ impl Instances {
         asked.ok().flatten()
     }
 
+    /// Waits until the task has answered. Returns whether it did; it has ended otherwise.
+    pub async fn answer(&self) -> bool {
+        let keys = Vec::new();
+        self.ask(|reply| InstancesCommand::Standings { keys, reply })
+            .await
+            .is_ok()
+    }
+
     /// Stops checking, writes what is not on disk yet, and ends the task. What is published stays readable.
     pub async fn shutdown(&self) {
         if let Some(attach) = &self.attach {

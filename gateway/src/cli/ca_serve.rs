@@ -12,6 +12,7 @@ use super::{
     log_args::LogArgs,
     passphrase::PassphraseArgs,
     signals::{self, Signals},
+    supervised::Supervised,
 };
 
 const AFTER_HELP: &str = "\
@@ -68,7 +69,9 @@ async fn serve(args: CaServeArgs, mut signals: Signals) -> Result<Exit, Failure>
     };
     let authority = Authority::start(config).await.map_err(|error| explain(&error))?;
     starting.up();
+    let supervised = Supervised::ready(&tasks, "serves the CA")?;
     let ended = signals::until_told_or_broken(signals.next(), &tasks).await;
+    drop(supervised);
     authority.shutdown().await;
     ended
 }

@@ -14,7 +14,11 @@ use causeway_api::{
 use causeway_control::{TopologySource, trust::Trusted};
 use causeway_dns::DnsConfig;
 use causeway_federation::name::ZoneName;
-use causeway_host::{descriptors, tasks::Tasks};
+use causeway_host::{
+    descriptors,
+    passed::{PassedSockets, take_passed_sockets},
+    tasks::Tasks,
+};
 use causeway_identity::LiveIdentity;
 use causeway_instances::attach::ServerAddress;
 use causeway_proxy::egress::Outlive;
@@ -38,6 +42,7 @@ use super::{
     signals::{self, Signals},
     start_failure,
     successor::{self, OwnCommand},
+    supervised,
 };
 use crate::gateway::{
     CertificateRenewal, Gateway, GatewayConfig, GatewayMetrics, Handed, RegistryChoice, ServerProof, Storage,
@@ -59,7 +64,10 @@ Examples:
 With --topology the file rules this gateway. With --initial-topology it is only where the gateway starts from: of
 everything that was ever applied anywhere (`causeway apply`) the highest generation rules, over restarts too.
 
-Signals: SIGTERM and SIGINT drain and end: until all that was open has ended, or --drain is over, whoever connects is served. A second one\nends at once; SIGUSR2 starts a process with the same program and arguments that takes over (--take-over); SIGHUP reads the topology file\nagain, if one rules, and never ends the gateway.";
+Signals: SIGTERM and SIGINT drain and end: until all that was open has ended, or --drain is over, whoever connects is served. A second one\nends at once; SIGUSR2 starts a process with the same program and arguments that takes over (--take-over); SIGHUP reads the topology file\nagain, if one rules, and never ends the gateway.
+
+Under a service manager it tells when it is ready, drains and is alive (NOTIFY_SOCKET, WATCHDOG_USEC), and goes on with sockets that it is
+passed (LISTEN_FDS), each found by its address. Units for systemd: packaging/systemd.";
 
 /// Address at which registrations are taken over gRPC unless something else is said.
 const DEFAULT_REGISTRY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7820);
@@ -281,13 +289,15 @@ enum AccessLogForm {
 
 /// Runs until a signal ends it.
 pub(crate) fn run(args: GatewayArgs) -> Result<Exit, Failure> {
+    // While there is one thread.
+    let passed = take_passed_sockets();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(2).thread_name("control");
-    signals::serve(&mut runtime, |signals| serve(args, signals))
+    signals::serve(&mut runtime, |signals| serve(args, passed, signals))
 }
 
 /// A signal ends the gateway in good order, however far it has come.
-async fn serve(args: GatewayArgs, mut signals: Signals) -> Result<Exit, Failure> {
+async fn serve(args: GatewayArgs, passed: PassedSockets, mut signals: Signals) -> Result<Exit, Failure> {
     let own = OwnCommand::of_this_process();
     let tasks = Tasks::default();
     let _stopping = tasks.stop_when_dropped();
@@ -339,15 +349,20 @@ async fn serve(args: GatewayArgs, mut signals: Signals) -> Result<Exit, Failure>
     if let Some(taken) = &taken {
         config.handed = taken.handed.clone();
     }
+    let sockets = config.handed.sockets.clone();
+    successor::take_up_passed(&sockets, passed);
     let server = successor::listen(&args);
     let gateway = Gateway::start(config)
         .await
         .map_err(|error| start_failure::explain(&error))?;
     ending.disarm();
     starting.up();
-    successor::took_over(taken);
+    gateway.listening().await;
+    let watchdog = supervised::watchdog(gateway.pulses(), &tasks)?;
+    successor::tell_serving(taken, &live);
+    successor::close_unclaimed(sockets);
     let following = follow(source, topology, &metrics, &watching, &tasks);
-    successor::run_until_told(gateway, &args, &live, &own, server, signals).await;
+    successor::run_until_told((gateway, watchdog), &args, &live, &own, server, signals).await;
     watching.cancel();
     following.wait().await;
     Ok(Exit::Done)

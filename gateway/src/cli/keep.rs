@@ -3,11 +3,11 @@
 
 use std::{ops::AsyncFnMut, time::Duration};
 
-use causeway_host::backoff::reconnect;
+use causeway_host::{backoff::reconnect, tasks::Tasks};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::{MissedTickBehavior, timeout};
 
-use super::{Failure, register::note, signals::Signals};
+use super::{Failure, register::note, signals::Signals, supervised::Supervised};
 
 /// For taking out of the registry at the end. A gateway that hangs forgets the instance when its time to live is over.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
@@ -42,23 +42,24 @@ pub(super) async fn first<T>(
     }
 }
 
-/// Calls `renew` every so often until a signal comes.
+/// Calls `renew` every so often until a signal comes; a service manager is told that it goes on.
 pub(super) async fn until_told(
     signals: &mut Signals,
     every: Duration,
     mut renew: impl AsyncFnMut() -> Result<(), Failure>,
-) {
+) -> Result<(), Failure> {
+    let _supervised = Supervised::ready(&Tasks::default(), "registered, and renewing")?;
     let mut due = tokio::time::interval(every);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     due.tick().await;
     loop {
         tokio::select! {
-            () = signals.next() => return,
+            () = signals.next() => return Ok(()),
             _ = due.tick() => {}
         }
         let renewed = tokio::select! {
             renewed = renew() => renewed,
-            () = signals.next() => return,
+            () = signals.next() => return Ok(()),
         };
         if let Err(failure) = renewed {
             // Said, and tried again at the next turn.

@@ -43,6 +43,7 @@ mod signals;
 mod spread;
 mod start_failure;
 mod successor;
+mod supervised;
 mod tables;
 mod token;
 mod topology;

@@ -207,7 +207,7 @@ async fn keep_one(
         lost = done.is_err();
         done
     };
-    keep::until_told(signals, every, renew).await;
+    keep::until_told(signals, every, renew).await?;
     keep::farewell(signals, admin.delete(path)).await
 }
 

@@ -97,7 +97,7 @@ async fn keep_all(
     mut signals: Signals,
 ) -> Result<(), Failure> {
     let keys: Vec<ListedKey> = list.iter().map(ListedInstance::key).collect();
-    keep::until_told(&mut signals, every, async || renew(admin, list, &keys).await).await;
+    keep::until_told(&mut signals, every, async || renew(admin, list, &keys).await).await?;
     let taking_out = async {
         let outcomes: Vec<OutcomeView> = send(admin, "/v1/instances/deregister", &keys).await?;
         tell_refusals(&outcomes);

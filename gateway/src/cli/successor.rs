@@ -6,13 +6,21 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use causeway_api::{admin::AdminAddress, registration::RegistrationAddress};
 use causeway_control::{ControlMetrics, TopologySource};
-use causeway_host::handed::HandedSockets;
+use causeway_host::{
+    handed::{HandedSockets, UnclaimedSocket},
+    passed::PassedSockets,
+    service_state::{ServiceState, tell_service_state},
+    watchdog::Watchdog,
+};
 use causeway_identity::LiveIdentity;
 use parking_lot::Mutex;
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
@@ -139,19 +147,69 @@ fn explain(error: &TakeOverError) -> Failure {
     })
 }
 
-/// Tells the process before that this one serves, and closes in a while what is left of its sockets.
-pub(super) fn took_over(taken: Option<TakenOver>) {
-    let Some(taken) = taken else { return };
-    let sockets: HandedSockets = taken.handed.sockets.clone();
-    taken.started();
+/// Tells the service manager that this process serves, and then the process before, which may end from then on: its end must not be
+/// taken for the service's.
+pub(super) fn tell_serving(taken: Option<TakenOver>, live: &LiveIdentity) {
+    let state = match taken {
+        Some(_) => ServiceState::TookOver,
+        None => ServiceState::Ready,
+    };
+    tell_service_state(state, &serving(live));
+    if let Some(taken) = taken {
+        taken.started();
+    }
+}
+
+/// One line for a person who looks at the service.
+fn serving(live: &LiveIdentity) -> String {
+    format!(
+        "serves zone {} as gateway {}",
+        live.gateway().zone,
+        live.gateway().gateway
+    )
+}
+
+/// Takes up what a service manager has passed, beside what was handed over.
+pub(super) fn take_up_passed(sockets: &HandedSockets, passed: PassedSockets) {
+    let hint = "pass TCP listeners and UDP sockets only; unix sockets are made in --data";
+    for what in sockets.pass(passed.sockets) {
+        tracing::warn!(
+            what,
+            hint,
+            "closed a socket that the service manager has passed and that a gateway has no use for"
+        );
+    }
+    if passed.strange > 0 {
+        let count = passed.strange;
+        tracing::warn!(
+            count,
+            hint,
+            "the service manager has passed what is no socket; it is left alone"
+        );
+    }
+}
+
+/// Closes in a while what was handed over or passed and nothing has taken.
+pub(super) fn close_unclaimed(sockets: HandedSockets) {
     tokio::spawn(async move {
         tokio::time::sleep(UNWANTED_AFTER).await;
-        match sockets.close_the_rest() {
-            0 => {}
-            closed => tracing::info!(
-                closed,
+        let (passed, handed): (Vec<_>, Vec<_>) = sockets
+            .close_the_rest()
+            .into_iter()
+            .partition(|socket| socket.is_passed);
+        for UnclaimedSocket { kind, address, .. } in passed {
+            tracing::warn!(
+                %kind,
+                %address,
+                hint = "it is found by its address: compare ListenStream= and ListenDatagram= of the socket unit with the gateway's flags and services",
+                "closed a socket that the service manager has passed and that nothing here is for"
+            );
+        }
+        if !handed.is_empty() {
+            tracing::info!(
+                closed = handed.len(),
                 "closed sockets of the process before that nothing needs any more"
-            ),
+            );
         }
     });
 }
@@ -168,7 +226,7 @@ pub(super) fn listen(args: &GatewayArgs) -> Option<HandoverServer> {
 
 /// Runs until a signal ends the gateway or a successor has taken over. The first signal drains, the second ends at once.
 pub(super) async fn run_until_told(
-    gateway: Gateway,
+    (gateway, watchdog): (Gateway, Option<Watchdog>),
     args: &GatewayArgs,
     live: &LiveIdentity,
     own: &OwnCommand,
@@ -180,14 +238,19 @@ pub(super) async fn run_until_told(
         tokio::select! {
             told = signals.told() => match told {
                 Told::End => break None,
-                Told::Succeed => start_successor(own, &starting),
+                Told::Succeed => start_successor(own, &starting, &serving(live)),
             },
             successor = next(server.as_ref(), &gateway, args, live) => break Some(successor),
         }
     };
+    // Whether the service is alive is for the successor to say from here on, or for nobody.
+    drop(watchdog);
+    starting.is_over.store(true, Ordering::Relaxed);
     let cut = match successor {
         Some(successor) => hand_over(gateway, args.drain, successor, signals.next()).await,
         None => {
+            let line = format!("drains for at most {:?}", args.drain);
+            tell_service_state(ServiceState::Draining(args.drain), &line);
             starting.end();
             if let Some(server) = server {
                 server.remove();
@@ -248,35 +311,44 @@ async fn hand_over(
 
 /// The process that this one has started and that has not taken over yet.
 #[derive(Debug, Clone, Default)]
-struct StartedSuccessor(Arc<Mutex<Option<OwnedFd>>>);
+struct StartedSuccessor {
+    process: Arc<Mutex<Option<OwnedFd>>>,
+    /// This process goes on no more, whatever becomes of the other.
+    is_over: Arc<AtomicBool>,
+}
 
 impl StartedSuccessor {
     fn hold(&self, child: &Child) {
         // A kernel that has no such handles leaves the process to whoever looks for it.
-        *self.0.lock() = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).ok();
+        *self.process.lock() = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).ok();
     }
 
     /// Ends it: whoever ends this process wants no other one.
     fn end(&self) {
-        if let Some(process) = self.0.lock().take() {
+        if let Some(process) = self.process.lock().take() {
             let _ = pidfd_send_signal(process, Signal::TERM);
         }
     }
 }
 
-/// Starts a process with the program and the arguments of this one, which takes over once it is ready.
-fn start_successor(own: &OwnCommand, starting: &StartedSuccessor) {
+/// Starts a process with the program and the arguments of this one, which takes over once it is ready. `serving` is what this one goes on
+/// with if it does not.
+fn start_successor(own: &OwnCommand, starting: &StartedSuccessor, serving: &str) {
     let Some(program) = own.program.clone() else {
         return tracing::error!(
             "the system does not say which program this is: start the successor with --take-over"
         );
     };
-    if starting.0.lock().is_some() {
+    if starting.process.lock().is_some() {
         return tracing::warn!("a successor is being started already");
     }
     let mut command = Command::new(&program);
     command.args(own.arguments_to_take_over()).stdin(Stdio::null());
+    // Names the process that is to tell the service manager that it answers: not this one then.
+    command.env_remove("WATCHDOG_PID");
     let starting = starting.clone();
+    let goes_on = format!("{serving}; the last hand-over has failed, see the log");
+    tell_service_state(ServiceState::HandingOver, "a successor is being started");
     match command.spawn() {
         Ok(mut child) => {
             tracing::info!(program = %program.display(), process = child.id(), "started a successor");
@@ -284,7 +356,10 @@ fn start_successor(own: &OwnCommand, starting: &StartedSuccessor) {
             // Not one of the runtime's threads, whose end waits for what they do.
             std::thread::spawn(move || {
                 let ended = child.wait();
-                starting.0.lock().take();
+                starting.process.lock().take();
+                if !starting.is_over.load(Ordering::Relaxed) {
+                    tell_service_state(ServiceState::Ready, &goes_on);
+                }
                 match ended {
                     Ok(status) => tracing::error!(%status, "the successor has ended"),
                     Err(error) => tracing::error!(%error, "the successor cannot be waited for"),
@@ -293,6 +368,7 @@ fn start_successor(own: &OwnCommand, starting: &StartedSuccessor) {
         }
         Err(error) => {
             tracing::error!(program = %program.display(), %error, "cannot start a successor; this process goes on");
+            tell_service_state(ServiceState::Ready, &goes_on);
         }
     }
 }

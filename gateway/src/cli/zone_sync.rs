@@ -18,6 +18,7 @@ use super::{
     identity_source::{IdentitySource, WorkloadApiArgs},
     log_args::LogArgs,
     signals::{self, Signals},
+    supervised::Supervised,
 };
 
 const AFTER_HELP: &str = "\
@@ -101,6 +102,7 @@ async fn serve(args: ZoneSyncArgs, mut signals: Signals) -> Result<Exit, Failure
     let identity_metrics = Arc::default();
     let held = source.as_ref().map(IdentitySource::held);
     let watching = CancellationToken::new();
+    let line = format!("serves the registry of zone {}", args.zone);
     let config = ZoneSyncConfig {
         tokens: tokens(args.admin_tokens.as_deref(), &watching, &tasks)?,
         identity: held.map(|held| held.identity()),
@@ -131,7 +133,9 @@ async fn serve(args: ZoneSyncArgs, mut signals: Signals) -> Result<Exit, Failure
         let watch = source.watch(identity_metrics, watching.clone());
         tokio::spawn(tasks.keep("source of the identity", watch));
     }
+    let supervised = Supervised::ready(&tasks, &line)?;
     let ended = signals::until_told_or_broken(signals.next(), &tasks).await;
+    drop(supervised);
     tasks.stop();
     watching.cancel();
     zone_sync.shutdown().await;

@@ -56,6 +56,7 @@ mod listeners;
 mod local_sockets;
 mod metrics;
 mod publish;
+mod pulses;
 mod readiness;
 mod recheck;
 mod redirect;
