@@ -68,6 +68,7 @@ fn paths_that_documents_name_exist() {
         "proto/",
         "tests/",
         "docs/",
+        "packaging/",
         "topologies/",
     ];
     let mut offenders = Vec::new();
