@@ -72,7 +72,7 @@ fn of_etcd(row: &[u8]) {
             }
         }
         Key::Health(instance) => drop(decode_report(&instance, value)),
-        Key::Gateway(_) => {}
+        Key::Gateway(_) | Key::Writer(_) => {}
         Key::Session(gateway) => {
             if let Ok(session) = decode_session(&gateway, value) {
                 let again = decode_session(&gateway, &encode_session(session));

@@ -1,36 +1,8 @@
-//! Fields that a request may not have behind its body: what frames or routes it, shows who asks, or tells where it came from. A program that takes
-//! trailers for fields of the head would believe them, after the gateway has judged the head alone (RFC 9110, section 6.5.1). Pure.
+//! Trailers of a request on their way to an instance. Pure.
 
 use http::HeaderMap;
 
-/// Names that are no trailers.
-const NEVER: [&str; 12] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "cookie",
-    "expect",
-    "forwarded",
-    "host",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "via",
-];
-/// Beginnings of names that are no trailers: what gateways tell of a client, and what ends with a connection.
-const NEVER_BEGIN: [&str; 4] = ["causeway-", "proxy-", "x-forwarded-", "x-real-"];
-
-/// Tells whether a request may have a trailer of that name. Some programs take `_` for `-`.
-pub(crate) fn may_trail(name: &[u8]) -> bool {
-    let name = name.iter().map(|byte| match byte {
-        b'_' => b'-',
-        byte => byte.to_ascii_lowercase(),
-    });
-    let is = |no: &&str| name.clone().eq(no.bytes());
-    let begins = |no: &&str| name.clone().take(no.len()).eq(no.bytes());
-    !NEVER.iter().any(|no| is(&no)) && !NEVER_BEGIN.iter().any(|no| begins(&no))
-}
+use super::scan::trailers::may_trail;
 
 /// Takes out what may not be there.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
@@ -49,29 +21,6 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-
-    #[test]
-    fn what_frames_routes_or_identifies_a_request_comes_before_its_body() {
-        for (name, may) in [
-            ("Content-Length", false),
-            ("transfer_encoding", false),
-            ("Cookie", false),
-            ("X-Forwarded-Client-Cert", false),
-            ("x_forwarded_client_cert", false),
-            ("x-forwarded-for", false),
-            ("x-real-ip", false),
-            ("Forwarded", false),
-            ("Causeway-Zone", false),
-            ("proxy-authorization", false),
-            ("grpc-status", true),
-            ("x-checksum", true),
-            ("x-forward", true),
-            ("viable", true),
-            ("", true),
-        ] {
-            assert_eq!(may_trail(name.as_bytes()), may, "{name}");
-        }
-    }
 
     #[test]
     fn only_what_may_be_there_is_left() {

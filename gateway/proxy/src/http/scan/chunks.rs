@@ -4,8 +4,8 @@ use super::{
     RequestFault, ScanLimits,
     head::{field_of, is_token},
     lines::{Lines, NoLine},
+    trailers::may_trail,
 };
-use crate::http::trailers::may_trail;
 
 /// Most hexadecimal digits of a chunk's size: what every recipient can hold in 64 bits with a sign.
 const MAX_SIZE_DIGITS: usize = 15;
