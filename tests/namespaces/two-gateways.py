@@ -121,13 +121,16 @@ class Attempt:
 
 
 def connect(arguments):
-    attempts, threads = [], []
+    attempts, threads, begun_well = [], [], False
     begun = time.monotonic()
     while not os.path.exists(arguments.stop):
         attempt = Attempt(arguments.services[len(attempts) % len(arguments.services)], arguments.try_ms / 1000)
         attempts.append(attempt)
         threads.append(threading.Thread(target=attempt.run, daemon=True))
         threads[-1].start()
+        if not begun_well and attempts[0].waited is not None:
+            begun_well = True
+            print("connections are being served", flush=True)
         # An open loop: a stall shows as waiting, not as fewer connections.
         time.sleep(max(0.0, begun + len(attempts) * arguments.every / 1000 - time.monotonic()))
     for thread in threads:
