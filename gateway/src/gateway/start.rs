@@ -111,6 +111,8 @@ impl Gateway {
         let draining = Arc::new(AtomicBool::new(false));
         let checks = checks(&config, &known, &egress, &draining, tunnels.socket_buffers());
         egress.start_redirect(&known.vips.bindings()).await?;
+        // Whoever is told that this gateway is ready sends clients to it at once.
+        egress.opened().await;
         let servers = start_servers(&config, &known, checks, begun).await;
         if servers.is_err() {
             // The kernel would keep it for ever.

@@ -16,9 +16,13 @@ use causeway_routing::{
     route::{Request, route},
     target::{Bindings, Target},
 };
+use parking_lot::Mutex;
 use rand::{SeedableRng as _, rngs::SmallRng};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use super::{
     EgressShared,
@@ -38,6 +42,9 @@ const REBIND_AFTER: Duration = Duration::from_millis(250);
 /// Longest pause before a bind is tried again.
 const MAX_REBIND_AFTER: Duration = Duration::from_secs(10);
 
+/// Longest wait for the first sockets: far more than it takes, and they listen when they can all the same.
+const OPENING_MAY_TAKE: Duration = Duration::from_secs(5);
+
 /// A listening socket of this thread.
 struct Listener {
     coverage: Arc<Coverage>,
@@ -52,8 +59,43 @@ pub(super) struct AcceptingThread {
     pub(super) dispatch: Dispatch,
 }
 
-/// Keeps the sockets of a data thread as `bindings` says, until the egress is closed or the sender is gone.
-pub(super) async fn reconcile(here: AcceptingThread, mut bindings: watch::Receiver<Bindings>) {
+/// First sockets of all data threads, until each of them has been tried.
+#[derive(Debug)]
+pub(super) struct Opening {
+    untried: TaskTracker,
+    /// One for each data thread that has not begun.
+    threads: Mutex<Vec<TaskTrackerToken>>,
+}
+
+impl Opening {
+    pub(super) fn new(threads: usize) -> Self {
+        let untried = TaskTracker::new();
+        let threads = (0..threads).map(|_| untried.token()).collect();
+        untried.close();
+        Self {
+            untried,
+            threads: Mutex::new(threads),
+        }
+    }
+
+    /// Gives a data thread what it shares among its first sockets, each of which lets go of it once it was tried.
+    pub(super) fn begin(&self) -> Option<TaskTrackerToken> {
+        self.threads.lock().pop()
+    }
+
+    /// Waits until the first sockets of all data threads have been tried, within a limit.
+    pub(super) async fn done(&self) {
+        let _ = timeout(OPENING_MAY_TAKE, self.untried.wait()).await;
+    }
+}
+
+/// Keeps the sockets of a data thread as `bindings` says, until the egress is closed or the sender is gone. The first ones let go of
+/// `opening`.
+pub(super) async fn reconcile(
+    here: AcceptingThread,
+    mut bindings: watch::Receiver<Bindings>,
+    mut opening: Option<TaskTrackerToken>,
+) {
     let shared = &here.shared;
     let mut listeners: BTreeMap<SocketAddr, Listener> = BTreeMap::new();
     let mut tasks = JoinSet::new();
@@ -86,11 +128,12 @@ pub(super) async fn reconcile(here: AcceptingThread, mut bindings: watch::Receiv
                 Some(_) => Entrance::Redirect(coverage.clone()),
                 None => Entrance::VirtualAddresses(coverage.clone()),
             };
-            let listening = listen(here.clone(), socket, entrance, stop.clone());
+            let listening = listen(here.clone(), socket, entrance, stop.clone(), opening.clone());
             let name = format!("listener at {socket}");
             tasks.spawn(shared.config.tasks.guard(name, listening));
             listeners.insert(socket, Listener { coverage, stop });
         }
+        opening = None;
         while tasks.try_join_next().is_some() {}
         let changed = async {
             tokio::select! {
@@ -118,7 +161,7 @@ async fn changed<T>(redirected: &mut Option<watch::Receiver<T>>) -> bool {
 }
 
 /// Listens where clients with certificates come in, as far as that is this thread's, until the egress is closed.
-pub(super) async fn listen_for_tls(here: AcceptingThread) {
+pub(super) async fn listen_for_tls(here: AcceptingThread, opening: Option<TaskTrackerToken>) {
     let shared = &here.shared;
     let (Some(tls), Some(entrance)) = (&shared.config.tls, &shared.tls) else {
         return;
@@ -131,10 +174,12 @@ pub(super) async fn listen_for_tls(here: AcceptingThread) {
         .filter(|address| here.accepts_at(*address))
     {
         let entrance = Entrance::tls(entrance.clone());
-        let listening = listen(here.clone(), address, entrance, shared.closed.child_token());
+        let stop = shared.closed.child_token();
+        let listening = listen(here.clone(), address, entrance, stop, opening.clone());
         let name = format!("TLS listener at {address}");
         tasks.spawn(shared.config.tasks.guard(name, listening));
     }
+    drop(opening);
     while tasks.join_next().await.is_some() {}
 }
 
@@ -162,11 +207,17 @@ impl AcceptingThread {
     }
 }
 
-/// Binds, as often as it takes, and accepts until `stop`.
-async fn listen(here: AcceptingThread, socket: SocketAddr, entrance: Entrance, stop: CancellationToken) {
+/// Binds, as often as it takes, and accepts until `stop`. Lets go of `opening` after the first try.
+async fn listen(
+    here: AcceptingThread,
+    socket: SocketAddr,
+    entrance: Entrance,
+    stop: CancellationToken,
+    mut opening: Option<TaskTrackerToken>,
+) {
     let shared = here.shared.clone();
     loop {
-        let binding = bind_until_bound(&shared, socket, &entrance);
+        let binding = bind_until_bound(&shared, socket, &entrance, &mut opening);
         let bound = stop.run_until_cancelled(binding).await.flatten();
         shared.bind_failures.lock().remove(&socket);
         let Some((listener, place)) = bound else {
@@ -174,6 +225,7 @@ async fn listen(here: AcceptingThread, socket: SocketAddr, entrance: Entrance, s
         };
         keepalive::prepare(&listener, shared.config.keepalive, shared.config.stall_limit);
         entrance.set(SocketState::Listening);
+        drop(opening.take());
         let until = stop.child_token();
         let accepting = AcceptLoop::new(here.clone(), socket, entrance.clone());
         let mut accepting = pin!(accepting.run(listener, until.clone()));
@@ -223,6 +275,7 @@ async fn bind_until_bound(
     shared: &EgressShared,
     socket: SocketAddr,
     entrance: &Entrance,
+    opening: &mut Option<TaskTrackerToken>,
 ) -> Option<(Arc<TcpListener>, SocketPlace)> {
     let mut pause = REBIND_AFTER;
     let since = Instant::now();
@@ -235,6 +288,7 @@ async fn bind_until_bound(
             Ok(bound) => return Some(bound),
             Err(error) => error,
         };
+        drop(opening.take());
         let is_taken = error.is_taken();
         if is_taken && (own_before || shared.places.is_in_the_way_of(socket)) {
             // A socket of before, which is being closed.

@@ -52,7 +52,7 @@ use crate::{
 use dispatch::DispatchEnds;
 use http::UnreadBytes;
 use limits::ServiceLimits;
-use listen::AcceptingThread;
+use listen::{AcceptingThread, Opening};
 use outliers::Outliers;
 use recent::RecentSnapshots;
 use redirect::Redirect;
@@ -184,6 +184,7 @@ struct EgressShared {
     access: AccessLog,
     open: Arc<OpenConnections>,
     places: bind::SocketPlaces,
+    opening: Opening,
     /// Sockets for a whole port that cannot be had: what they would cover is listened on address by address.
     apart: watch::Sender<BTreeSet<SocketAddr>>,
     bind_failures: Mutex<BTreeMap<SocketAddr, BindFailure>>,
@@ -230,6 +231,7 @@ impl Egress {
         Self {
             shared: Arc::new(EgressShared {
                 dispatch: DispatchEnds::new(config.threads, &open),
+                opening: Opening::new(config.threads),
                 open,
                 places: bind::SocketPlaces::new(
                     config.own.clone(),
@@ -280,10 +282,11 @@ impl Egress {
             thread,
             dispatch,
         };
+        let opening = shared.opening.begin();
         let listening = async move {
             tokio::join!(
-                listen::reconcile(here.clone(), bindings),
-                listen::listen_for_tls(here),
+                listen::reconcile(here.clone(), bindings, opening.clone()),
+                listen::listen_for_tls(here, opening),
             );
         };
         let serving = async {
@@ -303,6 +306,12 @@ impl Egress {
         } else {
             serving.await;
         }
+    }
+
+    /// Waits until every socket that is wanted from the start listens, so that clients can connect. One that cannot be bound is not waited
+    /// for. Data threads must run by now.
+    pub async fn opened(&self) {
+        self.shared.opening.done().await;
     }
 
     /// Ends connections whose client's certificate is not believed any more. Runs until it is dropped, once.

@@ -48,6 +48,19 @@ async fn an_address_that_is_taken_is_reported_disturbs_no_other_and_is_bound_onc
 }
 
 #[tokio::test]
+async fn clients_can_connect_once_an_egress_has_opened_and_what_is_taken_is_not_waited_for() {
+    let taken = std::net::TcpListener::bind(testbed::vip()).unwrap();
+    let config = EgressConfig::new(2);
+    let home = Zone::with_config("home", &topology(), Vec::new(), config);
+    home.bindings.send_modify(|bindings| {
+        let target = Target::service(testbed::service("orders"));
+        Arc::make_mut(bindings).insert(taken.local_addr().unwrap(), target);
+    });
+    home.egress.opened().await;
+    assert!(TcpStream::connect(home.vip).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_binding_that_is_removed_stops_accepting_and_keeps_what_is_open() {
     let (home, _here) = home().await;
     let mut client = home.client().await;
