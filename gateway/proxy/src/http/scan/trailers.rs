@@ -27,7 +27,7 @@ pub(crate) fn may_trail(name: &[u8]) -> bool {
     });
     let is = |no: &&str| name.clone().eq(no.bytes());
     let begins = |no: &&str| name.clone().take(no.len()).eq(no.bytes());
-    !NEVER.iter().any(|no| is(&no)) && !NEVER_BEGIN.iter().any(|no| begins(&no))
+    !NEVER.iter().any(is) && !NEVER_BEGIN.iter().any(begins)
 }
 
 #[cfg(test)]
