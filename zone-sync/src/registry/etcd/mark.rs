@@ -105,7 +105,7 @@ mod tests {
 
     const KEY: &[u8] = b"writers/1/0";
 
-    /// As much of etcd as a mark needs: keys with the value and revision of their last change.
+    /// Keys with the value and revision of their last change: as much of etcd as a mark needs.
     #[derive(Debug, Default)]
     struct Store {
         revision: i64,
@@ -156,7 +156,7 @@ mod tests {
         }
     }
 
-    /// What happens to one attempt: it is carried out and answered, carried out and its answer lost, or held up for later.
+    /// Fate of one attempt: it is carried out and answered, carried out and its answer lost, or held up for later.
     #[derive(Debug, Clone, Copy)]
     enum Fate {
         Answered,

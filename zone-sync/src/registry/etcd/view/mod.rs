@@ -8,8 +8,7 @@
 //! while after contact is regained ([`EtcdView::recovered`]), a leased instance that is found gone is *doubted* and not
 //! removed: it gets one time to live to come back, at most [`MAX_GRACE`].
 //!
-//! **Vouching.** One zone-sync vouches for each leased instance: the one that heard its last heartbeat, whose lease the
-//! key goes with. What that means is in [`vouch`].
+//! **Vouching.** One zone-sync vouches for each leased instance: the one that heard its last heartbeat, whose lease the key goes with ([`vouch`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
