@@ -296,8 +296,15 @@ async fn a_gateway_goes_on_whatever_its_successor_comes_to_before_it_is_ready() 
     assert_eq!(say(address, "on").await.unwrap(), "east on");
     zone.topology = good;
 
-    // And one that takes over after all.
+    // One that was not told to take over finds the files in use, and leaves the socket for successors as it is.
     zone.arguments.clear();
+    federation.start_zone("east").unwrap();
+    let zone = federation.zone_mut("east");
+    let status = zone.gateway().wait(PATIENCE).await;
+    assert_eq!(status.code(), Some(1), "{}", zone.log());
+    assert_eq!(say(address, "still on").await.unwrap(), "east still on");
+
+    // And one that takes over after all.
     federation.succeed_zone("east").await.unwrap();
     assert_eq!(say(address, "and").await.unwrap(), "east and");
 }

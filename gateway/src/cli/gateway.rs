@@ -351,10 +351,11 @@ async fn serve(args: GatewayArgs, passed: PassedSockets, mut signals: Signals) -
     }
     let sockets = config.handed.sockets.clone();
     successor::take_up_passed(&sockets, passed);
-    let server = successor::listen(&args);
     let gateway = Gateway::start(config)
         .await
         .map_err(|error| start_failure::explain(&error))?;
+    // Only now are the files this process's own, and the socket beside them with them.
+    let server = successor::listen(&args);
     ending.disarm();
     starting.up();
     gateway.listening().await;

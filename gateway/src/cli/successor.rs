@@ -214,7 +214,7 @@ pub(super) fn close_unclaimed(sockets: HandedSockets) {
     });
 }
 
-/// Listens for successors, so that there is one who hears them once the gateway is ready. `None`: the folder's file system has no sockets.
+/// Listens for successors. `None`: the folder's file system has no sockets.
 pub(super) fn listen(args: &GatewayArgs) -> Option<HandoverServer> {
     let bound = HandoverServer::bind(&args.data);
     bound
