@@ -358,7 +358,6 @@ async fn serve(args: GatewayArgs, passed: PassedSockets, mut signals: Signals) -
     let server = successor::listen(&args);
     ending.disarm();
     starting.up();
-    gateway.listening().await;
     let watchdog = supervised::watchdog(gateway.pulses(), &tasks)?;
     successor::tell_serving(taken, &live);
     successor::close_unclaimed(sockets);

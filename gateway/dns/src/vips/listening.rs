@@ -66,15 +66,6 @@ impl Listening {
         !state.failed.contains(&address) || state.here.contains_key(&address)
     }
 
-    /// Waits until each of `addresses` is listened on, or is known not to be, for `longest` at most. Returns whether each is.
-    pub async fn wait_for_each(&self, addresses: &[SocketAddr], longest: Duration) -> bool {
-        let mut listening = self.0.subscribe();
-        let is_known =
-            |state: &State, address| state.here.contains_key(address) || state.failed.contains(address);
-        let all = listening.wait_for(|state| addresses.iter().all(|address| is_known(state, address)));
-        tokio::time::timeout(longest, all).await.is_ok()
-    }
-
     /// Waits until all of `addresses` are listened on, for 50 ms at most. Returns whether they are.
     pub async fn wait_for(&self, addresses: &[SocketAddr]) -> bool {
         let mut listening = self.0.subscribe();
@@ -107,17 +98,6 @@ mod tests {
         assert!(waiting.await.unwrap());
         listening.ended(first);
         assert!(!listening.wait_for(&[first]).await);
-    }
-
-    #[tokio::test]
-    async fn an_address_that_cannot_be_listened_on_is_waited_for_no_longer() {
-        let [first, second] = [1, 2].map(|host| SocketAddr::from(([127, 64, 0, host], 80)));
-        let listening = Listening::default();
-        let each = async |longest| listening.wait_for_each(&[first, second], longest).await;
-        listening.began(first);
-        assert!(!each(LONGEST_WAIT).await);
-        listening.failed(second);
-        assert!(each(Duration::from_secs(20)).await);
     }
 
     #[test]

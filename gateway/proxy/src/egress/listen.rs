@@ -85,7 +85,9 @@ impl Opening {
 
     /// Waits until the first sockets of all data threads have been tried, within a limit.
     pub(super) async fn done(&self) {
-        let _ = timeout(OPENING_MAY_TAKE, self.untried.wait()).await;
+        if timeout(OPENING_MAY_TAKE, self.untried.wait()).await.is_err() {
+            tracing::warn!(longest = ?OPENING_MAY_TAKE, "not every service is listened for yet");
+        }
     }
 }
 
