@@ -50,6 +50,15 @@ struct Waiting {
     is_held: bool,
 }
 
+impl State {
+    fn leading_to(target: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            target: Mutex::new(target),
+            connections: Mutex::default(),
+        })
+    }
+}
+
 impl HeldLink {
     /// Listens on the unix socket `path`, before the socket beside the address of a zone-sync.
     ///
@@ -57,10 +66,7 @@ impl HeldLink {
     /// When the socket cannot be bound.
     pub fn open(path: &Path, target: SocketAddr) -> anyhow::Result<Self> {
         let listener = UnixListener::bind(path).context("bind a socket")?;
-        let state = Arc::new(State {
-            target: Mutex::new(target),
-            connections: Mutex::default(),
-        });
+        let state = State::leading_to(target);
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
         Ok(Self { state, accepting })
     }
@@ -68,13 +74,10 @@ impl HeldLink {
     /// Listens on the port `listen`, before the server at `target`.
     ///
     /// # Errors
-    /// When the port cannot be bound.
+    /// Fails when the port cannot be bound.
     pub async fn open_port(listen: SocketAddr, target: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(listen).await.context("bind a port")?;
-        let state = Arc::new(State {
-            target: Mutex::new(target),
-            connections: Mutex::default(),
-        });
+        let state = State::leading_to(target);
         let accepting = tokio::spawn(accept_on_port(listener, Arc::clone(&state)));
         Ok(Self { state, accepting })
     }

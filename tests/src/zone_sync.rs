@@ -51,7 +51,7 @@ impl ZoneSyncProcess {
     /// Starts one that reaches etcd by these addresses.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// Fails when it cannot be started.
     pub fn start_with(etcd: &Etcd, addresses: &[String], number: u8) -> anyhow::Result<Self> {
         let host = etcd.block().host(FIRST_HOST + number);
         let (address, admin) = (SocketAddr::new(host, 7820), SocketAddr::new(host, 7821));
@@ -83,7 +83,7 @@ impl ZoneSyncProcess {
     /// Waits until it has read everything.
     ///
     /// # Errors
-    /// When it has ended.
+    /// Fails when it has ended.
     pub async fn when_ready(self) -> anyhow::Result<Self> {
         let started = self;
         until_true("zone sync is ready", PATIENCE, async || {

@@ -59,7 +59,7 @@ impl Watchdog {
     /// Starts asking, if the environment says that a service manager waits for this process's pings.
     ///
     /// # Errors
-    /// When the operating system gives no thread.
+    /// Fails when the operating system gives no thread.
     pub fn start(pulses: Vec<Pulse>, tasks: &Tasks) -> io::Result<Option<Self>> {
         let Some(limit) = sd_notify::watchdog_enabled() else {
             return Ok(None);

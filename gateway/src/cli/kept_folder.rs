@@ -44,7 +44,7 @@ impl KeptFolder {
     /// Refuses a folder that others may change, or replace, or tells of it where somebody may have meant it so.
     ///
     /// # Errors
-    /// Where nobody can have meant it so, or the folder cannot be looked at.
+    /// Fails where nobody can have meant it so, or the folder cannot be looked at.
     pub(super) fn check(self, folder: &Path) -> Result<(), Failure> {
         self.check_as(folder, geteuid().as_raw())
     }
@@ -102,7 +102,7 @@ impl KeptFolder {
 /// Makes the folder of `--data` for its owner alone if need be, and looks at it.
 ///
 /// # Errors
-/// As for [`KeptFolder::check`], and where it cannot be made.
+/// Fails as [`KeptFolder::check`] does, and where it cannot be made.
 pub(super) fn open_data(folder: &Path) -> Result<(), Failure> {
     open_data_as(folder, geteuid().as_raw())
 }

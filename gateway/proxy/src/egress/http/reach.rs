@@ -207,12 +207,11 @@ async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<Http
             let avoided = avoided(&snapshot, service, &candidate);
             let picked = pick_instance(list, &candidate, &avoided, order.key, &mut shared.rng());
             // One that costs a round trip whichever stream it goes on may have any instance of the other zone.
-            let exported = candidate.exported(service, &snapshot);
             let fits = |upstream: &HttpUpstream| {
                 upstream.serves(&candidate, picked, &order.caller, order.key)
-                    && upstream.facts.exported == exported
                     && !avoided.contains(&upstream.facts.instance)
                     && !(order.is_harmless && upstream.facts.is_lent)
+                    && upstream.facts.exported == candidate.exported(service, &snapshot)
             };
             let upstream = connection.kept.take_idle(fits)?;
             shared.metrics.decided(service.as_str(), why);
