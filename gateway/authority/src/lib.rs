@@ -12,11 +12,13 @@ pub mod join;
 mod listen;
 pub mod protocol;
 mod rate;
+mod rejoin;
 mod revoking;
 mod service;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration, time::SystemTime};
 
+use causeway_federation::signing::MAX_CREDENTIAL_BYTES;
 use causeway_host::{held::bind_held, tasks::Tasks};
 use causeway_identity::CallsLayer;
 use causeway_identity::ca::{key::Passphrase, request::MAX_REQUEST_BYTES, revoked::Revoked, tokens};
@@ -38,8 +40,8 @@ pub const LEAF_LIFETIMES: std::ops::RangeInclusive<Duration> =
 const MAX_STREAMS: u32 = 4;
 /// Longest head of a call in bytes.
 const MAX_HEAD_BYTES: u32 = 8 * 1024;
-/// Largest call in bytes: a request, and what stands around it.
-const MAX_MESSAGE_BYTES: usize = MAX_REQUEST_BYTES + 1024;
+/// Largest call in bytes: a request, the chain of a gateway that comes back, and what stands around them.
+const MAX_MESSAGE_BYTES: usize = MAX_REQUEST_BYTES + MAX_CREDENTIAL_BYTES + 1024;
 /// Longest that a call may take.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// After so long a connection is ended: nobody has more than a call or two to make.

@@ -18,6 +18,7 @@ use causeway_identity::{
         CaError, CertificateOrigin, first_not_before,
         issued::{Follower, Issued},
         lineage::{LineageRefusal, RENEW_AGAIN, Renewable, Renewing, renewable},
+        rejoin::joined_with,
         request::{RequestError, SigningRequest},
         revoked::Revoked,
         tokens::{self, Secret, TokenId, TokenRefusal},
@@ -67,13 +68,13 @@ pub(super) struct CaService {
 }
 
 /// Reason that a call is refused, and what to say about it.
-struct Refused {
+pub(super) struct Refused {
     refusal: AuthorityRefusal,
     text: String,
 }
 
 impl Refused {
-    fn new(refusal: AuthorityRefusal, text: impl Into<String>) -> Self {
+    pub(super) fn new(refusal: AuthorityRefusal, text: impl Into<String>) -> Self {
         Self {
             refusal,
             text: text.into(),
@@ -82,15 +83,23 @@ impl Refused {
 }
 
 /// Work of one call, off the async threads: it reads and writes files.
-struct Call {
-    folder: PathBuf,
+pub(super) struct Call {
+    pub(super) folder: PathBuf,
     leaf_lifetime: Duration,
-    served: Arc<Served>,
+    pub(super) served: Arc<Served>,
     /// Address that asks.
     address: std::net::IpAddr,
     /// Held from the look at what was issued to the new line: of two renewals at once, the second sees the first.
-    issued: Arc<Mutex<Follower>>,
+    pub(super) issued: Arc<Mutex<Follower>>,
     shown: Shown,
+}
+
+/// Certificate that the next one comes after.
+#[derive(Clone, Copy)]
+pub(super) struct Former<'a> {
+    /// `None`: it cannot be read.
+    pub(super) leaf: Option<&'a CertificateDer<'a>>,
+    pub(super) serial: &'a Serial,
 }
 
 impl CaService {
@@ -235,11 +244,17 @@ impl Call {
         let signing = self.read(&request.request)?;
         let gateway = signing.id().gateway.clone();
         let grant = tokens::use_up(&self.folder, (id, secret), &gateway, now).map_err(token_refused)?;
+        if let Some(limit) = grant.rejoins {
+            let certificates = self.rejoin(request, &signing, (id, limit), now)?;
+            // Once more, now that it is written down: whoever revokes a token looks at what came of it after that.
+            tokens::use_up(&self.folder, (id, secret), &gateway, now).map_err(token_refused)?;
+            return Ok((gateway, certificates));
+        }
         let certificates = self.sign(
             &signing,
             &grant.dns_names,
             CertificateOrigin {
-                how: &format!("token {id}"),
+                how: &joined_with(id),
                 parent: None,
                 address: Some(self.address),
             },
@@ -269,50 +284,69 @@ impl Call {
             return Err(Refused::new(AuthorityRefusal::OtherGateway, text));
         }
         let mut issued = self.issued.lock();
-        let now = SystemTime::now();
-        let known = issued.read_on(&self.folder, now);
-        let known = known.map_err(|error| {
-            tracing::error!(%error, "cannot read what was issued");
-            Refused::new(
-                AuthorityRefusal::Unavailable,
-                "the CA cannot issue certificates at the moment",
-            )
-        })?;
-        let asked = Renewing {
+        let known = issued.read_on(&self.folder, SystemTime::now());
+        let known = known.map_err(|error| unreadable(&error))?;
+        let former = Former {
+            leaf: shown.first(),
             serial: &serial,
-            id: &holder.to_string(),
+        };
+        let certificates = match self.given_before(&signing, former, known)? {
+            Some(again) => again,
+            None => self.sign_next(&signing, former, "renewal")?,
+        };
+        Ok((holder.gateway.clone(), certificates))
+    }
+
+    /// Gives out again what was issued for the same key after `former`; `None`: what is `known` to have been issued allows a new one.
+    pub(super) fn given_before(
+        &self,
+        signing: &SigningRequest,
+        former: Former<'_>,
+        known: &[Issued],
+    ) -> Result<Option<Certificates>, Refused> {
+        let asked = Renewing {
+            serial: former.serial,
+            id: &signing.id().to_string(),
             key: &signing.key_hash(),
             issuer: &HEXLOWER.encode(&self.served.ca.fingerprint()),
         };
         let was_shown = |serial: &Serial| self.shown.has(serial, Instant::now());
-        let renewable = renewable(asked, known, was_shown, now).map_err(|why| {
+        let renewable = renewable(asked, known, was_shown, SystemTime::now()).map_err(|why| {
             let refusal = match why {
                 LineageRefusal::Superseded { .. } => AuthorityRefusal::Superseded,
                 LineageRefusal::TooMany(_) => AuthorityRefusal::TooMany,
             };
-            Refused::new(refusal, format!("{}: {why}", holder.gateway))
+            Refused::new(refusal, format!("{}: {why}", signing.id().gateway))
         })?;
-        if let Renewable::Again(before) = renewable
-            && let Some(again) = self.sign_again(&signing, before)?
-        {
-            return Ok((holder.gateway.clone(), again));
+        match renewable {
+            Renewable::Again(before) => self.sign_again(signing, before),
+            Renewable::Anew => Ok(None),
         }
+    }
+
+    /// Signs the certificate that comes after one.
+    pub(super) fn sign_next(
+        &self,
+        signing: &SigningRequest,
+        former: Former<'_>,
+        how: &str,
+    ) -> Result<Certificates, Refused> {
         // Neither more names nor fewer than it has.
-        let names = shown.first().and_then(|leaf| dns_names_of(leaf).ok());
-        let certificates = self.sign(
-            &signing,
-            &names.unwrap_or_default(),
-            CertificateOrigin {
-                how: "renewal",
-                parent: Some(&serial),
-                address: Some(self.address),
-            },
-        )?;
-        Ok((holder.gateway.clone(), certificates))
+        let names = former.leaf.and_then(|leaf| dns_names_of(leaf).ok());
+        let origin = CertificateOrigin {
+            how,
+            parent: Some(former.serial),
+            address: Some(self.address),
+        };
+        self.sign(signing, &names.unwrap_or_default(), origin)
     }
 
     /// Reads the serial number of the certificate that was shown, which was not revoked.
-    fn may_renew(&self, holder: &SpiffeId, shown: &[CertificateDer<'_>]) -> Result<Serial, Refused> {
+    pub(super) fn may_renew(
+        &self,
+        holder: &SpiffeId,
+        shown: &[CertificateDer<'_>],
+    ) -> Result<Serial, Refused> {
         let serial = shown.first().and_then(|leaf| Serial::of(leaf));
         let serial = serial.ok_or_else(|| {
             Refused::new(
@@ -397,6 +431,15 @@ fn unavailable(error: CaError) -> Refused {
         error = &error as &dyn std::error::Error,
         "cannot issue a certificate"
     );
+    Refused::new(
+        AuthorityRefusal::Unavailable,
+        "the CA cannot issue certificates at the moment",
+    )
+}
+
+/// Makes what whoever asked is told where `issued.jsonl` cannot be read.
+pub(super) fn unreadable(error: &std::io::Error) -> Refused {
+    tracing::error!(%error, "cannot read what was issued");
     Refused::new(
         AuthorityRefusal::Unavailable,
         "the CA cannot issue certificates at the moment",

@@ -1,5 +1,7 @@
 //! The two calls over real sockets: who gets a certificate, and what everybody else is told.
 
+mod rejoining;
+
 use std::{
     fs,
     net::SocketAddr,
@@ -110,6 +112,7 @@ fn token_with_names(
         dns_names: dns_names.iter().map(|name| name.parse().unwrap()).collect(),
         zone: zone.parse().unwrap(),
         gateway: name.map(|name| name.parse().unwrap()),
+        rejoins: None,
         issued_at: now,
         expires_at: now + lasts,
     };

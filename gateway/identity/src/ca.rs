@@ -10,6 +10,7 @@ mod folder;
 pub mod issued;
 pub mod key;
 pub mod lineage;
+pub mod rejoin;
 pub mod request;
 pub mod revoked;
 pub mod tokens;

@@ -10,6 +10,7 @@ use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge}
 pub struct IdentityMetrics {
     reloads: Family<ByResult, Counter>,
     renewals: Family<ByResult, Counter>,
+    rejoins: Family<ByResult, Counter>,
     ends: Gauge,
     renews: Gauge,
 }
@@ -37,6 +38,10 @@ impl IdentityMetrics {
                 "identity_renewals",
                 "Certificates asked of the CA, by what became of it",
             ),
+            rejoins: registry.counters(
+                "identity_rejoins",
+                "Tries to come back with the join token after the certificate had ended",
+            ),
         }
     }
 
@@ -50,6 +55,12 @@ impl IdentityMetrics {
     pub fn identity_renewed(&self, ok: bool) {
         let result = result_word(ok);
         self.renewals.get_or_create(&ByResult { result }).inc();
+    }
+
+    /// The gateway came back with its join token after its certificate had ended (`true`), or could not (`false`).
+    pub fn identity_rejoined(&self, ok: bool) {
+        let result = result_word(ok);
+        self.rejoins.get_or_create(&ByResult { result }).inc();
     }
 
     /// Says when the certificate in use ends.

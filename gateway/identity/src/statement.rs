@@ -13,6 +13,7 @@ use std::{
 use causeway_federation::{
     name::GatewayId,
     signing::{Credential, SignError, Signature, Signer, Unproven, Verifier},
+    trust::Roots,
 };
 use parking_lot::Mutex;
 use rustls::{
@@ -23,7 +24,7 @@ use rustls::{
 };
 use x509_parser::oid_registry::{OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519};
 
-use super::{Federated, Identity, LiveIdentity, TlsError, chain::ChainVerifier, leaf, provider};
+use super::{Anchors, Federated, Identity, LiveIdentity, TlsError, chain::ChainVerifier, leaf, provider};
 
 /// Schemes that keys may sign with, the best known first.
 const SCHEMES: [SignatureScheme; 4] = [
@@ -161,15 +162,11 @@ impl Verifier for Live<IdentityVerifier> {
         signature: &[u8],
     ) -> Result<(), Unproven> {
         let verifier = self.current(IdentityVerifier::new);
-        if verifier.past_holder(credential)? != *origin {
-            return Err(Unproven::OtherGateway);
-        }
-        let leaf = credential.0.first().ok_or(Unproven::Unsigned)?;
-        verifier.check_signature(&CertificateDer::from(leaf.as_slice()), message, signature)
+        verifier.verify_lasting(origin, credential, message, signature)
     }
 }
 
-struct IdentityVerifier {
+pub(super) struct IdentityVerifier {
     own_trust_domain: String,
     federated: Arc<Federated>,
     chain: ChainVerifier,
@@ -190,6 +187,39 @@ impl IdentityVerifier {
             provider,
             good: Mutex::default(),
         })
+    }
+
+    /// Believes the gateways of one trust domain, by these roots.
+    ///
+    /// # Errors
+    /// When there are no roots.
+    pub(super) fn of_roots(
+        trust_domain: &str,
+        roots: &Roots,
+    ) -> Result<Self, rustls::server::VerifierBuilderError> {
+        let (provider, anchors) = (provider(), Anchors::of_file(roots.clone()));
+        Ok(Self {
+            own_trust_domain: trust_domain.to_owned(),
+            federated: anchors.federated.clone(),
+            chain: ChainVerifier::new(&anchors, &provider)?,
+            provider,
+            good: Mutex::default(),
+        })
+    }
+
+    /// As [`Verifier::verify_lasting`].
+    pub(super) fn verify_lasting(
+        &self,
+        origin: &GatewayId,
+        credential: &Credential,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), Unproven> {
+        if self.past_holder(credential)? != *origin {
+            return Err(Unproven::OtherGateway);
+        }
+        let leaf = credential.0.first().ok_or(Unproven::Unsigned)?;
+        self.check_signature(&CertificateDer::from(leaf.as_slice()), message, signature)
     }
 
     fn verify(

@@ -1,30 +1,23 @@
 //! `causeway gateway`: runs one zone's gateway until it is told to stop.
 
+mod config;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::{Duration, SystemTime},
 };
 
-use causeway_api::{
-    admin::{AdminAddress, AdminConfig},
-    credentials::Gate,
-    registration::{RegistrationAddress, RegistrationConfig},
-};
+use causeway_api::{admin::AdminAddress, registration::RegistrationAddress};
 use causeway_control::{TopologySource, trust::Trusted};
-use causeway_dns::DnsConfig;
 use causeway_federation::name::ZoneName;
 use causeway_host::{
     descriptors,
     passed::{PassedSockets, take_passed_sockets},
     tasks::Tasks,
 };
-use causeway_identity::LiveIdentity;
 use causeway_instances::attach::ServerAddress;
 use causeway_proxy::egress::Outlive;
-use causeway_telemetry::{AccessLog, LineWriter};
-use causeway_tunnel::{Congestion, MemoryBudget, TunnelConfig};
-use causeway_zone_sync::replica::Ages;
 use clap::{ArgGroup, ValueEnum};
 use ipnet::IpNet;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -32,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Exit, Failure,
     api_args::ApiArgs,
-    identity_source::{IdentitySource, WorkloadApiArgs},
+    identity_source::{IdentitySource, JoinTokenArgs, WorkloadApiArgs},
     kept_folder,
     limits::{
         half_closed_limit, keepalive, memory_budget, outlive, redirect_port, stall_limit, tunnel_idle_timeout,
@@ -44,10 +37,8 @@ use super::{
     successor::{self, OwnCommand},
     supervised,
 };
-use crate::gateway::{
-    CertificateRenewal, Gateway, GatewayConfig, GatewayMetrics, Handed, RegistryChoice, ServerProof, Storage,
-    TrustAnchors,
-};
+use crate::gateway::{CertificateRenewal, Gateway, GatewayMetrics};
+use config::config;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -100,6 +91,8 @@ pub(crate) struct GatewayArgs {
     identity: Option<PathBuf>,
     #[command(flatten)]
     workload_api: WorkloadApiArgs,
+    #[command(flatten)]
+    join_token: JoinTokenArgs,
     /// Folder for what must outlive a restart: catalog, registrations, virtual addresses, applied topologies
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_DATA")]
     pub(super) data: PathBuf,
@@ -260,7 +253,7 @@ impl GatewayArgs {
     fn check_limits(&self) -> Result<(), Failure> {
         tunnel_idle_timeout(self.tunnel_idle_timeout)?;
         redirect_port(matches!(self.capture, CaptureName::Redirect), self.redirect_port)?;
-        ages(self)?;
+        config::ages(self)?;
         stall_limit(self.stall_timeout)?;
         half_closed_limit(self.half_closed_timeout)?;
         keepalive(self.tcp_keepalive)?;
@@ -306,6 +299,7 @@ async fn serve(args: GatewayArgs, passed: PassedSockets, mut signals: Signals) -
     if let Err(error) = descriptors::raise_limit() {
         tracing::warn!(%error, "cannot raise the limit on open files");
     }
+    let join_token = args.join_token.open(&args.zone)?;
     let folder = args.identity.as_deref();
     let source = IdentitySource::open(folder, &args.workload_api, &args.zone, &mut signals).await?;
     let Some(source) = source else {
@@ -314,14 +308,7 @@ async fn serve(args: GatewayArgs, passed: PassedSockets, mut signals: Signals) -
     };
     let held = source.held().clone();
     let live = held.identity();
-    if live.gateway().zone != args.zone {
-        return Err(Failure::usage(format!(
-            "the certificate is for zone `{}`, and --zone says `{}`",
-            live.gateway().zone,
-            args.zone
-        ))
-        .hint("issue a certificate for this zone, or correct --zone"));
-    }
+    check_zone(&args.zone, &live.gateway().zone)?;
     let metrics = GatewayMetrics::default();
     kept_folder::open_data(&args.data)?;
     held.keep_trust_in(&args.data, SystemTime::now())
@@ -343,7 +330,7 @@ async fn serve(args: GatewayArgs, passed: PassedSockets, mut signals: Signals) -
         gate,
         &tasks,
     )?;
-    if let Some(renewal) = source.renewal() {
+    if let Some(renewal) = source.renewal(join_token) {
         config.renewal = CertificateRenewal::FromCa(renewal);
     }
     if let Some(taken) = &taken {
@@ -366,6 +353,16 @@ async fn serve(args: GatewayArgs, passed: PassedSockets, mut signals: Signals) -
     watching.cancel();
     following.wait().await;
     Ok(Exit::Done)
+}
+
+fn check_zone(said: &ZoneName, certified: &ZoneName) -> Result<(), Failure> {
+    if certified == said {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "the certificate is for zone `{certified}`, and --zone says `{said}`"
+    ))
+    .hint("issue a certificate for this zone, or correct --zone"))
 }
 
 /// Follows the files that a running gateway's identity and topology come from, until `stop`.
@@ -391,99 +388,6 @@ pub(super) fn default_registry(args: &GatewayArgs) -> RegistrationAddress {
         [] => RegistrationAddress::At(DEFAULT_REGISTRY),
         _ => RegistrationAddress::Off,
     }
-}
-
-fn config(
-    args: &GatewayArgs,
-    identity: LiveIdentity,
-    topology: TopologySource,
-    trust: Trusted,
-    metrics: GatewayMetrics,
-    gate: Gate,
-    tasks: &Tasks,
-) -> Result<GatewayConfig, Failure> {
-    let mut tunnel = TunnelConfig::new(args.listen, identity.clone());
-    tunnel.congestion = match args.congestion {
-        CongestionName::Cubic => Congestion::Cubic,
-        CongestionName::Bbr => Congestion::Bbr,
-    };
-    tunnel.memory = MemoryBudget::new(args.memory_budget);
-    tunnel.idle_timeout = tunnel_idle_timeout(args.tunnel_idle_timeout)?;
-    let writer = || {
-        LineWriter::stdout("access log", tasks)
-            .map_err(|error| Failure::new("cannot start the access log").because(&error))
-    };
-    let access = match args.access_log {
-        AccessLogForm::Off => AccessLog::Off,
-        AccessLogForm::Text => AccessLog::Text(writer()?),
-        AccessLogForm::Json => AccessLog::Json(writer()?),
-    };
-    let socket = args.data.join(REGISTRY_SOCKET);
-    Ok(GatewayConfig {
-        identity,
-        topology,
-        anchors: TrustAnchors::Document(trust),
-        storage: Storage::Folder(args.data.clone()),
-        registry: registry(args),
-        renewal: CertificateRenewal::Elsewhere,
-        tunnel,
-        tls_listen: args.tls_listen.clone(),
-        tls_outlive: args.tls_outlive,
-        redirect_port: redirect_port(matches!(args.capture, CaptureName::Redirect), args.redirect_port)?,
-        dns: DnsConfig {
-            listen: args.dns.clone(),
-            upstreams: args.dns_upstream.clone(),
-            allow: args.dns_allow.clone(),
-        },
-        admin: args.admin.iter().map(|listen| admin(listen, args)).collect(),
-        instances_folder: args.instances.clone(),
-        registration: match args.registry.unwrap_or(default_registry(args)) {
-            RegistrationAddress::Off => None,
-            RegistrationAddress::At(listen) => Some(RegistrationConfig {
-                listen,
-                socket: Some(std::path::absolute(&socket).unwrap_or(socket)),
-                insecure: args.registry_insecure,
-            }),
-        },
-        gate,
-        access,
-        ages: ages(args)?,
-        stall_limit: stall_limit(args.stall_timeout)?,
-        half_closed_limit: half_closed_limit(args.half_closed_timeout)?,
-        keepalive: keepalive(args.tcp_keepalive)?,
-        threads: args.data_threads(),
-        handed: Handed::default(),
-        metrics,
-        tasks: tasks.clone(),
-    })
-}
-
-fn registry(args: &GatewayArgs) -> RegistryChoice {
-    if args.zone_sync.is_empty() {
-        return RegistryChoice::Embedded;
-    }
-    RegistryChoice::Shared {
-        servers: args.zone_sync.clone(),
-        proof: match args.zone_sync_insecure {
-            true => ServerProof::Nothing,
-            false => ServerProof::Certificate,
-        },
-    }
-}
-
-fn admin(listen: &AdminAddress, args: &GatewayArgs) -> AdminConfig {
-    AdminConfig {
-        listen: listen.clone(),
-        insecure: args.admin_insecure,
-    }
-}
-
-fn ages(args: &GatewayArgs) -> Result<Ages, Failure> {
-    Ages::new(args.fresh_for, args.withdrawn_after).map_err(|error| {
-        Failure::usage("cannot use --fresh-for and --withdrawn-after")
-            .because(&error)
-            .hint("the defaults are 5s and 5m")
-    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! Source of the identity of `causeway gateway` and `causeway zone-sync`: a folder, or the SPIFFE Workload API.
 
-use std::{path::Path, str::FromStr, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
 
-use causeway_control::renewal::Renewal;
+use causeway_control::renewal::{JoinTokenFile, Renewal};
 use causeway_federation::name::ZoneName;
 #[cfg(feature = "spiffe-workload-api")]
 use causeway_identity::workload_api::WorkloadApi;
@@ -50,6 +54,30 @@ pub(crate) struct WorkloadApiArgs {
     spiffe_endpoint_socket: Option<Endpoint>,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct JoinTokenArgs {
+    /// File with a token of `causeway token issue --rejoin`, its owner's alone: with it and the key that it has the process comes back by
+    /// itself after its certificate has ended, for which it needs renew.json beside the identity
+    #[arg(long, value_name = "FILE", env = "CAUSEWAY_JOIN_TOKEN", requires = "identity")]
+    join_token: Option<PathBuf>,
+}
+
+impl JoinTokenArgs {
+    /// Looks at the file before anything starts.
+    pub(super) fn open(&self, zone: &ZoneName) -> Result<Option<JoinTokenFile>, Failure> {
+        let Some(path) = &self.join_token else {
+            return Ok(None);
+        };
+        let file = JoinTokenFile::open(path, zone).map_err(|error| {
+            Failure::new("cannot use the join token")
+                .because(&error)
+                .exit(Exit::BadInput)
+                .hint("the file holds what `causeway token issue --rejoin` printed for this zone, with the mode 600")
+        })?;
+        Ok(Some(file))
+    }
+}
+
 impl WorkloadApiArgs {
     pub(super) fn is_given(&self) -> bool {
         self.spiffe_endpoint_socket.is_some()
@@ -94,9 +122,9 @@ impl IdentitySource {
     }
 
     /// Returns the renewal, which asks the CA; `None`: an agent gives out the next one.
-    pub(super) fn renewal(&self) -> Option<Renewal> {
+    pub(super) fn renewal(&self, join_token: Option<JoinTokenFile>) -> Option<Renewal> {
         match self {
-            Self::Folder(folder) => Some(Renewal::new(folder.clone())),
+            Self::Folder(folder) => Some(Renewal::new(folder.clone(), join_token)),
             #[cfg(feature = "spiffe-workload-api")]
             Self::WorkloadApi(_) => None,
         }

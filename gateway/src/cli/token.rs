@@ -1,6 +1,7 @@
 //! `causeway token`: join tokens, given out where the CA's folder is.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -10,9 +11,10 @@ use causeway_federation::name::{GatewayId, GatewayName, ZoneName};
 use causeway_identity::{
     DnsName, ROOTS_FILE,
     ca::{
-        self,
+        self, issued,
+        rejoin::{joined_with, rejoined_with},
         revoked::{RevocationSubject, Revoked},
-        tokens::{self, MAX_VALIDITY, TokenId, TokenPurpose},
+        tokens::{self, MAX_REJOIN_VALIDITY, MAX_VALIDITY, TokenId, TokenPurpose},
     },
     certificates,
 };
@@ -29,10 +31,20 @@ Examples:
   causeway token issue --ca ca --zone west
   causeway token issue --ca ca --zone west --gateway gw1 --valid-for 1h
   causeway token issue --ca ca --zone west --dns-name '*.mesh.acme.internal' --dns-name gw1.west.acme.internal
+  causeway token issue --ca ca --zone plant --gateway gw1 --rejoin --valid-for 90d
   causeway token list --ca ca
   causeway token revoke --ca ca 0123456789abcdef
 
-A token lets one gateway of one zone join, once: `causeway join TOKEN@HOST --gateway gw1 --out FOLDER` on its host.";
+A token lets one gateway of one zone join, once: `causeway join TOKEN@HOST --gateway gw1 --out FOLDER` on its host. One with --rejoin
+lets a gateway that still has the key of its last certificate come back after that has ended, as often as it must: it is given to it with
+`causeway gateway --join-token FILE`.";
+
+/// Times a day that gateways may come back with a token unless something else is said.
+const USES_PER_DAY: u32 = 10;
+const MAX_USES_PER_DAY: i64 = 1_000;
+/// Time for which a token may be used unless something else is said: one for a new gateway, and one to come back.
+const VALID_FOR: Duration = Duration::from_secs(15 * 60);
+const REJOIN_VALID_FOR: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// Give out, list and revoke join tokens
 #[derive(Debug, clap::Args)]
@@ -46,9 +58,9 @@ pub(crate) struct TokenCommand {
 enum Action {
     /// Give out a token: it is shown this once, alone on standard output
     Issue(Issue),
-    /// Show the tokens that were given out in the last week, without their secrets
+    /// Show the tokens that may be used, or ended within a week, without their secrets
     List(List),
-    /// Make a token worthless that has not been used
+    /// Make a token worthless that may still be used
     Revoke(Revoke),
 }
 
@@ -65,9 +77,33 @@ struct Issue {
     gateway: Option<GatewayName>,
     #[command(flatten)]
     names: DnsNames,
-    /// Time for which it may be used
-    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
-    valid_for: Duration,
+    /// For gateways that come back: whoever still has the key of its last certificate gets another, also after that has ended, and
+    /// nobody else gets anything. Such a token serves again and again
+    #[arg(long, conflicts_with = "dns_name")]
+    rejoin: bool,
+    /// Times within 24 hours that it may be used
+    #[arg(long, value_name = "N", requires = "rejoin", default_value_t = USES_PER_DAY,
+        value_parser = clap::value_parser!(u32).range(1..=MAX_USES_PER_DAY))]
+    uses_per_day: u32,
+    /// Time for which it may be used, at most 30d, and 366d with --rejoin [default: 15m, with --rejoin 90d]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    valid_for: Option<Duration>,
+}
+
+impl Issue {
+    fn valid_for(&self) -> Result<Duration, Failure> {
+        let (default, longest, words) = match self.rejoin {
+            false => (VALID_FOR, MAX_VALIDITY, "30 days"),
+            true => (REJOIN_VALID_FOR, MAX_REJOIN_VALIDITY, "366 days with --rejoin"),
+        };
+        let valid_for = self.valid_for.unwrap_or(default);
+        match valid_for.is_zero() || valid_for > longest {
+            true => Err(Failure::usage(format!(
+                "--valid-for must be more than nothing and at most {words}"
+            ))),
+            false => Ok(valid_for),
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -100,11 +136,7 @@ pub(crate) fn run(command: TokenCommand) -> Result<Exit, Failure> {
 }
 
 fn give_out(issue: &Issue) -> Result<Exit, Failure> {
-    if issue.valid_for.is_zero() || issue.valid_for > MAX_VALIDITY {
-        return Err(Failure::usage(
-            "--valid-for must be more than nothing and at most 30 days",
-        ));
-    }
+    let valid_for = issue.valid_for()?;
     let fingerprint = fingerprint(&issue.ca)?;
     let names = issue.names.read()?;
     not_revoked(issue)?;
@@ -114,8 +146,9 @@ fn give_out(issue: &Issue) -> Result<Exit, Failure> {
         zone: issue.zone.clone(),
         gateway: issue.gateway.clone(),
         dns_names: names,
+        rejoins: issue.rejoin.then_some(issue.uses_per_day),
         issued_at: now,
-        expires_at: now + issue.valid_for,
+        expires_at: now + valid_for,
     };
     // What is long over makes room first; that it cannot be looked for is told by what follows.
     let _ = tokens::sweep(&issue.ca, now);
@@ -128,18 +161,31 @@ fn give_out(issue: &Issue) -> Result<Exit, Failure> {
         zone: issue.zone.clone(),
     };
     output::print(&format!("{}\n", token.reveal()))?;
+    output::tell(&told(issue, id, valid_for));
+    Ok(Exit::Done)
+}
+
+/// Says what the token is for, and what to do with it.
+fn told(issue: &Issue, id: TokenId, valid_for: Duration) -> String {
     let whose = match &issue.gateway {
         Some(gateway) => format!("{gateway} of {}", issue.zone),
         None => format!("a gateway of {}", issue.zone),
     };
+    let within = humantime::format_duration(valid_for);
+    if issue.rejoin {
+        return format!(
+            "token {id} lets {whose} that has the key of its last certificate come back, {} times a day, within {within}; it is not \
+             shown again\n\
+             on its host, in a file of the mode 600: causeway gateway --join-token FILE …\n",
+            issue.uses_per_day
+        );
+    }
     let gateway = issue.gateway.as_ref().map_or("NAME", GatewayName::as_str);
-    output::tell(&format!(
-        "token {id} lets {whose} join once, within {}; it is not shown again\n\
+    format!(
+        "token {id} lets {whose} join once, within {within}; it is not shown again\n\
          on its host: causeway join TOKEN@CA-HOST --gateway {gateway} --out /etc/causeway/{}\n",
-        humantime::format_duration(issue.valid_for),
         issue.zone,
-    ));
-    Ok(Exit::Done)
+    )
 }
 
 /// Refuses a token that would be of no use: nothing is issued to who was revoked.
@@ -185,6 +231,15 @@ fn fingerprint(folder: &Path) -> Result<[u8; 32], Failure> {
 fn list(args: &List) -> Result<Exit, Failure> {
     let found = tokens::list(&args.ca)
         .map_err(|error| failure(format!("cannot list the tokens in {}", args.ca.display()), &error))?;
+    let used = issued::read(&args.ca).map_err(|error| {
+        Failure::new(format!("cannot read what was issued in {}", args.ca.display())).because(&error)
+    })?;
+    // The last line of each counts.
+    let used: BTreeMap<String, SystemTime> = used
+        .issued
+        .into_iter()
+        .map(|one| (one.how.clone(), one.made_at()))
+        .collect();
     let now = SystemTime::now();
     let rows = found.into_iter().map(|(id, fate, grant)| {
         let state = match fate {
@@ -195,17 +250,34 @@ fn list(args: &List) -> Result<Exit, Failure> {
         let names: Vec<&str> = grant.dns_names.iter().map(DnsName::as_str).collect();
         let names = names.join(",");
         let time = |at| humantime::format_rfc3339_seconds(at).to_string();
+        let (uses, how) = match grant.rejoins {
+            None => ("once".to_owned(), joined_with(id)),
+            Some(limit) => (format!("{limit} a day"), rejoined_with(id)),
+        };
+        let last = used.get(&how).map_or_else(|| "-".to_owned(), |at| time(*at));
         vec![
             id.to_string().as_str().into(),
             grant.zone.as_str().into(),
             gateway.into(),
             state.into(),
+            uses.as_str().into(),
             names.as_str().into(),
             time(grant.issued_at).as_str().into(),
             time(grant.expires_at).as_str().into(),
+            last.as_str().into(),
         ]
     });
-    let header = ["ID", "ZONE", "GATEWAY", "STATE", "DNS NAMES", "ISSUED", "EXPIRES"];
+    let header = [
+        "ID",
+        "ZONE",
+        "GATEWAY",
+        "STATE",
+        "USES",
+        "DNS NAMES",
+        "ISSUED",
+        "EXPIRES",
+        "LAST USED",
+    ];
     output::print(&output::table(&header, rows.collect(), output::colour()))?;
     Ok(Exit::Done)
 }

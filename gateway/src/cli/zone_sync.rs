@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Exit, Failure,
     api_args::{AuditArgs, tokens},
-    identity_source::{IdentitySource, WorkloadApiArgs},
+    identity_source::{IdentitySource, JoinTokenArgs, WorkloadApiArgs},
     log_args::LogArgs,
     signals::{self, Signals},
     supervised::Supervised,
@@ -61,6 +61,8 @@ pub(crate) struct ZoneSyncArgs {
     identity: Option<PathBuf>,
     #[command(flatten)]
     workload_api: WorkloadApiArgs,
+    #[command(flatten)]
+    join_token: JoinTokenArgs,
     /// Let whoever connects to --listen attach and register without proof of who it is, also where others than this host can
     #[arg(long, env = "CAUSEWAY_INSECURE")]
     insecure: bool,
@@ -92,6 +94,7 @@ async fn serve(args: ZoneSyncArgs, mut signals: Signals) -> Result<Exit, Failure
     let _stopping = tasks.stop_when_dropped();
     let starting = tasks.starting();
     let _last_words = args.log.start(&tasks)?;
+    let join_token = args.join_token.open(&args.zone)?;
     let folder = args.identity.as_deref();
     let source = IdentitySource::open(folder, &args.workload_api, &args.zone, &mut signals).await?;
     if source.is_none() && args.workload_api.is_given() {
@@ -125,7 +128,7 @@ async fn serve(args: ZoneSyncArgs, mut signals: Signals) -> Result<Exit, Failure
     })?;
     starting.up();
     if let Some(source) = source {
-        if let Some(renewal) = source.renewal() {
+        if let Some(renewal) = source.renewal(join_token) {
             let renewing = renewal.run(None, Arc::clone(&identity_metrics));
             let renewing = watching.clone().run_until_cancelled_owned(renewing);
             tokio::spawn(tasks.keep("certificate renewal", renewing));

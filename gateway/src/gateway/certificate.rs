@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use causeway_control::renewal::RenewalStatus;
+use causeway_control::renewal::{RenewalStatus, WayBack};
 use causeway_identity::{Lifetime, LiveIdentity, Urgency, workload_api::AgentStatus};
 use causeway_telemetry::Check;
 
@@ -38,7 +38,7 @@ pub(super) fn check(identity: &LiveIdentity, renewal: Option<&RenewalStatus>, no
         not_after,
     };
     let Ok(left) = not_after.duration_since(now) else {
-        return expired(agent.as_ref());
+        return expired(agent.as_ref(), renewal, now);
     };
     let text = format!("it is valid for {}", in_words(left));
     match (renewal, agent) {
@@ -48,13 +48,21 @@ pub(super) fn check(identity: &LiveIdentity, renewal: Option<&RenewalStatus>, no
     }
 }
 
-fn expired(agent: Option<&AgentStatus>) -> Check {
-    let (text, hint) = match agent {
-        None => (
+fn expired(agent: Option<&AgentStatus>, renewal: Option<&RenewalStatus>, now: SystemTime) -> Check {
+    let way_back = renewal.and_then(|renewal| Some((renewal, renewal.way_back.as_ref()?)));
+    let (text, hint) = match (agent, way_back) {
+        (None, Some((renewal, way_back))) => (
+            format!(
+                "it has expired: no gateway will accept it; {}",
+                coming_back(renewal, way_back, now)
+            ),
+            "`causeway token list` on the CA's host says how the token stands; a file with another one is taken up within seconds",
+        ),
+        (None, None) => (
             "it has expired: no gateway will accept it".to_owned(),
             "get a new one with `causeway join` or `causeway ca issue`; put in place, it is taken up at once",
         ),
-        Some(agent) => (
+        (Some(agent), _) => (
             format!(
                 "it has expired, and the Workload API at {} gave no other: no gateway will accept it",
                 agent.endpoint
@@ -63,6 +71,27 @@ fn expired(agent: Option<&AgentStatus>) -> Check {
         ),
     };
     Check::fail("gateway", "certificate", text, hint)
+}
+
+/// Says how it stands with joining again after the certificate has ended.
+fn coming_back(renewal: &RenewalStatus, way_back: &WayBack, now: SystemTime) -> String {
+    let file = way_back.file.display();
+    if let Some(problem) = way_back.problem.as_ref().or(renewal.settings.as_ref()) {
+        return format!("it cannot join again with the token in {file}: {problem}");
+    }
+    let Some(next) = renewal.next else {
+        return format!(
+            "it cannot join again with the token in {file}: renew.json does not say where the CA is"
+        );
+    };
+    let next = in_words(next.duration_since(now).unwrap_or_default());
+    match &renewal.failure {
+        Some(failure) => format!(
+            "joining again with the token in {file} failed ({} tries, the next in {next}): {failure}",
+            renewal.failures
+        ),
+        None => format!("it joins again with the token in {file}"),
+    }
 }
 
 fn from_agent(text: &str, agent: &AgentStatus, lifetime: Lifetime, now: SystemTime) -> Check {
@@ -107,6 +136,19 @@ fn renewed_here(text: &str, renewal: &RenewalStatus, lifetime: Lifetime, now: Sy
         return warn(
             format!("{text} and could not be renewed ({tries} tries, the next {next}): {failure}"),
             "is `causeway ca serve` running, and can this gateway or one of another zone reach it?",
+        );
+    }
+    if let Some(WayBack {
+        file,
+        problem: Some(problem),
+    }) = &renewal.way_back
+    {
+        return warn(
+            format!(
+                "{text} and is renewed {next}, but the join token in {} is of no use: {problem}",
+                file.display()
+            ),
+            "mend the file; without it somebody has to join anew once the certificate has ended",
         );
     }
     let text = format!("{text} and is renewed {next}");
@@ -181,6 +223,42 @@ mod tests {
     }
 
     #[test]
+    fn one_that_has_ended_says_how_it_stands_with_coming_back() {
+        let (identity, now) = (identity(1), SystemTime::now());
+        let mut status = RenewalStatus {
+            next: Some(now + 2 * HOUR + Duration::from_secs(20)),
+            way_back: Some(WayBack {
+                file: "/etc/causeway/rejoin".into(),
+                problem: None,
+            }),
+            ..RenewalStatus::default()
+        };
+        let found = |status: &RenewalStatus| {
+            let found = check(&identity, Some(status), now + 2 * HOUR);
+            assert_eq!(found.status, Status::Fail, "{found:?}");
+            found.message
+        };
+        assert!(found(&status).ends_with("it joins again with the token in /etc/causeway/rejoin"));
+        (status.failure, status.failures) = (Some("the CA refuses: token_revoked".to_owned()), 3);
+        assert!(
+            found(&status)
+                .ends_with("failed (3 tries, the next in 20 seconds): the CA refuses: token_revoked")
+        );
+        status.next = None;
+        assert!(found(&status).ends_with("renew.json does not say where the CA is"));
+        status.way_back = Some(WayBack {
+            file: "/etc/causeway/rejoin".into(),
+            problem: Some("it is gone".to_owned()),
+        });
+        assert!(found(&status).ends_with("in /etc/causeway/rejoin: it is gone"));
+        (status.failure, status.failures) = (None, 0);
+        status.next = Some(now + HOUR);
+        let early = check(&identity, Some(&status), now);
+        assert_eq!(early.status, Status::Warn);
+        assert!(early.message.contains("is of no use: it is gone"), "{early:?}");
+    }
+
+    #[test]
     fn one_that_an_agent_gives_says_so_and_why_the_agent_cannot_be_asked() {
         let now = SystemTime::now();
         let mut agent = AgentStatus {
@@ -209,7 +287,7 @@ mod tests {
             ),
             "{away:?}"
         );
-        assert_eq!(expired(Some(&agent)).status, Status::Fail);
+        assert_eq!(expired(Some(&agent), None, now).status, Status::Fail);
     }
 
     #[test]

@@ -109,6 +109,7 @@ fn count_everything(metrics: &GatewayMetrics) {
     metrics.control.trust_document("taken");
     metrics.identity.identity_reloaded(true);
     metrics.identity.identity_renewed(false);
+    metrics.identity.identity_rejoined(true);
     metrics
         .identity
         .identity_ends(SystemTime::UNIX_EPOCH + Duration::from_secs(20));

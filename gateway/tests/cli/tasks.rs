@@ -130,7 +130,7 @@ fn config(folder: &Path, attached: bool) -> GatewayConfig {
                 proof: ServerProof::Nothing,
             },
         },
-        renewal: CertificateRenewal::FromCa(Renewal::new(identity)),
+        renewal: CertificateRenewal::FromCa(Renewal::new(identity, None)),
         identity: live,
         dns: DnsConfig {
             listen: vec![any()],

@@ -9,6 +9,13 @@ pub struct JoinRequest {
     /// PKCS #10, DER, at most 8 KiB: with the SPIFFE id of the gateway as its one URI, signed with the key that it is about.
     #[prost(bytes = "vec", tag = "3")]
     pub request: ::prost::alloc::vec::Vec<u8>,
+    /// Of a gateway that comes back: the chain that has ended, DER, leaf first, at most 16 KiB.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub former: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Of the same: made with the key of that chain, as gateways sign what they say, with the purpose `causeway rejoin request`, over the
+    /// token's id and the request.
+    #[prost(bytes = "vec", tag = "5")]
+    pub proof: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewRequest {
@@ -117,7 +124,8 @@ pub mod certificate_authority_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// A new gateway, which has a join token and no certificate yet. The token is used up before anything is signed.
+        /// A new gateway, which has a join token and no certificate yet: the token is used up before anything is signed. Or one whose
+        /// certificate has ended, with a token by which gateways come back.
         pub async fn join(
             &mut self,
             request: impl tonic::IntoRequest<super::JoinRequest>,
@@ -177,7 +185,8 @@ pub mod certificate_authority_server {
     /// Generated trait containing gRPC methods that should be implemented for use with CertificateAuthorityServer.
     #[async_trait]
     pub trait CertificateAuthority: std::marker::Send + std::marker::Sync + 'static {
-        /// A new gateway, which has a join token and no certificate yet. The token is used up before anything is signed.
+        /// A new gateway, which has a join token and no certificate yet: the token is used up before anything is signed. Or one whose
+        /// certificate has ended, with a token by which gateways come back.
         async fn join(
             &self,
             request: tonic::Request<super::JoinRequest>,

@@ -5,17 +5,14 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use causeway_proto::{
-    ca::{JoinRequest, RenewRequest, certificate_authority_client::CertificateAuthorityClient},
     registry::{RegisterRequest, Registration, registry_client::RegistryClient},
     tunnel::ALPN,
 };
-use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use hyper_util::rt::TokioIo;
 use quinn::{
     Endpoint,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
-use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::{
     ClientConfig, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -41,10 +38,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes that HTTP/2 begins with: the preface and an empty SETTINGS frame (RFC 9113 §3.4).
 pub(super) const HTTP2_BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// Of a join token.
-const TOKEN_ID_BYTES: usize = 8;
-const TOKEN_SECRET_BYTES: usize = 32;
-
 /// Server name where nobody looks at it.
 pub(super) const ANY_NAME: &str = "any.invalid";
 
@@ -56,6 +49,8 @@ pub struct Credential {
     pub uri: String,
     /// Shown as a bearer token, and to the CA as a join token.
     pub token: Option<String>,
+    /// Certificate that has ended, with whose key a gateway proves that it comes back.
+    pub former: Option<Leaf>,
     /// A join token has another secret than the CA gave out.
     pub has_other_secret: bool,
     /// Speaks TLS 1.2 and nothing newer.
@@ -136,7 +131,7 @@ impl Credential {
     }
 }
 
-fn parts(leaf: &Leaf) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+pub(super) fn parts(leaf: &Leaf) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).collect::<Result<_, _>>()?;
     Ok((chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?))
 }
@@ -398,87 +393,6 @@ pub async fn call(
         ),
         Err(error) => Trial::Refused(error),
     })
-}
-
-/// Asks the CA for the next certificate.
-///
-/// # Errors
-/// When nothing comes of it in time.
-pub async fn renew(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Trial> {
-    let channel = match channel(credential, from, to).await? {
-        Ok(channel) => channel,
-        Err(why) => return Ok(Trial::Refused(why)),
-    };
-    let request = RenewRequest {
-        request: signing_request(credential)?,
-    };
-    let mut client = CertificateAuthorityClient::new(channel);
-    let renewed = timeout(PATIENCE, client.renew(request)).await;
-    Ok(match renewed.context("wait for an answer")? {
-        Ok(_) => Trial::Admitted,
-        Err(status) => Trial::Refused(status.message().to_owned()),
-    })
-}
-
-/// Asks the CA for a first certificate, with the join token that is shown, or one that nobody was given.
-///
-/// # Errors
-/// When nothing comes of it in time.
-pub async fn join(credential: &Credential, from: SocketAddr, to: SocketAddr) -> anyhow::Result<Trial> {
-    let channel = match channel(credential, from, to).await? {
-        Ok(channel) => channel,
-        Err(why) => return Ok(Trial::Refused(why)),
-    };
-    let (token_id, mut secret) = match &credential.token {
-        Some(token) => join_token(token).context("a join token")?,
-        None => (vec![0; TOKEN_ID_BYTES], vec![0; TOKEN_SECRET_BYTES]),
-    };
-    if credential.has_other_secret {
-        secret.reverse();
-    }
-    let request = JoinRequest {
-        token_id,
-        secret,
-        request: signing_request(credential)?,
-    };
-    let mut client = CertificateAuthorityClient::new(channel);
-    let joined = timeout(PATIENCE, client.join(request)).await;
-    Ok(match joined.context("wait for an answer")? {
-        Ok(_) => Trial::Admitted,
-        Err(status) => {
-            let word = status.metadata().get("causeway-refusal");
-            let word = word.and_then(|word| word.to_str().ok()).unwrap_or_default();
-            Trial::Refused(format!("{word}: {}", status.message()))
-        }
-    })
-}
-
-/// A request for a certificate, DER.
-fn signing_request(credential: &Credential) -> anyhow::Result<Vec<u8>> {
-    let uri = match credential.uri.as_str() {
-        "" => "spiffe://test.internal/zone/east/gateway/gw1",
-        uri => uri,
-    };
-    let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::URI(uri.try_into().context("a URI in ASCII")?)];
-    let key = KeyPair::generate().context("make a key")?;
-    let request = params.serialize_request(&key).context("make a request")?;
-    Ok(request.der().to_vec())
-}
-
-/// The id of a join token, as commands name it.
-#[must_use]
-pub fn token_id(token: &str) -> Option<String> {
-    join_token(token).map(|(id, _)| HEXLOWER.encode(&id))
-}
-
-/// The id and the secret in a join token: after `cwjoin`, base 32 of a version, these two, and more.
-fn join_token(text: &str) -> Option<(Vec<u8>, Vec<u8>)> {
-    let body = text.strip_prefix("cwjoin")?.to_ascii_uppercase();
-    let bytes = BASE32_NOPAD.decode(body.as_bytes()).ok()?;
-    let (id, rest) = bytes.get(1..)?.split_at_checked(TOKEN_ID_BYTES)?;
-    let (secret, _) = rest.split_at_checked(TOKEN_SECRET_BYTES)?;
-    Some((id.to_vec(), secret.to_vec()))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -3,6 +3,7 @@
 //! Adding a row: a line in [`rows`], with what each entrance makes of it. Adding an entrance: a variant of [`Entrance`],
 //! a column of [`Row`], and how one goes through it, in `world`.
 
+pub mod at_ca;
 pub mod clients;
 pub mod held;
 mod rows;

@@ -11,6 +11,9 @@ use crate::authority::{Authority, Validity, Wish};
 /// Of the certificate that every list of revoked ones holds.
 pub const REVOKED_SERIAL: u64 = 0x7e57;
 
+/// Of the certificate of gateway gw1 of zone east that has ended, which the CA knows to have issued.
+pub const FORMER_SERIAL: u64 = 0x7e58;
+
 /// Authorities that sign.
 #[derive(Debug)]
 pub struct Issuers {
@@ -33,6 +36,9 @@ pub struct Joins {
     pub used: String,
     pub expired: String,
     pub revoked: String,
+    /// Two by which gateways of zone east come back.
+    pub rejoin: String,
+    pub revoked_rejoin: String,
 }
 
 const fn refused(word: &'static str, told: &'static str) -> Cell {
@@ -98,6 +104,7 @@ pub fn rows() -> Vec<Row> {
         protocols(),
         tokens(),
         join_tokens(),
+        rejoin_tokens(),
     ]
     .into_iter()
     .flatten()
@@ -324,15 +331,18 @@ fn tokens() -> Vec<Row> {
     ]
 }
 
-/// A join token opens nothing but the CA, and that once. Each is for zone east.
+/// A join token opens nothing but the CA.
+const fn at_the_ca_alone(cell: Cell) -> [Cell; 8] {
+    let mut cells = [Impossible; 8];
+    cells[3] = refused("bad_token", "401");
+    cells[4] = refused("bad_token", "bad_token");
+    cells[7] = cell;
+    cells
+}
+
+/// Those that serve once. Each is for zone east.
 fn join_tokens() -> Vec<Row> {
-    let at_ca = |cell| {
-        let mut cells = [Impossible; 8];
-        cells[3] = refused("bad_token", "401");
-        cells[4] = refused("bad_token", "bad_token");
-        cells[7] = cell;
-        cells
-    };
+    let at_ca = at_the_ca_alone;
     let no = |word| at_ca(refused(word, word));
     vec![
         Row {
@@ -376,4 +386,38 @@ fn join_tokens() -> Vec<Row> {
             cells: no("token_forged"),
         },
     ]
+}
+
+/// Those that serve a gateway which had a certificate, and nobody else. Each is for zone east.
+fn rejoin_tokens() -> Vec<Row> {
+    let no = |word| at_the_ca_alone(refused(word, word));
+    vec![
+        Row {
+            name: "a rejoin token, and the key of the gateway's ended certificate",
+            make: |issuers, _| coming_back(issuers, &issuers.joins.rejoin),
+            cells: at_the_ca_alone(Admitted),
+        },
+        Row {
+            name: "a stolen rejoin token, without that key",
+            make: |issuers, _| Ok(Credential::token(&issuers.joins.rejoin)),
+            cells: no("no_proof"),
+        },
+        Row {
+            name: "a revoked rejoin token, and that key",
+            make: |issuers, _| coming_back(issuers, &issuers.joins.revoked_rejoin),
+            cells: no("token_revoked"),
+        },
+    ]
+}
+
+fn coming_back(issuers: &Issuers, token: &str) -> anyhow::Result<Credential> {
+    let former = issuers.right.sign(&Wish {
+        years: (2020, 2021),
+        serial: Some(FORMER_SERIAL),
+        ..issuers.right.wish("east", "gw1")
+    });
+    Ok(Credential {
+        former: Some(former?),
+        ..Credential::token(token)
+    })
 }

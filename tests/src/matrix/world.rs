@@ -9,9 +9,9 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::{
-    Cell, Entrance, Issuers, Row,
+    Cell, Entrance, Issuers, Row, at_ca,
     clients::{self, Credential, Trial},
-    rows::{Joins, REVOKED_SERIAL},
+    rows::{FORMER_SERIAL, Joins, REVOKED_SERIAL},
 };
 use crate::{
     address::Block,
@@ -171,8 +171,8 @@ impl World {
             Entrance::Caller => {
                 clients::call(&credential, from, host(&self.block, 0, 7843)?, "stock.mesh").await
             }
-            Entrance::Renewal => clients::renew(&credential, from, host(&self.block, 3, 7830)?).await,
-            Entrance::Join => clients::join(&credential, from, host(&self.block, 3, 7830)?).await,
+            Entrance::Renewal => at_ca::renew(&credential, from, host(&self.block, 3, 7830)?).await,
+            Entrance::Join => at_ca::join(&credential, from, host(&self.block, 3, 7830)?).await,
             Entrance::Registration | Entrance::TunnelOut => {
                 clients::register(&credential, from, self.registration).await
             }
@@ -301,14 +301,18 @@ async fn join_tokens(folder: &Path, block: &Block) -> anyhow::Result<Joins> {
         used: issue(&[])?,
         expired: issue(&["--valid-for", "1ns"])?,
         revoked: issue(&[])?,
+        rejoin: issue(&["--gateway", "gw1", "--rejoin"])?,
+        revoked_rejoin: issue(&["--gateway", "gw1", "--rejoin"])?,
     };
-    let revoke = clients::token_id(&joins.revoked).context("a join token")?;
-    run(["token", "revoke", "--ca", &ca, &revoke])?;
+    for revoked in [&joins.revoked, &joins.revoked_rejoin] {
+        let revoke = at_ca::token_id(revoked).context("a join token")?;
+        run(["token", "revoke", "--ca", &ca, &revoke])?;
+    }
     let at = host(block, 3, 7830)?;
     let used = Credential::token(&joins.used);
     until("a token is used", PATIENCE, async || {
         let from = host(block, 4, 0).ok()?;
-        let told = clients::join(&used, from, at).await;
+        let told = at_ca::join(&used, from, at).await;
         matches!(told, Ok(Trial::Admitted)).then_some(())
     })
     .await;
@@ -365,6 +369,12 @@ fn start_ca(folder: &Path, block: &Block, authority: &Authority) -> anyhow::Resu
         "{{\"at\":\"2024-01-01T00:00:00Z\",\"serial\":\"{REVOKED_SERIAL:x}\",\"serials\":[\"{REVOKED_SERIAL:x}\"]}}\n"
     );
     fs::write(ca.join("revoked.jsonl"), revoked)?;
+    let former = format!(
+        "{{\"serial\":\"{FORMER_SERIAL:x}\",\"id\":\"spiffe://{TRUST_DOMAIN}/zone/east/gateway/gw1\",\"issuer\":\"{}\",\
+         \"not_before\":\"2020-01-01T00:00:00Z\",\"not_after\":\"2021-01-01T00:00:00Z\",\"how\":\"issue\"}}\n",
+        "00".repeat(32)
+    );
+    fs::write(ca.join("issued.jsonl"), former)?;
     let mut command = command(&["ca", "serve", "--listen", &host(block, 3, 7830)?.to_string()])?;
     command.arg("--ca").arg(ca);
     Process::start("the CA", &mut command, &folder.join("ca.log"))

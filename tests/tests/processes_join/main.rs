@@ -1,4 +1,4 @@
-//! Joining and renewing over real processes: `causeway ca serve`, `token`, `join`, and gateways that renew by themselves.
+//! Joining, renewing and coming back over real processes: `causeway ca serve`, `token`, `join`, and gateways that renew by themselves.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
@@ -6,6 +6,7 @@ mod joining;
 mod modes;
 mod names;
 mod renewing;
+mod returning;
 mod secrets;
 
 use std::time::Duration;

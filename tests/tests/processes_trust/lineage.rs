@@ -7,7 +7,10 @@ use causeway_tests::{
     ca::{CaServer, causeway, text},
     federation::{PATIENCE, TRUST_DOMAIN, Zone},
     http,
-    matrix::clients::{Credential, Trial, renew},
+    matrix::{
+        at_ca::renew,
+        clients::{Credential, Trial},
+    },
     process::{Process, program},
     wait::{until, until_true},
 };

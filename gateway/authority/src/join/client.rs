@@ -3,11 +3,14 @@
 
 use std::{io, sync::Arc, time::Duration, time::SystemTime};
 
-use causeway_federation::name::{GatewayId, GatewayName};
+use causeway_federation::{
+    name::{GatewayId, GatewayName},
+    signing::{Purpose, SignError, Signed},
+};
 use causeway_host::{listen::Io, resolve::NameResolver};
 use causeway_identity::{
-    Identity, IdentityFileError, NewIdentity, NextKey, SpiffeId, TlsError,
-    ca::{self, CaError, request},
+    Identity, IdentityFileError, LiveIdentity, NewIdentity, NextKey, SpiffeId, TlsError,
+    ca::{self, CaError, rejoin::rejoin_words, request},
     provider,
 };
 use causeway_proto::ca::{
@@ -33,7 +36,7 @@ use tonic::{
 use super::{
     CaAddress, JoinToken,
     server_check::{CaPin, NotTheCa, ServerCheck},
-    watched::{JoinVerdict, Watched, words},
+    watched::{EXPIRED, JoinVerdict, Watched, words},
 };
 use crate::protocol::{AuthorityRefusal, MAX_ANSWER_BYTES, told};
 
@@ -78,6 +81,8 @@ pub enum CertificateRequestError {
     Broken(String),
     #[error("cannot make a key and a request")]
     Request(#[from] CaError),
+    #[error("cannot prove to have had a certificate")]
+    Proof(#[from] SignError),
     #[error("the CA's answer is no identity: {0}")]
     Answer(&'static str),
     #[error("the CA's answer is no identity")]
@@ -85,6 +90,12 @@ pub enum CertificateRequestError {
 }
 
 impl CertificateRequestError {
+    /// Tells whether the certificate has ended by the CA's clock, whatever the own one says.
+    #[must_use]
+    pub fn is_too_late(&self) -> bool {
+        matches!(self, Self::Unwelcome(words) if *words == EXPIRED)
+    }
+
     /// Says what the operator can do about it.
     #[must_use]
     pub fn hint(&self) -> &'static str {
@@ -101,7 +112,7 @@ impl CertificateRequestError {
             Self::Broken(_) | Self::Answer(_) | Self::Unusable(_) => {
                 "the log of `causeway ca serve` may say more; a token that was used needs another"
             }
-            Self::Identity(_) | Self::Tls(_) | Self::Request(_) => {
+            Self::Identity(_) | Self::Tls(_) | Self::Request(_) | Self::Proof(_) => {
                 "this host cannot make keys or use its identity; `causeway check` may say more"
             }
         }
@@ -153,6 +164,7 @@ pub async fn join(
         token_id: token.id.0.to_vec(),
         secret: token.secret.0.to_vec(),
         request: request::request(&id, &key)?,
+        ..JoinRequest::default()
     });
     let answer = answered(timeout(ANSWER_LIMIT, call).await, &verdict)?;
     if !answer.roots.iter().any(|given| *given == *root) {
@@ -183,6 +195,36 @@ pub async fn renew(
     identity(own.id(), key, answer)
 }
 
+/// Comes back after the certificate of `own` has ended, with a token that was given out for that: the key that has ended signs the
+/// request, so that nobody else can use the token. `key` is as in [`renew`].
+///
+/// # Errors
+/// As [`join`].
+pub async fn rejoin(
+    io: impl Io + 'static,
+    own: &Arc<Identity>,
+    token: &JoinToken,
+    key: &NextKey,
+) -> Result<NewIdentity, CertificateRequestError> {
+    let check = Arc::new(ServerCheck::new(known_to(own), provider()));
+    let config = builder(&check)?.with_no_client_auth();
+    let (mut client, verdict) = secure(io, config, &check).await?;
+    let key = key.pair();
+    let request = request::request(own.id(), key)?;
+    let signer = LiveIdentity::from(own.clone()).signer()?;
+    let words = rejoin_words(token.id, &request);
+    let proof = Signed::by(&*signer, Purpose::Rejoin, own.gateway(), &words)?;
+    let call = client.join(JoinRequest {
+        token_id: token.id.0.to_vec(),
+        secret: token.secret.0.to_vec(),
+        request,
+        former: proof.credential.0.clone(),
+        proof: proof.signature.to_vec(),
+    });
+    let answer = answered(timeout(ANSWER_LIMIT, call).await, &verdict)?;
+    identity(own.id(), key, answer)
+}
+
 /// Shows the CA an identity that was taken up: from then on the one before it is renewed for nobody else.
 ///
 /// # Errors
@@ -199,13 +241,17 @@ pub async fn show(io: impl Io + 'static, own: &Identity) -> Result<(), Certifica
 
 /// Settings of a connection on which `own` is shown to its CA.
 fn shown_by(own: &Identity) -> Result<(Arc<ServerCheck>, ClientConfig), CertificateRequestError> {
-    let known = CaPin::Roots {
-        roots: own.roots(),
-        trust_domain: own.trust_domain().to_owned(),
-    };
-    let check = Arc::new(ServerCheck::new(known, provider()));
+    let check = Arc::new(ServerCheck::new(known_to(own), provider()));
     let config = builder(&check)?.with_client_auth_cert(own.chain().to_vec(), own.key())?;
     Ok((check, config))
+}
+
+/// Sign by which `own` knows its CA.
+fn known_to(own: &Identity) -> CaPin {
+    CaPin::Roots {
+        roots: own.roots(),
+        trust_domain: own.trust_domain().to_owned(),
+    }
 }
 
 type Builder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;

@@ -9,6 +9,6 @@ mod token;
 mod watched;
 
 pub use address::{CaAddress, CaAddressError};
-pub use client::{CertificateRequestError, connect, join, renew, show};
+pub use client::{CertificateRequestError, connect, join, rejoin, renew, show};
 pub use server_check::NotTheCa;
 pub use token::{JoinToken, JoinTokenError};

@@ -20,7 +20,7 @@ const CHECKSUM_BYTES: usize = 4;
 /// Longest text that is looked at; the longest token has about 240 characters.
 const MAX_TEXT_BYTES: usize = 512;
 
-/// Lets one gateway of one zone join, once.
+/// Lets a gateway of one zone join, once, or come back, as often as it must; the CA knows which.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     pub id: TokenId,

@@ -39,13 +39,16 @@ impl<S> Watched<S> {
     }
 }
 
+/// Words of an alert on a certificate that has ended by the other side's clock.
+pub(super) const EXPIRED: &str = "it has expired";
+
 /// Says in words what an alert says of a certificate; `None`: the error is about something else.
 pub(super) fn words(error: &io::Error) -> Option<&'static str> {
     let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref()? else {
         return None;
     };
     Some(match alert {
-        AlertDescription::CertificateExpired => "it has expired",
+        AlertDescription::CertificateExpired => EXPIRED,
         AlertDescription::CertificateRevoked => "it was revoked",
         AlertDescription::UnknownCA => "it is of another CA",
         AlertDescription::BadCertificate

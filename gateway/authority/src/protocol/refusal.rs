@@ -27,6 +27,8 @@ pub enum AuthorityRefusal {
     BadSignature,
     /// The key is of a kind or size that is not certified.
     BadKey,
+    /// A token by which gateways come back, without proof that this one had a certificate.
+    NoProof,
     /// A renewal without the certificate that is to be renewed.
     NoCertificate,
     /// A renewal for somebody else.
@@ -41,7 +43,7 @@ pub enum AuthorityRefusal {
 }
 
 impl AuthorityRefusal {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::TokenUnknown,
         Self::TokenForged,
         Self::TokenUsed,
@@ -53,6 +55,7 @@ impl AuthorityRefusal {
         Self::BadRequest,
         Self::BadSignature,
         Self::BadKey,
+        Self::NoProof,
         Self::NoCertificate,
         Self::OtherGateway,
         Self::Revoked,
@@ -75,6 +78,7 @@ impl AuthorityRefusal {
             Self::BadRequest => "bad_request",
             Self::BadSignature => "bad_signature",
             Self::BadKey => "bad_key",
+            Self::NoProof => "no_proof",
             Self::NoCertificate => "no_certificate",
             Self::OtherGateway => "other_gateway",
             Self::Revoked => "revoked",
@@ -86,7 +90,9 @@ impl AuthorityRefusal {
 
     fn code(self) -> Code {
         match self {
-            Self::TokenUnknown | Self::TokenForged | Self::NoCertificate => Code::Unauthenticated,
+            Self::TokenUnknown | Self::TokenForged | Self::NoProof | Self::NoCertificate => {
+                Code::Unauthenticated
+            }
             Self::TokenUsed | Self::TokenRevoked | Self::TokenExpired => Code::FailedPrecondition,
             Self::WrongZone
             | Self::WrongGateway
@@ -121,6 +127,10 @@ impl AuthorityRefusal {
             Self::WrongTrustDomain => "is this the CA of the right federation?",
             Self::BadRequest | Self::BadSignature => "do both sides run the same version of causeway?",
             Self::BadKey => "use an ECDSA key with P-256 or P-384, or an Ed25519 one",
+            Self::NoProof => {
+                "this token is for a gateway that still has the key of its last certificate, and is given to it with `causeway gateway \
+                 --join-token FILE`; for any other issue one without --rejoin"
+            }
             Self::NoCertificate => "the certificate is not of this CA, or has ended: join anew with a token",
             Self::OtherGateway => "a gateway renews its own certificate alone",
             Self::Revoked => {

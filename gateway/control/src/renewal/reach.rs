@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use causeway_authority::join::{self, CertificateRequestError};
+use causeway_authority::join::{self, CertificateRequestError, JoinToken};
 use causeway_federation::name::GatewayId;
 use causeway_host::resolve::NameResolver;
 use causeway_identity::{Identity, NewIdentity, NextKey};
@@ -59,15 +59,31 @@ pub enum ReachError {
 }
 
 impl ReachError {
+    fn of_ca(&self) -> Option<&CertificateRequestError> {
+        match self {
+            Self::Direct(error) | Self::Asked { source: error, .. } => Some(error),
+            Self::NoWay { .. } | Self::Slow { .. } => None,
+        }
+    }
+
+    /// Word of the CA's refusal; `None`: it has not answered, or not so.
+    pub(super) fn word(&self) -> Option<&'static str> {
+        match self.of_ca()? {
+            CertificateRequestError::Refused { refusal, .. } => Some(refusal.word()),
+            _ => None,
+        }
+    }
+
+    /// Tells whether the certificate has ended by the CA's clock.
+    pub(super) fn is_too_late(&self) -> bool {
+        self.of_ca().is_some_and(CertificateRequestError::is_too_late)
+    }
+
     /// Tells whether the CA itself has spoken: another way would lead to the same answer.
     fn is_final(&self) -> bool {
         matches!(
-            self,
-            Self::Direct(CertificateRequestError::Refused { .. } | CertificateRequestError::Unwelcome(_))
-                | Self::Asked {
-                    source: CertificateRequestError::Refused { .. } | CertificateRequestError::Unwelcome(_),
-                    ..
-                }
+            self.of_ca(),
+            Some(CertificateRequestError::Refused { .. } | CertificateRequestError::Unwelcome(_))
         )
     }
 }
@@ -101,6 +117,34 @@ pub(super) async fn renew(
         match renew_through(&peer, tunnels, own, key).await {
             Ok(renewed) => return Ok((renewed, Way::Through(peer))),
             Err(error) => failures.push(error),
+        }
+        if failures.last().is_some_and(ReachError::is_final) {
+            break;
+        }
+    }
+    Err(failures)
+}
+
+/// Comes back with a join token after the certificate of `own` has ended. The CA is asked directly: no other zone takes a tunnel of this
+/// gateway.
+///
+/// # Errors
+/// What went wrong at each address that was tried.
+pub(super) async fn rejoin(
+    own: &Arc<Identity>,
+    key: &NextKey,
+    token: &JoinToken,
+    (settings, resolver): (&Settings, &NameResolver),
+) -> Result<(NewIdentity, Way), Vec<ReachError>> {
+    let mut failures = Vec::new();
+    for address in &settings.ca {
+        let asked = match join::connect(address, resolver).await {
+            Ok(stream) => join::rejoin(stream, own, token, key).await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(joined) => return Ok((joined, Way::Direct)),
+            Err(error) => failures.push(ReachError::Direct(error)),
         }
         if failures.last().is_some_and(ReachError::is_final) {
             break;

@@ -1,5 +1,5 @@
 //! The task that keeps one identity renewed: it waits, asks, installs, and says how it stands. When and how loudly is
-//! [`super::schedule`]'s to say.
+//! [`super::schedule`]'s to say. A certificate that has ended cannot be renewed: with a join token it is joined with anew.
 
 use std::{
     path::PathBuf,
@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use causeway_authority::join::JoinToken;
 use causeway_host::resolve::NameResolver;
 use causeway_identity::{Identity, IdentityFolder, Lifetime, LiveIdentity, NewIdentity, NextKey, Urgency};
 use causeway_telemetry::log::in_one_line;
@@ -18,6 +19,7 @@ use tokio::{
 };
 
 use super::{
+    join_token::JoinTokenFile,
     reach::{self, ReachError, Way},
     schedule::RenewalSchedule,
     settings::Settings,
@@ -39,23 +41,43 @@ pub struct RenewalStatus {
     pub failures: u32,
     /// Reason why `renew.json` cannot be used, in one line.
     pub settings: Option<String>,
+    /// `None`: once the certificate has ended it takes a person to join anew.
+    pub way_back: Option<WayBack>,
+}
+
+/// Join token with which a gateway comes back after its certificate has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WayBack {
+    pub file: PathBuf,
+    /// Reason why the token cannot be used as it is now, in one line.
+    pub problem: Option<String>,
 }
 
 /// Keeps an identity renewed, once [`Renewal::run`] runs.
 #[derive(Debug, Clone)]
 pub struct Renewal {
     files: Arc<IdentityFolder>,
+    join_token: Option<JoinTokenFile>,
     status: watch::Sender<RenewalStatus>,
     hurry: Arc<Notify>,
     resolver: NameResolver,
 }
 
 impl Renewal {
+    /// Of the identity in `files`; once it has ended, with the token in `join_token`.
     #[must_use]
-    pub fn new(files: Arc<IdentityFolder>) -> Self {
+    pub fn new(files: Arc<IdentityFolder>, join_token: Option<JoinTokenFile>) -> Self {
+        let way_back = join_token.as_ref().map(|token| WayBack {
+            file: token.path().to_owned(),
+            problem: None,
+        });
         Self {
             files,
-            status: watch::Sender::default(),
+            join_token,
+            status: watch::Sender::new(RenewalStatus {
+                way_back,
+                ..RenewalStatus::default()
+            }),
             hurry: Arc::new(Notify::new()),
             resolver: NameResolver::default(),
         }
@@ -126,17 +148,19 @@ impl One<'_> {
         }
         let mut told = FailureLog::default();
         loop {
-            let settings = self.settings().await;
+            let (settings, token) = (self.settings().await, self.token().await);
             let now = SystemTime::now();
             self.tell(settings.is_some().then_some(&schedule), &told);
             let wait = match &settings {
                 Some(settings) if schedule.is_due(now) => {
-                    let renewed = match timeout(TRY_LIMIT, self.renew(settings, tunnels)).await {
-                        Ok(renewed) => renewed,
-                        Err(_) => Err(format!("it took longer than {TRY_LIMIT:?}")),
-                    };
+                    let is_over = told.is_too_late || self.lifetime.urgency(now) == Urgency::Over;
+                    let token = token.filter(|_| is_over);
+                    let asked = self.ask(settings, token.as_ref(), tunnels);
+                    let asked = timeout(TRY_LIMIT, asked).await;
                     let now = SystemTime::now();
-                    match renewed {
+                    match asked
+                        .unwrap_or_else(|_| Err(Failure::new(format!("it took longer than {TRY_LIMIT:?}"))))
+                    {
                         Ok(way) => {
                             let taken = self.renewal.files.identity().current();
                             let known = (settings, &self.renewal.resolver);
@@ -145,7 +169,10 @@ impl One<'_> {
                         Err(failure) => {
                             schedule.failed(now, &mut rng);
                             told.failed(failure, self.lifetime, now, &schedule);
-                            self.metrics.identity_renewed(false);
+                            match token {
+                                None => self.metrics.identity_renewed(false),
+                                Some(_) => self.metrics.identity_rejoined(false),
+                            }
                             continue;
                         }
                     }
@@ -166,20 +193,38 @@ impl One<'_> {
         }
     }
 
-    /// Gets a certificate and takes it up; says over which way it came.
-    async fn renew(&self, settings: &Settings, tunnels: Option<&Arc<TunnelSet>>) -> Result<Way, String> {
+    /// Gets a certificate, with a token where the one in use has ended, and takes it up; says over which way it came.
+    async fn ask(
+        &self,
+        settings: &Settings,
+        token: Option<&JoinToken>,
+        tunnels: Option<&Arc<TunnelSet>>,
+    ) -> Result<Way, Failure> {
         let (folder, own) = (self.renewal.folder(), self.current.clone());
         let key = tokio::task::spawn_blocking(move || NextKey::kept_in(&folder, &own)).await;
-        let key = key.map_err(|error| error.to_string())?;
-        let key = key.map_err(|error| in_one_line(&error))?;
-        let (renewed, way) = reach::renew(self.current, &key, (settings, &self.renewal.resolver), tunnels)
-            .await
-            .map_err(|failures| listed(&failures))?;
-        let not_after = renewed.not_after().unwrap_or(SystemTime::UNIX_EPOCH);
-        self.install(renewed).await?;
-        self.metrics.identity_renewed(true);
-        tracing::info!(gateway = %self.current.gateway(), %way,
-            until = %humantime::format_rfc3339_seconds(not_after), "renewed the certificate");
+        let key = key.map_err(|error| Failure::new(error.to_string()))?;
+        let key = key.map_err(|error| Failure::new(in_one_line(&error)))?;
+        let known = (settings, &self.renewal.resolver);
+        let got = match token {
+            None => reach::renew(self.current, &key, known, tunnels).await,
+            Some(token) => reach::rejoin(self.current, &key, token, known).await,
+        };
+        let (got, way) = got.map_err(|failures| Failure::of(&failures))?;
+        let not_after = got.not_after().unwrap_or(SystemTime::UNIX_EPOCH);
+        let until = humantime::format_rfc3339_seconds(not_after);
+        self.install(got).await.map_err(Failure::new)?;
+        let gateway = self.current.gateway();
+        match token {
+            None => {
+                self.metrics.identity_renewed(true);
+                tracing::info!(%gateway, %way, %until, "renewed the certificate");
+            }
+            Some(token) => {
+                self.metrics.identity_rejoined(true);
+                tracing::info!(%gateway, token = %token.id, %until,
+                    "joined again with the join token: the certificate had ended");
+            }
+        }
         Ok(way)
     }
 
@@ -218,6 +263,27 @@ impl One<'_> {
         read.ok().flatten()
     }
 
+    /// Reads the join token as it is now. One that cannot be used is told, and is as good as none.
+    async fn token(&self) -> Option<JoinToken> {
+        let file = self.renewal.join_token.clone()?;
+        let path = file.path().to_owned();
+        let read = tokio::task::spawn_blocking(move || file.read()).await.ok()?;
+        let problem = read.as_ref().err().map(|error| in_one_line(error));
+        let way_back = Some(WayBack {
+            file: path,
+            problem: problem.clone(),
+        });
+        let changed = self.renewal.status.send_if_modified(|status| {
+            let changed = status.way_back != way_back;
+            status.way_back = way_back;
+            changed
+        });
+        if let (true, Some(problem)) = (changed, problem) {
+            tracing::error!("the join token is of no use: {problem}");
+        }
+        read.ok()
+    }
+
     fn tell(&self, schedule: Option<&RenewalSchedule>, told: &FailureLog) {
         let next = schedule.map(RenewalSchedule::next);
         if let Some(next) = next {
@@ -225,43 +291,73 @@ impl One<'_> {
         }
         self.renewal.status.send_modify(|status| {
             status.next = next;
-            status.failure.clone_from(&told.failure);
+            status.failure.clone_from(&told.text);
             status.failures = schedule.map_or(0, RenewalSchedule::failures);
         });
+    }
+}
+
+/// Reason why a try was in vain.
+struct Failure {
+    /// In one line.
+    text: String,
+    /// Of the CA's refusal; `None`: there was none.
+    word: Option<&'static str>,
+    /// The certificate has ended by the CA's clock.
+    is_too_late: bool,
+}
+
+impl Failure {
+    fn new(text: String) -> Self {
+        Self {
+            text,
+            word: None,
+            is_too_late: false,
+        }
+    }
+
+    fn of(failures: &[ReachError]) -> Self {
+        let lines: Vec<_> = failures.iter().map(|failure| in_one_line(failure)).collect();
+        Self {
+            text: lines.join("; "),
+            word: failures.last().and_then(ReachError::word),
+            is_too_late: failures.last().is_some_and(ReachError::is_too_late),
+        }
     }
 }
 
 /// Memory of what was said of failures, so that the log has each kind once and grows louder as the end comes near.
 #[derive(Default)]
 struct FailureLog {
-    failure: Option<String>,
-    urgency: Option<Urgency>,
+    text: Option<String>,
+    /// Urgencies that were told, each with the word of the CA's refusal: no more than there are of both.
+    told: Vec<(Urgency, Option<&'static str>)>,
+    /// The certificate has ended by the CA's clock.
+    is_too_late: bool,
 }
 
 impl FailureLog {
-    fn failed(&mut self, failure: String, lifetime: Lifetime, now: SystemTime, schedule: &RenewalSchedule) {
+    fn failed(&mut self, failure: Failure, lifetime: Lifetime, now: SystemTime, schedule: &RenewalSchedule) {
         let urgency = lifetime.urgency(now);
         let (tries, ends) = (
             schedule.failures(),
             humantime::format_rfc3339_seconds(lifetime.not_after),
         );
-        if self.urgency == Some(urgency) {
+        let (kind, failure, is_too_late) = ((urgency, failure.word), failure.text, failure.is_too_late);
+        if self.told.contains(&kind) {
             tracing::debug!(tries, %ends, failure, "the certificate could not be renewed");
         } else {
+            self.told.push(kind);
             match urgency {
                 Urgency::Calm | Urgency::LastThird => tracing::warn!(tries, %ends, failure,
                     "the certificate could not be renewed; the one in use works on, and it is tried again"),
                 Urgency::LastTenth => tracing::error!(tries, %ends, failure,
                     "the certificate ends soon and could not be renewed"),
                 Urgency::Over => tracing::error!(tries, %ends, failure,
-                    "the certificate has ended and could not be renewed: no gateway accepts it; join anew"),
+                    "the certificate has ended and there is no other: no gateway accepts it; it is tried again, or join anew"),
             }
         }
-        (self.failure, self.urgency) = (Some(failure), Some(urgency));
+        self.text = Some(failure);
+        self.is_too_late |= is_too_late;
     }
-}
-
-fn listed(failures: &[ReachError]) -> String {
-    let lines: Vec<_> = failures.iter().map(|failure| in_one_line(failure)).collect();
-    lines.join("; ")
 }

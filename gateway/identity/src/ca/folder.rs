@@ -211,9 +211,9 @@ impl Ca {
 /// Origin of a certificate, as `issued.jsonl` has it.
 #[derive(Debug, Clone, Copy)]
 pub struct CertificateOrigin<'a> {
-    /// `issue`, `sign`, `renewal`, or `token` and the token's id.
+    /// `issue`, `sign`, `renewal`, or `token` or `rejoin` and the token's id.
     pub how: &'a str,
-    /// The certificate that it renews.
+    /// The certificate that it comes after.
     pub parent: Option<&'a Serial>,
     /// Address that asked for it.
     pub address: Option<IpAddr>,

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use causeway_host::files::PRIVATE;
 
+use super::CLOCK_SKEW;
 use crate::{DnsName, Serial};
 
 /// In the CA's folder.
@@ -37,9 +38,9 @@ pub struct Issued {
     pub not_before: SystemTime,
     #[serde(with = "rfc3339")]
     pub not_after: SystemTime,
-    /// `issue`, `sign`, `renewal`, or `token` and the token's id.
+    /// `issue`, `sign`, `renewal`, or `token` or `rejoin` and the token's id.
     pub how: String,
-    /// Serial number of the certificate that it renews; absent: it renews none.
+    /// Serial number of the certificate that it comes after; absent: it is the first of its line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// Address that asked for it; absent: it was issued by hand.
@@ -50,6 +51,16 @@ pub struct Issued {
     pub key: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_names: Vec<DnsName>,
+}
+
+impl Issued {
+    /// Time at which it was made: its validity begins a while before that.
+    #[must_use]
+    pub fn made_at(&self) -> SystemTime {
+        let life = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        // Of a life and the tenth of it before, an eleventh is the tenth.
+        self.not_before + CLOCK_SKEW.min(life / 11)
+    }
 }
 
 /// Certificates in the file that have not ended long ago, read on as lines are added.
@@ -181,6 +192,14 @@ fn is_torn(file: &mut File) -> io::Result<bool> {
 /// # Errors
 /// When the file is there and cannot be read.
 pub fn read(folder: &Path) -> io::Result<IssuedRecord> {
+    read_those(folder, |_| true)
+}
+
+/// As [`read`], but keeps of the certificates only those that are asked for.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_those(folder: &Path, keep: impl Fn(&Issued) -> bool) -> io::Result<IssuedRecord> {
     let file = match File::open(folder.join(ISSUED_FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(IssuedRecord::default()),
         file => file?,
@@ -193,7 +212,7 @@ pub fn read(folder: &Path) -> io::Result<IssuedRecord> {
             break;
         }
         match serde_json::from_slice(&line) {
-            Ok(issued) => record.issued.push(issued),
+            Ok(issued) => record.issued.extend(Some(issued).filter(&keep)),
             Err(_) if line.trim_ascii().is_empty() => {}
             Err(_) => record.unreadable.push(number),
         }

@@ -3,10 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{
-    CLOCK_SKEW,
-    issued::{Issued, descendants},
-};
+use super::issued::{Issued, descendants};
 use crate::Serial;
 
 /// Time after its first renewal in which a certificate may be renewed again: for a gateway that has not got the answer, or was ended
@@ -104,7 +101,7 @@ fn may_be_renewed_again(
     now: SystemTime,
 ) -> Result<(), LineageRefusal> {
     let first = children(serial, issued).next().unwrap_or(other);
-    let ago = now.duration_since(issued_at(first)).unwrap_or_default();
+    let ago = now.duration_since(first.made_at()).unwrap_or_default();
     let goes_on = children(serial, issued).find(|child| {
         Serial::parse(&child.serial)
             .is_some_and(|child| shown(&child) || children(&child, issued).next().is_some())
@@ -144,21 +141,11 @@ fn live(id: &str, issued: &[Issued], now: SystemTime) -> usize {
         let serial = Serial::parse(&one.serial);
         let first = serial.and_then(|serial| children(&serial, issued).next());
         first.is_some_and(|first| {
-            now.duration_since(issued_at(first))
+            now.duration_since(first.made_at())
                 .is_ok_and(|ago| ago > RENEW_AGAIN)
         })
     };
     valid.filter(|one| !superseded(one)).take(MAX_LIVE + 1).count()
-}
-
-/// Time at which a certificate was made: its validity begins a while before that.
-fn issued_at(issued: &Issued) -> SystemTime {
-    let life = issued
-        .not_after
-        .duration_since(issued.not_before)
-        .unwrap_or_default();
-    // Of a life and the tenth of it before, an eleventh is the tenth.
-    issued.not_before + CLOCK_SKEW.min(life / 11)
 }
 
 #[cfg(test)]
@@ -166,6 +153,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+    use crate::ca::CLOCK_SKEW;
 
     const ID: &str = "spiffe://acme.internal/zone/east/gateway/gw1";
 

@@ -1,5 +1,6 @@
 //! The join tokens that a CA gave out, in `tokens/` of its folder: a file for each, with a hash of its secret and what
-//! the token is for. A token is used up by renaming its file, which succeeds for one process and one call alone.
+//! the token is for. A token is used up by renaming its file, which succeeds for one process and one call alone. One by which
+//! gateways come back stays as it is: `issued.jsonl` says how often it was used.
 
 use std::{
     fs, io,
@@ -23,6 +24,10 @@ pub const ID_BYTES: usize = 8;
 pub const SECRET_BYTES: usize = 32;
 /// Longest that a token may be valid.
 pub const MAX_VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The same for one by which gateways come back.
+pub const MAX_REJOIN_VALIDITY: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Time over which the uses of such a token are counted.
+pub const REJOIN_PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// Time for which a token is remembered after its end, so that it is refused as used or expired and not as unknown.
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Most tokens that are remembered at once.
@@ -73,6 +78,10 @@ pub struct TokenPurpose {
     /// That the certificate gets, for clients that look at host names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_names: Vec<DnsName>,
+    /// Times within [`REJOIN_PERIOD`] that gateways may come back with it which have the key of a certificate that has ended;
+    /// `None`: it serves once, and a new gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejoins: Option<u32>,
     #[serde(with = "rfc3339")]
     pub issued_at: SystemTime,
     #[serde(with = "rfc3339")]
@@ -161,7 +170,8 @@ pub fn issue(folder: &Path, grant: &TokenPurpose) -> Result<(TokenId, Secret), C
     Ok((id, secret))
 }
 
-/// Uses a token up for a gateway, once and for all, whatever becomes of the gateway's request afterwards.
+/// Uses a token up for a gateway, once and for all, whatever becomes of the gateway's request afterwards. One by which gateways
+/// come back is not used up, and alone is worth nothing yet.
 ///
 /// # Errors
 /// Why it does not count. A token that is refused stays as it was.
@@ -191,6 +201,9 @@ pub fn use_up(
     }
     if let Some(name) = grant.gateway.clone().filter(|name| *name != gateway.gateway) {
         return Err(TokenRefusal::WrongGateway(name));
+    }
+    if grant.rejoins.is_some() {
+        return Ok(grant);
     }
     let path = place(&tokens, id, Fate::Open);
     match move_to(&tokens, id, Fate::Used) {
@@ -309,6 +322,7 @@ mod tests {
         let (folder, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
         let grant = TokenPurpose {
             dns_names: Vec::new(),
+            rejoins: None,
             zone: "west".parse().unwrap(),
             gateway: name.map(|name| name.parse().unwrap()),
             issued_at: now,

@@ -9,9 +9,10 @@ use std::{fmt::Debug, sync::Arc};
 
 use crate::name::GatewayId;
 
-/// Most certificates in a credential, and most bytes of them together: a chain of a few, not a bundle.
+/// Most certificates in a credential: a chain of a few, not a bundle.
 pub(crate) const MAX_CREDENTIAL_CERTIFICATES: usize = 8;
-pub(crate) const MAX_CREDENTIAL_BYTES: usize = 16 * 1024;
+/// Most bytes of them together.
+pub const MAX_CREDENTIAL_BYTES: usize = 16 * 1024;
 /// Longest signature in bytes: RSA with 4,096 bits.
 pub const MAX_SIGNATURE_BYTES: usize = 512;
 
@@ -26,6 +27,8 @@ pub enum Purpose {
     Topology,
     /// A topology that another gateway applied, and this one runs.
     Endorsement,
+    /// A request for a certificate by a gateway whose own has ended.
+    Rejoin,
 }
 
 impl Purpose {
@@ -35,6 +38,7 @@ impl Purpose {
             Self::Beat => b"causeway zone sync beat",
             Self::Topology => b"causeway applied topology",
             Self::Endorsement => b"causeway endorsed topology",
+            Self::Rejoin => b"causeway rejoin request",
         }
     }
 }
