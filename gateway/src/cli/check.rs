@@ -1,18 +1,19 @@
 //! `causeway check`: is this zone well? A grouped report with a hint for everything that is not.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::PathBuf};
 
 use anstyle::{AnsiColor, Style};
-use causeway_api::admin::view::Envelope;
+use causeway_api::admin::view::{Envelope, SettingView};
 use causeway_telemetry::{Check, Status};
 
-use super::{AdminArgs, Exit, Failure};
+use super::{AdminArgs, Exit, Failure, settings};
 use crate::output;
 
 const AFTER_HELP: &str = "\
 Examples:
   causeway check
   causeway check --admin unix:/run/causeway/east.sock
+  causeway check --environment /etc/causeway/gateway.env      does it differ from what the gateway runs with?
 
 Exit codes: 0 when nothing failed (a ‼ is a warning, such as a service that has no instance yet), 1 when something did (×):
 a zone that cannot be reached, or a service that nobody can serve any more.";
@@ -23,10 +24,20 @@ a zone that cannot be reached, or a service that nobody can serve any more.";
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     admin: AdminArgs,
+    /// Files with the variables that the gateway is started with, as its unit and the EnvironmentFile= of that: what differs from the
+    /// command line in force is named as well
+    #[arg(long, value_name = "FILE,…", value_delimiter = ',')]
+    environment: Vec<PathBuf>,
 }
 
 pub(crate) async fn run(args: CheckArgs) -> Result<Exit, Failure> {
-    let envelope: Envelope<Check> = args.admin.admin.get("/v1/checks").await?;
+    let mut envelope: Envelope<Check> = args.admin.admin.get("/v1/checks").await?;
+    if !args.environment.is_empty() {
+        let wanted = settings::read(&args.environment)?;
+        let in_force: Envelope<SettingView> = args.admin.admin.get("/v1/settings").await?;
+        let differences = settings::differences(&wanted, &in_force.items);
+        envelope.items.extend(differences);
+    }
     output::print(&report(&envelope.zone, &envelope.items, output::colour()))?;
     let failed = envelope.items.iter().any(|check| check.status == Status::Fail);
     Ok(if failed { Exit::Failed } else { Exit::Done })

@@ -165,7 +165,7 @@ mod tests {
         let moved = OLD.replace("gateways: []", "gateways: [], vips: { loopback: 127.65.0.0/16 }");
         let (text, _) = compared(OLD, &moved, Format::Text);
         assert!(
-            text.contains("clients that hold one of before are refused"),
+            text.contains("clients that hold one of before are served for --keep-vips"),
             "{text}"
         );
         assert_eq!(text.lines().count(), 2);

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway_api::{admin::AdminAddress, registration::RegistrationAddress};
+use causeway_api::{
+    admin::{AdminAddress, view::SettingView},
+    registration::RegistrationAddress,
+};
 use causeway_control::{TopologySource, trust::Trusted};
 use causeway_federation::name::ZoneName;
 use causeway_host::{
@@ -198,6 +201,10 @@ pub(crate) struct GatewayArgs {
         value_delimiter = ','
     )]
     dns_allow: Vec<IpNet>,
+    /// Time for which addresses of before are still taken after the zone's `vips` have changed, for clients that hold one; mesh DNS tells
+    /// the new ones at once. 0s, or with --capture redirect: not at all
+    #[arg(long, value_name = "TIME", env = "CAUSEWAY_KEEP_VIPS", default_value = "10m", value_parser = humantime::parse_duration)]
+    keep_vips: Duration,
     /// Data threads [default: one per core]
     #[arg(long, value_name = "N", env = "CAUSEWAY_THREADS")]
     threads: Option<std::num::NonZeroUsize>,
@@ -281,16 +288,21 @@ enum AccessLogForm {
 }
 
 /// Runs until a signal ends it.
-pub(crate) fn run(args: GatewayArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(args: GatewayArgs, settings: Vec<SettingView>) -> Result<Exit, Failure> {
     // While there is one thread.
     let passed = take_passed_sockets();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(2).thread_name("control");
-    signals::serve(&mut runtime, |signals| serve(args, passed, signals))
+    signals::serve(&mut runtime, |signals| serve(args, settings, passed, signals))
 }
 
 /// A signal ends the gateway in good order, however far it has come.
-async fn serve(args: GatewayArgs, passed: PassedSockets, mut signals: Signals) -> Result<Exit, Failure> {
+async fn serve(
+    args: GatewayArgs,
+    settings: Vec<SettingView>,
+    passed: PassedSockets,
+    mut signals: Signals,
+) -> Result<Exit, Failure> {
     let own = OwnCommand::of_this_process();
     let tasks = Tasks::default();
     let _stopping = tasks.stop_when_dropped();
@@ -330,6 +342,7 @@ async fn serve(args: GatewayArgs, passed: PassedSockets, mut signals: Signals) -
         gate,
         &tasks,
     )?;
+    config.settings = settings.into();
     if let Some(renewal) = source.renewal(join_token) {
         config.renewal = CertificateRenewal::FromCa(renewal);
     }

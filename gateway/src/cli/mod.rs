@@ -39,6 +39,7 @@ mod ruling;
 mod schema;
 mod secure;
 mod service_table;
+mod settings;
 mod signals;
 mod spread;
 mod start_failure;
@@ -52,7 +53,8 @@ mod zone_sync;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use causeway_api::admin::view::SettingView;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use admin_args::AdminArgs;
 pub use failure::{Exit, Failure};
@@ -106,8 +108,13 @@ enum Command {
 /// Parses the command line of this process and does what it says.
 #[must_use]
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches();
+    let parsed = parsed.and_then(|parsed| {
+        let cli = Cli::from_arg_matches(&parsed).map_err(|error| error.format(&mut Cli::command()))?;
+        Ok((cli, parsed))
+    });
+    let (cli, parsed) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are asked for; everything else is wrong usage. A closed pipe is not worth a word.
             let _ = error.print();
@@ -119,13 +126,13 @@ pub fn run() -> ExitCode {
             .into();
         }
     };
-    match dispatch(cli.command) {
+    match dispatch(cli.command, &parsed) {
         Ok(exit) => exit.into(),
         Err(failure) => failure.report().into(),
     }
 }
 
-fn dispatch(command: Command) -> Result<Exit, Failure> {
+fn dispatch(command: Command, parsed: &ArgMatches) -> Result<Exit, Failure> {
     match command {
         Command::Validate(args) => validate::run(&args),
         Command::Schema(args) => schema::run(&args),
@@ -133,7 +140,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Apply(args) => block_on(apply::run(args)),
         Command::Rollback(args) => block_on(rollback::run(args)),
         Command::Demo(args) => demo::run(&args),
-        Command::Gateway(args) => gateway::run(*args),
+        Command::Gateway(args) => gateway::run(*args, settings_of("gateway", parsed)),
         Command::ZoneSync(args) => zone_sync::run(args),
         Command::Ca(args) => ca::run(*args),
         Command::Token(args) => token::run(args),
@@ -148,6 +155,15 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Completion(args) => completion::run(&args, &mut Cli::command()),
         Command::Man(args) => man::run(&args, &Cli::command()),
     }
+}
+
+/// Settings of a command that was parsed.
+fn settings_of(command: &str, parsed: &ArgMatches) -> Vec<SettingView> {
+    let tree = Cli::command();
+    let known = tree
+        .find_subcommand(command)
+        .zip(parsed.subcommand_matches(command));
+    known.map_or_else(Vec::new, |(command, parsed)| settings::in_force(command, parsed))
 }
 
 /// Runs a client command on a runtime of its own; one thread is plenty to wait on a socket.

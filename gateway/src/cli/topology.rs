@@ -77,7 +77,7 @@ async fn put(admin: &Endpoint, text: &str, onto: Onto, dry_run: bool) -> Result<
 }
 
 /// Added below a change of a zone's virtual addresses.
-const VIPS_NOTE: &str = "  ! names of this zone move to other addresses at once: clients that hold one of before are refused until they ask again\n";
+const VIPS_NOTE: &str = "  ! names of this zone move to other addresses at once: clients that hold one of before are served for --keep-vips of its gateways (10m), and then refused until they ask again\n";
 
 /// One change a line, in the colours that people know from other diffs.
 pub(super) fn lines(changes: &[ChangeView], colour: bool) -> String {

@@ -251,6 +251,8 @@ async fn start(
         tls_listen: Vec::new(),
         tls_outlive: Default::default(),
         redirect_port: None,
+        settings: Arc::default(),
+        keep_vips: Duration::ZERO,
         instances_folder: None,
         registration: None,
         gate: causeway_api::credentials::Gate::default(),

@@ -76,6 +76,7 @@ async fn start_admin(
         tasks: config.tasks.clone(),
         descriptors: known.descriptors.clone(),
         handed: config.handed.sockets.clone(),
+        settings: config.settings.clone(),
         started: begun,
     };
     let by_itself = socket_by_itself(config, &state).await;

@@ -4,11 +4,12 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use causeway_api::{
-    admin::{AdminConfig, AdminError},
+    admin::{AdminConfig, AdminError, view::SettingView},
     credentials::Gate,
     registration::{RegistrationConfig, RegistrationError},
 };
@@ -41,6 +42,8 @@ pub struct GatewayConfig {
     pub tls_outlive: Outlive,
     /// Port that the kernel redirects clients of virtual addresses to; `None`: each address is listened on.
     pub redirect_port: Option<u16>,
+    /// Time for which virtual addresses are still taken after the zone's `vips` have changed.
+    pub keep_vips: Duration,
     /// No listen address: no DNS.
     pub dns: DnsConfig,
     /// Addresses that the admin API listens on; empty: nowhere.
@@ -66,6 +69,8 @@ pub struct GatewayConfig {
     pub tasks: Tasks,
     /// Data threads; one per core is best.
     pub threads: usize,
+    /// Flags that all this comes from, to be shown.
+    pub settings: Arc<[SettingView]>,
     pub handed: Handed,
 }
 

@@ -339,6 +339,7 @@ fn open_vips(config: &GatewayConfig, snapshots: &Snapshots) -> Result<Arc<VipTab
         Storage::Folder(folder) => VipTable::open(folder, SystemTime::now())?,
         Storage::Memory => VipTable::in_memory(),
     };
+    let vips = vips.keep_former(config.keep_vips);
     // Once here, so that the listeners of a gateway that has just started are not late.
     if let Err(error) = vips.refresh(&snapshots.load(), SystemTime::now()) {
         tracing::error!(

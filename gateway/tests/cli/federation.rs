@@ -244,6 +244,7 @@ pub fn state() -> AdminState {
         tasks: Tasks::default(),
         descriptors: Descriptors::default(),
         handed: HandedSockets::default(),
+        settings: Arc::default(),
         started: Instant::now(),
     }
 }

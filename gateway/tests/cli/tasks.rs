@@ -142,6 +142,8 @@ fn config(folder: &Path, attached: bool) -> GatewayConfig {
         tls_listen: vec![any()],
         tls_outlive: Default::default(),
         redirect_port: None,
+        settings: Arc::default(),
+        keep_vips: Duration::ZERO,
         instances_folder: (!attached).then(|| folder.join("instances")),
         registration: Some(RegistrationConfig {
             listen: any(),

@@ -75,6 +75,12 @@ impl Federation {
         Ok(addresses)
     }
 
+    /// Range of virtual addresses that nobody else has; the zones of the plan have the first ones.
+    #[must_use]
+    pub fn virtual_range(&self, number: u8) -> String {
+        self.block.virtual_range(number)
+    }
+
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.zones.keys().cloned().collect()

@@ -61,6 +61,7 @@ pub(super) fn router(state: AdminState, entry: GatedListener, hosts: guard::Host
         .route("/v1/checks", get(checks))
         .route("/v1/explain", get(explained))
         .route("/v1/socket", get(socket))
+        .route("/v1/settings", get(settings))
         .route("/v1/instances/{service}/{id}", put(register).delete(deregister))
         .route("/v1/instances/{service}/{id}/renew", post(renew))
         .fallback(not_found)
@@ -82,7 +83,7 @@ async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
 async fn not_found(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     ApiError::not_found(format!("there is nothing at {path}"))
-        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, trust, checks, explain, sources, socket")
+        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, trust, checks, explain, sources, socket, settings")
 }
 
 async fn wrong_method() -> ApiError {
@@ -174,6 +175,11 @@ async fn zones(State(state): State<AdminState>) -> Response {
         &state.tunnels.siblings_apart(),
     );
     answer(Envelope::new("zones", &snapshot, items))
+}
+
+async fn settings(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.load_full();
+    answer(Envelope::new("settings", &snapshot, state.settings.to_vec()))
 }
 
 async fn services(

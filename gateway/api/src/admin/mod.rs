@@ -89,6 +89,8 @@ pub struct AdminState {
     pub descriptors: Descriptors,
     /// Sockets of the process before, and those for the next.
     pub handed: HandedSockets,
+    /// Flags that this process was started with.
+    pub settings: Arc<[view::SettingView]>,
     pub started: Instant,
 }
 

@@ -51,3 +51,17 @@ pub(super) fn exists(snapshot: &Snapshot, target: &Target) -> bool {
             .as_ref()
             .is_none_or(|zone| topology.zones.contains_key(zone))
 }
+
+/// Every service that this zone may see.
+pub(super) fn visible_services(snapshot: &Snapshot) -> Vec<ServiceName> {
+    let services = snapshot.topology.services.iter();
+    services
+        .filter(|(name, service)| is_visible(snapshot, name, service))
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// Tells whether a name can still be asked for and there are instances with its tags.
+pub(super) fn in_use(known: &KnownTags, snapshot: &Snapshot, target: &Target) -> bool {
+    exists(snapshot, target) && known.has_all(target)
+}

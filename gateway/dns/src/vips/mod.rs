@@ -7,10 +7,17 @@
 //! every service is at the gateway's own address, and its port tells it apart. That mode has no addresses for names by tag
 //! and by zone, because one port cannot tell them apart.
 //!
+//! When the zone's `vips` change, names have other addresses at once, and those of before are taken for a while longer
+//! ([`VipTable::keep_former`]).
+//!
 //! This module binds no socket: the egress listens on what [`VipTable::bindings`] says.
 
 mod allocator;
+mod bindings;
 mod derived;
+mod error;
+mod follow;
+mod former;
 mod known;
 mod labels;
 mod listening;
@@ -22,6 +29,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use error::VipsError;
+pub use follow::follow;
 pub(crate) use known::is_visible;
 pub(crate) use labels::tag_label;
 pub use listening::Listening;
@@ -29,4 +38,4 @@ pub use names::{Vip, VipNames};
 pub use pool::RangeFull;
 pub use room::NoRoomForName;
 pub use store::VipStoreError;
-pub use table::{VipTable, VipsError, follow};
+pub use table::VipTable;

@@ -11,10 +11,12 @@ use causeway_routing::target::Target;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::{allocator::Allocation, names::Vip};
+use super::{allocator::Allocation, former::FormerVip, names::Vip};
 
 /// Target as JSON to addresses and time as JSON: readable by any version and by eye.
 const VIPS: TableDefinition<'_, &str, &str> = TableDefinition::new("vips");
+/// Former addresses as JSON, in the order in which they were kept.
+const FORMER: TableDefinition<'_, u64, &str> = TableDefinition::new("former");
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Row {
@@ -89,6 +91,7 @@ impl VipStore {
         })?;
         let transaction = database.begin_write()?;
         transaction.open_table(VIPS)?;
+        transaction.open_table(FORMER)?;
         transaction.commit()?;
         let rows = read(&database)?;
         let path = path.to_owned();
@@ -109,6 +112,39 @@ impl VipStore {
                 path: self.path.clone(),
                 source: Box::new(source),
             })
+    }
+
+    /// Reads the former addresses.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn former(&self) -> Result<Vec<FormerVip>, VipStoreError> {
+        read_former(&self.database).map_err(|source| open_error(&self.path, source))
+    }
+
+    /// Writes the former addresses in the place of those that are there. Blocks until they are on disk.
+    ///
+    /// # Errors
+    /// When the disk refuses. The file is then as it was.
+    pub(super) fn write_former(&self, former: &[FormerVip]) -> Result<(), VipStoreError> {
+        self.try_write_former(former)
+            .map_err(|source| VipStoreError::Write {
+                path: self.path.clone(),
+                source: Box::new(source),
+            })
+    }
+
+    fn try_write_former(&self, former: &[FormerVip]) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        transaction.delete_table(FORMER)?;
+        {
+            let mut table = transaction.open_table(FORMER)?;
+            for (number, former) in (0..).zip(former) {
+                table.insert(number, json(former)?.as_str())?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
     }
 
     fn try_write(&self, changed: &[(Target, Allocation)], removed: &[Target]) -> Result<(), redb::Error> {
@@ -141,6 +177,16 @@ fn read(database: &Database) -> Result<Vec<(Target, Allocation)>, redb::Error> {
         rows.push((target, Allocation { vip, seen }));
     }
     Ok(rows)
+}
+
+fn read_former(database: &Database) -> Result<Vec<FormerVip>, redb::Error> {
+    let table = database.begin_read()?.open_table(FORMER)?;
+    let mut former = Vec::new();
+    for row in table.iter()? {
+        // What another version wrote and this one does not understand is passed over.
+        former.extend(serde_json::from_str::<FormerVip>(row?.1.value()).ok());
+    }
+    Ok(former)
 }
 
 fn json(value: &impl Serialize) -> Result<String, redb::Error> {

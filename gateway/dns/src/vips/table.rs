@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,7 +14,7 @@ use causeway_federation::{
     topology::{Topology, Vips},
 };
 use causeway_routing::{
-    snapshot::{Snapshot, Snapshots},
+    snapshot::Snapshot,
     target::{Bindings, Target},
 };
 use parking_lot::Mutex;
@@ -22,34 +22,22 @@ use tokio::sync::watch;
 
 use super::{
     allocator::{Allocation, Allocator, ranges},
-    known::{Contested, contested, exists, is_visible},
-    labels::{KnownTags, TagIndex, tag_label},
+    bindings::bindings,
+    error::VipsError,
+    former::{FormerVips, end_of, moved},
+    known::{Contested, contested, exists, in_use, visible_services},
+    labels::{TagIndex, tag_label},
     listening::Listening,
     names::{LastAsked, NarrowedName, Vip, VipNames},
     pool::RangeFull,
-    room::{HeldName, NoRoomForName, make_room},
+    room::{HeldName, make_room},
     store::{VipStore, VipStoreError},
 };
 
 /// File name below the data folder.
 const FILE: &str = "vips.redb";
 /// Interval at which the times at which names were last known are brought up to date, in seconds: an hour.
-const TOUCH_SECONDS: u64 = 3600;
-
-/// Reason why a name has no virtual address.
-#[derive(Debug, thiserror::Error)]
-pub enum VipsError {
-    #[error("cannot give every name a virtual address")]
-    RangeFull(#[source] RangeFull),
-    #[error(transparent)]
-    NoRoom(NoRoomForName),
-    #[error("names by tag and by zone have no address when all services share the gateway's own")]
-    SharedAddress,
-    #[error("`{0}` is not in the topology")]
-    UnknownName(String),
-    #[error("virtual addresses will not outlive a restart")]
-    Store(#[source] VipStoreError),
-}
+pub(super) const TOUCH_SECONDS: u64 = 3600;
 
 /// Table of which virtual address stands for which name. Shared by mesh DNS, the egress and the admin API.
 #[derive(Debug)]
@@ -58,6 +46,8 @@ pub struct VipTable {
     writer: Mutex<Writer>,
     bindings: watch::Sender<Bindings>,
     listening: Arc<Listening>,
+    /// Time for which former addresses are taken, in seconds.
+    keep_former: u64,
 }
 
 #[derive(Debug)]
@@ -72,6 +62,9 @@ struct Writer {
     visible: Vec<ServiceName>,
     tags: TagIndex,
     contested: Contested,
+    former: FormerVips,
+    /// Addresses of names before the last change of `vips`, until it is known which of them these still have.
+    before: Vec<(Target, Vip)>,
     /// One for each name by tag and by zone.
     asked: BTreeMap<Target, LastAsked>,
     touched: u64,
@@ -97,7 +90,19 @@ impl VipTable {
     /// When the file cannot be opened. A corrupt one is set aside instead.
     pub fn open(data: &Path, now: SystemTime) -> Result<Self, VipStoreError> {
         let (store, loaded) = VipStore::open(&data.join(FILE), unix_seconds(now))?;
-        Ok(Self::with(Some(store), loaded))
+        let former = FormerVips::read(&store);
+        let table = Self::with(Some(store), loaded);
+        table.writer.lock().former = former;
+        Ok(table)
+    }
+
+    /// Has the addresses that names had before a change of `vips` taken for `time` after it; without this they are not.
+    #[must_use]
+    pub fn keep_former(self, time: Duration) -> Self {
+        Self {
+            keep_former: time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)),
+            ..self
+        }
     }
 
     /// A table that forgets everything when it is dropped.
@@ -118,11 +123,14 @@ impl VipTable {
                 visible: Vec::new(),
                 tags: TagIndex::default(),
                 contested: Contested::new(),
+                former: FormerVips::default(),
+                before: Vec::new(),
                 asked: BTreeMap::new(),
                 touched: 0,
             }),
             bindings: watch::Sender::default(),
             listening: Arc::default(),
+            keep_former: 0,
         }
     }
 
@@ -166,8 +174,12 @@ impl VipTable {
         let narrowed = writer.allocator.allocations().map(|(target, _)| target);
         let contested = contested(writer.tags.known(), narrowed);
         let same_names = same_topology && writer.visible == visible && writer.contested == contested;
+        let ended = writer.former.forget_ended(now, self.keep_former);
+        if ended {
+            writer.former.save(writer.store.as_ref());
+        }
         if same_names && !touch {
-            if learned {
+            if learned || ended {
                 self.publish(&mut writer, snapshot, now);
             }
             return Ok(());
@@ -182,6 +194,7 @@ impl VipTable {
         writer.topology = Some(snapshot.topology.clone());
         writer.visible = visible;
         let mut change = writer.allocate_services(snapshot, now);
+        writer.keep_moved(now, self.keep_former, &mut change);
         if touch {
             writer.touch(snapshot, now, &mut change);
         }
@@ -191,6 +204,12 @@ impl VipTable {
             Some(full) => Err(VipsError::RangeFull(full)),
             None => stored,
         }
+    }
+
+    /// Time at which the next former addresses end, from when on a [`VipTable::refresh`] has them taken no more.
+    pub(super) fn former_end(&self) -> Option<SystemTime> {
+        let end = self.writer.lock().former.next_end()?;
+        UNIX_EPOCH.checked_add(Duration::from_secs(end))
     }
 
     /// Gives a name by tag or by zone its address when it is first asked for, and publishes it before it returns. May
@@ -235,7 +254,7 @@ impl VipTable {
     fn publish(&self, writer: &mut Writer, snapshot: &Snapshot, now: u64) {
         writer.keep_times(now);
         let names = writer.names(snapshot);
-        let bindings: Bindings = Arc::new(bindings(&names, snapshot));
+        let bindings: Bindings = Arc::new(bindings(&names, &writer.former, snapshot));
         if **self.names.load() != names {
             self.names.store(Arc::new(names));
         }
@@ -249,38 +268,6 @@ impl VipTable {
     }
 }
 
-fn visible_services(snapshot: &Snapshot) -> Vec<ServiceName> {
-    let services = snapshot.topology.services.iter();
-    services
-        .filter(|(name, service)| is_visible(snapshot, name, service))
-        .map(|(name, _)| name.clone())
-        .collect()
-}
-
-fn in_use(known: &KnownTags, snapshot: &Snapshot, target: &Target) -> bool {
-    exists(snapshot, target) && known.has_all(target)
-}
-
-fn bindings(names: &VipNames, snapshot: &Snapshot) -> BTreeMap<SocketAddr, Target> {
-    let services = &snapshot.topology.services;
-    let whole = names
-        .services
-        .iter()
-        .map(|(name, vip)| (Target::service(name.clone()), *vip));
-    let narrowed = names
-        .narrowed
-        .iter()
-        .map(|(target, name)| (target.clone(), name.vip));
-    whole
-        .chain(narrowed)
-        .filter_map(|(target, vip)| Some((services.get(&target.service)?.port, target, vip)))
-        .flat_map(|(port, target, vip)| {
-            let addresses = vip.addresses();
-            addresses.map(move |address| (SocketAddr::new(address, port), target.clone()))
-        })
-        .collect()
-}
-
 impl Writer {
     fn take_up_ranges(&mut self, vips: &Vips) {
         if self.vips.as_ref() == Some(vips) {
@@ -292,17 +279,47 @@ impl Writer {
                 .allocations()
                 .map(|(target, held)| (target.clone(), *held)),
         );
-        let held = earlier.len();
-        self.allocator = Allocator::new(vips, earlier);
-        let lost = held.saturating_sub(self.allocator.allocations().count());
-        if lost > 0 && self.vips.is_some() {
-            tracing::warn!(
-                lost,
-                "the zone's `vips` changed and names have other addresses: clients that hold one of before are refused until they ask again"
-            );
+        self.before = earlier
+            .iter()
+            .map(|(target, held)| (target.clone(), held.vip))
+            .collect();
+        if let Some(address) = self.shares_address() {
+            let vip = Vip::of(Some(address), None);
+            let services = self.visible.iter().cloned();
+            self.before
+                .extend(services.map(|name| (Target::service(name), vip)));
         }
+        self.allocator = Allocator::new(vips, earlier);
         self.vips = Some(vips.clone());
         self.topology = None;
+    }
+
+    /// Has the addresses that names lost by a change of `vips` taken for `time` more, and forgets on disk that they had them: else the
+    /// next process would find them lost once more.
+    fn keep_moved(&mut self, now: u64, time: u64, change: &mut Change) {
+        let before = std::mem::take(&mut self.before);
+        for (target, had) in &before {
+            match self.allocator.allocation(target) {
+                None => change.removed.push(target.clone()),
+                Some(held) if held.vip != *had => change.changed.push((target.clone(), held)),
+                Some(_) => {}
+            }
+        }
+        let shared = self.shares_address().map(|address| Vip::of(Some(address), None));
+        let has = |target: &Target| self.allocator.allocation(target).map(|held| held.vip).or(shared);
+        let moved = moved(&before, has);
+        if moved.is_empty() {
+            return;
+        }
+        tracing::warn!(
+            names = moved.len(), taken_for = ?Duration::from_secs(time),
+            "names have other addresses than before: clients that hold one of before are served for so long, and then \
+             refused until they ask again"
+        );
+        if time > 0 {
+            self.former.keep(moved, end_of(now, time));
+            self.former.save(self.store.as_ref());
+        }
     }
 
     fn shares_address(&self) -> Option<IpAddr> {
@@ -465,33 +482,6 @@ impl Writer {
                 let held = names.held.entry(target.service.clone()).or_default();
                 held.add(key, value);
             }
-        }
-    }
-}
-
-/// Keeps `table` current with every snapshot. A full range is logged when it comes up, not at every snapshot.
-pub async fn follow(table: Arc<VipTable>, snapshots: Snapshots, mut generations: watch::Receiver<u64>) {
-    let mut reported = String::new();
-    let mut hourly = tokio::time::interval(Duration::from_secs(TOUCH_SECONDS));
-    loop {
-        generations.borrow_and_update();
-        let (table, snapshot) = (table.clone(), snapshots.load_full());
-        let refresh = tokio::task::spawn_blocking(move || table.refresh(&snapshot, SystemTime::now()));
-        match refresh.await {
-            Ok(Ok(())) => reported.clear(),
-            Ok(Err(error)) if error.to_string() != reported => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "virtual addresses are not complete"
-                );
-                reported = error.to_string();
-            }
-            // Reported before, or the runtime is ending.
-            Ok(Err(_)) | Err(_) => {}
-        }
-        tokio::select! {
-            changed = generations.changed() => if changed.is_err() { return },
-            _ = hourly.tick() => {}
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// A snapshot of zone `east` with these services, and as many zones beside it as `zones` says.
-fn snapshot(vips: &str, services: &[&str], zones: usize) -> Snapshot {
+pub(super) fn snapshot(vips: &str, services: &[&str], zones: usize) -> Snapshot {
     let others: String = (0..zones)
         .map(|i| format!("  z{i}: {{ gateways: ['z{i}.example:7800'] }}\n"))
         .collect();
@@ -256,6 +256,99 @@ fn a_change_of_mode_is_taken_up() {
     }
     assert_eq!(seen[0], seen[3]);
     assert!(seen[1].v4.is_none() && seen[1].v6.is_some());
+}
+
+#[test]
+fn addresses_of_before_are_taken_for_a_while_after_a_change_over_a_restart_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        VipTable::open(folder.path(), at(1))
+            .unwrap()
+            .keep_former(Duration::from_secs(600))
+    };
+    let bound =
+        |table: &VipTable, at: SocketAddr| table.bindings().borrow().get(&at).map(ToString::to_string);
+    let table = open();
+    let names = ["orders", "web"];
+    let snapshots = [LOOPBACK, "{ loopback: 127.32.0.0/16 }"].map(|vips| snapshot(vips, &names, 1));
+    table.refresh(&snapshots[0], at(1)).unwrap();
+    let by_zone = table.claim(&snapshots[0], &in_zone("web", "z0"), at(1)).unwrap();
+    let address = |table: &VipTable, service: &str| {
+        let vip = table.names().service(service).unwrap();
+        SocketAddr::new(vip.addresses().next().unwrap(), 8080)
+    };
+    let before = names.map(|name| address(&table, name));
+    let by_zone = SocketAddr::new(by_zone.addresses().next().unwrap(), 8080);
+    table.refresh(&snapshots[1], at(100)).unwrap();
+    let now = names.map(|name| address(&table, name));
+    assert!(
+        before.iter().all(|held| !now.contains(held)),
+        "{before:?} {now:?}"
+    );
+    assert_eq!(table.former_end(), Some(at(701)));
+    drop(table);
+    let table = open();
+    table.refresh(&snapshots[1], at(700)).unwrap();
+    for (name, held) in names.iter().zip(&before) {
+        assert_eq!(bound(&table, *held).as_deref(), Some(*name));
+    }
+    assert!(bound(&table, by_zone).is_some(), "names by zone too");
+    assert!(
+        table.names().target_at(before[0].ip()).is_none(),
+        "nobody is told of it"
+    );
+    table.refresh(&snapshots[1], at(701)).unwrap();
+    assert_eq!(bound(&table, before[0]), None);
+    assert_eq!(bound(&table, now[0]).as_deref(), Some("orders"));
+    assert_eq!(table.former_end(), None);
+    drop(table);
+    let table = open();
+    table.refresh(&snapshots[1], at(800)).unwrap();
+    assert_eq!(table.former_end(), None, "nor after a restart");
+    assert_eq!(bound(&table, by_zone), None);
+}
+
+#[test]
+fn an_address_of_before_is_nobodys_once_its_name_is_gone_or_the_setting_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |kept| {
+        VipTable::open(folder.path(), at(1))
+            .unwrap()
+            .keep_former(Duration::from_secs(kept))
+    };
+    let other = "{ loopback: 127.32.0.0/16 }";
+    let table = open(600);
+    table.refresh(&snapshot(LOOPBACK, &["orders"], 0), at(1)).unwrap();
+    table.refresh(&snapshot(other, &["orders"], 0), at(2)).unwrap();
+    assert_eq!(table.bindings().borrow().len(), 2);
+    table.refresh(&snapshot(other, &["web"], 0), at(3)).unwrap();
+    assert_eq!(table.bindings().borrow().len(), 1, "of orders there is none");
+    table.refresh(&snapshot(other, &["orders"], 0), at(4)).unwrap();
+    assert_eq!(table.bindings().borrow().len(), 2);
+    drop(table);
+    let table = open(0);
+    table.refresh(&snapshot(other, &["orders"], 0), at(5)).unwrap();
+    assert_eq!(table.bindings().borrow().len(), 1);
+}
+
+#[test]
+fn the_gateways_own_address_of_before_is_taken_after_a_change_of_mode() {
+    let table = VipTable::in_memory().keep_former(Duration::from_secs(600));
+    table
+        .refresh(&snapshot("{ address: 127.64.0.9 }", &["orders"], 0), at(1))
+        .unwrap();
+    let held: SocketAddr = "127.64.0.9:8080".parse().unwrap();
+    assert!(table.bindings().borrow().contains_key(&held));
+    table.refresh(&snapshot(LOOPBACK, &["orders"], 0), at(2)).unwrap();
+    assert_eq!(
+        table.bindings().borrow().len(),
+        2,
+        "the gateway's own address and the new one"
+    );
+    table
+        .refresh(&snapshot("{ address: 127.64.0.9 }", &["web"], 0), at(3))
+        .unwrap();
+    assert_eq!(table.bindings().borrow()[&held].to_string(), "web");
 }
 
 /// One gateway's exports of `orders`, each with a tag of its own.

@@ -1,5 +1,7 @@
 //! The settings that flags of `causeway gateway` make.
 
+use std::{sync::Arc, time::Duration};
+
 use causeway_api::{
     admin::{AdminAddress, AdminConfig},
     credentials::Gate,
@@ -66,6 +68,11 @@ pub(super) fn config(
         tls_listen: args.tls_listen.clone(),
         tls_outlive: args.tls_outlive,
         redirect_port: redirect_port(matches!(args.capture, CaptureName::Redirect), args.redirect_port)?,
+        // Of a redirect the kernel knows the ranges of now alone.
+        keep_vips: match args.capture {
+            CaptureName::Redirect => Duration::ZERO,
+            CaptureName::Listeners => args.keep_vips,
+        },
         dns: DnsConfig {
             listen: args.dns.clone(),
             upstreams: args.dns_upstream.clone(),
@@ -88,6 +95,7 @@ pub(super) fn config(
         half_closed_limit: half_closed_limit(args.half_closed_timeout)?,
         keepalive: keepalive(args.tcp_keepalive)?,
         threads: args.data_threads(),
+        settings: Arc::default(),
         handed: Handed::default(),
         metrics,
         tasks: tasks.clone(),

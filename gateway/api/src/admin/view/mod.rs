@@ -8,6 +8,7 @@ mod exchange;
 mod exports;
 mod instances;
 mod services;
+mod settings;
 mod topology;
 mod trust;
 mod tunnels;
@@ -24,6 +25,7 @@ pub use exchange::{ExchangeView, RefusalView, exchange};
 pub use exports::{ExportView, RecordView, exports, records};
 pub use instances::{FailureView, InstanceView, instances};
 pub use services::{ArmView, Count, ServiceView, ServiceZone, TierView, services};
+pub use settings::{SettingSource, SettingView};
 pub use topology::{
     ChangeView, ChangesView, GenerationView, TopologyView, changes, generations, outcome, topology,
 };
