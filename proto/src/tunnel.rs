@@ -99,6 +99,8 @@ mod tests {
             gives_back: true,
             takes_warm: true,
             sticky: u64::MAX,
+            port: "x".repeat(15),
+            primary_port: true,
         };
         let kind = Some(stream_header::Kind::Connect(connect));
         assert!(encode_frame(&StreamHeader { kind }).is_ok());

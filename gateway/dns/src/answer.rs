@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use causeway_federation::{name::ZoneName, topology::Topology};
+use causeway_federation::{
+    name::{PortName, ZoneName},
+    topology::Topology,
+};
 use causeway_routing::{snapshot::Snapshot, target::Target};
 use hickory_proto::{
     op::ResponseCode,
@@ -148,7 +151,9 @@ impl Asked<'_> {
             NamePlace::Apex => self.at_apex(),
             NamePlace::Zone(zone) => self.zone(&zone),
             NamePlace::Name(target) => self.named(&target),
-            NamePlace::ServiceRecord(target) if self.kind == RecordType::SRV => self.with_vip(&target),
+            NamePlace::ServiceRecord(binding) if self.kind == RecordType::SRV => {
+                self.with_vip(&binding.target, binding.port.as_ref())
+            }
             NamePlace::ServiceRecord(_) => self.no_data(),
         }
     }
@@ -253,7 +258,7 @@ impl Asked<'_> {
 
     fn named(&self, target: &Target) -> Resolution {
         match self.kind {
-            RecordType::A | RecordType::AAAA | RecordType::SRV => self.with_vip(target),
+            RecordType::A | RecordType::AAAA | RecordType::SRV => self.with_vip(target, None),
             RecordType::TXT => found(
                 status(self.view.snapshot, target)
                     .into_iter()
@@ -264,7 +269,8 @@ impl Asked<'_> {
         }
     }
 
-    fn with_vip(&self, target: &Target) -> Resolution {
+    /// `port` is that of an SRV record; `None`: the primary one.
+    fn with_vip(&self, target: &Target, port: Option<&PortName>) -> Resolution {
         let Some(vip) = self.view.names.vip(target) else {
             return self.without_vip(target);
         };
@@ -273,7 +279,7 @@ impl Asked<'_> {
             return server_failure();
         }
         let resolution = match self.kind {
-            RecordType::SRV => self.service_record(target, vip),
+            RecordType::SRV => self.service_record(target, port, vip),
             kind => self.found_or_no_data(self.addresses(self.name, kind, vip.addresses())),
         };
         match resolution {
@@ -285,24 +291,27 @@ impl Asked<'_> {
         }
     }
 
-    /// Leaves out addresses at which some other program has the port.
+    /// Leaves out addresses at which some other program has a port of the service: whoever has the address may connect to any of them.
     fn listened_on(&self, target: &Target, vip: Vip) -> Vip {
         let Some(service) = self.topology().services.get(&target.service) else {
             return vip;
         };
         let listening = self.view.listening;
-        vip.only(|address| listening.may_be_given_out(SocketAddr::new(address, service.port)))
+        vip.only(|address| {
+            let mut ports = service.ports.iter();
+            ports.all(|port| listening.may_be_given_out(SocketAddr::new(address, port.number)))
+        })
     }
 
-    fn service_record(&self, target: &Target, vip: Vip) -> Resolution {
-        let service = self.topology().services.get(&target.service);
-        let (Some(service), Some(host)) = (service, self.canonical(target)) else {
+    fn service_record(&self, target: &Target, port: Option<&PortName>, vip: Vip) -> Resolution {
+        let port = self.topology().port_of(&target.service, port);
+        let (Some(port), Some(host)) = (port, self.canonical(target)) else {
             return self.no_data();
         };
         let mut additionals = self.addresses(&host, RecordType::A, vip.addresses());
         additionals.extend(self.addresses(&host, RecordType::AAAA, vip.addresses()));
         Resolution::Answer(Sections {
-            answers: vec![self.record(RData::SRV(SRV::new(0, 0, service.port, host)))],
+            answers: vec![self.record(RData::SRV(SRV::new(0, 0, port.number, host)))],
             additionals,
             ..Sections::default()
         })

@@ -192,18 +192,15 @@ impl Handler {
     /// Gives `target` its address and waits for the egress to listen there.
     async fn claim(&self, target: Target) {
         let (vips, snapshot) = (self.vips.clone(), self.snapshots.load_full());
-        let port = snapshot
-            .topology
-            .services
-            .get(&target.service)
-            .map(|service| service.port);
+        let service = snapshot.topology.services.get(&target.service);
+        let ports = service.map(|service| service.ports.iter().map(|port| port.number).collect::<Vec<_>>());
         let name = target.to_string();
         let claim = tokio::task::spawn_blocking(move || vips.claim(&snapshot, &target, SystemTime::now()));
-        match (claim.await, port) {
-            (Ok(Ok(vip)), Some(port)) => {
+        match (claim.await, ports) {
+            (Ok(Ok(vip)), Some(ports)) => {
                 let addresses: Vec<SocketAddr> = vip
                     .addresses()
-                    .map(|address| SocketAddr::new(address, port))
+                    .flat_map(|address| ports.iter().map(move |port| SocketAddr::new(address, *port)))
                     .collect();
                 if !self.vips.listening().wait_for(&addresses).await {
                     tracing::debug!(%name, ?addresses, "the egress does not listen on a new virtual address yet");

@@ -5,7 +5,8 @@
 //! | `orders` | the service |
 //! | `version-v2.orders` | its instances with that tag; up to three tags in any order |
 //! | `orders.west.zone`, `version-v2.orders.west.zone` | its instances in one zone |
-//! | `_orders._tcp.orders`, `_http._tcp.orders` | the same, for SRV (RFC 2782) |
+//! | `_orders._tcp.orders`, `_http._tcp.orders` | the same, for SRV (RFC 2782): its primary port, by the service's name or its protocol |
+//! | `_admin._tcp.orders` | its port of that name, before all else that the word could mean |
 //! | `west.zone` | the zone itself |
 //!
 //! A tag's label is `key-value`, matched against the tags that are known of the service. A label that two known tags share
@@ -13,9 +14,12 @@
 
 use causeway_federation::{
     name::{ServiceName, Tags, ZoneName},
-    topology::{Protocol, Service},
+    topology::{Protocol, Service, ServicePort},
 };
-use causeway_routing::{snapshot::Snapshot, target::Target};
+use causeway_routing::{
+    snapshot::Snapshot,
+    target::{Binding, Target},
+};
 
 use crate::vips::{VipNames, is_visible, tag_label};
 
@@ -35,7 +39,7 @@ pub(super) enum NamePlace {
     Zone(ZoneName),
     Name(Target),
     /// A name that has only SRV records: `_orders._tcp.orders`.
-    ServiceRecord(Target),
+    ServiceRecord(Binding),
     Nothing,
 }
 
@@ -104,36 +108,39 @@ fn service_record(snapshot: &Snapshot, names: &VipNames, labels: &[&str]) -> Nam
     };
     if let [transport, rest @ ..] = labels
         && let Some((_, service)) = named(rest)
-        && *transport == transport_label(service)
+        && service
+            .ports
+            .iter()
+            .any(|port| *transport == transport_label(port))
     {
         return NamePlace::Between;
     }
     if let [name, transport, rest @ ..] = labels
         && let Some((target, service)) = named(rest)
-        && *transport == transport_label(service)
-        && name
+        && let Some(port) = name
             .strip_prefix('_')
-            .is_some_and(|name| name == target.service.as_str() || name == protocol_word(service.protocol))
+            .and_then(|name| port_called(service, &target.service, name))
+        && *transport == transport_label(port)
     {
-        return NamePlace::ServiceRecord(target);
+        let port = port.name.clone();
+        return NamePlace::ServiceRecord(Binding { target, port });
     }
     NamePlace::Nothing
 }
 
-fn transport_label(service: &Service) -> &'static str {
-    match service.protocol {
-        Protocol::Udp => "_udp",
-        _ => "_tcp",
-    }
+/// The port of this name; the primary one also by the name of its service, and by its protocol.
+fn port_called<'s>(service: &'s Service, own: &ServiceName, name: &str) -> Option<&'s ServicePort> {
+    let is_called = |port: &&ServicePort| port.name.as_ref().is_some_and(|own| own.as_str() == name);
+    let primary = &service.ports.primary;
+    let is_primary = name == own.as_str() || name == primary.protocol.word();
+    let named = service.ports.iter().find(is_called);
+    named.or_else(|| is_primary.then_some(primary))
 }
 
-pub(super) fn protocol_word(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Http => "http",
-        Protocol::Grpc => "grpc",
-        Protocol::Tls => "tls",
-        Protocol::Udp => "udp",
+fn transport_label(port: &ServicePort) -> &'static str {
+    match port.protocol {
+        Protocol::Udp => "_udp",
+        _ => "_tcp",
     }
 }
 

@@ -6,28 +6,24 @@ use causeway_routing::{
     target::Target,
 };
 
-use super::place::protocol_word;
-
 /// Most gateways that one answer lists.
 const MAX_LINES: usize = 64;
 
-/// `protocol=http port=8080`, then a line for the own zone and one for each gateway that exports the service.
+/// `protocol=http port=8080`, and the same of each further port with its name, then a line for the own zone and one for each gateway that exports the service.
 pub(super) fn status(snapshot: &Snapshot, target: &Target) -> Vec<String> {
     let Some(service) = snapshot.topology.services.get(&target.service) else {
         return Vec::new();
     };
-    let how = format!(
-        "protocol={} port={}",
-        protocol_word(service.protocol),
-        service.port
-    );
+    let how = service.ports.iter().map(|port| {
+        let name = port.name.as_ref().map(|name| format!(" name={name}"));
+        let (protocol, name) = (port.protocol.word(), name.unwrap_or_default());
+        format!("protocol={protocol} port={}{name}", port.number)
+    });
     let others = snapshot
         .catalog
         .entries()
         .filter_map(|entry| other_zone(snapshot, target, entry));
-    [how]
-        .into_iter()
-        .chain(own_zone(snapshot, target))
+    how.chain(own_zone(snapshot, target))
         .chain(others)
         .take(MAX_LINES)
         .collect()

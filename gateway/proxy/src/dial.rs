@@ -71,8 +71,18 @@ pub(crate) struct Passage {
     pub(crate) key: Option<StickyKey>,
     /// Numbers of the instances that it is given to if there is no other.
     pub(crate) avoid: Vec<u64>,
+    /// Port of an instance that it leads to; `None`: the one that the instance is registered with.
+    pub(crate) port: Option<u16>,
     /// Connections that are open already; `None`: it is to have one of its own.
     pub(crate) warm: Option<WarmAccess>,
+}
+
+impl Passage {
+    /// Address at which `instance` is connected to.
+    pub(crate) fn address_of(&self, instance: &Instance) -> SocketAddr {
+        let registered = instance.address;
+        SocketAddr::new(registered.ip(), self.port.unwrap_or(registered.port()))
+    }
 }
 
 /// Claim of a connection to descriptors for instances.
@@ -137,24 +147,19 @@ pub(crate) async fn dial(
             .flatten();
         let exhausted = next.is_none();
         if let Some(instance) = next {
-            if let Err(refusal) = may_be_instance(snapshot, instance) {
+            let address = passage.address_of(instance);
+            if let Err(refusal) = may_be_instance(snapshot, instance, address) {
                 passed_over += 1;
-                instance.load.refused(uptime());
-                metrics.instance_connect_failed(service.as_str(), Duration::ZERO);
-                let (id, word) = (&instance.id, refusal.word());
-                tracing::debug!(%service, instance = id, word, "an instance is not connected to: {refusal}");
-                last = Some(ConnectFailure {
-                    error: io::Error::other(refusal),
-                    instance: instance.clone(),
-                });
+                last = Some(pass_over(instance, address, refusal, metrics));
                 continue;
             }
-            if let Some(warm) = passage.warm.as_ref().and_then(|warm| warm.take(instance)) {
+            let warm = passage.warm.as_ref();
+            if let Some(warm) = warm.and_then(|warm| warm.take(instance, address)) {
                 return Ok(warm);
             }
             tried += 1;
-            match open_socket(instance.address, passage) {
-                Ok(socket) => connecting.push(Box::pin(connect(socket, instance, metrics, passage))),
+            match open_socket(address, passage) {
+                Ok(socket) => connecting.push(Box::pin(connect(socket, instance, address, metrics, passage))),
                 Err(none) if connecting.is_empty() => return Err(DialError::NoDescriptor(none)),
                 // One that is under way may still answer.
                 Err(_) => has_descriptors = false,
@@ -171,7 +176,10 @@ pub(crate) async fn dial(
             Ok(Some(Err(refused))) => {
                 let (id, error) = (&refused.instance.id, &refused.error);
                 tracing::debug!(%service, instance = id, %error, "an instance does not accept");
-                failures.report(service, id);
+                // That another of its ports refuses says nothing of the one that is checked.
+                if passage.address_of(&refused.instance) == refused.instance.address {
+                    failures.report(service, id);
+                }
                 last = Some(refused);
             }
             Ok(None) => break,
@@ -192,17 +200,40 @@ pub(crate) async fn dial(
     })
 }
 
-/// Checks once more what was checked when the instance was registered: the topology and the listeners may have changed, and
-/// the topology's own instances were not asked.
-fn may_be_instance(snapshot: &Snapshot, instance: &Instance) -> Result<(), AddressRefusal> {
+/// Checks once more what was checked when the instance was registered: the topology and the listeners may have changed, it may be another
+/// port of it, and the topology's own instances were not asked.
+fn may_be_instance(
+    snapshot: &Snapshot,
+    instance: &Instance,
+    address: SocketAddr,
+) -> Result<(), AddressRefusal> {
     let (topology, listeners) = (&snapshot.topology, &snapshot.listeners);
     reach::check(
-        (instance.address, instance.provenance),
+        (address, instance.provenance),
         topology,
         &snapshot.zone,
         listeners,
         is_own_address,
     )
+}
+
+/// Writes down that an instance is not connected to at all.
+fn pass_over(
+    instance: &Arc<Instance>,
+    address: SocketAddr,
+    refusal: AddressRefusal,
+    metrics: &ProxyMetrics,
+) -> ConnectFailure {
+    if address == instance.address {
+        instance.load.refused(uptime());
+    }
+    let (service, id, word) = (&instance.service, &instance.id, refusal.word());
+    metrics.instance_connect_failed(service.as_str(), Duration::ZERO);
+    tracing::debug!(%service, instance = id, word, "an instance is not connected to: {refusal}");
+    ConnectFailure {
+        error: io::Error::other(refusal),
+        instance: instance.clone(),
+    }
 }
 
 /// An instance that did not accept.
@@ -261,6 +292,7 @@ fn open_socket(address: SocketAddr, passage: &Passage) -> Result<io::Result<Held
 async fn connect(
     socket: io::Result<HeldSocket>,
     instance: &Arc<Instance>,
+    address: SocketAddr,
     metrics: &ProxyMetrics,
     passage: &Passage,
 ) -> Result<InstanceConnection, ConnectFailure> {
@@ -270,24 +302,30 @@ async fn connect(
     let mut given_up = GivenUp {
         instance,
         begun,
-        settled: false,
+        settled: address != instance.address,
     };
     let connecting = async {
         let (socket, held) = socket?;
-        Ok::<_, io::Error>((socket.connect(instance.address).await?, held))
+        Ok::<_, io::Error>((socket.connect(address).await?, held))
     };
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
     let took = begun.elapsed();
     given_up.settled = true;
     let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let service = instance.service.as_str();
+    // What is known of the port that is checked is not for another one to say.
+    let is_checked = address == instance.address;
     match &connected {
         Ok(_) => {
-            instance.load.connected(uptime(), took);
+            if is_checked {
+                instance.load.connected(uptime(), took);
+            }
             metrics.instance_connected(service, took);
         }
         Err(_) => {
-            instance.load.refused(uptime());
+            if is_checked {
+                instance.load.refused(uptime());
+            }
             metrics.instance_connect_failed(service, took);
         }
     }

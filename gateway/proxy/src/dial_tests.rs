@@ -36,6 +36,7 @@ fn passage() -> Passage {
         besides: Vec::new(),
         key: None,
         avoid: Vec::new(),
+        port: None,
         warm: None,
     }
 }
@@ -130,7 +131,12 @@ async fn connections_that_wait_for_a_stream_give_way_when_descriptors_run_out() 
     let first = dial_orders(&snapshot, &tags, &passage(), &reported, 1)
         .await
         .unwrap();
-    warm.give_back(access.place(&instance), first.own, first.socket, first.held);
+    warm.give_back(
+        access.place(&instance, instance.address),
+        first.own,
+        first.socket,
+        first.held,
+    );
     assert_eq!(warm.count(), 1);
     let without = Passage {
         descriptors: Descriptors::limited_to(0),
@@ -197,4 +203,40 @@ async fn a_loopback_address_from_elsewhere_is_never_connected_to_unless_the_topo
         let dialled = dial_orders(&snapshot, &Tags::default(), &passage(), &reported, 1).await;
         assert_eq!(dialled.is_ok(), allowed);
     }
+}
+
+#[tokio::test]
+async fn another_port_of_an_instance_says_nothing_of_the_one_that_it_is_registered_with() {
+    let there = Recorder::start("there").await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = closed.local_addr().unwrap().port();
+    drop(closed);
+    let instance = there.instance(1, &[]);
+    let snapshot = testbed::snapshot("east", &topology(), vec![instance.clone()], vec![], &[]);
+    let (reported, tags) = (Reported::default(), Tags::default());
+    let elsewhere = Passage {
+        port: Some(port),
+        ..passage()
+    };
+    let refused = dial_orders(&snapshot, &tags, &elsewhere, &reported, 1).await;
+    assert!(matches!(refused, Err(DialError::Connect { .. })));
+    assert!(reported.0.lock().is_empty() && there.given().is_empty());
+    assert!(
+        !instance.load.is_resting(uptime()),
+        "the balancer holds it against the instance"
+    );
+}
+
+#[tokio::test]
+async fn no_port_of_an_instance_is_where_the_gateway_listens() {
+    let there = Recorder::start("there").await;
+    let admin = Recorder::start("admin").await;
+    let mut snapshot = testbed::snapshot("east", &topology(), vec![there.instance(1, &[])], vec![], &[]);
+    snapshot.listeners = Arc::new(BTreeSet::from([admin.address]));
+    let own = Passage {
+        port: Some(admin.address.port()),
+        ..passage()
+    };
+    let refused = dial_orders(&snapshot, &Tags::default(), &own, &Reported::default(), 1).await;
+    assert!(refused.is_err() && admin.given().is_empty());
 }

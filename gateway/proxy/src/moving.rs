@@ -13,7 +13,7 @@ use std::{
 
 use causeway_federation::{
     name::ServiceName,
-    topology::{ConnectionPolicy, Protocol, Service, Topology},
+    topology::{ConnectionPolicy, Service, Topology},
 };
 use causeway_host::moment::until;
 use causeway_routing::{
@@ -26,7 +26,7 @@ use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 
 use crate::{
     ProxyMetrics,
-    open::{ConnectionHandle, OpenConnections},
+    open::{ConnectionHandle, OpenConnection, OpenConnections},
 };
 
 /// Pause after each look, so that a snapshot that changes all the time does not keep a core busy with looking.
@@ -84,11 +84,20 @@ impl FollowingConnections {
         let mut policy = service.connections;
         if let Role::Ingress = self.role {
             policy.max_age = None;
-            if !matches!(service.protocol, Protocol::Tcp | Protocol::Tls) {
+            if service.ports.iter().all(|port| port.protocol.is_http()) {
                 policy.linger = None;
             }
         }
         policy
+    }
+
+    /// Tells whether what becomes of a connection is for this role to say: requests are moved one by one, by the gateway of their client.
+    fn is_for_this_role(&self, topology: &Topology, connection: &OpenConnection) -> bool {
+        let port = || topology.port_of(&connection.service, connection.port.as_ref());
+        match self.role {
+            Role::Egress => true,
+            Role::Ingress => port().is_some_and(|port| !port.protocol.is_http()),
+        }
     }
 
     fn has_limits(&self, topology: &Topology) -> bool {
@@ -132,7 +141,8 @@ impl FollowingConnections {
     /// The connections of each service that has a limit, but for those that are ending already.
     fn by_service(&self, topology: &Topology) -> BTreeMap<ServiceName, (ConnectionPolicy, Handles)> {
         let mut all: BTreeMap<ServiceName, (ConnectionPolicy, Handles)> = BTreeMap::new();
-        for handle in self.open.handles().filter(|handle| !handle.is_leaving()) {
+        let handles = self.open.handles().filter(|handle| !handle.is_leaving());
+        for handle in handles.filter(|handle| self.is_for_this_role(topology, &handle.connection)) {
             let service = &handle.connection.service;
             if let Some((_, handles)) = all.get_mut(service) {
                 handles.push(handle);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use causeway_federation::{
-    name::{GatewayId, ServiceName},
+    name::{GatewayId, PortName, ServiceName},
     topology::Topology,
 };
 use causeway_routing::{
@@ -31,6 +31,8 @@ pub struct OpenConnection {
     pub id: ConnectionId,
     pub role: Role,
     pub service: ServiceName,
+    /// Port of the service; `None`: its primary one.
+    pub port: Option<PortName>,
     /// The client's socket (egress).
     pub client: Option<SocketAddr>,
     /// The address that it connected to (egress).

@@ -190,7 +190,7 @@ impl Zone {
         let ingress = Ingress::new(serving, snapshots.clone(), metrics, access);
         let vip = vip();
         let target = Target::service(service("orders"));
-        let bindings = watch::Sender::new(Arc::new(BTreeMap::from([(vip, target)])));
+        let bindings = watch::Sender::new(Arc::new(BTreeMap::from([(vip, target.into())])));
         let run = |thread| {
             let (egress, receiver) = (egress.clone(), bindings.subscribe());
             tokio::spawn(async move { egress.run(thread, receiver).await })
@@ -220,7 +220,17 @@ impl Zone {
     /// Joins a gateway of another zone, whose streams `handler` takes, and which exports one healthy instance of `orders`.
     /// Returns the far end of the tunnel.
     pub(crate) async fn join(&self, far: &str, handler: impl StreamHandler) -> Arc<Tunnel> {
-        let (tunnel, there) = pair(gateway(&self.name), gateway(far)).await;
+        let ends = pair(gateway(&self.name), gateway(far)).await;
+        self.join_over(ends, far, handler)
+    }
+
+    /// As [`Zone::join`], with both ends of the tunnel given.
+    pub(crate) fn join_over(
+        &self,
+        (tunnel, there): (Arc<Tunnel>, Arc<Tunnel>),
+        far: &str,
+        handler: impl StreamHandler,
+    ) -> Arc<Tunnel> {
         self.tunnels.add(tunnel.clone());
         let links = self.tunnels.links();
         let exported = entry(far, Age::Fresh, false, &[(&[], 1, 1)]);

@@ -54,6 +54,9 @@ struct WarmState {
 pub(crate) struct WarmPlace {
     service: ServiceName,
     instance: String,
+    /// Address that the instance is registered with.
+    registered: SocketAddr,
+    /// Address that the connection leads to: each port of an instance is a place of its own.
     address: SocketAddr,
     /// Party in whose name its descriptor is held.
     holder: ShareHolder,
@@ -84,11 +87,12 @@ pub(crate) struct WarmAccess {
 }
 
 impl WarmAccess {
-    pub(crate) fn place(&self, instance: &Instance) -> WarmPlace {
+    pub(crate) fn place(&self, instance: &Instance, address: SocketAddr) -> WarmPlace {
         WarmPlace {
             service: instance.service.clone(),
             instance: instance.id.clone(),
-            address: instance.address,
+            registered: instance.address,
+            address,
             holder: self.holder.clone(),
             hops: self.hops,
             thread: self.thread,
@@ -100,14 +104,14 @@ impl WarmAccess {
         self.warm.give_way()
     }
 
-    /// Takes a connection to `instance`; `None`: none is there, or it is to have a new one.
-    pub(crate) fn take(&self, instance: &Arc<Instance>) -> Option<InstanceConnection> {
+    /// Takes a connection to `address`, where `instance` serves; `None`: none is there, or it is to have a new one.
+    pub(crate) fn take(&self, instance: &Arc<Instance>, address: SocketAddr) -> Option<InstanceConnection> {
         if !self.takes {
             return None;
         }
         let WarmConnection {
             own, socket, held, ..
-        } = self.warm.take(&self.place(instance), Instant::now())?;
+        } = self.warm.take(&self.place(instance, address), Instant::now())?;
         Some(InstanceConnection {
             own,
             socket,
@@ -200,7 +204,9 @@ impl WarmConnections {
         state.waiting.retain(|place, waiting| {
             let list = snapshot.instances.get(&place.service);
             let serves = |instance: &Arc<Instance>| {
-                instance.id == place.instance && instance.address == place.address && takes_traffic(instance)
+                instance.id == place.instance
+                    && instance.address == place.registered
+                    && takes_traffic(instance)
             };
             if !list.is_some_and(|list| list.iter().any(serves)) {
                 return false;

@@ -133,6 +133,7 @@ fn request(size: Size) -> (u128, u128) {
     let last = format!("/p{:04}/orders/1", size.routes - 1);
     let head = RequestHead {
         caller: None,
+        port: None,
         method: "GET",
         path: &last,
         query: None,

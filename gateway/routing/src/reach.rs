@@ -101,8 +101,11 @@ pub fn check(
         Some(Vips::Loopback { range }) => std::slice::from_ref(range),
         Some(Vips::Routed { ranges }) => ranges,
         Some(Vips::Address { address: shared }) => {
-            let mut ports = topology.services.values().map(|service| service.port);
-            if shared.to_canonical() == ip && ports.any(|port| port == address.port()) {
+            let mut ports = topology
+                .services
+                .values()
+                .flat_map(|service| service.ports.iter());
+            if shared.to_canonical() == ip && ports.any(|port| port.number == address.port()) {
                 return Err(AddressRefusal::SharedAddress(address));
             }
             &[]

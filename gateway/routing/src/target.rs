@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
-use causeway_federation::name::{ServiceName, Tags, ZoneName};
+use causeway_federation::name::{PortName, ServiceName, Tags, ZoneName};
 use serde::{Deserialize, Serialize};
 
 /// `orders.mesh`, `version-v2.orders.mesh` or `orders.west.zone.mesh`: a service, perhaps only some of its instances.
@@ -45,5 +45,31 @@ impl fmt::Display for Target {
     }
 }
 
-/// Target of each virtual address and port: what the egress listens on.
-pub type Bindings = Arc<BTreeMap<SocketAddr, Target>>;
+/// Meaning of one virtual address and port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Binding {
+    pub target: Target,
+    /// Port of the service; `None`: its only one, which has no name.
+    pub port: Option<PortName>,
+}
+
+impl From<Target> for Binding {
+    /// At the only port of the service.
+    fn from(target: Target) -> Self {
+        Self { target, port: None }
+    }
+}
+
+/// `orders`, `orders:admin`.
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.target)?;
+        match &self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Meaning of each virtual address and port: what the egress listens on.
+pub type Bindings = Arc<BTreeMap<SocketAddr, Binding>>;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use causeway_api::admin::{CallersVerdict, ExplainedVerdict, Explanation, PermissionVerdict, view::Envelope};
-use causeway_federation::name::{ServiceName, ZoneName};
+use causeway_federation::name::{PortName, ServiceName, ZoneName};
 
 use super::{AdminArgs, Exit, Failure, client::escape, register::Tag, tables::tags};
 use crate::output::{self, Format};
@@ -12,6 +12,7 @@ use crate::output::{self, Format};
 const AFTER_HELP: &str = "\
 Examples:
   causeway explain orders                          as a client in this zone that connects to orders.mesh
+  causeway explain orders --port admin             as a client that connects to its port `admin`
   causeway explain orders --tag version=v2         only instances with this tag
   causeway explain orders --zone west              only this zone, as orders.west.zone.mesh
   causeway explain orders --caller web             whether the service web may call it, and by which rule
@@ -28,6 +29,9 @@ answers may differ in the arm. Exit code 79: nobody can serve it, or the caller 
 pub(crate) struct ExplainArgs {
     #[arg(value_name = "SERVICE")]
     service: ServiceName,
+    /// Port of the service, by its name [default: the primary one]
+    #[arg(long, value_name = "PORT")]
+    port: Option<PortName>,
     /// The zone that the connection comes from [default: the gateway's own]
     #[arg(long, value_name = "ZONE")]
     from: Option<ZoneName>,
@@ -100,6 +104,9 @@ fn exit(explanation: &Explanation) -> Exit {
 
 fn path(args: &ExplainArgs) -> String {
     let mut path = format!("/v1/explain?service={}", args.service);
+    if let Some(port) = &args.port {
+        path.push_str(&format!("&port={port}"));
+    }
     if let Some(from) = &args.from {
         path.push_str(&format!("&from={from}"));
     }

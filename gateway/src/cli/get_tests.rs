@@ -100,6 +100,7 @@ fn services() -> Envelope<ServiceView> {
         name: "orders".to_owned(),
         port: 8080,
         protocol: "http".to_owned(),
+        ports: Vec::new(),
         vips: vec!["127.64.0.1".parse().unwrap()],
         local: Count {
             instances: 2,
@@ -387,6 +388,7 @@ fn instances_and_exports_as_tables() {
         latency_ms: Some(0.25),
         number: "#00000000000000a1".to_owned(),
         ejected: Some(EjectionView {
+            port: None,
             part: "instance".to_owned(),
             zone: "east".to_owned(),
             instance: Some("a1".to_owned()),

@@ -28,8 +28,8 @@ impl Tabular for ServiceView {
         });
         vec![
             self.name.as_str().into(),
-            self.port.into(),
-            self.protocol.as_str().into(),
+            ports(self).into(),
+            protocols(self).into(),
             vips.join(",").into(),
             count(self.local),
             elsewhere.collect::<Vec<_>>().join(" ").into(),
@@ -74,4 +74,26 @@ impl Tabular for ServiceView {
 fn is_zone_ejected(service: &ServiceView, zone: &str) -> bool {
     let mut ejected = service.ejected.iter();
     ejected.any(|ejection| ejection.part == "zone" && ejection.zone == zone)
+}
+
+/// `8080`, or `http:8080,admin:9090`.
+fn ports(service: &ServiceView) -> String {
+    let named = service
+        .ports
+        .iter()
+        .map(|port| format!("{}:{}", port.name, port.port));
+    let named: Vec<String> = named.collect();
+    match named.is_empty() {
+        true => service.port.to_string(),
+        false => named.join(","),
+    }
+}
+
+/// `http`, or one for each port, `http,tcp`, where they differ.
+fn protocols(service: &ServiceView) -> String {
+    let all: Vec<&str> = service.ports.iter().map(|port| port.protocol.as_str()).collect();
+    match all.iter().all(|protocol| *protocol == service.protocol) {
+        true => service.protocol.clone(),
+        false => all.join(","),
+    }
 }

@@ -39,6 +39,9 @@ impl DemoRequest {
     /// The simplest request that meets the conditions of `route`; `None`: it takes more than the demo knows of.
     pub(super) fn for_route(route: &Route) -> Option<Self> {
         let wanted = &route.matches;
+        if wanted.port.is_some() {
+            return None;
+        }
         let path = match &wanted.path {
             None => "/".to_owned(),
             Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) if path.is_empty() => "/".to_owned(),
@@ -76,6 +79,7 @@ impl DemoRequest {
         }
         let head = RequestHead {
             caller: None,
+            port: service.ports.primary.name.as_ref(),
             method: &self.method,
             path: &self.path,
             query: self.query.as_deref(),

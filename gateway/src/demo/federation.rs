@@ -163,7 +163,7 @@ impl DemoFederation {
             .topology
             .services
             .get(service)
-            .map_or(0, |declared| declared.port);
+            .map_or(0, |declared| declared.ports.primary.number);
         let domain = self.topology.dns.domain.as_str();
         let client = DemoClient::resolve((zone, service), (dns, domain), port, self.numbers.clone());
         client.await.map_err(|source: ClientError| DemoError::Resolve {

@@ -98,13 +98,15 @@ pub(super) async fn with_instances(file: &Topology, given: &Arc<Given>) -> Resul
 
 /// Lets services of a privileged port be served by anybody.
 pub(super) fn move_ports(topology: &mut Topology) -> Vec<(ServiceName, u16)> {
-    let services = topology.services.iter_mut();
-    let privileged = services.filter(|(_, service)| service.port < UNPRIVILEGED_PORT);
-    let moved = privileged.map(|(name, service)| {
-        service.port += MOVED_BY;
-        (name.clone(), service.port)
-    });
-    moved.collect()
+    let mut moved = Vec::new();
+    for (name, service) in &mut topology.services {
+        let ports = service.ports.iter_mut();
+        for port in ports.filter(|port| port.number < UNPRIVILEGED_PORT) {
+            port.number += MOVED_BY;
+            moved.push((name.clone(), port.number));
+        }
+    }
+    moved
 }
 
 /// A link from every gateway to every gateway of another zone that has a way in.
@@ -153,7 +155,7 @@ mod tests {
     fn a_port_that_needs_a_privilege_is_moved_and_told() {
         let mut topology = default_topology().unwrap().topology;
         for service in topology.services.values_mut() {
-            service.port = 443;
+            service.ports.primary.number = 443;
         }
         let moved = move_ports(&mut topology);
         assert!(moved.iter().all(|(_, port)| *port == 10_443));

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway_federation::name::{GatewayId, ServiceName, Tags, ZoneName};
+use causeway_federation::name::{GatewayId, PortName, ServiceName, Tags, ZoneName};
 use causeway_routing::permit::{Caller, Rule};
 use serde::{Serialize, Serializer};
 
@@ -40,6 +40,8 @@ impl Role {
 pub struct AccessRecord {
     pub role: Role,
     pub service: ServiceName,
+    /// Port of the service, where its ports have names.
+    pub port: Option<PortName>,
     /// Tags asked for: by the name that was resolved, and by the split arm that was picked.
     pub tags: Tags,
     /// The client's socket address (egress), or none.
@@ -135,11 +137,17 @@ fn json_line(time: SystemTime, record: &AccessRecord) -> String {
 
 /// `TIME ROLE SERVICE{TAGS} FROM->TO OUTCOME key=value …`, a dash standing for nothing.
 fn text_line(time: SystemTime, record: &AccessRecord) -> String {
+    let port = record
+        .port
+        .as_ref()
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
     let mut line = format!(
-        "{} {} {}{} {}->{} {}",
+        "{} {} {}{}{} {}->{} {}",
         humantime::format_rfc3339_micros(time),
         record.role.word(),
         record.service,
+        port,
         record.tags,
         record.from_zone,
         or_dash(record.to_zone.as_ref()),
@@ -228,6 +236,7 @@ mod tests {
         AccessRecord {
             role: Role::Egress,
             service: ServiceName::new("orders").unwrap(),
+            port: None,
             tags: [("version", "v2")].into_iter().collect(),
             client: Some("127.0.0.1:40000".parse().unwrap()),
             from_zone: zone("east"),
@@ -284,7 +293,21 @@ mod tests {
     }
 
     #[test]
+    fn a_port_with_a_name_stands_behind_its_service() {
+        let record = AccessRecord {
+            port: Some(PortName::new("admin").unwrap()),
+            ..record()
+        };
+        let text = text_line(time(), &record);
+        assert!(
+            text.contains(" egress orders:admin{version=v2} east->west "),
+            "{text}"
+        );
+        assert!(json_line(time(), &record).contains(r#""port":"admin""#));
+    }
+
+    #[test]
     fn a_json_line_is_one_object_with_durations_in_milliseconds() {
-        insta::assert_snapshot!(json_line(time(), &record()), @r#"{"time":"2023-11-14T22:13:20.123456Z","role":"egress","service":"orders","tags":{"version":"v2"},"client":"127.0.0.1:40000","from_zone":"east","to_zone":"west","peer":"west/gw1","instance":null,"outcome":"served","attempts":2,"ready_after_ms":1.503,"duration_ms":20000.042,"bytes_up":78,"bytes_down":1024,"caller":"anonymous@east","rule":"permissions.default","route":"canary","connection":"0000000000c0ffee"}"#);
+        insta::assert_snapshot!(json_line(time(), &record()), @r#"{"time":"2023-11-14T22:13:20.123456Z","role":"egress","service":"orders","port":null,"tags":{"version":"v2"},"client":"127.0.0.1:40000","from_zone":"east","to_zone":"west","peer":"west/gw1","instance":null,"outcome":"served","attempts":2,"ready_after_ms":1.503,"duration_ms":20000.042,"bytes_up":78,"bytes_down":1024,"caller":"anonymous@east","rule":"permissions.default","route":"canary","connection":"0000000000c0ffee"}"#);
     }
 }

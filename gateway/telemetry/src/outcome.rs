@@ -41,6 +41,8 @@ pub enum StreamRefusal {
     NoDescriptors,
     /// Few descriptors are left, and whoever asks has its share of them.
     Crowded,
+    /// The service has no port of this name.
+    UnknownPort,
 }
 
 impl StreamRefusal {
@@ -64,14 +66,16 @@ impl StreamRefusal {
             Self::TooManyHops => "too_many_hops",
             Self::NoDescriptors => "no_descriptors",
             Self::Crowded => "crowded",
+            Self::UnknownPort => "unknown_port",
         }
     }
 
-    /// Tells whether another gateway or zone can help. An unknown service is retryable: that zone may run an older topology.
+    /// Tells whether another gateway or zone can help. An unknown service or port is retryable: that zone may run an older topology.
     #[must_use]
     pub fn is_retryable(self) -> bool {
         match self {
             Self::UnknownService
+            | Self::UnknownPort
             | Self::NoInstance
             | Self::ConnectFailed
             | Self::Overloaded
@@ -245,6 +249,7 @@ impl ConnectionOutcome {
                 | StreamRefusal::BadHeader
                 | StreamRefusal::HeaderTooLong
                 | StreamRefusal::UnknownService
+                | StreamRefusal::UnknownPort
                 | StreamRefusal::Overloaded
                 | StreamRefusal::Draining
                 | StreamRefusal::NoCa
@@ -363,6 +368,7 @@ mod tests {
                 true,
             ),
             (refused(Local, R::Crowded), "crowded", Some(S::Gateway), true),
+            (refused(Peer, R::UnknownPort), "unknown_port", Some(S::Peer), true),
             (
                 refused(Peer, R::Forbidden),
                 "forbidden",

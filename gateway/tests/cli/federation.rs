@@ -198,7 +198,7 @@ pub fn state() -> AdminState {
         },
     );
     let vip = "127.64.0.1:8080".parse().unwrap();
-    let bindings: Bindings = Arc::new(BTreeMap::from([(vip, Target::service(service("orders")))]));
+    let bindings: Bindings = Arc::new(BTreeMap::from([(vip, Target::service(service("orders")).into())]));
     let heard = SyncReadings {
         own: Some(OwnReading {
             origin: gateway("east", "gw1"),

@@ -23,6 +23,7 @@ fn record() -> AccessRecord {
     AccessRecord {
         role: Role::Egress,
         service: ServiceName::new("orders").unwrap(),
+        port: None,
         tags: Tags::default(),
         client: None,
         from_zone: ZoneName::new("east").unwrap(),

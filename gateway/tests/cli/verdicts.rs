@@ -203,6 +203,7 @@ async fn what_is_ejected_is_told_wherever_one_looks() {
     ] {
         let at = TriedPlace {
             service: &service("orders"),
+            port: None,
             zone: &ZoneName::new(zone).unwrap(),
             tags: &version,
             instance,

@@ -11,13 +11,16 @@ const MAX_CAPABILITY_BYTES: usize = 32;
 
 /// Capability of answering for connections to instances that the peer has opened itself.
 pub const OPENED: &str = "opened";
+/// Capability of telling the ports of a service apart by their names.
+pub const PORTS: &str = "ports";
 
 /// Capabilities of this program: the kinds of streams that it serves, by the names of their headers, and what else it does.
-pub(super) const OWN: [&str; 8] = [
+pub(super) const OWN: [&str; 9] = [
     "ca",
     "connect",
     credit::CAPABILITY,
     OPENED,
+    PORTS,
     "sync",
     "topology",
     "trust",

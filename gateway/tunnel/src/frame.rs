@@ -106,5 +106,6 @@ pub fn stream_refusal(reason: RefusalReason) -> StreamRefusal {
         RefusalReason::UnknownKind => StreamRefusal::UnknownKind,
         RefusalReason::TooManyHops => StreamRefusal::TooManyHops,
         RefusalReason::Crowded => StreamRefusal::Crowded,
+        RefusalReason::UnknownPort => StreamRefusal::UnknownPort,
     }
 }

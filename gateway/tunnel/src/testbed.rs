@@ -14,7 +14,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::{runtime::Builder, sync::oneshot};
 
 use super::{
-    Capabilities, Close, Ended, LinkError, MemoryBudget, OPENED, RecvHalf, SendHalf, Stream, Tunnel,
+    Capabilities, Close, Ended, LinkError, MemoryBudget, OPENED, PORTS, RecvHalf, SendHalf, Stream, Tunnel,
 };
 
 /// Joins gateways `near` and `far`. Gives the tunnel to `far`, as `near` has dialled it, and the tunnel to `near`.
@@ -22,11 +22,22 @@ use super::{
 /// # Panics
 /// When loopback does not work.
 pub async fn pair(near: GatewayId, far: GatewayId) -> (Arc<Tunnel>, Arc<Tunnel>) {
+    // Those that need no session of their own.
+    pair_telling(near, far, &[OPENED, PORTS]).await
+}
+
+/// As [`pair`], where `far` has told these capabilities.
+///
+/// # Panics
+/// When loopback does not work.
+pub async fn pair_telling(near: GatewayId, far: GatewayId, told: &[&str]) -> (Arc<Tunnel>, Arc<Tunnel>) {
     let (here, there) = connections().await;
     let memory = MemoryBudget::default();
+    let heard = |told: &[&str]| Capabilities::heard(told.iter().map(ToString::to_string).collect());
+    let (far_told, near_told) = (heard(told), heard(&[OPENED, PORTS]));
     (
-        Arc::new(Tunnel::new(here, far, 0, true).with_capabilities(told(), &memory)),
-        Arc::new(Tunnel::new(there, near, 0, false).with_capabilities(told(), &memory)),
+        Arc::new(Tunnel::new(here, far, 0, true).with_capabilities(far_told, &memory)),
+        Arc::new(Tunnel::new(there, near, 0, false).with_capabilities(near_told, &memory)),
     )
 }
 
@@ -56,11 +67,6 @@ pub async fn paused(far: GatewayId) -> (Arc<Tunnel>, mpsc::Sender<()>) {
     let connected = dial(address.await.unwrap(), roots).await;
     up.send(()).unwrap();
     (Arc::new(Tunnel::new(connected, far, 0, true)), hold)
-}
-
-/// Capabilities that need no session of their own.
-fn told() -> Capabilities {
-    Capabilities::heard(vec![OPENED.to_owned()])
 }
 
 pub(super) fn credentials() -> (ServerConfig, rustls::RootCertStore) {

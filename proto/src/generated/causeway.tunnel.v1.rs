@@ -87,6 +87,13 @@ pub struct Connect {
     /// are given to the same one. 0: none. A gateway that does not know this gives each to any.
     #[prost(fixed64, tag = "17")]
     pub sticky: u64,
+    /// Port of the service that is wanted, by its name in the topology; empty: its primary one. A gateway that knows none of this name refuses, and
+    /// the same may be asked for elsewhere. A gateway without the capability `ports` does not know this, and is asked for the primary one alone.
+    #[prost(string, tag = "18")]
+    pub port: ::prost::alloc::string::String,
+    /// The port is the primary one in the asker's topology: where the service has one port without a name, it is that one.
+    #[prost(bool, tag = "19")]
+    pub primary_port: bool,
 }
 /// The rest of the stream is one HTTP/2 connection that carries the ZoneSync gRPC service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -293,6 +300,8 @@ pub enum RefusalReason {
     TooManyHops = 14,
     /// The calling zone has as many connections here as one zone may while so little is left.
     Crowded = 15,
+    /// The service has no port of this name in this zone's topology.
+    UnknownPort = 16,
 }
 impl RefusalReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -316,6 +325,7 @@ impl RefusalReason {
             Self::UnknownKind => "REFUSAL_REASON_UNKNOWN_KIND",
             Self::TooManyHops => "REFUSAL_REASON_TOO_MANY_HOPS",
             Self::Crowded => "REFUSAL_REASON_CROWDED",
+            Self::UnknownPort => "REFUSAL_REASON_UNKNOWN_PORT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -336,6 +346,7 @@ impl RefusalReason {
             "REFUSAL_REASON_UNKNOWN_KIND" => Some(Self::UnknownKind),
             "REFUSAL_REASON_TOO_MANY_HOPS" => Some(Self::TooManyHops),
             "REFUSAL_REASON_CROWDED" => Some(Self::Crowded),
+            "REFUSAL_REASON_UNKNOWN_PORT" => Some(Self::UnknownPort),
             _ => None,
         }
     }

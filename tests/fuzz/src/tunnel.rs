@@ -78,6 +78,8 @@ fn connect() -> Connect {
         gives_back: true,
         takes_warm: true,
         sticky: 9,
+        port: "admin".to_owned(),
+        primary_port: true,
     }
 }
 

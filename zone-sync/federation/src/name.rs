@@ -14,6 +14,8 @@ pub use tags::Tags;
 
 /// Longest DNS label in bytes (RFC 1035 §2.3.4).
 pub const MAX_LABEL_BYTES: usize = 63;
+/// Longest name of a port in bytes (RFC 6335 §5.1).
+const MAX_PORT_NAME_BYTES: usize = 15;
 /// Most tags that one instance, export or selector may carry.
 pub const MAX_TAGS: usize = 32;
 
@@ -26,6 +28,8 @@ pub enum NameError {
     TooLong(String),
     #[error("`{0}` may hold only a-z, 0-9 and `-`, and must begin and end with a letter or digit")]
     BadCharacter(String),
+    #[error("`{0}` is not the name of a port: 1 to 15 of a-z, 0-9 and single `-`, with a letter among them")]
+    BadPortName(String),
 }
 
 fn check_label(text: &str) -> Result<(), NameError> {
@@ -42,8 +46,17 @@ fn check_label(text: &str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// Checks a service name of RFC 6335, 5.1, which is what stands behind the first underscore of an SRV name.
+fn check_port_name(text: &str) -> Result<(), NameError> {
+    let fits = text.len() <= MAX_PORT_NAME_BYTES && !text.contains("--");
+    match check_label(text) {
+        Ok(()) if fits && text.bytes().any(|byte| byte.is_ascii_lowercase()) => Ok(()),
+        _ => Err(NameError::BadPortName(text.chars().take(80).collect())),
+    }
+}
+
 macro_rules! label {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $check:path) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -51,9 +64,9 @@ macro_rules! label {
 
         impl $name {
             /// # Errors
-            /// When `text` is not a lower-case DNS label.
+            /// When `text` is not a lower-case DNS label, or not one of this kind.
             pub fn new(text: &str) -> Result<Self, NameError> {
-                check_label(text)?;
+                $check(text)?;
                 Ok(Self(text.into()))
             }
 
@@ -99,19 +112,28 @@ macro_rules! label {
 
 label!(
     /// One data center, cluster, site or cloud region.
-    ZoneName
+    ZoneName,
+    check_label
 );
 label!(
     /// One gateway process of a zone, unique within that zone.
-    GatewayName
+    GatewayName,
+    check_label
 );
 label!(
     /// Name that clients ask for: `orders` in `orders.mesh`.
-    ServiceName
+    ServiceName,
+    check_label
 );
 label!(
     /// A program that hands instances over to a zone's registry, such as `consul`.
-    SourceName
+    SourceName,
+    check_label
+);
+label!(
+    /// Port of a service: `admin` in `_admin._tcp.orders.mesh`.
+    PortName,
+    check_port_name
 );
 
 /// A gateway anywhere in the federation: `west/gw1`. Also the origin of a zone sync record.
@@ -143,6 +165,28 @@ mod tests {
         assert!(ZoneName::new("eu-west-1").is_ok());
         for bad in ["", "-a", "a-", "East", "a.b", "a_b", &"x".repeat(64)] {
             assert!(ZoneName::new(bad).is_err(), "{bad} was accepted");
+        }
+    }
+
+    #[test]
+    fn names_of_ports_are_those_of_srv() {
+        for good in ["http", "http2", "admin-api", "a", "9p", &"x".repeat(15)] {
+            assert!(PortName::new(good).is_ok(), "{good} was refused");
+        }
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "Http",
+            "a.b",
+            "_a",
+            "a--b",
+            "80",
+            "8-0",
+            &"x".repeat(16),
+        ] {
+            let error = PortName::new(bad).unwrap_err();
+            assert!(matches!(error, NameError::BadPortName(_)), "{bad}");
         }
     }
 }

@@ -201,7 +201,12 @@ services:
       - { match: { path: /old }, redirect: { path_prefix: /new } }
       - { match: { grpc: { service: pkg.Svc, method: Get }, caller: [web, { service: jobs, zone: east }] }, timeout: 1s, sticky: { by: header, name: X-User } }
       - { match: { host: fd00::1 }, answer: { status: 404, body: 'not here' } }
-  web: { port: 80, class: page, health: *probe }
+  web:
+    protocol: http
+    class: page
+    health: *probe
+    ports: { http: 80, admin: { port: 9090, protocol: tcp, target: 9091 }, calls: { port: 81, protocol: grpc, primary: true } }
+    routes: [{ match: { port: http }, timeout: 1s }]
 ";
 
 #[test]

@@ -267,12 +267,14 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
     let asked = explain::request(&state, &uri)?;
     let snapshot = state.snapshots.load_full();
     let (topology, service) = (&snapshot.topology, &asked.target.service);
+    let port = topology.port_of(service, asked.port.as_ref());
+    let port = port.and_then(|port| port.name.clone());
     let ruling = match topology.services.get(service) {
         Some(declared) => {
             let caller = asked.caller.as_ref();
             Ruling::of(
                 topology,
-                (service.as_str(), declared),
+                (service.as_str(), declared, asked.port.as_ref()),
                 asked.request.as_ref(),
                 caller,
             )?
@@ -281,10 +283,12 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
     };
     // Drawn anew for each question, as for each connection.
     let request = route::Request::explained(asked.target.clone())
+        .at_port(port)
         .with_split(ruling.split())
         .with_key(ruling.key());
     let decision = route(&snapshot, &request, SmallRng::from_os_rng());
     let explanation = explain::explanation(&decision.complete(), &snapshot.zone);
+    let explanation = explain::with_port(explanation, &asked);
     let policies_of = ruling.route_timeout();
     let explanation = ruling.add_to(explanation);
     let service = snapshot.topology.services.get(&asked.target.service);
@@ -293,7 +297,7 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
         None => None,
     };
     let explanation = explain::with_caller(explanation, &snapshot, &asked, line.as_ref());
-    let explanation = explain::with_policies(explanation, service, policies_of);
+    let explanation = explain::with_policies(explanation, (service, asked.port.as_ref()), policies_of);
     let ejected = view::ejections(&snapshot, &asked.target.service, uptime());
     let explanation = explain::with_ejected(explanation, &ejected);
     Ok(answer(Envelope::new("explanation", &snapshot, vec![explanation])))

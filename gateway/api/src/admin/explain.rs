@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use axum::extract::Query;
 use causeway_federation::{
-    name::{ServiceName, Tags, ZoneName},
+    name::{PortName, ServiceName, Tags, ZoneName},
     topology::{ConnectionPolicy, Protocol, Service},
 };
 use causeway_routing::{
     permit::{Caller, RequestLine},
     route::{self, Destination, FullDecision, Reason, ReasonSubject, Why},
     snapshot::Snapshot,
-    target::Target,
+    target::{Binding, Target},
 };
 use http::Uri;
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ const MAX_EJECTED_TOLD: usize = 20;
 /// A routing decision in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// The target, as `orders{version=v2}@west`.
+    /// The target, as `orders{version=v2}@west`, and the port that was asked about, as `orders:admin`.
     pub target: String,
     /// The zone that the connection comes from.
     pub from: String,
@@ -65,6 +65,8 @@ pub struct Explanation {
 /// Question that is to be explained.
 pub(super) struct Asked {
     pub(super) target: Target,
+    /// Port of the service; `None`: its primary one.
+    pub(super) port: Option<PortName>,
     pub(super) caller: Option<Caller>,
     /// `None`: nothing is said of a request.
     pub(super) request: Option<AskedRequest>,
@@ -127,21 +129,38 @@ pub(super) fn explanation(decision: &FullDecision, own: &ZoneName) -> Explanatio
     }
 }
 
-/// Adds what is in force for connections and requests, with `route` and its time limit if one rules the request, and how long open
+/// Says which port was asked about, if one was.
+pub(super) fn with_port(explanation: Explanation, asked: &Asked) -> Explanation {
+    let Some(port) = asked.port.clone() else {
+        return explanation;
+    };
+    let target = asked.target.clone();
+    Explanation {
+        target: Binding {
+            target,
+            port: Some(port),
+        }
+        .to_string(),
+        ..explanation
+    }
+}
+
+/// Adds what is in force for connections and requests at `port`, with `route` and its time limit if one rules the request, and how long open
 /// connections stay where they are.
 pub(super) fn with_policies(
     explanation: Explanation,
-    service: Option<&Service>,
+    (service, port): (Option<&Service>, Option<&PortName>),
     route: Option<(Arc<str>, Option<Duration>)>,
 ) -> Explanation {
-    let Some(service) = service else {
+    let port = service.and_then(|service| Some((service, service.ports.get(port)?)));
+    let Some((service, port)) = port else {
         return explanation;
     };
     let route = route.as_ref().map(|(name, timeout)| (&**name, *timeout));
-    let policies = service.policies(route).into_iter();
+    let policies = service.policies(port.protocol, route).into_iter();
     Explanation {
         policies: policies.map(|(key, says)| format!("{key}: {says}")).collect(),
-        open_connections: Some(stay(service)),
+        open_connections: Some(stay(service, port.protocol)),
         ..explanation
     }
 }
@@ -158,10 +177,10 @@ pub(super) fn with_ejected(explanation: Explanation, ejected: &[EjectionView]) -
     }
 }
 
-fn stay(service: &Service) -> String {
+fn stay(service: &Service, protocol: Protocol) -> String {
     let ConnectionPolicy { linger, max_age, .. } = service.connections;
     let mut parts = Vec::new();
-    let who = match service.protocol {
+    let who = match protocol {
         Protocol::Http | Protocol::Grpc => {
             parts.push("requests are routed one by one".to_owned());
             "upgraded connections"
@@ -170,7 +189,7 @@ fn stay(service: &Service) -> String {
     };
     match linger {
         // Nothing becomes of its connections but more calls.
-        _ if service.protocol == Protocol::Grpc => {}
+        _ if protocol == Protocol::Grpc => {}
         Some(linger) => parts.push(format!(
             "{who} are ended {} after they belong elsewhere",
             humantime::format_duration(linger)
@@ -291,12 +310,12 @@ fn in_words(candidate: &route::Candidate, own: &ZoneName) -> ExplainedCandidate 
     }
 }
 
-/// Reads `service=orders&from=east&tag=version=v2&zone=west&caller=web@east&method=GET&path=/beta&host=shop.example&header=x-a:1`;
+/// Reads `service=orders&port=admin&from=east&tag=version=v2&zone=west&caller=web@east&method=GET&path=/beta&host=shop.example&header=x-a:1`;
 /// `tag`, `caller_tag` and `header` may come several times.
 pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Asked, ApiError> {
     let hint = "for example /v1/explain?service=orders&from=east&tag=version=v2&zone=west&caller=web";
     let mut service = None;
-    let (mut zone, mut tags) = (None, Vec::new());
+    let (mut port, mut zone, mut tags) = (None, None, Vec::new());
     let (mut caller, mut caller_tags) = (None, Vec::new());
     let mut asked: Option<AskedRequest> = None;
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
@@ -305,6 +324,7 @@ pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Asked, ApiError> 
         match key.as_str() {
             "service" => service = Some(known_service(state, &value)?),
             "from" => check_from(state, &known_zone(state, &value)?)?,
+            "port" => port = Some(value),
             "zone" => zone = Some(known_zone(state, &value)?),
             "caller" => caller = Some(value),
             "method" | "path" | "host" | "header" => {
@@ -324,6 +344,7 @@ pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Asked, ApiError> 
     }
     let service =
         service.ok_or_else(|| ApiError::bad_request("the parameter `service` is missing").hint(hint))?;
+    let port = port.map(|port| known_port(state, &service, &port)).transpose()?;
     let tags = tags.into_iter().collect();
     let target = Target { service, tags, zone };
     let caller = match caller {
@@ -339,6 +360,7 @@ pub(super) fn request(state: &AdminState, uri: &Uri) -> Result<Asked, ApiError> 
     };
     Ok(Asked {
         target,
+        port,
         caller,
         request: asked,
     })
@@ -369,6 +391,23 @@ fn known_service(state: &AdminState, text: &str) -> Result<ServiceName, ApiError
     let known: Vec<_> = services.keys().map(ServiceName::as_str).collect();
     let error = ApiError::not_found(format!("the topology has no service `{service}`"));
     Err(error.hint(named("services", &known)))
+}
+
+/// A port that the topology names.
+fn known_port(state: &AdminState, service: &ServiceName, text: &str) -> Result<PortName, ApiError> {
+    let snapshot = state.snapshots.load();
+    let declared = snapshot.topology.services.get(service).into_iter();
+    let names = declared.flat_map(|service| service.ports.iter());
+    let names: Vec<&PortName> = names.filter_map(|port| port.name.as_ref()).collect();
+    if let Some(known) = names.iter().find(|name| name.as_str() == text) {
+        return Ok((*known).clone());
+    }
+    let error = ApiError::not_found(format!("`{service}` has no port `{text}`"));
+    let known: Vec<&str> = names.into_iter().map(PortName::as_str).collect();
+    Err(error.hint(match known.is_empty() {
+        true => "its only port has no name".to_owned(),
+        false => named("ports", &known),
+    }))
 }
 
 fn known_zone(state: &AdminState, text: &str) -> Result<ZoneName, ApiError> {
@@ -425,7 +464,8 @@ mod tests {
                 "version: 1\ntrust_domain: a.b\nzones: {{ east: {{ gateways: [] }} }}\nservices: {{ orders: {{ port: 80, {service} }} }}\n"
             );
             let topology = parse(&text, "test.yaml").unwrap().topology;
-            assert_eq!(stay(&topology.services["orders"]), told);
+            let orders = &topology.services["orders"];
+            assert_eq!(stay(orders, orders.ports.primary.protocol), told);
         }
     }
 }

@@ -7,8 +7,9 @@ use std::{
 };
 
 use causeway_federation::{
+    name::PortName,
     request_path::PathFault,
-    topology::{Protocol, Route, RouteAction, Service, SplitArm, Sticky, Topology},
+    topology::{Route, RouteAction, Service, SplitArm, Sticky, Topology},
 };
 use causeway_routing::{
     permit::{Caller, RequestLine},
@@ -91,14 +92,15 @@ impl Ruling {
     /// Finds the route of `service` that rules `request`, as the data path does.
     pub(super) fn of(
         topology: &Topology,
-        (name, service): (&str, &Service),
+        (name, service, port): (&str, &Service, Option<&PortName>),
         request: Option<&AskedRequest>,
         caller: Option<&Caller>,
     ) -> Result<Self, ApiError> {
         let Some(request) = request else {
             return Ok(Self::unasked(service));
         };
-        if !matches!(service.protocol, Protocol::Http | Protocol::Grpc) {
+        let port = service.ports.get(port);
+        if !port.is_some_and(|port| port.protocol.is_http()) {
             let error = format!("`{name}` carries connections, and looks into no request");
             return Err(ApiError::bad_request(error).hint("routes are for `protocol: http` and `grpc`"));
         }
@@ -114,6 +116,7 @@ impl Ruling {
             host: request.host.as_deref().unwrap_or(&own),
             headers: &request.headers,
             caller,
+            port: port.and_then(|port| port.name.as_ref()),
         };
         let compared = compare(service, &head).map_err(refused)?;
         let steps = compared.iter().map(|(route, mismatch)| match mismatch {

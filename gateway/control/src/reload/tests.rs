@@ -19,7 +19,10 @@ fn text(port: u16) -> String {
 }
 
 fn port(topology: &Topology) -> u16 {
-    topology.services[&ServiceName::new("orders").unwrap()].port
+    topology.services[&ServiceName::new("orders").unwrap()]
+        .ports
+        .primary
+        .number
 }
 
 struct Watched {

@@ -59,7 +59,7 @@ pub(super) fn snapshot(vips: &str) -> Snapshot {
         .topology;
     // A file may not say it yet.
     let quotes = topology.services.get_mut("quotes").unwrap();
-    quotes.protocol = causeway_federation::topology::Protocol::Udp;
+    quotes.ports.primary.protocol = causeway_federation::topology::Protocol::Udp;
     let address = "127.0.0.1:1".parse().unwrap();
     let unhealthy = Instance {
         health: Health::Unhealthy,

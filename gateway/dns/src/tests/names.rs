@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::SystemTime};
 
+use causeway_federation::topology::Topology;
 use causeway_routing::testbed;
 use causeway_routing::{snapshot::Snapshot, target::Target};
 use hickory_proto::{
@@ -314,7 +315,7 @@ fn an_address_whose_port_another_program_has_is_not_given_out() {
     let table = table(&snapshot);
     let (vip, port) = {
         let orders = table.names().service("orders").unwrap();
-        let port = snapshot.topology.services["orders"].port;
+        let port = snapshot.topology.services["orders"].ports.primary.number;
         (orders.addresses().next().unwrap(), port)
     };
     let at = std::net::SocketAddr::new(vip, port);
@@ -326,4 +327,63 @@ fn an_address_whose_port_another_program_has_is_not_given_out() {
     assert_eq!(answers(RecordType::SRV), "ServFail ");
     table.listening().began(at);
     assert!(answers(RecordType::A).contains(&vip.to_string()));
+}
+
+/// The snapshot in which `orders` has the ports of this text.
+fn with_ports(ports: &str) -> Snapshot {
+    let text = format!(
+        "version: 1\ntrust_domain: a.b\nzones: {{ east: {{ gateways: [] }} }}\nservices:\n  orders: {{ protocol: http, ports: {ports} }}\n"
+    );
+    let parsed = causeway_federation::topology::parse(&text, "test.yaml").unwrap();
+    let mut snapshot = snapshot(LOOPBACK);
+    let mut topology = Topology::clone(&snapshot.topology);
+    let orders = topology.services.get_mut("orders").unwrap();
+    orders.ports = parsed.topology.services["orders"].ports.clone();
+    snapshot.topology = Arc::new(topology);
+    snapshot
+}
+
+#[test]
+fn each_port_has_its_srv_record_and_its_listener() {
+    let snapshot = with_ports("{ web: 8080, admin: 9090, http: { port: 70, protocol: tcp } }");
+    let table = table(&snapshot);
+    let vip = table.names().service("orders").unwrap().v4.unwrap();
+    let srv = |name: &str| line(&table, &snapshot, name, RecordType::SRV);
+    for (name, port) in [
+        ("orders.mesh.", 8080),
+        ("_orders._tcp.orders.mesh.", 8080),
+        ("_web._tcp.orders.mesh.", 8080),
+        ("_admin._tcp.orders.mesh.", 9090),
+        ("_ADMIN._TCP.orders.mesh.", 9090),
+        // What has the name comes before what speaks the protocol.
+        ("_http._tcp.orders.mesh.", 70),
+    ] {
+        assert_eq!(
+            srv(name).to_lowercase(),
+            format!("{name} 5 in srv 0 0 {port} orders.mesh.").to_lowercase()
+        );
+    }
+    assert_eq!(srv("_else._tcp.orders.mesh."), "NXDomain mesh.");
+    assert_eq!(srv("_admin._udp.orders.mesh."), "NXDomain mesh.");
+    assert_eq!(
+        srv("_admin._tcp.version-v2.orders.mesh."),
+        "claim orders{version=v2}"
+    );
+    assert_eq!(
+        line(&table, &snapshot, "_admin._tcp.orders.mesh.", RecordType::A),
+        "no data mesh."
+    );
+    let bindings = table.bindings().borrow().clone();
+    let at_vip = bindings.iter().filter(|(at, _)| at.ip() == IpAddr::V4(vip));
+    let at_vip: Vec<_> = at_vip
+        .map(|(at, bound)| format!("{} {bound}", at.port()))
+        .collect();
+    assert_eq!(at_vip, ["70 orders:http", "8080 orders:web", "9090 orders:admin"]);
+    // Whoever has the address may connect to any of them.
+    table.listening().failed((vip, 9090).into());
+    assert_eq!(
+        line(&table, &snapshot, "orders.mesh.", RecordType::A),
+        "ServFail "
+    );
+    assert_eq!(srv("_web._tcp.orders.mesh."), "ServFail ");
 }

@@ -1,8 +1,11 @@
-//! Bindings of the egress: each virtual address with the port of its service.
+//! Bindings of the egress: each virtual address with each port of its service.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use causeway_routing::{snapshot::Snapshot, target::Target};
+use causeway_routing::{
+    snapshot::Snapshot,
+    target::{Binding, Target},
+};
 
 use super::{former::FormerVips, known::exists, names::VipNames};
 
@@ -12,7 +15,7 @@ pub(super) fn bindings(
     names: &VipNames,
     former: &FormerVips,
     snapshot: &Snapshot,
-) -> BTreeMap<SocketAddr, Target> {
+) -> BTreeMap<SocketAddr, Binding> {
     let services = &snapshot.topology.services;
     let whole = names
         .services
@@ -27,16 +30,21 @@ pub(super) fn bindings(
         .iter()
         .filter(|former| exists(snapshot, &former.target));
     let is_free = |address| names.target_at(address).is_none();
-    former
-        .map(|former| (former.target.clone(), former.vip.only(is_free)))
-        .chain(whole)
-        .chain(narrowed)
-        .filter_map(|(target, vip)| Some((services.get(&target.service)?.port, target, vip)))
-        .flat_map(|(port, target, vip)| {
-            let addresses = vip.addresses();
-            addresses.map(move |address| (SocketAddr::new(address, port), target.clone()))
-        })
-        .collect()
+    let former = former.map(|former| (former.target.clone(), former.vip.only(is_free)));
+    let mut bindings = BTreeMap::new();
+    for (target, vip) in former.chain(whole).chain(narrowed) {
+        let service = services.get(&target.service);
+        for port in service.into_iter().flat_map(|service| service.ports.iter()) {
+            let binding = Binding {
+                target: target.clone(),
+                port: port.name.clone(),
+            };
+            for address in vip.addresses() {
+                bindings.insert(SocketAddr::new(address, port.number), binding.clone());
+            }
+        }
+    }
+    bindings
 }
 
 #[cfg(test)]

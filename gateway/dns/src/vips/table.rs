@@ -140,7 +140,7 @@ impl VipTable {
         self.names.load()
     }
 
-    /// Bindings of the egress: each virtual address with the port of its service.
+    /// Bindings of the egress: each virtual address with each port of its service.
     #[must_use]
     pub fn bindings(&self) -> watch::Receiver<Bindings> {
         self.bindings.subscribe()

@@ -14,7 +14,7 @@ use causeway_host::{
     descriptors::{DescriptorPromise, HeldDescriptor, is_exhausted},
     share::{NoShare, ShareHolder},
 };
-use causeway_routing::target::Target;
+use causeway_routing::target::{Binding, Target};
 use causeway_telemetry::{Role, Side, StreamRefusal};
 use futures_util::{FutureExt as _, future::Either};
 use rustix::io::Errno;
@@ -214,7 +214,7 @@ impl EgressShared {
     /// yet what it wants.
     fn may_have_instances_here(&self, wants: &ArrivalWish) -> bool {
         match wants {
-            ArrivalWish::Target(target) => self.has_instances_here(target),
+            ArrivalWish::Bound(binding) => self.has_instances_here(&binding.target),
             ArrivalWish::Tls(_) => true,
         }
     }
@@ -229,7 +229,7 @@ impl EgressShared {
     fn lacks_descriptors(&self, wants: &ArrivalWish, client: SocketAddr, now: Instant, why: NoShare) {
         let reason = no_descriptor(why);
         let target = match wants {
-            ArrivalWish::Target(target) => target,
+            ArrivalWish::Bound(binding) => &binding.target,
             ArrivalWish::Tls(tls) => return tls.lacks_descriptors(self, client, why),
         };
         self.metrics.tunnels.stream_refused(Side::Local, reason);
@@ -267,8 +267,8 @@ pub(super) async fn serve_given(shared: Arc<EgressShared>, thread: usize, mut qu
 
 /// Serves a client to its end: request by request where its service speaks HTTP.
 fn serve_client(shared: Arc<EgressShared>, client: ClientConnection) -> impl Future<Output = ()> + Send {
-    let service = &client.arrival.target.service;
-    match http::is_spoken(&shared.snapshots.load().topology, service) {
+    let (service, port) = (&client.arrival.target.service, client.arrival.port.as_ref());
+    match http::is_spoken(&shared.snapshots.load().topology, service, port) {
         true => Either::Left(Box::pin(http::serve(shared, client))),
         false => Either::Right(connection::serve(shared, client)),
     }
@@ -287,12 +287,13 @@ fn serve(shared: &Arc<EgressShared>, thread: usize, socket: TcpStream, accepted:
         begun,
     } = accepted;
     match wants {
-        ArrivalWish::Target(target) => {
+        ArrivalWish::Bound(Binding { target, port }) => {
             let arrival = Arrival {
                 socket: ClientSocket::Plain(socket),
                 client,
                 local,
                 target,
+                port,
                 certificate: None,
                 begun,
             };
@@ -345,6 +346,7 @@ fn enter(
         id: shared.connection_id(),
         role: Role::Egress,
         service: arrival.target.service.clone(),
+        port: arrival.port.clone(),
         client: Some(arrival.client),
         local: Some(arrival.local),
         peer: None,

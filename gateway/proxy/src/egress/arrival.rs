@@ -11,9 +11,9 @@ use std::{
     time::Instant,
 };
 
-use causeway_federation::name::CallerIdentity;
+use causeway_federation::name::{CallerIdentity, PortName};
 use causeway_identity::Identity;
-use causeway_routing::target::Target;
+use causeway_routing::target::{Binding, Target};
 use rustls_pki_types::CertificateDer;
 
 use super::{
@@ -41,7 +41,7 @@ pub(super) enum Entrance {
 /// Wish of a client, as far as the address says it.
 #[derive(Debug, Clone)]
 pub(super) enum ArrivalWish {
-    Target(Target),
+    Bound(Binding),
     /// It says so over TLS.
     Tls(Arc<TlsEntrance>),
 }
@@ -57,8 +57,8 @@ impl Entrance {
     pub(super) fn at(&self, local: SocketAddr) -> Option<(ArrivalWish, Arc<AtomicUsize>)> {
         match self {
             Self::VirtualAddresses(coverage) | Self::Redirect(coverage) => {
-                let CoveredAddress { target, open } = coverage.at(local)?;
-                Some((ArrivalWish::Target(target), open))
+                let CoveredAddress { binding, open } = coverage.at(local)?;
+                Some((ArrivalWish::Bound(binding), open))
             }
             Self::Tls { entrance, open } => Some((ArrivalWish::Tls(entrance.clone()), open.clone())),
         }
@@ -98,6 +98,8 @@ pub(super) struct Arrival {
     /// The address that it connected to.
     pub(super) local: SocketAddr,
     pub(super) target: Target,
+    /// Port of the service; `None`: its primary one.
+    pub(super) port: Option<PortName>,
     /// Certificate that it showed; `None`: the entrance asks for none.
     pub(super) certificate: Option<ClientCertificate>,
     pub(super) begun: Instant,

@@ -12,7 +12,8 @@ use std::{
 use bytes::Bytes;
 use causeway_federation::{
     edition::Fingerprint,
-    name::{ServiceName, Tags},
+    name::{PortName, ServiceName, Tags},
+    topology::{ServicePort, ServicePorts},
 };
 use causeway_host::own_sockets::SocketPair;
 use causeway_proto::tunnel::{
@@ -22,7 +23,8 @@ use causeway_proto::tunnel::{
 use causeway_routing::{failures::ConnectFailures, permit::Caller, snapshot::Snapshot, sticky::StickyKey};
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
 use causeway_tunnel::{
-    ReadFrameError, ReplyError, SendHalf, Stream, Tunnel, TunnelSet, WriteError, read_reply, stream_refusal,
+    PORTS, ReadFrameError, ReplyError, SendHalf, Stream, Tunnel, TunnelSet, WriteError, read_reply,
+    stream_refusal,
 };
 use rand::rngs::SmallRng;
 use tokio::time::timeout;
@@ -45,6 +47,8 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(3500);
 pub(super) enum CandidateError {
     #[error(transparent)]
     Dial(#[from] DialError),
+    #[error("the service has no port of this name any more")]
+    UnknownPort,
     #[error("no tunnel to the gateway is up")]
     NoTunnel,
     #[error("refused: {message} ({})", stream_refusal(*reason).word())]
@@ -74,6 +78,7 @@ impl CandidateError {
                 ConnectionOutcome::refused_here(StreamRefusal::ConnectFailed)
             }
             Self::Dial(DialError::NoDescriptor(why)) => ConnectionOutcome::refused_here(no_descriptor(*why)),
+            Self::UnknownPort => ConnectionOutcome::refused_here(StreamRefusal::UnknownPort),
             Self::NoTunnel => ConnectionOutcome::NoTunnel,
             Self::Refused { reason, .. } => ConnectionOutcome::Refused {
                 by: Side::Peer,
@@ -100,7 +105,7 @@ impl CandidateError {
     /// Tells whether the candidate itself said that it cannot serve, and would say so again: not one that is going away.
     pub(super) fn is_answer(&self) -> bool {
         match self {
-            Self::Dial(_) => true,
+            Self::Dial(_) | Self::UnknownPort => true,
             Self::Refused { reason, .. } => *reason != RefusalReason::Draining,
             _ => false,
         }
@@ -111,6 +116,7 @@ impl CandidateError {
 #[derive(Debug, Clone)]
 pub(super) struct ConnectRequest {
     pub(super) service: ServiceName,
+    pub(super) port: WantedPort,
     pub(super) tags: Tags,
     pub(super) attempt: u32,
     /// Topology that the decision to ask was made by.
@@ -132,6 +138,29 @@ pub(super) struct ConnectRequest {
     pub(super) lending: Lending,
 }
 
+/// Port of a service, as a far gateway is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WantedPort {
+    /// `None`: the only one, which has no name.
+    name: Option<PortName>,
+    is_primary: bool,
+}
+
+impl WantedPort {
+    /// Wish for `port`, which is one of these.
+    pub(super) fn of(ports: &ServicePorts, port: &ServicePort) -> Self {
+        Self {
+            name: port.name.clone(),
+            is_primary: port.name == ports.primary.name,
+        }
+    }
+
+    /// Tells whether a gateway of this tunnel leads to it. One that cannot tell ports apart leads to the primary one.
+    fn is_known_over(&self, tunnel: &Tunnel) -> bool {
+        self.is_primary || tunnel.capabilities().has(PORTS)
+    }
+}
+
 /// Terms on which a far gateway lends a connection to an instance, where the stream carries HTTP/1.1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Lending {
@@ -144,7 +173,7 @@ pub(super) struct Lending {
 impl ConnectRequest {
     fn header(&self) -> StreamHeader {
         let caller = &self.caller;
-        let identity = caller.identity.as_ref();
+        let (identity, port) = (caller.identity.as_ref(), &self.port.name);
         StreamHeader {
             kind: Some(Kind::Connect(Connect {
                 service: self.service.as_str().to_owned(),
@@ -168,6 +197,8 @@ impl ConnectRequest {
                 avoid: self.avoid.clone(),
                 gives_back: self.lending.gives_back,
                 takes_warm: self.lending.takes_warm,
+                port: port.as_ref().map(ToString::to_string).unwrap_or_default(),
+                primary_port: port.is_some() && self.port.is_primary,
             })),
         }
     }
@@ -262,7 +293,7 @@ async fn over_one_or_another(
         }
     }
     let other = tunnels.choose_besides(tunnel.peer(), tunnel.thread(), Some(tunnel.id()));
-    let Some(other) = other else {
+    let Some(other) = other.filter(|other| question.port.is_known_over(other)) else {
         return (tunnel.clone(), first.await);
     };
     let again = ConnectRequest {
@@ -283,6 +314,13 @@ async fn over_one_or_another(
 }
 
 async fn exchange(tunnel: &Tunnel, question: &ConnectRequest) -> Result<ReadyStream, CandidateError> {
+    if !question.port.is_known_over(tunnel) {
+        return Err(CandidateError::Refused {
+            reason: RefusalReason::UnknownPort,
+            retryable: true,
+            message: "its program cannot tell the ports of a service apart".to_owned(),
+        });
+    }
     let frame = encode_frame(&question.header()).map_err(CandidateError::Header)?;
     let opened = tunnel.open_bare().await;
     let mut stream = OpenStream::new(opened.map_err(|error| CandidateError::Lost(error.into()))?);

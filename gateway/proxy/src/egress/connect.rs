@@ -13,7 +13,6 @@ use bytes::Bytes;
 use causeway_federation::{
     edition::Fingerprint,
     name::{GatewayId, Tags},
-    topology::{SplitArm, Topology},
 };
 use causeway_host::{descriptors::DescriptorPromise, moment::until, own_sockets::SocketPair};
 use causeway_routing::{
@@ -23,27 +22,24 @@ use causeway_routing::{
     retry::FailedTries,
     route::{Candidate, Destination, ExportCount, Request, route},
     snapshot::Snapshot,
-    sticky::{StickyKey, key_of},
-    target::Target,
+    sticky::StickyKey,
 };
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
 use futures_util::future::BoxFuture;
-use http::HeaderMap;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     EgressShared,
-    ask::{self, CandidateError, ConnectRequest, Lending},
+    ask::{self, CandidateError, ConnectRequest, Lending, WantedPort},
     connection::ClientConnection,
     early::EarlyBytes,
+    order::{SearchOrder, is_early, key_of_connection},
     pace::{AskFailure, Pace, PaceStep, hedge_delay},
     upstream::Upstream,
 };
 use crate::{
     MoveReason,
-    callers::Endpoints,
     dial::{DescriptorClaim, Passage, uptime},
 };
 
@@ -116,32 +112,6 @@ struct Search<'a> {
     last: ConnectionOutcome,
 }
 
-/// Client for which an instance is wanted.
-pub(super) struct SearchOrder<'a> {
-    pub(super) thread: usize,
-    pub(super) connection: ConnectionId,
-    pub(super) target: &'a Target,
-    /// Split of the route that rules the request, in the place of the service's own.
-    pub(super) split: Option<Arc<[SplitArm]>>,
-    /// Decides in the place of chance.
-    pub(super) key: Option<StickyKey>,
-    pub(super) caller: Arc<Caller>,
-    /// Both ends of the client's connection, and the number of gateways that it has come through.
-    pub(super) come_through: (SocketPair, u8),
-    /// Cancelled when the client's connection is to end at once.
-    pub(super) cut: &'a CancellationToken,
-    /// Every decision for this client is drawn from it.
-    pub(super) seed: u64,
-    pub(super) early: EarlyBytes,
-    pub(super) lending: Lending,
-    /// Descriptors for instances.
-    pub(super) claim: DescriptorClaim,
-    /// Tries of the same request that have failed: it is given to none of those again.
-    pub(super) tried: FailedTries,
-    /// Moment at which it is given up, if that comes before the usual time.
-    pub(super) deadline: Option<Instant>,
-}
-
 /// Finds an instance for a client that is permitted, and with which `open` of its service are under way.
 pub(super) async fn connect(
     shared: &Arc<EgressShared>,
@@ -160,6 +130,7 @@ pub(super) async fn connect(
         thread: connection.thread,
         connection: connection.id(),
         target,
+        port: connection.arrival.port.clone(),
         split: None,
         key: key_of_connection(&shared.snapshots.load().topology, target, &caller, endpoints),
         caller,
@@ -196,6 +167,7 @@ pub(super) async fn search(
     let begun = Instant::now();
     let snapshot = shared.snapshots.load_full();
     let request = Request::new(order.target.clone())
+        .at_port(order.port)
         .with_split(order.split)
         .with_key(order.key);
     let usual = begun + shared.config.setup_deadline;
@@ -235,23 +207,9 @@ pub(super) async fn search(
     })
 }
 
-/// Finds what the connection has in common with others: of what carries bytes, who calls.
-fn key_of_connection(
-    topology: &Topology,
-    target: &Target,
-    caller: &Caller,
-    endpoints: Endpoints,
-) -> Option<StickyKey> {
-    let service = topology.services.get(&target.service)?;
-    let sticky = service.sticky.as_ref()?;
-    key_of(sticky, &HeaderMap::new(), caller, endpoints.client.ip())
-}
-
-fn is_early(topology: &Topology, target: &Target) -> bool {
-    topology
-        .services
-        .get(&target.service)
-        .is_some_and(|service| service.early)
+/// Answer to whoever asks for a port that the topology has no more.
+fn unknown_port() -> BoxFuture<'static, Result<Upstream, CandidateError>> {
+    Box::pin(std::future::ready(Err(CandidateError::UnknownPort)))
 }
 
 impl Search<'_> {
@@ -345,11 +303,19 @@ impl Search<'_> {
                 .moved(self.request.target.service.as_str(), why);
         }
         let tags = candidate.tags.clone();
-        let avoid = avoided(snapshot, &self.request.target.service, &candidate);
-        let (answer, rtt) = match &candidate.place {
-            Destination::Local => (self.ask_local(snapshot, tags, avoid), None),
-            Destination::Remote { gateway } => {
-                self.ask_remote(gateway, (tags, avoid), attempt, snapshot.topology.fingerprint)
+        let at = (&self.request.target.service, self.request.port.as_ref());
+        let avoid = avoided(snapshot, at, &candidate);
+        let topology = &snapshot.topology;
+        let ports = topology.services.get(at.0).map(|service| &service.ports);
+        let port = ports.and_then(|ports| Some((ports, ports.get(at.1)?)));
+        let (answer, rtt) = match (port, &candidate.place) {
+            (None, _) => (unknown_port(), None),
+            (Some((_, port)), Destination::Local) => {
+                (self.ask_local(snapshot, (tags, port.target), avoid), None)
+            }
+            (Some((ports, port)), Destination::Remote { gateway }) => {
+                let wanted = (WantedPort::of(ports, port), tags);
+                self.ask_remote(gateway, (wanted, avoid), attempt, topology.fingerprint)
             }
         };
         let delay = hedge_delay(rtt);
@@ -364,7 +330,7 @@ impl Search<'_> {
     fn ask_local(
         &self,
         snapshot: &Arc<Snapshot>,
-        tags: Tags,
+        (tags, port): (Tags, Option<u16>),
         avoid: Vec<u64>,
     ) -> BoxFuture<'static, Result<Upstream, CandidateError>> {
         let service = self.request.target.service.clone();
@@ -383,6 +349,7 @@ impl Search<'_> {
                 besides: self.tried.instances_of(&snapshot.zone),
                 key: self.request.key,
                 avoid,
+                port,
                 warm: None,
             },
             shared.rng(),
@@ -392,7 +359,7 @@ impl Search<'_> {
     fn ask_remote(
         &self,
         gateway: &GatewayId,
-        (tags, avoid): (Tags, Vec<u64>),
+        ((port, tags), avoid): ((WantedPort, Tags), Vec<u64>),
         attempt: u32,
         topology: Fingerprint,
     ) -> (
@@ -407,6 +374,7 @@ impl Search<'_> {
         };
         let question = ConnectRequest {
             service: self.request.target.service.clone(),
+            port,
             tags,
             attempt,
             topology,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_federation::name::{GatewayId, Tags, ZoneName};
+use causeway_federation::name::{GatewayId, PortName, Tags, ZoneName};
 use causeway_host::{descriptors::DescriptorPromise, share::ShareHolder};
 use causeway_routing::{
     limits::{UseGuard, UseKind},
@@ -78,6 +78,7 @@ impl ClientConnection {
 /// Facts about a connection, or a request, at its end.
 pub(super) struct ConnectionSummary {
     id: ConnectionId,
+    port: Option<PortName>,
     pub(super) tags: Tags,
     pub(super) to_zone: Option<ZoneName>,
     pub(super) peer: Option<GatewayId>,
@@ -102,20 +103,22 @@ impl ConnectionSummary {
         caller: Arc<Caller>,
         rule: Option<Rule>,
     ) -> Self {
-        let tags = connection.arrival.target.tags.clone();
-        Self::unserved(connection.id(), tags, outcome, caller, rule)
+        let arrival = &connection.arrival;
+        let asked = (arrival.port.clone(), arrival.target.tags.clone());
+        Self::unserved(connection.id(), asked, outcome, caller, rule)
     }
 
     /// Of one that no instance has.
     pub(super) fn unserved(
         id: ConnectionId,
-        tags: Tags,
+        (port, tags): (Option<PortName>, Tags),
         outcome: ConnectionOutcome,
         caller: Arc<Caller>,
         rule: Option<Rule>,
     ) -> Self {
         Self {
             id,
+            port,
             tags,
             to_zone: None,
             peer: None,
@@ -390,6 +393,7 @@ async fn establish(
         );
     }
     let placement = Placement::new(&arrival.target, &candidate, upstream.instance());
+    let placement = placement.at_port(arrival.port.clone());
     opened.handle().carried_to(placement);
     (summary.tags, summary.attempts) = (candidate.tags, attempts);
     summary.ready_after = Some(arrival.begun.elapsed());
@@ -427,6 +431,7 @@ pub(super) fn finish(
     let record = AccessRecord {
         role: Role::Egress,
         service: target.service.clone(),
+        port: summary.port,
         tags: summary.tags,
         client: Some(client),
         from_zone: shared.snapshots.load().zone.clone(),

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use causeway_dns::vips::Listening;
-use causeway_routing::target::Target;
+use causeway_routing::target::{Binding, Target};
 use parking_lot::Mutex;
 
 use super::layout::Covered;
@@ -28,7 +28,7 @@ pub(super) enum SocketState {
 /// Meaning of one virtual address and port.
 #[derive(Debug, Clone)]
 pub(super) struct CoveredAddress {
-    pub(super) target: Target,
+    pub(super) binding: Binding,
     /// Connections that were made to it and are open.
     pub(super) open: Arc<AtomicUsize>,
 }
@@ -63,7 +63,7 @@ impl Coverage {
         self.addresses
             .load()
             .values()
-            .any(|covered| holds(&covered.target))
+            .any(|covered| holds(&covered.binding.target))
     }
 
     /// Takes up which addresses it is to cover. Connections that are open are not concerned.
@@ -73,17 +73,17 @@ impl Coverage {
         if before.len() == covered.len()
             && before
                 .iter()
-                .all(|(at, held)| covered.get(at) == Some(&held.target))
+                .all(|(at, held)| covered.get(at) == Some(&held.binding))
         {
             return;
         }
         for gone in before.keys().filter(|address| !covered.contains_key(address)) {
             self.tell(*gone, *state, SocketState::Away);
         }
-        let with_count = |(address, target): (SocketAddr, Target)| {
+        let with_count = |(address, binding): (SocketAddr, Binding)| {
             let open = before.get(&address).map(|held| held.open.clone());
             let open = open.unwrap_or_default();
-            (address, CoveredAddress { target, open })
+            (address, CoveredAddress { binding, open })
         };
         let next: BTreeMap<_, _> = covered.into_iter().map(with_count).collect();
         let new: Vec<SocketAddr> = next
@@ -131,7 +131,7 @@ impl fmt::Display for Coverage {
         let addresses = self.addresses.load();
         for (number, covered) in addresses.values().take(MAX_NAMED).enumerate() {
             let comma = if number == 0 { "" } else { ", " };
-            write!(f, "{comma}{}", covered.target)?;
+            write!(f, "{comma}{}", covered.binding)?;
         }
         match addresses.len().checked_sub(MAX_NAMED) {
             Some(more @ 1..) => write!(f, " and {more} more"),
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     fn covered(names: &[(u8, &str)]) -> Covered {
-        let pair = |(last, name): &(u8, &str)| (address(*last), Target::service(service(name)));
+        let pair = |(last, name): &(u8, &str)| (address(*last), Target::service(service(name)).into());
         names.iter().map(pair).collect()
     }
 
@@ -169,10 +169,10 @@ mod tests {
             .fetch_add(5, Ordering::Relaxed);
         coverage.take_up(covered(&[(1, "stock"), (3, "orders")]));
         let first = coverage.at(address(1)).unwrap();
-        assert_eq!(first.target.to_string(), "stock");
+        assert_eq!(first.binding.to_string(), "stock");
         assert_eq!(first.open.load(Ordering::Relaxed), 5);
         assert!(coverage.at(address(2)).is_none());
-        assert_eq!(coverage.at(address(3)).unwrap().target.to_string(), "orders");
+        assert_eq!(coverage.at(address(3)).unwrap().binding.to_string(), "orders");
     }
 
     #[test]

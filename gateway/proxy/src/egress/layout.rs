@@ -11,21 +11,21 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use causeway_routing::target::Target;
+use causeway_routing::target::Binding;
 
-/// Targets of the virtual addresses and ports that one socket takes clients for.
-pub(super) type Covered = BTreeMap<SocketAddr, Target>;
+/// Meaning of the virtual addresses and ports that one socket takes clients for.
+pub(super) type Covered = BTreeMap<SocketAddr, Binding>;
 
 /// Works out the sockets for which `is_mine` holds, by the addresses that they are bound to. With `by_port`, addresses share
 /// one for each port, but for those ports for which `is_apart` holds of the socket that would be shared.
 pub(super) fn layout(
-    bindings: &BTreeMap<SocketAddr, Target>,
+    bindings: &BTreeMap<SocketAddr, Binding>,
     by_port: bool,
     is_apart: impl Fn(SocketAddr) -> bool,
     is_mine: impl Fn(SocketAddr) -> bool,
 ) -> BTreeMap<SocketAddr, Covered> {
     let mut sockets: BTreeMap<SocketAddr, Covered> = BTreeMap::new();
-    for (address, target) in bindings {
+    for (address, binding) in bindings {
         let shared = everywhere(*address);
         let socket = if by_port && !is_apart(shared) {
             shared
@@ -34,7 +34,7 @@ pub(super) fn layout(
         };
         if is_mine(socket) {
             let covered = sockets.entry(socket).or_default();
-            covered.insert(*address, target.clone());
+            covered.insert(*address, binding.clone());
         }
     }
     sockets
@@ -59,19 +59,19 @@ pub(super) fn accepting_thread(socket: SocketAddr, threads: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use causeway_routing::testbed::service;
+    use causeway_routing::{target::Target, testbed::service};
 
     use super::*;
 
-    fn bindings() -> BTreeMap<SocketAddr, Target> {
+    fn bindings() -> BTreeMap<SocketAddr, Binding> {
         let all = [
             ("10.96.0.1:80", "orders"),
             ("10.96.0.2:80", "billing"),
             ("10.96.0.3:5432", "stock"),
             ("[fd00::1]:80", "orders"),
         ];
-        let target = |name| Target::service(service(name));
-        all.map(|(address, name)| (address.parse().unwrap(), target(name)))
+        let binding = |name| Target::service(service(name)).into();
+        all.map(|(address, name)| (address.parse().unwrap(), binding(name)))
             .into()
     }
 
@@ -82,7 +82,7 @@ mod tests {
         let draw = |(socket, covered): (SocketAddr, Covered)| {
             let covered = covered
                 .iter()
-                .map(|(address, target)| format!("{}={target}", address.ip()));
+                .map(|(address, binding)| format!("{}={binding}", address.ip()));
             format!("{socket} {}", covered.collect::<Vec<_>>().join(" "))
         };
         sockets.into_iter().map(draw).collect()

@@ -14,7 +14,7 @@ use std::{
 use causeway_federation::topology::Vips;
 use causeway_routing::{
     route::{Request, route},
-    target::{Bindings, Target},
+    target::{Binding, Bindings},
 };
 use parking_lot::Mutex;
 use rand::{SeedableRng as _, rngs::SmallRng};
@@ -193,7 +193,7 @@ impl AcceptingThread {
     /// Works out the sockets of this thread, and what each covers.
     fn sockets(
         &self,
-        bindings: &BTreeMap<SocketAddr, Target>,
+        bindings: &BTreeMap<SocketAddr, Binding>,
         apart: &BTreeSet<SocketAddr>,
     ) -> BTreeMap<SocketAddr, Covered> {
         if let Some(redirect) = &self.shared.redirect {

@@ -74,6 +74,7 @@ mod http;
 mod layout;
 mod limits;
 mod listen;
+mod order;
 mod outliers;
 mod pace;
 mod permission;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use causeway_federation::name::ServiceName;
+use causeway_federation::name::{PortName, ServiceName};
 use causeway_host::uptime::uptime;
 use causeway_routing::{
     outlier::{EjectedPart, Ejection, OutlierTable, TriedPlace, healthy_at},
@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// Try of which the end is known.
 pub(super) struct EndedTry<'a> {
     pub(super) service: &'a ServiceName,
+    /// Port of the service; `None`: the only one, which has no name.
+    pub(super) port: Option<&'a PortName>,
     pub(super) candidate: &'a Candidate,
     /// The instance, if it is one of this zone.
     pub(super) instance: Option<&'a Instance>,
@@ -66,13 +68,17 @@ impl Outliers {
         verdict: TryVerdict,
     ) {
         let (service, now) = (ended.service, uptime());
-        match (ended.instance, verdict) {
+        let known = snapshot.topology.services.get(service);
+        // The balancer knows one thing of an instance, and goes by where it is registered.
+        let port = known.and_then(|known| known.ports.get(ended.port));
+        let is_registered =
+            |instance: &&Instance| port.is_some_and(|port| port.at(instance.address) == instance.address);
+        match (ended.instance.filter(is_registered), verdict) {
             (Some(instance), TryVerdict::Failed(_)) => instance.load.failed(now),
             (Some(instance), TryVerdict::Overloaded) => instance.load.overloaded(now),
             _ => {}
         }
-        let policy = snapshot.topology.services.get(service);
-        let Some(policy) = policy.and_then(|service| service.outlier.as_ref()) else {
+        let Some(policy) = known.and_then(|service| service.outlier.as_ref()) else {
             return;
         };
         if verdict == TryVerdict::Overloaded
@@ -82,6 +88,7 @@ impl Outliers {
         }
         let place = TriedPlace {
             service,
+            port: ended.port,
             zone: ended.candidate.zone(&snapshot.zone),
             tags: &ended.candidate.tags,
             instance: ended.number,
@@ -132,35 +139,42 @@ fn publish(table: &mut OutlierTable, now: Duration, snapshot: &Snapshot, metrics
 fn tell_ejected(snapshot: &Snapshot, ejection: &Ejection) {
     let Ejection {
         service,
+        port,
         zone,
         part,
         failures,
         times,
         ..
     } = ejection;
+    let port = port.as_ref().map(PortName::as_str);
     let until = humantime::format_duration(ejection.until.saturating_sub(ejection.since));
     match part {
         EjectedPart::Instance(_) => {
             let instance = ejection.instance_name(snapshot);
-            tracing::warn!(%service, %zone, instance, for_time = %until, times, "an instance is ejected, and comes after the others of its zone: {failures}");
+            tracing::warn!(%service, port, %zone, instance, for_time = %until, times, "an instance is ejected, and comes after the others of its zone: {failures}");
         }
         EjectedPart::Zone(tags) => {
-            tracing::warn!(%service, %zone, %tags, for_time = %until, times, "a zone is ejected, and comes after all others: {failures} of its instances");
+            tracing::warn!(%service, port, %zone, %tags, for_time = %until, times, "a zone is ejected, and comes after all others: {failures} of its instances");
         }
     }
 }
 
 fn tell_returned(snapshot: &Snapshot, ejection: &Ejection) {
     let Ejection {
-        service, zone, part, ..
+        service,
+        port,
+        zone,
+        part,
+        ..
     } = ejection;
+    let port = port.as_ref().map(PortName::as_str);
     match part {
         EjectedPart::Instance(_) => {
             let instance = ejection.instance_name(snapshot);
-            tracing::info!(%service, %zone, instance, "an instance that was ejected is asked like the others again");
+            tracing::info!(%service, port, %zone, instance, "an instance that was ejected is asked like the others again");
         }
         EjectedPart::Zone(tags) => {
-            tracing::info!(%service, %zone, %tags, "a zone that was ejected is asked like the others again");
+            tracing::info!(%service, port, %zone, %tags, "a zone that was ejected is asked like the others again");
         }
     }
 }

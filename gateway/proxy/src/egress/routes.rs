@@ -38,10 +38,10 @@ impl Routes {
         self.ask(sockets).await;
         let mut missing = BTreeMap::new();
         for covered in shared_by_all(sockets) {
-            covered.retain(|address, target| {
+            covered.retain(|address, binding| {
                 let is_here = self.here.contains(&address.ip());
                 if !is_here {
-                    missing.insert(*address, target.to_string());
+                    missing.insert(*address, binding.to_string());
                 }
                 is_here
             });

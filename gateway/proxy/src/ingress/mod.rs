@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_federation::name::{GatewayId, ServiceName};
+use causeway_federation::name::{GatewayId, PortName, ServiceName};
 use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets};
 use causeway_proto::tunnel::{Connect, stream_header::Kind};
 use causeway_routing::{
@@ -277,8 +277,9 @@ async fn accept(
     send: &mut SendHalf,
 ) -> Result<Option<AcceptedStream>, RefusedStream> {
     let begun = Instant::now();
-    let passage = shared.passage(connect, tunnel)?;
+    let mut passage = shared.passage(connect, tunnel)?;
     let (snapshot, request, opened, counted) = permission::admit(shared, tunnel, connect, id)?;
+    passage.port = request.port.target;
     let mut rng = shared.rng();
     let dialling = dial(
         &snapshot,
@@ -299,9 +300,10 @@ async fn accept(
         let (keepalive, stall) = (shared.config.keepalive, shared.config.stall_limit);
         set_timeouts(&dialled.socket, keepalive, stall);
     }
+    let address = passage.address_of(&dialled.instance);
     let returns_to = passage
         .warm
-        .map(|warm| (warm.place(&dialled.instance), warm.warm));
+        .map(|warm| (warm.place(&dialled.instance, address), warm.warm));
     if refuse::write_ready(send, &dialled, returns_to.is_some())
         .await
         .is_err()
@@ -399,6 +401,7 @@ fn carry(
         shared.finish(&AccessRecord {
             role: Role::Ingress,
             service,
+            port: handle.connection.port.clone(),
             tags: instance.tags.clone(),
             client: None,
             from_zone: tunnel.peer().zone.clone(),
@@ -452,7 +455,7 @@ impl IngressShared {
     fn admit(
         self: &Arc<Self>,
         tunnel: &Tunnel,
-        service: &ServiceName,
+        (service, port): (&ServiceName, Option<&PortName>),
         id: ConnectionId,
     ) -> Result<(OpenConnectionGuard, PeerStreamGuard), RefusedStream> {
         let streams = self.peer(tunnel.peer());
@@ -465,6 +468,7 @@ impl IngressShared {
             id,
             role: Role::Ingress,
             service: service.clone(),
+            port: port.cloned(),
             client: None,
             local: None,
             peer: Some(tunnel.peer().clone()),

@@ -41,6 +41,8 @@ impl IngressShared {
             key: StickyKey::told(connect.sticky),
             besides: connect.besides.iter().copied().take(MAX_BESIDES).collect(),
             avoid: connect.avoid.iter().copied().take(MAX_AVOIDED).collect(),
+            // Which port it is depends on the topology, and so is told with the permission.
+            port: None,
             warm,
         })
     }

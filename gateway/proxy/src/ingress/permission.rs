@@ -37,7 +37,7 @@ pub(super) fn admit(
     let from = &tunnel.peer().zone;
     let mut snapshot = shared.snapshots.load_full();
     let mut asked = refuse::check(connect, &snapshot, from)?;
-    let (opened, counted) = shared.admit(tunnel, &asked.service, id)?;
+    let (opened, counted) = shared.admit(tunnel, (&asked.service, asked.port.name.as_ref()), id)?;
     loop {
         let found = FoundCaller {
             caller: asked.caller.clone(),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use causeway_federation::{
-    name::{MAX_LABEL_BYTES, MAX_TAGS, ServiceName, SpiffeIdError, Tags, ZoneName},
-    topology::Topology,
+    name::{MAX_LABEL_BYTES, MAX_TAGS, PortName, ServiceName, SpiffeIdError, Tags, ZoneName},
+    topology::{ServicePort, ServicePorts, Topology},
 };
 use causeway_host::share::NoShare;
 use causeway_proto::tunnel::{Connect, Ready, Refusal, RefusalReason, StreamReply, stream_reply::Outcome};
@@ -25,6 +25,7 @@ const MAX_MESSAGE_CHARS: usize = 1024;
 /// A request that passed the checks.
 pub(super) struct PermittedRequest {
     pub(super) service: ServiceName,
+    pub(super) port: ServicePort,
     pub(super) tags: Tags,
     pub(super) caller: Arc<Caller>,
     pub(super) verdict: Verdict,
@@ -122,6 +123,7 @@ pub(super) fn check(
     let service = ServiceName::new(&connect.service);
     let service = service
         .map_err(|error| RefusedStream::bad_header(format!("the service name is not valid: {error}")))?;
+    let port = port(connect)?;
     if connect.tags.len() > MAX_TAGS {
         return Err(RefusedStream::bad_header(format!(
             "more than {MAX_TAGS} tags are asked for"
@@ -144,12 +146,40 @@ pub(super) fn check(
         let message = format!("service {service} may not run in zone {}", snapshot.zone);
         return Err(RefusedStream::new(RefusalReason::NoInstance, message));
     }
+    let Some(port) = port_among(&known.ports, port.as_ref(), connect.primary_port) else {
+        let message = format!(
+            "zone {} knows no port {} of {service}",
+            snapshot.zone, connect.port
+        );
+        return Err(RefusedStream::new(RefusalReason::UnknownPort, message));
+    };
     Ok(PermittedRequest {
         service,
+        port: port.clone(),
         tags: connect.tags.iter().collect(),
         caller,
         verdict,
     })
+}
+
+/// Name of the port that a header asks for.
+pub(super) fn port(connect: &Connect) -> Result<Option<PortName>, RefusedStream> {
+    match connect.port.as_str() {
+        "" => Ok(None),
+        name => PortName::new(name)
+            .map(Some)
+            .map_err(|error| RefusedStream::bad_header(format!("the port's name is not valid: {error}"))),
+    }
+}
+
+/// Finds the port that is wanted. While a service changes from one port to several, zones may differ in whether the primary one has a name.
+fn port_among<'t>(
+    ports: &'t ServicePorts,
+    wanted: Option<&PortName>,
+    is_primary: bool,
+) -> Option<&'t ServicePort> {
+    let only = || Some(&ports.primary).filter(|only| is_primary && only.name.is_none());
+    ports.get(wanted).or_else(only)
 }
 
 /// The caller that a header names. Its zone is never what the header says: it is that of the peer's certificate.

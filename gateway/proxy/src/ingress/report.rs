@@ -55,6 +55,7 @@ impl IngressShared {
         self.access.write(&AccessRecord {
             role: Role::Ingress,
             service,
+            port: refuse::port(connect).ok().flatten(),
             tags: connect
                 .tags
                 .iter()

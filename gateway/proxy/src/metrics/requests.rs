@@ -91,6 +91,7 @@ mod tests {
         AccessRecord {
             role: Role::Egress,
             service: ServiceName::new("orders").unwrap(),
+            port: None,
             tags: [("version", version)].into_iter().collect(),
             client: None,
             from_zone: name("east"),

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use causeway_federation::name::{ServiceName, Tags, ZoneName};
+use causeway_federation::name::{PortName, ServiceName, Tags, ZoneName};
 
 use crate::snapshot::Snapshot;
 
@@ -102,6 +102,8 @@ pub fn number_text(number: u64) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ejection {
     pub service: ServiceName,
+    /// Port of the service; `None`: the only one, which has no name.
+    pub port: Option<PortName>,
     pub zone: ZoneName,
     pub part: EjectedPart,
     pub since: Duration,
@@ -125,7 +127,7 @@ impl Ejection {
         Some(known.map_or_else(|| number_text(number), |instance| instance.id.clone()))
     }
 
-    pub(super) fn key(&self) -> (&ServiceName, &ZoneName, &EjectedPart) {
-        (&self.service, &self.zone, &self.part)
+    pub(super) fn key(&self) -> (&ServiceName, &ZoneName, &EjectedPart, Option<&PortName>) {
+        (&self.service, &self.zone, &self.part, self.port.as_ref())
     }
 }

@@ -1,7 +1,7 @@
 //! Ejection of what fails, seen from the traffic itself: an instance that fails so many times in a row comes after the others for a
 //! while, and so does a zone, for instances with the same tags, once different ones of its fail in a row. What is ejected is never
 //! left out for good: where nothing else is there, it is used. Errors such as 500 may be the request's fault: where one client alone
-//! gets them, they eject nothing that does not meanwhile fail what others serve that client well.
+//! gets them, they eject nothing that does not meanwhile fail what others serve that client well. Each port of a service is judged by itself.
 //!
 //! Pure: time is an argument, that since any moment that is the same for all calls.
 
@@ -16,7 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use causeway_federation::{
     catalog::Catalog,
-    name::{ServiceName, Tags, ZoneName},
+    name::{PortName, ServiceName, Tags, ZoneName},
 };
 
 use crate::{
@@ -37,6 +37,8 @@ pub type Ejections = Arc<ArcSwap<Ejected>>;
 #[derive(Debug, Clone, Copy)]
 pub struct TriedPlace<'a> {
     pub service: &'a ServiceName,
+    /// Port of the service; `None`: the only one, which has no name.
+    pub port: Option<&'a PortName>,
     pub zone: &'a ZoneName,
     pub tags: &'a Tags,
     /// Number of the instance; 0: unknown.
@@ -47,12 +49,15 @@ pub struct TriedPlace<'a> {
     pub client: u64,
 }
 
+/// Port of a service in one zone.
+type ZonePort = (ZoneName, Option<PortName>);
+
 /// Instances and places that come after the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ejected {
-    /// Numbers by service and zone, those that are to come back last first.
-    instances: BTreeMap<ServiceName, BTreeMap<ZoneName, Vec<u64>>>,
-    places: BTreeMap<ServiceName, BTreeSet<(ZoneName, Tags)>>,
+    /// Numbers by service, zone and port, those that are to come back last first.
+    instances: BTreeMap<ServiceName, BTreeMap<ZonePort, Vec<u64>>>,
+    places: BTreeMap<ServiceName, BTreeSet<(ZonePort, Tags)>>,
     /// Each with its reason, in the order of what they are.
     list: Vec<Ejection>,
 }
@@ -63,14 +68,15 @@ impl Ejected {
         list.sort_by_key(|ejection| std::cmp::Reverse(ejection.until));
         for ejection in &list {
             let (service, zone) = (ejection.service.clone(), ejection.zone.clone());
+            let port = ejection.port.clone();
             match &ejection.part {
                 EjectedPart::Instance(number) => {
                     let zones = ejected.instances.entry(service).or_default();
-                    zones.entry(zone).or_default().push(*number);
+                    zones.entry((zone, port)).or_default().push(*number);
                 }
                 EjectedPart::Zone(tags) => {
                     let places = ejected.places.entry(service).or_default();
-                    places.insert((zone, tags.clone()));
+                    places.insert(((zone, port), tags.clone()));
                 }
             }
         }
@@ -121,10 +127,16 @@ impl Ejected {
     /// Numbers of the instances that come after the others, of `healthy` ones in this zone. At most the share `max` (0 to 1) of them are,
     /// but one of two; and none if all would be.
     #[must_use]
-    pub fn instances_of(&self, service: &ServiceName, zone: &ZoneName, healthy: u64, max: f64) -> &[u64] {
+    pub fn instances_of(
+        &self,
+        (service, port): (&ServiceName, Option<&PortName>),
+        zone: &ZoneName,
+        healthy: u64,
+        max: f64,
+    ) -> &[u64] {
         let zones = self.instances.get(service);
         let ejected = zones
-            .and_then(|zones| zones.get(zone))
+            .and_then(|zones| zones.get(&(zone.clone(), port.cloned())))
             .map_or(&[][..], Vec::as_slice);
         let count = ejected.len() as u64;
         if count == 0 || count >= healthy {
@@ -136,9 +148,15 @@ impl Ejected {
 
     /// Tells whether a zone comes after the others for instances with these tags.
     #[must_use]
-    pub fn has_place(&self, service: &ServiceName, zone: &ZoneName, tags: &Tags) -> bool {
+    pub fn has_place(
+        &self,
+        (service, port): (&ServiceName, Option<&PortName>),
+        zone: &ZoneName,
+        tags: &Tags,
+    ) -> bool {
+        let is_it = |((of, at), with): &(ZonePort, Tags)| of == zone && at.as_ref() == port && with == tags;
         let places = self.places.get(service);
-        places.is_some_and(|places| places.iter().any(|(of, with)| of == zone && with == tags))
+        places.is_some_and(|places| places.iter().any(is_it))
     }
 }
 
@@ -161,7 +179,11 @@ pub fn healthy_at(snapshot: &Snapshot, service: &ServiceName, candidate: &Candid
 
 /// Numbers of the instances that come after the others where `candidate` leads to.
 #[must_use]
-pub fn avoided(snapshot: &Snapshot, service: &ServiceName, candidate: &Candidate) -> Vec<u64> {
+pub fn avoided(
+    snapshot: &Snapshot,
+    (service, port): (&ServiceName, Option<&PortName>),
+    candidate: &Candidate,
+) -> Vec<u64> {
     let ejected = snapshot.ejections.load();
     if ejected.is_empty() {
         return Vec::new();
@@ -172,7 +194,7 @@ pub fn avoided(snapshot: &Snapshot, service: &ServiceName, candidate: &Candidate
     };
     let healthy = healthy_at(snapshot, service, candidate);
     let zone = candidate.zone(&snapshot.zone);
-    let numbers = ejected.instances_of(service, zone, healthy, policy.max);
+    let numbers = ejected.instances_of((service, port), zone, healthy, policy.max);
     numbers.iter().copied().take(MAX_AVOIDED).collect()
 }
 

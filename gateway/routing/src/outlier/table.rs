@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use causeway_federation::{
-    name::{ServiceName, Tags, ZoneName},
+    name::{PortName, ServiceName, Tags, ZoneName},
     topology::Outlier,
 };
 
@@ -95,10 +95,11 @@ impl FailureRow {
         well > failed
     }
 
-    fn ejection(&self, key: (&ServiceName, &ZoneName), part: EjectedPart) -> Ejection {
+    fn ejection(&self, (at, zone): (&PortKey, &ZoneName), part: EjectedPart) -> Ejection {
         Ejection {
-            service: key.0.clone(),
-            zone: key.1.clone(),
+            service: at.0.clone(),
+            port: at.1.clone(),
+            zone: zone.clone(),
             part,
             since: self.since,
             until: self.until,
@@ -108,8 +109,10 @@ impl FailureRow {
     }
 }
 
-type InstanceKey = (ServiceName, ZoneName, u64);
-type PlaceKey = (ServiceName, ZoneName, Tags);
+/// Service and its port.
+type PortKey = (ServiceName, Option<PortName>);
+type InstanceKey = (PortKey, ZoneName, u64);
+type PlaceKey = (PortKey, ZoneName, Tags);
 
 /// Memory of what has failed.
 #[derive(Debug, Default)]
@@ -117,7 +120,7 @@ pub struct OutlierTable {
     pub(super) instances: BTreeMap<InstanceKey, FailureRow>,
     places: BTreeMap<PlaceKey, FailureRow>,
     /// Kept while there is anything above.
-    clients: BTreeMap<(ServiceName, u64), ClientTries>,
+    clients: BTreeMap<(PortKey, u64), ClientTries>,
     /// Nothing changes before.
     next: Option<Duration>,
 }
@@ -144,12 +147,12 @@ impl OutlierTable {
     ) -> bool {
         let mut changed = false;
         let tries = self.count(at, false);
-        let key = (at.service.clone(), at.zone.clone(), at.instance);
+        let key = (port_key(at), at.zone.clone(), at.instance);
         if at.instance != 0 && has_room(&mut self.instances, now, &key) {
             let row = self.instances.entry(key).or_default();
             changed |= row.failed((now, policy), (failure, at), tries, |_| true);
         }
-        let key = (at.service.clone(), at.zone.clone(), at.tags.clone());
+        let key = (port_key(at), at.zone.clone(), at.tags.clone());
         if has_room(&mut self.places, now, &key) {
             let row = self.places.entry(key).or_default();
             // One bad instance among others says nothing of its zone.
@@ -164,11 +167,11 @@ impl OutlierTable {
     /// Takes up that a try went well. Tells whether something has come back with it.
     pub fn succeeded(&mut self, now: Duration, at: TriedPlace<'_>) -> bool {
         let mut changed = false;
-        let key = (at.service.clone(), at.zone.clone(), at.instance);
+        let key = (port_key(at), at.zone.clone(), at.instance);
         if self.instances.get(&key).is_some_and(|row| !row.is_ejected(now)) {
             self.instances.remove(&key);
         }
-        let key = (at.service.clone(), at.zone.clone(), at.tags.clone());
+        let key = (port_key(at), at.zone.clone(), at.tags.clone());
         if let Some(row) = self.places.remove(&key) {
             changed = row.is_ejected(now);
         }
@@ -182,7 +185,7 @@ impl OutlierTable {
 
     /// Counts a try with its client, and returns what was counted before.
     fn count(&mut self, at: TriedPlace<'_>, is_well: bool) -> ClientTries {
-        let key = (at.service.clone(), at.client);
+        let key = (port_key(at), at.client);
         if self.clients.len() >= MAX_RECORDS && !self.clients.contains_key(&key) {
             // Of rows under way it is not known then that others have served their clients well.
             self.clients.clear();
@@ -218,6 +221,10 @@ impl OutlierTable {
         let rows = self.instances.values().chain(self.places.values());
         self.next = rows.filter(|row| row.is_ejected(now)).map(|row| row.until).min();
     }
+}
+
+fn port_key(at: TriedPlace<'_>) -> PortKey {
+    (at.service.clone(), at.port.cloned())
 }
 
 /// Makes room for a further record, by forgetting those that are not ejected.

@@ -46,6 +46,7 @@ impl Tried {
     fn tells(&mut self, now: Duration, instance: u64, failure: Option<TryFailure>, client: u64) -> bool {
         let at = TriedPlace {
             service: &self.service,
+            port: None,
             zone: &self.zone,
             tags: &self.tags,
             instance,
@@ -61,8 +62,8 @@ impl Tried {
     /// Numbers that come after the others, and whether the zone does.
     fn ejected(&mut self, now: Duration) -> (Vec<u64>, bool) {
         let ejected = self.table.ejected(now);
-        let numbers = ejected.instances_of(&self.service, &self.zone, self.healthy, 0.5);
-        let has_place = ejected.has_place(&self.service, &self.zone, &self.tags);
+        let numbers = ejected.instances_of((&self.service, None), &self.zone, self.healthy, 0.5);
+        let has_place = ejected.has_place((&self.service, None), &self.zone, &self.tags);
         (numbers.to_vec(), has_place)
     }
 }
@@ -249,4 +250,35 @@ fn an_ejection_says_since_when_until_when_and_why() {
     );
     assert_eq!(again.of_service(&service("orders")).count(), 2);
     assert_eq!(again.of_service(&service("web")).count(), 0);
+}
+
+#[test]
+fn each_port_of_a_service_is_judged_by_itself() {
+    let (orders, east, none) = (service("orders"), zone("east"), tags(&[]));
+    let names = ["http", "admin"].map(|name| PortName::new(name).unwrap());
+    let [http, admin] = &names;
+    let at = |port| TriedPlace {
+        service: &orders,
+        port: Some(port),
+        zone: &east,
+        tags: &none,
+        instance: 7,
+        healthy: 1,
+        client: 1,
+    };
+    let mut table = OutlierTable::default();
+    for _ in 0..3 {
+        table.failed(NOW, &policy(), TryFailure::Unavailable, at(admin));
+        // What goes well at one port takes nothing back at the other.
+        table.succeeded(NOW, at(http));
+    }
+    let ejected = table.ejected(NOW);
+    let comes_last = |port| {
+        let at = (&orders, Some(port));
+        let numbers = ejected.instances_of(at, &east, 4, 0.5);
+        (numbers.to_vec(), ejected.has_place(at, &east, &none))
+    };
+    assert_eq!(comes_last(admin), (vec![7], true));
+    assert_eq!(comes_last(http), (vec![], false));
+    assert_eq!(ejected.list()[0].port.as_ref(), Some(admin));
 }

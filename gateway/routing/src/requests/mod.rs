@@ -6,6 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use causeway_federation::{
+    name::PortName,
     request_path::{ComparedPath, PathFault, stands_for},
     topology::{CallerSelector, PathMatch, Route, RouteMatch, Service},
 };
@@ -28,6 +29,8 @@ pub struct RequestHead<'a> {
     pub headers: &'a HeaderMap,
     /// `None`: nobody that a route could name.
     pub caller: Option<&'a Caller>,
+    /// Port of the service that it came to; `None`: the only one, which has no name.
+    pub port: Option<&'a PortName>,
 }
 
 /// The first condition of a route that a request does not meet.
@@ -39,6 +42,7 @@ pub enum Mismatch<'t> {
     Header { name: &'t str, value: &'t str },
     Query { name: &'t str, value: &'t str },
     Caller(&'t [CallerSelector]),
+    Port(&'t PortName),
 }
 
 impl fmt::Display for Mismatch<'_> {
@@ -53,6 +57,7 @@ impl fmt::Display for Mismatch<'_> {
                 let callers: Vec<String> = callers.iter().map(ToString::to_string).collect();
                 write!(f, "the caller is not {}", callers.join(" or "))
             }
+            Self::Port(port) => write!(f, "the port is not {port}"),
         }
     }
 }
@@ -115,6 +120,11 @@ impl<'a> Compared<'a> {
     fn mismatch<'t>(&self, wanted: &'t RouteMatch) -> Option<Mismatch<'t>> {
         if !wanted.methods.is_empty() && !wanted.methods.contains(self.head.method) {
             return Some(Mismatch::Method);
+        }
+        if let Some(port) = &wanted.port
+            && self.head.port != Some(port)
+        {
+            return Some(Mismatch::Port(port));
         }
         if let Some(host) = wanted.host.as_deref()
             && !self.host.eq_ignore_ascii_case(host)

@@ -1,6 +1,6 @@
 //! Tables of requests and of the route that rules each.
 
-use causeway_federation::{request_path::PathFault, topology::Topology};
+use causeway_federation::{name::PortName, request_path::PathFault, topology::Topology};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::sync::Arc;
 
@@ -41,6 +41,7 @@ fn ruled(topology: &Topology, request: &str) -> Result<Option<String>, PathFault
         host,
         headers: &headers,
         caller: None,
+        port: None,
     };
     let service = &topology.services[&testbed::service("orders")];
     let found = find(service, &head)?;
@@ -197,6 +198,7 @@ fn an_explanation_ends_with_the_route_that_matches_and_says_what_the_others_lack
         host: "orders.mesh",
         headers: &headers,
         caller: None,
+        port: None,
     };
     let service = &topology.services[&testbed::service("orders")];
     let told: Vec<String> = compare(service, &head)
@@ -217,6 +219,31 @@ fn an_explanation_ends_with_the_route_that_matches_and_says_what_the_others_lack
             "it matches",
         ]
     );
+}
+
+#[test]
+fn a_route_may_be_for_one_port() {
+    let text = "  orders:\n    protocol: http\n    ports: { http: 8080, admin: 9090 }\n    routes:\n      \
+                - { name: admin, match: { port: admin } }\n      - { name: http, match: { port: http } }";
+    let topology = testbed::topology("  east: {}", text);
+    let service = &topology.services[&testbed::service("orders")];
+    let headers = HeaderMap::new();
+    let ruled_by = |port: Option<&str>| {
+        let port = port.map(|port| PortName::new(port).unwrap());
+        let head = RequestHead {
+            method: "GET",
+            path: "/",
+            query: None,
+            host: "orders.mesh",
+            headers: &headers,
+            caller: None,
+            port: port.as_ref(),
+        };
+        find(service, &head).unwrap().map(|route| route.label.to_string())
+    };
+    assert_eq!(ruled_by(Some("admin")).as_deref(), Some("admin"));
+    assert_eq!(ruled_by(Some("http")).as_deref(), Some("http"));
+    assert_eq!((ruled_by(Some("else")), ruled_by(None)), (None, None));
 }
 
 #[test]
@@ -253,6 +280,7 @@ fn a_route_may_be_for_certain_callers() {
             host: "orders.mesh",
             headers: &headers,
             caller: caller.as_ref(),
+            port: None,
         };
         let found = find(&topology.services[&testbed::service("orders")], &head).unwrap();
         assert_eq!(found.map(|route| &*route.label), expected, "{caller:?} {path}");

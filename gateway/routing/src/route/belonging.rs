@@ -3,7 +3,7 @@
 //! It asks for reasons to move and none to stay: shares of a split are not evened out, and a place that would not be taken
 //! now, because its instances are ill or its tunnels silent, keeps what it has for as long as that works.
 
-use causeway_federation::name::{GatewayId, ServiceName, Tags, ZoneName};
+use causeway_federation::name::{GatewayId, PortName, ServiceName, Tags, ZoneName};
 use rand::{SeedableRng, rngs::SmallRng};
 use serde::Serialize;
 
@@ -25,6 +25,8 @@ const ANY_SEED: u64 = 0;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Placement {
     target: Target,
+    /// Port of the service that it is at.
+    port: Option<PortName>,
     /// Tags of its arm as the split had them.
     arm: Tags,
     server: PlacedAt,
@@ -45,10 +47,17 @@ impl Placement {
     pub fn at_instance(service: ServiceName, tags: Tags, instance: &str) -> Self {
         Self {
             target: Target::service(service),
+            port: None,
             arm: tags,
             server: PlacedAt::Instance(instance.to_owned()),
             has_own_split: false,
         }
+    }
+
+    /// Place of a client of this port.
+    #[must_use]
+    pub fn at_port(self, port: Option<PortName>) -> Self {
+        Self { port, ..self }
     }
 
     /// Place by another split than the service's: no weight takes the connection from it.
@@ -65,6 +74,7 @@ impl Placement {
     pub fn new(target: &Target, candidate: &Candidate, instance: Option<&str>) -> Self {
         Self {
             target: target.clone(),
+            port: None,
             arm: candidate.arm.clone(),
             server: match &candidate.place {
                 Destination::Local => PlacedAt::Instance(instance.unwrap_or_default().to_owned()),
@@ -135,6 +145,7 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
         snapshot,
         service,
         target,
+        port: placed.port.as_ref(),
         own_tags: zone.map(|zone| &zone.tags),
         key: None,
     };

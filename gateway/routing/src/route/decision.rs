@@ -60,6 +60,7 @@ impl<'s, R: Rng> Decision<'s, R> {
             snapshot,
             service,
             target,
+            port: request.port.as_ref(),
             own_tags: zone.map(|zone| &zone.tags),
             key: request.key,
         });

@@ -265,7 +265,11 @@ fn own_zone(question: &Question<'_>, arm: &Arm, ejected: &Ejected) -> Result<Gro
         age: Age::Fresh,
         link: Link::Up,
         draining: false,
-        failing: ejected.has_place(&question.target.service, &snapshot.zone, &arm.tags),
+        failing: ejected.has_place(
+            (&question.target.service, question.port),
+            &snapshot.zone,
+            &arm.tags,
+        ),
     })
 }
 
@@ -299,7 +303,7 @@ fn remote(
         age: entry.age,
         link,
         draining: entry.record.draining || link == Link::Draining,
-        failing: ejected.has_place(&question.target.service, zone, &arm.tags),
+        failing: ejected.has_place((&question.target.service, question.port), zone, &arm.tags),
     };
     Ok((grounds, weight))
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use causeway_federation::{
-    name::{GatewayId, Tags, ZoneName},
+    name::{GatewayId, PortName, Tags, ZoneName},
     topology::{Service, SplitArm},
 };
 use rand::Rng;
@@ -32,6 +32,8 @@ pub use reason::{Reason, ReasonSubject, Why};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub target: Target,
+    /// Port of the service; `None`: the only one, which has no name. It decides about nothing but what is ejected.
+    pub port: Option<PortName>,
     /// Split of the route that rules a request, in the place of the service's own.
     pub split: Option<Arc<[SplitArm]>>,
     /// Decides in the place of chance, so that the requests of one user go one way.
@@ -46,6 +48,7 @@ impl Request {
     pub fn new(target: Target) -> Self {
         Self {
             target,
+            port: None,
             split: None,
             key: None,
             explain: false,
@@ -56,10 +59,17 @@ impl Request {
     pub fn explained(target: Target) -> Self {
         Self {
             target,
+            port: None,
             split: None,
             key: None,
             explain: true,
         }
+    }
+
+    /// As a client of this port asks.
+    #[must_use]
+    pub fn at_port(self, port: Option<PortName>) -> Self {
+        Self { port, ..self }
     }
 
     /// As a request whose route has this split asks.
@@ -127,6 +137,7 @@ struct Question<'s> {
     snapshot: &'s Snapshot,
     service: &'s Service,
     target: &'s Target,
+    port: Option<&'s PortName>,
     /// `None`: this zone is not in the topology.
     own_tags: Option<&'s Tags>,
     key: Option<StickyKey>,

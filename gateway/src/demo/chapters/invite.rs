@@ -21,9 +21,9 @@ pub(super) fn tell(stage: &Stage) -> Result<(), DemoError> {
             dns.unwrap_or_default().into(),
             admin.unwrap_or_default().into(),
         ]);
-        for (address, target) in gateway.vips().bindings().borrow().iter() {
-            if target.tags.is_empty() && target.zone.is_none() {
-                let name = format!("{}.{domain}", target.service);
+        for (address, bound) in gateway.vips().bindings().borrow().iter() {
+            if bound.target.is_whole() {
+                let name = format!("{}.{domain}", bound.target.service);
                 names.push(vec![gateway.id().into(), name.into(), Word::from(address)]);
             }
         }
@@ -45,10 +45,10 @@ fn commands(stage: &Stage) -> String {
         };
         let bindings = gateway.vips().bindings();
         let bindings = bindings.borrow();
-        let Some((address, target)) = bindings.first_key_value() else {
+        let Some((address, bound)) = bindings.first_key_value() else {
             continue;
         };
-        let (service, domain) = (&target.service, &stage.federation.topology.dns.domain);
+        let (service, domain) = (&bound.target.service, &stage.federation.topology.dns.domain);
         return format!(
             "Try it, as an application in {zone}:\n  \
              dig +short @{ip} -p {port} {service}.{domain}\n  \

@@ -23,10 +23,10 @@ const STEPS: [u32; 4] = [5, 50, 100, 0];
 pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     let says = |declared: &Service| declared.connections != ConnectionPolicy::default();
     let requests = arms::find_where(stage, |declared| {
-        says(declared) && declared.protocol == Protocol::Http
+        says(declared) && declared.ports.primary.protocol == Protocol::Http
     })?;
     let bytes = arms::find_where(stage, |declared| {
-        declared.connections.linger.is_some() && declared.protocol == Protocol::Tcp
+        declared.connections.linger.is_some() && declared.ports.primary.protocol == Protocol::Tcp
     })?;
     if let Some(split) = requests.filter(|split| split.arms.len() == 2) {
         follow_by_request(stage, &split).await?;

@@ -79,7 +79,7 @@ impl Stage {
         let topology = &self.federation.topology;
         let services = topology.services.iter();
         let services: Vec<_> = services
-            .filter(|(_, declared)| declared.protocol != Protocol::Udp)
+            .filter(|(_, declared)| declared.ports.primary.protocol != Protocol::Udp)
             .map(|(service, _)| service)
             .collect();
         let pairs = topology.zones.keys().flat_map(|zone| {

@@ -12,7 +12,7 @@ use super::{
         Topology, Vips, Zone,
     },
     permissions::PermissionEntry,
-    policy_words, routes_in_words,
+    policy_words, ports, routes_in_words,
 };
 use crate::{name::ZoneName, trust::CertificateHash};
 
@@ -258,13 +258,12 @@ fn vips(vips: &Vips) -> String {
 }
 
 fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
+    for (key, before, after) in ports::in_words(&before.ports, &after.ports) {
+        diff.compare(&format!("{subject}: {key}"), before, after);
+    }
     let mut compare = |key: &str, text: &dyn Fn(&Service) -> String| {
         diff.compare(&format!("{subject}: {key}"), text(before), text(after));
     };
-    compare("port", &|service| service.port.to_string());
-    compare("protocol", &|service| {
-        format!("{:?}", service.protocol).to_lowercase()
-    });
     compare("health", &health);
     compare("split", &|service| split(&service.split));
     compare("failover", &|service| {

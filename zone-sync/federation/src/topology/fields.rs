@@ -89,6 +89,11 @@ impl<'a> Fields<'a> {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
+    /// Tells of something that is wrong with the map.
+    pub(super) fn report(&self, found: Diagnostic) {
+        self.sink.push(found);
+    }
+
     pub(super) fn has(&self, key: &str) -> bool {
         self.entry(key).is_some()
     }

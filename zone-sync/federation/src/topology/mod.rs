@@ -12,6 +12,7 @@ mod fields;
 mod model;
 mod permissions;
 mod policy_words;
+mod ports;
 mod raw;
 mod read;
 mod render;
@@ -31,6 +32,7 @@ pub use model::*;
 pub use permissions::{
     CallerSelector, CallerView, DefaultPermission, IdentitySelector, PermissionEntry, Permissions, Who,
 };
+pub use ports::{ServicePort, ServicePorts};
 pub use render::Style;
 pub use resolved::resolved;
 pub use retry::{GrpcCode, IDEMPOTENT_METHODS, Retry, RetryCondition};

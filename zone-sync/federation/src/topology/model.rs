@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use super::{
     permissions::{PermissionEntry, Permissions},
+    ports::ServicePorts,
     retry::Retry,
     routes::Route,
     sticky::Sticky,
@@ -174,9 +175,7 @@ pub struct FixedInstance {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Service {
-    /// Port that clients connect to.
-    pub port: u16,
-    pub protocol: Protocol,
+    pub ports: ServicePorts,
     /// `None`: instances count as healthy as long as they are registered.
     pub health: Option<HealthCheck>,
     /// Never empty: without a split in the file, one arm with no tags.

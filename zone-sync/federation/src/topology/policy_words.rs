@@ -84,12 +84,16 @@ pub(super) fn limits(limits: &RouteLimits) -> String {
 }
 
 impl Service {
-    /// Policies that are in force for its connections and requests, each by its key, in words; `of_route`: the name of the route that rules a
+    /// Policies that are in force for its connections and requests where this protocol is spoken, each by its key, in words; `of_route`: the name of the route that rules a
     /// request, and its time limit. What connections become later is not in it.
     #[must_use]
-    pub fn policies(&self, of_route: Option<(&str, Option<Duration>)>) -> Vec<(&'static str, String)> {
+    pub fn policies(
+        &self,
+        protocol: Protocol,
+        of_route: Option<(&str, Option<Duration>)>,
+    ) -> Vec<(&'static str, String)> {
         let mut policies = Vec::new();
-        if matches!(self.protocol, Protocol::Http | Protocol::Grpc) {
+        if protocol.is_http() {
             let timeout = match of_route {
                 Some((route, Some(timeout))) => format!("{}, of {route}", time(timeout)),
                 _ => self.timeout.map_or_else(|| "none".to_owned(), time),
@@ -122,7 +126,8 @@ services:
 ";
         let topology = parse(text, "a.yaml").unwrap().topology;
         let told = |name: &str, route| {
-            let policies = topology.services[name].policies(route);
+            let service = &topology.services[name];
+            let policies = service.policies(service.ports.primary.protocol, route);
             policies
                 .iter()
                 .map(|(key, told)| format!("{key}: {told}"))

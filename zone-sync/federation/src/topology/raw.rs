@@ -26,7 +26,7 @@ use super::{
     sticky::Sticky,
 };
 use crate::{
-    name::{ServiceName, Tags, ZoneName},
+    name::{PortName, ServiceName, Tags, ZoneName},
     request_path::PathPattern,
     trust::Bundle,
 };
@@ -96,11 +96,22 @@ pub(super) enum Vips {
     Address(Spanned<IpAddr>),
 }
 
-pub(super) struct Service {
-    pub name: Spanned<ServiceName>,
-    pub port: Option<Spanned<u16>>,
+/// One port of a service.
+pub(super) struct Port {
+    /// `None`: the only one, which needs none.
+    pub name: Option<Spanned<PortName>>,
+    pub number: Spanned<u16>,
     /// `None`: given, but not readable.
     pub protocol: Option<Spanned<Protocol>>,
+    pub target: Option<u16>,
+}
+
+pub(super) struct Service {
+    pub name: Spanned<ServiceName>,
+    /// The primary one first. Those that could not be read at all are left out.
+    pub ports: Vec<Port>,
+    /// Tells whether that is all of them.
+    pub has_all_ports: bool,
     pub health: Option<HealthCheck>,
     pub split: Option<Listed<Spanned<SplitArm>>>,
     pub failover: Option<Vec<Spanned<Tier>>>,
@@ -120,6 +131,15 @@ pub(super) struct Service {
     pub of_requests: Vec<Spanned<&'static str>>,
     /// Keys that are accepted but not yet in force, where they stand.
     pub waiting: Vec<Spanned<&'static str>>,
+}
+
+impl Service {
+    /// Protocols of its ports, where they stand; `None`: one could not be read, so that nothing can be concluded from the others.
+    pub(super) fn protocols(&self) -> Option<Vec<&Spanned<Protocol>>> {
+        let protocols = self.ports.iter().map(|port| port.protocol.as_ref());
+        let protocols: Option<Vec<_>> = protocols.collect();
+        protocols.filter(|all| self.has_all_ports && !all.is_empty())
+    }
 }
 
 /// Policies that are read and kept as they are.
@@ -205,6 +225,8 @@ pub(super) struct Conditions {
     pub pattern: Option<Pattern>,
     /// Those of `matches`, where they stand.
     pub callers: Vec<Spanned<CallerSelector>>,
+    /// That of `matches`, where it stands.
+    pub port: Option<Spanned<PortName>>,
 }
 
 impl Conditions {

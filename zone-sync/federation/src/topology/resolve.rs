@@ -11,6 +11,7 @@ use super::{
     fields::Spanned,
     model::{FixedInstance, JudgedRequests, Service, SplitArm, Tier, TierZone, Topology, Vips, Zone},
     permissions::PermissionEntry,
+    ports::{ServicePort, ServicePorts},
     raw,
     routes::Route,
 };
@@ -126,8 +127,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         .map_or_else(|| Some(Vec::new()), |entries| compiled(entries.items))?;
     let policies = service.policies;
     let model = Service {
-        port: service.port?.value,
-        protocol: service.protocol?.value,
+        ports: ports(service.ports)?,
         health: service.health,
         split: service
             .split
@@ -152,6 +152,24 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         routes: routes?,
     };
     Some((service.name.value, model))
+}
+
+/// The first one leads to where an instance is registered, each other to its own number.
+fn ports(ports: Vec<raw::Port>) -> Option<ServicePorts> {
+    let one = |(at, port): (usize, raw::Port)| {
+        let number = port.number.value;
+        Some(ServicePort {
+            name: port.name.map(|name| name.value),
+            number,
+            protocol: port.protocol?.value,
+            target: port.target.or((at > 0).then_some(number)),
+        })
+    };
+    let mut ports = ports.into_iter().enumerate().map(one);
+    Some(ServicePorts {
+        primary: ports.next()??,
+        others: ports.collect::<Option<_>>()?,
+    })
 }
 
 fn compiled(entries: Vec<Spanned<raw::Permitted>>) -> Option<Vec<PermissionEntry>> {

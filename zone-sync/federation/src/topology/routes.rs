@@ -12,7 +12,7 @@ use std::{
 
 use super::{model::SplitArm, permissions::CallerSelector, sticky::Sticky};
 use crate::{
-    name::{ServiceName, Tags},
+    name::{PortName, ServiceName, Tags},
     request_path::{PathPattern, replace_prefix},
 };
 
@@ -59,6 +59,8 @@ pub struct RouteMatch {
     pub path: Option<PathMatch>,
     /// Lower case, without a port.
     pub host: Option<String>,
+    /// Port of the service that the client has connected to.
+    pub port: Option<PortName>,
     /// Name, lower case, to exact value.
     pub headers: BTreeMap<String, String>,
     /// Name to exact value, both as they are once decoded.
@@ -172,6 +174,7 @@ impl RouteMatch {
             && paths
             && callers
             && (self.host.is_none() || self.host == other.host)
+            && (self.port.is_none() || self.port == other.port)
             && among(&self.headers, &other.headers)
             && among(&self.query, &other.query)
     }
@@ -228,6 +231,9 @@ impl fmt::Display for RouteMatch {
         }
         if let Some(host) = &self.host {
             write!(f, " at {host}")?;
+        }
+        if let Some(port) = &self.port {
+            write!(f, " on port {port}")?;
         }
         for (name, value) in &self.headers {
             write!(f, " with {name}: {value}")?;
@@ -353,6 +359,12 @@ mod tests {
             ..narrow.clone()
         };
         assert!(!broad.covers(&other_value));
+        let on = |port: &str| RouteMatch {
+            port: Some(PortName::new(port).unwrap()),
+            ..narrow.clone()
+        };
+        assert!(broad.covers(&on("admin")) && on("admin").covers(&on("admin")));
+        assert!(!on("admin").covers(&narrow) && !on("admin").covers(&on("http")));
         let any_method = RouteMatch {
             methods: BTreeSet::new(),
             ..narrow.clone()

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     address::is_of_one_host,
-    name::{NameError, ServiceName, ZoneName},
+    name::{NameError, PortName, ServiceName, ZoneName},
 };
 
 /// Longest text of a tag key or value; the limit of a DNS label, because tags appear in mesh DNS names.
@@ -106,7 +106,12 @@ pub(super) fn checked_name<T: FromStr<Err = NameError>>(
             let lowered = text.to_lowercase().replace('_', "-");
             let suggestion = (lowered != text && lowered.parse::<T>().is_ok()).then_some(lowered);
             let message = format!("this is not {what}: {error}");
-            let hint = "names are DNS labels, because mesh DNS answers for them";
+            let hint = match error {
+                NameError::BadPortName(_) => {
+                    "names of ports stand in SRV names, such as `_admin._tcp.orders.mesh`"
+                }
+                _ => "names are DNS labels, because mesh DNS answers for them",
+            };
             sink.push(
                 Diagnostic::error("bad-name", span, message)
                     .hint(hint)
@@ -123,6 +128,11 @@ pub(super) fn zone_name(node: &Node, sink: &Sink) -> Option<Spanned<ZoneName>> {
 
 pub(super) fn service_name(node: &Node, sink: &Sink) -> Option<Spanned<ServiceName>> {
     name(node, "a service's name", sink)
+}
+
+/// Name of a port, which a number is not.
+pub(super) fn port_name(node: &Node, sink: &Sink) -> Option<Spanned<PortName>> {
+    name(node, "a port's name", sink)
 }
 
 /// A whole number without quotes, within `range`.

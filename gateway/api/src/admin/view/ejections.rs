@@ -15,6 +15,9 @@ pub struct EjectionView {
     /// `instance` or `zone`.
     pub part: String,
     pub zone: String,
+    /// Port of the service, where its ports have names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
     /// Id of an instance of this zone; of others `#` and the number that their own zone shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
@@ -34,10 +37,14 @@ impl EjectionView {
     /// Subject of it, such as `instance a1 of zone east`.
     #[must_use]
     pub fn subject(&self) -> String {
-        match &self.instance {
+        let subject = match &self.instance {
             Some(instance) => format!("instance {instance} of zone {}", self.zone),
             None if self.tags.is_empty() => format!("zone {}", self.zone),
             None => format!("zone {} for {}", self.zone, self.tags),
+        };
+        match &self.port {
+            Some(port) => format!("{subject} at port {port}"),
+            None => subject,
         }
     }
 }
@@ -80,6 +87,7 @@ pub(super) fn ejection_view(snapshot: &Snapshot, ejection: &Ejection, now: Durat
     EjectionView {
         part: ejection.part.word().to_owned(),
         zone: ejection.zone.to_string(),
+        port: ejection.port.as_ref().map(ToString::to_string),
         instance: ejection.instance_name(snapshot),
         tags: match &ejection.part {
             EjectedPart::Instance(_) => Tags::default(),

@@ -6,7 +6,7 @@ use causeway_federation::{
     catalog::{Age, Catalog, CatalogEntry},
     name::{ServiceName, Tags, ZoneName},
     topology::{
-        DefaultPermission, PermissionEntry, Permissions, Probe, Protocol, Service, Tier, TierTag, TierZone,
+        DefaultPermission, PermissionEntry, Permissions, Probe, Service, ServicePort, Tier, TierTag, TierZone,
     },
 };
 use causeway_routing::{
@@ -20,9 +20,13 @@ use super::{EjectionView, age_word, ejections, link_word};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
     pub name: String,
+    /// The primary one.
     pub port: u16,
-    /// `tcp`, `http`, `grpc`, `tls` or `udp`.
+    /// `tcp`, `http`, `grpc`, `tls` or `udp`, of the primary port.
     pub protocol: String,
+    /// Ports that have names, the primary one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortView>,
     /// The virtual addresses that mesh DNS answers here.
     pub vips: Vec<IpAddr>,
     /// Instances of this zone.
@@ -64,6 +68,27 @@ pub struct ServiceView {
     pub ejected: Vec<EjectionView>,
 }
 
+/// A named port of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortView {
+    pub name: String,
+    pub port: u16,
+    pub protocol: String,
+    /// Port of an instance that it leads to; `None`: the one that the instance is registered with.
+    pub target: Option<u16>,
+}
+
+impl PortView {
+    fn of(port: &ServicePort) -> Option<Self> {
+        Some(Self {
+            name: port.name.as_ref()?.to_string(),
+            port: port.number,
+            protocol: port.protocol.word().to_owned(),
+            target: port.target,
+        })
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     pub instances: u32,
@@ -103,8 +128,8 @@ pub struct TierView {
 pub fn services(snapshot: &Snapshot, bindings: &Bindings, now: Duration, mut show: impl FnMut(&ServiceView)) {
     // Once for all of them, as there may be 10,000.
     let mut vips = BTreeMap::<&ServiceName, Vec<IpAddr>>::new();
-    for (vip, target) in bindings.iter().filter(|(_, target)| target.is_whole()) {
-        vips.entry(&target.service).or_default().push(vip.ip());
+    for (vip, bound) in bindings.iter().filter(|(_, bound)| bound.target.is_whole()) {
+        vips.entry(&bound.target.service).or_default().push(vip.ip());
     }
     for (name, service) in &snapshot.topology.services {
         let vips = vips.remove(name).unwrap_or_default();
@@ -129,8 +154,9 @@ fn service_view(
         .filter(|zone| **zone != snapshot.zone);
     ServiceView {
         name: name.to_string(),
-        port: service.port,
-        protocol: protocol_word(service.protocol).to_owned(),
+        port: service.ports.primary.number,
+        protocol: service.ports.primary.protocol.word().to_owned(),
+        ports: service.ports.iter().filter_map(PortView::of).collect(),
         vips,
         local: local(snapshot, name),
         zones: zones
@@ -269,15 +295,5 @@ fn tier(tier: &Tier) -> TierView {
     TierView {
         zone,
         tags: tier.tags.iter().map(tag).collect(),
-    }
-}
-
-fn protocol_word(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Http => "http",
-        Protocol::Grpc => "grpc",
-        Protocol::Tls => "tls",
-        Protocol::Udp => "udp",
     }
 }

@@ -414,6 +414,7 @@ impl Attempt<'_> {
         let mut tried = self.order.tried.clone();
         tried.failed(&snapshot.zone, &facts.candidate, facts.instance);
         let question = RouteRequest::new(arrival.target.clone())
+            .at_port(arrival.port.clone())
             .with_split(self.order.split.clone())
             .with_key(self.order.key);
         let decision = route(&snapshot, &question, SmallRng::seed_from_u64(self.order.seed));

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use causeway_federation::{
-    name::ServiceName,
-    topology::{Mirror, Route},
+    name::{PortName, ServiceName},
+    topology::{Mirror, Route, Topology},
 };
 use causeway_host::share::ShareHolder;
 use causeway_routing::{
@@ -32,12 +32,7 @@ use super::{
 };
 use crate::{
     dial::DescriptorClaim,
-    egress::{
-        EgressShared,
-        ask::Lending,
-        connect::{SearchOrder, search},
-        early::EarlyBytes,
-    },
+    egress::{EgressShared, ask::Lending, connect::search, early::EarlyBytes, order::SearchOrder},
     http::{headers::shadow_host, limits::MAX_MIRRORED_ANSWER_BYTES},
 };
 
@@ -49,6 +44,7 @@ struct MirroredRequest {
     shared: Arc<EgressShared>,
     thread: usize,
     target: Target,
+    port: Option<PortName>,
     found: FoundCaller,
     request: Request<RequestBody>,
     /// Place among the copies that are under way.
@@ -111,6 +107,10 @@ pub(super) async fn mirror(
         shared: shared.clone(),
         thread: connection.thread,
         target: target(mirror, service),
+        port: match &mirror.service {
+            Some(other) if other != service => primary_port(&shared.snapshots.load().topology, other),
+            _ => connection.arrival.port.clone(),
+        },
         found: found.clone(),
         request: copy(request),
         _place: place,
@@ -126,6 +126,11 @@ pub(super) async fn mirror(
         shared.metrics.mirrored(service.as_str(), end.word());
     };
     tokio::spawn(making.in_current_span());
+}
+
+/// Port of another service that copies go to.
+fn primary_port(topology: &Topology, service: &ServiceName) -> Option<PortName> {
+    topology.port_of(service, None)?.name.clone()
 }
 
 fn target(mirror: &Mirror, own: &ServiceName) -> Target {
@@ -172,6 +177,7 @@ impl MirroredRequest {
             thread: self.thread,
             connection: id,
             target: &self.target,
+            port: self.port.clone(),
             split: None,
             key: None,
             caller: self.found.caller.clone(),

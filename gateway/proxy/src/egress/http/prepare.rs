@@ -197,6 +197,7 @@ fn route_of(
         host: host.and_then(|host| host.to_str().ok()).unwrap_or_default(),
         headers: &parts.headers,
         caller: Some(&found.caller),
+        port: connection.arrival.port.as_ref(),
     };
     find(service, &head).map(Option::<&Arc<Route>>::cloned)
 }

@@ -22,7 +22,7 @@ use tokio::time::timeout_at;
 use super::{
     body::RequestBody,
     kept::{CallChoice, CallWish, OpeningUpstream},
-    serve::HttpConnection,
+    serve::{HttpArrival, HttpConnection},
     shared::SharedUpstream,
     upstream::{HttpUpstream, pick_instance},
 };
@@ -30,8 +30,9 @@ use crate::{
     dial::DescriptorClaim,
     egress::{
         ask::Lending,
-        connect::{ConnectedUpstream, NoUpstream, SearchOrder, search},
+        connect::{ConnectedUpstream, NoUpstream, search},
         early::EarlyBytes,
+        order::SearchOrder,
     },
     http::{early::early_head, limits::OPENING_WAIT},
 };
@@ -124,6 +125,7 @@ async fn find(
         thread: connection.thread,
         connection: connection.id(),
         target: &arrival.target,
+        port: arrival.port.clone(),
         split: order.split.clone(),
         key: order.key,
         caller: order.caller.clone(),
@@ -183,7 +185,11 @@ async fn open(
 
 /// First choice for a request, and the reason for it. `None`: there is none now.
 fn decide(connection: &HttpConnection, order: &ReachOrder, snapshot: &Snapshot) -> Option<(Candidate, Why)> {
-    let question = RouteRequest::new(connection.arrival.target.clone())
+    let HttpArrival { target, port, .. } = &connection.arrival;
+    // At a port that has left the topology no connection is taken up.
+    snapshot.topology.port_of(&target.service, port.as_ref())?;
+    let question = RouteRequest::new(target.clone())
+        .at_port(port.clone())
         .with_split(order.split.clone())
         .with_key(order.key);
     let decision = route(snapshot, &question, SmallRng::seed_from_u64(order.seed));
@@ -204,7 +210,7 @@ async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<Http
             let none = InstanceList::default();
             let service = &connection.arrival.target.service;
             let list = snapshot.instances.get(service).unwrap_or(&none);
-            let avoided = avoided(&snapshot, service, &candidate);
+            let avoided = avoided(&snapshot, (service, connection.arrival.port.as_ref()), &candidate);
             let picked = pick_instance(list, &candidate, &avoided, order.key, &mut shared.rng());
             // One that costs a round trip whichever stream it goes on may have any instance of the other zone.
             let fits = |upstream: &HttpUpstream| {
@@ -239,7 +245,7 @@ async fn share<'a>(
             let none = InstanceList::default();
             let service = &connection.arrival.target.service;
             let list = snapshot.instances.get(service).unwrap_or(&none);
-            let avoided = avoided(&snapshot, service, &candidate);
+            let avoided = avoided(&snapshot, (service, connection.arrival.port.as_ref()), &candidate);
             let wish = CallWish {
                 candidate: &candidate,
                 exported: candidate.exported(service, &snapshot),

@@ -56,7 +56,7 @@ impl RequestRecord {
         let open = connection.shared.metrics.connection_opened(Role::Egress, service);
         let mut summary = ConnectionSummary::unserved(
             connection.id(),
-            arrival.target.tags.clone(),
+            (arrival.port.clone(), arrival.target.tags.clone()),
             ConnectionOutcome::ClientGone,
             Arc::new(Caller::anonymous(connection.shared.snapshots.load().zone.clone())),
             None,
@@ -294,6 +294,7 @@ impl RequestRecord {
         let HttpConnection { shared, arrival, .. } = &*self.connection;
         let ended = EndedTry {
             service: &arrival.target.service,
+            port: arrival.port.as_ref(),
             candidate: &facts.candidate,
             instance: match &facts.server {
                 UpstreamServer::Instance(instance) => Some(&**instance),

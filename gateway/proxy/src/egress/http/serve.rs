@@ -8,7 +8,7 @@ use std::{
 };
 
 use causeway_federation::{
-    name::{CallerIdentity, ServiceName},
+    name::{CallerIdentity, PortName, ServiceName},
     topology::{ForwardedFields, Protocol, Topology},
 };
 use causeway_host::{
@@ -49,6 +49,8 @@ use crate::{
 pub(super) struct HttpArrival {
     pub(super) endpoints: Endpoints,
     pub(super) target: Target,
+    /// Port of the service; `None`: its primary one.
+    pub(super) port: Option<PortName>,
     pub(super) identity: Option<CallerIdentity>,
 }
 
@@ -99,10 +101,14 @@ impl HttpConnection {
     }
 }
 
-/// Tells whether requests to `service` are looked at one by one.
-pub(in crate::egress) fn is_spoken(topology: &Topology, service: &ServiceName) -> bool {
-    let service = topology.services.get(service);
-    service.is_some_and(|service| matches!(service.protocol, Protocol::Http | Protocol::Grpc))
+/// Tells whether requests at this port of `service` are looked at one by one.
+pub(in crate::egress) fn is_spoken(
+    topology: &Topology,
+    service: &ServiceName,
+    port: Option<&PortName>,
+) -> bool {
+    let port = topology.port_of(service, port);
+    port.is_some_and(|port| port.protocol.is_http())
 }
 
 impl HttpConnection {
@@ -129,6 +135,7 @@ impl HttpConnection {
             arrival: HttpArrival {
                 endpoints,
                 target: arrival.target,
+                port: arrival.port,
                 identity: arrival.certificate.map(|shown| shown.identity),
             },
             watch,
@@ -327,10 +334,11 @@ impl HttpConnection {
         own.into_iter().chain(kept).min_by_key(|(at, _)| *at)
     }
 
-    /// Version that the service's instances speak.
+    /// Version that instances speak at this port of the service.
     pub(super) fn upstream_version(&self, snapshot: &Snapshot) -> Version {
-        let service = snapshot.topology.services.get(&self.arrival.target.service);
-        match service.map(|service| service.protocol) {
+        let HttpArrival { target, port, .. } = &self.arrival;
+        let port = snapshot.topology.port_of(&target.service, port.as_ref());
+        match port.map(|port| port.protocol) {
             Some(Protocol::Grpc) => Version::HTTP_2,
             _ => Version::HTTP_11,
         }

@@ -83,7 +83,8 @@ pub(super) fn upgrade(
     };
     record.upgraded();
     let (id, _) = upstream.facts.server.names();
-    let placement = Placement::new(&connection.arrival.target, &upstream.facts.candidate, id);
+    let placement = Placement::new(&connection.arrival.target, &upstream.facts.candidate, id)
+        .at_port(connection.arrival.port.clone());
     connection.opened.handle().carried_to(match wish.has_own_split {
         true => placement.by_another_split(),
         false => placement,

@@ -21,7 +21,7 @@ use std::{
 };
 
 use causeway_federation::name::GatewayId;
-use causeway_routing::target::Target;
+use causeway_routing::target::Binding;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -148,7 +148,7 @@ impl Redirect {
     pub(super) fn sockets(
         &self,
         shared: &EgressShared,
-        bindings: &BTreeMap<SocketAddr, Target>,
+        bindings: &BTreeMap<SocketAddr, Binding>,
         is_mine: impl Fn(SocketAddr) -> bool,
     ) -> BTreeMap<SocketAddr, Covered> {
         let in_force = self.in_force.borrow().clone();
@@ -159,13 +159,13 @@ impl Redirect {
                 let is_covered = in_force.as_ref().is_some_and(|plan| plan.covers(**address));
                 address.is_ipv4() == listener.is_ipv4() && is_covered
             });
-            let covered = covered.map(|(address, target)| (*address, target.clone()));
+            let covered = covered.map(|(address, binding)| (*address, binding.clone()));
             (listener, covered.collect())
         };
         listeners.map(cover).collect()
     }
 
-    fn plan(&self, shared: &EgressShared, bindings: &BTreeMap<SocketAddr, Target>) -> RedirectPlan {
+    fn plan(&self, shared: &EgressShared, bindings: &BTreeMap<SocketAddr, Binding>) -> RedirectPlan {
         let snapshot = shared.snapshots.load();
         let zone = snapshot.topology.zones.get(&snapshot.zone);
         RedirectPlan::new(zone.map(|zone| &zone.vips), bindings, self.config.port)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use causeway_federation::{name::GatewayId, topology::Vips};
-use causeway_routing::target::Target;
+use causeway_routing::target::Binding;
 use ipnet::IpNet;
 
 /// Beginning of the name of every gateway's table.
@@ -37,7 +37,7 @@ pub(in crate::egress) struct RedirectPlan {
 
 impl RedirectPlan {
     /// Plan for a zone's virtual addresses: for everything that `bindings` has a port for.
-    pub(super) fn new(vips: Option<&Vips>, bindings: &BTreeMap<SocketAddr, Target>, port: u16) -> Self {
+    pub(super) fn new(vips: Option<&Vips>, bindings: &BTreeMap<SocketAddr, Binding>, port: u16) -> Self {
         let (ranges, serves_other_hosts) = match vips {
             Some(Vips::Loopback { range }) => (vec![range.trunc()], false),
             Some(Vips::Routed { ranges }) => (ranges.iter().map(IpNet::trunc).collect(), true),
@@ -142,14 +142,17 @@ pub(super) fn redirected_ranges(listing: &str) -> Vec<IpNet> {
 
 #[cfg(test)]
 mod tests {
-    use causeway_routing::testbed::{service, zone};
+    use causeway_routing::{
+        target::Target,
+        testbed::{service, zone},
+    };
 
     use super::*;
 
     const PORT: u16 = 7815;
 
-    fn bindings(addresses: &[&str]) -> BTreeMap<SocketAddr, Target> {
-        let target = Target::service(service("orders"));
+    fn bindings(addresses: &[&str]) -> BTreeMap<SocketAddr, Binding> {
+        let target = Binding::from(Target::service(service("orders")));
         let addresses = addresses.iter().map(|address| address.parse().unwrap());
         addresses.map(|address| (address, target.clone())).collect()
     }

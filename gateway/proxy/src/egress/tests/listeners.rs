@@ -30,7 +30,7 @@ async fn an_address_that_is_taken_is_reported_disturbs_no_other_and_is_bound_onc
     let address = taken.local_addr().unwrap();
     home.bindings.send_modify(|bindings| {
         let target = Target::service(testbed::service("orders"));
-        Arc::make_mut(bindings).insert(address, target);
+        Arc::make_mut(bindings).insert(address, target.into());
     });
     until("the failure is reported", || {
         !home.egress.bind_failures().is_empty()
@@ -54,7 +54,7 @@ async fn clients_can_connect_once_an_egress_has_opened_and_what_is_taken_is_not_
     let home = Zone::with_config("home", &topology(), Vec::new(), config);
     home.bindings.send_modify(|bindings| {
         let target = Target::service(testbed::service("orders"));
-        Arc::make_mut(bindings).insert(taken.local_addr().unwrap(), target);
+        Arc::make_mut(bindings).insert(taken.local_addr().unwrap(), target.into());
     });
     home.egress.opened().await;
     assert!(TcpStream::connect(home.vip).await.is_ok());
@@ -330,7 +330,7 @@ async fn shared_port(home: &Zone, own: &watch::Sender<OwnListeners>, wanted: [(I
 }
 
 fn bind<const N: usize>(home: &Zone, bindings: [(SocketAddr, &Target); N]) {
-    let bindings = bindings.map(|(address, target)| (address, target.clone()));
+    let bindings = bindings.map(|(address, target)| (address, target.clone().into()));
     home.bindings.send_replace(Arc::new(BTreeMap::from(bindings)));
 }
 

@@ -66,7 +66,7 @@ fn address(port: u16) -> SocketAddr {
 fn bind(home: &Zone, port: u16) {
     let target = Target::service(testbed::service("orders"));
     home.bindings
-        .send_replace(Arc::new([(address(port), target)].into()));
+        .send_replace(Arc::new([(address(port), target.into())].into()));
 }
 
 fn keep(home: &Zone) {

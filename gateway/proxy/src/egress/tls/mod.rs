@@ -16,7 +16,10 @@ use std::{
 use arc_swap::ArcSwapOption;
 use causeway_dns as dns;
 use causeway_dns::vips::{VipNames, VipTable};
-use causeway_federation::topology::{Protocol, Topology};
+use causeway_federation::{
+    name::PortName,
+    topology::{Protocol, Topology},
+};
 use causeway_host::{host_places::HostPlaces, share::NoShare};
 use causeway_identity::{
     AFTER_THE_END, Distrust, Identity, LiveIdentity, ShownCertificate, TlsError, distrust,
@@ -189,6 +192,7 @@ impl TlsEntrance {
         let shaken = timeout(limit, self.shake_hands(shared, wire.clone())).await;
         match shaken.unwrap_or(Err(TlsRefusal::Slow(limit))) {
             Ok((socket, target, certificate)) => Some(Arrival {
+                port: primary_port(&shared.snapshots.load().topology, &target),
                 socket: ClientSocket::Tls(Box::new(socket)),
                 client,
                 local,
@@ -311,11 +315,15 @@ fn failed(error: rustls::Error) -> TlsRefusal {
     TlsRefusal::Handshake(io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
+/// Port that a client means: its name says nothing of one.
+fn primary_port(topology: &Topology, target: &Target) -> Option<PortName> {
+    topology.port_of(&target.service, None)?.name.clone()
+}
+
 /// Protocols that are spoken inside: what the service's protocol says, and for a service of which nothing is known what the
 /// client names first. Its bytes are carried as they are, so that is between it and the instance.
 fn alpn(topology: &Topology, target: &Target, hello: &ClientHello<'_>) -> Vec<Vec<u8>> {
-    let service = topology.services.get(&target.service);
-    match service.map(|service| service.protocol) {
+    match topology.port_of(&target.service, None).map(|port| port.protocol) {
         Some(Protocol::Http | Protocol::Grpc) => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         _ => hello
             .alpn()

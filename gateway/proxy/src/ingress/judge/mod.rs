@@ -68,14 +68,16 @@ impl RequestJudge {
         let snapshot = shared.snapshots.load();
         judged_by(&snapshot.topology, &caller, service)?;
         opened.handle().set_judged();
-        let protocol = snapshot.topology.services.get(service)?.protocol;
+        let port = opened.handle().connection.port.as_ref();
+        // Of a port that has just gone nothing passes that was not looked at, either.
+        let port = snapshot.topology.port_of(service, port);
         Some(Self {
             shared: shared.clone(),
             handle: opened.shared_handle(),
             service: service.clone(),
             caller,
             peer: peer.clone(),
-            is_grpc: protocol == Protocol::Grpc,
+            is_grpc: port.is_some_and(|port| port.protocol == Protocol::Grpc),
         })
     }
 
@@ -115,6 +117,7 @@ impl RequestJudge {
         self.shared.access.write(&AccessRecord {
             role: Role::Ingress,
             service: self.service.clone(),
+            port: self.handle.connection.port.clone(),
             tags: Tags::default(),
             client: None,
             from_zone: self.peer.zone.clone(),

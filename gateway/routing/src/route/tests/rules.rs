@@ -421,6 +421,7 @@ fn failing(snapshot: &Snapshot, places: &[(&str, &[(&str, &str)])]) {
     for (zone, tags) in places {
         let place = TriedPlace {
             service: &orders,
+            port: None,
             zone: &testbed::zone(zone),
             tags: &testbed::tags(tags),
             instance: 1,

@@ -1,4 +1,5 @@
-//! Ports of services that a gateway may not listen on, or that something else on its host is likely to have.
+//! Ports of services: two with one number, those that a gateway may not listen on, and those that something else on its host is likely to
+//! have.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,20 +27,42 @@ const GATEWAY_PORTS: [(u16, &str); 4] = [
 const MAX_SHOWN: usize = 3;
 
 pub(super) fn check(context: &Context<'_>) {
+    twins(context);
     privileged(context);
     of_the_gateway(context);
     of_instances(context);
 }
 
+/// Every port of every service.
+fn all<'a>(context: &Context<'a>) -> impl Iterator<Item = (&'a Service, &'a Spanned<u16>)> + use<'a> {
+    let services = context.file.services.iter();
+    services.flat_map(|service| service.ports.iter().map(move |port| (service, &port.number)))
+}
+
+/// One address has each port once.
+fn twins(context: &Context<'_>) {
+    for service in &context.file.services {
+        let mut seen: BTreeMap<u16, &Spanned<u16>> = BTreeMap::new();
+        for port in &service.ports {
+            let Some(first) = seen.insert(port.number.value, &port.number) else {
+                continue;
+            };
+            let message = format!(
+                "two ports of `{}` have the number {}",
+                service.name.value, port.number.value
+            );
+            let found = Diagnostic::error("duplicate-port", &port.number.span, message)
+                .related(&first.span, "first given here")
+                .hint("clients tell ports by their numbers: give each its own; `target` may be the same");
+            context.sink.push(found);
+        }
+    }
+}
+
 /// One finding for all of them, as one privilege is what all of them take.
 fn privileged(context: &Context<'_>) {
     let lowest = context.around.lowest_port;
-    let ports = context
-        .file
-        .services
-        .iter()
-        .filter_map(|service| Some((service, service.port.as_ref()?)));
-    let low: Vec<(&Service, &Spanned<u16>)> = ports.filter(|(_, port)| port.value < lowest).collect();
+    let low: Vec<(&Service, &Spanned<u16>)> = all(context).filter(|(_, port)| port.value < lowest).collect();
     let Some((service, port)) = low.first() else {
         return;
     };
@@ -58,8 +81,7 @@ fn privileged(context: &Context<'_>) {
 }
 
 fn of_the_gateway(context: &Context<'_>) {
-    for service in &context.file.services {
-        let Some(port) = &service.port else { continue };
+    for (service, port) in all(context) {
         let Some((_, what)) = GATEWAY_PORTS.iter().find(|(own, _)| *own == port.value) else {
             continue;
         };
@@ -76,10 +98,8 @@ fn of_the_gateway(context: &Context<'_>) {
 /// A program on the gateway's host that listens at every address keeps the gateway from the port, or is kept from it.
 fn of_instances(context: &Context<'_>) {
     let mut services: BTreeMap<u16, (&Service, &Spanned<u16>)> = BTreeMap::new();
-    for service in &context.file.services {
-        if let Some(port) = &service.port {
-            services.entry(port.value).or_insert((service, port));
-        }
+    for (service, port) in all(context) {
+        services.entry(port.value).or_insert((service, port));
     }
     // By port: instances there.
     let mut met: BTreeMap<u16, Vec<(&Zone, &Spanned<SocketAddr>)>> = BTreeMap::new();

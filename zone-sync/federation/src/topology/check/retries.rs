@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     super::{
         diagnostic::{Diagnostic, Span},
+        fields::Spanned,
         model::Protocol,
         raw::Service,
         retry::Retry,
@@ -14,12 +15,21 @@ use super::{
 
 pub(super) fn check(context: &Context<'_>) {
     for service in &context.file.services {
-        let protocol = service.protocol.as_ref().map(|protocol| protocol.value);
-        let Some(protocol @ (Protocol::Http | Protocol::Grpc)) = protocol else {
+        let protocols = service.protocols().unwrap_or_default();
+        let of_requests = |protocol: &&&Spanned<Protocol>| protocol.value.is_http();
+        let mut spoken = protocols.iter().filter(of_requests);
+        let Some(first) = spoken.next() else {
             // What is said there of requests has been reported.
             continue;
         };
-        early(context, service);
+        // What holds of every call is for a service with calls alone.
+        let protocol = spoken
+            .map(|other| other.value)
+            .find(|other| *other != first.value);
+        let protocol = protocol.map_or(first.value, |_| Protocol::Http);
+        if protocols.iter().all(|protocol| protocol.value.is_http()) {
+            early(context, service);
+        }
         let key = service.of_requests.iter().find(|key| key.value == "retry");
         match (&service.policies.retry, key) {
             (Some(retry), Some(key)) => {

@@ -1,10 +1,16 @@
-//! Patterns that do not compile, names that are given twice, and routes that no request gets to.
+//! Patterns that do not compile, names that are given twice, ports that are not there, and routes that no request gets to.
 
 use std::collections::BTreeMap;
 
 use super::{
-    super::{diagnostic::Diagnostic, raw::Service, routes::RouteMatch},
-    Context,
+    super::{
+        diagnostic::Diagnostic,
+        fields::Spanned,
+        model::Protocol,
+        raw::{Port, Route, Service},
+        routes::RouteMatch,
+    },
+    Context, named,
 };
 use crate::request_path::{PathPattern, PatternError};
 
@@ -15,6 +21,7 @@ pub(super) fn check(context: &Context<'_>) {
     patterns(context);
     for service in &context.file.services {
         names(context, service);
+        ports(context, service);
         mirrors(context, service);
         reach(context, service);
     }
@@ -84,13 +91,67 @@ fn names(context: &Context<'_>, service: &Service) {
     }
 }
 
-/// Copies go to a service that is there and speaks as the one that they are of, and not where the requests go in any case.
-fn mirrors(context: &Context<'_>, service: &Service) {
-    for mirror in service
+/// A route for one port names one at which requests are looked at.
+fn ports(context: &Context<'_>, service: &Service) {
+    let conditions = service
         .routes
         .iter()
-        .filter_map(|route| route.value.mirror.as_ref())
-    {
+        .filter_map(|route| route.value.conditions.as_ref());
+    for wanted in conditions.filter_map(|conditions| conditions.port.as_ref()) {
+        let is_wanted = |port: &&Port| port.name.as_ref().is_some_and(|name| name.value == wanted.value);
+        let port = service.ports.iter().find(is_wanted);
+        let protocol = port.and_then(|port| port.protocol.as_ref());
+        let found = match (port, protocol) {
+            (None, _) if service.has_all_ports => {
+                let message = format!("`{}` has no port `{}`", service.name.value, wanted.value);
+                let names = service.ports.iter().filter_map(|port| port.name.as_ref());
+                let names: Vec<&str> = names.map(|name| name.value.as_str()).collect();
+                let hint = match names.is_empty() {
+                    true => "a service with one `port` has no names for it: write `ports: { http: 8080 }`"
+                        .to_owned(),
+                    false => format!("it has {}", named(&names)),
+                };
+                let nearest = context.sink.nearest(wanted.value.as_str(), names);
+                Diagnostic::error("unknown-port", &wanted.span, message)
+                    .did_you_mean(nearest)
+                    .hint(hint)
+            }
+            (Some(_), Some(protocol)) if !protocol.value.is_http() => {
+                let message = format!("requests at port `{}` are not looked at", wanted.value);
+                Diagnostic::error("routes-need-http", &wanted.span, message)
+                    .related(&protocol.span, "what is spoken there")
+                    .hint("name a port of `protocol: http` or `grpc`")
+            }
+            _ => continue,
+        };
+        context.sink.push(found);
+    }
+}
+
+/// Protocols of the requests that a route is for, where they stand.
+fn spoken<'a>(service: &'a Service, route: &'a Route) -> impl Iterator<Item = &'a Spanned<Protocol>> {
+    let port = route
+        .conditions
+        .as_ref()
+        .and_then(|conditions| conditions.port.as_ref());
+    let is_for = move |own: &&Port| {
+        let name = own.name.as_ref().map(|name| &name.value);
+        port.is_none_or(|port| name == Some(&port.value))
+    };
+    let protocols = service
+        .ports
+        .iter()
+        .filter(is_for)
+        .filter_map(|port| port.protocol.as_ref());
+    protocols.filter(|protocol| protocol.value.is_http())
+}
+
+/// Copies go to a service that is there and speaks as the one that they are of, and not where the requests go in any case.
+fn mirrors(context: &Context<'_>, service: &Service) {
+    for route in &service.routes {
+        let Some(mirror) = &route.value.mirror else {
+            continue;
+        };
         let name = mirror.value.service.as_ref().unwrap_or(&service.name.value);
         if *name == service.name.value {
             if mirror.value.tags.is_empty() {
@@ -110,9 +171,10 @@ fn mirrors(context: &Context<'_>, service: &Service) {
             context.sink.push(found);
             continue;
         };
-        let protocols = service.protocol.as_ref().zip(other.protocol.as_ref());
-        if let Some((own, others)) = protocols
-            && own.value != others.value
+        // Copies go to the primary port of another service.
+        let others = other.ports.first().and_then(|port| port.protocol.as_ref());
+        if let Some(others) = others
+            && spoken(service, &route.value).any(|own| own.value != others.value)
         {
             let message = format!("`{name}` does not speak the protocol of these requests");
             let found = Diagnostic::error("mirror-speaks-otherwise", &mirror.span, message)

@@ -131,66 +131,81 @@ fn nowhere_found(
 }
 
 fn protocol(context: &Context<'_>, service: &Service) {
-    let Some(protocol) = &service.protocol else { return };
-    if protocol.value == Protocol::Udp {
-        // It would be carried as TCP, and nobody would be told.
-        let message = "`protocol: udp` is not in force in this version: nothing would carry this service";
-        let found = Diagnostic::error("udp-not-in-force", &protocol.span, message)
-            .hint("leave the service out until a version that carries UDP; its clients go on as they do now");
+    for protocol in service.ports.iter().filter_map(|port| port.protocol.as_ref()) {
+        if protocol.value == Protocol::Udp {
+            // It would be carried as TCP, and nobody would be told.
+            let message = "`protocol: udp` is not in force in this version: nothing would carry this service";
+            let found = Diagnostic::error("udp-not-in-force", &protocol.span, message).hint(
+                "leave the service out until a version that carries UDP; its clients go on as they do now",
+            );
+            context.sink.push(found);
+        }
+    }
+    let Some(protocols) = service.protocols() else {
+        return;
+    };
+    let any_http = protocols.iter().any(|protocol| protocol.value.is_http());
+    if !any_http {
+        without_requests(context, service);
+    }
+    let bytes = protocols.iter().find(|protocol| !protocol.value.is_http());
+    let entries = [&service.allow, &service.deny].into_iter().flatten();
+    let mut entries = entries.flat_map(|entries| &entries.items);
+    if let Some(bytes) = bytes
+        && let Some(entry) = entries.find(|entry| entry.value.is_of_requests())
+    {
+        let message = match any_http {
+            false => "methods and paths are those of HTTP requests, and this service is not `http` or `grpc`",
+            true => {
+                "methods and paths are those of HTTP requests, and not every port of this service is `http` or `grpc`"
+            }
+        };
+        let hint = match any_http {
+            false => "set `protocol: http` or `protocol: grpc`, or leave methods and paths out of the entry",
+            true => {
+                "nobody could say what passes through the other port: make that a service of its own, or leave methods and paths out of the entry"
+            }
+        };
+        let mut found = Diagnostic::error("permissions-need-http", &entry.span, message).hint(hint);
+        if any_http {
+            found = found.related(&bytes.span, "its bytes are not looked into");
+        }
         context.sink.push(found);
     }
-    if let Some(route) = service.routes.first()
-        && !matches!(protocol.value, Protocol::Http | Protocol::Grpc)
-    {
+}
+
+/// Keys about requests of a service at none of whose ports requests are looked at.
+fn without_requests(context: &Context<'_>, service: &Service) {
+    if let Some(route) = service.routes.first() {
         let message = "routes look into HTTP requests, and this service is not `http` or `grpc`";
         let found = Diagnostic::error("routes-need-http", &route.span, message)
             .hint("set `protocol: http` or `protocol: grpc`, or remove the routes");
         context.sink.push(found);
     }
-    let entries = [&service.allow, &service.deny].into_iter().flatten();
-    let mut entries = entries.flat_map(|entries| &entries.items);
-    if !matches!(protocol.value, Protocol::Http | Protocol::Grpc)
-        && let Some(entry) = entries.find(|entry| entry.value.is_of_requests())
-    {
-        let message =
-            "methods and paths are those of HTTP requests, and this service is not `http` or `grpc`";
-        let found = Diagnostic::error("permissions-need-http", &entry.span, message)
-            .hint("set `protocol: http` or `protocol: grpc`, or leave methods and paths out of the entry");
-        context.sink.push(found);
-    }
     if let Some(sticky) = &service.policies.sticky
         && sticky.value.is_of_requests()
-        && !matches!(protocol.value, Protocol::Http | Protocol::Grpc)
     {
         let message = "cookies and headers are those of requests, and this service is not `http` or `grpc`";
         let found = Diagnostic::error("sticky-needs-http", &sticky.span, message)
             .hint("set `protocol: http` or `protocol: grpc`, or write `sticky: { by: caller }`");
         context.sink.push(found);
     }
-    requests(context, service, protocol.value);
-}
-
-/// Keys about requests of a service whose requests are not looked at.
-fn requests(context: &Context<'_>, service: &Service, protocol: Protocol) {
-    if !matches!(protocol, Protocol::Http | Protocol::Grpc) {
-        for key in &service.of_requests {
-            let message = format!(
-                "`{}` is about requests, and this service is not `http` or `grpc`",
-                key.value
-            );
-            let found = Diagnostic::warning("needs-http", &key.span, message)
-                .hint("it has no effect; set `protocol: http` or `protocol: grpc`, or remove it");
-            context.sink.push(found);
-        }
+    for key in &service.of_requests {
+        let message = format!(
+            "`{}` is about requests, and this service is not `http` or `grpc`",
+            key.value
+        );
+        let found = Diagnostic::warning("needs-http", &key.span, message)
+            .hint("it has no effect; set `protocol: http` or `protocol: grpc`, or remove it");
+        context.sink.push(found);
     }
 }
 
 /// A gRPC call is routed by itself, and no connection of gRPC becomes anything else.
 fn connections(context: &Context<'_>, service: &Service) {
-    let is_grpc = service
-        .protocol
-        .as_ref()
-        .is_some_and(|protocol| protocol.value == Protocol::Grpc);
+    let protocols = service.protocols().unwrap_or_default();
+    let mut protocols = protocols.iter();
+    let is_grpc = protocols.len() > 0 && protocols.all(|protocol| protocol.value == Protocol::Grpc);
     if let Some(policy) = &service.connections
         && is_grpc
         && policy.value.linger.is_some()

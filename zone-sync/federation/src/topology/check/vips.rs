@@ -118,11 +118,16 @@ fn addresses(range: &IpNet) -> u128 {
 
 fn ports(context: &Context<'_>, address: &Spanned<IpAddr>) {
     let mut taken = BTreeMap::new();
-    for service in &context.file.services {
-        let Some(port) = &service.port else { continue };
+    let services = context.file.services.iter();
+    let all = services.flat_map(|service| service.ports.iter().map(move |port| (service, &port.number)));
+    for (service, port) in all {
         let Some((other, first)) = taken.insert(port.value, (&service.name.value, &port.span)) else {
             continue;
         };
+        if *other == service.name.value {
+            // Two of one service have been reported.
+            continue;
+        }
         let message = format!(
             "`{other}` and `{}` share port {}, and at `{}` only the port tells services apart",
             service.name.value, port.value, address.value

@@ -48,6 +48,7 @@ pub(super) const DEFAULTS: MapKind = MapKind {
     ],
     meant: &[
         ("port", "each service has a port of its own"),
+        ("ports", "each service has ports of its own"),
         ("routes", "each service has routes of its own"),
         (
             "services",
@@ -148,6 +149,26 @@ fn fits(pattern: &str, name: &str) -> bool {
     true
 }
 
+fn text_of<'e>(mut entries: impl Iterator<Item = &'e MapEntry>, key: &str) -> Option<&'e str> {
+    match &entries.find(|entry| entry.key == key)?.value.value {
+        Value::Text { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+/// Tells whether requests are looked at, at any port of a service with these keys, and with this protocol for ports that say none.
+fn looks_into(own: &[MapEntry], protocol: Option<&str>) -> bool {
+    let is_http = |protocol: Option<&str>| matches!(protocol, Some("http" | "grpc"));
+    let ports = own.iter().find(|entry| entry.key == "ports");
+    let Some(Value::Map(ports)) = ports.map(|ports| &ports.value.value) else {
+        return is_http(protocol);
+    };
+    ports.iter().any(|port| match &port.value.value {
+        Value::Map(keys) => is_http(text_of(keys.iter(), "protocol").or(protocol)),
+        _ => is_http(protocol),
+    })
+}
+
 /// Gives a service the keys that it does not have, of later entries before those of earlier ones.
 pub(in super::super) fn merged(entry: &MapEntry, defaults: &[DefaultKeys<'_>]) -> MergedService {
     let unchanged = || MergedService {
@@ -158,22 +179,14 @@ pub(in super::super) fn merged(entry: &MapEntry, defaults: &[DefaultKeys<'_>]) -
         Value::Map(own) => own.as_slice(),
         _ => return unchanged(),
     };
-    let text_of = |entries: &[&MapEntry], key: &str| {
-        let found = entries.iter().find(|entry| entry.key == key)?;
-        match &found.value.value {
-            Value::Text { text, .. } => Some(text.clone()),
-            _ => None,
-        }
-    };
-    let own_entries: Vec<&MapEntry> = own.iter().collect();
-    let class = text_of(&own_entries, "class");
+    let class = text_of(own.iter(), "class");
     let applying = defaults.iter().enumerate().rev().filter(|(_, one)| {
         let by_name = one.name.as_ref().is_none_or(|pattern| fits(pattern, &entry.key));
         by_name
             && one
                 .class
                 .as_ref()
-                .is_none_or(|wanted| class.as_ref() == Some(wanted))
+                .is_none_or(|wanted| class == Some(wanted.as_str()))
     });
     let mut has: BTreeSet<&str> = own.iter().map(|entry| entry.key.as_str()).collect();
     let mut taken: Vec<(usize, &MapEntry)> = Vec::new();
@@ -185,10 +198,10 @@ pub(in super::super) fn merged(entry: &MapEntry, defaults: &[DefaultKeys<'_>]) -
             }
         }
     }
-    let taken_entries: Vec<&MapEntry> = taken.iter().map(|(_, entry)| *entry).collect();
-    let protocol = text_of(&own_entries, "protocol").or_else(|| text_of(&taken_entries, "protocol"));
+    let taken_entries = taken.iter().map(|(_, entry)| *entry);
+    let protocol = text_of(own.iter(), "protocol").or_else(|| text_of(taken_entries, "protocol"));
     // They would be warned of, one by one, where nobody has written them.
-    let looks_into = matches!(protocol.as_deref(), Some("http" | "grpc"));
+    let looks_into = looks_into(own, protocol);
     taken.retain(|(_, entry)| looks_into || !OF_REQUESTS.contains(&entry.key.as_str()));
     if taken.is_empty() {
         return unchanged();
@@ -233,10 +246,30 @@ mod tests {
     #[test]
     fn every_key_of_a_service_that_several_can_share_has_a_default() {
         let shared = |keys: &[&'static str]| -> Vec<&'static str> {
-            let own = ["name", "class", "port", "routes"];
+            let own = ["name", "class", "port", "ports", "routes"];
             keys.iter().copied().filter(|key| !own.contains(key)).collect()
         };
         assert_eq!(shared(DEFAULTS.keys), shared(SERVICE.keys));
+    }
+
+    #[test]
+    fn defaults_about_requests_are_for_services_with_any_port_at_which_they_are_looked_at() {
+        let text = "version: 1
+trust_domain: acme.internal
+zones: { east: { gateways: [] } }
+defaults: [{ timeout: 3s }]
+services:
+  one: { ports: { raw: 70, web: { port: 80, protocol: http } } }
+  all: { protocol: grpc, ports: { calls: 81, more: { port: 82, protocol: tcp } } }
+  none: { protocol: http, ports: { raw: { port: 71, protocol: tcp } } }
+  bytes: { ports: { raw: 72 } }
+";
+        let parsed = crate::topology::parse(text, "a.yaml").unwrap();
+        let services = parsed.topology.services.iter();
+        let limited = services.filter(|(_, service)| service.timeout.is_some());
+        let limited: Vec<&str> = limited.map(|(name, _)| name.as_str()).collect();
+        assert_eq!(limited, ["all", "one"]);
+        assert!(parsed.warnings.iter().all(|warning| warning.code != "needs-http"));
     }
 
     #[test]

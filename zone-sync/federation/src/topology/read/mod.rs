@@ -13,6 +13,7 @@
 mod caller;
 mod defaults;
 mod policy;
+mod ports;
 mod retry;
 mod route;
 mod service;
@@ -90,6 +91,7 @@ pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("dns_source", &source::DNS_SOURCE),
     ("instance", &zone::INSTANCE),
     ("service", &service::SERVICE),
+    ("port", &ports::PORT),
     ("defaults_entry", &defaults::DEFAULTS),
     ("health", &policy::HEALTH),
     ("arm", &service::ARM),

@@ -1,4 +1,4 @@
-//! Reading one service: its port and protocol, split, failover, export and callers.
+//! Reading one service: its ports and protocol, split, failover, export and callers.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
         scalar::{self, OWN},
         tree::{MapEntry, Node, Value},
     },
-    MAX_ZONES, caller, policy, retry, route, sticky,
+    MAX_ZONES, caller, policy, ports, retry, route, sticky,
     tags::{pairs, tags},
     zone::weight,
 };
@@ -30,6 +30,7 @@ pub(super) const SERVICE: MapKind = MapKind {
     keys: &[
         "class",
         "port",
+        "ports",
         "protocol",
         "health",
         "split",
@@ -101,8 +102,8 @@ pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
         return Some(service);
     };
     fields.optional("class", class);
-    service.port = fields.required("port", scalar::port);
-    read_keys(&mut service, &fields);
+    let protocol = read_keys(&mut service, &fields);
+    ports::ports(&mut service, &fields, protocol);
     Some(service)
 }
 
@@ -128,10 +129,15 @@ pub(super) fn read_defaults(node: &Node, sink: &Sink) {
     }
 }
 
-fn read_keys(service: &mut Service, fields: &Fields<'_>) {
-    if fields.has("protocol") {
-        service.protocol = fields.optional("protocol", protocol);
-    }
+/// Returns the protocol of ports that say none; `None`: it could not be read.
+fn read_keys(service: &mut Service, fields: &Fields<'_>) -> Option<Spanned<Protocol>> {
+    let spoken = match fields.has("protocol") {
+        true => fields.optional("protocol", protocol),
+        false => Some(Spanned {
+            value: Protocol::Tcp,
+            span: service.name.span.clone(),
+        }),
+    };
     service.health = fields.optional("health", policy::health);
     service.split = fields.optional("split", split);
     service.failover = fields.optional("failover", failover);
@@ -158,6 +164,7 @@ fn read_keys(service: &mut Service, fields: &Fields<'_>) {
     service.of_requests.extend(limits.1);
     service.early_at = fields.key_span("early").filter(|_| service.early);
     service.waiting = given(fields, &NOT_IN_FORCE);
+    spoken
 }
 
 const FORWARDED: [(&str, ForwardedFields); 3] = [
@@ -172,12 +179,9 @@ fn idle_timeout(node: &Node, sink: &Sink) -> Option<Duration> {
 
 fn empty(name: Spanned<ServiceName>) -> Service {
     Service {
-        protocol: Some(Spanned {
-            value: Protocol::Tcp,
-            span: name.span.clone(),
-        }),
         name,
-        port: None,
+        ports: Vec::new(),
+        has_all_ports: true,
         health: None,
         split: None,
         failover: None,
@@ -228,7 +232,7 @@ fn spanned<T>(node: &Node, value: T) -> Option<Spanned<T>> {
     })
 }
 
-fn protocol(node: &Node, sink: &Sink) -> Option<Spanned<Protocol>> {
+pub(super) fn protocol(node: &Node, sink: &Sink) -> Option<Spanned<Protocol>> {
     word(node, "a protocol", PROTOCOLS, sink)
 }
 

@@ -143,3 +143,16 @@ async fn first_bytes_of_an_early_service_travel_with_the_header() {
     }
     panic!("no client's bytes ever travelled with the header");
 }
+
+#[tokio::test]
+async fn whoever_comes_over_tls_is_led_to_the_primary_port() {
+    let topology = testbed::topology(
+        "  home: {}\n  east: {}\n  west: {}",
+        "  orders: { ports: { admin: 9090, raw: { port: 70, primary: true } } }",
+    );
+    let scene = Scene::local(&topology).await;
+    assert_eq!(scene.client(WEB).await.greeting().await.unwrap(), "here");
+    let handle = scene.home.egress.open_connections().handles().next().unwrap();
+    let port = handle.connection.port.as_ref();
+    assert_eq!(port.map(|port| port.as_str()), Some("raw"));
+}

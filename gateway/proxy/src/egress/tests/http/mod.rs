@@ -6,6 +6,7 @@ mod following;
 mod malformed;
 mod messages;
 mod outliers;
+mod ports;
 mod records;
 mod retries;
 mod routes;

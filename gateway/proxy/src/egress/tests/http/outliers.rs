@@ -46,7 +46,7 @@ fn exporting(zone: &Zone, others: &[(&str, u32)]) {
 fn is_ejected(home: &Zone, name: &str) -> bool {
     let snapshot = home.snapshots.load();
     let ejected = snapshot.ejections.load();
-    ejected.has_place(&testbed::service("orders"), &zone(name), &tags(&[]))
+    ejected.has_place((&testbed::service("orders"), None), &zone(name), &tags(&[]))
 }
 
 #[tokio::test]

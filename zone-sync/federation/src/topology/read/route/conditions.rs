@@ -38,6 +38,7 @@ pub(in super::super) const MATCH: MapKind = MapKind {
         "path_regex",
         "grpc",
         "host",
+        "port",
         "header",
         "query",
         "caller",
@@ -49,6 +50,10 @@ pub(in super::super) const MATCH: MapKind = MapKind {
         ("prefix", "write `path_prefix: /beta`"),
         ("regex", "write `path_regex: '^/v[0-9]+/'`"),
         ("hosts", "a route is for one `host`; write a route for each"),
+        (
+            "ports",
+            "a route is for one `port`, or for all; write a route for each",
+        ),
         ("service", "write `grpc: { service: package.Service }`"),
     ],
 };
@@ -65,6 +70,7 @@ pub(super) fn conditions(node: &Node, sink: &Sink) -> Option<Conditions> {
     let fields = Fields::open(node, &node.span, &MATCH, sink)?;
     let of_requests = of_requests(&fields, &node.span, "`match`", sink);
     let host = given_or_none(&fields, "host", headers::host);
+    let port = given_or_none(&fields, "port", scalar::port_name);
     let headers = given_or_none(&fields, "header", fields_asked_for);
     let query = given_or_none(&fields, "query", query);
     let callers = given_or_none(&fields, "caller", caller::callers_of_route);
@@ -72,10 +78,11 @@ pub(super) fn conditions(node: &Node, sink: &Sink) -> Option<Conditions> {
         return None;
     }
     let Conditions { matches, pattern, .. } = of_requests?;
-    let callers = callers?.unwrap_or_default();
+    let (callers, port) = (callers?.unwrap_or_default(), port?);
     Some(Conditions {
         matches: RouteMatch {
             host: host?,
+            port: port.as_ref().map(|port| port.value.clone()),
             headers: headers?.unwrap_or_default(),
             query: query?.unwrap_or_default(),
             callers: callers.iter().map(|caller| caller.value.clone()).collect(),
@@ -83,6 +90,7 @@ pub(super) fn conditions(node: &Node, sink: &Sink) -> Option<Conditions> {
         },
         pattern,
         callers,
+        port,
     })
 }
 
@@ -124,6 +132,7 @@ pub(in super::super) fn of_requests(
         },
         pattern: pattern?,
         callers: Vec::new(),
+        port: None,
     })
 }
 
