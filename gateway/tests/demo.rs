@@ -109,6 +109,24 @@ fn a_canary_by_header_takes_the_requests_that_ask_for_it_and_no_others() {
 }
 
 #[test]
+fn each_port_of_a_service_is_reached_from_every_zone_and_none_in_the_place_of_another() {
+    let text = story("several-ports.yaml");
+    assert!(text.contains("Several ports of one service"), "{text}");
+    for (port, number, protocol) in [
+        ("http", 8080, "http"),
+        ("admin", 9090, "http"),
+        ("events", 5672, "tcp"),
+    ] {
+        let name = format!(" _{port}._tcp.orders.mesh ");
+        let told: Vec<&str> = text.lines().filter(|line| line.contains(&name)).collect();
+        let fits =
+            |line: &&str| line.contains(&format!(":{number} ")) && line.contains(&format!(" {protocol} "));
+        assert!(told.len() == 3 && told.iter().all(fits), "{text}");
+    }
+    assert_cut_and_back(&text);
+}
+
+#[test]
 fn a_service_moves_from_virtual_machines_to_kubernetes_and_back() {
     let text = story("vm-to-kubernetes.yaml");
     assert_cut_and_back(&text);

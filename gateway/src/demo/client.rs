@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_federation::name::{ServiceName, ZoneName};
+use causeway_federation::name::{PortName, ServiceName, ZoneName};
 use futures_util::{StreamExt, stream};
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query},
@@ -91,6 +91,8 @@ pub(super) struct DemoClient {
     pub(super) name: String,
     /// Answer of mesh DNS, with the service's port.
     pub(super) virtual_address: SocketAddr,
+    /// Port of the service that its answers have to come from; `None`: whichever.
+    port: Option<PortName>,
     asks: DemoRequest,
     numbers: Arc<AtomicU64>,
 }
@@ -115,8 +117,31 @@ impl DemoClient {
             service: service.clone(),
             virtual_address: (address.ok_or_else(|| ClientError::NoAddress(name.clone()))?, port).into(),
             name,
+            port: None,
             asks: DemoRequest::default(),
             numbers,
+        })
+    }
+
+    /// Resolves the SRV record of a port, and the address that it is at.
+    pub(super) async fn resolve_port(
+        who: (&ZoneName, &ServiceName),
+        port: &PortName,
+        (dns, domain): (SocketAddr, &str),
+        numbers: Arc<AtomicU64>,
+    ) -> Result<Self, ClientError> {
+        let name = port_record(who.1, port, domain);
+        let looked_up = timeout(DNS_PATIENCE, look_up_port(dns, &name)).await;
+        let looked_up = looked_up.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let number = looked_up.map_err(|source| ClientError::Dns {
+            name: name.clone(),
+            source,
+        })?;
+        let number = number.ok_or(ClientError::NoAddress(name))?;
+        let client = Self::resolve(who, (dns, domain), number, numbers).await?;
+        Ok(Self {
+            port: Some(port.clone()),
+            ..client
         })
     }
 
@@ -161,9 +186,13 @@ impl DemoClient {
             .rev()
             .find(|line| !line.is_empty());
         let answer: Option<InstanceAnswer> = body.and_then(|line| serde_json::from_slice(line).ok());
-        answer
-            .filter(|answer| answer.request == Some(number) && answer.service == self.service)
-            .ok_or(ClientError::WrongAnswer)
+        let is_own = |answer: &InstanceAnswer| {
+            let mut port = self.port.iter();
+            answer.request == Some(number)
+                && answer.service == self.service
+                && port.all(|port| answer.ports.contains(port))
+        };
+        answer.filter(is_own).ok_or(ClientError::WrongAnswer)
     }
 
     /// `count` requests, some at once.
@@ -272,18 +301,35 @@ impl KeptClient {
     }
 }
 
+/// Name of a port's SRV record.
+pub(super) fn port_record(service: &ServiceName, port: &PortName, domain: &str) -> String {
+    format!("_{port}._tcp.{service}.{domain}")
+}
+
 async fn look_up(dns: SocketAddr, name: &str) -> io::Result<Option<IpAddr>> {
+    let answer = ask(dns, name, RecordType::A).await?;
+    Ok(answer.answers.iter().find_map(|record| match &record.data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        _ => None,
+    }))
+}
+
+async fn look_up_port(dns: SocketAddr, name: &str) -> io::Result<Option<u16>> {
+    let answer = ask(dns, name, RecordType::SRV).await?;
+    Ok(answer.answers.iter().find_map(|record| match &record.data {
+        RData::SRV(record) => Some(record.port),
+        _ => None,
+    }))
+}
+
+async fn ask(dns: SocketAddr, name: &str, kind: RecordType) -> io::Result<Message> {
     let mut question = Message::new(1, MessageType::Query, OpCode::Query);
     let name = Name::from_ascii(name).map_err(io::Error::other)?;
-    question.add_query(Query::query(name, RecordType::A));
+    question.add_query(Query::query(name, kind));
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     socket.connect(dns).await?;
     socket.send(&question.to_vec().map_err(io::Error::other)?).await?;
     let mut buffer = vec![0; MAX_DNS_BYTES];
     let length = socket.recv(&mut buffer).await?;
-    let answer = Message::from_vec(&buffer[..length]).map_err(io::Error::other)?;
-    Ok(answer.answers.iter().find_map(|record| match &record.data {
-        RData::A(address) => Some(IpAddr::V4(address.0)),
-        _ => None,
-    }))
+    Message::from_vec(&buffer[..length]).map_err(io::Error::other)
 }

@@ -11,7 +11,7 @@ use causeway_api::admin::{AdminAddress, AdminConfig};
 use causeway_control::TopologySource;
 use causeway_dns::DnsConfig;
 use causeway_federation::{
-    name::{GatewayId, ServiceName, ZoneName},
+    name::{GatewayId, PortName, ServiceName, ZoneName},
     topology::Topology,
 };
 use causeway_host::tasks::Tasks;
@@ -30,8 +30,8 @@ use super::{
     DemoError,
     client::{ClientError, DemoClient},
     instance::Given,
-    layout::{Path, authorities, gateway_name, gateways, move_ports, paths, view, with_instances},
-    ranges::{self, Range},
+    layout::{Path, authorities, gateway_name, gateways, move_ports, paths, start_instances, view},
+    ranges::{self, InstanceHosts, Range},
     records::Records,
     sockets::SocketFolder,
 };
@@ -78,6 +78,7 @@ pub(super) struct DemoFederation {
     pub(super) moved_ports: Vec<(ServiceName, u16)>,
     paths: Vec<Path>,
     numbers: Arc<AtomicU64>,
+    _hosts: InstanceHosts,
     /// Given up last: gateways take their sockets out of it.
     _sockets: Option<SocketFolder>,
 }
@@ -86,8 +87,9 @@ impl DemoFederation {
     /// Starts everything. The gateways do not know each other's addresses before [`DemoFederation::connect`].
     pub(super) async fn start(file: &Topology) -> Result<Self, DemoError> {
         let given = Arc::<Given>::default();
-        let mut topology = with_instances(file, &given).await?;
+        let mut topology = file.clone();
         let moved_ports = move_ports(&mut topology);
+        let hosts = start_instances(&mut topology, &given).await?;
         let paths = paths(&topology).await?;
         let records = Records::default();
         let log = LineWriter::start("access log", records.sink(), &Tasks::default());
@@ -104,6 +106,7 @@ impl DemoFederation {
             moved_ports,
             paths,
             numbers: Arc::new(AtomicU64::new(1)),
+            _hosts: hosts,
             _sockets: sockets,
         })
     }
@@ -156,20 +159,33 @@ impl DemoFederation {
         zone: &ZoneName,
         service: &ServiceName,
     ) -> Result<DemoClient, DemoError> {
-        let gateway = &self.member(zone)?.gateway;
-        let dns = gateway.dns_addresses().first().copied();
-        let dns = dns.ok_or_else(|| DemoError::NoSuchZone(zone.clone()))?;
         let port = self
             .topology
             .services
             .get(service)
             .map_or(0, |declared| declared.ports.primary.number);
-        let domain = self.topology.dns.domain.as_str();
+        let (dns, domain) = (self.dns(zone)?, self.topology.dns.domain.as_str());
         let client = DemoClient::resolve((zone, service), (dns, domain), port, self.numbers.clone());
-        client.await.map_err(|source: ClientError| DemoError::Resolve {
-            zone: zone.clone(),
-            source,
-        })
+        client.await.map_err(|source| unresolved(zone, source))
+    }
+
+    /// An application of `zone` that has asked for the SRV record of this port of `service`.
+    pub(super) async fn client_of_port(
+        &self,
+        zone: &ZoneName,
+        service: &ServiceName,
+        port: &PortName,
+    ) -> Result<DemoClient, DemoError> {
+        let (dns, domain) = (self.dns(zone)?, self.topology.dns.domain.as_str());
+        let numbers = self.numbers.clone();
+        let client = DemoClient::resolve_port((zone, service), port, (dns, domain), numbers);
+        client.await.map_err(|source| unresolved(zone, source))
+    }
+
+    fn dns(&self, zone: &ZoneName) -> Result<SocketAddr, DemoError> {
+        let addresses = self.member(zone)?.gateway.dns_addresses();
+        let first = addresses.first().copied();
+        first.ok_or_else(|| DemoError::NoSuchZone(zone.clone()))
     }
 
     /// Ends every gateway in good order.
@@ -205,6 +221,13 @@ impl DemoFederation {
             }
             member.topology.send_replace(Arc::new(seen));
         }
+    }
+}
+
+fn unresolved(zone: &ZoneName, source: ClientError) -> DemoError {
+    DemoError::Resolve {
+        zone: zone.clone(),
+        source,
     }
 }
 

@@ -1,9 +1,9 @@
 //! The demo's instances: small HTTP services that say who they are and remember every request that they were given.
 //!
-//! They serve every protocol of the topology alike: for a gateway all of them are bytes of a TCP connection.
+//! They serve every protocol of the topology alike, with HTTP/1.1: what a gateway carries as bytes may be that as well.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -12,8 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use causeway_federation::{
-    name::{ServiceName, Tags, ZoneName},
-    topology::FixedInstance,
+    name::{PortName, ServiceName, Tags, ZoneName},
+    topology::{FixedInstance, ServicePorts},
 };
 use http::{Request, Response};
 use http_body_util::Full;
@@ -47,34 +47,54 @@ pub(super) struct InstanceAnswer {
     pub(super) service: ServiceName,
     pub(super) zone: ZoneName,
     pub(super) tags: Tags,
+    /// Ports of the service that lead to where it was asked, where these have names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) ports: Vec<PortName>,
     /// The request's own number; `None` when it came without one.
     pub(super) request: Option<u64>,
 }
 
-/// Starts one instance on loopback; it ends with the runtime.
+/// Starts one instance at this address of loopback, with these ports of its service; it ends with the runtime. Returns the address that it
+/// is registered with.
 pub(super) async fn start(
     zone: &ZoneName,
     declared: &FixedInstance,
+    (host, ports): (Ipv4Addr, Option<&ServicePorts>),
     given: Arc<Given>,
 ) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let address = listener.local_addr()?;
-    let who = Arc::new(InstanceAnswer {
-        service: declared.service.clone(),
-        zone: zone.clone(),
-        tags: declared.tags.clone(),
-        request: None,
-    });
-    tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((socket, _)) => drop(tokio::spawn(serve(socket, who.clone(), given.clone()))),
-                // No file descriptor is left; connections that end will free some.
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
-            }
+    let first = TcpListener::bind((host, 0)).await?;
+    let registered = first.local_addr()?;
+    let mut names = BTreeMap::from([(registered, Vec::new())]);
+    for port in ports.into_iter().flat_map(ServicePorts::iter) {
+        let leads_to = names.entry(port.at(registered)).or_default();
+        leads_to.extend(port.name.clone());
+    }
+    let mut first = Some(first);
+    for (address, ports) in names {
+        let listener = match first.take_if(|_| address == registered) {
+            Some(first) => first,
+            None => TcpListener::bind(address).await?,
+        };
+        let who = InstanceAnswer {
+            service: declared.service.clone(),
+            zone: zone.clone(),
+            tags: declared.tags.clone(),
+            ports,
+            request: None,
+        };
+        tokio::spawn(listen(listener, Arc::new(who), given.clone()));
+    }
+    Ok(registered)
+}
+
+async fn listen(listener: TcpListener, who: Arc<InstanceAnswer>, given: Arc<Given>) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => drop(tokio::spawn(serve(socket, who.clone(), given.clone()))),
+            // No file descriptor is left; connections that end will free some.
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
         }
-    });
-    Ok(address)
+    }
 }
 
 async fn serve(socket: TcpStream, who: Arc<InstanceAnswer>, given: Arc<Given>) {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
     sync::Arc,
 };
 
@@ -18,6 +19,7 @@ use super::{
     DemoError,
     instance::{self, Given},
     link::DemoLink,
+    ranges::InstanceHosts,
 };
 
 /// The first port that needs no privilege, and what is added to those below.
@@ -73,12 +75,24 @@ pub(super) fn view(topology: &Topology, range: IpNet) -> Topology {
     seen
 }
 
-/// Starts a built-in instance for each that the file fixes, and puts its address into the topology.
-pub(super) async fn with_instances(file: &Topology, given: &Arc<Given>) -> Result<Topology, DemoError> {
-    let mut topology = file.clone();
+/// Starts a built-in instance for each that the topology fixes, and puts its address there. Those of services with several ports are at
+/// addresses of their own, for as long as what is returned lives.
+pub(super) async fn start_instances(
+    topology: &mut Topology,
+    given: &Arc<Given>,
+) -> Result<InstanceHosts, DemoError> {
+    let mut hosts = InstanceHosts::default();
     for (name, zone) in &mut topology.zones {
         for declared in &mut zone.instances {
-            let started = instance::start(name, declared, given.clone()).await;
+            let service = topology.services.get(&declared.service);
+            let ports = service.map(|service| &service.ports);
+            let is_alone =
+                ports.is_none_or(|ports| ports.others.is_empty() && ports.primary.target.is_none());
+            let host = match is_alone {
+                true => Ipv4Addr::LOCALHOST,
+                false => hosts.next().map_err(DemoError::Range)?,
+            };
+            let started = instance::start(name, declared, (host, ports), given.clone()).await;
             declared.address = started.map_err(DemoError::Instance)?;
         }
     }
@@ -93,17 +107,21 @@ pub(super) async fn with_instances(file: &Topology, given: &Arc<Given>) -> Resul
             health.probe = Probe::Http { path };
         }
     }
-    Ok(topology)
+    Ok(hosts)
 }
 
 /// Lets services of a privileged port be served by anybody.
 pub(super) fn move_ports(topology: &mut Topology) -> Vec<(ServiceName, u16)> {
     let mut moved = Vec::new();
     for (name, service) in &mut topology.services {
-        let ports = service.ports.iter_mut();
-        for port in ports.filter(|port| port.number < UNPRIVILEGED_PORT) {
-            port.number += MOVED_BY;
-            moved.push((name.clone(), port.number));
+        for port in service.ports.iter_mut() {
+            if port.number < UNPRIVILEGED_PORT {
+                port.number += MOVED_BY;
+                moved.push((name.clone(), port.number));
+            }
+            if let Some(target) = port.target.as_mut().filter(|target| **target < UNPRIVILEGED_PORT) {
+                *target += MOVED_BY;
+            }
         }
     }
     moved

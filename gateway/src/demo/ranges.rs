@@ -1,4 +1,5 @@
-//! Virtual addresses for the gateways of the demo: each gets a range of its own, since all of them share this host.
+//! Addresses for what shares this host in the demo: each gateway gets a range of virtual addresses of its own, and instances with several
+//! ports an address of their own.
 
 use std::{
     io,
@@ -38,13 +39,56 @@ pub(super) fn take() -> io::Result<Range> {
     Err(io::ErrorKind::AddrNotAvailable.into())
 }
 
+/// Addresses for instances with several ports, each of which has all its ports at one address.
+#[derive(Debug, Default)]
+pub(super) struct InstanceHosts {
+    /// `None`: nobody has asked for one.
+    range: Option<Range>,
+    given: u32,
+}
+
+impl InstanceHosts {
+    /// Gives an address that no other instance has.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn next(&mut self) -> io::Result<Ipv4Addr> {
+        let range = match self.range.take() {
+            Some(range) => range,
+            None => take()?,
+        };
+        let range = self.range.insert(range);
+        self.given += 1;
+        let IpNet::V4(net) = range.net else {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        };
+        // The first one is that of the range's listener.
+        let address = Ipv4Addr::from_bits(net.network().to_bits() + 1 + self.given);
+        match net.contains(&address) {
+            true => Ok(address),
+            false => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
     fn two_ranges_share_no_address() {
         let (one, other) = (take().unwrap(), take().unwrap());
         assert!(!one.net.contains(&other.net) && !other.net.contains(&one.net));
+    }
+
+    #[test]
+    fn instances_have_addresses_of_their_own() {
+        let mut hosts = InstanceHosts::default();
+        let (one, other) = (hosts.next().unwrap(), hosts.next().unwrap());
+        assert_ne!(one, other);
+        let held = hosts.range.unwrap();
+        assert!(held.net.contains(&IpAddr::from(one)) && held.net.contains(&IpAddr::from(other)));
     }
 }

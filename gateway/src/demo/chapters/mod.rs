@@ -6,6 +6,7 @@ mod invite;
 mod kept;
 mod ordinary;
 mod outage;
+mod ports;
 mod routes;
 mod shift;
 mod split;
@@ -55,6 +56,7 @@ impl Stage {
         ordinary::tell(self).await?;
         split::tell(self).await?;
         routes::tell(self).await?;
+        ports::tell(self).await?;
         outage::tell(self).await?;
         shift::tell(self).await?;
         kept::tell(self).await?;

@@ -69,7 +69,7 @@ async fn visit(stage: &mut Stage, zone: &ZoneName, service: &ServiceName) -> Res
 }
 
 /// `east 12, west 8`.
-fn servers(outcomes: &[DemoOutcome]) -> String {
+pub(super) fn servers(outcomes: &[DemoOutcome]) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for zone in outcomes.iter().filter_map(DemoOutcome::served_by) {
         *counts.entry(zone.as_str()).or_default() += 1;
