@@ -228,6 +228,12 @@ async fn a_resolver_that_fails_costs_nothing_and_is_complained_of() {
     dns.set(vec![address("orders.acme.internal.", 2)]);
     bench.orders(&[("10.0.0.2:80", 3)]).await;
     bench.trouble(<[_]>::is_empty).await;
+    // A name that does not exist, and a service scaled to nothing, are answered alike.
+    dns.set(vec![]);
+    bench.orders(&[]).await;
+    let of_nothing =
+        |troubles: &[(String, String)]| troubles.iter().any(|(_, why)| why.contains("names no instance"));
+    bench.trouble(of_nothing).await;
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use self::{
-    ask::{DnsInstance, ask},
+    ask::{DnsAnswer, DnsInstance, ask},
     polls::Polls,
 };
 use super::{SourceFeed, Troubles};
@@ -71,7 +71,7 @@ pub(super) async fn follow(
             }
             Some(asked) = asking.join_next() => match asked {
                 Ok((question, answer)) => {
-                    note(&troubles, &question, answer.failure.as_deref());
+                    note(&troubles, &question, &answer);
                     polls.handle_answer(Instant::now().into_std(), &question, answer);
                 }
                 // Its question is asked again after a while, as one that was never answered.
@@ -97,14 +97,23 @@ fn place(question: &DnsQuestion) -> String {
     format!("dns: {question}")
 }
 
-fn note(troubles: &Troubles, question: &DnsQuestion, failure: Option<&str>) {
-    let trouble = failure.map(|failure| format!("{failure}; what was known is kept"));
+/// Trouble of an answer without any instance. A name with a letter wrong is answered like that, too.
+const NOTHING_FOUND: &str = "the answer names no instance: if there should be some, look at the name";
+
+fn note(troubles: &Troubles, question: &DnsQuestion, answer: &DnsAnswer) {
+    let failure = answer.failure.as_deref();
+    let trouble = match failure {
+        Some(failure) => Some(format!("{failure}; what was known is kept")),
+        None => answer.found.is_empty().then(|| NOTHING_FOUND.to_owned()),
+    };
+    let is_well = trouble.is_none();
     if troubles.set(place(question), trouble) {
         match failure {
             Some(failure) => {
                 tracing::warn!(%question, failure, "DNS does not answer for instances; what was known is kept");
             }
-            None => tracing::info!(%question, "DNS answers for instances again"),
+            None if is_well => tracing::info!(%question, "DNS answers for instances again"),
+            None => tracing::warn!(%question, "{NOTHING_FOUND}"),
         }
     }
 }
