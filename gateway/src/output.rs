@@ -78,6 +78,11 @@ impl Word {
     pub(crate) fn state(word: &str) -> Self {
         Self(word.to_owned(), Tone::of(word))
     }
+
+    /// Words for a state that somebody should look at.
+    pub(crate) fn doubtful(words: String) -> Self {
+        Self(words, Tone::Doubtful)
+    }
 }
 
 impl<T: ToString> From<T> for Word {

@@ -8,11 +8,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use causeway_federation::{
-    name::ServiceName,
+    name::{ServiceName, ZoneName},
     topology::{ConnectionPolicy, Service, Topology},
 };
 use causeway_host::moment::until;
@@ -34,6 +34,9 @@ const BETWEEN: Duration = Duration::from_millis(100);
 /// Time after which connections are looked at though nothing has changed: one may have been on its way to its place when something did, and
 /// new ones grow old.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Longest wait for the end of a drain that is added to a clock; a later one is found at a later look.
+const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Memory of the connections of every service that has a limit.
 type AllEndings = BTreeMap<ServiceName, ServiceEndings<ConnectionId>>;
@@ -79,6 +82,18 @@ impl FollowingConnections {
         }
     }
 
+    /// The moments by which the zones that drain are to be empty, by this host's clock; the ingress leaves that to those who sent.
+    fn deadlines(&self, topology: &Topology, now: Instant) -> HashMap<ZoneName, Instant> {
+        let clock = SystemTime::now();
+        let draining = topology.zones.iter().filter(|_| self.role == Role::Egress);
+        let deadlines = draining.filter_map(|(zone, declared)| {
+            let by = declared.drain.as_ref()?.by?;
+            let left = by.duration_since(clock).unwrap_or_default().min(LONGEST_DRAIN);
+            Some((zone.clone(), now + left))
+        });
+        deadlines.collect()
+    }
+
     /// Limits of a service's connections that are for this role to hold.
     fn policy(&self, service: &Service) -> ConnectionPolicy {
         let mut policy = service.connections;
@@ -103,15 +118,17 @@ impl FollowingConnections {
     fn has_limits(&self, topology: &Topology) -> bool {
         let mut services = topology.services.values();
         services.any(|service| self.policy(service) != ConnectionPolicy::default())
+            || !self.deadlines(topology, Instant::now()).is_empty()
     }
 
     /// Ends those that are due, and returns what is to be kept in mind and the time of the next look.
     fn look(&self, snapshot: &Snapshot, mut before: AllEndings) -> (AllEndings, Instant) {
         let now = Instant::now();
         let (mut endings, mut next) = (AllEndings::new(), now + LOOK_EVERY);
-        for (service, (policy, handles)) in self.by_service(&snapshot.topology) {
+        let deadlines = self.deadlines(&snapshot.topology, now);
+        for (service, (policy, handles)) in self.by_service(&snapshot.topology, !deadlines.is_empty()) {
             let mut known = before.remove(&service).unwrap_or_default();
-            let open = self.for_ending(snapshot, policy, &handles);
+            let open = self.for_ending(snapshot, policy, &deadlines, &handles);
             let misplaced = open.iter().filter(|one| one.misplaced.is_some()).count();
             self.metrics.misplaced(self.role, service.as_str(), misplaced);
             let DueEndings { end, look_again } = known.look(now, policy, &open);
@@ -138,8 +155,12 @@ impl FollowingConnections {
         }
     }
 
-    /// The connections of each service that has a limit, but for those that are ending already.
-    fn by_service(&self, topology: &Topology) -> BTreeMap<ServiceName, (ConnectionPolicy, Handles)> {
+    /// The connections of each service that has a limit, or of all, but for those that are ending already.
+    fn by_service(
+        &self,
+        topology: &Topology,
+        all_services: bool,
+    ) -> BTreeMap<ServiceName, (ConnectionPolicy, Handles)> {
         let mut all: BTreeMap<ServiceName, (ConnectionPolicy, Handles)> = BTreeMap::new();
         let handles = self.open.handles().filter(|handle| !handle.is_leaving());
         for handle in handles.filter(|handle| self.is_for_this_role(topology, &handle.connection)) {
@@ -149,7 +170,9 @@ impl FollowingConnections {
                 continue;
             }
             let policy = topology.services.get(service).map(|service| self.policy(service));
-            if let Some(policy) = policy.filter(|policy| *policy != ConnectionPolicy::default()) {
+            let has_limit =
+                |policy: &ConnectionPolicy| all_services || *policy != ConnectionPolicy::default();
+            if let Some(policy) = policy.filter(has_limit) {
                 all.insert(service.clone(), (policy, vec![handle]));
             }
         }
@@ -160,6 +183,7 @@ impl FollowingConnections {
         &self,
         snapshot: &Snapshot,
         policy: ConnectionPolicy,
+        deadlines: &HashMap<ZoneName, Instant>,
         handles: &[Arc<ConnectionHandle>],
     ) -> Vec<OpenForEnding<ConnectionId>> {
         // Most connections of a service are at few places.
@@ -177,11 +201,15 @@ impl FollowingConnections {
             opened: handle.connection.since,
             jitter: jitter(handle.connection.id),
             misplaced: None,
+            leave_by: None,
         };
         let mut open: Vec<_> = handles.iter().map(one).collect();
-        if policy.linger.is_some() {
-            for (one, handle) in open.iter_mut().zip(handles) {
-                one.misplaced = handle.placement().and_then(&mut misplaced);
+        for (one, handle) in open.iter_mut().zip(handles) {
+            let placement = handle.placement();
+            let zone = placement.map(|placement| placement.zone(&snapshot.zone));
+            one.leave_by = zone.and_then(|zone| deadlines.get(zone)).copied();
+            if policy.linger.is_some() || one.leave_by.is_some() {
+                one.misplaced = placement.and_then(&mut misplaced);
             }
         }
         open

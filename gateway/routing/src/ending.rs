@@ -31,6 +31,8 @@ pub struct OpenForEnding<K> {
     /// Place among those of its age: from 0 to 1, and the same each time.
     pub jitter: f64,
     pub misplaced: Option<Misplacement>,
+    /// Moment at which it has lingered long enough in any case, where it does not belong.
+    pub leave_by: Option<Instant>,
 }
 
 /// Reason that a connection is ended.
@@ -90,9 +92,7 @@ impl<K: Ord + Copy> ServiceEndings<K> {
         policy: ConnectionPolicy,
         open: &[OpenForEnding<K>],
     ) -> DueEndings<K> {
-        let lingering = open
-            .iter()
-            .filter(|one| one.misplaced.is_some() && policy.linger.is_some());
+        let lingering = open.iter().filter(|one| one.misplaced.is_some());
         self.since = lingering
             .map(|one| (one.key, *self.since.get(&one.key).unwrap_or(&now)))
             .collect();
@@ -122,9 +122,11 @@ impl<K: Ord + Copy> ServiceEndings<K> {
 
     /// The moment at which a connection ends by one limit or the other, if nothing changes.
     fn end_of(&self, policy: ConnectionPolicy, one: &OpenForEnding<K>) -> Option<(Instant, EndingReason)> {
-        let misplaced = one.misplaced.zip(policy.linger).and_then(|(why, linger)| {
-            let since = self.since.get(&one.key)?;
-            Some((*since + linger, EndingReason::Misplaced(why)))
+        let misplaced = one.misplaced.and_then(|why| {
+            let since = self.since.get(&one.key).zip(policy.linger);
+            let lingered = since.map(|(since, linger)| *since + linger);
+            let at = lingered.into_iter().chain(one.leave_by).min()?;
+            Some((at, EndingReason::Misplaced(why)))
         });
         let aged = policy
             .max_age
@@ -176,6 +178,7 @@ mod tests {
             opened,
             jitter: 0.5,
             misplaced: misplaced.then_some(Misplacement::BetterTier),
+            leave_by: None,
         }
     }
 
@@ -235,6 +238,39 @@ mod tests {
                 (1, 31_000, "better_tier")
             ]
         );
+    }
+
+    #[test]
+    fn what_has_to_leave_by_a_moment_lingers_no_longer_and_nothing_else_leaves() {
+        let now = Instant::now();
+        let one = |key, misplaced, after: Option<u32>| OpenForEnding {
+            leave_by: after.map(|after| now + after * SECOND),
+            ..open(key, now, misplaced)
+        };
+        let all = vec![
+            one(1, true, Some(5)),
+            one(2, false, Some(5)),
+            one(3, true, Some(60)),
+            one(4, true, None),
+        ];
+        let ended = |connections| {
+            run(
+                &mut ServiceEndings::default(),
+                now,
+                policy(connections),
+                all.clone(),
+            )
+        };
+        assert_eq!(
+            ended("{}"),
+            [(1, 5_000, "better_tier"), (3, 60_000, "better_tier")]
+        );
+        let lingering = [
+            (1, 5_000, "better_tier"),
+            (3, 30_000, "better_tier"),
+            (4, 30_500, "better_tier"),
+        ];
+        assert_eq!(ended("{ linger: 30s }"), lingering);
     }
 
     #[test]

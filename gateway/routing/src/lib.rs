@@ -9,6 +9,7 @@ pub mod balance;
 pub mod budget;
 pub mod callers;
 pub mod ending;
+pub mod failback;
 pub mod failures;
 pub mod hops;
 pub mod limits;

@@ -2,7 +2,7 @@
 //!
 //! The program (`gateway/src/gateway/publish.rs`) builds a new `Snapshot` whenever the topology, an instance's health, the
 //! catalog or a tunnel changes, and swaps it in whole. Only the load counters inside an
-//! [`Instance`], and what is ejected, change in place.
+//! [`Instance`], what is ejected and what tiers may take change in place.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use causeway_federation::{
 use serde::Serialize;
 
 pub use crate::balance::{InstanceList, InstanceLoad};
-use crate::{callers, outlier::Ejections, reach::OwnListeners};
+use crate::{callers, failback::Ceilings, outlier::Ejections, reach::OwnListeners};
 
 /// The current snapshot, shared by every task that decides something.
 pub type Snapshots = Arc<ArcSwap<Snapshot>>;
@@ -44,6 +44,17 @@ pub struct Snapshot {
     pub listeners: OwnListeners,
     /// Instances and zones that have failed of late. Shared by all snapshots of this process, and changes in place.
     pub ejections: Ejections,
+    /// Shares that tiers may take that were ill. Shared and changed as ejections are.
+    pub ceilings: Ceilings,
+}
+
+impl Snapshot {
+    /// Tells whether the topology has a zone emptied.
+    #[must_use]
+    pub fn drains(&self, zone: &ZoneName) -> bool {
+        let zone = self.topology.zones.get(zone);
+        zone.is_some_and(|zone| zone.drain.is_some())
+    }
 }
 
 /// One running copy of a service in this zone.

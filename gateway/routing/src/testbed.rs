@@ -120,5 +120,6 @@ pub fn snapshot(
         links: Arc::new(links.iter().map(|(name, link)| (gateway(name), *link)).collect()),
         listeners: OwnListeners::default(),
         ejections: Ejections::default(),
+        ceilings: crate::failback::Ceilings::default(),
     }
 }

@@ -1,7 +1,8 @@
 //! Tests of what `get` prints, for hand-made items.
 
 use causeway_api::admin::view::{
-    ArmView, Count, EjectionView, ExchangeView, FailureView, LinkView, RefusalView, ServiceZone, TierView,
+    ArmView, Count, DrainView, EjectionView, ExchangeView, FailureView, LinkView, RefusalView, ServiceZone,
+    TierView,
 };
 use causeway_federation::name::Tags;
 
@@ -44,6 +45,7 @@ fn exchange() -> ExchangeView {
 fn zones() -> Envelope<ZoneView> {
     let zone = |name: &str, state: &str, links| ZoneView {
         last_word: None,
+        drain: None,
         name: name.to_owned(),
         own: state == "own",
         state: state.to_owned(),
@@ -149,6 +151,22 @@ fn tunnels() -> Envelope<TunnelView> {
         received_bytes: 3_221_225_472,
     };
     envelope("tunnels", vec![tunnel])
+}
+
+#[test]
+fn a_zone_that_drains_is_marked() {
+    let mut zones = zones();
+    let west = zones.items.iter_mut().find(|zone| zone.name == "west").unwrap();
+    west.drain = Some(DrainView {
+        by: Some("2026-12-01T02:00:00Z".to_owned()),
+    });
+    let table = text(&zones, Format::Table);
+    assert!(table.contains("west    up, drains"), "{table}");
+    let yaml = text(&zones, Format::Yaml);
+    assert!(
+        yaml.contains("by: ") && yaml.contains("2026-12-01T02:00:00Z"),
+        "{yaml}"
+    );
 }
 
 #[test]

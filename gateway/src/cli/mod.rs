@@ -15,6 +15,7 @@ mod client;
 mod completion;
 mod demo;
 mod diff;
+mod drain;
 mod explain;
 mod failure;
 mod gateway;
@@ -96,6 +97,8 @@ enum Command {
     Diff(diff::DiffArgs),
     Apply(apply::ApplyArgs),
     Rollback(rollback::RollbackArgs),
+    Drain(drain::DrainArgs),
+    Undrain(drain::UndrainArgs),
     Get(get::GetArgs),
     Explain(explain::ExplainArgs),
     Register(register::RegisterArgs),
@@ -139,6 +142,8 @@ fn dispatch(command: Command, parsed: &ArgMatches) -> Result<Exit, Failure> {
         Command::Diff(args) => block_on(diff::run(args)),
         Command::Apply(args) => block_on(apply::run(args)),
         Command::Rollback(args) => block_on(rollback::run(args)),
+        Command::Drain(args) => block_on(drain::drain(args)),
+        Command::Undrain(args) => block_on(drain::undrain(args)),
         Command::Demo(args) => demo::run(&args),
         Command::Gateway(args) => gateway::run(*args, settings_of("gateway", parsed)),
         Command::ZoneSync(args) => zone_sync::run(args),

@@ -88,7 +88,10 @@ impl Tabular for ZoneView {
             .reduce(f64::min);
         vec![
             self.name.as_str().into(),
-            Word::state(&self.state),
+            match &self.drain {
+                None => Word::state(&self.state),
+                Some(_) => Word::doubtful(format!("{}, drains", self.state)),
+            },
             if self.own { "".into() } else { tunnels.into() },
             rtt.map(milliseconds).unwrap_or_default().into(),
             Word::state(age),

@@ -50,6 +50,7 @@ mod config;
 mod descriptors;
 mod disk;
 mod exports;
+mod failback;
 mod handover;
 mod labels;
 mod listeners;

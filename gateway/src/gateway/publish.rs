@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use causeway_federation::{catalog::Catalog, name::ZoneName, topology::Topology};
 use causeway_routing::{
     callers,
+    failback::Ceilings,
     outlier::Ejections,
     reach::OwnListeners,
     snapshot::{Published, Snapshot, Snapshots},
@@ -25,6 +26,7 @@ pub(crate) struct Sources {
     /// Grows while the gateway starts.
     pub listeners: watch::Sender<OwnListeners>,
     pub ejections: Ejections,
+    pub ceilings: Ceilings,
 }
 
 /// The latest index of callers, and the instances that it is of.
@@ -55,6 +57,7 @@ impl Sources {
             links: Arc::new(self.tunnels.links()),
             listeners: self.listeners.borrow().clone(),
             ejections: self.ejections.clone(),
+            ceilings: self.ceilings.clone(),
         }
     }
 }

@@ -42,6 +42,7 @@ use super::{
     background::BackgroundTasks,
     descriptors, disk,
     exports::keep_exports,
+    failback::keep_failback,
     labels::name_services,
     listeners, local_sockets,
     publish::{Sources, publish},
@@ -201,6 +202,7 @@ fn start_background(
         tokio::join!(egress.keep_moving(changes.clone()), ingress.keep_moving(changes));
     };
     background.spawn_to_the_end("open connections that follow", moving);
+    background.spawn_to_the_end("failback", keep_failback(snapshots.clone()));
     let rechecking = keep_rechecking(egress.clone(), ingress.clone(), snapshots, generation);
     background.spawn_to_the_end("permissions of open connections", rechecking);
     let checking = egress.clone();
@@ -284,6 +286,7 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         tunnels: tunnel_set.clone(),
         listeners: listeners.clone(),
         ejections: Default::default(),
+        ceilings: Default::default(),
     });
     background.spawn_to_the_end("snapshots", publishing);
     let exporting = keep_exports(

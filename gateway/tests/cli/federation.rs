@@ -170,6 +170,7 @@ pub fn snapshot() -> Snapshot {
         links: Arc::new(BTreeMap::from([(gateway("west", "gw1"), Link::Up)])),
         listeners: Arc::default(),
         ejections: Arc::default(),
+        ceilings: Arc::default(),
     }
 }
 
@@ -195,6 +196,7 @@ pub fn state() -> AdminState {
             link: Link::Up,
             draining: false,
             failing: false,
+            spilled: false,
         },
     );
     let vip = "127.64.0.1:8080".parse().unwrap();

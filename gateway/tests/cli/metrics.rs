@@ -69,6 +69,7 @@ fn count_everything(metrics: &GatewayMetrics) {
             link: Link::Up,
             draining: false,
             failing: false,
+            spilled: false,
         },
     );
     metrics.proxy.moved("orders", MoveReason::Hedged);

@@ -43,7 +43,7 @@ services: {}
 const ATTACHMENT: &str = "attachment to the shared registry";
 const FOLDER: &str = "folder of instances";
 /// Every long-lived task of a gateway that has all its parts, in the order of the names, and whether only its panic is a fault.
-const TASKS: [(&str, bool); 35] = [
+const TASKS: [(&str, bool); 36] = [
     ("TLS listener at ", true),
     ("admin API at ", false),
     (ATTACHMENT, false),
@@ -52,6 +52,7 @@ const TASKS: [(&str, bool); 35] = [
     ("count of ended connections", false),
     ("data thread 0", false),
     ("exports", false),
+    ("failback", false),
     (FOLDER, false),
     ("identity of tunnels", false),
     ("instances", false),

@@ -372,6 +372,7 @@ mod tests {
             tags: Default::default(),
             gateways: vec![vec!["10.0.0.1:7800".to_owned()]],
             links: Vec::new(),
+            drain: None,
             last_word: last_word.map(|reason| LastWordView {
                 side: None,
                 reason: reason.to_owned(),
@@ -445,6 +446,7 @@ mod tests {
     #[test]
     fn asks_without_an_answer_over_tunnels_that_are_up_are_told() {
         let zone = |unanswered| ZoneView {
+            drain: None,
             name: "west".to_owned(),
             own: false,
             state: "up".to_owned(),

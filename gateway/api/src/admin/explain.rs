@@ -270,6 +270,10 @@ fn step(reason: &Reason, tags_asked: bool) -> ExplainedStep {
             let tags = arm.map_or_else(any, ToString::to_string);
             ("split".to_owned(), format!("{tags} weight {weight}"))
         }
+        ReasonSubject::Tier(tier) => (
+            arm.map_or_else(|| "spill".to_owned(), |arm| format!("spill for {arm}")),
+            format!("tier {tier}"),
+        ),
         place => (
             arm.map_or_else(|| "places".to_owned(), |arm| format!("places for {arm}")),
             place.to_string(),
@@ -280,6 +284,7 @@ fn step(reason: &Reason, tags_asked: bool) -> ExplainedStep {
         subject,
         verdict: match reason.why {
             Why::Taken { .. } | Why::ArmPicked | Why::ArmByName => ExplainedVerdict::Taken,
+            Why::TierShare { percent: 1.., .. } => ExplainedVerdict::Taken,
             Why::ArmInReserve => ExplainedVerdict::InReserve,
             _ => ExplainedVerdict::PassedOver,
         },

@@ -43,6 +43,7 @@ pub(super) fn snapshot(vips: &str, services: &[&str], zones: usize) -> Snapshot 
         links: Arc::default(),
         listeners: Arc::default(),
         ejections: Arc::default(),
+        ceilings: Default::default(),
     }
 }
 

@@ -10,7 +10,10 @@ use std::{
 use causeway_federation::name::Tags;
 
 use super::{pool::WeightPool, takes_traffic};
-use crate::snapshot::{Health, Instance};
+use crate::{
+    route::TierHealth,
+    snapshot::{Health, Instance},
+};
 
 /// Most distinct sets of tags that are compared with a selector one by one.
 pub(super) const FEW_GROUPS: usize = 64;
@@ -34,8 +37,8 @@ struct Indexed {
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) tags: Tags,
-    /// Is set once any is healthy; where none takes traffic, all healthy ones have weight 0.
-    healthy: bool,
+    /// All of them, and those that are healthy, whatever their weight: where none takes traffic, all healthy ones have weight 0.
+    health: TierHealth,
     /// Places in the list of those that take traffic, in order.
     pub(super) members: Vec<u32>,
     /// Their numbers, which a sticky choice draws by.
@@ -56,7 +59,8 @@ pub enum Unusable {
 
 impl Group {
     fn add(&mut self, place: u32, instance: &Instance) {
-        self.healthy |= instance.health == Health::Healthy;
+        self.health.instances += 1;
+        self.health.healthy += u64::from(instance.health == Health::Healthy);
         if takes_traffic(instance) {
             self.members.push(place);
             self.numbers.push(instance.number());
@@ -80,7 +84,7 @@ impl InstanceList {
             if group.weight() > 0 {
                 return Ok(());
             }
-            why = why.max(match group.healthy {
+            why = why.max(match group.health.healthy > 0 {
                 true => Unusable::NoWeight,
                 false => Unusable::NoneHealthy,
             });
@@ -94,6 +98,13 @@ impl InstanceList {
         self.matching(selector)
             .map(|group| group.members.len() as u64)
             .sum()
+    }
+
+    /// Counts the instances that carry `selector`, and those of them that are healthy, whatever their weight.
+    #[must_use]
+    pub fn health(&self, selector: &Tags) -> TierHealth {
+        let of_groups = self.matching(selector).map(|group| group.health);
+        of_groups.fold(TierHealth::default(), TierHealth::plus)
     }
 
     /// Collects what can be drawn from.

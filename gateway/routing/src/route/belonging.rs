@@ -93,7 +93,9 @@ impl Placement {
         }
     }
 
-    fn zone<'a>(&'a self, own: &'a ZoneName) -> &'a ZoneName {
+    /// The zone that has it, `own` being this one.
+    #[must_use]
+    pub fn zone<'a>(&'a self, own: &'a ZoneName) -> &'a ZoneName {
         match &self.server {
             PlacedAt::Instance(_) => own,
             PlacedAt::Gateway(gateway) => &gateway.zone,
@@ -107,7 +109,7 @@ impl Placement {
 pub enum Misplacement {
     /// Its arm has weight 0 now, or is no arm any more.
     ArmWeightZero,
-    /// The gateway that it goes through drains, or its instance, or all of that zone, have weight 0, or it was taken out.
+    /// Its zone or the gateway that it goes through drains, or its instance, or all of that zone, have weight 0, or it was taken out.
     Draining,
     /// A better tier can serve it, or the own zone within its tier.
     BetterTier,
@@ -130,8 +132,8 @@ impl Misplacement {
 /// 1. One that could be put nowhere now stays: it would be lost.
 /// 2. Its arm must have weight. Of an arm that the split names no more, an instance of this zone belongs to any arm whose tags it
 ///    carries, and a place elsewhere, whose instance is not known here, to any that does not contradict its own.
-/// 3. Its instance must be one with a weight, and its gateway must not drain.
-/// 4. No better tier may be able to serve its arm; within its tier, not the own zone. What is silent, drains or is suspect draws nobody.
+/// 3. Its instance must be one with a weight, and neither its zone nor its gateway may drain.
+/// 4. No better tier may be able to serve its arm, unless its own has a share by spill; within its tier, not the own zone. What is silent, drains or is suspect draws nobody.
 ///
 /// # Errors
 /// Says why it does not.
@@ -148,6 +150,7 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
         port: placed.port.as_ref(),
         own_tags: zone.map(|zone| &zone.tags),
         key: None,
+        draws_tier: false,
     };
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);
     let arms = match placed.has_own_split {
@@ -161,8 +164,9 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
     if drains(&question, placed, arm) {
         return misplaced_if(takes_drained(&question, arm, &arms), Misplacement::Draining);
     }
-    let better =
-        best(&question, arm).is_some_and(|best| best.draws && best.standing < standing(&question, placed));
+    let own = standing(&question, placed);
+    let is_better = |best: BestPlace| best.draws && best.standing < own && !best.spills_to(own);
+    let better = best(&question, arm).is_some_and(is_better);
     misplaced_if(better, Misplacement::BetterTier)
 }
 
@@ -212,6 +216,9 @@ fn instance_of<'s>(snapshot: &'s Snapshot, placed: &Placement) -> Option<&'s Ins
 
 fn drains(question: &Question<'_>, placed: &Placement, arm: &Arm) -> bool {
     let snapshot = question.snapshot;
+    if snapshot.drains(placed.zone(&snapshot.zone)) {
+        return true;
+    }
     let PlacedAt::Gateway(gateway) = &placed.server else {
         return is_taken_out(snapshot, placed);
     };
@@ -240,14 +247,27 @@ struct BestPlace {
     is_last_resort: bool,
     /// It answers, stays, is fresh and does not fail, so that it may draw connections from places that serve.
     draws: bool,
+    /// Shares of the tiers by spill; empty without it.
+    shares: Vec<f64>,
+}
+
+impl BestPlace {
+    /// Tells whether new connections of the arm go to that tier too.
+    fn spills_to(&self, (tier, _): Standing) -> bool {
+        let better = tier > self.standing.0;
+        let share = tier.checked_sub(1).and_then(|place| self.shares.get(place));
+        better && share.is_some_and(|share| *share > 0.0)
+    }
 }
 
 fn best(question: &Question<'_>, arm: &Arm) -> Option<BestPlace> {
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);
     let mut homes = homes::of_arm(question, arm, &mut Reasons::new(false), &mut rng);
     let is_last_resort = homes.is_last_resort();
+    let shares = homes.take_shares();
     let rank = homes.next()?.grounds.rank();
     Some(BestPlace {
+        shares,
         standing: (rank.tier.unwrap_or(0), rank.elsewhere),
         drains: rank.draining,
         is_last_resort,

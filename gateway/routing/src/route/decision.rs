@@ -63,6 +63,7 @@ impl<'s, R: Rng> Decision<'s, R> {
             port: request.port.as_ref(),
             own_tags: zone.map(|zone| &zone.tags),
             key: request.key,
+            draws_tier: true,
         });
         let arms = match service {
             Some(service) => {

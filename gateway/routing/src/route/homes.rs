@@ -14,6 +14,8 @@ use super::{
     arms::Arm,
     draw,
     reason::{ReasonSubject, Reasons, Why},
+    spill::{TierHealth, TierTally},
+    tiers::{spill, spills, tally_own, tally_remote},
 };
 use crate::{balance::Unusable, outlier::Ejected, snapshot::Link, sticky::StickyKey};
 
@@ -25,9 +27,13 @@ pub(super) struct Grounds {
     own: bool,
     age: Age,
     link: Link,
-    /// Its gateway is shutting down, and still serves.
+    /// Its gateway is shutting down, or the topology drains its zone; it still serves.
     draining: bool,
     failing: bool,
+    /// Spill has drawn a tier, and it is another one.
+    pub(super) passed_by: bool,
+    /// Spill has drawn its tier in the place of an earlier one.
+    pub(super) spilled: bool,
 }
 
 /// The order of places; fields in the order in which they decide.
@@ -37,6 +43,7 @@ pub(super) struct HomeRank {
     pub(super) draining: bool,
     pub(super) failing: bool,
     pub(super) suspect: bool,
+    pub(super) passed_by: bool,
     pub(super) tier: Option<usize>,
     pub(super) elsewhere: bool,
 }
@@ -57,6 +64,8 @@ impl Grounds {
             link,
             draining,
             failing,
+            passed_by: _,
+            spilled,
         } = self;
         Why::Taken {
             tier,
@@ -65,7 +74,13 @@ impl Grounds {
             link,
             draining,
             failing,
+            spilled,
         }
+    }
+
+    /// Tells whether its healthy instances count for its tier.
+    pub(super) fn counts(self) -> bool {
+        !(self.link == Link::Stalled || self.draining || self.failing)
     }
 
     pub(super) fn rank(self) -> HomeRank {
@@ -74,6 +89,7 @@ impl Grounds {
             draining: self.draining,
             failing: self.failing,
             suspect: self.age != Age::Fresh,
+            passed_by: self.passed_by,
             tier: self.tier,
             elsewhere: !self.own,
         }
@@ -122,6 +138,10 @@ impl<'s> Home<'s> {
 pub(super) struct Homes<'s> {
     left: Vec<Home<'s>>,
     progress: Progress,
+    /// Shares of the tiers by spill; empty without it.
+    pub(super) shares: Vec<f64>,
+    /// Health of the tiers; empty where it decides nothing.
+    pub(super) tiers: Vec<TierHealth>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +156,14 @@ enum Progress {
 impl<'s> Homes<'s> {
     pub(super) fn is_empty(&self) -> bool {
         self.left.is_empty()
+    }
+
+    pub(super) fn left_mut(&mut self) -> impl Iterator<Item = &mut Home<'s>> {
+        self.left.iter_mut()
+    }
+
+    pub(super) fn take_shares(&mut self) -> Vec<f64> {
+        std::mem::take(&mut self.shares)
     }
 
     /// Tells whether every one of them comes after others because its instances fail or its gateway drains. Asked before the first is
@@ -180,6 +208,10 @@ pub(super) fn of_arm<'s>(
     if let Ok(grounds) = own {
         homes.left.push(Home::new(None, grounds, 1));
     }
+    let mut tally = spills(question).then(TierTally::default);
+    if let Some(tally) = &mut tally {
+        tally_own(question, arm, own, tally);
+    }
     // Who exports nothing of the service is passed over in any case; that is looked at only to say why.
     let exporters = (!reasons.wanted()).then(|| snapshot.catalog.exporters(&question.target.service));
     let everybody = reasons.wanted().then(|| snapshot.catalog.entries());
@@ -196,6 +228,13 @@ pub(super) fn of_arm<'s>(
         if let Ok((grounds, weight)) = verdict {
             homes.left.push(Home::new(Some(gateway), grounds, weight));
         }
+        if let Some(tally) = &mut tally {
+            tally_remote(question, entry, arm, verdict, tally);
+        }
+    }
+    if let Some(tally) = tally {
+        homes.tiers = tally.finish();
+        spill(question, arm, &mut homes, (reasons, rng));
     }
     draw_all(&mut homes.left, question.key, rng);
     if reasons.wanted() {
@@ -264,12 +303,14 @@ fn own_zone(question: &Question<'_>, arm: &Arm, ejected: &Ejected) -> Result<Gro
         own: true,
         age: Age::Fresh,
         link: Link::Up,
-        draining: false,
+        draining: snapshot.drains(&snapshot.zone),
         failing: ejected.has_place(
             (&question.target.service, question.port),
             &snapshot.zone,
             &arm.tags,
         ),
+        passed_by: false,
+        spilled: false,
     })
 }
 
@@ -296,14 +337,16 @@ fn remote(
     }
     let link = *snapshot.links.get(&entry.record.origin).ok_or(Why::NoTunnel)?;
     let weight = healthy_weight(entry, &question.target.service, &arm.tags)?;
-    let tags = &snapshot.topology.zones.get(zone).ok_or(Why::NotInTopology)?.tags;
+    let declared = snapshot.topology.zones.get(zone).ok_or(Why::NotInTopology)?;
     let grounds = Grounds {
-        tier: tier(question, zone, Some(tags))?,
+        tier: tier(question, zone, Some(&declared.tags))?,
         own: false,
         age: entry.age,
         link,
-        draining: entry.record.draining || link == Link::Draining,
+        draining: entry.record.draining || link == Link::Draining || declared.drain.is_some(),
         failing: ejected.has_place((&question.target.service, question.port), zone, &arm.tags),
+        passed_by: false,
+        spilled: false,
     };
     Ok((grounds, weight))
 }

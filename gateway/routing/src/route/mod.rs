@@ -20,13 +20,17 @@ mod decision;
 mod exported;
 mod homes;
 mod reason;
+mod spill;
 #[cfg(test)]
 mod tests;
+mod tiers;
 
 pub use belonging::{Misplacement, Placement, belongs, stays_here};
 pub use decision::{Decision, FullDecision};
 pub use exported::ExportCount;
 pub use reason::{Reason, ReasonSubject, Why};
+pub use spill::{TierHealth, healthy_below, tier_shares};
+pub use tiers::tier_health;
 
 /// One question to [`route`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +145,8 @@ struct Question<'s> {
     /// `None`: this zone is not in the topology.
     own_tags: Option<&'s Tags>,
     key: Option<StickyKey>,
+    /// Has a tier drawn by the shares of spill; else they are tried in order.
+    draws_tier: bool,
 }
 
 /// Decides where a connection to `request.target` may go. The filters, in the order of the code:
@@ -157,7 +163,7 @@ struct Question<'s> {
 /// 7. What is left is ordered: gateways whose tunnels answer before those gone silent, those that stay before
 ///    those that drain, zones before those whose instances with the
 ///    tags have failed in a row (see `outlier`), fresh records before suspect ones,
-///    tiers in order, the own zone first within its tier, and then at random: a zone by its healthy weight, whatever the number of
+///    tiers in order (with `spill` the one first that is drawn by the tiers' shares: see [`tier_shares`]), the own zone first within its tier, and then at random: a zone by its healthy weight, whatever the number of
 ///    its gateways, and a gateway within it.
 ///
 /// With a key of the request what is said to be random or drawn is drawn by it (see `sticky`).

@@ -9,6 +9,7 @@ use causeway_federation::{
 };
 use serde::Serialize;
 
+use super::TierHealth;
 use crate::snapshot::Link;
 
 /// One line of an explanation.
@@ -43,6 +44,8 @@ pub enum ReasonSubject {
     /// This zone's own instances.
     OwnZone(ZoneName),
     Gateway(GatewayId),
+    /// Counts from 1.
+    Tier(usize),
     /// A zone of the topology none of whose gateways has been heard of.
     Zone(ZoneName),
 }
@@ -54,6 +57,7 @@ impl fmt::Display for ReasonSubject {
             Self::Arm { weight } => write!(f, "arm of weight {weight}"),
             Self::OwnZone(zone) => write!(f, "own zone {zone}"),
             Self::Gateway(gateway) => write!(f, "gateway {gateway}"),
+            Self::Tier(tier) => write!(f, "tier {tier}"),
             Self::Zone(zone) => write!(f, "zone {zone}"),
         }
     }
@@ -69,12 +73,25 @@ pub enum Why {
         own: bool,
         age: Age,
         link: Link,
-        /// Its gateway is shutting down: it serves those who can go nowhere else.
+        /// Its gateway is shutting down, or the topology drains its zone: it serves those who can go nowhere else.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         draining: bool,
         /// Several of its instances have failed in a row.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         failing: bool,
+        /// Its tier was drawn by spill in the place of an earlier one.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        spilled: bool,
+    },
+    /// Part of the traffic that a tier gets by spill.
+    TierShare {
+        #[serde(flatten)]
+        health: TierHealth,
+        /// 0 to 100.
+        percent: u8,
+        /// It was ill, and failback does not let it take all yet that it could.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        returning: bool,
     },
     /// This arm's candidates come first.
     ArmPicked,
@@ -121,10 +138,12 @@ impl Why {
             Self::Taken {
                 age: Age::Suspect, ..
             } => "suspect",
+            Self::Taken { spilled: true, .. } => "spilled",
             Self::Taken { own: true, .. } => "own_zone",
             Self::Taken { tier: None, .. } => "named_zone",
             Self::Taken { tier: Some(1), .. } => "first_tier",
             Self::Taken { .. } => "later_tier",
+            Self::TierShare { .. } => "tier_share",
             Self::ArmPicked => "arm_picked",
             Self::ArmByName => "arm_by_name",
             Self::ArmInReserve => "arm_in_reserve",
@@ -150,6 +169,7 @@ impl Why {
     fn sentence(self) -> &'static str {
         match self {
             Self::Taken { .. } => "taken",
+            Self::TierShare { .. } => "has a share",
             Self::ArmPicked => "picked by weight",
             Self::ArmByName => "the name asks for tags that no arm of the split has; the name alone counts",
             Self::ArmInReserve => "used only when the arms before it serve nowhere",
@@ -175,6 +195,22 @@ impl Why {
 
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::TierShare {
+            health,
+            percent,
+            returning,
+        } = self
+        {
+            let TierHealth { healthy, instances } = health;
+            write!(
+                f,
+                "{healthy} of {instances} instances can serve: {percent} % of the traffic"
+            )?;
+            if *returning {
+                f.write_str(", and more as failback lets it")?;
+            }
+            return Ok(());
+        }
         let Self::Taken {
             tier,
             own,
@@ -182,6 +218,7 @@ impl fmt::Display for Why {
             link,
             draining,
             failing,
+            spilled,
         } = self
         else {
             return f.write_str(self.sentence());
@@ -189,6 +226,9 @@ impl fmt::Display for Why {
         match tier {
             Some(tier) => write!(f, "taken: tier {tier}")?,
             None => f.write_str("taken: named by the client")?,
+        }
+        if *spilled {
+            f.write_str(", which has a share because earlier ones have too few healthy instances")?;
         }
         if *own {
             f.write_str(", own zone first")?;
@@ -200,7 +240,7 @@ impl fmt::Display for Why {
             f.write_str(", ejected, so after all that are not: its instances have failed in a row")?;
         }
         if *draining {
-            f.write_str(", after those that stay: its gateway is shutting down")?;
+            f.write_str(", after those that stay: its zone or gateway drains")?;
         }
         if *link == Link::Stalled {
             f.write_str(", last: its tunnels have gone silent")?;

@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
+    edit::drain_in_words,
     model::{
         ConnectionPolicy, DnsQuestion, GatewayAddresses, Service, SplitArm, Tier, TierTag, TierZone,
         Topology, Vips, Zone,
@@ -239,6 +240,11 @@ fn zone(diff: &mut Diff, subject: &str, before: &Zone, after: &Zone) {
         &format!("{subject}: loopback_instances"),
         before.loopback_instances.to_string(),
         after.loopback_instances.to_string(),
+    );
+    diff.compare(
+        &format!("{subject}: drain"),
+        drain_in_words(before),
+        drain_in_words(after),
     );
 }
 

@@ -8,6 +8,7 @@ pub mod applied;
 mod check;
 mod diagnostic;
 mod diff;
+mod edit;
 mod fields;
 mod model;
 mod permissions;
@@ -28,6 +29,7 @@ mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use diff::{ChangeKind, Diff, TopologyChange, diff};
+pub use edit::{EditError, with_drain};
 pub use model::*;
 pub use permissions::{
     CallerSelector, CallerView, DefaultPermission, IdentitySelector, PermissionEntry, Permissions, Who,

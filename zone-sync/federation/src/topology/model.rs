@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ipnet::IpNet;
@@ -109,6 +109,15 @@ pub struct Zone {
     pub vips: Vips,
     /// Takes instances at loopback addresses from others than this zone's topology, folders and programs of a gateway's own host.
     pub loopback_instances: bool,
+    /// Is set while the zone is being emptied.
+    pub drain: Option<Drain>,
+}
+
+/// The emptying of a zone: it serves only what no other can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// Moment at which open connections that others can serve are ended; `None`: those of services without `linger` stay.
+    pub by: Option<SystemTime>,
 }
 
 /// Instances of one service that DNS knows.

@@ -17,8 +17,8 @@ use super::{
     diagnostic::Span,
     fields::{Listed, Spanned},
     model::{
-        ConnectionPolicy, Dns, DnsSource, Failback, ForwardedFields, GatewayAddresses, HealthCheck, Outlier,
-        Protocol, RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
+        ConnectionPolicy, Dns, DnsSource, Drain, Failback, ForwardedFields, GatewayAddresses, HealthCheck,
+        Outlier, Protocol, RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
     },
     permissions::{CallerSelector, PermissionEntry, Permissions},
     retry::Retry,
@@ -66,6 +66,7 @@ pub(super) struct Zone {
     /// `None`: the default range.
     pub vips: Option<Vips>,
     pub loopback_instances: bool,
+    pub drain: Option<Drain>,
 }
 
 /// One gateway with its addresses, and where each of them stands.

@@ -89,6 +89,7 @@ fn zone(zone: raw::Zone, trust_domain: &str) -> Option<(ZoneName, Zone)> {
         dns_sources: values(zone.dns_sources),
         vips,
         loopback_instances: zone.loopback_instances,
+        drain: zone.drain,
     };
     Some((zone.name.value, model))
 }

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     str::FromStr,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ipnet::IpNet;
@@ -160,6 +160,15 @@ where
 
 pub(super) fn port(node: &Node, sink: &Sink) -> Option<Spanned<u16>> {
     number(node, "a port", 1..=u16::MAX, sink)
+}
+
+/// A moment as RFC 3339 has it, in UTC: `2026-12-01T02:00:00Z`.
+pub(super) fn moment(node: &Node, sink: &Sink) -> Option<SystemTime> {
+    let how = "write date and time in UTC, such as `2026-12-01T02:00:00Z`";
+    let read = parsed(node, "a moment", how, sink, "bad-value", |text| {
+        humantime::parse_rfc3339(text).ok()
+    })?;
+    Some(read.value)
 }
 
 pub(super) fn truth(node: &Node, sink: &Sink) -> Option<bool> {

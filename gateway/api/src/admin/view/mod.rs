@@ -31,7 +31,7 @@ pub use topology::{
 };
 pub use trust::{ListView, RootView, TrustSummary, TrustedGatewayView, TrustedZoneView, trust};
 pub use tunnels::{TunnelView, tunnels};
-pub use zones::{LastWordView, LinkView, ZoneView, zones};
+pub use zones::{DrainView, LastWordView, LinkView, ZoneView, zones};
 
 /// Version of everything under `/v1/`.
 pub const VERSION: u32 = 1;

@@ -28,6 +28,17 @@ pub struct ZoneView {
     /// Reason why no tunnel to it came about lately; absent while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_word: Option<LastWordView>,
+    /// Is there while the topology has the zone emptied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainView>,
+}
+
+/// The emptying of a zone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// Moment at which open connections that others can serve are ended (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// Reason why there is no tunnel.
@@ -161,6 +172,11 @@ fn zone_view(
             .collect(),
         links: links.collect(),
         last_word: None,
+        drain: zone.drain.as_ref().map(|drain| DrainView {
+            by: drain
+                .by
+                .map(|by| humantime::format_rfc3339_seconds(by).to_string()),
+        }),
     }
 }
 

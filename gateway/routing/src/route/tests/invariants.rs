@@ -22,7 +22,12 @@ fn any_remote() -> impl Strategy<Value = (Age, bool, Option<Link>, u32, u32)> {
 
 fn any_topology() -> impl Strategy<Value = Arc<Topology>> {
     let tiers = prop::collection::vec(0..8usize, 1..5);
-    (0..3u32, 0..3u32, tiers, any::<bool>()).prop_map(|(one, two, tiers, exported)| {
+    let spill = prop_oneof![
+        Just(""),
+        Just("spill: { healthy_below: 70% }"),
+        Just("spill: { healthy_below: 100% }")
+    ];
+    (0..3u32, 0..3u32, tiers, any::<bool>(), spill).prop_map(|(one, two, tiers, exported, spill)| {
         let zones: Vec<String> = NAMES.iter().map(|name| format!("  {name}: {{}}")).collect();
         let mut names: Vec<String> = Vec::new();
         for tier in tiers {
@@ -39,7 +44,7 @@ fn any_topology() -> impl Strategy<Value = Arc<Topology>> {
         let two = if one + two == 0 { 1 } else { two };
         let service = format!(
             "  orders:\n    port: 80\n    protocol: tcp\n    failover: [{}]\n    export_to: {export_to}\n    \
-             split: [{{ tags: {{ version: v1 }}, weight: {one} }}, {{ tags: {{ version: v2 }}, weight: {two} }}]",
+             split: [{{ tags: {{ version: v1 }}, weight: {one} }}, {{ tags: {{ version: v2 }}, weight: {two} }}]\n    {spill}",
             names.join(", ")
         );
         topology(&zones.join("\n"), &service)
@@ -85,7 +90,10 @@ proptest! {
             let reason = decision.reasons.iter().find(about).unwrap();
             let Why::Taken { tier, own, age, link, draining, .. } = reason.why else { panic!("{reason}") };
             prop_assert_eq!(candidate.tier, tier);
-            let rank = (link == Link::Stalled, draining, age != Age::Fresh, tier.unwrap(), !own);
+            // Spill draws the tier that comes first.
+            let tier = if service.spill.is_some() { 0 } else { tier.unwrap() };
+            let own = own && service.spill.is_none();
+            let rank = (link == Link::Stalled, draining, age != Age::Fresh, tier, !own);
             ranks.entry(candidate.arm.clone()).or_default().push(rank);
         }
         for ranks in ranks.values() {

@@ -4,6 +4,7 @@ mod belonging;
 mod invariants;
 mod keyed;
 mod rules;
+mod spill;
 
 use crate::{snapshot::Link, testbed};
 use rand::{SeedableRng, rngs::SmallRng};

@@ -475,3 +475,19 @@ fn an_arm_of_which_all_homes_fail_comes_after_the_others() {
     failing(&snapshot, &[("home", &[("v", "1")]), ("home", &[("v", "2")])]);
     assert_eq!(order(), ["own{v=1}", "own{v=2}"]);
 }
+
+#[test]
+fn a_zone_that_the_topology_drains_comes_after_all_others_and_still_serves() {
+    let zones = |home: &str, east: &str| {
+        let zones = format!("  home: {{ {home} }}\n  east: {{ {east} }}\n  west: {{}}");
+        topology(&zones, "  orders:\n    port: 80\n    protocol: tcp")
+    };
+    let first = |topology: &Arc<Topology>| words(&decide(&all_up(topology, vec![here(&[])]), orders()));
+    let own = first(&zones("drain: true", ""));
+    assert_eq!(own.last().map(String::as_str), Some("own{}"), "{own:?}");
+    assert_eq!(own.len(), 3, "it serves what no other can");
+    let east = first(&zones("", "drain: { by: '2026-12-01T02:00:00Z' }"));
+    assert_eq!(east, ["own{}", "west/gw1{}", "east/gw1{}"]);
+    let decision = decide(&all_up(&zones("drain: true", ""), vec![here(&[])]), orders());
+    assert_eq!(why(&decision, "own zone home"), ["draining"]);
+}

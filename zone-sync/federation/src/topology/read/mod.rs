@@ -5,7 +5,7 @@
 //! Adding a key: name it in its [`MapKind`] here, read it, give it a field in `raw` and `model`, carry it over in
 //! `resolve`, list it in `topology.schema.json` (a test compares the two; `causeway schema` prints it), tell of its change in
 //! `diff`, which nothing else reminds of, add it to `EVERY_KEY` in tests/topology.rs and to docs/topology.md, and, until it has an
-//! effect, to `NOT_IN_FORCE`, whose keys that test counts and README.md names. Its own limits are read here, in the same
+//! effect, to `waiting` of the raw file, which that test counts and README.md names. Its own limits are read here, in the same
 //! words as in the schema and the page; a value beyond them goes into tests/invalid/values.yaml.
 //! `BLESS=1 INSTA_UPDATE=always cargo test --workspace --test topology` writes messages and model anew: read the difference.
 //! `causeway get` shows it once gateway/api/src/admin/view/ does.
@@ -86,6 +86,7 @@ pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("trust_domain", &trust_domain::TRUST_DOMAIN),
     ("zone", &zone::ZONE),
     ("gateway", &zone::GATEWAY),
+    ("drain", &zone::DRAIN),
     ("vips", &zone::VIPS),
     ("sources", &source::SOURCES),
     ("dns_source", &source::DNS_SOURCE),

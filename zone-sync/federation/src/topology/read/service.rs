@@ -78,8 +78,6 @@ pub(super) const TIER: MapKind = MapKind {
     meant: &[("zones", "a tier names one zone, or the `tags` of several")],
 };
 
-/// Keys that the file may have already, though nothing acts on it in this version.
-const NOT_IN_FORCE: [&str; 2] = ["spill", "failback"];
 /// Keys that say nothing of a service whose requests are not looked at.
 pub(super) const OF_REQUESTS: [&str; 4] = ["timeout", "retry", "outlier", "forwarded"];
 
@@ -159,11 +157,16 @@ fn read_keys(service: &mut Service, fields: &Fields<'_>) -> Option<Spanned<Proto
         .map(|routes| routes.items)
         .unwrap_or_default();
     let limits = fields.optional("limits", policy::limits).unwrap_or_default();
-    service.policies = policies(fields, limits.0);
+    let (spill, capacity) = fields.optional("spill", policy::spill).unzip();
+    service.policies = Policies {
+        spill,
+        ..policies(fields, limits.0)
+    };
     service.of_requests = given(fields, &OF_REQUESTS);
     service.of_requests.extend(limits.1);
     service.early_at = fields.key_span("early").filter(|_| service.early);
-    service.waiting = given(fields, &NOT_IN_FORCE);
+    // The file may have it already, though nothing acts on it in this version.
+    service.waiting.extend(capacity.flatten());
     spoken
 }
 
@@ -203,7 +206,7 @@ fn empty(name: Spanned<ServiceName>) -> Service {
 
 fn policies(fields: &Fields<'_>, limits: RouteLimits) -> Policies {
     Policies {
-        spill: fields.optional("spill", policy::spill),
+        spill: None,
         failback: fields.optional("failback", policy::failback),
         timeout: fields.optional("timeout", route::timeout),
         retry: fields.optional("retry", retry::retry),

@@ -4,6 +4,7 @@ use super::{
     super::{
         diagnostic::{Diagnostic, Sink},
         fields::{Fields, MapKind, Spanned, items},
+        model::Drain,
         raw::{Gateway, Instance, Vips, Zone},
         scalar,
         tree::{MapEntry, Node, Value},
@@ -31,8 +32,17 @@ pub(super) const ZONE: MapKind = MapKind {
         "sources",
         "vips",
         "loopback_instances",
+        "drain",
     ],
     meant: &[("addresses", "a zone's addresses are those of its `gateways`")],
+};
+pub(super) const DRAIN: MapKind = MapKind {
+    what: "`drain`",
+    keys: &["by"],
+    meant: &[(
+        "deadline",
+        "write `by: '2026-12-01T02:00:00Z'`; `causeway drain ZONE --deadline 10m` does",
+    )],
 };
 pub(super) const GATEWAY: MapKind = MapKind {
     what: "a gateway",
@@ -69,6 +79,7 @@ pub(super) fn zone(entry: &MapEntry, sink: &Sink) -> Option<Zone> {
         dns_sources: Vec::new(),
         vips: None,
         loopback_instances: false,
+        drain: None,
     };
     // A zone whose body cannot be read still exists, so that references to it are not reported as well.
     let mut zone = empty(Spanned {
@@ -93,7 +104,19 @@ pub(super) fn zone(entry: &MapEntry, sink: &Sink) -> Option<Zone> {
     zone.loopback_instances = fields
         .optional("loopback_instances", scalar::truth)
         .unwrap_or(false);
+    zone.drain = fields.optional("drain", drain).flatten();
     Some(zone)
+}
+
+/// Reads `true`, `false` or `{ by: '2026-12-01T02:00:00Z' }`.
+fn drain(node: &Node, sink: &Sink) -> Option<Option<Drain>> {
+    if !matches!(node.value, Value::Map(_)) {
+        let is_drained = scalar::truth(node, sink)?;
+        return Some(is_drained.then_some(Drain { by: None }));
+    }
+    let fields = Fields::open(node, &node.span, &DRAIN, sink)?;
+    let by = fields.required("by", scalar::moment)?;
+    Some(Some(Drain { by: Some(by) }))
 }
 
 fn gateways(node: &Node, sink: &Sink) -> Option<Vec<Gateway>> {

@@ -1,0 +1,140 @@
+//! Tiers among which spill and failback divide the traffic of an arm: how healthy each is, and which takes this connection.
+
+use causeway_federation::{
+    catalog::{Catalog, CatalogEntry},
+    name::{ServiceName, Tags},
+};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+use super::{
+    Question,
+    arms::Arm,
+    homes::{self, Grounds, Homes},
+    reason::{ReasonSubject, Reasons, Why},
+    spill::{self, TierHealth, TierTally},
+};
+use crate::{snapshot::Snapshot, target::Target};
+
+/// Counts the instances of each tier of a service that carry the tags of an arm, in the order of tiers; those that cannot be reached, whose
+/// gateway drains or that are ejected count as ill. Empty where neither spill nor failback asks for it.
+#[must_use]
+pub fn tier_health(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> Vec<TierHealth> {
+    let target = Target::service(service.clone());
+    let zone = snapshot.topology.zones.get(&snapshot.zone);
+    let Some(service) = snapshot.topology.services.get(service) else {
+        return Vec::new();
+    };
+    let question = Question {
+        snapshot,
+        service,
+        target: &target,
+        own_tags: zone.map(|zone| &zone.tags),
+        key: None,
+        port: service.ports.primary.name.as_ref(),
+        draws_tier: false,
+    };
+    let arm = Arm {
+        split_tags: arm.clone(),
+        tags: arm.clone(),
+        weight: 1,
+        by_name: false,
+    };
+    let mut rng = SmallRng::seed_from_u64(0);
+    homes::of_arm(&question, &arm, &mut Reasons::new(false), &mut rng).tiers
+}
+
+/// Tells whether a tier is drawn by the health of all: a zone in the name stands for the tiers.
+pub(super) fn spills(question: &Question<'_>) -> bool {
+    let service = question.service;
+    (service.spill.is_some() || service.failback.is_some()) && question.target.zone.is_none()
+}
+
+pub(super) fn tally_own<'s>(
+    question: &Question<'s>,
+    arm: &Arm,
+    own: Result<Grounds, Why>,
+    tally: &mut TierTally<'s>,
+) {
+    let snapshot = question.snapshot;
+    let tier = homes::tier(question, &snapshot.zone, question.own_tags);
+    let instances = snapshot.instances.get(&question.target.service);
+    if let (true, Ok(Some(tier)), Some(list)) = (question.service.may_run_in(&snapshot.zone), tier, instances)
+    {
+        let told = list.health(&arm.tags);
+        tally.add(
+            &snapshot.zone,
+            tier - 1,
+            counted(told, own.is_ok_and(Grounds::counts)),
+        );
+    }
+}
+
+/// Adds what a gateway of another zone tells of, whether or not it can be reached: instances that cannot be reached serve nobody.
+pub(super) fn tally_remote<'s>(
+    question: &Question<'s>,
+    entry: &'s CatalogEntry,
+    arm: &Arm,
+    verdict: Result<(Grounds, u64), Why>,
+    tally: &mut TierTally<'s>,
+) {
+    let (snapshot, service) = (question.snapshot, question.service);
+    let zone = &entry.record.origin.zone;
+    let Some(tags) = snapshot.topology.zones.get(zone).map(|zone| &zone.tags) else {
+        return;
+    };
+    if !(service.is_exported_to(&snapshot.zone) && service.may_run_in(zone)) {
+        return;
+    }
+    if let Ok(Some(tier)) = homes::tier(question, zone, Some(tags)) {
+        let exports = Catalog::exports(entry, &question.target.service, &arm.tags);
+        let told = exports.fold(TierHealth::default(), |sum, export| {
+            sum.plus(TierHealth {
+                healthy: export.healthy.into(),
+                instances: export.instances.into(),
+            })
+        });
+        let counts = verdict.is_ok_and(|(grounds, _)| grounds.counts());
+        tally.add(zone, tier - 1, counted(told, counts));
+    }
+}
+
+fn counted(told: TierHealth, counts: bool) -> TierHealth {
+    TierHealth {
+        healthy: if counts { told.healthy } else { 0 },
+        ..told
+    }
+}
+
+/// Puts the tier first that takes this connection, of those that share the traffic.
+pub(super) fn spill(
+    question: &Question<'_>,
+    arm: &Arm,
+    homes: &mut Homes<'_>,
+    (reasons, rng): (&mut Reasons, &mut impl Rng),
+) {
+    let threshold = spill::healthy_below(question.service);
+    let ceilings = question.snapshot.ceilings.load();
+    let ceilings = ceilings.of(&question.target.service, &arm.split_tags);
+    homes.shares = spill::tier_shares(&homes.tiers, threshold, ceilings);
+    for (place, (health, share)) in homes.tiers.iter().zip(&homes.shares).enumerate() {
+        let ceiling = ceilings.get(place).copied().unwrap_or(1.0);
+        let why = Why::TierShare {
+            health: *health,
+            percent: spill::percent(*share),
+            returning: ceiling < health.fitness(threshold),
+        };
+        reasons.note(|| ReasonSubject::Tier(place + 1), Some(&arm.split_tags), why);
+    }
+    if !question.draws_tier {
+        return;
+    }
+    let Some(drawn) = spill::drawn(&homes.shares, question.key, rng) else {
+        return;
+    };
+    let first = homes.shares.iter().position(|share| *share > 0.0);
+    for home in homes.left_mut() {
+        let is_drawn = home.grounds.tier == Some(drawn + 1);
+        home.grounds.passed_by = !is_drawn;
+        home.grounds.spilled = is_drawn && first != Some(drawn);
+    }
+}

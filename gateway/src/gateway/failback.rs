@@ -1,0 +1,62 @@
+//! Has traffic return to tiers that were ill as fast as `failback` says. Decides nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use causeway_federation::topology::Topology;
+use causeway_host::uptime::uptime;
+use causeway_routing::{
+    failback::{FailbackEvent, FailbackProgress, FailbackTable},
+    snapshot::Snapshots,
+};
+use tokio::time::MissedTickBehavior;
+
+/// Time between two looks. An illness that is shorter may pass unseen, and a ramp has steps of it.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Runs until it is dropped.
+pub(crate) async fn keep_failback(snapshots: Snapshots) {
+    let mut table = FailbackTable::default();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut looked_at, mut is_used, mut was_used) = (None::<Arc<Topology>>, false, false);
+    loop {
+        ticks.tick().await;
+        let snapshot = snapshots.load_full();
+        let topology = &snapshot.topology;
+        if looked_at.as_ref().is_none_or(|last| !Arc::ptr_eq(last, topology)) {
+            looked_at = Some(topology.clone());
+            is_used = topology
+                .services
+                .values()
+                .any(|service| service.failback.is_some());
+        }
+        // Once more after the last one is gone, whose ceilings would stay.
+        if !(is_used || std::mem::replace(&mut was_used, is_used)) {
+            continue;
+        }
+        was_used = is_used;
+        let (ceilings, events) = table.step(uptime(), &snapshot);
+        snapshot.ceilings.store(Arc::new(ceilings));
+        events.iter().for_each(tell);
+    }
+}
+
+fn tell(event: &FailbackEvent) {
+    let FailbackEvent {
+        service,
+        arm,
+        tier,
+        progress,
+    } = event;
+    match progress {
+        FailbackProgress::Begun => {
+            tracing::info!(%service, %arm, tier, "a tier is healthier than it was, and its traffic will return");
+        }
+        FailbackProgress::BrokenOff => {
+            tracing::info!(%service, %arm, tier, "a tier has fallen ill on its way back");
+        }
+        FailbackProgress::Done => {
+            tracing::info!(%service, %arm, tier, "a tier takes all the traffic again that its health allows");
+        }
+    }
+}
