@@ -42,6 +42,7 @@ mod secure;
 mod service_table;
 mod settings;
 mod signals;
+mod simulate;
 mod spread;
 mod start_failure;
 mod successor;
@@ -69,6 +70,7 @@ Examples:
   causeway apply -f topology.yaml                 hand a changed topology to the federation
   causeway get zones                              what a running gateway knows
   causeway explain orders --tag version=v2        where a connection would go now, and why
+  causeway simulate topology.yaml --fail each     and where all of them would go if a zone were lost
 
 Exit codes: 0 done, 1 failed, 64 wrong usage, 65 bad input, 79 issues found.";
 
@@ -101,6 +103,7 @@ enum Command {
     Undrain(drain::UndrainArgs),
     Get(get::GetArgs),
     Explain(explain::ExplainArgs),
+    Simulate(simulate::SimulateArgs),
     Register(register::RegisterArgs),
     Deregister(register::DeregisterArgs),
     Check(check::CheckArgs),
@@ -154,6 +157,7 @@ fn dispatch(command: Command, parsed: &ArgMatches) -> Result<Exit, Failure> {
         Command::Revoke(args) => block_on(revoke::run(*args)),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
+        Command::Simulate(args) => block_on(simulate::run(args)),
         Command::Register(args) => block_on(register::register(args)),
         Command::Deregister(args) => block_on(register::deregister(args)),
         Command::Check(args) => block_on(check::run(args)),

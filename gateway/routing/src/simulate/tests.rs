@@ -1,0 +1,143 @@
+//! Scenarios whose outcome can be worked out by hand.
+
+use super::*;
+use crate::testbed::{service, tags, topology, zone};
+
+/// Three zones with so many instances of `orders` each, of a capacity.
+fn three(more: &str, counts: [usize; 3], capacity: &str) -> Arc<Topology> {
+    let instance = |zone: usize, number: usize| {
+        format!("{{ service: orders, address: 10.{zone}.0.{number}:80{capacity} }}")
+    };
+    let zones: Vec<String> = ["east", "north", "west"]
+        .iter()
+        .enumerate()
+        .map(|(place, name)| {
+            let instances: Vec<String> = (1..=counts[place])
+                .map(|number| instance(place, number))
+                .collect();
+            format!("  {name}: {{ instances: [{}] }}", instances.join(", "))
+        })
+        .collect();
+    topology(
+        &zones.join("\n"),
+        &format!("  orders:\n    port: 80\n    protocol: http\n    {more}"),
+    )
+}
+
+fn lost(zones: &[&str]) -> BTreeSet<ZoneName> {
+    zones.iter().map(|name| zone(name)).collect()
+}
+
+fn run(topology: &Arc<Topology>, zones: &[&str]) -> Simulated {
+    let (exports, loads) = (fixed_exports(topology), even_loads(topology, 100.0));
+    simulate(topology, &exports, &loads, &lost(zones), 1)
+}
+
+/// Percent of what the clients of `from` ask for that `to` serves.
+fn percent(simulated: &Simulated, from: &str, to: &str) -> f64 {
+    let flows = simulated
+        .flows
+        .iter()
+        .filter(|flow| flow.from == zone(from) && flow.to == Some(zone(to)));
+    flows.map(|flow| flow.share).sum::<f64>() * 100.0
+}
+
+fn near(found: f64, expected: f64) {
+    assert!((found - expected).abs() < 1.5, "{found}, not {expected}");
+}
+
+#[test]
+fn each_zone_serves_itself_and_the_clients_of_a_lost_one_are_nobodys() {
+    let topology = three("early: false", [2, 2, 2], "");
+    let simulated = run(&topology, &[]);
+    for name in ["east", "north", "west"] {
+        near(percent(&simulated, name, name), 100.0);
+    }
+    assert_eq!(simulated.findings, []);
+    let simulated = run(&topology, &["east"]);
+    assert!(
+        simulated
+            .flows
+            .iter()
+            .all(|flow| flow.from != zone("east") && flow.to != Some(zone("east")))
+    );
+}
+
+#[test]
+fn a_service_that_one_zone_has_is_found_to_be_lost_with_it() {
+    let topology = three("early: false", [0, 3, 0], "");
+    near(percent(&run(&topology, &[]), "east", "north"), 100.0);
+    let simulated = run(&topology, &["north"]);
+    let from: Vec<String> = simulated
+        .findings
+        .iter()
+        .map(|finding| match finding {
+            SimulatedFinding::NoHome { from, per_second, .. } => format!("{from} {per_second}"),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(from, ["east 100", "west 100"]);
+}
+
+#[test]
+fn a_survivor_that_gets_more_than_it_can_take_is_found() {
+    let topology = three(
+        "failover: [{ zone: self }, { zone: north }]",
+        [2, 2, 0],
+        ", capacity: 60/s",
+    );
+    let simulated = run(&topology, &[]);
+    let over = |per_second| SimulatedFinding::OverCapacity {
+        service: service("orders"),
+        zone: zone("north"),
+        tags: tags(&[]),
+        per_second,
+        capacity_per_second: 120,
+    };
+    assert_eq!(
+        simulated.findings,
+        [over(200.0)],
+        "its own clients and those of west"
+    );
+    let alone = run(&topology, &["west"]);
+    assert_eq!(alone.findings, []);
+}
+
+#[test]
+fn splits_spill_and_drained_zones_are_those_of_the_gateways() {
+    let split = three("split: [{ tags: { version: v1 }, weight: 1 }]", [2, 2, 2], "");
+    assert!(
+        run(&split, &[]).findings.len() == 3,
+        "no instance carries the tags"
+    );
+    let mut exports = fixed_exports(&three("early: false", [4, 4, 4], ""));
+    exports.get_mut(&zone("east")).unwrap()[0].healthy = 2;
+    let spilling = three(
+        "spill: { healthy_below: 100% }\n    failover: [{ zone: self }, { zone: west }]",
+        [4, 4, 4],
+        "",
+    );
+    let loads = even_loads(&spilling, 100.0);
+    let simulated = simulate(&spilling, &exports, &loads, &lost(&[]), 1);
+    near(percent(&simulated, "east", "east"), 50.0);
+    near(percent(&simulated, "east", "west"), 50.0);
+    let drained = topology(
+        "  east: { drain: true, instances: [{ service: orders, address: '10.0.0.1:80' }] }\n  \
+         west: { instances: [{ service: orders, address: '10.0.0.2:80' }] }",
+        "  orders: { port: 80 }",
+    );
+    near(percent(&run(&drained, &[]), "east", "west"), 100.0);
+    near(percent(&run(&drained, &["west"]), "east", "east"), 100.0);
+}
+
+#[test]
+fn one_seed_gives_one_outcome_and_large_zones_keep_their_proportion() {
+    let topology = three("early: false", [0, 3, 1], "");
+    assert_eq!(run(&topology, &[]), run(&topology, &[]));
+    near(percent(&run(&topology, &[]), "east", "north"), 75.0);
+    assert_eq!(scaled(0, 100_000), (0, 200));
+    assert_eq!(scaled(1, 100_000), (1, 200));
+    assert_eq!(scaled(50_000, 100_000), (100, 200));
+    assert_eq!(scaled(u32::MAX, u32::MAX), (200, 200));
+    assert_eq!(scaled(3, 4), (3, 4));
+}
