@@ -146,6 +146,20 @@ fn connections_that_stay_open_follow_the_weights() {
 }
 
 #[test]
+fn a_zone_that_loses_instances_keeps_its_share_and_has_its_traffic_back() {
+    let text = story("regional-failover.yaml");
+    assert!(text.contains("A zone loses instances"), "{text}");
+    assert!(text.contains("of its traffic, where the file and"), "{text}");
+    assert!(text.contains("has all of its traffic again after"), "{text}");
+    assert_cut_and_back(&text);
+}
+
+#[test]
+fn a_service_with_time_limits_and_retries_keeps_every_promise() {
+    assert_cut_and_back(&story("breaker.yaml"));
+}
+
+#[test]
 fn two_companies_with_a_ca_each_serve_each_other() {
     let text = story("two-trust-domains.yaml");
     assert!(text.contains("partner.example"), "{text}");

@@ -9,6 +9,7 @@ mod outage;
 mod ports;
 mod routes;
 mod shift;
+mod spill;
 mod split;
 mod summary;
 mod timeline;
@@ -58,6 +59,7 @@ impl Stage {
         routes::tell(self).await?;
         ports::tell(self).await?;
         outage::tell(self).await?;
+        spill::tell(self).await?;
         shift::tell(self).await?;
         kept::tell(self).await?;
         summary::tell(self)
