@@ -24,9 +24,9 @@ use causeway_tests::{
     measured::measured,
     process::run,
     talk::{Client, say},
-    wait::until_true,
+    wait::{until, until_true},
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use tokio::{
     io::AsyncReadExt as _,
     net::TcpStream,
@@ -214,12 +214,91 @@ async fn nobody_notices_that_both_gateways_are_handed_over_several_times() {
     }
 }
 
+/// One-way delay of a link between continents' coasts, and what a client waits over it for an answer at least.
+const FAR: Duration = Duration::from_millis(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_another_zone_wait_little_for_new_tunnels() {
+    let (mut federation, _instances) = two_zones("60s").await;
+    let conditions = Conditions {
+        delay: FAR,
+        ..Conditions::clear()
+    };
+    federation.network().set_all("west", conditions);
+    let address = federation.service_address("east", "orders", PORT).await;
+    let mut longest = Vec::new();
+    for zone in ["east", "west", "east", "west"] {
+        let load = Load {
+            service: address,
+            connections_per_second: 200,
+            patience: Duration::from_secs(10),
+        }
+        .start();
+        until_true("the load runs", PATIENCE, async || load.begun() > 50).await;
+        federation.succeed_zone(zone).await.unwrap();
+        federation.ready("east").await;
+        let before = load.begun();
+        until_true("the load goes on", PATIENCE, async || load.begun() > before + 50).await;
+        let report = load.stop().await;
+        assert_eq!(report.failed().count(), 0, "{report}");
+        longest.push((zone, report.longest_wait()));
+    }
+    measured(&format!(
+        "longest waits over {:?} round trip at hand-overs: {longest:?}",
+        2 * FAR
+    ));
+    assert!(
+        longest.iter().all(|(_, wait)| *wait < LONGEST_WAIT),
+        "{longest:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_zone_has_a_tunnel_all_the_time_even_if_nothing_is_open_on_it() {
+    let (mut federation, _instances) = two_zones("60s").await;
+    let conditions = Conditions {
+        delay: FAR,
+        ..Conditions::clear()
+    };
+    federation.network().set_all("west", conditions);
+    let stop = Arc::new(AtomicBool::new(false));
+    let looking = {
+        let (stop, admin) = (stop.clone(), federation.zone("east").admin);
+        tokio::spawn(async move {
+            let mut looks = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let page = http::get(admin, "/v1/tunnels").await?.body;
+                anyhow::ensure!(page.contains("\"west\""), "after {looks} looks: {page}");
+                looks += 1;
+            }
+            anyhow::Ok(looks)
+        })
+    };
+    federation.succeed_zone("west").await.unwrap();
+    let status = federation.zone_mut("west").former().wait(PATIENCE).await;
+    assert!(status.success(), "{status}");
+    stop.store(true, Ordering::Relaxed);
+    let looks = looking.await.unwrap().unwrap();
+    assert!(looks > 0);
+}
+
 /// A successor that says what it likes, as far as it comes.
 struct Pretender(UnixStream);
 
 impl Pretender {
     fn connect(zone: &causeway_tests::federation::Zone) -> Self {
         Self(UnixStream::connect(zone.data.join("handover.sock")).unwrap())
+    }
+
+    /// Asks once those before it are gone, and hears the answer.
+    async fn ask(zone: &causeway_tests::federation::Zone, ask: &str) -> (Self, String) {
+        let heard = async || {
+            let mut one = Self::connect(zone);
+            one.say(ask);
+            let answer = one.hear();
+            (!answer.contains("another process takes its place")).then_some((one, answer))
+        };
+        until("the gateway has time", PATIENCE, heard).await
     }
 
     fn say(&mut self, message: &str) {
@@ -257,25 +336,20 @@ async fn a_gateway_goes_on_whatever_its_successor_comes_to_before_it_is_ready() 
 
     // Gone at each step: before a word, after it, and with the sockets in its hands.
     drop(Pretender::connect(zone));
-    let mut other = Pretender::connect(zone);
-    other.say(&ask.replace("gw1", "gw2"));
-    let refusal = other.hear();
+    let (_, refusal) = Pretender::ask(zone, &ask.replace("gw1", "gw2")).await;
     assert!(
         refusal.contains("refused") && refusal.contains("gw2"),
         "{refusal}"
     );
-    let mut later = Pretender::connect(zone);
-    later.say(&ask.replace("\"version\":1", "\"version\":2"));
-    assert!(later.hear().contains("version 2: restart it instead"));
-    let mut elsewhere = Pretender::connect(zone);
-    elsewhere.say(&ask.replace(":7800", ":7801"));
-    assert!(elsewhere.hear().contains("--listen"));
+    let (_, refusal) = Pretender::ask(zone, &ask.replace("\"version\":1", "\"version\":2")).await;
+    assert!(refusal.contains("version 2: restart it instead"), "{refusal}");
+    let (_, refusal) = Pretender::ask(zone, &ask.replace(":7800", ":7801")).await;
+    assert!(refusal.contains("--listen"), "{refusal}");
     let mut nonsense = Pretender::connect(zone);
     nonsense.say("nonsense");
     drop(nonsense);
-    let mut ready = Pretender::connect(zone);
-    ready.say(&ask);
-    assert!(ready.hear().contains("agreed"));
+    let (ready, answer) = Pretender::ask(zone, &ask).await;
+    assert!(answer.contains("agreed"), "{answer}");
     drop(ready);
     zone.wait_log(&["nothing was handed over", "while it took the sockets"])
         .await;
@@ -338,12 +412,9 @@ async fn a_gateway_that_is_signalled_starts_its_successor_and_the_registered_are
     assert!(status.success(), "{status}");
     // The health that was known counts: no check has come since.
     assert_eq!(say(address, "again").await.unwrap(), "here again");
-    let log = zone.log();
-    let process = log
-        .split("process=")
-        .nth(1)
-        .and_then(|rest| rest.split_whitespace().next())
-        .unwrap();
-    kill_process(Pid::from_raw(process.parse().unwrap()).unwrap(), Signal::TERM).unwrap();
+    let [successor] = zone.own_successors()[..] else {
+        panic!("one successor: {}", zone.log());
+    };
+    kill_process(successor, Signal::TERM).unwrap();
     zone.wait_log(&["the gateway has ended"]).await;
 }

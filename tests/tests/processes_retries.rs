@@ -186,5 +186,13 @@ async fn after_so_many_that_were_not_answered_the_zone_is_not_asked_any_more() {
     assert!(metrics.body.contains(line), "{line}");
     let explained = http::get(admin, "/v1/explain?service=breaker").await.unwrap();
     assert!(explained.body.contains("failed in a row"), "{}", explained.body);
+    // Another process that takes over goes on with it.
+    let mut federation = scene.federation;
+    federation.succeed_zone("home").await.unwrap();
+    let answer = http::get(address, "/").await.unwrap();
+    assert!(answer.body.contains("zone-well"), "{answer:?}");
+    assert_eq!(scene.silent[4].load(Ordering::Relaxed), 3);
+    let explained = http::get(admin, "/v1/explain?service=breaker").await.unwrap();
+    assert!(explained.body.contains("failed in a row"), "{}", explained.body);
     drop(scene.well);
 }

@@ -116,7 +116,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
             "api",
         ],
     ),
-    ("tests", &["proto", "federation", "zone-sync"]),
+    ("tests", &["proto", "federation", "zone-sync", "host"]),
 ];
 /// Crates of values and decisions alone, which must not even have the means for anything else in their tree.
 const PURE: [&str; 2] = ["causeway-federation", "causeway-routing"];

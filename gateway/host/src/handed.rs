@@ -6,12 +6,18 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
     net::{SocketAddr, TcpListener, UdpSocket},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    path::{Path, PathBuf, absolute},
     sync::{Arc, Weak},
 };
 
 use parking_lot::Mutex;
 use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::listen::{FileNumber, SocketFile, file_number};
 
 /// A socket of any kind.
 pub type AnySocket = dyn AsFd + Send + Sync;
@@ -30,6 +36,17 @@ struct State {
     udp: BTreeMap<SocketAddr, Vec<UdpSocket>>,
     /// Those of them that a service manager has passed.
     passed: BTreeSet<PlaceOfSocket>,
+    /// By their files, which every process finds, by whatever path.
+    unix: BTreeMap<FileNumber, (PathBuf, UnixListener)>,
+    own_unix: Vec<(Arc<SocketFile>, Weak<AnySocket>)>,
+}
+
+/// Unix socket that a successor is to have, and its file. The socket itself knows only the path that it was bound at, before it was renamed.
+#[derive(Clone)]
+pub struct OwnUnixSocket {
+    pub path: PathBuf,
+    pub number: FileNumber,
+    pub socket: Arc<AnySocket>,
 }
 
 type PlaceOfSocket = (SocketKind, SocketAddr);
@@ -57,6 +74,14 @@ impl fmt::Display for SocketKind {
             Self::Udp => "UDP socket",
         })
     }
+}
+
+/// Tells whether it is a socket of datagrams, and not a listener.
+#[must_use]
+pub fn is_datagram(socket: &AnySocket) -> bool {
+    SockRef::from(&socket)
+        .r#type()
+        .is_ok_and(|kind| kind == Type::DGRAM)
 }
 
 /// Connections that the kernel holds for a listener until they are accepted.
@@ -146,6 +171,18 @@ impl HandedSockets {
         Ok(())
     }
 
+    /// Takes up a unix socket of the process before, of which the file was at `path` there.
+    pub fn take_up_unix(&self, (path, number): (PathBuf, FileNumber), socket: OwnedFd) {
+        let about = SockRef::from(&socket);
+        let is_unix = about
+            .local_addr()
+            .is_ok_and(|address| address.domain() == Domain::UNIX);
+        let listens = is_unix && about.is_listener().unwrap_or(false);
+        if listens && about.set_nonblocking(true).is_ok() {
+            self.0.lock().unix.insert(number, (path, socket.into()));
+        }
+    }
+
     /// Puts a listener at this address beside those of the process before, if that had none.
     ///
     /// # Errors
@@ -188,7 +225,15 @@ impl HandedSockets {
         self.0.lock().udp.remove(&address).unwrap_or_default()
     }
 
-    /// Closes what nobody has taken, and returns what that was.
+    /// Takes the unix socket of which the file is at `path`, if the process before had one.
+    #[must_use]
+    pub fn take_unix(&self, path: &Path) -> Option<UnixListener> {
+        let number = file_number(path)?;
+        let (_, listener) = self.0.lock().unix.remove(&number)?;
+        Some(listener)
+    }
+
+    /// Closes what nobody has taken, unix sockets aside, and returns what that was.
     pub fn close_the_rest(&self) -> Vec<UnclaimedSocket> {
         let unclaimed = self.places();
         let mut state = self.0.lock();
@@ -207,6 +252,16 @@ impl HandedSockets {
         unclaimed.collect()
     }
 
+    /// Closes the unix sockets that nobody has taken, removes their files, and returns their paths.
+    pub fn close_unix(&self) -> Vec<PathBuf> {
+        let unclaimed = std::mem::take(&mut self.0.lock().unix);
+        let paths = unclaimed.into_iter().map(|(number, (path, _))| {
+            SocketFile::with_number(&path, number).remove();
+            path
+        });
+        paths.collect()
+    }
+
     /// Has the successor be given this socket, if it is still there by then.
     pub fn keep<S: AsFd + Send + Sync + 'static>(&self, socket: &Arc<S>) {
         let socket: Weak<S> = Arc::downgrade(socket);
@@ -216,6 +271,31 @@ impl HandedSockets {
             state.look_at = (2 * state.own.len()).max(64);
         }
         state.own.push(socket);
+    }
+
+    /// Has the successor be given this unix socket and its file.
+    pub fn keep_unix<S: AsFd + Send + Sync + 'static>(&self, file: &Arc<SocketFile>, socket: &Arc<S>) {
+        let socket: Weak<S> = Arc::downgrade(socket);
+        self.0.lock().own_unix.push((file.clone(), socket));
+    }
+
+    /// Every unix socket that a successor is to have: those of which the file is still there.
+    #[must_use]
+    pub fn own_unix(&self) -> Vec<OwnUnixSocket> {
+        let state = self.0.lock();
+        let own = state.own_unix.iter().filter_map(|(file, socket)| {
+            Some(OwnUnixSocket {
+                path: absolute(file.path()).ok()?,
+                number: file.own_number()?,
+                socket: socket.upgrade()?,
+            })
+        });
+        own.collect()
+    }
+
+    /// Leaves the files of unix sockets to a successor that has the sockets.
+    pub fn leave_unix(&self) {
+        self.0.lock().own_unix.iter().for_each(|(file, _)| file.leave());
     }
 
     /// Every socket that a successor is to have.
@@ -228,6 +308,7 @@ impl HandedSockets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listen::bind_unix;
 
     fn copy(socket: &impl AsFd) -> OwnedFd {
         socket.as_fd().try_clone_to_owned().unwrap()
@@ -268,6 +349,46 @@ mod tests {
             .unwrap();
         rest.listen_too(free).unwrap();
         assert!(rest.take_listener(free).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_goes_on_with_its_file_and_whoever_waits_at_it() {
+        let made = tempfile::tempdir().unwrap();
+        let path = made.path().join("admin.sock");
+        let first = Arc::new(bind_unix(&path, 0o600).unwrap());
+        let (before, file) = (HandedSockets::default(), Arc::new(SocketFile::new(&path)));
+        before.keep_unix(&file, &first);
+        let mut waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let mut own = before.own_unix();
+        let OwnUnixSocket {
+            path: at,
+            number,
+            socket,
+        } = own.pop().unwrap();
+        assert!(own.is_empty());
+        let next = HandedSockets::default();
+        next.take_up_unix((at.clone(), number), copy(&socket));
+        next.take_up_unix(
+            (made.path().join("none"), (0, 0)),
+            copy(&TcpListener::bind("127.0.0.1:0").unwrap()),
+        );
+        before.leave_unix();
+        drop((first, socket));
+        file.remove();
+        assert!(path.exists(), "it is the next one's");
+        assert!(before.own_unix().is_empty());
+        assert!(next.take_unix(&made.path().join("none")).is_none());
+        // The next one may know the folder by another path.
+        let link = made.path().join("link");
+        std::os::unix::fs::symlink(made.path(), &link).unwrap();
+        let listener = next.take_unix(&link.join("admin.sock")).unwrap();
+        std::io::Write::write_all(&mut waiting, b"x").unwrap();
+        assert!(listener.accept().is_ok());
+        // One that has no use for it does not leave its file behind.
+        let last = HandedSockets::default();
+        last.take_up_unix((at.clone(), number), copy(&listener));
+        assert_eq!(last.close_unix(), [at]);
+        assert!(!path.exists());
     }
 
     #[test]

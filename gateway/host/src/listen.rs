@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{UnixListener, UnixStream},
@@ -52,12 +53,15 @@ pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Device and number of a file, by which every process knows it.
+pub type FileNumber = (u64, u64);
+
 /// File of a unix socket of this process.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and number; `None`: it was gone already.
-    file: Option<(u64, u64)>,
+    /// `None`: it is not this process's, or was gone already.
+    number: Mutex<Option<FileNumber>>,
 }
 
 impl SocketFile {
@@ -66,19 +70,44 @@ impl SocketFile {
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            file: number(path),
+            number: Mutex::new(file_number(path)),
         }
     }
 
-    /// Removes it, unless another process has put its own in its place.
+    /// Of a socket at `path`, of which the file has this number.
+    pub(crate) fn with_number(path: &Path, number: FileNumber) -> Self {
+        Self {
+            path: path.to_owned(),
+            number: Mutex::new(Some(number)),
+        }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of the file; `None`: it is gone, or another process's.
+    pub(crate) fn own_number(&self) -> Option<FileNumber> {
+        let number = *self.number.lock();
+        number.filter(|number| file_number(&self.path) == Some(*number))
+    }
+
+    /// Leaves it to another process, which goes on with the socket.
+    pub fn leave(&self) {
+        *self.number.lock() = None;
+    }
+
+    /// Removes it, unless it was left to another process, or another has put its own in its place.
     pub fn remove(&self) {
-        if self.file.is_some() && number(&self.path) == self.file {
+        if self.own_number().is_some() {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-fn number(path: &Path) -> Option<(u64, u64)> {
+/// Number of the file at `path`, if there is one.
+pub(crate) fn file_number(path: &Path) -> Option<FileNumber> {
     let about = fs::symlink_metadata(path).ok()?;
     Some((about.dev(), about.ino()))
 }

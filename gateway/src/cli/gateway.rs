@@ -37,8 +37,8 @@ use super::{
     ruling,
     signals::{self, Signals},
     start_failure,
-    successor::{self, OwnCommand},
-    supervised,
+    started_successor::OwnCommand,
+    successor, supervised,
 };
 use crate::gateway::{CertificateRenewal, Gateway, GatewayMetrics};
 use config::config;
@@ -355,7 +355,7 @@ async fn serve(
         .await
         .map_err(|error| start_failure::explain(&error))?;
     // Only now are the files this process's own, and the socket beside them with them.
-    let server = successor::listen(&args);
+    let server = successor::listen(&args, &sockets);
     ending.disarm();
     starting.up();
     let watchdog = supervised::watchdog(gateway.pulses(), &tasks)?;

@@ -45,6 +45,7 @@ mod signals;
 mod simulate;
 mod spread;
 mod start_failure;
+mod started_successor;
 mod successor;
 mod supervised;
 mod tables;

@@ -1,20 +1,11 @@
 //! The end of a gateway's process: told to end, or succeeded by another one, which it starts itself when it is told to. And the
 //! beginning of that one: `--take-over`.
 
-use std::{
-    ffi::OsString,
-    os::fd::OwnedFd,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use causeway_api::{admin::AdminAddress, registration::RegistrationAddress};
 use causeway_control::{ControlMetrics, TopologySource};
+use causeway_federation::topology::Style;
 use causeway_host::{
     handed::{HandedSockets, UnclaimedSocket},
     passed::PassedSockets,
@@ -23,53 +14,29 @@ use causeway_host::{
 };
 use causeway_identity::LiveIdentity;
 use parking_lot::Mutex;
-use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
-use tokio::sync::oneshot;
+use rustix::process::geteuid;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Exit, Failure,
     gateway::{GatewayArgs, default_registry},
     ruling,
     signals::{Signals, Told},
+    started_successor::{COMING_UP_MAY_TAKE, OwnCommand, StartedSuccessor},
 };
 use crate::{
-    gateway::{Cut, Gateway},
+    gateway::{Cut, Findings, Gateway},
     handover::{
-        HandoverServer, Incumbent, Offer, Successor, TakeOverCandidate, TakeOverError, TakenOver, take_over,
+        AppliedText, HandoverServer, Incumbent, Offer, RuledBy, Successor, TakeOverCandidate, TakeOverError,
+        TakenOver, WaitingSuccessor, take_over,
     },
 };
 
-/// Flag of a process that takes over.
-const TAKE_OVER: &str = "--take-over";
 /// Time after which sockets of the process before are closed that nothing here wants any more.
 const UNWANTED_AFTER: Duration = Duration::from_secs(10);
-
-/// The program and the arguments of this process, as they were when it started.
-#[derive(Debug, Clone)]
-pub(super) struct OwnCommand {
-    /// `None`: the system does not say.
-    program: Option<PathBuf>,
-    arguments: Vec<OsString>,
-}
-
-impl OwnCommand {
-    /// Must be called before the program's file is replaced by another version.
-    pub(super) fn of_this_process() -> Self {
-        Self {
-            program: std::env::current_exe().ok(),
-            arguments: std::env::args_os().skip(1).collect(),
-        }
-    }
-
-    /// Arguments of the successor.
-    fn arguments_to_take_over(&self) -> Vec<OsString> {
-        let mut arguments = self.arguments.clone();
-        if !arguments.iter().any(|argument| argument == TAKE_OVER) {
-            arguments.push(TAKE_OVER.into());
-        }
-        arguments
-    }
-}
+/// Longest time that new clients wait for another successor when one has failed.
+const ANOTHER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Reads what rules, and takes over where that is wanted: what can be found wrong is found before anything moves. `None`: a
 /// topology cannot be used, and every finding was shown.
@@ -127,6 +94,12 @@ async fn take(args: &GatewayArgs, live: &LiveIdentity) -> Result<Option<TakenOve
         listen: args.listen,
         tcp: admin.chain(registry).collect(),
         dns: args.dns.clone(),
+        ruled_by: match &args.topology {
+            Some(_) => RuledBy::File,
+            None => RuledBy::Applied {
+                initial: args.initial_topology.clone(),
+            },
+        },
     };
     match take_over(&args.data, candidate).await {
         Ok(Some(taken)) => Ok(Some(taken)),
@@ -139,10 +112,24 @@ async fn take(args: &GatewayArgs, live: &LiveIdentity) -> Result<Option<TakenOve
 }
 
 fn explain(error: &TakeOverError) -> Failure {
+    if let TakeOverError::Topology(unusable) = error {
+        // Each finding with its line.
+        crate::output::tell(&unusable.render(Style::Colour));
+    }
     let failure = Failure::new("cannot take over; the running gateway goes on").because(error);
+    let failure = match error {
+        TakeOverError::NoTopology => failure.exit(Exit::Usage),
+        TakeOverError::Topology(_) => failure.exit(Exit::BadInput),
+        _ => failure,
+    };
     failure.hint(match error {
-        TakeOverError::Refused(_) => "what it says is what must be the same; a restart changes anything",
+        TakeOverError::Refused(_) => {
+            "what it says is what must be the same, or waited for; a restart changes anything"
+        }
         TakeOverError::Broken(_) => "its log says why; a restart always works",
+        TakeOverError::NoTopology | TakeOverError::Topology(_) => {
+            "`causeway validate` shows what is wrong with a file; a gateway goes on with what it has"
+        }
         TakeOverError::Bind { .. } => "is the address this host's own and the port free?",
     })
 }
@@ -205,9 +192,10 @@ pub(super) fn close_unclaimed(sockets: HandedSockets) {
                 "closed a socket that the service manager has passed and that nothing here is for"
             );
         }
-        if !handed.is_empty() {
+        let closed = handed.len() + sockets.close_unix().len();
+        if closed > 0 {
             tracing::info!(
-                closed = handed.len(),
+                closed,
                 "closed sockets of the process before that nothing needs any more"
             );
         }
@@ -215,8 +203,8 @@ pub(super) fn close_unclaimed(sockets: HandedSockets) {
 }
 
 /// Listens for successors. `None`: the folder's file system has no sockets.
-pub(super) fn listen(args: &GatewayArgs) -> Option<HandoverServer> {
-    let bound = HandoverServer::bind(&args.data);
+pub(super) fn listen(args: &GatewayArgs, handed: &HandedSockets) -> Option<HandoverServer> {
+    let bound = HandoverServer::bind(&args.data, handed);
     bound
         .inspect_err(|error| {
             tracing::warn!(%error, "this gateway can be restarted, and hands over to no other process");
@@ -234,24 +222,34 @@ pub(super) async fn run_until_told(
     mut signals: Signals,
 ) {
     let starting = StartedSuccessor::default();
-    let successor = loop {
-        tokio::select! {
-            told = signals.told() => match told {
-                Told::End => break None,
-                Told::Succeed => start_successor(own, &starting, &serving(live)),
-            },
-            successor = next(server.as_ref(), &gateway, args, live) => break Some(successor),
+    let successor = {
+        // One conversation, whatever signals come meanwhile.
+        let mut next = pin!(next(server.as_ref(), &gateway, args, live));
+        loop {
+            tokio::select! {
+                told = signals.told() => match told {
+                    Told::End => break None,
+                    Told::Succeed if server.as_ref().is_some_and(HandoverServer::is_busy) => {
+                        tracing::warn!("another process is about to take over: no successor is started");
+                    }
+                    Told::Succeed => starting.start(own, &serving(live), COMING_UP_MAY_TAKE),
+                },
+                successor = &mut next => break Some(successor),
+            }
         }
     };
     // Whether the service is alive is for the successor to say from here on, or for nobody.
     drop(watchdog);
-    starting.is_over.store(true, Ordering::Relaxed);
-    let cut = match successor {
-        Some(successor) => hand_over(gateway, args.drain, successor, signals.next()).await,
-        None => {
+    let cut = match (server, successor) {
+        (Some(server), Some(successor)) => {
+            starting.succeeded_by(successor.process);
+            let offer = offer(&gateway, args, live);
+            hand_over(gateway, (server, offer), args.drain, successor, signals.next()).await
+        }
+        (server, _) => {
+            starting.end();
             let line = format!("drains for at most {:?}", args.drain);
             tell_service_state(ServiceState::Draining(args.drain), &line);
-            starting.end();
             if let Some(server) = server {
                 server.remove();
             }
@@ -272,123 +270,88 @@ async fn next(
     let Some(server) = server else {
         return std::future::pending().await;
     };
-    let offer = || {
-        let succession = gateway.succession();
-        Offer {
-            incumbent: Incumbent {
-                gateway: live.id().to_string(),
-                user: geteuid().as_raw(),
-                threads: gateway.threads(),
-                listen: args.listen,
-                predecessors: succession.relays.len(),
-            },
-            succession,
-            sockets: gateway.sockets(),
-        }
-    };
-    server.next(offer).await
+    server.next(|| offer(gateway, args, live)).await
+}
+
+/// Describes what a successor is to have now.
+fn offer(gateway: &Gateway, args: &GatewayArgs, live: &LiveIdentity) -> Offer {
+    let succession = gateway.succession();
+    Offer {
+        incumbent: Incumbent {
+            gateway: live.id().to_string(),
+            user: geteuid().as_raw(),
+            threads: gateway.threads(),
+            listen: args.listen,
+            predecessors: succession.relays.len(),
+        },
+        succession,
+        sockets: gateway.sockets(),
+        unix: gateway.unix_sockets(),
+        topology: AppliedText::of(gateway.applied_topology()),
+    }
 }
 
 async fn hand_over(
     mut gateway: Gateway,
+    (server, mut offer): (HandoverServer, Offer),
     drain: Duration,
     successor: Successor,
     force: impl Future<Output = ()>,
 ) -> Cut {
+    match successor.takes_unix {
+        true => gateway.leave_unix_sockets(),
+        // It finds their files gone, and makes its own.
+        false => offer.unix.clear(),
+    }
     let (relay, told) = successor.split();
-    let health = gateway.let_go(relay).await;
-    let (heard, hearing) = oneshot::channel();
-    std::thread::spawn(move || {
-        told.tell(&health);
-        // It has ended meanwhile if nobody waits.
-        let _ = heard.send(());
-    });
-    let cut = gateway.finish(drain, force).await;
-    // What becomes of the successor is told here, as long as there is somebody to tell it.
-    let _ = hearing.await;
-    cut
-}
-
-/// The process that this one has started and that has not taken over yet.
-#[derive(Debug, Clone, Default)]
-struct StartedSuccessor {
-    process: Arc<Mutex<Option<OwnedFd>>>,
-    /// This process goes on no more, whatever becomes of the other.
-    is_over: Arc<AtomicBool>,
-}
-
-impl StartedSuccessor {
-    fn hold(&self, child: &Child) {
-        // A kernel that has no such handles leaves the process to whoever looks for it.
-        *self.process.lock() = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).ok();
-    }
-
-    /// Ends it: whoever ends this process wants no other one.
-    fn end(&self) {
-        if let Some(process) = self.process.lock().take() {
-            let _ = pidfd_send_signal(process, Signal::TERM);
-        }
-    }
-}
-
-/// Starts a process with the program and the arguments of this one, which takes over once it is ready. `serving` is what this one goes on
-/// with if it does not.
-fn start_successor(own: &OwnCommand, starting: &StartedSuccessor, serving: &str) {
-    let Some(program) = own.program.clone() else {
-        return tracing::error!(
-            "the system does not say which program this is: start the successor with --take-over"
-        );
+    let findings = gateway.let_go(relay).await;
+    let over = CancellationToken::new();
+    let leaving = leave(&gateway, (server, offer), (told, findings), &over);
+    let finishing = async {
+        gateway.finished(drain).await;
+        over.cancel();
     };
-    if starting.process.lock().is_some() {
-        return tracing::warn!("a successor is being started already");
+    tokio::select! {
+        _ = async { tokio::join!(leaving, finishing) } => {}
+        () = force => tracing::warn!("told to end at once"),
     }
-    let mut command = Command::new(&program);
-    command.args(own.arguments_to_take_over()).stdin(Stdio::null());
-    // Names the process that is to tell the service manager that it answers: not this one then.
-    command.env_remove("WATCHDOG_PID");
-    let starting = starting.clone();
-    let goes_on = format!("{serving}; the last hand-over has failed, see the log");
-    tell_service_state(ServiceState::HandingOver, "a successor is being started");
-    match command.spawn() {
-        Ok(mut child) => {
-            tracing::info!(program = %program.display(), process = child.id(), "started a successor");
-            starting.hold(&child);
-            // Not one of the runtime's threads, whose end waits for what they do.
-            std::thread::spawn(move || {
-                let ended = child.wait();
-                starting.process.lock().take();
-                if !starting.is_over.load(Ordering::Relaxed) {
-                    tell_service_state(ServiceState::Ready, &goes_on);
-                }
-                match ended {
-                    Ok(status) => tracing::error!(%status, "the successor has ended"),
-                    Err(error) => tracing::error!(%error, "the successor cannot be waited for"),
-                }
-            });
-        }
-        Err(error) => {
-            tracing::error!(program = %program.display(), %error, "cannot start a successor; this process goes on");
-            tell_service_state(ServiceState::Ready, &goes_on);
-        }
+    gateway.finish().await
+}
+
+/// Sees to it that somebody serves: the successor that this process has let go for, or, where that fails, another. Whoever else comes
+/// before that serves is refused.
+async fn leave(
+    gateway: &Gateway,
+    (server, offer): (HandoverServer, Offer),
+    (mut told, findings): (WaitingSuccessor, Findings),
+    over: &CancellationToken,
+) {
+    let offer = Mutex::new(offer);
+    while !server.refuse_others(told.tell(&findings)).await {
+        let Some(another) = another(&server, &offer, over).await else {
+            return;
+        };
+        let (relay, waiting) = another.split();
+        gateway.leave_to_another(relay);
+        told = waiting;
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_successor_has_the_same_arguments_and_takes_over_once() {
-        let arguments = |given: &[&str]| {
-            let own = OwnCommand {
-                program: None,
-                arguments: given.iter().map(OsString::from).collect(),
-            };
-            own.arguments_to_take_over()
-        };
-        let expected = ["gateway", "--zone", "east", "--take-over"].map(OsString::from);
-        assert_eq!(arguments(&["gateway", "--zone", "east"]), expected);
-        let again = ["gateway", "--take-over", "--zone", "east"];
-        assert_eq!(arguments(&again), again.map(OsString::from));
+/// Waits for another successor. For a while the listeners stay open, and whoever connects waits; then until all is `over` one may still
+/// come. `None`: none has.
+async fn another(
+    server: &HandoverServer,
+    offer: &Mutex<Offer>,
+    over: &CancellationToken,
+) -> Option<Successor> {
+    let mut next = pin!(server.next(|| offer.lock().clone()));
+    if let Ok(another) = timeout(ANOTHER_WITHIN, &mut next).await {
+        return Some(another);
+    }
+    tracing::error!(waited = ?ANOTHER_WITHIN, "no other successor has come: new clients are refused until one does");
+    offer.lock().close_listeners();
+    tokio::select! {
+        another = next => Some(another),
+        () = over.cancelled() => None,
     }
 }

@@ -20,6 +20,7 @@ use causeway_host::{files::make_private_folder, handed::HandedSockets, tasks::Ta
 use causeway_identity::{LiveIdentity, TlsError};
 use causeway_instances::{InstancesError, KnownHealth, attach::ServerAddress};
 use causeway_proxy::egress::{Outlive, RedirectError};
+use causeway_routing::outlier::CarriedEjection;
 use causeway_telemetry::AccessLog;
 use causeway_tunnel as tunnel;
 use causeway_zone_sync::{replica::Ages, service};
@@ -74,11 +75,18 @@ pub struct GatewayConfig {
     pub handed: Handed,
 }
 
+/// Things that a gateway has found out about instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    pub health: KnownHealth,
+    pub ejections: Vec<CarriedEjection>,
+}
+
 /// Things that a process has of the one whose place it takes; by default none.
 #[derive(Debug, Clone, Default)]
 pub struct Handed {
     pub sockets: HandedSockets,
-    pub health: KnownHealth,
+    pub findings: Findings,
     /// `None`: it takes nobody's place.
     pub tunnels: Option<tunnel::Predecessor>,
 }

@@ -3,23 +3,27 @@
 
 use std::{
     os::unix::net::UnixDatagram,
-    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use causeway_api::{admin::Admin, registration::RegistrationServer};
+use causeway_control::topology::AppliedTopology;
 use causeway_federation::registry::InstanceKey;
-use causeway_host::handed::AnySocket;
+use causeway_host::handed::{AnySocket, OwnUnixSocket};
 use causeway_instances::KnownHealth;
 use causeway_routing::snapshot::Health;
 use causeway_tunnel::Succession;
 use futures_util::future::{OptionFuture, join_all};
 
-use super::{Cut, Gateway};
+use super::{Cut, Findings, Gateway};
 
-/// Longest time that calls of the gateway's own APIs may take to finish while new clients wait for the successor.
+/// Longest time that calls of the gateway's own APIs may take to finish once a successor is ready.
 const CALLS_MAY_TAKE: Duration = Duration::from_millis(250);
+
+/// Shortest time that tunnels stay up for which a successor is to have its own: several round trips between continents, and a busy moment.
+/// Peers that had none in between would have their clients wait.
+const TUNNELS_STAY: Duration = Duration::from_secs(2);
 
 impl Gateway {
     /// Describes what a successor is to know before it takes over.
@@ -34,6 +38,23 @@ impl Gateway {
         self.handed.own()
     }
 
+    /// Unix sockets that a successor is to have.
+    #[must_use]
+    pub fn unix_sockets(&self) -> Vec<OwnUnixSocket> {
+        self.handed.own_unix()
+    }
+
+    /// Leaves the files of unix sockets to a successor that has the sockets.
+    pub fn leave_unix_sockets(&self) {
+        self.handed.leave_unix();
+    }
+
+    /// Applied topologies, if this is where topologies can be applied.
+    #[must_use]
+    pub fn applied_topology(&self) -> Option<&AppliedTopology> {
+        self.topology.applied()
+    }
+
     /// Number of data threads, each of which reads one socket of the tunnels.
     #[must_use]
     pub fn threads(&self) -> usize {
@@ -41,29 +62,24 @@ impl Gateway {
     }
 
     /// The moment of a hand-over: stops accepting and speaking, and closes the files. `relay` is where the successor sends what is still
-    /// for this process. Returns what is known of the instances' health.
-    pub async fn let_go(&mut self, relay: UnixDatagram) -> KnownHealth {
+    /// for this process. Returns what is known of the instances.
+    pub async fn let_go(&mut self, relay: UnixDatagram) -> Findings {
         tracing::info!(gateway = %self.id, open = self.open(), "a successor takes over");
         self.is_succeeded = true;
         self.draining.store(true, Ordering::Relaxed);
         self.background.hand_over();
+        // While clients are still accepted, who would wait for it otherwise.
+        self.end_apis().await;
         self.egress.close();
         self.ingress.drain();
         self.egress.drain();
         if let Some(dns) = &self.dns {
             dns.hand_over();
         }
-        let health = self.known_health();
-        let registration = self.registration.take();
-        let admin = std::mem::take(&mut self.admin);
-        let calls = async {
-            tokio::join!(
-                OptionFuture::from(registration.map(RegistrationServer::shutdown)),
-                join_all(admin.into_iter().map(Admin::shutdown)),
-            )
+        let findings = Findings {
+            health: self.known_health(),
+            ejections: self.egress.ejections(),
         };
-        // Who has not finished by then is cut: new clients wait meanwhile.
-        let _ = tokio::time::timeout(CALLS_MAY_TAKE, calls).await;
         self.egress.closed().await;
         tokio::join!(self.instances.shutdown(), self.zone_sync.shutdown());
         self.vips.let_go();
@@ -75,18 +91,44 @@ impl Gateway {
             }
         }
         self.tunnels.hand_over(relay);
-        health
+        findings
     }
 
-    /// Finishes what is open once a successor has taken over: waits for at most `longest`, or until `force` resolves, and cuts what is
-    /// left.
-    pub async fn finish(self, longest: Duration, force: impl Future<Output = ()>) -> Cut {
-        let force = pin!(force);
+    /// Stops taking calls of the gateway's own APIs. Whoever has not finished soon is cut.
+    async fn end_apis(&mut self) {
+        let registration = self.registration.take();
+        let admin = std::mem::take(&mut self.admin);
+        let calls = async {
+            tokio::join!(
+                OptionFuture::from(registration.map(RegistrationServer::shutdown)),
+                join_all(admin.into_iter().map(Admin::shutdown)),
+            )
+        };
+        let _ = tokio::time::timeout(CALLS_MAY_TAKE, calls).await;
+    }
+
+    /// Leaves the place to another successor, where the one that this process had let go for is gone.
+    pub fn leave_to_another(&self, relay: UnixDatagram) {
+        self.tunnels.hand_over(relay);
+    }
+
+    /// Waits, for at most `longest`, until nothing is open any more, and peers have tunnels with the successor.
+    pub async fn finished(&self, longest: Duration) {
+        let finished = async {
+            if !self.snapshots.load().links.is_empty() {
+                tokio::time::sleep(TUNNELS_STAY.min(longest)).await;
+            }
+            self.emptied().await;
+        };
         tokio::select! {
-            () = self.emptied() => {}
+            biased;
+            () = finished => {}
             () = tokio::time::sleep(longest) => tracing::warn!("the drain deadline has passed"),
-            () = force => tracing::warn!("told to end at once"),
         }
+    }
+
+    /// Ends a process of which another has taken the place, and cuts what is still open.
+    pub async fn finish(self) -> Cut {
         let cut = self.cut();
         self.end().await;
         cut

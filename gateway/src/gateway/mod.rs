@@ -71,8 +71,8 @@ mod threads;
 mod unread;
 
 pub use config::{
-    CertificateRenewal, GatewayConfig, GatewayStartError, Handed, RegistryChoice, ServerProof, Storage,
-    TrustAnchors,
+    CertificateRenewal, Findings, GatewayConfig, GatewayStartError, Handed, RegistryChoice, ServerProof,
+    Storage, TrustAnchors,
 };
 pub use metrics::GatewayMetrics;
 pub use shutdown::Cut;

@@ -265,7 +265,7 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
             data_dir: config.storage.folder().map(Path::to_owned),
             shared: shared_registry(config),
             tasks: config.tasks.clone(),
-            health: config.handed.health.clone(),
+            health: config.handed.findings.health.clone(),
         },
         config.topology.subscribe(),
         config.metrics.instances.clone(),
@@ -423,6 +423,7 @@ fn start_egress(config: &GatewayConfig, known: &Foundation, threads: &DataThread
         tasks: config.tasks.clone(),
         own_sockets: known.own_sockets.clone(),
         handed: config.handed.sockets.clone(),
+        ejections: config.handed.findings.ejections.clone(),
         ..EgressConfig::new(config.threads)
     };
     let egress = Egress::new(

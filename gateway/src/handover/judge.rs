@@ -84,6 +84,7 @@ mod tests {
             gateway: incumbent.gateway.clone(),
             threads: 2,
             listen: Some(incumbent.listen),
+            takes_unix: true,
         };
         let refused = |user, ask: TakeOverRequest| judge(&incumbent, user, &ask).unwrap_err();
         assert_eq!(judge(&incumbent, 42, &ask), Ok(()));

@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 
+use causeway_control::topology::AppliedTopology;
 use causeway_federation::registry::InstanceKey;
+use causeway_host::{handed::OwnUnixSocket, listen::FileNumber};
 use causeway_instances::KnownHealth;
-use causeway_routing::snapshot::Health;
+use causeway_routing::{outlier::CarriedEjection, snapshot::Health};
 use causeway_tunnel::ThreadPlaces;
 use serde::{Deserialize, Serialize};
+
+use crate::gateway::Findings;
 
 /// Version of this conversation. It changes where a process could not go on with what another hands over.
 pub(super) const VERSION: u32 = 1;
@@ -27,6 +31,9 @@ pub(super) struct TakeOverRequest {
     /// Address of tunnels.
     #[serde(default)]
     pub(super) listen: Option<SocketAddr>,
+    /// It goes on with unix sockets. One that does not makes them anew.
+    #[serde(default)]
+    pub(super) takes_unix: bool,
 }
 
 /// Answer to it.
@@ -37,13 +44,38 @@ pub(super) enum Answer {
     Agreed(Agreed),
 }
 
-/// Description of what comes beside it: first the socket for relaying to this process, then those to each process before, then all others.
+/// Description of what comes beside it: first the socket for relaying to this process, then those to each process before, then all others,
+/// of which unix sockets are the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Agreed {
     pub(super) start_id: u64,
     pub(super) places: ThreadPlaces,
     pub(super) relays: Vec<ThreadPlaces>,
     pub(super) sockets: usize,
+    /// Files of the unix sockets.
+    #[serde(default)]
+    pub(super) unix: Vec<UnixSocketFile>,
+    #[serde(default)]
+    pub(super) topology: AppliedText,
+}
+
+/// File of a unix socket, with its number, by which every process finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct UnixSocketFile {
+    pub(super) path: String,
+    pub(super) number: FileNumber,
+}
+
+/// Applied topology in force, which is in a file that one process has at a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AppliedText {
+    /// The process is ruled by a file, or of a version that does not say.
+    #[default]
+    Untold,
+    /// Nothing was applied yet.
+    Nothing,
+    Text(String),
 }
 
 /// Word of the successor that all is prepared.
@@ -54,6 +86,8 @@ pub(super) struct Ready {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LetGo {
     pub(super) health: Vec<FoundInstance>,
+    #[serde(default)]
+    pub(super) ejections: Vec<CarriedEjection>,
 }
 
 /// Word of the successor that it serves.
@@ -68,9 +102,33 @@ pub(super) struct FoundInstance {
     healthy: bool,
 }
 
+impl UnixSocketFile {
+    pub(super) fn of(socket: &OwnUnixSocket) -> Self {
+        Self {
+            path: socket.path.display().to_string(),
+            number: socket.number,
+        }
+    }
+}
+
+impl AppliedText {
+    /// `None`: nothing can be applied.
+    pub(crate) fn of(applied: Option<&AppliedTopology>) -> Self {
+        let Some(applied) = applied else {
+            return Self::Untold;
+        };
+        let view = applied.view();
+        let document = view.applied.document();
+        document.map_or(Self::Nothing, |document| Self::Text(document.text().to_string()))
+    }
+}
+
 impl LetGo {
-    pub(super) fn new(health: &KnownHealth) -> Self {
-        let known = health.iter().filter(|(_, health)| **health != Health::Unknown);
+    pub(super) fn new(findings: &Findings) -> Self {
+        let known = findings
+            .health
+            .iter()
+            .filter(|(_, health)| **health != Health::Unknown);
         let found = known.map(|(key, health)| FoundInstance {
             service: key.service.to_string(),
             id: key.id.clone(),
@@ -78,11 +136,12 @@ impl LetGo {
         });
         Self {
             health: found.collect(),
+            ejections: findings.ejections.clone(),
         }
     }
 
     /// Passes over what is no name.
-    pub(super) fn known_health(self) -> KnownHealth {
+    pub(super) fn findings(self) -> Findings {
         let known = self.health.into_iter().filter_map(|found| {
             let key = InstanceKey {
                 service: found.service.parse().ok()?,
@@ -94,12 +153,17 @@ impl LetGo {
             };
             Some((key, health))
         });
-        known.collect()
+        Findings {
+            health: known.collect::<KnownHealth>(),
+            ejections: self.ejections,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use causeway_routing::outlier::{EjectedPart, FailureCounts};
+
     use super::*;
 
     #[test]
@@ -113,19 +177,40 @@ mod tests {
     }
 
     #[test]
-    fn health_survives_the_way() {
+    fn what_is_known_of_instances_survives_the_way() {
         let key = |id: &str| InstanceKey {
             service: "orders".parse().unwrap(),
             id: id.to_owned(),
         };
-        let mut health = KnownHealth::from([
+        let health = KnownHealth::from([
             (key("a"), Health::Healthy),
             (key("b"), Health::Unhealthy),
             (key("c"), Health::Unknown),
         ]);
-        let bytes = serde_json::to_vec(&LetGo::new(&health)).unwrap();
+        let ejections = [
+            EjectedPart::Instance(7),
+            EjectedPart::Zone([("version", "v1")].into_iter().collect()),
+        ];
+        let ejections = ejections.map(|part| CarriedEjection {
+            service: "orders".parse().unwrap(),
+            port: None,
+            zone: "west".parse().unwrap(),
+            part,
+            began_ago: 1,
+            ends_in: 2,
+            failures: FailureCounts::default(),
+            times: 3,
+        });
+        let mut findings = Findings {
+            health,
+            ejections: ejections.to_vec(),
+        };
+        let bytes = serde_json::to_vec(&LetGo::new(&findings)).unwrap();
         let told: LetGo = serde_json::from_slice(&bytes).unwrap();
-        health.remove(&key("c"));
-        assert_eq!(told.known_health(), health);
+        findings.health.remove(&key("c"));
+        assert_eq!(told.findings(), findings);
+        // Of a process that told of health alone.
+        let told: LetGo = serde_json::from_str(r#"{"health":[]}"#).unwrap();
+        assert_eq!(told.findings(), Findings::default());
     }
 }

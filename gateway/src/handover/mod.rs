@@ -3,9 +3,12 @@
 //! The two talk over a unix socket in the data folder. Its steps are in [`steps`]; until the predecessor lets go, whatever happens to the
 //! successor leaves it as it was. What is said is in [`messages`], who may take over in [`judge`].
 //!
-//! What changes hands: the listening sockets of services, TLS, mesh DNS, the admin API and registration; the UDP sockets of tunnels; the
-//! files in the data folder; the health of instances. What does not: metrics begin at 0; shares of descriptors, limits of services and
-//! instances that were passed over are counted anew; unix sockets are made anew at their paths.
+//! What changes hands: the listening sockets of services, TLS, mesh DNS, the admin API and registration, unix sockets among them, and the one
+//! of the hand-over itself; the UDP sockets of tunnels; the files in the data folder; the health of instances and what is ejected. What does
+//! not: metrics begin at 0; shares of descriptors and limits of services are counted by each process for itself.
+//!
+//! A successor that fails after that has everything but its life: the sockets stay open in the predecessor until one serves, and another that
+//! comes has them. One process at a time may be on its way to take over; others are refused in words.
 
 mod judge;
 mod messages;
@@ -14,8 +17,9 @@ mod steps;
 mod take;
 
 pub(crate) use judge::Incumbent;
-pub(crate) use serve::{HandoverServer, Offer, Successor};
-pub(crate) use take::{TakeOverCandidate, TakeOverError, TakenOver, take_over};
+pub(crate) use messages::AppliedText;
+pub(crate) use serve::{HandoverServer, Offer, Successor, WaitingSuccessor};
+pub(crate) use take::{RuledBy, TakeOverCandidate, TakeOverError, TakenOver, take_over};
 
 /// Name of the socket in the data folder.
 const SOCKET: &str = "handover.sock";

@@ -1,4 +1,15 @@
-//! The steps of a hand-over, in order, and what each process does if the other is gone by then. Pure.
+//! The steps of a hand-over, in order, and what each process does if the other is gone by then, or has taken too long: a successor has a
+//! limit for each step (`serve`). `tests/tests/processes_handover_steps.rs` kills either at each of them.
+//!
+//! | step | the successor is gone | the predecessor is gone |
+//! | --- | --- | --- |
+//! | it has connected | the predecessor goes on as if nothing had been | it starts as it would without one |
+//! | it has agreed | the same | it starts with the sockets that it has |
+//! | it is ready | the predecessor lets go, and offers the same to another | the same |
+//! | it was let go for | the same | it serves, as it would have |
+//!
+//! Whoever takes over opens the files before anything else, and one process has them at a time: so one that is wrong about the other
+//! being gone, as one that was given up and goes on after all, ends with words.
 
 /// Step that a hand-over has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,27 +24,7 @@ pub(super) enum Step {
     LetGo,
 }
 
-/// Conduct of the predecessor when its successor is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WithoutSuccessor {
-    /// It goes on as if nothing had been.
-    GoesOn,
-    /// It finishes what it holds.
-    FinishesOnly,
-}
-
 impl Step {
-    #[cfg(test)]
-    const ALL: [Self; 4] = [Self::Connected, Self::Agreed, Self::Ready, Self::LetGo];
-
-    pub(super) fn without_successor(self) -> WithoutSuccessor {
-        match self {
-            Self::Connected | Self::Agreed => WithoutSuccessor::GoesOn,
-            // Once the successor is ready, the predecessor lets go without asking again.
-            Self::Ready | Self::LetGo => WithoutSuccessor::FinishesOnly,
-        }
-    }
-
     /// Words for the log.
     pub(super) fn words(self) -> &'static str {
         match self {
@@ -42,21 +33,5 @@ impl Step {
             Self::Ready => "when it was ready",
             Self::LetGo => "before it served",
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn there_is_one_moment_before_which_nothing_has_been_and_after_which_there_is_no_way_back() {
-        let first_final = Step::ALL
-            .iter()
-            .position(|step| step.without_successor() == WithoutSuccessor::FinishesOnly);
-        assert_eq!(first_final.map(|at| Step::ALL[at]), Some(Step::Ready));
-        let back = |step: &&Step| step.without_successor() == WithoutSuccessor::GoesOn;
-        assert!(Step::ALL.iter().skip_while(back).all(|step| !back(&step)));
-        assert!(Step::ALL.is_sorted());
     }
 }

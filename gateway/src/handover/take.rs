@@ -5,22 +5,23 @@ use std::{
     io,
     net::SocketAddr,
     os::{fd::OwnedFd, unix::net::UnixDatagram},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use causeway_control::reload::{LoadError, load};
+use causeway_federation::topology::parse;
 use causeway_host::{handed::HandedSockets, handover::HandoverChannel, listen::connect_unix};
-use causeway_instances::KnownHealth;
 use causeway_tunnel::{DatagramRelay, Predecessor, ThreadPlaces};
 
 use super::{
     SOCKET,
-    messages::{Agreed, Answer, LetGo, Ready, Started, TakeOverRequest, VERSION},
+    messages::{Agreed, Answer, AppliedText, LetGo, Ready, Started, TakeOverRequest, VERSION},
 };
-use crate::gateway::Handed;
+use crate::gateway::{Findings, Handed};
 
-/// Longest wait for the next word of the running gateway, which closes its files before the last.
+/// Longest time for each word of the running gateway, which closes its files before the last.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Facts of a process that wants to take over, and its needs.
@@ -34,6 +35,16 @@ pub(crate) struct TakeOverCandidate {
     /// Addresses without which it does not start: of TCP, and of those that are served over UDP too.
     pub(crate) tcp: Vec<SocketAddr>,
     pub(crate) dns: Vec<SocketAddr>,
+    pub(crate) ruled_by: RuledBy,
+}
+
+/// Source of the topology that a process would serve by.
+#[derive(Debug, Clone)]
+pub(crate) enum RuledBy {
+    /// It has been read by now.
+    File,
+    /// The topology that was applied last, in a file that one process has at a time; while nothing was, the initial one.
+    Applied { initial: Option<PathBuf> },
 }
 
 /// Reason that nothing was taken over. The running gateway goes on.
@@ -43,6 +54,10 @@ pub(crate) enum TakeOverError {
     Refused(String),
     #[error("cannot take over from the running gateway")]
     Broken(#[from] io::Error),
+    #[error("the topology that would rule cannot be used")]
+    Topology(#[source] LoadError),
+    #[error("nothing was applied yet, and there is no --initial-topology")]
+    NoTopology,
     #[error("cannot listen on {address}")]
     Bind {
         address: SocketAddr,
@@ -71,7 +86,8 @@ impl TakenOver {
     }
 }
 
-/// Takes over from the gateway that runs with this data folder; `None`: there is none. When this returns, that gateway has let go.
+/// Takes over from the gateway that runs with this data folder; `None`: there is none, or it was gone before anything had moved. When this
+/// returns, that gateway has let go, or is gone.
 ///
 /// # Errors
 /// When it refuses, or something is missing here. It goes on then.
@@ -92,53 +108,101 @@ pub(crate) async fn take_over(
         Err(error) => return Err(error.into()),
     };
     let talk = tokio::task::spawn_blocking(move || talk(HandoverChannel::new(stream, PATIENCE)?, &candidate));
-    talk.await.map_err(io::Error::other)?.map(Some)
+    talk.await.map_err(io::Error::other)?
 }
 
-fn talk(mut channel: HandoverChannel, candidate: &TakeOverCandidate) -> Result<TakenOver, TakeOverError> {
+fn talk(
+    mut channel: HandoverChannel,
+    candidate: &TakeOverCandidate,
+) -> Result<Option<TakenOver>, TakeOverError> {
+    let given = ask(&mut channel, candidate);
+    let (predecessor, sockets, topology) = match given {
+        Err(TakeOverError::Broken(error)) if is_gone(&error) => {
+            tracing::warn!(%error, "the running gateway was gone before it had handed anything over");
+            return Ok(None);
+        }
+        given => given?,
+    };
+    check_topology(candidate, &topology)?;
+    bind_the_rest(candidate, &sockets)?;
+    let (findings, channel) = match wait_for_the_moment(&mut channel) {
+        Ok(findings) => (findings, Some(channel)),
+        // It was killed, or told to end: its files are waited for, and what it had goes on here.
+        Err(error) if is_gone(&error) => {
+            tracing::warn!(%error, "the running gateway was gone before it had let go");
+            (Findings::default(), None)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(TakenOver {
+        handed: Handed {
+            sockets,
+            findings,
+            tunnels: Some(predecessor),
+        },
+        channel,
+    }))
+}
+
+/// Tells whether the other end has closed, and is not merely late or not understood.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// Asks the running gateway for its sockets, and the topology that was applied to it.
+fn ask(
+    channel: &mut HandoverChannel,
+    candidate: &TakeOverCandidate,
+) -> Result<(Predecessor, HandedSockets, AppliedText), TakeOverError> {
     let ask = TakeOverRequest {
         version: VERSION,
         program: concat!("causeway ", env!("CARGO_PKG_VERSION")).to_owned(),
         gateway: candidate.gateway.clone(),
         threads: candidate.threads,
         listen: Some(candidate.listen),
+        takes_unix: true,
     };
-    let message = serde_json::to_vec(&ask).map_err(io::Error::other)?;
-    channel.send(&message)?;
-    let answer: Answer = serde_json::from_slice(&channel.receive()?).map_err(io::Error::from)?;
-    let agreed = match answer {
+    channel.send(&serde_json::to_vec(&ask).map_err(io::Error::other)?)?;
+    let answer: Answer = serde_json::from_slice(&channel.receive()?).map_err(io::Error::other)?;
+    let mut agreed = match answer {
         Answer::Refused { why } => return Err(TakeOverError::Refused(why)),
         Answer::Agreed(agreed) => agreed,
     };
     let sockets = channel.receive_sockets(agreed.sockets)?;
-    let (predecessor, sockets) = sort(&agreed, candidate.threads, sockets)?;
-    bind_the_rest(candidate, &sockets)?;
-    let message = serde_json::to_vec(&Ready {}).map_err(io::Error::other)?;
-    channel.send(&message)?;
-    let let_go = channel.receive();
-    let (health, channel) = match let_go {
-        Ok(bytes) => {
-            let let_go: LetGo = serde_json::from_slice(&bytes).map_err(io::Error::from)?;
-            (let_go.known_health(), Some(channel))
-        }
-        // It was killed, or told to end: its files are waited for, and what it had goes on here.
-        Err(error) => {
-            tracing::warn!(%error, "the running gateway was gone before it had let go");
-            (KnownHealth::new(), None)
-        }
+    let topology = std::mem::take(&mut agreed.topology);
+    let (predecessor, sockets) = sort(agreed, candidate.threads, sockets)?;
+    Ok((predecessor, sockets, topology))
+}
+
+/// Reads what would rule: a program that cannot, as an earlier one may not, is not to be the only one there is.
+fn check_topology(candidate: &TakeOverCandidate, applied: &AppliedText) -> Result<(), TakeOverError> {
+    let RuledBy::Applied { initial } = &candidate.ruled_by else {
+        return Ok(());
     };
-    Ok(TakenOver {
-        handed: Handed {
-            sockets,
-            health,
-            tunnels: Some(predecessor),
-        },
-        channel,
-    })
+    let parsed = match (applied, initial) {
+        (AppliedText::Text(text), _) => {
+            parse(text, "the applied topology").map_err(|findings| LoadError::Invalid(Box::new(findings)))
+        }
+        (AppliedText::Nothing, Some(path)) => load(path),
+        (AppliedText::Nothing, None) => return Err(TakeOverError::NoTopology),
+        // It is found out when the file is opened.
+        (AppliedText::Untold, _) => return Ok(()),
+    };
+    parsed.map(drop).map_err(TakeOverError::Topology)
+}
+
+/// Says that all is prepared, and waits until the running gateway has let go.
+fn wait_for_the_moment(channel: &mut HandoverChannel) -> io::Result<Findings> {
+    channel.send(&serde_json::to_vec(&Ready {}).map_err(io::Error::other)?)?;
+    let let_go: LetGo = serde_json::from_slice(&channel.receive()?).map_err(io::Error::other)?;
+    Ok(let_go.findings())
 }
 
 /// Tells the ways to the processes before from the sockets that are listened on.
-fn sort(agreed: &Agreed, threads: usize, sockets: Vec<OwnedFd>) -> io::Result<(Predecessor, HandedSockets)> {
+fn sort(agreed: Agreed, threads: usize, sockets: Vec<OwnedFd>) -> io::Result<(Predecessor, HandedSockets)> {
     let mut sockets = VecDeque::from(sockets);
     let mut relays = Vec::with_capacity(1 + agreed.relays.len());
     let all: Vec<ThreadPlaces> = [agreed.places]
@@ -154,7 +218,13 @@ fn sort(agreed: &Agreed, threads: usize, sockets: Vec<OwnedFd>) -> io::Result<(P
         places: agreed.places.next(threads),
         relays,
     };
-    Ok((predecessor, HandedSockets::inherited(sockets)))
+    let others = sockets.len().saturating_sub(agreed.unix.len());
+    let unix = sockets.split_off(others);
+    let handed = HandedSockets::inherited(sockets);
+    for (file, socket) in agreed.unix.into_iter().zip(unix) {
+        handed.take_up_unix((file.path.into(), file.number), socket);
+    }
+    Ok((predecessor, handed))
 }
 
 /// Binds what the process before did not have, so that a start fails before anything has moved.
@@ -168,4 +238,50 @@ fn bind_the_rest(candidate: &TakeOverCandidate, sockets: &HandedSockets) -> Resu
         sockets.bind_udp_too(*address).map_err(bind(*address))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_could_not_read_what_would_rule_takes_nothing_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let [good, bad] = ["good.yaml", "bad.yaml"].map(|name| folder.path().join(name));
+        let text = "version: 1\ntrust_domain: acme\nzones: { east: { gateways: [] } }\n\
+            services: { orders: { port: 9000, protocol: tcp } }\n";
+        std::fs::write(&good, text).unwrap();
+        std::fs::write(&bad, "version: 1\nzones: 7\n").unwrap();
+        let ruled_by = |initial: Option<&PathBuf>| TakeOverCandidate {
+            gateway: String::new(),
+            threads: 1,
+            listen: "127.0.0.1:0".parse().unwrap(),
+            tcp: Vec::new(),
+            dns: Vec::new(),
+            ruled_by: RuledBy::Applied {
+                initial: initial.cloned(),
+            },
+        };
+        let check = |applied: &AppliedText, initial| check_topology(&ruled_by(initial), applied);
+        let applied = AppliedText::Text(text.to_owned());
+        assert!(
+            check(&applied, Some(&bad)).is_ok(),
+            "the initial one rules no more"
+        );
+        let later = AppliedText::Text("version: 99\n".to_owned());
+        assert!(matches!(
+            check(&later, Some(&good)),
+            Err(TakeOverError::Topology(_))
+        ));
+        assert!(check(&AppliedText::Nothing, Some(&good)).is_ok());
+        assert!(matches!(
+            check(&AppliedText::Nothing, Some(&bad)),
+            Err(TakeOverError::Topology(_))
+        ));
+        assert!(matches!(
+            check(&AppliedText::Nothing, None),
+            Err(TakeOverError::NoTopology)
+        ));
+        assert!(check(&AppliedText::Untold, None).is_ok());
+    }
 }

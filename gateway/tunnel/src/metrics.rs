@@ -2,7 +2,8 @@
 
 use causeway_telemetry::{
     MetricsRegistry, Side, StreamRefusal,
-    labels::{ByReason, BySideReason, ByWay},
+    labels::{ByReason, ByResult, BySideReason, ByWay},
+    result_word,
 };
 use parking_lot::Mutex;
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
@@ -20,7 +21,28 @@ pub struct TunnelMetrics {
     stream_refused: Family<BySideReason, Counter>,
     broke_protocol: Family<ByReason, Counter>,
     socket_buffer: Family<ByWay, Gauge>,
+    relayed: RelayedPackets,
     totals: Mutex<TunnelTotals>,
+}
+
+/// Counts of packets that came for a process before this one: relayed to it, and lost because it did not take them in time. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RelayedPackets {
+    pub(super) relayed: Counter,
+    pub(super) lost: Counter,
+}
+
+impl RelayedPackets {
+    fn of(family: &Family<ByResult, Counter>) -> Self {
+        let counter = |ok| {
+            let result = result_word(ok);
+            family.get_or_create(&ByResult { result }).clone()
+        };
+        Self {
+            relayed: counter(true),
+            lost: counter(false),
+        }
+    }
 }
 
 impl Default for TunnelMetrics {
@@ -45,8 +67,17 @@ impl TunnelMetrics {
                 "tunnel_socket_buffer_bytes",
                 "Kernel buffer that each UDP socket of tunnels was given",
             ),
+            relayed: RelayedPackets::of(&registry.counters(
+                "tunnel_relayed_packets",
+                "Packets for tunnels that a process before this one finishes",
+            )),
             totals: Mutex::new(TunnelTotals::new(registry)),
         }
+    }
+
+    /// Counts of what is relayed to processes before this one.
+    pub(super) fn relayed(&self) -> &RelayedPackets {
+        &self.relayed
     }
 
     /// A tunnel was refused: `reason` is a fixed word such as `unknown_issuer`, `expired`, `wrong_zone`.

@@ -108,7 +108,7 @@ impl Tunnels {
             most: threads.len(),
             spare_for: config.spare_tunnel_for,
         };
-        let (succeeds, lanes) = succeed(&config, threads.len());
+        let (succeeds, lanes) = succeed(&config, threads.len(), &metrics);
         let shared = Arc::new(TunnelShared {
             config,
             client: ArcSwap::from_pointee(client),
@@ -261,7 +261,7 @@ impl Tunnels {
     }
 
     /// Leaves the sockets to a successor, which relays what is still for this process, and tells every peer that there is one. No tunnel is
-    /// dialled or accepted any more; those that are up stay up until [`Tunnels::close`].
+    /// dialled or accepted any more; those that are up stay up until [`Tunnels::close`]. Called again for another successor where one has failed.
     pub fn hand_over(&self, relay: UnixDatagram) {
         self.lanes.release();
         if let Some(first) = self.threads.first() {
@@ -315,12 +315,13 @@ fn listen(config: &TunnelConfig, threads: usize) -> Result<(Vec<UdpSocket>, Sock
 }
 
 /// Start id of the process whose place this one takes, and the lanes of this one's data threads.
-fn succeed(config: &TunnelConfig, threads: usize) -> (u64, Arc<Lanes>) {
+fn succeed(config: &TunnelConfig, threads: usize, metrics: &TunnelMetrics) -> (u64, Arc<Lanes>) {
     let (succeeds, places, relays) = match config.predecessor.clone() {
         Some(before) => (before.start_id, before.places, before.relays),
         None => (0, ThreadPlaces::new(threads), Vec::new()),
     };
-    (succeeds, Arc::new(Lanes::new(places, relays)))
+    let lanes = Lanes::new(places, relays, metrics.relayed().clone());
+    (succeeds, Arc::new(lanes))
 }
 
 /// The sockets of the process before, with more of them where there are more data threads; `None`: it had none at this address.

@@ -26,7 +26,10 @@ use quinn::{
 use quinn_proto::InvalidCid;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use super::succession::{DatagramRelay, ThreadPlaces};
+use super::{
+    metrics::RelayedPackets,
+    succession::{DatagramRelay, RelayAttempt, ThreadPlaces},
+};
 
 /// Bytes of a connection id: the place of the thread, a number, and what proves that this gateway made both.
 const PLACE_BYTES: usize = 2;
@@ -167,16 +170,18 @@ pub(super) struct Lanes {
     places: ThreadPlaces,
     lanes: Box<[Lane]>,
     relays: Vec<Arc<DatagramRelay>>,
+    counts: RelayedPackets,
     /// Another process reads the sockets.
     released: AtomicBool,
 }
 
 impl Lanes {
-    pub(super) fn new(places: ThreadPlaces, relays: Vec<Arc<DatagramRelay>>) -> Self {
+    pub(super) fn new(places: ThreadPlaces, relays: Vec<Arc<DatagramRelay>>, counts: RelayedPackets) -> Self {
         Self {
             places,
             lanes: (0..places.count).map(|_| Lane::default()).collect(),
             relays,
+            counts,
             released: AtomicBool::new(false),
         }
     }
@@ -220,11 +225,21 @@ impl Lanes {
                 true
             }
             Some(_) => false,
-            None => {
-                let relay = self.relays.iter().find(|relay| relay.leads_to(place));
-                relay.is_some_and(|relay| relay.send(place, meta, datagram))
-            }
+            None => self.relay(place, meta, datagram),
         }
+    }
+
+    /// Relays a datagram to the process before that has this place. Returns whether there is one.
+    fn relay(&self, place: u16, meta: &RecvMeta, datagram: &[u8]) -> bool {
+        let Some(relay) = self.relays.iter().find(|relay| relay.leads_to(place)) else {
+            return false;
+        };
+        match relay.send(place, meta, datagram) {
+            RelayAttempt::Sent => self.counts.relayed.inc(),
+            RelayAttempt::Lost => self.counts.lost.inc(),
+            RelayAttempt::Gone => return false,
+        };
+        true
     }
 }
 

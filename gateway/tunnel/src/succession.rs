@@ -8,7 +8,7 @@ use std::{
     os::unix::net::UnixDatagram,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -67,8 +67,16 @@ pub struct DatagramRelay {
     places: ThreadPlaces,
     socket: Arc<UnixDatagram>,
     gone: AtomicBool,
-    relayed: AtomicU64,
-    dropped: AtomicU64,
+}
+
+/// Outcome of relaying a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RelayAttempt {
+    Sent,
+    /// There was no room.
+    Lost,
+    /// The process is gone.
+    Gone,
 }
 
 impl DatagramRelay {
@@ -80,8 +88,6 @@ impl DatagramRelay {
             places,
             socket: Arc::new(socket),
             gone: AtomicBool::new(false),
-            relayed: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
         })
     }
 
@@ -100,31 +106,22 @@ impl DatagramRelay {
         !self.gone.load(Ordering::Relaxed) && self.places.thread(place).is_some()
     }
 
-    /// Relays one datagram, if there is room. Returns whether the process is still there.
-    pub(super) fn send(&self, place: u16, meta: &RecvMeta, datagram: &[u8]) -> bool {
+    /// Relays one datagram, if there is room.
+    pub(super) fn send(&self, place: u16, meta: &RecvMeta, datagram: &[u8]) -> RelayAttempt {
         match self.socket.send(&encode(place, meta, datagram)) {
-            Ok(_) => {
-                self.relayed.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) if is_full(&error) => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-            }
+            Ok(_) => RelayAttempt::Sent,
+            Err(error) if is_full(&error) => RelayAttempt::Lost,
             // It has ended: what comes for it is answered as for any connection that is not known.
-            Err(_) => self.gone.store(true, Ordering::Relaxed),
+            Err(_) => {
+                self.gone.store(true, Ordering::Relaxed);
+                RelayAttempt::Gone
+            }
         }
-        !self.gone.load(Ordering::Relaxed)
     }
 
     fn ends(&self) -> Option<(ThreadPlaces, Arc<AnySocket>)> {
         let socket: Arc<UnixDatagram> = Arc::clone(&self.socket);
         (!self.gone.load(Ordering::Relaxed)).then_some((self.places, socket as Arc<AnySocket>))
-    }
-
-    /// Datagrams that were relayed, and those for which there was no room.
-    #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (read(&self.relayed), read(&self.dropped))
     }
 }
 
@@ -313,14 +310,13 @@ mod tests {
         let relay = DatagramRelay::new(ThreadPlaces { first: 3, count: 1 }, ahead).unwrap();
         assert!(relay.leads_to(3) && !relay.leads_to(4));
         let meta = RecvMeta::default();
-        for _ in 0..100_000 {
-            assert!(relay.send(3, &meta, &[1; 1200]));
-        }
-        let (relayed, dropped) = relay.counts();
-        assert!(relayed > 0 && dropped > 0 && relayed + dropped == 100_000);
+        let ends: Vec<_> = (0..100_000).map(|_| relay.send(3, &meta, &[1; 1200])).collect();
+        let count = |of| ends.iter().filter(|end| **end == of).count();
+        let (sent, lost) = (count(RelayAttempt::Sent), count(RelayAttempt::Lost));
+        assert!(sent > 0 && lost > 0 && sent + lost == 100_000);
         assert!(relay.ends().is_some());
         drop(behind);
-        assert!(!relay.send(3, &meta, &[1; 1200]));
+        assert_eq!(relay.send(3, &meta, &[1; 1200]), RelayAttempt::Gone);
         assert!(!relay.leads_to(3) && relay.ends().is_none());
     }
 }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::PATIENCE;
 use crate::{
     http,
@@ -105,6 +107,27 @@ impl Zone {
             &self.log,
         )?);
         Ok(())
+    }
+
+    /// Processes that its gateways have started themselves, as SIGUSR2 has them do, and that have not ended.
+    #[must_use]
+    pub fn own_successors(&self) -> Vec<Pid> {
+        let log = self.log();
+        let started = log.lines().filter(|line| line.contains("started a successor"));
+        let ids = started.filter_map(|line| {
+            line.split("process=")
+                .nth(1)?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        });
+        let data = self.data.display().to_string();
+        let is_ours = |id: &i32| {
+            let command = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&command).contains(&data)
+        };
+        ids.filter(is_ours).filter_map(Pid::from_raw).collect()
     }
 
     /// Socket over which the admin API takes changes.
@@ -207,5 +230,14 @@ impl Zone {
                 .any(|line| parts.iter().all(|part| line.contains(part)))
         })
         .await;
+    }
+}
+
+impl Drop for Zone {
+    fn drop(&mut self) {
+        // They are no children of this process.
+        for successor in self.own_successors() {
+            let _ = kill_process(successor, Signal::KILL);
+        }
     }
 }

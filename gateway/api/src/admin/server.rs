@@ -7,7 +7,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -62,7 +62,7 @@ const SOCKET_MODE: u32 = 0o600;
 
 pub(crate) enum AdminListener {
     Tcp(Arc<TcpListener>, AdminAddress),
-    Unix(UnixListener, PathBuf),
+    Unix(Arc<UnixListener>, Arc<SocketFile>),
 }
 
 impl AdminListener {
@@ -84,7 +84,7 @@ impl AdminListener {
                 Ok(Self::Tcp(listener, AdminAddress::Tcp(local)))
             }
             AdminAddress::Unix(path) => {
-                let bound = bind_held(|| Self::bind_socket(path)).await;
+                let bound = bind_held(|| Self::bind_socket(path, handed)).await;
                 bound.map_err(|source| match source.kind() {
                     io::ErrorKind::AddrInUse => AdminError::InUse(address.clone()),
                     _ => bind(source),
@@ -93,19 +93,22 @@ impl AdminListener {
         }
     }
 
-    /// Binds a unix socket, in the place of one that a killed process left behind.
-    pub(crate) async fn bind_socket(path: &Path) -> io::Result<Self> {
-        if connect_unix(path).await.is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        let listener = bind_unix(path, SOCKET_MODE)?;
-        Ok(Self::Unix(listener, path.to_owned()))
+    /// Binds a unix socket, in the place of one that a killed process left behind, or goes on with that of the process before.
+    pub(crate) async fn bind_socket(path: &Path, handed: &HandedSockets) -> io::Result<Self> {
+        let listener = match handed.take_unix(path) {
+            Some(listener) => UnixListener::from_std(listener)?,
+            None if connect_unix(path).await.is_ok() => return Err(io::ErrorKind::AddrInUse.into()),
+            None => bind_unix(path, SOCKET_MODE)?,
+        };
+        let (listener, file) = (Arc::new(listener), Arc::new(SocketFile::new(path)));
+        handed.keep_unix(&file, &listener);
+        Ok(Self::Unix(listener, file))
     }
 
     pub(crate) fn address(&self) -> AdminAddress {
         match self {
             Self::Tcp(_, address) => address.clone(),
-            Self::Unix(_, path) => AdminAddress::Unix(path.clone()),
+            Self::Unix(_, file) => AdminAddress::Unix(file.path().to_owned()),
         }
     }
 }
@@ -211,7 +214,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let socket = match &listener {
-        AdminListener::Unix(_, path) => Some(SocketFile::new(path)),
+        AdminListener::Unix(_, file) => Some(file.clone()),
         AdminListener::Tcp(..) => None,
     };
     let limits = AcceptLimits {

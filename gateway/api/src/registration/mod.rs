@@ -17,6 +17,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
 use causeway_federation::registry::wire::MAX_MESSAGE_BYTES;
@@ -120,7 +121,7 @@ impl RegistrationError {
 #[derive(Debug)]
 pub struct RegistrationServer {
     address: SocketAddr,
-    socket: Option<SocketFile>,
+    socket: Option<Arc<SocketFile>>,
     stop: CancellationToken,
     server: JoinHandle<()>,
 }
@@ -155,8 +156,12 @@ impl RegistrationServer {
         let listener = bind_tcp(wanted, handed).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let socket = match config.socket.clone() {
-            Some(path) => beside(&path).await,
+            Some(path) => beside(&path, handed).await,
             None => None,
+        };
+        let file = match &socket {
+            Some(AdminListener::Unix(_, file)) => Some(file.clone()),
+            _ => None,
         };
         let stop = CancellationToken::new();
         let service = RegistryServer::new(Registrar::new(instances, stop.clone()))
@@ -175,7 +180,7 @@ impl RegistrationServer {
         tracing::info!(%address, tls, "registration over gRPC listens");
         Ok(Self {
             address,
-            socket: config.socket.as_deref().map(SocketFile::new),
+            socket: file,
             stop,
             server,
         })
@@ -199,8 +204,8 @@ impl RegistrationServer {
 }
 
 /// Binds the unix socket. One that cannot be had, as on some file systems, costs what it is for and nothing else.
-async fn beside(path: &Path) -> Option<AdminListener> {
-    let bound = bind_held(|| AdminListener::bind_socket(path)).await;
+async fn beside(path: &Path, handed: &HandedSockets) -> Option<AdminListener> {
+    let bound = bind_held(|| AdminListener::bind_socket(path, handed)).await;
     bound
         .inspect_err(|error| {
             tracing::warn!(socket = %path.display(), %error, "instances of this host register over TCP alone, with a token");

@@ -1,7 +1,13 @@
 //! Binding of sockets that listen for clients. Each is bound alone: neither another gateway of this host nor any other program
 //! ever shares its port by mistake.
 
-use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use causeway_host::{
     descriptors::{Descriptors, ListenerPlace, is_exhausted},
@@ -169,12 +175,18 @@ impl SocketPlaces {
 
     /// Tells whether one of these sockets is what keeps another from `address`.
     pub(super) fn is_in_the_way_of(&self, address: SocketAddr) -> bool {
-        let meets = |held: &SocketAddr| {
-            held.port() == address.port()
-                && held.is_ipv4() == address.is_ipv4()
-                && (held.ip() == address.ip() || held.ip().is_unspecified() || address.ip().is_unspecified())
+        let here = self.here.borrow();
+        let everywhere: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        self.here.borrow().iter().any(meets)
+        if address.ip() == everywhere {
+            let meets =
+                |held: &SocketAddr| held.port() == address.port() && held.is_ipv4() == address.is_ipv4();
+            return here.iter().any(meets);
+        }
+        // Asked for each of thousands of sockets.
+        here.contains(&address) || here.contains(&SocketAddr::new(everywhere, address.port()))
     }
 
     /// Ports at which this process listens for something else.

@@ -263,9 +263,9 @@ impl EgressShared {
     fn bind(
         &self,
         socket: SocketAddr,
-        can_serve: bool,
+        can_serve: impl Fn() -> bool,
     ) -> Result<(Arc<TcpListener>, SocketPlace), BindError> {
-        if !can_serve && self.places.giving_way().is_lack() {
+        if self.places.giving_way().is_lack() && !can_serve() {
             return Err(BindError::NoDescriptor);
         }
         self.places.bind(socket)
@@ -285,7 +285,7 @@ async fn bind_until_bound(
     loop {
         let mut changed = shared.places.changed();
         let own_before = shared.places.is_in_the_way_of(socket);
-        let can_serve = shared.can_serve(entrance);
+        let can_serve = || shared.can_serve(entrance);
         let error = match shared.bind(socket, can_serve) {
             Ok(bound) => return Some(bound),
             Err(error) => error,
@@ -308,7 +308,7 @@ async fn bind_until_bound(
         }
         entrance.set(SocketState::Failed);
         report(shared, socket, entrance, &error, since).await;
-        if can_serve && matches!(error, BindError::NoDescriptor) {
+        if matches!(error, BindError::NoDescriptor) && can_serve() {
             lacking
                 .get_or_insert_with(|| shared.places.giving_way().lack())
                 .ask();

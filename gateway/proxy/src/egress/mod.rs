@@ -30,6 +30,7 @@ use causeway_host::{
 use causeway_routing::{
     budget::Budgets,
     failures::ConnectFailures,
+    outlier::CarriedEjection,
     reach::OwnListeners,
     snapshot::{Snapshot, Snapshots},
     target::Bindings,
@@ -136,6 +137,8 @@ pub struct EgressConfig {
     pub own_sockets: OwnSockets,
     /// Sockets of the process before, and those for the next.
     pub handed: HandedSockets,
+    /// Ejections of the process before.
+    pub ejections: Vec<CarriedEjection>,
 }
 
 impl EgressConfig {
@@ -160,6 +163,7 @@ impl EgressConfig {
             tasks: Tasks::default(),
             own_sockets: OwnSockets::default(),
             handed: HandedSockets::default(),
+            ejections: Vec::new(),
         }
     }
 
@@ -242,7 +246,7 @@ impl Egress {
                 apart: watch::Sender::default(),
                 recent: RecentSnapshots::new(config.grace),
                 budgets: Mutex::default(),
-                outliers: Outliers::default(),
+                outliers: Outliers::carrying_on(&config.ejections, &snapshots.load()),
                 limits: ServiceLimits::default(),
                 mirrors: Arc::new(Semaphore::new(MAX_MIRRORED)),
                 unread: UnreadBytes::default(),
@@ -371,6 +375,12 @@ impl Egress {
     #[must_use]
     pub fn bind_failures(&self) -> Vec<BindFailure> {
         self.shared.bind_failures.lock().values().cloned().collect()
+    }
+
+    /// Everything that is ejected now, for another process to go on with.
+    #[must_use]
+    pub fn ejections(&self) -> Vec<CarriedEjection> {
+        self.shared.outliers.carried()
     }
 
     /// Limits of services that were reached within the last minute, in the words of the topology.

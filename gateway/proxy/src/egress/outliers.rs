@@ -13,7 +13,7 @@ use std::{
 use causeway_federation::name::{PortName, ServiceName};
 use causeway_host::uptime::uptime;
 use causeway_routing::{
-    outlier::{EjectedPart, Ejection, OutlierTable, TriedPlace, healthy_at},
+    outlier::{CarriedEjection, EjectedPart, Ejection, OutlierTable, TriedPlace, healthy_at},
     permit::Caller,
     route::Candidate,
     snapshot::{Instance, Snapshot, Snapshots},
@@ -59,6 +59,33 @@ pub(super) struct Outliers {
 }
 
 impl Outliers {
+    /// Begins with what the process before has ejected, as far as its service still ejects anything.
+    pub(super) fn carrying_on(ejected: &[CarriedEjection], snapshot: &Snapshot) -> Self {
+        let outliers = Self::default();
+        if ejected.is_empty() {
+            return outliers;
+        }
+        let (mut table, now) = (outliers.table.lock(), uptime());
+        let services = &snapshot.topology.services;
+        let has_policy = |from: &&CarriedEjection| {
+            services
+                .get(&from.service)
+                .is_some_and(|service| service.outlier.is_some())
+        };
+        table.carry_on(now, ejected.iter().filter(has_policy));
+        outliers.is_used.store(!table.is_empty(), Ordering::Relaxed);
+        snapshot.ejections.store(Arc::new(table.ejected(now)));
+        drop(table);
+        outliers
+    }
+
+    /// Everything that is ejected now, for another process to go on with.
+    pub(super) fn carried(&self) -> Vec<CarriedEjection> {
+        let now = uptime();
+        let ejected = self.table.lock().ejected(now);
+        ejected.list().iter().map(|one| one.carried(now)).collect()
+    }
+
     /// Takes up the end of a try.
     pub(super) fn ended(
         &self,

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use causeway_federation::name::{PortName, ServiceName, Tags, ZoneName};
+use serde::{Deserialize, Serialize};
 
 use crate::snapshot::Snapshot;
 
@@ -20,7 +21,7 @@ pub enum TryFailure {
 }
 
 /// Numbers of failures of each kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureCounts {
     error: u32,
     unavailable: u32,
@@ -73,7 +74,8 @@ impl fmt::Display for FailureCounts {
 }
 
 /// Subject of an ejection.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum EjectedPart {
     /// One instance, by its number.
     Instance(u64),
@@ -114,7 +116,39 @@ pub struct Ejection {
     pub times: u32,
 }
 
+/// An ejection that another process goes on with, whose clock has another beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedEjection {
+    pub service: ServiceName,
+    /// `None`: the one without a name.
+    #[serde(default)]
+    pub port: Option<PortName>,
+    pub zone: ZoneName,
+    pub part: EjectedPart,
+    /// Milliseconds since it began, and until it ends.
+    pub began_ago: u64,
+    pub ends_in: u64,
+    pub failures: FailureCounts,
+    pub times: u32,
+}
+
 impl Ejection {
+    /// The ejection as it is told to another process `now`.
+    #[must_use]
+    pub fn carried(&self, now: Duration) -> CarriedEjection {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        CarriedEjection {
+            service: self.service.clone(),
+            port: self.port.clone(),
+            zone: self.zone.clone(),
+            part: self.part.clone(),
+            began_ago: milliseconds(now.saturating_sub(self.since)),
+            ends_in: milliseconds(self.until.saturating_sub(now)),
+            failures: self.failures,
+            times: self.times,
+        }
+    }
+
     /// Id of an instance of this zone; of others their number, in the form in which their own zone shows it; `None`: it is no instance.
     #[must_use]
     pub fn instance_name(&self, snapshot: &Snapshot) -> Option<String> {

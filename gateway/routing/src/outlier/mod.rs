@@ -24,7 +24,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-pub use ejection::{EjectedPart, Ejection, FailureCounts, TryFailure, number_text};
+pub use ejection::{CarriedEjection, EjectedPart, Ejection, FailureCounts, TryFailure, number_text};
 pub use table::OutlierTable;
 
 /// Most instances that one choice puts after the others.

@@ -7,7 +7,7 @@ use causeway_federation::{
     topology::Outlier,
 };
 
-use super::{Ejected, EjectedPart, Ejection, FailureCounts, TriedPlace, TryFailure};
+use super::{CarriedEjection, Ejected, EjectedPart, Ejection, FailureCounts, TriedPlace, TryFailure};
 
 /// Longest time for which anything is ejected, unless its service says a longer one.
 const MAX_EJECTED: Duration = Duration::from_secs(300);
@@ -62,6 +62,10 @@ impl FailureRow {
             (self.first, self.several) = (at.instance, false);
             (self.client, self.several_clients, self.before) = (at.client, false, tries);
         }
+        if self.first == 0 {
+            // The row is another process's, of which this is not told.
+            self.first = at.instance;
+        }
         self.several |= at.instance != self.first;
         self.several_clients |= at.client != self.client;
         self.failures.add(failure);
@@ -73,7 +77,7 @@ impl FailureRow {
         let time = policy
             .eject
             .saturating_mul(1 << self.ejections.min(MAX_DOUBLINGS));
-        self.ejections += 1;
+        self.ejections = self.ejections.saturating_add(1);
         self.since = now;
         self.until = now.saturating_add(time.min(longest));
         true
@@ -93,6 +97,17 @@ impl FailureRow {
             .saturating_sub(self.before.failed)
             .saturating_sub(own);
         well > failed
+    }
+
+    /// The row of what another process has ejected.
+    fn carried(now: Duration, from: &CarriedEjection) -> Self {
+        Self {
+            failures: from.failures,
+            ejections: from.times,
+            since: now.saturating_sub(Duration::from_millis(from.began_ago)),
+            until: now.saturating_add(Duration::from_millis(from.ends_in)),
+            ..Self::default()
+        }
     }
 
     fn ejection(&self, (at, zone): (&PortKey, &ZoneName), part: EjectedPart) -> Ejection {
@@ -135,6 +150,19 @@ impl OutlierTable {
     #[must_use]
     pub fn next(&self) -> Option<Duration> {
         self.next
+    }
+
+    /// Goes on with what another process has ejected.
+    pub fn carry_on<'a>(&mut self, now: Duration, ejected: impl IntoIterator<Item = &'a CarriedEjection>) {
+        for from in ejected {
+            let (at, zone) = ((from.service.clone(), from.port.clone()), from.zone.clone());
+            let row = FailureRow::carried(now, from);
+            match &from.part {
+                EjectedPart::Instance(number) => put(&mut self.instances, now, (at, zone, *number), row),
+                EjectedPart::Zone(tags) => put(&mut self.places, now, (at, zone, tags.clone()), row),
+            }
+        }
+        self.look_ahead(now);
     }
 
     /// Takes up that a try failed. Tells whether something was ejected with it.
@@ -225,6 +253,12 @@ impl OutlierTable {
 
 fn port_key(at: TriedPlace<'_>) -> PortKey {
     (at.service.clone(), at.port.cloned())
+}
+
+fn put<K: Ord>(records: &mut BTreeMap<K, FailureRow>, now: Duration, key: K, row: FailureRow) {
+    if has_room(records, now, &key) {
+        records.insert(key, row);
+    }
 }
 
 /// Makes room for a further record, by forgetting those that are not ejected.

@@ -282,3 +282,37 @@ fn each_port_of_a_service_is_judged_by_itself() {
     assert_eq!(comes_last(http), (vec![], false));
     assert_eq!(ejected.list()[0].port.as_ref(), Some(admin));
 }
+
+#[test]
+fn another_process_goes_on_with_what_is_ejected_for_the_time_that_is_left_and_no_longer() {
+    let mut tried = Tried::among(1);
+    for _ in 0..3 {
+        tried.tell(NOW, 7, false);
+    }
+    let told_at = NOW + Duration::from_secs(10);
+    let told: Vec<_> = tried
+        .table
+        .ejected(told_at)
+        .list()
+        .iter()
+        .map(|one| one.carried(told_at))
+        .collect();
+    assert_eq!(told.len(), 2, "the instance, and its zone");
+    // Its clock has just begun.
+    let (mut next, began) = (Tried::among(4), Duration::from_secs(1));
+    next.table.carry_on(began, &told);
+    let left = Duration::from_secs(20);
+    assert_eq!(next.table.next(), Some(began + left));
+    assert_eq!(
+        next.ejected(began + left - Duration::from_millis(1)),
+        (vec![7], true)
+    );
+    assert_eq!(
+        next.table.ejected(began).list()[0].failures,
+        tried.table.ejected(told_at).list()[0].failures
+    );
+    assert_eq!(next.ejected(began + left), (vec![], false));
+    // One more failure has it away for twice as long, as it would have been there.
+    assert!(next.tell(began + left, 7, false));
+    assert_eq!(next.table.next(), Some(began + left + 2 * EJECT));
+}

@@ -75,7 +75,11 @@ fn receive(socket: &SteeredSocket) -> Vec<Vec<u8>> {
 }
 
 fn lanes(threads: usize) -> Arc<Lanes> {
-    Arc::new(Lanes::new(ThreadPlaces::new(threads), Vec::new()))
+    Arc::new(Lanes::new(
+        ThreadPlaces::new(threads),
+        Vec::new(),
+        RelayedPackets::default(),
+    ))
 }
 
 fn steered(thread: u16, given: Given, lanes: &Arc<Lanes>) -> SteeredSocket {
@@ -180,9 +184,10 @@ fn what_sets_up_a_connection_stays_where_it_arrived() {
 fn what_a_process_before_has_is_relayed_there_and_comes_out_at_its_thread() {
     let (ahead, behind) = DatagramRelay::pair().unwrap();
     let before = ThreadPlaces::new(2);
-    let lanes_before = Arc::new(Lanes::new(before, Vec::new()));
+    let lanes_before = Arc::new(Lanes::new(before, Vec::new(), RelayedPackets::default()));
     let relays = vec![Arc::new(DatagramRelay::new(before, ahead).unwrap())];
-    let own = Arc::new(Lanes::new(before.next(2), relays));
+    let counts = RelayedPackets::default();
+    let own = Arc::new(Lanes::new(before.next(2), relays, counts.clone()));
     // Of its handshake too; a new connection's first packet names nobody.
     let mut handshake = vec![LONG_HEADER | 0x40, 0, 0, 0, 1, u8::try_from(ID_BYTES).unwrap()];
     handshake.extend_from_slice(&ids(1).generate_cid());
@@ -203,6 +208,7 @@ fn what_a_process_before_has_is_relayed_there_and_comes_out_at_its_thread() {
     };
     let reading = steered(2, given, &own);
     assert_eq!(receive(&reading), [to_own, first]);
+    assert_eq!((counts.relayed.get(), counts.lost.get()), (3, 0));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -244,4 +250,21 @@ fn no_more_than_a_queue_of_datagrams_waits_for_a_thread() {
         lane.push(RecvMeta::default(), b"x");
     }
     assert_eq!(lane.waiting.lock().len(), MAX_WAITING);
+}
+
+#[test]
+fn what_a_process_before_does_not_take_in_time_is_counted() {
+    let (ahead, _behind) = DatagramRelay::pair().unwrap();
+    let before = ThreadPlaces::new(1);
+    let relays = vec![Arc::new(DatagramRelay::new(before, ahead).unwrap())];
+    let counts = RelayedPackets::default();
+    let lanes = Lanes::new(before.next(1), relays, counts.clone());
+    for _ in 0..100_000 {
+        assert!(lanes.hand_on((0, true), &RecvMeta::default(), &[1; 1200]));
+    }
+    let (relayed, lost) = (counts.relayed.get(), counts.lost.get());
+    assert!(
+        relayed > 0 && lost > 0 && relayed + lost == 100_000,
+        "{relayed} {lost}"
+    );
 }

@@ -1,6 +1,11 @@
 //! Keeps the table of a redirect in force, and mesh DNS from giving out what is not redirected.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use causeway_routing::target::Bindings;
 use tokio::sync::watch;
@@ -102,6 +107,9 @@ impl Redirect {
             Err(error) => Err(error),
         };
         let now = installed.as_ref().map(|installed| installed.plan.clone());
+        if now.is_some() {
+            self.has_begun.store(true, Ordering::Relaxed);
+        }
         self.in_force.send_if_modified(|before| {
             let is_other = *before != now;
             *before = now.clone();

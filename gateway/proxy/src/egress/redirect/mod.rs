@@ -16,7 +16,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -104,6 +107,8 @@ pub(super) struct Redirect {
     nft: Nft,
     /// Plan that the kernel follows by now.
     in_force: watch::Sender<Option<Arc<RedirectPlan>>>,
+    /// One of this process was in force.
+    has_begun: AtomicBool,
     /// The table as it was put in place. Locked while it is changed.
     installed: tokio::sync::Mutex<Option<InstalledTable>>,
     status: Mutex<RedirectStatus>,
@@ -123,6 +128,7 @@ impl Redirect {
             }),
             config,
             in_force: watch::Sender::default(),
+            has_begun: AtomicBool::new(false),
             installed: tokio::sync::Mutex::default(),
             failed: Mutex::default(),
             listener_failed: Notify::new(),
@@ -144,7 +150,7 @@ impl Redirect {
     }
 
     /// Works out the sockets for redirected clients for which `is_mine` holds, and what each covers: no more than the kernel
-    /// redirects by now.
+    /// redirects by now, and before it has begun to for this process, what it may redirect for the process before, whose clients wait.
     pub(super) fn sockets(
         &self,
         shared: &EgressShared,
@@ -156,7 +162,10 @@ impl Redirect {
         let listeners = listeners.filter(|listener| is_mine(*listener));
         let cover = |listener: SocketAddr| {
             let covered = bindings.iter().filter(|(address, _)| {
-                let is_covered = in_force.as_ref().is_some_and(|plan| plan.covers(**address));
+                let is_covered = match &in_force {
+                    Some(plan) => plan.covers(**address),
+                    None => !self.has_begun.load(Ordering::Relaxed),
+                };
                 address.is_ipv4() == listener.is_ipv4() && is_covered
             });
             let covered = covered.map(|(address, binding)| (*address, binding.clone()));

@@ -102,6 +102,20 @@ async fn the_table_is_in_place_before_the_start_returns_follows_the_ports_and_go
 }
 
 #[tokio::test]
+async fn clients_whom_the_process_before_has_redirected_are_known_before_the_table_is_this_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (_, config) = config(folder);
+    let listening = config.listening.clone();
+    let (home, bindings) = home(config);
+    let known = async { while !listening.wait_for(&[address(8080)]).await {} };
+    tokio::time::timeout(testbed::PATIENCE, known).await.unwrap();
+    assert_eq!(table(folder), "");
+    home.egress.start_redirect(&bindings).await.unwrap();
+    assert!(listening.wait_for(&[address(8080)]).await);
+}
+
+#[tokio::test]
 async fn who_connects_to_the_listener_itself_is_refused_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let (port, config) = config(folder.path());
