@@ -126,7 +126,7 @@ impl FollowingConnections {
         let now = Instant::now();
         let (mut endings, mut next) = (AllEndings::new(), now + LOOK_EVERY);
         let deadlines = self.deadlines(&snapshot.topology, now);
-        for (service, (policy, handles)) in self.by_service(&snapshot.topology, !deadlines.is_empty()) {
+        for (service, (policy, handles)) in self.by_service(snapshot, &deadlines) {
             let mut known = before.remove(&service).unwrap_or_default();
             let open = self.for_ending(snapshot, policy, &deadlines, &handles);
             let misplaced = open.iter().filter(|one| one.misplaced.is_some()).count();
@@ -155,25 +155,28 @@ impl FollowingConnections {
         }
     }
 
-    /// The connections of each service that has a limit, or of all, but for those that are ending already.
+    /// The connections of each service that has a limit, and of the others those in a zone that is to be empty by a moment, but for those
+    /// that are ending already.
     fn by_service(
         &self,
-        topology: &Topology,
-        all_services: bool,
+        snapshot: &Snapshot,
+        deadlines: &HashMap<ZoneName, Instant>,
     ) -> BTreeMap<ServiceName, (ConnectionPolicy, Handles)> {
+        let topology = &*snapshot.topology;
         let mut all: BTreeMap<ServiceName, (ConnectionPolicy, Handles)> = BTreeMap::new();
         let handles = self.open.handles().filter(|handle| !handle.is_leaving());
         for handle in handles.filter(|handle| self.is_for_this_role(topology, &handle.connection)) {
             let service = &handle.connection.service;
-            if let Some((_, handles)) = all.get_mut(service) {
-                handles.push(handle);
-                continue;
-            }
+            let zone = handle.placement().map(|placement| placement.zone(&snapshot.zone));
+            let is_to_leave = zone.is_some_and(|zone| deadlines.contains_key(zone));
             let policy = topology.services.get(service).map(|service| self.policy(service));
-            let has_limit =
-                |policy: &ConnectionPolicy| all_services || *policy != ConnectionPolicy::default();
-            if let Some(policy) = policy.filter(has_limit) {
-                all.insert(service.clone(), (policy, vec![handle]));
+            let counts = |policy: &ConnectionPolicy| is_to_leave || *policy != ConnectionPolicy::default();
+            let Some(policy) = policy.filter(counts) else {
+                continue;
+            };
+            match all.get_mut(service) {
+                Some((_, handles)) => handles.push(handle),
+                None => drop(all.insert(service.clone(), (policy, vec![handle]))),
             }
         }
         all

@@ -75,7 +75,8 @@ fn main() {
             ..USUAL
         },
         Size {
-            tiers: 10 * USUAL.tiers,
+            // The most that a topology may have.
+            tiers: 32,
             ..USUAL
         },
         Size {

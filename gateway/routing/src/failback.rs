@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use causeway_federation::{
     name::{ServiceName, Tags},
-    topology::{Failback, Service, Tier},
+    topology::{Failback, Service, Spill, Tier},
 };
 
 use crate::{
@@ -64,10 +64,20 @@ pub struct FailbackTable {
 struct ReturningService {
     /// Those that the numbers of tiers stand for.
     failover: Vec<Tier>,
+    spill: Option<Spill>,
     arms: BTreeMap<Tags, Vec<ReturningTier>>,
 }
 
 impl FailbackTable {
+    /// Tells whether ceilings change by themselves, though nothing else does.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        let arms = self.services.values().flat_map(|service| service.arms.values());
+        let is_new = |tier: &ReturningTier| tier.first.is_some() && !tier.has_served;
+        arms.flatten()
+            .any(|tier| tier.returning.is_some() || is_new(tier))
+    }
+
     /// Takes the health of all tiers at `now` (of any clock that never goes back), and gives the ceilings from now on and what has
     /// changed.
     pub fn step(&mut self, now: Duration, snapshot: &Snapshot) -> (TierCeilings, Vec<FailbackEvent>) {
@@ -86,10 +96,12 @@ impl FailbackTable {
                 .entry(name.clone())
                 .or_insert_with(|| ReturningService {
                     failover: service.failover.clone(),
+                    spill: service.spill.clone(),
                     arms: BTreeMap::new(),
                 });
-            if returning.failover != service.failover {
+            if (&returning.failover, &returning.spill) != (&service.failover, &service.spill) {
                 returning.failover.clone_from(&service.failover);
+                returning.spill.clone_from(&service.spill);
                 returning.arms.clear();
             }
             let arms = arms(service);
@@ -131,7 +143,9 @@ fn arms(service: &Service) -> BTreeSet<&Tags> {
 struct ReturningTier {
     /// Greatest share that it may take now.
     ceiling: f64,
-    /// One that never served has nothing that could return: it takes all that it can at once.
+    /// Time at which it was healthy for the first time.
+    first: Option<Duration>,
+    /// One that has not served for as long as a hold has nothing that could return: it takes all that it can at once.
     has_served: bool,
     returning: Option<Return>,
 }
@@ -158,7 +172,10 @@ impl ReturningTier {
     fn advance(&mut self, now: Duration, fitness: f64, policy: &Failback) -> Option<FailbackProgress> {
         if fitness <= self.ceiling || !self.has_served {
             self.ceiling = fitness;
-            self.has_served |= fitness > 0.0;
+            if fitness > 0.0 {
+                let first = *self.first.get_or_insert(now);
+                self.has_served |= now.saturating_sub(first) >= policy.hold;
+            }
             return self.returning.take().map(|_| FailbackProgress::BrokenOff);
         }
         let begins = self.returning.is_none();
@@ -243,24 +260,24 @@ mod tests {
     fn traffic_leaves_at_once_and_returns_after_the_hold_by_the_ramp() {
         let topology = orders("failback: { hold: 10s, ramp: 30s }");
         let east = |second| {
-            if (5..20).contains(&second) {
+            if (15..30).contains(&second) {
                 (0, 10)
             } else {
                 (10, 10)
             }
         };
-        let shares = shares_of_east(&topology, 0..70, east);
-        assert_eq!(shares[..5], [100; 5]);
-        assert_eq!(shares[5..=30], [0; 26], "ill until 20, and held until 30");
-        for (second, share) in shares.iter().enumerate().take(60).skip(31) {
-            let expected = (second - 30) * 100 / 30;
+        let shares = shares_of_east(&topology, 0..80, east);
+        assert_eq!(shares[..15], [100; 15]);
+        assert_eq!(shares[15..=40], [0; 26], "ill until 30, and held until 40");
+        for (second, share) in shares.iter().enumerate().take(70).skip(41) {
+            let expected = (second - 40) * 100 / 30;
             // Three standard deviations of a hundred draws.
             assert!(
                 share.abs_diff(expected) <= 15,
                 "{share} % at {second} s, not {expected} %"
             );
         }
-        assert_eq!(shares[60..], [100; 10]);
+        assert_eq!(shares[70..], [100; 10]);
     }
 
     #[test]
@@ -283,6 +300,13 @@ mod tests {
     }
 
     #[test]
+    fn instances_that_are_checked_one_after_another_at_the_start_are_no_return() {
+        let topology = orders("spill: { healthy_below: 100% }\n    failback: { hold: 10s, ramp: 30s }");
+        let shares = shares_of_east(&topology, 0..8, |second| (u32::try_from(second).unwrap() + 3, 10));
+        assert_eq!(shares[7], 100, "{shares:?}");
+    }
+
+    #[test]
     fn one_that_has_not_served_yet_waits_for_no_look() {
         let (mut table, ceilings) = (FailbackTable::default(), Ceilings::default());
         let topology = orders("failback: { hold: 10s, ramp: 30s }");
@@ -300,17 +324,30 @@ mod tests {
     fn what_cannot_go_elsewhere_waits_for_no_ramp() {
         let topology = orders("failback: { hold: 10s, ramp: 30s }");
         let healthy = |second| match second {
-            1 => (0, 10),
-            2 => (10, 10),
+            0..=10 => (10, 10),
+            11 => (0, 10),
+            12 => (10, 10),
+            13 => (10, 1),
             _ => (10, 0),
         };
-        assert_eq!(shares_of_east(&topology, 0..5, healthy), [100, 0, 0, 100, 100]);
+        let shares = shares_of_east(&topology, 0..16, healthy);
+        assert_eq!(
+            shares[10..],
+            [100, 0, 0, 0, 100, 100],
+            "any healthy instance takes all without spill"
+        );
     }
 
     #[test]
     fn an_instance_that_comes_and_goes_every_second_moves_traffic_once() {
         let topology = orders("failback: { hold: 3s, ramp: 10s }");
-        let healthy = |second| if second % 2 == 1 { (0, 10) } else { (10, 10) };
+        let healthy = |second| {
+            if second > 3 && second % 2 == 1 {
+                (0, 10)
+            } else {
+                (10, 10)
+            }
+        };
         let shares = shares_of_east(&topology, 0..600, healthy);
         let moves = shares.windows(2).filter(|pair| pair[0] != pair[1]).count();
         assert_eq!(moves, 1, "{shares:?}");
@@ -332,7 +369,7 @@ mod tests {
         let (mut table, ceilings) = (FailbackTable::default(), Ceilings::default());
         let topology = orders("failback: { hold: 1s, ramp: 2s }");
         let mut told = Vec::new();
-        for (second, healthy) in [10, 0, 10, 0, 10, 10, 10, 10, 10].into_iter().enumerate() {
+        for (second, healthy) in [10, 10, 0, 10, 0, 10, 10, 10, 10, 10].into_iter().enumerate() {
             let snapshot = seen(&topology, healthy, 10, &ceilings);
             let (_, events) = table.step(Duration::from_secs(second as u64), &snapshot);
             told.extend(
@@ -344,7 +381,7 @@ mod tests {
         use FailbackProgress::{Begun, BrokenOff, Done};
         assert_eq!(
             told,
-            [(2, 1, Begun), (3, 1, BrokenOff), (4, 1, Begun), (7, 1, Done)]
+            [(3, 1, Begun), (4, 1, BrokenOff), (5, 1, Begun), (8, 1, Done)]
         );
     }
 

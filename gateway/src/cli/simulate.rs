@@ -31,7 +31,8 @@ Examples:
   causeway simulate topology.yaml --load orders=200 --load east/orders=900
 
 The decision is the very one that gateways make. Shares are drawn, so that they are a percent point or so off; routes by what a
-request says are left out. Nothing is sent to anybody.
+request says are left out. A lost zone is taken as forgotten; for the first minutes `spill` counts its instances as ill. A service
+whose instances are not in the file needs --live. Nothing is sent to anybody.
 
 Exit codes: 0 nothing found; 65 the file cannot be used; 79 somebody is left without a service, or over capacity.";
 
@@ -39,6 +40,8 @@ Exit codes: 0 nothing found; 65 the file cannot be used; 79 somebody is left wit
 const JSON_VERSION: u32 = 1;
 /// Load of each service from each zone, where none is given.
 const LOAD: f64 = 100.0;
+/// Most loads, each in one scenario: of the smallest number of draws they take a minute.
+const MOST_QUESTIONS: usize = 200_000;
 /// Any: one gives the same outcome each time.
 const SEED: u64 = 1;
 
@@ -141,8 +144,16 @@ pub(crate) async fn run(args: SimulateArgs) -> Result<Exit, Failure> {
         true => known(admin).await?,
         false => fixed_exports(&topology),
     };
-    let loads = loads(&topology, &args.load)?;
+    let loads = loads(&topology, &exports, &args.load)?;
     let scenarios = scenarios(&topology, &args.fail)?;
+    if loads.len().saturating_mul(scenarios.len()) > MOST_QUESTIONS {
+        let text = format!(
+            "{} loads and {} scenarios are too many at once",
+            loads.len(),
+            scenarios.len()
+        );
+        return Err(Failure::usage(text).hint("name some services with --load, or single zones with --fail"));
+    }
     let topology = Arc::new(topology);
     let run = |lost: &BTreeSet<ZoneName>| simulate(&topology, &exports, &loads, lost, SEED);
     let outcomes: Vec<Simulated> = scenarios.iter().map(run).collect();
@@ -171,6 +182,9 @@ async fn known(admin: &Endpoint) -> Result<ZoneExports, Failure> {
     let answer: Envelope<ExportView> = admin.get("/v1/exports").await?;
     let mut exports = ZoneExports::new();
     for view in answer.items {
+        if view.age == "withdrawn" || view.link == "down" {
+            continue;
+        }
         let unreadable = || Failure::new(format!("the answer of {admin} names no zone and service"));
         let zone = ZoneName::new(&view.zone).map_err(|_| unreadable())?;
         let export = Export {
@@ -195,9 +209,9 @@ async fn known(admin: &Endpoint) -> Result<ZoneExports, Failure> {
 }
 
 /// Those that are given, one for a zone before one for each; without any, the same of everything.
-fn loads(topology: &Topology, given: &[LoadArg]) -> Result<Vec<Load>, Failure> {
+fn loads(topology: &Topology, exports: &ZoneExports, given: &[LoadArg]) -> Result<Vec<Load>, Failure> {
     if given.is_empty() {
-        return Ok(even_loads(topology, LOAD));
+        return Ok(even_loads(topology, exports, LOAD));
     }
     for load in given {
         let zone = load
@@ -214,7 +228,7 @@ fn loads(topology: &Topology, given: &[LoadArg]) -> Result<Vec<Load>, Failure> {
             )));
         }
     }
-    let loads = even_loads(topology, 0.0).into_iter().filter_map(|load| {
+    let loads = even_loads(topology, exports, 0.0).into_iter().filter_map(|load| {
         let of_service = given.iter().filter(|one| one.service == load.service);
         let of_zone = of_service
             .clone()
@@ -341,13 +355,18 @@ services:
         let given: Vec<LoadArg> = ["orders=200", "east/orders=900/s"]
             .map(|text| text.parse().unwrap())
             .into();
-        let found = loads(&topology(), &given).unwrap();
+        let found = loads(&topology(), &fixed_exports(&topology()), &given).unwrap();
         let words: Vec<String> = found
             .iter()
             .map(|load| format!("{}/{}={}", load.from, load.service, load.per_second))
             .collect();
         assert_eq!(words, ["east/orders=900", "west/orders=200"]);
-        assert_eq!(loads(&topology(), &[]).unwrap().len(), 4);
+        assert_eq!(
+            loads(&topology(), &fixed_exports(&topology()), &[])
+                .unwrap()
+                .len(),
+            4
+        );
         for wrong in [
             "orders",
             "orders=fast",
@@ -360,7 +379,12 @@ services:
         }
         for unknown in ["south/orders=1", "basket=1"] {
             assert!(
-                loads(&topology(), &[unknown.parse().unwrap()]).is_err(),
+                loads(
+                    &topology(),
+                    &fixed_exports(&topology()),
+                    &[unknown.parse().unwrap()]
+                )
+                .is_err(),
                 "{unknown}"
             );
         }
@@ -369,7 +393,7 @@ services:
     #[test]
     fn a_scenario_reads_as_a_table_with_what_was_found_below() {
         let topology = Arc::new(topology());
-        let loads = even_loads(&topology, 100.0);
+        let loads = even_loads(&topology, &fixed_exports(&topology), 100.0);
         let lost = BTreeSet::from([ZoneName::new("west").unwrap()]);
         let outcome =
             |lost: &BTreeSet<ZoneName>| simulate(&topology, &fixed_exports(&topology), &loads, lost, SEED);

@@ -6,12 +6,22 @@ use causeway_federation::topology::Topology;
 use causeway_host::uptime::uptime;
 use causeway_routing::{
     failback::{FailbackEvent, FailbackProgress, FailbackTable},
-    snapshot::Snapshots,
+    outlier::Ejected,
+    snapshot::{Snapshot, Snapshots},
 };
-use tokio::time::MissedTickBehavior;
+use tokio::{task::spawn_blocking, time::MissedTickBehavior};
 
 /// Time between two looks. An illness that is shorter may pass unseen, and a ramp has steps of it.
 const TICK: Duration = Duration::from_millis(250);
+
+/// All that ceilings are worked out from, but for the time.
+struct Seen(Arc<Snapshot>, Arc<Ejected>);
+
+impl Seen {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) && Arc::ptr_eq(&self.1, &other.1)
+    }
+}
 
 /// Runs until it is dropped.
 pub(crate) async fn keep_failback(snapshots: Snapshots) {
@@ -19,6 +29,7 @@ pub(crate) async fn keep_failback(snapshots: Snapshots) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut looked_at, mut is_used, mut was_used) = (None::<Arc<Topology>>, false, false);
+    let mut seen: Option<Seen> = None;
     loop {
         ticks.tick().await;
         let snapshot = snapshots.load_full();
@@ -35,9 +46,27 @@ pub(crate) async fn keep_failback(snapshots: Snapshots) {
             continue;
         }
         was_used = is_used;
-        let (ceilings, events) = table.step(uptime(), &snapshot);
-        snapshot.ceilings.store(Arc::new(ceilings));
-        events.iter().for_each(tell);
+        let now = Seen(snapshot.clone(), snapshot.ejections.load_full());
+        if !table.is_moving() && seen.as_ref().is_some_and(|seen| seen.is(&now)) {
+            continue;
+        }
+        seen = Some(now);
+        // A look at ten thousand services must not hold up DNS and zone sync.
+        let mut looking = std::mem::take(&mut table);
+        let looked = spawn_blocking(move || {
+            let (ceilings, events) = looking.step(uptime(), &snapshot);
+            snapshot.ceilings.store(Arc::new(ceilings));
+            (looking, events)
+        });
+        match looked.await {
+            Ok((looked, events)) => {
+                table = looked;
+                events.iter().for_each(tell);
+            }
+            Err(error) => {
+                tracing::error!(%error, "tiers were not looked at, and traffic returns to them at once");
+            }
+        }
     }
 }
 

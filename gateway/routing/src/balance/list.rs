@@ -37,7 +37,7 @@ struct Indexed {
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) tags: Tags,
-    /// All of them, and those that are healthy, whatever their weight: where none takes traffic, all healthy ones have weight 0.
+    /// All that have been checked, and those that are healthy, whatever their weight: where none takes traffic, all healthy ones have weight 0.
     health: TierHealth,
     /// Places in the list of those that take traffic, in order.
     pub(super) members: Vec<u32>,
@@ -59,7 +59,8 @@ pub enum Unusable {
 
 impl Group {
     fn add(&mut self, place: u32, instance: &Instance) {
-        self.health.instances += 1;
+        // A new one is no illness: it is checked within moments.
+        self.health.instances += u64::from(instance.health != Health::Unknown);
         self.health.healthy += u64::from(instance.health == Health::Healthy);
         if takes_traffic(instance) {
             self.members.push(place);
@@ -100,7 +101,7 @@ impl InstanceList {
             .sum()
     }
 
-    /// Counts the instances that carry `selector`, and those of them that are healthy, whatever their weight.
+    /// Counts the instances that carry `selector` and have been checked, and those of them that are healthy, whatever their weight.
     #[must_use]
     pub fn health(&self, selector: &Tags) -> TierHealth {
         let of_groups = self.matching(selector).map(|group| group.health);

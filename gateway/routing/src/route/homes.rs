@@ -78,9 +78,9 @@ impl Grounds {
         }
     }
 
-    /// Tells whether its healthy instances count for its tier.
+    /// Tells whether its healthy instances count for its tier: only of those that come first in any case.
     pub(super) fn counts(self) -> bool {
-        !(self.link == Link::Stalled || self.draining || self.failing)
+        !(self.link == Link::Stalled || self.draining || self.failing || self.age != Age::Fresh)
     }
 
     pub(super) fn rank(self) -> HomeRank {

@@ -49,15 +49,15 @@ impl TierHealth {
 /// A tier takes no more than its ceiling, if it has one (see `failback`), while others can take the rest.
 #[must_use]
 pub fn tier_shares(tiers: &[TierHealth], healthy_below: f64, ceilings: &[f64]) -> Vec<f64> {
-    let able = tiers.iter().map(|tier| tier.fitness(healthy_below));
+    let able: Vec<f64> = tiers.iter().map(|tier| tier.fitness(healthy_below)).collect();
     let ceilings = ceilings.iter().copied().chain(std::iter::repeat(1.0));
-    let mut fitness: Vec<f64> = able
-        .clone()
-        .zip(ceilings)
-        .map(|(able, ceiling)| able.min(ceiling))
-        .collect();
-    if fitness.iter().all(|share| *share <= 0.0) {
-        fitness = able.collect();
+    let capped = able.iter().zip(ceilings).map(|(able, most)| able.min(most));
+    let mut fitness: Vec<f64> = capped.collect();
+    let mut lacking = (1.0 - fitness.iter().sum::<f64>()).max(0.0);
+    for (share, able) in fitness.iter_mut().zip(&able) {
+        let more = (able - *share).min(lacking);
+        *share += more;
+        lacking -= more;
     }
     let sum: f64 = fitness.iter().sum();
     let scale = if sum > 0.0 { 1.0 / sum.min(1.0) } else { 0.0 };
@@ -71,11 +71,14 @@ pub fn tier_shares(tiers: &[TierHealth], healthy_below: f64, ceilings: &[f64]) -
     fitness.into_iter().map(share).collect()
 }
 
+/// Added to the number of a tier, so that tiers have draws of their own: nothing else is drawn by such names.
+const TIER_NAMES: u64 = 0x7469_6572_0000_0000;
+
 /// Draws the tier (from 0) that takes a connection, by a key where there is one; `None`: no tier has a share.
 pub(super) fn drawn(shares: &[f64], key: Option<StickyKey>, rng: &mut impl Rng) -> Option<usize> {
     let tiers = shares.iter().enumerate().filter(|(_, share)| **share > 0.0);
     let draws = tiers.map(|(tier, share)| match key {
-        Some(key) => (tier, key.draw_named(&format!("tier {tier}"), *share)),
+        Some(key) => (tier, key.draw(TIER_NAMES ^ tier as u64, *share)),
         None => (tier, draw(*share, rng)),
     });
     let least = draws.min_by(|(_, a), (_, b)| a.total_cmp(b));
@@ -112,8 +115,11 @@ impl<'s> TierTally<'s> {
     pub(super) fn add(&mut self, zone: &'s ZoneName, tier: usize, told: TierHealth) {
         match &mut self.at_hand {
             Some((at_hand, _, most)) if *at_hand == zone => {
-                most.healthy = most.healthy.max(told.healthy);
-                most.instances = most.instances.max(told.instances);
+                // One gateway's word, and no mixture with what another told that is gone.
+                let well = |health: &TierHealth| (health.healthy, health.instances);
+                if well(&told) > well(most) {
+                    *most = told;
+                }
             }
             _ => {
                 self.flush();
@@ -195,7 +201,45 @@ mod tests {
         assert_eq!(percents(&[99, 100], 1.0), [99, 1], "any ill one counts");
     }
 
+    #[test]
+    fn a_ceiling_holds_only_for_what_others_can_take() {
+        let tier = |healthy| TierHealth {
+            healthy,
+            instances: 100,
+        };
+        for (healthy, ceilings, expected) in [
+            ([100, 100], [0.0, 1.0], [0, 100]),
+            ([100, 100], [0.3, 1.0], [30, 70]),
+            ([100, 10], [0.0, 1.0], [86, 14]),
+            ([100, 0], [0.0, 1.0], [100, 0]),
+            ([50, 10], [0.0, 0.0], [83, 17]),
+        ] {
+            let shares = tier_shares(&healthy.map(tier), 0.7, &ceilings);
+            for (share, expected) in shares.iter().zip(expected) {
+                assert!(
+                    (share * 100.0 - f64::from(expected)).abs() < 1.0,
+                    "{healthy:?} {ceilings:?}: {shares:?}"
+                );
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn shares_add_up_whatever_the_ceilings_are(
+            tiers in prop::collection::vec((0u64..20, 0u64..20, 0.0f64..=1.0), 0..6),
+            healthy_below in 0.0f64..=1.0,
+        ) {
+            let ceilings: Vec<f64> = tiers.iter().map(|(_, _, ceiling)| *ceiling).collect();
+            let tiers: Vec<_> = tiers
+                .into_iter()
+                .map(|(healthy, ill, _)| TierHealth { healthy, instances: healthy + ill })
+                .collect();
+            let sum: f64 = tier_shares(&tiers, healthy_below, &ceilings).iter().sum();
+            let any = tiers.iter().any(|tier| tier.healthy > 0);
+            prop_assert!((sum - f64::from(u8::from(any))).abs() < 1e-6, "{sum}");
+        }
+
         #[test]
         fn shares_add_up_and_no_tier_is_passed_over_that_could_take_more(
             tiers in prop::collection::vec((0u64..20, 0u64..20), 0..6),

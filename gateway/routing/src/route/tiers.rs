@@ -16,7 +16,7 @@ use super::{
 use crate::{snapshot::Snapshot, target::Target};
 
 /// Counts the instances of each tier of a service that carry the tags of an arm, in the order of tiers; those that cannot be reached, whose
-/// gateway drains or that are ejected count as ill. Empty where neither spill nor failback asks for it.
+/// zone or gateway drains, is suspect or ejected count as ill. Empty where neither spill nor failback asks for it.
 #[must_use]
 pub fn tier_health(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> Vec<TierHealth> {
     let target = Target::service(service.clone());
@@ -114,7 +114,13 @@ pub(super) fn spill(
 ) {
     let threshold = spill::healthy_below(question.service);
     let ceilings = question.snapshot.ceilings.load();
-    let ceilings = ceilings.of(&question.target.service, &arm.split_tags);
+    // They are worked out for the primary port, and for names without tags.
+    let is_usual =
+        question.port == question.service.ports.primary.name.as_ref() && question.target.tags.is_empty();
+    let ceilings = match is_usual {
+        true => ceilings.of(&question.target.service, &arm.split_tags),
+        false => &[],
+    };
     homes.shares = spill::tier_shares(&homes.tiers, threshold, ceilings);
     for (place, (health, share)) in homes.tiers.iter().zip(&homes.shares).enumerate() {
         let ceiling = ceilings.get(place).copied().unwrap_or(1.0);

@@ -32,8 +32,8 @@ pub const MAX_DRAWS: usize = 10_000;
 pub const MIN_DRAWS: usize = 200;
 /// Draws of one scenario, so that it takes seconds.
 const ALL_DRAWS: usize = 5_000_000;
-/// Instances of one export that are made up; of more, their proportion counts.
-const MAX_INSTANCES: u32 = 200;
+/// Instances of one service and zone that are made up; of more, their proportion counts.
+const MAX_INSTANCES: u64 = 200;
 
 /// Instances of each zone, as it tells the others of them.
 pub type ZoneExports = BTreeMap<ZoneName, Vec<Export>>;
@@ -122,13 +122,19 @@ pub fn fixed_exports(topology: &Topology) -> ZoneExports {
         .collect()
 }
 
-/// Loads of `per_second` for every service, from every zone.
+/// Loads of `per_second` for every service, from every zone that may call it.
 #[must_use]
-pub fn even_loads(topology: &Topology, per_second: f64) -> Vec<Load> {
+pub fn even_loads(topology: &Topology, exports: &ZoneExports, per_second: f64) -> Vec<Load> {
     let zones = topology.zones.keys();
     let loads = zones.flat_map(|from| {
-        let services = topology.services.keys();
-        services.map(|service| Load {
+        let services = topology.services.iter();
+        let callable = services.filter(|(service, declared)| {
+            declared.is_exported_to(from)
+                || exports
+                    .get(from)
+                    .is_some_and(|own| own.iter().any(|one| one.service == **service))
+        });
+        callable.map(|(service, _)| Load {
             from: from.clone(),
             service: service.clone(),
             per_second,
@@ -152,11 +158,17 @@ pub fn simulate(
         lost: lost.clone(),
         ..Simulated::default()
     };
-    let mut snapshots: BTreeMap<&ZoneName, Snapshot> = BTreeMap::new();
+    let records: BTreeMap<&ZoneName, CatalogEntry> = exports
+        .iter()
+        .filter(|(zone, _)| !lost.contains(*zone))
+        .filter_map(|(zone, exports)| Some((zone, entry(zone, exports)?)))
+        .collect();
+    // Loads come zone by zone, and one snapshot is large.
+    let mut at_hand: Option<Snapshot> = None;
     for load in loads.iter().filter(|load| !lost.contains(&load.from)) {
-        let snapshot = snapshots
-            .entry(&load.from)
-            .or_insert_with(|| seen_from(&load.from, topology, exports, lost));
+        let of_zone = at_hand.take().filter(|snapshot| snapshot.zone == load.from);
+        let snapshot =
+            &*at_hand.insert(of_zone.unwrap_or_else(|| seen_from(&load.from, topology, exports, &records)));
         let request = Request::new(Target::service(load.service.clone()));
         let mut counts: BTreeMap<(Option<ZoneName>, Tags), usize> = BTreeMap::new();
         for _ in 0..draws {
@@ -194,6 +206,7 @@ fn findings(flows: &[Flow], exports: &ZoneExports) -> Vec<SimulatedFinding> {
     for flow in flows {
         match &flow.to {
             Some(zone) => *sums.entry((&flow.service, zone, &flow.tags)).or_default() += flow.per_second,
+            None if flow.per_second <= 0.0 => {}
             None => findings.push(SimulatedFinding::NoHome {
                 service: flow.service.clone(),
                 from: flow.from.clone(),
@@ -234,25 +247,18 @@ fn capacity(exports: Option<&Vec<Export>>, service: &ServiceName, tags: &Tags) -
         .try_fold(0u64, |sum, capacity| Some(sum.saturating_add(capacity?)))
 }
 
-/// The snapshot that a gateway of `zone` would have. What a lost zone told last is remembered, as it is for minutes.
+/// The snapshot that a gateway of `zone` would have, once what the lost zones told last is forgotten.
 fn seen_from(
     zone: &ZoneName,
     topology: &Arc<Topology>,
     exports: &ZoneExports,
-    lost: &BTreeSet<ZoneName>,
+    records: &BTreeMap<&ZoneName, CatalogEntry>,
 ) -> Snapshot {
-    let others = topology.zones.keys().filter(|other| *other != zone);
-    let entries: Vec<CatalogEntry> = others
-        .filter_map(|other| {
-            let age = match lost.contains(other) {
-                true => Age::Withdrawn,
-                false => Age::Fresh,
-            };
-            entry(other, exports.get(other)?, age)
-        })
-        .collect();
-    let linked = entries.iter().filter(|entry| entry.age == Age::Fresh);
-    let links = linked.map(|entry| (entry.record.origin.clone(), Link::Up));
+    let others = records.iter().filter(|(other, _)| **other != zone);
+    let entries: Vec<CatalogEntry> = others.map(|(_, entry)| entry.clone()).collect();
+    let links = entries
+        .iter()
+        .map(|entry| (entry.record.origin.clone(), Link::Up));
     let own = exports.get(zone).map(Vec::as_slice).unwrap_or_default();
     Snapshot {
         generation: 1,
@@ -269,7 +275,7 @@ fn seen_from(
 }
 
 /// The record of the one gateway that a zone is taken to have: a zone has its weight once, however many there are.
-fn entry(zone: &ZoneName, exports: &[Export], age: Age) -> Option<CatalogEntry> {
+fn entry(zone: &ZoneName, exports: &[Export]) -> Option<CatalogEntry> {
     let gateway = GatewayName::new("simulated").ok()?;
     let record = Record {
         origin: GatewayId::new(zone.clone(), gateway),
@@ -285,16 +291,21 @@ fn entry(zone: &ZoneName, exports: &[Export], age: Age) -> Option<CatalogEntry> 
     };
     Some(CatalogEntry {
         record: Arc::new(record),
-        age,
+        age: Age::Fresh,
         via: None,
     })
 }
 
 /// Instances that would be told of by these exports.
 fn instances(exports: &[Export]) -> BTreeMap<ServiceName, InstanceList> {
+    let mut totals: BTreeMap<&ServiceName, u64> = BTreeMap::new();
+    for export in exports {
+        *totals.entry(&export.service).or_default() += u64::from(export.instances);
+    }
     let mut lists: BTreeMap<ServiceName, Vec<Arc<Instance>>> = BTreeMap::new();
     for export in exports {
-        let (healthy, all) = scaled(export.healthy, export.instances);
+        let total = totals.get(&export.service).copied().unwrap_or_default();
+        let (healthy, all) = scaled(export.healthy, export.instances, total);
         let list = lists.entry(export.service.clone()).or_default();
         for number in 0..all {
             list.push(Arc::new(Instance {
@@ -320,13 +331,12 @@ fn instances(exports: &[Export]) -> BTreeMap<ServiceName, InstanceList> {
     lists.map(|(service, list)| (service, list.into())).collect()
 }
 
-/// Scales the number of healthy instances among all, so that not too many are made up.
-fn scaled(healthy: u32, all: u32) -> (u32, u32) {
+/// Scales the numbers of an export's instances, `total` being those of its service, so that not too many are made up.
+fn scaled(healthy: u32, all: u32, total: u64) -> (u32, u32) {
     let all = all.max(healthy);
-    if all <= MAX_INSTANCES {
-        return (healthy, all);
-    }
-    let part = u64::from(healthy) * u64::from(MAX_INSTANCES) / u64::from(all);
-    let part = u32::try_from(part).unwrap_or(MAX_INSTANCES);
-    (part.max(u32::from(healthy > 0)), MAX_INSTANCES)
+    let part = |count: u32| match u64::from(count) * MAX_INSTANCES / total.max(MAX_INSTANCES) {
+        0 => u32::from(count > 0),
+        part => u32::try_from(part).unwrap_or(count),
+    };
+    (part(healthy), part(all))
 }

@@ -29,7 +29,8 @@ fn lost(zones: &[&str]) -> BTreeSet<ZoneName> {
 }
 
 fn run(topology: &Arc<Topology>, zones: &[&str]) -> Simulated {
-    let (exports, loads) = (fixed_exports(topology), even_loads(topology, 100.0));
+    let exports = fixed_exports(topology);
+    let loads = even_loads(topology, &exports, 100.0);
     simulate(topology, &exports, &loads, &lost(zones), 1)
 }
 
@@ -117,7 +118,7 @@ fn splits_spill_and_drained_zones_are_those_of_the_gateways() {
         [4, 4, 4],
         "",
     );
-    let loads = even_loads(&spilling, 100.0);
+    let loads = even_loads(&spilling, &exports, 100.0);
     let simulated = simulate(&spilling, &exports, &loads, &lost(&[]), 1);
     near(percent(&simulated, "east", "east"), 50.0);
     near(percent(&simulated, "east", "west"), 50.0);
@@ -135,9 +136,29 @@ fn one_seed_gives_one_outcome_and_large_zones_keep_their_proportion() {
     let topology = three("early: false", [0, 3, 1], "");
     assert_eq!(run(&topology, &[]), run(&topology, &[]));
     near(percent(&run(&topology, &[]), "east", "north"), 75.0);
-    assert_eq!(scaled(0, 100_000), (0, 200));
-    assert_eq!(scaled(1, 100_000), (1, 200));
-    assert_eq!(scaled(50_000, 100_000), (100, 200));
-    assert_eq!(scaled(u32::MAX, u32::MAX), (200, 200));
-    assert_eq!(scaled(3, 4), (3, 4));
+    assert_eq!(scaled(0, 100_000, 100_000), (0, 200));
+    assert_eq!(scaled(1, 100_000, 100_000), (1, 200));
+    assert_eq!(scaled(50_000, 100_000, 100_000), (100, 200));
+    assert_eq!(scaled(10, 10, 1_010), (1, 1), "beside a thousand others");
+    assert_eq!(scaled(3, 4, 4), (3, 4));
+}
+
+#[test]
+fn who_may_not_call_has_no_load_and_nothing_to_lose() {
+    let topology = three("export_to: [east]", [2, 0, 0], "");
+    let exports = fixed_exports(&topology);
+    let from: Vec<String> = even_loads(&topology, &exports, 1.0)
+        .iter()
+        .map(|load| load.from.to_string())
+        .collect();
+    assert_eq!(from, ["east"]);
+    let nobody = three("early: false", [0, 0, 0], "");
+    let idle = simulate(
+        &nobody,
+        &fixed_exports(&nobody),
+        &even_loads(&nobody, &exports, 0.0),
+        &lost(&[]),
+        1,
+    );
+    assert_eq!(idle.findings, [], "no load is no loss");
 }

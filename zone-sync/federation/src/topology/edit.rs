@@ -127,9 +127,10 @@ fn with(text: &str, body: &Node, drain: &Drain) -> Option<String> {
     let before = text.get(..first)?;
     let line = before.rfind('\n').map_or(0, |end| end + 1);
     let indent = before.get(line..)?;
-    let inserted = match indent.bytes().all(|byte| byte == b' ') && !indent.is_empty() {
-        true => format!("drain: {words}\n{indent}"),
-        false => format!("drain: {words}, "),
+    // A map in braces may stand over several lines, too.
+    let inserted = match before.trim_end().ends_with('{') {
+        true => format!("drain: {words}, "),
+        false => format!("drain: {words}\n{indent}"),
     };
     Some(format!("{before}{inserted}{}", text.get(first..)?))
 }
@@ -169,6 +170,9 @@ zones:
     tags: { region: us }
     gateways: [gw.east:7800]
   west: { gateways: [gw.west:7800], tags: { region: eu } }
+  north: {
+    gateways: []
+  }
 services:
   orders: { port: 80 }
 ";
@@ -195,6 +199,12 @@ services:
                 "east",
                 by(1_795_000_000),
                 "    drain: { by: '2026-11-18T11:06:40Z' }\n    tags:",
+            ),
+            (
+                "north",
+                Drain { by: None },
+                "    drain: true, gateways: []
+  }",
             ),
             (
                 "west",
@@ -249,12 +259,12 @@ services:
                 "  west: { gateways: [gw.west:7800], tags: { region: eu } }",
                 "  west: &shared\n    gateways: []",
             )
-            .replace("services:", "  north: *shared\nservices:");
+            .replace("services:", "  south: *shared\nservices:");
         assert!(parse(&shared, "").is_ok());
-        let refused = with_drain(&shared, &zone("north"), Some(&Drain { by: None }));
-        assert_eq!(refused, Err(EditError::ByHand(zone("north"))));
-        let unknown = with_drain(BLOCK, &zone("south"), None);
-        assert_eq!(unknown, Err(EditError::UnknownZone(zone("south"))));
+        let refused = with_drain(&shared, &zone("south"), Some(&Drain { by: None }));
+        assert_eq!(refused, Err(EditError::ByHand(zone("south"))));
+        let unknown = with_drain(BLOCK, &zone("plant"), None);
+        assert_eq!(unknown, Err(EditError::UnknownZone(zone("plant"))));
         assert_eq!(
             with_drain("version: 2", &zone("east"), None),
             Err(EditError::Unreadable)

@@ -99,6 +99,18 @@ proptest! {
         for ranks in ranks.values() {
             prop_assert!(ranks.is_sorted(), "{ranks:?}");
         }
+        if let Some(first) = decision.candidates.first() {
+            let of_arm = decision.reasons.iter().filter(|reason| reason.arm.as_ref() == Some(&first.arm));
+            let shares: BTreeMap<String, u8> = of_arm
+                .filter_map(|reason| match reason.why {
+                    Why::TierShare { percent, .. } => Some((reason.subject.to_string(), percent)),
+                    _ => None,
+                })
+                .collect();
+            let own = shares.get(&format!("tier {}", first.tier.unwrap_or_default()));
+            let any = shares.values().any(|percent| *percent > 0);
+            prop_assert!(!any || own.is_some_and(|percent| *percent > 0), "{shares:?}: {first:?}");
+        }
         let taken = decision.reasons.iter().filter(|reason| reason.why.taken()).count();
         prop_assert_eq!(taken, decision.candidates.len());
         prop_assert_eq!(decision.candidates.is_empty(), decision.why == Why::NoHome);
