@@ -74,8 +74,12 @@ async fn a_drained_zone_sends_new_connections_away_at_once_and_open_ones_by_the_
     served_by(orders, "west").await;
     let explained = at(&federation, "east", &["explain", "orders"]).unwrap();
     assert!(explained.contains("its zone or gateway drains"), "{explained}");
+    assert!(
+        explained.contains("in east, which drains, those that others can serve are ended by 2"),
+        "{explained}"
+    );
     let listed = at(&federation, "east", &["get", "zones"]).unwrap();
-    assert!(listed.contains("own, drains"), "{listed}");
+    assert!(listed.contains("own, drains by 2"), "{listed}");
 
     // What is open goes on until the deadline, and is then ended.
     let mut ended = Vec::new();

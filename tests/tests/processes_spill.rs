@@ -94,6 +94,13 @@ async fn half_a_tier_takes_half_and_the_rest_comes_back_by_the_ramp() {
         "nothing spills from a healthy tier"
     );
 
+    // What has served for less than a hold returns at once.
+    let served_since = Instant::now();
+    until_true("the tier has served for a hold", PATIENCE, async || {
+        served_since.elapsed() > HOLD + Duration::from_secs(1)
+    })
+    .await;
+
     let lost: Vec<SocketAddr> = scene
         .own
         .drain(..INSTANCES / 2)

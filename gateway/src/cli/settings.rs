@@ -79,15 +79,38 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, usize> {
         if line.is_empty() || line.starts_with(['#', ';', '[']) {
             continue;
         }
-        let (mut name, mut value) = line.split_once('=').ok_or(number)?;
+        let (name, value) = line.split_once('=').ok_or(number)?;
         if name.trim() == "Environment" {
-            (name, value) = unquoted(value).split_once('=').ok_or(number)?;
-        }
-        if name.trim().starts_with(PREFIX) {
+            // A unit may have several on one line.
+            for word in words(value) {
+                let (name, value) = word.split_once('=').ok_or(number)?;
+                if name.starts_with(PREFIX) {
+                    variables.insert(name.to_owned(), value.to_owned());
+                }
+            }
+        } else if name.trim().starts_with(PREFIX) {
             variables.insert(name.trim().to_owned(), unquoted(value).to_owned());
         }
     }
     Ok(variables)
+}
+
+/// The words of a line, in which quotes hold blanks together, without the quotes.
+fn words(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for letter in text.chars() {
+        match quote {
+            Some(open) if letter == open => quote = None,
+            None if letter == '"' || letter == '\'' => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            None if letter.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
 }
 
 fn unquoted(value: &str) -> &str {
@@ -192,6 +215,17 @@ mod tests {
             ]
         );
         assert_eq!(parse("CAUSEWAY_DRAIN=1s\nnonsense"), Err(2));
+        let several = "Environment=CAUSEWAY_THREADS=1 \"CAUSEWAY_LOG=info, causeway=debug\" 'CAUSEWAY_DRAIN=40s' HOME=/root\n";
+        let read = parse(several).unwrap();
+        let read: Vec<_> = read.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(
+            read,
+            [
+                ("CAUSEWAY_DRAIN", "40s"),
+                ("CAUSEWAY_LOG", "info, causeway=debug"),
+                ("CAUSEWAY_THREADS", "1")
+            ]
+        );
     }
 
     #[test]

@@ -31,7 +31,8 @@ Examples:
   causeway simulate topology.yaml --load orders=200 --load east/orders=900
 
 The decision is the very one that gateways make. Shares are drawn, so that they are a percent point or so off; routes by what a
-request says are left out. A lost zone is taken as forgotten; for the first minutes `spill` counts its instances as ill. A service
+request says are left out. A lost zone has no clients either (drain it in the
+file to lose its instances alone), and is taken as forgotten; for the first minutes `spill` counts its instances as ill. A service
 whose instances are not in the file needs --live. Nothing is sent to anybody.
 
 Exit codes: 0 nothing found; 65 the file cannot be used; 79 somebody is left without a service, or over capacity.";
@@ -58,8 +59,8 @@ pub(crate) struct SimulateArgs {
     /// A zone that is lost, or `each`, one after another; several that are given are lost together
     #[arg(long, value_name = "ZONE")]
     fail: Vec<Lost>,
-    /// Requests or connections a second: SERVICE=RATE from each zone, ZONE/SERVICE=RATE from one [default: 100 of every
-    /// service from every zone]
+    /// Requests or connections a second: SERVICE=RATE from each zone, ZONE/SERVICE=RATE from one; services that none is
+    /// given for are left out then [default: 100 of every service from every zone]
     #[arg(long, value_name = "LOAD")]
     load: Vec<LoadArg>,
     /// Form of the answer

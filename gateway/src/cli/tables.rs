@@ -90,7 +90,10 @@ impl Tabular for ZoneView {
             self.name.as_str().into(),
             match &self.drain {
                 None => Word::state(&self.state),
-                Some(_) => Word::doubtful(format!("{}, drains", self.state)),
+                Some(drain) => Word::doubtful(match &drain.by {
+                    None => format!("{}, drains", self.state),
+                    Some(by) => format!("{}, drains by {by}", self.state),
+                }),
             },
             if self.own { "".into() } else { tunnels.into() },
             rtt.map(milliseconds).unwrap_or_default().into(),

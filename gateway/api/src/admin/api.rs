@@ -297,7 +297,8 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
         None => None,
     };
     let explanation = explain::with_caller(explanation, &snapshot, &asked, line.as_ref());
-    let explanation = explain::with_policies(explanation, (service, asked.port.as_ref()), policies_of);
+    let asked_for = (service, asked.port.as_ref());
+    let explanation = explain::with_policies(explanation, &snapshot.topology, asked_for, policies_of);
     let ejected = view::ejections(&snapshot, &asked.target.service, uptime());
     let explanation = explain::with_ejected(explanation, &ejected);
     Ok(answer(Envelope::new("explanation", &snapshot, vec![explanation])))

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use axum::extract::Query;
 use causeway_federation::{
     name::{PortName, ServiceName, Tags, ZoneName},
-    topology::{ConnectionPolicy, Protocol, Service},
+    topology::{ConnectionPolicy, Protocol, Service, Topology},
 };
 use causeway_routing::{
     permit::{Caller, RequestLine},
@@ -149,6 +149,7 @@ pub(super) fn with_port(explanation: Explanation, asked: &Asked) -> Explanation 
 /// connections stay where they are.
 pub(super) fn with_policies(
     explanation: Explanation,
+    topology: &Topology,
     (service, port): (Option<&Service>, Option<&PortName>),
     route: Option<(Arc<str>, Option<Duration>)>,
 ) -> Explanation {
@@ -160,7 +161,7 @@ pub(super) fn with_policies(
     let policies = service.policies(port.protocol, route).into_iter();
     Explanation {
         policies: policies.map(|(key, says)| format!("{key}: {says}")).collect(),
-        open_connections: Some(stay(service, port.protocol)),
+        open_connections: Some(stay(service, port.protocol) + &ends_of_drains(topology)),
         ..explanation
     }
 }
@@ -175,6 +176,18 @@ pub(super) fn with_ejected(explanation: Explanation, ejected: &[EjectionView]) -
             .collect(),
         ..explanation
     }
+}
+
+/// Says which zones open connections leave by a moment.
+fn ends_of_drains(topology: &Topology) -> String {
+    let zones = topology.zones.iter();
+    let ends = zones.filter_map(|(zone, declared)| {
+        let by = humantime::format_rfc3339_seconds(declared.drain.as_ref()?.by?);
+        Some(format!(
+            "; in {zone}, which drains, those that others can serve are ended by {by}"
+        ))
+    });
+    ends.collect()
 }
 
 fn stay(service: &Service, protocol: Protocol) -> String {

@@ -160,7 +160,7 @@ impl ProxyMetrics {
             ),
             misplaced: registry.gauges(
                 "connections_misplaced",
-                "Open connections that belong elsewhere, of services that have a linger",
+                "Open connections that belong elsewhere, of services that have a linger, or in a zone that is drained by a moment",
             ),
             retried: registry.named_counters(
                 "retried",
