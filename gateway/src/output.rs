@@ -23,6 +23,16 @@ pub(crate) enum Format {
     Yaml,
 }
 
+/// Form of a report that is written for people, or for programs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ReportFormat {
+    #[default]
+    #[value(alias = "table")]
+    Text,
+    /// Stable and versioned, for programs
+    Json,
+}
+
 /// Tells whether standard output takes colour: a terminal, and NO_COLOR is not set (no-color.org).
 pub(crate) fn colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())

@@ -60,7 +60,7 @@ pub struct FailbackTable {
     services: BTreeMap<ServiceName, ReturningService>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ReturningService {
     /// Those that the numbers of tiers stand for.
     failover: Vec<Tier>,
@@ -91,18 +91,13 @@ impl FailbackTable {
         let (mut ceilings, mut events) = (TierCeilings::default(), Vec::new());
         for (name, service) in services {
             let Some(policy) = &service.failback else { continue };
-            let returning = self
-                .services
-                .entry(name.clone())
-                .or_insert_with(|| ReturningService {
+            let returning = self.services.entry(name.clone()).or_default();
+            if (&returning.failover, &returning.spill) != (&service.failover, &service.spill) {
+                *returning = ReturningService {
                     failover: service.failover.clone(),
                     spill: service.spill.clone(),
                     arms: BTreeMap::new(),
-                });
-            if (&returning.failover, &returning.spill) != (&service.failover, &service.spill) {
-                returning.failover.clone_from(&service.failover);
-                returning.spill.clone_from(&service.spill);
-                returning.arms.clear();
+                };
             }
             let arms = arms(service);
             returning.arms.retain(|arm, _| arms.contains(arm));

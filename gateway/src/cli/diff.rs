@@ -13,7 +13,7 @@ use super::{
     topology::{checked, difference, lines, warn},
     validate,
 };
-use crate::output;
+use crate::output::{self, ReportFormat};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -42,17 +42,9 @@ pub(crate) struct DiffArgs {
     file: Option<PathBuf>,
     /// Form of the changes
     #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    output: ReportFormat,
     #[command(flatten)]
     admin: AdminArgs,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    #[default]
-    Text,
-    /// Stable and versioned, for programs
-    Json,
 }
 
 /// Exit codes are those of diff(1).
@@ -93,10 +85,10 @@ fn with_file(old: &Path, new: &Path) -> Result<Option<Vec<ChangeView>>, Failure>
 }
 
 /// Makes the text to print, and says how the command ends.
-fn told(changes: &[ChangeView], format: Format, colour: bool) -> (String, Exit) {
+fn told(changes: &[ChangeView], format: ReportFormat, colour: bool) -> (String, Exit) {
     let report = match format {
-        Format::Text => lines(changes, colour),
-        Format::Json => {
+        ReportFormat::Text => lines(changes, colour),
+        ReportFormat::Json => {
             let parts = |change: &ChangeView| {
                 json!({
                     "kind": change.kind,
@@ -132,7 +124,7 @@ fn topology(path: &Path) -> Result<Option<Topology>, Failure> {
 mod tests {
     use super::*;
 
-    fn compared(old: &str, new: &str, output: Format) -> (String, Exit) {
+    fn compared(old: &str, new: &str, output: ReportFormat) -> (String, Exit) {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -152,18 +144,18 @@ mod tests {
     #[test]
     fn exit_codes_are_those_of_diff() {
         assert_eq!(
-            compared(OLD, OLD, Format::Text),
+            compared(OLD, OLD, ReportFormat::Text),
             ("no difference\n".to_owned(), Exit::Done)
         );
         let changed = "+ zone east: gateway: gw:7800\n".to_owned();
-        assert_eq!(compared(OLD, NEW, Format::Text), (changed, Exit::Failed));
-        assert_eq!(compared(OLD, "nonsense", Format::Text).1, Exit::NotCompared);
+        assert_eq!(compared(OLD, NEW, ReportFormat::Text), (changed, Exit::Failed));
+        assert_eq!(compared(OLD, "nonsense", ReportFormat::Text).1, Exit::NotCompared);
     }
 
     #[test]
     fn other_virtual_addresses_are_said_to_break_those_that_clients_hold() {
         let moved = OLD.replace("gateways: []", "gateways: [], vips: { loopback: 127.65.0.0/16 }");
-        let (text, _) = compared(OLD, &moved, Format::Text);
+        let (text, _) = compared(OLD, &moved, ReportFormat::Text);
         assert!(
             text.contains("clients that hold one of before are served for --keep-vips"),
             "{text}"
@@ -173,7 +165,7 @@ mod tests {
 
     #[test]
     fn changes_can_be_had_as_json() {
-        let (text, _) = compared(OLD, NEW, Format::Json);
+        let (text, _) = compared(OLD, NEW, ReportFormat::Json);
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["version"], 1);
         assert_eq!(json["changes"][0]["kind"], "added");

@@ -19,7 +19,7 @@ use super::{
     tables::tags,
     topology::{self, only},
 };
-use crate::output::{self, Word};
+use crate::output::{self, ReportFormat, Word};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -65,17 +65,9 @@ pub(crate) struct SimulateArgs {
     load: Vec<LoadArg>,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    output: ReportFormat,
     #[command(flatten)]
     admin: AdminArgs,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    #[default]
-    Table,
-    /// Stable and versioned, for programs
-    Json,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,8 +151,8 @@ pub(crate) async fn run(args: SimulateArgs) -> Result<Exit, Failure> {
     let run = |lost: &BTreeSet<ZoneName>| simulate(&topology, &exports, &loads, lost, SEED);
     let outcomes: Vec<Simulated> = scenarios.iter().map(run).collect();
     output::print(&match args.output {
-        Format::Table => outcomes.iter().map(in_words).collect(),
-        Format::Json => format!(
+        ReportFormat::Text => outcomes.iter().map(in_words).collect(),
+        ReportFormat::Json => format!(
             "{:#}\n",
             json!({ "version": JSON_VERSION, "scenarios": outcomes })
         ),

@@ -7,7 +7,7 @@ use causeway_federation::topology::{Diagnostics, Parsed, Style};
 use serde_json::{Value, json};
 
 use super::{Exit, Failure};
-use crate::output;
+use crate::output::{self, ReportFormat};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -29,18 +29,10 @@ pub(crate) struct ValidateArgs {
     files: Vec<PathBuf>,
     /// Form of the findings
     #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
+    output: ReportFormat,
     /// Exit with 79 if there are warnings
     #[arg(long)]
     deny_warnings: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    #[default]
-    Text,
-    /// Stable and versioned, for programs
-    Json,
 }
 
 pub(crate) fn run(args: &ValidateArgs) -> Result<Exit, Failure> {
@@ -63,8 +55,8 @@ fn check(args: &ValidateArgs, style: Style) -> (String, Exit) {
     let errors = results.iter().any(Result::is_err);
     let warnings = results.iter().flatten().any(|parsed| !parsed.warnings.is_empty());
     let report = match args.output {
-        Format::Text => results.iter().map(|result| in_words(result, style)).collect(),
-        Format::Json => {
+        ReportFormat::Text => results.iter().map(|result| in_words(result, style)).collect(),
+        ReportFormat::Json => {
             let files: Vec<Value> = results.iter().map(as_json).collect();
             format!("{:#}\n", json!({ "version": JSON_VERSION, "files": files }))
         }

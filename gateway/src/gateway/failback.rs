@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use causeway_federation::topology::Topology;
 use causeway_host::uptime::uptime;
 use causeway_routing::{
     failback::{FailbackEvent, FailbackProgress, FailbackTable},
@@ -28,24 +27,10 @@ pub(crate) async fn keep_failback(snapshots: Snapshots) {
     let mut table = FailbackTable::default();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut looked_at, mut is_used, mut was_used) = (None::<Arc<Topology>>, false, false);
     let mut seen: Option<Seen> = None;
     loop {
         ticks.tick().await;
         let snapshot = snapshots.load_full();
-        let topology = &snapshot.topology;
-        if looked_at.as_ref().is_none_or(|last| !Arc::ptr_eq(last, topology)) {
-            looked_at = Some(topology.clone());
-            is_used = topology
-                .services
-                .values()
-                .any(|service| service.failback.is_some());
-        }
-        // Once more after the last one is gone, whose ceilings would stay.
-        if !(is_used || std::mem::replace(&mut was_used, is_used)) {
-            continue;
-        }
-        was_used = is_used;
         let now = Seen(snapshot.clone(), snapshot.ejections.load_full());
         if !table.is_moving() && seen.as_ref().is_some_and(|seen| seen.is(&now)) {
             continue;

@@ -62,7 +62,7 @@ impl JoinTokenFile {
     /// Reads it for the first time, for a process of `zone`.
     ///
     /// # Errors
-    /// Why the token in it cannot be used.
+    /// Reason that the token in it cannot be used.
     pub fn open(path: &Path, zone: &ZoneName) -> Result<Self, JoinTokenFileError> {
         let file = Self {
             path: path.to_owned(),
@@ -79,7 +79,7 @@ impl JoinTokenFile {
     /// Reads the token as it is now. Blocks on the disk.
     ///
     /// # Errors
-    /// Why it cannot be used.
+    /// Reason that it cannot be used.
     pub fn read(&self) -> Result<JoinToken, JoinTokenFileError> {
         let path = || self.path.clone();
         let failed = |source| JoinTokenFileError::Read { path: path(), source };

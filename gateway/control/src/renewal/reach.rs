@@ -129,7 +129,7 @@ pub(super) async fn renew(
 /// gateway.
 ///
 /// # Errors
-/// What went wrong at each address that was tried.
+/// Tells what went wrong at each address that was tried.
 pub(super) async fn rejoin(
     own: &Arc<Identity>,
     key: &NextKey,

@@ -264,7 +264,7 @@ fn best(question: &Question<'_>, arm: &Arm) -> Option<BestPlace> {
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);
     let mut homes = homes::of_arm(question, arm, &mut Reasons::new(false), &mut rng);
     let is_last_resort = homes.is_last_resort();
-    let shares = homes.take_shares();
+    let shares = std::mem::take(&mut homes.shares);
     let rank = homes.next()?.grounds.rank();
     Some(BestPlace {
         shares,

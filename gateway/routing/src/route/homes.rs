@@ -136,7 +136,7 @@ impl<'s> Home<'s> {
 /// The homes of one arm in order, sorted only when more than the first is asked for: most connections need no other.
 #[derive(Debug, Default)]
 pub(super) struct Homes<'s> {
-    left: Vec<Home<'s>>,
+    pub(super) left: Vec<Home<'s>>,
     progress: Progress,
     /// Shares of the tiers by spill; empty without it.
     pub(super) shares: Vec<f64>,
@@ -156,14 +156,6 @@ enum Progress {
 impl<'s> Homes<'s> {
     pub(super) fn is_empty(&self) -> bool {
         self.left.is_empty()
-    }
-
-    pub(super) fn left_mut(&mut self) -> impl Iterator<Item = &mut Home<'s>> {
-        self.left.iter_mut()
-    }
-
-    pub(super) fn take_shares(&mut self) -> Vec<f64> {
-        std::mem::take(&mut self.shares)
     }
 
     /// Tells whether every one of them comes after others because its instances fail or its gateway drains. Asked before the first is
@@ -229,7 +221,7 @@ pub(super) fn of_arm<'s>(
             homes.left.push(Home::new(Some(gateway), grounds, weight));
         }
         if let Some(tally) = &mut tally {
-            tally_remote(question, entry, arm, verdict, tally);
+            tally_remote(question, entry, arm, verdict.map(|(grounds, _)| grounds), tally);
         }
     }
     if let Some(tally) = tally {

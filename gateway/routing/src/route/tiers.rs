@@ -2,7 +2,7 @@
 
 use causeway_federation::{
     catalog::{Catalog, CatalogEntry},
-    name::{ServiceName, Tags},
+    name::{ServiceName, Tags, ZoneName},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
@@ -49,23 +49,19 @@ pub(super) fn spills(question: &Question<'_>) -> bool {
     (service.spill.is_some() || service.failback.is_some()) && question.target.zone.is_none()
 }
 
+/// Adds this zone's own instances.
 pub(super) fn tally_own<'s>(
     question: &Question<'s>,
     arm: &Arm,
-    own: Result<Grounds, Why>,
+    verdict: Result<Grounds, Why>,
     tally: &mut TierTally<'s>,
 ) {
-    let snapshot = question.snapshot;
-    let tier = homes::tier(question, &snapshot.zone, question.own_tags);
-    let instances = snapshot.instances.get(&question.target.service);
-    if let (true, Ok(Some(tier)), Some(list)) = (question.service.may_run_in(&snapshot.zone), tier, instances)
-    {
-        let told = list.health(&arm.tags);
-        tally.add(
-            &snapshot.zone,
-            tier - 1,
-            counted(told, own.is_ok_and(Grounds::counts)),
-        );
+    let zone = &question.snapshot.zone;
+    let instances = question.snapshot.instances.get(&question.target.service);
+    let tier = tier_of(question, (zone, question.own_tags), verdict);
+    if let (Some(tier), Some(list)) = (tier, instances) {
+        let counts = verdict.is_ok_and(Grounds::counts);
+        tally.add(zone, tier - 1, counted(list.health(&arm.tags), counts));
     }
 }
 
@@ -74,18 +70,14 @@ pub(super) fn tally_remote<'s>(
     question: &Question<'s>,
     entry: &'s CatalogEntry,
     arm: &Arm,
-    verdict: Result<(Grounds, u64), Why>,
+    verdict: Result<Grounds, Why>,
     tally: &mut TierTally<'s>,
 ) {
-    let (snapshot, service) = (question.snapshot, question.service);
     let zone = &entry.record.origin.zone;
-    let Some(tags) = snapshot.topology.zones.get(zone).map(|zone| &zone.tags) else {
+    let Some(declared) = question.snapshot.topology.zones.get(zone) else {
         return;
     };
-    if !(service.is_exported_to(&snapshot.zone) && service.may_run_in(zone)) {
-        return;
-    }
-    if let Ok(Some(tier)) = homes::tier(question, zone, Some(tags)) {
+    if let Some(tier) = tier_of(question, (zone, Some(&declared.tags)), verdict) {
         let exports = Catalog::exports(entry, &question.target.service, &arm.tags);
         let told = exports.fold(TierHealth::default(), |sum, export| {
             sum.plus(TierHealth {
@@ -93,8 +85,22 @@ pub(super) fn tally_remote<'s>(
                 instances: export.instances.into(),
             })
         });
-        let counts = verdict.is_ok_and(|(grounds, _)| grounds.counts());
-        tally.add(zone, tier - 1, counted(told, counts));
+        tally.add(zone, tier - 1, counted(told, verdict.is_ok_and(Grounds::counts)));
+    }
+}
+
+/// The tier (from 1) for which the instances of a zone count; `None`: they may not serve, whatever their state.
+fn tier_of(
+    question: &Question<'_>,
+    (zone, tags): (&ZoneName, Option<&Tags>),
+    verdict: Result<Grounds, Why>,
+) -> Option<usize> {
+    match verdict {
+        Ok(grounds) => grounds.tier,
+        Err(Why::Withdrawn | Why::NoTunnel | Why::NoInstance | Why::NoneHealthy | Why::NoWeight) => {
+            homes::tier(question, zone, tags).ok().flatten()
+        }
+        Err(_) => None,
     }
 }
 
@@ -138,7 +144,7 @@ pub(super) fn spill(
         return;
     };
     let first = homes.shares.iter().position(|share| *share > 0.0);
-    for home in homes.left_mut() {
+    for home in &mut homes.left {
         let is_drawn = home.grounds.tier == Some(drawn + 1);
         home.grounds.passed_by = !is_drawn;
         home.grounds.spilled = is_drawn && first != Some(drawn);

@@ -30,7 +30,7 @@ use crate::{
 /// Gives the settings of a gateway that is started with `args`.
 ///
 /// # Errors
-/// What is out of range.
+/// Names what is out of range.
 pub(super) fn config(
     args: &GatewayArgs,
     identity: LiveIdentity,

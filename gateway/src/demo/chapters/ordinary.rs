@@ -6,7 +6,12 @@ use causeway_federation::name::{ServiceName, ZoneName};
 
 use super::Stage;
 use crate::{
-    demo::{DemoError, client::DemoOutcome, story},
+    demo::{
+        DemoError,
+        client::{DemoClient, DemoOutcome},
+        story,
+        tally::RequestSum,
+    },
     output::{Tone, Word},
 };
 
@@ -50,15 +55,7 @@ async fn visit(stage: &mut Stage, zone: &ZoneName, service: &ServiceName) -> Res
         ]);
     }
     let client = stage.federation.client(zone, service).await?;
-    let mut outcomes = client.burst(stage.pace.ordinary_requests).await;
-    let sum = stage
-        .tally
-        .settle(&mut outcomes, &stage.federation.records, None)
-        .await;
-    let served = match sum.failed {
-        0 => Word(servers(&outcomes), Tone::Good),
-        failed => Word(format!("{failed} failed; {}", servers(&outcomes)), Tone::Bad),
-    };
+    let (sum, served) = ask(stage, &client).await;
     Ok(vec![
         zone.into(),
         client.name.as_str().into(),
@@ -68,8 +65,22 @@ async fn visit(stage: &mut Stage, zone: &ZoneName, service: &ServiceName) -> Res
     ])
 }
 
+/// Sends ordinary traffic, and says in a cell who served it.
+pub(super) async fn ask(stage: &mut Stage, client: &DemoClient) -> (RequestSum, Word) {
+    let mut outcomes = client.burst(stage.pace.ordinary_requests).await;
+    let sum = stage
+        .tally
+        .settle(&mut outcomes, &stage.federation.records, None)
+        .await;
+    let served = match sum.failed {
+        0 => Word(servers(&outcomes), Tone::Good),
+        failed => Word(format!("{failed} failed; {}", servers(&outcomes)), Tone::Bad),
+    };
+    (sum, served)
+}
+
 /// `east 12, west 8`.
-pub(super) fn servers(outcomes: &[DemoOutcome]) -> String {
+fn servers(outcomes: &[DemoOutcome]) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for zone in outcomes.iter().filter_map(DemoOutcome::served_by) {
         *counts.entry(zone.as_str()).or_default() += 1;

@@ -5,10 +5,10 @@ use causeway_federation::{
     topology::{Protocol, ServicePort},
 };
 
-use super::{Stage, ordinary::servers};
+use super::{Stage, ordinary::ask};
 use crate::{
     demo::{DemoError, client::port_record, story},
-    output::{Tone, Word},
+    output::Word,
 };
 
 /// Tells nothing when no service has ports with names that the demo's instances can serve.
@@ -56,15 +56,7 @@ async fn visit(
     (name, port): (&PortName, &ServicePort),
 ) -> Result<Vec<Word>, DemoError> {
     let client = stage.federation.client_of_port(zone, service, name).await?;
-    let mut outcomes = client.burst(stage.pace.ordinary_requests).await;
-    let sum = stage
-        .tally
-        .settle(&mut outcomes, &stage.federation.records, None)
-        .await;
-    let served = match sum.failed {
-        0 => Word(servers(&outcomes), Tone::Good),
-        failed => Word(format!("{failed} failed; {}", servers(&outcomes)), Tone::Bad),
-    };
+    let (_, served) = ask(stage, &client).await;
     let domain = stage.federation.topology.dns.domain.as_str();
     Ok(vec![
         zone.into(),

@@ -1,6 +1,6 @@
 //! Edits of a topology's text that leave everything else of it as it stands, comments too.
 
-use std::{fmt, ops::Range, time::SystemTime};
+use std::{fmt, ops::Range, rc::Rc, time::SystemTime};
 
 use super::{
     Drain, Topology, Zone,
@@ -61,19 +61,16 @@ pub fn with_drain(text: &str, zone: &ZoneName, drain: Option<&Drain>) -> Result<
     }
     known.drain = drain.cloned();
     let by_hand = || EditError::ByHand(zone.clone());
-    let root = tree::parse(text, &Sink::default()).ok_or(EditError::Unreadable)?;
-    let body = entry(&root, "zones").and_then(|zones| entry(&zones.value, zone.as_str()));
-    let body = body.ok_or_else(by_hand)?;
-    let bare = match entry(&body.value, "drain") {
+    let body = zone_body(text, zone).ok_or_else(by_hand)?;
+    let bare = match entry(&body, "drain") {
         Some(drain) => without(text, drain).ok_or_else(by_hand)?,
         None => text.to_owned(),
     };
     let edited = match drain {
         None => bare,
         Some(drain) => {
-            let root = tree::parse(&bare, &Sink::default()).ok_or_else(by_hand)?;
-            let body = entry(&root, "zones").and_then(|zones| entry(&zones.value, zone.as_str()));
-            with(&bare, &body.ok_or_else(by_hand)?.value, drain).ok_or_else(by_hand)?
+            let body = zone_body(&bare, zone).ok_or_else(by_hand)?;
+            with(&bare, &body, drain).ok_or_else(by_hand)?
         }
     };
     let read = parse(&edited, "").map_err(|_| by_hand())?;
@@ -93,6 +90,13 @@ fn entry<'a>(node: &'a Node, key: &str) -> Option<&'a MapEntry> {
         Value::Map(entries) => entries.iter().find(|entry| entry.key == key),
         _ => None,
     }
+}
+
+/// The map of a zone's keys.
+fn zone_body(text: &str, zone: &ZoneName) -> Option<Rc<Node>> {
+    let root = tree::parse(text, &Sink::default())?;
+    let zones = entry(&root, "zones")?;
+    entry(&zones.value, zone.as_str()).map(|zone| zone.value.clone())
 }
 
 /// As the value of the key.
