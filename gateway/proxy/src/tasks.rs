@@ -23,6 +23,8 @@ impl ConnectionTasks {
         F::Output: Send,
     {
         let cut = self.cut.clone();
+        // Boxed: each future around it would hold room for it twice, and there is one for each request.
+        let task = Box::pin(task);
         let task = async move {
             // What a request came to is in its record.
             let _ = cut.run_until_cancelled(task).await;

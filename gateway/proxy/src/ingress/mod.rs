@@ -132,7 +132,7 @@ struct AcceptedStream {
     opened: OpenConnectionGuard,
     counted: PeerStreamGuard,
     /// Place for the connection to the instance, should the stream give it back.
-    returns_to: Option<(WarmPlace, WarmConnections)>,
+    returns_to: Option<Box<(WarmPlace, WarmConnections)>>,
 }
 
 impl Ingress {
@@ -303,7 +303,7 @@ async fn accept(
     let address = passage.address_of(&dialled.instance);
     let returns_to = passage
         .warm
-        .map(|warm| (warm.place(&dialled.instance, address), warm.warm));
+        .map(|warm| Box::new((warm.place(&dialled.instance, address), warm.warm)));
     if refuse::write_ready(send, &dialled, returns_to.is_some())
         .await
         .is_err()
@@ -324,15 +324,15 @@ async fn accept(
 }
 
 /// Moves bytes between an instance and a stream, with a look at requests where permissions want one. What the stream gives back is
-/// lent on.
-async fn relay_judged(
+/// lent on. Not an `async fn`, which would hold what is moved out of its arguments twice, for as long as the connection is open.
+fn relay_judged<'a>(
     dialled: InstanceConnection,
-    judge: Option<RequestJudge>,
-    (send, recv): (&mut SendHalf, &mut RecvHalf),
+    judge: Option<Box<RequestJudge>>,
+    (send, recv): (&'a mut SendHalf, &'a mut RecvHalf),
     (meters, limits): (RelayCounters, RelayLimits),
-    cut: &CancellationToken,
-    returns_to: Option<(WarmPlace, WarmConnections)>,
-) -> Relayed {
+    cut: &'a CancellationToken,
+    returns_to: Option<Box<(WarmPlace, WarmConnections)>>,
+) -> impl Future<Output = Relayed> + Send + 'a {
     let InstanceConnection {
         own,
         mut socket,
@@ -340,19 +340,24 @@ async fn relay_judged(
         load,
         ..
     } = dialled;
-    // Of requests that are looked into on the way nobody knows here whether all of them were answered: nothing is lent on.
-    if let Some(judge) = judge {
-        let relayed = Box::pin(judge.relay((own, socket), (send, recv), meters, limits, cut)).await;
-        drop((held, load));
-        return relayed;
+    async move {
+        // Of requests that are looked into on the way nobody knows here whether all of them were answered: nothing is lent on.
+        if let Some(judge) = judge {
+            let relayed = Box::pin(judge.relay((own, socket), (send, recv), meters, limits, cut)).await;
+            drop((held, load));
+            return relayed;
+        }
+        let relayed = relay::stream(&mut socket, send, recv, meters, limits, cut).await;
+        drop(load);
+        match returns_to.filter(|_| relayed.end == relay::RelayEnd::GivenBack) {
+            Some(returns_to) => {
+                let (place, warm) = *returns_to;
+                warm.give_back(place, own, socket, held);
+            }
+            None => drop((own, socket, held)),
+        }
+        relayed
     }
-    let relayed = relay::stream(&mut socket, send, recv, meters, limits, cut).await;
-    drop(load);
-    match returns_to.filter(|_| relayed.end == relay::RelayEnd::GivenBack) {
-        Some((place, warm)) => warm.give_back(place, own, socket, held),
-        None => drop((own, socket, held)),
-    }
-    relayed
 }
 
 /// Moves bytes between an instance and the gateway that asked, to the end.
@@ -380,7 +385,7 @@ fn carry(
         sent: meter.down,
         received: meter.up,
     };
-    let judge = RequestJudge::of(&shared, &service, &opened, tunnel.peer());
+    let judge = RequestJudge::of(&shared, &service, &opened, tunnel.peer()).map(Box::new);
     // How long a connection may be idle is for the gateway to say that its client connected to.
     let limits = RelayLimits {
         stall: shared.config.stall_limit,
