@@ -57,6 +57,14 @@ impl Peer {
     /// # Errors
     /// When the connection is gone.
     pub async fn hello(&mut self) -> anyhow::Result<()> {
+        self.hello_at(0).await
+    }
+
+    /// Says hello with this clock, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn hello_at(&mut self, clock_milliseconds: u64) -> anyhow::Result<()> {
         let mut control = self
             .connection
             .open_uni()
@@ -66,6 +74,7 @@ impl Peer {
             protocol: PROTOCOL,
             program: "test".to_owned(),
             start_id: 1,
+            clock_milliseconds,
             ..Hello::default()
         };
         let message = ControlMessage {

@@ -4,7 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
-use std::{fs, net::SocketAddr};
+use std::{
+    fs,
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use causeway_proto::tunnel::{
@@ -17,7 +22,9 @@ use causeway_tests::{
     instance::{Behaviour, Instance},
     link::Network,
     peer::Peer,
+    process::program,
     talk::{Client, say},
+    wait::until_true,
 };
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 use tokio::net::UdpSocket;
@@ -269,6 +276,33 @@ async fn a_stream_header_that_is_too_long_or_unreadable_is_refused() {
             .wait_log(&["WARN", reason])
             .await;
     }
+    bystanders.assert_undisturbed().await;
+}
+
+#[tokio::test]
+async fn a_gateway_whose_clock_is_hours_behind_is_told_of() {
+    let bystanders = Bystanders::start().await;
+    let west = bystanders.federation.zone("west");
+    let leaf = bystanders.leaf("north", Validity::Current);
+    let mut peer = Peer::connect(west.listen, Some(&leaf)).await.unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let behind = now - Duration::from_secs(2 * 3_600);
+    peer.hello_at(u64::try_from(behind.as_millis()).unwrap())
+        .await
+        .unwrap();
+    let check = || {
+        let mut command = Command::new(program().unwrap());
+        let output = command
+            .args(["check", "--admin", &west.admin.to_string()])
+            .output();
+        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+    };
+    until_true("check says so", PATIENCE, async || {
+        check().contains("zone north: its clock is 2h behind this host's")
+    })
+    .await;
+    // East's is right, and is not named.
+    assert_eq!(check().matches("its clock is").count(), 1);
     bystanders.assert_undisturbed().await;
 }
 

@@ -55,6 +55,7 @@ fn zones() -> Envelope<ZoneView> {
     };
     let link = LinkView {
         unanswered: 0,
+        clock_ahead_seconds: None,
         registry: None,
         gateway: "gw1".to_owned(),
         state: "up".to_owned(),

@@ -13,7 +13,7 @@ use tokio::time::{Instant, interval, timeout};
 
 use super::siblings::OWN_REGISTRY;
 use super::{
-    capabilities,
+    capabilities, clock,
     frame::{ReadFrameError, WriteFrameError, read_frame, write_frame},
     halves::{LinkError, ReadError, RecvHalf, SendHalf},
     handshake::Negotiated,
@@ -130,6 +130,7 @@ impl TunnelShared {
             start_id: self.start_id,
             capabilities,
             succeeds: self.succeeds,
+            clock_milliseconds: clock::milliseconds(SystemTime::now()),
         };
         let message = ControlMessage {
             body: Some(Body::Hello(hello)),

@@ -14,6 +14,7 @@ mod budget;
 mod burst;
 mod capabilities;
 mod class;
+mod clock;
 mod config;
 mod credit;
 mod demand;

@@ -4,7 +4,7 @@
 use std::{
     net::IpAddr,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use causeway_identity::SpiffeId;
@@ -20,6 +20,7 @@ use tracing::{Instrument as _, debug, debug_span, info, warn};
 use super::{
     Tunnel,
     capabilities::Capabilities,
+    clock,
     config::{COUNTED_SEND_WINDOW_BYTES, allowed_streams, send_window_bytes, shared_window_bytes},
     frame::{read_frame, write_frame},
     greeting::{Fault, close, unread},
@@ -80,6 +81,7 @@ async fn serve(shared: &Arc<TunnelShared>, greeted: Greeted, thread: usize, dial
     let party = Party::new(connection.remote_address(), &peer);
     let tunnel = Tunnel::new(connection.clone(), peer.clone(), thread, dialled)
         .with_start(hello.start_id, hello.succeeds)
+        .with_clock(clock::seconds_ahead(hello.clock_milliseconds, SystemTime::now()))
         .with_capabilities(Capabilities::heard(hello.capabilities), &shared.config.memory);
     let tunnel = Arc::new(tunnel);
     let listed = Listed::new(Arc::clone(shared), Arc::clone(&tunnel));

@@ -46,6 +46,8 @@ pub struct Tunnel {
     start: u64,
     /// Start id of the process whose place the peer's has taken; 0: none.
     succeeds: u64,
+    /// Seconds that the peer's clock was ahead when it said hello.
+    clock_ahead: Option<f64>,
     /// Another process takes the place of the peer's, which finishes what it holds.
     succeeded: AtomicBool,
     /// The peer is another process by now.
@@ -114,6 +116,7 @@ impl Tunnel {
             unheard: AtomicBool::new(false),
             start: 0,
             succeeds: 0,
+            clock_ahead: None,
             succeeded: AtomicBool::new(false),
             restarted: AtomicBool::new(false),
             capabilities: Capabilities::default(),
@@ -242,6 +245,17 @@ impl Tunnel {
     pub(super) fn with_start(mut self, start: u64, succeeds: u64) -> Self {
         (self.start, self.succeeds) = (start, succeeds);
         self
+    }
+
+    pub(super) fn with_clock(mut self, ahead: Option<f64>) -> Self {
+        self.clock_ahead = ahead;
+        self
+    }
+
+    /// Seconds that the peer's clock was ahead of this host's when the tunnel came up, less than 0 if behind; `None`: it told none.
+    #[must_use]
+    pub fn clock_ahead(&self) -> Option<f64> {
+        self.clock_ahead
     }
 
     pub(super) fn with_capabilities(mut self, told: Capabilities, memory: &MemoryBudget) -> Self {

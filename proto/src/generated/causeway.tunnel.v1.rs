@@ -220,6 +220,9 @@ pub struct Hello {
     /// that process keep their streams, and get no more.
     #[prost(uint64, tag = "5")]
     pub succeeds: u64,
+    /// The sender's clock when it says this, in milliseconds since 1970; 0: not told. For the operator: nothing is decided by it.
+    #[prost(uint64, tag = "6")]
+    pub clock_milliseconds: u64,
 }
 /// How much of what came on some streams the sender has taken, told to the side that writes them, which lets it hold back
 /// what would only lie about. Sent where both sides have the capability `consumed`.

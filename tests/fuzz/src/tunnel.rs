@@ -96,6 +96,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         start_id: u64::MAX,
         capabilities: vec!["connect".to_owned(), "unheard-of".to_owned()],
         succeeds: 7,
+        clock_milliseconds: 1 << 41,
     };
     let told = ConsumedStream {
         stream: 4,

@@ -8,7 +8,10 @@ use std::{
 
 use causeway_telemetry::Check;
 
-use super::view::{LinkView, ServiceView, ZoneView};
+use super::{
+    view::{LinkView, ServiceView, ZoneView},
+    zone_checks::{clocks, drained_zones},
+};
 use crate::admin::ProcessReading;
 
 /// Share of the file descriptor limit from which an operator is warned.
@@ -69,6 +72,8 @@ impl fmt::Debug for Readiness {
 pub(super) fn diagnose(zones: &[ZoneView], services: &[ServiceView], process: &ProcessReading) -> Vec<Check> {
     let mut checks: Vec<Check> = zones.iter().filter(|zone| !zone.own).map(zone_link).collect();
     checks.extend(zones.iter().flat_map(zone_records));
+    checks.extend(clocks(zones));
+    checks.extend(drained_zones(zones));
     let revoked = RevokedZones::of(zones);
     checks.extend(services.iter().map(|service| service_home(service, &revoked)));
     checks.extend(services.iter().filter_map(service_ejected));

@@ -24,6 +24,7 @@ mod stalled;
 mod topology;
 mod trust;
 pub mod view;
+mod zone_checks;
 
 use std::{fmt, sync::Arc, time::Instant};
 

@@ -35,6 +35,8 @@ pub struct TunnelReading {
     pub streams: usize,
     /// Asks in a row that had no answer in time.
     pub unanswered: usize,
+    /// Seconds that the peer's clock was ahead when the tunnel came up.
+    pub clock_ahead: Option<f64>,
     /// Tells whether the peer keeps a registry that no other gateway of its zone has.
     pub own_registry: bool,
     /// `None` where it is not known.
@@ -67,6 +69,7 @@ impl TunnelReading {
             rtt: stats.rtt,
             streams: tunnel.streams().load(std::sync::atomic::Ordering::Relaxed),
             unanswered: tunnel.unanswered(),
+            clock_ahead: tunnel.clock_ahead(),
             own_registry: tunnel.keeps_own_registry(),
             negotiated: tunnel.negotiated(),
             certificate: tunnel.certificate().cloned(),

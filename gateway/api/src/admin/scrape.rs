@@ -148,6 +148,7 @@ fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
     let (count, streams, window) = (Family::default(), Family::default(), Family::default());
     let unread = Family::default();
     let rtt: Family<ByPeer, Seconds> = Family::default();
+    let clock: Family<ByPeer, Seconds> = Family::default();
     let sum = |family: &Family<ByPeer, Gauge>, peer: &ByPeer, value: u64| {
         family
             .get_or_create(peer)
@@ -163,6 +164,10 @@ fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
         }
         let lowest = list.iter().map(|tunnel| tunnel.rtt).min().unwrap_or_default();
         rtt.get_or_create(&labels).set(lowest.as_secs_f64());
+        let youngest = list.iter().min_by_key(|tunnel| tunnel.up);
+        if let Some(ahead) = youngest.and_then(|tunnel| tunnel.clock_ahead) {
+            clock.get_or_create(&labels).set(ahead);
+        }
     }
     registry.register("tunnels", "Tunnels to a gateway", count);
     registry.register(
@@ -187,6 +192,12 @@ fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
         "Lowest round trip time to a gateway",
         Unit::Seconds,
         rtt,
+    );
+    registry.register_with_unit(
+        "clock_ahead",
+        "How far the clock of a gateway is ahead of this host's, when its youngest tunnel came up",
+        Unit::Seconds,
+        clock,
     );
 }
 
@@ -388,6 +399,7 @@ mod tests {
             rtt: Duration::from_millis(id as u64),
             streams: 2,
             unanswered: 0,
+            clock_ahead: Some(-7200.5),
             own_registry: false,
             negotiated: None,
             certificate: None,
@@ -413,6 +425,7 @@ mod tests {
             format!("tunnel_streams{labels} 4"),
             format!("tunnel_unread_bytes{labels} 14"),
             format!("tunnel_rtt_seconds{labels} 0.003"),
+            format!("clock_ahead_seconds{labels} -7200.5"),
         ] {
             assert!(text.contains(&line), "{line} is not in\n{text}");
         }

@@ -62,6 +62,9 @@ pub struct LinkView {
     /// The latest asks that had no answer in time, over its tunnels.
     #[serde(default)]
     pub unanswered: usize,
+    /// Seconds that its clock is ahead of that of the gateway that answers, less than 0 if behind; absent where it tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_ahead_seconds: Option<f64>,
     /// `own`: it keeps a registry that no other gateway of its zone has; `shared`: it says nothing of the kind; `apart`: it is of this zone
     /// and does not share a registry with the gateway that answers. Absent while nobody tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,6 +198,10 @@ fn link_view(
         state: link_word(snapshot.links.get(gateway).copied()).to_owned(),
         tunnels: to_it().count(),
         unanswered: to_it().map(|tunnel| tunnel.unanswered).sum(),
+        // The youngest tunnel says it latest.
+        clock_ahead_seconds: to_it()
+            .min_by_key(|tunnel| tunnel.up)
+            .and_then(|tunnel| tunnel.clock_ahead),
         registry: to_it().next().map(|tunnel| {
             let word = if tunnel.own_registry { "own" } else { "shared" };
             word.to_owned()
