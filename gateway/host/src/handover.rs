@@ -16,7 +16,7 @@ use rustix::{
     io::Errno,
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, recvmsg, sendmsg, sockopt::socket_peercred,
+        SendFlags, recv, recvmsg, sendmsg, sockopt::socket_peercred,
     },
 };
 
@@ -54,6 +54,17 @@ impl HandoverChannel {
     /// Waits at most `patience` for each message from now on.
     pub fn be_patient(&mut self, patience: Duration) {
         self.patience = patience;
+    }
+
+    /// Tells whether the other end has closed; does not wait.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        match recv(&self.stream, &mut [0u8; 1], flags) {
+            Ok((_, length)) => length == 0,
+            Err(Errno::AGAIN | Errno::INTR) => false,
+            Err(_) => true,
+        }
     }
 
     /// User that runs the process at the other end, as the kernel has it.

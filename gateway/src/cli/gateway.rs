@@ -351,14 +351,17 @@ async fn serve(
     }
     let sockets = config.handed.sockets.clone();
     successor::take_up_passed(&sockets, passed);
-    let gateway = Gateway::start(config)
+    let mut gateway = Gateway::start(config)
         .await
         .map_err(|error| start_failure::explain(&error))?;
-    // Only now are the files this process's own, and the socket beside them with them.
-    let server = successor::listen(&args, &sockets);
+    let server = gateway.take_handover_server();
     ending.disarm();
     starting.up();
     let watchdog = supervised::watchdog(gateway.pulses(), &tasks)?;
+    if let Some(taken) = &taken {
+        let linked = &taken.handed.findings.linked;
+        gateway.take_clients(linked, || taken.is_gone()).await;
+    }
     successor::tell_serving(taken, &live);
     successor::close_unclaimed(sockets);
     let following = follow(source, topology, &metrics, &watching, &tasks);

@@ -202,16 +202,6 @@ pub(super) fn close_unclaimed(sockets: HandedSockets) {
     });
 }
 
-/// Listens for successors. `None`: the folder's file system has no sockets.
-pub(super) fn listen(args: &GatewayArgs, handed: &HandedSockets) -> Option<HandoverServer> {
-    let bound = HandoverServer::bind(&args.data, handed);
-    bound
-        .inspect_err(|error| {
-            tracing::warn!(%error, "this gateway can be restarted, and hands over to no other process");
-        })
-        .ok()
-}
-
 /// Runs until a signal ends the gateway or a successor has taken over. The first signal drains, the second ends at once.
 pub(super) async fn run_until_told(
     (gateway, watchdog): (Gateway, Option<Watchdog>),
@@ -328,18 +318,20 @@ async fn leave(
 ) {
     let offer = Mutex::new(offer);
     while !server.refuse_others(told.tell(&findings)).await {
-        let Some(another) = another(&server, &offer, over).await else {
+        let Some(another) = another(gateway, &server, &offer, over).await else {
             return;
         };
         let (relay, waiting) = another.split();
         gateway.leave_to_another(relay);
         told = waiting;
     }
+    gateway.leave_clients().await;
 }
 
-/// Waits for another successor. For a while the listeners stay open, and whoever connects waits; then until all is `over` one may still
-/// come. `None`: none has.
+/// Waits for another successor. For a while whoever connects is still served; then until all is `over` one may still come. `None`: none
+/// has.
 async fn another(
+    gateway: &Gateway,
     server: &HandoverServer,
     offer: &Mutex<Offer>,
     over: &CancellationToken,
@@ -349,6 +341,7 @@ async fn another(
         return Some(another);
     }
     tracing::error!(waited = ?ANOTHER_WITHIN, "no other successor has come: new clients are refused until one does");
+    gateway.leave_clients().await;
     offer.lock().close_listeners();
     tokio::select! {
         another = next => Some(another),

@@ -1,6 +1,7 @@
 //! Settings that a gateway is started with, and why it may not start.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -16,9 +17,12 @@ use causeway_api::{
 use causeway_control::{TopologySource, renewal::Renewal, trust::Trusted};
 use causeway_dns::{DnsConfig, DnsError, vips};
 use causeway_federation::name::{GatewayId, ZoneName};
-use causeway_host::{files::make_private_folder, handed::HandedSockets, tasks::Tasks};
-use causeway_identity::{LiveIdentity, TlsError};
-use causeway_instances::{InstancesError, KnownHealth, attach::ServerAddress};
+use causeway_host::{files::make_private_folder, handed::HandedSockets, resolve::NameResolver, tasks::Tasks};
+use causeway_identity::{LiveIdentity, Secure, TlsError};
+use causeway_instances::{
+    InstancesError, KnownHealth,
+    attach::{AttachConfig, ServerAddress},
+};
 use causeway_proxy::egress::{Outlive, RedirectError};
 use causeway_routing::outlier::CarriedEjection;
 use causeway_telemetry::AccessLog;
@@ -75,11 +79,12 @@ pub struct GatewayConfig {
     pub handed: Handed,
 }
 
-/// Things that a gateway has found out about instances.
+/// Things that a gateway has found out about instances, and the gateways of other zones that it has tunnels with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
     pub health: KnownHealth,
     pub ejections: Vec<CarriedEjection>,
+    pub linked: BTreeSet<GatewayId>,
 }
 
 /// Things that a process has of the one whose place it takes; by default none.
@@ -170,6 +175,22 @@ impl CertificateRenewal {
 }
 
 impl GatewayConfig {
+    /// Way to the registry that the gateways of the zone share.
+    pub(super) fn shared_registry(&self) -> Option<AttachConfig> {
+        let RegistryChoice::Shared { servers, proof } = &self.registry else {
+            return None;
+        };
+        Some(AttachConfig {
+            id: self.id().clone(),
+            servers: servers.clone(),
+            secure: match proof {
+                ServerProof::Certificate => Some(Secure::new(self.identity.clone())),
+                ServerProof::Nothing => None,
+            },
+            resolver: NameResolver::default(),
+        })
+    }
+
     #[must_use]
     pub fn id(&self) -> &GatewayId {
         self.identity.gateway()

@@ -2,21 +2,23 @@
 //! finishes what it holds.
 
 use std::{
+    collections::BTreeSet,
     os::unix::net::UnixDatagram,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use causeway_api::{admin::Admin, registration::RegistrationServer};
 use causeway_control::topology::AppliedTopology;
-use causeway_federation::registry::InstanceKey;
+use causeway_federation::{name::GatewayId, registry::InstanceKey};
 use causeway_host::handed::{AnySocket, OwnUnixSocket};
 use causeway_instances::KnownHealth;
-use causeway_routing::snapshot::Health;
+use causeway_routing::snapshot::{Health, Link};
 use causeway_tunnel::Succession;
 use futures_util::future::{OptionFuture, join_all};
 
-use super::{Cut, Findings, Gateway};
+use super::{Cut, Findings, Gateway, GatewayConfig};
+use crate::handover::HandoverServer;
 
 /// Longest time that calls of the gateway's own APIs may take to finish once a successor is ready.
 const CALLS_MAY_TAKE: Duration = Duration::from_millis(250);
@@ -25,7 +27,27 @@ const CALLS_MAY_TAKE: Duration = Duration::from_millis(250);
 /// Peers that had none in between would have their clients wait.
 const TUNNELS_STAY: Duration = Duration::from_secs(2);
 
+/// Longest time that a successor leaves clients to the process before, until it has tunnels of its own: as above.
+const TUNNELS_MAY_TAKE: Duration = Duration::from_secs(2);
+/// Interval at which it looks whether that process is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Listens for successors. `None`: nothing is kept that one could take over, or the folder's file system has no sockets.
+pub(super) fn listen_for_successors(config: &GatewayConfig) -> Option<HandoverServer> {
+    let bound = HandoverServer::bind(config.storage.folder()?, &config.handed.sockets);
+    bound
+        .inspect_err(|error| {
+            tracing::warn!(%error, "this gateway can be restarted, and hands over to no other process");
+        })
+        .ok()
+}
+
 impl Gateway {
+    /// Takes the socket at which successors come; `None`: there is none, or it was taken.
+    pub(crate) fn take_handover_server(&mut self) -> Option<HandoverServer> {
+        self.handover.take()
+    }
+
     /// Describes what a successor is to know before it takes over.
     #[must_use]
     pub fn succession(&self) -> Succession {
@@ -61,26 +83,23 @@ impl Gateway {
         self.threads.handles().len()
     }
 
-    /// The moment of a hand-over: stops accepting and speaking, and closes the files. `relay` is where the successor sends what is still
-    /// for this process. Returns what is known of the instances.
+    /// The moment of a hand-over: stops speaking, and closes the files. Clients are accepted, until [`Gateway::leave_clients`]: the successor
+    /// has no tunnels yet. `relay` is where that sends what is still for this process. Returns what is known of the instances.
     pub async fn let_go(&mut self, relay: UnixDatagram) -> Findings {
         tracing::info!(gateway = %self.id, open = self.open(), "a successor takes over");
         self.is_succeeded = true;
         self.draining.store(true, Ordering::Relaxed);
         self.background.hand_over();
-        // While clients are still accepted, who would wait for it otherwise.
         self.end_apis().await;
-        self.egress.close();
         self.ingress.drain();
-        self.egress.drain();
         if let Some(dns) = &self.dns {
             dns.hand_over();
         }
         let findings = Findings {
             health: self.known_health(),
             ejections: self.egress.ejections(),
+            linked: self.snapshots.load().links.keys().cloned().collect(),
         };
-        self.egress.closed().await;
         tokio::join!(self.instances.shutdown(), self.zone_sync.shutdown());
         self.vips.let_go();
         if let Some(applied) = self.topology.applied().cloned() {
@@ -92,6 +111,34 @@ impl Gateway {
         }
         self.tunnels.hand_over(relay);
         findings
+    }
+
+    /// Leaves new clients to a successor, and asks those of HTTP to come back on a new connection, which it takes.
+    pub async fn leave_clients(&self) {
+        self.egress.close();
+        self.egress.drain();
+        self.egress.closed().await;
+    }
+
+    /// Takes clients from now on, of which the process before took care so far: once this process has tunnels to the gateways that one
+    /// had, so that nobody waits for a handshake, or that one `is_gone`.
+    pub async fn take_clients(&self, linked: &BTreeSet<GatewayId>, is_gone: impl Fn() -> bool) {
+        let until = Instant::now() + TUNNELS_MAY_TAKE;
+        let lacks = || {
+            let snapshot = self.snapshots.load();
+            let is_up = |peer: &&GatewayId| snapshot.links.get(*peer) == Some(&Link::Up);
+            linked.iter().filter(|peer| !is_up(peer)).count()
+        };
+        while lacks() > 0 && Instant::now() < until && !is_gone() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        if let missing @ 1.. = lacks() {
+            tracing::info!(
+                missing,
+                "not every gateway that the process before had tunnels with is reached yet"
+            );
+        }
+        self.egress.accept_clients();
     }
 
     /// Stops taking calls of the gateway's own APIs. Whoever has not finished soon is cut.
@@ -115,6 +162,8 @@ impl Gateway {
     /// Waits, for at most `longest`, until nothing is open any more, and peers have tunnels with the successor.
     pub async fn finished(&self, longest: Duration) {
         let finished = async {
+            // Until a successor serves, whoever connects comes to this process.
+            self.egress.closed().await;
             if !self.snapshots.load().links.is_empty() {
                 tokio::time::sleep(TUNNELS_STAY.min(longest)).await;
             }

@@ -97,6 +97,8 @@ use tokio::sync::watch;
 use background::BackgroundTasks;
 use threads::DataThreads;
 
+use crate::handover::HandoverServer;
+
 /// A running gateway. Dropping it without [`Gateway::shutdown`] ends it at once, as a crash would.
 pub struct Gateway {
     id: GatewayId,
@@ -116,6 +118,8 @@ pub struct Gateway {
     background: BackgroundTasks,
     /// Sockets that a successor is to have.
     handed: HandedSockets,
+    /// Until it is taken.
+    handover: Option<HandoverServer>,
     topology: TopologySource,
     /// A successor has taken the place of this process, which finishes what it holds.
     is_succeeded: bool,

@@ -16,11 +16,9 @@ use causeway_dns::{
     HostResolver,
     vips::{self, VipTable},
 };
-use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets, resolve::NameResolver};
-use causeway_identity::Secure;
+use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets};
 use causeway_instances::{
     Instances, InstancesConfig,
-    attach::AttachConfig,
     sources::{self, SourcesConfig, Troubles},
 };
 use causeway_proxy::{
@@ -37,12 +35,13 @@ use tokio::{
 };
 
 use super::{
-    Gateway, GatewayConfig, GatewayStartError, RegistryChoice, ServerProof, Storage, apart,
+    Gateway, GatewayConfig, GatewayStartError, Storage, apart,
     apis::{Servers, start_servers},
     background::BackgroundTasks,
     descriptors, disk,
     exports::keep_exports,
     failback::keep_failback,
+    handover::listen_for_successors,
     labels::name_services,
     listeners, local_sockets,
     publish::{Sources, publish},
@@ -94,6 +93,9 @@ impl Gateway {
             trusted.federate(topology).await;
         }
         let known = know(&config, &background).await?;
+        // Only now are the files this process's own, and the socket beside them with them. Whoever is told that this gateway is ready may
+        // start a successor at once.
+        let handover = listen_for_successors(&config);
 
         let count = config.threads;
         let threads = DataThreads::start(count, &config.tasks)
@@ -150,6 +152,7 @@ impl Gateway {
             draining,
             background,
             handed: config.handed.sockets,
+            handover,
             topology: config.topology,
             is_succeeded: false,
             threads,
@@ -263,7 +266,7 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
             zone: id.zone.clone(),
             listeners: listeners.subscribe(),
             data_dir: config.storage.folder().map(Path::to_owned),
-            shared: shared_registry(config),
+            shared: config.shared_registry(),
             tasks: config.tasks.clone(),
             health: config.handed.findings.health.clone(),
         },
@@ -318,22 +321,6 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         listeners,
         own_sockets: OwnSockets::default(),
         descriptors: Descriptors::default(),
-    })
-}
-
-/// Way to the registry that the gateways of the zone share.
-fn shared_registry(config: &GatewayConfig) -> Option<AttachConfig> {
-    let RegistryChoice::Shared { servers, proof } = &config.registry else {
-        return None;
-    };
-    Some(AttachConfig {
-        id: config.id().clone(),
-        servers: servers.clone(),
-        secure: match proof {
-            ServerProof::Certificate => Some(Secure::new(config.identity.clone())),
-            ServerProof::Nothing => None,
-        },
-        resolver: NameResolver::default(),
     })
 }
 
@@ -424,6 +411,7 @@ fn start_egress(config: &GatewayConfig, known: &Foundation, threads: &DataThread
         own_sockets: known.own_sockets.clone(),
         handed: config.handed.sockets.clone(),
         ejections: config.handed.findings.ejections.clone(),
+        holds_back: config.handed.tunnels.is_some(),
         ..EgressConfig::new(config.threads)
     };
     let egress = Egress::new(

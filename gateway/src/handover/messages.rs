@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use causeway_control::topology::AppliedTopology;
-use causeway_federation::registry::InstanceKey;
+use causeway_federation::{name::GatewayId, registry::InstanceKey};
 use causeway_host::{handed::OwnUnixSocket, listen::FileNumber};
 use causeway_instances::KnownHealth;
 use causeway_routing::{outlier::CarriedEjection, snapshot::Health};
@@ -88,6 +88,16 @@ pub(super) struct LetGo {
     pub(super) health: Vec<FoundInstance>,
     #[serde(default)]
     pub(super) ejections: Vec<CarriedEjection>,
+    /// Gateways that the process has tunnels with.
+    #[serde(default)]
+    pub(super) linked: Vec<LinkedGateway>,
+}
+
+/// Name of a gateway of another zone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LinkedGateway {
+    zone: String,
+    gateway: String,
 }
 
 /// Word of the successor that it serves.
@@ -137,6 +147,7 @@ impl LetGo {
         Self {
             health: found.collect(),
             ejections: findings.ejections.clone(),
+            linked: findings.linked.iter().map(LinkedGateway::of).collect(),
         }
     }
 
@@ -156,7 +167,24 @@ impl LetGo {
         Findings {
             health: known.collect::<KnownHealth>(),
             ejections: self.ejections,
+            linked: self.linked.iter().filter_map(LinkedGateway::read).collect(),
         }
+    }
+}
+
+impl LinkedGateway {
+    fn of(gateway: &GatewayId) -> Self {
+        Self {
+            zone: gateway.zone.to_string(),
+            gateway: gateway.gateway.to_string(),
+        }
+    }
+
+    fn read(&self) -> Option<GatewayId> {
+        Some(GatewayId::new(
+            self.zone.parse().ok()?,
+            self.gateway.parse().ok()?,
+        ))
     }
 }
 
@@ -204,6 +232,7 @@ mod tests {
         let mut findings = Findings {
             health,
             ejections: ejections.to_vec(),
+            linked: [GatewayId::new("west".parse().unwrap(), "gw1".parse().unwrap())].into(),
         };
         let bytes = serde_json::to_vec(&LetGo::new(&findings)).unwrap();
         let told: LetGo = serde_json::from_slice(&bytes).unwrap();

@@ -75,6 +75,11 @@ pub(crate) struct TakenOver {
 }
 
 impl TakenOver {
+    /// Tells whether the process before has ended.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.channel.as_ref().is_none_or(HandoverChannel::is_gone)
+    }
+
     /// Tells the process before that this one serves.
     pub(crate) fn started(self) {
         if let Some(mut channel) = self.channel {

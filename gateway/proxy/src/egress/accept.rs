@@ -90,6 +90,10 @@ impl AcceptLoop {
     /// Accepts until `stop`, and then whatever the kernel has already accepted: closing a listener resets those.
     pub(super) async fn run(self, listener: Arc<TcpListener>, stop: CancellationToken) {
         let serves = &self.entrance;
+        let shared = &self.here.shared;
+        if shared.config.holds_back {
+            stop.run_until_cancelled(shared.accepts.cancelled()).await;
+        }
         let mut pause = EXHAUSTED_PAUSE;
         loop {
             let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else {

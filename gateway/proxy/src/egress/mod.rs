@@ -139,6 +139,8 @@ pub struct EgressConfig {
     pub handed: HandedSockets,
     /// Ejections of the process before.
     pub ejections: Vec<CarriedEjection>,
+    /// Clients are accepted only once [`Egress::accept_clients`] says so: the process before serves them.
+    pub holds_back: bool,
 }
 
 impl EgressConfig {
@@ -164,6 +166,7 @@ impl EgressConfig {
             own_sockets: OwnSockets::default(),
             handed: HandedSockets::default(),
             ejections: Vec::new(),
+            holds_back: false,
         }
     }
 
@@ -218,6 +221,8 @@ struct EgressShared {
     drain: CancellationToken,
     /// Nobody is accepted any more.
     closed: CancellationToken,
+    /// Cancelled once clients are to be accepted.
+    accepts: CancellationToken,
     /// Data threads that accept or start clients.
     accepting: watch::Sender<usize>,
     seed: AtomicU64,
@@ -267,6 +272,7 @@ impl Egress {
                 rate_limited: Mutex::new(RateLimited::new()),
                 drain: CancellationToken::new(),
                 closed: CancellationToken::new(),
+                accepts: CancellationToken::new(),
                 accepting: watch::Sender::default(),
                 seed: AtomicU64::new(rand::random()),
             }),
@@ -399,6 +405,11 @@ impl Egress {
     pub fn drain(&self) {
         self.shared.open.drain();
         self.shared.drain.cancel();
+    }
+
+    /// Accepts clients from now on, where that was held back.
+    pub fn accept_clients(&self) {
+        self.shared.accepts.cancel();
     }
 
     /// Stops accepting. Connections under way go on.
