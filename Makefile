@@ -11,11 +11,13 @@ SEED ?=
 SCALE ?=
 # Of `make propagation`.
 CHANGES ?= 500
+# Of `make package`: a program, or none for a release build.
+PROGRAM ?=
 
 # Says once why nothing happens for minutes.
 FIRST_BUILD = [ -e target/debug/causeway ] || echo "The first build takes minutes (CONTRIBUTING.md says how many); cargo shows how far it is."
 
-.PHONY: help demo test lint fmt bench chaos autobahn propagation simulate fuzz bench-scale
+.PHONY: help demo test lint fmt package bench chaos autobahn propagation simulate fuzz bench-scale
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -40,6 +42,9 @@ lint: ## Formatting, clippy, and what may be in the dependency tree.
 
 fmt: ## Formats the code.
 	$(CARGO) fmt --all
+
+package: ## A Debian package, an image and Kubernetes manifests, with digests, in target/package. PROGRAM=… takes one that is built already.
+	@CARGO="$(CARGO)" PROGRAM="$(PROGRAM)" packaging/all
 
 chaos: ## Six zones under faults and registration load. SECONDS=600 SEED=n SCALE=large (10,000 services, 20,000 instances, a zone of three gateways).
 	SCALE=$(SCALE) tests/namespaces/run --chaos $(SECONDS) $(SEED)

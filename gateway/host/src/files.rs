@@ -8,7 +8,7 @@ use std::{
 };
 
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, StatVfsMountFlags, renameat_with, statvfs};
 
 /// Mode of a file that holds a private key: its owner alone.
 pub const PRIVATE: u32 = 0o600;
@@ -169,7 +169,14 @@ pub fn folder_risk(folder: &Path, own: u32) -> io::Result<Option<FolderRisk>> {
     let named = fs::symlink_metadata(folder)?;
     let link = named.is_symlink().then(|| FileOwner::of(&named));
     let found = FileOwner::of(&fs::metadata(folder)?);
-    Ok(judge_folder(link, found, own))
+    let risk = judge_folder(link, found, own);
+    // As a Secret of Kubernetes is: the folder is open to all, and mounted so that nobody can write to it.
+    Ok(risk.filter(|risk| !matches!(risk, FolderRisk::Open(_)) || !is_read_only(folder)))
+}
+
+/// Tells whether the file system, as it is mounted there, takes no change of anybody.
+fn is_read_only(folder: &Path) -> bool {
+    statvfs(folder).is_ok_and(|about| about.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn judge_folder(link: Option<FileOwner>, folder: FileOwner, own: u32) -> Option<FolderRisk> {

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod beside;
 pub mod descriptors;
 pub mod files;
+pub mod first_process;
 pub mod handed;
 pub mod handover;
 pub mod held;

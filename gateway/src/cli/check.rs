@@ -13,10 +13,11 @@ const AFTER_HELP: &str = "\
 Examples:
   causeway check
   causeway check --admin unix:/run/causeway/east.sock
+  causeway check --ready                                      health check of a container: does it serve its zone?
   causeway check --environment /etc/causeway/gateway.env      does it differ from what the gateway runs with?
 
 Exit codes: 0 when nothing failed (a ‼ is a warning, such as a service that has no instance yet), 1 when something did (×):
-a zone that cannot be reached, or a service that nobody can serve any more.";
+a zone that cannot be reached, or a service that nobody can serve any more. With --ready 0 when the gateway is ready, else 1.";
 
 /// Report on the health of a running gateway and its federation.
 #[derive(Debug, clap::Args)]
@@ -24,6 +25,9 @@ a zone that cannot be reached, or a service that nobody can serve any more.";
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     admin: AdminArgs,
+    /// Ask only whether the gateway serves its own zone, as /readyz says, whatever became of others
+    #[arg(long, conflicts_with = "environment")]
+    ready: bool,
     /// Files with the variables that the gateway is started with, as its unit and the EnvironmentFile= of that: what differs from the
     /// command line in force is named as well
     #[arg(long, value_name = "FILE,…", value_delimiter = ',')]
@@ -31,6 +35,11 @@ pub(crate) struct CheckArgs {
 }
 
 pub(crate) async fn run(args: CheckArgs) -> Result<Exit, Failure> {
+    if args.ready {
+        let (ready, lines) = args.admin.admin.readiness().await?;
+        output::print(&lines)?;
+        return Ok(if ready { Exit::Done } else { Exit::Failed });
+    }
     let mut envelope: Envelope<Check> = args.admin.admin.get("/v1/checks").await?;
     if !args.environment.is_empty() {
         let wanted = settings::read(&args.environment)?;

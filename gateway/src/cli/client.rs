@@ -121,6 +121,21 @@ impl Endpoint {
         self.understand(&answer)
     }
 
+    /// Asks whether the gateway is ready, and for a line on each thing that is looked at for it.
+    pub async fn readiness(&self) -> Result<(bool, String), Failure> {
+        let connected = self.connect().await?;
+        let (status, answer) = self
+            .answer(connected, Method::GET, "/readyz?verbose", Bytes::new())
+            .await?;
+        match status {
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => Ok((
+                status.is_success(),
+                String::from_utf8_lossy(&answer).into_owned(),
+            )),
+            _ => Err(self.refusal(status, &answer)),
+        }
+    }
+
     /// Sends JSON and reads a JSON answer.
     pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         let body =
@@ -212,25 +227,39 @@ impl Endpoint {
         path: &str,
         body: Bytes,
     ) -> Result<Bytes, Failure> {
+        let (status, answer) = self.answer(stream, method, path, body).await?;
+        match status.is_success() {
+            true => Ok(answer),
+            false => Err(self.refusal(status, &answer)),
+        }
+    }
+
+    async fn answer(
+        &self,
+        stream: Connected,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), Failure> {
         let exchanged = timeout(ANSWER_TIMEOUT, self.exchange(stream, method, path, body)).await;
-        let (status, answer) = exchanged.map_err(|_| {
+        exchanged.map_err(|_| {
             let seconds = ANSWER_TIMEOUT.as_secs();
             Failure::new(format!("the gateway at {self} did not answer within {seconds} s"))
                 .hint("is it overloaded? see its log and `/livez`")
                 .passing()
-        })??;
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let refused = match serde_json::from_slice::<RefusalBody>(&answer) {
+        })?
+    }
+
+    fn refusal(&self, status: StatusCode, answer: &[u8]) -> Failure {
+        let refused = match serde_json::from_slice::<RefusalBody>(answer) {
             Ok(refusal) => Failure::new(refusal.error).told(refusal.hint, refusal.details),
             Err(_) => Failure::new(format!("{self} answered {status}")).hint("is this a causeway gateway?"),
         };
-        Err(match status {
+        match status {
             StatusCode::SERVICE_UNAVAILABLE => refused.passing(),
             StatusCode::NOT_FOUND => refused.not_found(),
             _ => refused,
-        })
+        }
     }
 
     async fn connect(&self) -> Result<Connected, Failure> {

@@ -43,6 +43,9 @@ pub(crate) struct JoinArgs {
     /// Replace the identity of another gateway, or a key of unknown use, that is there
     #[arg(long)]
     force: bool,
+    /// Do nothing, and need no token, where FOLDER holds an identity of this gateway already: for what runs before each start
+    #[arg(long, conflicts_with = "force")]
+    unless_joined: bool,
 }
 
 /// Invitation as it stands on the command line. It is never printed: it holds a secret.
@@ -92,6 +95,10 @@ impl Invitation {
 }
 
 pub(crate) async fn run(args: JoinArgs) -> Result<Exit, Failure> {
+    if args.unless_joined && is_joined(&args.out, &args.gateway) {
+        output::print(&format!("{} has joined already, in {}\n", args.gateway, args.out.display()))?;
+        return Ok(Exit::Done);
+    }
     let (token, address) = args.token.read()?;
     let id = GatewayId::new(token.zone.clone(), args.gateway.clone());
     if !args.force {
@@ -132,6 +139,13 @@ pub(crate) async fn run(args: JoinArgs) -> Result<Exit, Failure> {
         token.zone
     ))?;
     Ok(Exit::Done)
+}
+
+/// Tells whether there is an identity of a gateway of this name, of whatever zone: without the token nobody knows which was meant.
+fn is_joined(folder: &Path, gateway: &GatewayName) -> bool {
+    let there = certificates(&folder.join(CERTIFICATE_FILE)).ok();
+    let there = there.and_then(|chain| identify(chain.first()?).ok());
+    folder.join(KEY_FILE).exists() && there.is_some_and(|there| there.gateway.gateway == *gateway)
 }
 
 /// Nothing is there that this identity would destroy.

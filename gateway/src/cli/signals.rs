@@ -7,16 +7,13 @@
 //! other way around: the kernel keeps from it what it has no handler for, so commands that otherwise leave signals alone
 //! end by themselves there.
 
-use causeway_host::tasks::Tasks;
+use causeway_host::{first_process::is_first_process, tasks::Tasks};
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
 };
 
 use super::{Exit, Failure};
-
-/// The process that the kernel does not end by itself.
-const FIRST_PROCESS: u32 = 1;
 
 /// SIGTERM and SIGINT, which end a command; nothing else does while this exists, and afterwards.
 pub(super) struct Signals {
@@ -103,7 +100,7 @@ where
 pub(super) async fn unless_ended(
     command: impl Future<Output = Result<Exit, Failure>>,
 ) -> Result<Exit, Failure> {
-    if std::process::id() != FIRST_PROCESS {
+    if !is_first_process() {
         return command.await;
     }
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);

@@ -219,6 +219,9 @@ pub(super) async fn run_until_told(
             tokio::select! {
                 told = signals.told() => match told {
                     Told::End => break None,
+                    Told::Succeed if server.is_none() => {
+                        tracing::warn!("this gateway hands over to no other process: no successor is started");
+                    }
                     Told::Succeed if server.as_ref().is_some_and(HandoverServer::is_busy) => {
                         tracing::warn!("another process is about to take over: no successor is started");
                     }

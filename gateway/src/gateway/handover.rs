@@ -11,7 +11,10 @@ use std::{
 use causeway_api::{admin::Admin, registration::RegistrationServer};
 use causeway_control::topology::AppliedTopology;
 use causeway_federation::{name::GatewayId, registry::InstanceKey};
-use causeway_host::handed::{AnySocket, OwnUnixSocket};
+use causeway_host::{
+    first_process::is_first_process,
+    handed::{AnySocket, OwnUnixSocket},
+};
 use causeway_instances::KnownHealth;
 use causeway_routing::snapshot::{Health, Link};
 use causeway_tunnel::Succession;
@@ -32,8 +35,12 @@ const TUNNELS_MAY_TAKE: Duration = Duration::from_secs(2);
 /// Interval at which it looks whether that process is still there.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Listens for successors. `None`: nothing is kept that one could take over, or the folder's file system has no sockets.
+/// Listens for successors. `None`: nothing is kept that one could take over, or the folder's file system has no sockets, or this is process
+/// 1, with whose end a container ends, and a successor in it too.
 pub(super) fn listen_for_successors(config: &GatewayConfig) -> Option<HandoverServer> {
+    if is_first_process() {
+        return None;
+    }
     let bound = HandoverServer::bind(config.storage.folder()?, &config.handed.sockets);
     bound
         .inspect_err(|error| {

@@ -258,6 +258,24 @@ Nobody is asked: services.orders.deny[0] denies `*@west`.
 }
 
 #[tokio::test]
+async fn check_ready_asks_only_whether_the_gateway_serves() {
+    let ready = run(Some(&admin().await), &["check", "--ready"]).await;
+    assert_eq!(ready.status.code(), Some(0), "{}", err(&ready));
+    assert!(out(&ready).ends_with("\nok\n"), "{}", out(&ready));
+    let mut state = state();
+    state.readiness = state
+        .readiness
+        .with(|| causeway_telemetry::Check::fail("gateway", "draining", "shutting down", "wait"));
+    let admin = serve(state).await;
+    let output = run(Some(&admin), &["check", "--ready"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out(&output).contains("[fail] gateway: draining: shutting down"));
+    assert!(out(&output).ends_with("not ready\n") && err(&output).is_empty());
+    let gone = run(None, &["check", "--ready", "--admin", "127.0.0.1:1"]).await;
+    assert_eq!(gone.status.code(), Some(1));
+}
+
+#[tokio::test]
 async fn check_groups_what_it_found_and_fails_on_a_failure() {
     let output = run(Some(&admin().await), &["check"]).await;
     assert_eq!(output.status.code(), Some(1));

@@ -57,6 +57,30 @@ async fn gateways_that_joined_with_tokens_carry_traffic() {
 }
 
 #[tokio::test]
+async fn a_start_that_joins_first_does_so_once_and_needs_no_token_afterwards() {
+    let ca = CaServer::start(TRUST_DOMAIN, DAY).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let at = out.display().to_string();
+    let join = |token: &str, gateway: &str| {
+        let arguments = ["join", token, "--gateway", gateway, "--out", &at];
+        causeway(&[&arguments[..], &["--unless-joined"]].concat()).unwrap()
+    };
+    let nothing = "$(INVITATION)";
+    assert_eq!(join(nothing, "gw1").status.code(), Some(64), "there is nothing yet");
+    let joined = ca.join(&ca.token("west", &[]).unwrap(), &out).unwrap();
+    assert!(joined.status.success(), "{joined:?}");
+    let key = fs::read(out.join("key.pem")).unwrap();
+    let again = join(nothing, "gw1");
+    assert!(again.status.success(), "{again:?}");
+    let told = String::from_utf8(again.stdout).unwrap();
+    assert!(told.contains("gw1 has joined already"), "{told}");
+    assert_eq!(fs::read(out.join("key.pem")).unwrap(), key);
+    // An identity of another gateway is no reason to go on as if it were this one's.
+    assert_eq!(join(nothing, "gw2").status.code(), Some(64));
+}
+
+#[tokio::test]
 async fn a_token_that_must_not_work_is_refused_on_both_sides_in_its_own_words() {
     let ca = CaServer::start(TRUST_DOMAIN, DAY).await.unwrap();
     let folder = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -32,6 +32,10 @@ const MAX_FILE_BYTES: u64 = 512 * 1024;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Bits of a file's mode that let others than its owner read or change it.
 const OTHERS: u32 = 0o077;
+/// Of these, what a file of root may have: a group that reads it. So is a Secret of Kubernetes for the group of a pod (`fsGroup`), and
+/// what the group finds there are hashes.
+const GROUP_READS: u32 = 0o040;
+const ROOT: u32 = 0;
 
 /// Reason why a token file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +52,7 @@ pub enum TokenFileError {
         #[source]
         source: io::Error,
     },
-    #[error("{path} is open to others than its owner (mode {mode:o}); `chmod 600 {path}`", path = path.display())]
+    #[error("{path} is open to others than its owner (mode {mode:o}); `chmod 600 {path}`, or 640 if it is root's", path = path.display())]
     Open { path: PathBuf, mode: u32 },
     #[error("{path} is larger than {MAX_FILE_BYTES} bytes", path = path.display())]
     TooLarge { path: PathBuf },
@@ -168,6 +172,12 @@ impl Tokens {
     }
 }
 
+/// Tells whether others than those for whom it can be meant may read or change a file.
+fn is_open(owner: u32, mode: u32) -> bool {
+    let may_be = if owner == ROOT { GROUP_READS } else { 0 };
+    mode & OTHERS & !may_be != 0
+}
+
 fn read(path: &Path) -> Result<TokenList, TokenFileError> {
     let owned = || path.to_owned();
     let failed = |source| TokenFileError::Read {
@@ -175,8 +185,8 @@ fn read(path: &Path) -> Result<TokenList, TokenFileError> {
         source,
     };
     let about = fs::metadata(path).map_err(failed)?;
-    let mode = about.permissions().mode() & 0o777;
-    if mode & OTHERS != 0 {
+    let mode = about.mode() & 0o777;
+    if is_open(about.uid(), mode) {
         return Err(TokenFileError::Open { path: owned(), mode });
     }
     if about.len() > MAX_FILE_BYTES {
@@ -336,6 +346,8 @@ impl TokenFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn name(text: &str) -> TokenName {
@@ -400,10 +412,10 @@ mod tests {
         let good = fs::read_to_string(&path).unwrap();
         let file = TokenFile::open(&path).unwrap();
         let mode = |bits| fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
-        mode(0o640);
+        mode(0o660);
         assert!(matches!(
             TokenFile::open(&path),
-            Err(TokenFileError::Open { mode: 0o640, .. })
+            Err(TokenFileError::Open { mode: 0o660, .. })
         ));
         mode(0o600);
         let twice = good.replace("\"tokens\": [", &format!("\"tokens\": [{},", entry(&good)));
@@ -421,6 +433,57 @@ mod tests {
             file.reload();
             assert!(shown(&file.tokens(), &token).is_some(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_of_root_may_be_read_by_its_group_and_one_of_anybody_else_by_nobody() {
+        for (owner, mode, open) in [
+            (0, 0o600, false),
+            (0, 0o640, false),
+            (0, 0o440, false),
+            (0, 0o660, true),
+            (0, 0o644, true),
+            (0, 0o650, true),
+            (1000, 0o600, false),
+            (1000, 0o640, true),
+            (1000, 0o604, true),
+        ] {
+            assert_eq!(is_open(owner, mode), open, "user {owner}, mode {mode:o}");
+        }
+    }
+
+    /// As the kubelet does it: the names in the folder are links through `..data`, which is swapped.
+    #[tokio::test]
+    async fn tokens_of_a_secret_are_followed_when_its_link_is_swapped() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |stamp: &str, token: u8| {
+            let stamp = format!("..{stamp}");
+            fs::create_dir(folder.path().join(&stamp)).unwrap();
+            let file = folder.path().join(&stamp).join("tokens.json");
+            let token = issue(&file, &name("a"), Scope::Read, None, &[token; 32]).unwrap();
+            std::os::unix::fs::symlink(&stamp, folder.path().join("..data_tmp")).unwrap();
+            fs::rename(folder.path().join("..data_tmp"), folder.path().join("..data")).unwrap();
+            token
+        };
+        let first = put("first", 1);
+        let path = folder.path().join("tokens.json");
+        std::os::unix::fs::symlink("..data/tokens.json", &path).unwrap();
+        let file = Arc::new(TokenFile::open(&path).unwrap());
+        let stop = CancellationToken::new();
+        let watching = tokio::spawn(file.clone().watch(stop.clone()));
+        assert!(shown(&file.tokens(), &first).is_some());
+        let second = put("second", 2);
+        fs::remove_dir_all(folder.path().join("..first")).unwrap();
+        tokio::time::timeout(Duration::from_secs(60), async {
+            while shown(&file.tokens(), &second).is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("the new token is known");
+        assert!(shown(&file.tokens(), &first).is_none());
+        stop.cancel();
+        watching.await.unwrap();
     }
 
     fn entry(text: &str) -> String {
