@@ -128,10 +128,9 @@ impl Endpoint {
             .answer(connected, Method::GET, "/readyz?verbose", Bytes::new())
             .await?;
         match status {
-            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => Ok((
-                status.is_success(),
-                String::from_utf8_lossy(&answer).into_owned(),
-            )),
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE => {
+                Ok((status.is_success(), String::from_utf8_lossy(&answer).into_owned()))
+            }
             _ => Err(self.refusal(status, &answer)),
         }
     }

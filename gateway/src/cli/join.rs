@@ -96,7 +96,11 @@ impl Invitation {
 
 pub(crate) async fn run(args: JoinArgs) -> Result<Exit, Failure> {
     if args.unless_joined && is_joined(&args.out, &args.gateway) {
-        output::print(&format!("{} has joined already, in {}\n", args.gateway, args.out.display()))?;
+        output::print(&format!(
+            "{} has joined already, in {}\n",
+            args.gateway,
+            args.out.display()
+        ))?;
         return Ok(Exit::Done);
     }
     let (token, address) = args.token.read()?;

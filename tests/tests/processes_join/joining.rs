@@ -67,7 +67,11 @@ async fn a_start_that_joins_first_does_so_once_and_needs_no_token_afterwards() {
         causeway(&[&arguments[..], &["--unless-joined"]].concat()).unwrap()
     };
     let nothing = "$(INVITATION)";
-    assert_eq!(join(nothing, "gw1").status.code(), Some(64), "there is nothing yet");
+    assert_eq!(
+        join(nothing, "gw1").status.code(),
+        Some(64),
+        "there is nothing yet"
+    );
     let joined = ca.join(&ca.token("west", &[]).unwrap(), &out).unwrap();
     assert!(joined.status.success(), "{joined:?}");
     let key = fs::read(out.join("key.pem")).unwrap();
