@@ -321,6 +321,7 @@ fn what_is_held_of_a_gateway_that_is_not_believed_any_more_is_forgotten() {
         topology_generation: 0,
         trust: Default::default(),
         trust_ended: 0,
+        shifts: Default::default(),
         signed: Some(Arc::new(Signed {
             words: [][..].into(),
             signature: signature.into(),

@@ -44,6 +44,7 @@ fn record(zone: usize, version: u64, exports: impl IntoIterator<Item = Export>) 
         topology_generation: 0,
         trust: Default::default(),
         trust_ended: 0,
+        shifts: Default::default(),
         signed: None,
     })
 }

@@ -138,6 +138,7 @@ fn record(zone: usize, version: u64, exports: u32) -> (GatewayId, Arc<Record>) {
         topology_generation: 0,
         trust: Default::default(),
         trust_ended: 0,
+        shifts: Default::default(),
         signed: None,
     };
     for i in 0..exports {

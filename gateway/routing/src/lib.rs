@@ -20,6 +20,7 @@ pub mod reach;
 pub mod requests;
 pub mod retry;
 pub mod route;
+pub mod shift;
 pub mod simulate;
 pub mod snapshot;
 pub mod sticky;

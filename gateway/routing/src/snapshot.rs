@@ -2,21 +2,21 @@
 //!
 //! The program (`gateway/src/gateway/publish.rs`) builds a new `Snapshot` whenever the topology, an instance's health, the
 //! catalog or a tunnel changes, and swaps it in whole. Only the load counters inside an
-//! [`Instance`], what is ejected and what tiers may take change in place.
+//! [`Instance`], what is ejected, what tiers may take and what is taken back of shifts change in place.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use causeway_federation::{
-    catalog::Catalog,
+    catalog::{Catalog, ShiftFigures, ShiftStepNumber},
     name::{GatewayId, ServiceName, Tags, ZoneName},
     registry::{InstanceSource, Provenance},
-    topology::Topology,
+    topology::{Service, SplitArm, Topology},
 };
 use serde::Serialize;
 
 pub use crate::balance::{InstanceList, InstanceLoad};
-use crate::{callers, failback::Ceilings, outlier::Ejections, reach::OwnListeners};
+use crate::{callers, failback::Ceilings, outlier::Ejections, reach::OwnListeners, shift::Shifts};
 
 /// The current snapshot, shared by every task that decides something.
 pub type Snapshots = Arc<ArcSwap<Snapshot>>;
@@ -46,6 +46,8 @@ pub struct Snapshot {
     pub ejections: Ejections,
     /// Shares that tiers may take that were ill. Shared and changed as ejections are.
     pub ceilings: Ceilings,
+    /// Part of this gateway in the shifts that are under way. Shared and changed as ejections are.
+    pub shifts: Shifts,
 }
 
 impl Snapshot {
@@ -54,6 +56,37 @@ impl Snapshot {
     pub fn drains(&self, zone: &ZoneName) -> bool {
         let zone = self.topology.zones.get(zone);
         zone.is_some_and(|zone| zone.drain.is_some())
+    }
+
+    /// Figures on one step of a shift of every gateway that is known to tell some, those of this one, `own`, first.
+    #[must_use]
+    pub fn shift_figures(
+        &self,
+        own: &GatewayId,
+        service: &ServiceName,
+        step: ShiftStepNumber,
+    ) -> Vec<(GatewayId, ShiftFigures)> {
+        let counted = self
+            .shifts
+            .load()
+            .of(service)
+            .filter(|figures| figures.step == step);
+        let others = self.catalog.entries().filter(|entry| entry.record.origin != *own);
+        let told = others.filter_map(|entry| {
+            let told = entry.record.shifts.iter().find(|figures| figures.step == step)?;
+            Some((entry.record.origin.clone(), told.clone()))
+        });
+        let counted = counted.map(|figures| (own.clone(), figures));
+        counted.into_iter().chain(told).collect()
+    }
+
+    /// The split of a service for what this gateway routes: that of the topology, unless this gateway has taken a shift back.
+    #[must_use]
+    pub fn split_of<'s>(&self, name: &ServiceName, service: &'s Service) -> &'s [SplitArm] {
+        match service.active_shift() {
+            Some(shift) if self.shifts.load().takes_back(name, shift) => &shift.from,
+            _ => &service.split,
+        }
     }
 }
 

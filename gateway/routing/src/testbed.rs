@@ -92,6 +92,7 @@ pub fn entry(origin: &str, age: Age, draining: bool, exports: &[Exported<'_>]) -
         topology_generation: 0,
         trust: Default::default(),
         trust_ended: 0,
+        shifts: Default::default(),
         signed: None,
     };
     CatalogEntry {
@@ -121,5 +122,6 @@ pub fn snapshot(
         listeners: OwnListeners::default(),
         ejections: Ejections::default(),
         ceilings: crate::failback::Ceilings::default(),
+        shifts: crate::shift::Shifts::default(),
     }
 }

@@ -16,6 +16,7 @@ Examples:
 
 The first line that `causeway get topology` writes names the generation that the file was taken from. If another one is in
 force by now, somebody else applied a change that this file does not have, and it is refused; --force undoes that change.
+A service that is under a shift (`causeway shift`) is not changed, either: --force ends its shift.
 
 Any gateway that is not ruled by a file (--topology) takes it, and the others get it from there.
 
@@ -32,7 +33,8 @@ pub(crate) struct ApplyArgs {
     /// as `causeway get topology` writes it; the one in force, if there is no such line]
     #[arg(long, value_name = "N")]
     generation: Option<u64>,
-    /// Undo what was applied since the generation that the first line of the file names
+    /// Undo what was applied since the generation that the first line of the file names, and end shifts of services that
+    /// the file changes
     #[arg(long, conflicts_with = "generation")]
     force: bool,
     /// Only say what would change

@@ -143,16 +143,25 @@ impl Endpoint {
         self.understand(&answer)
     }
 
+    /// As [`Endpoint::put`], for what is done each time that it is asked for.
+    pub async fn post_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| Failure::new("cannot write JSON").because(&error))?;
+        let answer = self.send(Method::POST, path, body.into()).await?;
+        self.understand(&answer)
+    }
+
     /// Sends a JSON list and reads a JSON answer.
     pub async fn post_list<T: DeserializeOwned>(
         &self,
         path: &str,
         list: &[impl Serialize],
     ) -> Result<T, Failure> {
-        let body =
-            serde_json::to_vec(list).map_err(|error| Failure::new("cannot write JSON").because(&error))?;
-        let answer = self.send(Method::POST, path, body.into()).await?;
-        self.understand(&answer)
+        self.post_json(path, &list).await
     }
 
     /// Sends a topology and reads a JSON answer.

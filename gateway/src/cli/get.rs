@@ -6,7 +6,7 @@ use std::{
 };
 
 use causeway_api::admin::view::{
-    Envelope, ExportView, InstanceView, RecordView, ServiceView, TunnelView, ZoneView,
+    Envelope, ExportView, InstanceView, RecordView, ServiceView, ShiftView, TunnelView, ZoneView,
 };
 use clap::ValueEnum;
 use serde::{Serialize, de::DeserializeOwned};
@@ -26,6 +26,7 @@ const AFTER_HELP: &str = "\
 Examples:
   causeway get zones                  how every zone can be reached from here
   causeway get services -o wide       with splits, failover and health checks
+  causeway get shifts -w              how far each gradual move has come, and what its gate sees
   causeway get tunnels -w             watch; redraws when something changes
   causeway get catalog -o wide        how zone sync with every gateway stands
   causeway get instances -o json      for programs: versioned, fields are only ever added
@@ -68,6 +69,9 @@ enum What {
     /// Services, their virtual addresses and who has instances
     #[value(aliases = ["service", "svc", "s"])]
     Services,
+    /// Shifts of services: gradual moves of their traffic, with a gate
+    #[value(aliases = ["shift"])]
+    Shifts,
     /// This zone's instances
     #[value(aliases = ["instance", "inst", "i"])]
     Instances,
@@ -118,6 +122,7 @@ async fn show(args: &GetArgs) -> Result<String, Failure> {
     match args.what {
         What::Zones => listed::<ZoneView>(args, "/v1/zones").await,
         What::Services => listed::<ServiceView>(args, "/v1/services").await,
+        What::Shifts => listed::<ShiftView>(args, "/v1/shifts").await,
         What::Instances => listed::<InstanceView>(args, "/v1/instances").await,
         What::Tunnels => listed::<TunnelView>(args, "/v1/tunnels").await,
         What::Exports => listed::<ExportView>(args, "/v1/exports").await,
@@ -182,7 +187,7 @@ fn render<T: Serialize + Tabular>(
 }
 
 /// For programs.
-fn structured<T: Serialize>(envelope: &Envelope<T>, format: Format) -> Result<String, Failure> {
+pub(super) fn structured<T: Serialize>(envelope: &Envelope<T>, format: Format) -> Result<String, Failure> {
     if format == Format::Yaml {
         let text = serde_saphyr::to_string(envelope);
         return text.map_err(|error| Failure::new("cannot write YAML").because(&error));

@@ -111,6 +111,7 @@ fn services() -> Envelope<ServiceView> {
         },
         zones: vec![elsewhere("plant", false), elsewhere("west", true)],
         split: vec![arm("v1", 95), arm("v2", 5)],
+        shift: None,
         failover: vec![tier(Some("self")), tier(None)],
         export_to: None,
         run_in: None,

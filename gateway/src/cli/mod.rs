@@ -41,6 +41,9 @@ mod schema;
 mod secure;
 mod service_table;
 mod settings;
+mod shift;
+mod shift_status;
+mod shift_table;
 mod signals;
 mod simulate;
 mod spread;
@@ -102,6 +105,7 @@ enum Command {
     Rollback(rollback::RollbackArgs),
     Drain(drain::DrainArgs),
     Undrain(drain::UndrainArgs),
+    Shift(shift::ShiftArgs),
     Get(get::GetArgs),
     Explain(explain::ExplainArgs),
     Simulate(simulate::SimulateArgs),
@@ -148,6 +152,7 @@ fn dispatch(command: Command, parsed: &ArgMatches) -> Result<Exit, Failure> {
         Command::Rollback(args) => block_on(rollback::run(args)),
         Command::Drain(args) => block_on(drain::drain(args)),
         Command::Undrain(args) => block_on(drain::undrain(args)),
+        Command::Shift(args) => block_on(shift::run(args)),
         Command::Demo(args) => demo::run(&args),
         Command::Gateway(args) => gateway::run(*args, settings_of("gateway", parsed)),
         Command::ZoneSync(args) => zone_sync::run(args),

@@ -21,6 +21,9 @@ pub(crate) struct RollbackArgs {
     /// The generation whose topology shall rule again [default: the one before the one in force]
     #[arg(long, value_name = "GENERATION")]
     to: Option<u64>,
+    /// End shifts of services that it changes
+    #[arg(long)]
+    force: bool,
     /// Only say what would change
     #[arg(long)]
     dry_run: bool,
@@ -39,7 +42,10 @@ pub(crate) async fn run(args: RollbackArgs) -> Result<Exit, Failure> {
     let (report, exit) = topology::swap(
         admin,
         (&to.text, None),
-        Onto::Generation(from),
+        match args.force {
+            true => Onto::WhateverUnder(from),
+            false => Onto::Generation(from),
+        },
         args.dry_run,
         output::colour(),
     )

@@ -55,8 +55,10 @@ impl Tabular for ServiceView {
             let limit = limit.as_ref()?;
             Some(format!(" {key}:{limit}"))
         });
+        let shift = self.shift.as_ref().map(|shift| format!(" [{shift}]"));
+        let split = split.collect::<Vec<_>>().join(" ") + &shift.unwrap_or_default();
         vec![
-            (split.collect::<Vec<_>>().join(" ") + early + &limits.collect::<String>()).into(),
+            (split + early + &limits.collect::<String>()).into(),
             self.failover
                 .iter()
                 .map(tier)

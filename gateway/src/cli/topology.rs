@@ -61,8 +61,10 @@ pub(super) enum Onto {
     /// Generation that the first line of the text names; without such a line whatever is in force.
     FirstLine,
     Generation(u64),
-    /// It may be anything.
+    /// It may be anything, and shifts of services that it changes end.
     Whatever,
+    /// The same, once it was shown what that changes.
+    WhateverUnder(u64),
 }
 
 /// Swaps `text` in, or says what that would change.
@@ -72,6 +74,7 @@ async fn put(admin: &Endpoint, text: &str, onto: Onto, dry_run: bool) -> Result<
         Onto::FirstLine => {}
         Onto::Generation(generation) => path.push_str(&format!("&generation={generation}")),
         Onto::Whatever => path.push_str("&force=true"),
+        Onto::WhateverUnder(generation) => path.push_str(&format!("&force=true&generation={generation}")),
     }
     only(admin.put_text(&path, text).await?, admin)
 }
@@ -121,19 +124,33 @@ pub(super) async fn swap(
         return Ok((report, Exit::Done));
     }
     if dry_run {
-        report.push_str(&format!(
-            "nothing was applied; it would become generation {} after {in_force}\n",
-            in_force + 1
-        ));
+        report.push_str(&dry_line(in_force));
         return Ok((report, Exit::Done));
     }
     // What was shown has to be what is swapped: the generation is the one that the changes were told for.
-    let done = put(admin, text, Onto::Generation(in_force), false).await?;
-    report.push_str(&format!(
+    let shown_for = match onto {
+        Onto::Whatever | Onto::WhateverUnder(_) => Onto::WhateverUnder(in_force),
+        Onto::FirstLine | Onto::Generation(_) => Onto::Generation(in_force),
+    };
+    let done = put(admin, text, shown_for, false).await?;
+    report.push_str(&in_force_line(admin, &done));
+    Ok((report, Exit::Done))
+}
+
+/// Says what is in force now.
+pub(super) fn in_force_line(admin: &Endpoint, done: &ChangesView) -> String {
+    format!(
         "applied: generation {} ({}) is in force at {admin} and spreads to every gateway from there\n",
         done.generation, done.fingerprint
-    ));
-    Ok((report, Exit::Done))
+    )
+}
+
+/// Says what nobody has asked to be done.
+pub(super) fn dry_line(in_force: u64) -> String {
+    format!(
+        "nothing was applied; it would become generation {} after {in_force}\n",
+        in_force + 1
+    )
 }
 
 /// A topology as a file that can be edited and applied: what is known of it stands in the first line.

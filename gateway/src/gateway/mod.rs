@@ -62,6 +62,7 @@ mod readiness;
 mod recheck;
 mod redirect;
 mod sessions;
+mod shifts;
 mod shutdown;
 mod start;
 mod streams;

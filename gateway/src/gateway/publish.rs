@@ -10,6 +10,7 @@ use causeway_routing::{
     failback::Ceilings,
     outlier::Ejections,
     reach::OwnListeners,
+    shift::Shifts,
     snapshot::{Published, Snapshot, Snapshots},
 };
 use causeway_tunnel::TunnelSet;
@@ -25,8 +26,15 @@ pub(crate) struct Sources {
     pub tunnels: Arc<TunnelSet>,
     /// Grows while the gateway starts.
     pub listeners: watch::Sender<OwnListeners>,
-    pub ejections: Ejections,
-    pub ceilings: Ceilings,
+    pub in_place: ChangingInPlace,
+}
+
+/// Parts that all snapshots share and that change without a new one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ChangingInPlace {
+    ejections: Ejections,
+    ceilings: Ceilings,
+    shifts: Shifts,
 }
 
 /// The latest index of callers, and the instances that it is of.
@@ -56,8 +64,9 @@ impl Sources {
             catalog: self.catalog.borrow_and_update().clone(),
             links: Arc::new(self.tunnels.links()),
             listeners: self.listeners.borrow().clone(),
-            ejections: self.ejections.clone(),
-            ceilings: self.ceilings.clone(),
+            ejections: self.in_place.ejections.clone(),
+            ceilings: self.in_place.ceilings.clone(),
+            shifts: self.in_place.shifts.clone(),
         }
     }
 }

@@ -49,6 +49,7 @@ use super::{
     recheck::keep_rechecking,
     redirect,
     sessions::keep_sessions,
+    shifts::keep_shifts,
     streams::Streams,
     sync_status::{self, SyncView},
     threads::DataThreads,
@@ -206,6 +207,7 @@ fn start_background(
     };
     background.spawn_to_the_end("open connections that follow", moving);
     background.spawn_to_the_end("failback", keep_failback(snapshots.clone()));
+    background.spawn("shifts", keep_shifts(config, known));
     let rechecking = keep_rechecking(egress.clone(), ingress.clone(), snapshots, generation);
     background.spawn_to_the_end("permissions of open connections", rechecking);
     let checking = egress.clone();
@@ -288,8 +290,7 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         catalog: zone_sync.catalog(),
         tunnels: tunnel_set.clone(),
         listeners: listeners.clone(),
-        ejections: Default::default(),
-        ceilings: Default::default(),
+        in_place: Default::default(),
     });
     background.spawn_to_the_end("snapshots", publishing);
     let exporting = keep_exports(

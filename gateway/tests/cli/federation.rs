@@ -130,6 +130,7 @@ fn entry(
         topology_generation: 0,
         trust: Default::default(),
         trust_ended: 0,
+        shifts: Default::default(),
         signed: None,
     };
     CatalogEntry {
@@ -171,6 +172,7 @@ pub fn snapshot() -> Snapshot {
         listeners: Arc::default(),
         ejections: Arc::default(),
         ceilings: Arc::default(),
+        shifts: Arc::default(),
     }
 }
 

@@ -43,7 +43,7 @@ services: {}
 const ATTACHMENT: &str = "attachment to the shared registry";
 const FOLDER: &str = "folder of instances";
 /// Every long-lived task of a gateway that has all its parts, in the order of the names, and whether only its panic is a fault.
-const TASKS: [(&str, bool); 36] = [
+const TASKS: [(&str, bool); 37] = [
     ("TLS listener at ", true),
     ("admin API at ", false),
     (ATTACHMENT, false),
@@ -66,6 +66,7 @@ const TASKS: [(&str, bool); 36] = [
     ("permissions of open connections", false),
     ("redirect of clients", false),
     ("registration over gRPC", false),
+    ("shifts", false),
     ("signatures of the topology", false),
     ("snapshots", false),
     ("status of zone sync", false),

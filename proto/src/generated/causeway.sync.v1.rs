@@ -108,6 +108,24 @@ pub struct Statement {
     /// Connections that the origin has ended since it took that document up, because it believed their other side no more.
     #[prost(uint64, tag = "9")]
     pub trust_ended: u64,
+    /// Figures on the first 8 of the shifts that are under way.
+    #[prost(message, repeated, tag = "10")]
+    pub shifts: ::prost::alloc::vec::Vec<ShiftWord>,
+}
+/// What became of the requests that an origin has itself given to the arm that a shift goes to, since the step began.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShiftWord {
+    /// Number of the step of the shift, which everybody works out of the topology.
+    #[prost(fixed64, tag = "1")]
+    pub step: u64,
+    #[prost(uint64, tag = "2")]
+    pub requests: u64,
+    /// How many of them count against each condition of the gate, in the order of the topology.
+    #[prost(uint64, repeated, tag = "3")]
+    pub against: ::prost::alloc::vec::Vec<u64>,
+    /// The origin has taken its own arm back.
+    #[prost(bool, tag = "4")]
+    pub taken_back: bool,
 }
 /// Proof that an origin lived after everything with a lower count, and which version it had then.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -115,6 +115,12 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         trust_generation: 6,
         trust: vec![3; 16],
         trust_ended: 7,
+        shifts: vec![sync::ShiftWord {
+            step: 8,
+            requests: 9,
+            against: vec![1, 0],
+            taken_back: true,
+        }],
         ..Default::default()
     };
     let signed = sync::Snapshot {

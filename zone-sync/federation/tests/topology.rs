@@ -169,6 +169,7 @@ services:
     split:
       - { tags: { version: 1.10 }, weight: 95 }
       - { tags: { version: v2 }, weight: 5 }
+    shift: { to: { version: v2 }, steps: [5, 25, 50, 100], every: 5m, abort_if: ['success<99.5%', 'p99 > 300ms'], min_requests: 200, state: paused, step: 2, begun: '2026-12-01T02:00:00.125Z', since: '2026-12-01T02:05:00Z', resumed: '2026-12-01T02:04:00Z', by: east/gw1, because: by hand at west/gw1 }
     failover:
       - { zone: self }
       - { tags: { region: self } }

@@ -126,13 +126,15 @@ impl Partial {
             topology_generation: 0,
             trust: Default::default(),
             trust_ended: 0,
+            shifts: Default::default(),
             signed: None,
         };
         match self.framing {
             Framing::Flat => record.topology = wire::read_fingerprint(&last.topology)?,
             Framing::Signed(head, signed) => {
+                let digest = head.digest;
                 framed(&mut record, head, signed);
-                if record.exports.digest() != head.digest {
+                if record.exports.digest() != digest {
                     return Err(SyncRefusal::DigestMismatch);
                 }
             }
@@ -150,5 +152,6 @@ pub(crate) fn framed(record: &mut Record, head: Head, signed: Arc<Signed>) {
     record.topology_generation = head.topology_generation;
     record.trust = head.trust;
     record.trust_ended = head.trust_ended;
+    record.shifts = head.shifts;
     record.signed = Some(signed);
 }

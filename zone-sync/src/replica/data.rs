@@ -232,7 +232,7 @@ impl Replica {
             .signed
             .as_ref()
             .and_then(|signed| Head::read(&signed.words).ok());
-        let is_sound = stated.map(|head| head.digest) == self.held.digest(&record.origin);
+        let is_sound = stated.as_ref().map(|head| head.digest) == self.held.digest(&record.origin);
         if signed_first || (stated.is_some() && !is_sound) {
             return self.hold(now, peer, record, now, false);
         }
@@ -312,8 +312,9 @@ impl Replica {
                 record.signed = None;
             }
             Some((head, signed)) => {
+                let digest = head.digest;
                 framed(&mut record, head, signed);
-                if record.exports.digest() != head.digest {
+                if record.exports.digest() != digest {
                     self.diverged(advertisement);
                     return Ok(());
                 }

@@ -1,9 +1,9 @@
 //! Events that go into a replica besides messages, and those that come out.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use causeway_federation::{
-    catalog::{Age, Export},
+    catalog::{Age, Export, ShiftFigures},
     edition::{Edition, Fingerprint},
     name::{GatewayId, ZoneName},
 };
@@ -28,6 +28,8 @@ pub enum LocalChange {
     Trust(Edition),
     /// Connections that were ended since that document was taken up, because their other side was believed no more.
     TrustEnded(u64),
+    /// Figures on shifts that are under way.
+    Shifts(Arc<[ShiftFigures]>),
     /// The answer to [`ReplicaEvent::Outdated`]: a later incarnation, already stored.
     Incarnation(u64),
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use causeway_federation::{
-    catalog::ExportsDigest,
+    catalog::{ExportsDigest, MAX_TOLD_SHIFTS, ShiftFigures, ShiftStepNumber},
     edition::{Edition, Fingerprint},
     signing::{Credential, MAX_SIGNATURE_BYTES, Signed},
+    topology::MAX_GATE_CONDITIONS,
 };
 use causeway_proto::sync as proto;
 use prost::Message as _;
@@ -17,7 +18,7 @@ use super::{
 };
 
 /// A record without its exports, as its origin states it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head {
     pub stamp: Stamp,
     pub draining: bool,
@@ -25,6 +26,7 @@ pub(crate) struct Head {
     pub topology_generation: u64,
     pub trust: Edition,
     pub trust_ended: u64,
+    pub shifts: Arc<[ShiftFigures]>,
     pub digest: ExportsDigest,
 }
 
@@ -41,6 +43,7 @@ impl Head {
             trust_generation: self.trust.generation,
             trust: wire::short_fingerprint(&self.trust.fingerprint),
             trust_ended: self.trust_ended,
+            shifts: self.shifts.iter().map(shift_message).collect(),
         }
         .encode_to_vec();
         words.extend_from_slice(more);
@@ -64,9 +67,34 @@ impl Head {
                 fingerprint: wire::read_fingerprint(&statement.trust)?,
             },
             trust_ended: statement.trust_ended,
+            shifts: read_shifts(statement.shifts),
             digest: read_digest(&statement.exports_digest)?,
         })
     }
+}
+
+fn shift_message(figures: &ShiftFigures) -> proto::ShiftWord {
+    proto::ShiftWord {
+        step: figures.step.0,
+        requests: figures.requests,
+        against: figures.against.clone(),
+        taken_back: figures.taken_back,
+    }
+}
+
+/// Of more than this program tells, the first: a statement is bounded, and so is what is kept of it.
+fn read_shifts(words: Vec<proto::ShiftWord>) -> Arc<[ShiftFigures]> {
+    let words = words.into_iter().take(MAX_TOLD_SHIFTS);
+    let figures = words.map(|mut word| {
+        word.against.truncate(MAX_GATE_CONDITIONS);
+        ShiftFigures {
+            step: ShiftStepNumber(word.step),
+            requests: word.requests,
+            against: word.against,
+            taken_back: word.taken_back,
+        }
+    });
+    figures.collect()
 }
 
 /// Place of a beat in the life of its origin: incarnation, then count.
@@ -161,16 +189,22 @@ mod tests {
         fn a_head_and_a_beat_survive_the_round_trip_with_words_of_a_newer_program(
             incarnation in 0u64..1 << 48, version in 1u64..1 << 50, draining in any::<bool>(),
             topology in any::<[u8; 16]>(), generation in any::<u64>(), digest in any::<[u8; 16]>(), count in any::<u64>(),
+            told in prop::collection::vec((any::<u64>(), any::<u64>(), prop::collection::vec(any::<u32>(), 0..=MAX_GATE_CONDITIONS), any::<bool>()), 0..=MAX_TOLD_SHIFTS),
         ) {
             let mut fingerprint = Fingerprint::default();
             fingerprint.0[..16].copy_from_slice(&topology);
             let stamp = Stamp { incarnation, version };
             let digest = ExportsDigest(digest);
             let trust = Edition { generation: generation / 2, fingerprint };
-            let head = Head { stamp, draining, topology: fingerprint, topology_generation: generation, trust, trust_ended: 3, digest };
+            let shifts = told.into_iter().map(|(step, requests, against, taken_back)| ShiftFigures {
+                step: ShiftStepNumber(step), requests: requests >> 24, taken_back,
+                against: against.into_iter().map(u64::from).collect(),
+            }).collect();
+            let head = Head { stamp, draining, topology: fingerprint, topology_generation: generation, trust, trust_ended: 3, shifts, digest };
+            prop_assert!(head.words(&[]).len() <= MAX_STATEMENT_BYTES);
             let beat = Beat { stamp, digest, count };
             for more in [&[][..], &[0xf8, 0x07, 0x01]] {
-                prop_assert_eq!(Head::read(&head.words(more)).unwrap(), head);
+                prop_assert_eq!(Head::read(&head.words(more)).unwrap(), head.clone());
                 prop_assert_eq!(Beat::read(&beat.words(more)).unwrap(), beat);
             }
         }

@@ -21,7 +21,7 @@ pub const MAX_HELD_BYTES: usize = 2 * MAX_RECORD_BYTES;
 pub(crate) const MAX_PARTS: u32 = 2_048;
 /// Longest encoding of one export in bytes, with what only newer programs understand: it must fit a part.
 pub(crate) const MAX_EXPORT_BYTES: usize = 48 * 1024;
-/// Longest statement in bytes: five times what this program says, so that newer ones can say more.
+/// Longest statement in bytes: a sixth more than this program says with figures on eight shifts, so that newer ones can say more.
 pub(crate) const MAX_STATEMENT_BYTES: usize = 512;
 /// Longest tag key in bytes.
 pub const MAX_TAG_KEY_BYTES: usize = 128;

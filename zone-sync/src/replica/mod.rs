@@ -145,6 +145,7 @@ impl Replica {
                 self.forget_unproven(now);
             }
             LocalChange::TrustEnded(ended) => self.own.set_trust_ended(ended),
+            LocalChange::Shifts(shifts) => self.own.set_shifts(shifts),
             LocalChange::Incarnation(incarnation) => self.own.set_incarnation(incarnation),
         }
         self.pending.extend(self.sessions.keys().cloned());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use causeway_federation::{
-    catalog::{Change, Export, ExportKey, Exports, Record, key_message},
+    catalog::{Change, Export, ExportKey, Exports, Record, ShiftFigures, key_message},
     edition::{Edition, Fingerprint},
     name::GatewayId,
 };
@@ -57,6 +57,7 @@ impl OwnRecord {
                 topology_generation: 0,
                 trust: Edition::default(),
                 trust_ended: 0,
+                shifts: Default::default(),
                 signed: None,
             }),
             announced: false,
@@ -143,6 +144,13 @@ impl OwnRecord {
         }
     }
 
+    pub(super) fn set_shifts(&mut self, shifts: Arc<[ShiftFigures]>) {
+        if self.record.shifts != shifts {
+            Arc::make_mut(&mut self.record).shifts = shifts;
+            self.step(Vec::new());
+        }
+    }
+
     pub(super) fn set_trust(&mut self, trust: Edition) {
         if self.record.trust != trust {
             Arc::make_mut(&mut self.record).trust = trust;
@@ -202,6 +210,7 @@ impl OwnRecord {
             topology_generation: record.topology_generation,
             trust: record.trust,
             trust_ended: record.trust_ended,
+            shifts: record.shifts.clone(),
         }
     }
 
@@ -260,9 +269,9 @@ impl OwnRecord {
                 break;
             }
             merged.extend(step.changes.iter().map(|(key, now)| (key, now.as_ref())));
-            last = Some(step.head);
+            last = Some(&step.head);
         }
-        (last, merged)
+        (last.cloned(), merged)
     }
 
     /// Bytes that one change takes in a delta.

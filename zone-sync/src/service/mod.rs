@@ -22,7 +22,7 @@ use std::{
 };
 
 use causeway_federation::{
-    catalog::{Catalog, Export},
+    catalog::{Catalog, Export, MAX_TOLD_SHIFTS, ShiftFigures},
     edition::{Edition, Fingerprint},
     name::{GatewayId, ZoneName},
     signing::{Signer, Verifier},
@@ -91,6 +91,7 @@ struct Local {
     /// The document in force, and how often who is trusted has changed.
     trust: (Edition, u64),
     trust_ended: u64,
+    shifts: Arc<[ShiftFigures]>,
 }
 
 impl ZoneSync {
@@ -174,6 +175,18 @@ impl ZoneSync {
     /// Tells how many connections were ended since that document was taken up, because their other side was believed no more.
     pub fn trust_ended(&self, ended: u64) {
         self.local.send_modify(|local| local.trust_ended = ended);
+    }
+
+    /// Figures on the shifts that are under way; of more than [`MAX_TOLD_SHIFTS`] the first.
+    pub fn set_shifts(&self, mut shifts: Vec<ShiftFigures>) {
+        shifts.truncate(MAX_TOLD_SHIFTS);
+        self.local.send_if_modified(|local| {
+            let changed = *local.shifts != *shifts;
+            if changed {
+                local.shifts = shifts.into();
+            }
+            changed
+        });
     }
 
     /// The catalog, now and as it changes.

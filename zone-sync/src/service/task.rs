@@ -204,6 +204,10 @@ impl SyncTask {
             let change = LocalChange::TrustEnded(latest.trust_ended);
             self.replica.handle_local(now(), change);
         }
+        if latest.shifts != self.told.shifts {
+            let change = LocalChange::Shifts(latest.shifts.clone());
+            self.replica.handle_local(now(), change);
+        }
         let same = match (&latest.exports, &self.told.exports) {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
             (new, _) => new.is_none(),

@@ -114,6 +114,7 @@ pub fn read_head(row: &[u8]) -> Result<Record, CatalogStoreError> {
         topology_generation: 0,
         trust: Default::default(),
         trust_ended: 0,
+        shifts: Default::default(),
         signed: None,
     };
     if header.head.is_some() {

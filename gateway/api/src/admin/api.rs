@@ -30,7 +30,7 @@ use super::{
     guard,
     instances::{deregister, register, renew},
     large::{JsonItems, LargeAnswers},
-    topology, trust,
+    shifts, topology, trust,
     view::{self, Envelope, SocketView},
 };
 use crate::admin::{ProcessReading, ScrapeState, TunnelReading, scrape};
@@ -57,6 +57,9 @@ pub(super) fn router(state: AdminState, entry: GatedListener, hosts: guard::Host
         .route("/v1/topology", get(topology::shown).put(topology::apply))
         .route("/v1/topology/history", get(topology::history))
         .route("/v1/topology/diff", post(topology::difference))
+        .route("/v1/shifts", get(shifts::shown))
+        .route("/v1/shifts/{service}", post(shifts::begin))
+        .route("/v1/shifts/{service}/{change}", post(shifts::change))
         .route("/v1/trust", get(trust::shown).put(trust::hand_in))
         .route("/v1/checks", get(checks))
         .route("/v1/explain", get(explained))
@@ -83,7 +86,7 @@ async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
 async fn not_found(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     ApiError::not_found(format!("there is nothing at {path}"))
-        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, trust, checks, explain, sources, socket, settings")
+        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, shifts, trust, checks, explain, sources, socket, settings")
 }
 
 async fn wrong_method() -> ApiError {
@@ -298,7 +301,9 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
     };
     let explanation = explain::with_caller(explanation, &snapshot, &asked, line.as_ref());
     let asked_for = (service, asked.port.as_ref());
-    let explanation = explain::with_policies(explanation, &snapshot.topology, asked_for, policies_of);
+    let mut explanation = explain::with_policies(explanation, &snapshot.topology, asked_for, policies_of);
+    let shift = view::shift_in_words(&snapshot, &asked.target.service);
+    explanation.policies.splice(0..0, shift);
     let ejected = view::ejections(&snapshot, &asked.target.service, uptime());
     let explanation = explain::with_ejected(explanation, &ejected);
     Ok(answer(Envelope::new("explanation", &snapshot, vec![explanation])))

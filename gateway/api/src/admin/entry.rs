@@ -46,7 +46,10 @@ fn is_change(method: &Method, path: &str) -> bool {
 fn object(path: &str) -> Option<String> {
     let of = |prefix: &str| path.strip_prefix(prefix).filter(|rest| !rest.is_empty());
     let named = of("/v1/instances/").filter(|rest| rest.contains('/'));
-    named.or_else(|| of("/v1/sources/")).map(str::to_owned)
+    let named = named.or_else(|| of("/v1/sources/"));
+    // What becomes of a shift stands behind its service.
+    let shifted = of("/v1/shifts/").and_then(|rest| rest.split('/').next());
+    named.or(shifted).map(str::to_owned)
 }
 
 pub(super) async fn pass(State(entry): State<GatedListener>, request: Request, next: Next) -> Response {
@@ -131,6 +134,9 @@ mod tests {
             ("POST /v1/instances/deregister", Some(Scope::Register)),
             ("PUT /v1/sources/consul", Some(Scope::Register)),
             ("PUT /v1/topology", Some(Scope::Write)),
+            ("GET /v1/shifts", Some(Scope::Read)),
+            ("POST /v1/shifts/orders", Some(Scope::Write)),
+            ("POST /v1/shifts/orders/abort", Some(Scope::Write)),
             ("POST /v1/topology/diff/", Some(Scope::Write)),
             ("PUT /v1/instances2", Some(Scope::Write)),
             ("DELETE /v1/anything", Some(Scope::Write)),
@@ -145,6 +151,8 @@ mod tests {
         for (path, named) in [
             ("/v1/instances/orders/10.1.0.1%3A80", Some("orders/10.1.0.1%3A80")),
             ("/v1/sources/consul", Some("consul")),
+            ("/v1/shifts/orders", Some("orders")),
+            ("/v1/shifts/orders/abort", Some("orders")),
             ("/v1/instances", None),
             ("/v1/topology", None),
         ] {

@@ -20,6 +20,7 @@ mod permission;
 mod readings;
 mod scrape;
 pub(crate) mod server;
+mod shifts;
 mod stalled;
 mod topology;
 mod trust;
@@ -46,6 +47,7 @@ pub use instances::{InstanceBody, RegisteredView};
 pub use permission::{CallersVerdict, CallersView, PermissionVerdict, PermissionView};
 pub use readings::{LatestRefusal, OwnReading, ProcessReading, SyncReading, SyncReadings, TunnelReading};
 pub use scrape::{ScrapeState, scrape};
+pub use shifts::ShiftOrder;
 
 use crate::credentials::{ADMIN_API, Acceptor, Gate, ListenerProof};
 

@@ -6,7 +6,7 @@ use axum::{
     extract::{Query, Request, State},
     response::Response,
 };
-use causeway_control::topology::{AppliedTopology, ApplyError, Applying, base};
+use causeway_control::topology::{AppliedTopology, ApplyError, Applying, OverShifts, base};
 use causeway_federation::{
     registry::InstanceSource,
     topology::{
@@ -43,7 +43,7 @@ pub(super) struct TopologyParameters {
 pub(super) struct ApplyParameters {
     /// The generation that must be in force for this to be done; without it the one that the text's first line names.
     generation: Option<u64>,
-    /// The text's first line does not count.
+    /// The text's first line does not count, and shifts of services that it changes end.
     #[serde(default)]
     force: bool,
     /// Only say what would change.
@@ -55,7 +55,7 @@ pub(super) struct ApplyParameters {
 const LOST_UPDATE: &str = "the first line of the text names the generation it was taken from: make the change in what \
     `causeway get topology` prints now, or give `--force` to undo what was applied since";
 
-type Parameters<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+pub(super) type Parameters<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
 impl From<ApplyError> for ApiError {
     fn from(error: ApplyError) -> Self {
@@ -80,6 +80,7 @@ impl From<ApplyError> for ApiError {
 fn refused(refusal: &TopologyRefusal) -> ApiError {
     let status = match refusal {
         TopologyRefusal::Stale { .. }
+        | TopologyRefusal::UnderShift(_)
         | TopologyRefusal::Behind { .. }
         | TopologyRefusal::LastGeneration(_) => StatusCode::CONFLICT,
         TopologyRefusal::NotAllowed { .. }
@@ -129,7 +130,11 @@ pub(super) async fn apply(
     let (base, text) = base::split(&text);
     let base = base.filter(|_| !wish.force).map(|base| base.generation);
     let expected = wish.generation.or(base);
-    let outcome = applied.apply(expected, text.to_owned(), applying).await;
+    let over = match wish.force {
+        true => OverShifts::Abort,
+        false => OverShifts::Refuse,
+    };
+    let outcome = applied.apply(expected, text.to_owned(), applying, over).await;
     let outcome = outcome.map_err(|error| match error {
         ApplyError::Refused(refusal @ TopologyRefusal::Stale { .. }) if base == expected => {
             refused(&refusal).hint(LOST_UPDATE)
@@ -221,7 +226,7 @@ fn in_words(warnings: &Diagnostics) -> String {
     warnings.render(Style::Plain)
 }
 
-fn applied(state: &AdminState) -> Result<&AppliedTopology, ApiError> {
+pub(super) fn applied(state: &AdminState) -> Result<&AppliedTopology, ApiError> {
     state.topology.applied().ok_or_else(|| {
         ApiError::new(
             StatusCode::FORBIDDEN,
@@ -231,7 +236,7 @@ fn applied(state: &AdminState) -> Result<&AppliedTopology, ApiError> {
     })
 }
 
-fn understood<T>(parameters: Parameters<T>, example: &str) -> Result<Query<T>, ApiError> {
+pub(super) fn understood<T>(parameters: Parameters<T>, example: &str) -> Result<Query<T>, ApiError> {
     parameters
         .map_err(|error| ApiError::bad_request(error.body_text()).hint(format!("for example {example}")))
 }

@@ -20,6 +20,7 @@ mod check;
 mod fetch;
 mod open;
 mod serve;
+mod shifts;
 #[cfg(test)]
 mod tests;
 mod wanted;
@@ -36,6 +37,7 @@ pub use check::check;
 pub use fetch::FetchedTopologies;
 pub use open::{AppliedConfig, TopologyOpenError};
 pub use serve::TopologyServer;
+pub use shifts::{OverShifts, SteerError};
 
 /// View for everybody who only looks; writers make a new one.
 #[derive(Debug, Clone)]
@@ -152,22 +154,28 @@ impl AppliedTopology {
         expected: Option<u64>,
         text: String,
         applying: Applying,
+        over: OverShifts,
     ) -> Result<ApplyOutcome, ApplyError> {
         let this = self.clone();
         // Checking a large text and writing it take longer than a runtime thread should be held.
-        let work = tokio::task::spawn_blocking(move || this.apply_now(expected, &text, applying));
+        let work = tokio::task::spawn_blocking(move || {
+            let mut work = this.0.work.lock();
+            let expected = expected.unwrap_or_else(|| work.applied.edition().generation);
+            let text = over.settle(&work.applied, expected, text)?;
+            this.apply_now(&mut work, expected, &text, applying)
+        });
         work.await.map_err(ApplyError::Interrupted)?
     }
 
     fn apply_now(
         &self,
-        expected: Option<u64>,
+        work: &mut Work,
+        expected: u64,
         text: &str,
         applying: Applying,
     ) -> Result<ApplyOutcome, ApplyError> {
-        let mut work = self.0.work.lock();
         let before = work.applied.edition();
-        let draft = work.applied.draft(expected.unwrap_or(before.generation), text)?;
+        let draft = work.applied.draft(expected, text)?;
         if draft.same || applying == Applying::Dry {
             return Ok(ApplyOutcome {
                 draft,
@@ -183,7 +191,7 @@ impl AppliedTopology {
         work.applied = next;
         self.0.metrics.topology_document("applied");
         words::taken(&document, &draft.changes);
-        self.publish(&work);
+        self.publish(work);
         Ok(ApplyOutcome {
             draft,
             edition: document.edition(),

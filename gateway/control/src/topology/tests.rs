@@ -55,7 +55,10 @@ async fn what_was_applied_rules_after_a_restart_whatever_became_of_the_initial_f
     let data = folder.path().join("data");
     let applied = open(&data, initial(&folder, &text("initial"))).unwrap();
     assert_eq!(generation(&applied), 0);
-    applied.apply(Some(0), text("one"), Applying::Now).await.unwrap();
+    applied
+        .apply(Some(0), text("one"), Applying::Now, OverShifts::Refuse)
+        .await
+        .unwrap();
     drop(applied);
     for start in [
         None,
@@ -86,7 +89,10 @@ async fn a_damaged_file_is_set_aside_and_the_initial_topology_rules() {
     let folder = tempfile::tempdir().unwrap();
     let start = initial(&folder, &text("initial"));
     let applied = open(folder.path(), start.clone()).unwrap();
-    applied.apply(None, text("one"), Applying::Now).await.unwrap();
+    applied
+        .apply(None, text("one"), Applying::Now, OverShifts::Refuse)
+        .await
+        .unwrap();
     drop(applied);
     let file = folder.path().join("topology.redb");
     let mut bytes = fs::read(&file).unwrap();
@@ -107,7 +113,11 @@ async fn of_many_who_apply_at_once_one_is_in_time() {
     let applied = open(folder.path(), initial(&folder, &text("initial"))).unwrap();
     let attempts = (0..8).map(|n| {
         let applied = applied.clone();
-        tokio::spawn(async move { applied.apply(Some(0), text(&format!("{n}")), Applying::Now).await })
+        tokio::spawn(async move {
+            applied
+                .apply(Some(0), text(&format!("{n}")), Applying::Now, OverShifts::Refuse)
+                .await
+        })
     });
     let mut in_time = 0;
     for attempt in attempts.collect::<Vec<_>>() {
@@ -144,7 +154,7 @@ async fn a_peers_document_is_taken_up_stored_and_shown_and_a_bad_one_changes_not
         shown.message
     );
     let late = applied
-        .apply(Some(1), text("mine"), Applying::Now)
+        .apply(Some(1), text("mine"), Applying::Now, OverShifts::Refuse)
         .await
         .unwrap_err();
     assert!(late.to_string().contains("this gateway cannot use it"), "{late}");

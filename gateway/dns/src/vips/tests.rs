@@ -44,6 +44,7 @@ pub(super) fn snapshot(vips: &str, services: &[&str], zones: usize) -> Snapshot 
         listeners: Arc::default(),
         ejections: Arc::default(),
         ceilings: Default::default(),
+        shifts: Default::default(),
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_federation::name::{GatewayId, PortName, Tags, ZoneName};
+use causeway_federation::{
+    name::{GatewayId, PortName, Tags, ZoneName},
+    topology::JudgedEnd,
+};
 use causeway_host::{descriptors::DescriptorPromise, share::ShareHolder};
 use causeway_routing::{
     limits::{UseGuard, UseKind},
@@ -365,9 +368,23 @@ impl EstablishedConnection {
         } = self;
         summary.relayed(relayed);
         summary.take_termination(opened.handle());
+        judge(&shared, &target, &summary);
         finish(&shared, &target, client, begun, summary);
         opened
     }
+}
+
+/// Counts the end of a connection for a shift that it may be of. One that something else than its instance has ended says nothing.
+fn judge(shared: &EgressShared, target: &Target, summary: &ConnectionSummary) {
+    let failed = match summary.outcome {
+        ConnectionOutcome::InstanceReset => true,
+        ConnectionOutcome::Cut | ConnectionOutcome::PeerCut | ConnectionOutcome::TunnelLost => return,
+        _ => false,
+    };
+    let took = summary.ready_after.unwrap_or_default();
+    let end = JudgedEnd { failed, took };
+    let shifts = shared.snapshots.load().shifts.load_full();
+    shifts.count(&target.service, &summary.tags, end);
 }
 
 /// Returns what moves the bytes of a connection that an upstream has. `None`: it ended at once, which has been told.

@@ -155,7 +155,10 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);
     let arms = match placed.has_own_split {
         true => vec![placed.own_arm()],
-        false => arms::ordered(&service.split, (target, None), &mut Reasons::new(false), &mut rng),
+        false => {
+            let split = snapshot.split_of(&target.service, service);
+            arms::ordered(split, (target, None), &mut Reasons::new(false), &mut rng)
+        }
     };
     let serves = |arm: &Arm| best(&question, arm).is_some();
     let Some(arm) = arm_of(&question, placed, &arms) else {
@@ -193,7 +196,10 @@ fn arm_of<'a>(question: &Question<'_>, placed: &Placement, arms: &'a [Arm]) -> O
     if let Some(same) = arms.iter().find(|arm| arm.split_tags == placed.arm) {
         return Some(same);
     }
-    let is_named = question.service.split.iter().any(|arm| arm.tags == placed.arm);
+    let split = question
+        .snapshot
+        .split_of(&question.target.service, question.service);
+    let is_named = split.iter().any(|arm| arm.tags == placed.arm);
     let instance = instance_of(question.snapshot, placed);
     arms.iter().find(|arm| match instance {
         Some(instance) => instance.tags.matches(&arm.split_tags),

@@ -67,7 +67,8 @@ impl<'s, R: Rng> Decision<'s, R> {
         });
         let arms = match service {
             Some(service) => {
-                let split = request.split.as_deref().unwrap_or(&service.split);
+                let split = request.split.as_deref();
+                let split = split.unwrap_or_else(|| snapshot.split_of(&target.service, service));
                 arms::ordered(split, (target, request.key), &mut reasons, &mut rng)
             }
             None => {

@@ -271,6 +271,7 @@ fn seen_from(
         listeners: Arc::default(),
         ejections: Arc::default(),
         ceilings: Arc::default(),
+        shifts: Arc::default(),
     }
 }
 
@@ -287,6 +288,7 @@ fn entry(zone: &ZoneName, exports: &[Export]) -> Option<CatalogEntry> {
         topology_generation: 0,
         trust: Default::default(),
         trust_ended: 0,
+        shifts: Default::default(),
         signed: None,
     };
     Some(CatalogEntry {

@@ -115,6 +115,7 @@ mod tests {
             topology_generation: 0,
             trust: Default::default(),
             trust_ended: 0,
+            shifts: Default::default(),
             signed: None,
         };
         CatalogEntry {

@@ -8,6 +8,7 @@ mod encoding;
 mod entries;
 mod exporters;
 mod exports;
+mod figures;
 mod summary;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub use encoding::{encode, key_message};
 use entries::Entries;
 use exporters::Exporters;
 pub use exports::{Change, Encoded, ExportKey, Exports};
+pub use figures::{MAX_TOLD_SHIFTS, ShiftFigures, ShiftStepNumber};
 pub use summary::{InstanceState, exports};
 
 use crate::{
@@ -71,6 +73,8 @@ pub struct Record {
     pub trust: Edition,
     /// Connections that the origin has ended since it took that document up, because it believed their other side no more.
     pub trust_ended: u64,
+    /// Figures on shifts that are under way.
+    pub shifts: Arc<[ShiftFigures]>,
     /// The origin's own words for all of this but the exports, with their digest, and its signature; `None` when it
     /// speaks a protocol without them. Whether the signature is good is not known from that it is here.
     pub signed: Option<Arc<Signed>>,
@@ -82,7 +86,7 @@ impl PartialEq for Record {
         (&self.origin, self.incarnation, self.version) == (&other.origin, other.incarnation, other.version)
             && (self.draining, self.topology) == (other.draining, other.topology)
             && (self.topology_generation, self.trust) == (other.topology_generation, other.trust)
-            && self.trust_ended == other.trust_ended
+            && (self.trust_ended, &self.shifts) == (other.trust_ended, &other.shifts)
             && self.exports == other.exports
     }
 }

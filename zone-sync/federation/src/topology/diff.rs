@@ -270,8 +270,9 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     let mut compare = |key: &str, text: &dyn Fn(&Service) -> String| {
         diff.compare(&format!("{subject}: {key}"), text(before), text(after));
     };
-    compare("health", &health);
+    compare("health", &|service| policy_words::health(service.health.as_ref()));
     compare("split", &|service| split(&service.split));
+    compare("shift", &|service| told(service.shift.as_deref()));
     compare("failover", &|service| {
         let tiers: Vec<String> = service.failover.iter().map(tier).collect();
         tiers.join(", then ")
@@ -295,12 +296,17 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     compare("outlier", &|service| {
         policy_words::outlier(service.outlier.as_ref())
     });
-    compare("sticky", &|service| {
-        let sticky = service.sticky.as_ref();
-        sticky.map_or_else(|| "none".to_owned(), ToString::to_string)
-    });
+    compare("sticky", &|service| told(service.sticky.as_deref()));
     compare("limits", &|service| policy_words::limits(&service.limits));
     routes(diff, subject, before, after);
+    if before.active_shift().is_some() && after.active_shift().is_some() {
+        let subject = format!("{subject}: split before the shift");
+        diff.compare(
+            &subject,
+            split(before.split_before()),
+            split(after.split_before()),
+        );
+    }
 }
 
 /// Tells of routes one by one, and of their order if that alone has changed.
@@ -316,22 +322,6 @@ fn routes(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     if diff.changes.len() == count {
         diff.compare(&format!("{subject}s"), before.join("; "), after.join("; "));
     }
-}
-
-fn health(service: &Service) -> String {
-    let Some(check) = &service.health else {
-        return "none".to_owned();
-    };
-    let probe = match &check.probe {
-        super::Probe::Tcp => "tcp".to_owned(),
-        super::Probe::Http { path } => format!("http {path}"),
-        super::Probe::Grpc { service } => format!("grpc {service:?}"),
-    };
-    let (every, timeout) = (duration(check.every), duration(check.timeout));
-    format!(
-        "{probe} every {every} timeout {timeout} fall {} rise {}",
-        check.fall, check.rise
-    )
 }
 
 /// `linger 30s, max_age none`.
@@ -405,12 +395,12 @@ pub(super) fn duration(duration: Duration) -> String {
 }
 
 fn optional<T: fmt::Debug>(value: Option<&T>) -> String {
-    value.map_or_else(|| "none".to_owned(), braced)
+    // They are shown as they are held.
+    value.map_or_else(|| "none".to_owned(), |value| format!("{value:?}"))
 }
 
-/// Policies without effect yet are shown as they are held; they get words of their own with their effect.
-fn braced<T: fmt::Debug>(value: &T) -> String {
-    format!("{value:?}")
+fn told<T: fmt::Display>(value: Option<&T>) -> String {
+    value.map_or_else(|| "none".to_owned(), ToString::to_string)
 }
 
 #[cfg(test)]

@@ -24,12 +24,13 @@ mod routes;
 mod routes_in_words;
 mod scalar;
 mod schema;
+mod shift;
 mod sticky;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use diff::{ChangeKind, Diff, TopologyChange, diff};
-pub use edit::{EditError, with_drain};
+pub use edit::{EditError, with_drain, with_shift};
 pub use model::*;
 pub use permissions::{
     CallerSelector, CallerView, DefaultPermission, IdentitySelector, PermissionEntry, Permissions, Who,
@@ -40,6 +41,7 @@ pub use resolved::resolved;
 pub use retry::{GrpcCode, IDEMPOTENT_METHODS, Retry, RetryCondition};
 pub use routes::*;
 pub use schema::schema;
+pub use shift::*;
 pub use sticky::Sticky;
 
 use std::{
@@ -48,6 +50,7 @@ use std::{
 };
 
 use diagnostic::Sink;
+use shift::under_shift;
 
 use crate::name::{ServiceName, Tags};
 

@@ -16,6 +16,7 @@ use super::{
     ports::ServicePorts,
     retry::Retry,
     routes::Route,
+    shift::Shift,
     sticky::Sticky,
 };
 use crate::{
@@ -187,8 +188,10 @@ pub struct Service {
     pub ports: ServicePorts,
     /// `None`: instances count as healthy as long as they are registered.
     pub health: Option<HealthCheck>,
-    /// Never empty: without a split in the file, one arm with no tags.
+    /// Never empty: without a split in the file, one arm with no tags. That of the step, while the service is under a shift.
     pub split: Vec<SplitArm>,
+    /// The last one that was begun.
+    pub shift: Option<Arc<Shift>>,
     /// Never empty: without failover in the file, the caller's own zone and then any zone.
     pub failover: Vec<Tier>,
     pub spill: Option<Spill>,
@@ -243,6 +246,18 @@ impl JudgedRequests {
 }
 
 impl Service {
+    /// The shift that it is under.
+    #[must_use]
+    pub fn active_shift(&self) -> Option<&Arc<Shift>> {
+        self.shift.as_ref().filter(|shift| shift.state.is_active())
+    }
+
+    /// The split without the shift that it is under.
+    #[must_use]
+    pub fn split_before(&self) -> &[SplitArm] {
+        self.active_shift().map_or(&self.split, |shift| &shift.from)
+    }
+
     /// Tells whether `zone` may see and call this service when another zone serves it.
     #[must_use]
     pub fn is_exported_to(&self, zone: &ZoneName) -> bool {

@@ -1,9 +1,9 @@
-//! Words for time limits, retries, ejection and limits, as a diff and an explanation tell of them.
+//! Words for health checks, time limits, retries, ejection and limits, as a diff and an explanation tell of them.
 
 use std::{fmt, time::Duration};
 
 use super::{
-    model::{Outlier, Protocol, RouteLimits, Service},
+    model::{HealthCheck, Outlier, Probe, Protocol, RouteLimits, Service},
     retry::{GrpcCode, Retry, RetryCondition},
 };
 
@@ -61,6 +61,23 @@ pub(super) fn outlier(outlier: Option<&Outlier>) -> String {
                 outlier.consecutive
             )
         },
+    )
+}
+
+/// `http /healthz every 2s timeout 1s fall 2 rise 2`.
+pub(super) fn health(check: Option<&HealthCheck>) -> String {
+    let Some(check) = check else {
+        return "none".to_owned();
+    };
+    let probe = match &check.probe {
+        Probe::Tcp => "tcp".to_owned(),
+        Probe::Http { path } => format!("http {path}"),
+        Probe::Grpc { service } => format!("grpc {service:?}"),
+    };
+    let (every, timeout) = (time(check.every), time(check.timeout));
+    format!(
+        "{probe} every {every} timeout {timeout} fall {} rise {}",
+        check.fall, check.rise
     )
 }
 

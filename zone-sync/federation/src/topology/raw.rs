@@ -23,6 +23,7 @@ use super::{
     permissions::{CallerSelector, PermissionEntry, Permissions},
     retry::Retry,
     routes::{HeaderChanges, Mirror, PathMatch, RouteAction, RouteMatch, RouteRewrite},
+    shift::Shift,
     sticky::Sticky,
 };
 use crate::{
@@ -115,6 +116,7 @@ pub(super) struct Service {
     pub has_all_ports: bool,
     pub health: Option<HealthCheck>,
     pub split: Option<Listed<Spanned<SplitArm>>>,
+    pub shift: Option<Spanned<Shift>>,
     pub failover: Option<Vec<Spanned<Tier>>>,
     pub export_to: Option<Listed<Spanned<ZoneName>>>,
     pub run_in: Option<Listed<Spanned<ZoneName>>>,

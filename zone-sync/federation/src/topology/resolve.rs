@@ -14,6 +14,7 @@ use super::{
     ports::{ServicePort, ServicePorts},
     raw,
     routes::Route,
+    shift::Shift,
 };
 use crate::{
     edition::Fingerprint,
@@ -127,12 +128,21 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         .deny
         .map_or_else(|| Some(Vec::new()), |entries| compiled(entries.items))?;
     let policies = service.policies;
+    let declared = service
+        .split
+        .map_or_else(default_split, |arms| values(arms.items));
+    let shift = service.shift.map(|shift| Shift {
+        from: declared.clone(),
+        ..shift.value
+    });
     let model = Service {
         ports: ports(service.ports)?,
         health: service.health,
-        split: service
-            .split
-            .map_or_else(default_split, |arms| values(arms.items)),
+        split: match &shift {
+            Some(shift) if shift.state.is_active() => shift.split(),
+            _ => declared,
+        },
+        shift: shift.map(Arc::new),
         failover,
         spill: policies.spill,
         failback: policies.failback,

@@ -98,7 +98,7 @@ fn flow(node: &Node) -> String {
 }
 
 /// A word as it is, anything else in quotes. What was written without quotes and may be a number or a truth is a word.
-fn scalar(text: &str, plain: bool) -> String {
+pub(super) fn scalar(text: &str, plain: bool) -> String {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"_./%+-".contains(&byte);
     let begins = |text: &str| text.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '/');
     let is_word = !text.is_empty() && text.bytes().all(is_word) && (plain || begins(text));

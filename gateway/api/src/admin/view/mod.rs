@@ -9,6 +9,7 @@ mod exports;
 mod instances;
 mod services;
 mod settings;
+mod shifts;
 mod topology;
 mod trust;
 mod tunnels;
@@ -26,6 +27,7 @@ pub use exports::{ExportView, RecordView, exports, records};
 pub use instances::{FailureView, InstanceView, instances};
 pub use services::{ArmView, Count, ServiceView, ServiceZone, TierView, services};
 pub use settings::{SettingSource, SettingView};
+pub use shifts::{ShiftGatewayView, ShiftView, shift_in_words, shifts};
 pub use topology::{
     ChangeView, ChangesView, GenerationView, TopologyView, changes, generations, outcome, topology,
 };

@@ -15,7 +15,7 @@ use causeway_routing::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{EjectionView, age_word, ejections, link_word};
+use super::{EjectionView, age_word, ejections, link_word, shift_in_words};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
@@ -33,7 +33,11 @@ pub struct ServiceView {
     pub local: Count,
     /// Exports of the other zones to this one.
     pub zones: Vec<ServiceZone>,
+    /// That of the step, while the service is under a shift.
     pub split: Vec<ArmView>,
+    /// Such as `shift: 25 % to {version=v2} (step 2 of 4), running`; `None`: it is under no shift.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<String>,
     pub failover: Vec<TierView>,
     /// `None`: every zone.
     pub export_to: Option<Vec<String>>,
@@ -170,6 +174,7 @@ fn service_view(
                 weight: arm.weight,
             })
             .collect(),
+        shift: shift_in_words(snapshot, name),
         failover: service.failover.iter().map(tier).collect(),
         export_to: service
             .export_to

@@ -292,6 +292,7 @@ impl Attempt<'_> {
         let before = BeforeAnswer::attend(&mut request, record);
         match self.wait(&mut upstream, request, spare.as_ref()).await {
             WaitEnd::Answer(answer) => {
+                record.heard();
                 if let Some(verdict) = judge_head(answer.status(), answer.headers()) {
                     record.tell(&upstream.facts, verdict);
                 }

@@ -1,8 +1,14 @@
 //! One request in the books: counted while it is under way, and written down once at its end, however it ends.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use causeway_federation::{name::ZoneName, topology::Route};
+use causeway_federation::{
+    name::ZoneName,
+    topology::{JudgedEnd, Route},
+};
 use causeway_routing::{
     callers::FoundCaller,
     limits::UseGuard,
@@ -46,6 +52,10 @@ pub(super) struct RequestRecord {
     cookie: Option<HeaderValue>,
     /// Place within the limit of its service's requests.
     place: Option<UseGuard>,
+    /// Moment at which it was last given to an instance.
+    given_at: Instant,
+    /// Time from then to the head of the answer, once that has come.
+    head_after: Option<Duration>,
 }
 
 impl RequestRecord {
@@ -62,9 +72,10 @@ impl RequestRecord {
             None,
         );
         summary.request = Some(RequestFacts::default());
+        let now = Instant::now();
         Self {
             connection,
-            begun: Instant::now(),
+            begun: now,
             open,
             summary: Some(summary),
             carried_before: (0, 0),
@@ -74,6 +85,8 @@ impl RequestRecord {
             answered: false,
             cookie: None,
             place: None,
+            given_at: now,
+            head_after: None,
         }
     }
 
@@ -193,6 +206,7 @@ impl RequestRecord {
     /// An upstream is about to be given it.
     pub(super) fn given(&mut self, upstream: &HttpUpstream, attempts: u32) {
         self.carried_before = upstream.carried();
+        (self.given_at, self.head_after) = (Instant::now(), None);
         let ready_after = self.begun.elapsed();
         let zone = self.connection.shared.snapshots.load().zone.clone();
         self.edit(|summary| {
@@ -202,6 +216,11 @@ impl RequestRecord {
             summary.ready_after = Some(ready_after);
             summary.outcome = ConnectionOutcome::ClientReset;
         });
+    }
+
+    /// The head of an answer has come.
+    pub(super) fn heard(&mut self) {
+        self.head_after = Some(self.given_at.elapsed());
     }
 
     /// No instance took it.
@@ -305,6 +324,12 @@ impl RequestRecord {
         };
         let snapshot = shared.snapshots.load();
         shared.outliers.ended(&snapshot, &shared.metrics, &ended, verdict);
+        let end = JudgedEnd {
+            failed: verdict != TryVerdict::Well,
+            took: self.head_after.unwrap_or_else(|| self.given_at.elapsed()),
+        };
+        let shifts = snapshot.shifts.load();
+        shifts.count(ended.service, &ended.candidate.tags, end);
     }
 
     /// It had no answer in time. While its client still owes a part of it, the instance is not to blame.

@@ -25,10 +25,10 @@ pub use history::{HistoryEntry, HistoryStanding};
 pub use rank::TopologyRank;
 pub use refusal::TopologyRefusal;
 
-use super::{Diff, Topology, diff, parse};
+use super::{Diff, Topology, diff, parse, under_shift};
 use crate::{
     edition::{Edition, Fingerprint, MAX_GENERATION},
-    name::{GatewayId, ZoneName},
+    name::{GatewayId, ServiceName, ZoneName},
 };
 
 /// Most documents that are kept, the one in force included.
@@ -131,6 +131,8 @@ pub struct Draft {
     pub warnings: super::Diagnostics,
     /// The text is that of the topology in force: there is nothing to apply.
     pub same: bool,
+    /// Services that it changes, and that are under a shift before or afterwards.
+    pub under_shift: Vec<ServiceName>,
 }
 
 impl Applied {
@@ -277,6 +279,7 @@ impl Applied {
         Ok(Draft {
             parent,
             text: text.into(),
+            under_shift: under_shift(self.topology().map(|topology| &**topology), &parsed.topology),
             changes: self.changes(&parsed.topology),
             warnings: parsed.warnings,
             same: parsed.topology.fingerprint == parent.fingerprint,

@@ -3,7 +3,7 @@
 use super::super::Diagnostics;
 use crate::{
     edition::Edition,
-    name::{GatewayId, ZoneName},
+    name::{GatewayId, ServiceName, ZoneName},
     signing::Unproven,
 };
 
@@ -43,6 +43,8 @@ pub enum TopologyRefusal {
         "generation {edition} cannot overrule what is in force: it is not proven that {by}, which it names, made it"
     )]
     Unproven { edition: Edition, by: GatewayId },
+    #[error("service {} under a shift, or would be, and this changes {}", named(.0), if .0.len() == 1 { "it" } else { "them" })]
+    UnderShift(Vec<ServiceName>),
 }
 
 impl TopologyRefusal {
@@ -60,6 +62,7 @@ impl TopologyRefusal {
             Self::Unsigned { .. } => "unsigned",
             Self::Lapsed { .. } => "lapsed",
             Self::Unproven { .. } => "unproven",
+            Self::UnderShift(_) => "under_shift",
         }
     }
 
@@ -90,6 +93,10 @@ impl TopologyRefusal {
                 "a gateway of a zone that may apply (`apply_from`) signs what it runs again whenever its certificate is renewed: have \
                  one within reach, or apply again there"
             }
+            Self::UnderShift(_) => {
+                "`causeway shift status SERVICE` shows it; wait for its end, or end it with `causeway shift abort SERVICE`; \
+                 `causeway apply --force` does both at once"
+            }
         }
     }
 
@@ -99,6 +106,17 @@ impl TopologyRefusal {
             self,
             Self::Invalid(_) | Self::NoOwnZone(_) | Self::TrustDomain { .. }
         )
+    }
+}
+
+/// `orders is`, `orders and web are`, `a, b, c and 7 more are`.
+fn named(services: &[ServiceName]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<&str> = services.iter().take(SHOWN).map(ServiceName::as_str).collect();
+    match (services.len().saturating_sub(SHOWN), shown.as_slice()) {
+        (0, [one]) => format!("{one} is"),
+        (0, several) => format!("{} are", several.join(", ")),
+        (more, several) => format!("{} and {more} more are", several.join(", ")),
     }
 }
 

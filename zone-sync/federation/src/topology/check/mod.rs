@@ -12,6 +12,7 @@ mod references;
 mod retries;
 mod routes;
 mod services;
+mod shifts;
 mod tiers;
 mod trust_domains;
 mod vips;
@@ -52,6 +53,7 @@ pub(super) fn file(file: &File, around: Surroundings<'_>, sink: &Sink) {
     zones::check(&context);
     vips::check(&context);
     services::check(&context);
+    shifts::check(&context);
     routes::check(&context);
     retries::check(&context);
     ports::check(&context);

@@ -38,6 +38,18 @@ pub(super) fn check(context: &Context<'_>) {
             weights(context, split, "so the service takes no traffic at all");
             arms(context, &split.items, tags);
         }
+        if let Some(shift) = service
+            .shift
+            .as_ref()
+            .filter(|shift| shift.value.state.is_active())
+        {
+            let to = &shift.value.plan.to;
+            if !tags.is_empty() && !tags.iter().any(|instance| instance.matches(to)) {
+                context
+                    .sink
+                    .push(nowhere_found(context, &shift.span, to, tags, false));
+            }
+        }
         for split in routed {
             weights(context, split, "so nobody serves what its route matches");
             arms(context, &split.items, tags);

@@ -50,6 +50,7 @@ pub(super) const DEFAULTS: MapKind = MapKind {
         ("port", "each service has a port of its own"),
         ("ports", "each service has ports of its own"),
         ("routes", "each service has routes of its own"),
+        ("shift", "each service is shifted by itself"),
         (
             "services",
             "write `name: \"shop-*\"`, or `class: internal` here and in the services",

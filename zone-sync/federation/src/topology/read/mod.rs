@@ -17,6 +17,7 @@ mod ports;
 mod retry;
 mod route;
 mod service;
+mod shift;
 mod source;
 mod sticky;
 mod tags;
@@ -97,6 +98,7 @@ pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("health", &policy::HEALTH),
     ("arm", &service::ARM),
     ("tier", &service::TIER),
+    ("shift", &shift::SHIFT),
     ("spill", &policy::SPILL),
     ("failback", &policy::FAILBACK),
     ("retry", &retry::RETRY),

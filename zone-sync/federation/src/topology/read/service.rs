@@ -11,7 +11,7 @@ use super::{
         scalar::{self, OWN},
         tree::{MapEntry, Node, Value},
     },
-    MAX_ZONES, caller, policy, ports, retry, route, sticky,
+    MAX_ZONES, caller, policy, ports, retry, route, shift, sticky,
     tags::{pairs, tags},
     zone::weight,
 };
@@ -34,6 +34,7 @@ pub(super) const SERVICE: MapKind = MapKind {
         "protocol",
         "health",
         "split",
+        "shift",
         "failover",
         "spill",
         "failback",
@@ -138,6 +139,7 @@ fn read_keys(service: &mut Service, fields: &Fields<'_>) -> Option<Spanned<Proto
     };
     service.health = fields.optional("health", policy::health);
     service.split = fields.optional("split", split);
+    service.shift = fields.optional("shift", shift::shift);
     service.failover = fields.optional("failover", failover);
     service.export_to = fields.optional("export_to", |node, sink| {
         items(node, "`export_to`", MAX_ZONES, sink, scalar::zone_name)
@@ -187,6 +189,7 @@ fn empty(name: Spanned<ServiceName>) -> Service {
         has_all_ports: true,
         health: None,
         split: None,
+        shift: None,
         failover: None,
         export_to: None,
         run_in: None,
@@ -244,7 +247,7 @@ fn forwarded(node: &Node, sink: &Sink) -> Option<ForwardedFields> {
 }
 
 /// Reads one of a few words.
-fn word<T: Copy, const N: usize>(
+pub(super) fn word<T: Copy, const N: usize>(
     node: &Node,
     what: &str,
     words: [(&'static str, T); N],

@@ -1,51 +1,12 @@
-//! Edits of a topology's text that leave everything else of it as it stands, comments too.
+//! The key `drain` of a zone.
 
-use std::{fmt, ops::Range, rc::Rc, time::SystemTime};
+use std::time::SystemTime;
 
-use super::{
-    Drain, Topology, Zone,
-    diagnostic::Sink,
-    parse,
-    tree::{self, MapEntry, Node, Value},
+use super::{EditError, EditedKey, with_key};
+use crate::{
+    name::ZoneName,
+    topology::{Drain, Zone, parse},
 };
-use crate::name::ZoneName;
-
-/// Reason that a text is not edited.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EditError {
-    /// It holds no topology.
-    Unreadable,
-    UnknownZone(ZoneName),
-    /// The zone stands in it in a way that only a person should change.
-    ByHand(ZoneName),
-}
-
-impl fmt::Display for EditError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable => f.write_str("the text is no topology that this program can read"),
-            Self::UnknownZone(zone) => write!(f, "the topology has no zone {zone}"),
-            Self::ByHand(zone) => write!(
-                f,
-                "zone {zone} is written in a way that cannot be edited line by line"
-            ),
-        }
-    }
-}
-
-impl std::error::Error for EditError {}
-
-impl EditError {
-    /// The way out.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Unreadable => "`causeway get topology` shows it",
-            Self::UnknownZone(_) => "`causeway get zones` lists them",
-            Self::ByHand(_) => "write the key `drain` of that zone by hand, and `causeway apply` the file",
-        }
-    }
-}
 
 /// Says in the text of a topology that a zone is being emptied, or with `None` that it is not.
 ///
@@ -60,43 +21,8 @@ pub fn with_drain(text: &str, zone: &ZoneName, drain: Option<&Drain>) -> Result<
         return Ok(text.to_owned());
     }
     known.drain = drain.cloned();
-    let by_hand = || EditError::ByHand(zone.clone());
-    let body = zone_body(text, zone).ok_or_else(by_hand)?;
-    let bare = match entry(&body, "drain") {
-        Some(drain) => without(text, drain).ok_or_else(by_hand)?,
-        None => text.to_owned(),
-    };
-    let edited = match drain {
-        None => bare,
-        Some(drain) => {
-            let body = zone_body(&bare, zone).ok_or_else(by_hand)?;
-            with(&bare, &body, drain).ok_or_else(by_hand)?
-        }
-    };
-    let read = parse(&edited, "").map_err(|_| by_hand())?;
-    match is_same(&read.topology, &wanted) {
-        true => Ok(edited),
-        false => Err(by_hand()),
-    }
-}
-
-/// Compares all but the fingerprint, which is of the text.
-fn is_same(read: &Topology, wanted: &Topology) -> bool {
-    super::diff(read, wanted).is_empty()
-}
-
-fn entry<'a>(node: &'a Node, key: &str) -> Option<&'a MapEntry> {
-    match &node.value {
-        Value::Map(entries) => entries.iter().find(|entry| entry.key == key),
-        _ => None,
-    }
-}
-
-/// The map of a zone's keys.
-fn zone_body(text: &str, zone: &ZoneName) -> Option<Rc<Node>> {
-    let root = tree::parse(text, &Sink::default())?;
-    let zones = entry(&root, "zones")?;
-    entry(&zones.value, zone.as_str()).map(|zone| zone.value.clone())
+    let value = drain.map(in_words);
+    with_key(text, &EditedKey::Drain(zone.clone()), value.as_deref(), &wanted)
 }
 
 /// As the value of the key.
@@ -108,7 +34,7 @@ fn in_words(drain: &Drain) -> String {
 }
 
 /// As changes tell of it.
-pub(super) fn drain_in_words(zone: &Zone) -> String {
+pub(in crate::topology) fn drain_in_words(zone: &Zone) -> String {
     match &zone.drain {
         None => "false".to_owned(),
         Some(Drain { by: None }) => "true".to_owned(),
@@ -119,44 +45,6 @@ pub(super) fn drain_in_words(zone: &Zone) -> String {
 /// RFC 3339, in UTC and whole seconds.
 fn timestamp(at: SystemTime) -> String {
     humantime::format_rfc3339_seconds(at).to_string()
-}
-
-/// Puts the key before the first one of the zone.
-fn with(text: &str, body: &Node, drain: &Drain) -> Option<String> {
-    let Value::Map(entries) = &body.value else {
-        return None;
-    };
-    let first = entries.first()?.key_span.start;
-    let words = in_words(drain);
-    let before = text.get(..first)?;
-    let line = before.rfind('\n').map_or(0, |end| end + 1);
-    let indent = before.get(line..)?;
-    // A map in braces may stand over several lines, too.
-    let inserted = match before.trim_end().ends_with('{') {
-        true => format!("drain: {words}, "),
-        false => format!("drain: {words}\n{indent}"),
-    };
-    Some(format!("{before}{inserted}{}", text.get(first..)?))
-}
-
-/// Takes an entry out: its line, where it has one for itself, or else its place between commas.
-fn without(text: &str, entry: &MapEntry) -> Option<String> {
-    let Range { start, .. } = entry.key_span;
-    let Range { end, .. } = entry.value.span;
-    let line = text.get(..start)?.rfind('\n').map_or(0, |end| end + 1);
-    let rest = text.get(end..)?;
-    let rest_of_line = rest.split('\n').next().unwrap_or_default();
-    let is_own_line = text.get(line..start)?.trim().is_empty()
-        && (rest_of_line.trim().is_empty() || rest_of_line.trim_start().starts_with('#'));
-    let (from, to) = if is_own_line {
-        (line, (end + rest_of_line.len() + 1).min(text.len()))
-    } else if let Some(after) = rest.trim_start().strip_prefix(',') {
-        (start, text.len() - after.trim_start_matches(' ').len())
-    } else {
-        let before = text.get(..start)?.trim_end().strip_suffix(',')?;
-        (before.len(), end)
-    };
-    Some(format!("{}{}", text.get(..from)?, text.get(to..)?))
 }
 
 #[cfg(test)]
@@ -266,7 +154,7 @@ services:
             .replace("services:", "  south: *shared\nservices:");
         assert!(parse(&shared, "").is_ok());
         let refused = with_drain(&shared, &zone("south"), Some(&Drain { by: None }));
-        assert_eq!(refused, Err(EditError::ByHand(zone("south"))));
+        assert_eq!(refused, Err(EditError::ByHand(EditedKey::Drain(zone("south")))));
         let unknown = with_drain(BLOCK, &zone("plant"), None);
         assert_eq!(unknown, Err(EditError::UnknownZone(zone("plant"))));
         assert_eq!(

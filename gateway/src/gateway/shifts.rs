@@ -1,0 +1,195 @@
+//! Carries shifts out: counts and judges this gateway's own requests, tells the others, and takes the steps of those shifts that this
+//! gateway drives. What is to be done is decided in `causeway_routing::shift`.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use causeway_control::topology::{AppliedTopology, Applying, SteerError};
+use causeway_federation::{
+    catalog::ShiftStepNumber,
+    name::{GatewayId, ServiceName},
+    topology::{Shift, ShiftRefusal, Topology},
+};
+use causeway_routing::{
+    shift::{ShiftVerdict, judge},
+    snapshot::{Snapshot, Snapshots},
+};
+use causeway_zone_sync::service::ZoneSync;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::{GatewayConfig, start::Foundation};
+
+/// Time between two looks. What breaks a gate is taken back after so long at the latest.
+const TICK: Duration = Duration::from_millis(250);
+/// Figures are told so many times in a step, which says what the driver may not have heard of at its end.
+const TOLD_IN_A_STEP: u32 = 20;
+/// Longest time between two words on figures: each is a version of this gateway's record, for every other gateway.
+const SLOWEST_WORD: Duration = Duration::from_secs(5);
+/// Time after which what failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Parts that it is made of.
+struct ShiftTask {
+    own: GatewayId,
+    /// `None`: a file rules, and nothing is driven.
+    applied: Option<AppliedTopology>,
+    snapshots: Snapshots,
+    zone_sync: ZoneSync,
+}
+
+/// Runs until it is dropped.
+pub(super) fn keep_shifts(
+    config: &GatewayConfig,
+    known: &Foundation,
+) -> impl Future<Output = ()> + Send + use<> {
+    let task = ShiftTask {
+        own: config.id().clone(),
+        applied: config.topology.applied().cloned(),
+        snapshots: known.snapshots.clone(),
+        zone_sync: known.zone_sync.clone(),
+    };
+    task.run()
+}
+
+impl ShiftTask {
+    async fn run(self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut followed: Option<Arc<Topology>> = None;
+        let mut next_word = Instant::now();
+        let mut retries = BTreeMap::new();
+        loop {
+            ticks.tick().await;
+            let snapshot = self.snapshots.load_full();
+            let topology = &snapshot.topology;
+            if followed
+                .as_ref()
+                .is_none_or(|followed| !Arc::ptr_eq(followed, topology))
+            {
+                let following = snapshot.shifts.load().following(topology);
+                snapshot.shifts.store(Arc::new(following));
+                followed = Some(topology.clone());
+                next_word = Instant::now();
+                retries.clear();
+            }
+            let took_back = take_back(&snapshot);
+            if took_back || next_word <= Instant::now() {
+                self.zone_sync.set_shifts(snapshot.shifts.load().told());
+                next_word = Instant::now() + between_words(topology);
+            }
+            if let Some(applied) = &self.applied
+                && !snapshot.shifts.load().is_empty()
+            {
+                self.drive(applied, &snapshot, &mut retries).await;
+            }
+        }
+    }
+
+    /// Takes the next steps of those shifts that this gateway drives.
+    async fn drive(
+        &self,
+        applied: &AppliedTopology,
+        snapshot: &Snapshot,
+        retries: &mut BTreeMap<ServiceName, Instant>,
+    ) {
+        for (name, service) in &snapshot.topology.services {
+            let Some(shift) = service.active_shift().filter(|shift| shift.by == self.own) else {
+                continue;
+            };
+            if retries.get(name).is_some_and(|at| *at > Instant::now()) {
+                continue;
+            }
+            let step = ShiftStepNumber::of(name, shift);
+            let figures = snapshot.shift_figures(&self.own, name, step);
+            let verdict = judge(shift, SystemTime::now(), &figures);
+            if verdict == ShiftVerdict::Hold {
+                continue;
+            }
+            let steered = steer(applied, name, step, verdict.clone()).await;
+            tell(name, shift, &verdict, &steered);
+            // What is in force now is seen in the next snapshot, and until then it is not judged again.
+            retries.insert(name.clone(), Instant::now() + RETRY);
+        }
+    }
+}
+
+/// Time between two words, by the shortest step.
+fn between_words(topology: &Topology) -> Duration {
+    let services = topology.services.values();
+    let steps = services.filter_map(|service| Some(service.active_shift()?.plan.every));
+    let shortest = steps.min().map_or(SLOWEST_WORD, |every| every / TOLD_IN_A_STEP);
+    shortest.clamp(TICK, SLOWEST_WORD)
+}
+
+/// Takes back what this gateway's own requests have broken the gate of.
+fn take_back(snapshot: &Snapshot) -> bool {
+    let Some((after, taken)) = snapshot.shifts.load().judged(&snapshot.topology) else {
+        return false;
+    };
+    snapshot.shifts.store(Arc::new(after));
+    for taken in taken {
+        tracing::warn!(service = %taken.service, "the requests of this gateway have broken the gate of a shift, and it has taken its share back: {}", taken.why);
+    }
+    true
+}
+
+/// Carries a verdict out, unless the shift is at another step by now.
+async fn steer(
+    applied: &AppliedTopology,
+    service: &ServiceName,
+    step: ShiftStepNumber,
+    verdict: ShiftVerdict,
+) -> Result<u64, SteerError> {
+    let name = service.clone();
+    let change = applied.steer(service.clone(), Applying::Now, move |service, _, now| {
+        let shift = service.active_shift().ok_or(ShiftRefusal::NoShift)?;
+        if ShiftStepNumber::of(&name, shift) != step {
+            return Err(ShiftRefusal::NoShift);
+        }
+        next(shift, &verdict, now)
+    });
+    Ok(change.await?.edition.generation)
+}
+
+fn next(shift: &Shift, verdict: &ShiftVerdict, now: SystemTime) -> Result<Shift, ShiftRefusal> {
+    match verdict {
+        ShiftVerdict::Hold => Ok(shift.clone()),
+        ShiftVerdict::Advance => Ok(shift.advanced(now)),
+        ShiftVerdict::Finish => Ok(shift.done(now)),
+        ShiftVerdict::Pause(because) => shift.paused(now, because),
+        ShiftVerdict::Abort(because) => shift.aborted(now, because),
+    }
+}
+
+fn tell(service: &ServiceName, shift: &Shift, verdict: &ShiftVerdict, steered: &Result<u64, SteerError>) {
+    let (to, percent) = (&shift.plan.to, shift.percent());
+    let generation = match steered {
+        Ok(generation) => generation,
+        // Somebody else was faster.
+        Err(SteerError::Refused(_)) => return,
+        Err(error) => {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(%service, %to, percent, error, "a shift stays as it is, because its next state cannot be applied");
+            return;
+        }
+    };
+    match verdict {
+        ShiftVerdict::Hold => {}
+        ShiftVerdict::Advance => {
+            let next = shift.next_percent();
+            tracing::info!(%service, %to, from = percent, percent = next, generation, "a shift has come to its next step");
+        }
+        ShiftVerdict::Finish => {
+            tracing::info!(%service, %to, percent, generation, "a shift is done");
+        }
+        ShiftVerdict::Pause(because) => {
+            tracing::warn!(%service, %to, percent, generation, "a shift is paused: {because}");
+        }
+        ShiftVerdict::Abort(because) => {
+            tracing::warn!(%service, %to, percent, generation, "a shift is aborted, and the split is what it was before: {because}");
+        }
+    }
+}
