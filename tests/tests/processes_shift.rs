@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use causeway_tests::{
@@ -27,6 +28,8 @@ use tokio::{
 const PORT: u16 = 9000;
 /// While it fails, one of so many requests to v2 is answered with 500: 5 %, where 1 % breaks the gate.
 const FAILS_ONE_IN: usize = 20;
+/// Time that a client takes between two requests.
+const PACE: Duration = Duration::from_millis(2);
 const BEGIN: [&str; 8] = [
     "shift",
     "orders",
@@ -104,10 +107,12 @@ struct Scene {
 
 async fn ask_on_and_on(orders: SocketAddr) {
     loop {
-        let Ok(mut client) = Kept::connect(orders).await else {
-            continue;
-        };
-        while client.get("/").await.is_ok() {}
+        if let Ok(mut client) = Kept::connect(orders).await {
+            while client.get("/").await.is_ok() {
+                tokio::time::sleep(PACE).await;
+            }
+        }
+        tokio::time::sleep(PACE).await;
     }
 }
 

@@ -35,7 +35,7 @@ Any gateway begins, pauses, resumes and aborts one. If the gateway that drives i
 
 Exit codes: 0 done; 1 refused.";
 
-/// How it is written; clap's own line has the words of the changes last.
+/// Usage as people write it: clap's own line has the words of the changes last.
 const USAGE: &str = "\
 causeway shift SERVICE --to KEY=VALUE [OPTIONS]
        causeway shift status|pause|resume|abort SERVICE [OPTIONS]";

@@ -10,7 +10,7 @@ use causeway_federation::{
 
 use super::tables::tags;
 
-/// How far it has come, and what its gate sees.
+/// Tells how far it has come, and what its gate sees.
 pub(super) fn told(shift: &ShiftView) -> String {
     let ShiftView {
         service,

@@ -13,7 +13,7 @@ use causeway_federation::{
 
 use super::{AppliedTopology, ApplyError, ApplyOutcome, Applying, Work, base};
 
-/// What an apply does about services that it changes and that are under a shift.
+/// Treatment of services that an apply changes and that are under a shift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverShifts {
     /// It is refused.

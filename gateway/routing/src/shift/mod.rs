@@ -18,7 +18,7 @@ use causeway_federation::{
 
 pub use local::{LocalShifts, Shifts, TakenBackShift};
 
-/// What the driver of a shift does now.
+/// Next act of the driver of a shift.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShiftVerdict {
     /// Nothing.

@@ -1,4 +1,4 @@
-//! What a shift does next, by tables and for any figures; and what one gateway takes back.
+//! Tests of the next act in a shift, by tables and for any figures; and of what one gateway takes back.
 
 use std::{sync::Arc, time::Duration};
 

@@ -20,7 +20,7 @@ pub const DEFAULT_MIN_REQUESTS: u64 = 100;
 /// Most arms of a split, as in the file.
 const MAX_ARMS: usize = 32;
 
-/// What somebody asked for.
+/// Wish of whoever begins a shift.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShiftPlan {
     pub to: Tags,
