@@ -131,6 +131,10 @@ fn a_service_moves_from_virtual_machines_to_kubernetes_and_back() {
     let text = story("vm-to-kubernetes.yaml");
     assert_cut_and_back(&text);
     assert_moved_by_weights(&text);
+    assert!(text.contains("A shift that is aborted at 25 %"), "{text}");
+    assert!(text.contains("has taken its share back by itself"), "{text}");
+    assert!(text.contains("aborted: in force everywhere"), "{text}");
+    assert!(text.contains("the split is what it was before"), "{text}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use causeway_federation::{
     name::{PortName, ServiceName, Tags, ZoneName},
     topology::{FixedInstance, ServicePorts},
 };
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -26,18 +26,51 @@ use tokio::net::{TcpListener, TcpStream};
 /// Carries the number that a request is told apart by.
 pub(super) const REQUEST_HEADER: &str = "x-request-id";
 
-/// Number of times that each request was given to any instance.
+/// Number of times that each request was given to any instance, and which instances fail some of theirs.
 #[derive(Debug, Default)]
-pub(super) struct Given(Mutex<HashMap<u64, u32>>);
+pub(super) struct Given {
+    times: Mutex<HashMap<u64, u32>>,
+    fault: Mutex<Option<InstanceFault>>,
+}
+
+/// Instances that answer one of so many requests with 500.
+#[derive(Debug)]
+struct InstanceFault {
+    service: ServiceName,
+    tags: Tags,
+    one_in: u64,
+}
 
 impl Given {
     fn record(&self, request: u64) {
-        *self.0.lock().entry(request).or_default() += 1;
+        *self.times.lock().entry(request).or_default() += 1;
     }
 
     /// Requests that were given more than once.
     pub(super) fn repeated(&self) -> usize {
-        self.0.lock().values().filter(|times| **times > 1).count()
+        self.times.lock().values().filter(|times| **times > 1).count()
+    }
+
+    /// Has instances with these tags fail one of so many requests from now on.
+    pub(super) fn break_down(&self, service: &ServiceName, tags: &Tags, one_in: u64) {
+        *self.fault.lock() = Some(InstanceFault {
+            service: service.clone(),
+            tags: tags.clone(),
+            one_in,
+        });
+    }
+
+    /// Has all instances serve again.
+    pub(super) fn mend(&self) {
+        *self.fault.lock() = None;
+    }
+
+    fn fails(&self, who: &InstanceAnswer, request: u64) -> bool {
+        self.fault.lock().as_ref().is_some_and(|fault| {
+            fault.service == who.service
+                && who.tags.matches(&fault.tags)
+                && request.is_multiple_of(fault.one_in)
+        })
     }
 }
 
@@ -124,7 +157,11 @@ fn answer(request: &Request<Incoming>, who: &InstanceAnswer, given: &Given) -> R
     // Names and numbers always serialise; an empty answer would fail the request, as it should.
     let mut body = serde_json::to_vec(&answer).unwrap_or_default();
     body.push(b'\n');
-    Response::new(Full::new(body.into()))
+    let mut response = Response::new(Full::new(body.into()));
+    if number.is_some_and(|number| given.fails(who, number)) {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    response
 }
 
 #[cfg(test)]

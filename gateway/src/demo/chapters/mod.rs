@@ -2,6 +2,7 @@
 
 mod arms;
 mod converge;
+mod gated;
 mod invite;
 mod kept;
 mod ordinary;
@@ -61,6 +62,7 @@ impl Stage {
         outage::tell(self).await?;
         spill::tell(self).await?;
         shift::tell(self).await?;
+        gated::tell(self).await?;
         kept::tell(self).await?;
         summary::tell(self)
     }
