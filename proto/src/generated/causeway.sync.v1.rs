@@ -81,7 +81,7 @@ pub struct Signed {
     pub credential: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// The head of a record at one version.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Statement {
     #[prost(uint64, tag = "1")]
     pub incarnation: u64,

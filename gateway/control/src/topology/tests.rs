@@ -1,8 +1,12 @@
 //! Tests of what outlives a restart, and what is there to start from.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
-use causeway_federation::signing::keyed::{KeyedSigner, KeyedVerifier};
+use causeway_federation::{
+    name::ServiceName,
+    signing::keyed::{KeyedSigner, KeyedVerifier},
+    topology::{EditError, Service, Shift, ShiftPlan, ShiftRefusal},
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -160,4 +164,74 @@ async fn a_peers_document_is_taken_up_stored_and_shown_and_a_bad_one_changes_not
     assert!(late.to_string().contains("this gateway cannot use it"), "{late}");
     drop(applied);
     assert_eq!(generation(&open(folder.path(), start).unwrap()), 1);
+}
+
+const ORDERS: &str = "services: { orders: { port: 80, split: [{ tags: { v: '1' } }] }, web: { port: 81 } }\n";
+
+fn begin(service: &Service, by: &GatewayId, now: SystemTime) -> Result<Shift, ShiftRefusal> {
+    let plan = ShiftPlan {
+        to: [("v", "2")].into_iter().collect(),
+        steps: vec![5, 100],
+        every: Duration::from_secs(60),
+        abort_if: Vec::new(),
+        min_requests: 0,
+    };
+    Shift::begin(service, plan, by.clone(), now)
+}
+
+#[tokio::test]
+async fn a_service_under_a_shift_is_changed_by_its_steps_alone_unless_somebody_ends_the_shift() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = text("initial") + ORDERS;
+    let applied = open(folder.path(), initial(&folder, &plain)).unwrap();
+    let orders: ServiceName = "orders".parse().unwrap();
+    let would = applied.steer(orders.clone(), Applying::Dry, begin).await.unwrap();
+    assert_eq!((generation(&applied), would.draft.changes.changes.len()), (0, 2));
+    applied.steer(orders.clone(), Applying::Now, begin).await.unwrap();
+    let again = applied.steer(orders.clone(), Applying::Now, begin).await;
+    assert!(
+        matches!(again, Err(SteerError::Refused(ShiftRefusal::UnderWay(_)))),
+        "{again:?}"
+    );
+    let unknown = applied
+        .steer("carts".parse().unwrap(), Applying::Now, begin)
+        .await;
+    assert!(
+        matches!(unknown, Err(SteerError::Edit(EditError::UnknownService(_)))),
+        "{unknown:?}"
+    );
+
+    let shifted = applied.view().applied.document().unwrap().text().to_string();
+    let apply = async |text: String, over| applied.apply(None, text, Applying::Now, over).await;
+    // What leaves it alone is taken.
+    let other = shifted.replace("port: 81", "port: 82");
+    apply(other.clone(), OverShifts::Refuse).await.unwrap();
+    let changed = other.replace("port: 80", "port: 90");
+    for refused in [plain.clone(), changed.clone(), text("without services")] {
+        let refused = apply(refused, OverShifts::Refuse).await;
+        let Err(ApplyError::Refused(TopologyRefusal::UnderShift(services))) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(services, std::slice::from_ref(&orders));
+    }
+    assert_eq!(generation(&applied), 2);
+    apply(changed, OverShifts::Abort).await.unwrap();
+    let topology = applied.topology().borrow().clone();
+    let service = &topology.services[&orders];
+    assert_eq!(
+        (
+            service.ports.primary.number,
+            service.shift.is_none(),
+            service.split.len()
+        ),
+        (90, true, 1)
+    );
+    // Nobody puts it under a shift but by beginning one.
+    let refused = apply(shifted.clone(), OverShifts::Refuse).await;
+    assert!(
+        matches!(refused, Err(ApplyError::Refused(TopologyRefusal::UnderShift(_)))),
+        "{refused:?}"
+    );
+    apply(shifted, OverShifts::Abort).await.unwrap();
+    assert!(applied.topology().borrow().services[&orders].shift.is_none());
 }

@@ -155,7 +155,8 @@ fn inserted(text: &str, map: &Node, key: &str, value: &str) -> Option<String> {
     let first = entries.first()?.key_span.start;
     let before = text.get(..first)?;
     let line = before.rfind('\n').map_or(0, |end| end + 1);
-    let indent = before.get(line..)?;
+    // What stands before it on its line may be the dash of a list.
+    let indent = " ".repeat(before.get(line..)?.chars().count());
     // A map in braces may stand over several lines, too.
     let inserted = match before.trim_end().ends_with('{') {
         true => format!("{key}: {value}, "),

@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn every_key_of_a_service_that_several_can_share_has_a_default() {
         let shared = |keys: &[&'static str]| -> Vec<&'static str> {
-            let own = ["name", "class", "port", "ports", "routes"];
+            let own = ["name", "class", "port", "ports", "routes", "shift"];
             keys.iter().copied().filter(|key| !own.contains(key)).collect()
         };
         assert_eq!(shared(DEFAULTS.keys), shared(SERVICE.keys));
