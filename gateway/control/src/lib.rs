@@ -1,9 +1,10 @@
 //! State that rules a gateway and changes while it runs: the topology, from a file ([`reload`]) or applied
 //! ([`topology`]); the trust document ([`trust`]); its own certificate ([`renewal`]). Topology and trust document are
-//! fetched from peers alike ([`documents`]).
+//! fetched from peers alike ([`documents`]). Demand is asked for all the time ([`demand`]).
 
 #![warn(unreachable_pub)]
 
+pub mod demand;
 pub mod documents;
 mod metrics;
 mod places;

@@ -8,6 +8,7 @@
 pub mod balance;
 pub mod budget;
 pub mod callers;
+pub mod capacity;
 pub mod ending;
 pub mod failback;
 pub mod failures;

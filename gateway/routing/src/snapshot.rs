@@ -2,7 +2,7 @@
 //!
 //! The program (`gateway/src/gateway/publish.rs`) builds a new `Snapshot` whenever the topology, an instance's health, the
 //! catalog or a tunnel changes, and swaps it in whole. Only the load counters inside an
-//! [`Instance`], what is ejected, what tiers may take and what is taken back of shifts change in place.
+//! [`Instance`], what is ejected, what tiers may take, what is taken back of shifts and what is asked for change in place.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,7 +16,9 @@ use causeway_federation::{
 use serde::Serialize;
 
 pub use crate::balance::{InstanceList, InstanceLoad};
-use crate::{callers, failback::Ceilings, outlier::Ejections, reach::OwnListeners, shift::Shifts};
+use crate::{
+    callers, capacity::CapacityBoard, failback::Ceilings, outlier::Ejections, reach::OwnListeners, shift::Shifts,
+};
 
 /// The current snapshot, shared by every task that decides something.
 pub type Snapshots = Arc<ArcSwap<Snapshot>>;
@@ -48,6 +50,8 @@ pub struct Snapshot {
     pub ceilings: Ceilings,
     /// Part of this gateway in the shifts that are under way. Shared and changed as ejections are.
     pub shifts: Shifts,
+    /// What is asked for, and where it goes by the capacity of zones. Shared and changed as ejections are.
+    pub capacity: Arc<CapacityBoard>,
 }
 
 impl Snapshot {

@@ -123,5 +123,6 @@ pub fn snapshot(
         ejections: Ejections::default(),
         ceilings: crate::failback::Ceilings::default(),
         shifts: crate::shift::Shifts::default(),
+        capacity: Arc::default(),
     }
 }

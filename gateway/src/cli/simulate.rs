@@ -35,7 +35,7 @@ request says are left out. A lost zone has no clients either (drain it in the
 file to lose its instances alone), and is taken as forgotten; for the first minutes `spill` counts its instances as ill. A service
 whose instances are not in the file needs --live. Nothing is sent to anybody.
 
-Exit codes: 0 nothing found; 65 the file cannot be used; 79 somebody is left without a service, or over capacity.";
+Exit codes: 0 nothing found; 65 the file cannot be used; 79 somebody is left without a service, shed, or over capacity.";
 
 /// Version of the JSON form.
 const JSON_VERSION: u32 = 1;
@@ -268,6 +268,7 @@ fn in_words(outcome: &Simulated) -> String {
             flow.from.as_str().into(),
             match &flow.to {
                 Some(zone) => zone.as_str().into(),
+                None if flow.is_shed => Word::doubtful("shed".to_owned()),
                 None => Word::doubtful("nobody".to_owned()),
             },
             tags(&flow.tags).into(),
@@ -291,6 +292,13 @@ fn finding_in_words(finding: &SimulatedFinding) -> String {
             from,
             per_second,
         } => format!("{service}: nobody serves clients in {from} ({per_second:.1} a second)"),
+        SimulatedFinding::Shed {
+            service,
+            from,
+            per_second,
+        } => format!(
+            "{service}: {per_second:.1} a second of clients in {from} are shed: there is no capacity for them"
+        ),
         SimulatedFinding::OverCapacity {
             service,
             zone,

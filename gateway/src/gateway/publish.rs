@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use causeway_federation::{catalog::Catalog, name::ZoneName, topology::Topology};
 use causeway_routing::{
     callers,
+    capacity::CapacityBoard,
     failback::Ceilings,
     outlier::Ejections,
     reach::OwnListeners,
@@ -35,6 +36,7 @@ pub(crate) struct ChangingInPlace {
     ejections: Ejections,
     ceilings: Ceilings,
     shifts: Shifts,
+    capacity: Arc<CapacityBoard>,
 }
 
 /// The latest index of callers, and the instances that it is of.
@@ -67,6 +69,7 @@ impl Sources {
             ejections: self.in_place.ejections.clone(),
             ceilings: self.in_place.ceilings.clone(),
             shifts: self.in_place.shifts.clone(),
+            capacity: self.in_place.capacity.clone(),
         }
     }
 }

@@ -7,11 +7,7 @@ use std::{
 };
 
 use causeway_api::admin::Readiness;
-use causeway_control::{
-    documents::keep_fetching,
-    renewal::{Relay, Renewal},
-    topology, trust,
-};
+use causeway_control::{demand::DemandBook, documents::keep_fetching, renewal::Renewal, topology, trust};
 use causeway_dns::{
     HostResolver,
     vips::{self, VipTable},
@@ -29,10 +25,7 @@ use causeway_proxy::{
 use causeway_routing::{reach::OwnListeners, snapshot::Snapshots};
 use causeway_tunnel::{EndpointKeys, SocketBuffers, TunnelConfig, TunnelSet, Tunnels};
 use causeway_zone_sync::service::{SyncConfig, SyncEvent, ZoneSync};
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Gateway, GatewayConfig, GatewayStartError, Storage, apart,
@@ -66,6 +59,7 @@ pub(super) struct Foundation {
     pub(super) snapshots: Snapshots,
     pub(super) generation: watch::Receiver<u64>,
     pub(super) vips: Arc<VipTable>,
+    pub(super) demand: DemandBook,
     /// Addresses that this process listens on, as far as it does by now.
     pub(super) listeners: watch::Sender<OwnListeners>,
     /// Connections that this gateway has opened to instances.
@@ -102,7 +96,7 @@ impl Gateway {
         let threads = DataThreads::start(count, &config.tasks)
             .map_err(|source| GatewayStartError::Threads { count, source })?;
         let ingress = start_ingress(&config, &known);
-        let streams = streams(&config, &known, &ingress);
+        let streams = Streams::new(&config, &known, &ingress);
         let tunnels = Tunnels::start(
             tunnel_config(&config)?,
             threads.handles(),
@@ -161,21 +155,6 @@ impl Gateway {
     }
 }
 
-/// Gives what streams of other gateways are handed to.
-fn streams(config: &GatewayConfig, known: &Foundation, ingress: &Ingress) -> Streams {
-    Streams {
-        ingress: ingress.clone(),
-        zone_sync: known.zone_sync.clone(),
-        topologies: topology::TopologyServer::new(config.topology.applied().cloned()),
-        ca: Relay::new(
-            config.renewal.from_ca().map(Renewal::folder),
-            config.metrics.tunnels.clone(),
-        ),
-        trust: trust::TrustServer::new(config.identity.clone(), config.metrics.control.clone()),
-        control: Handle::current(),
-    }
-}
-
 /// Gives the settings of tunnels, with the keys that outlive a restart where something does.
 fn tunnel_config(config: &GatewayConfig) -> Result<TunnelConfig, GatewayStartError> {
     let mut tunnel = TunnelConfig {
@@ -208,6 +187,11 @@ fn start_background(
     background.spawn_to_the_end("open connections that follow", moving);
     background.spawn_to_the_end("failback", keep_failback(snapshots.clone()));
     background.spawn("shifts", keep_shifts(config, known));
+    let planning = known
+        .demand
+        .clone()
+        .keep(snapshots.clone(), known.tunnel_set.clone());
+    background.spawn_to_the_end("capacity", planning);
     let rechecking = keep_rechecking(egress.clone(), ingress.clone(), snapshots, generation);
     background.spawn_to_the_end("permissions of open connections", rechecking);
     let checking = egress.clone();
@@ -319,6 +303,7 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         snapshots,
         generation,
         vips,
+        demand: DemandBook::default(),
         listeners,
         own_sockets: OwnSockets::default(),
         descriptors: Descriptors::default(),

@@ -1,8 +1,12 @@
 //! Sends each stream that a peer opens to the part that serves it: connections, and questions for those that came back, to the
 //! ingress, zone sync to zone sync, questions for the topology and for what is trusted to those who hold it, and those for the CA
-//! on to the CA.
+//! on to the CA, those for demand to those who measure it.
 
-use causeway_control::{renewal, topology, trust};
+use causeway_control::{
+    demand::DemandBook,
+    renewal::{self, Renewal},
+    topology, trust,
+};
 use causeway_proto::tunnel::stream_header::Kind;
 use causeway_proxy::ingress::Ingress;
 use causeway_tunnel::{IncomingStream, StreamHandler};
@@ -10,14 +14,35 @@ use causeway_zone_sync::service::ZoneSync;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
+use super::{GatewayConfig, start::Foundation};
+
 pub(crate) struct Streams {
     pub ingress: Ingress,
     pub zone_sync: ZoneSync,
     pub topologies: topology::TopologyServer,
     pub ca: renewal::Relay,
     pub trust: trust::TrustServer,
+    pub demand: DemandBook,
     /// Zone sync runs here, so that a large catalog cannot stall a data thread.
     pub control: Handle,
+}
+
+impl Streams {
+    /// Gives what streams of other gateways are handed to.
+    pub(super) fn new(config: &GatewayConfig, known: &Foundation, ingress: &Ingress) -> Self {
+        Self {
+            ingress: ingress.clone(),
+            zone_sync: known.zone_sync.clone(),
+            topologies: topology::TopologyServer::new(config.topology.applied().cloned()),
+            ca: renewal::Relay::new(
+                config.renewal.from_ca().map(Renewal::folder),
+                config.metrics.tunnels.clone(),
+            ),
+            trust: trust::TrustServer::new(config.identity.clone(), config.metrics.control.clone()),
+            demand: known.demand.clone(),
+            control: Handle::current(),
+        }
+    }
 }
 
 impl StreamHandler for Streams {
@@ -37,6 +62,10 @@ impl StreamHandler for Streams {
             Kind::Trust(question) => {
                 let (trust, question) = (self.trust.clone(), question.clone());
                 Box::pin(async move { trust.answer(question, stream).await })
+            }
+            Kind::Demand(_) => {
+                let demand = self.demand.clone();
+                Box::pin(async move { demand.answer(stream).await })
             }
         };
         self.control.spawn(served);

@@ -173,6 +173,7 @@ pub fn snapshot() -> Snapshot {
         ejections: Arc::default(),
         ceilings: Arc::default(),
         shifts: Arc::default(),
+        capacity: Arc::default(),
     }
 }
 

@@ -14,11 +14,15 @@ pub const OPENED: &str = "opened";
 /// Capability of telling the ports of a service apart by their names.
 pub const PORTS: &str = "ports";
 
+/// Capability of telling what clients ask for.
+pub const DEMAND: &str = "demand";
+
 /// Capabilities of this program: the kinds of streams that it serves, by the names of their headers, and what else it does.
-pub(super) const OWN: [&str; 9] = [
+pub(super) const OWN: [&str; 10] = [
     "ca",
     "connect",
     credit::CAPABILITY,
+    DEMAND,
     OPENED,
     PORTS,
     "sync",

@@ -168,7 +168,14 @@ impl Tunnel {
     pub(super) fn assign(&self, stream: &mut Stream, kind: Option<&Kind>) {
         match kind {
             Some(Kind::Connect(_)) => stream.carry(Some(self)),
-            Some(Kind::Sync(_) | Kind::Topology(_) | Kind::Ca(_) | Kind::Trust(_) | Kind::Opened(_))
+            Some(
+                Kind::Sync(_)
+                | Kind::Topology(_)
+                | Kind::Ca(_)
+                | Kind::Trust(_)
+                | Kind::Opened(_)
+                | Kind::Demand(_),
+            )
             | None => {
                 stream.carry(None);
                 stream.hurry();

@@ -2,7 +2,7 @@
 /// The first message on every bidirectional stream, written by the side that opened it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamHeader {
-    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<stream_header::Kind>,
 }
 /// Nested message and enum types in `StreamHeader`.
@@ -21,6 +21,8 @@ pub mod stream_header {
         Trust(super::Trust),
         #[prost(message, tag = "6")]
         Opened(super::Opened),
+        #[prost(message, tag = "7")]
+        Demand(super::Demand),
     }
 }
 /// Asks the far gateway for one connection to an instance of a service in its own zone.
@@ -135,6 +137,45 @@ pub struct Opened {
     /// Both ends of the connection in one number, as in `Connect`.
     #[prost(fixed64, tag = "1")]
     pub client_sockets: u64,
+}
+/// Asks what the clients of the far gateway ask for of services whose capacity is respected. The answer is `ready` and then a `DemandAnswer`
+/// behind its length as a big-endian u32.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Demand {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DemandAnswer {
+    /// The answering gateway first.
+    #[prost(message, repeated, tag = "1")]
+    pub gateways: ::prost::alloc::vec::Vec<GatewayDemand>,
+}
+/// What the clients of one gateway ask for, whether or not they get it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GatewayDemand {
+    /// Empty: the answering gateway. Else another gateway of the asker's own zone, which has no tunnel to the asker, as the answering one heard it.
+    #[prost(string, tag = "1")]
+    pub gateway: ::prost::alloc::string::String,
+    /// Time since that gateway said it.
+    #[prost(uint32, tag = "2")]
+    pub age_milliseconds: u32,
+    /// At most 1000, the largest.
+    #[prost(message, repeated, tag = "3")]
+    pub services: ::prost::alloc::vec::Vec<ServiceDemand>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ServiceDemand {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// Tags that an instance must carry.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub tags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(enumeration = "Criticality", tag = "3")]
+    pub criticality: i32,
+    /// Requests or connections in a thousand seconds.
+    #[prost(uint64, tag = "4")]
+    pub per_thousand_seconds: u64,
 }
 /// The answer to a header, written by the side that accepted the stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -271,6 +312,38 @@ pub struct Draining {
 /// what it holds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Succeeded {}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Criticality {
+    Unspecified = 0,
+    Critical = 1,
+    Normal = 2,
+    Sheddable = 3,
+}
+impl Criticality {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CRITICALITY_UNSPECIFIED",
+            Self::Critical => "CRITICALITY_CRITICAL",
+            Self::Normal => "CRITICALITY_NORMAL",
+            Self::Sheddable => "CRITICALITY_SHEDDABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CRITICALITY_UNSPECIFIED" => Some(Self::Unspecified),
+            "CRITICALITY_CRITICAL" => Some(Self::Critical),
+            "CRITICALITY_NORMAL" => Some(Self::Normal),
+            "CRITICALITY_SHEDDABLE" => Some(Self::Sheddable),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RefusalReason {

@@ -288,6 +288,7 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
     let request = route::Request::explained(asked.target.clone())
         .at_port(port)
         .with_split(ruling.split())
+        .with_criticality(ruling.criticality())
         .with_key(ruling.key());
     let decision = route(&snapshot, &request, SmallRng::from_os_rng());
     let explanation = explain::explanation(&decision.complete(), &snapshot.zone);

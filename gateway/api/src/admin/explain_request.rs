@@ -9,7 +9,7 @@ use std::{
 use causeway_federation::{
     name::PortName,
     request_path::PathFault,
-    topology::{Route, RouteAction, Service, SplitArm, Sticky, Topology},
+    topology::{Criticality, Route, RouteAction, Service, SplitArm, Sticky, Topology},
 };
 use causeway_routing::{
     permit::{Caller, RequestLine},
@@ -178,6 +178,11 @@ impl Ruling {
 
     pub(super) fn split(&self) -> Option<Arc<[SplitArm]>> {
         self.route.as_ref()?.split.clone()
+    }
+
+    /// That of the route, in the place of the service's own.
+    pub(super) fn criticality(&self) -> Option<Criticality> {
+        self.route.as_ref()?.criticality
     }
 
     /// Name of the route that rules the request, and its time limit.

@@ -28,6 +28,12 @@ struct ByEjection {
     part: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByServiceZone {
+    service: String,
+    zone: String,
+}
+
 /// State that a scrape reads beside the counters.
 #[derive(Debug)]
 pub struct ScrapeState<'a> {
@@ -69,6 +75,7 @@ pub fn scrape(
     records(own, state);
     instances(own, state.snapshot);
     ejections(own, state.snapshot);
+    capacity(own, state.snapshot);
     process(&mut read, state.process);
     let mut out = String::new();
     metrics.encode(&mut out)?;
@@ -350,6 +357,30 @@ fn ejections(registry: &mut Registry, snapshot: &Snapshot) {
         "ejections_active",
         "Instances, or zones by the tags of their instances, that come after the others now because they fail",
         family,
+    );
+}
+
+fn capacity(registry: &mut Registry, snapshot: &Snapshot) {
+    let (capacity, headroom): (Family<ByServiceZone, Seconds>, Family<ByServiceZone, Seconds>) =
+        Default::default();
+    for (service, zone, room) in snapshot.capacity.plan().rooms() {
+        let labels = ByServiceZone {
+            service: service.to_string(),
+            zone: zone.to_string(),
+        };
+        capacity.get_or_create(&labels).set(room.capacity_per_second);
+        let left = room.capacity_per_second - room.planned_per_second;
+        headroom.get_or_create(&labels).set(left);
+    }
+    registry.register(
+        "capacity_per_second",
+        "Requests or connections a second that the healthy instances of a zone can take, where all of them say so",
+        capacity,
+    );
+    registry.register(
+        "headroom_per_second",
+        "Part of that capacity that nobody asks for",
+        headroom,
     );
 }
 

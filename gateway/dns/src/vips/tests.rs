@@ -45,6 +45,7 @@ pub(super) fn snapshot(vips: &str, services: &[&str], zones: usize) -> Snapshot 
         ejections: Arc::default(),
         ceilings: Default::default(),
         shifts: Default::default(),
+        capacity: Default::default(),
     }
 }
 

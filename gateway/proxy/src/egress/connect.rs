@@ -20,7 +20,7 @@ use causeway_routing::{
     outlier::avoided,
     permit::Caller,
     retry::FailedTries,
-    route::{Candidate, Destination, ExportCount, Request, route},
+    route::{Candidate, Destination, ExportCount, Request, Why, route},
     snapshot::Snapshot,
     sticky::StickyKey,
 };
@@ -132,6 +132,7 @@ pub(super) async fn connect(
         target,
         port: connection.arrival.port.clone(),
         split: None,
+        criticality: None,
         key: key_of_connection(&shared.snapshots.load().topology, target, &caller, endpoints),
         caller,
         come_through: shared.come_through(endpoints, &target.service, open).await,
@@ -169,6 +170,7 @@ pub(super) async fn search(
     let request = Request::new(order.target.clone())
         .at_port(order.port)
         .with_split(order.split)
+        .with_criticality(order.criticality)
         .with_key(order.key);
     let usual = begun + shared.config.setup_deadline;
     let mut search = Search {
@@ -219,12 +221,11 @@ impl Search<'_> {
             let mut decision = route(&snapshot, self.request, SmallRng::seed_from_u64(self.seed));
             let why = decision.why();
             if std::mem::take(&mut first) {
-                let service = self.request.target.service.as_str();
-                self.shared.metrics.decided(service, why);
+                self.shared.decided(self.request, &decision);
                 self.last = ConnectionOutcome::Unrouted(why);
                 let recent = &self.shared.recent;
                 if decision.first().is_none()
-                    && !recent.is_worth_waiting(Instant::now(), &snapshot, self.request)
+                    && (why == Why::Shed || !recent.is_worth_waiting(Instant::now(), &snapshot, self.request))
                 {
                     return Err(self.last);
                 }

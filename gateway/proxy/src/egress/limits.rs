@@ -8,17 +8,21 @@ use std::{
 
 use causeway_federation::name::ServiceName;
 use causeway_routing::{
+    capacity::is_respected,
     limits::{RateTable, ServiceUse, UseGuard, UseKind},
     permit::Caller,
+    route::{Decision, Request, Why},
 };
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
 use parking_lot::{Mutex, RwLock};
+use rand::Rng;
 
 use super::EgressShared;
 use crate::dial::uptime;
 
 /// Time for which it is told that a limit was reached.
 const TOLD_FOR: Duration = Duration::from_secs(60);
+const SHED: &str = "capacity";
 const RATE: &str = "rate";
 const RATE_PER_CALLER: &str = "rate_per_caller";
 
@@ -97,6 +101,25 @@ impl EgressShared {
         };
         self.reached(service, reached);
         Err(ConnectionOutcome::RateLimited)
+    }
+
+    /// Counts a decision, and what was asked for by it, whether or not that can be served.
+    pub(super) fn decided<R: Rng>(&self, request: &Request, decision: &Decision<'_, R>) {
+        let service = &request.target.service;
+        let why = decision.why();
+        self.metrics.decided(service.as_str(), why);
+        let snapshot = self.snapshots.load();
+        let declared = snapshot.topology.services.get(service);
+        if let Some((tags, criticality)) = decision.demanded()
+            // A zone in the name stands for the tiers.
+            && request.target.zone.is_none()
+            && declared.is_some_and(is_respected)
+        {
+            snapshot.capacity.meter.count(service, tags, criticality);
+        }
+        if why == Why::Shed {
+            self.reached(service, SHED);
+        }
     }
 
     fn reached(&self, service: &ServiceName, limit: &'static str) {

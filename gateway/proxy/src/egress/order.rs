@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use causeway_federation::{
     name::PortName,
-    topology::{SplitArm, Topology},
+    topology::{Criticality, SplitArm, Topology},
 };
 use causeway_host::own_sockets::SocketPair;
 use causeway_routing::{
@@ -29,6 +29,8 @@ pub(super) struct SearchOrder<'a> {
     pub(super) port: Option<PortName>,
     /// Split of the route that rules the request, in the place of the service's own.
     pub(super) split: Option<Arc<[SplitArm]>>,
+    /// That of the route, in the place of the service's own.
+    pub(super) criticality: Option<Criticality>,
     /// Decides in the place of chance.
     pub(super) key: Option<StickyKey>,
     pub(super) caller: Arc<Caller>,

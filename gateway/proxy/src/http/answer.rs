@@ -1,6 +1,7 @@
 //! Answers of the gateway's own, to requests that no instance answers. Pure.
 
 use bytes::Bytes;
+use causeway_routing::route::Why;
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
@@ -56,6 +57,9 @@ pub(super) fn explanation(outcome: ConnectionOutcome) -> &'static str {
         _ if outcome == ConnectionOutcome::refused_here(StreamRefusal::Overloaded) => {
             "more of this service is under way than its limits allow"
         }
+        _ if outcome == ConnectionOutcome::Unrouted(Why::Shed) => {
+            "more of this service is asked for than there is capacity for"
+        }
         StatusCode::TOO_MANY_REQUESTS => "this service is called too often",
         StatusCode::MISDIRECTED_REQUEST => "this connection was made for another service; ask on a new one",
         StatusCode::BAD_REQUEST => "the request is none, or can be read in two ways",
@@ -91,7 +95,6 @@ pub(super) fn status_of(outcome: ConnectionOutcome) -> StatusCode {
 
 #[cfg(test)]
 mod tests {
-    use causeway_routing::route::Why;
     use causeway_telemetry::Side;
 
     use super::*;
@@ -107,6 +110,7 @@ mod tests {
             (refused(StreamRefusal::NoInstance), 503, "no_instance"),
             (refused(StreamRefusal::TooManyHops), 508, "too_many_hops"),
             (ConnectionOutcome::Unrouted(Why::NoHome), 503, "no_candidate"),
+            (ConnectionOutcome::Unrouted(Why::Shed), 503, "shed"),
             (ConnectionOutcome::NoAnswer, 504, "timeout"),
             (ConnectionOutcome::Misdirected, 421, "misdirected"),
             (ConnectionOutcome::RateLimited, 429, "rate_limited"),

@@ -1,6 +1,7 @@
 //! Answers of the gateway's own to gRPC calls: such a program looks at `grpc-status`, and at nothing else. Pure.
 
 use bytes::Bytes;
+use causeway_routing::route::Why;
 use causeway_telemetry::{ConnectionOutcome, StreamRefusal};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
@@ -94,6 +95,7 @@ fn code_of(outcome: ConnectionOutcome) -> &'static str {
         // RESOURCE_EXHAUSTED
         StatusCode::TOO_MANY_REQUESTS => "8",
         _ if outcome.word() == StreamRefusal::Overloaded.word() => "8",
+        _ if outcome == ConnectionOutcome::Unrouted(Why::Shed) => "8",
         // DEADLINE_EXCEEDED
         StatusCode::GATEWAY_TIMEOUT => "4",
         // PERMISSION_DENIED
@@ -107,8 +109,6 @@ fn code_of(outcome: ConnectionOutcome) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use causeway_routing::route::Why;
-
     use super::*;
 
     #[test]
@@ -154,6 +154,7 @@ mod tests {
             (ConnectionOutcome::RateLimited, "8", "rate_limited"),
             (refused(StreamRefusal::TooManyHops), "13", "too_many_hops"),
             (ConnectionOutcome::Unrouted(Why::NoHome), "14", "no_candidate"),
+            (ConnectionOutcome::Unrouted(Why::Shed), "8", "shed"),
             (ConnectionOutcome::NoAnswer, "4", "timeout"),
             (ConnectionOutcome::Misdirected, "13", "misdirected"),
             (ConnectionOutcome::RequestTimeout, "4", "request_timeout"),

@@ -150,6 +150,7 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
         port: placed.port.as_ref(),
         own_tags: zone.map(|zone| &zone.tags),
         key: None,
+        criticality: service.criticality,
         draws_tier: false,
     };
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use causeway_federation::name::Tags;
+use causeway_federation::{name::Tags, topology::Criticality};
 use rand::Rng;
 use serde::Serialize;
 
@@ -31,6 +31,8 @@ pub struct Decision<'s, R> {
     at_hand: Option<(Arm, Homes<'s>)>,
     first: Option<Candidate>,
     first_given: bool,
+    /// Tags that an instance must carry of what is shed.
+    shed: Option<Tags>,
     why: Why,
 }
 
@@ -63,6 +65,7 @@ impl<'s, R: Rng> Decision<'s, R> {
             port: request.port.as_ref(),
             own_tags: zone.map(|zone| &zone.tags),
             key: request.key,
+            criticality: request.criticality.unwrap_or(service.criticality),
             draws_tier: true,
         });
         let arms = match service {
@@ -88,6 +91,7 @@ impl<'s, R: Rng> Decision<'s, R> {
             at_hand: None,
             first: None,
             first_given: false,
+            shed: None,
             why: question.map_or(Why::UnknownService, |_| Why::NoHome),
         };
         if let Some((candidate, why)) = decision.pull() {
@@ -106,6 +110,17 @@ impl<'s, R: Rng> Decision<'s, R> {
     #[must_use]
     pub fn why(&self) -> Why {
         self.why
+    }
+
+    /// What is asked for: the tags that an instance must carry. `None`: nobody could serve it in any case.
+    #[must_use]
+    pub fn demanded(&self) -> Option<(&Tags, Criticality)> {
+        let tags = self
+            .first
+            .as_ref()
+            .map(|first| &first.tags)
+            .or(self.shed.as_ref());
+        tags.zip(self.question.map(|question| question.criticality))
     }
 
     /// Works out the rest.
@@ -150,6 +165,15 @@ impl<'s, R: Rng> Decision<'s, R> {
             };
             let question = self.question.as_ref()?;
             let homes = homes::of_arm(question, &arm, &mut self.reasons, &mut self.rng);
+            if homes.is_shed {
+                if self.first.is_none() && self.failing.is_empty() {
+                    // Another arm is not given it: the weights hold.
+                    self.arms = Vec::new().into_iter();
+                    (self.shed, self.why) = (Some(arm.tags), Why::Shed);
+                    return None;
+                }
+                continue;
+            }
             if homes.is_last_resort() {
                 self.failing.push_back((arm, homes));
                 continue;

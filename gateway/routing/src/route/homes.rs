@@ -5,7 +5,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use causeway_federation::{
     catalog::{Age, Catalog, CatalogEntry},
     name::{GatewayId, ServiceName, Tags, ZoneName},
-    topology::{Tier, TierTag, TierZone},
+    topology::{Service, Tier, TierTag, TierZone},
 };
 use rand::Rng;
 
@@ -122,7 +122,8 @@ impl<'s> Home<'s> {
         }
     }
 
-    fn zone(&self) -> Option<&'s ZoneName> {
+    /// `None`: this zone.
+    pub(super) fn zone(&self) -> Option<&'s ZoneName> {
         self.gateway.map(|gateway| &gateway.zone)
     }
 
@@ -140,6 +141,8 @@ pub(super) struct Homes<'s> {
     progress: Progress,
     /// Shares of the tiers by spill; empty without it.
     pub(super) shares: Vec<f64>,
+    /// It fits nowhere.
+    pub(super) is_shed: bool,
     /// Health of the tiers; empty where it decides nothing.
     pub(super) tiers: Vec<TierHealth>,
 }
@@ -375,16 +378,26 @@ pub(super) fn tier(
             Err(Why::OtherZoneNamed)
         };
     }
+    let own = (&question.snapshot.zone, question.own_tags);
+    let tier = tier_between(question.service, own, (zone, tags));
+    tier.map(|index| Some(index + 1)).ok_or(Why::NoTier)
+}
+
+/// The first tier (from 0) of the clients of one zone that another, or the same, matches.
+pub(crate) fn tier_between(
+    service: &Service,
+    (own, own_tags): (&ZoneName, Option<&Tags>),
+    (zone, tags): (&ZoneName, Option<&Tags>),
+) -> Option<usize> {
     let matches = |tier: &Tier| {
         let zone_matches = match &tier.zone {
             None => true,
-            Some(TierZone::Own) => *zone == question.snapshot.zone,
+            Some(TierZone::Own) => zone == own,
             Some(TierZone::Named(named)) => named == zone,
         };
-        zone_matches && tags_match(&tier.tags, tags, question.own_tags)
+        zone_matches && tags_match(&tier.tags, tags, own_tags)
     };
-    let index = question.service.failover.iter().position(matches);
-    index.map(|index| Some(index + 1)).ok_or(Why::NoTier)
+    service.failover.iter().position(matches)
 }
 
 /// `self` matches only where this zone itself carries the key.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use causeway_federation::{
     name::{GatewayId, PortName, Tags, ZoneName},
-    topology::{Service, SplitArm},
+    topology::{Criticality, Service, SplitArm},
 };
 use rand::Rng;
 use serde::Serialize;
 
 use crate::{snapshot::Snapshot, sticky::StickyKey, target::Target};
 
+mod allotment;
 mod arms;
 mod belonging;
 mod decision;
@@ -28,6 +29,7 @@ mod tiers;
 pub use belonging::{Misplacement, Placement, belongs, stays_here};
 pub use decision::{Decision, FullDecision};
 pub use exported::ExportCount;
+pub(crate) use homes::tier_between;
 pub use reason::{Reason, ReasonSubject, Why};
 pub use spill::{TierHealth, healthy_below, tier_shares};
 pub use tiers::tier_health;
@@ -40,6 +42,8 @@ pub struct Request {
     pub port: Option<PortName>,
     /// Split of the route that rules a request, in the place of the service's own.
     pub split: Option<Arc<[SplitArm]>>,
+    /// That of the route that rules a request, in the place of the service's own.
+    pub criticality: Option<Criticality>,
     /// Decides in the place of chance, so that the requests of one user go one way.
     pub key: Option<StickyKey>,
     /// Has the decision list its reasons. The data path asks without: then only gateways that export the service are
@@ -54,6 +58,7 @@ impl Request {
             target,
             port: None,
             split: None,
+            criticality: None,
             key: None,
             explain: false,
         }
@@ -62,11 +67,8 @@ impl Request {
     #[must_use]
     pub fn explained(target: Target) -> Self {
         Self {
-            target,
-            port: None,
-            split: None,
-            key: None,
             explain: true,
+            ..Self::new(target)
         }
     }
 
@@ -80,6 +82,12 @@ impl Request {
     #[must_use]
     pub fn with_split(self, split: Option<Arc<[SplitArm]>>) -> Self {
         Self { split, ..self }
+    }
+
+    /// As a request whose route is of this criticality asks.
+    #[must_use]
+    pub fn with_criticality(self, criticality: Option<Criticality>) -> Self {
+        Self { criticality, ..self }
     }
 
     /// As one of the user with this key asks.
@@ -145,6 +153,7 @@ struct Question<'s> {
     /// `None`: this zone is not in the topology.
     own_tags: Option<&'s Tags>,
     key: Option<StickyKey>,
+    criticality: Criticality,
     /// Has a tier drawn by the shares of spill; else they are tried in order.
     draws_tier: bool,
 }
@@ -165,6 +174,9 @@ struct Question<'s> {
 ///    tags have failed in a row (see `outlier`), fresh records before suspect ones,
 ///    tiers in order (with `spill` the one first that is drawn by the tiers' shares: see [`tier_shares`]), the own zone first within its tier, and then at random: a zone by its healthy weight, whatever the number of
 ///    its gateways, and a gateway within it.
+///
+/// Where zones have no room for all that is asked for, a zone is drawn in the place of a tier, by the shares that it has in the plan (see
+/// [`capacity`](crate::capacity)); what has no share anywhere is shed: it has no candidate.
 ///
 /// With a key of the request what is said to be random or drawn is drawn by it (see `sticky`).
 ///

@@ -93,6 +93,18 @@ pub enum Why {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         returning: bool,
     },
+    /// Part of the traffic that a zone gets by its capacity.
+    ZoneShare {
+        /// 0 to 100.
+        percent: u8,
+    },
+    /// Part of the traffic that fits nowhere.
+    ShedShare {
+        /// 0 to 100.
+        percent: u8,
+    },
+    /// More is asked for than there is capacity for, and this is what is refused.
+    Shed,
     /// This arm's candidates come first.
     ArmPicked,
     /// No arm of the split agrees with the tags of the name, so the name alone counts.
@@ -144,6 +156,9 @@ impl Why {
             Self::Taken { tier: Some(1), .. } => "first_tier",
             Self::Taken { .. } => "later_tier",
             Self::TierShare { .. } => "tier_share",
+            Self::ZoneShare { .. } => "zone_share",
+            Self::ShedShare { .. } => "shed_share",
+            Self::Shed => "shed",
             Self::ArmPicked => "arm_picked",
             Self::ArmByName => "arm_by_name",
             Self::ArmInReserve => "arm_in_reserve",
@@ -169,7 +184,8 @@ impl Why {
     fn sentence(self) -> &'static str {
         match self {
             Self::Taken { .. } => "taken",
-            Self::TierShare { .. } => "has a share",
+            Self::TierShare { .. } | Self::ZoneShare { .. } | Self::ShedShare { .. } => "has a share",
+            Self::Shed => "shed: more is asked for than there is capacity for",
             Self::ArmPicked => "picked by weight",
             Self::ArmByName => "the name asks for tags that no arm of the split has; the name alone counts",
             Self::ArmInReserve => "used only when the arms before it serve nowhere",
@@ -210,6 +226,15 @@ impl fmt::Display for Why {
                 f.write_str(", and more as failback lets it")?;
             }
             return Ok(());
+        }
+        if let Self::ZoneShare { percent } = self {
+            return write!(f, "takes {percent} % of the traffic, as its capacity allows");
+        }
+        if let Self::ShedShare { percent } = self {
+            return write!(
+                f,
+                "{percent} % of the traffic is shed: there is no capacity for it"
+            );
         }
         let Self::Taken {
             tier,

@@ -7,7 +7,7 @@ use causeway_federation::{
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{
-    Question,
+    Question, allotment,
     arms::Arm,
     homes::{self, Grounds, Homes},
     reason::{ReasonSubject, Reasons, Why},
@@ -30,6 +30,7 @@ pub fn tier_health(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> Ve
         target: &target,
         own_tags: zone.map(|zone| &zone.tags),
         key: None,
+        criticality: service.criticality,
         port: service.ports.primary.name.as_ref(),
         draws_tier: false,
     };
@@ -127,7 +128,12 @@ pub(super) fn spill(
         true => ceilings.of(&question.target.service, &arm.split_tags),
         false => &[],
     };
-    homes.shares = spill::tier_shares(&homes.tiers, threshold, ceilings);
+    let plan = question.snapshot.capacity.plan();
+    let planned = plan.shares(&question.target.service, &arm.tags, question.criticality);
+    homes.shares = match planned {
+        Some(planned) => planned.of_tiers(homes.tiers.len()),
+        None => spill::tier_shares(&homes.tiers, threshold, ceilings),
+    };
     for (place, (health, share)) in homes.tiers.iter().zip(&homes.shares).enumerate() {
         let ceiling = ceilings.get(place).copied().unwrap_or(1.0);
         let why = Why::TierShare {
@@ -136,6 +142,10 @@ pub(super) fn spill(
             returning: ceiling < health.fitness(threshold),
         };
         reasons.note(|| ReasonSubject::Tier(place + 1), Some(&arm.split_tags), why);
+    }
+    if let Some(planned) = planned {
+        allotment::allot(question, (arm, planned), homes, (reasons, rng));
+        return;
     }
     if !question.draws_tier {
         return;

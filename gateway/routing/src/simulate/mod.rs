@@ -11,14 +11,15 @@ use causeway_federation::{
     catalog::{Age, Catalog, CatalogEntry, Export, InstanceState, Record, exports},
     name::{GatewayId, GatewayName, ServiceName, Tags, ZoneName},
     registry::{InstanceSource, Provenance},
-    topology::{FixedInstance, Topology},
+    topology::{FixedInstance, SplitArm, Topology},
 };
 use rand::{SeedableRng, rngs::SmallRng};
 use serde::Serialize;
 
 use crate::{
     balance::InstanceList,
-    route::{Request, route},
+    capacity::{CapacityPlan, DemandedRate, ZoneDemands, plans},
+    route::{Request, Why, route},
     snapshot::{Health, Instance, Link, Snapshot},
     target::Target,
 };
@@ -32,6 +33,8 @@ pub const MAX_DRAWS: usize = 10_000;
 pub const MIN_DRAWS: usize = 200;
 /// Draws of one scenario, so that it takes seconds.
 const ALL_DRAWS: usize = 5_000_000;
+/// Capacity that is used up is over by this much at most because shares are drawn.
+const DRAWN: f64 = 1.03;
 /// Instances of one service and zone that are made up; of more, their proportion counts.
 const MAX_INSTANCES: u64 = 200;
 
@@ -54,6 +57,9 @@ pub struct Flow {
     pub from: ZoneName,
     /// `None`: nobody serves it.
     pub to: Option<ZoneName>,
+    /// It is refused because there is no capacity for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_shed: bool,
     pub tags: Tags,
     /// Part (0 to 1) of what these clients ask for.
     pub share: f64,
@@ -66,6 +72,12 @@ pub struct Flow {
 pub enum SimulatedFinding {
     /// Nobody can serve these clients.
     NoHome {
+        service: ServiceName,
+        from: ZoneName,
+        per_second: f64,
+    },
+    /// There is no capacity for all that these clients ask for.
+    Shed {
         service: ServiceName,
         from: ZoneName,
         per_second: f64,
@@ -163,18 +175,25 @@ pub fn simulate(
         .filter(|(zone, _)| !lost.contains(*zone))
         .filter_map(|(zone, exports)| Some((zone, entry(zone, exports)?)))
         .collect();
+    let plans = plans_for(topology, exports, loads, &records);
     // Loads come zone by zone, and one snapshot is large.
     let mut at_hand: Option<Snapshot> = None;
     for load in loads.iter().filter(|load| !lost.contains(&load.from)) {
         let of_zone = at_hand.take().filter(|snapshot| snapshot.zone == load.from);
         let snapshot =
             &*at_hand.insert(of_zone.unwrap_or_else(|| seen_from(&load.from, topology, exports, &records)));
+        let plan = plans.get(&load.from).cloned().unwrap_or_default();
+        snapshot.capacity.publish(plan);
         let request = Request::new(Target::service(load.service.clone()));
-        let mut counts: BTreeMap<(Option<ZoneName>, Tags), usize> = BTreeMap::new();
+        let mut counts: BTreeMap<DrawnPlace, usize> = BTreeMap::new();
         for _ in 0..draws {
-            let first = route(snapshot, &request, &mut rng).next();
-            let place = first.map(|first| (Some(first.zone(&load.from).clone()), first.tags));
-            *counts.entry(place.unwrap_or_default()).or_default() += 1;
+            let mut decision = route(snapshot, &request, &mut rng);
+            let is_shed = decision.why() == Why::Shed;
+            let place = match decision.next() {
+                Some(first) => (Some(first.zone(&load.from).clone()), false, first.tags),
+                None => (None, is_shed, Tags::default()),
+            };
+            *counts.entry(place).or_default() += 1;
         }
         simulated.flows.extend(flows(load, counts, draws));
     }
@@ -182,14 +201,55 @@ pub fn simulate(
     simulated
 }
 
+/// Zone that serves, whether it is shed, and tags.
+type DrawnPlace = (Option<ZoneName>, bool, Tags);
+
+/// What the gateways of each zone would make of capacity if these were all the loads. All that criticality divides is of the service's own.
+fn plans_for(
+    topology: &Arc<Topology>,
+    exports: &ZoneExports,
+    loads: &[Load],
+    records: &BTreeMap<&ZoneName, CatalogEntry>,
+) -> BTreeMap<ZoneName, CapacityPlan> {
+    let is_there = |load: &&Load| records.contains_key(&load.from) || !exports.contains_key(&load.from);
+    let mut demands = ZoneDemands::new();
+    for load in loads.iter().filter(is_there) {
+        let Some(service) = topology.services.get(&load.service) else {
+            continue;
+        };
+        // An arm that nobody serves leaves its share to the others.
+        let serves = |arm: &&SplitArm| {
+            let mut told = records
+                .values()
+                .flat_map(|entry| entry.record.exports.of(&load.service));
+            arm.weight > 0 && told.any(|one| one.healthy > 0 && one.tags.matches(&arm.tags))
+        };
+        let arms: Vec<&SplitArm> = service.split.iter().filter(serves).collect();
+        let sum: f64 = arms.iter().map(|arm| f64::from(arm.weight)).sum();
+        let of_zone = demands.entry(load.from.clone()).or_default();
+        of_zone.extend(arms.iter().map(|arm| DemandedRate {
+            service: load.service.clone(),
+            tags: arm.tags.clone(),
+            criticality: service.criticality,
+            per_second: load.per_second * f64::from(arm.weight) / sum,
+        }));
+    }
+    let wanted: BTreeSet<ZoneName> = demands.keys().cloned().collect();
+    let Some(first) = wanted.first() else {
+        return BTreeMap::new();
+    };
+    plans(&seen_from(first, topology, exports, records), &demands, &wanted)
+}
+
 #[expect(clippy::cast_precision_loss, reason = "there are far fewer than 2^52 draws")]
-fn flows(load: &Load, counts: BTreeMap<(Option<ZoneName>, Tags), usize>, draws: usize) -> Vec<Flow> {
-    let flow = |((to, tags), count): ((Option<ZoneName>, Tags), usize)| {
+fn flows(load: &Load, counts: BTreeMap<DrawnPlace, usize>, draws: usize) -> Vec<Flow> {
+    let flow = |((to, is_shed, tags), count): (DrawnPlace, usize)| {
         let share = count as f64 / draws as f64;
         Flow {
             service: load.service.clone(),
             from: load.from.clone(),
             to,
+            is_shed,
             tags,
             share,
             per_second: load.per_second * share,
@@ -207,6 +267,11 @@ fn findings(flows: &[Flow], exports: &ZoneExports) -> Vec<SimulatedFinding> {
         match &flow.to {
             Some(zone) => *sums.entry((&flow.service, zone, &flow.tags)).or_default() += flow.per_second,
             None if flow.per_second <= 0.0 => {}
+            None if flow.is_shed => findings.push(SimulatedFinding::Shed {
+                service: flow.service.clone(),
+                from: flow.from.clone(),
+                per_second: flow.per_second,
+            }),
             None => findings.push(SimulatedFinding::NoHome {
                 service: flow.service.clone(),
                 from: flow.from.clone(),
@@ -216,7 +281,7 @@ fn findings(flows: &[Flow], exports: &ZoneExports) -> Vec<SimulatedFinding> {
     }
     for ((service, zone, tags), per_second) in sums {
         if let Some(capacity) = capacity(exports.get(zone), service, tags)
-            && per_second > in_requests(capacity)
+            && per_second > in_requests(capacity) * DRAWN
         {
             findings.push(SimulatedFinding::OverCapacity {
                 service: service.clone(),
@@ -272,6 +337,7 @@ fn seen_from(
         ejections: Arc::default(),
         ceilings: Arc::default(),
         shifts: Arc::default(),
+        capacity: Arc::default(),
     }
 }
 
@@ -317,7 +383,7 @@ fn instances(exports: &[Export]) -> BTreeMap<ServiceName, InstanceList> {
                 address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
                 tags: export.tags.clone(),
                 weight: u32::from(export.weight > 0),
-                capacity_per_second: None,
+                capacity_per_second: export.capacity_per_second.map(|all| part(all, number, healthy)),
                 time_to_live: None,
                 source: InstanceSource::Topology,
                 provenance: Provenance::ThisHost,
@@ -331,6 +397,12 @@ fn instances(exports: &[Export]) -> BTreeMap<ServiceName, InstanceList> {
     }
     let lists = lists.into_iter();
     lists.map(|(service, list)| (service, list.into())).collect()
+}
+
+/// Part of a capacity that the instance of this number is made up to have, of so many.
+fn part(capacity: u64, number: u32, healthy: u32) -> u64 {
+    let count = u64::from(healthy.max(1));
+    capacity / count + u64::from(u64::from(number) < capacity % count)
 }
 
 /// Scales the numbers of an export's instances, `total` being those of its service, so that not too many are made up.

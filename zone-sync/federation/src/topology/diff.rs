@@ -289,6 +289,7 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     compare("connections", &|service| connections(&service.connections));
     compare("spill", &|service| optional(service.spill.as_ref()));
     compare("failback", &|service| optional(service.failback.as_ref()));
+    compare("criticality", &|service| service.criticality.word().to_owned());
     compare("timeout", &|service| {
         service.timeout.map_or_else(|| "none".to_owned(), duration)
     });

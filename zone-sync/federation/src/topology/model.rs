@@ -196,6 +196,7 @@ pub struct Service {
     pub failover: Vec<Tier>,
     pub spill: Option<Spill>,
     pub failback: Option<Failback>,
+    pub criticality: Criticality,
     /// `None`: every zone.
     pub export_to: Option<BTreeSet<ZoneName>>,
     /// Zones that may have instances of it and speak for them as callers; `None`: every zone.
@@ -283,6 +284,38 @@ impl Service {
     #[must_use]
     pub fn may_run_in(&self, zone: &ZoneName) -> bool {
         self.run_in.as_ref().is_none_or(|zones| zones.contains(zone))
+    }
+}
+
+/// Order in which requests and connections are refused where there is no capacity for all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Criticality {
+    /// Refused last.
+    Critical,
+    #[default]
+    Normal,
+    /// Refused first.
+    Sheddable,
+}
+
+impl Criticality {
+    /// From those that are served first to those that are refused first.
+    pub const ALL: [Self; 3] = [Self::Critical, Self::Normal, Self::Sheddable];
+
+    /// The word in the file.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Normal => "normal",
+            Self::Sheddable => "sheddable",
+        }
+    }
+
+    /// Place in [`Criticality::ALL`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize
     }
 }
 
@@ -377,7 +410,7 @@ pub enum TierTag {
 pub struct Spill {
     /// Below this share of healthy instances (0 to 1) traffic spills to the next tier.
     pub healthy_below: f64,
-    /// Tells whether declared or measured capacity caps what a tier is given.
+    /// Tells whether declared capacity caps what a zone is given.
     pub respect_capacity: bool,
 }
 

@@ -17,8 +17,8 @@ use super::{
     diagnostic::Span,
     fields::{Listed, Spanned},
     model::{
-        ConnectionPolicy, Dns, DnsSource, Drain, Failback, ForwardedFields, GatewayAddresses, HealthCheck,
-        Outlier, Protocol, RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
+        ConnectionPolicy, Criticality, Dns, DnsSource, Drain, Failback, ForwardedFields, GatewayAddresses,
+        HealthCheck, Outlier, Protocol, RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
     },
     permissions::{CallerSelector, PermissionEntry, Permissions},
     retry::Retry,
@@ -123,6 +123,7 @@ pub(super) struct Service {
     pub allow: Option<Listed<Spanned<Permitted>>>,
     pub deny: Option<Listed<Spanned<Permitted>>>,
     pub forwarded: Option<ForwardedFields>,
+    pub criticality: Option<Criticality>,
     pub early: bool,
     /// Place of the key, if it is `true`.
     pub early_at: Option<Span>,
@@ -177,6 +178,7 @@ pub(super) struct Route {
     pub conditions: Option<Conditions>,
     pub split: Option<Listed<Spanned<SplitArm>>>,
     pub sticky: Option<Arc<Sticky>>,
+    pub criticality: Option<Criticality>,
     pub timeout: Option<Duration>,
     pub rewrite: RouteRewrite,
     pub request_headers: HeaderChanges,

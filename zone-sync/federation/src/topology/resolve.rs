@@ -58,12 +58,7 @@ pub(super) fn topology(file: raw::File, text: &str) -> Option<Topology> {
 
 fn not_in_force(file: &raw::File) -> BTreeSet<String> {
     let waiting = file.services.iter().flat_map(|service| &service.waiting);
-    let mut keys: BTreeSet<String> = waiting.map(|key| key.value.to_owned()).collect();
-    let mut instances = file.zones.iter().flat_map(|zone| &zone.instances);
-    if instances.any(|instance| instance.capacity.is_some()) {
-        keys.insert("capacity".to_owned());
-    }
-    keys
+    waiting.map(|key| key.value.to_owned()).collect()
 }
 
 fn zone(zone: raw::Zone, trust_domain: &str) -> Option<(ZoneName, Zone)> {
@@ -146,6 +141,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         failover,
         spill: policies.spill,
         failback: policies.failback,
+        criticality: service.criticality.unwrap_or_default(),
         export_to,
         run_in,
         judged: JudgedRequests::of(allow.iter().flatten().chain(&deny)),
@@ -221,6 +217,7 @@ fn route_of(number: usize, route: raw::Route) -> Option<Arc<Route>> {
         matches: route.conditions?.compiled()?,
         split: route.split.map(|arms| values(arms.items).into()),
         sticky: route.sticky,
+        criticality: route.criticality,
         timeout: route.timeout,
         rewrite: route.rewrite,
         request_headers: route.request_headers,

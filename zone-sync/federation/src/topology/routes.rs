@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use super::{model::SplitArm, permissions::CallerSelector, sticky::Sticky};
+use super::{
+    model::{Criticality, SplitArm},
+    permissions::CallerSelector,
+    sticky::Sticky,
+};
 use crate::{
     name::{PortName, ServiceName, Tags},
     request_path::{PathPattern, replace_prefix},
@@ -27,6 +31,8 @@ pub struct Route {
     pub split: Option<Arc<[SplitArm]>>,
     /// `None`: as the service says.
     pub sticky: Option<Arc<Sticky>>,
+    /// `None`: as the service says.
+    pub criticality: Option<Criticality>,
     /// Longest time from a request's head to that of its answer; `None`: any.
     pub timeout: Option<Duration>,
     pub rewrite: RouteRewrite,

@@ -25,6 +25,7 @@ fn one(route: &Route) -> String {
         matches,
         split: arms,
         sticky,
+        criticality,
         timeout,
         rewrite,
         request_headers,
@@ -47,6 +48,7 @@ fn one(route: &Route) -> String {
         RouteAction::Answer(answer) => format!("answer {} {:?}", answer.status, answer.body),
     }];
     parts.extend(sticky.as_ref().map(|sticky| format!("sticky by {sticky}")));
+    parts.extend(criticality.map(|criticality| criticality.word().to_owned()));
     parts.extend(timeout.map(|timeout| format!("timeout {}", duration(timeout))));
     if *rewrite != RouteRewrite::default() {
         parts.push(format!("rewritten to {}", place(rewrite)));

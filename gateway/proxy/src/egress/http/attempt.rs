@@ -144,6 +144,7 @@ pub(super) async fn attempt(
         caller: found.caller,
         key: sticky.key,
         split: route.as_ref().and_then(|route| route.split.clone()),
+        criticality: route.as_ref().and_then(|route| route.criticality),
         seed: shared.seed(),
         open: record.open(),
         attempts: 0,
@@ -417,6 +418,7 @@ impl Attempt<'_> {
         let question = RouteRequest::new(arrival.target.clone())
             .at_port(arrival.port.clone())
             .with_split(self.order.split.clone())
+            .with_criticality(self.order.criticality)
             .with_key(self.order.key);
         let decision = route(&snapshot, &question, SmallRng::seed_from_u64(self.order.seed));
         if tried.others(&snapshot, service, decision).is_empty() {

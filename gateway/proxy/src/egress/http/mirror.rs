@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use causeway_federation::{
     name::{PortName, ServiceName},
-    topology::{Mirror, Route, Topology},
+    topology::{Criticality, Mirror, Route, Topology},
 };
 use causeway_host::share::ShareHolder;
 use causeway_routing::{
@@ -179,6 +179,8 @@ impl MirroredRequest {
             target: &self.target,
             port: self.port.clone(),
             split: None,
+            // A copy is worth less than any request.
+            criticality: Some(Criticality::Sheddable),
             key: None,
             caller: self.found.caller.clone(),
             come_through,

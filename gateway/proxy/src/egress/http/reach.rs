@@ -2,7 +2,7 @@
 
 use std::{pin::pin, sync::Arc, time::Instant};
 
-use causeway_federation::topology::SplitArm;
+use causeway_federation::topology::{Criticality, SplitArm};
 use causeway_host::descriptors::DescriptorPromise;
 use causeway_routing::{
     balance::InstanceList,
@@ -10,7 +10,7 @@ use causeway_routing::{
     outlier::avoided,
     permit::Caller,
     retry::FailedTries,
-    route::{Candidate, Request as RouteRequest, Why, route},
+    route::{Request as RouteRequest, route},
     snapshot::Snapshot,
     sticky::StickyKey,
 };
@@ -44,6 +44,8 @@ pub(super) struct ReachOrder {
     pub(super) caller: Arc<Caller>,
     /// Split of the route that rules it, in the place of the service's own.
     pub(super) split: Option<Arc<[SplitArm]>>,
+    /// That of the route, in the place of the service's own.
+    pub(super) criticality: Option<Criticality>,
     /// Decides in the place of chance.
     pub(super) key: Option<StickyKey>,
     /// Every decision for this request is drawn from it.
@@ -127,6 +129,7 @@ async fn find(
         target: &arrival.target,
         port: arrival.port.clone(),
         split: order.split.clone(),
+        criticality: order.criticality,
         key: order.key,
         caller: order.caller.clone(),
         come_through: connection.come_through(order.open).await,
@@ -183,18 +186,16 @@ async fn open(
     Some(call)
 }
 
-/// First choice for a request, and the reason for it. `None`: there is none now.
-fn decide(connection: &HttpConnection, order: &ReachOrder, snapshot: &Snapshot) -> Option<(Candidate, Why)> {
+/// What is asked of `route`. `None`: the port has left the topology, and no connection there is taken up.
+fn question(connection: &HttpConnection, order: &ReachOrder, snapshot: &Snapshot) -> Option<RouteRequest> {
     let HttpArrival { target, port, .. } = &connection.arrival;
-    // At a port that has left the topology no connection is taken up.
     snapshot.topology.port_of(&target.service, port.as_ref())?;
     let question = RouteRequest::new(target.clone())
         .at_port(port.clone())
         .with_split(order.split.clone())
+        .with_criticality(order.criticality)
         .with_key(order.key);
-    let decision = route(snapshot, &question, SmallRng::seed_from_u64(order.seed));
-    let why = decision.why();
-    decision.first().cloned().map(|candidate| (candidate, why))
+    Some(question)
 }
 
 /// Takes up a kept connection of HTTP/1.1, if the decision for this request leads to one that can be used.
@@ -206,7 +207,9 @@ async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<Http
     loop {
         let upstream = {
             let snapshot = shared.snapshots.load_full();
-            let (candidate, why) = decide(connection, order, &snapshot)?;
+            let question = question(connection, order, &snapshot)?;
+            let decision = route(&snapshot, &question, SmallRng::seed_from_u64(order.seed));
+            let candidate = decision.first()?.clone();
             let none = InstanceList::default();
             let service = &connection.arrival.target.service;
             let list = snapshot.instances.get(service).unwrap_or(&none);
@@ -220,7 +223,7 @@ async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<Http
                     && upstream.facts.exported == candidate.exported(service, &snapshot)
             };
             let upstream = connection.kept.take_idle(fits)?;
-            shared.metrics.decided(service.as_str(), why);
+            shared.decided(&question, &decision);
             upstream
         };
         if let Some(upstream) = upstream.again().await {
@@ -241,7 +244,9 @@ async fn share<'a>(
         opened.as_mut().enable();
         {
             let snapshot = shared.snapshots.load_full();
-            let (candidate, why) = decide(connection, order, &snapshot)?;
+            let question = question(connection, order, &snapshot)?;
+            let decision = route(&snapshot, &question, SmallRng::seed_from_u64(order.seed));
+            let candidate = decision.first()?.clone();
             let none = InstanceList::default();
             let service = &connection.arrival.target.service;
             let list = snapshot.instances.get(service).unwrap_or(&none);
@@ -258,7 +263,7 @@ async fn share<'a>(
             };
             match kept.choose(&wish, Instant::now()) {
                 CallChoice::Use(upstream) => {
-                    shared.metrics.decided(service.as_str(), why);
+                    shared.decided(&question, &decision);
                     return Some(Ok(upstream));
                 }
                 CallChoice::Open(opening) => return Some(Err(opening)),

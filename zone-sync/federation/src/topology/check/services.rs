@@ -238,11 +238,6 @@ fn not_in_force(context: &Context<'_>) {
             uses.entry(key.value).or_default().push(&key.span);
         }
     }
-    for instance in context.file.zones.iter().flat_map(|zone| &zone.instances) {
-        if let Some(capacity) = &instance.capacity {
-            uses.entry("capacity").or_default().push(&capacity.span);
-        }
-    }
     for (key, spans) in uses {
         let Some(first) = spans.first() else { continue };
         let times = match spans.len() {

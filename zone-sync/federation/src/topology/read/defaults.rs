@@ -32,6 +32,7 @@ pub(super) const DEFAULTS: MapKind = MapKind {
         "failover",
         "spill",
         "failback",
+        "criticality",
         "export_to",
         "run_in",
         "allow",

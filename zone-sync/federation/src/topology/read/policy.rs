@@ -164,8 +164,7 @@ pub(super) fn share(node: &Node, sink: &Sink) -> Option<f64> {
     scalar::percent(node, "a share", 0.0..=100.0, sink)
 }
 
-/// Reads spill, and where it has a key that nothing acts on yet.
-pub(super) fn spill(node: &Node, sink: &Sink) -> Option<(Spill, Option<Spanned<&'static str>>)> {
+pub(super) fn spill(node: &Node, sink: &Sink) -> Option<Spill> {
     let fields = Fields::open(node, &node.span, &SPILL, sink)?;
     let how = "write `respect` or `ignore`";
     let capacity = fields.optional("capacity", |node, sink| {
@@ -183,15 +182,10 @@ pub(super) fn spill(node: &Node, sink: &Sink) -> Option<(Spill, Option<Spanned<&
         }
     });
     let healthy_below = fields.optional("healthy_below", share);
-    let spill = Spill {
+    Some(Spill {
         healthy_below: healthy_below.unwrap_or(DEFAULT_HEALTHY_BELOW),
         respect_capacity: capacity.unwrap_or(true),
-    };
-    let waiting = fields.key_span("capacity").map(|span| Spanned {
-        value: "spill.capacity",
-        span,
-    });
-    Some((spill, waiting))
+    })
 }
 
 pub(super) fn failback(node: &Node, sink: &Sink) -> Option<Failback> {

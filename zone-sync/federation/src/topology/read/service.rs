@@ -6,7 +6,7 @@ use super::{
     super::{
         diagnostic::{Diagnostic, Sink},
         fields::{Fields, Listed, MapKind, Spanned, items},
-        model::{ForwardedFields, Protocol, RouteLimits, SplitArm, TierTag, TierZone},
+        model::{Criticality, ForwardedFields, Protocol, RouteLimits, SplitArm, TierTag, TierZone},
         raw::{Policies, Service, Tier},
         scalar::{self, OWN},
         tree::{MapEntry, Node, Value},
@@ -38,6 +38,7 @@ pub(super) const SERVICE: MapKind = MapKind {
         "failover",
         "spill",
         "failback",
+        "criticality",
         "export_to",
         "run_in",
         "allow",
@@ -150,6 +151,7 @@ fn read_keys(service: &mut Service, fields: &Fields<'_>) -> Option<Spanned<Proto
     service.allow = fields.optional("allow", |node, sink| caller::callers(node, "`allow`", sink));
     service.deny = fields.optional("deny", |node, sink| caller::callers(node, "`deny`", sink));
     service.forwarded = fields.optional("forwarded", forwarded);
+    service.criticality = fields.optional("criticality", criticality);
     service.early = fields.optional("early", scalar::truth).unwrap_or(false);
     service.idle_timeout = fields.optional("idle_timeout", idle_timeout);
     service.connections = fields.optional("connections", policy::connections);
@@ -159,16 +161,10 @@ fn read_keys(service: &mut Service, fields: &Fields<'_>) -> Option<Spanned<Proto
         .map(|routes| routes.items)
         .unwrap_or_default();
     let limits = fields.optional("limits", policy::limits).unwrap_or_default();
-    let (spill, capacity) = fields.optional("spill", policy::spill).unzip();
-    service.policies = Policies {
-        spill,
-        ..policies(fields, limits.0)
-    };
+    service.policies = policies(fields, limits.0);
     service.of_requests = given(fields, &OF_REQUESTS);
     service.of_requests.extend(limits.1);
     service.early_at = fields.key_span("early").filter(|_| service.early);
-    // The file may have it already, though nothing acts on it in this version.
-    service.waiting.extend(capacity.flatten());
     spoken
 }
 
@@ -196,6 +192,7 @@ fn empty(name: Spanned<ServiceName>) -> Service {
         allow: None,
         deny: None,
         forwarded: None,
+        criticality: None,
         early: false,
         early_at: None,
         idle_timeout: None,
@@ -209,7 +206,7 @@ fn empty(name: Spanned<ServiceName>) -> Service {
 
 fn policies(fields: &Fields<'_>, limits: RouteLimits) -> Policies {
     Policies {
-        spill: None,
+        spill: fields.optional("spill", policy::spill),
         failback: fields.optional("failback", policy::failback),
         timeout: fields.optional("timeout", route::timeout),
         retry: fields.optional("retry", retry::retry),
@@ -240,6 +237,16 @@ fn spanned<T>(node: &Node, value: T) -> Option<Spanned<T>> {
 
 pub(super) fn protocol(node: &Node, sink: &Sink) -> Option<Spanned<Protocol>> {
     word(node, "a protocol", PROTOCOLS, sink)
+}
+
+const CRITICALITIES: [(&str, Criticality); 3] = [
+    ("critical", Criticality::Critical),
+    ("normal", Criticality::Normal),
+    ("sheddable", Criticality::Sheddable),
+];
+
+pub(super) fn criticality(node: &Node, sink: &Sink) -> Option<Criticality> {
+    word(node, "a criticality", CRITICALITIES, sink).map(|read| read.value)
 }
 
 fn forwarded(node: &Node, sink: &Sink) -> Option<ForwardedFields> {

@@ -17,7 +17,7 @@ use super::{
         scalar::{self, shortened},
         tree::Node,
     },
-    service::split,
+    service::{criticality, split},
     sticky::sticky,
     tags::tags,
 };
@@ -41,6 +41,7 @@ pub(super) const ROUTE: MapKind = MapKind {
         "match",
         "split",
         "sticky",
+        "criticality",
         "timeout",
         "rewrite",
         "request_headers",
@@ -65,9 +66,10 @@ pub(super) const MIRROR: MapKind = MapKind {
     meant: &[("to", "write `service: shadow`, `tags: { version: v3 }`, or both")],
 };
 /// Keys that say what an instance is given, so that they have no effect where none is asked.
-const OF_FORWARDING: [&str; 6] = [
+const OF_FORWARDING: [&str; 7] = [
     "split",
     "sticky",
+    "criticality",
     "timeout",
     "rewrite",
     "request_headers",
@@ -85,6 +87,7 @@ pub(super) fn route(node: &Node, sink: &Sink) -> Option<Spanned<Route>> {
         name: fields.optional("name", name),
         split: fields.optional("split", split),
         sticky: fields.optional("sticky", sticky),
+        criticality: fields.optional("criticality", criticality),
         timeout: fields.optional("timeout", timeout),
         rewrite: fields
             .optional("rewrite", |node, sink| actions::rewrite(node, replaced, sink))

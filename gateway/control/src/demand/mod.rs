@@ -1,0 +1,140 @@
+//! Demand of all gateways, and the plan that follows from it: measures once a second what the clients of this gateway ask for, asks the
+//! others for theirs, and publishes where everything goes by the capacity of zones. Decides nothing; see `causeway_routing::capacity`.
+
+mod wire;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use causeway_federation::name::{GatewayId, ServiceName};
+use causeway_host::uptime::uptime;
+use causeway_proto::tunnel::{Demand, StreamHeader, stream_header::Kind};
+use causeway_routing::{
+    capacity::{CapacityPlan, DemandTable, is_respected, matters, plan},
+    snapshot::{Link, Snapshot, Snapshots},
+};
+use causeway_tunnel::{DEMAND, IncomingStream, TunnelSet, ask_for_documents, read_document, send_documents};
+use parking_lot::Mutex;
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::{MissedTickBehavior, timeout},
+};
+
+/// Time between two looks.
+const TICK: Duration = Duration::from_secs(1);
+/// Longest wait for the word of one gateway. The next look begins without it.
+const ANSWER_WITHIN: Duration = Duration::from_millis(900);
+/// Most gateways that are asked in one look; of more, each has its turn.
+const MAX_ASKED: usize = 256;
+
+/// What is known of demand. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct DemandBook(Arc<Mutex<DemandTable>>);
+
+impl DemandBook {
+    /// Tells a gateway that asks.
+    pub async fn answer(&self, stream: IncomingStream) {
+        let IncomingStream { mut send, tunnel, .. } = stream;
+        let told = self.0.lock().told_to(tunnel.peer(), uptime());
+        if let Err(error) = send_documents(&mut send, [wire::encode(told)]).await {
+            tracing::debug!(peer = %tunnel.peer(), %error, "a gateway asked for demand, and did not wait for the answer");
+        }
+    }
+
+    /// Measures, asks and plans until it is dropped.
+    pub async fn keep(self, snapshots: Snapshots, tunnels: Arc<TunnelSet>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut asked_before = None;
+        loop {
+            ticks.tick().await;
+            let snapshot = snapshots.load_full();
+            if !self.measure(&snapshot) {
+                continue;
+            }
+            let peers = to_ask(&snapshot, &tunnels, asked_before.as_ref());
+            asked_before = peers.last().cloned();
+            self.ask_all(peers, &snapshot, &tunnels).await;
+            self.publish(snapshots.load_full()).await;
+        }
+    }
+
+    /// Counts what was asked for since the last look. `false`: no service has a capacity that is respected.
+    fn measure(&self, snapshot: &Snapshot) -> bool {
+        let services = &snapshot.topology.services;
+        let respected = |name: &ServiceName| services.get(name).is_some_and(is_respected);
+        let counts = snapshot.capacity.meter.counts(respected);
+        self.0.lock().measure(uptime(), counts);
+        let matters = matters(snapshot);
+        if !matters && **snapshot.capacity.plan() != CapacityPlan::default() {
+            snapshot.capacity.publish(CapacityPlan::default());
+        }
+        matters
+    }
+
+    async fn ask_all(&self, peers: Vec<GatewayId>, snapshot: &Snapshot, tunnels: &Arc<TunnelSet>) {
+        let mut asking = JoinSet::new();
+        for peer in peers {
+            let (book, tunnels) = (self.clone(), tunnels.clone());
+            let own = snapshot.zone.clone();
+            asking.spawn(async move {
+                let at = uptime();
+                let Ok(Some(answer)) = timeout(ANSWER_WITHIN, ask(&tunnels, &peer)).await else {
+                    return;
+                };
+                let mut table = book.0.lock();
+                for told in wire::decode(&answer) {
+                    let gateway = match told.gateway {
+                        None => peer.clone(),
+                        Some(sibling) => GatewayId::new(own.clone(), sibling),
+                    };
+                    table.hear(gateway, at.saturating_sub(told.age), told.rates);
+                }
+            });
+        }
+        while asking.join_next().await.is_some() {}
+    }
+
+    async fn publish(&self, snapshot: Arc<Snapshot>) {
+        let demands = {
+            let mut table = self.0.lock();
+            table.forget(uptime(), &snapshot);
+            table.known(&snapshot.zone)
+        };
+        // A look at ten thousand services must not hold up DNS and zone sync.
+        let planning = spawn_blocking(move || snapshot.capacity.publish(plan(&snapshot, &demands)));
+        if let Err(error) = planning.await {
+            tracing::error!(%error, "nothing was planned by capacity, and the plan of before is in force");
+        }
+    }
+}
+
+/// Gateways whose turn it is, beginning after the last one.
+fn to_ask(snapshot: &Snapshot, tunnels: &TunnelSet, last: Option<&GatewayId>) -> Vec<GatewayId> {
+    let up = snapshot.links.iter().filter(|(_, link)| **link != Link::Stalled);
+    let tells = |peer: &&GatewayId| {
+        let tunnel = tunnels.choose_for_control(peer);
+        tunnel.is_some_and(|tunnel| tunnel.capabilities().has(DEMAND))
+    };
+    let peers: BTreeSet<&GatewayId> = up.map(|(peer, _)| peer).filter(tells).collect();
+    let after = peers.iter().filter(|peer| last.is_none_or(|last| **peer > last));
+    let before = peers
+        .iter()
+        .filter(|peer| last.is_some_and(|last| **peer <= last));
+    let turn = after.chain(before).take(MAX_ASKED);
+    turn.map(|peer| (*peer).clone()).collect()
+}
+
+/// Asks one gateway; `None`: it does not say.
+async fn ask(tunnels: &TunnelSet, peer: &GatewayId) -> Option<Vec<u8>> {
+    let header = StreamHeader {
+        kind: Some(Kind::Demand(Demand {})),
+    };
+    let answered = match ask_for_documents(tunnels, peer, &header).await {
+        Ok(mut recv) => read_document(&mut recv, wire::MAX_BYTES).await,
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a gateway does not say what its clients ask for");
+            return None;
+        }
+    };
+    answered.ok()?
+}

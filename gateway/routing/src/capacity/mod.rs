@@ -1,0 +1,143 @@
+//! Capacity: no zone is given more of a service than its healthy instances can take, and what fits nowhere is shed where it is asked for,
+//! the sheddable first. Every gateway knows what the clients of each zone ask for, so that each works out the same shares by itself
+//! ([`plan`]), and [`route`](crate::route::route) reads those of its own zone as data. What is asked for does not hang on where it goes:
+//! nothing is fed back, and so nothing swings. Pure.
+
+mod fill;
+mod meter;
+mod places;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arc_swap::{ArcSwap, Guard};
+use causeway_federation::{
+    name::{ServiceName, Tags, ZoneName},
+    topology::{Criticality, Service},
+};
+use std::sync::Arc;
+
+pub use meter::{DemandMeter, MAX_DEMANDS};
+pub use places::{matters, plan, plans};
+pub use table::{DemandTable, ToldDemand};
+
+/// Something that clients ask for, and how often.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DemandedRate {
+    pub service: ServiceName,
+    /// Tags that an instance must carry.
+    pub tags: Tags,
+    pub criticality: Criticality,
+    /// Requests or connections a second.
+    pub per_second: f64,
+}
+
+/// Demand of the clients of each zone.
+pub type ZoneDemands = BTreeMap<ZoneName, Vec<DemandedRate>>;
+
+/// What is asked for here, and where it goes. Shared by all snapshots of a process, and changes in place.
+#[derive(Debug, Default)]
+pub struct CapacityBoard {
+    plan: ArcSwap<CapacityPlan>,
+    pub meter: DemandMeter,
+}
+
+impl CapacityBoard {
+    /// The plan that is in force.
+    #[must_use]
+    pub fn plan(&self) -> Guard<Arc<CapacityPlan>> {
+        self.plan.load()
+    }
+
+    /// Has a plan take the place of the one before.
+    pub fn publish(&self, plan: CapacityPlan) {
+        self.plan.store(Arc::new(plan));
+    }
+}
+
+/// Shares of what the clients of one zone ask for, by the capacity of all zones.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct CapacityPlan {
+    services: BTreeMap<ServiceName, PlannedService>,
+}
+
+#[derive(Debug, Default, Clone, PartialEq)]
+struct PlannedService {
+    /// By tags and criticality. Those of which everything goes where it would without capacity are left out.
+    shares: BTreeMap<Tags, [Option<CapacityShares>; 3]>,
+    rooms: BTreeMap<ZoneName, ZoneRoom>,
+}
+
+/// Where the demand for instances with some tags goes.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct CapacityShares {
+    /// Those that take something, in the order of tiers.
+    pub zones: Vec<ZoneShare>,
+    /// Share (0 to 1) that fits nowhere.
+    pub shed: f64,
+}
+
+/// Share (0 to 1) of the demand that one zone takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ZoneShare {
+    pub zone: ZoneName,
+    /// Counts from 1.
+    pub tier: usize,
+    pub share: f64,
+}
+
+/// Declared capacity of a service in one zone, and what of it is given away.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ZoneRoom {
+    pub capacity_per_second: f64,
+    /// What the clients of all zones are meant to send there.
+    pub planned_per_second: f64,
+}
+
+impl CapacityPlan {
+    /// Shares of a demand; `None`: capacity changes nothing about where it goes.
+    #[must_use]
+    pub fn shares(
+        &self,
+        service: &ServiceName,
+        tags: &Tags,
+        criticality: Criticality,
+    ) -> Option<&CapacityShares> {
+        let shares = self.services.get(service)?.shares.get(tags)?;
+        shares[criticality.index()].as_ref()
+    }
+
+    /// Every zone that declares the capacity of a service.
+    pub fn rooms(&self) -> impl Iterator<Item = (&ServiceName, &ZoneName, ZoneRoom)> {
+        self.services.iter().flat_map(|(service, planned)| {
+            let rooms = planned.rooms.iter();
+            rooms.map(move |(zone, room)| (service, zone, *room))
+        })
+    }
+}
+
+impl CapacityShares {
+    /// Shares of so many tiers, in their order.
+    pub(crate) fn of_tiers(&self, tiers: usize) -> Vec<f64> {
+        let most = self.zones.iter().map(|zone| zone.tier).max().unwrap_or_default();
+        let mut shares = vec![0.0; tiers.max(most)];
+        for zone in &self.zones {
+            shares[zone.tier - 1] += zone.share;
+        }
+        shares
+    }
+}
+
+/// Tells whether capacity decides about a service.
+#[must_use]
+pub fn is_respected(service: &Service) -> bool {
+    service.spill.as_ref().is_some_and(|spill| spill.respect_capacity)
+}
+
+/// Every criticality that something of a service can have.
+fn criticalities(service: &Service) -> BTreeSet<Criticality> {
+    let of_routes = service.routes.iter().filter_map(|route| route.criticality);
+    of_routes.chain([service.criticality]).collect()
+}

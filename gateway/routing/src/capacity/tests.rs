@@ -1,0 +1,496 @@
+//! Worlds of three zones whose outcome can be worked out by hand, and any that chance makes.
+
+use std::{sync::Arc, time::Duration};
+
+use causeway_federation::{
+    catalog::{Age, CatalogEntry},
+    topology::{Criticality, Topology},
+};
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+use super::*;
+use crate::{
+    route::{Request, Why, route},
+    snapshot::{Instance, Link, Snapshot},
+    target::Target,
+    testbed::{self, entry, gateway, service, snapshot, tags, topology, zone},
+};
+
+const ZONES: [&str; 3] = ["east", "north", "west"];
+
+/// Each zone first, and then any.
+fn three(more: &str) -> Arc<Topology> {
+    topology(
+        "  east: {}\n  north: {}\n  west: {}",
+        &format!(
+            "  orders:\n    port: 80\n    protocol: http\n    spill: {{ healthy_below: 70% }}\n    {more}\n    \
+             routes: [{{ match: {{ path: /report }}, criticality: sheddable }}, {{ match: {{ path: /pay }}, criticality: critical }}]"
+        ),
+    )
+}
+
+/// As a gateway of `own` sees zones of one instance each with these capacities; 0: the zone is lost.
+fn seen(topology: &Arc<Topology>, own: &str, capacities: [u64; 3]) -> Snapshot {
+    let others = ZONES.iter().zip(capacities);
+    let others: Vec<_> = others
+        .filter(|(name, capacity)| **name != own && *capacity > 0)
+        .collect();
+    let entries = others
+        .iter()
+        .map(|(name, capacity)| with_capacity(name, *capacity));
+    let links: Vec<_> = others.iter().map(|(name, _)| (**name, Link::Up)).collect();
+    let capacity = capacities[ZONES.iter().position(|name| *name == own).unwrap()];
+    let mut instance =
+        Arc::into_inner(testbed::instance("a", "127.0.0.1:1".parse().unwrap(), 1, &[])).unwrap();
+    instance.capacity_per_second = Some(capacity);
+    let instances: Vec<Arc<Instance>> = (capacity > 0).then(|| Arc::new(instance)).into_iter().collect();
+    snapshot(own, topology, instances, entries.collect(), &links)
+}
+
+fn with_capacity(name: &str, capacity: u64) -> CatalogEntry {
+    let told = entry(name, Age::Fresh, false, &[(&[], 1, 1)]);
+    let mut record = Arc::unwrap_or_clone(told.record);
+    let exports: Vec<_> = record.exports.iter().cloned().collect();
+    let declared = exports
+        .into_iter()
+        .map(|export| causeway_federation::catalog::Export {
+            capacity_per_second: Some(capacity),
+            ..export
+        });
+    record.exports = declared.collect();
+    CatalogEntry {
+        record: Arc::new(record),
+        ..told
+    }
+}
+
+fn rate(criticality: Criticality, per_second: f64) -> DemandedRate {
+    DemandedRate {
+        service: service("orders"),
+        tags: tags(&[]),
+        criticality,
+        per_second,
+    }
+}
+
+/// The same demand of the clients of each of these zones: critical, normal and sheddable.
+fn demands(zones: &[&str], rates: [f64; 3]) -> ZoneDemands {
+    let of_zone = Criticality::ALL
+        .into_iter()
+        .zip(rates)
+        .filter(|(_, rate)| *rate > 0.0);
+    let of_zone: Vec<_> = of_zone
+        .map(|(criticality, per_second)| rate(criticality, per_second))
+        .collect();
+    zones.iter().map(|name| (zone(name), of_zone.clone())).collect()
+}
+
+/// Shares of `east`, `north`, `west`, and what is shed, in percent.
+fn percents(snapshot: &Snapshot, plan: &CapacityPlan, criticality: Criticality) -> [i64; 4] {
+    let Some(shares) = plan.shares(&service("orders"), &tags(&[]), criticality) else {
+        let own = ZONES.map(|name| if zone(name) == snapshot.zone { 100 } else { 0 });
+        return [own[0], own[1], own[2], 0];
+    };
+    let percent = |share: f64| format!("{:.0}", share * 100.0).parse::<i64>().unwrap();
+    let of = |name: &str| {
+        let found = shares.zones.iter().find(|share| share.zone == zone(name));
+        percent(found.map_or(0.0, |share| share.share))
+    };
+    [of("east"), of("north"), of("west"), percent(shares.shed)]
+}
+
+fn planned(own: &str, capacities: [u64; 3], demands: &ZoneDemands) -> [[i64; 4]; 3] {
+    let topology = three("early: false");
+    let snapshot = seen(&topology, own, capacities);
+    let plan = plan(&snapshot, demands);
+    Criticality::ALL.map(|criticality| percents(&snapshot, &plan, criticality))
+}
+
+#[test]
+fn what_is_over_the_capacity_of_a_zone_goes_where_there_is_room() {
+    let [critical, normal, sheddable] = planned("east", [100, 100, 200], &{
+        let mut all = demands(&["north", "west"], [0.0, 50.0, 0.0]);
+        all.extend(demands(&["east"], [0.0, 200.0, 0.0]));
+        all
+    });
+    // Others are weighed alike, so that each is offered 50; 50 fit in north, and 150 in west.
+    assert_eq!(normal, [50, 25, 25, 0]);
+    assert_eq!(
+        critical,
+        [100, 0, 0, 0],
+        "nothing is asked for, and it would come first"
+    );
+    assert_eq!(
+        sheddable,
+        [0, 0, 100, 0],
+        "what comes last goes where there is room"
+    );
+}
+
+#[test]
+fn nothing_changes_while_there_is_room_or_where_nothing_is_declared() {
+    let topology = three("early: false");
+    let snapshot = seen(&topology, "east", [100, 100, 100]);
+    let calm = plan(&snapshot, &demands(&ZONES, [10.0, 40.0, 10.0]));
+    assert!(
+        Criticality::ALL
+            .iter()
+            .all(|one| calm.shares(&service("orders"), &tags(&[]), *one).is_none())
+    );
+    let rooms: Vec<String> = calm
+        .rooms()
+        .map(|(_, zone, room)| {
+            format!(
+                "{zone} {:.0} of {:.0}",
+                room.planned_per_second, room.capacity_per_second
+            )
+        })
+        .collect();
+    assert_eq!(rooms, ["east 60 of 100", "north 60 of 100", "west 60 of 100"]);
+    let ignoring = topology_ignoring();
+    let snapshot = seen(&ignoring, "east", [100, 100, 100]);
+    assert_eq!(
+        plan(&snapshot, &demands(&ZONES, [0.0, 900.0, 0.0])),
+        CapacityPlan::default()
+    );
+    let undeclared = testbed::instance("a", "127.0.0.1:1".parse().unwrap(), 1, &[]);
+    let bare = testbed::snapshot("east", &topology, vec![undeclared], vec![], &[]);
+    assert_eq!(
+        plan(&bare, &demands(&ZONES, [0.0, 900.0, 0.0])),
+        CapacityPlan::default()
+    );
+}
+
+fn topology_ignoring() -> Arc<Topology> {
+    topology(
+        "  east: {}\n  north: {}\n  west: {}",
+        "  orders: { port: 80, spill: { capacity: ignore } }",
+    )
+}
+
+#[test]
+fn where_capacity_ends_the_sheddable_goes_first_and_the_critical_last() {
+    let all = |rates| planned("east", [100, 100, 100], &demands(&ZONES, rates));
+    let whole = [100, 0, 0, 0];
+    assert_eq!(all([40.0, 40.0, 40.0]), [whole, whole, [50, 0, 0, 50]]);
+    assert_eq!(all([40.0, 120.0, 40.0]), [whole, [50, 0, 0, 50], [0, 0, 0, 100]]);
+    assert_eq!(
+        all([200.0, 10.0, 10.0]),
+        [[50, 0, 0, 50], [0, 0, 0, 100], [0, 0, 0, 100]]
+    );
+}
+
+#[test]
+fn the_critical_of_one_zone_comes_before_the_normal_of_another() {
+    let mut all = demands(&["east"], [150.0, 0.0, 0.0]);
+    all.extend(demands(&["north", "west"], [0.0, 100.0, 0.0]));
+    assert_eq!(planned("east", [100, 100, 100], &all)[0], [67, 17, 17, 0]);
+    assert_eq!(planned("north", [100, 100, 100], &all)[1], [0, 75, 0, 25]);
+}
+
+#[test]
+fn a_first_tier_is_its_own_clients_before_others_spill_to_it() {
+    let mut all = demands(&["east"], [0.0, 300.0, 0.0]);
+    all.extend(demands(&["north", "west"], [0.0, 80.0, 0.0]));
+    assert_eq!(planned("east", [100, 100, 100], &all)[1], [33, 7, 7, 53]);
+    assert_eq!(planned("north", [100, 100, 100], &all)[1], [0, 100, 0, 0]);
+}
+
+/// Part of a thousand requests of each criticality that each zone is given, and that are shed.
+fn routed(snapshot: &Snapshot, criticality: Criticality, rng: &mut SmallRng) -> [usize; 4] {
+    let mut counts = [0; 4];
+    let request = Request::new(Target::service(service("orders"))).with_criticality(Some(criticality));
+    for _ in 0..1000 {
+        let mut decision = route(snapshot, &request, &mut *rng);
+        let why = decision.why();
+        let place = match decision.next() {
+            Some(first) => ZONES
+                .iter()
+                .position(|name| zone(name) == *first.zone(&snapshot.zone)),
+            None => Some(3).filter(|_| why == Why::Shed),
+        };
+        counts[place.expect("a zone, or shed")] += 1;
+    }
+    counts
+}
+
+#[test]
+fn requests_go_by_the_plan_and_what_is_shed_says_so() {
+    let topology = three("early: false");
+    let snapshot = seen(&topology, "east", [100, 100, 100]);
+    let all = demands(&ZONES, [40.0, 40.0, 40.0]);
+    snapshot.capacity.publish(plan(&snapshot, &all));
+    let mut rng = SmallRng::seed_from_u64(1);
+    assert_eq!(
+        routed(&snapshot, Criticality::Critical, &mut rng),
+        [1000, 0, 0, 0]
+    );
+    assert_eq!(routed(&snapshot, Criticality::Normal, &mut rng), [1000, 0, 0, 0]);
+    let [east, north, west, shed] = routed(&snapshot, Criticality::Sheddable, &mut rng);
+    // Four standard deviations of a half.
+    assert!(
+        east.abs_diff(500) < 64 && shed == 1000 - east && north + west == 0,
+        "{east} {shed}"
+    );
+    let explained =
+        Request::explained(Target::service(service("orders"))).with_criticality(Some(Criticality::Sheddable));
+    let reasons = route(&snapshot, &explained, rng).complete().reasons;
+    let told: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+    for line in [
+        "zone east {}: takes 50 % of the traffic, as its capacity allows",
+        "service orders {}: 50 % of the traffic is shed: there is no capacity for it",
+    ] {
+        assert!(told.contains(&line.to_owned()), "{told:#?}");
+    }
+}
+
+#[test]
+fn the_requests_of_one_user_go_one_way() {
+    let topology = three("early: false");
+    let snapshot = seen(&topology, "east", [100, 100, 100]);
+    snapshot
+        .capacity
+        .publish(plan(&snapshot, &demands(&["east"], [0.0, 200.0, 0.0])));
+    let request = |mark: u64| {
+        let key = crate::sticky::StickyKey::of_mark(&mark.to_le_bytes());
+        Request::new(Target::service(service("orders"))).with_key(Some(key))
+    };
+    let first = |mark, seed| {
+        let request = request(mark);
+        route(&snapshot, &request, SmallRng::seed_from_u64(seed)).next()
+    };
+    for mark in 0..100 {
+        assert_eq!(first(mark, 1), first(mark, 2));
+    }
+}
+
+/// Three zones whose gateways measure, tell each other and plan as real ones do, with the same clients.
+struct World {
+    topology: Arc<Topology>,
+    tables: [DemandTable; 3],
+    counts: [[u64; 3]; 3],
+    boards: [Arc<CapacityBoard>; 3],
+    rng: SmallRng,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            topology: three("early: false"),
+            tables: Default::default(),
+            counts: Default::default(),
+            boards: std::array::from_fn(|_| Arc::default()),
+            rng: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    /// One second: clients ask, gateways measure, tell each other what they have measured, and plan. Gives what each zone was given by
+    /// criticality, and what was shed.
+    fn second(
+        &mut self,
+        second: u64,
+        capacities: [u64; 3],
+        rates: [f64; 3],
+    ) -> ([[usize; 3]; 3], [usize; 3]) {
+        let (mut given, mut shed) = ([[0; 3]; 3], [0; 3]);
+        let now = Duration::from_secs(second);
+        let alive: Vec<usize> = (0..3).filter(|own| capacities[*own] > 0).collect();
+        for own in &alive {
+            let mut snapshot = seen(&self.topology, ZONES[*own], capacities);
+            snapshot.capacity = self.boards[*own].clone();
+            for criticality in Criticality::ALL {
+                // Chance adds or takes as much as it does from a Poisson process, roughly.
+                let mean = rates[criticality.index()];
+                let asked = mean + (self.rng.random::<f64>() - 0.5) * (12.0 * mean).sqrt();
+                for _ in 0..asked.round().max(0.0) as u64 {
+                    self.counts[*own][criticality.index()] += 1;
+                    let request =
+                        Request::new(Target::service(service("orders"))).with_criticality(Some(criticality));
+                    match route(&snapshot, &request, &mut self.rng).next() {
+                        Some(first) => {
+                            let to = ZONES
+                                .iter()
+                                .position(|name| zone(name) == *first.zone(&snapshot.zone));
+                            given[to.unwrap()][criticality.index()] += 1;
+                        }
+                        None => shed[criticality.index()] += 1,
+                    }
+                }
+            }
+        }
+        for own in &alive {
+            let counts = Criticality::ALL
+                .map(|one| (service("orders"), tags(&[]), one, self.counts[*own][one.index()]));
+            self.tables[*own].measure(now, counts.into());
+        }
+        for (own, other) in alive
+            .iter()
+            .flat_map(|own| alive.iter().map(move |other| (*own, *other)))
+        {
+            if own != other {
+                let told = self.tables[other].told_to(&gateway(ZONES[own]), now);
+                self.tables[own].hear(gateway(ZONES[other]), now, told[0].rates.clone());
+            }
+        }
+        for own in &alive {
+            let snapshot = seen(&self.topology, ZONES[*own], capacities);
+            self.tables[*own].forget(now, &snapshot);
+            let known = self.tables[*own].known(&zone(ZONES[*own]));
+            self.boards[*own].publish(plan(&snapshot, &known));
+        }
+        (given, shed)
+    }
+}
+
+/// Runs so many seconds, and sums up all but the first few.
+fn run(
+    seed: u64,
+    seconds: u64,
+    capacities: impl Fn(u64) -> [u64; 3],
+    rates: [f64; 3],
+) -> ([[f64; 3]; 3], [f64; 3]) {
+    let mut world = World::new(seed);
+    let (mut given, mut shed, mut counted) = ([[0.0; 3]; 3], [0.0; 3], 0.0);
+    for second in 0..seconds {
+        let (given_now, shed_now) = world.second(second, capacities(second), rates);
+        if second >= seconds / 2 {
+            counted += 1.0;
+            for zone in 0..3 {
+                for class in 0..3 {
+                    given[zone][class] += given_now[zone][class] as f64;
+                }
+            }
+            (0..3).for_each(|class| shed[class] += shed_now[class] as f64);
+        }
+    }
+    (
+        given.map(|of_zone| of_zone.map(|sum| sum / counted)),
+        shed.map(|sum| sum / counted),
+    )
+}
+
+#[test]
+fn a_lost_zone_leaves_no_survivor_over_its_capacity_at_sixty_percent() {
+    for seed in 0..20 {
+        // The clients of the lost zone have gone to the others.
+        let (given, shed) = run(
+            seed,
+            40,
+            |second| if second < 10 { [300; 3] } else { [0, 300, 300] },
+            [60.0, 150.0, 60.0],
+        );
+        assert!(shed.iter().sum::<f64>() < 540.0 * 0.02, "seed {seed}: {shed:?}");
+        for of_zone in given {
+            assert!(
+                of_zone.iter().sum::<f64>() <= 300.0 * 1.02,
+                "seed {seed}: {given:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn at_a_hundred_and_twenty_percent_the_excess_is_shed_and_the_critical_untouched() {
+    for seed in 0..20 {
+        let (given, shed) = run(seed, 60, |_| [300; 3], [60.0, 210.0, 90.0]);
+        // 1080 a second are asked for, of which 900 can be served.
+        assert!((shed[2] - 180.0).abs() < 1080.0 * 0.02, "seed {seed}: {shed:?}");
+        assert_eq!(shed[0], 0.0, "seed {seed}");
+        assert!(shed[1] < 1080.0 * 0.005, "seed {seed}: {shed:?}");
+        for of_zone in given {
+            let all: f64 = of_zone.iter().sum();
+            assert!((all - 300.0).abs() < 300.0 * 0.03, "seed {seed}: {given:?}");
+        }
+    }
+}
+
+#[test]
+fn shares_do_not_swing_under_a_load_that_stays() {
+    let mut world = World::new(7);
+    let mut last: Option<f64> = None;
+    for second in 0..60 {
+        world.second(second, [300, 600, 600], [0.0, 450.0, 0.0]);
+        let plan = world.boards[0].plan();
+        let shares = plan.shares(&service("orders"), &tags(&[]), Criticality::Normal);
+        let own = shares.map_or(1.0, |shares| shares.zones[0].share);
+        if second >= 5 {
+            assert!((own - 300.0 / 450.0).abs() < 0.06, "{own} at {second} s");
+            assert!(
+                last.is_none_or(|last| (last - own).abs() < 0.06),
+                "{last:?} to {own} at {second} s"
+            );
+            last = Some(own);
+        }
+    }
+}
+
+#[test]
+fn the_word_of_a_gateway_counts_for_a_while_and_is_passed_on_to_its_siblings() {
+    let (mut table, now) = (DemandTable::default(), Duration::from_secs(100));
+    let rates = vec![rate(Criticality::Normal, 50.0)];
+    for name in ["west/gw1", "west/gw2", "north/gw1"] {
+        table.hear(gateway(name), now, rates.clone());
+    }
+    table.hear(gateway("west/gw2"), Duration::from_secs(90), vec![]);
+    let told = table.told_to(&gateway("west/gw1"), now + Duration::from_secs(1));
+    assert_eq!(told.len(), 2);
+    assert_eq!(told[1].gateway, Some(gateway("west/gw2").gateway));
+    assert_eq!(
+        (told[1].age, told[1].rates.clone()),
+        (Duration::from_secs(1), rates)
+    );
+    assert_eq!(table.known(&zone("east"))[&zone("west")][0].per_second, 100.0);
+    let snapshot = seen(&three("early: false"), "east", [100, 0, 100]);
+    // West's gw1 is still heard by zone sync.
+    table.forget(now + Duration::from_secs(60), &snapshot);
+    let known = table.known(&zone("east"));
+    assert_eq!(known.len(), 1);
+    assert_eq!(known[&zone("west")][0].per_second, 50.0);
+}
+
+proptest! {
+    /// Whatever is asked for: no zone is over its capacity, and nothing is shed while another has room.
+    #[test]
+    fn no_zone_is_over_while_another_has_room(
+        capacities in prop::array::uniform3(1u64..500),
+        rates in prop::array::uniform3(prop::array::uniform3(0.0f64..500.0)),
+    ) {
+        let topology = three("early: false");
+        let mut all = ZoneDemands::new();
+        for (name, rates) in ZONES.iter().zip(rates) {
+            all.extend(demands(&[name], rates));
+        }
+        let snapshot = seen(&topology, "east", capacities);
+        let wanted = ZONES.iter().map(|name| zone(name)).collect();
+        let plans = plans(&snapshot, &all, &wanted);
+        let (mut given, mut shed) = ([0.0; 3], [0.0; 3]);
+        for (from, rates) in ZONES.iter().zip(rates) {
+            for criticality in Criticality::ALL {
+                let rate = rates[criticality.index()];
+                let own = ZONES.iter().position(|name| name == from).unwrap();
+                match plans[&zone(from)].shares(&service("orders"), &tags(&[]), criticality) {
+                    None => given[own] += rate,
+                    Some(shares) => {
+                        for share in &shares.zones {
+                            let to = ZONES.iter().position(|name| zone(name) == share.zone).unwrap();
+                            given[to] += share.share * rate;
+                        }
+                        shed[criticality.index()] += shares.shed * rate;
+                    }
+                }
+            }
+        }
+        let sum: f64 = rates.iter().flatten().sum();
+        prop_assert!((given.iter().sum::<f64>() + shed.iter().sum::<f64>() - sum).abs() < 0.01);
+        let room: f64 = capacities.iter().zip(given).map(|(capacity, given)| *capacity as f64 - given).sum();
+        for (capacity, given) in capacities.iter().zip(given) {
+            prop_assert!(given <= *capacity as f64 + 0.02, "{given} of {capacity}");
+        }
+        prop_assert!(shed.iter().sum::<f64>() < 0.02 || room < 0.02, "{shed:?} {room}");
+        // The more critical loses nothing while the less critical is served.
+        let served = |class: usize| rates.iter().map(|rates| rates[class]).sum::<f64>() - shed[class];
+        prop_assert!(shed[0] < 0.02 || served(1) + served(2) < 0.02);
+        prop_assert!(shed[1] < 0.02 || served(2) < 0.02);
+    }
+}
