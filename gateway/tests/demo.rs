@@ -155,6 +155,7 @@ fn a_zone_that_loses_instances_keeps_its_share_and_has_its_traffic_back() {
     assert!(text.contains("A zone loses instances"), "{text}");
     assert!(text.contains("of its traffic, where the file and"), "{text}");
     assert!(text.contains("has all of its traffic again after"), "{text}");
+    assert!(text.contains("More than there is capacity for"), "{text}");
     assert_cut_and_back(&text);
 }
 

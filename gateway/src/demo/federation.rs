@@ -88,6 +88,11 @@ impl DemoFederation {
     pub(super) async fn start(file: &Topology) -> Result<Self, DemoError> {
         let given = Arc::<Given>::default();
         let mut topology = file.clone();
+        // Traffic comes in bursts here, which say nothing about what instances can take in a second.
+        let spills = topology.services.values_mut();
+        spills
+            .filter_map(|service| service.spill.as_mut())
+            .for_each(|spill| spill.respect_capacity = false);
         let moved_ports = move_ports(&mut topology);
         let hosts = start_instances(&mut topology, &given).await?;
         let paths = paths(&topology).await?;

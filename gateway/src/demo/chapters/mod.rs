@@ -1,6 +1,7 @@
 //! The chapters of the story, in order. Each says what is about to happen, does it, and shows what happened.
 
 mod arms;
+mod capacity;
 mod converge;
 mod gated;
 mod invite;
@@ -61,6 +62,7 @@ impl Stage {
         ports::tell(self).await?;
         outage::tell(self).await?;
         spill::tell(self).await?;
+        capacity::tell(self)?;
         shift::tell(self).await?;
         gated::tell(self).await?;
         kept::tell(self).await?;
