@@ -87,18 +87,22 @@ async fn the_sheddable_goes_first_and_no_zone_gets_more_than_it_can_take() {
     let east = federation.service_address("east", "orders", PORT).await;
     let west = federation.service_address("west", "orders", PORT).await;
     let admin = federation.zone("east").admin.to_string();
-    let explains = until_true("explain tells of what is shed", PATIENCE, async || {
-        let told = process::run(["explain", "orders", "--path", "/report", "--admin", &admin]);
+    let [critical, normal, sheddable, of_west] = [
+        (east, PATHS[0], RATES[0]),
+        (east, PATHS[1], RATES[1]),
+        (east, PATHS[2], RATES[2]),
+        (west, PATHS[1], OF_WEST),
+    ]
+    .map(|(address, path, rate)| tokio::spawn(ask(address, path, rate)));
+    until_true("explain tells of what is shed", PATIENCE, async || {
+        let admin = admin.clone();
+        let explained = move || process::run(["explain", "orders", "--path", "/report", "--admin", &admin]);
+        let told = tokio::task::spawn_blocking(explained).await.unwrap();
         told.unwrap().contains("is shed: there is no capacity for it")
-    });
-    let ([pay, usual, report], of_west) = (PATHS, ask(west, "/", OF_WEST));
-    let (critical, normal, sheddable, of_west, ()) = tokio::join!(
-        ask(east, pay, RATES[0]),
-        ask(east, usual, RATES[1]),
-        ask(east, report, RATES[2]),
-        of_west,
-        explains,
-    );
+    })
+    .await;
+    let (critical, normal) = (critical.await.unwrap(), normal.await.unwrap());
+    let (sheddable, of_west) = (sheddable.await.unwrap(), of_west.await.unwrap());
     let told = format!("critical {critical:?}, normal {normal:?}, sheddable {sheddable:?}, of west {of_west:?}");
     measured(&format!("requests of {} s: {told}", COUNTED.as_secs()));
 

@@ -15,9 +15,9 @@ use super::{DemandedRate, MAX_DEMANDS, ZoneDemands};
 use crate::snapshot::Snapshot;
 
 /// Time in which what was counted longer ago loses two thirds of its weight.
-const SMOOTHING: Duration = Duration::from_secs(3);
+const SMOOTHING: Duration = Duration::from_secs(2);
 /// Standard deviations of chance beyond which a count says that the rate is another one.
-const SURPRISE: f64 = 4.0;
+const SURPRISE: f64 = 3.0;
 /// Rates below this are forgotten.
 const QUIET: f64 = 0.01;
 /// Time for which the word of a gateway counts; longer if zone sync still hears it through others.

@@ -162,3 +162,22 @@ fn who_may_not_call_has_no_load_and_nothing_to_lose() {
     );
     assert_eq!(idle.findings, [], "no load is no loss");
 }
+
+#[test]
+fn what_is_over_capacity_spills_and_what_fits_nowhere_is_shed() {
+    let topology = three("spill: { capacity: respect }", [1, 2, 3], ", capacity: 60/s");
+    let exports = fixed_exports(&topology);
+    let with = |per_second| {
+        let loads = even_loads(&topology, &exports, per_second);
+        simulate(&topology, &exports, &loads, &lost(&[]), 1)
+    };
+    let calm = with(72.0);
+    assert_eq!(calm.findings, [], "60 % of all capacity");
+    near(percent(&calm, "east", "east"), 60.0 / 72.0 * 100.0);
+    near(percent(&calm, "west", "west"), 100.0);
+    let crowded = with(144.0);
+    let shed: f64 = crowded.flows.iter().filter(|flow| flow.is_shed).map(|flow| flow.per_second).sum();
+    assert!((shed - 72.0).abs() < 432.0 * 0.02, "{shed}");
+    let is_shed = |finding: &SimulatedFinding| matches!(finding, SimulatedFinding::Shed { .. });
+    assert!(!crowded.findings.is_empty() && crowded.findings.iter().all(is_shed), "{:?}", crowded.findings);
+}
