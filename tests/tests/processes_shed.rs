@@ -31,7 +31,7 @@ const PATHS: [&str; 3] = ["/pay", "/", "/report"];
 /// Time in which shares settle, and time for which is counted after it.
 const SETTLES: Duration = Duration::from_secs(5);
 const COUNTED: Duration = Duration::from_secs(10);
-/// What chance adds to a mean of 400 in nearly all runs, and a busy machine to that.
+/// Factor that chance adds to a mean of 400 in nearly all runs, and a busy machine to that.
 const BOUND: f64 = 1.25;
 
 /// Answers of requests by the name of the instance, or by the word of the gateway.
@@ -103,7 +103,8 @@ async fn the_sheddable_goes_first_and_no_zone_gets_more_than_it_can_take() {
     .await;
     let (critical, normal) = (critical.await.unwrap(), normal.await.unwrap());
     let (sheddable, of_west) = (sheddable.await.unwrap(), of_west.await.unwrap());
-    let told = format!("critical {critical:?}, normal {normal:?}, sheddable {sheddable:?}, of west {of_west:?}");
+    let told =
+        format!("critical {critical:?}, normal {normal:?}, sheddable {sheddable:?}, of west {of_west:?}");
     measured(&format!("requests of {} s: {told}", COUNTED.as_secs()));
 
     assert_eq!(critical.get("shed"), None, "{told}");
@@ -122,9 +123,19 @@ async fn the_sheddable_goes_first_and_no_zone_gets_more_than_it_can_take() {
     );
     let gateway = federation.zone("east");
     gateway
-        .wait_metric("causeway_requests_total", &[("outcome", "shed")], shed(&sheddable))
+        .wait_metric(
+            "causeway_requests_total",
+            &[("outcome", "shed")],
+            shed(&sheddable),
+        )
         .await;
-    gateway.wait_metric("causeway_decisions_total", &[("reason", "shed")], 1.0).await;
-    gateway.wait_metric("causeway_capacity_per_second", &[("zone", "west")], WEST).await;
-    gateway.wait_log(&["WARN", "a limit of a service was reached", "orders", "capacity"]).await;
+    gateway
+        .wait_metric("causeway_decisions_total", &[("reason", "shed")], 1.0)
+        .await;
+    gateway
+        .wait_metric("causeway_capacity_per_second", &[("zone", "west")], WEST)
+        .await;
+    gateway
+        .wait_log(&["WARN", "a limit of a service was reached", "orders", "capacity"])
+        .await;
 }

@@ -50,7 +50,7 @@ pub struct Snapshot {
     pub ceilings: Ceilings,
     /// Part of this gateway in the shifts that are under way. Shared and changed as ejections are.
     pub shifts: Shifts,
-    /// What is asked for, and where it goes by the capacity of zones. Shared and changed as ejections are.
+    /// Demand of the clients here, and where it goes by the capacity of zones. Shared and changed as ejections are.
     pub capacity: Arc<CapacityBoard>,
 }
 

@@ -26,7 +26,7 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(900);
 /// Most gateways that are asked in one look; of more, each has its turn.
 const MAX_ASKED: usize = 256;
 
-/// What is known of demand. Clones are the same.
+/// Knowledge of demand. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct DemandBook(Arc<Mutex<DemandTable>>);
 

@@ -57,7 +57,7 @@ fn rate_message(rate: &DemandedRate) -> ServiceDemand {
     }
 }
 
-/// What can be read of an answer.
+/// Reads what can be read of an answer.
 pub(super) fn decode(answer: &[u8]) -> Vec<ToldDemand> {
     let Ok(answer) = DemandAnswer::decode(answer) else {
         return Vec::new();

@@ -37,7 +37,7 @@ pub struct DemandedRate {
 /// Demand of the clients of each zone.
 pub type ZoneDemands = BTreeMap<ZoneName, Vec<DemandedRate>>;
 
-/// What is asked for here, and where it goes. Shared by all snapshots of a process, and changes in place.
+/// Demand of the clients here, and the plan of where it goes. Shared by all snapshots of a process, and changes in place.
 #[derive(Debug, Default)]
 pub struct CapacityBoard {
     plan: ArcSwap<CapacityPlan>,
@@ -70,7 +70,7 @@ struct PlannedService {
     rooms: BTreeMap<ZoneName, ZoneRoom>,
 }
 
-/// Where the demand for instances with some tags goes.
+/// Shares of a demand for instances with some tags.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct CapacityShares {
     /// Those that take something, in the order of tiers.
@@ -92,7 +92,7 @@ pub struct ZoneShare {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ZoneRoom {
     pub capacity_per_second: f64,
-    /// What the clients of all zones are meant to send there.
+    /// Demand that the clients of all zones are meant to send there.
     pub planned_per_second: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What clients ask for, as this gateway measures it, and as others tell of theirs.
+//! Demand of clients, as this gateway measures it, and as others tell of theirs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -112,7 +112,7 @@ impl DemandTable {
         });
     }
 
-    /// What the clients of each zone ask for, `own` being this one.
+    /// Demand of the clients of each zone, `own` being this one.
     #[must_use]
     pub fn known(&self, own: &ZoneName) -> ZoneDemands {
         let mut sums: BTreeMap<(&ZoneName, &ServiceName, &Tags, Criticality), f64> = BTreeMap::new();

@@ -112,7 +112,7 @@ impl<'s, R: Rng> Decision<'s, R> {
         self.why
     }
 
-    /// What is asked for: the tags that an instance must carry. `None`: nobody could serve it in any case.
+    /// Demand that this is part of: the tags that an instance must carry. `None`: nobody could serve it in any case.
     #[must_use]
     pub fn demanded(&self) -> Option<(&Tags, Criticality)> {
         let tags = self

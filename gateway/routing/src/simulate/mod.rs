@@ -204,7 +204,7 @@ pub fn simulate(
 /// Zone that serves, whether it is shed, and tags.
 type DrawnPlace = (Option<ZoneName>, bool, Tags);
 
-/// What the gateways of each zone would make of capacity if these were all the loads. All that criticality divides is of the service's own.
+/// Plans that the gateways of each zone would make if these were all the loads, each of its service's own criticality.
 fn plans_for(
     topology: &Arc<Topology>,
     exports: &ZoneExports,

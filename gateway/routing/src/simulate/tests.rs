@@ -176,8 +176,17 @@ fn what_is_over_capacity_spills_and_what_fits_nowhere_is_shed() {
     near(percent(&calm, "east", "east"), 60.0 / 72.0 * 100.0);
     near(percent(&calm, "west", "west"), 100.0);
     let crowded = with(144.0);
-    let shed: f64 = crowded.flows.iter().filter(|flow| flow.is_shed).map(|flow| flow.per_second).sum();
+    let shed: f64 = crowded
+        .flows
+        .iter()
+        .filter(|flow| flow.is_shed)
+        .map(|flow| flow.per_second)
+        .sum();
     assert!((shed - 72.0).abs() < 432.0 * 0.02, "{shed}");
     let is_shed = |finding: &SimulatedFinding| matches!(finding, SimulatedFinding::Shed { .. });
-    assert!(!crowded.findings.is_empty() && crowded.findings.iter().all(is_shed), "{:?}", crowded.findings);
+    assert!(
+        !crowded.findings.is_empty() && crowded.findings.iter().all(is_shed),
+        "{:?}",
+        crowded.findings
+    );
 }

@@ -60,11 +60,16 @@ pub(super) fn tell(stage: &mut Stage) -> Result<(), DemoError> {
         let simulated = simulate(&topology, &fixed_exports(&topology), &loads, lost, SEED);
         let mut row: Vec<Word> = vec![told.to_owned().into()];
         for (zone, capacity) in &capacities {
-            let to = simulated.flows.iter().filter(|flow| flow.to.as_ref() == Some(zone));
+            let to = simulated
+                .flows
+                .iter()
+                .filter(|flow| flow.to.as_ref() == Some(zone));
             let given: f64 = to.map(|flow| flow.per_second).sum();
             row.push(format!("{given:.0} of {capacity:.0}").into());
             if given > capacity * (1.0 + DRAWN) {
-                stage.tally.breaks(format!("{zone} would be given more of {service} than it can take"));
+                stage.tally.breaks(format!(
+                    "{zone} would be given more of {service} than it can take"
+                ));
             }
         }
         let shed = simulated.flows.iter().filter(|flow| flow.is_shed);
@@ -73,7 +78,11 @@ pub(super) fn tell(stage: &mut Stage) -> Result<(), DemoError> {
         rows.push(row);
     }
     let zones = capacities.iter().map(|(zone, _)| zone.as_str().to_uppercase());
-    let header: Vec<String> = [String::new()].into_iter().chain(zones).chain(["SHED".to_owned()]).collect();
+    let header: Vec<String> = [String::new()]
+        .into_iter()
+        .chain(zones)
+        .chain(["SHED".to_owned()])
+        .collect();
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     Ok(stage.story.table(&header, rows)?)
 }
@@ -86,7 +95,11 @@ fn find(topology: &Topology) -> Option<(ServiceName, Vec<(ZoneName, f64)>)> {
         }
         let mut capacities = Vec::new();
         for (zone, declared) in &topology.zones {
-            let own: Vec<_> = declared.instances.iter().filter(|one| one.service == *name).collect();
+            let own: Vec<_> = declared
+                .instances
+                .iter()
+                .filter(|one| one.service == *name)
+                .collect();
             let capacity: Option<u64> = own.iter().map(|one| one.capacity_per_second).sum();
             if !own.is_empty() {
                 capacities.push((zone.clone(), capacity? as f64));

@@ -186,7 +186,7 @@ async fn open(
     Some(call)
 }
 
-/// What is asked of `route`. `None`: the port has left the topology, and no connection there is taken up.
+/// Question to `route`. `None`: the port has left the topology, and no connection there is taken up.
 fn question(connection: &HttpConnection, order: &ReachOrder, snapshot: &Snapshot) -> Option<RouteRequest> {
     let HttpArrival { target, port, .. } = &connection.arrival;
     snapshot.topology.port_of(&target.service, port.as_ref())?;

@@ -91,11 +91,7 @@ impl World {
 }
 
 /// Runs so many seconds, and gives for each second of the second half what each zone was given, and was shed, on the average.
-fn run(
-    seed: u64,
-    seconds: u64,
-    now: impl Fn(u64) -> ([u64; 3], [[f64; 3]; 3]),
-) -> ([[f64; 3]; 3], [f64; 3]) {
+fn run(seed: u64, seconds: u64, now: impl Fn(u64) -> ([u64; 3], [[f64; 3]; 3])) -> ([[f64; 3]; 3], [f64; 3]) {
     let mut world = World::new(seed);
     let (mut given, mut shed, mut counted) = ([[0.0; 3]; 3], [0.0; 3], 0.0);
     for second in 0..seconds {
@@ -135,7 +131,10 @@ fn at_a_hundred_and_twenty_percent_the_excess_is_shed_and_the_critical_untouched
         let (given, shed) = run(seed, 60, |_| ([300; 3], [[60.0, 210.0, 90.0]; 3]));
         // 1080 a second are asked for, of which 900 can be served.
         assert!((shed[2] - 180.0).abs() < 1080.0 * 0.02, "seed {seed}: {shed:?}");
-        assert!(shed[0] == 0.0 && shed[1] < 1080.0 * 0.005, "seed {seed}: {shed:?}");
+        assert!(
+            shed[0] == 0.0 && shed[1] < 1080.0 * 0.005,
+            "seed {seed}: {shed:?}"
+        );
         for of_zone in given {
             let all: f64 = of_zone.iter().sum();
             assert!((all - 300.0).abs() < 300.0 * 0.03, "seed {seed}: {given:?}");
@@ -154,7 +153,10 @@ fn shares_do_not_swing_under_a_load_that_stays() {
         let own = shares.map_or(1.0, |shares| shares.zones[0].share);
         if second >= 5 {
             assert!((own - 300.0 / 450.0).abs() < 0.06, "{own} at {second} s");
-            assert!(last.is_none_or(|last| (last - own).abs() < 0.06), "{last:?} to {own} at {second} s");
+            assert!(
+                last.is_none_or(|last| (last - own).abs() < 0.06),
+                "{last:?} to {own} at {second} s"
+            );
             last = Some(own);
         }
     }
