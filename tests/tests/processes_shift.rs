@@ -192,15 +192,16 @@ async fn a_shift_goes_by_its_steps_to_its_end_and_nobody_changes_its_service_mea
         said.contains("generation 1") && said.contains("95 of 100 to {version=v1}"),
         "{said}"
     );
+    // Before west has heard of it two could be begun, of which one is overruled.
+    scene
+        .wait_shift("west", "has begun", |shift| shift["state"] == "running")
+        .await;
     let again = scene.at("west", &BEGIN).unwrap_err();
     assert!(
         format!("{again:#}").contains("under a shift to {version=v2} already"),
         "{again:#}"
     );
     // A topology that changes the service is refused, and one that changes another is taken.
-    scene
-        .wait_shift("west", "has begun", |shift| shift["state"] == "running")
-        .await;
     let text = scene.at("west", &["get", "topology"]).unwrap();
     let file = scene.federation.folder().join("edited.yaml");
     let path = file.display().to_string();
