@@ -17,7 +17,8 @@ use serde::Serialize;
 
 pub use crate::balance::{InstanceList, InstanceLoad};
 use crate::{
-    callers, capacity::CapacityBoard, failback::Ceilings, outlier::Ejections, reach::OwnListeners, shift::Shifts,
+    callers, capacity::CapacityBoard, failback::Ceilings, outlier::Ejections, reach::OwnListeners,
+    shift::Shifts,
 };
 
 /// The current snapshot, shared by every task that decides something.

@@ -18,6 +18,11 @@ use super::{
 };
 use crate::output::{self, Format};
 
+/// Time after which a step that the driver has taken at the same moment is heard of.
+const HEARD_AFTER: Duration = Duration::from_secs(1);
+/// Times that a change is said before it is given up.
+const TRIES: u32 = 5;
+
 const AFTER_HELP: &str = "\
 Examples:
   causeway shift orders --to version=v2 --steps 5,25,50,100 --every 5m --abort-if 'success<99%'
@@ -144,8 +149,35 @@ async fn begin(args: ShiftArgs) -> Result<Exit, Failure> {
 async fn change(args: &ShiftChangeArgs, change: &str) -> Result<Exit, Failure> {
     let admin = &args.admin.admin;
     let path = format!("/v1/shifts/{}/{change}?dry_run={}", args.service, args.dry_run);
-    let done = only(admin.post_text(&path, "").await?, admin)?;
+    let mut done = only(admin.post_text(&path, "").await?, admin)?;
+    let mut tries = 1;
+    while !args.dry_run && is_overruled(admin, &args.service, change).await? {
+        if tries == TRIES {
+            return Err(Failure::new(format!(
+                "the gateway that drives the shift of {} was faster {TRIES} times",
+                args.service
+            ))
+            .hint("say it to that one: `causeway shift status` names it"));
+        }
+        tries += 1;
+        done = only(admin.post_text(&path, "").await?, admin)?;
+    }
     report(admin, &done, args.dry_run)
+}
+
+/// Tells whether a step that the driver took at the same moment rules in the place of what was said here.
+async fn is_overruled(admin: &Endpoint, service: &ServiceName, change: &str) -> Result<bool, Failure> {
+    tokio::time::sleep(HEARD_AFTER).await;
+    let shifts: Envelope<ShiftView> = admin.get("/v1/shifts").await?;
+    let shift = shifts
+        .items
+        .iter()
+        .find(|shift| shift.service == service.as_str());
+    let overruled = match change {
+        "resume" => "paused",
+        _ => "running",
+    };
+    Ok(shift.is_some_and(|shift| shift.state == overruled))
 }
 
 fn report(admin: &Endpoint, done: &ChangesView, dry_run: bool) -> Result<Exit, Failure> {

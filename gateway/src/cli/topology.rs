@@ -129,7 +129,9 @@ pub(super) async fn swap(
     }
     // What was shown has to be what is swapped: the generation is the one that the changes were told for.
     let shown_for = match onto {
-        Onto::Whatever | Onto::WhateverUnder(_) => Onto::WhateverUnder(in_force),
+        // Whoever overrules others means those as well who were faster meanwhile.
+        Onto::Whatever => Onto::Whatever,
+        Onto::WhateverUnder(_) => Onto::WhateverUnder(in_force),
         Onto::FirstLine | Onto::Generation(_) => Onto::Generation(in_force),
     };
     let done = put(admin, text, shown_for, false).await?;

@@ -5,15 +5,12 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
-use causeway_api::{
-    admin::{Admin, AdminAddress},
-    registration::RegistrationServer,
-};
+use causeway_api::{admin::AdminAddress, registration::RegistrationServer};
 use causeway_dns::DnsServer;
 use causeway_instances::attach::ServerAddress;
 use causeway_tunnel::Tunnels;
 
-use super::{GatewayConfig, RegistryChoice};
+use super::{GatewayConfig, RegistryChoice, apis::Servers};
 
 /// Addresses that were asked for, so that nothing is registered there before they are bound.
 pub(super) fn configured(config: &GatewayConfig) -> BTreeSet<SocketAddr> {
@@ -53,15 +50,13 @@ fn tcp_address(address: &AdminAddress) -> Option<SocketAddr> {
 }
 
 /// Addresses that are listened on once every part is up.
-pub(super) fn bound(
-    tunnels: &Tunnels,
-    dns: Option<&DnsServer>,
-    admin: &[Admin],
-    registration: Option<&RegistrationServer>,
-) -> Vec<SocketAddr> {
+pub(super) fn bound(tunnels: &Tunnels, servers: &Servers) -> Vec<SocketAddr> {
+    let dns = servers.dns.as_ref();
     let dns = dns.map_or(&[] as &[SocketAddr], DnsServer::local_addrs);
-    let admin = admin.iter().filter_map(|admin| tcp_address(admin.local_addr()));
+    let admin = servers.admin.iter();
+    let admin = admin.filter_map(|admin| tcp_address(admin.local_addr()));
     let others = dns.iter().copied().chain(admin);
+    let registration = servers.registration.as_ref();
     let others = others.chain(registration.map(RegistrationServer::local_addr));
     others.chain([tunnels.local_addr()]).collect()
 }

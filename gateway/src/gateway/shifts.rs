@@ -18,7 +18,7 @@ use causeway_routing::{
     snapshot::{Snapshot, Snapshots},
 };
 use causeway_zone_sync::service::ZoneSync;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::{GatewayConfig, start::Foundation};
 
@@ -55,12 +55,16 @@ pub(super) fn keep_shifts(
 }
 
 impl ShiftTask {
+    /// Judges and drives beside each other: what is applied may take long, and what fails is taken back all the same.
     async fn run(self) {
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::join!(self.keep_judging(), self.keep_driving());
+    }
+
+    /// Counts and judges this gateway's own requests, and tells the others.
+    async fn keep_judging(&self) {
+        let mut ticks = ticks();
         let mut followed: Option<Arc<Topology>> = None;
         let mut next_word = Instant::now();
-        let mut retries = BTreeMap::new();
         loop {
             ticks.tick().await;
             let snapshot = self.snapshots.load_full();
@@ -73,47 +77,89 @@ impl ShiftTask {
                 snapshot.shifts.store(Arc::new(following));
                 followed = Some(topology.clone());
                 next_word = Instant::now();
-                retries.clear();
             }
             let took_back = take_back(&snapshot);
             if took_back || next_word <= Instant::now() {
                 self.zone_sync.set_shifts(snapshot.shifts.load().told());
                 next_word = Instant::now() + between_words(topology);
             }
-            if let Some(applied) = &self.applied
-                && !snapshot.shifts.load().is_empty()
-            {
-                self.drive(applied, &snapshot, &mut retries).await;
-            }
         }
     }
 
     /// Takes the next steps of those shifts that this gateway drives.
+    async fn keep_driving(&self) {
+        let Some(applied) = &self.applied else { return };
+        let mut ticks = ticks();
+        let mut driven: BTreeMap<ServiceName, DrivenStep> = BTreeMap::new();
+        loop {
+            ticks.tick().await;
+            let snapshot = self.snapshots.load_full();
+            let own = |shift: &&Arc<Shift>| shift.by == self.own;
+            let services = snapshot.topology.services.iter();
+            let shifts: BTreeMap<&ServiceName, &Arc<Shift>> = services
+                .filter_map(|(name, service)| Some((name, service.active_shift().filter(own)?)))
+                .collect();
+            driven.retain(|name, _| shifts.contains_key(name));
+            for (name, shift) in shifts {
+                let number = ShiftStepNumber::of(name, shift);
+                let step = driven
+                    .entry(name.clone())
+                    .or_insert_with(|| DrivenStep::new(number));
+                if step.number != number {
+                    *step = DrivenStep::new(number);
+                }
+                self.drive(applied, &snapshot, (name, shift), step).await;
+            }
+        }
+    }
+
     async fn drive(
         &self,
         applied: &AppliedTopology,
         snapshot: &Snapshot,
-        retries: &mut BTreeMap<ServiceName, Instant>,
+        (name, shift): (&ServiceName, &Shift),
+        step: &mut DrivenStep,
     ) {
-        for (name, service) in &snapshot.topology.services {
-            let Some(shift) = service.active_shift().filter(|shift| shift.by == self.own) else {
-                continue;
-            };
-            if retries.get(name).is_some_and(|at| *at > Instant::now()) {
-                continue;
-            }
-            let step = ShiftStepNumber::of(name, shift);
-            let figures = snapshot.shift_figures(&self.own, name, step);
-            let verdict = judge(shift, SystemTime::now(), &figures);
-            if verdict == ShiftVerdict::Hold {
-                continue;
-            }
-            let steered = steer(applied, name, step, verdict.clone()).await;
-            tell(name, shift, &verdict, &steered);
-            // What is in force now is seen in the next snapshot, and until then it is not judged again.
-            retries.insert(name.clone(), Instant::now() + RETRY);
+        if step.not_before.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        let figures = snapshot.shift_figures(&self.own, name, step.number);
+        // By how long the step has been seen here, and not by a clock that may be set.
+        let now = shift.since + step.seen.elapsed();
+        let verdict = judge(shift, now, &figures);
+        if verdict == ShiftVerdict::Hold {
+            return;
+        }
+        let steered = steer(applied, name, step.number, verdict.clone()).await;
+        tell(name, shift, &verdict, &steered);
+        // What is in force now is seen in the next snapshot, and until then it is not judged again.
+        step.not_before = Some(Instant::now() + RETRY);
+    }
+}
+
+/// One step of a shift that this gateway drives.
+struct DrivenStep {
+    number: ShiftStepNumber,
+    /// Moment at which it was seen first.
+    seen: Instant,
+    /// `None`: nothing has been tried yet.
+    not_before: Option<Instant>,
+}
+
+impl DrivenStep {
+    fn new(number: ShiftStepNumber) -> Self {
+        Self {
+            number,
+            seen: Instant::now(),
+            not_before: None,
         }
     }
+}
+
+fn ticks() -> Interval {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Time between two words, by the shortest step.

@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Gateway, GatewayConfig, GatewayStartError, Storage, apart,
-    apis::{Servers, start_servers},
+    apis::start_servers,
     background::BackgroundTasks,
     descriptors, disk,
     exports::keep_exports,
@@ -116,12 +116,8 @@ impl Gateway {
             // The kernel would keep it for ever.
             egress.remove_redirect().await;
         }
-        let Servers {
-            dns,
-            admin,
-            registration,
-        } = servers?;
-        let bound = listeners::bound(&tunnels, dns.as_ref(), &admin, registration.as_ref());
+        let servers = servers?;
+        let bound = listeners::bound(&tunnels, &servers);
         known
             .listeners
             .send_modify(|own| Arc::make_mut(own).extend(bound));
@@ -141,9 +137,9 @@ impl Gateway {
             tunnels,
             egress,
             ingress,
-            dns,
-            admin,
-            registration,
+            dns: servers.dns,
+            admin: servers.admin,
+            registration: servers.registration,
             draining,
             background,
             handed: config.handed.sockets,

@@ -43,10 +43,11 @@ services: {}
 const ATTACHMENT: &str = "attachment to the shared registry";
 const FOLDER: &str = "folder of instances";
 /// Every long-lived task of a gateway that has all its parts, in the order of the names, and whether only its panic is a fault.
-const TASKS: [(&str, bool); 37] = [
+const TASKS: [(&str, bool); 38] = [
     ("TLS listener at ", true),
     ("admin API at ", false),
     (ATTACHMENT, false),
+    ("capacity", false),
     ("certificate renewal", false),
     ("certificates of open connections", false),
     ("count of ended connections", false),

@@ -1,4 +1,4 @@
-//! What to say of zones beside their links: clocks that differ, and zones that are drained.
+//! Checks of zones beside their links: clocks that differ, and zones that are drained.
 
 use std::time::Duration;
 

@@ -23,6 +23,8 @@ use tokio::{
 const TICK: Duration = Duration::from_secs(1);
 /// Longest wait for the word of one gateway. The next look begins without it.
 const ANSWER_WITHIN: Duration = Duration::from_millis(900);
+/// Most gateways of the own zone that one answer may tell of.
+const MAX_SIBLINGS: usize = 16;
 /// Most gateways that are asked in one look; of more, each has its turn.
 const MAX_ASKED: usize = 256;
 
@@ -75,17 +77,27 @@ impl DemandBook {
         let mut asking = JoinSet::new();
         for peer in peers {
             let (book, tunnels) = (self.clone(), tunnels.clone());
-            let own = snapshot.zone.clone();
+            let (own, topology) = (snapshot.zone.clone(), snapshot.topology.clone());
             asking.spawn(async move {
                 let at = uptime();
                 let Ok(Some(answer)) = timeout(ANSWER_WITHIN, ask(&tunnels, &peer)).await else {
                     return;
                 };
                 let mut table = book.0.lock();
-                for told in wire::decode(&answer) {
+                let mut siblings = 0;
+                for mut told in wire::decode(&answer) {
                     let gateway = match told.gateway {
                         None => peer.clone(),
-                        Some(sibling) => GatewayId::new(own.clone(), sibling),
+                        Some(_) if siblings == MAX_SIBLINGS => continue,
+                        Some(sibling) => {
+                            siblings += 1;
+                            // Of others, too, a zone is believed as far as a service is exported to it.
+                            told.rates.retain(|one| {
+                                let service = topology.services.get(&one.service);
+                                service.is_some_and(|service| service.is_exported_to(&peer.zone))
+                            });
+                            GatewayId::new(own.clone(), sibling)
+                        }
                     };
                     table.hear(gateway, at.saturating_sub(told.age), told.rates);
                 }

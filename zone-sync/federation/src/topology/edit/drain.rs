@@ -162,4 +162,24 @@ services:
             Err(EditError::Unreadable)
         );
     }
+
+    #[test]
+    fn a_remark_beside_the_key_and_ends_of_lines_stay() {
+        let marked = BLOCK.replace(
+            "    tags: { region: us }",
+            "    drain: true      # rack 7 moves\n    tags: { region: us }",
+        );
+        let later = with_drain(&marked, &zone("east"), Some(&by(1_795_000_000))).unwrap();
+        assert!(
+            later.contains("    drain: { by: '2026-11-18T11:06:40Z' }      # rack 7 moves\n"),
+            "{later}"
+        );
+        let back = with_drain(&later, &zone("east"), Some(&Drain { by: None })).unwrap();
+        assert_eq!(back, marked);
+        let of_windows = BLOCK.replace('\n', "\r\n");
+        let edited = with_drain(&of_windows, &zone("east"), Some(&Drain { by: None })).unwrap();
+        assert!(edited.contains("    drain: true\r\n    tags:"), "{edited:?}");
+        assert_eq!(edited.matches('\n').count(), edited.matches("\r\n").count());
+        assert_eq!(with_drain(&edited, &zone("east"), None).unwrap(), of_windows);
+    }
 }

@@ -117,13 +117,12 @@ fn with_key(
     let place = key.place();
     let edited = || {
         let body = place.body(text)?;
-        let bare = match entry(&body, place.key) {
-            Some(found) => without(text, found)?,
-            None => text.to_owned(),
-        };
-        let Some(value) = value else { return Some(bare) };
-        let body = place.body(&bare)?;
-        inserted(&bare, &body, place.key, value)
+        match (entry(&body, place.key), value) {
+            (Some(found), Some(value)) => replaced(text, found, value),
+            (Some(found), None) => without(text, found),
+            (None, Some(value)) => inserted(text, &body, place.key, value),
+            (None, None) => Some(text.to_owned()),
+        }
     };
     checked(edited(), key, wanted)
 }
@@ -147,6 +146,12 @@ fn entry<'a>(node: &'a Node, key: &str) -> Option<&'a MapEntry> {
     }
 }
 
+/// Gives an entry another value, and leaves what stands beside it.
+fn replaced(text: &str, entry: &MapEntry, value: &str) -> Option<String> {
+    let Range { start, end } = entry.value.span;
+    Some(format!("{}{value}{}", text.get(..start)?, text.get(end..)?))
+}
+
 /// Puts a key before the first one of a map.
 fn inserted(text: &str, map: &Node, key: &str, value: &str) -> Option<String> {
     let Value::Map(entries) = &map.value else {
@@ -160,9 +165,15 @@ fn inserted(text: &str, map: &Node, key: &str, value: &str) -> Option<String> {
     // A map in braces may stand over several lines, too.
     let inserted = match before.trim_end().ends_with('{') {
         true => format!("{key}: {value}, "),
-        false => format!("{key}: {value}\n{indent}"),
+        false => format!("{key}: {value}{}{indent}", line_end(text)),
     };
     Some(format!("{before}{inserted}{}", text.get(first..)?))
+}
+
+/// The end of a line, as the text has it.
+fn line_end(text: &str) -> &'static str {
+    let first = text.split_inclusive('\n').next().unwrap_or_default();
+    if first.ends_with("\r\n") { "\r\n" } else { "\n" }
 }
 
 /// Takes an entry out: its line, where it has one for itself, or else its place between commas.
