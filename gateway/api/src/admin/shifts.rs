@@ -9,11 +9,13 @@ use axum::{
 };
 use causeway_control::topology::{ApplyOutcome, Applying, SteerError};
 use causeway_federation::{
+    catalog::Catalog,
     name::{ServiceName, Tags},
     topology::{
         DEFAULT_MIN_REQUESTS, EditError, GateCondition, Service, Shift, ShiftPlan, ShiftRefusal, ShiftState,
     },
 };
+use causeway_routing::snapshot::Snapshot;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -129,10 +131,29 @@ pub(super) async fn begin(
     })?;
     let plan = plan(order)?;
     let applied = applied(&state)?;
+    let snapshot = state.snapshots.load_full();
+    if snapshot.topology.services.contains_key(&service) && !is_carried(&snapshot, &service, &plan.to) {
+        let to = &plan.to;
+        return Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("no instance of {service} carries {to}, as far as this gateway knows"),
+        )
+        .hint("register one first; `causeway get instances` and `causeway get exports` show what there is"));
+    }
     let begun = applied.steer(service.clone(), wish.applying(), |known, by, now| {
         Shift::begin(known, plan, by.clone(), now)
     });
     Ok(done(&state, &service, &begun.await?))
+}
+
+/// Tells whether some zone has an instance with these tags, healthy or not.
+fn is_carried(snapshot: &Snapshot, service: &ServiceName, to: &Tags) -> bool {
+    let here = snapshot.instances.get(service);
+    here.is_some_and(|list| list.health(to).instances > 0)
+        || snapshot.catalog.exporters(service).any(|entry| {
+            let mut exports = Catalog::exports(entry, service, to);
+            exports.any(|export| export.instances > 0)
+        })
 }
 
 pub(super) async fn change(

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -66,6 +66,16 @@ impl ArmCounts {
         }
     }
 
+    fn count(&self, end: JudgedEnd) {
+        // Those against a condition first, so that a reader in between sees too many of them rather than too few.
+        for (condition, against) in self.gate.iter().zip(&self.against) {
+            if condition.counts(end) {
+                against.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn figures(&self, taken_back: bool) -> ShiftFigures {
         let against = self.against.iter();
         ShiftFigures {
@@ -93,16 +103,20 @@ impl LocalShifts {
         let Some(LocalShift { counts, .. }) = self.0.get(service) else {
             return;
         };
-        if !tags.matches(&counts.to) {
-            return;
+        if tags.matches(&counts.to) {
+            counts.count(end);
         }
-        // Those against a condition first, so that a reader in between sees too many of them rather than too few.
-        for (condition, against) in counts.gate.iter().zip(&counts.against) {
-            if condition.counts(end) {
-                against.fetch_add(1, Ordering::Relaxed);
-            }
+    }
+
+    /// Counts a request of the service that no instance took, or that was shed, as a failure, whichever arm it would have been for: what goes
+    /// wrong for clients while a shift is under way ends it.
+    pub fn count_unserved(&self, service: &ServiceName) {
+        if let Some(LocalShift { counts, .. }) = self.0.get(service) {
+            counts.count(JudgedEnd {
+                failed: true,
+                took: Duration::ZERO,
+            });
         }
-        counts.requests.fetch_add(1, Ordering::Relaxed);
     }
 
     #[must_use]

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     egress::{
-        connection::{ConnectionSummary, finish, warn_unreached},
+        connection::{ConnectionSummary, finish, judge_unserved, warn_unreached},
         outliers::EndedTry,
     },
     http::{grpc::code_of_answer, verdict::TryVerdict},
@@ -226,6 +226,11 @@ impl RequestRecord {
     /// No instance took it.
     pub(super) fn unserved(&mut self, outcome: ConnectionOutcome, attempts: u32) {
         self.answered = true;
+        judge_unserved(
+            &self.connection.shared,
+            &self.connection.arrival.target.service,
+            outcome,
+        );
         self.edit(|summary| {
             summary.attempts = summary.attempts.max(attempts);
             summary.outcome = outcome;
