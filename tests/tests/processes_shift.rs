@@ -22,6 +22,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::JoinSet,
 };
 
@@ -48,6 +49,8 @@ struct Version {
     address: SocketAddr,
     requests: Arc<AtomicUsize>,
     fails: Arc<AtomicBool>,
+    /// Notified when it is to end, with all its connections.
+    stop: Arc<Notify>,
 }
 
 impl Version {
@@ -58,11 +61,19 @@ impl Version {
             address: listener.local_addr().unwrap(),
             requests: Arc::default(),
             fails: Arc::default(),
+            stop: Arc::default(),
         };
         let serving = version.clone();
         tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                tokio::spawn(serving.clone().serve(socket));
+            let mut connections = JoinSet::new();
+            let accepting = async {
+                while let Ok((socket, _)) = listener.accept().await {
+                    connections.spawn(serving.clone().serve(socket));
+                }
+            };
+            tokio::select! {
+                () = accepting => {}
+                () = serving.stop.notified() => {}
             }
         });
         version
@@ -286,6 +297,33 @@ async fn a_shift_to_what_fails_is_aborted_at_its_step_and_no_more_than_its_share
     assert!(said.contains("applied: generation"), "{said}");
     let said = scene.at("west", &["shift", "abort", "orders"]).unwrap();
     assert!(said.contains("aborted"), "{said}");
+}
+
+#[tokio::test]
+async fn a_shift_whose_new_instances_die_is_aborted_although_all_the_traffic_is_theirs() {
+    let scene = scene().await;
+    let refused = scene.at("east", &["shift", "orders", "--to", "version=v3"]);
+    let refused = format!("{:#}", refused.unwrap_err());
+    assert!(
+        refused.contains("no instance of orders carries") && refused.contains("v3"),
+        "{refused}"
+    );
+    scene.begin("50,100", "5s");
+    scene
+        .wait_shift("west", "is at 100 %", |shift| shift["percent"] == 100)
+        .await;
+    scene.wait_requests(20).await;
+    scene.v2.stop.notify_one();
+    let aborted = |shift: &Value| shift["state"] == "aborted";
+    for zone in ["east", "west"] {
+        scene.wait_shift(zone, "is aborted", aborted).await;
+    }
+    // And v1 serves again.
+    let before = scene.v1.requests();
+    until_true("requests to v1", PATIENCE, async || {
+        scene.v1.requests() >= before + 100
+    })
+    .await;
 }
 
 #[tokio::test]
