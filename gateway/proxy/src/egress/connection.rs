@@ -8,7 +8,7 @@ use std::{
 };
 
 use causeway_federation::{
-    name::{GatewayId, PortName, ServiceName, Tags, ZoneName},
+    name::{GatewayId, PortName, Tags, ZoneName},
     topology::JudgedEnd,
 };
 use causeway_host::{descriptors::DescriptorPromise, share::ShareHolder};
@@ -289,7 +289,7 @@ fn reject(shared: &EgressShared, connection: ClientConnection, mut summary: Conn
         ..
     } = arrival;
     socket.reset();
-    judge_unserved(shared, &target.service, summary.outcome);
+    judge_unserved(shared, &target, summary.outcome);
     summary.take_termination(opened.handle());
     // What this gateway itself took back has been told with its rule.
     let told = opened.handle().termination().is_some();
@@ -388,15 +388,20 @@ fn judge(shared: &EgressShared, target: &Target, summary: &ConnectionSummary) {
     shifts.count(&target.service, &summary.tags, end);
 }
 
-/// Counts for a shift that a client of the service was not served, where that is for want of somebody who could.
-pub(super) fn judge_unserved(shared: &EgressShared, service: &ServiceName, outcome: ConnectionOutcome) {
+/// Counts for a shift that a client of the service was not served, where that is for want of somebody who could. Who asked for tags or a zone
+/// of its own choice says nothing of the shift.
+pub(super) fn judge_unserved(shared: &EgressShared, target: &Target, outcome: ConnectionOutcome) {
+    if !target.tags.is_empty() || target.zone.is_some() {
+        return;
+    }
     let is_lack = match outcome {
         ConnectionOutcome::Unrouted(_) | ConnectionOutcome::NoTunnel | ConnectionOutcome::NoAnswer => true,
         ConnectionOutcome::Refused { reason, .. } => reason != StreamRefusal::Forbidden,
         _ => false,
     };
     if is_lack {
-        shared.snapshots.load().shifts.load().count_unserved(service);
+        let shifts = shared.snapshots.load().shifts.load_full();
+        shifts.count_unserved(&target.service);
     }
 }
 

@@ -226,11 +226,7 @@ impl RequestRecord {
     /// No instance took it.
     pub(super) fn unserved(&mut self, outcome: ConnectionOutcome, attempts: u32) {
         self.answered = true;
-        judge_unserved(
-            &self.connection.shared,
-            &self.connection.arrival.target.service,
-            outcome,
-        );
+        judge_unserved(&self.connection.shared, &self.connection.arrival.target, outcome);
         self.edit(|summary| {
             summary.attempts = summary.attempts.max(attempts);
             summary.outcome = outcome;
