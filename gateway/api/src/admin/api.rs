@@ -30,6 +30,7 @@ use super::{
     guard,
     instances::{deregister, register, renew},
     large::{JsonItems, LargeAnswers},
+    shift_checks::shifts_under_way,
     shifts, topology, trust,
     view::{self, Envelope, SocketView},
 };
@@ -263,6 +264,10 @@ fn checked(state: &AdminState) -> Response {
     });
     let mut items = state.readiness.read_apart();
     items.extend(diagnose(&zones, &services, &ProcessReading::now()));
+    items.extend(shifts_under_way(&view::shifts(
+        &snapshot,
+        state.identity.gateway(),
+    )));
     answer(Envelope::new("checks", &snapshot, items))
 }
 

@@ -20,6 +20,7 @@ mod permission;
 mod readings;
 mod scrape;
 pub(crate) mod server;
+mod shift_checks;
 mod shifts;
 mod stalled;
 mod topology;
