@@ -24,6 +24,7 @@ use tokio::{
     task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     descriptors::{Descriptors, HeldDescriptor},
@@ -156,6 +157,20 @@ pub async fn accept<L: Listen, D: AcceptConnection<L::Stream>>(
     acceptor: D,
     entered: mpsc::Sender<(D::Connection, ConnectionPlace)>,
 ) {
+    // Nobody cancels it.
+    let never = CancellationToken::new();
+    accept_until(&never, what, (listener, descriptors), limits, acceptor, entered).await;
+}
+
+/// Does the same until `stop`, and then waits for those that are being set up: what was accepted is handed on.
+pub async fn accept_until<L: Listen, D: AcceptConnection<L::Stream>>(
+    stop: &CancellationToken,
+    what: &'static str,
+    (listener, descriptors): (L, Descriptors),
+    limits: AcceptLimits,
+    acceptor: D,
+    entered: mpsc::Sender<(D::Connection, ConnectionPlace)>,
+) {
     let loops = ApiListener {
         what,
         listener,
@@ -166,7 +181,7 @@ pub async fn accept<L: Listen, D: AcceptConnection<L::Stream>>(
         acceptor: Arc::new(acceptor),
     };
     tokio::select! {
-        () = loops.accept_all(&entered) => {}
+        () = loops.accept_all(stop, &entered) => {}
         () = entered.closed() => {}
     }
 }
@@ -183,7 +198,11 @@ struct ApiListener<L, D> {
 }
 
 impl<L: Listen, D: AcceptConnection<L::Stream>> ApiListener<L, D> {
-    async fn accept_all(&self, entered: &mpsc::Sender<(D::Connection, ConnectionPlace)>) {
+    async fn accept_all(
+        &self,
+        stop: &CancellationToken,
+        entered: &mpsc::Sender<(D::Connection, ConnectionPlace)>,
+    ) {
         let accepted = Arc::new(Semaphore::new(self.limits.connections + MAX_ENDING));
         let mut entering = JoinSet::new();
         let mut pause = None;
@@ -192,7 +211,10 @@ impl<L: Listen, D: AcceptConnection<L::Stream>> ApiListener<L, D> {
             let Ok(permit) = Arc::clone(&accepted).acquire_owned().await else {
                 return;
             };
-            let (stream, from) = match self.listener.accept().await {
+            let Some(accepted) = stop.run_until_cancelled(self.listener.accept()).await else {
+                break;
+            };
+            let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     let next = pause_after(&error, pause);
@@ -228,6 +250,7 @@ impl<L: Listen, D: AcceptConnection<L::Stream>> ApiListener<L, D> {
             // Whoever has given way ends first, so that those who are about to end hold few descriptors.
             yield_now().await;
         }
+        while entering.join_next().await.is_some() {}
     }
 
     /// Takes a place and a descriptor for a connection, if need be those of another one, which is told. `None`: it is closed.

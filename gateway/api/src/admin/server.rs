@@ -14,7 +14,7 @@ use std::{
 
 use axum::{Router, extract::Request};
 use causeway_host::{
-    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, accept},
+    accept::{AcceptConnection, AcceptLimits, AcceptRefusal, Listen, accept_until},
     descriptors::Descriptors,
     handed::HandedSockets,
     held::bind_held,
@@ -55,6 +55,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const PLAIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest request head in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// For those that were accepted and have not said anything yet once a shutdown has begun: a request that is on its way is answered.
+const ENTERING_MAY_TAKE: Duration = Duration::from_millis(100);
 /// For the requests under way once a shutdown has begun.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// Only the owner of the process may open the unix socket.
@@ -224,7 +226,8 @@ pub(crate) async fn serve(
     };
     let connections = TaskTracker::new();
     let (entered, mut waiting) = mpsc::channel(ENTERED);
-    let accepting = accept("the admin API", (listener, descriptors), limits, doorway, entered);
+    let listening = (listener, descriptors);
+    let accepting = accept_until(&stop, "the admin API", listening, limits, doorway, entered);
     let serving = async {
         while let Some(((stream, from), place)) = waiting.recv().await {
             let serving = serve_connection(stream, from, router.clone(), place.place.clone(), stop.clone());
@@ -234,11 +237,14 @@ pub(crate) async fn serve(
             });
         }
     };
+    let settled = async {
+        stop.cancelled().await;
+        tokio::time::sleep(ENTERING_MAY_TAKE).await;
+    };
     tokio::select! {
         biased;
-        () = stop.cancelled() => {}
-        () = accepting => {}
-        () = serving => {}
+        ((), ()) = async { tokio::join!(accepting, serving) } => {}
+        () = settled => {}
     }
     connections.close();
     if tokio::time::timeout(SHUTDOWN_DEADLINE, connections.wait())
@@ -289,6 +295,8 @@ async fn serve_connection(
         );
     tokio::pin!(connection);
     let ended = tokio::select! {
+        // First, so that a request that is there is read: hyper closes a connection on which nothing was.
+        biased;
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
