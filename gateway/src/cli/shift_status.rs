@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use causeway_api::admin::view::{GenerationView, ShiftView};
+use causeway_api::admin::view::{GenerationView, ShiftView, moment};
 use causeway_federation::{
     name::ServiceName,
     topology::{Shift, parse},
@@ -110,8 +110,4 @@ fn shift_in(service: &ServiceName, text: &str) -> Option<Shift> {
     let topology = parse(text, "").ok()?.topology;
     let shift = topology.services.get(service)?.shift.as_deref()?;
     Some(shift.clone())
-}
-
-fn moment(at: std::time::SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
 }

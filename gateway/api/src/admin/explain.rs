@@ -23,7 +23,7 @@ use super::{
     explain_request::AskedRequest,
     instances::service_name,
     permission::{self, CallersVerdict, CallersView, PermissionVerdict, PermissionView},
-    view::EjectionView,
+    view::{EjectionView, moment},
 };
 
 /// Most instances and zones that are told of as ejected.
@@ -182,7 +182,7 @@ pub(super) fn with_ejected(explanation: Explanation, ejected: &[EjectionView]) -
 fn ends_of_drains(topology: &Topology) -> String {
     let zones = topology.zones.iter();
     let ends = zones.filter_map(|(zone, declared)| {
-        let by = humantime::format_rfc3339_seconds(declared.drain.as_ref()?.by?);
+        let by = moment(declared.drain.as_ref()?.by?);
         Some(format!(
             "; in {zone}, which drains, those that others can serve are ended by {by}"
         ))

@@ -15,7 +15,7 @@ mod trust;
 mod tunnels;
 mod zones;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use causeway_federation::catalog::Age;
 use causeway_routing::snapshot::{Link, Snapshot};
@@ -87,7 +87,34 @@ fn link_word(link: Option<Link>) -> &'static str {
     }
 }
 
+/// The last second of the year 9999, the last that RFC 3339 can write.
+const LAST_MOMENT: Duration = Duration::from_secs(253_402_300_799);
+
+/// RFC 3339, in UTC and whole seconds. A moment before 1970 or after the year 9999 is shown as the nearest that can be written.
+#[must_use]
+pub fn moment(at: SystemTime) -> String {
+    let at = at.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_MOMENT);
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
 /// With three decimals: what people compare, and no more than the clocks are worth.
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_that_cannot_be_written_is_shown_as_the_nearest_that_can() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(moment(at(1_795_000_000)), "2026-11-18T11:06:40Z");
+        // A week after the last moment that a topology can hold.
+        assert_eq!(moment(at(253_402_300_799 + 604_800)), "9999-12-31T23:59:59Z");
+        assert_eq!(
+            moment(UNIX_EPOCH - Duration::from_secs(1)),
+            "1970-01-01T00:00:00Z"
+        );
+    }
 }

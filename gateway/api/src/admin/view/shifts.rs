@@ -1,7 +1,5 @@
 //! Shifts of services, and the figures that are known here of each.
 
-use std::time::SystemTime;
-
 use causeway_federation::{
     catalog::{Age, ShiftFigures, ShiftStepNumber},
     name::{GatewayId, ServiceName, Tags},
@@ -10,7 +8,7 @@ use causeway_federation::{
 use causeway_routing::{shift::sum, snapshot::Snapshot};
 use serde::{Deserialize, Serialize};
 
-use super::ArmView;
+use super::{ArmView, moment};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShiftView {
@@ -152,9 +150,4 @@ fn figures(
     }
     let step = ShiftStepNumber::of(name, shift);
     snapshot.shift_figures(own, name, step)
-}
-
-/// To the second, in UTC.
-fn moment(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
 }

@@ -1,6 +1,6 @@
 //! Roots and revocations that this gateway believes, and what every gateway says of that.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use causeway_federation::{
     catalog::CatalogEntry,
@@ -12,7 +12,7 @@ use causeway_identity::{Anchors, List, LiveIdentity, describe_root};
 use causeway_routing::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 
-use super::age_word;
+use super::{age_word, moment};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrustSummary {
@@ -160,7 +160,7 @@ fn roots(anchors: &Anchors, source: impl Fn(&CertificateHash) -> &'static str) -
         RootView {
             fingerprint: hash.to_string(),
             subject,
-            not_after: not_after.map(rfc3339),
+            not_after: not_after.map(moment),
             source: source(hash).to_owned(),
             preferred: anchors.preferred == Some(*hash),
         }
@@ -242,7 +242,7 @@ fn revoked_name((name, until): (&RevokedName, RevokedUntil)) -> RevokedNameView 
     RevokedNameView {
         zone: zone.to_string(),
         gateway,
-        not_before: not_before.map(rfc3339),
+        not_before: not_before.map(moment),
     }
 }
 
@@ -251,7 +251,7 @@ fn list(list: &List) -> ListView {
         issuer: list.issuer.clone(),
         source: list.place.to_string(),
         number: list.number.clone(),
-        next_update: list.next_update.map(rfc3339),
+        next_update: list.next_update.map(moment),
         revoked: list.serials.len(),
     }
 }
@@ -262,11 +262,4 @@ fn fingerprint(edition: Edition) -> String {
         0 => String::new(),
         _ => edition.fingerprint.to_string(),
     }
-}
-
-/// Whole seconds; what lies beyond what can be written is the last that can.
-fn rfc3339(at: SystemTime) -> String {
-    // 9999-12-31T23:59:59Z
-    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
-    humantime::format_rfc3339_seconds(at.clamp(UNIX_EPOCH, last)).to_string()
 }

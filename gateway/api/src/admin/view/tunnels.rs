@@ -1,17 +1,11 @@
 //! The tunnels that are up.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{link_word, milliseconds};
+use super::{link_word, milliseconds, moment};
 use crate::admin::TunnelReading;
-
-/// The last second of the year 9999: what RFC 3339 can show.
-const LAST: Duration = Duration::from_secs(253_402_300_799);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TunnelView {
@@ -75,7 +69,7 @@ fn view(reading: &TunnelReading) -> TunnelView {
         post_quantum: agreed.is_some_and(|agreed| agreed.is_post_quantum()),
         cipher: agreed.map(|agreed| agreed.cipher_name()),
         identity: certificate.map(|(id, _)| id.to_string()),
-        certificate_ends: certificate.map(|(_, end)| shown(*end)),
+        certificate_ends: certificate.map(|(_, end)| moment(*end)),
         congestion_window_bytes: reading.congestion_window_bytes,
         mtu_bytes: reading.mtu_bytes,
         sent_packets: reading.sent_packets,
@@ -83,10 +77,4 @@ fn view(reading: &TunnelReading) -> TunnelView {
         sent_bytes: reading.sent_bytes,
         received_bytes: reading.received_bytes,
     }
-}
-
-/// RFC 3339, to the second. What is later than its last year is shown as the end of that.
-fn shown(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + since.min(LAST)).to_string()
 }

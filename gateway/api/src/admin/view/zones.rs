@@ -10,7 +10,7 @@ use causeway_routing::snapshot::Snapshot;
 use causeway_tunnel::{LastWord, LastWords};
 use serde::{Deserialize, Serialize};
 
-use super::{ExchangeView, age_word, exchange, link_word, milliseconds};
+use super::{ExchangeView, age_word, exchange, link_word, milliseconds, moment};
 use crate::admin::{SyncReadings, TunnelReading};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,9 +176,7 @@ fn zone_view(
         links: links.collect(),
         last_word: None,
         drain: zone.drain.as_ref().map(|drain| DrainView {
-            by: drain
-                .by
-                .map(|by| humantime::format_rfc3339_seconds(by).to_string()),
+            by: drain.by.map(moment),
         }),
     }
 }
