@@ -94,6 +94,10 @@ impl ShiftTask {
         loop {
             ticks.tick().await;
             let snapshot = self.snapshots.load_full();
+            if snapshot.shifts.load().is_empty() {
+                driven.clear();
+                continue;
+            }
             let own = |shift: &&Arc<Shift>| shift.by == self.own;
             let services = snapshot.topology.services.iter();
             let shifts: BTreeMap<&ServiceName, &Arc<Shift>> = services

@@ -112,7 +112,7 @@ pub struct Statement {
     #[prost(message, repeated, tag = "10")]
     pub shifts: ::prost::alloc::vec::Vec<ShiftWord>,
 }
-/// What became of the requests that an origin has itself given to the arm that a shift goes to, since the step began.
+/// Ends of the requests that an origin has itself given to the arm that a shift goes to, since the step began.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShiftWord {
     /// Number of the step of the shift, which everybody works out of the topology.
@@ -120,7 +120,7 @@ pub struct ShiftWord {
     pub step: u64,
     #[prost(uint64, tag = "2")]
     pub requests: u64,
-    /// How many of them count against each condition of the gate, in the order of the topology.
+    /// Number of them that count against each condition of the gate, in the order of the topology.
     #[prost(uint64, repeated, tag = "3")]
     pub against: ::prost::alloc::vec::Vec<u64>,
     /// The origin has taken its own arm back.

@@ -148,7 +148,7 @@ pub struct DemandAnswer {
     #[prost(message, repeated, tag = "1")]
     pub gateways: ::prost::alloc::vec::Vec<GatewayDemand>,
 }
-/// What the clients of one gateway ask for, whether or not they get it.
+/// Demand of the clients of one gateway, whether or not they get it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GatewayDemand {
     /// Empty: the answering gateway. Else another gateway of the asker's own zone, which has no tunnel to the asker, as the answering one heard it.

@@ -50,7 +50,8 @@ impl DemandBook {
         loop {
             ticks.tick().await;
             let snapshot = snapshots.load_full();
-            if !self.measure(&snapshot) {
+            self.measure(&snapshot);
+            if !decides(&snapshot).await {
                 continue;
             }
             let peers = to_ask(&snapshot, &tunnels, asked_before.as_ref());
@@ -60,17 +61,12 @@ impl DemandBook {
         }
     }
 
-    /// Counts what was asked for since the last look. `false`: no service has a capacity that is respected.
-    fn measure(&self, snapshot: &Snapshot) -> bool {
+    /// Counts what was asked for since the last look.
+    fn measure(&self, snapshot: &Snapshot) {
         let services = &snapshot.topology.services;
         let respected = |name: &ServiceName| services.get(name).is_some_and(is_respected);
         let counts = snapshot.capacity.meter.counts(respected);
         self.0.lock().measure(uptime(), counts);
-        let matters = matters(snapshot);
-        if !matters && **snapshot.capacity.plan() != CapacityPlan::default() {
-            snapshot.capacity.publish(CapacityPlan::default());
-        }
-        matters
     }
 
     async fn ask_all(&self, peers: Vec<GatewayId>, snapshot: &Snapshot, tunnels: &Arc<TunnelSet>) {
@@ -112,12 +108,31 @@ impl DemandBook {
             table.forget(uptime(), &snapshot);
             table.known(&snapshot.zone)
         };
-        // A look at ten thousand services must not hold up DNS and zone sync.
-        let planning = spawn_blocking(move || snapshot.capacity.publish(plan(&snapshot, &demands)));
-        if let Err(error) = planning.await {
-            tracing::error!(%error, "nothing was planned by capacity, and the plan of before is in force");
-        }
+        apart(move || snapshot.capacity.publish(plan(&snapshot, &demands))).await;
     }
+}
+
+/// Tells whether any service has a capacity that is respected. Where none has, no plan is in force any more.
+async fn decides(snapshot: &Arc<Snapshot>) -> bool {
+    let snapshot = snapshot.clone();
+    let deciding = apart(move || {
+        let matters = matters(&snapshot);
+        if !matters && **snapshot.capacity.plan() != CapacityPlan::default() {
+            snapshot.capacity.publish(CapacityPlan::default());
+        }
+        matters
+    });
+    deciding.await.unwrap_or(false)
+}
+
+/// Looks at every service where it holds up neither DNS nor zone sync: there may be ten thousand. `None`: it has failed, which is told.
+async fn apart<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let looked = spawn_blocking(look).await;
+    looked
+        .inspect_err(|error| {
+            tracing::error!(%error, "nothing was planned by capacity, and the plan of before is in force");
+        })
+        .ok()
 }
 
 /// Gateways whose turn it is, beginning after the last one.
