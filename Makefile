@@ -17,7 +17,7 @@ PROGRAM ?=
 # Says once why nothing happens for minutes.
 FIRST_BUILD = [ -e target/debug/causeway ] || echo "The first build takes minutes (CONTRIBUTING.md says how many); cargo shows how far it is."
 
-.PHONY: help demo test lint fmt package bench chaos autobahn propagation simulate fuzz bench-scale
+.PHONY: help demo play test lint fmt package bench chaos autobahn propagation simulate fuzz bench-scale
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,6 +26,11 @@ demo: ## Runs a whole federation in one process and shows a failover. TOPOLOGY=t
 	@$(FIRST_BUILD)
 	@$(CARGO) build --bin causeway
 	@$(CARGO) run --quiet --bin causeway -- demo $(TOPOLOGY)
+
+play: ## The same, left running: its dashboard, mesh DNS and admin APIs, with their addresses. Ctrl-C ends it.
+	@$(FIRST_BUILD)
+	@$(CARGO) build --bin causeway
+	@$(CARGO) run --quiet --bin causeway -- demo --serve --fast $(TOPOLOGY)
 
 test: ## All tests: plain cargo test, then the namespace tier with real clients and servers.
 	@$(FIRST_BUILD)

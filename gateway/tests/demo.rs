@@ -6,6 +6,8 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 fn topologies() -> PathBuf {
@@ -23,6 +25,25 @@ fn demo(arguments: &[&str]) -> Command {
 fn story(file: &str) -> String {
     let output = demo(&[file]).current_dir(topologies()).output();
     told(output.expect("run causeway"))
+}
+
+/// Connections that were served, and their number, in a page of metrics.
+fn served(metrics: &str) -> f64 {
+    let lines = metrics.lines().filter(|line| {
+        line.starts_with("causeway_connections_total{") && line.contains(r#"outcome="served""#)
+    });
+    let counts = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    counts.sum()
+}
+
+/// The answer to one request.
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut socket = TcpStream::connect(address).expect("connect");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).expect("send a request");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    answer
 }
 
 fn told(output: Output) -> String {
@@ -211,13 +232,25 @@ fn serve_leaves_everything_running_until_it_is_interrupted() {
     let address: SocketAddr = address
         .and_then(|text| text.trim_end_matches('/').parse().ok())
         .expect("an address to try");
-    let mut socket = TcpStream::connect(address).expect("connect to a virtual address");
-    socket
-        .write_all(b"GET / HTTP/1.1\r\nhost: orders.mesh\r\nconnection: close\r\n\r\n")
-        .expect("send a request");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("an answer");
-    assert!(answer.contains(r#""service":"#), "{answer}");
+    assert!(get(address, "/").contains(r#""service":"#));
+    let admin = lines.find_map(|line| {
+        let address = line
+            .trim()
+            .strip_prefix("curl -s http://")?
+            .strip_suffix("/metrics")?;
+        address.parse().ok()
+    });
+    let admin = admin.expect("an admin API to try");
+    lines
+        .find(|line| line.contains("Meanwhile every zone"))
+        .expect("word of the traffic that goes on");
+    // Nobody else connects now.
+    let connections = || served(&get(admin, "/metrics"));
+    let (begun, before) = (Instant::now(), connections());
+    while connections() < before + 4.0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no traffic goes on");
+        thread::sleep(Duration::from_millis(50));
+    }
     let id = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(id, rustix::process::Signal::INT).expect("interrupt causeway");
     assert!(child.wait().expect("wait for causeway").success());

@@ -46,6 +46,11 @@ impl Given {
         *self.times.lock().entry(request).or_default() += 1;
     }
 
+    /// Forgets every request so far.
+    pub(super) fn forget(&self) {
+        self.times.lock().clear();
+    }
+
     /// Requests that were given more than once.
     pub(super) fn repeated(&self) -> usize {
         self.times.lock().values().filter(|times| **times > 1).count()

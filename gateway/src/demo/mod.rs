@@ -129,7 +129,7 @@ pub async fn run(
     let held = stage.tell().await?;
     if let Some(played) = played {
         stage.invite()?;
-        played.await;
+        stage.play(played).await?;
     }
     stage.end().await;
     Ok(held)

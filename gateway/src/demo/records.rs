@@ -55,6 +55,11 @@ struct Seen {
 pub(super) struct Records(Arc<Seen>);
 
 impl Records {
+    /// Forgets every line that nobody has taken.
+    pub(super) fn forget(&self) {
+        self.0.lines.lock().clear();
+    }
+
     /// Makes the writer of the access log.
     pub(super) fn sink(&self) -> impl Write + Send + 'static {
         Sink {

@@ -1,6 +1,7 @@
 //! The chapters of the story, in order. Each says what is about to happen, does it, and shows what happened.
 
 mod arms;
+mod background;
 mod capacity;
 mod converge;
 mod gated;
@@ -72,6 +73,11 @@ impl Stage {
     /// Says what a person can try now.
     pub(super) fn invite(&self) -> Result<(), DemoError> {
         invite::tell(self)
+    }
+
+    /// Keeps traffic going until `played` resolves.
+    pub(super) async fn play(&self, played: impl Future<Output = ()>) -> Result<(), DemoError> {
+        background::play(self, played).await
     }
 
     pub(super) async fn end(self) {
