@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::atomic::AtomicU64};
 
+use causeway_federation::name::ZoneName;
 use causeway_routing::snapshot::{Health, Link, Snapshot};
 use causeway_telemetry::{
     MetricsRegistry,
@@ -31,6 +32,11 @@ struct ByEjection {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByServiceZone {
     service: String,
+    zone: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByZone {
     zone: String,
 }
 
@@ -71,6 +77,7 @@ pub fn scrape(
     let own = read.sub_registry_with_prefix("causeway");
     gateway(own, state);
     tunnels(own, state.tunnels);
+    zone_tunnels(own, state.snapshot, state.tunnels);
     sync(own, state.sync);
     records(own, state);
     instances(own, state.snapshot);
@@ -145,6 +152,32 @@ fn links(registry: &mut Registry, snapshot: &Snapshot) {
         }
     }
     registry.register("link", "1 for the state that the link to a gateway is in", links);
+}
+
+/// Registers a series for each zone that a tunnel can lead to, so that one without any is seen and not merely missing.
+fn zone_tunnels(registry: &mut Registry, snapshot: &Snapshot, tunnels: &[TunnelReading]) {
+    let counts: Family<ByZone, Gauge> = Family::default();
+    let zones = &snapshot.topology.zones;
+    let is_reached = |zone: &ZoneName| {
+        zones
+            .get(zone)
+            .is_some_and(|declared| !declared.gateways.is_empty())
+    };
+    let others = zones.keys().filter(|zone| **zone != snapshot.zone);
+    for zone in others.filter(|zone| is_reached(zone) || is_reached(&snapshot.zone)) {
+        let count = tunnels.iter().filter(|tunnel| tunnel.peer.zone == *zone).count();
+        let labels = ByZone {
+            zone: zone.to_string(),
+        };
+        counts
+            .get_or_create(&labels)
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    registry.register(
+        "zone_tunnels",
+        "Tunnels to a zone of the topology; none of two zones that only dial out",
+        counts,
+    );
 }
 
 fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
@@ -414,7 +447,10 @@ fn process(registry: &mut Registry, reading: &ProcessReading) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
+
+    use causeway_federation::topology::parse;
+    use causeway_routing::testbed;
 
     use super::*;
 
@@ -460,5 +496,35 @@ mod tests {
         ] {
             assert!(text.contains(&line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_zone_without_a_tunnel_has_a_series_of_its_own() {
+        let zones = "east: { gateways: [] }, plant: { gateways: [] }, west: { gateways: ['10.0.0.2:7800'] }, north: { gateways: ['10.0.0.3:7800'] }";
+        let parsed = parse(
+            &format!("{{ version: 1, trust_domain: acme.internal, zones: {{ {zones} }} }}"),
+            "test.yaml",
+        )
+        .unwrap();
+        let topology = Arc::new(parsed.topology);
+        let snapshot = testbed::snapshot("east", &topology, Vec::new(), Vec::new(), &[]);
+        let mut registry = Registry::default();
+        zone_tunnels(&mut registry, &snapshot, &[tunnel(3, 0), tunnel(4, 0)]);
+        let mut page = String::new();
+        text::encode(&mut page, &registry).unwrap();
+        let told: Vec<_> = page
+            .lines()
+            .filter(|line| line.starts_with("zone_tunnels"))
+            .collect();
+        assert_eq!(
+            told.len(),
+            2,
+            "none of itself, nor of plant, which only dials out: {told:?}"
+        );
+        assert!(
+            told.contains(&r#"zone_tunnels{zone="north"} 0"#)
+                && told.contains(&r#"zone_tunnels{zone="west"} 2"#),
+            "{told:?}"
+        );
     }
 }
