@@ -7,6 +7,7 @@ pub mod actor;
 pub mod admin;
 pub mod audit;
 pub mod credentials;
+pub mod elsewhere;
 mod metrics;
 pub mod registration;
 pub mod zone_sync;

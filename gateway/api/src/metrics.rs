@@ -12,6 +12,8 @@ use prometheus_client::metrics::{counter::Counter, family::Family};
 pub struct ApiMetrics {
     refused: Family<ByReason, Counter>,
     audit_lines: Family<ByResult, Counter>,
+    pages_asked: Family<ByResult, Counter>,
+    pages_answered: Family<ByResult, Counter>,
 }
 
 impl Default for ApiMetrics {
@@ -32,6 +34,14 @@ impl ApiMetrics {
                 "audit_lines",
                 "Lines for the audit file that were written (ok) or lost (failed)",
             ),
+            pages_asked: registry.counters(
+                "pages_asked",
+                "Pages of other zones' admin APIs that were asked for: answered, refused, or away without an answer",
+            ),
+            pages_answered: registry.counters(
+                "pages_answered",
+                "Pages of the admin API that gateways of other zones asked for: answered, refused, failed or overloaded",
+            ),
         }
     }
 
@@ -39,6 +49,16 @@ impl ApiMetrics {
     /// `unknown_issuer`.
     pub fn api_refused(&self, reason: &'static str) {
         self.refused.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// A zone was asked for a page: `answered`, `refused` or `away`.
+    pub(crate) fn page_asked(&self, result: &'static str) {
+        self.pages_asked.get_or_create(&ByResult { result }).inc();
+    }
+
+    /// Another zone's gateway asked for a page: `answered`, `refused`, `failed` or `overloaded`.
+    pub(crate) fn page_answered(&self, result: &'static str) {
+        self.pages_answered.get_or_create(&ByResult { result }).inc();
     }
 
     /// Counts of lines for the audit file.

@@ -7,7 +7,7 @@
 pub mod demand;
 pub mod documents;
 mod metrics;
-mod places;
+pub mod places;
 pub mod reload;
 pub mod renewal;
 mod source;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 /// Places at one kind of answer. Clones share them.
 #[derive(Debug, Clone)]
-pub(crate) struct AnswerPlaces {
+pub struct AnswerPlaces {
     of_zone: usize,
     in_all: usize,
     taken: Arc<Mutex<BTreeMap<ZoneName, usize>>>,
@@ -16,14 +16,15 @@ pub(crate) struct AnswerPlaces {
 
 /// A place that is taken until this is dropped.
 #[derive(Debug)]
-pub(crate) struct AnswerPlace {
+pub struct AnswerPlace {
     zone: ZoneName,
     taken: Arc<Mutex<BTreeMap<ZoneName, usize>>>,
 }
 
 impl AnswerPlaces {
     /// `of_zone` for the gateways of one zone together, `in_all` for those of all zones.
-    pub(crate) fn new(of_zone: usize, in_all: usize) -> Self {
+    #[must_use]
+    pub fn new(of_zone: usize, in_all: usize) -> Self {
         Self {
             of_zone,
             in_all,
@@ -32,7 +33,8 @@ impl AnswerPlaces {
     }
 
     /// A place for a gateway of `zone`; `None` where its zone, or all together, have as many as there are.
-    pub(crate) fn take(&self, zone: &ZoneName) -> Option<AnswerPlace> {
+    #[must_use]
+    pub fn take(&self, zone: &ZoneName) -> Option<AnswerPlace> {
         let mut taken = self.taken.lock();
         let of_zone = taken.get(zone).copied().unwrap_or_default();
         if of_zone >= self.of_zone || taken.values().sum::<usize>() >= self.in_all {

@@ -15,6 +15,7 @@ Examples:
   causeway explain orders --port admin             as a client that connects to its port `admin`
   causeway explain orders --tag version=v2         only instances with this tag
   causeway explain orders --zone west              only this zone, as orders.west.zone.mesh
+  causeway explain orders --at west                as a client in zone west, asked through this gateway
   causeway explain orders --caller web             whether the service web may call it, and by which rule
   causeway explain orders --caller batch@west      as callers in another zone are answered here
   causeway explain orders --caller web --method POST --path /api   whether it may call it with such a request
@@ -59,6 +60,9 @@ pub(crate) struct ExplainArgs {
     /// With this header; may be given several times
     #[arg(long = "header", value_name = "NAME:VALUE")]
     headers: Vec<String>,
+    /// Ask this zone, through this gateway: where its own clients go
+    #[arg(long, value_name = "ZONE")]
+    at: Option<ZoneName>,
     /// Form of the answer; wide is the same as table
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
@@ -115,6 +119,9 @@ fn path(args: &ExplainArgs) -> String {
     }
     if let Some(zone) = &args.zone {
         path.push_str(&format!("&zone={zone}"));
+    }
+    if let Some(at) = &args.at {
+        path.push_str(&format!("&at={at}"));
     }
     if let Some(caller) = &args.caller {
         path.push_str(&format!("&caller={}", escape(caller)));

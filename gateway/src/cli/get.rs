@@ -2,17 +2,19 @@
 
 use std::{
     io::{self, IsTerminal},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use causeway_api::admin::view::{
-    Envelope, ExportView, InstanceView, RecordView, ServiceView, ShiftView, TunnelView, ZoneView,
+    Envelope, ExportView, GenerationView, InstanceView, RecordView, ServiceView, ShiftView, TopologyView,
+    TunnelView, ZoneView,
 };
 use clap::ValueEnum;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     AdminArgs, Exit, Failure,
+    federation::{self, PlaceArgs},
     tables::{self, Tabular},
 };
 use crate::output::{self, Format};
@@ -21,6 +23,9 @@ use crate::output::{self, Format};
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Clears the screen and puts the cursor at its top (ECMA-48 ED and CUP).
 const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
+
+/// Page of the topologies that are kept.
+const HISTORY: &str = "/v1/topology/history";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -31,6 +36,8 @@ Examples:
   causeway get catalog -o wide        how zone sync with every gateway stands
   causeway get instances -o json      for programs: versioned, fields are only ever added
   causeway get exports --admin unix:/run/causeway/east.sock
+  causeway get zones --all            as every zone sees them, asked through this gateway; what each says is for it to decide
+  causeway get instances --at west --admin-token-file west.token        those of zone west, with a token that was issued there
   causeway get topology > edited.yaml         what is in force, to edit and `causeway apply`; not onto a file in use
   causeway get topology --resolved            with `defaults` merged in, and the line that each value comes from
   causeway get topology --history             who applied what; the last ten";
@@ -57,6 +64,8 @@ pub(crate) struct GetArgs {
     /// With `topology`: merge its `defaults` in, and say which line each value comes from
     #[arg(long, conflicts_with = "history")]
     resolved: bool,
+    #[command(flatten)]
+    place: PlaceArgs,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -135,18 +144,31 @@ async fn listed<T>(args: &GetArgs, path: &str) -> Result<String, Failure>
 where
     T: DeserializeOwned + Serialize + Tabular,
 {
-    let envelope: Envelope<T> = args.admin.admin.get(path).await?;
+    let path = args.place.page(path);
+    if args.place.all {
+        let view = args.admin.admin.get(&path).await?;
+        return federation::render::<T>(&view, args.output, output::colour(), SystemTime::now());
+    }
+    let envelope: Envelope<T> = args.admin.admin.get(&path).await?;
     render(&envelope, args.output, output::colour())
 }
 
 async fn topology(args: &GetArgs) -> Result<String, Failure> {
     let admin = &args.admin.admin;
+    if args.place.all && (args.resolved || args.generation.is_some()) {
+        return Err(
+            Failure::usage("the text of a topology is shown of one zone at a time")
+                .hint("name it with --at ZONE; --all shows which topology is in force where"),
+        );
+    }
     if args.history {
-        let envelope = super::topology::history(admin).await?;
-        return render(&envelope, args.output, output::colour());
+        return listed::<GenerationView>(args, HISTORY).await;
+    }
+    if args.place.all {
+        return listed::<TopologyView>(args, "/v1/topology").await;
     }
     if let Some(generation) = args.generation {
-        let mut envelope = super::topology::history(admin).await?;
+        let mut envelope: Envelope<GenerationView> = admin.get(&args.place.page(HISTORY)).await?;
         envelope.items.retain(|one| one.generation == generation);
         return match (args.output, envelope.items.first()) {
             (_, None) => Err(
@@ -160,7 +182,7 @@ async fn topology(args: &GetArgs) -> Result<String, Failure> {
             _ => render(&envelope, args.output, output::colour()),
         };
     }
-    let envelope = super::topology::in_force(admin, true).await?;
+    let envelope: Envelope<TopologyView> = admin.get(&args.place.page("/v1/topology?text=true")).await?;
     match (args.output, envelope.items.first()) {
         (Format::Table | Format::Wide, Some(view)) if args.resolved => {
             let text = view.text.as_deref().unwrap_or_default();
@@ -187,7 +209,7 @@ fn render<T: Serialize + Tabular>(
 }
 
 /// For programs.
-pub(super) fn structured<T: Serialize>(envelope: &Envelope<T>, format: Format) -> Result<String, Failure> {
+pub(super) fn structured(envelope: &impl Serialize, format: Format) -> Result<String, Failure> {
     if format == Format::Yaml {
         let text = serde_saphyr::to_string(envelope);
         return text.map_err(|error| Failure::new("cannot write YAML").because(&error));

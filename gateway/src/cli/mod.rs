@@ -18,6 +18,7 @@ mod diff;
 mod drain;
 mod explain;
 mod failure;
+mod federation;
 mod gateway;
 mod get;
 mod identity_source;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use causeway_api::admin::view::{
     Count, EjectionView, ExchangeView, ExportView, FailureView, GenerationView, InstanceView, LinkView,
-    RecordView, TierView, TunnelView, ZoneView,
+    RecordView, TierView, TopologyView, TunnelView, ZoneView,
 };
 
 use crate::output::{Tone, Word, table};
@@ -61,6 +61,26 @@ impl Tabular for GenerationView {
 
     fn wide(&self) -> Vec<Word> {
         vec![self.follows.into(), self.text.len().into()]
+    }
+}
+
+impl Tabular for TopologyView {
+    const HEADER: &'static [&'static str] =
+        &["GENERATION", "SOURCE", "FINGERPRINT", "APPLIED BY", "APPLIED AT"];
+    const WIDE: &'static [&'static str] = &["ZONES", "SERVICES"];
+
+    fn row(&self) -> Vec<Word> {
+        vec![
+            self.generation.into(),
+            self.source.as_str().into(),
+            self.fingerprint.as_str().into(),
+            self.applied_by.as_deref().unwrap_or_default().into(),
+            self.applied_at.as_deref().unwrap_or_default().into(),
+        ]
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        vec![self.zones.len().into(), self.services.len().into()]
     }
 }
 
@@ -437,7 +457,7 @@ fn lasting(seconds: f64) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-fn ago(seconds: f64) -> String {
+pub(super) fn ago(seconds: f64) -> String {
     if seconds < 1.0 {
         "just now".to_owned()
     } else {

@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Instant};
 
 use causeway_api::{
     admin::{Admin, AdminAddress, AdminConfig, AdminState, Readiness},
+    elsewhere::Elsewhere,
     registration::RegistrationServer,
 };
 use causeway_dns::DnsServer;
@@ -71,6 +72,12 @@ async fn start_admin(
         access: config.access.clone(),
         topology: config.topology.clone(),
         gate,
+        elsewhere: Elsewhere::new(
+            config.id().clone(),
+            known.tunnel_set.clone(),
+            known.snapshots.clone(),
+            config.metrics.api.clone(),
+        ),
         identity: config.identity.clone(),
         trust: config.anchors.document().cloned(),
         tasks: config.tasks.clone(),
@@ -87,6 +94,7 @@ async fn start_admin(
         gate: state.gate.clone().with_socket(told),
         ..state
     };
+    known.pages.open(&state);
     let mut started = Vec::with_capacity(config.admin.len() + 1);
     for admin in &config.admin {
         started.push(Admin::start(admin.clone(), state.clone()).await?);

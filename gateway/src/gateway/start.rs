@@ -6,7 +6,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use causeway_api::admin::Readiness;
+use causeway_api::{admin::Readiness, elsewhere::PageServer};
 use causeway_control::{demand::DemandBook, documents::keep_fetching, renewal::Renewal, topology, trust};
 use causeway_dns::{
     HostResolver,
@@ -60,6 +60,8 @@ pub(super) struct Foundation {
     pub(super) generation: watch::Receiver<u64>,
     pub(super) vips: Arc<VipTable>,
     pub(super) demand: DemandBook,
+    /// Answers other zones' gateways that ask for pages of the admin API.
+    pub(super) pages: PageServer,
     /// Addresses that this process listens on, as far as it does by now.
     pub(super) listeners: watch::Sender<OwnListeners>,
     /// Connections that this gateway has opened to instances.
@@ -300,6 +302,11 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         generation,
         vips,
         demand: DemandBook::default(),
+        pages: PageServer::new(
+            config.gate.clone(),
+            config.identity.clone(),
+            config.metrics.api.clone(),
+        ),
         listeners,
         own_sockets: OwnSockets::default(),
         descriptors: Descriptors::default(),

@@ -1,7 +1,8 @@
 //! Sends each stream that a peer opens to the part that serves it: connections, and questions for those that came back, to the
 //! ingress, zone sync to zone sync, questions for the topology and for what is trusted to those who hold it, and those for the CA
-//! on to the CA, those for demand to those who measure it.
+//! on to the CA, those for demand to those who measure it, and those for pages to the admin API.
 
+use causeway_api::elsewhere::PageServer;
 use causeway_control::{
     demand::DemandBook,
     renewal::{self, Renewal},
@@ -23,6 +24,7 @@ pub(crate) struct Streams {
     pub ca: renewal::Relay,
     pub trust: trust::TrustServer,
     pub demand: DemandBook,
+    pub pages: PageServer,
     /// Zone sync runs here, so that a large catalog cannot stall a data thread.
     pub control: Handle,
 }
@@ -40,6 +42,7 @@ impl Streams {
             ),
             trust: trust::TrustServer::new(config.identity.clone(), config.metrics.control.clone()),
             demand: known.demand.clone(),
+            pages: known.pages.clone(),
             control: Handle::current(),
         }
     }
@@ -66,6 +69,10 @@ impl StreamHandler for Streams {
             Kind::Demand(_) => {
                 let demand = self.demand.clone();
                 Box::pin(async move { demand.answer(stream).await })
+            }
+            Kind::Page(question) => {
+                let (pages, question) = (self.pages.clone(), question.clone());
+                Box::pin(async move { pages.answer(question, stream).await })
             }
         };
         self.control.spawn(served);

@@ -18,6 +18,7 @@ use causeway_api::{
     },
     audit::Audit,
     credentials::Gate,
+    elsewhere::Elsewhere,
 };
 use causeway_control::TopologySource;
 use causeway_federation::{
@@ -230,9 +231,11 @@ pub fn state() -> AdminState {
             }),
         }],
     };
+    let instances = instances(&snapshot, metrics.instances.clone());
+    let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
     AdminState {
-        instances: instances(&snapshot, metrics.instances.clone()),
-        snapshots: Arc::new(ArcSwap::from_pointee(snapshot)),
+        instances,
+        snapshots: snapshots.clone(),
         tunnels: Arc::new(TunnelSet::default()),
         metrics: metrics.registry,
         tunnel_metrics: metrics.tunnels,
@@ -245,6 +248,12 @@ pub fn state() -> AdminState {
         identity: identity().into(),
         trust: None,
         access: AccessLog::Off,
+        elsewhere: Elsewhere::new(
+            gateway("east", "gw1"),
+            Arc::default(),
+            snapshots.clone(),
+            metrics.api.clone(),
+        ),
         gate: Gate::new(None, Audit::default(), metrics.api),
         tasks: Tasks::default(),
         descriptors: Descriptors::default(),

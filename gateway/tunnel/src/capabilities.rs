@@ -16,14 +16,17 @@ pub const PORTS: &str = "ports";
 
 /// Capability of telling what clients ask for.
 pub const DEMAND: &str = "demand";
+/// Capability of answering for pages of the admin API.
+pub const PAGE: &str = "page";
 
 /// Capabilities of this program: the kinds of streams that it serves, by the names of their headers, and what else it does.
-pub(super) const OWN: [&str; 10] = [
+pub(super) const OWN: [&str; 11] = [
     "ca",
     "connect",
     credit::CAPABILITY,
     DEMAND,
     OPENED,
+    PAGE,
     PORTS,
     "sync",
     "topology",

@@ -51,7 +51,7 @@ mod tunnel_totals;
 
 pub use ask::{AskError, ask};
 pub use budget::{BudgetLack, MEMORY_BUDGET_BYTES, MemoryBudget};
-pub use capabilities::{Capabilities, DEMAND, OPENED, PORTS};
+pub use capabilities::{Capabilities, DEMAND, OPENED, PAGE, PORTS};
 pub use class::Class;
 pub use config::{
     ConfigError, Congestion, IDLE_TIMEOUT, IDLE_TIMEOUTS, KEEP_ALIVE, MAX_STREAMS, TunnelConfig,

@@ -164,10 +164,11 @@ impl Tunnel {
         Ok(stream)
     }
 
-    /// Has a stream be counted if it carries a connection, and otherwise go before those that do.
+    /// Has a stream be counted if it carries a connection, and otherwise go before those that do; a page that somebody reads goes beside them.
     pub(super) fn assign(&self, stream: &mut Stream, kind: Option<&Kind>) {
         match kind {
             Some(Kind::Connect(_)) => stream.carry(Some(self)),
+            Some(Kind::Page(_)) => stream.carry(None),
             Some(
                 Kind::Sync(_)
                 | Kind::Topology(_)

@@ -2,7 +2,7 @@
 /// The first message on every bidirectional stream, written by the side that opened it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamHeader {
-    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "stream_header::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<stream_header::Kind>,
 }
 /// Nested message and enum types in `StreamHeader`.
@@ -23,6 +23,8 @@ pub mod stream_header {
         Opened(super::Opened),
         #[prost(message, tag = "7")]
         Demand(super::Demand),
+        #[prost(message, tag = "8")]
+        Page(super::Page),
     }
 }
 /// Asks the far gateway for one connection to an instance of a service in its own zone.
@@ -142,6 +144,20 @@ pub struct Opened {
 /// behind its length as a big-endian u32.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Demand {}
+/// Asks for a page of the far gateway's admin API, as its own zone sees it, for somebody who asks the asking gateway. The answer is `ready` and
+/// then two documents, each behind its length as a big-endian u32: the status of HTTP in two bytes, big-endian, and JSON. The far gateway
+/// decides whether it may be read, and asks nobody else.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Page {
+    /// Path and query, such as `/v1/services`.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// What a token that was shown to the asking gateway vouches for: HMAC-SHA256 (RFC 2104) under the SHA-256 of its text, over the words
+    /// `causeway page`, the far gateway, the asking one (`west/gw1`) and `path`, with a zero byte between each two. Empty: none was shown. The token
+    /// itself is not told: whoever knows it not learns nothing that is worth anything elsewhere.
+    #[prost(bytes = "vec", tag = "2")]
+    pub vouched: ::prost::alloc::vec::Vec<u8>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DemandAnswer {
     /// The answering gateway first.

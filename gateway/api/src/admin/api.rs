@@ -30,18 +30,47 @@ use super::{
     guard,
     instances::{deregister, register, renew},
     large::{JsonItems, LargeAnswers},
+    reader::Reader,
     shift_checks::shifts_under_way,
     shifts, topology, trust,
     view::{self, Envelope, SocketView},
 };
 use crate::admin::{ProcessReading, ScrapeState, TunnelReading, scrape};
-use crate::credentials::ListenerProof;
+use crate::{credentials::ListenerProof, elsewhere};
 
 /// For one request from its head to its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(super) fn router(state: AdminState, entry: GatedListener, hosts: guard::Hosts) -> Router {
+    let elsewhere = state.elsewhere.clone();
+    routes()
+        .layer(Extension(Reader::Whole))
+        .layer(Extension(bulk::Slots::default()))
+        .layer(Extension(LargeAnswers::default()))
+        .layer(Extension(entry.clone()))
+        .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn_with_state(elsewhere, elsewhere::pass))
+        .layer(middleware::from_fn_with_state(entry, entry::pass))
+        .layer(middleware::from_fn_with_state(hosts, guard::check))
+        .with_state(state)
+}
+
+/// The same for gateways of other zones, whose requests were looked at before: no more than a page of the list is asked of it.
+pub(crate) fn pages(state: AdminState, reader: Reader) -> Router {
+    let entry = GatedListener {
+        gate: state.gate.clone(),
+        access: ListenerProof::Proved,
+    };
+    routes()
+        .layer(Extension(reader))
+        .layer(Extension(bulk::Slots::default()))
+        .layer(Extension(LargeAnswers::default()))
+        .layer(Extension(entry))
+        .with_state(state)
+}
+
+fn routes() -> Router<AdminState> {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -70,13 +99,6 @@ pub(super) fn router(state: AdminState, entry: GatedListener, hosts: guard::Host
         .route("/v1/instances/{service}/{id}/renew", post(renew))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(Extension(bulk::Slots::default()))
-        .layer(Extension(LargeAnswers::default()))
-        .layer(Extension(entry.clone()))
-        .layer(middleware::from_fn(in_time))
-        .layer(middleware::from_fn_with_state(entry, entry::pass))
-        .layer(middleware::from_fn_with_state(hosts, guard::check))
-        .with_state(state)
 }
 
 async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
@@ -188,11 +210,14 @@ async fn settings(State(state): State<AdminState>) -> Response {
 
 async fn services(
     State(state): State<AdminState>,
+    Extension(reader): Extension<Reader>,
     Extension(large): Extension<LargeAnswers>,
 ) -> Result<Response, ApiError> {
     let (snapshot, bindings) = (state.snapshots.load_full(), (state.bindings)());
     let list = move |snapshot: &Snapshot, items: &mut JsonItems| {
-        view::services(snapshot, &bindings, uptime(), |view| items.add(view));
+        view::services(snapshot, &bindings, uptime(), |view| {
+            items.add(&*reader.service(view))
+        });
     };
     large.answer(("services", snapshot), list).await
 }
@@ -243,13 +268,14 @@ async fn catalog(
 /// Always 200: it reports; whether the gateway is ready is `/readyz`'s answer.
 async fn checks(
     State(state): State<AdminState>,
+    Extension(reader): Extension<Reader>,
     Extension(large): Extension<LargeAnswers>,
 ) -> Result<Response, ApiError> {
     // Every service in every zone is looked at.
-    large.make(move || checked(&state)).await
+    large.make(move || checked(&state, reader)).await
 }
 
-fn checked(state: &AdminState) -> Response {
+fn checked(state: &AdminState, reader: Reader) -> Response {
     let snapshot = state.snapshots.load_full();
     let zones = view::zones(
         &snapshot,
@@ -260,9 +286,9 @@ fn checked(state: &AdminState) -> Response {
     );
     let mut services = Vec::new();
     view::services(&snapshot, &(state.bindings)(), uptime(), |view| {
-        services.push(view.clone())
+        services.push(reader.service(view).into_owned());
     });
-    let mut items = state.readiness.read_apart();
+    let mut items = reader.checks(state.readiness.read_apart());
     items.extend(diagnose(&zones, &services, &ProcessReading::now()));
     items.extend(shifts_under_way(&view::shifts(
         &snapshot,
@@ -271,7 +297,11 @@ fn checked(state: &AdminState) -> Response {
     answer(Envelope::new("checks", &snapshot, items))
 }
 
-async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response, ApiError> {
+async fn explained(
+    State(state): State<AdminState>,
+    Extension(reader): Extension<Reader>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     let asked = explain::request(&state, &uri)?;
     let snapshot = state.snapshots.load_full();
     let (topology, service) = (&snapshot.topology, &asked.target.service);
@@ -310,7 +340,7 @@ async fn explained(State(state): State<AdminState>, uri: Uri) -> Result<Response
     let mut explanation = explain::with_policies(explanation, &snapshot.topology, asked_for, policies_of);
     let shift = view::shift_in_words(&snapshot, &asked.target.service);
     explanation.policies.splice(0..0, shift);
-    let ejected = view::ejections(&snapshot, &asked.target.service, uptime());
+    let ejected = reader.ejections(view::ejections(&snapshot, &asked.target.service, uptime()));
     let explanation = explain::with_ejected(explanation, &ejected);
     Ok(answer(Envelope::new("explanation", &snapshot, vec![explanation])))
 }

@@ -18,10 +18,7 @@ use causeway_routing::snapshot::Snapshot;
 use http::{StatusCode, header};
 use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{error::ApiError, view::Envelope};
 
@@ -82,11 +79,7 @@ impl LargeAnswers {
         let Ok(Ok((json, place))) = made else {
             return Err(not_made());
         };
-        let body = InPieces {
-            rest: json.into(),
-            _place: place,
-        };
-        Ok(([(header::CONTENT_TYPE, "application/json")], Body::new(body)).into_response())
+        Ok(held(json.into(), place))
     }
 
     /// Makes an answer that takes a while, but is not large, where it holds up nobody else.
@@ -104,6 +97,15 @@ impl LargeAnswers {
         let made = tokio::task::spawn_blocking(move || (make(), place)).await;
         made.map(|(made, _)| made).map_err(|_| not_made())
     }
+}
+
+/// An answer of JSON that keeps its place until its client has taken nearly all of it.
+pub(crate) fn held<P: Send + Unpin + 'static>(json: Bytes, place: P) -> Response {
+    let body = InPieces {
+        rest: json,
+        _place: place,
+    };
+    ([(header::CONTENT_TYPE, "application/json")], Body::new(body)).into_response()
 }
 
 fn not_made() -> ApiError {
@@ -146,12 +148,12 @@ impl JsonItems {
 }
 
 /// Body whose place is free again when its last piece was taken.
-struct InPieces {
+struct InPieces<P> {
     rest: Bytes,
-    _place: OwnedSemaphorePermit,
+    _place: P,
 }
 
-impl hyper::body::Body for InPieces {
+impl<P: Unpin> hyper::body::Body for InPieces<P> {
     type Data = Bytes;
     type Error = Infallible;
 

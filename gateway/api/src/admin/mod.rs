@@ -17,6 +17,7 @@ mod guard;
 mod instances;
 mod large;
 mod permission;
+mod reader;
 mod readings;
 mod scrape;
 pub(crate) mod server;
@@ -41,16 +42,23 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use address::{AdminAddress, AdminError};
+pub(crate) use api::pages;
 pub use bulk::{ListedInstance, ListedKey, MAX_ELEMENTS, OutcomeView, ReplacedView};
 pub use checks::Readiness;
+pub(crate) use error::ApiError;
 pub use explain::{ExplainedCandidate, ExplainedStep, ExplainedVerdict, Explanation};
 pub use instances::{InstanceBody, RegisteredView};
+pub(crate) use large::held;
 pub use permission::{CallersVerdict, CallersView, PermissionVerdict, PermissionView};
+pub(crate) use reader::Reader;
 pub use readings::{LatestRefusal, OwnReading, ProcessReading, SyncReading, SyncReadings, TunnelReading};
 pub use scrape::{ScrapeState, scrape};
 pub use shifts::ShiftOrder;
 
-use crate::credentials::{ADMIN_API, Acceptor, Gate, ListenerProof};
+use crate::{
+    credentials::{ADMIN_API, Acceptor, Gate, ListenerProof},
+    elsewhere::Elsewhere,
+};
 
 /// Protocol that is spoken over TLS.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
@@ -87,6 +95,8 @@ pub struct AdminState {
     pub access: AccessLog,
     /// Gate that knows who may do what, and writes it down.
     pub gate: Gate,
+    /// Way to the admin APIs of other zones.
+    pub elsewhere: Elsewhere,
     /// Every task that lives as long as the gateway.
     pub tasks: Tasks,
     /// Descriptors that connections may take.

@@ -49,7 +49,7 @@ impl ListenerProof {
 #[derive(Clone)]
 pub struct Gate {
     /// `None`: no credentials are configured, so nobody gets in from elsewhere.
-    guard: Option<Arc<Guard>>,
+    pub(super) guard: Option<Arc<Guard>>,
     audit: Audit,
     metrics: Arc<ApiMetrics>,
     rate_limited: Arc<Mutex<RateLimited<Refused>>>,
@@ -221,7 +221,7 @@ impl Gate {
         guard.admit(connection, authorization, needs, SystemTime::now())
     }
 
-    fn refused(&self, connection: &AskingConnection, attempt: &Attempt<'_>, denied: &Denied) {
+    pub(super) fn refused(&self, connection: &AskingConnection, attempt: &Attempt<'_>, denied: &Denied) {
         self.metrics.api_refused(denied.word());
         let Some(repeats) = self.hold_back(denied.word(), connection) else {
             return;

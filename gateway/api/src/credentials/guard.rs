@@ -8,6 +8,14 @@ use crate::actor::{Actor, AskingConnection, Proof};
 /// Scheme of a bearer token in `Authorization` (RFC 6750 §2.1); its case does not count.
 const BEARER: &[u8] = b"bearer ";
 
+/// The token in a header `Authorization`; `None`: it holds none.
+pub(crate) fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let scheme = header.get(..BEARER.len())?;
+    scheme
+        .eq_ignore_ascii_case(BEARER)
+        .then(|| header[BEARER.len()..].trim_ascii())
+}
+
 /// Proofs that are accepted of clients from elsewhere.
 #[derive(Debug, Default)]
 pub struct Guard {
@@ -163,12 +171,9 @@ impl Guard {
     }
 
     fn holder(&self, header: &[u8], now: SystemTime) -> Result<(Actor, Scope), Denied> {
-        let scheme = header.get(..BEARER.len()).ok_or(Denied::BadToken)?;
-        if !scheme.eq_ignore_ascii_case(BEARER) {
-            return Err(Denied::BadToken);
-        }
+        let shown = bearer(header).ok_or(Denied::BadToken)?;
         let tokens = self.tokens.as_ref().ok_or(Denied::BadToken)?.tokens();
-        match tokens.find(header[BEARER.len()..].trim_ascii(), now) {
+        match tokens.find(shown, now) {
             Some(FoundToken::Good { name, scope }) => Ok((Actor::Token(name), scope)),
             Some(FoundToken::Expired { name }) => Err(Denied::ExpiredToken(name)),
             None => Err(Denied::BadToken),

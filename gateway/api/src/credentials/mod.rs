@@ -6,6 +6,7 @@
 //! Elsewhere the APIs speak TLS 1.3 with the gateway's identity, and a client shows a token or a certificate of the trust
 //! roots. What either may do is a [`Scope`]. Who may call which service is another matter, and not decided here.
 
+mod asked;
 mod gate;
 mod grant;
 mod guard;
@@ -15,9 +16,11 @@ mod token_file;
 
 use std::{fmt, str::FromStr};
 
+pub(crate) use asked::{AskedRight, AskingGateway, vouched_words};
 pub(crate) use gate::ADMIN_API;
 pub use gate::{Gate, ListenerProof, RequestedChange};
 pub use grant::{Grant, GrantError};
+pub(crate) use guard::bearer;
 pub use guard::{Denied, Guard};
 pub(crate) use tls::{AcceptError, Acceptor, ApiEntrance, HANDSHAKE_LIMIT, Secured};
 pub use token::{MAX_NAME_BYTES, Token, TokenName, TokenNameError};

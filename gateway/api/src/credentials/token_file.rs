@@ -123,9 +123,14 @@ impl Tokens {
     #[must_use]
     pub fn find(&self, shown: &[u8], now: SystemTime) -> Option<FoundToken> {
         let hash = SecretHash::of(shown);
+        self.find_by(now, |known| known.is(&hash))
+    }
+
+    /// Looks for the token with the hash that this is true of.
+    pub(super) fn find_by(&self, now: SystemTime, is: impl Fn(&SecretHash) -> bool) -> Option<FoundToken> {
         let mut found = None;
         for known in &self.0 {
-            if known.hash.is(&hash) {
+            if is(&known.hash) {
                 found = Some(known);
             }
         }
