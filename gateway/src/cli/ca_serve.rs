@@ -35,7 +35,7 @@ pub(crate) struct CaServeArgs {
     #[arg(
         long,
         value_name = "ADDR",
-        env = "CAUSEWAY_LISTEN",
+        env = "CAUSEWAY_CA_LISTEN",
         default_value = "0.0.0.0:7830"
     )]
     listen: SocketAddr,

@@ -115,7 +115,7 @@ pub(crate) struct GatewayArgs {
     #[arg(
         long,
         value_name = "ADDR",
-        env = "CAUSEWAY_LISTEN",
+        env = "CAUSEWAY_GATEWAY_LISTEN",
         default_value = "[::]:7800"
     )]
     pub(super) listen: SocketAddr,
@@ -156,7 +156,7 @@ pub(crate) struct GatewayArgs {
     #[arg(
         long,
         value_name = "ADDR,…",
-        env = "CAUSEWAY_ADMIN",
+        env = "CAUSEWAY_GATEWAY_ADMIN",
         default_value = "127.0.0.1:7810",
         value_delimiter = ','
     )]

@@ -198,3 +198,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 }
+
+#[cfg(test)]
+#[path = "variables_tests.rs"]
+mod variables_tests;

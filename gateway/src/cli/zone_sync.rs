@@ -51,7 +51,7 @@ pub(crate) struct ZoneSyncArgs {
     #[arg(
         long,
         value_name = "ADDR",
-        env = "CAUSEWAY_LISTEN",
+        env = "CAUSEWAY_ZONE_SYNC_LISTEN",
         default_value = "127.0.0.1:7820"
     )]
     listen: ListenAddress,
@@ -70,7 +70,7 @@ pub(crate) struct ZoneSyncArgs {
     #[arg(
         long,
         value_name = "ADDR",
-        env = "CAUSEWAY_ADMIN",
+        env = "CAUSEWAY_ZONE_SYNC_ADMIN",
         default_value = "127.0.0.1:7821"
     )]
     admin: AdminAddress,
