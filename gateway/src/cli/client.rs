@@ -284,12 +284,13 @@ impl Endpoint {
                 .hint("is it running? name another address with --admin or CAUSEWAY_ADMIN")
                 .passing()
         };
+        let refused = |error: &std::io::Error| unreachable().hint(self.no_way(error.kind())).because(error);
         let stream = match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 return Err(unreachable().hint(local_socket::OTHER_USER).because(&error));
             }
-            Ok(Err(error)) => return Err(unreachable().because(&error)),
+            Ok(Err(error)) => return Err(refused(&error)),
             Err(elapsed) => return Err(unreachable().because(&elapsed)),
         };
         let mut on_loopback = None;
@@ -311,6 +312,22 @@ impl Endpoint {
         Ok(Connected { stream, on_loopback })
     }
 
+    /// Says what is missing where nobody takes a connection.
+    fn no_way(&self, kind: std::io::ErrorKind) -> &'static str {
+        match (&self.address, kind) {
+            (Address::Unix(_), _) => {
+                "is it running? its socket is admin.sock in its --data folder, or where its --admin unix:/PATH says"
+            }
+            (_, std::io::ErrorKind::ConnectionRefused) => {
+                "is it running? Nobody listens there. Other hosts reach it at an address that it was given as --admin IP:7810, \
+                 with --admin-tokens FILE or --admin-allow SCOPE=SPIFFE-ID beside it; else name another with --admin or CAUSEWAY_ADMIN"
+            }
+            _ => {
+                "is it running, and is there a way to it? name another address with --admin or CAUSEWAY_ADMIN"
+            }
+        }
+    }
+
     async fn exchange(
         &self,
         connected: Connected,
@@ -319,9 +336,16 @@ impl Endpoint {
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Failure> {
         let broken = |error: &(dyn std::error::Error + 'static)| {
-            Failure::new(format!("the exchange with {self} broke off"))
+            let failure = Failure::new(format!("the exchange with {self} broke off"))
                 .because(error)
-                .passing()
+                .passing();
+            match &self.address {
+                Address::Tcp(address) => failure.hint(format!(
+                    "where others than its host reach it, the admin API speaks TLS: name it https://{address}, with --admin-ca FILE, \
+                     --admin-zone ZONE and --admin-token-file FILE"
+                )),
+                Address::Tls(_) | Address::Unix(_) => failure,
+            }
         };
         let host = match &self.address {
             Address::Tcp(address) | Address::Tls(address) => address.as_str(),
@@ -331,8 +355,9 @@ impl Endpoint {
             .method(method)
             .uri(path)
             .header(header::HOST, host);
-        // Never in the clear, where others could read it: on loopback nobody is in between.
-        let unread = matches!(self.address, Address::Tls(_)) || connected.on_loopback.is_some();
+        // Never in the clear, where others could read it: on loopback and on a socket of this host nobody is in between. A gateway that asks
+        // another zone vouches with it there.
+        let unread = matches!(self.address, Address::Tls(_) | Address::Unix(_)) || connected.on_loopback.is_some();
         if let (true, Some(token)) = (unread, secure::authorization(&self.credentials)?) {
             request = request.header(header::AUTHORIZATION, token);
         }

@@ -214,6 +214,7 @@ async fn nobody_gets_in_without_credentials_or_in_the_clear() {
     let address = format!("127.0.0.1:{}", bench.port);
     let plain = run(None, &["get", "zones", "--admin", &address]).await;
     assert!(!plain.status.success() && out(&plain).is_empty());
+    assert!(err(&plain).contains("name it https://"), "{}", err(&plain));
     let whom = bench.command(&["get", "zones"], &[]).await;
     assert_eq!(whom.status.code(), Some(64), "{}", err(&whom));
     assert!(err(&whom).contains("--admin-ca"), "{}", err(&whom));
