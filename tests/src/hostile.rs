@@ -13,6 +13,7 @@ use causeway_proto::tunnel::{
     FRAME_PREFIX_BYTES, Ready, StreamHeader, StreamReply, Topology, decode_frame, encode_frame, frame_length,
     stream_header::Kind, stream_reply::Outcome,
 };
+use quinn::RecvStream;
 use rcgen::{KeyPair, SigningKey as _};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::task::JoinHandle;
@@ -75,6 +76,14 @@ fn numbers(der: &[u8]) -> Option<Vec<u8>> {
     Some(numbers)
 }
 
+async fn read_header(recv: &mut RecvStream) -> Option<StreamHeader> {
+    let mut prefix = [0; FRAME_PREFIX_BYTES];
+    recv.read_exact(&mut prefix).await.ok()?;
+    let mut body = vec![0; frame_length(prefix).ok()?];
+    recv.read_exact(&mut body).await.ok()?;
+    decode_frame(&body).ok()
+}
+
 impl Peer {
     /// Says that it has this topology in force, by asking for what rules over it. Whatever comes as an answer is not read.
     ///
@@ -91,21 +100,33 @@ impl Peer {
         self.ask(&header).await.map(drop)
     }
 
+    /// Answers every question for a page with these bytes behind its `ready`, until the connection ends, and keeps the streams open. Says no
+    /// word on other streams.
+    pub fn hand_out_pages(&self, answer: Vec<u8>) -> JoinHandle<()> {
+        let connection = self.connection.clone();
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+                let header = read_header(&mut recv).await;
+                if let Some(Kind::Page(_)) = header.and_then(|header| header.kind) {
+                    let ready = StreamReply {
+                        outcome: Some(Outcome::Ready(Ready::default())),
+                    };
+                    let Ok(reply) = encode_frame(&ready) else { continue };
+                    let _ = send.write_all(&[&reply[..], &answer].concat()).await;
+                }
+                kept.push((send, recv));
+            }
+        })
+    }
+
     /// Answers every question for a topology with this one, until the connection ends. Gives how often it did.
     pub fn hand_out(&self, document: &TopologyDocument) -> JoinHandle<usize> {
         let (connection, document) = (self.connection.clone(), document.encode());
         tokio::spawn(async move {
             let mut answers = 0;
             while let Ok((mut send, mut recv)) = connection.accept_bi().await {
-                let mut prefix = [0; FRAME_PREFIX_BYTES];
-                let Ok(length) = recv.read_exact(&mut prefix).await.map(|()| frame_length(prefix)) else {
-                    continue;
-                };
-                let mut body = vec![0; length.unwrap_or(0)];
-                let header = match recv.read_exact(&mut body).await {
-                    Ok(()) => decode_frame::<StreamHeader>(&body).ok(),
-                    Err(_) => None,
-                };
+                let header = read_header(&mut recv).await;
                 let Some(Kind::Topology(_)) = header.and_then(|header| header.kind) else {
                     continue;
                 };

@@ -65,6 +65,26 @@ impl Peer {
     /// # Errors
     /// When the connection is gone.
     pub async fn hello_at(&mut self, clock_milliseconds: u64) -> anyhow::Result<()> {
+        self.say_hello(Hello {
+            clock_milliseconds,
+            ..Hello::default()
+        })
+        .await
+    }
+
+    /// Says hello as a gateway that can do this.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn hello_with(&mut self, capability: &str) -> anyhow::Result<()> {
+        self.say_hello(Hello {
+            capabilities: vec![capability.to_owned()],
+            ..Hello::default()
+        })
+        .await
+    }
+
+    async fn say_hello(&mut self, hello: Hello) -> anyhow::Result<()> {
         let mut control = self
             .connection
             .open_uni()
@@ -74,8 +94,7 @@ impl Peer {
             protocol: PROTOCOL,
             program: "test".to_owned(),
             start_id: 1,
-            clock_milliseconds,
-            ..Hello::default()
+            ..hello
         };
         let message = ControlMessage {
             body: Some(control_message::Body::Hello(hello)),

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::PathBuf, time::SystemTime};
 use anstyle::{AnsiColor, Style};
 use causeway_api::{
     admin::view::{Envelope, SettingView},
-    elsewhere::{FederationView, ZoneAnswerState, ZoneAnswerView},
+    elsewhere::{EveryZoneView, ZoneAnswerState, ZoneAnswerView},
 };
 use causeway_telemetry::{Check, Status};
 
@@ -83,7 +83,7 @@ fn exit(checks: &[Check]) -> Exit {
 }
 
 /// Shows the findings of every zone, one after another.
-fn everywhere(view: &FederationView, format: ReportFormat) -> Result<Exit, Failure> {
+fn everywhere(view: &EveryZoneView, format: ReportFormat) -> Result<Exit, Failure> {
     let zones: Vec<_> = view
         .zones
         .iter()

@@ -8,7 +8,7 @@ use std::{
 
 use causeway_api::{
     admin::view::Envelope,
-    elsewhere::{FederationView, ZoneAnswerState, ZoneAnswerView},
+    elsewhere::{EveryZoneView, ZoneAnswerState, ZoneAnswerView},
 };
 use causeway_federation::name::ZoneName;
 use causeway_telemetry::printable;
@@ -72,7 +72,7 @@ pub(super) fn understood<T: DeserializeOwned>(answer: &Value) -> Result<Envelope
 
 /// Shows the answers of all zones in one form.
 pub(super) fn render<T: DeserializeOwned + Serialize + Tabular>(
-    view: &FederationView,
+    view: &EveryZoneView,
     format: Format,
     colour: bool,
     now: SystemTime,
@@ -85,7 +85,7 @@ pub(super) fn render<T: DeserializeOwned + Serialize + Tabular>(
 }
 
 fn one_table<T: DeserializeOwned + Tabular>(
-    view: &FederationView,
+    view: &EveryZoneView,
     wide: bool,
     colour: bool,
     now: SystemTime,
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn rows_say_which_zone_was_asked_and_those_of_a_zone_that_is_away_how_old_they_are() {
-        let view = FederationView {
+        let view = EveryZoneView {
             zones: vec![
                 ZoneAnswerView {
                     answer: Some(answer("east", "a1")),
@@ -216,7 +216,7 @@ mod tests {
         let text = render::<InstanceView>(&view, Format::Table, false, now).unwrap();
         insta::assert_snapshot!(text);
         let json = render::<InstanceView>(&view, Format::Json, false, now).unwrap();
-        assert_eq!(serde_json::from_str::<FederationView>(&json).unwrap(), view);
+        assert_eq!(serde_json::from_str::<EveryZoneView>(&json).unwrap(), view);
     }
 
     #[test]

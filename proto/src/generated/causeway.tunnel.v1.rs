@@ -152,7 +152,7 @@ pub struct Page {
     /// Path and query, such as `/v1/services`.
     #[prost(string, tag = "1")]
     pub path: ::prost::alloc::string::String,
-    /// What a token that was shown to the asking gateway vouches for: HMAC-SHA256 (RFC 2104) under the SHA-256 of its text, over the words
+    /// Vouched by a token that was shown to the asking gateway: HMAC-SHA256 (RFC 2104) under the SHA-256 of its text, over the words
     /// `causeway page`, the far gateway, the asking one (`west/gw1`) and `path`, with a zero byte between each two. Empty: none was shown. The token
     /// itself is not told: whoever knows it not learns nothing that is worth anything elsewhere.
     #[prost(bytes = "vec", tag = "2")]

@@ -38,7 +38,7 @@ impl ZoneAnswerState {
 
 /// Answer of every zone to one question (`?all=true`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct FederationView {
+pub struct EveryZoneView {
     /// The zone that was asked first, the others by name.
     pub zones: Vec<ZoneAnswerView>,
 }
@@ -81,7 +81,7 @@ pub(super) struct ZoneEntry {
     pub(super) last: Option<Arc<RememberedAnswer>>,
 }
 
-/// Writes the answers as [`FederationView`] reads them, each as its zone gave it; and gives the places that they take. The answers are valid
+/// Writes the answers as [`EveryZoneView`] reads them, each as its zone gave it; and gives the places that they take. The answers are valid
 /// JSON, which was looked at before.
 pub(super) fn merge(own: &ZoneName, mut entries: Vec<ZoneEntry>) -> (Bytes, Vec<OwnedSemaphorePermit>) {
     entries.sort_by(|one, other| (one.zone != *own, &one.zone).cmp(&(other.zone != *own, &other.zone)));
@@ -177,7 +177,7 @@ mod tests {
         let (json, places) = merge(&ZoneName::new("east").unwrap(), entries);
         assert_eq!(places.len(), 1);
         insta::assert_snapshot!(std::str::from_utf8(&json).unwrap(), @r#"{"zones":[{"zone":"east","state":"answered","asked":"2026-11-18T11:06:40Z","answer":{"zone":"east"}},{"zone":"alpha","state":"refused","asked":"2026-11-18T11:06:40Z","because":"say \"please\"","hint":"ask"},{"zone":"north","state":"away","asked":"2026-11-18T11:06:40Z","because":"no answer"},{"zone":"west","state":"away","asked":"2026-11-18T11:06:40Z","because":"no tunnel leads there","last":{"time":"1970-01-01T00:00:00Z","answer":{"items":[1]}}}]}"#);
-        let read: FederationView = serde_json::from_slice(&json).unwrap();
+        let read: EveryZoneView = serde_json::from_slice(&json).unwrap();
         let states: Vec<_> = read.zones.iter().map(|zone| zone.state.word()).collect();
         assert_eq!(states, ["answered", "refused", "away", "away"]);
     }

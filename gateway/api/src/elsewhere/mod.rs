@@ -18,7 +18,7 @@ mod words;
 
 pub use asking::Elsewhere;
 pub(crate) use entrance::pass;
-pub use merged::{FederationView, LastAnswerView, ZoneAnswerState, ZoneAnswerView};
+pub use merged::{EveryZoneView, LastAnswerView, ZoneAnswerState, ZoneAnswerView};
 pub use server::PageServer;
 
 /// Longest page in bytes that is taken of another zone or given to one: what 100,000 exports have.
