@@ -198,7 +198,15 @@ mod tests {
         let now = humantime::parse_rfc3339_weak("2026-11-18T11:06:40Z").unwrap();
         let checks = of_zone(&zone, now);
         assert_eq!(exit(&checks), Exit::Failed);
-        insta::assert_snapshot!(report("west", &checks, false));
+        insta::assert_snapshot!(report("west", &checks, false), @r"
+zone west
+
+federation
+  × answer: away: no tunnel leads there; 2m ago it said: 1 well, 0 to look at, 0 failed
+    hint: is its gateway running, and is there a way to it?
+
+0 well, 0 to look at, 1 failed
+");
         let refused = ZoneAnswerView {
             state: ZoneAnswerState::Refused,
             last: None,

@@ -357,7 +357,8 @@ impl Endpoint {
             .header(header::HOST, host);
         // Never in the clear, where others could read it: on loopback and on a socket of this host nobody is in between. A gateway that asks
         // another zone vouches with it there.
-        let unread = matches!(self.address, Address::Tls(_) | Address::Unix(_)) || connected.on_loopback.is_some();
+        let unread =
+            matches!(self.address, Address::Tls(_) | Address::Unix(_)) || connected.on_loopback.is_some();
         if let (true, Some(token)) = (unread, secure::authorization(&self.credentials)?) {
             request = request.header(header::AUTHORIZATION, token);
         }

@@ -214,7 +214,16 @@ mod tests {
         };
         let now = humantime::parse_rfc3339_weak("2026-11-18T11:06:40Z").unwrap();
         let text = render::<InstanceView>(&view, Format::Table, false, now).unwrap();
-        insta::assert_snapshot!(text);
+        insta::assert_snapshot!(text, @r#"
+AT ZONE        SERVICE   ID   ADDRESS       HEALTH    WEIGHT   TAGS
+east           orders    a1   10.1.0.1:80   healthy   1        -
+west, 2m ago   orders    b1   10.1.0.1:80   healthy   1        -
+
+zone north refuses: nothing is granted to east/gw1
+  hint: show a token
+zone south: its answer cannot be understood: invalid type: string "\u{1b}[2J", expected a sequence
+zone west is away: no tunnel leads there; shown is what it said 2m ago
+"#);
         let json = render::<InstanceView>(&view, Format::Json, false, now).unwrap();
         assert_eq!(serde_json::from_str::<EveryZoneView>(&json).unwrap(), view);
     }

@@ -30,7 +30,7 @@ use super::{
     guard,
     instances::{deregister, register, renew},
     large::{JsonItems, LargeAnswers},
-    reader::Reader,
+    reader::PageReader,
     shift_checks::shifts_under_way,
     shifts, topology, trust,
     view::{self, Envelope, SocketView},
@@ -45,7 +45,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub(super) fn router(state: AdminState, entry: GatedListener, hosts: guard::Hosts) -> Router {
     let elsewhere = state.elsewhere.clone();
     routes()
-        .layer(Extension(Reader::Whole))
+        .layer(Extension(PageReader::Whole))
         .layer(Extension(bulk::Slots::default()))
         .layer(Extension(LargeAnswers::default()))
         .layer(Extension(entry.clone()))
@@ -57,7 +57,7 @@ pub(super) fn router(state: AdminState, entry: GatedListener, hosts: guard::Host
 }
 
 /// The same for gateways of other zones, whose requests were looked at before: no more than a page of the list is asked of it.
-pub(crate) fn pages(state: AdminState, reader: Reader) -> Router {
+pub(crate) fn pages(state: AdminState, reader: PageReader) -> Router {
     let entry = GatedListener {
         gate: state.gate.clone(),
         access: ListenerProof::Proved,
@@ -210,7 +210,7 @@ async fn settings(State(state): State<AdminState>) -> Response {
 
 async fn services(
     State(state): State<AdminState>,
-    Extension(reader): Extension<Reader>,
+    Extension(reader): Extension<PageReader>,
     Extension(large): Extension<LargeAnswers>,
 ) -> Result<Response, ApiError> {
     let (snapshot, bindings) = (state.snapshots.load_full(), (state.bindings)());
@@ -268,14 +268,14 @@ async fn catalog(
 /// Always 200: it reports; whether the gateway is ready is `/readyz`'s answer.
 async fn checks(
     State(state): State<AdminState>,
-    Extension(reader): Extension<Reader>,
+    Extension(reader): Extension<PageReader>,
     Extension(large): Extension<LargeAnswers>,
 ) -> Result<Response, ApiError> {
     // Every service in every zone is looked at.
     large.make(move || checked(&state, reader)).await
 }
 
-fn checked(state: &AdminState, reader: Reader) -> Response {
+fn checked(state: &AdminState, reader: PageReader) -> Response {
     let snapshot = state.snapshots.load_full();
     let zones = view::zones(
         &snapshot,
@@ -299,7 +299,7 @@ fn checked(state: &AdminState, reader: Reader) -> Response {
 
 async fn explained(
     State(state): State<AdminState>,
-    Extension(reader): Extension<Reader>,
+    Extension(reader): Extension<PageReader>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
     let asked = explain::request(&state, &uri)?;

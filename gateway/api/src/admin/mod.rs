@@ -50,7 +50,7 @@ pub use explain::{ExplainedCandidate, ExplainedStep, ExplainedVerdict, Explanati
 pub use instances::{InstanceBody, RegisteredView};
 pub(crate) use large::held;
 pub use permission::{CallersVerdict, CallersView, PermissionVerdict, PermissionView};
-pub(crate) use reader::Reader;
+pub(crate) use reader::PageReader;
 pub use readings::{LatestRefusal, OwnReading, ProcessReading, SyncReading, SyncReadings, TunnelReading};
 pub use scrape::{ScrapeState, scrape};
 pub use shifts::ShiftOrder;

@@ -11,14 +11,14 @@ const OPEN_GROUPS: [&str; 3] = ["zones", "zone sync", "services"];
 
 /// Reader that a page is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reader {
+pub(crate) enum PageReader {
     /// Somebody who may read everything here.
     Whole,
     /// Any gateway of the federation.
     Federation,
 }
 
-impl Reader {
+impl PageReader {
     /// A service as this reader sees it.
     pub(super) fn service(self, view: &ServiceView) -> Cow<'_, ServiceView> {
         let names_instances = view.ejected.iter().any(|ejection| ejection.instance.is_some());
@@ -81,11 +81,11 @@ mod tests {
                 ),
             ]
         };
-        let told = Reader::Federation.checks(checks());
+        let told = PageReader::Federation.checks(checks());
         assert_eq!(told[0], checks()[0]);
         assert_eq!((told[1].status, told[1].message.as_str()), (Status::Warn, ""));
         assert!(told[1].hint.as_ref().unwrap().contains("causeway check"));
         assert_eq!((told[2].message.as_str(), &told[2].hint), ("", &None));
-        assert_eq!(Reader::Whole.checks(checks()), checks());
+        assert_eq!(PageReader::Whole.checks(checks()), checks());
     }
 }

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     ApiMetrics,
     actor::{AskingConnection, Proof},
-    admin::{AdminState, ApiError, Reader, pages},
+    admin::{AdminState, ApiError, PageReader, pages},
     credentials::{AskedRight, AskingGateway, Denied, Gate},
 };
 
@@ -74,8 +74,8 @@ impl PageServer {
     /// Has it answer from now on, with what the admin API shows.
     pub fn open(&self, state: &AdminState) {
         let made = (
-            pages(state.clone(), Reader::Whole),
-            pages(state.clone(), Reader::Federation),
+            pages(state.clone(), PageReader::Whole),
+            pages(state.clone(), PageReader::Federation),
         );
         // Once only: the first state is as good as any.
         let _ = self.0.pages.set(made);
