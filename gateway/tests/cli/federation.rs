@@ -184,28 +184,9 @@ fn identity() -> Identity {
     ca.issue(&gateway("east", "gw1"), LEAF_VALIDITY).unwrap()
 }
 
-/// Its registry is a real one without a disk; it holds the instance that the topology fixes.
-pub fn state() -> AdminState {
-    let snapshot = snapshot();
-    let snapshot_topology = snapshot.topology.clone();
-    let metrics = GatewayMetrics::default();
-    metrics.registry.services().set(snapshot.topology.services.keys());
-    metrics.proxy.connection_opened(Role::Egress, "orders");
-    metrics.proxy.decided(
-        "orders",
-        Why::Taken {
-            tier: Some(1),
-            own: true,
-            age: Age::Fresh,
-            link: Link::Up,
-            draining: false,
-            failing: false,
-            spilled: false,
-        },
-    );
-    let vip = "127.64.0.1:8080".parse().unwrap();
-    let bindings: Bindings = Arc::new(BTreeMap::from([(vip, Target::service(service("orders")).into())]));
-    let heard = SyncReadings {
+/// Words of west, and of this gateway itself.
+fn heard() -> SyncReadings {
+    SyncReadings {
         own: Some(OwnReading {
             origin: gateway("east", "gw1"),
             stamp: Stamp {
@@ -230,7 +211,31 @@ pub fn state() -> AdminState {
                 ago: Duration::from_secs(5),
             }),
         }],
-    };
+    }
+}
+
+/// Its registry is a real one without a disk; it holds the instance that the topology fixes.
+pub fn state() -> AdminState {
+    let snapshot = snapshot();
+    let snapshot_topology = snapshot.topology.clone();
+    let metrics = GatewayMetrics::default();
+    metrics.registry.services().set(snapshot.topology.services.keys());
+    metrics.proxy.connection_opened(Role::Egress, "orders");
+    metrics.proxy.decided(
+        "orders",
+        Why::Taken {
+            tier: Some(1),
+            own: true,
+            age: Age::Fresh,
+            link: Link::Up,
+            draining: false,
+            failing: false,
+            spilled: false,
+        },
+    );
+    let vip = "127.64.0.1:8080".parse().unwrap();
+    let bindings: Bindings = Arc::new(BTreeMap::from([(vip, Target::service(service("orders")).into())]));
+    let heard = heard();
     let instances = instances(&snapshot, metrics.instances.clone());
     let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
     AdminState {
@@ -251,7 +256,7 @@ pub fn state() -> AdminState {
         elsewhere: Elsewhere::new(
             gateway("east", "gw1"),
             Arc::default(),
-            snapshots.clone(),
+            snapshots,
             metrics.api.clone(),
         ),
         gate: Gate::new(None, Audit::default(), metrics.api),
