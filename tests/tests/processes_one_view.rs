@@ -3,7 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration, time::Instant};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use causeway_tests::{
     authority::Validity,
@@ -138,8 +144,8 @@ fn token(federation: &Federation, zone: &str) -> (PathBuf, PathBuf) {
     (known, token)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_zone_decides_what_may_be_read_of_it_and_says_why_not() {
+/// A federation in which west and north know a token each, and north grants reading to east; and the token of west.
+async fn with_rights() -> (Federation, PathBuf) {
     let mut federation = plan().prepare().await.unwrap();
     let (of_west, west_token) = token(&federation, "west");
     let (of_north, _) = token(&federation, "north");
@@ -160,26 +166,27 @@ async fn each_zone_decides_what_may_be_read_of_it_and_says_why_not() {
         federation.ready(zone).await;
     }
     answered(&federation, "east", "/v1/zones?all=true", &ZONES).await;
+    (federation, west_token)
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_zone_decides_what_may_be_read_of_it_and_says_why_not() {
+    let (federation, west_token) = with_rights().await;
     // Without a token it is the asking zone that counts: granted at north, and not at west.
     let zones = answered(&federation, "east", "/v1/instances?all=true", &["east", "north"]).await;
     assert_eq!(entry(&zones, "north")["answer"]["items"][0]["address"], INSTANCE);
     let refused = entry(&zones, "west");
     assert_eq!(refused["state"], "refused");
     let because = refused["because"].as_str().unwrap();
-    assert!(
-        because.contains("nothing is granted to spiffe://test.internal/zone/east/gateway/gw1"),
-        "{refused}"
-    );
+    let nothing = "nothing is granted to spiffe://test.internal/zone/east/gateway/gw1";
+    assert!(because.contains(nothing), "{refused}");
     assert!(
         refused["hint"].as_str().unwrap().contains("--admin-allow"),
         "{refused}"
     );
     let zones = all(&federation, "east", "/v1/settings?all=true").await;
-    assert_eq!(
-        (&entry(&zones, "west")["state"], &entry(&zones, "north")["state"]),
-        (&"refused".into(), &"answered".into())
-    );
+    assert_eq!(entry(&zones, "west")["state"], "refused");
+    assert_eq!(entry(&zones, "north")["state"], "answered");
     // What the federation may read names no instance.
     for page in ["services", "checks", "zones", "exports"] {
         let zones = all(&federation, "east", &format!("/v1/{page}?all=true")).await;
@@ -187,46 +194,33 @@ async fn each_zone_decides_what_may_be_read_of_it_and_says_why_not() {
         assert_eq!(west["state"], "answered", "{west}");
         assert!(!west.to_string().contains("10.1.2.3"), "{west}");
     }
+    with_a_token(&federation, &west_token).await;
+    for (zone, reason) in [("west", "not_granted"), ("north", "bad_token")] {
+        let refused = federation.zone(zone).metrics().await.unwrap();
+        let count = refused.sum("causeway_api_refused_total", &[("reason", reason)]);
+        assert!(count > 0.0, "{zone}");
+        let line = ["causeway::audit", "federation", reason];
+        federation.zone(zone).wait_log(&line).await;
+    }
+}
 
-    // A token of west is worth something there, and at north not even what its gateway is granted.
+/// A token of west is worth something there, and at north not even what its gateway is granted.
+async fn with_a_token(federation: &Federation, west_token: &Path) {
     let admin = federation.zone("east").admin.to_string();
-    let with_token = [
-        "get",
-        "instances",
-        "--all",
-        "-o",
-        "json",
-        "--admin",
-        &admin,
-        "--admin-token-file",
-        west_token.to_str().unwrap(),
-    ];
-    let page: Value = serde_json::from_str(&run(with_token).unwrap()).unwrap();
+    let shown = ["--admin-token-file", west_token.to_str().unwrap()];
+    let get = ["get", "instances", "--all", "-o", "json", "--admin", &admin];
+    let page: Value = serde_json::from_str(&run(get.iter().chain(&shown)).unwrap()).unwrap();
     let zones = page["zones"].as_array().unwrap();
     assert_eq!(entry(zones, "west")["answer"]["items"][0]["address"], INSTANCE);
     let north = entry(zones, "north");
-    assert_eq!(
-        (&north["state"], &north["because"]),
-        (&"refused".into(), &"the bearer token is not known".into())
-    );
-    // Nobody else is shown it, nor is it anywhere to be found.
-    let zones = all(&federation, "east", "/v1/instances?all=true").await;
+    assert_eq!(north["state"], "refused");
+    assert_eq!(north["because"], "the bearer token is not known");
+    // Nobody else is shown what it opens, nor is it anywhere to be found.
+    let zones = all(federation, "east", "/v1/instances?all=true").await;
     assert_eq!(entry(&zones, "west")["state"], "refused");
-    let token = fs::read_to_string(&west_token).unwrap();
+    let token = fs::read_to_string(west_token).unwrap();
     for zone in ZONES {
         assert!(!federation.zone(zone).log().contains(token.trim()));
-    }
-    let counted = [("west", "not_granted"), ("north", "bad_token")];
-    for (zone, reason) in counted {
-        let refused = federation.zone(zone).metrics().await.unwrap();
-        assert!(
-            refused.sum("causeway_api_refused_total", &[("reason", reason)]) > 0.0,
-            "{zone}"
-        );
-        federation
-            .zone(zone)
-            .wait_log(&["causeway::audit", "federation", reason])
-            .await;
     }
 }
 
