@@ -8,6 +8,7 @@ pub mod admin;
 pub mod audit;
 pub mod credentials;
 pub mod elsewhere;
+mod dashboard;
 mod metrics;
 pub mod registration;
 pub mod zone_sync;

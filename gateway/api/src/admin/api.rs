@@ -97,6 +97,7 @@ fn routes() -> Router<AdminState> {
         .route("/v1/settings", get(settings))
         .route("/v1/instances/{service}/{id}", put(register).delete(deregister))
         .route("/v1/instances/{service}/{id}/renew", post(renew))
+        .merge(crate::dashboard::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
 }

@@ -14,6 +14,7 @@ use crate::{
     actor::AskingConnection,
     audit::{Attempt, AuditOutcome, Note},
     credentials::{ADMIN_API, Denied, Gate, ListenerProof, RequestedChange, Scope},
+    dashboard,
 };
 
 /// The gate of an API, and the proof that it wants on one listener.
@@ -23,11 +24,13 @@ pub(super) struct GatedListener {
     pub access: ListenerProof,
 }
 
-/// Finds the scope that a request needs; `None`: nothing, because a load balancer asks it.
+/// Finds the scope that a request needs; `None`: nothing, because a load balancer asks it or there is nothing in it to be kept.
 fn needs(method: &Method, path: &str) -> Option<Scope> {
     let reads = method == Method::GET || method == Method::HEAD;
     match path {
         "/livez" | "/readyz" if reads => None,
+        // Files of the program itself: what they show is asked for under the paths below.
+        _ if reads && dashboard::has(path) => None,
         _ if reads => Some(Scope::Read),
         "/v1/topology/diff" => Some(Scope::Read),
         _ if path == "/v1/instances" || path.starts_with("/v1/instances/") => Some(Scope::Register),
@@ -123,6 +126,11 @@ mod tests {
         for (request, needed) in [
             ("GET /livez", None),
             ("HEAD /readyz", None),
+            ("GET /", None),
+            ("HEAD /dashboard/app.js", None),
+            ("GET /dashboard/app.js/", Some(Scope::Read)),
+            ("GET /dashboard/other", Some(Scope::Read)),
+            ("POST /", Some(Scope::Write)),
             ("POST /livez", Some(Scope::Write)),
             ("GET /metrics", Some(Scope::Read)),
             ("GET /v1/instances", Some(Scope::Read)),

@@ -1,0 +1,66 @@
+// Timeline: what happened, newest first, and why.
+
+import { h } from './dom.js';
+import { tone } from './model.js';
+import { clock, day, natural, plural, span, whole, word } from './format.js';
+import { address, failure, note } from './parts.js';
+
+/** Events drawn at first, and with each wish for more. */
+const AT_ONCE = 150;
+
+const SIGNS = { bad: 'M8 2.2v7M8 12.4v1.2', warn: 'M8 3v6.4M8 12.4v1', good: 'M3.6 8.4 6.8 11.6 12.6 4.8', calm: 'M8 3v9M4.4 8.6 8 12.2l3.6-3.6', none: 'M4 8h8' };
+
+export function timelineView({ events, sources, stream, names, services, parameters, go, now }) {
+  const source = sources.events;
+  if (!events.length && !source.value) return h('section', { key: 'timeline', class: 'view' }, h('h1', { class: 'unseen' }, 'Timeline'), failure(source, 'events', 'This gateway keeps no record of events.'));
+  const kinds = [...new Set(events.map((event) => event.kind))].sort(natural);
+  const rows = events.filter((event) => matches(event, parameters));
+  const most = Number(parameters.most) || AT_ONCE;
+  const shown = rows.slice(0, most);
+  const change = (name) => (event) => go('timeline', { ...parameters, [name]: event.target.value || null, most: null }, true);
+  return h('section', { key: 'timeline', class: 'view' }, h('h1', { class: 'unseen' }, 'Timeline'),
+    h('div', { class: 'filters' }, choice('Zone', names, parameters.zone, change('zone'), 'every zone'), choice('Kind', kinds, parameters.kind, change('kind'), 'every kind', word),
+      h('label', null, h('span', null, 'Service'), h('input', { type: 'search', value: parameters.service ?? '', list: 'servicenames', placeholder: 'every service', autocomplete: 'off', spellcheck: 'false', oninput: change('service') })),
+      h('datalist', { id: 'servicenames' }, services.slice(0, 200).map((service) => h('option', { key: service.name, value: service.name }))),
+      h('p', { class: 'quiet', role: 'status' }, rows.length === events.length ? plural(rows.length, 'event') : `${whole(rows.length)} of ${plural(events.length, 'event')}`,
+        source.value?.kept ? `, kept for ${span(source.value.kept)}` : '', stream.state === 'open' ? '' : '; asked for every few seconds')),
+    awayNote(source.value?.away), source.error ? h('p', { class: 'quiet foot' }, `The latest question for events failed: ${source.error.message}`) : null,
+    rows.length ? days(shown, now) : note('plain', events.length ? 'No event is like that.' : 'Nothing has happened yet.', h('p', null, events.length ? 'Take a filter away to see more.' : 'Tunnels, zones, failovers, shifts, drains, topologies and certificates are noted here as they change.')),
+    rows.length > shown.length ? h('p', { class: 'actions' }, h('a', { class: 'button', href: address('timeline', { ...parameters, most: most + AT_ONCE }) }, `Show ${Math.min(AT_ONCE, rows.length - shown.length)} more`)) : null);
+}
+
+function choice(name, options, value, onchange, none, label = (text) => text) {
+  const all = value && !options.includes(value) ? [...options, value] : options;
+  return h('label', null, h('span', null, name), h('select', { value: value ?? '', onchange }, h('option', { value: '', key: ' ' }, none), all.map((option) => h('option', { value: option, key: option, selected: option === value }, label(option)))));
+}
+
+function matches(event, { zone, kind, service }) {
+  if (zone && event.zone !== zone && event.subject !== zone && (event.peer ?? '').split('/')[0] !== zone) return false;
+  if (kind && event.kind !== kind) return false;
+  return !service || (event.service ?? '').toLowerCase().includes(service.toLowerCase());
+}
+
+function awayNote(away) {
+  if (!away?.length) return null;
+  return h('p', { class: 'quiet foot' }, `Without ${away.map((entry) => entry.zone).join(', ')}: ${away[0].because ?? 'no answer'}. What it saw is shown up to its last word.`);
+}
+
+function days(events, now) {
+  const groups = new Map();
+  for (const event of events) {
+    const name = day(event.time);
+    groups.set(name, [...(groups.get(name) ?? []), event]);
+  }
+  const today = day(new Date(now).toISOString());
+  return [...groups].map(([name, list]) => h('div', { key: name, class: 'card' }, h('div', { class: 'cardhead' }, h('h2', null, name === today ? 'Today' : name)), h('ol', { class: 'events' }, list.map(line))));
+}
+
+function line(event) {
+  const kind = tone(event.kind);
+  const about = event.service ? h('a', { class: 'chip', href: address('services', { service: event.service }) }, event.service) : null;
+  return h('li', { key: event.key, class: kind, 'data-event': event.key, 'data-kind': event.kind }, h('time', { datetime: event.time, title: event.time }, clock(event.time)),
+    h('svg', { viewBox: '0 0 16 16', width: 16, height: 16, class: `sign ${kind}`, 'aria-hidden': 'true' }, h('circle', { cx: 8, cy: 8, r: 7.5, class: 'body' }), h('path', { d: SIGNS[kind], class: 'mark' })),
+    h('div', null, h('p', null, h('b', null, word(event.kind)), ' ', event.text), event.because ? h('p', { class: 'quiet' }, `because ${event.because}`) : null),
+    h('p', { class: 'where' }, h('a', { class: 'chip', href: address('zones', { zone: event.zone }), title: 'seen by' }, event.zone), event.peer ? h('span', { class: 'chip', title: 'about' }, event.peer) : null, about,
+      event.service ? h('a', { class: 'more', href: address('explain', { service: event.service }) }, 'explain') : null));
+}

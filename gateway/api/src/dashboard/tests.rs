@@ -1,0 +1,1 @@
+//! What the files of the dashboard are, and how they are served.
