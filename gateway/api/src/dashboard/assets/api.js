@@ -93,6 +93,18 @@ export class Source {
     return Math.max(this.every, PAUSE_PER_ANSWER * this.took || 0, (1000 * this.size) / MOST_PER_SECOND || 0);
   }
 
+  async question() {
+    const path = typeof this.path === 'function' ? this.path(this) : this.path;
+    const sized = (size) => (this.size = size);
+    try {
+      return await ask(path, { sized });
+    } catch (error) {
+      // A gateway that does not know this of all zones may know it of its own.
+      if (error.status !== 400 || !path.includes('all=true')) throw error;
+      return ask(path.replace(/all=true&?/, '').replace(/[?&]$/, ''), { sized });
+    }
+  }
+
   /** Now, or as soon as the answer that is under way is there. */
   async refresh() {
     clearTimeout(this.timer);
@@ -104,8 +116,7 @@ export class Source {
     this.busy = true;
     const begun = performance.now();
     try {
-      const path = typeof this.path === 'function' ? this.path(this) : this.path;
-      const answer = await ask(path, { sized: (size) => (this.size = size) });
+      const answer = await this.question();
       this.value = this.take ? this.take(answer, this.value) : answer;
       this.at = Date.now();
       this.error = null;

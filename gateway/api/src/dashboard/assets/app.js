@@ -5,7 +5,7 @@ import { EventStream, hasToken, onToken, setToken, Source } from './api.js';
 import { federation, mergeEvents, STATES, takeEvents, takeFigures, takeTunnels } from './model.js';
 import { services } from './traffic.js';
 import { clock, span } from './format.js';
-import { note } from './parts.js';
+import { note, prose } from './parts.js';
 import { zonesView } from './zones.js';
 import { servicesView } from './services.js';
 import { timelineView } from './timeline.js';
@@ -82,10 +82,11 @@ const locked = () => [401, 403].includes(sources.zones.error?.status);
 
 function want() {
   const hidden = document.hidden;
-  const needed = locked() ? [] : NEEDS[page.view];
+  // Nothing else is asked for before it is known that an answer may be had.
+  const needed = sources.zones.value ? NEEDS[page.view] : [];
   for (const [name, source] of Object.entries(sources)) source.want(!hidden && (name === 'zones' ? !locked() : needed.includes(name)));
   if (hidden || locked()) stream.close();
-  else stream.open();
+  else if (sources.zones.value) stream.open();
 }
 
 function happened(event) {
@@ -105,13 +106,15 @@ for (const [name, source] of Object.entries(sources)) {
 }
 
 let wasLocked = false;
+let wasKnown = false;
 let before = '';
 
 function zonesChanged() {
   const isLocked = locked();
   if (isLocked) forget();
-  if (isLocked !== wasLocked) {
-    wasLocked = isLocked;
+  const isKnown = sources.zones.value !== null;
+  if (isLocked !== wasLocked || isKnown !== wasKnown) {
+    [wasLocked, wasKnown] = [isLocked, isKnown];
     setTimeout(want);
   }
   const now = (sources.zones.value?.items ?? []).map((zone) => `${zone.name} ${zone.state}`).join();
@@ -126,7 +129,7 @@ function forget() {
 
 onToken(() => {
   for (const source of Object.values(sources)) Object.assign(source, { value: null, error: null, failures: 0, at: 0 });
-  wasLocked = false;
+  [wasLocked, wasKnown] = [false, false];
   stream.close();
   stream.failures = 0;
   want();
@@ -175,7 +178,7 @@ function tokenForm() {
   };
   const refused = hasToken();
   return h('section', { key: 'token', class: 'view token' }, h('form', { class: 'card form', onsubmit: submit },
-    h('h1', null, refused ? 'That token does not open this' : 'This gateway wants a token'), refused ? note('bad', error.message, error.hint ? h('p', null, error.hint) : null) : h('p', null, 'To read from another host, show an admin token with the scope ', h('code', null, 'read'), '.'),
+    h('h1', null, refused ? 'That token does not open this' : 'This gateway wants a token'), refused ? note('bad', error.message, error.hint ? h('p', null, prose(error.hint)) : null) : h('p', null, 'To read from another host, show an admin token with the scope ', h('code', null, 'read'), '.'),
     h('label', { class: 'whole' }, h('span', null, 'Token'), h('input', { name: 'token', type: 'password', required: true, autocomplete: 'off', spellcheck: 'false', created: (node) => node.focus() })),
     h('div', { class: 'whole' }, h('button', { type: 'submit', class: 'button first' }, 'Open')),
     h('p', { class: 'quiet whole' }, 'It is held in the memory of this page, sent as a header to this gateway alone, and gone when the page is closed. ', h('code', null, 'causeway admin-token issue --scope read'), ' makes one.')));
@@ -208,7 +211,7 @@ function drawMain() {
     zones: () => zonesView({ federation: fed, sources, figures: sources.figures, checks, parameters, width, now }),
     services: () => servicesView({ list, sources, names: fed.names, parameters, go, scroll: page.scroll, narrow: width < 820 }),
     timeline: () => timelineView({ events, sources, stream, names: fed.names, services: list, parameters, go, now }),
-    explain: () => explainView({ parameters, services: list, names: fed.names, go, redraw }),
+    explain: () => explainView({ parameters, services: list, names: fed.names, own: fed.own, go, redraw }),
     topology: () => topologyView({ sources, checks, federation: fed, parameters, go, redraw, now }),
     shifts: () => shiftsView({ sources, federation: fed, now }),
   };

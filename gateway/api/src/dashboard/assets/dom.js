@@ -18,9 +18,12 @@ function collect(children, list) {
     if (child === null || child === undefined || child === false || child === true) continue;
     if (Array.isArray(child)) collect(child, list);
     else if (typeof child === 'object') list.push(child);
-    else list.push({ tag: '#', key: undefined, props: {}, list: [], node: null, text: String(child) });
+    else list.push({ tag: '#', key: undefined, props: {}, list: [], node: null, text: plain(child) });
   }
 }
+
+/** Without the signs that turn the direction of writing: they would make a name look like another. */
+const plain = (text) => String(text).replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, '\ufffd');
 
 const shown = new WeakMap();
 
@@ -91,7 +94,7 @@ function set(node, name, before, value) {
   if (typeof value === 'function' || typeof before === 'function') {
     if (before) node.removeEventListener(name.slice(2), before);
     if (value) node.addEventListener(name.slice(2), value);
-  } else if (name === 'value' && 'value' in node) {
+  } else if (name === 'value' && node.localName !== 'option') {
     // What somebody is typing is theirs.
     if (node.value !== value && document.activeElement !== node) node.value = value ?? '';
   } else if (name === 'checked') {
@@ -101,6 +104,6 @@ function set(node, name, before, value) {
   } else if (value === undefined || value === null || value === false) {
     node.removeAttribute(name);
   } else {
-    node.setAttribute(name, value === true ? '' : value);
+    node.setAttribute(name, value === true ? '' : plain(value));
   }
 }

@@ -2,12 +2,12 @@
 
 import { h } from './dom.js';
 import { ask } from './api.js';
-import { note, pair, sign } from './parts.js';
+import { note, pair, prose, sign } from './parts.js';
 import { tags } from './format.js';
 
 const FIELDS = [
   ['service', 'Service', 'orders', 'The service that is called'],
-  ['from', 'From zone', 'east', 'Zone of the caller; this gateway decides for its own'],
+  ['from', 'From zone', 'east', 'Zone of the caller: a gateway there decides'],
   ['tag', 'Tags', 'version=v2', 'Ask for instances with these tags, several with a space between'],
   ['zone', 'In zone', 'west', 'Ask for instances of one zone'],
   ['caller', 'Caller', 'web@east', 'Who calls: a service, service@zone, or anonymous'],
@@ -19,8 +19,8 @@ const FIELDS = [
 ];
 const SEVERAL = { tag: /\s+/, header: /\s*,\s*/ };
 
-/** The question as `/v1/explain` takes it; null without a service. */
-export function question(parameters) {
+/** The question as `/v1/explain` takes it; null without a service. Of another zone it is put to a gateway there, through this one. */
+export function question(parameters, own) {
   if (!parameters.service) return null;
   const query = new URLSearchParams();
   for (const [name] of FIELDS) {
@@ -28,6 +28,8 @@ export function question(parameters) {
     if (!value) continue;
     for (const part of SEVERAL[name] ? value.split(SEVERAL[name]) : [value]) if (part) query.append(name, part);
   }
+  const from = (parameters.from ?? '').trim();
+  if (from && own && from !== own) query.append('at', from);
   return `/v1/explain?${query}`;
 }
 
@@ -43,22 +45,22 @@ function inquire(path, redraw) {
   });
 }
 
-export function explainView({ parameters, services, names, go, redraw }) {
-  const path = question(parameters);
+export function explainView({ parameters, services, names, own, go, redraw }) {
+  const path = own ? question(parameters, own) : null;
   if (path !== asked.path) {
     asked.answer = null;
     if (path) inquire(path, redraw);
     else Object.assign(asked, { path: null, error: null });
   }
   return h('section', { key: 'explain', class: 'view explain' }, h('h1', { class: 'unseen' }, 'Explain'),
-    h('div', { class: 'beside even' }, form({ parameters, services, names, go, redraw }), h('div', { class: 'card answer', 'aria-live': 'polite', 'aria-busy': asked.busy ? 'true' : 'false' }, answer(path))));
+    h('div', { class: 'beside even' }, form({ parameters, services, names, own, go, redraw }), h('div', { class: 'card answer', 'aria-live': 'polite', 'aria-busy': asked.busy ? 'true' : 'false' }, answer(path))));
 }
 
-function form({ parameters, services, names, go, redraw }) {
+function form({ parameters, services, names, own, go, redraw }) {
   const submit = (event) => {
     event.preventDefault();
     const given = Object.fromEntries(FIELDS.map(([name]) => [name, event.target.elements.namedItem(name).value.trim()]));
-    if (question(given) === asked.path) inquire(asked.path, redraw);
+    if (question(given, own) === asked.path) inquire(asked.path, redraw);
     go('explain', given);
   };
   const lists = { service: services.slice(0, 500).map((service) => service.name), from: names, zone: names, method: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'] };
@@ -74,7 +76,7 @@ const VERDICTS = { taken: ['up', 'taken', 'good'], in_reserve: ['drained', 'in r
 
 function answer(path) {
   if (!path) return note('plain', 'Name a service.', h('p', null, 'The decision is shown step by step, with the reason of each filter, as ', h('code', null, 'causeway explain'), ' gives it.'));
-  if (asked.error) return note('bad', asked.error.message, asked.error.hint ? h('p', null, asked.error.hint) : null);
+  if (asked.error) return note('bad', asked.error.message, asked.error.hint ? h('p', null, prose(asked.error.hint)) : null);
   const item = asked.answer?.items?.[0];
   if (!item) return note('wait', 'Asking …');
   return [h('div', { class: 'cardhead' }, h('h2', null, `${item.target} from ${item.from}`)), outcome(item), permission(item), steps(item.steps ?? []),
@@ -86,7 +88,7 @@ function outcome(item) {
   const first = places[0];
   const name = (place) => `${place.zone}${place.gateway ? ` by gateway ${place.gateway}` : ''}`;
   return h('div', { class: `outcome ${first || item.answered_by ? 'good' : 'bad'}`, 'data-outcome': first ? first.zone : '' }, sign(first || item.answered_by ? 'up' : 'down', { width: 20, height: 20 }),
-    h('div', null, h('p', { class: 'title' }, first ? `Goes to ${name(first)}${Object.keys(first.tags ?? {}).length ? ` with ${tags(first.tags)}` : ''}` : item.answered_by ? 'The gateway answers itself' : 'Goes nowhere'), h('p', null, item.outcome),
+    h('div', null, h('p', { class: 'title' }, first ? `Goes to ${name(first)}${Object.keys(first.tags ?? {}).length ? ` with ${tags(first.tags)}` : ''}` : item.answered_by ? 'The gateway answers itself' : 'Goes nowhere'), h('p', null, prose(item.outcome)),
       places.length > 1 ? h('p', { class: 'quiet' }, `Then: ${places.slice(1, 8).map((place) => `${name(place)}${Object.keys(place.tags ?? {}).length ? ` (${tags(place.tags)})` : ''}`).join(', ')}${places.length > 8 ? ` and ${places.length - 8} more` : ''}`) : null));
 }
 
@@ -95,7 +97,7 @@ function permission(item) {
   if (!one) return null;
   const verdict = String(one.verdict).replaceAll('_', ' ');
   const forbidden = /forbid|nobody/.test(verdict);
-  return h('dl', { class: 'facts' }, pair(item.permission ? `May ${one.caller ?? 'it'} call` : 'May call', h('span', { class: forbidden ? 'bad' : '' }, `${verdict}${one.reason ? `: ${one.reason}` : ''}`)));
+  return h('dl', { class: 'facts' }, pair(item.permission ? `May ${one.caller ?? 'it'} call` : 'May call', h('span', { class: forbidden ? 'bad' : '' }, verdict, one.reason ? [': ', prose(one.reason)] : null)));
 }
 
 function steps(all) {
@@ -108,8 +110,8 @@ function steps(all) {
   }
   return h('ol', { class: 'steps' }, groups.map((group, index) => h('li', { key: index }, h('h3', null, group.filter), h('ul', null, group.steps.map((step, number) => {
     const [shape, label, kind] = VERDICTS[step.verdict] ?? VERDICTS.passed_over;
-    return h('li', { key: number, class: kind, 'data-verdict': step.verdict }, sign(shape, { tone: kind }), h('b', null, step.subject), h('span', { class: 'verdict' }, label), h('span', { class: 'quiet' }, step.reason));
+    return h('li', { key: number, class: kind, 'data-verdict': step.verdict }, sign(shape, { tone: kind }), h('b', null, step.subject), h('span', { class: 'verdict' }, label), h('span', { class: 'quiet' }, prose(step.reason)));
   })))));
 }
 
-const list = (title, lines) => ((lines ?? []).length ? [h('h3', { key: title }, title), h('ul', { class: 'plain', key: `${title}s` }, lines.map((line, index) => h('li', { key: index }, line)))] : null);
+const list = (title, lines) => ((lines ?? []).length ? [h('h3', { key: title }, title), h('ul', { class: 'plain', key: `${title}s` }, lines.map((line, index) => h('li', { key: index }, prose(line))))] : null);

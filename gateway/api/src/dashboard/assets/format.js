@@ -41,7 +41,7 @@ export const perSecond = (value) => (Number.isFinite(value) ? `${count(value)}/s
 export function milliseconds(value) {
   if (!Number.isFinite(value)) return NONE;
   if (value >= 9950) return `${trimmed((value / 1000).toFixed(1))} s`;
-  return `${short(value)} ms`;
+  return value >= 9.95 ? `${Math.round(value)} ms` : `${short(value)} ms`;
 }
 
 /** Of a share between 0 and 1; never 100 % unless nothing is missing. */

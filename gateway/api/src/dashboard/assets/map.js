@@ -19,7 +19,7 @@ export function map(federation, { width, picked }) {
 
 function places(names, width) {
   const narrow = width < 560;
-  const node = { width: narrow ? 104 : names.length > 9 ? 128 : 148, height: narrow ? 48 : 54 };
+  const node = { width: narrow ? 92 : names.length > 9 ? 128 : 148, height: narrow ? 48 : 54 };
   const number = names.length;
   const height = number <= 1 ? 140 : number === 2 ? 190 : narrow ? Math.min(520, 260 + number * 26) : Math.min(560, 270 + number * 26);
   const centre = { x: width / 2, y: height / 2 };
@@ -43,9 +43,10 @@ function ring(federation, { width, picked }) {
   const wordy = names.length <= 6 && !narrow;
   const lines = edges.map((edge) => {
     const [a, b] = [at.get(edge.a), at.get(edge.b)];
-    const text = lineText(edge, wordy);
+    const text = lineText(edge, wordy, narrow);
     const box = { w: Math.max(...text.map((part) => part.length)) * 6.6 + 16, h: 8 + 15 * text.length };
-    if (names.length <= 9 || STATES[edge.state].tone !== 'good') labels.push({ edge, text, box, ...free(a, b, box, taken) });
+    const place = names.length <= 9 || STATES[edge.state].tone !== 'good' ? free(a, b, box, taken) : null;
+    if (place) labels.push({ edge, text, box, ...place });
     return line(edge, a, b);
   });
   return h('svg', { class: 'map', viewBox: `0 0 ${width} ${height}`, width, height, role: 'group', 'aria-label': 'Map of zones and tunnels' },
@@ -56,19 +57,22 @@ function ring(federation, { width, picked }) {
 /** A place on the line where its words cover neither a zone nor other words. */
 function free(a, b, box, taken) {
   let best = null;
-  for (const share of [0.5, 0.42, 0.58, 0.35, 0.65, 0.28, 0.72]) {
+  for (const share of [0.5, 0.44, 0.56, 0.38, 0.62, 0.32, 0.68, 0.26, 0.74]) {
     const place = { x: a.x + (b.x - a.x) * share, y: a.y + (b.y - a.y) * share, ...box };
     const covers = taken.filter((other) => Math.abs(other.x - place.x) * 2 < other.w + place.w && Math.abs(other.y - place.y) * 2 < other.h + place.h).length;
     if (!best || covers < best.covers) best = { ...place, covers };
     if (!covers) break;
   }
+  // Words over words say nothing; the line alone still does.
+  if (best.covers) return null;
   taken.push(best);
   return best;
 }
 
-function lineText(edge, wordy) {
+function lineText(edge, wordy, narrow) {
   if (STATES[edge.state].tone === 'bad' || edge.state === 'never') return [STATES[edge.state].label];
   const first = [Number.isFinite(edge.rtt) ? milliseconds(edge.rtt) : STATES[edge.state].label];
+  if (narrow) return edge.loss >= LOSS_TOLD ? [first[0], `${percent(edge.loss)} lost`] : first;
   if (edge.state === 'suspect' || edge.state === 'stalled') first.push(STATES[edge.state].label);
   if (edge.loss >= LOSS_TOLD) first.push(`${percent(edge.loss)} lost`);
   const second = [];
@@ -78,7 +82,7 @@ function lineText(edge, wordy) {
 }
 
 function line(edge, a, b) {
-  const heavy = Number.isFinite(edge.bytes) ? Math.min(6, 1.6 + Math.log10(1 + edge.bytes / 200)) : 1.6;
+  const heavy = Number.isFinite(edge.bytes) ? Math.min(4.5, 1.4 + 0.8 * Math.log10(1 + edge.bytes / 200)) : 1.6;
   const { tone } = STATES[edge.state];
   return h('line', { key: edge.key, x1: a.x.toFixed(1), y1: a.y.toFixed(1), x2: b.x.toFixed(1), y2: b.y.toFixed(1), class: `line ${tone} ${edge.state}`, 'stroke-width': (tone === 'bad' ? 1.6 : heavy).toFixed(1), 'data-line': `${edge.a} ${edge.b}`, 'data-state': edge.state });
 }
@@ -104,18 +108,18 @@ function underName(zone) {
   if (zone.answer === 'away') return 'does not answer';
   if (zone.answer === 'refused') return 'tells nothing';
   const region = zone.declared?.tags?.region;
-  return zone.own ? 'asked here' : region ?? 'up';
+  return zone.own ? 'here' : region ?? 'up';
 }
 
 function zoneNode(zone, place, node, picked) {
   const { tone, label } = STATES[zone.state];
-  const most = node.width < 120 ? 9 : 13;
+  const most = node.width < 100 ? 7 : node.width < 140 ? 10 : 13;
   return h('a', { key: zone.name, href: address('zones', { zone: zone.name }), class: `zone ${tone} ${zone.state}${picked ? ' picked' : ''}${zone.own ? ' here' : ''}`, 'data-zone': zone.name, 'data-state': zone.state,
     'aria-label': `zone ${zone.name}: ${label}${zone.own ? ', the one that answers here' : ''}`, 'aria-current': picked ? 'true' : null, transform: `translate(${(place.x - node.width / 2).toFixed(1)} ${(place.y - node.height / 2).toFixed(1)})` },
     h('rect', { width: node.width, height: node.height, rx: 10 }),
     sign(zone.state, { x: 12, y: node.height / 2 - 9, width: 18, height: 18 }),
     h('text', { x: 40, y: node.height / 2 - 3, class: 'name' }, cut(zone.name, most)),
-    h('text', { x: 40, y: node.height / 2 + 14, class: 'quiet' }, cut(underName(zone), most + 3)), h('title', null, `${zone.name}: ${label}`));
+    h('text', { x: 40, y: node.height / 2 + 14, class: 'quiet' }, cut(underName(zone), most + 2)), h('title', null, `${zone.name}: ${label}`));
 }
 
 /** With many zones: a tile each, coloured and signed by how the picked zone (or all together) finds it. */

@@ -75,9 +75,10 @@ function held(observer, zone, state, tunnels, changes, now) {
 function latestChanges(events) {
   const latest = new Map();
   for (const event of events) {
-    if (!event.peer || !/tunnel|zone/.test(event.kind)) continue;
-    const key = `${event.zone}\u0000${event.peer.split('/')[0]}`;
-    if (!latest.has(key)) latest.set(key, event);
+    if (!/^(tunnel|zone|peer)_/.test(event.kind)) continue;
+    const about = event.peer ? event.peer.split('/')[0] : event.subject;
+    const key = `${event.zone}\u0000${about}`;
+    if (about && !latest.has(key)) latest.set(key, event);
   }
   return latest;
 }
@@ -272,10 +273,10 @@ export function takeEvents(answer, before) {
 /** What of an event wants to be noticed. */
 export function tone(kind) {
   const text = String(kind ?? '');
-  if (/(down|lost|withdrawn|revo|away|abort|refused|expired)/.test(text)) return 'bad';
-  if (/(suspect|stall|spill|failover|failed|shed|eject|pause|taken_back|overrul)/.test(text)) return 'warn';
-  if (/(drain|leaving)/.test(text) && !/undrain/.test(text)) return 'calm';
-  if (/(up|fresh|failback|healed|renew|done|undrain|back|ended|heard)/.test(text)) return 'good';
+  if (/(_ended|_up|_heard|_fresh|_found|_done|_renewed|_resumed|_healthy|undrained)$/.test(text) && text !== 'gateway_ended') return 'good';
+  if (/(down|lost|withdrawn|revoked|abort|refused|expired|failed)/.test(text)) return 'bad';
+  if (/(stall|suspect|failover|spill|shed|eject|pause|taken_back|broken_off|unhealthy|expiring)/.test(text)) return 'warn';
+  if (/(drain|handed_over|took_over|_ended|removed)/.test(text)) return 'calm';
   return 'none';
 }
 

@@ -27,6 +27,9 @@ export function sign(state, props = {}) {
 
 export const state = (name, label = STATES[name]?.label, tone = STATES[name]?.tone) => h('span', { class: `state ${tone}` }, sign(name, { tone }), ' ', h('span', null, label));
 
+/** Words of the API, with what stands between backticks as code. */
+export const prose = (text) => String(text ?? '').split('`').map((part, index) => (index % 2 ? h('code', null, part) : part));
+
 export const note = (kind, title, ...rest) => h('div', { class: `note ${kind}`, role: kind === 'bad' ? 'alert' : null }, h('p', { class: 'title' }, title), rest);
 
 /** Why something is not there, in words. */
@@ -34,7 +37,7 @@ export function failure(source, subject, absent) {
   const error = source?.error;
   if (!error) return note('wait', `Waiting for ${subject} …`);
   if (error.status === 404) return note('plain', absent ?? `This gateway does not tell ${subject}.`, h('p', null, 'It runs a version that does not have them yet.'));
-  return note('bad', `No ${subject}: ${error.message}`, error.hint ? h('p', null, error.hint) : null, h('p', { class: 'quiet' }, 'It is asked again by itself.'));
+  return note('bad', `No ${subject}: ${error.message}`, error.hint ? h('p', null, prose(error.hint)) : null, h('p', { class: 'quiet' }, 'It is asked again by itself.'));
 }
 
 /** A share of a whole, drawn to scale: `parts` are `{ name, value, tone }`. */
@@ -56,7 +59,7 @@ export function sparkline(minutes, label, { width = 120, height = 28 } = {}) {
   const step = width / minutes.length;
   const y = (value) => (height - 2 - ((height - 4) * value) / top).toFixed(1);
   const line = minutes.map((minute, index) => `${index ? 'L' : 'M'}${(index * step + step / 2).toFixed(1)} ${y(minute.begun)}`).join('');
-  const bad = minutes.map((minute, index) => (minute.failed + minute.shed > 0 ? `M${(index * step + step / 2).toFixed(1)} ${height - 1}V${y(Math.max(minute.failed + minute.shed, top * 0.14))}` : '')).join('');
+  const bad = minutes.map((minute, index) => (minute.failed + minute.shed > 0.01 * minute.begun ? `M${(index * step + step / 2).toFixed(1)} ${height - 1}V${y(Math.max(minute.failed + minute.shed, top * 0.14))}` : '')).join('');
   const last = (width - step / 2).toFixed(1);
   return h('svg', { class: 'sparkline', viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': label },
     h('path', { class: 'area', d: `${line}L${last} ${height}L${(step / 2).toFixed(1)} ${height}Z` }), h('path', { class: 'curve', d: line }), bad ? h('path', { class: 'failed', d: bad }) : null);

@@ -59,13 +59,13 @@ function row(service, index, { parameters, tone, picked }) {
   return h('tr', { key: service.name, class: picked ? 'picked' : null, 'aria-rowindex': index + 2, 'data-service': service.name },
     h('th', { scope: 'row' }, h('a', { href: address('services', { ...parameters, service: service.name }), title: service.name }, service.name), h('span', { class: 'quiet' }, `${service.view.protocol} :${service.view.port}`)),
     h('td', { class: 'st' }, state(service.state.sign, service.state.label, service.state.tone)),
-    h('td', { class: 'zones' }, chips(service)),
+    h('td', { class: 'zones' }, h('div', null, chips(service))),
     h('td', { class: 'spark' }, seen ? sparkline(seen.minutes, `${whole(seen.begun)} requests in the last hour, ${whole(seen.failed)} failed`) : null),
     h('td', { class: 'bar' }, parts.length ? stacked(parts, parts.map((part) => `${part.name} ${whole(part.value)}`).join(', ')) : h('span', { class: 'quiet' }, '–')),
-    h('td', { class: 'n', 'data-label': 'requests' }, perSecond(service.rate)),
-    h('td', { class: `n ${success < 0.95 ? 'bad' : success < 0.99 ? 'warn' : ''}`, 'data-label': 'success' }, percent(success)),
+    h('td', { class: 'n', 'data-label': '' }, perSecond(service.rate)),
+    h('td', { class: `n ${success < 0.95 ? 'bad' : success < 0.99 ? 'warn' : ''}`, 'data-label': 'ok' }, percent(success)),
     ['p50', 'p95', 'p99'].map((name) => h('td', { key: name, class: 'n', 'data-label': name, title: slow ? `from ${slow.zone}` : null }, milliseconds(slow?.[name]))),
-    h('td', { class: `n ${service.headroom < 0.1 ? 'bad' : service.headroom < 0.25 ? 'warn' : ''}`, 'data-label': 'headroom', title: Number.isFinite(service.capacity) ? `of ${perSecond(service.capacity)}` : 'no capacity is declared' }, Number.isFinite(service.capacity) ? percent(Math.max(0, service.headroom)) : '–'),
+    h('td', { class: `n ${service.headroom < 0.1 ? 'bad' : service.headroom < 0.25 ? 'warn' : ''}`, 'data-label': 'free', title: Number.isFinite(service.capacity) ? `of ${perSecond(service.capacity)}` : 'no capacity is declared' }, Number.isFinite(service.capacity) ? percent(Math.max(0, service.headroom)) : '–'),
     h('td', { class: 'callers', title: service.view.callers }, service.view.callers || '–'));
 }
 

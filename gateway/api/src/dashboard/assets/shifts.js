@@ -3,7 +3,7 @@
 import { h } from './dom.js';
 import { answers, items } from './model.js';
 import { moment, natural, percent, plural, span, tags, whole } from './format.js';
-import { address, failure, note, pair, sign } from './parts.js';
+import { address, failure, note, pair, prose, sign } from './parts.js';
 
 const STATES = { running: ['own', 'running', 'good'], paused: ['stalled', 'paused', 'warn'], aborted: ['down', 'aborted', 'bad'], done: ['up', 'done', 'good'] };
 
@@ -36,7 +36,7 @@ function card(shift, now) {
   return h('article', { class: `card shift ${tone}`, key: shift.key, 'data-shift': shift.service, 'data-state': shift.state },
     h('div', { class: 'cardhead' }, h('h2', null, h('a', { href: address('services', { service: shift.service }) }, shift.service)), h('span', { class: `state ${tone}` }, sign(shape, { tone }), ' ', label)),
     h('p', { class: 'figure-big' }, h('b', null, `${shift.percent} %`), ` to ${tags(shift.to)}`), steps(shift), h('dl', { class: 'facts' },
-      shift.because ? pair('Because', shift.because) : null, shift.due ? pair('Next step', due(shift.due, now)) : null, pair('Since', `${moment(shift.since)} (begun ${moment(shift.begun)})`), pair('Every', shift.every),
+      shift.because ? pair('Because', prose(shift.because)) : null, shift.due ? pair('Next step', due(shift.due, now)) : null, pair('Since', `${moment(shift.since)} (begun ${moment(shift.begun)})`), pair('Every', shift.every),
       pair('From', (shift.from ?? []).map((arm) => `${tags(arm.tags)} ${arm.weight}`).join(', ') || 'any tags'), pair('Driven by', shift.driver_gone ? h('span', { class: 'warn' }, sign('suspect'), ` ${shift.driver}, which is not heard: the shift stays as it is`) : shift.driver),
       shift.taken_back ? pair('Taken back', h('span', { class: 'bad' }, sign('down'), ' this gateway has taken its share back')) : null), gate(shift), gateways(shift));
 }

@@ -3,7 +3,7 @@
 import { h } from './dom.js';
 import { tone } from './model.js';
 import { clock, day, natural, plural, span, whole, word } from './format.js';
-import { address, failure, note } from './parts.js';
+import { address, failure, note, prose } from './parts.js';
 
 /** Events drawn at first, and with each wish for more. */
 const AT_ONCE = 150;
@@ -60,7 +60,13 @@ function line(event) {
   const about = event.service ? h('a', { class: 'chip', href: address('services', { service: event.service }) }, event.service) : null;
   return h('li', { key: event.key, class: kind, 'data-event': event.key, 'data-kind': event.kind }, h('time', { datetime: event.time, title: event.time }, clock(event.time)),
     h('svg', { viewBox: '0 0 16 16', width: 16, height: 16, class: `sign ${kind}`, 'aria-hidden': 'true' }, h('circle', { cx: 8, cy: 8, r: 7.5, class: 'body' }), h('path', { d: SIGNS[kind], class: 'mark' })),
-    h('div', null, h('p', null, h('b', null, word(event.kind)), ' ', event.text), event.because ? h('p', { class: 'quiet' }, `because ${event.because}`) : null),
-    h('p', { class: 'where' }, h('a', { class: 'chip', href: address('zones', { zone: event.zone }), title: 'seen by' }, event.zone), event.peer ? h('span', { class: 'chip', title: 'about' }, event.peer) : null, about,
-      event.service ? h('a', { class: 'more', href: address('explain', { service: event.service }) }, 'explain') : null));
+    h('div', null, h('p', null, h('b', null, word(event.kind)), ' ', prose(event.text)), event.count > 1 ? h('span', { class: 'quiet' }, ` (${whole(event.count)} times)`) : null, event.because ? h('p', { class: 'quiet' }, 'because ', prose(event.because)) : null, thought(event)),
+    h('p', { class: 'where' }, h('a', { class: 'chip', href: address('zones', { zone: event.zone }), title: 'seen by' }, event.zone), event.peer ?? event.subject ? h('span', { class: 'chip', title: 'about' }, event.peer ?? event.subject) : null, about,
+      event.service ? h('a', { class: 'more', href: address('explain', { service: event.service, from: event.zone }), title: 'what is decided now' }, 'explain') : null));
+}
+
+/** What was decided at that moment, as the gateway noted it. */
+function thought(event) {
+  if (!event.explained?.length) return null;
+  return h('details', null, h('summary', null, 'Explained as of then'), h('ul', null, event.explained.map((text, index) => h('li', { key: index }, text))));
 }

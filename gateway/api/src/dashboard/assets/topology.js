@@ -4,12 +4,22 @@ import { h } from './dom.js';
 import { ask } from './api.js';
 import { answers, items } from './model.js';
 import { moment, natural, plural, span, since, whole } from './format.js';
-import { address, failure, note, pair, sign } from './parts.js';
+import { address, failure, note, pair, prose, sign } from './parts.js';
 import { compare } from './difference.js';
 
 export function checksOf(source) {
   if (!source?.value) return null;
-  return answers(source.value, source.at).flatMap((entry) => (entry.old ? [] : items(entry).map((check) => ({ zone: entry.zone, ...check }))));
+  const found = new Map();
+  for (const entry of answers(source.value, source.at)) {
+    for (const check of entry.old ? [] : items(entry)) {
+      // What several zones say in the same words is said once.
+      const key = JSON.stringify([check.group, check.name, check.status, check.message]);
+      const known = found.get(key);
+      if (known) known.zones.push(entry.zone);
+      else found.set(key, { ...check, key, zones: [entry.zone] });
+    }
+  }
+  return [...found.values()];
 }
 
 export function topologyView({ sources, checks, federation, parameters, go, redraw, now }) {
@@ -105,12 +115,12 @@ const MOST_FINDINGS = 300;
 
 function findings(source, checks, parameters, go) {
   if (!checks) return h('div', { class: 'card', key: 'findings' }, h('div', { class: 'cardhead' }, h('h2', null, 'Findings')), failure(source, 'checks'));
-  const zones = new Set(checks.map((check) => check.zone));
+  const several = new Set(checks.flatMap((check) => check.zones)).size > 1;
   const rank = { fail: 0, warn: 1, ok: 2 };
   const rows = checks.filter((check) => parameters.all || check.status !== 'ok').sort((a, b) => rank[a.status] - rank[b.status] || natural(a.group, b.group) || natural(a.name, b.name));
   const number = (status) => checks.filter((check) => check.status === status).length;
   return h('div', { class: 'card', key: 'findings', id: 'findings' }, h('div', { class: 'cardhead' }, h('h2', null, 'Findings'), h('p', { class: 'quiet' }, `${whole(number('ok'))} passed, ${whole(number('warn'))} to look at, ${whole(number('fail'))} failed`),
     h('label', { class: 'check' }, h('input', { type: 'checkbox', checked: Boolean(parameters.all), onchange: (event) => go('topology', { ...parameters, all: event.target.checked ? 1 : null }, true) }), h('span', null, 'Also what passes'))),
-    rows.length ? h('ul', { class: 'findings' }, rows.slice(0, MOST_FINDINGS).map((check, index) => h('li', { key: `${check.zone}${check.group}${check.name}${index}`, 'data-status': check.status }, sign(SIGN[check.status] ?? 'unknown'), h('span', null, h('b', null, check.name), ' ', check.message, check.hint && check.status !== 'ok' ? h('span', { class: 'quiet' }, check.hint) : null), h('span', { class: 'where' }, h('span', { class: 'chip' }, check.group), zones.size > 1 ? h('span', { class: 'chip' }, check.zone) : null)))) : h('p', { class: 'calm' }, sign('up'), ' Every check passes.'),
+    rows.length ? h('ul', { class: 'findings' }, rows.slice(0, MOST_FINDINGS).map((check) => h('li', { key: check.key, 'data-status': check.status }, sign(SIGN[check.status] ?? 'unknown'), h('span', null, h('b', null, check.name), ' ', prose(check.message), check.hint && check.status !== 'ok' ? h('span', { class: 'quiet' }, prose(check.hint)) : null), h('span', { class: 'where' }, h('span', { class: 'chip' }, check.group), several ? h('span', { class: 'chip', title: check.zones.join(', ') }, check.zones.length > 2 ? `${check.zones[0]} and ${check.zones.length - 1} more` : check.zones.join(', ')) : null)))) : h('p', { class: 'calm' }, sign('up'), ' Every check passes.'),
     rows.length > MOST_FINDINGS ? h('p', { class: 'quiet foot' }, `${rows.length - MOST_FINDINGS} more; causeway check shows all.`) : null);
 }

@@ -64,7 +64,7 @@ function complete(service, seen, capacities) {
 
 function stateOf(service) {
   if (!service.list.length) return { tone: 'none', label: 'no instance', sign: 'never' };
-  if (!service.healthy) return { tone: 'bad', label: 'nobody serves it', sign: 'down' };
+  if (!service.healthy) return { tone: 'bad', label: 'not served', sign: 'down' };
   const seen = service.seen?.lately;
   if (seen && seen.begun >= 20 && seen.ok / seen.begun < 0.95) return { tone: 'bad', label: 'failing', sign: 'partial' };
   if (service.ejected.length) return { tone: 'warn', label: 'ejected in part', sign: 'suspect' };
@@ -76,7 +76,8 @@ function stateOf(service) {
 
 /** Of each service: each minute of the last hour, and the sums by zone and tags. */
 export function traffic(figures, now) {
-  const begin = Math.floor(now / 60_000) * 60_000 - (MINUTES - 1) * 60_000;
+  // The minute that is not over yet would look like an end.
+  const begin = Math.floor(now / 60_000) * 60_000 - MINUTES * 60_000;
   const all = new Map();
   for (const [zone, minutes] of figures) {
     for (const [at, minute] of minutes) {

@@ -4,7 +4,7 @@ import { h } from './dom.js';
 import { STATES } from './model.js';
 import { bytesPerSecond, count, milliseconds, moment, percent, plural, since, span, tags, word } from './format.js';
 import { describe, map } from './map.js';
-import { address, failure, inspector, note, pair, sign, state } from './parts.js';
+import { address, failure, inspector, note, pair, prose, sign, state } from './parts.js';
 
 export function zonesView({ federation, sources, figures, checks, parameters, width, now }) {
   if (!federation.own) return h('section', { key: 'zones' }, failure(sources.zones, 'zones'));
@@ -25,7 +25,7 @@ const tile = (label, value, more, tone) => h('div', { class: `tile ${tone ?? ''}
 
 function summary({ names, zones, edges, federated }, checks) {
   const list = [...zones.values()];
-  const well = list.filter((zone) => ['own', 'up'].includes(zone.state)).length;
+  const well = list.filter((zone) => ['good', 'calm'].includes(STATES[zone.state].tone)).length;
   const bad = list.filter((zone) => STATES[zone.state].tone === 'bad').length;
   const answered = list.filter((zone) => zone.answer === 'answered').length;
   const up = edges.filter((edge) => edge.tunnels > 0 && STATES[edge.state].tone !== 'bad').length;
@@ -65,21 +65,24 @@ function attention(federation, checks, now) {
     lines.push({ rank: STATES[zone.state].rank, key: `z${zone.name}`, sign: zone.state, href: address('zones', { zone: zone.name }), title: `${zone.name} is ${STATES[zone.state].label}`, text: reason(zone, said) });
   }
   for (const check of checks ?? []) {
-    if (check.status === 'ok') continue;
-    lines.push({ rank: check.status === 'fail' ? 1.5 : 8, key: `c${check.zone}${check.group}${check.name}`, sign: check.status === 'fail' ? 'down' : 'suspect', href: address('topology', { findings: 1 }), title: `${check.name}`, text: `${check.message}${check.zone && federation.names.length > 1 ? ` (says ${check.zone})` : ''}` });
+    // That a zone is away is said above.
+    if (check.status === 'ok' || federation.zones.has(check.name)) continue;
+    lines.push({ rank: check.status === 'fail' ? 1.5 : 8, key: `c${check.key}`, sign: check.status === 'fail' ? 'down' : 'suspect', href: address('topology', { findings: 1 }), title: `${check.name}`, text: `${check.message}${federation.names.length > 1 ? ` (says ${check.zones.length > 2 ? `${check.zones[0]} and ${check.zones.length - 1} more` : check.zones.join(' and ')})` : ''}` });
   }
   lines.sort((a, b) => a.rank - b.rank);
-  const shown = lines.slice(0, 7);
+  const shown = lines.slice(0, 6);
   return h('aside', { class: 'card attention', key: 'attention', 'aria-label': 'To look at' }, h('div', { class: 'cardhead' }, h('h2', null, 'To look at')),
-    shown.length ? h('ul', null, shown.map((line) => h('li', { key: line.key }, h('a', { href: line.href }, sign(line.sign), h('span', null, h('b', null, line.title), h('span', { class: 'quiet' }, line.text)))))) :
+    shown.length ? h('ul', null, shown.map((line) => h('li', { key: line.key }, h('a', { href: line.href }, sign(line.sign), h('span', null, h('b', null, line.title), h('span', { class: 'quiet' }, prose(line.text))))))) :
       h('p', { class: 'calm' }, sign('up'), ' Nothing. Every zone is up', checks ? ' and every check passes.' : '.'),
     lines.length > shown.length ? h('a', { class: 'more', href: address('topology', { findings: 1 }) }, `${lines.length - shown.length} more`) : null);
 }
 
 function reason(zone, said) {
   const parts = [];
+  const same = zone.words.filter((one) => one.state === zone.state);
+  if (same.length && same.length < zone.words.length) parts.push(same.length > 3 ? `so say ${same.length} of ${zone.words.length}` : `so says ${same.map((one) => one.observer).join(', ')}, of ${zone.words.length}`);
   if (said?.zone.last_word) parts.push(lastWord(said));
-  if (said && Number.isFinite(said.heard) && STATES[zone.state].tone !== 'good') parts.push(`last heard ${span(said.heard)} ago`);
+  if (said && Number.isFinite(said.heard) && ['bad', 'warn'].includes(STATES[zone.state].tone)) parts.push(`last heard ${span(said.heard)} ago`);
   if (zone.state === 'drained') parts.push(zone.declared?.drain?.by ? `open connections end by ${moment(zone.declared.drain.by)}` : 'its traffic goes elsewhere');
   if (zone.because) parts.push(zone.because);
   return parts.join('; ');
@@ -150,7 +153,7 @@ function matrixCell(said, observer, subject, many, parameters) {
   const { tone, label } = STATES[said.state];
   const picked = parameters.zone === observer && parameters.to === subject;
   const figure = tone === 'good' || said.state === 'drained' ? milliseconds(said.rtt) : label;
-  return h('td', { key: subject, class: `${tone}${picked ? ' picked' : ''}`, 'data-says': observer, 'data-of': subject, 'data-state': said.state },
+  return h('td', { key: subject, class: `${tone}${picked ? ' picked' : ''}`, 'data-says': observer, 'data-of': subject, 'data-state': said.state, 'data-rtt': Number.isFinite(said.rtt) ? said.rtt : null },
     h('a', { href: address('zones', { zone: observer, to: subject }), title: sentence(said), tabindex: many ? -1 : null }, sign(said.state), many ? h('span', { class: 'unseen' }, label) : [h('span', { class: 'figure' }, Number.isFinite(said.rtt) || tone !== 'good' ? figure : label), h('span', { class: 'quiet' }, said.held ? span(said.held.seconds) : '')]));
 }
 
