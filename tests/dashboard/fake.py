@@ -112,7 +112,7 @@ class Federation:
         now = int(time.time() // 60) * 60
         listed = []
         seat = self.zones.index(observer)
-        for back in range(1, max(2, since // 60)):
+        for back in range(1, since // 60 + 1):
             at = now - 60 * back
             parts = []
             for index, name in enumerate(self.services[:200]):
@@ -158,7 +158,7 @@ class Federation:
         return 200, self.envelope("explanation", self.own, [item])
 
     def answers_of(self, path, query, zone):
-        since = {"3m": 180, "5m": 300}.get(query.get("since", [""])[0], 3600)
+        since = {"3m": 180, "4m": 240, "5m": 300}.get(query.get("since", [""])[0], 3600)
         if path == "/v1/zones":
             return self.envelope("zones", zone, self.zone_items(zone))
         if path == "/v1/tunnels":

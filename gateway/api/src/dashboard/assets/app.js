@@ -30,6 +30,17 @@ const forAll = (take) => function (answer, before) {
   return take(answer, before);
 };
 const recent = (source, whole, part) => (source.value && Date.now() - source.at < 100_000 ? part : whole);
+/** Services times zones, from which on figures are asked of this zone alone: an hour of them all would be hundreds of megabytes. */
+const MOST_FIGURES = 2_000;
+
+function figuresPath(source) {
+  const number = (page.services ?? 0) * (page.zones ?? 1);
+  source.alone = number > MOST_FIGURES;
+  // The map needs the latest minutes, the table of services the hour.
+  const hour = page.view === 'services' && !(source.hour && source.value);
+  source.hour ||= hour;
+  return `/v1/figures?${source.alone ? '' : 'all=true&'}since=${hour ? '1h' : recent(source, '4m', '3m')}`;
+}
 
 const sources = {
   zones: new Source('/v1/zones', EVERY, keep),
@@ -39,7 +50,7 @@ const sources = {
   services: new Source('/v1/services', 3000, keep),
   allServices: new Source('/v1/services?all=true', 5000, forAll(keep)),
   exports: new Source('/v1/exports', 10_000, keep),
-  figures: new Source((source) => `/v1/figures?all=true&since=${recent(source, '1h', '3m')}`, 15_000, takeFigures),
+  figures: new Source(figuresPath, 15_000, takeFigures),
   events: new Source((source) => `/v1/events?all=true&limit=500&since=${recent(source, '24h', '5m')}`, 5000, takeEvents),
   checks: new Source('/v1/checks?all=true', 8000, keep),
   topology: new Source('/v1/topology', 5000, keep),
@@ -62,6 +73,9 @@ function route() {
   want();
   redraw();
   if (!other) return;
+  // Without a gap in the hour.
+  if (view !== 'services') sources.figures.hour = false;
+  else sources.figures.refresh();
   window.scrollTo(0, 0);
   main.focus({ preventScroll: true });
 }
@@ -206,6 +220,7 @@ function drawMain() {
   const list = once('services', [...versions('services', 'allServices', 'figures', 'exports'), Math.floor(now / 15_000)], () => services({ own: sources.services, all: sources.allServices, figures: sources.figures.value, exports: sources.exports.value ? sources.exports : null, now }));
   const checks = once('checks', versions('checks'), () => checksOf(sources.checks));
   tell(fed);
+  Object.assign(page, { zones: fed.names.length, services: list.length });
   const { parameters, width } = page;
   const views = {
     zones: () => zonesView({ federation: fed, sources, figures: sources.figures, checks, parameters, width, now }),

@@ -30,7 +30,7 @@ export function servicesView({ list, sources, names, parameters, go, scroll, nar
 }
 
 function figuresNote(source) {
-  if (source.value) return null;
+  if (source.value) return source.alone ? h('p', { class: 'quiet foot' }, 'Traffic is shown as the clients of this zone see it: with so many zones and services the others are not asked for theirs.') : null;
   if (source.error?.status === 404) return h('p', { class: 'quiet foot' }, 'Traffic, success and latency are not kept by this version of the gateway: those columns are empty.');
   return source.error ? h('p', { class: 'quiet foot' }, `No figures of the last hour: ${source.error.message}.`) : null;
 }
