@@ -26,6 +26,7 @@ function collect(children, list) {
 const plain = (text) => String(text).replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, '\ufffd');
 
 const shown = new WeakMap();
+const fresh = [];
 
 /** Makes the children of a container what `nodes` say. */
 export function draw(container, ...nodes) {
@@ -33,6 +34,8 @@ export function draw(container, ...nodes) {
   collect(nodes, after);
   patchChildren(container, shown.get(container) ?? [], after, container.namespaceURI === SVG);
   shown.set(container, after);
+  // Only now are they where they can take the focus.
+  for (const node of fresh.splice(0)) node.props.created(node.node);
 }
 
 function patchChildren(parent, before, after, svg) {
@@ -69,7 +72,7 @@ function create(node, svg) {
   patchChildren(node.node, [], node.list, within);
   // A choice is made once the choices are there.
   if (node.tag === 'select' && 'value' in node.props) node.node.value = node.props.value;
-  node.props.created?.(node.node);
+  if (node.props.created) fresh.push(node);
 }
 
 function patch(old, node, svg) {

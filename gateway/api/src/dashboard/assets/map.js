@@ -50,8 +50,8 @@ function ring(federation, { width, picked }) {
     return line(edge, a, b);
   });
   return h('svg', { class: 'map', viewBox: `0 0 ${width} ${height}`, width, height, role: 'group', 'aria-label': 'Map of zones and tunnels' },
-    h('g', { class: 'lines' }, lines), h('g', { class: 'labels' }, labels.map(lineLabel)),
-    h('g', null, names.map((name) => zoneNode(zones.get(name), at.get(name), node, picked === name))));
+    h('g', { class: 'lines' }, lines), h('g', null, names.map((name) => zoneNode(zones.get(name), at.get(name), node, picked === name))),
+    h('g', { class: 'labels' }, labels.map(lineLabel)));
 }
 
 /** A place on the line where its words cover neither a zone nor other words. */
