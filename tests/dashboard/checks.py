@@ -200,7 +200,7 @@ def a_killed_gateway_is_seen_within_two_seconds(world):
     until("the line is told to be down", lambda: ["east west", "down"] in browser.attributes(".map .lines line", "data-line", "data-state"))
     world.picture(browser, "zones.png")
     browser.run("location.hash = '#services'")
-    until("what it alone served has no home", lambda: browser.texts('tr[data-service="sensors"] .st') == ["not served"])
+    until("what it alone served has no home", lambda: [text.strip() for text in browser.texts('tr[data-service="sensors"] .st')] == ["not served"])
     west.start(real.program, real.topology)
     browser.run("location.hash = '#zones'")
     until("west is back", lambda: browser.count('.map .zone[data-zone="west"][data-state="up"]'), 60)
@@ -253,7 +253,7 @@ def a_page_of_another_origin_reads_and_does_nothing(world):
     # north lets everybody do everything, so that nothing else stands in the way.
     north = world.real.zones["north"]
     before = [north.items(path) for path in ("/v1/instances", "/v1/topology")]
-    harm = json.dumps({"instances": [{"service": "orders", "id": "evil", "address": "127.0.0.1:1"}]})
+    harm = json.dumps([{"service": "orders", "id": "evil", "address": "127.0.0.1:1"}])
     own = urllib.request.Request(f"{north.address}/v1/instances", data=harm.encode(), method="POST")
     with urllib.request.urlopen(own, timeout=10) as answer:
         same("a program of this host may do it", answer.status, 200)
@@ -301,7 +301,7 @@ const style = document.createElement('link'); style.rel = 'stylesheet'; style.on
 const frame = document.createElement('iframe'); frame.onload = () => { try { if (frame.contentDocument && frame.contentDocument.body.textContent.includes('Causeway')) read('frame'); } catch { } done(); }; frame.src = 'TARGET/'; document.body.append(frame);
 const sink = document.createElement('iframe'); sink.name = 'sink'; document.body.append(sink);
 const form = document.createElement('form'); form.method = 'post'; form.action = 'TARGET/v1/instances'; form.enctype = 'text/plain'; form.target = 'sink';
-const field = document.createElement('input'); field.name = HARM.slice(0, -1) + ',"x":"'; field.value = '"}'; form.append(field); document.body.append(form); form.submit(); setTimeout(done, 300);
+const field = document.createElement('input'); field.name = HARM.slice(0, -2) + ',"tags":{"a":"'; field.value = '"}}]'; form.append(field); document.body.append(form); form.submit(); setTimeout(done, 300);
 </script>"""
 
 

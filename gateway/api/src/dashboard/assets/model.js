@@ -63,11 +63,11 @@ function held(observer, zone, state, tunnels, changes, now) {
   const change = changes.get(`${observer}\u0000${zone.name}`);
   if (state === 'up' || state === 'drained' || state === 'draining') {
     const oldest = tunnels.reduce((most, tunnel) => Math.max(most, tunnel.up_seconds ?? 0), -1);
-    if (oldest >= 0) return { seconds: oldest, by: 'its oldest tunnel' };
+    if (oldest >= 0) return { seconds: oldest, by: 'the age of its oldest tunnel' };
   } else if (Number.isFinite(heard(zone))) {
-    return { seconds: heard(zone), by: 'when it was last heard' };
+    return { seconds: heard(zone), by: 'since it was last heard' };
   }
-  if (change) return { seconds: (now - parsed(change.time)) / 1000, by: 'the record of events' };
+  if (change) return { seconds: (now - parsed(change.time)) / 1000, by: 'as the record of events has it' };
   return null;
 }
 

@@ -47,11 +47,11 @@ function table(rows, { parameters, tone, scroll, narrow, picked }) {
   return h('div', { class: 'card tablecard' },
     h('table', { class: 'services', 'aria-rowcount': rows.length + 1, 'data-rows': rows.length },
       h('thead', null, h('tr', null, COLUMNS.map(([name, kind]) => h('th', { scope: 'col', class: kind || null, key: name }, name)))),
-      h('tbody', null, room('above', first), shown.map((service, index) => row(service, first + index, { parameters, tone, picked: service === picked })), room('below', after))),
+      h('tbody', null, room('above', first), shown.map((service, index) => row(service, first + index, { parameters, tone, picked: service === picked, narrower: Boolean(picked) })), room('below', after))),
     rows.length ? null : h('p', { class: 'quiet foot' }, 'No service has that in its name.'));
 }
 
-function row(service, index, { parameters, tone, picked }) {
+function row(service, index, { parameters, tone, picked, narrower }) {
   const seen = service.seen;
   const success = seen?.begun ? seen.ok / seen.begun : NaN;
   const parts = seen ? [...seen.byZone].sort((a, b) => tone(a[0]) - tone(b[0])).map(([zone, value]) => ({ name: zone, value, tone: tone(zone) })) : [];
@@ -59,7 +59,7 @@ function row(service, index, { parameters, tone, picked }) {
   return h('tr', { key: service.name, class: picked ? 'picked' : null, 'aria-rowindex': index + 2, 'data-service': service.name },
     h('th', { scope: 'row' }, h('a', { href: address('services', { ...parameters, service: service.name }), title: service.name }, service.name), h('span', { class: 'quiet' }, `${service.view.protocol} :${service.view.port}`)),
     h('td', { class: 'st' }, state(service.state.sign, service.state.label, service.state.tone)),
-    h('td', { class: 'zones' }, h('div', null, chips(service))),
+    h('td', { class: 'zones' }, h('div', null, chips(service, narrower))),
     h('td', { class: 'spark' }, seen ? sparkline(seen.minutes, `${whole(seen.begun)} requests in the last hour, ${whole(seen.failed)} failed`) : null),
     h('td', { class: 'bar' }, parts.length ? stacked(parts, parts.map((part) => `${part.name} ${whole(part.value)}`).join(', ')) : h('span', { class: 'quiet' }, '–')),
     h('td', { class: 'n', 'data-label': '' }, perSecond(service.rate)),
@@ -72,7 +72,8 @@ function row(service, index, { parameters, tone, picked }) {
 /** Most places that a row names. */
 const MOST_CHIPS = 3;
 
-function chips(service) {
+function chips(service, narrower) {
+  const most = narrower ? MOST_CHIPS - 1 : MOST_CHIPS;
   const list = service.list;
   if (!list.length) return h('span', { class: 'quiet' }, 'nowhere');
   const order = [...list].sort((a, b) => b.usable - a.usable || b.healthy - a.healthy);
@@ -81,7 +82,7 @@ function chips(service) {
     const told = `${place.zone}: ${place.healthy} of ${place.instances} healthy${place.usable ? '' : ', not reached'}`;
     return h('span', { key: place.zone, class: `chip ${tone}`, title: told }, tone === 'bad' ? sign('down') : tone === 'warn' ? sign('suspect') : null, h('span', { class: 'in' }, place.zone), ' ', h('b', null, place.healthy === place.instances ? place.instances : `${place.healthy}/${place.instances}`));
   };
-  return [order.slice(0, MOST_CHIPS).map(chip), order.length > MOST_CHIPS ? h('span', { class: 'quiet', key: 'more' }, `+${order.length - MOST_CHIPS}`) : null];
+  return [order.slice(0, most).map(chip), order.length > most ? h('span', { class: 'quiet', key: 'more' }, `+${order.length - most}`) : null];
 }
 
 function serviceInspector(service, tone) {
@@ -92,9 +93,21 @@ function serviceInspector(service, tone) {
     seen ? trafficOf(service, tone) : h('p', { class: 'quiet' }, 'No traffic is recorded.'),
     h('h3', null, 'Declared beside observed'), compared(service),
     h('h3', null, 'Where it is served'), served(service, tone),
-    service.ejected.length ? [h('h3', null, 'Comes after the others now'), service.ejected.map((ejection, index) => h('p', { class: 'row', key: index }, sign('suspect'), h('span', null, `${ejection.instance ? `instance ${ejection.instance} of ` : ''}${ejection.zone}`, h('span', { class: 'quiet' }, `${ejection.reason}; back in ${Math.ceil(ejection.back_in_seconds)} s, says ${ejection.by}`))))] : null,
+    service.ejected.length ? [h('h3', null, 'Comes after the others now'), ejected(service)] : null,
     h('h3', null, 'Rules'), rules(view),
     h('p', { class: 'actions' }, h('a', { class: 'button', href: address('explain', { service: service.name }) }, 'Explain a request'), h('a', { class: 'button', href: address('timeline', { service: service.name }) }, 'Its timeline')));
+}
+
+/** What comes after the others, once for all who say so. */
+function ejected(service) {
+  const found = new Map();
+  for (const ejection of service.ejected) {
+    const subject = `${ejection.instance ? `instance ${ejection.instance} of ` : ''}${ejection.zone}${Object.keys(ejection.tags ?? {}).length ? ` with ${tags(ejection.tags)}` : ''}`;
+    const known = found.get(subject) ?? { ...ejection, subject, says: [] };
+    known.says.push(ejection.by);
+    found.set(subject, known);
+  }
+  return [...found.values()].map((one) => h('div', { class: 'row', key: one.subject }, sign('suspect'), h('span', null, one.subject, h('span', { class: 'quiet' }, `${one.reason}; back in ${Math.ceil(one.back_in_seconds)} s; so says ${one.says.join(', ')}`))));
 }
 
 function trafficOf(service, tone) {
@@ -104,7 +117,7 @@ function trafficOf(service, tone) {
     h('table', { class: 'small' }, h('thead', null, h('tr', null, ['From', 'Requests', 'Success', 'Shed', 'p50', 'p95', 'p99'].map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name)))),
       h('tbody', null, callers.map(([zone, sums]) => {
         const latency = seen.latency.get(zone);
-        return h('tr', { key: zone }, h('th', { scope: 'row' }, h('svg', { viewBox: '0 0 10 10', width: 10, height: 10, 'aria-hidden': 'true' }, h('rect', { width: 10, height: 10, rx: 2.5, class: `part p${tone(zone)}` })), ` ${zone}`), [count(sums.begun), percent(sums.begun ? sums.ok / sums.begun : NaN), count(sums.shed), milliseconds(latency?.p50), milliseconds(latency?.p95), milliseconds(latency?.p99)].map((text, index) => h('td', { class: 'n', key: index }, text)));
+        return h('tr', { key: zone }, h('th', { scope: 'row' }, h('svg', { viewBox: '0 0 10 10', width: 10, height: 10, 'aria-hidden': 'true' }, h('rect', { width: 10, height: 10, rx: 2.5, class: `part p${tone(zone)}` })), `\u00a0${zone}`), [count(sums.begun), percent(sums.begun ? sums.ok / sums.begun : NaN), count(sums.shed), milliseconds(latency?.p50), milliseconds(latency?.p95), milliseconds(latency?.p99)].map((text, index) => h('td', { class: 'n', key: index }, text)));
       })))];
 }
 

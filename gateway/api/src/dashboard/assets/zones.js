@@ -80,7 +80,7 @@ function attention(federation, checks, now) {
 function reason(zone, said) {
   const parts = [];
   const same = zone.words.filter((one) => one.state === zone.state);
-  if (same.length && same.length < zone.words.length) parts.push(same.length > 3 ? `so say ${same.length} of ${zone.words.length}` : `so says ${same.map((one) => one.observer).join(', ')}, of ${zone.words.length}`);
+  if (same.length && same.length < zone.words.length) parts.push(same.length > 3 ? `so say ${same.length} of ${zone.words.length}` : `so says ${same.map((one) => one.observer).join(' and ')}, and the other ${zone.words.length - same.length} not`);
   if (said?.zone.last_word) parts.push(lastWord(said));
   if (said && Number.isFinite(said.heard) && ['bad', 'warn'].includes(STATES[zone.state].tone)) parts.push(`last heard ${span(said.heard)} ago`);
   if (zone.state === 'drained') parts.push(zone.declared?.drain?.by ? `open connections end by ${moment(zone.declared.drain.by)}` : 'its traffic goes elsewhere');
@@ -96,7 +96,7 @@ function lastWord(said) {
 
 function sentence(said) {
   const parts = [`${said.observer} says of ${said.subject}: ${STATES[said.state].label}`];
-  if (said.held) parts.push(`for ${span(said.held.seconds)} by ${said.held.by}`);
+  if (said.held) parts.push(`for ${span(said.held.seconds)}, ${said.held.by}`);
   if (Number.isFinite(said.rtt)) parts.push(`round trip ${milliseconds(said.rtt)}`);
   if (said.old) parts.push(`in its last answer, of ${moment(said.old)}`);
   return parts.join(', ');
@@ -198,8 +198,8 @@ function lineInspector(federation, a, b, now) {
 
 function oneWay(said) {
   const list = said.tunnels;
-  return h('div', { key: said.observer }, h('h3', null, `${said.observer} says`), h('p', null, state(said.state), said.held ? h('span', { class: 'quiet' }, ` for ${span(said.held.seconds)}, by ${said.held.by}`) : null),
+  return h('div', { key: said.observer }, h('h3', null, `${said.observer} says`), h('p', null, state(said.state), said.held ? h('span', { class: 'quiet' }, ` for ${span(said.held.seconds)}, ${said.held.by}`) : null),
     said.zone.last_word ? h('p', { class: 'quiet' }, lastWord(said)) : null, said.old ? h('p', { class: 'quiet' }, `Its last answer, of ${moment(said.old)}.`) : null,
-    list.length ? h('table', { class: 'small' }, h('thead', null, h('tr', null, ['Tunnel', 'Round trip', 'Lost', 'Out', 'In', 'Streams'].map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name)))),
-      h('tbody', null, list.map((tunnel, index) => h('tr', { key: `${tunnel.gateway}${tunnel.thread}${tunnel.remote}${index}` }, h('td', { title: `${tunnel.remote}, ${tunnel.key_exchange ?? ''} ${tunnel.cipher ?? ''}` }, `${tunnel.gateway} #${tunnel.thread}`), h('td', { class: 'n' }, milliseconds(tunnel.rtt_ms)), h('td', { class: 'n' }, percent(tunnel.loss)), h('td', { class: 'n' }, bytesPerSecond(tunnel.sentRate)), h('td', { class: 'n' }, bytesPerSecond(tunnel.receivedRate)), h('td', { class: 'n' }, count(tunnel.streams)))))) : h('p', { class: 'quiet' }, 'No tunnel.'));
+    list.length ? h('table', { class: 'small' }, h('thead', null, h('tr', null, ['Tunnel', 'Round trip', 'Lost', 'Out', 'In'].map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name)))),
+      h('tbody', null, list.map((tunnel, index) => h('tr', { key: `${tunnel.gateway}${tunnel.thread}${tunnel.remote}${index}` }, h('td', { title: `${tunnel.remote}, ${count(tunnel.streams)} streams, ${tunnel.key_exchange ?? ''} ${tunnel.cipher ?? ''}` }, `${tunnel.gateway} #${tunnel.thread}`), h('td', { class: 'n' }, milliseconds(tunnel.rtt_ms)), h('td', { class: 'n' }, percent(tunnel.loss)), h('td', { class: 'n' }, bytesPerSecond(tunnel.sentRate)), h('td', { class: 'n' }, bytesPerSecond(tunnel.receivedRate)))))) : h('p', { class: 'quiet' }, 'No tunnel.'));
 }
