@@ -11,6 +11,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from federation import Server
+
 HOSTILE = ["<img src=x onerror=\"window.hurt=1\">", "\"><script>window.hurt=1</script>", "javascript:window.hurt=1", "'-window.hurt-'", "{{7*7}}${window.hurt=1}", "\u202egnp.exe\u202c", "&lt;b&gt;&amp;", "]]><svg/onload=window.hurt=1>"]
 
 # An answer of so many bytes is given again for so many seconds.
@@ -279,8 +281,7 @@ class FakeGateway:
                 self.rfile.read(int(self.headers.get("content-length") or 0))
                 outer.serve(self)
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.server.daemon_threads = True
+        self.server = Server(("127.0.0.1", port), Handler)
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 

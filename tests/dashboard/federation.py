@@ -34,6 +34,13 @@ class Instance(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        """Whoever leaves before the answer is no fault of the server's."""
+
+
 class Zone:
     def __init__(self, name, folder, extra=()):
         self.name = name
@@ -141,8 +148,7 @@ class RealFederation:
         return "\n".join(lines) + "\n"
 
     def serve(self):
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Instance)
-        server.daemon_threads = True
+        server = Server(("127.0.0.1", 0), Instance)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.servers.append(server)
         return server.server_port

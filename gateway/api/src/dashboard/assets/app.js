@@ -30,12 +30,14 @@ const forAll = (take) => function (answer, before) {
   return take(answer, before);
 };
 const recent = (source, whole, part) => (source.value && Date.now() - source.at < 100_000 ? part : whole);
-/** Services times zones, from which on figures are asked of this zone alone: an hour of them all would be hundreds of megabytes. */
-const MOST_FIGURES = 2_000;
+/** Services times zones up to which all zones are asked about all services: of more an answer would have tens of megabytes. */
+const MOST_FOR_ALL = 2_000;
+/** Zones up to which all are asked about their tunnels: each has some with each other. */
+const MOST_WITH_TUNNELS = 30;
+const isLarge = () => (page.services ?? 0) * (page.zones ?? 1) > MOST_FOR_ALL;
 
 function figuresPath(source) {
-  const number = (page.services ?? 0) * (page.zones ?? 1);
-  source.alone = number > MOST_FIGURES;
+  source.alone = isLarge();
   // The map needs the latest minutes, the table of services the hour.
   const hour = page.view === 'services' && !(source.hour && source.value);
   source.hour ||= hour;
@@ -94,10 +96,16 @@ function go(view, parameters = {}, replace = false) {
 
 const locked = () => [401, 403].includes(sources.zones.error?.status);
 
+function isWanted(name) {
+  if (name === 'allTunnels') return (sources.zones.value.items ?? []).length <= MOST_WITH_TUNNELS;
+  // How many services there are is known with the first answer.
+  return name !== 'allServices' || (page.services > 0 && !isLarge());
+}
+
 function want() {
   const hidden = document.hidden;
   // Nothing else is asked for before it is known that an answer may be had.
-  const needed = sources.zones.value ? NEEDS[page.view] : [];
+  const needed = sources.zones.value ? NEEDS[page.view].filter(isWanted) : [];
   for (const [name, source] of Object.entries(sources)) source.want(!hidden && (name === 'zones' ? !locked() : needed.includes(name)));
   if (hidden || locked()) stream.close();
   else if (sources.zones.value) stream.open();
@@ -220,7 +228,10 @@ function drawMain() {
   const list = once('services', [...versions('services', 'allServices', 'figures', 'exports'), Math.floor(now / 15_000)], () => services({ own: sources.services, all: sources.allServices, figures: sources.figures.value, exports: sources.exports.value ? sources.exports : null, now }));
   const checks = once('checks', versions('checks'), () => checksOf(sources.checks));
   tell(fed);
+  const before = isLarge();
+  const knew = page.services;
   Object.assign(page, { zones: fed.names.length, services: list.length });
+  if (before !== isLarge() || Boolean(knew) !== list.length > 0) want();
   const { parameters, width } = page;
   const views = {
     zones: () => zonesView({ federation: fed, sources, figures: sources.figures, checks, parameters, width, now }),
