@@ -110,15 +110,15 @@ def zones_are_drawn(browser, east):
         const plain = window.fetch;
         window.fetch = async (path, how) => {
           const answer = await plain(path, how);
-          if (path === '/v1/zones') window.told = await answer.clone().json();
+          if (path === '/v1/zones') window.answered = await answer.clone().json();
           return answer;
         };
     """)
-    until("the page asks again", lambda: browser.run("return window.told"))
+    until("the page asks again", lambda: browser.run("return window.answered"))
 
     def round_trips():
         cells = {of: (state, float(rtt)) for says, of, state, rtt in browser.attributes(".matrix td[data-says]", "data-says", "data-of", "data-state", "data-rtt") if says == "east"}
-        now = {item["name"]: ("up", item["links"][0]["rtt_ms"]) for item in browser.run("return window.told")["items"] if not item["own"]}
+        now = {item["name"]: ("up", item["links"][0]["rtt_ms"]) for item in browser.run("return window.answered")["items"] if not item["own"]}
         shown = browser.texts('.matrix td[data-says="east"] .figure')
         return cells == now and shown == [milliseconds(now[name][1]) for name in sorted(now)]
 
@@ -126,7 +126,7 @@ def zones_are_drawn(browser, east):
     browser.click('.map .zone[data-zone="west"]')
     until("west is told of", lambda: browser.count(".inspector"))
     same("its name", browser.texts(".inspector h2"), ["west"])
-    held = {item["name"]: item["state"] for item in browser.run("return window.told")["items"]}
+    held = {item["name"]: item["state"] for item in browser.run("return window.answered")["items"]}
     same("which is what the admin API says", held, {item["name"]: item["state"] for item in east.items("/v1/zones")})
     holds("its ways in are told", str(told["west"]["gateways"][0][0]) in browser.texts(".inspector")[0])
     # Escape closes it.

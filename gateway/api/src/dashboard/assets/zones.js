@@ -66,7 +66,7 @@ function attention(federation, checks, now) {
   }
   for (const check of checks ?? []) {
     // That a zone is away is said above.
-    if (check.status === 'ok' || federation.zones.has(check.name)) continue;
+    if (check.status === 'ok' || federation.zones.has(check.name.replace(/^zone /, ''))) continue;
     lines.push({ rank: check.status === 'fail' ? 1.5 : 8, key: `c${check.key}`, sign: check.status === 'fail' ? 'down' : 'suspect', href: address('topology', { findings: 1 }), title: `${check.name}`, text: `${check.message}${federation.names.length > 1 ? ` (says ${check.zones.length > 2 ? `${check.zones[0]} and ${check.zones.length - 1} more` : check.zones.join(' and ')})` : ''}` });
   }
   lines.sort((a, b) => a.rank - b.rank);
