@@ -311,6 +311,9 @@ async fn unknown_paths_and_methods_are_refused_as_json() {
 #[tokio::test]
 async fn a_web_page_cannot_reach_the_api() {
     refused("GET /v1/zones\nHost: evil.example:7810", "", 421).await;
+    // A script, a picture or a form says nothing of its origin but this.
+    refused("GET /v1/zones\nSec-Fetch-Site: cross-site", "", 403).await;
+    refused("POST /v1/instances\nSec-Fetch-Site: same-site", "[]", 403).await;
     refused(
         "PUT /v1/instances/orders/x\nOrigin: http://evil.example",
         r#"{"address":"10.1.0.1:80"}"#,

@@ -266,7 +266,7 @@ export function takeEvents(answer, before) {
   const list = entries.flatMap((entry) => (entry.answer?.events ?? []).map((event) => ({ zone: entry.zone, ...event })));
   return {
     list: mergeEvents(before?.list, list), kept: Math.max(0, ...entries.map((entry) => entry.answer?.kept_for_seconds ?? 0)),
-    away: entries.filter((entry) => entry.state !== 'answered'),
+    away: entries.filter((entry) => entry.state !== 'answered'), nobody: entries.every((entry) => entry.state !== 'answered'),
   };
 }
 

@@ -12,6 +12,7 @@ const SIGNS = { bad: 'M8 2.2v7M8 12.4v1.2', warn: 'M8 3v6.4M8 12.4v1', good: 'M3
 
 export function timelineView({ events, sources, stream, names, services, parameters, go, now }) {
   const source = sources.events;
+  if (!events.length && source.value?.nobody) return h('section', { key: 'timeline', class: 'view' }, h('h1', { class: 'unseen' }, 'Timeline'), note('plain', 'No zone tells events.', h('p', null, source.value.away.map((entry) => `${entry.zone}: ${entry.because ?? 'no answer'}`).slice(0, 5).join('; '))));
   if (!events.length && !source.value) return h('section', { key: 'timeline', class: 'view' }, h('h1', { class: 'unseen' }, 'Timeline'), failure(source, 'events', 'This gateway keeps no record of events.'));
   const kinds = [...new Set(events.map((event) => event.kind))].sort(natural);
   const rows = events.filter((event) => matches(event, parameters));
