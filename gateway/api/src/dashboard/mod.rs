@@ -3,9 +3,6 @@
 //!
 //! Written by hand, without a generator: what is in `assets/` is what a browser gets. Adding a file: its line in [`ASSETS`].
 
-#[cfg(test)]
-mod tests;
-
 use axum::{
     Router,
     response::{IntoResponse, Response},
@@ -13,8 +10,8 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-/// What the page may do: load what is listed here from where it came from itself, and ask the API there. No script, style or
-/// handler within the page, no frame around it, nothing from elsewhere.
+/// Content security policy of the page: it loads what is listed here from where it came from itself, and asks the API there. No
+/// script, style or handler within the page, no frame around it, nothing from elsewhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const HTML: &str = "text/html; charset=utf-8";
@@ -115,10 +112,13 @@ fn names(list: &HeaderValue, tag: &HeaderValue) -> bool {
         .any(|part| part == tag.as_bytes() || part == b"*")
 }
 
-/// An entity tag that another text has hardly ever: FNV-1a of 64 bits. Whoever could choose the texts has written the program.
+/// Makes an entity tag that another text has hardly ever: FNV-1a of 64 bits. Whoever could choose the texts has written the program.
 fn tag(text: &str) -> HeaderValue {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     HeaderValue::from_str(&format!("\"{hash:016x}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! What the files of the dashboard are, and how they are served.
+//! Checks of what the files of the dashboard are, and of how they are served.
 
 use std::collections::BTreeSet;
 
