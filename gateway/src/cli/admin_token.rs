@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway_api::credentials::{Scope, TokenFileError, TokenName, issue, list, revoke};
+use causeway_api::credentials::{Rights, TokenFileError, TokenName, issue, list, revoke};
 use rand::{TryRngCore, rngs::OsRng};
 
 use super::{Exit, Failure};
@@ -15,8 +15,12 @@ use crate::output;
 const AFTER_HELP: &str = "\
 Examples:
   causeway admin-token issue --file /etc/causeway/tokens.json --name grafana --scope read > grafana.token
+  causeway admin-token issue --file /etc/causeway/tokens.json --name shop --scope write:orders,register:cart > shop.token
   causeway admin-token list --file /etc/causeway/tokens.json
   causeway admin-token revoke --file /etc/causeway/tokens.json --name grafana
+
+`register:orders` registers, drains and deregisters instances of orders; `write:orders` also shifts it and changes its block of the
+topology (`causeway apply -f orders.yaml`), but for its ports, `run_in`, `criticality` and `class`. See docs/admin-api.md.
 
 A gateway that was started with --admin-tokens FILE takes up every change at once. The file holds hashes only; a token
 that was lost is revoked and issued anew.";
@@ -53,9 +57,10 @@ struct Issue {
     /// Name of the token in the audit log: a-z, 0-9 and -
     #[arg(long)]
     name: TokenName,
-    /// read: see everything; register: instances too; write: everything
+    /// read: see everything; register: instances too; write: everything; write:orders: what is of the service orders alone, besides
+    /// reading. Several are separated by commas
     #[arg(long)]
-    scope: Scope,
+    scope: Rights,
     /// Time for which it is good, such as 90d [default: until it is revoked]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     valid_for: Option<Duration>,
@@ -89,7 +94,7 @@ fn make(args: &Issue) -> Result<Exit, Failure> {
         .try_fill_bytes(&mut secret)
         .map_err(|error| Failure::new("the system gives no random numbers").because(&error))?;
     let file = &args.list.file;
-    let token = issue(file, &args.name, args.scope, expires, &secret)
+    let token = issue(file, &args.name, &args.scope, expires, &secret)
         .map_err(|error| failure(format!("cannot issue token {}", args.name), &error))?;
     output::print(&format!("{}\n", token.reveal()))?;
     // Nowhere is left to report that standard error is gone.

@@ -20,8 +20,8 @@ pub(crate) struct ApiArgs {
     /// File with the tokens that the admin API and registration take, as `causeway admin-token` makes it; followed at once
     #[arg(long, value_name = "FILE", env = "CAUSEWAY_ADMIN_TOKENS")]
     admin_tokens: Option<PathBuf>,
-    /// Rights of holders of certificates: SCOPE=SPIFFE-ID, with read, register or write; /* at the end is all below.
-    /// Several are separated by commas
+    /// Rights of holders of certificates: SCOPE=SPIFFE-ID, with read, register, write, register:SERVICE or write:SERVICE; /* at the end is
+    /// all below. Several are separated by commas
     #[arg(
         long,
         value_name = "SCOPE=ID,…",

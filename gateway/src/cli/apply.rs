@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    AdminArgs, Exit, Failure,
+    AdminArgs, Exit, Failure, blocks,
     topology::{self, Onto},
 };
 use crate::output;
@@ -13,6 +13,8 @@ Examples:
   causeway apply -f topology.yaml                    check it, show what changes, swap it in
   causeway apply -f topology.yaml --dry-run          only check it and show what would change
   causeway apply -f topology.yaml --generation 6     only if generation 6 is in force
+  causeway apply -f orders.yaml                      put the blocks of services into what is in force, and leave all else as it is:
+                                                     a file that holds `services: { orders: ... }` and nothing else
 
 The first line that `causeway get topology` writes names the generation that the file was taken from. If another one is in
 force by now, somebody else applied a change that this file does not have, and it is refused; --force undoes that change.
@@ -26,7 +28,7 @@ Exit codes: 0 applied, or nothing to apply; 1 refused; 65 the file cannot be use
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ApplyArgs {
-    /// The topology file
+    /// The topology file, or one that holds blocks of services alone
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
     /// The generation that must be in force for this to be done [default: the one that the first line of the file names,
@@ -45,10 +47,9 @@ pub(crate) struct ApplyArgs {
 }
 
 pub(crate) async fn run(args: ApplyArgs) -> Result<Exit, Failure> {
-    let Some(parsed) = topology::checked(&args.file)? else {
+    let Some(text) = blocks::handed(&args.file)? else {
         return Ok(Exit::BadInput);
     };
-    let text = parsed.warnings.text().clone();
     let admin = &args.admin.admin;
     let onto = match (args.generation, args.force) {
         (Some(generation), _) => Onto::Generation(generation),

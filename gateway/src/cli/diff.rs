@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use causeway_api::admin::view::{ChangeView, changes};
-use causeway_control::reload::load;
-use causeway_federation::topology::{Topology, diff};
+use causeway_control::reload::{LoadError, load};
+use causeway_federation::topology::{Parsed, Topology, diff};
 use serde_json::json;
 
 use super::{
-    AdminArgs, Exit, Failure,
-    topology::{checked, difference, lines, warn},
+    AdminArgs, Exit, Failure, blocks,
+    topology::{difference, lines, warn},
     validate,
 };
 use crate::output::{self, ReportFormat};
@@ -20,6 +20,7 @@ Examples:
   causeway diff topology.yaml new.yaml
   causeway diff <(git show HEAD:topology.yaml) topology.yaml
   causeway diff -f new.yaml                      with regard to what is in force at a gateway
+  causeway diff -f orders.yaml                   the same of blocks of services alone (`services: { orders: ... }`)
 
 Comments, order and spelled-out defaults make no difference.
 Exit codes: 0 the same, 1 different, 2 a file cannot be used.";
@@ -69,16 +70,20 @@ pub(crate) async fn run(args: DiffArgs) -> Result<Exit, Failure> {
 
 /// `None` when a file cannot be used, which has been said then; so below.
 async fn with_gateway(file: &Path, admin: &AdminArgs) -> Result<Option<Vec<ChangeView>>, Failure> {
-    let Some(parsed) = checked(file)? else {
+    let Some(text) = blocks::handed(file)? else {
         return Ok(None);
     };
-    let compared = difference(&admin.admin, parsed.warnings.text()).await?;
+    let compared = difference(&admin.admin, &text).await?;
     warn(file, &compared);
     Ok(Some(compared.changes))
 }
 
 fn with_file(old: &Path, new: &Path) -> Result<Option<Vec<ChangeView>>, Failure> {
-    let (Some(old), Some(new)) = (topology(old)?, topology(new)?) else {
+    let new = match blocks::merged(new, old)? {
+        None => topology(load(new)),
+        Some(merged) => topology(merged),
+    };
+    let (Some(old), Some(new)) = (topology(load(old)), new) else {
         return Ok(None);
     };
     Ok(Some(changes(&diff(&old, &new))))
@@ -108,16 +113,10 @@ fn told(changes: &[ChangeView], format: ReportFormat, colour: bool) -> (String, 
     (report, exit)
 }
 
-/// `None` when the file cannot be used, which has been said then.
-fn topology(path: &Path) -> Result<Option<Topology>, Failure> {
-    match load(path) {
-        Ok(parsed) => Ok(Some(parsed.topology)),
-        Err(error) => {
-            let text = error.render(validate::style());
-            crate::output::tell(&text);
-            Ok(None)
-        }
-    }
+/// `None` when the file cannot be used, which is said then.
+fn topology(loaded: Result<Parsed, LoadError>) -> Option<Topology> {
+    let told = loaded.inspect_err(|error| crate::output::tell(&error.render(validate::style())));
+    told.ok().map(|parsed| parsed.topology)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod admin_args;
 mod admin_token;
 mod api_args;
 mod apply;
+mod blocks;
 mod ca;
 mod ca_serve;
 mod check;

@@ -1,12 +1,15 @@
 //! `causeway validate`: checks topology files offline.
 
-use std::{fmt::Write, path::PathBuf};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 use causeway_control::reload::{LoadError, load};
 use causeway_federation::topology::{Diagnostics, Parsed, Style};
 use serde_json::{Value, json};
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, blocks};
 use crate::output::{self, ReportFormat};
 
 const AFTER_HELP: &str = "\
@@ -14,6 +17,7 @@ Examples:
   causeway validate topology.yaml
   causeway validate topologies/*.yaml --deny-warnings
   causeway validate topology.yaml -o json
+  causeway validate orders.yaml --into topology.yaml    a file that holds blocks of services alone
 
 Exit codes: 0 no errors, 65 errors, 79 warnings with --deny-warnings.";
 
@@ -30,13 +34,16 @@ pub(crate) struct ValidateArgs {
     /// Form of the findings
     #[arg(short, long, value_enum, default_value_t)]
     output: ReportFormat,
+    /// The topology that files of blocks (`services: { orders: ... }` alone) belong to
+    #[arg(long, value_name = "TOPOLOGY")]
+    into: Option<PathBuf>,
     /// Exit with 79 if there are warnings
     #[arg(long)]
     deny_warnings: bool,
 }
 
 pub(crate) fn run(args: &ValidateArgs) -> Result<Exit, Failure> {
-    let (report, exit) = check(args, style());
+    let (report, exit) = check(args, style())?;
     output::print(&report)?;
     Ok(exit)
 }
@@ -50,8 +57,9 @@ pub(super) fn style() -> Style {
     }
 }
 
-fn check(args: &ValidateArgs, style: Style) -> (String, Exit) {
-    let results: Vec<_> = args.files.iter().map(|file| load(file)).collect();
+fn check(args: &ValidateArgs, style: Style) -> Result<(String, Exit), Failure> {
+    let results = args.files.iter().map(|file| one(file, args.into.as_deref()));
+    let results: Vec<_> = results.collect::<Result<_, _>>()?;
     let errors = results.iter().any(Result::is_err);
     let warnings = results.iter().flatten().any(|parsed| !parsed.warnings.is_empty());
     let report = match args.output {
@@ -66,7 +74,27 @@ fn check(args: &ValidateArgs, style: Style) -> (String, Exit) {
         (false, true) => Exit::IssuesFound,
         (false, false) => Exit::Done,
     };
-    (report, exit)
+    Ok((report, exit))
+}
+
+/// Reads one file: a whole topology, or blocks of services that belong to one.
+fn one(file: &Path, into: Option<&Path>) -> Result<Result<Parsed, LoadError>, Failure> {
+    if let Some(into) = into
+        && let Some(merged) = blocks::merged(file, into)?
+    {
+        return Ok(merged);
+    }
+    match blocks::text(file) {
+        None => Ok(load(file)),
+        Some(_) => Err(Failure::new(format!(
+            "{} holds blocks of services, which are checked in the topology that they belong to",
+            file.display()
+        ))
+        .exit(Exit::BadInput)
+        .hint(
+            "name it with `--into topology.yaml`; or ask a gateway with `causeway apply -f FILE --dry-run`",
+        )),
+    }
 }
 
 /// The findings of one file and a line that sums them up.
@@ -144,7 +172,7 @@ mod tests {
         }
         let real = folder.path().display().to_string();
         line.extend(further.iter().map(|word| word.replace("DIR", &real)));
-        let (text, exit) = check(&Line::parse_from(line).args, Style::Plain);
+        let (text, exit) = check(&Line::parse_from(line).args, Style::Plain).unwrap();
         (text.replace(&real, "DIR"), exit)
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     AdminState,
-    entry::noted,
+    entry::{noted, rights},
     error::ApiError,
     instances::{durability_word, one, read_body, standing_word, time_to_live},
     view::Envelope,
@@ -118,8 +118,13 @@ pub(super) async fn register(
     request: Request,
 ) -> Answer {
     let provenance = AskingConnection::of(request.extensions()).provenance();
+    let rights = rights(&request);
     let (_slot, list) = read_list(&slots, request).await?;
-    let (good, mut outcomes) = separate(list, |listed| registration(listed, provenance));
+    let (good, mut outcomes) = separate(list, |listed| {
+        let registration = registration(listed, provenance)?;
+        rights.check_register(&registration.service)?;
+        Ok(registration)
+    });
     let all = state.instances.register_all(good).await?;
     let durability = durability_word(all.durability);
     fill(&mut outcomes, all.each, |outcome, standing| {
@@ -134,8 +139,13 @@ pub(super) async fn renew(
     Extension(slots): Extension<Slots>,
     request: Request,
 ) -> Answer {
+    let rights = rights(&request);
     let (_slot, list) = read_list(&slots, request).await?;
-    let (good, mut outcomes) = separate(list, key);
+    let (good, mut outcomes) = separate(list, |listed| {
+        let key = key(listed)?;
+        rights.check_register(&key.service)?;
+        Ok(key)
+    });
     let each = state.instances.renew_all(good).await?;
     fill(&mut outcomes, each, |_, ()| {});
     Ok(answer(&state, outcomes))
@@ -146,8 +156,13 @@ pub(super) async fn deregister(
     Extension(slots): Extension<Slots>,
     request: Request,
 ) -> Answer {
+    let rights = rights(&request);
     let (_slot, list) = read_list(&slots, request).await?;
-    let (good, mut outcomes) = separate(list, key);
+    let (good, mut outcomes) = separate(list, |listed| {
+        let key = key(listed)?;
+        rights.check_register(&key.service)?;
+        Ok(key)
+    });
     let all = state.instances.deregister_all(good).await?;
     let durability = durability_word(all.durability);
     fill(&mut outcomes, all.each, |outcome, ()| {

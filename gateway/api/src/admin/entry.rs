@@ -1,5 +1,6 @@
 //! Middleware that every request passes before it is served: whether it may be done, and that it was asked for, before and
-//! afterwards. What a request needs is decided here, by its method and path alone; anything that is not listed needs the most.
+//! afterwards. What a request needs is decided here, by its method and path alone; anything that is not listed needs the most. Where rights
+//! over a single service may do, and the path does not name it, the handler asks the [`Rights`] among the request's extensions.
 
 use axum::{
     Json,
@@ -7,13 +8,16 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use causeway_federation::name::ServiceName;
 use http::{HeaderValue, Method, StatusCode, header};
 
 use super::error::ApiError;
 use crate::{
     actor::AskingConnection,
     audit::{Attempt, AuditOutcome, Note},
-    credentials::{ADMIN_API, Denied, Gate, ListenerProof, RequestedChange, Scope},
+    credentials::{
+        ADMIN_API, Admitted, Denied, Gate, ListenerProof, RequestedChange, RequiredRight, Rights, Scope,
+    },
     dashboard,
 };
 
@@ -24,38 +28,61 @@ pub(super) struct GatedListener {
     pub access: ListenerProof,
 }
 
-/// Finds the scope that a request needs; `None`: nothing, because a load balancer asks it or there is nothing in it to be kept.
-fn needs(method: &Method, path: &str) -> Option<Scope> {
+/// Finds the right that a request needs; `None`: nothing, because a load balancer asks it or there is nothing in it to be kept.
+fn needs(method: &Method, path: &str) -> Option<RequiredRight> {
     let reads = method == Method::GET || method == Method::HEAD;
-    match path {
-        "/livez" | "/readyz" if reads => None,
+    Some(match path {
+        "/livez" | "/readyz" if reads => return None,
         // Files of the program itself: what they show is asked for under the paths below.
-        _ if reads && dashboard::has(path) => None,
-        _ if reads => Some(Scope::Read),
-        "/v1/topology/diff" => Some(Scope::Read),
-        _ if path == "/v1/instances" || path.starts_with("/v1/instances/") => Some(Scope::Register),
-        _ if path.starts_with("/v1/sources/") => Some(Scope::Register),
-        _ => Some(Scope::Write),
+        _ if reads && dashboard::has(path) => return None,
+        _ if reads => RequiredRight::Everything(Scope::Read),
+        "/v1/topology/diff" => RequiredRight::Everything(Scope::Read),
+        // Lists: each element is looked at by itself.
+        "/v1/instances" | "/v1/instances/renew" | "/v1/instances/deregister" => {
+            RequiredRight::SomeService(Scope::Register)
+        }
+        // What it changes shows when it is compared with what is in force.
+        "/v1/topology" if method == Method::PUT => RequiredRight::SomeService(Scope::Write),
+        _ => named(path),
+    })
+}
+
+/// The right that a change of what the path names needs.
+fn named(path: &str) -> RequiredRight {
+    let below = |prefix: &str| path.strip_prefix(prefix);
+    let (scope, rest) = match (below("/v1/instances/"), below("/v1/shifts/")) {
+        (Some(rest), _) => (Scope::Register, Some(rest)),
+        (_, Some(rest)) => (Scope::Write, Some(rest)),
+        // A source holds instances of any service.
+        _ if below("/v1/sources/").is_some() => (Scope::Register, None),
+        _ => (Scope::Write, None),
+    };
+    // As it stands in the path: a name has nothing that would be written otherwise there.
+    let service = rest.and_then(|rest| rest.split('/').next());
+    match service.map(ServiceName::new) {
+        Some(Ok(service)) => RequiredRight::Service(scope, service),
+        Some(Err(_)) | None => RequiredRight::Everything(scope),
     }
 }
 
 /// Tells whether it is written down when it was let in. A renewal changes nothing, and there is one every few seconds.
 fn is_change(method: &Method, path: &str) -> bool {
-    let reads = needs(method, path).is_none_or(|scope| scope == Scope::Read);
+    let reads = needs(method, path).is_none_or(|right| right == RequiredRight::Everything(Scope::Read));
     !reads && !path.ends_with("/renew")
 }
 
-/// Finds the instance or source that the path of a request names.
+/// Finds the instance, source or service that the path of a request names.
 fn object(path: &str) -> Option<String> {
     let of = |prefix: &str| path.strip_prefix(prefix).filter(|rest| !rest.is_empty());
     let named = of("/v1/instances/").filter(|rest| rest.contains('/'));
     let named = named.or_else(|| of("/v1/sources/"));
     // What becomes of a shift stands behind its service.
     let shifted = of("/v1/shifts/").and_then(|rest| rest.split('/').next());
-    named.or(shifted).map(str::to_owned)
+    let topology = (path == "/v1/topology").then_some("topology");
+    named.or(shifted).or(topology).map(str::to_owned)
 }
 
-pub(super) async fn pass(State(entry): State<GatedListener>, request: Request, next: Next) -> Response {
+pub(super) async fn pass(State(entry): State<GatedListener>, mut request: Request, next: Next) -> Response {
     let connection = AskingConnection::of(request.extensions());
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let attempt = Attempt {
@@ -71,10 +98,11 @@ pub(super) async fn pass(State(entry): State<GatedListener>, request: Request, n
         &attempt,
         needs(&method, uri.path()),
     );
-    let actor = match admitted {
-        Ok(actor) => actor,
+    let Admitted { actor, rights } = match admitted {
+        Ok(admitted) => admitted,
         Err(denied) => return refuse(&denied),
     };
+    request.extensions_mut().insert(rights);
     if !is_change(&method, uri.path()) {
         return next.run(request).await;
     }
@@ -96,6 +124,11 @@ pub(super) async fn pass(State(entry): State<GatedListener>, request: Request, n
     };
     let done = entry.gate.carry_out(change, work).await;
     done.unwrap_or_else(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// Rights of whoever makes a request: none where nobody has said so.
+pub(super) fn rights(request: &Request) -> Rights {
+    request.extensions().get().cloned().unwrap_or_default()
 }
 
 fn refuse(denied: &Denied) -> Response {
@@ -124,33 +157,42 @@ mod tests {
     #[test]
     fn what_a_request_needs_is_the_most_unless_it_is_known_to_be_less() {
         for (request, needed) in [
-            ("GET /livez", None),
-            ("HEAD /readyz", None),
-            ("GET /", None),
-            ("HEAD /dashboard/app.js", None),
-            ("GET /dashboard/app.js/", Some(Scope::Read)),
-            ("GET /dashboard/other", Some(Scope::Read)),
-            ("POST /", Some(Scope::Write)),
-            ("POST /livez", Some(Scope::Write)),
-            ("GET /metrics", Some(Scope::Read)),
-            ("GET /v1/instances", Some(Scope::Read)),
-            ("GET /v1/anything", Some(Scope::Read)),
-            ("POST /v1/topology/diff", Some(Scope::Read)),
-            ("PUT /v1/instances/orders/a", Some(Scope::Register)),
-            ("POST /v1/instances/orders/a/renew", Some(Scope::Register)),
-            ("DELETE /v1/instances/orders/a", Some(Scope::Register)),
-            ("POST /v1/instances/deregister", Some(Scope::Register)),
-            ("PUT /v1/sources/consul", Some(Scope::Register)),
-            ("PUT /v1/topology", Some(Scope::Write)),
-            ("GET /v1/shifts", Some(Scope::Read)),
-            ("POST /v1/shifts/orders", Some(Scope::Write)),
-            ("POST /v1/shifts/orders/abort", Some(Scope::Write)),
-            ("POST /v1/topology/diff/", Some(Scope::Write)),
-            ("PUT /v1/instances2", Some(Scope::Write)),
-            ("DELETE /v1/anything", Some(Scope::Write)),
+            ("GET /livez", "nothing"),
+            ("HEAD /readyz", "nothing"),
+            ("GET /", "nothing"),
+            ("HEAD /dashboard/app.js", "nothing"),
+            ("GET /dashboard/app.js/", "read"),
+            ("GET /dashboard/other", "read"),
+            ("POST /", "write"),
+            ("POST /livez", "write"),
+            ("GET /metrics", "read"),
+            ("GET /v1/instances", "read"),
+            ("GET /v1/anything", "read"),
+            ("POST /v1/topology/diff", "read"),
+            ("PUT /v1/instances/orders/a", "register:orders"),
+            ("POST /v1/instances/orders/a/renew", "register:orders"),
+            ("DELETE /v1/instances/orders/a", "register:orders"),
+            ("POST /v1/instances", "register of some service"),
+            ("POST /v1/instances/renew", "register of some service"),
+            ("POST /v1/instances/deregister", "register of some service"),
+            ("PUT /v1/instances/Or%64ers/a", "register"),
+            ("PUT /v1/sources/consul", "register"),
+            ("PUT /v1/topology", "write of some service"),
+            ("DELETE /v1/topology", "write"),
+            ("PUT /v1/trust", "write"),
+            ("GET /v1/shifts", "read"),
+            ("POST /v1/shifts/orders", "write:orders"),
+            ("POST /v1/shifts/orders/abort", "write:orders"),
+            ("POST /v1/shifts/", "write"),
+            ("POST /v1/topology/diff/", "write"),
+            ("PUT /v1/topology/", "write"),
+            ("PUT /v1/instances2", "write"),
+            ("DELETE /v1/anything", "write"),
         ] {
             let (method, path) = request.split_once(' ').unwrap();
-            assert_eq!(needs(&method.parse().unwrap(), path), needed, "{request}");
+            let needs = needs(&method.parse().unwrap(), path);
+            let needs = needs.map_or_else(|| "nothing".to_owned(), |needs| needs.to_string());
+            assert_eq!(needs, needed, "{request}");
         }
     }
 
@@ -162,7 +204,7 @@ mod tests {
             ("/v1/shifts/orders", Some("orders")),
             ("/v1/shifts/orders/abort", Some("orders")),
             ("/v1/instances", None),
-            ("/v1/topology", None),
+            ("/v1/topology", Some("topology")),
         ] {
             assert!(is_change(&Method::PUT, path), "{path}");
             assert_eq!(object(path).as_deref(), named);

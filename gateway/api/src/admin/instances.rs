@@ -68,6 +68,7 @@ impl From<RegistryError> for ApiError {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, text).hint("deregister instances that are gone")
             }
             RegistryError::NoTime(_) => Self::bad_request(text).hint("for example 30s"),
+            RegistryError::NoRight(_) => Self::new(StatusCode::FORBIDDEN, text),
             RegistryError::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             RegistryError::Away(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text).hint(
                 "whether it was done is not known, and doing it again does no harm; try when `causeway check` is content with the registry",

@@ -6,12 +6,14 @@ use axum::{
     extract::{Query, Request, State},
     response::Response,
 };
-use causeway_control::topology::{AppliedTopology, ApplyError, Applying, OverShifts, base};
+use causeway_control::topology::{
+    AppliedTopology, ApplyError, Applying, HandedText, OverShifts, TEXT_NAME, base,
+};
 use causeway_federation::{
     registry::InstanceSource,
     topology::{
-        CarriedTags, Diagnostics, MAX_FILE_BYTES, Style, Surroundings, applied::TopologyRefusal, diff,
-        parse_among,
+        CarriedTags, ChangeableParts, Diagnostics, EditError, MAX_FILE_BYTES, ServiceBlocks, Style,
+        Surroundings, Topology, applied::TopologyRefusal, diff, parse_among, settled,
     },
 };
 use causeway_host::privileged_ports::lowest_port;
@@ -24,7 +26,7 @@ use serde::Deserialize;
 use super::{
     AdminState,
     api::answer,
-    entry::noted,
+    entry::{noted, rights},
     error::ApiError,
     view::{self, ChangesView, Envelope},
 };
@@ -86,12 +88,17 @@ fn refused(refusal: &TopologyRefusal) -> ApiError {
         TopologyRefusal::NotAllowed { .. }
         | TopologyRefusal::Unsigned { .. }
         | TopologyRefusal::Lapsed { .. }
+        | TopologyRefusal::BeyondRights(_)
+        | TopologyRefusal::LongBlock
         | TopologyRefusal::Unproven { .. } => StatusCode::FORBIDDEN,
-        TopologyRefusal::Invalid(_) | TopologyRefusal::NoOwnZone(_) | TopologyRefusal::TrustDomain { .. } => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        TopologyRefusal::Block(_)
+        | TopologyRefusal::Invalid(_)
+        | TopologyRefusal::NoOwnZone(_)
+        | TopologyRefusal::TrustDomain { .. } => StatusCode::UNPROCESSABLE_ENTITY,
     };
-    let error = ApiError::new(status, refusal.to_string()).hint(refusal.hint());
+    let error = ApiError::new(status, refusal.to_string())
+        .hint(refusal.hint())
+        .word(refusal.word());
     match refusal {
         TopologyRefusal::Invalid(findings) => error.details(findings.render(Style::Plain)),
         _ => error,
@@ -121,12 +128,13 @@ pub(super) async fn apply(
 ) -> Result<Response, ApiError> {
     let Query(wish) = understood(parameters, "/v1/topology?generation=6&dry_run=true")?;
     let applied = applied(&state)?;
+    let may = rights(&request).changeable();
     let text = read_text(request).await?;
     let applying = match wish.dry_run {
         true => Applying::Dry,
         false => Applying::Now,
     };
-    let warnings = warnings(&state, &text);
+    let whole = text.clone();
     let (base, text) = base::split(&text);
     let base = base.filter(|_| !wish.force).map(|base| base.generation);
     let expected = wish.generation.or(base);
@@ -134,21 +142,42 @@ pub(super) async fn apply(
         true => OverShifts::Abort,
         false => OverShifts::Refuse,
     };
-    let outcome = applied.apply(expected, text.to_owned(), applying, over).await;
+    let object = object(text, &may);
+    let handed = HandedText {
+        text: text.to_owned(),
+        may,
+    };
+    let outcome = applied.apply(expected, handed, applying, over).await;
     let outcome = outcome.map_err(|error| match error {
         ApplyError::Refused(refusal @ TopologyRefusal::Stale { .. }) if base == expected => {
             refused(&refusal).hint(LOST_UPDATE)
         }
         error => error.into(),
     })?;
-    let item = view::outcome(&outcome, warnings.await);
+    // Of a whole file as it was handed in, so that lines are counted as there.
+    let warned = match object.is_some() {
+        true => outcome.draft.text.to_string(),
+        false => whole,
+    };
+    let item = view::outcome(&outcome, warnings(&state, warned).await);
     let note = Note {
-        object: Some("topology".to_owned()),
+        object,
         generation: Some(item.generation),
         ..Note::default()
     };
     let snapshot = state.snapshots.load_full();
     Ok(noted(Envelope::new("changes", &snapshot, vec![item]), note))
+}
+
+/// Names the services of which blocks were handed in; `None`: a whole topology was, by somebody who may change all of it.
+fn object(text: &str, may: &ChangeableParts) -> Option<String> {
+    let blocks = ServiceBlocks::read(text, TEXT_NAME).ok().flatten();
+    let names: Vec<String> = match (&blocks, may) {
+        (Some(blocks), _) => blocks.names().map(ToString::to_string).collect(),
+        (None, ChangeableParts::Blocks(services)) => services.iter().map(ToString::to_string).collect(),
+        (None, ChangeableParts::Everything) => return None,
+    };
+    Some(format!("topology: {}", names.join(", ")))
 }
 
 /// Answers where a file rules, too.
@@ -161,12 +190,18 @@ pub(super) async fn difference(
     let latest = state.topology.applied().map(AppliedTopology::topology);
     let current = latest.map_or_else(|| snapshot.topology.clone(), |latest| latest.borrow().clone());
     let registered = registered(&snapshot);
+    let in_force = state.topology.text();
     let compared = tokio::task::spawn_blocking(move || {
         let around = around(&registered);
-        let parsed = parse_among(base::split(&text).1, "topology", around)?;
+        let text = whole(text, in_force.as_deref(), &current)?;
+        let parse = |text: &str| {
+            parse_among(text, TEXT_NAME, around)
+                .map_err(|findings| TopologyRefusal::Invalid(Box::new(findings)))
+        };
+        let parsed = parse(base::split(&text).1)?;
         // With the line that names the base, so that lines are counted as in the file.
-        let whole = parse_among(&text, "topology", around)?;
-        Ok::<_, Diagnostics>(ChangesView {
+        let whole = parse(&text)?;
+        Ok::<_, TopologyRefusal>(ChangesView {
             applied: false,
             same: parsed.topology.fingerprint == current.fingerprint,
             generation: current.generation,
@@ -178,20 +213,31 @@ pub(super) async fn difference(
     let compared = compared
         .await
         .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let item = compared.map_err(|findings| refused(&TopologyRefusal::Invalid(Box::new(findings))))?;
+    let item = compared.map_err(|refusal| refused(&refusal))?;
     Ok(answer(Envelope::new("changes", &snapshot, vec![item])))
 }
 
-/// Warnings about a text where the instances are known that this gateway knows of.
-fn warnings(state: &AdminState, text: &str) -> impl Future<Output = String> + use<> {
-    let (registered, text) = (registered(&state.snapshots.load()), text.to_owned());
-    let parsing = tokio::task::spawn_blocking(move || parse_among(&text, "topology", around(&registered)));
-    async move {
-        match parsing.await {
-            Ok(Ok(parsed)) => in_words(&parsed.warnings),
-            // Whoever applies it hears of its errors.
-            Ok(Err(_)) | Err(_) => String::new(),
+/// The whole topology that a text stands for: itself, unless it holds blocks of services.
+fn whole(text: String, in_force: Option<&str>, current: &Topology) -> Result<String, TopologyRefusal> {
+    let handed = base::split(&text).1;
+    match (ServiceBlocks::read(handed, TEXT_NAME), in_force) {
+        (Ok(None), _) => Ok(text),
+        (_, Some(in_force)) => {
+            let onto = (base::split(in_force).1, current);
+            settled(onto, handed, TEXT_NAME, &ChangeableParts::Everything)
         }
+        (_, None) => Err(EditError::Unreadable.into()),
+    }
+}
+
+/// Warnings about a text where the instances are known that this gateway knows of.
+async fn warnings(state: &AdminState, text: String) -> String {
+    let registered = registered(&state.snapshots.load());
+    let parsing = tokio::task::spawn_blocking(move || parse_among(&text, TEXT_NAME, around(&registered)));
+    match parsing.await {
+        Ok(Ok(parsed)) => in_words(&parsed.warnings),
+        // Whoever applies it hears of its errors.
+        Ok(Err(_)) | Err(_) => String::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The decision whether a gateway of another zone may read a page of this zone's admin API, for whoever asked it. Pure but for the tokens
 //! that it reads, and that the gate counts and writes down what is refused.
 //!
-//! A token that somebody has shown to the asking gateway decides, if there is one: it has to be one of this zone's own, and any scope reads. The
+//! A token that somebody has shown to the asking gateway decides, if there is one: it has to be one of this zone's own, and any right reads. The
 //! asking gateway does not tell the token but what it vouches for, so that no zone gets to know a token of another. Without one it is as if the
 //! asking gateway itself came: it reads what is granted to it (`--admin-allow`), and else what is about zones and services, if it is a gateway of
 //! this federation.
@@ -10,7 +10,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use causeway_federation::name::GatewayId;
 
-use super::{Denied, Gate, Guard, Scope, token_file::FoundToken};
+use super::{Denied, Gate, Guard, RequiredRight, Scope, token_file::FoundToken};
 use crate::{
     actor::{Actor, AskingConnection, Proof},
     audit::Attempt,
@@ -66,7 +66,7 @@ impl Gate {
                 method: "GET",
                 path,
             };
-            self.refused(&asker.connection, &attempt, denied);
+            self.refused(&asker.connection, &attempt, denied, None);
         }
         admitted
     }
@@ -88,14 +88,19 @@ impl Guard {
             let words = vouched_words(&asker.asked, &asker.gateway, path);
             let tokens = self.tokens.as_ref().ok_or(Denied::BadToken)?.tokens();
             return match tokens.find_by(now, |hash| hash.has_vouched(&words, vouched)) {
-                // Every scope includes reading.
+                // Any right includes reading.
                 Some(FoundToken::Good { name, .. }) => Ok(AskedRight::Whole(Actor::Token(name))),
                 Some(FoundToken::Expired { name }) => Err(Denied::ExpiredToken(name)),
                 None => Err(Denied::BadToken),
             };
         }
-        match self.admit(&asker.connection, None, Scope::Read, now) {
-            Ok(actor) => Ok(AskedRight::Whole(actor)),
+        match self.admit(
+            &asker.connection,
+            None,
+            &RequiredRight::Everything(Scope::Read),
+            now,
+        ) {
+            Ok(admitted) => Ok(AskedRight::Whole(admitted.actor)),
             Err(Denied::NotGranted(_)) if is_open => Ok(AskedRight::Federation),
             Err(denied) => Err(denied),
         }
@@ -116,7 +121,7 @@ mod tests {
     use causeway_identity::SecretHash;
 
     use super::*;
-    use crate::credentials::{TokenFile, token_file};
+    use crate::credentials::{Rights, TokenFile, token_file};
 
     const WEST: &str = "spiffe://acme.internal/zone/west/gateway/gw1";
     const OPEN: (&str, bool) = ("/v1/zones", true);
@@ -131,7 +136,14 @@ mod tests {
     fn far_zone(scope: Scope, grants: &[&str]) -> FarZone {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.json");
-        let token = token_file::issue(&path, &"desk".parse().unwrap(), scope, None, &[7; 32]).unwrap();
+        let token = token_file::issue(
+            &path,
+            &"desk".parse().unwrap(),
+            &Rights::of(scope),
+            None,
+            &[7; 32],
+        )
+        .unwrap();
         FarZone {
             guard: Guard {
                 tokens: Some(Arc::new(TokenFile::open(&path).unwrap())),

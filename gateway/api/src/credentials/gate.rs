@@ -15,7 +15,7 @@ use causeway_telemetry::RateLimited;
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{Denied, Guard, Scope, tls::AcceptError};
+use super::{Denied, Guard, RequiredRight, Rights, Scope, tls::AcceptError};
 use crate::ApiMetrics;
 use crate::actor::{Actor, AskingConnection, Proof};
 use crate::audit::{Attempt, Audit, AuditOutcome, Note};
@@ -112,6 +112,23 @@ impl RequestedChange {
     }
 }
 
+/// Somebody who was let in, and what they may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    pub actor: Actor,
+    pub rights: Rights,
+}
+
+impl Admitted {
+    /// Whoever is at the other end, without further proof.
+    fn unproved(connection: &AskingConnection, scope: Scope) -> Self {
+        Self {
+            actor: connection.unproved(),
+            rights: Rights::of(scope),
+        }
+    }
+}
+
 /// Key by which lines about refusals are held back.
 type Refused = (&'static str, Option<IpAddr>);
 
@@ -172,21 +189,30 @@ impl Gate {
         connection: &AskingConnection,
         authorization: Option<&[u8]>,
         attempt: &Attempt<'_>,
-        needs: Option<Scope>,
-    ) -> Result<Actor, Denied> {
-        let (Some(needs), ListenerProof::Proved) = (needs, access) else {
-            return Ok(connection.unproved());
+        needs: Option<RequiredRight>,
+    ) -> Result<Admitted, Denied> {
+        let needs = match (needs, access) {
+            (_, ListenerProof::Open) => return Ok(Admitted::unproved(connection, Scope::Write)),
+            (None, ListenerProof::Proved) => {
+                return Ok(Admitted {
+                    actor: connection.unproved(),
+                    rights: Rights::default(),
+                });
+            }
+            (Some(needs), ListenerProof::Proved) => needs,
         };
         let admitted = match &connection.proof {
-            Proof::Local(Some(user)) if [0, self.user].contains(user) => Ok(connection.unproved()),
+            Proof::Local(Some(user)) if [0, self.user].contains(user) => {
+                Ok(Admitted::unproved(connection, Scope::Write))
+            }
             Proof::Local(user) => Err(Denied::OtherUser(*user)),
-            Proof::Plain => self.over_loopback(connection, authorization, needs),
+            Proof::Plain => self.over_loopback(connection, authorization, &needs),
             Proof::Nobody | Proof::Identity(_) | Proof::Useless { .. } => {
-                self.proved(connection, authorization, needs)
+                self.proved(connection, authorization, &needs)
             }
         };
         if let Err(denied) = &admitted {
-            self.refused(connection, attempt, denied);
+            self.refused(connection, attempt, denied, needs.service());
         }
         admitted
     }
@@ -197,11 +223,13 @@ impl Gate {
         &self,
         connection: &AskingConnection,
         authorization: Option<&[u8]>,
-        needs: Scope,
-    ) -> Result<Actor, Denied> {
+        needs: &RequiredRight,
+    ) -> Result<Admitted, Denied> {
         let is_own = connection.pair.is_some_and(|pair| self.own.hops(pair).is_some());
         match authorization {
-            _ if needs == Scope::Read && !is_own => Ok(connection.unproved()),
+            _ if *needs == RequiredRight::Everything(Scope::Read) && !is_own => {
+                Ok(Admitted::unproved(connection, Scope::Read))
+            }
             Some(_) => self.proved(connection, authorization, needs),
             None if is_own => Err(Denied::OwnConnection),
             None => Err(Denied::Loopback {
@@ -214,19 +242,26 @@ impl Gate {
         &self,
         connection: &AskingConnection,
         authorization: Option<&[u8]>,
-        needs: Scope,
-    ) -> Result<Actor, Denied> {
+        needs: &RequiredRight,
+    ) -> Result<Admitted, Denied> {
         let none = Guard::default();
         let guard = self.guard.as_deref().unwrap_or(&none);
         guard.admit(connection, authorization, needs, SystemTime::now())
     }
 
-    pub(super) fn refused(&self, connection: &AskingConnection, attempt: &Attempt<'_>, denied: &Denied) {
+    pub(super) fn refused(
+        &self,
+        connection: &AskingConnection,
+        attempt: &Attempt<'_>,
+        denied: &Denied,
+        object: Option<String>,
+    ) {
         self.metrics.api_refused(denied.word());
         let Some(repeats) = self.hold_back(denied.word(), connection) else {
             return;
         };
         let note = Note {
+            object,
             error: Some(denied.word().to_owned()),
             ..Note::default()
         };
@@ -320,9 +355,11 @@ mod tests {
                 &connection,
                 None,
                 &attempt,
-                Some(Scope::Write),
+                Some(RequiredRight::Everything(Scope::Write)),
             );
-            admitted.map_err(|denied| denied.word())
+            admitted
+                .map(|admitted| admitted.actor)
+                .map_err(|denied| denied.word())
         };
         let own = gate.user;
         assert_eq!(admitted(Some(own)), Ok(Actor::User(own)));

@@ -1,16 +1,16 @@
-//! Grants to the holders of certificates: `write=spiffe://acme.internal/zone/east/gateway/gw1`.
+//! Grants to the holders of certificates: `write=spiffe://acme.internal/zone/east/gateway/gw1`, `write:orders=spiffe://acme.internal/team/orders`.
 
 use std::{fmt, str::FromStr};
 
-use super::Scope;
+use super::{Rights, Scope};
 
 /// Longest SPIFFE id in bytes (SPIFFE-ID §2.3).
 const MAX_ID_BYTES: usize = 2048;
 
-/// A scope for one SPIFFE id, or for every one below a path: `read=spiffe://acme.internal/zone/east/*`.
+/// Rights of one SPIFFE id, or of every one below a path: `read=spiffe://acme.internal/zone/east/*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    pub scope: Scope,
+    pub rights: Rights,
     /// Without the final `*`; it ends in `/` then.
     id: String,
     whole: bool,
@@ -19,7 +19,9 @@ pub struct Grant {
 /// Reason why a text is no grant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrantError {
-    #[error("`{0}` is not SCOPE=SPIFFE-ID, with read, register or write as the scope")]
+    #[error(
+        "`{0}` is not SCOPE=SPIFFE-ID, with read, register, write, register:SERVICE or write:SERVICE as the scope"
+    )]
     Shape(String),
     #[error("`{0}` is not a SPIFFE id, or one that ends in /* for all below it")]
     Id(String),
@@ -29,7 +31,7 @@ impl Grant {
     /// For every SPIFFE id below a path, which ends in `/`.
     pub(crate) fn below(scope: Scope, path: String) -> Self {
         Self {
-            scope,
+            rights: Rights::of(scope),
             id: path,
             whole: false,
         }
@@ -51,7 +53,7 @@ impl FromStr for Grant {
     fn from_str(text: &str) -> Result<Self, GrantError> {
         let shown = || text.chars().take(120).collect::<String>();
         let parts = text.split_once('=');
-        let (scope, id) = parts
+        let (rights, id) = parts
             .and_then(|(scope, id)| Some((scope.parse().ok()?, id)))
             .ok_or_else(|| GrantError::Shape(shown()))?;
         let (id, whole) = match id.strip_suffix('*') {
@@ -68,7 +70,7 @@ impl FromStr for Grant {
             return Err(GrantError::Id(shown()));
         }
         Ok(Self {
-            scope,
+            rights,
             id: id.to_owned(),
             whole,
         })
@@ -78,7 +80,7 @@ impl FromStr for Grant {
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let star = if self.whole { "" } else { "*" };
-        write!(f, "{}={}{star}", self.scope, self.id)
+        write!(f, "{}={}{star}", self.rights, self.id)
     }
 }
 
@@ -109,13 +111,19 @@ mod tests {
 
     #[test]
     fn a_grant_prints_as_it_was_given_and_nothing_else_is_one() {
-        for text in ["read=spiffe://a/*", "register=spiffe://a.b/operator/alice"] {
+        for text in [
+            "read=spiffe://a/*",
+            "register=spiffe://a.b/operator/alice",
+            "write:orders=spiffe://a.b/team/orders",
+        ] {
             assert_eq!(grant(text).to_string(), text);
         }
         for bad in [
             "",
             "read",
             "admin=spiffe://a/b",
+            "read:orders=spiffe://a/b",
+            "write:=spiffe://a/b",
             "read=https://a/b",
             "read=spiffe://a",
             "read=spiffe://a/",

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, path::Path, sync::Arc, time::SystemTime};
 
-use super::{Grant, Scope, TokenFile, token_file::FoundToken};
+use super::{Admitted, Grant, RequiredRight, Rights, TokenFile, token_file::FoundToken};
 use crate::actor::{Actor, AskingConnection, Proof};
 
 /// Scheme of a bearer token in `Authorization` (RFC 6750 §2.1); its case does not count.
@@ -46,8 +46,8 @@ pub enum Denied {
     #[error("{actor} may {has} and this needs {needs}")]
     Scope {
         actor: Arc<str>,
-        has: Scope,
-        needs: Scope,
+        has: Rights,
+        needs: RequiredRight,
     },
 }
 
@@ -153,40 +153,46 @@ impl Guard {
         &self,
         connection: &AskingConnection,
         authorization: Option<&[u8]>,
-        needs: Scope,
+        needs: &RequiredRight,
         now: SystemTime,
-    ) -> Result<Actor, Denied> {
-        let (actor, has) = match authorization {
+    ) -> Result<Admitted, Denied> {
+        let admitted = match authorization {
             Some(header) => self.holder(header, now)?,
             None => self.identified(&connection.proof)?,
         };
-        if has < needs {
-            return Err(Denied::Scope {
-                actor: actor.to_string().into(),
-                has,
-                needs,
-            });
+        match admitted.rights.allow(needs) {
+            true => Ok(admitted),
+            false => Err(Denied::Scope {
+                actor: admitted.actor.to_string().into(),
+                has: admitted.rights,
+                needs: needs.clone(),
+            }),
         }
-        Ok(actor)
     }
 
-    fn holder(&self, header: &[u8], now: SystemTime) -> Result<(Actor, Scope), Denied> {
+    fn holder(&self, header: &[u8], now: SystemTime) -> Result<Admitted, Denied> {
         let shown = bearer(header).ok_or(Denied::BadToken)?;
         let tokens = self.tokens.as_ref().ok_or(Denied::BadToken)?.tokens();
         match tokens.find(shown, now) {
-            Some(FoundToken::Good { name, scope }) => Ok((Actor::Token(name), scope)),
+            Some(FoundToken::Good { name, rights }) => Ok(Admitted {
+                actor: Actor::Token(name),
+                rights,
+            }),
             Some(FoundToken::Expired { name }) => Err(Denied::ExpiredToken(name)),
             None => Err(Denied::BadToken),
         }
     }
 
-    fn identified(&self, proof: &Proof) -> Result<(Actor, Scope), Denied> {
+    fn identified(&self, proof: &Proof) -> Result<Admitted, Denied> {
         match proof {
             Proof::Identity(id) => {
                 let granted = self.grants.iter().filter(|grant| grant.is_for(id));
-                let scope = granted.map(|grant| grant.scope).max();
-                let scope = scope.ok_or_else(|| Denied::NotGranted(id.clone()))?;
-                Ok((Actor::Identity(id.clone()), scope))
+                let rights = granted.map(|grant| grant.rights.clone());
+                let rights = rights.reduce(|one, other| one.and(&other));
+                Ok(Admitted {
+                    actor: Actor::Identity(id.clone()),
+                    rights: rights.ok_or_else(|| Denied::NotGranted(id.clone()))?,
+                })
             }
             Proof::Useless { why, word } => Err(Denied::BadIdentity {
                 why: why.clone(),
@@ -200,7 +206,7 @@ impl Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::token_file;
+    use crate::credentials::{Scope, token_file};
 
     const GW1: &str = "spiffe://acme.internal/zone/east/gateway/gw1";
     const GW2: &str = "spiffe://acme.internal/zone/east/gateway/gw2";
@@ -214,9 +220,12 @@ mod tests {
     fn bench(scope: Scope) -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.json");
-        let token = token_file::issue(&path, &"ci".parse().unwrap(), scope, None, &[9; 32]).unwrap();
+        let rights = Rights::of(scope);
+        let token = token_file::issue(&path, &"ci".parse().unwrap(), &rights, None, &[9; 32]).unwrap();
         let grants = [
             format!("write={GW1}"),
+            format!("write:orders={GW2}"),
+            format!("register:cart={GW2}"),
             "read=spiffe://acme.internal/zone/east/*".to_owned(),
         ];
         Bench {
@@ -244,8 +253,13 @@ mod tests {
         needs: Scope,
     ) -> Result<String, &'static str> {
         guard
-            .admit(&from(proof), header.map(str::as_bytes), needs, SystemTime::now())
-            .map(|actor| actor.to_string())
+            .admit(
+                &from(proof),
+                header.map(str::as_bytes),
+                &RequiredRight::Everything(needs),
+                SystemTime::now(),
+            )
+            .map(|admitted| admitted.actor.to_string())
             .map_err(|denied| denied.word())
     }
 
@@ -294,6 +308,18 @@ mod tests {
         assert_eq!(admit(guard, known(GW1), None, Scope::Write), Ok(GW1.to_owned()));
         assert_eq!(admit(guard, known(GW2), None, Scope::Read), Ok(GW2.to_owned()));
         assert_eq!(admit(guard, known(GW2), None, Scope::Register), Err("scope"));
+        let of_service = |scope, service: &str| {
+            let needs = RequiredRight::Service(scope, service.parse().unwrap());
+            let admitted = guard.admit(&from(known(GW2)), None, &needs, SystemTime::now());
+            admitted.map(drop).map_err(|denied| denied.to_string())
+        };
+        assert_eq!(of_service(Scope::Write, "orders"), Ok(()));
+        assert_eq!(of_service(Scope::Register, "cart"), Ok(()));
+        let refused = of_service(Scope::Write, "cart").unwrap_err();
+        assert_eq!(
+            refused,
+            format!("{GW2} may read,register:cart,write:orders and this needs write:cart")
+        );
         let west = known("spiffe://acme.internal/zone/west/gateway/gw1");
         assert_eq!(admit(guard, west, None, Scope::Read), Err("not_granted"));
         let useless = Proof::Useless {

@@ -4,12 +4,13 @@
 //! On a unix socket the kernel says who it is: the gateway's user and root may do everything, and nobody else anything. On
 //! loopback, which every program of this host reaches, whoever comes may read, and shows a bearer token to change something.
 //! Elsewhere the APIs speak TLS 1.3 with the gateway's identity, and a client shows a token or a certificate of the trust
-//! roots. What either may do is a [`Scope`]. Who may call which service is another matter, and not decided here.
+//! roots. What either may do are [`Rights`]: a [`Scope`] over everything, or over single services. Who may call which service is another matter, and not decided here.
 
 mod asked;
 mod gate;
 mod grant;
 mod guard;
+mod rights;
 mod tls;
 mod token;
 mod token_file;
@@ -18,10 +19,11 @@ use std::{fmt, str::FromStr};
 
 pub(crate) use asked::{AskedRight, AskingGateway, vouched_words};
 pub(crate) use gate::ADMIN_API;
-pub use gate::{Gate, ListenerProof, RequestedChange};
+pub use gate::{Admitted, Gate, ListenerProof, RequestedChange};
 pub use grant::{Grant, GrantError};
 pub(crate) use guard::bearer;
 pub use guard::{Denied, Guard};
+pub use rights::{MAX_SERVICES, RequiredRight, Rights, RightsError};
 pub(crate) use tls::{AcceptError, Acceptor, ApiEntrance, HANDSHAKE_LIMIT, Secured};
 pub use token::{MAX_NAME_BYTES, Token, TokenName, TokenNameError};
 pub use token_file::{MAX_TOKENS, TokenEntry, TokenFile, TokenFileError, Tokens, issue, list, revoke};

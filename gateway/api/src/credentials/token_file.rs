@@ -22,12 +22,12 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Scope, TokenName, token::Token};
+use super::{Rights, TokenName, token::Token};
 
 /// Most tokens of one file.
 pub const MAX_TOKENS: usize = 1024;
-/// Largest token file in bytes: 512 for each, twice what one takes.
-const MAX_FILE_BYTES: u64 = 512 * 1024;
+/// Largest token file in bytes: 8 KiB for each, for the names of as many services as one may have rights over.
+const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// Interval at which the file is read without being told to.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Bits of a file's mode that let others than its owner read or change it.
@@ -81,7 +81,7 @@ pub enum TokenFileError {
 #[serde(deny_unknown_fields)]
 pub struct TokenEntry {
     pub name: String,
-    /// `read`, `register` or `write`.
+    /// `read`, `register` or `write`, of everything or of single services: `register,write:orders`.
     pub scope: String,
     /// Of the token's text, in hexadecimal.
     sha256: String,
@@ -102,7 +102,7 @@ struct TokenList {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
     name: Arc<str>,
-    scope: Scope,
+    rights: Rights,
     hash: SecretHash,
     expires: Option<SystemTime>,
 }
@@ -114,7 +114,7 @@ pub struct Tokens(Vec<Known>);
 /// Token that was found, and what it is worth.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FoundToken {
-    Good { name: Arc<str>, scope: Scope },
+    Good { name: Arc<str>, rights: Rights },
     Expired { name: Arc<str> },
 }
 
@@ -135,11 +135,14 @@ impl Tokens {
             }
         }
         let Known {
-            name, scope, expires, ..
+            name,
+            rights,
+            expires,
+            ..
         } = found?.clone();
         Some(match expires {
             Some(end) if end <= now => FoundToken::Expired { name },
-            _ => FoundToken::Good { name, scope },
+            _ => FoundToken::Good { name, rights },
         })
     }
 
@@ -162,10 +165,9 @@ impl Tokens {
             let expires = entry.expires.as_deref().map(humantime::parse_rfc3339_weak);
             Ok(Known {
                 name: name.as_str().into(),
-                scope: entry
-                    .scope
-                    .parse()
-                    .map_err(|_| refuse("its scope is not read, register or write"))?,
+                rights: entry.scope.parse().map_err(|_| {
+                    refuse("its scope is not read, register, write, register:SERVICE or write:SERVICE")
+                })?,
                 hash: SecretHash::parse(&entry.sha256)
                     .ok_or_else(|| refuse("its sha256 is not 64 digits"))?,
                 expires: expires
@@ -225,7 +227,7 @@ fn write(path: &Path, document: &TokenList) -> Result<(), TokenFileError> {
 pub fn issue(
     path: &Path,
     name: &TokenName,
-    scope: Scope,
+    rights: &Rights,
     expires: Option<SystemTime>,
     secret: &[u8; super::token::SECRET_BYTES],
 ) -> Result<Token, TokenFileError> {
@@ -247,7 +249,7 @@ pub fn issue(
     let written = |time| humantime::format_rfc3339_seconds(time).to_string();
     document.tokens.push(TokenEntry {
         name: name.to_string(),
-        scope: scope.to_string(),
+        scope: rights.to_string(),
         sha256: token.hash().to_string(),
         issued: written(SystemTime::now()),
         expires: expires.map(written),
@@ -354,6 +356,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::credentials::Scope;
 
     fn name(text: &str) -> TokenName {
         text.parse().unwrap()
@@ -367,9 +370,16 @@ mod tests {
     fn a_token_is_known_until_it_is_revoked_or_ends_and_is_not_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.json");
-        let read = issue(&path, &name("grafana"), Scope::Read, None, &[1; 32]).unwrap();
+        let read = issue(&path, &name("grafana"), &Rights::of(Scope::Read), None, &[1; 32]).unwrap();
         let hour = SystemTime::now() + Duration::from_secs(3600);
-        let write = issue(&path, &name("ci"), Scope::Write, Some(hour), &[2; 32]).unwrap();
+        let write = issue(
+            &path,
+            &name("ci"),
+            &Rights::of(Scope::Write),
+            Some(hour),
+            &[2; 32],
+        )
+        .unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(!text.contains(read.reveal()) && !text.contains("0101"), "{text}");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -378,7 +388,7 @@ mod tests {
         let good = |name: &str, scope| {
             Some(FoundToken::Good {
                 name: name.into(),
-                scope,
+                rights: Rights::of(scope),
             })
         };
         assert_eq!(shown(&file.tokens(), &read), good("grafana", Scope::Read));
@@ -400,8 +410,8 @@ mod tests {
     fn a_name_is_taken_once_and_an_unknown_one_cannot_be_revoked() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.json");
-        issue(&path, &name("a"), Scope::Read, None, &[1; 32]).unwrap();
-        let again = issue(&path, &name("a"), Scope::Read, None, &[2; 32]);
+        issue(&path, &name("a"), &Rights::of(Scope::Read), None, &[1; 32]).unwrap();
+        let again = issue(&path, &name("a"), &Rights::of(Scope::Read), None, &[2; 32]);
         assert!(matches!(again, Err(TokenFileError::Taken { .. })));
         assert!(matches!(
             revoke(&path, &name("b")),
@@ -413,7 +423,7 @@ mod tests {
     fn a_bad_file_is_refused_and_what_was_in_force_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens.json");
-        let token = issue(&path, &name("a"), Scope::Read, None, &[1; 32]).unwrap();
+        let token = issue(&path, &name("a"), &Rights::of(Scope::Read), None, &[1; 32]).unwrap();
         let good = fs::read_to_string(&path).unwrap();
         let file = TokenFile::open(&path).unwrap();
         let mode = |bits| fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
@@ -429,6 +439,7 @@ mod tests {
             "{}",
             "[]",
             &good.replace("read", "all"),
+            &good.replace("read", "read:orders"),
             &good.replace("\"a\"", "\"A\""),
             &twice,
         ];
@@ -465,7 +476,7 @@ mod tests {
             let stamp = format!("..{stamp}");
             fs::create_dir(folder.path().join(&stamp)).unwrap();
             let file = folder.path().join(&stamp).join("tokens.json");
-            let token = issue(&file, &name("a"), Scope::Read, None, &[token; 32]).unwrap();
+            let token = issue(&file, &name("a"), &Rights::of(Scope::Read), None, &[token; 32]).unwrap();
             std::os::unix::fs::symlink(&stamp, folder.path().join("..data_tmp")).unwrap();
             fs::rename(folder.path().join("..data_tmp"), folder.path().join("..data")).unwrap();
             token

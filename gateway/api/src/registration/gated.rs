@@ -1,8 +1,13 @@
 //! Layer that every call passes before it is served: whether it may be done, and that it was asked for, before and afterwards. What
-//! a call needs is decided by its name alone; one that is not known needs the most.
+//! a call needs is decided by its name alone; one that is not known needs the most. Of a list whoever serves the call asks the [`Rights`] among
+//! its extensions about each element.
 
-use std::task::{Context, Poll};
+use std::{
+    collections::BTreeSet,
+    task::{Context, Poll},
+};
 
+use causeway_federation::registry::InstanceKey;
 use causeway_proto::registry;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response, header};
@@ -13,7 +18,7 @@ use super::whole::whole;
 use crate::{
     actor::AskingConnection,
     audit::{Attempt, AuditOutcome, Note},
-    credentials::{Denied, Gate, ListenerProof, RequestedChange, Scope},
+    credentials::{Admitted, Denied, Gate, ListenerProof, RequestedChange, RequiredRight, Rights, Scope},
 };
 
 /// Before the name of every call of the registry.
@@ -48,15 +53,22 @@ pub(crate) struct Gated<S> {
     by: GatedLayer,
 }
 
-fn needs(path: &str) -> Option<Scope> {
+fn needs(path: &str) -> Option<RequiredRight> {
     if path.starts_with(HEALTH) {
         return None;
     }
     Some(match path.strip_prefix(REGISTRY) {
-        Some("Watch") => Scope::Read,
-        Some("Register" | "Deregister" | "Heartbeat" | "Replace") => Scope::Register,
-        _ => Scope::Write,
+        Some("Watch") => RequiredRight::Everything(Scope::Read),
+        Some("Register" | "Deregister" | "Heartbeat") => RequiredRight::SomeService(Scope::Register),
+        // A source holds instances of any service.
+        Some("Replace") => RequiredRight::Everything(Scope::Register),
+        _ => RequiredRight::Everything(Scope::Write),
     })
+}
+
+/// Rights of whoever makes a call: none where nobody has said so.
+pub(crate) fn rights(extensions: &tonic::Extensions) -> Rights {
+    extensions.get().cloned().unwrap_or_default()
 }
 
 /// Tells whether it is written down when it was let in. A heartbeat changes nothing, and there are many.
@@ -82,7 +94,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // The one that was asked whether it is ready is the one to call (tower's `Service::call`).
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
@@ -93,10 +105,15 @@ where
             let attempt = attempt(&path);
             let authorization = request.headers().get(header::AUTHORIZATION);
             let authorization = authorization.map(HeaderValue::as_bytes);
-            match gate.admit(access, &connection, authorization, &attempt, needs(&path)) {
-                Err(denied) => Ok(refusal(&denied).into_http()),
-                Ok(_) if !is_change(&path) => inner.call(request).await,
-                Ok(actor) => {
+            let admitted = gate.admit(access, &connection, authorization, &attempt, needs(&path));
+            let Admitted { actor, rights } = match admitted {
+                Ok(admitted) => admitted,
+                Err(denied) => return Ok(refusal(&denied).into_http()),
+            };
+            request.extensions_mut().insert(rights);
+            match is_change(&path) {
+                false => inner.call(request).await,
+                true => {
                     let change = RequestedChange {
                         api: attempt.api,
                         method: attempt.method.to_owned(),
@@ -129,11 +146,26 @@ pub(crate) fn noted<T>(reply: T, note: Note) -> tonic::Response<T> {
     response
 }
 
+/// Names what the elements of a list are about: the one instance, or the services.
+pub(crate) fn objects<'k>(keys: impl Iterator<Item = &'k InstanceKey>) -> Option<String> {
+    let keys: Vec<&InstanceKey> = keys.collect();
+    match keys.as_slice() {
+        [] => None,
+        [one] => Some(one.to_string()),
+        several => {
+            let services: BTreeSet<&str> = several.iter().map(|key| key.service.as_str()).collect();
+            let services: Vec<&str> = services.into_iter().collect();
+            Some(services.join(", "))
+        }
+    }
+}
+
 /// Counts how many elements of a call were carried out, and how many refused.
-pub(crate) fn counted(outcomes: &[registry::Outcome]) -> Note {
+pub(crate) fn counted(outcomes: &[registry::Outcome], object: Option<String>) -> Note {
     let refused = outcomes.iter().filter(|outcome| !outcome.refusal.is_empty());
     let refused = refused.count();
     Note {
+        object,
         counts: Some((outcomes.len() - refused, refused)),
         ..Note::default()
     }
@@ -187,14 +219,22 @@ mod tests {
     fn what_a_call_needs_is_the_most_unless_it_is_known_to_be_less() {
         for (path, needed) in [
             ("/grpc.health.v1.Health/Check", None),
-            ("/causeway.registry.v1.Registry/Watch", Some(Scope::Read)),
-            ("/causeway.registry.v1.Registry/Register", Some(Scope::Register)),
-            ("/causeway.registry.v1.Registry/Heartbeat", Some(Scope::Register)),
-            ("/causeway.registry.v1.Registry/Attach", Some(Scope::Write)),
-            ("/causeway.registry.v1.Registry/Anything", Some(Scope::Write)),
-            ("/other.Service/Watch", Some(Scope::Write)),
+            ("/causeway.registry.v1.Registry/Watch", Some("read")),
+            (
+                "/causeway.registry.v1.Registry/Register",
+                Some("register of some service"),
+            ),
+            (
+                "/causeway.registry.v1.Registry/Heartbeat",
+                Some("register of some service"),
+            ),
+            ("/causeway.registry.v1.Registry/Replace", Some("register")),
+            ("/causeway.registry.v1.Registry/Attach", Some("write")),
+            ("/causeway.registry.v1.Registry/Anything", Some("write")),
+            ("/other.Service/Watch", Some("write")),
         ] {
-            assert_eq!(needs(path), needed, "{path}");
+            let needs = needs(path).map(|needs| needs.to_string());
+            assert_eq!(needs.as_deref(), needed, "{path}");
         }
     }
 }

@@ -23,7 +23,7 @@ use tonic::{
 use super::*;
 use crate::{
     audit::Audit,
-    credentials::{Guard, Scope, TokenFile, issue},
+    credentials::{Guard, Rights, Scope, TokenFile, issue},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -62,7 +62,14 @@ async fn start() -> Bench {
     };
     let instances = Instances::start(config, topology, Arc::default()).unwrap();
     let tokens = folder.path().join("tokens.json");
-    let token = issue(&tokens, &"viewer".parse().unwrap(), Scope::Read, None, &[5; 32]).unwrap();
+    let token = issue(
+        &tokens,
+        &"viewer".parse().unwrap(),
+        &Rights::of(Scope::Read),
+        None,
+        &[5; 32],
+    )
+    .unwrap();
     let guard = Guard {
         tokens: Some(Arc::new(TokenFile::open(&tokens).unwrap())),
         grants: vec!["register=spiffe://acme.internal/zone/east/*".parse().unwrap()],

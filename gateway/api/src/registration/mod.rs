@@ -30,7 +30,7 @@ use causeway_proto::registry::registry_server::RegistryServer;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use gated::{GatedLayer, counted, noted};
+pub(crate) use gated::{GatedLayer, counted, noted, objects, rights};
 use server::{Incoming, serve};
 pub use service::Registrar;
 

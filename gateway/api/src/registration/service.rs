@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    gated::{counted, noted},
+    gated::{counted, noted, objects, rights},
     replace, watch,
 };
-use crate::{actor::AskingConnection, audit::Note};
+use crate::{actor::AskingConnection, audit::Note, credentials::Rights};
 
 /// Watchers at once.
 const MAX_WATCHERS: usize = 256;
@@ -51,16 +51,22 @@ impl Registrar {
 impl Registry for Registrar {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let provenance = AskingConnection::of(request.extensions()).provenance();
+        let rights = rights(request.extensions());
         let list = request.into_inner().registrations;
         check_length(list.len())?;
-        let list = list.into_iter().map(wire::registration);
-        let (good, read) = separate(list.map(|read| read.map(|read| Registration { provenance, ..read })));
+        let (good, read) = separate(list.into_iter().map(|element| {
+            let read = wire::registration(element)?;
+            rights.check_register(&read.service)?;
+            Ok(Registration { provenance, ..read })
+        }));
+        let named: Vec<_> = good.iter().map(Registration::key).collect();
+        let object = objects(named.iter());
         let all = self.instances.register_all(good).await.map_err(refuse_call)?;
         let reply = RegisterReply {
             outcomes: weave(read, all.each),
             durable: all.durability == Durability::Durable,
         };
-        let note = counted(&reply.outcomes);
+        let note = counted(&reply.outcomes, object);
         Ok(noted(reply, note))
     }
 
@@ -68,13 +74,15 @@ impl Registry for Registrar {
         &self,
         request: Request<DeregisterRequest>,
     ) -> Result<Response<DeregisterReply>, Status> {
-        let (good, read) = keys(request.into_inner().keys)?;
+        let rights = rights(request.extensions());
+        let (good, read) = keys(request.into_inner().keys, &rights)?;
+        let object = objects(good.iter());
         let all = self.instances.deregister_all(good).await.map_err(refuse_call)?;
         let reply = DeregisterReply {
             outcomes: weave(read, all.each),
             durable: all.durability == Durability::Durable,
         };
-        let note = counted(&reply.outcomes);
+        let note = counted(&reply.outcomes, object);
         Ok(noted(reply, note))
     }
 
@@ -82,7 +90,8 @@ impl Registry for Registrar {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatReply>, Status> {
-        let (good, read) = keys(request.into_inner().keys)?;
+        let rights = rights(request.extensions());
+        let (good, read) = keys(request.into_inner().keys, &rights)?;
         let each = self.instances.renew_all(good).await.map_err(refuse_call)?;
         Ok(Response::new(HeartbeatReply {
             outcomes: weave(read, each),
@@ -159,9 +168,16 @@ fn check_length(length: usize) -> Result<(), Status> {
 
 type Read = Vec<Result<(), RegistryError>>;
 
-fn keys(keys: Vec<InstanceKey>) -> Result<(Vec<causeway_federation::registry::InstanceKey>, Read), Status> {
+fn keys(
+    keys: Vec<InstanceKey>,
+    rights: &Rights,
+) -> Result<(Vec<causeway_federation::registry::InstanceKey>, Read), Status> {
     check_length(keys.len())?;
-    Ok(separate(keys.into_iter().map(wire::key)))
+    Ok(separate(keys.into_iter().map(|element| {
+        let key = wire::key(element)?;
+        rights.check_register(&key.service)?;
+        Ok(key)
+    })))
 }
 
 /// Separates what could be read, and notes for each element whether it could.

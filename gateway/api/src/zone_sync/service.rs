@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use causeway_control::trust::Trusted;
-use causeway_federation::registry::{CallSession, RegistryError, wire};
+use causeway_federation::registry::{CallSession, Registration, RegistryError, wire};
 use causeway_proto::registry::{
     AttachRequest, DeregisterReply, DeregisterRequest, HeartbeatReply, HeartbeatRequest, InstanceKey,
     RegisterReply, RegisterRequest, ReplaceReply, ReplaceRequest, WatchRequest, registry_server::Registry,
@@ -18,7 +18,8 @@ use super::{attach, replace, watch};
 use crate::{
     actor::AskingConnection,
     audit::Note,
-    registration::{counted, noted},
+    credentials::Rights,
+    registration::{counted, noted, objects, rights},
 };
 
 /// Watchers at once.
@@ -89,13 +90,21 @@ impl Registry for RegistryService {
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
         let caller = self.caller(&request)?;
+        let rights = rights(request.extensions());
         let list = request.into_inner().registrations;
         check_length(list.len())?;
-        let list = list.into_iter().map(wire::registration).collect();
+        let list = list.into_iter().map(|element| {
+            let read = wire::registration(element)?;
+            rights.check_register(&read.service)?;
+            Ok(read)
+        });
+        let list: Vec<Result<Registration, RegistryError>> = list.collect();
+        let named: Vec<_> = list.iter().flatten().map(Registration::key).collect();
+        let object = objects(named.iter());
         let done = self.registry.register(list, caller.as_ref()).await;
         let done = done.map_err(unavailable)?;
         let outcomes: Vec<_> = done.iter().map(wire::outcome).collect();
-        let note = counted(&outcomes);
+        let note = counted(&outcomes, object);
         let durable = true;
         Ok(noted(RegisterReply { outcomes, durable }, note))
     }
@@ -105,11 +114,13 @@ impl Registry for RegistryService {
         request: Request<DeregisterRequest>,
     ) -> Result<Response<DeregisterReply>, Status> {
         let caller = self.caller(&request)?;
-        let keys = keys(request.into_inner().keys)?;
+        let rights = rights(request.extensions());
+        let keys = keys(request.into_inner().keys, &rights)?;
+        let object = objects(keys.iter().flatten());
         let done = self.registry.deregister(keys, caller.as_ref()).await;
         let done = done.map_err(unavailable)?;
         let outcomes: Vec<_> = done.iter().map(wire::outcome).collect();
-        let note = counted(&outcomes);
+        let note = counted(&outcomes, object);
         let durable = true;
         Ok(noted(DeregisterReply { outcomes, durable }, note))
     }
@@ -119,7 +130,8 @@ impl Registry for RegistryService {
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatReply>, Status> {
         self.caller(&request)?;
-        let keys = keys(request.into_inner().keys)?;
+        let rights = rights(request.extensions());
+        let keys = keys(request.into_inner().keys, &rights)?;
         // Before anything is known, every key would be `not_found`, and every registrant would register anew.
         self.check_known()?;
         let done = self.registry.heartbeat(keys).await;
@@ -212,9 +224,14 @@ fn check_length(length: usize) -> Result<(), Status> {
 
 type Keys = Vec<Result<causeway_federation::registry::InstanceKey, RegistryError>>;
 
-fn keys(keys: Vec<InstanceKey>) -> Result<Keys, Status> {
+fn keys(keys: Vec<InstanceKey>, rights: &Rights) -> Result<Keys, Status> {
     check_length(keys.len())?;
-    Ok(keys.into_iter().map(wire::key).collect())
+    let keys = keys.into_iter().map(|element| {
+        let key = wire::key(element)?;
+        rights.check_register(&key.service)?;
+        Ok(key)
+    });
+    Ok(keys.collect())
 }
 
 fn unavailable(error: Unavailable) -> Status {

@@ -22,7 +22,7 @@ use tonic_health::pb::{
 };
 
 use super::*;
-use crate::credentials::{Scope, issue};
+use crate::credentials::{Rights, Scope, issue};
 
 /// Longer than any wait of these tests takes when all is well.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -202,7 +202,14 @@ async fn before_etcd_was_reached_every_call_is_unavailable_and_says_why() {
 async fn over_loopback_one_may_watch_and_neither_attach_nor_register_without_a_token() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens.json");
-    let token = issue(&file, &"ci".parse().unwrap(), Scope::Register, None, &[7; 32]).unwrap();
+    let token = issue(
+        &file,
+        &"ci".parse().unwrap(),
+        &Rights::of(Scope::Register),
+        None,
+        &[7; 32],
+    )
+    .unwrap();
     let mut config = config("127.0.0.1:0");
     config.tokens = Some(Arc::new(TokenFile::open(&file).unwrap()));
     let zone_sync = RunningZoneSync::start(config).await.unwrap();

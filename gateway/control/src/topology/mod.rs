@@ -8,8 +8,9 @@ use causeway_federation::{
     name::GatewayId,
     signing::{SignError, Signer, Verifier},
     topology::{
-        Topology,
+        ChangeableParts, EditError, Topology,
         applied::{Applied, Draft, StoredTopology, TopologyDocument, TopologyRefusal, Vouched},
+        settled,
     },
 };
 use causeway_identity::LiveIdentity;
@@ -114,6 +115,17 @@ pub struct ApplyOutcome {
     pub edition: Edition,
 }
 
+/// Text that somebody hands in: a whole topology, or blocks of services.
+#[derive(Debug, Clone)]
+pub struct HandedText {
+    pub text: String,
+    /// Parts that whoever hands it in may change.
+    pub may: ChangeableParts,
+}
+
+/// Name that findings in a text have for its file.
+pub const TEXT_NAME: &str = "topology";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applying {
     Now,
@@ -144,7 +156,7 @@ impl AppliedTopology {
         self.0.view.subscribe()
     }
 
-    /// Applies `text` on top of generation `expected`; without one, on top of whatever is in force. It is on disk, and
+    /// Applies what was handed in on top of generation `expected`; without one, on top of whatever is in force. It is on disk, and
     /// in force here, when this returns.
     ///
     /// # Errors
@@ -152,7 +164,7 @@ impl AppliedTopology {
     pub async fn apply(
         &self,
         expected: Option<u64>,
-        text: String,
+        handed: HandedText,
         applying: Applying,
         over: OverShifts,
     ) -> Result<ApplyOutcome, ApplyError> {
@@ -161,10 +173,30 @@ impl AppliedTopology {
         let work = tokio::task::spawn_blocking(move || {
             let mut work = this.0.work.lock();
             let expected = expected.unwrap_or_else(|| work.applied.edition().generation);
+            let text = this.settled(&work, expected, &handed)?;
             let text = over.settle(&work.applied, expected, text)?;
             this.apply_now(&mut work, expected, &text, applying)
         });
         work.await.map_err(ApplyError::Interrupted)?
+    }
+
+    /// The whole text that is to be in force.
+    fn settled(&self, work: &Work, expected: u64, handed: &HandedText) -> Result<String, TopologyRefusal> {
+        work.applied.expect_generation(expected)?;
+        let in_force = work.applied.topology().zip(self.text_in_force(work));
+        match (in_force, &handed.may) {
+            (Some((topology, text)), may) => {
+                settled((base::split(&text).1, topology), &handed.text, TEXT_NAME, may)
+            }
+            (None, ChangeableParts::Everything) => Ok(handed.text.clone()),
+            (None, ChangeableParts::Blocks(_)) => Err(EditError::Unreadable.into()),
+        }
+    }
+
+    /// The text of what rules.
+    fn text_in_force(&self, work: &Work) -> Option<Arc<str>> {
+        let document = work.applied.document().map(|document| document.text().clone());
+        document.or_else(|| self.0.initial_text.clone())
     }
 
     fn apply_now(

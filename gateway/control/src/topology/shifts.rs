@@ -109,9 +109,7 @@ impl AppliedTopology {
         let known = topology.services.get(service);
         let known = known.ok_or_else(|| EditError::UnknownService(service.clone()))?;
         let next = change(known, &self.0.by, SystemTime::now())?;
-        let document = work.applied.document().map(|document| document.text().clone());
-        let text = document.or_else(|| self.0.initial_text.clone());
-        let text = text.ok_or(EditError::Unreadable)?;
+        let text = self.text_in_force(work).ok_or(EditError::Unreadable)?;
         Ok(with_shift(base::split(&text).1, service, Some(&next))?)
     }
 }

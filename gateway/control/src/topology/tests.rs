@@ -17,6 +17,13 @@ fn text(comment: &str) -> String {
     )
 }
 
+fn handed(text: String) -> HandedText {
+    HandedText {
+        text,
+        may: ChangeableParts::Everything,
+    }
+}
+
 fn id(zone: &str) -> GatewayId {
     GatewayId::new(zone.parse().unwrap(), "gw1".parse().unwrap())
 }
@@ -60,7 +67,7 @@ async fn what_was_applied_rules_after_a_restart_whatever_became_of_the_initial_f
     let applied = open(&data, initial(&folder, &text("initial"))).unwrap();
     assert_eq!(generation(&applied), 0);
     applied
-        .apply(Some(0), text("one"), Applying::Now, OverShifts::Refuse)
+        .apply(Some(0), handed(text("one")), Applying::Now, OverShifts::Refuse)
         .await
         .unwrap();
     drop(applied);
@@ -94,7 +101,7 @@ async fn a_damaged_file_is_set_aside_and_the_initial_topology_rules() {
     let start = initial(&folder, &text("initial"));
     let applied = open(folder.path(), start.clone()).unwrap();
     applied
-        .apply(None, text("one"), Applying::Now, OverShifts::Refuse)
+        .apply(None, handed(text("one")), Applying::Now, OverShifts::Refuse)
         .await
         .unwrap();
     drop(applied);
@@ -119,7 +126,12 @@ async fn of_many_who_apply_at_once_one_is_in_time() {
         let applied = applied.clone();
         tokio::spawn(async move {
             applied
-                .apply(Some(0), text(&format!("{n}")), Applying::Now, OverShifts::Refuse)
+                .apply(
+                    Some(0),
+                    handed(text(&format!("{n}"))),
+                    Applying::Now,
+                    OverShifts::Refuse,
+                )
                 .await
         })
     });
@@ -158,7 +170,7 @@ async fn a_peers_document_is_taken_up_stored_and_shown_and_a_bad_one_changes_not
         shown.message
     );
     let late = applied
-        .apply(Some(1), text("mine"), Applying::Now, OverShifts::Refuse)
+        .apply(Some(1), handed(text("mine")), Applying::Now, OverShifts::Refuse)
         .await
         .unwrap_err();
     assert!(late.to_string().contains("this gateway cannot use it"), "{late}");
@@ -202,7 +214,7 @@ async fn a_service_under_a_shift_is_changed_by_its_steps_alone_unless_somebody_e
     );
 
     let shifted = applied.view().applied.document().unwrap().text().to_string();
-    let apply = async |text: String, over| applied.apply(None, text, Applying::Now, over).await;
+    let apply = async |text: String, over| applied.apply(None, handed(text), Applying::Now, over).await;
     // What leaves it alone is taken.
     let other = shifted.replace("port: 81", "port: 82");
     apply(other.clone(), OverShifts::Refuse).await.unwrap();

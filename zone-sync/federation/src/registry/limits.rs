@@ -85,6 +85,10 @@ pub enum RegistryError {
     TooManySources,
     #[error("the registry has stopped: the gateway is shutting down")]
     Stopped,
+    #[error(
+        "instances of `{0}` are registered, drained and deregistered by who has the right `register:{0}`"
+    )]
+    NoRight(ServiceName),
     /// The registry is elsewhere, and whether it was done is not known.
     #[error("no zone-sync has said that it was done{}", because(.0))]
     Away(String),
@@ -122,6 +126,7 @@ impl RegistryError {
             Self::Twice(_) => "twice",
             Self::BadSource(_) | Self::ReservedSource(_) => "bad_source",
             Self::TooManySources => "too_many_sources",
+            Self::NoRight(_) => "scope",
             Self::Stopped => "stopped",
             Self::Away(_) | Self::NothingDone(_) => "away",
             Self::Refused { word, .. } => word,

@@ -26,11 +26,12 @@ mod scalar;
 mod schema;
 mod shift;
 mod sticky;
+mod touches;
 mod tree;
 
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use diff::{ChangeKind, Diff, TopologyChange, diff};
-pub use edit::{EditError, with_drain, with_shift};
+pub use edit::{EditError, MAX_BLOCKS, MAX_OWN_BLOCK_BYTES, ServiceBlocks, settled, with_drain, with_shift};
 pub use model::*;
 pub use permissions::{
     CallerSelector, CallerView, DefaultPermission, IdentitySelector, PermissionEntry, Permissions, Who,
@@ -43,6 +44,7 @@ pub use routes::*;
 pub use schema::schema;
 pub use shift::*;
 pub use sticky::Sticky;
+pub use touches::{BeyondRights, ChangeableParts, TouchedParts, touches};
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -78,7 +78,8 @@ fn line(out: &mut String, indent: &str, entry: &MapEntry, lines: &Lines, source:
     let _ = writeln!(out, "{indent}{key}: {value}  # line {at}{source}");
 }
 
-fn flow(node: &Node) -> String {
+/// A value in one line.
+pub(super) fn flow(node: &Node) -> String {
     match &node.value {
         Value::Null | Value::Broken => "~".to_owned(),
         Value::Text { text, plain } => scalar(text, *plain),

@@ -251,14 +251,8 @@ impl Applied {
     /// # Errors
     /// Says why not. Nothing changes either way.
     pub fn draft(&self, expected: u64, text: &str) -> Result<Draft, TopologyRefusal> {
+        self.expect_generation(expected)?;
         let parent = self.edition();
-        if parent.generation != expected {
-            return Err(TopologyRefusal::Stale {
-                expected,
-                in_force: parent.generation,
-                by: self.document().map(|document| document.by().clone()),
-            });
-        }
         if let Some((newer, refused)) = self
             .refused
             .iter()

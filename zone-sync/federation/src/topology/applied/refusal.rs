@@ -1,6 +1,9 @@
 //! Reasons why a topology is not taken: from an operator or from another gateway.
 
-use super::super::Diagnostics;
+use super::{
+    super::{BeyondRights, Diagnostics, EditError, MAX_OWN_BLOCK_BYTES},
+    Applied,
+};
 use crate::{
     edition::Edition,
     name::{GatewayId, ServiceName, ZoneName},
@@ -45,6 +48,13 @@ pub enum TopologyRefusal {
     Unproven { edition: Edition, by: GatewayId },
     #[error("service {} under a shift, or would be, and this changes {}", named(.0), if .0.len() == 1 { "it" } else { "them" })]
     UnderShift(Vec<ServiceName>),
+    #[error(transparent)]
+    BeyondRights(#[from] BeyondRights),
+    /// Blocks cannot be put into the text in force.
+    #[error(transparent)]
+    Block(#[from] EditError),
+    #[error("a block of more than {} KiB is for who may change everything", MAX_OWN_BLOCK_BYTES / 1024)]
+    LongBlock,
 }
 
 impl TopologyRefusal {
@@ -63,6 +73,9 @@ impl TopologyRefusal {
             Self::Lapsed { .. } => "lapsed",
             Self::Unproven { .. } => "unproven",
             Self::UnderShift(_) => "under_shift",
+            Self::BeyondRights(_) => "scope",
+            Self::Block(_) => "block",
+            Self::LongBlock => "long_block",
         }
     }
 
@@ -97,6 +110,12 @@ impl TopologyRefusal {
                 "`causeway shift status SERVICE` shows it; wait for its end, or end it with `causeway shift abort SERVICE`; \
                  `causeway apply --force` does both at once"
             }
+            Self::BeyondRights(_) => {
+                "a token or certificate of the scope `write:SERVICE` changes the block of that service; its ports, `run_in`, `criticality` and \
+                 `class`, the zones and all else take `write`: ask who may"
+            }
+            Self::Block(error) => error.hint(),
+            Self::LongBlock => "shorten it, or ask who may change everything",
         }
     }
 
@@ -106,6 +125,22 @@ impl TopologyRefusal {
             self,
             Self::Invalid(_) | Self::NoOwnZone(_) | Self::TrustDomain { .. }
         )
+    }
+}
+
+impl Applied {
+    /// # Errors
+    /// When another generation is in force.
+    pub fn expect_generation(&self, expected: u64) -> Result<(), TopologyRefusal> {
+        let in_force = self.edition().generation;
+        match in_force == expected {
+            true => Ok(()),
+            false => Err(TopologyRefusal::Stale {
+                expected,
+                in_force,
+                by: self.document().map(|document| document.by().clone()),
+            }),
+        }
     }
 }
 

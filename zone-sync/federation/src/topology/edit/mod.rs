@@ -3,11 +3,15 @@
 //! Each edit is made twice: in the text, and in what the text says. What comes out is compared with what was wanted, so a text that is
 //! written in a way that this module does not understand is refused and never bent.
 
+mod block;
+mod confined;
 mod drain;
 mod shift;
 
 use std::{fmt, ops::Range, rc::Rc};
 
+pub use block::{MAX_BLOCKS, ServiceBlocks};
+pub use confined::{MAX_OWN_BLOCK_BYTES, settled};
 pub use drain::with_drain;
 pub use shift::with_shift;
 
@@ -41,6 +45,8 @@ pub enum EditedKey {
     Shift(ServiceName),
     /// `split` of a service.
     Split(ServiceName),
+    /// All of a service.
+    Block(ServiceName),
 }
 
 impl EditedKey {
@@ -50,6 +56,7 @@ impl EditedKey {
             Self::Drain(zone) => ("zones", zone.as_str(), "drain"),
             Self::Shift(service) => ("services", service.as_str(), "shift"),
             Self::Split(service) => ("services", service.as_str(), "split"),
+            Self::Block(service) => ("services", service.as_str(), ""),
         };
         Place { section, name, key }
     }
@@ -63,9 +70,9 @@ impl fmt::Display for EditError {
             Self::UnknownZone(zone) => write!(f, "the topology has no zone {zone}"),
             Self::UnknownService(service) => write!(f, "the topology has no service {service}"),
             Self::ByHand(EditedKey::Drain(zone)) => write!(f, "zone {zone} {by_hand}"),
-            Self::ByHand(EditedKey::Shift(service) | EditedKey::Split(service)) => {
-                write!(f, "service {service} {by_hand}")
-            }
+            Self::ByHand(
+                EditedKey::Shift(service) | EditedKey::Split(service) | EditedKey::Block(service),
+            ) => write!(f, "service {service} {by_hand}"),
         }
     }
 }
@@ -83,7 +90,7 @@ impl EditError {
             Self::ByHand(EditedKey::Drain(_)) => {
                 "write the key `drain` of that zone by hand, and `causeway apply` the file"
             }
-            Self::ByHand(EditedKey::Shift(_) | EditedKey::Split(_)) => {
+            Self::ByHand(EditedKey::Shift(_) | EditedKey::Split(_) | EditedKey::Block(_)) => {
                 "write the service out by itself, without an alias, and `causeway apply` the file"
             }
         }
