@@ -19,6 +19,8 @@ pub(crate) struct ApiError {
     pub details: Option<String>,
     /// For the audit log; without one, what the status is called.
     pub word: Option<String>,
+    /// For the audit log: name of what was to be changed, where the path of the request does not say it.
+    pub object: Option<String>,
 }
 
 impl ApiError {
@@ -30,6 +32,7 @@ impl ApiError {
             hint: None,
             details: None,
             word: None,
+            object: None,
         }
     }
 
@@ -44,6 +47,12 @@ impl ApiError {
     #[must_use]
     pub(crate) fn word(mut self, word: impl Into<String>) -> Self {
         self.word = Some(word.into());
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn object(mut self, object: Option<String>) -> Self {
+        self.object = object;
         self
     }
 
@@ -76,8 +85,10 @@ impl IntoResponse for ApiError {
             hint,
             details,
             word,
+            object,
         } = self;
         let note = Note {
+            object,
             error: Some(word.unwrap_or_else(|| status_word(status))),
             ..Note::default()
         };

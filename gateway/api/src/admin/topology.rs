@@ -148,11 +148,14 @@ pub(super) async fn apply(
         may,
     };
     let outcome = applied.apply(expected, handed, applying, over).await;
-    let outcome = outcome.map_err(|error| match error {
-        ApplyError::Refused(refusal @ TopologyRefusal::Stale { .. }) if base == expected => {
-            refused(&refusal).hint(LOST_UPDATE)
-        }
-        error => error.into(),
+    let outcome = outcome.map_err(|error| {
+        let error = match error {
+            ApplyError::Refused(refusal @ TopologyRefusal::Stale { .. }) if base == expected => {
+                refused(&refusal).hint(LOST_UPDATE)
+            }
+            error => error.into(),
+        };
+        error.object(object.clone())
     })?;
     // Of a whole file as it was handed in, so that lines are counted as there.
     let warned = match object.is_some() {
