@@ -85,9 +85,14 @@ impl Scene {
 
     /// Numbers of instances and of healthy ones that `east` knows of `west`.
     async fn exported(&self) -> Option<(u64, u64)> {
-        let page = http::get(self.federation.zone("east").admin, "/v1/exports").await.ok()?;
+        let page = http::get(self.federation.zone("east").admin, "/v1/exports")
+            .await
+            .ok()?;
         let page: Value = serde_json::from_str(&page.body).ok()?;
-        let export = page["items"].as_array()?.iter().find(|item| item["zone"] == "west")?;
+        let export = page["items"]
+            .as_array()?
+            .iter()
+            .find(|item| item["zone"] == "west")?;
         Some((export["instances"].as_u64()?, export["healthy"].as_u64()?))
     }
 
@@ -111,30 +116,57 @@ async fn a_drained_instance_finishes_what_it_has_and_gets_nothing_new_from_any_z
             }
         }
     }
-    let said = scene.at("west", &["drain", &scene.instance(), "--deadline", "20s"]).unwrap();
-    assert!(said.contains("nothing new goes to it") && said.contains("are closed by"), "{said}");
+    let said = scene
+        .at("west", &["drain", &scene.instance(), "--deadline", "20s"])
+        .unwrap();
+    assert!(
+        said.contains("nothing new goes to it") && said.contains("are closed by"),
+        "{said}"
+    );
     scene.wait_exported((2, 1)).await;
     for zone in ["west", "east"] {
         assert_eq!(scene.served_by(zone).await, BTreeSet::from(['b']), "from {zone}");
     }
     let listed = scene.at("west", &["get", "instances"]).unwrap();
     assert!(listed.contains("healthy, drains by 20"), "{listed}");
-    let checked = run(["check", "--admin", &scene.federation.zone("west").admin.to_string()]);
+    let checked = run([
+        "check",
+        "--admin",
+        &scene.federation.zone("west").admin.to_string(),
+    ]);
     let checked = checked.unwrap_or_else(|error| format!("{error:#}"));
     assert!(checked.contains("drained: nothing new goes to it"), "{checked}");
-    let metrics = http::get(scene.federation.zone("west").admin, "/metrics").await.unwrap().body;
-    assert!(metrics.contains("causeway_instances_drained{service=\"orders\"} 1"), "{metrics}");
+    let metrics = http::get(scene.federation.zone("west").admin, "/metrics")
+        .await
+        .unwrap()
+        .body;
+    assert!(
+        metrics.contains("causeway_instances_drained{service=\"orders\"} 1"),
+        "{metrics}"
+    );
 
     // The other one is the last.
-    let page = http::get(scene.federation.zone("west").admin, "/v1/instances").await.unwrap();
+    let page = http::get(scene.federation.zone("west").admin, "/v1/instances")
+        .await
+        .unwrap();
     let page: Value = serde_json::from_str(&page.body).unwrap();
-    let others = page["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap());
+    let others = page["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["id"].as_str().unwrap());
     let other = others.filter(|id| *id != scene.a.to_string()).next().unwrap();
     let other = format!("orders/{other}");
     let refused = format!("{:#}", scene.at("west", &["drain", &other]).unwrap_err());
-    assert!(refused.contains("is the last instance of its service in this zone"), "{refused}");
+    assert!(
+        refused.contains("is the last instance of its service in this zone"),
+        "{refused}"
+    );
     let unknown = scene.at("west", &["drain", "orders/10.9.9.9:80"]).unwrap_err();
-    assert!(format!("{unknown:#}").contains("no instance `orders/10.9.9.9:80` is registered"), "{unknown:#}");
+    assert!(
+        format!("{unknown:#}").contains("no instance `orders/10.9.9.9:80` is registered"),
+        "{unknown:#}"
+    );
 
     // What is open works until the deadline, and is ended then.
     for socket in &mut open {
@@ -145,7 +177,10 @@ async fn a_drained_instance_finishes_what_it_has_and_gets_nothing_new_from_any_z
         let ended = tokio::time::timeout(PATIENCE + Duration::from_secs(20), socket.read_u8()).await;
         assert!(ended.expect("it ends at the deadline").is_err());
     }
-    let metrics = http::get(scene.federation.zone("west").admin, "/metrics").await.unwrap().body;
+    let metrics = http::get(scene.federation.zone("west").admin, "/metrics")
+        .await
+        .unwrap()
+        .body;
     let moved = "causeway_followed_total{service=\"orders\",why=\"draining\"} 2";
     assert!(metrics.contains(moved), "{metrics}");
 
@@ -159,20 +194,31 @@ async fn a_drained_instance_finishes_what_it_has_and_gets_nothing_new_from_any_z
     assert!(said.contains("serves again"), "{said}");
     scene.wait_exported((2, 2)).await;
     for zone in ["west", "east"] {
-        assert_eq!(scene.served_by(zone).await, BTreeSet::from(['a', 'b']), "from {zone}");
+        assert_eq!(
+            scene.served_by(zone).await,
+            BTreeSet::from(['a', 'b']),
+            "from {zone}"
+        );
     }
 }
 
 #[tokio::test]
 async fn the_last_instance_is_drained_by_force_and_its_clients_go_nowhere() {
     let scene = Scene::start().await;
-    let page = http::get(scene.federation.zone("west").admin, "/v1/instances").await.unwrap();
+    let page = http::get(scene.federation.zone("west").admin, "/v1/instances")
+        .await
+        .unwrap();
     let page: Value = serde_json::from_str(&page.body).unwrap();
     for item in page["items"].as_array().unwrap() {
         let name = format!("orders/{}", item["id"].as_str().unwrap());
         scene.at("west", &["drain", &name, "--force"]).unwrap();
     }
     scene.wait_exported((2, 0)).await;
-    let explained = scene.at("east", &["explain", "orders"]).unwrap_or_else(|error| format!("{error:#}"));
-    assert!(explained.contains("no instance with the tags is healthy"), "{explained}");
+    let explained = scene
+        .at("east", &["explain", "orders"])
+        .unwrap_or_else(|error| format!("{error:#}"));
+    assert!(
+        explained.contains("no instance with the tags is healthy"),
+        "{explained}"
+    );
 }

@@ -199,7 +199,6 @@ async fn a_team_steers_its_own_service_and_nothing_else() {
         ("token team", "topology: orders", "refused"),
         ("token team", "topology: ledger", "refused"),
         ("token team", "ledger", "refused"),
-        ("token agent", "ledger", "refused"),
     ] {
         let is = |line: &Value| line["who"] == who && line["object"] == object && line["result"] == result;
         assert!(

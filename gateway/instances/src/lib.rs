@@ -46,6 +46,7 @@ mod addresses;
 pub mod attach;
 mod bulk;
 mod carried;
+mod drains;
 mod health;
 mod metrics;
 mod replacing;
@@ -59,6 +60,7 @@ pub use causeway_routing::snapshot::Published;
 pub use metrics::InstanceMetrics;
 pub(crate) use shared::SHARED_REGISTRY_FILE;
 
+use drains::DrainFile;
 use shared::AttachmentShared;
 use table::Table;
 use task::{InstancesCommand, InstancesTask};
@@ -154,6 +156,7 @@ pub struct Instances {
     /// `None`: the registry is embedded.
     attach: Option<Attach>,
     addresses: AddressCheck,
+    drains: DrainFile,
     /// Set while the disk refuses what is registered.
     store_failing: Arc<AtomicBool>,
 }
@@ -193,6 +196,7 @@ impl Instances {
             })?,
         };
         let store_failing = writer.failing();
+        let (drains, drained) = DrainFile::open(config.data_dir.as_deref());
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (hints, hint_queue) = mpsc::channel(HINTS);
         let sharing = match &config.shared {
@@ -204,7 +208,9 @@ impl Instances {
             topology: topology.clone(),
             listeners: config.listeners,
         };
-        let table = Table::new(config.zone, sharing).knowing(config.health);
+        let table = Table::new(config.zone, sharing)
+            .knowing(config.health)
+            .draining(drained);
         let attached = config
             .shared
             .map(|shared| Attach::start(shared, metrics.clone(), &config.tasks));
@@ -234,6 +240,7 @@ impl Instances {
             replacements: Arc::new(Semaphore::new(MAX_REPLACEMENTS)),
             attach,
             addresses,
+            drains,
             store_failing,
         })
     }

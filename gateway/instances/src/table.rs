@@ -20,8 +20,10 @@ use causeway_routing::snapshot::{Health, Instance, InstanceLoad};
 use rand::Rng;
 
 use super::{CheckFailure, InstanceStatus, KnownHealth, Published, RegistrationStanding};
+use crate::drains::DrainedInstances;
 use crate::health::{CheckId, Checks, Duty, ProbeOrder, ProbeResult, Sharing, Transition};
 
+mod drain;
 mod settle;
 mod shared;
 
@@ -40,6 +42,8 @@ pub(super) struct Table {
     by_check: HashMap<CheckId, InstanceKey>,
     /// Health that the process before has found of instances that are not taken up yet.
     known: KnownHealth,
+    /// Also of instances that are not there now.
+    drains: DrainedInstances,
     /// Services whose published list is out of date.
     dirty: BTreeSet<ServiceName>,
     published: Published,
@@ -74,6 +78,7 @@ impl Table {
             members: BTreeMap::new(),
             by_check: HashMap::new(),
             known: KnownHealth::new(),
+            drains: DrainedInstances::new(),
             dirty: BTreeSet::new(),
             published: Published::default(),
         }
@@ -347,7 +352,10 @@ impl Table {
         let Settled { health, check, .. } = settled;
         let old = known.old;
         let load = old.as_ref().map(|old| Arc::clone(&old.load));
-        let instance = instance_of(registration, source, health, load.unwrap_or_default());
+        let instance = Instance {
+            drain: self.drains.get(key).cloned(),
+            ..instance_of(registration, source, health, load.unwrap_or_default())
+        };
         if let Some(check) = check {
             self.by_check.insert(check, key.clone());
         }
@@ -408,6 +416,7 @@ fn instance_of(
         time_to_live: registration.time_to_live,
         source,
         health,
+        drain: None,
         load,
         provenance: registration.provenance,
     }
@@ -420,6 +429,7 @@ fn with_health(instance: &Instance, health: Health) -> Instance {
         tags: instance.tags.clone(),
         source: instance.source.clone(),
         load: Arc::clone(&instance.load),
+        drain: instance.drain.clone(),
         health,
         ..*instance
     }
@@ -434,6 +444,7 @@ fn is_same(old: &Instance, new: &Instance) -> bool {
         && old.time_to_live == new.time_to_live
         && old.source == new.source
         && old.health == new.health
+        && old.drain == new.drain
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::InstanceMetrics;
 use causeway_federation::{
     name::ServiceName,
     registry::{InstanceKey, InstanceSource, Provenance, Registered, Registration, RegistryError},
-    topology::Topology,
+    topology::{Drain, Topology},
 };
 use causeway_routing::snapshot::Health;
 use causeway_zone_sync::registry::{Durability, Progress, Writer};
@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     CheckFailure, InstanceStatus, Published, RegistrationStanding,
     addresses::AddressCheck,
+    drains::DrainedInstances,
     replacing::{self, Replacing},
     shared::{AttachmentShared, room},
     table::{HealthChange, Table},
@@ -60,6 +61,13 @@ pub(super) enum InstancesCommand {
         wanted: Vec<Registration>,
         turn: OwnedSemaphorePermit,
         reply: replacing::Reply,
+    },
+    /// Answers with all drains.
+    Drain {
+        key: InstanceKey,
+        drain: Option<Drain>,
+        even_the_last: bool,
+        reply: oneshot::Sender<Result<DrainedInstances, RegistryError>>,
     },
     Status {
         service: Option<ServiceName>,
@@ -354,6 +362,15 @@ impl InstancesTask {
                 turn,
                 reply,
             } => self.replacing.push(source, wanted, turn, reply),
+            InstancesCommand::Drain {
+                key,
+                drain,
+                even_the_last,
+                reply,
+            } => {
+                tracing::info!(service = %key.service, id = key.id, ?drain, "an instance is to be drained, or to serve again");
+                drop(reply.send(self.table.drain(now, &key, drain, even_the_last)));
+            }
             InstancesCommand::Status { service, reply } => {
                 drop(reply.send(self.table.status(now, service.as_ref())));
             }

@@ -18,8 +18,8 @@ use causeway_federation::{
 use causeway_host::moment::until;
 use causeway_routing::{
     ending::{DueEndings, EndingReason, OpenForEnding, ServiceEndings},
-    route::{Misplacement, Placement, belongs, stays_here},
-    snapshot::{Snapshot, Snapshots},
+    route::{Misplacement, Placement, belongs, leaves_instance_by, stays_here},
+    snapshot::{InstanceList, Snapshot, Snapshots},
 };
 use causeway_telemetry::{ConnectionId, ConnectionOutcome, Role};
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
@@ -58,7 +58,7 @@ impl FollowingConnections {
         loop {
             let snapshot = self.snapshots.load_full();
             let mut next = None;
-            if self.has_limits(&snapshot.topology) {
+            if self.has_limits(&snapshot) {
                 let this = self.clone();
                 // A look at a hundred thousand connections must not hold up DNS and zone sync.
                 let looking = spawn_blocking(move || this.look(&snapshot, endings));
@@ -115,10 +115,13 @@ impl FollowingConnections {
         }
     }
 
-    fn has_limits(&self, topology: &Topology) -> bool {
+    fn has_limits(&self, snapshot: &Snapshot) -> bool {
+        let topology = &*snapshot.topology;
+        let drains_some = || snapshot.instances.values().any(InstanceList::has_drained);
         let mut services = topology.services.values();
         services.any(|service| self.policy(service) != ConnectionPolicy::default())
             || !self.deadlines(topology, Instant::now()).is_empty()
+            || drains_some()
     }
 
     /// Ends those that are due, and returns what is to be kept in mind and the time of the next look.
@@ -165,10 +168,17 @@ impl FollowingConnections {
         let topology = &*snapshot.topology;
         let mut all: BTreeMap<ServiceName, (ConnectionPolicy, Handles)> = BTreeMap::new();
         let handles = self.open.handles().filter(|handle| !handle.is_leaving());
-        for handle in handles.filter(|handle| self.is_for_this_role(topology, &handle.connection)) {
+        for handle in handles {
+            // At an instance that is drained it is for the gateway that has the instance, requests too.
+            let leaves = handle
+                .placement()
+                .and_then(|placement| leaves_instance_by(snapshot, placement));
+            if leaves.is_none() && !self.is_for_this_role(topology, &handle.connection) {
+                continue;
+            }
             let service = &handle.connection.service;
             let zone = handle.placement().map(|placement| placement.zone(&snapshot.zone));
-            let is_to_leave = zone.is_some_and(|zone| deadlines.contains_key(zone));
+            let is_to_leave = leaves.is_some() || zone.is_some_and(|zone| deadlines.contains_key(zone));
             let policy = topology.services.get(service).map(|service| self.policy(service));
             let counts = |policy: &ConnectionPolicy| is_to_leave || *policy != ConnectionPolicy::default();
             let Some(policy) = policy.filter(counts) else {
@@ -207,10 +217,18 @@ impl FollowingConnections {
             leave_by: None,
         };
         let mut open: Vec<_> = handles.iter().map(one).collect();
+        let (now, clock) = (Instant::now(), SystemTime::now());
         for (one, handle) in open.iter_mut().zip(handles) {
             let placement = handle.placement();
             let zone = placement.map(|placement| placement.zone(&snapshot.zone));
             one.leave_by = zone.and_then(|zone| deadlines.get(zone)).copied();
+            if let Some(left) = placement.and_then(|placement| leaves_instance_by(snapshot, placement)) {
+                // Whoever drains the instance is about to end it: to stay would be no better.
+                let left = now + left.duration_since(clock).unwrap_or_default().min(LONGEST_DRAIN);
+                one.leave_by = Some(one.leave_by.map_or(left, |by| by.min(left)));
+                one.misplaced = Some(Misplacement::Draining);
+                continue;
+            }
             if policy.linger.is_some() || one.leave_by.is_some() {
                 one.misplaced = placement.and_then(&mut misplaced);
             }

@@ -11,7 +11,7 @@ use causeway_federation::{
     catalog::{Catalog, ShiftFigures, ShiftStepNumber},
     name::{GatewayId, ServiceName, Tags, ZoneName},
     registry::{InstanceSource, Provenance},
-    topology::{Service, SplitArm, Topology},
+    topology::{Drain, Service, SplitArm, Topology},
 };
 use serde::Serialize;
 
@@ -112,6 +112,8 @@ pub struct Instance {
     /// Side from which that was done.
     pub provenance: Provenance,
     pub health: Health,
+    /// Is set while nothing new is to go to it; what is open ends by its moment.
+    pub drain: Option<Drain>,
     /// Shared by all snapshots that hold this instance.
     pub load: Arc<InstanceLoad>,
 }
@@ -134,6 +136,12 @@ impl Instance {
     #[must_use]
     pub fn number(&self) -> u64 {
         instance_number(&self.id)
+    }
+
+    /// Tells whether it counts as one that serves: one that is drained is told to other zones, and counted by spill, as if it were ill.
+    #[must_use]
+    pub fn counts_as_healthy(&self) -> bool {
+        self.health == Health::Healthy && self.drain.is_none()
     }
 }
 

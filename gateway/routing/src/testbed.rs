@@ -63,6 +63,7 @@ pub fn instance(id: &str, address: SocketAddr, weight: u32, tags: &[(&str, &str)
         time_to_live: None,
         source: InstanceSource::Topology,
         health: Health::Healthy,
+        drain: None,
         load: Arc::default(),
         provenance: causeway_federation::registry::Provenance::ThisHost,
     })

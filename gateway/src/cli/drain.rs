@@ -1,14 +1,19 @@
-//! `causeway drain` and `causeway undrain`: move a zone's traffic away, and back.
+//! `causeway drain` and `causeway undrain`: move the traffic of a zone or of one instance away, and back.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
 
+use causeway_api::admin::{DrainedView, view::Envelope};
 use causeway_federation::{
-    name::ZoneName,
+    name::{ServiceName, ZoneName},
     topology::{Drain, with_drain},
 };
 
 use super::{
     AdminArgs, Exit, Failure,
+    client::escape,
     topology::{self, Onto, only},
 };
 use crate::output;
@@ -19,20 +24,30 @@ Examples:
   causeway drain west --deadline 10m     and what is open then, and others can serve, is ended, a twentieth in a second
   causeway drain west --dry-run          only show what would change
   causeway undrain west                  and back
+  causeway drain orders/10.1.0.1:80 --deadline 10m
+                                         nothing new goes to that instance, and what is open at it is closed after ten minutes
+  causeway undrain orders/10.1.0.1:80    and back
 
 The zone serves on what no other zone can. `causeway get zones` marks it; `causeway explain SERVICE` shows where its traffic goes.
 
 It becomes a generation of the topology like any other: the key `drain` of the zone. Where a file rules (--topology), write it there.
 
+An instance is named by its service and its id, as `causeway get instances` shows them; by its address, if it was registered without an id. Ask a
+gateway of its zone. That is kept there, also over restarts of the gateway and of the instance, until `undrain`; other zones send less.
+
 Exit codes: 0 done, or so already; 1 refused.";
 
-/// Move a zone's traffic to others, for as long as it is drained.
+/// Move the traffic of a zone or of an instance to others, for as long as it is drained.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct DrainArgs {
-    /// The zone
-    zone: ZoneName,
-    /// Time after which open connections that others can serve are ended, such as 10m [default: they stay as long as
+    /// The zone, or an instance as SERVICE/ID
+    #[arg(value_name = "ZONE|INSTANCE")]
+    what: DrainSubject,
+    /// Drain an instance also if no other of its service takes traffic in its zone
+    #[arg(long)]
+    force: bool,
+    /// Time after which open connections that others can serve, and all at a drained instance, are ended, such as 10m [default: they stay as long as
     /// `linger` of their service says, or as both sides want]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     deadline: Option<Duration>,
@@ -43,12 +58,13 @@ pub(crate) struct DrainArgs {
     admin: AdminArgs,
 }
 
-/// Have a drained zone serve again.
+/// Have a drained zone or instance serve again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct UndrainArgs {
-    /// The zone
-    zone: ZoneName,
+    /// The zone, or an instance as SERVICE/ID
+    #[arg(value_name = "ZONE|INSTANCE")]
+    what: DrainSubject,
     /// Only say what would change
     #[arg(long)]
     dry_run: bool,
@@ -56,7 +72,84 @@ pub(crate) struct UndrainArgs {
     admin: AdminArgs,
 }
 
+/// Subject of a drain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum DrainSubject {
+    Zone(ZoneName),
+    Instance { service: ServiceName, id: String },
+}
+
+impl FromStr for DrainSubject {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            None => ZoneName::new(text)
+                .map(Self::Zone)
+                .map_err(|error| error.to_string()),
+            Some((_, "")) => Err("an instance is SERVICE/ID, such as orders/10.1.0.1:80".to_owned()),
+            Some((service, id)) => Ok(Self::Instance {
+                service: ServiceName::new(service).map_err(|error| error.to_string())?,
+                id: id.to_owned(),
+            }),
+        }
+    }
+}
+
+/// Asks the gateway to drain an instance of its zone, or to have it serve again.
+async fn mark_instance(
+    (service, id): (&ServiceName, &str),
+    path: &str,
+    dry_run: bool,
+    admin: &AdminArgs,
+) -> Result<DrainedView, Failure> {
+    if dry_run {
+        return Err(Failure::usage(
+            "--dry-run is for zones: of an instance no topology changes",
+        ));
+    }
+    let admin = &admin.admin;
+    let path = format!("/v1/instances/{service}/{}/{path}", escape(id));
+    let answer: Envelope<DrainedView> = admin.post_json(&path, &()).await.map_err(|failure| {
+        match failure.is_not_found() {
+            true => failure.hint("`causeway get instances` lists those of the zone of that gateway; an instance is drained in its own zone"),
+            false => failure,
+        }
+    })?;
+    only(answer, admin)
+}
+
+async fn drain_instance((service, id): (&ServiceName, &str), args: &DrainArgs) -> Result<Exit, Failure> {
+    let mut path = format!("drain?force={}", args.force);
+    if let Some(deadline) = args.deadline {
+        path.push_str(&format!("&deadline={}s", deadline.as_secs()));
+    }
+    let done = mark_instance((service, id), &path, args.dry_run, &args.admin).await?;
+    let until = match &done.by {
+        None => "stay".to_owned(),
+        Some(by) => format!("are closed by {by}"),
+    };
+    let lost = match done.durability.as_str() {
+        "durable" => "",
+        _ => "; it is not on disk, and a restart of the gateway would forget it",
+    };
+    output::print(&format!(
+        "drained {}/{}: nothing new goes to it; {} open at it here {until}{lost}\n",
+        done.service, done.id, done.open
+    ))?;
+    Ok(Exit::Done)
+}
+
 pub(crate) async fn drain(args: DrainArgs) -> Result<Exit, Failure> {
+    let zone = match &args.what {
+        DrainSubject::Instance { service, id } => return drain_instance((service, id), &args).await,
+        DrainSubject::Zone(zone) => zone.clone(),
+    };
+    if args.force {
+        return Err(Failure::usage(
+            "--force is for instances: a drained zone serves on what no other can",
+        ));
+    }
     let by = args
         .deadline
         .map(|deadline| {
@@ -65,14 +158,21 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<Exit, Failure> {
                 .ok_or_else(|| Failure::new("--deadline is too far away").hint("such as `--deadline 10m`"))
         })
         .transpose()?;
-    mark(&args.zone, Some(Drain { by }), args.dry_run, &args.admin).await
+    mark(&zone, Some(Drain { by }), args.dry_run, &args.admin).await
 }
 
 /// The end of the year 9999, the last that RFC 3339 can write.
 const LATEST: Duration = Duration::from_secs(253_402_300_800);
 
 pub(crate) async fn undrain(args: UndrainArgs) -> Result<Exit, Failure> {
-    mark(&args.zone, None, args.dry_run, &args.admin).await
+    match &args.what {
+        DrainSubject::Zone(zone) => mark(zone, None, args.dry_run, &args.admin).await,
+        DrainSubject::Instance { service, id } => {
+            let done = mark_instance((service, id), "undrain", args.dry_run, &args.admin).await?;
+            output::print(&format!("{}/{} serves again\n", done.service, done.id))?;
+            Ok(Exit::Done)
+        }
+    }
 }
 
 /// Edits the text in force, on top of its generation.

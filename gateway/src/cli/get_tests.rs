@@ -387,6 +387,7 @@ west/gw1   stalled   12.50ms   4         0.12%   900 B   3.0 GiB    2h 5m   by u
 #[test]
 fn instances_and_exports_as_tables() {
     let instance = InstanceView {
+        drain: None,
         service: "orders".to_owned(),
         id: "a1".to_owned(),
         address: "10.1.0.11:8080".parse().unwrap(),

@@ -204,10 +204,14 @@ impl Tabular for InstanceView {
             self.service.as_str().into(),
             self.id.as_str().into(),
             self.address.into(),
-            match (self.declared, &self.ejected) {
-                (false, _) => Word("undeclared".to_owned(), Tone::Bad),
-                (true, Some(_)) => Word(format!("{}, ejected", self.health), Tone::Doubtful),
-                (true, None) => Word::state(&self.health),
+            match (self.declared, &self.drain, &self.ejected) {
+                (false, ..) => Word("undeclared".to_owned(), Tone::Bad),
+                (true, Some(drain), _) => Word::doubtful(match &drain.by {
+                    None => format!("{}, drains", self.health),
+                    Some(by) => format!("{}, drains by {by}", self.health),
+                }),
+                (true, None, Some(_)) => Word(format!("{}, ejected", self.health), Tone::Doubtful),
+                (true, None, None) => Word::state(&self.health),
             },
             self.weight.into(),
             tags(&self.tags).into(),

@@ -6,7 +6,7 @@ use causeway_federation::{
     catalog::{Export, InstanceState, exports},
     topology::Topology,
 };
-use causeway_routing::snapshot::{Health, Published};
+use causeway_routing::snapshot::Published;
 use causeway_zone_sync::service::ZoneSync;
 use tokio::sync::watch;
 
@@ -44,7 +44,7 @@ fn exports_of(topology: &Topology, instances: &Published) -> Vec<Export> {
             .map(|instance| InstanceState {
                 service: &instance.service,
                 tags: &instance.tags,
-                healthy: instance.health == Health::Healthy,
+                healthy: instance.counts_as_healthy(),
                 weight: instance.weight,
                 capacity_per_second: instance.capacity_per_second,
             }),

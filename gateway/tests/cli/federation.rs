@@ -99,6 +99,7 @@ fn instance(id: &str, port: u16, health: Health) -> Arc<Instance> {
         time_to_live: None,
         source: InstanceSource::Topology,
         health,
+        drain: None,
         load: Arc::new(InstanceLoad::default()),
         provenance: causeway_federation::registry::Provenance::ThisHost,
     })

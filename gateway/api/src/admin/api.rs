@@ -23,6 +23,7 @@ use serde::Serialize;
 use super::{
     AdminState, bulk,
     checks::diagnose,
+    drains::{self, drained_instances},
     entry::{self, GatedListener},
     error::ApiError,
     explain,
@@ -98,6 +99,8 @@ fn routes() -> Router<AdminState> {
         .route("/v1/instances/{service}/{id}", put(register).delete(deregister))
         .route("/v1/instances/{service}/{id}/renew", post(renew))
         .merge(crate::dashboard::routes())
+        .route("/v1/instances/{service}/{id}/drain", post(drains::drain))
+        .route("/v1/instances/{service}/{id}/undrain", post(drains::undrain))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
 }
@@ -291,6 +294,10 @@ fn checked(state: &AdminState, reader: PageReader) -> Response {
     });
     let mut items = reader.checks(state.readiness.read_apart());
     items.extend(diagnose(&zones, &services, &ProcessReading::now()));
+    if reader == PageReader::Whole {
+        // Their names are those of instances.
+        items.extend(drained_instances(&snapshot));
+    }
     items.extend(shifts_under_way(&view::shifts(
         &snapshot,
         state.identity.gateway(),

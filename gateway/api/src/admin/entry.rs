@@ -74,7 +74,12 @@ fn is_change(method: &Method, path: &str) -> bool {
 /// Finds the instance, source or service that the path of a request names.
 fn object(path: &str) -> Option<String> {
     let of = |prefix: &str| path.strip_prefix(prefix).filter(|rest| !rest.is_empty());
-    let named = of("/v1/instances/").filter(|rest| rest.contains('/'));
+    let instance = of("/v1/instances/").filter(|rest| rest.contains('/'));
+    // What becomes of an instance stands behind it.
+    let named = instance.map(|rest| {
+        let mut acts = ["/renew", "/drain", "/undrain"].into_iter();
+        acts.find_map(|act| rest.strip_suffix(act)).unwrap_or(rest)
+    });
     let named = named.or_else(|| of("/v1/sources/"));
     // What becomes of a shift stands behind its service.
     let shifted = of("/v1/shifts/").and_then(|rest| rest.split('/').next());
@@ -172,6 +177,7 @@ mod tests {
             ("PUT /v1/instances/orders/a", "register:orders"),
             ("POST /v1/instances/orders/a/renew", "register:orders"),
             ("DELETE /v1/instances/orders/a", "register:orders"),
+            ("POST /v1/instances/orders/a/drain", "register:orders"),
             ("POST /v1/instances", "register of some service"),
             ("POST /v1/instances/renew", "register of some service"),
             ("POST /v1/instances/deregister", "register of some service"),
@@ -200,6 +206,10 @@ mod tests {
     fn changes_are_written_down_and_what_they_are_about_is_named() {
         for (path, named) in [
             ("/v1/instances/orders/10.1.0.1%3A80", Some("orders/10.1.0.1%3A80")),
+            (
+                "/v1/instances/orders/10.1.0.1%3A80/drain",
+                Some("orders/10.1.0.1%3A80"),
+            ),
             ("/v1/sources/consul", Some("consul")),
             ("/v1/shifts/orders", Some("orders")),
             ("/v1/shifts/orders/abort", Some("orders")),

@@ -68,6 +68,14 @@ impl From<RegistryError> for ApiError {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, text).hint("deregister instances that are gone")
             }
             RegistryError::NoTime(_) => Self::bad_request(text).hint("for example 30s"),
+            RegistryError::LastHealthy(_) => Self::new(StatusCode::CONFLICT, text).hint(
+                "register another one first; or give `--force` (`?force=true`): other zones then take what they can",
+            ),
+            RegistryError::SharedDrain => Self::new(StatusCode::CONFLICT, text)
+                .hint("register it again with `--weight 0`, or drain the zone"),
+            RegistryError::TooManyDrains => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, text).hint("undrain some: `causeway check` lists them")
+            }
             RegistryError::NoRight(_) => Self::new(StatusCode::FORBIDDEN, text),
             RegistryError::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, text),
             RegistryError::Away(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, text).hint(

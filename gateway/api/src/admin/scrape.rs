@@ -22,6 +22,12 @@ use super::{ProcessReading, SyncReadings, TunnelReading};
 
 type Seconds = Gauge<f64, AtomicU64>;
 
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByServiceName {
+    service: String,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByEjection {
     service: String,
@@ -374,6 +380,20 @@ fn instances(registry: &mut Registry, snapshot: &Snapshot) {
         }
     }
     registry.register("instances", "Instances of this zone", family);
+    let drained: Family<ByServiceName, Gauge> = Family::default();
+    for (service, list) in snapshot.instances.iter().filter(|(_, list)| list.has_drained()) {
+        let count = list.iter().filter(|instance| instance.drain.is_some()).count();
+        let labels = ByServiceName {
+            service: service.to_string(),
+        };
+        let gauge = drained.get_or_create(&labels);
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    registry.register(
+        "instances_drained",
+        "Instances of this zone that are drained: nothing new goes to them",
+        drained,
+    );
 }
 
 fn ejections(registry: &mut Registry, snapshot: &Snapshot) {

@@ -29,6 +29,8 @@ struct Indexed {
     groups: Vec<Group>,
     /// All that take traffic, whatever their tags.
     everything: Group,
+    /// Some are drained.
+    has_drained: bool,
     /// The groups by each of their pairs; empty while there are few groups.
     by_pair: HashMap<(String, String), Vec<u32>>,
 }
@@ -61,7 +63,7 @@ impl Group {
     fn add(&mut self, place: u32, instance: &Instance) {
         // A new one is no illness: it is checked within moments.
         self.health.instances += u64::from(instance.health != Health::Unknown);
-        self.health.healthy += u64::from(instance.health == Health::Healthy);
+        self.health.healthy += u64::from(instance.counts_as_healthy());
         if takes_traffic(instance) {
             self.members.push(place);
             self.numbers.push(instance.number());
@@ -91,6 +93,12 @@ impl InstanceList {
             });
         }
         Err(why)
+    }
+
+    /// Tells whether some of them are drained.
+    #[must_use]
+    pub fn has_drained(&self) -> bool {
+        self.0.has_drained
     }
 
     /// Counts the instances that carry `selector` and can be given a connection.
@@ -182,6 +190,7 @@ impl FromIterator<Arc<Instance>> for InstanceList {
             everything.add(place, instance);
         }
         drop(known);
+        let has_drained = all.iter().any(|instance| instance.drain.is_some());
         let by_pair = match groups.len() > FEW_GROUPS {
             true => by_pair(&groups),
             false => HashMap::new(),
@@ -190,6 +199,7 @@ impl FromIterator<Arc<Instance>> for InstanceList {
             all,
             groups,
             everything,
+            has_drained,
             by_pair,
         }))
     }

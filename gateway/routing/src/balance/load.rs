@@ -47,6 +47,12 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl InstanceLoad {
+    /// Counts the connections and requests under way.
+    #[must_use]
+    pub fn outstanding(&self) -> u32 {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
     /// The time to connect as far as it is still believed, in microseconds.
     #[must_use]
     pub fn latency(&self, now: Duration) -> f64 {

@@ -11,10 +11,7 @@ use std::{
 use causeway_federation::name::Tags;
 use rand::Rng;
 
-use crate::{
-    snapshot::{Health, Instance},
-    sticky::StickyKey,
-};
+use crate::{snapshot::Instance, sticky::StickyKey};
 
 mod list;
 mod load;
@@ -30,7 +27,7 @@ use pool::WeightPool;
 /// Tells whether an instance may be given connections at all.
 #[must_use]
 pub fn takes_traffic(instance: &Instance) -> bool {
-    instance.health == Health::Healthy && instance.weight > 0
+    instance.counts_as_healthy() && instance.weight > 0
 }
 
 /// The choice among the instances of one service for one connection. Picks each instance once.

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
+use crate::snapshot::Health;
 
 fn instance(id: &str, weight: u32, tags: &[(&str, &str)]) -> Arc<Instance> {
     Arc::new(Instance {
@@ -19,6 +20,7 @@ fn instance(id: &str, weight: u32, tags: &[(&str, &str)]) -> Arc<Instance> {
         time_to_live: None,
         source: InstanceSource::Topology,
         health: Health::Healthy,
+        drain: None,
         load: Arc::default(),
         provenance: causeway_federation::registry::Provenance::ThisHost,
     })

@@ -271,7 +271,7 @@ fn servers<'s>(snapshot: &'s Snapshot, name: &ServiceName, service: &Service) ->
         service: &instance.service,
         tags: &instance.tags,
         weight: instance.weight,
-        healthy: instance.health == Health::Healthy,
+        healthy: instance.counts_as_healthy(),
         capacity_per_second: instance.capacity_per_second,
     });
     let mut zones = vec![ServingZone {

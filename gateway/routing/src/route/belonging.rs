@@ -3,6 +3,8 @@
 //! It asks for reasons to move and none to stay: shares of a split are not evened out, and a place that would not be taken
 //! now, because its instances are ill or its tunnels silent, keeps what it has for as long as that works.
 
+use std::time::SystemTime;
+
 use causeway_federation::name::{GatewayId, PortName, ServiceName, Tags, ZoneName};
 use rand::{SeedableRng, rngs::SmallRng};
 use serde::Serialize;
@@ -185,6 +187,16 @@ pub fn stays_here(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplac
     misplaced_if(others && is_taken_out(snapshot, placed), Misplacement::Draining)
 }
 
+/// Moment at which a connection has to leave its instance of this zone, whether others can serve it or not: that of the instance's drain.
+#[must_use]
+pub fn leaves_instance_by(snapshot: &Snapshot, placed: &Placement) -> Option<SystemTime> {
+    let list = snapshot.instances.get(&placed.target.service)?;
+    if !list.has_drained() {
+        return None;
+    }
+    instance_of(snapshot, placed)?.drain.as_ref()?.by
+}
+
 fn misplaced_if(misplaced: bool, why: Misplacement) -> Result<(), Misplacement> {
     match misplaced {
         true => Err(why),
@@ -239,7 +251,7 @@ fn drains(question: &Question<'_>, placed: &Placement, arm: &Arm) -> bool {
 
 /// Tells whether its instance of this zone is gone, or takes no connection any more.
 fn is_taken_out(snapshot: &Snapshot, placed: &Placement) -> bool {
-    instance_of(snapshot, placed).is_none_or(|instance| instance.weight == 0)
+    instance_of(snapshot, placed).is_none_or(|instance| instance.weight == 0 || instance.drain.is_some())
 }
 
 /// Tier, and whether it is another zone's: the order in which places are preferred.

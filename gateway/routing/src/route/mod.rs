@@ -26,7 +26,7 @@ mod spill;
 mod tests;
 mod tiers;
 
-pub use belonging::{Misplacement, Placement, belongs, stays_here};
+pub use belonging::{Misplacement, Placement, belongs, leaves_instance_by, stays_here};
 pub use decision::{Decision, FullDecision};
 pub use exported::ExportCount;
 pub(crate) use homes::tier_between;

@@ -391,6 +391,7 @@ fn instances(exports: &[Export]) -> BTreeMap<ServiceName, InstanceList> {
                     true => Health::Healthy,
                     false => Health::Unhealthy,
                 },
+                drain: None,
                 load: Arc::default(),
             }));
         }

@@ -89,6 +89,12 @@ pub enum RegistryError {
         "instances of `{0}` are registered, drained and deregistered by who has the right `register:{0}`"
     )]
     NoRight(ServiceName),
+    #[error("`{0}` is the last instance of its service in this zone that takes traffic")]
+    LastHealthy(InstanceKey),
+    #[error("the gateways of this zone share a registry, in which single instances cannot be drained")]
+    SharedDrain,
+    #[error("too many instances of this zone are drained")]
+    TooManyDrains,
     /// The registry is elsewhere, and whether it was done is not known.
     #[error("no zone-sync has said that it was done{}", because(.0))]
     Away(String),
@@ -126,6 +132,9 @@ impl RegistryError {
             Self::Twice(_) => "twice",
             Self::BadSource(_) | Self::ReservedSource(_) => "bad_source",
             Self::TooManySources => "too_many_sources",
+            Self::LastHealthy(_) => "last_healthy",
+            Self::SharedDrain => "shared_registry",
+            Self::TooManyDrains => "too_many_drains",
             Self::NoRight(_) => "scope",
             Self::Stopped => "stopped",
             Self::Away(_) | Self::NothingDone(_) => "away",

@@ -4,7 +4,7 @@ use causeway_federation::{
     catalog::{self, CatalogEntry, Export, InstanceState},
     name::Tags,
 };
-use causeway_routing::snapshot::{Health, Snapshot};
+use causeway_routing::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 
 use super::{ExchangeView, age_word, exchange, link_word};
@@ -183,7 +183,7 @@ fn own(snapshot: &Snapshot) -> Vec<Export> {
             service: &instance.service,
             tags: &instance.tags,
             weight: instance.weight,
-            healthy: instance.health == Health::Healthy,
+            healthy: instance.counts_as_healthy(),
             capacity_per_second: instance.capacity_per_second,
         });
     catalog::exports(states)

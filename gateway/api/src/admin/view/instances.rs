@@ -10,7 +10,7 @@ use causeway_routing::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{EjectionView, ejections::ejection_view, milliseconds};
+use super::{DrainView, EjectionView, ejections::ejection_view, milliseconds, moment};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceView {
@@ -41,6 +41,9 @@ pub struct InstanceView {
     /// Number by which gateways of other zones know it.
     #[serde(default)]
     pub number: String,
+    /// Set while nothing new is to go to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<DrainView>,
     /// Set while this gateway has it come after the others. What others eject is not known here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ejected: Option<EjectionView>,
@@ -107,6 +110,9 @@ fn view(status: &InstanceStatus, ejected: Option<EjectionView>, now: Duration) -
         outstanding: instance.load.outstanding.load(Ordering::Relaxed),
         latency_ms: latency.map(milliseconds),
         number: number_text(instance.number()),
+        drain: instance.drain.as_ref().map(|drain| DrainView {
+            by: drain.by.map(moment),
+        }),
         ejected,
     }
 }

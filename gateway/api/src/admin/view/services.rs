@@ -9,10 +9,7 @@ use causeway_federation::{
         DefaultPermission, PermissionEntry, Permissions, Probe, Service, ServicePort, Tier, TierTag, TierZone,
     },
 };
-use causeway_routing::{
-    snapshot::{Health, Snapshot},
-    target::Bindings,
-};
+use causeway_routing::{snapshot::Snapshot, target::Bindings};
 use serde::{Deserialize, Serialize};
 
 use super::{EjectionView, age_word, ejections, link_word, shift_in_words};
@@ -235,7 +232,7 @@ fn local(snapshot: &Snapshot, name: &ServiceName) -> Count {
     let list = snapshot.instances.get(name).map_or(&[][..], |list| &**list);
     let healthy = list
         .iter()
-        .filter(|instance| instance.health == Health::Healthy)
+        .filter(|instance| instance.counts_as_healthy())
         .count();
     Count {
         instances: u32::try_from(list.len()).unwrap_or(u32::MAX),

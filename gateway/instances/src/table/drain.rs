@@ -1,0 +1,167 @@
+//! Drains of single instances.
+
+use std::time::Instant;
+
+use causeway_federation::{
+    registry::{InstanceKey, RegistryError},
+    topology::Drain,
+};
+use causeway_routing::balance::takes_traffic;
+
+use super::Table;
+use crate::drains::{DrainedInstances, MAX_DRAINS};
+
+impl Table {
+    /// Begins with the drains that are known.
+    pub(in super::super) fn draining(self, drains: DrainedInstances) -> Self {
+        Self { drains, ..self }
+    }
+
+    /// Has nothing new go to an instance, or with `None` has it serve again, and says what is drained then.
+    pub(in super::super) fn drain(
+        &mut self,
+        now: Instant,
+        key: &InstanceKey,
+        drain: Option<Drain>,
+        even_the_last: bool,
+    ) -> Result<DrainedInstances, RegistryError> {
+        let member = self.member(key);
+        match drain {
+            None => {
+                let is_known = self.drains.remove(key).is_some() || self.member(key).is_some();
+                is_known
+                    .then_some(())
+                    .ok_or_else(|| RegistryError::NotFound(key.clone()))?;
+            }
+            Some(drain) => {
+                let member = member.ok_or_else(|| RegistryError::NotFound(key.clone()))?;
+                if !even_the_last && takes_traffic(&member.instance) && !self.others_take_traffic(key) {
+                    return Err(RegistryError::LastHealthy(key.clone()));
+                }
+                self.make_room(key)?;
+                self.drains.insert(key.clone(), drain);
+            }
+        }
+        self.reconcile(now, key);
+        Ok(self.drains.clone())
+    }
+
+    fn others_take_traffic(&self, key: &InstanceKey) -> bool {
+        let all = self.members.get(&key.service).into_iter().flatten();
+        let mut others = all.filter(|(id, _)| **id != key.id);
+        others.any(|(_, member)| takes_traffic(&member.instance))
+    }
+
+    /// Forgets the drains of instances that are gone, if there is no room else.
+    fn make_room(&mut self, key: &InstanceKey) -> Result<(), RegistryError> {
+        if self.drains.len() < MAX_DRAINS || self.drains.contains_key(key) {
+            return Ok(());
+        }
+        let mut drains = std::mem::take(&mut self.drains);
+        drains.retain(|key, _| self.member(key).is_some());
+        self.drains = drains;
+        match self.drains.len() < MAX_DRAINS {
+            true => Ok(()),
+            false => Err(RegistryError::TooManyDrains),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_federation::{
+        name::{ServiceName, Tags, ZoneName},
+        registry::{InstanceSource, Provenance, Registration},
+        topology::{Topology, parse},
+    };
+    use causeway_routing::snapshot::Instance;
+
+    use super::*;
+    use crate::health::Sharing;
+
+    fn topology() -> Topology {
+        let text = "version: 1\ntrust_domain: a.b\nzones: { east: { gateways: [], instances: [{ service: orders, address: '10.0.0.1:80' }] } }\nservices: { orders: { port: 80 } }\n";
+        parse(text, "").unwrap().topology
+    }
+
+    fn key(id: &str) -> InstanceKey {
+        crate::key(&ServiceName::new("orders").unwrap(), id)
+    }
+
+    fn register(table: &mut Table, id: &str, source: &InstanceSource) {
+        let registration = Registration {
+            service: ServiceName::new("orders").unwrap(),
+            id: id.to_owned(),
+            address: id.parse().unwrap(),
+            tags: Tags::default(),
+            weight: 1,
+            capacity_per_second: None,
+            time_to_live: None,
+            provenance: Provenance::Elsewhere,
+        };
+        table.put(Instant::now(), source, registration).unwrap();
+    }
+
+    fn taking(table: &mut Table) -> Vec<String> {
+        let published = table.publish();
+        let taking = published["orders"]
+            .iter()
+            .filter(|instance| takes_traffic(instance));
+        taking
+            .map(|instance: &std::sync::Arc<Instance>| instance.id.clone())
+            .collect()
+    }
+
+    const ALL: [&str; 3] = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+
+    /// A table with a fixed instance, a registered one and one of a source.
+    fn table() -> Table {
+        let mut table = Table::new(ZoneName::new("east").unwrap(), Sharing::alone());
+        table.apply_topology(Instant::now(), &topology());
+        register(&mut table, ALL[1], &InstanceSource::Registered);
+        register(&mut table, ALL[2], &InstanceSource::named("consul").unwrap());
+        table
+    }
+
+    #[test]
+    fn an_instance_is_drained_wherever_it_came_from_and_the_last_only_by_force() {
+        let (mut table, now) = (table(), Instant::now());
+        let drain = Some(Drain { by: None });
+        assert_eq!(taking(&mut table), ALL);
+        table.drain(now, &key(ALL[0]), drain.clone(), false).unwrap();
+        table.drain(now, &key(ALL[2]), drain.clone(), false).unwrap();
+        assert_eq!(taking(&mut table), [ALL[1]]);
+        let refused = table.drain(now, &key(ALL[1]), drain.clone(), false);
+        assert_eq!(refused, Err(RegistryError::LastHealthy(key(ALL[1]))));
+        // Whom it drains already it drains again, with another deadline say.
+        assert!(table.drain(now, &key(ALL[0]), drain.clone(), false).is_ok());
+        let all = table.drain(now, &key(ALL[1]), drain.clone(), true).unwrap();
+        assert_eq!(all.len(), 3);
+        assert!(taking(&mut table).is_empty());
+        table.drain(now, &key(ALL[0]), None, false).unwrap();
+        assert_eq!(taking(&mut table), [ALL[0]]);
+        let unknown = table.drain(now, &key("10.0.0.9:80"), drain, true);
+        assert_eq!(unknown, Err(RegistryError::NotFound(key("10.0.0.9:80"))));
+        assert!(table.drain(now, &key("10.0.0.9:80"), None, false).is_err());
+    }
+
+    #[test]
+    fn a_drain_outlives_its_instance_and_the_table() {
+        let (mut table, now) = (table(), Instant::now());
+        let drains = table
+            .drain(now, &key(ALL[1]), Some(Drain { by: None }), false)
+            .unwrap();
+        table.deregister(now, &key(ALL[1])).unwrap();
+        assert_eq!(taking(&mut table), [ALL[0], ALL[2]]);
+        register(&mut table, ALL[1], &InstanceSource::Registered);
+        assert_eq!(taking(&mut table), [ALL[0], ALL[2]]);
+        let mut later = self::table().draining(drains);
+        later.apply_topology(now, &topology());
+        register(&mut later, ALL[1], &InstanceSource::Registered);
+        let mut fresh =
+            Table::new(ZoneName::new("east").unwrap(), Sharing::alone()).draining(later.drains.clone());
+        fresh.apply_topology(now, &topology());
+        register(&mut fresh, ALL[1], &InstanceSource::Registered);
+        assert_eq!(taking(&mut fresh), [ALL[0]]);
+    }
+}
