@@ -132,7 +132,8 @@ async fn begin(args: ShiftArgs) -> Result<Exit, Failure> {
     let Some(service) = &args.service else {
         return Err(Failure::usage("which service?").hint("such as `causeway shift orders --to version=v2`"));
     };
-    let to: BTreeMap<String, String> = args.to.into_iter().map(|Tag(key, value)| (key, value)).collect();
+    let to = distinct(args.to)?;
+    let last = args.steps.last().copied().unwrap_or(100);
     let order = ShiftOrder {
         to,
         steps: args.steps,
@@ -143,7 +144,33 @@ async fn begin(args: ShiftArgs) -> Result<Exit, Failure> {
     let admin = &args.admin.admin;
     let path = format!("/v1/shifts/{service}?dry_run={}", args.dry_run);
     let done = only(admin.post_json(&path, &order).await?, admin)?;
-    report(admin, &done, args.dry_run)
+    report(admin, &done, args.dry_run)?;
+    if last < 100 {
+        output::print(&rest_line(last))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Says what becomes of the rest of a shift that does not go to its end.
+fn rest_line(last: u32) -> String {
+    format!(
+        "its last step is {last} %: once that has lasted the shift is done, and the other arms of the split keep the other {} %\n",
+        100 - last
+    )
+}
+
+/// The tags by their keys, each of which was given once.
+fn distinct(tags: Vec<Tag>) -> Result<BTreeMap<String, String>, Failure> {
+    let mut distinct = BTreeMap::new();
+    for Tag(key, value) in tags {
+        if let Some(before) = distinct.insert(key.clone(), value.clone()) {
+            return Err(
+                Failure::usage(format!("--to says {key}={before} and {key}={value}"))
+                    .hint("an instance has one value for each key; give one of the two"),
+            );
+        }
+    }
+    Ok(distinct)
 }
 
 async fn change(args: &ShiftChangeArgs, change: &str) -> Result<Exit, Failure> {
@@ -212,4 +239,28 @@ async fn status(args: &ShiftStatusArgs) -> Result<Exit, Failure> {
     };
     output::print(&text)?;
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(text: &str) -> Tag {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_key_of_the_tags_is_given_once() {
+        let good = distinct(vec![tag("version=v2"), tag("rack=r7")]).unwrap();
+        assert_eq!(good.len(), 2);
+        let twice = distinct(vec![tag("version=v2"), tag("version=v3")]);
+        let refused = Failure::usage("--to says version=v2 and version=v3");
+        let refused = refused.hint("an instance has one value for each key; give one of the two");
+        assert_eq!(twice, Err(refused));
+    }
+
+    #[test]
+    fn a_shift_that_stops_half_way_says_who_keeps_the_rest() {
+        assert!(rest_line(30).contains("keep the other 70 %"), "{}", rest_line(30));
+    }
 }

@@ -45,6 +45,22 @@ pub(super) struct ClaimedZone {
     pub(super) weight: f64,
     /// Of instances with the tags, none of them healthy where the zone is not to be used.
     pub(super) health: TierHealth,
+    /// Of the same instances, where the zone is not to be used because the topology drains it; else of none.
+    pub(super) drained: TierHealth,
+}
+
+impl ClaimedZone {
+    /// The zone for what nobody else has room for: only one that is drained.
+    pub(super) fn if_drained(&self) -> Self {
+        Self {
+            health: TierHealth {
+                healthy: self.drained.healthy,
+                ..self.health
+            },
+            drained: TierHealth::default(),
+            ..self.clone()
+        }
+    }
 }
 
 /// Outcome of one claim.

@@ -83,6 +83,8 @@ struct ServingZone<'s> {
     exports: Vec<Export>,
     /// It can be reached, and neither drains nor is suspect.
     is_usable: bool,
+    /// The topology drains it, and else it would be usable.
+    is_drained: bool,
 }
 
 /// One service, and who serves it.
@@ -104,7 +106,8 @@ impl<'s> ServiceScene<'s> {
             self.claims(demands, wanted).into_iter().unzip();
         let mut pools = self.pools();
         let before = pools.clone();
-        let filled = fill(&mut pools, &claims, healthy_below(self.service));
+        let mut filled = fill(&mut pools, &claims, healthy_below(self.service));
+        self.fill_drained(&mut pools, &claims, &mut filled);
         let rooms = self.rooms(&before, &pools);
         let of_zone = |zone: &'w ZoneName| {
             let mut planned = PlannedService {
@@ -121,6 +124,30 @@ impl<'s> ServiceScene<'s> {
             (zone, planned)
         };
         wanted.iter().map(of_zone).collect()
+    }
+
+    /// Gives what nobody else has room for to zones that the topology drains: it would be shed while they can serve.
+    fn fill_drained(&self, pools: &mut [CapacityPool], claims: &[CapacityClaim], filled: &mut [FilledClaim]) {
+        if !self.zones.iter().any(|zone| zone.is_drained) {
+            return;
+        }
+        let left = |claim: &CapacityClaim, filled: &FilledClaim| match filled.is_limited {
+            true => (claim.per_second - filled.taken.iter().sum::<f64>()).max(0.0),
+            false => 0.0,
+        };
+        let rest = claims.iter().zip(&*filled).map(|(claim, filled)| CapacityClaim {
+            per_second: left(claim, filled),
+            zones: claim.zones.iter().map(ClaimedZone::if_drained).collect(),
+            ceilings: Vec::new(),
+            ..claim.clone()
+        });
+        let rest: Vec<CapacityClaim> = rest.collect();
+        let more = fill(pools, &rest, healthy_below(self.service));
+        for (filled, more) in filled.iter_mut().zip(more) {
+            for (taken, more) in filled.taken.iter_mut().zip(more.taken) {
+                *taken += more;
+            }
+        }
     }
 
     /// Every demand that may be served somewhere, and those that the zones of `wanted` may have.
@@ -183,6 +210,10 @@ impl<'s> ServiceScene<'s> {
                 });
                 weight = weight.saturating_add(export.weight);
             }
+            let drained = match zone.is_drained && !fails && weight > 0 {
+                true => health,
+                false => TierHealth::default(),
+            };
             if !zone.is_usable || fails || weight == 0 {
                 health.healthy = 0;
             }
@@ -192,6 +223,7 @@ impl<'s> ServiceScene<'s> {
                 is_own: zone.name == caller,
                 weight: float(weight),
                 health,
+                drained,
             })
         };
         let ceilings = match *caller == self.snapshot.zone {
@@ -278,6 +310,7 @@ fn servers<'s>(snapshot: &'s Snapshot, name: &ServiceName, service: &Service) ->
         name: &snapshot.zone,
         exports: exports(states),
         is_usable: !snapshot.drains(&snapshot.zone),
+        is_drained: snapshot.drains(&snapshot.zone),
     }];
     for entry in snapshot.catalog.exporters(name) {
         let gateway = &entry.record.origin;
@@ -285,11 +318,12 @@ fn servers<'s>(snapshot: &'s Snapshot, name: &ServiceName, service: &Service) ->
             continue;
         };
         let is_up = snapshot.links.get(gateway) == Some(&Link::Up);
-        let stays = !entry.record.draining && declared.drain.is_none();
+        let serves = is_up && !entry.record.draining && entry.age == Age::Fresh;
         let zone = ServingZone {
             name: &gateway.zone,
             exports: entry.record.exports.of(name).cloned().collect(),
-            is_usable: is_up && stays && entry.age == Age::Fresh,
+            is_usable: serves && declared.drain.is_none(),
+            is_drained: serves && declared.drain.is_some(),
         };
         match zones.last_mut().filter(|last| last.name == zone.name) {
             Some(last) if merit(last) >= merit(&zone) => {}

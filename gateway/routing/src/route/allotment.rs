@@ -70,6 +70,8 @@ pub(super) fn allot(
     for home in &mut homes.left {
         let is_drawn = home.zone().unwrap_or(&question.snapshot.zone) == &drawn.zone;
         home.grounds.passed_by = !is_drawn;
+        // Nobody else has room: that it drains does not put it after those that are full.
+        home.grounds.is_needed = is_drawn;
         home.grounds.spilled = is_drawn && first < Some(drawn.tier);
     }
 }

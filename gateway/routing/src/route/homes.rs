@@ -34,6 +34,8 @@ pub(super) struct Grounds {
     pub(super) passed_by: bool,
     /// Spill has drawn its tier in the place of an earlier one.
     pub(super) spilled: bool,
+    /// Capacity has drawn its zone.
+    pub(super) is_needed: bool,
 }
 
 /// The order of places; fields in the order in which they decide.
@@ -66,6 +68,7 @@ impl Grounds {
             failing,
             passed_by: _,
             spilled,
+            is_needed: _,
         } = self;
         Why::Taken {
             tier,
@@ -86,7 +89,7 @@ impl Grounds {
     pub(super) fn rank(self) -> HomeRank {
         HomeRank {
             silent: self.link == Link::Stalled,
-            draining: self.draining,
+            draining: self.draining && !self.is_needed,
             failing: self.failing,
             suspect: self.age != Age::Fresh,
             passed_by: self.passed_by,
@@ -306,6 +309,7 @@ fn own_zone(question: &Question<'_>, arm: &Arm, ejected: &Ejected) -> Result<Gro
         ),
         passed_by: false,
         spilled: false,
+        is_needed: false,
     })
 }
 
@@ -342,6 +346,7 @@ fn remote(
         failing: ejected.has_place((&question.target.service, question.port), zone, &arm.tags),
         passed_by: false,
         spilled: false,
+        is_needed: false,
     };
     Ok((grounds, weight))
 }

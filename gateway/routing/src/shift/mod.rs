@@ -50,7 +50,8 @@ pub fn judge(shift: &Shift, now: SystemTime, figures: &[(GatewayId, ShiftFigures
             return ShiftVerdict::Abort(format!("{broken} at {gateway}"));
         }
         if told.taken_back {
-            return ShiftVerdict::Abort(format!("{gateway} has taken its share back"));
+            let figures = told_against(&shift.plan, told);
+            return ShiftVerdict::Abort(format!("{gateway} has taken its share back, {figures}"));
         }
     }
     let all = sum(&shift.plan, figures.iter().map(|(_, told)| told));
@@ -87,6 +88,17 @@ pub fn sum<'a>(plan: &ShiftPlan, figures: impl Iterator<Item = &'a ShiftFigures>
         all.taken_back |= told.taken_back;
         all
     })
+}
+
+/// Says how figures stand to each condition, whether they meet it or not: what has broken it may have been outnumbered since.
+fn told_against(plan: &ShiftPlan, figures: &ShiftFigures) -> String {
+    let each = plan.abort_if.iter().zip(&figures.against);
+    let each = each.map(|(condition, counted)| {
+        let told = condition.told(*counted, figures.requests);
+        format!("{condition}: {told}")
+    });
+    let each: Vec<String> = each.collect();
+    each.join("; ")
 }
 
 /// Says which condition of the gate these figures meet, if any. Of fewer requests than the gate wants those that are missing count as

@@ -287,8 +287,10 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
         service.idle_timeout.map_or_else(|| "none".to_owned(), duration)
     });
     compare("connections", &|service| connections(&service.connections));
-    compare("spill", &|service| optional(service.spill.as_ref()));
-    compare("failback", &|service| optional(service.failback.as_ref()));
+    compare("spill", &|service| policy_words::spill(service.spill.as_ref()));
+    compare("failback", &|service| {
+        policy_words::failback(service.failback.as_ref())
+    });
     compare("criticality", &|service| service.criticality.word().to_owned());
     compare("timeout", &|service| {
         service.timeout.map_or_else(|| "none".to_owned(), duration)
@@ -393,11 +395,6 @@ fn tier(tier: &Tier) -> String {
 
 pub(super) fn duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
-}
-
-fn optional<T: fmt::Debug>(value: Option<&T>) -> String {
-    // They are shown as they are held.
-    value.map_or_else(|| "none".to_owned(), |value| format!("{value:?}"))
 }
 
 fn told<T: fmt::Display>(value: Option<&T>) -> String {

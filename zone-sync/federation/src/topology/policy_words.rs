@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    model::{HealthCheck, Outlier, Probe, Protocol, RouteLimits, Service},
+    model::{Criticality, Failback, HealthCheck, Outlier, Probe, Protocol, RouteLimits, Service, Spill},
     retry::{GrpcCode, Retry, RetryCondition},
 };
 
@@ -64,6 +64,31 @@ pub(super) fn outlier(outlier: Option<&Outlier>) -> String {
     )
 }
 
+/// `below 70% healthy; capacity is respected`.
+pub(super) fn spill(spill: Option<&Spill>) -> String {
+    spill.map_or_else(
+        || "none".to_owned(),
+        |spill| {
+            let capacity = match spill.respect_capacity {
+                true => "respected",
+                false => "ignored",
+            };
+            format!(
+                "below {} healthy; capacity is {capacity}",
+                percent(spill.healthy_below)
+            )
+        },
+    )
+}
+
+/// `hold 10s, ramp 30s`.
+pub(super) fn failback(failback: Option<&Failback>) -> String {
+    failback.map_or_else(
+        || "none".to_owned(),
+        |failback| format!("hold {}, ramp {}", time(failback.hold), time(failback.ramp)),
+    )
+}
+
 /// `http /healthz every 2s timeout 1s fall 2 rise 2`.
 pub(super) fn health(check: Option<&HealthCheck>) -> String {
     let Some(check) = check else {
@@ -101,6 +126,12 @@ pub(super) fn limits(limits: &RouteLimits) -> String {
 }
 
 impl Service {
+    /// Its spill, as changes tell of it; `None`: it has none.
+    #[must_use]
+    pub fn spill_in_words(&self) -> Option<String> {
+        self.spill.as_ref().map(|known| spill(Some(known)))
+    }
+
     /// Policies that are in force for its connections and requests where this protocol is spoken, each by its key, in words; `of_route`: the name of the route that rules a
     /// request, and its time limit. What connections become later is not in it.
     #[must_use]
@@ -118,6 +149,15 @@ impl Service {
             policies.push(("timeout", timeout));
             policies.push(("retry", retry(self.retry.as_deref())));
             policies.push(("outlier", outlier(self.outlier.as_ref())));
+        }
+        if self.spill.is_some() {
+            policies.push(("spill", spill(self.spill.as_ref())));
+        }
+        if self.failback.is_some() {
+            policies.push(("failback", failback(self.failback.as_ref())));
+        }
+        if self.criticality != Criticality::default() || self.spill.is_some() {
+            policies.push(("criticality", self.criticality.word().to_owned()));
         }
         policies.push(("limits", limits(&self.limits)));
         if let Some(idle) = self.idle_timeout {
@@ -178,6 +218,8 @@ services:
     retry: { on: [reset, 503, unavailable], per_try_timeout: 2s, methods: [GET] }
     outlier: {}
     limits: { connections: 10, rate: 5/s }
+    spill: { healthy_below: 72.5%, capacity: ignore }
+    failback: { hold: 90s }
 ";
         let topology = parse(text, "a.yaml").unwrap().topology;
         let told = |name: &str| {
@@ -186,15 +228,19 @@ services:
                 retry(service.retry.as_deref()),
                 outlier(service.outlier.as_ref()),
                 limits(&service.limits),
+                spill(service.spill.as_ref()),
+                failback(service.failback.as_ref()),
             ]
         };
-        assert_eq!(told("bare"), ["none", "none", "none"]);
+        assert_eq!(told("bare"), ["none"; 5]);
         assert_eq!(
             told("orders"),
             [
                 "2 more on reset, 503, unavailable; after 2s each; of GET; at most 20%",
                 "after 5 in a row for 30s, at most 50%",
                 "connections 10, rate 5/s",
+                "below 72.5% healthy; capacity is ignored",
+                "hold 1m 30s, ramp 30s",
             ]
         );
     }

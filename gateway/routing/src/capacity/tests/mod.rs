@@ -336,3 +336,33 @@ proptest! {
         prop_assert!(shed[1] < 0.02 || served(2) < 0.02);
     }
 }
+
+#[test]
+fn a_drained_zone_takes_what_would_be_shed_and_nothing_else() {
+    let drained = topology(
+        "  east: {}\n  north: {}\n  west: { drain: true }",
+        "  orders: { port: 80, protocol: http, spill: {} }",
+    );
+    let with = |per_second: f64| {
+        let snapshot = seen(&drained, "east", [100, 100, 100]);
+        let demands = demands(&["east"], [0.0, per_second, 0.0]);
+        let plan = plan(&snapshot, &demands);
+        let shares = percents(&snapshot, &plan, Criticality::Normal);
+        snapshot.capacity.publish(plan);
+        (snapshot, shares)
+    };
+    assert_eq!(with(200.0).1, [50, 50, 0, 0], "others have room for it");
+    assert_eq!(with(400.0).1, [25, 25, 25, 25]);
+    let (snapshot, shares) = with(250.0);
+    assert_eq!(shares, [40, 40, 20, 0]);
+    let mut to_west = 0;
+    for seed in 0..1000 {
+        let request = Request::new(Target::service(service("orders")));
+        let first = route(&snapshot, &request, SmallRng::seed_from_u64(seed)).next();
+        to_west += usize::from(*first.expect("a candidate").zone(&snapshot.zone) == zone("west"));
+    }
+    assert!(
+        (150..250).contains(&to_west),
+        "{to_west} of 1000, where 200 are meant"
+    );
+}

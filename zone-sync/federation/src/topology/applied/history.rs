@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Applied, TopologyDocument, TopologyRank};
+use super::{Applied, MAX_HISTORY, MAX_HISTORY_BYTES, TopologyDocument, TopologyRank};
 use crate::edition::Edition;
 
 /// Standing of a kept document.
@@ -78,5 +78,98 @@ impl Applied {
         let mut documents: Vec<_> = line.collect();
         documents.reverse();
         documents
+    }
+
+    /// Keeps the history within its limits. Of a shift the steps between its first and its last go first, so that twenty of them do not take all
+    /// else with them; then the oldest.
+    pub(super) fn forget_oldest(&mut self) {
+        let bytes = |applied: &Self| -> usize {
+            let documents = applied.documents.values();
+            documents.map(|document| document.text().len()).sum()
+        };
+        while self.documents.len() > MAX_HISTORY
+            || (self.documents.len() > 2 && bytes(self) > MAX_HISTORY_BYTES)
+        {
+            let now = self.rank();
+            let oldest = || self.newest_first().pop();
+            match self.step_between().or_else(oldest) {
+                Some(one) if TopologyRank::of(&one) < now => drop(self.documents.remove(&one.edition())),
+                _ => break,
+            }
+        }
+    }
+
+    /// The oldest document that is one step of a shift among others of it: those before and after it differ in that shift alone.
+    fn step_between(&self) -> Option<Arc<TopologyDocument>> {
+        let all: Vec<&Arc<TopologyDocument>> = self.documents.values().collect();
+        // What came before the one in force is kept in any case, for `rollback`.
+        let three = all.windows(3).find(|three| {
+            let grow = three
+                .windows(2)
+                .all(|two| two[0].edition().generation < two[1].edition().generation);
+            grow && is_step(three[0].text(), three[1].text())
+                && is_step(three[1].text(), three[2].text())
+                && three[2].edition() != self.edition()
+        })?;
+        Some(three[1].clone())
+    }
+}
+
+/// How the value of the key `shift` begins, as it is written by this program.
+const SHIFT: &str = "shift: { to: ";
+
+/// Tells whether a text differs from another within the one line that says how a shift stands.
+fn is_step(before: &str, after: &str) -> bool {
+    let same = |(one, other): &(u8, u8)| one == other;
+    let begin = before.bytes().zip(after.bytes()).take_while(same).count();
+    let rest = before.len().min(after.len()) - begin;
+    let ends = before.bytes().rev().zip(after.bytes().rev()).take(rest);
+    let end = ends.take_while(same).count();
+    let is_within = |text: &str| {
+        let line = text.as_bytes().get(..begin).unwrap_or_default();
+        let line = line.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+        let middle = text.as_bytes().get(begin..text.len() - end).unwrap_or_default();
+        let shift = line.windows(SHIFT.len()).any(|window| window == SHIFT.as_bytes());
+        shift && !middle.is_empty() && !middle.contains(&b'\n')
+    };
+    begin < before.len().max(after.len())
+        && (is_within(before) || is_within(after))
+        && !before
+            .as_bytes()
+            .get(begin..before.len() - end)
+            .unwrap_or_default()
+            .contains(&b'\n')
+        && !after
+            .as_bytes()
+            .get(begin..after.len() - end)
+            .unwrap_or_default()
+            .contains(&b'\n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_step;
+
+    #[test]
+    fn a_step_differs_from_the_one_before_in_the_words_of_its_shift_alone() {
+        let text = |shift: &str, weight: u32| {
+            format!("services:\n  orders:\n    {shift}port: 80\n    split: [{{ weight: {weight} }}]\n")
+        };
+        let step = |step: u32, since: &str| {
+            format!(
+                "shift: {{ to: {{ version: v2 }}, state: running, step: {step}, since: '{since}', by: east/gw1 }}\n    "
+            )
+        };
+        let (one, two) = (text(&step(1, "10:00"), 1), text(&step(2, "10:05"), 1));
+        let paused = two.replace("running", "paused");
+        assert!(is_step(&one, &two) && is_step(&two, &paused) && is_step(&two, &one));
+        assert!(!is_step(&one, &one), "nothing differs");
+        assert!(!is_step(&text("", 1), &one), "it begins");
+        assert!(
+            !is_step(&one, &text(&step(2, "10:05"), 2)),
+            "something else differs too"
+        );
+        assert!(!is_step(&text("", 1), &text("", 2)));
+        assert!(!is_step(&one, &one.replace("port: 80", "port: 81")));
     }
 }

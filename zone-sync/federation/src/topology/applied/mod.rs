@@ -449,23 +449,6 @@ impl Applied {
         }
         Ok(())
     }
-
-    fn forget_oldest(&mut self) {
-        let bytes = |documents: &BTreeMap<Edition, Arc<TopologyDocument>>| -> usize {
-            documents.values().map(|document| document.text().len()).sum()
-        };
-        while self.documents.len() > MAX_HISTORY
-            || (self.documents.len() > 2 && bytes(&self.documents) > MAX_HISTORY_BYTES)
-        {
-            let now = self.rank();
-            match self.newest_first().last() {
-                Some(oldest) if TopologyRank::of(oldest) < now => {
-                    drop(self.documents.remove(&oldest.edition()))
-                }
-                _ => break,
-            }
-        }
-    }
 }
 
 impl Topology {

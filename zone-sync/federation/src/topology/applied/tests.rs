@@ -259,6 +259,35 @@ fn the_history_is_bounded_and_never_loses_what_is_in_force() {
 }
 
 #[test]
+fn the_steps_of_a_long_shift_do_not_push_all_else_out_of_the_history() {
+    let mut east = replica("z0");
+    for n in 0..4 {
+        apply(&mut east, &format!("# {n}")).unwrap();
+    }
+    let step = |step: u32| {
+        format!(
+            "services:\n  orders:\n    shift: {{ to: {{ version: v2 }}, steps: [{}], every: 1m, state: running, step: {step}, begun: '2026-12-01T00:00:00Z', \
+             since: '2026-12-01T00:{step:02}:00Z', by: z0/gw1 }}\n    port: 80\n    split: [{{ tags: {{ version: v1 }} }}]\n",
+            (1..=20).map(|n| n.to_string()).collect::<Vec<_>>().join(", ")
+        )
+    };
+    for n in 1..=20 {
+        apply(&mut east, &step(n)).unwrap();
+    }
+    let kept: Vec<u64> = history(&east).iter().map(|(generation, _)| *generation).collect();
+    assert_eq!(
+        kept,
+        [24, 23, 22, 21, 20, 5, 4, 3, 2, 1],
+        "the beginning stays, and the last steps"
+    );
+    // Whoever was away gets there over the gap.
+    let mut west = replica("z1");
+    pull(&east, &mut west);
+    assert_eq!(west.edition(), east.edition());
+    assert!(west.conflict().is_none());
+}
+
+#[test]
 fn a_document_counts_only_while_somebody_who_may_apply_stands_for_it() {
     let (mut east, mut west) = (replica("z0"), replica("z1"));
     apply(&mut east, "apply_from: [z0]").unwrap();

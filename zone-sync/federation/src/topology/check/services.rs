@@ -56,6 +56,7 @@ pub(super) fn check(context: &Context<'_>) {
         }
         protocol(context, service);
         connections(context, service);
+        capacity(context, service);
     }
     not_in_force(context);
 }
@@ -80,6 +81,29 @@ fn carried<'a>(context: &Context<'a>) -> BTreeMap<&'a ServiceName, Vec<&'a Tags>
         .into_iter()
         .map(|(service, tags)| (service, tags.into_iter().collect()))
         .collect()
+}
+
+/// Without `spill` nobody looks at what instances can take.
+fn capacity(context: &Context<'_>, service: &Service) {
+    if service.policies.spill.is_some() {
+        return;
+    }
+    let instances = context.file.zones.iter().flat_map(|zone| &zone.instances);
+    let mut own = instances.filter(|instance| {
+        let of = instance.service.as_ref().map(|of| &of.value);
+        of == Some(&service.name.value)
+    });
+    let Some(capacity) = own.find_map(|instance| instance.capacity.as_ref()) else {
+        return;
+    };
+    let name = &service.name.value;
+    let message = format!("`capacity` says nothing here: `{name}` has no `spill`");
+    let found = Diagnostic::warning("capacity-without-spill", &capacity.span, message);
+    let hint =
+        "add `spill: {}` to the service, which keeps every zone within its capacity; or remove the key";
+    context
+        .sink
+        .push(found.related(&service.name.span, "the service").hint(hint));
 }
 
 fn weights(context: &Context<'_>, split: &Listed<Spanned<SplitArm>>, so: &str) {

@@ -24,6 +24,8 @@ mod tags;
 mod trust_domain;
 mod zone;
 
+pub(super) use tags::is_tag;
+
 pub(super) use defaults::{DefaultKeys, defaults, merged};
 
 use std::time::Duration;

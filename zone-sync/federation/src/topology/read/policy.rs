@@ -164,7 +164,32 @@ pub(super) fn share(node: &Node, sink: &Sink) -> Option<f64> {
     scalar::percent(node, "a share", 0.0..=100.0, sink)
 }
 
+/// Says how it is written to whoever wrote `spill: 70%`, or `spill: true`.
+fn is_no_map_of_spill(node: &Node, sink: &Sink) -> bool {
+    let Value::Text { text, .. } = &node.value else {
+        return false;
+    };
+    let message = format!(
+        "`spill` is a map of its keys, and not `{}`",
+        scalar::shortened(text)
+    );
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
+    let meant = match number {
+        Ok(number) if number > 0.0 && number <= 1.0 && !text.ends_with('%') => {
+            format!("{{ healthy_below: {}% }}", number * 100.0)
+        }
+        Ok(number) if (0.0..=100.0).contains(&number) => format!("{{ healthy_below: {number}% }}"),
+        _ => "{}".to_owned(),
+    };
+    let found = Diagnostic::error("wrong-type", &node.span, message);
+    sink.push(found.hint(format!("write `spill: {meant}`")));
+    true
+}
+
 pub(super) fn spill(node: &Node, sink: &Sink) -> Option<Spill> {
+    if is_no_map_of_spill(node, sink) {
+        return None;
+    }
     let fields = Fields::open(node, &node.span, &SPILL, sink)?;
     let how = "write `respect` or `ignore`";
     let capacity = fields.optional("capacity", |node, sink| {

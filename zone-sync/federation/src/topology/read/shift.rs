@@ -8,8 +8,8 @@ use super::{
         fields::{Fields, MapKind, Spanned, items},
         scalar::{self, OWN},
         shift::{
-            DEFAULT_MIN_REQUESTS, GateCondition, MAX_GATE_CONDITIONS, MAX_REASON_BYTES, MAX_SHIFT_STEPS,
-            SHIFT_INTERVALS, Shift, ShiftPlan, ShiftState,
+            DEFAULT_MIN_REQUESTS, GateCondition, MAX_GATE_CONDITIONS, MAX_MIN_REQUESTS, MAX_REASON_BYTES,
+            MAX_SHIFT_STEPS, SHIFT_INTERVALS, Shift, ShiftPlan, ShiftState,
         },
         tree::Node,
     },
@@ -47,8 +47,6 @@ const STATES: [(&str, ShiftState); 4] = [
     ("aborted", ShiftState::Aborted),
     ("done", ShiftState::Done),
 ];
-/// More than any gateway counts in a step.
-const MAX_REQUESTS: u64 = 1_000_000_000;
 const STEPS: RangeInclusive<u32> = 1..=100;
 
 pub(super) fn shift(node: &Node, sink: &Sink) -> Option<Spanned<Shift>> {
@@ -102,7 +100,7 @@ fn plan(fields: &Fields<'_>) -> Option<ShiftPlan> {
         false => Some(Vec::new()),
     };
     let min_requests = fields.optional("min_requests", |node, sink| {
-        scalar::number(node, "a count", 0..=MAX_REQUESTS, sink)
+        scalar::number(node, "a count", 0..=MAX_MIN_REQUESTS, sink)
     });
     Some(ShiftPlan {
         to: to?,

@@ -13,6 +13,11 @@ fn allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"._/-".contains(&byte)
 }
 
+/// Tells whether a text can be the key or the value of a tag.
+pub(in super::super) fn is_tag(text: &str) -> bool {
+    (1..=MAX_TAG_BYTES).contains(&text.len()) && text.bytes().all(allowed)
+}
+
 /// Key and value pairs with the place of each value.
 pub(super) fn pairs(node: &Node, sink: &Sink) -> Option<Vec<(String, String, Span)>> {
     let entries = map(node, &node.span, "`tags`", sink)?;

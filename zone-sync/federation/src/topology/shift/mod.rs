@@ -11,7 +11,8 @@ mod tests;
 
 pub use gate::{GateCondition, GateConditionError, JudgedEnd};
 pub use plan::{
-    DEFAULT_MIN_REQUESTS, MAX_GATE_CONDITIONS, MAX_SHIFT_STEPS, SHIFT_INTERVALS, ShiftPlan, ShiftRefusal,
+    DEFAULT_MIN_REQUESTS, MAX_GATE_CONDITIONS, MAX_MIN_REQUESTS, MAX_SHIFT_STEPS, SHIFT_INTERVALS, ShiftPlan,
+    ShiftRefusal,
 };
 
 use std::{fmt, time::SystemTime};

@@ -4,8 +4,12 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use super::{GateCondition, ShiftState};
 use crate::{
-    name::Tags,
-    topology::model::{Service, SplitArm},
+    name::{MAX_TAGS, Tags},
+    topology::{
+        model::{Service, SplitArm},
+        read::is_tag,
+        scalar::OWN,
+    },
 };
 
 /// Most steps of a shift.
@@ -17,6 +21,8 @@ pub const SHIFT_INTERVALS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 /// Requests without which a gate says nothing, unless the shift says otherwise.
 pub const DEFAULT_MIN_REQUESTS: u64 = 100;
+/// Most requests that a gate may want: more than any gateway counts in a step.
+pub const MAX_MIN_REQUESTS: u64 = 1_000_000_000;
 /// Most arms of a split, as in the file.
 const MAX_ARMS: usize = 32;
 
@@ -62,6 +68,10 @@ pub enum ShiftRefusal {
     Conditions,
     #[error("`to` needs a tag")]
     NoTags,
+    #[error("`{0}` is not a tag that a topology can hold")]
+    BadTag(String),
+    #[error("more than {MAX_MIN_REQUESTS} requests in a step are more than any gateway counts")]
+    MinRequests,
 }
 
 impl ShiftRefusal {
@@ -89,6 +99,10 @@ impl ShiftRefusal {
             Self::Every => "such as `--every 5m`",
             Self::Conditions => "such as `--abort-if 'success<99%' --abort-if 'p99>300ms'`",
             Self::NoTags => "such as `--to version=v2`",
+            Self::BadTag(_) => {
+                "key and value have 1 to 63 of a-z, A-Z, 0-9 and `._/-`, and the value is not `self`"
+            }
+            Self::MinRequests => "such as `--min-requests 100`",
         }
     }
 }
@@ -99,6 +113,17 @@ impl ShiftPlan {
     pub fn check(&self) -> Result<(), ShiftRefusal> {
         if self.to.is_empty() {
             return Err(ShiftRefusal::NoTags);
+        }
+        let bad = |(key, value): &(&str, &str)| !is_tag(key) || !is_tag(value) || *value == OWN;
+        if let Some((key, value)) = self.to.iter().find(bad) {
+            let shown: String = format!("{key}={value}").chars().take(80).collect();
+            return Err(ShiftRefusal::BadTag(shown.escape_debug().to_string()));
+        }
+        if self.to.len() > MAX_TAGS {
+            return Err(ShiftRefusal::BadTag(format!("{} tags", self.to.len())));
+        }
+        if self.min_requests > MAX_MIN_REQUESTS {
+            return Err(ShiftRefusal::MinRequests);
         }
         let rise = self.steps.is_sorted_by(|a, b| a < b);
         let fits = self.steps.iter().all(|step| (1..=100).contains(step));

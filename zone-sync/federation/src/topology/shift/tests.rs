@@ -74,3 +74,29 @@ fn what_has_ended_is_neither_paused_nor_resumed_nor_aborted() {
     }
     assert_eq!(shift.advanced(T0).advanced(T0).advanced(T0).percent(), 100);
 }
+
+#[test]
+fn what_no_topology_could_hold_is_refused_in_words_before_it_is_written() {
+    let with = |key: &str, value: &str| ShiftPlan {
+        to: [(key, value)].into_iter().collect(),
+        ..plan(&[5, 100])
+    };
+    for (key, value) in [
+        ("version", "v2, weight: 100 }"),
+        ("version", "v2\n  allow: []"),
+        ("version", "self"),
+        ("version", ""),
+        ("ver sion", "v2"),
+        ("version", &"x".repeat(64)),
+    ] {
+        let refused = with(key, value).check().unwrap_err();
+        assert!(matches!(refused, ShiftRefusal::BadTag(_)), "{refused}");
+        assert!(!refused.to_string().contains('\n'), "{refused}");
+    }
+    assert_eq!(with("version", "v2").check(), Ok(()));
+    let many = ShiftPlan {
+        min_requests: MAX_MIN_REQUESTS + 1,
+        ..plan(&[5, 100])
+    };
+    assert_eq!(many.check(), Err(ShiftRefusal::MinRequests));
+}
