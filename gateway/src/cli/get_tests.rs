@@ -112,6 +112,13 @@ fn services() -> Envelope<ServiceView> {
         zones: vec![elsewhere("plant", false), elsewhere("west", true)],
         split: vec![arm("v1", 95), arm("v2", 5)],
         shift: None,
+        spill: Some("below 70% healthy".to_owned()),
+        criticality: "critical".to_owned(),
+        capacity: vec![causeway_api::admin::view::CapacityView {
+            zone: "west".to_owned(),
+            capacity_per_second: 60.0,
+            planned_per_second: 41.6,
+        }],
         failover: vec![tier(Some("self")), tier(None)],
         export_to: None,
         run_in: None,
@@ -367,8 +374,8 @@ SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE
 orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3
 ");
     insta::assert_snapshot!(text(&services(), Format::Wide), @r"
-SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE             SPLIT                        FAILOVER     EXPORTED TO   WHO MAY CALL          HEALTH CHECK             EJECTED
-orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3   version=v1:95 version=v2:5   self > any   every zone    web but not *@plant   http /healthz every 2s   -
+SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE             SPLIT                        FAILOVER     SPILL               CAPACITY        CRITICALITY   EXPORTED TO   WHO MAY CALL          HEALTH CHECK             EJECTED
+orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3   version=v1:95 version=v2:5   self > any   below 70% healthy   west:60/s(42)   critical      every zone    web but not *@plant   http /healthz every 2s   -
 ");
 }
 

@@ -10,6 +10,9 @@ impl Tabular for ServiceView {
     const WIDE: &'static [&'static str] = &[
         "SPLIT",
         "FAILOVER",
+        "SPILL",
+        "CAPACITY",
+        "CRITICALITY",
         "EXPORTED TO",
         "WHO MAY CALL",
         "HEALTH CHECK",
@@ -65,6 +68,9 @@ impl Tabular for ServiceView {
                 .collect::<Vec<_>>()
                 .join(" > ")
                 .into(),
+            self.spill.clone().unwrap_or_default().into(),
+            capacity(self).into(),
+            self.criticality.as_str().into(),
             exported.into(),
             self.callers.as_str().into(),
             self.health.clone().unwrap_or_default().into(),
@@ -76,6 +82,15 @@ impl Tabular for ServiceView {
 fn is_zone_ejected(service: &ServiceView, zone: &str) -> bool {
     let mut ejected = service.ejected.iter();
     ejected.any(|ejection| ejection.part == "zone" && ejection.zone == zone)
+}
+
+/// `east:60/s(42) west:40/s(40)`: what each zone can take, and what is meant to go there.
+fn capacity(service: &ServiceView) -> String {
+    let rooms = service.capacity.iter().map(|room| {
+        let (zone, all, planned) = (&room.zone, room.capacity_per_second, room.planned_per_second);
+        format!("{zone}:{all:.0}/s({planned:.0})")
+    });
+    rooms.collect::<Vec<_>>().join(" ")
 }
 
 /// `8080`, or `http:8080,admin:9090`.

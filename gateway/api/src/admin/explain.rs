@@ -119,7 +119,7 @@ pub(super) fn explanation(decision: &FullDecision, own: &ZoneName) -> Explanatio
             .iter()
             .map(|candidate| in_words(candidate, own))
             .collect(),
-        outcome: bare(&decision.why.to_string()),
+        outcome: bare(&decision.why.to_string()) + &shed_share(decision),
         permission: None,
         callers: None,
         open_connections: None,
@@ -127,6 +127,17 @@ pub(super) fn explanation(decision: &FullDecision, own: &ZoneName) -> Explanatio
         ejected: Vec::new(),
         answered_by: None,
     }
+}
+
+/// Says that the outcome is one of two, where some of what is asked for is shed.
+fn shed_share(decision: &FullDecision) -> String {
+    let share = decision.reasons.iter().find_map(|reason| match reason.why {
+        Why::ShedShare { percent } => Some(percent),
+        _ => None,
+    });
+    share.map_or_else(String::new, |percent| {
+        format!(" (drawn anew for each: {percent} % of what is asked for is shed, the rest is served)")
+    })
 }
 
 /// Says which port was asked about, if one was.

@@ -23,6 +23,7 @@ mod readings;
 mod scrape;
 pub(crate) mod server;
 mod shift_checks;
+mod shift_metrics;
 mod shifts;
 mod stalled;
 mod topology;

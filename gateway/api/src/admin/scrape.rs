@@ -88,6 +88,7 @@ pub fn scrape(
     records(own, state);
     instances(own, state.snapshot);
     ejections(own, state.snapshot);
+    super::shift_metrics::shifts(own, state.snapshot);
     capacity(own, state.snapshot);
     process(&mut read, state.process);
     let mut out = String::new();

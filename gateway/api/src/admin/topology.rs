@@ -142,11 +142,14 @@ pub(super) async fn apply(
         true => OverShifts::Abort,
         false => OverShifts::Refuse,
     };
-    let object = object(text, &may);
     let handed = HandedText {
         text: text.to_owned(),
         may,
     };
+    let named = handed.clone();
+    // A long text takes longer to look at than a runtime thread should be held.
+    let object = tokio::task::spawn_blocking(move || object(&named.text, &named.may));
+    let object = object.await.unwrap_or_default();
     let outcome = applied.apply(expected, handed, applying, over).await;
     let outcome = outcome.map_err(|error| {
         let error = match error {

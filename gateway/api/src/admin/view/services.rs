@@ -35,6 +35,15 @@ pub struct ServiceView {
     /// Such as `shift: 25 % to {version=v2} (step 2 of 4), running`; `None`: it is under no shift.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shift: Option<String>,
+    /// Such as `below 70% healthy; capacity is respected`; `None`: it does not spill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spill: Option<String>,
+    /// `critical`, `normal` or `sheddable`; empty: the gateway does not say.
+    #[serde(default)]
+    pub criticality: String,
+    /// Of each zone that declares what it can take, as far as this gateway plans by it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capacity: Vec<CapacityView>,
     pub failover: Vec<TierView>,
     /// `None`: every zone.
     pub export_to: Option<Vec<String>>,
@@ -96,6 +105,15 @@ pub struct Count {
     pub healthy: u32,
 }
 
+/// Capacity of a service in one zone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CapacityView {
+    pub zone: String,
+    pub capacity_per_second: f64,
+    /// Demand that the clients of all zones are meant to send there.
+    pub planned_per_second: f64,
+}
+
 /// Another zone's instances. Where a zone has several gateways that tell of the same instances, the most counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceZone {
@@ -132,10 +150,20 @@ pub fn services(snapshot: &Snapshot, bindings: &Bindings, now: Duration, mut sho
     for (vip, bound) in bindings.iter().filter(|(_, bound)| bound.target.is_whole()) {
         vips.entry(&bound.target.service).or_default().push(vip.ip());
     }
+    let plan = snapshot.capacity.plan();
+    let mut rooms = BTreeMap::<&ServiceName, Vec<CapacityView>>::new();
+    for (service, zone, room) in plan.rooms() {
+        rooms.entry(service).or_default().push(CapacityView {
+            zone: zone.to_string(),
+            capacity_per_second: room.capacity_per_second,
+            planned_per_second: room.planned_per_second,
+        });
+    }
     for (name, service) in &snapshot.topology.services {
         let vips = vips.remove(name).unwrap_or_default();
         show(&ServiceView {
             ejected: ejections(snapshot, name, now),
+            capacity: rooms.remove(name).unwrap_or_default(),
             ..service_view(snapshot, vips, name, service)
         });
     }
@@ -172,6 +200,9 @@ fn service_view(
             })
             .collect(),
         shift: shift_in_words(snapshot, name),
+        spill: service.spill_in_words(),
+        criticality: service.criticality.word().to_owned(),
+        capacity: Vec::new(),
         failover: service.failover.iter().map(tier).collect(),
         export_to: service
             .export_to

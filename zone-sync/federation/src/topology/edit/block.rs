@@ -13,8 +13,8 @@ use crate::{
     },
 };
 
-/// Most blocks of one text. Each is put in by itself; whoever changes more hands in the whole file.
-pub const MAX_BLOCKS: usize = 64;
+/// Most blocks of one text. Each is put in by itself, for which all of a long topology is read; whoever changes more hands in the whole file.
+pub const MAX_BLOCKS: usize = 16;
 /// The only key of a text of blocks.
 const SERVICES: &str = "services";
 
@@ -460,7 +460,7 @@ services:
             assert!(read(text).unwrap().is_none(), "{text}");
         }
         for (text, word) in [
-            ("services: {}", "1 to 64"),
+            ("services: {}", "1 to 16"),
             ("services: [orders]", "a map of their names"),
             ("services: { orders: 80 }", "a map of its keys"),
             ("services: { No: { port: 80 } }", "no name"),
