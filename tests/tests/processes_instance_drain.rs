@@ -214,11 +214,7 @@ async fn the_last_instance_is_drained_by_force_and_its_clients_go_nowhere() {
         scene.at("west", &["drain", &name, "--force"]).unwrap();
     }
     scene.wait_exported((2, 0)).await;
-    let explained = http::get(
-        scene.federation.zone("east").admin,
-        "/v1/explain?service=orders",
-    )
-    .await;
+    let explained = http::get(scene.federation.zone("east").admin, "/v1/explain?service=orders").await;
     let explained = explained.unwrap().body;
     assert!(
         explained.contains("no instance with the tags is healthy"),

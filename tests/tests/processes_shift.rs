@@ -278,7 +278,7 @@ async fn a_shift_to_what_fails_is_aborted_at_its_step_and_no_more_than_its_share
     );
     let because = told["because"].as_str().unwrap();
     assert!(
-        because.starts_with("success<99%: ") || because.ends_with("has taken its share back"),
+        because.contains("success<99%: ") && because.contains(" requests failed"),
         "{because}"
     );
     // Four standard deviations of the draw.

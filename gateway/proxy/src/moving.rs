@@ -131,7 +131,7 @@ impl FollowingConnections {
         let deadlines = self.deadlines(&snapshot.topology, now);
         for (service, (policy, handles)) in self.by_service(snapshot, &deadlines) {
             let mut known = before.remove(&service).unwrap_or_default();
-            let open = self.for_ending(snapshot, policy, &deadlines, &handles);
+            let open = self.for_ending(snapshot, (now, policy), &deadlines, &handles);
             let misplaced = open.iter().filter(|one| one.misplaced.is_some()).count();
             self.metrics.misplaced(self.role, service.as_str(), misplaced);
             let DueEndings { end, look_again } = known.look(now, policy, &open);
@@ -195,7 +195,7 @@ impl FollowingConnections {
     fn for_ending(
         &self,
         snapshot: &Snapshot,
-        policy: ConnectionPolicy,
+        (now, policy): (Instant, ConnectionPolicy),
         deadlines: &HashMap<ZoneName, Instant>,
         handles: &[Arc<ConnectionHandle>],
     ) -> Vec<OpenForEnding<ConnectionId>> {
@@ -217,7 +217,7 @@ impl FollowingConnections {
             leave_by: None,
         };
         let mut open: Vec<_> = handles.iter().map(one).collect();
-        let (now, clock) = (Instant::now(), SystemTime::now());
+        let clock = SystemTime::now();
         for (one, handle) in open.iter_mut().zip(handles) {
             let placement = handle.placement();
             let zone = placement.map(|placement| placement.zone(&snapshot.zone));

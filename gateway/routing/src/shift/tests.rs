@@ -94,10 +94,15 @@ fn a_paused_shift_does_not_go_on_and_is_aborted_all_the_same() {
     assert_eq!(judged(&paused, 3600, &[told(1000, [0, 0])]), ShiftVerdict::Hold);
     let taken = ShiftFigures {
         taken_back: true,
-        ..told(0, [0, 0])
+        ..told(900, [9, 0])
     };
-    let because = ShiftVerdict::Abort("east/gw1 has taken its share back".to_owned());
-    assert_eq!(judged(&paused, 0, &[told(0, [0, 0]), taken]), because);
+    // Whoever takes its share back has seen it broken, whatever ended well since then: the figures are named all the same.
+    let verdict = judged(&paused, 0, &[told(0, [0, 0]), taken]);
+    let because = "east/gw1 has taken its share back, success<99%: 9 of 900 requests failed";
+    assert!(
+        matches!(&verdict, ShiftVerdict::Abort(why) if why.starts_with(because)),
+        "{verdict:?}"
+    );
     let because = ShiftVerdict::Abort("success<99%: 12 of 400 requests failed at home/gw1".to_owned());
     assert_eq!(judged(&paused, 0, &[told(400, [12, 0])]), because);
     for state in ["aborted", "done"] {

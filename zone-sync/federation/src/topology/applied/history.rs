@@ -115,7 +115,7 @@ impl Applied {
     }
 }
 
-/// How the value of the key `shift` begins, as it is written by this program.
+/// Beginning of the value of the key `shift`, as this program writes it.
 const SHIFT: &str = "shift: { to: ";
 
 /// Tells whether a text differs from another within the one line that says how a shift stands.
@@ -125,25 +125,23 @@ fn is_step(before: &str, after: &str) -> bool {
     let rest = before.len().min(after.len()) - begin;
     let ends = before.bytes().rev().zip(after.bytes().rev()).take(rest);
     let end = ends.take_while(same).count();
-    let is_within = |text: &str| {
-        let line = text.as_bytes().get(..begin).unwrap_or_default();
-        let line = line.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-        let middle = text.as_bytes().get(begin..text.len() - end).unwrap_or_default();
-        let shift = line.windows(SHIFT.len()).any(|window| window == SHIFT.as_bytes());
-        shift && !middle.is_empty() && !middle.contains(&b'\n')
+    let differing = |text: &str| text.as_bytes()[begin..text.len() - end].to_vec();
+    let (gone, come) = (differing(before), differing(after));
+    let is_one_line = !gone.contains(&b'\n') && !come.contains(&b'\n');
+    is_one_line && gone != come && is_in_shift(before.as_bytes().get(..begin).unwrap_or_default())
+}
+
+/// Tells whether a text ends within the value of a key `shift`.
+fn is_in_shift(text: &[u8]) -> bool {
+    let line = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    let begins = line
+        .windows(SHIFT.len())
+        .rposition(|window| window == SHIFT.as_bytes());
+    let Some(value) = begins.and_then(|at| line.get(at..)) else {
+        return false;
     };
-    begin < before.len().max(after.len())
-        && (is_within(before) || is_within(after))
-        && !before
-            .as_bytes()
-            .get(begin..before.len() - end)
-            .unwrap_or_default()
-            .contains(&b'\n')
-        && !after
-            .as_bytes()
-            .get(begin..after.len() - end)
-            .unwrap_or_default()
-            .contains(&b'\n')
+    let count = |wanted: u8| value.iter().filter(|byte| **byte == wanted).count();
+    count(b'{') > count(b'}')
 }
 
 #[cfg(test)]
@@ -171,5 +169,12 @@ mod tests {
         );
         assert!(!is_step(&text("", 1), &text("", 2)));
         assert!(!is_step(&one, &one.replace("port: 80", "port: 81")));
+        let in_braces = |step: u32, port: u32| {
+            format!(
+                "services: {{ orders: {{ shift: {{ to: {{ version: v2 }}, step: {step} }}, port: {port} }} }}"
+            )
+        };
+        assert!(is_step(&in_braces(1, 80), &in_braces(2, 80)));
+        assert!(!is_step(&in_braces(1, 80), &in_braces(1, 81)));
     }
 }
