@@ -20,7 +20,7 @@ pub(crate) struct ApiError {
     /// For the audit log; without one, what the status is called.
     pub word: Option<String>,
     /// For the audit log: name of what was to be changed, where the path of the request does not say it.
-    pub object: Option<String>,
+    pub object: Option<Box<str>>,
 }
 
 impl ApiError {
@@ -52,7 +52,7 @@ impl ApiError {
 
     #[must_use]
     pub(crate) fn object(mut self, object: Option<String>) -> Self {
-        self.object = object;
+        self.object = object.map(String::into_boxed_str);
         self
     }
 
@@ -88,7 +88,7 @@ impl IntoResponse for ApiError {
             object,
         } = self;
         let note = Note {
-            object,
+            object: object.map(String::from),
             error: Some(word.unwrap_or_else(|| status_word(status))),
             ..Note::default()
         };
