@@ -103,7 +103,6 @@ fn services() -> Envelope<ServiceView> {
         name: "orders".to_owned(),
         port: 8080,
         protocol: "http".to_owned(),
-        ports: Vec::new(),
         vips: vec!["127.64.0.1".parse().unwrap()],
         local: Count {
             instances: 2,
@@ -111,7 +110,6 @@ fn services() -> Envelope<ServiceView> {
         },
         zones: vec![elsewhere("plant", false), elsewhere("west", true)],
         split: vec![arm("v1", 95), arm("v2", 5)],
-        shift: None,
         spill: Some("below 70% healthy".to_owned()),
         criticality: "critical".to_owned(),
         capacity: vec![causeway_api::admin::view::CapacityView {
@@ -120,18 +118,11 @@ fn services() -> Envelope<ServiceView> {
             planned_per_second: 41.6,
         }],
         failover: vec![tier(Some("self")), tier(None)],
-        export_to: None,
-        run_in: None,
         allow: Some(vec!["web".to_owned()]),
         deny: vec!["*@plant".to_owned()],
         callers: "web but not *@plant".to_owned(),
         health: Some("http /healthz every 2s".to_owned()),
-        early: false,
-        idle_timeout: None,
-        linger: None,
-        max_age: None,
-        routes: Vec::new(),
-        ejected: Vec::new(),
+        ..ServiceView::default()
     };
     envelope("services", vec![service])
 }

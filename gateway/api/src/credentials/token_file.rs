@@ -372,14 +372,8 @@ mod tests {
         let path = folder.path().join("tokens.json");
         let read = issue(&path, &name("grafana"), &Rights::of(Scope::Read), None, &[1; 32]).unwrap();
         let hour = SystemTime::now() + Duration::from_secs(3600);
-        let write = issue(
-            &path,
-            &name("ci"),
-            &Rights::of(Scope::Write),
-            Some(hour),
-            &[2; 32],
-        )
-        .unwrap();
+        let writes = Rights::of(Scope::Write);
+        let write = issue(&path, &name("ci"), &writes, Some(hour), &[2; 32]).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(!text.contains(read.reveal()) && !text.contains("0101"), "{text}");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

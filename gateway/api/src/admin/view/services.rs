@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{EjectionView, age_word, ejections, link_word, shift_in_words};
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
     pub name: String,
     /// The primary one.
