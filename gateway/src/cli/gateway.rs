@@ -31,7 +31,8 @@ use super::{
     identity_source::{IdentitySource, JoinTokenArgs, WorkloadApiArgs},
     kept_folder,
     limits::{
-        half_closed_limit, keepalive, memory_budget, outlive, redirect_port, stall_limit, tunnel_idle_timeout,
+        half_closed_limit, history_limits, history_size, keepalive, memory_budget, outlive, redirect_port,
+        stall_limit, tunnel_idle_timeout,
     },
     log_args::LogArgs,
     ruling,
@@ -99,6 +100,12 @@ pub(crate) struct GatewayArgs {
     /// Folder for what must outlive a restart: catalog, registrations, virtual addresses, applied topologies
     #[arg(long, value_name = "FOLDER", env = "CAUSEWAY_DATA")]
     pub(super) data: PathBuf,
+    /// Time for which what happened is kept, and the figures of each minute, for `causeway get events` and the dashboard
+    #[arg(long, value_name = "TIME", env = "CAUSEWAY_HISTORY", default_value = "24h", value_parser = humantime::parse_duration)]
+    pub(super) history: Duration,
+    /// Room that it may take in --data; the oldest goes first
+    #[arg(long, value_name = "BYTES", env = "CAUSEWAY_HISTORY_SIZE", default_value = "64MiB", value_parser = history_size)]
+    pub(super) history_size: u64,
     /// Zone-sync processes of this zone, any one of which serves the registry that its gateways share; without it the
     /// registry is embedded and this is the zone's only gateway
     #[arg(
@@ -264,6 +271,7 @@ impl GatewayArgs {
         stall_limit(self.stall_timeout)?;
         half_closed_limit(self.half_closed_timeout)?;
         keepalive(self.tcp_keepalive)?;
+        history_limits(self.history, self.history_size)?;
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     AdminArgs, Exit, Failure,
     federation::{self, PlaceArgs},
+    get_events::{self, EventArgs},
     tables::{self, Tabular},
 };
 use crate::output::{self, Format};
@@ -35,6 +36,7 @@ Examples:
   causeway get tunnels -w             watch; redraws when something changes
   causeway get catalog -o wide        how zone sync with every gateway stands
   causeway get instances -o json      for programs: versioned, fields are only ever added
+  causeway get events --since 2h      what happened, with its cause; -w follows, --service and --kind choose
   causeway get exports --admin unix:/run/causeway/east.sock
   causeway get zones --all            as every zone sees them, asked through this gateway; what each says is for it to decide
   causeway get instances --at west --admin-token-file west.token        those of zone west, with a token that was issued there
@@ -67,6 +69,8 @@ pub(crate) struct GetArgs {
     #[command(flatten)]
     place: PlaceArgs,
     #[command(flatten)]
+    events: EventArgs,
+    #[command(flatten)]
     admin: AdminArgs,
 }
 
@@ -93,11 +97,24 @@ enum What {
     /// The record of every gateway, as it is held here: versions, ages, and what was exchanged
     #[value(aliases = ["record", "records", "c"])]
     Catalog,
+    /// What happened, and why: tunnels, failovers, shifts, topologies, certificates
+    #[value(aliases = ["event", "ev"])]
+    Events,
     /// The topology in force, as a file that can be edited and applied
     Topology,
 }
 
 pub(crate) async fn run(args: GetArgs) -> Result<Exit, Failure> {
+    if args.what == What::Events {
+        get_events::show(&args.events, (args.output, args.watch), &args.admin.admin).await?;
+        return Ok(Exit::Done);
+    }
+    if args.events.is_given() {
+        return Err(
+            Failure::usage("only events are chosen by --since, --service and --kind")
+                .hint("see `causeway get events --since 2h --service orders`"),
+        );
+    }
     let mut last = None;
     loop {
         let text = show(&args).await?;
@@ -137,6 +154,8 @@ async fn show(args: &GetArgs) -> Result<String, Failure> {
         What::Exports => listed::<ExportView>(args, "/v1/exports").await,
         What::Catalog => listed::<RecordView>(args, "/v1/catalog").await,
         What::Topology => topology(args).await,
+        // Shown as lines, before this.
+        What::Events => Ok(String::new()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use causeway_history::HistoryLimits;
 use causeway_proxy::{
     egress::{Outlive, REDIRECT_PORT},
     keepalive::KEEPALIVES,
@@ -73,19 +74,37 @@ pub(super) fn tunnel_idle_timeout(given: Duration) -> Result<Duration, Failure> 
 /// Memory budgets that make sense: no less than the first windows of a few peers.
 const MEMORY_BUDGETS: RangeInclusive<u64> = 16 * 1024 * 1024..=1024 * 1024 * 1024 * 1024;
 
-/// Reads a number of bytes such as `64MiB`.
+/// Time and room for which the history is kept.
+pub(super) fn history_limits(keep: Duration, bytes: u64) -> Result<HistoryLimits, Failure> {
+    let wrong = "cannot use --history: it is between 1m and 31days";
+    let keep = within(keep, &HistoryLimits::KEEPS, wrong, "the default is 24h")?;
+    Ok(HistoryLimits { keep, bytes })
+}
+
+/// Reads the size of the history.
+pub(super) fn history_size(text: &str) -> Result<u64, String> {
+    let wrong = "give a size such as 64MiB or 2GiB, between 1MiB and 16GiB";
+    size(text, &HistoryLimits::SIZES).ok_or_else(|| wrong.to_owned())
+}
+
+/// Reads the size of the memory budget.
 pub(super) fn memory_budget(text: &str) -> Result<u64, String> {
-    let wrong = || "give a size such as 64MiB or 2GiB, between 16MiB and 1024GiB".to_owned();
+    let wrong = "give a size such as 64MiB or 2GiB, between 16MiB and 1024GiB";
+    size(text, &MEMORY_BUDGETS).ok_or_else(|| wrong.to_owned())
+}
+
+/// Reads a number of bytes such as `64MiB`.
+fn size(text: &str, range: &RangeInclusive<u64>) -> Option<u64> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit: u64 = match &text[digits.len()..] {
         "KiB" => 1024,
         "MiB" => 1024 * 1024,
         "GiB" => 1024 * 1024 * 1024,
-        _ => return Err(wrong()),
+        _ => return None,
     };
-    let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    let number: u64 = digits.trim().parse().ok()?;
     let bytes = number.saturating_mul(unit);
-    MEMORY_BUDGETS.contains(&bytes).then_some(bytes).ok_or_else(wrong)
+    range.contains(&bytes).then_some(bytes)
 }
 
 /// Longest time that a connection over TLS may be let outlive its certificate, `never` aside.
@@ -107,6 +126,19 @@ pub(super) fn outlive(text: &str) -> Result<Outlive, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_history_is_kept_for_a_minute_to_a_month_in_a_room_that_has_a_unit() {
+        let day = Duration::from_secs(24 * 3600);
+        let limits = history_limits(day, 1 << 20).unwrap();
+        assert_eq!((limits.keep, limits.bytes), (day, 1 << 20));
+        assert!(history_limits(Duration::from_secs(59), 1 << 20).is_err());
+        assert!(history_limits(32 * day, 1 << 20).is_err());
+        assert_eq!(history_size("64MiB"), Ok(64 << 20));
+        for wrong in ["64", "0MiB", "17GiB", "1 TiB", "-1MiB"] {
+            assert!(history_size(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_port_to_redirect_to_is_refused_where_nobody_is_redirected() {

@@ -22,6 +22,7 @@ mod failure;
 mod federation;
 mod gateway;
 mod get;
+mod get_events;
 mod identity_source;
 mod join;
 mod keep;

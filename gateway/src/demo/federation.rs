@@ -268,6 +268,7 @@ async fn start(
         topology: TopologySource::Held(topology.subscribe()),
         anchors: TrustAnchors::IdentityFiles,
         storage: Storage::Memory,
+        history: Default::default(),
         registry: RegistryChoice::Embedded,
         renewal: CertificateRenewal::Elsewhere,
         dns: DnsConfig {

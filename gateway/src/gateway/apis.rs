@@ -80,6 +80,7 @@ async fn start_admin(
         ),
         identity: config.identity.clone(),
         trust: config.anchors.document().cloned(),
+        history: known.history.clone(),
         tasks: config.tasks.clone(),
         descriptors: known.descriptors.clone(),
         handed: config.handed.sockets.clone(),

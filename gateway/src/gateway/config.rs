@@ -17,6 +17,7 @@ use causeway_api::{
 use causeway_control::{TopologySource, renewal::Renewal, trust::Trusted};
 use causeway_dns::{DnsConfig, DnsError, vips};
 use causeway_federation::name::{GatewayId, ZoneName};
+use causeway_history::HistoryLimits;
 use causeway_host::{files::make_private_folder, handed::HandedSockets, resolve::NameResolver, tasks::Tasks};
 use causeway_identity::{LiveIdentity, Secure, TlsError};
 use causeway_instances::{
@@ -38,6 +39,8 @@ pub struct GatewayConfig {
     pub topology: TopologySource,
     pub anchors: TrustAnchors,
     pub storage: Storage,
+    /// Time and room for which what happened is kept.
+    pub history: HistoryLimits,
     pub registry: RegistryChoice,
     pub renewal: CertificateRenewal,
     pub tunnel: tunnel::TunnelConfig,

@@ -107,7 +107,11 @@ impl Gateway {
             ejections: self.egress.ejections(),
             linked: self.snapshots.load().links.keys().cloned().collect(),
         };
-        tokio::join!(self.instances.shutdown(), self.zone_sync.shutdown());
+        tokio::join!(
+            self.instances.shutdown(),
+            self.zone_sync.shutdown(),
+            self.history.close()
+        );
         self.vips.let_go();
         if let Some(applied) = self.topology.applied().cloned() {
             // It waits for a write that is under way.

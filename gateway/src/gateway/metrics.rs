@@ -5,6 +5,7 @@ use std::sync::Arc;
 use causeway_api::ApiMetrics;
 use causeway_control::ControlMetrics;
 use causeway_dns::DnsMetrics;
+use causeway_history::HistoryMetrics;
 use causeway_identity::IdentityMetrics;
 use causeway_instances::InstanceMetrics;
 use causeway_proxy::ProxyMetrics;
@@ -25,6 +26,7 @@ pub struct GatewayMetrics {
     pub sync: Arc<SyncMetrics>,
     pub control: Arc<ControlMetrics>,
     pub identity: Arc<IdentityMetrics>,
+    pub history: HistoryMetrics,
 }
 
 impl Default for GatewayMetrics {
@@ -39,6 +41,7 @@ impl Default for GatewayMetrics {
             dns: Arc::new(DnsMetrics::new(&mut registry)),
             sync: Arc::new(SyncMetrics::new(&mut registry)),
             control: Arc::new(ControlMetrics::new(&mut registry)),
+            history: HistoryMetrics::new(&mut registry),
             identity: Arc::new(IdentityMetrics::new(&mut registry)),
             registry: Arc::new(registry),
         }

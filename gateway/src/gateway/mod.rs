@@ -14,6 +14,8 @@
 //! | `src/gateway/recheck.rs` | control | nothing: has egress and ingress look at their open connections again | watches snapshots: a new topology, or who is registered where |
 //! | `proxy/src/moving.rs` | control | since when which open connections have not belonged where they are | watches snapshots; a look every 100 ms to 5 s, where a service has `connections` |
 //! | `src/gateway/exports.rs` | control | nothing: tells zone sync what is exported | watches the topology and instances |
+//! | `history/src/history.rs` | control | the files of the history | a bounded queue of 1,024 events |
+//! | `src/gateway/history.rs` | control | the latest picture of what this gateway knows | watches snapshots; a look every 250 ms |
 //! | `src/gateway/sync_status.rs` | control | what zone sync says of itself | a bounded channel of events; a look every 500 ms |
 //! | `instances/src/task.rs` | control | registry, health, `registry.redb` | a bounded channel of commands; hints of failed connects |
 //! | `instances/src/attach/task.rs` | control | the one attachment to a zone-sync | bounded channels to and from `instances/src/task.rs`; forwarded registrations use its client |
@@ -53,6 +55,7 @@ mod disk;
 mod exports;
 mod failback;
 mod handover;
+mod history;
 mod labels;
 mod listeners;
 mod local_sockets;
@@ -88,6 +91,7 @@ use causeway_api::{
 use causeway_control::TopologySource;
 use causeway_dns::{DnsServer, vips::VipTable};
 use causeway_federation::name::GatewayId;
+use causeway_history::History;
 use causeway_host::{handed::HandedSockets, tasks::Tasks};
 use causeway_instances::Instances;
 use causeway_proxy::{egress::Egress, ingress::Ingress};
@@ -107,6 +111,7 @@ pub struct Gateway {
     snapshots: Snapshots,
     generation: watch::Receiver<u64>,
     metrics: GatewayMetrics,
+    history: History,
     instances: Instances,
     zone_sync: ZoneSync,
     vips: Arc<VipTable>,

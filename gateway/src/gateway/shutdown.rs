@@ -111,6 +111,7 @@ impl Gateway {
     }
 
     pub(super) async fn end(mut self) {
+        self.history.close().await;
         self.background.stop();
         let (dns, registration) = (self.dns.take(), self.registration.take());
         let admin = std::mem::take(&mut self.admin);

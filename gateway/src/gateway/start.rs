@@ -12,6 +12,7 @@ use causeway_dns::{
     HostResolver,
     vips::{self, VipTable},
 };
+use causeway_history::{History, HistoryConfig};
 use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets};
 use causeway_instances::{
     Instances, InstancesConfig,
@@ -35,6 +36,7 @@ use super::{
     exports::keep_exports,
     failback::keep_failback,
     handover::listen_for_successors,
+    history::keep_events,
     labels::name_services,
     listeners, local_sockets,
     publish::{Sources, publish},
@@ -62,6 +64,7 @@ pub(super) struct Foundation {
     pub(super) demand: DemandBook,
     /// Answers other zones' gateways that ask for pages of the admin API.
     pub(super) pages: PageServer,
+    pub(super) history: History,
     /// Addresses that this process listens on, as far as it does by now.
     pub(super) listeners: watch::Sender<OwnListeners>,
     /// Connections that this gateway has opened to instances.
@@ -133,6 +136,7 @@ impl Gateway {
             snapshots: known.snapshots,
             generation: known.generation,
             metrics: config.metrics,
+            history: known.history,
             instances: known.instances,
             zone_sync: known.zone_sync,
             vips: known.vips,
@@ -185,6 +189,7 @@ fn start_background(
     background.spawn_to_the_end("open connections that follow", moving);
     background.spawn_to_the_end("failback", keep_failback(snapshots.clone()));
     background.spawn("shifts", keep_shifts(config, known));
+    background.spawn("events", keep_events(known));
     let planning = known
         .demand
         .clone()
@@ -289,6 +294,7 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         config.metrics.sync.clone(),
     );
     background.spawn("status of zone sync", watching);
+    let history = start_history(config, background);
     let vips = open_vips(config, &snapshots)?;
     let following = vips::follow(vips.clone(), snapshots.clone(), generation.clone());
     background.spawn("virtual addresses", following);
@@ -307,10 +313,23 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
             config.identity.clone(),
             config.metrics.api.clone(),
         ),
+        history,
         listeners,
         own_sockets: OwnSockets::default(),
         descriptors: Descriptors::default(),
     })
+}
+
+/// Starts writing down what happens.
+fn start_history(config: &GatewayConfig, background: &BackgroundTasks) -> History {
+    let history = History::new(HistoryConfig {
+        own: config.id().clone(),
+        data: config.storage.folder().map(Path::to_owned),
+        limits: config.history,
+        metrics: config.metrics.history.clone(),
+    });
+    background.spawn_to_the_end("history", history.clone().keep());
+    history
 }
 
 fn open_vips(config: &GatewayConfig, snapshots: &Snapshots) -> Result<Arc<VipTable>, GatewayStartError> {

@@ -27,6 +27,7 @@ use causeway_federation::{
     registry::InstanceSource,
     topology::{self, Topology},
 };
+use causeway_history::{History, HistoryConfig, HistoryLimits};
 use causeway_host::{descriptors::Descriptors, handed::HandedSockets, tasks::Tasks};
 use causeway_identity::{
     Identity,
@@ -261,12 +262,25 @@ pub fn state() -> AdminState {
             metrics.api.clone(),
         ),
         gate: Gate::new(None, Audit::default(), metrics.api),
+        history: history(),
         tasks: Tasks::default(),
         descriptors: Descriptors::default(),
         handed: HandedSockets::default(),
         settings: Arc::default(),
         started: Instant::now(),
     }
+}
+
+/// A history in memory.
+fn history() -> History {
+    let history = History::new(HistoryConfig {
+        own: GatewayId::new(ZoneName::new("east").unwrap(), "gw1".parse().unwrap()),
+        data: None,
+        limits: HistoryLimits::default(),
+        metrics: Default::default(),
+    });
+    tokio::spawn(history.clone().keep());
+    history
 }
 
 fn instances(snapshot: &Snapshot, metrics: Arc<InstanceMetrics>) -> Instances {

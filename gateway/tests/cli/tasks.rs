@@ -43,7 +43,7 @@ services: {}
 const ATTACHMENT: &str = "attachment to the shared registry";
 const FOLDER: &str = "folder of instances";
 /// Every long-lived task of a gateway that has all its parts, in the order of the names, and whether only its panic is a fault.
-const TASKS: [(&str, bool); 38] = [
+const TASKS: [(&str, bool); 40] = [
     ("TLS listener at ", true),
     ("admin API at ", false),
     (ATTACHMENT, false),
@@ -52,9 +52,11 @@ const TASKS: [(&str, bool); 38] = [
     ("certificates of open connections", false),
     ("count of ended connections", false),
     ("data thread 0", false),
+    ("events", false),
     ("exports", false),
     ("failback", false),
     (FOLDER, false),
+    ("history", false),
     ("identity of tunnels", false),
     ("instances", false),
     ("instances from DNS", false),
@@ -126,6 +128,7 @@ fn config(folder: &Path, attached: bool) -> GatewayConfig {
         topology: TopologySource::Applied(applied.unwrap()),
         anchors: TrustAnchors::Document(Trusted::new(identity.held().clone(), metrics.control.clone())),
         storage: Storage::Memory,
+        history: Default::default(),
         registry: match attached {
             false => RegistryChoice::Embedded,
             true => RegistryChoice::Shared {

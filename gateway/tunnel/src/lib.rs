@@ -25,6 +25,7 @@ mod frame;
 mod greeting;
 mod halves;
 mod handshake;
+mod last_end;
 mod last_word;
 mod ledger;
 mod liveness;
@@ -66,6 +67,7 @@ pub use halves::{
     HalfEnded, LinkError, ReadError, ReadExactError, RecvHalf, SendHalf, Stream, StreamCode, WriteError,
 };
 pub use handshake::{HandshakeConfigError, Negotiated};
+pub use last_end::LastEnds;
 pub use last_word::{LastWord, LastWords};
 pub use liveness::Silence;
 pub use metrics::TunnelMetrics;

@@ -110,6 +110,11 @@ async fn serve(shared: &Arc<TunnelShared>, greeted: Greeted, thread: usize, dial
         never = watch(shared, &tunnel) => match never {},
         never = speak(shared, &tunnel, control_send) => match never {},
     };
+    // Before it is gone from the set: whoever sees that asks why.
+    shared
+        .set
+        .last_ends()
+        .note(tunnel.peer(), &end_of(&tunnel, &fault));
     drop(listed);
     finish(shared, &tunnel, fault, &party, session);
 }
@@ -152,6 +157,18 @@ impl Drop for Listed {
                 .note(host(&self.tunnel), Instant::now());
         }
         self.shared.set.remove(&self.tunnel);
+    }
+}
+
+/// End of a tunnel as it is told.
+fn end_of(tunnel: &Tunnel, fault: &Fault) -> Ended {
+    match fault {
+        Fault::Lost(error) => tunnel.read_end(error),
+        Fault::Refuse(refusal, detail) => Ended::Refused {
+            by: Side::Local,
+            refusal: *refusal,
+            detail: detail.clone(),
+        },
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::{sync::watch, time::sleep};
 use super::{
     Tunnel,
     class::Class,
+    last_end::LastEnds,
     last_word::LastWords,
     liveness::Silence,
     siblings::Siblings,
@@ -32,6 +33,7 @@ pub struct TunnelSet {
     starts: Mutex<BTreeMap<GatewayId, Starts>>,
     changed: watch::Sender<u64>,
     last_words: LastWords,
+    last_ends: LastEnds,
     siblings: Siblings,
 }
 
@@ -42,6 +44,7 @@ impl Default for TunnelSet {
             starts: Mutex::default(),
             changed: watch::Sender::new(0),
             last_words: LastWords::default(),
+            last_ends: LastEnds::default(),
             siblings: Siblings::default(),
         }
     }
@@ -52,6 +55,12 @@ impl TunnelSet {
     #[must_use]
     pub fn last_words(&self) -> &LastWords {
         &self.last_words
+    }
+
+    /// Reasons why the latest tunnel with each gateway ended.
+    #[must_use]
+    pub fn last_ends(&self) -> &LastEnds {
+        &self.last_ends
     }
 
     pub(super) fn siblings(&self) -> &Siblings {

@@ -12,12 +12,13 @@ const CLAUSES: [&str; 10] = [
     "What", "Whether", "Who", "Whom", "Whose", "Which", "How", "Where", "When", "Why",
 ];
 /// Folders of crates, and how many such comments are left in each. A file belongs to the longest that it lies in.
-const CEILINGS: [(&str, usize); 16] = [
+const CEILINGS: [(&str, usize); 17] = [
     ("gateway", 0),
     ("gateway/api", 0),
     ("gateway/authority", 0),
     ("gateway/control", 0),
     ("gateway/dns", 0),
+    ("gateway/history", 0),
     ("gateway/host", 0),
     ("gateway/identity", 0),
     ("gateway/instances", 0),

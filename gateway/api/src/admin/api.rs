@@ -28,7 +28,7 @@ use super::{
     error::ApiError,
     explain,
     explain_request::Ruling,
-    guard,
+    guard, history,
     instances::{deregister, register, renew},
     large::{JsonItems, LargeAnswers},
     reader::PageReader,
@@ -91,6 +91,7 @@ fn routes() -> Router<AdminState> {
         .route("/v1/shifts", get(shifts::shown))
         .route("/v1/shifts/{service}", post(shifts::begin))
         .route("/v1/shifts/{service}/{change}", post(shifts::change))
+        .route("/v1/events", get(history::events))
         .route("/v1/trust", get(trust::shown).put(trust::hand_in))
         .route("/v1/checks", get(checks))
         .route("/v1/explain", get(explained))
@@ -113,7 +114,7 @@ async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
 async fn not_found(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     ApiError::not_found(format!("there is nothing at {path}"))
-        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, shifts, trust, checks, explain, sources, socket, settings")
+        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, shifts, trust, events, checks, explain, sources, socket, settings")
 }
 
 async fn wrong_method() -> ApiError {

@@ -15,6 +15,7 @@ mod error;
 mod explain;
 mod explain_request;
 mod guard;
+mod history;
 mod instances;
 mod large;
 mod permission;
@@ -34,6 +35,7 @@ mod zone_checks;
 use std::{fmt, sync::Arc, time::Instant};
 
 use causeway_control::{TopologySource, trust::Trusted};
+use causeway_history::History;
 use causeway_host::{descriptors::Descriptors, handed::HandedSockets, tasks::Tasks};
 use causeway_identity::LiveIdentity;
 use causeway_instances::Instances;
@@ -50,6 +52,7 @@ pub use checks::Readiness;
 pub(crate) use error::ApiError;
 pub use drains::DrainedView;
 pub use explain::{ExplainedCandidate, ExplainedStep, ExplainedVerdict, Explanation};
+pub use history::EventsView;
 pub use instances::{InstanceBody, RegisteredView};
 pub(crate) use large::held;
 pub use permission::{CallersVerdict, CallersView, PermissionVerdict, PermissionView};
@@ -100,6 +103,8 @@ pub struct AdminState {
     pub gate: Gate,
     /// Way to the admin APIs of other zones.
     pub elsewhere: Elsewhere,
+    /// What happened.
+    pub history: History,
     /// Every task that lives as long as the gateway.
     pub tasks: Tasks,
     /// Descriptors that connections may take.

@@ -22,6 +22,7 @@ mod exported;
 mod homes;
 mod reason;
 mod spill;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod tiers;
@@ -32,6 +33,7 @@ pub use exported::ExportCount;
 pub(crate) use homes::tier_between;
 pub use reason::{Reason, ReasonSubject, Why};
 pub use spill::{TierHealth, healthy_below, tier_shares};
+pub use standing::{ArmStanding, reasons, standing};
 pub use tiers::tier_health;
 
 /// One question to [`route`].

@@ -19,7 +19,9 @@ use super::{AccessLogForm, CaptureName, CongestionName, GatewayArgs, REGISTRY_SO
 use crate::{
     cli::{
         Failure,
-        limits::{half_closed_limit, keepalive, redirect_port, stall_limit, tunnel_idle_timeout},
+        limits::{
+            half_closed_limit, history_limits, keepalive, redirect_port, stall_limit, tunnel_idle_timeout,
+        },
     },
     gateway::{
         CertificateRenewal, GatewayConfig, GatewayMetrics, Handed, RegistryChoice, ServerProof, Storage,
@@ -62,6 +64,7 @@ pub(super) fn config(
         topology,
         anchors: TrustAnchors::Document(trust),
         storage: Storage::Folder(args.data.clone()),
+        history: history_limits(args.history, args.history_size)?,
         registry: registry(args),
         renewal: CertificateRenewal::Elsewhere,
         tunnel,

@@ -1,0 +1,20 @@
+//! What happened in a zone, and its figures minute by minute: kept for a day by default, within a limit of bytes, over restarts and
+//! hand-overs.
+//!
+//! What is an event is decided in one place: [`picture::events`] compares two pictures of what the gateway knows, and is pure. One thread
+//! writes ([`History`]); readers read files, or the memory where nothing is kept. Nothing here waits for a reader.
+
+#![warn(unreachable_pub)]
+
+mod event;
+mod history;
+mod journal;
+mod metrics;
+pub mod picture;
+mod query;
+mod writer;
+
+pub use event::{EventKind, HistoryEvent, MAX_TEXT_BYTES, NewEvent};
+pub use history::{History, HistoryConfig, HistoryLimits};
+pub use metrics::HistoryMetrics;
+pub use query::{EventPage, EventQuery, MAX_EVENTS_AT_ONCE};

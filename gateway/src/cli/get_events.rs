@@ -1,0 +1,183 @@
+//! `causeway get events`: what happened, as lines that are added to and not drawn anew.
+
+use std::time::Duration;
+
+use causeway_api::admin::EventsView;
+use causeway_history::HistoryEvent;
+
+use super::{
+    Failure,
+    client::{Endpoint, escape},
+    tables::{self, Tabular},
+};
+use crate::output::{self, Format, Tone, Word};
+
+/// Between two looks with `--watch`.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+/// Events in one look that follows another.
+const AT_ONCE: usize = 1_000;
+
+/// Events that are asked for.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct EventArgs {
+    /// With `events`: from this time ago, such as 2h, or from a moment (RFC 3339) [default: the latest 500]
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// With `events`: those of one service
+    #[arg(long, value_name = "NAME")]
+    pub(super) service: Option<String>,
+    /// With `events`: those of one kind, or of several with commas between them
+    #[arg(long, value_name = "KIND")]
+    pub(super) kind: Option<String>,
+}
+
+impl EventArgs {
+    pub(super) fn is_given(&self) -> bool {
+        self.since.is_some() || self.service.is_some() || self.kind.is_some()
+    }
+
+    fn path(&self, more: &[(&str, String)]) -> String {
+        let asked = [
+            ("since", self.since.clone()),
+            ("service", self.service.clone()),
+            ("kind", self.kind.clone()),
+        ];
+        let asked = asked.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let more = more.iter().cloned();
+        let pairs = asked
+            .chain(more)
+            .map(|(key, value)| format!("{key}={}", escape(&value)));
+        format!("/v1/events?{}", pairs.collect::<Vec<_>>().join("&"))
+    }
+}
+
+/// Shows what happened; with `follow` also what happens from then on, until it is ended.
+pub(super) async fn show(
+    args: &EventArgs,
+    (format, follow): (Format, bool),
+    admin: &Endpoint,
+) -> Result<(), Failure> {
+    let mut view: EventsView = admin.get(&args.path(&[])).await?;
+    if !follow {
+        return Ok(output::print(&shown(&view, format)?)?);
+    }
+    let mut last = view.last.unwrap_or_default();
+    loop {
+        output::print(&lines(&view.events, format)?)?;
+        last = last.max(view.events.last().map_or(0, |event| event.id));
+        tokio::time::sleep(WATCH_EVERY).await;
+        let more = [("after", last.to_string()), ("limit", AT_ONCE.to_string())];
+        view = admin.get(&args.path(&more)).await?;
+    }
+}
+
+/// All of them, as a whole.
+fn shown(view: &EventsView, format: Format) -> Result<String, Failure> {
+    Ok(match format {
+        Format::Table | Format::Wide if view.events.is_empty() => "No events.\n".to_owned(),
+        Format::Table => tables::render(&view.events, false, output::colour()),
+        Format::Wide => tables::render(&view.events, true, output::colour()),
+        Format::Yaml => {
+            let text = serde_saphyr::to_string(view);
+            text.map_err(|error| Failure::new("cannot write YAML").because(&error))?
+        }
+        Format::Json => json(serde_json::to_string_pretty(view))?,
+    })
+}
+
+/// One line for each, and of YAML a document.
+fn lines(events: &[HistoryEvent], format: Format) -> Result<String, Failure> {
+    let line = |event: &HistoryEvent| match format {
+        Format::Table | Format::Wide => Ok(line(event)),
+        Format::Json => json(serde_json::to_string(event)),
+        Format::Yaml => {
+            let text = serde_saphyr::to_string(event);
+            let text = text.map_err(|error| Failure::new("cannot write YAML").because(&error))?;
+            Ok(format!("---\n{text}"))
+        }
+    };
+    events.iter().map(line).collect()
+}
+
+fn json(text: serde_json::Result<String>) -> Result<String, Failure> {
+    Ok(text.map_err(|error| Failure::new("cannot write JSON").because(&error))? + "\n")
+}
+
+/// `2026-11-30T14:05:03Z  tunnel_down  no tunnel with west/gw1 is up any more: it was lost (timeout)`.
+fn line(event: &HistoryEvent) -> String {
+    let because = event.because.as_deref().map(|why| format!(": {why}"));
+    let text = format!("{}{}", event.text, because.unwrap_or_default());
+    let text = causeway_telemetry::printable(&text);
+    format!("{}  {:<21}  {text}\n", second(&event.time), event.kind)
+}
+
+/// A moment without its milliseconds.
+fn second(time: &str) -> String {
+    match time.split_once('.') {
+        Some((second, _)) => format!("{second}Z"),
+        None => time.to_owned(),
+    }
+}
+
+impl Tabular for HistoryEvent {
+    const HEADER: &'static [&'static str] = &["TIME", "KIND", "WHAT", "BECAUSE"];
+    const WIDE: &'static [&'static str] = &["ID", "SERVICE", "PEER", "SUBJECT", "COUNT", "GATEWAY"];
+
+    fn row(&self) -> Vec<Word> {
+        vec![
+            second(&self.time).into(),
+            Word(self.kind.clone(), tone(&self.kind)),
+            self.text.as_str().into(),
+            self.because.as_deref().unwrap_or_default().into(),
+        ]
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        let some = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
+        vec![
+            self.id.into(),
+            some(&self.service),
+            some(&self.peer),
+            some(&self.subject),
+            self.count.into(),
+            format!("{}/{}", self.zone, self.gateway).into(),
+        ]
+    }
+}
+
+fn tone(kind: &str) -> Tone {
+    match kind {
+        "tunnel_down"
+        | "zone_withdrawn"
+        | "home_lost"
+        | "instance_unhealthy"
+        | "certificate_expired"
+        | "certificate_failed"
+        | "shift_aborted"
+        | "shed_begun"
+        | "revoked"
+        | "events_lost" => Tone::Bad,
+        "tunnel_stalled"
+        | "zone_suspect"
+        | "failover_begun"
+        | "failback_broken_off"
+        | "spill_begun"
+        | "ejected"
+        | "topology_refused"
+        | "certificate_expiring"
+        | "shift_paused"
+        | "peer_draining"
+        | "shift_taken_back" => Tone::Doubtful,
+        "tunnel_up"
+        | "tunnel_heard"
+        | "zone_fresh"
+        | "failover_ended"
+        | "spill_ended"
+        | "shed_ended"
+        | "home_found"
+        | "instance_healthy"
+        | "shift_done"
+        | "certificate_renewed" => Tone::Good,
+        _ => Tone::Plain,
+    }
+}
