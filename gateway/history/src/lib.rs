@@ -6,6 +6,7 @@
 
 #![warn(unreachable_pub)]
 
+mod burst;
 mod event;
 mod history;
 mod journal;
@@ -14,6 +15,7 @@ pub mod picture;
 mod query;
 mod writer;
 
+pub use burst::{BurstLimit, MAX_OF_KIND_PER_MINUTE};
 pub use event::{EventKind, HistoryEvent, MAX_TEXT_BYTES, NewEvent};
 pub use history::{History, HistoryConfig, HistoryLimits};
 pub use metrics::HistoryMetrics;

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     os::unix::net::UnixDatagram,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use causeway_api::{admin::Admin, registration::RegistrationServer};
@@ -20,7 +20,7 @@ use causeway_routing::snapshot::{Health, Link};
 use causeway_tunnel::Succession;
 use futures_util::future::{OptionFuture, join_all};
 
-use super::{Cut, Findings, Gateway, GatewayConfig};
+use super::{Cut, Findings, Gateway, GatewayConfig, history};
 use crate::handover::HandoverServer;
 
 /// Longest time that calls of the gateway's own APIs may take to finish once a successor is ready.
@@ -97,6 +97,8 @@ impl Gateway {
         self.is_succeeded = true;
         self.draining.store(true, Ordering::Relaxed);
         self.background.hand_over();
+        self.history
+            .note(SystemTime::now(), history::ended(&self.id, true));
         self.end_apis().await;
         self.ingress.drain();
         if let Some(dns) = &self.dns {

@@ -6,11 +6,18 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use causeway_federation::name::GatewayId;
-use causeway_history::{
-    History,
-    picture::{Picture, events},
+use causeway_control::{
+    TopologySource,
+    renewal::{Renewal, RenewalStatus},
 };
+use causeway_federation::{name::GatewayId, trust::TrustDocument};
+use causeway_history::{
+    BurstLimit, EventKind, History, NewEvent,
+    picture::{CertificatePicture, CertificateUrgency, Picture, Plans, events},
+};
+use causeway_host::uptime::uptime;
+use causeway_identity::{Lifetime, LiveIdentity, Urgency};
+use causeway_instances::Instances;
 use causeway_routing::snapshot::{Snapshot, Snapshots};
 use causeway_tunnel::TunnelSet;
 use tokio::{
@@ -19,7 +26,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::start::Foundation;
+use super::{GatewayConfig, start::Foundation};
 
 /// Time between two looks where nothing says that something changed.
 const TICK: Duration = Duration::from_millis(250);
@@ -27,26 +34,70 @@ const TICK: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Pauses are this many times as long as the look before them took, so that looking takes a small part of a core.
 const PAUSE_TIMES: u32 = 10;
+/// Time in which a process that has just started hears of the other zones.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// Everything that a picture is taken of.
 #[derive(Clone)]
 struct Sights {
     snapshots: Snapshots,
     tunnels: Arc<TunnelSet>,
+    topology: TopologySource,
+    identity: LiveIdentity,
+    renewal: Option<watch::Receiver<RenewalStatus>>,
 }
 
 /// Runs until it is dropped.
-pub(super) fn keep_events(known: &Foundation) -> impl Future<Output = ()> + Send + use<> {
+pub(super) fn keep_events(
+    config: &GatewayConfig,
+    known: &Foundation,
+) -> impl Future<Output = ()> + Send + use<> {
     let sights = Sights {
         snapshots: known.snapshots.clone(),
         tunnels: known.tunnel_set.clone(),
+        topology: config.topology.clone(),
+        identity: config.identity.clone(),
+        renewal: config.renewal.from_ca().map(Renewal::status),
     };
-    run(sights, known.history.clone(), known.generation.clone())
+    let (history, instances) = (known.history.clone(), known.instances.clone());
+    history.note(SystemTime::now(), begun(config));
+    run(sights, (history, instances), known.generation.clone())
 }
 
-async fn run(sights: Sights, history: History, mut generation: watch::Receiver<u64>) {
+fn begun(config: &GatewayConfig) -> NewEvent {
+    let (id, version) = (config.id(), env!("CARGO_PKG_VERSION"));
+    match config.handed.tunnels {
+        Some(_) => NewEvent::new(
+            EventKind::GatewayTookOver,
+            format!("gateway {id} goes on in another process, of version {version}"),
+        ),
+        None => NewEvent::new(
+            EventKind::GatewayStarted,
+            format!("gateway {id} of version {version} has started"),
+        ),
+    }
+}
+
+/// Event of a gateway that ends, or leaves its place to a successor.
+pub(super) fn ended(id: &GatewayId, is_succeeded: bool) -> NewEvent {
+    match is_succeeded {
+        true => NewEvent::new(
+            EventKind::GatewayHandedOver,
+            format!("gateway {id} leaves its place to a successor, and finishes what it holds"),
+        ),
+        false => NewEvent::new(EventKind::GatewayEnded, format!("gateway {id} ends"))
+            .because("it was told to, and what was open has ended or was cut"),
+    }
+}
+
+async fn run(
+    sights: Sights,
+    (history, instances): (History, Instances),
+    mut generation: watch::Receiver<u64>,
+) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (begun, mut burst) = (Instant::now(), BurstLimit::default());
     let mut before: Option<Arc<Picture>> = None;
     loop {
         tokio::select! {
@@ -58,30 +109,55 @@ async fn run(sights: Sights, history: History, mut generation: watch::Receiver<u
             }
             _ = ticks.tick() => {}
         }
-        let begun = Instant::now();
+        let looking = Instant::now();
+        let is_settled = begun.elapsed() >= SETTLING;
         let (sights, earlier) = (sights.clone(), before.clone());
         let looked = spawn_blocking(move || {
-            let now = Arc::new(sights.picture());
+            let now = Arc::new(sights.picture(earlier.as_deref(), is_settled));
             let happened = earlier.map(|earlier| events(&earlier, &now));
             (now, happened.unwrap_or_default())
         });
         match looked.await {
             Ok((now, happened)) => {
-                let at = SystemTime::now();
-                happened.into_iter().for_each(|event| history.note(at, event));
                 before = Some(now);
+                let at = SystemTime::now();
+                for event in burst.admit(uptime(), happened) {
+                    history.note(at, with_failure(event, &instances).await);
+                }
             }
             Err(error) => tracing::error!(%error, "what happened just now is not in the history"),
         }
-        sleep((begun.elapsed() * PAUSE_TIMES).max(PAUSE)).await;
+        sleep((looking.elapsed() * PAUSE_TIMES).max(PAUSE)).await;
+    }
+}
+
+/// Adds why the check of an instance failed last: a snapshot does not say it.
+async fn with_failure(event: NewEvent, instances: &Instances) -> NewEvent {
+    let (Some(service), Some(id)) = (&event.service, &event.subject) else {
+        return event;
+    };
+    let (true, Ok(service)) = (event.kind == EventKind::InstanceUnhealthy, service.parse()) else {
+        return event;
+    };
+    match instances.last_failure(&service, id).await {
+        Some(failure) => event.because(format!("its check failed: {}", failure.reason)),
+        None => event,
     }
 }
 
 impl Sights {
-    fn picture(&self) -> Picture {
+    fn picture(&self, before: Option<&Picture>, is_settled: bool) -> Picture {
         let snapshot = self.snapshots.load_full();
+        let plans = before.map_or_else(Plans::default, |before| before.plans.clone());
         Picture {
+            plans: plans.following(&snapshot, is_settled),
+            ejected: snapshot.ejections.load_full(),
+            shifts: snapshot.shifts.load_full(),
             absences: self.absences(&snapshot),
+            applied_by: self.applied_by(&snapshot),
+            refused_topology: self.refused_topology(),
+            certificate: self.certificate(SystemTime::now()),
+            trust: self.trust(),
             snapshot,
         }
     }
@@ -90,15 +166,63 @@ impl Sights {
     fn absences(&self, snapshot: &Snapshot) -> BTreeMap<GatewayId, String> {
         let known = snapshot.catalog.entries().map(|entry| &entry.record.origin);
         let absent = known.filter(|peer| !snapshot.links.contains_key(*peer));
-        absent
-            .filter_map(|peer| Some((peer.clone(), self.absence(peer)?)))
-            .collect()
+        let why = absent.filter_map(|peer| Some((peer.clone(), self.absence(peer)?)));
+        why.collect()
     }
 
     fn absence(&self, peer: &GatewayId) -> Option<String> {
         if self.tunnels.count(peer) > 0 {
-            return Some("nothing was heard on any of them for so long that they count as gone".to_owned());
+            return Some("nothing was heard on any for so long that they count as gone".to_owned());
         }
         self.tunnels.last_ends().of(peer)
+    }
+
+    fn applied_by(&self, snapshot: &Snapshot) -> Option<GatewayId> {
+        let view = self.topology.applied()?.view();
+        let document = view.applied.document()?;
+        let is_in_force = document.edition().generation == snapshot.topology.generation;
+        is_in_force.then(|| document.by().clone())
+    }
+
+    fn refused_topology(&self) -> Option<String> {
+        match &self.topology {
+            TopologySource::File(file) => {
+                let refusal = file.state().borrow().refused.clone()?;
+                let lines: Vec<String> = std::iter::once(refusal.summary).chain(refusal.lines).collect();
+                Some(lines.join("; "))
+            }
+            TopologySource::Applied(applied) => {
+                let view = applied.view();
+                let (edition, refused) = view.applied.refused().last()?;
+                Some(format!("generation {edition} of {}: {}", refused.by, refused.why))
+            }
+            TopologySource::Held(_) => None,
+        }
+    }
+
+    fn certificate(&self, now: SystemTime) -> CertificatePicture {
+        let renewal = self.renewal.as_ref().map(|status| status.borrow().clone());
+        let failure = renewal.and_then(|renewal| renewal.failure.or(renewal.settings));
+        let validity = self.identity.current().validity();
+        let urgency = validity.map_or(Urgency::Calm, |(not_before, not_after)| {
+            let lifetime = Lifetime {
+                not_before,
+                not_after,
+            };
+            lifetime.urgency(now)
+        });
+        CertificatePicture {
+            validity,
+            urgency: match urgency {
+                Urgency::Calm => CertificateUrgency::Calm,
+                Urgency::LastThird | Urgency::LastTenth => CertificateUrgency::Expiring,
+                Urgency::Over => CertificateUrgency::Expired,
+            },
+            failure: self.identity.refused().or(failure),
+        }
+    }
+
+    fn trust(&self) -> Option<Arc<TrustDocument>> {
+        self.identity.trust().document.clone()
     }
 }

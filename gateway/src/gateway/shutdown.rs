@@ -4,7 +4,7 @@
 use std::{
     pin::pin,
     sync::atomic::Ordering,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use causeway_api::{admin::Admin, registration::RegistrationServer};
@@ -12,7 +12,7 @@ use causeway_dns::DnsServer;
 use causeway_proxy::open::OpenConnection;
 use futures_util::future::{OptionFuture, join_all};
 
-use super::Gateway;
+use super::{Gateway, history};
 
 /// Most cut connections that are named in the log, one line each; the rest are counted.
 const MAX_NAMED: usize = 100;
@@ -111,6 +111,8 @@ impl Gateway {
     }
 
     pub(super) async fn end(mut self) {
+        self.history
+            .note(SystemTime::now(), history::ended(&self.id, false));
         self.history.close().await;
         self.background.stop();
         let (dns, registration) = (self.dns.take(), self.registration.take());

@@ -189,7 +189,7 @@ fn start_background(
     background.spawn_to_the_end("open connections that follow", moving);
     background.spawn_to_the_end("failback", keep_failback(snapshots.clone()));
     background.spawn("shifts", keep_shifts(config, known));
-    background.spawn("events", keep_events(known));
+    background.spawn("events", keep_events(config, known));
     let planning = known
         .demand
         .clone()

@@ -19,6 +19,7 @@ use causeway_telemetry::{Check, Status, log};
 use http::{StatusCode, Uri, header};
 use rand::{SeedableRng, rngs::SmallRng};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     AdminState, bulk,
@@ -43,12 +44,19 @@ use crate::{credentials::ListenerProof, elsewhere};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) fn router(state: AdminState, entry: GatedListener, hosts: guard::Hosts) -> Router {
+pub(super) fn router(
+    state: AdminState,
+    entry: GatedListener,
+    hosts: guard::Hosts,
+    stop: CancellationToken,
+) -> Router {
     let elsewhere = state.elsewhere.clone();
     routes()
         .layer(Extension(PageReader::Whole))
         .layer(Extension(bulk::Slots::default()))
         .layer(Extension(LargeAnswers::default()))
+        .layer(Extension(history::StreamStop(stop)))
+        .layer(Extension(history::StreamPlaces::default()))
         .layer(Extension(entry.clone()))
         .layer(middleware::from_fn(in_time))
         .layer(middleware::from_fn_with_state(elsewhere, elsewhere::pass))
@@ -92,6 +100,7 @@ fn routes() -> Router<AdminState> {
         .route("/v1/shifts/{service}", post(shifts::begin))
         .route("/v1/shifts/{service}/{change}", post(shifts::change))
         .route("/v1/events", get(history::events))
+        .route("/v1/events/stream", get(history::stream))
         .route("/v1/trust", get(trust::shown).put(trust::hand_in))
         .route("/v1/checks", get(checks))
         .route("/v1/explain", get(explained))

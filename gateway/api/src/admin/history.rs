@@ -1,21 +1,33 @@
-//! What happened: `GET /v1/events`.
+//! What happened: `GET /v1/events`, and as it happens `GET /v1/events/stream` (server-sent events, WHATWG HTML §9.2).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
+    convert::Infallible,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use axum::{
     Extension,
     extract::{Query, State, rejection::QueryRejection},
-    response::{IntoResponse, Response},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
 };
-use causeway_history::{EventKind, EventQuery, HistoryEvent, MAX_EVENTS_AT_ONCE};
-use http::StatusCode;
+use causeway_history::{EventKind, EventQuery, History, HistoryEvent, MAX_EVENTS_AT_ONCE};
+use futures_util::StreamExt as _;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio_util::sync::CancellationToken;
 
 use super::{AdminState, error::ApiError, large::LargeAnswers};
 
+/// Streams at once, of all who follow; each has a place among the connections as well.
+const MAX_STREAMS: usize = 64;
+/// Time after which something is said where nothing happens, so that who is gone is noticed at both ends.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Events in one answer where nothing else is said.
 const EVENTS: usize = 500;
 const EVENTS_EXAMPLE: &str = "/v1/events?since=2h&service=orders&kind=failover_begun&limit=100";
@@ -67,6 +79,118 @@ pub(super) async fn events(
     Ok(axum::Json(view).into_response())
 }
 
+/// Parameters of a stream.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StreamParameters {
+    after: Option<u64>,
+}
+
+/// Follows what happens, from behind the event that `Last-Event-ID` or `after` names, or from now on.
+pub(super) async fn stream(
+    State(state): State<AdminState>,
+    Extension(stop): Extension<StreamStop>,
+    Extension(places): Extension<StreamPlaces>,
+    headers: HeaderMap,
+    parameters: Result<Query<StreamParameters>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(asked) = parameters.map_err(|error| wrong(error.body_text()))?;
+    let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let after = match last.map(str::parse::<u64>) {
+        None => asked.after,
+        Some(Ok(id)) => Some(id),
+        Some(Err(_)) => return Err(wrong("Last-Event-ID is no number")),
+    };
+    let Ok(place) = places.0.try_acquire_owned() else {
+        let error = format!("{MAX_STREAMS} follow what happens already");
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error)
+            .hint("ask /v1/events?after=ID now and then"));
+    };
+    state.history.opened().await;
+    let follower = Follower {
+        live: state.history.follow(),
+        sent: after,
+        is_reading: after.is_some(),
+        history: state.history.clone(),
+        waiting: VecDeque::new(),
+        _place: place,
+    };
+    let items = futures_util::stream::unfold(follower, Follower::next);
+    let items = items.take_until(stop.0.cancelled_owned());
+    let answer = Sse::new(items).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("alive"));
+    // A proxy in between hands each event on at once.
+    Ok(([("x-accel-buffering", "no")], answer).into_response())
+}
+
+/// Ends streams when their listener stops.
+#[derive(Debug, Clone)]
+pub(super) struct StreamStop(pub(super) CancellationToken);
+
+/// Places for those who follow.
+#[derive(Debug, Clone)]
+pub(super) struct StreamPlaces(Arc<Semaphore>);
+
+impl Default for StreamPlaces {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_STREAMS)))
+    }
+}
+
+/// One who follows: first what is kept behind the last event that it has, then what comes.
+struct Follower {
+    history: History,
+    live: broadcast::Receiver<Arc<HistoryEvent>>,
+    /// Id of the last event that it has; `None`: it has none, and wants none from before.
+    sent: Option<u64>,
+    /// What is kept was not read to its end yet.
+    is_reading: bool,
+    waiting: VecDeque<HistoryEvent>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    /// The next event; `None`: it has fallen behind, and comes again with the id of the last one that it has.
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        if self.waiting.is_empty() && self.is_reading {
+            self.waiting = self.kept_behind(self.sent.unwrap_or_default()).await?;
+            self.is_reading = !self.waiting.is_empty();
+        }
+        if let Some(event) = self.waiting.pop_front() {
+            self.sent = Some(event.id);
+            return Some((Ok(told(&event)), self));
+        }
+        loop {
+            let event = self.live.recv().await.ok()?;
+            // Those that were read already, or before the stream was asked for.
+            if self.sent.is_none_or(|sent| event.id > sent) {
+                self.sent = Some(event.id);
+                return Some((Ok(told(&event)), self));
+            }
+        }
+    }
+
+    async fn kept_behind(&self, after: u64) -> Option<VecDeque<HistoryEvent>> {
+        let query = EventQuery {
+            after: Some(after),
+            limit: MAX_EVENTS_AT_ONCE,
+            ..EventQuery::default()
+        };
+        let history = self.history.clone();
+        let read = tokio::task::spawn_blocking(move || history.events(&query)).await;
+        Some(read.ok()?.ok()?.events.into())
+    }
+}
+
+fn told(event: &HistoryEvent) -> Event {
+    let data = serde_json::to_string(event).unwrap_or_default();
+    // A file that somebody has changed must not end the stream's task.
+    let kind = match event.kind.contains(char::is_control) {
+        true => "unknown",
+        false => &event.kind,
+    };
+    Event::default().id(event.id.to_string()).event(kind).data(data)
+}
+
 fn wrong(error: impl Into<String>) -> ApiError {
     ApiError::bad_request(error.into()).hint(format!("ask as in {EVENTS_EXAMPLE}"))
 }
@@ -113,4 +237,34 @@ fn words(kinds: &str) -> Result<Vec<String>, ApiError> {
         }
     };
     kinds.split(',').map(|kind| word(kind.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_moment_or_a_time_ago() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let ago = moment("2h", now).unwrap();
+        assert_eq!(now.duration_since(ago).unwrap(), Duration::from_secs(7_200));
+        let at = moment("1970-01-02T00:00:00Z", now).unwrap();
+        assert_eq!(at, SystemTime::UNIX_EPOCH + Duration::from_secs(86_400));
+        assert_eq!(moment("300y", now).unwrap(), SystemTime::UNIX_EPOCH);
+        assert!(moment("yesterday", now).is_err());
+    }
+
+    #[test]
+    fn kinds_are_known_words_and_a_wrong_one_is_refused() {
+        assert_eq!(
+            words("tunnel_up, tunnel_down").unwrap(),
+            ["tunnel_up", "tunnel_down"]
+        );
+        assert!(words("tunnel_upp").is_err());
+        let asked = EventParameters {
+            limit: Some(usize::MAX),
+            ..EventParameters::default()
+        };
+        assert_eq!(query(asked, SystemTime::now()).unwrap().limit, MAX_EVENTS_AT_ONCE);
+    }
 }

@@ -149,8 +149,11 @@ impl Admin {
             access: ListenerProof::of(config.insecure),
         };
         let (tasks, descriptors) = (state.tasks.clone(), state.descriptors.clone());
-        let router = api::router(state, entry, guard::Hosts::of(&address, config.insecure));
-        let stop = CancellationToken::new();
+        let (hosts, stop) = (
+            guard::Hosts::of(&address, config.insecure),
+            CancellationToken::new(),
+        );
+        let router = api::router(state, entry, hosts, stop.clone());
         let serving = server::serve((listener, descriptors), doorway, router, stop.clone());
         let server = tokio::spawn(tasks.keep(format!("admin API at {address}"), serving));
         tracing::info!(%address, tls, "the admin API listens");

@@ -1,6 +1,11 @@
 //! Gateways of other zones: tunnels with them, and what is heard of their zones.
 
-use causeway_federation::name::GatewayId;
+use std::collections::BTreeMap;
+
+use causeway_federation::{
+    catalog::Age,
+    name::{GatewayId, ZoneName},
+};
 use causeway_routing::snapshot::Link;
 
 use super::Picture;
@@ -43,4 +48,53 @@ fn changed(peer: &GatewayId, before: Option<Link>, now: Link) -> Option<NewEvent
         ),
     };
     Some(NewEvent::new(kind, text).peer(peer))
+}
+
+/// Tells of gateways that were not known before.
+pub(super) fn seen(before: &Picture, after: &Picture, events: &mut Vec<NewEvent>) {
+    let (old, new) = (&before.snapshot, &after.snapshot);
+    let known = |peer: &GatewayId| old.catalog.entry(peer).is_some() || old.links.contains_key(peer);
+    let recorded = new.catalog.entries().map(|entry| &entry.record.origin);
+    let unrecorded = |peer: &&GatewayId| new.catalog.entry(peer).is_none();
+    let now_known = recorded.chain(new.links.keys().filter(unrecorded));
+    for peer in now_known.filter(|peer| !known(peer)) {
+        let text = format!("gateway {peer} was heard of for the first time since this process began");
+        events.push(NewEvent::new(EventKind::PeerSeen, text).peer(peer));
+    }
+}
+
+/// Tells how zones age: a zone is as fresh as the freshest of its gateways.
+pub(super) fn ages(before: &Picture, after: &Picture, events: &mut Vec<NewEvent>) {
+    let (old, new) = (zone_ages(before), zone_ages(after));
+    for (zone, age) in new {
+        let Some(before) = old.get(zone) else { continue };
+        let (kind, text, because) = match age {
+            _ if *before == age => continue,
+            Age::Fresh => (EventKind::ZoneFresh, "is heard of again", ""),
+            Age::Suspect => (
+                EventKind::ZoneSuspect,
+                "is suspect, and used only where nothing fresh is left",
+                "none of its gateways was heard of for a while",
+            ),
+            Age::Withdrawn => (
+                EventKind::ZoneWithdrawn,
+                "is withdrawn, and not used at all",
+                "none of its gateways was heard of for too long",
+            ),
+        };
+        let event = NewEvent::new(kind, format!("zone {zone} {text}"));
+        events.push(event.subject(zone).because(because));
+    }
+}
+
+fn zone_ages(picture: &Picture) -> BTreeMap<&ZoneName, Age> {
+    let mut ages: BTreeMap<&ZoneName, Age> = BTreeMap::new();
+    for entry in picture.snapshot.catalog.entries() {
+        let zone = &entry.record.origin.zone;
+        if *zone != picture.snapshot.zone {
+            let age = ages.entry(zone).or_insert(entry.age);
+            *age = (*age).min(entry.age);
+        }
+    }
+    ages
 }

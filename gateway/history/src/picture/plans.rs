@@ -1,0 +1,272 @@
+//! Where services go: failover, failback, spill, shedding and services that no zone can serve.
+
+use std::collections::BTreeMap;
+
+use causeway_federation::{
+    name::{ServiceName, Tags, ZoneName},
+    topology::{Service, Tier},
+};
+use causeway_routing::{
+    route::{ArmStanding, Reason, ReasonSubject, Why, reasons, standing},
+    snapshot::Snapshot,
+};
+
+use super::Picture;
+use crate::event::{EventKind, NewEvent};
+
+/// Services that are explained in one comparison: explaining costs far more than finding out that something changed.
+const MAX_EXPLAINED: usize = 64;
+/// Share below which a spill, or shedding, does not begin: one request in a hundred.
+const WORTH_TELLING: f64 = 0.01;
+
+/// Standing of every arm of every service, and what it was when all was well.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plans(BTreeMap<ServiceName, ServicePlan>);
+
+#[derive(Debug, Clone, PartialEq)]
+struct ServicePlan {
+    /// Those that the numbers of tiers stand for.
+    failover: Vec<Tier>,
+    arms: BTreeMap<Tags, ArmPlan>,
+}
+
+/// One arm.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct ArmPlan {
+    now: ArmStanding,
+    /// Tier, and its zones, that it fails over from; `None`: it is too early to say, or nobody could ever serve it.
+    base: Option<(usize, Vec<ZoneName>)>,
+    /// A later tier than that serves, or its traffic has not come back whole.
+    fails_over: bool,
+    spills: bool,
+    sheds: bool,
+}
+
+impl ArmPlan {
+    fn next(before: Option<&Self>, now: ArmStanding, is_settled: bool) -> Self {
+        let known = before.and_then(|before| before.base.clone());
+        let at = now.tier.map(|tier| (tier, now.zones.clone()));
+        let base = match (known, at) {
+            _ if !is_settled => None,
+            (Some(base), Some(at)) if at.0 > base.0 || now.is_returning => Some(base),
+            (base, None) => base,
+            (_, at) => at,
+        };
+        let was = |state: fn(&Self) -> bool| before.is_some_and(state);
+        let is_later = base
+            .as_ref()
+            .zip(now.tier)
+            .is_some_and(|((base, _), tier)| tier > *base);
+        let returns = now.is_returning && now.spilled > 0.0 && was(|before| before.fails_over);
+        let goes_on =
+            |was: bool, share: f64, begins: bool| share > 0.0 && (was || (begins && share >= WORTH_TELLING));
+        Self {
+            fails_over: is_later || returns,
+            spills: goes_on(was(|before| before.spills), now.spilled, !now.is_returning),
+            sheds: goes_on(was(|before| before.sheds), now.shed, true),
+            base,
+            now,
+        }
+    }
+}
+
+impl Plans {
+    /// Plans of a snapshot that follows others. `is_settled`: the process has had time to hear of the other zones; before that nothing counts
+    /// as a failover.
+    #[must_use]
+    pub fn following(&self, snapshot: &Snapshot, is_settled: bool) -> Self {
+        let services = snapshot.topology.services.iter();
+        let plan = |(name, service): (&ServiceName, &Service)| {
+            let before = self
+                .0
+                .get(name)
+                .filter(|before| before.failover == service.failover);
+            let arms = snapshot
+                .split_of(name, service)
+                .iter()
+                .filter(|arm| arm.weight > 0);
+            let arm = |tags: &Tags| {
+                let now = standing(snapshot, name, tags).unwrap_or_default();
+                let before = before.and_then(|before| before.arms.get(tags));
+                (tags.clone(), ArmPlan::next(before, now, is_settled))
+            };
+            let plan = ServicePlan {
+                failover: service.failover.clone(),
+                arms: arms.map(|one| arm(&one.tags)).collect(),
+            };
+            (name.clone(), plan)
+        };
+        Self(services.map(plan).collect())
+    }
+}
+
+/// Tells of arms that are served elsewhere than before.
+pub(super) fn changed(before: &Picture, after: &Picture, events: &mut Vec<NewEvent>) {
+    let mut explained = 0;
+    for (name, plan) in &after.plans.0 {
+        let Some(old) = before.plans.0.get(name) else {
+            continue;
+        };
+        if old == plan || old.failover != plan.failover {
+            continue;
+        }
+        for (tags, now) in &plan.arms {
+            let Some(before) = old.arms.get(tags) else {
+                continue;
+            };
+            let told = arm(name, tags, before, now);
+            let is_explained = explained < MAX_EXPLAINED && !told.is_empty();
+            explained += usize::from(is_explained);
+            let why = match is_explained {
+                true => reasons(&after.snapshot, name, tags),
+                false => Vec::new(),
+            };
+            events.extend(told.into_iter().map(|(event, zones)| {
+                let because = cause(&why, zones, after);
+                event
+                    .because(because)
+                    .explained(why.iter().map(ToString::to_string))
+            }));
+        }
+    }
+}
+
+fn what(name: &ServiceName, tags: &Tags) -> String {
+    match tags.is_empty() {
+        true => name.to_string(),
+        false => format!("{name} {tags}"),
+    }
+}
+
+fn zones(zones: &[ZoneName]) -> String {
+    let names: Vec<&str> = zones.iter().map(ZoneName::as_str).collect();
+    names.join(", ")
+}
+
+/// Events of one arm, each with the zones in which its cause lies.
+type Told<'p> = Vec<(EventKind, String, &'p [ZoneName])>;
+
+fn arm<'p>(
+    name: &ServiceName,
+    tags: &Tags,
+    before: &'p ArmPlan,
+    now: &'p ArmPlan,
+) -> Vec<(NewEvent, &'p [ZoneName])> {
+    let what = what(name, tags);
+    let mut told = Vec::new();
+    homes(&what, before, now, &mut told);
+    failover(&what, before, now, &mut told);
+    shares(&what, before, now, &mut told);
+    let event = |(kind, text, zones)| {
+        let event = NewEvent::new(kind, text).service(name);
+        let event = match tags.is_empty() {
+            true => event,
+            false => event.subject(tags),
+        };
+        (event, zones)
+    };
+    told.into_iter().map(event).collect()
+}
+
+fn homes<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<'p>) {
+    match (before.now.tier, now.now.tier) {
+        (Some(_), None) if before.base.is_some() => {
+            let text = format!("no zone can serve {what}");
+            told.push((EventKind::HomeLost, text, &before.now.zones));
+        }
+        (None, Some(tier)) if before.base.is_some() => {
+            let text = format!(
+                "{what} is served again, by tier {tier} ({})",
+                zones(&now.now.zones)
+            );
+            told.push((EventKind::HomeFound, text, &now.now.zones));
+        }
+        _ => {}
+    }
+}
+
+fn failover<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<'p>) {
+    let home = now.base.as_ref().map_or(&[][..], |(_, zones)| zones);
+    let serving = zones(&now.now.zones);
+    if let (Some((from, at)), Some(to)) = (&now.base, now.now.tier)
+        && to > *from
+        && (!before.fails_over || Some(to) > before.now.tier)
+    {
+        let text = format!(
+            "{what} goes to tier {to} ({serving}) instead of tier {from} ({})",
+            zones(at)
+        );
+        told.push((EventKind::FailoverBegun, text, home));
+    }
+    if let (Some(_), Some(was), Some(tier)) = (&before.base, before.now.tier, now.now.tier)
+        && !now.fails_over
+        && (before.fails_over || tier < was)
+    {
+        let text = format!("{what} is back at tier {tier} ({serving})");
+        told.push((EventKind::FailoverEnded, text, &now.now.zones));
+    }
+    match (before.now.is_returning, now.now.is_returning) {
+        (false, true) if before.fails_over || before.spills => {
+            let text = format!(
+                "an earlier tier can serve {what} again, and its traffic returns as failback lets it"
+            );
+            told.push((EventKind::FailbackBegun, text, home));
+        }
+        (true, false) if now.fails_over || now.spills => {
+            let text = format!("the tier to which traffic of {what} was returning cannot take it after all");
+            told.push((EventKind::FailbackBrokenOff, text, home));
+        }
+        _ => {}
+    }
+}
+
+fn shares<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<'p>) {
+    let (standing, at) = (&now.now, &now.now.zones[..]);
+    match (before.spills, now.spills) {
+        (false, true) => {
+            let percent = standing.spilled * 100.0;
+            let text = format!("{percent:.0} % of {what} goes to later tiers than {}", zones(at));
+            told.push((EventKind::SpillBegun, text, at));
+        }
+        (true, false) => {
+            let text = format!("nothing of {what} goes to later tiers any more");
+            told.push((EventKind::SpillEnded, text, at));
+        }
+        _ => {}
+    }
+    match (before.sheds, now.sheds) {
+        (false, true) => {
+            let percent = standing.shed * 100.0;
+            let text = format!("{percent:.0} % of {what} is refused for want of capacity");
+            told.push((EventKind::ShedBegun, text, at));
+        }
+        (true, false) => {
+            let text = format!("nothing of {what} is refused for want of capacity any more");
+            told.push((EventKind::ShedEnded, text, at));
+        }
+        _ => {}
+    }
+}
+
+/// Reason that `explain` gives for the first of these zones.
+fn cause(why: &[Reason], zones: &[ZoneName], after: &Picture) -> String {
+    let of = |reason: &&Reason| match &reason.subject {
+        ReasonSubject::OwnZone(zone) | ReasonSubject::Zone(zone) => zones.contains(zone),
+        ReasonSubject::Gateway(gateway) => zones.contains(&gateway.zone),
+        ReasonSubject::Service(_) => matches!(reason.why, Why::ShedShare { .. }),
+        ReasonSubject::Arm { .. } | ReasonSubject::Tier(_) => false,
+    };
+    let Some(reason) = why.iter().find(of) else {
+        return String::new();
+    };
+    let text = reason.why.to_string();
+    let text = text.strip_prefix("passed over: ").unwrap_or(&text);
+    let text = format!("{}: {text}", reason.subject);
+    match (&reason.subject, reason.why) {
+        (ReasonSubject::Gateway(gateway), Why::NoTunnel) => match after.absences.get(gateway) {
+            Some(why) => format!("{text}: {why}"),
+            None => text,
+        },
+        _ => text,
+    }
+}
