@@ -238,7 +238,10 @@ fn segments(data: &Path) -> Vec<(String, u64)> {
 
 #[tokio::test]
 async fn a_corrupt_record_is_set_aside_and_what_of_it_is_sound_is_read() {
-    let mut federation = Plan::new().zone("east").start().await.unwrap();
+    let plan = Plan::new()
+        .zone("east")
+        .service("orders", "port: 9000, protocol: tcp");
+    let mut federation = plan.start().await.unwrap();
     let admin = federation.zone("east").admin;
     let started = event(admin, "gateway_started", 0).await;
     federation.zone_mut("east").kill().unwrap();

@@ -284,6 +284,20 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_is_in_the_documentation_and_no_other() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/history.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let table = page.split("| kind | what happened |").nth(1).unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let cells = rows.map(|row| row.split('|').nth(1).unwrap());
+        let documented: BTreeSet<&str> = cells
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+            .collect();
+        let words: BTreeSet<&str> = EventKind::ALL.iter().map(|kind| kind.word()).collect();
+        assert_eq!(documented, words);
+    }
+
+    #[test]
     fn what_comes_from_outside_is_one_line_and_bounded() {
         let event = NewEvent::new(EventKind::TunnelDown, "ä".repeat(1_000)).because("two\nlines");
         assert!(event.text.len() <= MAX_TEXT_BYTES && event.text.ends_with('…'));
