@@ -21,6 +21,7 @@ use tokio::{
 use crate::{
     HistoryMetrics,
     event::{HistoryEvent, NewEvent},
+    figures::MinuteFigures,
     journal::Shelf,
     query::{self, EventPage, EventQuery},
     writer::{RETRY, Writer, WriterConfig},
@@ -70,6 +71,7 @@ pub struct HistoryConfig {
 
 enum Order {
     Event(SystemTime, NewEvent),
+    Minute(SystemTime, MinuteFigures),
     Close(oneshot::Sender<()>),
 }
 
@@ -83,6 +85,7 @@ struct Shared {
     lost: AtomicU64,
     limits: HistoryLimits,
     events: Shelf,
+    minutes: Shelf,
     live: broadcast::Sender<Arc<HistoryEvent>>,
     is_open: watch::Receiver<bool>,
     /// Until the task is started.
@@ -108,7 +111,7 @@ impl History {
     pub fn new(config: HistoryConfig) -> Self {
         let (queue, orders) = mpsc::channel(QUEUE);
         let (opened, is_open) = watch::channel(false);
-        let (events, live) = (Shelf::default(), broadcast::Sender::new(BEHIND));
+        let (events, minutes, live) = (Shelf::default(), Shelf::default(), broadcast::Sender::new(BEHIND));
         let limits = config.limits;
         let task = HistoryTask {
             config: WriterConfig {
@@ -117,6 +120,7 @@ impl History {
                 limits,
                 metrics: config.metrics,
                 events: events.clone(),
+                minutes: minutes.clone(),
                 live: live.clone(),
             },
             orders,
@@ -127,6 +131,7 @@ impl History {
             lost: AtomicU64::new(0),
             limits,
             events,
+            minutes,
             live,
             is_open,
             task: Mutex::new(Some(task)),
@@ -145,7 +150,16 @@ impl History {
 
     /// Tells of something that happens now. What does not fit into the queue is counted.
     pub fn note(&self, at: SystemTime, event: NewEvent) {
-        match self.0.queue.try_send(Order::Event(at, event)) {
+        self.tell(Order::Event(at, event));
+    }
+
+    /// Tells of a minute that ends now.
+    pub fn note_minute(&self, at: SystemTime, minute: MinuteFigures) {
+        self.tell(Order::Minute(at, minute));
+    }
+
+    fn tell(&self, order: Order) {
+        match self.0.queue.try_send(order) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
                 self.0.lost.fetch_add(1, Ordering::Relaxed);
@@ -176,6 +190,14 @@ impl History {
     /// The disk does not give them.
     pub fn events(&self, query: &EventQuery) -> std::io::Result<EventPage> {
         query::events(&self.0.events, query)
+    }
+
+    /// Reads the figures of the minutes that ended between two moments, oldest first, 1,500 at most. It blocks while it reads.
+    ///
+    /// # Errors
+    /// The disk does not give them.
+    pub fn minutes(&self, since: SystemTime, until: SystemTime) -> std::io::Result<Vec<MinuteFigures>> {
+        query::minutes(&self.0.minutes, (since, until))
     }
 
     /// Events from now on. Who falls behind by more than 1,024 loses them, and is told so.
@@ -242,6 +264,7 @@ fn write(mut writer: Writer, missed: u64, batch: Vec<Order>) -> Result<Writer, o
     for order in batch {
         match order {
             Order::Event(at, event) => writer.add(at, event),
+            Order::Minute(at, minute) => writer.add_minute(at, minute),
             Order::Close(done) => {
                 writer.close(SystemTime::now());
                 return Err(done);

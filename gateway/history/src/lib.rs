@@ -8,6 +8,7 @@
 
 mod burst;
 mod event;
+mod figures;
 mod history;
 mod journal;
 mod metrics;
@@ -17,6 +18,10 @@ mod writer;
 
 pub use burst::{BurstLimit, MAX_OF_KIND_PER_MINUTE};
 pub use event::{EventKind, HistoryEvent, MAX_TEXT_BYTES, NewEvent};
+pub use figures::{
+    MinuteFigures, PlaceFigures, ServiceFigures, SetupFigures, TunnelCounts, TunnelFigures, TunnelReadings,
+    figures,
+};
 pub use history::{History, HistoryConfig, HistoryLimits};
 pub use metrics::HistoryMetrics;
-pub use query::{EventPage, EventQuery, MAX_EVENTS_AT_ONCE};
+pub use query::{EventPage, EventQuery, MAX_EVENTS_AT_ONCE, MAX_MINUTES_AT_ONCE};

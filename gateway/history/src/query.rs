@@ -4,11 +4,15 @@ use std::{io, time::SystemTime};
 
 use crate::{
     event::{HistoryEvent, moment},
+    figures::MinuteFigures,
     journal::{Segment, Shelf},
 };
 
 /// Most events in one answer.
 pub const MAX_EVENTS_AT_ONCE: usize = 1_000;
+
+/// Most minutes in one answer: somewhat more than a day.
+pub const MAX_MINUTES_AT_ONCE: usize = 1_500;
 
 /// Events that are asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,14 +62,38 @@ impl Filter<'_> {
     }
 
     fn found_in(&self, segment: &Segment) -> io::Result<Vec<HistoryEvent>> {
-        let text = match segment.read() {
-            Ok(text) => text,
-            // It was dropped since the list was made.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
-        };
+        let text = read(segment)?;
         let events = text.lines().filter_map(|line| serde_json::from_str(line).ok());
         Ok(events.filter(|event| self.admits(event)).collect())
+    }
+}
+
+/// Reads the figures of the minutes that ended from `since` and before `until`; the latest where they are too many.
+pub(crate) fn minutes(
+    shelf: &Shelf,
+    (since, until): (SystemTime, SystemTime),
+) -> io::Result<Vec<MinuteFigures>> {
+    let (from, to) = (moment(since), moment(until));
+    let (oldest, newest) = (
+        crate::event::milliseconds(since),
+        crate::event::milliseconds(until),
+    );
+    let may_be_in = |segment: &&Segment| segment.newest >= oldest && segment.oldest < newest;
+    let mut found = Vec::new();
+    for segment in shelf.list().iter().filter(may_be_in) {
+        let text = read(segment)?;
+        let minutes = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        found.extend(minutes.filter(|minute: &MinuteFigures| minute.time >= from && minute.time < to));
+    }
+    found.drain(..found.len().saturating_sub(MAX_MINUTES_AT_ONCE));
+    Ok(found)
+}
+
+/// Reads a segment, which may have been dropped since the list was made.
+fn read(segment: &Segment) -> io::Result<String> {
+    match segment.read() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read,
     }
 }
 

@@ -16,7 +16,8 @@ use tokio::sync::broadcast;
 use crate::{
     HistoryLimits, HistoryMetrics,
     event::{EventKind, HistoryEvent, NewEvent, milliseconds, moment},
-    journal::{Journal, JournalConfig, LineKey, NotKept, Shelf},
+    figures::MinuteFigures,
+    journal::{Journal, JournalConfig, LineKey, NotKept, SegmentSetAside, Shelf},
 };
 
 /// Folder in the data folder.
@@ -36,6 +37,7 @@ pub(crate) struct WriterConfig {
     pub(crate) limits: HistoryLimits,
     pub(crate) metrics: HistoryMetrics,
     pub(crate) events: Shelf,
+    pub(crate) minutes: Shelf,
     pub(crate) live: broadcast::Sender<Arc<HistoryEvent>>,
 }
 
@@ -44,6 +46,7 @@ pub(crate) struct Writer {
     own: GatewayId,
     metrics: HistoryMetrics,
     events: Journal,
+    minutes: Journal,
     live: broadcast::Sender<Arc<HistoryEvent>>,
     /// Held for as long as the files are.
     _lock: Option<std::fs::File>,
@@ -56,22 +59,17 @@ impl Writer {
     /// Opens what is there; where the disk does not let it, what happens is kept in memory alone.
     pub(crate) fn open(config: WriterConfig, now: SystemTime) -> Self {
         let folder = config.data.as_deref().map(|data| data.join(FOLDER));
-        let opened = match &folder {
-            Some(folder) => lock(folder).and_then(|lock| {
-                let (events, set_aside) = journal(&config, Some(folder), now)?;
-                Ok((events, Some(lock), set_aside))
-            }),
-            None => Err(io::ErrorKind::NotFound.into()),
-        };
-        let (events, lock, set_aside) = match (opened, &folder) {
-            (Ok(opened), _) => opened,
-            (Err(error), Some(folder)) => {
-                let folder = folder.display();
-                tracing::error!(%error, %folder, "the history cannot be kept on disk, and ends with this process");
-                in_memory(&config, now)
+        let opened = folder.as_deref().map(|folder| on_disk(&config, folder, now));
+        let (journals, lock, set_aside) = match opened {
+            Some(Ok(opened)) => opened,
+            Some(Err(error)) => {
+                let data = config.data.as_deref().unwrap_or(Path::new(FOLDER)).display();
+                tracing::error!(%error, %data, "the history cannot be kept on disk, and ends with this process");
+                in_memory(&config)
             }
-            (Err(_), None) => in_memory(&config, now),
+            None => in_memory(&config),
         };
+        let [events, minutes] = journals;
         for aside in set_aside {
             let (kept, lines, bad) = (aside.kept.display(), aside.lines, aside.bad);
             tracing::warn!(%kept, lines, bad, "a part of the history is corrupt and was set aside; what of it can be read is read");
@@ -80,6 +78,7 @@ impl Writer {
             own: config.own,
             metrics: config.metrics,
             events,
+            minutes,
             live: config.live,
             _lock: lock,
             untold: 0,
@@ -139,6 +138,25 @@ impl Writer {
         let _ = self.live.send(Arc::new(event));
     }
 
+    /// Keeps the figures of a minute.
+    pub(crate) fn add_minute(&mut self, at: SystemTime, minute: MinuteFigures) {
+        let minute = MinuteFigures {
+            id: self.minutes.next_id(),
+            time: moment(at),
+            ..minute
+        };
+        // As of an event.
+        let Ok(line) = serde_json::to_string(&minute) else {
+            return;
+        };
+        let key = LineKey {
+            id: minute.id,
+            at: milliseconds(at),
+        };
+        let kept = self.minutes.append(key, &line);
+        self.note(kept);
+    }
+
     fn note(&mut self, kept: Result<(), NotKept>) {
         match kept {
             Ok(()) => {}
@@ -154,7 +172,9 @@ impl Writer {
     /// Looks after what is old, and tries again what the disk did not take.
     pub(crate) fn upkeep(&mut self, now: SystemTime) {
         self.events.drop_aged(milliseconds(now));
-        if self.is_failing && self.events.write_waiting().is_ok() {
+        self.minutes.drop_aged(milliseconds(now));
+        let written = |journal: &mut Journal| journal.write_waiting().is_ok();
+        if self.is_failing && written(&mut self.events) && written(&mut self.minutes) {
             self.is_failing = false;
             tracing::info!("the disk takes the history again");
         }
@@ -166,44 +186,47 @@ impl Writer {
     /// Writes the rest and lets go of the files.
     pub(crate) fn close(mut self, now: SystemTime) {
         self.upkeep(now);
-        if let Err(error) = self.events.sync() {
+        if let Err(error) = self.events.sync().and_then(|()| self.minutes.sync()) {
             tracing::warn!(%error, "the last of the history may not outlive a crash of this machine");
         }
     }
 }
 
-fn in_memory(
-    config: &WriterConfig,
-    now: SystemTime,
-) -> (
-    Journal,
-    Option<std::fs::File>,
-    Vec<crate::journal::SegmentSetAside>,
-) {
-    match journal(config, None, now) {
-        Ok((events, set_aside)) => (events, None, set_aside),
-        // It reads and writes nothing.
-        Err(_) => unreachable!("memory can be opened"),
-    }
+/// Journals of events and of minutes, with what keeps others from them and what was set aside.
+type Opened = ([Journal; 2], Option<std::fs::File>, Vec<SegmentSetAside>);
+
+fn on_disk(config: &WriterConfig, folder: &Path, now: SystemTime) -> io::Result<Opened> {
+    let lock = lock(folder)?;
+    let seconds = milliseconds(now) / 1_000;
+    let [(events, events_shelf), (minutes, minutes_shelf)] = settings(config, Some(folder));
+    let (events, mut set_aside) = Journal::open(events, events_shelf, seconds)?;
+    let (minutes, more) = Journal::open(minutes, minutes_shelf, seconds)?;
+    set_aside.extend(more);
+    Ok(([events, minutes], Some(lock), set_aside))
 }
 
-fn journal(
-    config: &WriterConfig,
-    folder: Option<&Path>,
-    now: SystemTime,
-) -> io::Result<(Journal, Vec<crate::journal::SegmentSetAside>)> {
-    let limit_bytes = match folder {
+fn in_memory(config: &WriterConfig) -> Opened {
+    let journals = settings(config, None).map(|(settings, shelf)| Journal::in_memory(settings, shelf));
+    (journals, None, Vec::new())
+}
+
+/// Settings of both journals. Events are few, and have a quarter of the room.
+fn settings(config: &WriterConfig, folder: Option<&Path>) -> [(JournalConfig, Shelf); 2] {
+    let room = match folder {
         Some(_) => config.limits.bytes,
         None => config.limits.bytes.min(MEMORY_BYTES),
     };
-    let settings = JournalConfig {
-        name: "events",
+    let of = |name, limit_bytes| JournalConfig {
+        name,
         folder: folder.map(Path::to_owned),
         limit_bytes,
         keep: config.limits.keep,
-        key: event_key,
+        key: line_key,
     };
-    Journal::open(settings, config.events.clone(), milliseconds(now) / 1_000)
+    [
+        (of("events", room / 4), config.events.clone()),
+        (of("minutes", room / 4 * 3), config.minutes.clone()),
+    ]
 }
 
 /// Makes the folder, and has it for this process alone.
@@ -221,8 +244,8 @@ fn lock(folder: &Path) -> io::Result<std::fs::File> {
     Ok(file)
 }
 
-/// Key of an event's line.
-fn event_key(line: &str) -> Option<LineKey> {
+/// Key of a line of either journal.
+fn line_key(line: &str) -> Option<LineKey> {
     #[derive(Deserialize)]
     struct Key<'l> {
         id: u64,

@@ -12,13 +12,14 @@ use causeway_control::{
 };
 use causeway_federation::{name::GatewayId, trust::TrustDocument};
 use causeway_history::{
-    BurstLimit, EventKind, History, NewEvent,
+    BurstLimit, EventKind, History, NewEvent, TunnelCounts, TunnelReadings, figures,
     picture::{CertificatePicture, CertificateUrgency, Picture, Plans, events},
 };
 use causeway_host::uptime::uptime;
 use causeway_identity::{Lifetime, LiveIdentity, Urgency};
 use causeway_instances::Instances;
 use causeway_routing::snapshot::{Snapshot, Snapshots};
+use causeway_telemetry::MinuteBoard;
 use causeway_tunnel::TunnelSet;
 use tokio::{
     sync::watch,
@@ -34,6 +35,8 @@ const TICK: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Pauses are this many times as long as the look before them took, so that looking takes a small part of a core.
 const PAUSE_TIMES: u32 = 10;
+/// Time that figures are of.
+const MINUTE: Duration = Duration::from_secs(60);
 /// Time in which a process that has just started hears of the other zones.
 const SETTLING: Duration = Duration::from_secs(5);
 
@@ -45,6 +48,54 @@ struct Sights {
     topology: TopologySource,
     identity: LiveIdentity,
     renewal: Option<watch::Receiver<RenewalStatus>>,
+}
+
+/// Figures of the minute that is under way.
+struct Minute {
+    board: Arc<MinuteBoard>,
+    tunnels: Arc<TunnelSet>,
+    history: History,
+    began: Instant,
+    readings: TunnelReadings,
+}
+
+impl Minute {
+    /// Hands the figures on once the minute is over.
+    fn look(&mut self) {
+        if self.began.elapsed() >= MINUTE {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        let now = self.readings();
+        let figures = figures(self.board.take(), &self.readings, &now);
+        self.history.note_minute(SystemTime::now(), figures);
+        (self.began, self.readings) = (Instant::now(), now);
+    }
+
+    fn readings(&self) -> TunnelReadings {
+        let tunnels = self.tunnels.all();
+        let reading = |tunnel: &Arc<causeway_tunnel::Tunnel>| {
+            let stats = tunnel.stats();
+            let counts = TunnelCounts {
+                sent_packets: stats.sent_packets,
+                lost_packets: stats.lost_packets,
+                sent_bytes: stats.sent_bytes,
+                received_bytes: stats.received_bytes,
+                round_trip_microseconds: u64::try_from(stats.rtt.as_micros()).unwrap_or(u64::MAX),
+            };
+            ((tunnel.peer().clone(), tunnel.id()), counts)
+        };
+        tunnels.iter().map(reading).collect()
+    }
+}
+
+impl Drop for Minute {
+    /// The part of a minute before a hand-over or an end is a minute of its own.
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// Runs until it is dropped.
@@ -61,7 +112,14 @@ pub(super) fn keep_events(
     };
     let (history, instances) = (known.history.clone(), known.instances.clone());
     history.note(SystemTime::now(), begun(config));
-    run(sights, (history, instances), known.generation.clone())
+    let minute = Minute {
+        board: config.metrics.proxy.minute().clone(),
+        tunnels: known.tunnel_set.clone(),
+        history: history.clone(),
+        began: Instant::now(),
+        readings: TunnelReadings::new(),
+    };
+    run(sights, (history, instances, minute), known.generation.clone())
 }
 
 fn begun(config: &GatewayConfig) -> NewEvent {
@@ -92,7 +150,7 @@ pub(super) fn ended(id: &GatewayId, is_succeeded: bool) -> NewEvent {
 
 async fn run(
     sights: Sights,
-    (history, instances): (History, Instances),
+    (history, instances, mut minute): (History, Instances, Minute),
     mut generation: watch::Receiver<u64>,
 ) {
     let mut ticks = interval(TICK);
@@ -127,6 +185,7 @@ async fn run(
             }
             Err(error) => tracing::error!(%error, "what happened just now is not in the history"),
         }
+        minute.look();
         sleep((looking.elapsed() * PAUSE_TIMES).max(PAUSE)).await;
     }
 }

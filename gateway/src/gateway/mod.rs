@@ -15,7 +15,7 @@
 //! | `proxy/src/moving.rs` | control | since when which open connections have not belonged where they are | watches snapshots; a look every 100 ms to 5 s, where a service has `connections` |
 //! | `src/gateway/exports.rs` | control | nothing: tells zone sync what is exported | watches the topology and instances |
 //! | `history/src/history.rs` | control | the files of the history | a bounded queue of 1,024 events |
-//! | `src/gateway/history.rs` | control | the latest picture of what this gateway knows | watches snapshots; a look every 250 ms |
+//! | `src/gateway/history.rs` | control | the latest picture of what this gateway knows, the figures of the minute | watches snapshots; a look every 250 ms |
 //! | `src/gateway/sync_status.rs` | control | what zone sync says of itself | a bounded channel of events; a look every 500 ms |
 //! | `instances/src/task.rs` | control | registry, health, `registry.redb` | a bounded channel of commands; hints of failed connects |
 //! | `instances/src/attach/task.rs` | control | the one attachment to a zone-sync | bounded channels to and from `instances/src/task.rs`; forwarded registrations use its client |

@@ -111,6 +111,8 @@ impl Gateway {
     }
 
     pub(super) async fn end(mut self) {
+        // Tunnels that go from here on are no news.
+        self.background.hand_over();
         self.history
             .note(SystemTime::now(), history::ended(&self.id, false));
         self.history.close().await;

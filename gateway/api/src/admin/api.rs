@@ -100,6 +100,7 @@ fn routes() -> Router<AdminState> {
         .route("/v1/shifts/{service}", post(shifts::begin))
         .route("/v1/shifts/{service}/{change}", post(shifts::change))
         .route("/v1/events", get(history::events))
+        .route("/v1/figures", get(history::figures))
         .route("/v1/events/stream", get(history::stream))
         .route("/v1/trust", get(trust::shown).put(trust::hand_in))
         .route("/v1/checks", get(checks))
@@ -123,7 +124,7 @@ async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
 async fn not_found(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     ApiError::not_found(format!("there is nothing at {path}"))
-        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, shifts, trust, events, checks, explain, sources, socket, settings")
+        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, shifts, trust, events, figures, checks, explain, sources, socket, settings")
 }
 
 async fn wrong_method() -> ApiError {

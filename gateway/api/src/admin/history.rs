@@ -1,4 +1,4 @@
-//! What happened: `GET /v1/events`, and as it happens `GET /v1/events/stream` (server-sent events, WHATWG HTML §9.2).
+//! What happened: `GET /v1/events`, the figures of each minute: `GET /v1/figures`, and as it happens `GET /v1/events/stream` (server-sent events, WHATWG HTML §9.2).
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -15,7 +15,7 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use causeway_history::{EventKind, EventQuery, History, HistoryEvent, MAX_EVENTS_AT_ONCE};
+use causeway_history::{EventKind, EventQuery, History, HistoryEvent, MAX_EVENTS_AT_ONCE, MinuteFigures};
 use futures_util::StreamExt as _;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ use super::{AdminState, error::ApiError, large::LargeAnswers};
 const MAX_STREAMS: usize = 64;
 /// Time after which something is said where nothing happens, so that who is gone is noticed at both ends.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Time of which figures are shown where nothing else is said.
+const HOUR: Duration = Duration::from_secs(60 * 60);
 /// Events in one answer where nothing else is said.
 const EVENTS: usize = 500;
 const EVENTS_EXAMPLE: &str = "/v1/events?since=2h&service=orders&kind=failover_begun&limit=100";
@@ -77,6 +79,52 @@ pub(super) async fn events(
         kept_for_seconds,
     };
     Ok(axum::Json(view).into_response())
+}
+
+/// Answer to a question about figures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FiguresView {
+    /// Oldest first.
+    pub minutes: Vec<MinuteFigures>,
+}
+
+/// Parameters of a question about figures.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FigureParameters {
+    since: Option<String>,
+    until: Option<String>,
+    service: Option<String>,
+}
+
+/// Figures of each minute; of the last hour where nothing else is said.
+pub(super) async fn figures(
+    State(state): State<AdminState>,
+    Extension(large): Extension<LargeAnswers>,
+    parameters: Result<Query<FigureParameters>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(asked) = parameters.map_err(|error| wrong_figures(error.body_text()))?;
+    let now = SystemTime::now();
+    let of = |text: &Option<String>| text.as_deref().map(|text| moment(text, now)).transpose();
+    let since = of(&asked.since)?.unwrap_or(now.checked_sub(HOUR).unwrap_or(SystemTime::UNIX_EPOCH));
+    let until = of(&asked.until)?.unwrap_or(now);
+    state.history.opened().await;
+    let history = state.history.clone();
+    let answer = large.make(move || {
+        let mut minutes = history.minutes(since, until)?;
+        if let Some(service) = &asked.service {
+            for minute in &mut minutes {
+                minute.services.retain(|one| one.service == *service);
+            }
+        }
+        // Here, as a day of it takes a while to write.
+        Ok(axum::Json(FiguresView { minutes }).into_response())
+    });
+    answer.await?.map_err(unreadable)
+}
+
+fn wrong_figures(error: impl Into<String>) -> ApiError {
+    ApiError::bad_request(error.into()).hint("ask as in /v1/figures?since=1h&service=orders")
 }
 
 /// Parameters of a stream.

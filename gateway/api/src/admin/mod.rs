@@ -52,7 +52,7 @@ pub use checks::Readiness;
 pub(crate) use error::ApiError;
 pub use drains::DrainedView;
 pub use explain::{ExplainedCandidate, ExplainedStep, ExplainedVerdict, Explanation};
-pub use history::EventsView;
+pub use history::{EventsView, FiguresView};
 pub use instances::{InstanceBody, RegisteredView};
 pub(crate) use large::held;
 pub use permission::{CallersVerdict, CallersView, PermissionVerdict, PermissionView};

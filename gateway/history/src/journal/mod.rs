@@ -81,12 +81,7 @@ impl Journal {
         shelf: Shelf,
         unix_seconds: u64,
     ) -> io::Result<(Self, Vec<SegmentSetAside>)> {
-        let mut journal = Self {
-            config,
-            shelf,
-            file: None,
-            last_id: 0,
-        };
+        let mut journal = Self::in_memory(config, shelf);
         let Some(folder) = &journal.config.folder else {
             return Ok((journal, Vec::new()));
         };
@@ -94,6 +89,16 @@ impl Journal {
         journal.last_id = found.last_id;
         journal.shelf.replace(found.segments);
         Ok((journal, found.set_aside))
+    }
+
+    /// Begins with nothing.
+    pub(crate) fn in_memory(config: JournalConfig, shelf: Shelf) -> Self {
+        Self {
+            config,
+            shelf,
+            file: None,
+            last_id: 0,
+        }
     }
 
     pub(crate) fn next_id(&self) -> u64 {

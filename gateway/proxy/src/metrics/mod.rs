@@ -13,7 +13,7 @@ use std::{
 
 use causeway_routing::{ending::EndingReason, outlier::EjectedPart, permit::Rule, route::Why};
 use causeway_telemetry::{
-    AccessRecord, ConnectionOutcome, MetricsRegistry, Role, Series, ServiceLabels,
+    AccessRecord, ConnectionOutcome, MetricsRegistry, MinuteBoard, Role, Series, ServiceLabels,
     labels::{ByReason, ByServiceResult},
 };
 use causeway_tunnel::TunnelMetrics;
@@ -123,6 +123,7 @@ pub struct ProxyMetrics {
     requests: RequestMetrics,
     tls_refused: Family<ByReason, Counter>,
     redirect_refused: Family<ByReason, Counter>,
+    minute: Arc<MinuteBoard>,
     forbidden_total: AtomicU64,
     dry_run_total: AtomicU64,
 }
@@ -202,9 +203,16 @@ impl ProxyMetrics {
                 "redirect_refused",
                 "Clients that came in where redirected ones do, and were not redirected or wanted no address of a service",
             ),
+            minute: Arc::default(),
             forbidden_total: AtomicU64::new(0),
             dry_run_total: AtomicU64::new(0),
         }
+    }
+
+    /// Counts for the figures of each minute.
+    #[must_use]
+    pub fn minute(&self) -> &Arc<MinuteBoard> {
+        &self.minute
     }
 
     /// A client of the TLS listener was refused before it got as far as a service.
@@ -339,6 +347,7 @@ impl ProxyMetrics {
 
     /// Records how long a finished connection waited and lasted, and its route. Call it where the access log line is written.
     pub fn timed(&self, record: &AccessRecord) {
+        self.minute.count(record);
         let role = record.role.word();
         let labels = ByRole {
             role,
