@@ -1,4 +1,4 @@
-//! What happened, with real gateways: a zone that is killed and comes back, restarts and hand-overs, and a flood of changes.
+//! History with real gateways: a zone that is killed and comes back, restarts and hand-overs, and a flood of changes.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
@@ -16,6 +16,7 @@ use causeway_tests::{
     instance::{Behaviour, Instance},
     measured::measured,
     process::run,
+    talk::say,
     wait::{until, until_true},
 };
 use serde_json::Value;
@@ -77,6 +78,14 @@ fn id(event: &Value) -> u64 {
 
 fn moment(event: &Value) -> SystemTime {
     humantime::parse_rfc3339(event["time"].as_str().unwrap()).unwrap()
+}
+
+/// Services of all minutes that are kept, and peers of their tunnels.
+async fn figures(admin: SocketAddr) -> Vec<Value> {
+    let answer = http::get(admin, "/v1/figures?since=10m&service=orders").await;
+    let page = answer.map(|answer| answer.body).unwrap_or_default();
+    let page: Value = serde_json::from_str(&page).unwrap_or_default();
+    page["minutes"].as_array().cloned().unwrap_or_default()
 }
 
 /// A stream of events.
@@ -209,8 +218,40 @@ async fn what_happened_outlives_a_kill_and_a_hand_over_and_ids_go_on() {
     let ids: Vec<u64> = all.iter().map(id).collect();
     assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{ids:?}");
 
+    federation.wait_export("east", "west", "orders").await;
+    federation.zone("east").wait_tunnel("west").await;
+    let service = federation.service_address("east", "orders", PORT).await;
+    for _ in 0..3 {
+        assert_eq!(say(service, "hello").await.unwrap(), "hello");
+    }
     let mut stream = Stream::open(admin, "").await;
     federation.succeed_zone("east").await.unwrap();
+    // One that hands over ends its minute.
+    let minute = until("the figures of a minute", PATIENCE, async || {
+        figures(admin).await.pop()
+    })
+    .await;
+    let orders = &minute["services"][0];
+    assert_eq!(
+        (&orders["service"], &orders["begun"], &orders["ok"]),
+        (&"orders".into(), &3.into(), &3.into())
+    );
+    assert_eq!(
+        (&orders["to"][0]["zone"], &orders["to"][0]["count"]),
+        (&"west".into(), &3.into())
+    );
+    assert!(
+        orders["setup_milliseconds"]["p99"].as_f64().unwrap() > 0.0,
+        "{orders}"
+    );
+    let mut peers: Vec<&str> = minute["tunnels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tunnel| tunnel["peer"].as_str().unwrap())
+        .collect();
+    peers.sort_unstable();
+    assert_eq!(peers, ["plant/gw1", "west/gw1"]);
     let took_over = event(admin, "gateway_took_over", id(&again)).await;
     let handed = listed(admin, &format!("?after={}&kind=gateway_handed_over", id(&again))).await;
     assert_eq!(handed.len(), 1);

@@ -247,7 +247,7 @@ pub struct HistoryEvent {
     /// Events that it stands for: more than one where so many of a kind came within a minute that they were summed up.
     #[serde(default = "one")]
     pub count: u64,
-    /// What `explain` said at that moment, line by line.
+    /// Lines of `explain` at that moment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub explained: Vec<String>,
 }

@@ -24,7 +24,7 @@ use crate::{
     figures::MinuteFigures,
     journal::Shelf,
     query::{self, EventPage, EventQuery},
-    writer::{RETRY, Writer, WriterConfig},
+    writer::{HistoryWriter, RETRY, WriterConfig},
 };
 
 /// Events that wait to be written.
@@ -92,7 +92,7 @@ struct Shared {
     task: Mutex<Option<HistoryTask>>,
 }
 
-/// What its task begins with.
+/// Parts that its task begins with.
 struct HistoryTask {
     config: WriterConfig,
     orders: mpsc::Receiver<Order>,
@@ -218,7 +218,7 @@ async fn run(lost: &AtomicU64, task: HistoryTask) {
         mut orders,
         opened,
     } = task;
-    let opening = spawn_blocking(|| Writer::open(config, SystemTime::now()));
+    let opening = spawn_blocking(|| HistoryWriter::open(config, SystemTime::now()));
     let Ok(mut writer) = opening.await else {
         tracing::error!("the history could not be opened, and nothing of it is kept");
         return;
@@ -256,7 +256,11 @@ async fn run(lost: &AtomicU64, task: HistoryTask) {
 }
 
 /// Writes a batch; the error is whoever wants to know that the files are closed.
-fn write(mut writer: Writer, missed: u64, batch: Vec<Order>) -> Result<Writer, oneshot::Sender<()>> {
+fn write(
+    mut writer: HistoryWriter,
+    missed: u64,
+    batch: Vec<Order>,
+) -> Result<HistoryWriter, oneshot::Sender<()>> {
     if missed > 0 {
         writer.lost(missed);
     }

@@ -1,4 +1,4 @@
-//! What happened in a zone, and its figures minute by minute: kept for a day by default, within a limit of bytes, over restarts and
+//! Record of what happened in a zone, and its figures minute by minute: kept for a day by default, within a limit of bytes, over restarts and
 //! hand-overs.
 //!
 //! What is an event is decided in one place: [`picture::events`] compares two pictures of what the gateway knows, and is pure. One thread

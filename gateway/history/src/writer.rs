@@ -42,7 +42,7 @@ pub(crate) struct WriterConfig {
 }
 
 /// Writes events. Everything here blocks.
-pub(crate) struct Writer {
+pub(crate) struct HistoryWriter {
     own: GatewayId,
     metrics: HistoryMetrics,
     events: Journal,
@@ -55,7 +55,7 @@ pub(crate) struct Writer {
     is_failing: bool,
 }
 
-impl Writer {
+impl HistoryWriter {
     /// Opens what is there; where the disk does not let it, what happens is kept in memory alone.
     pub(crate) fn open(config: WriterConfig, now: SystemTime) -> Self {
         let folder = config.data.as_deref().map(|data| data.join(FOLDER));

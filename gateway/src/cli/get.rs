@@ -97,7 +97,7 @@ enum What {
     /// The record of every gateway, as it is held here: versions, ages, and what was exchanged
     #[value(aliases = ["record", "records", "c"])]
     Catalog,
-    /// What happened, and why: tunnels, failovers, shifts, topologies, certificates
+    /// Events, and why they came about: tunnels, failovers, shifts, topologies, certificates
     #[value(aliases = ["event", "ev"])]
     Events,
     /// The topology in force, as a file that can be edited and applied

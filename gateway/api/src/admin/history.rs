@@ -1,4 +1,4 @@
-//! What happened: `GET /v1/events`, the figures of each minute: `GET /v1/figures`, and as it happens `GET /v1/events/stream` (server-sent events, WHATWG HTML §9.2).
+//! Events: `GET /v1/events`, the figures of each minute: `GET /v1/figures`, and as it happens `GET /v1/events/stream` (server-sent events, WHATWG HTML §9.2).
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -190,7 +190,7 @@ struct Follower {
     live: broadcast::Receiver<Arc<HistoryEvent>>,
     /// Id of the last event that it has; `None`: it has none, and wants none from before.
     sent: Option<u64>,
-    /// What is kept was not read to its end yet.
+    /// Until what is kept is read to its end.
     is_reading: bool,
     waiting: VecDeque<HistoryEvent>,
     _place: OwnedSemaphorePermit,

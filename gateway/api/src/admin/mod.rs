@@ -103,7 +103,7 @@ pub struct AdminState {
     pub gate: Gate,
     /// Way to the admin APIs of other zones.
     pub elsewhere: Elsewhere,
-    /// What happened.
+    /// Record of what happened.
     pub history: History,
     /// Every task that lives as long as the gateway.
     pub tasks: Tasks,

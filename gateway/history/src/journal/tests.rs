@@ -1,3 +1,5 @@
+//! Journals on disk and in memory: what is kept, what goes, and what is set aside.
+
 use std::fs;
 
 use super::*;

@@ -1,4 +1,4 @@
-//! What a gateway knows at one moment, as far as the history tells of it, and what happened between two such moments. Pure.
+//! Pictures of what a gateway knows at one moment, as far as the history tells of it, and what happened between two of them. Pure.
 //!
 //! This is the one place in which it is decided what an event is: no part of the gateway tells of events by itself.
 

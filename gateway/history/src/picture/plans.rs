@@ -1,4 +1,4 @@
-//! Where services go: failover, failback, spill, shedding and services that no zone can serve.
+//! Events of where services go: failover, failback, spill, shedding and services that no zone can serve.
 
 use std::collections::BTreeMap;
 

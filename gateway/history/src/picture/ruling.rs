@@ -1,4 +1,4 @@
-//! What rules the gateway: the topology, whom it believes, and its own certificate.
+//! Events of what rules the gateway: the topology, whom it believes, and its own certificate.
 
 use std::{
     collections::BTreeSet,

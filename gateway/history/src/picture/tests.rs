@@ -1,3 +1,5 @@
+//! Events between two pictures, table by table.
+
 use std::{sync::Arc, time::Duration};
 
 use causeway_federation::{catalog::Age, topology::Topology};
