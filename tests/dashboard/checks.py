@@ -100,8 +100,8 @@ def every_view_shows_what_the_admin_api_says(world):
 def zones_are_drawn(browser, east):
     show(browser, east.address, "zones", ".matrix td[data-says]")
     told = {item["name"]: item for item in east.items("/v1/zones")}
-    drawn = dict(browser.attributes(".map .zone", "data-zone", "data-state"))
-    same("the map has each zone, up", drawn, {name: "own" if item["own"] else "up" for name, item in told.items()})
+    want = {name: "own" if item["own"] else "up" for name, item in told.items()}
+    until("the map has each zone, up", lambda: dict(browser.attributes(".map .zone", "data-zone", "data-state")) == want)
     lines = {tuple(sorted(line.split())) for (line,) in browser.attributes(".map .lines line", "data-line")}
     holds(f"the map has a line from east to each: {lines}", {("east", "north"), ("east", "west")} <= lines)
 
