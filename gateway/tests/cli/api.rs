@@ -304,8 +304,18 @@ async fn what_is_not_an_instance_is_refused() {
 #[tokio::test]
 async fn unknown_paths_and_methods_are_refused_as_json() {
     refused("GET /v2/zones", "", 404).await;
-    refused("GET /", "", 404).await;
+    refused("GET /dashboard/other.js", "", 404).await;
     refused("POST /v1/zones", "", 405).await;
+}
+
+#[tokio::test]
+async fn the_dashboard_is_at_the_root_of_the_api() {
+    let admin = serve(state()).await;
+    let (status, page) = ask(&admin, "GET /", "").await;
+    assert_eq!(status, 200);
+    assert!(page.contains("/dashboard/app.js"), "{page}");
+    let (status, _) = ask(&admin, "GET /dashboard/app.js", "").await;
+    assert_eq!(status, 200);
 }
 
 #[tokio::test]
