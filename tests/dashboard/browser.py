@@ -80,7 +80,7 @@ class Browser:
     def close(self):
         try:
             if self.session:
-                self.call("DELETE", f"/session/{self.session}")
+                self.call("DELETE", f"/session/{self.session}", patience=10)
         except (OSError, Failed, ValueError):
             pass
         try:
@@ -91,11 +91,11 @@ class Browser:
         self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def call(self, method, path, body=None):
+    def call(self, method, path, body=None, patience=60):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data=data, method=method, headers={"content-type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=patience) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             told = json.loads(error.read() or b"{}").get("value", {})
