@@ -16,7 +16,7 @@ use crate::{
     actor::AskingConnection,
     audit::{Attempt, AuditOutcome, Note},
     credentials::{
-        ADMIN_API, Admitted, Denied, Gate, ListenerProof, RequestedChange, RequiredRight, Rights, Scope,
+        ADMIN_API, AdmittedActor, Denied, Gate, ListenerProof, RequestedChange, RequiredRight, Rights, Scope,
     },
     dashboard,
 };
@@ -103,7 +103,7 @@ pub(super) async fn pass(State(entry): State<GatedListener>, mut request: Reques
         &attempt,
         needs(&method, uri.path()),
     );
-    let Admitted { actor, rights } = match admitted {
+    let AdmittedActor { actor, rights } = match admitted {
         Ok(admitted) => admitted,
         Err(denied) => return refuse(&denied),
     };

@@ -114,12 +114,12 @@ impl RequestedChange {
 
 /// Somebody who was let in, and what they may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admitted {
+pub struct AdmittedActor {
     pub actor: Actor,
     pub rights: Rights,
 }
 
-impl Admitted {
+impl AdmittedActor {
     /// Whoever is at the other end, without further proof.
     fn unproved(connection: &AskingConnection, scope: Scope) -> Self {
         Self {
@@ -190,11 +190,11 @@ impl Gate {
         authorization: Option<&[u8]>,
         attempt: &Attempt<'_>,
         needs: Option<RequiredRight>,
-    ) -> Result<Admitted, Denied> {
+    ) -> Result<AdmittedActor, Denied> {
         let needs = match (needs, access) {
-            (_, ListenerProof::Open) => return Ok(Admitted::unproved(connection, Scope::Write)),
+            (_, ListenerProof::Open) => return Ok(AdmittedActor::unproved(connection, Scope::Write)),
             (None, ListenerProof::Proved) => {
-                return Ok(Admitted {
+                return Ok(AdmittedActor {
                     actor: connection.unproved(),
                     rights: Rights::default(),
                 });
@@ -203,7 +203,7 @@ impl Gate {
         };
         let admitted = match &connection.proof {
             Proof::Local(Some(user)) if [0, self.user].contains(user) => {
-                Ok(Admitted::unproved(connection, Scope::Write))
+                Ok(AdmittedActor::unproved(connection, Scope::Write))
             }
             Proof::Local(user) => Err(Denied::OtherUser(*user)),
             Proof::Plain => self.over_loopback(connection, authorization, &needs),
@@ -224,11 +224,11 @@ impl Gate {
         connection: &AskingConnection,
         authorization: Option<&[u8]>,
         needs: &RequiredRight,
-    ) -> Result<Admitted, Denied> {
+    ) -> Result<AdmittedActor, Denied> {
         let is_own = connection.pair.is_some_and(|pair| self.own.hops(pair).is_some());
         match authorization {
             _ if *needs == RequiredRight::Everything(Scope::Read) && !is_own => {
-                Ok(Admitted::unproved(connection, Scope::Read))
+                Ok(AdmittedActor::unproved(connection, Scope::Read))
             }
             Some(_) => self.proved(connection, authorization, needs),
             None if is_own => Err(Denied::OwnConnection),
@@ -243,7 +243,7 @@ impl Gate {
         connection: &AskingConnection,
         authorization: Option<&[u8]>,
         needs: &RequiredRight,
-    ) -> Result<Admitted, Denied> {
+    ) -> Result<AdmittedActor, Denied> {
         let none = Guard::default();
         let guard = self.guard.as_deref().unwrap_or(&none);
         guard.admit(connection, authorization, needs, SystemTime::now())

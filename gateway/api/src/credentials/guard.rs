@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, path::Path, sync::Arc, time::SystemTime};
 
-use super::{Admitted, Grant, RequiredRight, Rights, TokenFile, token_file::FoundToken};
+use super::{AdmittedActor, Grant, RequiredRight, Rights, TokenFile, token_file::FoundToken};
 use crate::actor::{Actor, AskingConnection, Proof};
 
 /// Scheme of a bearer token in `Authorization` (RFC 6750 §2.1); its case does not count.
@@ -155,7 +155,7 @@ impl Guard {
         authorization: Option<&[u8]>,
         needs: &RequiredRight,
         now: SystemTime,
-    ) -> Result<Admitted, Denied> {
+    ) -> Result<AdmittedActor, Denied> {
         let admitted = match authorization {
             Some(header) => self.holder(header, now)?,
             None => self.identified(&connection.proof)?,
@@ -170,11 +170,11 @@ impl Guard {
         }
     }
 
-    fn holder(&self, header: &[u8], now: SystemTime) -> Result<Admitted, Denied> {
+    fn holder(&self, header: &[u8], now: SystemTime) -> Result<AdmittedActor, Denied> {
         let shown = bearer(header).ok_or(Denied::BadToken)?;
         let tokens = self.tokens.as_ref().ok_or(Denied::BadToken)?.tokens();
         match tokens.find(shown, now) {
-            Some(FoundToken::Good { name, rights }) => Ok(Admitted {
+            Some(FoundToken::Good { name, rights }) => Ok(AdmittedActor {
                 actor: Actor::Token(name),
                 rights,
             }),
@@ -183,13 +183,13 @@ impl Guard {
         }
     }
 
-    fn identified(&self, proof: &Proof) -> Result<Admitted, Denied> {
+    fn identified(&self, proof: &Proof) -> Result<AdmittedActor, Denied> {
         match proof {
             Proof::Identity(id) => {
                 let granted = self.grants.iter().filter(|grant| grant.is_for(id));
                 let rights = granted.map(|grant| grant.rights.clone());
                 let rights = rights.reduce(|one, other| one.and(&other));
-                Ok(Admitted {
+                Ok(AdmittedActor {
                     actor: Actor::Identity(id.clone()),
                     rights: rights.ok_or_else(|| Denied::NotGranted(id.clone()))?,
                 })

@@ -19,7 +19,7 @@ use std::{fmt, str::FromStr};
 
 pub(crate) use asked::{AskedRight, AskingGateway, vouched_words};
 pub(crate) use gate::ADMIN_API;
-pub use gate::{Admitted, Gate, ListenerProof, RequestedChange};
+pub use gate::{AdmittedActor, Gate, ListenerProof, RequestedChange};
 pub use grant::{Grant, GrantError};
 pub(crate) use guard::bearer;
 pub use guard::{Denied, Guard};

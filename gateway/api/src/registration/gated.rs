@@ -18,7 +18,9 @@ use super::whole::whole;
 use crate::{
     actor::AskingConnection,
     audit::{Attempt, AuditOutcome, Note},
-    credentials::{Admitted, Denied, Gate, ListenerProof, RequestedChange, RequiredRight, Rights, Scope},
+    credentials::{
+        AdmittedActor, Denied, Gate, ListenerProof, RequestedChange, RequiredRight, Rights, Scope,
+    },
 };
 
 /// Before the name of every call of the registry.
@@ -106,7 +108,7 @@ where
             let authorization = request.headers().get(header::AUTHORIZATION);
             let authorization = authorization.map(HeaderValue::as_bytes);
             let admitted = gate.admit(access, &connection, authorization, &attempt, needs(&path));
-            let Admitted { actor, rights } = match admitted {
+            let AdmittedActor { actor, rights } = match admitted {
                 Ok(admitted) => admitted,
                 Err(denied) => return Ok(refusal(&denied).into_http()),
             };
