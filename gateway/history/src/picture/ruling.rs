@@ -38,7 +38,7 @@ pub(super) fn topology(before: &Picture, after: &Picture, events: &mut Vec<NewEv
             false => because.join("; "),
         };
         let event = NewEvent::new(EventKind::TopologyApplied, format!("{which}{by}"));
-        events.push(event.subject(&new.fingerprint).because(because));
+        events.push(event.subject(new.fingerprint).because(because));
         drains(before, after, events);
     }
     if let Some(why) = &after.refused_topology
