@@ -244,6 +244,7 @@ fn serve_leaves_everything_running_until_it_is_interrupted() {
     lines
         .find(|line| line.contains("Meanwhile every zone"))
         .expect("word of the traffic that goes on");
+    assert!(get(admin, "/").contains("<title>"), "no dashboard");
     // Nobody else connects now.
     let connections = || served(&get(admin, "/metrics"));
     let (begun, before) = (Instant::now(), connections());

@@ -113,13 +113,7 @@ fn one_table<T: DeserializeOwned + Tabular>(
                 }
             }
             Some(Err(error)) => {
-                // Writing to a string cannot fail, here and below.
-                let _ = writeln!(
-                    notes,
-                    "zone {}: its answer cannot be understood: {}",
-                    zone.zone,
-                    printable(&error)
-                );
+                note_garbled(&mut notes, &zone.zone, &error);
             }
             None => {}
         }
@@ -138,8 +132,18 @@ fn place(zone: &str, age: Option<f64>) -> Word {
     }
 }
 
+/// Says that a zone's answer is none.
+pub(super) fn note_garbled(notes: &mut String, zone: &str, error: &str) {
+    // Writing to a string cannot fail, here and below.
+    let _ = writeln!(
+        notes,
+        "zone {zone}: its answer cannot be understood: {}",
+        printable(error)
+    );
+}
+
 /// Says of a zone why it has not answered.
-fn note(notes: &mut String, zone: &ZoneAnswerView, age: Option<f64>) {
+pub(super) fn note(notes: &mut String, zone: &ZoneAnswerView, age: Option<f64>) {
     if zone.state == ZoneAnswerState::Answered {
         return;
     }

@@ -37,6 +37,7 @@ Examples:
   causeway get catalog -o wide        how zone sync with every gateway stands
   causeway get instances -o json      for programs: versioned, fields are only ever added
   causeway get events --since 2h      what happened, with its cause; -w follows, --service and --kind choose
+  causeway get events --all           the same, as every zone has seen it, in one list
   causeway get exports --admin unix:/run/causeway/east.sock
   causeway get zones --all            as every zone sees them, asked through this gateway; what each says is for it to decide
   causeway get instances --at west --admin-token-file west.token        those of zone west, with a token that was issued there
@@ -106,7 +107,12 @@ enum What {
 
 pub(crate) async fn run(args: GetArgs) -> Result<Exit, Failure> {
     if args.what == What::Events {
-        get_events::show(&args.events, (args.output, args.watch), &args.admin.admin).await?;
+        get_events::show(
+            (&args.events, &args.place),
+            (args.output, args.watch),
+            &args.admin.admin,
+        )
+        .await?;
         return Ok(Exit::Done);
     }
     if args.events.is_given() {

@@ -1,13 +1,15 @@
 //! `causeway get events`: what happened, as lines that are added to and not drawn anew.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use causeway_api::admin::EventsView;
+use causeway_api::{admin::EventsView, elsewhere::EveryZoneView};
 use causeway_history::HistoryEvent;
+use serde::Deserialize as _;
 
 use super::{
     Failure,
     client::{Endpoint, escape},
+    federation::{self, PlaceArgs},
     tables::{self, Tabular},
 };
 use crate::output::{self, Format, Tone, Word};
@@ -53,11 +55,20 @@ impl EventArgs {
 
 /// Shows what happened; with `follow` also what happens from then on, until it is ended.
 pub(super) async fn show(
-    args: &EventArgs,
+    (args, place): (&EventArgs, &PlaceArgs),
     (format, follow): (Format, bool),
     admin: &Endpoint,
 ) -> Result<(), Failure> {
-    let mut view: EventsView = admin.get(&args.path(&[])).await?;
+    if place.all {
+        if follow {
+            return Err(
+                Failure::usage("events are followed at one zone at a time").hint("name it with --at ZONE")
+            );
+        }
+        let view: EveryZoneView = admin.get(&place.page(&args.path(&[]))).await?;
+        return Ok(output::print(&of_every_zone(&view, format)?)?);
+    }
+    let mut view: EventsView = admin.get(&place.page(&args.path(&[]))).await?;
     if !follow {
         return Ok(output::print(&shown(&view, format)?)?);
     }
@@ -67,7 +78,59 @@ pub(super) async fn show(
         last = last.max(view.events.last().map_or(0, |event| event.id));
         tokio::time::sleep(WATCH_EVERY).await;
         let more = [("after", last.to_string()), ("limit", AT_ONCE.to_string())];
-        view = admin.get(&args.path(&more)).await?;
+        view = admin.get(&place.page(&args.path(&more))).await?;
+    }
+}
+
+/// Events of all zones in the order in which they came about, by the clocks of those who saw them.
+fn of_every_zone(view: &EveryZoneView, format: Format) -> Result<String, Failure> {
+    if matches!(format, Format::Json | Format::Yaml) {
+        return super::get::structured(view, format);
+    }
+    let now = SystemTime::now();
+    let (mut events, mut notes) = (Vec::new(), String::new());
+    for zone in &view.zones {
+        let shown = federation::shown(zone, now);
+        federation::note(&mut notes, zone, shown.as_ref().and_then(|shown| shown.age));
+        match shown.map(|shown| EventsView::deserialize(shown.answer)) {
+            Some(Ok(told)) => events.extend(told.events.into_iter().map(|mut event| {
+                // Nobody speaks for another zone.
+                event.zone.clone_from(&zone.zone);
+                SeenEvent(event)
+            })),
+            Some(Err(error)) => federation::note_garbled(&mut notes, &zone.zone, &error.to_string()),
+            None => {}
+        }
+    }
+    events.sort_by(|SeenEvent(one), SeenEvent(other)| {
+        (&one.time, &one.zone, one.id).cmp(&(&other.time, &other.zone, other.id))
+    });
+    let table = match events.is_empty() {
+        true => "No events.\n".to_owned(),
+        false => tables::render(&events, format == Format::Wide, output::colour()),
+    };
+    Ok(if notes.is_empty() {
+        table
+    } else {
+        format!("{table}\n{notes}")
+    })
+}
+
+/// Event beside those of other zones.
+struct SeenEvent(HistoryEvent);
+
+impl Tabular for SeenEvent {
+    const HEADER: &'static [&'static str] = &["TIME", "SEEN BY", "KIND", "WHAT", "BECAUSE"];
+    const WIDE: &'static [&'static str] = HistoryEvent::WIDE;
+
+    fn row(&self) -> Vec<Word> {
+        let mut row = self.0.row();
+        row.insert(1, self.0.zone.as_str().into());
+        row
+    }
+
+    fn wide(&self) -> Vec<Word> {
+        self.0.wide()
     }
 }
 
@@ -179,5 +242,37 @@ fn tone(kind: &str) -> Tone {
         | "shift_done"
         | "certificate_renewed" => Tone::Good,
         _ => Tone::Plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn events_of_all_zones_are_in_one_order_and_say_who_saw_them() {
+        let event = |id: u64, time: &str, zone: &str, text: &str| json!({ "id": id, "time": time, "zone": zone, "gateway": "gw1", "kind": "tunnel_down", "text": text, "because": "it was lost" });
+        let answer = |events: Vec<serde_json::Value>| json!({ "events": events, "first": 1, "last": 9, "kept_for_seconds": 86400 });
+        let view = json!({ "zones": [
+            { "zone": "east", "state": "answered", "asked": "2026-11-30T14:00:10Z",
+              "answer": answer(vec![event(4, "2026-11-30T14:00:01.000Z", "east", "first"), event(5, "2026-11-30T14:00:03.000Z", "east", "third")]) },
+            { "zone": "north", "state": "refused", "asked": "2026-11-30T14:00:10Z", "because": "the bearer token is not known" },
+            { "zone": "south", "state": "answered", "asked": "2026-11-30T14:00:10Z", "answer": { "events": 7 } },
+            { "zone": "west", "state": "answered", "asked": "2026-11-30T14:00:10Z",
+              "answer": answer(vec![event(9, "2026-11-30T14:00:02.000Z", "east", "second")]) },
+        ]});
+        let view: EveryZoneView = serde_json::from_value(view).unwrap();
+        let text = of_every_zone(&view, Format::Table).unwrap();
+        insta::assert_snapshot!(text, @r"
+TIME                   SEEN BY   KIND          WHAT     BECAUSE
+2026-11-30T14:00:01Z   east      tunnel_down   first    it was lost
+2026-11-30T14:00:02Z   west      tunnel_down   second   it was lost
+2026-11-30T14:00:03Z   east      tunnel_down   third    it was lost
+
+zone north refuses: the bearer token is not known
+zone south: its answer cannot be understood: invalid type: integer `7`, expected a sequence
+");
     }
 }

@@ -288,7 +288,7 @@ async fn the_audit_log_says_who_did_what_and_holds_no_secret() {
         [
             "token ci PUT orders/10.1.0.12%3A8080 asked null null".to_owned(),
             "token ci PUT orders/10.1.0.12%3A8080 done 200 null".to_owned(),
-            "token grafana PUT null refused 403 scope".to_owned(),
+            "token grafana PUT orders refused 403 scope".to_owned(),
             format!("{GW2} DELETE orders/nobody asked null null"),
             format!("{GW2} DELETE orders/nobody refused 404 not_found"),
         ]

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 
-use super::{AdminState, error::ApiError, large::LargeAnswers};
+use super::{AdminState, error::ApiError, large::LargeAnswers, reader::PageReader};
 
 /// Streams at once, of all who follow; each has a place among the connections as well.
 const MAX_STREAMS: usize = 64;
@@ -62,6 +62,7 @@ pub(super) struct EventParameters {
 pub(super) async fn events(
     State(state): State<AdminState>,
     Extension(large): Extension<LargeAnswers>,
+    Extension(reader): Extension<PageReader>,
     parameters: Result<Query<EventParameters>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(asked) = parameters.map_err(|error| wrong(error.body_text()))?;
@@ -75,7 +76,7 @@ pub(super) async fn events(
     let view = EventsView {
         first: some(page.first),
         last: some(page.last),
-        events: page.events,
+        events: reader.events(page.events),
         kept_for_seconds,
     };
     Ok(axum::Json(view).into_response())
@@ -266,7 +267,8 @@ fn moment(text: &str, now: SystemTime) -> Result<SystemTime, ApiError> {
         return Ok(at);
     }
     let ago: Option<Duration> = humantime::parse_duration(text).ok();
-    let at = ago.map(|ago| now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH));
+    let first = SystemTime::UNIX_EPOCH;
+    let at = ago.map(|ago| now.checked_sub(ago).map_or(first, |at| at.max(first)));
     at.ok_or_else(|| {
         wrong(format!(
             "`{text}` is no time such as 2h, and no moment such as 2026-11-30T14:00:00Z"

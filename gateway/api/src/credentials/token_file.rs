@@ -407,10 +407,8 @@ mod tests {
         issue(&path, &name("a"), &Rights::of(Scope::Read), None, &[1; 32]).unwrap();
         let again = issue(&path, &name("a"), &Rights::of(Scope::Read), None, &[2; 32]);
         assert!(matches!(again, Err(TokenFileError::Taken { .. })));
-        assert!(matches!(
-            revoke(&path, &name("b")),
-            Err(TokenFileError::Unknown { .. })
-        ));
+        let unknown = revoke(&path, &name("b"));
+        assert!(matches!(unknown, Err(TokenFileError::Unknown { .. })));
     }
 
     #[test]
@@ -422,10 +420,8 @@ mod tests {
         let file = TokenFile::open(&path).unwrap();
         let mode = |bits| fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
         mode(0o660);
-        assert!(matches!(
-            TokenFile::open(&path),
-            Err(TokenFileError::Open { mode: 0o660, .. })
-        ));
+        let open = TokenFile::open(&path);
+        assert!(matches!(open, Err(TokenFileError::Open { mode: 0o660, .. })));
         mode(0o600);
         let twice = good.replace("\"tokens\": [", &format!("\"tokens\": [{},", entry(&good)));
         let bad = [

@@ -51,7 +51,7 @@ const PAGES: [KnownPage; 15] = [
         ..page("/v1/explain", PageRight::Federation)
     },
     page("/v1/settings", PageRight::Granted),
-    page("/v1/events", PageRight::Granted),
+    page("/v1/events", PageRight::Federation),
     page("/v1/figures", PageRight::Federation),
 ];
 

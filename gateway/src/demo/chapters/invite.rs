@@ -50,7 +50,8 @@ fn commands(stage: &Stage) -> String {
         };
         let (service, domain) = (&bound.target.service, &stage.federation.topology.dns.domain);
         return format!(
-            "Try it, as an application in {zone}:\n  \
+            "See it, in a browser: http://{admin}/\n\
+             Try it, as an application in {zone}:\n  \
              dig +short @{ip} -p {port} {service}.{domain}\n  \
              curl http://{address}/\n  \
              causeway get zones --admin {admin}\n  \

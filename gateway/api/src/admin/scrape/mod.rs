@@ -3,13 +3,15 @@
 //! What is read goes into a registry that lives for one scrape, so a tunnel or an instance that is gone leaves nothing
 //! behind. Only the totals of tunnels are kept (see [`TunnelMetrics::count_tunnels`]).
 
+mod services;
+
 use std::{collections::BTreeMap, fmt, sync::atomic::AtomicU64};
 
 use causeway_federation::name::ZoneName;
-use causeway_routing::snapshot::{Health, Link, Snapshot};
+use causeway_routing::snapshot::{Link, Snapshot};
 use causeway_telemetry::{
     MetricsRegistry,
-    labels::{Build, ByPeer, ByPeerState, ByServiceHealth},
+    labels::{Build, ByPeer, ByPeerState},
 };
 use causeway_tunnel::{TunnelCount, TunnelMetrics};
 use prometheus_client::{
@@ -21,25 +23,6 @@ use prometheus_client::{
 use super::{ProcessReading, SyncReadings, TunnelReading};
 
 type Seconds = Gauge<f64, AtomicU64>;
-
-/// One service.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByServiceName {
-    service: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByEjection {
-    service: String,
-    zone: String,
-    part: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByServiceZone {
-    service: String,
-    zone: String,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByZone {
@@ -86,10 +69,8 @@ pub fn scrape(
     zone_tunnels(own, state.snapshot, state.tunnels);
     sync(own, state.sync);
     records(own, state);
-    instances(own, state.snapshot);
-    ejections(own, state.snapshot);
+    services::register(own, state.snapshot);
     super::shift_metrics::shifts(own, state.snapshot);
-    capacity(own, state.snapshot);
     process(&mut read, state.process);
     let mut out = String::new();
     metrics.encode(&mut out)?;
@@ -359,83 +340,6 @@ fn records(registry: &mut Registry, state: &ScrapeState<'_>) {
     ] {
         registry.register(name, help, family);
     }
-}
-
-fn instances(registry: &mut Registry, snapshot: &Snapshot) {
-    let family: Family<ByServiceHealth, Gauge> = Family::default();
-    let words = [
-        (Health::Healthy, "healthy"),
-        (Health::Unhealthy, "unhealthy"),
-        (Health::Unknown, "unknown"),
-    ];
-    for (service, list) in snapshot.instances.iter() {
-        for (health, word) in words {
-            let labels = ByServiceHealth {
-                service: service.to_string(),
-                health: word,
-            };
-            let count = list.iter().filter(|instance| instance.health == health).count();
-            family
-                .get_or_create(&labels)
-                .set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
-    }
-    registry.register("instances", "Instances of this zone", family);
-    let drained: Family<ByServiceName, Gauge> = Family::default();
-    for (service, list) in snapshot.instances.iter().filter(|(_, list)| list.has_drained()) {
-        let count = list.iter().filter(|instance| instance.drain.is_some()).count();
-        let labels = ByServiceName {
-            service: service.to_string(),
-        };
-        let gauge = drained.get_or_create(&labels);
-        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-    registry.register(
-        "instances_drained",
-        "Instances of this zone that are drained: nothing new goes to them",
-        drained,
-    );
-}
-
-fn ejections(registry: &mut Registry, snapshot: &Snapshot) {
-    let family: Family<ByEjection, Gauge> = Family::default();
-    for ejection in snapshot.ejections.load().list() {
-        let labels = ByEjection {
-            service: ejection.service.to_string(),
-            zone: ejection.zone.to_string(),
-            part: ejection.part.word(),
-        };
-        family.get_or_create(&labels).inc();
-    }
-    registry.register(
-        "ejections_active",
-        "Instances, or zones by the tags of their instances, that come after the others now because they fail",
-        family,
-    );
-}
-
-fn capacity(registry: &mut Registry, snapshot: &Snapshot) {
-    let (capacity, headroom): (Family<ByServiceZone, Seconds>, Family<ByServiceZone, Seconds>) =
-        Default::default();
-    for (service, zone, room) in snapshot.capacity.plan().rooms() {
-        let labels = ByServiceZone {
-            service: service.to_string(),
-            zone: zone.to_string(),
-        };
-        capacity.get_or_create(&labels).set(room.capacity_per_second);
-        let left = room.capacity_per_second - room.planned_per_second;
-        headroom.get_or_create(&labels).set(left);
-    }
-    registry.register(
-        "capacity_per_second",
-        "Requests or connections a second that the healthy instances of a zone can take, where all of them say so",
-        capacity,
-    );
-    registry.register(
-        "headroom_per_second",
-        "Part of that capacity that nobody asks for",
-        headroom,
-    );
 }
 
 /// The names that every Prometheus client library uses for these.
