@@ -308,16 +308,17 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         generation,
         vips,
         demand: DemandBook::default(),
-        pages: PageServer::new(
-            config.gate.clone(),
-            config.identity.clone(),
-            config.metrics.api.clone(),
-        ),
+        pages: page_server(config),
         history,
         listeners,
         own_sockets: OwnSockets::default(),
         descriptors: Descriptors::default(),
     })
+}
+
+fn page_server(config: &GatewayConfig) -> PageServer {
+    let metrics = config.metrics.api.clone();
+    PageServer::new(config.gate.clone(), config.identity.clone(), metrics)
 }
 
 /// Starts writing down what happens.
