@@ -22,7 +22,9 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AdminState, bulk,
+    AdminState,
+    arm_checks::tell_of_arms,
+    bulk,
     checks::diagnose,
     drains::{self, drained_instances},
     entry::{self, GatedListener},
@@ -305,6 +307,7 @@ fn checked(state: &AdminState, reader: PageReader) -> Response {
     });
     let mut items = reader.checks(state.readiness.read_apart());
     items.extend(diagnose(&zones, &services, &ProcessReading::now()));
+    tell_of_arms(&snapshot, &mut items);
     if reader == PageReader::Whole {
         // Their names are those of instances.
         items.extend(drained_instances(&snapshot));

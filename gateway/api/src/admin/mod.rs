@@ -7,6 +7,7 @@
 
 mod address;
 mod api;
+mod arm_checks;
 mod bulk;
 mod checks;
 mod drains;

@@ -191,7 +191,9 @@ impl Why {
             Self::ArmInReserve => "used only when the arms before it serve nowhere",
             Self::ArmWeightZero => "passed over: its weight is 0",
             Self::ArmContradictsName => "passed over: the name asks for other tags",
-            Self::ArmWithoutHome => "no zone can serve it now; its share goes to the other arms",
+            Self::ArmWithoutHome => {
+                "no zone can serve it now; its share goes to the other arms, those of weight 0 aside"
+            }
             Self::UnknownService => "passed over: the topology has no such service",
             Self::NoHome => "no zone can serve it now",
             Self::OtherZoneNamed => "passed over: the name asks for another zone",
