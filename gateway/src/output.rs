@@ -101,6 +101,16 @@ impl<T: ToString> From<T> for Word {
     }
 }
 
+/// Most characters of a cell: every row is as wide as the widest, and other zones say what stands in some.
+const MAX_CELL_CHARS: usize = 500;
+
+fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_CELL_CHARS) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+    }
+}
+
 /// Lays rows out under a header; one line a row, no trailing space.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> String {
     let mut table = Table::new();
@@ -121,7 +131,7 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> Stri
                 "" => Cow::Borrowed("-"),
                 text => printable(text),
             };
-            let cell = Cell::new(text);
+            let cell = Cell::new(shortened(&text));
             match tone.colour() {
                 Some(colour) => cell.fg(colour),
                 None => cell,
@@ -134,4 +144,22 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> Stri
     let mut text = table.trim_fmt();
     text.push('\n');
     text
+}
+
+#[cfg(test)]
+mod cell_tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_that_is_too_long_is_cut() {
+        let rows = vec![vec![Word::from("é".repeat(10_000))], vec![Word::from("short")]];
+        let text = table(&["TEXT"], rows, false);
+        assert!(
+            text.lines()
+                .all(|line| line.chars().count() <= MAX_CELL_CHARS + 1),
+            "{}",
+            text.len()
+        );
+        assert!(text.contains("é…\n") && text.contains("short"));
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 use causeway_federation::{
     catalog::{Change, Export, ExportKey, Exports, Record, ShiftFigures, key_message},
     edition::{Edition, Fingerprint},
-    name::GatewayId,
+    name::{GatewayId, ServiceName},
 };
 use causeway_proto::sync as proto;
 use prost::Message as _;
@@ -305,7 +305,8 @@ impl OwnRecord {
     }
 }
 
-/// Keeps what peers would accept, up to the limits of a record; of two exports with the same key, the later.
+/// Keeps what peers would accept, up to the limits of a record; of two exports with the same key, the later. Over a limit one of each service
+/// is kept before the next of any, so that a service with very many pushes out no other.
 fn within_limits(exports: Vec<Export>, keys: &OwnKeys) -> Exports {
     let kept: Exports = exports
         .into_iter()
@@ -319,7 +320,18 @@ fn within_limits(exports: Vec<Export>, keys: &OwnKeys) -> Exports {
         return kept;
     }
     let mut bounded = Exports::default();
-    for export in kept.iter().take(MAX_EXPORTS) {
+    let mut counts: BTreeMap<&ServiceName, usize> = BTreeMap::new();
+    let mut in_turn: Vec<(usize, &Export)> = kept
+        .iter()
+        .map(|export| {
+            let count = counts.entry(&export.service).or_default();
+            *count += 1;
+            (*count, export)
+        })
+        .collect();
+    // Stable: in each round services are in order.
+    in_turn.sort_by_key(|(round, _)| *round);
+    for (_, export) in in_turn.into_iter().take(MAX_EXPORTS) {
         bounded.put(export.clone(), keys.foreign(export));
         if bounded.bytes() > MAX_RECORD_BYTES {
             bounded.remove(&export.service, &export.tags);
@@ -327,4 +339,31 @@ fn within_limits(exports: Vec<Export>, keys: &OwnKeys) -> Exports {
         }
     }
     bounded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn over_a_limit_a_service_with_very_many_exports_pushes_out_no_other() {
+        let export = |service: &str, tag: usize| Export {
+            service: service.parse().unwrap(),
+            tags: [("tag", tag.to_string())].into_iter().collect(),
+            instances: 1,
+            healthy: 1,
+            weight: 1,
+            capacity_per_second: None,
+        };
+        let many = (0..MAX_EXPORTS).map(|tag| export("crowd", tag));
+        let exports: Vec<Export> = many.chain([export("shadow", 1), export("shadow", 2)]).collect();
+        let kept = within_limits(exports, &OwnKeys::new(None, Arc::default()));
+        assert_eq!(kept.len(), MAX_EXPORTS);
+        assert_eq!(
+            kept.iter()
+                .filter(|export| export.service.as_str() == "shadow")
+                .count(),
+            2
+        );
+    }
 }

@@ -2,13 +2,15 @@
 //! afterwards. What a request needs is decided here, by its method and path alone; anything that is not listed needs the most. Where rights
 //! over a single service may do, and the path does not name it, the handler asks the [`Rights`] among the request's extensions.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use causeway_federation::name::ServiceName;
+use causeway_federation::{name::ServiceName, topology::ChangeableParts};
 use http::{HeaderValue, Method, StatusCode, header};
 
 use super::error::ApiError;
@@ -17,6 +19,7 @@ use crate::{
     audit::{Attempt, AuditOutcome, Note},
     credentials::{
         ADMIN_API, AdmittedActor, Denied, Gate, ListenerProof, RequestedChange, RequiredRight, Rights, Scope,
+        pace::{MAX_CHANGES, WITHIN},
     },
     dashboard,
 };
@@ -107,9 +110,14 @@ pub(super) async fn pass(State(entry): State<GatedListener>, mut request: Reques
         Ok(admitted) => admitted,
         Err(denied) => return refuse(&denied),
     };
+    let is_paced =
+        rights.changeable() != ChangeableParts::Everything && makes_generation(&method, uri.path());
     request.extensions_mut().insert(rights);
     if !is_change(&method, uri.path()) {
         return next.run(request).await;
+    }
+    if is_paced && let Err(wait) = entry.gate.count_block_change(&actor) {
+        return too_many(wait);
     }
     let object = object(uri.path());
     let change = RequestedChange {
@@ -129,6 +137,27 @@ pub(super) async fn pass(State(entry): State<GatedListener>, mut request: Reques
     };
     let done = entry.gate.carry_out(change, work).await;
     done.unwrap_or_else(|| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// Tells whether a request may make a generation of the topology.
+fn makes_generation(method: &Method, path: &str) -> bool {
+    (method == Method::PUT && path == "/v1/topology")
+        || (method == Method::POST && path.starts_with("/v1/shifts/"))
+}
+
+/// Refusal of one who may change single services, and does so too often.
+fn too_many(wait: Duration) -> Response {
+    let seconds = wait.as_secs().max(1);
+    let error = format!(
+        "more than {MAX_CHANGES} changes within {} s, each of them a generation for every zone",
+        WITHIN.as_secs()
+    );
+    let hint = format!("try again in {seconds} s; whoever has the scope write is not counted");
+    let mut response = ApiError::new(StatusCode::TOO_MANY_REQUESTS, error)
+        .hint(hint)
+        .into_response();
+    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    response
 }
 
 /// Rights of whoever makes a request: none where nobody has said so.

@@ -28,6 +28,9 @@ use super::{AdminState, error::ApiError, large::LargeAnswers, reader::PageReader
 const MAX_STREAMS: usize = 64;
 /// Time after which something is said where nothing happens, so that who is gone is noticed at both ends.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Longest life of a stream: whoever follows comes again with the last event that they have, and so may have no stream for longer than that
+/// with a token or certificate that counts no more.
+const STREAM_LIFE: Duration = Duration::from_secs(60);
 /// Time of which figures are shown where nothing else is said.
 const HOUR: Duration = Duration::from_secs(60 * 60);
 /// Events in one answer where nothing else is said.
@@ -165,7 +168,13 @@ pub(super) async fn stream(
         _place: place,
     };
     let items = futures_util::stream::unfold(follower, Follower::next);
-    let items = items.take_until(stop.0.cancelled_owned());
+    let ends = async move {
+        tokio::select! {
+            () = stop.0.cancelled_owned() => {}
+            () = tokio::time::sleep(STREAM_LIFE) => {}
+        }
+    };
+    let items = items.take_until(Box::pin(ends));
     let answer = Sse::new(items).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("alive"));
     // A proxy in between hands each event on at once.
     Ok(([("x-accel-buffering", "no")], answer).into_response())

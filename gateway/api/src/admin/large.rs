@@ -26,6 +26,8 @@ use super::{error::ApiError, view::Envelope};
 const MAX_LARGE_ANSWERS: usize = 4;
 /// Answers of other kinds that are made at once.
 const MAX_MADE: usize = 4;
+/// Topologies that are looked at at once without being applied: each may take seconds, and whoever may read may hand one in.
+const MAX_READ: usize = 1;
 /// Longest wait for a place among them.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Size of the pieces that an answer is handed on in, in bytes.
@@ -38,6 +40,7 @@ const END: &[u8] = b"]}";
 pub(super) struct LargeAnswers {
     answers: Arc<Semaphore>,
     making: Arc<Semaphore>,
+    reading: Arc<Semaphore>,
 }
 
 impl Default for LargeAnswers {
@@ -45,6 +48,7 @@ impl Default for LargeAnswers {
         Self {
             answers: Arc::new(Semaphore::new(MAX_LARGE_ANSWERS)),
             making: Arc::new(Semaphore::new(MAX_MADE)),
+            reading: Arc::new(Semaphore::new(MAX_READ)),
         }
     }
 }
@@ -90,13 +94,33 @@ impl LargeAnswers {
         &self,
         make: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let Ok(Ok(place)) = timeout(PLACE_TIMEOUT, self.making.clone().acquire_owned()).await else {
-            let error = format!("{MAX_MADE} answers are being made already");
-            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error).hint("try again in a moment"));
-        };
-        let made = tokio::task::spawn_blocking(move || (make(), place)).await;
-        made.map(|(made, _)| made).map_err(|_| not_made())
+        within(&self.making, MAX_MADE, make).await
     }
+
+    /// Looks at the text of a topology, where it holds up nobody else.
+    ///
+    /// # Errors
+    /// Others are being looked at, and none was done in time.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        within(&self.reading, MAX_READ, read).await
+    }
+}
+
+/// Does what takes a while in one of so many places, which is held until it is done, whoever waits for it.
+async fn within<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    most: usize,
+    make: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    let Ok(Ok(place)) = timeout(PLACE_TIMEOUT, places.clone().acquire_owned()).await else {
+        let error = format!("{most} of these are being worked on already");
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error).hint("try again in a moment"));
+    };
+    let made = tokio::task::spawn_blocking(move || (make(), place)).await;
+    made.map(|(made, _)| made).map_err(|_| not_made())
 }
 
 /// An answer of JSON that keeps its place until its client has taken nearly all of it.
@@ -212,6 +236,28 @@ mod tests {
         let body = body.collect().await.unwrap().to_bytes();
         assert_eq!(length, Some(body.len() as u64));
         assert!(one_more().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_place_is_held_until_the_work_is_done_whoever_waits_for_it() {
+        let places = Arc::new(Semaphore::new(1));
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let waiting = tokio::spawn({
+            let places = places.clone();
+            async move { within(&places, 1, move || ended.recv()).await.map(|_| ()) }
+        });
+        while places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        waiting.abort();
+        assert!(waiting.await.unwrap_err().is_cancelled());
+        assert_eq!(
+            places.available_permits(),
+            0,
+            "nobody waits for it, and it goes on"
+        );
+        end.send(()).unwrap();
+        assert!(places.acquire().await.is_ok());
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! here a request becomes a text, and a refusal an answer.
 
 use axum::{
+    Extension,
     extract::{Query, Request, State},
     response::Response,
 };
@@ -28,6 +29,7 @@ use super::{
     api::answer,
     entry::{noted, rights},
     error::ApiError,
+    large::LargeAnswers,
     view::{self, ChangesView, Envelope},
 };
 use crate::audit::Note;
@@ -123,6 +125,7 @@ pub(super) async fn history(State(state): State<AdminState>) -> Result<Response,
 
 pub(super) async fn apply(
     State(state): State<AdminState>,
+    Extension(large): Extension<LargeAnswers>,
     parameters: Parameters<ApplyParameters>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -148,8 +151,7 @@ pub(super) async fn apply(
     };
     let named = handed.clone();
     // A long text takes longer to look at than a runtime thread should be held.
-    let object = tokio::task::spawn_blocking(move || object(&named.text, &named.may));
-    let object = object.await.unwrap_or_default();
+    let object = large.read(move || object(&named.text, &named.may)).await?;
     let outcome = applied.apply(expected, handed, applying, over).await;
     let outcome = outcome.map_err(|error| {
         let error = match error {
@@ -165,7 +167,7 @@ pub(super) async fn apply(
         true => outcome.draft.text.to_string(),
         false => whole,
     };
-    let item = view::outcome(&outcome, warnings(&state, warned).await);
+    let item = view::outcome(&outcome, warnings(&state, &large, warned).await);
     let note = Note {
         object,
         generation: Some(item.generation),
@@ -189,6 +191,7 @@ fn object(text: &str, may: &ChangeableParts) -> Option<String> {
 /// Answers where a file rules, too.
 pub(super) async fn difference(
     State(state): State<AdminState>,
+    Extension(large): Extension<LargeAnswers>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let text = read_text(request).await?;
@@ -197,7 +200,7 @@ pub(super) async fn difference(
     let current = latest.map_or_else(|| snapshot.topology.clone(), |latest| latest.borrow().clone());
     let registered = registered(&snapshot);
     let in_force = state.topology.text();
-    let compared = tokio::task::spawn_blocking(move || {
+    let compared = large.read(move || {
         let around = around(&registered);
         let text = whole(text, in_force.as_deref(), &current)?;
         let parse = |text: &str| {
@@ -216,10 +219,7 @@ pub(super) async fn difference(
             warnings: in_words(&whole.warnings),
         })
     });
-    let compared = compared
-        .await
-        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let item = compared.map_err(|refusal| refused(&refusal))?;
+    let item = compared.await?.map_err(|refusal| refused(&refusal))?;
     Ok(answer(Envelope::new("changes", &snapshot, vec![item])))
 }
 
@@ -237,9 +237,9 @@ fn whole(text: String, in_force: Option<&str>, current: &Topology) -> Result<Str
 }
 
 /// Warnings about a text where the instances are known that this gateway knows of.
-async fn warnings(state: &AdminState, text: String) -> String {
+async fn warnings(state: &AdminState, large: &LargeAnswers, text: String) -> String {
     let registered = registered(&state.snapshots.load());
-    let parsing = tokio::task::spawn_blocking(move || parse_among(&text, TEXT_NAME, around(&registered)));
+    let parsing = large.read(move || parse_among(&text, TEXT_NAME, around(&registered)));
     match parsing.await {
         Ok(Ok(parsed)) => in_words(&parsed.warnings),
         // Whoever applies it hears of its errors.

@@ -15,7 +15,7 @@ use causeway_telemetry::RateLimited;
 use parking_lot::Mutex;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{Denied, Guard, RequiredRight, Rights, Scope, tls::AcceptError};
+use super::{Denied, Guard, RequiredRight, Rights, Scope, pace::BlockPace, tls::AcceptError};
 use crate::ApiMetrics;
 use crate::actor::{Actor, AskingConnection, Proof};
 use crate::audit::{Attempt, Audit, AuditOutcome, Note};
@@ -54,6 +54,7 @@ pub struct Gate {
     metrics: Arc<ApiMetrics>,
     rate_limited: Arc<Mutex<RateLimited<Refused>>>,
     changes: Arc<Places>,
+    block_pace: Arc<BlockPace>,
     /// Connections that this process has opened itself.
     own: OwnSockets,
     /// Path of the unix socket of the admin API, to be told; `None`: there is none.
@@ -149,10 +150,19 @@ impl Gate {
             metrics,
             rate_limited: Arc::new(Mutex::new(RateLimited::new())),
             changes: Arc::default(),
+            block_pace: Arc::default(),
             own: OwnSockets::default(),
             socket: None,
             user: rustix::process::geteuid().as_raw(),
         }
+    }
+
+    /// Counts a change of the topology by somebody who may change single services only.
+    ///
+    /// # Errors
+    /// They have made too many; it gives the time until there is room for one.
+    pub(crate) fn count_block_change(&self, actor: &Actor) -> Result<(), Duration> {
+        self.block_pace.count(&actor.to_string(), Instant::now())
     }
 
     /// Has it know which connections this process has opened itself: none of them is let in without credentials.

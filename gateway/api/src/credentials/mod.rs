@@ -10,6 +10,7 @@ mod asked;
 mod gate;
 mod grant;
 mod guard;
+pub(crate) mod pace;
 mod rights;
 mod tls;
 mod token;

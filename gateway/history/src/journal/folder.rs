@@ -10,6 +10,8 @@ use causeway_host::files::{PRIVATE, replace_file};
 use super::{JournalConfig, LineKey, Segment};
 
 const ENDING: &str = ".jsonl";
+/// Ids are below this, so that there is always a next one, and programs that know no whole numbers but those of a double tell them apart.
+const MAX_ID: u64 = 1 << 53;
 /// Largest file that is read; a segment is far smaller.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -51,6 +53,7 @@ pub(super) fn read(folder: &Path, config: &JournalConfig, unix_seconds: u64) -> 
         let file = file?;
         let name = file.file_name();
         let first = name.to_str().and_then(|name| first_id(config.name, name));
+        let first = first.filter(|first| *first < MAX_ID);
         files.extend(first.map(|first| (first, file.path())));
     }
     files.sort_unstable();
@@ -59,9 +62,11 @@ pub(super) fn read(folder: &Path, config: &JournalConfig, unix_seconds: u64) -> 
         // Whatever is in it, its name says which ids were given out.
         let before = found.last_id;
         found.last_id = found.last_id.max(first);
-        let text = match fs::metadata(&path)?.len() {
-            ..=MAX_FILE_BYTES => fs::read(&path)?,
-            _ => Vec::new(),
+        let about = fs::metadata(&path)?;
+        // Reading from a pipe would never end.
+        let text = match about.is_file() && about.len() <= MAX_FILE_BYTES {
+            true => fs::read(&path)?,
+            false => Vec::new(),
         };
         let sound = Sound::of(&text, before, config.key);
         if sound.bad > 0 || text.is_empty() {
@@ -106,7 +111,7 @@ impl Sound {
             let line = part.strip_suffix(b"\n");
             let line = line.and_then(|line| std::str::from_utf8(line).ok());
             let read = line.and_then(|line| Some((line, key(line)?)));
-            match read.filter(|(_, key)| key.id > sound.last) {
+            match read.filter(|(_, key)| key.id > sound.last && key.id < MAX_ID) {
                 Some((line, key)) => sound.add(line, key),
                 None => sound.bad += 1,
             }
