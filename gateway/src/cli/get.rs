@@ -121,9 +121,19 @@ pub(crate) async fn run(args: GetArgs) -> Result<Exit, Failure> {
                 .hint("see `causeway get events --since 2h --service orders`"),
         );
     }
-    let mut last = None;
+    let (mut last, mut is_away) = (None, false);
     loop {
-        let text = show(&args).await?;
+        let text = match show(&args).await {
+            Ok(text) => text,
+            // The first look is to say at once what is wrong.
+            Err(failure) if last.is_some() => {
+                get_events::bear(failure, &mut is_away)?;
+                tokio::time::sleep(WATCH_EVERY).await;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        is_away = false;
         if last.as_ref() != Some(&text) {
             let clear = args.watch && io::stdout().is_terminal();
             output::print(&if clear {

@@ -73,13 +73,36 @@ pub(super) async fn show(
         return Ok(output::print(&shown(&view, format)?)?);
     }
     let mut last = view.last.unwrap_or_default();
+    let mut is_away = false;
     loop {
         output::print(&lines(&view.events, format)?)?;
         last = last.max(view.events.last().map_or(0, |event| event.id));
-        tokio::time::sleep(WATCH_EVERY).await;
         let more = [("after", last.to_string()), ("limit", AT_ONCE.to_string())];
-        view = admin.get(&place.page(&args.path(&more))).await?;
+        let path = place.page(&args.path(&more));
+        view = loop {
+            tokio::time::sleep(WATCH_EVERY).await;
+            match admin.get(&path).await {
+                Ok(view) => break view,
+                Err(failure) => bear(failure, &mut is_away)?,
+            }
+        };
+        is_away = false;
     }
+}
+
+/// Bears that a gateway which is watched is away for a while, as when it is restarted, and says so once.
+///
+/// # Errors
+/// The failure, if waiting does not help.
+pub(super) fn bear(failure: Failure, is_away: &mut bool) -> Result<(), Failure> {
+    if !failure.is_passing() {
+        return Err(failure);
+    }
+    if !std::mem::replace(is_away, true) {
+        let _ = failure.report();
+        output::tell("asking on until it is back\n");
+    }
+    Ok(())
 }
 
 /// Events of all zones in the order in which they came about, by the clocks of those who saw them.
@@ -250,6 +273,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_gateway_that_is_away_is_borne_and_a_refusal_is_not() {
+        let mut is_away = false;
+        bear(Failure::new("cannot reach it").passing(), &mut is_away).unwrap();
+        assert!(is_away);
+        bear(Failure::new("cannot reach it").passing(), &mut is_away).unwrap();
+        assert!(bear(Failure::new("the token is not known"), &mut is_away).is_err());
+    }
 
     #[test]
     fn events_of_all_zones_are_in_one_order_and_say_who_saw_them() {

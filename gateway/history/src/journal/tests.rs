@@ -111,6 +111,10 @@ fn what_is_corrupt_is_set_aside_as_it_was_and_what_is_sound_is_read() {
         (b"4 4".to_vec(), vec![1, 2, 3]),
         (b"\xff\xfe\x00\n4 4 fine\n".to_vec(), vec![1, 2, 3, 4]),
         (b"2 2 again\n".to_vec(), vec![1, 2, 3]),
+        (
+            format!("{} 4 behind which there is none\n", u64::MAX).into_bytes(),
+            vec![1, 2, 3],
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let (mut journal, _) = opened(config(Some(folder.path()), 1 << 20));
@@ -138,6 +142,19 @@ fn what_is_corrupt_is_set_aside_as_it_was_and_what_is_sound_is_read() {
         assert!(aside.is_empty(), "once");
         assert_eq!(ids(&journal).last(), Some(&next));
     }
+}
+
+#[test]
+fn what_is_no_file_is_set_aside_unread() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(folder::file_name("events", 7));
+    // A read of it would wait for whoever writes.
+    let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    fs::create_dir(folder.path().join(folder::file_name("events", 8))).unwrap();
+    let (mut journal, aside) = opened(config(Some(folder.path()), 1 << 20));
+    assert_eq!(aside.len(), 2);
+    assert_eq!(add(&mut journal, 1, "x"), 9);
 }
 
 #[test]
