@@ -199,11 +199,7 @@ pub(super) async fn search(
         () = until(order.deadline) => Err(ConnectionOutcome::RequestTimeout),
     };
     connected.map_err(|outcome| NoUpstream {
-        // Of nobody who was asked it cannot be said that no answer came in time.
-        outcome: match (outcome, search.pace.asked()) {
-            (ConnectionOutcome::RequestTimeout, 0) => search.last,
-            (outcome, _) => outcome,
-        },
+        outcome,
         attempts: search.pace.asked(),
         waited_for: search
             .asks

@@ -254,7 +254,7 @@ impl Attempt<'_> {
 
     /// No instance could be reached: writes down why, and warns of it.
     fn unreached(&self, record: &mut RequestRecord, no: NoUpstream) -> ConnectionOutcome {
-        let is_late = no.attempts > 0 && self.order.deadline.is_some_and(|at| at <= Instant::now());
+        let is_late = self.order.deadline.is_some_and(|at| at <= Instant::now());
         let outcome = match no.outcome {
             ConnectionOutcome::ClientGone | ConnectionOutcome::Cut => no.outcome,
             _ if is_late => ConnectionOutcome::RequestTimeout,
