@@ -128,6 +128,10 @@ kinds! {
     InstanceHealthy = "instance_healthy",
     /// It fails them.
     InstanceUnhealthy = "instance_unhealthy",
+    /// An instance is drained, or by another moment than before.
+    InstanceDrained = "instance_drained",
+    /// It serves again.
+    InstanceUndrained = "instance_undrained",
     /// An instance, or a zone's instances, come after the others because they failed.
     Ejected = "ejected",
     /// They are asked like the others again.

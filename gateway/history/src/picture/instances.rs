@@ -2,13 +2,14 @@
 
 use std::{cmp::Ordering, sync::Arc};
 
+use causeway_federation::topology::Drain;
 use causeway_routing::{
     outlier::{EjectedPart, Ejection},
     snapshot::{Health, Instance, InstanceList, Published, Snapshot},
 };
 
 use super::Picture;
-use crate::event::{EventKind, NewEvent};
+use crate::event::{EventKind, NewEvent, moment};
 
 /// Tells of instances that came, went, fell ill and got well. Lists of services that did not change are shared, and not looked at.
 pub(super) fn changed(before: &Picture, after: &Picture, events: &mut Vec<NewEvent>) {
@@ -48,6 +49,7 @@ fn merge(old: &[Arc<Instance>], new: &[Arc<Instance>], events: &mut Vec<NewEvent
             Ordering::Greater => events.extend(new.next().map(|instance| added(instance))),
             Ordering::Equal => {
                 if let (Some(old), Some(new)) = (old.next(), new.next()) {
+                    events.extend(drain(old, new));
                     events.extend(health(old, new));
                 }
             }
@@ -76,6 +78,27 @@ fn health(old: &Instance, new: &Instance) -> Option<NewEvent> {
         )),
         _ => None,
     }
+}
+
+fn drain(old: &Instance, new: &Instance) -> Option<NewEvent> {
+    if old.drain == new.drain {
+        return None;
+    }
+    let (kind, text) = match &new.drain {
+        None => (EventKind::InstanceUndrained, "is drained no more".to_owned()),
+        Some(Drain { by: None }) => (
+            EventKind::InstanceDrained,
+            "is drained: nothing new goes to it, and what is open at it stays".to_owned(),
+        ),
+        Some(Drain { by: Some(by) }) => (
+            EventKind::InstanceDrained,
+            format!(
+                "is drained: nothing new goes to it, and what is open at it is closed from {} on",
+                moment(*by)
+            ),
+        ),
+    };
+    Some(told(kind, new, &text))
 }
 
 fn told(kind: EventKind, instance: &Instance, what: &str) -> NewEvent {

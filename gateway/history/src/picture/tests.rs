@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use causeway_federation::{catalog::Age, topology::Topology};
+use causeway_federation::{
+    catalog::Age,
+    topology::{Drain, Topology},
+};
 use causeway_routing::{
     failback::{Ceilings, FailbackTable},
     snapshot::{Health, Instance, Link, Snapshot},
@@ -159,7 +162,7 @@ fn a_gateway_that_falls_silent_is_failed_over_from_and_unhealthy_instances_too()
     let because = told[0].because.as_deref();
     assert_eq!(
         because,
-        Some("gateway east/gw1: no instance with the tags is healthy")
+        Some("gateway east/gw1: no instance with the tags is healthy (one that is drained does not count)")
     );
 }
 
@@ -311,6 +314,45 @@ fn instances_that_come_fall_ill_get_well_and_go_are_told() {
         only(&ill, &with(vec![one("b", Health::Healthy)])),
         told("instance_removed", "a")
     );
+}
+
+#[test]
+fn a_drain_of_an_instance_is_told_with_its_deadline_and_is_the_cause_of_its_failover() {
+    let topology = testbed::topology(
+        "  home: {}\n  east: {}",
+        "  orders: { port: 80, protocol: tcp, failover: [{ zone: self }, { zone: east }] }",
+    );
+    let with = |drain: Option<Option<u64>>| {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let instance = testbed::instance("a", "127.0.0.1:80".parse().unwrap(), 1, &[]);
+        let instance = Arc::new(Instance {
+            drain: drain.map(|by| Drain { by: by.map(at) }),
+            ..Arc::into_inner(instance).unwrap()
+        });
+        let east = testbed::entry("east", Age::Fresh, false, &[(&[], 2, 2)]);
+        testbed::snapshot(
+            "home",
+            &topology,
+            vec![instance],
+            vec![east],
+            &[("east", Link::Up)],
+        )
+    };
+    let well = picture(with(None));
+    let drained = next(&well, with(Some(Some(1_795_000_000))));
+    let told = events(&well, &drained);
+    assert_eq!(kinds(&well, &drained), ["instance_drained", "failover_begun"]);
+    assert_eq!(told[0].subject.as_deref(), Some("a"));
+    assert!(told[0].text.contains("2026-11-18T11:06:40"), "{}", told[0].text);
+    assert_eq!(
+        told[1].because.as_deref(),
+        Some("own zone home: every healthy instance with the tags is drained")
+    );
+    let later = next(&drained, with(Some(None)));
+    assert_eq!(kinds(&drained, &later), ["instance_drained"]);
+    assert!(kinds(&later, &next(&later, with(Some(None)))).is_empty(), "once");
+    let back = next(&later, with(None));
+    assert_eq!(kinds(&later, &back), ["instance_undrained", "failover_ended"]);
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub(super) struct Group {
     pub(super) tags: Tags,
     /// All that have been checked, and those that are healthy, whatever their weight: where none takes traffic, all healthy ones have weight 0.
     health: TierHealth,
+    /// Healthy ones are drained.
+    has_drained: bool,
     /// Places in the list of those that take traffic, in order.
     pub(super) members: Vec<u32>,
     /// Their numbers, which a sticky choice draws by.
@@ -55,6 +57,8 @@ pub enum Unusable {
     /// No instance carries the tags.
     NoInstance,
     NoneHealthy,
+    /// All that are healthy are drained.
+    Drained,
     /// All that are healthy have weight 0.
     NoWeight,
 }
@@ -64,6 +68,7 @@ impl Group {
         // A new one is no illness: it is checked within moments.
         self.health.instances += u64::from(instance.health != Health::Unknown);
         self.health.healthy += u64::from(instance.counts_as_healthy());
+        self.has_drained |= instance.health == Health::Healthy && instance.drain.is_some();
         if takes_traffic(instance) {
             self.members.push(place);
             self.numbers.push(instance.number());
@@ -87,9 +92,10 @@ impl InstanceList {
             if group.weight() > 0 {
                 return Ok(());
             }
-            why = why.max(match group.health.healthy > 0 {
-                true => Unusable::NoWeight,
-                false => Unusable::NoneHealthy,
+            why = why.max(match (group.health.healthy > 0, group.has_drained) {
+                (true, _) => Unusable::NoWeight,
+                (false, true) => Unusable::Drained,
+                (false, false) => Unusable::NoneHealthy,
             });
         }
         Err(why)

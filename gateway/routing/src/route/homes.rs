@@ -294,6 +294,7 @@ fn own_zone(question: &Question<'_>, arm: &Arm, ejected: &Ejected) -> Result<Gro
     usable.map_err(|why| match why {
         Unusable::NoInstance => Why::NoInstance,
         Unusable::NoneHealthy => Why::NoneHealthy,
+        Unusable::Drained => Why::Drained,
         Unusable::NoWeight => Why::NoWeight,
     })?;
     Ok(Grounds {

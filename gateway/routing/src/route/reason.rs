@@ -124,7 +124,10 @@ pub enum Why {
     Withdrawn,
     NoTunnel,
     NoInstance,
+    /// Other zones count one that is drained as ill, and do not tell the two apart.
     NoneHealthy,
+    /// This zone's healthy instances are drained.
+    Drained,
     NoWeight,
     NotInTopology,
     NoTier,
@@ -175,6 +178,7 @@ impl Why {
             Self::NoTunnel => "no_tunnel",
             Self::NoInstance => "no_instance",
             Self::NoneHealthy => "none_healthy",
+            Self::Drained => "drained",
             Self::NoWeight => "no_weight",
             Self::NotInTopology => "not_in_topology",
             Self::NoTier => "no_tier",
@@ -203,7 +207,10 @@ impl Why {
             Self::Withdrawn => "passed over: not heard for too long",
             Self::NoTunnel => "passed over: no tunnel is up",
             Self::NoInstance => "passed over: no instance carries the tags",
-            Self::NoneHealthy => "passed over: no instance with the tags is healthy",
+            Self::NoneHealthy => {
+                "passed over: no instance with the tags is healthy (one that is drained does not count)"
+            }
+            Self::Drained => "passed over: every healthy instance with the tags is drained",
             Self::NoWeight => "passed over: all healthy instances have weight 0",
             Self::NotInTopology => "passed over: the topology has no such zone",
             Self::NoTier => "passed over: no failover tier matches it",

@@ -98,9 +98,14 @@ fn tier_of(
 ) -> Option<usize> {
     match verdict {
         Ok(grounds) => grounds.tier,
-        Err(Why::Withdrawn | Why::NoTunnel | Why::NoInstance | Why::NoneHealthy | Why::NoWeight) => {
-            homes::tier(question, zone, tags).ok().flatten()
-        }
+        Err(
+            Why::Withdrawn
+            | Why::NoTunnel
+            | Why::NoInstance
+            | Why::NoneHealthy
+            | Why::Drained
+            | Why::NoWeight,
+        ) => homes::tier(question, zone, tags).ok().flatten(),
         Err(_) => None,
     }
 }
