@@ -12,8 +12,9 @@ use causeway_control::{
 };
 use causeway_federation::{name::GatewayId, trust::TrustDocument};
 use causeway_history::{
-    BurstLimit, EventKind, History, NewEvent, TunnelCounts, TunnelReadings, figures,
-    picture::{CertificatePicture, CertificateUrgency, Picture, Plans, events},
+    BurstLimit, EventKind, EventQuery, History, MAX_EVENTS_AT_ONCE, NewEvent, TunnelCounts, TunnelReadings,
+    figures,
+    picture::{CertificatePicture, CertificateUrgency, OpenMatters, Picture, Plans, events, first},
 };
 use causeway_host::uptime::uptime;
 use causeway_identity::{Lifetime, LiveIdentity, Urgency};
@@ -157,6 +158,7 @@ async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (begun, mut burst) = (Instant::now(), BurstLimit::default());
     let mut before: Option<Arc<Picture>> = None;
+    let mut open = left_open(&history).await;
     loop {
         tokio::select! {
             changed = generation.changed() => {
@@ -172,11 +174,15 @@ async fn run(
         let (sights, earlier) = (sights.clone(), before.clone());
         let looked = spawn_blocking(move || {
             let now = Arc::new(sights.picture(earlier.as_deref(), is_settled));
-            let happened = earlier.map(|earlier| events(&earlier, &now));
-            (now, happened.unwrap_or_default())
+            let happened = earlier.map_or_else(|| first(&now), |earlier| events(&earlier, &now));
+            (now, happened)
         });
         match looked.await {
             Ok((now, happened)) => {
+                let mut happened = open.admit(happened);
+                if is_settled {
+                    happened.extend(open.reconcile(&now));
+                }
                 before = Some(now);
                 let at = SystemTime::now();
                 for event in burst.admit(uptime(), happened) {
@@ -187,6 +193,31 @@ async fn run(
         }
         minute.look();
         sleep((looking.elapsed() * PAUSE_TIMES).max(PAUSE)).await;
+    }
+}
+
+/// Matters that earlier processes left open, by the latest events of their kinds.
+async fn left_open(history: &History) -> OpenMatters {
+    history.opened().await;
+    let history = history.clone();
+    let query = EventQuery {
+        kinds: OpenMatters::KINDS
+            .iter()
+            .map(|kind| kind.word().to_owned())
+            .collect(),
+        limit: MAX_EVENTS_AT_ONCE,
+        ..EventQuery::default()
+    };
+    match spawn_blocking(move || history.events(&query)).await {
+        Ok(Ok(page)) => OpenMatters::recorded(&page.events),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "what earlier processes left open cannot be read, and its end may not be in the history");
+            OpenMatters::default()
+        }
+        Err(error) => {
+            tracing::error!(%error, "what earlier processes left open is not known, and its end may not be in the history");
+            OpenMatters::default()
+        }
     }
 }
 

@@ -66,11 +66,13 @@ fn added(instance: &Instance) -> NewEvent {
     told(EventKind::InstanceAdded, instance, &text)
 }
 
+pub(super) fn healthy(instance: &Instance) -> NewEvent {
+    told(EventKind::InstanceHealthy, instance, "is healthy again")
+}
+
 fn health(old: &Instance, new: &Instance) -> Option<NewEvent> {
     match (old.health, new.health) {
-        (Health::Unhealthy, Health::Healthy) => {
-            Some(told(EventKind::InstanceHealthy, new, "is healthy again"))
-        }
+        (Health::Unhealthy, Health::Healthy) => Some(healthy(new)),
         (Health::Healthy | Health::Unknown, Health::Unhealthy) => Some(told(
             EventKind::InstanceUnhealthy,
             new,

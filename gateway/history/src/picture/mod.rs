@@ -3,6 +3,9 @@
 //! This is the one place in which it is decided what an event is: no part of the gateway tells of events by itself.
 
 mod instances;
+mod open;
+#[cfg(test)]
+mod open_tests;
 mod peers;
 mod plans;
 mod ruling;
@@ -15,6 +18,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 use causeway_federation::{name::GatewayId, trust::TrustDocument};
 use causeway_routing::{outlier::Ejected, shift::LocalShifts, snapshot::Snapshot};
 
+pub use open::OpenMatters;
 pub use plans::Plans;
 
 use crate::event::NewEvent;
@@ -55,6 +59,14 @@ pub enum CertificateUrgency {
     Calm,
     Expiring,
     Expired,
+}
+
+/// Tells what a process sees when it looks for the first time: tunnels that are up, and gateways that are heard. Nothing else of it is news.
+#[must_use]
+pub fn first(now: &Picture) -> Vec<NewEvent> {
+    let mut events = Vec::new();
+    peers::first(now, &mut events);
+    events
 }
 
 /// Tells what happened between two pictures, in an order in which causes come before what follows from them.

@@ -1,6 +1,6 @@
 //! Gateways of other zones: tunnels with them, and what is heard of their zones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_federation::{
     catalog::Age,
@@ -50,6 +50,22 @@ fn changed(peer: &GatewayId, before: Option<Link>, now: Link) -> Option<NewEvent
     Some(NewEvent::new(kind, text).peer(peer))
 }
 
+/// Tells of gateways that are heard and of tunnels that are up already when a process looks for the first time. What it remembers of others
+/// is not news.
+pub(super) fn first(now: &Picture, events: &mut Vec<NewEvent>) {
+    let (catalog, links) = (&now.snapshot.catalog, &now.snapshot.links);
+    let heard = catalog.entries().filter(|entry| entry.age == Age::Fresh);
+    let heard = heard.map(|entry| &entry.record.origin);
+    let peers: BTreeSet<&GatewayId> = heard.chain(links.keys()).collect();
+    events.extend(peers.into_iter().map(peer_seen));
+    events.extend(links.iter().filter_map(|(peer, link)| changed(peer, None, *link)));
+}
+
+fn peer_seen(peer: &GatewayId) -> NewEvent {
+    let text = format!("gateway {peer} was heard of for the first time since this process began");
+    NewEvent::new(EventKind::PeerSeen, text).peer(peer)
+}
+
 /// Tells of gateways that were not known before.
 pub(super) fn seen(before: &Picture, after: &Picture, events: &mut Vec<NewEvent>) {
     let (old, new) = (&before.snapshot, &after.snapshot);
@@ -57,10 +73,7 @@ pub(super) fn seen(before: &Picture, after: &Picture, events: &mut Vec<NewEvent>
     let recorded = new.catalog.entries().map(|entry| &entry.record.origin);
     let unrecorded = |peer: &&GatewayId| new.catalog.entry(peer).is_none();
     let now_known = recorded.chain(new.links.keys().filter(unrecorded));
-    for peer in now_known.filter(|peer| !known(peer)) {
-        let text = format!("gateway {peer} was heard of for the first time since this process began");
-        events.push(NewEvent::new(EventKind::PeerSeen, text).peer(peer));
-    }
+    events.extend(now_known.filter(|peer| !known(peer)).map(peer_seen));
 }
 
 /// Tells how zones age: a zone is as fresh as the freshest of its gateways.
@@ -70,7 +83,10 @@ pub(super) fn ages(before: &Picture, after: &Picture, events: &mut Vec<NewEvent>
         let Some(before) = old.get(zone) else { continue };
         let (kind, text, because) = match age {
             _ if *before == age => continue,
-            Age::Fresh => (EventKind::ZoneFresh, "is heard of again", ""),
+            Age::Fresh => {
+                events.push(fresh(zone));
+                continue;
+            }
             Age::Suspect => (
                 EventKind::ZoneSuspect,
                 "is suspect, and used only where nothing fresh is left",
@@ -87,7 +103,11 @@ pub(super) fn ages(before: &Picture, after: &Picture, events: &mut Vec<NewEvent>
     }
 }
 
-fn zone_ages(picture: &Picture) -> BTreeMap<&ZoneName, Age> {
+pub(super) fn fresh(zone: &ZoneName) -> NewEvent {
+    NewEvent::new(EventKind::ZoneFresh, format!("zone {zone} is heard of again")).subject(zone)
+}
+
+pub(super) fn zone_ages(picture: &Picture) -> BTreeMap<&ZoneName, Age> {
     let mut ages: BTreeMap<&ZoneName, Age> = BTreeMap::new();
     for entry in picture.snapshot.catalog.entries() {
         let zone = &entry.record.origin.zone;

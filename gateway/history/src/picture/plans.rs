@@ -18,6 +18,8 @@ use crate::event::{EventKind, NewEvent};
 const MAX_EXPLAINED: usize = 64;
 /// Share below which a spill, or shedding, does not begin: one request in a hundred.
 const WORTH_TELLING: f64 = 0.01;
+/// Words before the tier that a service has gone from.
+const INSTEAD_OF_TIER: &str = " instead of tier ";
 
 /// Standing of every arm of every service, and what it was when all was well.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -98,6 +100,33 @@ impl Plans {
         };
         Self(services.map(plan).collect())
     }
+
+    /// Event of the end of what began with an event of this kind and text, for an arm (by its tags in words) of a service. `None`: it goes on.
+    pub(super) fn end_of(
+        &self,
+        kind: EventKind,
+        (service, tags): (&str, Option<&str>),
+        text: &str,
+    ) -> Option<NewEvent> {
+        let (name, plan) = self.0.get_key_value(&ServiceName::new(service).ok()?)?;
+        let is_meant = |arm: &Tags| match tags {
+            None => arm.is_empty(),
+            Some(tags) => arm.to_string() == tags,
+        };
+        let (arm, now) = plan.arms.iter().find(|(arm, _)| is_meant(arm))?;
+        let what = what(name, arm);
+        let (kind, text) = match kind {
+            EventKind::HomeLost => (EventKind::HomeFound, served_again(&what, now.now.tier?, now)),
+            EventKind::FailoverBegun => {
+                let tier = now.now.tier.filter(|tier| Some(*tier) <= tier_before(text))?;
+                (EventKind::FailoverEnded, back(&what, tier, now))
+            }
+            EventKind::SpillBegun if !now.spills => (EventKind::SpillEnded, spilled_no_more(&what)),
+            EventKind::ShedBegun if !now.sheds => (EventKind::ShedEnded, shed_no_more(&what)),
+            _ => return None,
+        };
+        Some(of_arm(kind, text, name, arm))
+    }
 }
 
 /// Tells of arms that are served elsewhere than before.
@@ -157,15 +186,40 @@ fn arm<'p>(
     homes(&what, before, now, &mut told);
     failover(&what, before, now, &mut told);
     shares(&what, before, now, &mut told);
-    let event = |(kind, text, zones)| {
-        let event = NewEvent::new(kind, text).service(name);
-        let event = match tags.is_empty() {
-            true => event,
-            false => event.subject(tags),
-        };
-        (event, zones)
-    };
+    let event = |(kind, text, zones)| (of_arm(kind, text, name, tags), zones);
     told.into_iter().map(event).collect()
+}
+
+fn of_arm(kind: EventKind, text: String, name: &ServiceName, tags: &Tags) -> NewEvent {
+    let event = NewEvent::new(kind, text).service(name);
+    match tags.is_empty() {
+        true => event,
+        false => event.subject(tags),
+    }
+}
+
+fn served_again(what: &str, tier: usize, now: &ArmPlan) -> String {
+    let serving = zones(&now.now.zones);
+    format!("{what} is served again, by tier {tier} ({serving})")
+}
+
+fn back(what: &str, tier: usize, now: &ArmPlan) -> String {
+    let serving = zones(&now.now.zones);
+    format!("{what} is back at tier {tier} ({serving})")
+}
+
+/// Tier that a service has gone from, by the text of the event that told so.
+fn tier_before(text: &str) -> Option<usize> {
+    let (_, from) = text.split_once(INSTEAD_OF_TIER)?;
+    from.split_once(' ')?.0.parse().ok()
+}
+
+fn spilled_no_more(what: &str) -> String {
+    format!("nothing of {what} goes to later tiers any more")
+}
+
+fn shed_no_more(what: &str) -> String {
+    format!("nothing of {what} is refused for want of capacity any more")
 }
 
 fn homes<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<'p>) {
@@ -175,10 +229,7 @@ fn homes<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<
             told.push((EventKind::HomeLost, text, &before.now.zones));
         }
         (None, Some(tier)) if before.base.is_some() => {
-            let text = format!(
-                "{what} is served again, by tier {tier} ({})",
-                zones(&now.now.zones)
-            );
+            let text = served_again(what, tier, now);
             told.push((EventKind::HomeFound, text, &now.now.zones));
         }
         _ => {}
@@ -193,7 +244,7 @@ fn failover<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut To
         && (!before.fails_over || Some(to) > before.now.tier)
     {
         let text = format!(
-            "{what} goes to tier {to} ({serving}) instead of tier {from} ({})",
+            "{what} goes to tier {to} ({serving}){INSTEAD_OF_TIER}{from} ({})",
             zones(at)
         );
         told.push((EventKind::FailoverBegun, text, home));
@@ -202,7 +253,7 @@ fn failover<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut To
         && !now.fails_over
         && (before.fails_over || tier < was)
     {
-        let text = format!("{what} is back at tier {tier} ({serving})");
+        let text = back(what, tier, now);
         told.push((EventKind::FailoverEnded, text, &now.now.zones));
     }
     match (before.now.is_returning, now.now.is_returning) {
@@ -229,8 +280,7 @@ fn shares<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told
             told.push((EventKind::SpillBegun, text, at));
         }
         (true, false) => {
-            let text = format!("nothing of {what} goes to later tiers any more");
-            told.push((EventKind::SpillEnded, text, at));
+            told.push((EventKind::SpillEnded, spilled_no_more(what), at));
         }
         _ => {}
     }
@@ -241,8 +291,7 @@ fn shares<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told
             told.push((EventKind::ShedBegun, text, at));
         }
         (true, false) => {
-            let text = format!("nothing of {what} is refused for want of capacity any more");
-            told.push((EventKind::ShedEnded, text, at));
+            told.push((EventKind::ShedEnded, shed_no_more(what), at));
         }
         _ => {}
     }

@@ -15,14 +15,14 @@ use causeway_routing::{
 use super::*;
 use crate::event::EventKind;
 
-fn topology() -> Arc<Topology> {
+pub(super) fn topology() -> Arc<Topology> {
     testbed::topology(
         "  home: {}\n  east: {}\n  west: {}",
         "  orders: { port: 80, protocol: tcp, failover: [{ zone: east }, { zone: west }] }",
     )
 }
 
-fn picture(snapshot: Snapshot) -> Picture {
+pub(super) fn picture(snapshot: Snapshot) -> Picture {
     Picture {
         plans: Plans::default().following(&snapshot, true),
         ejected: snapshot.ejections.load_full(),
@@ -47,7 +47,7 @@ fn linked(links: &[(&str, Link)]) -> Picture {
 }
 
 /// The picture that follows another.
-fn next(before: &Picture, snapshot: Snapshot) -> Picture {
+pub(super) fn next(before: &Picture, snapshot: Snapshot) -> Picture {
     Picture {
         plans: before.plans.following(&snapshot, true),
         ..picture(snapshot)
@@ -96,16 +96,16 @@ fn a_tunnel_that_is_gone_says_why() {
     assert_eq!(events[0].because.as_deref(), Some("it was lost (timeout)"));
 }
 
-const BOTH: &[(&str, Link)] = &[("east", Link::Up), ("west", Link::Up)];
+pub(super) const BOTH: &[(&str, Link)] = &[("east", Link::Up), ("west", Link::Up)];
 
 /// East and west have so many healthy instances of two.
-fn serving(topology: &Arc<Topology>, healthy: [u32; 2], links: &[(&str, Link)]) -> Snapshot {
+pub(super) fn serving(topology: &Arc<Topology>, healthy: [u32; 2], links: &[(&str, Link)]) -> Snapshot {
     let entry = |(zone, healthy): (&str, u32)| testbed::entry(zone, Age::Fresh, false, &[(&[], 2, healthy)]);
     let entries = ["east", "west"].into_iter().zip(healthy).map(entry).collect();
     testbed::snapshot("home", topology, Vec::new(), entries, links)
 }
 
-fn kinds(before: &Picture, after: &Picture) -> Vec<&'static str> {
+pub(super) fn kinds(before: &Picture, after: &Picture) -> Vec<&'static str> {
     events(before, after)
         .iter()
         .map(|event| event.kind.word())
