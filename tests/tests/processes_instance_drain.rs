@@ -120,7 +120,7 @@ async fn a_drained_instance_finishes_what_it_has_and_gets_nothing_new_from_any_z
         .at("west", &["drain", &scene.instance(), "--deadline", "20s"])
         .unwrap();
     assert!(
-        said.contains("nothing new goes to it") && said.contains("are closed by"),
+        said.contains("nothing new goes to it") && said.contains("on they are closed"),
         "{said}"
     );
     scene.wait_exported((2, 1)).await;

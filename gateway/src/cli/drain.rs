@@ -25,7 +25,8 @@ Examples:
   causeway drain west --dry-run          only show what would change
   causeway undrain west                  and back
   causeway drain orders/10.1.0.1:80 --deadline 10m
-                                         nothing new goes to that instance, and what is open at it is closed after ten minutes
+                                         nothing new goes to that instance; after ten minutes what is open at it is closed, but for
+                                         requests of clients of its zone, which end with their answers
   causeway undrain orders/10.1.0.1:80    and back
 
 The zone serves on what no other zone can. `causeway get zones` marks it; `causeway explain SERVICE` shows where its traffic goes.
@@ -125,19 +126,27 @@ async fn drain_instance((service, id): (&ServiceName, &str), args: &DrainArgs) -
         path.push_str(&format!("&deadline={}s", deadline.as_secs()));
     }
     let done = mark_instance((service, id), &path, args.dry_run, &args.admin).await?;
-    let until = match &done.by {
-        None => "stay".to_owned(),
-        Some(by) => format!("are closed by {by}"),
+    output::print(&drained(&done))?;
+    Ok(Exit::Done)
+}
+
+/// Line about an instance that is drained now.
+fn drained(done: &DrainedView) -> String {
+    let DrainedView {
+        service, id, open, ..
+    } = done;
+    let open = match (open, &done.by) {
+        (0, _) => "nothing is open at it here".to_owned(),
+        (open, None) => format!("{open} open at it here stay until they end"),
+        (open, Some(by)) => format!(
+            "{open} open at it here; from {by} on they are closed, but for requests of clients of this zone, which end with their answers"
+        ),
     };
     let lost = match done.durability.as_str() {
         "durable" => "",
         _ => "; it is not on disk, and a restart of the gateway would forget it",
     };
-    output::print(&format!(
-        "drained {}/{}: nothing new goes to it; {} open at it here {until}{lost}\n",
-        done.service, done.id, done.open
-    ))?;
-    Ok(Exit::Done)
+    format!("drained {service}/{id}: nothing new goes to it; {open}{lost}\n")
 }
 
 pub(crate) async fn drain(args: DrainArgs) -> Result<Exit, Failure> {
@@ -204,4 +213,30 @@ async fn mark(
     .await?;
     output::print(&report)?;
     Ok(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_says_what_is_closed_at_its_deadline_and_what_is_not() {
+        let with = |open, by: Option<&str>| {
+            drained(&DrainedView {
+                service: "orders".to_owned(),
+                id: "10.1.0.1:80".to_owned(),
+                by: by.map(str::to_owned),
+                open,
+                durability: "durable".to_owned(),
+            })
+        };
+        let by = Some("2026-11-30T16:19:13Z");
+        assert_eq!(
+            with(6, by),
+            "drained orders/10.1.0.1:80: nothing new goes to it; 6 open at it here; from 2026-11-30T16:19:13Z on they are closed, \
+             but for requests of clients of this zone, which end with their answers\n"
+        );
+        assert!(with(6, None).ends_with("6 open at it here stay until they end\n"));
+        assert!(with(0, by).ends_with("nothing is open at it here\n"));
+    }
 }

@@ -253,6 +253,7 @@ fn tone(kind: &str) -> Tone {
         | "certificate_expiring"
         | "shift_paused"
         | "peer_draining"
+        | "instance_drained"
         | "shift_taken_back" => Tone::Doubtful,
         "tunnel_up"
         | "tunnel_heard"
@@ -262,6 +263,7 @@ fn tone(kind: &str) -> Tone {
         | "shed_ended"
         | "home_found"
         | "instance_healthy"
+        | "instance_undrained"
         | "shift_done"
         | "certificate_renewed" => Tone::Good,
         _ => Tone::Plain,

@@ -48,6 +48,7 @@ mod shift;
 mod shift_status;
 mod shift_table;
 mod signals;
+mod silent_tunnels;
 mod simulate;
 mod spread;
 mod start_failure;

@@ -7,6 +7,7 @@ use causeway_api::admin::view::{
     RecordView, TierView, TopologyView, TunnelView, ZoneView,
 };
 
+use super::silent_tunnels::{round_trip, tunnels};
 use crate::output::{Tone, Word, table};
 
 /// Something that `get` can show as a row.
@@ -92,8 +93,7 @@ impl Tabular for ZoneView {
     ];
 
     fn row(&self) -> Vec<Word> {
-        let tunnels: usize = self.links.iter().map(|link| link.tunnels).sum();
-        let rtt = self.links.iter().filter_map(|link| link.rtt_ms).reduce(f64::min);
+        let rtt = round_trip(&self.links);
         // The best age over the zone's gateways; the words happen to sort that way.
         let age = self
             .links
@@ -115,7 +115,7 @@ impl Tabular for ZoneView {
                     Some(by) => format!("{}, drains by {by}", self.state),
                 }),
             },
-            if self.own { "".into() } else { tunnels.into() },
+            if self.own { "".into() } else { tunnels(&self.links) },
             rtt.map(milliseconds).unwrap_or_default().into(),
             Word::state(age),
             heard.map(ago).unwrap_or_default().into(),

@@ -1,7 +1,10 @@
 //! The routes of the admin API. Each handler reads state once and shows it; nothing here waits for anything but the
 //! registry.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Extension, Json, Router,
@@ -310,7 +313,7 @@ fn checked(state: &AdminState, reader: PageReader) -> Response {
     tell_of_arms(&snapshot, &mut items);
     if reader == PageReader::Whole {
         // Their names are those of instances.
-        items.extend(drained_instances(&snapshot));
+        items.extend(drained_instances(&snapshot, SystemTime::now()));
     }
     items.extend(shifts_under_way(&view::shifts(
         &snapshot,

@@ -113,7 +113,7 @@ async fn marked(
 }
 
 /// Tells of the instances of this zone that are drained.
-pub(super) fn drained_instances(snapshot: &Snapshot) -> Vec<Check> {
+pub(super) fn drained_instances(snapshot: &Snapshot, now: SystemTime) -> Vec<Check> {
     let all = snapshot.instances.values().filter(|list| list.has_drained());
     let drained: Vec<_> = all
         .flat_map(|list| list.iter())
@@ -122,13 +122,7 @@ pub(super) fn drained_instances(snapshot: &Snapshot) -> Vec<Check> {
     let told = drained.iter().take(MAX_TOLD).map(|(instance, drain)| {
         let name = format!("{}/{}", instance.service, instance.id);
         let open = instance.load.outstanding();
-        let message = match drain.by {
-            None => format!("drained: nothing new goes to it; {open} are open at it here"),
-            Some(by) => format!(
-                "drained: nothing new goes to it; {open} are open at it here, and are closed by {}",
-                moment(by)
-            ),
-        };
+        let message = drain_message(open, drain.by, now);
         let hint = format!("`causeway undrain {name}` when the work there is done");
         Check::warn("drained instances", name, message, hint)
     });
@@ -145,9 +139,55 @@ pub(super) fn drained_instances(snapshot: &Snapshot) -> Vec<Check> {
     told
 }
 
+/// Says how far a drain of an instance with so many open connections and requests has come.
+fn drain_message(open: u32, by: Option<SystemTime>, now: SystemTime) -> String {
+    let what = match (open, by) {
+        (0, _) => "nothing is open at it here any more: it can be taken out".to_owned(),
+        (_, None) => format!("{open} open at it here stay until they end"),
+        (_, Some(by)) if now < by => format!(
+            "{open} open at it here; from {} on they are closed, but for requests of clients of this zone, which end with their answers",
+            moment(by)
+        ),
+        (_, Some(by)) => format!(
+            "{open} still open at it here, though its deadline {} is over: connections are being closed, a twentieth in a second, and requests of \
+             clients of this zone end with their answers",
+            moment(by)
+        ),
+    };
+    format!("drained: nothing new goes to it; {what}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drain_says_what_is_closed_and_when_it_is_over() {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000 + seconds);
+        let by = Some(at(30));
+        let before = drain_message(6, by, at(0));
+        assert!(
+            before.contains("6 open at it here; from 2026-11-18T11:07:10Z on they are closed, but for requests of clients of this zone"),
+            "{before}"
+        );
+        let after = drain_message(1, by, at(30));
+        assert!(
+            after.contains("1 still open at it here, though its deadline 2026-11-18T11:07:10Z is over"),
+            "{after}"
+        );
+        for (by, now) in [(by, 0), (by, 60), (None, 0)] {
+            let none = drain_message(0, by, at(now));
+            assert_eq!(
+                none,
+                "drained: nothing new goes to it; nothing is open at it here any more: it can be taken out"
+            );
+        }
+        let unbounded = drain_message(2, None, at(0));
+        assert!(
+            unbounded.ends_with("2 open at it here stay until they end"),
+            "{unbounded}"
+        );
+    }
 
     #[test]
     fn a_deadline_is_a_time_from_now_that_can_be_written() {
