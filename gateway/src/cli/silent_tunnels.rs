@@ -41,7 +41,11 @@ mod tests {
         let told = |links: &[LinkView]| (tunnels(links).0, round_trip(links));
         for state in ["down", "stalled"] {
             let silent = link(state, 4, Some(1.5));
-            assert_eq!(told(&[silent.clone()]), ("4 silent".to_owned(), None), "{state}");
+            assert_eq!(
+                told(std::slice::from_ref(&silent)),
+                ("4 silent".to_owned(), None),
+                "{state}"
+            );
             let both = [silent, link("up", 2, Some(3.0))];
             assert_eq!(told(&both), ("2".to_owned(), Some(3.0)), "{state}");
         }
