@@ -1,5 +1,5 @@
-//! What was told to have begun and not yet to have ended, over restarts: it keeps an end from being told whose beginning nobody was told of,
-//! and ends what was over before a process began.
+//! Matters that were told to have begun and not yet to have ended, over restarts. They keep an end from being told whose beginning nobody was told of,
+//! and end what was over before a process began.
 
 use std::collections::BTreeMap;
 
