@@ -451,6 +451,73 @@ def events_are_shown_as_they_happen(world):
 
 
 @check
+def what_is_not_known_is_said(world):
+    """With a token that the other zones do not know, nothing looks as if all had been asked."""
+    made = Federation(["east", "north", "west"], ["orders", "sensors"])
+    made.away = {"north": "refused", "west": "refused"}
+    made.because = "the bearer token is not known"
+    with FakeGateway(made, world.files) as fake:
+        for width, height in WIDTHS:
+            browser = world.browser(width, height)
+            show(browser, fake.address, "zones", ".matrix td[data-says]")
+            until("the refusal is a thing to look at", lambda: any("north and west" in text and made.because in text for text in browser.texts(".attention li")))
+            same("nobody says that all is well", [text for text in browser.texts(".attention") if "Every zone" in text], [])
+            for label in ("Zones up", "Pairs with a tunnel", "Findings"):
+                told = [text for text in browser.texts(".tile") if text.startswith(label)]
+                holds(f"whose word that is: {told}", len(told) == 1 and "says east alone" in told[0])
+            same("no word on the map is cut", [text for text in browser.texts(".map .zone text") if "…" in text], [])
+            fits(browser, "zones")
+            show(browser, fake.address, "services", "tr[data-service]")
+            until("whose traffic is missing", lambda: any("Without north and west" in text for text in browser.texts(".foot")))
+            no_faults(browser)
+        made.away = {}
+        browser.run("location.hash = '#zones'")
+        until("with everybody's word nothing is left to look at", lambda: any("Nothing. Every zone is up and every check passes" in text for text in browser.texts(".attention")), 40)
+
+
+@check
+def a_service_is_shown_as_it_is_now(world):
+    """Not as it was in the last hour: an outage at once, and its end as soon."""
+    made = Federation(["east", "north", "west"], ["orders", "sensors", "web"])
+    # Over for two minutes; another one is not.
+    made.outages = {"orders": range(3, 12), "web": range(1, 5)}
+    with FakeGateway(made, world.files) as fake:
+        browser = world.browser(1280, 900)
+        show(browser, fake.address, "services", "tr[data-service=orders] .sparkline")
+        state = lambda name: [text.strip() for text in browser.texts(f"tr[data-service={name}] .st")]
+        until("the hour is there", lambda: state("web") == ["failing"])
+        same("what failed and no longer does", state("orders"), ["served"])
+        heads = browser.texts("table.services thead th")
+        holds(f"the hour's figures are named as such: {heads}", "Success, last hour" in heads)
+        ends = [time.strftime("%H:%M", time.localtime(time.time() // 60 * 60 - back)) for back in (0, 60)]
+        holds(f"up to when they are is told: {ends}", any(f"until {end}" in text for end in ends for text in browser.texts(".foot")))
+        until("the stream is open", lambda: len(fake.listeners) == 1)
+        begun = time.monotonic()
+        for zone in ("east", "north"):
+            fake.tell(made.happens("home_lost", zone, service="orders", text="no zone can serve orders", because="none of 2 instances is healthy"))
+        until("that two zones cannot have it is shown", lambda: state("orders") == ["cut off in part"])
+        fake.tell(made.happens("home_lost", "west", service="orders", text="no zone can serve orders"))
+        until("and that none can", lambda: state("orders") == ["not served"])
+        took = time.monotonic() - begun
+        print(f"measured: an outage is on the page after {took:.2f} s")
+        holds(f"it took {took:.2f} s", took <= 2 * SHOWN_WITHIN)
+        browser.run("location.hash = '#zones'")
+        until("it is a thing to look at", lambda: any("Nobody can serve orders from east, north and west" in text and "since" in text for text in browser.texts(".attention li")))
+        browser.run("location.hash = '#timeline'")
+        until("three zones saw one thing", lambda: any("(seen by 3 zones)" in text for text in browser.texts(".events > li")))
+        for zone in made.zones:
+            fake.tell(made.happens("home_found", zone, service="orders", text="orders is served again, by tier 1 (east)"))
+        browser.run("location.hash = '#services'")
+        until("its end is shown as soon", lambda: state("orders") == ["served"])
+        # What a process said that is no more holds no longer.
+        fake.tell(made.happens("home_lost", "east", ago=-1, service="orders", text="no zone can serve orders"))
+        until("one zone lost it", lambda: state("orders") == ["cut off in part"])
+        fake.tell(made.happens("gateway_started", "east", ago=-2, text="east/gw1 started"))
+        until("and began anew", lambda: state("orders") == ["served"])
+        no_faults(browser)
+
+
+@check
 def a_page_that_nobody_looks_at_asks_for_nothing(world):
     with FakeGateway(story(), world.files) as fake:
         browser = world.browser(1280, 900)

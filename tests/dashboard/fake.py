@@ -35,6 +35,9 @@ class Federation:
         # Zone by zone, where not everything is well.
         self.states = {}
         self.away = {}
+        # Why a zone of `away` says nothing, if that is not that nobody is reached; and of a service the minutes ago in which every request failed.
+        self.because = None
+        self.outages = {}
         self.events_list = []
         self.shift_list = []
         self.begun = time.time() - 4 * 3600
@@ -119,12 +122,13 @@ class Federation:
         listed = []
         seat = self.zones.index(observer)
         for back in range(1, since // 60 + 1):
-            at = now - 60 * back
+            # A minute's time is its end.
+            at = now - 60 * (back - 1)
             parts = []
             for index, name in enumerate(self.services[:200]):
                 wave = 1 + 0.55 * math.sin((60 - back) / (7 + index % 5) + index + seat) + 0.2 * math.sin(back * 1.7 + index)
                 begun = max(0, int(wave * (2400 / (1 + index % 6)) / (1 + seat)))
-                failed = int(begun * (0.07 if index == 3 and back < 9 else 0.0004))
+                failed = begun if back in self.outages.get(name, ()) else int(begun * (0.07 if index == 3 and back < 9 else 0.0004))
                 places = self.places(index)
                 cut = index == 0 and 14 < back < 22
                 to = [{"zone": zone, "tags": {"version": self.word(index, "v1")}, "count": int(begun * (0 if cut and place == 0 else 0.92 / len(places)))} for place, (zone, _) in enumerate(places)]
@@ -199,8 +203,8 @@ class Federation:
         listed = []
         for zone in self.zones or [self.own]:
             if zone in self.away:
-                entry = {"zone": zone, "state": self.away[zone], "asked": moment(), "because": self.word(4, "no tunnel leads there: nobody was reached")}
-                if path == "/v1/zones":
+                entry = {"zone": zone, "state": self.away[zone], "asked": moment(), "because": self.because or self.word(4, "no tunnel leads there: nobody was reached")}
+                if path == "/v1/zones" and self.away[zone] != "refused":
                     entry["last"] = {"time": moment(95), "answer": self.answers_of(path, query, zone)}
             else:
                 entry = {"zone": zone, "state": "answered", "asked": moment(), "answer": self.answers_of(path, query, zone)}

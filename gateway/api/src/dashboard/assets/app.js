@@ -2,10 +2,10 @@
 
 import { draw, h } from './dom.js';
 import { EventStream, hasToken, onToken, setToken, Source } from './api.js';
-import { federation, mergeEvents, STATES, takeEvents, takeFigures, takeTunnels } from './model.js';
+import { federation, lostHomes, mergeEvents, STATES, takeEvents, takeFigures, takeTunnels } from './model.js';
 import { services } from './traffic.js';
 import { clock, span } from './format.js';
-import { note, prose } from './parts.js';
+import { note, prose, quiet } from './parts.js';
 import { zonesView } from './zones.js';
 import { servicesView } from './services.js';
 import { timelineView } from './timeline.js';
@@ -15,7 +15,7 @@ import { shiftsView } from './shifts.js';
 
 const VIEWS = { zones: 'Zones', services: 'Services', timeline: 'Timeline', explain: 'Explain', topology: 'Topology', shifts: 'Shifts' };
 const NEEDS = {
-  zones: ['allZones', 'tunnels', 'allTunnels', 'figures', 'checks', 'events'], services: ['services', 'allServices', 'figures', 'exports', 'allZones'], timeline: ['events', 'services'],
+  zones: ['allZones', 'tunnels', 'allTunnels', 'figures', 'checks', 'events'], services: ['services', 'allServices', 'figures', 'exports', 'allZones', 'checks', 'events'], timeline: ['events', 'services'],
   explain: ['services'], topology: ['topology', 'history', 'checks'], shifts: ['shifts'],
 };
 /** While the stream tells of changes, in milliseconds; without it, three times as often. */
@@ -116,7 +116,7 @@ function happened(event) {
   const zone = event.zone ?? sources.zones.value?.zone;
   source.value = { kept: 0, away: [], ...source.value, list: mergeEvents(source.value?.list, [{ zone, ...event }]) };
   // An event says that something has changed; what it is now is asked.
-  for (const name of ['zones', 'tunnels', 'allZones', 'services', 'allServices', 'shifts', 'topology', 'history']) if (sources[name].wanted) sources[name].refresh();
+  for (const name of ['zones', 'tunnels', 'allZones', 'services', 'allServices', 'shifts', 'topology', 'history', ...(/^home_/.test(event.kind) ? ['checks'] : [])]) if (sources[name].wanted) sources[name].refresh();
   redraw();
 }
 
@@ -181,7 +181,7 @@ function drawHead() {
   const now = Date.now();
   const [tone, label, more] = status(now);
   const zone = sources.zones.value?.zone;
-  draw(head, h('a', { class: 'brand', href: '#zones', 'aria-label': 'Causeway' }, h('svg', { viewBox: '0 0 32 32', width: 26, height: 26, 'aria-hidden': 'true' }, h('rect', { width: 32, height: 32, rx: 8, class: 'plate' }), h('path', { d: 'M6.5 21c3-9 16-9 19 0', class: 'bow' }), h('circle', { cx: 6.5, cy: 21, r: 3, class: 'end' }), h('circle', { cx: 25.5, cy: 21, r: 3, class: 'end' }), h('circle', { cx: 16, cy: 14.3, r: 3, class: 'top' })), h('b', null, 'Causeway'), zone ? h('span', { class: 'quiet' }, `zone ${zone}`) : null),
+  draw(head, h('a', { class: 'brand', href: '#zones', 'aria-label': 'Causeway' }, h('svg', { viewBox: '0 0 32 32', width: 26, height: 26, 'aria-hidden': 'true' }, h('rect', { width: 32, height: 32, rx: 8, class: 'plate' }), h('path', { d: 'M6.5 21c3-9 16-9 19 0', class: 'bow' }), h('circle', { cx: 6.5, cy: 21, r: 3, class: 'end' }), h('circle', { cx: 25.5, cy: 21, r: 3, class: 'end' }), h('circle', { cx: 16, cy: 14.3, r: 3, class: 'top' })), h('b', null, 'Causeway'), zone ? quiet(`zone ${zone}`) : null),
     h('nav', { 'aria-label': 'Views' }, Object.entries(VIEWS).map(([name, title]) => h('a', { key: name, href: `#${name}`, 'aria-current': name === page.view ? 'page' : null }, title))),
     h('div', { class: 'status' }, h('span', { class: `live ${tone}`, title: more, 'data-status': tone }, h('svg', { viewBox: '0 0 10 10', width: 10, height: 10, 'aria-hidden': 'true' }, tone === 'bad' ? h('path', { d: 'M1 1l8 8M9 1l-8 8', class: 'cross' }) : h('circle', { cx: 5, cy: 5, r: 4 })), ` ${label}`),
       hasToken() ? h('button', { type: 'button', class: 'button small', onclick: forgetToken, title: 'The token is held in the memory of this page alone' }, 'Forget token') : null));
@@ -225,8 +225,9 @@ function drawMain() {
   const now = Date.now();
   const events = sources.events.value?.list ?? [];
   const fed = once('federation', [...versions('zones', 'allZones', 'tunnels', 'allTunnels', 'figures'), events.length, Math.floor(now / 5000)], () => federation({ own: sources.zones, all: sources.allZones, tunnels: sources.tunnels, allTunnels: sources.allTunnels, figures: sources.figures.value, events, now }));
-  const list = once('services', [...versions('services', 'allServices', 'figures', 'exports'), Math.floor(now / 15_000)], () => services({ own: sources.services, all: sources.allServices, figures: sources.figures.value, exports: sources.exports.value ? sources.exports : null, now }));
   const checks = once('checks', versions('checks'), () => checksOf(sources.checks));
+  const lost = once('lost', [...versions('checks'), events.length, events[0]?.key], () => lostHomes(events, checks));
+  const list = once('services', [...versions('services', 'allServices', 'figures', 'exports', 'checks'), events.length, events[0]?.key, Math.floor(now / 15_000)], () => services({ own: sources.services, all: sources.allServices, figures: sources.figures.value, exports: sources.exports.value ? sources.exports : null, lost, now }));
   tell(fed);
   const before = isLarge();
   const knew = page.services;
@@ -234,7 +235,7 @@ function drawMain() {
   if (before !== isLarge() || Boolean(knew) !== list.length > 0) want();
   const { parameters, width } = page;
   const views = {
-    zones: () => zonesView({ federation: fed, sources, figures: sources.figures, checks, parameters, width, now }),
+    zones: () => zonesView({ federation: fed, sources, figures: sources.figures, checks, lost, parameters, width, now }),
     services: () => servicesView({ list, sources, names: fed.names, parameters, go, scroll: page.scroll, narrow: width < 820 }),
     timeline: () => timelineView({ events, sources, stream, names: fed.names, services: list, parameters, go, now }),
     explain: () => explainView({ parameters, services: list, names: fed.names, own: fed.own, go, redraw }),

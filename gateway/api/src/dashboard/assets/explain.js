@@ -2,7 +2,7 @@
 
 import { h } from './dom.js';
 import { ask } from './api.js';
-import { note, pair, prose, sign } from './parts.js';
+import { cardhead, note, pair, plain, prose, quiet, sign, unseen } from './parts.js';
 import { tags } from './format.js';
 
 const FIELDS = [
@@ -52,7 +52,7 @@ export function explainView({ parameters, services, names, own, go, redraw }) {
     if (path) inquire(path, redraw);
     else Object.assign(asked, { path: null, error: null });
   }
-  return h('section', { key: 'explain', class: 'view explain' }, h('h1', { class: 'unseen' }, 'Explain'),
+  return h('section', { key: 'explain', class: 'view explain' }, unseen('Explain'),
     h('div', { class: 'beside even' }, form({ parameters, services, names, own, go, redraw }), h('div', { class: 'card answer', 'aria-live': 'polite', 'aria-busy': asked.busy ? 'true' : 'false' }, answer(path))));
 }
 
@@ -65,7 +65,7 @@ function form({ parameters, services, names, own, go, redraw }) {
   };
   const lists = { service: services.slice(0, 500).map((service) => service.name), from: names, zone: names, method: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'] };
   const mark = FIELDS.map(([name]) => parameters[name] ?? '').join('\u0000');
-  return h('form', { class: 'card form', key: mark, onsubmit: submit }, h('div', { class: 'cardhead' }, h('h2', null, 'A request')),
+  return h('form', { class: 'card form', key: mark, onsubmit: submit }, cardhead('A request'),
     FIELDS.map(([name, label, example, help]) => h('label', { key: name, class: ['service', 'path', 'header'].includes(name) ? 'whole' : null }, h('span', null, label),
       h('input', { name, value: parameters[name] ?? '', placeholder: example, list: lists[name] ? `list-${name}` : null, required: name === 'service', autocomplete: 'off', autocapitalize: 'off', spellcheck: 'false', title: help }),
       lists[name] ? h('datalist', { id: `list-${name}` }, lists[name].map((value) => h('option', { key: value, value }))) : null)),
@@ -79,7 +79,7 @@ function answer(path) {
   if (asked.error) return note('bad', asked.error.message, asked.error.hint ? h('p', null, prose(asked.error.hint)) : null);
   const item = asked.answer?.items?.[0];
   if (!item) return note('wait', 'Asking …');
-  return [h('div', { class: 'cardhead' }, h('h2', null, `${item.target} from ${item.from}`)), outcome(item), permission(item), steps(item.steps ?? []),
+  return [cardhead(`${item.target} from ${item.from}`), outcome(item), permission(item), steps(item.steps ?? []),
     list('In force', item.policies), list('Comes after the others now', item.ejected), item.open_connections ? list('Open connections', [item.open_connections]) : null];
 }
 
@@ -89,7 +89,7 @@ function outcome(item) {
   const name = (place) => `${place.zone}${place.gateway ? ` by gateway ${place.gateway}` : ''}`;
   return h('div', { class: `outcome ${first || item.answered_by ? 'good' : 'bad'}`, 'data-outcome': first ? first.zone : '' }, sign(first || item.answered_by ? 'up' : 'down', { width: 20, height: 20 }),
     h('div', null, h('p', { class: 'title' }, first ? `Goes to ${name(first)}${Object.keys(first.tags ?? {}).length ? ` with ${tags(first.tags)}` : ''}` : item.answered_by ? 'The gateway answers itself' : 'Goes nowhere'), h('p', null, prose(item.outcome)),
-      places.length > 1 ? h('p', { class: 'quiet' }, `Then: ${places.slice(1, 8).map((place) => `${name(place)}${Object.keys(place.tags ?? {}).length ? ` (${tags(place.tags)})` : ''}`).join(', ')}${places.length > 8 ? ` and ${places.length - 8} more` : ''}`) : null));
+      places.length > 1 ? plain(`Then: ${places.slice(1, 8).map((place) => `${name(place)}${Object.keys(place.tags ?? {}).length ? ` (${tags(place.tags)})` : ''}`).join(', ')}${places.length > 8 ? ` and ${places.length - 8} more` : ''}`) : null));
 }
 
 function permission(item) {
@@ -110,7 +110,7 @@ function steps(all) {
   }
   return h('ol', { class: 'steps' }, groups.map((group, index) => h('li', { key: index }, h('h3', null, group.filter), h('ul', null, group.steps.map((step, number) => {
     const [shape, label, kind] = VERDICTS[step.verdict] ?? VERDICTS.passed_over;
-    return h('li', { key: number, class: kind, 'data-verdict': step.verdict }, sign(shape, { tone: kind }), h('b', null, step.subject), h('span', { class: 'verdict' }, label), h('span', { class: 'quiet' }, prose(step.reason)));
+    return h('li', { key: number, class: kind, 'data-verdict': step.verdict }, sign(shape, { tone: kind }), h('b', null, step.subject), h('span', { class: 'verdict' }, label), quiet(prose(step.reason)));
   })))));
 }
 

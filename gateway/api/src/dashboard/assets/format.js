@@ -2,9 +2,11 @@
 
 const NONE = '–';
 
+export const finite = Number.isFinite;
+
 /** `1.2 k`, `34`, `0.4`: three digits at most. */
 export function count(value) {
-  if (!Number.isFinite(value)) return NONE;
+  if (!finite(value)) return NONE;
   const units = ['', ' k', ' M', ' G', ' T'];
   let unit = 0;
   while (Math.abs(value) >= 999.5 && unit < units.length - 1) {
@@ -22,11 +24,11 @@ function short(value) {
 
 const trimmed = (text) => (text.includes('.') ? text.replace(/\.?0+$/, '') : text);
 
-export const whole = (value) => (Number.isFinite(value) ? Math.round(value).toLocaleString('en').replaceAll(',', '\u202f') : NONE);
+export const whole = (value) => (finite(value) ? Math.round(value).toLocaleString('en').replaceAll(',', '\u202f') : NONE);
 
 /** Of a rate a second: `1.4 MB/s`. */
 export function bytesPerSecond(value) {
-  if (!Number.isFinite(value)) return NONE;
+  if (!finite(value)) return NONE;
   const units = ['B/s', 'kB/s', 'MB/s', 'GB/s'];
   let unit = 0;
   while (value >= 999.5 && unit < units.length - 1) {
@@ -36,17 +38,17 @@ export function bytesPerSecond(value) {
   return `${short(value)} ${units[unit]}`;
 }
 
-export const perSecond = (value) => (Number.isFinite(value) ? `${count(value)}/s` : NONE);
+export const perSecond = (value) => (finite(value) ? `${count(value)}/s` : NONE);
 
 export function milliseconds(value) {
-  if (!Number.isFinite(value)) return NONE;
+  if (!finite(value)) return NONE;
   if (value >= 9950) return `${trimmed((value / 1000).toFixed(1))} s`;
   return value >= 9.95 ? `${Math.round(value)} ms` : `${short(value)} ms`;
 }
 
 /** Of a share between 0 and 1; never 100 % unless nothing is missing. */
 export function percent(share) {
-  if (!Number.isFinite(share)) return NONE;
+  if (!finite(share)) return NONE;
   const value = share * 100;
   if (share < 1 && value > 99.9) return `${(Math.floor(value * 100) / 100).toFixed(2)} %`;
   return `${value >= 99.95 || value === 0 ? Math.round(value) : trimmed(value.toFixed(1))} %`;
@@ -54,7 +56,7 @@ export function percent(share) {
 
 /** `4 s`, `3 min`, `5 h`, `2 d`. */
 export function span(seconds) {
-  if (!Number.isFinite(seconds)) return NONE;
+  if (!finite(seconds)) return NONE;
   const size = Math.max(0, seconds);
   if (size < 60) return `${Math.floor(size)} s`;
   if (size < 3600) return `${Math.floor(size / 60)} min`;
@@ -67,7 +69,7 @@ export function span(seconds) {
 
 export function parsed(time) {
   const at = Date.parse(time ?? '');
-  return Number.isFinite(at) ? at : null;
+  return finite(at) ? at : null;
 }
 
 /** Seconds since a moment in RFC 3339. */
@@ -85,6 +87,9 @@ export function clock(time) {
   const date = new Date(at);
   return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
 }
+
+/** `14:03`, of a number of milliseconds. */
+export const minute = (at) => clock(new Date(at).toISOString()).slice(0, 5);
 
 /** `2026-11-30 14:03:22`. */
 export function moment(time) {
@@ -108,6 +113,14 @@ export function tags(map) {
 export const natural = (a, b) => a.localeCompare(b, 'en', { numeric: true });
 
 export const plural = (number, one, many = `${one}s`) => `${whole(number)} ${number === 1 ? one : many}`;
+
+/** `east, north and west`, the first ones of many. */
+export function listed(names) {
+  const list = [...names].sort(natural);
+  if (list.length > 5) list.splice(4, list.length, `${list.length - 4} more`);
+  const last = list.pop();
+  return list.length ? `${list.join(', ')} and ${last}` : last ?? '';
+}
 
 /** No longer than so many characters, cut in the middle. */
 export function cut(text, most) {

@@ -3,7 +3,7 @@
 
 import { h } from './dom.js';
 import { STATES } from './model.js';
-import { bytesPerSecond, count, cut, milliseconds, percent } from './format.js';
+import { bytesPerSecond, count, cut, finite, milliseconds, percent } from './format.js';
 import { address, sign } from './parts.js';
 
 /** Most zones on a ring with lines between them. */
@@ -19,7 +19,7 @@ export function map(federation, { width, picked }) {
 
 function places(names, width) {
   const narrow = width < 560;
-  const node = { width: narrow ? 92 : names.length > 9 ? 128 : 148, height: narrow ? 48 : 54 };
+  const node = { width: narrow ? 98 : names.length > 9 ? 128 : 148, height: narrow ? 48 : 54 };
   const number = names.length;
   const height = number <= 1 ? 140 : number === 2 ? 190 : narrow ? Math.min(520, 260 + number * 26) : Math.min(560, 270 + number * 26);
   const centre = { x: width / 2, y: height / 2 };
@@ -71,7 +71,7 @@ function free(a, b, box, taken) {
 
 function lineText(edge, wordy, narrow) {
   if (STATES[edge.state].tone === 'bad' || edge.state === 'never') return [STATES[edge.state].label];
-  const first = [Number.isFinite(edge.rtt) ? milliseconds(edge.rtt) : STATES[edge.state].label];
+  const first = [finite(edge.rtt) ? milliseconds(edge.rtt) : STATES[edge.state].label];
   if (narrow) return edge.loss >= LOSS_TOLD ? [first[0], `${percent(edge.loss)} lost`] : first;
   if (edge.state === 'suspect' || edge.state === 'stalled') first.push(STATES[edge.state].label);
   if (edge.loss >= LOSS_TOLD) first.push(`${percent(edge.loss)} lost`);
@@ -82,7 +82,7 @@ function lineText(edge, wordy, narrow) {
 }
 
 function line(edge, a, b) {
-  const heavy = Number.isFinite(edge.bytes) ? Math.min(4.5, 1.4 + 0.8 * Math.log10(1 + edge.bytes / 200)) : 1.6;
+  const heavy = finite(edge.bytes) ? Math.min(4.5, 1.4 + 0.8 * Math.log10(1 + edge.bytes / 200)) : 1.6;
   const { tone } = STATES[edge.state];
   return h('line', { key: edge.key, x1: a.x.toFixed(1), y1: a.y.toFixed(1), x2: b.x.toFixed(1), y2: b.y.toFixed(1), class: `line ${tone} ${edge.state}`, 'stroke-width': (tone === 'bad' ? 1.6 : heavy).toFixed(1), 'data-line': `${edge.a} ${edge.b}`, 'data-state': edge.state });
 }
@@ -97,29 +97,31 @@ function lineLabel({ edge, text, x, y, box }) {
 
 export function describe(edge) {
   const parts = [`round trip ${milliseconds(edge.rtt)}`];
-  if (Number.isFinite(edge.loss)) parts.push(`${percent(edge.loss)} of packets lost`);
-  if (Number.isFinite(edge.bytes)) parts.push(bytesPerSecond(edge.bytes));
-  if (Number.isFinite(edge.requests)) parts.push(`${count(edge.requests)} requests a second`);
+  if (finite(edge.loss)) parts.push(`${percent(edge.loss)} of packets lost`);
+  if (finite(edge.bytes)) parts.push(bytesPerSecond(edge.bytes));
+  if (finite(edge.requests)) parts.push(`${count(edge.requests)} requests a second`);
   return parts.join(', ');
 }
 
-function underName(zone) {
-  if (zone.state !== 'own' && zone.state !== 'up') return STATES[zone.state].label;
-  if (zone.answer === 'away') return 'does not answer';
-  if (zone.answer === 'refused') return 'tells nothing';
+/** In a narrow box, short words: cut ones say nothing. */
+function underName(zone, narrow) {
+  if (zone.state !== 'own' && zone.state !== 'up') return (narrow && { partial: 'cut off', draining: 'leaving', never: 'unheard' }[zone.state]) || STATES[zone.state].label;
+  if (zone.answer === 'away') return 'no answer';
+  if (zone.answer === 'refused') return narrow ? 'refuses' : 'tells nothing';
   const region = zone.declared?.tags?.region;
   return zone.own ? 'here' : region ?? 'up';
 }
 
 function zoneNode(zone, place, node, picked) {
   const { tone, label } = STATES[zone.state];
+  const left = node.width < 100 ? 34 : 40;
   const most = node.width < 100 ? 7 : node.width < 140 ? 10 : 13;
   return h('a', { key: zone.name, href: address('zones', { zone: zone.name }), class: `zone ${tone} ${zone.state}${picked ? ' picked' : ''}${zone.own ? ' here' : ''}`, 'data-zone': zone.name, 'data-state': zone.state,
     'aria-label': `zone ${zone.name}: ${label}${zone.own ? ', the one that answers here' : ''}`, 'aria-current': picked ? 'true' : null, transform: `translate(${(place.x - node.width / 2).toFixed(1)} ${(place.y - node.height / 2).toFixed(1)})` },
     h('rect', { width: node.width, height: node.height, rx: 10 }),
-    sign(zone.state, { x: 12, y: node.height / 2 - 9, width: 18, height: 18 }),
-    h('text', { x: 40, y: node.height / 2 - 3, class: 'name' }, cut(zone.name, most)),
-    h('text', { x: 40, y: node.height / 2 + 14, class: 'quiet' }, cut(underName(zone), most + 2)), h('title', null, `${zone.name}: ${label}`));
+    sign(zone.state, { x: left - 26, y: node.height / 2 - 9, width: 18, height: 18 }),
+    h('text', { x: left, y: node.height / 2 - 3, class: 'name' }, cut(zone.name, most)),
+    h('text', { x: left, y: node.height / 2 + 14, class: 'quiet' }, cut(underName(zone, node.width < 100), most + 2)), h('title', null, `${zone.name}: ${label}`));
 }
 
 /** With many zones: a tile each, coloured and signed by how the picked zone (or all together) finds it. */

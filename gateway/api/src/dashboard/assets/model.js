@@ -1,6 +1,6 @@
 // What the answers of the admin API say together. Pure: the answers and the time go in, and what is drawn comes out.
 
-import { natural, parsed, tags } from './format.js';
+import { finite, natural, parsed, tags } from './format.js';
 
 /** How a zone is, worst first; `label` is what a reader is told beside the sign. */
 export const STATES = {
@@ -52,7 +52,7 @@ export function verdict(zone) {
   return zone.state === 'draining' ? 'draining' : 'up';
 }
 
-const least = (numbers) => numbers.reduce((a, b) => (Number.isFinite(b) && !(a <= b) ? b : a), NaN);
+const least = (numbers) => numbers.reduce((a, b) => (finite(b) && !(a <= b) ? b : a), NaN);
 
 function heard(zone) {
   return least((zone.links ?? []).map((link) => link.heard_seconds_ago));
@@ -64,7 +64,7 @@ function held(observer, zone, state, tunnels, changes, now) {
   if (state === 'up' || state === 'drained' || state === 'draining') {
     const oldest = tunnels.reduce((most, tunnel) => Math.max(most, tunnel.up_seconds ?? 0), -1);
     if (oldest >= 0) return { seconds: oldest, by: 'the age of its oldest tunnel' };
-  } else if (Number.isFinite(heard(zone))) {
+  } else if (finite(heard(zone))) {
     return { seconds: heard(zone), by: 'since it was last heard' };
   }
   if (change) return { seconds: (now - parsed(change.time)) / 1000, by: 'as the record of events has it' };
@@ -113,7 +113,23 @@ export function federation({ own, all, tunnels, allTunnels, figures, events, now
   const names = [...zones.keys()].sort(natural);
   for (const zone of zones.values()) complete(zone, { mine, entries, says });
   const flow = figures ? flows(figures, now) : new Map();
-  return { own: mine?.zone ?? null, names, zones, says, entries, edges: edges(names, says, flow), federated: !asked.some((entry) => entry.alone) && asked.length > 0 };
+  const federated = !asked.some((entry) => entry.alone) && asked.length > 0;
+  const unasked = all?.error?.message ?? (asked.length ? 'this gateway tells of its own zone alone' : 'the answer is not there yet');
+  return { own: mine?.zone ?? null, names, zones, says, entries, edges: edges(names, says, flow), federated, silent: silent(zones, unasked) };
+}
+
+/** Zones that say nothing now, by the reason why. */
+function silent(zones, unasked) {
+  const why = new Map();
+  for (const zone of zones.values()) {
+    if (zone.answer === 'answered') continue;
+    const because = zone.answer === 'unasked' ? unasked : zone.because ?? '';
+    const known = why.get(because) ?? { because, names: [], refused: zone.answer === 'refused', states: [] };
+    known.names.push(zone.name);
+    known.states.push(zone.state);
+    why.set(because, known);
+  }
+  return [...why.values()];
 }
 
 /** How a zone is, all in all: what those say that answer now. */
@@ -132,7 +148,6 @@ function complete(zone, { mine, entries, says }) {
   zone.because = entry?.because ?? null;
   zone.old = entry?.old ?? null;
   zone.asked = entry?.asked ?? null;
-  zone.last = entry?.state !== 'answered' && entry?.old ? entry.old : null;
   zone.words = words;
   if (own) zone.state = near?.state ?? 'own';
   else if (!words.length) zone.state = 'unknown';
@@ -187,8 +202,8 @@ function lossOf(tunnel, mark) {
   return sent >= LOSS_PACKETS ? Math.max(0, tunnel.lost_packets - mark.lost) / sent : NaN;
 }
 
-const sum = (numbers) => numbers.reduce((all, number) => (Number.isFinite(number) ? (Number.isFinite(all) ? all + number : number) : all), NaN);
-const most = (numbers) => numbers.reduce((all, number) => (Number.isFinite(number) && !(all >= number) ? number : all), NaN);
+const sum = (numbers) => numbers.reduce((all, number) => (finite(number) ? (finite(all) ? all + number : number) : all), NaN);
+const most = (numbers) => numbers.reduce((all, number) => (finite(number) && !(all >= number) ? number : all), NaN);
 
 /** What both ends say of the line between two zones. */
 function edges(names, says, flow) {
@@ -225,11 +240,41 @@ function flows(figures, now) {
   return flow;
 }
 
-/** The latest minute that is over; a minute's time is when it began. */
+/** The latest minute; a minute's time is its end. */
 export function lastWhole(minutes, now) {
   let found = null;
-  for (const [at, minute] of minutes) if (at <= now - 60_000 && at > now - 200_000 && (!found || at > found.at)) found = { at, minute };
+  for (const [at, minute] of minutes) if (at > now - 140_000 && (!found || at > found.at)) found = { at, minute };
   return found?.minute ?? null;
+}
+
+/** Up to when the figures are; null without any. */
+export function figuresUntil(figures) {
+  const ends = [...(figures?.values() ?? [])].flatMap((minutes) => [...minutes.keys()]);
+  return ends.length ? Math.max(...ends) : null;
+}
+
+/** Services that somebody cannot have now, with the zones that say so: by what they told last (events, newest first), or by a check. */
+export function lostHomes(events, checks) {
+  const lost = new Map();
+  const add = (service, zone, since, because) => {
+    const known = lost.get(service) ?? { service, zones: new Set(), since: null, because: null };
+    known.zones.add(zone);
+    if (since) known.since = Math.min(since, known.since ?? since);
+    known.because ??= because ?? null;
+    lost.set(service, known);
+  };
+  const over = new Set();
+  for (const { kind, zone, gateway, service, subject, at, because } of events) {
+    const process = `${zone}/${gateway}`;
+    // What a process said that is no more, nobody takes back.
+    if (/^gateway_(started|ended)$/.test(kind)) over.add(process);
+    if (!service || !/^home_/.test(kind)) continue;
+    const arm = JSON.stringify([zone, service, subject]);
+    if (kind === 'home_lost' && !over.has(arm) && !over.has(process)) add(service, zone, at, because);
+    over.add(arm);
+  }
+  for (const check of checks ?? []) if (check.group === 'services' && check.status === 'fail') for (const zone of check.zones) add(check.name, zone, null, check.message);
+  return lost;
 }
 
 /** Minutes by zone, those of this answer put among those that are known. */

@@ -37,7 +37,7 @@ export function failure(source, subject, absent) {
   const error = source?.error;
   if (!error) return note('wait', `Waiting for ${subject} …`);
   if (error.status === 404) return note('plain', absent ?? `This gateway does not tell ${subject}.`, h('p', null, 'It runs a version that does not have them yet.'));
-  return note('bad', `No ${subject}: ${error.message}`, error.hint ? h('p', null, prose(error.hint)) : null, h('p', { class: 'quiet' }, 'It is asked again by itself.'));
+  return note('bad', `No ${subject}: ${error.message}`, error.hint ? h('p', null, prose(error.hint)) : null, plain('It is asked again by itself.'));
 }
 
 /** A share of a whole, drawn to scale: `parts` are `{ name, value, tone }`. */
@@ -64,6 +64,17 @@ export function sparkline(minutes, label, { width = 120, height = 28 } = {}) {
   return h('svg', { class: 'sparkline', viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': label },
     h('path', { class: 'area', d: `${line}L${last} ${height}L${(step / 2).toFixed(1)} ${height}Z` }), h('path', { class: 'curve', d: line }), bad ? h('path', { class: 'failed', d: bad }) : null);
 }
+
+export const quiet = (...text) => h('span', { class: 'quiet' }, text);
+export const plain = (...text) => h('p', { class: 'quiet' }, text);
+export const cardhead = (title, ...more) => h('div', { class: 'cardhead' }, h('h2', null, title), more);
+export const foot = (...text) => h('p', { class: 'quiet foot' }, text);
+/** A view's name, for those who hear it. */
+export const unseen = (title) => h('h1', { class: 'unseen' }, title);
+export const view = (name, title, ...rest) => h('section', { key: name, class: 'view' }, unseen(title), rest);
+export const cell = (...text) => h('td', { class: 'n' }, text);
+export const heads = (names) => h('thead', null, h('tr', null, names.map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name))));
+export const swatch = (tone) => h('svg', { viewBox: '0 0 10 10', width: 10, height: 10, 'aria-hidden': 'true' }, h('rect', { width: 10, height: 10, rx: 2.5, class: `part p${tone}` }));
 
 export const pair = (name, ...value) => [h('dt', { key: `t${name}` }, name), h('dd', { key: `d${name}` }, value)];
 

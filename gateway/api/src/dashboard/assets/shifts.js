@@ -3,7 +3,7 @@
 import { h } from './dom.js';
 import { answers, items } from './model.js';
 import { moment, natural, percent, plural, span, tags, whole } from './format.js';
-import { address, failure, note, pair, prose, sign } from './parts.js';
+import { address, cardhead, cell, failure, foot, note, pair, prose, quiet, sign, view } from './parts.js';
 
 const STATES = { running: ['own', 'running', 'good'], paused: ['stalled', 'paused', 'warn'], aborted: ['down', 'aborted', 'bad'], done: ['up', 'done', 'good'] };
 
@@ -24,17 +24,16 @@ function all(source, own) {
 
 export function shiftsView({ sources, federation, now }) {
   const source = sources.shifts;
-  const head = h('h1', { class: 'unseen' }, 'Shifts');
-  if (!source.value) return h('section', { key: 'shifts', class: 'view' }, head, failure(source, 'shifts'));
+  if (!source.value) return view('shifts', 'Shifts', failure(source, 'shifts'));
   const list = all(source, federation.own);
-  return h('section', { key: 'shifts', class: 'view' }, head,
+  return view('shifts', 'Shifts',
     list.length ? h('div', { class: 'cards' }, list.map((shift) => card(shift, now))) : note('plain', 'No service is under a shift.', h('p', null, h('code', null, 'causeway shift orders --to version=v2 --steps 5,25,50,100 --every 5m'), ' moves traffic step by step, with a way back.')));
 }
 
 function card(shift, now) {
   const [shape, label, tone] = STATES[shift.state] ?? ['unknown', shift.state, 'none'];
   return h('article', { class: `card shift ${tone}`, key: shift.key, 'data-shift': shift.service, 'data-state': shift.state },
-    h('div', { class: 'cardhead' }, h('h2', null, h('a', { href: address('services', { service: shift.service }) }, shift.service)), h('span', { class: `state ${tone}` }, sign(shape, { tone }), ' ', label)),
+    cardhead(h('a', { href: address('services', { service: shift.service }) }, shift.service), h('span', { class: `state ${tone}` }, sign(shape, { tone }), ' ', label)),
     h('p', { class: 'figure-big' }, h('b', null, `${shift.percent} %`), ` to ${tags(shift.to)}`), steps(shift), h('dl', { class: 'facts' },
       shift.because ? pair('Because', prose(shift.because)) : null, shift.due ? pair('Next step', due(shift.due, now)) : null, pair('Since', `${moment(shift.since)} (begun ${moment(shift.begun)})`), pair('Every', shift.every),
       pair('From', (shift.from ?? []).map((arm) => `${tags(arm.tags)} ${arm.weight}`).join(', ') || 'any tags'), pair('Driven by', shift.driver_gone ? h('span', { class: 'warn' }, sign('suspect'), ` ${shift.driver}, which is not heard: the shift stays as it is`) : shift.driver),
@@ -57,14 +56,14 @@ function steps(shift) {
 
 function gate(shift) {
   const conditions = shift.abort_if ?? [];
-  if (!conditions.length) return h('p', { class: 'quiet foot' }, 'It has no gate: every step is taken.');
+  if (!conditions.length) return foot('It has no gate: every step is taken.');
   return h('table', { class: 'small' }, h('thead', null, h('tr', null, h('th', { scope: 'col' }, 'Goes back if'), h('th', { scope: 'col', class: 'n' }, 'Against'), h('th', { scope: 'col', class: 'n' }, 'Share'))),
-    h('tbody', null, conditions.map((condition, index) => h('tr', { key: condition }, h('th', { scope: 'row' }, condition), h('td', { class: 'n' }, whole(shift.against?.[index] ?? NaN)), h('td', { class: 'n' }, shift.requests ? percent((shift.against?.[index] ?? 0) / shift.requests) : '–')))),
+    h('tbody', null, conditions.map((condition, index) => h('tr', { key: condition }, h('th', { scope: 'row' }, condition), cell(whole(shift.against?.[index] ?? NaN)), cell(shift.requests ? percent((shift.against?.[index] ?? 0) / shift.requests) : '–')))),
     h('caption', null, `${plural(shift.requests ?? 0, 'request')} on this step${shift.min_requests ? `; the gate speaks from ${whole(shift.min_requests)} on` : ''}`));
 }
 
 function gateways(shift) {
   const list = shift.gateways ?? [];
   if (list.length < 2) return null;
-  return h('ul', { class: 'plain' }, list.map((one) => h('li', { key: one.gateway }, h('b', null, one.gateway), h('span', { class: 'quiet' }, `${plural(one.requests, 'request')}${one.taken_back ? ', has taken its share back' : ''}`))));
+  return h('ul', { class: 'plain' }, list.map((one) => h('li', { key: one.gateway }, h('b', null, one.gateway), quiet(`${plural(one.requests, 'request')}${one.taken_back ? ', has taken its share back' : ''}`))));
 }

@@ -1,13 +1,13 @@
 // Services: where each is served, what was declared and what was seen. Pure.
 
-import { answers, items, lastWhole, least, most, sum } from './model.js';
-import { natural, tags } from './format.js';
+import { answers, figuresUntil, items, lastWhole, sum } from './model.js';
+import { finite, natural, tags } from './format.js';
 
 /** Minutes that are looked back on. */
-export const MINUTES = 60;
+const MINUTES = 60;
 
 /** Every service of every answer, with its places. */
-export function services({ own, all, figures, exports, now }) {
+export function services({ own, all, figures, exports, lost, now }) {
   const mine = answers(own?.value, own?.at)[0];
   const entries = new Map(answers(all?.value, all?.at).map((entry) => [entry.zone, entry]));
   if (mine) entries.set(mine.zone, { ...entries.get(mine.zone), ...mine, state: 'answered', old: null });
@@ -24,7 +24,7 @@ export function services({ own, all, figures, exports, now }) {
   const seen = figures ? traffic(figures, now) : null;
   const capacities = exports ? capacity(exports) : new Map();
   const list = [...byName.values()];
-  for (const service of list) complete(service, seen?.get(service.name) ?? null, capacities.get(service.name));
+  for (const service of list) complete(service, seen?.get(service.name) ?? null, capacities.get(service.name), lost.get(service.name));
   return list.sort((a, b) => natural(a.name, b.name));
 }
 
@@ -49,24 +49,29 @@ function places(service, own, entries) {
   for (const place of service.places.values()) place.away = entries.get(place.zone)?.state === 'away';
 }
 
-function complete(service, seen, capacities) {
+function complete(service, seen, capacities, lost) {
   service.list = [...service.places.values()].sort((a, b) => natural(a.zone, b.zone));
   service.instances = service.list.reduce((all, place) => all + place.instances, 0);
   service.healthy = service.list.reduce((all, place) => all + (place.usable ? place.healthy : 0), 0);
   service.ejected = [...service.views].flatMap(([zone, { view }]) => (view.ejected ?? []).map((ejection) => ({ by: zone, ...ejection })));
   service.seen = seen;
+  service.lost = lost ?? null;
   service.capacities = capacities ?? new Map();
   service.capacity = sum([...service.capacities.values()]);
   service.rate = seen ? seen.rate : NaN;
-  service.headroom = Number.isFinite(service.capacity) && Number.isFinite(service.rate) ? 1 - service.rate / service.capacity : NaN;
+  service.headroom = finite(service.capacity) && finite(service.rate) ? 1 - service.rate / service.capacity : NaN;
   service.state = stateOf(service);
 }
 
+/** How it is about now: what the zones say at this moment, and the latest minutes. */
 function stateOf(service) {
+  const asked = [...service.views].filter(([, { old }]) => !old).map(([zone]) => zone);
+  if (service.lost && asked.every((zone) => service.lost.zones.has(zone))) return { tone: 'bad', label: 'not served', sign: 'down' };
   if (!service.list.length) return { tone: 'none', label: 'no instance', sign: 'never' };
   if (!service.healthy) return { tone: 'bad', label: 'not served', sign: 'down' };
+  if (service.lost) return { tone: 'bad', label: 'cut off in part', sign: 'partial' };
   const seen = service.seen?.lately;
-  if (seen && seen.begun >= 20 && seen.ok / seen.begun < 0.95) return { tone: 'bad', label: 'failing', sign: 'partial' };
+  if (seen && seen.begun >= ENOUGH && seen.ok / seen.begun < 0.95) return { tone: 'bad', label: 'failing', sign: 'partial' };
   if (service.ejected.length) return { tone: 'warn', label: 'ejected in part', sign: 'suspect' };
   if (service.headroom < 0.1) return { tone: 'warn', label: 'near its capacity', sign: 'stalled' };
   const weak = service.list.some((place) => place.healthy < place.instances || !place.usable);
@@ -78,10 +83,11 @@ function stateOf(service) {
 export function traffic(figures, now) {
   // The minute that is not over yet would look like an end.
   const begin = Math.floor(now / 60_000) * 60_000 - MINUTES * 60_000;
+  const end = figuresUntil(figures) ?? now;
   const all = new Map();
   for (const [zone, minutes] of figures) {
     for (const [at, minute] of minutes) {
-      const slot = Math.floor((at - begin) / 60_000);
+      const slot = Math.floor((at - 30_000 - begin) / 60_000);
       if (slot < 0 || slot >= MINUTES) continue;
       for (const part of minute.services ?? []) add(all, zone, slot, part, at);
     }
@@ -89,20 +95,32 @@ export function traffic(figures, now) {
     for (const part of whole?.services ?? []) {
       const seen = all.get(part.service);
       if (!seen) continue;
-      seen.rate = (Number.isFinite(seen.rate) ? seen.rate : 0) + part.begun / 60;
+      seen.rate = (finite(seen.rate) ? seen.rate : 0) + part.begun / 60;
       for (const to of part.to ?? []) seen.rateTo.set(to.zone, (seen.rateTo.get(to.zone) ?? 0) + to.count / 60);
     }
   }
   for (const seen of all.values()) {
-    seen.lately = seen.minutes.slice(-5).reduce((a, b) => ({ begun: a.begun + b.begun, ok: a.ok + b.ok, failed: a.failed + b.failed, shed: a.shed + b.shed }), { begun: 0, ok: 0, failed: 0, shed: 0 });
-    if (!Number.isFinite(seen.rate)) seen.rate = 0;
+    seen.lately = lately(seen.minutes.slice(0, Math.ceil((end - 30_000 - begin) / 60_000)));
+    if (!finite(seen.rate)) seen.rate = 0;
     const latest = [...seen.latency.values()].filter((one) => one.slot >= MINUTES - 6);
     seen.slowest = latest.sort((a, b) => (b.p99 ?? 0) - (a.p99 ?? 0))[0] ?? null;
   }
   return all;
 }
 
-const EMPTY = () => ({ begun: 0, ok: 0, failed: 0, shed: 0, p99: NaN });
+/** So many requests tell how a service fares, in the latest minutes that have them: two or three, or one. */
+const ENOUGH = 20;
+
+function lately(minutes) {
+  const sums = EMPTY();
+  for (const minute of minutes.slice(-3).reverse()) {
+    for (const name of Object.keys(sums)) sums[name] += minute[name];
+    if (sums.begun >= ENOUGH) break;
+  }
+  return sums;
+}
+
+const EMPTY = () => ({ begun: 0, ok: 0, failed: 0, shed: 0 });
 
 function add(all, zone, slot, part, at) {
   let seen = all.get(part.service);
@@ -122,12 +140,9 @@ function add(all, zone, slot, part, at) {
     seen.byZone.set(to.zone, (seen.byZone.get(to.zone) ?? 0) + to.count);
     const named = tags(to.tags);
     seen.byTags.set(named, (seen.byTags.get(named) ?? 0) + to.count);
-    minute.to ??= new Map();
-    minute.to.set(to.zone, (minute.to.get(to.zone) ?? 0) + to.count);
   }
   const setup = part.setup_milliseconds;
   if (!setup || !part.begun) return;
-  minute.p99 = most([minute.p99, setup.p99]);
   const latest = seen.latency.get(zone);
   if (!latest || latest.at < at) seen.latency.set(zone, { zone, at, slot, ...setup });
 }
@@ -136,7 +151,7 @@ function add(all, zone, slot, part, at) {
 function capacity(exports) {
   const byGateway = new Map();
   for (const item of items(answers(exports.value, exports.at)[0])) {
-    if (!Number.isFinite(item.capacity_per_second)) continue;
+    if (!finite(item.capacity_per_second)) continue;
     const key = JSON.stringify([item.service, item.zone, item.gateway ?? null]);
     byGateway.set(key, (byGateway.get(key) ?? 0) + item.capacity_per_second);
   }
@@ -165,5 +180,3 @@ export function declared(service) {
   if (!rows.length) return [...seen].map(([name, number]) => ({ name, declared: NaN, observed: total ? number / total : NaN })).sort((a, b) => b.observed - a.observed);
   return rows;
 }
-
-export { least };

@@ -1,44 +1,47 @@
 // Zones: the map, who says what of whom, and what is known of the zone or line that was picked.
 
 import { h } from './dom.js';
-import { STATES } from './model.js';
-import { bytesPerSecond, count, milliseconds, moment, percent, plural, since, span, tags, word } from './format.js';
+import { figuresUntil, STATES } from './model.js';
+import { bytesPerSecond, count, finite, listed, milliseconds, minute, moment, percent, plural, since, span, tags, word } from './format.js';
 import { describe, map } from './map.js';
-import { address, failure, inspector, note, pair, prose, sign, state } from './parts.js';
+import { address, cardhead, cell, failure, foot, heads, inspector, note, pair, plain, prose, quiet, sign, state, unseen } from './parts.js';
 
-export function zonesView({ federation, sources, figures, checks, parameters, width, now }) {
+export function zonesView({ federation, sources, figures, checks, lost, parameters, width, now }) {
+  const look = () => attention(federation, { checks, lost, now });
   if (!federation.own) return h('section', { key: 'zones' }, failure(sources.zones, 'zones'));
   const picked = federation.zones.has(parameters.zone) ? parameters.zone : null;
   const wide = width >= 1040;
   const inner = width - (wide ? 372 : 0) - (width < 560 ? 32 : 50);
   return h('section', { key: 'zones', class: `view zones${picked ? ' with-inspector' : ''}` },
-    h('h1', { class: 'unseen' }, 'Zones'), summary(federation, checks),
+    unseen('Zones'), summary(federation, checks, figuresUntil(figures.value)),
     h('div', { class: 'beside' },
       h('div', { class: 'card mapcard' },
-        h('div', { class: 'cardhead' }, h('h2', null, 'Zones and tunnels'), legend(federation)),
+        cardhead('Zones and tunnels', legend(federation)),
         map(federation, { width: Math.max(280, Math.round(inner)), picked }), mapNote(federation, figures)),
-      picked ? zoneInspector(federation, picked, parameters.to, now) : wide ? attention(federation, checks, now) : null),
-    !picked && !wide ? attention(federation, checks, now) : null, matrix(federation, parameters, now));
+      picked ? zoneInspector(federation, picked, parameters.to, now) : wide ? look() : null),
+    !picked && !wide ? look() : null, matrix(federation, parameters, { now, narrow: width < 700 }));
 }
 
 const tile = (label, value, more, tone) => h('div', { class: `tile ${tone ?? ''}`, key: label }, h('dt', null, label), h('dd', null, h('b', null, value), ' ', h('span', null, more)));
 
-function summary({ names, zones, edges, federated }, checks) {
+function summary({ own, names, zones, edges, federated }, checks, until) {
   const list = [...zones.values()];
   const well = list.filter((zone) => ['good', 'calm'].includes(STATES[zone.state].tone)).length;
   const bad = list.filter((zone) => STATES[zone.state].tone === 'bad').length;
   const answered = list.filter((zone) => zone.answer === 'answered').length;
   const up = edges.filter((edge) => edge.tunnels > 0 && STATES[edge.state].tone !== 'bad').length;
   const bytes = edges.reduce((all, edge) => all + (edge.bytes || 0), 0);
-  const requests = edges.reduce((all, edge) => (Number.isFinite(edge.requests) ? (all ?? 0) + edge.requests : all), null);
+  const requests = edges.reduce((all, edge) => (finite(edge.requests) ? (all ?? 0) + edge.requests : all), null);
   const findings = checks ? checks.filter((check) => check.status !== 'ok').length : null;
   const failed = checks ? checks.filter((check) => check.status === 'fail').length : 0;
+  // What not all have told says whose word it is.
+  const whose = answered === names.length ? '' : federated && answered > 1 ? `, say ${answered} of ${names.length}` : `, says ${own} alone`;
   return h('dl', { class: 'tiles' },
-    tile('Zones up', `${well}`, `of ${names.length}`, bad ? 'bad' : well < list.length ? 'warn' : 'good'),
-    tile('Pairs with a tunnel', `${up}`, `of ${edges.length}`, up < edges.length ? 'warn' : 'good'),
-    tile('Between zones', bytesPerSecond(bytes), requests === null ? '' : `${count(requests)} req/s`),
+    tile('Zones up', `${well}`, `of ${names.length}${whose}`, bad ? 'bad' : well < list.length ? 'warn' : 'good'),
+    tile('Pairs with a tunnel', `${up}`, `of ${edges.length}${whose}`, up < edges.length ? 'warn' : 'good'),
+    tile('Between zones', bytesPerSecond(bytes), `${requests === null ? '' : `${count(requests)} req/s until ${minute(until)}`}${whose}`),
     tile('Asked', federated ? `${answered}` : '1', federated ? `of ${names.length} answered` : 'this zone alone', federated && answered < names.length ? 'warn' : ''),
-    tile('Findings', findings === null ? '–' : `${findings}`, failed ? `${failed} failed` : findings ? 'to look at' : '', failed ? 'bad' : findings ? 'warn' : 'good'));
+    tile('Findings', findings === null ? '–' : `${findings}`, `${failed ? `${failed} failed` : findings ? 'to look at' : ''}${whose}`.replace(/^, /, ''), failed ? 'bad' : findings ? 'warn' : 'good'));
 }
 
 function legend({ zones, edges }) {
@@ -53,27 +56,36 @@ function mapNote(federation, figures) {
   if (!federation.federated) told.push('Seen from this zone alone: its gateway does not ask the others.');
   if (figures?.error?.status === 404) told.push('Requests are not counted by this version.');
   if (federation.names.length > 14) told.push('Pick a zone to see the others as it sees them.');
-  return told.length ? h('p', { class: 'quiet foot' }, told.join(' ')) : null;
+  return told.length ? foot(told.join(' ')) : null;
 }
 
 /** What an operator should look at, worst first. */
-function attention(federation, checks, now) {
+function attention(federation, { checks, lost, now }) {
+  const { silent, own } = federation;
   const lines = [];
   for (const zone of federation.zones.values()) {
     if (['own', 'up'].includes(zone.state)) continue;
     const said = zone.words.find((one) => one.state === zone.state) ?? zone.near;
     lines.push({ rank: STATES[zone.state].rank, key: `z${zone.name}`, sign: zone.state, href: address('zones', { zone: zone.name }), title: `${zone.name} is ${STATES[zone.state].label}`, text: reason(zone, said) });
   }
+  for (const { service, zones, since: begun, because } of lost.values()) {
+    lines.push({ rank: 0.5, key: `s${service}`, sign: 'down', href: address('services', { service }), title: `Nobody can serve ${service} from ${listed(zones)}`, text: `${begun ? `since ${span((now - begun) / 1000)}` : ''}${begun && because ? '; ' : ''}${because ?? ''}` });
+  }
+  for (const { names, because, refused, states } of silent) {
+    // Of who is away that is said above; that no others are asked is no fault.
+    if (refused || states.some((one) => ['up', 'drained'].includes(one) && federation.federated)) lines.push({ rank: 2.5, key: `r${because}`, sign: 'unknown', href: address('zones', { zone: names[0] }), title: `${listed(names)} ${names.length > 1 ? 'have' : 'has'} told nothing`, text: `${because}${because ? '; ' : ''}what is shown is without ${names.length > 1 ? 'them' : 'it'}` });
+  }
   for (const check of checks ?? []) {
     // That a zone is away is said above.
-    if (check.status === 'ok' || federation.zones.has(check.name.replace(/^zone /, ''))) continue;
-    lines.push({ rank: check.status === 'fail' ? 1.5 : 8, key: `c${check.key}`, sign: check.status === 'fail' ? 'down' : 'suspect', href: address('topology', { findings: 1 }), title: `${check.name}`, text: `${check.message}${federation.names.length > 1 ? ` (says ${check.zones.length > 2 ? `${check.zones[0]} and ${check.zones.length - 1} more` : check.zones.join(' and ')})` : ''}` });
+    if (check.status === 'ok' || federation.zones.has(check.name.replace(/^zone /, '')) || (check.group === 'services' && lost.has(check.name))) continue;
+    lines.push({ rank: check.status === 'fail' ? 1.5 : 8, key: `c${check.key}`, sign: check.status === 'fail' ? 'down' : 'suspect', href: address('topology', { findings: 1 }), title: `${check.name}`, text: `${check.message || check.hint || check.group}${federation.names.length > 1 ? ` (says ${check.zones.length > 2 ? `${check.zones[0]} and ${check.zones.length - 1} more` : check.zones.join(' and ')})` : ''}` });
   }
   lines.sort((a, b) => a.rank - b.rank);
   const shown = lines.slice(0, 6);
-  return h('aside', { class: 'card attention', key: 'attention', 'aria-label': 'To look at' }, h('div', { class: 'cardhead' }, h('h2', null, 'To look at')),
-    shown.length ? h('ul', null, shown.map((line) => h('li', { key: line.key }, h('a', { href: line.href }, sign(line.sign), h('span', null, h('b', null, line.title), h('span', { class: 'quiet' }, prose(line.text))))))) :
-      h('p', { class: 'calm' }, sign('up'), ' Nothing. Every zone is up', checks ? ' and every check passes.' : '.'),
+  return h('aside', { class: 'card attention', key: 'attention', 'aria-label': 'To look at' }, cardhead('To look at'),
+    shown.length ? h('ul', null, shown.map((line) => h('li', { key: line.key }, h('a', { href: line.href }, sign(line.sign), h('span', null, h('b', null, line.title), quiet(prose(line.text))))))) :
+      silent.length ? h('p', { class: 'calm' }, sign('unknown'), ` Nothing that ${own} tells of; ${silent.map(({ names, because }) => `${listed(names)} ${names.length > 1 ? 'were' : 'was'} not asked: ${because}`).join('; ')}.`) :
+        h('p', { class: 'calm' }, sign('up'), ' Nothing. Every zone is up', checks ? ' and every check passes.' : '.'),
     lines.length > shown.length ? h('a', { class: 'more', href: address('topology', { findings: 1 }) }, `${lines.length - shown.length} more`) : null);
 }
 
@@ -82,7 +94,7 @@ function reason(zone, said) {
   const same = zone.words.filter((one) => one.state === zone.state);
   if (same.length && same.length < zone.words.length) parts.push(same.length > 3 ? `so say ${same.length} of ${zone.words.length}` : `so says ${same.map((one) => one.observer).join(' and ')}, and the other ${zone.words.length - same.length} not`);
   if (said?.zone.last_word) parts.push(lastWord(said));
-  if (said && Number.isFinite(said.heard) && ['bad', 'warn'].includes(STATES[zone.state].tone)) parts.push(`last heard ${span(said.heard)} ago`);
+  if (said && finite(said.heard) && ['bad', 'warn'].includes(STATES[zone.state].tone)) parts.push(`last heard ${span(said.heard)} ago`);
   if (zone.state === 'drained') parts.push(zone.declared?.drain?.by ? `open connections end by ${moment(zone.declared.drain.by)}` : 'its traffic goes elsewhere');
   if (zone.because) parts.push(zone.because);
   return parts.join('; ');
@@ -97,33 +109,37 @@ function lastWord(said) {
 function sentence(said) {
   const parts = [`${said.observer} says of ${said.subject}: ${STATES[said.state].label}`];
   if (said.held) parts.push(`for ${span(said.held.seconds)}, ${said.held.by}`);
-  if (Number.isFinite(said.rtt)) parts.push(`round trip ${milliseconds(said.rtt)}`);
+  if (finite(said.rtt)) parts.push(`round trip ${milliseconds(said.rtt)}`);
   if (said.old) parts.push(`in its last answer, of ${moment(said.old)}`);
   return parts.join(', ');
 }
 
 /** A row for each zone that says, a column for each of which it is said. */
-function matrix(federation, parameters, now) {
-  const { names, says, zones } = federation;
+function matrix(federation, parameters, { now, narrow }) {
+  const { says, zones } = federation;
+  const rank = (name) => STATES[zones.get(name).state].rank;
+  // Where not all columns are seen, what is ill comes first.
+  const names = narrow ? [...federation.names].sort((a, b) => rank(a) - rank(b)) : federation.names;
   if (names.length < 2) return note('plain', 'There is one zone.', h('p', null, 'With a second one in the topology, what each says of the other is shown here.'));
   const many = names.length > 16;
+  const order = names.join();
   const head = h('tr', { key: 'head' }, h('td', { class: 'corner' }, h('span', null, 'says'), h('span', null, 'of')), names.map((name) => h('th', { key: name, scope: 'col' }, h('span', { title: name }, name))));
   return h('div', { class: 'card', key: 'matrix' },
-    h('div', { class: 'cardhead' }, h('h2', null, 'Who says what of whom'), h('p', { class: 'quiet' }, many ? 'Sign only; point at one, or pick it, to read it.' : 'Sign, round trip, and for how long it has been so.')),
+    cardhead('Who says what of whom', plain(many ? 'Sign only; point at one, or pick it, to read it.' : `Sign, round trip, and for how long it has been so.${narrow ? ' Worst first; more to the right.' : ''}`)),
     h('div', { class: `scroll matrix${many ? ' many' : ''}`, tabindex: 0, role: 'region', 'aria-label': 'Health by zone and zone' },
-      h('table', null, h('thead', null, head), h('tbody', null, names.map((name) => matrixRow(name, { names, row: says.get(name), zone: zones.get(name), many, parameters, now }))))));
+      h('table', null, h('thead', null, head), h('tbody', null, names.map((name) => matrixRow(name, { names, order, row: says.get(name), zone: zones.get(name), many, parameters, now }))))));
 }
 
 const rows = new Map();
 
 /** The row as it was drawn before, where nothing in it is another: of 100 zones there are 10,000 cells. */
-function matrixRow(observer, { names, row, zone, many, parameters, now }) {
+function matrixRow(observer, { names, order, row, zone, many, parameters, now }) {
   const picked = parameters.zone === observer ? parameters.to : '';
   const told = names.map((name) => {
     const said = row?.get(name);
     return said ? `${said.state} ${Math.round(said.rtt * 10)} ${said.held ? span(said.held.seconds) : ''}` : '';
   });
-  const mark = [many, picked, zone.answer, zone.because, zone.old && span(since(zone.old, now)), names.length, ...told].join('|');
+  const mark = [many, picked, zone.answer, zone.because, zone.old && span(since(zone.old, now)), order, ...told].join('|');
   const known = rows.get(observer);
   if (known?.mark === mark) return known.drawn;
   const drawn = drawRow(observer, { names, row, zone, many, parameters, now });
@@ -135,7 +151,7 @@ function drawRow(observer, { names, row, zone, many, parameters, now }) {
   const answered = row && [...row.values()].some((said) => said.answered);
   const silent = !row || !row.size;
   const head = h('th', { scope: 'row' }, h('a', { href: address('zones', { zone: observer }) }, observer),
-    answered ? null : h('span', { class: 'quiet' }, silent ? silence(zone) : `last word ${span(since(zone.old, now))} ago`));
+    answered ? null : quiet(silent ? silence(zone) : `last word ${span(since(zone.old, now))} ago`));
   const cells = silent ? h('td', { class: 'silent', colspan: names.length, key: 'silent' }, silenceLong(zone)) : names.map((subject) => matrixCell(row.get(subject), observer, subject, many, parameters));
   return h('tr', { key: observer, class: answered ? null : 'old' }, head, cells);
 }
@@ -153,8 +169,8 @@ function matrixCell(said, observer, subject, many, parameters) {
   const { tone, label } = STATES[said.state];
   const picked = parameters.zone === observer && parameters.to === subject;
   const figure = tone === 'good' || said.state === 'drained' ? milliseconds(said.rtt) : label;
-  return h('td', { key: subject, class: `${tone}${picked ? ' picked' : ''}`, 'data-says': observer, 'data-of': subject, 'data-state': said.state, 'data-rtt': Number.isFinite(said.rtt) ? said.rtt : null },
-    h('a', { href: address('zones', { zone: observer, to: subject }), title: sentence(said), tabindex: many ? -1 : null }, sign(said.state), many ? h('span', { class: 'unseen' }, label) : [h('span', { class: 'figure' }, Number.isFinite(said.rtt) || tone !== 'good' ? figure : label), h('span', { class: 'quiet' }, said.held ? span(said.held.seconds) : '')]));
+  return h('td', { key: subject, class: `${tone}${picked ? ' picked' : ''}`, 'data-says': observer, 'data-of': subject, 'data-state': said.state, 'data-rtt': finite(said.rtt) ? said.rtt : null },
+    h('a', { href: address('zones', { zone: observer, to: subject }), title: sentence(said), tabindex: many ? -1 : null }, sign(said.state), many ? h('span', { class: 'unseen' }, label) : [h('span', { class: 'figure' }, finite(said.rtt) || tone !== 'good' ? figure : label), quiet(said.held ? span(said.held.seconds) : '')]));
 }
 
 function zoneInspector(federation, name, to, now) {
@@ -163,13 +179,13 @@ function zoneInspector(federation, name, to, now) {
   const declared = zone.declared ?? {};
   const links = zone.near?.zone.links ?? [];
   return inspector(name, '#zones',
-    h('p', { class: 'lead' }, state(zone.state), zone.own ? h('span', { class: 'quiet' }, ' the zone that answers here') : null),
-    reason(zone, zone.near) ? h('p', { class: 'quiet' }, reason(zone, zone.near)) : null,
+    h('p', { class: 'lead' }, state(zone.state), zone.own ? quiet(' the zone that answers here') : null),
+    reason(zone, zone.near) ? plain(reason(zone, zone.near)) : null,
     h('dl', { class: 'facts' }, pair('Asked', asked(zone, now)), pair('Tags', tags(declared.tags)),
       pair('Ways in', declared.gateways?.length ? declared.gateways.flat().join(', ') : 'none: it dials out'),
       declared.drain ? pair('Drained', declared.drain.by ? `open connections end by ${moment(declared.drain.by)}` : 'new connections go elsewhere') : null),
     h('h3', null, 'What the others say'),
-    zone.words.length ? h('ul', { class: 'plain' }, zone.words.map((said) => h('li', { key: said.observer }, h('a', { href: address('zones', { zone: said.observer, to: name }) }, sign(said.state), ' ', h('b', null, said.observer), ` ${STATES[said.state].label}`), h('span', { class: 'quiet' }, [Number.isFinite(said.rtt) ? milliseconds(said.rtt) : null, said.held ? `for ${span(said.held.seconds)}` : null].filter(Boolean).join(' · '))))) : h('p', { class: 'quiet' }, 'Nobody else was asked.'),
+    zone.words.length ? h('ul', { class: 'plain' }, zone.words.map((said) => h('li', { key: said.observer }, h('a', { href: address('zones', { zone: said.observer, to: name }) }, sign(said.state), ' ', h('b', null, said.observer), ` ${STATES[said.state].label}`), quiet([finite(said.rtt) ? milliseconds(said.rtt) : null, said.held ? `for ${span(said.held.seconds)}` : null].filter(Boolean).join(' · '))))) : plain('Nobody else was asked.'),
     links.length ? [h('h3', null, zone.own ? 'Other gateways of this zone' : 'Its gateways'), links.map((link) => gatewayFacts(link))] : null,
     h('p', { class: 'actions' }, h('a', { class: 'button', href: address('timeline', { zone: name }) }, 'Its timeline')));
 }
@@ -182,24 +198,24 @@ function asked(zone, now) {
 }
 
 function gatewayFacts(link) {
-  const facts = [Number.isFinite(link.rtt_ms) ? milliseconds(link.rtt_ms) : null, plural(link.tunnels ?? 0, 'tunnel'), link.age ? `its word is ${link.age}` : 'has told nothing', link.same_topology === false ? 'another topology' : null,
+  const facts = [finite(link.rtt_ms) ? milliseconds(link.rtt_ms) : null, plural(link.tunnels ?? 0, 'tunnel'), link.age ? `its word is ${link.age}` : 'has told nothing', link.same_topology === false ? 'another topology' : null,
     Math.abs(link.clock_ahead_seconds ?? 0) >= 1 ? `clock ${span(Math.abs(link.clock_ahead_seconds))} ${link.clock_ahead_seconds > 0 ? 'ahead' : 'behind'}` : null, link.unanswered ? `${plural(link.unanswered, 'ask')} without an answer` : null];
-  return h('div', { class: 'row', key: link.gateway }, sign(link.state === 'up' && link.age === 'suspect' ? 'suspect' : link.state), h('span', null, h('b', null, link.gateway), ` ${link.state}`, h('span', { class: 'quiet' }, facts.filter(Boolean).join(' · '))));
+  return h('div', { class: 'row', key: link.gateway }, sign(link.state === 'up' && link.age === 'suspect' ? 'suspect' : link.state), h('span', null, h('b', null, link.gateway), ` ${link.state}`, quiet(facts.filter(Boolean).join(' · '))));
 }
 
 function lineInspector(federation, a, b, now) {
   const edge = federation.edges.find((one) => (one.a === a && one.b === b) || (one.a === b && one.b === a));
   const views = [federation.says.get(a)?.get(b), federation.says.get(b)?.get(a)];
   return inspector(`${a} and ${b}`, address('zones', { zone: a }),
-    h('p', { class: 'lead' }, state(edge?.state ?? 'unknown')), edge ? h('p', { class: 'quiet' }, describe(edge)) : null,
+    h('p', { class: 'lead' }, state(edge?.state ?? 'unknown')), edge ? plain(describe(edge)) : null,
     views.map((said, index) => (said ? oneWay(said) : h('p', { class: 'quiet', key: index }, `${index ? b : a} was not asked.`))),
     h('p', { class: 'actions' }, h('a', { class: 'button', href: address('timeline', { zone: a }) }, `Timeline of ${a}`), h('a', { class: 'button', href: address('timeline', { zone: b }) }, `Timeline of ${b}`)));
 }
 
 function oneWay(said) {
   const list = said.tunnels;
-  return h('div', { key: said.observer }, h('h3', null, `${said.observer} says`), h('p', null, state(said.state), said.held ? h('span', { class: 'quiet' }, ` for ${span(said.held.seconds)}, ${said.held.by}`) : null),
-    said.zone.last_word ? h('p', { class: 'quiet' }, lastWord(said)) : null, said.old ? h('p', { class: 'quiet' }, `Its last answer, of ${moment(said.old)}.`) : null,
-    list.length ? h('table', { class: 'small' }, h('thead', null, h('tr', null, ['Tunnel', 'Round trip', 'Lost', 'Out', 'In'].map((name, index) => h('th', { scope: 'col', class: index ? 'n' : null }, name)))),
-      h('tbody', null, list.map((tunnel, index) => h('tr', { key: `${tunnel.gateway}${tunnel.thread}${tunnel.remote}${index}` }, h('td', { title: `${tunnel.remote}, ${count(tunnel.streams)} streams, ${tunnel.key_exchange ?? ''} ${tunnel.cipher ?? ''}` }, `${tunnel.gateway} #${tunnel.thread}`), h('td', { class: 'n' }, milliseconds(tunnel.rtt_ms)), h('td', { class: 'n' }, percent(tunnel.loss)), h('td', { class: 'n' }, bytesPerSecond(tunnel.sentRate)), h('td', { class: 'n' }, bytesPerSecond(tunnel.receivedRate)))))) : h('p', { class: 'quiet' }, 'No tunnel.'));
+  return h('div', { key: said.observer }, h('h3', null, `${said.observer} says`), h('p', null, state(said.state), said.held ? quiet(` for ${span(said.held.seconds)}, ${said.held.by}`) : null),
+    said.zone.last_word ? plain(lastWord(said)) : null, said.old ? plain(`Its last answer, of ${moment(said.old)}.`) : null,
+    list.length ? h('table', { class: 'small' }, heads(['Tunnel', 'Round trip', 'Lost', 'Out', 'In']),
+      h('tbody', null, list.map((tunnel, index) => h('tr', { key: `${tunnel.gateway}${tunnel.thread}${tunnel.remote}${index}` }, h('td', { title: `${tunnel.remote}, ${count(tunnel.streams)} streams, ${tunnel.key_exchange ?? ''} ${tunnel.cipher ?? ''}` }, `${tunnel.gateway} #${tunnel.thread}`), cell(milliseconds(tunnel.rtt_ms)), cell(percent(tunnel.loss)), cell(bytesPerSecond(tunnel.sentRate)), cell(bytesPerSecond(tunnel.receivedRate)))))) : plain('No tunnel.'));
 }
