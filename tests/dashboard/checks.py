@@ -509,6 +509,12 @@ def a_service_is_shown_as_it_is_now(world):
             fake.tell(made.happens("home_found", zone, service="orders", text="orders is served again, by tier 1 (east)"))
         browser.run("location.hash = '#services'")
         until("its end is shown as soon", lambda: state("orders") == ["served"])
+        # The minute in which it failed is told only now.
+        hour = lambda: browser.attributes("tr[data-service=orders] .sparkline", "aria-label")
+        before = hour()
+        made.outages["orders"] = range(1, 12)
+        until("its figures are there", lambda: hour() != before, 40)
+        same("what was before it was found is no word on how it is", state("orders"), ["served"])
         # What a process said that is no more holds no longer.
         fake.tell(made.happens("home_lost", "east", ago=-1, service="orders", text="no zone can serve orders"))
         until("one zone lost it", lambda: state("orders") == ["cut off in part"])

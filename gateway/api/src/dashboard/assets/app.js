@@ -116,7 +116,7 @@ function happened(event) {
   const zone = event.zone ?? sources.zones.value?.zone;
   source.value = { kept: 0, away: [], ...source.value, list: mergeEvents(source.value?.list, [{ zone, ...event }]) };
   // An event says that something has changed; what it is now is asked.
-  for (const name of ['zones', 'tunnels', 'allZones', 'services', 'allServices', 'shifts', 'topology', 'history', ...(/^home_/.test(event.kind) ? ['checks'] : [])]) if (sources[name].wanted) sources[name].refresh();
+  for (const name of ['zones', 'tunnels', 'allZones', 'services', 'allServices', 'shifts', 'topology', 'history', ...(/^home_/.test(event.kind) ? ['checks', 'events'] : [])]) if (sources[name].wanted) sources[name].refresh();
   redraw();
 }
 

@@ -103,7 +103,7 @@ export function describe(edge) {
   return parts.join(', ');
 }
 
-/** In a narrow box, short words: cut ones say nothing. */
+/** Short words in a narrow box. */
 function underName(zone, narrow) {
   if (zone.state !== 'own' && zone.state !== 'up') return (narrow && { partial: 'cut off', draining: 'leaving', never: 'unheard' }[zone.state]) || STATES[zone.state].label;
   if (zone.answer === 'away') return 'no answer';

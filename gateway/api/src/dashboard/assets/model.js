@@ -256,6 +256,7 @@ export function figuresUntil(figures) {
 /** Services that somebody cannot have now, with the zones that say so: by what they told last (events, newest first), or by a check. */
 export function lostHomes(events, checks) {
   const lost = new Map();
+  lost.found = new Map();
   const add = (service, zone, since, because) => {
     const known = lost.get(service) ?? { service, zones: new Set(), since: null, because: null };
     known.zones.add(zone);
@@ -271,6 +272,7 @@ export function lostHomes(events, checks) {
     if (!service || !/^home_/.test(kind)) continue;
     const arm = JSON.stringify([zone, service, subject]);
     if (kind === 'home_lost' && !over.has(arm) && !over.has(process)) add(service, zone, at, because);
+    else if (kind === 'home_found' && !lost.found.has(service)) lost.found.set(service, at);
     over.add(arm);
   }
   for (const check of checks ?? []) if (check.group === 'services' && check.status === 'fail') for (const zone of check.zones) add(check.name, zone, null, check.message);

@@ -33,7 +33,7 @@ export function servicesView({ list, sources, names, parameters, go, scroll, nar
 function figuresNote(source) {
   const until = figuresUntil(source.value);
   const without = [...(source.value ?? [])].filter(([, minutes]) => !minutes.size).map(([zone]) => zone);
-  if (until) return foot(`Figures until ${minute(until)}: of the last hour; requests a second and times of the latest minute. State is as of now. `, without.length ? `Without ${listed(without)}. ` : null, source.alone ? 'Traffic is shown as the clients of this zone see it: with so many zones and services the others are not asked for theirs.' : null);
+  if (until) return foot(`Figures until ${minute(until)}, of the last hour; rates and times of the latest minute. State is as of now. `, without.length ? `Without ${listed(without)}. ` : null, source.alone ? 'Traffic is shown as the clients of this zone see it: with so many zones and services the others are not asked for theirs.' : null);
   if (source.value) return null;
   if (source.error?.status === 404) return foot('Traffic, success and latency are not kept by this version of the gateway: those columns are empty.');
   return source.error ? foot(`No figures of the last hour: ${source.error.message}.`) : null;

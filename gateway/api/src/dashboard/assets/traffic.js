@@ -21,7 +21,7 @@ export function services({ own, all, figures, exports, lost, now }) {
     }
   }
   for (const service of byName.values()) places(service, mine?.zone, entries);
-  const seen = figures ? traffic(figures, now) : null;
+  const seen = figures ? traffic(figures, lost.found, now) : null;
   const capacities = exports ? capacity(exports) : new Map();
   const list = [...byName.values()];
   for (const service of list) complete(service, seen?.get(service.name) ?? null, capacities.get(service.name), lost.get(service.name));
@@ -80,7 +80,7 @@ function stateOf(service) {
 }
 
 /** Of each service: each minute of the last hour, and the sums by zone and tags. */
-export function traffic(figures, now) {
+function traffic(figures, found, now) {
   // The minute that is not over yet would look like an end.
   const begin = Math.floor(now / 60_000) * 60_000 - MINUTES * 60_000;
   const end = figuresUntil(figures) ?? now;
@@ -99,8 +99,10 @@ export function traffic(figures, now) {
       for (const to of part.to ?? []) seen.rateTo.set(to.zone, (seen.rateTo.get(to.zone) ?? 0) + to.count / 60);
     }
   }
-  for (const seen of all.values()) {
-    seen.lately = lately(seen.minutes.slice(0, Math.ceil((end - 30_000 - begin) / 60_000)));
+  for (const [service, seen] of all) {
+    // What was before somebody could serve it again is over.
+    const from = Math.ceil(((found.get(service) ?? 0) - begin) / 60_000);
+    seen.lately = lately(seen.minutes.slice(Math.max(0, from), Math.ceil((end - 30_000 - begin) / 60_000)));
     if (!finite(seen.rate)) seen.rate = 0;
     const latest = [...seen.latency.values()].filter((one) => one.slot >= MINUTES - 6);
     seen.slowest = latest.sort((a, b) => (b.p99 ?? 0) - (a.p99 ?? 0))[0] ?? null;
@@ -108,7 +110,7 @@ export function traffic(figures, now) {
   return all;
 }
 
-/** So many requests tell how a service fares, in the latest minutes that have them: two or three, or one. */
+/** So many requests tell how a service fares; of the latest minutes, three at most. */
 const ENOUGH = 20;
 
 function lately(minutes) {

@@ -53,7 +53,6 @@ function legend({ zones, edges }) {
 
 function mapNote(federation, figures) {
   const told = [];
-  if (!federation.federated) told.push('Seen from this zone alone: its gateway does not ask the others.');
   if (figures?.error?.status === 404) told.push('Requests are not counted by this version.');
   if (federation.names.length > 14) told.push('Pick a zone to see the others as it sees them.');
   return told.length ? foot(told.join(' ')) : null;
@@ -73,7 +72,7 @@ function attention(federation, { checks, lost, now }) {
   }
   for (const { names, because, refused, states } of silent) {
     // Of who is away that is said above; that no others are asked is no fault.
-    if (refused || states.some((one) => ['up', 'drained'].includes(one) && federation.federated)) lines.push({ rank: 2.5, key: `r${because}`, sign: 'unknown', href: address('zones', { zone: names[0] }), title: `${listed(names)} ${names.length > 1 ? 'have' : 'has'} told nothing`, text: `${because}${because ? '; ' : ''}what is shown is without ${names.length > 1 ? 'them' : 'it'}` });
+    if (refused || states.some((one) => ['up', 'drained'].includes(one) && federation.federated)) lines.push({ rank: 2.5, key: `r${because}`, sign: 'unknown', href: address('zones', { zone: names[0] }), title: `No word from ${listed(names)}`, text: `${because}${because ? '; ' : ''}what is shown is without it` });
   }
   for (const check of checks ?? []) {
     // That a zone is away is said above.
@@ -84,7 +83,7 @@ function attention(federation, { checks, lost, now }) {
   const shown = lines.slice(0, 6);
   return h('aside', { class: 'card attention', key: 'attention', 'aria-label': 'To look at' }, cardhead('To look at'),
     shown.length ? h('ul', null, shown.map((line) => h('li', { key: line.key }, h('a', { href: line.href }, sign(line.sign), h('span', null, h('b', null, line.title), quiet(prose(line.text))))))) :
-      silent.length ? h('p', { class: 'calm' }, sign('unknown'), ` Nothing that ${own} tells of; ${silent.map(({ names, because }) => `${listed(names)} ${names.length > 1 ? 'were' : 'was'} not asked: ${because}`).join('; ')}.`) :
+      silent.length ? h('p', { class: 'calm' }, sign('unknown'), ` Nothing that ${own} tells of. Not asked: ${silent.map(({ names, because }) => `${listed(names)} (${because})`).join('; ')}.`) :
         h('p', { class: 'calm' }, sign('up'), ' Nothing. Every zone is up', checks ? ' and every check passes.' : '.'),
     lines.length > shown.length ? h('a', { class: 'more', href: address('topology', { findings: 1 }) }, `${lines.length - shown.length} more`) : null);
 }
@@ -127,7 +126,7 @@ function matrix(federation, parameters, { now, narrow }) {
   return h('div', { class: 'card', key: 'matrix' },
     cardhead('Who says what of whom', plain(many ? 'Sign only; point at one, or pick it, to read it.' : `Sign, round trip, and for how long it has been so.${narrow ? ' Worst first; more to the right.' : ''}`)),
     h('div', { class: `scroll matrix${many ? ' many' : ''}`, tabindex: 0, role: 'region', 'aria-label': 'Health by zone and zone' },
-      h('table', null, h('thead', null, head), h('tbody', null, names.map((name) => matrixRow(name, { names, order, row: says.get(name), zone: zones.get(name), many, parameters, now }))))));
+      h('table', null, h('thead', null, head), h('tbody', null, federation.names.map((name) => matrixRow(name, { names, order, row: says.get(name), zone: zones.get(name), many, parameters, now }))))));
 }
 
 const rows = new Map();
