@@ -120,6 +120,38 @@ impl Stream {
     }
 }
 
+fn commands_show_the_failover(admin: SocketAddr) {
+    let address = admin.to_string();
+    let table = run([
+        "get",
+        "events",
+        "--since",
+        "1m",
+        "--service",
+        "orders",
+        "--admin",
+        &address,
+    ])
+    .unwrap();
+    assert!(
+        table.contains("failover_begun") && table.contains("instead of tier 1 (west)"),
+        "{table}"
+    );
+    let json = run([
+        "get",
+        "events",
+        "--kind",
+        "tunnel_down",
+        "-o",
+        "json",
+        "--admin",
+        &address,
+    ])
+    .unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["events"][0]["kind"], "tunnel_down");
+}
+
 #[tokio::test]
 async fn a_zone_that_dies_is_told_with_what_follows_and_so_is_its_return() {
     let (mut federation, _instances) = federation().await;
@@ -155,35 +187,7 @@ async fn a_zone_that_dies_is_told_with_what_follows_and_so_is_its_return() {
     let down = event(admin, "tunnel_down", before).await;
     assert!(down["because"].is_string(), "{down}");
 
-    let address = admin.to_string();
-    let table = run([
-        "get",
-        "events",
-        "--since",
-        "1m",
-        "--service",
-        "orders",
-        "--admin",
-        &address,
-    ])
-    .unwrap();
-    assert!(
-        table.contains("failover_begun") && table.contains("instead of tier 1 (west)"),
-        "{table}"
-    );
-    let json = run([
-        "get",
-        "events",
-        "--kind",
-        "tunnel_down",
-        "-o",
-        "json",
-        "--admin",
-        &address,
-    ])
-    .unwrap();
-    let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json["events"][0]["kind"], "tunnel_down");
+    commands_show_the_failover(admin);
 
     federation.start_zone("west").unwrap();
     let back = stream.next("failover_ended").await.unwrap();

@@ -102,6 +102,67 @@ impl Scene {
     }
 }
 
+async fn shows_the_drain(scene: &Scene) {
+    let listed = scene.at("west", &["get", "instances"]).unwrap();
+    assert!(listed.contains("healthy, drains by 20"), "{listed}");
+    let checked = run([
+        "check",
+        "--admin",
+        &scene.federation.zone("west").admin.to_string(),
+    ]);
+    let checked = checked.unwrap_or_else(|error| format!("{error:#}"));
+    assert!(checked.contains("drained: nothing new goes to it"), "{checked}");
+    let metrics = http::get(scene.federation.zone("west").admin, "/metrics")
+        .await
+        .unwrap()
+        .body;
+    assert!(
+        metrics.contains("causeway_instances_drained{service=\"orders\"} 1"),
+        "{metrics}"
+    );
+}
+
+async fn refuses_to_drain_the_last(scene: &Scene) {
+    let page = http::get(scene.federation.zone("west").admin, "/v1/instances")
+        .await
+        .unwrap();
+    let page: Value = serde_json::from_str(&page.body).unwrap();
+    let mut others = page["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["id"].as_str().unwrap());
+    let other = others.find(|id| *id != scene.a.to_string()).unwrap();
+    let other = format!("orders/{other}");
+    let refused = format!("{:#}", scene.at("west", &["drain", &other]).unwrap_err());
+    assert!(
+        refused.contains("is the last instance of its service in this zone"),
+        "{refused}"
+    );
+    let unknown = scene.at("west", &["drain", "orders/10.9.9.9:80"]).unwrap_err();
+    assert!(
+        format!("{unknown:#}").contains("no instance `orders/10.9.9.9:80` is registered"),
+        "{unknown:#}"
+    );
+}
+
+async fn ends_what_is_open_at_the_deadline(scene: &Scene, mut open: Vec<TcpStream>) {
+    for socket in &mut open {
+        socket.write_all(b"x").await.unwrap();
+        assert_eq!(socket.read_u8().await.unwrap(), b'x');
+    }
+    for mut socket in open {
+        let ended = tokio::time::timeout(PATIENCE + Duration::from_secs(20), socket.read_u8()).await;
+        assert!(ended.expect("it ends at the deadline").is_err());
+    }
+    let metrics = http::get(scene.federation.zone("west").admin, "/metrics")
+        .await
+        .unwrap()
+        .body;
+    let moved = "causeway_followed_total{service=\"orders\",why=\"draining\"} 2";
+    assert!(metrics.contains(moved), "{metrics}");
+}
+
 #[tokio::test]
 async fn a_drained_instance_finishes_what_it_has_and_gets_nothing_new_from_any_zone() {
     let mut scene = Scene::start().await;
@@ -127,63 +188,9 @@ async fn a_drained_instance_finishes_what_it_has_and_gets_nothing_new_from_any_z
     for zone in ["west", "east"] {
         assert_eq!(scene.served_by(zone).await, BTreeSet::from(['b']), "from {zone}");
     }
-    let listed = scene.at("west", &["get", "instances"]).unwrap();
-    assert!(listed.contains("healthy, drains by 20"), "{listed}");
-    let checked = run([
-        "check",
-        "--admin",
-        &scene.federation.zone("west").admin.to_string(),
-    ]);
-    let checked = checked.unwrap_or_else(|error| format!("{error:#}"));
-    assert!(checked.contains("drained: nothing new goes to it"), "{checked}");
-    let metrics = http::get(scene.federation.zone("west").admin, "/metrics")
-        .await
-        .unwrap()
-        .body;
-    assert!(
-        metrics.contains("causeway_instances_drained{service=\"orders\"} 1"),
-        "{metrics}"
-    );
-
-    // The other one is the last.
-    let page = http::get(scene.federation.zone("west").admin, "/v1/instances")
-        .await
-        .unwrap();
-    let page: Value = serde_json::from_str(&page.body).unwrap();
-    let others = page["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|item| item["id"].as_str().unwrap());
-    let other = others.filter(|id| *id != scene.a.to_string()).next().unwrap();
-    let other = format!("orders/{other}");
-    let refused = format!("{:#}", scene.at("west", &["drain", &other]).unwrap_err());
-    assert!(
-        refused.contains("is the last instance of its service in this zone"),
-        "{refused}"
-    );
-    let unknown = scene.at("west", &["drain", "orders/10.9.9.9:80"]).unwrap_err();
-    assert!(
-        format!("{unknown:#}").contains("no instance `orders/10.9.9.9:80` is registered"),
-        "{unknown:#}"
-    );
-
-    // What is open works until the deadline, and is ended then.
-    for socket in &mut open {
-        socket.write_all(b"x").await.unwrap();
-        assert_eq!(socket.read_u8().await.unwrap(), b'x');
-    }
-    for mut socket in open {
-        let ended = tokio::time::timeout(PATIENCE + Duration::from_secs(20), socket.read_u8()).await;
-        assert!(ended.expect("it ends at the deadline").is_err());
-    }
-    let metrics = http::get(scene.federation.zone("west").admin, "/metrics")
-        .await
-        .unwrap()
-        .body;
-    let moved = "causeway_followed_total{service=\"orders\",why=\"draining\"} 2";
-    assert!(metrics.contains(moved), "{metrics}");
-
+    shows_the_drain(&scene).await;
+    refuses_to_drain_the_last(&scene).await;
+    ends_what_is_open_at_the_deadline(&scene, open).await;
     // A restart does not forget it, and `undrain` brings it back.
     scene.federation.zone_mut("west").kill().unwrap();
     scene.federation.start_zone("west").unwrap();

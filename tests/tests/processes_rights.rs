@@ -123,6 +123,13 @@ async fn a_team_steers_its_own_service_and_nothing_else() {
         .unwrap();
     scene.with("team", &["shift", "abort", "orders"]).unwrap();
 
+    everything_else_is_refused(&scene, &file).await;
+    the_audit_log_names_what_was_asked(&scene).await;
+}
+
+/// `file`: the team's own block.
+async fn everything_else_is_refused(scene: &Scene, file: &str) {
+    let shift = ["--to", "version=v2", "--steps", "50,100", "--every", "1h"];
     let (generation, text) = scene.in_force().await;
     let other = scene.file("ledger.yaml", "services: { ledger: { port: 9001, early: true } }");
     let zone = scene.file(
@@ -154,7 +161,7 @@ async fn a_team_steers_its_own_service_and_nothing_else() {
         ),
         (
             "agent",
-            vec!["apply", "-f", &file],
+            vec!["apply", "-f", file],
             "token agent may register:orders and this needs write of some service",
         ),
         (
@@ -185,7 +192,9 @@ async fn a_team_steers_its_own_service_and_nothing_else() {
     scene
         .with("agent", &["register", "orders", "--address", "127.0.0.1:11"])
         .unwrap();
+}
 
+async fn the_audit_log_names_what_was_asked(scene: &Scene) {
     let mut lines = Vec::new();
     until_true("the audit log has every attempt", PATIENCE, async || {
         lines = scene.audited();
