@@ -125,9 +125,16 @@ async fn a_team_steers_its_own_service_and_nothing_else() {
 
     everything_else_is_refused(&scene, &file).await;
     the_audit_log_names_what_was_asked(&scene).await;
+    a_team_that_does_not_stop_is_stopped(&scene, &file);
 }
 
-/// `file`: the team's own block.
+fn a_team_that_does_not_stop_is_stopped(scene: &Scene, file: &str) {
+    let refused = (0..20).find_map(|_| scene.with("team", &["apply", "-f", file, "--dry-run"]).err());
+    let refused = refused.expect("the team makes as many changes as it likes");
+    assert!(refused.contains("more than 12 changes within 60 s"), "{refused}");
+}
+
+// `file` has the team's own block.
 async fn everything_else_is_refused(scene: &Scene, file: &str) {
     let shift = ["--to", "version=v2", "--steps", "50,100", "--every", "1h"];
     let (generation, text) = scene.in_force().await;

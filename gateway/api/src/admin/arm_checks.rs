@@ -35,7 +35,7 @@ pub(super) fn tell_of_arms(snapshot: &Snapshot, checks: &mut [Check]) {
     }
 }
 
-/// What is to be said of a service with so many arms, of which some have no home.
+/// Finding about a service with so many arms, of which some have no home.
 fn finding(name: &ServiceName, lost: &[String], arms: usize) -> Option<Check> {
     let hint = format!(
         "`causeway explain {name}` says for each place why not; instances with other tags get nothing"
