@@ -310,7 +310,7 @@ fn checked(state: &AdminState, reader: PageReader) -> Response {
     });
     let mut items = reader.checks(state.readiness.read_apart());
     items.extend(diagnose(&zones, &services, &ProcessReading::now()));
-    tell_of_arms(&snapshot, &mut items);
+    tell_of_arms(&snapshot, &services, &mut items);
     if reader == PageReader::Whole {
         // Their names are those of instances.
         items.extend(drained_instances(&snapshot, SystemTime::now()));

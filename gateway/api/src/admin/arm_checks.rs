@@ -1,18 +1,47 @@
 //! Findings about arms of splits that no zone can serve now, although instances with other tags are well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_federation::name::ServiceName;
 use causeway_routing::{route::standing, snapshot::Snapshot};
 use causeway_telemetry::{Check, Status};
 
+use super::view::ServiceView;
+
 /// Group of the findings that are about services.
 const GROUP: &str = "services";
 
-/// Looks at the arms of each service from this zone, as `route` does, and puts what it finds in the place of milder findings.
-pub(super) fn tell_of_arms(snapshot: &Snapshot, checks: &mut [Check]) {
+/// Looks at the arms of each service from this zone, as `route` does, and puts what it finds in the place of milder findings. Of services without
+/// any healthy instance that can be reached enough is said elsewhere.
+pub(super) fn tell_of_arms(snapshot: &Snapshot, services: &[ServiceView], checks: &mut [Check]) {
+    let is_somewhere = |service: &ServiceView| {
+        service.local.healthy > 0 || service.zones.iter().any(|zone| zone.usable && zone.healthy > 0)
+    };
+    let somewhere: BTreeSet<&str> = services
+        .iter()
+        .filter(|service| is_somewhere(service))
+        .map(|service| service.name.as_str())
+        .collect();
+    for (name, worse) in homeless(snapshot, &somewhere) {
+        let milder = |check: &&mut Check| {
+            let is_milder = match check.status {
+                Status::Ok => true,
+                Status::Warn => worse.status == Status::Fail,
+                Status::Fail => false,
+            };
+            check.group == GROUP && check.name == name && is_milder
+        };
+        if let Some(check) = checks.iter_mut().find(milder) {
+            *check = worse;
+        }
+    }
+}
+
+/// Findings about services of these names.
+fn homeless<'s>(snapshot: &'s Snapshot, names: &BTreeSet<&str>) -> BTreeMap<&'s str, Check> {
     let services = snapshot.topology.services.iter();
-    let found: BTreeMap<&str, Check> = services
+    services
+        .filter(|(name, _)| names.contains(name.as_str()))
         .filter_map(|(name, service)| {
             let arms: Vec<_> = snapshot
                 .split_of(name, service)
@@ -25,14 +54,7 @@ pub(super) fn tell_of_arms(snapshot: &Snapshot, checks: &mut [Check]) {
             let lost: Vec<String> = lost.map(|arm| arm.tags.to_string()).collect();
             Some((name.as_str(), finding(name, &lost, arms.len())?))
         })
-        .collect();
-    for check in checks.iter_mut().filter(|check| check.group == GROUP) {
-        if let Some(worse) = found.get(check.name.as_str())
-            && (check.status == Status::Ok || worse.status == Status::Fail && check.status == Status::Warn)
-        {
-            *check = worse.clone();
-        }
-    }
+        .collect()
 }
 
 /// Finding about a service with so many arms, of which some have no home.
@@ -59,17 +81,24 @@ fn finding(name: &ServiceName, lost: &[String], arms: usize) -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use causeway_routing::testbed;
 
     use super::*;
+    use crate::admin::view;
 
     fn told(services: &str, tags: &[(&str, &str)], before: Check) -> Check {
         let topology = testbed::topology("  east: {}", services);
         let address = "10.0.0.1:80".parse().unwrap();
         let one = testbed::instance("a", address, 1, tags);
         let snapshot = testbed::snapshot("east", &topology, vec![one], Vec::new(), &[]);
+        let mut views = Vec::new();
+        view::services(&snapshot, &Default::default(), Duration::ZERO, |view| {
+            views.push(view.clone())
+        });
         let mut checks = [before];
-        tell_of_arms(&snapshot, &mut checks);
+        tell_of_arms(&snapshot, &views, &mut checks);
         let [check] = checks;
         check
     }
@@ -92,6 +121,9 @@ mod tests {
         assert!(check.message.contains("the other arms take its share"));
         assert_eq!(told(&split(100, 0), &[("v", "v1")], well()), well());
         assert_eq!(told("  orders: { port: 80 }", &[], well()), well());
+        let never = Check::warn(GROUP, "cart", "no instance anywhere", "register one");
+        let cart = format!("{}\n  cart: {{ port: 81 }}", split(100, 0));
+        assert_eq!(told(&cart, &[("v", "v1")], never.clone()), never);
         let worse = Check::fail(GROUP, "orders", "no instance anywhere", "register one");
         assert_eq!(told(&split(0, 100), &[("v", "v1")], worse.clone()), worse);
     }
