@@ -5,12 +5,12 @@ use causeway_federation::name::{ServiceName, Tags, ZoneName};
 use rand::{SeedableRng as _, rngs::SmallRng};
 
 use super::{
-    Question, Request, Why,
-    arms::Arm,
-    homes::{self, Home, Homes},
-    reason::{Reason, Reasons},
+    Request, Why,
+    homes::{Home, Homes},
+    reason::Reason,
     route,
     spill::healthy_below,
+    tiers::of_arm_alone,
 };
 use crate::{snapshot::Snapshot, target::Target};
 
@@ -37,46 +37,25 @@ pub struct ArmStanding {
 /// Finds out how an arm of a service stands. `None`: the topology has no such service.
 #[must_use]
 pub fn standing(snapshot: &Snapshot, name: &ServiceName, arm: &Tags) -> Option<ArmStanding> {
-    let service = snapshot.topology.services.get(name)?;
-    let (target, zone) = (
-        Target::service(name.clone()),
-        snapshot.topology.zones.get(&snapshot.zone),
-    );
-    let question = Question {
-        snapshot,
-        service,
-        target: &target,
-        own_tags: zone.map(|zone| &zone.tags),
-        key: None,
-        criticality: service.criticality,
-        port: service.ports.primary.name.as_ref(),
-        draws_tier: false,
-    };
-    let wanted = Arm {
-        split_tags: arm.clone(),
-        tags: arm.clone(),
-        weight: 1,
-        by_name: false,
-    };
-    let mut rng = SmallRng::seed_from_u64(0);
-    let homes = homes::of_arm(&question, &wanted, &mut Reasons::new(false), &mut rng);
-    let plan = snapshot.capacity.plan();
-    let planned = plan.shares(name, arm, service.criticality);
-    let (tier, zones) = first(&homes, &snapshot.zone);
-    let later = homes.shares.iter().skip(tier.unwrap_or(homes.shares.len()));
-    let ceilings = snapshot.ceilings.load();
-    let ceilings = ceilings.of(name, arm).iter();
-    let returns = |(ceiling, fitness): (&f64, f64)| *ceiling + NO_SHARE < fitness;
-    let fitness = homes
-        .tiers
-        .iter()
-        .map(|tier| tier.fitness(healthy_below(service)));
-    Some(ArmStanding {
-        tier,
-        zones,
-        spilled: some_share(later.sum()),
-        shed: some_share(planned.map_or(0.0, |planned| planned.shed)),
-        is_returning: ceilings.zip(fitness).any(returns),
+    of_arm_alone(snapshot, name, arm, |service, homes| {
+        let plan = snapshot.capacity.plan();
+        let planned = plan.shares(name, arm, service.criticality);
+        let (tier, zones) = first(&homes, &snapshot.zone);
+        let later = homes.shares.iter().skip(tier.unwrap_or(homes.shares.len()));
+        let ceilings = snapshot.ceilings.load();
+        let ceilings = ceilings.of(name, arm).iter();
+        let returns = |(ceiling, fitness): (&f64, f64)| *ceiling + NO_SHARE < fitness;
+        let fitness = homes
+            .tiers
+            .iter()
+            .map(|tier| tier.fitness(healthy_below(service)));
+        ArmStanding {
+            tier,
+            zones,
+            spilled: some_share(later.sum()),
+            shed: some_share(planned.map_or(0.0, |planned| planned.shed)),
+            is_returning: ceilings.zip(fitness).any(returns),
+        }
     })
 }
 

@@ -3,6 +3,7 @@
 use causeway_federation::{
     catalog::{Catalog, CatalogEntry},
     name::{ServiceName, Tags, ZoneName},
+    topology::Service,
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
@@ -19,11 +20,19 @@ use crate::{snapshot::Snapshot, target::Target};
 /// zone or gateway drains, is suspect or ejected count as ill. Empty where neither spill nor failback asks for it.
 #[must_use]
 pub fn tier_health(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> Vec<TierHealth> {
-    let target = Target::service(service.clone());
+    of_arm_alone(snapshot, service, arm, |_, homes| homes.tiers).unwrap_or_default()
+}
+
+/// Looks at the homes of an arm, whoever asks and without drawing a tier; `None`: the topology has no such service.
+pub(super) fn of_arm_alone<T>(
+    snapshot: &Snapshot,
+    name: &ServiceName,
+    arm: &Tags,
+    look: impl FnOnce(&Service, Homes<'_>) -> T,
+) -> Option<T> {
+    let target = Target::service(name.clone());
     let zone = snapshot.topology.zones.get(&snapshot.zone);
-    let Some(service) = snapshot.topology.services.get(service) else {
-        return Vec::new();
-    };
+    let service = snapshot.topology.services.get(name)?;
     let question = Question {
         snapshot,
         service,
@@ -41,7 +50,8 @@ pub fn tier_health(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> Ve
         by_name: false,
     };
     let mut rng = SmallRng::seed_from_u64(0);
-    homes::of_arm(&question, &arm, &mut Reasons::new(false), &mut rng).tiers
+    let homes = homes::of_arm(&question, &arm, &mut Reasons::new(false), &mut rng);
+    Some(look(service, homes))
 }
 
 /// Tells whether a tier is drawn by the health of all: a zone in the name stands for the tiers.
