@@ -3,8 +3,9 @@
 //! Adding a kind: a line in the table below with its word, what decides it in `picture/`, and a line in `docs/history.md`, which a test
 //! compares with the table.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use causeway_host::moment::nearest_written;
 use serde::{Deserialize, Serialize};
 
 /// Longest text and longest cause, in bytes.
@@ -13,8 +14,6 @@ pub const MAX_TEXT_BYTES: usize = 600;
 const MAX_NAME_BYTES: usize = 300;
 /// Most lines of an explanation that go along with an event.
 const MAX_LINES: usize = 16;
-/// The last second of the year 9999, the last that RFC 3339 can write.
-const LAST_MOMENT: Duration = Duration::from_secs(253_402_300_799);
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $word:literal,)+) => {
@@ -147,7 +146,7 @@ pub struct NewEvent {
     pub service: Option<String>,
     /// Gateway of another zone.
     pub peer: Option<String>,
-    /// Whatever else it is about: a zone, an instance, a tag set.
+    /// Anything else that it is about: a zone, an instance, a tag set.
     pub subject: Option<String>,
     pub text: String,
     pub because: Option<String>,
@@ -263,19 +262,18 @@ fn one() -> u64 {
 /// A moment as events have it. All have the same length, so that their order is that of the moments.
 #[must_use]
 pub(crate) fn moment(at: SystemTime) -> String {
-    let at = at.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_MOMENT);
-    humantime::format_rfc3339_millis(at).to_string()
+    humantime::format_rfc3339_millis(nearest_written(at)).to_string()
 }
 
 /// Milliseconds since 1970 of a moment.
 pub(crate) fn milliseconds(at: SystemTime) -> u64 {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.min(LAST_MOMENT).as_millis()).unwrap_or(u64::MAX)
+    let since = nearest_written(at).duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, time::Duration};
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! Record of what happened in a zone, and its figures minute by minute: kept for a day by default, within a limit of bytes, over restarts and
 //! hand-overs.
 //!
-//! What is an event is decided in one place: [`picture::events`] compares two pictures of what the gateway knows, and is pure. One thread
+//! Events are decided on in one place: [`picture::events`] compares two pictures of what the gateway knows, and is pure. One thread
 //! writes ([`History`]); readers read files, or the memory where nothing is kept. Nothing here waits for a reader.
 
 #![warn(unreachable_pub)]

@@ -58,6 +58,18 @@ pub fn replace_file(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> io::Resul
         .inspect_err(|_| drop(fs::remove_file(&fresh)))
 }
 
+/// Renames what cannot be read to `<path>.corrupt-<seconds since 1970>`, so that it is kept as it was, and gives that path.
+///
+/// # Errors
+/// The folder does not let it.
+pub fn set_aside(path: &Path, unix_seconds: u64) -> io::Result<PathBuf> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".corrupt-{unix_seconds}"));
+    let kept = PathBuf::from(name);
+    fs::rename(path, &kept)?;
+    Ok(kept)
+}
+
 /// Finds out whether [`replace_file`] could write there, before something is done that cannot be undone.
 ///
 /// # Errors

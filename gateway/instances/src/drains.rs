@@ -14,7 +14,7 @@ use causeway_federation::{
     registry::{InstanceKey, RegistryError},
     topology::Drain,
 };
-use causeway_host::files::{PRIVATE, replace_file};
+use causeway_host::files::{PRIVATE, replace_file, set_aside};
 use causeway_zone_sync::registry::Durability;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -53,14 +53,14 @@ pub(crate) struct DrainFile(Arc<Mutex<Option<PathBuf>>>);
 
 impl DrainFile {
     /// Reads what is there; a file that cannot be used is set aside, and nothing is drained then. Blocks on the disk.
-    pub(crate) fn open(folder: Option<&Path>) -> (Self, DrainedInstances) {
+    pub(crate) fn open(folder: Option<&Path>, unix_seconds: u64) -> (Self, DrainedInstances) {
         let path = folder.map(|folder| folder.join(DRAINS_FILE));
         let known = path.as_deref().map(|path| {
             read(path).unwrap_or_else(|error| {
                 tracing::error!(file = %path.display(), %error,
                     "the drains of instances cannot be read and are set aside: no instance is drained now");
                 // What cannot be set aside is replaced by the next drain.
-                let _ = fs::rename(path, path.with_extension("json.bad"));
+                let _ = set_aside(path, unix_seconds);
                 DrainedInstances::new()
             })
         });
@@ -155,7 +155,7 @@ mod tests {
     fn drains_are_read_as_they_were_written_and_what_is_no_such_file_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(DRAINS_FILE);
-        let (_, none) = DrainFile::open(Some(folder.path()));
+        let (_, none) = DrainFile::open(Some(folder.path()), 1);
         assert!(none.is_empty());
         let orders = ServiceName::new("orders").unwrap();
         let by = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
@@ -164,11 +164,14 @@ mod tests {
             (super::super::key(&orders, "10.0.0.2:80"), Drain { by: None }),
         ]);
         write(&path, &drains).unwrap();
-        assert_eq!(DrainFile::open(Some(folder.path())).1, drains);
-        for bad in ["", "{}", r#"{"version":2,"drains":[]}"#] {
+        assert_eq!(DrainFile::open(Some(folder.path()), 2).1, drains);
+        for (bad, at) in ["", "{}", r#"{"version":2,"drains":[]}"#].into_iter().zip(42..) {
             fs::write(&path, bad).unwrap();
-            assert!(DrainFile::open(Some(folder.path())).1.is_empty(), "{bad}");
-            assert!(!path.exists() && path.with_extension("json.bad").exists());
+            assert!(DrainFile::open(Some(folder.path()), at).1.is_empty(), "{bad}");
+            let kept = path.with_extension(format!("json.corrupt-{at}"));
+            assert!(!path.exists() && fs::read_to_string(kept).unwrap() == bad);
         }
+        let files = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(files, 3, "a later one does not take the place of an earlier one");
     }
 }

@@ -18,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use causeway_federation::{
@@ -196,7 +196,9 @@ impl Instances {
             })?,
         };
         let store_failing = writer.failing();
-        let (drains, drained) = DrainFile::open(config.data_dir.as_deref());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let (drains, drained) =
+            DrainFile::open(config.data_dir.as_deref(), now.unwrap_or_default().as_secs());
         let (commands, command_queue) = mpsc::channel(COMMANDS);
         let (hints, hint_queue) = mpsc::channel(HINTS);
         let sharing = match &config.shared {

@@ -5,11 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use causeway_api::admin::{DrainedView, view::Envelope};
+use causeway_api::admin::{DrainedView, stays_open, view::Envelope};
 use causeway_federation::{
     name::{ServiceName, ZoneName},
     topology::{Drain, with_drain},
 };
+use causeway_host::moment::written_after;
 
 use super::{
     AdminArgs, Exit, Failure,
@@ -137,10 +138,7 @@ fn drained(done: &DrainedView) -> String {
     } = done;
     let open = match (open, &done.by) {
         (0, _) => "nothing is open at it here".to_owned(),
-        (open, None) => format!("{open} open at it here stay until they end"),
-        (open, Some(by)) => format!(
-            "{open} open at it here; from {by} on they are closed, but for requests of clients of this zone, which end with their answers"
-        ),
+        (open, by) => stays_open(*open, by.as_deref()),
     };
     let lost = match done.durability.as_str() {
         "durable" => "",
@@ -162,16 +160,12 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<Exit, Failure> {
     let by = args
         .deadline
         .map(|deadline| {
-            let by = SystemTime::now().checked_add(deadline);
-            by.filter(|by| *by < SystemTime::UNIX_EPOCH + LATEST)
+            written_after(SystemTime::now(), deadline)
                 .ok_or_else(|| Failure::new("--deadline is too far away").hint("such as `--deadline 10m`"))
         })
         .transpose()?;
     mark(&zone, Some(Drain { by }), args.dry_run, &args.admin).await
 }
-
-/// The end of the year 9999, the last that RFC 3339 can write.
-const LATEST: Duration = Duration::from_secs(253_402_300_800);
 
 pub(crate) async fn undrain(args: UndrainArgs) -> Result<Exit, Failure> {
     match &args.what {

@@ -19,7 +19,13 @@ use causeway_history::{
 use causeway_host::uptime::uptime;
 use causeway_identity::{Lifetime, LiveIdentity, Urgency};
 use causeway_instances::Instances;
-use causeway_routing::snapshot::{Snapshot, Snapshots};
+use causeway_routing::{
+    capacity::CapacityPlan,
+    failback::TierCeilings,
+    outlier::Ejected,
+    shift::LocalShifts,
+    snapshot::{Snapshot, Snapshots},
+};
 use causeway_telemetry::MinuteBoard;
 use causeway_tunnel::TunnelSet;
 use tokio::{
@@ -49,6 +55,44 @@ struct Sights {
     topology: TopologySource,
     identity: LiveIdentity,
     renewal: Option<watch::Receiver<RenewalStatus>>,
+}
+
+/// All that plans are worked out from: the same gives the same.
+struct Seen {
+    snapshot: Arc<Snapshot>,
+    ejected: Arc<Ejected>,
+    ceilings: Arc<TierCeilings>,
+    shifts: Arc<LocalShifts>,
+    capacity: Arc<CapacityPlan>,
+    is_settled: bool,
+}
+
+impl Seen {
+    fn of(snapshot: Arc<Snapshot>, is_settled: bool) -> Self {
+        Self {
+            ejected: snapshot.ejections.load_full(),
+            ceilings: snapshot.ceilings.load_full(),
+            shifts: snapshot.shifts.load_full(),
+            capacity: Arc::clone(&snapshot.capacity.plan()),
+            snapshot,
+            is_settled,
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.snapshot, &other.snapshot)
+            && Arc::ptr_eq(&self.ejected, &other.ejected)
+            && Arc::ptr_eq(&self.ceilings, &other.ceilings)
+            && Arc::ptr_eq(&self.shifts, &other.shifts)
+            && Arc::ptr_eq(&self.capacity, &other.capacity)
+            && self.is_settled == other.is_settled
+    }
+}
+
+/// One look, and what came of it.
+struct Look {
+    seen: Seen,
+    picture: Picture,
 }
 
 /// Figures of the minute that is under way.
@@ -157,7 +201,7 @@ async fn run(
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (begun, mut burst) = (Instant::now(), BurstLimit::default());
-    let mut before: Option<Arc<Picture>> = None;
+    let mut before: Option<Arc<Look>> = None;
     let mut open = left_open(&history).await;
     loop {
         tokio::select! {
@@ -173,15 +217,18 @@ async fn run(
         let is_settled = begun.elapsed() >= SETTLING;
         let (sights, earlier) = (sights.clone(), before.clone());
         let looked = spawn_blocking(move || {
-            let now = Arc::new(sights.picture(earlier.as_deref(), is_settled));
-            let happened = earlier.map_or_else(|| first(&now), |earlier| events(&earlier, &now));
-            (now, happened)
+            let now = sights.look(earlier.as_deref(), is_settled);
+            let happened = match earlier {
+                None => first(&now.picture),
+                Some(earlier) => events(&earlier.picture, &now.picture),
+            };
+            (Arc::new(now), happened)
         });
         match looked.await {
             Ok((now, happened)) => {
                 let mut happened = open.admit(happened);
                 if is_settled {
-                    happened.extend(open.reconcile(&now));
+                    happened.extend(open.reconcile(&now.picture));
                 }
                 before = Some(now);
                 let at = SystemTime::now();
@@ -236,20 +283,27 @@ async fn with_failure(event: NewEvent, instances: &Instances) -> NewEvent {
 }
 
 impl Sights {
-    fn picture(&self, before: Option<&Picture>, is_settled: bool) -> Picture {
-        let snapshot = self.snapshots.load_full();
-        let plans = before.map_or_else(Plans::default, |before| before.plans.clone());
-        Picture {
-            plans: plans.following(&snapshot, is_settled),
-            ejected: snapshot.ejections.load_full(),
-            shifts: snapshot.shifts.load_full(),
-            absences: self.absences(&snapshot),
-            applied_by: self.applied_by(&snapshot),
+    fn look(&self, before: Option<&Look>, is_settled: bool) -> Look {
+        let seen = Seen::of(self.snapshots.load_full(), is_settled);
+        let snapshot = &seen.snapshot;
+        let plans = match before {
+            None => Plans::default().following(snapshot, is_settled),
+            // Standing of every arm of thousands of services, four times a second.
+            Some(before) if before.seen.is(&seen) => before.picture.plans.clone(),
+            Some(before) => before.picture.plans.following(snapshot, is_settled),
+        };
+        let picture = Picture {
+            plans,
+            ejected: seen.ejected.clone(),
+            shifts: seen.shifts.clone(),
+            absences: self.absences(snapshot),
+            applied_by: self.applied_by(snapshot),
             refused_topology: self.refused_topology(),
             certificate: self.certificate(SystemTime::now()),
             trust: self.trust(),
-            snapshot,
-        }
+            snapshot: snapshot.clone(),
+        };
+        Look { seen, picture }
     }
 
     /// Reasons why there is no tunnel with gateways that are known.

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
     io,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
@@ -14,7 +13,7 @@ use std::{
 };
 
 use causeway_federation::registry::{InstanceKey, InstanceSource, Registration};
-use causeway_host::held::open_held;
+use causeway_host::{files, held::open_held};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 
 /// `(service, id)` to a [`Registration`] as JSON. The name carries the version of that form.
@@ -251,16 +250,10 @@ fn set_aside(path: &Path, now: SystemTime) -> Result<PathBuf, RegistryStoreError
     let seconds = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |age| age.as_secs());
-    let mut name = OsString::from(path);
-    name.push(format!(".corrupt-{seconds}"));
-    let aside = PathBuf::from(name);
-    match std::fs::rename(path, &aside) {
-        Ok(()) => Ok(aside),
-        Err(source) => Err(RegistryStoreError::SetAside {
-            path: path.to_owned(),
-            source,
-        }),
-    }
+    files::set_aside(path, seconds).map_err(|source| RegistryStoreError::SetAside {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

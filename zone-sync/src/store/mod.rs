@@ -15,7 +15,7 @@ use std::{
 };
 
 use causeway_federation::{catalog::Record, name::GatewayId};
-use causeway_host::held::open_held;
+use causeway_host::{files::set_aside, held::open_held};
 use redb::{
     Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition,
 };
@@ -61,8 +61,7 @@ impl CatalogStore {
         let path = folder.join(FILE);
         match read_file(&path) {
             Err(why) if why.is_corrupt() => {
-                let kept = folder.join(format!("{FILE}.corrupt-{unix_seconds}"));
-                fs::rename(&path, &kept).map_err(CatalogStoreError::folder)?;
+                let kept = set_aside(&path, unix_seconds).map_err(CatalogStoreError::folder)?;
                 Ok((read_file(&path)?, Some(StoreSetAside { kept, why })))
             }
             result => result.map(|store| (store, None)),

@@ -11,6 +11,7 @@ use std::{
 use causeway_federation::trust::{
     CertificateHash, MAX_DECIDED, MAX_DOCUMENT_BYTES, StoredTrust, TrustDocument, TrustDocumentError,
 };
+use causeway_host::files::set_aside;
 use causeway_proto::trust as proto;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -67,8 +68,7 @@ impl TrustStore {
             Ok(stored) => Ok((store, stored, None)),
             Err(error @ TrustFileError::File { .. }) => Err(error),
             Err(why) => {
-                let kept = folder.join(format!("{FILE}.corrupt-{unix_seconds}"));
-                fs::rename(&store.path, &kept).map_err(|source| store.failed(source))?;
+                let kept = set_aside(&store.path, unix_seconds).map_err(|source| store.failed(source))?;
                 Ok((store, StoredTrust::default(), Some(TrustSetAside { kept, why })))
             }
         }

@@ -1,13 +1,15 @@
 //! Drains of single instances over HTTP: `POST /v1/instances/{service}/{id}/drain?deadline=10m&force=true` and `…/undrain`. What a drain means
 //! is the registry's business; zones are drained in the topology.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use axum::{
     extract::{Path, Query, State},
     response::Response,
 };
 use causeway_federation::{registry::InstanceKey, topology::Drain};
+use causeway_host::moment::written_after;
+use causeway_routing::snapshot::Snapshot;
 use causeway_telemetry::Check;
 use serde::{Deserialize, Serialize};
 
@@ -19,10 +21,7 @@ use super::{
     topology::{Parameters, understood},
     view::{Envelope, moment},
 };
-use causeway_routing::snapshot::Snapshot;
 
-/// The end of the year 9999, the last that RFC 3339 can write.
-const LATEST: Duration = Duration::from_secs(253_402_300_800);
 /// Drained instances that are told one by one.
 const MAX_TOLD: usize = 20;
 
@@ -79,11 +78,7 @@ fn moment_after(text: &str, now: SystemTime) -> Result<SystemTime, ApiError> {
         ApiError::bad_request(error).hint("such as `deadline=10m`")
     };
     let after = humantime::parse_duration(text).map_err(|_| bad())?;
-    let at = now.checked_add(after).ok_or_else(bad)?;
-    if at >= SystemTime::UNIX_EPOCH + LATEST {
-        return Err(bad());
-    }
-    Ok(at)
+    written_after(now, after).ok_or_else(bad)
 }
 
 async fn marked(
@@ -139,15 +134,23 @@ pub(super) fn drained_instances(snapshot: &Snapshot, now: SystemTime) -> Vec<Che
     told
 }
 
+/// Says how long what is open at a drained instance stays so; `by` is a moment in words.
+#[must_use]
+pub fn stays_open(open: u32, by: Option<&str>) -> String {
+    match by {
+        None => format!("{open} open at it here stay until they end"),
+        Some(by) => format!(
+            "{open} open at it here; from {by} on they are closed, but for requests of clients of this zone, which end with their answers"
+        ),
+    }
+}
+
 /// Says how far a drain of an instance with so many open connections and requests has come.
 fn drain_message(open: u32, by: Option<SystemTime>, now: SystemTime) -> String {
     let what = match (open, by) {
         (0, _) => "nothing is open at it here any more: it can be taken out".to_owned(),
-        (_, None) => format!("{open} open at it here stay until they end"),
-        (_, Some(by)) if now < by => format!(
-            "{open} open at it here; from {} on they are closed, but for requests of clients of this zone, which end with their answers",
-            moment(by)
-        ),
+        (_, None) => stays_open(open, None),
+        (_, Some(by)) if now < by => stays_open(open, Some(&moment(by))),
         (_, Some(by)) => format!(
             "{open} still open at it here, though its deadline {} is over: connections are being closed, a twentieth in a second, and requests of \
              clients of this zone end with their answers",
@@ -159,6 +162,8 @@ fn drain_message(open: u32, by: Option<SystemTime>, now: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

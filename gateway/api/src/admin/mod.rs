@@ -50,7 +50,7 @@ pub use address::{AdminAddress, AdminError};
 pub(crate) use api::pages;
 pub use bulk::{ListedInstance, ListedKey, MAX_ELEMENTS, OutcomeView, ReplacedView};
 pub use checks::Readiness;
-pub use drains::DrainedView;
+pub use drains::{DrainedView, stays_open};
 pub(crate) use error::ApiError;
 pub use explain::{ExplainedCandidate, ExplainedStep, ExplainedVerdict, Explanation};
 pub use history::{EventsView, FiguresView};

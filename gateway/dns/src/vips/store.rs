@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use causeway_host::held::open_held;
+use causeway_host::{files, held::open_held};
 use causeway_routing::target::Target;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -205,16 +205,15 @@ fn open_error(path: &Path, source: redb::Error) -> VipStoreError {
 }
 
 fn set_aside(path: &Path, now: u64, error: &redb::Error) -> Result<(), VipStoreError> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".corrupt-{now}"));
-    tracing::error!(
-        file = %path.display(), kept_as = %Path::new(&aside).display(), %error,
-        "the file of virtual addresses is corrupt and was set aside; names get their addresses anew"
-    );
-    std::fs::rename(path, aside).map_err(|source| VipStoreError::SetAside {
+    let kept = files::set_aside(path, now).map_err(|source| VipStoreError::SetAside {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    tracing::error!(
+        file = %path.display(), kept_as = %kept.display(), %error,
+        "the file of virtual addresses is corrupt and was set aside; names get their addresses anew"
+    );
+    Ok(())
 }
 
 #[cfg(test)]

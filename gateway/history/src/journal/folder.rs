@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use causeway_host::files::{PRIVATE, replace_file};
+use causeway_host::files::{self, PRIVATE, replace_file};
 
 use super::{JournalConfig, LineKey, Segment};
 
@@ -134,10 +134,7 @@ impl Sound {
 
 /// Renames a file, and writes what of it can be used in its place.
 fn set_aside(path: &Path, sound: &Sound, unix_seconds: u64) -> io::Result<SegmentSetAside> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".corrupt-{unix_seconds}"));
-    let kept = path.with_file_name(name);
-    fs::rename(path, &kept)?;
+    let kept = files::set_aside(path, unix_seconds)?;
     if sound.lines > 0 {
         replace_file(path, &sound.text, PRIVATE)?;
     }

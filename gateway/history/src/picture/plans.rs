@@ -1,6 +1,6 @@
 //! Events of where services go: failover, failback, spill, shedding and services that no zone can serve.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use causeway_federation::{
     name::{ServiceName, Tags, ZoneName},
@@ -21,9 +21,9 @@ const WORTH_TELLING: f64 = 0.01;
 /// Words before the tier that a service has gone from.
 const INSTEAD_OF_TIER: &str = " instead of tier ";
 
-/// Standing of every arm of every service, and what it was when all was well.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Plans(BTreeMap<ServiceName, ServicePlan>);
+/// Standing of every arm of every service, and what it was when all was well. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Plans(Arc<BTreeMap<ServiceName, ServicePlan>>);
 
 #[derive(Debug, Clone, PartialEq)]
 struct ServicePlan {
@@ -98,7 +98,7 @@ impl Plans {
             };
             (name.clone(), plan)
         };
-        Self(services.map(plan).collect())
+        Self(Arc::new(services.map(plan).collect()))
     }
 
     /// Event of the end of what began with an event of this kind and text, for an arm (by its tags in words) of a service. `None`: it goes on.
@@ -131,8 +131,11 @@ impl Plans {
 
 /// Tells of arms that are served elsewhere than before.
 pub(super) fn changed(before: &Picture, after: &Picture, events: &mut Vec<NewEvent>) {
+    if Arc::ptr_eq(&before.plans.0, &after.plans.0) {
+        return;
+    }
     let mut explained = 0;
-    for (name, plan) in &after.plans.0 {
+    for (name, plan) in &*after.plans.0 {
         let Some(old) = before.plans.0.get(name) else {
             continue;
         };

@@ -2,7 +2,7 @@
 //! killed at any moment starts with the last whole state. Everything here blocks.
 
 use std::{
-    fs, io,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +14,7 @@ use causeway_federation::{
         MAX_DOCUMENT_BYTES, StoredTopology, TopologyConflict, TopologyDocument, TopologyDocumentError,
     },
 };
-use causeway_host::held::open_held;
+use causeway_host::{files::set_aside, held::open_held};
 use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 /// Name of the file in the data folder.
@@ -67,8 +67,7 @@ impl TopologyStore {
         let path = folder.join(FILE);
         match open_guarded(&path) {
             Err(why) if why.is_corrupt() => {
-                let kept = folder.join(format!("{FILE}.corrupt-{unix_seconds}"));
-                fs::rename(&path, &kept).map_err(TopologyFileError::Folder)?;
+                let kept = set_aside(&path, unix_seconds).map_err(TopologyFileError::Folder)?;
                 let (store, stored) = open_guarded(&path)?;
                 Ok((store, stored, Some(TopologySetAside { kept, why })))
             }

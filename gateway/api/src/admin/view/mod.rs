@@ -15,9 +15,10 @@ mod trust;
 mod tunnels;
 mod zones;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use causeway_federation::catalog::Age;
+use causeway_host::moment::nearest_written;
 use causeway_routing::snapshot::{Link, Snapshot};
 use serde::{Deserialize, Serialize};
 
@@ -87,14 +88,10 @@ fn link_word(link: Option<Link>) -> &'static str {
     }
 }
 
-/// The last second of the year 9999, the last that RFC 3339 can write.
-const LAST_MOMENT: Duration = Duration::from_secs(253_402_300_799);
-
 /// RFC 3339, in UTC and whole seconds. A moment before 1970 or after the year 9999 is shown as the nearest that can be written.
 #[must_use]
 pub fn moment(at: SystemTime) -> String {
-    let at = at.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_MOMENT);
-    humantime::format_rfc3339_seconds(at).to_string()
+    humantime::format_rfc3339_seconds(nearest_written(at)).to_string()
 }
 
 /// With three decimals: what people compare, and no more than the clocks are worth.
@@ -104,6 +101,8 @@ fn milliseconds(duration: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     #[test]

@@ -13,6 +13,7 @@ use causeway_federation::topology::{
     Diff,
     applied::{HistoryEntry, TopologyDocument},
 };
+use causeway_host::moment::LAST_MOMENT;
 use causeway_routing::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 
@@ -157,9 +158,11 @@ pub fn outcome(outcome: &ApplyOutcome, warnings: String) -> ChangesView {
 
 /// RFC 3339, to the second. A time that cannot be one, from a gateway with a broken clock, is shown as 1970.
 fn applied_at(document: &Arc<TopologyDocument>) -> String {
-    /// The last second of the year 9999, in milliseconds: what RFC 3339 can show.
-    const LAST: u64 = 253_402_300_799_000;
-    let milliseconds = document.applied_at_milliseconds();
-    let since = Duration::from_millis(if milliseconds > LAST { 0 } else { milliseconds });
+    let since = Duration::from_millis(document.applied_at_milliseconds());
+    let since = if since > LAST_MOMENT {
+        Duration::ZERO
+    } else {
+        since
+    };
     humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string()
 }
