@@ -147,16 +147,17 @@ export class EventStream {
     if (this.abort || document.hidden) return;
     clearTimeout(this.timer);
     this.abort = new AbortController();
-    this.read(this.abort.signal).catch((error) => {
+    this.read(this.abort.signal).then(() => true, (error) => {
       this.error = error instanceof ApiFailure ? error : new ApiFailure(0, 'the stream broke off');
-    }).finally(() => {
+    }).then((whole) => {
       if (this.state === 'open') this.failures = 0;
       this.abort = null;
-      this.become('closed');
-      if (document.hidden || this.stopped) return;
+      // Each ends after a minute.
+      if (!whole) this.become('closed');
+      if (document.hidden) return;
       this.failures += 1;
       const absent = this.error?.status === 404;
-      this.timer = setTimeout(() => this.open(), absent ? LONGEST_PAUSE : Math.min(LONGEST_PAUSE, 500 * 2 ** Math.min(this.failures, 6)));
+      this.timer = setTimeout(() => this.open(), absent ? LONGEST_PAUSE : Math.min(LONGEST_PAUSE, 500 * 2 ** this.failures));
     });
   }
 
