@@ -147,7 +147,7 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> Stri
 }
 
 #[cfg(test)]
-mod cell_tests {
+mod tests {
     use super::*;
 
     #[test]

@@ -106,20 +106,9 @@ enum What {
 }
 
 pub(crate) async fn run(args: GetArgs) -> Result<Exit, Failure> {
-    if args.what == What::Events {
-        get_events::show(
-            (&args.events, &args.place),
-            (args.output, args.watch),
-            &args.admin.admin,
-        )
-        .await?;
-        return Ok(Exit::Done);
-    }
-    if args.events.is_given() {
-        return Err(
-            Failure::usage("only events are chosen by --since, --service and --kind")
-                .hint("see `causeway get events --since 2h --service orders`"),
-        );
+    check_flags(&args)?;
+    if args.what == What::Events && args.watch {
+        get_events::follow((&args.events, &args.place), args.output, &args.admin.admin).await?;
     }
     let (mut last, mut is_away) = (None, false);
     loop {
@@ -150,7 +139,14 @@ pub(crate) async fn run(args: GetArgs) -> Result<Exit, Failure> {
     }
 }
 
-async fn show(args: &GetArgs) -> Result<String, Failure> {
+/// Refuses flags that say nothing about what is to be shown.
+fn check_flags(args: &GetArgs) -> Result<(), Failure> {
+    if args.what != What::Events && args.events.is_given() {
+        return Err(
+            Failure::usage("only events are chosen by --since, --service and --kind")
+                .hint("see `causeway get events --since 2h --service orders`"),
+        );
+    }
     if args.what != What::Topology && args.resolved {
         return Err(
             Failure::usage("only a topology has defaults").hint("see `causeway get topology --resolved`")
@@ -161,6 +157,10 @@ async fn show(args: &GetArgs) -> Result<String, Failure> {
             Failure::usage("only a topology has generations").hint("see `causeway get topology --history`")
         );
     }
+    Ok(())
+}
+
+async fn show(args: &GetArgs) -> Result<String, Failure> {
     match args.what {
         What::Zones => listed::<ZoneView>(args, "/v1/zones").await,
         What::Services => listed::<ServiceView>(args, "/v1/services").await,
@@ -170,8 +170,7 @@ async fn show(args: &GetArgs) -> Result<String, Failure> {
         What::Exports => listed::<ExportView>(args, "/v1/exports").await,
         What::Catalog => listed::<RecordView>(args, "/v1/catalog").await,
         What::Topology => topology(args).await,
-        // Shown as lines, before this.
-        What::Events => Ok(String::new()),
+        What::Events => get_events::show((&args.events, &args.place), args.output, &args.admin.admin).await,
     }
 }
 

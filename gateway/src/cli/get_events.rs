@@ -53,25 +53,31 @@ impl EventArgs {
     }
 }
 
-/// Shows what happened; with `follow` also what happens from then on, until it is ended.
+/// Events as a whole, of one zone or of all.
 pub(super) async fn show(
     (args, place): (&EventArgs, &PlaceArgs),
-    (format, follow): (Format, bool),
+    format: Format,
+    admin: &Endpoint,
+) -> Result<String, Failure> {
+    let path = place.page(&args.path(&[]));
+    match place.all {
+        true => of_every_zone(&admin.get(&path).await?, format),
+        false => shown(&admin.get(&path).await?, format),
+    }
+}
+
+/// Shows what happened, and what happens from then on, until it is ended.
+pub(super) async fn follow(
+    (args, place): (&EventArgs, &PlaceArgs),
+    format: Format,
     admin: &Endpoint,
 ) -> Result<(), Failure> {
     if place.all {
-        if follow {
-            return Err(
-                Failure::usage("events are followed at one zone at a time").hint("name it with --at ZONE")
-            );
-        }
-        let view: EveryZoneView = admin.get(&place.page(&args.path(&[]))).await?;
-        return Ok(output::print(&of_every_zone(&view, format)?)?);
+        return Err(
+            Failure::usage("events are followed at one zone at a time").hint("name it with --at ZONE")
+        );
     }
     let mut view: EventsView = admin.get(&place.page(&args.path(&[]))).await?;
-    if !follow {
-        return Ok(output::print(&shown(&view, format)?)?);
-    }
     let mut last = view.last.unwrap_or_default();
     let mut is_away = false;
     loop {

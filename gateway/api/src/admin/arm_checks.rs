@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use causeway_federation::name::ServiceName;
+use causeway_federation::name::{ServiceName, Tags};
 use causeway_routing::{route::standing, snapshot::Snapshot};
 use causeway_telemetry::{Check, Status};
 
@@ -51,31 +51,35 @@ fn homeless<'s>(snapshot: &'s Snapshot, names: &BTreeSet<&str>) -> BTreeMap<&'s 
             let lost = arms.iter().filter(|arm| {
                 standing(snapshot, name, &arm.tags).is_some_and(|stands| stands.tier.is_none())
             });
-            let lost: Vec<String> = lost.map(|arm| arm.tags.to_string()).collect();
+            let lost: Vec<&Tags> = lost.map(|arm| &arm.tags).collect();
             Some((name.as_str(), finding(name, &lost, arms.len())?))
         })
         .collect()
 }
 
 /// Finding about a service with so many arms, of which some have no home.
-fn finding(name: &ServiceName, lost: &[String], arms: usize) -> Option<Check> {
+fn finding(name: &ServiceName, lost: &[&Tags], arms: usize) -> Option<Check> {
     let hint = format!(
-        "`causeway explain {name}` says for each place why not; instances with other tags get nothing"
+        "`causeway explain {name}` says for each place why not; instances with other tags get nothing unless its \
+         `split` says so"
     );
-    let hint = format!("{hint} unless its `split` says so");
-    let lost_tags = lost.join(", ");
-    match (lost.len(), arms) {
-        (0, _) => None,
-        (lost, all) if lost == all => {
-            let message =
-                format!("nobody can serve it now: no instance of {lost_tags} can be used in any zone");
-            Some(Check::fail(GROUP, name.to_string(), message, hint))
-        }
-        _ => {
-            let message =
-                format!("no instance of {lost_tags} can be used in any zone; the other arms take its share");
-            Some(Check::warn(GROUP, name.to_string(), message, hint))
-        }
+    let tags: Vec<String> = lost
+        .iter()
+        .filter(|tags| !tags.is_empty())
+        .map(ToString::to_string)
+        .collect();
+    let which = match tags.is_empty() {
+        true => "no instance".to_owned(),
+        false => format!("no instance of {}", tags.join(", ")),
+    };
+    if lost.is_empty() {
+        None
+    } else if lost.len() == arms {
+        let message = format!("nobody can serve it now: {which} can be used in any zone");
+        Some(Check::fail(GROUP, name.to_string(), message, hint))
+    } else {
+        let message = format!("{which} can be used in any zone; the other arms take its share");
+        Some(Check::warn(GROUP, name.to_string(), message, hint))
     }
 }
 
@@ -89,7 +93,7 @@ mod tests {
     use crate::admin::view;
 
     fn told(services: &str, tags: &[(&str, &str)], before: Check) -> Check {
-        let topology = testbed::topology("  east: {}", services);
+        let topology = testbed::topology("  east: {}\n  west: {}", services);
         let address = "10.0.0.1:80".parse().unwrap();
         let one = testbed::instance("a", address, 1, tags);
         let snapshot = testbed::snapshot("east", &topology, vec![one], Vec::new(), &[]);
@@ -121,6 +125,12 @@ mod tests {
         assert!(check.message.contains("the other arms take its share"));
         assert_eq!(told(&split(100, 0), &[("v", "v1")], well()), well());
         assert_eq!(told("  orders: { port: 80 }", &[], well()), well());
+        let elsewhere = "  orders: { port: 80, failover: [{ zone: west }] }";
+        let check = told(elsewhere, &[], well());
+        assert_eq!(
+            check.message,
+            "nobody can serve it now: no instance can be used in any zone"
+        );
         let never = Check::warn(GROUP, "cart", "no instance anywhere", "register one");
         let cart = format!("{}\n  cart: {{ port: 81 }}", split(100, 0));
         assert_eq!(told(&cart, &[("v", "v1")], never.clone()), never);

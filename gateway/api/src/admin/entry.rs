@@ -166,13 +166,8 @@ pub(super) fn rights(request: &Request) -> Rights {
 }
 
 fn refuse(denied: &Denied) -> Response {
-    let status = match denied.is_unauthenticated() {
-        true => StatusCode::UNAUTHORIZED,
-        false => StatusCode::FORBIDDEN,
-    };
-    let error = ApiError::new(status, denied.to_string()).hint(denied.hint());
-    let mut response = error.word(denied.word()).into_response();
-    if status == StatusCode::UNAUTHORIZED {
+    let mut response = ApiError::from(denied).into_response();
+    if denied.is_unauthenticated() {
         let challenge = HeaderValue::from_static("Bearer realm=\"causeway\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }

@@ -7,7 +7,7 @@ use axum::{
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::audit::Note;
+use crate::{audit::Note, credentials::Denied};
 
 /// Answer to a client whose request is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,17 @@ impl ApiError {
     pub(crate) fn details(mut self, details: impl Into<String>) -> Self {
         self.details = Some(details.into());
         self
+    }
+}
+
+impl From<&Denied> for ApiError {
+    fn from(denied: &Denied) -> Self {
+        let status = match denied.is_unauthenticated() {
+            true => StatusCode::UNAUTHORIZED,
+            false => StatusCode::FORBIDDEN,
+        };
+        let error = Self::new(status, denied.to_string());
+        error.hint(denied.hint()).word(denied.word())
     }
 }
 

@@ -2,7 +2,7 @@
 //! talk to any local port as if it were its origin: the `Host` header gives that away. It can also have its browser ask without
 //! seeing the answer (a picture, a script, a form): `Origin` and `Sec-Fetch-Site` give that away, and nothing is done then.
 //!
-//! Where clients prove who they are, a page of another origin proves nothing: credentials are never in a cookie.
+//! Pages of other origins prove nothing where clients prove who they are: credentials are never in a cookie.
 
 use std::net::IpAddr;
 

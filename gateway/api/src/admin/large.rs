@@ -94,7 +94,10 @@ impl LargeAnswers {
         &self,
         make: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        within(&self.making, MAX_MADE, make).await
+        within(&self.making, make, || {
+            format!("{MAX_MADE} answers are being made already")
+        })
+        .await
     }
 
     /// Looks at the text of a topology, where it holds up nobody else.
@@ -105,19 +108,21 @@ impl LargeAnswers {
         &self,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        within(&self.reading, MAX_READ, read).await
+        within(&self.reading, read, || {
+            "another topology is being looked at".to_owned()
+        })
+        .await
     }
 }
 
-/// Does what takes a while in one of so many places, which is held until it is done, whoever waits for it.
+/// Does what takes a while in one of these places, which is held until it is done, whoever waits for it.
 async fn within<T: Send + 'static>(
     places: &Arc<Semaphore>,
-    most: usize,
     make: impl FnOnce() -> T + Send + 'static,
+    crowded: impl FnOnce() -> String,
 ) -> Result<T, ApiError> {
     let Ok(Ok(place)) = timeout(PLACE_TIMEOUT, places.clone().acquire_owned()).await else {
-        let error = format!("{most} of these are being worked on already");
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error).hint("try again in a moment"));
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, crowded()).hint("try again in a moment"));
     };
     let made = tokio::task::spawn_blocking(move || (make(), place)).await;
     made.map(|(made, _)| made).map_err(|_| not_made())
@@ -244,7 +249,11 @@ mod tests {
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let waiting = tokio::spawn({
             let places = places.clone();
-            async move { within(&places, 1, move || ended.recv()).await.map(|_| ()) }
+            async move {
+                within(&places, move || ended.recv(), String::new)
+                    .await
+                    .map(|_| ())
+            }
         });
         while places.available_permits() > 0 {
             tokio::task::yield_now().await;

@@ -125,7 +125,6 @@ pub(super) async fn history(State(state): State<AdminState>) -> Result<Response,
 
 pub(super) async fn apply(
     State(state): State<AdminState>,
-    Extension(large): Extension<LargeAnswers>,
     parameters: Parameters<ApplyParameters>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -151,7 +150,8 @@ pub(super) async fn apply(
     };
     let named = handed.clone();
     // A long text takes longer to look at than a runtime thread should be held.
-    let object = large.read(move || object(&named.text, &named.may)).await?;
+    let object = tokio::task::spawn_blocking(move || object(&named.text, &named.may));
+    let object = object.await.unwrap_or_default();
     let outcome = applied.apply(expected, handed, applying, over).await;
     let outcome = outcome.map_err(|error| {
         let error = match error {
@@ -167,7 +167,7 @@ pub(super) async fn apply(
         true => outcome.draft.text.to_string(),
         false => whole,
     };
-    let item = view::outcome(&outcome, warnings(&state, &large, warned).await);
+    let item = view::outcome(&outcome, warnings(&state, warned).await);
     let note = Note {
         object,
         generation: Some(item.generation),
@@ -237,9 +237,9 @@ fn whole(text: String, in_force: Option<&str>, current: &Topology) -> Result<Str
 }
 
 /// Warnings about a text where the instances are known that this gateway knows of.
-async fn warnings(state: &AdminState, large: &LargeAnswers, text: String) -> String {
+async fn warnings(state: &AdminState, text: String) -> String {
     let registered = registered(&state.snapshots.load());
-    let parsing = large.read(move || parse_among(&text, TEXT_NAME, around(&registered)));
+    let parsing = tokio::task::spawn_blocking(move || parse_among(&text, TEXT_NAME, around(&registered)));
     match parsing.await {
         Ok(Ok(parsed)) => in_words(&parsed.warnings),
         // Whoever applies it hears of its errors.

@@ -121,7 +121,7 @@ pub struct AdmittedActor {
 }
 
 impl AdmittedActor {
-    /// Whoever is at the other end, without further proof.
+    /// Actor at the other end, without further proof.
     fn unproved(connection: &AskingConnection, scope: Scope) -> Self {
         Self {
             actor: connection.unproved(),

@@ -203,21 +203,15 @@ impl Serving {
 
 /// Words for whoever asked through another gateway.
 fn denied_to(denied: &Denied, zone: &str, asker: &AskingGateway) -> ApiError {
-    let status = match denied.is_unauthenticated() {
-        true => StatusCode::UNAUTHORIZED,
-        false => StatusCode::FORBIDDEN,
-    };
-    let hint = match denied {
-        Denied::NotGranted(_) => format!(
+    let error = ApiError::from(denied);
+    match denied {
+        Denied::NotGranted(_) => error.hint(format!(
             "show a token that zone {zone} knows, or start its gateways with --admin-allow 'read=spiffe://…/zone/{}/*'",
             asker.gateway.zone
-        ),
-        Denied::BadToken => format!(
+        )),
+        Denied::BadToken => error.hint(format!(
             "each zone knows its own tokens: use one that was issued in zone {zone}, or none for what its gateways tell the federation"
-        ),
-        _ => denied.hint().into_owned(),
-    };
-    ApiError::new(status, denied.to_string())
-        .hint(hint)
-        .word(denied.word())
+        )),
+        _ => error,
+    }
 }

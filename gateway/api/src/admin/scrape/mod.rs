@@ -145,6 +145,10 @@ fn links(registry: &mut Registry, snapshot: &Snapshot) {
 /// Registers a series for each zone that a tunnel can lead to, so that one without any is seen and not merely missing.
 fn zone_tunnels(registry: &mut Registry, snapshot: &Snapshot, tunnels: &[TunnelReading]) {
     let counts: Family<ByZone, Gauge> = Family::default();
+    let mut up = BTreeMap::<&ZoneName, i64>::new();
+    for tunnel in tunnels {
+        *up.entry(&tunnel.peer.zone).or_default() += 1;
+    }
     let zones = &snapshot.topology.zones;
     let is_reached = |zone: &ZoneName| {
         zones
@@ -153,13 +157,12 @@ fn zone_tunnels(registry: &mut Registry, snapshot: &Snapshot, tunnels: &[TunnelR
     };
     let others = zones.keys().filter(|zone| **zone != snapshot.zone);
     for zone in others.filter(|zone| is_reached(zone) || is_reached(&snapshot.zone)) {
-        let count = tunnels.iter().filter(|tunnel| tunnel.peer.zone == *zone).count();
         let labels = ByZone {
             zone: zone.to_string(),
         };
         counts
             .get_or_create(&labels)
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+            .set(up.get(zone).copied().unwrap_or_default());
     }
     registry.register(
         "zone_tunnels",
