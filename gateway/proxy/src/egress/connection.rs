@@ -176,7 +176,8 @@ pub(super) fn outcome_of(end: RelayEnd) -> ConnectionOutcome {
     match end {
         RelayEnd::Finished | RelayEnd::GivenBack => ConnectionOutcome::Served,
         RelayEnd::SocketReset => ConnectionOutcome::ClientReset,
-        RelayEnd::PeerReset | RelayEnd::LostRace => ConnectionOutcome::InstanceReset,
+        // A gateway that serves lends nothing back.
+        RelayEnd::PeerReset | RelayEnd::LostRace | RelayEnd::Spent => ConnectionOutcome::InstanceReset,
         RelayEnd::PeerCut => ConnectionOutcome::PeerCut,
         RelayEnd::TunnelLost => ConnectionOutcome::TunnelLost,
         RelayEnd::Cut => ConnectionOutcome::Cut,

@@ -433,7 +433,9 @@ fn carry(
 
 fn outcome(end: relay::RelayEnd) -> ConnectionOutcome {
     match end {
-        relay::RelayEnd::Finished | relay::RelayEnd::GivenBack => ConnectionOutcome::Served,
+        relay::RelayEnd::Finished | relay::RelayEnd::GivenBack | relay::RelayEnd::Spent => {
+            ConnectionOutcome::Served
+        }
         relay::RelayEnd::SocketReset => ConnectionOutcome::InstanceReset,
         relay::RelayEnd::PeerReset => ConnectionOutcome::ClientReset,
         relay::RelayEnd::PeerCut => ConnectionOutcome::PeerCut,

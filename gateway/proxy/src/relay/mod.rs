@@ -85,6 +85,8 @@ pub(crate) enum RelayEnd {
     HalfClosed,
     /// The peer has given the socket back: nothing is under way on it.
     GivenBack,
+    /// The peer has all that it asked for, and the socket can be lent to no other.
+    Spent,
 }
 
 /// Limits of one connection.
@@ -123,6 +125,7 @@ impl RelayEnd {
         match code {
             StreamCode::LostRace => Self::LostRace,
             StreamCode::Cut => Self::PeerCut,
+            StreamCode::Spent => Self::Spent,
             StreamCode::Reset | StreamCode::Refused | StreamCode::Other(_) => Self::PeerReset,
         }
     }
@@ -315,7 +318,8 @@ impl StreamToSocket {
 }
 
 /// Relays until both directions are done, one is reset, a limit is reached, or `cut` is cancelled. On anything but
-/// [`RelayEnd::Finished`] and [`RelayEnd::GivenBack`] the stream has been reset, and `socket` sends RST when the caller drops it.
+/// [`RelayEnd::Finished`] and [`RelayEnd::GivenBack`] the stream has been reset, and `socket` sends RST when the caller drops it, unless
+/// it is [`RelayEnd::Spent`].
 pub(crate) fn stream<'a>(
     socket: &'a mut impl Socket,
     send: &'a mut SendHalf,
@@ -350,7 +354,9 @@ pub(crate) fn stream<'a>(
             // Each fails only where that side has already ended.
             let _ = send.reset(end.code());
             let _ = recv.stop(end.code());
-            let _ = socket.reset_on_drop();
+            if end != RelayEnd::Spent {
+                let _ = socket.reset_on_drop();
+            }
         }
         Relayed {
             sent: up.bytes,

@@ -13,6 +13,9 @@ pub enum StreamCode {
     Cut,
     /// The request was refused; the reply says why.
     Refused,
+    /// All that was asked for was answered, and what the stream leads to can be lent to no other. A gateway that does not know it takes it
+    /// for a reset.
+    Spent,
     /// A half that was dropped before its end (0), or a code of a later version.
     Other(u64),
 }
@@ -24,6 +27,7 @@ impl StreamCode {
             2 => Self::LostRace,
             3 => Self::Cut,
             4 => Self::Refused,
+            5 => Self::Spent,
             other => Self::Other(other),
         }
     }
@@ -34,6 +38,7 @@ impl StreamCode {
             Self::LostRace => VarInt::from_u32(2),
             Self::Cut => VarInt::from_u32(3),
             Self::Refused => VarInt::from_u32(4),
+            Self::Spent => VarInt::from_u32(5),
             Self::Other(other) => VarInt::from_u64(other).unwrap_or(VarInt::MAX),
         }
     }

@@ -251,7 +251,7 @@ impl HttpUpstream {
             let ready = timeout(REUSE_WAIT, sender.ready()).await;
             ready.ok()?.ok()?;
         }
-        self.facts.traffic.set_rests(false);
+        self.facts.traffic.goes_on();
         if let UpstreamServer::Instance(instance) = &self.facts.server {
             self.load = Some(LoadGuard::new(instance.load.clone()));
         }
@@ -261,9 +261,9 @@ impl HttpUpstream {
     /// Lays it by until the next request; `None`: it was that of one request.
     pub(super) fn rest(mut self) -> Option<Self> {
         self.load = None;
-        self.facts
-            .traffic
-            .set_rests(self.stays_open && self.has_sent_all());
+        if self.has_sent_all() {
+            self.facts.traffic.answered_whole(self.stays_open);
+        }
         matches!(self.sender, RequestSender::Version1(_)).then_some(self)
     }
 
@@ -391,7 +391,7 @@ fn take(
             let socket = UpstreamSocket::Gateway {
                 stream: stream.into_stream()?,
                 is_lent,
-                _counted: counted,
+                counted,
             };
             Some((socket, UpstreamServer::Gateway(gateway), None))
         }

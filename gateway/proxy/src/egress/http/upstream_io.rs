@@ -6,7 +6,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -19,6 +19,7 @@ use causeway_host::{
 };
 use causeway_telemetry::ConnectionOutcome;
 use causeway_tunnel::{Stream, StreamCode, WriteError};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -58,8 +59,37 @@ pub(super) struct UpstreamTraffic {
     carried: CarriedBytes,
     counters: ByteCounters,
     end: OnceLock<ConnectionOutcome>,
-    /// The last request and its answer have gone over it whole, and another may follow.
-    rests: AtomicBool,
+    rest: Mutex<RestState>,
+}
+
+/// State of the last request that went out on a connection.
+#[derive(Debug, Default)]
+enum RestState {
+    /// It has not been sent and answered whole, as far as is known.
+    #[default]
+    UnderWay,
+    /// The same, and hyper has ended the connection: the stream that it was waits to hear whether all of its answer was taken.
+    Left(LeftStream),
+    /// It has gone over the connection whole, with its answer, and another may follow.
+    Resting,
+    /// The same, and no other can follow.
+    Spent,
+}
+
+/// Stream that is over for hyper: reset when it is dropped, with what became of its request.
+#[derive(Debug)]
+struct LeftStream {
+    stream: Stream,
+    code: StreamCode,
+    _counted: TunnelStreamGuard,
+}
+
+impl Drop for LeftStream {
+    fn drop(&mut self) {
+        // Each fails only where that side has already ended.
+        let _ = self.stream.send.reset(self.code);
+        let _ = self.stream.recv.stop(self.code);
+    }
 }
 
 impl UpstreamTraffic {
@@ -68,13 +98,38 @@ impl UpstreamTraffic {
             carried: CarriedBytes::default(),
             counters,
             end: OnceLock::new(),
-            rests: AtomicBool::new(false),
+            rest: Mutex::default(),
         }
     }
 
-    /// Takes down whether nothing is under way on it, so that it may be given back.
-    pub(super) fn set_rests(&self, rests: bool) {
-        self.rests.store(rests, Ordering::Relaxed);
+    /// Takes down that another request goes out on it.
+    pub(super) fn goes_on(&self) {
+        *self.rest.lock() = RestState::UnderWay;
+    }
+
+    /// Takes down that nothing is under way on it: it may be given back if it stays open, and has done its work otherwise.
+    pub(super) fn answered_whole(&self, stays_open: bool) {
+        let mut rest = self.rest.lock();
+        if let RestState::Left(left) = &mut *rest {
+            left.code = StreamCode::Spent;
+        }
+        *rest = match stays_open {
+            true => RestState::Resting,
+            false => RestState::Spent,
+        };
+    }
+
+    /// Takes a stream that hyper has ended, to be reset as becomes of its request.
+    fn leave(&self, mut left: LeftStream) {
+        let mut rest = self.rest.lock();
+        match &*rest {
+            RestState::UnderWay | RestState::Left(_) => *rest = RestState::Left(left),
+            RestState::Resting | RestState::Spent => left.code = StreamCode::Spent,
+        }
+    }
+
+    fn rests(&self) -> bool {
+        matches!(*self.rest.lock(), RestState::Resting)
     }
 
     pub(super) fn carried(&self) -> &CarriedBytes {
@@ -110,8 +165,10 @@ pub(super) enum UpstreamSocket {
         stream: Stream,
         /// Its end gives the connection to the instance back: to be told only where that may be given another request.
         is_lent: bool,
-        _counted: TunnelStreamGuard,
+        counted: TunnelStreamGuard,
     },
+    /// Hyper has ended it, and what becomes of it is told by [`UpstreamTraffic`].
+    Left,
 }
 
 /// The end that hyper has.
@@ -123,6 +180,8 @@ pub(super) struct UpstreamIo {
     /// Nothing more is to be written, which the other side has been told. Dropped before that, it is reset: half a request
     /// must not be taken for a whole one.
     finished: bool,
+    /// Hyper has ended it, without a word to the other side: nobody here knows yet whether the answer was taken whole.
+    is_over: bool,
     /// The instance takes nothing more, and may have answered before that: what it has said is read, and what is left of the request goes nowhere.
     is_deaf: bool,
     early: EarlyRequest,
@@ -154,6 +213,7 @@ impl UpstreamIo {
             traffic,
             stall: WriteStall::new(stall_limit),
             finished: false,
+            is_over: false,
             is_deaf: false,
             early: match early_bytes {
                 0 => EarlyRequest::None,
@@ -221,6 +281,7 @@ impl AsyncRead for UpstreamIo {
                     }
                 }
             }
+            UpstreamSocket::Left => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
         let read = buffer.filled().len() - before;
         traffic.carried.came_down(read);
@@ -248,6 +309,7 @@ impl AsyncWrite for UpstreamIo {
         let written = match socket {
             UpstreamSocket::Instance { socket, .. } => Pin::new(socket).poll_write(cx, bytes),
             UpstreamSocket::Gateway { stream, .. } => Pin::new(&mut stream.send).poll_write(cx, bytes),
+            UpstreamSocket::Left => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         };
         match ready!(stall.watch(cx, written)) {
             Ok(written) => {
@@ -270,6 +332,7 @@ impl AsyncWrite for UpstreamIo {
         match &mut self.socket {
             UpstreamSocket::Instance { socket, .. } => Pin::new(socket).poll_flush(cx),
             UpstreamSocket::Gateway { stream, .. } => Pin::new(&mut stream.send).poll_flush(cx),
+            UpstreamSocket::Left => Poll::Ready(Ok(())),
         }
     }
 
@@ -278,11 +341,13 @@ impl AsyncWrite for UpstreamIo {
             socket,
             traffic,
             finished,
+            is_over,
             ..
         } = &mut *self;
         match socket {
             // It is reset when it is dropped, because its end would say that nothing is left on it.
-            UpstreamSocket::Gateway { is_lent: true, .. } if !traffic.rests.load(Ordering::Relaxed) => {
+            UpstreamSocket::Gateway { is_lent: true, .. } if !traffic.rests() => {
+                *is_over = true;
                 Poll::Ready(Ok(()))
             }
             UpstreamSocket::Instance { socket, .. } => {
@@ -293,6 +358,7 @@ impl AsyncWrite for UpstreamIo {
                 *finished = true;
                 Pin::new(&mut stream.send).poll_shutdown(cx)
             }
+            UpstreamSocket::Left => Poll::Ready(Ok(())),
         }
     }
 }
@@ -314,14 +380,20 @@ impl Drop for UpstreamIo {
         if self.finished {
             return;
         }
-        // Each fails only where that side has already ended.
-        match &mut self.socket {
-            UpstreamSocket::Instance { socket, .. } => {
-                let _ = socket.set_zero_linger();
-            }
-            UpstreamSocket::Gateway { stream, .. } => {
-                let _ = stream.send.reset(StreamCode::Reset);
-                let _ = stream.recv.stop(StreamCode::Reset);
+        if let UpstreamSocket::Instance { socket, .. } = &self.socket {
+            // It fails only where that side has already ended.
+            let _ = socket.set_zero_linger();
+            return;
+        }
+        let socket = std::mem::replace(&mut self.socket, UpstreamSocket::Left);
+        if let UpstreamSocket::Gateway { stream, counted, .. } = socket {
+            let left = LeftStream {
+                stream,
+                code: StreamCode::Reset,
+                _counted: counted,
+            };
+            if self.is_over {
+                self.traffic.leave(left);
             }
         }
     }

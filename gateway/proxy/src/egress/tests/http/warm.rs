@@ -129,6 +129,65 @@ async fn a_connection_that_its_instance_ends_or_says_more_on_is_lent_to_nobody()
     }
 }
 
+/// Streams that an ingress has carried to this end.
+fn ended_as(zone: &Zone, outcome: &str) -> u64 {
+    let mut text = String::new();
+    zone.metrics.encode(&mut text).unwrap();
+    let is_wanted = |line: &&str| {
+        line.starts_with("causeway_connections_total{role=\"ingress\"")
+            && line.contains(&format!("outcome=\"{outcome}\""))
+    };
+    let wanted = text.lines().filter(is_wanted);
+    wanted
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum()
+}
+
+#[tokio::test]
+async fn an_instance_that_ends_its_connection_after_an_answer_has_served_at_the_far_gateway_too() {
+    for (answer, closes) in [
+        (
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+            true,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+            false,
+        ),
+        ("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nok", true),
+        ("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", true),
+        ("HTTP/1.0 200 OK\r\n\r\nok", true),
+    ] {
+        let was_reset = Arc::new(AtomicUsize::new(0));
+        let resets = was_reset.clone();
+        let there = instance(move |mut wire| {
+            let resets = resets.clone();
+            async move {
+                wire.head().await;
+                wire.say(answer).await;
+                if !closes {
+                    resets.fetch_add(usize::from(wire.rest().await.is_err()), Ordering::SeqCst);
+                }
+            }
+        });
+        let (home, east) = two_zones(&speaking_http(""), vec![there.await]).await;
+        for asked in 1..=3 {
+            // One that may be made twice goes with its stream's header, and one that is made once on a stream that is ready.
+            for method in [Method::GET, Method::POST] {
+                let told = HttpClient::of(&home).await.ask(method, "/").await.unwrap();
+                assert_eq!(told.text(), "ok");
+            }
+            until("its stream has been served", || {
+                ended_as(&east, "served") == 2 * asked
+            })
+            .await;
+        }
+        assert_eq!(ended_as(&east, "client_reset"), 0, "{answer}");
+        assert_eq!(warm(&east), 0);
+        assert_eq!(was_reset.load(Ordering::SeqCst), 0, "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn half_a_request_is_lent_to_nobody() {
     let there = instance(|mut wire| async move {
