@@ -198,9 +198,14 @@ pub(super) async fn search(
         connected = search.run(snapshot) => connected,
         () = until(order.deadline) => Err(ConnectionOutcome::RequestTimeout),
     };
+    let asked = search.pace.asked();
     connected.map_err(|outcome| NoUpstream {
-        outcome,
-        attempts: search.pace.asked(),
+        outcome: match outcome {
+            // It has waited for somebody to ask.
+            ConnectionOutcome::RequestTimeout if asked == 0 => search.last,
+            outcome => outcome,
+        },
+        attempts: asked,
         waited_for: search
             .asks
             .into_iter()

@@ -257,6 +257,8 @@ impl Attempt<'_> {
         let is_late = self.order.deadline.is_some_and(|at| at <= Instant::now());
         let outcome = match no.outcome {
             ConnectionOutcome::ClientGone | ConnectionOutcome::Cut => no.outcome,
+            // Where nobody was asked, nobody took too long.
+            outcome if no.attempts == 0 => outcome,
             _ if is_late => ConnectionOutcome::RequestTimeout,
             outcome => outcome,
         };

@@ -317,7 +317,7 @@ async fn a_request_that_is_not_answered_in_the_time_of_its_route_is_answered_by_
 }
 
 #[tokio::test]
-async fn the_time_of_a_route_holds_while_no_instance_is_reached_too() {
+async fn the_time_of_a_route_holds_while_no_instance_is_there_to_be_asked_too() {
     let config = EgressConfig {
         setup_deadline: Duration::from_secs(60),
         grace: Duration::from_secs(60),
@@ -326,10 +326,18 @@ async fn the_time_of_a_route_holds_while_no_instance_is_reached_too() {
     let routes = speaking_http("routes:\n    - { timeout: 200ms }");
     let home = Zone::with_config("home", &routes, vec![], config);
     let mut client = HttpClient::of(&home).await;
+    let begun = std::time::Instant::now();
     let told = client.get("/").await;
+    // Nobody was late, as nobody was asked.
     assert_eq!(
         (told.status, told.field("causeway-reason")),
-        (StatusCode::GATEWAY_TIMEOUT, Some("request_timeout"))
+        (StatusCode::SERVICE_UNAVAILABLE, Some("no_candidate"))
+    );
+    assert_eq!(told.field("retry-after"), Some("1"));
+    let waited = begun.elapsed();
+    assert!(
+        (Duration::from_millis(200)..Duration::from_secs(20)).contains(&waited),
+        "it was waited for one {waited:?}"
     );
 }
 
