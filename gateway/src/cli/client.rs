@@ -265,7 +265,8 @@ impl Endpoint {
         };
         match status {
             StatusCode::SERVICE_UNAVAILABLE => refused.passing(),
-            StatusCode::NOT_FOUND => refused.not_found(),
+            StatusCode::NOT_FOUND => refused.refused().not_found(),
+            status if status.is_client_error() => refused.refused(),
             _ => refused,
         }
     }

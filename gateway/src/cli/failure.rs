@@ -53,6 +53,7 @@ pub struct Failure {
     silent: bool,
     passing: bool,
     not_found: bool,
+    refused: bool,
 }
 
 impl Failure {
@@ -68,6 +69,7 @@ impl Failure {
             silent: false,
             passing: false,
             not_found: false,
+            refused: false,
         }
     }
 
@@ -106,6 +108,18 @@ impl Failure {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.passing
+    }
+
+    /// Says that a gateway was asked and does not do it: nothing was done.
+    #[must_use]
+    pub fn refused(mut self) -> Self {
+        self.refused = true;
+        self
+    }
+
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.refused
     }
 
     /// Says that what was asked for is not there.

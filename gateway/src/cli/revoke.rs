@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use causeway_api::admin::view::TrustSummary;
 use causeway_federation::name::ZoneName;
 use causeway_identity::{
     Serial,
@@ -92,6 +93,17 @@ pub(crate) async fn run(args: RevokeArgs) -> Result<Exit, Failure> {
     folder
         .ca()
         .map_err(|error| folder_failure("cannot use the CA", &error))?;
+    let federation = federation(&args, &subject);
+    // Nothing is written where the gateways refuse it. While none of them answers, the CA at least is told.
+    let view = match federation.look().await {
+        Ok(view) => Some(view),
+        Err(failure) if failure.is_refused() => return Err(failure),
+        Err(_) => None,
+    };
+    if let Some(view) = view {
+        rotate::check_roots(&folder, &view, args.only_this_ca)?;
+    }
+    let before = Revoked::read(folder.path()).map_err(|error| unwritten().because(&error))?;
     let written = match args.readmit {
         true => readmit(&folder, &subject).await?,
         false => {
@@ -102,7 +114,80 @@ pub(crate) async fn run(args: RevokeArgs) -> Result<Exit, Failure> {
             record(&folder, &subject)?
         }
     };
-    spread(&args, &folder, &subject, &written).await
+    let handed = match hand(&federation, &folder, args.only_this_ca).await {
+        Ok(handed) => handed,
+        Err(failure) if failure.is_refused() => {
+            take_back(&folder, &before)?;
+            return Err(failure);
+        }
+        Err(failure) => {
+            // Where standard error is gone, nobody is left to be told.
+            let _ = say(&format!(
+                "the CA's folder says so, and the gateways do not know yet: run this again ({})\n",
+                written.trim_end()
+            ));
+            return Err(failure);
+        }
+    };
+    output::print(&written)?;
+    spread(&args, &federation, &subject, handed).await
+}
+
+/// Has the folder say what it said before.
+fn take_back(folder: &CaFolder, before: &Revoked) -> Result<(), Failure> {
+    let taken_back = match Revoked::read(folder.path()) {
+        Ok(revoked) if revoked == *before => Ok(()),
+        Ok(_) => before.write(folder.path()),
+        Err(error) => Err(error),
+    };
+    taken_back.map_err(|error| {
+        Failure::new("the gateways refuse it, and it cannot be taken out of the CA's folder again")
+            .because(&error)
+    })
+}
+
+fn unwritten() -> Failure {
+    Failure::new("cannot write down what is revoked")
+}
+
+/// The federation, but for a zone that is revoked.
+fn federation<'a>(args: &'a RevokeArgs, subject: &RevocationSubject) -> FederationView<'a> {
+    let without = match subject {
+        RevocationSubject::Zone(zone) if !args.readmit => ZoneName::new(zone).ok().into_iter().collect(),
+        _ => BTreeSet::new(),
+    };
+    FederationView {
+        admin: &args.admin.admin,
+        without,
+    }
+}
+
+/// Hands a gateway what the folder says now.
+async fn hand(
+    federation: &FederationView<'_>,
+    folder: &CaFolder,
+    only_this_ca: bool,
+) -> Result<HandedDocument, Failure> {
+    let view = federation.look().await?;
+    rotate::check_roots(folder, &view, only_this_ca).map_err(Failure::refused)?;
+    let document = folder
+        .document((view.generation, &view.fingerprint), SystemTime::now())
+        .map_err(|error| folder_failure("cannot make the trust document", &error))?;
+    federation.hand(&document).await?;
+    let edition = document.edition();
+    Ok(HandedDocument {
+        goal: Goal {
+            document: (edition.generation, edition.fingerprint.to_string()),
+            issuer: None,
+        },
+        view,
+    })
+}
+
+/// Document that a gateway has taken, and what the gateways trusted before.
+struct HandedDocument {
+    goal: Goal,
+    view: TrustSummary,
 }
 
 fn subject(args: &RevokeArgs) -> Result<RevocationSubject, Failure> {
@@ -131,7 +216,7 @@ fn subject(args: &RevokeArgs) -> Result<RevocationSubject, Failure> {
 
 /// Writes what is revoked into the CA's folder, where `causeway ca serve` reads it. Says what that was.
 fn record(folder: &CaFolder, subject: &RevocationSubject) -> Result<String, Failure> {
-    let failed = || Failure::new("cannot write down what is revoked");
+    let failed = unwritten;
     let now = SystemTime::now();
     let mut revoked = Revoked::read(folder.path()).map_err(|error| failed().because(&error))?;
     let mut ends = 0;
@@ -200,43 +285,14 @@ async fn readmit(folder: &CaFolder, subject: &RevocationSubject) -> Result<Strin
     ))
 }
 
+/// Waits until the zones that are reachable have the document, and says how that went.
 async fn spread(
     args: &RevokeArgs,
-    folder: &CaFolder,
+    federation: &FederationView<'_>,
     subject: &RevocationSubject,
-    written: &str,
+    HandedDocument { goal, view }: HandedDocument,
 ) -> Result<Exit, Failure> {
-    let not_spread = |_: &Failure| {
-        // Where standard error is gone, nobody is left to be told.
-        let _ = say(&format!(
-            "the CA's folder says so, and the gateways do not know yet: run this again ({})\n",
-            written.trim_end()
-        ));
-    };
-    let without = match subject {
-        RevocationSubject::Zone(zone) if !args.readmit => ZoneName::new(zone).ok().into_iter().collect(),
-        _ => BTreeSet::new(),
-    };
-    let federation = FederationView {
-        admin: &args.admin.admin,
-        without,
-    };
-    let view = federation.look().await.inspect_err(not_spread)?;
-    rotate::check_roots(folder, &view, args.only_this_ca).inspect_err(not_spread)?;
-    let document = folder
-        .document((view.generation, &view.fingerprint), SystemTime::now())
-        .map_err(|error| folder_failure("cannot make the trust document", &error))
-        .inspect_err(not_spread)?;
-    federation.hand(&document).await.inspect_err(not_spread)?;
-    let goal = Goal {
-        document: (
-            document.edition().generation,
-            document.edition().fingerprint.to_string(),
-        ),
-        issuer: None,
-    };
     let begun = Instant::now();
-    output::print(written)?;
     let excused = |(zone, lack): &(String, Lack)| match (lack, subject) {
         // It does not hear of it from anybody any more.
         (Lack::Document(gateways), RevocationSubject::Gateway(name)) => gateways
@@ -249,7 +305,7 @@ async fn spread(
     });
     let waited = waited.await?;
     if !args.readmit {
-        output::print(&closed(&federation, &goal).await?)?;
+        output::print(&closed(federation, &goal).await?)?;
     }
     match subject {
         RevocationSubject::Zone(zone) => note_topology(&args.admin.admin, Some(&format!("{zone}/"))).await?,

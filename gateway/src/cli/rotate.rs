@@ -94,12 +94,12 @@ pub(crate) async fn run(args: RotateArgs) -> Result<Exit, Failure> {
     if args.abandon {
         return abandon(&args, &folder).await;
     }
-    let mut state = begin(&args, &folder).await?;
+    let (mut state, is_new) = begin(&args, &folder).await?;
     while state.step != RotationStep::Done {
         if folder::is_paused(folder.path()) {
             return paused(&state);
         }
-        if !carry_out(&args, &folder, &mut state).await? {
+        if !carry_out(&args, &folder, &mut state, is_new).await? {
             return paused(&state);
         }
         state.step = state.step.next();
@@ -120,11 +120,13 @@ pub(crate) async fn run(args: RotateArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Takes up a rotation where it stands, or begins one; the state is on disk when this returns.
-async fn begin(args: &RotateArgs, folder: &CaFolder) -> Result<State, Failure> {
+/// Takes up a rotation where it stands, or begins one, and says whether it is new; the state is on disk when this returns.
+async fn begin(args: &RotateArgs, folder: &CaFolder) -> Result<(State, bool), Failure> {
     let failed = |error: FolderError| folder_failure("cannot begin the rotation", &error);
     let known = folder::read_state(folder.path()).map_err(failed)?;
-    let mut state = match known.filter(|state| state.step != RotationStep::Done) {
+    let known = known.filter(|state| state.step != RotationStep::Done);
+    let is_new = known.is_none();
+    let mut state = match known {
         Some(state) => state,
         None => {
             let state = State {
@@ -143,7 +145,7 @@ async fn begin(args: &RotateArgs, folder: &CaFolder) -> Result<State, Failure> {
     };
     state.without.extend(args.without.iter().cloned());
     write(folder, &state)?;
-    Ok(state)
+    Ok((state, is_new))
 }
 
 /// Says who is waited for, and how long that takes.
@@ -203,6 +205,13 @@ async fn abandon(args: &RotateArgs, folder: &CaFolder) -> Result<Exit, Failure> 
     let federation = federation(args, &state);
     // Nothing is taken back while nobody answers.
     let view = federation.look().await?;
+    // Whoever goes on with it after an interruption makes another CA.
+    let anew = State {
+        step: RotationStep::Preparing,
+        new: None,
+        ..state.clone()
+    };
+    write(folder, &anew)?;
     let aside = folder.abandon(&state).map_err(failed)?;
     let document = folder
         .document((view.generation, &view.fingerprint), SystemTime::now())
@@ -233,8 +242,14 @@ fn say_step(state: &State) -> Result<(), Failure> {
     say(&format!("{}\n", state.step.describe()))
 }
 
-/// Does what a step asks for. Says whether it is done; if not, it was paused.
-async fn carry_out(args: &RotateArgs, folder: &CaFolder, state: &mut State) -> Result<bool, Failure> {
+/// Does what a step asks for. Says whether it is done; if not, it was paused. A rotation that is new, and that the gateways refuse, is as if
+/// it had not been begun.
+async fn carry_out(
+    args: &RotateArgs,
+    folder: &CaFolder,
+    state: &mut State,
+    is_new: bool,
+) -> Result<bool, Failure> {
     let failed = |error: FolderError| folder_failure("cannot go on with the rotation", &error);
     match state.step {
         RotationStep::Preparing => {
@@ -253,7 +268,13 @@ async fn carry_out(args: &RotateArgs, folder: &CaFolder, state: &mut State) -> R
     let document = folder
         .document((view.generation, &view.fingerprint), SystemTime::now())
         .map_err(failed)?;
-    federation.hand(&document).await?;
+    if let Err(failure) = federation.hand(&document).await {
+        if is_new && state.step == RotationStep::Announcing && failure.is_refused() {
+            folder.abandon(state).map_err(failed)?;
+            folder.forget_rotation().map_err(failed)?;
+        }
+        return Err(failure);
+    }
     // Only now it is true.
     say_step(state)?;
     let edition = document.edition();

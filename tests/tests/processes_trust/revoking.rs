@@ -1,6 +1,7 @@
 //! `causeway revoke`: the news is everywhere at once, and what is revoked stays out.
 
 use std::{
+    fs,
     path::Path,
     process::Output,
     time::{Duration, Instant},
@@ -201,12 +202,40 @@ async fn a_document_of_another_ca_or_nonsense_changes_nothing() {
         said.contains("not this CA's") && said.contains("--only-this-ca"),
         "{said}"
     );
+    let folder = Path::new(stranger);
+    assert!(
+        !folder.join("revoked.jsonl").exists(),
+        "it was refused beforehand"
+    );
     let second = causeway(&[&revoke[..], &["--only-this-ca"]].concat()).unwrap();
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(
         !second.status.success() && said.contains("no root that is trusted here"),
         "{said}"
     );
+    assert!(!said.contains("run this again"), "{said}");
+    let revoked = fs::read_to_string(folder.join("revoked.jsonl")).unwrap();
+    assert_eq!(revoked, "", "it was taken back");
+
+    // A rotation is as if it had not been begun, but for the CA that was to come.
+    let roots = fs::read_to_string(folder.join("ca.pem")).unwrap();
+    let rotate = [
+        "ca",
+        "rotate",
+        "--ca",
+        stranger,
+        "--admin",
+        &admin,
+        "--only-this-ca",
+    ];
+    let rotated = causeway(&rotate).unwrap();
+    let said = String::from_utf8_lossy(&rotated.stderr).into_owned();
+    assert!(
+        !rotated.status.success() && said.contains("no root that is trusted here"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(folder.join("ca.pem")).unwrap(), roots);
+    assert!(!folder.join("rotation.json").exists() && !folder.join("next").exists());
     let socket = federation.zone("east").admin_socket();
     let answer = put_nonsense(&socket).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
