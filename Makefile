@@ -11,13 +11,15 @@ SEED ?=
 SCALE ?=
 # Of `make propagation`.
 CHANGES ?= 500
+# Of `make upgrade`: a commit, or none for the first one that handed over.
+FROM ?=
 # Of `make package`: a program, or none for a release build.
 PROGRAM ?=
 
 # Says once why nothing happens for minutes.
 FIRST_BUILD = [ -e target/debug/causeway ] || echo "The first build takes minutes (CONTRIBUTING.md says how many); cargo shows how far it is."
 
-.PHONY: help demo play test lint fmt package bench chaos autobahn propagation simulate fuzz bench-scale
+.PHONY: help demo play test lint fmt package bench chaos autobahn propagation upgrade simulate fuzz bench-scale
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -56,6 +58,9 @@ chaos: ## Six zones under faults and registration load. SECONDS=600 SEED=n SCALE
 
 propagation: ## How long a change takes to every zone; fails when the 99th percentile is over a round trip and 100 ms. CHANGES=500 SEED=n.
 	STRICT=1 tests/namespaces/run --propagation $(CHANGES) $(SEED)
+
+upgrade: ## Hands over to an older program and back, ten times, under load. FROM=COMMIT, or the first one that handed over, which is built anew.
+	@CARGO="$(CARGO)" tests/upgrade $(FROM)
 
 autobahn: ## The Autobahn suite for WebSocket through two gateways, beside the same without (x86_64; takes packages of Debian 11).
 	tests/namespaces/run --autobahn
