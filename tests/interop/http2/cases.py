@@ -545,7 +545,7 @@ for pseudo in (":method", ":scheme", ":path", ":authority"):
 malformed("8.3.1", "a method that is none", changed={":method": "GET /x HTTP/1.1"})
 malformed("8.3.1", "a path with a blank", changed={":path": "/echo HTTP/1.1"})
 malformed("8.3.1", "a path with CR and LF", changed={":path": "/echo HTTP/1.1\r\nHost: a\r\n\r\nGET /smuggled"})
-# It is cut off, so that an instance is not given it.
+# It is cut off by the type that the library keeps a path in, before anybody sees it, so that an instance is not given it.
 malformed("8.3.1", "a path with #", library=ANSWER, changed={":path": "/echo#here"})
 malformed("8.3.1", "a path that does not begin with /", changed={":path": "echo"})
 malformed("8.3.1", "a path that is a whole URI", changed={":path": "http://other.example/echo"})
