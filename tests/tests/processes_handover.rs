@@ -268,7 +268,13 @@ async fn another_zone_has_a_tunnel_all_the_time_even_if_nothing_is_open_on_it() 
             let mut looks = 0;
             while !stop.load(Ordering::Relaxed) {
                 let page = http::get(admin, "/v1/tunnels").await?.body;
-                anyhow::ensure!(page.contains("\"west\""), "after {looks} looks: {page}");
+                let tunnels: serde_json::Value = serde_json::from_str(&page)?;
+                let items = tunnels["items"].as_array();
+                let is_up = |item: &serde_json::Value| item["zone"] == "west" && item["state"] == "up";
+                anyhow::ensure!(
+                    items.is_some_and(|items| items.iter().any(is_up)),
+                    "after {looks} looks: {page}"
+                );
                 looks += 1;
             }
             anyhow::Ok(looks)
@@ -280,6 +286,15 @@ async fn another_zone_has_a_tunnel_all_the_time_even_if_nothing_is_open_on_it() 
     stop.store(true, Ordering::Relaxed);
     let looks = looking.await.unwrap().unwrap();
     assert!(looks > 0);
+    // Nor is there a word in the history of a tunnel that went.
+    let page = http::get(federation.zone("east").admin, "/v1/events")
+        .await
+        .unwrap()
+        .body;
+    assert!(
+        page.contains("tunnel_up") && !page.contains("tunnel_down"),
+        "{page}"
+    );
 }
 
 /// A successor that says what it likes, as far as it comes.
