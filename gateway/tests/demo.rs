@@ -186,6 +186,23 @@ fn a_service_with_time_limits_and_retries_keeps_every_promise() {
 }
 
 #[test]
+fn calls_of_grpc_follow_the_weights_and_the_routes_one_by_one() {
+    let text = story("grpc.yaml");
+    assert_cut_and_back(&text);
+    assert_moved_by_weights(&text);
+    assert!(text.contains("over gRPC, each on one connection"), "{text}");
+    assert!(text.contains("on 10 connections, 0 failed."), "{text}");
+    let told = "POST /acme.prices.v1.Prices/Quote ";
+    let quotes = text.lines().find(|line| line.trim_start().starts_with(told));
+    let quotes = quotes.unwrap_or_default();
+    assert!(
+        quotes.contains("version=v2 in east 6") && !quotes.contains("version=v1"),
+        "{text}"
+    );
+    assert!(text.contains("is INTERNAL"), "{text}");
+}
+
+#[test]
 fn two_companies_with_a_ca_each_serve_each_other() {
     let text = story("two-trust-domains.yaml");
     assert!(text.contains("partner.example"), "{text}");

@@ -2,15 +2,21 @@
 
 use std::fmt::Write as _;
 
+use bytes::Bytes;
 use causeway_federation::topology::{PathMatch, Route, Service};
 use causeway_routing::requests::{RequestHead, find};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use http_body_util::Full;
 
-use super::instance::REQUEST_HEADER;
+use super::instance::{GRPC, REQUEST_HEADER};
 
 /// Method of requests that may be made once: no two instances are ever given one, as with the bytes of a connection. One that may be made
 /// twice (`GET`) would be sent again to another zone where nothing was heard of it.
 const METHOD: &str = "POST";
+/// Path of a plain call.
+const PLAIN_CALL: &str = "/demo.Instances/Ask";
+/// Method of a gRPC service where a route names none.
+const ANY_METHOD: &str = "Ask";
 
 /// Head of a request, without its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +52,10 @@ impl DemoRequest {
             None => "/".to_owned(),
             Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) if path.is_empty() => "/".to_owned(),
             Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) => path.clone(),
-            Some(PathMatch::Pattern(_) | PathMatch::Grpc { .. }) => return None,
+            Some(PathMatch::Grpc { service, method }) => {
+                format!("/{service}/{}", method.as_deref().unwrap_or(ANY_METHOD))
+            }
+            Some(PathMatch::Pattern(_)) => return None,
         };
         let query: Vec<String> = wanted
             .query
@@ -106,6 +115,28 @@ impl DemoRequest {
         }
         head.push_str("content-length: 0\r\nconnection: close\r\n\r\n");
         head
+    }
+
+    /// The same as a call of gRPC with this message.
+    pub(super) fn call(
+        &self,
+        name: &str,
+        number: u64,
+        message: Bytes,
+    ) -> Result<Request<Full<Bytes>>, http::Error> {
+        let host = self.host.as_deref().unwrap_or(name);
+        let path = match self.path.as_str() {
+            "/" => PLAIN_CALL,
+            path => path,
+        };
+        let mut request = Request::post(format!("http://{host}{path}"))
+            .header(header::CONTENT_TYPE, GRPC)
+            .header(header::TE, "trailers")
+            .header(REQUEST_HEADER, number);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        request.body(Full::new(message))
     }
 
     /// Tells it from others: `POST /beta with x-canary: 1`.

@@ -10,12 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use causeway_federation::name::{PortName, ServiceName, ZoneName};
 use futures_util::{StreamExt, stream};
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query},
     rr::{Name, RData, RecordType},
 };
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpStream, UdpSocket},
@@ -24,7 +28,7 @@ use tokio::{
 
 use super::{
     ask::DemoRequest,
-    instance::{InstanceAnswer, REQUEST_HEADER},
+    instance::{FRAME_HEAD_BYTES, InstanceAnswer, REQUEST_HEADER, framed},
 };
 
 /// Longest wait for a DNS answer.
@@ -35,6 +39,7 @@ const MAX_DNS_BYTES: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024;
+const MAX_CALL_BYTES: usize = 64 * 1024;
 /// Requests of one burst that are under way at once.
 const AT_ONCE: usize = 8;
 
@@ -93,6 +98,8 @@ pub(super) struct DemoClient {
     pub(super) virtual_address: SocketAddr,
     /// Port of the service that its answers have to come from; `None`: whichever.
     port: Option<PortName>,
+    /// It calls over gRPC.
+    is_grpc: bool,
     asks: DemoRequest,
     numbers: Arc<AtomicU64>,
 }
@@ -118,6 +125,7 @@ impl DemoClient {
             virtual_address: (address.ok_or_else(|| ClientError::NoAddress(name.clone()))?, port).into(),
             name,
             port: None,
+            is_grpc: false,
             asks: DemoRequest::default(),
             numbers,
         })
@@ -148,6 +156,11 @@ impl DemoClient {
     /// The same application with other requests.
     pub(super) fn asking(self, asks: DemoRequest) -> Self {
         Self { asks, ..self }
+    }
+
+    /// The same application of a service that speaks gRPC, or does not.
+    pub(super) fn calling(self, is_grpc: bool) -> Self {
+        Self { is_grpc, ..self }
     }
 
     /// One request over a connection of its own.
@@ -211,19 +224,50 @@ impl DemoClient {
     ) -> Result<InstanceAnswer, ClientError> {
         let mut socket = TcpStream::connect(self.virtual_address).await?;
         *own = socket.local_addr().ok();
+        if self.is_grpc {
+            return self.call(&mut open(socket).await?, number).await;
+        }
         let request = self.asks.head(&self.name, number);
         socket.write_all(request.as_bytes()).await?;
         let mut text = Vec::new();
         socket.take(MAX_ANSWER_BYTES).read_to_end(&mut text).await?;
         self.answer_in(&text, number)
     }
+
+    /// One call: a message without content goes, and one comes that says who had it.
+    async fn call(&self, calls: &mut CallSender, number: u64) -> Result<InstanceAnswer, ClientError> {
+        calls.ready().await.map_err(broken)?;
+        let request = self.asks.call(&self.name, number, framed(&[]));
+        let request = request.map_err(io::Error::other)?;
+        let answer = calls.send_request(request).await.map_err(broken)?;
+        let body = Limited::new(answer.into_body(), MAX_CALL_BYTES).collect().await;
+        let body = body.map_err(io::Error::other)?.to_bytes();
+        let message = body.get(FRAME_HEAD_BYTES..).unwrap_or_default();
+        self.answer_in(message, number)
+    }
 }
+
+/// Takes a connection into use for calls.
+async fn open(socket: TcpStream) -> Result<CallSender, ClientError> {
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await;
+    let (sender, connection) = handshake.map_err(broken)?;
+    // The calls on it hear of its end.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+fn broken(error: hyper::Error) -> ClientError {
+    io::Error::other(error).into()
+}
+
+type CallSender = http2::SendRequest<Full<Bytes>>;
 
 /// An application that keeps its connection, and makes another when that has ended.
 #[derive(Debug)]
 pub(super) struct KeptClient {
     client: DemoClient,
     socket: Option<BufReader<TcpStream>>,
+    calls: Option<CallSender>,
     connections: usize,
 }
 
@@ -232,6 +276,7 @@ impl KeptClient {
         Self {
             client,
             socket: None,
+            calls: None,
             connections: 0,
         }
     }
@@ -253,12 +298,32 @@ impl KeptClient {
     /// One request on the connection that is open, or on a new one. It has no line of its own in the access log by its socket.
     pub(super) async fn request(&mut self) -> DemoOutcome {
         let started = Instant::now();
-        let exchange = timeout(PATIENCE, self.exchange()).await;
+        let exchange = async {
+            match self.client.is_grpc {
+                true => self.call().await,
+                false => self.exchange().await,
+            }
+        };
+        let exchange = timeout(PATIENCE, exchange).await;
         let answer = exchange.unwrap_or(Err(ClientError::TimedOut));
         if answer.is_err() {
-            self.socket = None;
+            (self.socket, self.calls) = (None, None);
         }
         self.client.outcome(started, None, answer)
+    }
+
+    async fn call(&mut self) -> Result<InstanceAnswer, ClientError> {
+        // The gateway may have asked it to come back on another one.
+        let mut calls = match self.calls.take().filter(|calls| !calls.is_closed()) {
+            Some(calls) => calls,
+            None => {
+                self.connections += 1;
+                open(TcpStream::connect(self.client.virtual_address).await?).await?
+            }
+        };
+        let answer = self.client.call(&mut calls, self.client.number()).await?;
+        self.calls = Some(calls);
+        Ok(answer)
     }
 
     async fn exchange(&mut self) -> Result<InstanceAnswer, ClientError> {

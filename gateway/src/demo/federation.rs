@@ -12,7 +12,7 @@ use causeway_control::TopologySource;
 use causeway_dns::DnsConfig;
 use causeway_federation::{
     name::{GatewayId, PortName, ServiceName, ZoneName},
-    topology::Topology,
+    topology::{Protocol, Topology},
 };
 use causeway_host::tasks::Tasks;
 use causeway_identity::{
@@ -164,14 +164,14 @@ impl DemoFederation {
         zone: &ZoneName,
         service: &ServiceName,
     ) -> Result<DemoClient, DemoError> {
-        let port = self
-            .topology
-            .services
-            .get(service)
-            .map_or(0, |declared| declared.ports.primary.number);
+        let declared = self.topology.services.get(service);
+        let primary = declared.map(|declared| &declared.ports.primary);
+        let is_grpc = primary.is_some_and(|port| port.protocol == Protocol::Grpc);
+        let port = primary.map_or(0, |port| port.number);
         let (dns, domain) = (self.dns(zone)?, self.topology.dns.domain.as_str());
         let client = DemoClient::resolve((zone, service), (dns, domain), port, self.numbers.clone());
-        client.await.map_err(|source| unresolved(zone, source))
+        let client = client.await.map_err(|source| unresolved(zone, source))?;
+        Ok(client.calling(is_grpc))
     }
 
     /// An application of `zone` that has asked for the SRV record of this port of `service`.

@@ -1,6 +1,7 @@
 //! The demo's instances: small HTTP services that say who they are and remember every request that they were given.
 //!
-//! They serve every protocol of the topology alike, with HTTP/1.1: what a gateway carries as bytes may be that as well.
+//! Where a service speaks gRPC they do, and their answers are the messages of calls. Every other protocol they serve alike, with HTTP/1.1:
+//! what a gateway carries as bytes may be that as well.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,18 +14,31 @@ use std::{
 use bytes::Bytes;
 use causeway_federation::{
     name::{PortName, ServiceName, Tags, ZoneName},
-    topology::{FixedInstance, ServicePorts},
+    topology::{FixedInstance, Protocol, ServicePorts},
 };
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Carries the number that a request is told apart by.
 pub(super) const REQUEST_HEADER: &str = "x-request-id";
+/// Content type of calls.
+pub(super) const GRPC: &str = "application/grpc";
+/// Bytes before a message: whether it is compressed, and its length.
+pub(super) const FRAME_HEAD_BYTES: usize = 5;
+/// Question of a health check, and the message that says that all is well (`status: SERVING`).
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+const SERVING: [u8; 2] = [8, 1];
+/// Code of a call that an instance fails.
+const INTERNAL: &str = "13";
 
 /// Number of times that each request was given to any instance, and which instances fail some of theirs.
 #[derive(Debug, Default)]
@@ -102,13 +116,14 @@ pub(super) async fn start(
 ) -> io::Result<SocketAddr> {
     let first = TcpListener::bind((host, 0)).await?;
     let registered = first.local_addr()?;
-    let mut names = BTreeMap::from([(registered, Vec::new())]);
+    let mut names = BTreeMap::from([(registered, (Vec::new(), false))]);
     for port in ports.into_iter().flat_map(ServicePorts::iter) {
-        let leads_to = names.entry(port.at(registered)).or_default();
+        let (leads_to, is_grpc) = names.entry(port.at(registered)).or_default();
         leads_to.extend(port.name.clone());
+        *is_grpc |= port.protocol == Protocol::Grpc;
     }
     let mut first = Some(first);
-    for (address, ports) in names {
+    for (address, (ports, is_grpc)) in names {
         let listener = match first.take_if(|_| address == registered) {
             Some(first) => first,
             None => TcpListener::bind(address).await?,
@@ -120,14 +135,15 @@ pub(super) async fn start(
             ports,
             request: None,
         };
-        tokio::spawn(listen(listener, Arc::new(who), given.clone()));
+        tokio::spawn(listen((listener, is_grpc), Arc::new(who), given.clone()));
     }
     Ok(registered)
 }
 
-async fn listen(listener: TcpListener, who: Arc<InstanceAnswer>, given: Arc<Given>) {
+async fn listen((listener, is_grpc): (TcpListener, bool), who: Arc<InstanceAnswer>, given: Arc<Given>) {
     loop {
         match listener.accept().await {
+            Ok((socket, _)) if is_grpc => drop(tokio::spawn(serve_calls(socket, who.clone(), given.clone()))),
             Ok((socket, _)) => drop(tokio::spawn(serve(socket, who.clone(), given.clone()))),
             // No file descriptor is left; connections that end will free some.
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
@@ -146,8 +162,55 @@ async fn serve(socket: TcpStream, who: Arc<InstanceAnswer>, given: Arc<Given>) {
         .await;
 }
 
+/// The same for calls of gRPC, over HTTP/2.
+async fn serve_calls(socket: TcpStream, who: Arc<InstanceAnswer>, given: Arc<Given>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (message, fails) = match request.uri().path() {
+            HEALTH_CHECK => (SERVING.to_vec(), false),
+            _ => told(&request, &who, &given),
+        };
+        async move { Ok::<_, Infallible>(answer_of_call(&message, fails)) }
+    });
+    let _ = http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(socket), service)
+        .await;
+}
+
 /// Health checks come without a number, and are answered like everything else.
 fn answer(request: &Request<Incoming>, who: &InstanceAnswer, given: &Given) -> Response<Full<Bytes>> {
+    let (body, fails) = told(request, who, given);
+    let mut response = Response::new(Full::new(body.into()));
+    if fails {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    response
+}
+
+/// Answer to a call: one message, and the code that it ends with.
+fn answer_of_call(
+    message: &[u8],
+    fails: bool,
+) -> Response<impl hyper::body::Body<Data = Bytes, Error = Infallible> + use<>> {
+    let code = match fails {
+        true => HeaderValue::from_static(INTERNAL),
+        false => HeaderValue::from_static("0"),
+    };
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), code)]);
+    let body = Full::new(framed(message)).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let mut response = Response::new(body);
+    let kind = HeaderValue::from_static(GRPC);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// A message as gRPC frames it: not compressed, and its length.
+pub(super) fn framed(message: &[u8]) -> Bytes {
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    [&[0], &length.to_be_bytes()[..], message].concat().into()
+}
+
+/// Takes a request down, and says who has it, and whether it is to fail.
+fn told(request: &Request<Incoming>, who: &InstanceAnswer, given: &Given) -> (Vec<u8>, bool) {
     let number = request.headers().get(REQUEST_HEADER);
     let number = number
         .and_then(|value| value.to_str().ok())
@@ -162,11 +225,7 @@ fn answer(request: &Request<Incoming>, who: &InstanceAnswer, given: &Given) -> R
     // Names and numbers always serialise; an empty answer would fail the request, as it should.
     let mut body = serde_json::to_vec(&answer).unwrap_or_default();
     body.push(b'\n');
-    let mut response = Response::new(Full::new(body.into()));
-    if number.is_some_and(|number| given.fails(who, number)) {
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    }
-    response
+    (body, number.is_some_and(|number| given.fails(who, number)))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::{
 use causeway_federation::{
     catalog::{ShiftFigures, ShiftStepNumber},
     name::GatewayId,
-    topology::{GateCondition, Shift, ShiftPlan},
+    topology::{GateCondition, Protocol, Shift, ShiftPlan},
 };
 use causeway_routing::{
     shift::{ShiftVerdict, judge},
@@ -53,9 +53,13 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     let declared = stage.federation.topology.services.get(service);
     let begun = declared.map(|declared| Shift::begin(declared, plan, driver.clone(), SystemTime::now()));
     let Some(Ok(begun)) = begun else { return Ok(()) };
+    let failure = match declared.map(|declared| declared.ports.primary.protocol) {
+        Some(Protocol::Grpc) => "INTERNAL",
+        _ => "a 500",
+    };
     let about = format!(
         "As `causeway shift {service} --to {} --steps 5,25,100 --abort-if '{GATE}'` does it: the traffic of {service} moves step by step, and \
-         every gateway counts what becomes of its own requests. At 25 % one in {FAILS_ONE_IN} of the new arm's answers is a 500.",
+         every gateway counts what becomes of its own requests. At 25 % one in {FAILS_ONE_IN} of the new arm's answers is {failure}.",
         story::tags(&to)
     );
     stage.story.chapter("A shift that is aborted at 25 %", &about)?;

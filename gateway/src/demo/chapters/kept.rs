@@ -23,7 +23,7 @@ const STEPS: [u32; 4] = [5, 50, 100, 0];
 pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     let says = |declared: &Service| declared.connections != ConnectionPolicy::default();
     let requests = arms::find_where(stage, |declared| {
-        says(declared) && declared.ports.primary.protocol == Protocol::Http
+        says(declared) && declared.ports.primary.protocol.is_http()
     })?;
     let bytes = arms::find_where(stage, |declared| {
         declared.connections.linger.is_some() && declared.ports.primary.protocol == Protocol::Tcp
@@ -43,8 +43,13 @@ async fn follow_by_request(stage: &mut Stage, split: &arms::Split) -> Result<(),
         service,
         arms,
     } = split;
+    let declared = stage.federation.topology.services.get(service);
+    let protocol = match declared.map(|declared| declared.ports.primary.protocol) {
+        Some(Protocol::Grpc) => "gRPC",
+        _ => "HTTP",
+    };
     let about = format!(
-        "{CLIENTS} applications in {client} call {service} over HTTP, each on one connection that it keeps. The weights are \
+        "{CLIENTS} applications in {client} call {service} over {protocol}, each on one connection that it keeps. The weights are \
          edited to 5 %, 50 % and 100 % for {}, and back.",
         story::tags(&arms[1].0)
     );
