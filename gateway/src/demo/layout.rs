@@ -9,7 +9,7 @@ use std::{
 
 use causeway_federation::{
     name::{GatewayId, GatewayName, ServiceName},
-    topology::{Probe, Topology, Vips},
+    topology::{Probe, Protocol, Topology, Vips},
     trust::Bundle,
 };
 use causeway_identity::ca::{Ca, CaError};
@@ -96,15 +96,19 @@ pub(super) async fn start_instances(
             declared.address = started.map_err(DemoError::Instance)?;
         }
     }
-    for health in topology
-        .services
-        .values_mut()
-        .filter_map(|service| service.health.as_mut())
-    {
-        // The built-in instances speak HTTP alone.
-        if let Probe::Grpc { .. } = health.probe {
-            let path = "/healthz".to_owned();
-            health.probe = Probe::Http { path };
+    for service in topology.services.values_mut() {
+        let is_grpc = service.ports.primary.protocol == Protocol::Grpc;
+        // The built-in instances speak one of the two.
+        if let Some(health) = &mut service.health {
+            health.probe = match (is_grpc, health.probe.clone()) {
+                (true, Probe::Http { .. }) => Probe::Grpc {
+                    service: String::new(),
+                },
+                (false, Probe::Grpc { .. }) => Probe::Http {
+                    path: "/healthz".to_owned(),
+                },
+                (_, probe) => probe,
+            };
         }
     }
     Ok(hosts)

@@ -5,6 +5,8 @@
     reason = "a test may fail by panicking, in its own functions too"
 )]
 
+mod succession;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
 use causeway_federation::{

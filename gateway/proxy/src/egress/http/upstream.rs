@@ -261,9 +261,7 @@ impl HttpUpstream {
     /// Lays it by until the next request; `None`: it was that of one request.
     pub(super) fn rest(mut self) -> Option<Self> {
         self.load = None;
-        if self.has_sent_all() {
-            self.facts.traffic.answered_whole(self.stays_open);
-        }
+        self.facts.traffic.answered(self.has_sent_all(), self.stays_open);
         matches!(self.sender, RequestSender::Version1(_)).then_some(self)
     }
 

@@ -74,6 +74,8 @@ enum RestState {
     Resting,
     /// The same, and no other can follow.
     Spent,
+    /// It was answered before all of it was sent.
+    Unsent,
 }
 
 /// Stream that is over for hyper: reset when it is dropped, with what became of its request.
@@ -107,15 +109,17 @@ impl UpstreamTraffic {
         *self.rest.lock() = RestState::UnderWay;
     }
 
-    /// Takes down that nothing is under way on it: it may be given back if it stays open, and has done its work otherwise.
-    pub(super) fn answered_whole(&self, stays_open: bool) {
+    /// Takes down that a request has its whole answer. If it was sent whole too, nothing is under way: the connection may be given back if
+    /// it stays open, and has done its work otherwise.
+    pub(super) fn answered(&self, sent_all: bool, stays_open: bool) {
         let mut rest = self.rest.lock();
-        if let RestState::Left(left) = &mut *rest {
+        if let (RestState::Left(left), true) = (&mut *rest, sent_all) {
             left.code = StreamCode::Spent;
         }
-        *rest = match stays_open {
-            true => RestState::Resting,
-            false => RestState::Spent,
+        *rest = match (sent_all, stays_open) {
+            (true, true) => RestState::Resting,
+            (true, false) => RestState::Spent,
+            (false, _) => RestState::Unsent,
         };
     }
 
@@ -125,6 +129,7 @@ impl UpstreamTraffic {
         match &*rest {
             RestState::UnderWay | RestState::Left(_) => *rest = RestState::Left(left),
             RestState::Resting | RestState::Spent => left.code = StreamCode::Spent,
+            RestState::Unsent => {}
         }
     }
 

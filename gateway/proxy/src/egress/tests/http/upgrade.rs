@@ -66,6 +66,11 @@ impl Wire {
         self.hear("\r\n\r\n").await
     }
 
+    /// Leaves in a way that the other side hears of.
+    pub(super) fn reset(self) {
+        self.socket.set_zero_linger().unwrap();
+    }
+
     /// Reads to its end.
     pub(super) async fn rest(&mut self) -> std::io::Result<String> {
         let mut rest = std::mem::take(&mut self.unread);

@@ -189,6 +189,26 @@ async fn an_instance_that_ends_its_connection_after_an_answer_has_served_at_the_
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_before_the_end_of_a_last_answer_has_reset_it_at_the_far_gateway_too() {
+    let there = instance(|mut wire| async move {
+        wire.head().await;
+        wire.say("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 9\r\n\r\nhalf")
+            .await;
+        let _ = wire.rest().await;
+    });
+    let (home, east) = two_zones(&speaking_http(""), vec![there.await]).await;
+    let mut client = super::upgrade::Wire::to(&home).await;
+    client.say("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    client.hear("half").await;
+    client.reset();
+    until("its stream has been reset", || {
+        ended_as(&east, "client_reset") == 1
+    })
+    .await;
+    assert_eq!(ended_as(&east, "served"), 0);
+}
+
+#[tokio::test]
 async fn half_a_request_is_lent_to_nobody() {
     let there = instance(|mut wire| async move {
         wire.head().await;
