@@ -1,6 +1,8 @@
 //! Failback: how fast traffic returns to a tier that was ill. [`FailbackTable`] takes the time and the health of tiers and gives
 //! ceilings of their shares, which [`route`](crate::route::route) reads as data. Pure.
 
+mod carried;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -17,6 +19,8 @@ use crate::{
     route::{healthy_below, tier_health},
     snapshot::Snapshot,
 };
+
+pub use carried::{CarriedReturn, CarriedTier};
 
 /// The current ceilings, shared by all snapshots of a process.
 pub type Ceilings = Arc<ArcSwap<TierCeilings>>;

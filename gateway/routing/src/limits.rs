@@ -13,9 +13,12 @@ use std::{
 };
 
 use causeway_federation::{name::ServiceName, topology::RouteLimits};
+use serde::{Deserialize, Serialize};
 
 /// Most services, and most callers, whose rates are kept count of. A further one waits until others have been quiet for a second.
 const MAX_RATES: usize = 10_000;
+/// Longest name of a caller whose rate goes on in another process; one with a longer one begins anew there.
+const MAX_CARRIED_NAME: usize = 256;
 
 /// Limit on what is under way at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,19 +69,63 @@ impl UseKind {
 
 /// Numbers of what is under way of one service.
 #[derive(Debug, Default)]
-pub struct ServiceUse([AtomicU32; UseKind::COUNT]);
+pub struct ServiceUse {
+    taken: [AtomicU32; UseKind::COUNT],
+    /// Those that processes before still hold, which this one was told.
+    elsewhere: [AtomicU32; UseKind::COUNT],
+}
+
+/// Numbers of what a process has under way of one service, as its successor is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedUse {
+    pub service: ServiceName,
+    /// By kind, in the order connections, pending, requests, retries.
+    pub counts: [u32; UseKind::COUNT],
+}
+
+/// Limits of services as one process leaves them to the next: what rates have left, and what is under way.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CarriedLimits {
+    pub rates: Vec<CarriedRate>,
+    pub uses: Vec<CarriedUse>,
+}
 
 impl ServiceUse {
     /// Takes a place; `None`: `most` are taken.
     #[must_use]
     pub fn take(self: &Arc<Self>, kind: UseKind, most: u32) -> Option<UseGuard> {
-        let count = &self.0[kind.index()];
-        let more = |taken: u32| (taken < most).then(|| taken + 1);
+        let count = &self.taken[kind.index()];
+        let elsewhere = self.elsewhere[kind.index()].load(Ordering::Relaxed);
+        let more = |taken: u32| (taken.saturating_add(elsewhere) < most).then(|| taken + 1);
         let taken = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         taken.is_ok().then(|| UseGuard {
             of: self.clone(),
             kind,
         })
+    }
+
+    /// Counts what processes before hold as taken.
+    pub fn set_elsewhere(&self, counts: [u32; UseKind::COUNT]) {
+        for (known, count) in self.elsewhere.iter().zip(counts) {
+            known.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Everything that is taken, here and in processes before.
+    #[must_use]
+    pub fn counts(&self) -> [u32; UseKind::COUNT] {
+        let mut counts = [0; UseKind::COUNT];
+        for (count, (here, elsewhere)) in counts.iter_mut().zip(self.taken.iter().zip(&self.elsewhere)) {
+            let here = here.load(Ordering::Relaxed);
+            *count = here.saturating_add(elsewhere.load(Ordering::Relaxed));
+        }
+        counts
+    }
+
+    /// Tells whether processes before hold anything.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere.iter().any(|count| count.load(Ordering::Relaxed) > 0)
     }
 }
 
@@ -91,7 +138,7 @@ pub struct UseGuard {
 
 impl Drop for UseGuard {
     fn drop(&mut self) {
-        self.of.0[self.kind.index()].fetch_sub(1, Ordering::Relaxed);
+        self.of.taken[self.kind.index()].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -100,6 +147,7 @@ impl Drop for UseGuard {
 struct Allowance {
     left: f64,
     at: Duration,
+    per_second: f64,
 }
 
 impl Allowance {
@@ -107,6 +155,17 @@ impl Allowance {
         let gained = now.saturating_sub(self.at).as_secs_f64() * per_second;
         (self.left + gained).min(per_second)
     }
+}
+
+/// Allowance that a rate has left in one process, as another goes on with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CarriedRate {
+    pub service: ServiceName,
+    /// Empty: of the service as a whole.
+    #[serde(default)]
+    pub caller: String,
+    pub left: f64,
+    pub per_second: f64,
 }
 
 /// Rates of services, and of their callers.
@@ -129,6 +188,7 @@ impl RateTable {
         let full = Allowance {
             left: per_second,
             at: now,
+            per_second,
         };
         let allowance = self.0.entry(key).or_insert(full);
         let left = allowance.now(now, per_second);
@@ -136,8 +196,42 @@ impl RateTable {
         *allowance = Allowance {
             left: left - f64::from(u8::from(is_enough)),
             at: now,
+            per_second,
         };
         is_enough
+    }
+
+    /// Allowances that are not full, for another process to go on with.
+    #[must_use]
+    pub fn carried(&self, now: Duration) -> Vec<CarriedRate> {
+        let known = self.0.iter().filter_map(|((service, caller), allowance)| {
+            let left = allowance.now(now, allowance.per_second);
+            (left < allowance.per_second && caller.len() <= MAX_CARRIED_NAME).then(|| CarriedRate {
+                service: service.clone(),
+                caller: caller.clone(),
+                left,
+                per_second: allowance.per_second,
+            })
+        });
+        known.collect()
+    }
+
+    /// Goes on with what another process has left. Where both have taken from a rate, the smaller allowance counts.
+    pub fn carry_on<'a>(&mut self, now: Duration, rates: impl IntoIterator<Item = &'a CarriedRate>) {
+        for from in rates {
+            let key = (from.service.clone(), from.caller.clone());
+            let known = self.0.get(&key).copied();
+            if (known.is_none() && self.0.len() >= MAX_RATES) || from.per_second < 1.0 {
+                continue;
+            }
+            let here = known.map_or(from.left, |known| known.now(now, from.per_second));
+            let allowance = Allowance {
+                left: from.left.min(here).clamp(0.0, from.per_second),
+                at: now,
+                per_second: from.per_second,
+            };
+            self.0.insert(key, allowance);
+        }
     }
 }
 
@@ -164,6 +258,56 @@ mod tests {
         assert!(
             of.take(UseKind::Requests, 1).is_none(),
             "a limit may become lower"
+        );
+    }
+
+    #[test]
+    fn what_a_process_before_holds_takes_places_until_it_has_ended() {
+        let of = Arc::new(ServiceUse::default());
+        of.set_elsewhere([2, 0, 0, 0]);
+        let taken = of.take(UseKind::Connections, 3).unwrap();
+        assert!(of.take(UseKind::Connections, 3).is_none(), "two are held elsewhere");
+        assert!(of.take(UseKind::Requests, 1).is_some());
+        assert_eq!(of.counts(), [3, 0, 0, 0], "a third process is told of all");
+        assert!(of.is_elsewhere());
+        of.set_elsewhere([0; UseKind::COUNT]);
+        assert!(!of.is_elsewhere());
+        assert!(of.take(UseKind::Connections, 3).is_some());
+        drop(taken);
+    }
+
+    #[test]
+    fn a_rate_goes_on_in_another_process_and_is_not_given_twice() {
+        let mut before = RateTable::default();
+        assert_eq!(all_at(&mut before, NOW, "orders", ""), 10);
+        assert!(before.take(NOW, &service("stock"), "web@east", 10));
+        let text = serde_json::to_string(&before.carried(NOW + Duration::from_millis(200))).unwrap();
+        let carried: Vec<CarriedRate> = serde_json::from_str(&text).unwrap();
+        assert_eq!(carried.len(), 1, "what is full again is not told: {text}");
+        // The other process has a clock of its own, which has only begun.
+        let (mut after, begun) = (RateTable::default(), Duration::from_millis(1));
+        after.carry_on(begun, &carried);
+        assert_eq!(all_at(&mut after, begun, "orders", ""), 2);
+        // A later word takes nothing back that was taken here meanwhile.
+        let later = [CarriedRate {
+            left: 1.0,
+            ..carried[0].clone()
+        }];
+        after.carry_on(begun, &later);
+        assert_eq!(all_at(&mut after, begun, "orders", ""), 0);
+        assert_eq!(
+            all_at(&mut after, begun + Duration::from_secs(1), "orders", ""),
+            10
+        );
+        let nonsense = [CarriedRate {
+            left: -7.0,
+            per_second: 0.0,
+            ..carried[0].clone()
+        }];
+        after.carry_on(begun, &nonsense);
+        assert_eq!(
+            all_at(&mut after, begun + Duration::from_secs(60), "orders", ""),
+            10
         );
     }
 

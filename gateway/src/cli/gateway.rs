@@ -370,7 +370,7 @@ async fn serve(
         let linked = &taken.handed.findings.linked;
         gateway.take_clients(linked, || taken.is_gone()).await;
     }
-    successor::tell_serving(taken, &live);
+    successor::tell_serving(taken, &gateway, &live);
     successor::close_unclaimed(sockets);
     let following = follow(source, topology, &metrics, &watching, &tasks);
     successor::run_until_told((gateway, watchdog), &args, &live, &own, server, signals).await;

@@ -136,14 +136,14 @@ fn explain(error: &TakeOverError) -> Failure {
 
 /// Tells the service manager that this process serves, and then the process before, which may end from then on: its end must not be
 /// taken for the service's.
-pub(super) fn tell_serving(taken: Option<TakenOver>, live: &LiveIdentity) {
+pub(super) fn tell_serving(taken: Option<TakenOver>, gateway: &Gateway, live: &LiveIdentity) {
     let state = match taken {
         Some(_) => ServiceState::TookOver,
         None => ServiceState::Ready,
     };
     tell_service_state(state, &serving(live));
     if let Some(taken) = taken {
-        taken.started();
+        taken.started(gateway.carry_limits());
     }
 }
 
@@ -320,15 +320,22 @@ async fn leave(
     over: &CancellationToken,
 ) {
     let offer = Mutex::new(offer);
-    while !server.refuse_others(told.tell(&findings)).await {
+    let serving = loop {
+        if let Some(serving) = server.refuse_others(told.tell(&findings)).await {
+            break serving;
+        }
         let Some(another) = another(gateway, &server, &offer, over).await else {
             return;
         };
         let (relay, waiting) = another.split();
         gateway.leave_to_another(relay);
         told = waiting;
-    }
+    };
     gateway.leave_clients().await;
+    tokio::select! {
+        () = serving.keep_told(|| gateway.limits_left()) => {}
+        () = over.cancelled() => {}
+    }
 }
 
 /// Waits for another successor. For a while whoever connects is still served; then until all is `over` one may still come. `None`: none

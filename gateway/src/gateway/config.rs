@@ -25,7 +25,9 @@ use causeway_instances::{
     attach::{AttachConfig, ServerAddress},
 };
 use causeway_proxy::egress::{Outlive, RedirectError};
-use causeway_routing::outlier::CarriedEjection;
+use causeway_routing::{
+    failback::CarriedTier, limits::CarriedLimits, outlier::CarriedEjection, shift::CarriedShift,
+};
 use causeway_telemetry::AccessLog;
 use causeway_tunnel as tunnel;
 use causeway_zone_sync::{replica::Ages, service};
@@ -82,11 +84,14 @@ pub struct GatewayConfig {
     pub handed: Handed,
 }
 
-/// Things that a gateway has found out about instances, and the gateways of other zones that it has tunnels with.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Things that a gateway has found out and counted, and the gateways of other zones that it has tunnels with.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Findings {
     pub health: KnownHealth,
     pub ejections: Vec<CarriedEjection>,
+    pub failback: Vec<CarriedTier>,
+    pub shifts: Vec<CarriedShift>,
+    pub limits: CarriedLimits,
     pub linked: BTreeSet<GatewayId>,
 }
 

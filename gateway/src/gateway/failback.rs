@@ -3,11 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use causeway_host::uptime::uptime;
+use causeway_proxy::egress::Egress;
 use causeway_routing::{
-    failback::{FailbackEvent, FailbackProgress, FailbackTable},
+    failback::{CarriedTier, FailbackEvent, FailbackProgress, FailbackTable},
     outlier::Ejected,
     snapshot::{Snapshot, Snapshots},
 };
+use parking_lot::Mutex;
 use tokio::{task::spawn_blocking, time::MissedTickBehavior};
 
 /// Time between two looks. An illness that is shorter may pass unseen, and a ramp has steps of it.
@@ -22,33 +24,66 @@ impl Seen {
     }
 }
 
-/// Runs until it is dropped.
-pub(crate) async fn keep_failback(snapshots: Snapshots) {
-    let mut table = FailbackTable::default();
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen: Option<Seen> = None;
-    loop {
-        ticks.tick().await;
-        let snapshot = snapshots.load_full();
-        let now = Seen(snapshot.clone(), snapshot.ejections.load_full());
-        if !table.is_moving() && seen.as_ref().is_some_and(|seen| seen.is(&now)) {
-            continue;
+/// State of the tiers of one gateway. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct FailbackKeeper {
+    table: Arc<Mutex<FailbackTable>>,
+    /// Time for which the process before, or those before that, have kept it.
+    before: Duration,
+}
+
+impl FailbackKeeper {
+    /// Goes on with what the process before knew.
+    pub(crate) fn carrying_on(carried: &[CarriedTier], snapshot: &Snapshot) -> Self {
+        let before = carried.iter().map(CarriedTier::age).max().unwrap_or_default();
+        let table = FailbackTable::carrying_on(before.saturating_add(uptime()), carried, &snapshot.topology);
+        snapshot.ceilings.store(Arc::new(table.ceilings()));
+        Self {
+            table: Arc::new(Mutex::new(table)),
+            before,
         }
-        seen = Some(now);
+    }
+
+    /// State of the tiers for the next process.
+    pub(crate) fn carried(&self) -> Vec<CarriedTier> {
+        self.table.lock().carried(self.now())
+    }
+
+    fn now(&self) -> Duration {
+        self.before.saturating_add(uptime())
+    }
+
+    /// Looks at the tiers once clients are accepted: while this gateway has no tunnels yet, zones look ill that are not. Runs until it is
+    /// dropped.
+    pub(crate) async fn keep(self, snapshots: Snapshots, egress: Egress) {
+        egress.accepts_clients().await;
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut seen: Option<Seen> = None;
+        loop {
+            ticks.tick().await;
+            let snapshot = snapshots.load_full();
+            let now = Seen(snapshot.clone(), snapshot.ejections.load_full());
+            if !self.table.lock().is_moving() && seen.as_ref().is_some_and(|seen| seen.is(&now)) {
+                continue;
+            }
+            seen = Some(now);
+            self.look(snapshot).await;
+        }
+    }
+
+    async fn look(&self, snapshot: Arc<Snapshot>) {
         // A look at ten thousand services must not hold up DNS and zone sync.
-        let mut looking = std::mem::take(&mut table);
+        let looking = self.clone();
         let looked = spawn_blocking(move || {
-            let (ceilings, events) = looking.step(uptime(), &snapshot);
+            let (ceilings, events) = looking.table.lock().step(looking.now(), &snapshot);
             snapshot.ceilings.store(Arc::new(ceilings));
-            (looking, events)
+            events
         });
         match looked.await {
-            Ok((looked, events)) => {
-                table = looked;
-                events.iter().for_each(tell);
-            }
+            Ok(events) => events.iter().for_each(tell),
             Err(error) => {
+                *self.table.lock() = FailbackTable::default();
                 tracing::error!(%error, "tiers were not looked at, and traffic returns to them at once");
             }
         }

@@ -16,7 +16,10 @@ use causeway_host::{
     handed::{AnySocket, OwnUnixSocket},
 };
 use causeway_instances::KnownHealth;
-use causeway_routing::snapshot::{Health, Link};
+use causeway_routing::{
+    limits::CarriedLimits,
+    snapshot::{Health, Link},
+};
 use causeway_tunnel::Succession;
 use futures_util::future::{OptionFuture, join_all};
 
@@ -32,6 +35,8 @@ const TUNNELS_STAY: Duration = Duration::from_secs(2);
 
 /// Longest time that a successor leaves clients to the process before, until it has tunnels of its own: as above.
 const TUNNELS_MAY_TAKE: Duration = Duration::from_secs(2);
+/// Interval at which a process that has finished looks whether one before it still holds what counts towards limits.
+const LOOK_AT_LIMITS_EVERY: Duration = Duration::from_millis(250);
 /// Interval at which it looks whether that process is still there.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -107,6 +112,9 @@ impl Gateway {
         let findings = Findings {
             health: self.known_health(),
             ejections: self.egress.ejections(),
+            failback: self.failback.carried(),
+            shifts: self.snapshots.load().shifts.load().carried(),
+            limits: self.egress.limits_left(),
             linked: self.snapshots.load().links.keys().cloned().collect(),
         };
         tokio::join!(
@@ -124,6 +132,18 @@ impl Gateway {
         }
         self.tunnels.hand_over(relay);
         findings
+    }
+
+    /// Limits of services as the successor is to go on with them.
+    #[must_use]
+    pub fn limits_left(&self) -> CarriedLimits {
+        self.egress.limits_left()
+    }
+
+    /// Gives a way to go on with what the process before says of limits.
+    pub fn carry_limits(&self) -> impl Fn(&CarriedLimits) + Send + use<> {
+        let egress = self.egress.clone();
+        move |left| egress.carry_limits(left)
     }
 
     /// Leaves new clients to a successor, and asks those of HTTP to come back on a new connection, which it takes.
@@ -181,6 +201,10 @@ impl Gateway {
                 tokio::time::sleep(TUNNELS_STAY.min(longest)).await;
             }
             self.emptied().await;
+            // The successor knows of what those before this process hold by this one.
+            while self.egress.counts_elsewhere() {
+                tokio::time::sleep(LOOK_AT_LIMITS_EVERY).await;
+            }
         };
         tokio::select! {
             biased;

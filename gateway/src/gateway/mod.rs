@@ -101,6 +101,7 @@ use causeway_zone_sync::service::ZoneSync;
 use tokio::sync::watch;
 
 use background::BackgroundTasks;
+use failback::FailbackKeeper;
 use threads::DataThreads;
 
 use crate::handover::HandoverServer;
@@ -123,6 +124,7 @@ pub struct Gateway {
     registration: Option<RegistrationServer>,
     draining: Arc<std::sync::atomic::AtomicBool>,
     background: BackgroundTasks,
+    failback: FailbackKeeper,
     /// Sockets that a successor is to have.
     handed: HandedSockets,
     /// Until it is taken.

@@ -14,7 +14,7 @@ use causeway_federation::{
     topology::{Shift, ShiftRefusal, Topology},
 };
 use causeway_routing::{
-    shift::{ShiftVerdict, judge},
+    shift::{CarriedShift, LocalShifts, ShiftVerdict, judge},
     snapshot::{Snapshot, Snapshots},
 };
 use causeway_zone_sync::service::ZoneSync;
@@ -38,6 +38,12 @@ struct ShiftTask {
     applied: Option<AppliedTopology>,
     snapshots: Snapshots,
     zone_sync: ZoneSync,
+}
+
+/// Goes on with what the process before has counted and taken back.
+pub(super) fn carry_shifts(carried: &[CarriedShift], snapshot: &Snapshot) {
+    let local = LocalShifts::carrying_on(carried, &snapshot.topology);
+    snapshot.shifts.store(Arc::new(local));
 }
 
 /// Runs until it is dropped.

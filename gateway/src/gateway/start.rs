@@ -34,7 +34,7 @@ use super::{
     background::BackgroundTasks,
     descriptors, disk,
     exports::keep_exports,
-    failback::keep_failback,
+    failback::FailbackKeeper,
     handover::listen_for_successors,
     history::keep_events,
     labels::name_services,
@@ -44,7 +44,7 @@ use super::{
     recheck::keep_rechecking,
     redirect,
     sessions::keep_sessions,
-    shifts::keep_shifts,
+    shifts::{carry_shifts, keep_shifts},
     streams::Streams,
     sync_status::{self, SyncView},
     threads::DataThreads,
@@ -65,6 +65,7 @@ pub(super) struct Foundation {
     /// Answers other zones' gateways that ask for pages of the admin API.
     pub(super) pages: PageServer,
     pub(super) history: History,
+    pub(super) failback: FailbackKeeper,
     /// Addresses that this process listens on, as far as it does by now.
     pub(super) listeners: watch::Sender<OwnListeners>,
     /// Connections that this gateway has opened to instances.
@@ -148,6 +149,7 @@ impl Gateway {
             registration: servers.registration,
             draining,
             background,
+            failback: known.failback,
             handed: config.handed.sockets,
             handover,
             topology: config.topology,
@@ -187,7 +189,8 @@ fn start_background(
         tokio::join!(egress.keep_moving(changes.clone()), ingress.keep_moving(changes));
     };
     background.spawn_to_the_end("open connections that follow", moving);
-    background.spawn_to_the_end("failback", keep_failback(snapshots.clone()));
+    let failback = known.failback.clone().keep(snapshots.clone(), egress.clone());
+    background.spawn_to_the_end("failback", failback);
     background.spawn("shifts", keep_shifts(config, known));
     background.spawn("events", keep_events(config, known));
     let planning = known
@@ -298,7 +301,11 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
     let vips = open_vips(config, &snapshots)?;
     let following = vips::follow(vips.clone(), snapshots.clone(), generation.clone());
     background.spawn("virtual addresses", following);
+    let findings = &config.handed.findings;
+    let failback = FailbackKeeper::carrying_on(&findings.failback, &snapshots.load());
+    carry_shifts(&findings.shifts, &snapshots.load());
     Ok(Foundation {
+        failback,
         instances,
         troubles,
         zone_sync,
@@ -420,6 +427,7 @@ fn start_egress(config: &GatewayConfig, known: &Foundation, threads: &DataThread
         own_sockets: known.own_sockets.clone(),
         handed: config.handed.sockets.clone(),
         ejections: config.handed.findings.ejections.clone(),
+        limits: config.handed.findings.limits.clone(),
         holds_back: config.handed.tunnels.is_some(),
         ..EgressConfig::new(config.threads)
     };

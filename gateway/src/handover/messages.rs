@@ -6,14 +6,24 @@ use causeway_control::topology::AppliedTopology;
 use causeway_federation::{name::GatewayId, registry::InstanceKey};
 use causeway_host::{handed::OwnUnixSocket, listen::FileNumber};
 use causeway_instances::KnownHealth;
-use causeway_routing::{outlier::CarriedEjection, snapshot::Health};
+use causeway_routing::{
+    failback::CarriedTier,
+    limits::{CarriedLimits, CarriedRate, CarriedUse},
+    outlier::CarriedEjection,
+    shift::CarriedShift,
+    snapshot::Health,
+};
 use causeway_tunnel::ThreadPlaces;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::gateway::Findings;
 
 /// Version of this conversation. It changes where a process could not go on with what another hands over.
 pub(super) const VERSION: u32 = 1;
+
+/// Most elements of each list of what has changed with time and traffic: of more the last begin anew.
+const MAX_CARRIED: usize = 10_000;
 
 /// First message of a successor. Fields that a later version adds are passed over, and those that it leaves out are empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,14 +93,29 @@ pub(crate) enum AppliedText {
 pub(super) struct Ready {}
 
 /// Word of the predecessor that it has let go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct LetGo {
     pub(super) health: Vec<FoundInstance>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_ones")]
     pub(super) ejections: Vec<CarriedEjection>,
     /// Gateways that the process has tunnels with.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_ones")]
     pub(super) linked: Vec<LinkedGateway>,
+    #[serde(default, deserialize_with = "known_ones")]
+    pub(super) failback: Vec<CarriedTier>,
+    #[serde(default, deserialize_with = "known_ones")]
+    pub(super) shifts: Vec<CarriedShift>,
+    #[serde(flatten)]
+    pub(super) limits: LimitsLeft,
+}
+
+/// Limits as the predecessor has left them: at the moment, when it takes clients no more, and while it holds some.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct LimitsLeft {
+    #[serde(default, deserialize_with = "known_ones")]
+    rates: Vec<CarriedRate>,
+    #[serde(default, deserialize_with = "known_ones")]
+    uses: Vec<CarriedUse>,
 }
 
 /// Name of a gateway of another zone.
@@ -110,6 +135,42 @@ pub(super) struct FoundInstance {
     service: String,
     id: String,
     healthy: bool,
+}
+
+/// Reads those elements that this version knows: what it does not is left out.
+fn known_ones<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Vec<T>, D::Error> {
+    let Value::Array(all) = Value::deserialize(from)? else {
+        return Ok(Vec::new());
+    };
+    let known = all.into_iter().filter_map(|one| serde_json::from_value(one).ok());
+    Ok(known.take(MAX_CARRIED).collect())
+}
+
+/// Picks those that are told, in their order.
+fn first_ones<T: Clone>(all: &[T]) -> Vec<T> {
+    all.iter().take(MAX_CARRIED).cloned().collect()
+}
+
+impl LimitsLeft {
+    pub(super) fn of(limits: CarriedLimits) -> Self {
+        let CarriedLimits { mut rates, mut uses } = limits;
+        rates.truncate(MAX_CARRIED);
+        uses.truncate(MAX_CARRIED);
+        Self { rates, uses }
+    }
+
+    /// Leaves out what rates have left, which changes by itself and which was told.
+    pub(super) fn without_rates(self) -> Self {
+        Self {
+            rates: Vec::new(),
+            ..self
+        }
+    }
+
+    pub(super) fn limits(self) -> CarriedLimits {
+        let Self { rates, uses } = self;
+        CarriedLimits { rates, uses }
+    }
 }
 
 impl UnixSocketFile {
@@ -146,7 +207,10 @@ impl LetGo {
         });
         Self {
             health: found.collect(),
-            ejections: findings.ejections.clone(),
+            ejections: first_ones(&findings.ejections),
+            failback: first_ones(&findings.failback),
+            shifts: first_ones(&findings.shifts),
+            limits: LimitsLeft::of(findings.limits.clone()),
             linked: findings.linked.iter().map(LinkedGateway::of).collect(),
         }
     }
@@ -167,6 +231,9 @@ impl LetGo {
         Findings {
             health: known.collect::<KnownHealth>(),
             ejections: self.ejections,
+            failback: self.failback,
+            shifts: self.shifts,
+            limits: self.limits.limits(),
             linked: self.linked.iter().filter_map(LinkedGateway::read).collect(),
         }
     }
@@ -190,7 +257,12 @@ impl LinkedGateway {
 
 #[cfg(test)]
 mod tests {
-    use causeway_routing::outlier::{EjectedPart, FailureCounts};
+    use std::time::UNIX_EPOCH;
+
+    use causeway_routing::{
+        failback::CarriedReturn,
+        outlier::{EjectedPart, FailureCounts},
+    };
 
     use super::*;
 
@@ -233,11 +305,57 @@ mod tests {
             health,
             ejections: ejections.to_vec(),
             linked: [GatewayId::new("west".parse().unwrap(), "gw1".parse().unwrap())].into(),
+            failback: vec![CarriedTier {
+                service: "orders".parse().unwrap(),
+                arm: [("version", "v1")].into_iter().collect(),
+                tier: 1,
+                list: 7,
+                ceiling: 0.25,
+                has_served: true,
+                first_ago: Some(1),
+                returning: Some(CarriedReturn {
+                    since_ago: 2,
+                    from: 0.125,
+                }),
+            }],
+            shifts: vec![CarriedShift {
+                service: "orders".parse().unwrap(),
+                step: 7,
+                requests: 8,
+                against: vec![9],
+                taken_back: true,
+                begun: UNIX_EPOCH,
+                resumed: None,
+            }],
+            limits: CarriedLimits {
+                rates: vec![CarriedRate {
+                    service: "orders".parse().unwrap(),
+                    caller: "web@east".to_owned(),
+                    left: 0.5,
+                    per_second: 8.0,
+                }],
+                uses: vec![CarriedUse {
+                    service: "orders".parse().unwrap(),
+                    counts: [1, 2, 3, 4],
+                }],
+            },
         };
         let bytes = serde_json::to_vec(&LetGo::new(&findings)).unwrap();
         let told: LetGo = serde_json::from_slice(&bytes).unwrap();
         findings.health.remove(&key("c"));
         assert_eq!(told.findings(), findings);
+        // Of a later version: what is not known is left out, and what is known counts.
+        let mut later: Value = serde_json::from_slice(&bytes).unwrap();
+        let ejections = later["ejections"].as_array_mut().unwrap();
+        ejections[0]["part"] = serde_json::json!({ "moon": "full" });
+        later["rates"][0]["left"] = "plenty".into();
+        later["shifts"] = "none any more".into();
+        later["tides"] = 7.into();
+        let told: LetGo = serde_json::from_value(later).unwrap();
+        let told = told.findings();
+        assert_eq!((told.ejections.len(), told.failback.len()), (1, 1));
+        assert!(told.shifts.is_empty() && told.limits.rates.is_empty());
+        assert_eq!(told.limits.uses, findings.limits.uses);
         // Of a process that told of health alone.
         let told: LetGo = serde_json::from_str(r#"{"health":[]}"#).unwrap();
         assert_eq!(told.findings(), Findings::default());

@@ -10,8 +10,9 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc::{TrySendError, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use causeway_host::{
@@ -19,6 +20,7 @@ use causeway_host::{
     handover::HandoverChannel,
     listen::{SocketFile, bind_unix},
 };
+use causeway_routing::limits::CarriedLimits;
 use causeway_tunnel::{DatagramRelay, Succession};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
@@ -29,7 +31,7 @@ use tokio::{
 use super::{
     Incumbent, SOCKET,
     judge::judge,
-    messages::{Agreed, Answer, AppliedText, LetGo, Ready, Started, TakeOverRequest, UnixSocketFile},
+    messages::{Agreed, Answer, AppliedText, LetGo, LimitsLeft, Ready, Started, TakeOverRequest, UnixSocketFile},
     steps::Step,
 };
 use crate::gateway::Findings;
@@ -42,6 +44,9 @@ const WORD_MAY_TAKE: Duration = Duration::from_secs(10);
 const REFUSAL_MAY_TAKE: Duration = Duration::from_secs(1);
 /// Longest time that a successor may take to start once this process has let go.
 const START_MAY_TAKE: Duration = Duration::from_secs(60);
+/// Interval at which a successor that serves is told what this process still holds, if that has changed, and if it has not.
+const TELL_EVERY: Duration = Duration::from_millis(50);
+const REPEAT_EVERY: Duration = Duration::from_secs(2);
 /// Pause after a connection that could not be taken.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Words for a process that comes while another is at hand.
@@ -78,6 +83,9 @@ pub(crate) struct Successor {
 
 /// Way to tell it that this process has let go.
 pub(crate) struct WaitingSuccessor(HandoverChannel);
+
+/// A successor that serves, and goes on listening to what this process still holds.
+pub(crate) struct ServingSuccessor(HandoverChannel);
 
 /// Takes the connections of processes that want to take over.
 #[derive(Debug)]
@@ -310,8 +318,8 @@ impl Successor {
 }
 
 impl WaitingSuccessor {
-    /// Tells it that this process has let go, and waits until it serves, or is given up. Returns whether it serves.
-    pub(crate) async fn tell(self, findings: &Findings) -> bool {
+    /// Tells it that this process has let go, and waits until it serves, or is given up. `None`: it does not serve.
+    pub(crate) async fn tell(self, findings: &Findings) -> Option<ServingSuccessor> {
         let let_go = LetGo::new(findings);
         let (heard, hearing) = oneshot::channel();
         // Not one of the runtime's threads, whose end waits for what they do.
@@ -324,9 +332,9 @@ impl WaitingSuccessor {
             source: io::ErrorKind::Other.into(),
         });
         match told.flatten() {
-            Ok(()) => {
+            Ok(serving) => {
                 tracing::info!("the successor serves; this process finishes what it holds");
-                true
+                Some(serving)
             }
             Err(broken) => {
                 let error = &broken as &dyn std::error::Error;
@@ -335,18 +343,54 @@ impl WaitingSuccessor {
                     hint = "start the gateway again, with --take-over: clients wait for it a while",
                     "the successor has failed after it had taken over"
                 );
-                false
+                None
             }
         }
     }
 
-    fn tell_and_hear(self, let_go: &LetGo) -> Result<(), Broken> {
+    fn tell_and_hear(self, let_go: &LetGo) -> Result<ServingSuccessor, Broken> {
         let Self(mut channel) = self;
         let broken = |at| move |source| Broken { at, source };
         say(&mut channel, let_go).map_err(broken(Step::Ready))?;
         channel.be_patient(START_MAY_TAKE);
         let Started {} = hear(&mut channel).map_err(broken(Step::LetGo))?;
-        Ok(())
+        channel.be_patient(WORD_MAY_TAKE);
+        Ok(ServingSuccessor(channel))
+    }
+}
+
+impl ServingSuccessor {
+    /// Tells it what this process still holds, whenever that has changed, and what rates have left the first time. Returns once it cannot be
+    /// told any more; dropping it says that nothing is held.
+    pub(crate) async fn keep_told(self, left: impl Fn() -> CarriedLimits) {
+        let Self(mut channel) = self;
+        let (words, waiting) = sync_channel::<LimitsLeft>(1);
+        // Not one of the runtime's threads, as above.
+        std::thread::spawn(move || {
+            while let Ok(word) = waiting.recv() {
+                if say(&mut channel, &word).is_err() {
+                    // One of a version that does not listen, or it has ended.
+                    return;
+                }
+            }
+        });
+        let (mut last, mut said) = (None, Instant::now());
+        loop {
+            let now = LimitsLeft::of(left());
+            let held = Some(now.clone().without_rates());
+            if held != last || said.elapsed() >= REPEAT_EVERY {
+                let word = match last {
+                    None => now,
+                    Some(_) => now.without_rates(),
+                };
+                match words.try_send(word) {
+                    Ok(()) => (last, said) = (held, Instant::now()),
+                    Err(TrySendError::Full(_)) => {}
+                    Err(TrySendError::Disconnected(_)) => return,
+                }
+            }
+            tokio::time::sleep(TELL_EVERY).await;
+        }
     }
 }
 

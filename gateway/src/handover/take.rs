@@ -13,11 +13,12 @@ use std::{
 use causeway_control::reload::{LoadError, load};
 use causeway_federation::topology::parse;
 use causeway_host::{handed::HandedSockets, handover::HandoverChannel, listen::connect_unix};
+use causeway_routing::limits::CarriedLimits;
 use causeway_tunnel::{DatagramRelay, Predecessor, ThreadPlaces};
 
 use super::{
     SOCKET,
-    messages::{Agreed, Answer, AppliedText, LetGo, Ready, Started, TakeOverRequest, VERSION},
+    messages::{Agreed, Answer, AppliedText, LetGo, LimitsLeft, Ready, Started, TakeOverRequest, VERSION},
 };
 use crate::gateway::{Findings, Handed};
 
@@ -80,14 +81,26 @@ impl TakenOver {
         self.channel.as_ref().is_none_or(HandoverChannel::is_gone)
     }
 
-    /// Tells the process before that this one serves.
-    pub(crate) fn started(self) {
-        if let Some(mut channel) = self.channel {
-            let told = serde_json::to_vec(&Started {}).map_err(io::Error::other);
-            if let Err(error) = told.and_then(|message| channel.send(&message)) {
-                tracing::info!(%error, "the process before has ended");
-            }
+    /// Tells the process before that this one serves, and goes on with what that says of limits until it has ended.
+    pub(crate) fn started(self, carry_limits: impl Fn(&CarriedLimits) + Send + 'static) {
+        let Some(mut channel) = self.channel else {
+            return carry_limits(&CarriedLimits::default());
+        };
+        let told = serde_json::to_vec(&Started {}).map_err(io::Error::other);
+        let told = told.and_then(|message| channel.send(&message));
+        if let Err(error) = &told {
+            tracing::info!(%error, "the process before has ended");
         }
+        // It waits, and the end of this process must not wait for it.
+        std::thread::spawn(move || {
+            while let Ok(word) = channel.receive() {
+                // One that is not understood says nothing.
+                if let Ok(left) = serde_json::from_slice::<LimitsLeft>(&word) {
+                    carry_limits(&left.limits());
+                }
+            }
+            carry_limits(&CarriedLimits::default());
+        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! Limits of services, held: whoever comes beyond one is refused at once, which is counted and told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,7 +9,7 @@ use std::{
 use causeway_federation::name::ServiceName;
 use causeway_routing::{
     capacity::is_respected,
-    limits::{RateTable, ServiceUse, UseGuard, UseKind},
+    limits::{CarriedLimits, CarriedUse, RateTable, ServiceUse, UseGuard, UseKind},
     permit::Caller,
     route::{Decision, Request, Why},
 };
@@ -22,6 +22,8 @@ use crate::dial::uptime;
 
 /// Time for which it is told that a limit was reached.
 const TOLD_FOR: Duration = Duration::from_secs(60);
+/// Most services of which another process is told what is under way.
+const MAX_CARRIED_USES: usize = 10_000;
 const SHED: &str = "capacity";
 const RATE: &str = "rate";
 const RATE_PER_CALLER: &str = "rate_per_caller";
@@ -43,6 +45,48 @@ impl ServiceLimits {
             return known.clone();
         }
         self.uses.write().entry(service.clone()).or_default().clone()
+    }
+
+    /// Begins with what the process before has left.
+    pub(super) fn carrying_on(left: &CarriedLimits) -> Self {
+        let limits = Self::default();
+        limits.carry_on(left);
+        limits
+    }
+
+    /// Goes on with what the process before has left, and counts what it holds now as taken.
+    pub(super) fn carry_on(&self, left: &CarriedLimits) {
+        self.rates.lock().carry_on(uptime(), &left.rates);
+        for held in left.uses.iter().take(MAX_CARRIED_USES) {
+            self.of(&held.service).set_elsewhere(held.counts);
+        }
+        let held: BTreeSet<&ServiceName> = left.uses.iter().map(|held| &held.service).collect();
+        for (service, of) in self.uses.read().iter() {
+            if !held.contains(service) {
+                of.set_elsewhere(Default::default());
+            }
+        }
+    }
+
+    /// Collects what another process is to go on with: what is under way here, and in processes before.
+    pub(super) fn carried(&self) -> CarriedLimits {
+        let uses = self.uses.read();
+        let uses = uses.iter().filter_map(|(service, of)| {
+            let counts = of.counts();
+            (counts != <[u32; 4]>::default()).then(|| CarriedUse {
+                service: service.clone(),
+                counts,
+            })
+        });
+        CarriedLimits {
+            rates: self.rates.lock().carried(uptime()),
+            uses: uses.take(MAX_CARRIED_USES).collect(),
+        }
+    }
+
+    /// Tells whether processes before hold anything that counts here.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.uses.read().values().any(|of| of.is_elsewhere())
     }
 
     /// Limits that were reached within the last minute.

@@ -30,6 +30,7 @@ use causeway_host::{
 use causeway_routing::{
     budget::Budgets,
     failures::ConnectFailures,
+    limits::CarriedLimits,
     outlier::CarriedEjection,
     reach::OwnListeners,
     snapshot::{Snapshot, Snapshots},
@@ -64,6 +65,7 @@ mod accept;
 mod arrival;
 mod ask;
 mod bind;
+mod carried;
 mod client;
 mod connect;
 mod connection;
@@ -139,6 +141,8 @@ pub struct EgressConfig {
     pub handed: HandedSockets,
     /// Ejections of the process before.
     pub ejections: Vec<CarriedEjection>,
+    /// Limits as the process before has left them.
+    pub limits: CarriedLimits,
     /// Clients are accepted only once [`Egress::accept_clients`] says so: the process before serves them.
     pub holds_back: bool,
 }
@@ -166,6 +170,7 @@ impl EgressConfig {
             own_sockets: OwnSockets::default(),
             handed: HandedSockets::default(),
             ejections: Vec::new(),
+            limits: CarriedLimits::default(),
             holds_back: false,
         }
     }
@@ -252,7 +257,7 @@ impl Egress {
                 recent: RecentSnapshots::new(config.grace),
                 budgets: Mutex::default(),
                 outliers: Outliers::carrying_on(&config.ejections, &snapshots.load()),
-                limits: ServiceLimits::default(),
+                limits: ServiceLimits::carrying_on(&config.limits),
                 mirrors: Arc::new(Semaphore::new(MAX_MIRRORED)),
                 unread: UnreadBytes::default(),
                 tls: config
@@ -383,12 +388,6 @@ impl Egress {
         self.shared.bind_failures.lock().values().cloned().collect()
     }
 
-    /// Everything that is ejected now, for another process to go on with.
-    #[must_use]
-    pub fn ejections(&self) -> Vec<CarriedEjection> {
-        self.shared.outliers.carried()
-    }
-
     /// Limits of services that were reached within the last minute, in the words of the topology.
     #[must_use]
     pub fn limits_reached(&self) -> Vec<(ServiceName, &'static str)> {
@@ -405,11 +404,6 @@ impl Egress {
     pub fn drain(&self) {
         self.shared.open.drain();
         self.shared.drain.cancel();
-    }
-
-    /// Accepts clients from now on, where that was held back.
-    pub fn accept_clients(&self) {
-        self.shared.accepts.cancel();
     }
 
     /// Stops accepting. Connections under way go on.

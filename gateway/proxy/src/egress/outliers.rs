@@ -79,11 +79,9 @@ impl Outliers {
         outliers
     }
 
-    /// Everything that is ejected now, for another process to go on with.
+    /// Everything that is ejected, or has come back and not gone well since, for another process to go on with.
     pub(super) fn carried(&self) -> Vec<CarriedEjection> {
-        let now = uptime();
-        let ejected = self.table.lock().ejected(now);
-        ejected.list().iter().map(|one| one.carried(now)).collect()
+        self.table.lock().carried(uptime())
     }
 
     /// Takes up the end of a try.

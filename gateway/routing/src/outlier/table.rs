@@ -165,6 +165,22 @@ impl OutlierTable {
         self.look_ahead(now);
     }
 
+    /// Collects what another process is to go on with: what is ejected, and what has come back and not gone well since, whose next ejection
+    /// is to be longer.
+    #[must_use]
+    pub fn carried(&self, now: Duration) -> Vec<CarriedEjection> {
+        let was_ejected = |row: &FailureRow| row.ejections > 0;
+        let mut all = Vec::new();
+        for ((at, zone, number), row) in self.instances.iter().filter(|(_, row)| was_ejected(row)) {
+            all.push(row.ejection((at, zone), EjectedPart::Instance(*number)).carried(now));
+        }
+        for ((at, zone, tags), row) in self.places.iter().filter(|(_, row)| was_ejected(row)) {
+            all.push(row.ejection((at, zone), EjectedPart::Zone(tags.clone())).carried(now));
+        }
+        all.sort_by_key(|one| one.ends_in == 0);
+        all
+    }
+
     /// Takes up that a try failed. Tells whether something was ejected with it.
     pub fn failed(
         &mut self,

@@ -290,13 +290,7 @@ fn another_process_goes_on_with_what_is_ejected_for_the_time_that_is_left_and_no
         tried.tell(NOW, 7, false);
     }
     let told_at = NOW + Duration::from_secs(10);
-    let told: Vec<_> = tried
-        .table
-        .ejected(told_at)
-        .list()
-        .iter()
-        .map(|one| one.carried(told_at))
-        .collect();
+    let told = tried.table.carried(told_at);
     assert_eq!(told.len(), 2, "the instance, and its zone");
     // Its clock has just begun.
     let (mut next, began) = (Tried::among(4), Duration::from_secs(1));
@@ -315,4 +309,20 @@ fn another_process_goes_on_with_what_is_ejected_for_the_time_that_is_left_and_no
     // One more failure has it away for twice as long, as it would have been there.
     assert!(next.tell(began + left, 7, false));
     assert_eq!(next.table.next(), Some(began + left + 2 * EJECT));
+}
+
+#[test]
+fn another_process_ejects_what_has_just_come_back_for_longer_too() {
+    let mut tried = Tried::among(1);
+    for _ in 0..3 {
+        tried.tell(NOW, 7, false);
+    }
+    let told_at = NOW + EJECT + Duration::from_secs(1);
+    assert_eq!(tried.ejected(told_at), (vec![], false));
+    let told = tried.table.carried(told_at);
+    let (mut next, began) = (Tried::among(4), Duration::from_secs(1));
+    next.table.carry_on(began, &told);
+    assert_eq!(next.ejected(began), (vec![], false), "it has come back");
+    assert!(next.tell(began, 7, false), "it has a single chance");
+    assert_eq!(next.table.next(), Some(began + 2 * EJECT));
 }

@@ -15,6 +15,7 @@ use causeway_federation::{
     name::{ServiceName, Tags},
     topology::{GateCondition, JudgedEnd, Shift, Topology},
 };
+use serde::{Deserialize, Serialize};
 
 use super::broken;
 
@@ -31,6 +32,22 @@ pub struct TakenBackShift {
     pub service: ServiceName,
     /// The condition that its own requests have met.
     pub why: String,
+}
+
+/// Part of one process in a shift, as another one goes on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedShift {
+    pub service: ServiceName,
+    /// Number of the step that the counts are of.
+    pub step: u64,
+    pub requests: u64,
+    /// For each condition of the gate.
+    pub against: Vec<u64>,
+    pub taken_back: bool,
+    /// Moments at which it was begun and resumed.
+    pub begun: SystemTime,
+    #[serde(default)]
+    pub resumed: Option<SystemTime>,
 }
 
 #[derive(Debug, Clone)]
@@ -64,6 +81,16 @@ impl ArmCounts {
             against: gate.iter().map(|_| AtomicU64::new(0)).collect(),
             gate,
         }
+    }
+
+    /// `None`: it counts against other conditions.
+    fn carrying_on(from: &CarriedShift, shift: &Shift) -> Option<Self> {
+        let begun = Self::new(ShiftStepNumber(from.step), shift);
+        (from.against.len() == begun.against.len()).then(|| Self {
+            requests: AtomicU64::new(from.requests),
+            against: from.against.iter().copied().map(AtomicU64::new).collect(),
+            ..begun
+        })
     }
 
     fn count(&self, end: JudgedEnd) {
@@ -179,6 +206,41 @@ impl LocalShifts {
         let mut told: Vec<ShiftFigures> = self.0.values().map(LocalShift::figures).collect();
         told.sort_by_key(|figures| !figures.taken_back);
         told
+    }
+
+    /// Collects what another process is to go on with.
+    #[must_use]
+    pub fn carried(&self) -> Vec<CarriedShift> {
+        let all = self.0.iter().map(|(service, local)| {
+            let figures = local.figures();
+            CarriedShift {
+                service: service.clone(),
+                step: figures.step.0,
+                requests: figures.requests,
+                against: figures.against,
+                taken_back: figures.taken_back,
+                begun: local.run.0,
+                resumed: local.run.1,
+            }
+        });
+        all.collect()
+    }
+
+    /// Begins with what another process has counted and taken back, as far as `topology` has the same shifts.
+    #[must_use]
+    pub fn carrying_on(carried: &[CarriedShift], topology: &Topology) -> Self {
+        let known = carried.iter().filter_map(|from| {
+            let service = topology.services.get(&from.service)?;
+            let shift = service.active_shift()?;
+            let counts = ArmCounts::carrying_on(from, shift)?;
+            let local = LocalShift {
+                run: (from.begun, from.resumed),
+                counts: Arc::new(counts),
+                taken_back: from.taken_back,
+            };
+            Some((from.service.clone(), local))
+        });
+        Self(known.collect()).following(topology)
     }
 
     /// Figures of this gateway on the present step of a service's shift.

@@ -16,7 +16,7 @@ use causeway_federation::{
     topology::{GateCondition, Shift, ShiftPlan, ShiftState},
 };
 
-pub use local::{LocalShifts, Shifts, TakenBackShift};
+pub use local::{CarriedShift, LocalShifts, Shifts, TakenBackShift};
 
 /// Next act of the driver of a shift.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -221,3 +221,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn another_process_goes_on_with_what_was_counted_and_taken_back() {
+    let running = orders("state: running, step: 1");
+    let local = LocalShifts::default().following(&running);
+    let (name, to) = (service("orders"), tags(&[("v", "2")]));
+    for failed in [true, true, false] {
+        let took = Duration::ZERO;
+        local.count(&name, &to, JudgedEnd { failed, took });
+    }
+    let (local, taken) = local.judged(&running).unwrap();
+    assert_eq!(taken.len(), 1);
+    let text = serde_json::to_string(&local.carried()).unwrap();
+    let carried: Vec<CarriedShift> = serde_json::from_str(&text).unwrap();
+    let next = LocalShifts::carrying_on(&carried, &running);
+    assert_eq!(next.of(&name), local.of(&name));
+    let step = running.services["orders"].active_shift().unwrap();
+    assert!(next.takes_back(&name, step) && next.judged(&running).is_none());
+    // At another step the counts begin anew, and what was taken back stays so.
+    let later = orders("state: running, step: 2");
+    let mut carried = carried;
+    carried[0].step += 1;
+    let next = LocalShifts::carrying_on(&carried, &later);
+    let figures = next.of(&name).unwrap();
+    assert_eq!((figures.requests, figures.taken_back), (0, true));
+    // What counts against other conditions says nothing.
+    carried[0].against.pop();
+    let next = LocalShifts::carrying_on(&carried, &running);
+    assert_eq!(next.of(&name).map(|figures| figures.requests), Some(0));
+    assert!(LocalShifts::carrying_on(&carried, &orders("state: done, step: 3")).is_empty());
+}
