@@ -28,7 +28,7 @@ pub struct HandedSockets(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    own: Vec<Weak<AnySocket>>,
+    own: Vec<OwnSocket>,
     /// Number of own ones from which it is looked which are closed.
     look_at: usize,
     listeners: BTreeMap<SocketAddr, TcpListener>,
@@ -41,6 +41,13 @@ struct State {
     own_unix: Vec<(Arc<SocketFile>, Weak<AnySocket>)>,
 }
 
+/// Socket that a successor is to have.
+struct OwnSocket {
+    /// `None`: it is for a successor alone.
+    place: Option<PlaceOfSocket>,
+    socket: Weak<AnySocket>,
+}
+
 /// Unix socket that a successor is to have, and its file. The socket itself knows only the path that it was bound at, before it was renamed.
 #[derive(Clone)]
 pub struct OwnUnixSocket {
@@ -49,7 +56,8 @@ pub struct OwnUnixSocket {
     pub socket: Arc<AnySocket>,
 }
 
-type PlaceOfSocket = (SocketKind, SocketAddr);
+/// Kind and address of a socket.
+pub type PlaceOfSocket = (SocketKind, SocketAddr);
 
 /// Kind of a socket that has an address and a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,7 +105,7 @@ fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
 }
 
 /// Kind and address of a socket that can be gone on with.
-fn place_of(socket: &OwnedFd) -> io::Result<PlaceOfSocket> {
+fn place_of(socket: &impl AsFd) -> io::Result<PlaceOfSocket> {
     let about = SockRef::from(socket);
     let local = about.local_addr()?;
     let address = local.as_socket().ok_or_else(|| {
@@ -151,6 +159,18 @@ impl HandedSockets {
             }
         }
         strange
+    }
+
+    /// Takes up what a service manager has held since the process before, beside what it has passed otherwise.
+    pub fn take_up_stored(&self, sockets: impl IntoIterator<Item = OwnedFd>) {
+        let before: BTreeSet<PlaceOfSocket> = self.places().into_iter().collect();
+        for socket in sockets {
+            let is_new = place_of(&socket).is_ok_and(|place| !before.contains(&place));
+            if is_new {
+                // As above: what says nothing of itself is of no use.
+                let _ = self.take_up(socket);
+            }
+        }
     }
 
     fn places(&self) -> Vec<PlaceOfSocket> {
@@ -262,15 +282,34 @@ impl HandedSockets {
         paths.collect()
     }
 
-    /// Has the successor be given this socket, if it is still there by then.
+    /// Has the successor be given this socket, if it is still there by then; a service manager may hold it for the next process.
     pub fn keep<S: AsFd + Send + Sync + 'static>(&self, socket: &Arc<S>) {
+        self.keep_at(place_of(socket).ok(), socket);
+    }
+
+    /// Has the successor be given this socket, if it is still there by then. Of no use to a process that comes after the end of this one.
+    pub fn keep_for_successor<S: AsFd + Send + Sync + 'static>(&self, socket: &Arc<S>) {
+        self.keep_at(None, socket);
+    }
+
+    fn keep_at<S: AsFd + Send + Sync + 'static>(&self, place: Option<PlaceOfSocket>, socket: &Arc<S>) {
         let socket: Weak<S> = Arc::downgrade(socket);
         let mut state = self.0.lock();
         if state.own.len() >= state.look_at {
-            state.own.retain(|socket| socket.strong_count() > 0);
+            state.own.retain(|own| own.socket.strong_count() > 0);
             state.look_at = (2 * state.own.len()).max(64);
         }
-        state.own.push(socket);
+        state.own.push(OwnSocket { place, socket });
+    }
+
+    /// Every socket that a service manager may hold for the next process, and its place.
+    pub(crate) fn own_by_place(&self) -> Vec<(PlaceOfSocket, Arc<AnySocket>)> {
+        let state = self.0.lock();
+        let own = state
+            .own
+            .iter()
+            .filter_map(|own| Some((own.place?, own.socket.upgrade()?)));
+        own.collect()
     }
 
     /// Has the successor be given this unix socket and its file.
@@ -301,7 +340,12 @@ impl HandedSockets {
     /// Every socket that a successor is to have.
     #[must_use]
     pub fn own(&self) -> Vec<Arc<AnySocket>> {
-        self.0.lock().own.iter().filter_map(Weak::upgrade).collect()
+        self.0
+            .lock()
+            .own
+            .iter()
+            .filter_map(|own| own.socket.upgrade())
+            .collect()
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod backoff;
 pub mod beside;
+pub mod descriptor_store;
 pub mod descriptors;
 pub mod files;
 pub mod first_process;

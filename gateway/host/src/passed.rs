@@ -2,14 +2,18 @@
 //! open when it ends, so that whoever connects meanwhile waits in the kernel. What each is for is found by its address, as with those of a
 //! process before.
 
-use std::os::fd::OwnedFd;
+use std::{env, os::fd::OwnedFd};
 
 use listenfd::ListenFd;
+
+use crate::descriptor_store::is_stored_name;
 
 /// Everything that was passed.
 #[derive(Debug, Default)]
 pub struct PassedSockets {
     pub sockets: Vec<OwnedFd>,
+    /// Those that the process before has left with the service manager.
+    pub stored: Vec<OwnedFd>,
     /// Number of those that are neither TCP nor UDP nor unix sockets; they are left as they are.
     pub strange: usize,
 }
@@ -19,14 +23,17 @@ pub struct PassedSockets {
 #[must_use]
 pub fn take_passed_sockets() -> PassedSockets {
     let mut passed = ListenFd::from_env();
-    let count = passed.len();
-    let sockets: Vec<_> = (0..count)
-        .filter_map(|number| take(&mut passed, number))
-        .collect();
-    PassedSockets {
-        strange: count - sockets.len(),
-        sockets,
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').chain(std::iter::repeat(""));
+    let mut all = PassedSockets::default();
+    for (number, name) in (0..passed.len()).zip(names) {
+        match take(&mut passed, number) {
+            Some(socket) if is_stored_name(name) => all.stored.push(socket),
+            Some(socket) => all.sockets.push(socket),
+            None => all.strange += 1,
+        }
     }
+    all
 }
 
 /// Takes one, whatever kind of socket it is. It does not go to processes that this one starts.

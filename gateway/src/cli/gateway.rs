@@ -39,6 +39,7 @@ use super::{
     signals::{self, Signals},
     start_failure,
     started_successor::OwnCommand,
+    stored_sockets::StoredSockets,
     successor, supervised,
 };
 use crate::gateway::{CertificateRenewal, Gateway, GatewayMetrics};
@@ -371,9 +372,10 @@ async fn serve(
         gateway.take_clients(linked, || taken.is_gone()).await;
     }
     successor::tell_serving(taken, &gateway, &live);
-    successor::close_unclaimed(sockets);
+    let stored = StoredSockets::follow(sockets.clone(), &tasks);
+    successor::close_unclaimed(sockets, stored.as_ref().map(StoredSockets::removal));
     let following = follow(source, topology, &metrics, &watching, &tasks);
-    successor::run_until_told((gateway, watchdog), &args, &live, &own, server, signals).await;
+    successor::run_until_told((gateway, watchdog, stored), &args, &live, &own, server, signals).await;
     watching.cancel();
     following.wait().await;
     Ok(Exit::Done)

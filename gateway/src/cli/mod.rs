@@ -53,6 +53,7 @@ mod simulate;
 mod spread;
 mod start_failure;
 mod started_successor;
+mod stored_sockets;
 mod successor;
 mod supervised;
 mod tables;

@@ -24,6 +24,7 @@ use super::{
     ruling,
     signals::{Signals, Told},
     started_successor::{COMING_UP_MAY_TAKE, OwnCommand, StartedSuccessor},
+    stored_sockets::{StoredSockets, UnclaimedRemoval},
 };
 use crate::{
     gateway::{Cut, Findings, Gateway},
@@ -158,6 +159,7 @@ fn serving(live: &LiveIdentity) -> String {
 
 /// Takes up what a service manager has passed, beside what was handed over.
 pub(super) fn take_up_passed(sockets: &HandedSockets, passed: PassedSockets) {
+    sockets.take_up_stored(passed.stored);
     let hint = "pass TCP listeners and UDP sockets only; unix sockets are made in --data";
     for what in sockets.pass(passed.sockets) {
         tracing::warn!(
@@ -177,13 +179,15 @@ pub(super) fn take_up_passed(sockets: &HandedSockets, passed: PassedSockets) {
 }
 
 /// Closes in a while what was handed over or passed and nothing has taken.
-pub(super) fn close_unclaimed(sockets: HandedSockets) {
+pub(super) fn close_unclaimed(sockets: HandedSockets, stored: Option<UnclaimedRemoval>) {
     tokio::spawn(async move {
         tokio::time::sleep(UNWANTED_AFTER).await;
-        let (passed, handed): (Vec<_>, Vec<_>) = sockets
-            .close_the_rest()
-            .into_iter()
-            .partition(|socket| socket.is_passed);
+        let unclaimed = sockets.close_the_rest();
+        if let Some(stored) = stored {
+            stored.remove(unclaimed.clone()).await;
+        }
+        let (passed, handed): (Vec<_>, Vec<_>) =
+            unclaimed.into_iter().partition(|socket| socket.is_passed);
         for UnclaimedSocket { kind, address, .. } in passed {
             tracing::warn!(
                 %kind,
@@ -204,7 +208,7 @@ pub(super) fn close_unclaimed(sockets: HandedSockets) {
 
 /// Runs until a signal ends the gateway or a successor has taken over. The first signal drains, the second ends at once.
 pub(super) async fn run_until_told(
-    (gateway, watchdog): (Gateway, Option<Watchdog>),
+    (gateway, watchdog, stored): (Gateway, Option<Watchdog>, Option<StoredSockets>),
     args: &GatewayArgs,
     live: &LiveIdentity,
     own: &OwnCommand,
@@ -233,6 +237,9 @@ pub(super) async fn run_until_told(
     };
     // Whether the service is alive is for the successor to say from here on, or for nobody.
     drop(watchdog);
+    if let Some(stored) = stored {
+        stored.leave().await;
+    }
     let cut = match (server, successor) {
         (Some(server), Some(successor)) => {
             starting.succeeded_by(successor.process);

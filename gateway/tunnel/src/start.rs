@@ -192,7 +192,7 @@ impl Tunnels {
             listen: self.local_addr,
             source,
         })?;
-        shared.config.handed.keep(&kept);
+        shared.config.handed.keep_for_successor(&kept);
         self.listening.push(kept);
         let open = |config, socket, server| {
             Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
