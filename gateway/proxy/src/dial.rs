@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_federation::name::{ServiceName, Tags};
+use causeway_federation::{
+    name::{ServiceName, Tags},
+    topology::Service,
+};
 use causeway_host::{
     descriptors::{Descriptors, HeldDescriptor, PromiseTicket, is_exhausted},
     listen::is_own_address,
@@ -120,7 +123,7 @@ pub(crate) fn no_descriptor(why: NoShare) -> StreamRefusal {
     }
 }
 
-/// Connects to a healthy instance of `service` that carries `tags`.
+/// Connects to a healthy instance of `service` that carries `tags`, or to one that is ill where none is healthy and the service panics.
 ///
 /// # Errors
 /// When there is none, or none of those tried accepts.
@@ -135,7 +138,9 @@ pub(crate) async fn dial(
 ) -> Result<InstanceConnection, DialError> {
     let none = InstanceList::default();
     let list = snapshot.instances.get(service).unwrap_or(&none);
+    let panics = snapshot.topology.services.get(service).is_some_and(Service::panics);
     let mut choice = Choice::new(list, tags)
+        .with_panic(panics)
         .keyed(passage.key)
         .besides(&passage.besides)
         .after(&passage.avoid);

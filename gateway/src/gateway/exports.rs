@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use causeway_federation::{
     catalog::{Export, InstanceState, exports},
-    topology::Topology,
+    name::ServiceName,
+    topology::{Service, Topology},
 };
-use causeway_routing::snapshot::Published;
+use causeway_routing::{balance::takes_traffic_in_panic, snapshot::Published};
 use causeway_zone_sync::service::ZoneSync;
 use tokio::sync::watch;
 
@@ -38,6 +39,7 @@ fn exports_of(topology: &Topology, instances: &Published) -> Vec<Export> {
     let declared = instances
         .iter()
         .filter(|(service, _)| topology.services.contains_key(*service));
+    let panics = |service: &ServiceName| topology.services.get(service).is_some_and(Service::panics);
     exports(
         declared
             .flat_map(|(_, list)| list.iter())
@@ -45,6 +47,7 @@ fn exports_of(topology: &Topology, instances: &Published) -> Vec<Export> {
                 service: &instance.service,
                 tags: &instance.tags,
                 healthy: instance.counts_as_healthy(),
+                serves_in_panic: panics(&instance.service) && takes_traffic_in_panic(instance),
                 weight: instance.weight,
                 capacity_per_second: instance.capacity_per_second,
             }),

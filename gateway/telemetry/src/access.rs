@@ -75,6 +75,9 @@ pub struct AccessRecord {
     pub rule: Option<Rule>,
     /// Route of its service that ruled a request; `None` when none did.
     pub route: Option<Arc<str>>,
+    /// No instance was healthy anywhere, and it was given to one that is ill.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub panic: bool,
     /// Of a request: what was asked for and answered.
     #[serde(flatten)]
     pub request: Option<RequestFacts>,
@@ -172,6 +175,9 @@ fn text_line(time: SystemTime, record: &AccessRecord) -> String {
         or_dash(record.rule.as_ref()),
         or_dash(record.route.as_ref()),
     );
+    if record.panic {
+        line.push_str(" panic=true");
+    }
     if let Some(request) = &record.request {
         request_text(&mut line, request);
     }
@@ -252,6 +258,7 @@ mod tests {
             caller: Some(Arc::new(Caller::anonymous(zone("east")))),
             rule: Some(Rule::Default),
             route: Some("canary".into()),
+            panic: false,
             request: None,
             connection: ConnectionId::new(0xc0ffee),
         }
@@ -290,6 +297,17 @@ mod tests {
             text.contains(" method=- path=- status=- grpc_status=- first_byte=- "),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_line_says_that_it_was_a_panic_only_where_it_was() {
+        let record = AccessRecord {
+            panic: true,
+            ..record()
+        };
+        let text = text_line(time(), &record);
+        assert!(text.contains(" route=canary panic=true connection="), "{text}");
+        assert!(json_line(time(), &record).contains(r#""route":"canary","panic":true,"#));
     }
 
     #[test]

@@ -233,6 +233,7 @@ pub fn state() -> AdminState {
             draining: false,
             failing: false,
             spilled: false,
+            panic: false,
         },
     );
     let vip = "127.64.0.1:8080".parse().unwrap();

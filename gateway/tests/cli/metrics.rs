@@ -39,6 +39,7 @@ fn record() -> AccessRecord {
         caller: None,
         rule: None,
         route: Some("canary".into()),
+        panic: false,
         request: Some(RequestFacts {
             status: Some(200),
             first_byte: Some(Duration::from_secs(1)),
@@ -70,6 +71,7 @@ fn count_everything(metrics: &GatewayMetrics) {
             draining: false,
             failing: false,
             spilled: false,
+            panic: false,
         },
     );
     metrics.proxy.moved("orders", MoveReason::Hedged);

@@ -226,7 +226,7 @@ impl EgressShared {
     fn has_instances_here(&self, target: &Target) -> bool {
         let snapshot = self.snapshots.load();
         let instances = snapshot.instances.get(&target.service);
-        instances.is_some_and(|list| list.usable(&target.tags).is_ok())
+        instances.is_some_and(|list| list.usable(&target.tags).is_ok() || list.has_ill(&target.tags))
     }
 
     /// Counts a client for which there is no descriptor, and tells the first of a kind and then one a minute.

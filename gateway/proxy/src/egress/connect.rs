@@ -229,10 +229,13 @@ impl Search<'_> {
                 self.shared.decided(self.request, &decision);
                 self.last = ConnectionOutcome::Unrouted(why);
                 let recent = &self.shared.recent;
-                if decision.first().is_none()
-                    && (why == Why::Shed || !recent.is_worth_waiting(Instant::now(), &snapshot, self.request))
-                {
+                let is_worth_waiting = || recent.is_worth_waiting(Instant::now(), &snapshot, self.request);
+                if decision.first().is_none() && (why == Why::Shed || !is_worth_waiting()) {
                     return Err(self.last);
+                }
+                // Instances that are ill are asked at once, and one that was well a moment ago may be so again.
+                if why.is_panic() && is_worth_waiting() {
+                    self.pace.wait_for_others();
                 }
             } else if decision.first().is_none() {
                 self.last = ConnectionOutcome::Unrouted(why);

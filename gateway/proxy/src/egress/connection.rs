@@ -95,6 +95,8 @@ pub(super) struct ConnectionSummary {
     pub(super) rule: Option<Rule>,
     /// Route that rules a request.
     pub(super) route: Option<Arc<str>>,
+    /// It was given to an instance that is ill, because none is healthy.
+    pub(super) in_panic: bool,
     /// Of a request alone.
     pub(super) request: Option<RequestFacts>,
 }
@@ -134,6 +136,7 @@ impl ConnectionSummary {
             caller,
             rule,
             route: None,
+            in_panic: false,
             request: None,
         }
     }
@@ -432,6 +435,7 @@ async fn establish(
     let placement = placement.at_port(arrival.port.clone());
     opened.handle().carried_to(placement);
     (summary.tags, summary.attempts) = (candidate.tags, attempts);
+    summary.in_panic = candidate.in_panic;
     summary.ready_after = Some(arrival.begun.elapsed());
     summary.takes(
         (upstream.instance(), upstream.gateway()),
@@ -483,6 +487,7 @@ pub(super) fn finish(
         caller: Some(summary.caller),
         rule: summary.rule,
         route: summary.route,
+        panic: summary.in_panic,
         request: summary.request,
         connection: summary.id,
     };

@@ -114,6 +114,8 @@ pub(super) struct Pace {
     stale_at: Instant,
     deadline: Instant,
     reroute_after: Duration,
+    /// Waits though every candidate has been found not to serve.
+    is_patient: bool,
 }
 
 impl Pace {
@@ -129,7 +131,13 @@ impl Pace {
             stale_at: now + MAX_REROUTE_AFTER,
             deadline,
             reroute_after: REROUTE_AFTER,
+            is_patient: false,
         }
+    }
+
+    /// Has it wait to the deadline for another candidate, whatever those that there are say.
+    pub(super) fn wait_for_others(&mut self) {
+        self.is_patient = true;
     }
 
     /// Candidates asked so far.
@@ -284,7 +292,7 @@ impl Pace {
 
     /// Every candidate has been looked at: ends, or waits for an answer or a change.
     fn after_the_last(&mut self, now: Instant) -> PaceStep {
-        if self.under_way.is_empty() && self.hopeless == Some(true) {
+        if self.under_way.is_empty() && self.hopeless == Some(true) && !self.is_patient {
             return PaceStep::GiveUp;
         }
         self.next = now + self.reroute_after;

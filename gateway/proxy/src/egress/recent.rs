@@ -71,7 +71,8 @@ impl RecentSnapshots {
         let served = |snapshot: &Snapshot| {
             // Any seed will do: whether there is a candidate does not hang on it.
             let rng = SmallRng::seed_from_u64(0);
-            route(snapshot, request, rng).first().is_some()
+            let decision = route(snapshot, request, rng);
+            decision.first().is_some() && !decision.why().is_panic()
         };
         !reaches_back || samples.iter().any(|(_, snapshot)| served(snapshot))
     }

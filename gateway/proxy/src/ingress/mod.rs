@@ -422,6 +422,7 @@ fn carry(
             caller: handle.caller().map(|found| found.caller),
             rule,
             route: None,
+            panic: false,
             request: None,
             connection: handle.connection.id,
         });

@@ -75,6 +75,7 @@ impl IngressShared {
             caller,
             rule,
             route: None,
+            panic: false,
             request: None,
             connection,
         });

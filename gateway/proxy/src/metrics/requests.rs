@@ -107,6 +107,7 @@ mod tests {
             caller: None,
             rule: None,
             route: None,
+            panic: false,
             request: Some(RequestFacts {
                 status: Some(503),
                 first_byte: Some(Duration::from_millis(2)),

@@ -9,7 +9,7 @@ use std::{
 
 use causeway_federation::name::Tags;
 
-use super::{pool::WeightPool, takes_traffic};
+use super::{pool::WeightPool, takes_traffic, takes_traffic_in_panic};
 use crate::{
     route::TierHealth,
     snapshot::{Health, Instance},
@@ -43,12 +43,33 @@ pub(super) struct Group {
     health: TierHealth,
     /// Healthy ones are drained.
     has_drained: bool,
-    /// Places in the list of those that take traffic, in order.
-    pub(super) members: Vec<u32>,
+    /// Those that take traffic.
+    pub(super) takers: WeightedPlaces,
+    /// Those that take traffic in panic.
+    pub(super) ill: WeightedPlaces,
+}
+
+/// Instances of a list that can be drawn by their weights.
+#[derive(Debug, Default)]
+pub(super) struct WeightedPlaces {
+    /// Places in the list, in order.
+    pub(super) places: Vec<u32>,
     /// Their numbers, which a sticky choice draws by.
     pub(super) numbers: Vec<u64>,
-    /// The weights of the members laid end to end: where each one's ends.
+    /// Their weights laid end to end: where each one's ends.
     pub(super) ends: Vec<u64>,
+}
+
+impl WeightedPlaces {
+    fn add(&mut self, place: u32, instance: &Instance) {
+        self.places.push(place);
+        self.numbers.push(instance.number());
+        self.ends.push(self.weight() + u64::from(instance.weight));
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
 }
 
 /// Reason that no instance of a list can be given a connection.
@@ -70,14 +91,10 @@ impl Group {
         self.health.healthy += u64::from(instance.counts_as_healthy());
         self.has_drained |= instance.health == Health::Healthy && instance.drain.is_some();
         if takes_traffic(instance) {
-            self.members.push(place);
-            self.numbers.push(instance.number());
-            self.ends.push(self.weight() + u64::from(instance.weight));
+            self.takers.add(place, instance);
+        } else if takes_traffic_in_panic(instance) {
+            self.ill.add(place, instance);
         }
-    }
-
-    pub(super) fn weight(&self) -> u64 {
-        self.ends.last().copied().unwrap_or(0)
     }
 }
 
@@ -89,7 +106,7 @@ impl InstanceList {
     pub fn usable(&self, selector: &Tags) -> Result<(), Unusable> {
         let mut why = Unusable::NoInstance;
         for group in self.matching(selector) {
-            if group.weight() > 0 {
+            if group.takers.weight() > 0 {
                 return Ok(());
             }
             why = why.max(match (group.health.healthy > 0, group.has_drained) {
@@ -111,7 +128,7 @@ impl InstanceList {
     #[must_use]
     pub fn usable_count(&self, selector: &Tags) -> u64 {
         self.matching(selector)
-            .map(|group| group.members.len() as u64)
+            .map(|group| group.takers.places.len() as u64)
             .sum()
     }
 
@@ -122,15 +139,31 @@ impl InstanceList {
         of_groups.fold(TierHealth::default(), TierHealth::plus)
     }
 
+    /// Tells whether instances that carry `selector` could be given a connection in panic.
+    #[must_use]
+    pub fn has_ill(&self, selector: &Tags) -> bool {
+        self.matching(selector).any(|group| group.ill.weight() > 0)
+    }
+
     /// Collects what can be drawn from.
     pub(super) fn pool<'a>(&'a self, selector: &'a Tags) -> WeightPool<'a> {
         if selector.is_empty() {
-            return WeightPool::exact([&self.0.everything]);
+            return WeightPool::exact([&self.0.everything.takers]);
         }
         match self.0.by_pair.is_empty() || self.shortest(selector).len() <= FEW_GROUPS {
-            true => WeightPool::exact(self.matching(selector)),
-            false => WeightPool::by_rejection(&self.0.everything, selector),
+            true => WeightPool::exact(self.takers(selector)),
+            false => WeightPool::by_rejection(&self.0.everything.takers, selector),
         }
+    }
+
+    /// Those that carry `selector` and take traffic, group by group.
+    pub(super) fn takers<'a>(&'a self, selector: &'a Tags) -> impl Iterator<Item = &'a WeightedPlaces> {
+        self.matching(selector).map(|group| &group.takers)
+    }
+
+    /// Those that carry `selector` and take traffic in panic, group by group.
+    pub(super) fn ill<'a>(&'a self, selector: &'a Tags) -> impl Iterator<Item = &'a WeightedPlaces> {
+        self.matching(selector).map(|group| &group.ill)
     }
 
     /// The groups that carry `selector`.

@@ -11,7 +11,10 @@ use std::{
 use causeway_federation::name::Tags;
 use rand::Rng;
 
-use crate::{snapshot::Instance, sticky::StickyKey};
+use crate::{
+    snapshot::{Health, Instance},
+    sticky::StickyKey,
+};
 
 mod list;
 mod load;
@@ -24,10 +27,19 @@ pub use load::{InstanceLoad, LoadGuard};
 
 use pool::WeightPool;
 
+/// Most instances that are passed over in panic because they have just failed to accept.
+const MAX_PASSED_OVER: usize = 64;
+
 /// Tells whether an instance may be given connections at all.
 #[must_use]
 pub fn takes_traffic(instance: &Instance) -> bool {
     instance.counts_as_healthy() && instance.weight > 0
+}
+
+/// Tells whether an instance may be given connections where none is that takes traffic otherwise. One that was not checked yet, or is drained, may not.
+#[must_use]
+pub fn takes_traffic_in_panic(instance: &Instance) -> bool {
+    instance.health == Health::Unhealthy && instance.drain.is_none() && instance.weight > 0
 }
 
 /// The choice among the instances of one service for one connection. Picks each instance once.
@@ -41,6 +53,8 @@ pub struct Choice<'a> {
     picked: Vec<u32>,
     /// Those of `picked` that are picked all the same once there is no other.
     last: Vec<u32>,
+    /// None takes traffic, and so those are picked that are ill.
+    in_panic: bool,
 }
 
 impl<'a> Choice<'a> {
@@ -54,6 +68,7 @@ impl<'a> Choice<'a> {
             pool: list.pool(selector),
             picked: Vec::new(),
             last: Vec::new(),
+            in_panic: false,
         }
     }
 
@@ -61,6 +76,17 @@ impl<'a> Choice<'a> {
     #[must_use]
     pub fn keyed(self, key: Option<StickyKey>) -> Self {
         Self { key, ..self }
+    }
+
+    /// Has those picked that are ill, if none takes traffic and the service `panics`. Those that have just failed to accept are left alone.
+    #[must_use]
+    pub fn with_panic(mut self, panics: bool) -> Self {
+        let ill = [Err(Unusable::NoneHealthy), Err(Unusable::Drained)];
+        if panics && ill.contains(&self.list.usable(self.selector)) {
+            self.in_panic = true;
+            self.pool = WeightPool::exact(self.list.ill(self.selector));
+        }
+        self
     }
 
     /// Leaves out the instances with these numbers.
@@ -92,6 +118,9 @@ impl<'a> Choice<'a> {
 
     /// Picks an instance that was not picked before. `None` when there is no other.
     pub fn pick(&mut self, now: Duration, rng: &mut impl Rng) -> Option<&'a Arc<Instance>> {
+        if self.in_panic {
+            return self.pick_in_panic(now, rng);
+        }
         if let Some(key) = self.key {
             return self.pick_by(key, now);
         }
@@ -119,6 +148,29 @@ impl<'a> Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
+    fn pick_in_panic(&mut self, now: Duration, rng: &mut impl Rng) -> Option<&'a Arc<Instance>> {
+        for _ in 0..MAX_PASSED_OVER {
+            let place = match self.key {
+                Some(key) => self.first_by(key, now),
+                None => self.pool.draw(self.list, &self.picked, rng),
+            };
+            let place = match place {
+                Some(place) => place,
+                None if !self.last.is_empty() => {
+                    self.release_last();
+                    continue;
+                }
+                None => return None,
+            };
+            self.picked.push(place);
+            let instance = self.list.at(place)?;
+            if !instance.load.is_resting(now) {
+                return Some(instance);
+            }
+        }
+        None
+    }
+
     fn pick_by(&mut self, key: StickyKey, now: Duration) -> Option<&'a Arc<Instance>> {
         let place = match self.first_by(key, now) {
             Some(place) => place,
@@ -133,8 +185,10 @@ impl<'a> Choice<'a> {
 
     /// The place that the key draws of those that were not picked; one that has just failed to accept comes after the others.
     fn first_by(&self, key: StickyKey, now: Duration) -> Option<u32> {
-        let groups = self.list.matching(self.selector);
-        let places = groups.flat_map(|group| group.members.iter().zip(&group.numbers));
+        let takers = (!self.in_panic).then(|| self.list.takers(self.selector));
+        let ill = self.in_panic.then(|| self.list.ill(self.selector));
+        let groups = takers.into_iter().flatten().chain(ill.into_iter().flatten());
+        let places = groups.flat_map(|group| group.places.iter().zip(&group.numbers));
         let left = places.filter(|(place, _)| !self.picked.contains(place));
         let drawn = left.filter_map(|(place, number)| {
             let instance = self.list.at(*place)?;

@@ -4,7 +4,7 @@
 use causeway_federation::name::Tags;
 use rand::Rng;
 
-use super::list::{Group, InstanceList};
+use super::list::{InstanceList, WeightedPlaces};
 
 /// Draws over instances with any tags before those with the right ones are looked up one by one. With a twentieth of the
 /// weight on them, six in a thousand choices need more.
@@ -14,7 +14,7 @@ const MAX_REJECTED: usize = 100;
 #[derive(Debug)]
 pub(super) struct WeightPool<'a> {
     /// Each with the point at which it begins.
-    parts: Vec<(u64, &'a Group)>,
+    parts: Vec<(u64, &'a WeightedPlaces)>,
     total: u64,
     /// Tags that an instance must carry beyond being in the pool.
     test: Option<&'a Tags>,
@@ -28,8 +28,8 @@ struct Span {
 }
 
 impl<'a> WeightPool<'a> {
-    /// All that these groups hold.
-    pub(super) fn exact(groups: impl IntoIterator<Item = &'a Group>) -> Self {
+    /// All of these.
+    pub(super) fn exact(groups: impl IntoIterator<Item = &'a WeightedPlaces>) -> Self {
         let mut pool = Self {
             parts: Vec::new(),
             total: 0,
@@ -42,8 +42,8 @@ impl<'a> WeightPool<'a> {
         pool
     }
 
-    /// Those of a group that carry `selector`.
-    pub(super) fn by_rejection(group: &'a Group, selector: &'a Tags) -> Self {
+    /// Those of them that carry `selector`.
+    pub(super) fn by_rejection(group: &'a WeightedPlaces, selector: &'a Tags) -> Self {
         Self {
             test: Some(selector),
             ..Self::exact([group])
@@ -58,7 +58,7 @@ impl<'a> WeightPool<'a> {
             if let Some(place) = draws.find(fits) {
                 return Some(place);
             }
-            *self = Self::exact(list.matching(selector));
+            *self = Self::exact(list.takers(selector));
         }
         self.draw_any(out, rng)
     }
@@ -82,12 +82,12 @@ impl<'a> WeightPool<'a> {
         let part = self.parts.partition_point(|(begin, _)| *begin <= point);
         let (begin, group) = self.parts.get(part.checked_sub(1)?)?;
         let member = group.ends.partition_point(|end| *end <= point - begin);
-        group.members.get(member).copied()
+        group.places.get(member).copied()
     }
 
     fn span(&self, place: u32) -> Option<Span> {
         self.parts.iter().find_map(|(begin, group)| {
-            let member = group.members.binary_search(&place).ok()?;
+            let member = group.places.binary_search(&place).ok()?;
             let before = member.checked_sub(1).and_then(|before| group.ends.get(before));
             Some(Span {
                 begin: begin + before.copied().unwrap_or(0),

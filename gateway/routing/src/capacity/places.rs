@@ -208,7 +208,10 @@ impl<'s> ServiceScene<'s> {
                     healthy: export.healthy.into(),
                     instances: export.instances.into(),
                 });
-                weight = weight.saturating_add(export.weight);
+                // Without a healthy one it is the weight of those that serve in panic.
+                if export.healthy > 0 {
+                    weight = weight.saturating_add(export.weight);
+                }
             }
             let drained = match zone.is_drained && !fails && weight > 0 {
                 true => health,
@@ -304,6 +307,7 @@ fn servers<'s>(snapshot: &'s Snapshot, name: &ServiceName, service: &Service) ->
         tags: &instance.tags,
         weight: instance.weight,
         healthy: instance.counts_as_healthy(),
+        serves_in_panic: false,
         capacity_per_second: instance.capacity_per_second,
     });
     let mut zones = vec![ServingZone {

@@ -154,6 +154,7 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
         key: None,
         criticality: service.criticality,
         draws_tier: false,
+        in_panic: false,
     };
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);
     let arms = match placed.has_own_split {

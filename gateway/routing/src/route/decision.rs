@@ -27,6 +27,8 @@ pub struct Decision<'s, R> {
     arms: std::vec::IntoIter<Arm>,
     /// Those of which every home fails, which come last.
     failing: VecDeque<(Arm, Homes<'s>)>,
+    /// Those that have no home, where instances that are ill may be one.
+    homeless: Vec<Arm>,
     /// The arm at hand, and what is left of its homes.
     at_hand: Option<(Arm, Homes<'s>)>,
     first: Option<Candidate>,
@@ -67,6 +69,7 @@ impl<'s, R: Rng> Decision<'s, R> {
             key: request.key,
             criticality: request.criticality.unwrap_or(service.criticality),
             draws_tier: true,
+            in_panic: false,
         });
         let arms = match service {
             Some(service) => {
@@ -88,6 +91,7 @@ impl<'s, R: Rng> Decision<'s, R> {
             reasons,
             arms: arms.into_iter(),
             failing: VecDeque::new(),
+            homeless: Vec::new(),
             at_hand: None,
             first: None,
             first_given: false,
@@ -154,13 +158,18 @@ impl<'s, R: Rng> Decision<'s, R> {
                     tags: arm.tags.clone(),
                     arm: arm.split_tags.clone(),
                     tier: home.grounds.tier,
+                    in_panic: home.grounds.in_panic,
                 };
                 return Some((candidate, home.grounds.why()));
             }
             let Some(arm) = self.arms.next() else {
-                let (arm, homes) = self.failing.pop_front()?;
-                self.note_arm(&arm, false);
-                self.at_hand = Some((arm, homes));
+                match self.failing.pop_front() {
+                    Some((arm, homes)) => {
+                        self.note_arm(&arm, false);
+                        self.at_hand = Some((arm, homes));
+                    }
+                    None => self.panic()?,
+                }
                 continue;
             };
             let question = self.question.as_ref()?;
@@ -178,9 +187,29 @@ impl<'s, R: Rng> Decision<'s, R> {
                 self.failing.push_back((arm, homes));
                 continue;
             }
+            if homes.is_empty() && question.service.panics() && !question.in_panic {
+                self.homeless.push(arm);
+                continue;
+            }
             self.note_arm(&arm, homes.is_empty());
             self.at_hand = Some((arm, homes));
         }
+    }
+
+    /// Has the arms looked at once more, with instances that are ill, if none has had a candidate.
+    fn panic(&mut self) -> Option<()> {
+        let homeless = std::mem::take(&mut self.homeless);
+        let question = self.question.as_mut()?;
+        if self.first.is_some() {
+            homeless.iter().for_each(|arm| self.note_arm(arm, true));
+            return None;
+        }
+        if homeless.is_empty() {
+            return None;
+        }
+        question.in_panic = true;
+        self.arms = homeless.into_iter();
+        Some(())
     }
 
     /// Says what became of an arm: picked, kept in reserve, or without a home.

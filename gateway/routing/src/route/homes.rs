@@ -36,6 +36,8 @@ pub(super) struct Grounds {
     pub(super) spilled: bool,
     /// Capacity has drawn its zone.
     pub(super) is_needed: bool,
+    /// Its instances are ill, as are all others.
+    pub(super) in_panic: bool,
 }
 
 /// The order of places; fields in the order in which they decide.
@@ -69,6 +71,7 @@ impl Grounds {
             passed_by: _,
             spilled,
             is_needed: _,
+            in_panic,
         } = self;
         Why::Taken {
             tier,
@@ -78,6 +81,7 @@ impl Grounds {
             draining,
             failing,
             spilled,
+            panic: in_panic,
         }
     }
 
@@ -200,9 +204,11 @@ pub(super) fn of_arm<'s>(
     let mut homes = Homes::default();
     let ejected = snapshot.ejections.load();
     let own = own_zone(question, arm, &ejected);
-    let why = own.map_or_else(|why| why, Grounds::why);
+    // What is passed over in panic too has its reason already.
+    let is_told = |why: &Why| why.taken() || !question.in_panic;
+    let why = Some(own.map_or_else(|why| why, Grounds::why));
     let subject = || ReasonSubject::OwnZone(snapshot.zone.clone());
-    reasons.note(subject, Some(&arm.split_tags), why);
+    reasons.note_if(why.filter(is_told), subject, &arm.split_tags);
     if let Ok(grounds) = own {
         homes.left.push(Home::new(None, grounds, 1));
     }
@@ -217,12 +223,9 @@ pub(super) fn of_arm<'s>(
     for entry in entries.chain(everybody.into_iter().flatten()) {
         let gateway = &entry.record.origin;
         let verdict = remote(question, entry, arm, &ejected);
-        let why = verdict.map_or_else(|why| why, |(grounds, _)| grounds.why());
-        reasons.note(
-            || ReasonSubject::Gateway(gateway.clone()),
-            Some(&arm.split_tags),
-            why,
-        );
+        let why = Some(verdict.map_or_else(|why| why, |(grounds, _)| grounds.why()));
+        let subject = || ReasonSubject::Gateway(gateway.clone());
+        reasons.note_if(why.filter(is_told), subject, &arm.split_tags);
         if let Ok((grounds, weight)) = verdict {
             homes.left.push(Home::new(Some(gateway), grounds, weight));
         }
@@ -235,7 +238,7 @@ pub(super) fn of_arm<'s>(
         spill(question, arm, &mut homes, (reasons, rng));
     }
     draw_all(&mut homes.left, question.key, rng);
-    if reasons.wanted() {
+    if reasons.wanted() && !question.in_panic {
         note_unheard(question, arm, reasons);
     }
     homes
@@ -290,7 +293,10 @@ fn own_zone(question: &Question<'_>, arm: &Arm, ejected: &Ejected) -> Result<Gro
     }
     let tier = tier(question, &snapshot.zone, question.own_tags)?;
     let instances = snapshot.instances.get(&question.target.service);
-    let usable = instances.map_or(Err(Unusable::NoInstance), |list| list.usable(&arm.tags));
+    let usable = instances.map_or(Err(Unusable::NoInstance), |list| match list.usable(&arm.tags) {
+        Err(Unusable::NoneHealthy | Unusable::Drained) if question.in_panic && list.has_ill(&arm.tags) => Ok(()),
+        usable => usable,
+    });
     usable.map_err(|why| match why {
         Unusable::NoInstance => Why::NoInstance,
         Unusable::NoneHealthy => Why::NoneHealthy,
@@ -311,6 +317,7 @@ fn own_zone(question: &Question<'_>, arm: &Arm, ejected: &Ejected) -> Result<Gro
         passed_by: false,
         spilled: false,
         is_needed: false,
+        in_panic: question.in_panic,
     })
 }
 
@@ -336,7 +343,10 @@ fn remote(
         return Err(Why::Withdrawn);
     }
     let link = *snapshot.links.get(&entry.record.origin).ok_or(Why::NoTunnel)?;
-    let weight = healthy_weight(entry, &question.target.service, &arm.tags)?;
+    let weight = match question.in_panic {
+        false => healthy_weight(entry, &question.target.service, &arm.tags)?,
+        true => ill_weight(entry, &question.target.service, &arm.tags)?,
+    };
     let declared = snapshot.topology.zones.get(zone).ok_or(Why::NotInTopology)?;
     let grounds = Grounds {
         tier: tier(question, zone, Some(&declared.tags))?,
@@ -348,6 +358,7 @@ fn remote(
         passed_by: false,
         spilled: false,
         is_needed: false,
+        in_panic: question.in_panic,
     };
     Ok((grounds, weight))
 }
@@ -369,6 +380,17 @@ pub(super) fn healthy_weight(
         }
     }
     if weight > 0 { Ok(weight) } else { Err(why) }
+}
+
+/// The weight of the instances that carry `selector` where none of them is healthy.
+fn ill_weight(entry: &CatalogEntry, service: &ServiceName, selector: &Tags) -> Result<u64, Why> {
+    let healthy = healthy_weight(entry, service, selector);
+    if healthy != Err(Why::NoneHealthy) {
+        return healthy;
+    }
+    let exports = Catalog::exports(entry, service, selector);
+    let weight = exports.fold(0u64, |sum, export| sum.saturating_add(export.weight));
+    if weight > 0 { Ok(weight) } else { healthy }
 }
 
 /// The first tier that `zone` matches, counted from 1; `None` when the name itself names the zone.

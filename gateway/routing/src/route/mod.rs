@@ -110,6 +110,9 @@ pub struct Candidate {
     pub arm: Tags,
     /// Counts from 1; `None` when the name itself names the zone.
     pub tier: Option<usize>,
+    /// None of its instances is healthy, and none of any other place.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub in_panic: bool,
 }
 
 /// A place that connections can be given to.
@@ -141,7 +144,7 @@ impl Candidate {
     /// Tells whether both ask one place for the same.
     #[must_use]
     pub fn asks_like(&self, other: &Self) -> bool {
-        self.place == other.place && self.tags == other.tags
+        self.place == other.place && self.tags == other.tags && self.in_panic == other.in_panic
     }
 }
 
@@ -158,6 +161,8 @@ struct Question<'s> {
     criticality: Criticality,
     /// Has a tier drawn by the shares of spill; else they are tried in order.
     draws_tier: bool,
+    /// No arm has a home, and so those are looked for whose instances are ill.
+    in_panic: bool,
 }
 
 /// Decides where a connection to `request.target` may go. The filters, in the order of the code:
@@ -179,6 +184,9 @@ struct Question<'s> {
 ///
 /// Where zones have no room for all that is asked for, a zone is drawn in the place of a tier, by the shares that it has in the plan (see
 /// [`capacity`](crate::capacity)); what has no share anywhere is shed: it has no candidate.
+///
+/// Where no arm has a home, and the service panics, the same filters are gone through once more for places whose instances are ill (see
+/// [`Service::panics`]).
 ///
 /// With a key of the request what is said to be random or drawn is drawn by it (see `sticky`).
 ///

@@ -82,6 +82,9 @@ pub enum Why {
         /// Its tier was drawn by spill in the place of an earlier one.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         spilled: bool,
+        /// No instance is healthy, here or elsewhere, so that those are used that are ill.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        panic: bool,
     },
     /// Part of the traffic that a tier gets by spill.
     TierShare {
@@ -140,10 +143,17 @@ impl Why {
         matches!(self, Self::Taken { .. })
     }
 
+    /// Tells whether it is a candidate only because no instance is healthy anywhere.
+    #[must_use]
+    pub fn is_panic(self) -> bool {
+        matches!(self, Self::Taken { panic: true, .. })
+    }
+
     /// A fixed word, for metrics and the access log.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
+            Self::Taken { panic: true, .. } => "panic",
             Self::Taken {
                 link: Link::Stalled, ..
             } => "stalled",
@@ -253,6 +263,7 @@ impl fmt::Display for Why {
             draining,
             failing,
             spilled,
+            panic,
         } = self
         else {
             return f.write_str(self.sentence());
@@ -266,6 +277,9 @@ impl fmt::Display for Why {
         }
         if *own {
             f.write_str(", own zone first")?;
+        }
+        if *panic {
+            f.write_str(", in panic: no instance is healthy anywhere, so those that are ill are used")?;
         }
         if *age != Age::Fresh {
             f.write_str(", after all fresh ones: not heard for a while")?;
@@ -307,6 +321,12 @@ impl Reasons {
                 arm: arm.cloned(),
                 why,
             });
+        }
+    }
+
+    pub(super) fn note_if(&mut self, why: Option<Why>, subject: impl FnOnce() -> ReasonSubject, arm: &Tags) {
+        if let Some(why) = why {
+            self.note(subject, Some(arm), why);
         }
     }
 

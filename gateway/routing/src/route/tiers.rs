@@ -42,6 +42,7 @@ pub(super) fn of_arm_alone<T>(
         criticality: service.criticality,
         port: service.ports.primary.name.as_ref(),
         draws_tier: false,
+        in_panic: false,
     };
     let arm = Arm {
         split_tags: arm.clone(),
@@ -57,7 +58,9 @@ pub(super) fn of_arm_alone<T>(
 /// Tells whether a tier is drawn by the health of all: a zone in the name stands for the tiers.
 pub(super) fn spills(question: &Question<'_>) -> bool {
     let service = question.service;
-    (service.spill.is_some() || service.failback.is_some()) && question.target.zone.is_none()
+    (service.spill.is_some() || service.failback.is_some())
+        && question.target.zone.is_none()
+        && !question.in_panic
 }
 
 /// Adds this zone's own instances.

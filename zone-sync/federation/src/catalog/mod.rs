@@ -36,7 +36,7 @@ pub struct Export {
     pub tags: Tags,
     pub instances: u32,
     pub healthy: u32,
-    /// Sum of the weights of the healthy instances.
+    /// Sum of the weights of the healthy instances; where none is, of those that serve in panic.
     pub weight: u64,
     /// Capacity of the healthy instances in requests or connections a second; `None` when undeclared.
     pub capacity_per_second: Option<u64>,

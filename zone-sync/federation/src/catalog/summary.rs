@@ -13,29 +13,44 @@ pub struct InstanceState<'a> {
     /// Share of traffic relative to its peers.
     pub weight: u32,
     pub healthy: bool,
+    /// It is used where none is healthy.
+    pub serves_in_panic: bool,
     /// Requests or connections a second that it can take; `None` when undeclared.
     pub capacity_per_second: Option<u64>,
 }
 
 /// One export for each service and distinct set of tags, in that order. An export whose instances are all unhealthy
-/// stays, with `healthy` 0. Its capacity is declared only when every healthy instance declares one: a partial sum
+/// stays, with `healthy` 0, and the weight of those that serve in panic. Its capacity is declared only when every healthy instance declares one: a partial sum
 /// would understate it.
 pub fn exports<'a>(instances: impl IntoIterator<Item = InstanceState<'a>>) -> Vec<Export> {
-    let mut all: BTreeMap<ExportKey, Export> = BTreeMap::new();
+    let mut all: BTreeMap<ExportKey, (Export, u64)> = BTreeMap::new();
     for instance in instances {
-        let export = all
+        let (export, in_panic) = all
             .entry((instance.service.clone(), instance.tags.clone()))
-            .or_insert_with(|| Export {
-                service: instance.service.clone(),
-                tags: instance.tags.clone(),
-                instances: 0,
-                healthy: 0,
-                weight: 0,
-                capacity_per_second: None,
+            .or_insert_with(|| {
+                let export = Export {
+                    service: instance.service.clone(),
+                    tags: instance.tags.clone(),
+                    instances: 0,
+                    healthy: 0,
+                    weight: 0,
+                    capacity_per_second: None,
+                };
+                (export, 0)
             });
         add(export, &instance);
+        if instance.serves_in_panic && !instance.healthy {
+            *in_panic = in_panic.saturating_add(u64::from(instance.weight));
+        }
     }
-    all.into_values().collect()
+    let told = all.into_values().map(|(export, in_panic)| match export.healthy {
+        0 => Export {
+            weight: in_panic,
+            ..export
+        },
+        _ => export,
+    });
+    told.collect()
 }
 
 fn add(export: &mut Export, instance: &InstanceState<'_>) {
@@ -73,6 +88,7 @@ mod tests {
                 )
             })
             .collect();
+        let panicking = ServiceName::new("calls").unwrap();
         exports(
             owned
                 .iter()
@@ -81,6 +97,7 @@ mod tests {
                     tags,
                     weight: *weight,
                     healthy: *healthy,
+                    serves_in_panic: *service == panicking,
                     capacity_per_second: *capacity,
                 }),
         )
@@ -115,6 +132,23 @@ mod tests {
     fn an_export_without_healthy_instances_is_still_told() {
         let all = summed(&[("web", "v1", 4, false, Some(10))]);
         assert_eq!(all, [("web{version=v1}".to_owned(), 1, 0, 0, None)]);
+    }
+
+    #[test]
+    fn those_that_serve_in_panic_are_told_by_their_weight_where_none_is_healthy() {
+        let all = summed(&[
+            ("calls", "v1", 4, false, Some(10)),
+            ("calls", "v1", 5, false, None),
+            ("calls", "v2", 2, true, None),
+            ("calls", "v2", 7, false, None),
+        ]);
+        assert_eq!(
+            all,
+            [
+                ("calls{version=v1}".to_owned(), 2, 0, 9, None),
+                ("calls{version=v2}".to_owned(), 2, 1, 2, None),
+            ]
+        );
     }
 
     #[test]

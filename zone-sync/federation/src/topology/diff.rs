@@ -291,6 +291,7 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     compare("failback", &|service| {
         policy_words::failback(service.failback.as_ref())
     });
+    compare("panic", &|service| service.panic.to_string());
     compare("criticality", &|service| service.criticality.word().to_owned());
     compare("timeout", &|service| {
         service.timeout.map_or_else(|| "none".to_owned(), duration)

@@ -196,6 +196,8 @@ pub struct Service {
     pub failover: Vec<Tier>,
     pub spill: Option<Spill>,
     pub failback: Option<Failback>,
+    /// Where no instance is healthy anywhere, those are used that are ill (see [`Service::panics`]).
+    pub panic: bool,
     pub criticality: Criticality,
     /// `None`: every zone.
     pub export_to: Option<BTreeSet<ZoneName>>,
@@ -251,6 +253,14 @@ impl Service {
     #[must_use]
     pub fn active_shift(&self) -> Option<&Arc<Shift>> {
         self.shift.as_ref().filter(|shift| shift.state.is_active())
+    }
+
+    /// Tells whether instances that are ill are used where none is healthy: a check that asks them something may itself be what is broken. One that only
+    /// connects fails because nobody accepts.
+    #[must_use]
+    pub fn panics(&self) -> bool {
+        let asks = |check: &HealthCheck| check.probe != Probe::Tcp;
+        self.panic && self.health.as_ref().is_some_and(asks)
     }
 
     /// The split without the shift that it is under.

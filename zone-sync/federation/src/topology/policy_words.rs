@@ -156,6 +156,9 @@ impl Service {
         if self.failback.is_some() {
             policies.push(("failback", failback(self.failback.as_ref())));
         }
+        if !self.panic {
+            policies.push(("panic", "false".to_owned()));
+        }
         if self.criticality != Criticality::default() || self.spill.is_some() {
             policies.push(("criticality", self.criticality.word().to_owned()));
         }

@@ -151,6 +151,7 @@ impl Service {
 pub(super) struct Policies {
     pub spill: Option<Spill>,
     pub failback: Option<Failback>,
+    pub panic: Option<Spanned<bool>>,
     pub timeout: Option<Duration>,
     pub retry: Option<Arc<Retry>>,
     pub outlier: Option<Outlier>,

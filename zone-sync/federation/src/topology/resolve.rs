@@ -141,6 +141,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         failover,
         spill: policies.spill,
         failback: policies.failback,
+        panic: policies.panic.is_none_or(|panic| panic.value),
         criticality: service.criticality.unwrap_or_default(),
         export_to,
         run_in,

@@ -160,6 +160,7 @@ fn service(touched: &mut TouchedParts, name: &ServiceName, before: &Service, aft
         failover,
         spill,
         failback,
+        panic,
         export_to,
         allow,
         deny,
@@ -191,6 +192,7 @@ fn service(touched: &mut TouchedParts, name: &ServiceName, before: &Service, aft
         && before.failover == *failover
         && before.spill == *spill
         && before.failback == *failback
+        && before.panic == *panic
         && before.export_to == *export_to
         && before.allow == *allow
         && before.deny == *deny

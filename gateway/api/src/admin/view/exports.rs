@@ -2,9 +2,10 @@
 
 use causeway_federation::{
     catalog::{self, CatalogEntry, Export, InstanceState},
-    name::Tags,
+    name::{ServiceName, Tags},
+    topology::Service,
 };
-use causeway_routing::snapshot::Snapshot;
+use causeway_routing::{balance::takes_traffic_in_panic, snapshot::Snapshot};
 use serde::{Deserialize, Serialize};
 
 use super::{ExchangeView, age_word, exchange, link_word};
@@ -175,6 +176,8 @@ fn remote(snapshot: &Snapshot, entry: &CatalogEntry, export: &Export) -> ExportV
 
 /// Lists what this zone has, in the form in which the others hear of it.
 fn own(snapshot: &Snapshot) -> Vec<Export> {
+    let services = &snapshot.topology.services;
+    let panics = |service: &ServiceName| services.get(service).is_some_and(Service::panics);
     let states = snapshot
         .instances
         .values()
@@ -184,6 +187,7 @@ fn own(snapshot: &Snapshot) -> Vec<Export> {
             tags: &instance.tags,
             weight: instance.weight,
             healthy: instance.counts_as_healthy(),
+            serves_in_panic: panics(&instance.service) && takes_traffic_in_panic(instance),
             capacity_per_second: instance.capacity_per_second,
         });
     catalog::exports(states)

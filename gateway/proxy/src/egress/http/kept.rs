@@ -8,7 +8,7 @@ use std::{
 };
 
 use causeway_routing::{
-    balance::{InstanceList, takes_traffic},
+    balance::{InstanceList, takes_traffic, takes_traffic_in_panic},
     permit::Caller,
     route::{Candidate, Destination, ExportCount},
     snapshot::Instance,
@@ -198,7 +198,11 @@ impl CallWish<'_> {
                 UpstreamServer::Instance(_) => {
                     let tags = &self.candidate.tags;
                     self.list.iter().any(|instance| {
-                        shared.serves(instance) && takes_traffic(instance) && instance.tags.matches(tags)
+                        let takes = match facts.candidate.in_panic {
+                            true => takes_traffic_in_panic(instance),
+                            false => takes_traffic(instance),
+                        };
+                        shared.serves(instance) && takes && instance.tags.matches(tags)
                     })
                 }
             }

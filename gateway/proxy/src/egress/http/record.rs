@@ -211,6 +211,7 @@ impl RequestRecord {
         let zone = self.connection.shared.snapshots.load().zone.clone();
         self.edit(|summary| {
             summary.tags = upstream.facts.candidate.tags.clone();
+            summary.in_panic = upstream.facts.candidate.in_panic;
             summary.takes(upstream.facts.server.names(), &zone);
             summary.attempts = attempts;
             summary.ready_after = Some(ready_after);

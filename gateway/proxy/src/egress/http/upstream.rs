@@ -347,6 +347,7 @@ pub(super) fn pick_instance<'s>(
 ) -> Option<&'s Arc<Instance>> {
     let picked = || {
         Choice::new(list, &candidate.tags)
+            .with_panic(candidate.in_panic)
             .keyed(key)
             .after(avoided)
             .pick(uptime(), rng)

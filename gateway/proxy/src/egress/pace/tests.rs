@@ -15,6 +15,7 @@ fn in_tier(zone: &str, tier: usize) -> Candidate {
         tags: Tags::default(),
         arm: Tags::default(),
         tier: Some(tier),
+        in_panic: false,
     }
 }
 

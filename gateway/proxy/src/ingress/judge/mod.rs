@@ -133,6 +133,7 @@ impl RequestJudge {
             caller: Some(self.caller.clone()),
             rule: Some(rule),
             route: None,
+            panic: false,
             connection,
             request: None,
         });

@@ -103,6 +103,7 @@ fn named(target: &Target, place: &str, arm: &[(&str, &str)]) -> Placement {
         tags: tags(arm),
         arm: tags(arm),
         tier: None,
+        in_panic: false,
     };
     Placement::new(target, &candidate, instance)
 }

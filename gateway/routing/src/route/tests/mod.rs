@@ -3,6 +3,7 @@
 mod belonging;
 mod invariants;
 mod keyed;
+mod panic;
 mod rules;
 mod spill;
 

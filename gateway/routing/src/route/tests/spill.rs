@@ -212,6 +212,7 @@ fn a_connection_that_has_spilled_belongs_there_until_its_tier_has_no_share() {
             tags: testbed::tags(&[]),
             arm: testbed::tags(&[]),
             tier: None,
+            in_panic: false,
         };
         belongs(&snapshot, &Placement::new(&orders(), &placed, None))
     };
@@ -237,6 +238,7 @@ fn a_zone_that_drains_counts_as_ill_and_what_is_open_there_is_to_leave() {
         tags: testbed::tags(&[]),
         arm: testbed::tags(&[]),
         tier: Some(1),
+        in_panic: false,
     };
     let placed = Placement::new(&orders(), &placed, Some("00"));
     for topology in [spilling, topology("early: false")] {

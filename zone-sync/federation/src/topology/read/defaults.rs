@@ -32,6 +32,7 @@ pub(super) const DEFAULTS: MapKind = MapKind {
         "failover",
         "spill",
         "failback",
+        "panic",
         "criticality",
         "export_to",
         "run_in",

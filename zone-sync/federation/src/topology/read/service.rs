@@ -38,6 +38,7 @@ pub(super) const SERVICE: MapKind = MapKind {
         "failover",
         "spill",
         "failback",
+        "panic",
         "criticality",
         "export_to",
         "run_in",
@@ -208,6 +209,10 @@ fn policies(fields: &Fields<'_>, limits: RouteLimits) -> Policies {
     Policies {
         spill: fields.optional("spill", policy::spill),
         failback: fields.optional("failback", policy::failback),
+        panic: fields.optional("panic", scalar::truth).and_then(|value| {
+            let span = fields.key_span("panic")?;
+            Some(Spanned { value, span })
+        }),
         timeout: fields.optional("timeout", route::timeout),
         retry: fields.optional("retry", retry::retry),
         outlier: fields.optional("outlier", policy::outlier),
