@@ -300,7 +300,7 @@ tunnels
 
 zone sync
   ‼ plant/gw1: its exports are suspect
-    hint: suspect exports are used only when nothing fresh is left
+    hint: suspect exports are used as before while the tunnel to their gateway answers
   √ west/gw1: fresh, version 3, has yet to acknowledge 2 versions of ours
   ‼ west/gw1 refusals: it refuses what this zone tells: too_fast (3 times)
     hint: it knows nothing new of this zone until that is mended; the log says which limit or rule was broken

@@ -60,7 +60,7 @@ impl ReplicaConfig {
 /// Times at which a record stops being believed, counted from when its origin was last heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ages {
-    /// From then on it is suspect: used only when nothing fresh is left.
+    /// From then on it is suspect: used as before while the tunnel to its writer answers.
     pub fresh: Duration,
     /// From then on it is withdrawn: never used.
     pub withdrawn: Duration,

@@ -187,7 +187,7 @@ fn zone_records(zone: &ZoneView) -> Vec<Check> {
                 group,
                 name,
                 message,
-                "suspect exports are used only when nothing fresh is left",
+                "suspect exports are used as before while the tunnel to their gateway answers",
             );
         }
         if link.same_topology == Some(false) {

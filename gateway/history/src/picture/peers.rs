@@ -89,7 +89,7 @@ pub(super) fn ages(before: &Picture, after: &Picture, events: &mut Vec<NewEvent>
             }
             Age::Suspect => (
                 EventKind::ZoneSuspect,
-                "is suspect, and used only where nothing fresh is left",
+                "is suspect: used as before while its tunnel answers",
                 "none of its gateways was heard of for a while",
             ),
             Age::Withdrawn => (

@@ -81,7 +81,7 @@ pub fn plans(
 struct ServingZone<'s> {
     name: &'s ZoneName,
     exports: Vec<Export>,
-    /// It can be reached, and neither drains nor is suspect.
+    /// It can be reached, and does not drain.
     is_usable: bool,
     /// The topology drains it, and else it would be usable.
     is_drained: bool,
@@ -322,7 +322,7 @@ fn servers<'s>(snapshot: &'s Snapshot, name: &ServiceName, service: &Service) ->
             continue;
         };
         let is_up = snapshot.links.get(gateway) == Some(&Link::Up);
-        let serves = is_up && !entry.record.draining && entry.age == Age::Fresh;
+        let serves = is_up && !entry.record.draining && entry.age != Age::Withdrawn;
         let zone = ServingZone {
             name: &gateway.zone,
             exports: entry.record.exports.of(name).cloned().collect(),

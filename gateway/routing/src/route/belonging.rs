@@ -265,7 +265,7 @@ struct BestPlace {
     drains: bool,
     /// All places of the arm come after those of other arms.
     is_last_resort: bool,
-    /// It answers, stays, is fresh and does not fail, so that it may draw connections from places that serve.
+    /// It answers, stays, is heard and does not fail, so that it may draw connections from places that serve.
     draws: bool,
     /// Shares of the tiers by spill; empty without it.
     shares: Vec<f64>,
@@ -285,13 +285,14 @@ fn best(question: &Question<'_>, arm: &Arm) -> Option<BestPlace> {
     let mut homes = homes::of_arm(question, arm, &mut Reasons::new(false), &mut rng);
     let is_last_resort = homes.is_last_resort();
     let shares = std::mem::take(&mut homes.shares);
-    let rank = homes.next()?.grounds.rank();
+    let grounds = homes.next()?.grounds;
+    let rank = grounds.rank();
     Some(BestPlace {
         shares,
         standing: (rank.tier.unwrap_or(0), rank.elsewhere),
         drains: rank.draining,
         is_last_resort,
-        draws: !(rank.silent || rank.draining || rank.suspect || rank.failing),
+        draws: !(rank.silent || rank.draining || rank.failing || grounds.is_suspect()),
     })
 }
 

@@ -19,6 +19,9 @@ use super::{
 };
 use crate::{balance::Unusable, outlier::Ejected, snapshot::Link, sticky::StickyKey};
 
+/// Factor of the weight of a place whose word is old and whose tunnels do not answer either.
+const SUSPECT_CREDIT: f64 = 0.25;
+
 /// The facts by which a place was taken, and by which it is ordered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grounds {
@@ -46,7 +49,6 @@ pub(super) struct HomeRank {
     pub(super) silent: bool,
     pub(super) draining: bool,
     pub(super) failing: bool,
-    pub(super) suspect: bool,
     pub(super) passed_by: bool,
     pub(super) tier: Option<usize>,
     pub(super) elsewhere: bool,
@@ -55,7 +57,7 @@ pub(super) struct HomeRank {
 impl HomeRank {
     /// Index of the rank among those that gateways of one zone can have, which fail together.
     fn within_zone(self) -> usize {
-        usize::from(self.silent) * 4 + usize::from(self.draining) * 2 + usize::from(self.suspect)
+        usize::from(self.silent) * 2 + usize::from(self.draining)
     }
 }
 
@@ -87,7 +89,20 @@ impl Grounds {
 
     /// Tells whether its healthy instances count for its tier: only of those that come first in any case.
     pub(super) fn counts(self) -> bool {
-        !(self.link == Link::Stalled || self.draining || self.failing || self.age != Age::Fresh)
+        !(self.link == Link::Stalled || self.draining || self.failing)
+    }
+
+    /// Tells whether zone sync has not heard its gateway for a while.
+    pub(super) fn is_suspect(self) -> bool {
+        self.age != Age::Fresh
+    }
+
+    /// Factor of its weight. What zone sync has not heard of for a while is as good as before while its tunnel answers.
+    fn credit(self) -> f64 {
+        match self.is_suspect() && self.link != Link::Up {
+            true => SUSPECT_CREDIT,
+            false => 1.0,
+        }
     }
 
     pub(super) fn rank(self) -> HomeRank {
@@ -95,7 +110,6 @@ impl Grounds {
             silent: self.link == Link::Stalled,
             draining: self.draining && !self.is_needed,
             failing: self.failing,
-            suspect: self.age != Age::Fresh,
             passed_by: self.passed_by,
             tier: self.tier,
             elsewhere: !self.own,
@@ -109,8 +123,8 @@ pub(super) struct Home<'s> {
     /// `None`: this zone.
     pub(super) gateway: Option<&'s GatewayId>,
     pub(super) grounds: Grounds,
-    /// Weight that it tells of: those of one zone tell of the same instances.
-    weight: u64,
+    /// Weight that it tells of, as far as it is believed: those of one zone tell of the same instances.
+    weight: f64,
     /// Exponential with the rate that [`draw_all`] gives it, so that ascending order is a weighted draw without replacement
     /// (Efraimidis and Spirakis 2006).
     draw: f64,
@@ -123,7 +137,7 @@ impl<'s> Home<'s> {
         Self {
             gateway,
             grounds,
-            weight,
+            weight: rate(weight) * grounds.credit(),
             draw: f64::INFINITY,
             within: 0.0,
         }
@@ -257,10 +271,10 @@ struct AnnouncedWeights {
 /// another zone. `homes` has the gateways of a zone beside each other.
 fn draw_all(homes: &mut [Home<'_>], key: Option<StickyKey>, rng: &mut impl Rng) {
     for zone in homes.chunk_by_mut(|one, next| one.zone() == next.zone()) {
-        // Tier and zone are the same for all of them, so that a rank is three bits.
-        let mut told = [AnnouncedWeights::default(); 8];
+        // Tier and zone are the same for all of them, so that a rank is two bits.
+        let mut told = [AnnouncedWeights::default(); 4];
         for home in &*zone {
-            let (told, weight) = (&mut told[home.grounds.rank().within_zone()], rate(home.weight));
+            let (told, weight) = (&mut told[home.grounds.rank().within_zone()], home.weight);
             told.sum += weight;
             told.most = told.most.max(weight);
         }
@@ -269,9 +283,9 @@ fn draw_all(homes: &mut [Home<'_>], key: Option<StickyKey>, rng: &mut impl Rng) 
             match (key, home.gateway) {
                 (Some(key), Some(gateway)) => {
                     home.draw = key.draw_named(gateway.zone.as_str(), most);
-                    home.within = key.draw_named(&gateway.to_string(), rate(home.weight));
+                    home.within = key.draw_named(&gateway.to_string(), home.weight);
                 }
-                _ => home.draw = draw(rate(home.weight) / sum * most, rng),
+                _ => home.draw = draw(home.weight / sum * most, rng),
             }
         }
     }

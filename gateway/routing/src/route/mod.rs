@@ -178,9 +178,9 @@ struct Question<'s> {
 /// 6. The zone must be in the topology and match a tier; the first tier that it matches is its own.
 /// 7. What is left is ordered: gateways whose tunnels answer before those gone silent, those that stay before
 ///    those that drain, zones before those whose instances with the
-///    tags have failed in a row (see `outlier`), fresh records before suspect ones,
+///    tags have failed in a row (see `outlier`),
 ///    tiers in order (with `spill` the one first that is drawn by the tiers' shares: see [`tier_shares`]), the own zone first within its tier, and then at random: a zone by its healthy weight, whatever the number of
-///    its gateways, and a gateway within it.
+///    its gateways, and a gateway within it. That a record is suspect changes nothing while the tunnel answers, and makes the weight less otherwise.
 ///
 /// Where zones have no room for all that is asked for, a zone is drawn in the place of a tier, by the shares that it has in the plan (see
 /// [`capacity`](crate::capacity)); what has no share anywhere is shed: it has no candidate.

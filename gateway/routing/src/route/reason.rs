@@ -160,9 +160,6 @@ impl Why {
             Self::Taken { draining: true, .. } => "draining",
             // Whoever is not ejected would have come before it.
             Self::Taken { failing: true, .. } => "ejected",
-            Self::Taken {
-                age: Age::Suspect, ..
-            } => "suspect",
             Self::Taken { spilled: true, .. } => "spilled",
             Self::Taken { own: true, .. } => "own_zone",
             Self::Taken { tier: None, .. } => "named_zone",
@@ -282,7 +279,10 @@ impl fmt::Display for Why {
             f.write_str(", in panic: no instance is healthy anywhere, so those that are ill are used")?;
         }
         if *age != Age::Fresh {
-            f.write_str(", after all fresh ones: not heard for a while")?;
+            f.write_str(match link {
+                Link::Up => ", as its tunnel answers, though zone sync has not heard of it for a while",
+                _ => ", by a quarter of its weight: not heard for a while",
+            })?;
         }
         if *failing {
             f.write_str(", ejected, so after all that are not: its instances have failed in a row")?;

@@ -17,7 +17,7 @@ use super::{
 use crate::{snapshot::Snapshot, target::Target};
 
 /// Counts the instances of each tier of a service that carry the tags of an arm, in the order of tiers; those that cannot be reached, whose
-/// zone or gateway drains, is suspect or ejected count as ill. Empty where neither spill nor failback asks for it.
+/// zone or gateway drains or is ejected count as ill. Empty where neither spill nor failback asks for it.
 #[must_use]
 pub fn tier_health(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> Vec<TierHealth> {
     of_arm_alone(snapshot, service, arm, |_, homes| homes.tiers).unwrap_or_default()

@@ -48,7 +48,7 @@ pub struct Export {
 pub enum Age {
     /// Heard within the last 5 s.
     Fresh,
-    /// Not heard for a while, or read from disk: used only when nothing fresh is left.
+    /// Not heard for a while, or read from disk: used as before while the tunnel to its writer answers.
     Suspect,
     /// Not heard for 5 min: never used.
     Withdrawn,

@@ -65,11 +65,15 @@ async fn home_and_west() -> (Zone, Zone, Recorder) {
     let home = Zone::start("home", &with_service("failover: [{ zone: self }, {}]"), vec![]);
     home.join("west", west.ingress.clone()).await;
     home.change(|snapshot| {
-        let suspect = |entry: &CatalogEntry| CatalogEntry {
-            age: Age::Suspect,
-            ..entry.clone()
+        let draining = |entry: &CatalogEntry| {
+            let mut record = (*entry.record).clone();
+            record.draining = true;
+            CatalogEntry {
+                record: Arc::new(record),
+                ..entry.clone()
+            }
         };
-        snapshot.catalog = Arc::new(Catalog::new(snapshot.catalog.entries().map(suspect)));
+        snapshot.catalog = Arc::new(Catalog::new(snapshot.catalog.entries().map(draining)));
     });
     (home, west, there)
 }

@@ -88,12 +88,12 @@ proptest! {
             };
             let about = |reason: &&Reason| reason.subject == subject && reason.arm.as_ref() == Some(&candidate.arm);
             let reason = decision.reasons.iter().find(about).unwrap();
-            let Why::Taken { tier, own, age, link, draining, .. } = reason.why else { panic!("{reason}") };
+            let Why::Taken { tier, own, link, draining, .. } = reason.why else { panic!("{reason}") };
             prop_assert_eq!(candidate.tier, tier);
             // Spill draws the tier that comes first.
             let tier = if service.spill.is_some() { 0 } else { tier.unwrap() };
             let own = own && service.spill.is_none();
-            let rank = (link == Link::Stalled, draining, age != Age::Fresh, tier, !own);
+            let rank = (link == Link::Stalled, draining, tier, !own);
             ranks.entry(candidate.arm.clone()).or_default().push(rank);
         }
         for ranks in ranks.values() {
@@ -201,10 +201,16 @@ fn a_zones_share_is_that_of_its_weight_however_many_gateways_it_has() {
             [0.2, 0.2, 0.1],
         ),
         (
-            "one is suspect",
+            "zone sync has not heard one for a while",
             three([fresh, fresh, suspect], [2, 2, 2]),
             links,
-            [0.25, 0.25, 0.0],
+            [1.0 / 6.0, 1.0 / 6.0, 1.0 / 6.0],
+        ),
+        (
+            "zone sync has heard none for a while",
+            three([suspect; 3], [2, 2, 2]),
+            links,
+            [1.0 / 6.0, 1.0 / 6.0, 1.0 / 6.0],
         ),
         (
             "one is silent",

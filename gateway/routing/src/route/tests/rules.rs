@@ -110,7 +110,7 @@ fn each_state_of_another_zone_has_its_reason() {
     weightless.weight = 0;
     for (link, entry, expected) in [
         (Some(Link::Up), good(Age::Fresh, false), "later_tier"),
-        (Some(Link::Up), good(Age::Suspect, false), "suspect"),
+        (Some(Link::Up), good(Age::Suspect, false), "later_tier"),
         (Some(Link::Stalled), good(Age::Fresh, false), "stalled"),
         (Some(Link::Up), good(Age::Withdrawn, false), "withdrawn"),
         (Some(Link::Up), good(Age::Fresh, true), "draining"),
@@ -132,7 +132,7 @@ fn each_state_of_another_zone_has_its_reason() {
         let name = entry.record.origin.to_string();
         let decision = decide(&east(&topology, link, entry), orders());
         assert_eq!(why(&decision, &format!("gateway {name}")), [expected]);
-        let taken = ["later_tier", "suspect", "stalled", "draining"].contains(&expected);
+        let taken = ["later_tier", "stalled", "draining"].contains(&expected);
         assert_eq!(decision.candidates.len(), usize::from(taken), "{expected}");
         assert_eq!(decision.why == Why::NoHome, !taken);
     }
@@ -227,12 +227,12 @@ fn a_name_with_a_zone_leaves_only_that_zone_whatever_the_tiers_say() {
 }
 
 #[test]
-fn suspect_records_come_after_fresh_ones_and_silent_tunnels_last() {
+fn a_suspect_record_changes_nothing_while_the_tunnel_answers_and_silent_tunnels_come_last() {
     let topology = with("failover: [{ zone: west }, { zone: east }]");
     let mut entries = vec![
         entry("east/gw1", Age::Fresh, false, &[(&[], 1, 1)]),
         entry("east/gw2", Age::Fresh, false, &[(&[], 1, 1)]),
-        entry("west", Age::Suspect, false, &[(&[], 1, 1)]),
+        entry("west", Age::Fresh, false, &[(&[], 1, 1)]),
     ];
     let links = [
         ("east/gw1", Link::Stalled),
@@ -243,10 +243,12 @@ fn suspect_records_come_after_fresh_ones_and_silent_tunnels_last() {
         &snapshot("home", &topology, vec![], entries.clone(), &links),
         orders(),
     );
-    assert_eq!(words(&decision), ["east/gw2{}", "west/gw1{}", "east/gw1{}"]);
-    entries[2].age = Age::Fresh;
+    assert_eq!(words(&decision), ["west/gw1{}", "east/gw2{}", "east/gw1{}"]);
+    entries[2].age = Age::Suspect;
     let decision = decide(&snapshot("home", &topology, vec![], entries, &links), orders());
-    assert_eq!(words(&decision)[0], "west/gw1{}");
+    assert_eq!(words(&decision), ["west/gw1{}", "east/gw2{}", "east/gw1{}"]);
+    let told = decision.reasons.iter().find(|reason| reason.subject.to_string() == "gateway west/gw1");
+    assert!(told.unwrap().to_string().ends_with("zone sync has not heard of it for a while"));
 }
 
 #[test]
