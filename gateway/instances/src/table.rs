@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use causeway_federation::{
@@ -16,7 +16,10 @@ use causeway_federation::{
     },
     topology::{FixedInstance, HealthCheck, Topology},
 };
-use causeway_routing::snapshot::{Health, Instance, InstanceLoad};
+use causeway_routing::{
+    balance::takes_traffic,
+    snapshot::{Health, Instance, InstanceList, InstanceLoad},
+};
 use rand::Rng;
 
 use super::{CheckFailure, InstanceStatus, KnownHealth, Published, RegistrationStanding};
@@ -58,6 +61,13 @@ struct Member {
     duty: Option<Duty>,
     /// Time at which a probe last was made because this gateway doubted it.
     doubted: Option<Instant>,
+}
+
+/// Tells whether an instance has taken traffic so far, `before` being the list that it was in.
+fn served(before: Option<&InstanceList>, one: &Instance) -> bool {
+    let at = |list: &InstanceList| list.binary_search_by(|old| old.id.cmp(&one.id)).ok();
+    let old = before.and_then(|list| list.get(at(list)?));
+    old.is_some_and(|old| takes_traffic(old) && Arc::ptr_eq(&old.load, &one.load))
 }
 
 /// A change of health, for the log.
@@ -266,14 +276,18 @@ impl Table {
         !self.dirty.is_empty()
     }
 
-    /// The instances as they are now.
-    pub(super) fn publish(&mut self) -> Published {
+    /// The instances as they are now. Those that take traffic from now on begin to at `now`.
+    pub(super) fn publish(&mut self, now: Duration) -> Published {
         let mut published = BTreeMap::clone(&self.published);
         for service in std::mem::take(&mut self.dirty) {
             match self.members.get(&service) {
                 Some(ids) => {
                     let instances = ids.values().map(|member| Arc::clone(&member.instance));
-                    published.insert(service, instances.collect());
+                    let list: InstanceList = instances.collect();
+                    let before = published.get(&service);
+                    let new = list.iter().filter(|one| takes_traffic(one) && !served(before, one));
+                    new.for_each(|one| one.load.begins(now));
+                    published.insert(service, list);
                 }
                 None => drop(published.remove(&service)),
             }

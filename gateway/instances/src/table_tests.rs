@@ -50,7 +50,7 @@ fn topology(n: u8) -> Topology {
 }
 
 fn assert_consistent(table: &mut Table) {
-    let published = table.publish();
+    let published = table.publish(Duration::ZERO);
     let listed: Vec<_> = published.values().flat_map(|list| list.iter()).collect();
     let entries: Vec<_> = table.registry.instances().collect();
     assert_eq!(listed.len(), entries.len());
@@ -113,14 +113,14 @@ fn a_change_leaves_the_lists_of_other_services_as_they_were() {
     table
         .put(now, &InstanceSource::Registered, registration(1, 0))
         .unwrap();
-    let before = table.publish();
+    let before = table.publish(Duration::ZERO);
     assert!(!table.is_dirty());
     table
         .put(now, &InstanceSource::Registered, registration(1, 0))
         .unwrap();
     assert!(!table.is_dirty(), "a renewal publishes nothing");
     table.deregister(now, &registration(1, 0).key()).unwrap();
-    let after = table.publish();
+    let after = table.publish(Duration::ZERO);
     assert!(Arc::ptr_eq(&before[&service(0)][0], &after[&service(0)][0]));
     assert!(!after.contains_key(&service(1)));
 }

@@ -8,6 +8,7 @@ use causeway_federation::{
     registry::{InstanceKey, InstanceSource, Provenance, Registered, Registration, RegistryError},
     topology::{Drain, Topology},
 };
+use causeway_host::uptime::uptime;
 use causeway_routing::snapshot::Health;
 use causeway_zone_sync::registry::{Durability, Progress, Writer};
 use rand::{SeedableRng, rngs::SmallRng};
@@ -274,7 +275,7 @@ impl InstancesTask {
 
     fn publish_now(&mut self) {
         let began = Instant::now();
-        self.publish.send_replace(self.table.publish());
+        self.publish.send_replace(self.table.publish(uptime()));
         self.publish_at = None;
         let ended = Instant::now();
         self.not_before = ended + (ended - began) * PUBLISHING_SHARE;

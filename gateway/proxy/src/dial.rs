@@ -138,9 +138,10 @@ pub(crate) async fn dial(
 ) -> Result<InstanceConnection, DialError> {
     let none = InstanceList::default();
     let list = snapshot.instances.get(service).unwrap_or(&none);
-    let panics = snapshot.topology.services.get(service).is_some_and(Service::panics);
+    let declared = snapshot.topology.services.get(service);
     let mut choice = Choice::new(list, tags)
-        .with_panic(panics)
+        .with_panic(declared.is_some_and(Service::panics))
+        .with_slow_start(declared.and_then(|service| service.slow_start))
         .keyed(passage.key)
         .besides(&passage.besides)
         .after(&passage.avoid);

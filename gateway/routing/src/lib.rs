@@ -23,6 +23,7 @@ pub mod retry;
 pub mod route;
 pub mod shift;
 pub mod simulate;
+mod slow_start;
 pub mod snapshot;
 pub mod sticky;
 pub mod suspicion;

@@ -308,7 +308,9 @@ fn step(reason: &Reason, tags_asked: bool) -> ExplainedStep {
         subject,
         verdict: match reason.why {
             Why::Taken { .. } | Why::ArmPicked | Why::ArmByName => ExplainedVerdict::Taken,
-            Why::TierShare { percent: 1.., .. } | Why::ZoneShare { .. } => ExplainedVerdict::Taken,
+            Why::TierShare { percent: 1.., .. } | Why::ZoneShare { .. } | Why::ArmStarting { .. } => {
+                ExplainedVerdict::Taken
+            }
             Why::ArmInReserve => ExplainedVerdict::InReserve,
             _ => ExplainedVerdict::PassedOver,
         },

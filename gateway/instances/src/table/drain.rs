@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn taking(table: &mut Table) -> Vec<String> {
-        let published = table.publish();
+        let published = table.publish(std::time::Duration::ZERO);
         let taking = published["orders"]
             .iter()
             .filter(|instance| takes_traffic(instance));

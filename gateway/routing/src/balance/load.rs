@@ -22,6 +22,8 @@ const LATENCY_HALVES_IN: Duration = Duration::from_secs(1);
 const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 /// An instance that says that it has too much to do counts as so many times slower, and gets less, not nothing.
 const OVERLOAD_FACTOR: u32 = 4;
+/// Part of its share that an instance has at the beginning of its slow start.
+pub(crate) const FIRST_PART: f64 = 0.1;
 /// Time for which an instance that refused a connection comes after the others; doubles with each further refusal in a row.
 const FIRST_REST: Duration = Duration::from_millis(500);
 /// Longest such time: by then health checks have had their say.
@@ -40,6 +42,17 @@ pub struct InstanceLoad {
     refusals: AtomicU32,
     /// Time until which it comes after the others, in milliseconds.
     rests_until: AtomicU64,
+    /// Time at which it began to take traffic, in milliseconds and one; 0: at no time that is known.
+    began_at: AtomicU64,
+}
+
+/// Part (0.1 to 1) of its full share that something has which began to serve so long ago.
+#[must_use]
+pub(crate) fn part_after(began: Duration, slow_start: Duration) -> f64 {
+    if began >= slow_start {
+        return 1.0;
+    }
+    (began.as_secs_f64() / slow_start.as_secs_f64()).max(FIRST_PART)
 }
 
 fn millis(time: Duration) -> u64 {
@@ -73,6 +86,20 @@ impl InstanceLoad {
             0 => None,
             micros @ ..=LATENCY_FLOOR_MICROS => Some(Duration::from_micros(micros)),
             _ => Some(Duration::from_secs_f64(self.latency(now) / 1e6)),
+        }
+    }
+
+    /// Takes up that it takes traffic from now on, because it is new or healthy again.
+    pub fn begins(&self, now: Duration) {
+        self.began_at.store(millis(now).saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Part (0.1 to 1) of its share that it has at `now`, `slow_start` being the time after which it is all of it.
+    #[must_use]
+    pub fn part(&self, now: Duration, slow_start: Duration) -> f64 {
+        match self.began_at.load(Ordering::Relaxed).checked_sub(1) {
+            None => 1.0,
+            Some(began) => part_after(now.saturating_sub(Duration::from_millis(began)), slow_start),
         }
     }
 

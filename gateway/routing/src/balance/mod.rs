@@ -23,10 +23,13 @@ mod pool;
 mod tests;
 
 pub use list::{InstanceList, Unusable};
+pub(crate) use load::{FIRST_PART, part_after};
 pub use load::{InstanceLoad, LoadGuard};
 
 use pool::WeightPool;
 
+/// Most draws that are put back because an instance is at its slow start.
+const MAX_PUT_BACK: usize = 32;
 /// Most instances that are passed over in panic because they have just failed to accept.
 const MAX_PASSED_OVER: usize = 64;
 
@@ -55,6 +58,8 @@ pub struct Choice<'a> {
     last: Vec<u32>,
     /// None takes traffic, and so those are picked that are ill.
     in_panic: bool,
+    /// Time in which the share of an instance that is new or healthy again grows.
+    slow_start: Option<Duration>,
 }
 
 impl<'a> Choice<'a> {
@@ -69,6 +74,7 @@ impl<'a> Choice<'a> {
             picked: Vec::new(),
             last: Vec::new(),
             in_panic: false,
+            slow_start: None,
         }
     }
 
@@ -76,6 +82,12 @@ impl<'a> Choice<'a> {
     #[must_use]
     pub fn keyed(self, key: Option<StickyKey>) -> Self {
         Self { key, ..self }
+    }
+
+    /// Has the share of an instance grow for as long after it is new or healthy again.
+    #[must_use]
+    pub fn with_slow_start(self, slow_start: Option<Duration>) -> Self {
+        Self { slow_start, ..self }
     }
 
     /// Has those picked that are ill, if none takes traffic and the service `panics`. Those that have just failed to accept are left alone.
@@ -126,18 +138,18 @@ impl<'a> Choice<'a> {
         }
         // Both draws are by weight, so that without load the shares are exactly the weights; the second one wins only when
         // the first is the busier of the two.
-        let first = match self.pool.draw(self.list, &self.picked, rng) {
+        let first = match self.draw(now, rng) {
             Some(first) => first,
             None => {
                 self.release_last();
-                self.pool.draw(self.list, &self.picked, rng)?
+                self.draw(now, rng)?
             }
         };
         self.picked.push(first);
-        let second = self.pool.draw(self.list, &self.picked, rng);
+        let second = self.draw(now, rng);
         let instance = self.list.at(first)?;
         if let Some((place, other)) = second.and_then(|place| Some((place, self.list.at(place)?)))
-            && is_better(other, instance, now)
+            && self.is_better(other, instance, now)
         {
             self.picked.pop();
             self.picked.push(place);
@@ -148,6 +160,43 @@ impl<'a> Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
+    /// Draws by the weights of those that were not picked, an instance at its slow start by a part of its own.
+    fn draw(&mut self, now: Duration, rng: &mut impl Rng) -> Option<u32> {
+        let mut drawn = self.pool.draw(self.list, &self.picked, rng)?;
+        if self.slow_start.is_none() {
+            return Some(drawn);
+        }
+        for _ in 0..MAX_PUT_BACK {
+            let part = self.list.at(drawn).map_or(1.0, |instance| self.part(instance, now));
+            if part >= 1.0 || rng.random::<f64>() < part {
+                break;
+            }
+            drawn = self.pool.draw(self.list, &self.picked, rng)?;
+        }
+        Some(drawn)
+    }
+
+    /// Part (0 to 1) of its weight that an instance has now.
+    fn part(&self, instance: &Instance, now: Duration) -> f64 {
+        let slow_start = self.slow_start;
+        slow_start.map_or(1.0, |slow_start| instance.load.part(now, slow_start))
+    }
+
+    fn is_better(&self, one: &Instance, other: &Instance, now: Duration) -> bool {
+        match (one.load.is_resting(now), other.load.is_resting(now)) {
+            (false, true) => true,
+            (true, false) => false,
+            _ => self.cost(one, now) < self.cost(other, now),
+        }
+    }
+
+    /// Estimates what one more connection would wait: latency times the connections per unit of weight.
+    fn cost(&self, instance: &Instance, now: Duration) -> f64 {
+        let outstanding = f64::from(instance.load.outstanding.load(Ordering::Relaxed));
+        let weight = f64::from(instance.weight) * self.part(instance, now);
+        instance.load.latency(now) * (1.0 + outstanding / weight)
+    }
+
     fn pick_in_panic(&mut self, now: Duration, rng: &mut impl Rng) -> Option<&'a Arc<Instance>> {
         for _ in 0..MAX_PASSED_OVER {
             let place = match self.key {
@@ -192,7 +241,7 @@ impl<'a> Choice<'a> {
         let left = places.filter(|(place, _)| !self.picked.contains(place));
         let drawn = left.filter_map(|(place, number)| {
             let instance = self.list.at(*place)?;
-            let draw = key.draw(*number, f64::from(instance.weight));
+            let draw = key.draw(*number, f64::from(instance.weight) * self.part(instance, now));
             Some((instance.load.is_resting(now), draw, *place))
         });
         let least = drawn.min_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
@@ -203,18 +252,4 @@ impl<'a> Choice<'a> {
         let last = std::mem::take(&mut self.last);
         self.picked.retain(|place| !last.contains(place));
     }
-}
-
-fn is_better(one: &Instance, other: &Instance, now: Duration) -> bool {
-    match (one.load.is_resting(now), other.load.is_resting(now)) {
-        (false, true) => true,
-        (true, false) => false,
-        _ => cost(one, now) < cost(other, now),
-    }
-}
-
-/// Estimates what one more connection would wait: latency times the connections per unit of weight.
-fn cost(instance: &Instance, now: Duration) -> f64 {
-    let outstanding = f64::from(instance.load.outstanding.load(Ordering::Relaxed));
-    instance.load.latency(now) * (1.0 + outstanding / f64::from(instance.weight))
 }

@@ -352,3 +352,91 @@ fn a_user_goes_past_what_is_ill_or_was_tried_and_comes_back() {
         .pick(Duration::from_secs(60), rng);
     assert_eq!(later.map(|instance| &instance.id), Some(&order[0].id));
 }
+
+const START: Duration = Duration::from_secs(30);
+
+/// Share of picks that the last of some instances gets at `now`.
+fn share_of_last(instances: &[Arc<Instance>], now: Duration) -> f64 {
+    let mut rng = SmallRng::seed_from_u64(11);
+    let list: InstanceList = instances.iter().cloned().collect();
+    let (any, last) = (Tags::default(), &instances[instances.len() - 1].id);
+    let pick = |_| {
+        Choice::new(&list, &any)
+            .with_slow_start(Some(START))
+            .pick(now, &mut rng)
+            .unwrap()
+            .id
+            == *last
+    };
+    (0..10_000).map(pick).filter(|is_last| *is_last).count() as f64 / 10_000.0
+}
+
+#[test]
+fn one_that_begins_comes_to_its_share_over_its_slow_start() {
+    let both = [instance("a", 1, &[]), instance("b", 1, &[])];
+    both[1].load.begins(NOW);
+    for (after, expected) in [
+        (0, 0.1 / 1.1),
+        (3, 0.1 / 1.1),
+        (15, 0.5 / 1.5),
+        (30, 0.5),
+        (300, 0.5),
+    ] {
+        let share = share_of_last(&both, NOW + Duration::from_secs(after));
+        assert!(
+            (share - expected).abs() < 0.02,
+            "{share} after {after} s, not {expected}"
+        );
+    }
+    // Busy ones are not spared by giving it all: what is under way counts against its small part.
+    let _busy: Vec<_> = (0..20).map(|_| LoadGuard::new(both[0].load.clone())).collect();
+    let _one: Vec<_> = (0..3).map(|_| LoadGuard::new(both[1].load.clone())).collect();
+    let share = share_of_last(&both, NOW);
+    assert!(share < 0.1, "{share}");
+    // Alone it takes everything, and those that begin together share alike.
+    let new = [instance("c", 1, &[]), instance("d", 1, &[])];
+    new.iter().for_each(|one| one.load.begins(NOW));
+    assert_eq!(share_of_last(&new[1..], NOW), 1.0);
+    assert!((share_of_last(&new, NOW) - 0.5).abs() < 0.02);
+}
+
+#[test]
+fn one_that_goes_up_and_down_every_second_moves_few() {
+    let moves_in_a_minute = |slow_start| {
+        let stay: Vec<_> = ["a", "b", "c"].map(|id| instance(id, 1, &[])).into();
+        let mut flapping = instance("d", 1, &[]);
+        let (any, mut before, mut moves) = (Tags::default(), Vec::new(), 0usize);
+        for second in 0..60u64 {
+            let now = NOW + Duration::from_secs(second);
+            let one = Arc::get_mut(&mut flapping).unwrap();
+            one.health = if second % 2 == 0 {
+                Health::Unhealthy
+            } else {
+                Health::Healthy
+            };
+            one.load.begins(now);
+            let list: InstanceList = stay.iter().chain([&flapping]).cloned().collect();
+            let place = |user: u64| {
+                let choice = Choice::new(&list, &any).keyed(Some(StickyKey::of_mark(&user.to_le_bytes())));
+                let picked = choice
+                    .with_slow_start(slow_start)
+                    .pick(now, &mut SmallRng::seed_from_u64(1));
+                picked.unwrap().id.clone()
+            };
+            let places: Vec<String> = (0..1000).map(place).collect();
+            moves += before
+                .iter()
+                .zip(&places)
+                .filter(|(one, other)| one != other)
+                .count();
+            before = places;
+        }
+        moves
+    };
+    let (without, with) = (moves_in_a_minute(None), moves_in_a_minute(Some(START)));
+    println!(
+        "1,000 users, an instance of four that goes up and down every second: {without} moves in a minute, with a slow start {with}"
+    );
+    assert!((13_000..17_000).contains(&without), "{without}");
+    assert!(with < without / 5, "{with} of {without}");
+}

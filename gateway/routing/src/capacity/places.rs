@@ -193,6 +193,12 @@ impl<'s> ServiceScene<'s> {
     ) -> CapacityClaim {
         let declared = &self.snapshot.topology.zones;
         let caller_tags = declared.get(caller).map(|zone| &zone.tags);
+        let is_own = *caller == self.snapshot.zone;
+        let starts = self.snapshot.ceilings.load();
+        let part_of = |zone: &ZoneName| match is_own {
+            true => starts.part_of_zone(self.name, tags, zone),
+            false => 1.0,
+        };
         let claimed = |(place, zone): (usize, &ServingZone<'_>)| {
             if zone.name != caller && !self.service.is_exported_to(caller) {
                 return None;
@@ -224,13 +230,13 @@ impl<'s> ServiceScene<'s> {
                 zone: place,
                 tier,
                 is_own: zone.name == caller,
-                weight: float(weight),
+                weight: float(weight) * part_of(zone.name),
                 health,
                 drained,
             })
         };
-        let ceilings = match *caller == self.snapshot.zone {
-            true => self.snapshot.ceilings.load().of(self.name, tags).to_vec(),
+        let ceilings = match is_own {
+            true => starts.of(self.name, tags).to_vec(),
             false => Vec::new(),
         };
         CapacityClaim {

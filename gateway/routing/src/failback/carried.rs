@@ -8,7 +8,9 @@ use causeway_federation::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{FailbackTable, Return, ReturningService, ReturningTier, TierCeilings, arms};
+use super::{
+    ArmCeilings, FailbackTable, Return, ReturningService, ReturningTier, StartingZones, TierCeilings, arms,
+};
 use crate::snapshot::instance_number;
 
 /// Most tiers that another process is told of.
@@ -103,8 +105,8 @@ impl FailbackTable {
         let mut carried = Vec::new();
         for (name, service) in &self.services {
             let list = list_number(&service.failover, service.spill.as_ref());
-            for (arm, tiers) in &service.arms {
-                let told = tiers.iter().zip(1..);
+            for (arm, of_arm) in &service.arms {
+                let told = of_arm.tiers.iter().zip(1..);
                 carried.extend(told.map(|(tier, number)| tier.carried(now, (name, arm), number, list)));
             }
         }
@@ -123,7 +125,7 @@ impl FailbackTable {
                 continue;
             };
             let list = list_number(&service.failover, service.spill.as_ref());
-            let is_known = service.failback.is_some() && list == from.list && arms(service).contains(&from.arm);
+            let is_known = service.return_policy().is_some() && list == from.list && arms(service).contains(&from.arm);
             if !is_known || !(1..=MAX_TIER).contains(&from.tier) {
                 continue;
             }
@@ -133,7 +135,7 @@ impl FailbackTable {
                 spill: service.spill.clone(),
                 ..ReturningService::default()
             });
-            let tiers = returning.arms.entry(from.arm.clone()).or_default();
+            let tiers = &mut returning.arms.entry(from.arm.clone()).or_default().tiers;
             tiers.resize(tiers.len().max(from.tier), ReturningTier::default());
             if let Some(tier) = tiers.get_mut(from.tier - 1) {
                 *tier = ReturningTier::carrying_on(now, from);
@@ -146,9 +148,14 @@ impl FailbackTable {
     #[must_use]
     pub fn ceilings(&self) -> TierCeilings {
         let services = self.services.iter().map(|(name, service)| {
-            let arms = service.arms.iter().map(|(arm, tiers)| {
-                let most = tiers.iter().map(ReturningTier::most);
-                (arm.clone(), most.collect())
+            let arms = service.arms.iter().map(|(arm, of_arm)| {
+                let ceilings = ArmCeilings {
+                    tiers: of_arm.tiers.iter().map(ReturningTier::most).collect(),
+                    // What is at a slow start goes on with its whole part.
+                    part: 1.0,
+                    zones: StartingZones::default(),
+                };
+                (arm.clone(), ceilings)
             });
             (name.clone(), arms.collect())
         });

@@ -6,6 +6,7 @@ use rand::Rng;
 use super::{
     draw,
     reason::{ReasonSubject, Reasons, Why},
+    spill::percent,
 };
 use crate::{sticky::StickyKey, target::Target};
 
@@ -21,10 +22,11 @@ pub(super) struct Arm {
     pub(super) by_name: bool,
 }
 
-/// Filters the arms of a split and puts them in a weighted random order, or that of a key.
+/// Filters the arms of a split and puts them in a weighted random order, or that of a key, each with its part (0 to 1) of its weight.
 pub(super) fn ordered(
     split: &[SplitArm],
     (target, key): (&Target, Option<StickyKey>),
+    part_of: impl Fn(&Tags) -> f64,
     reasons: &mut Reasons,
     rng: &mut impl Rng,
 ) -> Vec<Arm> {
@@ -36,7 +38,15 @@ pub(super) fn ordered(
         } else {
             any_agrees = true;
             if split.weight > 0 {
-                let weight = f64::from(split.weight);
+                let part = part_of(&split.tags);
+                if part < 1.0 {
+                    let why = Why::ArmStarting {
+                        percent: percent(part),
+                    };
+                    let weight = split.weight;
+                    reasons.note(|| ReasonSubject::Arm { weight }, Some(&split.tags), why);
+                }
+                let weight = f64::from(split.weight) * part;
                 let drawn_at = match key {
                     Some(key) => key.draw_named(&split.tags.to_string(), weight),
                     None => draw(weight, rng),

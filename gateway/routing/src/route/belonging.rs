@@ -14,6 +14,7 @@ use super::{
     arms::{self, Arm},
     homes,
     reason::{Reasons, Why},
+    starting::own_zone_starts,
 };
 use crate::{
     snapshot::{Instance, Link, Snapshot},
@@ -161,7 +162,7 @@ pub fn belongs(snapshot: &Snapshot, placed: &Placement) -> Result<(), Misplaceme
         true => vec![placed.own_arm()],
         false => {
             let split = snapshot.split_of(&target.service, service);
-            arms::ordered(split, (target, None), &mut Reasons::new(false), &mut rng)
+            arms::ordered(split, (target, None), |_| 1.0, &mut Reasons::new(false), &mut rng)
         }
     };
     let serves = |arm: &Arm| best(&question, arm).is_some();
@@ -265,7 +266,7 @@ struct BestPlace {
     drains: bool,
     /// All places of the arm come after those of other arms.
     is_last_resort: bool,
-    /// It answers, stays, is heard and does not fail, so that it may draw connections from places that serve.
+    /// It answers, stays, is heard, does not fail and is not at its slow start, so that it may draw connections from places that serve.
     draws: bool,
     /// Shares of the tiers by spill; empty without it.
     shares: Vec<f64>,
@@ -285,14 +286,15 @@ fn best(question: &Question<'_>, arm: &Arm) -> Option<BestPlace> {
     let mut homes = homes::of_arm(question, arm, &mut Reasons::new(false), &mut rng);
     let is_last_resort = homes.is_last_resort();
     let shares = std::mem::take(&mut homes.shares);
-    let grounds = homes.next()?.grounds;
-    let rank = grounds.rank();
+    let home = homes.next()?;
+    let (grounds, rank) = (home.grounds, home.grounds.rank());
+    let starts = home.zone().is_none() && own_zone_starts(question, arm);
     Some(BestPlace {
         shares,
         standing: (rank.tier.unwrap_or(0), rank.elsewhere),
         drains: rank.draining,
         is_last_resort,
-        draws: !(rank.silent || rank.draining || rank.failing || grounds.is_suspect()),
+        draws: !(rank.silent || rank.draining || rank.failing || starts || grounds.is_suspect()),
     })
 }
 

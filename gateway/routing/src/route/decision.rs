@@ -11,6 +11,7 @@ use super::{
     arms::{self, Arm},
     homes::{self, Homes},
     reason::{Reason, ReasonSubject, Reasons, Why},
+    starting::part_of_arm,
 };
 use crate::{snapshot::Snapshot, target::Target};
 
@@ -75,7 +76,8 @@ impl<'s, R: Rng> Decision<'s, R> {
             Some(service) => {
                 let split = request.split.as_deref();
                 let split = split.unwrap_or_else(|| snapshot.split_of(&target.service, service));
-                arms::ordered(split, (target, request.key), &mut reasons, &mut rng)
+                let part_of = |arm: &Tags| part_of_arm(snapshot, request, arm);
+                arms::ordered(split, (target, request.key), part_of, &mut reasons, &mut rng)
             }
             None => {
                 let subject = || ReasonSubject::Service(target.service.clone());

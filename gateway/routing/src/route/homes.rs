@@ -15,6 +15,7 @@ use super::{
     draw,
     reason::{ReasonSubject, Reasons, Why},
     spill::{TierHealth, TierTally},
+    starting::start_slowly,
     tiers::{spill, spills, tally_own, tally_remote},
 };
 use crate::{balance::Unusable, outlier::Ejected, snapshot::Link, sticky::StickyKey};
@@ -124,7 +125,7 @@ pub(super) struct Home<'s> {
     pub(super) gateway: Option<&'s GatewayId>,
     pub(super) grounds: Grounds,
     /// Weight that it tells of, as far as it is believed: those of one zone tell of the same instances.
-    weight: f64,
+    pub(super) weight: f64,
     /// Exponential with the rate that [`draw_all`] gives it, so that ascending order is a weighted draw without replacement
     /// (Efraimidis and Spirakis 2006).
     draw: f64,
@@ -251,6 +252,7 @@ pub(super) fn of_arm<'s>(
         homes.tiers = tally.finish();
         spill(question, arm, &mut homes, (reasons, rng));
     }
+    start_slowly(question, arm, &mut homes, rng);
     draw_all(&mut homes.left, question.key, rng);
     if reasons.wanted() && !question.in_panic {
         note_unheard(question, arm, reasons);

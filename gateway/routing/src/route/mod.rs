@@ -23,6 +23,7 @@ mod homes;
 mod reason;
 mod spill;
 mod standing;
+mod starting;
 #[cfg(test)]
 mod tests;
 mod tiers;
@@ -34,6 +35,7 @@ pub(crate) use homes::tier_between;
 pub use reason::{Reason, ReasonSubject, Why};
 pub use spill::{TierHealth, healthy_below, tier_shares};
 pub use standing::{ArmStanding, reasons, standing};
+pub(crate) use tiers::serving_zones;
 pub use tiers::tier_health;
 
 /// One question to [`route`].

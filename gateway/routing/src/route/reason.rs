@@ -112,6 +112,11 @@ pub enum Why {
     ArmPicked,
     /// No arm of the split agrees with the tags of the name, so the name alone counts.
     ArmByName,
+    /// All that serves this arm is new, or healthy again, and it has a part of its weight.
+    ArmStarting {
+        /// 0 to 100.
+        percent: u8,
+    },
     /// This arm's candidates come after, as a last resort.
     ArmInReserve,
     ArmWeightZero,
@@ -171,6 +176,7 @@ impl Why {
             Self::Shed => "shed",
             Self::ArmPicked => "arm_picked",
             Self::ArmByName => "arm_by_name",
+            Self::ArmStarting { .. } => "arm_starting",
             Self::ArmInReserve => "arm_in_reserve",
             Self::ArmWeightZero => "arm_weight_zero",
             Self::ArmContradictsName => "arm_contradicts_name",
@@ -199,6 +205,7 @@ impl Why {
             Self::Shed => "shed: more is asked for than there is capacity for",
             Self::ArmPicked => "picked by weight",
             Self::ArmByName => "the name asks for tags that no arm of the split has; the name alone counts",
+            Self::ArmStarting { .. } => "has a part of its weight",
             Self::ArmInReserve => "used only when the arms before it serve nowhere",
             Self::ArmWeightZero => "passed over: its weight is 0",
             Self::ArmContradictsName => "passed over: the name asks for other tags",
@@ -239,12 +246,15 @@ impl fmt::Display for Why {
                 "{healthy} of {instances} instances can serve: {percent} % of the traffic"
             )?;
             if *returning {
-                f.write_str(", and more as failback lets it")?;
+                f.write_str(", and more as it comes back")?;
             }
             return Ok(());
         }
         if let Self::ZoneShare { percent } = self {
             return write!(f, "takes {percent} % of the traffic, as its capacity allows");
+        }
+        if let Self::ArmStarting { percent } = self {
+            return write!(f, "at its slow start: it has {percent} % of its weight");
         }
         if let Self::ShedShare { percent } = self {
             return write!(

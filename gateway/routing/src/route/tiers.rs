@@ -1,5 +1,7 @@
 //! Tiers among which spill and failback divide the traffic of an arm: how healthy each is, and which takes this connection.
 
+use std::collections::BTreeSet;
+
 use causeway_federation::{
     catalog::{Catalog, CatalogEntry},
     name::{ServiceName, Tags, ZoneName},
@@ -21,6 +23,15 @@ use crate::{snapshot::Snapshot, target::Target};
 #[must_use]
 pub fn tier_health(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> Vec<TierHealth> {
     of_arm_alone(snapshot, service, arm, |_, homes| homes.tiers).unwrap_or_default()
+}
+
+/// Collects the zones that can serve an arm of a service, and are not only the last that do.
+pub(crate) fn serving_zones(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> BTreeSet<ZoneName> {
+    let serving = |homes: Homes<'_>| {
+        let well = homes.left.iter().filter(|home| home.grounds.counts());
+        well.map(|home| home.zone().unwrap_or(&snapshot.zone).clone()).collect()
+    };
+    of_arm_alone(snapshot, service, arm, |_, homes| serving(homes)).unwrap_or_default()
 }
 
 /// Looks at the homes of an arm, whoever asks and without drawing a tier; `None`: the topology has no such service.
@@ -58,7 +69,7 @@ pub(super) fn of_arm_alone<T>(
 /// Tells whether a tier is drawn by the health of all: a zone in the name stands for the tiers.
 pub(super) fn spills(question: &Question<'_>) -> bool {
     let service = question.service;
-    (service.spill.is_some() || service.failback.is_some())
+    (service.spill.is_some() || service.return_policy().is_some())
         && question.target.zone.is_none()
         && !question.in_panic
 }

@@ -291,6 +291,9 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     compare("failback", &|service| {
         policy_words::failback(service.failback.as_ref())
     });
+    compare("slow_start", &|service| {
+        service.slow_start.map_or_else(|| "none".to_owned(), duration)
+    });
     compare("panic", &|service| service.panic.to_string());
     compare("criticality", &|service| service.criticality.word().to_owned());
     compare("timeout", &|service| {

@@ -198,6 +198,8 @@ pub struct Service {
     pub failback: Option<Failback>,
     /// Where no instance is healthy anywhere, those are used that are ill (see [`Service::panics`]).
     pub panic: bool,
+    /// Time in which the share of what is new, or healthy again, grows to all of it.
+    pub slow_start: Option<Duration>,
     pub criticality: Criticality,
     /// `None`: every zone.
     pub export_to: Option<BTreeSet<ZoneName>>,
@@ -253,6 +255,16 @@ impl Service {
     #[must_use]
     pub fn active_shift(&self) -> Option<&Arc<Shift>> {
         self.shift.as_ref().filter(|shift| shift.state.is_active())
+    }
+
+    /// Way in which traffic returns to a tier that was ill: as `failback` says, or else over the slow start.
+    #[must_use]
+    pub fn return_policy(&self) -> Option<Failback> {
+        let over_start = self.slow_start.map(|ramp| Failback {
+            hold: Duration::ZERO,
+            ramp,
+        });
+        self.failback.clone().or(over_start)
     }
 
     /// Tells whether instances that are ill are used where none is healthy: a check that asks them something may itself be what is broken. One that only

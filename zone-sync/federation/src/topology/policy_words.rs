@@ -156,6 +156,9 @@ impl Service {
         if self.failback.is_some() {
             policies.push(("failback", failback(self.failback.as_ref())));
         }
+        if let Some(slow_start) = self.slow_start {
+            policies.push(("slow_start", time(slow_start)));
+        }
         if !self.panic {
             policies.push(("panic", "false".to_owned()));
         }

@@ -152,6 +152,7 @@ pub(super) struct Policies {
     pub spill: Option<Spill>,
     pub failback: Option<Failback>,
     pub panic: Option<Spanned<bool>>,
+    pub slow_start: Option<Duration>,
     pub timeout: Option<Duration>,
     pub retry: Option<Arc<Retry>>,
     pub outlier: Option<Outlier>,

@@ -141,6 +141,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         failover,
         spill: policies.spill,
         failback: policies.failback,
+        slow_start: policies.slow_start,
         panic: policies.panic.is_none_or(|panic| panic.value),
         criticality: service.criticality.unwrap_or_default(),
         export_to,

@@ -161,6 +161,7 @@ fn service(touched: &mut TouchedParts, name: &ServiceName, before: &Service, aft
         spill,
         failback,
         panic,
+        slow_start,
         export_to,
         allow,
         deny,
@@ -193,6 +194,7 @@ fn service(touched: &mut TouchedParts, name: &ServiceName, before: &Service, aft
         && before.spill == *spill
         && before.failback == *failback
         && before.panic == *panic
+        && before.slow_start == *slow_start
         && before.export_to == *export_to
         && before.allow == *allow
         && before.deny == *deny

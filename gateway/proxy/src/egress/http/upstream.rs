@@ -339,7 +339,7 @@ fn is_unread(error: &(dyn Error + 'static)) -> bool {
 
 /// Picks the instance of this zone for a request that is meant for `candidate`; `None`: it is meant for another zone, or there is none.
 pub(super) fn pick_instance<'s>(
-    list: &'s InstanceList,
+    (list, slow_start): (&'s InstanceList, Option<std::time::Duration>),
     candidate: &'s Candidate,
     avoided: &[u64],
     key: Option<StickyKey>,
@@ -348,6 +348,7 @@ pub(super) fn pick_instance<'s>(
     let picked = || {
         Choice::new(list, &candidate.tags)
             .with_panic(candidate.in_panic)
+            .with_slow_start(slow_start)
             .keyed(key)
             .after(avoided)
             .pick(uptime(), rng)

@@ -33,6 +33,7 @@ pub(super) const DEFAULTS: MapKind = MapKind {
         "spill",
         "failback",
         "panic",
+        "slow_start",
         "criticality",
         "export_to",
         "run_in",

@@ -74,6 +74,7 @@ const DEFAULT_RAMP: Duration = Duration::from_secs(30);
 const DEFAULT_CONSECUTIVE: u32 = 5;
 const DEFAULT_EJECT: Duration = Duration::from_secs(30);
 /// Shorter ones end before anything has changed.
+const SLOW_STARTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 const EJECTIONS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=DAY;
 const DEFAULT_MAX_EJECTED: f64 = 0.5;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -219,6 +220,10 @@ pub(super) fn failback(node: &Node, sink: &Sink) -> Option<Failback> {
         hold: fields.optional("hold", time).unwrap_or(DEFAULT_HOLD),
         ramp: fields.optional("ramp", time).unwrap_or(DEFAULT_RAMP),
     })
+}
+
+pub(super) fn slow_start(node: &Node, sink: &Sink) -> Option<Duration> {
+    scalar::duration(node, "a slow start", SLOW_STARTS, sink).map(|time| time.value)
 }
 
 fn ejection(node: &Node, sink: &Sink) -> Option<Duration> {

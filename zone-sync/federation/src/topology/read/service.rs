@@ -39,6 +39,7 @@ pub(super) const SERVICE: MapKind = MapKind {
         "spill",
         "failback",
         "panic",
+        "slow_start",
         "criticality",
         "export_to",
         "run_in",
@@ -209,6 +210,7 @@ fn policies(fields: &Fields<'_>, limits: RouteLimits) -> Policies {
     Policies {
         spill: fields.optional("spill", policy::spill),
         failback: fields.optional("failback", policy::failback),
+        slow_start: fields.optional("slow_start", policy::slow_start),
         panic: fields.optional("panic", scalar::truth).and_then(|value| {
             let span = fields.key_span("panic")?;
             Some(Spanned { value, span })
