@@ -69,7 +69,8 @@ async fn a_broken_health_check_is_no_outage_and_what_accepts_nothing_is_not_floo
     let panic = [("reason", "panic")];
     east.wait_metric("causeway_decisions_total", &panic, REQUESTS as f64)
         .await;
-    east.wait_log(&["egress orders", "east->east served", "panic=true"]).await;
+    east.wait_log(&["egress orders", "east->east served", "panic=true"])
+        .await;
 
     // Its instance accepts nothing any more: the other zone's serves, and it is left alone for longer and longer.
     drop(own);
@@ -83,13 +84,20 @@ async fn a_broken_health_check_is_no_outage_and_what_accepts_nothing_is_not_floo
     let failed = [("service", "orders"), ("result", "failed")];
     let metrics = east.metrics().await.unwrap();
     let refused = metrics.sum("causeway_instance_connect_seconds_count", &failed);
-    measured(&format!("in panic {asked} requests in 4 s, of which {refused} asked an instance that accepts nothing"));
+    measured(&format!(
+        "in panic {asked} requests in 4 s, of which {refused} asked an instance that accepts nothing"
+    ));
     assert!((1.0..=10.0).contains(&refused), "{refused} of {asked}");
 
     // One that is healthy ends it.
     edit(&federation, BROKEN, RIGHT);
     federation.wait_export("east", "west", "orders").await;
-    explains(&federation, |told| !told.contains("in panic"), "the panic is over").await;
+    explains(
+        &federation,
+        |told| !told.contains("in panic"),
+        "the panic is over",
+    )
+    .await;
     let answer = http::get(orders, "/").await.unwrap();
     assert_eq!((answer.status, answer.body.trim()), (200, "west"));
 
@@ -97,7 +105,16 @@ async fn a_broken_health_check_is_no_outage_and_what_accepts_nothing_is_not_floo
     edit(&federation, RIGHT, BROKEN);
     explains(&federation, both, "the panic is back").await;
     edit(&federation, "panic: true", "panic: false");
-    explains(&federation, |told| !told.contains("in panic"), "there is no panic").await;
+    explains(
+        &federation,
+        |told| !told.contains("in panic"),
+        "there is no panic",
+    )
+    .await;
     let answer = http::get(orders, "/").await.unwrap();
-    assert_eq!((answer.status, answer.body.contains("(no_candidate)")), (503, true), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.body.contains("(no_candidate)")),
+        (503, true),
+        "{answer:?}"
+    );
 }

@@ -285,7 +285,9 @@ impl Table {
                     let instances = ids.values().map(|member| Arc::clone(&member.instance));
                     let list: InstanceList = instances.collect();
                     let before = published.get(&service);
-                    let new = list.iter().filter(|one| takes_traffic(one) && !served(before, one));
+                    let new = list
+                        .iter()
+                        .filter(|one| takes_traffic(one) && !served(before, one));
                     new.for_each(|one| one.load.begins(now));
                     published.insert(service, list);
                 }

@@ -178,7 +178,14 @@ impl FailbackTable {
                     (part_of_arm(&at, able), zones)
                 });
                 let (part, zones) = starting.unwrap_or((1.0, StartingZones::default()));
-                of_service.insert(arm.clone(), ArmCeilings { tiers: at, part, zones });
+                of_service.insert(
+                    arm.clone(),
+                    ArmCeilings {
+                        tiers: at,
+                        part,
+                        zones,
+                    },
+                );
             }
             ceilings.0.insert(name.clone(), of_service);
         }

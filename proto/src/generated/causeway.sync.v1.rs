@@ -222,7 +222,7 @@ pub struct Export {
     pub instances: u32,
     #[prost(uint32, tag = "3")]
     pub healthy: u32,
-    /// Sum of the weights of the healthy instances.
+    /// Sum of the weights of the healthy instances; where none is, of those that are used when none is healthy anywhere.
     #[prost(uint64, tag = "4")]
     pub weight: u64,
     /// Requests or connections a second that the healthy instances can take; 0 means undeclared.

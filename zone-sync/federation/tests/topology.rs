@@ -176,6 +176,9 @@ services:
       - { zone: west }
     spill: { healthy_below: 70%, capacity: respect }
     criticality: critical
+    criticality_from: [web]
+    panic: false
+    slow_start: 30s
     failback: { hold: 10s, ramp: 30s }
     export_to: [east, west, plant]
     run_in: [east, west]

@@ -12,6 +12,7 @@ use causeway_federation::{
     topology::{Criticality, Route, RouteAction, Service, SplitArm, Sticky, Topology},
 };
 use causeway_routing::{
+    capacity::{CRITICALITY, criticality_by_header},
     permit::{Caller, RequestLine},
     requests::{RequestHead, compare},
     sticky::{StickyKey, key_of, key_of_request},
@@ -86,6 +87,8 @@ pub(super) struct Ruling {
     forwarded: Option<(String, String)>,
     /// Key that it has in common with others of its user.
     key: Option<StickyKey>,
+    /// Criticality that it says itself.
+    said: Option<Criticality>,
 }
 
 impl Ruling {
@@ -138,6 +141,8 @@ impl Ruling {
         let sticky = of_route.or(service.sticky.as_deref());
         let key = sticky.and_then(|sticky| key(sticky, &request.headers, caller));
         steps.extend(sticky.map(|sticky| by_mark(sticky, key)));
+        let said = caller.and_then(|caller| criticality_by_header(service, caller, &request.headers));
+        steps.extend(by_header(service, &request.headers, said));
         let forwarded = route
             .as_ref()
             .map_or(path.into(), |route| route.forwarded_path(path));
@@ -146,6 +151,7 @@ impl Ruling {
             forwarded: Some((request.method.clone(), forwarded.into_owned())),
             key,
             route,
+            said,
         })
     }
 
@@ -180,9 +186,10 @@ impl Ruling {
         self.route.as_ref()?.split.clone()
     }
 
-    /// That of the route, in the place of the service's own.
+    /// That of the request or its route, in the place of the service's own.
     pub(super) fn criticality(&self) -> Option<Criticality> {
-        self.route.as_ref()?.criticality
+        let of_route = self.route.as_ref().and_then(|route| route.criticality);
+        self.said.or(of_route)
     }
 
     /// Name of the route that rules the request, and its time limit.
@@ -227,6 +234,21 @@ fn key(sticky: &Sticky, headers: &HeaderMap, caller: Option<&Caller>) -> Option<
         (sticky, Some(caller)) => key_of(sticky, headers, caller, nowhere),
         (Sticky::Cookie { .. } | Sticky::Header(_), None) => key_of_request(sticky, headers),
     }
+}
+
+/// Says what the field of the criticality comes to, if the request has it and the service looks at it.
+fn by_header(service: &Service, headers: &HeaderMap, said: Option<Criticality>) -> Option<ExplainedStep> {
+    if service.criticality_from.is_empty() || !headers.contains_key(CRITICALITY) {
+        return None;
+    }
+    let (verdict, reason) = match said {
+        Some(said) => (ExplainedVerdict::Taken, format!("{}: its caller may say so", said.word())),
+        None => (
+            ExplainedVerdict::PassedOver,
+            "its caller may not say one (criticality_from), or it is not one of critical, normal, sheddable; the field is taken out".to_owned(),
+        ),
+    };
+    Some(step(CRITICALITY.as_str(), verdict, reason))
 }
 
 fn by_mark(sticky: &Sticky, key: Option<StickyKey>) -> ExplainedStep {

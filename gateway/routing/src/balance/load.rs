@@ -91,7 +91,8 @@ impl InstanceLoad {
 
     /// Takes up that it takes traffic from now on, because it is new or healthy again.
     pub fn begins(&self, now: Duration) {
-        self.began_at.store(millis(now).saturating_add(1), Ordering::Relaxed);
+        self.began_at
+            .store(millis(now).saturating_add(1), Ordering::Relaxed);
     }
 
     /// Part (0.1 to 1) of its share that it has at `now`, `slow_start` being the time after which it is all of it.

@@ -167,7 +167,10 @@ impl<'a> Choice<'a> {
             return Some(drawn);
         }
         for _ in 0..MAX_PUT_BACK {
-            let part = self.list.at(drawn).map_or(1.0, |instance| self.part(instance, now));
+            let part = self
+                .list
+                .at(drawn)
+                .map_or(1.0, |instance| self.part(instance, now));
             if part >= 1.0 || rng.random::<f64>() < part {
                 break;
             }

@@ -17,7 +17,10 @@ use causeway_federation::{
     name::{ServiceName, Tags, ZoneName},
     topology::{Criticality, Service},
 };
+use http::{HeaderMap, HeaderName};
 use std::sync::Arc;
+
+use crate::permit::Caller;
 
 pub use meter::{DemandMeter, MAX_DEMANDS};
 pub use places::{matters, plan, plans};
@@ -136,8 +139,24 @@ pub fn is_respected(service: &Service) -> bool {
     service.spill.as_ref().is_some_and(|spill| spill.respect_capacity)
 }
 
+/// Field in which a request of a caller that may do so says its criticality.
+pub const CRITICALITY: HeaderName = HeaderName::from_static("causeway-criticality");
+
+/// Criticality that a request says itself: by exactly one field, of a caller from whom its service takes it.
+#[must_use]
+pub fn criticality_by_header(service: &Service, caller: &Caller, headers: &HeaderMap) -> Option<Criticality> {
+    let mut fields = headers.get_all(CRITICALITY).iter();
+    let (Some(field), None) = (fields.next(), fields.next()) else {
+        return None;
+    };
+    let said = Criticality::from_word(field.to_str().ok()?)?;
+    service.takes_criticality_from(caller.view()).then_some(said)
+}
+
 /// Every criticality that something of a service can have.
 fn criticalities(service: &Service) -> BTreeSet<Criticality> {
     let of_routes = service.routes.iter().filter_map(|route| route.criticality);
-    of_routes.chain([service.criticality]).collect()
+    let by_header = Criticality::ALL.into_iter();
+    let by_header = by_header.filter(|_| !service.criticality_from.is_empty());
+    of_routes.chain([service.criticality]).chain(by_header).collect()
 }

@@ -310,7 +310,9 @@ fn own_zone(question: &Question<'_>, arm: &Arm, ejected: &Ejected) -> Result<Gro
     let tier = tier(question, &snapshot.zone, question.own_tags)?;
     let instances = snapshot.instances.get(&question.target.service);
     let usable = instances.map_or(Err(Unusable::NoInstance), |list| match list.usable(&arm.tags) {
-        Err(Unusable::NoneHealthy | Unusable::Drained) if question.in_panic && list.has_ill(&arm.tags) => Ok(()),
+        Err(Unusable::NoneHealthy | Unusable::Drained) if question.in_panic && list.has_ill(&arm.tags) => {
+            Ok(())
+        }
         usable => usable,
     });
     usable.map_err(|why| match why {

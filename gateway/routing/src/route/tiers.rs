@@ -29,7 +29,8 @@ pub fn tier_health(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> Ve
 pub(crate) fn serving_zones(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> BTreeSet<ZoneName> {
     let serving = |homes: Homes<'_>| {
         let well = homes.left.iter().filter(|home| home.grounds.counts());
-        well.map(|home| home.zone().unwrap_or(&snapshot.zone).clone()).collect()
+        well.map(|home| home.zone().unwrap_or(&snapshot.zone).clone())
+            .collect()
     };
     of_arm_alone(snapshot, service, arm, |_, homes| serving(homes)).unwrap_or_default()
 }

@@ -12,7 +12,6 @@ use super::{
         ConnectionPolicy, DnsQuestion, GatewayAddresses, Service, SplitArm, Tier, TierTag, TierZone,
         Topology, Vips, Zone,
     },
-    permissions::PermissionEntry,
     policy_words, ports, routes_in_words,
 };
 use crate::{name::ZoneName, trust::CertificateHash};
@@ -296,6 +295,7 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     });
     compare("panic", &|service| service.panic.to_string());
     compare("criticality", &|service| service.criticality.word().to_owned());
+    compare("criticality_from", &|service| listed(&service.criticality_from));
     compare("timeout", &|service| {
         service.timeout.map_or_else(|| "none".to_owned(), duration)
     });
@@ -344,7 +344,7 @@ fn allow(service: &Service) -> String {
     }
 }
 
-fn listed(callers: &[PermissionEntry]) -> String {
+fn listed(callers: &[impl ToString]) -> String {
     let callers: Vec<String> = callers.iter().map(ToString::to_string).collect();
     match callers.is_empty() {
         true => "nobody".to_owned(),

@@ -25,6 +25,7 @@ mod routes_in_words;
 mod scalar;
 mod schema;
 mod shift;
+mod steering;
 mod sticky;
 mod touches;
 mod tree;

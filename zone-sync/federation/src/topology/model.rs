@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    permissions::{PermissionEntry, Permissions},
+    permissions::{CallerSelector, PermissionEntry, Permissions},
     ports::ServicePorts,
     retry::Retry,
     routes::Route,
@@ -196,11 +196,13 @@ pub struct Service {
     pub failover: Vec<Tier>,
     pub spill: Option<Spill>,
     pub failback: Option<Failback>,
-    /// Where no instance is healthy anywhere, those are used that are ill (see [`Service::panics`]).
+    /// Use of instances that are ill where none is healthy anywhere (see [`Service::panics`]).
     pub panic: bool,
     /// Time in which the share of what is new, or healthy again, grows to all of it.
     pub slow_start: Option<Duration>,
     pub criticality: Criticality,
+    /// Callers whose requests may say their own.
+    pub criticality_from: Vec<CallerSelector>,
     /// `None`: every zone.
     pub export_to: Option<BTreeSet<ZoneName>>,
     /// Zones that may have instances of it and speak for them as callers; `None`: every zone.
@@ -257,24 +259,6 @@ impl Service {
         self.shift.as_ref().filter(|shift| shift.state.is_active())
     }
 
-    /// Way in which traffic returns to a tier that was ill: as `failback` says, or else over the slow start.
-    #[must_use]
-    pub fn return_policy(&self) -> Option<Failback> {
-        let over_start = self.slow_start.map(|ramp| Failback {
-            hold: Duration::ZERO,
-            ramp,
-        });
-        self.failback.clone().or(over_start)
-    }
-
-    /// Tells whether instances that are ill are used where none is healthy: a check that asks them something may itself be what is broken. One that only
-    /// connects fails because nobody accepts.
-    #[must_use]
-    pub fn panics(&self) -> bool {
-        let asks = |check: &HealthCheck| check.probe != Probe::Tcp;
-        self.panic && self.health.as_ref().is_some_and(asks)
-    }
-
     /// The split without the shift that it is under.
     #[must_use]
     pub fn split_before(&self) -> &[SplitArm] {
@@ -299,7 +283,7 @@ impl Service {
         let sticks = |sticky: &Option<Arc<Sticky>>| sticky.as_deref() == Some(&Sticky::Caller);
         let asks = |route: &Arc<Route>| !route.matches.callers.is_empty() || sticks(&route.sticky);
         let goes_by = || sticks(&self.sticky) || self.routes.iter().any(asks);
-        self.allow.is_some() || !self.deny.is_empty() || goes_by()
+        self.allow.is_some() || !self.deny.is_empty() || !self.criticality_from.is_empty() || goes_by()
     }
 
     /// Tells whether instances of this service may be in `zone`.
@@ -321,6 +305,12 @@ pub enum Criticality {
 }
 
 impl Criticality {
+    /// Reads the word in the file.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.word() == word)
+    }
+
     /// From those that are served first to those that are refused first.
     pub const ALL: [Self; 3] = [Self::Critical, Self::Normal, Self::Sheddable];
 

@@ -124,6 +124,7 @@ pub(super) struct Service {
     pub deny: Option<Listed<Spanned<Permitted>>>,
     pub forwarded: Option<ForwardedFields>,
     pub criticality: Option<Criticality>,
+    pub criticality_from: Option<Vec<Spanned<CallerSelector>>>,
     pub early: bool,
     /// Place of the key, if it is `true`.
     pub early_at: Option<Span>,

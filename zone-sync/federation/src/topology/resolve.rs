@@ -144,6 +144,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         slow_start: policies.slow_start,
         panic: policies.panic.is_none_or(|panic| panic.value),
         criticality: service.criticality.unwrap_or_default(),
+        criticality_from: values(service.criticality_from.unwrap_or_default()),
         export_to,
         run_in,
         judged: JudgedRequests::of(allow.iter().flatten().chain(&deny)),

@@ -154,6 +154,7 @@ fn service(touched: &mut TouchedParts, name: &ServiceName, before: &Service, aft
         ports,
         run_in,
         criticality,
+        criticality_from,
         health,
         split,
         shift,
@@ -182,6 +183,7 @@ fn service(touched: &mut TouchedParts, name: &ServiceName, before: &Service, aft
         ("ports", before.ports == *ports),
         ("run_in", before.run_in == *run_in),
         ("criticality", before.criticality == *criticality),
+        ("criticality_from", before.criticality_from == *criticality_from),
     ] {
         if !same {
             touched.federation.insert(format!("{key} of service {name}"));

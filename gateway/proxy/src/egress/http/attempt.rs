@@ -115,6 +115,7 @@ pub(super) async fn attempt(
     );
     let PreparedRequest {
         route,
+        criticality,
         rule,
         sticky,
         to,
@@ -144,7 +145,7 @@ pub(super) async fn attempt(
         caller: found.caller,
         key: sticky.key,
         split: route.as_ref().and_then(|route| route.split.clone()),
-        criticality: route.as_ref().and_then(|route| route.criticality),
+        criticality,
         seed: shared.seed(),
         open: record.open(),
         attempts: 0,

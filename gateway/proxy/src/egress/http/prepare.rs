@@ -4,9 +4,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use causeway_federation::{request_path::PathFault, topology::Route};
+use causeway_federation::{
+    request_path::PathFault,
+    topology::{Criticality, Route},
+};
 use causeway_routing::{
     callers::FoundCaller,
+    capacity::{CRITICALITY, criticality_by_header},
     permit::Rule,
     requests::{RequestHead, find},
     snapshot::Snapshot,
@@ -33,6 +37,8 @@ use crate::{
 pub(super) struct PreparedRequest {
     /// `None`: it goes by the service's own split.
     pub(super) route: Option<Arc<Route>>,
+    /// That of the request itself, or of its route; `None`: that of the service.
+    pub(super) criticality: Option<Criticality>,
     /// The rule that permits it; `None`: permissions do not look at requests.
     pub(super) rule: Option<Rule>,
     pub(super) sticky: StickyMark,
@@ -73,6 +79,8 @@ pub(super) fn prepare(
     // Compared is what would be forwarded.
     let route = route_of(connection, snapshot, &mut parts, found)?;
     let sticky = mark_of(connection, &parts, route.as_deref(), found);
+    let criticality = said_criticality(connection, snapshot, &mut parts, found);
+    let criticality = criticality.or(route.as_ref().and_then(|route| route.criticality));
     let answer = route
         .as_ref()
         .and_then(|route| declared_answer(&parts, route, is_call));
@@ -86,6 +94,7 @@ pub(super) fn prepare(
         let sticky = StickyMark::default();
         return Ok(PreparedRequest {
             route,
+            criticality,
             rule,
             sticky,
             to,
@@ -103,10 +112,32 @@ pub(super) fn prepare(
     let to = RequestServer::Instance(Box::new(Request::from_parts(parts, body)));
     Ok(PreparedRequest {
         route,
+        criticality,
         rule,
         sticky,
         to,
     })
+}
+
+/// Criticality that a request says itself. Who may not say one has the field taken out, so that no instance passes it on.
+fn said_criticality(
+    connection: &HttpConnection,
+    snapshot: &Snapshot,
+    parts: &mut Parts,
+    found: &FoundCaller,
+) -> Option<Criticality> {
+    let service = snapshot
+        .topology
+        .services
+        .get(&connection.arrival.target.service)?;
+    if service.criticality_from.is_empty() {
+        return None;
+    }
+    let said = criticality_by_header(service, &found.caller, &parts.headers);
+    if said.is_none() {
+        parts.headers.remove(CRITICALITY);
+    }
+    said
 }
 
 /// Finds the mark that keeps it with others of its user, by its route or its service.

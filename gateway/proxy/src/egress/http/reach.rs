@@ -216,7 +216,13 @@ async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<Http
             let declared = snapshot.topology.services.get(service);
             let slow_start = declared.and_then(|service| service.slow_start);
             let avoided = avoided(&snapshot, (service, connection.arrival.port.as_ref()), &candidate);
-            let picked = pick_instance((list, slow_start), &candidate, &avoided, order.key, &mut shared.rng());
+            let picked = pick_instance(
+                (list, slow_start),
+                &candidate,
+                &avoided,
+                order.key,
+                &mut shared.rng(),
+            );
             // One that costs a round trip whichever stream it goes on may have any instance of the other zone.
             let fits = |upstream: &HttpUpstream| {
                 upstream.serves(&candidate, picked, &order.caller, order.key)
@@ -260,7 +266,13 @@ async fn share<'a>(
                 exported: candidate.exported(service, &snapshot),
                 caller: &order.caller,
                 key: order.key,
-                picked: pick_instance((list, slow_start), &candidate, &avoided, order.key, &mut shared.rng()),
+                picked: pick_instance(
+                    (list, slow_start),
+                    &candidate,
+                    &avoided,
+                    order.key,
+                    &mut shared.rng(),
+                ),
                 avoided: &avoided,
                 list,
                 has_waited,

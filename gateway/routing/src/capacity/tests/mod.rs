@@ -366,3 +366,48 @@ fn a_drained_zone_takes_what_would_be_shed_and_nothing_else() {
         "{to_west} of 1000, where 200 are meant"
     );
 }
+
+#[test]
+fn a_field_says_the_criticality_of_a_request_whose_caller_may_say_it() {
+    let topology = three("criticality_from: [web, batch@east]");
+    let orders = &topology.services[&service("orders")];
+    let caller = |name: &str, from: &str| Caller::service(zone(from), service(name), tags(&[]));
+    let anonymous = Caller::anonymous(zone("east"));
+    let said = |caller: &Caller, fields: &[&str]| {
+        let mut headers = HeaderMap::new();
+        for field in fields {
+            headers.append(CRITICALITY, field.parse().unwrap());
+        }
+        criticality_by_header(orders, caller, &headers)
+    };
+    for (caller, fields, expected) in [
+        (
+            caller("web", "west"),
+            &["critical"][..],
+            Some(Criticality::Critical),
+        ),
+        (
+            caller("batch", "east"),
+            &["sheddable"],
+            Some(Criticality::Sheddable),
+        ),
+        (caller("batch", "west"), &["critical"], None),
+        (anonymous, &["critical"], None),
+        (caller("web", "west"), &["urgent"], None),
+        (caller("web", "west"), &["Critical"], None),
+        (caller("web", "west"), &["normal", "critical"], None),
+        (caller("web", "west"), &[], None),
+    ] {
+        assert_eq!(said(&caller, fields), expected, "{caller:?} {fields:?}");
+    }
+    // A plan has shares for all that a request can say.
+    let topology = topology_of_one("criticality_from: [web]");
+    assert_eq!(criticalities(&topology.services[&service("orders")]).len(), 3);
+    let topology = topology_of_one("timeout: 1s");
+    assert_eq!(criticalities(&topology.services[&service("orders")]).len(), 1);
+}
+
+fn topology_of_one(more: &str) -> Arc<Topology> {
+    let orders = format!("  orders: {{ port: 80, protocol: http, spill: {{}}, {more} }}");
+    topology("  east: {}\n  west: {}", &orders)
+}

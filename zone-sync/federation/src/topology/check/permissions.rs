@@ -21,7 +21,8 @@ pub(super) fn check(context: &Context<'_>) {
         reserved(context, service);
         let dead = entries(context, service);
         nobody(context, service, dead);
-        for caller in service.routes.iter().flat_map(|route| route.value.callers()) {
+        let of_routes = service.routes.iter().flat_map(|route| route.value.callers());
+        for caller in of_routes.chain(service.criticality_from.iter().flatten()) {
             never(context, &caller.value, &caller.span);
         }
     }

@@ -42,7 +42,8 @@ pub(super) fn check(context: &Context<'_>) {
         for entry in lists.flat_map(|entries| &entries.items) {
             selected(context, &entry.value.callers, &entry.span);
         }
-        for caller in service.routes.iter().flat_map(|route| route.value.callers()) {
+        let of_routes = service.routes.iter().flat_map(|route| route.value.callers());
+        for caller in of_routes.chain(service.criticality_from.iter().flatten()) {
             selected(context, &caller.value, &caller.span);
         }
     }

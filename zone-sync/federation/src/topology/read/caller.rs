@@ -117,12 +117,17 @@ fn caller(node: &Node, sink: &Sink) -> Option<Spanned<Permitted>> {
 pub(super) fn callers_of_route(node: &Node, sink: &Sink) -> Option<Vec<Spanned<CallerSelector>>> {
     match &node.value {
         Value::List(_) => {
-            let read = items(node, "`caller`", MAX_ROUTE_CALLERS, sink, caller_of_route)?;
             report_empty(node, "`caller`", "leave it out for every caller", sink);
-            (read.complete && !read.items.is_empty()).then_some(read.items)
+            named_callers(node, "`caller`", sink)
         }
         _ => Some(vec![caller_of_route(node, sink)?]),
     }
+}
+
+/// A list of callers, whatever they ask for; `None`: one cannot be read, or there is none.
+pub(super) fn named_callers(node: &Node, what: &str, sink: &Sink) -> Option<Vec<Spanned<CallerSelector>>> {
+    let read = items(node, what, MAX_ROUTE_CALLERS, sink, caller_of_route)?;
+    (read.complete && !read.items.is_empty()).then_some(read.items)
 }
 
 fn caller_of_route(node: &Node, sink: &Sink) -> Option<Spanned<CallerSelector>> {

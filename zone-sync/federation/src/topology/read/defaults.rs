@@ -35,6 +35,7 @@ pub(super) const DEFAULTS: MapKind = MapKind {
         "panic",
         "slow_start",
         "criticality",
+        "criticality_from",
         "export_to",
         "run_in",
         "allow",

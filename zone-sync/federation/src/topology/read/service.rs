@@ -41,6 +41,7 @@ pub(super) const SERVICE: MapKind = MapKind {
         "panic",
         "slow_start",
         "criticality",
+        "criticality_from",
         "export_to",
         "run_in",
         "allow",
@@ -83,7 +84,7 @@ pub(super) const TIER: MapKind = MapKind {
 };
 
 /// Keys that say nothing of a service whose requests are not looked at.
-pub(super) const OF_REQUESTS: [&str; 4] = ["timeout", "retry", "outlier", "forwarded"];
+pub(super) const OF_REQUESTS: [&str; 5] = ["timeout", "retry", "outlier", "forwarded", "criticality_from"];
 
 const PROTOCOLS: [(&str, Protocol); 5] = [
     ("tcp", Protocol::Tcp),
@@ -154,6 +155,9 @@ fn read_keys(service: &mut Service, fields: &Fields<'_>) -> Option<Spanned<Proto
     service.deny = fields.optional("deny", |node, sink| caller::callers(node, "`deny`", sink));
     service.forwarded = fields.optional("forwarded", forwarded);
     service.criticality = fields.optional("criticality", criticality);
+    service.criticality_from = fields.optional("criticality_from", |node, sink| {
+        caller::named_callers(node, "`criticality_from`", sink)
+    });
     service.early = fields.optional("early", scalar::truth).unwrap_or(false);
     service.idle_timeout = fields.optional("idle_timeout", idle_timeout);
     service.connections = fields.optional("connections", policy::connections);
@@ -195,6 +199,7 @@ fn empty(name: Spanned<ServiceName>) -> Service {
         deny: None,
         forwarded: None,
         criticality: None,
+        criticality_from: None,
         early: false,
         early_at: None,
         idle_timeout: None,
