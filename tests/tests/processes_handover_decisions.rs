@@ -60,7 +60,10 @@ async fn a_return_by_the_ramp_goes_on_and_neither_jumps_nor_begins_anew() {
     federation.wait_export("east", "west", "orders").await;
     let orders = federation.service_address("east", "orders", PORT).await;
     let answered_by = async |zone: &str| say(orders, "who").await.is_ok_and(|said| said.starts_with(zone));
-    until_true("the own zone serves", PATIENCE, async || answered_by("east").await).await;
+    until_true("the own zone serves", PATIENCE, async || {
+        answered_by("east").await
+    })
+    .await;
     let served_since = Instant::now();
     until_true("it has served for a hold", PATIENCE, async || {
         served_since.elapsed() > HOLD + Duration::from_secs(1)
@@ -210,11 +213,7 @@ async fn what_the_process_before_holds_counts_until_it_has_ended() {
     // Of three processes each knows what those before it hold.
     held.push(until("one has ended", PATIENCE, connected).await);
     federation.succeed_zone("east").await.unwrap();
-    assert!(
-        connected().await.is_none(),
-        "{}",
-        federation.zone("east").log()
-    );
+    assert!(connected().await.is_none(), "{}", federation.zone("east").log());
     held.clear();
     held.push(until("both have ended", PATIENCE, connected).await);
     held.push(until("both have ended", PATIENCE, connected).await);
@@ -237,7 +236,9 @@ async fn a_shift_keeps_its_count_of_requests() {
     let mut federation = plan.start().await.unwrap();
     let orders = federation.service_address("east", "orders", PORT).await;
     until_true("it serves", PATIENCE, async || {
-        http::get(orders, "/").await.is_ok_and(|answer| answer.status == 200)
+        http::get(orders, "/")
+            .await
+            .is_ok_and(|answer| answer.status == 200)
     })
     .await;
     let admin = federation.zone("east").admin.to_string();
@@ -257,25 +258,28 @@ async fn a_shift_keeps_its_count_of_requests() {
     ])
     .unwrap();
     let counted = async |federation: &Federation| {
-        let page = http::get(federation.zone("east").admin, "/v1/shifts").await.ok()?;
+        let page = http::get(federation.zone("east").admin, "/v1/shifts")
+            .await
+            .ok()?;
         let page: Value = serde_json::from_str(&page.body).ok()?;
         page["items"][0]["requests"].as_u64()
     };
     until_true("the requests are counted", PATIENCE, async || {
         http::get(orders, "/").await.unwrap();
-        counted(&federation).await.is_some_and(|requests| requests >= REQUESTS)
+        counted(&federation)
+            .await
+            .is_some_and(|requests| requests >= REQUESTS)
     })
     .await;
     for _ in 0..2 {
         let before = counted(&federation).await.unwrap();
         federation.succeed_zone("east").await.unwrap();
-        assert!(
-            counted(&federation).await.unwrap() >= before,
-            "after a hand-over"
-        );
+        assert!(counted(&federation).await.unwrap() >= before, "after a hand-over");
         http::get(orders, "/").await.unwrap();
         until_true("it counts on", PATIENCE, async || {
-            counted(&federation).await.is_some_and(|requests| requests > before)
+            counted(&federation)
+                .await
+                .is_some_and(|requests| requests > before)
         })
         .await;
     }

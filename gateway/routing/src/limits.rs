@@ -125,7 +125,9 @@ impl ServiceUse {
     /// Tells whether processes before hold anything.
     #[must_use]
     pub fn is_elsewhere(&self) -> bool {
-        self.elsewhere.iter().any(|count| count.load(Ordering::Relaxed) > 0)
+        self.elsewhere
+            .iter()
+            .any(|count| count.load(Ordering::Relaxed) > 0)
     }
 }
 
@@ -266,7 +268,10 @@ mod tests {
         let of = Arc::new(ServiceUse::default());
         of.set_elsewhere([2, 0, 0, 0]);
         let taken = of.take(UseKind::Connections, 3).unwrap();
-        assert!(of.take(UseKind::Connections, 3).is_none(), "two are held elsewhere");
+        assert!(
+            of.take(UseKind::Connections, 3).is_none(),
+            "two are held elsewhere"
+        );
         assert!(of.take(UseKind::Requests, 1).is_some());
         assert_eq!(of.counts(), [3, 0, 0, 0], "a third process is told of all");
         assert!(of.is_elsewhere());

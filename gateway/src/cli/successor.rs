@@ -186,8 +186,7 @@ pub(super) fn close_unclaimed(sockets: HandedSockets, stored: Option<UnclaimedRe
         if let Some(stored) = stored {
             stored.remove(unclaimed.clone()).await;
         }
-        let (passed, handed): (Vec<_>, Vec<_>) =
-            unclaimed.into_iter().partition(|socket| socket.is_passed);
+        let (passed, handed): (Vec<_>, Vec<_>) = unclaimed.into_iter().partition(|socket| socket.is_passed);
         for UnclaimedSocket { kind, address, .. } in passed {
             tracing::warn!(
                 %kind,

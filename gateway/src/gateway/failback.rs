@@ -12,6 +12,8 @@ use causeway_routing::{
 use parking_lot::Mutex;
 use tokio::{task::spawn_blocking, time::MissedTickBehavior};
 
+use super::GatewayConfig;
+
 /// Time between two looks. An illness that is shorter may pass unseen, and a ramp has steps of it.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -34,7 +36,8 @@ pub(crate) struct FailbackKeeper {
 
 impl FailbackKeeper {
     /// Goes on with what the process before knew.
-    pub(crate) fn carrying_on(carried: &[CarriedTier], snapshot: &Snapshot) -> Self {
+    pub(super) fn carrying_on(config: &GatewayConfig, snapshot: &Snapshot) -> Self {
+        let carried = &config.handed.findings.failback;
         let before = carried.iter().map(CarriedTier::age).max().unwrap_or_default();
         let table = FailbackTable::carrying_on(before.saturating_add(uptime()), carried, &snapshot.topology);
         snapshot.ceilings.store(Arc::new(table.ceilings()));

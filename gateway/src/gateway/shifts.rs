@@ -14,7 +14,7 @@ use causeway_federation::{
     topology::{Shift, ShiftRefusal, Topology},
 };
 use causeway_routing::{
-    shift::{CarriedShift, LocalShifts, ShiftVerdict, judge},
+    shift::{LocalShifts, ShiftVerdict, judge},
     snapshot::{Snapshot, Snapshots},
 };
 use causeway_zone_sync::service::ZoneSync;
@@ -41,8 +41,8 @@ struct ShiftTask {
 }
 
 /// Goes on with what the process before has counted and taken back.
-pub(super) fn carry_shifts(carried: &[CarriedShift], snapshot: &Snapshot) {
-    let local = LocalShifts::carrying_on(carried, &snapshot.topology);
+pub(super) fn carry_shifts(config: &GatewayConfig, snapshot: &Snapshot) {
+    let local = LocalShifts::carrying_on(&config.handed.findings.shifts, &snapshot.topology);
     snapshot.shifts.store(Arc::new(local));
 }
 

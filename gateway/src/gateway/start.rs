@@ -301,11 +301,11 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
     let vips = open_vips(config, &snapshots)?;
     let following = vips::follow(vips.clone(), snapshots.clone(), generation.clone());
     background.spawn("virtual addresses", following);
-    let findings = &config.handed.findings;
-    let failback = FailbackKeeper::carrying_on(&findings.failback, &snapshots.load());
-    carry_shifts(&findings.shifts, &snapshots.load());
+    let metrics = config.metrics.api.clone();
+    let pages = PageServer::new(config.gate.clone(), config.identity.clone(), metrics);
+    carry_shifts(config, &snapshots.load());
     Ok(Foundation {
-        failback,
+        failback: FailbackKeeper::carrying_on(config, &snapshots.load()),
         instances,
         troubles,
         zone_sync,
@@ -315,17 +315,12 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         generation,
         vips,
         demand: DemandBook::default(),
-        pages: page_server(config),
+        pages,
         history,
         listeners,
         own_sockets: OwnSockets::default(),
         descriptors: Descriptors::default(),
     })
-}
-
-fn page_server(config: &GatewayConfig) -> PageServer {
-    let metrics = config.metrics.api.clone();
-    PageServer::new(config.gate.clone(), config.identity.clone(), metrics)
 }
 
 /// Starts writing down what happens.

@@ -276,12 +276,14 @@ mod tests {
         );
     }
 
-    #[test]
-    fn what_is_known_of_instances_survives_the_way() {
-        let key = |id: &str| InstanceKey {
+    fn key(id: &str) -> InstanceKey {
+        InstanceKey {
             service: "orders".parse().unwrap(),
             id: id.to_owned(),
-        };
+        }
+    }
+
+    fn findings() -> Findings {
         let health = KnownHealth::from([
             (key("a"), Health::Healthy),
             (key("b"), Health::Unhealthy),
@@ -301,7 +303,7 @@ mod tests {
             failures: FailureCounts::default(),
             times: 3,
         });
-        let mut findings = Findings {
+        Findings {
             health,
             ejections: ejections.to_vec(),
             linked: [GatewayId::new("west".parse().unwrap(), "gw1".parse().unwrap())].into(),
@@ -339,7 +341,12 @@ mod tests {
                     counts: [1, 2, 3, 4],
                 }],
             },
-        };
+        }
+    }
+
+    #[test]
+    fn what_is_known_survives_the_way() {
+        let mut findings = findings();
         let bytes = serde_json::to_vec(&LetGo::new(&findings)).unwrap();
         let told: LetGo = serde_json::from_slice(&bytes).unwrap();
         findings.health.remove(&key("c"));

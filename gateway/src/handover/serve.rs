@@ -31,7 +31,9 @@ use tokio::{
 use super::{
     Incumbent, SOCKET,
     judge::judge,
-    messages::{Agreed, Answer, AppliedText, LetGo, LimitsLeft, Ready, Started, TakeOverRequest, UnixSocketFile},
+    messages::{
+        Agreed, Answer, AppliedText, LetGo, LimitsLeft, Ready, Started, TakeOverRequest, UnixSocketFile,
+    },
     steps::Step,
 };
 use crate::gateway::Findings;

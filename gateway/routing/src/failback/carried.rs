@@ -125,7 +125,9 @@ impl FailbackTable {
                 continue;
             };
             let list = list_number(&service.failover, service.spill.as_ref());
-            let is_known = service.return_policy().is_some() && list == from.list && arms(service).contains(&from.arm);
+            let is_known = service.return_policy().is_some()
+                && list == from.list
+                && arms(service).contains(&from.arm);
             if !is_known || !(1..=MAX_TIER).contains(&from.tier) {
                 continue;
             }
@@ -160,5 +162,80 @@ impl FailbackTable {
             (name.clone(), arms.collect())
         });
         TierCeilings(services.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use causeway_federation::catalog::Age;
+
+    use super::*;
+    use crate::{
+        snapshot::{Link, Snapshot},
+        testbed::{self, entry, snapshot, topology},
+    };
+
+    fn orders(failover: &str) -> Arc<Topology> {
+        let keys = format!(
+            "  orders: {{ port: 80, protocol: tcp, failover: {failover}, failback: {{ hold: 10s, ramp: 100s }} }}"
+        );
+        topology("  home: {}\n  east: {}\n  west: {}", &keys)
+    }
+
+    /// `home`, where so many of ten instances of `east` are healthy.
+    fn seen(topology: &Arc<Topology>, east: u32) -> Snapshot {
+        let entries = [("east", east), ("west", 10)];
+        let entries = entries.map(|(zone, healthy)| entry(zone, Age::Fresh, false, &[(&[], 10, healthy)]));
+        let links = [("east", Link::Up), ("west", Link::Up)];
+        snapshot("home", topology, vec![], entries.into(), &links)
+    }
+
+    fn ceiling_of_east(ceilings: &TierCeilings) -> f64 {
+        ceilings.of(&testbed::service("orders"), &Tags::default())[0]
+    }
+
+    #[test]
+    fn a_return_goes_on_in_another_process_where_it_is() {
+        let at = Duration::from_secs;
+        let topology = orders("[{ zone: east }, { zone: west }]");
+        let mut before = FailbackTable::default();
+        for (second, healthy) in [(0, 10), (20, 0), (30, 10), (65, 10)] {
+            before.step(at(second), &seen(&topology, healthy));
+        }
+        // Ten seconds of hold, and then 25 of 100 seconds of the ramp.
+        let text = serde_json::to_string(&before.carried(at(65))).unwrap();
+        let carried: Vec<CarriedTier> = serde_json::from_str(&text).unwrap();
+        assert_eq!(carried.len(), 2, "{text}");
+        let age = carried.iter().map(CarriedTier::age).max().unwrap();
+        assert_eq!(age, at(65));
+        // Its clock has begun a second ago, and goes on from what it was told.
+        let now = age + at(1);
+        let mut after = FailbackTable::carrying_on(now, &carried, &topology);
+        assert!((ceiling_of_east(&after.ceilings()) - 0.25).abs() < 0.01);
+        let (ceilings, events) = after.step(now + at(25), &seen(&topology, 10));
+        assert!((ceiling_of_east(&ceilings) - 0.5).abs() < 0.01 && events.is_empty());
+        let (ceilings, events) = after.step(now + at(80), &seen(&topology, 10));
+        assert!(ceiling_of_east(&ceilings) >= 1.0 && events.len() == 1);
+    }
+
+    #[test]
+    fn of_another_list_of_tiers_or_none_there_is_nothing_to_go_on_with() {
+        let topology = orders("[{ zone: east }, { zone: west }]");
+        let mut before = FailbackTable::default();
+        before.step(Duration::ZERO, &seen(&topology, 10));
+        let carried = before.carried(Duration::ZERO);
+        let goes_on = |carried: &[CarriedTier], topology: &Topology| {
+            let table = FailbackTable::carrying_on(Duration::ZERO, carried, topology);
+            table.ceilings() != TierCeilings::default()
+        };
+        assert!(goes_on(&carried, &topology));
+        assert!(!goes_on(&carried, &orders("[{ zone: west }, { zone: east }]")));
+        let nowhere = [0, usize::MAX].map(|tier| CarriedTier {
+            tier,
+            ..carried[0].clone()
+        });
+        assert!(!goes_on(&nowhere, &topology));
     }
 }

@@ -172,10 +172,16 @@ impl OutlierTable {
         let was_ejected = |row: &FailureRow| row.ejections > 0;
         let mut all = Vec::new();
         for ((at, zone, number), row) in self.instances.iter().filter(|(_, row)| was_ejected(row)) {
-            all.push(row.ejection((at, zone), EjectedPart::Instance(*number)).carried(now));
+            all.push(
+                row.ejection((at, zone), EjectedPart::Instance(*number))
+                    .carried(now),
+            );
         }
         for ((at, zone, tags), row) in self.places.iter().filter(|(_, row)| was_ejected(row)) {
-            all.push(row.ejection((at, zone), EjectedPart::Zone(tags.clone())).carried(now));
+            all.push(
+                row.ejection((at, zone), EjectedPart::Zone(tags.clone()))
+                    .carried(now),
+            );
         }
         all.sort_by_key(|one| one.ends_in == 0);
         all
