@@ -26,8 +26,10 @@ use futures_util::future::{OptionFuture, join_all};
 use super::{Cut, Findings, Gateway, GatewayConfig, history};
 use crate::handover::HandoverServer;
 
-/// Longest time that calls of the gateway's own APIs may take to finish once a successor is ready.
+/// Longest time that the moment waits for calls of the gateway's own APIs to finish.
 const CALLS_MAY_TAKE: Duration = Duration::from_millis(250);
+/// Longest time that the end of this process waits for those that have not.
+const LATE_CALLS_MAY_TAKE: Duration = Duration::from_secs(2);
 
 /// Shortest time that tunnels stay up for which a successor is to have its own: several round trips between continents, and a busy moment.
 /// Peers that had none in between would have their clients wait.
@@ -174,17 +176,19 @@ impl Gateway {
         self.egress.accept_clients();
     }
 
-    /// Stops taking calls of the gateway's own APIs. Whoever has not finished soon is cut.
+    /// Stops taking calls of the gateway's own APIs. Those that have not finished soon do so later, by what this process knows.
     async fn end_apis(&mut self) {
         let registration = self.registration.take();
         let admin = std::mem::take(&mut self.admin);
-        let calls = async {
+        let mut calls = tokio::spawn(async {
             tokio::join!(
                 OptionFuture::from(registration.map(RegistrationServer::shutdown)),
-                join_all(admin.into_iter().map(Admin::shutdown)),
-            )
-        };
-        let _ = tokio::time::timeout(CALLS_MAY_TAKE, calls).await;
+                join_all(admin.into_iter().map(Admin::hand_over)),
+            );
+        });
+        if tokio::time::timeout(CALLS_MAY_TAKE, &mut calls).await.is_err() {
+            self.late_calls = Some(calls);
+        }
     }
 
     /// Leaves the place to another successor, where the one that this process had let go for is gone.
@@ -214,7 +218,10 @@ impl Gateway {
     }
 
     /// Ends a process of which another has taken the place, and cuts what is still open.
-    pub async fn finish(self) -> Cut {
+    pub async fn finish(mut self) -> Cut {
+        if let Some(calls) = self.late_calls.take() {
+            let _ = tokio::time::timeout(LATE_CALLS_MAY_TAKE, calls).await;
+        }
         let cut = self.cut();
         self.end().await;
         cut

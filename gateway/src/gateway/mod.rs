@@ -98,7 +98,7 @@ use causeway_proxy::{egress::Egress, ingress::Ingress};
 use causeway_routing::snapshot::Snapshots;
 use causeway_tunnel::Tunnels;
 use causeway_zone_sync::service::ZoneSync;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 
 use background::BackgroundTasks;
 use failback::FailbackKeeper;
@@ -132,6 +132,8 @@ pub struct Gateway {
     topology: TopologySource,
     /// A successor has taken the place of this process, which finishes what it holds.
     is_succeeded: bool,
+    /// Calls of the APIs that had not finished when it did.
+    late_calls: Option<JoinHandle<()>>,
     threads: DataThreads,
 }
 

@@ -154,6 +154,7 @@ impl Gateway {
             handover,
             topology: config.topology,
             is_succeeded: false,
+            late_calls: None,
             threads,
         })
     }

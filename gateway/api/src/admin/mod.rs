@@ -33,7 +33,14 @@ mod trust;
 pub mod view;
 mod zone_checks;
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use causeway_control::{TopologySource, trust::Trusted};
 use causeway_history::History;
@@ -128,6 +135,8 @@ impl fmt::Debug for AdminState {
 pub struct Admin {
     address: AdminAddress,
     stop: CancellationToken,
+    /// Another process accepts at its socket.
+    is_succeeded: Arc<AtomicBool>,
     server: JoinHandle<()>,
 }
 
@@ -155,7 +164,13 @@ impl Admin {
             CancellationToken::new(),
         );
         let router = api::router(state, entry, hosts, stop.clone());
-        let serving = server::serve((listener, descriptors), doorway, router, stop.clone());
+        let is_succeeded = Arc::<AtomicBool>::default();
+        let serving = server::serve(
+            (listener, descriptors),
+            doorway,
+            router,
+            (stop.clone(), is_succeeded.clone()),
+        );
         let server = tokio::spawn(tasks.keep(format!("admin API at {address}"), serving));
         tracing::info!(%address, tls, "the admin API listens");
         if config.insecure && config.listen.is_open() {
@@ -164,6 +179,7 @@ impl Admin {
         Ok(Self {
             address,
             stop,
+            is_succeeded,
             server,
         })
     }
@@ -172,6 +188,12 @@ impl Admin {
     #[must_use]
     pub fn local_addr(&self) -> &AdminAddress {
         &self.address
+    }
+
+    /// Leaves the socket to another process: stops accepting, and finishes the requests under way, of those too who have just connected.
+    pub async fn hand_over(self) {
+        self.is_succeeded.store(true, Ordering::Relaxed);
+        self.shutdown().await;
     }
 
     /// Stops accepting, finishes the requests under way within a few seconds and removes the unix socket.

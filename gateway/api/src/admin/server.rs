@@ -8,7 +8,10 @@ use std::{
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,6 +60,8 @@ const PLAIN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// For those that were accepted and have not said anything yet once a shutdown has begun: a request that is on its way is answered.
 const ENTERING_MAY_TAKE: Duration = Duration::from_millis(100);
+/// The same once another process has taken the place of this one, where nobody waits for it: a client that has just connected may be slow.
+const ENTERING_MAY_TAKE_IN_HANDOVER: Duration = Duration::from_secs(1);
 /// For the requests under way once a shutdown has begun.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// Only the owner of the process may open the unix socket.
@@ -208,12 +213,12 @@ impl AcceptConnection<AdminConnection> for Doorway {
     }
 }
 
-/// Serves until `stop`, then finishes what is under way.
+/// Serves until `stop`, then finishes what is under way. `is_succeeded`, as of then: another process accepts at the same socket.
 pub(crate) async fn serve(
     (listener, descriptors): (AdminListener, Descriptors),
     doorway: Doorway,
     router: Router,
-    stop: CancellationToken,
+    (stop, is_succeeded): (CancellationToken, Arc<AtomicBool>),
 ) {
     let socket = match &listener {
         AdminListener::Unix(_, file) => Some(file.clone()),
@@ -239,7 +244,11 @@ pub(crate) async fn serve(
     };
     let settled = async {
         stop.cancelled().await;
-        tokio::time::sleep(ENTERING_MAY_TAKE).await;
+        let longest = match is_succeeded.load(Ordering::Relaxed) {
+            true => ENTERING_MAY_TAKE_IN_HANDOVER,
+            false => ENTERING_MAY_TAKE,
+        };
+        tokio::time::sleep(longest).await;
     };
     tokio::select! {
         biased;

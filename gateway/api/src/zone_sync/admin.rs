@@ -52,7 +52,12 @@ impl ZoneSyncAdmin {
             .route("/metrics", get(metrics))
             .with_state(Arc::new(registry));
         let stop = CancellationToken::new();
-        let serving = server::serve((listener, descriptors), Doorway::default(), router, stop.clone());
+        let serving = server::serve(
+            (listener, descriptors),
+            Doorway::default(),
+            router,
+            (stop.clone(), Arc::default()),
+        );
         let server = tokio::spawn(tasks.keep("readiness and metrics", serving));
         Ok(Self {
             address,
