@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -41,6 +42,8 @@ pub struct Zone {
     pub workload_api: Option<String>,
     /// Further arguments of this gateway alone.
     pub arguments: Vec<String>,
+    /// Runs the next process as this user; a test that is root may.
+    pub user: Option<u32>,
     log: PathBuf,
     gateway: Option<Process>,
     /// Processes that another has taken the place of.
@@ -61,6 +64,7 @@ impl Zone {
             data: folder.join(format!("{name}-data")),
             workload_api: None,
             arguments: Vec::new(),
+            user: None,
             log: folder.join(format!("{name}.log")),
             gateway: None,
             former: Vec::new(),
@@ -101,6 +105,9 @@ impl Zone {
             command.arg(flag).arg(address.to_string());
         }
         command.args(arguments).args(&self.arguments);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         self.gateway = Some(Process::start(
             &format!("gateway {}", self.name),
             &mut command,
