@@ -1,5 +1,7 @@
 //! Output of commands: plain tables without borders, colour only where a person sees it.
 
+mod fold;
+
 use std::{
     borrow::Cow,
     io::{self, IsTerminal, Write},
@@ -10,13 +12,17 @@ use comfy_table::{Attribute, Cell, Color, Table};
 
 /// Spaces between columns.
 const COLUMN_GAP: u16 = 3;
+/// The same in wide tables.
+const WIDE_COLUMN_GAP: u16 = 2;
+/// Characters that a wide table has in a line.
+const WIDE: usize = 160;
 
 /// Form in which `get` prints.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
     #[default]
     Table,
-    /// A table with more columns
+    /// A table with more columns, of at most 160 characters; what does not fit goes on in further lines
     Wide,
     /// Stable and versioned, for programs
     Json,
@@ -113,6 +119,53 @@ fn shortened(text: &str) -> Cow<'_, str> {
 
 /// Lays rows out under a header; one line a row, no trailing space.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> String {
+    let titles = header.iter().map(|title| (*title).to_owned()).collect();
+    let rows = rows.into_iter().map(|row| row.into_iter().map(shown).collect());
+    laid_out(titles, rows.collect(), COLUMN_GAP, colour)
+}
+
+/// Lays rows out in at most 160 characters; cells that have not room enough go on in further lines.
+pub(crate) fn wide_table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> String {
+    let mut rows: Vec<Vec<Word>> = rows
+        .into_iter()
+        .map(|row| row.into_iter().map(shown).collect())
+        .collect();
+    let length = |text: &str| text.chars().count();
+    let least: Vec<_> = header.iter().map(|title| fold::longest_word(title)).collect();
+    let mut natural = least.clone();
+    for row in &rows {
+        for (width, Word(text, _)) in natural.iter_mut().zip(row) {
+            *width = length(text).max(*width);
+        }
+    }
+    let gaps = header.len().saturating_sub(1) * usize::from(WIDE_COLUMN_GAP);
+    let room = WIDE.saturating_sub(gaps);
+    let mut widths = fold::widths(&natural, &least, room);
+    // A title goes on in a second line before a cell does.
+    let titles: Vec<_> = header.iter().map(|title| length(title)).collect();
+    fold::widen(&mut widths, &titles, room);
+    let titles = header
+        .iter()
+        .zip(&widths)
+        .map(|(title, width)| fold::fold(title, *width));
+    let titles = titles.collect();
+    for row in &mut rows {
+        for (Word(text, _), width) in row.iter_mut().zip(&widths) {
+            *text = fold::fold(text, *width);
+        }
+    }
+    laid_out(titles, rows, WIDE_COLUMN_GAP, colour)
+}
+
+/// A cell as it is printed: no control characters, not too long, never empty.
+fn shown(Word(text, tone): Word) -> Word {
+    match text.as_str() {
+        "" => Word("-".to_owned(), tone),
+        text => Word(shortened(&printable(text)).into_owned(), tone),
+    }
+}
+
+fn laid_out(header: Vec<String>, rows: Vec<Vec<Word>>, gap: u16, colour: bool) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     if colour {
@@ -122,16 +175,12 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> Stri
     }
     table.set_header(
         header
-            .iter()
+            .into_iter()
             .map(|title| Cell::new(title).add_attribute(Attribute::Bold)),
     );
     for row in rows {
         table.add_row(row.into_iter().map(|Word(text, tone)| {
-            let text = match text.as_str() {
-                "" => Cow::Borrowed("-"),
-                text => printable(text),
-            };
-            let cell = Cell::new(shortened(&text));
+            let cell = Cell::new(text);
             match tone.colour() {
                 Some(colour) => cell.fg(colour),
                 None => cell,
@@ -139,7 +188,7 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> Stri
         }));
     }
     for column in table.column_iter_mut() {
-        column.set_padding((0, COLUMN_GAP));
+        column.set_padding((0, gap));
     }
     let mut text = table.trim_fmt();
     text.push('\n');

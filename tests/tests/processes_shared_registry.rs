@@ -22,6 +22,7 @@ use causeway_tests::{
     wait::{until, until_true},
     zone_sync::{ZoneSyncProcess, register},
 };
+use serde_json::Value;
 
 const PORT: u16 = 9000;
 const EAST: [&str; 3] = ["east/gw1", "east/gw2", "east/gw3"];
@@ -77,9 +78,14 @@ async fn gateways_of_one_zone_with_a_registry_each_are_told_of_each_other_by_tho
         (WEST, "gw1:own,gw2:own"),
     ] {
         let admin = gateways.of(name).admin.to_string();
-        let table = process::run(["get", "zones", "-o", "wide", "--admin", &admin]).unwrap();
-        let line = table.lines().find(|line| line.starts_with("east")).unwrap();
-        assert!(line.contains(told), "{name:?}: {table}");
+        let asked = ["get", "zones", "east", "-o", "json", "--admin", &admin];
+        let zones: Value = serde_json::from_str(&process::run(asked).unwrap()).unwrap();
+        let links = zones["items"][0]["links"].as_array().unwrap();
+        let told_of = links.iter().filter_map(|link| {
+            let registry = link["registry"].as_str()?;
+            Some(format!("{}:{registry}", link["gateway"].as_str()?))
+        });
+        assert_eq!(told_of.collect::<Vec<_>>().join(","), told, "{name:?}: {zones}");
     }
 }
 

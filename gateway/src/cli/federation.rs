@@ -17,9 +17,10 @@ use serde_json::Value;
 
 use super::{
     Failure,
+    choose::SortColumn,
     tables::{Tabular, ago},
 };
-use crate::output::{Format, Tone, Word, table};
+use crate::output::{Format, Tone, Word, table, wide_table};
 
 /// Zones that a command asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
@@ -73,19 +74,21 @@ pub(super) fn understood<T: DeserializeOwned>(answer: &Value) -> Result<Envelope
 /// Shows the answers of all zones in one form.
 pub(super) fn render<T: DeserializeOwned + Serialize + Tabular>(
     view: &EveryZoneView,
+    sort: Option<SortColumn>,
     format: Format,
     colour: bool,
     now: SystemTime,
 ) -> Result<String, Failure> {
     match format {
-        Format::Table => Ok(one_table::<T>(view, false, colour, now)),
-        Format::Wide => Ok(one_table::<T>(view, true, colour, now)),
+        Format::Table => Ok(one_table::<T>(view, sort, false, colour, now)),
+        Format::Wide => Ok(one_table::<T>(view, sort, true, colour, now)),
         Format::Json | Format::Yaml => super::get::structured(view, format),
     }
 }
 
 fn one_table<T: DeserializeOwned + Tabular>(
     view: &EveryZoneView,
+    sort: Option<SortColumn>,
     wide: bool,
     colour: bool,
     now: SystemTime,
@@ -95,7 +98,7 @@ fn one_table<T: DeserializeOwned + Tabular>(
     if wide {
         header.extend(T::WIDE);
     }
-    let (mut rows, mut notes) = (Vec::new(), String::new());
+    let (mut items, mut notes) = (Vec::new(), String::new());
     for zone in &view.zones {
         let shown = shown(zone, now);
         let read = shown.as_ref().map(|shown| understood::<T>(shown.answer));
@@ -103,14 +106,7 @@ fn one_table<T: DeserializeOwned + Tabular>(
         note(&mut notes, zone, age);
         match read {
             Some(Ok(envelope)) => {
-                for item in &envelope.items {
-                    let mut row = vec![place(&zone.zone, age)];
-                    row.extend(item.row());
-                    if wide {
-                        row.extend(item.wide());
-                    }
-                    rows.push(row);
-                }
+                items.extend(envelope.items.into_iter().map(|item| (zone, age, item)));
             }
             Some(Err(error)) => {
                 note_garbled(&mut notes, &zone.zone, &error);
@@ -118,10 +114,28 @@ fn one_table<T: DeserializeOwned + Tabular>(
             None => {}
         }
     }
-    match (rows.is_empty(), notes.is_empty()) {
-        (true, _) => format!("No zone that answered has any.\n{notes}"),
-        (false, true) => table(&header, rows, colour),
-        (false, false) => format!("{}\n{notes}", table(&header, rows, colour)),
+    if let Some(column) = sort {
+        items.sort_by(|(.., one), (.., other)| column.compare(one, other));
+    }
+    let row = |(zone, age, item): &(&ZoneAnswerView, Option<f64>, T)| {
+        let mut row = vec![place(&zone.zone, *age)];
+        row.extend(item.row());
+        if wide {
+            row.extend(item.wide());
+        }
+        row
+    };
+    let rows: Vec<_> = items.iter().map(row).collect();
+    if rows.is_empty() {
+        return format!("No zone that answered has any.\n{notes}");
+    }
+    let table = match wide {
+        true => wide_table(&header, rows, colour),
+        false => table(&header, rows, colour),
+    };
+    match notes.is_empty() {
+        true => table,
+        false => format!("{table}\n{notes}"),
     }
 }
 
@@ -217,18 +231,18 @@ mod tests {
             ],
         };
         let now = humantime::parse_rfc3339_weak("2026-11-18T11:06:40Z").unwrap();
-        let text = render::<InstanceView>(&view, Format::Table, false, now).unwrap();
+        let text = render::<InstanceView>(&view, None, Format::Table, false, now).unwrap();
         insta::assert_snapshot!(text, @r#"
-AT ZONE        SERVICE   ID   ADDRESS       HEALTH    WEIGHT   TAGS
-east           orders    a1   10.1.0.1:80   healthy   1        -
-west, 2m ago   orders    b1   10.1.0.1:80   healthy   1        -
+AT ZONE        SERVICE   ID   ADDRESS       HEALTH    WEIGHT   SOURCE   TAGS
+east           orders    a1   10.1.0.1:80   healthy   1        fixed    -
+west, 2m ago   orders    b1   10.1.0.1:80   healthy   1        fixed    -
 
 zone north refuses: nothing is granted to east/gw1
   hint: show a token
 zone south: its answer cannot be understood: invalid type: string "\u{1b}[2J", expected a sequence
 zone west is away: no tunnel leads there; shown is what it said 2m ago
 "#);
-        let json = render::<InstanceView>(&view, Format::Json, false, now).unwrap();
+        let json = render::<InstanceView>(&view, None, Format::Json, false, now).unwrap();
         assert_eq!(serde_json::from_str::<EveryZoneView>(&json).unwrap(), view);
     }
 

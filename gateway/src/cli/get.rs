@@ -14,6 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     AdminArgs, Exit, Failure,
+    choose::{ChoiceArgs, Choosable, ChoosableBy, Chosen},
     federation::{self, PlaceArgs},
     get_events::{self, EventArgs},
     tables::{self, Tabular},
@@ -40,6 +41,10 @@ Examples:
   causeway get events --all           the same, as every zone has seen it, in one list
   causeway get exports --admin unix:/run/causeway/east.sock
   causeway get zones --all            as every zone sees them, asked through this gateway; what each says is for it to decide
+  causeway get tunnels west           those with one zone; `west/gw2` with one gateway
+  causeway get services --unhealthy   only what somebody should look at; also of zones, instances, tunnels, exports, shifts, catalog
+  causeway get instances --service orders --tag version=v2 --sort latency
+  causeway get exports --all --zone west --sort=-weight     what each zone knows of west, the most weight first
   causeway get instances --at west --admin-token-file west.token        those of zone west, with a token that was issued there
   causeway get topology > edited.yaml         what is in force, to edit and `causeway apply`; not onto a file in use
   causeway get topology --resolved            with `defaults` merged in, and the line that each value comes from
@@ -52,6 +57,8 @@ pub(crate) struct GetArgs {
     /// Kind of thing to show
     #[arg(value_enum, value_name = "WHAT")]
     what: What,
+    #[command(flatten)]
+    choice: ChoiceArgs,
     /// Form of the output
     #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t)]
     output: Format,
@@ -105,15 +112,16 @@ enum What {
     Topology,
 }
 
-pub(crate) async fn run(args: GetArgs) -> Result<Exit, Failure> {
+pub(crate) async fn run(mut args: GetArgs) -> Result<Exit, Failure> {
     check_flags(&args)?;
+    args.events.service.clone_from(&args.choice.service);
     if args.what == What::Events && args.watch {
         get_events::follow((&args.events, &args.place), args.output, &args.admin.admin).await?;
     }
     let (mut last, mut is_away) = (None, false);
     loop {
-        let text = match show(&args).await {
-            Ok(text) => text,
+        let Shown { text, missing } = match show(&args).await {
+            Ok(shown) => shown,
             // The first look is to say at once what is wrong.
             Err(failure) if last.is_some() => {
                 get_events::bear(failure, &mut is_away)?;
@@ -130,7 +138,10 @@ pub(crate) async fn run(args: GetArgs) -> Result<Exit, Failure> {
             } else {
                 text.clone()
             })?;
-            last = Some(text);
+            let is_first = last.replace(text).is_none();
+            if let (true, Some(missing)) = (is_first, missing) {
+                return Err(missing);
+            }
         }
         if !args.watch {
             return Ok(Exit::Done);
@@ -142,11 +153,21 @@ pub(crate) async fn run(args: GetArgs) -> Result<Exit, Failure> {
 /// Refuses flags that say nothing about what is to be shown.
 fn check_flags(args: &GetArgs) -> Result<(), Failure> {
     if args.what != What::Events && args.events.is_given() {
-        return Err(
-            Failure::usage("only events are chosen by --since, --service and --kind")
-                .hint("see `causeway get events --since 2h --service orders`"),
-        );
+        return Err(Failure::usage("only events are chosen by --since and --kind")
+            .hint("see `causeway get events --since 2h --kind tunnel_down`"));
     }
+    let choice = &args.choice;
+    match args.what {
+        What::Zones => check::<ZoneView>(choice, "zones"),
+        What::Services => check::<ServiceView>(choice, "services"),
+        What::Shifts => check::<ShiftView>(choice, "shifts"),
+        What::Instances => check::<InstanceView>(choice, "instances"),
+        What::Tunnels => check::<TunnelView>(choice, "tunnels"),
+        What::Exports => check::<ExportView>(choice, "exports"),
+        What::Catalog => check::<RecordView>(choice, "records of the catalog"),
+        What::Topology => check::<TopologyView>(choice, "topologies"),
+        What::Events => choice.check("events", &[ChoosableBy::Service]),
+    }?;
     if args.what != What::Topology && args.resolved {
         return Err(
             Failure::usage("only a topology has defaults").hint("see `causeway get topology --resolved`")
@@ -160,7 +181,25 @@ fn check_flags(args: &GetArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn show(args: &GetArgs) -> Result<String, Failure> {
+/// Refuses what says nothing about such items, or names no column of theirs.
+fn check<T: Choosable>(choice: &ChoiceArgs, plural: &str) -> Result<(), Failure> {
+    choice.check(plural, T::BY)?;
+    choice.column::<T>().map(drop)
+}
+
+/// Text to print, and names that nothing has.
+struct Shown {
+    text: String,
+    missing: Option<Failure>,
+}
+
+impl From<String> for Shown {
+    fn from(text: String) -> Self {
+        Self { text, missing: None }
+    }
+}
+
+async fn show(args: &GetArgs) -> Result<Shown, Failure> {
     match args.what {
         What::Zones => listed::<ZoneView>(args, "/v1/zones").await,
         What::Services => listed::<ServiceView>(args, "/v1/services").await,
@@ -170,25 +209,46 @@ async fn show(args: &GetArgs) -> Result<String, Failure> {
         What::Exports => listed::<ExportView>(args, "/v1/exports").await,
         What::Catalog => listed::<RecordView>(args, "/v1/catalog").await,
         What::Topology => topology(args).await,
-        What::Events => get_events::show((&args.events, &args.place), args.output, &args.admin.admin).await,
+        What::Events => {
+            let asked = (&args.events, &args.place);
+            let text = get_events::show(asked, args.output, &args.admin.admin).await?;
+            Ok(text.into())
+        }
     }
 }
 
-async fn listed<T>(args: &GetArgs, path: &str) -> Result<String, Failure>
+async fn listed<T>(args: &GetArgs, path: &str) -> Result<Shown, Failure>
 where
-    T: DeserializeOwned + Serialize + Tabular,
+    T: DeserializeOwned + Serialize + Choosable,
 {
     let path = args.place.page(path);
     if args.place.all {
-        let view = args.admin.admin.get(&path).await?;
-        return federation::render::<T>(&view, args.output, output::colour(), SystemTime::now());
+        let mut view = args.admin.admin.get(&path).await?;
+        let Chosen { missing, .. } = args.choice.choose_everywhere::<T>(&mut view)?;
+        let (column, now) = (args.choice.column::<T>()?, SystemTime::now());
+        let text = federation::render::<T>(&view, column, args.output, output::colour(), now)?;
+        return Ok(Shown { text, missing });
     }
-    let envelope: Envelope<T> = args.admin.admin.get(&path).await?;
-    render(&envelope, args.output, output::colour())
+    let mut envelope: Envelope<T> = args.admin.admin.get(&path).await?;
+    let chosen = args.choice.choose(&mut envelope)?;
+    let text = match (chosen.of, args.output) {
+        // The names that nothing has are told on standard error.
+        (Some(_), Format::Table | Format::Wide) if envelope.items.is_empty() && chosen.missing.is_some() => {
+            String::new()
+        }
+        (Some(of @ 1..), Format::Table | Format::Wide) if envelope.items.is_empty() => {
+            let (kind, zone) = (&envelope.kind, &envelope.zone);
+            format!("None of the {of} {kind} in zone {zone} is what was asked for.\n")
+        }
+        _ => render(&envelope, args.output, output::colour())?,
+    };
+    Ok(Shown {
+        text,
+        missing: chosen.missing,
+    })
 }
 
-async fn topology(args: &GetArgs) -> Result<String, Failure> {
-    let admin = &args.admin.admin;
+async fn topology(args: &GetArgs) -> Result<Shown, Failure> {
     if args.place.all && (args.resolved || args.generation.is_some()) {
         return Err(
             Failure::usage("the text of a topology is shown of one zone at a time")
@@ -201,6 +261,12 @@ async fn topology(args: &GetArgs) -> Result<String, Failure> {
     if args.place.all {
         return listed::<TopologyView>(args, "/v1/topology").await;
     }
+    text_of_topology(args).await.map(Shown::from)
+}
+
+/// The text of one generation, to be edited or kept.
+async fn text_of_topology(args: &GetArgs) -> Result<String, Failure> {
+    let admin = &args.admin.admin;
     if let Some(generation) = args.generation {
         let mut envelope: Envelope<GenerationView> = admin.get(&args.place.page(HISTORY)).await?;
         envelope.items.retain(|one| one.generation == generation);
@@ -255,3 +321,6 @@ pub(super) fn structured(envelope: &impl Serialize, format: Format) -> Result<St
 #[cfg(test)]
 #[path = "get_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "wide_tests.rs"]
+mod wide_tests;

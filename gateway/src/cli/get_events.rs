@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use causeway_api::{admin::EventsView, elsewhere::EveryZoneView};
+use causeway_federation::name::ServiceName;
 use causeway_history::HistoryEvent;
 use serde::Deserialize as _;
 
@@ -25,9 +26,9 @@ pub(super) struct EventArgs {
     /// With `events`: from this time ago, such as 2h, or from a moment (RFC 3339) [default: the latest 500]
     #[arg(long, value_name = "TIME")]
     pub(super) since: Option<String>,
-    /// With `events`: those of one service
-    #[arg(long, value_name = "NAME")]
-    pub(super) service: Option<String>,
+    /// Those of one service; of `--service`, which other lists know too.
+    #[arg(skip)]
+    pub(super) service: Option<ServiceName>,
     /// With `events`: those of one kind, or of several with commas between them
     #[arg(long, value_name = "KIND")]
     pub(super) kind: Option<String>,
@@ -35,13 +36,13 @@ pub(super) struct EventArgs {
 
 impl EventArgs {
     pub(super) fn is_given(&self) -> bool {
-        self.since.is_some() || self.service.is_some() || self.kind.is_some()
+        self.since.is_some() || self.kind.is_some()
     }
 
     fn path(&self, more: &[(&str, String)]) -> String {
         let asked = [
             ("since", self.since.clone()),
-            ("service", self.service.clone()),
+            ("service", self.service.as_ref().map(ToString::to_string)),
             ("kind", self.kind.clone()),
         ];
         let asked = asked.into_iter().filter_map(|(key, value)| Some((key, value?)));

@@ -1,18 +1,17 @@
 //! Tests of what `get` prints, for hand-made items.
 
 use causeway_api::admin::view::{
-    ArmView, Count, DrainView, EjectionView, ExchangeView, FailureView, LinkView, RefusalView, ServiceZone,
-    TierView,
+    ArmView, Count, DrainView, ExchangeView, LinkView, RefusalView, ServiceZone, TierView,
 };
 use causeway_federation::name::Tags;
 
 use super::*;
 
-fn tags(pairs: &[(&str, &str)]) -> Tags {
+pub(super) fn tags(pairs: &[(&str, &str)]) -> Tags {
     pairs.iter().copied().collect()
 }
 
-fn envelope<T>(kind: &str, items: Vec<T>) -> Envelope<T> {
+pub(super) fn envelope<T>(kind: &str, items: Vec<T>) -> Envelope<T> {
     Envelope {
         version: 1,
         kind: kind.to_owned(),
@@ -22,11 +21,11 @@ fn envelope<T>(kind: &str, items: Vec<T>) -> Envelope<T> {
     }
 }
 
-fn text<T: Serialize + Tabular>(envelope: &Envelope<T>, format: Format) -> String {
+pub(super) fn text<T: Serialize + Tabular>(envelope: &Envelope<T>, format: Format) -> String {
     render(envelope, format, false).unwrap()
 }
 
-fn exchange() -> ExchangeView {
+pub(super) fn exchange() -> ExchangeView {
     ExchangeView {
         lag_versions: Some(2),
         behind_versions: Some(0),
@@ -171,20 +170,24 @@ fn a_zone_that_drains_is_marked() {
 #[test]
 fn zones_as_a_table() {
     insta::assert_snapshot!(text(&zones(), Format::Table), @r"
-ZONE    STATE   TUNNELS   RTT      AGE     HEARD      TAGS
-east    own     -         -        -       -          region=us
-plant   down    0         -        -       -          region=us
-west    up      2         1.23ms   fresh   just now   region=us
+ZONE    STATE         GATEWAYS   TUNNELS   RTT      AGE     HEARD      TAGS
+east    own           -          -         -        -       -          region=us
+plant   never heard   0/1        0         -        -       -          region=us
+west    up            1/1        2         1.23ms   fresh   just now   region=us
 ");
 }
 
 #[test]
 fn zones_as_a_wide_table() {
     insta::assert_snapshot!(text(&zones(), Format::Wide), @r"
-ZONE    STATE   TUNNELS   RTT      AGE     HEARD      TAGS        GATEWAYS        EXPORTS   TOPOLOGY   TRUST   VERSION   LAG   SENT      RECEIVED   REFUSED      VIA   REGISTRY
-east    own     -         -        -       -          region=us   gw.east:7800    -         -          -       -         -     -         -          -            -     -
-plant   down    0         -        -       -          region=us   gw.plant:7800   0         -          -       -         -     -         -          -            -     -
-west    up      2         1.23ms   fresh   just now   region=us   gw.west:7800    3         differs    7       12        2     2.0 KiB   500 B      too_fast:3   -     -
+ZONE   STATE  GATEWAYS  TUNNELS  RTT     AGE    HEARD     TAGS       ADDRESSES  EXPORTS  TOPOLOGY  TRUST  VERSION  LAG  SENT /     REFUSED    VIA  REGISTRY
+                                                                                                                        RECEIVED
+east   own    -         -        -       -      -         region=us  gw.east:   -        -         -      -        -    -          -          -    -
+                                                                     7800
+plant  never  0/1       0        -       -      -         region=us  gw.plant:  0        -         -      -        -    -          -          -    -
+       heard                                                         7800
+west   up     1/1       2        1.23ms  fresh  just now  region=us  gw.west:   3        differs   7      12       2    2.0 KiB /  too_fast:  -    -
+                                                                     7800                                               500 B      3
 ");
 }
 
@@ -365,8 +368,12 @@ SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE
 orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3
 ");
     insta::assert_snapshot!(text(&services(), Format::Wide), @r"
-SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE             SPLIT                        FAILOVER     SPILL               CAPACITY        CRITICALITY   EXPORTED TO   WHO MAY CALL          HEALTH CHECK             EJECTED
-orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3   version=v1:95 version=v2:5   self > any   below 70% healthy   west:60/s(42)   critical      every zone    web but not *@plant   http /healthz every 2s   -
+SERVICE  PORT  PROTOCOL  VIP         HERE  ELSEWHERE   SPLIT     FAILOVER    SPILL      CAPACITY  CRITICALITY  EXPORTED    WHO MAY  HEALTH    EJECTED
+                                                                                                               TO          CALL     CHECK
+orders   8080  http      127.64.0.1  1/2   plant!:2/3  version=  self > any  below 70%  west:60/  critical     every zone  web but  http      -
+                                           west:2/3    v1:95                 healthy    s(42)                              not      /healthz
+                                                       version=                                                            *@plant  every 2s
+                                                       v2:5
 ");
 }
 
@@ -377,108 +384,14 @@ PEER       STATE     RTT       STREAMS   LOST    SENT    RECEIVED   UP
 west/gw1   stalled   12.50ms   4         0.12%   900 B   3.0 GiB    2h 5m
 ");
     insta::assert_snapshot!(text(&tunnels(), Format::Wide), @r"
-PEER       STATE     RTT       STREAMS   LOST    SENT    RECEIVED   UP      DIALLED   THREAD   REMOTE          WINDOW    MTU    KEY EXCHANGE     CIPHER                     IDENTITY                                       CERTIFICATE ENDS
-west/gw1   stalled   12.50ms   4         0.12%   900 B   3.0 GiB    2h 5m   by us     1        10.2.0.1:7800   1.5 MiB   1452   X25519MLKEM768   TLS13_AES_128_GCM_SHA256   spiffe://acme.internal/zone/west/gateway/gw1   2026-11-22T12:00:00Z
-");
-}
-
-#[test]
-fn instances_and_exports_as_tables() {
-    let instance = InstanceView {
-        drain: None,
-        service: "orders".to_owned(),
-        id: "a1".to_owned(),
-        address: "10.1.0.11:8080".parse().unwrap(),
-        tags: tags(&[("runtime", "vm"), ("version", "v1")]),
-        weight: 1,
-        capacity_per_second: Some(500),
-        health: "healthy".to_owned(),
-        checked: true,
-        unchanged_seconds: Some(61.0),
-        last_failure: Some(FailureView {
-            reason: "connection refused".to_owned(),
-            seconds_ago: 61.0,
-        }),
-        source: "registered".to_owned(),
-        declared: true,
-        expires_in_seconds: Some(29.5),
-        outstanding: 3,
-        latency_ms: Some(0.25),
-        number: "#00000000000000a1".to_owned(),
-        ejected: Some(EjectionView {
-            port: None,
-            part: "instance".to_owned(),
-            zone: "east".to_owned(),
-            instance: Some("a1".to_owned()),
-            tags: Tags::default(),
-            seconds_ago: 3.0,
-            back_in_seconds: 27.0,
-            reason: "5 failures in a row (5 no answer in time)".to_owned(),
-            times: 2,
-        }),
-    };
-    insta::assert_snapshot!(text(&envelope("instances", vec![instance]), Format::Wide), @r"
-SERVICE   ID   ADDRESS          HEALTH             WEIGHT   TAGS                    OPEN   LATENCY   CAPACITY   SOURCE       EXPIRES   LAST FAILURE                     NUMBER              EJECTED
-orders    a1   10.1.0.11:8080   healthy, ejected   1        runtime=vm,version=v1   3      0.25ms    500/s      registered   29s       connection refused (1m 1s ago)   #00000000000000a1   instance a1 of zone east: 5 failures in a row (5 no answer in time), 3s ago, back in 27s, ejected 2 times in a row
-");
-    let export = ExportView {
-        service: "orders".to_owned(),
-        zone: "west".to_owned(),
-        gateway: Some("gw1".to_owned()),
-        tags: Tags::default(),
-        instances: 3,
-        healthy: 0,
-        weight: 0,
-        capacity_per_second: None,
-        age: "suspect".to_owned(),
-        link: "down".to_owned(),
-        version: Some(12),
-        heard_seconds_ago: Some(9.0),
-        via: Some("north/gw1".to_owned()),
-    };
-    insta::assert_snapshot!(text(&envelope("exports", vec![export]), Format::Wide), @r"
-SERVICE   ZONE   TAGS   HEALTHY   WEIGHT   AGE       LINK   GATEWAY   CAPACITY   VERSION   HEARD    VIA
-orders    west   -      0/3       0        suspect   down   gw1       -          12        9s ago   north/gw1
-");
-}
-
-#[test]
-fn records_as_tables() {
-    let own = RecordView {
-        origin: "east/gw1".to_owned(),
-        incarnation: 1_795_262_001,
-        version: 7,
-        age: "own".to_owned(),
-        heard_seconds_ago: None,
-        via: None,
-        draining: false,
-        topology: "6a1b2c3d4e5f".to_owned(),
-        topology_generation: 4,
-        same_topology: true,
-        exchange: ExchangeView::default(),
-        exports: vec![],
-    };
-    let relayed = RecordView {
-        origin: "plant/gw1".to_owned(),
-        age: "suspect".to_owned(),
-        heard_seconds_ago: Some(9.0),
-        via: Some("north/gw1".to_owned()),
-        draining: true,
-        topology: "ffff2c3d4e5f".to_owned(),
-        same_topology: false,
-        exchange: exchange(),
-        ..own.clone()
-    };
-    let records = envelope("catalog", vec![own, relayed]);
-    insta::assert_snapshot!(text(&records, Format::Table), @r"
-GATEWAY     AGE       HEARD    VERSION   LAG   EXPORTS   VIA
-east/gw1    own       -        7         -     0         -
-plant/gw1   suspect   9s ago   7         2     0         north/gw1
-");
-    insta::assert_snapshot!(text(&records, Format::Wide), @r"
-GATEWAY     AGE       HEARD    VERSION   LAG   EXPORTS   VIA         INCARNATION   BEHIND   PROTOCOL   SENT      RECEIVED   REFUSED      TOPOLOGY       GENERATION   DRAINING
-east/gw1    own       -        7         -     0         -           1795262001    -        -          -         -          -            6a1b2c3d4e5f   4            -
-plant/gw1   suspect   9s ago   7         2     0         north/gw1   1795262001    0        2          2.0 KiB   500 B      too_fast:3   ffff2c3d4e5f   4            yes
+PEER      STATE    RTT      STREAMS  LOST   SENT   RECEIVED  UP     DIALLED  THREAD  REMOTE     WINDOW   MTU   KEY         CIPHER      IDENTITY    CERTIFICATE
+                                                                                                               EXCHANGE                            ENDS
+west/gw1  stalled  12.50ms  4        0.12%  900 B  3.0 GiB   2h 5m  by us    1       10.2.0.1:  1.5 MiB  1452  X25519MLKE  TLS13_AES_  spiffe://   2026-11-
+                                                                                     7800                      M768        128_GCM_    acme.       22T12:00:
+                                                                                                                           SHA256      internal/   00Z
+                                                                                                                                       zone/west/
+                                                                                                                                       gateway/
+                                                                                                                                       gw1
 ");
 }
 

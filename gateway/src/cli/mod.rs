@@ -12,6 +12,8 @@ mod blocks;
 mod ca;
 mod ca_serve;
 mod check;
+mod choosable;
+mod choose;
 mod client;
 mod completion;
 mod demo;
@@ -60,7 +62,9 @@ mod tables;
 mod token;
 mod topology;
 mod validate;
+mod zone_state;
 mod zone_sync;
+mod zone_table;
 
 use std::process::ExitCode;
 

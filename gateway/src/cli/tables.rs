@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use causeway_api::admin::view::{
-    Count, EjectionView, ExchangeView, ExportView, FailureView, GenerationView, InstanceView, LinkView,
-    RecordView, TierView, TopologyView, TunnelView, ZoneView,
+    Count, EjectionView, ExchangeView, ExportView, FailureView, GenerationView, InstanceView, RecordView,
+    TierView, TopologyView, TunnelView,
 };
 
-use super::silent_tunnels::{round_trip, tunnels};
-use crate::output::{Tone, Word, table};
+use crate::output::{Tone, Word, table, wide_table};
 
 /// Something that `get` can show as a row.
 pub(crate) trait Tabular {
@@ -18,6 +17,11 @@ pub(crate) trait Tabular {
 
     fn row(&self) -> Vec<Word>;
     fn wide(&self) -> Vec<Word>;
+
+    /// Value by which a column is sorted, where its words have another order.
+    fn rank(&self, _title: &str) -> Option<f64> {
+        None
+    }
 }
 
 pub(crate) fn render<T: Tabular>(items: &[T], wide: bool, colour: bool) -> String {
@@ -32,7 +36,11 @@ pub(crate) fn render<T: Tabular>(items: &[T], wide: bool, colour: bool) -> Strin
         }
         row
     };
-    table(&header, items.iter().map(row).collect(), colour)
+    let rows = items.iter().map(row).collect();
+    match wide {
+        true => wide_table(&header, rows, colour),
+        false => table(&header, rows, colour),
+    }
 }
 
 impl Tabular for GenerationView {
@@ -66,8 +74,13 @@ impl Tabular for GenerationView {
 }
 
 impl Tabular for TopologyView {
-    const HEADER: &'static [&'static str] =
-        &["GENERATION", "SOURCE", "FINGERPRINT", "APPLIED BY", "APPLIED AT"];
+    const HEADER: &'static [&'static str] = &[
+        "GENERATION",
+        "SOURCE",
+        "FINGERPRINT",
+        "APPLIED BY",
+        "APPLIED AT",
+    ];
     const WIDE: &'static [&'static str] = &["ZONES", "SERVICES"];
 
     fn row(&self) -> Vec<Word> {
@@ -85,114 +98,13 @@ impl Tabular for TopologyView {
     }
 }
 
-impl Tabular for ZoneView {
-    const HEADER: &'static [&'static str] = &["ZONE", "STATE", "TUNNELS", "RTT", "AGE", "HEARD", "TAGS"];
-    const WIDE: &'static [&'static str] = &[
-        "GATEWAYS", "EXPORTS", "TOPOLOGY", "TRUST", "VERSION", "LAG", "SENT", "RECEIVED", "REFUSED", "VIA",
-        "REGISTRY",
-    ];
-
-    fn row(&self) -> Vec<Word> {
-        let rtt = round_trip(&self.links);
-        // The best age over the zone's gateways; the words happen to sort that way.
-        let age = self
-            .links
-            .iter()
-            .filter_map(|link| link.age.as_deref())
-            .min()
-            .unwrap_or_default();
-        let heard = self
-            .links
-            .iter()
-            .filter_map(|link| link.heard_seconds_ago)
-            .reduce(f64::min);
-        vec![
-            self.name.as_str().into(),
-            match &self.drain {
-                None => Word::state(&self.state),
-                Some(drain) => Word::doubtful(match &drain.by {
-                    None => format!("{}, drains", self.state),
-                    Some(by) => format!("{}, drains by {by}", self.state),
-                }),
-            },
-            if self.own { "".into() } else { tunnels(&self.links) },
-            rtt.map(milliseconds).unwrap_or_default().into(),
-            Word::state(age),
-            heard.map(ago).unwrap_or_default().into(),
-            tags(&self.tags).into(),
-        ]
-    }
-
-    fn wide(&self) -> Vec<Word> {
-        let declared: Vec<_> = self
-            .gateways
-            .iter()
-            .map(|addresses| addresses.join("|"))
-            .collect();
-        let exports: usize = self.links.iter().map(|link| link.exports).sum();
-        let same = self
-            .links
-            .iter()
-            .filter_map(|link| link.same_topology)
-            .reduce(|all, one| all && one);
-        let topology = match same {
-            Some(true) => Word("same".to_owned(), Tone::Good),
-            Some(false) => Word("differs".to_owned(), Tone::Doubtful),
-            None => "".into(),
-        };
-        let each = |part: fn(&LinkView) -> Option<String>| {
-            let parts: Vec<_> = self.links.iter().filter_map(part).collect();
-            Word::from(parts.join(","))
-        };
-        let lag = self.links.iter().filter_map(|link| link.exchange.lag_versions);
-        let sum = |part: fn(&ExchangeView) -> u64| self.links.iter().map(|link| part(&link.exchange)).sum();
-        let moved = |value: u64| match self.links.is_empty() {
-            true => "".into(),
-            false => bytes(value).into(),
-        };
-        vec![
-            declared.join(",").into(),
-            if self.own { "".into() } else { exports.into() },
-            topology,
-            each(|link| link.trust_generation.map(|generation| generation.to_string())),
-            each(|link| link.version.map(|version| version.to_string())),
-            number(lag.max()),
-            moved(sum(|exchange| exchange.sync_sent_bytes)),
-            moved(sum(|exchange| exchange.sync_received_bytes)),
-            each(|link| Some(refused(&link.exchange)).filter(|text| !text.is_empty())),
-            each(|link| link.via.clone()),
-            registries(&self.links),
-        ]
-    }
-}
-
-/// Registries of a zone's gateways: `own` of one that is alone with it, `shared`, or each gateway by name where there are several that do not share one.
-fn registries(links: &[LinkView]) -> Word {
-    let told: Vec<_> = links
-        .iter()
-        .filter_map(|link| Some((link.gateway.as_str(), link.registry.as_deref()?)))
-        .collect();
-    match told.as_slice() {
-        [] => "".into(),
-        [(_, word @ ("own" | "shared"))] => (*word).into(),
-        several if several.iter().all(|(_, word)| *word == "shared") => "shared".into(),
-        several => {
-            let each: Vec<_> = several
-                .iter()
-                .map(|(gateway, word)| format!("{gateway}:{word}"))
-                .collect();
-            Word(each.join(","), Tone::Doubtful)
-        }
-    }
-}
-
 impl Tabular for InstanceView {
-    const HEADER: &'static [&'static str] = &["SERVICE", "ID", "ADDRESS", "HEALTH", "WEIGHT", "TAGS"];
+    const HEADER: &'static [&'static str] =
+        &["SERVICE", "ID", "ADDRESS", "HEALTH", "WEIGHT", "SOURCE", "TAGS"];
     const WIDE: &'static [&'static str] = &[
         "OPEN",
         "LATENCY",
         "CAPACITY",
-        "SOURCE",
         "EXPIRES",
         "LAST FAILURE",
         "NUMBER",
@@ -214,6 +126,7 @@ impl Tabular for InstanceView {
                 (true, None, None) => Word::state(&self.health),
             },
             self.weight.into(),
+            self.source.as_str().into(),
             tags(&self.tags).into(),
         ]
     }
@@ -226,12 +139,19 @@ impl Tabular for InstanceView {
                 .map(|capacity| format!("{capacity}/s"))
                 .unwrap_or_default()
                 .into(),
-            self.source.as_str().into(),
             self.expires_in_seconds.map(lasting).unwrap_or_default().into(),
             self.last_failure.as_ref().map(failure).unwrap_or_default().into(),
             self.number.as_str().into(),
             each_ejected(self.ejected.as_slice()),
         ]
+    }
+
+    fn rank(&self, title: &str) -> Option<f64> {
+        match title {
+            "EXPIRES" => self.expires_in_seconds,
+            "LAST FAILURE" => self.last_failure.as_ref().map(|failure| failure.seconds_ago),
+            _ => None,
+        }
     }
 }
 
@@ -277,6 +197,16 @@ impl Tabular for TunnelView {
             self.certificate_ends.clone().unwrap_or_default().into(),
         ]
     }
+
+    fn rank(&self, title: &str) -> Option<f64> {
+        match title {
+            "SENT" => Some(self.sent_bytes as f64),
+            "RECEIVED" => Some(self.received_bytes as f64),
+            "UP" => Some(self.up_seconds),
+            "WINDOW" => Some(self.congestion_window_bytes as f64),
+            _ => None,
+        }
+    }
 }
 
 impl Tabular for ExportView {
@@ -312,6 +242,14 @@ impl Tabular for ExportView {
             self.heard_seconds_ago.map(ago).unwrap_or_default().into(),
             self.via.clone().unwrap_or_default().into(),
         ]
+    }
+
+    fn rank(&self, title: &str) -> Option<f64> {
+        match title {
+            "HEALTHY" => Some(f64::from(self.healthy)),
+            "HEARD" => self.heard_seconds_ago,
+            _ => None,
+        }
     }
 }
 
@@ -364,14 +302,23 @@ impl Tabular for RecordView {
             if self.draining { "yes" } else { "" }.into(),
         ]
     }
+
+    fn rank(&self, title: &str) -> Option<f64> {
+        match title {
+            "HEARD" => self.heard_seconds_ago,
+            "SENT" => Some(self.exchange.sync_sent_bytes as f64),
+            "RECEIVED" => Some(self.exchange.sync_received_bytes as f64),
+            _ => None,
+        }
+    }
 }
 
-/// `too_fast:3 us:bad_signature:1`: reasons and how often, those for which this gateway refused after `us:`.
-fn number(value: Option<u64>) -> Word {
+pub(super) fn number(value: Option<u64>) -> Word {
     value.map(|value| value.to_string()).unwrap_or_default().into()
 }
 
-fn refused(exchange: &ExchangeView) -> String {
+/// `too_fast:3 us:bad_signature:1`: reasons and how often, those for which this gateway refused after `us:`.
+pub(super) fn refused(exchange: &ExchangeView) -> String {
     let word = |refusal: &causeway_api::admin::view::RefusalView| {
         let us = if refusal.side == "local" { "us:" } else { "" };
         format!("{us}{}:{}", refusal.reason, refusal.count)
@@ -430,7 +377,7 @@ pub(super) fn tier(tier: &TierView) -> String {
     }
 }
 
-fn milliseconds(value: f64) -> String {
+pub(super) fn milliseconds(value: f64) -> String {
     format!("{value:.2}ms")
 }
 
@@ -442,7 +389,7 @@ fn share(part: u64, whole: u64) -> String {
 }
 
 /// `1.5 MiB`: binary units.
-fn bytes(value: u64) -> String {
+pub(super) fn bytes(value: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut scaled = value as f64;
     let mut unit = 0;

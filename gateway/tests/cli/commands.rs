@@ -139,10 +139,10 @@ async fn get_shows_tables_of_a_running_gateway() {
     let admin = admin().await;
     let zones = run(Some(&admin), &["get", "zones"]).await;
     insta::assert_snapshot!(out(&zones), @r"
-ZONE    STATE   TUNNELS   RTT   AGE       HEARD      TAGS
-east    own     -         -     -         -          region=us
-plant   down    0         -     suspect   -          region=eu
-west    up      0         -     fresh     just now   region=us
+ZONE    STATE   GATEWAYS   TUNNELS   RTT   AGE       HEARD      TAGS
+east    own     -          -         -     -         -          region=us
+plant   down    0/1        0         -     suspect   -          region=eu
+west    up      1/1        0         -     fresh     just now   region=us
 ");
     let services = run(Some(&admin), &["get", "svc"]).await;
     insta::assert_snapshot!(out(&services), @r"
@@ -152,16 +152,16 @@ orders    8080   http       127.64.0.1   1/2    west:3/4
 ");
     let exports = run(Some(&admin), &["get", "exports", "-o", "wide"]).await;
     insta::assert_snapshot!(out(&exports), @r"
-SERVICE   ZONE    TAGS         HEALTHY   WEIGHT   AGE       LINK   GATEWAY   CAPACITY   VERSION   HEARD      VIA
-billing   plant   version=v1   1/2       1        suspect   down   gw1       -          3         -          -
-orders    east    version=v1   1/2       1        own       own    -         -          9         -          -
-orders    west    version=v1   2/2       2        fresh     up     gw1       -          3         just now   -
-orders    west    version=v2   1/2       1        fresh     up     gw1       -          3         just now   -
+SERVICE  ZONE   TAGS        HEALTHY  WEIGHT  AGE      LINK  GATEWAY  CAPACITY  VERSION  HEARD     VIA
+billing  plant  version=v1  1/2      1       suspect  down  gw1      -         3        -         -
+orders   east   version=v1  1/2      1       own      own   -        -         9        -         -
+orders   west   version=v1  2/2      2       fresh    up    gw1      -         3        just now  -
+orders   west   version=v2  1/2      1       fresh    up    gw1      -         3        just now  -
 ");
     let instances = run(Some(&admin), &["get", "instance", "-o", "wide"]).await;
     insta::assert_snapshot!(out(&instances), @r"
-SERVICE   ID               ADDRESS          HEALTH    WEIGHT   TAGS         OPEN   LATENCY   CAPACITY   SOURCE     EXPIRES   LAST FAILURE   NUMBER              EJECTED
-orders    10.1.0.11:8080   10.1.0.11:8080   healthy   1        version=v1   0      -         -          topology   -         -              #fa46ba04b4730871   -
+SERVICE  ID              ADDRESS         HEALTH   WEIGHT  SOURCE    TAGS        OPEN  LATENCY  CAPACITY  EXPIRES  LAST FAILURE  NUMBER             EJECTED
+orders   10.1.0.11:8080  10.1.0.11:8080  healthy  1       topology  version=v1  0     -        -         -        -             #fa46ba04b4730871  -
 ");
     assert_eq!(
         out(&run(Some(&admin), &["get", "t"]).await),

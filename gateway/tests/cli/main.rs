@@ -5,6 +5,7 @@
 mod access;
 mod api;
 mod authority;
+mod choice;
 mod commands;
 mod federation;
 mod lists;

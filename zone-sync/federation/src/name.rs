@@ -3,6 +3,7 @@
 //! Names are DNS labels (RFC 1123 §2.1), lower case, because every one of them appears in a mesh DNS name.
 
 mod identity;
+mod natural;
 mod tags;
 
 use std::{fmt, str::FromStr, sync::Arc};
@@ -10,6 +11,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 pub use identity::{CallerIdentity, SpiffeIdError};
+pub use natural::natural_order;
 pub use tags::Tags;
 
 /// Longest DNS label in bytes (RFC 1035 §2.3.4).

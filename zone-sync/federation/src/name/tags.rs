@@ -2,9 +2,11 @@
 //!
 //! What a key or a value may be is not decided here: whoever takes tags in checks them against its own limits.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::natural_order;
 
 /// Bits of a length in each of its characters; the next bit says that more follow.
 const LENGTH_BITS: u32 = 6;
@@ -54,6 +56,25 @@ impl Tags {
     #[must_use]
     pub fn merged(&self, other: &Tags) -> Tags {
         self.iter().chain(other.iter()).collect()
+    }
+
+    /// Compares for lists that people read: `n=2` comes before `n=10`, as [`natural_order`] has it.
+    #[must_use]
+    pub fn natural_cmp(&self, other: &Tags) -> Ordering {
+        let (mut one, mut two) = (self.iter(), other.iter());
+        loop {
+            let step = match (one.next(), two.next()) {
+                (None, None) => return Ordering::Equal,
+                (None, Some(_)) => Ordering::Less,
+                (Some(_), None) => Ordering::Greater,
+                (Some((key, value)), Some((other_key, other_value))) => {
+                    natural_order(key, other_key).then_with(|| natural_order(value, other_value))
+                }
+            };
+            if step.is_ne() {
+                return step;
+            }
+        }
     }
 }
 
@@ -110,16 +131,16 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Tags {
 
 impl Ord for Tags {
     /// By the first pair that differs, its key before its value.
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+    fn cmp(&self, other: &Self) -> Ordering {
         if Arc::ptr_eq(&self.0, &other.0) {
-            return std::cmp::Ordering::Equal;
+            return Ordering::Equal;
         }
         self.iter().cmp(other.iter())
     }
 }
 
 impl PartialOrd for Tags {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
@@ -166,6 +187,20 @@ mod tests {
     fn pairs() -> impl Strategy<Value = Pairs> {
         // Short keys, so that some are equal; values over the borders of one and two characters of length.
         prop::collection::vec(("[a-cä]{0,2}", ".{0,5}|x{60,70}|é{2040,2060}"), 0..6)
+    }
+
+    #[test]
+    fn sets_are_listed_with_numbers_in_their_order() {
+        let set = |pairs: &[(&str, &str)]| pairs.iter().copied().collect::<Tags>();
+        let mut sets = [
+            set(&[("n", "10")]),
+            set(&[("n", "2"), ("z", "1")]),
+            set(&[("n", "2")]),
+            set(&[]),
+        ];
+        sets.sort_by(Tags::natural_cmp);
+        let listed: Vec<_> = sets.iter().map(ToString::to_string).collect();
+        assert_eq!(listed, ["{}", "{n=2}", "{n=2,z=1}", "{n=10}"]);
     }
 
     #[test]

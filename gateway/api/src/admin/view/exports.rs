@@ -2,7 +2,7 @@
 
 use causeway_federation::{
     catalog::{self, CatalogEntry, Export, InstanceState},
-    name::{ServiceName, Tags},
+    name::{GatewayName, ServiceName, Tags, ZoneName},
     topology::Service,
 };
 use causeway_routing::{balance::takes_traffic_in_panic, snapshot::Snapshot};
@@ -76,11 +76,9 @@ pub fn exports(snapshot: &Snapshot, sync: &SyncReadings, mut show: impl FnMut(&E
             .map(move |export| (export, Some(entry)))
     });
     let mut all: Vec<_> = own.iter().map(|export| (export, None)).chain(held).collect();
-    all.sort_by_key(|(export, entry)| {
-        let origin = entry.map(|entry| &entry.record.origin);
-        let zone = origin.map_or(&snapshot.zone, |origin| &origin.zone);
-        let gateway = origin.map(|origin| &origin.gateway);
-        (&export.service, zone, gateway, &export.tags)
+    all.sort_by(|(one, one_entry), (other, other_entry)| {
+        let by_place = place(snapshot, one, *one_entry).cmp(&place(snapshot, other, *other_entry));
+        by_place.then_with(|| one.tags.natural_cmp(&other.tags))
     });
     for (export, entry) in all {
         show(&match entry {
@@ -91,6 +89,17 @@ pub fn exports(snapshot: &Snapshot, sync: &SyncReadings, mut show: impl FnMut(&E
             },
         });
     }
+}
+
+/// Order of exports before that of their tags.
+fn place<'a>(
+    snapshot: &'a Snapshot,
+    export: &'a Export,
+    entry: Option<&'a CatalogEntry>,
+) -> (&'a ServiceName, &'a ZoneName, Option<&'a GatewayName>) {
+    let origin = entry.map(|entry| &entry.record.origin);
+    let zone = origin.map_or(&snapshot.zone, |origin| &origin.zone);
+    (&export.service, zone, origin.map(|origin| &origin.gateway))
 }
 
 /// Shows the records one after another: the own one first, once zone sync has one.
