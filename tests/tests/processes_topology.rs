@@ -113,6 +113,35 @@ async fn an_applied_topology_reaches_every_zone_and_outlives_restarts() {
 }
 
 #[tokio::test]
+async fn a_topology_is_waited_for_and_says_why() {
+    let mut federation = plan(&["east", "west"]).start().await.unwrap();
+    let why = ["-m", "stock is new, OPS-7", "--wait", "30s"];
+    let said = apply(&federation, "east", "stock", &why).unwrap();
+    assert!(
+        said.contains("generation 1 is in force at all gateways that can be heard (2)\n"),
+        "{said}"
+    );
+    // It is in force there now, not soon.
+    assert_eq!(in_force(&federation, "west").await.unwrap().0, 1);
+    let west = federation.zone("west").admin.to_string();
+    let history = run(["get", "topology", "--history", "--admin", &west]).unwrap();
+    assert!(history.contains("stock is new, OPS-7"), "{history}");
+    until_true("west tells of it", PATIENCE, async || {
+        let events = run(["get", "events", "--kind", "topology_applied", "--admin", &west]).unwrap();
+        events.contains("applied at east/gw1: stock is new, OPS-7")
+    })
+    .await;
+
+    federation.zone_mut("west").kill().unwrap();
+    let late = apply(&federation, "east", "billing", &["--wait", "500ms"]).unwrap_err();
+    let late = format!("{late:#}");
+    assert!(
+        late.contains("generation 2 is not in force after 500ms at west/gw1 (has generation 1)"),
+        "{late}"
+    );
+}
+
+#[tokio::test]
 async fn of_two_topologies_applied_apart_one_rules_everywhere_and_everybody_says_so() {
     let mut federation = plan(&["east", "west"]).prepare().await.unwrap();
     federation.start_zone("east").unwrap();

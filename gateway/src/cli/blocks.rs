@@ -1,64 +1,60 @@
 //! Files that hold blocks of services alone, `services: { orders: … }`, for the commands that take topologies.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use causeway_control::{
-    reload::{LoadError, load},
-    topology::base,
-};
+use causeway_control::{reload::LoadError, topology::base};
 use causeway_federation::topology::{
     ChangeableParts, MAX_FILE_BYTES, Parsed, ServiceBlocks, applied::TopologyRefusal, parse, settled,
 };
 
-use super::{Exit, Failure, validate};
+use super::{
+    Exit, Failure,
+    input::{GivenText, load},
+    validate,
+};
 
-/// The text of a file, if it holds blocks of services alone and these can be read. Whatever else is wrong with the file is for its other readers to
-/// say.
-pub(super) fn text(path: &Path) -> Option<String> {
-    // Only to see what it is; a file that is too long is no file of blocks.
-    let about = fs::metadata(path).ok()?;
-    if about.len() > MAX_FILE_BYTES as u64 {
-        return None;
-    }
-    let text = fs::read_to_string(path).ok()?;
-    let is = !matches!(ServiceBlocks::read(base::split(&text).1, ""), Ok(None));
-    is.then_some(text)
+/// Tells whether a text holds blocks of services alone. Whatever else is wrong with it is for its other readers to say.
+pub(super) fn holds(given: &GivenText) -> bool {
+    given.text.len() <= MAX_FILE_BYTES
+        && !matches!(ServiceBlocks::read(base::split(&given.text).1, ""), Ok(None))
 }
 
-/// The text of a file that is to be handed in, whole or blocks. `None` when it cannot be used, which has been said then.
-pub(super) fn handed(path: &Path) -> Result<Option<String>, Failure> {
-    let Some(text) = text(path) else {
-        let checked = super::topology::checked(path)?;
-        return Ok(checked.map(|parsed| parsed.warnings.text().to_string()));
+/// The text that is to be handed in, whole or blocks. `None` when it cannot be used, which has been said then.
+pub(super) fn handed(path: &Path) -> Result<Option<GivenText>, Failure> {
+    let told = |text: String| {
+        crate::output::tell(&text);
+        Ok(None)
     };
-    match ServiceBlocks::read(&text, &path.display().to_string()) {
-        Ok(_) => Ok(Some(text)),
-        Err(findings) => {
-            crate::output::tell(&findings.render(validate::style()));
-            Ok(None)
-        }
+    let given = match GivenText::read(path) {
+        Ok(given) => given,
+        Err(error) => return told(error.render(validate::style())),
+    };
+    if !holds(&given) {
+        return match given.check() {
+            Ok(_) => Ok(Some(given)),
+            Err(error) => told(error.render(validate::style())),
+        };
+    }
+    match ServiceBlocks::read(&given.text, &given.name) {
+        Ok(_) => Ok(Some(given)),
+        Err(findings) => told(findings.render(validate::style())),
     }
 }
 
-/// The topology of `into` with the blocks of `path` in it; `None`: `path` holds a whole topology.
-pub(super) fn merged(path: &Path, into: &Path) -> Result<Option<Result<Parsed, LoadError>>, Failure> {
-    let Some(blocks) = text(path) else {
+/// The topology of `into` with the blocks of `given` in it; `None`: `given` holds a whole topology.
+pub(super) fn merged(given: &GivenText, into: &Path) -> Result<Option<Result<Parsed, LoadError>>, Failure> {
+    if !holds(given) {
         return Ok(None);
-    };
+    }
     let before = match load(into) {
         Ok(before) => before,
         Err(error) => return Ok(Some(Err(error))),
     };
-    let name = format!("{} in {}", path.display(), into.display());
+    let name = format!("{} in {}", given.name, into.display());
     let invalid = |findings| Ok(Some(Err(LoadError::Invalid(findings))));
     let onto = (&**before.warnings.text(), &before.topology);
-    let blocks = base::split(&blocks).1;
-    match settled(
-        onto,
-        blocks,
-        &path.display().to_string(),
-        &ChangeableParts::Everything,
-    ) {
+    let blocks = base::split(&given.text).1;
+    match settled(onto, blocks, &given.name, &ChangeableParts::Everything) {
         Ok(text) => Ok(Some(
             parse(&text, &name).map_err(|findings| LoadError::Invalid(Box::new(findings))),
         )),
@@ -78,9 +74,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
-            fs::write(&path, text).unwrap();
+            std::fs::write(&path, text).unwrap();
             path
         };
+        let given = |path: &Path| GivenText::read(path).unwrap();
         let whole = write(
             "whole.yaml",
             "version: 1\ntrust_domain: a.b\nzones: { east: { gateways: [gw:7800] } }\nservices:\n  orders: { port: 80 }\n",
@@ -89,20 +86,20 @@ mod tests {
             "orders.yaml",
             "services:\n  orders:\n    port: 80\n    early: true\n",
         );
-        let merged_topology = merged(&block, &whole).unwrap().unwrap().unwrap().topology;
+        let merged_topology = merged(&given(&block), &whole).unwrap().unwrap().unwrap().topology;
         assert!(merged_topology.services["orders"].early);
         let bad = write(
             "bad.yaml",
             "services:\n  orders:\n    port: 80\n    allow: [carts]\n    speed: 9\n",
         );
-        let error = merged(&bad, &whole).unwrap().unwrap().unwrap_err();
+        let error = merged(&given(&bad), &whole).unwrap().unwrap().unwrap_err();
         let shown = error.render(causeway_federation::topology::Style::Plain);
         assert!(
             shown.contains("speed") && shown.contains("bad.yaml in "),
             "{shown}"
         );
-        assert!(merged(&whole, &whole).unwrap().is_none());
-        assert_eq!(handed(&block).unwrap(), text(&block));
-        assert_eq!(text(&whole), None);
+        assert!(merged(&given(&whole), &whole).unwrap().is_none());
+        assert_eq!(handed(&block).unwrap().unwrap().text, given(&block).text);
+        assert!(holds(&given(&block)) && !holds(&given(&whole)));
     }
 }

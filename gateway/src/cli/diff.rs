@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use causeway_api::admin::view::{ChangeView, changes};
-use causeway_control::reload::{LoadError, load};
+use causeway_control::reload::LoadError;
 use causeway_federation::topology::{Parsed, Topology, diff};
 use serde_json::json;
 
 use super::{
     AdminArgs, Exit, Failure, blocks,
+    input::{self, GivenText, load},
     topology::{difference, lines, warn},
     validate,
 };
@@ -20,6 +21,7 @@ Examples:
   causeway diff topology.yaml new.yaml
   causeway diff <(git show HEAD:topology.yaml) topology.yaml
   causeway diff -f new.yaml                      with regard to what is in force at a gateway
+  git show HEAD:topology.yaml | causeway diff - topology.yaml
   causeway diff -f orders.yaml                   the same of blocks of services alone (`services: { orders: ... }`)
 
 Comments, order and spelled-out defaults make no difference.
@@ -32,13 +34,13 @@ const JSON_VERSION: u32 = 1;
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct DiffArgs {
-    /// The topology as it was
+    /// The topology as it was; of both one may be -, standard input
     #[arg(required_unless_present = "file")]
     old: Option<PathBuf>,
     /// The topology as it is to be
     #[arg(required_unless_present = "file")]
     new: Option<PathBuf>,
-    /// Compare this file with what is in force at a running gateway
+    /// Compare this file, or - for standard input, with what is in force at a running gateway
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["old", "new"])]
     file: Option<PathBuf>,
     /// Form of the changes
@@ -70,17 +72,25 @@ pub(crate) async fn run(args: DiffArgs) -> Result<Exit, Failure> {
 
 /// `None` when a file cannot be used, which has been said then; so below.
 async fn with_gateway(file: &Path, admin: &AdminArgs) -> Result<Option<Vec<ChangeView>>, Failure> {
-    let Some(text) = blocks::handed(file)? else {
+    let Some(given) = blocks::handed(file)? else {
         return Ok(None);
     };
-    let compared = difference(&admin.admin, &text).await?;
-    warn(file, &compared);
+    let compared = difference(&admin.admin, &given.text).await?;
+    warn(&given.name, &compared);
     Ok(Some(compared.changes))
 }
 
 fn with_file(old: &Path, new: &Path) -> Result<Option<Vec<ChangeView>>, Failure> {
-    let new = match blocks::merged(new, old)? {
-        None => topology(load(new)),
+    input::once([old, new])?;
+    let given = match GivenText::read(new) {
+        Ok(given) => given,
+        Err(error) => {
+            topology(Err(error));
+            return Ok(None);
+        }
+    };
+    let new = match blocks::merged(&given, old)? {
+        None => topology(given.check()),
         Some(merged) => topology(merged),
     };
     let (Some(old), Some(new)) = (topology(load(old)), new) else {

@@ -15,7 +15,7 @@ use causeway_host::moment::written_after;
 use super::{
     AdminArgs, Exit, Failure,
     client::escape,
-    topology::{self, Onto, only},
+    topology::{self, Onto, TopologySwap, only},
 };
 use crate::output;
 
@@ -197,16 +197,16 @@ async fn mark(
     let text = view.text.unwrap_or_default();
     let edited = with_drain(&text, zone, drain.as_ref());
     let edited = edited.map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
-    let (report, exit) = topology::swap(
-        admin,
-        (&edited, None),
-        Onto::Generation(view.generation),
+    let swap = TopologySwap {
+        text: &edited,
+        name: None,
+        onto: Onto::Generation(view.generation),
         dry_run,
-        output::colour(),
-    )
-    .await?;
-    output::print(&report)?;
-    Ok(exit)
+        reason: None,
+        yes: true,
+    };
+    topology::swap(admin, &swap).await?;
+    Ok(Exit::Done)
 }
 
 #[cfg(test)]

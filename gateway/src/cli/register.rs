@@ -34,7 +34,8 @@ Registering the same service and id again replaces the instance.";
 const DEREGISTER_HELP: &str = "\
 Examples:
   causeway deregister orders --id 10.1.0.11:8080
-  causeway deregister orders --id web-1 --id web-2";
+  causeway deregister orders --id web-1 --id web-2
+  causeway deregister -f instances.yaml       those of the list that `register -f` was given; - is standard input";
 
 /// Put an instance into the zone's registry.
 #[derive(Debug, clap::Args)]
@@ -77,11 +78,19 @@ pub(crate) struct RegisterArgs {
 #[command(after_help = DEREGISTER_HELP)]
 pub(crate) struct DeregisterArgs {
     /// Service of the topology that the instance belongs to
-    #[arg(value_name = "SERVICE")]
-    service: ServiceName,
+    #[arg(value_name = "SERVICE", required_unless_present = "file")]
+    service: Option<ServiceName>,
     /// The id it was registered with; its address if none was given; may be given several times
-    #[arg(long = "id", visible_alias = "address", value_name = "ID", required = true)]
+    #[arg(
+        long = "id",
+        visible_alias = "address",
+        value_name = "ID",
+        required_unless_present = "file"
+    )]
     ids: Vec<String>,
+    /// A YAML or JSON list of instances, each with its service and its id or address, as `register -f` takes it; - is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["service", "ids"])]
+    file: Option<PathBuf>,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -171,13 +180,22 @@ pub(super) fn note(text: &str) {
 }
 
 pub(crate) async fn deregister(args: DeregisterArgs) -> Result<Exit, Failure> {
+    if let Some(file) = &args.file {
+        let keys = register_list::keys(file)?;
+        return register_list::deregister(&args.admin.admin, &keys).await;
+    }
+    let Some(service) = args.service else {
+        return Err(Failure::usage(
+            "give a SERVICE and its --id, or a list with --file",
+        ));
+    };
     if let [id] = args.ids.as_slice() {
-        args.admin.admin.delete(&path(&args.service, id)).await?;
-        output::print(&format!("deregistered {} {id}\n", args.service))?;
+        args.admin.admin.delete(&path(&service, id)).await?;
+        output::print(&format!("deregistered {service} {id}\n"))?;
         return Ok(Exit::Done);
     }
     let keys = args.ids.into_iter().map(|id| ListedKey {
-        service: args.service.to_string(),
+        service: service.to_string(),
         id,
     });
     register_list::deregister(&args.admin.admin, &keys.collect::<Vec<_>>()).await

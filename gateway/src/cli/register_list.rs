@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
+    net::SocketAddr,
     path::Path,
     time::Duration,
 };
 
 use causeway_api::admin::{ListedInstance, ListedKey, OutcomeView, view::Envelope};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     Exit, Failure,
@@ -27,7 +28,7 @@ const MAX_FILE_BYTES: u64 = 64 << 20;
 const MAX_REFUSALS_SHOWN: usize = 20;
 
 pub(super) async fn register(admin: &Endpoint, file: &Path, kept: bool) -> Result<Exit, Failure> {
-    let mut list = read(file)?;
+    let mut list: Vec<ListedInstance> = read(file)?;
     if kept {
         for instance in &mut list {
             let ttl = || humantime::format_duration(KEEP_TIME_TO_LIVE).to_string();
@@ -65,6 +66,31 @@ pub(super) async fn register(admin: &Endpoint, file: &Path, kept: bool) -> Resul
                 .hint("each is named above with the reason; the others are registered"),
         ),
     }
+}
+
+/// Element of a list of instances that are to go: of what registered it only what names it counts.
+#[derive(Debug, Deserialize)]
+struct NamedInstance {
+    service: String,
+    id: Option<String>,
+    address: Option<SocketAddr>,
+}
+
+/// Names of the instances in a file.
+pub(super) fn keys(file: &Path) -> Result<Vec<ListedKey>, Failure> {
+    let list: Vec<NamedInstance> = read(file)?;
+    let key = |NamedInstance { service, id, address }| {
+        let id = id.or_else(|| address.map(|address| address.to_string()));
+        let id = id.ok_or_else(|| {
+            Failure::new(format!(
+                "an instance of {service} in {} has neither id nor address",
+                file.display()
+            ))
+            .exit(Exit::BadInput)
+        })?;
+        Ok(ListedKey { service, id })
+    };
+    list.into_iter().map(key).collect()
 }
 
 pub(super) async fn deregister(admin: &Endpoint, keys: &[ListedKey]) -> Result<Exit, Failure> {
@@ -186,7 +212,7 @@ fn renew_every(list: &[ListedInstance]) -> Result<Duration, Failure> {
 }
 
 /// The list in a file, or on standard input for `-`.
-fn read(file: &Path) -> Result<Vec<ListedInstance>, Failure> {
+fn read<T: DeserializeOwned>(file: &Path) -> Result<Vec<T>, Failure> {
     let shown = file.display();
     let cannot = |error: &std::io::Error| {
         Failure::new(format!("cannot read {shown}"))
@@ -215,7 +241,7 @@ fn read(file: &Path) -> Result<Vec<ListedInstance>, Failure> {
             .exit(Exit::BadInput)
             .hint(hint)
     };
-    match serde_saphyr::from_str::<Vec<ListedInstance>>(&text) {
+    match serde_saphyr::from_str::<Vec<T>>(&text) {
         Ok(list) if list.is_empty() => Err(no_list()),
         Ok(list) => Ok(list),
         Err(error) => Err(no_list().because(&error)),

@@ -4,7 +4,8 @@ use causeway_api::admin::view::GenerationView;
 
 use super::{
     AdminArgs, Exit, Failure,
-    topology::{self, Onto},
+    apply::HandingArgs,
+    topology::{self, Onto, TopologySwap},
 };
 use crate::output;
 
@@ -28,6 +29,8 @@ pub(crate) struct RollbackArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    handing: HandingArgs,
+    #[command(flatten)]
     admin: AdminArgs,
 }
 
@@ -39,19 +42,21 @@ pub(crate) async fn run(args: RollbackArgs) -> Result<Exit, Failure> {
         "from generation {from} back to the topology of generation {}:\n",
         to.generation
     );
-    let (report, exit) = topology::swap(
-        admin,
-        (&to.text, None),
-        match args.force {
+    output::print(&head)?;
+    let swap = TopologySwap {
+        text: &to.text,
+        name: None,
+        onto: match args.force {
             true => Onto::WhateverUnder(from),
             false => Onto::Generation(from),
         },
-        args.dry_run,
-        output::colour(),
-    )
-    .await?;
-    output::print(&format!("{head}{report}"))?;
-    Ok(exit)
+        dry_run: args.dry_run,
+        reason: args.handing.reason(),
+        yes: args.handing.yes,
+    };
+    let applied = topology::swap(admin, &swap).await?;
+    args.handing.wait(admin, applied.as_ref()).await?;
+    Ok(Exit::Done)
 }
 
 /// The generation in force, and the one to go back to. `history` is newest first.
@@ -91,6 +96,7 @@ mod tests {
             standing: standing.to_owned(),
             applied_by: "east/gw1".to_owned(),
             applied_at: String::new(),
+            reason: None,
             follows: generation - 1,
             text: format!("text of {generation}, {standing}"),
         };

@@ -50,7 +50,7 @@ const SEED: u64 = 1;
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct SimulateArgs {
-    /// The topology file [default: the topology in force at the gateway, as with --live]
+    /// The topology file, or - for standard input [default: the topology in force at the gateway, as with --live]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
     /// Ask the gateway for the instances of all zones, instead of those that the file fixes

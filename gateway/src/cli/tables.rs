@@ -50,6 +50,7 @@ impl Tabular for GenerationView {
         "APPLIED BY",
         "APPLIED AT",
         "FINGERPRINT",
+        "WHY",
     ];
     const WIDE: &'static [&'static str] = &["FOLLOWS", "BYTES"];
 
@@ -65,6 +66,7 @@ impl Tabular for GenerationView {
             self.applied_by.as_str().into(),
             self.applied_at.as_str().into(),
             self.fingerprint.as_str().into(),
+            self.reason.as_deref().unwrap_or_default().into(),
         ]
     }
 
@@ -80,6 +82,7 @@ impl Tabular for TopologyView {
         "FINGERPRINT",
         "APPLIED BY",
         "APPLIED AT",
+        "WHY",
     ];
     const WIDE: &'static [&'static str] = &["ZONES", "SERVICES"];
 
@@ -90,6 +93,7 @@ impl Tabular for TopologyView {
             self.fingerprint.as_str().into(),
             self.applied_by.as_deref().unwrap_or_default().into(),
             self.applied_at.as_deref().unwrap_or_default().into(),
+            self.reason.as_deref().unwrap_or_default().into(),
         ]
     }
 

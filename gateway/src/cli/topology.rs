@@ -3,15 +3,22 @@
 use std::path::Path;
 
 use causeway_api::admin::view::{ChangeView, ChangesView, Envelope, GenerationView, TopologyView};
-use causeway_control::{reload::load, topology::base::BaseLine};
+use causeway_control::topology::base::BaseLine;
 use causeway_federation::topology::{self, Parsed};
 
-use super::{Exit, Failure, client::Endpoint, validate};
+use super::{
+    Failure,
+    client::{Endpoint, escape},
+    everywhere::AppliedGeneration,
+    input::{self, agreed},
+    validate,
+};
+use crate::output;
 
 /// Reads and checks a file as `causeway validate` does, and shows every error. `None` when it cannot be used. Its warnings are for
 /// the gateway to say, which knows of more instances than the file does; see [`warn`].
 pub(super) fn checked(path: &Path) -> Result<Option<Parsed>, Failure> {
-    match load(path) {
+    match input::load(path) {
         Ok(parsed) => Ok(Some(parsed)),
         Err(error) => {
             crate::output::tell(&error.render(validate::style()));
@@ -20,9 +27,9 @@ pub(super) fn checked(path: &Path) -> Result<Option<Parsed>, Failure> {
     }
 }
 
-/// Shows what a gateway has to say about the text of a file.
-pub(super) fn warn(path: &Path, answer: &ChangesView) {
-    let named = format!("[{}:", path.display());
+/// Shows what a gateway has to say about a text.
+pub(super) fn warn(name: &str, answer: &ChangesView) {
+    let named = format!("[{name}:");
     crate::output::tell(&answer.warnings.replace("[topology:", &named));
 }
 
@@ -67,14 +74,38 @@ pub(super) enum Onto {
     WhateverUnder(u64),
 }
 
+/// Topology that is to be swapped in.
+#[derive(Debug)]
+pub(super) struct TopologySwap<'a> {
+    pub(super) text: &'a str,
+    /// As the gateway's findings name it; `None`: nobody has written it.
+    pub(super) name: Option<&'a str>,
+    pub(super) onto: Onto,
+    /// Only say what would change.
+    pub(super) dry_run: bool,
+    /// Words on why, for people.
+    pub(super) reason: Option<&'a str>,
+    /// Do not ask, whatever it removes.
+    pub(super) yes: bool,
+}
+
 /// Swaps `text` in, or says what that would change.
-async fn put(admin: &Endpoint, text: &str, onto: Onto, dry_run: bool) -> Result<ChangesView, Failure> {
+async fn put(
+    admin: &Endpoint,
+    text: &str,
+    onto: Onto,
+    reason: Option<&str>,
+    dry_run: bool,
+) -> Result<ChangesView, Failure> {
     let mut path = format!("/v1/topology?dry_run={dry_run}");
     match onto {
         Onto::FirstLine => {}
         Onto::Generation(generation) => path.push_str(&format!("&generation={generation}")),
         Onto::Whatever => path.push_str("&force=true"),
         Onto::WhateverUnder(generation) => path.push_str(&format!("&force=true&generation={generation}")),
+    }
+    if let Some(reason) = reason {
+        path.push_str(&format!("&reason={}", escape(reason)));
     }
     only(admin.put_text(&path, text).await?, admin)
 }
@@ -103,40 +134,81 @@ pub(super) fn lines(changes: &[ChangeView], colour: bool) -> String {
     lines.collect()
 }
 
-/// Shows the changes, swaps the text in on top of the generation that these were told for, and says how it ended.
+/// Shows the changes, swaps the text in on top of the generation that these were told for, and says how it ended. At a terminal somebody is asked
+/// before zones, services or addresses go. Gives the generation in force, unless nothing was to be applied.
 pub(super) async fn swap(
     admin: &Endpoint,
-    (text, path): (&str, Option<&Path>),
-    onto: Onto,
-    dry_run: bool,
-    colour: bool,
-) -> Result<(String, Exit), Failure> {
-    let would = put(admin, text, onto, true).await?;
-    if let Some(path) = path {
-        warn(path, &would);
+    swap: &TopologySwap<'_>,
+) -> Result<Option<AppliedGeneration>, Failure> {
+    let would = put(admin, swap.text, swap.onto, swap.reason, true).await?;
+    if let Some(name) = swap.name {
+        warn(name, &would);
     }
-    let mut report = lines(&would.changes, colour);
+    output::print(&lines(&would.changes, output::colour()))?;
     let in_force = would.generation;
     if would.same {
-        report.push_str(&format!(
+        output::print(&format!(
             "generation {in_force} has this very text; nothing to apply\n"
-        ));
-        return Ok((report, Exit::Done));
+        ))?;
+        return Ok((!swap.dry_run).then_some(applied(would)));
     }
-    if dry_run {
-        report.push_str(&dry_line(in_force));
-        return Ok((report, Exit::Done));
+    if swap.dry_run {
+        output::print(&dry_line(in_force))?;
+        return Ok(None);
+    }
+    if let (Some(removed), false) = (removed(&would.changes), swap.yes)
+        && !agreed(&format!("this removes {removed}. Go on?"))?
+    {
+        return Err(Failure::new("nothing was applied").hint("--yes does it without asking"));
     }
     // What was shown has to be what is swapped: the generation is the one that the changes were told for.
-    let shown_for = match onto {
+    let shown_for = match swap.onto {
         // Whoever overrules others means those as well who were faster meanwhile.
         Onto::Whatever => Onto::Whatever,
         Onto::WhateverUnder(_) => Onto::WhateverUnder(in_force),
         Onto::FirstLine | Onto::Generation(_) => Onto::Generation(in_force),
     };
-    let done = put(admin, text, shown_for, false).await?;
-    report.push_str(&in_force_line(admin, &done));
-    Ok((report, Exit::Done))
+    let done = put(admin, swap.text, shown_for, swap.reason, false).await?;
+    output::print(&in_force_line(admin, &done))?;
+    Ok(Some(applied(done)))
+}
+
+fn applied(answer: ChangesView) -> AppliedGeneration {
+    AppliedGeneration {
+        generation: answer.generation,
+        fingerprint: answer.fingerprint,
+    }
+}
+
+/// Most removed things that a question names.
+const MAX_NAMED: usize = 5;
+
+/// Zones, services and addresses that clients or other zones may hold, and that a change takes away; `None`: it takes none.
+fn removed(changes: &[ChangeView]) -> Option<String> {
+    let is_address = |change: &ChangeView| {
+        [": gateway", ": instance"]
+            .iter()
+            .any(|end| change.subject.ends_with(end))
+    };
+    let named = changes.iter().filter_map(|change| {
+        let ChangeView { subject, before, .. } = change;
+        match (change.kind.as_str(), subject.split_once(": ")) {
+            ("removed", None) if subject.starts_with("zone ") || subject.starts_with("service ") => {
+                Some(subject.clone())
+            }
+            ("removed", Some(_)) if is_address(change) => {
+                Some(format!("{subject} {}", before.as_deref().unwrap_or_default()))
+            }
+            ("changed", Some((zone, "vips"))) => Some(format!("the virtual addresses of {zone}")),
+            _ => None,
+        }
+    });
+    let mut named: Vec<String> = named.collect();
+    if let Some(more @ 1..) = named.len().checked_sub(MAX_NAMED) {
+        named.truncate(MAX_NAMED);
+        named.push(format!("{more} more"));
+    }
+    (!named.is_empty()).then(|| named.join(", "))
 }
 
 /// Says what is in force now.
@@ -181,4 +253,44 @@ pub(super) fn as_file(view: &TopologyView, from: &Endpoint) -> Result<String, Fa
         text.push('\n');
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(kind: &str, subject: &str, before: Option<&str>) -> ChangeView {
+        ChangeView {
+            kind: kind.to_owned(),
+            subject: subject.to_owned(),
+            before: before.map(str::to_owned),
+            after: None,
+            line: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_takes_zones_services_or_addresses_away_is_asked_about() {
+        let harmless = [
+            change("added", "zone west", None),
+            change("changed", "service orders: port", Some("80")),
+            change("removed", "service orders: route", Some("canary")),
+            change("removed", "apply_from", Some("east")),
+        ];
+        assert_eq!(removed(&harmless), None);
+        let harmful = [
+            change("removed", "zone west", None),
+            change("removed", "service orders", None),
+            change("removed", "zone east: gateway", Some("gw:7800")),
+            change("changed", "zone east: vips", Some("loopback 127.64.0.0/16")),
+        ];
+        assert_eq!(
+            removed(&harmful).unwrap(),
+            "zone west, service orders, zone east: gateway gw:7800, the virtual addresses of zone east"
+        );
+        let many: Vec<_> = (0..9)
+            .map(|n| change("removed", &format!("service s{n}"), None))
+            .collect();
+        assert!(removed(&many).unwrap().ends_with("service s4, 4 more"));
+    }
 }

@@ -5,11 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use causeway_control::reload::{LoadError, load};
+use causeway_control::reload::LoadError;
 use causeway_federation::topology::{Diagnostics, Parsed, Style};
 use serde_json::{Value, json};
 
-use super::{Exit, Failure, blocks};
+use super::{
+    Exit, Failure, blocks,
+    input::{self, GivenText},
+};
 use crate::output::{self, ReportFormat};
 
 const AFTER_HELP: &str = "\
@@ -17,6 +20,7 @@ Examples:
   causeway validate topology.yaml
   causeway validate topologies/*.yaml --deny-warnings
   causeway validate topology.yaml -o json
+  generate-topology | causeway validate -
   causeway validate orders.yaml --into topology.yaml    a file that holds blocks of services alone
 
 Exit codes: 0 no errors, 65 errors, 79 warnings with --deny-warnings.";
@@ -28,7 +32,7 @@ const JSON_VERSION: u32 = 1;
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ValidateArgs {
-    /// Topology files to check
+    /// Topology files to check; - is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Form of the findings
@@ -58,7 +62,9 @@ pub(super) fn style() -> Style {
 }
 
 fn check(args: &ValidateArgs, style: Style) -> Result<(String, Exit), Failure> {
-    let results = args.files.iter().map(|file| one(file, args.into.as_deref()));
+    let into = args.into.as_deref();
+    input::once(args.files.iter().map(PathBuf::as_path).chain(into))?;
+    let results = args.files.iter().map(|file| one(file, into));
     let results: Vec<_> = results.collect::<Result<_, _>>()?;
     let errors = results.iter().any(Result::is_err);
     let warnings = results.iter().flatten().any(|parsed| !parsed.warnings.is_empty());
@@ -79,16 +85,20 @@ fn check(args: &ValidateArgs, style: Style) -> Result<(String, Exit), Failure> {
 
 /// Reads one file: a whole topology, or blocks of services that belong to one.
 fn one(file: &Path, into: Option<&Path>) -> Result<Result<Parsed, LoadError>, Failure> {
+    let given = match GivenText::read(file) {
+        Ok(given) => given,
+        Err(error) => return Ok(Err(error)),
+    };
     if let Some(into) = into
-        && let Some(merged) = blocks::merged(file, into)?
+        && let Some(merged) = blocks::merged(&given, into)?
     {
         return Ok(merged);
     }
-    match blocks::text(file) {
-        None => Ok(load(file)),
-        Some(_) => Err(Failure::new(format!(
+    match blocks::holds(&given) {
+        false => Ok(given.check()),
+        true => Err(Failure::new(format!(
             "{} holds blocks of services, which are checked in the topology that they belong to",
-            file.display()
+            given.name
         ))
         .exit(Exit::BadInput)
         .hint(

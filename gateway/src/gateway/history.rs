@@ -10,7 +10,7 @@ use causeway_control::{
     TopologySource,
     renewal::{Renewal, RenewalStatus},
 };
-use causeway_federation::{name::GatewayId, trust::TrustDocument};
+use causeway_federation::{name::GatewayId, topology::applied::TopologyDocument, trust::TrustDocument};
 use causeway_history::{
     BurstLimit, EventKind, EventQuery, History, MAX_EVENTS_AT_ONCE, NewEvent, TunnelCounts, TunnelReadings,
     figures,
@@ -292,12 +292,14 @@ impl Sights {
             Some(before) if before.seen.is(&seen) => before.picture.plans.clone(),
             Some(before) => before.picture.plans.following(snapshot, is_settled),
         };
+        let document = self.applied(snapshot);
         let picture = Picture {
             plans,
             ejected: seen.ejected.clone(),
             shifts: seen.shifts.clone(),
             absences: self.absences(snapshot),
-            applied_by: self.applied_by(snapshot),
+            applied_by: document.as_ref().map(|document| document.by().clone()),
+            applied_reason: document.and_then(|document| document.reason().map(str::to_owned)),
             refused_topology: self.refused_topology(),
             certificate: self.certificate(SystemTime::now()),
             trust: self.trust(),
@@ -321,11 +323,12 @@ impl Sights {
         self.tunnels.last_ends().of(peer)
     }
 
-    fn applied_by(&self, snapshot: &Snapshot) -> Option<GatewayId> {
+    /// The document of the topology in force, where it was applied.
+    fn applied(&self, snapshot: &Snapshot) -> Option<Arc<TopologyDocument>> {
         let view = self.topology.applied()?.view();
         let document = view.applied.document()?;
         let is_in_force = document.edition().generation == snapshot.topology.generation;
-        is_in_force.then(|| document.by().clone())
+        is_in_force.then(|| document.clone())
     }
 
     fn refused_topology(&self) -> Option<String> {

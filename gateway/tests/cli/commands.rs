@@ -1,7 +1,7 @@
 //! The program itself: what it prints where, and how it ends.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::TcpListener,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -29,6 +29,26 @@ pub async fn run(admin: Option<&Admin>, args: &[&str]) -> Output {
     tokio::task::spawn_blocking(move || command.output().unwrap())
         .await
         .unwrap()
+}
+
+/// As [`run`], with a text on standard input.
+pub async fn run_with_input(admin: Option<&Admin>, args: &[&str], text: &str) -> Output {
+    let mut command = causeway();
+    command.args(args);
+    if let Some(admin) = admin {
+        command.args(["--admin", &admin.local_addr().to_string()]);
+    }
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let text = text.to_owned();
+    let running = move || {
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    tokio::task::spawn_blocking(running).await.unwrap()
 }
 
 pub fn out(output: &Output) -> String {

@@ -1,7 +1,7 @@
 //! Lists of instances: the bulk endpoints of the admin API, and the commands over files.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -10,7 +10,7 @@ use causeway_api::admin::{Admin, MAX_ELEMENTS};
 use serde_json::{Value, json};
 
 use crate::{
-    commands::{causeway, err, out, run},
+    commands::{causeway, err, out, run, run_with_input},
     federation::{ask, registered, serve, state},
 };
 
@@ -172,20 +172,9 @@ async fn a_list_from_standard_input_says_what_was_refused() {
     let state = state();
     let instances = state.instances.clone();
     let admin = serve(state).await;
-    let mut command = causeway();
-    command.args(["register", "-f", "-", "--admin", &admin.local_addr().to_string()]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let output = tokio::task::spawn_blocking(move || {
-        let mut child = command.spawn().unwrap();
-        let list =
-            r#"[{"service":"orders","address":"10.1.0.41:80"},{"service":"Nope","address":"10.1.0.42:80"}]"#;
-        child.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    });
-    let output = output.await.unwrap();
+    let list =
+        r#"[{"service":"orders","address":"10.1.0.41:80"},{"service":"Nope","address":"10.1.0.42:80"}]"#;
+    let output = run_with_input(Some(&admin), &["register", "-f", "-"], list).await;
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(out(&output), "registered 1 instance\n");
     let text = err(&output);
@@ -198,6 +187,23 @@ async fn a_list_from_standard_input_says_what_was_refused() {
         "{text}"
     );
     assert_eq!(registered(&instances).await.len(), 1);
+    // What registered it takes it out again.
+    let list = r#"[{"service":"orders","address":"10.1.0.41:80","weight":3}]"#;
+    let output = run_with_input(Some(&admin), &["deregister", "-f", "-"], list).await;
+    assert_eq!(
+        out(&output),
+        "deregistered orders 10.1.0.41:80\n",
+        "{}",
+        err(&output)
+    );
+    assert!(registered(&instances).await.is_empty());
+    let output = run_with_input(
+        Some(&admin),
+        &["deregister", "-f", "-"],
+        r#"[{"service":"orders"}]"#,
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(65), "{}", err(&output));
 }
 
 #[tokio::test]

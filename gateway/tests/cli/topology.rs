@@ -18,7 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    commands::{err, out, run},
+    commands::{err, out, run, run_with_input},
     federation::{TOPOLOGY, ask, serve, state},
 };
 
@@ -389,4 +389,69 @@ async fn a_topology_whose_text_is_not_known_is_no_output() {
     let (code, said, why) = ended(&run(Some(&admin), &["get", "topology"]).await);
     assert_eq!((code, said.as_str()), (Some(1), ""));
     assert!(why.contains("does not tell the text of its topology"), "{why}");
+}
+
+#[tokio::test]
+async fn why_a_topology_was_applied_is_kept_with_it_and_a_reason_is_one_line() {
+    let (admin, files) = (ruled_by_applied().await, Files::new());
+    let file = files.write("new.yaml", &TOPOLOGY.replace("port: 9000", "port: 9001"));
+    let apply = [
+        "apply",
+        "-f",
+        &file,
+        "-m",
+        "the new port, OPS-7",
+        "--wait",
+        "300ms",
+    ];
+    let (code, said, complaint) = ended(&run(Some(&admin), &apply).await);
+    assert!(said.contains("applied: generation 1 "), "{said}");
+    // The records of this hand-made state stay as they are.
+    assert_eq!(code, Some(79), "{said}{complaint}");
+    assert!(
+        complaint.contains("error: generation 1 is not in force after 300ms at "),
+        "{complaint}"
+    );
+    let (_, history, _) = ended(&run(Some(&admin), &["get", "topology", "--history"]).await);
+    assert!(
+        history.contains("WHY") && history.contains("the new port, OPS-7"),
+        "{history}"
+    );
+    assert_eq!(in_force(&admin).await["reason"], "the new port, OPS-7");
+    let long = "x".repeat(301);
+    for reason in ["two\nlines", &long] {
+        let apply = ["apply", "-f", &file, "--dry-run", "-m", reason];
+        let (code, _, said) = ended(&run(Some(&admin), &apply).await);
+        assert!(
+            code == Some(1) && said.contains("a reason is one line of at most 300 bytes"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn topologies_are_taken_from_standard_input() {
+    let admin = ruled_by_applied().await;
+    let changed = TOPOLOGY.replace("port: 9000", "port: 9001");
+    let piped = async |args: &[&str], text: &str| ended(&run_with_input(Some(&admin), args, text).await);
+    let (code, said, _) = piped(&["diff", "-f", "-"], &changed).await;
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(1), "~ service billing: port: 9000 -> 9001\n")
+    );
+    // Nobody is asked where standard input is no terminal, whatever goes.
+    let (code, said, _) = piped(&["apply", "-f", "-"], &changed).await;
+    assert!(
+        code == Some(0) && said.contains("applied: generation 1 "),
+        "{said}"
+    );
+    let bad = changed.replace("port: 9001", "prot: 9001");
+    let (code, _, said) = piped(&["apply", "-f", "-"], &bad).await;
+    assert!(code == Some(65) && said.contains("standard input:"), "{said}");
+    let (code, said, _) = piped(&["validate", "-"], &bad).await;
+    assert!(code == Some(65) && said.contains("standard input:"), "{said}");
+    let (code, _, said) = piped(&["validate", "-", "-"], &changed).await;
+    assert!(code == Some(64) && said.contains("can be read once"), "{said}");
+    let (code, said, complaint) = piped(&["simulate", "-", "--load", "orders=10"], &changed).await;
+    assert!(said.contains("orders"), "{code:?} {said}{complaint}");
 }

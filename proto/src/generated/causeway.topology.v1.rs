@@ -54,4 +54,8 @@ pub struct Statement {
     pub parent_generation: u64,
     #[prost(bytes = "vec", tag = "7")]
     pub parent_fingerprint: ::prost::alloc::vec::Vec<u8>,
+    /// Reason that it was applied, in the words of whoever did; at most 300 bytes, empty: they did not say. For people. Programs that do not know it
+    /// keep it, as they keep the statement whole.
+    #[prost(string, tag = "8")]
+    pub reason: ::prost::alloc::string::String,
 }

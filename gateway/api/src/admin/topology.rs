@@ -14,7 +14,9 @@ use causeway_federation::{
     registry::InstanceSource,
     topology::{
         CarriedTags, ChangeableParts, Diagnostics, EditError, MAX_FILE_BYTES, ServiceBlocks, Style,
-        Surroundings, Topology, applied::TopologyRefusal, diff, parse_among, settled,
+        Surroundings, Topology,
+        applied::{MAX_REASON_BYTES, TopologyRefusal},
+        diff, parse_among, settled,
     },
 };
 use causeway_host::privileged_ports::lowest_port;
@@ -53,6 +55,9 @@ pub(super) struct ApplyParameters {
     /// Only say what would change.
     #[serde(default)]
     dry_run: bool,
+    /// Reason, for people.
+    #[serde(default)]
+    reason: String,
 }
 
 /// Hint for an operator when somebody else was faster.
@@ -130,6 +135,7 @@ pub(super) async fn apply(
 ) -> Result<Response, ApiError> {
     let Query(wish) = understood(parameters, "/v1/topology?generation=6&dry_run=true")?;
     let applied = applied(&state)?;
+    check_reason(&wish.reason)?;
     let may = rights(&request).changeable();
     let text = read_text(request).await?;
     let applying = match wish.dry_run {
@@ -147,6 +153,7 @@ pub(super) async fn apply(
     let handed = HandedText {
         text: text.to_owned(),
         may,
+        reason: wish.reason,
     };
     let named = handed.clone();
     // A long text takes longer to look at than a runtime thread should be held.
@@ -175,6 +182,17 @@ pub(super) async fn apply(
     };
     let snapshot = state.snapshots.load_full();
     Ok(noted(Envelope::new("changes", &snapshot, vec![item]), note))
+}
+
+/// Refuses a reason that is not a line.
+fn check_reason(reason: &str) -> Result<(), ApiError> {
+    if reason.len() > MAX_REASON_BYTES || reason.chars().any(char::is_control) {
+        return Err(ApiError::bad_request(format!(
+            "a reason is one line of at most {MAX_REASON_BYTES} bytes"
+        ))
+        .hint("say it in short, and where the whole of it is to be read"));
+    }
+    Ok(())
 }
 
 /// Names the services of which blocks were handed in; `None`: a whole topology was, by somebody who may change all of it.

@@ -66,23 +66,45 @@ pub fn load(path: &Path) -> Result<Parsed, LoadError> {
 /// # Errors
 /// As [`load`].
 pub fn load_for(path: &Path, lowest_port: u16) -> Result<Parsed, LoadError> {
-    let text = read(path).map_err(|source| LoadError::Read {
+    let text = read_file(path).map_err(|source| LoadError::Read {
         path: path.to_owned(),
         source,
     })?;
+    check(&text, &path.display().to_string(), lowest_port)
+}
+
+/// Checks the text of a topology; findings call it `name`.
+///
+/// # Errors
+/// With everything that is wrong with it.
+pub fn check_text(text: &str, name: &str) -> Result<Parsed, LoadError> {
+    check(text, name, lowest_port())
+}
+
+fn check(text: &str, name: &str, lowest_port: u16) -> Result<Parsed, LoadError> {
     let around = Surroundings {
         lowest_port,
         ..Surroundings::default()
     };
-    topology::parse_among(&text, &path.display().to_string(), around)
-        .map_err(|findings| LoadError::Invalid(Box::new(findings)))
+    topology::parse_among(text, name, around).map_err(|findings| LoadError::Invalid(Box::new(findings)))
 }
 
-/// A little more than the limit, so that `parse` can say that it is exceeded; never a whole disk.
-fn read(path: &Path) -> io::Result<String> {
+/// Reads the text of a file as [`read_from`] does.
+///
+/// # Errors
+/// When it cannot be read, or is not UTF-8.
+pub fn read_file(path: &Path) -> io::Result<String> {
+    read_from(File::open(path)?)
+}
+
+/// Reads a little more than the limit, so that whoever checks the text can say that it is exceeded; never a whole disk.
+///
+/// # Errors
+/// When it cannot be read, or is not UTF-8.
+pub fn read_from(source: impl Read) -> io::Result<String> {
     let mut bytes = Vec::new();
     let limit = MAX_FILE_BYTES as u64 + 1;
-    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    source.take(limit).read_to_end(&mut bytes)?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text),
         // Cut in the middle of a character: too long, which is the finding to report.

@@ -22,7 +22,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
-pub use load::{LoadError, load, load_for};
+pub use load::{LoadError, check_text, load, load_for, read_file, read_from};
 
 /// Most changes that one log line names.
 const MAX_CHANGES_LOGGED: usize = 20;

@@ -121,6 +121,8 @@ pub struct HandedText {
     pub text: String,
     /// Parts that whoever hands it in may change.
     pub may: ChangeableParts,
+    /// Their words on why; empty: they do not say.
+    pub reason: String,
 }
 
 /// Name that findings in a text have for its file.
@@ -175,7 +177,7 @@ impl AppliedTopology {
             let expected = expected.unwrap_or_else(|| work.applied.edition().generation);
             let text = this.settled(&work, expected, &handed)?;
             let text = over.settle(&work.applied, expected, text)?;
-            this.apply_now(&mut work, expected, &text, applying)
+            this.apply_now(&mut work, expected, (&text, &handed.reason), applying)
         });
         work.await.map_err(ApplyError::Interrupted)?
     }
@@ -203,7 +205,7 @@ impl AppliedTopology {
         &self,
         work: &mut Work,
         expected: u64,
-        text: &str,
+        (text, reason): (&str, &str),
         applying: Applying,
     ) -> Result<ApplyOutcome, ApplyError> {
         let before = work.applied.edition();
@@ -215,7 +217,7 @@ impl AppliedTopology {
             });
         }
         let (text, by) = (draft.text.clone(), self.0.by.clone());
-        let document = TopologyDocument::new(draft.parent, text, by, unix_milliseconds());
+        let document = TopologyDocument::because(reason, draft.parent, text, by, unix_milliseconds());
         let document = Arc::new(document.sign(&*self.0.keys.signer)?);
         let mut next = work.applied.clone();
         next.offer(&Vouched::by_author(document.clone()))?;

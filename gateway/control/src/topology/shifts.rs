@@ -94,7 +94,7 @@ impl AppliedTopology {
             let mut work = this.0.work.lock();
             let text = this.edited(&work, &service, change)?;
             let expected = work.applied.edition().generation;
-            Ok(this.apply_now(&mut work, expected, &text, applying)?)
+            Ok(this.apply_now(&mut work, expected, (&text, ""), applying)?)
         });
         work.await.map_err(ApplyError::Interrupted)?
     }

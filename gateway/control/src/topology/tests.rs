@@ -21,6 +21,7 @@ fn handed(text: String) -> HandedText {
     HandedText {
         text,
         may: ChangeableParts::Everything,
+        reason: String::new(),
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) fn taken(document: &TopologyDocument, changes: &Diff) {
     tracing::info!(
         generation = %document.edition(),
         by = %document.by(),
+        reason = document.reason(),
         changes = changes.changes.len(),
         "took up the applied topology: {}",
         if named.is_empty() { "it means the same".to_owned() } else { named.join("; ") }

@@ -36,6 +36,8 @@ pub struct Picture {
     pub absences: BTreeMap<GatewayId, String>,
     /// Gateway that applied the topology in force; `None`: it comes from a file, or nobody knows.
     pub applied_by: Option<GatewayId>,
+    /// Words of whoever applied it on why.
+    pub applied_reason: Option<String>,
     /// A topology that is not taken, and why.
     pub refused_topology: Option<String>,
     pub certificate: CertificatePicture,

@@ -27,6 +27,8 @@ pub(super) fn topology(before: &Picture, after: &Picture, events: &mut Vec<NewEv
         };
         let by = after.applied_by.as_ref();
         let by = by.map_or_else(String::new, |by| format!(", applied at {by}"));
+        let reason = after.applied_reason.as_ref();
+        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         let changes = diff(old, new).changes;
         let named = changes.iter().take(MAX_CHANGES).map(ToString::to_string);
         let mut because: Vec<String> = named.collect();
@@ -37,7 +39,7 @@ pub(super) fn topology(before: &Picture, after: &Picture, events: &mut Vec<NewEv
             true => "nothing that counts has changed".to_owned(),
             false => because.join("; "),
         };
-        let event = NewEvent::new(EventKind::TopologyApplied, format!("{which}{by}"));
+        let event = NewEvent::new(EventKind::TopologyApplied, format!("{which}{by}{reason}"));
         events.push(event.subject(new.fingerprint).because(because));
         drains(before, after, events);
     }

@@ -30,6 +30,7 @@ pub(super) fn picture(snapshot: Snapshot) -> Picture {
         snapshot: Arc::new(snapshot),
         absences: BTreeMap::new(),
         applied_by: None,
+        applied_reason: None,
         refused_topology: None,
         certificate: CertificatePicture::default(),
         trust: None,
@@ -266,9 +267,14 @@ fn another_topology_says_who_applied_it_and_what_it_changes() {
     );
     let mut after = picture(testbed::snapshot("home", &other, Vec::new(), Vec::new(), &[]));
     after.applied_by = Some(gateway("west"));
+    after.applied_reason = Some("the new port, OPS-7".to_owned());
     let told = events(&before, &after);
     assert_eq!(told[0].kind, EventKind::TopologyApplied);
-    assert!(told[0].text.ends_with("applied at west/gw1"), "{}", told[0].text);
+    assert!(
+        told[0].text.ends_with("applied at west/gw1: the new port, OPS-7"),
+        "{}",
+        told[0].text
+    );
     assert!(told[0].because.as_deref().unwrap().contains("port"), "{told:?}");
     after.refused_topology = Some("line 3 is bad".to_owned());
     let refused = Picture {

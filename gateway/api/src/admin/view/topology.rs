@@ -33,6 +33,9 @@ pub struct TopologyView {
     /// By that gateway's clock (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_at: Option<String>,
+    /// In the words of whoever applied it; absent: they did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     pub trust_domain: String,
     pub dns_domain: String,
     pub dns_ttl_seconds: u64,
@@ -53,6 +56,9 @@ pub struct GenerationView {
     pub applied_by: String,
     /// By that gateway's clock (RFC 3339).
     pub applied_at: String,
+    /// In the words of whoever applied it; absent: they did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// The generation on top of which it was applied.
     pub follows: u64,
     pub text: String,
@@ -106,6 +112,7 @@ pub fn topology(snapshot: &Snapshot, source: &TopologySource, with_text: bool) -
         source: ruling.to_owned(),
         applied_by: document.map(|document| document.by().to_string()),
         applied_at: document.map(applied_at),
+        reason: document.and_then(|document| document.reason().map(str::to_owned)),
         trust_domain: topology.trust_domain.clone(),
         dns_domain: topology.dns.domain.clone(),
         dns_ttl_seconds: topology.dns.ttl.as_secs(),
@@ -125,6 +132,7 @@ pub fn generations(view: &RulingTopology) -> Vec<GenerationView> {
         standing: entry.standing.word().to_owned(),
         applied_by: entry.document.by().to_string(),
         applied_at: applied_at(&entry.document),
+        reason: entry.document.reason().map(str::to_owned),
         follows: entry.document.parent().generation,
         text: entry.document.text().to_string(),
     };

@@ -50,7 +50,7 @@ function history(source, parameters, now) {
     body = h('ol', { class: 'history' }, list.map((item, index) => {
       const before = list.find((other) => other.generation === item.follows) ?? list[index + 1];
       const id = nameOf(item);
-      return h('li', { key: id, class: item.standing === 'in force' ? 'good' : null }, h('span', null, h('b', null, `Generation ${item.generation}`), quiet(`${moment(item.applied_at)} by ${item.applied_by}`)), h('span', { class: 'chip' }, item.standing),
+      return h('li', { key: id, class: item.standing === 'in force' ? 'good' : null }, h('span', null, h('b', null, `Generation ${item.generation}`), quiet(`${moment(item.applied_at)} by ${item.applied_by}${item.reason ? `: ${item.reason}` : ''}`)), h('span', { class: 'chip' }, item.standing),
         before && before !== item ? h('a', { class: 'more', href: address('topology', { from: nameOf(before), to: id }), 'aria-current': parameters.to === id ? 'true' : null }, 'what changed') : null);
     }));
   }

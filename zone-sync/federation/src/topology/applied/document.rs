@@ -17,6 +17,8 @@ use crate::{
 const MAX_HEAD_BYTES: usize = 128 * 1024;
 /// Most gateways that sign a document again: one that is valid is enough, and a few outlive a zone that is away.
 const MAX_ENDORSEMENTS: usize = 4;
+/// Longest reason in bytes.
+pub const MAX_REASON_BYTES: usize = 300;
 /// Largest encoded document in bytes.
 pub const MAX_DOCUMENT_BYTES: usize = MAX_FILE_BYTES + MAX_HEAD_BYTES;
 
@@ -27,6 +29,8 @@ pub struct TopologyDocument {
     parent: Edition,
     by: GatewayId,
     applied_at_milliseconds: u64,
+    /// Empty: nobody said why.
+    reason: Arc<str>,
     text: Arc<str>,
     signed: Signed,
     endorsements: Vec<Endorsement>,
@@ -69,6 +73,19 @@ impl TopologyDocument {
     /// A new document that follows `parent`, not signed yet.
     #[must_use]
     pub fn new(parent: Edition, text: Arc<str>, by: GatewayId, applied_at_milliseconds: u64) -> Self {
+        Self::because("", parent, text, by, applied_at_milliseconds)
+    }
+
+    /// As [`TopologyDocument::new`], with the words of whoever applied it on why; what is longer than [`MAX_REASON_BYTES`] is cut.
+    #[must_use]
+    pub fn because(
+        reason: &str,
+        parent: Edition,
+        text: Arc<str>,
+        by: GatewayId,
+        applied_at_milliseconds: u64,
+    ) -> Self {
+        let reason = bounded(reason);
         let edition = Edition {
             generation: parent.generation + 1,
             fingerprint: Fingerprint::of(&text),
@@ -81,6 +98,7 @@ impl TopologyDocument {
             applied_at_milliseconds,
             parent_generation: parent.generation,
             parent_fingerprint: parent.fingerprint.0.to_vec(),
+            reason: reason.to_owned(),
         };
         Self {
             signed: Signed {
@@ -92,6 +110,7 @@ impl TopologyDocument {
             parent,
             by,
             applied_at_milliseconds,
+            reason: reason.into(),
             text,
             endorsements: Vec::new(),
         }
@@ -204,6 +223,8 @@ impl TopologyDocument {
             by: gateway(&statement.zone, &statement.gateway)?,
             endorsements: endorsements(document.endorsements)?,
             applied_at_milliseconds: statement.applied_at_milliseconds,
+            // A longer one is no reason to be without the topology.
+            reason: bounded(&statement.reason).into(),
             text: text.into(),
             signed: Signed {
                 words: document.statement.into(),
@@ -248,6 +269,12 @@ impl TopologyDocument {
         self.applied_at_milliseconds
     }
 
+    /// Words of whoever applied it on why; `None`: they did not say.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        Some(&*self.reason).filter(|reason| !reason.is_empty())
+    }
+
     #[must_use]
     pub fn text(&self) -> &Arc<str> {
         &self.text
@@ -258,6 +285,12 @@ impl TopologyDocument {
     pub fn statement(&self) -> &[u8] {
         &self.signed.words
     }
+}
+
+/// As much of a reason as is kept.
+fn bounded(reason: &str) -> &str {
+    let end = reason.floor_char_boundary(MAX_REASON_BYTES);
+    reason.get(..end).unwrap_or_default()
 }
 
 fn edition_of_parent(

@@ -20,7 +20,7 @@ mod tests;
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
-pub use document::{MAX_DOCUMENT_BYTES, TopologyDocument, TopologyDocumentError};
+pub use document::{MAX_DOCUMENT_BYTES, MAX_REASON_BYTES, TopologyDocument, TopologyDocumentError};
 pub use history::{HistoryEntry, HistoryStanding};
 pub use rank::TopologyRank;
 pub use refusal::TopologyRefusal;

@@ -432,9 +432,12 @@ proptest! {
     }
 
     #[test]
-    fn a_document_survives_the_round_trip(text in ".{0,200}", at in any::<u64>()) {
+    fn a_document_survives_the_round_trip(text in ".{0,200}", at in any::<u64>(), why in "é{0,200}|.{0,9}") {
         let parent = Edition { generation: 3, fingerprint: Fingerprint::of("before") };
-        let document = TopologyDocument::new(parent, text.into(), gateway("z1"), at);
+        let document = TopologyDocument::because(&why, parent, text.into(), gateway("z1"), at);
+        let reason = document.reason().unwrap_or_default();
+        prop_assert!(reason.len() <= MAX_REASON_BYTES && why.starts_with(reason));
+        prop_assert!(reason == why || why.len() > MAX_REASON_BYTES);
         let document = document.sign(&KeyedSigner::new([7; 32], &gateway("z1"))).unwrap();
         let (signer, verifier) = (KeyedSigner::new([7; 32], &gateway("z2")), KeyedVerifier::new([7; 32]));
         let document = document.endorse(&gateway("z2"), &signer, &verifier).unwrap().unwrap();
