@@ -113,7 +113,7 @@ async fn an_applied_topology_reaches_every_zone_and_outlives_restarts() {
 }
 
 #[tokio::test]
-async fn a_topology_is_waited_for_and_says_why() {
+async fn a_topology_is_waited_for_and_says_why_and_the_way_to_a_zone_is_measured() {
     let mut federation = plan(&["east", "west"]).start().await.unwrap();
     let why = ["-m", "stock is new, OPS-7", "--wait", "30s"];
     let said = apply(&federation, "east", "stock", &why).unwrap();
@@ -123,7 +123,10 @@ async fn a_topology_is_waited_for_and_says_why() {
     );
     // It is in force there now, not soon.
     assert_eq!(in_force(&federation, "west").await.unwrap().0, 1);
-    let west = federation.zone("west").admin.to_string();
+    let (east, west) = (
+        federation.zone("east").admin.to_string(),
+        federation.zone("west").admin.to_string(),
+    );
     let history = run(["get", "topology", "--history", "--admin", &west]).unwrap();
     assert!(history.contains("stock is new, OPS-7"), "{history}");
     until_true("west tells of it", PATIENCE, async || {
@@ -132,6 +135,12 @@ async fn a_topology_is_waited_for_and_says_why() {
     })
     .await;
 
+    let ping = ["ping", "west", "-c", "2", "-i", "100ms", "--admin", &east];
+    let said = run(ping).unwrap();
+    assert!(
+        said.contains("seq=2 time=") && said.contains("--- west/gw1 ---\n") && said.contains(", 0% lost\n"),
+        "{said}"
+    );
     federation.zone_mut("west").kill().unwrap();
     let late = apply(&federation, "east", "billing", &["--wait", "500ms"]).unwrap_err();
     let late = format!("{late:#}");
@@ -139,6 +148,11 @@ async fn a_topology_is_waited_for_and_says_why() {
         late.contains("generation 2 is not in force after 500ms at west/gw1 (has generation 1)"),
         "{late}"
     );
+    until_true("there is no tunnel to ask over", PATIENCE, async || {
+        let failed = run(ping).unwrap_err();
+        format!("{failed:#}").contains("there is no tunnel with zone west")
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -37,6 +37,7 @@ mod local_socket;
 mod log_args;
 mod man;
 mod passphrase;
+mod ping;
 mod register;
 mod register_list;
 mod revoke;
@@ -119,6 +120,7 @@ enum Command {
     Shift(shift::ShiftArgs),
     Get(get::GetArgs),
     Explain(explain::ExplainArgs),
+    Ping(ping::PingArgs),
     Simulate(simulate::SimulateArgs),
     Register(register::RegisterArgs),
     Deregister(register::DeregisterArgs),
@@ -174,6 +176,7 @@ fn dispatch(command: Command, parsed: &ArgMatches) -> Result<Exit, Failure> {
         Command::Revoke(args) => block_on(revoke::run(*args)),
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
+        Command::Ping(args) => block_on(ping::run(args)),
         Command::Simulate(args) => block_on(simulate::run(args)),
         Command::Register(args) => block_on(register::register(args)),
         Command::Deregister(args) => block_on(register::deregister(args)),

@@ -71,6 +71,7 @@ async fn help_shows_every_command_and_examples() {
     for word in [
         "get",
         "explain",
+        "ping",
         "register",
         "deregister",
         "check",
@@ -95,6 +96,7 @@ async fn help_shows_every_command_and_examples() {
     for command in [
         "get",
         "explain",
+        "ping",
         "register",
         "deregister",
         "check",

@@ -20,6 +20,7 @@ mod credit;
 mod demand;
 mod dial;
 mod documents;
+mod echo;
 mod endpoint_keys;
 mod frame;
 mod greeting;
@@ -58,6 +59,7 @@ pub use config::{
     ConfigError, Congestion, IDLE_TIMEOUT, IDLE_TIMEOUTS, KEEP_ALIVE, MAX_STREAMS, TunnelConfig,
 };
 pub use documents::{ReadDocumentError, ask_for_documents, read_document, refuse_documents, send_documents};
+pub use echo::echo;
 pub use endpoint_keys::{EndpointKeys, EndpointKeysError};
 pub use frame::{
     ReadFrameError, ReplyError, WriteFrameError, read_frame, read_reply, stream_refusal, write_frame,

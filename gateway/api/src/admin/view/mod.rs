@@ -95,7 +95,7 @@ pub fn moment(at: SystemTime) -> String {
 }
 
 /// With three decimals: what people compare, and no more than the clocks are worth.
-fn milliseconds(duration: Duration) -> f64 {
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
