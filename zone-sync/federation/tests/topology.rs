@@ -137,6 +137,7 @@ trust_domains:
 dns: { domain: mesh, ttl: 5s }
 apply_from: [east, west]
 permissions: { default: deny, dry_run: true }
+promises: [{ lose: any zone, keep: critical }, { lose: [west, plant], keep: [orders] }, { lose: any gateway, keep: normal }, { lose: east, keep: all }]
 zones:
   east:
     tags: { region: us, runtime: vm }

@@ -144,6 +144,8 @@ pub fn diff(before: &Topology, after: &Topology) -> Diff {
     diff.compare("permissions: default", default(before), default(after));
     let dry_run = |topology: &Topology| topology.permissions.dry_run.to_string();
     diff.compare("permissions: dry_run", dry_run(before), dry_run(after));
+    let promises = |topology: &Topology| topology.promises.iter().map(ToString::to_string).collect();
+    diff.compare_sets("promise", promises(before), promises(after));
     let names: BTreeSet<_> = before.zones.keys().chain(after.zones.keys()).collect();
     for name in names {
         let subject = format!("zone {name}");

@@ -14,6 +14,7 @@ mod model;
 mod permissions;
 mod policy_words;
 mod ports;
+mod promises;
 mod raw;
 mod read;
 mod render;
@@ -38,6 +39,7 @@ pub use permissions::{
     CallerSelector, CallerView, DefaultPermission, IdentitySelector, PermissionEntry, Permissions, Who,
 };
 pub use ports::{ServicePort, ServicePorts};
+pub use promises::{Promise, PromisedLoss, PromisedRest};
 pub use render::Style;
 pub use resolved::resolved;
 pub use retry::{GrpcCode, IDEMPOTENT_METHODS, Retry, RetryCondition};

@@ -10,10 +10,12 @@ use std::{
 };
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::{
     permissions::{CallerSelector, PermissionEntry, Permissions},
     ports::ServicePorts,
+    promises::Promise,
     retry::Retry,
     routes::Route,
     shift::Shift,
@@ -41,6 +43,8 @@ pub struct Topology {
     /// Zones whose operators may apply the next topology; `None`: every zone.
     pub apply_from: Option<BTreeSet<ZoneName>>,
     pub permissions: Permissions,
+    /// In the order of the file.
+    pub promises: Vec<Promise>,
     pub zones: BTreeMap<ZoneName, Zone>,
     pub services: BTreeMap<ServiceName, Service>,
     /// Keys that the file has and that nothing acts on in this version.
@@ -70,6 +74,12 @@ impl Topology {
         self.zones
             .get(zone)
             .map_or(&self.trust_domain, |zone| &zone.trust_domain)
+    }
+
+    /// Tells whether a zone has one gateway, as far as the file says: of one that only dials out it says nothing.
+    #[must_use]
+    pub fn has_one_gateway(&self, zone: &ZoneName) -> bool {
+        self.zones.get(zone).is_some_and(|zone| zone.gateways.len() < 2)
     }
 
     /// Tells whether it matters to anybody who calls.
@@ -294,7 +304,8 @@ impl Service {
 }
 
 /// Order in which requests and connections are refused where there is no capacity for all.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Criticality {
     /// Refused last.
     Critical,

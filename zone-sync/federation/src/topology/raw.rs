@@ -21,6 +21,7 @@ use super::{
         HealthCheck, Outlier, Protocol, RouteLimits, Spill, SplitArm, TierTag, TierZone, Tls,
     },
     permissions::{CallerSelector, PermissionEntry, Permissions},
+    promises::PromisedLoss,
     retry::Retry,
     routes::{HeaderChanges, Mirror, PathMatch, RouteAction, RouteMatch, RouteRewrite},
     shift::Shift,
@@ -39,6 +40,7 @@ pub(super) struct File {
     pub tls: Tls,
     pub apply_from: Option<Listed<Spanned<ZoneName>>>,
     pub permissions: Permissions,
+    pub promises: Vec<Spanned<Promise>>,
     pub zones: Vec<Zone>,
     pub services: Vec<Service>,
 }
@@ -54,6 +56,18 @@ pub(super) struct TrustDomain {
     pub name: Spanned<String>,
     /// `None`: not there, or not readable.
     pub bundle: Option<Bundle>,
+}
+
+/// Names that a promise is about, or the word that stands for them.
+pub(super) enum PromisedNames<W, N> {
+    Word(W),
+    Named(Vec<Spanned<N>>),
+}
+
+pub(super) struct Promise {
+    pub lose: PromisedNames<PromisedLoss, ZoneName>,
+    /// `None`: everything.
+    pub keep: PromisedNames<Option<Criticality>, ServiceName>,
 }
 
 pub(super) struct Zone {

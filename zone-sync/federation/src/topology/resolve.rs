@@ -12,6 +12,7 @@ use super::{
     model::{FixedInstance, JudgedRequests, Service, SplitArm, Tier, TierZone, Topology, Vips, Zone},
     permissions::PermissionEntry,
     ports::{ServicePort, ServicePorts},
+    promises::{Promise, PromisedLoss, PromisedRest},
     raw,
     routes::Route,
     shift::Shift,
@@ -50,10 +51,27 @@ pub(super) fn topology(file: raw::File, text: &str) -> Option<Topology> {
             .apply_from
             .map(|zones| values(zones.items).into_iter().collect()),
         permissions: file.permissions,
+        promises: file.promises.into_iter().map(|raw| promise(raw.value)).collect(),
         zones: zones?,
         services,
         not_in_force,
     })
+}
+
+fn promise(promise: raw::Promise) -> Promise {
+    Promise {
+        lose: match promise.lose {
+            raw::PromisedNames::Word(loss) => loss,
+            raw::PromisedNames::Named(zones) => PromisedLoss::Zones(values(zones).into_iter().collect()),
+        },
+        keep: match promise.keep {
+            raw::PromisedNames::Word(None) => PromisedRest::All,
+            raw::PromisedNames::Word(Some(least)) => PromisedRest::Criticality(least),
+            raw::PromisedNames::Named(services) => {
+                PromisedRest::Services(values(services).into_iter().collect())
+            }
+        },
+    }
 }
 
 fn not_in_force(file: &raw::File) -> BTreeSet<String> {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     diff::{duration, split},
     model::Service,
-    routes::{Route, RouteAction, RouteRewrite},
+    routes::{Mirror, Route, RouteAction, RouteRewrite},
 };
 
 /// The routes of a service in their order, each in a line: `canary: GET of /beta and below -> all to {version=v2}, timeout 2s`.
@@ -58,14 +58,27 @@ fn one(route: &Route) -> String {
             parts.push(format!("{of} headers: {changes}"));
         }
     }
-    parts.extend(mirror.as_ref().map(|mirror| match &mirror.service {
-        Some(service) if mirror.tags.is_empty() => {
-            format!("{} % mirrored to {service}", mirror.percent)
-        }
-        Some(service) => format!("{} % mirrored to {service}{}", mirror.percent, mirror.tags),
-        None => format!("{} % mirrored to {}", mirror.percent, mirror.tags),
-    }));
+    parts.extend(
+        mirror
+            .as_ref()
+            .map(|mirror| format!("{} % mirrored to {}", mirror.percent, copied_to(mirror))),
+    );
     format!("{label}: {matches} -> {}", parts.join(", "))
+}
+
+fn copied_to(mirror: &Mirror) -> String {
+    match &mirror.service {
+        Some(service) if mirror.tags.is_empty() => service.to_string(),
+        Some(service) => format!("{service}{}", mirror.tags),
+        None => mirror.tags.to_string(),
+    }
+}
+
+/// `5 % to shadow{version=v3}`.
+impl fmt::Display for Mirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} % to {}", self.percent, copied_to(self))
+    }
 }
 
 /// `shop.example/new`.

@@ -104,6 +104,7 @@ pub fn touches(before: &Topology, after: &Topology) -> TouchedParts {
         tls,
         apply_from,
         permissions,
+        promises,
         zones,
         services,
         // Worked out from the services.
@@ -118,6 +119,7 @@ pub fn touches(before: &Topology, after: &Topology) -> TouchedParts {
         ("tls", before.tls == *tls),
         ("apply_from", before.apply_from == *apply_from),
         ("permissions", before.permissions == *permissions),
+        ("promises", before.promises == *promises),
     ] {
         if !same {
             touched.federation.insert(place.to_owned());

@@ -8,6 +8,7 @@
 mod apply_from;
 mod permissions;
 mod ports;
+mod promises;
 mod references;
 mod retries;
 mod routes;
@@ -60,6 +61,7 @@ pub(super) fn file(file: &File, around: Surroundings<'_>, sink: &Sink) {
     tiers::check(&context);
     permissions::check(&context);
     apply_from::check(&context);
+    promises::check(&context);
 }
 
 /// The checks of a file that holds nothing but instances.

@@ -58,7 +58,7 @@ fn selected(context: &Context<'_>, callers: &CallerSelector, span: &Span) {
     }
 }
 
-fn zone_exists(context: &Context<'_>, name: &ZoneName, span: &Span) {
+pub(super) fn zone_exists(context: &Context<'_>, name: &ZoneName, span: &Span) {
     if context.zones.contains_key(name) {
         return;
     }
@@ -69,7 +69,7 @@ fn zone_exists(context: &Context<'_>, name: &ZoneName, span: &Span) {
     context.sink.push(found);
 }
 
-fn service_exists(context: &Context<'_>, name: &ServiceName, span: &Span) {
+pub(super) fn service_exists(context: &Context<'_>, name: &ServiceName, span: &Span) {
     if context.services.contains_key(name) {
         return;
     }

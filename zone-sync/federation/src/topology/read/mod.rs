@@ -14,6 +14,7 @@ mod caller;
 mod defaults;
 mod policy;
 mod ports;
+mod promise;
 mod retry;
 mod route;
 mod service;
@@ -59,6 +60,7 @@ const FILE: MapKind = MapKind {
         "tls",
         "apply_from",
         "permissions",
+        "promises",
         "zones",
         "defaults",
         "services",
@@ -85,6 +87,7 @@ pub(super) const KINDS: &[(&str, &MapKind)] = &[
     ("permissions", &caller::PERMISSIONS),
     ("caller", &caller::CALLER),
     ("route_caller", &caller::ROUTE_CALLER),
+    ("promise", &promise::PROMISE),
     ("tls", &TLS),
     ("trust_domain", &trust_domain::TRUST_DOMAIN),
     ("zone", &zone::ZONE),
@@ -157,6 +160,7 @@ pub(super) fn file(root: &Node, sink: &Sink) -> Option<File> {
         permissions: fields
             .optional("permissions", caller::permissions)
             .unwrap_or(Permissions::UNSET),
+        promises: fields.optional("promises", promise::promises).unwrap_or_default(),
         zones: fields.required("zones", zones).unwrap_or_default(),
         services: fields
             .optional("services", |node, sink| services(node, &given, sink))
