@@ -6,8 +6,8 @@ use std::{
 };
 
 use causeway_api::admin::view::{
-    Envelope, ExportView, GenerationView, InstanceView, RecordView, ServiceView, ShiftView, TopologyView,
-    TunnelView, ZoneView,
+    Envelope, ExportView, GenerationView, InstanceView, LoadView, RecordView, ServiceView, ShiftView,
+    TopologyView, TunnelView, ZoneView,
 };
 use clap::ValueEnum;
 use serde::{Serialize, de::DeserializeOwned};
@@ -37,6 +37,7 @@ Examples:
   causeway get tunnels -w             watch; redraws when something changes
   causeway get catalog -o wide        how zone sync with every gateway stands
   causeway get instances -o json      for programs: versioned, fields are only ever added
+  causeway get loads --all -o yaml > loads.yaml    what clients ask for, for `causeway simulate topology.yaml --loads loads.yaml`
   causeway get events --since 2h      what happened, with its cause; -w follows, --service and --kind choose
   causeway get events --all           the same, as every zone has seen it, in one list
   causeway get exports --admin unix:/run/causeway/east.sock
@@ -102,6 +103,9 @@ enum What {
     /// Exports of every zone: what it offers the others of its services
     #[value(aliases = ["export", "e"])]
     Exports,
+    /// Loads: what clients of this gateway ask for of each service, as `simulate --loads` takes it
+    #[value(aliases = ["load", "l"])]
+    Loads,
     /// The record of every gateway, as it is held here: versions, ages, and what was exchanged
     #[value(aliases = ["record", "records", "c"])]
     Catalog,
@@ -207,6 +211,7 @@ async fn show(args: &GetArgs) -> Result<Shown, Failure> {
         What::Instances => listed::<InstanceView>(args, "/v1/instances").await,
         What::Tunnels => listed::<TunnelView>(args, "/v1/tunnels").await,
         What::Exports => listed::<ExportView>(args, "/v1/exports").await,
+        What::Loads => listed::<LoadView>(args, "/v1/loads").await,
         What::Catalog => listed::<RecordView>(args, "/v1/catalog").await,
         What::Topology => topology(args).await,
         What::Events => {

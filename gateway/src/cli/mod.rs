@@ -33,6 +33,7 @@ mod keep;
 mod kept_folder;
 mod known_zones;
 mod limits;
+mod load_table;
 mod local_socket;
 mod log_args;
 mod man;

@@ -16,6 +16,8 @@ impl Tabular for ServiceView {
         "EXPORTED TO",
         "WHO MAY CALL",
         "HEALTH CHECK",
+        "STICKY",
+        "MIRRORS",
         "EJECTED",
     ];
 
@@ -74,6 +76,8 @@ impl Tabular for ServiceView {
             exported.into(),
             self.callers.as_str().into(),
             self.health.clone().unwrap_or_default().into(),
+            self.sticky.clone().unwrap_or_default().into(),
+            self.mirrors.join("; ").into(),
             each_ejected(&self.ejected),
         ]
     }

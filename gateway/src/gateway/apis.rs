@@ -66,6 +66,7 @@ async fn start_admin(
         metrics: config.metrics.registry.clone(),
         tunnel_metrics: config.metrics.tunnels.clone(),
         instances: known.instances.clone(),
+        demand: known.demand.clone(),
         readiness,
         sync: known.sync_view.readings(),
         bindings: Arc::new(move || bindings.borrow().clone()),

@@ -243,6 +243,7 @@ pub fn state() -> AdminState {
     let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
     AdminState {
         instances,
+        demand: Default::default(),
         snapshots: snapshots.clone(),
         tunnels: Arc::new(TunnelSet::default()),
         metrics: metrics.registry,

@@ -98,6 +98,7 @@ fn routes() -> Router<AdminState> {
         .route("/v1/sources/{name}", put(bulk::replace))
         .route("/v1/tunnels", get(tunnels))
         .route("/v1/exports", get(exports))
+        .route("/v1/loads", get(loads))
         .route("/v1/catalog", get(catalog))
         .route("/v1/topology", get(topology::shown).put(topology::apply))
         .route("/v1/topology/history", get(topology::history))
@@ -131,7 +132,7 @@ async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
 async fn not_found(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     ApiError::not_found(format!("there is nothing at {path}"))
-        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, catalog, topology, shifts, trust, events, figures, checks, explain, ping, sources, socket, settings")
+        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, loads, catalog, topology, shifts, trust, events, figures, checks, explain, ping, sources, socket, settings")
 }
 
 async fn wrong_method() -> ApiError {
@@ -276,6 +277,12 @@ async fn exports(
     large.answer(("exports", snapshot), list).await
 }
 
+async fn loads(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.load_full();
+    let items = view::loads(state.identity.gateway(), state.demand.loads());
+    answer(Envelope::new("loads", &snapshot, items))
+}
+
 async fn catalog(
     State(state): State<AdminState>,
     Extension(large): Extension<LargeAnswers>,
@@ -356,6 +363,10 @@ async fn explained(
     let explanation = explain::explanation(&decision.complete(), &snapshot.zone);
     let explanation = explain::with_port(explanation, &asked);
     let policies_of = ruling.route_timeout();
+    let of_requests = topology
+        .services
+        .get(service)
+        .map(|service| ruling.policies(service));
     let explanation = ruling.add_to(explanation);
     let service = snapshot.topology.services.get(&asked.target.service);
     let line = match service {
@@ -366,6 +377,7 @@ async fn explained(
     let asked_for = (service, asked.port.as_ref());
     let mut explanation = explain::with_policies(explanation, &snapshot.topology, asked_for, policies_of);
     let shift = view::shift_in_words(&snapshot, &asked.target.service);
+    explanation.policies.extend(of_requests.into_iter().flatten());
     explanation.policies.splice(0..0, shift);
     let ejected = reader.ejections(view::ejections(&snapshot, &asked.target.service, uptime()));
     let explanation = explain::with_ejected(explanation, &ejected);

@@ -198,6 +198,19 @@ impl Ruling {
         Some((route.label.clone(), route.timeout))
     }
 
+    /// Says by what the requests of one user are kept together, and where copies go.
+    pub(super) fn policies(&self, service: &Service) -> Vec<String> {
+        let route = self.route.as_ref();
+        let of_route = route.and_then(|route| Some((route.sticky.as_deref()?, &route.label)));
+        let sticky = match of_route {
+            Some((sticky, label)) => Some(format!("sticky: {sticky}, of {label}")),
+            None => service.sticky.as_ref().map(|sticky| format!("sticky: {sticky}")),
+        };
+        let mirror = route.and_then(|route| Some((route.mirror.as_ref()?, &route.label)));
+        let mirror = mirror.map(|(mirror, label)| format!("mirror: {mirror}, of {label}"));
+        sticky.into_iter().chain(mirror).collect()
+    }
+
     /// Adds the routes to what is explained, in front of the split that follows from them.
     pub(super) fn add_to(&self, explanation: Explanation) -> Explanation {
         let route = self.route.as_ref();

@@ -43,7 +43,7 @@ use std::{
     time::Instant,
 };
 
-use causeway_control::{TopologySource, trust::Trusted};
+use causeway_control::{TopologySource, demand::DemandBook, trust::Trusted};
 use causeway_history::History;
 use causeway_host::{descriptors::Descriptors, handed::HandedSockets, tasks::Tasks};
 use causeway_identity::LiveIdentity;
@@ -96,6 +96,8 @@ pub struct AdminState {
     /// Keeps the totals of tunnels that have ended.
     pub tunnel_metrics: Arc<TunnelMetrics>,
     pub instances: Instances,
+    /// Knows what the clients of this gateway ask for.
+    pub demand: DemandBook,
     pub readiness: Readiness,
     /// Reads what zone sync knows of each other gateway now.
     pub sync: Arc<dyn Fn() -> SyncReadings + Send + Sync>,

@@ -34,12 +34,13 @@ const fn page(path: &'static str, right: PageRight) -> KnownPage {
     }
 }
 
-const PAGES: [KnownPage; 15] = [
+const PAGES: [KnownPage; 16] = [
     page("/v1/zones", PageRight::Federation),
     page("/v1/services", PageRight::Federation),
     page("/v1/instances", PageRight::Granted),
     page("/v1/tunnels", PageRight::Federation),
     page("/v1/exports", PageRight::Federation),
+    page("/v1/loads", PageRight::Federation),
     page("/v1/catalog", PageRight::Federation),
     page("/v1/shifts", PageRight::Federation),
     page("/v1/checks", PageRight::Federation),

@@ -9,7 +9,7 @@ use causeway_federation::name::{GatewayId, ServiceName};
 use causeway_host::uptime::uptime;
 use causeway_proto::tunnel::{Demand, StreamHeader, stream_header::Kind};
 use causeway_routing::{
-    capacity::{CapacityPlan, DemandTable, is_respected, matters, plan},
+    capacity::{CapacityPlan, DemandTable, LoadRecorder, RecordedLoad, is_respected, matters, plan},
     snapshot::{Link, Snapshot, Snapshots},
 };
 use causeway_tunnel::{DEMAND, IncomingStream, TunnelSet, ask_for_documents, read_document, send_documents};
@@ -30,9 +30,15 @@ const MAX_ASKED: usize = 256;
 
 /// Knowledge of demand. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct DemandBook(Arc<Mutex<DemandTable>>);
+pub struct DemandBook(Arc<Mutex<DemandTable>>, Arc<Mutex<LoadRecorder>>);
 
 impl DemandBook {
+    /// Mean rates of what the clients of this gateway ask for of every service.
+    #[must_use]
+    pub fn loads(&self) -> Vec<RecordedLoad> {
+        self.1.lock().loads()
+    }
+
     /// Tells a gateway that asks.
     pub async fn answer(&self, stream: IncomingStream) {
         let IncomingStream { mut send, tunnel, .. } = stream;
@@ -67,6 +73,8 @@ impl DemandBook {
         let respected = |name: &ServiceName| services.get(name).is_some_and(is_respected);
         let counts = snapshot.capacity.meter.counts(respected);
         self.0.lock().measure(uptime(), counts);
+        let asked = snapshot.capacity.asked.counts(|name| services.contains_key(name));
+        self.1.lock().look(uptime(), asked);
     }
 
     async fn ask_all(&self, peers: Vec<GatewayId>, snapshot: &Snapshot, tunnels: &Arc<TunnelSet>) {

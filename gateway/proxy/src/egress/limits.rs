@@ -153,13 +153,17 @@ impl EgressShared {
         let why = decision.why();
         self.metrics.decided(service.as_str(), why);
         let snapshot = self.snapshots.load();
+        // A zone in the name stands for the tiers.
         let declared = snapshot.topology.services.get(service);
-        if let Some((tags, criticality)) = decision.demanded()
-            // A zone in the name stands for the tiers.
-            && request.target.zone.is_none()
-            && declared.is_some_and(is_respected)
-        {
-            snapshot.capacity.meter.count(service, tags, criticality);
+        if let Some(declared) = declared.filter(|_| request.target.zone.is_none()) {
+            let asked = request.criticality.unwrap_or(declared.criticality);
+            let capacity = &snapshot.capacity;
+            capacity.asked.count(service, &request.target.tags, asked);
+            if let Some((tags, criticality)) = decision.demanded()
+                && is_respected(declared)
+            {
+                capacity.meter.count(service, tags, criticality);
+            }
         }
         if why == Why::Shed {
             self.reached(service, SHED);

@@ -6,6 +6,7 @@
 mod fill;
 mod meter;
 mod places;
+mod recorder;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::permit::Caller;
 
 pub use meter::{DemandMeter, MAX_DEMANDS};
 pub use places::{matters, plan, plans};
+pub use recorder::{LoadRecorder, RecordedLoad};
 pub use table::{DemandTable, ToldDemand};
 
 /// Something that clients ask for, and how often.
@@ -45,6 +47,8 @@ pub type ZoneDemands = BTreeMap<ZoneName, Vec<DemandedRate>>;
 pub struct CapacityBoard {
     plan: ArcSwap<CapacityPlan>,
     pub meter: DemandMeter,
+    /// The same of every service, by the tags of the name that was asked for: nothing is decided by it.
+    pub asked: DemandMeter,
 }
 
 impl CapacityBoard {
@@ -154,7 +158,7 @@ pub fn criticality_by_header(service: &Service, caller: &Caller, headers: &Heade
 }
 
 /// Every criticality that something of a service can have.
-fn criticalities(service: &Service) -> BTreeSet<Criticality> {
+pub(crate) fn criticalities(service: &Service) -> BTreeSet<Criticality> {
     let of_routes = service.routes.iter().filter_map(|route| route.criticality);
     let by_header = Criticality::ALL.into_iter();
     let by_header = by_header.filter(|_| !service.criticality_from.is_empty());

@@ -73,6 +73,12 @@ pub struct ServiceView {
     /// Routes of its requests, in their order, such as `canary: any request with x-canary: 1 -> all to {version=v2}`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<String>,
+    /// Such as `cookie session for 1h`, by which requests of one user are kept at one instance; `None`: each goes by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<String>,
+    /// Copies that its routes make, such as `canary: 5 % to shadow{version=v3}`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<String>,
     /// Its instances and zones that come after the others, as this gateway sees them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ejected: Vec<EjectionView>,
@@ -229,8 +235,16 @@ fn service_view(
         linger: service.connections.linger.map(duration),
         max_age: service.connections.max_age.map(duration),
         routes: service.routes.iter().map(ToString::to_string).collect(),
+        sticky: service.sticky.as_ref().map(ToString::to_string),
+        mirrors: mirrors(service),
         ejected: Vec::new(),
     }
+}
+
+fn mirrors(service: &Service) -> Vec<String> {
+    let routes = service.routes.iter();
+    let mirrors = routes.filter_map(|route| Some(format!("{}: {}", route.label, route.mirror.as_ref()?)));
+    mirrors.collect()
 }
 
 fn duration(duration: Duration) -> String {

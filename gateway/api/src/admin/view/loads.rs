@@ -1,0 +1,45 @@
+//! Loads: what this gateway's own clients have asked for.
+
+use causeway_federation::{
+    name::{GatewayId, Tags},
+    topology::Criticality,
+};
+use causeway_routing::capacity::RecordedLoad;
+use serde::{Deserialize, Serialize};
+
+/// What the clients of one gateway ask for of a service, whether or not it is served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadView {
+    /// Zone of the clients.
+    pub zone: String,
+    /// Gateway that they connect to.
+    pub gateway: String,
+    pub service: String,
+    /// Tags in the name that they ask for.
+    pub tags: Tags,
+    pub criticality: Criticality,
+    /// Requests of `http` and `grpc`, connections of others.
+    pub per_second: f64,
+    /// Time over which that is the mean.
+    pub over_seconds: f64,
+}
+
+/// Shows the loads of the gateway `own`.
+#[must_use]
+pub fn loads(own: &GatewayId, loads: Vec<RecordedLoad>) -> Vec<LoadView> {
+    let view = |RecordedLoad { rate, over }: RecordedLoad| LoadView {
+        zone: own.zone.to_string(),
+        gateway: own.gateway.to_string(),
+        service: rate.service.to_string(),
+        tags: rate.tags,
+        criticality: rate.criticality,
+        per_second: rounded(rate.per_second),
+        over_seconds: rounded(over.as_secs_f64()),
+    };
+    loads.into_iter().map(view).collect()
+}
+
+/// To three decimals, and no load to none.
+fn rounded(number: f64) -> f64 {
+    ((number * 1000.0).round() / 1000.0).max(0.001)
+}
