@@ -1,6 +1,10 @@
 //! `causeway simulate`: where every service's traffic would go, from every zone, and what would break if zones were lost.
 
-use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, str::FromStr, sync::Arc};
+mod load_args;
+mod recorded;
+mod report;
+
+use std::{collections::BTreeSet, path::PathBuf, str::FromStr, sync::Arc};
 
 use causeway_api::admin::view::{Envelope, ExportView};
 use causeway_federation::{
@@ -9,17 +13,18 @@ use causeway_federation::{
     topology::{Topology, parse},
 };
 use causeway_routing::simulate::{
-    Load, Simulated, SimulatedFinding, ZoneExports, even_loads, fixed_exports, simulate,
+    InstanceLoss, Load, PromiseScene, PromiseState, Simulated, ZoneExports, fixed_exports, fixed_instances,
+    permission_conflicts, simulate, single_points, told_instances,
 };
 use serde_json::json;
 
 use super::{
     AdminArgs, Exit, Failure,
     client::Endpoint,
-    tables::tags,
     topology::{self, only},
 };
-use crate::output::{self, ReportFormat, Word};
+use crate::output::{self, ReportFormat};
+use load_args::LoadArg;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -28,19 +33,25 @@ Examples:
   causeway simulate topology.yaml --fail each         and while each zone is lost, one after another
   causeway simulate --fail each                       the topology in force, and the instances that the gateway knows of
   causeway simulate edited.yaml --live --fail each    a file that is not in force yet, with those instances
-  causeway simulate topology.yaml --load orders=200 --load east/orders=900
+  causeway simulate topology.yaml --load orders=200 --load east/orders=900 --load west/orders:critical=50
+  causeway get loads --all -o yaml > loads.yaml       what clients of all zones ask for now,
+  causeway simulate edited.yaml --loads loads.yaml    and what would become of it
+
+Promises of the topology are checked each time, by these loads: `promises: [{ lose: any zone, keep: critical }]` says that whatever
+zone is lost, everything critical is served: nobody without a home, nothing shed, no zone over its capacity. Lost is any zone, any
+gateway, any instance, or named zones; kept is critical, normal (and critical), all, or a list of services. So that a change
+which breaks one is not merged, have CI run: causeway simulate topology.yaml --loads loads.yaml
 
 The decision is the very one that gateways make. Shares are drawn, so that they are a percent point or so off; routes by what a
-request says are left out. A lost zone has no clients either (drain it in the
+request says are left out, but for their criticality. A lost zone has no clients either (drain it in the
 file to lose its instances alone), and is taken as forgotten; for the first minutes `spill` counts its instances as ill. A service
 whose instances are not in the file needs --live. Nothing is sent to anybody.
 
-Exit codes: 0 nothing found; 65 the file cannot be used; 79 somebody is left without a service, shed, or over capacity.";
+Exit codes: 0 nothing found; 65 the file cannot be used; 79 somebody is left without a service, shed, forbidden or over capacity,
+or a promise is broken. Single points of failure, and permissions that contradict exports, are told and change no exit code.";
 
 /// Version of the JSON form.
 const JSON_VERSION: u32 = 1;
-/// Load of each service from each zone, where none is given.
-const LOAD: f64 = 100.0;
 /// Most loads, each in one scenario: of the smallest number of draws they take a minute.
 const MOST_QUESTIONS: usize = 200_000;
 /// Any: one gives the same outcome each time.
@@ -59,10 +70,15 @@ pub(crate) struct SimulateArgs {
     /// A zone that is lost, or `each`, one after another; several that are given are lost together
     #[arg(long, value_name = "ZONE")]
     fail: Vec<Lost>,
-    /// Requests or connections a second: SERVICE=RATE from each zone, ZONE/SERVICE=RATE from one; services that none is
-    /// given for are left out then [default: 100 of every service from every zone]
+    /// Requests or connections a second: SERVICE=RATE from each zone, ZONE/SERVICE=RATE from one, SERVICE:CRITICALITY=RATE of one
+    /// criticality and else the same of each that the service and its routes have; services that none is given for are left out
+    /// [default: 100 of every service from every zone]
     #[arg(long, value_name = "LOAD")]
     load: Vec<LoadArg>,
+    /// Loads as `causeway get loads -o yaml` (or json, or with --all) has written them; several files add up. --load takes the place of
+    /// what they say of the same service and zone
+    #[arg(long, value_name = "FILE")]
+    loads: Vec<PathBuf>,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value_t)]
     output: ReportFormat,
@@ -89,41 +105,6 @@ impl FromStr for Lost {
     }
 }
 
-/// One `--load`.
-#[derive(Debug, Clone, PartialEq)]
-struct LoadArg {
-    /// `None`: from each zone.
-    from: Option<ZoneName>,
-    service: ServiceName,
-    per_second: f64,
-}
-
-impl FromStr for LoadArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let how = "write SERVICE=RATE or ZONE/SERVICE=RATE, such as east/orders=900";
-        let (name, rate) = text.split_once('=').ok_or(how)?;
-        let per_second: f64 = rate.trim_end_matches("/s").parse().map_err(|_| how)?;
-        if !(per_second.is_finite() && per_second >= 0.0) {
-            return Err(how.to_owned());
-        }
-        let (from, service) = match name.split_once('/') {
-            Some((zone, service)) => (
-                Some(ZoneName::new(zone).map_err(|error| error.to_string())?),
-                service,
-            ),
-            None => (None, name),
-        };
-        let service = ServiceName::new(service).map_err(|error| error.to_string())?;
-        Ok(Self {
-            from,
-            service,
-            per_second,
-        })
-    }
-}
-
 pub(crate) async fn run(args: SimulateArgs) -> Result<Exit, Failure> {
     let admin = &args.admin.admin;
     let topology = match &args.file {
@@ -133,32 +114,91 @@ pub(crate) async fn run(args: SimulateArgs) -> Result<Exit, Failure> {
             None => return Ok(Exit::BadInput),
         },
     };
-    let exports = match args.live || args.file.is_none() {
-        true => known(admin).await?,
-        false => fixed_exports(&topology),
+    let (exports, instances) = match args.live || args.file.is_none() {
+        true => {
+            let exports = known(admin).await?;
+            let instances = told_instances(&exports);
+            (exports, instances)
+        }
+        false => (fixed_exports(&topology), fixed_instances(&topology)),
     };
-    let loads = loads(&topology, &exports, &args.load)?;
+    let recorded = recorded::read(&args.loads, &topology)?;
+    let is_made_up = recorded.is_none() && args.load.is_empty();
+    let loads = load_args::loads(&topology, &exports, recorded, &args.load)?;
     let scenarios = scenarios(&topology, &args.fail)?;
-    if loads.len().saturating_mul(scenarios.len()) > MOST_QUESTIONS {
-        let text = format!(
-            "{} loads and {} scenarios are too many at once",
-            loads.len(),
-            scenarios.len()
-        );
-        return Err(Failure::usage(text).hint("name some services with --load, or single zones with --fail"));
+    let tried = Tried {
+        topology: Arc::new(topology),
+        exports,
+        instances,
+        loads,
+        is_made_up,
+    };
+    tried.run(&scenarios, args.output)
+}
+
+/// Federation and loads that are tried.
+struct Tried {
+    topology: Arc<Topology>,
+    exports: ZoneExports,
+    instances: BTreeSet<InstanceLoss>,
+    loads: Vec<Load>,
+    /// Nobody has given any.
+    is_made_up: bool,
+}
+
+impl Tried {
+    fn run(&self, scenarios: &[BTreeSet<ZoneName>], output: ReportFormat) -> Result<Exit, Failure> {
+        let promised = PromiseScene {
+            topology: &self.topology,
+            exports: &self.exports,
+            loads: &self.loads,
+            instances: &self.instances,
+            seed: SEED,
+        };
+        let questions = self.loads.len().saturating_mul(scenarios.len());
+        if questions.saturating_add(promised.questions()) > MOST_QUESTIONS {
+            let text = format!(
+                "{} loads, {} scenarios and {} promises are too many at once",
+                self.loads.len(),
+                scenarios.len(),
+                self.topology.promises.len(),
+            );
+            return Err(Failure::usage(text)
+                .hint("name some services with --load, or single zones with --fail; promises of `any instance` take the most"));
+        }
+        let run =
+            |lost: &BTreeSet<ZoneName>| simulate(&self.topology, &self.exports, &self.loads, lost, SEED);
+        let outcomes: Vec<Simulated> = scenarios.iter().map(run).collect();
+        let promises = promised.check();
+        let points = single_points(&self.topology, &self.exports);
+        let conflicts = permission_conflicts(&self.topology);
+        output::print(&match output {
+            ReportFormat::Text => {
+                let mut text: String = outcomes.iter().map(report::scenario).collect();
+                text.push_str(&report::promises(&promises, self.is_made_up));
+                text.push_str(&report::remarks(&points, &conflicts));
+                text
+            }
+            ReportFormat::Json => format!(
+                "{:#}\n",
+                json!({
+                    "version": JSON_VERSION,
+                    "scenarios": outcomes,
+                    "promises": promises,
+                    "single_points": points,
+                    "conflicts": conflicts,
+                })
+            ),
+        })?;
+        let is_broken = promises
+            .iter()
+            .any(|promise| promise.state == PromiseState::Broken);
+        let is_well = outcomes.iter().all(|outcome| outcome.findings.is_empty());
+        Ok(match is_well && !is_broken {
+            true => Exit::Done,
+            false => Exit::IssuesFound,
+        })
     }
-    let topology = Arc::new(topology);
-    let run = |lost: &BTreeSet<ZoneName>| simulate(&topology, &exports, &loads, lost, SEED);
-    let outcomes: Vec<Simulated> = scenarios.iter().map(run).collect();
-    output::print(&match args.output {
-        ReportFormat::Text => outcomes.iter().map(in_words).collect(),
-        ReportFormat::Json => format!(
-            "{:#}\n",
-            json!({ "version": JSON_VERSION, "scenarios": outcomes })
-        ),
-    })?;
-    let is_well = outcomes.iter().all(|outcome| outcome.findings.is_empty());
-    Ok(if is_well { Exit::Done } else { Exit::IssuesFound })
 }
 
 async fn in_force(admin: &Endpoint) -> Result<Topology, Failure> {
@@ -201,40 +241,6 @@ async fn known(admin: &Endpoint) -> Result<ZoneExports, Failure> {
     Ok(exports)
 }
 
-/// Those that are given, one for a zone before one for each; without any, the same of everything.
-fn loads(topology: &Topology, exports: &ZoneExports, given: &[LoadArg]) -> Result<Vec<Load>, Failure> {
-    if given.is_empty() {
-        return Ok(even_loads(topology, exports, LOAD));
-    }
-    for load in given {
-        let zone = load
-            .from
-            .as_ref()
-            .filter(|zone| !topology.zones.contains_key(*zone));
-        if let Some(zone) = zone {
-            return Err(Failure::usage(format!("the topology has no zone {zone}")));
-        }
-        if !topology.services.contains_key(&load.service) {
-            return Err(Failure::usage(format!(
-                "the topology has no service {}",
-                load.service
-            )));
-        }
-    }
-    let loads = even_loads(topology, exports, 0.0).into_iter().filter_map(|load| {
-        let of_service = given.iter().filter(|one| one.service == load.service);
-        let of_zone = of_service
-            .clone()
-            .rfind(|one| one.from.as_ref() == Some(&load.from));
-        let found = of_zone.or_else(|| of_service.clone().rfind(|one| one.from.is_none()))?;
-        Some(Load {
-            per_second: found.per_second,
-            ..load
-        })
-    });
-    Ok(loads.collect())
-}
-
 /// The sets of zones that are lost: none at first, and then those that were asked for.
 fn scenarios(topology: &Topology, fail: &[Lost]) -> Result<Vec<BTreeSet<ZoneName>>, Failure> {
     let mut scenarios = vec![BTreeSet::new()];
@@ -255,70 +261,10 @@ fn scenarios(topology: &Topology, fail: &[Lost]) -> Result<Vec<BTreeSet<ZoneName
     Ok(scenarios)
 }
 
-/// One scenario as a table, and what was found.
-fn in_words(outcome: &Simulated) -> String {
-    let lost: Vec<&str> = outcome.lost.iter().map(ZoneName::as_str).collect();
-    let mut text = match lost[..] {
-        [] => "With every zone:\n".to_owned(),
-        _ => format!("\nWithout {}:\n", lost.join(", ")),
-    };
-    let rows = outcome.flows.iter().map(|flow| {
-        vec![
-            flow.service.as_str().into(),
-            flow.from.as_str().into(),
-            match &flow.to {
-                Some(zone) => zone.as_str().into(),
-                None if flow.is_shed => Word::doubtful("shed".to_owned()),
-                None => Word::doubtful("nobody".to_owned()),
-            },
-            tags(&flow.tags).into(),
-            format!("{:.0} %", flow.share * 100.0).into(),
-            format!("{:.1}", flow.per_second).into(),
-        ]
-    });
-    let header = ["SERVICE", "FROM", "TO", "TAGS", "SHARE", "PER SECOND"];
-    text.push_str(&output::table(&header, rows.collect(), output::colour()));
-    for finding in &outcome.findings {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "! {}", finding_in_words(finding));
-    }
-    text
-}
-
-fn finding_in_words(finding: &SimulatedFinding) -> String {
-    match finding {
-        SimulatedFinding::NoHome {
-            service,
-            from,
-            per_second,
-        } => format!("{service}: nobody serves clients in {from} ({per_second:.1} a second)"),
-        SimulatedFinding::Shed {
-            service,
-            from,
-            per_second,
-        } => format!(
-            "{service}: {per_second:.1} a second of clients in {from} are shed: there is no capacity for them"
-        ),
-        SimulatedFinding::OverCapacity {
-            service,
-            zone,
-            tags,
-            per_second,
-            capacity_per_second,
-        } => {
-            let with = match tags.is_empty() {
-                true => String::new(),
-                false => format!(" with {tags}"),
-            };
-            format!(
-                "{service}: instances in {zone}{with} get {per_second:.1} a second, and declare {capacity_per_second}"
-            )
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use causeway_routing::simulate::even_loads;
+
     use super::*;
 
     const TEXT: &str = "\
@@ -352,53 +298,13 @@ services:
     }
 
     #[test]
-    fn a_load_of_one_zone_counts_before_one_of_all() {
-        let given: Vec<LoadArg> = ["orders=200", "east/orders=900/s"]
-            .map(|text| text.parse().unwrap())
-            .into();
-        let found = loads(&topology(), &fixed_exports(&topology()), &given).unwrap();
-        let words: Vec<String> = found
-            .iter()
-            .map(|load| format!("{}/{}={}", load.from, load.service, load.per_second))
-            .collect();
-        assert_eq!(words, ["east/orders=900", "west/orders=200"]);
-        assert_eq!(
-            loads(&topology(), &fixed_exports(&topology()), &[])
-                .unwrap()
-                .len(),
-            4
-        );
-        for wrong in [
-            "orders",
-            "orders=fast",
-            "orders=-1",
-            "orders=inf",
-            "/orders=1",
-            "east/=1",
-        ] {
-            assert!(wrong.parse::<LoadArg>().is_err(), "{wrong}");
-        }
-        for unknown in ["south/orders=1", "basket=1"] {
-            assert!(
-                loads(
-                    &topology(),
-                    &fixed_exports(&topology()),
-                    &[unknown.parse().unwrap()]
-                )
-                .is_err(),
-                "{unknown}"
-            );
-        }
-    }
-
-    #[test]
     fn a_scenario_reads_as_a_table_with_what_was_found_below() {
         let topology = Arc::new(topology());
         let loads = even_loads(&topology, &fixed_exports(&topology), 100.0);
         let lost = BTreeSet::from([ZoneName::new("west").unwrap()]);
         let outcome =
             |lost: &BTreeSet<ZoneName>| simulate(&topology, &fixed_exports(&topology), &loads, lost, SEED);
-        let whole = in_words(&outcome(&BTreeSet::new()));
+        let whole = report::scenario(&outcome(&BTreeSet::new()));
         assert!(
             whole.contains("orders    west   east   -      100 %   100.0"),
             "{whole}"
@@ -407,7 +313,11 @@ services:
             whole.contains("! orders: instances in east get 200.0 a second, and declare 150\n"),
             "{whole}"
         );
-        let without = in_words(&outcome(&lost));
+        assert!(
+            whole.contains("orders    east   200.0        150        133 %\n"),
+            "{whole}"
+        );
+        let without = report::scenario(&outcome(&lost));
         assert!(without.starts_with("\nWithout west:\n"), "{without}");
         assert!(
             without.contains("! ledger: nobody serves clients in east (100.0 a second)\n"),

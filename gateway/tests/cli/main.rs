@@ -11,6 +11,7 @@ mod federation;
 mod lists;
 mod metrics;
 mod signals;
+mod simulate;
 mod tasks;
 mod topology;
 mod verdicts;

@@ -15,8 +15,10 @@ use serde::{Serialize, Serializer};
 mod request;
 #[cfg(test)]
 mod tests;
+mod zone;
 
 pub use request::RequestLine;
+pub use zone::shuts_out;
 
 /// Client that calls, as the zone that it calls from says. Of an anonymous caller only the zone is known.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -66,6 +66,21 @@ pub(super) fn ordered(
     drawn.into_iter().map(|(_, arm)| arm).collect()
 }
 
+/// Tags that instances must carry for each arm that a connection may use, and its weight.
+pub(crate) fn arm_weights(split: &[SplitArm], target: &Target) -> Vec<(Tags, u32)> {
+    let agreeing = split
+        .iter()
+        .filter(|split| !contradicts(&split.tags, &target.tags));
+    let mut agreeing = agreeing.peekable();
+    if agreeing.peek().is_none() {
+        return vec![(by_name(target).tags, 1)];
+    }
+    let weighty = agreeing.filter(|split| split.weight > 0);
+    weighty
+        .map(|split| (arm(split, target).tags, split.weight))
+        .collect()
+}
+
 pub(super) fn contradicts(arm: &Tags, name: &Tags) -> bool {
     name.iter()
         .any(|(key, value)| arm.value(key).is_some_and(|other| other != value))

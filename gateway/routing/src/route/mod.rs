@@ -28,6 +28,7 @@ mod starting;
 mod tests;
 mod tiers;
 
+pub(crate) use arms::arm_weights;
 pub use belonging::{Misplacement, Placement, belongs, leaves_instance_by, stays_here};
 pub use decision::{Decision, FullDecision};
 pub use exported::ExportCount;

@@ -1,6 +1,6 @@
 //! Scenarios whose outcome can be worked out by hand.
 
-use super::*;
+use super::{world::scaled, *};
 use crate::testbed::{service, tags, topology, zone};
 
 /// Three zones with so many instances of `orders` each, of a capacity.

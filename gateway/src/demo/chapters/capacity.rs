@@ -7,7 +7,7 @@ use causeway_federation::{
     name::{ServiceName, ZoneName},
     topology::Topology,
 };
-use causeway_routing::simulate::{Load, fixed_exports, simulate};
+use causeway_routing::simulate::{Load, divided, fixed_exports, simulate};
 
 use super::Stage;
 use crate::{
@@ -51,12 +51,11 @@ pub(super) fn tell(stage: &mut Stage) -> Result<(), DemoError> {
         (CROWDED, &nobody, "120 % is asked for"),
     ] {
         // Each zone's clients ask for the same; those of a lost zone have gone with it.
-        let load = |(zone, _): &(ZoneName, f64)| Load {
-            from: zone.clone(),
-            service: service.clone(),
-            per_second: all * part / capacities.len() as f64,
+        let load = |(zone, _): &(ZoneName, f64)| {
+            let per_second = all * part / capacities.len() as f64;
+            divided(&topology, zone, &service, per_second)
         };
-        let loads: Vec<Load> = capacities.iter().map(load).collect();
+        let loads: Vec<Load> = capacities.iter().flat_map(load).collect();
         let simulated = simulate(&topology, &fixed_exports(&topology), &loads, lost, SEED);
         let mut row: Vec<Word> = vec![told.to_owned().into()];
         for (zone, capacity) in &capacities {

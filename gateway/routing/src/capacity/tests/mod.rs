@@ -1,5 +1,6 @@
 //! Three zones whose plans can be worked out by hand, and any that chance makes.
 
+mod picture;
 mod world;
 
 use std::{sync::Arc, time::Duration};

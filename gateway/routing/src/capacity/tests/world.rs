@@ -1,6 +1,6 @@
 //! Seconds of a world in which gateways measure, tell each other and plan, and requests go by their plans.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use causeway_federation::topology::{Criticality, Topology};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use super::{super::*, ZONES, seen, three};
 use crate::{
     route::{Request, route},
+    simulate::{Load, ZoneExports, simulate},
     target::Target,
     testbed::{gateway, service, tags, zone},
 };
@@ -138,6 +139,76 @@ fn at_a_hundred_and_twenty_percent_the_excess_is_shed_and_the_critical_untouched
         for of_zone in given {
             let all: f64 = of_zone.iter().sum();
             assert!((all - 300.0).abs() < 300.0 * 0.03, "seed {seed}: {given:?}");
+        }
+    }
+}
+
+/// Figures of `causeway simulate` for these rates of each zone's clients: what each zone is given, and what is shed of each criticality.
+fn predicted(topology: &Arc<Topology>, capacities: [u64; 3], rates: [[f64; 3]; 3]) -> ([f64; 3], [f64; 3]) {
+    let export = |capacity| causeway_federation::catalog::Export {
+        service: service("orders"),
+        tags: tags(&[]),
+        instances: 1,
+        healthy: 1,
+        weight: 1,
+        capacity_per_second: Some(capacity),
+    };
+    let exports: ZoneExports = ZONES
+        .iter()
+        .zip(capacities)
+        .map(|(name, capacity)| (zone(name), vec![export(capacity)]))
+        .collect();
+    let of_zone = |(name, rates): (&&str, [f64; 3])| {
+        let rates = Criticality::ALL.into_iter().zip(rates);
+        let load = |(criticality, per_second)| Load {
+            from: zone(name),
+            service: service("orders"),
+            tags: tags(&[]),
+            criticality,
+            per_second,
+        };
+        rates.map(load).collect::<Vec<_>>()
+    };
+    let loads: Vec<Load> = ZONES.iter().zip(rates).flat_map(of_zone).collect();
+    let simulated = simulate(topology, &exports, &loads, &BTreeSet::new(), 1);
+    let served = ZONES.map(|name| {
+        let served = simulated.served.iter().find(|one| one.zone == zone(name));
+        served.map_or(0.0, |one| one.per_second)
+    });
+    let shed = Criticality::ALL.map(|criticality| {
+        let load = simulated
+            .criticalities
+            .iter()
+            .find(|one| one.criticality == criticality);
+        load.map_or(0.0, |load| load.shed_per_second)
+    });
+    (served, shed)
+}
+
+#[test]
+fn each_figure_is_known_beforehand_within_five_percent() {
+    let calm = [60.0, 90.0, 30.0];
+    for (capacities, rates) in [
+        ([300; 3], [calm; 3]),
+        ([300; 3], [[60.0, 210.0, 90.0]; 3]),
+        ([100, 300, 500], [calm, [60.0, 210.0, 90.0], calm]),
+        ([100, 200, 300], [[200.0, 100.0, 100.0], calm, [20.0, 300.0, 0.0]]),
+    ] {
+        let (given, shed) = run(3, 80, |_| (capacities, rates));
+        let (served, expected) = predicted(&three("early: false"), capacities, rates);
+        let asked: f64 = rates.iter().flatten().sum();
+        let near = |found: f64, expected: f64| {
+            // What is next to nothing is told by all that is asked for.
+            assert!(
+                (found - expected).abs() <= (0.05 * expected).max(0.005 * asked),
+                "{found}, not {expected}: {given:?}, {shed:?}; {served:?} {capacities:?} {rates:?}"
+            );
+        };
+        for (of_zone, served) in given.iter().zip(served) {
+            near(of_zone.iter().sum(), served);
+        }
+        for (shed, expected) in shed.into_iter().zip(expected) {
+            near(shed, expected);
         }
     }
 }

@@ -1,0 +1,222 @@
+//! Promises of the topology, checked: each loss that one is about is tried, and what it says goes on has to be served whole.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use causeway_federation::{
+    name::{ServiceName, ZoneName},
+    topology::{Promise, PromisedLoss, PromisedRest, Topology},
+};
+use serde::Serialize;
+
+use super::{InstanceLoss, Load, SimulatedFinding, ZoneExports, simulate};
+
+/// What became of one promise.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CheckedPromise {
+    /// As the file has it: `any zone`.
+    pub lose: String,
+    /// As the file has it: `critical`.
+    pub keep: String,
+    pub state: PromiseState,
+    /// Number of losses that were tried.
+    pub tried: usize,
+    pub broken: Vec<BrokenCase>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromiseState {
+    Kept,
+    Broken,
+    /// None of the loads is of what it keeps, or there is nothing that could be lost.
+    Untried,
+}
+
+/// One loss by which a promise is broken.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BrokenCase {
+    /// In words: `zone east`, `an instance of orders in east`.
+    pub lost: String,
+    pub findings: Vec<SimulatedFinding>,
+}
+
+/// Everything that promises are checked with.
+#[derive(Debug)]
+pub struct PromiseScene<'a> {
+    pub topology: &'a Arc<Topology>,
+    pub exports: &'a ZoneExports,
+    pub loads: &'a [Load],
+    /// Instances that can be lost, one of each kind.
+    pub instances: &'a BTreeSet<InstanceLoss>,
+    pub seed: u64,
+}
+
+/// One loss that is tried.
+#[derive(Debug, Clone, PartialEq)]
+enum PromiseCase<'a> {
+    Zones(BTreeSet<ZoneName>),
+    /// The only gateway of this zone.
+    Gateway(&'a ZoneName),
+    /// A gateway beside which this zone has another.
+    SpareGateway(&'a ZoneName),
+    Instance(&'a InstanceLoss),
+}
+
+impl PromiseScene<'_> {
+    /// Checks every promise of the topology, in its order.
+    #[must_use]
+    pub fn check(&self) -> Vec<CheckedPromise> {
+        let promises = self.topology.promises.iter();
+        promises.map(|promise| self.checked(promise)).collect()
+    }
+
+    /// Counts the loads that will be simulated, each in each of its cases.
+    #[must_use]
+    pub fn questions(&self) -> usize {
+        let of_promise = |promise: &Promise| -> usize {
+            let cases = self.cases(promise);
+            let sizes = cases.iter().map(|case| self.loads_of(promise, case).len());
+            sizes.sum()
+        };
+        self.topology.promises.iter().map(of_promise).sum()
+    }
+
+    fn checked(&self, promise: &Promise) -> CheckedPromise {
+        let mut checked = CheckedPromise {
+            lose: promise.lose.to_string(),
+            keep: promise.keep.to_string(),
+            state: PromiseState::Untried,
+            tried: 0,
+            broken: Vec::new(),
+        };
+        for case in self.cases(promise) {
+            let loads = self.loads_of(promise, &case);
+            if loads.is_empty() {
+                continue;
+            }
+            checked.tried += 1;
+            let findings = self.breaking(promise, &case, &loads);
+            if !findings.is_empty() {
+                checked.broken.push(BrokenCase {
+                    lost: in_words(&case),
+                    findings,
+                });
+            }
+        }
+        checked.state = match (checked.tried, checked.broken.is_empty()) {
+            (0, _) => PromiseState::Untried,
+            (_, true) => PromiseState::Kept,
+            (_, false) => PromiseState::Broken,
+        };
+        checked
+    }
+
+    fn cases(&self, promise: &Promise) -> Vec<PromiseCase<'_>> {
+        let zones = self.topology.zones.keys();
+        match &promise.lose {
+            PromisedLoss::Zones(zones) => vec![PromiseCase::Zones(zones.clone())],
+            PromisedLoss::AnyZone => {
+                let one = |zone: &ZoneName| PromiseCase::Zones(BTreeSet::from([zone.clone()]));
+                zones.map(one).collect()
+            }
+            PromisedLoss::AnyGateway => {
+                let one = |zone| match self.topology.has_one_gateway(zone) {
+                    true => PromiseCase::Gateway(zone),
+                    false => PromiseCase::SpareGateway(zone),
+                };
+                zones.map(one).collect()
+            }
+            PromisedLoss::AnyInstance => self.instances.iter().map(PromiseCase::Instance).collect(),
+        }
+    }
+
+    /// Loads of the services that the promise keeps something of, without those that the case has no part in. Services share no capacity.
+    fn loads_of(&self, promise: &Promise, case: &PromiseCase<'_>) -> Vec<Load> {
+        let kept: BTreeSet<&ServiceName> = self
+            .loads
+            .iter()
+            .filter(|load| load.per_second > 0.0 && promise.keep.keeps(&load.service, load.criticality))
+            .filter(|load| !case.takes_clients(&load.from))
+            .map(|load| &load.service)
+            .collect();
+        let has_part = |load: &&Load| match case {
+            PromiseCase::Instance(lost) => load.service == lost.service,
+            _ => true,
+        };
+        let loads = self.loads.iter().filter(|load| kept.contains(&load.service));
+        loads.filter(has_part).cloned().collect()
+    }
+
+    /// What breaks a promise in one case.
+    fn breaking(&self, promise: &Promise, case: &PromiseCase<'_>, loads: &[Load]) -> Vec<SimulatedFinding> {
+        let run = |exports: &ZoneExports, lost: &BTreeSet<ZoneName>| {
+            simulate(self.topology, exports, loads, lost, self.seed).findings
+        };
+        let nothing = BTreeSet::new();
+        let mut findings = match case {
+            PromiseCase::Zones(zones) => run(self.exports, zones),
+            PromiseCase::SpareGateway(_) => run(self.exports, &nothing),
+            PromiseCase::Instance(lost) => run(&lost.applied(self.exports), &nothing),
+            PromiseCase::Gateway(zone) => {
+                let mut findings = run(self.exports, &BTreeSet::from([(*zone).clone()]));
+                let cut_off = loads
+                    .iter()
+                    .filter(|load| load.from == **zone && load.per_second > 0.0);
+                findings.extend(cut_off.map(|load| SimulatedFinding::NoGateway {
+                    service: load.service.clone(),
+                    from: load.from.clone(),
+                    criticality: load.criticality,
+                    per_second: load.per_second,
+                }));
+                findings
+            }
+        };
+        findings.retain(|finding| breaks(&promise.keep, finding, loads));
+        findings
+    }
+}
+
+impl PromiseCase<'_> {
+    fn takes_clients(&self, zone: &ZoneName) -> bool {
+        matches!(self, Self::Zones(zones) if zones.contains(zone))
+    }
+}
+
+/// Tells whether something that is kept is not served whole. What permissions forbid was never promised.
+fn breaks(keep: &PromisedRest, finding: &SimulatedFinding, loads: &[Load]) -> bool {
+    match finding {
+        SimulatedFinding::NoHome {
+            service, criticality, ..
+        }
+        | SimulatedFinding::Shed {
+            service, criticality, ..
+        }
+        | SimulatedFinding::NoGateway {
+            service, criticality, ..
+        } => keep.keeps(service, *criticality),
+        SimulatedFinding::OverCapacity { service, .. } => loads.iter().any(|load| {
+            load.service == *service && load.per_second > 0.0 && keep.keeps(service, load.criticality)
+        }),
+        SimulatedFinding::Forbidden { .. } => false,
+    }
+}
+
+fn in_words(case: &PromiseCase<'_>) -> String {
+    match case {
+        PromiseCase::Zones(zones) if zones.is_empty() => "nothing".to_owned(),
+        PromiseCase::Zones(zones) => {
+            let names: Vec<&str> = zones.iter().map(ZoneName::as_str).collect();
+            let word = if names.len() == 1 { "zone" } else { "zones" };
+            format!("{word} {}", names.join(" and "))
+        }
+        PromiseCase::Gateway(zone) => format!("the only gateway of {zone}"),
+        PromiseCase::SpareGateway(zone) => format!("a gateway of {zone}"),
+        PromiseCase::Instance(lost) => {
+            let with = match lost.tags.is_empty() {
+                true => String::new(),
+                false => format!(" with {}", lost.tags),
+            };
+            format!("an instance of {} in {}{with}", lost.service, lost.zone)
+        }
+    }
+}

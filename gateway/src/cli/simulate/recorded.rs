@@ -1,0 +1,212 @@
+//! Loads that were recorded: the files that `causeway get loads -o yaml` and `-o json` write, of one gateway or, with `--all`, of all zones.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use causeway_api::{
+    admin::view::{Envelope, LoadView},
+    elsewhere::EveryZoneView,
+};
+use causeway_federation::{
+    name::{ServiceName, ZoneName},
+    topology::Topology,
+};
+use causeway_routing::simulate::Load;
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::{
+    cli::{Exit, Failure},
+    output,
+};
+
+/// Longest file.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+const HINT: &str = "write it with `causeway get loads -o yaml > loads.yaml`, or with --all";
+
+/// Reads all files, whose loads add up. What is said of a gateway in two of them would count twice, and is refused.
+pub(super) fn read(files: &[PathBuf], topology: &Topology) -> Result<Option<Vec<Load>>, Failure> {
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let mut loads = Vec::new();
+    let mut tellers: BTreeMap<(String, String), &Path> = BTreeMap::new();
+    for file in files {
+        let views = of_file(file)?;
+        for view in &views {
+            let teller = (view.zone.clone(), view.gateway.clone());
+            if let Some(before) = tellers.insert(teller, file).filter(|before| before != file) {
+                let text = format!(
+                    "the loads of {}/{} are in {} and in {}",
+                    view.zone,
+                    view.gateway,
+                    before.display(),
+                    file.display()
+                );
+                return Err(Failure::usage(text).hint("give each gateway's loads once"));
+            }
+        }
+        for view in views {
+            loads.extend(load(view, file, topology)?);
+        }
+    }
+    Ok(Some(loads))
+}
+
+fn of_file(file: &Path) -> Result<Vec<LoadView>, Failure> {
+    let bad = |what: String| {
+        let text = format!("{}: {what}", file.display());
+        Failure::new(text).exit(Exit::BadInput).hint(HINT)
+    };
+    let size = fs::metadata(file).map(|known| known.len());
+    if size.is_ok_and(|bytes| bytes > MAX_BYTES) {
+        return Err(bad(format!("it is longer than {MAX_BYTES} bytes")));
+    }
+    let text = fs::read_to_string(file)
+        .map_err(|error| Failure::new(format!("cannot read {}", file.display())).because(&error))?;
+    // JSON is YAML, too.
+    let value: Value =
+        serde_saphyr::from_str(&text).map_err(|error| bad(format!("it cannot be read: {error}")))?;
+    if value.get("zones").is_none() {
+        return items(&value).map_err(bad);
+    }
+    let view = EveryZoneView::deserialize(&value).map_err(|error| bad(error.to_string()))?;
+    let mut loads = Vec::new();
+    for zone in &view.zones {
+        let last = zone.last.as_ref().map(|last| &last.answer);
+        match zone.answer.as_ref().or(last) {
+            Some(answer) => loads.extend(items(answer).map_err(bad)?),
+            None => output::tell(&format!(
+                "warning: {}: zone {} did not answer, and its clients have no load here\n",
+                file.display(),
+                zone.zone
+            )),
+        }
+    }
+    Ok(loads)
+}
+
+fn items(answer: &Value) -> Result<Vec<LoadView>, String> {
+    let envelope = Envelope::<LoadView>::deserialize(answer).map_err(|error| error.to_string())?;
+    match envelope.kind.as_str() {
+        "loads" => Ok(envelope.items),
+        other => Err(format!("these are no loads, but {other}")),
+    }
+}
+
+fn load(view: LoadView, file: &Path, topology: &Topology) -> Result<Option<Load>, Failure> {
+    let bad = |what: &dyn std::fmt::Display| {
+        let text = format!("{}: {what}", file.display());
+        Failure::new(text).exit(Exit::BadInput).hint(HINT)
+    };
+    let from = ZoneName::new(&view.zone).map_err(|error| bad(&error))?;
+    let service = ServiceName::new(&view.service).map_err(|error| bad(&error))?;
+    if !(view.per_second.is_finite() && view.per_second >= 0.0) {
+        return Err(bad(&format!("{} is no rate", view.per_second)));
+    }
+    if !topology.zones.contains_key(&from) {
+        output::tell(&format!(
+            "warning: {}: {} a second of {service} are left out: the topology has no zone {from}\n",
+            file.display(),
+            view.per_second
+        ));
+        return Ok(None);
+    }
+    Ok(Some(Load {
+        from,
+        service,
+        tags: view.tags,
+        criticality: view.criticality,
+        per_second: view.per_second,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_federation::{name::Tags, topology::Criticality};
+    use serde_json::json;
+
+    use super::*;
+
+    fn topology() -> Topology {
+        let text = "version: 1\ntrust_domain: a.internal\nzones: { east: { gateways: [] }, west: { gateways: [] } }\n";
+        causeway_federation::topology::parse(text, "").unwrap().topology
+    }
+
+    fn view(zone: &str, gateway: &str, per_second: f64) -> LoadView {
+        LoadView {
+            zone: zone.to_owned(),
+            gateway: gateway.to_owned(),
+            service: "orders".to_owned(),
+            tags: [("version", "v2")].into_iter().collect::<Tags>(),
+            criticality: Criticality::Critical,
+            per_second,
+            over_seconds: 60.0,
+        }
+    }
+
+    fn answer(zone: &str, items: &[LoadView]) -> Value {
+        json!({ "version": 1, "kind": "loads", "zone": zone, "generation": 3, "items": items })
+    }
+
+    fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
+        let path = folder.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn rates(files: &[PathBuf]) -> Result<Vec<String>, Failure> {
+        let loads = read(files, &topology())?.unwrap();
+        let word = |load: Load| {
+            let criticality = load.criticality.word();
+            format!(
+                "{}/{}{}:{criticality}={}",
+                load.from, load.service, load.tags, load.per_second
+            )
+        };
+        Ok(loads.into_iter().map(word).collect())
+    }
+
+    #[test]
+    fn what_get_writes_is_read_as_yaml_and_json_of_one_zone_and_of_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = answer("east", &[view("east", "gw1", 12.5)]);
+        let yaml = file(folder.path(), "one.yaml", &serde_saphyr::to_string(&one).unwrap());
+        let expected = "east/orders{version=v2}:critical=12.5";
+        assert_eq!(rates(&[yaml.clone()]).unwrap(), [expected]);
+        let all = json!({ "zones": [
+            { "zone": "east", "state": "answered", "asked": "2026-11-18T11:06:40Z", "answer": one },
+            { "zone": "north", "state": "away", "asked": "2026-11-18T11:06:40Z", "because": "no tunnel" },
+            { "zone": "west", "state": "away", "asked": "2026-11-18T11:06:40Z", "because": "no tunnel",
+              "last": { "time": "2026-11-18T11:04:40Z", "answer": answer("west", &[view("west", "gw1", 3.0), view("south", "gw1", 1.0)]) } },
+        ] });
+        let json = file(folder.path(), "all.json", &all.to_string());
+        assert_eq!(
+            rates(&[json.clone()]).unwrap(),
+            [expected, "west/orders{version=v2}:critical=3"]
+        );
+        assert!(rates(&[yaml, json]).is_err(), "east/gw1 is in both");
+        let other = file(
+            folder.path(),
+            "gw2.yaml",
+            &answer("east", &[view("east", "gw2", 1.0)]).to_string(),
+        );
+        assert_eq!(rates(&[other]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_of_loads_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let zones = r#"{ "version": 1, "kind": "zones", "zone": "east", "generation": 1, "items": [] }"#;
+        for text in ["", "orders: 5", zones, "[1", "zones: 3"] {
+            let path = file(folder.path(), "bad.yaml", text);
+            assert!(rates(&[path]).is_err(), "{text}");
+        }
+        let negative = answer("east", &[view("east", "gw1", -1.0)]).to_string();
+        assert!(rates(&[file(folder.path(), "negative.yaml", &negative)]).is_err());
+        assert!(rates(&[folder.path().join("missing.yaml")]).is_err());
+    }
+}
