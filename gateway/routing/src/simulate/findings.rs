@@ -1,4 +1,4 @@
-//! What an operator would rather know beforehand of where loads go.
+//! Findings that an operator would rather have beforehand, of where loads go.
 
 use std::collections::BTreeMap;
 
@@ -122,7 +122,7 @@ pub(super) fn findings(flows: &[Flow], exports: &ZoneExports) -> Vec<SimulatedFi
     findings
 }
 
-/// What each zone is given of each service.
+/// Sums up the load of each service in each zone.
 pub(super) fn served(flows: &[Flow], exports: &ZoneExports) -> Vec<ServedLoad> {
     let mut sums: BTreeMap<(&ServiceName, &ZoneName), f64> = BTreeMap::new();
     for flow in flows {
@@ -139,7 +139,7 @@ pub(super) fn served(flows: &[Flow], exports: &ZoneExports) -> Vec<ServedLoad> {
     sums.into_iter().map(load).collect()
 }
 
-/// What is asked for and shed of each criticality that something is asked for of.
+/// Sums up what is asked for and shed of each criticality that something is asked for of.
 pub(super) fn by_criticality(flows: &[Flow]) -> Vec<CriticalityLoad> {
     let of = |criticality: Criticality| {
         let flows = flows.iter().filter(move |flow| flow.criticality == criticality);

@@ -86,7 +86,7 @@ pub struct Simulated {
     pub lost: BTreeSet<ZoneName>,
     /// By service and zone of the clients, the largest share first.
     pub flows: Vec<Flow>,
-    /// What each zone is given.
+    /// Load that each zone is given.
     pub served: Vec<ServedLoad>,
     /// From the critical to the sheddable.
     pub criticalities: Vec<CriticalityLoad>,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{InstanceLoss, Load, SimulatedFinding, ZoneExports, simulate};
 
-/// What became of one promise.
+/// Outcome of one promise.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CheckedPromise {
     /// As the file has it: `any zone`.
@@ -147,7 +147,7 @@ impl PromiseScene<'_> {
         loads.filter(has_part).cloned().collect()
     }
 
-    /// What breaks a promise in one case.
+    /// Finds what breaks a promise in one case.
     fn breaking(&self, promise: &Promise, case: &PromiseCase<'_>, loads: &[Load]) -> Vec<SimulatedFinding> {
         let run = |exports: &ZoneExports, lost: &BTreeSet<ZoneName>| {
             simulate(self.topology, exports, loads, lost, self.seed).findings

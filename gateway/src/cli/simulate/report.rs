@@ -65,7 +65,7 @@ pub(super) fn scenario(outcome: &Simulated) -> String {
     text
 }
 
-/// What zones are given of what they declare, and what is shed of each criticality, where anything is declared.
+/// Tells what zones are given of what they declare, and what is shed of each criticality, where anything is declared.
 fn capacities(text: &mut String, outcome: &Simulated) {
     let declared = |load: &&causeway_routing::simulate::ServedLoad| load.capacity_per_second.is_some();
     let rows = outcome.served.iter().filter(declared).map(|load| {
@@ -151,7 +151,7 @@ fn with(tags: &Tags) -> String {
     }
 }
 
-/// What became of each promise.
+/// Outcomes of all promises.
 pub(super) fn promises(checked: &[CheckedPromise], is_made_up: bool) -> String {
     if checked.is_empty() {
         return String::new();
@@ -193,7 +193,7 @@ fn more(text: &mut String, indent: &str, all: usize, shown: usize) {
     }
 }
 
-/// What is not well beside the loads: parts that a service is lost with, and permissions that contradict exports.
+/// Remarks beside the loads: parts that a service is lost with, and permissions that contradict exports.
 pub(super) fn remarks(points: &[SinglePoint], conflicts: &[PermissionConflict]) -> String {
     let mut text = String::new();
     if !points.is_empty() {

@@ -30,7 +30,7 @@ pub enum PromisedLoss {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PromisedRest {
     All,
-    /// What is of this criticality or a higher one.
+    /// Everything of this criticality or a higher one.
     Criticality(Criticality),
     Services(BTreeSet<ServiceName>),
 }

@@ -7,7 +7,7 @@ use causeway_federation::{
 use causeway_routing::capacity::RecordedLoad;
 use serde::{Deserialize, Serialize};
 
-/// What the clients of one gateway ask for of a service, whether or not it is served.
+/// Demand of one gateway's clients for a service, whether or not it is served.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoadView {
     /// Zone of the clients.
