@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use causeway_tests::{
@@ -185,6 +185,23 @@ impl Scene {
     }
 
     /// Waits until so many more requests were answered.
+    /// Kills the gateway that drives the shift, and makes sure that it stays at this step for longer than it would have without.
+    async fn dies_at(&mut self, step: u64) {
+        self.federation.zone_mut("east").kill().unwrap();
+        let held = self
+            .wait_shift("west", "has no driver", |shift| shift["driver_gone"] == true)
+            .await;
+        let at = |shift: &Value| (shift["step"].as_u64(), shift["state"].as_str().map(str::to_owned));
+        let expected = (Some(step), Some("running".to_owned()));
+        assert_eq!(at(&held), expected, "{held}");
+        let since = Instant::now();
+        until_true("an interval is over", PATIENCE, async || {
+            since.elapsed() > Duration::from_secs(4)
+        })
+        .await;
+        assert_eq!(at(&self.shift("west").await.unwrap()), expected);
+    }
+
     async fn wait_requests(&self, more: usize) {
         let wanted = self.requests() + more;
         until_true("requests", PATIENCE, async || self.requests() >= wanted).await;
@@ -372,4 +389,47 @@ async fn without_the_gateway_that_drives_it_a_shift_stays_and_another_zone_takes
         .wait_shift("west", "is done", |shift| shift["state"] == "done")
         .await;
     assert!(scene.v2.requests() > before);
+}
+
+#[tokio::test]
+async fn a_driver_that_dies_before_a_step_and_after_one_skips_none_and_takes_none_twice() {
+    let mut scene = scene().await;
+    scene.begin("10,30,100", "3s");
+    scene
+        .wait_shift("west", "has begun", |shift| shift["percent"] == 10)
+        .await;
+    scene.dies_at(1).await;
+    // It comes back, knows what it was doing, and takes the step.
+    scene.federation.start_zone("east").unwrap();
+    scene.federation.ready("east").await;
+    scene
+        .wait_shift("west", "is at 30 %", |shift| shift["percent"] == 30)
+        .await;
+    scene.dies_at(2).await;
+    scene.at("west", &["shift", "pause", "orders"]).unwrap();
+    let said = scene.at("west", &["shift", "resume", "orders"]).unwrap();
+    assert!(said.contains("driven by west/"), "{said}");
+    scene
+        .wait_shift("west", "is done", |shift| shift["state"] == "done")
+        .await;
+    // Each generation is one state: the first step, the second, paused, resumed, the last, and the end.
+    let told = scene.at("west", &["shift", "status", "orders"]).unwrap();
+    for (state, times) in [
+        ("10 %, running", 1),
+        ("30 %, running", 2),
+        ("30 %, paused", 1),
+        ("100 %, running", 1),
+        ("100 %, done", 1),
+    ] {
+        assert_eq!(
+            told.matches(&format!(" {state}")).count(),
+            times,
+            "{state} in\n{told}"
+        );
+    }
+    // And the zone that comes back last has what is in force.
+    scene.federation.start_zone("east").unwrap();
+    scene
+        .wait_shift("east", "is done", |shift| shift["state"] == "done")
+        .await;
 }

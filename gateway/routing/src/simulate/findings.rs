@@ -146,10 +146,10 @@ pub(super) fn by_criticality(flows: &[Flow]) -> Vec<CriticalityLoad> {
         CriticalityLoad {
             criticality,
             per_second: flows.clone().map(|flow| flow.per_second).sum(),
+            // The sum of nothing would be -0.
             shed_per_second: flows
                 .filter(|flow| flow.is_shed)
-                .map(|flow| flow.per_second)
-                .sum(),
+                .fold(0.0, |sum, flow| sum + flow.per_second),
         }
     };
     let loads = Criticality::ALL.map(of).into_iter();

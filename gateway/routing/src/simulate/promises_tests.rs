@@ -200,6 +200,7 @@ fn tags_in_a_name_hold_and_criticality_decides_who_is_shed() {
         .map(|one| one.shed_per_second)
         .collect();
     assert_eq!(shed.len(), 2);
+    assert!(shed[0].is_sign_positive(), "{shed:?}");
     assert!(shed[0] == 0.0 && (shed[1] - 60.0).abs() < 5.0, "{shed:?}");
     for served in &simulated.served {
         let capacity = served.capacity_per_second.unwrap() as f64;
