@@ -46,6 +46,7 @@ pub fn fixed_exports(topology: &Topology) -> ZoneExports {
                 tags,
                 weight: *weight,
                 healthy: true,
+                serves_in_panic: false,
                 capacity_per_second: *capacity,
             });
         exports(states)
