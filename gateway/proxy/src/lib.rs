@@ -22,6 +22,7 @@ mod reports;
 mod tasks;
 #[cfg(test)]
 mod testbed;
+mod traces;
 mod warm;
 
 pub use metrics::{ForbiddenTotals, MoveReason, PermissionOutcome, ProxyMetrics};

@@ -178,6 +178,7 @@ impl Zone {
         let tunnel_metrics = Arc::new(TunnelMetrics::new(&mut registry));
         let metrics = Arc::new(ProxyMetrics::new(&mut registry, tunnel_metrics));
         let (threads, own_sockets) = (config.threads, config.own_sockets.clone());
+        let tracer = config.tracer.clone();
         let egress = Egress::new(
             config,
             snapshots.clone(),
@@ -186,7 +187,7 @@ impl Zone {
             access.clone(),
         );
         let mut serving = IngressConfig::new(1);
-        serving.own_sockets = own_sockets;
+        (serving.own_sockets, serving.tracer) = (own_sockets, tracer);
         let ingress = Ingress::new(serving, snapshots.clone(), metrics, access);
         let vip = vip();
         let target = Target::service(service("orders"));

@@ -41,6 +41,7 @@ use super::{
     started_successor::OwnCommand,
     stored_sockets::StoredSockets,
     successor, supervised,
+    trace_args::TraceArgs,
 };
 use crate::gateway::{CertificateRenewal, Gateway, GatewayMetrics};
 use config::config;
@@ -223,6 +224,8 @@ pub(crate) struct GatewayArgs {
     /// One line per finished connection on standard output
     #[arg(long, value_name = "FORM", env = "CAUSEWAY_ACCESS_LOG", default_value = "off")]
     access_log: AccessLogForm,
+    #[command(flatten)]
+    traces: TraceArgs,
     /// Time after which what another zone said last is not fresh any more
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_FRESH_FOR", default_value = "5s", value_parser = humantime::parse_duration)]
     fresh_for: Duration,
@@ -273,6 +276,7 @@ impl GatewayArgs {
         half_closed_limit(self.half_closed_timeout)?;
         keepalive(self.tcp_keepalive)?;
         history_limits(self.history, self.history_size)?;
+        self.traces.settings()?;
         Ok(())
     }
 }

@@ -65,6 +65,7 @@ mod supervised;
 mod tables;
 mod token;
 mod topology;
+mod trace_args;
 mod validate;
 mod zone_state;
 mod zone_sync;

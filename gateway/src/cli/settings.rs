@@ -12,6 +12,8 @@ use super::{Exit, Failure};
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// Beginning of the variables that commands read.
 const PREFIX: &str = "CAUSEWAY_";
+/// Variables that they read beside those, which other programs read too.
+const SHARED: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 
 /// Every flag of `command` that has a variable, as it was parsed.
 pub(super) fn in_force(command: &Command, parsed: &ArgMatches) -> Vec<SettingView> {
@@ -71,6 +73,11 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<WantedSettings, Failure> {
     })
 }
 
+/// Tells whether commands read this variable.
+fn concerns(name: &str) -> bool {
+    name.starts_with(PREFIX) || SHARED.contains(&name)
+}
+
 /// The number of a line that cannot be understood otherwise.
 fn parse(text: &str) -> Result<BTreeMap<String, String>, usize> {
     let mut variables = BTreeMap::new();
@@ -84,11 +91,11 @@ fn parse(text: &str) -> Result<BTreeMap<String, String>, usize> {
             // A unit may have several on one line.
             for word in words(value) {
                 let (name, value) = word.split_once('=').ok_or(number)?;
-                if name.starts_with(PREFIX) {
+                if concerns(name) {
                     variables.insert(name.to_owned(), value.to_owned());
                 }
             }
-        } else if name.trim().starts_with(PREFIX) {
+        } else if concerns(name.trim()) {
             variables.insert(name.trim().to_owned(), unquoted(value).to_owned());
         }
     }
@@ -200,7 +207,7 @@ mod tests {
 
     #[test]
     fn variables_are_read_as_systemd_reads_them() {
-        let text = "# comment\n; another\n\nCAUSEWAY_DRAIN=60s\n CAUSEWAY_ZONE = \"east\" \nPATH=/bin\nCAUSEWAY_DNS='127.0.0.1:53'\n\
+        let text = "# comment\n; another\n\nCAUSEWAY_DRAIN=60s\n CAUSEWAY_ZONE = \"east\" \nPATH=/bin\nOTEL_EXPORTER_OTLP_ENDPOINT=http://[::1]:4317\nOTEL_SERVICE_NAME=x\nCAUSEWAY_DNS='127.0.0.1:53'\n\
                     [Service]\nUser=causeway\nEnvironment=CAUSEWAY_DATA=/data\nEnvironment=\"CAUSEWAY_LOG=info\"\n";
         let read = parse(text).unwrap();
         let read: Vec<_> = read.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -211,7 +218,8 @@ mod tests {
                 ("CAUSEWAY_DNS", "127.0.0.1:53"),
                 ("CAUSEWAY_DRAIN", "60s"),
                 ("CAUSEWAY_LOG", "info"),
-                ("CAUSEWAY_ZONE", "east")
+                ("CAUSEWAY_ZONE", "east"),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[::1]:4317")
             ]
         );
         assert_eq!(parse("CAUSEWAY_DRAIN=1s\nnonsense"), Err(2));

@@ -30,6 +30,9 @@ pub(super) fn explain(error: &GatewayStartError) -> Failure {
         GatewayStartError::Identity(_) => {
             failure.hint("the key must be one that can sign: ECDSA, Ed25519 or RSA")
         }
+        GatewayStartError::Traces(_) => failure.hint(
+            "--otlp-endpoint and the OTEL_EXPORTER_OTLP_ variables of the environment say how they are sent",
+        ),
         GatewayStartError::Threads { .. } | GatewayStartError::ZoneSync(_) => failure,
     }
 }

@@ -286,6 +286,7 @@ async fn start(
         registration: None,
         gate: causeway_api::credentials::Gate::default(),
         access: access.clone(),
+        otlp: None,
         handed: Default::default(),
         ages: Ages::default(),
         metrics: crate::gateway::GatewayMetrics::default(),

@@ -28,7 +28,7 @@ use causeway_proxy::egress::{Outlive, RedirectError};
 use causeway_routing::{
     failback::CarriedTier, limits::CarriedLimits, outlier::CarriedEjection, shift::CarriedShift,
 };
-use causeway_telemetry::AccessLog;
+use causeway_telemetry::{AccessLog, OtlpSettings};
 use causeway_tunnel as tunnel;
 use causeway_zone_sync::{replica::Ages, service};
 
@@ -65,6 +65,8 @@ pub struct GatewayConfig {
     /// Gate that knows who may use the admin API and registration from elsewhere, and writes down what was asked of them.
     pub gate: Gate,
     pub access: AccessLog,
+    /// Receiver of traces; `None`: there are none.
+    pub otlp: Option<OtlpSettings>,
     /// Ages up to which other zones' exports are believed.
     pub ages: Ages,
     /// Longest time that bytes of a connection between zones may wait of which the other side takes none.
@@ -239,6 +241,8 @@ pub enum GatewayStartError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot send traces: {0}")]
+    Traces(String),
     #[error("cannot keep the keys of tunnels")]
     EndpointKeys(#[from] tunnel::EndpointKeysError),
     #[error("cannot start {count} data threads")]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -12,8 +13,8 @@ use causeway_control::{
 };
 use causeway_federation::{name::GatewayId, topology::applied::TopologyDocument, trust::TrustDocument};
 use causeway_history::{
-    BurstLimit, EventKind, EventQuery, History, MAX_EVENTS_AT_ONCE, NewEvent, TunnelCounts, TunnelReadings,
-    figures,
+    BurstLimit, EventKind, EventQuery, History, HistoryConfig, MAX_EVENTS_AT_ONCE, NewEvent, TunnelCounts,
+    TunnelReadings, figures,
     picture::{CertificatePicture, CertificateUrgency, OpenMatters, Picture, Plans, events, first},
 };
 use causeway_host::uptime::uptime;
@@ -34,7 +35,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{GatewayConfig, start::Foundation};
+use super::{GatewayConfig, background::BackgroundTasks, start::Foundation};
 
 /// Time between two looks where nothing says that something changed.
 const TICK: Duration = Duration::from_millis(250);
@@ -46,6 +47,18 @@ const PAUSE_TIMES: u32 = 10;
 const MINUTE: Duration = Duration::from_secs(60);
 /// Time in which a process that has just started hears of the other zones.
 const SETTLING: Duration = Duration::from_secs(5);
+
+/// Starts writing down what happens.
+pub(super) fn start_history(config: &GatewayConfig, background: &BackgroundTasks) -> History {
+    let history = History::new(HistoryConfig {
+        own: config.id().clone(),
+        data: config.storage.folder().map(Path::to_owned),
+        limits: config.history,
+        metrics: config.metrics.history.clone(),
+    });
+    background.spawn_to_the_end("history", history.clone().keep());
+    history
+}
 
 /// Everything that a picture is taken of.
 #[derive(Clone)]

@@ -14,6 +14,7 @@
 //! | `src/gateway/recheck.rs` | control | nothing: has egress and ingress look at their open connections again | watches snapshots: a new topology, or who is registered where |
 //! | `proxy/src/moving.rs` | control | since when which open connections have not belonged where they are | watches snapshots; a look every 100 ms to 5 s, where a service has `connections` |
 //! | `src/gateway/exports.rs` | control | nothing: tells zone sync what is exported | watches the topology and instances |
+//! | `telemetry/src/traces/export.rs` | control | batches of spans on their way to a receiver, where one is configured | a queue of 2,048 spans; a message has 10 s |
 //! | `history/src/history.rs` | control | the files of the history | a bounded queue of 1,024 events |
 //! | `src/gateway/history.rs` | control | the latest picture of what this gateway knows, the figures of the minute | watches snapshots; a look every 250 ms |
 //! | `src/gateway/sync_status.rs` | control | what zone sync says of itself | a bounded channel of events; a look every 500 ms |
@@ -73,6 +74,7 @@ mod streams;
 mod sync_metrics;
 mod sync_status;
 mod threads;
+mod traces;
 mod unread;
 
 pub use config::{
@@ -96,6 +98,7 @@ use causeway_host::{handed::HandedSockets, tasks::Tasks};
 use causeway_instances::Instances;
 use causeway_proxy::{egress::Egress, ingress::Ingress};
 use causeway_routing::snapshot::Snapshots;
+use causeway_telemetry::SpanExport;
 use causeway_tunnel::Tunnels;
 use causeway_zone_sync::service::ZoneSync;
 use tokio::{sync::watch, task::JoinHandle};
@@ -125,6 +128,8 @@ pub struct Gateway {
     draining: Arc<std::sync::atomic::AtomicBool>,
     background: BackgroundTasks,
     failback: FailbackKeeper,
+    /// `None`: there are no traces.
+    traces: Option<SpanExport>,
     /// Sockets that a successor is to have.
     handed: HandedSockets,
     /// Until it is taken.

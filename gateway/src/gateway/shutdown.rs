@@ -140,6 +140,10 @@ impl Gateway {
         if tokio::task::spawn_blocking(move || threads.stop()).await.is_err() {
             tracing::error!("the data threads could not be ended");
         }
+        // No span is under way any more.
+        if let Some(traces) = self.traces.take() {
+            traces.close().await;
+        }
         tracing::info!(gateway = %self.id, "the gateway has ended");
     }
 }

@@ -12,7 +12,7 @@ use causeway_dns::{
     HostResolver,
     vips::{self, VipTable},
 };
-use causeway_history::{History, HistoryConfig};
+use causeway_history::History;
 use causeway_host::{descriptors::Descriptors, own_sockets::OwnSockets};
 use causeway_instances::{
     Instances, InstancesConfig,
@@ -24,6 +24,7 @@ use causeway_proxy::{
     ingress::{Ingress, IngressConfig},
 };
 use causeway_routing::{reach::OwnListeners, snapshot::Snapshots};
+use causeway_telemetry::Tracer;
 use causeway_tunnel::{EndpointKeys, SocketBuffers, TunnelConfig, TunnelSet, Tunnels};
 use causeway_zone_sync::service::{SyncConfig, SyncEvent, ZoneSync};
 use tokio::sync::{mpsc, watch};
@@ -36,7 +37,7 @@ use super::{
     exports::keep_exports,
     failback::FailbackKeeper,
     handover::listen_for_successors,
-    history::keep_events,
+    history::{keep_events, start_history},
     labels::name_services,
     listeners, local_sockets,
     publish::{Sources, publish},
@@ -48,6 +49,7 @@ use super::{
     streams::Streams,
     sync_status::{self, SyncView},
     threads::DataThreads,
+    traces::start_traces,
     unread,
 };
 
@@ -72,6 +74,8 @@ pub(super) struct Foundation {
     pub(super) own_sockets: OwnSockets,
     /// Descriptors that clients may take.
     pub(super) descriptors: Descriptors,
+    /// Makes spans, if they are to be sent.
+    pub(super) tracer: Tracer,
 }
 
 impl Gateway {
@@ -93,7 +97,8 @@ impl Gateway {
             let topology = config.topology.current();
             trusted.federate(topology).await;
         }
-        let known = know(&config, &background).await?;
+        let (tracer, traces) = start_traces(&config)?;
+        let known = know(&config, tracer, &background).await?;
         // Only now are the files this process's own, and the socket beside them with them. Whoever is told that this gateway is ready may
         // start a successor at once.
         let handover = listen_for_successors(&config);
@@ -150,6 +155,7 @@ impl Gateway {
             draining,
             background,
             failback: known.failback,
+            traces,
             handed: config.handed.sockets,
             handover,
             topology: config.topology,
@@ -251,7 +257,11 @@ fn follow_trust(config: &GatewayConfig, known: &Foundation, background: &Backgro
 }
 
 /// Starts everything that a snapshot is made of, and what follows from one.
-async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Foundation, GatewayStartError> {
+async fn know(
+    config: &GatewayConfig,
+    tracer: Tracer,
+    background: &BackgroundTasks,
+) -> Result<Foundation, GatewayStartError> {
     let id = config.id();
     let listeners = watch::Sender::new(OwnListeners::new(listeners::configured(config)));
     let instances = Instances::start(
@@ -321,19 +331,8 @@ async fn know(config: &GatewayConfig, background: &BackgroundTasks) -> Result<Fo
         listeners,
         own_sockets: OwnSockets::default(),
         descriptors: Descriptors::default(),
+        tracer,
     })
-}
-
-/// Starts writing down what happens.
-fn start_history(config: &GatewayConfig, background: &BackgroundTasks) -> History {
-    let history = History::new(HistoryConfig {
-        own: config.id().clone(),
-        data: config.storage.folder().map(Path::to_owned),
-        limits: config.history,
-        metrics: config.metrics.history.clone(),
-    });
-    background.spawn_to_the_end("history", history.clone().keep());
-    history
 }
 
 fn open_vips(config: &GatewayConfig, snapshots: &Snapshots) -> Result<Arc<VipTable>, GatewayStartError> {
@@ -389,6 +388,7 @@ fn start_ingress(config: &GatewayConfig, known: &Foundation) -> Ingress {
         failures: known.instances.connect_failures(),
         own_sockets: known.own_sockets.clone(),
         descriptors: known.descriptors.clone(),
+        tracer: known.tracer.clone(),
         ..IngressConfig::new(config.threads)
     };
     Ingress::new(
@@ -425,6 +425,7 @@ fn start_egress(config: &GatewayConfig, known: &Foundation, threads: &DataThread
         ejections: config.handed.findings.ejections.clone(),
         limits: config.handed.findings.limits.clone(),
         holds_back: config.handed.tunnels.is_some(),
+        tracer: known.tracer.clone(),
         ..EgressConfig::new(config.threads)
     };
     let egress = Egress::new(

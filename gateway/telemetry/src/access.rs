@@ -14,7 +14,7 @@ use causeway_federation::name::{GatewayId, PortName, ServiceName, Tags, ZoneName
 use causeway_routing::permit::{Caller, Rule};
 use serde::{Serialize, Serializer};
 
-use super::{ConnectionId, ConnectionOutcome, LineWriter, RequestFacts, request::grpc_word};
+use super::{ConnectionId, ConnectionOutcome, LineWriter, RequestFacts, TraceId, request::grpc_word};
 
 /// End of a cross-zone connection that writes the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -81,6 +81,8 @@ pub struct AccessRecord {
     /// Of a request: what was asked for and answered.
     #[serde(flatten)]
     pub request: Option<RequestFacts>,
+    /// Trace that it is in; `None`: traces are off.
+    pub trace_id: Option<TraceId>,
     /// The same in the lines of both gateways, and in their logs.
     pub connection: ConnectionId,
 }
@@ -181,7 +183,8 @@ fn text_line(time: SystemTime, record: &AccessRecord) -> String {
     if let Some(request) = &record.request {
         request_text(&mut line, request);
     }
-    let _ = writeln!(line, " connection={}", record.connection);
+    let trace = or_dash(record.trace_id.as_ref());
+    let _ = writeln!(line, " trace_id={trace} connection={}", record.connection);
     line
 }
 
@@ -260,6 +263,7 @@ mod tests {
             route: Some("canary".into()),
             panic: false,
             request: None,
+            trace_id: None,
             connection: ConnectionId::new(0xc0ffee),
         }
     }
@@ -270,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_text_line_has_every_field_in_a_fixed_place() {
-        insta::assert_snapshot!(text_line(time(), &record()), @"2023-11-14T22:13:20.123456Z egress orders{version=v2} east->west served client=127.0.0.1:40000 peer=west/gw1 instance=- attempts=2 ready=1.503ms duration=20000.042ms up=78 down=1024 caller=anonymous@east rule=permissions.default route=canary connection=0000000000c0ffee");
+        insta::assert_snapshot!(text_line(time(), &record()), @"2023-11-14T22:13:20.123456Z egress orders{version=v2} east->west served client=127.0.0.1:40000 peer=west/gw1 instance=- attempts=2 ready=1.503ms duration=20000.042ms up=78 down=1024 caller=anonymous@east rule=permissions.default route=canary trace_id=- connection=0000000000c0ffee");
     }
 
     #[test]
@@ -287,10 +291,10 @@ mod tests {
             ..record()
         };
         let text = text_line(time(), &with(request.clone()));
-        let told = " route=canary method=POST path=/shop.Orders/Place status=200 grpc_status=UNAVAILABLE first_byte=2.500ms connection=0000000000c0ffee\n";
+        let told = " route=canary method=POST path=/shop.Orders/Place status=200 grpc_status=UNAVAILABLE first_byte=2.500ms trace_id=- connection=0000000000c0ffee\n";
         assert!(text.ends_with(told), "{text}");
         let json = json_line(time(), &with(request));
-        let told = r#""route":"canary","method":"POST","path":"/shop.Orders/Place","status":200,"grpc_status":"UNAVAILABLE","first_byte_ms":2.5,"connection""#;
+        let told = r#""route":"canary","method":"POST","path":"/shop.Orders/Place","status":200,"grpc_status":"UNAVAILABLE","first_byte_ms":2.5,"trace_id":null,"connection""#;
         assert!(json.contains(told), "{json}");
         let text = text_line(time(), &with(RequestFacts::default()));
         assert!(
@@ -326,6 +330,6 @@ mod tests {
 
     #[test]
     fn a_json_line_is_one_object_with_durations_in_milliseconds() {
-        insta::assert_snapshot!(json_line(time(), &record()), @r#"{"time":"2023-11-14T22:13:20.123456Z","role":"egress","service":"orders","port":null,"tags":{"version":"v2"},"client":"127.0.0.1:40000","from_zone":"east","to_zone":"west","peer":"west/gw1","instance":null,"outcome":"served","attempts":2,"ready_after_ms":1.503,"duration_ms":20000.042,"bytes_up":78,"bytes_down":1024,"caller":"anonymous@east","rule":"permissions.default","route":"canary","connection":"0000000000c0ffee"}"#);
+        insta::assert_snapshot!(json_line(time(), &record()), @r#"{"time":"2023-11-14T22:13:20.123456Z","role":"egress","service":"orders","port":null,"tags":{"version":"v2"},"client":"127.0.0.1:40000","from_zone":"east","to_zone":"west","peer":"west/gw1","instance":null,"outcome":"served","attempts":2,"ready_after_ms":1.503,"duration_ms":20000.042,"bytes_up":78,"bytes_down":1024,"caller":"anonymous@east","rule":"permissions.default","route":"canary","trace_id":null,"connection":"0000000000c0ffee"}"#);
     }
 }

@@ -17,12 +17,13 @@ mod request;
 mod series;
 mod services;
 mod side;
+mod traces;
 
 pub use access::{AccessLog, AccessRecord, Role};
 pub use check::{Check, Status};
 pub use connection_id::ConnectionId;
 pub use lines::{AppendedFile, LineCounts, LineSink, LineWriter};
-pub use metrics::{Labels, MetricsRegistry, result_word};
+pub use metrics::{Labels, MetricsRegistry, TraceLabel, TracedHistogram, result_word};
 pub use minute::{MinuteBoard, ServedPlace, ServiceCounts, WaitCounts};
 pub use outcome::{ConnectionOutcome, OutcomeSide, StreamRefusal};
 pub use printable::printable;
@@ -31,3 +32,9 @@ pub use request::RequestFacts;
 pub use series::{NamedLabels, Series};
 pub use services::{KnownNames, ServiceLabels};
 pub use side::Side;
+pub use traces::{
+    ActiveSpan, OtlpProtocol, OtlpSettings, OtlpSettingsError, SpanExport, TraceContext, TraceId,
+    TraceMetrics, Tracer,
+};
+#[cfg(any(test, feature = "test-util"))]
+pub use traces::{RecordedSpan, SpanRecorder};

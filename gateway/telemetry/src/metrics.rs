@@ -12,15 +12,39 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    encoding::{EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        TypedMetric, counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge,
+        histogram::Histogram,
+    },
     registry::{Metric, Registry, Unit},
 };
 
 use super::{
+    TraceId,
     series::{NamedLabels, Series},
     services::ServiceLabels,
 };
+
+/// Histogram of which each bucket names the last recorded trace that fell into it.
+pub type TracedHistogram = HistogramWithExemplars<TraceLabel>;
+
+/// Label of an example.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TraceLabel {
+    trace_id: String,
+}
+
+impl TraceLabel {
+    /// Names a trace, if it is recorded.
+    #[must_use]
+    pub fn of(trace: Option<TraceId>) -> Option<Self> {
+        let trace = trace.filter(|trace| trace.is_sampled())?;
+        Some(Self {
+            trace_id: trace.to_string(),
+        })
+    }
+}
 
 /// Abilities that a label set must have; every struct of [`super::labels`] has them.
 pub trait Labels: EncodeLabelSet + Hash + Eq + Clone + Debug + Send + Sync + 'static {}
@@ -75,6 +99,23 @@ impl MetricsRegistry {
         help: &str,
         make: fn() -> Histogram,
     ) -> Series<L, Histogram> {
+        self.named_seconds(name, help, make)
+    }
+
+    /// Registers the same with examples: of each bucket the last trace that is recorded.
+    pub fn named_histograms_of_traces<L: NamedLabels>(
+        &mut self,
+        name: &str,
+        help: &str,
+        make: fn() -> TracedHistogram,
+    ) -> Series<L, TracedHistogram> {
+        self.named_seconds(name, help, make)
+    }
+
+    fn named_seconds<L: NamedLabels, M>(&mut self, name: &str, help: &str, make: fn() -> M) -> Series<L, M>
+    where
+        M: EncodeMetric + TypedMetric + Clone + Debug + Send + Sync + 'static,
+    {
         let series = Series::new(make);
         self.registry
             .register_with_unit(name, help, Unit::Seconds, series.clone());

@@ -45,6 +45,7 @@ fn record() -> AccessRecord {
             first_byte: Some(Duration::from_secs(1)),
             ..RequestFacts::default()
         }),
+        trace_id: None,
         connection: ConnectionId::new(1),
     }
 }

@@ -158,6 +158,7 @@ fn config(folder: &Path, attached: bool) -> GatewayConfig {
         }),
         gate: Gate::default(),
         access: AccessLog::Off,
+        otlp: None,
         handed: Default::default(),
         ages: Ages::default(),
         metrics,

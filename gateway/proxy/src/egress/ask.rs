@@ -136,6 +136,8 @@ pub(super) struct ConnectRequest {
     pub(super) early: EarlyBytes,
     /// Terms on which a connection to an instance is lent.
     pub(super) lending: Lending,
+    /// Place in a trace of what is asked for; empty: it is in none.
+    pub(super) trace_parent: String,
 }
 
 /// Port of a service, as a far gateway is told of it.
@@ -185,7 +187,7 @@ impl ConnectRequest {
                     .unwrap_or_default(),
                 caller_tags: pairs(&caller.tags),
                 caller_identity: identity.map(ToString::to_string).unwrap_or_default(),
-                trace_parent: String::new(),
+                trace_parent: self.trace_parent.clone(),
                 attempt: self.attempt,
                 early: !self.early.bytes().is_empty(),
                 connection: self.connection.bits(),

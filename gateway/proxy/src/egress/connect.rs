@@ -24,7 +24,7 @@ use causeway_routing::{
     snapshot::Snapshot,
     sticky::StickyKey,
 };
-use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
+use causeway_telemetry::{ActiveSpan, ConnectionId, ConnectionOutcome, Side, StreamRefusal, TraceContext};
 use futures_util::future::BoxFuture;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
@@ -36,6 +36,7 @@ use super::{
     early::EarlyBytes,
     order::{SearchOrder, is_early, key_of_connection},
     pace::{AskFailure, Pace, PaceStep, hedge_delay},
+    trace::AskSpan,
     upstream::Upstream,
 };
 use crate::{
@@ -55,6 +56,8 @@ pub(super) struct ConnectedUpstream {
     pub(super) attempts: u32,
     /// First bytes of the client that were read already. A remote winner has been given them with the header.
     pub(super) early: Bytes,
+    /// Span of asking for it, which has not ended.
+    pub(super) span: Option<ActiveSpan>,
 }
 
 /// Reason that there is no connection.
@@ -83,6 +86,7 @@ struct Ask {
     candidate: Candidate,
     exported: Option<ExportCount>,
     answer: BoxFuture<'static, Result<Upstream, CandidateError>>,
+    span: AskSpan,
 }
 
 /// One client's search for an instance.
@@ -110,14 +114,17 @@ struct Search<'a> {
     tried: FailedTries,
     /// Last thing that went wrong, for the access log.
     last: ConnectionOutcome,
+    /// Reason of the last decision.
+    why: Why,
+    trace: Option<&'a ActiveSpan>,
 }
 
 /// Finds an instance for a client that is permitted, and with which `open` of its service are under way.
 pub(super) async fn connect(
     shared: &Arc<EgressShared>,
     connection: &ClientConnection,
-    caller: Arc<Caller>,
-    open: u64,
+    (caller, open): (Arc<Caller>, u64),
+    trace: Option<&ActiveSpan>,
 ) -> Result<ConnectedUpstream, NoUpstream> {
     let (client, target) = (&connection.arrival.socket, &connection.arrival.target);
     let early = if is_early(&shared.snapshots.load().topology, target) {
@@ -146,6 +153,7 @@ pub(super) async fn connect(
         },
         tried: FailedTries::default(),
         deadline: None,
+        trace,
     };
     search(shared, order, client.failed()).await
 }
@@ -190,6 +198,8 @@ pub(super) async fn search(
         lending: order.lending,
         tried: order.tried,
         last: ConnectionOutcome::NoAnswer,
+        why: Why::NoHome,
+        trace: order.trace,
     };
     let connected = tokio::select! {
         biased;
@@ -225,6 +235,7 @@ impl Search<'_> {
         loop {
             let mut decision = route(&snapshot, self.request, SmallRng::seed_from_u64(self.seed));
             let why = decision.why();
+            self.why = why;
             if std::mem::take(&mut first) {
                 self.shared.decided(self.request, &decision);
                 self.last = ConnectionOutcome::Unrouted(why);
@@ -311,6 +322,9 @@ impl Search<'_> {
                 .metrics
                 .moved(self.request.target.service.as_str(), why);
         }
+        let service = &self.request.target.service;
+        let asked = (&candidate, attempt, self.why);
+        let span = AskSpan::begin(self.trace, service, &snapshot.zone, asked);
         let tags = candidate.tags.clone();
         let at = (&self.request.target.service, self.request.port.as_ref());
         let avoid = avoided(snapshot, at, &candidate);
@@ -324,7 +338,9 @@ impl Search<'_> {
             }
             (Some((ports, port)), Destination::Remote { gateway }) => {
                 let wanted = (WantedPort::of(ports, port), tags);
-                self.ask_remote(gateway, (wanted, avoid), attempt, topology.fingerprint)
+                let told = span.context(self.trace);
+                let asked = (attempt, topology.fingerprint, told);
+                self.ask_remote(gateway, (wanted, avoid), asked)
             }
         };
         let delay = hedge_delay(rtt);
@@ -333,6 +349,7 @@ impl Search<'_> {
             exported: candidate.exported(&self.request.target.service, snapshot),
             candidate,
             answer,
+            span,
         });
     }
 
@@ -369,8 +386,7 @@ impl Search<'_> {
         &self,
         gateway: &GatewayId,
         ((port, tags), avoid): ((WantedPort, Tags), Vec<u64>),
-        attempt: u32,
-        topology: Fingerprint,
+        (attempt, topology, trace): (u32, Fingerprint, Option<TraceContext>),
     ) -> (
         BoxFuture<'static, Result<Upstream, CandidateError>>,
         Option<Duration>,
@@ -399,6 +415,7 @@ impl Search<'_> {
                 false => self.early.beside_others(),
             },
             lending: self.lending,
+            trace_parent: trace.map(|trace| trace.parent()).unwrap_or_default(),
         };
         let rtt = tunnel.rtt();
         let tunnels = self.shared.tunnels.clone();
@@ -438,6 +455,7 @@ impl Search<'_> {
                 // The losers are reset here, before the winner is given a byte.
                 self.asks.clear();
                 Ok(Some(ConnectedUpstream {
+                    span: ask.span.ready(&upstream),
                     upstream,
                     candidate: ask.candidate,
                     exported: ask.exported,
@@ -446,13 +464,14 @@ impl Search<'_> {
                     early: self.early.take(),
                 }))
             }
-            Err(error) => self.failed(&ask, &error).map(|()| None),
+            Err(error) => self.failed(ask, &error).map(|()| None),
         }
     }
 
-    fn failed(&mut self, ask: &Ask, error: &CandidateError) -> Result<(), ConnectionOutcome> {
+    fn failed(&mut self, ask: Ask, error: &CandidateError) -> Result<(), ConnectionOutcome> {
         let service = &self.request.target.service;
         self.last = error.outcome();
+        ask.span.failed(self.last);
         match self.last {
             ConnectionOutcome::Refused {
                 by: Side::Peer,

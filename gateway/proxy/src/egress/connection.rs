@@ -7,10 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use causeway_federation::{
-    name::{GatewayId, PortName, Tags, ZoneName},
-    topology::JudgedEnd,
-};
+use causeway_federation::name::{GatewayId, PortName, Tags, ZoneName};
 use causeway_host::{descriptors::DescriptorPromise, share::ShareHolder};
 use causeway_routing::{
     limits::{UseGuard, UseKind},
@@ -19,16 +16,19 @@ use causeway_routing::{
     target::Target,
 };
 use causeway_telemetry::{
-    AccessRecord, ConnectionId, ConnectionOutcome, RequestFacts, Role, Side, StreamRefusal,
+    AccessRecord, ActiveSpan, ConnectionId, ConnectionOutcome, RequestFacts, Role, Side, StreamRefusal,
 };
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
+use tracing::field;
 
 use super::{
     EgressShared,
     arrival::Arrival,
     connect::{ConnectedUpstream, NoUpstream, connect},
     permission::{AdmittedClient, ForbiddenClient, admit},
+    shift_ends::{judge, judge_unserved},
+    trace::EgressTrace,
     upstream::Upstream,
 };
 use crate::{
@@ -74,7 +74,7 @@ impl ClientConnection {
     /// Span that the lines of this connection's task stand under. Lines that are written at the default level say the id
     /// themselves, so that there a connection carries no span and pays for none.
     pub(super) fn span(&self) -> tracing::Span {
-        tracing::debug_span!("egress", connection = %self.id())
+        tracing::debug_span!("egress", connection = %self.id(), trace_id = tracing::field::Empty)
     }
 }
 
@@ -99,6 +99,8 @@ pub(super) struct ConnectionSummary {
     pub(super) in_panic: bool,
     /// Of a request alone.
     pub(super) request: Option<RequestFacts>,
+    /// `None`: traces are off.
+    pub(super) trace: Option<Box<EgressTrace>>,
 }
 
 impl ConnectionSummary {
@@ -138,6 +140,7 @@ impl ConnectionSummary {
             route: None,
             in_panic: false,
             request: None,
+            trace: None,
         }
     }
 
@@ -209,19 +212,22 @@ async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Opti
     let arrival = &connection.arrival;
     let service = arrival.target.service.as_str();
     let open = shared.metrics.connection_opened(Role::Egress, service);
+    let trace = EgressTrace::of_connection(&shared, &arrival.target);
     let endpoints = arrival.endpoints();
     let identity = arrival.certificate.as_ref().map(|shown| &shown.identity);
     let AdmittedClient { found, rule } =
         match admit(&shared, connection.opened.handle(), endpoints, identity).await {
             Ok(admitted) => admitted,
             Err(forbidden) => {
-                forbid(&shared, connection, forbidden);
+                forbid(&shared, connection, forbidden, trace);
                 return None;
             }
         };
-    let (connected, place) = within_limits(&shared, &connection, &found.caller, open).await;
+    let server = trace.as_deref().map(|trace| &trace.server);
+    let (connected, place) = within_limits(&shared, &connection, (&found.caller, open), server).await;
     let served = ConnectionOutcome::Served;
     let mut summary = ConnectionSummary::of(&connection, served, found.caller, Some(rule));
+    summary.trace = trace;
     match connected {
         Ok(connected) => {
             let carrying = establish(shared, connection, connected, summary).await?;
@@ -254,8 +260,8 @@ async fn set_up(shared: Arc<EgressShared>, connection: ClientConnection) -> Opti
 async fn within_limits(
     shared: &Arc<EgressShared>,
     connection: &ClientConnection,
-    caller: &Arc<Caller>,
-    open: u64,
+    (caller, open): (&Arc<Caller>, u64),
+    trace: Option<&ActiveSpan>,
 ) -> (Result<ConnectedUpstream, NoUpstream>, Option<UseGuard>) {
     let service = &connection.arrival.target.service;
     let no = |outcome| NoUpstream::unasked(outcome, 0);
@@ -267,16 +273,22 @@ async fn within_limits(
         Ok(places) => places,
         Err(outcome) => return (Err(no(outcome)), None),
     };
-    let connected = connect(shared, connection, caller.clone(), open).await;
+    let connected = connect(shared, connection, (caller.clone(), open), trace).await;
     drop(waiting);
     (connected, place)
 }
 
 /// Permissions forbid the connection, which has been told already.
-fn forbid(shared: &EgressShared, connection: ClientConnection, forbidden: ForbiddenClient) {
+fn forbid(
+    shared: &EgressShared,
+    connection: ClientConnection,
+    forbidden: ForbiddenClient,
+    trace: Option<Box<EgressTrace>>,
+) {
     let ForbiddenClient { found, rule } = forbidden;
     let outcome = ConnectionOutcome::refused_here(StreamRefusal::Forbidden);
-    let summary = ConnectionSummary::of(&connection, outcome, found.caller, Some(rule));
+    let mut summary = ConnectionSummary::of(&connection, outcome, found.caller, Some(rule));
+    summary.trace = trace;
     let arrival = connection.arrival;
     arrival.socket.reset();
     finish(shared, &arrival.target, arrival.client, arrival.begun, summary);
@@ -319,7 +331,8 @@ pub(super) fn warn_unreached(
         let (connection, caller) = (summary.id, &summary.caller);
         let (outcome, attempts) = (summary.outcome.word(), summary.attempts);
         let waited_for = summary.to_zone.as_ref().map(ZoneName::as_str);
-        tracing::warn!(%connection, %target, %client, %caller, outcome, waited_for, attempts, repeats, "no instance could be reached");
+        let trace_id = summary.trace.as_ref().map(|trace| field::display(trace.id()));
+        tracing::warn!(%connection, trace_id, %target, %client, %caller, outcome, waited_for, attempts, repeats, "no instance could be reached");
     }
 }
 
@@ -379,36 +392,6 @@ impl EstablishedConnection {
     }
 }
 
-/// Counts the end of a connection for a shift that it may be of. One that something else than its instance has ended says nothing.
-fn judge(shared: &EgressShared, target: &Target, summary: &ConnectionSummary) {
-    let failed = match summary.outcome {
-        ConnectionOutcome::InstanceReset => true,
-        ConnectionOutcome::Cut | ConnectionOutcome::PeerCut | ConnectionOutcome::TunnelLost => return,
-        _ => false,
-    };
-    let took = summary.ready_after.unwrap_or_default();
-    let end = JudgedEnd { failed, took };
-    let shifts = shared.snapshots.load().shifts.load_full();
-    shifts.count(&target.service, &summary.tags, end);
-}
-
-/// Counts for a shift that a client of the service was not served, where that is for want of somebody who could. Who asked for tags or a zone
-/// of its own choice says nothing of the shift.
-pub(super) fn judge_unserved(shared: &EgressShared, target: &Target, outcome: ConnectionOutcome) {
-    if !target.tags.is_empty() || target.zone.is_some() {
-        return;
-    }
-    let is_lack = match outcome {
-        ConnectionOutcome::Unrouted(_) | ConnectionOutcome::NoTunnel | ConnectionOutcome::NoAnswer => true,
-        ConnectionOutcome::Refused { reason, .. } => reason != StreamRefusal::Forbidden,
-        _ => false,
-    };
-    if is_lack {
-        let shifts = shared.snapshots.load().shifts.load_full();
-        shifts.count_unserved(&target.service);
-    }
-}
-
 /// Returns what moves the bytes of a connection that an upstream has. `None`: it ended at once, which has been told.
 async fn establish(
     shared: Arc<EgressShared>,
@@ -421,8 +404,12 @@ async fn establish(
         candidate,
         attempts,
         early,
+        span,
         ..
     } = connected;
+    if let Some(trace) = &mut summary.trace {
+        trace.attempt = span;
+    }
     let ClientConnection { arrival, opened, .. } = connection;
     if let Upstream::Instance(instance) = &upstream {
         set_timeouts(
@@ -489,6 +476,7 @@ pub(super) fn finish(
         route: summary.route,
         panic: summary.in_panic,
         request: summary.request,
+        trace_id: summary.trace.as_ref().map(|trace| trace.id()),
         connection: summary.id,
     };
     let service = record.service.as_str();
@@ -497,4 +485,7 @@ pub(super) fn finish(
         .connection_closed(Role::Egress, service, record.outcome);
     shared.metrics.timed(&record);
     shared.access.write(&record);
+    if let Some(trace) = summary.trace {
+        trace.end(&record);
+    }
 }

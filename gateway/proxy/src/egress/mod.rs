@@ -36,7 +36,7 @@ use causeway_routing::{
     snapshot::{Snapshot, Snapshots},
     target::Bindings,
 };
-use causeway_telemetry::{AccessLog, ConnectionId, RateLimited, Role};
+use causeway_telemetry::{AccessLog, ConnectionId, RateLimited, Role, Tracer};
 use causeway_tunnel::TunnelSet;
 use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng, rngs::SmallRng};
@@ -85,9 +85,11 @@ mod recent;
 mod redirect;
 mod returning;
 mod routes;
+mod shift_ends;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trace;
 mod upstream;
 
 pub use bind::BindFailure;
@@ -145,6 +147,8 @@ pub struct EgressConfig {
     pub limits: CarriedLimits,
     /// Clients are accepted only once [`Egress::accept_clients`] says so: the process before serves them.
     pub holds_back: bool,
+    /// Makes spans of connections and requests.
+    pub tracer: Tracer,
 }
 
 impl EgressConfig {
@@ -172,6 +176,7 @@ impl EgressConfig {
             ejections: Vec::new(),
             limits: CarriedLimits::default(),
             holds_back: false,
+            tracer: Tracer::default(),
         }
     }
 

@@ -13,7 +13,7 @@ use causeway_routing::{
     sticky::{StickyKey, key_of},
     target::Target,
 };
-use causeway_telemetry::ConnectionId;
+use causeway_telemetry::{ActiveSpan, ConnectionId};
 use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,8 @@ pub(super) struct SearchOrder<'a> {
     pub(super) tried: FailedTries,
     /// Moment at which it is given up, if that comes before the usual time.
     pub(super) deadline: Option<Instant>,
+    /// Span that asking candidates is a part of.
+    pub(super) trace: Option<&'a ActiveSpan>,
 }
 
 /// Finds what the connection has in common with others: of what carries bytes, who calls.

@@ -22,15 +22,12 @@ use causeway_routing::{
     route::Placement,
     snapshot::{Snapshot, Snapshots},
 };
-use causeway_telemetry::{
-    AccessLog, AccessRecord, ConnectionId, ConnectionOutcome, RateLimited, Role, StreamRefusal,
-};
-use causeway_tunnel::{IncomingStream, RecvHalf, SendHalf, Stream, StreamCode, StreamHandler, Tunnel};
+use causeway_telemetry::{AccessLog, ConnectionId, RateLimited, Role, StreamRefusal, Tracer};
+use causeway_tunnel::{IncomingStream, SendHalf, Stream, StreamCode, StreamHandler, Tunnel};
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use rand::{Rng as _, SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use crate::ProxyMetrics;
@@ -39,11 +36,12 @@ use crate::{
     keepalive::set_timeouts,
     moving::FollowingConnections,
     open::{OpenConnection, OpenConnectionGuard, OpenConnections},
-    relay::{self, RelayCounters, RelayLimits, Relayed, linger},
+    relay,
     reports::PermissionReports,
     warm::{WarmConnections, WarmPlace},
 };
 
+mod carry;
 mod judge;
 mod opened;
 mod passage;
@@ -52,9 +50,11 @@ mod refuse;
 mod report;
 #[cfg(test)]
 mod tests;
+mod trace;
 
-use judge::RequestJudge;
+use carry::carry;
 use refuse::RefusedStream;
+use trace::IngressTrace;
 
 /// Connections from other zones that one gateway carries at once.
 const DEFAULT_MAX_CONNECTIONS: usize = 100_000;
@@ -80,6 +80,8 @@ pub struct IngressConfig {
     pub own_sockets: OwnSockets,
     /// Descriptors that connections to instances may take.
     pub descriptors: Descriptors,
+    /// Makes spans of streams.
+    pub tracer: Tracer,
 }
 
 impl IngressConfig {
@@ -95,6 +97,7 @@ impl IngressConfig {
             failures: Arc::new(()),
             own_sockets: OwnSockets::default(),
             descriptors: Descriptors::default(),
+            tracer: Tracer::default(),
         }
     }
 }
@@ -206,7 +209,7 @@ impl StreamHandler for Ingress {
         };
         let id = told.unwrap_or_else(|| ConnectionId::new(self.shared.rng().random()));
         // Off at the default level, as at the egress; see its `Arrival::span`.
-        let span = tracing::debug_span!("ingress", connection = %id);
+        let span = tracing::debug_span!("ingress", connection = %id, trace_id = tracing::field::Empty);
         // Boxed apart, so that an open connection carries neither the state of its set-up nor the room for it.
         let setting_up = Box::pin(set_up(self.shared.clone(), stream, id));
         let serving = async move {
@@ -239,29 +242,33 @@ async fn set_up(
         }
         _ => {
             let refused = RefusedStream::bad_header("the header asks for nothing that this gateway serves");
-            shared.refused(id, &Connect::default(), &tunnel, begun, &refused);
+            shared.refused(id, &Connect::default(), (&tunnel, begun), &refused, None);
             refuse::answer(refused, send, recv).await;
             return None;
         }
     };
-    match accept(&shared, &tunnel, &connect, id, &mut send).await {
+    let mut trace = IngressTrace::begin(&shared, &connect);
+    match accept(&shared, &tunnel, (&connect, trace.as_deref_mut()), id, &mut send).await {
         Ok(Some(accepted)) => {
             return Some(Box::pin(carry(
                 shared,
                 accepted,
-                tunnel,
-                begun,
+                (tunnel, begun),
                 Stream { send, recv },
+                trace,
             )));
         }
         Ok(None) => {
             tracing::debug!(service = connect.service, peer = %tunnel.peer(), "the caller went elsewhere");
+            if let Some(trace) = trace {
+                trace.left(&connect.service);
+            }
             let _ = send.reset(StreamCode::Reset);
             let _ = recv.stop(StreamCode::Reset);
         }
         Err(refused) => {
             let refused = refused.unless_alike(&connect, &shared.snapshots.load().topology);
-            shared.refused(id, &connect, &tunnel, begun, &refused);
+            shared.refused(id, &connect, (&tunnel, begun), &refused, trace);
             refuse::answer(refused, send, recv).await;
         }
     }
@@ -272,7 +279,7 @@ async fn set_up(
 async fn accept(
     shared: &Arc<IngressShared>,
     tunnel: &Arc<Tunnel>,
-    connect: &Connect,
+    (connect, mut trace): (&Connect, Option<&mut IngressTrace>),
     id: ConnectionId,
     send: &mut SendHalf,
 ) -> Result<Option<AcceptedStream>, RefusedStream> {
@@ -280,6 +287,9 @@ async fn accept(
     let mut passage = shared.passage(connect, tunnel)?;
     let (snapshot, request, opened, counted) = permission::admit(shared, tunnel, connect, id)?;
     passage.port = request.port.target;
+    if let Some(trace) = trace.as_deref_mut() {
+        trace.dials(request.service.as_str());
+    }
     let mut rng = shared.rng();
     let dialling = dial(
         &snapshot,
@@ -296,6 +306,9 @@ async fn accept(
         _ = gone => return Ok(None),
         () = opened.handle().cut().cancelled() => return Err(permission::taken_back(opened.handle())),
     };
+    if let Some(trace) = trace {
+        trace.dialled(&dialled);
+    }
     if !dialled.is_warm {
         let (keepalive, stall) = (shared.config.keepalive, shared.config.stall_limit);
         set_timeouts(&dialled.socket, keepalive, stall);
@@ -321,132 +334,6 @@ async fn accept(
         counted,
         returns_to,
     }))
-}
-
-/// Moves bytes between an instance and a stream, with a look at requests where permissions want one. What the stream gives back is
-/// lent on. Not an `async fn`, which would hold what is moved out of its arguments twice, for as long as the connection is open.
-fn relay_judged<'a>(
-    dialled: InstanceConnection,
-    judge: Option<Box<RequestJudge>>,
-    (send, recv): (&'a mut SendHalf, &'a mut RecvHalf),
-    (meters, limits): (RelayCounters, RelayLimits),
-    cut: &'a CancellationToken,
-    returns_to: Option<Box<(WarmPlace, WarmConnections)>>,
-) -> impl Future<Output = Relayed> + Send + 'a {
-    let InstanceConnection {
-        own,
-        mut socket,
-        held,
-        load,
-        ..
-    } = dialled;
-    async move {
-        // Of requests that are looked into on the way nobody knows here whether all of them were answered: nothing is lent on.
-        if let Some(judge) = judge {
-            let relayed = Box::pin(judge.relay((own, socket), (send, recv), meters, limits, cut)).await;
-            drop((held, load));
-            return relayed;
-        }
-        let relayed = relay::stream(&mut socket, send, recv, meters, limits, cut).await;
-        drop(load);
-        match returns_to.filter(|_| relayed.end == relay::RelayEnd::GivenBack) {
-            Some(returns_to) => {
-                let (place, warm) = *returns_to;
-                warm.give_back(place, own, socket, held);
-            }
-            None => drop((own, socket, held)),
-        }
-        relayed
-    }
-}
-
-/// Moves bytes between an instance and the gateway that asked, to the end.
-fn carry(
-    shared: Arc<IngressShared>,
-    accepted: AcceptedStream,
-    tunnel: Arc<Tunnel>,
-    begun: Instant,
-    stream: Stream,
-) -> impl Future<Output = ()> + Send {
-    let AcceptedStream {
-        service,
-        dialled,
-        ready_after,
-        rule,
-        opened,
-        counted,
-        returns_to,
-    } = accepted;
-    let instance = dialled.instance.clone();
-    let Stream { mut send, mut recv } = stream;
-    shared.metrics.connection_opened(Role::Ingress, service.as_str());
-    let meter = shared.metrics.byte_counters(Role::Ingress, service.as_str());
-    let meters = RelayCounters {
-        sent: meter.down,
-        received: meter.up,
-    };
-    let judge = RequestJudge::of(&shared, &service, &opened, tunnel.peer()).map(Box::new);
-    // How long a connection may be idle is for the gateway to say that its client connected to.
-    let limits = RelayLimits {
-        stall: shared.config.stall_limit,
-        half_closed: shared.config.half_closed_limit,
-        idle: None,
-        gives_back: returns_to.is_some(),
-        hears_out: true,
-    };
-    async move {
-        let cut = opened.handle().cut();
-        let halves = (&mut send, &mut recv);
-        let relayed = relay_judged(dialled, judge, halves, (meters, limits), cut, returns_to).await;
-        let handle = opened.handle();
-        let (outcome, rule) = match handle.termination() {
-            Some(why) if relayed.end == relay::RelayEnd::Cut => (why.outcome, why.rule.clone()),
-            _ => (outcome(relayed.end), Some(rule)),
-        };
-        shared.finish(&AccessRecord {
-            role: Role::Ingress,
-            service,
-            port: handle.connection.port.clone(),
-            tags: instance.tags.clone(),
-            client: None,
-            from_zone: tunnel.peer().zone.clone(),
-            to_zone: Some(shared.snapshots.load().zone.clone()),
-            peer: Some(tunnel.peer().clone()),
-            instance: Some(instance.id.clone()),
-            attempts: 1,
-            ready_after: Some(ready_after),
-            duration: begun.elapsed(),
-            outcome,
-            bytes_up: relayed.received,
-            bytes_down: relayed.sent,
-            caller: handle.caller().map(|found| found.caller),
-            rule,
-            route: None,
-            panic: false,
-            request: None,
-            connection: handle.connection.id,
-        });
-        drop(counted);
-        Box::pin(linger(relayed.end, &send)).await;
-        drop(opened);
-    }
-}
-
-fn outcome(end: relay::RelayEnd) -> ConnectionOutcome {
-    match end {
-        relay::RelayEnd::Finished | relay::RelayEnd::GivenBack | relay::RelayEnd::Spent => {
-            ConnectionOutcome::Served
-        }
-        relay::RelayEnd::SocketReset => ConnectionOutcome::InstanceReset,
-        relay::RelayEnd::PeerReset => ConnectionOutcome::ClientReset,
-        relay::RelayEnd::PeerCut => ConnectionOutcome::PeerCut,
-        relay::RelayEnd::LostRace => ConnectionOutcome::LostRace,
-        relay::RelayEnd::TunnelLost => ConnectionOutcome::TunnelLost,
-        relay::RelayEnd::Cut => ConnectionOutcome::Cut,
-        relay::RelayEnd::Stalled => ConnectionOutcome::Stalled,
-        relay::RelayEnd::Idle => ConnectionOutcome::Idle,
-        relay::RelayEnd::HalfClosed => ConnectionOutcome::HalfClosed,
-    }
 }
 
 /// Counts one stream of a peer for as long as it lives.

@@ -7,7 +7,7 @@ use causeway_proto::tunnel::{Connect, RefusalReason};
 use causeway_telemetry::{AccessRecord, ConnectionId, ConnectionOutcome, Role, Side};
 use causeway_tunnel::{Tunnel, stream_refusal};
 
-use super::{IngressShared, RefusedStream, refuse};
+use super::{IngressShared, RefusedStream, refuse, trace::IngressTrace};
 
 impl IngressShared {
     pub(super) fn finish(&self, record: &AccessRecord) {
@@ -24,9 +24,9 @@ impl IngressShared {
         &self,
         connection: ConnectionId,
         connect: &Connect,
-        tunnel: &Tunnel,
-        begun: Instant,
+        (tunnel, begun): (&Tunnel, Instant),
         refused: &RefusedStream,
+        trace: Option<Box<IngressTrace>>,
     ) {
         let (peer, service) = (tunnel.peer(), connect.service.as_str());
         let reason = stream_refusal(refused.reason);
@@ -37,7 +37,8 @@ impl IngressShared {
         ) {
             tracing::debug!(%peer, service, reason = reason.word(), detail = refused.message, "refused a stream");
         } else if let Some(repeats) = self.rate_limited.lock().admit(begun, (peer.clone(), reason)) {
-            tracing::warn!(%connection, %peer, service, reason = reason.word(), detail = refused.message, repeats, "refused a stream");
+            let trace_id = trace.as_ref().map(|trace| tracing::field::display(trace.id()));
+            tracing::warn!(%connection, trace_id, %peer, service, reason = reason.word(), detail = refused.message, repeats, "refused a stream");
         }
         let Ok(service) = ServiceName::new(&connect.service) else {
             return;
@@ -52,7 +53,7 @@ impl IngressShared {
                 (caller.ok().map(Arc::new), None)
             }
         };
-        self.access.write(&AccessRecord {
+        let record = AccessRecord {
             role: Role::Ingress,
             service,
             port: refuse::port(connect).ok().flatten(),
@@ -77,7 +78,13 @@ impl IngressShared {
             route: None,
             panic: false,
             request: None,
+            trace_id: trace.as_ref().map(|trace| trace.id()),
             connection,
-        });
+        };
+        self.access.write(&record);
+        if let Some(mut trace) = trace {
+            trace.failed(record.outcome);
+            trace.end(&record);
+        }
     }
 }

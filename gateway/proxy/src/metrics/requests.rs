@@ -1,16 +1,13 @@
 //! Metrics of requests, at the gateway that the client connected to: where they went, and what their clients got.
 
-use causeway_telemetry::{AccessRecord, MetricsRegistry, Series, ServiceLabels};
-use prometheus_client::metrics::{
-    counter::Counter,
-    histogram::{Histogram, exponential_buckets},
-};
+use causeway_telemetry::{AccessRecord, MetricsRegistry, Series, ServiceLabels, TraceLabel, TracedHistogram};
+use prometheus_client::metrics::{counter::Counter, histogram::exponential_buckets};
 
 use super::labels::{ByRequest, ByService};
 
 /// Buckets for times between 0.5 ms and 65 s.
-fn times() -> Histogram {
-    Histogram::new(exponential_buckets(0.0005, 2.0, 18))
+fn times() -> TracedHistogram {
+    TracedHistogram::new(exponential_buckets(0.0005, 2.0, 18))
 }
 
 /// The metrics of requests.
@@ -18,8 +15,8 @@ fn times() -> Histogram {
 pub(super) struct RequestMetrics {
     requests: Series<ByRequest, Counter>,
     attempts: Series<ByService, Counter>,
-    first_byte: Series<ByService, Histogram>,
-    duration: Series<ByService, Histogram>,
+    first_byte: Series<ByService, TracedHistogram>,
+    duration: Series<ByService, TracedHistogram>,
 }
 
 impl RequestMetrics {
@@ -33,12 +30,12 @@ impl RequestMetrics {
                 "request_attempts",
                 "Candidates that were asked for requests that ended",
             ),
-            first_byte: registry.named_histograms(
+            first_byte: registry.named_histograms_of_traces(
                 "request_first_byte",
                 "From a request's arrival to the head of its answer",
                 times,
             ),
-            duration: registry.named_histograms(
+            duration: registry.named_histograms_of_traces(
                 "request_duration",
                 "From a request's arrival to the end of its answer",
                 times,
@@ -64,15 +61,19 @@ impl RequestMetrics {
             .get_or_create(&labels)
             .inc_by(u64::from(record.attempts));
         if let Some(first_byte) = request.first_byte {
-            self.first_byte
-                .get_or_create(&labels)
-                .observe(first_byte.as_secs_f64());
+            self.first_byte.get_or_create(&labels).observe(
+                first_byte.as_secs_f64(),
+                TraceLabel::of(record.trace_id),
+                None,
+            );
         }
         // What became another protocol lasts for as long as both sides like.
         if request.class() != "1xx" {
-            self.duration
-                .get_or_create(&labels)
-                .observe(record.duration.as_secs_f64());
+            self.duration.get_or_create(&labels).observe(
+                record.duration.as_secs_f64(),
+                TraceLabel::of(record.trace_id),
+                None,
+            );
         }
     }
 }
@@ -82,7 +83,7 @@ mod tests {
     use std::time::Duration;
 
     use causeway_federation::name::{ServiceName, ZoneName};
-    use causeway_telemetry::{ConnectionId, ConnectionOutcome, RequestFacts, Role};
+    use causeway_telemetry::{ConnectionId, ConnectionOutcome, RequestFacts, Role, TraceId};
 
     use super::*;
 
@@ -113,7 +114,38 @@ mod tests {
                 first_byte: Some(Duration::from_millis(2)),
                 ..RequestFacts::default()
             }),
+            trace_id: None,
             connection: ConnectionId::new(1),
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_request_names_its_trace_if_that_is_recorded() {
+        let mut registry = MetricsRegistry::default();
+        let metrics = RequestMetrics::new(&mut registry);
+        follow(&registry, "{ east: { gateways: [] } }", "v1");
+        for (id, is_sampled) in [(7, true), (8, false)] {
+            let traced = AccessRecord {
+                trace_id: Some(TraceId::new(id, is_sampled)),
+                ..record("east", "v1")
+            };
+            metrics.ended(registry.services(), &traced);
+        }
+        let mut text = String::new();
+        registry.encode(&mut text).unwrap();
+        for name in ["request_first_byte", "request_duration"] {
+            let exemplars: Vec<_> = text
+                .lines()
+                .filter(|line| line.starts_with(&format!("causeway_{name}_seconds_bucket")))
+                .filter_map(|line| line.split_once(" # "))
+                .collect();
+            let [(_, exemplar)] = exemplars[..] else {
+                panic!("{exemplars:?}");
+            };
+            assert!(
+                exemplar.starts_with("{trace_id=\"00000000000000000000000000000007\"} 0.00"),
+                "{exemplar}"
+            );
         }
     }
 

@@ -138,7 +138,8 @@ pub(super) async fn attempt(
             return Ok(Answered::Gateway(answer));
         }
     };
-    mirror(connection, route.as_deref(), &found, &mut request, record.open()).await;
+    record.tells_parent(&mut request);
+    mirror(connection, route.as_deref(), &found, &mut request, record).await;
     let policy = policy.with_route(route.as_deref());
     let order = ReachOrder {
         version,
@@ -215,7 +216,9 @@ impl Attempt<'_> {
     ) -> Result<InstanceAnswer, ConnectionOutcome> {
         let mut unread = 0;
         loop {
-            let reached = match Box::pin(reach(self.connection, &mut self.order, &request)).await {
+            record.tries(&mut request);
+            let reaching = reach(self.connection, &mut self.order, &request, record.span());
+            let reached = match Box::pin(reaching).await {
                 Ok(reached) => reached,
                 Err(no) if self.order.tried.is_empty() => return Err(self.unreached(record, no)),
                 // Nobody else is there: the end of the last try stands.
@@ -296,7 +299,7 @@ impl Attempt<'_> {
         let before = BeforeAnswer::attend(&mut request, record);
         match self.wait(&mut upstream, request, spare.as_ref()).await {
             WaitEnd::Answer(answer) => {
-                record.heard();
+                record.heard(answer.status());
                 if let Some(verdict) = judge_head(answer.status(), answer.headers()) {
                     record.tell(&upstream.facts, verdict);
                 }

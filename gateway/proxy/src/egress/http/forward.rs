@@ -6,6 +6,7 @@ use causeway_telemetry::ConnectionOutcome;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tracing::Instrument as _;
 
 use super::{
     attempt::{Answered, attempt},
@@ -42,7 +43,9 @@ pub(super) async fn forward(
         let answer = answer_of(&connection, ConnectionOutcome::Misdirected, is_call);
         return told(&mut record, answer);
     }
-    match attempt(&connection, request, &mut record).await {
+    let span = record.log_span();
+    let attempted = attempt(&connection, request, &mut record).instrument(span);
+    match attempted.await {
         Ok(Answered::Gateway(answer)) => {
             told(&mut record, answer.map(|text| AnswerBody::Own(Full::new(text))))
         }

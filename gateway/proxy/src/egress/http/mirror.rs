@@ -16,6 +16,7 @@ use causeway_routing::{
     retry::FailedTries,
     target::Target,
 };
+use causeway_telemetry::ActiveSpan;
 use http::{Request, Version, header};
 use hyper::body::{Body as _, Incoming};
 use rand::Rng as _;
@@ -27,13 +28,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{
-    body::RequestBody, serve::HttpConnection, shared::SharedUpstream, tee::MirroredBody,
-    upstream::HttpUpstream,
+    body::RequestBody, record::RequestRecord, serve::HttpConnection, shared::SharedUpstream,
+    tee::MirroredBody, upstream::HttpUpstream,
 };
 use crate::{
     dial::DescriptorClaim,
     egress::{EgressShared, ask::Lending, connect::search, early::EarlyBytes, order::SearchOrder},
     http::{headers::shadow_host, limits::MAX_MIRRORED_ANSWER_BYTES},
+    traces::{describe_service, tell_parent},
 };
 
 /// Longest time that one copy takes, its answer with it.
@@ -47,6 +49,8 @@ struct MirroredRequest {
     port: Option<PortName>,
     found: FoundCaller,
     request: Request<RequestBody>,
+    /// `None`: its request is in no trace that is recorded.
+    span: Option<ActiveSpan>,
     /// Place among the copies that are under way.
     _place: OwnedSemaphorePermit,
 }
@@ -85,7 +89,7 @@ pub(super) async fn mirror(
     route: Option<&Route>,
     found: &FoundCaller,
     request: &mut Request<RequestBody>,
-    open: u64,
+    record: &RequestRecord,
 ) {
     let Some(mirror) = route.and_then(|route| route.mirror.as_ref()) else {
         return;
@@ -103,7 +107,7 @@ pub(super) async fn mirror(
             .mirrored(service.as_str(), MirrorEnd::NoPlace.word());
         return;
     };
-    let mirrored = MirroredRequest {
+    let mut mirrored = MirroredRequest {
         shared: shared.clone(),
         thread: connection.thread,
         target: target(mirror, service),
@@ -113,10 +117,12 @@ pub(super) async fn mirror(
         },
         found: found.clone(),
         request: copy(request),
+        span: record.span().and_then(|span| span.ask("mirror")),
         _place: place,
     };
+    mirrored.trace();
     // The request itself is about to ask the same.
-    let come_through = connection.come_through(open).await;
+    let come_through = connection.come_through(record.open()).await;
     let (id, service) = (connection.id(), service.clone());
     let making = async move {
         let (shared, until) = (mirrored.shared.clone(), Instant::now() + MIRROR_TIME);
@@ -162,6 +168,16 @@ fn copy(request: &mut Request<RequestBody>) -> Request<RequestBody> {
 }
 
 impl MirroredRequest {
+    /// Names its span, and has whoever gets it know of it.
+    fn trace(&mut self) {
+        let service = &self.target.service;
+        if let Some(span) = &mut self.span {
+            span.name("mirror", service.as_str());
+            describe_service(span, service);
+            tell_parent(self.request.headers_mut(), &span.context(), true);
+        }
+    }
+
     async fn make(
         self,
         id: causeway_telemetry::ConnectionId,
@@ -194,6 +210,7 @@ impl MirroredRequest {
             },
             tried: FailedTries::default(),
             deadline: None,
+            trace: self.span.as_ref(),
         };
         let Ok(connected) = search(shared, order, std::future::pending()).await else {
             return MirrorEnd::Unreached;

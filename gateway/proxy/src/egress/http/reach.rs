@@ -14,7 +14,7 @@ use causeway_routing::{
     snapshot::Snapshot,
     sticky::StickyKey,
 };
-use causeway_telemetry::ConnectionOutcome;
+use causeway_telemetry::{ActiveSpan, ConnectionOutcome};
 use http::{Request, Version};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::timeout_at;
@@ -78,6 +78,7 @@ pub(super) async fn reach(
     connection: &HttpConnection,
     order: &mut ReachOrder,
     request: &Request<RequestBody>,
+    trace: Option<&ActiveSpan>,
 ) -> Result<ReachedUpstream, NoUpstream> {
     let opening = match order.version {
         _ if !order.may_be_used || order.changes_protocol => None,
@@ -91,7 +92,7 @@ pub(super) async fn reach(
             None => None,
         },
     };
-    let connected = find(connection, order, request).await?;
+    let connected = find(connection, order, request, trace).await?;
     let upstream = open(connection, order, connected).await;
     drop(opening);
     let upstream =
@@ -115,6 +116,7 @@ async fn find(
     connection: &HttpConnection,
     order: &mut ReachOrder,
     request: &Request<RequestBody>,
+    trace: Option<&ActiveSpan>,
 ) -> Result<ConnectedUpstream, NoUpstream> {
     let HttpConnection { shared, arrival, .. } = connection;
     let service = &arrival.target.service;
@@ -150,6 +152,7 @@ async fn find(
         },
         tried: order.tried.clone(),
         deadline: order.deadline,
+        trace,
     };
     let found = Box::pin(search(shared, search_order, connection.socket.failed())).await;
     drop(waiting);

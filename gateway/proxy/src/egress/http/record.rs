@@ -16,7 +16,7 @@ use causeway_routing::{
     permit::{Caller, Rule},
     route::Destination,
 };
-use causeway_telemetry::{ConnectionOutcome, RequestFacts, Role};
+use causeway_telemetry::{ActiveSpan, ConnectionOutcome, RequestFacts, Role};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 
 use super::{
@@ -25,8 +25,10 @@ use super::{
 };
 use crate::{
     egress::{
-        connection::{ConnectionSummary, finish, judge_unserved, warn_unreached},
+        connection::{ConnectionSummary, finish, warn_unreached},
         outliers::EndedTry,
+        shift_ends::judge_unserved,
+        trace::EgressTrace,
     },
     http::{grpc::code_of_answer, verdict::TryVerdict},
     open::Termination,
@@ -108,7 +110,11 @@ impl RequestRecord {
     pub(super) fn reads<B>(&mut self, request: &Request<B>) {
         self.takes_interim = request.version() == Version::HTTP_11;
         self.pauses = self.takes_interim && request.headers().contains_key(header::UPGRADE);
-        if self.connection.shared.access.is_on() {
+        let trace =
+            EgressTrace::of_request(&self.connection.shared, &self.connection.arrival.target, request);
+        let is_recorded = trace.as_ref().is_some_and(|trace| trace.server.is_recorded());
+        self.edit(|summary| summary.trace = trace);
+        if is_recorded || self.connection.shared.access.is_on() {
             self.edit_request(|facts| facts.asks(request.method().as_str(), request.uri().path()));
         }
     }
@@ -143,6 +149,40 @@ impl RequestRecord {
     /// Requests of the service that were under way when it began, this one with them.
     pub(super) fn open(&self) -> u64 {
         self.open
+    }
+
+    /// Innermost span of it; `None`: traces are off.
+    pub(super) fn span(&self) -> Option<&ActiveSpan> {
+        Some(self.summary.as_ref()?.trace.as_ref()?.innermost())
+    }
+
+    fn trace(&mut self) -> Option<&mut EgressTrace> {
+        self.summary.as_mut()?.trace.as_deref_mut()
+    }
+
+    /// Has it tell whoever gets it of its place in a trace.
+    pub(super) fn tells_parent<B>(&mut self, request: &mut Request<B>) {
+        if let Some(trace) = self.trace() {
+            trace.tell(request.headers_mut());
+        }
+    }
+
+    /// A try of it begins.
+    pub(super) fn tries<B>(&mut self, request: &mut Request<B>) {
+        let summary = self.summary.as_mut();
+        if let Some(trace) = summary.and_then(|summary| summary.trace.as_deref_mut()) {
+            let service = &self.connection.arrival.target.service;
+            trace.tries(request.method().as_str(), service);
+            trace.tell(request.headers_mut());
+        }
+    }
+
+    /// Span that its lines of the log stand under, beside that of its connection; none where it is in no trace.
+    pub(super) fn log_span(&self) -> tracing::Span {
+        match self.span() {
+            Some(span) => tracing::debug_span!("request", trace_id = %span.id()),
+            None => tracing::Span::none(),
+        }
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut ConnectionSummary)) {
@@ -216,11 +256,21 @@ impl RequestRecord {
             summary.attempts = attempts;
             summary.ready_after = Some(ready_after);
             summary.outcome = ConnectionOutcome::ClientReset;
+            if let Some(trace) = &mut summary.trace {
+                trace.given(
+                    upstream.facts.server.names(),
+                    &upstream.facts.candidate.tags,
+                    &zone,
+                );
+            }
         });
     }
 
     /// The head of an answer has come.
-    pub(super) fn heard(&mut self) {
+    pub(super) fn heard(&mut self, status: StatusCode) {
+        if let Some(trace) = self.trace() {
+            trace.heard(status);
+        }
         self.head_after = Some(self.given_at.elapsed());
     }
 
@@ -348,6 +398,9 @@ impl RequestRecord {
         self.edit(|summary| {
             summary.outcome = outcome;
             (summary.bytes_up, summary.bytes_down) = (up - before.0, down - before.1);
+            if let Some(trace) = &mut summary.trace {
+                trace.tried(outcome);
+            }
         });
     }
 }

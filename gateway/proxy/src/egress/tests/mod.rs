@@ -9,6 +9,7 @@ mod one_id;
 mod permissions;
 mod promises;
 mod redirect;
+mod traces;
 mod traffic;
 
 use std::sync::Arc;

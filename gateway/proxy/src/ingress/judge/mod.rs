@@ -136,6 +136,7 @@ impl RequestJudge {
             panic: false,
             connection,
             request: None,
+            trace_id: None,
         });
         outcome
     }

@@ -11,6 +11,7 @@ mod records;
 mod retries;
 mod routes;
 mod service_limits;
+mod traces;
 mod upgrade;
 pub(super) mod version2;
 mod warm;
