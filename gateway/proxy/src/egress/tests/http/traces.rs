@@ -11,7 +11,7 @@ use crate::{
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CLIENT: &str = "b7ad6b7169203331";
 
-/// What an instance is told where the client says this.
+/// Answer of an instance that is asked with these fields, and so what it was told.
 async fn told(client: &mut HttpClient, parent: &str, state: &str) -> Told {
     let request = Request::get("/head").header("host", "orders.mesh");
     let request = request.header("traceparent", parent).header("tracestate", state);
