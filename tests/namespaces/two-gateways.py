@@ -8,6 +8,8 @@
         name up with the system's resolver. With --try, one that has no answer after so long, or is refused, is begun anew, as curl does
         with --connect-timeout and --retry. Exits with 1 if one was not served, waited longer than --longest, or, with --served, if a single
         try failed.
+    two-gateways.py rate HOST:PORT=NAME PER_SECOND
+        Opens so many connections a second, for 5 s and then for 10 s in which it counts those that were served, and says their number.
     two-gateways.py names COUNT NAME
         Says how long the system's resolver takes for NAME, COUNT times.
     two-gateways.py hold HOST:PORT talk|silent|drip SPEAK SECONDS [--keepalive]
@@ -204,6 +206,30 @@ def names(arguments):
     print(", ".join(waits))
 
 
+def rate(arguments):
+    """Counts what a limit lets through, once the gateways have told each other what they use."""
+    served, lock, threads = 0, threading.Lock(), []
+
+    def once(counts):
+        nonlocal served
+        try:
+            exchange(arguments.service, PATIENCE)
+        except OSError:
+            return
+        with lock:
+            served += counts
+
+    begun = time.monotonic()
+    for number in range(15 * arguments.per_second):
+        due = number / arguments.per_second
+        time.sleep(max(0.0, begun + due - time.monotonic()))
+        threads.append(threading.Thread(target=once, args=(due >= 5,), daemon=True))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    print(served)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -221,6 +247,10 @@ def main():
     connecting.add_argument("--lost", type=int, default=0)
     connecting.add_argument("--served", action="store_true")
     connecting.set_defaults(run=connect)
+    rating = commands.add_parser("rate")
+    rating.add_argument("service")
+    rating.add_argument("per_second", type=int)
+    rating.set_defaults(run=rate)
     naming = commands.add_parser("names")
     naming.add_argument("count", type=int)
     naming.add_argument("name")

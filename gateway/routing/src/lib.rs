@@ -13,6 +13,7 @@ pub mod ending;
 pub mod failback;
 pub mod failures;
 pub mod hops;
+pub mod limit_shares;
 pub mod limits;
 pub mod mirror;
 pub mod outlier;

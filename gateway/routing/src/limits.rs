@@ -1,5 +1,5 @@
-//! Limits on what one gateway carries of a service for its clients: how much at once, and how often. Over several gateways of a zone
-//! each holds them by itself.
+//! Limits on what one gateway carries of a service for its clients: how much at once, and how often. What part of a limit it may use when
+//! its zone has several gateways is the business of [`limit_shares`](crate::limit_shares).
 //!
 //! Pure: time is an argument, that since any moment that is the same for all calls.
 
@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 const MAX_RATES: usize = 10_000;
 /// Longest name of a caller whose rate goes on in another process; one with a longer one begins anew there.
 const MAX_CARRIED_NAME: usize = 256;
+/// Time over which is counted what is asked for in a second.
+const ASKED_OVER: Duration = Duration::from_secs(2);
 
 /// Limit on what is under way at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +36,8 @@ pub enum UseKind {
 
 impl UseKind {
     const COUNT: usize = 4;
+    /// Every kind.
+    pub const ALL: [Self; Self::COUNT] = [Self::Connections, Self::Pending, Self::Requests, Self::Retries];
 
     /// The word for metrics and `check`, as in the topology.
     #[must_use]
@@ -129,6 +133,12 @@ impl ServiceUse {
             .iter()
             .any(|count| count.load(Ordering::Relaxed) > 0)
     }
+
+    /// Number of places of one kind that are taken, here and in processes before.
+    #[must_use]
+    pub fn taken(&self, kind: UseKind) -> u32 {
+        self.counts()[kind.index()]
+    }
 }
 
 /// Place that is taken for as long as this lives.
@@ -150,12 +160,20 @@ struct Allowance {
     left: f64,
     at: Duration,
     per_second: f64,
+    /// What was asked for in a second, of late.
+    asked: f64,
 }
 
 impl Allowance {
     fn now(self, now: Duration, per_second: f64) -> f64 {
         let gained = now.saturating_sub(self.at).as_secs_f64() * per_second;
         (self.left + gained).min(per_second)
+    }
+
+    /// What is asked for in a second: what is longer ago loses two thirds of its weight in [`ASKED_OVER`].
+    fn asked(self, now: Duration) -> f64 {
+        let passed = now.saturating_sub(self.at).as_secs_f64();
+        self.asked * (-passed / ASKED_OVER.as_secs_f64()).exp()
     }
 }
 
@@ -191,6 +209,7 @@ impl RateTable {
             left: per_second,
             at: now,
             per_second,
+            asked: 0.0,
         };
         let allowance = self.0.entry(key).or_insert(full);
         let left = allowance.now(now, per_second);
@@ -199,6 +218,7 @@ impl RateTable {
             left: left - f64::from(u8::from(is_enough)),
             at: now,
             per_second,
+            asked: allowance.asked(now) + 1.0 / ASKED_OVER.as_secs_f64(),
         };
         is_enough
     }
@@ -231,9 +251,17 @@ impl RateTable {
                 left: from.left.min(here).clamp(0.0, from.per_second),
                 at: now,
                 per_second: from.per_second,
+                asked: known.map_or(0.0, |known| known.asked(now)),
             };
             self.0.insert(key, allowance);
         }
+    }
+
+    /// What is asked for in a second of each service and caller, whether or not it is served.
+    pub fn asked(&self, now: Duration) -> impl Iterator<Item = (&ServiceName, &str, f64)> {
+        self.0
+            .iter()
+            .map(move |((service, caller), allowance)| (service, caller.as_str(), allowance.asked(now)))
     }
 }
 
@@ -336,6 +364,18 @@ mod tests {
             all_at(&mut table, NOW + Duration::from_secs(60), "orders", ""),
             10
         );
+    }
+
+    #[test]
+    fn what_is_asked_for_counts_whether_or_not_it_is_served_and_is_forgotten() {
+        let (mut table, mut now) = (RateTable::default(), NOW);
+        for _ in 0..1000 {
+            now += Duration::from_millis(10);
+            let _ = table.take(now, &service("orders"), "", 10);
+        }
+        let asked = |table: &RateTable, now| table.asked(now).next().unwrap().2;
+        assert!((asked(&table, now) - 100.0).abs() < 2.0, "{}", asked(&table, now));
+        assert!(asked(&table, now + Duration::from_secs(10)) < 1.0);
     }
 
     #[test]

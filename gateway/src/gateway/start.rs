@@ -200,10 +200,11 @@ fn start_background(
     background.spawn_to_the_end("failback", failback);
     background.spawn("shifts", keep_shifts(config, known));
     background.spawn("events", keep_events(config, known));
+    let limiting = egress.clone();
     let planning = known
         .demand
         .clone()
-        .keep(snapshots.clone(), known.tunnel_set.clone());
+        .keep(snapshots.clone(), known.tunnel_set.clone(), move || limiting.limit_uses());
     background.spawn_to_the_end("capacity", planning);
     let rechecking = keep_rechecking(egress.clone(), ingress.clone(), snapshots, generation);
     background.spawn_to_the_end("permissions of open connections", rechecking);

@@ -140,7 +140,7 @@ pub struct Opened {
     #[prost(fixed64, tag = "1")]
     pub client_sockets: u64,
 }
-/// Asks what the clients of the far gateway ask for of services whose capacity is respected. The answer is `ready` and then a `DemandAnswer`
+/// Asks what the clients of the far gateway ask for of services whose capacity is respected, and use of shared limits. The answer is `ready` and then a `DemandAnswer`
 /// behind its length as a big-endian u32.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Demand {}
@@ -176,6 +176,23 @@ pub struct GatewayDemand {
     /// At most 1000, the largest.
     #[prost(message, repeated, tag = "3")]
     pub services: ::prost::alloc::vec::Vec<ServiceDemand>,
+    /// What its clients use of limits that the gateways of its zone share; at most 1000, the largest.
+    #[prost(message, repeated, tag = "4")]
+    pub limits: ::prost::alloc::vec::Vec<LimitUse>,
+}
+/// What the clients of one gateway use of a limit of a service: what they have at once, or ask for in a second.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitUse {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(enumeration = "Limit", tag = "2")]
+    pub limit: i32,
+    /// Of whose rate, as permissions name callers, at most 256 bytes; empty but for `LIMIT_CALLER_RATE`.
+    #[prost(string, tag = "3")]
+    pub caller: ::prost::alloc::string::String,
+    /// Places that are taken; of a rate, what is asked for in a thousand seconds.
+    #[prost(uint64, tag = "4")]
+    pub amount: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ServiceDemand {
@@ -328,6 +345,47 @@ pub struct Draining {
 /// what it holds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Succeeded {}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Limit {
+    Unspecified = 0,
+    Connections = 1,
+    Pending = 2,
+    Requests = 3,
+    Retries = 4,
+    Rate = 5,
+    CallerRate = 6,
+}
+impl Limit {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LIMIT_UNSPECIFIED",
+            Self::Connections => "LIMIT_CONNECTIONS",
+            Self::Pending => "LIMIT_PENDING",
+            Self::Requests => "LIMIT_REQUESTS",
+            Self::Retries => "LIMIT_RETRIES",
+            Self::Rate => "LIMIT_RATE",
+            Self::CallerRate => "LIMIT_CALLER_RATE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LIMIT_UNSPECIFIED" => Some(Self::Unspecified),
+            "LIMIT_CONNECTIONS" => Some(Self::Connections),
+            "LIMIT_PENDING" => Some(Self::Pending),
+            "LIMIT_REQUESTS" => Some(Self::Requests),
+            "LIMIT_RETRIES" => Some(Self::Retries),
+            "LIMIT_RATE" => Some(Self::Rate),
+            "LIMIT_CALLER_RATE" => Some(Self::CallerRate),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Criticality {

@@ -1,5 +1,6 @@
-//! Demand of all gateways, and the plan that follows from it: measures once a second what the clients of this gateway ask for, asks the
-//! others for theirs, and publishes where everything goes by the capacity of zones. Decides nothing; see `causeway_routing::capacity`.
+//! Demand of all gateways, and the plan that follows from it: measures once a second what the clients of this gateway ask for and use of
+//! limits, asks the others for theirs, and publishes where everything goes by the capacity of zones, and what the other gateways of the zone
+//! use of limits. Decides nothing; see `causeway_routing::capacity` and `causeway_routing::limit_shares`.
 
 mod wire;
 
@@ -10,6 +11,7 @@ use causeway_host::uptime::uptime;
 use causeway_proto::tunnel::{Demand, StreamHeader, stream_header::Kind};
 use causeway_routing::{
     capacity::{CapacityPlan, DemandTable, LoadRecorder, RecordedLoad, is_respected, matters, plan},
+    limit_shares::{LimitUse, OthersUse, are_shared, has_several},
     snapshot::{Link, Snapshot, Snapshots},
 };
 use causeway_tunnel::{DEMAND, IncomingStream, TunnelSet, ask_for_documents, read_document, send_documents};
@@ -48,8 +50,13 @@ impl DemandBook {
         }
     }
 
-    /// Measures, asks and plans until it is dropped.
-    pub async fn keep(self, snapshots: Snapshots, tunnels: Arc<TunnelSet>) {
+    /// Measures, asks and plans until it is dropped. `uses` tells what the clients of this gateway use of limits.
+    pub async fn keep(
+        self,
+        snapshots: Snapshots,
+        tunnels: Arc<TunnelSet>,
+        uses: impl Fn() -> Vec<LimitUse> + Send + Sync + 'static,
+    ) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut asked_before = None;
@@ -57,13 +64,23 @@ impl DemandBook {
             ticks.tick().await;
             let snapshot = snapshots.load_full();
             self.measure(&snapshot);
-            if !decides(&snapshot).await {
+            let shares_limits = are_shared(&snapshot);
+            let told = shares_limits && has_several(&snapshot.topology, &snapshot.zone);
+            self.0.lock().use_limits(if told { uses() } else { Vec::new() });
+            let plans = decides(&snapshot).await;
+            if !plans && !shares_limits {
+                snapshot.capacity.limits.publish(OthersUse::default());
                 continue;
             }
             let peers = to_ask(&snapshot, &tunnels, asked_before.as_ref());
             asked_before = peers.last().cloned();
             self.ask_all(peers, &snapshot, &tunnels).await;
-            self.publish(snapshots.load_full()).await;
+            let snapshot = snapshots.load_full();
+            let others = self.0.lock().others_use(&snapshot.zone, uptime());
+            snapshot.capacity.limits.publish(others);
+            if plans {
+                self.publish(snapshot).await;
+            }
         }
     }
 
@@ -96,14 +113,16 @@ impl DemandBook {
                         Some(sibling) => {
                             siblings += 1;
                             // Of others, too, a zone is believed as far as a service is exported to it.
-                            told.rates.retain(|one| {
-                                let service = topology.services.get(&one.service);
+                            let is_told = |service: &ServiceName| {
+                                let service = topology.services.get(service);
                                 service.is_some_and(|service| service.is_exported_to(&peer.zone))
-                            });
+                            };
+                            told.rates.retain(|one| is_told(&one.service));
+                            told.limits.retain(|one| is_told(&one.service));
                             GatewayId::new(own.clone(), sibling)
                         }
                     };
-                    table.hear(gateway, at.saturating_sub(told.age), told.rates);
+                    table.hear(gateway, at.saturating_sub(told.age), told.rates, told.limits);
                 }
             });
         }

@@ -6,8 +6,14 @@ use causeway_federation::{
     name::{GatewayName, MAX_TAGS, ServiceName},
     topology::Criticality,
 };
-use causeway_proto::tunnel::{Criticality as WireCriticality, DemandAnswer, GatewayDemand, ServiceDemand};
-use causeway_routing::capacity::{DemandedRate, MAX_DEMANDS, ToldDemand};
+use causeway_proto::tunnel::{
+    Criticality as WireCriticality, DemandAnswer, GatewayDemand, Limit, LimitUse as WireLimitUse, ServiceDemand,
+};
+use causeway_routing::{
+    capacity::{DemandedRate, MAX_DEMANDS, ToldDemand},
+    limit_shares::{LimitUse, MAX_CALLER_BYTES, MAX_LIMIT_USES, SharedLimit},
+    limits::UseKind,
+};
 use prost::Message;
 
 /// Longest answer.
@@ -15,7 +21,7 @@ pub(super) const MAX_BYTES: usize = 512 * 1024;
 /// Rates go as numbers in so many seconds, so that small ones are told too.
 const SECONDS: f64 = 1000.0;
 
-/// Leaves out the words that are passed on, and then rates, the smallest first, where all of it would be too long.
+/// Leaves out the words that are passed on, and then limits and rates, the smallest first, where all of it would be too long.
 pub(super) fn encode(told: Vec<ToldDemand>) -> Vec<u8> {
     let mut answer = DemandAnswer::default();
     let mut left = MAX_BYTES;
@@ -24,10 +30,13 @@ pub(super) fn encode(told: Vec<ToldDemand>) -> Vec<u8> {
             gateway: told.gateway.map(|name| name.to_string()).unwrap_or_default(),
             age_milliseconds: u32::try_from(told.age.as_millis()).unwrap_or(u32::MAX),
             services: told.rates.iter().map(rate_message).collect(),
+            limits: told.limits.iter().map(limit_message).collect(),
         };
+        while gateway.encoded_len() + 8 > left && gateway.limits.pop().is_some() {}
         while gateway.encoded_len() + 8 > left && gateway.services.pop().is_some() {}
         left = left.saturating_sub(gateway.encoded_len() + 8);
-        if !gateway.services.is_empty() || answer.gateways.is_empty() {
+        let says_something = !(gateway.services.is_empty() && gateway.limits.is_empty());
+        if says_something || answer.gateways.is_empty() {
             answer.gateways.push(gateway);
         }
     }
@@ -57,6 +66,49 @@ fn rate_message(rate: &DemandedRate) -> ServiceDemand {
     }
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "nothing that is used is negative, and what is too large is told as the largest"
+)]
+fn limit_message(used: &LimitUse) -> WireLimitUse {
+    let (limit, caller, unit) = match &used.limit {
+        SharedLimit::AtOnce(UseKind::Connections) => (Limit::Connections, "", 1.0),
+        SharedLimit::AtOnce(UseKind::Pending) => (Limit::Pending, "", 1.0),
+        SharedLimit::AtOnce(UseKind::Requests) => (Limit::Requests, "", 1.0),
+        SharedLimit::AtOnce(UseKind::Retries) => (Limit::Retries, "", 1.0),
+        SharedLimit::Rate => (Limit::Rate, "", SECONDS),
+        SharedLimit::CallerRate(caller) => (Limit::CallerRate, caller.as_str(), SECONDS),
+    };
+    WireLimitUse {
+        service: used.service.to_string(),
+        limit: limit.into(),
+        caller: caller.to_owned(),
+        amount: (used.amount * unit) as u64,
+    }
+}
+
+/// `None`: a limit that this program does not know, or that names nobody.
+#[expect(clippy::cast_precision_loss, reason = "what is used fits a float")]
+fn limit(told: WireLimitUse) -> Option<LimitUse> {
+    let amount = told.amount as f64;
+    let (limit, amount) = match told.limit() {
+        Limit::Connections => (SharedLimit::AtOnce(UseKind::Connections), amount),
+        Limit::Pending => (SharedLimit::AtOnce(UseKind::Pending), amount),
+        Limit::Requests => (SharedLimit::AtOnce(UseKind::Requests), amount),
+        Limit::Retries => (SharedLimit::AtOnce(UseKind::Retries), amount),
+        Limit::Rate => (SharedLimit::Rate, amount / SECONDS),
+        Limit::CallerRate if told.caller.is_empty() || told.caller.len() > MAX_CALLER_BYTES => return None,
+        Limit::CallerRate => (SharedLimit::CallerRate(told.caller), amount / SECONDS),
+        Limit::Unspecified => return None,
+    };
+    Some(LimitUse {
+        service: ServiceName::new(&told.service).ok()?,
+        limit,
+        amount,
+    })
+}
+
 /// Reads what can be read of an answer.
 pub(super) fn decode(answer: &[u8]) -> Vec<ToldDemand> {
     let Ok(answer) = DemandAnswer::decode(answer) else {
@@ -75,6 +127,12 @@ pub(super) fn decode(answer: &[u8]) -> Vec<ToldDemand> {
                 .into_iter()
                 .take(MAX_DEMANDS)
                 .filter_map(rate)
+                .collect(),
+            limits: told
+                .limits
+                .into_iter()
+                .take(MAX_LIMIT_USES)
+                .filter_map(limit)
                 .collect(),
         })
     };
@@ -111,10 +169,20 @@ mod tests {
             criticality: Criticality::Sheddable,
             per_second: 12.5,
         };
+        let used = |number: usize| LimitUse {
+            service: ServiceName::new("orders").unwrap(),
+            limit: match number {
+                0..4 => SharedLimit::AtOnce(UseKind::ALL[number]),
+                4 => SharedLimit::Rate,
+                _ => SharedLimit::CallerRate(format!("web-{number}@east")),
+            },
+            amount: 3.0,
+        };
         ToldDemand {
             gateway: None,
             age: Duration::ZERO,
             rates: (0..count).map(rate).collect(),
+            limits: (0..count).map(used).collect(),
         }
     }
 
@@ -125,7 +193,7 @@ mod tests {
             Some(GatewayName::new("gw2").unwrap()),
             Duration::from_millis(1200),
         );
-        let all = vec![told(3), sibling];
+        let all = vec![told(7), sibling];
         assert_eq!(decode(&encode(all.clone())), all);
         assert_eq!(decode(b"\xff\xff"), []);
     }

@@ -9,6 +9,7 @@ use std::{
 use causeway_federation::name::ServiceName;
 use causeway_routing::{
     capacity::is_respected,
+    limit_shares::{LimitUse, MAX_CALLER_BYTES, SharedLimit},
     limits::{CarriedLimits, CarriedUse, RateTable, ServiceUse, UseGuard, UseKind},
     permit::Caller,
     route::{Decision, Request, Why},
@@ -89,6 +90,31 @@ impl ServiceLimits {
         self.uses.read().values().any(|of| of.is_elsewhere())
     }
 
+    /// What clients use, for the other gateways of the zone.
+    pub(super) fn uses(&self) -> Vec<LimitUse> {
+        let uses = self.uses.read();
+        let places = uses.iter().flat_map(|(service, of)| {
+            UseKind::ALL.map(|kind| LimitUse {
+                service: service.clone(),
+                limit: SharedLimit::AtOnce(kind),
+                amount: f64::from(of.taken(kind)),
+            })
+        });
+        let rates = self.rates.lock();
+        let rates = rates
+            .asked(uptime())
+            .filter(|(_, caller, _)| caller.len() <= MAX_CALLER_BYTES)
+            .map(|(service, caller, amount)| LimitUse {
+                service: service.clone(),
+                limit: match caller {
+                    "" => SharedLimit::Rate,
+                    caller => SharedLimit::CallerRate(caller.to_owned()),
+                },
+                amount,
+            });
+        places.filter(|one| one.amount > 0.0).chain(rates).collect()
+    }
+
     /// Limits that were reached within the last minute.
     pub(super) fn reached_lately(&self, now: Instant) -> Vec<(ServiceName, &'static str)> {
         let mut reached = self.reached.lock();
@@ -112,6 +138,9 @@ impl EgressShared {
         let Some(most) = declared.and_then(|service| kind.most(&service.limits)) else {
             return Ok(None);
         };
+        let shared = SharedLimit::AtOnce(kind);
+        let most = snapshot.capacity.limits.allowed(service, &shared, most.into());
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
         let taken = self.limits.of(service).take(kind, most);
         if taken.is_none() {
             self.reached(service, kind.word());
@@ -131,10 +160,13 @@ impl EgressShared {
         };
         let limits = &declared.limits;
         let take = |caller: &str, per_second| {
-            self.limits
-                .rates
-                .lock()
-                .take(uptime(), service, caller, per_second)
+            let limit = match caller {
+                "" => SharedLimit::Rate,
+                caller => SharedLimit::CallerRate(caller.to_owned()),
+            };
+            let per_second = snapshot.capacity.limits.allowed(service, &limit, per_second);
+            let mut rates = self.limits.rates.lock();
+            rates.take(uptime(), service, caller, per_second)
         };
         // That of the caller first: what one of them is refused takes nothing from the others.
         let reached = match (limits.rate_per_caller, limits.rate_per_second) {

@@ -30,6 +30,7 @@ use causeway_host::{
 use causeway_routing::{
     budget::Budgets,
     failures::ConnectFailures,
+    limit_shares::LimitUse,
     limits::CarriedLimits,
     outlier::CarriedEjection,
     reach::OwnListeners,
@@ -391,6 +392,12 @@ impl Egress {
     #[must_use]
     pub fn bind_failures(&self) -> Vec<BindFailure> {
         self.shared.bind_failures.lock().values().cloned().collect()
+    }
+
+    /// What clients use of limits of services, for the other gateways of the zone.
+    #[must_use]
+    pub fn limit_uses(&self) -> Vec<LimitUse> {
+        self.shared.limits.uses()
     }
 
     /// Limits of services that were reached within the last minute, in the words of the topology.

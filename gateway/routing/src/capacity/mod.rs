@@ -21,7 +21,7 @@ use causeway_federation::{
 use http::{HeaderMap, HeaderName};
 use std::sync::Arc;
 
-use crate::permit::Caller;
+use crate::{limit_shares::LimitBoard, permit::Caller};
 
 pub use meter::{DemandMeter, MAX_DEMANDS};
 pub use places::{matters, plan, plans};
@@ -49,6 +49,8 @@ pub struct CapacityBoard {
     pub meter: DemandMeter,
     /// The same of every service, by the tags of the name that was asked for: nothing is decided by it.
     pub asked: DemandMeter,
+    /// What the other gateways of the zone use of limits.
+    pub limits: LimitBoard,
 }
 
 impl CapacityBoard {

@@ -12,7 +12,10 @@ use causeway_federation::{
 };
 
 use super::{DemandedRate, MAX_DEMANDS, ZoneDemands};
-use crate::snapshot::Snapshot;
+use crate::{
+    limit_shares::{LimitUse, MAX_LIMIT_USES, OthersUse},
+    snapshot::Snapshot,
+};
 
 /// Time in which what was counted longer ago loses two thirds of its weight.
 const SMOOTHING: Duration = Duration::from_secs(2);
@@ -37,6 +40,8 @@ pub struct ToldDemand {
     /// Time since the gateway said it.
     pub age: Duration,
     pub rates: Vec<DemandedRate>,
+    /// What its clients use of limits that the gateways of its zone share.
+    pub limits: Vec<LimitUse>,
 }
 
 /// Demand of all gateways, as far as it is known.
@@ -45,6 +50,7 @@ pub struct DemandTable {
     /// Time of the last look, and the counts then.
     looked: Option<(Duration, BTreeMap<DemandKey, u64>)>,
     own: BTreeMap<DemandKey, f64>,
+    own_limits: Vec<LimitUse>,
     heard: BTreeMap<GatewayId, HeardDemand>,
 }
 
@@ -52,6 +58,7 @@ pub struct DemandTable {
 struct HeardDemand {
     at: Duration,
     rates: Vec<DemandedRate>,
+    limits: Vec<LimitUse>,
 }
 
 impl DemandTable {
@@ -89,14 +96,43 @@ impl DemandTable {
         self.looked = Some((now, counts));
     }
 
+    /// Takes what the clients of this gateway use of limits; of more than [`MAX_LIMIT_USES`] the largest.
+    pub fn use_limits(&mut self, mut uses: Vec<LimitUse>) {
+        uses.retain(|one| one.amount >= QUIET);
+        uses.sort_by(|a, b| b.amount.total_cmp(&a.amount));
+        uses.truncate(MAX_LIMIT_USES);
+        self.own_limits = uses;
+    }
+
     /// Takes the word of another gateway, said at `at`.
-    pub fn hear(&mut self, gateway: GatewayId, at: Duration, mut rates: Vec<DemandedRate>) {
+    pub fn hear(
+        &mut self,
+        gateway: GatewayId,
+        at: Duration,
+        mut rates: Vec<DemandedRate>,
+        mut limits: Vec<LimitUse>,
+    ) {
+        let is_believed = |amount: f64| amount > 0.0 && amount <= MAX_RATE;
         rates.truncate(MAX_DEMANDS);
-        rates.retain(|one| one.per_second > 0.0 && one.per_second <= MAX_RATE);
+        rates.retain(|one| is_believed(one.per_second));
+        limits.truncate(MAX_LIMIT_USES);
+        limits.retain(|one| is_believed(one.amount));
         let is_newer = self.heard.get(&gateway).is_none_or(|known| known.at < at);
         if is_newer {
-            self.heard.insert(gateway, HeardDemand { at, rates });
+            self.heard.insert(gateway, HeardDemand { at, rates, limits });
         }
+    }
+
+    /// What the other gateways of the zone `own` use of limits, as far as they are heard.
+    #[must_use]
+    pub fn others_use(&self, own: &ZoneName, now: Duration) -> OthersUse {
+        let mut others = OthersUse::default();
+        for (gateway, heard) in &self.heard {
+            if gateway.zone == *own && heard.at + HEARD_FOR > now {
+                others.add(&heard.limits);
+            }
+        }
+        others
     }
 
     /// Forgets the words of gateways that have gone.
@@ -147,6 +183,7 @@ impl DemandTable {
             gateway: None,
             age: Duration::ZERO,
             rates,
+            limits: self.own_limits.clone(),
         };
         let siblings = self.heard.iter().filter(|(gateway, heard)| {
             gateway.zone == asker.zone && *gateway != asker && heard.at + HEARD_FOR > now
@@ -155,6 +192,7 @@ impl DemandTable {
             gateway: Some(gateway.gateway.clone()),
             age: now.saturating_sub(heard.at),
             rates: heard.rates.clone(),
+            limits: heard.limits.clone(),
         });
         std::iter::once(own).chain(passed_on).collect()
     }

@@ -273,9 +273,9 @@ fn the_word_of_a_gateway_counts_for_a_while_and_is_passed_on_to_its_siblings() {
     let (mut table, now) = (DemandTable::default(), Duration::from_secs(100));
     let rates = vec![rate(Criticality::Normal, 50.0)];
     for name in ["west/gw1", "west/gw2", "north/gw1"] {
-        table.hear(gateway(name), now, rates.clone());
+        table.hear(gateway(name), now, rates.clone(), vec![]);
     }
-    table.hear(gateway("west/gw2"), Duration::from_secs(90), vec![]);
+    table.hear(gateway("west/gw2"), Duration::from_secs(90), vec![], vec![]);
     let told = table.told_to(&gateway("west/gw1"), now + Duration::from_secs(1));
     assert_eq!(told.len(), 2);
     assert_eq!(told[1].gateway, Some(gateway("west/gw2").gateway));

@@ -78,7 +78,7 @@ impl World {
         {
             if own != other {
                 let told = self.tables[other].told_to(&gateway(ZONES[own]), now);
-                self.tables[own].hear(gateway(ZONES[other]), now, told[0].rates.clone());
+                self.tables[own].hear(gateway(ZONES[other]), now, told[0].rates.clone(), vec![]);
             }
         }
         for own in &alive {

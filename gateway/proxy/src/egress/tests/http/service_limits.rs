@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use causeway_federation::topology::Topology;
-use causeway_routing::limits::UseKind;
+use causeway_routing::{
+    limit_shares::{LimitUse, OthersUse, SharedLimit},
+    limits::UseKind,
+};
 use http::StatusCode;
 use tokio::{io::AsyncWriteExt as _, time::timeout};
 
@@ -97,6 +100,38 @@ async fn a_connection_beyond_the_limit_is_answered_or_reset_until_another_has_en
     drop(first);
     until("it has ended", || home.egress.open_connections().count() == 0).await;
     assert_eq!(home.client().await.greeting().await.unwrap(), "there");
+}
+
+#[tokio::test]
+async fn what_other_gateways_of_the_zone_use_of_a_limit_is_not_given_again() {
+    let here = HttpInstance::start("here").await;
+    let home = Zone::start("home", &limited("requests: 3, rate_per_caller: 1/s"), vec![here.instance(&[])]);
+    let orders = testbed::service("orders");
+    let free = || {
+        let take = |_| home.egress.shared.take_place(&orders, UseKind::Requests).ok();
+        (0..3).map_while(take).collect::<Vec<_>>().len()
+    };
+    assert_eq!(free(), 3);
+    let held = home.egress.shared.take_place(&orders, UseKind::Requests).unwrap();
+    let limit = SharedLimit::AtOnce(UseKind::Requests);
+    let used = |amount| LimitUse {
+        service: orders.clone(),
+        limit: limit.clone(),
+        amount,
+    };
+    assert_eq!(home.egress.limit_uses(), [used(1.0)]);
+    drop(held);
+    let mut others = OthersUse::default();
+    others.add(&[used(1.0)]);
+    home.egress.shared.snapshots.load().capacity.limits.publish(others);
+    assert_eq!(free(), 2);
+    // Callers are told by name, and what is refused is told too.
+    let mut client = HttpClient::of(&home).await;
+    assert_eq!(client.get("/").await.status.as_u16(), 200);
+    assert_eq!(client.get("/").await.status.as_u16(), 429);
+    let uses = home.egress.limit_uses();
+    let of_caller = uses.iter().find(|one| matches!(one.limit, SharedLimit::CallerRate(_)));
+    assert!(of_caller.unwrap().amount > 0.5, "{uses:?}");
 }
 
 #[tokio::test]
