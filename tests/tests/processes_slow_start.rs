@@ -44,7 +44,7 @@ async fn explains(federation: &Federation, line: &str) {
 /// Shares until one is as large as `full`, each with the time at which it was begun to be taken and the one at which it was had.
 async fn course(orders: SocketAddr, name: &str, full: f64) -> Vec<(Duration, Duration, f64)> {
     let healthy = Instant::now();
-    let mut course = Vec::new();
+    let mut course: Vec<(Duration, Duration, f64)> = Vec::new();
     while healthy.elapsed() < START || course.last().is_none_or(|(.., share)| *share < full - BOUND) {
         assert!(healthy.elapsed() < START + PATIENCE, "{course:?}");
         let began = healthy.elapsed();

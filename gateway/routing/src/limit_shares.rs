@@ -49,10 +49,7 @@ impl OthersUse {
     pub fn add(&mut self, uses: &[LimitUse]) {
         for one in uses {
             let of_service = self.0.entry(one.service.clone()).or_default();
-            of_service
-                .entry(one.limit.clone())
-                .or_default()
-                .push(one.amount);
+            of_service.entry(one.limit.clone()).or_default().push(one.amount);
         }
     }
 
@@ -120,7 +117,10 @@ pub fn are_shared(snapshot: &Snapshot) -> bool {
 /// Tells whether the own zone may have several gateways: the catalog has none of it, and gateways that nobody dials are not in the topology.
 #[must_use]
 pub fn has_several(topology: &Topology, own: &ZoneName) -> bool {
-    topology.zones.get(own).is_some_and(|zone| zone.gateways.len() != 1)
+    topology
+        .zones
+        .get(own)
+        .is_some_and(|zone| zone.gateways.len() != 1)
 }
 
 #[cfg(test)]
@@ -168,7 +168,10 @@ mod tests {
         let allowed = |name: &str, limit: SharedLimit| board.allowed(&service(name), &limit, 100);
         assert_eq!(allowed("orders", SharedLimit::Rate), 45);
         assert_eq!(allowed("orders", web()), 95);
-        assert_eq!(allowed("orders", SharedLimit::CallerRate("other".to_owned())), 100);
+        assert_eq!(
+            allowed("orders", SharedLimit::CallerRate("other".to_owned())),
+            100
+        );
         assert_eq!(allowed("orders", SharedLimit::AtOnce(UseKind::Requests)), 100);
         assert_eq!(allowed("stock", SharedLimit::Rate), 100);
     }

@@ -168,6 +168,7 @@ fn check_flags(args: &GetArgs) -> Result<(), Failure> {
         What::Instances => check::<InstanceView>(choice, "instances"),
         What::Tunnels => check::<TunnelView>(choice, "tunnels"),
         What::Exports => check::<ExportView>(choice, "exports"),
+        What::Loads => check::<LoadView>(choice, "loads"),
         What::Catalog => check::<RecordView>(choice, "records of the catalog"),
         What::Topology => check::<TopologyView>(choice, "topologies"),
         What::Events => choice.check("events", &[ChoosableBy::Service]),

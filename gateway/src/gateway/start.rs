@@ -204,7 +204,9 @@ fn start_background(
     let planning = known
         .demand
         .clone()
-        .keep(snapshots.clone(), known.tunnel_set.clone(), move || limiting.limit_uses());
+        .keep(snapshots.clone(), known.tunnel_set.clone(), move || {
+            limiting.limit_uses()
+        });
     background.spawn_to_the_end("capacity", planning);
     let rechecking = keep_rechecking(egress.clone(), ingress.clone(), snapshots, generation);
     background.spawn_to_the_end("permissions of open connections", rechecking);

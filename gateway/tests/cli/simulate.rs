@@ -108,7 +108,7 @@ async fn what_get_loads_writes_is_what_simulate_takes() {
     let snapshots = state.snapshots.clone();
     let book = std::mem::take(&mut state.demand);
     state.demand = book.clone();
-    let keeping = tokio::spawn(book.keep(snapshots.clone(), Arc::new(TunnelSet::default())));
+    let keeping = tokio::spawn(book.keep(snapshots.clone(), Arc::new(TunnelSet::default()), Vec::new));
     let counting = tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_millis(10));
         loop {

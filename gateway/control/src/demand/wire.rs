@@ -7,7 +7,8 @@ use causeway_federation::{
     topology::Criticality,
 };
 use causeway_proto::tunnel::{
-    Criticality as WireCriticality, DemandAnswer, GatewayDemand, Limit, LimitUse as WireLimitUse, ServiceDemand,
+    Criticality as WireCriticality, DemandAnswer, GatewayDemand, Limit, LimitUse as WireLimitUse,
+    ServiceDemand,
 };
 use causeway_routing::{
     capacity::{DemandedRate, MAX_DEMANDS, ToldDemand},

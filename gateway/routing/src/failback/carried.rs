@@ -125,9 +125,8 @@ impl FailbackTable {
                 continue;
             };
             let list = list_number(&service.failover, service.spill.as_ref());
-            let is_known = service.return_policy().is_some()
-                && list == from.list
-                && arms(service).contains(&from.arm);
+            let is_known =
+                service.return_policy().is_some() && list == from.list && arms(service).contains(&from.arm);
             if !is_known || !(1..=MAX_TIER).contains(&from.tier) {
                 continue;
             }

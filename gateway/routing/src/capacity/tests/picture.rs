@@ -98,7 +98,7 @@ impl Gateways {
         for own in 0..ZONES.len() {
             for other in (0..ZONES.len()).filter(|other| *other != own) {
                 let told = self.demands[other].told_to(&gateway(ZONES[own]), now);
-                self.demands[own].hear(gateway(ZONES[other]), now, told[0].rates.clone());
+                self.demands[own].hear(gateway(ZONES[other]), now, told[0].rates.clone(), vec![]);
             }
         }
         for own in 0..ZONES.len() {

@@ -105,7 +105,11 @@ async fn a_connection_beyond_the_limit_is_answered_or_reset_until_another_has_en
 #[tokio::test]
 async fn what_other_gateways_of_the_zone_use_of_a_limit_is_not_given_again() {
     let here = HttpInstance::start("here").await;
-    let home = Zone::start("home", &limited("requests: 3, rate_per_caller: 1/s"), vec![here.instance(&[])]);
+    let home = Zone::start(
+        "home",
+        &limited("requests: 3, rate_per_caller: 1/s"),
+        vec![here.instance(&[])],
+    );
     let orders = testbed::service("orders");
     let free = || {
         let take = |_| home.egress.shared.take_place(&orders, UseKind::Requests).ok();
@@ -123,14 +127,22 @@ async fn what_other_gateways_of_the_zone_use_of_a_limit_is_not_given_again() {
     drop(held);
     let mut others = OthersUse::default();
     others.add(&[used(1.0)]);
-    home.egress.shared.snapshots.load().capacity.limits.publish(others);
+    home.egress
+        .shared
+        .snapshots
+        .load()
+        .capacity
+        .limits
+        .publish(others);
     assert_eq!(free(), 2);
     // Callers are told by name, and what is refused is told too.
     let mut client = HttpClient::of(&home).await;
     assert_eq!(client.get("/").await.status.as_u16(), 200);
     assert_eq!(client.get("/").await.status.as_u16(), 429);
     let uses = home.egress.limit_uses();
-    let of_caller = uses.iter().find(|one| matches!(one.limit, SharedLimit::CallerRate(_)));
+    let of_caller = uses
+        .iter()
+        .find(|one| matches!(one.limit, SharedLimit::CallerRate(_)));
     assert!(of_caller.unwrap().amount > 0.5, "{uses:?}");
 }
 
