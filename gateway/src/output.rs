@@ -109,6 +109,8 @@ impl<T: ToString> From<T> for Word {
 
 /// Most characters of a cell: every row is as wide as the widest, and other zones say what stands in some.
 const MAX_CELL_CHARS: usize = 500;
+/// Cell in which nothing stands.
+const NOTHING: &str = "-";
 
 fn shortened(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(MAX_CELL_CHARS) {
@@ -124,22 +126,29 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> Stri
     laid_out(titles, rows.collect(), COLUMN_GAP, colour)
 }
 
-/// Lays rows out in at most 160 characters; cells that have not room enough go on in further lines.
+/// Lays rows out in at most 160 characters. Where there is no room, columns in which nothing stands are left out, and cells go on in further
+/// lines.
 pub(crate) fn wide_table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) -> String {
     let mut rows: Vec<Vec<Word>> = rows
         .into_iter()
         .map(|row| row.into_iter().map(shown).collect())
         .collect();
     let length = |text: &str| text.chars().count();
-    let least: Vec<_> = header.iter().map(|title| fold::longest_word(title)).collect();
-    let mut natural = least.clone();
-    for row in &rows {
-        for (width, Word(text, _)) in natural.iter_mut().zip(row) {
-            *width = length(text).max(*width);
+    let mut header = header.to_vec();
+    if room_for(&header) < widest(&header, &rows).iter().sum() {
+        let says_something: Vec<_> = (0..header.len())
+            .map(|column| {
+                rows.iter()
+                    .any(|row| row.get(column).is_some_and(|word| word.0 != NOTHING))
+            })
+            .collect();
+        retain_columns(&mut header, &says_something);
+        for row in &mut rows {
+            retain_columns(row, &says_something);
         }
     }
-    let gaps = header.len().saturating_sub(1) * usize::from(WIDE_COLUMN_GAP);
-    let room = WIDE.saturating_sub(gaps);
+    let least: Vec<_> = header.iter().map(|title| fold::longest_word(title)).collect();
+    let (natural, room) = (widest(&header, &rows), room_for(&header));
     let mut widths = fold::widths(&natural, &least, room);
     // A title goes on in a second line before a cell does.
     let titles: Vec<_> = header.iter().map(|title| length(title)).collect();
@@ -157,10 +166,31 @@ pub(crate) fn wide_table(header: &[&str], rows: Vec<Vec<Word>>, colour: bool) ->
     laid_out(titles, rows, WIDE_COLUMN_GAP, colour)
 }
 
+/// Width that each column would have by itself, its title folded.
+fn widest(header: &[&str], rows: &[Vec<Word>]) -> Vec<usize> {
+    let mut widths: Vec<_> = header.iter().map(|title| fold::longest_word(title)).collect();
+    for row in rows {
+        for (width, Word(text, _)) in widths.iter_mut().zip(row) {
+            *width = text.chars().count().max(*width);
+        }
+    }
+    widths
+}
+
+/// Characters that the columns of a wide table have together.
+fn room_for(header: &[&str]) -> usize {
+    WIDE.saturating_sub(header.len().saturating_sub(1) * usize::from(WIDE_COLUMN_GAP))
+}
+
+fn retain_columns<T>(row: &mut Vec<T>, kept: &[bool]) {
+    let mut kept = kept.iter();
+    row.retain(|_| kept.next().is_none_or(|kept| *kept));
+}
+
 /// A cell as it is printed: no control characters, not too long, never empty.
 fn shown(Word(text, tone): Word) -> Word {
     match text.as_str() {
-        "" => Word("-".to_owned(), tone),
+        "" => Word(NOTHING.to_owned(), tone),
         text => Word(shortened(&printable(text)).into_owned(), tone),
     }
 }

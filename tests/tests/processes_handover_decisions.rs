@@ -1,4 +1,4 @@
-//! What a gateway has counted and measured, and what follows from that for its clients, goes on in the process that takes its place: a return
+//! Counts and measures of a gateway, and what follows from them for its clients, go on in the process that takes its place: a return
 //! by the ramp, ejections, limits, and the figures of a shift.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
@@ -75,6 +75,10 @@ async fn a_return_by_the_ramp_goes_on_and_neither_jumps_nor_begins_anew() {
         answered_by("west").await
     })
     .await;
+    federation
+        .zone("east")
+        .wait_log(&["an instance is unhealthy", "service=orders"])
+        .await;
     let _own = Instance::start_at("east", Behaviour::Name, address)
         .await
         .unwrap();

@@ -169,7 +169,7 @@ mod tests {
     fn a_request_has_one_parent_or_none() {
         let one = fields(&[("traceparent", PARENT_TEXT), ("tracestate", "a=b")]);
         assert_eq!(parent_of(&one).unwrap().parent(), PARENT_TEXT);
-        let mut two = one.clone();
+        let mut two = one;
         two.append(PARENT, HeaderValue::from_static(PARENT_TEXT));
         assert_eq!(parent_of(&two), None);
         assert_eq!(parent_of(&fields(&[("traceparent", "nonsense")])), None);

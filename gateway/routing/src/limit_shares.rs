@@ -23,7 +23,7 @@ pub const MAX_CALLER_BYTES: usize = 256;
 /// Limit of a service, of which gateways of a zone have parts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SharedLimit {
-    /// What is under way at once.
+    /// Number of those under way at once.
     AtOnce(UseKind),
     /// Requests or connections a second.
     Rate,
@@ -61,7 +61,7 @@ impl OthersUse {
     }
 }
 
-/// What the others leave of a limit when it is divided so that nobody gets more than it uses, and nobody less than another that uses more
+/// Rest that the others leave of a limit when it is divided so that nobody gets more than it uses, and nobody less than another that uses more
 /// (max-min fairness), if this one would use all that it can get.
 #[expect(
     clippy::cast_possible_truncation,

@@ -160,7 +160,7 @@ struct Allowance {
     left: f64,
     at: Duration,
     per_second: f64,
-    /// What was asked for in a second, of late.
+    /// Number that was asked for in a second, of late.
     asked: f64,
 }
 
@@ -170,7 +170,7 @@ impl Allowance {
         (self.left + gained).min(per_second)
     }
 
-    /// What is asked for in a second: what is longer ago loses two thirds of its weight in [`ASKED_OVER`].
+    /// Number that is asked for in a second: what is longer ago loses two thirds of its weight in [`ASKED_OVER`].
     fn asked(self, now: Duration) -> f64 {
         let passed = now.saturating_sub(self.at).as_secs_f64();
         self.asked * (-passed / ASKED_OVER.as_secs_f64()).exp()
@@ -257,7 +257,7 @@ impl RateTable {
         }
     }
 
-    /// What is asked for in a second of each service and caller, whether or not it is served.
+    /// Numbers that are asked for in a second of each service and caller, whether or not it is served.
     pub fn asked(&self, now: Duration) -> impl Iterator<Item = (&ServiceName, &str, f64)> {
         self.0
             .iter()

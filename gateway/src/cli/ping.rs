@@ -33,7 +33,7 @@ pub(crate) struct PingArgs {
     /// The zone
     #[arg(value_name = "ZONE")]
     zone: ZoneName,
-    /// How often
+    /// Number of pings
     #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: u32,
     /// Pause between two times; 100ms at least

@@ -1,16 +1,19 @@
-//! Addresses that a gateway listens on for itself, and those of its zone's registry, where no instance can be.
+//! Addresses that a gateway listens on for itself, and those of its zone's registry, where no instance can be; and the virtual ones.
 
 use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::SystemTime,
 };
 
 use causeway_api::{admin::AdminAddress, registration::RegistrationServer};
-use causeway_dns::DnsServer;
+use causeway_dns::{DnsServer, vips::VipTable};
 use causeway_instances::attach::ServerAddress;
+use causeway_routing::snapshot::Snapshots;
 use causeway_tunnel::Tunnels;
 
-use super::{GatewayConfig, RegistryChoice, apis::Servers};
+use super::{GatewayConfig, GatewayStartError, RegistryChoice, Storage, apis::Servers};
 
 /// Addresses that were asked for, so that nothing is registered there before they are bound.
 pub(super) fn configured(config: &GatewayConfig) -> BTreeSet<SocketAddr> {
@@ -59,6 +62,26 @@ pub(super) fn bound(tunnels: &Tunnels, servers: &Servers) -> Vec<SocketAddr> {
     let registration = servers.registration.as_ref();
     let others = others.chain(registration.map(RegistrationServer::local_addr));
     others.chain([tunnels.local_addr()]).collect()
+}
+
+/// Opens the table of virtual addresses that clients connect to.
+pub(super) fn open_vips(
+    config: &GatewayConfig,
+    snapshots: &Snapshots,
+) -> Result<Arc<VipTable>, GatewayStartError> {
+    let vips = match &config.storage {
+        Storage::Folder(folder) => VipTable::open(folder, SystemTime::now())?,
+        Storage::Memory => VipTable::in_memory(),
+    };
+    let vips = vips.keep_former(config.keep_vips);
+    // Once here, so that the listeners of a gateway that has just started are not late.
+    if let Err(error) = vips.refresh(&snapshots.load(), SystemTime::now()) {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "virtual addresses are not complete"
+        );
+    }
+    Ok(Arc::new(vips))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{Arc, atomic::AtomicBool},
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
 use causeway_api::{admin::Readiness, elsewhere::PageServer};
@@ -30,7 +30,7 @@ use causeway_zone_sync::service::{SyncConfig, SyncEvent, ZoneSync};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Gateway, GatewayConfig, GatewayStartError, Storage, apart,
+    Gateway, GatewayConfig, GatewayStartError, apart,
     apis::start_servers,
     background::BackgroundTasks,
     descriptors, disk,
@@ -123,11 +123,7 @@ impl Gateway {
         // Whoever is told that this gateway is ready sends clients to it at once.
         egress.opened().await;
         let servers = start_servers(&config, &known, checks, begun).await;
-        if servers.is_err() {
-            // The kernel would keep it for ever.
-            egress.remove_redirect().await;
-        }
-        let servers = servers?;
+        let servers = without_redirect_unless_up(servers, &egress).await?;
         let bound = listeners::bound(&tunnels, &servers);
         known
             .listeners
@@ -164,6 +160,14 @@ impl Gateway {
             threads,
         })
     }
+}
+
+/// Takes the redirect of clients back where the gateway's own servers could not start: the kernel would keep it for ever.
+async fn without_redirect_unless_up<T, E>(servers: Result<T, E>, egress: &Egress) -> Result<T, E> {
+    if servers.is_err() {
+        egress.remove_redirect().await;
+    }
+    servers
 }
 
 /// Gives the settings of tunnels, with the keys that outlive a restart where something does.
@@ -281,10 +285,8 @@ async fn know(
     )?;
     let troubles = start_sources(config, &instances, background).await;
     let (zone_sync, events) = start_zone_sync(config).await?;
-    let naming = name_services(
-        config.metrics.registry.services().clone(),
-        config.topology.subscribe(),
-    );
+    let named = config.metrics.registry.services().clone();
+    let naming = name_services(named, config.topology.subscribe());
     background.spawn_to_the_end("names of services in metrics", naming);
     let tunnel_set = Arc::<TunnelSet>::default();
     let (snapshots, generation, publishing) = publish(Sources {
@@ -312,11 +314,9 @@ async fn know(
     );
     background.spawn("status of zone sync", watching);
     let history = start_history(config, background);
-    let vips = open_vips(config, &snapshots)?;
+    let vips = listeners::open_vips(config, &snapshots)?;
     let following = vips::follow(vips.clone(), snapshots.clone(), generation.clone());
     background.spawn("virtual addresses", following);
-    let metrics = config.metrics.api.clone();
-    let pages = PageServer::new(config.gate.clone(), config.identity.clone(), metrics);
     carry_shifts(config, &snapshots.load());
     Ok(Foundation {
         failback: FailbackKeeper::carrying_on(config, &snapshots.load()),
@@ -329,7 +329,7 @@ async fn know(
         generation,
         vips,
         demand: DemandBook::default(),
-        pages,
+        pages: page_server(config),
         history,
         listeners,
         own_sockets: OwnSockets::default(),
@@ -338,20 +338,9 @@ async fn know(
     })
 }
 
-fn open_vips(config: &GatewayConfig, snapshots: &Snapshots) -> Result<Arc<VipTable>, GatewayStartError> {
-    let vips = match &config.storage {
-        Storage::Folder(folder) => VipTable::open(folder, SystemTime::now())?,
-        Storage::Memory => VipTable::in_memory(),
-    };
-    let vips = vips.keep_former(config.keep_vips);
-    // Once here, so that the listeners of a gateway that has just started are not late.
-    if let Err(error) = vips.refresh(&snapshots.load(), SystemTime::now()) {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "virtual addresses are not complete"
-        );
-    }
-    Ok(Arc::new(vips))
+fn page_server(config: &GatewayConfig) -> PageServer {
+    let metrics = config.metrics.api.clone();
+    PageServer::new(config.gate.clone(), config.identity.clone(), metrics)
 }
 
 /// Starts what feeds the registry by itself.

@@ -60,9 +60,9 @@ pub(super) fn fold(text: &str, width: usize) -> String {
 /// Number of characters of the first line.
 fn end_of_line(text: &[char], width: usize) -> usize {
     let last_of = |signs: &str| {
-        let line = text.iter().take(width);
-        let found = line.enumerate().filter(|(_, letter)| signs.contains(**letter));
-        found.last().map(|(place, _)| place + 1)
+        let mut line = text.iter().take(width).enumerate();
+        let found = line.rfind(|(_, letter)| signs.contains(**letter));
+        found.map(|(place, _)| place + 1)
     };
     // The space that ends a line takes no room in it.
     if text.get(width) == Some(&' ') {

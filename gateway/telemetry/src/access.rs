@@ -310,7 +310,10 @@ mod tests {
             ..record()
         };
         let text = text_line(time(), &record);
-        assert!(text.contains(" route=canary panic=true connection="), "{text}");
+        assert!(
+            text.contains(" route=canary panic=true trace_id=- connection="),
+            "{text}"
+        );
         assert!(json_line(time(), &record).contains(r#""route":"canary","panic":true,"#));
     }
 

@@ -131,10 +131,11 @@ async fn what_get_loads_writes_is_what_simulate_takes() {
             break;
         }
     }
-    (keeping.abort(), counting.abort());
+    keeping.abort();
+    counting.abort();
     let table = out(&run(Some(&admin), &["get", "loads", "-o", "wide"]).await);
     assert!(
-        table.starts_with("FROM   SERVICE   TAGS      CRITICALITY   PER SECOND   GATEWAY"),
+        table.starts_with("FROM  SERVICE  TAGS     CRITICALITY  PER SECOND  GATEWAY"),
         "{table}"
     );
     let loads = folder.path().join("loads.yaml");

@@ -32,7 +32,7 @@ use super::{
     drains::{self, drained_instances},
     entry::{self, GatedListener},
     error::ApiError,
-    explain,
+    explain, explain_query,
     explain_request::Ruling,
     guard, history,
     instances::{deregister, register, renew},
@@ -336,7 +336,7 @@ async fn explained(
     Extension(reader): Extension<PageReader>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    let asked = explain::request(&state, &uri)?;
+    let asked = explain_query::request(&state, &uri)?;
     let snapshot = state.snapshots.load_full();
     let (topology, service) = (&snapshot.topology, &asked.target.service);
     let port = topology.port_of(service, asked.port.as_ref());

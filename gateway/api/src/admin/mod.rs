@@ -14,6 +14,7 @@ mod drains;
 mod entry;
 mod error;
 mod explain;
+mod explain_query;
 mod explain_request;
 mod guard;
 mod history;

@@ -90,7 +90,7 @@ impl ServiceLimits {
         self.uses.read().values().any(|of| of.is_elsewhere())
     }
 
-    /// What clients use, for the other gateways of the zone.
+    /// Use of limits by clients, for the other gateways of the zone.
     pub(super) fn uses(&self) -> Vec<LimitUse> {
         let uses = self.uses.read();
         let places = uses.iter().flat_map(|(service, of)| {

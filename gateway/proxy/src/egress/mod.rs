@@ -394,7 +394,7 @@ impl Egress {
         self.shared.bind_failures.lock().values().cloned().collect()
     }
 
-    /// What clients use of limits of services, for the other gateways of the zone.
+    /// Use of limits of services by clients, for the other gateways of the zone.
     #[must_use]
     pub fn limit_uses(&self) -> Vec<LimitUse> {
         self.shared.limits.uses()

@@ -146,7 +146,7 @@ impl<'a> Choice<'a> {
             }
         };
         self.picked.push(first);
-        let second = self.draw(now, rng);
+        let second = self.draw_second(now, rng);
         let instance = self.list.at(first)?;
         if let Some((place, other)) = second.and_then(|place| Some((place, self.list.at(place)?)))
             && self.is_better(other, instance, now)
@@ -177,6 +177,16 @@ impl<'a> Choice<'a> {
             drawn = self.pool.draw(self.list, &self.picked, rng)?;
         }
         Some(drawn)
+    }
+
+    /// Draws one more to compare with. One at its slow start is compared by its part of the time only: idle as it is, it would win each time.
+    fn draw_second(&mut self, now: Duration, rng: &mut impl Rng) -> Option<u32> {
+        let drawn = self.pool.draw(self.list, &self.picked, rng)?;
+        let part = self
+            .list
+            .at(drawn)
+            .map_or(1.0, |instance| self.part(instance, now));
+        (part >= 1.0 || rng.random::<f64>() < part).then_some(drawn)
     }
 
     /// Part (0 to 1) of its weight that an instance has now.

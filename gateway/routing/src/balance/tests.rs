@@ -388,6 +388,11 @@ fn one_that_begins_comes_to_its_share_over_its_slow_start() {
             "{share} after {after} s, not {expected}"
         );
     }
+    // Nor is it given all because it is idle, as in a client's one connection after the other.
+    let last = LoadGuard::new(both[0].load.clone());
+    let share = share_of_last(&both, NOW);
+    assert!((share - 0.18).abs() < 0.02, "{share}");
+    drop(last);
     // Busy ones are not spared by giving it all: what is under way counts against its small part.
     let _busy: Vec<_> = (0..20).map(|_| LoadGuard::new(both[0].load.clone())).collect();
     let _one: Vec<_> = (0..3).map(|_| LoadGuard::new(both[1].load.clone())).collect();

@@ -49,7 +49,7 @@ pub struct CapacityBoard {
     pub meter: DemandMeter,
     /// The same of every service, by the tags of the name that was asked for: nothing is decided by it.
     pub asked: DemandMeter,
-    /// What the other gateways of the zone use of limits.
+    /// Use of limits by the other gateways of the zone.
     pub limits: LimitBoard,
 }
 

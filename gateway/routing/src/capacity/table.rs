@@ -40,7 +40,7 @@ pub struct ToldDemand {
     /// Time since the gateway said it.
     pub age: Duration,
     pub rates: Vec<DemandedRate>,
-    /// What its clients use of limits that the gateways of its zone share.
+    /// Use by its clients of limits that the gateways of its zone share.
     pub limits: Vec<LimitUse>,
 }
 
@@ -123,7 +123,7 @@ impl DemandTable {
         }
     }
 
-    /// What the other gateways of the zone `own` use of limits, as far as they are heard.
+    /// Use of limits by the other gateways of the zone `own`, as far as they are heard.
     #[must_use]
     pub fn others_use(&self, own: &ZoneName, now: Duration) -> OthersUse {
         let mut others = OthersUse::default();

@@ -200,7 +200,7 @@ mod tests {
         let at = Duration::from_secs;
         let topology = orders("[{ zone: east }, { zone: west }]");
         let mut before = FailbackTable::default();
-        for (second, healthy) in [(0, 10), (20, 0), (30, 10), (65, 10)] {
+        for (second, healthy) in [(0, 10), (15, 10), (20, 0), (30, 10), (65, 10)] {
             before.step(at(second), &seen(&topology, healthy));
         }
         // Ten seconds of hold, and then 25 of 100 seconds of the ramp.

@@ -152,7 +152,6 @@ export class EventStream {
     }).then((whole) => {
       if (this.state === 'open') this.failures = 0;
       this.abort = null;
-      // Each ends after a minute.
       if (!whole) this.become('closed');
       if (document.hidden) return;
       this.failures += 1;

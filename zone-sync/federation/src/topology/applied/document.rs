@@ -289,8 +289,9 @@ impl TopologyDocument {
 
 /// As much of a reason as is kept.
 fn bounded(reason: &str) -> &str {
-    let end = reason.floor_char_boundary(MAX_REASON_BYTES);
-    reason.get(..end).unwrap_or_default()
+    let ends = reason.char_indices().map(|(at, char)| at + char.len_utf8());
+    let end = ends.take_while(|end| *end <= MAX_REASON_BYTES).last();
+    reason.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 fn edition_of_parent(
