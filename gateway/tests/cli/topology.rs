@@ -448,10 +448,11 @@ async fn topologies_are_taken_from_standard_input() {
     let bad = changed.replace("port: 9001", "prot: 9001");
     let (code, _, said) = piped(&["apply", "-f", "-"], &bad).await;
     assert!(code == Some(65) && said.contains("standard input:"), "{said}");
-    let (code, said, _) = piped(&["validate", "-"], &bad).await;
+    let alone = async |args: &[&str], text: &str| ended(&run_with_input(None, args, text).await);
+    let (code, said, _) = alone(&["validate", "-"], &bad).await;
     assert!(code == Some(65) && said.contains("standard input:"), "{said}");
-    let (code, _, said) = piped(&["validate", "-", "-"], &changed).await;
+    let (code, _, said) = alone(&["validate", "-", "-"], &changed).await;
     assert!(code == Some(64) && said.contains("can be read once"), "{said}");
-    let (code, said, complaint) = piped(&["simulate", "-", "--load", "orders=10"], &changed).await;
+    let (code, said, complaint) = alone(&["simulate", "-", "--load", "orders=10"], &changed).await;
     assert!(said.contains("orders"), "{code:?} {said}{complaint}");
 }

@@ -176,7 +176,7 @@ mod tests {
         let one = answer("east", &[view("east", "gw1", 12.5)]);
         let yaml = file(folder.path(), "one.yaml", &serde_saphyr::to_string(&one).unwrap());
         let expected = "east/orders{version=v2}:critical=12.5";
-        assert_eq!(rates(&[yaml.clone()]).unwrap(), [expected]);
+        assert_eq!(rates(std::slice::from_ref(&yaml)).unwrap(), [expected]);
         let all = json!({ "zones": [
             { "zone": "east", "state": "answered", "asked": "2026-11-18T11:06:40Z", "answer": one },
             { "zone": "north", "state": "away", "asked": "2026-11-18T11:06:40Z", "because": "no tunnel" },
@@ -185,7 +185,7 @@ mod tests {
         ] });
         let json = file(folder.path(), "all.json", &all.to_string());
         assert_eq!(
-            rates(&[json.clone()]).unwrap(),
+            rates(std::slice::from_ref(&json)).unwrap(),
             [expected, "west/orders{version=v2}:critical=3"]
         );
         assert!(rates(&[yaml, json]).is_err(), "east/gw1 is in both");
