@@ -68,8 +68,8 @@ impl Gateways {
         let now = Duration::from_secs(second);
         let mut counted = Second::default();
         let mut snapshots = Vec::new();
-        for own in 0..ZONES.len() {
-            let mut snapshot = seen(&self.topology, ZONES[own], capacities);
+        for (own, name) in ZONES.iter().enumerate() {
+            let mut snapshot = seen(&self.topology, name, capacities);
             snapshot.capacity = self.boards[own].clone();
             snapshot.ceilings = self.ceilings[own].clone();
             let (ceilings, _) = self.failbacks[own].step(now, &snapshot);
@@ -95,14 +95,14 @@ impl Gateways {
             self.demands[own].measure(now, vec![counts]);
             snapshots.push(snapshot);
         }
-        for own in 0..ZONES.len() {
-            for other in (0..ZONES.len()).filter(|other| *other != own) {
-                let told = self.demands[other].told_to(&gateway(ZONES[own]), now);
-                self.demands[own].hear(gateway(ZONES[other]), now, told[0].rates.clone(), vec![]);
+        for (own, name) in ZONES.iter().enumerate() {
+            for (other, teller) in ZONES.iter().enumerate().filter(|(other, _)| *other != own) {
+                let told = self.demands[other].told_to(&gateway(name), now);
+                self.demands[own].hear(gateway(teller), now, told[0].rates.clone(), vec![]);
             }
         }
-        for own in 0..ZONES.len() {
-            let known = self.demands[own].known(&zone(ZONES[own]));
+        for (own, name) in ZONES.iter().enumerate() {
+            let known = self.demands[own].known(&zone(name));
             self.boards[own].publish(plan(&snapshots[own], &known));
         }
         counted
