@@ -180,14 +180,10 @@ west    up            1/1        2         1.23ms   fresh   just now   region=us
 #[test]
 fn zones_as_a_wide_table() {
     insta::assert_snapshot!(text(&zones(), Format::Wide), @r"
-ZONE   STATE  GATEWAYS  TUNNELS  RTT     AGE    HEARD     TAGS       ADDRESSES  EXPORTS  TOPOLOGY  TRUST  VERSION  LAG  SENT /     REFUSED    VIA  REGISTRY
-                                                                                                                        RECEIVED
-east   own    -         -        -       -      -         region=us  gw.east:   -        -         -      -        -    -          -          -    -
-                                                                     7800
-plant  never  0/1       0        -       -      -         region=us  gw.plant:  0        -         -      -        -    -          -          -    -
-       heard                                                         7800
-west   up     1/1       2        1.23ms  fresh  just now  region=us  gw.west:   3        differs   7      12       2    2.0 KiB /  too_fast:  -    -
-                                                                     7800                                               500 B      3
+ZONE   STATE        GATEWAYS  TUNNELS  RTT     AGE    HEARD     TAGS       ADDRESSES      EXPORTS  TOPOLOGY  TRUST  VERSION  LAG  SENT / RECEIVED  REFUSED
+east   own          -         -        -       -      -         region=us  gw.east:7800   -        -         -      -        -    -                -
+plant  never heard  0/1       0        -       -      -         region=us  gw.plant:7800  0        -         -      -        -    -                -
+west   up           1/1       2        1.23ms  fresh  just now  region=us  gw.west:7800   3        differs   7      12       2    2.0 KiB / 500 B  too_fast:3
 ");
 }
 
@@ -367,12 +363,11 @@ SERVICE   PORT   PROTOCOL   VIP          HERE   ELSEWHERE
 orders    8080   http       127.64.0.1   1/2    plant!:2/3 west:2/3
 ");
     insta::assert_snapshot!(text(&services(), Format::Wide), @r"
-SERVICE  PORT  PROTOCOL  VIP         HERE  ELSEWHERE   SPLIT     FAILOVER    SPILL      CAPACITY  CRITICALITY  EXPORTED    WHO MAY  HEALTH    EJECTED
-                                                                                                               TO          CALL     CHECK
-orders   8080  http      127.64.0.1  1/2   plant!:2/3  version=  self > any  below 70%  west:60/  critical     every zone  web but  http      -
-                                           west:2/3    v1:95                 healthy    s(42)                              not      /healthz
-                                                       version=                                                            *@plant  every 2s
-                                                       v2:5
+SERVICE  PORT  PROTOCOL  VIP         HERE  ELSEWHERE   SPLIT         FAILOVER    SPILL      CAPACITY  CRITICALITY  EXPORTED    WHO MAY      HEALTH
+                                                                                                                   TO          CALL         CHECK
+orders   8080  http      127.64.0.1  1/2   plant!:2/3  version=v1:   self > any  below 70%  west:60/  critical     every zone  web but not  http
+                                           west:2/3    95                        healthy    s(42)                              *@plant      /healthz
+                                                       version=v2:5                                                                         every 2s
 ");
 }
 

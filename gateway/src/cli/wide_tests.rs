@@ -52,7 +52,9 @@ orders   a1  10.1.0.11:8080  healthy,  1       registered  runtime=vm,  3     0.
                                                                                                                                           answer in
                                                                                                                                           time), 3s
                                                                                                                                           ago, back in
-                                                                                                                                          27s, ejected…
+                                                                                                                                          27s, ejected
+                                                                                                                                          2 times in a
+                                                                                                                                          row
 ");
     let export = ExportView {
         service: "orders".to_owned(),

@@ -1,7 +1,7 @@
 //! Columns that fit into so much room: cells are continued on further lines, and what is longer than some lines is cut.
 
 /// Most lines of one cell.
-const MAX_LINES: usize = 16;
+const MAX_LINES: usize = 32;
 
 /// Widths of columns that together have no more than `room`: the widest give way first, and none is made narrower than its `least`.
 pub(super) fn widths(natural: &[usize], least: &[usize], room: usize) -> Vec<usize> {
