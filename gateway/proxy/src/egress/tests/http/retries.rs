@@ -115,7 +115,9 @@ fn posted(body: impl Into<Bytes>) -> Request<SentBody> {
 
 /// Asks `client` until the bad instance has been given a request, and checks that all were served by the other.
 async fn until_bad_was_tried(zone: &Zone, bad: &TriedInstance) -> Duration {
-    for _ in 0..100 {
+    let asked_since = Instant::now();
+    // One whose connect took long once, on a busy machine, is spared for seconds.
+    while asked_since.elapsed() < testbed::PATIENCE {
         // A kept connection would stay with the instance that is well.
         let mut client = HttpClient::of(zone).await;
         let (before, begun) = (bad.requests(), Instant::now());
