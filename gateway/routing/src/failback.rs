@@ -101,7 +101,7 @@ struct ReturningService {
     arms: BTreeMap<Tags, ReturningArm>,
     /// Time of the first look at it, if it has `slow_start`.
     first: Option<Duration>,
-    /// What begins to serve now is new, and was not there before this gateway.
+    /// Sign that what begins to serve now is new, and was not there before this gateway.
     is_settled: bool,
 }
 
