@@ -19,6 +19,7 @@ pub mod load;
 pub mod matrix;
 pub mod measured;
 pub mod metrics;
+pub mod pace;
 pub mod peer;
 pub mod process;
 pub mod shared_zone;

@@ -36,6 +36,16 @@ pub fn program() -> anyhow::Result<PathBuf> {
     Ok(program)
 }
 
+/// Runs `causeway` to its end and returns its standard output, however it ends.
+///
+/// # Errors
+/// When it cannot be run.
+pub fn said<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> anyhow::Result<String> {
+    let output = Command::new(program()?).args(arguments).output();
+    let output = output.context("run causeway")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Runs `causeway` to its end and returns its standard output.
 ///
 /// # Errors

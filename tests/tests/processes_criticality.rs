@@ -2,22 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use causeway_tests::{
     federation::{Federation, Plan},
     instance::{Behaviour, Instance},
     measured::measured,
-    process,
+    pace::ask_at,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    task::JoinSet,
-    time::interval,
 };
 
 const PORT: u16 = 9000;
@@ -43,17 +38,9 @@ async fn status(server: SocketAddr, field: &str) -> u16 {
 
 /// Asks so often in a second, and counts what is served and what is shed once the shares have settled.
 async fn ask(server: SocketAddr, field: &'static str, per_second: f64) -> (usize, usize) {
-    let begun = Instant::now();
-    let mut ticks = interval(Duration::from_secs_f64(1.0 / per_second));
-    let mut asking = JoinSet::new();
-    while begun.elapsed() < SETTLES + COUNTED {
-        ticks.tick().await;
-        let counts = begun.elapsed() > SETTLES;
-        asking.spawn(async move { (counts, status(server, field).await) });
-    }
     let (mut served, mut shed) = (0, 0);
-    while let Some(asked) = asking.join_next().await {
-        match asked.unwrap() {
+    for answer in ask_at(per_second, (SETTLES, COUNTED), || status(server, field)).await {
+        match answer {
             (false, _) => {}
             (true, 200) => served += 1,
             (true, 503) => shed += 1,
@@ -123,7 +110,6 @@ async fn a_request_says_its_criticality_where_its_caller_may() {
     assert!(has_field(&open), "the instance may pass it on");
     assert!(!has_field(&closed), "what does not count is taken out");
 
-    let admin = federation.zone("east").admin.to_string();
     for (name, caller, told) in [
         ("open", "anonymous", "critical: its caller may say so"),
         (
@@ -134,15 +120,8 @@ async fn a_request_says_its_criticality_where_its_caller_may() {
         ("closed", "web", "critical: its caller may say so"),
     ] {
         let header = "causeway-criticality:critical";
-        let mut explain = std::process::Command::new(process::program().unwrap());
-        explain.args([
-            "explain", name, "--admin", &admin, "--caller", caller, "--header", header,
-        ]);
-        let out = tokio::task::spawn_blocking(move || explain.output())
-            .await
-            .unwrap()
-            .unwrap();
-        let out = String::from_utf8_lossy(&out.stdout).into_owned();
+        let asked = [name, "--caller", caller, "--header", header];
+        let out = federation.explained("east", &asked).await.unwrap();
         assert!(out.contains(told), "{name} {caller}: {out}");
     }
 }

@@ -13,7 +13,6 @@ use causeway_tests::{
     http,
     instance::{Behaviour, Instance},
     measured::measured,
-    process,
     wait::until_true,
 };
 
@@ -33,15 +32,11 @@ async fn start(own: &Instance, far: &Instance) -> Federation {
     plan.service("orders", &service).start().await.unwrap()
 }
 
-fn explained(federation: &Federation) -> String {
-    let admin = federation.zone("east").admin.to_string();
-    let mut explain = std::process::Command::new(process::program().unwrap());
-    explain.args(["explain", "orders", "--admin", &admin]);
-    String::from_utf8_lossy(&explain.output().unwrap().stdout).into_owned()
-}
-
 async fn explains(federation: &Federation, says: impl Fn(&str) -> bool, what: &str) {
-    until_true(what, PATIENCE, async || says(&explained(federation))).await;
+    until_true(what, PATIENCE, async || {
+        says(&federation.explained("east", &["orders"]).await.unwrap())
+    })
+    .await;
 }
 
 fn edit(federation: &Federation, from: &str, to: &str) {

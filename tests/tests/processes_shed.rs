@@ -3,22 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use causeway_tests::{
     federation::{Federation, PATIENCE, Plan},
     http,
     instance::{Behaviour, Instance},
     measured::measured,
-    process,
+    pace::ask_at,
     wait::until_true,
 };
-use tokio::{task::JoinSet, time::interval};
 
 const PORT: u16 = 9000;
 /// Requests a second that the instance of `east` can take, and that of `west`.
@@ -40,17 +34,11 @@ type Answers = BTreeMap<String, usize>;
 
 /// Asks so often in a second, whatever the answers take, and counts those that are asked for once the shares have settled.
 async fn ask(address: SocketAddr, path: &'static str, per_second: f64) -> Answers {
-    let begun = Instant::now();
-    let mut ticks = interval(Duration::from_secs_f64(1.0 / per_second));
-    let mut asking = JoinSet::new();
-    while begun.elapsed() < SETTLES + COUNTED {
-        ticks.tick().await;
-        let counts = begun.elapsed() > SETTLES;
-        asking.spawn(async move { (counts, http::get(address, path).await.unwrap()) });
-    }
+    let asked = ask_at(per_second, (SETTLES, COUNTED), || async move {
+        http::get(address, path).await.unwrap()
+    });
     let mut answers = Answers::new();
-    while let Some(asked) = asking.join_next().await {
-        let (counts, answer) = asked.unwrap();
+    for (counts, answer) in asked.await {
         let word = match answer.status {
             200 if answer.body.contains("east") => "east",
             200 if answer.body.contains("west") => "west",
@@ -87,7 +75,6 @@ async fn the_sheddable_goes_first_and_no_zone_gets_more_than_it_can_take() {
     let federation = start(&own, &far).await;
     let east = federation.service_address("east", "orders", PORT).await;
     let west = federation.service_address("west", "orders", PORT).await;
-    let admin = federation.zone("east").admin.to_string();
     let [critical, normal, sheddable, of_west] = [
         (east, PATHS[0], RATES[0]),
         (east, PATHS[1], RATES[1]),
@@ -96,13 +83,11 @@ async fn the_sheddable_goes_first_and_no_zone_gets_more_than_it_can_take() {
     ]
     .map(|(address, path, rate)| tokio::spawn(ask(address, path, rate)));
     until_true("explain tells of what is shed", PATIENCE, async || {
-        // It ends with another code than 0 where it is shed itself.
-        let mut explain = Command::new(process::program().unwrap());
-        explain.args(["explain", "orders", "--path", "/report", "--admin", &admin]);
-        let explained = tokio::task::spawn_blocking(move || explain.output())
+        let explained = federation.explained("east", &["orders", "--path", "/report"]);
+        explained
             .await
-            .unwrap();
-        String::from_utf8_lossy(&explained.unwrap().stdout).contains("is shed: there is no capacity for it")
+            .unwrap()
+            .contains("is shed: there is no capacity for it")
     })
     .await;
     let (critical, normal) = (critical.await.unwrap(), normal.await.unwrap());

@@ -1,7 +1,7 @@
 //! Limits of services over all gateways of a zone together: gateways tell each other what their clients use of a limit, and each holds
 //! itself to what the others leave, or to its equal part where that is more. Pure.
 //!
-//! How exact: what others use is some two seconds old. Gateways that all want more than their part have it to one place or to one a second
+//! Exactness: what others use is some two seconds old. Gateways that all want more than their part have it to one place or to one a second
 //! each; one that began to want more within those two seconds may take up to its equal part beyond the limit. A gateway that is not heard
 //! of takes no part, and where none is heard, each holds the whole limit.
 

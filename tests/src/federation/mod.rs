@@ -16,6 +16,7 @@ use crate::{
     authority::{Authority, Leaf, Validity, write_identity},
     dns, http,
     link::Network,
+    process,
     wait::{until, until_true},
 };
 
@@ -192,6 +193,18 @@ impl Federation {
             page.is_ok_and(|answer| has_export(&answer.body, zone, service))
         })
         .await;
+    }
+
+    /// Explanation by `causeway explain` at a zone; it ends with another code than 0 where nobody can serve a request.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn explained(&self, zone: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let admin = self.zone(zone).admin.to_string();
+        let arguments = [&["explain", "--admin", &admin], arguments].concat();
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        // Load that goes on meanwhile is not held up.
+        tokio::task::spawn_blocking(|| process::said(arguments)).await?
     }
 
     /// Address that a client in `zone` connects to for a service: what its DNS says, and the service's port.
