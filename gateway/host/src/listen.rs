@@ -3,6 +3,7 @@
 
 use std::{
     fs, io,
+    mem::MaybeUninit,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::{
         fd::AsRawFd as _,
@@ -12,8 +13,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, Interest},
     net::{UnixListener, UnixStream},
 };
 
@@ -25,6 +27,16 @@ const SOCKET_PATH_BYTES: usize = 108;
 /// A byte stream of any kind.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Waits until the other side has said something or has ended, and takes nothing. `readable` does not wait: tokio takes what it has just accepted
+/// for readable, until a read has found nothing.
+///
+/// # Errors
+/// The socket is broken.
+pub async fn heard(stream: &UnixStream) -> io::Result<()> {
+    let peek = || SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    stream.async_io(Interest::READABLE, peek).await.map(drop)
+}
 
 /// Tells whether `ip` is an address of this host: then the kernel talks to it from itself. Sends nothing.
 #[must_use]

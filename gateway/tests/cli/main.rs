@@ -8,6 +8,7 @@ mod authority;
 mod choice;
 mod commands;
 mod federation;
+mod hand_over;
 mod lists;
 mod metrics;
 mod signals;

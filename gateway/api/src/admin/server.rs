@@ -21,6 +21,7 @@ use causeway_host::{
     descriptors::Descriptors,
     handed::HandedSockets,
     held::bind_held,
+    listen::heard,
     listen::{SocketFile, bind_unix, connect_unix},
     places::Place,
 };
@@ -200,7 +201,8 @@ impl AcceptConnection<AdminConnection> for Doorway {
     ) -> Result<(Secured, AskingConnection), AcceptError> {
         match accepted {
             AdminConnection::Unix(stream) => {
-                stream.readable().await.map_err(AcceptError::Handshake)?;
+                // Whoever has said nothing is not with hyper yet, which closes it at a shutdown.
+                heard(&stream).await.map_err(AcceptError::Handshake)?;
                 let uid = stream.peer_cred().ok().map(|user| user.uid());
                 Ok((Box::new(stream), AskingConnection::local(uid)))
             }

@@ -134,7 +134,8 @@ impl ApiEntrance {
         match &self.acceptor {
             None => {
                 // Whoever says nothing gives up its place soon.
-                stream.readable().await.map_err(AcceptError::Handshake)?;
+                // What became of it meanwhile is met by whoever reads.
+                let _ = stream.peek(&mut [0]).await;
                 Ok((Box::new(stream), from))
             }
             Some(acceptor) => acceptor.accept(stream).await,

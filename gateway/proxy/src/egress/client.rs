@@ -46,7 +46,7 @@ impl ClientSocket {
         // An end or an error is met again by the relay.
         match self {
             Self::Plain(socket) => {
-                let _ = timeout(EARLY_WAIT, socket.readable()).await;
+                let _ = timeout(EARLY_WAIT, socket.peek(&mut [0])).await;
                 let _ = socket.try_read_buf(&mut bytes);
             }
             Self::Tls(socket) => {
