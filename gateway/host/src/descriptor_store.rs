@@ -32,6 +32,8 @@ pub struct DescriptorStore {
     stored: BTreeMap<PlaceOfSocket, Weak<AnySocket>>,
     /// It was said that there is no room for some.
     is_full: bool,
+    /// It was said that the service manager cannot be told.
+    is_deaf: bool,
 }
 
 /// Changes that make the store what it should be.
@@ -98,14 +100,28 @@ impl DescriptorStore {
             most,
             stored: BTreeMap::new(),
             is_full: false,
+            is_deaf: false,
         })
     }
 
-    /// Makes the store hold the sockets that listen here, and no other of this process. Waits for the service manager.
-    ///
-    /// # Errors
-    /// When it cannot be told. What was told by then is known.
-    pub fn follow(&mut self, sockets: &HandedSockets) -> io::Result<()> {
+    /// Makes the store hold the sockets that listen here, and no other of this process. Waits for the service manager; where that cannot be told,
+    /// what it was told by then is known, and the next look goes on.
+    pub fn follow(&mut self, sockets: &HandedSockets) {
+        match self.try_follow(sockets) {
+            Ok(()) => self.is_deaf = false,
+            Err(error) if !self.is_deaf => {
+                self.is_deaf = true;
+                tracing::warn!(
+                    %error,
+                    hint = "it is tried again; meanwhile clients may be refused while the gateway is restarted",
+                    "the service manager cannot be told which sockets to hold"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn try_follow(&mut self, sockets: &HandedSockets) -> io::Result<()> {
         let changes = changes(&self.stored, &sockets.own_by_place(), self.most);
         for place in changes.removed {
             self.remove(place)?;
@@ -127,11 +143,16 @@ impl DescriptorStore {
         Ok(())
     }
 
-    /// Takes a socket out that a process before has stored and nothing here has a use for.
-    ///
-    /// # Errors
-    /// When the service manager cannot be told.
-    pub fn remove(&mut self, place: PlaceOfSocket) -> io::Result<()> {
+    /// Takes out a socket that a process before has stored, and for which nothing here has a use; where the service manager cannot be told, the
+    /// next [`Self::follow`] does.
+    pub fn disown(&mut self, place: PlaceOfSocket) {
+        if !self.stored.contains_key(&place) && self.remove(place).is_err() {
+            let gone: Weak<AnySocket> = Weak::<UnixDatagram>::new();
+            self.stored.insert(place, gone);
+        }
+    }
+
+    fn remove(&mut self, place: PlaceOfSocket) -> io::Result<()> {
         let words = format!("FDSTOREREMOVE=1\nFDNAME={}\n", store_name(place));
         self.say(&words, None)?;
         self.stored.remove(&place);
@@ -213,6 +234,7 @@ mod tests {
             most: 8,
             stored: BTreeMap::new(),
             is_full: false,
+            is_deaf: false,
         };
         let (handed, listener) = (
             HandedSockets::default(),
@@ -227,13 +249,27 @@ mod tests {
             String::from_utf8_lossy(&words[..length]).into_owned()
         };
         let name = store_name((SocketKind::Tcp, listener.local_addr().unwrap()));
-        store.follow(&handed).unwrap();
+        store.follow(&handed);
         assert_eq!(heard(), format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n"));
-        store.follow(&handed).unwrap();
+        store.follow(&handed);
         drop(listener);
-        store.follow(&handed).unwrap();
+        store.follow(&handed);
         assert_eq!(heard(), format!("FDSTOREREMOVE=1\nFDNAME={name}\n"));
+        // What a process before has left, and nothing here is for.
+        store.disown(place(9));
+        let name = store_name(place(9));
+        assert_eq!(heard(), format!("FDSTOREREMOVE=1\nFDNAME={name}\n"));
+        store.follow(&handed);
         manager.set_nonblocking(true).unwrap();
         assert!(manager.recv(&mut [0; 8]).is_err(), "nothing was said twice");
+        // Where the service manager does not hear, it is told later.
+        let folder = folder.path().join("notify");
+        std::fs::remove_file(&folder).unwrap();
+        store.disown(place(9));
+        store.follow(&handed);
+        assert!(store.is_deaf && store.stored.len() == 1);
+        let _manager = UnixDatagram::bind(&folder).unwrap();
+        store.follow(&handed);
+        assert!(!store.is_deaf && store.stored.is_empty());
     }
 }

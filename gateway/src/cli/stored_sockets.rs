@@ -1,6 +1,6 @@
 //! Has the service manager hold the sockets of this gateway while no process of it runs, and take out what is not listened on any more.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use causeway_host::{
     descriptor_store::DescriptorStore,
@@ -54,10 +54,10 @@ impl StoredSockets {
 
 impl UnclaimedRemoval {
     pub(super) async fn remove(&self, unclaimed: Vec<UnclaimedSocket>) {
-        tell(&self.0, move |store| {
-            unclaimed
-                .iter()
-                .try_for_each(|socket| store.remove((socket.kind, socket.address)))
+        apart(&self.0, move |store| {
+            for socket in unclaimed {
+                store.disown((socket.kind, socket.address));
+            }
         })
         .await;
     }
@@ -68,18 +68,19 @@ async fn keep_following(store: Arc<Mutex<DescriptorStore>>, sockets: HandedSocke
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let sockets = sockets.clone();
-        tell(&store, move |store| store.follow(&sockets)).await;
+        apart(&store, move |store| store.follow(&sockets)).await;
     }
+    // What was closed since the last look is nobody's: a successor is not told of it.
+    apart(&store, move |store| store.follow(&sockets)).await;
 }
 
-/// It waits for the service manager.
-async fn tell(
+/// Has it at hand where others may be waiting for the service manager, who holds up nothing else.
+async fn apart(
     store: &Arc<Mutex<DescriptorStore>>,
-    words: impl FnOnce(&mut DescriptorStore) -> io::Result<()> + Send + 'static,
+    change: impl FnOnce(&mut DescriptorStore) + Send + 'static,
 ) {
     let store = store.clone();
-    let told = spawn_blocking(move || words(&mut store.lock())).await;
-    if let Err(error) = told.map_err(io::Error::other).flatten() {
-        tracing::debug!(%error, "the service manager cannot be told which sockets to hold; it is tried again");
+    if let Err(error) = spawn_blocking(move || change(&mut store.lock())).await {
+        tracing::error!(%error, "sockets could not be left to the service manager");
     }
 }

@@ -339,7 +339,7 @@ async fn leave(
     };
     gateway.leave_clients().await;
     tokio::select! {
-        () = serving.keep_told(|| gateway.limits_left()) => {}
+        () = serving.keep_told(gateway.limits_left(), || gateway.limits_held()) => {}
         () = over.cancelled() => {}
     }
 }

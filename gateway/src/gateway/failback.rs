@@ -77,7 +77,7 @@ impl FailbackKeeper {
 
     async fn look(&self, snapshot: Arc<Snapshot>) {
         // A look at ten thousand services must not hold up DNS and zone sync.
-        let looking = self.clone();
+        let (looking, ceilings_in_force) = (self.clone(), snapshot.ceilings.clone());
         let looked = spawn_blocking(move || {
             let (ceilings, events) = looking.table.lock().step(looking.now(), &snapshot);
             snapshot.ceilings.store(Arc::new(ceilings));
@@ -87,6 +87,7 @@ impl FailbackKeeper {
             Ok(events) => events.iter().for_each(tell),
             Err(error) => {
                 *self.table.lock() = FailbackTable::default();
+                ceilings_in_force.store(Arc::default());
                 tracing::error!(%error, "tiers were not looked at, and traffic returns to them at once");
             }
         }

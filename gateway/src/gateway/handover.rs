@@ -142,6 +142,12 @@ impl Gateway {
         self.egress.limits_left()
     }
 
+    /// Those without what rates have left.
+    #[must_use]
+    pub fn limits_held(&self) -> CarriedLimits {
+        self.egress.limits_held()
+    }
+
     /// Gives a way to go on with what the process before says of limits.
     pub fn carry_limits(&self) -> impl Fn(&CarriedLimits) + Send + use<> {
         let egress = self.egress.clone();

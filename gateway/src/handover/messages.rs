@@ -159,14 +159,6 @@ impl LimitsLeft {
         Self { rates, uses }
     }
 
-    /// Leaves out what rates have left, which changes by itself and which was told.
-    pub(super) fn without_rates(self) -> Self {
-        Self {
-            rates: Vec::new(),
-            ..self
-        }
-    }
-
     pub(super) fn limits(self) -> CarriedLimits {
         let Self { rates, uses } = self;
         CarriedLimits { rates, uses }

@@ -362,9 +362,9 @@ impl WaitingSuccessor {
 }
 
 impl ServingSuccessor {
-    /// Tells it what this process still holds, whenever that has changed, and what rates have left the first time. Returns once it cannot be
-    /// told any more; dropping it says that nothing is held.
-    pub(crate) async fn keep_told(self, left: impl Fn() -> CarriedLimits) {
+    /// Tells it what is left of limits, and then what this process still holds (`held`, without rates, which change by themselves), whenever that
+    /// has changed. Returns once it cannot be told any more; dropping it says that nothing is held.
+    pub(crate) async fn keep_told(self, left: CarriedLimits, held: impl Fn() -> CarriedLimits) {
         let Self(mut channel) = self;
         let (words, waiting) = sync_channel::<LimitsLeft>(1);
         // Not one of the runtime's threads, as above.
@@ -376,17 +376,15 @@ impl ServingSuccessor {
                 }
             }
         });
+        if words.send(LimitsLeft::of(left)).is_err() {
+            return;
+        }
         let (mut last, mut said) = (None, Instant::now());
         loop {
-            let now = LimitsLeft::of(left());
-            let held = Some(now.clone().without_rates());
-            if held != last || said.elapsed() >= REPEAT_EVERY {
-                let word = match last {
-                    None => now,
-                    Some(_) => now.without_rates(),
-                };
-                match words.try_send(word) {
-                    Ok(()) => (last, said) = (held, Instant::now()),
+            let now = Some(LimitsLeft::of(held()));
+            if now != last || said.elapsed() >= REPEAT_EVERY {
+                match words.try_send(now.clone().unwrap_or_default()) {
+                    Ok(()) => (last, said) = (now, Instant::now()),
                     Err(TrySendError::Full(_)) => {}
                     Err(TrySendError::Disconnected(_)) => return,
                 }

@@ -1,5 +1,5 @@
 //! The steps of a hand-over, in order, and what each process does if the other is gone by then, or has taken too long: a successor has a
-//! limit for each step (`serve`). `tests/tests/processes_handover_steps.rs` kills either at each of them.
+//! limit for each step (`serve`). `tests/tests/processes/handover_steps.rs` kills either at each of them.
 //!
 //! | step | the successor is gone | the predecessor is gone |
 //! | --- | --- | --- |

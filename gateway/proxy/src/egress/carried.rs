@@ -17,6 +17,12 @@ impl Egress {
         self.shared.limits.carried()
     }
 
+    /// Those without what rates have left.
+    #[must_use]
+    pub fn limits_held(&self) -> CarriedLimits {
+        self.shared.limits.held()
+    }
+
     /// Goes on with what the process before says of limits now.
     pub fn carry_limits(&self, left: &CarriedLimits) {
         self.shared.limits.carry_on(left);

@@ -25,6 +25,8 @@ use crate::dial::uptime;
 const TOLD_FOR: Duration = Duration::from_secs(60);
 /// Most services of which another process is told what is under way.
 const MAX_CARRIED_USES: usize = 10_000;
+/// Rates of fewer a second are not told of.
+const QUIET: f64 = 0.01;
 const SHED: &str = "capacity";
 const RATE: &str = "rate";
 const RATE_PER_CALLER: &str = "rate_per_caller";
@@ -69,8 +71,15 @@ impl ServiceLimits {
         }
     }
 
-    /// Collects what another process is to go on with: what is under way here, and in processes before.
+    /// Collects what another process is to go on with: what rates have left, and what is held.
     pub(super) fn carried(&self) -> CarriedLimits {
+        // Not within the expression below: both are never locked at once but as `uses` does it.
+        let rates = self.rates.lock().carried(uptime());
+        CarriedLimits { rates, ..self.held() }
+    }
+
+    /// Collects what is under way here, and in processes before.
+    pub(super) fn held(&self) -> CarriedLimits {
         let uses = self.uses.read();
         let uses = uses.iter().filter_map(|(service, of)| {
             let counts = of.counts();
@@ -80,7 +89,7 @@ impl ServiceLimits {
             })
         });
         CarriedLimits {
-            rates: self.rates.lock().carried(uptime()),
+            rates: Vec::new(),
             uses: uses.take(MAX_CARRIED_USES).collect(),
         }
     }
@@ -94,16 +103,19 @@ impl ServiceLimits {
     pub(super) fn uses(&self) -> Vec<LimitUse> {
         let uses = self.uses.read();
         let places = uses.iter().flat_map(|(service, of)| {
-            UseKind::ALL.map(|kind| LimitUse {
-                service: service.clone(),
-                limit: SharedLimit::AtOnce(kind),
-                amount: f64::from(of.taken(kind)),
+            UseKind::ALL.into_iter().filter_map(|kind| {
+                let taken = of.taken(kind);
+                (taken > 0).then(|| LimitUse {
+                    service: service.clone(),
+                    limit: SharedLimit::AtOnce(kind),
+                    amount: f64::from(taken),
+                })
             })
         });
         let rates = self.rates.lock();
         let rates = rates
             .asked(uptime())
-            .filter(|(_, caller, _)| caller.len() <= MAX_CALLER_BYTES)
+            .filter(|(_, caller, amount)| *amount >= QUIET && caller.len() <= MAX_CALLER_BYTES)
             .map(|(service, caller, amount)| LimitUse {
                 service: service.clone(),
                 limit: match caller {
@@ -112,7 +124,7 @@ impl ServiceLimits {
                 },
                 amount,
             });
-        places.filter(|one| one.amount > 0.0).chain(rates).collect()
+        places.chain(rates).collect()
     }
 
     /// Limits that were reached within the last minute.
@@ -159,10 +171,10 @@ impl EgressShared {
             return Ok(());
         };
         let limits = &declared.limits;
-        let take = |caller: &str, per_second| {
-            let limit = match caller {
-                "" => SharedLimit::Rate,
-                caller => SharedLimit::CallerRate(caller.to_owned()),
+        let take = |limit: SharedLimit, per_second| {
+            let caller = match &limit {
+                SharedLimit::CallerRate(caller) => caller.as_str(),
+                _ => "",
             };
             let per_second = snapshot.capacity.limits.allowed(service, &limit, per_second);
             let mut rates = self.limits.rates.lock();
@@ -171,8 +183,8 @@ impl EgressShared {
         // That of the caller first: what one of them is refused takes nothing from the others.
         let reached = match (limits.rate_per_caller, limits.rate_per_second) {
             (None, None) => return Ok(()),
-            (Some(own), _) if !take(&caller.to_string(), own) => RATE_PER_CALLER,
-            (_, Some(all)) if !take("", all) => RATE,
+            (Some(own), _) if !take(SharedLimit::CallerRate(caller.to_string()), own) => RATE_PER_CALLER,
+            (_, Some(all)) if !take(SharedLimit::Rate, all) => RATE,
             _ => return Ok(()),
         };
         self.reached(service, reached);
