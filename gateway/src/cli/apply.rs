@@ -10,7 +10,18 @@ use super::{
 };
 use crate::output;
 
-const AFTER_HELP: &str = "\
+/// What is the same of all that hands a topology in.
+macro_rules! handing_help {
+    () => {
+        "
+At a terminal it asks before a zone, a service, or an address of a gateway, an instance or of clients goes. Elsewhere it does not.
+
+Exit codes: 0 applied, or nothing to apply; 1 refused; 65 the file cannot be used; 79 applied, and with --wait not everywhere in time."
+    };
+}
+pub(super) use handing_help;
+
+const AFTER_HELP: &str = concat!("\
 Examples:
   causeway apply -f topology.yaml                    check it, show what changes, swap it in
   causeway apply -f topology.yaml --dry-run          only check it and show what would change
@@ -26,10 +37,7 @@ force by now, somebody else applied a change that this file does not have, and i
 A service that is under a shift (`causeway shift`) is not changed, either: --force ends its shift.
 
 Any gateway that is not ruled by a file (--topology) takes it, and the others get it from there.
-
-At a terminal it asks before a zone, a service, or an address of a gateway, an instance or of clients goes. Elsewhere it does not.
-
-Exit codes: 0 applied, or nothing to apply; 1 refused; 65 the file cannot be used; 79 applied, and with --wait not everywhere in time.";
+", handing_help!());
 
 /// Hand a topology to the federation: checked, compared, and swapped in if nobody was faster.
 #[derive(Debug, clap::Args)]

@@ -161,14 +161,12 @@ impl ChoiceArgs {
             Some(name) => (name, true),
             None => (asked.as_str(), false),
         };
-        let plain = |text: &str| text.to_lowercase().replace(['-', '_'], " ");
+        let plain = |text: &str| text.to_lowercase().replace(['-', '_'], " ").replace(" / ", " ");
         let titles = || T::HEADER.iter().chain(T::WIDE).copied();
         let found = titles().position(|title| plain(title) == plain(name));
         let column = found.zip(found.and_then(|index| titles().nth(index)));
         let (index, title) = column.ok_or_else(|| {
-            let titles: Vec<_> = titles()
-                .map(|title| title.to_lowercase().replace(' ', "-"))
-                .collect();
+            let titles: Vec<_> = titles().map(|title| plain(title).replace(' ', "-")).collect();
             Failure::usage(format!("there is no column `{name}` to sort by"))
                 .hint(format!("one of {}", titles.join(", ")))
         })?;
@@ -283,8 +281,8 @@ impl ChoiceArgs {
     }
 }
 
-/// Result of a choice.
-#[derive(Debug, PartialEq, Eq)]
+/// Result of a choice; the default: of everything.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Chosen {
     /// Number of items that there are, if some may have been left out.
     pub(super) of: Option<usize>,

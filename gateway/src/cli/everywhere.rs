@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use causeway_api::admin::view::{Envelope, RecordView};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Exit, Failure, client::Endpoint};
 
@@ -75,24 +75,43 @@ pub(super) async fn wait(
     wanted: &AppliedGeneration,
     limit: Duration,
 ) -> Result<String, Failure> {
-    let until = Instant::now() + limit;
+    let begun = Instant::now();
+    let mut last = None;
     loop {
-        let catalog: Envelope<RecordView> = admin.get("/v1/catalog").await?;
-        let spread = Spread::of(&catalog.items, wanted);
-        if spread.missing.is_empty() {
-            return Ok(spread.in_words(wanted));
+        let left = limit.saturating_sub(begun.elapsed()).max(LOOK_EVERY);
+        match timeout(left, admin.get::<Envelope<RecordView>>("/v1/catalog")).await {
+            Ok(Ok(catalog)) => {
+                let spread = Spread::of(&catalog.items, wanted);
+                if spread.missing.is_empty() {
+                    return Ok(spread.in_words(wanted));
+                }
+                last = Some(spread);
+            }
+            // Such as a gateway that is restarted, or hands over.
+            Ok(Err(failure)) if failure.is_passing() => {}
+            Ok(Err(failure)) => return Err(failure.exit(Exit::IssuesFound)),
+            Err(_) => {}
         }
-        if Instant::now() >= until {
-            return Err(late(&spread, wanted, limit));
+        if begun.elapsed() >= limit {
+            return Err(late(last.as_ref(), wanted, limit));
         }
         sleep(LOOK_EVERY).await;
     }
 }
 
-fn late(spread: &Spread, wanted: &AppliedGeneration, limit: Duration) -> Failure {
+/// `spread` as it was seen last; `None`: nobody could be asked.
+fn late(spread: Option<&Spread>, wanted: &AppliedGeneration, limit: Duration) -> Failure {
     let (generation, limit) = (wanted.generation, humantime::format_duration(limit));
-    let missing = spread.missing.join(", ");
-    Failure::new(format!("generation {generation} is not in force after {limit} at {missing}"))
+    let text = match spread {
+        Some(spread) => format!(
+            "generation {generation} is not in force after {limit} at {}",
+            spread.missing.join(", ")
+        ),
+        None => format!(
+            "generation {generation} is applied, and for {limit} nobody could be asked where it is in force"
+        ),
+    };
+    Failure::new(text)
         .hint("it is applied, and reaches them as soon as it can; `causeway check` there says what keeps one from it")
         .exit(Exit::IssuesFound)
 }
@@ -140,7 +159,7 @@ mod tests {
             "west/gw1 (runs a topology that was not applied)",
         ];
         assert_eq!(spread.missing, missing);
-        let told = format!("{:?}", late(&spread, &wanted, Duration::from_secs(30)));
+        let told = format!("{:?}", late(Some(&spread), &wanted, Duration::from_secs(30)));
         assert!(
             told.contains("not in force after 30s at north/gw1") && told.contains("IssuesFound"),
             "{told}"

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::{
     Failure,
-    choose::SortColumn,
+    choose::{Chosen, SortColumn},
     tables::{Tabular, ago},
 };
 use crate::output::{Format, Tone, Word, table, wide_table};
@@ -74,22 +74,23 @@ pub(super) fn understood<T: DeserializeOwned>(answer: &Value) -> Result<Envelope
 /// Shows the answers of all zones in one form.
 pub(super) fn render<T: DeserializeOwned + Serialize + Tabular>(
     view: &EveryZoneView,
+    chosen: &Chosen,
     sort: Option<SortColumn>,
     format: Format,
     colour: bool,
     now: SystemTime,
 ) -> Result<String, Failure> {
     match format {
-        Format::Table => Ok(one_table::<T>(view, sort, false, colour, now)),
-        Format::Wide => Ok(one_table::<T>(view, sort, true, colour, now)),
+        Format::Table => Ok(one_table::<T>(view, chosen, (sort, false), colour, now)),
+        Format::Wide => Ok(one_table::<T>(view, chosen, (sort, true), colour, now)),
         Format::Json | Format::Yaml => super::get::structured(view, format),
     }
 }
 
 fn one_table<T: DeserializeOwned + Tabular>(
     view: &EveryZoneView,
-    sort: Option<SortColumn>,
-    wide: bool,
+    chosen: &Chosen,
+    (sort, wide): (Option<SortColumn>, bool),
     colour: bool,
     now: SystemTime,
 ) -> String {
@@ -127,7 +128,14 @@ fn one_table<T: DeserializeOwned + Tabular>(
     };
     let rows: Vec<_> = items.iter().map(row).collect();
     if rows.is_empty() {
-        return format!("No zone that answered has any.\n{notes}");
+        return match chosen.of {
+            // The names that nothing has are told on standard error.
+            Some(_) if chosen.missing.is_some() => notes,
+            Some(of @ 1..) => {
+                format!("None of the {of} in all zones that answered is what was asked for.\n{notes}")
+            }
+            _ => format!("No zone that answered has any.\n{notes}"),
+        };
     }
     let table = match wide {
         true => wide_table(&header, rows, colour),
@@ -231,7 +239,8 @@ mod tests {
             ],
         };
         let now = humantime::parse_rfc3339_weak("2026-11-18T11:06:40Z").unwrap();
-        let text = render::<InstanceView>(&view, None, Format::Table, false, now).unwrap();
+        let text =
+            render::<InstanceView>(&view, &Chosen::default(), None, Format::Table, false, now).unwrap();
         insta::assert_snapshot!(text, @r#"
 AT ZONE        SERVICE   ID   ADDRESS       HEALTH    WEIGHT   SOURCE   TAGS
 east           orders    a1   10.1.0.1:80   healthy   1        fixed    -
@@ -242,7 +251,7 @@ zone north refuses: nothing is granted to east/gw1
 zone south: its answer cannot be understood: invalid type: string "\u{1b}[2J", expected a sequence
 zone west is away: no tunnel leads there; shown is what it said 2m ago
 "#);
-        let json = render::<InstanceView>(&view, None, Format::Json, false, now).unwrap();
+        let json = render::<InstanceView>(&view, &Chosen::default(), None, Format::Json, false, now).unwrap();
         assert_eq!(serde_json::from_str::<EveryZoneView>(&json).unwrap(), view);
     }
 

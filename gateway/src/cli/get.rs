@@ -14,7 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     AdminArgs, Exit, Failure,
-    choose::{ChoiceArgs, Choosable, ChoosableBy, Chosen},
+    choose::{ChoiceArgs, Choosable, ChoosableBy},
     federation::{self, PlaceArgs},
     get_events::{self, EventArgs},
     tables::{self, Tabular},
@@ -230,10 +230,13 @@ where
     let path = args.place.page(path);
     if args.place.all {
         let mut view = args.admin.admin.get(&path).await?;
-        let Chosen { missing, .. } = args.choice.choose_everywhere::<T>(&mut view)?;
+        let chosen = args.choice.choose_everywhere::<T>(&mut view)?;
         let (column, now) = (args.choice.column::<T>()?, SystemTime::now());
-        let text = federation::render::<T>(&view, column, args.output, output::colour(), now)?;
-        return Ok(Shown { text, missing });
+        let text = federation::render::<T>(&view, &chosen, column, args.output, output::colour(), now)?;
+        return Ok(Shown {
+            text,
+            missing: chosen.missing,
+        });
     }
     let mut envelope: Envelope<T> = args.admin.admin.get(&path).await?;
     let chosen = args.choice.choose(&mut envelope)?;

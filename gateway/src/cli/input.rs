@@ -1,14 +1,15 @@
 //! Topologies that commands are given: files, and `-`, which is standard input.
 
 use std::{
-    io::{self, IsTerminal as _},
+    fs::File,
+    io::{self, IsTerminal as _, Read as _},
     path::Path,
 };
 
 use causeway_control::reload::{LoadError, check_text, read_file, read_from};
 use causeway_federation::topology::Parsed;
 
-use super::Failure;
+use super::{Exit, Failure};
 
 /// Text that a command is given, not looked at yet.
 #[derive(Debug)]
@@ -42,6 +43,30 @@ impl GivenText {
 /// Reads and checks a whole topology.
 pub(super) fn load(path: &Path) -> Result<Parsed, LoadError> {
     GivenText::read(path)?.check()
+}
+
+/// Reads a text of at most so many bytes from a file, or from standard input.
+///
+/// # Errors
+/// Names the file and what is wrong, with the exit code of bad input.
+pub(super) fn read_text(file: &Path, most_bytes: u64) -> Result<String, Failure> {
+    let shown = file.display();
+    let mut text = String::new();
+    let read = match is_standard_input(file) {
+        true => io::stdin().take(most_bytes + 1).read_to_string(&mut text),
+        false => File::open(file).and_then(|open| open.take(most_bytes + 1).read_to_string(&mut text)),
+    };
+    read.map_err(|error| {
+        Failure::new(format!("cannot read {shown}"))
+            .because(&error)
+            .exit(Exit::BadInput)
+    })?;
+    if text.len() as u64 > most_bytes {
+        return Err(Failure::new(format!("{shown} is longer than {most_bytes} bytes"))
+            .exit(Exit::BadInput)
+            .hint("split it into several files"));
+    }
+    Ok(text)
 }
 
 fn is_standard_input(path: &Path) -> bool {

@@ -98,12 +98,19 @@ pub(crate) async fn run(args: PingArgs) -> Result<Exit, Failure> {
         return Err(Failure::usage("--interval is 100ms at least"));
     }
     let mut summaries: BTreeMap<String, PingSummary> = BTreeMap::new();
+    let mut broken_off = None;
     let mut turns = tokio::time::interval(args.interval);
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for turn in 1..=args.count {
         turns.tick().await;
         let path = format!("/v1/ping?zone={}", args.zone);
-        let echoes: Envelope<EchoView> = args.admin.admin.get(&path).await?;
+        let echoes: Envelope<EchoView> = match args.admin.admin.get(&path).await {
+            Ok(echoes) => echoes,
+            Err(failure) => {
+                broken_off = Some(failure);
+                break;
+            }
+        };
         for echo in &echoes.items {
             let gateway = format!("{}/{}", echo.zone, echo.gateway);
             summaries.entry(gateway).or_default().add(echo);
@@ -120,10 +127,15 @@ pub(crate) async fn run(args: PingArgs) -> Result<Exit, Failure> {
             output::print(&lines.collect::<String>())?;
         }
     }
-    output::print(&match args.output {
-        ReportFormat::Text => told(&summaries),
-        ReportFormat::Json => as_json(&summaries),
-    })?;
+    if broken_off.is_none() || !summaries.is_empty() {
+        output::print(&match args.output {
+            ReportFormat::Text => told(&summaries),
+            ReportFormat::Json => as_json(&summaries),
+        })?;
+    }
+    if let Some(failure) = broken_off {
+        return Err(failure);
+    }
     if summaries.is_empty() {
         let failure = Failure::new(format!("there is no tunnel with zone {}", args.zone));
         return Err(failure.hint("`causeway check` says why").exit(Exit::IssuesFound));

@@ -1,12 +1,6 @@
 //! `causeway register -f FILE`: a whole list of instances at once, kept in the registry if asked to.
 
-use std::{
-    collections::BTreeSet,
-    io::{Read, Write},
-    net::SocketAddr,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeSet, io::Write, net::SocketAddr, path::Path, time::Duration};
 
 use causeway_api::admin::{ListedInstance, ListedKey, OutcomeView, view::Envelope};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -14,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{
     Exit, Failure,
     client::Endpoint,
-    keep,
+    input, keep,
     register::{KEEP_TIME_TO_LIVE, RENEWALS_PER_LIFE, note},
     signals::Signals,
 };
@@ -214,27 +208,7 @@ fn renew_every(list: &[ListedInstance]) -> Result<Duration, Failure> {
 /// The list in a file, or on standard input for `-`.
 fn read<T: DeserializeOwned>(file: &Path) -> Result<Vec<T>, Failure> {
     let shown = file.display();
-    let cannot = |error: &std::io::Error| {
-        Failure::new(format!("cannot read {shown}"))
-            .because(error)
-            .exit(Exit::BadInput)
-    };
-    let mut text = String::new();
-    let read = match file.as_os_str() == "-" {
-        true => std::io::stdin()
-            .take(MAX_FILE_BYTES + 1)
-            .read_to_string(&mut text),
-        false => {
-            std::fs::File::open(file).and_then(|open| open.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
-        }
-    };
-    read.map_err(|error| cannot(&error))?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        let error = format!("{shown} is longer than {MAX_FILE_BYTES} bytes");
-        return Err(Failure::new(error)
-            .exit(Exit::BadInput)
-            .hint("split it into several files"));
-    }
+    let text = input::read_text(file, MAX_FILE_BYTES)?;
     let no_list = || {
         let hint = "YAML or JSON, for example: [{ service: orders, address: \"10.1.0.11:8080\", tags: { version: v1 } }]";
         Failure::new(format!("{shown} is not a list of instances"))

@@ -4,16 +4,22 @@ use causeway_api::admin::view::GenerationView;
 
 use super::{
     AdminArgs, Exit, Failure,
-    apply::HandingArgs,
+    apply::{HandingArgs, handing_help},
     topology::{self, Onto, TopologySwap},
 };
 use crate::output;
 
-const AFTER_HELP: &str = "\
+const AFTER_HELP: &str = concat!(
+    "\
 Examples:
   causeway rollback                   back to the topology before the one in force
   causeway rollback --to 5            back to that of generation 5; see `causeway get topology --history`
-  causeway rollback --to 5 --dry-run  only show what would change";
+  causeway rollback --to 5 --dry-run  only show what would change
+  causeway rollback -m 'undo OPS-7' --wait 1m
+                                      say why, and wait until every gateway that can be heard has it
+",
+    handing_help!()
+);
 
 /// Apply an older topology again: its text becomes a new generation.
 #[derive(Debug, clap::Args)]

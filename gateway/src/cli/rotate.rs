@@ -205,14 +205,7 @@ async fn abandon(args: &RotateArgs, folder: &CaFolder) -> Result<Exit, Failure> 
     let federation = federation(args, &state);
     // Nothing is taken back while nobody answers.
     let view = federation.look().await?;
-    // Whoever goes on with it after an interruption makes another CA.
-    let anew = State {
-        step: RotationStep::Preparing,
-        new: None,
-        ..state.clone()
-    };
-    write(folder, &anew)?;
-    let aside = folder.abandon(&state).map_err(failed)?;
+    let aside = set_aside(folder, &state)?;
     let document = folder
         .document((view.generation, &view.fingerprint), SystemTime::now())
         .map_err(failed)?;
@@ -226,6 +219,18 @@ async fn abandon(args: &RotateArgs, folder: &CaFolder) -> Result<Exit, Failure> 
         document.edition().generation
     ))?;
     Ok(Exit::Done)
+}
+
+/// Sets the CA aside that was to come. Whoever goes on with the rotation after an interruption makes another one.
+fn set_aside(folder: &CaFolder, state: &State) -> Result<Option<PathBuf>, Failure> {
+    let anew = State {
+        step: RotationStep::Preparing,
+        new: None,
+        ..state.clone()
+    };
+    write(folder, &anew)?;
+    let aside = folder.abandon(state);
+    aside.map_err(|error| folder_failure("cannot abandon the rotation", &error))
 }
 
 fn write(folder: &CaFolder, state: &State) -> Result<(), Failure> {
@@ -270,8 +275,11 @@ async fn carry_out(
         .map_err(failed)?;
     if let Err(failure) = federation.hand(&document).await {
         if is_new && state.step == RotationStep::Announcing && failure.is_refused() {
-            folder.abandon(state).map_err(failed)?;
-            folder.forget_rotation().map_err(failed)?;
+            let undone = set_aside(folder, state).and_then(|_| folder.forget_rotation().map_err(failed));
+            // Beside the refusal, which is why.
+            if let Err(error) = undone {
+                let _ = error.report();
+            }
         }
         return Err(failure);
     }

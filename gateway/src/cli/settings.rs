@@ -12,7 +12,8 @@ use super::{Exit, Failure};
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// Beginning of the variables that commands read.
 const PREFIX: &str = "CAUSEWAY_";
-/// Variables that they read beside those, which other programs read too.
+/// Variables that they read beside those, which other programs read too. More of that kind are read where a receiver is named, and not told of:
+/// tokens may be in them.
 const SHARED: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"];
 
 /// Every flag of `command` that has a variable, as it was parsed.

@@ -39,6 +39,11 @@ impl Tabular for ShiftView {
             self.begun.as_str().into(),
         ]
     }
+
+    fn rank(&self, title: &str) -> Option<f64> {
+        let every = (title == "EVERY").then(|| humantime::parse_duration(&self.every).ok());
+        every.flatten().map(|every| every.as_secs_f64())
+    }
 }
 
 fn state(shift: &ShiftView) -> Word {

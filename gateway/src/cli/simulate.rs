@@ -21,6 +21,7 @@ use serde_json::json;
 use super::{
     AdminArgs, Exit, Failure,
     client::Endpoint,
+    input::once,
     topology::{self, only},
 };
 use crate::output::{self, ReportFormat};
@@ -75,7 +76,7 @@ pub(crate) struct SimulateArgs {
     /// [default: 100 of every service from every zone]
     #[arg(long, value_name = "LOAD")]
     load: Vec<LoadArg>,
-    /// Loads as `causeway get loads -o yaml` (or json, or with --all) has written them; several files add up. --load takes the place of
+    /// Loads as `causeway get loads -o yaml` (or json, or with --all) has written them, or - for standard input; several files add up. --load takes the place of
     /// what they say of the same service and zone
     #[arg(long, value_name = "FILE")]
     loads: Vec<PathBuf>,
@@ -107,6 +108,7 @@ impl FromStr for Lost {
 
 pub(crate) async fn run(args: SimulateArgs) -> Result<Exit, Failure> {
     let admin = &args.admin.admin;
+    once(args.file.iter().chain(&args.loads).map(PathBuf::as_path))?;
     let topology = match &args.file {
         None => in_force(admin).await?,
         Some(file) => match topology::checked(file)? {

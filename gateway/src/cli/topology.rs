@@ -135,7 +135,7 @@ pub(super) fn lines(changes: &[ChangeView], colour: bool) -> String {
 }
 
 /// Shows the changes, swaps the text in on top of the generation that these were told for, and says how it ended. At a terminal somebody is asked
-/// before zones, services or addresses go. Gives the generation in force, unless nothing was to be applied.
+/// before zones, services or addresses go. Gives the generation in force; `None`: it was a dry run.
 pub(super) async fn swap(
     admin: &Endpoint,
     swap: &TopologySwap<'_>,
@@ -196,7 +196,7 @@ fn removed(changes: &[ChangeView]) -> Option<String> {
             ("removed", None) if subject.starts_with("zone ") || subject.starts_with("service ") => {
                 Some(subject.clone())
             }
-            ("removed", Some(_)) if is_address(change) => {
+            ("removed", Some(_)) if is_address(change) && !stays(changes, change) => {
                 Some(format!("{subject} {}", before.as_deref().unwrap_or_default()))
             }
             ("changed", Some((zone, "vips"))) => Some(format!("the virtual addresses of {zone}")),
@@ -209,6 +209,24 @@ fn removed(changes: &[ChangeView]) -> Option<String> {
         named.push(format!("{more} more"));
     }
     (!named.is_empty()).then(|| named.join(", "))
+}
+
+/// Tells whether the address that goes comes again with other tags, weight or capacity, or beside further ones.
+fn stays(changes: &[ChangeView], removed: &ChangeView) -> bool {
+    let place = |text: &str| text.split(' ').take(3).map(str::to_owned).collect::<Vec<_>>();
+    let before = removed.before.as_deref().unwrap_or_default();
+    let mut added = changes
+        .iter()
+        .filter(|change| change.kind == "added" && change.subject == removed.subject)
+        .filter_map(|change| change.after.as_deref());
+    match removed.subject.ends_with(": instance") {
+        true => added.any(|after| place(after) == place(before)),
+        false => added.any(|after| {
+            before
+                .split(" or ")
+                .all(|address| after.split(" or ").any(|one| one == address))
+        }),
+    }
 }
 
 /// Says what is in force now.
@@ -278,6 +296,22 @@ mod tests {
             change("removed", "apply_from", Some("east")),
         ];
         assert_eq!(removed(&harmless), None);
+        let again = |subject: &str, before: &str, after: &str| {
+            let added = ChangeView {
+                after: Some(after.to_owned()),
+                ..change("added", subject, None)
+            };
+            removed(&[change("removed", subject, Some(before)), added])
+        };
+        let (instance, gateway) = ("zone east: instance", "zone east: gateway");
+        let orders = "orders at 10.0.0.1:80 {} weight 1";
+        assert_eq!(again(instance, orders, "orders at 10.0.0.1:80 {} weight 5"), None);
+        assert!(again(instance, orders, "orders at 10.0.0.2:80 {} weight 1").is_some());
+        assert_eq!(
+            again(gateway, "10.0.0.1:7800", "10.0.0.1:7800 or 10.0.0.9:7800"),
+            None
+        );
+        assert!(again(gateway, "10.0.0.1:7800 or 10.0.0.9:7800", "10.0.0.1:7800").is_some());
         let harmful = [
             change("removed", "zone west", None),
             change("removed", "service orders", None),

@@ -140,6 +140,7 @@ fn titles_of_every_wide_table_fit_beside_the_zone_that_was_asked() {
         titles::<InstanceView>(),
         titles::<TunnelView>(),
         titles::<ExportView>(),
+        titles::<LoadView>(),
         titles::<RecordView>(),
         titles::<GenerationView>(),
         titles::<TopologyView>(),

@@ -70,13 +70,7 @@ impl Tabular for ZoneView {
             Word::from(parts.join(","))
         };
         let lag = self.links.iter().filter_map(|link| link.exchange.lag_versions);
-        let sum = |part: fn(&ExchangeView) -> u64| -> u64 {
-            self.links.iter().map(|link| part(&link.exchange)).sum()
-        };
-        let (sent, received) = (
-            sum(|exchange| exchange.sync_sent_bytes),
-            sum(|exchange| exchange.sync_received_bytes),
-        );
+        let (sent, received) = exchanged(&self.links);
         let moved = match self.links.is_empty() {
             true => String::new(),
             false => format!("{} / {}", bytes(sent), bytes(received)),
@@ -97,9 +91,22 @@ impl Tabular for ZoneView {
     fn rank(&self, title: &str) -> Option<f64> {
         match title {
             "HEARD" => heard_ago(&self.links),
+            "SENT / RECEIVED" => {
+                let (sent, received) = exchanged(&self.links);
+                Some(sent as f64 + received as f64)
+            }
             _ => None,
         }
     }
+}
+
+/// Bytes of zone sync sent to a zone's gateways, and received.
+fn exchanged(links: &[LinkView]) -> (u64, u64) {
+    let sum = |part: fn(&ExchangeView) -> u64| links.iter().map(|link| part(&link.exchange)).sum();
+    (
+        sum(|exchange| exchange.sync_sent_bytes),
+        sum(|exchange| exchange.sync_received_bytes),
+    )
 }
 
 /// Since any gateway of the zone was heard, in seconds.

@@ -363,12 +363,9 @@ async fn explained(
     let explanation = explain::explanation(&decision.complete(), &snapshot.zone);
     let explanation = explain::with_port(explanation, &asked);
     let policies_of = ruling.route_timeout();
-    let of_requests = topology
-        .services
-        .get(service)
-        .map(|service| ruling.policies(service));
-    let explanation = ruling.add_to(explanation);
     let service = snapshot.topology.services.get(&asked.target.service);
+    let of_requests = service.map(|service| ruling.policies(service));
+    let explanation = ruling.add_to(explanation);
     let line = match service {
         Some(service) => ruling.line(service)?,
         None => None,

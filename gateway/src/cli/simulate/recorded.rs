@@ -1,8 +1,7 @@
 //! Loads that were recorded: the files that `causeway get loads -o yaml` and `-o json` write, of one gateway or, with `--all`, of all zones.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -19,7 +18,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::{
-    cli::{Exit, Failure},
+    cli::{Exit, Failure, input},
     output,
 };
 
@@ -36,18 +35,14 @@ pub(super) fn read(files: &[PathBuf], topology: &Topology) -> Result<Option<Vec<
     let mut tellers: BTreeMap<(String, String), &Path> = BTreeMap::new();
     for file in files {
         let views = of_file(file)?;
-        for view in &views {
-            let teller = (view.zone.clone(), view.gateway.clone());
-            if let Some(before) = tellers.insert(teller, file).filter(|before| before != file) {
-                let text = format!(
-                    "the loads of {}/{} are in {} and in {}",
-                    view.zone,
-                    view.gateway,
-                    before.display(),
-                    file.display()
-                );
+        let here = views.iter().map(|view| (view.zone.clone(), view.gateway.clone()));
+        for teller in here.collect::<BTreeSet<_>>() {
+            if let Some(before) = tellers.get(&teller) {
+                let ((zone, gateway), before, file) = (&teller, before.display(), file.display());
+                let text = format!("the loads of {zone}/{gateway} are in {before} and in {file}");
                 return Err(Failure::usage(text).hint("give each gateway's loads once"));
             }
+            tellers.insert(teller, file);
         }
         for view in views {
             loads.extend(load(view, file, topology)?);
@@ -61,12 +56,7 @@ fn of_file(file: &Path) -> Result<Vec<LoadView>, Failure> {
         let text = format!("{}: {what}", file.display());
         Failure::new(text).exit(Exit::BadInput).hint(HINT)
     };
-    let size = fs::metadata(file).map(|known| known.len());
-    if size.is_ok_and(|bytes| bytes > MAX_BYTES) {
-        return Err(bad(format!("it is longer than {MAX_BYTES} bytes")));
-    }
-    let text = fs::read_to_string(file)
-        .map_err(|error| Failure::new(format!("cannot read {}", file.display())).because(&error))?;
+    let text = input::read_text(file, MAX_BYTES)?;
     // JSON is YAML, too.
     let value: Value =
         serde_saphyr::from_str(&text).map_err(|error| bad(format!("it cannot be read: {error}")))?;
@@ -126,6 +116,8 @@ fn load(view: LoadView, file: &Path, topology: &Topology) -> Result<Option<Load>
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use causeway_federation::{name::Tags, topology::Criticality};
     use serde_json::json;
 
@@ -188,7 +180,8 @@ mod tests {
             rates(std::slice::from_ref(&json)).unwrap(),
             [expected, "west/orders{version=v2}:critical=3"]
         );
-        assert!(rates(&[yaml, json]).is_err(), "east/gw1 is in both");
+        assert!(rates(&[yaml.clone(), json]).is_err(), "east/gw1 is in both");
+        assert!(rates(&[yaml.clone(), yaml]).is_err(), "given twice");
         let other = file(
             folder.path(),
             "gw2.yaml",

@@ -184,7 +184,7 @@ export class EventStream {
       if (done) return;
       rest += value;
       // A line is never that long; what sends one is no gateway.
-      if (rest.length > 1_000_000) return;
+      if (rest.length > 1_000_000) throw 0;
       const blocks = rest.split(/\r?\n\r?\n/);
       rest = blocks.pop();
       for (const block of blocks) this.block(block);
