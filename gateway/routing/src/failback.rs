@@ -18,7 +18,7 @@ use causeway_federation::{
 
 use crate::{
     balance::FIRST_PART,
-    route::{healthy_below, serving_zones, tier_health},
+    route::{arm_health, healthy_below},
     slow_start::{StartingZones, ZoneStarts},
     snapshot::Snapshot,
 };
@@ -154,7 +154,7 @@ impl FailbackTable {
             returning.arms.retain(|arm, _| arms.contains(arm));
             let mut of_service = BTreeMap::new();
             for arm in arms {
-                let health = tier_health(snapshot, name, arm);
+                let (health, serving) = arm_health(snapshot, name, arm);
                 let fitness = health.iter().map(|tier| tier.fitness(healthy_below(service)));
                 let able: f64 = fitness.clone().sum();
                 let ReturningArm { tiers, zones } = returning.arms.entry(arm.clone()).or_default();
@@ -173,7 +173,6 @@ impl FailbackTable {
                 }
                 let at: Vec<f64> = tiers.iter().map(ReturningTier::most).collect();
                 let starting = service.slow_start.map(|slow_start| {
-                    let serving = serving_zones(snapshot, name, arm);
                     let zones = zones.step(now, serving, slow_start, returning.is_settled);
                     (part_of_arm(&at, able), zones)
                 });

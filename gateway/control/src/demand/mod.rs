@@ -66,7 +66,8 @@ impl DemandBook {
             self.measure(&snapshot);
             let shares_limits = are_shared(&snapshot);
             let told = shares_limits && has_several(&snapshot.topology, &snapshot.zone);
-            self.0.lock().use_limits(if told { uses() } else { Vec::new() });
+            let used = if told { uses() } else { Vec::new() };
+            self.0.lock().use_limits(used);
             let plans = decides(&snapshot).await;
             if !plans && !shares_limits {
                 snapshot.capacity.limits.publish(OthersUse::default());
@@ -76,7 +77,7 @@ impl DemandBook {
             asked_before = peers.last().cloned();
             self.ask_all(peers, &snapshot, &tunnels).await;
             let snapshot = snapshots.load_full();
-            let others = self.0.lock().others_use(&snapshot.zone, uptime());
+            let others = self.remembered(&snapshot);
             snapshot.capacity.limits.publish(others);
             if plans {
                 self.publish(snapshot).await;
@@ -129,12 +130,15 @@ impl DemandBook {
         while asking.join_next().await.is_some() {}
     }
 
+    /// Forgets gateways that have gone, and gives what the others of the zone use of limits.
+    fn remembered(&self, snapshot: &Snapshot) -> OthersUse {
+        let mut table = self.0.lock();
+        table.forget(uptime(), snapshot);
+        table.others_use(&snapshot.zone, uptime())
+    }
+
     async fn publish(&self, snapshot: Arc<Snapshot>) {
-        let demands = {
-            let mut table = self.0.lock();
-            table.forget(uptime(), &snapshot);
-            table.known(&snapshot.zone)
-        };
+        let demands = self.0.lock().known(&snapshot.zone);
         apart(move || snapshot.capacity.publish(plan(&snapshot, &demands))).await;
     }
 }

@@ -21,6 +21,8 @@ use prost::Message;
 pub(super) const MAX_BYTES: usize = 512 * 1024;
 /// Rates go as numbers in so many seconds, so that small ones are told too.
 const SECONDS: f64 = 1000.0;
+/// Bytes around what one gateway is told of; around each element there are two at least.
+const FRAMING: usize = 8;
 
 /// Leaves out the words that are passed on, and then limits and rates, the smallest first, where all of it would be too long.
 pub(super) fn encode(told: Vec<ToldDemand>) -> Vec<u8> {
@@ -33,9 +35,18 @@ pub(super) fn encode(told: Vec<ToldDemand>) -> Vec<u8> {
             services: told.rates.iter().map(rate_message).collect(),
             limits: told.limits.iter().map(limit_message).collect(),
         };
-        while gateway.encoded_len() + 8 > left && gateway.limits.pop().is_some() {}
-        while gateway.encoded_len() + 8 > left && gateway.services.pop().is_some() {}
-        left = left.saturating_sub(gateway.encoded_len() + 8);
+        let mut size = gateway.encoded_len() + FRAMING;
+        while size > left
+            && let Some(last) = gateway.limits.pop()
+        {
+            size -= last.encoded_len() + 2;
+        }
+        while size > left
+            && let Some(last) = gateway.services.pop()
+        {
+            size -= last.encoded_len() + 2;
+        }
+        left = left.saturating_sub(size);
         let says_something = !(gateway.services.is_empty() && gateway.limits.is_empty());
         if says_something || answer.gateways.is_empty() {
             answer.gateways.push(gateway);

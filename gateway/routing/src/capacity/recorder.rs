@@ -35,6 +35,8 @@ pub struct RecordedLoad {
 pub struct LoadRecorder {
     /// The oldest first.
     marks: VecDeque<(Duration, LoadCounts)>,
+    /// What was first seen since the newest of them, with the time of the look before.
+    begun: BTreeMap<LoadKey, Duration>,
     last: Option<(Duration, LoadCounts)>,
 }
 
@@ -51,6 +53,10 @@ impl LoadRecorder {
             .is_none_or(|(marked, _)| now.saturating_sub(*marked) >= MARKED_EVERY);
         if is_due {
             self.marks.push_back((now, counts.clone()));
+            self.begun.clear();
+        } else if let Some((before, known)) = &self.last {
+            let new = counts.keys().filter(|key| !known.contains_key(key));
+            self.begun.extend(new.map(|key| (key.clone(), *before)));
         }
         while self
             .marks
@@ -89,11 +95,11 @@ impl LoadRecorder {
         loads
     }
 
-    /// The first count of something that is kept, and its time; of what was never counted at a mark, none at the first.
+    /// The first count of something that is kept, and its time; of what began since the last mark, none at the look before it was seen.
     fn before(&self, key: &LoadKey) -> Option<(Duration, u64)> {
         let mut marks = self.marks.iter();
         let known = marks.find_map(|(marked, counts)| Some((*marked, *counts.get(key)?)));
-        known.or_else(|| Some((self.marks.front()?.0, 0)))
+        known.or_else(|| Some((*self.begun.get(key)?, 0)))
     }
 }
 
@@ -142,15 +148,23 @@ mod tests {
     fn what_began_a_moment_ago_is_not_taken_for_less() {
         let mut recorder = LoadRecorder::default();
         for second in 0..=45 {
-            let count = 100 * u64::saturating_sub(second, 25);
-            let counts = match count {
-                0 => Vec::new(),
-                count => vec![(service("orders"), Tags::default(), Criticality::Normal, count)],
-            };
+            // That of `late` is between two marks.
+            let counts = [("orders", 25), ("late", 42)].map(|(name, begun)| {
+                let count = 100 * u64::saturating_sub(second, begun);
+                (service(name), Tags::default(), Criticality::Normal, count)
+            });
+            let counts = counts.into_iter().filter(|counted| counted.3 > 0).collect();
             recorder.look(Duration::from_secs(second), counts);
         }
         let loads = recorder.loads();
-        assert_eq!((loads[0].over.as_secs(), loads[0].rate.per_second), (15, 100.0));
+        let loads: Vec<_> = loads
+            .iter()
+            .map(|load| {
+                let rate = &load.rate;
+                (rate.service.as_str(), load.over.as_secs(), rate.per_second)
+            })
+            .collect();
+        assert_eq!(loads, [("orders", 15, 100.0), ("late", 3, 100.0)]);
     }
 
     #[test]

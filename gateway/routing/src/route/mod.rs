@@ -36,7 +36,7 @@ pub(crate) use homes::tier_between;
 pub use reason::{Reason, ReasonSubject, Why};
 pub use spill::{TierHealth, healthy_below, tier_shares};
 pub use standing::{ArmStanding, reasons, standing};
-pub(crate) use tiers::serving_zones;
+pub(crate) use tiers::arm_health;
 pub use tiers::tier_health;
 
 /// One question to [`route`].

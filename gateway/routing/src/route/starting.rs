@@ -29,6 +29,10 @@ pub(super) fn start_slowly(question: &Question<'_>, arm: &Arm, homes: &mut Homes
     let (Some((own, tier)), part) = (own, part_of(&snapshot.zone)) else {
         return;
     };
+    // Drawn by a plan that knows of its part already.
+    if homes.left[own].grounds.is_needed {
+        return;
+    }
     let mut others = homes.left.iter().filter(|home| home.gateway.is_some());
     let has_others = others.any(|home| home.grounds.tier == tier && home.grounds.counts());
     if part >= 1.0 || !has_others {

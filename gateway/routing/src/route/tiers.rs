@@ -25,14 +25,19 @@ pub fn tier_health(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> Ve
     of_arm_alone(snapshot, service, arm, |_, homes| homes.tiers).unwrap_or_default()
 }
 
-/// Collects the zones that can serve an arm of a service, and are not only the last that do.
-pub(crate) fn serving_zones(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> BTreeSet<ZoneName> {
-    let serving = |homes: Homes<'_>| {
+/// Counts as [`tier_health`], and collects the zones that can serve the arm and are not only the last that do, where the service has a slow start.
+pub(crate) fn arm_health(
+    snapshot: &Snapshot,
+    service: &ServiceName,
+    arm: &Tags,
+) -> (Vec<TierHealth>, BTreeSet<ZoneName>) {
+    let look = |service: &Service, homes: Homes<'_>| {
         let well = homes.left.iter().filter(|home| home.grounds.counts());
-        well.map(|home| home.zone().unwrap_or(&snapshot.zone).clone())
-            .collect()
+        let serving = well.map(|home| home.zone().unwrap_or(&snapshot.zone).clone());
+        let serving = service.slow_start.map(|_| serving.collect());
+        (homes.tiers, serving.unwrap_or_default())
     };
-    of_arm_alone(snapshot, service, arm, |_, homes| serving(homes)).unwrap_or_default()
+    of_arm_alone(snapshot, service, arm, look).unwrap_or_default()
 }
 
 /// Looks at the homes of an arm, whoever asks and without drawing a tier; `None`: the topology has no such service.

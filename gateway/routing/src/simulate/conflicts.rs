@@ -1,5 +1,7 @@
 //! Conflicts between what a topology leads where and whom its permissions let call.
 
+use std::collections::BTreeSet;
+
 use causeway_federation::{
     name::{ServiceName, ZoneName},
     topology::Topology,
@@ -49,7 +51,8 @@ pub fn permission_conflicts(topology: &Topology) -> Vec<PermissionConflict> {
             }
         }
         let allowed = service.allow.iter().flatten();
-        for zone in allowed.filter_map(|entry| entry.callers.zone.as_ref()) {
+        let allowed: BTreeSet<&ZoneName> = allowed.filter_map(|entry| entry.callers.zone.as_ref()).collect();
+        for zone in allowed {
             // Its own instances serve its own clients, exported or not.
             let serves_itself = service.run_in.as_ref().is_none_or(|zones| zones.contains(zone));
             if !exported.contains(zone) && !serves_itself {

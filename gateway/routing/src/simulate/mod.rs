@@ -192,7 +192,8 @@ fn drawn(snapshot: &Snapshot, load: &Load, draws: usize, rng: &mut SmallRng) -> 
     for _ in 0..draws {
         let mut decision = route(snapshot, &request, &mut *rng);
         let is_shed = decision.why() == Why::Shed;
-        let place = match decision.next() {
+        // Instances that are ill and used for want of others are no home that can be planned with.
+        let place = match decision.next().filter(|first| !first.in_panic) {
             Some(first) => (Some(first.zone(&load.from).clone()), false, first.tags),
             None => (None, is_shed, Tags::default()),
         };

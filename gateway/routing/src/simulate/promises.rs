@@ -1,6 +1,9 @@
 //! Promises of the topology, checked: each loss that one is about is tried, and what it says goes on has to be served whole.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use causeway_federation::{
     name::{ServiceName, ZoneName},
@@ -62,26 +65,41 @@ enum PromiseCase<'a> {
     Instance(&'a InstanceLoss),
 }
 
+type LoadsByService<'a> = BTreeMap<&'a ServiceName, Vec<&'a Load>>;
+
 impl PromiseScene<'_> {
     /// Checks every promise of the topology, in its order.
     #[must_use]
     pub fn check(&self) -> Vec<CheckedPromise> {
-        let promises = self.topology.promises.iter();
-        promises.map(|promise| self.checked(promise)).collect()
+        let (promises, by_service) = (self.topology.promises.iter(), self.by_service());
+        promises
+            .map(|promise| self.checked(promise, &by_service))
+            .collect()
     }
 
     /// Counts the loads that will be simulated, each in each of its cases.
     #[must_use]
     pub fn questions(&self) -> usize {
+        let by_service = self.by_service();
         let of_promise = |promise: &Promise| -> usize {
             let cases = self.cases(promise);
-            let sizes = cases.iter().map(|case| self.loads_of(promise, case).len());
+            let sizes = cases
+                .iter()
+                .map(|case| self.loads_of(promise, case, &by_service).len());
             sizes.sum()
         };
         self.topology.promises.iter().map(of_promise).sum()
     }
 
-    fn checked(&self, promise: &Promise) -> CheckedPromise {
+    fn by_service(&self) -> LoadsByService<'_> {
+        let mut by_service = LoadsByService::new();
+        for load in self.loads {
+            by_service.entry(&load.service).or_default().push(load);
+        }
+        by_service
+    }
+
+    fn checked(&self, promise: &Promise, by_service: &LoadsByService<'_>) -> CheckedPromise {
         let mut checked = CheckedPromise {
             lose: promise.lose.to_string(),
             keep: promise.keep.to_string(),
@@ -89,13 +107,19 @@ impl PromiseScene<'_> {
             tried: 0,
             broken: Vec::new(),
         };
+        // One of several gateways takes nothing away, whichever zone it is in.
+        let mut without_spare = None;
         for case in self.cases(promise) {
-            let loads = self.loads_of(promise, &case);
+            let loads = self.loads_of(promise, &case, by_service);
             if loads.is_empty() {
                 continue;
             }
             checked.tried += 1;
-            let findings = self.breaking(promise, &case, &loads);
+            let breaking = || self.breaking(promise, &case, &loads);
+            let findings = match case {
+                PromiseCase::SpareGateway(_) => without_spare.get_or_insert_with(breaking).clone(),
+                _ => breaking(),
+            };
             if !findings.is_empty() {
                 checked.broken.push(BrokenCase {
                     lost: in_words(&case),
@@ -131,20 +155,24 @@ impl PromiseScene<'_> {
     }
 
     /// Loads of the services that the promise keeps something of, without those that the case has no part in. Services share no capacity.
-    fn loads_of(&self, promise: &Promise, case: &PromiseCase<'_>) -> Vec<Load> {
-        let kept: BTreeSet<&ServiceName> = self
-            .loads
+    fn loads_of(
+        &self,
+        promise: &Promise,
+        case: &PromiseCase<'_>,
+        by_service: &LoadsByService<'_>,
+    ) -> Vec<Load> {
+        let among: Vec<&Load> = match case {
+            PromiseCase::Instance(lost) => by_service.get(&lost.service).cloned().unwrap_or_default(),
+            _ => self.loads.iter().collect(),
+        };
+        let kept: BTreeSet<&ServiceName> = among
             .iter()
             .filter(|load| load.per_second > 0.0 && promise.keep.keeps(&load.service, load.criticality))
             .filter(|load| !case.takes_clients(&load.from))
             .map(|load| &load.service)
             .collect();
-        let has_part = |load: &&Load| match case {
-            PromiseCase::Instance(lost) => load.service == lost.service,
-            _ => true,
-        };
-        let loads = self.loads.iter().filter(|load| kept.contains(&load.service));
-        loads.filter(has_part).cloned().collect()
+        let loads = among.into_iter().filter(|load| kept.contains(&load.service));
+        loads.cloned().collect()
     }
 
     /// Finds what breaks a promise in one case.

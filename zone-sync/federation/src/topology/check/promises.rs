@@ -35,6 +35,10 @@ fn has_critical(context: &Context<'_>) -> bool {
     let is_critical = |criticality: Option<Criticality>| criticality == Some(Criticality::Critical);
     context.file.services.iter().any(|service| {
         let mut routes = service.routes.iter();
-        is_critical(service.criticality) || routes.any(|route| is_critical(route.value.criticality))
+        // A caller may say so of a request.
+        let by_callers = service.criticality_from.is_some();
+        is_critical(service.criticality)
+            || by_callers
+            || routes.any(|route| is_critical(route.value.criticality))
     })
 }

@@ -73,9 +73,9 @@ const DEFAULT_HOLD: Duration = Duration::from_secs(10);
 const DEFAULT_RAMP: Duration = Duration::from_secs(30);
 const DEFAULT_CONSECUTIVE: u32 = 5;
 const DEFAULT_EJECT: Duration = Duration::from_secs(30);
+const SLOW_STARTS: RangeInclusive<Duration> = Duration::from_secs(1)..=HOUR;
 /// Shorter ones end before anything has changed.
-const SLOW_STARTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
-const EJECTIONS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=DAY;
+const EJECTIONS: RangeInclusive<Duration> = Duration::from_millis(100)..=DAY;
 const DEFAULT_MAX_EJECTED: f64 = 0.5;
 const HOUR: Duration = Duration::from_secs(3600);
 /// A day: far beyond any useful hold or ramp, and short enough to add to any clock.
