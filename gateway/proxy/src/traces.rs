@@ -119,7 +119,12 @@ pub(crate) fn end_span(mut span: ActiveSpan, record: &AccessRecord) {
 
 /// Says how a connection, a request or a try of one ended, if that was not well.
 pub(crate) fn describe_end(span: &mut ActiveSpan, outcome: ConnectionOutcome) {
-    if !matches!(outcome, ConnectionOutcome::Served | ConnectionOutcome::Answered) {
+    // One that has lost a race was not waited for: that is no failure.
+    let is_well = matches!(
+        outcome,
+        ConnectionOutcome::Served | ConnectionOutcome::Answered | ConnectionOutcome::LostRace
+    );
+    if !is_well {
         span.fail(outcome.word());
     }
 }

@@ -208,19 +208,22 @@ pub(super) async fn search(
         connected = search.run(snapshot) => connected,
         () = until(order.deadline) => Err(ConnectionOutcome::RequestTimeout),
     };
-    let asked = search.pace.asked();
-    connected.map_err(|outcome| NoUpstream {
-        outcome: match outcome {
-            // It has waited for somebody to ask.
-            ConnectionOutcome::RequestTimeout if asked == 0 => search.last,
-            outcome => outcome,
-        },
-        attempts: asked,
-        waited_for: search
-            .asks
-            .into_iter()
-            .next()
-            .map(|oldest| oldest.candidate.place),
+    let (asked, last) = (search.pace.asked(), search.last);
+    connected.map_err(|outcome| {
+        let mut waited_for = None;
+        for ask in search.asks {
+            ask.span.silent(outcome);
+            waited_for.get_or_insert(ask.candidate.place);
+        }
+        NoUpstream {
+            outcome: match outcome {
+                // It has waited for somebody to ask.
+                ConnectionOutcome::RequestTimeout if asked == 0 => last,
+                outcome => outcome,
+            },
+            attempts: asked,
+            waited_for,
+        }
     })
 }
 
@@ -483,6 +486,7 @@ impl Search<'_> {
         let candidate = &ask.candidate;
         if !error.is_retryable() {
             tracing::debug!(%service, ?candidate, %error, "a connection was refused for good");
+            self.asks.clear();
             return Err(self.last);
         }
         tracing::debug!(%service, ?candidate, %error, "a candidate did not become ready");

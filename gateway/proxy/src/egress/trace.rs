@@ -192,6 +192,14 @@ impl AskSpan {
         span
     }
 
+    /// Ends that of a candidate that was still silent when the search ended with `outcome`, without another that it was given up for.
+    pub(super) fn silent(self, outcome: ConnectionOutcome) {
+        let is_given_up = matches!(outcome, ConnectionOutcome::ClientGone | ConnectionOutcome::Cut);
+        if !is_given_up {
+            self.failed(ConnectionOutcome::NoAnswer);
+        }
+    }
+
     pub(super) fn failed(mut self, outcome: ConnectionOutcome) {
         if let Some(mut span) = self.0.take() {
             span.set("causeway.outcome", outcome.word());

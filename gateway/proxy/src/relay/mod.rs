@@ -319,7 +319,7 @@ impl StreamToSocket {
 
 /// Relays until both directions are done, one is reset, a limit is reached, or `cut` is cancelled. On anything but
 /// [`RelayEnd::Finished`] and [`RelayEnd::GivenBack`] the stream has been reset, and `socket` sends RST when the caller drops it, unless
-/// it is [`RelayEnd::Spent`].
+/// it was lent and is [`RelayEnd::Spent`].
 pub(crate) fn stream<'a>(
     socket: &'a mut impl Socket,
     send: &'a mut SendHalf,
@@ -354,7 +354,8 @@ pub(crate) fn stream<'a>(
             // Each fails only where that side has already ended.
             let _ = send.reset(end.code());
             let _ = recv.stop(end.code());
-            if end != RelayEnd::Spent {
+            // What was not lent cannot be spent, whatever a peer says: a cut answer must not look whole.
+            if end != RelayEnd::Spent || !limits.gives_back {
                 let _ = socket.reset_on_drop();
             }
         }

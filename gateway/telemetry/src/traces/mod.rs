@@ -65,8 +65,14 @@ impl Tracer {
 
 /// Span under way. It ends when it is dropped, and is sent if its trace is sampled.
 pub struct ActiveSpan {
-    span: Box<Span>,
+    open: Box<OpenSpan>,
     tracer: Arc<SdkTracer>,
+}
+
+struct OpenSpan {
+    span: Span,
+    /// It was said how it failed: the SDK would keep a second word beside the first.
+    has_failed: bool,
 }
 
 impl fmt::Debug for ActiveSpan {
@@ -91,7 +97,10 @@ impl ActiveSpan {
             Some(TraceContext(parent)) => Context::new().with_remote_span_context(parent.clone()),
         };
         Self {
-            span: Box::new(tracer.build_with_context(builder, &context)),
+            open: Box::new(OpenSpan {
+                span: tracer.build_with_context(builder, &context),
+                has_failed: false,
+            }),
             tracer,
         }
     }
@@ -99,22 +108,26 @@ impl ActiveSpan {
     /// Begins a span for what this one asks of another process. `None`: the trace is not sampled.
     #[must_use]
     pub fn ask(&self, name: &'static str) -> Option<Self> {
-        self.is_recorded().then(|| {
-            let parent = self.context();
-            Self::begin(self.tracer.clone(), name, SpanKind::Client, Some(&parent))
-        })
+        self.is_recorded().then(|| self.part(name))
+    }
+
+    /// Begins a span for what this one asks of another process, recorded as this one is or not.
+    #[must_use]
+    pub fn part(&self, name: &'static str) -> Self {
+        let parent = self.context();
+        Self::begin(self.tracer.clone(), name, SpanKind::Client, Some(&parent))
     }
 
     /// Tells whether anything that is said of it is kept.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
-        self.span.is_recording()
+        self.open.span.is_recording()
     }
 
     /// Place of it in its trace, for its children.
     #[must_use]
     pub fn context(&self) -> TraceContext {
-        TraceContext(self.span.span_context().clone())
+        TraceContext(self.open.span.span_context().clone())
     }
 
     #[must_use]
@@ -125,20 +138,23 @@ impl ActiveSpan {
     /// Adds what it is about to its name, which has to be one of few.
     pub fn name(&mut self, verb: &str, about: &str) {
         if self.is_recorded() {
-            self.span.update_name(format!("{verb} {about}"));
+            self.open.span.update_name(format!("{verb} {about}"));
         }
     }
 
     /// Says something of it.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
-        self.span.set_attribute(KeyValue::new(key, value));
+        self.open.span.set_attribute(KeyValue::new(key, value));
     }
 
-    /// Says that it failed, and how in one of few words.
+    /// Says that it failed, and how in one of few words, of which the first counts.
     pub fn fail(&mut self, word: impl Into<Cow<'static, str>>) {
+        if std::mem::replace(&mut self.open.has_failed, true) {
+            return;
+        }
         let word = word.into();
         self.set("error.type", word.clone());
-        self.span.set_status(Status::error(word));
+        self.open.span.set_status(Status::error(word));
     }
 }
 
@@ -161,6 +177,7 @@ mod tests {
         let mut client = server.ask("connect").unwrap();
         client.set("causeway.attempt", 1);
         client.fail("timeout");
+        client.fail("given_up");
         let (outer, inner) = (server.context(), client.context());
         assert_eq!(outer.id(), inner.id());
         drop(client);

@@ -47,8 +47,11 @@ impl SpanProcessor for SpanRecorder {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        let attributes = span.attributes.iter();
-        let attributes = attributes.map(|pair| (pair.key.to_string(), pair.value.to_string()));
+        let mut attributes = BTreeMap::new();
+        for pair in &span.attributes {
+            let before = attributes.insert(pair.key.to_string(), pair.value.to_string());
+            assert_eq!(before, None, "{} is said twice", pair.key);
+        }
         self.0.lock().push(RecordedSpan {
             name: span.name.to_string(),
             kind: match span.span_kind {
@@ -59,7 +62,7 @@ impl SpanProcessor for SpanRecorder {
             trace: span.span_context.trace_id().to_string(),
             id: span.span_context.span_id().to_string(),
             parent: (span.parent_span_id != SpanId::INVALID).then(|| span.parent_span_id.to_string()),
-            attributes: attributes.collect(),
+            attributes,
         });
     }
 

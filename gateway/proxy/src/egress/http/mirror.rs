@@ -117,7 +117,7 @@ pub(super) async fn mirror(
         },
         found: found.clone(),
         request: copy(request),
-        span: record.span().and_then(|span| span.ask("mirror")),
+        span: record.span().map(|span| span.part("mirror")),
         _place: place,
     };
     mirrored.trace();
@@ -174,7 +174,10 @@ impl MirroredRequest {
         if let Some(span) = &mut self.span {
             span.name("mirror", service.as_str());
             describe_service(span, service);
-            tell_parent(self.request.headers_mut(), &span.context(), true);
+            // One that is not recorded hands on what its client has sent.
+            if span.is_recorded() {
+                tell_parent(self.request.headers_mut(), &span.context(), true);
+            }
         }
     }
 
