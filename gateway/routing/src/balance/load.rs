@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-/// Latencies under this count as equal, in microseconds: they are noise of this host, and preferring the one that happens
-/// to be 20 us faster would bend the weights.
-const LATENCY_FLOOR_MICROS: u64 = 1_000;
+/// Latencies under this count as equal, in microseconds: within a zone they are noise of its hosts, and preferring the one that happens
+/// to be faster would bend the weights.
+const LATENCY_FLOOR_MICROS: u64 = 5_000;
 /// A lower sample moves the average down by 1/8 of the distance; a higher one replaces it at once.
 const LATENCY_DECAY: u64 = 8;
 /// Time in which an average that no sample renews halves. Whoever is slower than all others is picked by nobody, and would
@@ -38,6 +38,8 @@ pub struct InstanceLoad {
     pub latency_micros: AtomicU64,
     /// Time at which that sample was taken, in milliseconds.
     measured_at: AtomicU64,
+    /// Time that the last connection took, in microseconds.
+    last_micros: AtomicU64,
     /// Refusals in a row.
     refusals: AtomicU32,
     /// Time until which it comes after the others, in milliseconds.
@@ -135,9 +137,15 @@ impl InstanceLoad {
         self.measured_at.store(millis(now), Ordering::Relaxed);
     }
 
-    /// Takes up that it accepted a connection.
+    /// Takes up that it accepted a connection. A long time counts as far as the connection before took as long: a single one says that this host
+    /// was busy, and would have the instance stand idle for seconds.
     pub fn connected(&self, now: Duration, time: Duration) {
-        self.took(now, time);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let before = self.last_micros.swap(micros, Ordering::Relaxed);
+        self.took(
+            now,
+            time.min(Duration::from_micros(before.max(LATENCY_FLOOR_MICROS))),
+        );
         self.forget_refusals();
     }
 
@@ -208,6 +216,9 @@ mod tests {
         load.failed(at(10));
         assert_eq!(load.latency_now(at(10)), Some(FAILURE_LATENCY));
         assert_eq!(load.latency_now(at(12)), Some(FAILURE_LATENCY / 4));
-        assert_eq!(load.latency_now(at(100)), Some(Duration::from_millis(1)));
+        assert_eq!(
+            load.latency_now(at(100)),
+            Some(Duration::from_micros(LATENCY_FLOOR_MICROS))
+        );
     }
 }

@@ -68,14 +68,28 @@ fn a_slow_instance_gets_less_and_noise_does_not_count() {
     both[1].load.connected(NOW, Duration::from_micros(30));
     assert!((4_800..5_200).contains(&shares(&both)["a"]));
     both[0].load.connected(NOW, Duration::from_millis(200));
+    assert!(
+        (4_800..5_200).contains(&shares(&both)["a"]),
+        "a single slow connection is noise too"
+    );
+    both[0].load.connected(NOW, Duration::from_millis(200));
     assert!(shares(&both).get("a").copied().unwrap_or(0) < 3_000);
 }
 
 #[test]
-fn a_peak_counts_at_once_and_fades() {
+fn a_peak_counts_with_its_second_sample_and_fades() {
     let load = InstanceLoad::default();
     load.connected(NOW, Duration::from_millis(100));
-    assert_eq!(load.latency_micros.load(Ordering::Relaxed), 100_000);
+    assert_eq!(load.latency(NOW), 5_000.0);
+    load.connected(NOW, Duration::from_millis(80));
+    assert_eq!(load.latency_micros.load(Ordering::Relaxed), 80_000);
+    load.connected(NOW, Duration::from_micros(100));
+    load.took(NOW, Duration::from_millis(100));
+    assert_eq!(
+        load.latency(NOW),
+        100_000.0,
+        "one that was given up counts at once"
+    );
     for _ in 0..200 {
         load.connected(NOW, Duration::from_micros(100));
     }
@@ -192,7 +206,7 @@ fn an_instance_that_keeps_refusing_rests_longer_each_time_and_not_for_ever() {
 #[test]
 fn an_instance_that_was_slow_once_is_tried_again_without_a_new_sample() {
     let ten = ten();
-    ten[0].load.connected(NOW, Duration::from_millis(200));
+    ten[0].load.took(NOW, Duration::from_millis(200));
     assert_eq!(shares(&ten).get("i0"), None);
     let later = shares_at(&ten, NOW + Duration::from_secs(10));
     assert!((850..1150).contains(&later["i0"]), "{later:?}");
