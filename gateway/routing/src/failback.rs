@@ -25,7 +25,7 @@ use crate::{
 
 pub use carried::{CarriedReturn, CarriedTier};
 
-/// Time from the first look at a service with `slow_start` until which whatever is found healthy was so before.
+/// Time from the first look at an arm of a service with `slow_start` until which whatever is found healthy was so before.
 const SETTLES_IN: Duration = Duration::from_secs(10);
 
 /// The current ceilings, shared by all snapshots of a process.
@@ -99,16 +99,16 @@ struct ReturningService {
     failover: Vec<Tier>,
     spill: Option<Spill>,
     arms: BTreeMap<Tags, ReturningArm>,
-    /// Time of the first look at it, if it has `slow_start`.
-    first: Option<Duration>,
-    /// Sign that what begins to serve now is new, and was not there before this gateway.
-    is_settled: bool,
 }
 
 #[derive(Debug, Default)]
 struct ReturningArm {
     tiers: Vec<ReturningTier>,
     zones: ZoneStarts,
+    /// Time of the first look at it, if its service has `slow_start`.
+    first: Option<Duration>,
+    /// Sign that what begins to serve now is new, and was not there before this gateway knew of the arm.
+    is_settled: bool,
 }
 
 impl FailbackTable {
@@ -118,11 +118,13 @@ impl FailbackTable {
         let is_new = |tier: &ReturningTier| tier.first.is_some() && !tier.has_served;
         let moves = |arm: &ReturningArm| {
             let mut tiers = arm.tiers.iter();
-            arm.zones.is_moving() || tiers.any(|tier| tier.returning.is_some() || is_new(tier))
+            let is_unsettled = arm.first.is_some() && !arm.is_settled;
+            is_unsettled
+                || arm.zones.is_moving()
+                || tiers.any(|tier| tier.returning.is_some() || is_new(tier))
         };
-        let unsettled = |service: &ReturningService| service.first.is_some() && !service.is_settled;
         let mut services = self.services.values();
-        services.any(|service| unsettled(service) || service.arms.values().any(moves))
+        services.any(|service| service.arms.values().any(moves))
     }
 
     /// Takes the health of all tiers at `now` (of any clock that never goes back), and gives the ceilings from now on and what has
@@ -146,10 +148,8 @@ impl FailbackTable {
                     failover: service.failover.clone(),
                     spill: service.spill.clone(),
                     arms: BTreeMap::new(),
-                    ..ReturningService::default()
                 };
             }
-            returning.settle(now, service);
             let arms = arms(service);
             returning.arms.retain(|arm, _| arms.contains(arm));
             let mut of_service = BTreeMap::new();
@@ -157,12 +157,14 @@ impl FailbackTable {
                 let (health, serving) = arm_health(snapshot, name, arm);
                 let fitness = health.iter().map(|tier| tier.fitness(healthy_below(service)));
                 let able: f64 = fitness.clone().sum();
-                let ReturningArm { tiers, zones } = returning.arms.entry(arm.clone()).or_default();
+                let of_arm = returning.arms.entry(arm.clone()).or_default();
+                let is_settled = of_arm.settle(now, service);
+                let ReturningArm { tiers, zones, .. } = of_arm;
                 tiers.resize(health.len().max(tiers.len()), ReturningTier::default());
                 // One that nothing is told of any more has no healthy instance.
                 let fitness = fitness.chain(std::iter::repeat(0.0));
                 for (place, (tier, fitness)) in tiers.iter_mut().zip(fitness).enumerate() {
-                    tier.has_served |= returning.is_settled;
+                    tier.has_served |= is_settled;
                     let progress = tier.advance(now, fitness, &policy);
                     events.extend(progress.map(|progress| FailbackEvent {
                         service: name.clone(),
@@ -173,7 +175,7 @@ impl FailbackTable {
                 }
                 let at: Vec<f64> = tiers.iter().map(ReturningTier::most).collect();
                 let starting = service.slow_start.map(|slow_start| {
-                    let zones = zones.step(now, serving, slow_start, returning.is_settled);
+                    let zones = zones.step(now, serving, slow_start, is_settled);
                     (part_of_arm(&at, able), zones)
                 });
                 let (part, zones) = starting.unwrap_or((1.0, StartingZones::default()));
@@ -192,15 +194,14 @@ impl FailbackTable {
     }
 }
 
-impl ReturningService {
-    /// Finds out whether this gateway has known the service for long enough to tell what is new of it.
-    fn settle(&mut self, now: Duration, service: &Service) {
-        if service.slow_start.is_none() {
-            (self.first, self.is_settled) = (None, false);
-            return;
-        }
-        let first = *self.first.get_or_insert(now);
-        self.is_settled = now.saturating_sub(first) >= SETTLES_IN;
+impl ReturningArm {
+    /// Finds out whether this gateway has known the arm for long enough to tell what is new of it.
+    fn settle(&mut self, now: Duration, service: &Service) -> bool {
+        self.first = service.slow_start.map(|_| self.first.unwrap_or(now));
+        self.is_settled = self
+            .first
+            .is_some_and(|first| now.saturating_sub(first) >= SETTLES_IN);
+        self.is_settled
     }
 }
 

@@ -363,6 +363,31 @@ fn an_arm_whose_only_instance_is_new_comes_to_its_weight() {
     assert!(told.iter().any(|told| told == line), "{told:?}");
 }
 
+#[test]
+fn an_arm_that_comes_into_the_topology_has_its_weight_at_once_where_its_instances_were_there() {
+    let split = |more: &str| {
+        let keys = format!(
+            "  orders: {{ port: 80, protocol: tcp, slow_start: 20s, split: [{{ tags: {{ version: v1 }} }}{more}] }}"
+        );
+        topology("  home: {}\n  east: {}\n  west: {}", &keys)
+    };
+    let (before, after) = (split(""), split(", { tags: { version: v2 } }"));
+    let seen_at = |second: u64, ceilings: &Ceilings| {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let own = ["v1", "v2"].map(|version| testbed::instance(version, address, 1, &[("version", version)]));
+        let topology = if second < 20 { &before } else { &after };
+        Snapshot {
+            ceilings: ceilings.clone(),
+            ..snapshot("home", topology, own.into(), vec![], &[])
+        }
+    };
+    let shares = shares_of(seen_at, 0..40, |first| first.arm.value("version") == Some("v2"));
+    assert_eq!(shares[19], 0.0);
+    for second in 20..40 {
+        is_near(&shares, second, 50.0);
+    }
+}
+
 proptest! {
     #[test]
     fn a_ceiling_never_rises_faster_than_the_ramp(

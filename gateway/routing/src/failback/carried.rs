@@ -1,6 +1,6 @@
 //! Returns of tiers that another process goes on with, whose clock has another beginning.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use causeway_federation::{
     name::{ServiceName, Tags},
@@ -134,7 +134,7 @@ impl FailbackTable {
             let returning = returning.or_insert_with(|| ReturningService {
                 failover: service.failover.clone(),
                 spill: service.spill.clone(),
-                ..ReturningService::default()
+                arms: BTreeMap::new(),
             });
             let tiers = &mut returning.arms.entry(from.arm.clone()).or_default().tiers;
             tiers.resize(tiers.len().max(from.tier), ReturningTier::default());
