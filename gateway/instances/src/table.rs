@@ -9,7 +9,7 @@ use std::{
 };
 
 use causeway_federation::{
-    name::{ServiceName, ZoneName},
+    name::{ServiceName, Tags, ZoneName},
     registry::{
         InstanceKey, InstanceSource, Provenance, Registered, Registration, Registry, RegistryEntry,
         RegistryError, Replaced, Replacement,
@@ -38,6 +38,8 @@ pub(super) struct Table {
     zone: ZoneName,
     /// Health check of each service by the topology; a service that is not here is not declared.
     services: BTreeMap<ServiceName, Option<Arc<HealthCheck>>>,
+    /// Tags of the arms with a weight, of each service with a split.
+    arms: BTreeMap<ServiceName, Vec<Tags>>,
     registry: Registry,
     checks: Checks,
     sharing: Sharing,
@@ -82,6 +84,7 @@ impl Table {
         Self {
             zone,
             services: BTreeMap::new(),
+            arms: BTreeMap::new(),
             registry: Registry::new(),
             checks: Checks::new(),
             sharing,
@@ -105,6 +108,11 @@ impl Table {
         let fixed = zone.into_iter().flat_map(|zone| &zone.instances);
         let fixed = fixed.map(registration_of).collect();
         self.registry.replace(now, &InstanceSource::Topology, fixed);
+        let arms = topology.services.iter().filter_map(|(name, service)| {
+            let arms = service.weighted_arms()?;
+            Some((name.clone(), arms.into_iter().cloned().collect()))
+        });
+        self.arms = arms.collect();
         let before = std::mem::take(&mut self.services);
         for (name, service) in &topology.services {
             // A check that stays the same stays the same value, which thousands of instances share.

@@ -6,7 +6,7 @@ use causeway_federation::{
     registry::{InstanceKey, RegistryError},
     topology::Drain,
 };
-use causeway_routing::balance::takes_traffic;
+use causeway_routing::{balance::takes_traffic, snapshot::Instance};
 
 use super::Table;
 use crate::drains::{DrainedInstances, MAX_DRAINS};
@@ -46,10 +46,14 @@ impl Table {
         Ok(self.drains.clone())
     }
 
+    /// Tells whether another instance of its service takes traffic, and is of an arm that has a weight.
     fn others_take_traffic(&self, key: &InstanceKey) -> bool {
         let all = self.members.get(&key.service).into_iter().flatten();
         let mut others = all.filter(|(id, _)| **id != key.id);
-        others.any(|(_, member)| takes_traffic(&member.instance))
+        let arms = self.arms.get(&key.service);
+        let has_weight =
+            |instance: &Instance| arms.is_none_or(|arms| arms.iter().any(|arm| instance.tags.matches(arm)));
+        others.any(|(_, member)| takes_traffic(&member.instance) && has_weight(&member.instance))
     }
 
     /// Forgets the drains of instances that are gone, if there is no room else.
@@ -69,15 +73,13 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::health::Sharing;
     use causeway_federation::{
         name::{ServiceName, Tags, ZoneName},
         registry::{InstanceSource, Provenance, Registration},
         topology::{Topology, parse},
     };
-    use causeway_routing::snapshot::Instance;
-
-    use super::*;
-    use crate::health::Sharing;
 
     fn topology() -> Topology {
         let text = "version: 1\ntrust_domain: a.b\nzones: { east: { gateways: [], instances: [{ service: orders, address: '10.0.0.1:80' }] } }\nservices: { orders: { port: 80 } }\n";
@@ -143,6 +145,28 @@ mod tests {
         let unknown = table.drain(now, &key("10.0.0.9:80"), drain, true);
         assert_eq!(unknown, Err(RegistryError::NotFound(key("10.0.0.9:80"))));
         assert!(table.drain(now, &key("10.0.0.9:80"), None, false).is_err());
+    }
+
+    #[test]
+    fn an_instance_of_an_arm_without_a_weight_is_nobody_to_take_over() {
+        let split = |weights: [u32; 2]| {
+            let arms = weights.iter().zip(["v1", "v2"]);
+            let arms = arms
+                .map(|(weight, version)| format!("{{ tags: {{ version: {version} }}, weight: {weight} }}"));
+            let arms: Vec<String> = arms.collect();
+            let text = format!(
+                "version: 1\ntrust_domain: a.b\nzones: {{ east: {{ gateways: [], instances: [{{ service: orders, address: '10.0.0.1:80', tags: {{ version: v1 }} }}, {{ service: orders, address: '10.0.0.2:80', tags: {{ version: v2 }} }}] }} }}\nservices: {{ orders: {{ port: 80, split: [{}] }} }}\n",
+                arms.join(", ")
+            );
+            parse(&text, "").unwrap().topology
+        };
+        let mut table = Table::new(ZoneName::new("east").unwrap(), Sharing::alone());
+        let (now, drain) = (Instant::now(), Some(Drain { by: None }));
+        table.apply_topology(now, &split([0, 100]));
+        let refused = table.drain(now, &key(ALL[1]), drain.clone(), false);
+        assert_eq!(refused, Err(RegistryError::LastHealthy(key(ALL[1]))));
+        table.apply_topology(now, &split([1, 99]));
+        assert!(table.drain(now, &key(ALL[1]), drain, false).is_ok());
     }
 
     #[test]

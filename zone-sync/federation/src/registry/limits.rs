@@ -89,7 +89,9 @@ pub enum RegistryError {
         "instances of `{0}` are registered, drained and deregistered by who has the right `register:{0}`"
     )]
     NoRight(ServiceName),
-    #[error("`{0}` is the last instance of its service in this zone that takes traffic")]
+    #[error(
+        "`{0}` is the last instance of its service in this zone that takes traffic: others are ill, drained, or of an arm with weight 0"
+    )]
     LastHealthy(InstanceKey),
     #[error("the gateways of this zone share a registry, in which single instances cannot be drained")]
     SharedDrain,

@@ -275,6 +275,15 @@ impl Service {
         self.active_shift().map_or(&self.split, |shift| &shift.from)
     }
 
+    /// Tags of which an instance must carry some to be given any: those of the arms with a weight, of its routes too. `None`: it has no split.
+    #[must_use]
+    pub fn weighted_arms(&self) -> Option<Vec<&Tags>> {
+        let of_routes = self.routes.iter().filter_map(|route| route.split.as_deref());
+        let arms = of_routes.chain([&self.split[..]]).flatten();
+        let weighted = arms.filter(|arm| arm.weight > 0).map(|arm| &arm.tags);
+        (!self.split.is_empty()).then(|| weighted.collect())
+    }
+
     /// Tells whether `zone` may see and call this service when another zone serves it.
     #[must_use]
     pub fn is_exported_to(&self, zone: &ZoneName) -> bool {

@@ -129,11 +129,21 @@ fn arms(context: &Context<'_>, split: &[Spanned<SplitArm>], carried: &[&Tags]) {
         let nowhere = !carried.iter().any(|instance| instance.matches(tags));
         // A service without any instance in the file is reported as a whole.
         if arm.value.weight > 0 && nowhere && !carried.is_empty() {
-            context
-                .sink
-                .push(nowhere_found(context, &arm.span, tags, carried, split.len() == 1));
+            context.sink.push(nowhere_found(
+                context,
+                &arm.span,
+                tags,
+                carried,
+                is_alone(split, index),
+            ));
         }
     }
+}
+
+/// Tells whether no other arm takes what this one does not.
+fn is_alone(split: &[Spanned<SplitArm>], index: usize) -> bool {
+    let mut others = split.iter().enumerate().filter(|(place, _)| *place != index);
+    others.all(|(_, arm)| arm.value.weight == 0)
 }
 
 fn nowhere_found(
