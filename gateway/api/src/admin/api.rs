@@ -373,6 +373,7 @@ async fn explained(
     let explanation = explain::with_caller(explanation, &snapshot, &asked, line.as_ref());
     let asked_for = (service, asked.port.as_ref());
     let mut explanation = explain::with_policies(explanation, &snapshot.topology, asked_for, policies_of);
+    explanation = explain::with_criticality(explanation, ruling.criticality_in_words());
     let shift = view::shift_in_words(&snapshot, &asked.target.service);
     explanation.policies.extend(of_requests.into_iter().flatten());
     explanation.policies.splice(0..0, shift);

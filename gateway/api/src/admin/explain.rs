@@ -162,6 +162,20 @@ pub(super) fn with_policies(
     }
 }
 
+/// Puts the criticality of the request that is asked about in the place of its service's.
+pub(super) fn with_criticality(mut explanation: Explanation, said: Option<String>) -> Explanation {
+    if let Some(said) = said {
+        let of_service = |line: &String| line.starts_with("criticality: ");
+        let place = explanation.policies.iter().position(of_service);
+        let place = place.unwrap_or(explanation.policies.len());
+        let end = (place + 1).min(explanation.policies.len());
+        explanation
+            .policies
+            .splice(place..end, [format!("criticality: {said}")]);
+    }
+    explanation
+}
+
 /// Adds what comes after the others now.
 pub(super) fn with_ejected(explanation: Explanation, ejected: &[EjectionView]) -> Explanation {
     Explanation {

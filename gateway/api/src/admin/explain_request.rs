@@ -192,6 +192,17 @@ impl Ruling {
         self.said.or(of_route)
     }
 
+    /// The same in words, with who says so.
+    pub(super) fn criticality_in_words(&self) -> Option<String> {
+        let of_route = self.route.as_ref();
+        let of_route = of_route.and_then(|route| Some((route.criticality?, &route.label)));
+        match (self.said, of_route) {
+            (Some(said), _) => Some(format!("{}, as its caller says", said.word())),
+            (None, Some((said, label))) => Some(format!("{}, of {label}", said.word())),
+            (None, None) => None,
+        }
+    }
+
     /// Name of the route that rules the request, and its time limit.
     pub(super) fn route_timeout(&self) -> Option<(Arc<str>, Option<Duration>)> {
         let route = self.route.as_ref()?;
