@@ -305,7 +305,7 @@ async fn hand_over(
     let (relay, told) = successor.split();
     let findings = gateway.let_go(relay).await;
     let over = CancellationToken::new();
-    let leaving = leave(&gateway, (server, offer), (told, findings), &over);
+    let leaving = leave(&gateway, (server, offer), (told, findings), drain, &over);
     let finishing = async {
         gateway.finished(drain).await;
         over.cancel();
@@ -323,6 +323,7 @@ async fn leave(
     gateway: &Gateway,
     (server, offer): (HandoverServer, Offer),
     (mut told, findings): (WaitingSuccessor, Findings),
+    drain: Duration,
     over: &CancellationToken,
 ) {
     let offer = Mutex::new(offer);
@@ -330,14 +331,14 @@ async fn leave(
         if let Some(serving) = server.refuse_others(told.tell(&findings)).await {
             break serving;
         }
-        let Some(another) = another(gateway, &server, &offer, over).await else {
+        let Some(another) = another(gateway, &server, &offer, drain, over).await else {
             return;
         };
         let (relay, waiting) = another.split();
         gateway.leave_to_another(relay);
         told = waiting;
     };
-    gateway.leave_clients().await;
+    gateway.leave_clients(drain).await;
     tokio::select! {
         () = serving.keep_told(gateway.limits_left(), || gateway.limits_held()) => {}
         () = over.cancelled() => {}
@@ -350,6 +351,7 @@ async fn another(
     gateway: &Gateway,
     server: &HandoverServer,
     offer: &Mutex<Offer>,
+    drain: Duration,
     over: &CancellationToken,
 ) -> Option<Successor> {
     let mut next = pin!(server.next(|| offer.lock().clone()));
@@ -357,7 +359,7 @@ async fn another(
         return Some(another);
     }
     tracing::error!(waited = ?ANOTHER_WITHIN, "no other successor has come: new clients are refused until one does");
-    gateway.leave_clients().await;
+    gateway.leave_clients(drain).await;
     offer.lock().close_listeners();
     tokio::select! {
         another = next => Some(another),

@@ -23,7 +23,7 @@ use causeway_routing::{
 use causeway_tunnel::Succession;
 use futures_util::future::{OptionFuture, join_all};
 
-use super::{Cut, Findings, Gateway, GatewayConfig, history};
+use super::{Cut, Findings, Gateway, GatewayConfig, history, shutdown::CLIENTS_MAY_ASK};
 use crate::handover::HandoverServer;
 
 /// Longest time that the moment waits for calls of the gateway's own APIs to finish.
@@ -37,6 +37,8 @@ const TUNNELS_STAY: Duration = Duration::from_secs(2);
 
 /// Longest time that a successor leaves clients to the process before, until it has tunnels of its own: as above.
 const TUNNELS_MAY_TAKE: Duration = Duration::from_secs(2);
+/// The same as [`CLIENTS_MAY_ASK`], at most, where a successor serves those who come back.
+const SUCCEEDED_CLIENTS_MAY_ASK: Duration = Duration::from_secs(10);
 /// Interval at which a process that has finished looks whether one before it still holds what counts towards limits.
 const LOOK_AT_LIMITS_EVERY: Duration = Duration::from_millis(250);
 /// Interval at which it looks whether that process is still there.
@@ -154,10 +156,13 @@ impl Gateway {
         move |left| egress.carry_limits(left)
     }
 
-    /// Leaves new clients to a successor, and asks those of HTTP to come back on a new connection, which it takes.
-    pub async fn leave_clients(&self) {
+    /// Leaves new clients to a successor, and asks those of HTTP to come back on a new connection, which it takes. `longest` is the time that
+    /// clients have in all: of half of it, up to 10 s, those are waited for who ask for nothing just then, because whose connection is closed while it
+    /// sends a request has lost that.
+    pub async fn leave_clients(&self, longest: Duration) {
         self.egress.close();
-        self.egress.drain();
+        self.egress
+            .drain((longest / 2).clamp(CLIENTS_MAY_ASK, SUCCEEDED_CLIENTS_MAY_ASK));
         self.egress.closed().await;
     }
 

@@ -27,6 +27,9 @@ pub struct Cut {
     pub connections: Vec<OpenConnection>,
 }
 
+/// Time in which a client of HTTP that asks for something is told to come back on a new connection; then it is closed.
+pub(super) const CLIENTS_MAY_ASK: Duration = Duration::from_secs(1);
+
 impl Gateway {
     /// Ends the gateway: drains for at most `longest`, or until `force` resolves, and then cuts what is left.
     pub async fn shutdown(self, longest: Duration, force: impl Future<Output = ()>) -> Cut {
@@ -68,7 +71,7 @@ impl Gateway {
         self.zone_sync.set_draining(true);
         self.tunnels.drain(longest);
         self.ingress.drain();
-        self.egress.drain();
+        self.egress.drain(CLIENTS_MAY_ASK);
     }
 
     pub(super) fn open(&self) -> usize {

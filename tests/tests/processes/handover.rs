@@ -212,6 +212,25 @@ async fn nobody_notices_that_both_gateways_are_handed_over_several_times() {
     }
 }
 
+/// Time that a client thinks between two requests.
+const THINKS: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_thinks_for_a_while_is_told_of_a_hand_over_with_its_next_answer() {
+    let (mut federation, _instances) = two_zones("30s").await;
+    let web = federation.service_address("east", "web", WEB_PORT).await;
+    let mut client = http::Kept::connect(web).await.unwrap();
+    assert_eq!(client.get("/").await.unwrap().status, 200);
+    federation.succeed_zone("east").await.unwrap();
+    // What is tested is that nothing happens meanwhile.
+    tokio::time::sleep(THINKS).await;
+    let told = client.get("/").await.unwrap();
+    assert_eq!(told.status, 200);
+    assert_eq!(client.get("/").await.unwrap().status, 200);
+    let status = federation.zone_mut("east").former().wait(PATIENCE).await;
+    assert!(status.success(), "{status}");
+}
+
 /// One-way delay of a link between continents' coasts, and what a client waits over it for an answer at least.
 const FAR: Duration = Duration::from_millis(20);
 

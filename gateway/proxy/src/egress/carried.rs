@@ -1,5 +1,8 @@
-//! State with which another process goes on: what it is told, and what this one was told of the one before.
+//! Limits and ejections: what is told of them, and what another process goes on with.
 
+use std::time::Instant;
+
+use causeway_federation::name::ServiceName;
 use causeway_routing::{limits::CarriedLimits, outlier::CarriedEjection};
 
 use super::Egress;
@@ -21,6 +24,12 @@ impl Egress {
     #[must_use]
     pub fn limits_held(&self) -> CarriedLimits {
         self.shared.limits.held()
+    }
+
+    /// Limits of services that were reached within the last minute, in the words of the topology.
+    #[must_use]
+    pub fn limits_reached(&self) -> Vec<(ServiceName, &'static str)> {
+        self.shared.limits.reached_lately(Instant::now())
     }
 
     /// Goes on with what the process before says of limits now.

@@ -15,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use causeway_dns::vips::Listening;
@@ -44,8 +44,8 @@ use rand::{Rng as _, SeedableRng, rngs::SmallRng};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::ProxyMetrics;
 use crate::{
+    ProxyMetrics,
     callers::{Callers, Endpoints},
     http::limits::MAX_MIRRORED,
     moving::FollowingConnections,
@@ -53,6 +53,7 @@ use crate::{
     reports::PermissionReports,
 };
 use dispatch::DispatchEnds;
+use draining::Draining;
 use http::UnreadBytes;
 use limits::ServiceLimits;
 use listen::{AcceptingThread, Opening};
@@ -72,6 +73,7 @@ mod connect;
 mod connection;
 mod coverage;
 mod dispatch;
+mod draining;
 mod early;
 mod giving_way;
 mod http;
@@ -229,7 +231,7 @@ struct EgressShared {
     tls: Option<Arc<TlsEntrance>>,
     redirect: Option<Redirect>,
     /// Clients that can come back are asked to.
-    drain: CancellationToken,
+    drain: Draining,
     /// Nobody is accepted any more.
     closed: CancellationToken,
     /// Cancelled once clients are to be accepted.
@@ -281,7 +283,7 @@ impl Egress {
                 bind_failures: Mutex::default(),
                 holders: PortHolders::default(),
                 rate_limited: Mutex::new(RateLimited::new()),
-                drain: CancellationToken::new(),
+                drain: Draining::default(),
                 closed: CancellationToken::new(),
                 accepts: CancellationToken::new(),
                 accepting: watch::Sender::default(),
@@ -400,22 +402,17 @@ impl Egress {
         self.shared.limits.uses()
     }
 
-    /// Limits of services that were reached within the last minute, in the words of the topology.
-    #[must_use]
-    pub fn limits_reached(&self) -> Vec<(ServiceName, &'static str)> {
-        self.shared.limits.reached_lately(Instant::now())
-    }
-
     /// Descriptors that clients and listeners may take.
     #[must_use]
     pub fn descriptors(&self) -> &Descriptors {
         &self.shared.config.descriptors
     }
 
-    /// Asks every client of HTTP to come back on a new connection. Others go on, and whoever comes is served.
-    pub fn drain(&self) {
+    /// Asks every client of HTTP to come back on a new connection, with the answer to its next request if that comes `within` a time. Others go on,
+    /// and whoever comes is served.
+    pub fn drain(&self, within: Duration) {
         self.shared.open.drain();
-        self.shared.drain.cancel();
+        self.shared.drain.begin(within);
     }
 
     /// Stops accepting. Connections under way go on.

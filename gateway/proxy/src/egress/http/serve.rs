@@ -40,7 +40,7 @@ use crate::{
     egress::{EgressShared, connection::ClientConnection, permission::AdmittedBefore},
     http::{
         forwarded::RequestOrigin,
-        limits::{DRAIN_WAIT, LEAVE_WAIT, MAX_HEAD_BYTES, MAX_HEADERS},
+        limits::{LEAVE_WAIT, MAX_HEAD_BYTES, MAX_HEADERS},
     },
     open::{OpenConnectionGuard, Termination},
 };
@@ -124,7 +124,7 @@ impl HttpConnection {
         let watch = ClientWatch::new(Instant::now(), shared.config.half_closed_limit);
         let watch = Arc::new(watch);
         Self {
-            is_late: shared.drain.is_cancelled(),
+            is_late: shared.drain.has_begun(),
             shared,
             opened,
             thread,
@@ -244,8 +244,8 @@ pub(super) async fn drive<F: Future>(
                 connection.socket.reset_on_drop();
                 return None;
             }
-            () = connection.shared.drain.cancelled(), if !ending.is_some_and(|gentle| gentle.is_shutdown) => {
-                ending = Some(GentleEnding::by_shutdown(connection.is_late));
+            within = connection.shared.drain.begun(), if !ending.is_some_and(|gentle| gentle.is_shutdown) => {
+                ending = Some(GentleEnding::by_shutdown(connection.is_late, within));
             }
             () = handle.asked_to_leave(), if ending.is_none() => ending = Some(GentleEnding::asked_for()),
             ended = serving.as_mut() => return Some(ended),
@@ -281,9 +281,9 @@ struct GentleEnding {
 
 impl GentleEnding {
     /// Of a gateway that shuts down. Whoever comes meanwhile, and so is late, has as long for its first request as ever.
-    fn by_shutdown(is_late: bool) -> Self {
+    fn by_shutdown(is_late: bool, within: Duration) -> Self {
         Self {
-            until: (!is_late).then(|| Instant::now() + DRAIN_WAIT),
+            until: (!is_late).then(|| Instant::now() + within),
             is_shutdown: true,
         }
     }

@@ -127,7 +127,7 @@ async fn a_drain_goes_on_accepting_and_waits_for_nobody_who_came_later() {
     let open = home.egress.open_connections();
     let mut early = home.client().await;
     early.greeting().await.unwrap();
-    home.egress.drain();
+    home.egress.drain(Duration::from_secs(1));
     let mut late = home.client().await;
     assert_eq!(late.greeting().await.unwrap(), "here");
     let still = tokio::time::timeout(Duration::from_millis(20), open.drained()).await;

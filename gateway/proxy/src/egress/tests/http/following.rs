@@ -1,6 +1,6 @@
 //! Changes that hold for the next request on a connection that is open.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use causeway_federation::{
     catalog::{Age, Catalog},
@@ -197,7 +197,7 @@ async fn a_shutdown_answers_the_request_under_way_and_closes_after_it() {
     let request = request.body(http_body_util::BodyExt::boxed(body)).unwrap();
     let asking = tokio::spawn(async move { busy.send(request).await.unwrap() });
     until("all have asked", || here.requests() == 3).await;
-    home.egress.drain();
+    home.egress.drain(Duration::from_secs(1));
     // A request that was on its way is answered, and so is the first of whoever comes only now.
     let mut late = HttpClient::of(&home).await;
     for client in [&mut kept, &mut late] {

@@ -164,7 +164,7 @@ async fn a_shutdown_lets_the_calls_under_way_finish_and_takes_no_other() {
         tokio::spawn(async move { busy.send(call("/echo", body)).await.unwrap() })
     };
     until("both have called", || here.calls() == 2).await;
-    home.egress.drain();
+    home.egress.drain(Duration::from_secs(1));
     until("the idle one is closed", || {
         home.egress.open_connections().count() == 1
     })
