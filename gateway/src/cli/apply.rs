@@ -10,7 +10,7 @@ use super::{
 };
 use crate::output;
 
-/// What is the same of all that hands a topology in.
+/// Help that is the same of all that hands a topology in.
 macro_rules! handing_help {
     () => {
         "

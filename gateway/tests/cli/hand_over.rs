@@ -1,4 +1,4 @@
-//! What clients of the admin API meet when it is left to another process.
+//! Clients of the admin API, when it is left to another process.
 
 use std::time::Duration;
 

@@ -35,7 +35,7 @@ pub struct RecordedLoad {
 pub struct LoadRecorder {
     /// The oldest first.
     marks: VecDeque<(Duration, LoadCounts)>,
-    /// What was first seen since the newest of them, with the time of the look before.
+    /// Keys that were first seen since the newest of them, with the time of the look before.
     begun: BTreeMap<LoadKey, Duration>,
     last: Option<(Duration, LoadCounts)>,
 }
@@ -164,7 +164,7 @@ mod tests {
                 (rate.service.as_str(), load.over.as_secs(), rate.per_second)
             })
             .collect();
-        assert_eq!(loads, [("orders", 15, 100.0), ("late", 3, 100.0)]);
+        assert_eq!(loads, [("late", 3, 100.0), ("orders", 15, 100.0)]);
     }
 
     #[test]
