@@ -12,7 +12,7 @@ use causeway_control::TopologySource;
 use causeway_dns::DnsConfig;
 use causeway_federation::{
     name::{GatewayId, PortName, ServiceName, ZoneName},
-    topology::{Protocol, Topology},
+    topology::{CapacityRule, Protocol, Topology},
 };
 use causeway_host::tasks::Tasks;
 use causeway_identity::{
@@ -92,7 +92,7 @@ impl DemoFederation {
         let spills = topology.services.values_mut();
         spills
             .filter_map(|service| service.spill.as_mut())
-            .for_each(|spill| spill.respect_capacity = false);
+            .for_each(|spill| spill.capacity = CapacityRule::Ignore);
         let moved_ports = move_ports(&mut topology);
         let hosts = start_instances(&mut topology, &given).await?;
         let paths = paths(&topology).await?;

@@ -140,7 +140,8 @@ pub struct Opened {
     #[prost(fixed64, tag = "1")]
     pub client_sockets: u64,
 }
-/// Asks what the clients of the far gateway ask for of services whose capacity is respected, and use of shared limits. The answer is `ready` and then a `DemandAnswer`
+/// Asks what the clients of the far gateway ask for of services whose capacity is respected, and use of shared limits, and what it measures of answers. The answer is
+/// `ready` and then a `DemandAnswer`
 /// behind its length as a big-endian u32.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Demand {}
@@ -164,7 +165,7 @@ pub struct DemandAnswer {
     #[prost(message, repeated, tag = "1")]
     pub gateways: ::prost::alloc::vec::Vec<GatewayDemand>,
 }
-/// Demand of the clients of one gateway, whether or not they get it.
+/// Demand of the clients of one gateway, whether or not they get it, and the answers that they had.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GatewayDemand {
     /// Empty: the answering gateway. Else another gateway of the asker's own zone, which has no tunnel to the asker, as the answering one heard it.
@@ -179,6 +180,60 @@ pub struct GatewayDemand {
     /// What its clients use of limits that the gateways of its zone share; at most 1000, the largest.
     #[prost(message, repeated, tag = "4")]
     pub limits: ::prost::alloc::vec::Vec<LimitUse>,
+    /// Answers of instances to its clients, of services whose capacity is measured: in the asker's zone, and in its own. At most 1000, the most
+    /// first.
+    #[prost(message, repeated, tag = "5")]
+    pub answers: ::prost::alloc::vec::Vec<ServiceAnswers>,
+    /// What the instances of its own zone can take, of the answering gateway alone. At most 1000.
+    #[prost(message, repeated, tag = "6")]
+    pub capacities: ::prost::alloc::vec::Vec<MeasuredCapacity>,
+}
+/// Answers of instances to requests, in the last second or so.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Answers {
+    /// Those that were well, and those that said that there is too much to do or did not come, in a thousand seconds.
+    #[prost(uint64, tag = "1")]
+    pub well_per_thousand_seconds: u64,
+    #[prost(uint64, tag = "2")]
+    pub refused_per_thousand_seconds: u64,
+    /// Median time from the request to the head of an answer that was well, without the way between the gateways.
+    #[prost(uint64, tag = "3")]
+    pub latency_microseconds: u64,
+    /// Thousandth parts of requests that had no answer then.
+    #[prost(uint64, tag = "4")]
+    pub in_flight_thousandths: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ServiceAnswers {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub zone: ::prost::alloc::string::String,
+    /// Tags that an instance had to carry.
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub tags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(message, optional, tag = "4")]
+    pub answers: ::core::option::Option<Answers>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MeasuredCapacity {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// Tags of the instances.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub tags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// 0: nothing was seen that bounds it.
+    #[prost(uint64, tag = "3")]
+    pub per_thousand_seconds: u64,
+    /// To the clients of all gateways.
+    #[prost(message, optional, tag = "4")]
+    pub answers: ::core::option::Option<Answers>,
 }
 /// What the clients of one gateway use of a limit of a service: what they have at once, or ask for in a second.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

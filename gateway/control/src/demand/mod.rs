@@ -1,16 +1,19 @@
 //! Demand of all gateways, and the plan that follows from it: measures once a second what the clients of this gateway ask for and use of
 //! limits, asks the others for theirs, and publishes where everything goes by the capacity of zones, and what the other gateways of the zone
-//! use of limits. Decides nothing; see `causeway_routing::capacity` and `causeway_routing::limit_shares`.
+//! use of limits; and what instances are found to take, where that is measured. Decides nothing; see `causeway_routing::capacity` and `causeway_routing::limit_shares`.
 
 mod wire;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use causeway_federation::name::{GatewayId, ServiceName};
+use causeway_federation::name::{GatewayId, ServiceName, ZoneName};
 use causeway_host::uptime::uptime;
 use causeway_proto::tunnel::{Demand, StreamHeader, stream_header::Kind};
 use causeway_routing::{
-    capacity::{CapacityPlan, DemandTable, LoadRecorder, RecordedLoad, is_respected, matters, plan},
+    capacity::{
+        CapacityPlan, DemandTable, LoadRecorder, MeasuredTable, RecordedLoad, is_measured, is_respected,
+        matters, plan,
+    },
     limit_shares::{LimitUse, OthersUse, are_shared, has_several},
     snapshot::{Link, Snapshot, Snapshots},
 };
@@ -32,7 +35,11 @@ const MAX_ASKED: usize = 256;
 
 /// Knowledge of demand. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct DemandBook(Arc<Mutex<DemandTable>>, Arc<Mutex<LoadRecorder>>);
+pub struct DemandBook(
+    Arc<Mutex<DemandTable>>,
+    Arc<Mutex<LoadRecorder>>,
+    Arc<Mutex<MeasuredTable>>,
+);
 
 impl DemandBook {
     /// Mean rates of what the clients of this gateway ask for of every service.
@@ -44,7 +51,8 @@ impl DemandBook {
     /// Tells a gateway that asks.
     pub async fn answer(&self, stream: IncomingStream) {
         let IncomingStream { mut send, tunnel, .. } = stream;
-        let told = self.0.lock().told_to(tunnel.peer(), uptime());
+        let mut told = self.0.lock().told_to(tunnel.peer(), uptime());
+        self.2.lock().add_to(&mut told, tunnel.peer());
         if let Err(error) = send_documents(&mut send, [wire::encode(told)]).await {
             tracing::debug!(peer = %tunnel.peer(), %error, "a gateway asked for demand, and did not wait for the answer");
         }
@@ -63,7 +71,7 @@ impl DemandBook {
         loop {
             ticks.tick().await;
             let snapshot = snapshots.load_full();
-            self.measure(&snapshot);
+            self.measure(&snapshot, &tunnels);
             let shares_limits = are_shared(&snapshot);
             let told = shares_limits && has_several(&snapshot.topology, &snapshot.zone);
             let used = if told { uses() } else { Vec::new() };
@@ -71,6 +79,7 @@ impl DemandBook {
             let plans = decides(&snapshot).await;
             if !plans && !shares_limits {
                 snapshot.capacity.limits.publish(OthersUse::default());
+                self.estimate(&snapshot);
                 continue;
             }
             let peers = to_ask(&snapshot, &tunnels, asked_before.as_ref());
@@ -79,6 +88,7 @@ impl DemandBook {
             let snapshot = snapshots.load_full();
             let others = self.remembered(&snapshot);
             snapshot.capacity.limits.publish(others);
+            self.estimate(&snapshot);
             if plans {
                 self.publish(snapshot).await;
             }
@@ -86,13 +96,27 @@ impl DemandBook {
     }
 
     /// Counts what was asked for since the last look.
-    fn measure(&self, snapshot: &Snapshot) {
+    fn measure(&self, snapshot: &Snapshot, tunnels: &TunnelSet) {
         let services = &snapshot.topology.services;
         let respected = |name: &ServiceName| services.get(name).is_some_and(is_respected);
         let counts = snapshot.capacity.meter.counts(respected);
         self.0.lock().measure(uptime(), counts);
         let asked = snapshot.capacity.asked.counts(|name| services.contains_key(name));
         self.1.lock().look(uptime(), asked);
+        let answers = &snapshot.capacity.answers;
+        let answers = answers.counts(|name| services.get(name).is_some_and(is_measured));
+        let way_to = |zone: &ZoneName| way_to(zone, snapshot, tunnels);
+        self.2.lock().look(uptime(), answers, way_to);
+    }
+
+    /// Estimates what the instances here can take, and publishes what is known of those of all zones.
+    fn estimate(&self, snapshot: &Snapshot) {
+        let mut measured = self.2.lock();
+        measured.estimate(uptime(), snapshot);
+        let known = measured.known(&snapshot.zone);
+        if known != **snapshot.capacity.measured() {
+            snapshot.capacity.found(known);
+        }
     }
 
     async fn ask_all(&self, peers: Vec<GatewayId>, snapshot: &Snapshot, tunnels: &Arc<TunnelSet>) {
@@ -107,23 +131,32 @@ impl DemandBook {
                 };
                 let mut table = book.0.lock();
                 let mut siblings = 0;
+                // Of others, too, a zone is believed as far as a service is exported to it.
+                let is_told = |service: &ServiceName| {
+                    let service = topology.services.get(service);
+                    service.is_some_and(|service| service.is_exported_to(&peer.zone))
+                };
                 for mut told in wire::decode(&answer) {
+                    told.answers.retain(|one| is_told(&one.service));
+                    told.capacities.retain(|one| {
+                        let service = topology.services.get(&one.service);
+                        service.is_some_and(is_measured)
+                    });
                     let gateway = match told.gateway {
                         None => peer.clone(),
                         Some(_) if siblings == MAX_SIBLINGS => continue,
                         Some(sibling) => {
                             siblings += 1;
-                            // Of others, too, a zone is believed as far as a service is exported to it.
-                            let is_told = |service: &ServiceName| {
-                                let service = topology.services.get(service);
-                                service.is_some_and(|service| service.is_exported_to(&peer.zone))
-                            };
                             told.rates.retain(|one| is_told(&one.service));
                             told.limits.retain(|one| is_told(&one.service));
+                            told.capacities.clear();
                             GatewayId::new(own.clone(), sibling)
                         }
                     };
-                    table.hear(gateway, at.saturating_sub(told.age), told.rates, told.limits);
+                    let said = at.saturating_sub(told.age);
+                    table.hear(gateway.clone(), said, told.rates, told.limits);
+                    let mut measured = book.2.lock();
+                    measured.hear(gateway, said, told.answers, told.capacities);
                 }
             });
         }
@@ -164,6 +197,13 @@ async fn apart<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> 
             tracing::error!(%error, "nothing was planned by capacity, and the plan of before is in force");
         })
         .ok()
+}
+
+/// Time to a zone and back on the fastest tunnel there.
+fn way_to(zone: &ZoneName, snapshot: &Snapshot, tunnels: &TunnelSet) -> Duration {
+    let gateways = snapshot.links.keys().filter(|gateway| gateway.zone == *zone);
+    let ways = gateways.filter_map(|gateway| Some(tunnels.choose_for_control(gateway)?.rtt()));
+    ways.min().unwrap_or_default()
 }
 
 /// Gateways whose turn it is, beginning after the last one.

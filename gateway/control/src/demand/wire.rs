@@ -1,5 +1,7 @@
 //! Demand as gateways tell each other of it: bounded when written, and believed in part when read.
 
+mod answers;
+
 use std::time::Duration;
 
 use causeway_federation::{
@@ -11,7 +13,7 @@ use causeway_proto::tunnel::{
     ServiceDemand,
 };
 use causeway_routing::{
-    capacity::{DemandedRate, MAX_DEMANDS, ToldDemand},
+    capacity::{DemandedRate, MAX_DEMANDS, MAX_MEASURED, ToldDemand},
     limit_shares::{LimitUse, MAX_CALLER_BYTES, MAX_LIMIT_USES, SharedLimit},
     limits::UseKind,
 };
@@ -24,7 +26,7 @@ const SECONDS: f64 = 1000.0;
 /// Bytes around what one gateway is told of; around each element there are two at least.
 const FRAMING: usize = 8;
 
-/// Leaves out the words that are passed on, and then limits and rates, the smallest first, where all of it would be too long.
+/// Leaves out the words that are passed on, and then what is measured, limits and rates, the smallest first, where all of it would be too long.
 pub(super) fn encode(told: Vec<ToldDemand>) -> Vec<u8> {
     let mut answer = DemandAnswer::default();
     let mut left = MAX_BYTES;
@@ -34,8 +36,20 @@ pub(super) fn encode(told: Vec<ToldDemand>) -> Vec<u8> {
             age_milliseconds: u32::try_from(told.age.as_millis()).unwrap_or(u32::MAX),
             services: told.rates.iter().map(rate_message).collect(),
             limits: told.limits.iter().map(limit_message).collect(),
+            answers: told.answers.iter().map(answers::message).collect(),
+            capacities: told.capacities.iter().map(answers::capacity_message).collect(),
         };
         let mut size = gateway.encoded_len() + FRAMING;
+        while size > left
+            && let Some(last) = gateway.answers.pop()
+        {
+            size -= last.encoded_len() + 2;
+        }
+        while size > left
+            && let Some(last) = gateway.capacities.pop()
+        {
+            size -= last.encoded_len() + 2;
+        }
         while size > left
             && let Some(last) = gateway.limits.pop()
         {
@@ -47,7 +61,10 @@ pub(super) fn encode(told: Vec<ToldDemand>) -> Vec<u8> {
             size -= last.encoded_len() + 2;
         }
         left = left.saturating_sub(size);
-        let says_something = !(gateway.services.is_empty() && gateway.limits.is_empty());
+        let says_something = !(gateway.services.is_empty()
+            && gateway.limits.is_empty()
+            && gateway.answers.is_empty()
+            && gateway.capacities.is_empty());
         if says_something || answer.gateways.is_empty() {
             answer.gateways.push(gateway);
         }
@@ -146,6 +163,18 @@ pub(super) fn decode(answer: &[u8]) -> Vec<ToldDemand> {
                 .take(MAX_LIMIT_USES)
                 .filter_map(limit)
                 .collect(),
+            answers: told
+                .answers
+                .into_iter()
+                .take(MAX_MEASURED)
+                .filter_map(answers::read)
+                .collect(),
+            capacities: told
+                .capacities
+                .into_iter()
+                .take(MAX_MEASURED)
+                .filter_map(answers::read_capacity)
+                .collect(),
         })
     };
     answer.gateways.into_iter().filter_map(gateway).collect()
@@ -172,6 +201,9 @@ fn rate(told: ServiceDemand) -> Option<DemandedRate> {
 
 #[cfg(test)]
 mod tests {
+    use causeway_federation::name::ZoneName;
+    use causeway_routing::capacity::{MeasuredCapacity, SeenAnswers, ZoneAnswers};
+
     use super::*;
 
     fn told(count: usize) -> ToldDemand {
@@ -195,6 +227,33 @@ mod tests {
             age: Duration::ZERO,
             rates: (0..count).map(rate).collect(),
             limits: (0..count).map(used).collect(),
+            answers: (0..count).map(answered).collect(),
+            capacities: (0..count).map(capacity).collect(),
+        }
+    }
+
+    const SEEN: SeenAnswers = SeenAnswers {
+        well_per_second: 20.5,
+        refused_per_second: 1.25,
+        latency: 0.025,
+        in_flight: 3.5,
+    };
+
+    fn answered(number: usize) -> ZoneAnswers {
+        ZoneAnswers {
+            service: ServiceName::new(&format!("service-{number}")).unwrap(),
+            zone: ZoneName::new("west").unwrap(),
+            tags: [("version", "v1")].into_iter().collect(),
+            seen: SEEN,
+        }
+    }
+
+    fn capacity(number: usize) -> MeasuredCapacity {
+        MeasuredCapacity {
+            service: ServiceName::new(&format!("service-{number}")).unwrap(),
+            tags: [("version", "v1")].into_iter().collect(),
+            per_second: (number % 2 == 0).then_some(80.5),
+            seen: SEEN,
         }
     }
 

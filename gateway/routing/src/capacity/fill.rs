@@ -17,8 +17,10 @@ pub(super) struct CapacityPool {
     /// Place in the list of zones.
     pub(super) zone: usize,
     pub(super) tags: Tags,
-    /// Infinite where nothing is declared.
+    /// Infinite where nothing is known of it.
     pub(super) room: f64,
+    /// It was measured.
+    pub(super) is_measured: bool,
 }
 
 /// Demand of the clients of one zone.

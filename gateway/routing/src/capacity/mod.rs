@@ -4,6 +4,7 @@
 //! nothing is fed back, and so nothing swings. Pure.
 
 mod fill;
+mod measured;
 mod meter;
 mod places;
 mod recorder;
@@ -16,13 +17,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use arc_swap::{ArcSwap, Guard};
 use causeway_federation::{
     name::{ServiceName, Tags, ZoneName},
-    topology::{Criticality, Service},
+    topology::{CapacityRule, Criticality, Service},
 };
 use http::{HeaderMap, HeaderName};
 use std::sync::Arc;
 
 use crate::{limit_shares::LimitBoard, permit::Caller};
 
+pub use measured::{
+    AnswerMeter, AwaitedAnswer, CapacityEstimate, CountedAnswers, MAX_MEASURED, MeasuredCapacities,
+    MeasuredCapacity, MeasuredTable, SeenAnswers, ZoneAnswers, is_measured,
+};
 pub use meter::{DemandMeter, MAX_DEMANDS};
 pub use places::{matters, plan, plans};
 pub use recorder::{LoadRecorder, RecordedLoad};
@@ -51,6 +56,9 @@ pub struct CapacityBoard {
     pub asked: DemandMeter,
     /// Use of limits by the other gateways of the zone.
     pub limits: LimitBoard,
+    /// Answers to the clients of this gateway, of services whose capacity is measured.
+    pub answers: AnswerMeter,
+    measured: ArcSwap<MeasuredCapacities>,
 }
 
 impl CapacityBoard {
@@ -63,6 +71,17 @@ impl CapacityBoard {
     /// Has a plan take the place of the one before.
     pub fn publish(&self, plan: CapacityPlan) {
         self.plan.store(Arc::new(plan));
+    }
+
+    /// Capacity that was measured.
+    #[must_use]
+    pub fn measured(&self) -> Guard<Arc<MeasuredCapacities>> {
+        self.measured.load()
+    }
+
+    /// Has what was found take the place of what was before.
+    pub fn found(&self, measured: MeasuredCapacities) {
+        self.measured.store(Arc::new(measured));
     }
 }
 
@@ -95,14 +114,18 @@ pub struct ZoneShare {
     /// Counts from 1.
     pub tier: usize,
     pub share: f64,
+    /// Its capacity was measured.
+    pub is_measured: bool,
 }
 
-/// Declared capacity of a service in one zone, and what of it is given away.
+/// Capacity of a service in one zone, and what of it is given away.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ZoneRoom {
     pub capacity_per_second: f64,
     /// Demand that the clients of all zones are meant to send there.
     pub planned_per_second: f64,
+    /// It was measured, and is less than what is declared.
+    pub is_measured: bool,
 }
 
 impl CapacityPlan {
@@ -118,7 +141,7 @@ impl CapacityPlan {
         shares[criticality.index()].as_ref()
     }
 
-    /// Every zone that declares the capacity of a service.
+    /// Every zone of which the capacity for a service is known.
     pub fn rooms(&self) -> impl Iterator<Item = (&ServiceName, &ZoneName, ZoneRoom)> {
         self.services.iter().flat_map(|(service, planned)| {
             let rooms = planned.rooms.iter();
@@ -142,7 +165,8 @@ impl CapacityShares {
 /// Tells whether capacity decides about a service.
 #[must_use]
 pub fn is_respected(service: &Service) -> bool {
-    service.spill.as_ref().is_some_and(|spill| spill.respect_capacity)
+    let rule = service.spill.as_ref().map(|spill| spill.capacity);
+    rule.is_some_and(|rule| rule != CapacityRule::Ignore)
 }
 
 /// Field in which a request of a caller that may do so says its criticality.

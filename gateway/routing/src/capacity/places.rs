@@ -12,7 +12,8 @@ use super::{
     CapacityPlan, CapacityShares, DemandedRate, PlannedService, ZoneDemands, ZoneRoom, ZoneShare,
     criticalities,
     fill::{CapacityClaim, CapacityPool, ClaimedZone, FilledClaim, fill},
-    is_respected,
+    is_measured, is_respected,
+    measured::MeasuredCapacities,
 };
 use crate::{
     outlier::Ejected,
@@ -38,7 +39,7 @@ pub fn plan(snapshot: &Snapshot, demands: &ZoneDemands) -> CapacityPlan {
 pub fn matters(snapshot: &Snapshot) -> bool {
     let services = snapshot.topology.services.iter();
     let mut respected = services.filter(|(_, service)| is_respected(service));
-    respected.any(|(name, service)| declares(&servers(snapshot, name, service)))
+    respected.any(|(name, service)| is_measured(service) || declares(&servers(snapshot, name, service)))
 }
 
 fn declares(zones: &[ServingZone<'_>]) -> bool {
@@ -55,6 +56,7 @@ pub fn plans(
 ) -> BTreeMap<ZoneName, CapacityPlan> {
     let mut plans: BTreeMap<ZoneName, CapacityPlan> = BTreeMap::new();
     let ejected = snapshot.ejections.load();
+    let measured = snapshot.capacity.measured();
     for (name, service) in &snapshot.topology.services {
         if !is_respected(service) {
             continue;
@@ -65,8 +67,9 @@ pub fn plans(
             name,
             service,
             zones: servers(snapshot, name, service),
+            measured: is_measured(service).then_some(&**measured),
         };
-        if !declares(&scene.zones) {
+        if scene.measured.is_none() && !declares(&scene.zones) {
             continue;
         }
         for (zone, planned) in scene.planned(demands, wanted) {
@@ -94,6 +97,8 @@ struct ServiceScene<'s> {
     name: &'s ServiceName,
     service: &'s Service,
     zones: Vec<ServingZone<'s>>,
+    /// Capacity that was measured; `None`: it is not asked for.
+    measured: Option<&'s MeasuredCapacities>,
 }
 
 impl<'s> ServiceScene<'s> {
@@ -255,14 +260,35 @@ impl<'s> ServiceScene<'s> {
                 .exports
                 .iter()
                 .filter(|export| export.healthy > 0 && export.weight > 0);
-            let pool = |export: &Export| CapacityPool {
-                zone,
-                tags: export.tags.clone(),
-                room: export.capacity_per_second.map_or(f64::INFINITY, float),
+            let pool = |export: &Export| {
+                let (room, is_measured) = self.room_of(serving.name, export);
+                CapacityPool {
+                    zone,
+                    tags: export.tags.clone(),
+                    room,
+                    is_measured,
+                }
             };
             exports.map(pool).collect::<Vec<_>>()
         };
         zones.flat_map(of_zone).collect()
+    }
+
+    /// Capacity of the instances behind an export, and whether that was measured.
+    fn room_of(&self, zone: &ZoneName, export: &Export) -> (f64, bool) {
+        let declared = export.capacity_per_second.map_or(f64::INFINITY, float);
+        let measured = self
+            .measured
+            .and_then(|measured| measured.of(self.name, zone, &export.tags)?.per_second);
+        match measured {
+            Some(measured) if measured < declared => (measured, true),
+            _ => (declared, false),
+        }
+    }
+
+    fn is_bound_measured(&self, zone: &ServingZone<'_>) -> bool {
+        let mut exports = zone.exports.iter();
+        exports.any(|export| self.room_of(zone.name, export).1)
     }
 
     fn shares(&self, claim: &CapacityClaim, filled: &FilledClaim) -> CapacityShares {
@@ -271,6 +297,7 @@ impl<'s> ServiceScene<'s> {
             zone: self.zones[zone.zone].name.clone(),
             tier: zone.tier + 1,
             share: taken / claim.per_second,
+            is_measured: self.is_bound_measured(&self.zones[zone.zone]),
         };
         let mut zones: Vec<ZoneShare> = taken.map(share).collect();
         zones.retain(|zone| zone.share > NEGLIGIBLE);
@@ -283,18 +310,19 @@ impl<'s> ServiceScene<'s> {
         }
     }
 
-    /// Of zones all of whose instances declare what they can take.
+    /// Of zones all of whose instances declare what they can take, or were found to.
     fn rooms(&self, before: &[CapacityPool], after: &[CapacityPool]) -> BTreeMap<ZoneName, ZoneRoom> {
         let mut rooms: BTreeMap<usize, ZoneRoom> = BTreeMap::new();
         for (before, after) in before.iter().zip(after) {
             let room = rooms.entry(before.zone).or_default();
             room.capacity_per_second += before.room;
             room.planned_per_second += before.room - after.room;
+            room.is_measured |= before.is_measured;
         }
-        let declared = rooms
+        let known = rooms
             .into_iter()
             .filter(|(_, room)| room.capacity_per_second.is_finite());
-        declared
+        known
             .map(|(zone, room)| (self.zones[zone].name.clone(), room))
             .collect()
     }
@@ -302,23 +330,9 @@ impl<'s> ServiceScene<'s> {
 
 /// Everybody who may serve a service and tells of instances: this zone, and of each other zone the gateway that can do most.
 fn servers<'s>(snapshot: &'s Snapshot, name: &ServiceName, service: &Service) -> Vec<ServingZone<'s>> {
-    let own = snapshot
-        .instances
-        .get(name)
-        .into_iter()
-        .flat_map(|list| list.iter())
-        .filter(|instance| instance.health != Health::Unknown);
-    let states = own.map(|instance| InstanceState {
-        service: &instance.service,
-        tags: &instance.tags,
-        weight: instance.weight,
-        healthy: instance.counts_as_healthy(),
-        serves_in_panic: false,
-        capacity_per_second: instance.capacity_per_second,
-    });
     let mut zones = vec![ServingZone {
         name: &snapshot.zone,
-        exports: exports(states),
+        exports: own_exports(snapshot, name),
         is_usable: !snapshot.drains(&snapshot.zone),
         is_drained: snapshot.drains(&snapshot.zone),
     }];
@@ -343,6 +357,25 @@ fn servers<'s>(snapshot: &'s Snapshot, name: &ServiceName, service: &Service) ->
     }
     zones.retain(|zone| service.may_run_in(zone.name));
     zones
+}
+
+/// Exports of this zone's instances, as far as they were checked.
+pub(super) fn own_exports(snapshot: &Snapshot, name: &ServiceName) -> Vec<Export> {
+    let own = snapshot
+        .instances
+        .get(name)
+        .into_iter()
+        .flat_map(|list| list.iter())
+        .filter(|instance| instance.health != Health::Unknown);
+    let states = own.map(|instance| InstanceState {
+        service: &instance.service,
+        tags: &instance.tags,
+        weight: instance.weight,
+        healthy: instance.counts_as_healthy(),
+        serves_in_panic: false,
+        capacity_per_second: instance.capacity_per_second,
+    });
+    exports(states)
 }
 
 fn merit(zone: &ServingZone<'_>) -> (bool, u64) {

@@ -11,7 +11,7 @@ use causeway_federation::{
     topology::Criticality,
 };
 
-use super::{DemandedRate, MAX_DEMANDS, ZoneDemands};
+use super::{DemandedRate, MAX_DEMANDS, MeasuredCapacity, ZoneAnswers, ZoneDemands};
 use crate::{
     limit_shares::{LimitUse, MAX_LIMIT_USES, OthersUse},
     snapshot::Snapshot,
@@ -24,11 +24,11 @@ const SURPRISE: f64 = 3.0;
 /// Rates below this are forgotten.
 const QUIET: f64 = 0.01;
 /// Time for which the word of a gateway counts; longer if zone sync still hears it through others.
-const HEARD_FOR: Duration = Duration::from_secs(5);
+pub(super) const HEARD_FOR: Duration = Duration::from_secs(5);
 /// Most gateways of one zone whose words are passed on.
 const MAX_PASSED_ON: usize = 16;
 /// Most that anybody is believed to ask for in a second.
-const MAX_RATE: f64 = 1e9;
+pub(super) const MAX_RATE: f64 = 1e9;
 
 type DemandKey = (ServiceName, Tags, Criticality);
 
@@ -42,6 +42,10 @@ pub struct ToldDemand {
     pub rates: Vec<DemandedRate>,
     /// Use by its clients of limits that the gateways of its zone share.
     pub limits: Vec<LimitUse>,
+    /// Answers that its clients had of the instances of the zone that is told, and of its own.
+    pub answers: Vec<ZoneAnswers>,
+    /// Capacity of the instances of its own zone; nobody else says so.
+    pub capacities: Vec<MeasuredCapacity>,
 }
 
 /// Demand of all gateways, as far as it is known.
@@ -173,7 +177,7 @@ impl DemandTable {
         demands
     }
 
-    /// The word for a gateway of another zone: of this gateway's clients, and of other gateways of that zone, which it has no tunnel to.
+    /// The word for a gateway of another zone, without what is measured of answers: of this gateway's clients, and of other gateways of that zone, which it has no tunnel to.
     #[must_use]
     pub fn told_to(&self, asker: &GatewayId, now: Duration) -> Vec<ToldDemand> {
         let mut rates: Vec<DemandedRate> = self.own.iter().map(demanded).collect();
@@ -184,6 +188,8 @@ impl DemandTable {
             age: Duration::ZERO,
             rates,
             limits: self.own_limits.clone(),
+            answers: Vec::new(),
+            capacities: Vec::new(),
         };
         let siblings = self.heard.iter().filter(|(gateway, heard)| {
             gateway.zone == asker.zone && *gateway != asker && heard.at + HEARD_FOR > now
@@ -193,6 +199,8 @@ impl DemandTable {
             age: now.saturating_sub(heard.at),
             rates: heard.rates.clone(),
             limits: heard.limits.clone(),
+            answers: Vec::new(),
+            capacities: Vec::new(),
         });
         std::iter::once(own).chain(passed_on).collect()
     }

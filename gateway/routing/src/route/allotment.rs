@@ -25,6 +25,7 @@ pub(super) fn allot(
     for zone in &planned.zones {
         let why = Why::ZoneShare {
             percent: percent(zone.share),
+            measured: zone.is_measured,
         };
         reasons.note(
             || ReasonSubject::Zone(zone.zone.clone()),

@@ -100,6 +100,9 @@ pub enum Why {
     ZoneShare {
         /// 0 to 100.
         percent: u8,
+        /// That was measured.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        measured: bool,
     },
     /// Part of the traffic that fits nowhere.
     ShedShare {
@@ -250,8 +253,12 @@ impl fmt::Display for Why {
             }
             return Ok(());
         }
-        if let Self::ZoneShare { percent } = self {
-            return write!(f, "takes {percent} % of the traffic, as its capacity allows");
+        if let Self::ZoneShare { percent, measured } = self {
+            let measured = if *measured { "measured " } else { "" };
+            return write!(
+                f,
+                "takes {percent} % of the traffic, as its {measured}capacity allows"
+            );
         }
         if let Self::ArmStarting { percent } = self {
             return write!(f, "at its slow start: it has {percent} % of its weight");

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use causeway_federation::{
     name::{ServiceName, ZoneName},
-    topology::Topology,
+    topology::{CapacityRule, Topology},
 };
 use causeway_routing::simulate::{Load, divided, fixed_exports, simulate};
 
@@ -30,7 +30,7 @@ pub(super) fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     // In the demo it is ignored: see `federation`.
     spills
         .filter_map(|service| service.spill.as_mut())
-        .for_each(|spill| spill.respect_capacity = true);
+        .for_each(|spill| spill.capacity = CapacityRule::Respect);
     let Some((service, capacities)) = find(&topology) else {
         return Ok(());
     };

@@ -5,6 +5,7 @@
 //! reports them all. This module reads no files and watches nothing; callers hand it the text.
 
 pub mod applied;
+mod capacity_rule;
 mod check;
 mod diagnostic;
 mod diff;
@@ -31,6 +32,7 @@ mod sticky;
 mod touches;
 mod tree;
 
+pub use capacity_rule::CapacityRule;
 pub use diagnostic::{Diagnostic, Diagnostics, MAX_DIAGNOSTICS, Severity};
 pub use diff::{ChangeKind, Diff, TopologyChange, diff};
 pub use edit::{EditError, MAX_BLOCKS, MAX_OWN_BLOCK_BYTES, ServiceBlocks, settled, with_drain, with_shift};

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    capacity_rule::CapacityRule,
     permissions::{CallerSelector, PermissionEntry, Permissions},
     ports::ServicePorts,
     promises::Promise,
@@ -442,8 +443,7 @@ pub enum TierTag {
 pub struct Spill {
     /// Below this share of healthy instances (0 to 1) traffic spills to the next tier.
     pub healthy_below: f64,
-    /// Tells whether declared capacity caps what a zone is given.
-    pub respect_capacity: bool,
+    pub capacity: CapacityRule,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::{
+    capacity_rule::CapacityRule,
     model::{Criticality, Failback, HealthCheck, Outlier, Probe, Protocol, RouteLimits, Service, Spill},
     retry::{GrpcCode, Retry, RetryCondition},
 };
@@ -69,9 +70,10 @@ pub(super) fn spill(spill: Option<&Spill>) -> String {
     spill.map_or_else(
         || "none".to_owned(),
         |spill| {
-            let capacity = match spill.respect_capacity {
-                true => "respected",
-                false => "ignored",
+            let capacity = match spill.capacity {
+                CapacityRule::Respect => "respected",
+                CapacityRule::Measured => "measured",
+                CapacityRule::Ignore => "ignored",
             };
             format!(
                 "below {} healthy; capacity is {capacity}",

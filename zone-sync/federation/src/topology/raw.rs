@@ -164,7 +164,7 @@ impl Service {
 /// Policies that are read and kept as they are.
 #[derive(Default)]
 pub(super) struct Policies {
-    pub spill: Option<Spill>,
+    pub spill: Option<Spanned<Spill>>,
     pub failback: Option<Failback>,
     pub panic: Option<Spanned<bool>>,
     pub slow_start: Option<Duration>,

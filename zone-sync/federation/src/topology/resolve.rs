@@ -157,7 +157,7 @@ fn service(service: raw::Service) -> Option<(ServiceName, Service)> {
         },
         shift: shift.map(Arc::new),
         failover,
-        spill: policies.spill,
+        spill: policies.spill.map(|spill| spill.value),
         failback: policies.failback,
         slow_start: policies.slow_start,
         panic: policies.panic.is_none_or(|panic| panic.value),

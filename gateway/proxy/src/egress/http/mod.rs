@@ -7,6 +7,7 @@
 //! it may be made twice, has no body, and the connection that it went out on had been used before and ended without a byte of
 //! an answer, or its service declares retries.
 
+mod answers;
 mod attempt;
 mod body;
 mod checked;

@@ -11,6 +11,7 @@ use causeway_federation::{
 };
 use causeway_routing::{
     callers::FoundCaller,
+    capacity::AwaitedAnswer,
     limits::UseGuard,
     outlier::TryFailure,
     permit::{Caller, Rule},
@@ -20,6 +21,7 @@ use causeway_telemetry::{ActiveSpan, ConnectionOutcome, RequestFacts, Role};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 
 use super::{
+    answers::{awaited, count_answer},
     serve::HttpConnection,
     upstream::{HttpUpstream, UpstreamFacts, UpstreamServer},
 };
@@ -58,6 +60,8 @@ pub(super) struct RequestRecord {
     given_at: Instant,
     /// Time from then to the head of the answer, once that has come.
     head_after: Option<Duration>,
+    /// Counts it and its answer, where capacity is measured by them.
+    awaited: Option<AwaitedAnswer>,
 }
 
 impl RequestRecord {
@@ -89,6 +93,7 @@ impl RequestRecord {
             place: None,
             given_at: now,
             head_after: None,
+            awaited: None,
         }
     }
 
@@ -248,7 +253,10 @@ impl RequestRecord {
         self.carried_before = upstream.carried();
         (self.given_at, self.head_after) = (Instant::now(), None);
         let ready_after = self.begun.elapsed();
-        let zone = self.connection.shared.snapshots.load().zone.clone();
+        let snapshot = self.connection.shared.snapshots.load();
+        let (zone, target) = (snapshot.zone.clone(), &self.connection.arrival.target);
+        self.awaited = awaited(&snapshot, &target.service, &upstream.facts.candidate);
+        drop(snapshot);
         self.edit(|summary| {
             summary.tags = upstream.facts.candidate.tags.clone();
             summary.in_panic = upstream.facts.candidate.in_panic;
@@ -272,6 +280,9 @@ impl RequestRecord {
             trace.heard(status);
         }
         self.head_after = Some(self.given_at.elapsed());
+        if let Some(awaited) = &mut self.awaited {
+            awaited.heard();
+        }
     }
 
     /// No instance took it.
@@ -382,6 +393,9 @@ impl RequestRecord {
         };
         let shifts = snapshot.shifts.load();
         shifts.count(ended.service, &ended.candidate.tags, end);
+        if let Some(awaited) = &self.awaited {
+            count_answer(awaited, verdict, end.took);
+        }
     }
 
     /// It had no answer in time. While its client still owes a part of it, the instance is not to blame.

@@ -1,6 +1,7 @@
 //! Three zones whose plans can be worked out by hand, and any that chance makes.
 
 mod picture;
+mod queues;
 mod world;
 
 use std::{sync::Arc, time::Duration};

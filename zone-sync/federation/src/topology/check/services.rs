@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{
+        capacity_rule::CapacityRule,
         diagnostic::{Diagnostic, Span},
         fields::{Listed, Spanned},
         model::{Protocol, SplitArm},
@@ -234,6 +235,15 @@ fn without_requests(context: &Context<'_>, service: &Service) {
         let message = "cookies and headers are those of requests, and this service is not `http` or `grpc`";
         let found = Diagnostic::error("sticky-needs-http", &sticky.span, message)
             .hint("set `protocol: http` or `protocol: grpc`, or write `sticky: { by: caller }`");
+        context.sink.push(found);
+    }
+    if let Some(spill) = &service.policies.spill
+        && spill.value.capacity == CapacityRule::Measured
+    {
+        let message =
+            "`capacity: measured` goes by the answers to requests, and this service is not `http` or `grpc`";
+        let found = Diagnostic::warning("needs-http", &spill.span, message)
+            .hint("nothing is measured; set `protocol: http` or `protocol: grpc`, or declare what instances can take");
         context.sink.push(found);
     }
     for key in &service.of_requests {

@@ -3,6 +3,7 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::super::{
+    capacity_rule::CapacityRule,
     diagnostic::{Diagnostic, Sink},
     fields::{Fields, MapKind, Spanned},
     model::{ConnectionPolicy, Failback, HealthCheck, Outlier, Probe, RouteLimits, Spill},
@@ -192,25 +193,25 @@ pub(super) fn spill(node: &Node, sink: &Sink) -> Option<Spill> {
         return None;
     }
     let fields = Fields::open(node, &node.span, &SPILL, sink)?;
-    let how = "write `respect` or `ignore`";
+    let how = "write `respect`, `measured` or `ignore`";
     let capacity = fields.optional("capacity", |node, sink| {
         let read = scalar::text(node, "`capacity`", sink)?;
-        match read.value.as_str() {
-            "respect" => Some(true),
-            "ignore" => Some(false),
-            other => {
-                let message = format!("`{}` is not a way to treat capacity", scalar::shortened(other));
-                let meant = sink.nearest(other, ["respect", "ignore"]);
-                let found = Diagnostic::error("unknown-word", &read.span, message);
-                sink.push(found.hint(how).did_you_mean(meant));
-                None
-            }
+        let known = CapacityRule::from_word(&read.value);
+        if known.is_none() {
+            let message = format!(
+                "`{}` is not a way to treat capacity",
+                scalar::shortened(&read.value)
+            );
+            let meant = sink.nearest(&read.value, CapacityRule::ALL.map(CapacityRule::word));
+            let found = Diagnostic::error("unknown-word", &read.span, message);
+            sink.push(found.hint(how).did_you_mean(meant));
         }
+        known
     });
     let healthy_below = fields.optional("healthy_below", share);
     Some(Spill {
         healthy_below: healthy_below.unwrap_or(DEFAULT_HEALTHY_BELOW),
-        respect_capacity: capacity.unwrap_or(true),
+        capacity: capacity.unwrap_or(CapacityRule::Respect),
     })
 }
 

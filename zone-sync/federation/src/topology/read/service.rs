@@ -213,7 +213,10 @@ fn empty(name: Spanned<ServiceName>) -> Service {
 
 fn policies(fields: &Fields<'_>, limits: RouteLimits) -> Policies {
     Policies {
-        spill: fields.optional("spill", policy::spill),
+        spill: fields
+            .optional("spill", policy::spill)
+            .zip(fields.key_span("spill"))
+            .map(|(value, span)| Spanned { value, span }),
         failback: fields.optional("failback", policy::failback),
         slow_start: fields.optional("slow_start", policy::slow_start),
         panic: fields.optional("panic", scalar::truth).and_then(|value| {

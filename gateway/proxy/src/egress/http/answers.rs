@@ -1,0 +1,39 @@
+//! Answers, as far as the capacity of instances is measured by them.
+
+use std::time::Duration;
+
+use causeway_federation::name::ServiceName;
+use causeway_routing::{
+    capacity::{AwaitedAnswer, is_measured},
+    outlier::TryFailure,
+    route::Candidate,
+    snapshot::Snapshot,
+};
+
+use crate::http::verdict::TryVerdict;
+
+/// Counts a request that is given to an instance, where that is asked for.
+pub(super) fn awaited(
+    snapshot: &Snapshot,
+    service: &ServiceName,
+    candidate: &Candidate,
+) -> Option<AwaitedAnswer> {
+    let declared = snapshot.topology.services.get(service)?;
+    if !is_measured(declared) {
+        return None;
+    }
+    let answers = &snapshot.capacity.answers;
+    answers.given(service, candidate.zone(&snapshot.zone), &candidate.tags)
+}
+
+/// Counts an answer. An error is none that shows what an instance can take, however fast it came, and nothing says that it has too much to do.
+pub(super) fn count_answer(awaited: &AwaitedAnswer, verdict: TryVerdict, took: Duration) {
+    match verdict {
+        TryVerdict::Well => awaited.well(took),
+        TryVerdict::Overloaded
+        | TryVerdict::Failed(TryFailure::Unavailable | TryFailure::Late | TryFailure::Reset) => {
+            awaited.refused();
+        }
+        TryVerdict::Failed(TryFailure::Error) => {}
+    }
+}
