@@ -115,6 +115,7 @@ fn services() -> Envelope<ServiceView> {
             zone: "west".to_owned(),
             capacity_per_second: 60.0,
             planned_per_second: 41.6,
+            measured: false,
         }],
         failover: vec![tier(Some("self")), tier(None)],
         allow: Some(vec!["web".to_owned()]),

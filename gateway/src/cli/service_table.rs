@@ -12,6 +12,7 @@ impl Tabular for ServiceView {
         "FAILOVER",
         "SPILL",
         "CAPACITY",
+        "ANSWERS",
         "CRITICALITY",
         "EXPORTED TO",
         "WHO MAY CALL",
@@ -72,6 +73,7 @@ impl Tabular for ServiceView {
                 .into(),
             self.spill.clone().unwrap_or_default().into(),
             capacity(self).into(),
+            answers(self).into(),
             self.criticality.as_str().into(),
             exported.into(),
             self.callers.as_str().into(),
@@ -88,13 +90,26 @@ fn is_zone_ejected(service: &ServiceView, zone: &str) -> bool {
     ejected.any(|ejection| ejection.part == "zone" && ejection.zone == zone)
 }
 
-/// `east:60/s(42) west:40/s(40)`: what each zone can take, and what is meant to go there.
+/// `east:60/s(42) west:measured:40/s(40)`: what each zone can take, and what is meant to go there.
 fn capacity(service: &ServiceView) -> String {
     let rooms = service.capacity.iter().map(|room| {
         let (zone, all, planned) = (&room.zone, room.capacity_per_second, room.planned_per_second);
-        format!("{zone}:{all:.0}/s({planned:.0})")
+        let measured = if room.measured { "measured:" } else { "" };
+        format!("{zone}:{measured}{all:.0}/s({planned:.0})")
     });
     rooms.collect::<Vec<_>>().join(" ")
+}
+
+/// `west:38.2/s,41ms,12 in flight`: answers of each zone's instances, where capacity is measured by them.
+fn answers(service: &ServiceView) -> String {
+    let zones = service.answers.iter().map(|seen| {
+        let (zone, all) = (&seen.zone, seen.well_per_second);
+        format!(
+            "{zone}:{all:.1}/s,{:.0}ms,{:.0} in flight",
+            seen.latency_ms, seen.in_flight
+        )
+    });
+    zones.collect::<Vec<_>>().join(" ")
 }
 
 /// `8080`, or `http:8080,admin:9090`.

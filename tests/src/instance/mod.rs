@@ -5,6 +5,7 @@ mod serve;
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -22,6 +23,8 @@ pub enum Behaviour {
     Name,
     /// An HTTP/1.1 server whose pages hold its name. `/bytes/N` is N bytes of the download (see [`pattern`]).
     Http,
+    /// As `Http`, but works on so many requests at once, for so long each, while the others wait.
+    Busy { at_once: usize, takes: Duration },
     /// Sends this many bytes of the download, then closes; reads nothing.
     Download { bytes: u64 },
     /// Reads to the end, then answers with the number of bytes and closes.

@@ -3,12 +3,15 @@
 use std::{
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Semaphore,
     task::JoinSet,
+    time::sleep,
 };
 
 use super::{Behaviour, KEPT_BYTES, Received, locked, pattern};
@@ -21,13 +24,17 @@ type Records = Arc<Mutex<Vec<Received>>>;
 pub(super) async fn accept(listener: TcpListener, name: String, behaviour: Behaviour, records: Records) {
     // Connections end with the instance, because dropping the set aborts them.
     let mut connections = JoinSet::new();
+    let places = Arc::new(Semaphore::new(match behaviour {
+        Behaviour::Busy { at_once, .. } => at_once,
+        _ => Semaphore::MAX_PERMITS,
+    }));
     loop {
         while connections.try_join_next().is_some() {}
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let connection = Connection::new(stream, Arc::clone(&records));
+        let connection = Connection::new(stream, Arc::clone(&records), Arc::clone(&places));
         let name = name.clone();
         connections.spawn(connection.serve(name, behaviour));
     }
@@ -37,11 +44,13 @@ pub(super) async fn accept(listener: TcpListener, name: String, behaviour: Behav
 struct Connection {
     stream: TcpStream,
     records: Records,
+    /// Of requests that are worked on.
+    places: Arc<Semaphore>,
     index: usize,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, records: Records) -> Self {
+    fn new(stream: TcpStream, records: Records, places: Arc<Semaphore>) -> Self {
         let mut list = locked(&records);
         list.push(Received::default());
         let index = list.len() - 1;
@@ -49,6 +58,7 @@ impl Connection {
         Self {
             stream,
             records,
+            places,
             index,
         }
     }
@@ -57,7 +67,8 @@ impl Connection {
         let result = match behaviour {
             Behaviour::Echo => self.echo().await,
             Behaviour::Name => self.name(&name).await,
-            Behaviour::Http => self.http(&name).await,
+            Behaviour::Http => self.http(&name, Duration::ZERO).await,
+            Behaviour::Busy { takes, .. } => self.http(&name, takes).await,
             Behaviour::Download { bytes } => self.download(bytes).await,
             Behaviour::Count => self.count().await,
         };
@@ -119,10 +130,15 @@ impl Connection {
         self.stream.shutdown().await
     }
 
-    async fn http(&mut self, name: &str) -> io::Result<()> {
+    async fn http(&mut self, name: &str, takes: Duration) -> io::Result<()> {
         let mut rest = Vec::new();
         while let Some(header) = self.block(&mut rest, b"\r\n\r\n").await? {
             let path = header.split(' ').nth(1).unwrap_or("/");
+            if !takes.is_zero() {
+                let place = self.places.acquire().await;
+                sleep(takes).await;
+                drop(place);
+            }
             let download = path.strip_prefix("/bytes/").and_then(|n| n.parse::<u64>().ok());
             let length = download.unwrap_or(name.len() as u64 + 1);
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");

@@ -21,6 +21,7 @@ mod instance_drain;
 mod join;
 mod live;
 mod matrix;
+mod measured_capacity;
 mod mirrors;
 mod one_view;
 mod panic;

@@ -34,6 +34,7 @@ pub(super) fn register(registry: &mut Registry, snapshot: &Snapshot) {
     instances(registry, snapshot);
     ejections(registry, snapshot);
     capacity(registry, snapshot);
+    measured(registry, snapshot);
 }
 
 fn instances(registry: &mut Registry, snapshot: &Snapshot) {
@@ -103,12 +104,42 @@ fn capacity(registry: &mut Registry, snapshot: &Snapshot) {
     }
     registry.register(
         "capacity_per_second",
-        "Requests or connections a second that the healthy instances of a zone can take, where all of them say so",
+        "Requests or connections a second that the healthy instances of a zone can take, where all of them say so or it was measured",
         capacity,
     );
     registry.register(
         "headroom_per_second",
         "Part of that capacity that nobody asks for",
         headroom,
+    );
+}
+
+fn measured(registry: &mut Registry, snapshot: &Snapshot) {
+    let [capacity, latency, in_flight]: [Family<ByServiceZone, Seconds>; 3] = Default::default();
+    for (service, zone, bound, seen) in snapshot.capacity.measured().of_zones() {
+        let labels = ByServiceZone {
+            service: service.to_string(),
+            zone: zone.to_string(),
+        };
+        if let Some(bound) = bound {
+            capacity.get_or_create(&labels).set(bound);
+        }
+        latency.get_or_create(&labels).set(seen.latency);
+        in_flight.get_or_create(&labels).set(seen.in_flight);
+    }
+    registry.register(
+        "measured_capacity_per_second",
+        "Requests a second that the instances of a zone are found to take, where that is measured and anything bounds it",
+        capacity,
+    );
+    registry.register(
+        "measured_latency_seconds",
+        "Median time to an answer of the instances of a zone, where capacity is measured",
+        latency,
+    );
+    registry.register(
+        "measured_in_flight",
+        "Requests that the instances of a zone have not answered yet, where capacity is measured",
+        in_flight,
     );
 }

@@ -28,7 +28,7 @@ pub use exchange::{ExchangeView, RefusalView, exchange};
 pub use exports::{ExportView, RecordView, exports, records};
 pub use instances::{FailureView, InstanceView, instances};
 pub use loads::{LoadView, loads};
-pub use services::{ArmView, CapacityView, Count, ServiceView, ServiceZone, TierView, services};
+pub use services::{AnswersView, ArmView, CapacityView, Count, ServiceView, ServiceZone, TierView, services};
 pub use settings::{SettingSource, SettingView};
 pub use shifts::{ShiftGatewayView, ShiftView, shift_in_words, shifts};
 pub use topology::{

@@ -41,9 +41,12 @@ pub struct ServiceView {
     /// `critical`, `normal` or `sheddable`; empty: the gateway does not say.
     #[serde(default)]
     pub criticality: String,
-    /// Of each zone that declares what it can take, as far as this gateway plans by it.
+    /// Of each zone of which it is known what it can take, as far as this gateway plans by it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capacity: Vec<CapacityView>,
+    /// Answers of each zone's instances, where capacity is measured by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<AnswersView>,
     pub failover: Vec<TierView>,
     /// `None`: every zone.
     pub export_to: Option<Vec<String>>,
@@ -118,6 +121,26 @@ pub struct CapacityView {
     pub capacity_per_second: f64,
     /// Demand that the clients of all zones are meant to send there.
     pub planned_per_second: f64,
+    /// It was measured, and is less than what is declared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub measured: bool,
+}
+
+/// Answers of a service's instances in one zone to the clients of all zones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnswersView {
+    pub zone: String,
+    /// Those that were well, a second.
+    pub well_per_second: f64,
+    /// Those that said that there is too much to do, or did not come.
+    pub refused_per_second: f64,
+    /// Median time to those that were well.
+    pub latency_ms: f64,
+    /// Requests without an answer.
+    pub in_flight: f64,
+    /// Capacity that was measured; `None`: nothing was seen that bounds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_per_second: Option<f64>,
 }
 
 /// Another zone's instances. Where a zone has several gateways that tell of the same instances, the most counts.
@@ -163,6 +186,19 @@ pub fn services(snapshot: &Snapshot, bindings: &Bindings, now: Duration, mut sho
             zone: zone.to_string(),
             capacity_per_second: room.capacity_per_second,
             planned_per_second: room.planned_per_second,
+            measured: room.is_measured,
+        });
+    }
+    let measured = snapshot.capacity.measured();
+    let mut answers = BTreeMap::<&ServiceName, Vec<AnswersView>>::new();
+    for (service, zone, bound, seen) in measured.of_zones() {
+        answers.entry(service).or_default().push(AnswersView {
+            zone: zone.to_string(),
+            well_per_second: seen.well_per_second,
+            refused_per_second: seen.refused_per_second,
+            latency_ms: seen.latency * 1000.0,
+            in_flight: seen.in_flight,
+            capacity_per_second: bound,
         });
     }
     for (name, service) in &snapshot.topology.services {
@@ -170,6 +206,7 @@ pub fn services(snapshot: &Snapshot, bindings: &Bindings, now: Duration, mut sho
         show(&ServiceView {
             ejected: ejections(snapshot, name, now),
             capacity: rooms.remove(name).unwrap_or_default(),
+            answers: answers.remove(name).unwrap_or_default(),
             ..service_view(snapshot, vips, name, service)
         });
     }
@@ -209,6 +246,7 @@ fn service_view(
         spill: service.spill_in_words(),
         criticality: service.criticality.word().to_owned(),
         capacity: Vec::new(),
+        answers: Vec::new(),
         failover: service.failover.iter().map(tier).collect(),
         export_to: service
             .export_to
