@@ -2,7 +2,7 @@
 //! gateway drives. What is to be done is decided in `causeway_routing::shift`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -11,7 +11,7 @@ use causeway_control::topology::{AppliedTopology, Applying, SteerError};
 use causeway_federation::{
     catalog::ShiftStepNumber,
     name::{GatewayId, ServiceName},
-    topology::{Shift, ShiftRefusal, Topology},
+    topology::{ChangeableParts, Shift, ShiftRefusal, Topology},
 };
 use causeway_routing::{
     shift::{LocalShifts, ShiftVerdict, judge},
@@ -200,7 +200,9 @@ async fn steer(
     verdict: ShiftVerdict,
 ) -> Result<u64, SteerError> {
     let name = service.clone();
-    let change = applied.steer(service.clone(), Applying::Now, move |service, _, now| {
+    // Nobody has asked for it now, whoever began the shift.
+    let may = ChangeableParts::Blocks(BTreeSet::from([service.clone()]));
+    let change = applied.steer(service.clone(), may, Applying::Now, move |service, _, now| {
         let shift = service.active_shift().ok_or(ShiftRefusal::NoShift)?;
         if ShiftStepNumber::of(&name, shift) != step {
             return Err(ShiftRefusal::NoShift);

@@ -58,4 +58,7 @@ pub struct Statement {
     /// keep it, as they keep the statement whole.
     #[prost(string, tag = "8")]
     pub reason: ::prost::alloc::string::String,
+    /// It was made by somebody who may change single services only, or by a step of a shift: in the history it takes no place from the others.
+    #[prost(bool, tag = "9")]
+    pub of_services: bool,
 }

@@ -22,6 +22,7 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let (tokens, audit) = (folder.path().join("tokens.json"), folder.path().join("audit.log"));
         for (name, scope) in [
+            ("operator", "write"),
             ("team", "write:orders"),
             ("agent", "register:orders"),
             ("viewer", "read"),
@@ -124,6 +125,45 @@ async fn a_team_steers_its_own_service_and_nothing_else() {
     everything_else_is_refused(&scene, &file).await;
     the_audit_log_names_what_was_asked(&scene).await;
     a_team_that_does_not_stop_is_stopped(&scene, &file);
+}
+
+#[tokio::test]
+async fn generations_of_operators_outlive_what_a_team_may_make_in_a_minute() {
+    let scene = Scene::start().await;
+    for n in 1..=4 {
+        let text = format!("# {n}\n{}", scene.in_force().await.1);
+        let file = scene.file("operator.yaml", &text);
+        scene.with("operator", &["apply", "-f", &file]).unwrap();
+    }
+    let shift = [
+        "shift",
+        "orders",
+        "--to",
+        "version=v2",
+        "--steps",
+        "50,100",
+        "--every",
+        "1h",
+    ];
+    // An apply asks twice, and twelve times is what there is in a minute.
+    for weight in 1..=3 {
+        let block = format!(
+            "services: {{ orders: {{ port: 9000, split: [{{ tags: {{ version: v1 }}, weight: {weight} }}] }} }}"
+        );
+        let file = scene.file("orders.yaml", &block);
+        scene.with("team", &["apply", "-f", &file]).unwrap();
+        scene.with("team", &shift).unwrap();
+        scene.with("team", &["shift", "abort", "orders"]).unwrap();
+    }
+    let page = http::get(scene.federation.zone("east").admin, "/v1/topology/history").await;
+    let page: Value = serde_json::from_str(&page.unwrap().body).unwrap();
+    let items = page["items"].as_array().unwrap().iter();
+    let kept: Vec<u64> = items.filter_map(|item| item["generation"].as_u64()).collect();
+    assert!(
+        kept.contains(&1) && kept.contains(&4) && kept[0] == 13,
+        "{kept:?}"
+    );
+    scene.with("operator", &["rollback", "--to", "1"]).unwrap();
 }
 
 fn a_team_that_does_not_stop_is_stopped(scene: &Scene, file: &str) {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     AdminState,
     api::answer,
-    entry::noted,
+    entry::{noted, rights},
     error::ApiError,
     instances::{MAX_BODY_BYTES, read_body, service_name},
     topology::{Parameters, applied, understood},
@@ -123,6 +123,7 @@ pub(super) async fn begin(
 ) -> Result<Response, ApiError> {
     let Query(wish) = understood(parameters, "/v1/shifts/orders?dry_run=true")?;
     let service = service_name(&service)?;
+    let may = rights(&request).changeable();
     let body = read_body(request, MAX_BODY_BYTES).await?;
     let order = serde_json::from_slice(&body).map_err(|error| {
         ApiError::bad_request(format!("the body is no shift: {error}")).hint(
@@ -140,7 +141,7 @@ pub(super) async fn begin(
         )
         .hint("register one first; `causeway get instances` and `causeway get exports` show what there is"));
     }
-    let begun = applied.steer(service.clone(), wish.applying(), |known, by, now| {
+    let begun = applied.steer(service.clone(), may, wish.applying(), |known, by, now| {
         Shift::begin(known, plan, by.clone(), now)
     });
     Ok(done(&state, &service, &begun.await?))
@@ -160,8 +161,10 @@ pub(super) async fn change(
     State(state): State<AdminState>,
     Path((service, change)): Path<(String, String)>,
     parameters: Parameters<ShiftParameters>,
+    request: Request,
 ) -> Result<Response, ApiError> {
     let Query(wish) = understood(parameters, "/v1/shifts/orders/abort?dry_run=true")?;
+    let may = rights(&request).changeable();
     let service = service_name(&service)?;
     let state_wanted = match change.as_str() {
         "pause" => ShiftState::Paused,
@@ -173,7 +176,7 @@ pub(super) async fn change(
         }
     };
     let applied = applied(&state)?;
-    let changed = applied.steer(service.clone(), wish.applying(), move |known, by, now| {
+    let changed = applied.steer(service.clone(), may, wish.applying(), move |known, by, now| {
         let shift = shift_of(known)?;
         let by_hand = format!("by hand at {by}");
         match state_wanted {

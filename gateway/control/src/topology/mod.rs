@@ -177,7 +177,12 @@ impl AppliedTopology {
             let expected = expected.unwrap_or_else(|| work.applied.edition().generation);
             let text = this.settled(&work, expected, &handed)?;
             let text = over.settle(&work.applied, expected, text)?;
-            this.apply_now(&mut work, expected, (&text, &handed.reason), applying)
+            this.apply_now(
+                &mut work,
+                expected,
+                (&text, &handed.reason, &handed.may),
+                applying,
+            )
         });
         work.await.map_err(ApplyError::Interrupted)?
     }
@@ -205,7 +210,7 @@ impl AppliedTopology {
         &self,
         work: &mut Work,
         expected: u64,
-        (text, reason): (&str, &str),
+        (text, reason, may): (&str, &str, &ChangeableParts),
         applying: Applying,
     ) -> Result<ApplyOutcome, ApplyError> {
         let before = work.applied.edition();
@@ -217,7 +222,7 @@ impl AppliedTopology {
             });
         }
         let (text, by) = (draft.text.clone(), self.0.by.clone());
-        let document = TopologyDocument::because(reason, draft.parent, text, by, unix_milliseconds());
+        let document = TopologyDocument::because(reason, may, draft.parent, text, by, unix_milliseconds());
         let document = Arc::new(document.sign(&*self.0.keys.signer)?);
         let mut next = work.applied.clone();
         next.offer(&Vouched::by_author(document.clone()))?;

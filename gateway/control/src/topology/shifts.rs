@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use causeway_federation::{
     name::{GatewayId, ServiceName},
     topology::{
-        EditError, Service, Shift, ShiftRefusal,
+        ChangeableParts, EditError, Service, Shift, ShiftRefusal,
         applied::{Applied, TopologyRefusal},
         with_shift,
     },
@@ -78,14 +78,15 @@ impl AppliedTopology {
         &self.0.by
     }
 
-    /// Gives the shift of a service the state that `change` makes of the service as it is. It is on disk, and in force here, when this
-    /// returns.
+    /// Gives the shift of a service the state that `change` makes of the service as it is, for somebody who `may` change so much. It is on
+    /// disk, and in force here, when this returns.
     ///
     /// # Errors
     /// When `change` refuses, the text cannot be edited, or it may not be applied. Nothing has changed then.
     pub async fn steer(
         &self,
         service: ServiceName,
+        may: ChangeableParts,
         applying: Applying,
         change: impl FnOnce(&Service, &GatewayId, SystemTime) -> Result<Shift, ShiftRefusal> + Send + 'static,
     ) -> Result<ApplyOutcome, SteerError> {
@@ -94,7 +95,7 @@ impl AppliedTopology {
             let mut work = this.0.work.lock();
             let text = this.edited(&work, &service, change)?;
             let expected = work.applied.edition().generation;
-            Ok(this.apply_now(&mut work, expected, (&text, ""), applying)?)
+            Ok(this.apply_now(&mut work, expected, (&text, "", &may), applying)?)
         });
         work.await.map_err(ApplyError::Interrupted)?
     }

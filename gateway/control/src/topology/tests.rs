@@ -198,16 +198,29 @@ async fn a_service_under_a_shift_is_changed_by_its_steps_alone_unless_somebody_e
     let plain = text("initial") + ORDERS;
     let applied = open(folder.path(), initial(&folder, &plain)).unwrap();
     let orders: ServiceName = "orders".parse().unwrap();
-    let would = applied.steer(orders.clone(), Applying::Dry, begin).await.unwrap();
+    let would = applied
+        .steer(orders.clone(), ChangeableParts::Everything, Applying::Dry, begin)
+        .await
+        .unwrap();
     assert_eq!((generation(&applied), would.draft.changes.changes.len()), (0, 2));
-    applied.steer(orders.clone(), Applying::Now, begin).await.unwrap();
-    let again = applied.steer(orders.clone(), Applying::Now, begin).await;
+    applied
+        .steer(orders.clone(), ChangeableParts::Everything, Applying::Now, begin)
+        .await
+        .unwrap();
+    let again = applied
+        .steer(orders.clone(), ChangeableParts::Everything, Applying::Now, begin)
+        .await;
     assert!(
         matches!(again, Err(SteerError::Refused(ShiftRefusal::UnderWay(_)))),
         "{again:?}"
     );
     let unknown = applied
-        .steer("carts".parse().unwrap(), Applying::Now, begin)
+        .steer(
+            "carts".parse().unwrap(),
+            ChangeableParts::Everything,
+            Applying::Now,
+            begin,
+        )
         .await;
     assert!(
         matches!(unknown, Err(SteerError::Edit(EditError::UnknownService(_)))),

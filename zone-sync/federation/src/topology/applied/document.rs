@@ -6,7 +6,7 @@ use std::sync::Arc;
 use causeway_proto::topology as proto;
 use prost::Message as _;
 
-use super::super::MAX_FILE_BYTES;
+use super::super::{ChangeableParts, MAX_FILE_BYTES};
 use crate::{
     edition::{Edition, Fingerprint, MAX_GENERATION, edition},
     name::{GatewayId, GatewayName, ZoneName},
@@ -31,6 +31,7 @@ pub struct TopologyDocument {
     applied_at_milliseconds: u64,
     /// Empty: nobody said why.
     reason: Arc<str>,
+    of_services: bool,
     text: Arc<str>,
     signed: Signed,
     endorsements: Vec<Endorsement>,
@@ -73,19 +74,23 @@ impl TopologyDocument {
     /// A new document that follows `parent`, not signed yet.
     #[must_use]
     pub fn new(parent: Edition, text: Arc<str>, by: GatewayId, applied_at_milliseconds: u64) -> Self {
-        Self::because("", parent, text, by, applied_at_milliseconds)
+        let all = ChangeableParts::Everything;
+        Self::because("", &all, parent, text, by, applied_at_milliseconds)
     }
 
-    /// As [`TopologyDocument::new`], with the words of whoever applied it on why; what is longer than [`MAX_REASON_BYTES`] is cut.
+    /// As [`TopologyDocument::new`], with the words of whoever applied it on why, of which what is longer than [`MAX_REASON_BYTES`] is cut, and what
+    /// they may change.
     #[must_use]
     pub fn because(
         reason: &str,
+        may: &ChangeableParts,
         parent: Edition,
         text: Arc<str>,
         by: GatewayId,
         applied_at_milliseconds: u64,
     ) -> Self {
         let reason = bounded(reason);
+        let of_services = *may != ChangeableParts::Everything;
         let edition = Edition {
             generation: parent.generation + 1,
             fingerprint: Fingerprint::of(&text),
@@ -99,6 +104,7 @@ impl TopologyDocument {
             parent_generation: parent.generation,
             parent_fingerprint: parent.fingerprint.0.to_vec(),
             reason: reason.to_owned(),
+            of_services,
         };
         Self {
             signed: Signed {
@@ -111,6 +117,7 @@ impl TopologyDocument {
             by,
             applied_at_milliseconds,
             reason: reason.into(),
+            of_services,
             text,
             endorsements: Vec::new(),
         }
@@ -225,6 +232,7 @@ impl TopologyDocument {
             applied_at_milliseconds: statement.applied_at_milliseconds,
             // A longer one is no reason to be without the topology.
             reason: bounded(&statement.reason).into(),
+            of_services: statement.of_services,
             text: text.into(),
             signed: Signed {
                 words: document.statement.into(),
@@ -273,6 +281,12 @@ impl TopologyDocument {
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         Some(&*self.reason).filter(|reason| !reason.is_empty())
+    }
+
+    /// Tells whether whoever made it may change single services only, or a shift made it.
+    #[must_use]
+    pub fn is_of_services(&self) -> bool {
+        self.of_services
     }
 
     #[must_use]

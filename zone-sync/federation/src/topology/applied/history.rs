@@ -81,22 +81,59 @@ impl Applied {
     }
 
     /// Keeps the history within its limits. Of a shift the steps between its first and its last go first, so that twenty of them do not take all
-    /// else with them; then the oldest.
+    /// else with them; then the oldest of the kind that has more than its half, so that whoever may change one service does not push out what
+    /// operators would go back to, nor the reverse.
     pub(super) fn forget_oldest(&mut self) {
-        let bytes = |applied: &Self| -> usize {
-            let documents = applied.documents.values();
-            documents.map(|document| document.text().len()).sum()
-        };
-        while self.documents.len() > MAX_HISTORY
-            || (self.documents.len() > 2 && bytes(self) > MAX_HISTORY_BYTES)
-        {
-            let now = self.rank();
-            let oldest = || self.newest_first().pop();
-            match self.step_between().or_else(oldest) {
-                Some(one) if TopologyRank::of(&one) < now => drop(self.documents.remove(&one.edition())),
-                _ => break,
+        loop {
+            let bytes: usize = self
+                .documents
+                .values()
+                .map(|document| document.text().len())
+                .sum();
+            let is_long = self.documents.len() > 2 && bytes > MAX_HISTORY_BYTES;
+            if self.documents.len() <= MAX_HISTORY && !is_long {
+                return;
             }
+            let Some(one) = self.step_between().or_else(|| self.oldest_beyond_half(is_long)) else {
+                return;
+            };
+            // With those that it overruled, which would look as if they had been in force.
+            let (generation, rank) = (one.edition().generation, TopologyRank::of(&one));
+            let stays = |document: &TopologyDocument| {
+                document.edition().generation != generation || TopologyRank::of(document) > rank
+            };
+            self.documents.retain(|_, document| stays(document));
         }
+    }
+
+    /// The oldest document of the kind that takes more than half of the places, or of the bytes. What came before the one in force is
+    /// kept in any case, for `rollback`.
+    fn oldest_beyond_half(&self, of_bytes: bool) -> Option<Arc<TopologyDocument>> {
+        let now = self.rank();
+        let size = |document: &TopologyDocument| if of_bytes { document.text().len() } else { 1 };
+        let of_services = |document: &&Arc<TopologyDocument>| document.is_of_services();
+        let taken: usize = self.documents.values().map(|document| size(document)).sum();
+        let by_services: usize = self
+            .documents
+            .values()
+            .filter(of_services)
+            .map(|document| size(document))
+            .sum();
+        let former = self.newest_first().into_iter();
+        let mut former: Vec<_> = former
+            .filter(|document| TopologyRank::of(document) < now)
+            .collect();
+        if former.len() > 1 {
+            former.remove(0);
+        }
+        let is_beyond =
+            |document: &&Arc<TopologyDocument>| document.is_of_services() == (by_services > taken / 2);
+        former
+            .iter()
+            .rev()
+            .find(is_beyond)
+            .or_else(|| former.last())
+            .cloned()
     }
 
     /// The oldest document that is one step of a shift among others of it: those before and after it differ in that shift alone.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{super::ChangeableParts, *};
 use crate::signing::keyed::{KeyedSigner, KeyedVerifier};
 
 fn zone(name: &str) -> ZoneName {
@@ -35,11 +35,26 @@ fn replica(name: &str) -> Applied {
 
 /// Does what a gateway does with an `apply`, and gives the document.
 fn apply(replica: &mut Applied, more: &str) -> Result<Arc<TopologyDocument>, TopologyRefusal> {
+    apply_as(&ChangeableParts::Everything, replica, more)
+}
+
+/// As [`apply`], by somebody who may change so much.
+fn apply_as(
+    may: &ChangeableParts,
+    replica: &mut Applied,
+    more: &str,
+) -> Result<Arc<TopologyDocument>, TopologyRefusal> {
     let draft = replica.draft(replica.edition().generation, &text(more))?;
     let by = GatewayId::new(replica.own.zone.clone(), "gw1".parse().unwrap());
-    let document = Arc::new(TopologyDocument::new(draft.parent, draft.text, by, 1));
+    let document = TopologyDocument::because("", may, draft.parent, draft.text, by, 1);
+    let document = Arc::new(document);
     replica.offer(&Vouched::by_author(document.clone()))?;
     Ok(document)
+}
+
+/// Rights over one service.
+fn of_orders() -> ChangeableParts {
+    ChangeableParts::Blocks(["orders".parse().unwrap()].into())
 }
 
 /// `to` asks `from` for what it lacks, and takes all of it.
@@ -288,6 +303,50 @@ fn the_steps_of_a_long_shift_do_not_push_all_else_out_of_the_history() {
 }
 
 #[test]
+fn who_may_change_one_service_pushes_no_generation_of_operators_out_nor_the_reverse() {
+    let mut east = replica("z0");
+    let kept = |east: &Applied| -> Vec<u64> { history(east).iter().map(|(kept, _)| *kept).collect() };
+    for n in 1..=7 {
+        apply(&mut east, &format!("# {n}")).unwrap();
+    }
+    for n in 8..=60 {
+        apply_as(&of_orders(), &mut east, &format!("# {n}")).unwrap();
+    }
+    assert_eq!(kept(&east), [60, 59, 58, 57, 56, 7, 6, 5, 4, 3]);
+    for n in 61..=80 {
+        apply(&mut east, &format!("# {n}")).unwrap();
+    }
+    assert_eq!(kept(&east), [80, 79, 78, 77, 76, 60, 59, 58, 57, 56]);
+    // Nor by length: what came before the one in force stays in any case.
+    let long = "x".repeat(MAX_HISTORY_BYTES / 5);
+    for n in 81..=90 {
+        apply_as(&of_orders(), &mut east, &format!("# {n}{long}")).unwrap();
+    }
+    assert_eq!(kept(&east), [90, 89, 88, 87, 80, 79, 78, 77, 76]);
+    // Whoever was away gets there over the gaps.
+    let mut west = replica("z1");
+    pull(&east, &mut west);
+    assert_eq!(west.edition(), east.edition());
+    assert!(west.conflict().is_none());
+}
+
+#[test]
+fn what_was_overruled_goes_with_what_overruled_it() {
+    let (mut east, mut west) = (replica("z0"), replica("z1"));
+    apply_as(&of_orders(), &mut east, "# one").unwrap();
+    apply(&mut west, "# two").unwrap();
+    pull(&west, &mut east);
+    pull(&east, &mut west);
+    for replica in [&mut east, &mut west] {
+        for n in 0..2 * MAX_HISTORY {
+            apply_as(&of_orders(), replica, &format!("# {n}")).unwrap();
+        }
+        let oldest = history(replica).last().copied();
+        assert!(oldest.is_some_and(|(generation, _)| generation > 1), "{oldest:?}");
+    }
+}
+
+#[test]
 fn a_document_counts_only_while_somebody_who_may_apply_stands_for_it() {
     let (mut east, mut west) = (replica("z0"), replica("z1"));
     apply(&mut east, "apply_from: [z0]").unwrap();
@@ -432,9 +491,10 @@ proptest! {
     }
 
     #[test]
-    fn a_document_survives_the_round_trip(text in ".{0,200}", at in any::<u64>(), why in "é{0,200}|.{0,9}") {
+    fn a_document_survives_the_round_trip(text in ".{0,200}", at in any::<u64>(), why in "é{0,200}|.{0,9}", all in any::<bool>()) {
+        let may = if all { ChangeableParts::Everything } else { of_orders() };
         let parent = Edition { generation: 3, fingerprint: Fingerprint::of("before") };
-        let document = TopologyDocument::because(&why, parent, text.into(), gateway("z1"), at);
+        let document = TopologyDocument::because(&why, &may, parent, text.into(), gateway("z1"), at);
         let reason = document.reason().unwrap_or_default();
         prop_assert!(reason.len() <= MAX_REASON_BYTES && why.starts_with(reason));
         prop_assert!(reason == why || why.len() > MAX_REASON_BYTES);
