@@ -3,7 +3,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 use causeway_federation::{name::GatewayId, registry::Provenance};
-use causeway_host::own_sockets::SocketPair;
+use causeway_host::{own_sockets::SocketPair, places::Place, share::ShareHolder};
 use causeway_identity::SpiffeId;
 
 /// A connection to an API, as it was accepted.
@@ -133,6 +133,20 @@ impl fmt::Display for Actor {
             Self::Identity(id) => f.write_str(id),
             Self::Anyone => f.write_str("anyone"),
         }
+    }
+}
+
+/// Names the party that takes its share with a request: whoever proved who they are, else the user or host that the connection comes from.
+pub(crate) fn share_holder(extensions: &http::Extensions) -> ShareHolder {
+    let place = extensions.get::<Arc<Place>>();
+    let came = || {
+        let holder = place.and_then(|place| place.holder());
+        holder.unwrap_or(ShareHolder::ThisHost)
+    };
+    match extensions.get::<Actor>() {
+        Some(actor @ (Actor::Token(_) | Actor::Identity(_))) => ShareHolder::Named(actor.to_string().into()),
+        Some(Actor::User(uid)) => ShareHolder::User(*uid),
+        Some(Actor::Loopback | Actor::Anyone) | None => came(),
     }
 }
 

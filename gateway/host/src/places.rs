@@ -177,6 +177,13 @@ impl Place {
         CallUnderWay(self.clone())
     }
 
+    /// Names the party that has the place; `None`: it has given way.
+    #[must_use]
+    pub fn holder(&self) -> Option<ShareHolder> {
+        let taken = self.places.taken.lock();
+        taken.places.get(&self.id).map(|place| place.holder.clone())
+    }
+
     fn change(&self, change: impl FnOnce(&mut TakenPlace)) {
         if let Some(place) = self.places.taken.lock().places.get_mut(&self.id) {
             change(place);

@@ -1,7 +1,7 @@
 //! Rights over single services, with real gateways: a team steers its own service with a token, by shift, block and registration, and nothing
 //! else of the federation.
 
-use std::{fs, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
 use causeway_tests::{
     federation::{Federation, PATIENCE, Plan},
@@ -10,6 +10,11 @@ use causeway_tests::{
     wait::until_true,
 };
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 struct Scene {
     federation: Federation,
@@ -164,6 +169,38 @@ async fn generations_of_operators_outlive_what_a_team_may_make_in_a_minute() {
         "{kept:?}"
     );
     scene.with("operator", &["rollback", "--to", "1"]).unwrap();
+}
+
+/// Asks to follow what happens, and says with what status that was answered.
+async fn follow(admin: SocketAddr, token: &str) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(admin).await.unwrap();
+    let request = format!(
+        "GET /v1/events/stream HTTP/1.1\r\nHost: {admin}\r\nAuthorization: Bearer {}\r\n\r\n",
+        token.trim()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    let reading = timeout(PATIENCE, stream.read_exact(&mut status)).await;
+    reading.expect("an answer in time").unwrap();
+    (stream, String::from_utf8_lossy(&status[9..]).into_owned())
+}
+
+#[tokio::test]
+async fn who_follows_on_many_streams_leaves_places_to_other_tokens_of_the_same_host() {
+    let scene = Scene::start().await;
+    let admin = scene.federation.zone("east").admin;
+    let token = |name: &str| fs::read_to_string(scene.folder.path().join(name)).unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..30 {
+        streams.push(follow(admin, &token("viewer")).await);
+    }
+    let answered = |status: &str| streams.iter().filter(|(_, answer)| answer == status).count();
+    assert_eq!((answered("200"), answered("429")), (21, 9));
+    for other in ["agent", "team"] {
+        let (stream, status) = follow(admin, &token(other)).await;
+        assert_eq!(status, "200", "{other}");
+        streams.push((stream, status));
+    }
 }
 
 fn a_team_that_does_not_stop_is_stopped(scene: &Scene, file: &str) {

@@ -113,6 +113,7 @@ pub(super) async fn pass(State(entry): State<GatedListener>, mut request: Reques
     let is_paced =
         rights.changeable() != ChangeableParts::Everything && makes_generation(&method, uri.path());
     request.extensions_mut().insert(rights);
+    request.extensions_mut().insert(actor.clone());
     if !is_change(&method, uri.path()) {
         return next.run(request).await;
     }

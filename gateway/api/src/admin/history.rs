@@ -9,23 +9,26 @@ use std::{
 
 use axum::{
     Extension,
-    extract::{Query, State, rejection::QueryRejection},
+    extract::{FromRequestParts, Query, State, rejection::QueryRejection},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
 };
 use causeway_history::{EventKind, EventQuery, History, HistoryEvent, MAX_EVENTS_AT_ONCE, MinuteFigures};
+use causeway_host::share::{NoShare, ShareHolder, ShareTable, ShareUse};
 use futures_util::StreamExt as _;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, request::Parts};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::{AdminState, error::ApiError, large::LargeAnswers, reader::PageReader};
+use crate::actor::share_holder;
 
 /// Streams at once, of all who follow; each has a place among the connections as well.
-const MAX_STREAMS: usize = 64;
+const MAX_STREAMS: u64 = 64;
 /// Time after which something is said where nothing happens, so that who is gone is noticed at both ends.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Longest life of a stream: whoever follows comes again with the last event that they have, and so may have no stream for longer than that
@@ -143,6 +146,7 @@ pub(super) async fn stream(
     State(state): State<AdminState>,
     Extension(stop): Extension<StreamStop>,
     Extension(places): Extension<StreamPlaces>,
+    caller: StreamCaller,
     headers: HeaderMap,
     parameters: Result<Query<StreamParameters>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -153,11 +157,19 @@ pub(super) async fn stream(
         Some(Ok(id)) => Some(id),
         Some(Err(_)) => return Err(wrong("Last-Event-ID is no number")),
     };
-    let Ok(place) = places.0.try_acquire_owned() else {
-        let error = format!("{MAX_STREAMS} follow what happens already");
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error)
-            .hint("ask /v1/events?after=ID now and then"));
-    };
+    let place = places.take(caller.0).map_err(|full| {
+        let (status, error) = match full {
+            NoShare::NoneFree => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{MAX_STREAMS} follow what happens already"),
+            ),
+            NoShare::Crowded { held, free } => (
+                StatusCode::TOO_MANY_REQUESTS,
+                format!("{held} of whoever asks follow what happens already, and {free} places are left for all others"),
+            ),
+        };
+        ApiError::new(status, error).hint("ask /v1/events?after=ID now and then")
+    })?;
     state.history.opened().await;
     let follower = Follower {
         live: state.history.follow(),
@@ -184,13 +196,42 @@ pub(super) async fn stream(
 #[derive(Debug, Clone)]
 pub(super) struct StreamStop(pub(super) CancellationToken);
 
-/// Places for those who follow.
-#[derive(Debug, Clone)]
-pub(super) struct StreamPlaces(Arc<Semaphore>);
+/// Places for those who follow. One caller may have half as many as are free, which is a third of all at most.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StreamPlaces(Arc<Mutex<ShareTable>>);
 
-impl Default for StreamPlaces {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_STREAMS)))
+impl StreamPlaces {
+    fn take(&self, holder: ShareHolder) -> Result<StreamPlace, NoShare> {
+        let mut taken = self.0.lock();
+        let free = MAX_STREAMS.saturating_sub(taken.total());
+        taken.take(&holder, free, ShareUse::Apis)?;
+        let places = self.0.clone();
+        Ok(StreamPlace { places, holder })
+    }
+}
+
+/// Place of one who follows. It is free again when this is dropped.
+#[derive(Debug)]
+struct StreamPlace {
+    places: Arc<Mutex<ShareTable>>,
+    holder: ShareHolder,
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.places.lock().give_back(&self.holder);
+    }
+}
+
+/// Party whose place a stream takes.
+#[derive(Debug)]
+pub(super) struct StreamCaller(ShareHolder);
+
+impl<S: Sync> FromRequestParts<S> for StreamCaller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(share_holder(&parts.extensions)))
     }
 }
 
@@ -203,7 +244,7 @@ struct Follower {
     /// Until what is kept is read to its end.
     is_reading: bool,
     waiting: VecDeque<HistoryEvent>,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 impl Follower {
@@ -311,6 +352,22 @@ mod tests {
         assert_eq!(at, SystemTime::UNIX_EPOCH + Duration::from_secs(86_400));
         assert_eq!(moment("300y", now).unwrap(), SystemTime::UNIX_EPOCH);
         assert!(moment("yesterday", now).is_err());
+    }
+
+    #[test]
+    fn one_who_follows_on_many_streams_leaves_places_to_others() {
+        let places = StreamPlaces::default();
+        let fill = |name: &str| {
+            let place = || places.take(ShareHolder::Named(name.into())).ok();
+            std::iter::from_fn(place).collect::<Vec<_>>()
+        };
+        let one = fill("token viewer");
+        assert_eq!(one.len(), 21);
+        let others: Vec<_> = ["a", "b", "c", "d"].into_iter().map(fill).collect();
+        assert!(others.iter().all(|other| !other.is_empty()), "{others:?}");
+        drop(others);
+        drop(one);
+        assert_eq!(fill("token viewer").len(), 21, "they are free again");
     }
 
     #[test]

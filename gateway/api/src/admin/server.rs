@@ -285,6 +285,7 @@ async fn serve_connection(
     };
     let service = tower::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(from.clone());
+        request.extensions_mut().insert(place.clone());
         let (call, answering) = (place.call(), router.clone().oneshot(request));
         async move {
             let answer = answering.await?;
