@@ -17,20 +17,44 @@ use causeway_federation::{
 use causeway_host::files::{PRIVATE, replace_file, set_aside};
 use causeway_zone_sync::registry::Durability;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc::WeakSender, oneshot};
 
 use crate::{Instances, task::InstancesCommand};
 
 /// The file in the data directory.
 pub(crate) const DRAINS_FILE: &str = "drains.json";
-/// Most instances of a zone that are drained at once; those that are gone make room.
+/// Most instances of a zone that are drained at once; of those that are gone, the ones that have been for longest make room.
 pub(crate) const MAX_DRAINS: usize = 10_000;
 /// Largest file in bytes: 512 for each, twice what the longest names take.
 const MAX_FILE_BYTES: u64 = 512 * MAX_DRAINS as u64;
 const VERSION: u32 = 1;
 
+/// Time between two looks for instances that are gone.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
+/// Looks in a row at which an instance is not there until its drain is forgotten: 7 days, longer than a host is away for repair. Looks are
+/// counted and not time, so that neither a clock that is set nor a gateway that was away makes one gone.
+pub(crate) const MAX_ABSENT_LOOKS: u32 = 7 * 24;
+
+/// An instance that is drained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DrainedInstance {
+    pub(crate) drain: Drain,
+    /// Looks since it was there last.
+    pub(crate) absent_looks: u32,
+}
+
+impl DrainedInstance {
+    /// One that is there.
+    pub(crate) fn new(drain: Drain) -> Self {
+        Self {
+            drain,
+            absent_looks: 0,
+        }
+    }
+}
+
 /// Instances that are drained.
-pub(crate) type DrainedInstances = BTreeMap<InstanceKey, Drain>;
+pub(crate) type DrainedInstances = BTreeMap<InstanceKey, DrainedInstance>;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct StoredDrains {
@@ -45,6 +69,13 @@ struct StoredDrain {
     /// Seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     by: Option<u64>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    absent_hours: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The file of drains, which one writer has at a time.
@@ -86,7 +117,11 @@ fn read(path: &Path) -> io::Result<DrainedInstances> {
     let drains = stored.drains.into_iter().map(|stored| {
         let by = stored.by.map(Duration::from_secs);
         let by = by.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
-        (super::key(&stored.service, &stored.id), Drain { by })
+        let drained = DrainedInstance {
+            drain: Drain { by },
+            absent_looks: stored.absent_hours,
+        };
+        (super::key(&stored.service, &stored.id), drained)
     });
     Ok(drains.collect())
 }
@@ -97,10 +132,11 @@ fn write(path: &Path, drains: &DrainedInstances) -> io::Result<()> {
             .unwrap_or_default()
             .as_secs()
     };
-    let drains = drains.iter().map(|(key, drain)| StoredDrain {
+    let drains = drains.iter().map(|(key, drained)| StoredDrain {
         service: key.service.clone(),
         id: key.id.clone(),
-        by: drain.by.map(seconds),
+        by: drained.drain.by.map(seconds),
+        absent_hours: drained.absent_looks,
     });
     let stored = StoredDrains {
         version: VERSION,
@@ -133,18 +169,53 @@ impl Instances {
             reply,
         });
         let all = all.await??;
-        let Some(path) = file.clone() else {
-            return Ok(Durability::NoStore);
-        };
-        let written = tokio::task::spawn_blocking(move || write(&path, &all)).await;
-        match written.map_err(io::Error::other) {
-            Ok(Ok(())) => Ok(Durability::Durable),
-            Ok(Err(error)) | Err(error) => {
-                tracing::error!(%error, "the drains of instances cannot be written: a restart would not know of the latest");
-                Ok(Durability::WriteFailed)
-            }
+        Ok(store(file.clone(), all).await)
+    }
+}
+
+/// Writes all drains, where there is a folder for them.
+async fn store(path: Option<PathBuf>, all: DrainedInstances) -> Durability {
+    let Some(path) = path else {
+        return Durability::NoStore;
+    };
+    let written = tokio::task::spawn_blocking(move || write(&path, &all)).await;
+    match written.map_err(io::Error::other) {
+        Ok(Ok(())) => Durability::Durable,
+        Ok(Err(error)) | Err(error) => {
+            tracing::error!(%error, "the drains of instances cannot be written: a restart would not know of the latest");
+            Durability::WriteFailed
         }
     }
+}
+
+/// Looks after each such time which drained instances are gone, until there is nobody to ask any more; then it waits for ever.
+pub(crate) async fn keep_forgetting(
+    every: Duration,
+    file: DrainFile,
+    commands: WeakSender<InstancesCommand>,
+) {
+    loop {
+        tokio::time::sleep(every).await;
+        if look(&file, &commands).await.is_none() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Has the table look once, and writes what has changed; `None`: nobody answers.
+async fn look(file: &DrainFile, commands: &WeakSender<InstancesCommand>) -> Option<()> {
+    let file = file.0.lock().await;
+    let (reply, answer) = oneshot::channel();
+    let commands = commands.upgrade()?;
+    commands
+        .send(InstancesCommand::LookAtDrains { reply })
+        .await
+        .ok()?;
+    drop(commands);
+    if let Some(all) = answer.await.ok()? {
+        store(file.clone(), all).await;
+    }
+    Some(())
 }
 
 #[cfg(test)]
@@ -160,8 +231,17 @@ mod tests {
         let orders = ServiceName::new("orders").unwrap();
         let by = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000);
         let drains = DrainedInstances::from([
-            (super::super::key(&orders, "10.0.0.1:80"), Drain { by: Some(by) }),
-            (super::super::key(&orders, "10.0.0.2:80"), Drain { by: None }),
+            (
+                super::super::key(&orders, "10.0.0.1:80"),
+                DrainedInstance::new(Drain { by: Some(by) }),
+            ),
+            (
+                super::super::key(&orders, "10.0.0.2:80"),
+                DrainedInstance {
+                    drain: Drain { by: None },
+                    absent_looks: 3,
+                },
+            ),
         ]);
         write(&path, &drains).unwrap();
         assert_eq!(DrainFile::open(Some(folder.path()), 2).1, drains);

@@ -230,11 +230,14 @@ impl Instances {
             topology,
             metrics,
         );
-        tokio::spawn(
-            config
-                .tasks
-                .keep("instances", task.run(command_queue, hint_queue)),
-        );
+        let forgetting = drains::keep_forgetting(drains::LOOK_EVERY, drains.clone(), commands.downgrade());
+        let working = async move {
+            tokio::select! {
+                () = task.run(command_queue, hint_queue) => {}
+                () = forgetting => {}
+            }
+        };
+        tokio::spawn(config.tasks.keep("instances", working));
         Ok(Self {
             commands,
             hints,

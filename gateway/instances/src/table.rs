@@ -377,7 +377,7 @@ impl Table {
         let old = known.old;
         let load = old.as_ref().map(|old| Arc::clone(&old.load));
         let instance = Instance {
-            drain: self.drains.get(key).cloned(),
+            drain: self.drain_of(key),
             ..instance_of(registration, source, health, load.unwrap_or_default())
         };
         if let Some(check) = check {

@@ -70,6 +70,10 @@ pub(super) enum InstancesCommand {
         even_the_last: bool,
         reply: oneshot::Sender<Result<DrainedInstances, RegistryError>>,
     },
+    /// Answers with all drains if anything is to be written.
+    LookAtDrains {
+        reply: oneshot::Sender<Option<DrainedInstances>>,
+    },
     Status {
         service: Option<ServiceName>,
         reply: oneshot::Sender<Vec<InstanceStatus>>,
@@ -372,6 +376,7 @@ impl InstancesTask {
                 tracing::info!(service = %key.service, id = key.id, ?drain, "an instance is to be drained, or to serve again");
                 drop(reply.send(self.table.drain(now, &key, drain, even_the_last)));
             }
+            InstancesCommand::LookAtDrains { reply } => drop(reply.send(self.table.look_at_drains())),
             InstancesCommand::Status { service, reply } => {
                 drop(reply.send(self.table.status(now, service.as_ref())));
             }

@@ -10,6 +10,7 @@ use tokio::{net::TcpListener, sync::watch};
 use super::*;
 
 mod addresses;
+mod drains;
 
 /// Longest that a test waits for what must come; no test waits this long when it passes.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use causeway_federation::{
 use causeway_routing::{balance::takes_traffic, snapshot::Instance};
 
 use super::Table;
-use crate::drains::{DrainedInstances, MAX_DRAINS};
+use crate::drains::{DrainedInstance, DrainedInstances, MAX_ABSENT_LOOKS, MAX_DRAINS};
 
 impl Table {
     /// Begins with the drains that are known.
@@ -39,7 +39,7 @@ impl Table {
                     return Err(RegistryError::LastHealthy(key.clone()));
                 }
                 self.make_room(key)?;
-                self.drains.insert(key.clone(), drain);
+                self.drains.insert(key.clone(), DrainedInstance::new(drain));
             }
         }
         self.reconcile(now, key);
@@ -56,18 +56,41 @@ impl Table {
         others.any(|(_, member)| takes_traffic(&member.instance) && has_weight(&member.instance))
     }
 
-    /// Forgets the drains of instances that are gone, if there is no room else.
+    /// Gives the drain of an instance that is there.
+    pub(super) fn drain_of(&mut self, key: &InstanceKey) -> Option<Drain> {
+        let drained = self.drains.get_mut(key)?;
+        drained.absent_looks = 0;
+        Some(drained.drain.clone())
+    }
+
+    /// Looks, as is done once an hour, which drained instances are gone, and forgets the drains of those that have been for long. Gives all
+    /// drains if anything is to be written.
+    pub(in super::super) fn look_at_drains(&mut self) -> Option<DrainedInstances> {
+        let mut drains = std::mem::take(&mut self.drains);
+        let mut changed = false;
+        drains.retain(|key, drained| {
+            if self.member(key).is_some() {
+                return true;
+            }
+            changed = true;
+            drained.absent_looks += 1;
+            drained.absent_looks < MAX_ABSENT_LOOKS
+        });
+        self.drains = drains;
+        changed.then(|| self.drains.clone())
+    }
+
+    /// Forgets the drain of an instance that is gone, the one that has been for longest, if there is no room else.
     fn make_room(&mut self, key: &InstanceKey) -> Result<(), RegistryError> {
         if self.drains.len() < MAX_DRAINS || self.drains.contains_key(key) {
             return Ok(());
         }
-        let mut drains = std::mem::take(&mut self.drains);
-        drains.retain(|key, _| self.member(key).is_some());
-        self.drains = drains;
-        match self.drains.len() < MAX_DRAINS {
-            true => Ok(()),
-            false => Err(RegistryError::TooManyDrains),
-        }
+        let gone = self.drains.iter().filter(|(key, _)| self.member(key).is_none());
+        let longest = gone.max_by_key(|(_, drained)| drained.absent_looks);
+        let longest = longest.map(|(key, _)| key.clone());
+        let longest = longest.ok_or(RegistryError::TooManyDrains)?;
+        self.drains.remove(&longest);
+        Ok(())
     }
 }
 
@@ -167,6 +190,47 @@ mod tests {
         assert_eq!(refused, Err(RegistryError::LastHealthy(key(ALL[1]))));
         table.apply_topology(now, &split([1, 99]));
         assert!(table.drain(now, &key(ALL[1]), drain, false).is_ok());
+    }
+
+    #[test]
+    fn the_drain_of_an_instance_that_is_gone_is_forgotten_after_a_week_and_of_one_that_comes_back_kept() {
+        let (mut table, now) = (table(), Instant::now());
+        for id in ALL {
+            table
+                .drain(now, &key(id), Some(Drain { by: None }), true)
+                .unwrap();
+        }
+        assert_eq!(table.look_at_drains(), None, "all are there");
+        table.deregister(now, &key(ALL[1])).unwrap();
+        for _ in 1..MAX_ABSENT_LOOKS {
+            assert_eq!(table.look_at_drains().unwrap().len(), 3);
+        }
+        // Even if nobody looks while it is there.
+        register(&mut table, ALL[1], &InstanceSource::Registered);
+        table.deregister(now, &key(ALL[1])).unwrap();
+        for _ in 1..MAX_ABSENT_LOOKS {
+            assert_eq!(table.look_at_drains().unwrap().len(), 3);
+        }
+        let left = table.look_at_drains().unwrap();
+        assert_eq!(left.into_keys().collect::<Vec<_>>(), [key(ALL[0]), key(ALL[2])]);
+        register(&mut table, ALL[1], &InstanceSource::Registered);
+        assert_eq!(taking(&mut table), [ALL[1]]);
+    }
+
+    #[test]
+    fn of_drains_without_end_those_make_room_that_have_been_gone_for_longest() {
+        let (mut table, now) = (table(), Instant::now());
+        let drained = |absent_looks: u32| DrainedInstance {
+            drain: Drain { by: None },
+            absent_looks,
+        };
+        let many = (0..MAX_DRAINS as u32).map(|nth| (key(&format!("gone-{nth}")), drained(nth % 100)));
+        table.drains = many.collect();
+        let all = table
+            .drain(now, &key(ALL[0]), Some(Drain { by: None }), true)
+            .unwrap();
+        assert_eq!(all.len(), MAX_DRAINS);
+        assert!(!all.contains_key(&key("gone-9999")) && all.contains_key(&key("gone-9998")));
     }
 
     #[test]
