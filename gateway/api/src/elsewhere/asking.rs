@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use causeway_control::places::AnswerPlaces;
 use causeway_federation::name::{GatewayId, ZoneName};
+use causeway_host::share::ShareHolder;
 use causeway_identity::SecretHash;
 use causeway_proto::tunnel::{Page, StreamHeader, stream_header::Kind};
 use causeway_routing::snapshot::Snapshots;
@@ -26,6 +27,7 @@ use super::{
     memory::{AnswerMemory, QuestionKey},
     merged::ZoneEntry,
     pages::AskedPage,
+    questions::{QuestionPlace, Questions},
     words::{ZoneWord, not_taken, old_program, unwelcome},
 };
 use crate::{ApiMetrics, credentials::vouched_words};
@@ -38,10 +40,6 @@ const QUESTION_WITHIN: Duration = Duration::from_secs(7);
 const MAX_GATEWAYS: usize = 3;
 /// Zones that are asked at once for one question.
 const ZONES_AT_ONCE: usize = 32;
-/// Questions that are under way at once, each to one zone or to all.
-const MAX_QUESTIONS: usize = 16;
-/// Longest wait for a place among them.
-const PLACE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Way to the admin APIs of other zones. Clones are the same.
 #[derive(Debug, Clone)]
@@ -53,7 +51,7 @@ struct Asking {
     tunnels: Arc<TunnelSet>,
     snapshots: Snapshots,
     metrics: Arc<ApiMetrics>,
-    questions: Arc<Semaphore>,
+    questions: Questions,
     places: AnswerPlaces,
     /// Room for answers.
     room: Arc<Semaphore>,
@@ -73,7 +71,7 @@ impl Elsewhere {
             tunnels,
             snapshots,
             metrics,
-            questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            questions: Questions::default(),
             places: AnswerPlaces::new(MAX_WITH_ZONE, MAX_IN_ALL),
             room: Arc::new(Semaphore::new(MAX_HELD_BYTES / HELD_UNIT_BYTES)),
             memory: Mutex::default(),
@@ -92,9 +90,8 @@ impl Elsewhere {
     }
 
     /// A place among the questions under way; `None`: there are too many.
-    pub(super) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        let place = timeout(PLACE_WITHIN, self.0.questions.clone().acquire_owned()).await;
-        place.ok()?.ok()
+    pub(super) async fn place(&self, holder: &ShareHolder) -> Option<QuestionPlace> {
+        self.0.questions.place(holder).await
     }
 
     /// Room for an answer of the own zone.

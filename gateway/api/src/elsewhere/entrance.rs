@@ -8,6 +8,7 @@ use axum::{
     response::Response,
 };
 use causeway_federation::name::ZoneName;
+use causeway_host::share::ShareHolder;
 use causeway_identity::SecretHash;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
@@ -19,6 +20,7 @@ use super::{
     words::{ZoneWord, unwelcome},
 };
 use crate::{
+    actor::share_holder,
     admin::{ApiError, held},
     credentials::bearer,
 };
@@ -32,7 +34,10 @@ pub(crate) async fn pass(
     match meant(request.method(), request.uri())? {
         Meant::Here => Ok(next.run(request).await),
         Meant::At(zone, page) if zone == *elsewhere.own_zone() => Ok(next.run(here(request, &page)?).await),
-        Meant::At(zone, page) => one(&elsewhere, zone, &page, request.headers()).await,
+        Meant::At(zone, page) => {
+            let holder = share_holder(request.extensions());
+            one(&elsewhere, zone, &page, (request.headers(), &holder)).await
+        }
         Meant::Everywhere(page) => everywhere(&elsewhere, &page, request, next).await,
     }
 }
@@ -55,7 +60,7 @@ async fn one(
     elsewhere: &Elsewhere,
     zone: ZoneName,
     page: &AskedPage,
-    headers: &HeaderMap,
+    (headers, holder): (&HeaderMap, &ShareHolder),
 ) -> Result<Response, ApiError> {
     let zones = elsewhere.others();
     if !zones.contains(&zone) {
@@ -63,7 +68,7 @@ async fn one(
         return Err(ApiError::not_found(format!("the topology has no zone `{zone}`"))
             .hint(format!("besides the own one there are: {}", names.join(", "))));
     }
-    let _place = elsewhere.place().await.ok_or_else(too_many)?;
+    let _place = elsewhere.place(holder).await.ok_or_else(too_many)?;
     let entry = elsewhere.ask_one(zone, page, token(headers).as_ref()).await;
     let (status, told, said) = match entry.word {
         ZoneWord::Answered(answer, room) => return Ok(held(answer, room)),
@@ -83,7 +88,8 @@ async fn everywhere(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let place = elsewhere.place().await.ok_or_else(too_many)?;
+    let holder = share_holder(request.extensions());
+    let place = elsewhere.place(&holder).await.ok_or_else(too_many)?;
     let token = token(request.headers());
     let asked = SystemTime::now();
     let own = next.run(here(request, page)?);

@@ -13,6 +13,7 @@ mod json;
 mod memory;
 mod merged;
 pub(crate) mod pages;
+mod questions;
 mod server;
 mod words;
 
