@@ -89,6 +89,10 @@ kinds! {
     HomeLost = "home_lost",
     /// One can again.
     HomeFound = "home_found",
+    /// No instance of a service is healthy in any zone, and those that are ill are used.
+    PanicBegun = "panic_begun",
+    /// One is healthy again, or none is left.
+    PanicEnded = "panic_ended",
     /// A shift has begun.
     ShiftBegun = "shift_begun",
     /// It has come to its next step.

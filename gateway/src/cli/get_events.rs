@@ -248,6 +248,7 @@ fn tone(kind: &str) -> Tone {
         | "certificate_failed"
         | "shift_aborted"
         | "shed_begun"
+        | "panic_begun"
         | "revoked"
         | "events_lost" => Tone::Bad,
         "tunnel_stalled"
@@ -268,6 +269,7 @@ fn tone(kind: &str) -> Tone {
         | "failover_ended"
         | "spill_ended"
         | "shed_ended"
+        | "panic_ended"
         | "home_found"
         | "instance_healthy"
         | "instance_undrained"

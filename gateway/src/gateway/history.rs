@@ -246,6 +246,7 @@ async fn run(
                 before = Some(now);
                 let at = SystemTime::now();
                 for event in burst.admit(uptime(), happened) {
+                    log_panic(&event);
                     history.note(at, with_failure(event, &instances).await);
                 }
             }
@@ -253,6 +254,20 @@ async fn run(
         }
         minute.look();
         sleep((looking.elapsed() * PAUSE_TIMES).max(PAUSE)).await;
+    }
+}
+
+/// Has the log say when a service panics, and when it does so no more.
+fn log_panic(event: &NewEvent) {
+    let (service, tags) = (event.service.as_deref(), event.subject.as_deref());
+    match event.kind {
+        EventKind::PanicBegun => tracing::warn!(
+            service,
+            tags,
+            "a service is in panic: none of its instances is healthy in any zone, and those that are ill are used"
+        ),
+        EventKind::PanicEnded => tracing::info!(service, tags, "a service is in panic no more"),
+        _ => {}
     }
 }
 

@@ -7,12 +7,14 @@ use std::{
 };
 
 use causeway_tests::{
-    federation::{Federation, PATIENCE, Plan},
+    federation::{Federation, PATIENCE, Plan, Zone},
     http,
     instance::{Behaviour, Instance},
     measured::measured,
+    process::run,
     wait::until_true,
 };
+use serde_json::Value;
 
 const PORT: u16 = 9000;
 const REQUESTS: usize = 100;
@@ -33,6 +35,23 @@ async fn start(own: &Instance, far: &Instance) -> Federation {
 async fn explains(federation: &Federation, says: impl Fn(&str) -> bool, what: &str) {
     until_true(what, PATIENCE, async || {
         says(&federation.explained("east", &["orders"]).await.unwrap())
+    })
+    .await;
+}
+
+/// Latest event of a kind.
+async fn event(zone: &Zone, kind: &str) -> Option<Value> {
+    let answer = http::get(zone.admin, &format!("/v1/events?kind={kind}"))
+        .await
+        .ok()?;
+    let page: Value = serde_json::from_str(&answer.body).ok()?;
+    page["events"].as_array()?.last().cloned()
+}
+
+async fn told(zone: &Zone, kind: &str, text: &str) {
+    until_true(&format!("an event {kind}"), PATIENCE, async || {
+        let found = event(zone, kind).await;
+        found.is_some_and(|found| found["text"].as_str().is_some_and(|told| told.starts_with(text)))
     })
     .await;
 }
@@ -65,6 +84,16 @@ async fn a_broken_health_check_is_no_outage_and_what_accepts_nothing_is_not_floo
     east.wait_log(&["egress orders", "east->east served", "panic=true"])
         .await;
 
+    told(east, "panic_begun", "orders is in panic").await;
+    east.wait_log(&["WARN", "a service is in panic", "orders"]).await;
+    let lost = event(east, "home_lost").await;
+    assert_eq!(lost, None);
+    let check = run(["check", "--admin", &east.admin.to_string()]).unwrap();
+    assert!(
+        check.contains("in panic: 0 of 2 instances are healthy"),
+        "{check}"
+    );
+
     // Its instance accepts nothing any more: the other zone's serves, and it is left alone for longer and longer.
     drop(own);
     let began = Instant::now();
@@ -93,6 +122,9 @@ async fn a_broken_health_check_is_no_outage_and_what_accepts_nothing_is_not_floo
     .await;
     let answer = http::get(orders, "/").await.unwrap();
     assert_eq!((answer.status, answer.body.trim()), (200, "west"));
+    told(east, "panic_ended", "orders is in panic no more").await;
+    east.wait_log(&["INFO", "a service is in panic no more", "orders"])
+        .await;
 
     // Who wants none says so.
     edit(&federation, RIGHT, BROKEN);

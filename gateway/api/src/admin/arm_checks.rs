@@ -1,60 +1,91 @@
 //! Findings about arms of splits that no zone can serve now, although instances with other tags are well.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use causeway_federation::name::{ServiceName, Tags};
 use causeway_routing::{route::standing, snapshot::Snapshot};
 use causeway_telemetry::{Check, Status};
 
-use super::view::ServiceView;
+use super::view::{Count, ServiceView};
 
 /// Group of the findings that are about services.
 const GROUP: &str = "services";
 
-/// Looks at the arms of each service from this zone, as `route` does, and puts what it finds in the place of milder findings. Of services without
-/// any healthy instance that can be reached enough is said elsewhere.
+/// Looks at the arms of each service from this zone, as `route` does, and puts what it finds in the place of milder findings; that of a panic in the
+/// place of any. Of services without any healthy instance that can be reached, and without panic, enough is said elsewhere.
 pub(super) fn tell_of_arms(snapshot: &Snapshot, services: &[ServiceView], checks: &mut [Check]) {
-    let is_somewhere = |service: &ServiceView| {
-        service.local.healthy > 0 || service.zones.iter().any(|zone| zone.usable && zone.healthy > 0)
-    };
-    let somewhere: BTreeSet<&str> = services
-        .iter()
-        .filter(|service| is_somewhere(service))
-        .map(|service| service.name.as_str())
-        .collect();
-    for (name, worse) in homeless(snapshot, &somewhere) {
-        let milder = |check: &&mut Check| {
-            let is_milder = match check.status {
-                Status::Ok => true,
-                Status::Warn => worse.status == Status::Fail,
-                Status::Fail => false,
-            };
-            check.group == GROUP && check.name == name && is_milder
+    for view in services {
+        let Some(found) = found(snapshot, view) else {
+            continue;
         };
-        if let Some(check) = checks.iter_mut().find(milder) {
-            *check = worse;
+        let gives_way = |check: &&mut Check| {
+            let is_milder = match (check.status, &found) {
+                (_, ArmFinding::Panic(_)) | (Status::Ok, _) => true,
+                (Status::Warn, ArmFinding::Homeless(worse)) => worse.status == Status::Fail,
+                (Status::Fail, ArmFinding::Homeless(_)) => false,
+            };
+            check.group == GROUP && check.name == view.name && is_milder
+        };
+        if let Some(check) = checks.iter_mut().find(gives_way) {
+            let (ArmFinding::Panic(found) | ArmFinding::Homeless(found)) = found;
+            *check = found;
         }
     }
 }
 
-/// Findings about services of these names.
-fn homeless<'s>(snapshot: &'s Snapshot, names: &BTreeSet<&str>) -> BTreeMap<&'s str, Check> {
-    let services = snapshot.topology.services.iter();
-    services
-        .filter(|(name, _)| names.contains(name.as_str()))
-        .filter_map(|(name, service)| {
-            let arms: Vec<_> = snapshot
-                .split_of(name, service)
-                .iter()
-                .filter(|arm| arm.weight > 0)
-                .collect();
-            let lost = arms.iter().filter(|arm| {
-                standing(snapshot, name, &arm.tags).is_some_and(|stands| stands.tier.is_none())
-            });
-            let lost: Vec<&Tags> = lost.map(|arm| &arm.tags).collect();
-            Some((name.as_str(), finding(name, &lost, arms.len())?))
-        })
-        .collect()
+/// Something that was found out about the arms of a service.
+enum ArmFinding {
+    /// Instances that are ill serve.
+    Panic(Check),
+    /// Some arms, or all, have no home.
+    Homeless(Check),
+}
+
+fn found(snapshot: &Snapshot, view: &ServiceView) -> Option<ArmFinding> {
+    let name = ServiceName::new(&view.name).ok()?;
+    let service = snapshot.topology.services.get(&name)?;
+    let is_somewhere = reachable(view).healthy > 0;
+    if !is_somewhere && !service.panics() {
+        return None;
+    }
+    let mut lost = Vec::new();
+    let mut arms = 0;
+    for arm in snapshot
+        .split_of(&name, service)
+        .iter()
+        .filter(|arm| arm.weight > 0)
+    {
+        let stands = standing(snapshot, &name, &arm.tags)?;
+        if stands.in_panic {
+            return Some(ArmFinding::Panic(panic(view)));
+        }
+        arms += 1;
+        lost.extend(stands.tier.is_none().then_some(&arm.tags));
+    }
+    match is_somewhere {
+        true => finding(&name, &lost, arms).map(ArmFinding::Homeless),
+        false => None,
+    }
+}
+
+/// Instances here, and in the zones that traffic can go to.
+fn reachable(view: &ServiceView) -> Count {
+    let zones = view.zones.iter().filter(|zone| zone.usable);
+    zones.fold(view.local, |sum, zone| Count {
+        instances: sum.instances.saturating_add(zone.instances),
+        healthy: sum.healthy.saturating_add(zone.healthy),
+    })
+}
+
+fn panic(view: &ServiceView) -> Check {
+    let Count { instances, healthy } = reachable(view);
+    let message = format!(
+        "in panic: {healthy} of {instances} instances are healthy, and those that are ill are used all the same"
+    );
+    let hint = format!(
+        "what do they hang on, and does the health check fit the service? `causeway get instances --service {name} --unhealthy` \
+         shows those of a zone; with `panic: false` clients would be refused",
+        name = view.name
+    );
+    Check::warn(GROUP, view.name.clone(), message, hint)
 }
 
 /// Finding about a service with so many arms, of which some have no home.
@@ -85,18 +116,24 @@ fn finding(name: &ServiceName, lost: &[&Tags], arms: usize) -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
-    use causeway_routing::testbed;
+    use causeway_routing::{
+        snapshot::{Health, Instance},
+        testbed,
+    };
 
     use super::*;
     use crate::admin::view;
 
     fn told(services: &str, tags: &[(&str, &str)], before: Check) -> Check {
-        let topology = testbed::topology("  east: {}\n  west: {}", services);
         let address = "10.0.0.1:80".parse().unwrap();
-        let one = testbed::instance("a", address, 1, tags);
-        let snapshot = testbed::snapshot("east", &topology, vec![one], Vec::new(), &[]);
+        told_of(services, vec![testbed::instance("a", address, 1, tags)], before)
+    }
+
+    fn told_of(services: &str, instances: Vec<Arc<Instance>>, before: Check) -> Check {
+        let topology = testbed::topology("  east: {}\n  west: {}", services);
+        let snapshot = testbed::snapshot("east", &topology, instances, Vec::new(), &[]);
         let mut views = Vec::new();
         view::services(&snapshot, &Default::default(), Duration::ZERO, |view| {
             views.push(view.clone())
@@ -105,6 +142,51 @@ mod tests {
         tell_of_arms(&snapshot, &views, &mut checks);
         let [check] = checks;
         check
+    }
+
+    #[test]
+    fn a_service_in_panic_is_served_and_warned_of() {
+        let of = |health, weight| {
+            let address = "10.0.0.1:80".parse().unwrap();
+            let tags: &[(&str, &str)] = if weight == 0 {
+                &[("v", "v2")]
+            } else {
+                &[("v", "v1")]
+            };
+            let one = testbed::instance(&format!("i{weight}"), address, 1, tags);
+            Arc::new(Instance {
+                health,
+                ..Arc::into_inner(one).unwrap()
+            })
+        };
+        let service = |panic| {
+            format!(
+                "  orders: {{ port: 80, protocol: http, health: {{ http: / }}, panic: {panic}, \
+                 split: [{{ tags: {{ v: v1 }}, weight: 100 }}, {{ tags: {{ v: v2 }}, weight: 0 }}] }}"
+            )
+        };
+        let failed = || Check::fail(GROUP, "orders", "none of 1 instances here is healthy", "look");
+        let ill = || vec![of(Health::Unhealthy, 1)];
+        let check = told_of(&service(true), ill(), failed());
+        assert_eq!(check.status, Status::Warn, "{check:?}");
+        assert!(
+            check
+                .message
+                .starts_with("in panic: 0 of 1 instances are healthy"),
+            "{check:?}"
+        );
+        assert_eq!(told_of(&service(false), ill(), failed()), failed());
+        // One of an arm that nobody uses is well.
+        let mixed = || vec![of(Health::Healthy, 0), of(Health::Unhealthy, 1)];
+        let well = || Check::ok(GROUP, "orders", "1 healthy here");
+        let check = told_of(&service(true), mixed(), well());
+        assert!(
+            check
+                .message
+                .starts_with("in panic: 1 of 2 instances are healthy"),
+            "{check:?}"
+        );
+        assert_eq!(told_of(&service(false), mixed(), well()).status, Status::Fail);
     }
 
     #[test]

@@ -26,13 +26,13 @@ pub(super) fn changed(before: &Picture, after: &Picture, events: &mut Vec<NewEve
         };
         let (old, new) = (slice(old), slice(new));
         if !std::ptr::eq::<[Arc<Instance>]>(&*old, &*new) {
-            merge(&old, &new, events);
+            merge((&old, &new), after, events);
         }
     }
 }
 
 /// Compares two lists in the order of their ids.
-fn merge(old: &[Arc<Instance>], new: &[Arc<Instance>], events: &mut Vec<NewEvent>) {
+fn merge((old, new): (&[Arc<Instance>], &[Arc<Instance>]), after: &Picture, events: &mut Vec<NewEvent>) {
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
@@ -50,7 +50,7 @@ fn merge(old: &[Arc<Instance>], new: &[Arc<Instance>], events: &mut Vec<NewEvent
             Ordering::Equal => {
                 if let (Some(old), Some(new)) = (old.next(), new.next()) {
                     events.extend(drain(old, new));
-                    events.extend(health(old, new));
+                    events.extend(health(old, new, after));
                 }
             }
         }
@@ -70,13 +70,16 @@ pub(super) fn healthy(instance: &Instance) -> NewEvent {
     told(EventKind::InstanceHealthy, instance, "is healthy again")
 }
 
-fn health(old: &Instance, new: &Instance) -> Option<NewEvent> {
+fn health(old: &Instance, new: &Instance, after: &Picture) -> Option<NewEvent> {
     match (old.health, new.health) {
         (Health::Unhealthy, Health::Healthy) => Some(healthy(new)),
         (Health::Healthy | Health::Unknown, Health::Unhealthy) => Some(told(
             EventKind::InstanceUnhealthy,
             new,
-            "is unhealthy, and gets no traffic",
+            match after.plans.uses_ill(&after.snapshot.zone, new) {
+                false => "is unhealthy, and gets no traffic",
+                true => "is unhealthy, and gets traffic all the same: its service is in panic",
+            },
         )),
         _ => None,
     }

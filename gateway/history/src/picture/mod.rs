@@ -2,10 +2,13 @@
 //!
 //! This is the one place in which it is decided what an event is: no part of the gateway tells of events by itself.
 
+mod causes;
 mod instances;
 mod open;
 #[cfg(test)]
 mod open_tests;
+#[cfg(test)]
+mod panic_tests;
 mod peers;
 mod plans;
 mod ruling;

@@ -51,6 +51,8 @@ impl OpenMatters {
         EventKind::InstanceRemoved,
         EventKind::HomeLost,
         EventKind::HomeFound,
+        EventKind::PanicBegun,
+        EventKind::PanicEnded,
         EventKind::FailoverBegun,
         EventKind::FailoverEnded,
         EventKind::SpillBegun,
@@ -72,18 +74,21 @@ impl OpenMatters {
         matters
     }
 
-    /// Takes those away that end what nobody was told of, and remembers the rest.
+    /// Takes those away that end what nobody was told of, or begin a panic that an earlier process has told of, and remembers the rest.
     pub fn admit(&mut self, mut events: Vec<NewEvent>) -> Vec<NewEvent> {
         events.retain(|event| {
             let about = (event.service.clone(), event.subject.clone());
             let was_open = self.note(event.kind, about, &event.text, false);
             let needs_beginning = matches!(event.kind, EventKind::ZoneFresh | EventKind::InstanceHealthy);
-            was_open || !needs_beginning || self.is_full
+            match event.kind {
+                EventKind::PanicBegun => !was_open,
+                _ => was_open || !needs_beginning || self.is_full,
+            }
         });
         events
     }
 
-    /// Takes an event down. Tells whether it ends something.
+    /// Takes an event down. Tells whether what it begins or ends was open.
     fn note(
         &mut self,
         kind: EventKind,
@@ -102,13 +107,14 @@ impl OpenMatters {
         if !begins {
             return self.open.remove(&matter).is_some();
         }
-        if self.open.len() < MAX_OPEN {
-            let text = text.to_owned();
-            self.open.insert(matter, Beginning { text, is_recorded });
-        } else {
+        if self.open.len() >= MAX_OPEN {
             self.is_full = true;
+            return self.open.contains_key(&matter);
         }
-        false
+        let text = text.to_owned();
+        self.open
+            .insert(matter, Beginning { text, is_recorded })
+            .is_some()
     }
 
     /// Ends what earlier processes left open and what holds no more. To be asked once a process has had time to hear of the other zones.
@@ -157,6 +163,8 @@ fn beginning(kind: EventKind) -> Option<(EventKind, bool)> {
         EventKind::InstanceHealthy | EventKind::InstanceRemoved => (EventKind::InstanceUnhealthy, false),
         EventKind::HomeLost => (EventKind::HomeLost, true),
         EventKind::HomeFound => (EventKind::HomeLost, false),
+        EventKind::PanicBegun => (EventKind::PanicBegun, true),
+        EventKind::PanicEnded => (EventKind::PanicBegun, false),
         EventKind::FailoverBegun => (EventKind::FailoverBegun, true),
         EventKind::FailoverEnded => (EventKind::FailoverBegun, false),
         EventKind::SpillBegun => (EventKind::SpillBegun, true),

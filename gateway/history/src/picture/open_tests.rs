@@ -14,12 +14,12 @@ use super::{
 };
 use crate::event::{EventKind, HistoryEvent};
 
-fn words(events: &[NewEvent]) -> Vec<&'static str> {
+pub(super) fn words(events: &[NewEvent]) -> Vec<&'static str> {
     events.iter().map(|event| event.kind.word()).collect()
 }
 
 /// The record, as an earlier process has left it.
-fn recorded(events: &[NewEvent]) -> OpenMatters {
+pub(super) fn recorded(events: &[NewEvent]) -> OpenMatters {
     let kept = |event: &NewEvent| HistoryEvent {
         id: 1,
         time: String::new(),

@@ -1,4 +1,4 @@
-//! Events of where services go: failover, failback, spill, shedding and services that no zone can serve.
+//! Events of where services go: failover, failback, spill, shedding, panic and services that no zone can serve.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,11 +7,15 @@ use causeway_federation::{
     topology::{Service, Tier},
 };
 use causeway_routing::{
-    route::{ArmStanding, Reason, ReasonSubject, Why, reasons, standing},
-    snapshot::Snapshot,
+    balance::takes_traffic_in_panic,
+    route::{ArmStanding, reasons, standing},
+    snapshot::{Instance, Snapshot},
 };
 
-use super::Picture;
+use super::{
+    Picture,
+    causes::{CausePlace, cause},
+};
 use crate::event::{EventKind, NewEvent};
 
 /// Services that are explained in one comparison: explaining costs far more than finding out that something changed.
@@ -42,12 +46,20 @@ struct ArmPlan {
     fails_over: bool,
     spills: bool,
     sheds: bool,
+    panics: bool,
 }
 
 impl ArmPlan {
+    /// Tier that serves with healthy instances.
+    fn home(&self) -> Option<usize> {
+        self.now.tier.filter(|_| !self.now.in_panic)
+    }
+
     fn next(before: Option<&Self>, now: ArmStanding, is_settled: bool) -> Self {
         let known = before.and_then(|before| before.base.clone());
-        let at = now.tier.map(|tier| (tier, now.zones.clone()));
+        // Nothing that is ill is a home.
+        let tier = now.tier.filter(|_| !now.in_panic);
+        let at = tier.map(|tier| (tier, now.zones.clone()));
         let base = match (known, at) {
             _ if !is_settled => None,
             (Some(base), Some(at)) if at.0 > base.0 || now.is_returning => Some(base),
@@ -57,15 +69,17 @@ impl ArmPlan {
         let was = |state: fn(&Self) -> bool| before.is_some_and(state);
         let is_later = base
             .as_ref()
-            .zip(now.tier)
+            .zip(tier)
             .is_some_and(|((base, _), tier)| tier > *base);
-        let returns = now.is_returning && now.spilled > 0.0 && was(|before| before.fails_over);
+        let returns = now.is_returning && now.spilled > 0.0;
+        let failed_over = was(|before| before.fails_over) && (returns || now.in_panic);
         let goes_on =
             |was: bool, share: f64, begins: bool| share > 0.0 && (was || (begins && share >= WORTH_TELLING));
         Self {
-            fails_over: is_later || returns,
+            fails_over: is_later || failed_over,
             spills: goes_on(was(|before| before.spills), now.spilled, !now.is_returning),
             sheds: goes_on(was(|before| before.sheds), now.shed, true),
+            panics: is_settled && now.in_panic,
             base,
             now,
         }
@@ -73,6 +87,15 @@ impl ArmPlan {
 }
 
 impl Plans {
+    /// Tells whether an instance of the zone `own` is used although it is ill.
+    pub(super) fn uses_ill(&self, own: &ZoneName, instance: &Instance) -> bool {
+        let is_asked = |(arm, plan): (&Tags, &ArmPlan)| {
+            plan.now.in_panic && instance.tags.matches(arm) && plan.now.zones.contains(own)
+        };
+        let plan = self.0.get(&instance.service);
+        takes_traffic_in_panic(instance) && plan.is_some_and(|plan| plan.arms.iter().any(is_asked))
+    }
+
     /// Plans of a snapshot that follows others. `is_settled`: the process has had time to hear of the other zones; before that nothing counts
     /// as a failover.
     #[must_use]
@@ -118,11 +141,12 @@ impl Plans {
         let (kind, text) = match kind {
             EventKind::HomeLost => (EventKind::HomeFound, served_again(&what, now.now.tier?, now)),
             EventKind::FailoverBegun => {
-                let tier = now.now.tier.filter(|tier| Some(*tier) <= tier_before(text))?;
+                let tier = now.home().filter(|tier| Some(*tier) <= tier_before(text))?;
                 (EventKind::FailoverEnded, back(&what, tier, now))
             }
-            EventKind::SpillBegun if !now.spills => (EventKind::SpillEnded, spilled_no_more(&what)),
+            EventKind::SpillBegun if !now.spills => (EventKind::SpillEnded, spilled_no_more(&what, now)),
             EventKind::ShedBegun if !now.sheds => (EventKind::ShedEnded, shed_no_more(&what)),
+            EventKind::PanicBegun if !now.panics => (EventKind::PanicEnded, panics_no_more(&what, now)),
             _ => return None,
         };
         Some(of_arm(kind, text, name, arm))
@@ -153,8 +177,8 @@ pub(super) fn changed(before: &Picture, after: &Picture, events: &mut Vec<NewEve
                 true => reasons(&after.snapshot, name, tags),
                 false => Vec::new(),
             };
-            events.extend(told.into_iter().map(|(event, zones)| {
-                let because = cause(&why, zones, after);
+            events.extend(told.into_iter().map(|(event, place)| {
+                let because = cause(&why, (name, place), after);
                 event
                     .because(because)
                     .explained(why.iter().map(ToString::to_string))
@@ -175,21 +199,22 @@ fn zones(zones: &[ZoneName]) -> String {
     names.join(", ")
 }
 
-/// Events of one arm, each with the zones in which its cause lies.
-type Told<'p> = Vec<(EventKind, String, &'p [ZoneName])>;
+/// Events of one arm, each with the place in which its cause lies.
+type Told<'p> = Vec<(EventKind, String, CausePlace<'p>)>;
 
 fn arm<'p>(
     name: &ServiceName,
     tags: &Tags,
     before: &'p ArmPlan,
     now: &'p ArmPlan,
-) -> Vec<(NewEvent, &'p [ZoneName])> {
+) -> Vec<(NewEvent, CausePlace<'p>)> {
     let what = what(name, tags);
     let mut told = Vec::new();
     homes(&what, before, now, &mut told);
+    panic(&what, before, now, &mut told);
     failover(&what, before, now, &mut told);
     shares(&what, before, now, &mut told);
-    let event = |(kind, text, zones)| (of_arm(kind, text, name, tags), zones);
+    let event = |(kind, text, place)| (of_arm(kind, text, name, tags), place);
     told.into_iter().map(event).collect()
 }
 
@@ -217,8 +242,25 @@ fn tier_before(text: &str) -> Option<usize> {
     from.split_once(' ')?.0.parse().ok()
 }
 
-fn spilled_no_more(what: &str) -> String {
-    format!("nothing of {what} goes to later tiers any more")
+fn spilled_no_more(what: &str, now: &ArmPlan) -> String {
+    match now.home() {
+        Some(tier) if now.fails_over => {
+            let serving = zones(&now.now.zones);
+            format!("{what} is not divided among tiers any more: all of it goes to tier {tier} ({serving})")
+        }
+        Some(_) => format!("nothing of {what} goes to later tiers any more"),
+        None => format!("{what} is not divided among tiers any more: no healthy instance can serve it"),
+    }
+}
+
+fn panics_no_more(what: &str, now: &ArmPlan) -> String {
+    match now.home() {
+        Some(tier) => {
+            let serving = zones(&now.now.zones);
+            format!("{what} is in panic no more: healthy instances serve it, of tier {tier} ({serving})")
+        }
+        None => format!("{what} is in panic no more: there is nothing left of it that could be used"),
+    }
 }
 
 fn shed_no_more(what: &str) -> String {
@@ -229,11 +271,28 @@ fn homes<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<
     match (before.now.tier, now.now.tier) {
         (Some(_), None) if before.base.is_some() => {
             let text = format!("no zone can serve {what}");
-            told.push((EventKind::HomeLost, text, &before.now.zones));
+            told.push((EventKind::HomeLost, text, CausePlace::Zones(&before.now.zones)));
         }
         (None, Some(tier)) if before.base.is_some() => {
             let text = served_again(what, tier, now);
-            told.push((EventKind::HomeFound, text, &now.now.zones));
+            told.push((EventKind::HomeFound, text, CausePlace::Zones(&now.now.zones)));
+        }
+        _ => {}
+    }
+}
+
+fn panic<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<'p>) {
+    match (before.panics, now.panics) {
+        (false, true) => {
+            let serving = zones(&now.now.zones);
+            let text = format!(
+                "{what} is in panic: none of its instances is healthy in any zone, and those that are ill are used ({serving})"
+            );
+            told.push((EventKind::PanicBegun, text, CausePlace::Zones(&now.now.zones)));
+        }
+        (true, false) => {
+            let text = panics_no_more(what, now);
+            told.push((EventKind::PanicEnded, text, CausePlace::Zones(&[])));
         }
         _ => {}
     }
@@ -242,48 +301,51 @@ fn homes<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<
 fn failover<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<'p>) {
     let home = now.base.as_ref().map_or(&[][..], |(_, zones)| zones);
     let serving = zones(&now.now.zones);
-    if let (Some((from, at)), Some(to)) = (&now.base, now.now.tier)
+    if let (Some((from, at)), Some(to)) = (&now.base, now.home())
         && to > *from
-        && (!before.fails_over || Some(to) > before.now.tier)
+        && (!before.fails_over || (!before.now.in_panic && Some(to) > before.now.tier))
     {
         let text = format!(
             "{what} goes to tier {to} ({serving}){INSTEAD_OF_TIER}{from} ({})",
             zones(at)
         );
-        told.push((EventKind::FailoverBegun, text, home));
+        told.push((EventKind::FailoverBegun, text, CausePlace::Zones(home)));
     }
-    if let (Some(_), Some(was), Some(tier)) = (&before.base, before.now.tier, now.now.tier)
+    if let (Some(_), Some(was), Some(tier)) = (&before.base, before.now.tier, now.home())
         && !now.fails_over
-        && (before.fails_over || tier < was)
+        && (before.fails_over || (!before.now.in_panic && tier < was))
     {
         let text = back(what, tier, now);
-        told.push((EventKind::FailoverEnded, text, &now.now.zones));
+        told.push((EventKind::FailoverEnded, text, CausePlace::Zones(&now.now.zones)));
     }
     match (before.now.is_returning, now.now.is_returning) {
         (false, true) if before.fails_over || before.spills => {
             let text = format!(
                 "an earlier tier can serve {what} again, and its traffic returns as failback lets it"
             );
-            told.push((EventKind::FailbackBegun, text, home));
+            told.push((EventKind::FailbackBegun, text, CausePlace::Zones(home)));
         }
         (true, false) if now.fails_over || now.spills => {
             let text = format!("the tier to which traffic of {what} was returning cannot take it after all");
-            told.push((EventKind::FailbackBrokenOff, text, home));
+            told.push((EventKind::FailbackBrokenOff, text, CausePlace::Zones(home)));
         }
         _ => {}
     }
 }
 
 fn shares<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<'p>) {
-    let (standing, at) = (&now.now, &now.now.zones[..]);
+    let (standing, at) = (&now.now, CausePlace::Shares);
     match (before.spills, now.spills) {
         (false, true) => {
             let percent = standing.spilled * 100.0;
-            let text = format!("{percent:.0} % of {what} goes to later tiers than {}", zones(at));
+            let text = format!(
+                "{percent:.0} % of {what} goes to later tiers than {}",
+                zones(&standing.zones)
+            );
             told.push((EventKind::SpillBegun, text, at));
         }
         (true, false) => {
-            told.push((EventKind::SpillEnded, spilled_no_more(what), at));
+            told.push((EventKind::SpillEnded, spilled_no_more(what, now), at));
         }
         _ => {}
     }
@@ -297,28 +359,5 @@ fn shares<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told
             told.push((EventKind::ShedEnded, shed_no_more(what), at));
         }
         _ => {}
-    }
-}
-
-/// Reason that `explain` gives for the first of these zones.
-fn cause(why: &[Reason], zones: &[ZoneName], after: &Picture) -> String {
-    let of = |reason: &&Reason| match &reason.subject {
-        ReasonSubject::OwnZone(zone) | ReasonSubject::Zone(zone) => zones.contains(zone),
-        ReasonSubject::Gateway(gateway) => zones.contains(&gateway.zone),
-        ReasonSubject::Service(_) => matches!(reason.why, Why::ShedShare { .. }),
-        ReasonSubject::Arm { .. } | ReasonSubject::Tier(_) => false,
-    };
-    let Some(reason) = why.iter().find(of) else {
-        return String::new();
-    };
-    let text = reason.why.to_string();
-    let text = text.strip_prefix("passed over: ").unwrap_or(&text);
-    let text = format!("{}: {text}", reason.subject);
-    match (&reason.subject, reason.why) {
-        (ReasonSubject::Gateway(gateway), Why::NoTunnel) => match after.absences.get(gateway) {
-            Some(why) => format!("{text}: {why}"),
-            None => text,
-        },
-        _ => text,
     }
 }

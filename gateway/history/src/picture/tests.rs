@@ -197,8 +197,17 @@ fn spill_begins_and_ends_without_a_failover() {
         events(&well, &half)[0].text,
         "50 % of orders goes to later tiers than east"
     );
+    let because =
+        |before: &Picture, after: &Picture| events(before, after)[0].because.clone().unwrap_or_default();
+    assert_eq!(because(&well, &half), "tier 1: 1 of 2 instances can serve");
+    let ended = next(&half, serving(&topology, [2, 2], BOTH));
+    assert_eq!(because(&half, &ended), "tier 1: 2 of 2 instances can serve");
     let none = next(&half, serving(&topology, [0, 2], BOTH));
     assert_eq!(kinds(&half, &none), ["failover_begun", "spill_ended"]);
+    assert_eq!(
+        events(&half, &none)[1].text,
+        "orders is not divided among tiers any more: all of it goes to tier 2 (west)"
+    );
     let back = next(&none, serving(&topology, [2, 2], BOTH));
     assert_eq!(kinds(&none, &back), ["failover_ended"]);
 }

@@ -96,6 +96,8 @@ struct PlannedService {
     /// By tags and criticality. Those of which everything goes where it would without capacity are left out.
     shares: BTreeMap<Tags, [Option<CapacityShares>; 3]>,
     rooms: BTreeMap<ZoneName, ZoneRoom>,
+    /// Demand of the clients of all zones.
+    demanded_per_second: f64,
 }
 
 /// Shares of a demand for instances with some tags.
@@ -139,6 +141,12 @@ impl CapacityPlan {
     ) -> Option<&CapacityShares> {
         let shares = self.services.get(service)?.shares.get(tags)?;
         shares[criticality.index()].as_ref()
+    }
+
+    /// Demand for a service in all zones; `None`: no capacity of it is respected.
+    #[must_use]
+    pub fn demanded(&self, service: &ServiceName) -> Option<f64> {
+        Some(self.services.get(service)?.demanded_per_second)
     }
 
     /// Every zone of which the capacity for a service is known.

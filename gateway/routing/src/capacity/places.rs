@@ -114,9 +114,13 @@ impl<'s> ServiceScene<'s> {
         let mut filled = fill(&mut pools, &claims, healthy_below(self.service));
         self.fill_drained(&mut pools, &claims, &mut filled);
         let rooms = self.rooms(&before, &pools);
+        let asked = claims.iter().map(|claim| claim.per_second);
+        // What is made up is asked for by nobody.
+        let demanded_per_second = asked.filter(|rate| *rate > FIRST).sum();
         let of_zone = |zone: &'w ZoneName| {
             let mut planned = PlannedService {
                 rooms: rooms.clone(),
+                demanded_per_second,
                 ..PlannedService::default()
             };
             let own = whose.iter().zip(&claims).zip(&filled);

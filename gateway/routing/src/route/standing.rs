@@ -22,7 +22,7 @@ const NO_SHARE: f64 = 1e-6;
 /// Places that serve an arm of a service now.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ArmStanding {
-    /// Tier (from 1) that comes first; `None`: no zone can serve it.
+    /// Tier (from 1) that comes first; `None`: no zone can serve it, not even in panic.
     pub tier: Option<usize>,
     /// Zones of it that come first, at most 8.
     pub zones: Vec<ZoneName>,
@@ -32,12 +32,47 @@ pub struct ArmStanding {
     pub shed: f64,
     /// An earlier tier, or this one, could take more than failback lets it.
     pub is_returning: bool,
+    /// Its instances are ill, and used because none of its service is healthy in any zone.
+    pub in_panic: bool,
 }
 
 /// Finds out how an arm of a service stands. `None`: the topology has no such service.
 #[must_use]
 pub fn standing(snapshot: &Snapshot, name: &ServiceName, arm: &Tags) -> Option<ArmStanding> {
-    of_arm_alone(snapshot, name, arm, |service, homes| {
+    let now = arm_standing(snapshot, name, arm)?;
+    match now.tier.is_none() && panics(snapshot, name) {
+        true => of_arm_alone(snapshot, (name, arm), true, |_, homes| {
+            let (tier, zones) = first(&homes, &snapshot.zone);
+            ArmStanding {
+                tier,
+                in_panic: tier.is_some(),
+                zones,
+                ..ArmStanding::default()
+            }
+        }),
+        false => Some(now),
+    }
+}
+
+/// Tells whether no arm of a service has a home, so that those are used that are ill.
+fn panics(snapshot: &Snapshot, name: &ServiceName) -> bool {
+    let Some(service) = snapshot
+        .topology
+        .services
+        .get(name)
+        .filter(|service| service.panics())
+    else {
+        return false;
+    };
+    let arms = snapshot.split_of(name, service).iter();
+    let has_home = |arm: &Tags| {
+        of_arm_alone(snapshot, (name, arm), false, |_, homes| !homes.left.is_empty()) == Some(true)
+    };
+    !arms.filter(|arm| arm.weight > 0).any(|arm| has_home(&arm.tags))
+}
+
+fn arm_standing(snapshot: &Snapshot, name: &ServiceName, arm: &Tags) -> Option<ArmStanding> {
+    of_arm_alone(snapshot, (name, arm), false, |service, homes| {
         let plan = snapshot.capacity.plan();
         let planned = plan.shares(name, arm, service.criticality);
         let (tier, zones) = first(&homes, &snapshot.zone);
@@ -55,6 +90,7 @@ pub fn standing(snapshot: &Snapshot, name: &ServiceName, arm: &Tags) -> Option<A
             spilled: some_share(later.sum()),
             shed: some_share(planned.map_or(0.0, |planned| planned.shed)),
             is_returning: ceilings.zip(fitness).any(returns),
+            in_panic: false,
         }
     })
 }

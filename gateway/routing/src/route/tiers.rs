@@ -22,7 +22,7 @@ use crate::{snapshot::Snapshot, target::Target};
 /// zone or gateway drains or is ejected count as ill. Empty where neither spill nor failback asks for it.
 #[must_use]
 pub fn tier_health(snapshot: &Snapshot, service: &ServiceName, arm: &Tags) -> Vec<TierHealth> {
-    of_arm_alone(snapshot, service, arm, |_, homes| homes.tiers).unwrap_or_default()
+    of_arm_alone(snapshot, (service, arm), false, |_, homes| homes.tiers).unwrap_or_default()
 }
 
 /// Counts as [`tier_health`], and collects the zones that can serve the arm and are not only the last that do, where the service has a slow start.
@@ -37,14 +37,15 @@ pub(crate) fn arm_health(
         let serving = service.slow_start.map(|_| serving.collect());
         (homes.tiers, serving.unwrap_or_default())
     };
-    of_arm_alone(snapshot, service, arm, look).unwrap_or_default()
+    of_arm_alone(snapshot, (service, arm), false, look).unwrap_or_default()
 }
 
-/// Looks at the homes of an arm, whoever asks and without drawing a tier; `None`: the topology has no such service.
+/// Looks at the homes of an arm, whoever asks and without drawing a tier; those of a panic too where there is one. `None`: the topology has no such
+/// service.
 pub(super) fn of_arm_alone<T>(
     snapshot: &Snapshot,
-    name: &ServiceName,
-    arm: &Tags,
+    (name, arm): (&ServiceName, &Tags),
+    in_panic: bool,
     look: impl FnOnce(&Service, Homes<'_>) -> T,
 ) -> Option<T> {
     let target = Target::service(name.clone());
@@ -59,7 +60,7 @@ pub(super) fn of_arm_alone<T>(
         criticality: service.criticality,
         port: service.ports.primary.name.as_ref(),
         draws_tier: false,
-        in_panic: false,
+        in_panic,
     };
     let arm = Arm {
         split_tags: arm.clone(),
