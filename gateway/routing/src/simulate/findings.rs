@@ -57,6 +57,20 @@ pub enum SimulatedFinding {
     },
 }
 
+impl SimulatedFinding {
+    /// The service that it is about.
+    #[must_use]
+    pub fn service(&self) -> &ServiceName {
+        match self {
+            Self::NoHome { service, .. }
+            | Self::Shed { service, .. }
+            | Self::OverCapacity { service, .. }
+            | Self::Forbidden { service, .. }
+            | Self::NoGateway { service, .. } => service,
+        }
+    }
+}
+
 /// Load of a service in one zone, whoever asks for it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServedLoad {

@@ -41,6 +41,8 @@ pub struct BrokenCase {
     /// In words: `zone east`, `an instance of orders in east`.
     pub lost: String,
     pub findings: Vec<SimulatedFinding>,
+    /// Number of findings, the last ones, about services that the loss has no part in: they are there with nothing lost too.
+    pub without_loss: usize,
 }
 
 /// Everything that promises are checked with.
@@ -82,7 +84,10 @@ impl PromiseScene<'_> {
     pub fn questions(&self) -> usize {
         let by_service = self.by_service();
         let of_promise = |promise: &Promise| -> usize {
-            let cases = self.cases(promise);
+            let mut cases = self.cases(promise);
+            if promise.lose == PromisedLoss::AnyInstance {
+                cases.push(PromiseCase::nothing());
+            }
             let sizes = cases
                 .iter()
                 .map(|case| self.loads_of(promise, case, &by_service).len());
@@ -109,6 +114,9 @@ impl PromiseScene<'_> {
         };
         // One of several gateways takes nothing away, whichever zone it is in.
         let mut without_spare = None;
+        // An instance takes nothing away from other services: what is not kept of them without any loss is not kept now.
+        let mut without_loss = None;
+        let nothing = PromiseCase::nothing();
         for case in self.cases(promise) {
             let loads = self.loads_of(promise, &case, by_service);
             if loads.is_empty() {
@@ -116,13 +124,21 @@ impl PromiseScene<'_> {
             }
             checked.tried += 1;
             let breaking = || self.breaking(promise, &case, &loads);
-            let findings = match case {
+            let mut findings = match case {
                 PromiseCase::SpareGateway(_) => without_spare.get_or_insert_with(breaking).clone(),
                 _ => breaking(),
             };
+            let own = findings.len();
+            if let PromiseCase::Instance(lost) = case {
+                let all = || self.loads_of(promise, &nothing, by_service);
+                let others = without_loss.get_or_insert_with(|| self.breaking(promise, &nothing, &all()));
+                let others = others.iter().filter(|finding| *finding.service() != lost.service);
+                findings.extend(others.cloned());
+            }
             if !findings.is_empty() {
                 checked.broken.push(BrokenCase {
                     lost: in_words(&case),
+                    without_loss: findings.len() - own,
                     findings,
                 });
             }
@@ -205,6 +221,10 @@ impl PromiseScene<'_> {
 }
 
 impl PromiseCase<'_> {
+    fn nothing() -> Self {
+        Self::Zones(BTreeSet::new())
+    }
+
     fn takes_clients(&self, zone: &ZoneName) -> bool {
         matches!(self, Self::Zones(zones) if zones.contains(zone))
     }

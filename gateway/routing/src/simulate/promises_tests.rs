@@ -118,6 +118,47 @@ fn a_service_of_one_zone_is_lost_with_that_zone_and_with_its_instance() {
 }
 
 #[test]
+fn what_is_shed_with_nothing_lost_is_not_kept_when_an_instance_of_another_service_is_lost() {
+    let loads = |orders| {
+        [
+            load("east", "orders", Criticality::Critical, orders),
+            load("west", "ledger", Criticality::Normal, 0.0),
+            load("east", "ledger", Criticality::Normal, 5.0),
+        ]
+    };
+    let promise = "{ lose: any instance, keep: all }";
+    let (state, tried, lost) = checked(promise, &loads(400.0));
+    assert_eq!(
+        (state, tried, lost.len()),
+        (PromiseState::Broken, 5, 5),
+        "{lost:?}"
+    );
+    assert_eq!(
+        checked(promise, &loads(90.0)).2,
+        ["an instance of ledger in west"]
+    );
+    // What it says nothing of may be shed.
+    let ledger = "{ lose: any instance, keep: [ledger] }";
+    assert_eq!(checked(ledger, &loads(400.0)).1, 1);
+    let topology = federation(promise);
+    let scene = PromiseScene {
+        topology: &topology,
+        exports: &fixed_exports(&topology),
+        loads: &loads(400.0),
+        instances: &fixed_instances(&topology),
+        seed: 1,
+    };
+    let checked = scene.check().remove(0);
+    let ledger = checked.broken.iter().find(|case| case.lost.contains("ledger"));
+    let ledger = ledger.unwrap();
+    assert_eq!((ledger.findings.len(), ledger.without_loss), (2, 1), "{ledger:?}");
+    assert!(
+        matches!(&ledger.findings[1], SimulatedFinding::Shed { service, .. } if service.as_str() == "orders"),
+        "{ledger:?}"
+    );
+}
+
+#[test]
 fn each_kind_of_instance_is_lost_with_its_own_capacity() {
     // With either of the two instances of west gone there is room for 240 or 260.
     let lost = |per_second: f64| {

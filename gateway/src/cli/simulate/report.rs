@@ -177,8 +177,14 @@ pub(super) fn promises(checked: &[CheckedPromise], is_made_up: bool) -> String {
         let _ = writeln!(text, "{mark} promises[{place}]: lose {lose}, keep {keep}: {word}");
         for case in promise.broken.iter().take(SHOWN_CASES) {
             let _ = writeln!(text, "    without {}:", case.lost);
-            for finding in case.findings.iter().take(SHOWN_FINDINGS) {
-                let _ = writeln!(text, "      {}", finding_in_words(finding));
+            let own = case.findings.len().saturating_sub(case.without_loss);
+            for (place, finding) in case.findings.iter().take(SHOWN_FINDINGS).enumerate() {
+                let always = if place < own {
+                    ""
+                } else {
+                    " (also with nothing lost)"
+                };
+                let _ = writeln!(text, "      {}{always}", finding_in_words(finding));
             }
             more(&mut text, "      ", case.findings.len(), SHOWN_FINDINGS);
         }
