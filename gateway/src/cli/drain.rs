@@ -197,12 +197,16 @@ async fn mark(
     let text = view.text.unwrap_or_default();
     let edited = with_drain(&text, zone, drain.as_ref());
     let edited = edited.map_err(|error| Failure::new(error.to_string()).hint(error.hint()))?;
+    let reason = match drain {
+        Some(_) => format!("drain {zone}"),
+        None => format!("undrain {zone}"),
+    };
     let swap = TopologySwap {
         text: &edited,
         name: None,
         onto: Onto::Generation(view.generation),
         dry_run,
-        reason: None,
+        reason: Some(&reason),
         yes: true,
     };
     topology::swap(admin, &swap).await?;

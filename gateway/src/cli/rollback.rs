@@ -1,6 +1,7 @@
 //! `causeway rollback`: applies an older topology again, as a new generation.
 
 use causeway_api::admin::view::GenerationView;
+use causeway_federation::topology::applied::MAX_REASON_BYTES;
 
 use super::{
     AdminArgs, Exit, Failure,
@@ -49,6 +50,7 @@ pub(crate) async fn run(args: RollbackArgs) -> Result<Exit, Failure> {
         to.generation
     );
     output::print(&head)?;
+    let reason = reason(to.generation, args.handing.reason());
     let swap = TopologySwap {
         text: &to.text,
         name: None,
@@ -57,12 +59,22 @@ pub(crate) async fn run(args: RollbackArgs) -> Result<Exit, Failure> {
             false => Onto::Generation(from),
         },
         dry_run: args.dry_run,
-        reason: args.handing.reason(),
+        reason: Some(&reason),
         yes: args.handing.yes,
     };
     let applied = topology::swap(admin, &swap).await?;
     args.handing.wait(admin, applied.as_ref()).await?;
     Ok(Exit::Done)
+}
+
+/// `rollback to 5`, with the words of whoever does it, as far as there is room for both.
+fn reason(to: u64, given: Option<&str>) -> String {
+    let rollback = format!("rollback to {to}");
+    match given.map(|given| (given, format!("{rollback}: {given}"))) {
+        None => rollback,
+        Some((_, both)) if both.len() <= MAX_REASON_BYTES => both,
+        Some((given, _)) => given.to_owned(),
+    }
 }
 
 /// The generation in force, and the one to go back to. `history` is newest first.
@@ -114,6 +126,14 @@ mod tests {
             one(6, "overruled"),
             one(5, "former"),
         ]
+    }
+
+    #[test]
+    fn a_rollback_says_that_it_is_one_and_why() {
+        assert_eq!(reason(5, None), "rollback to 5");
+        assert_eq!(reason(5, Some("undo OPS-7")), "rollback to 5: undo OPS-7");
+        let long = "x".repeat(MAX_REASON_BYTES);
+        assert_eq!(reason(5, Some(&long)), long);
     }
 
     #[test]

@@ -318,6 +318,18 @@ async fn the_history_is_listed_and_an_older_topology_can_be_rolled_back_to() {
         "{said}"
     );
     assert_eq!(in_force(&admin).await["text"], port(9001));
+    for command in [["drain", "west"], ["undrain", "west"]] {
+        let (code, said, complaint) = ended(&run(Some(&admin), &command).await);
+        assert_eq!(code, Some(0), "{said}{complaint}");
+    }
+    let (_, said, _) = ended(&run(Some(&admin), &["get", "topology", "--history"]).await);
+    let why: Vec<&str> = said.lines().map(str::trim_end).skip(1).take(4).collect();
+    for (line, why) in why
+        .iter()
+        .zip(["undrain west", "drain west", "rollback to 1", "rollback to 2"])
+    {
+        assert!(line.ends_with(&format!("  {why}")), "{said}");
+    }
     let (code, _, said) = ended(&run(Some(&admin), &["rollback", "--to", "77"]).await);
     assert_eq!(code, Some(1));
     assert!(said.contains("does not keep generation 77"), "{said}");

@@ -7,7 +7,7 @@ use causeway_federation::{
     topology::{
         ChangeableParts, EditError, Service, Shift, ShiftRefusal,
         applied::{Applied, TopologyRefusal},
-        with_shift,
+        shift_reason, with_shift,
     },
 };
 
@@ -93,24 +93,26 @@ impl AppliedTopology {
         let this = self.clone();
         let work = tokio::task::spawn_blocking(move || {
             let mut work = this.0.work.lock();
-            let text = this.edited(&work, &service, change)?;
+            let (text, reason) = this.edited(&work, &service, change)?;
             let expected = work.applied.edition().generation;
-            Ok(this.apply_now(&mut work, expected, (&text, "", &may), applying)?)
+            Ok(this.apply_now(&mut work, expected, (&text, &reason, &may), applying)?)
         });
         work.await.map_err(ApplyError::Interrupted)?
     }
 
+    /// The text with the next state of a shift, and the reason to tell.
     fn edited(
         &self,
         work: &Work,
         service: &ServiceName,
         change: impl FnOnce(&Service, &GatewayId, SystemTime) -> Result<Shift, ShiftRefusal>,
-    ) -> Result<String, SteerError> {
+    ) -> Result<(String, String), SteerError> {
         let topology = work.applied.topology().ok_or(EditError::Unreadable)?;
         let known = topology.services.get(service);
         let known = known.ok_or_else(|| EditError::UnknownService(service.clone()))?;
         let next = change(known, &self.0.by, SystemTime::now())?;
         let text = self.text_in_force(work).ok_or(EditError::Unreadable)?;
-        Ok(with_shift(base::split(&text).1, service, Some(&next))?)
+        let edited = with_shift(base::split(&text).1, service, Some(&next))?;
+        Ok((edited, shift_reason(service, &next)))
     }
 }

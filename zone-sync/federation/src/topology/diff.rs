@@ -12,7 +12,7 @@ use super::{
         ConnectionPolicy, DnsQuestion, GatewayAddresses, Service, SplitArm, Tier, TierTag, TierZone,
         Topology, Vips, Zone,
     },
-    policy_words, ports, routes_in_words,
+    policy_words, ports, routes_in_words, shift_words,
 };
 use crate::{name::ZoneName, trust::CertificateHash};
 
@@ -74,7 +74,7 @@ impl Diff {
     }
 
     /// Notes a value that is not what it was.
-    fn compare(&mut self, subject: &str, before: String, after: String) {
+    pub(super) fn compare(&mut self, subject: &str, before: String, after: String) {
         if before != after {
             self.push(ChangeKind::Changed, subject.to_owned(), before, after);
         }
@@ -268,12 +268,12 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     for (key, before, after) in ports::in_words(&before.ports, &after.ports) {
         diff.compare(&format!("{subject}: {key}"), before, after);
     }
+    let health = |service: &Service| policy_words::health(service.health.as_ref());
+    diff.compare(&format!("{subject}: health"), health(before), health(after));
+    shift_words::compare(diff, subject, before, after);
     let mut compare = |key: &str, text: &dyn Fn(&Service) -> String| {
         diff.compare(&format!("{subject}: {key}"), text(before), text(after));
     };
-    compare("health", &|service| policy_words::health(service.health.as_ref()));
-    compare("split", &|service| split(&service.split));
-    compare("shift", &|service| told(service.shift.as_deref()));
     compare("failover", &|service| {
         let tiers: Vec<String> = service.failover.iter().map(tier).collect();
         tiers.join(", then ")
@@ -308,14 +308,6 @@ fn service(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     compare("sticky", &|service| told(service.sticky.as_deref()));
     compare("limits", &|service| policy_words::limits(&service.limits));
     routes(diff, subject, before, after);
-    if before.active_shift().is_some() && after.active_shift().is_some() {
-        let subject = format!("{subject}: split before the shift");
-        diff.compare(
-            &subject,
-            split(before.split_before()),
-            split(after.split_before()),
-        );
-    }
 }
 
 /// Tells of routes one by one, and of their order if that alone has changed.

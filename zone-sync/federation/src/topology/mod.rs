@@ -27,6 +27,7 @@ mod routes_in_words;
 mod scalar;
 mod schema;
 mod shift;
+mod shift_words;
 mod steering;
 mod sticky;
 mod touches;
@@ -48,6 +49,7 @@ pub use retry::{GrpcCode, IDEMPOTENT_METHODS, Retry, RetryCondition};
 pub use routes::*;
 pub use schema::schema;
 pub use shift::*;
+pub use shift_words::shift_reason;
 pub use sticky::Sticky;
 pub use touches::{BeyondRights, ChangeableParts, TouchedParts, touches};
 

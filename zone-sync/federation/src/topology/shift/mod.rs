@@ -228,7 +228,7 @@ pub(super) fn moment(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
 }
 
-/// As changes tell of it: `to {version=v2} by 5, 25 % every 5m; step 1 (5 %), running since …, driven by east/gw1`.
+/// All of it: `to {version=v2} by 5, 25 % every 5m; step 1 (5 %), running since …, driven by east/gw1`.
 impl fmt::Display for Shift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ShiftPlan {
