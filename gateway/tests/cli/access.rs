@@ -401,6 +401,19 @@ async fn on_this_host_the_socket_takes_changes_and_loopback_those_with_a_token()
             line("loopback", "refused"),
         ]
     );
+    // Who needs no token to read is refused with a wrong one all the same.
+    let wrong = folder.path().join("wrong");
+    fs::write(&wrong, "cwa_wrong").unwrap();
+    let wrong = wrong.display().to_string();
+    let refused = run(Some(&admin), &["get", "zones", "--admin-token-file", &wrong]).await;
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(
+        err(&refused).contains("the bearer token is not known"),
+        "{}",
+        err(&refused)
+    );
+    let known = run(Some(&admin), &["get", "zones", "--admin-token-file", &shown]).await;
+    assert!(known.status.success(), "{}", err(&known));
 }
 
 #[tokio::test]

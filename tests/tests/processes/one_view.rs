@@ -210,9 +210,14 @@ async fn with_a_token(federation: &Federation, west_token: &Path) {
     let page: Value = serde_json::from_str(&run(get.iter().chain(&shown)).unwrap()).unwrap();
     let zones = page["zones"].as_array().unwrap();
     assert_eq!(entry(zones, "west")["answer"]["items"][0]["address"], INSTANCE);
-    let north = entry(zones, "north");
-    assert_eq!(north["state"], "refused");
-    assert_eq!(north["because"], "the bearer token is not known");
+    for zone in ["east", "north"] {
+        let other = entry(zones, zone);
+        assert_eq!(other["state"], "refused");
+        assert_eq!(other["because"], "the bearer token is not known");
+    }
+    let at = |zone: &'static str| ["get", "instances", "--at", zone, "--admin", &admin];
+    assert!(run(at("west").iter().chain(&shown)).is_ok());
+    assert!(run(at("east").iter().chain(&shown)).is_err());
     // Nobody else is shown what it opens, nor is it anywhere to be found.
     let zones = all(federation, "east", "/v1/instances?all=true").await;
     assert_eq!(entry(&zones, "west")["state"], "refused");

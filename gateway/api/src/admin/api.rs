@@ -65,8 +65,8 @@ pub(super) fn router(
         .layer(Extension(history::StreamPlaces::default()))
         .layer(Extension(entry.clone()))
         .layer(middleware::from_fn(in_time))
-        .layer(middleware::from_fn_with_state(elsewhere, elsewhere::pass))
-        .layer(middleware::from_fn_with_state(entry, entry::pass))
+        .layer(middleware::from_fn_with_state(elsewhere.clone(), elsewhere::pass))
+        .layer(middleware::from_fn_with_state((entry, elsewhere), entry::pass))
         .layer(middleware::from_fn_with_state(hosts, guard::check))
         .with_state(state)
 }

@@ -10,18 +10,25 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use causeway_federation::{name::ServiceName, topology::ChangeableParts};
+use causeway_federation::{
+    name::{ServiceName, ZoneName},
+    topology::ChangeableParts,
+};
 use http::{HeaderValue, Method, StatusCode, header};
 
 use super::error::ApiError;
 use crate::{
-    actor::AskingConnection,
+    actor::{AskingConnection, Proof},
     audit::{Attempt, AuditOutcome, Note},
     credentials::{
         ADMIN_API, AdmittedActor, Denied, Gate, ListenerProof, RequestedChange, RequiredRight, Rights, Scope,
         pace::{MAX_CHANGES, WITHIN},
     },
     dashboard,
+    elsewhere::{
+        Elsewhere, RefusedHere,
+        pages::{Meant, meant},
+    },
 };
 
 /// The gate of an API, and the proof that it wants on one listener.
@@ -90,7 +97,41 @@ fn object(path: &str) -> Option<String> {
     named.or(shifted).or(topology).map(str::to_owned)
 }
 
-pub(super) async fn pass(State(entry): State<GatedListener>, mut request: Request, next: Next) -> Response {
+/// Decides about a request. Over loopback a token may be one for other zones: each zone that is asked decides what it is worth, and the own one
+/// as any other.
+fn admit(
+    entry: &GatedListener,
+    own: &ZoneName,
+    (connection, attempt): (&AskingConnection, &Attempt<'_>),
+    request: &mut Request,
+) -> Result<AdmittedActor, Denied> {
+    let needs = needs(request.method(), request.uri().path());
+    let authorization = request.headers().get(header::AUTHORIZATION).cloned();
+    let shown = authorization.as_ref().map(HeaderValue::as_bytes);
+    let admit = |shown: Option<&[u8]>| {
+        entry
+            .gate
+            .admit(entry.access, connection, shown, attempt, needs.clone())
+    };
+    let meant = match (&connection.proof, shown) {
+        (Proof::Plain, Some(_)) => meant(request.method(), request.uri()).ok(),
+        _ => None,
+    };
+    match meant {
+        Some(Meant::At(zone, _)) if zone != *own => admit(None),
+        Some(Meant::Everywhere(_)) => admit(shown).or_else(|denied| {
+            request.extensions_mut().insert(RefusedHere(denied));
+            admit(None)
+        }),
+        Some(Meant::At(..) | Meant::Here) | None => admit(shown),
+    }
+}
+
+pub(super) async fn pass(
+    State((entry, elsewhere)): State<(GatedListener, Elsewhere)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let connection = AskingConnection::of(request.extensions());
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let attempt = Attempt {
@@ -98,13 +139,11 @@ pub(super) async fn pass(State(entry): State<GatedListener>, mut request: Reques
         method: method.as_str(),
         path: uri.path_and_query().map_or(uri.path(), |whole| whole.as_str()),
     };
-    let authorization = request.headers().get(header::AUTHORIZATION);
-    let admitted = entry.gate.admit(
-        entry.access,
-        &connection,
-        authorization.map(HeaderValue::as_bytes),
-        &attempt,
-        needs(&method, uri.path()),
+    let admitted = admit(
+        &entry,
+        elsewhere.own_zone(),
+        (&connection, &attempt),
+        &mut request,
     );
     let AdmittedActor { actor, rights } = match admitted {
         Ok(admitted) => admitted,

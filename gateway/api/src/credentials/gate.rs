@@ -227,8 +227,8 @@ impl Gate {
         admitted
     }
 
-    /// Decides about a request that came in the clear. A connection of this process's own has been opened for somebody who may be
-    /// anywhere.
+    /// Decides about a request that came in the clear: a header counts where there is one, and reading is free without. A connection of this
+    /// process's own has been opened for somebody who may be anywhere.
     fn over_loopback(
         &self,
         connection: &AskingConnection,
@@ -237,10 +237,10 @@ impl Gate {
     ) -> Result<AdmittedActor, Denied> {
         let is_own = connection.pair.is_some_and(|pair| self.own.hops(pair).is_some());
         match authorization {
-            _ if *needs == RequiredRight::Everything(Scope::Read) && !is_own => {
+            Some(_) => self.proved(connection, authorization, needs),
+            None if *needs == RequiredRight::Everything(Scope::Read) && !is_own => {
                 Ok(AdmittedActor::unproved(connection, Scope::Read))
             }
-            Some(_) => self.proved(connection, authorization, needs),
             None if is_own => Err(Denied::OwnConnection),
             None => Err(Denied::Loopback {
                 socket: self.socket.clone(),
@@ -349,6 +349,37 @@ impl Default for Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_loopback_reading_is_free_and_a_header_that_is_no_known_token_is_refused() {
+        let gate = Gate::default();
+        let attempt = Attempt {
+            api: ADMIN_API,
+            method: "GET",
+            path: "/v1/zones",
+        };
+        let connection = AskingConnection {
+            from: "127.0.0.1:4000".parse().ok(),
+            pair: None,
+            proof: Proof::Plain,
+        };
+        let admitted = |authorization: Option<&[u8]>, needs| {
+            let access = ListenerProof::Proved;
+            let admitted = gate.admit(access, &connection, authorization, &attempt, needs);
+            admitted
+                .map(|admitted| admitted.rights)
+                .map_err(|denied| denied.word())
+        };
+        let read = || Some(RequiredRight::Everything(Scope::Read));
+        assert_eq!(admitted(None, read()), Ok(Rights::of(Scope::Read)));
+        for header in [&b"Bearer bad"[..], b"Basic dTpw", b"", b"Bearer "] {
+            assert_eq!(admitted(Some(header), read()), Err("bad_token"), "{header:?}");
+        }
+        assert!(
+            admitted(Some(b"Bearer bad"), None).is_ok(),
+            "a load balancer's question"
+        );
+    }
 
     #[test]
     fn on_a_unix_socket_the_own_user_and_root_get_in_and_nobody_else() {

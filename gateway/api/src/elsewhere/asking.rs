@@ -78,7 +78,7 @@ impl Elsewhere {
         }))
     }
 
-    pub(super) fn own_zone(&self) -> &ZoneName {
+    pub(crate) fn own_zone(&self) -> &ZoneName {
         &self.0.own.zone
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use axum::{
     extract::{Request, State},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use causeway_federation::name::ZoneName;
 use causeway_host::share::ShareHolder;
@@ -22,8 +22,12 @@ use super::{
 use crate::{
     actor::share_holder,
     admin::{ApiError, held},
-    credentials::bearer,
+    credentials::{Denied, bearer},
 };
+
+/// Reason why the own zone does not answer a question to all: the token that came along is for others.
+#[derive(Debug, Clone)]
+pub(crate) struct RefusedHere(pub(crate) Denied);
 
 /// Takes what is meant for other zones, and lets everything else pass.
 pub(crate) async fn pass(
@@ -92,7 +96,14 @@ async fn everywhere(
     let place = elsewhere.place(&holder).await.ok_or_else(too_many)?;
     let token = token(request.headers());
     let asked = SystemTime::now();
-    let own = next.run(here(request, page)?);
+    let refused = request.extensions().get::<RefusedHere>().cloned();
+    let request = here(request, page)?;
+    let own = async {
+        match refused {
+            Some(RefusedHere(denied)) => ApiError::from(&denied).into_response(),
+            None => next.run(request).await,
+        }
+    };
     let others = elsewhere.ask_all(elsewhere.others(), page, token.as_ref());
     let (own, mut entries) = tokio::join!(own, others);
     entries.push(ZoneEntry {

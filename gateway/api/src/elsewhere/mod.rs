@@ -18,7 +18,7 @@ mod server;
 mod words;
 
 pub use asking::Elsewhere;
-pub(crate) use entrance::pass;
+pub(crate) use entrance::{RefusedHere, pass};
 pub use merged::{EveryZoneView, LastAnswerView, ZoneAnswerState, ZoneAnswerView};
 pub use server::PageServer;
 

@@ -432,6 +432,13 @@ async fn over_loopback_one_may_watch_and_change_nothing_without_a_token() {
     let address = format!("http://{}", bench.registration.local_addr());
     let mut plain = RegistryClient::connect(address).await.unwrap();
     assert!(plain.watch(WatchRequest::default()).await.is_ok());
+    let mut unknown = tonic::Request::new(WatchRequest::default());
+    unknown
+        .metadata_mut()
+        .insert("authorization", "Bearer bad".parse().unwrap());
+    let refused = plain.watch(unknown).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().starts_with("bad_token: "), "{refused}");
     let request = || RegisterRequest {
         registrations: vec![message("a", 1)],
     };
