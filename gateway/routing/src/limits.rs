@@ -1,4 +1,4 @@
-//! Limits on what one gateway carries of a service for its clients: how much at once, and how often. What part of a limit it may use when
+//! Limits on what a gateway carries of a service for its clients: how much at once, and how often. What part of a limit it may use when
 //! its zone has several gateways is the business of [`limit_shares`](crate::limit_shares).
 //!
 //! Pure: time is an argument, that since any moment that is the same for all calls.

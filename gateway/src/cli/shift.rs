@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use causeway_api::admin::{
     ShiftOrder,
-    view::{ChangesView, Envelope, ShiftView},
+    view::{ChangesView, Envelope, ServiceView, ShiftView},
 };
 use causeway_federation::{name::ServiceName, topology::GateCondition};
 
@@ -224,6 +224,14 @@ async fn status(args: &ShiftStatusArgs) -> Result<Exit, Failure> {
         .items
         .retain(|shift| shift.service == args.service.as_str());
     let Some(shift) = envelope.items.first() else {
+        let services: Envelope<ServiceView> = admin.get("/v1/services").await?;
+        let mut names = services.items.iter().map(|service| service.name.as_str());
+        if !names.any(|name| name == args.service.as_str()) {
+            return Err(
+                Failure::new(format!("the topology has no service `{}`", args.service))
+                    .hint("`causeway get services` lists those that it has"),
+            );
+        }
         return Err(
             Failure::new(format!("{} is and was under no shift", args.service))
                 .hint("`causeway get shifts` lists those that are"),

@@ -197,7 +197,11 @@ fn removed(changes: &[ChangeView]) -> Option<String> {
                 Some(subject.clone())
             }
             ("removed", Some(_)) if is_address(change) && !stays(changes, change) => {
-                Some(format!("{subject} {}", before.as_deref().unwrap_or_default()))
+                let (of, what) = subject.split_once(": ")?;
+                Some(format!(
+                    "{what} {} of {of}",
+                    before.as_deref().unwrap_or_default()
+                ))
             }
             ("changed", Some((zone, "vips"))) => Some(format!("the virtual addresses of {zone}")),
             _ => None,
@@ -320,7 +324,7 @@ mod tests {
         ];
         assert_eq!(
             removed(&harmful).unwrap(),
-            "zone west, service orders, zone east: gateway gw:7800, the virtual addresses of zone east"
+            "zone west, service orders, gateway gw:7800 of zone east, the virtual addresses of zone east"
         );
         let many: Vec<_> = (0..9)
             .map(|n| change("removed", &format!("service s{n}"), None))

@@ -48,12 +48,15 @@ impl Room {
     /// Words for what is scarce; `None`: nothing is.
     fn shortage(self) -> Option<String> {
         let is_small_share = self.bytes < ENOUGH_BYTES && self.bytes < self.all_bytes / PARTS;
-        if self.bytes < FEWEST_BYTES || is_small_share {
+        let (free, all) = (self.bytes >> 20, self.all_bytes >> 20);
+        if self.bytes < FEWEST_BYTES {
+            let least = FEWEST_BYTES >> 20;
             return Some(format!(
-                "{} MiB of {} MiB are free",
-                self.bytes >> 20,
-                self.all_bytes >> 20
+                "{free} MiB of {all} MiB are free, less than the {least} MiB that a gateway should have"
             ));
+        }
+        if is_small_share {
+            return Some(format!("{free} MiB of {all} MiB are free, less than 1 %"));
         }
         let few = self.all_files > 0 && self.files < FEWEST_FILES.min(self.all_files / PARTS);
         few.then(|| format!("room for {} of {} files is free", self.files, self.all_files))
@@ -89,7 +92,7 @@ fn room(found: Option<Room>) -> Check {
             "gateway",
             "disk",
             format!(
-                "what must outlive a restart is written, and the file system of --data is nearly full: {shortage}"
+                "what must outlive a restart is written, and there is little room in the file system of --data: {shortage}"
             ),
             "make room, or move --data: once it is full nothing can be registered or applied",
         ),
@@ -136,14 +139,22 @@ mod tests {
                     bytes: 63 << 20,
                     ..ROOMY
                 },
-                Some("63 MiB of 102400 MiB"),
+                Some("63 MiB of 102400 MiB are free, less than the 64 MiB that a gateway should have"),
+            ),
+            (
+                Room {
+                    bytes: 11 << 20,
+                    all_bytes: 12 << 20,
+                    ..ROOMY
+                },
+                Some("11 MiB of 12 MiB are free, less than the 64 MiB"),
             ),
             (
                 Room {
                     bytes: 900 << 20,
                     ..ROOMY
                 },
-                Some("900 MiB of"),
+                Some("900 MiB of 102400 MiB are free, less than 1 %"),
             ),
             // A small one of which much is free, and a large one of which a small share is much.
             (
@@ -182,6 +193,20 @@ mod tests {
                 "{shortage:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_small_file_system_is_not_said_to_be_full() {
+        let small = Room {
+            bytes: 11 << 20,
+            all_bytes: 12 << 20,
+            ..ROOMY
+        };
+        let told = room(Some(small));
+        assert!(
+            !told.message.contains("full") && told.message.contains("little room"),
+            "{told:?}"
+        );
     }
 
     #[test]

@@ -174,7 +174,7 @@ pub(crate) fn limits(egress: Egress) -> impl Fn() -> Check + Send + Sync {
                     "clients were refused within the last minute: {}",
                     words.join(", ")
                 ),
-                "`limits` of the service say how much one gateway carries, and `capacity` of its instances how much they take: raise them if they can take more, or add instances",
+                "`limits` of the service say how much all gateways of this zone carry together, and `capacity` of its instances how much they take: raise them if they can take more, or add instances",
             ),
         }
     }

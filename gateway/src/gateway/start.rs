@@ -49,7 +49,7 @@ use super::{
     streams::Streams,
     sync_status::{self, SyncView},
     threads::DataThreads,
-    traces::start_traces,
+    traces::{self, start_traces},
     unread,
 };
 
@@ -119,6 +119,7 @@ impl Gateway {
         let egress = start_egress(&config, &known, &threads);
         let draining = Arc::new(AtomicBool::new(false));
         let checks = checks(&config, &known, &egress, &draining, tunnels.socket_buffers());
+        let checks = traces::with_check(checks, traces.as_ref());
         egress.start_redirect(&known.vips.bindings()).await?;
         // Whoever is told that this gateway is ready sends clients to it at once.
         egress.opened().await;

@@ -1,5 +1,6 @@
 //! Sending of traces, where somebody is to have them.
 
+use causeway_api::admin::Readiness;
 use causeway_telemetry::{SpanExport, Tracer, log::in_one_line};
 
 use super::{GatewayConfig, GatewayStartError};
@@ -22,4 +23,12 @@ pub(super) fn start_traces(
     );
     let (tracer, export) = started.map_err(|error| GatewayStartError::Traces(in_one_line(&error)))?;
     Ok((tracer, Some(export)))
+}
+
+/// Adds the check of the receiver, where there is one.
+pub(super) fn with_check(checks: Readiness, export: Option<&SpanExport>) -> Readiness {
+    match export {
+        Some(export) => checks.with(export.check()),
+        None => checks,
+    }
 }

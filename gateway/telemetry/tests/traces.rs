@@ -9,7 +9,9 @@ use std::{
 
 use causeway_federation::name::{GatewayId, ZoneName};
 use causeway_host::tasks::Tasks;
-use causeway_telemetry::{MetricsRegistry, OtlpProtocol, OtlpSettings, SpanExport, TraceMetrics, Tracer};
+use causeway_telemetry::{
+    MetricsRegistry, OtlpProtocol, OtlpSettings, SpanExport, Status, TraceMetrics, Tracer,
+};
 
 /// Longest time that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -73,12 +75,14 @@ async fn a_receiver_that_hangs_costs_spans_and_less_than_a_second_at_the_end() {
 }
 
 #[tokio::test]
-async fn spans_that_nobody_takes_are_counted() {
+async fn spans_that_nobody_takes_are_counted_and_warned_of() {
     let port = {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap();
         gone.local_addr().unwrap().port()
     };
     let exporting = Exporting::to(port, OtlpProtocol::Grpc);
+    let check = exporting.export.check();
+    assert_eq!(check().status, Status::Ok);
     exporting.end_spans(3);
     let lost = async {
         while exporting.dropped("failed") < 3 {
@@ -86,4 +90,15 @@ async fn spans_that_nobody_takes_are_counted() {
         }
     };
     tokio::time::timeout(PATIENCE, lost).await.unwrap();
+    let warned = async {
+        while check().status != Status::Warn {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, warned).await.unwrap();
+    let told = check();
+    assert!(
+        told.message.contains(&format!("127.0.0.1:{port} did not take")),
+        "{told:?}"
+    );
 }

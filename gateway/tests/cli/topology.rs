@@ -336,6 +336,18 @@ async fn the_history_is_listed_and_an_older_topology_can_be_rolled_back_to() {
 }
 
 #[tokio::test]
+async fn the_status_of_a_shift_tells_a_service_that_is_not_there_from_one_without_a_shift() {
+    let admin = ruled_by_applied().await;
+    for (service, told) in [
+        ("nope", "the topology has no service `nope`"),
+        ("billing", "billing is and was under no shift"),
+    ] {
+        let (code, _, said) = ended(&run(Some(&admin), &["shift", "status", service]).await);
+        assert!(code == Some(1) && said.contains(told), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn an_apply_never_undoes_what_was_applied_since_its_text_was_taken() {
     let admin = ruled_by_applied().await;
     let files = Files::new();

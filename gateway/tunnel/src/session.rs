@@ -180,7 +180,11 @@ fn finish(shared: &TunnelShared, tunnel: &Tunnel, fault: Fault, party: &Party, s
             close(tunnel.connection(), refusal, &detail);
         }
         Fault::Lost(error) => match tunnel.read_end(&error) {
-            Ended::Closed { by, why } => info!(session, %peer, ?by, why, "tunnel closed"),
+            Ended::Closed { by, why } => {
+                // Whoever closes it need not say why.
+                let why = Some(why).filter(|why| !why.is_empty());
+                info!(session, %peer, ?by, why, "tunnel closed");
+            }
             Ended::Lost(loss) => {
                 warn!(session, %peer, address = %party.address, loss = loss.word(), "tunnel lost")
             }

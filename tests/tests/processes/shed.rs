@@ -9,6 +9,7 @@ use causeway_tests::{
     instance::{Behaviour, Instance},
     measured::measured,
     pace::ask_at,
+    process::run,
     wait::until_true,
 };
 
@@ -125,4 +126,25 @@ async fn the_sheddable_goes_first_and_no_zone_gets_more_than_it_can_take() {
     gateway
         .wait_log(&["WARN", "a limit of a service was reached", "orders", "capacity"])
         .await;
+    let log = gateway.log();
+    let mut lines = log.lines();
+    assert!(
+        !lines.any(|line| line.contains("no instance could be reached") && line.contains("shed")),
+        "what is refused for want of capacity was not tried: {log}"
+    );
+    let check = run(["check", "--admin", &gateway.admin.to_string()]).unwrap();
+    assert!(
+        check.contains("all gateways of this zone carry together"),
+        "{check}"
+    );
+    let events = http::get(gateway.admin, "/v1/events?kind=spill_begun,shed_begun")
+        .await
+        .unwrap();
+    assert!(
+        events
+            .body
+            .contains("a second are asked for in all zones, and healthy instances can take 80"),
+        "{}",
+        events.body
+    );
 }

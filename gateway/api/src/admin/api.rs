@@ -361,6 +361,10 @@ async fn explained(
         .with_key(ruling.key());
     let decision = route(&snapshot, &request, SmallRng::from_os_rng());
     let explanation = explain::explanation(&decision.complete(), &snapshot.zone);
+    let explanation = match &state.identity.trust().document {
+        Some(trust) => explain::with_revoked(explanation, &trust.content().revoked_names),
+        None => explanation,
+    };
     let explanation = explain::with_port(explanation, &asked);
     let policies_of = ruling.route_timeout();
     let service = snapshot.topology.services.get(&asked.target.service);

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use causeway_federation::{
     name::{PortName, ServiceName, Tags, ZoneName},
     topology::{ConnectionPolicy, Protocol, Service, Topology},
+    trust::{RevokedName, RevokedNames, RevokedUntil},
 };
 use causeway_routing::{
     permit::RequestLine,
@@ -123,6 +124,31 @@ fn shed_share(decision: &FullDecision) -> String {
     share.map_or_else(String::new, |percent| {
         format!(" (drawn anew for each: {percent} % of what is asked for is shed, the rest is served)")
     })
+}
+
+/// Says of zones and gateways that are revoked that nothing of them is believed, in the place of what follows from it.
+pub(super) fn with_revoked(mut explanation: Explanation, revoked: &RevokedNames) -> Explanation {
+    let forever = revoked
+        .iter()
+        .filter(|(_, until)| *until == RevokedUntil::Forever);
+    let names: Vec<&RevokedName> = forever.map(|(name, _)| name).collect();
+    let is_of = |subject: &str, name: &RevokedName| match name {
+        RevokedName::Gateway(gateway) => subject.strip_prefix("gateway ") == Some(&gateway.to_string()),
+        RevokedName::Zone(zone) => {
+            let of = subject
+                .strip_prefix("gateway ")
+                .and_then(|id| id.split('/').next());
+            [of, subject.strip_prefix("zone ")].contains(&Some(zone.as_str()))
+        }
+    };
+    for step in &mut explanation.steps {
+        let is_out = step.verdict == ExplainedVerdict::PassedOver;
+        if is_out && names.iter().any(|name| is_of(&step.subject, name)) {
+            step.reason =
+                "its certificates are revoked, so nothing of it is believed (`causeway revoke`)".to_owned();
+        }
+    }
+    explanation
 }
 
 /// Says which port was asked about, if one was.
@@ -297,10 +323,17 @@ fn step(reason: &Reason, tags_asked: bool) -> ExplainedStep {
             arm.map_or_else(|| "spill".to_owned(), |arm| format!("spill for {arm}")),
             format!("tier {tier}"),
         ),
-        place => (
-            arm.map_or_else(|| "places".to_owned(), |arm| format!("places for {arm}")),
-            place.to_string(),
-        ),
+        place => {
+            let filter = match reason.why {
+                Why::ZoneShare { .. } | Why::ShedShare { .. } => "capacity",
+                why if why.is_panic() => "panic",
+                _ => "places",
+            };
+            (
+                arm.map_or_else(|| filter.to_owned(), |arm| format!("{filter} for {arm}")),
+                place.to_string(),
+            )
+        }
     };
     ExplainedStep {
         filter,
@@ -345,6 +378,77 @@ mod tests {
     use causeway_federation::topology::parse;
 
     use super::*;
+
+    #[test]
+    fn capacity_and_panic_have_headers_of_their_own() {
+        let place = |why| Reason {
+            subject: ReasonSubject::Zone("east".parse().unwrap()),
+            arm: None,
+            why,
+        };
+        let taken = |panic| Why::Taken {
+            tier: Some(1),
+            own: true,
+            age: causeway_federation::catalog::Age::Fresh,
+            link: causeway_routing::snapshot::Link::Up,
+            draining: false,
+            failing: false,
+            spilled: false,
+            panic,
+        };
+        for (why, filter) in [
+            (Why::NoneHealthy, "places"),
+            (taken(false), "places"),
+            (taken(true), "panic"),
+            (Why::ZoneShare { percent: 50 }, "capacity"),
+            (Why::ShedShare { percent: 50 }, "capacity"),
+        ] {
+            assert_eq!(step(&place(why), false).filter, filter, "{why:?}");
+        }
+    }
+
+    #[test]
+    fn a_revoked_zone_is_said_to_be_revoked() {
+        let subjects = [
+            "zone west",
+            "gateway west/gw1",
+            "gateway plant/gw2",
+            "gateway plant/gw1",
+            "zone east",
+        ];
+        let passed_over = |subject: &&str| ExplainedStep {
+            filter: "places".to_owned(),
+            subject: (*subject).to_owned(),
+            verdict: ExplainedVerdict::PassedOver,
+            reason: "zone sync has not heard of it".to_owned(),
+        };
+        let explanation = Explanation {
+            target: "orders".to_owned(),
+            from: "home".to_owned(),
+            steps: subjects.iter().map(passed_over).collect(),
+            candidates: Vec::new(),
+            outcome: String::new(),
+            permission: None,
+            callers: None,
+            open_connections: None,
+            policies: Vec::new(),
+            ejected: Vec::new(),
+            answered_by: None,
+        };
+        let mut revoked = RevokedNames::default();
+        revoked.insert(RevokedName::Zone("west".parse().unwrap()), RevokedUntil::Forever);
+        // It was let in again.
+        revoked.insert(
+            RevokedName::Zone("east".parse().unwrap()),
+            RevokedUntil::Seconds(7),
+        );
+        let gateway =
+            causeway_federation::name::GatewayId::new("plant".parse().unwrap(), "gw2".parse().unwrap());
+        revoked.insert(RevokedName::Gateway(gateway), RevokedUntil::Forever);
+        let told = with_revoked(explanation, &revoked).steps.into_iter();
+        let told: Vec<bool> = told.map(|step| step.reason.contains("revoked")).collect();
+        assert_eq!(told, [true, true, true, false, false]);
+    }
 
     #[test]
     fn it_is_told_how_long_open_connections_stay() {

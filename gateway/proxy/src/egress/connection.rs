@@ -12,7 +12,7 @@ use causeway_host::{descriptors::DescriptorPromise, share::ShareHolder};
 use causeway_routing::{
     limits::{UseGuard, UseKind},
     permit::{Caller, Rule},
-    route::{Destination, Placement},
+    route::{Destination, Placement, Why},
     target::Target,
 };
 use causeway_telemetry::{
@@ -318,7 +318,7 @@ fn reject(shared: &EgressShared, connection: ClientConnection, mut summary: Conn
     finish(shared, &target, client, begun, summary);
 }
 
-/// Logs that no instance could be reached: the first of a kind, and then one a minute.
+/// Logs that no instance could be reached: the first of a kind, and then one a minute. That capacity refuses is told as a limit that was reached.
 pub(super) fn warn_unreached(
     shared: &EgressShared,
     target: &Target,
@@ -326,6 +326,9 @@ pub(super) fn warn_unreached(
     now: Instant,
     summary: &ConnectionSummary,
 ) {
+    if summary.outcome == ConnectionOutcome::Unrouted(Why::Shed) {
+        return;
+    }
     let kind = (target.service.clone(), summary.outcome.word());
     if let Some(repeats) = shared.rate_limited.lock().admit(now, kind) {
         let (connection, caller) = (summary.id, &summary.caller);

@@ -65,7 +65,8 @@ pub fn judge(shift: &Shift, now: SystemTime, figures: &[(GatewayId, ShiftFigures
     let least = shift.plan.min_requests;
     if all.requests < least {
         let requests = all.requests;
-        return ShiftVerdict::Pause(format!("{requests} requests in this step, fewer than {least}"));
+        let word = if requests == 1 { "request" } else { "requests" };
+        return ShiftVerdict::Pause(format!("{requests} {word} in this step, fewer than {least}"));
     }
     match shift.next_percent() {
         Some(_) => ShiftVerdict::Advance,

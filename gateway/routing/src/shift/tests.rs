@@ -86,6 +86,9 @@ fn a_shift_goes_on_when_its_step_has_lasted_and_nothing_breaks_its_gate() {
     assert_eq!(judged(&last, 60, &[told(100, [0, 0])]), ShiftVerdict::Finish);
     let patient = shift("state: running, step: 1, min_requests: 0");
     assert_eq!(judged(&patient, 60, &[]), ShiftVerdict::Advance);
+    assert!(
+        matches!(judged(&running, 60, &[told(1, [0, 0])]), ShiftVerdict::Pause(why) if why.starts_with("1 request in this step"))
+    );
 }
 
 #[test]

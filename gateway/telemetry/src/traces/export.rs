@@ -3,6 +3,7 @@
 
 use std::{
     pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,12 +16,13 @@ use opentelemetry_sdk::{
     error::{OTelSdkError, OTelSdkResult},
     trace::{Span, SpanData, SpanExporter, SpanProcessor},
 };
+use parking_lot::Mutex;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{OtlpProtocol, OtlpSettings, Tracer};
-use crate::{MetricsRegistry, labels::ByReason, log::in_one_line, rate_limited::RateLimited};
+use crate::{Check, MetricsRegistry, labels::ByReason, log::in_one_line, rate_limited::RateLimited};
 
 /// Most spans that wait to be sent.
 const MAX_WAITING: usize = 2048;
@@ -85,7 +87,12 @@ impl DropReason {
 pub struct SpanExport {
     sending: AbortOnDropHandle<()>,
     last: CancellationToken,
+    endpoint: String,
+    receiver: ReceiverState,
 }
+
+/// Error with which the receiver did not take the latest message; `None`: it took it, or none was sent yet.
+type ReceiverState = Arc<Mutex<Option<String>>>;
 
 impl SpanExport {
     /// Starts sending the spans of a gateway. Must be called on the runtime that is to send them.
@@ -120,12 +127,14 @@ impl SpanExport {
         exporter.set_resource(&resource);
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
         let last = CancellationToken::new();
+        let receiver = ReceiverState::default();
         let sender = BatchSender {
             exporter,
             endpoint: endpoint.to_owned(),
             waiting,
             last: last.clone(),
             metrics: metrics.clone(),
+            receiver: receiver.clone(),
             rate_limited: RateLimited::new(),
         };
         let sending = tokio::spawn(tasks.keep("traces", sender.run()));
@@ -133,8 +142,25 @@ impl SpanExport {
         let export = Self {
             sending: AbortOnDropHandle::new(sending),
             last,
+            endpoint: endpoint.to_owned(),
+            receiver,
         };
         (Tracer::of(queue, resource), export)
+    }
+
+    /// Check of the receiver, by what became of the latest spans.
+    #[must_use]
+    pub fn check(&self) -> impl Fn() -> Check + Send + Sync + use<> {
+        let (endpoint, receiver) = (self.endpoint.clone(), self.receiver.clone());
+        move || match &*receiver.lock() {
+            None => Check::ok("gateway", "traces", format!("spans go to {endpoint}")),
+            Some(error) => Check::warn(
+                "gateway",
+                "traces",
+                format!("the receiver at {endpoint} did not take the latest spans, which are lost: {error}"),
+                "does it run, and does it speak what --otlp-protocol says? clients are served all the same; the next span tries it again",
+            ),
+        }
     }
 
     /// Sends what waits, if the receiver takes it soon, and ends.
@@ -193,6 +219,7 @@ struct BatchSender<E> {
     /// Cancelled once what waits is the last.
     last: CancellationToken,
     metrics: TraceMetrics,
+    receiver: ReceiverState,
     rate_limited: RateLimited<()>,
 }
 
@@ -244,14 +271,17 @@ impl<E: SpanExporter> BatchSender<E> {
         let error = match sent {
             Some(Ok(())) => {
                 self.metrics.sent.inc_by(count as u64);
+                *self.receiver.lock() = None;
                 return;
             }
             Some(Err(error)) => error,
             None => OTelSdkError::Timeout(SEND_TIMEOUT),
         };
         self.metrics.drop_spans(DropReason::Failed, count);
+        let error = in_one_line(&error);
+        *self.receiver.lock() = Some(error.clone());
         if let Some(repeats) = self.rate_limited.admit(Instant::now(), ()) {
-            let (endpoint, error) = (&self.endpoint, in_one_line(&error));
+            let endpoint = &self.endpoint;
             tracing::warn!(
                 endpoint,
                 spans = count,

@@ -50,11 +50,12 @@ impl GateCondition {
     /// Says what was counted: `12 of 400 failed`.
     #[must_use]
     pub fn told(&self, counted: u64, requests: u64) -> String {
+        let word = if requests == 1 { "request" } else { "requests" };
         match self {
-            Self::SuccessBelow { .. } => format!("{counted} of {requests} requests failed"),
+            Self::SuccessBelow { .. } => format!("{counted} of {requests} {word} failed"),
             Self::SlowerThan { limit, .. } => {
                 let limit = humantime::format_duration(*limit);
-                format!("{counted} of {requests} requests took longer than {limit}")
+                format!("{counted} of {requests} {word} took longer than {limit}")
             }
         }
     }
@@ -124,6 +125,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn one_request_is_told_as_one() {
+        let told = |text: &str, requests| text.parse::<GateCondition>().unwrap().told(1, requests);
+        assert_eq!(told("success<99%", 1), "1 of 1 request failed");
+        assert_eq!(told("success<99%", 2), "1 of 2 requests failed");
+        assert_eq!(told("p99>300ms", 1), "1 of 1 request took longer than 300ms");
+    }
 
     #[test]
     fn conditions_are_read_as_they_are_written() {
