@@ -6,7 +6,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
 };
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByAnswer {
     kind: &'static str,
     rcode: &'static str,

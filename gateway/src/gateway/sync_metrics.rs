@@ -7,7 +7,7 @@ use causeway_telemetry::{
 };
 use prometheus_client::{encoding::EncodeLabelSet, metrics::counter::Counter};
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByPeerSideReason {
     zone: String,
     gateway: String,

@@ -5,6 +5,7 @@
 mod access;
 mod check;
 mod connection_id;
+mod described;
 pub mod labels;
 mod lines;
 pub mod log;
@@ -22,6 +23,7 @@ mod traces;
 pub use access::{AccessLog, AccessRecord, Role};
 pub use check::{Check, Status};
 pub use connection_id::ConnectionId;
+pub use described::{DescribedRegistry, LabelledMetric, MetricDescription};
 pub use lines::{AppendedFile, LineCounts, LineSink, LineWriter};
 pub use metrics::{Labels, MetricsRegistry, TraceLabel, TracedHistogram, result_word};
 pub use minute::{MinuteBoard, ServedPlace, ServiceCounts, WaitCounts};

@@ -3,7 +3,8 @@
 //! read from state when somebody asks (tunnels, ages, memory) are put beside them by the admin API.
 //!
 //! Adding a metric: a field in the struct of the part that counts it (its `metrics.rs`), its line in that struct's `new`, a
-//! method there that says when to call it, and a line in `gateway/tests/cli/metrics.rs`.
+//! method there that says when to call it, a line in `gateway/tests/cli/metrics.rs`, and a new docs/metrics.md, as
+//! `gateway/tests/cli/metrics_page.rs` says.
 
 use std::{
     fmt::{self, Debug},
@@ -12,16 +13,17 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeMetric, text},
+    encoding::{EncodeLabelSet, EncodeMetric},
     metrics::{
         TypedMetric, counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge,
         histogram::Histogram,
     },
-    registry::{Metric, Registry, Unit},
+    registry::Unit,
 };
 
 use super::{
-    TraceId,
+    DescribedRegistry, MetricDescription, TraceId,
+    described::LabelledMetric,
     series::{NamedLabels, Series},
     services::ServiceLabels,
 };
@@ -47,20 +49,20 @@ impl TraceLabel {
 }
 
 /// Abilities that a label set must have; every struct of [`super::labels`] has them.
-pub trait Labels: EncodeLabelSet + Hash + Eq + Clone + Debug + Send + Sync + 'static {}
-impl<T: EncodeLabelSet + Hash + Eq + Clone + Debug + Send + Sync + 'static> Labels for T {}
+pub trait Labels: EncodeLabelSet + Default + Hash + Eq + Clone + Debug + Send + Sync + 'static {}
+impl<T: EncodeLabelSet + Default + Hash + Eq + Clone + Debug + Send + Sync + 'static> Labels for T {}
 
 /// Every family that a part of the gateway has registered.
 #[derive(Debug)]
 pub struct MetricsRegistry {
-    registry: Registry,
+    registry: DescribedRegistry,
     services: Arc<ServiceLabels>,
 }
 
 impl Default for MetricsRegistry {
     fn default() -> Self {
         Self {
-            registry: Registry::with_prefix("causeway"),
+            registry: DescribedRegistry::new(Some("causeway")),
             services: Arc::default(),
         }
     }
@@ -127,7 +129,7 @@ impl MetricsRegistry {
         self.keep(name, help, Family::default())
     }
 
-    fn keep<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+    fn keep<M: LabelledMetric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
         self.registry.register(name, help, metric.clone());
         metric
     }
@@ -137,7 +139,13 @@ impl MetricsRegistry {
     /// # Errors
     /// Never in practice: writing to a `String` does not fail.
     pub fn encode(&self, out: &mut String) -> fmt::Result {
-        text::encode_registry(out, &self.registry)
+        self.registry.encode(out)
+    }
+
+    /// Every metric that was registered, with or without series.
+    #[must_use]
+    pub fn described(&self) -> &[MetricDescription] {
+        self.registry.described()
     }
 }
 

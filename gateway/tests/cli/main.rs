@@ -11,6 +11,7 @@ mod federation;
 mod hand_over;
 mod lists;
 mod metrics;
+mod metrics_page;
 mod signals;
 mod simulate;
 mod tasks;

@@ -69,7 +69,7 @@ pub use permission::{CallersVerdict, CallersView, PermissionVerdict, PermissionV
 pub use ping::EchoView;
 pub(crate) use reader::PageReader;
 pub use readings::{LatestRefusal, OwnReading, ProcessReading, SyncReading, SyncReadings, TunnelReading};
-pub use scrape::{ScrapeState, scrape};
+pub use scrape::{ScrapeState, read as read_metrics, scrape};
 pub use shifts::ShiftOrder;
 
 use crate::{

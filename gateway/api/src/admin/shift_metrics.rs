@@ -2,10 +2,10 @@
 
 use causeway_federation::topology::ShiftState;
 use causeway_routing::snapshot::Snapshot;
+use causeway_telemetry::DescribedRegistry;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
-    registry::Registry,
 };
 
 const STATES: [ShiftState; 4] = [
@@ -15,18 +15,18 @@ const STATES: [ShiftState; 4] = [
     ShiftState::Done,
 ];
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ShiftedService {
     service: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ShiftedServiceState {
     service: String,
     state: &'static str,
 }
 
-pub(super) fn shifts(registry: &mut Registry, snapshot: &Snapshot) {
+pub(super) fn shifts(registry: &mut DescribedRegistry, snapshot: &Snapshot) {
     let percent: Family<ShiftedService, Gauge> = Family::default();
     let state: Family<ShiftedServiceState, Gauge> = Family::default();
     for (name, service) in &snapshot.topology.services {
@@ -76,10 +76,10 @@ mod tests {
         );
         let topology = testbed::topology("  home: {}", &services);
         let snapshot = testbed::snapshot("home", &topology, vec![], vec![], &[]);
-        let mut registry = Registry::with_prefix("causeway");
+        let mut registry = DescribedRegistry::new(Some("causeway"));
         shifts(&mut registry, &snapshot);
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        registry.encode(&mut text).unwrap();
         text
     }
 

@@ -10,14 +10,14 @@ use axum::{
     routing::get,
 };
 use causeway_host::{descriptors::Descriptors, handed::HandedSockets, tasks::Tasks};
-use causeway_zone_sync::registry::etcd::{Contact, SharedRegistry};
+use causeway_telemetry::DescribedRegistry;
+use causeway_zone_sync::registry::etcd::{Contact, Figures, SharedRegistry};
 use prometheus_client::{
     encoding::text,
     metrics::{
         counter::ConstCounter,
         gauge::{ConstGauge, Gauge},
     },
-    registry::Registry,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -104,13 +104,21 @@ async fn metrics(State(registry): State<Arc<SharedRegistry>>) -> Result<impl Int
 }
 
 fn scrape(registry: &SharedRegistry) -> Result<String, std::fmt::Error> {
-    let figures = registry.figures();
     let away = match *registry.contact().borrow() {
         Contact::Following => 0.0,
         Contact::Never => -1.0,
         Contact::Away { since } => since.elapsed().as_secs_f64(),
     };
-    let mut all = Registry::with_prefix("causeway_zone_sync");
+    let mut out = String::new();
+    figures(&registry.figures(), away).encode(&mut out)?;
+    text::encode_eof(&mut out)?;
+    Ok(out)
+}
+
+/// Everything that a zone-sync tells, with the seconds that etcd has been out of reach.
+#[must_use]
+pub fn figures(figures: &Figures, away: f64) -> DescribedRegistry {
+    let mut all = DescribedRegistry::new(Some("causeway_zone_sync"));
     let number = |count: usize| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
     let age = Gauge::<f64, AtomicU64>::default();
     age.set(away);
@@ -170,7 +178,5 @@ fn scrape(registry: &SharedRegistry) -> Result<String, std::fmt::Error> {
         "Keys of the zone in etcd that were not understood",
         ConstCounter::new(figures.strange),
     );
-    let mut out = String::new();
-    text::encode(&mut out, &all)?;
-    Ok(out)
+    all
 }

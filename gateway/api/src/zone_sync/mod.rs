@@ -34,6 +34,7 @@ use crate::{
     audit::Audit,
     credentials::{Gate, Grant, Guard, ListenerProof, Scope, TokenFile},
 };
+pub use admin::figures;
 pub use listen::ListenAddress;
 use listen::{ListenersOfZoneSync, ZoneSyncListener};
 use service::RegistryService;

@@ -8,20 +8,20 @@ use causeway_telemetry::{
 };
 use prometheus_client::encoding::EncodeLabelSet;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByRole {
     pub(super) role: &'static str,
     pub(super) service: ServiceLabel,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByOutcome {
     pub(super) role: &'static str,
     pub(super) service: ServiceLabel,
     pub(super) outcome: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByRoute {
     pub(super) service: ServiceLabel,
     /// Names and places of routes are bounded by the topology.
@@ -29,43 +29,43 @@ pub(super) struct ByRoute {
     pub(super) outcome: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByDirection {
     pub(super) role: &'static str,
     pub(super) service: ServiceLabel,
     pub(super) direction: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByService {
     pub(super) service: ServiceLabel,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByServiceLimit {
     pub(super) service: ServiceLabel,
     pub(super) limit: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByServicePart {
     pub(super) service: ServiceLabel,
     pub(super) part: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByServiceReason {
     pub(super) service: ServiceLabel,
     pub(super) reason: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByServiceWhy {
     pub(super) service: ServiceLabel,
     pub(super) why: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByRoleServiceRule {
     pub(super) role: &'static str,
     pub(super) service: ServiceLabel,
@@ -74,7 +74,7 @@ pub(super) struct ByRoleServiceRule {
 }
 
 /// Of a request: where it went, and what its client got.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct ByRequest {
     pub(super) service: ServiceLabel,
     /// Zone that it was given to, or none.

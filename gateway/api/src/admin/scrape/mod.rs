@@ -10,21 +10,21 @@ use std::{collections::BTreeMap, fmt, sync::atomic::AtomicU64};
 use causeway_federation::name::ZoneName;
 use causeway_routing::snapshot::{Link, Snapshot};
 use causeway_telemetry::{
-    MetricsRegistry,
+    DescribedRegistry, MetricsRegistry,
     labels::{Build, ByPeer, ByPeerState},
 };
 use causeway_tunnel::{TunnelCount, TunnelMetrics};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
-    registry::{Registry, Unit},
+    registry::Unit,
 };
 
 use super::{ProcessReading, SyncReadings, TunnelReading};
 
 type Seconds = Gauge<f64, AtomicU64>;
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByZone {
     zone: String,
 }
@@ -62,24 +62,32 @@ pub fn scrape(
         sent_bytes: tunnel.sent_bytes,
         received_bytes: tunnel.received_bytes,
     }));
-    let mut read = Registry::default();
-    let own = read.sub_registry_with_prefix("causeway");
-    gateway(own, state);
-    tunnels(own, state.tunnels);
-    zone_tunnels(own, state.snapshot, state.tunnels);
-    sync(own, state.sync);
-    records(own, state);
-    services::register(own, state.snapshot);
-    super::shift_metrics::shifts(own, state.snapshot);
-    process(&mut read, state.process);
     let mut out = String::new();
     metrics.encode(&mut out)?;
-    text::encode_registry(&mut out, &read)?;
+    for registry in read(state) {
+        registry.encode(&mut out)?;
+    }
     text::encode_eof(&mut out)?;
     Ok(out)
 }
 
-fn gateway(registry: &mut Registry, state: &ScrapeState<'_>) {
+/// Reads what is not counted: that of the gateway, and that of its process, which has the names that every Prometheus client library uses.
+#[must_use]
+pub fn read(state: &ScrapeState<'_>) -> [DescribedRegistry; 2] {
+    let mut own = DescribedRegistry::new(Some("causeway"));
+    gateway(&mut own, state);
+    tunnels(&mut own, state.tunnels);
+    zone_tunnels(&mut own, state.snapshot, state.tunnels);
+    sync(&mut own, state.sync);
+    records(&mut own, state);
+    services::register(&mut own, state.snapshot);
+    super::shift_metrics::shifts(&mut own, state.snapshot);
+    let mut read = DescribedRegistry::new(None);
+    process(&mut read, state.process);
+    [own, read]
+}
+
+fn gateway(registry: &mut DescribedRegistry, state: &ScrapeState<'_>) {
     let build = Info::new(Build {
         version: env!("CARGO_PKG_VERSION"),
         zone: state.snapshot.zone.to_string(),
@@ -122,7 +130,7 @@ fn gateway(registry: &mut Registry, state: &ScrapeState<'_>) {
     links(registry, state.snapshot);
 }
 
-fn links(registry: &mut Registry, snapshot: &Snapshot) {
+fn links(registry: &mut DescribedRegistry, snapshot: &Snapshot) {
     let links: Family<ByPeerState, Gauge> = Family::default();
     for (peer, link) in snapshot.links.iter() {
         for (state, word) in [
@@ -143,7 +151,7 @@ fn links(registry: &mut Registry, snapshot: &Snapshot) {
 }
 
 /// Registers a series for each zone that a tunnel can lead to, so that one without any is seen and not merely missing.
-fn zone_tunnels(registry: &mut Registry, snapshot: &Snapshot, tunnels: &[TunnelReading]) {
+fn zone_tunnels(registry: &mut DescribedRegistry, snapshot: &Snapshot, tunnels: &[TunnelReading]) {
     let counts: Family<ByZone, Gauge> = Family::default();
     let mut up = BTreeMap::<&ZoneName, i64>::new();
     for tunnel in tunnels {
@@ -171,7 +179,7 @@ fn zone_tunnels(registry: &mut Registry, snapshot: &Snapshot, tunnels: &[TunnelR
     );
 }
 
-fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
+fn tunnels(registry: &mut DescribedRegistry, tunnels: &[TunnelReading]) {
     let mut by_peer: BTreeMap<_, Vec<&TunnelReading>> = BTreeMap::new();
     for tunnel in tunnels {
         by_peer.entry(&tunnel.peer).or_default().push(tunnel);
@@ -208,7 +216,7 @@ fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
     );
     registry.register_with_unit(
         "tunnel_congestion_window",
-        "Sum over tunnels",
+        "Congestion windows of the tunnels to a gateway, all together",
         Unit::Bytes,
         window,
     );
@@ -232,7 +240,7 @@ fn tunnels(registry: &mut Registry, tunnels: &[TunnelReading]) {
     );
 }
 
-fn sync(registry: &mut Registry, readings: &SyncReadings) {
+fn sync(registry: &mut DescribedRegistry, readings: &SyncReadings) {
     let age: Family<ByPeer, Seconds> = Family::default();
     let session = Family::<ByPeer, Gauge>::default();
     let (lag, behind, protocol) = (Family::default(), Family::default(), Family::default());
@@ -287,7 +295,7 @@ fn set(family: &Family<ByPeer, Gauge>, labels: &ByPeer, value: u64) {
 }
 
 /// The record of each gateway as it is held here, and the own one.
-fn records(registry: &mut Registry, state: &ScrapeState<'_>) {
+fn records(registry: &mut DescribedRegistry, state: &ScrapeState<'_>) {
     let (incarnation, version) = (Family::default(), Family::default());
     let (relayed, exports) = (Family::default(), Family::default());
     let (generation, same, trust) = (Family::default(), Family::default(), Family::default());
@@ -345,8 +353,7 @@ fn records(registry: &mut Registry, state: &ScrapeState<'_>) {
     }
 }
 
-/// The names that every Prometheus client library uses for these.
-fn process(registry: &mut Registry, reading: &ProcessReading) {
+fn process(registry: &mut DescribedRegistry, reading: &ProcessReading) {
     let mut gauge = |name: &str, help: &str, value: Option<u64>| {
         if let Some(value) = value {
             let gauge: Gauge = Gauge::default();
@@ -410,10 +417,10 @@ mod tests {
 
     #[test]
     fn tunnels_to_one_gateway_are_summed_and_the_lowest_round_trip_time_counts() {
-        let mut registry = Registry::default();
+        let mut registry = DescribedRegistry::new(None);
         tunnels(&mut registry, &[tunnel(3, 0), tunnel(4, 0)]);
         let mut text = String::new();
-        text::encode(&mut text, &registry).unwrap();
+        registry.encode(&mut text).unwrap();
         let labels = r#"{zone="west",gateway="gw1"}"#;
         for line in [
             format!("tunnels{labels} 2"),
@@ -436,10 +443,10 @@ mod tests {
         .unwrap();
         let topology = Arc::new(parsed.topology);
         let snapshot = testbed::snapshot("east", &topology, Vec::new(), Vec::new(), &[]);
-        let mut registry = Registry::default();
+        let mut registry = DescribedRegistry::new(None);
         zone_tunnels(&mut registry, &snapshot, &[tunnel(3, 0), tunnel(4, 0)]);
         let mut page = String::new();
-        text::encode(&mut page, &registry).unwrap();
+        registry.encode(&mut page).unwrap();
         let told: Vec<_> = page
             .lines()
             .filter(|line| line.starts_with("zone_tunnels"))

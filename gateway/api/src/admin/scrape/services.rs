@@ -1,43 +1,42 @@
 //! Services in a scrape: their instances, ejections and capacity.
 
 use causeway_routing::snapshot::{Health, Snapshot};
-use causeway_telemetry::labels::ByServiceHealth;
+use causeway_telemetry::{DescribedRegistry, labels::ByServiceHealth};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
-    registry::Registry,
 };
 
 use super::Seconds;
 
 /// One service.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByServiceName {
     service: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByEjection {
     service: String,
     zone: String,
     part: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByServiceZone {
     service: String,
     zone: String,
 }
 
 /// Registers what is known of every service at this moment.
-pub(super) fn register(registry: &mut Registry, snapshot: &Snapshot) {
+pub(super) fn register(registry: &mut DescribedRegistry, snapshot: &Snapshot) {
     instances(registry, snapshot);
     ejections(registry, snapshot);
     capacity(registry, snapshot);
     measured(registry, snapshot);
 }
 
-fn instances(registry: &mut Registry, snapshot: &Snapshot) {
+fn instances(registry: &mut DescribedRegistry, snapshot: &Snapshot) {
     let family: Family<ByServiceHealth, Gauge> = Family::default();
     let words = [
         (Health::Healthy, "healthy"),
@@ -73,7 +72,7 @@ fn instances(registry: &mut Registry, snapshot: &Snapshot) {
     );
 }
 
-fn ejections(registry: &mut Registry, snapshot: &Snapshot) {
+fn ejections(registry: &mut DescribedRegistry, snapshot: &Snapshot) {
     let family: Family<ByEjection, Gauge> = Family::default();
     for ejection in snapshot.ejections.load().list() {
         let labels = ByEjection {
@@ -90,7 +89,7 @@ fn ejections(registry: &mut Registry, snapshot: &Snapshot) {
     );
 }
 
-fn capacity(registry: &mut Registry, snapshot: &Snapshot) {
+fn capacity(registry: &mut DescribedRegistry, snapshot: &Snapshot) {
     let (capacity, headroom): (Family<ByServiceZone, Seconds>, Family<ByServiceZone, Seconds>) =
         Default::default();
     for (service, zone, room) in snapshot.capacity.plan().rooms() {
