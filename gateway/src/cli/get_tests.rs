@@ -143,6 +143,7 @@ fn tunnels() -> Envelope<TunnelView> {
         cipher: Some("TLS13_AES_128_GCM_SHA256".to_owned()),
         identity: Some("spiffe://acme.internal/zone/west/gateway/gw1".to_owned()),
         certificate_ends: Some("2026-11-22T12:00:00Z".to_owned()),
+        program: None,
         congestion_window_bytes: 1_572_864,
         mtu_bytes: 1452,
         sent_packets: 20_000,

@@ -34,7 +34,7 @@ use super::{
     stream,
 };
 
-/// Most characters of a peer's name for its program that are logged.
+/// Most characters of a peer's name for its program that are kept.
 const MAX_PROGRAM_CHARS: usize = 64;
 /// Stops a unidirectional stream that nothing here reads.
 const UNREAD_STREAM: VarInt = VarInt::from_u32(0x2);
@@ -79,13 +79,14 @@ async fn serve(shared: &Arc<TunnelShared>, greeted: Greeted, thread: usize, dial
     } = greeted;
     let peer = identity.gateway.clone();
     let party = Party::new(connection.remote_address(), &peer);
+    let program: String = hello.program.chars().take(MAX_PROGRAM_CHARS).collect();
     let tunnel = Tunnel::new(connection.clone(), peer.clone(), thread, dialled)
         .with_start(hello.start_id, hello.succeeds)
         .with_clock(clock::seconds_ahead(hello.clock_milliseconds, SystemTime::now()))
+        .with_program(program.clone())
         .with_capabilities(Capabilities::heard(hello.capabilities), &shared.config.memory);
     let tunnel = Arc::new(tunnel);
     let listed = Listed::new(Arc::clone(shared), Arc::clone(&tunnel));
-    let program: String = hello.program.chars().take(MAX_PROGRAM_CHARS).collect();
     info!(session, %peer, address = %party.address, dialled, thread, program, "tunnel up");
 
     let fault = tokio::select! {

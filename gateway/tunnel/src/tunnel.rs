@@ -48,6 +48,8 @@ pub struct Tunnel {
     succeeds: u64,
     /// Seconds that the peer's clock was ahead when it said hello.
     clock_ahead: Option<f64>,
+    /// Name and version of the peer's program, in its own words.
+    program: String,
     /// Another process takes the place of the peer's, which finishes what it holds.
     succeeded: AtomicBool,
     /// The peer is another process by now.
@@ -117,6 +119,7 @@ impl Tunnel {
             start: 0,
             succeeds: 0,
             clock_ahead: None,
+            program: String::new(),
             succeeded: AtomicBool::new(false),
             restarted: AtomicBool::new(false),
             capabilities: Capabilities::default(),
@@ -264,6 +267,17 @@ impl Tunnel {
     #[must_use]
     pub fn clock_ahead(&self) -> Option<f64> {
         self.clock_ahead
+    }
+
+    pub(super) fn with_program(mut self, program: String) -> Self {
+        self.program = program;
+        self
+    }
+
+    /// Name and version of the peer's program, in its own words; nothing, if it told none.
+    #[must_use]
+    pub fn program(&self) -> &str {
+        &self.program
     }
 
     pub(super) fn with_capabilities(mut self, told: Capabilities, memory: &MemoryBudget) -> Self {

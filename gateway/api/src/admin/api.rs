@@ -3,6 +3,7 @@
 
 use std::{
     fmt::Write as _,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -37,7 +38,7 @@ use super::{
     guard, history,
     instances::{deregister, register, renew},
     large::{JsonItems, LargeAnswers},
-    ping,
+    netcheck, ping,
     reader::PageReader,
     shift_checks::shifts_under_way,
     shifts, topology, trust,
@@ -113,6 +114,10 @@ fn routes() -> Router<AdminState> {
         .route("/v1/checks", get(checks))
         .route("/v1/explain", get(explained))
         .route("/v1/ping", get(ping::ping))
+        .route(
+            "/v1/netcheck",
+            get(netcheck::netcheck).layer(Extension(Arc::<netcheck::Prober>::default())),
+        )
         .route("/v1/socket", get(socket))
         .route("/v1/settings", get(settings))
         .route("/v1/instances/{service}/{id}", put(register).delete(deregister))
@@ -132,7 +137,7 @@ async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
 async fn not_found(uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
     ApiError::not_found(format!("there is nothing at {path}"))
-        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, loads, catalog, topology, shifts, trust, events, figures, checks, explain, ping, sources, socket, settings")
+        .hint("the API is under /v1/: zones, services, instances, tunnels, exports, loads, catalog, topology, shifts, trust, events, figures, checks, explain, ping, netcheck, sources, socket, settings")
 }
 
 async fn wrong_method() -> ApiError {

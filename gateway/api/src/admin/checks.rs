@@ -81,6 +81,17 @@ pub(super) fn diagnose(zones: &[ZoneView], services: &[ServiceView], process: &P
     checks
 }
 
+/// Checks how the way to one other zone is doing.
+#[must_use]
+pub fn diagnose_zone(zone: &ZoneView) -> Vec<Check> {
+    let zones = std::slice::from_ref(zone);
+    let mut checks = vec![zone_link(zone)];
+    checks.extend(zone_records(zone));
+    checks.extend(clocks(zones));
+    checks.extend(drained_zones(zones));
+    checks
+}
+
 fn zone_link(zone: &ZoneView) -> Check {
     let group = "tunnels";
     let name = format!("zone {}", zone.name);

@@ -7,6 +7,7 @@ use axum::{
     response::Response,
 };
 use causeway_federation::name::{GatewayId, ZoneName};
+use causeway_routing::snapshot::Snapshot;
 use causeway_tunnel::{Tunnel, echo};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,25 @@ pub(super) struct PingParameters {
     zone: String,
 }
 
+impl PingParameters {
+    /// Zone that is meant, if it is another than that of this gateway.
+    pub(super) fn other_zone(&self, snapshot: &Snapshot) -> Result<ZoneName, ApiError> {
+        let zone = ZoneName::new(&self.zone).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        if !snapshot.topology.zones.contains_key(&zone) {
+            return Err(ApiError::not_found(format!("zone {zone} is not in the topology"))
+                .hint("`causeway get zones` lists those that are"));
+        }
+        if zone == snapshot.zone {
+            return Err(
+                ApiError::bad_request(format!("{zone} is the zone of this gateway")).hint(
+                    "there are tunnels with other zones alone; ask a gateway of another zone for the way here",
+                ),
+            );
+        }
+        Ok(zone)
+    }
+}
+
 /// Round trip over one tunnel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EchoView {
@@ -59,20 +79,9 @@ pub(super) async fn ping(
     State(state): State<AdminState>,
     parameters: Parameters<PingParameters>,
 ) -> Result<Response, ApiError> {
-    let Query(PingParameters { zone }) = understood(parameters, "/v1/ping?zone=west")?;
+    let Query(asked_for) = understood(parameters, "/v1/ping?zone=west")?;
     let snapshot = state.snapshots.load_full();
-    let zone = ZoneName::new(&zone).map_err(|error| ApiError::bad_request(error.to_string()))?;
-    if !snapshot.topology.zones.contains_key(&zone) {
-        return Err(ApiError::not_found(format!("zone {zone} is not in the topology"))
-            .hint("`causeway get zones` lists those that are"));
-    }
-    if zone == snapshot.zone {
-        return Err(
-            ApiError::bad_request(format!("{zone} is the zone of this gateway")).hint(
-                "there are tunnels with other zones alone; ask a gateway of another zone for the way here",
-            ),
-        );
-    }
+    let zone = asked_for.other_zone(&snapshot)?;
     let tunnels = asked(state.tunnels.all(), &zone);
     let items = join_all(tunnels.iter().map(|tunnel| one(tunnel))).await;
     Ok(answer(Envelope::new("echoes", &snapshot, items)))

@@ -37,6 +37,8 @@ pub struct TunnelReading {
     pub unanswered: usize,
     /// Seconds that the peer's clock was ahead when the tunnel came up.
     pub clock_ahead: Option<f64>,
+    /// Name and version of the peer's program, in its own words.
+    pub program: String,
     /// Tells whether the peer keeps a registry that no other gateway of its zone has.
     pub own_registry: bool,
     /// `None` where it is not known.
@@ -70,6 +72,7 @@ impl TunnelReading {
             streams: tunnel.streams().load(std::sync::atomic::Ordering::Relaxed),
             unanswered: tunnel.unanswered(),
             clock_ahead: tunnel.clock_ahead(),
+            program: tunnel.program().to_owned(),
             own_registry: tunnel.keeps_own_registry(),
             negotiated: tunnel.negotiated(),
             certificate: tunnel.certificate().cloned(),

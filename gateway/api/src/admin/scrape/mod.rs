@@ -402,6 +402,7 @@ mod tests {
             streams: 2,
             unanswered: 0,
             clock_ahead: Some(-7200.5),
+            program: String::new(),
             own_registry: false,
             negotiated: None,
             certificate: None,

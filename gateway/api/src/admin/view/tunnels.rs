@@ -37,6 +37,9 @@ pub struct TunnelView {
     /// End of that certificate, RFC 3339. The tunnel outlives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ends: Option<String>,
+    /// Name and version of the peer's program, in its own words; absent where it told none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
     pub congestion_window_bytes: u64,
     pub mtu_bytes: u16,
     pub sent_packets: u64,
@@ -70,6 +73,7 @@ fn view(reading: &TunnelReading) -> TunnelView {
         cipher: agreed.map(|agreed| agreed.cipher_name()),
         identity: certificate.map(|(id, _)| id.to_string()),
         certificate_ends: certificate.map(|(_, end)| moment(*end)),
+        program: (!reading.program.is_empty()).then(|| reading.program.clone()),
         congestion_window_bytes: reading.congestion_window_bytes,
         mtu_bytes: reading.mtu_bytes,
         sent_packets: reading.sent_packets,
