@@ -75,7 +75,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<Exit, Failure> {
     Ok(exit(&envelope.items))
 }
 
-fn exit(checks: &[Check]) -> Exit {
+pub(super) fn exit(checks: &[Check]) -> Exit {
     match checks.iter().any(|check| check.status == Status::Fail) {
         true => Exit::Failed,
         false => Exit::Done,
@@ -135,7 +135,7 @@ fn of_zone(zone: &ZoneAnswerView, now: SystemTime) -> Vec<Check> {
 }
 
 /// Groups in the order in which they first appear.
-fn report(zone: &str, checks: &[Check], colour: bool) -> String {
+pub(super) fn report(zone: &str, checks: &[Check], colour: bool) -> String {
     let mut text = format!("zone {zone}\n");
     let mut groups: Vec<&str> = Vec::new();
     for check in checks {

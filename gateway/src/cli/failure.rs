@@ -134,6 +134,13 @@ impl Failure {
         self.not_found
     }
 
+    /// Gives what failed, with its causes, and the advice, for one finding among others.
+    #[must_use]
+    pub fn into_words(self) -> (String, Option<String>) {
+        let message = [vec![self.message], self.causes].concat().join(": ");
+        (message, self.hint)
+    }
+
     /// Adds `error` and the chain of its sources.
     #[must_use]
     pub fn because(mut self, error: &(dyn Error + 'static)) -> Self {

@@ -37,6 +37,7 @@ mod load_table;
 mod local_socket;
 mod log_args;
 mod man;
+mod netcheck;
 mod passphrase;
 mod ping;
 mod register;
@@ -123,6 +124,7 @@ enum Command {
     Get(get::GetArgs),
     Explain(explain::ExplainArgs),
     Ping(ping::PingArgs),
+    Netcheck(netcheck::NetcheckArgs),
     Simulate(simulate::SimulateArgs),
     Register(register::RegisterArgs),
     Deregister(register::DeregisterArgs),
@@ -179,6 +181,7 @@ fn dispatch(command: Command, parsed: &ArgMatches) -> Result<Exit, Failure> {
         Command::Get(args) => block_on(get::run(args)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Ping(args) => block_on(ping::run(args)),
+        Command::Netcheck(args) => block_on(netcheck::run(args)),
         Command::Simulate(args) => block_on(simulate::run(args)),
         Command::Register(args) => block_on(register::register(args)),
         Command::Deregister(args) => block_on(register::deregister(args)),

@@ -48,13 +48,19 @@ pub(crate) struct PingArgs {
 
 /// Answers of one gateway, over all its tunnels.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct PingSummary {
-    asked: u32,
-    times: Vec<f64>,
+pub(super) struct PingSummary {
+    pub(super) asked: u32,
+    /// Milliseconds.
+    pub(super) times: Vec<f64>,
 }
 
 impl PingSummary {
-    fn add(&mut self, echo: &EchoView) {
+    pub(super) fn of(asked: u32, times: &[f64]) -> Self {
+        let times = times.to_vec();
+        Self { asked, times }
+    }
+
+    pub(super) fn add(&mut self, echo: &EchoView) {
         self.asked += 1;
         self.times.extend(echo.echo_ms);
     }
@@ -84,12 +90,18 @@ impl PingSummary {
             self.times.len(),
             self.lost_percent()
         );
-        match self.spread() {
+        match self.spread_in_words() {
             None => line,
-            Some([least, mean, greatest, deviation]) => format!(
-                "{line}round trip min/avg/max/mdev = {least:.3}/{mean:.3}/{greatest:.3}/{deviation:.3} ms\n"
-            ),
+            Some(spread) => format!("{line}{spread}\n"),
         }
+    }
+
+    /// The same as ping says it.
+    pub(super) fn spread_in_words(&self) -> Option<String> {
+        let [least, mean, greatest, deviation] = self.spread()?;
+        Some(format!(
+            "round trip min/avg/max/mdev = {least:.3}/{mean:.3}/{greatest:.3}/{deviation:.3} ms"
+        ))
     }
 }
 

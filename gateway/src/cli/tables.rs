@@ -406,7 +406,7 @@ pub(super) fn bytes(value: u64) -> String {
 }
 
 /// `2h 5m`: whole seconds, the two largest units.
-fn lasting(seconds: f64) -> String {
+pub(super) fn lasting(seconds: f64) -> String {
     let whole = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
     let text = humantime::format_duration(Duration::from_secs(whole)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")

@@ -23,6 +23,7 @@ mod live;
 mod matrix;
 mod measured_capacity;
 mod mirrors;
+mod netcheck;
 mod one_view;
 mod panic;
 mod permissions;
