@@ -1,3 +1,5 @@
+//! Tests of the verdicts, on findings made by hand.
+
 use std::time::SystemTime;
 
 use causeway_api::admin::{
