@@ -7,7 +7,7 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use causeway_telemetry::printable;
+use causeway_telemetry::{printable, printable_page};
 use comfy_table::{Attribute, Cell, Color, Table};
 
 /// Spaces between columns.
@@ -44,8 +44,28 @@ pub(crate) fn colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Writes to standard output and flushes it.
+/// Clears the screen and puts the cursor at its top (ECMA-48 ED and CUP).
+const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
+
+/// Writes to standard output and flushes it. Whatever others have said in it, a terminal is not told what to do.
 pub(crate) fn print(text: &str) -> io::Result<()> {
+    write(&printable_page(text, colour()))
+}
+
+/// Writes what a program, or a file, may be given byte by byte; for a terminal it does as [`print`].
+pub(crate) fn print_exactly(text: &str) -> io::Result<()> {
+    match io::stdout().is_terminal() {
+        true => print(text),
+        false => write(text),
+    }
+}
+
+/// Begins a page of a terminal anew.
+pub(crate) fn clear_screen() -> io::Result<()> {
+    write(CLEAR_SCREEN)
+}
+
+fn write(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
@@ -53,7 +73,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 
 /// Writes to standard error. What cannot be written is lost: nowhere is left to say so, and it changes no exit code.
 pub(crate) fn tell(text: &str) {
-    let _ = anstream::stderr().write_all(text.as_bytes());
+    let _ = anstream::stderr().write_all(printable_page(text, true).as_bytes());
 }
 
 /// Tone of the news in a cell, from good to bad.

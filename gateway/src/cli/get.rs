@@ -23,8 +23,6 @@ use crate::output::{self, Format};
 
 /// Between two looks with `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-/// Clears the screen and puts the cursor at its top (ECMA-48 ED and CUP).
-const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
 
 /// Page of the topologies that are kept.
 const HISTORY: &str = "/v1/topology/history";
@@ -136,12 +134,10 @@ pub(crate) async fn run(mut args: GetArgs) -> Result<Exit, Failure> {
         };
         is_away = false;
         if last.as_ref() != Some(&text) {
-            let clear = args.watch && io::stdout().is_terminal();
-            output::print(&if clear {
-                format!("{CLEAR_SCREEN}{text}")
-            } else {
-                text.clone()
-            })?;
+            if args.watch && io::stdout().is_terminal() {
+                output::clear_screen()?;
+            }
+            output::print_exactly(&text)?;
             let is_first = last.replace(text).is_none();
             if let (true, Some(missing)) = (is_first, missing) {
                 return Err(missing);

@@ -1,6 +1,6 @@
 //! `causeway register` and `causeway deregister`: put an instance into the zone's registry, keep it there, take it out.
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use causeway_api::admin::{InstanceBody, ListedKey, RegisteredView, view::Envelope};
 use causeway_federation::name::ServiceName;
@@ -175,8 +175,7 @@ pub(super) fn remark_on(word: &str) -> Option<&'static str> {
 }
 
 pub(super) fn note(text: &str) {
-    // Nowhere is left to report that standard error is gone.
-    let _ = writeln!(std::io::stderr(), "note: {text}");
+    output::tell(&format!("note: {text}\n"));
 }
 
 pub(crate) async fn deregister(args: DeregisterArgs) -> Result<Exit, Failure> {

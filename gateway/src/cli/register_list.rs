@@ -1,6 +1,6 @@
 //! `causeway register -f FILE`: a whole list of instances at once, kept in the registry if asked to.
 
-use std::{collections::BTreeSet, io::Write, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
 use causeway_api::admin::{ListedInstance, ListedKey, OutcomeView, view::Envelope};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -166,8 +166,7 @@ fn tell_refusals(outcomes: &[OutcomeView]) -> usize {
     if let Some(more @ 1..) = count.checked_sub(MAX_REFUSALS_SHOWN) {
         text.push_str(&format!("and {more} more\n"));
     }
-    // Nowhere is left to report that standard error is gone.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    output::tell(&text);
     count
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use causeway_api::admin::view::{ChangeView, ChangesView, Envelope, GenerationView, TopologyView};
 use causeway_control::topology::base::BaseLine;
 use causeway_federation::topology::{self, Parsed};
+use causeway_telemetry::printable;
 
 use super::{
     Failure,
@@ -129,7 +130,7 @@ pub(super) fn lines(changes: &[ChangeView], colour: bool) -> String {
             true => VIPS_NOTE,
             false => "",
         };
-        format!("{style}{}{style:#}\n{note}", change.line)
+        format!("{style}{}{style:#}\n{note}", printable(&change.line))
     });
     lines.collect()
 }

@@ -28,7 +28,7 @@ pub use lines::{AppendedFile, LineCounts, LineSink, LineWriter};
 pub use metrics::{Labels, MetricsRegistry, TraceLabel, TracedHistogram, result_word};
 pub use minute::{MinuteBoard, ServedPlace, ServiceCounts, WaitCounts};
 pub use outcome::{ConnectionOutcome, OutcomeSide, StreamRefusal};
-pub use printable::printable;
+pub use printable::{printable, printable_page};
 pub use rate_limited::RateLimited;
 pub use request::RequestFacts;
 pub use series::{NamedLabels, Series};

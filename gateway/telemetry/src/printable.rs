@@ -34,6 +34,55 @@ fn push_printable(mut text: String, c: char) -> String {
     text
 }
 
+/// Makes a page of a terminal of what has lines, tabs and, with `coloured`, colours; else every character that acts is written as its escape,
+/// in the form that JSON has too: a page that is JSON stays what it was.
+#[must_use]
+pub fn printable_page(text: &str, coloured: bool) -> Cow<'_, str> {
+    let acts_here = |c: char| acts(c) && c != '\n' && c != '\t';
+    if !text.contains(acts_here) {
+        return Cow::Borrowed(text);
+    }
+    let (mut page, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(c) = rest.chars().next() {
+        let colour = if coloured { foreground_bytes(rest) } else { 0 };
+        let taken = if colour > 0 { colour } else { c.len_utf8() };
+        match colour {
+            0 if acts_here(c) && !rest.starts_with("\r\n") => {
+                page.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            _ => page.push_str(&rest[..taken]),
+        }
+        rest = &rest[taken..];
+    }
+    Cow::Owned(page)
+}
+
+/// Length of the colour that the text begins with, as far as it hides nothing: weights and colours of letters but black, as commands use
+/// them; 0: none.
+fn foreground_bytes(text: &str) -> usize {
+    let bytes = colour_bytes(text);
+    let parameters = text[..bytes].trim_start_matches("\u{1b}[").trim_end_matches('m');
+    let numbers: Option<Vec<u8>> = parameters.split(';').map(|one| one.parse().ok()).collect();
+    match numbers.is_some_and(|numbers| hides_nothing(&numbers)) {
+        true => bytes,
+        false => 0,
+    }
+}
+
+/// Tells whether letters can be read with these parameters (ECMA-48, SGR, and the colours of xterm).
+fn hides_nothing(parameters: &[u8]) -> bool {
+    match parameters {
+        [] => true,
+        [38, 5, 1..=15, rest @ ..] | [0..=4 | 22..=24 | 31..=37 | 39 | 90..=97, rest @ ..] => {
+            hides_nothing(rest)
+        }
+        [38, 2, red, green, blue, rest @ ..] => {
+            [red, green, blue].into_iter().any(|part| *part >= 100) && hides_nothing(rest)
+        }
+        _ => false,
+    }
+}
+
 /// Makes one line of a log event, which ends with a line feed. With `coloured` the formatter's own colours stay.
 pub(crate) fn log_line(event: &str, coloured: bool) -> String {
     let event = event.strip_suffix('\n').unwrap_or(event);
@@ -79,6 +128,34 @@ mod tests {
     fn what_acts_is_shown_as_its_escape() {
         assert_eq!(printable("causeway 0.1 Ü"), "causeway 0.1 Ü");
         assert_eq!(printable("a\nb\u{1b}[2J\u{202e}c"), "a\\nb\\u{1b}[2J\\u{202e}c");
+    }
+
+    #[test]
+    fn a_page_keeps_lines_and_colours_that_hide_nothing_and_json_stays_what_it_was() {
+        let page = "a\tb\r\n\u{1b}[1m\u{1b}[38;5;9merror:\u{1b}[38;2;255;30;30;1m\u{1b}[39m\u{1b}[0m x\n";
+        assert_eq!(printable_page(page, true), page);
+        assert!(!printable_page(page, false).contains('\u{1b}'));
+        for hostile in [
+            "\u{1b}[2J",
+            "\u{1b}[8m",
+            "\u{1b}[30;40m",
+            "\u{1b}[38;5;0m",
+            "\u{1b}[38;2;9;9;9m",
+            "\u{1b}[1;8m",
+            "\u{1b}]0;title\u{7}",
+            "\rover",
+            "\u{9b}2J",
+            "\u{202e}",
+        ] {
+            for coloured in [true, false] {
+                let shown = printable_page(hostile, coloured);
+                assert!(!shown.contains(acts) && shown.contains("\\u"), "{shown}");
+            }
+        }
+        assert_eq!(
+            printable_page("\"\u{9b}\u{7f}\u{202e}\"", false),
+            r#""\u009b\u007f\u202e""#
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod choice;
 mod commands;
 mod federation;
 mod hand_over;
+mod hostile;
 mod lists;
 mod metrics;
 mod metrics_page;
