@@ -4,7 +4,7 @@ use super::{
     Diff,
     diff::split,
     model::Service,
-    shift::{Shift, ShiftPlan, ShiftState},
+    shift::{Shift, ShiftPlan, ShiftState, moment},
 };
 use crate::name::ServiceName;
 
@@ -55,8 +55,13 @@ pub(super) fn compare(diff: &mut Diff, subject: &str, before: &Service, after: &
     let same = old.zip(new).filter(|(old, new)| is_continued(old, new));
     let is_outcome = same.is_some_and(|(old, new)| {
         let outcome = match new.state {
-            ShiftState::Done => new.split(),
-            _ => new.from.clone(),
+            // One that is done is read with the split that it has left as its beginning.
+            ShiftState::Done => Shift {
+                from: old.from.clone(),
+                ..new.clone()
+            }
+            .split(),
+            _ => old.from.clone(),
         };
         old.state.is_active() && !new.state.is_active() && after.split == outcome
     });
@@ -71,7 +76,8 @@ pub(super) fn compare(diff: &mut Diff, subject: &str, before: &Service, after: &
             split(after.split_before()),
         );
     }
-    if old == new {
+    let whole = |shift: Option<&Shift>| shift.map_or_else(String::new, ToString::to_string);
+    if whole(old) == whole(new) {
         return;
     }
     let (mut was, mut is) = match same {
@@ -83,7 +89,6 @@ pub(super) fn compare(diff: &mut Diff, subject: &str, before: &Service, after: &
     };
     if was == is {
         // Somebody else drives it, or its time begins anew.
-        let whole = |shift: Option<&Shift>| shift.map_or_else(String::new, ToString::to_string);
         (was, is) = (whole(old), whole(new));
     }
     diff.compare(&format!("{subject}: shift"), was, is);
@@ -91,7 +96,7 @@ pub(super) fn compare(diff: &mut Diff, subject: &str, before: &Service, after: &
 
 /// Tells whether both are states of one shift.
 fn is_continued(old: &Shift, new: &Shift) -> bool {
-    old.begun == new.begun && old.plan == new.plan && old.from == new.from
+    moment(old.begun) == moment(new.begun) && old.plan == new.plan
 }
 
 #[cfg(test)]
@@ -176,6 +181,11 @@ services:
             line(&first, &paused),
             ["~ service orders: shift: 25 % -> paused at 25 % (by hand at east/gw1)"]
         );
+        // As it is read from the text that is left.
+        let done = Shift {
+            from: done.split(),
+            ..done
+        };
         assert_eq!(
             line(&last, &done),
             ["~ service orders: shift: 100 % -> done at 100 %"]
