@@ -27,7 +27,7 @@
 //! | `control/src/topology/fetch.rs` | control | what was asked of whom | watches what peers announce and the tunnels; one question at a time |
 //! | `control/src/trust/fetch.rs` | control | whom it asked for a newer trust document | watches what peers announce; at most four questions at once |
 //! | `control/src/trust/mod.rs`: following the topology | control | nothing | watches the topology; puts the bundles of other trust domains into the identity |
-//! | `control/src/demand/` | control | what clients ask for, here and at other gateways | a look each second; 256 questions at once, 900 ms and 512 KiB each |
+//! | `control/src/demand/` | control | what clients ask for, and how instances answer, here and at other gateways | a look each second; 256 questions at once, 900 ms and 512 KiB each |
 //! | `gateway/apart.rs` | control | whether it has said that the zone has other gateways | watches the topology |
 //! | `control/src/reload/watch.rs` | control | the topology file's last content | `notify`, SIGHUP, and a look every 10 s |
 //! | `identity/src/workload_api/source.rs` | control | the call to the agent that an identity comes from | one call, 4 MiB an answer; asked anew after 5 min of silence, and after failures with waits of up to 30 s |
