@@ -113,7 +113,7 @@ fn capacity(registry: &mut DescribedRegistry, snapshot: &Snapshot) {
     );
 }
 
-fn measured(registry: &mut Registry, snapshot: &Snapshot) {
+fn measured(registry: &mut DescribedRegistry, snapshot: &Snapshot) {
     let [capacity, latency, in_flight]: [Family<ByServiceZone, Seconds>; 3] = Default::default();
     for (service, zone, bound, seen) in snapshot.capacity.measured().of_zones() {
         let labels = ByServiceZone {
