@@ -187,42 +187,31 @@ impl MeasuredTable {
         self.zone = Some(snapshot.zone.clone());
         self.heard.retain(|_, heard| heard.at + HEARD_FOR > now);
         let services = snapshot.topology.services.iter();
-        let mut kept = BTreeSet::new();
+        let (mut kept, mut found) = (BTreeSet::new(), Vec::new());
+        let here = self.answers_of(&snapshot.zone);
         for (name, _) in services.filter(|(_, service)| is_measured(service)) {
             let exports = own_exports(snapshot, name);
-            let seen = self.seen_of(&snapshot.zone, name, &exports);
-            for (export, seen) in exports.iter().zip(seen) {
-                let key = (name.clone(), export.tags.clone());
-                let (estimate, last) = self.estimates.entry(key.clone()).or_default();
-                estimate.look(now, &seen);
-                *last = seen;
-                kept.insert(key);
-            }
+            let answers = here.get(name).map_or(&[][..], Vec::as_slice);
+            let keys = exports.iter().map(|export| (name.clone(), export.tags.clone()));
+            found.extend(keys.zip(seen_of(answers, &exports)));
+        }
+        for (key, seen) in found {
+            let (estimate, last) = self.estimates.entry(key.clone()).or_default();
+            estimate.look(now, &seen);
+            *last = seen;
+            kept.insert(key);
         }
         self.estimates.retain(|key, _| kept.contains(key));
     }
 
-    /// Answers of the instances behind each of these exports: of what was asked for by tags that several carry each has its part.
-    fn seen_of(&self, own: &ZoneName, name: &ServiceName, exports: &[Export]) -> Vec<SeenAnswers> {
-        let mut sums = vec![SeenAnswers::default(); exports.len()];
+    /// Answers of the instances of this zone, by service.
+    fn answers_of(&self, own: &ZoneName) -> BTreeMap<&ServiceName, Vec<&ZoneAnswers>> {
+        let mut of_services: BTreeMap<&ServiceName, Vec<&ZoneAnswers>> = BTreeMap::new();
         let heard = self.heard.values().flat_map(|heard| &heard.answers);
-        for one in self.own.iter().chain(heard) {
-            if one.service != *name || one.zone != *own {
-                continue;
-            }
-            let fits = |export: &&Export| export.healthy > 0 && export.tags.matches(&one.tags);
-            let all: u64 = exports.iter().filter(fits).map(|export| export.weight).sum();
-            for (export, sum) in exports.iter().zip(&mut sums) {
-                if fits(&export) && export.weight > 0 {
-                    add(sum, &one.seen, float(export.weight) / float(all));
-                }
-            }
+        for one in self.own.iter().chain(heard).filter(|one| one.zone == *own) {
+            of_services.entry(&one.service).or_default().push(one);
         }
-        for sum in &mut sums {
-            // So far it is the sum.
-            sum.latency /= sum.well_per_second.max(f64::MIN_POSITIVE);
-        }
-        sums
+        of_services
     }
 
     /// Adds to the word for a gateway of another zone what it is to know: the answers of its zone, and those of this one for its
@@ -295,6 +284,25 @@ impl MeasuredTable {
         }
         known
     }
+}
+
+/// Answers of the instances behind each of these exports: of what was asked for by tags that several carry each has its part.
+fn seen_of(answers: &[&ZoneAnswers], exports: &[Export]) -> Vec<SeenAnswers> {
+    let mut sums = vec![SeenAnswers::default(); exports.len()];
+    for one in answers {
+        let fits = |export: &&Export| export.healthy > 0 && export.tags.matches(&one.tags);
+        let all: u64 = exports.iter().filter(fits).map(|export| export.weight).sum();
+        for (export, sum) in exports.iter().zip(&mut sums) {
+            if fits(&export) && export.weight > 0 {
+                add(sum, &one.seen, float(export.weight) / float(all));
+            }
+        }
+    }
+    for sum in &mut sums {
+        // So far it is the sum.
+        sum.latency /= sum.well_per_second.max(f64::MIN_POSITIVE);
+    }
+    sums
 }
 
 fn add(sum: &mut SeenAnswers, seen: &SeenAnswers, part: f64) {
