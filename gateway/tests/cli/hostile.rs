@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::commands::{causeway, err, out};
 
-/// What clears a screen, sets a title, writes over a line, hides what follows and turns it round, once in each of the ways that there are.
+/// Characters that clear a screen, set a title, write over a line, hide what follows and turn it round, once in each of the ways that there are.
 const EVIL: &str = "\u{1b}[2J\u{1b}]0;title\u{7}\rover\u{9b}8m\u{202e}\u{7f}";
 
 /// Answers every question like this, with this status, for as long as the test runs.

@@ -400,7 +400,13 @@ mod tests {
             (Why::NoneHealthy, "places"),
             (taken(false), "places"),
             (taken(true), "panic"),
-            (Why::ZoneShare { percent: 50 }, "capacity"),
+            (
+                Why::ZoneShare {
+                    percent: 50,
+                    measured: false,
+                },
+                "capacity",
+            ),
             (Why::ShedShare { percent: 50 }, "capacity"),
         ] {
             assert_eq!(step(&place(why), false).filter, filter, "{why:?}");
