@@ -104,8 +104,9 @@ impl DemandBook {
         let asked = snapshot.capacity.asked.counts(|name| services.contains_key(name));
         self.1.lock().look(uptime(), asked);
         let answers = &snapshot.capacity.answers;
-        let answers = answers.counts(|name| services.get(name).is_some_and(is_measured));
         let way_to = |zone: &ZoneName| way_to(zone, snapshot, tunnels);
+        let measured = |name: &ServiceName| services.get(name).is_some_and(is_measured);
+        let answers = answers.counts(measured, way_to);
         self.2.lock().look(uptime(), answers, way_to);
     }
 

@@ -252,7 +252,7 @@ mod tests {
         MeasuredCapacity {
             service: ServiceName::new(&format!("service-{number}")).unwrap(),
             tags: [("version", "v1")].into_iter().collect(),
-            per_second: (number % 2 == 0).then_some(80.5),
+            per_second: number.is_multiple_of(2).then_some(80.5),
             seen: SEEN,
         }
     }

@@ -1,25 +1,21 @@
 //! Answers, as far as the capacity of instances is measured by them.
 
-use std::time::Duration;
-
-use causeway_federation::name::ServiceName;
 use causeway_routing::{
     capacity::{AwaitedAnswer, is_measured},
     outlier::TryFailure,
     route::Candidate,
     snapshot::Snapshot,
+    target::Target,
 };
 
 use crate::http::verdict::TryVerdict;
 
-/// Counts a request that is given to an instance, where that is asked for.
-pub(super) fn awaited(
-    snapshot: &Snapshot,
-    service: &ServiceName,
-    candidate: &Candidate,
-) -> Option<AwaitedAnswer> {
+/// Counts a request that is given to an instance, where that is asked for. What a client sends to a zone by its name is not steered, and so not
+/// counted.
+pub(super) fn awaited(snapshot: &Snapshot, target: &Target, candidate: &Candidate) -> Option<AwaitedAnswer> {
+    let service = &target.service;
     let declared = snapshot.topology.services.get(service)?;
-    if !is_measured(declared) {
+    if !is_measured(declared) || target.zone.is_some() {
         return None;
     }
     let answers = &snapshot.capacity.answers;
@@ -27,9 +23,9 @@ pub(super) fn awaited(
 }
 
 /// Counts an answer. An error is none that shows what an instance can take, however fast it came, and nothing says that it has too much to do.
-pub(super) fn count_answer(awaited: &AwaitedAnswer, verdict: TryVerdict, took: Duration) {
+pub(super) fn count_answer(awaited: &AwaitedAnswer, verdict: TryVerdict) {
     match verdict {
-        TryVerdict::Well => awaited.well(took),
+        TryVerdict::Well => awaited.well(),
         TryVerdict::Overloaded
         | TryVerdict::Failed(TryFailure::Unavailable | TryFailure::Late | TryFailure::Reset) => {
             awaited.refused();

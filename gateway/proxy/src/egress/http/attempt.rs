@@ -299,7 +299,7 @@ impl Attempt<'_> {
         let before = BeforeAnswer::attend(&mut request, record);
         match self.wait(&mut upstream, request, spare.as_ref()).await {
             WaitEnd::Answer(answer) => {
-                record.heard(answer.status());
+                record.heard(answer.status(), upstream.sent_ago());
                 if let Some(verdict) = judge_head(answer.status(), answer.headers()) {
                     record.tell(&upstream.facts, verdict);
                 }

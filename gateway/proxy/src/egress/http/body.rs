@@ -21,6 +21,7 @@ use super::{
     expect::{ContinueWait, ContinueWord},
     record::RequestRecord,
     replay::{BodyReplay, ReplayedBody},
+    sent::SentWhole,
     tee::{BodyTee, MirroredBody},
     unread::UnreadAnswer,
     upstream::HttpUpstream,
@@ -40,7 +41,7 @@ type BodyError = Box<dyn Error + Send + Sync>;
 #[derive(Debug)]
 pub(super) struct RequestBody {
     source: BodySource,
-    sent_all: Arc<AtomicBool>,
+    sent_all: SentWhole,
     /// Its client has broken it off.
     broken_off: Arc<AtomicBool>,
     /// Its client waits for `100 Continue`.
@@ -93,7 +94,7 @@ impl RequestBody {
     fn of(source: BodySource) -> Self {
         Self {
             source,
-            sent_all: Arc::default(),
+            sent_all: SentWhole::default(),
             broken_off: Arc::default(),
             waits: None,
             is_version_2: false,
@@ -186,7 +187,7 @@ impl RequestBody {
 
     fn note(&self) {
         if self.is_end_stream() {
-            self.sent_all.store(true, Ordering::Relaxed);
+            self.sent_all.done();
         }
     }
 }
@@ -236,8 +237,8 @@ impl Body for RequestBody {
             None if (self.is_version_2 && !self.is_end_stream()) || self.is_elsewhere() => {
                 return Poll::Ready(Some(Err(BodyError::from(h2::Error::from(h2::Reason::CANCEL)))));
             }
-            None => self.sent_all.store(true, Ordering::Relaxed),
-            Some(Ok(frame)) if frame.is_trailers() => self.sent_all.store(true, Ordering::Relaxed),
+            None => self.sent_all.done(),
+            Some(Ok(frame)) if frame.is_trailers() => self.sent_all.done(),
             Some(Ok(_)) => self.note(),
             Some(Err(_)) => self.broken_off.store(true, Ordering::Relaxed),
         }

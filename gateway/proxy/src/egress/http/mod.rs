@@ -24,6 +24,7 @@ mod reach;
 mod record;
 mod refuse;
 mod replay;
+mod sent;
 mod serve;
 mod shared;
 mod spare;

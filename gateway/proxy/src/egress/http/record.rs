@@ -255,7 +255,7 @@ impl RequestRecord {
         let ready_after = self.begun.elapsed();
         let snapshot = self.connection.shared.snapshots.load();
         let (zone, target) = (snapshot.zone.clone(), &self.connection.arrival.target);
-        self.awaited = awaited(&snapshot, &target.service, &upstream.facts.candidate);
+        self.awaited = awaited(&snapshot, target, &upstream.facts.candidate);
         drop(snapshot);
         self.edit(|summary| {
             summary.tags = upstream.facts.candidate.tags.clone();
@@ -274,14 +274,14 @@ impl RequestRecord {
         });
     }
 
-    /// The head of an answer has come.
-    pub(super) fn heard(&mut self, status: StatusCode) {
+    /// The head of an answer has come, so long after the whole request was handed over.
+    pub(super) fn heard(&mut self, status: StatusCode, sent_ago: Option<Duration>) {
         if let Some(trace) = self.trace() {
             trace.heard(status);
         }
         self.head_after = Some(self.given_at.elapsed());
         if let Some(awaited) = &mut self.awaited {
-            awaited.heard();
+            awaited.heard(sent_ago);
         }
     }
 
@@ -394,7 +394,7 @@ impl RequestRecord {
         let shifts = snapshot.shifts.load();
         shifts.count(ended.service, &ended.candidate.tags, end);
         if let Some(awaited) = &self.awaited {
-            count_answer(awaited, verdict, end.took);
+            count_answer(awaited, verdict);
         }
     }
 

@@ -2,11 +2,8 @@
 
 use std::{
     error::Error,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use causeway_federation::name::{GatewayId, ServiceName};
@@ -30,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     body::RequestBody,
+    sent::SentWhole,
     shared::SharedCall,
     upstream_io::{CarriedBytes, UpstreamIo, UpstreamSocket, UpstreamTraffic},
 };
@@ -150,7 +148,7 @@ pub(super) struct HttpUpstream {
     /// Counts a request with its instance while it is under way.
     load: Option<LoadGuard>,
     /// The whole request has been handed over.
-    sent_all: Arc<AtomicBool>,
+    sent_all: SentWhole,
     /// The last answer leaves it open for another request.
     stays_open: bool,
 }
@@ -198,7 +196,7 @@ impl HttpUpstream {
             sender: RequestSender::Version1(sender),
             facts,
             load,
-            sent_all: Arc::default(),
+            sent_all: SentWhole::default(),
             stays_open: false,
         })
     }
@@ -217,7 +215,7 @@ impl HttpUpstream {
             sender: RequestSender::Version2(sender, call),
             facts,
             load,
-            sent_all: Arc::default(),
+            sent_all: SentWhole::default(),
             stays_open: false,
         }
     }
@@ -244,7 +242,7 @@ impl HttpUpstream {
 
     /// Takes it up again for the next request. `None`: it is closed, or something of the last one is still to be sent.
     pub(super) async fn again(mut self) -> Option<Self> {
-        if !self.sent_all.load(Ordering::Relaxed) {
+        if !self.has_sent_all() {
             return None;
         }
         if let RequestSender::Version1(sender) = &mut self.sender {
@@ -287,14 +285,19 @@ impl HttpUpstream {
     }
 
     /// Tells the next request's body where to say that it has been handed over.
-    pub(super) fn sent_all(&self, is_empty: bool) -> Arc<AtomicBool> {
-        self.sent_all.store(is_empty, Ordering::Relaxed);
+    pub(super) fn sent_all(&self, is_empty: bool) -> SentWhole {
+        self.sent_all.begin(is_empty);
         self.sent_all.clone()
     }
 
     /// Tells whether all of its request has been handed over.
     pub(super) fn has_sent_all(&self) -> bool {
-        self.sent_all.load(Ordering::Relaxed)
+        self.sent_ago().is_some()
+    }
+
+    /// Time since then.
+    pub(super) fn sent_ago(&self) -> Option<Duration> {
+        self.sent_all.ago()
     }
 
     /// Sends a request and returns its answer, whose body is still to come.
@@ -339,7 +342,7 @@ fn is_unread(error: &(dyn Error + 'static)) -> bool {
 
 /// Picks the instance of this zone for a request that is meant for `candidate`; `None`: it is meant for another zone, or there is none.
 pub(super) fn pick_instance<'s>(
-    (list, slow_start): (&'s InstanceList, Option<std::time::Duration>),
+    (list, slow_start): (&'s InstanceList, Option<Duration>),
     candidate: &'s Candidate,
     avoided: &[u64],
     key: Option<StickyKey>,

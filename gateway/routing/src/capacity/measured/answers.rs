@@ -49,8 +49,12 @@ struct AnswerCounts {
     /// Since the last look.
     refused: AtomicU64,
     well: [AtomicU64; BUCKETS],
+    /// Those of which the time says nothing: they came before the whole request had been sent.
+    untimed: AtomicU64,
     in_flight: AtomicU64,
     idle: AtomicU64,
+    /// Microseconds to the zone and back, as of the last look.
+    way: AtomicU64,
 }
 
 impl Default for AnswerCounts {
@@ -58,8 +62,10 @@ impl Default for AnswerCounts {
         Self {
             refused: AtomicU64::default(),
             well: std::array::from_fn(|_| AtomicU64::default()),
+            untimed: AtomicU64::default(),
             in_flight: AtomicU64::default(),
             idle: AtomicU64::default(),
+            way: AtomicU64::default(),
         }
     }
 }
@@ -69,6 +75,8 @@ impl Default for AnswerCounts {
 pub struct AwaitedAnswer {
     counts: Arc<AnswerCounts>,
     is_heard: bool,
+    /// Time from the whole request to the answer.
+    took: Option<Duration>,
 }
 
 impl AnswerMeter {
@@ -78,6 +86,9 @@ impl AnswerMeter {
         let find = |places: &MeasuredPlaces| places.get(service)?.get(zone)?.get(tags).cloned();
         let known = find(&self.0.load());
         let counts = known.or_else(|| {
+            if !has_room(&self.0.load(), service, zone) {
+                return None;
+            }
             // Once for each place, until it is forgotten.
             self.0.rcu(|places| {
                 let mut places = MeasuredPlaces::clone(places);
@@ -94,16 +105,23 @@ impl AnswerMeter {
         Some(AwaitedAnswer {
             counts,
             is_heard: false,
+            took: None,
         })
     }
 
     /// All counts, at one of the looks that are taken each second: those of services that `keeps` does not name are forgotten, and those of
-    /// places that have given no answer in a while.
-    pub fn counts(&self, keeps: impl Fn(&ServiceName) -> bool) -> Vec<CountedAnswers> {
+    /// places that have given no answer in a while. `way_to` tells the time to a zone and back, for which its instances are not to blame: it is
+    /// left out of the latency of what is answered from here on.
+    pub fn counts(
+        &self,
+        keeps: impl Fn(&ServiceName) -> bool,
+        way_to: impl Fn(&ZoneName) -> Duration,
+    ) -> Vec<CountedAnswers> {
         let places = self.0.load_full();
         let (mut all, mut forgets) = (Vec::new(), false);
         for (service, zone, tags, counts) in each(&places) {
             let counted = counts.take(service, zone, tags);
+            counts.way.store(micros(way_to(zone)), Ordering::Relaxed);
             let is_idle = counted.well + counted.refused + counted.in_flight == 0;
             let idle = match is_idle {
                 true => counts.idle.fetch_add(1, Ordering::Relaxed) + 1,
@@ -150,7 +168,7 @@ impl AnswerCounts {
             service: service.clone(),
             zone: zone.clone(),
             tags: tags.clone(),
-            well: well.iter().sum(),
+            well: well.iter().sum::<u64>() + self.untimed.swap(0, Ordering::Relaxed),
             refused: self.refused.swap(0, Ordering::Relaxed),
             latency: median(&well),
             in_flight: self.in_flight.load(Ordering::Relaxed),
@@ -159,16 +177,26 @@ impl AnswerCounts {
 }
 
 impl AwaitedAnswer {
-    /// Its answer has begun.
-    pub fn heard(&mut self) {
+    /// Its answer has begun, so long after the whole request was sent; `None`: before that.
+    pub fn heard(&mut self, sent_ago: Option<Duration>) {
+        self.took = sent_ago;
+        self.ends();
+    }
+
+    fn ends(&mut self) {
         if !std::mem::replace(&mut self.is_heard, true) {
             self.counts.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// It was answered well, after that time.
-    pub fn well(&self, took: Duration) {
-        self.counts.well[bucket(took)].fetch_add(1, Ordering::Relaxed);
+    /// It was answered well.
+    pub fn well(&self) {
+        let way = Duration::from_micros(self.counts.way.load(Ordering::Relaxed));
+        let count = match self.took {
+            Some(took) => &self.counts.well[bucket(took.saturating_sub(way))],
+            None => &self.counts.untimed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// It was told that there is too much to do, or nothing came.
@@ -179,8 +207,12 @@ impl AwaitedAnswer {
 
 impl Drop for AwaitedAnswer {
     fn drop(&mut self) {
-        self.heard();
+        self.ends();
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[expect(
@@ -224,22 +256,47 @@ mod tests {
         let give = || meter.given(&service("orders"), &zone("west"), &none).unwrap();
         for millis in 1..=99 {
             let mut given = give();
-            given.heard();
-            given.well(Duration::from_millis(millis));
+            given.heard(Some(Duration::from_millis(millis)));
+            given.well();
         }
         give().refused();
         let (waits, gone) = (give(), give());
         drop(gone);
-        let counts = meter.counts(|_| true);
+        let counts = meter.counts(|_| true, |_| Duration::ZERO);
         let [counted] = &counts[..] else {
             panic!("{counts:?}")
         };
         assert_eq!((counted.well, counted.refused, counted.in_flight), (99, 1, 1));
         let median = counted.latency.as_secs_f64();
         assert!((0.045..0.056).contains(&median), "{median}");
-        assert_eq!(meter.counts(|_| true)[0].well, 0, "they are told once");
+        assert_eq!(
+            meter.counts(|_| true, |_| Duration::ZERO)[0].well,
+            0,
+            "they are told once"
+        );
         drop(waits);
-        assert_eq!(meter.counts(|_| true), []);
+        assert_eq!(meter.counts(|_| true, |_| Duration::ZERO), []);
+    }
+
+    #[test]
+    fn the_way_is_no_part_of_the_latency_and_a_slow_client_neither() {
+        let (meter, none) = (AnswerMeter::default(), tags(&[]));
+        let answered = |sent_ago: Option<u64>| {
+            let mut given = meter.given(&service("orders"), &zone("west"), &none).unwrap();
+            given.heard(sent_ago.map(Duration::from_millis));
+            given.well();
+        };
+        answered(Some(500));
+        let look = || meter.counts(|_| true, |_| Duration::from_millis(48));
+        look();
+        for millis in [49, 50, 51, 53, 60] {
+            answered(Some(millis));
+        }
+        answered(None);
+        let counted = &look()[0];
+        assert_eq!(counted.well, 6);
+        let median = counted.latency.as_secs_f64();
+        assert!((0.002..0.005).contains(&median), "{median}");
     }
 
     #[test]
@@ -254,10 +311,10 @@ mod tests {
         assert_eq!(given.count(), MAX_TAGS);
         assert!(give("quiet", 0).is_some());
         for _ in 0..FORGOTTEN_AFTER {
-            meter.counts(|_| true);
+            meter.counts(|_| true, |_| Duration::ZERO);
         }
         assert!(give("noisy", 999).is_some(), "the others have gone");
-        meter.counts(|name| *name == service("quiet"));
+        meter.counts(|name| *name == service("quiet"), |_| Duration::ZERO);
         assert_eq!(each(&meter.0.load()).count(), 0);
     }
 }

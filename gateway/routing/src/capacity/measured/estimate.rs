@@ -282,7 +282,7 @@ impl CapacityEstimate {
         self.congested = (0, 0.0);
         if !is_calm && has_settled {
             // Nothing waits, and so it is their way.
-            let most = self.low.map_or(f64::INFINITY, |low| low * MOST_RISE);
+            let most = self.low.map_or(f64::INFINITY, |low| low.max(JITTER) * MOST_RISE);
             self.low = judged.latency.map(|latency| latency.min(most)).or(self.low);
             self.usual = judged.refused;
         }

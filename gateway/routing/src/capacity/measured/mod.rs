@@ -122,7 +122,8 @@ struct HeardAnswers {
 }
 
 impl MeasuredTable {
-    /// Takes what was counted since the last look. `way_to` tells the time to a zone and back, for which its instances are not to blame.
+    /// Takes what was counted since the last look. `way_to` tells the time to a zone and back, in which a request is on its way and not with an
+    /// instance.
     pub fn look(
         &mut self,
         now: Duration,
@@ -142,7 +143,7 @@ impl MeasuredTable {
             let seen = SeenAnswers {
                 well_per_second,
                 refused_per_second: float(counted.refused) / passed,
-                latency: (counted.latency.as_secs_f64() - way).max(0.0),
+                latency: counted.latency.as_secs_f64(),
                 in_flight: (float(counted.in_flight) - well_per_second * way).max(0.0),
             };
             ZoneAnswers {

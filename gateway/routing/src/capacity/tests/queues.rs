@@ -134,18 +134,18 @@ impl QueueingWorld {
             );
             self.demands[own].measure(now, vec![asked]);
         }
-        for own in 0..3 {
+        for (own, zone) in ZONES.into_iter().enumerate() {
             for other in (0..3).filter(|other| *other != own) {
-                let mut told = self.demands[other].told_to(&gateway(ZONES[own]), now);
-                self.measured[other].add_to(&mut told, &gateway(ZONES[own]));
+                let mut told = self.demands[other].told_to(&gateway(zone), now);
+                self.measured[other].add_to(&mut told, &gateway(zone));
                 let told = told.swap_remove(0);
                 let teller = gateway(ZONES[other]);
                 self.demands[own].hear(teller.clone(), now, told.rates, vec![]);
                 self.measured[own].hear(teller, now, told.answers, told.capacities);
             }
         }
-        for own in 0..3 {
-            let mut snapshot = seen(&self.topology, ZONES[own], DECLARED);
+        for (own, zone) in ZONES.into_iter().enumerate() {
+            let mut snapshot = seen(&self.topology, zone, DECLARED);
             snapshot.capacity = self.boards[own].clone();
             self.measured[own].estimate(now, &snapshot);
             self.boards[own].found(self.measured[own].known(&snapshot.zone));
