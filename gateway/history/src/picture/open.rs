@@ -88,7 +88,8 @@ impl OpenMatters {
         events
     }
 
-    /// Takes an event down. Tells whether what it begins or ends was open.
+    /// Takes an event down. Tells whether what it ends was open, or what it begins was left open by an earlier process: of this one it was ended
+    /// without a word, with its arm or its tiers.
     fn note(
         &mut self,
         kind: EventKind,
@@ -109,12 +110,12 @@ impl OpenMatters {
         }
         if self.open.len() >= MAX_OPEN {
             self.is_full = true;
-            return self.open.contains_key(&matter);
+            return self.open.get(&matter).is_some_and(|open| open.is_recorded);
         }
         let text = text.to_owned();
         self.open
             .insert(matter, Beginning { text, is_recorded })
-            .is_some()
+            .is_some_and(|before| before.is_recorded)
     }
 
     /// Ends what earlier processes left open and what holds no more. To be asked once a process has had time to hear of the other zones.
