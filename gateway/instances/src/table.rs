@@ -49,6 +49,8 @@ pub(super) struct Table {
     known: KnownHealth,
     /// Also of instances that are not there now.
     drains: DrainedInstances,
+    /// A drained one has come back since the last look at them.
+    is_back: bool,
     /// Services whose published list is out of date.
     dirty: BTreeSet<ServiceName>,
     published: Published,
@@ -92,6 +94,7 @@ impl Table {
             by_check: HashMap::new(),
             known: KnownHealth::new(),
             drains: DrainedInstances::new(),
+            is_back: false,
             dirty: BTreeSet::new(),
             published: Published::default(),
         }

@@ -35,7 +35,8 @@ impl Table {
             }
             Some(drain) => {
                 let member = member.ok_or_else(|| RegistryError::NotFound(key.clone()))?;
-                if !even_the_last && takes_traffic(&member.instance) && !self.others_take_traffic(key) {
+                let is_given = takes_traffic(&member.instance) && self.has_weight(&member.instance);
+                if !even_the_last && is_given && !self.others_take_traffic(key) {
                     return Err(RegistryError::LastHealthy(key.clone()));
                 }
                 self.make_room(key)?;
@@ -50,16 +51,19 @@ impl Table {
     fn others_take_traffic(&self, key: &InstanceKey) -> bool {
         let all = self.members.get(&key.service).into_iter().flatten();
         let mut others = all.filter(|(id, _)| **id != key.id);
-        let arms = self.arms.get(&key.service);
-        let has_weight =
-            |instance: &Instance| arms.is_none_or(|arms| arms.iter().any(|arm| instance.tags.matches(arm)));
-        others.any(|(_, member)| takes_traffic(&member.instance) && has_weight(&member.instance))
+        others.any(|(_, member)| takes_traffic(&member.instance) && self.has_weight(&member.instance))
+    }
+
+    /// Tells whether an instance is of an arm that has a weight, or its service has no arms.
+    fn has_weight(&self, instance: &Instance) -> bool {
+        let arms = self.arms.get(&instance.service);
+        arms.is_none_or(|arms| arms.iter().any(|arm| instance.tags.matches(arm)))
     }
 
     /// Gives the drain of an instance that is there.
     pub(super) fn drain_of(&mut self, key: &InstanceKey) -> Option<Drain> {
         let drained = self.drains.get_mut(key)?;
-        drained.absent_looks = 0;
+        self.is_back |= std::mem::take(&mut drained.absent_looks) > 0;
         Some(drained.drain.clone())
     }
 
@@ -67,7 +71,7 @@ impl Table {
     /// drains if anything is to be written.
     pub(in super::super) fn look_at_drains(&mut self) -> Option<DrainedInstances> {
         let mut drains = std::mem::take(&mut self.drains);
-        let mut changed = false;
+        let mut changed = std::mem::take(&mut self.is_back);
         drains.retain(|key, drained| {
             if self.member(key).is_some() {
                 return true;
@@ -188,6 +192,11 @@ mod tests {
         table.apply_topology(now, &split([0, 100]));
         let refused = table.drain(now, &key(ALL[1]), drain.clone(), false);
         assert_eq!(refused, Err(RegistryError::LastHealthy(key(ALL[1]))));
+        assert!(
+            table.drain(now, &key(ALL[0]), drain.clone(), false).is_ok(),
+            "nobody is sent to it anyway"
+        );
+        table.drain(now, &key(ALL[0]), None, false).unwrap();
         table.apply_topology(now, &split([1, 99]));
         assert!(table.drain(now, &key(ALL[1]), drain, false).is_ok());
     }
@@ -207,6 +216,9 @@ mod tests {
         }
         // Even if nobody looks while it is there.
         register(&mut table, ALL[1], &InstanceSource::Registered);
+        let back = table.look_at_drains().unwrap();
+        assert_eq!(back[&key(ALL[1])].absent_looks, 0, "a restart knows of it too");
+        assert_eq!(table.look_at_drains(), None);
         table.deregister(now, &key(ALL[1])).unwrap();
         for _ in 1..MAX_ABSENT_LOOKS {
             assert_eq!(table.look_at_drains().unwrap().len(), 3);
