@@ -80,11 +80,11 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
         Format::Json => {
             let text = serde_json::to_string_pretty(&envelope);
             let text = text.map_err(|error| Failure::new("cannot write JSON").because(&error))?;
-            output::print(&(text + "\n"))?;
+            output::print_exactly(&(text + "\n"))?;
         }
         Format::Yaml => {
             let text = serde_saphyr::to_string(&envelope);
-            output::print(&text.map_err(|error| Failure::new("cannot write YAML").because(&error))?)?;
+            output::print_exactly(&text.map_err(|error| Failure::new("cannot write YAML").because(&error))?)?;
         }
     }
     Ok(exit(explanation))

@@ -82,7 +82,7 @@ pub(super) async fn follow(
     let mut last = view.last.unwrap_or_default();
     let mut is_away = false;
     loop {
-        output::print(&lines(&view.events, format)?)?;
+        output::print_exactly(&lines(&view.events, format)?)?;
         last = last.max(view.events.last().map_or(0, |event| event.id));
         let more = [("after", last.to_string()), ("limit", AT_ONCE.to_string())];
         let path = place.page(&args.path(&more));

@@ -204,7 +204,11 @@ impl StreamPlaces {
     fn take(&self, holder: ShareHolder) -> Result<StreamPlace, NoShare> {
         let mut taken = self.0.lock();
         let free = MAX_STREAMS.saturating_sub(taken.total());
-        taken.take(&holder, free, ShareUse::Apis)?;
+        match free > 0 && taken.held_by(&holder) == 0 {
+            // The last place is for whoever has none.
+            true => taken.add(&holder),
+            false => taken.take(&holder, free, ShareUse::Apis)?,
+        }
         let places = self.0.clone();
         Ok(StreamPlace { places, holder })
     }

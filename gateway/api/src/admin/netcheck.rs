@@ -63,18 +63,21 @@ pub struct HeardView {
     pub unsent: Option<String>,
 }
 
+/// Shortest time between the beginnings of two turns.
+const TURN: Duration = Duration::from_secs(2);
+
 /// Means of probing, one after another.
 #[derive(Debug)]
 pub(super) struct Prober {
     resolver: NameResolver,
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
 }
 
 impl Default for Prober {
     fn default() -> Self {
         Self {
             resolver: NameResolver::default(),
-            turn: Semaphore::new(1),
+            turn: Arc::new(Semaphore::new(1)),
         }
     }
 }
@@ -88,7 +91,7 @@ pub(super) async fn netcheck(
     let Query(asked) = understood(parameters, "/v1/netcheck?zone=west")?;
     let snapshot = state.snapshots.load_full();
     let zone = asked.other_zone(&snapshot)?;
-    let Ok(_turn) = prober.turn.try_acquire() else {
+    let Ok(turn) = prober.turn.clone().try_acquire_owned() else {
         let busy = ApiError::new(
             StatusCode::TOO_MANY_REQUESTS,
             "addresses are being probed for somebody else",
@@ -98,19 +101,30 @@ pub(super) async fn netcheck(
     let declared = snapshot.topology.zones.get(&zone);
     let gateways = declared.map(|zone| zone.gateways.as_slice()).unwrap_or_default();
     let named = gateways.iter().enumerate();
-    let named = named.flat_map(|(at, gateway)| gateway.addresses.iter().map(move |name| (at, name)));
-    let looked_up = join_all(
-        named
-            .take(MAX_NAMES)
-            .map(|(gateway, name)| prober.look_up(gateway, name)),
-    );
-    let mut items = looked_up.await;
-    limit(&mut items);
-    join_all(items.iter_mut().flat_map(|item| &mut item.heard).map(hear)).await;
+    let named = named.flat_map(|(at, gateway)| gateway.addresses.iter().map(move |name| (at, name.clone())));
+    let named: Vec<(usize, String)> = named.take(MAX_NAMES).collect();
+    // Whoever asks and goes away has no second turn for that.
+    let probing = tokio::spawn(async move {
+        let (_turn, soonest) = (turn, tokio::time::sleep(TURN));
+        let (items, ()) = tokio::join!(prober.probe(named), soonest);
+        items
+    });
+    let items = probing.await.map_err(|_| {
+        let error = "the probes broke off";
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error).hint("the gateway's log says why")
+    })?;
     Ok(answer(Envelope::new("probes", &snapshot, items)))
 }
 
 impl Prober {
+    async fn probe(&self, named: Vec<(usize, String)>) -> Vec<ProbedView> {
+        let looked_up = named.iter().map(|(gateway, name)| self.look_up(*gateway, name));
+        let mut items = join_all(looked_up).await;
+        limit(&mut items);
+        join_all(items.iter_mut().flat_map(|item| &mut item.heard).map(hear)).await;
+        items
+    }
+
     async fn look_up(&self, gateway: usize, name: &str) -> ProbedView {
         let resolved = match timeout(RESOLVE_WITHIN, self.resolver.resolve(name)).await {
             Ok(Ok(addresses)) => Ok(addresses),
