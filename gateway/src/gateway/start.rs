@@ -78,6 +78,11 @@ pub(super) struct Foundation {
     pub(super) tracer: Tracer,
 }
 
+fn start_threads(config: &GatewayConfig) -> Result<DataThreads, GatewayStartError> {
+    let count = config.threads;
+    DataThreads::start(count, &config.tasks).map_err(|source| GatewayStartError::Threads { count, source })
+}
+
 impl Gateway {
     /// Starts a gateway on the current runtime, which becomes its control runtime, and on data threads of its own.
     /// When this returns, DNS, the admin API and the listeners of the zone's services are up; tunnels follow.
@@ -103,9 +108,7 @@ impl Gateway {
         // start a successor at once.
         let handover = listen_for_successors(&config);
 
-        let count = config.threads;
-        let threads = DataThreads::start(count, &config.tasks)
-            .map_err(|source| GatewayStartError::Threads { count, source })?;
+        let threads = start_threads(&config)?;
         let ingress = start_ingress(&config, &known);
         let streams = Streams::new(&config, &known, &ingress);
         let tunnels = Tunnels::start(

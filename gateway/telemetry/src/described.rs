@@ -184,7 +184,7 @@ mod tests {
     fn a_metric_without_a_series_is_described_all_the_same() {
         let mut registry = DescribedRegistry::new(Some("causeway"));
         let family = Family::<ByPeerWay, Counter>::default();
-        registry.register("sync_bytes", "Bytes", family.clone());
+        registry.register("sync_bytes", "Bytes", family);
         registry.register_with_unit("sync_age", "Age", Unit::Seconds, Gauge::<i64>::default());
         let mut text = String::new();
         registry.encode(&mut text).unwrap();

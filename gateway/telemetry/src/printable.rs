@@ -70,16 +70,14 @@ fn foreground_bytes(text: &str) -> usize {
 }
 
 /// Tells whether letters can be read with these parameters (ECMA-48, SGR, and the colours of xterm).
-fn hides_nothing(parameters: &[u8]) -> bool {
-    match parameters {
-        [] => true,
-        [38, 5, 1..=15, rest @ ..] | [0..=4 | 22..=24 | 31..=37 | 39 | 90..=97, rest @ ..] => {
-            hides_nothing(rest)
-        }
-        [38, 2, red, green, blue, rest @ ..] => {
-            [red, green, blue].into_iter().any(|part| *part >= 100) && hides_nothing(rest)
-        }
-        _ => false,
+fn hides_nothing(mut parameters: &[u8]) -> bool {
+    loop {
+        parameters = match parameters {
+            [] => return true,
+            [38, 5, 1..=15, rest @ ..] | [0..=4 | 22..=24 | 31..=37 | 39 | 90..=97, rest @ ..] => rest,
+            [38, 2, red, green, blue, rest @ ..] if *red.max(green).max(blue) >= 100 => rest,
+            _ => return false,
+        };
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use causeway_tests::{
-    federation::{Federation, PATIENCE, Plan},
+    federation::{Federation, PATIENCE, Plan, Zone},
     http,
     instance::{Behaviour, Instance},
     measured::measured,
@@ -109,13 +109,13 @@ async fn the_sheddable_goes_first_and_no_zone_gets_more_than_it_can_take() {
         shed(&sheddable) > 0.8 * sheddable_asked as f64,
         "nothing is left for the sheddable: {told}"
     );
-    let gateway = federation.zone("east");
+    everybody_is_told(federation.zone("east"), shed(&sheddable)).await;
+}
+
+/// What is shed, and why, stands in metrics, the log, `check` and the events of the gateway that sheds.
+async fn everybody_is_told(gateway: &Zone, shed: f64) {
     gateway
-        .wait_metric(
-            "causeway_requests_total",
-            &[("outcome", "shed")],
-            shed(&sheddable),
-        )
+        .wait_metric("causeway_requests_total", &[("outcome", "shed")], shed)
         .await;
     gateway
         .wait_metric("causeway_decisions_total", &[("reason", "shed")], 1.0)

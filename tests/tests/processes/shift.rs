@@ -215,7 +215,7 @@ async fn a_shift_goes_by_its_steps_to_its_end_and_nobody_changes_its_service_mea
     let scene = scene().await;
     let said = scene.begin("5,25,50,100", "2s");
     assert!(
-        said.contains("generation 1") && said.contains("95 of 100 to {version=v1}"),
+        said.contains("generation 1") && said.contains("shift: none -> 5 % to {version=v2}"),
         "{said}"
     );
     // Before west has heard of it two could be begun, of which one is overruled.

@@ -235,39 +235,41 @@ impl Why {
     }
 }
 
+impl Why {
+    /// Words of one that tells of a share; `None`: it tells of something else.
+    fn share_in_words(&self) -> Option<String> {
+        let words = match self {
+            Self::TierShare {
+                health,
+                percent,
+                returning,
+            } => {
+                let TierHealth { healthy, instances } = health;
+                let more = if *returning {
+                    ", and more as it comes back"
+                } else {
+                    ""
+                };
+                format!("{healthy} of {instances} instances can serve: {percent} % of the traffic{more}")
+            }
+            Self::ZoneShare { percent, measured } => {
+                let measured = if *measured { "measured " } else { "" };
+                format!("takes {percent} % of the traffic, as its {measured}capacity allows")
+            }
+            Self::ArmStarting { percent } => format!("at its slow start: it has {percent} % of its weight"),
+            Self::ShedShare { percent } => {
+                format!("{percent} % of the traffic is shed: there is no capacity for it")
+            }
+            _ => return None,
+        };
+        Some(words)
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Self::TierShare {
-            health,
-            percent,
-            returning,
-        } = self
-        {
-            let TierHealth { healthy, instances } = health;
-            write!(
-                f,
-                "{healthy} of {instances} instances can serve: {percent} % of the traffic"
-            )?;
-            if *returning {
-                f.write_str(", and more as it comes back")?;
-            }
-            return Ok(());
-        }
-        if let Self::ZoneShare { percent, measured } = self {
-            let measured = if *measured { "measured " } else { "" };
-            return write!(
-                f,
-                "takes {percent} % of the traffic, as its {measured}capacity allows"
-            );
-        }
-        if let Self::ArmStarting { percent } = self {
-            return write!(f, "at its slow start: it has {percent} % of its weight");
-        }
-        if let Self::ShedShare { percent } = self {
-            return write!(
-                f,
-                "{percent} % of the traffic is shed: there is no capacity for it"
-            );
+        if let Some(share) = self.share_in_words() {
+            return f.write_str(&share);
         }
         let Self::Taken {
             tier,

@@ -149,7 +149,6 @@ impl SpanExport {
     }
 
     /// Check of the receiver, by what became of the latest spans.
-    #[must_use]
     pub fn check(&self) -> impl Fn() -> Check + Send + Sync + use<> {
         let (endpoint, receiver) = (self.endpoint.clone(), self.receiver.clone());
         move || match &*receiver.lock() {
