@@ -112,7 +112,7 @@ async fn the_sheddable_goes_first_and_no_zone_gets_more_than_it_can_take() {
     everybody_is_told(federation.zone("east"), shed(&sheddable)).await;
 }
 
-/// What is shed, and why, stands in metrics, the log, `check` and the events of the gateway that sheds.
+/// Waits until metrics, the log, `check` and the events of the gateway that sheds tell what is shed, and why.
 async fn everybody_is_told(gateway: &Zone, shed: f64) {
     gateway
         .wait_metric("causeway_requests_total", &[("outcome", "shed")], shed)

@@ -81,7 +81,13 @@ pub(super) fn compare(diff: &mut Diff, subject: &str, before: &Service, after: &
         return;
     }
     let (mut was, mut is) = match same {
-        Some((old, new)) => (progress_and_why(old), progress_and_why(new)),
+        Some((old, new)) => {
+            let by = (old.by != new.by).then(|| format!(", driven by {}", new.by));
+            (
+                progress_and_why(old),
+                progress_and_why(new) + &by.unwrap_or_default(),
+            )
+        }
         None => {
             let none = || "none".to_owned();
             (old.map_or_else(none, progress), new.map_or_else(none, outline))
