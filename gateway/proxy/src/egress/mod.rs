@@ -41,7 +41,7 @@ use causeway_telemetry::{AccessLog, ConnectionId, RateLimited, Role, Tracer};
 use causeway_tunnel::TunnelSet;
 use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng, rngs::SmallRng};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -53,7 +53,6 @@ use crate::{
     reports::PermissionReports,
 };
 use dispatch::DispatchEnds;
-use draining::Draining;
 use http::UnreadBytes;
 use limits::ServiceLimits;
 use listen::{AcceptingThread, Opening};
@@ -73,7 +72,6 @@ mod connect;
 mod connection;
 mod coverage;
 mod dispatch;
-mod draining;
 mod early;
 mod giving_way;
 mod http;
@@ -230,8 +228,8 @@ struct EgressShared {
     /// Entrance of clients with certificates.
     tls: Option<Arc<TlsEntrance>>,
     redirect: Option<Redirect>,
-    /// Clients that can come back are asked to.
-    drain: Draining,
+    /// Clients that can come back are asked to, those that ask for something within this time.
+    drain: SetOnce<Duration>,
     /// Nobody is accepted any more.
     closed: CancellationToken,
     /// Cancelled once clients are to be accepted.
@@ -283,7 +281,7 @@ impl Egress {
                 bind_failures: Mutex::default(),
                 holders: PortHolders::default(),
                 rate_limited: Mutex::new(RateLimited::new()),
-                drain: Draining::default(),
+                drain: SetOnce::new(),
                 closed: CancellationToken::new(),
                 accepts: CancellationToken::new(),
                 accepting: watch::Sender::default(),
@@ -412,7 +410,7 @@ impl Egress {
     /// and whoever comes is served.
     pub fn drain(&self, within: Duration) {
         self.shared.open.drain();
-        self.shared.drain.begin(within);
+        let _ = self.shared.drain.set(within);
     }
 
     /// Stops accepting. Connections under way go on.

@@ -124,7 +124,7 @@ impl HttpConnection {
         let watch = ClientWatch::new(Instant::now(), shared.config.half_closed_limit);
         let watch = Arc::new(watch);
         Self {
-            is_late: shared.drain.has_begun(),
+            is_late: shared.drain.initialized(),
             shared,
             opened,
             thread,
@@ -244,8 +244,8 @@ pub(super) async fn drive<F: Future>(
                 connection.socket.reset_on_drop();
                 return None;
             }
-            within = connection.shared.drain.begun(), if !ending.is_some_and(|gentle| gentle.is_shutdown) => {
-                ending = Some(GentleEnding::by_shutdown(connection.is_late, within));
+            within = connection.shared.drain.wait(), if !ending.is_some_and(|gentle| gentle.is_shutdown) => {
+                ending = Some(GentleEnding::by_shutdown(connection.is_late, *within));
             }
             () = handle.asked_to_leave(), if ending.is_none() => ending = Some(GentleEnding::asked_for()),
             ended = serving.as_mut() => return Some(ended),
