@@ -214,11 +214,9 @@ fn part_of_arm(ceilings: &[f64], able: f64) -> f64 {
     }
 }
 
-/// The arms of a service and of its routes.
+/// Tags of the arms of a service and of its routes, each once.
 fn arms(service: &Service) -> BTreeSet<&Tags> {
-    let of_routes = service.routes.iter().filter_map(|route| route.split.as_deref());
-    let splits = of_routes.chain([&service.split[..]]);
-    splits.flatten().map(|arm| &arm.tags).collect()
+    service.all_arms().map(|arm| &arm.tags).collect()
 }
 
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,9 +1,9 @@
 //! Registry that also knows what it has, so that docs/metrics.md can be made of it: the library shows a family only once it has a series.
 
-use std::{fmt, hash::Hash};
+use std::fmt;
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeMetric, text},
+    encoding::{EncodeMetric, text},
     metrics::{
         MetricType,
         counter::{ConstCounter, Counter},
@@ -27,7 +27,6 @@ pub struct MetricDescription {
     pub name: String,
     pub help: String,
     pub kind: MetricType,
-    pub unit: Option<&'static str>,
     labels: fn() -> Vec<String>,
 }
 
@@ -91,8 +90,7 @@ where
 }
 
 /// Reads the names of labels from a sample, because nothing else tells them.
-fn names<L: EncodeLabelSet + Default + Hash + Eq + Clone + fmt::Debug + Send + Sync + 'static>() -> Vec<String>
-{
+fn names<L: Labels>() -> Vec<String> {
     let family = Family::<L, Gauge>::default();
     family.get_or_create(&L::default()).set(0);
     let mut registry = Registry::default();
@@ -134,28 +132,17 @@ impl DescribedRegistry {
     }
 
     pub fn register_with_unit<M: LabelledMetric>(&mut self, name: &str, help: &str, unit: Unit, metric: M) {
-        let word = match &unit {
-            Unit::Seconds => "seconds",
-            Unit::Bytes => "bytes",
-            _ => "other",
-        };
-        self.describe::<M>(name, help, EncodeMetric::metric_type(&metric), Some(word));
+        let kind = EncodeMetric::metric_type(&metric);
+        self.describe::<M>(name, help, kind, Some(unit.as_str()));
         self.registry.register_with_unit(name, help, unit, metric);
     }
 
-    fn describe<M: LabelledMetric>(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
-        unit: Option<&'static str>,
-    ) {
+    fn describe<M: LabelledMetric>(&mut self, name: &str, help: &str, kind: MetricType, unit: Option<&str>) {
         let parts = self.prefix.into_iter().chain([name]).chain(unit);
         self.described.push(MetricDescription {
             name: parts.collect::<Vec<_>>().join("_"),
             help: help.to_owned(),
             kind,
-            unit,
             labels: M::labels,
         });
     }
@@ -192,11 +179,11 @@ mod tests {
         let [bytes, age] = registry.described() else {
             panic!("{registry:?}");
         };
-        assert_eq!((bytes.name.as_str(), bytes.unit), ("causeway_sync_bytes", None));
+        assert_eq!(bytes.name, "causeway_sync_bytes");
         assert_eq!(bytes.labels(), ["zone", "gateway", "way"]);
         assert_eq!(
-            (age.name.as_str(), age.kind.as_str(), age.unit, age.labels().len()),
-            ("causeway_sync_age_seconds", "gauge", Some("seconds"), 0)
+            (age.name.as_str(), age.kind.as_str(), age.labels().len()),
+            ("causeway_sync_age_seconds", "gauge", 0)
         );
     }
 }

@@ -37,9 +37,8 @@ impl KnownNames {
     fn of(topology: &Topology) -> Self {
         let routes = |service: &Service| service.routes.iter().map(|route| route.label.clone()).collect();
         let arms = |service: &Service| {
-            let routed = service.routes.iter().filter_map(|route| route.split.as_deref());
-            let arms = service.split.iter().chain(routed.flatten());
-            let distinct: BTreeSet<&Tags> = arms
+            let distinct: BTreeSet<&Tags> = service
+                .all_arms()
                 .map(|arm| &arm.tags)
                 .filter(|tags| !tags.is_empty())
                 .collect();

@@ -329,6 +329,8 @@ fn in_words<'a>(words: impl Iterator<Item = &'a str>) -> String {
 }
 
 fn labels() -> String {
+    let limits = in_words(UseKind::ALL.iter().map(|limit| limit.word()));
+    let refusals = in_words(TunnelRefusal::ALL.iter().map(|refusal| refusal.word()));
     let mut page = "| label | of | what it says |\n| --- | --- | --- |\n".to_owned();
     for (label, metric, text) in LABELS {
         let of = if metric.is_empty() {
@@ -336,8 +338,6 @@ fn labels() -> String {
         } else {
             format!("`{metric}`")
         };
-        let limits = in_words(UseKind::ALL.iter().map(|limit| limit.word()));
-        let refusals = in_words(TunnelRefusal::ALL.iter().map(|refusal| refusal.word()));
         let text = text.replace("LIMITS", &limits).replace("REFUSALS", &refusals);
         let row = format!("| `{label}` | {of} | {text} |");
         writeln!(page, "{}", row.replace("  ", " ")).unwrap();

@@ -74,7 +74,7 @@ pub use last_end::LastEnds;
 pub use last_word::{LastWord, LastWords};
 pub use liveness::Silence;
 pub use metrics::TunnelMetrics;
-pub use probe::{PROBES, ProbeReport, probe};
+pub use probe::{ProbeReport, probe};
 pub use refusal::{Close, Ended, Loss, TunnelRefusal};
 pub use set::TunnelSet;
 pub use socket::SocketBuffers;

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 /// Packets that are sent to an address.
-pub const PROBES: u8 = 5;
+const PROBES: u8 = 5;
 /// Pause between two of them.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Longest wait for answers after the last.

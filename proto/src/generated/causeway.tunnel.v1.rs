@@ -184,7 +184,7 @@ pub struct GatewayDemand {
     /// first.
     #[prost(message, repeated, tag = "5")]
     pub answers: ::prost::alloc::vec::Vec<ServiceAnswers>,
-    /// What the instances of its own zone can take, of the answering gateway alone. At most 1000.
+    /// Capacities of the instances of its own zone, of the answering gateway alone. At most 1000.
     #[prost(message, repeated, tag = "6")]
     pub capacities: ::prost::alloc::vec::Vec<MeasuredCapacity>,
 }

@@ -4,7 +4,11 @@
 
 mod wire;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use causeway_federation::name::{GatewayId, ServiceName, ZoneName};
 use causeway_host::uptime::uptime;
@@ -104,8 +108,12 @@ impl DemandBook {
         let asked = snapshot.capacity.asked.counts(|name| services.contains_key(name));
         self.1.lock().look(uptime(), asked);
         let answers = &snapshot.capacity.answers;
-        let way_to = |zone: &ZoneName| way_to(zone, snapshot, tunnels);
         let measured = |name: &ServiceName| services.get(name).is_some_and(is_measured);
+        let ways = match services.values().any(is_measured) {
+            true => ways(snapshot, tunnels),
+            false => BTreeMap::new(),
+        };
+        let way_to = |zone: &ZoneName| ways.get(zone).copied().unwrap_or_default();
         let answers = answers.counts(measured, way_to);
         self.2.lock().look(uptime(), answers, way_to);
     }
@@ -200,11 +208,16 @@ async fn apart<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> 
         .ok()
 }
 
-/// Time to a zone and back on the fastest tunnel there.
-fn way_to(zone: &ZoneName, snapshot: &Snapshot, tunnels: &TunnelSet) -> Duration {
-    let gateways = snapshot.links.keys().filter(|gateway| gateway.zone == *zone);
-    let ways = gateways.filter_map(|gateway| Some(tunnels.choose_for_control(gateway)?.rtt()));
-    ways.min().unwrap_or_default()
+/// Time to each zone and back on the fastest tunnel there.
+fn ways<'s>(snapshot: &'s Snapshot, tunnels: &TunnelSet) -> BTreeMap<&'s ZoneName, Duration> {
+    let mut ways = BTreeMap::new();
+    for gateway in snapshot.links.keys() {
+        if let Some(tunnel) = tunnels.choose_for_control(gateway) {
+            let way = ways.entry(&gateway.zone).or_insert(Duration::MAX);
+            *way = tunnel.rtt().min(*way);
+        }
+    }
+    ways
 }
 
 /// Gateways whose turn it is, beginning after the last one.

@@ -40,26 +40,10 @@ pub(super) fn encode(told: Vec<ToldDemand>) -> Vec<u8> {
             capacities: told.capacities.iter().map(answers::capacity_message).collect(),
         };
         let mut size = gateway.encoded_len() + FRAMING;
-        while size > left
-            && let Some(last) = gateway.answers.pop()
-        {
-            size -= last.encoded_len() + 2;
-        }
-        while size > left
-            && let Some(last) = gateway.capacities.pop()
-        {
-            size -= last.encoded_len() + 2;
-        }
-        while size > left
-            && let Some(last) = gateway.limits.pop()
-        {
-            size -= last.encoded_len() + 2;
-        }
-        while size > left
-            && let Some(last) = gateway.services.pop()
-        {
-            size -= last.encoded_len() + 2;
-        }
+        shorten(&mut gateway.answers, &mut size, left);
+        shorten(&mut gateway.capacities, &mut size, left);
+        shorten(&mut gateway.limits, &mut size, left);
+        shorten(&mut gateway.services, &mut size, left);
         left = left.saturating_sub(size);
         let says_something = !(gateway.services.is_empty()
             && gateway.limits.is_empty()
@@ -70,6 +54,15 @@ pub(super) fn encode(told: Vec<ToldDemand>) -> Vec<u8> {
         }
     }
     answer.encode_to_vec()
+}
+
+/// Takes off the last ones, as far as all of it would be too long.
+fn shorten(list: &mut Vec<impl Message>, size: &mut usize, left: usize) {
+    while *size > left
+        && let Some(last) = list.pop()
+    {
+        *size -= last.encoded_len() + 2;
+    }
 }
 
 #[expect(
@@ -85,11 +78,7 @@ fn rate_message(rate: &DemandedRate) -> ServiceDemand {
     };
     ServiceDemand {
         service: rate.service.to_string(),
-        tags: rate
-            .tags
-            .iter()
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect(),
+        tags: rate.tags.iter().map(answers::owned).collect(),
         criticality: criticality.into(),
         per_thousand_seconds: (rate.per_second * SECONDS) as u64,
     }

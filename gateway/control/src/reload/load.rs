@@ -102,13 +102,21 @@ pub fn read_file(path: &Path) -> io::Result<String> {
 /// # Errors
 /// When it cannot be read, or is not UTF-8.
 pub fn read_from(source: impl Read) -> io::Result<String> {
+    read_with_limit(source, MAX_FILE_BYTES)
+}
+
+/// Reads a little more than that limit, as [`read_from`] does.
+///
+/// # Errors
+/// When it cannot be read, or is not UTF-8.
+pub fn read_with_limit(source: impl Read, most_bytes: usize) -> io::Result<String> {
     let mut bytes = Vec::new();
-    let limit = MAX_FILE_BYTES as u64 + 1;
+    let limit = u64::try_from(most_bytes).unwrap_or(u64::MAX).saturating_add(1);
     source.take(limit).read_to_end(&mut bytes)?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(text),
         // Cut in the middle of a character: too long, which is the finding to report.
-        Err(error) if error.as_bytes().len() > MAX_FILE_BYTES => {
+        Err(error) if error.as_bytes().len() > most_bytes => {
             Ok(String::from_utf8_lossy(error.as_bytes()).into_owned())
         }
         Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text")),

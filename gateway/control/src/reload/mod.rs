@@ -22,7 +22,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch as channel;
 
-pub use load::{LoadError, check_text, load, load_for, read_file, read_from};
+pub use load::{LoadError, check_text, load, load_for, read_file, read_from, read_with_limit};
 
 /// Most changes that one log line names.
 const MAX_CHANGES_LOGGED: usize = 20;

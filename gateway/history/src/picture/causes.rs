@@ -77,11 +77,9 @@ fn of_shares(why: &[Reason], service: &ServiceName, after: &Picture) -> String {
 fn demand(service: &ServiceName, after: &Picture) -> Option<String> {
     let plan = after.snapshot.capacity.plan();
     let demanded = rate(plan.demanded(service)?);
-    let rooms: Vec<_> = plan.rooms().filter(|(of, ..)| *of == service).collect();
-    let sum: f64 = rooms.iter().map(|(_, _, room)| room.capacity_per_second).sum();
-    let room = |(_, zone, room): &(&ServiceName, &ZoneName, ZoneRoom)| {
-        format!("{zone} {}", rate(room.capacity_per_second))
-    };
+    let rooms: Vec<_> = plan.rooms_of(service).collect();
+    let sum: f64 = rooms.iter().map(|(_, room)| room.capacity_per_second).sum();
+    let room = |(zone, room): &(&ZoneName, &ZoneRoom)| format!("{zone} {}", rate(room.capacity_per_second));
     let mut named: Vec<String> = rooms.iter().take(MAX_ROOMS).map(room).collect();
     named.extend((rooms.len() > MAX_ROOMS).then(|| "…".to_owned()));
     let each = named.join(", ");

@@ -50,15 +50,9 @@ struct ArmPlan {
 }
 
 impl ArmPlan {
-    /// Tier that serves with healthy instances.
-    fn home(&self) -> Option<usize> {
-        self.now.tier.filter(|_| !self.now.in_panic)
-    }
-
     fn next(before: Option<&Self>, now: ArmStanding, is_settled: bool) -> Self {
         let known = before.and_then(|before| before.base.clone());
-        // Nothing that is ill is a home.
-        let tier = now.tier.filter(|_| !now.in_panic);
+        let tier = now.home();
         let at = tier.map(|tier| (tier, now.zones.clone()));
         let base = match (known, at) {
             _ if !is_settled => None,
@@ -141,7 +135,7 @@ impl Plans {
         let (kind, text) = match kind {
             EventKind::HomeLost => (EventKind::HomeFound, served_again(&what, now.now.tier?, now)),
             EventKind::FailoverBegun => {
-                let tier = now.home().filter(|tier| Some(*tier) <= tier_before(text))?;
+                let tier = now.now.home().filter(|tier| Some(*tier) <= tier_before(text))?;
                 (EventKind::FailoverEnded, back(&what, tier, now))
             }
             EventKind::SpillBegun if !now.spills => (EventKind::SpillEnded, spilled_no_more(&what, now)),
@@ -243,7 +237,7 @@ fn tier_before(text: &str) -> Option<usize> {
 }
 
 fn spilled_no_more(what: &str, now: &ArmPlan) -> String {
-    match now.home() {
+    match now.now.home() {
         Some(tier) if now.fails_over => {
             let serving = zones(&now.now.zones);
             format!("{what} is not divided among tiers any more: all of it goes to tier {tier} ({serving})")
@@ -254,7 +248,7 @@ fn spilled_no_more(what: &str, now: &ArmPlan) -> String {
 }
 
 fn panics_no_more(what: &str, now: &ArmPlan) -> String {
-    match now.home() {
+    match now.now.home() {
         Some(tier) => {
             let serving = zones(&now.now.zones);
             format!("{what} is in panic no more: healthy instances serve it, of tier {tier} ({serving})")
@@ -301,7 +295,7 @@ fn panic<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<
 fn failover<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut Told<'p>) {
     let home = now.base.as_ref().map_or(&[][..], |(_, zones)| zones);
     let serving = zones(&now.now.zones);
-    if let (Some((from, at)), Some(to)) = (&now.base, now.home())
+    if let (Some((from, at)), Some(to)) = (&now.base, now.now.home())
         && to > *from
         && (!before.fails_over || (!before.now.in_panic && Some(to) > before.now.tier))
     {
@@ -311,7 +305,7 @@ fn failover<'p>(what: &str, before: &'p ArmPlan, now: &'p ArmPlan, told: &mut To
         );
         told.push((EventKind::FailoverBegun, text, CausePlace::Zones(home)));
     }
-    if let (Some(_), Some(was), Some(tier)) = (&before.base, before.now.tier, now.home())
+    if let (Some(_), Some(was), Some(tier)) = (&before.base, before.now.tier, now.now.home())
         && !now.fails_over
         && (before.fails_over || (!before.now.in_panic && tier < was))
     {

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use crate::{limit_shares::LimitBoard, permit::Caller};
 
 pub use measured::{
-    AnswerMeter, AwaitedAnswer, CapacityEstimate, CountedAnswers, MAX_MEASURED, MeasuredCapacities,
-    MeasuredCapacity, MeasuredTable, SeenAnswers, ZoneAnswers, is_measured,
+    AnswerMeter, AwaitedAnswer, CountedAnswers, MAX_MEASURED, MeasuredCapacities, MeasuredCapacity,
+    MeasuredTable, SeenAnswers, ZoneAnswers, is_measured,
 };
 pub use meter::{DemandMeter, MAX_DEMANDS};
 pub use places::{matters, plan, plans};
@@ -147,6 +147,12 @@ impl CapacityPlan {
     #[must_use]
     pub fn demanded(&self, service: &ServiceName) -> Option<f64> {
         Some(self.services.get(service)?.demanded_per_second)
+    }
+
+    /// Zones of which the capacity for this service is known.
+    pub fn rooms_of(&self, service: &ServiceName) -> impl Iterator<Item = (&ZoneName, &ZoneRoom)> {
+        let planned = self.services.get(service).into_iter();
+        planned.flat_map(|planned| &planned.rooms)
     }
 
     /// Every zone of which the capacity for a service is known.

@@ -170,12 +170,7 @@ impl<'s> ServiceScene<'s> {
         for caller in callers {
             let mut rates: BTreeMap<(&Tags, Criticality), f64> = BTreeMap::new();
             if wanted.contains(caller) {
-                let of_routes = self
-                    .service
-                    .routes
-                    .iter()
-                    .filter_map(|route| route.split.as_deref());
-                for arm in of_routes.chain([&*self.service.split]).flatten() {
+                for arm in self.service.all_arms() {
                     for criticality in criticalities(self.service) {
                         rates.insert((&arm.tags, criticality), FIRST);
                     }

@@ -36,6 +36,14 @@ pub struct ArmStanding {
     pub in_panic: bool,
 }
 
+impl ArmStanding {
+    /// Tier that serves with healthy instances.
+    #[must_use]
+    pub fn home(&self) -> Option<usize> {
+        self.tier.filter(|_| !self.in_panic)
+    }
+}
+
 /// Finds out how an arm of a service stands. `None`: the topology has no such service.
 #[must_use]
 pub fn standing(snapshot: &Snapshot, name: &ServiceName, arm: &Tags) -> Option<ArmStanding> {

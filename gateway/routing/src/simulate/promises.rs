@@ -112,28 +112,28 @@ impl PromiseScene<'_> {
             tried: 0,
             broken: Vec::new(),
         };
-        // One of several gateways takes nothing away, whichever zone it is in.
-        let mut without_spare = None;
-        // An instance takes nothing away from other services: what is not kept of them without any loss is not kept now.
-        let mut without_loss = None;
+        // One of several gateways takes nothing away, whichever zone it is in, nor an instance from other services: what is not kept of them
+        // without any loss is not kept now.
         let nothing = PromiseCase::nothing();
+        let mut kept_without_loss = None;
+        let mut without_loss = || {
+            let breaking = || self.breaking(promise, &nothing, &self.loads_of(promise, &nothing, by_service));
+            kept_without_loss.get_or_insert_with(breaking).clone()
+        };
         for case in self.cases(promise) {
             let loads = self.loads_of(promise, &case, by_service);
             if loads.is_empty() {
                 continue;
             }
             checked.tried += 1;
-            let breaking = || self.breaking(promise, &case, &loads);
             let mut findings = match case {
-                PromiseCase::SpareGateway(_) => without_spare.get_or_insert_with(breaking).clone(),
-                _ => breaking(),
+                PromiseCase::SpareGateway(_) => without_loss(),
+                _ => self.breaking(promise, &case, &loads),
             };
             let own = findings.len();
             if let PromiseCase::Instance(lost) = case {
-                let all = || self.loads_of(promise, &nothing, by_service);
-                let others = without_loss.get_or_insert_with(|| self.breaking(promise, &nothing, &all()));
-                let others = others.iter().filter(|finding| *finding.service() != lost.service);
-                findings.extend(others.cloned());
+                let others = without_loss().into_iter();
+                findings.extend(others.filter(|finding| *finding.service() != lost.service));
             }
             if !findings.is_empty() {
                 checked.broken.push(BrokenCase {

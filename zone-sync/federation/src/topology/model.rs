@@ -279,10 +279,14 @@ impl Service {
     /// Tags of which an instance must carry some to be given any: those of the arms with a weight, of its routes too. `None`: it has no split.
     #[must_use]
     pub fn weighted_arms(&self) -> Option<Vec<&Tags>> {
-        let of_routes = self.routes.iter().filter_map(|route| route.split.as_deref());
-        let arms = of_routes.chain([&self.split[..]]).flatten();
-        let weighted = arms.filter(|arm| arm.weight > 0).map(|arm| &arm.tags);
+        let weighted = self.all_arms().filter(|arm| arm.weight > 0).map(|arm| &arm.tags);
         (!self.split.is_empty()).then(|| weighted.collect())
+    }
+
+    /// Arms of its split, and of those of its routes.
+    pub fn all_arms(&self) -> impl Iterator<Item = &SplitArm> {
+        let of_routes = self.routes.iter().filter_map(|route| route.split.as_deref());
+        of_routes.chain([&self.split[..]]).flatten()
     }
 
     /// Tells whether `zone` may see and call this service when another zone serves it.

@@ -37,7 +37,7 @@ fn answers_message(seen: &SeenAnswers) -> Answers {
     }
 }
 
-fn owned((key, value): (&str, &str)) -> (String, String) {
+pub(super) fn owned((key, value): (&str, &str)) -> (String, String) {
     (key.to_owned(), value.to_owned())
 }
 

@@ -124,7 +124,7 @@ impl AnswerMeter {
             counts.way.store(micros(way_to(zone)), Ordering::Relaxed);
             let is_idle = counted.well + counted.refused + counted.in_flight == 0;
             let idle = match is_idle {
-                true => counts.idle.fetch_add(1, Ordering::Relaxed) + 1,
+                true => counts.idle.load(Ordering::Relaxed) + 1,
                 false => 0,
             };
             counts.idle.store(idle, Ordering::Relaxed);
@@ -158,7 +158,8 @@ fn each(places: &MeasuredPlaces) -> impl Iterator<Item = (&ServiceName, &ZoneNam
 
 fn has_room(places: &MeasuredPlaces, service: &ServiceName, zone: &ZoneName) -> bool {
     let of_zone = places.get(service).and_then(|zones| zones.get(zone));
-    of_zone.map_or(0, BTreeMap::len) < MAX_TAGS && each(places).count() < MAX_MEASURED
+    let all = places.values().flat_map(BTreeMap::values).map(BTreeMap::len);
+    of_zone.map_or(0, BTreeMap::len) < MAX_TAGS && all.sum::<usize>() < MAX_MEASURED
 }
 
 impl AnswerCounts {

@@ -66,7 +66,7 @@ pub struct SeenAnswers {
 
 /// Estimate for instances with the same tags.
 #[derive(Debug, Clone, Default)]
-pub struct CapacityEstimate {
+pub(super) struct CapacityEstimate {
     looked: Option<Duration>,
     gathered: GatheredAnswers,
     /// Low-water marks of latency, and of the share of refusals.
@@ -150,7 +150,7 @@ impl GatheredAnswers {
 
 impl CapacityEstimate {
     /// Takes one look at `now`, of any clock that never goes back.
-    pub fn look(&mut self, now: Duration, seen: &SeenAnswers) {
+    pub(super) fn look(&mut self, now: Duration, seen: &SeenAnswers) {
         let Some(then) = self.looked.replace(now) else {
             return;
         };
@@ -179,7 +179,7 @@ impl CapacityEstimate {
 
     /// Requests that may be given away in a second; `None`: there is no bound.
     #[must_use]
-    pub fn per_second(&self) -> Option<f64> {
+    pub(super) fn per_second(&self) -> Option<f64> {
         self.bound.map(|bound| bound.given)
     }
 

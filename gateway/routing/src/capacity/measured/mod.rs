@@ -26,7 +26,9 @@ use super::{
 use crate::snapshot::Snapshot;
 
 pub use answers::{AnswerMeter, AwaitedAnswer, CountedAnswers};
-pub use estimate::{CapacityEstimate, SeenAnswers};
+pub use estimate::SeenAnswers;
+
+use estimate::CapacityEstimate;
 
 /// Most places that one gateway measures, tells of, or believes another to tell of.
 pub const MAX_MEASURED: usize = 1000;

@@ -213,25 +213,22 @@ fn empty(name: Spanned<ServiceName>) -> Service {
 
 fn policies(fields: &Fields<'_>, limits: RouteLimits) -> Policies {
     Policies {
-        spill: fields
-            .optional("spill", policy::spill)
-            .zip(fields.key_span("spill"))
-            .map(|(value, span)| Spanned { value, span }),
+        spill: at_key(fields, "spill", fields.optional("spill", policy::spill)),
         failback: fields.optional("failback", policy::failback),
         slow_start: fields.optional("slow_start", policy::slow_start),
-        panic: fields.optional("panic", scalar::truth).and_then(|value| {
-            let span = fields.key_span("panic")?;
-            Some(Spanned { value, span })
-        }),
+        panic: at_key(fields, "panic", fields.optional("panic", scalar::truth)),
         timeout: fields.optional("timeout", route::timeout),
         retry: fields.optional("retry", retry::retry),
         outlier: fields.optional("outlier", policy::outlier),
         limits,
-        sticky: fields
-            .optional("sticky", sticky::sticky)
-            .zip(fields.key_span("sticky"))
-            .map(|(value, span)| Spanned { value, span }),
+        sticky: at_key(fields, "sticky", fields.optional("sticky", sticky::sticky)),
     }
+}
+
+/// A value with the place of its key.
+fn at_key<T>(fields: &Fields<'_>, key: &str, value: Option<T>) -> Option<Spanned<T>> {
+    let (value, span) = value.zip(fields.key_span(key))?;
+    Some(Spanned { value, span })
 }
 
 /// Those of `keys` that are given.
