@@ -365,11 +365,12 @@ async fn explained(
         .with_criticality(ruling.criticality())
         .with_key(ruling.key());
     let decision = route(&snapshot, &request, SmallRng::from_os_rng());
-    let explanation = explain::explanation(&decision.complete(), &snapshot.zone);
-    let explanation = match &state.identity.trust().document {
-        Some(trust) => explain::with_revoked(explanation, &trust.content().revoked_names),
-        None => explanation,
-    };
+    let trust = state.identity.trust();
+    let revoked = trust
+        .document
+        .as_ref()
+        .map(|document| &document.content().revoked_names);
+    let explanation = explain::explanation(&decision.complete(), &snapshot.zone, revoked);
     let explanation = explain::with_port(explanation, &asked);
     let policies_of = ruling.route_timeout();
     let service = snapshot.topology.services.get(&asked.target.service);

@@ -2,7 +2,7 @@
 
 use causeway_federation::name::{ServiceName, Tags};
 use causeway_routing::{route::standing, snapshot::Snapshot};
-use causeway_telemetry::{Check, Status};
+use causeway_telemetry::Check;
 
 use super::view::{Count, ServiceView};
 
@@ -13,33 +13,21 @@ const GROUP: &str = "services";
 /// place of any. Of services without any healthy instance that can be reached, and without panic, enough is said elsewhere.
 pub(super) fn tell_of_arms(snapshot: &Snapshot, services: &[ServiceView], checks: &mut [Check]) {
     for view in services {
-        let Some(found) = found(snapshot, view) else {
+        let Some((in_panic, found)) = found(snapshot, view) else {
             continue;
         };
         let gives_way = |check: &&mut Check| {
-            let is_milder = match (check.status, &found) {
-                (_, ArmFinding::Panic(_)) | (Status::Ok, _) => true,
-                (Status::Warn, ArmFinding::Homeless(worse)) => worse.status == Status::Fail,
-                (Status::Fail, ArmFinding::Homeless(_)) => false,
-            };
+            let is_milder = in_panic || check.status < found.status;
             check.group == GROUP && check.name == view.name && is_milder
         };
         if let Some(check) = checks.iter_mut().find(gives_way) {
-            let (ArmFinding::Panic(found) | ArmFinding::Homeless(found)) = found;
             *check = found;
         }
     }
 }
 
-/// Something that was found out about the arms of a service.
-enum ArmFinding {
-    /// Instances that are ill serve.
-    Panic(Check),
-    /// Some arms, or all, have no home.
-    Homeless(Check),
-}
-
-fn found(snapshot: &Snapshot, view: &ServiceView) -> Option<ArmFinding> {
+/// Finds out about the arms of a service: whether instances that are ill serve, or which arms have no home.
+fn found(snapshot: &Snapshot, view: &ServiceView) -> Option<(bool, Check)> {
     let name = ServiceName::new(&view.name).ok()?;
     let service = snapshot.topology.services.get(&name)?;
     let is_somewhere = reachable(view).healthy > 0;
@@ -55,13 +43,13 @@ fn found(snapshot: &Snapshot, view: &ServiceView) -> Option<ArmFinding> {
     {
         let stands = standing(snapshot, &name, &arm.tags)?;
         if stands.in_panic {
-            return Some(ArmFinding::Panic(panic(view)));
+            return Some((true, panic(view)));
         }
         arms += 1;
         lost.extend(stands.tier.is_none().then_some(&arm.tags));
     }
     match is_somewhere {
-        true => finding(&name, &lost, arms).map(ArmFinding::Homeless),
+        true => finding(&name, &lost, arms).map(|found| (false, found)),
         false => None,
     }
 }
@@ -122,6 +110,8 @@ mod tests {
         snapshot::{Health, Instance},
         testbed,
     };
+
+    use causeway_telemetry::Status;
 
     use super::*;
     use crate::admin::view;

@@ -17,7 +17,7 @@ use crate::admin::ProcessReading;
 /// Share of the file descriptor limit from which an operator is warned.
 const OPEN_FILES_WARN_SHARE: f64 = 0.8;
 /// For how long after the latest refusal of zone sync an operator is warned of it, in seconds.
-const REFUSED_LATELY_SECONDS: f64 = 60.0;
+pub const REFUSED_LATELY_SECONDS: f64 = 60.0;
 
 type ReadCheck = Arc<dyn Fn() -> Check + Send + Sync>;
 
@@ -70,10 +70,7 @@ impl fmt::Debug for Readiness {
 
 /// Checks from the state how the federation is doing, as this zone sees it.
 pub(super) fn diagnose(zones: &[ZoneView], services: &[ServiceView], process: &ProcessReading) -> Vec<Check> {
-    let mut checks: Vec<Check> = zones.iter().filter(|zone| !zone.own).map(zone_link).collect();
-    checks.extend(zones.iter().flat_map(zone_records));
-    checks.extend(clocks(zones));
-    checks.extend(drained_zones(zones));
+    let mut checks = diagnose_zones(zones);
     let revoked = RevokedZones::of(zones);
     checks.extend(services.iter().map(|service| service_home(service, &revoked)));
     checks.extend(services.iter().filter_map(service_ejected));
@@ -84,9 +81,12 @@ pub(super) fn diagnose(zones: &[ZoneView], services: &[ServiceView], process: &P
 /// Checks how the way to one other zone is doing.
 #[must_use]
 pub fn diagnose_zone(zone: &ZoneView) -> Vec<Check> {
-    let zones = std::slice::from_ref(zone);
-    let mut checks = vec![zone_link(zone)];
-    checks.extend(zone_records(zone));
+    diagnose_zones(std::slice::from_ref(zone))
+}
+
+fn diagnose_zones(zones: &[ZoneView]) -> Vec<Check> {
+    let mut checks: Vec<Check> = zones.iter().filter(|zone| !zone.own).map(zone_link).collect();
+    checks.extend(zones.iter().flat_map(zone_records));
     checks.extend(clocks(zones));
     checks.extend(drained_zones(zones));
     checks

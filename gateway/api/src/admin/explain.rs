@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use causeway_federation::{
     name::{PortName, ServiceName, Tags, ZoneName},
     topology::{ConnectionPolicy, Protocol, Service, Topology},
-    trust::{RevokedName, RevokedNames, RevokedUntil},
+    trust::RevokedNames,
 };
 use causeway_routing::{
     permit::RequestLine,
@@ -26,7 +26,7 @@ use super::{
 const MAX_EJECTED_TOLD: usize = 20;
 
 /// A routing decision in words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The target, as `orders{version=v2}@west`, and the port that was asked about, as `orders:admin`.
     pub target: String,
@@ -89,29 +89,32 @@ pub struct ExplainedCandidate {
 }
 
 /// Puts a decision that was made with its reasons into words.
-pub(super) fn explanation(decision: &FullDecision, own: &ZoneName) -> Explanation {
+pub(super) fn explanation(
+    decision: &FullDecision,
+    own: &ZoneName,
+    revoked: Option<&RevokedNames>,
+) -> Explanation {
+    let in_words_of = |reason: &Reason| {
+        let step = step(reason, !decision.target.tags.is_empty());
+        match revoked {
+            Some(revoked) => with_revoked(step, &reason.subject, revoked),
+            None => step,
+        }
+    };
     let is_arm = |reason: &&Reason| matches!(reason.subject, ReasonSubject::Arm { .. });
     let arms = decision.reasons.iter().filter(is_arm);
     let places = decision.reasons.iter().filter(|reason| !is_arm(reason));
     Explanation {
         target: decision.target.to_string(),
         from: own.to_string(),
-        steps: arms
-            .chain(places)
-            .map(|reason| step(reason, !decision.target.tags.is_empty()))
-            .collect(),
+        steps: arms.chain(places).map(in_words_of).collect(),
         candidates: decision
             .candidates
             .iter()
             .map(|candidate| in_words(candidate, own))
             .collect(),
         outcome: bare(&decision.why.to_string()) + &shed_share(decision),
-        permission: None,
-        callers: None,
-        open_connections: None,
-        policies: Vec::new(),
-        ejected: Vec::new(),
-        answered_by: None,
+        ..Explanation::default()
     }
 }
 
@@ -126,29 +129,22 @@ fn shed_share(decision: &FullDecision) -> String {
     })
 }
 
-/// Says of zones and gateways that are revoked that nothing of them is believed, in the place of what follows from it.
-pub(super) fn with_revoked(mut explanation: Explanation, revoked: &RevokedNames) -> Explanation {
-    let forever = revoked
-        .iter()
-        .filter(|(_, until)| *until == RevokedUntil::Forever);
-    let names: Vec<&RevokedName> = forever.map(|(name, _)| name).collect();
-    let is_of = |subject: &str, name: &RevokedName| match name {
-        RevokedName::Gateway(gateway) => subject.strip_prefix("gateway ") == Some(&gateway.to_string()),
-        RevokedName::Zone(zone) => {
-            let of = subject
-                .strip_prefix("gateway ")
-                .and_then(|id| id.split('/').next());
-            [of, subject.strip_prefix("zone ")].contains(&Some(zone.as_str()))
-        }
+/// Says of a zone or gateway that is revoked that nothing of it is believed, in the place of what follows from it.
+fn with_revoked(step: ExplainedStep, subject: &ReasonSubject, revoked: &RevokedNames) -> ExplainedStep {
+    // Only what is revoked for ever covers a certificate that begins last of all.
+    let is_revoked = match subject {
+        ReasonSubject::Gateway(id) => revoked.covers(id.zone.as_str(), Some(id), u64::MAX),
+        ReasonSubject::Zone(zone) => revoked.covers(zone.as_str(), None, u64::MAX),
+        _ => false,
     };
-    for step in &mut explanation.steps {
-        let is_out = step.verdict == ExplainedVerdict::PassedOver;
-        if is_out && names.iter().any(|name| is_of(&step.subject, name)) {
-            step.reason =
-                "its certificates are revoked, so nothing of it is believed (`causeway revoke`)".to_owned();
-        }
+    match is_revoked && step.verdict == ExplainedVerdict::PassedOver {
+        true => ExplainedStep {
+            reason: "its certificates are revoked, so nothing of it is believed (`causeway revoke`)"
+                .to_owned(),
+            ..step
+        },
+        false => step,
     }
-    explanation
 }
 
 /// Says which port was asked about, if one was.
@@ -191,13 +187,12 @@ pub(super) fn with_policies(
 /// Puts the criticality of the request that is asked about in the place of its service's.
 pub(super) fn with_criticality(mut explanation: Explanation, said: Option<String>) -> Explanation {
     if let Some(said) = said {
-        let of_service = |line: &String| line.starts_with("criticality: ");
-        let place = explanation.policies.iter().position(of_service);
-        let place = place.unwrap_or(explanation.policies.len());
-        let end = (place + 1).min(explanation.policies.len());
-        explanation
-            .policies
-            .splice(place..end, [format!("criticality: {said}")]);
+        let said = format!("criticality: {said}");
+        let mut policies = explanation.policies.iter_mut();
+        match policies.find(|line| line.starts_with("criticality: ")) {
+            Some(line) => *line = said,
+            None => explanation.policies.push(said),
+        }
     }
     explanation
 }
@@ -375,7 +370,11 @@ fn in_words(candidate: &route::Candidate, own: &ZoneName) -> ExplainedCandidate 
 
 #[cfg(test)]
 mod tests {
-    use causeway_federation::topology::parse;
+    use causeway_federation::{
+        name::GatewayId,
+        topology::parse,
+        trust::{RevokedName, RevokedUntil},
+    };
 
     use super::*;
 
@@ -415,31 +414,22 @@ mod tests {
 
     #[test]
     fn a_revoked_zone_is_said_to_be_revoked() {
+        let (zone, gateway) = (
+            |name: &str| ReasonSubject::Zone(name.parse().unwrap()),
+            |zone: &str, name: &str| GatewayId::new(zone.parse().unwrap(), name.parse().unwrap()),
+        );
         let subjects = [
-            "zone west",
-            "gateway west/gw1",
-            "gateway plant/gw2",
-            "gateway plant/gw1",
-            "zone east",
+            zone("west"),
+            ReasonSubject::Gateway(gateway("west", "gw1")),
+            ReasonSubject::Gateway(gateway("plant", "gw2")),
+            ReasonSubject::Gateway(gateway("plant", "gw1")),
+            zone("east"),
         ];
-        let passed_over = |subject: &&str| ExplainedStep {
+        let passed_over = |subject: &ReasonSubject| ExplainedStep {
             filter: "places".to_owned(),
-            subject: (*subject).to_owned(),
+            subject: subject.to_string(),
             verdict: ExplainedVerdict::PassedOver,
             reason: "zone sync has not heard of it".to_owned(),
-        };
-        let explanation = Explanation {
-            target: "orders".to_owned(),
-            from: "home".to_owned(),
-            steps: subjects.iter().map(passed_over).collect(),
-            candidates: Vec::new(),
-            outcome: String::new(),
-            permission: None,
-            callers: None,
-            open_connections: None,
-            policies: Vec::new(),
-            ejected: Vec::new(),
-            answered_by: None,
         };
         let mut revoked = RevokedNames::default();
         revoked.insert(RevokedName::Zone("west".parse().unwrap()), RevokedUntil::Forever);
@@ -448,10 +438,13 @@ mod tests {
             RevokedName::Zone("east".parse().unwrap()),
             RevokedUntil::Seconds(7),
         );
-        let gateway =
-            causeway_federation::name::GatewayId::new("plant".parse().unwrap(), "gw2".parse().unwrap());
-        revoked.insert(RevokedName::Gateway(gateway), RevokedUntil::Forever);
-        let told = with_revoked(explanation, &revoked).steps.into_iter();
+        revoked.insert(
+            RevokedName::Gateway(gateway("plant", "gw2")),
+            RevokedUntil::Forever,
+        );
+        let told = subjects
+            .iter()
+            .map(|subject| with_revoked(passed_over(subject), subject, &revoked));
         let told: Vec<bool> = told.map(|step| step.reason.contains("revoked")).collect();
         assert_eq!(told, [true, true, true, false, false]);
     }

@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     Extension,
-    extract::{FromRequestParts, Query, State, rejection::QueryRejection},
+    extract::{Query, State, rejection::QueryRejection},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -18,7 +18,7 @@ use axum::{
 use causeway_history::{EventKind, EventQuery, History, HistoryEvent, MAX_EVENTS_AT_ONCE, MinuteFigures};
 use causeway_host::share::{NoShare, ShareHolder, ShareTable, ShareUse};
 use futures_util::StreamExt as _;
-use http::{HeaderMap, StatusCode, request::Parts};
+use http::{Extensions, HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -146,7 +146,7 @@ pub(super) async fn stream(
     State(state): State<AdminState>,
     Extension(stop): Extension<StreamStop>,
     Extension(places): Extension<StreamPlaces>,
-    caller: StreamCaller,
+    extensions: Extensions,
     headers: HeaderMap,
     parameters: Result<Query<StreamParameters>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -157,7 +157,7 @@ pub(super) async fn stream(
         Some(Ok(id)) => Some(id),
         Some(Err(_)) => return Err(wrong("Last-Event-ID is no number")),
     };
-    let place = places.take(caller.0).map_err(|full| {
+    let place = places.take(share_holder(&extensions)).map_err(|full| {
         let (status, error) = match full {
             NoShare::NoneFree => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -224,18 +224,6 @@ struct StreamPlace {
 impl Drop for StreamPlace {
     fn drop(&mut self) {
         self.places.lock().give_back(&self.holder);
-    }
-}
-
-/// Party whose place a stream takes.
-#[derive(Debug)]
-pub(super) struct StreamCaller(ShareHolder);
-
-impl<S: Sync> FromRequestParts<S> for StreamCaller {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(share_holder(&parts.extensions)))
     }
 }
 

@@ -59,7 +59,7 @@ use tokio_util::sync::CancellationToken;
 pub use address::{AdminAddress, AdminError};
 pub(crate) use api::pages;
 pub use bulk::{ListedInstance, ListedKey, MAX_ELEMENTS, OutcomeView, ReplacedView};
-pub use checks::{Readiness, diagnose_zone};
+pub use checks::{REFUSED_LATELY_SECONDS, Readiness, diagnose_zone};
 pub use drains::{DrainedView, stays_open};
 pub(crate) use error::ApiError;
 pub use explain::{ExplainedCandidate, ExplainedStep, ExplainedVerdict, Explanation};
