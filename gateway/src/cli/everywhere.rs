@@ -76,7 +76,7 @@ pub(super) async fn wait(
     limit: Duration,
 ) -> Result<String, Failure> {
     let begun = Instant::now();
-    let mut last = None;
+    let (mut last, mut why) = (None, None);
     loop {
         let left = limit.saturating_sub(begun.elapsed()).max(LOOK_EVERY);
         match timeout(left, admin.get::<Envelope<RecordView>>("/v1/catalog")).await {
@@ -88,28 +88,36 @@ pub(super) async fn wait(
                 last = Some(spread);
             }
             // Such as a gateway that is restarted, or hands over.
-            Ok(Err(failure)) if failure.is_passing() => {}
+            Ok(Err(failure)) if failure.is_passing() => why = Some(failure),
             Ok(Err(failure)) => return Err(failure.exit(Exit::IssuesFound)),
             Err(_) => {}
         }
         if begun.elapsed() >= limit {
-            return Err(late(last.as_ref(), wanted, limit));
+            return Err(late(last.as_ref(), why, wanted, limit));
         }
         sleep(LOOK_EVERY).await;
     }
 }
 
-/// `spread` as it was seen last; `None`: nobody could be asked.
-fn late(spread: Option<&Spread>, wanted: &AppliedGeneration, limit: Duration) -> Failure {
+/// `spread` as it was seen last; `None`: nobody could be asked, the last time for that reason.
+fn late(
+    spread: Option<&Spread>,
+    why: Option<Failure>,
+    wanted: &AppliedGeneration,
+    limit: Duration,
+) -> Failure {
     let (generation, limit) = (wanted.generation, humantime::format_duration(limit));
     let text = match spread {
         Some(spread) => format!(
             "generation {generation} is not in force after {limit} at {}",
             spread.missing.join(", ")
         ),
-        None => format!(
-            "generation {generation} is applied, and for {limit} nobody could be asked where it is in force"
-        ),
+        None => {
+            let why = why.map_or_else(String::new, |why| format!(": {}", why.into_words().0));
+            format!(
+                "generation {generation} is applied, and for {limit} nobody could be asked where it is in force{why}"
+            )
+        }
     };
     Failure::new(text)
         .hint("it is applied, and reaches them as soon as it can; `causeway check` there says what keeps one from it")
@@ -159,7 +167,10 @@ mod tests {
             "west/gw1 (runs a topology that was not applied)",
         ];
         assert_eq!(spread.missing, missing);
-        let told = format!("{:?}", late(Some(&spread), &wanted, Duration::from_secs(30)));
+        let told = format!(
+            "{:?}",
+            late(Some(&spread), None, &wanted, Duration::from_secs(30))
+        );
         assert!(
             told.contains("not in force after 30s at north/gw1") && told.contains("IssuesFound"),
             "{told}"

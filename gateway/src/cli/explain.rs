@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 use causeway_api::admin::{CallersVerdict, ExplainedVerdict, Explanation, PermissionVerdict, view::Envelope};
 use causeway_federation::name::{PortName, ServiceName, ZoneName};
 
-use super::{AdminArgs, Exit, Failure, client::escape, register::Tag, tables::tags};
+use super::{AdminArgs, Exit, Failure, client::escape, get::structured, register::Tag, tables::tags};
 use crate::output::{self, Format};
 
 const AFTER_HELP: &str = "\
@@ -77,15 +77,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
     };
     match args.output {
         Format::Table | Format::Wide => output::print(&told(explanation, output::colour()))?,
-        Format::Json => {
-            let text = serde_json::to_string_pretty(&envelope);
-            let text = text.map_err(|error| Failure::new("cannot write JSON").because(&error))?;
-            output::print_exactly(&(text + "\n"))?;
-        }
-        Format::Yaml => {
-            let text = serde_saphyr::to_string(&envelope);
-            output::print_exactly(&text.map_err(|error| Failure::new("cannot write YAML").because(&error))?)?;
-        }
+        format => output::print_exactly(&structured(&envelope, format)?)?,
     }
     Ok(exit(explanation))
 }
@@ -347,15 +339,8 @@ Connections: open connections are ended 30s after they belong elsewhere.
         let explanation = Explanation {
             target: "orders".to_owned(),
             from: "east".to_owned(),
-            steps: vec![],
-            candidates: vec![],
             outcome: "no zone can serve it now".to_owned(),
-            permission: None,
-            callers: None,
-            open_connections: None,
-            policies: Vec::new(),
-            ejected: Vec::new(),
-            answered_by: None,
+            ..Explanation::default()
         };
         assert!(told(&explanation, false).ends_with("Nobody is asked: no zone can serve it now.\n"));
     }

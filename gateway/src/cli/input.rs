@@ -2,11 +2,11 @@
 
 use std::{
     fs::File,
-    io::{self, IsTerminal as _, Read as _},
+    io::{self, IsTerminal as _},
     path::Path,
 };
 
-use causeway_control::reload::{LoadError, check_text, read_file, read_from};
+use causeway_control::reload::{LoadError, check_text, read_file, read_from, read_with_limit};
 use causeway_federation::topology::Parsed;
 
 use super::{Exit, Failure};
@@ -49,19 +49,18 @@ pub(super) fn load(path: &Path) -> Result<Parsed, LoadError> {
 ///
 /// # Errors
 /// Names the file and what is wrong, with the exit code of bad input.
-pub(super) fn read_text(file: &Path, most_bytes: u64) -> Result<String, Failure> {
+pub(super) fn read_text(file: &Path, most_bytes: usize) -> Result<String, Failure> {
     let shown = file.display();
-    let mut text = String::new();
     let read = match is_standard_input(file) {
-        true => io::stdin().take(most_bytes + 1).read_to_string(&mut text),
-        false => File::open(file).and_then(|open| open.take(most_bytes + 1).read_to_string(&mut text)),
+        true => read_with_limit(io::stdin().lock(), most_bytes),
+        false => File::open(file).and_then(|open| read_with_limit(open, most_bytes)),
     };
-    read.map_err(|error| {
+    let text = read.map_err(|error| {
         Failure::new(format!("cannot read {shown}"))
             .because(&error)
             .exit(Exit::BadInput)
     })?;
-    if text.len() as u64 > most_bytes {
+    if text.len() > most_bytes {
         return Err(Failure::new(format!("{shown} is longer than {most_bytes} bytes"))
             .exit(Exit::BadInput)
             .hint("split it into several files"));

@@ -17,7 +17,7 @@ use crate::output;
 /// Elements of one request, so that none takes long.
 const PART: usize = 1_000;
 /// Longest file in bytes; about 200,000 instances.
-const MAX_FILE_BYTES: u64 = 64 << 20;
+const MAX_FILE_BYTES: usize = 64 << 20;
 /// Refusals that are printed; the rest is counted.
 const MAX_REFUSALS_SHOWN: usize = 20;
 

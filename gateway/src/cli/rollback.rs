@@ -70,10 +70,13 @@ pub(crate) async fn run(args: RollbackArgs) -> Result<Exit, Failure> {
 /// `rollback to 5`, with the words of whoever does it, as far as there is room for both.
 fn reason(to: u64, given: Option<&str>) -> String {
     let rollback = format!("rollback to {to}");
-    match given.map(|given| (given, format!("{rollback}: {given}"))) {
-        None => rollback,
-        Some((_, both)) if both.len() <= MAX_REASON_BYTES => both,
-        Some((given, _)) => given.to_owned(),
+    let Some(given) = given else {
+        return rollback;
+    };
+    let both = format!("{rollback}: {given}");
+    match both.len() <= MAX_REASON_BYTES {
+        true => both,
+        false => given.to_owned(),
     }
 }
 

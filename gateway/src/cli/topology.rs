@@ -218,14 +218,13 @@ fn removed(changes: &[ChangeView]) -> Option<String> {
 
 /// Tells whether the address that goes comes again with other tags, weight or capacity, or beside further ones.
 fn stays(changes: &[ChangeView], removed: &ChangeView) -> bool {
-    let place = |text: &str| text.split(' ').take(3).map(str::to_owned).collect::<Vec<_>>();
     let before = removed.before.as_deref().unwrap_or_default();
     let mut added = changes
         .iter()
         .filter(|change| change.kind == "added" && change.subject == removed.subject)
         .filter_map(|change| change.after.as_deref());
     match removed.subject.ends_with(": instance") {
-        true => added.any(|after| place(after) == place(before)),
+        true => added.any(|after| after.split(' ').take(3).eq(before.split(' ').take(3))),
         false => added.any(|after| {
             before
                 .split(" or ")

@@ -381,10 +381,10 @@ impl ServingSuccessor {
         }
         let (mut last, mut said) = (None, Instant::now());
         loop {
-            let now = Some(LimitsLeft::of(held()));
-            if now != last || said.elapsed() >= REPEAT_EVERY {
-                match words.try_send(now.clone().unwrap_or_default()) {
-                    Ok(()) => (last, said) = (now, Instant::now()),
+            let now = LimitsLeft::of(held());
+            if last.as_ref() != Some(&now) || said.elapsed() >= REPEAT_EVERY {
+                match words.try_send(now.clone()) {
+                    Ok(()) => (last, said) = (Some(now), Instant::now()),
                     Err(TrySendError::Full(_)) => {}
                     Err(TrySendError::Disconnected(_)) => return,
                 }

@@ -52,7 +52,7 @@ async fn page(admin: SocketAddr, query: &str) -> Option<Value> {
     serde_json::from_str(&answer.body).ok()
 }
 
-async fn listed(admin: SocketAddr, query: &str) -> Vec<Value> {
+pub(super) async fn listed(admin: SocketAddr, query: &str) -> Vec<Value> {
     let page = page(admin, query).await.unwrap_or_default();
     page["events"].as_array().cloned().unwrap_or_default()
 }

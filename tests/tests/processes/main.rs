@@ -1,6 +1,6 @@
 //! Real `causeway` processes on loopback, by what is asked of them. One program, so that a test that waits leaves the processor to another.
 //!
-//! What is measured alone (memory, descriptors, round trips) has programs of its own, beside this folder.
+//! Memory, descriptors and round trips are measured alone, by programs beside this folder.
 
 #![allow(clippy::unwrap_used, reason = "what fails in a test program fails the test")]
 

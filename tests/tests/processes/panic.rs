@@ -16,6 +16,8 @@ use causeway_tests::{
 };
 use serde_json::Value;
 
+use super::history::listed;
+
 const PORT: u16 = 9000;
 const REQUESTS: usize = 100;
 /// A check in a protocol that no instance speaks: it fails, though they serve.
@@ -41,11 +43,7 @@ async fn explains(federation: &Federation, says: impl Fn(&str) -> bool, what: &s
 
 /// Latest event of a kind.
 async fn event(zone: &Zone, kind: &str) -> Option<Value> {
-    let answer = http::get(zone.admin, &format!("/v1/events?kind={kind}"))
-        .await
-        .ok()?;
-    let page: Value = serde_json::from_str(&answer.body).ok()?;
-    page["events"].as_array()?.last().cloned()
+    listed(zone.admin, &format!("?kind={kind}")).await.pop()
 }
 
 async fn told(zone: &Zone, kind: &str, text: &str) {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use causeway_api::admin::{
-    EchoView, HeardView, ProbedView, diagnose_zone,
+    EchoView, HeardView, ProbedView, REFUSED_LATELY_SECONDS, diagnose_zone,
     view::{TunnelView, ZoneView},
 };
 use causeway_telemetry::{Check, Status, printable};
@@ -207,20 +207,17 @@ fn links(findings: &PathFindings) -> Vec<Check> {
     if !checks.iter().any(|check| check.group == "clocks") {
         checks.extend(clocks(&findings.zone));
     }
-    let word = findings
-        .zone
-        .last_word
-        .as_ref()
-        .filter(|word| word.side.is_some());
+    if findings.zone.state != "down" {
+        return checks;
+    }
+    let word = findings.zone.last_word.as_ref();
+    let word = word.filter(|word| word.side.is_some() && word.seconds_ago < REFUSED_LATELY_SECONDS);
     let refusal = word.and_then(|word| {
         TunnelRefusal::ALL
             .into_iter()
             .find(|one| one.word() == word.reason)
     });
     for check in checks.iter_mut().filter(|check| check.group == "tunnels") {
-        if findings.zone.state != "down" {
-            continue;
-        }
         if findings.own_has_addresses || !findings.zone.gateways.is_empty() {
             check.status = Status::Fail;
         }

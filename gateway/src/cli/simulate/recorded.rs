@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Longest file.
-const MAX_BYTES: u64 = 64 * 1024 * 1024;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 const HINT: &str = "write it with `causeway get loads -o yaml > loads.yaml`, or with --all";
 
 /// Reads all files, whose loads add up. What is said of a gateway in two of them would count twice, and is refused.
