@@ -35,8 +35,9 @@ const LATE_CALLS_MAY_TAKE: Duration = Duration::from_secs(2);
 /// Peers that had none in between would have their clients wait.
 const TUNNELS_STAY: Duration = Duration::from_secs(2);
 
-/// Longest time that a successor leaves clients to the process before, until it has tunnels of its own: as above.
-const TUNNELS_MAY_TAKE: Duration = Duration::from_secs(2);
+/// Longest time that a successor leaves clients to the process before, until it has tunnels of its own: a busy host has many handshakes to do.
+/// That one serves them as well, by what it knew of instances at the moment.
+const TUNNELS_MAY_TAKE: Duration = Duration::from_secs(5);
 /// The same as [`CLIENTS_MAY_ASK`], at most, where a successor serves those who come back.
 const SUCCEEDED_CLIENTS_MAY_ASK: Duration = Duration::from_secs(10);
 /// Interval at which a process that has finished looks whether one before it still holds what counts towards limits.
@@ -119,7 +120,7 @@ impl Gateway {
             failback: self.failback.carried(),
             shifts: self.snapshots.load().shifts.load().carried(),
             limits: self.egress.limits_left(),
-            linked: self.snapshots.load().links.keys().cloned().collect(),
+            linked: self.linked(),
         };
         tokio::join!(
             self.instances.shutdown(),
@@ -136,6 +137,13 @@ impl Gateway {
         }
         self.tunnels.hand_over(relay);
         findings
+    }
+
+    /// Gateways that tunnels lead to now.
+    fn linked(&self) -> BTreeSet<GatewayId> {
+        let snapshot = self.snapshots.load();
+        let up = snapshot.links.iter().filter(|(_, link)| **link == Link::Up);
+        up.map(|(peer, _)| peer.clone()).collect()
     }
 
     /// Limits of services as the successor is to go on with them.

@@ -141,6 +141,9 @@ impl Tunnels {
             let ends = (socket, Arc::clone(&lanes));
             accepting.push(tunnels.start_thread(&shared, thread, handle, ends, &server)?);
         }
+        if let Some(before) = lanes.relays().first() {
+            before.tell_reading();
+        }
         tunnels.tell_buffers(&shared);
         if let Some(first) = threads.first() {
             let renewing = renew::run(shared.clone(), accepting, exchange, tunnels.stop.clone());
@@ -260,20 +263,24 @@ impl Tunnels {
         Succession::new(self.start_id, self.lanes.places(), self.lanes.relays())
     }
 
-    /// Leaves the sockets to a successor, which relays what is still for this process, and tells every peer that there is one. No tunnel is
-    /// dialled or accepted any more; those that are up stay up until [`Tunnels::close`]. Called again for another successor where one has failed.
+    /// Leaves the sockets to a successor, from when it reads them. Until then all goes on; then it relays what is still for this process, every peer is
+    /// told that there is one, and no tunnel is dialled or accepted any more. Those that are up stay up until [`Tunnels::close`]. Called again for
+    /// another successor where one has failed.
     pub fn hand_over(&self, relay: UnixDatagram) {
-        self.lanes.release();
+        self.lanes.leave();
         if let Some(first) = self.threads.first() {
             let (lanes, stop) = (Arc::clone(&self.lanes), self.stop.clone());
+            let leaving = self.leaving.clone();
             first.spawn(async move {
-                let receiving = stop.run_until_cancelled(succession::receive(relay, lanes));
+                let reads = || {
+                    leaving.send_replace(Some(Leaving::Succeeded));
+                };
+                let receiving = stop.run_until_cancelled(succession::receive(relay, lanes, reads));
                 if let Some(Err(error)) = receiving.await {
                     warn!(%error, "the successor relays no more; what is left of tunnels that others dialled is lost");
                 }
             });
         }
-        self.leaving.send_replace(Some(Leaving::Succeeded));
     }
 
     /// Closes every tunnel and waits, for a bounded time, until the peers have been told.

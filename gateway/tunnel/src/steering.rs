@@ -171,7 +171,9 @@ pub(super) struct Lanes {
     lanes: Box<[Lane]>,
     relays: Vec<Arc<DatagramRelay>>,
     counts: RelayedPackets,
-    /// Another process reads the sockets.
+    /// Another process is about to read the sockets, or reads them besides.
+    leaving: AtomicBool,
+    /// Another process alone reads the sockets.
     released: AtomicBool,
 }
 
@@ -182,6 +184,7 @@ impl Lanes {
             lanes: (0..places.count).map(|_| Lane::default()).collect(),
             relays,
             counts,
+            leaving: AtomicBool::new(false),
             released: AtomicBool::new(false),
         }
     }
@@ -198,6 +201,12 @@ impl Lanes {
 
     pub(super) fn relays(&self) -> &[Arc<DatagramRelay>] {
         &self.relays
+    }
+
+    /// Expects another process to read the sockets. What comes for that one here while both do is dropped, so that it is sent again: answered by a
+    /// process that does not know of it, it would end the connection.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
     }
 
     /// Leaves the sockets to another process; from now on only what it relays is received.
@@ -229,10 +238,10 @@ impl Lanes {
         }
     }
 
-    /// Relays a datagram to the process before that has this place. Returns whether there is one.
+    /// Relays a datagram to the process before that has this place. Returns whether there is one, or it may be the successor's.
     fn relay(&self, place: u16, meta: &RecvMeta, datagram: &[u8]) -> bool {
         let Some(relay) = self.relays.iter().find(|relay| relay.leads_to(place)) else {
-            return false;
+            return self.leaving.load(Ordering::Acquire);
         };
         match relay.send(place, meta, datagram) {
             RelayAttempt::Sent => self.counts.relayed.inc(),

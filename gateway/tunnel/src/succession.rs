@@ -24,6 +24,8 @@ const MAX_RELAYED_BYTES: usize = 65_535 + 64;
 const RELAY_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Processes that may still finish what they hold when another takes the place of the last.
 pub const MAX_PREDECESSORS: usize = 8;
+/// First datagram of a successor, which says that it reads the sockets. It carries nothing that [`decode`] reads.
+const READS: &[u8] = &[0];
 /// Places from which the next process begins at 0 again.
 const LAST_FIRST: u16 = u16::MAX - 2048;
 
@@ -102,6 +104,13 @@ impl DatagramRelay {
         Ok((ahead, behind))
     }
 
+    /// Tells the process before that this one reads the sockets. Whatever is relayed says so too.
+    pub(super) fn tell_reading(&self) {
+        if self.socket.send(READS).is_err_and(|error| !is_full(&error)) {
+            self.gone.store(true, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn leads_to(&self, place: u16) -> bool {
         !self.gone.load(Ordering::Relaxed) && self.places.thread(place).is_some()
     }
@@ -163,15 +172,20 @@ impl Succession {
     }
 }
 
-/// Takes what the successor relays, until that is gone.
-pub(super) async fn receive(socket: UnixDatagram, lanes: Arc<Lanes>) -> io::Result<()> {
+/// Leaves the sockets to the successor once it says that it reads them, which `reads` is called for, and takes what it relays, until that is gone.
+pub(super) async fn receive(socket: UnixDatagram, lanes: Arc<Lanes>, reads: impl FnOnce()) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let socket = tokio::net::UnixDatagram::from_std(socket)?;
     let mut buffer = vec![0; MAX_RELAYED_BYTES];
+    let mut reads = Some(reads);
     loop {
         let length = socket.recv(&mut buffer).await?;
         if length == 0 {
             return Ok(());
+        }
+        if let Some(reads) = reads.take() {
+            lanes.release();
+            reads();
         }
         if let Some((place, meta, datagram)) = decode(&buffer[..length]) {
             lanes.push(place, &meta, datagram);

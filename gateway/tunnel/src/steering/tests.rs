@@ -218,9 +218,10 @@ fn what_a_process_before_has_is_relayed_there_and_comes_out_at_its_thread() {
         for_ever: true,
     };
     let old = [0, 1].map(|thread| steered(thread, idle(), &lanes_before));
-    lanes_before.release();
+    let reads = std::cell::Cell::new(0);
     runtime.block_on(async {
-        let relaying = crate::succession::receive(behind, lanes_before.clone());
+        let count = || reads.set(reads.get() + 1);
+        let relaying = crate::succession::receive(behind, lanes_before.clone(), count);
         let arrived = async {
             while lanes_before
                 .lanes
@@ -237,10 +238,32 @@ fn what_a_process_before_has_is_relayed_there_and_comes_out_at_its_thread() {
             () = arrived => {}
         }
     });
+    assert_eq!(reads.get(), 1);
     // It reads the socket no more, though there is something.
     assert_eq!(receive(&old[0]), [to_zero]);
     assert_eq!(receive(&old[1]), [handshake, to_one]);
     drop(old);
+}
+
+#[test]
+fn what_is_for_a_successor_is_not_answered_by_the_process_before() {
+    let lanes = lanes(1);
+    let [own, to_successor] = [packet(0, 40, 1), packet(1, 40, 2)];
+    let bring = |datagram: &[u8]| {
+        let given = Given {
+            left: Mutex::new(Some((datagram.to_vec(), 40))),
+            for_ever: false,
+        };
+        receive(&steered(0, given, &lanes))
+    };
+    assert_eq!(
+        bring(&to_successor),
+        [to_successor.clone()],
+        "of a process long gone"
+    );
+    lanes.leave();
+    assert!(bring(&to_successor).is_empty());
+    assert_eq!(bring(&own), [own.clone()], "it reads on");
 }
 
 #[test]

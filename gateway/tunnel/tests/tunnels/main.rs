@@ -10,6 +10,7 @@ mod renewal;
 mod restart;
 mod revocation;
 mod streams;
+mod succession;
 mod support;
 mod trust_domains;
 mod unread;
