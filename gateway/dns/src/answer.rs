@@ -60,6 +60,13 @@ pub(super) enum Resolution {
     NotOurs,
 }
 
+/// The mesh domain. The topology has checked that it is a name.
+pub(super) fn mesh_domain(topology: &Topology) -> Name {
+    let mut name = Name::from_ascii(&topology.dns.domain).unwrap_or_else(|_| Name::root());
+    name.set_fqdn(true);
+    name
+}
+
 /// Answers `kind` for `name`, which may be in any case.
 pub(super) fn answer(view: MeshView<'_>, name: &Name, kind: RecordType) -> Resolution {
     let asked = Asked { view, name, kind };
@@ -162,11 +169,8 @@ impl Asked<'_> {
         &self.view.snapshot.topology
     }
 
-    /// The mesh domain. The topology has checked that it is a name.
     fn apex(&self) -> Name {
-        let mut name = Name::from_ascii(&self.topology().dns.domain).unwrap_or_else(|_| Name::root());
-        name.set_fqdn(true);
-        name
+        mesh_domain(self.topology())
     }
 
     fn ttl(&self) -> u32 {

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use super::{
     DnsMetrics,
     access::QueryAccess,
-    answer::{MeshView, Resolution, Sections, answer},
+    answer::{MeshView, Resolution, Sections, answer, mesh_domain},
     forward::{CachedAnswer, ForwardedQuestion, Forwarder},
     rate::QueryRates,
 };
@@ -161,10 +161,21 @@ impl Handler {
         match self.forwarder.remembered(&question) {
             Some(stored) => {
                 self.metrics.dns_answered("cached", word(stored.code()));
-                ready(encode_stored(&request, &stored, now))
+                ready(self.encode_stored(&request, &stored, now))
             }
             None => later(request, Work::Forward(question)),
         }
+    }
+
+    /// Writes an upstream's answer, without what that says of the mesh domain: only this server speaks for it.
+    fn encode_stored(&self, request: &Request, stored: &CachedAnswer, now: Instant) -> Option<Vec<u8>> {
+        let domain = mesh_domain(&self.snapshots.load().topology);
+        let mut sections = stored.sections(now);
+        for records in &mut sections {
+            records.retain(|record| !domain.zone_of(&record.name));
+        }
+        let [answers, authorities, additionals] = &sections;
+        encode(request, stored.code(), false, [answers, authorities, additionals])
     }
 
     /// Does what had to wait. Bounded in time by the forwarder.
@@ -174,7 +185,7 @@ impl Handler {
             Work::Forward(question) => {
                 let stored = self.forwarder.ask(&question).await;
                 self.metrics.dns_answered("forwarded", word(stored.code()));
-                encode_stored(&request, &stored, Instant::now())
+                self.encode_stored(&request, &stored, Instant::now())
             }
             Work::Claim(target) => {
                 self.claim(target).await;
@@ -232,16 +243,6 @@ fn ready(bytes: Option<Vec<u8>>) -> DnsReply {
 
 fn later(request: Request, work: Work) -> DnsReply {
     DnsReply::Later(Box::new(Later { request, work }))
-}
-
-fn encode_stored(request: &Request, stored: &CachedAnswer, now: Instant) -> Option<Vec<u8>> {
-    let [answers, authorities, additionals] = stored.sections(now);
-    encode(
-        request,
-        stored.code(),
-        false,
-        [&answers, &authorities, &additionals],
-    )
 }
 
 /// Over UDP what does not fit is left out and TC is set, so that the client asks again over TCP.

@@ -105,11 +105,17 @@ async fn what_one_zone_sync_takes_every_other_tells() {
     })
     .await;
 
+    let mut registry_itself = registration(3, None);
+    registry_itself.address = etcd.addresses()[2].replace("http://", "");
     let bad = vec![
         registration(1, Some(Duration::from_millis(1))),
         registration(2, None),
+        registry_itself,
     ];
-    assert_eq!(register(&mut one.1, bad).await.unwrap(), ["bad_time_to_live", ""]);
+    assert_eq!(
+        register(&mut one.1, bad).await.unwrap(),
+        ["bad_time_to_live", "", "forbidden_address"]
+    );
     a_source_holds_exactly_what_it_handed_over(&mut one.1, &mut two.1).await;
 
     // Every change is in the audit log, which is part of the log here.
@@ -120,7 +126,7 @@ async fn what_one_zone_sync_takes_every_other_tells() {
         log.lines().any(fits)
     };
     assert!(
-        audited(["Registry/Register", "who=\"local uid", "done=1 refused=1"]),
+        audited(["Registry/Register", "who=\"local uid", "done=1 refused=2"]),
         "{log}"
     );
     assert!(

@@ -12,7 +12,7 @@ use std::{
 use hickory_proto::{
     op::{Message, MessageType, ResponseCode},
     rr::{
-        RData, Record, RecordType,
+        Name, RData, Record, RecordType,
         rdata::{A, SOA},
     },
 };
@@ -48,6 +48,15 @@ fn upstream_answer(asked: &Message, over_tcp: bool) -> Vec<Message> {
             wrong_name.queries[0].set_name(name.base_name());
             wrong_name.answers = vec![address(67)];
             return vec![wrong_id, wrong_name, answer];
+        }
+        b"meddling" => {
+            let of = |name: &str, last| {
+                let name = Name::from_ascii(name).unwrap();
+                Record::from_rdata(name, 60, RData::A(A::new(192, 0, 2, last)))
+            };
+            answer.answers = vec![address(1), of("orders.MESH.", 66)];
+            answer.authorities = vec![of("mesh.", 66)];
+            answer.additionals = vec![of("a.b.mesh.", 66), of("ns.mesh.example.org.", 2)];
         }
         _ => answer.answers = vec![address(1)],
     }
@@ -235,5 +244,29 @@ async fn mesh_names_are_never_asked_upstream() {
     }
     assert_eq!(upstream.asked(), 0);
     fixture.ask("1.2.0.192.in-addr.arpa.", RecordType::PTR).await;
+    assert_eq!(upstream.asked(), 1);
+}
+
+#[tokio::test]
+async fn nobody_upstream_speaks_for_the_mesh_domain() {
+    let upstream = Upstream::start().await;
+    let fixture = forwarding_to(&[upstream.address]);
+    // Asked of the upstream, and then remembered.
+    for _ in 0..2 {
+        let answer = fixture.ask("meddling.example.org.", RecordType::A).await;
+        let sections = [answer.answers, answer.authorities, answer.additionals];
+        let names = sections.map(|records| {
+            let names = records.iter().map(|record| record.name.to_string());
+            names.collect::<Vec<_>>()
+        });
+        assert_eq!(
+            names,
+            [
+                vec!["meddling.example.org."],
+                vec![],
+                vec!["ns.mesh.example.org."]
+            ]
+        );
+    }
     assert_eq!(upstream.asked(), 1);
 }

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use causeway_host::resolve::NameResolver;
+use causeway_host::{listen::is_own_address, resolve::NameResolver};
 use causeway_proto::etcd::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
     RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchRequest, WatchResponse, kv_client::KvClient,
@@ -56,6 +57,7 @@ pub struct EtcdClient {
     members: Arc<[Member]>,
     /// The member that is asked first, as an index.
     preferred: Arc<AtomicUsize>,
+    resolver: NameResolver,
 }
 
 #[derive(Debug, Clone)]
@@ -82,6 +84,7 @@ impl EtcdClient {
         Ok(Self {
             members: members?.into(),
             preferred: Arc::default(),
+            resolver,
         })
     }
 
@@ -123,6 +126,28 @@ impl EtcdClient {
             .map(|address| address.trim_end_matches('/').to_owned())
             .collect();
         named.join(", ")
+    }
+
+    /// Finds the member that is at an address, by whichever name it was named. One of this host is at each of the host's addresses.
+    pub async fn member_at(&self, address: SocketAddr) -> Option<String> {
+        let ip = address.ip().to_canonical();
+        let same_port = |member: &&Member| member.address.port_u16() == Some(address.port());
+        for member in self.members.iter().filter(same_port) {
+            let host = host_of(&member.address).unwrap_or_default();
+            let at = match host.parse::<IpAddr>() {
+                Ok(literal) => vec![literal.to_canonical()],
+                // One whose name nobody knows is not there at present.
+                Err(_) => {
+                    let found = self.resolver.resolve(&format!("{host}:{}", address.port())).await;
+                    let found = found.iter().flat_map(|found| found.iter());
+                    found.map(|found| found.ip().to_canonical()).collect()
+                }
+            };
+            if at.contains(&ip) || is_own_address(ip) && at.into_iter().any(is_own_address) {
+                return Some(member.address.to_string().trim_end_matches('/').to_owned());
+            }
+        }
+        None
     }
 
     /// Leaves a member that failed for the next one, unless somebody else did.
@@ -293,11 +318,15 @@ impl Member {
     }
 }
 
+/// Host of a member's address; an IPv6 address stands in brackets there.
+fn host_of(member: &Uri) -> Option<&str> {
+    member.host().map(|host| host.trim_matches(['[', ']']))
+}
+
 /// Connects to a member, whose name is looked up without a runtime that waits for the answer.
 async fn dial(member: &Uri, resolver: &NameResolver) -> io::Result<TcpStream> {
     let no_host = || io::Error::from(io::ErrorKind::InvalidInput);
-    // An IPv6 address stands in brackets.
-    let host = member.host().ok_or_else(no_host)?.trim_matches(['[', ']']);
+    let host = host_of(member).ok_or_else(no_host)?;
     let port = member.port_u16().ok_or_else(no_host)?;
     let stream = resolver.connect(host, port).await?;
     stream.set_nodelay(true)?;
@@ -382,6 +411,36 @@ mod tests {
         assert!(matches!(EtcdClient::new(&[]), Err(EtcdError::Endpoints(0))));
         let many = vec!["http://a:1".to_owned(); MAX_ENDPOINTS + 1];
         assert!(matches!(EtcdClient::new(&many), Err(EtcdError::Endpoints(_))));
+    }
+
+    #[tokio::test]
+    async fn a_member_is_found_at_every_address_of_its() {
+        let named = [
+            "http://127.0.0.1:2379",
+            "http://[fd00::7]:2381",
+            "http://192.0.2.7:2379",
+            "http://localhost:2380",
+        ];
+        let client = EtcdClient::new(&named.map(str::to_owned)).unwrap();
+        for (address, member) in [
+            ("127.0.0.1:2379", Some(0)),
+            ("[::ffff:127.0.0.1]:2379", Some(0)),
+            // It may listen on all of this host's.
+            ("127.0.0.9:2379", Some(0)),
+            ("[fd00::7]:2381", Some(1)),
+            ("192.0.2.7:2379", Some(2)),
+            ("127.0.0.1:2380", Some(3)),
+            ("127.0.0.1:2378", None),
+            ("192.0.2.8:2379", None),
+            ("[fd00::7]:2379", None),
+        ] {
+            let found = client.member_at(address.parse().unwrap()).await;
+            assert_eq!(
+                found.as_deref(),
+                member.map(|number: usize| named[number]),
+                "{address}"
+            );
+        }
     }
 
     #[tokio::test]

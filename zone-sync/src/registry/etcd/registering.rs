@@ -252,6 +252,13 @@ impl Inner {
         source: InstanceSource,
         caller: Option<&CallSession>,
     ) -> Result<Pending, RegisterError> {
+        if let Some(member) = self.client.member_at(registration.address).await {
+            let address = registration.address;
+            let reason = format!(
+                "{address} is where the registry itself is kept ({member}): whoever connects there could change it"
+            );
+            return Err(RegistryError::ForbiddenAddress { reason }.into());
+        }
         let key = SlotKey {
             instance: registration.key(),
             source,
