@@ -1,5 +1,5 @@
-//! Checks of what the gateway writes: room in the file system of `--data`, seen before the first write fails, and the file of the
-//! audit log.
+//! Checks of what the gateway writes: room in the file system of `--data`, seen before the first write fails, the file of the
+//! audit log, and the lines that others read.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,7 +8,7 @@ use std::{
 
 use causeway_api::ApiMetrics;
 use causeway_instances::Instances;
-use causeway_telemetry::Check;
+use causeway_telemetry::{AccessLog, Check, log};
 use causeway_zone_sync::service::Disk;
 use rustix::fs::statvfs;
 
@@ -119,6 +119,23 @@ pub(super) fn audit(metrics: Arc<ApiMetrics>) -> impl Fn() -> Check + Send + Syn
     }
 }
 
+/// The lines that this process writes to its standard output and error. What is lost stays lost, as above.
+pub(super) fn lines(access: AccessLog) -> impl Fn() -> Check + Send + Sync {
+    move || lost_lines(access.lost(), log::lost_lines())
+}
+
+fn lost_lines(access: u64, log: u64) -> Check {
+    match (access, log) {
+        (0, 0) => Check::ok("gateway", "log lines", "no line was lost"),
+        _ => Check::warn(
+            "gateway",
+            "log lines",
+            format!("{access} lines of the access log and {log} of the log were lost since the start"),
+            "whoever reads the gateway's standard output and error has stopped or is too slow, or its disk is full",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +237,19 @@ mod tests {
             told.message.starts_with("1 lines were lost") && told.hint.is_some(),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn lines_that_nobody_took_are_told() {
+        assert_eq!(lost_lines(0, 0).message, "no line was lost");
+        for (access, log) in [(7, 0), (0, 9)] {
+            let check = lost_lines(access, log);
+            let words = format!("{access} lines of the access log and {log} of the log");
+            assert!(
+                check.message.starts_with(&words) && check.hint.is_some(),
+                "{check:?}"
+            );
+        }
     }
 
     #[test]

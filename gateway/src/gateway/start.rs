@@ -474,6 +474,7 @@ fn checks(
             config.storage.folder().map(Path::to_owned),
         ))
         .with(disk::audit(config.metrics.api.clone()))
+        .with(disk::lines(config.access.clone()))
         .with(local_sockets::check(config))
         .with(readiness::instances(snapshots.clone()))
         .with(readiness::permissions(

@@ -86,13 +86,14 @@ pub(super) const TIER: MapKind = MapKind {
 /// Keys that say nothing of a service whose requests are not looked at.
 pub(super) const OF_REQUESTS: [&str; 5] = ["timeout", "retry", "outlier", "forwarded", "criticality_from"];
 
-const PROTOCOLS: [(&str, Protocol); 5] = [
+const PROTOCOLS: [(&str, Protocol); 4] = [
     ("tcp", Protocol::Tcp),
     ("http", Protocol::Http),
     ("grpc", Protocol::Grpc),
     ("tls", Protocol::Tls),
-    ("udp", Protocol::Udp),
 ];
+/// Known, so that it can be said that it is not in force; offered to nobody.
+const LATER_PROTOCOLS: [(&str, Protocol); 1] = [("udp", Protocol::Udp)];
 
 pub(super) fn service(entry: &MapEntry, sink: &Sink) -> Option<Service> {
     let name = scalar::checked_name(&entry.key, &entry.key_span, "a service's name", sink);
@@ -248,7 +249,8 @@ fn spanned<T>(node: &Node, value: T) -> Option<Spanned<T>> {
 }
 
 pub(super) fn protocol(node: &Node, sink: &Sink) -> Option<Spanned<Protocol>> {
-    word(node, "a protocol", PROTOCOLS, sink)
+    let later = word(node, "a protocol", LATER_PROTOCOLS, &Sink::default());
+    later.or_else(|| word(node, "a protocol", PROTOCOLS, sink))
 }
 
 const CRITICALITIES: [(&str, Criticality); 3] = [
