@@ -143,7 +143,8 @@ impl EtcdClient {
                     found.map(|found| found.ip().to_canonical()).collect()
                 }
             };
-            if at.contains(&ip) || is_own_address(ip) && at.into_iter().any(is_own_address) {
+            let is_here = |ip: IpAddr| ip.is_loopback() || is_own_address(ip);
+            if at.contains(&ip) || is_here(ip) && at.into_iter().any(is_here) {
                 return Some(member.address.to_string().trim_end_matches('/').to_owned());
             }
         }
