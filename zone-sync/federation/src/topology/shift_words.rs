@@ -53,29 +53,26 @@ fn outline(shift: &Shift) -> String {
 pub(super) fn compare(diff: &mut Diff, subject: &str, before: &Service, after: &Service) {
     let (old, new) = (before.shift.as_deref(), after.shift.as_deref());
     let same = old.zip(new).filter(|(old, new)| is_continued(old, new));
-    let is_outcome = same.is_some_and(|(old, new)| {
-        let outcome = match new.state {
-            // One that is done is read with the split that it has left as its beginning.
-            ShiftState::Done => Shift {
-                from: old.from.clone(),
-                ..new.clone()
-            }
-            .split(),
-            _ => old.from.clone(),
-        };
-        old.state.is_active() && !new.state.is_active() && after.split == outcome
+    let ended = same.filter(|(old, new)| old.state.is_active() && !new.state.is_active());
+    // The split that its end leaves, of which nothing is to be told.
+    let outcome = ended.map(|(old, new)| match new.state {
+        // One that is done is read with the split that it has left as its beginning.
+        ShiftState::Done => Shift {
+            from: old.from.clone(),
+            ..new.clone()
+        }
+        .split(),
+        _ => old.from.clone(),
     });
     let key = match before.active_shift().is_some() && after.active_shift().is_some() {
         true => "split before the shift",
         false => "split",
     };
-    if !is_outcome {
-        diff.compare(
-            &format!("{subject}: {key}"),
-            split(before.split_before()),
-            split(after.split_before()),
-        );
-    }
+    diff.compare(
+        &format!("{subject}: {key}"),
+        split(outcome.as_deref().unwrap_or(before.split_before())),
+        split(after.split_before()),
+    );
     let whole = |shift: Option<&Shift>| shift.map_or_else(String::new, ToString::to_string);
     if whole(old) == whole(new) {
         return;
@@ -208,8 +205,11 @@ services:
         let told = lines(&with(Some(last.clone())), &other);
         assert_eq!(
             told,
-            ["~ service orders: shift: 100 % -> done at 100 %"],
-            "it is what it was before"
+            [
+                "~ service orders: split: 0 of 100 to {version=v1}, 100 of 100 to {version=v2} -> all to {version=v1}",
+                "~ service orders: shift: 100 % -> done at 100 %"
+            ],
+            "it is what it was before, and not what the shift has come to"
         );
         assert_eq!(shift_reason(&orders(), &last), "shift orders 100 %");
         assert_eq!(shift_reason(&orders(), &paused), "shift orders paused at 25 %");
