@@ -30,13 +30,23 @@ pub struct RecordedLoad {
     pub over: Duration,
 }
 
+/// Something that was first seen between two marks.
+#[derive(Debug)]
+struct BegunLoad {
+    /// Time of the look before.
+    before: Duration,
+    /// Time of the look that found it, and the count then.
+    seen: Duration,
+    count: u64,
+}
+
 /// Counts of the last minute.
 #[derive(Debug, Default)]
 pub struct LoadRecorder {
     /// The oldest first.
     marks: VecDeque<(Duration, LoadCounts)>,
-    /// Keys that were first seen since the newest of them, with the time of the look before.
-    begun: BTreeMap<LoadKey, Duration>,
+    /// Keys that were first seen since the newest of them, with that look, and the time of the one before.
+    begun: BTreeMap<LoadKey, BegunLoad>,
     last: Option<(Duration, LoadCounts)>,
 }
 
@@ -55,8 +65,16 @@ impl LoadRecorder {
             self.marks.push_back((now, counts.clone()));
             self.begun.clear();
         } else if let Some((before, known)) = &self.last {
-            let new = counts.keys().filter(|key| !known.contains_key(key));
-            self.begun.extend(new.map(|key| (key.clone(), *before)));
+            let new = counts.iter().filter(|(key, _)| !known.contains_key(key));
+            let begun = |(key, count): (&LoadKey, &u64)| {
+                let begun = BegunLoad {
+                    before: *before,
+                    seen: now,
+                    count: *count,
+                };
+                (key.clone(), begun)
+            };
+            self.begun.extend(new.map(begun));
         }
         while self
             .marks
@@ -75,7 +93,7 @@ impl LoadRecorder {
             return Vec::new();
         };
         let load = |(key, count): (&LoadKey, &u64)| {
-            let (begun, before) = self.before(key)?;
+            let (begun, before) = self.before(key, *until)?;
             let over = until.saturating_sub(begun);
             let (service, tags, criticality) = key.clone();
             // One that was forgotten meanwhile has begun at 0.
@@ -95,11 +113,18 @@ impl LoadRecorder {
         loads
     }
 
-    /// The first count of something that is kept, and its time; of what began since the last mark, none at the look before it was seen.
-    fn before(&self, key: &LoadKey) -> Option<(Duration, u64)> {
+    /// The first count of something that is kept, and its time; of what began since the last mark, that of the look that found it. Where that
+    /// has just been, it has begun after the look before, nobody knows when.
+    fn before(&self, key: &LoadKey, until: Duration) -> Option<(Duration, u64)> {
         let mut marks = self.marks.iter();
         let known = marks.find_map(|(marked, counts)| Some((*marked, *counts.get(key)?)));
-        known.or_else(|| Some((*self.begun.get(key)?, 0)))
+        known.or_else(|| {
+            let begun = self.begun.get(key)?;
+            Some(match until.saturating_sub(begun.seen) >= SHORTEST {
+                true => (begun.seen, begun.count),
+                false => (begun.before, 0),
+            })
+        })
     }
 }
 
@@ -148,9 +173,9 @@ mod tests {
     fn what_began_a_moment_ago_is_not_taken_for_less() {
         let mut recorder = LoadRecorder::default();
         for second in 0..=45 {
-            // That of `late` is between two marks.
-            let counts = [("orders", 25), ("late", 42)].map(|(name, begun)| {
-                let count = 100 * u64::saturating_sub(second, begun);
+            // That of `late` is between two marks, and in the middle between two looks; that of `now` has just been found.
+            let counts = [("orders", 250), ("late", 425), ("now", 440)].map(|(name, begun)| {
+                let count = 10 * u64::saturating_sub(second * 10, begun);
                 (service(name), Tags::default(), Criticality::Normal, count)
             });
             let counts = counts.into_iter().filter(|counted| counted.3 > 0).collect();
@@ -164,7 +189,10 @@ mod tests {
                 (rate.service.as_str(), load.over.as_secs(), rate.per_second)
             })
             .collect();
-        assert_eq!(loads, [("late", 3, 100.0), ("orders", 15, 100.0)]);
+        assert_eq!(
+            loads,
+            [("late", 2, 100.0), ("now", 1, 100.0), ("orders", 15, 100.0)]
+        );
     }
 
     #[test]
