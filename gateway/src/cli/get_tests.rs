@@ -18,6 +18,7 @@ pub(super) fn envelope<T>(kind: &str, items: Vec<T>) -> Envelope<T> {
         zone: "east".to_owned(),
         generation: 7,
         items,
+        capacities: Vec::new(),
     }
 }
 

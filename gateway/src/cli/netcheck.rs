@@ -119,6 +119,7 @@ async fn gather(args: &NetcheckArgs) -> Result<(Envelope<Check>, PathFindings), 
         zone: probes.zone,
         generation: probes.generation,
         items: Vec::new(),
+        capacities: Vec::new(),
     };
     let findings = PathFindings {
         own_has_addresses,

@@ -12,9 +12,12 @@ use causeway_federation::{
     name::{ServiceName, ZoneName},
     topology::{Topology, parse},
 };
-use causeway_routing::simulate::{
-    InstanceLoss, Load, PromiseScene, PromiseState, Simulated, ZoneExports, fixed_exports, fixed_instances,
-    permission_conflicts, simulate, single_points, told_instances,
+use causeway_routing::{
+    capacity::MeasuredCapacities,
+    simulate::{
+        InstanceLoss, Load, PromiseScene, PromiseState, Simulated, ZoneExports, fixed_exports,
+        fixed_instances, permission_conflicts, simulate, single_points, told_instances,
+    },
 };
 use serde_json::json;
 
@@ -126,11 +129,16 @@ pub(crate) async fn run(args: SimulateArgs) -> Result<Exit, Failure> {
     };
     let recorded = recorded::read(&args.loads, &topology)?;
     let is_made_up = recorded.is_none() && args.load.is_empty();
+    let (recorded, measured) = match recorded {
+        Some(recorded) => (Some(recorded.loads), recorded.measured),
+        None => (None, MeasuredCapacities::default()),
+    };
     let loads = load_args::loads(&topology, &exports, recorded, &args.load)?;
     let scenarios = scenarios(&topology, &args.fail)?;
     let tried = Tried {
         topology: Arc::new(topology),
         exports,
+        measured,
         instances,
         loads,
         is_made_up,
@@ -142,6 +150,7 @@ pub(crate) async fn run(args: SimulateArgs) -> Result<Exit, Failure> {
 struct Tried {
     topology: Arc<Topology>,
     exports: ZoneExports,
+    measured: MeasuredCapacities,
     instances: BTreeSet<InstanceLoss>,
     loads: Vec<Load>,
     /// Nobody has given any.
@@ -153,6 +162,7 @@ impl Tried {
         let promised = PromiseScene {
             topology: &self.topology,
             exports: &self.exports,
+            measured: &self.measured,
             loads: &self.loads,
             instances: &self.instances,
             seed: SEED,
@@ -168,8 +178,16 @@ impl Tried {
             return Err(Failure::usage(text)
                 .hint("name some services with --load, or single zones with --fail; promises of `any instance` take the most"));
         }
-        let run =
-            |lost: &BTreeSet<ZoneName>| simulate(&self.topology, &self.exports, &self.loads, lost, SEED);
+        let run = |lost: &BTreeSet<ZoneName>| {
+            simulate(
+                &self.topology,
+                &self.exports,
+                &self.measured,
+                &self.loads,
+                lost,
+                SEED,
+            )
+        };
         let outcomes: Vec<Simulated> = scenarios.iter().map(run).collect();
         let promises = promised.check();
         let points = single_points(&self.topology, &self.exports);
@@ -304,8 +322,16 @@ services:
         let topology = Arc::new(topology());
         let loads = even_loads(&topology, &fixed_exports(&topology), 100.0);
         let lost = BTreeSet::from([ZoneName::new("west").unwrap()]);
-        let outcome =
-            |lost: &BTreeSet<ZoneName>| simulate(&topology, &fixed_exports(&topology), &loads, lost, SEED);
+        let outcome = |lost: &BTreeSet<ZoneName>| {
+            simulate(
+                &topology,
+                &fixed_exports(&topology),
+                &MeasuredCapacities::default(),
+                &loads,
+                lost,
+                SEED,
+            )
+        };
         let whole = report::scenario(&outcome(&BTreeSet::new()));
         assert!(
             whole.contains("orders    west   east   -      100 %   100.0"),

@@ -26,7 +26,8 @@ use causeway_instances::{
 };
 use causeway_proxy::egress::{Outlive, RedirectError};
 use causeway_routing::{
-    failback::CarriedTier, limits::CarriedLimits, outlier::CarriedEjection, shift::CarriedShift,
+    capacity::CarriedEstimate, failback::CarriedTier, limits::CarriedLimits, outlier::CarriedEjection,
+    shift::CarriedShift,
 };
 use causeway_telemetry::{AccessLog, OtlpSettings};
 use causeway_tunnel as tunnel;
@@ -93,6 +94,7 @@ pub struct Findings {
     pub ejections: Vec<CarriedEjection>,
     pub failback: Vec<CarriedTier>,
     pub shifts: Vec<CarriedShift>,
+    pub estimates: Vec<CarriedEstimate>,
     pub limits: CarriedLimits,
     pub linked: BTreeSet<GatewayId>,
 }

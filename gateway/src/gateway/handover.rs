@@ -119,6 +119,7 @@ impl Gateway {
             ejections: self.egress.ejections(),
             failback: self.failback.carried(),
             shifts: self.snapshots.load().shifts.load().carried(),
+            estimates: self.demand.carried(),
             limits: self.egress.limits_left(),
             linked: self.linked(),
         };

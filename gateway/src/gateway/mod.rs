@@ -90,7 +90,7 @@ use causeway_api::{
     admin::{Admin, AdminAddress},
     registration::RegistrationServer,
 };
-use causeway_control::TopologySource;
+use causeway_control::{TopologySource, demand::DemandBook};
 use causeway_dns::{DnsServer, vips::VipTable};
 use causeway_federation::name::GatewayId;
 use causeway_history::History;
@@ -128,6 +128,7 @@ pub struct Gateway {
     draining: Arc<std::sync::atomic::AtomicBool>,
     background: BackgroundTasks,
     failback: FailbackKeeper,
+    demand: DemandBook,
     /// `None`: there are no traces.
     traces: Option<SpanExport>,
     /// Sockets that a successor is to have.

@@ -7,6 +7,7 @@ use causeway_federation::{name::GatewayId, registry::InstanceKey};
 use causeway_host::{handed::OwnUnixSocket, listen::FileNumber};
 use causeway_instances::KnownHealth;
 use causeway_routing::{
+    capacity::CarriedEstimate,
     failback::CarriedTier,
     limits::{CarriedLimits, CarriedRate, CarriedUse},
     outlier::CarriedEjection,
@@ -105,6 +106,8 @@ pub(super) struct LetGo {
     pub(super) failback: Vec<CarriedTier>,
     #[serde(default, deserialize_with = "known_ones")]
     pub(super) shifts: Vec<CarriedShift>,
+    #[serde(default, deserialize_with = "known_ones")]
+    pub(super) estimates: Vec<CarriedEstimate>,
     #[serde(flatten)]
     pub(super) limits: LimitsLeft,
 }
@@ -202,6 +205,7 @@ impl LetGo {
             ejections: first_ones(&findings.ejections),
             failback: first_ones(&findings.failback),
             shifts: first_ones(&findings.shifts),
+            estimates: first_ones(&findings.estimates),
             limits: LimitsLeft::of(findings.limits.clone()),
             linked: findings.linked.iter().map(LinkedGateway::of).collect(),
         }
@@ -225,6 +229,7 @@ impl LetGo {
             ejections: self.ejections,
             failback: self.failback,
             shifts: self.shifts,
+            estimates: self.estimates,
             limits: self.limits.limits(),
             linked: self.linked.iter().filter_map(LinkedGateway::read).collect(),
         }
@@ -252,6 +257,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use causeway_routing::{
+        capacity::{CarriedBound, CarriedPhase},
         failback::CarriedReturn,
         outlier::{EjectedPart, FailureCounts},
     };
@@ -321,6 +327,27 @@ mod tests {
                 begun: UNIX_EPOCH,
                 resumed: None,
             }],
+            estimates: vec![CarriedEstimate {
+                service: "orders".parse().unwrap(),
+                tags: [("version", "v1")].into_iter().collect(),
+                low: Some(0.0625),
+                usual: 0.125,
+                peak: 90.5,
+                bound: Some(CarriedBound {
+                    per_second: 80.5,
+                    given: 76.5,
+                    phase: CarriedPhase::Draining {
+                        well_per_second: 80.0,
+                        latency: Some(0.5),
+                        refused: 0.25,
+                        settled: 2,
+                    },
+                    since_ago: 3,
+                    step: 0.125,
+                    pause: 10_000,
+                    needed_ago: 4,
+                }),
+            }],
             limits: CarriedLimits {
                 rates: vec![CarriedRate {
                     service: "orders".parse().unwrap(),
@@ -348,12 +375,13 @@ mod tests {
         let ejections = later["ejections"].as_array_mut().unwrap();
         ejections[0]["part"] = serde_json::json!({ "moon": "full" });
         later["rates"][0]["left"] = "plenty".into();
+        later["estimates"][0]["bound"]["phase"] = "ebb".into();
         later["shifts"] = "none any more".into();
         later["tides"] = 7.into();
         let told: LetGo = serde_json::from_value(later).unwrap();
         let told = told.findings();
         assert_eq!((told.ejections.len(), told.failback.len()), (1, 1));
-        assert!(told.shifts.is_empty() && told.limits.rates.is_empty());
+        assert!(told.shifts.is_empty() && told.limits.rates.is_empty() && told.estimates.is_empty());
         assert_eq!(told.limits.uses, findings.limits.uses);
         // Of a process that told of health alone.
         let told: LetGo = serde_json::from_str(r#"{"health":[]}"#).unwrap();

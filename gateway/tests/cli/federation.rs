@@ -20,7 +20,7 @@ use causeway_api::{
     credentials::Gate,
     elsewhere::Elsewhere,
 };
-use causeway_control::TopologySource;
+use causeway_control::{TopologySource, demand::DemandBook};
 use causeway_federation::{
     catalog::{Age, Catalog, CatalogEntry, Export, Exports, Record},
     name::{GatewayId, ServiceName, Tags, ZoneName},
@@ -243,7 +243,7 @@ pub fn state() -> AdminState {
     let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
     AdminState {
         instances,
-        demand: Default::default(),
+        demand: DemandBook::carrying_on(&gateway("east", "gw1"), &[]),
         snapshots: snapshots.clone(),
         tunnels: Arc::new(TunnelSet::default()),
         metrics: metrics.registry,

@@ -101,13 +101,12 @@ async fn a_broken_promise_is_told_and_ends_with_79() {
 #[tokio::test]
 async fn what_get_loads_writes_is_what_simulate_takes() {
     let folder = tempfile::tempdir().unwrap();
-    let mut state = state();
+    let state = state();
     let mut snapshot = (*state.snapshots.load_full()).clone();
     snapshot.topology = Arc::new(topology::parse(TEXT, "topology.yaml").unwrap().topology);
     state.snapshots.store(Arc::new(snapshot));
     let snapshots = state.snapshots.clone();
-    let book = std::mem::take(&mut state.demand);
-    state.demand = book.clone();
+    let book = state.demand.clone();
     let keeping = tokio::spawn(book.keep(snapshots.clone(), Arc::new(TunnelSet::default()), Vec::new));
     let counting = tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_millis(10));

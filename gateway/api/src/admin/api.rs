@@ -285,7 +285,10 @@ async fn exports(
 async fn loads(State(state): State<AdminState>) -> Response {
     let snapshot = state.snapshots.load_full();
     let items = view::loads(state.identity.gateway(), state.demand.loads());
-    answer(Envelope::new("loads", &snapshot, items))
+    answer(Envelope {
+        capacities: view::measured_capacities(&snapshot),
+        ..Envelope::new("loads", &snapshot, items)
+    })
 }
 
 async fn catalog(

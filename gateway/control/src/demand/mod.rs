@@ -15,8 +15,8 @@ use causeway_host::uptime::uptime;
 use causeway_proto::tunnel::{Demand, StreamHeader, stream_header::Kind};
 use causeway_routing::{
     capacity::{
-        CapacityPlan, DemandTable, LoadRecorder, MeasuredTable, RecordedLoad, is_measured, is_respected,
-        matters, plan,
+        CapacityPlan, CarriedEstimate, DemandTable, HeardFrom, LoadRecorder, MeasuredTable, RecordedLoad,
+        is_measured, is_respected, matters, plan,
     },
     limit_shares::{LimitUse, OthersUse, are_shared, has_several},
     snapshot::{Link, Snapshot, Snapshots},
@@ -38,25 +38,44 @@ const MAX_SIBLINGS: usize = 16;
 const MAX_ASKED: usize = 256;
 
 /// Knowledge of demand. Clones are the same.
-#[derive(Debug, Clone, Default)]
-pub struct DemandBook(
-    Arc<Mutex<DemandTable>>,
-    Arc<Mutex<LoadRecorder>>,
-    Arc<Mutex<MeasuredTable>>,
-);
+#[derive(Debug, Clone)]
+pub struct DemandBook {
+    own: GatewayId,
+    table: Arc<Mutex<DemandTable>>,
+    loads: Arc<Mutex<LoadRecorder>>,
+    measured: Arc<Mutex<MeasuredTable>>,
+}
 
 impl DemandBook {
+    /// Goes on with the estimates of the process before, at the gateway `own`.
+    #[must_use]
+    pub fn carrying_on(own: &GatewayId, estimates: &[CarriedEstimate]) -> Self {
+        let measured = MeasuredTable::carrying_on(uptime(), estimates);
+        Self {
+            own: own.clone(),
+            table: Arc::default(),
+            loads: Arc::default(),
+            measured: Arc::new(Mutex::new(measured)),
+        }
+    }
+
+    /// Estimates for the next process.
+    #[must_use]
+    pub fn carried(&self) -> Vec<CarriedEstimate> {
+        self.measured.lock().carried(uptime())
+    }
+
     /// Mean rates of what the clients of this gateway ask for of every service.
     #[must_use]
     pub fn loads(&self) -> Vec<RecordedLoad> {
-        self.1.lock().loads()
+        self.loads.lock().loads()
     }
 
     /// Tells a gateway that asks.
     pub async fn answer(&self, stream: IncomingStream) {
         let IncomingStream { mut send, tunnel, .. } = stream;
-        let mut told = self.0.lock().told_to(tunnel.peer(), uptime());
-        self.2.lock().add_to(&mut told, tunnel.peer());
+        let mut told = self.table.lock().told_to(tunnel.peer(), uptime());
+        self.measured.lock().add_to(&mut told, tunnel.peer());
         if let Err(error) = send_documents(&mut send, [wire::encode(told)]).await {
             tracing::debug!(peer = %tunnel.peer(), %error, "a gateway asked for demand, and did not wait for the answer");
         }
@@ -79,7 +98,7 @@ impl DemandBook {
             let shares_limits = are_shared(&snapshot);
             let told = shares_limits && has_several(&snapshot.topology, &snapshot.zone);
             let used = if told { uses() } else { Vec::new() };
-            self.0.lock().use_limits(used);
+            self.table.lock().use_limits(used);
             let plans = decides(&snapshot).await;
             if !plans && !shares_limits {
                 snapshot.capacity.limits.publish(OthersUse::default());
@@ -104,9 +123,9 @@ impl DemandBook {
         let services = &snapshot.topology.services;
         let respected = |name: &ServiceName| services.get(name).is_some_and(is_respected);
         let counts = snapshot.capacity.meter.counts(respected);
-        self.0.lock().measure(uptime(), counts);
+        self.table.lock().measure(uptime(), counts);
         let asked = snapshot.capacity.asked.counts(|name| services.contains_key(name));
-        self.1.lock().look(uptime(), asked);
+        self.loads.lock().look(uptime(), asked);
         let answers = &snapshot.capacity.answers;
         let measured = |name: &ServiceName| services.get(name).is_some_and(is_measured);
         let ways = match services.values().any(is_measured) {
@@ -115,12 +134,12 @@ impl DemandBook {
         };
         let way_to = |zone: &ZoneName| ways.get(zone).copied().unwrap_or_default();
         let answers = answers.counts(measured, way_to);
-        self.2.lock().look(uptime(), answers, way_to);
+        self.measured.lock().look(uptime(), answers, way_to);
     }
 
     /// Estimates what the instances here can take, and publishes what is known of those of all zones.
     fn estimate(&self, snapshot: &Snapshot) {
-        let mut measured = self.2.lock();
+        let mut measured = self.measured.lock();
         measured.estimate(uptime(), snapshot);
         let known = measured.known(&snapshot.zone);
         if known != **snapshot.capacity.measured() {
@@ -132,15 +151,14 @@ impl DemandBook {
         let mut asking = JoinSet::new();
         for peer in peers {
             let (book, tunnels) = (self.clone(), tunnels.clone());
-            let (own, topology) = (snapshot.zone.clone(), snapshot.topology.clone());
+            let (own, topology) = (self.own.clone(), snapshot.topology.clone());
             asking.spawn(async move {
                 let at = uptime();
                 let Ok(Some(answer)) = timeout(ANSWER_WITHIN, ask(&tunnels, &peer)).await else {
                     return;
                 };
-                let mut table = book.0.lock();
+                let mut table = book.table.lock();
                 let mut siblings = 0;
-                // Of others, too, a zone is believed as far as a service is exported to it.
                 let is_told = |service: &ServiceName| {
                     let service = topology.services.get(service);
                     service.is_some_and(|service| service.is_exported_to(&peer.zone))
@@ -151,21 +169,24 @@ impl DemandBook {
                         let service = topology.services.get(&one.service);
                         service.is_some_and(is_measured)
                     });
-                    let gateway = match told.gateway {
-                        None => peer.clone(),
+                    let from = match told.gateway {
+                        None => HeardFrom::from(peer.clone()),
                         Some(_) if siblings == MAX_SIBLINGS => continue,
+                        // Nobody tells this gateway of its own clients.
+                        Some(sibling) if sibling == own.gateway => continue,
                         Some(sibling) => {
                             siblings += 1;
-                            told.rates.retain(|one| is_told(&one.service));
-                            told.limits.retain(|one| is_told(&one.service));
                             told.capacities.clear();
-                            GatewayId::new(own.clone(), sibling)
+                            HeardFrom {
+                                gateway: GatewayId::new(own.zone.clone(), sibling),
+                                through: Some(peer.zone.clone()),
+                            }
                         }
                     };
                     let said = at.saturating_sub(told.age);
-                    table.hear(gateway.clone(), said, told.rates, told.limits);
-                    let mut measured = book.2.lock();
-                    measured.hear(gateway, said, told.answers, told.capacities);
+                    table.hear(from.clone(), said, told.rates, told.limits);
+                    let mut measured = book.measured.lock();
+                    measured.hear(from, said, told.answers, told.capacities);
                 }
             });
         }
@@ -174,13 +195,13 @@ impl DemandBook {
 
     /// Forgets gateways that have gone, and gives what the others of the zone use of limits.
     fn remembered(&self, snapshot: &Snapshot) -> OthersUse {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         table.forget(uptime(), snapshot);
-        table.others_use(&snapshot.zone, uptime())
+        table.others_use(&snapshot.zone, &snapshot.topology, uptime())
     }
 
     async fn publish(&self, snapshot: Arc<Snapshot>) {
-        let demands = self.0.lock().known(&snapshot.zone);
+        let demands = self.table.lock().known(&snapshot.zone, &snapshot.topology);
         apart(move || snapshot.capacity.publish(plan(&snapshot, &demands))).await;
     }
 }

@@ -11,6 +11,7 @@ mod recorder;
 mod table;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,13 +26,14 @@ use std::sync::Arc;
 use crate::{limit_shares::LimitBoard, permit::Caller};
 
 pub use measured::{
-    AnswerMeter, AwaitedAnswer, CountedAnswers, MAX_MEASURED, MeasuredCapacities, MeasuredCapacity,
-    MeasuredTable, SeenAnswers, ZoneAnswers, is_measured,
+    AnswerMeter, AwaitedAnswer, CarriedBound, CarriedEstimate, CarriedPhase, CountedAnswers, MAX_MEASURED,
+    MeasuredCapacities, MeasuredCapacity, MeasuredTable, SeenAnswers, ZoneAnswers, is_measured,
 };
 pub use meter::{DemandMeter, MAX_DEMANDS};
 pub use places::{matters, plan, plans};
 pub use recorder::{LoadRecorder, RecordedLoad};
 pub use table::{DemandTable, ToldDemand};
+pub use words::HeardFrom;
 
 /// Something that clients ask for, and how often.
 #[derive(Debug, Clone, PartialEq)]

@@ -275,13 +275,9 @@ impl<'s> ServiceScene<'s> {
 
     /// Capacity of the instances behind an export, and whether that was measured.
     fn room_of(&self, zone: &ZoneName, export: &Export) -> (f64, bool) {
-        let declared = export.capacity_per_second.map_or(f64::INFINITY, float);
-        let measured = self
-            .measured
-            .and_then(|measured| measured.of(self.name, zone, &export.tags)?.per_second);
-        match measured {
-            Some(measured) if measured < declared => (measured, true),
-            _ => (declared, false),
+        match self.measured {
+            Some(measured) => measured.room_of(zone, export),
+            None => MeasuredCapacities::default().room_of(zone, export),
         }
     }
 

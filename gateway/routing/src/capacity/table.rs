@@ -8,10 +8,12 @@ use std::{
 use causeway_federation::{
     catalog::Age,
     name::{GatewayId, GatewayName, ServiceName, Tags, ZoneName},
-    topology::Criticality,
+    topology::{Criticality, Topology},
 };
 
-use super::{DemandedRate, MAX_DEMANDS, MeasuredCapacity, ZoneAnswers, ZoneDemands};
+use super::{
+    DemandedRate, HeardFrom, MAX_DEMANDS, MeasuredCapacity, ZoneAnswers, ZoneDemands, words::HeardWords,
+};
 use crate::{
     limit_shares::{LimitUse, MAX_LIMIT_USES, OthersUse},
     snapshot::Snapshot,
@@ -55,12 +57,11 @@ pub struct DemandTable {
     looked: Option<(Duration, BTreeMap<DemandKey, u64>)>,
     own: BTreeMap<DemandKey, f64>,
     own_limits: Vec<LimitUse>,
-    heard: BTreeMap<GatewayId, HeardDemand>,
+    heard: HeardWords<HeardDemand>,
 }
 
 #[derive(Debug)]
 struct HeardDemand {
-    at: Duration,
     rates: Vec<DemandedRate>,
     limits: Vec<LimitUse>,
 }
@@ -111,7 +112,7 @@ impl DemandTable {
     /// Takes the word of another gateway, said at `at`.
     pub fn hear(
         &mut self,
-        gateway: GatewayId,
+        from: impl Into<HeardFrom>,
         at: Duration,
         mut rates: Vec<DemandedRate>,
         mut limits: Vec<LimitUse>,
@@ -121,19 +122,19 @@ impl DemandTable {
         rates.retain(|one| is_believed(one.per_second));
         limits.truncate(MAX_LIMIT_USES);
         limits.retain(|one| is_believed(one.amount));
-        let is_newer = self.heard.get(&gateway).is_none_or(|known| known.at < at);
-        if is_newer {
-            self.heard.insert(gateway, HeardDemand { at, rates, limits });
-        }
+        self.heard.hear(from.into(), at, HeardDemand { rates, limits });
     }
 
     /// Use of limits by the other gateways of the zone `own`, as far as they are heard.
     #[must_use]
-    pub fn others_use(&self, own: &ZoneName, now: Duration) -> OthersUse {
+    pub fn others_use(&self, own: &ZoneName, topology: &Topology, now: Duration) -> OthersUse {
         let mut others = OthersUse::default();
-        for (gateway, heard) in &self.heard {
+        let uses = self
+            .heard
+            .counting(topology, |heard| &heard.limits, |one| &one.service);
+        for (gateway, heard, used) in uses {
             if gateway.zone == *own && heard.at + HEARD_FOR > now {
-                others.add(&heard.limits);
+                others.add(std::slice::from_ref(used));
             }
         }
         others
@@ -141,29 +142,30 @@ impl DemandTable {
 
     /// Forgets the words of gateways that have gone.
     pub fn forget(&mut self, now: Duration, snapshot: &Snapshot) {
-        self.heard.retain(|gateway, heard| {
+        self.heard.retain(|gateway, at| {
             // One without a tunnel may still send to zones that this one sends to.
             let lives = snapshot
                 .catalog
                 .entry(gateway)
                 .is_some_and(|entry| entry.age == Age::Fresh);
             let is_known = snapshot.topology.zones.contains_key(&gateway.zone);
-            is_known && (lives || heard.at + HEARD_FOR > now)
+            is_known && (lives || at + HEARD_FOR > now)
         });
     }
 
     /// Demand of the clients of each zone, `own` being this one.
     #[must_use]
-    pub fn known(&self, own: &ZoneName) -> ZoneDemands {
+    pub fn known(&self, own: &ZoneName, topology: &Topology) -> ZoneDemands {
         let mut sums: BTreeMap<(&ZoneName, &ServiceName, &Tags, Criticality), f64> = BTreeMap::new();
         for ((service, tags, criticality), per_second) in &self.own {
             *sums.entry((own, service, tags, *criticality)).or_default() += per_second;
         }
-        for (gateway, heard) in &self.heard {
-            for one in &heard.rates {
-                let key = (&gateway.zone, &one.service, &one.tags, one.criticality);
-                *sums.entry(key).or_default() += one.per_second;
-            }
+        let rates = self
+            .heard
+            .counting(topology, |heard| &heard.rates, |one| &one.service);
+        for (gateway, _, one) in rates {
+            let key = (&gateway.zone, &one.service, &one.tags, one.criticality);
+            *sums.entry(key).or_default() += one.per_second;
         }
         let mut demands = ZoneDemands::new();
         for ((zone, service, tags, criticality), per_second) in sums {
@@ -191,14 +193,14 @@ impl DemandTable {
             answers: Vec::new(),
             capacities: Vec::new(),
         };
-        let siblings = self.heard.iter().filter(|(gateway, heard)| {
+        let siblings = self.heard.own().filter(|(gateway, heard)| {
             gateway.zone == asker.zone && *gateway != asker && heard.at + HEARD_FOR > now
         });
         let passed_on = siblings.take(MAX_PASSED_ON).map(|(gateway, heard)| ToldDemand {
             gateway: Some(gateway.gateway.clone()),
             age: now.saturating_sub(heard.at),
-            rates: heard.rates.clone(),
-            limits: heard.limits.clone(),
+            rates: heard.word.rates.clone(),
+            limits: heard.word.limits.clone(),
             answers: Vec::new(),
             capacities: Vec::new(),
         });

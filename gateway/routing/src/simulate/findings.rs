@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use causeway_federation::{
     catalog::Export,
     name::{ServiceName, Tags, ZoneName},
-    topology::Criticality,
+    topology::{Criticality, Topology},
 };
 use serde::Serialize;
 
 use super::{Flow, ZoneExports};
-use crate::permit::Rule;
+use crate::{
+    capacity::{MeasuredCapacities, is_measured},
+    permit::Rule,
+};
 
 /// Capacity that is used up is over by this much at most because shares are drawn.
 const DRAWN: f64 = 1.03;
@@ -77,8 +80,11 @@ pub struct ServedLoad {
     pub service: ServiceName,
     pub zone: ZoneName,
     pub per_second: f64,
-    /// Sum of what its healthy instances declare; `None`: some do not say.
+    /// Sum of what its healthy instances declare, or were found to take if that is less; `None`: of some nothing is known.
     pub capacity_per_second: Option<u64>,
+    /// Some of it was measured.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_measured: bool,
 }
 
 /// Load of one criticality, from all zones.
@@ -137,18 +143,34 @@ pub(super) fn findings(flows: &[Flow], exports: &ZoneExports) -> Vec<SimulatedFi
 }
 
 /// Sums up the load of each service in each zone.
-pub(super) fn served(flows: &[Flow], exports: &ZoneExports) -> Vec<ServedLoad> {
+pub(super) fn served(
+    flows: &[Flow],
+    topology: &Topology,
+    (exports, measured): (&ZoneExports, &MeasuredCapacities),
+) -> Vec<ServedLoad> {
+    let nothing = MeasuredCapacities::default();
     let mut sums: BTreeMap<(&ServiceName, &ZoneName), f64> = BTreeMap::new();
     for flow in flows {
         if let Some(zone) = &flow.to {
             *sums.entry((&flow.service, zone)).or_default() += flow.per_second;
         }
     }
-    let load = |((service, zone), per_second): ((&ServiceName, &ZoneName), f64)| ServedLoad {
-        capacity_per_second: capacity(exports.get(zone), service, &Tags::default()),
-        service: service.clone(),
-        zone: zone.clone(),
-        per_second,
+    let load = |((service, zone), per_second): ((&ServiceName, &ZoneName), f64)| {
+        let counts = topology.services.get(service).is_some_and(is_measured);
+        let measured = if counts { measured } else { &nothing };
+        let serving = exports.get(zone).into_iter().flatten();
+        let serving = serving.filter(|one| one.service == *service && one.healthy > 0);
+        let rooms = serving.map(|export| measured.room_of(zone, export));
+        let sum = rooms.fold((0.0, false), |(sum, found), (room, is_found)| {
+            (sum + room, found || is_found)
+        });
+        ServedLoad {
+            capacity_per_second: in_whole(sum.0),
+            is_measured: sum.1 && sum.0.is_finite(),
+            service: service.clone(),
+            zone: zone.clone(),
+            per_second,
+        }
     };
     sums.into_iter().map(load).collect()
 }
@@ -176,6 +198,16 @@ pub(super) fn by_criticality(flows: &[Flow]) -> Vec<CriticalityLoad> {
 )]
 fn in_requests(capacity: u64) -> f64 {
     capacity as f64
+}
+
+/// `None`: there is no bound.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "no capacity is negative, and one that is too large is told as the largest"
+)]
+fn in_whole(capacity: f64) -> Option<u64> {
+    capacity.is_finite().then_some(capacity.round() as u64)
 }
 
 /// Sum of what the healthy instances of a zone with these tags can take; `None`: some do not say.

@@ -25,7 +25,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 use serde::Serialize;
 
 use crate::{
-    capacity::{CapacityPlan, DemandedRate, ZoneDemands, criticalities, plans},
+    capacity::{CapacityPlan, DemandedRate, MeasuredCapacities, ZoneDemands, criticalities, plans},
     permit::{Rule, shuts_out},
     route::{Request, Why, arm_weights, route},
     snapshot::Snapshot,
@@ -129,11 +129,13 @@ pub fn divided(topology: &Topology, from: &ZoneName, service: &ServiceName, per_
     all.into_iter().map(load).collect()
 }
 
-/// Works out where `loads` go while the zones of `lost` are, which have no clients either. One seed gives one outcome.
+/// Works out where `loads` go while the zones of `lost` are, which have no clients either. Where the capacity of a service is measured, `measured` is
+/// what was found of its instances. One seed gives one outcome.
 #[must_use]
 pub fn simulate(
     topology: &Arc<Topology>,
     exports: &ZoneExports,
+    measured: &MeasuredCapacities,
     loads: &[Load],
     lost: &BTreeSet<ZoneName>,
     seed: u64,
@@ -155,7 +157,7 @@ pub fn simulate(
         .filter(|load| forbidding(load).is_none())
         .copied()
         .collect();
-    let plans = plans_for(topology, exports, &permitted, &records);
+    let plans = plans_for(topology, (exports, measured), &permitted, &records);
     let mut at_hand: Option<Snapshot> = None;
     for load in loads {
         if let Some(rule) = forbidding(load) {
@@ -174,7 +176,7 @@ pub fn simulate(
     }
     Simulated {
         lost: lost.clone(),
-        served: findings::served(&flows, exports),
+        served: findings::served(&flows, topology, (exports, measured)),
         criticalities: findings::by_criticality(&flows),
         findings: findings::findings(&flows, exports),
         flows,
@@ -240,7 +242,7 @@ fn target(load: &Load) -> Target {
 /// Plans that the gateways of each zone would make if these were all the loads.
 fn plans_for(
     topology: &Arc<Topology>,
-    exports: &ZoneExports,
+    (exports, measured): (&ZoneExports, &MeasuredCapacities),
     loads: &[&Load],
     records: &BTreeMap<&ZoneName, CatalogEntry>,
 ) -> BTreeMap<ZoneName, CapacityPlan> {
@@ -276,5 +278,7 @@ fn plans_for(
     let Some(first) = wanted.first() else {
         return BTreeMap::new();
     };
-    plans(&seen_from(first, topology, exports, records), &demands, &wanted)
+    let snapshot = seen_from(first, topology, exports, records);
+    snapshot.capacity.found(measured.clone());
+    plans(&snapshot, &demands, &wanted)
 }

@@ -12,6 +12,7 @@ use causeway_federation::{
 use serde::Serialize;
 
 use super::{InstanceLoss, Load, SimulatedFinding, ZoneExports, simulate};
+use crate::capacity::MeasuredCapacities;
 
 /// Outcome of one promise.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -50,6 +51,8 @@ pub struct BrokenCase {
 pub struct PromiseScene<'a> {
     pub topology: &'a Arc<Topology>,
     pub exports: &'a ZoneExports,
+    /// Capacity of instances where it is measured.
+    pub measured: &'a MeasuredCapacities,
     pub loads: &'a [Load],
     /// Instances that can be lost, one of each kind.
     pub instances: &'a BTreeSet<InstanceLoss>,
@@ -85,7 +88,10 @@ impl PromiseScene<'_> {
         let by_service = self.by_service();
         let of_promise = |promise: &Promise| -> usize {
             let mut cases = self.cases(promise);
-            if promise.lose == PromisedLoss::AnyInstance {
+            let all = cases.len();
+            cases.retain(|case| !matches!(case, PromiseCase::SpareGateway(_)));
+            // Tried once, whichever zone has a gateway to spare and whatever instance is lost.
+            if cases.len() < all || promise.lose == PromisedLoss::AnyInstance {
                 cases.push(PromiseCase::nothing());
             }
             let sizes = cases
@@ -193,14 +199,18 @@ impl PromiseScene<'_> {
 
     /// Finds what breaks a promise in one case.
     fn breaking(&self, promise: &Promise, case: &PromiseCase<'_>, loads: &[Load]) -> Vec<SimulatedFinding> {
-        let run = |exports: &ZoneExports, lost: &BTreeSet<ZoneName>| {
-            simulate(self.topology, exports, loads, lost, self.seed).findings
+        let tried = |(exports, measured): (&ZoneExports, &MeasuredCapacities), lost: &BTreeSet<ZoneName>| {
+            simulate(self.topology, exports, measured, loads, lost, self.seed).findings
         };
+        let run = |exports: &ZoneExports, lost: &BTreeSet<ZoneName>| tried((exports, self.measured), lost);
         let nothing = BTreeSet::new();
         let mut findings = match case {
             PromiseCase::Zones(zones) => run(self.exports, zones),
             PromiseCase::SpareGateway(_) => run(self.exports, &nothing),
-            PromiseCase::Instance(lost) => run(&lost.applied(self.exports), &nothing),
+            PromiseCase::Instance(lost) => {
+                let left = lost.applied((self.exports, self.measured));
+                tried((&left.0, &left.1), &nothing)
+            }
             PromiseCase::Gateway(zone) => {
                 let mut findings = run(self.exports, &BTreeSet::from([(*zone).clone()]));
                 let cut_off = loads

@@ -53,6 +53,7 @@ fn checked(promise: &str, loads: &[Load]) -> (PromiseState, usize, Vec<String>) 
     let scene = PromiseScene {
         topology: &topology,
         exports: &fixed_exports(&topology),
+        measured: &MeasuredCapacities::default(),
         loads,
         instances: &fixed_instances(&topology),
         seed: 1,
@@ -70,6 +71,25 @@ fn half_critical(per_second: f64) -> Vec<Load> {
         [Criticality::Critical, Criticality::Sheddable].map(|one| load(from, "orders", one, per_second / 2.0))
     };
     zones.into_iter().flat_map(load).collect()
+}
+
+#[test]
+fn what_is_tried_once_for_several_cases_is_one_question() {
+    let count = |promises: &str| {
+        let topology = federation(promises);
+        let scene = PromiseScene {
+            topology: &topology,
+            exports: &fixed_exports(&topology),
+            measured: &MeasuredCapacities::default(),
+            loads: &half_critical(50.0),
+            instances: &fixed_instances(&topology),
+            seed: 1,
+        };
+        scene.questions()
+    };
+    assert_eq!(count("{ lose: [], keep: all }"), 6);
+    // North has one gateway. That the others have a gateway to spare is tried once.
+    assert_eq!(count("{ lose: any gateway, keep: all }"), 12);
 }
 
 #[test]
@@ -144,6 +164,7 @@ fn what_is_shed_with_nothing_lost_is_not_kept_when_an_instance_of_another_servic
     let scene = PromiseScene {
         topology: &topology,
         exports: &fixed_exports(&topology),
+        measured: &MeasuredCapacities::default(),
         loads: &loads(400.0),
         instances: &fixed_instances(&topology),
         seed: 1,
@@ -220,7 +241,14 @@ fn single_points_and_conflicts_are_found() {
         "nothing is made up for who may not call"
     );
     let asked = [load("north", "ledger", Criticality::Normal, 10.0)];
-    let simulated = simulate(&topology, &exports, &asked, &BTreeSet::new(), 1);
+    let simulated = simulate(
+        &topology,
+        &exports,
+        &MeasuredCapacities::default(),
+        &asked,
+        &BTreeSet::new(),
+        1,
+    );
     assert!(
         matches!(&simulated.findings[..], [SimulatedFinding::Forbidden { rule, .. }] if rule.to_string() == "services.ledger.allow"),
         "{:?}",
@@ -233,7 +261,14 @@ fn tags_in_a_name_hold_and_criticality_decides_who_is_shed() {
     let loads = half_critical(120.0);
     let topology = federation("");
     let exports = fixed_exports(&topology);
-    let simulated = simulate(&topology, &exports, &loads, &BTreeSet::new(), 1);
+    let simulated = simulate(
+        &topology,
+        &exports,
+        &MeasuredCapacities::default(),
+        &loads,
+        &BTreeSet::new(),
+        1,
+    );
     // 180 that is critical and 180 that is sheddable, and room for 300.
     let shed: Vec<f64> = simulated
         .criticalities
@@ -251,7 +286,14 @@ fn tags_in_a_name_hold_and_criticality_decides_who_is_shed() {
         tags: crate::testbed::tags(&[("version", "v9")]),
         ..load("east", "orders", Criticality::Critical, 1.0)
     };
-    let simulated = simulate(&topology, &exports, &[tagged], &BTreeSet::new(), 1);
+    let simulated = simulate(
+        &topology,
+        &exports,
+        &MeasuredCapacities::default(),
+        &[tagged],
+        &BTreeSet::new(),
+        1,
+    );
     assert!(matches!(
         simulated.findings[..],
         [SimulatedFinding::NoHome { .. }]

@@ -1,6 +1,7 @@
 //! Scenarios whose outcome can be worked out by hand.
 
 use super::{world::scaled, *};
+use crate::capacity::{MeasuredCapacity, SeenAnswers};
 use crate::testbed::{service, tags, topology, zone};
 
 /// Three zones with so many instances of `orders` each, of a capacity.
@@ -31,7 +32,14 @@ fn lost(zones: &[&str]) -> BTreeSet<ZoneName> {
 fn run(topology: &Arc<Topology>, zones: &[&str]) -> Simulated {
     let exports = fixed_exports(topology);
     let loads = even_loads(topology, &exports, 100.0);
-    simulate(topology, &exports, &loads, &lost(zones), 1)
+    simulate(
+        topology,
+        &exports,
+        &MeasuredCapacities::default(),
+        &loads,
+        &lost(zones),
+        1,
+    )
 }
 
 /// Percent of what the clients of `from` ask for that `to` serves.
@@ -119,7 +127,14 @@ fn splits_spill_and_drained_zones_are_those_of_the_gateways() {
         "",
     );
     let loads = even_loads(&spilling, &exports, 100.0);
-    let simulated = simulate(&spilling, &exports, &loads, &lost(&[]), 1);
+    let simulated = simulate(
+        &spilling,
+        &exports,
+        &MeasuredCapacities::default(),
+        &loads,
+        &lost(&[]),
+        1,
+    );
     near(percent(&simulated, "east", "east"), 50.0);
     near(percent(&simulated, "east", "west"), 50.0);
     let drained = topology(
@@ -156,6 +171,7 @@ fn who_may_not_call_has_no_load_and_nothing_to_lose() {
     let idle = simulate(
         &nobody,
         &fixed_exports(&nobody),
+        &MeasuredCapacities::default(),
         &even_loads(&nobody, &exports, 0.0),
         &lost(&[]),
         1,
@@ -169,7 +185,14 @@ fn what_is_over_capacity_spills_and_what_fits_nowhere_is_shed() {
     let exports = fixed_exports(&topology);
     let with = |per_second| {
         let loads = even_loads(&topology, &exports, per_second);
-        simulate(&topology, &exports, &loads, &lost(&[]), 1)
+        simulate(
+            &topology,
+            &exports,
+            &MeasuredCapacities::default(),
+            &loads,
+            &lost(&[]),
+            1,
+        )
     };
     let calm = with(72.0);
     assert_eq!(calm.findings, [], "60 % of all capacity");
@@ -189,4 +212,44 @@ fn what_is_over_capacity_spills_and_what_fits_nowhere_is_shed() {
         "{:?}",
         crowded.findings
     );
+}
+
+#[test]
+fn less_that_was_measured_counts_before_what_is_declared_where_it_is_asked_for() {
+    let outcome = |rule: &str, found: [f64; 2]| {
+        let topology = three(
+            &format!("spill: {{ capacity: {rule} }}"),
+            [1, 1, 0],
+            ", capacity: 100/s",
+        );
+        let exports = fixed_exports(&topology);
+        let measured = ["east", "north"].into_iter().zip(found).map(|(name, rate)| {
+            let found = MeasuredCapacity {
+                service: service("orders"),
+                tags: Tags::default(),
+                per_second: Some(rate),
+                seen: SeenAnswers::default(),
+            };
+            (zone(name), found)
+        });
+        let loads = divided(&topology, &zone("east"), &service("orders"), 120.0);
+        simulate(&topology, &exports, &measured.collect(), &loads, &lost(&[]), 1)
+    };
+    let measured = outcome("measured", [40.0, 300.0]);
+    near(percent(&measured, "east", "east"), 100.0 / 3.0);
+    near(percent(&measured, "east", "north"), 200.0 / 3.0);
+    let served = measured.served.iter();
+    let served: Vec<_> = served
+        .map(|load| (load.zone.as_str(), load.capacity_per_second, load.is_measured))
+        .collect();
+    assert_eq!(
+        served,
+        [("east", Some(40), true), ("north", Some(100), false)],
+        "the lesser of the two"
+    );
+    let shed = outcome("measured", [40.0, 50.0]).criticalities[0].shed_per_second;
+    assert!((shed - 30.0).abs() < 2.0, "{shed}");
+    let declared = outcome("respect", [40.0, 50.0]);
+    near(percent(&declared, "east", "east"), 100.0 / 1.2);
+    assert!(!declared.served[0].is_measured);
 }

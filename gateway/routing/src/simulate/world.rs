@@ -15,6 +15,7 @@ use causeway_federation::{
 
 use crate::{
     balance::InstanceList,
+    capacity::MeasuredCapacities,
     snapshot::{Health, Instance, Link, Snapshot},
 };
 
@@ -68,18 +69,24 @@ pub struct InstanceLoss {
 }
 
 impl InstanceLoss {
-    /// The exports that are left without it.
-    pub(super) fn applied(&self, exports: &ZoneExports) -> ZoneExports {
-        let mut left = exports.clone();
+    /// The exports that are left without it, and what those of its kind can take together: each has a part by its weight.
+    pub(super) fn applied(
+        &self,
+        (exports, measured): (&ZoneExports, &MeasuredCapacities),
+    ) -> (ZoneExports, MeasuredCapacities) {
+        let (mut left, mut measured) = (exports.clone(), measured.clone());
         let of_zone = left.get_mut(&self.zone).into_iter().flatten();
         for export in of_zone.filter(|one| one.service == self.service && one.tags == self.tags) {
             export.instances = export.instances.saturating_sub(1);
             export.healthy = export.healthy.saturating_sub(1);
+            let before = export.weight;
             export.weight = export.weight.saturating_sub(self.weight);
+            let part = export.weight as f64 / before.max(1) as f64;
+            measured.scale((&self.service, &self.zone, &self.tags), part);
             let capacity = export.capacity_per_second.zip(self.capacity_per_second);
             export.capacity_per_second = capacity.map(|(all, one)| all.saturating_sub(one));
         }
-        left
+        (left, measured)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Loads that were recorded: the files that `causeway get loads -o yaml` and `-o json` write, of one gateway or, with `--all`, of all zones.
+//! Loads that were recorded, and measured capacity: the files that `causeway get loads -o yaml` and `-o json` write, of one gateway or, with `--all`, of all zones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,14 +6,18 @@ use std::{
 };
 
 use causeway_api::{
-    admin::view::{Envelope, LoadView},
+    admin::view::{Envelope, LoadView, MeasuredCapacityView},
     elsewhere::EveryZoneView,
 };
 use causeway_federation::{
+    catalog::ExportKey,
     name::{ServiceName, ZoneName},
     topology::Topology,
 };
-use causeway_routing::simulate::Load;
+use causeway_routing::{
+    capacity::{MeasuredCapacities, MeasuredCapacity, SeenAnswers},
+    simulate::Load,
+};
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -26,15 +30,34 @@ use crate::{
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 const HINT: &str = "write it with `causeway get loads -o yaml > loads.yaml`, or with --all";
 
+/// Loads and measured capacity of all files.
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    pub(super) loads: Vec<Load>,
+    pub(super) measured: MeasuredCapacities,
+}
+
+/// Answer of one gateway, in one of the files.
+type RecordedAnswer = Envelope<LoadView>;
+
 /// Reads all files, whose loads add up. What is said of a gateway in two of them would count twice, and is refused.
-pub(super) fn read(files: &[PathBuf], topology: &Topology) -> Result<Option<Vec<Load>>, Failure> {
+pub(super) fn read(files: &[PathBuf], topology: &Topology) -> Result<Option<Recorded>, Failure> {
     if files.is_empty() {
         return Ok(None);
     }
-    let mut loads = Vec::new();
+    let (mut loads, mut words) = (Vec::new(), MeasuredWords::new());
     let mut tellers: BTreeMap<(String, String), &Path> = BTreeMap::new();
     for file in files {
-        let views = of_file(file)?;
+        let answers = of_file(file)?;
+        for answer in &answers {
+            for view in &answer.capacities {
+                let (zone, word) = word(view, file)?;
+                let is_own = view.zone == answer.zone;
+                let key = (zone, (word.service.clone(), word.tags.clone()));
+                words.entry(key).or_default().push((is_own, word));
+            }
+        }
+        let views: Vec<LoadView> = answers.into_iter().flat_map(|answer| answer.items).collect();
         let here = views.iter().map(|view| (view.zone.clone(), view.gateway.clone()));
         for teller in here.collect::<BTreeSet<_>>() {
             if let Some(before) = tellers.get(&teller) {
@@ -48,10 +71,13 @@ pub(super) fn read(files: &[PathBuf], topology: &Topology) -> Result<Option<Vec<
             loads.extend(load(view, file, topology)?);
         }
     }
-    Ok(Some(loads))
+    Ok(Some(Recorded {
+        loads,
+        measured: measured(&words),
+    }))
 }
 
-fn of_file(file: &Path) -> Result<Vec<LoadView>, Failure> {
+fn of_file(file: &Path) -> Result<Vec<RecordedAnswer>, Failure> {
     let bad = |what: String| {
         let text = format!("{}: {what}", file.display());
         Failure::new(text).exit(Exit::BadInput).hint(HINT)
@@ -61,14 +87,14 @@ fn of_file(file: &Path) -> Result<Vec<LoadView>, Failure> {
     let value: Value =
         serde_saphyr::from_str(&text).map_err(|error| bad(format!("it cannot be read: {error}")))?;
     if value.get("zones").is_none() {
-        return items(&value).map_err(bad);
+        return Ok(vec![recorded(&value).map_err(bad)?]);
     }
     let view = EveryZoneView::deserialize(&value).map_err(|error| bad(error.to_string()))?;
-    let mut loads = Vec::new();
+    let mut answers = Vec::new();
     for zone in &view.zones {
         let last = zone.last.as_ref().map(|last| &last.answer);
         match zone.answer.as_ref().or(last) {
-            Some(answer) => loads.extend(items(answer).map_err(bad)?),
+            Some(answer) => answers.push(recorded(answer).map_err(bad)?),
             None => output::tell(&format!(
                 "warning: {}: zone {} did not answer, and its clients have no load here\n",
                 file.display(),
@@ -76,15 +102,50 @@ fn of_file(file: &Path) -> Result<Vec<LoadView>, Failure> {
             )),
         }
     }
-    Ok(loads)
+    Ok(answers)
 }
 
-fn items(answer: &Value) -> Result<Vec<LoadView>, String> {
+fn recorded(answer: &Value) -> Result<RecordedAnswer, String> {
     let envelope = Envelope::<LoadView>::deserialize(answer).map_err(|error| error.to_string())?;
     match envelope.kind.as_str() {
-        "loads" => Ok(envelope.items),
+        "loads" => Ok(envelope),
         other => Err(format!("these are no loads, but {other}")),
     }
+}
+
+/// Words about the instances of each export, and whether a gateway of their own zone says so.
+type MeasuredWords = BTreeMap<(ZoneName, ExportKey), Vec<(bool, MeasuredCapacity)>>;
+
+/// Joins the words about the same instances: a zone speaks for its own, and where it has not been recorded others say what it has told them.
+fn measured(words: &MeasuredWords) -> MeasuredCapacities {
+    let joined = words.iter().filter_map(|((zone, _), told)| {
+        let of = |own: bool| told.iter().filter(move |(is_own, _)| *is_own == own);
+        let own = of(true).next().is_some();
+        let told: Vec<&MeasuredCapacity> = of(own).map(|(_, word)| word).collect();
+        Some((zone.clone(), MeasuredCapacity::joined(&told)?))
+    });
+    joined.collect()
+}
+
+fn word(view: &MeasuredCapacityView, file: &Path) -> Result<(ZoneName, MeasuredCapacity), Failure> {
+    let bad = |what: &dyn std::fmt::Display| {
+        let text = format!("{}: {what}", file.display());
+        Failure::new(text).exit(Exit::BadInput).hint(HINT)
+    };
+    let is_rate = |rate: f64| rate.is_finite() && rate >= 0.0;
+    if !is_rate(view.per_second) || !is_rate(view.answered_per_second) {
+        return Err(bad(&format!("{} is no capacity", view.per_second)));
+    }
+    let measured = MeasuredCapacity {
+        service: ServiceName::new(&view.service).map_err(|error| bad(&error))?,
+        tags: view.tags.clone(),
+        per_second: Some(view.per_second),
+        seen: SeenAnswers {
+            well_per_second: view.answered_per_second,
+            ..SeenAnswers::default()
+        },
+    };
+    Ok((ZoneName::new(&view.zone).map_err(|error| bad(&error))?, measured))
 }
 
 fn load(view: LoadView, file: &Path, topology: &Topology) -> Result<Option<Load>, Failure> {
@@ -151,7 +212,7 @@ mod tests {
     }
 
     fn rates(files: &[PathBuf]) -> Result<Vec<String>, Failure> {
-        let loads = read(files, &topology())?.unwrap();
+        let loads = read(files, &topology())?.unwrap().loads;
         let word = |load: Load| {
             let criticality = load.criticality.word();
             format!(
@@ -188,6 +249,51 @@ mod tests {
             &answer("east", &[view("east", "gw2", 1.0)]).to_string(),
         );
         assert_eq!(rates(&[other]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn of_measured_capacity_a_zones_own_word_counts_and_of_its_gateways_each_by_what_it_has_heard_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = |zone: &str, per_second: f64, answered_per_second: f64| MeasuredCapacityView {
+            zone: zone.to_owned(),
+            service: "orders".to_owned(),
+            tags: Tags::default(),
+            per_second,
+            answered_per_second,
+        };
+        let with = |name: &str, zone: &str, capacities: &[MeasuredCapacityView]| {
+            let mut answer = answer(zone, &[]);
+            answer["capacities"] = json!(capacities);
+            file(folder.path(), name, &serde_saphyr::to_string(&answer).unwrap())
+        };
+        let files = [
+            with(
+                "gw1",
+                "east",
+                &[found("east", 80.0, 100.0), found("west", 7.0, 900.0)],
+            ),
+            with("gw2", "east", &[found("east", 40.0, 300.0)]),
+            with(
+                "west",
+                "west",
+                &[
+                    found("west", 30.0, 1.0),
+                    found("east", 1.0, 900.0),
+                    found("north", 9.0, 0.0),
+                ],
+            ),
+        ];
+        let measured = read(&files, &topology()).unwrap().unwrap().measured;
+        let all: Vec<_> = measured
+            .iter()
+            .map(|(zone, one)| (zone.as_str(), one.per_second))
+            .collect();
+        assert_eq!(
+            all,
+            [("east", Some(50.0)), ("north", Some(9.0)), ("west", Some(30.0))]
+        );
+        let bad = with("bad", "east", &[found("east", -1.0, 1.0)]);
+        assert!(read(&[bad], &topology()).is_err());
     }
 
     #[test]

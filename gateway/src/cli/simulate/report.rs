@@ -74,7 +74,10 @@ fn capacities(text: &mut String, outcome: &Simulated) {
             load.service.as_str().into(),
             load.zone.as_str().into(),
             format!("{:.1}", load.per_second).into(),
-            format!("{capacity:.0}").into(),
+            match load.is_measured {
+                true => format!("{capacity:.0} measured").into(),
+                false => format!("{capacity:.0}").into(),
+            },
             match capacity > 0.0 {
                 true => format!("{:.0} %", load.per_second / capacity * 100.0).into(),
                 false => "".into(),

@@ -7,7 +7,10 @@ use causeway_federation::{
     name::{ServiceName, ZoneName},
     topology::{CapacityRule, Topology},
 };
-use causeway_routing::simulate::{Load, divided, fixed_exports, simulate};
+use causeway_routing::{
+    capacity::MeasuredCapacities,
+    simulate::{Load, divided, fixed_exports, simulate},
+};
 
 use super::Stage;
 use crate::{
@@ -56,7 +59,14 @@ pub(super) fn tell(stage: &mut Stage) -> Result<(), DemoError> {
             divided(&topology, zone, &service, per_second)
         };
         let loads: Vec<Load> = capacities.iter().flat_map(load).collect();
-        let simulated = simulate(&topology, &fixed_exports(&topology), &loads, lost, SEED);
+        let simulated = simulate(
+            &topology,
+            &fixed_exports(&topology),
+            &MeasuredCapacities::default(),
+            &loads,
+            lost,
+            SEED,
+        );
         let mut row: Vec<Word> = vec![told.to_owned().into()];
         for (zone, capacity) in &capacities {
             let to = simulated

@@ -1,10 +1,13 @@
-//! Loads: what this gateway's own clients have asked for.
+//! Loads: what this gateway's own clients have asked for, and what instances were found to take.
 
 use causeway_federation::{
     name::{GatewayId, Tags},
     topology::Criticality,
 };
-use causeway_routing::capacity::RecordedLoad;
+use causeway_routing::{
+    capacity::{RecordedLoad, SeenAnswers},
+    snapshot::Snapshot,
+};
 use serde::{Deserialize, Serialize};
 
 /// Demand of one gateway's clients for a service, whether or not it is served.
@@ -37,6 +40,42 @@ pub fn loads(own: &GatewayId, loads: Vec<RecordedLoad>) -> Vec<LoadView> {
         over_seconds: rounded(over.as_secs_f64()),
     };
     loads.into_iter().map(view).collect()
+}
+
+/// Capacity of the instances of one zone with these tags, where `spill` has it measured and a bound was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredCapacityView {
+    /// Zone of the instances.
+    pub zone: String,
+    pub service: String,
+    /// Tags of the instances.
+    pub tags: Tags,
+    /// Requests that they are given at most.
+    pub per_second: f64,
+    /// Answers by which it was found.
+    #[serde(default)]
+    pub answered_per_second: f64,
+}
+
+/// Shows what the gateways of each zone have found of their instances, and told this one.
+#[must_use]
+pub fn measured_capacities(snapshot: &Snapshot) -> Vec<MeasuredCapacityView> {
+    let measured = snapshot.capacity.measured();
+    let bound = measured.iter().filter_map(|(zone, found)| {
+        let SeenAnswers {
+            well_per_second,
+            refused_per_second,
+            ..
+        } = found.seen;
+        Some(MeasuredCapacityView {
+            zone: zone.to_string(),
+            service: found.service.to_string(),
+            tags: found.tags.clone(),
+            per_second: rounded(found.per_second?),
+            answered_per_second: well_per_second + refused_per_second,
+        })
+    });
+    bound.collect()
 }
 
 /// To three decimals, and no load to none.

@@ -27,7 +27,7 @@ pub use ejections::{EjectionView, ejections};
 pub use exchange::{ExchangeView, RefusalView, exchange};
 pub use exports::{ExportView, RecordView, exports, records};
 pub use instances::{FailureView, InstanceView, instances};
-pub use loads::{LoadView, loads};
+pub use loads::{LoadView, MeasuredCapacityView, loads, measured_capacities};
 pub use services::{AnswersView, ArmView, CapacityView, Count, ServiceView, ServiceZone, TierView, services};
 pub use settings::{SettingSource, SettingView};
 pub use shifts::{ShiftGatewayView, ShiftView, shift_in_words, shifts};
@@ -48,7 +48,7 @@ pub struct SocketView {
 }
 
 /// Around every answer: what it is, and who says so.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Envelope<T> {
     pub version: u32,
     pub kind: String,
@@ -57,6 +57,9 @@ pub struct Envelope<T> {
     /// Generation of the snapshot that the items were read from.
     pub generation: u64,
     pub items: Vec<T>,
+    /// With loads: what instances were found to take. Empty with everything else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capacities: Vec<MeasuredCapacityView>,
 }
 
 impl<T> Envelope<T> {
@@ -68,6 +71,7 @@ impl<T> Envelope<T> {
             zone: snapshot.zone.to_string(),
             generation: snapshot.generation,
             items,
+            capacities: Vec::new(),
         }
     }
 }

@@ -3,7 +3,11 @@
 //! taken for the capacity: less than that is given away until what waits is worked off, then all but a little of it, and from time to time
 //! a step more, to find whether it can be taken. A bound that helps nothing, or that nobody needs, goes. Pure.
 
+mod carried;
+
 use std::time::Duration;
+
+pub use carried::{CarriedBound, CarriedEstimate, CarriedPhase};
 
 /// Fewest answers that are judged together, and the longest time in which they are gathered.
 const FEWEST_ANSWERS: f64 = 20.0;

@@ -15,23 +15,26 @@ use std::{
 use causeway_federation::{
     catalog::{Export, ExportKey},
     name::{GatewayId, ServiceName, Tags, ZoneName},
-    topology::{CapacityRule, Service},
+    topology::{CapacityRule, Service, Topology},
 };
 
 use super::{
-    ToldDemand,
+    HeardFrom, ToldDemand,
     places::own_exports,
     table::{HEARD_FOR, MAX_RATE},
+    words::HeardWords,
 };
 use crate::snapshot::Snapshot;
 
 pub use answers::{AnswerMeter, AwaitedAnswer, CountedAnswers};
-pub use estimate::SeenAnswers;
+pub use estimate::{CarriedBound, CarriedEstimate, CarriedPhase, SeenAnswers};
 
 use estimate::CapacityEstimate;
 
 /// Most places that one gateway measures, tells of, or believes another to tell of.
 pub const MAX_MEASURED: usize = 1000;
+/// Time for which an estimate that another process has left waits for its instances.
+const AWAITED_FOR: Duration = Duration::from_secs(60);
 /// Longest latency that anybody is believed, in seconds.
 const MAX_LATENCY: f64 = 3600.0;
 
@@ -67,6 +70,28 @@ impl MeasuredCapacities {
         self.0.get(service)?.get(zone)?.get(tags)
     }
 
+    /// Requests or connections a second that the instances behind an export can take: what they declare, or what was found if that is less, and
+    /// whether it was. Without either there is no bound.
+    pub(crate) fn room_of(&self, zone: &ZoneName, export: &Export) -> (f64, bool) {
+        let declared = export.capacity_per_second.map_or(f64::INFINITY, float);
+        match self
+            .of(&export.service, zone, &export.tags)
+            .and_then(|found| found.per_second)
+        {
+            Some(measured) if measured < declared => (measured, true),
+            _ => (declared, false),
+        }
+    }
+
+    /// Leaves this part (0 to 1) of what was found of some instances.
+    pub(crate) fn scale(&mut self, (service, zone, tags): (&ServiceName, &ZoneName, &Tags), part: f64) {
+        let of_zones = self.0.get_mut(service);
+        let found = of_zones.and_then(|zones| zones.get_mut(zone)?.get_mut(tags));
+        if let Some(rate) = found.and_then(|found| found.per_second.as_mut()) {
+            *rate *= part;
+        }
+    }
+
     /// Instances of a service in one zone, whatever tags they have. There is a bound only where there is one for all of them.
     pub fn of_zones(&self) -> impl Iterator<Item = (&ServiceName, &ZoneName, Option<f64>, SeenAnswers)> {
         let zones = self.0.iter().flat_map(|(service, zones)| {
@@ -84,8 +109,8 @@ impl MeasuredCapacities {
         })
     }
 
-    #[cfg(test)]
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&ZoneName, &MeasuredCapacity)> {
+    /// Everything that is known, with the zone of the instances.
+    pub fn iter(&self) -> impl Iterator<Item = (&ZoneName, &MeasuredCapacity)> {
         let zones = self.0.values().flatten();
         zones.flat_map(|(zone, of_tags)| of_tags.values().map(move |measured| (zone, measured)))
     }
@@ -94,6 +119,40 @@ impl MeasuredCapacities {
         let of_zones = self.0.entry(measured.service.clone()).or_default();
         let of_tags = of_zones.entry(zone.clone()).or_default();
         of_tags.insert(measured.tags.clone(), measured);
+    }
+}
+
+impl FromIterator<(ZoneName, MeasuredCapacity)> for MeasuredCapacities {
+    fn from_iter<I: IntoIterator<Item = (ZoneName, MeasuredCapacity)>>(all: I) -> Self {
+        let mut known = Self::default();
+        for (zone, measured) in all {
+            known.add(&zone, measured);
+        }
+        known
+    }
+}
+
+impl MeasuredCapacity {
+    /// Weight of a word among those of several gateways: the answers that it was found by.
+    fn weight(&self) -> f64 {
+        self.seen.well_per_second + self.seen.refused_per_second
+    }
+
+    /// One word for those of several gateways about the same instances: each counts by the answers that it has heard of. `None`: there is none.
+    #[must_use]
+    pub fn joined(told: &[&Self]) -> Option<Self> {
+        let most = told.iter().max_by(|a, b| a.weight().total_cmp(&b.weight()))?;
+        let bounds = told
+            .iter()
+            .filter_map(|one| Some((one.per_second?, one.weight())));
+        let (sum, weights) = bounds.fold((0.0, 0.0), |(sum, weights), (rate, weight)| {
+            let weight = weight.max(f64::MIN_POSITIVE);
+            (sum + rate * weight, weights + weight)
+        });
+        Some(Self {
+            per_second: (weights > 0.0).then_some(sum / weights),
+            ..Self::clone(most)
+        })
     }
 }
 
@@ -111,19 +170,56 @@ pub struct MeasuredTable {
     zone: Option<ZoneName>,
     looked: Option<Duration>,
     own: Vec<ZoneAnswers>,
-    heard: BTreeMap<GatewayId, HeardAnswers>,
+    heard: HeardWords<HeardAnswers>,
     /// Of the exports of this zone.
     estimates: BTreeMap<ExportKey, (CapacityEstimate, SeenAnswers)>,
+    /// Those that another process has left, until their instances are seen.
+    left: BTreeMap<ExportKey, CapacityEstimate>,
+    /// Time for which the process before, or those before that, have kept the estimates.
+    before: Duration,
+    /// Time of the first look of this process.
+    begun: Option<Duration>,
 }
 
 #[derive(Debug)]
 struct HeardAnswers {
-    at: Duration,
     answers: Vec<ZoneAnswers>,
     capacities: Vec<MeasuredCapacity>,
 }
 
 impl MeasuredTable {
+    /// Begins with the estimates of another process. What cannot be so is left out.
+    #[must_use]
+    pub fn carrying_on(now: Duration, carried: &[CarriedEstimate]) -> Self {
+        let carried = carried.iter().take(MAX_MEASURED);
+        let before = carried.clone().map(CarriedEstimate::age).max();
+        let before = before.unwrap_or_default();
+        let now = before.saturating_add(now);
+        let known = carried.filter_map(|from| {
+            let key = (from.service.clone(), from.tags.clone());
+            Some((key, CapacityEstimate::carrying_on(now, from)?))
+        });
+        Self {
+            left: known.collect(),
+            before,
+            ..Self::default()
+        }
+    }
+
+    /// Estimates for another process to go on with, those with a bound first.
+    #[must_use]
+    pub fn carried(&self, now: Duration) -> Vec<CarriedEstimate> {
+        let now = self.before.saturating_add(now);
+        let estimates = self.estimates.iter().map(|(key, (estimate, _))| (key, estimate));
+        let all = self.left.iter().chain(estimates);
+        let mut carried: Vec<CarriedEstimate> = all
+            .filter_map(|(key, estimate)| estimate.carried(now, key))
+            .collect();
+        carried.sort_by_key(|one| one.bound.is_none());
+        carried.truncate(MAX_MEASURED);
+        carried
+    }
+
     /// Takes what was counted since the last look. `way_to` tells the time to a zone and back, in which a request is on its way and not with an
     /// instance.
     pub fn look(
@@ -164,7 +260,7 @@ impl MeasuredTable {
     /// Takes the word of another gateway, said at `at`: the answers that its clients had, and what it says of its own zone's instances.
     pub fn hear(
         &mut self,
-        gateway: GatewayId,
+        from: impl Into<HeardFrom>,
         at: Duration,
         mut answers: Vec<ZoneAnswers>,
         mut capacities: Vec<MeasuredCapacity>,
@@ -175,23 +271,17 @@ impl MeasuredTable {
         capacities.retain(|one| {
             is_believed(&one.seen) && one.per_second.is_none_or(|rate| rate > 0.0 && rate <= MAX_RATE)
         });
-        let heard = HeardAnswers {
-            at,
-            answers,
-            capacities,
-        };
-        if self.heard.get(&gateway).is_none_or(|known| known.at < at) {
-            self.heard.insert(gateway, heard);
-        }
+        let heard = HeardAnswers { answers, capacities };
+        self.heard.hear(from.into(), at, heard);
     }
 
     /// Estimates anew what the instances of this zone can take, and forgets words that are old.
     pub fn estimate(&mut self, now: Duration, snapshot: &Snapshot) {
         self.zone = Some(snapshot.zone.clone());
-        self.heard.retain(|_, heard| heard.at + HEARD_FOR > now);
+        self.heard.retain(|_, at| at + HEARD_FOR > now);
         let services = snapshot.topology.services.iter();
         let (mut kept, mut found) = (BTreeSet::new(), Vec::new());
-        let here = self.answers_of(&snapshot.zone);
+        let here = self.answers_of(&snapshot.zone, &snapshot.topology);
         for (name, _) in services.filter(|(_, service)| is_measured(service)) {
             let exports = own_exports(snapshot, name);
             let answers = here.get(name).map_or(&[][..], Vec::as_slice);
@@ -199,19 +289,39 @@ impl MeasuredTable {
             found.extend(keys.zip(seen_of(answers, &exports)));
         }
         for (key, seen) in found {
-            let (estimate, last) = self.estimates.entry(key.clone()).or_default();
-            estimate.look(now, &seen);
+            let left = self.left.remove(&key).unwrap_or_default();
+            let (estimate, last) = self
+                .estimates
+                .entry(key.clone())
+                .or_insert_with(|| (left, SeenAnswers::default()));
+            estimate.look(self.before.saturating_add(now), &seen);
             *last = seen;
             kept.insert(key);
         }
         self.estimates.retain(|key, _| kept.contains(key));
+        // An instance that registers again, or is checked first, may come later than the first look.
+        let begun = *self.begun.get_or_insert(now);
+        if now.saturating_sub(begun) >= AWAITED_FOR {
+            self.left.clear();
+        }
     }
 
     /// Answers of the instances of this zone, by service.
-    fn answers_of(&self, own: &ZoneName) -> BTreeMap<&ServiceName, Vec<&ZoneAnswers>> {
+    fn answers_of<'t>(
+        &'t self,
+        own: &ZoneName,
+        topology: &'t Topology,
+    ) -> BTreeMap<&'t ServiceName, Vec<&'t ZoneAnswers>> {
         let mut of_services: BTreeMap<&ServiceName, Vec<&ZoneAnswers>> = BTreeMap::new();
-        let heard = self.heard.values().flat_map(|heard| &heard.answers);
-        for one in self.own.iter().chain(heard).filter(|one| one.zone == *own) {
+        let heard = self
+            .heard
+            .counting(topology, |heard| &heard.answers, |one| &one.service);
+        for one in self
+            .own
+            .iter()
+            .chain(heard.map(|(_, _, one)| one))
+            .filter(|one| one.zone == *own)
+        {
             of_services.entry(&one.service).or_default().push(one);
         }
         of_services
@@ -230,7 +340,7 @@ impl MeasuredTable {
                 }
                 Some(sibling) => {
                     let sibling = GatewayId::new(asker.zone.clone(), sibling.clone());
-                    let heard = self.heard.get(&sibling).into_iter();
+                    let heard = self.heard.own_of(&sibling).into_iter();
                     let heard = heard.flat_map(|heard| &heard.answers);
                     told.answers = heard.filter(|one| one.zone == asker.zone).cloned().collect();
                 }
@@ -253,8 +363,8 @@ impl MeasuredTable {
     #[must_use]
     pub fn known(&self, own: &ZoneName) -> MeasuredCapacities {
         let mut of_zones: BTreeMap<(&ZoneName, ExportKey), Vec<&MeasuredCapacity>> = BTreeMap::new();
-        for (gateway, heard) in self.heard.iter().filter(|(gateway, _)| gateway.zone != *own) {
-            for one in &heard.capacities {
+        for (gateway, heard) in self.heard.own().filter(|(gateway, _)| gateway.zone != *own) {
+            for one in &heard.word.capacities {
                 let key = (one.service.clone(), one.tags.clone());
                 of_zones.entry((&gateway.zone, key)).or_default().push(one);
             }
@@ -264,25 +374,8 @@ impl MeasuredTable {
             known.add(own, measured);
         }
         for ((zone, _), told) in of_zones {
-            let weight = |one: &&MeasuredCapacity| one.seen.well_per_second + one.seen.refused_per_second;
-            let most = told
-                .iter()
-                .copied()
-                .max_by(|a, b| weight(a).total_cmp(&weight(b)));
-            let bounds = told.iter().filter_map(|one| Some((one.per_second?, weight(one))));
-            let (sum, weights) = bounds.fold((0.0, 0.0), |(sum, weights), (rate, weight)| {
-                let weight = weight.max(f64::MIN_POSITIVE);
-                (sum + rate * weight, weights + weight)
-            });
-            if let Some(most) = most {
-                let per_second = (weights > 0.0).then_some(sum / weights);
-                known.add(
-                    zone,
-                    MeasuredCapacity {
-                        per_second,
-                        ..most.clone()
-                    },
-                );
+            if let Some(joined) = MeasuredCapacity::joined(&told) {
+                known.add(zone, joined);
             }
         }
         known

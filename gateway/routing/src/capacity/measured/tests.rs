@@ -321,3 +321,61 @@ fn each_is_told_of_its_own_zone_and_siblings_hear_of_each_other() {
     let capacities: Vec<_> = told.iter().map(|told| told.capacities.len()).collect();
     assert_eq!(capacities, [1, 0], "nobody speaks for another");
 }
+
+#[test]
+fn an_estimate_goes_on_in_another_process_where_it_is() {
+    let (mut queue, mut whole) = (Queue::new(80.0), Queue::new(80.0));
+    for queue in [&mut queue, &mut whole] {
+        queue.run(20, 40.0);
+        queue.run(30, 120.0).unwrap();
+    }
+    let mut before = MeasuredTable::default();
+    let snapshot = zone_of("east", &[("v1", 1)]);
+    before.estimate(Duration::from_secs(queue.second), &snapshot);
+    let at = Duration::from_secs(queue.second);
+    let key = before.estimates.keys().next().unwrap().clone();
+    before.estimates.get_mut(&key).unwrap().0 = std::mem::take(&mut queue.estimate);
+    let text = serde_json::to_string(&before.carried(at)).unwrap();
+    let carried: Vec<CarriedEstimate> = serde_json::from_str(&text).unwrap();
+    assert_eq!(carried.len(), 1, "{text}");
+    // Its clock begins anew, and its instances come a little later.
+    let mut after = MeasuredTable::carrying_on(Duration::from_secs(1), &carried);
+    after.estimate(Duration::from_secs(1), &zone_of("east", &[]));
+    assert_eq!(
+        after.carried(Duration::from_secs(1)).len(),
+        1,
+        "the next one may have it"
+    );
+    after.estimate(Duration::from_secs(2), &snapshot);
+    let given = |table: &MeasuredTable| {
+        let known = table.known(&zone("east"));
+        known
+            .of(&key.0, &zone("east"), &key.1)
+            .and_then(|found| found.per_second)
+    };
+    let bound = whole.estimate.per_second();
+    assert!(
+        bound.is_some() && given(&after) == bound,
+        "{:?} {bound:?}",
+        given(&after)
+    );
+    // What nobody needs is forgotten as if nothing had happened.
+    let begun = at.saturating_sub(carried[0].age());
+    let left = after.estimates.remove(&key).unwrap().0;
+    let mut queue = Queue {
+        estimate: left,
+        ..whole
+    };
+    queue.second = 2 + (at.saturating_sub(begun)).as_secs();
+    assert!(queue.run(100, 10.0).is_some());
+    assert_eq!(queue.run(30, 10.0), None);
+    // Who never comes is not waited for.
+    let mut after = MeasuredTable::carrying_on(Duration::ZERO, &carried);
+    for second in [0, AWAITED_FOR.as_secs()] {
+        after.estimate(Duration::from_secs(second), &zone_of("east", &[]));
+    }
+    assert_eq!(after.carried(AWAITED_FOR), []);
+    let mut bad = carried;
+    bad[0].low = Some(-1.0);
+    assert!(MeasuredTable::carrying_on(Duration::ZERO, &bad).left.is_empty());
+}

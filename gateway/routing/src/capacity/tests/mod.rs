@@ -15,6 +15,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use super::*;
 use crate::{
+    limit_shares::{LimitUse, OthersUse, SharedLimit},
     route::{Request, Why, route},
     snapshot::{Instance, Link, Snapshot},
     target::Target,
@@ -284,13 +285,77 @@ fn the_word_of_a_gateway_counts_for_a_while_and_is_passed_on_to_its_siblings() {
         (told[1].age, told[1].rates.clone()),
         (Duration::from_secs(1), rates)
     );
-    assert_eq!(table.known(&zone("east"))[&zone("west")][0].per_second, 100.0);
     let snapshot = seen(&three("early: false"), "east", [100, 0, 100]);
+    let topology = &snapshot.topology;
+    assert_eq!(
+        table.known(&zone("east"), topology)[&zone("west")][0].per_second,
+        100.0
+    );
     // West's gw1 is still heard by zone sync.
     table.forget(now + Duration::from_secs(60), &snapshot);
-    let known = table.known(&zone("east"));
+    let known = table.known(&zone("east"), topology);
     assert_eq!(known.len(), 1);
     assert_eq!(known[&zone("west")][0].per_second, 50.0);
+}
+
+#[test]
+fn who_is_not_told_of_a_service_takes_nothing_away_that_another_zone_passes_on() {
+    let (mut table, own, sibling) = (DemandTable::default(), zone("east"), gateway("east/gw2"));
+    let topology = |export_to: &str| three(&format!("export_to: {export_to}"));
+    let word = |through: &str| HeardFrom {
+        gateway: sibling.clone(),
+        through: Some(zone(through)),
+    };
+    let (at, rates) = (Duration::from_secs, |rate_of| {
+        vec![rate(Criticality::Normal, rate_of)]
+    });
+    let used = |amount| LimitUse {
+        service: service("orders"),
+        limit: SharedLimit::Rate,
+        amount,
+    };
+    let found = |table: &DemandTable, topology: &Topology| {
+        let known = table.known(&own, topology);
+        let asked = known.get(&own).map(|rates| rates[0].per_second);
+        let mut others = OthersUse::default();
+        if let Some(rate) = asked {
+            others.add(&[used(rate)]);
+        }
+        assert_eq!(table.others_use(&own, topology, at(12)), others, "limits too");
+        asked
+    };
+    table.hear(word("north"), at(10), rates(50.0), vec![used(50.0)]);
+    // What it says is later, and none of its business.
+    table.hear(word("west"), at(11), rates(7.0), vec![used(7.0)]);
+    assert_eq!(found(&table, &topology("[north]")), Some(50.0));
+    assert_eq!(
+        found(&table, &topology("[north, west]")),
+        Some(7.0),
+        "the last one"
+    );
+    assert_eq!(found(&table, &topology("[]")), None);
+    table.hear(word("west"), at(12), vec![], vec![]);
+    assert_eq!(
+        found(&table, &topology("[north, west]")),
+        None,
+        "it asks for nothing now"
+    );
+    assert_eq!(found(&table, &topology("[north]")), Some(50.0));
+    // What it says itself is not replaced, whenever others speak.
+    table.hear(sibling.clone(), at(9), rates(20.0), vec![used(20.0)]);
+    assert_eq!(found(&table, &topology("[north, west]")), Some(20.0));
+    let others = (0..20).map(|number| HeardFrom {
+        gateway: sibling.clone(),
+        through: Some(zone(&format!("zone{number}"))),
+    });
+    for from in others {
+        table.hear(from, at(11), rates(1.0), vec![]);
+    }
+    assert_eq!(
+        found(&table, &topology("[north]")),
+        Some(20.0),
+        "there is a bound"
+    );
 }
 
 proptest! {

@@ -102,7 +102,7 @@ impl Gateways {
             }
         }
         for (own, name) in ZONES.iter().enumerate() {
-            let known = self.demands[own].known(&zone(name));
+            let known = self.demands[own].known(&zone(name), &self.topology);
             self.boards[own].publish(plan(&snapshots[own], &known));
         }
         counted
@@ -132,7 +132,14 @@ fn predicted(topology: &Arc<Topology>, lost: bool) -> [f64; 3] {
         per_second: ASKED as f64,
     };
     let loads: Vec<Load> = ZONES.iter().map(load).collect();
-    let simulated = simulate(topology, &exports, &loads, &BTreeSet::new(), 1);
+    let simulated = simulate(
+        topology,
+        &exports,
+        &MeasuredCapacities::default(),
+        &loads,
+        &BTreeSet::new(),
+        1,
+    );
     assert_eq!(simulated.findings, []);
     ZONES.map(|name| {
         let served = simulated.served.iter().find(|served| served.zone == zone(name));

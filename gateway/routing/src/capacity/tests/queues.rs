@@ -149,7 +149,7 @@ impl QueueingWorld {
             snapshot.capacity = self.boards[own].clone();
             self.measured[own].estimate(now, &snapshot);
             self.boards[own].found(self.measured[own].known(&snapshot.zone));
-            let known = self.demands[own].known(&snapshot.zone);
+            let known = self.demands[own].known(&snapshot.zone, &snapshot.topology);
             self.boards[own].publish(plan(&snapshot, &known));
         }
         latency

@@ -84,7 +84,7 @@ impl World {
         for own in &alive {
             let snapshot = seen(&self.topology, ZONES[*own], capacities);
             self.tables[*own].forget(now, &snapshot);
-            let known = self.tables[*own].known(&zone(ZONES[*own]));
+            let known = self.tables[*own].known(&zone(ZONES[*own]), &self.topology);
             self.boards[*own].publish(plan(&snapshot, &known));
         }
         (given, shed)
@@ -170,7 +170,14 @@ fn predicted(topology: &Arc<Topology>, capacities: [u64; 3], rates: [[f64; 3]; 3
         rates.map(load).collect::<Vec<_>>()
     };
     let loads: Vec<Load> = ZONES.iter().zip(rates).flat_map(of_zone).collect();
-    let simulated = simulate(topology, &exports, &loads, &BTreeSet::new(), 1);
+    let simulated = simulate(
+        topology,
+        &exports,
+        &MeasuredCapacities::default(),
+        &loads,
+        &BTreeSet::new(),
+        1,
+    );
     let served = ZONES.map(|name| {
         let served = simulated.served.iter().find(|one| one.zone == zone(name));
         served.map_or(0.0, |one| one.per_second)
