@@ -1,5 +1,5 @@
 //! Counts and measures of a gateway, and what follows from them for its clients, go on in the process that takes its place: a return
-//! by the ramp, ejections, limits, and the figures of a shift.
+//! by the ramp, ejections, limits, measured capacity, and the figures of a shift.
 
 use std::{
     net::SocketAddr,
@@ -15,6 +15,7 @@ use causeway_tests::{
     http,
     instance::{Behaviour, Instance},
     measured::measured,
+    pace::ask_at,
     process::run,
     talk::{Client, say},
     wait::{until, until_true},
@@ -220,6 +221,36 @@ async fn what_the_process_before_holds_counts_until_it_has_ended() {
     held.push(until("both have ended", PATIENCE, connected).await);
     held.push(until("both have ended", PATIENCE, connected).await);
     assert!(connected().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_instances_were_found_to_take_is_known_to_the_successor() {
+    const METRIC: &str = "causeway_measured_capacity_per_second";
+    const OF: [(&str, &str); 2] = [("service", "orders"), ("zone", "east")];
+    // It finishes 80 requests a second.
+    let busy = Behaviour::Busy {
+        at_once: 4,
+        takes: Duration::from_millis(50),
+    };
+    let instance = Instance::start("here", busy).await.unwrap();
+    let keys = "protocol: http, spill: { capacity: measured }";
+    let mut federation = one_zone(keys, &[instance.address()]).await;
+    let orders = federation.service_address("east", "orders", PORT).await;
+    let asked = async |per_second: f64, seconds: u64| {
+        let times = (Duration::ZERO, Duration::from_secs(seconds));
+        tokio::spawn(ask_at(per_second, times, move || async move {
+            let _ = http::get(orders, "/").await;
+        }))
+    };
+    asked(40.0, 4).await.await.unwrap();
+    let asking = asked(140.0, 60).await;
+    federation.zone("east").wait_metric(METRIC, &OF, 1.0).await;
+    // Nobody asks any more: who has nothing to go on with finds nothing.
+    asking.abort();
+    for _ in 0..2 {
+        federation.succeed_zone("east").await.unwrap();
+        federation.zone("east").wait_metric(METRIC, &OF, 1.0).await;
+    }
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ mod shed;
 mod shift;
 mod shutdown;
 mod silence;
+mod simulated;
 mod slow_start;
 mod spill;
 mod sticky;

@@ -1,7 +1,10 @@
 //! Capacity that nobody declares, through real gateways: a zone whose instance has more to do than it can is given what it was found to take,
 //! the rest goes to the next zone, and nobody waits for long.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use causeway_tests::{
     federation::{Federation, PATIENCE, Plan},
@@ -9,8 +12,10 @@ use causeway_tests::{
     instance::{Behaviour, Instance},
     measured::measured,
     pace::ask_at,
+    process::{run, said},
     wait::until_true,
 };
+use serde_json::Value;
 
 const PORT: u16 = 9000;
 /// An instance finishes so many requests a second: four at once, for 50 ms each.
@@ -106,4 +111,35 @@ async fn what_is_more_than_a_zone_can_take_goes_to_the_next_without_a_number() {
     gateway
         .wait_metric("causeway_measured_capacity_per_second", &of_east, 1.0)
         .await;
+    simulate_takes_what_was_recorded(&federation);
+}
+
+/// Compares the bound that a gateway records with what `simulate` gives its zone at most.
+fn simulate_takes_what_was_recorded(federation: &Federation) {
+    let zone = federation.zone("east");
+    let recorded = run(["get", "loads", "-o", "yaml", "--admin", &zone.admin.to_string()]).unwrap();
+    let value: Value = serde_saphyr::from_str(&recorded).unwrap();
+    let capacities = value["capacities"].as_array().unwrap();
+    let of_east = capacities.iter().find(|found| found["zone"] == "east");
+    let bound = of_east.unwrap()["per_second"].as_f64().unwrap();
+    let file = federation.folder().join("loads.yaml");
+    fs::write(&file, recorded).unwrap();
+    let (topology, file) = (zone.topology.display().to_string(), file.display().to_string());
+    let load = format!("east/orders={}", CAPACITY * 3.0);
+    let said = said([
+        "simulate", &topology, "--loads", &file, "--load", &load, "-o", "json",
+    ]);
+    let said: Value = serde_json::from_str(&said.unwrap()).unwrap();
+    let served = said["scenarios"][0]["served"].as_array().unwrap();
+    let of_east = served.iter().find(|load| load["zone"] == "east").unwrap();
+    let given = of_east["per_second"].as_f64().unwrap();
+    measured(&format!(
+        "bound of {bound:.1}/s that was recorded, and {given:.1}/s simulated"
+    ));
+    assert_eq!(of_east["is_measured"], true, "{of_east}");
+    // Shares are drawn.
+    assert!(
+        (given - bound).abs() < bound * 0.05,
+        "{of_east}, with a bound of {bound}"
+    );
 }
