@@ -13,7 +13,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Caller by the certificate that it showed: the field and its form are those of Envoy.
-const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+pub(crate) const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Client of a request, as an instance may be told.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,7 @@ pub(crate) struct RequestOrigin<'a> {
 /// itself. To be called with the name that it has asked for in `Host`.
 pub(crate) fn add_forwarded(headers: &mut HeaderMap, origin: RequestOrigin<'_>, fields: ForwardedFields) {
     let told = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, CLIENT_CERTIFICATE];
-    drop_disguised(headers, |name| told.iter().any(|told| told.as_str() == name));
+    drop_disguised(headers, told.iter().map(HeaderName::as_str));
     match fields {
         ForwardedFields::Append => add_client(headers, origin),
         ForwardedFields::Replace => {
@@ -40,10 +40,19 @@ pub(crate) fn add_forwarded(headers: &mut HeaderMap, origin: RequestOrigin<'_>, 
         }
         ForwardedFields::Off => {}
     }
+    set_certificate(headers, origin.identity);
+}
+
+/// Value of the field for a caller that showed a certificate with this identity.
+pub(crate) fn certificate_of(identity: &str) -> String {
+    format!("URI={identity}")
+}
+
+/// Tells whose certificate was shown, in the place of whatever is said of that already.
+pub(crate) fn set_certificate(headers: &mut HeaderMap, identity: Option<&str>) {
+    drop_disguised(headers, [CLIENT_CERTIFICATE.as_str()].into_iter());
     headers.remove(CLIENT_CERTIFICATE);
-    let told = origin
-        .identity
-        .and_then(|identity| HeaderValue::from_str(&format!("URI={identity}")).ok());
+    let told = identity.and_then(|identity| HeaderValue::from_str(&certificate_of(identity)).ok());
     if let Some(told) = told {
         headers.insert(CLIENT_CERTIFICATE, told);
     }
@@ -215,6 +224,9 @@ mod tests {
             ("x-forwarded_proto", "https"),
             ("x_forwarded-host", "shop.example"),
             ("x_forwarded_client_cert", "URI=spiffe://a/b"),
+            ("x.forwarded.client.cert", "URI=spiffe://a/b"),
+            ("x-forwarded~client-cert", "URI=spiffe://a/b"),
+            ("x!forwarded|for", "192.0.2.9"),
             ("x_other", "1"),
         ];
         assert_eq!(

@@ -8,6 +8,8 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
+use super::scan::names::{begins_as, reads_as};
+
 /// Fields that a `Connection` field cannot name away: they frame the message, or say whom it is for.
 const KEPT: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
 /// Fields that end with the connection without being named (RFC 9110, 7.6.1), besides all that begin with `proxy-`.
@@ -18,6 +20,13 @@ const HOP_BY_HOP: [HeaderName; 4] = [
     header::UPGRADE,
 ];
 const PROXY_FIELDS: &str = "proxy-";
+/// Fields that frame a message or end with the connection, and that programs read under other names too.
+const DISGUISED: [&str; 4] = [
+    "content-length",
+    "transfer-encoding",
+    "keep-alive",
+    "http2-settings",
+];
 
 /// Takes out what ends with the connection. Of `TE` the word `trailers` stays, by which trailers are permitted.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -32,11 +41,12 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     gone.extend(HOP_BY_HOP);
     let proxy = headers
         .keys()
-        .filter(|name| name.as_str().starts_with(PROXY_FIELDS));
+        .filter(|name| begins_as(name.as_str().as_bytes(), PROXY_FIELDS.as_bytes()));
     gone.extend(proxy.cloned());
     for name in gone {
         headers.remove(name);
     }
+    drop_disguised(headers, DISGUISED.into_iter());
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
@@ -167,11 +177,14 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
     .contains(method)
 }
 
-/// Takes out fields that many programs, such as those behind CGI and WSGI, read as one that `is_named`, because to them `_` is `-`.
-pub(crate) fn drop_disguised(headers: &mut HeaderMap, is_named: impl Fn(&str) -> bool) {
+/// Takes out fields that are none of `names`, and that programs such as those behind CGI and WSGI read as one of them.
+pub(crate) fn drop_disguised<'n>(headers: &mut HeaderMap, names: impl Iterator<Item = &'n str> + Clone) {
     let is_disguised = |name: &&HeaderName| {
-        let name = name.as_str();
-        name.contains('_') && is_named(&name.replace('_', "-")) && !is_named(name)
+        let own = name.as_str();
+        names
+            .clone()
+            .any(|told| reads_as(own.as_bytes(), told.as_bytes()))
+            && !names.clone().any(|told| told == own)
     };
     let disguised: Vec<_> = headers.keys().filter(is_disguised).cloned().collect();
     for name in disguised {
@@ -227,6 +240,12 @@ mod tests {
             ("keep-alive", "timeout=5"),
             ("proxy-connection", "keep-alive"),
             ("proxy-authorization", "secret"),
+            ("proxy_authorization", "secret"),
+            ("proxy.authorization", "secret"),
+            ("keep_alive", "timeout=5"),
+            ("content_length", "7"),
+            ("transfer~encoding", "chunked"),
+            ("http2.settings", "AAMAAABk"),
             ("upgrade", "h2c"),
             ("te", "gzip"),
             ("host", "orders.mesh"),

@@ -37,14 +37,16 @@ pub(crate) fn change_headers(headers: &mut HeaderMap, changes: &HeaderChanges) {
 
 /// Takes out fields that programs may read as one that a route asks for or changes: no client is to get past the route with them.
 pub(crate) fn drop_twins(headers: &mut HeaderMap, routes: &[Arc<Route>]) {
-    let names = |route: &Route, name: &str| {
+    let names = routes.iter().flat_map(|route| {
         let changes = &route.request_headers;
-        route.matches.headers.contains_key(name)
-            || changes.set.contains_key(name)
-            || changes.add.contains_key(name)
-            || changes.remove.contains(name)
-    };
-    drop_disguised(headers, |name| routes.iter().any(|route| names(route, name)));
+        let changed = changes
+            .set
+            .keys()
+            .chain(changes.add.keys())
+            .chain(&changes.remove);
+        route.matches.headers.keys().chain(changed)
+    });
+    drop_disguised(headers, names.map(String::as_str));
 }
 
 /// Makes of a request what an instance is to be asked for. Its target is a path, and its name stands in `Host`.

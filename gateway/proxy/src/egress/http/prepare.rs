@@ -24,7 +24,7 @@ use crate::{
     http::{
         forwarded::add_forwarded,
         grpc::is_grpc,
-        headers::{add_via, strip_hop_by_hop, to_origin_form},
+        headers::{add_via, drop_disguised, strip_hop_by_hop, to_origin_form},
         routed::{change_request, declared_answer, drop_twins},
         sticky::StickyMark,
         upgrade::{asked_for, set_upgrade},
@@ -133,6 +133,7 @@ fn said_criticality(
     if service.criticality_from.is_empty() {
         return None;
     }
+    drop_disguised(&mut parts.headers, [CRITICALITY.as_str()].into_iter());
     let said = criticality_by_header(service, &found.caller, &parts.headers);
     if said.is_none() {
         parts.headers.remove(CRITICALITY);

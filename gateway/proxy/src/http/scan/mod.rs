@@ -8,6 +8,7 @@ mod chunks;
 mod fault;
 mod head;
 mod lines;
+pub(crate) mod names;
 pub(crate) mod trailers;
 
 pub(crate) use fault::RequestFault;

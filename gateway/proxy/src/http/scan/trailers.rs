@@ -1,6 +1,8 @@
 //! Fields that a request may not have behind its body: what frames or routes it, shows who asks, or tells where it came from. A program that takes
 //! trailers for fields of the head would believe them, after the gateway has judged the head alone (RFC 9110, section 6.5.1).
 
+use super::names::{begins_as, reads_as};
+
 /// Names that are no trailers.
 const NEVER: [&str; 12] = [
     "authorization",
@@ -19,14 +21,10 @@ const NEVER: [&str; 12] = [
 /// Beginnings of names that are no trailers: what gateways tell of a client, and what ends with a connection.
 const NEVER_BEGIN: [&str; 4] = ["causeway-", "proxy-", "x-forwarded-", "x-real-"];
 
-/// Tells whether a request may have a trailer of that name. Some programs take `_` for `-`.
+/// Tells whether a request may have a trailer of that name, however programs read it.
 pub(crate) fn may_trail(name: &[u8]) -> bool {
-    let name = name.iter().map(|byte| match byte {
-        b'_' => b'-',
-        byte => byte.to_ascii_lowercase(),
-    });
-    let is = |no: &&str| name.clone().eq(no.bytes());
-    let begins = |no: &&str| name.clone().take(no.len()).eq(no.bytes());
+    let is = |no: &&str| reads_as(name, no.as_bytes());
+    let begins = |no: &&str| begins_as(name, no.as_bytes());
     !NEVER.iter().any(is) && !NEVER_BEGIN.iter().any(begins)
 }
 
@@ -42,6 +40,8 @@ mod tests {
             ("Cookie", false),
             ("X-Forwarded-Client-Cert", false),
             ("x_forwarded_client_cert", false),
+            ("X.Forwarded~Client-Cert", false),
+            ("causeway.criticality", false),
             ("x-forwarded-for", false),
             ("x-real-ip", false),
             ("Forwarded", false),

@@ -223,3 +223,30 @@ async fn an_answer_comes_although_the_instance_has_not_read_the_request() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_client_says_nothing_in_a_name_that_is_read_as_one_of_the_gateways() {
+    let here = HttpInstance::start("here").await;
+    let topology = speaking_http("criticality_from: [{ zone: east }]");
+    let home = Zone::start("home", &topology, vec![here.instance(&[])]);
+    let mut client = HttpClient::of(&home).await;
+    let mut request = Request::get("/head").header("host", "a");
+    for name in [
+        "causeway-criticality",
+        "causeway_criticality",
+        "causeway.criticality",
+        "x.forwarded.client.cert",
+        "x-forwarded~client-cert",
+        "proxy_authorization",
+        "content_length",
+        "x_mine",
+    ] {
+        request = request.header(name, "critical");
+    }
+    let told = client.send(request.body(text("")).unwrap()).await.unwrap();
+    let is_said = |line: &&str| line.ends_with(": critical");
+    assert_eq!(
+        told.text().lines().filter(is_said).collect::<Vec<_>>(),
+        ["x_mine: critical"]
+    );
+}
