@@ -53,6 +53,15 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes out of an answer before the answer (1xx) what ends with the connection, and what frames a body: it has none (RFC 9110, 8.6;
+/// RFC 9112, 6.1).
+pub(crate) fn strip_bodiless(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::TRAILER] {
+        headers.remove(name);
+    }
+}
+
 /// Tells whether a field that is a list has this member, whatever its parameters.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
     let values = headers

@@ -16,7 +16,7 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::http::{headers::strip_hop_by_hop, limits::MAX_INTERIM_BYTES};
+use crate::http::{headers::strip_bodiless, limits::MAX_INTERIM_BYTES};
 
 /// Interim answers that are still to be written.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl InterimQueue {
     /// Puts an answer last. One for which there is no room is left out: a client can do without it.
     pub(super) fn push(&self, status: StatusCode, headers: &HeaderMap) {
         let mut headers = headers.clone();
-        strip_hop_by_hop(&mut headers);
+        strip_bodiless(&mut headers);
         let mut bytes = BytesMut::new();
         let reason = status.canonical_reason().unwrap_or("Interim");
         bytes.put_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());

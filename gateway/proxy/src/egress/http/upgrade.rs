@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     http::{
-        headers::{add_via, strip_hop_by_hop},
+        headers::{add_via, strip_bodiless},
         upgrade::{asked_for, set_upgrade},
     },
     open::Termination,
@@ -91,7 +91,7 @@ pub(super) fn upgrade(
     });
     let instance = hyper::upgrade::on(&mut answer);
     let (mut parts, _) = answer.into_parts();
-    strip_hop_by_hop(&mut parts.headers);
+    strip_bodiless(&mut parts.headers);
     add_via(&mut parts.headers, parts.version);
     set_upgrade(&mut parts.headers, protocol);
     *connection.upgrading.lock() = Some(Upgrading {

@@ -241,7 +241,7 @@ async fn a_changed_connection_ends_when_nothing_moves_and_when_it_is_cut() {
 async fn interim_answers_come_before_the_answer() {
     let hinting = instance(|mut wire| async move {
         wire.head().await;
-        wire.say("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nkeep-alive: 5\r\n\r\n")
+        wire.say("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nkeep-alive: 5\r\ncontent-length: 20\r\ntransfer-encoding: chunked\r\n\r\n")
             .await;
         wire.hear("more").await;
         wire.say(&format!(
