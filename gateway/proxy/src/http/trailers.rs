@@ -2,15 +2,13 @@
 
 use http::HeaderMap;
 
-use super::scan::trailers::may_trail;
+use super::{scan::trailers::may_trail, version2::has_outer_blank};
 
 /// Takes out what may not be there.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
-    let never: Vec<_> = trailers
-        .keys()
-        .filter(|name| !may_trail(name.as_str().as_bytes()))
-        .cloned()
-        .collect();
+    let fields = trailers.iter();
+    let never = fields.filter(|(name, value)| !may_trail(name.as_str().as_bytes()) || has_outer_blank(value));
+    let never: Vec<_> = never.map(|(name, _)| name.clone()).collect();
     for name in never {
         trailers.remove(name);
     }
@@ -30,6 +28,7 @@ mod tests {
             trailers.append(name, value.clone());
             trailers.append(name, value.clone());
         }
+        trailers.append("x-tenant", HeaderValue::from_static("1 "));
         strip_trailers(&mut trailers);
         assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-checksum"]);
         assert_eq!(trailers.len(), 2);

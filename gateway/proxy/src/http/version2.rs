@@ -7,7 +7,7 @@ use http::{
 
 use super::{
     limits::MAX_HEADERS,
-    scan::{RequestFault, is_host, is_target},
+    scan::{RequestFault, is_host, is_target, method_fault},
 };
 
 /// Fault that a request of HTTP/2 is refused for; `None`: it may go on.
@@ -18,11 +18,24 @@ pub(crate) fn fault_of<B>(request: &Request<B>) -> Option<RequestFault> {
     if request.headers().len() > MAX_HEADERS {
         return Some(RequestFault::TooManyFields);
     }
-    name_fault(request.uri(), request.headers()).or_else(|| {
+    let fault = name_fault(request.uri(), request.headers()).or_else(|| field_fault(request));
+    fault.or_else(|| {
         let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
         let is_sound = is_target(request.method().as_str().as_bytes(), target.as_bytes());
         (!is_sound).then_some(RequestFault::Target)
     })
+}
+
+/// Fault of the method, or of a field that HTTP/1.1 and HTTP/2 would read in two ways.
+pub(crate) fn field_fault<B>(request: &Request<B>) -> Option<RequestFault> {
+    let is_blunt = request.headers().values().any(has_outer_blank);
+    method_fault(request.method().as_str().as_bytes()).or(is_blunt.then_some(RequestFault::OuterBlank))
+}
+
+/// Tells whether a value begins or ends with a blank. Some programs take it away, and then it is another.
+pub(crate) fn has_outer_blank(value: &HeaderValue) -> bool {
+    let is_blank = |byte: Option<&u8>| byte.is_some_and(|byte| matches!(byte, b' ' | b'\t'));
+    is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())
 }
 
 /// Fault of the name that is asked for. It may stand in `:authority` and in `Host`, of which an instance is told one (RFC 9113, 8.3.1).
@@ -169,6 +182,30 @@ mod tests {
         assert_eq!(get(b"http://one/a\"b", &[]), Some(400));
         assert_eq!(get("http://one/ä".as_bytes(), &[]), Some(400));
         assert_eq!(get(b"*", &["one"]), Some(400));
+    }
+
+    #[test]
+    fn a_blank_around_a_value_and_a_method_in_other_letters_are_refused() {
+        let fault = |method: &str, value: &str| {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let request = Request::builder().method(method).uri("http://one/a");
+            let request = request.header("x-tenant", value).body(()).unwrap();
+            fault_of(&request)
+        };
+        for sound in ["1", "", "a b", "a\tb"] {
+            assert_eq!(fault("GET", sound), None, "{sound:?}");
+        }
+        for blunt in [" 1", "1 ", "\t1", "1\t", " "] {
+            assert_eq!(fault("GET", blunt), Some(RequestFault::OuterBlank), "{blunt:?}");
+        }
+        for (method, expected) in [
+            ("PURGE", None),
+            ("purge", None),
+            ("delete", Some(RequestFault::MethodCase)),
+            ("Get", Some(RequestFault::MethodCase)),
+        ] {
+            assert_eq!(fault(method, "1"), expected, "{method}");
+        }
     }
 
     #[test]

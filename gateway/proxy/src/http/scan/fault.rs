@@ -12,6 +12,8 @@ pub(crate) enum RequestFault {
     /// More than one empty line comes before a request.
     EmptyLines,
     Method,
+    /// A method of the standard, in other letters: programs that take it for the one in capitals would do what was not permitted.
+    MethodCase,
     /// CONNECT asks for a tunnel, which is not offered.
     Connect,
     Target,
@@ -21,6 +23,8 @@ pub(crate) enum RequestFault {
     Field,
     /// A line begins with a blank: it would go on with the one before it.
     Folded,
+    /// A value begins or ends with a blank, which HTTP/2 forbids (RFC 9113, 8.2.1) and HTTP/1.1 takes away.
+    OuterBlank,
     NoHost,
     TwoHosts,
     Host,
@@ -75,12 +79,14 @@ impl RequestFault {
             Self::ControlByte => "the request has a control byte",
             Self::EmptyLines => "empty lines come before the request",
             Self::Method => "the method is none",
+            Self::MethodCase => "the method is not in the letters of the standard",
             Self::Connect => "CONNECT is not offered",
             Self::Target => "the target of the request is none",
             Self::Version => "the request line does not end with a version of HTTP",
             Self::OtherVersion => "only HTTP/1.1 and HTTP/1.0 are spoken here",
             Self::Field => "a header line is not a name, a colon and a value",
             Self::Folded => "a header line begins with a blank",
+            Self::OuterBlank => "the value of a field begins or ends with a blank",
             Self::NoHost => "the request has no Host",
             Self::TwoHosts => "the request has more than one Host",
             Self::Host => "the Host is none",

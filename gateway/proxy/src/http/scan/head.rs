@@ -36,6 +36,10 @@ enum TransferCoding {
     Unknown,
 }
 
+/// Methods of RFC 9110 and RFC 5789 that are served.
+const STANDARD_METHODS: [&str; 8] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH",
+];
 /// Most digits of a length that every recipient can hold in 64 bits with a sign.
 const MAX_LENGTH_DIGITS: usize = 18;
 /// Most digits of a port.
@@ -55,8 +59,8 @@ impl HeadFacts {
     pub(super) fn request_line(&mut self, line: &[u8]) -> Result<(), RequestFault> {
         let mut parts = line.split(|byte| *byte == b' ');
         let method = parts.next().unwrap_or_default();
-        if !is_token(method) {
-            return Err(RequestFault::Method);
+        if let Some(fault) = method_fault(method) {
+            return Err(fault);
         }
         let target = parts.next().ok_or(RequestFault::Target)?;
         let version = parts.next().ok_or(RequestFault::Version)?;
@@ -151,6 +155,16 @@ pub(super) fn field_of(line: &[u8]) -> Result<(&[u8], &[u8]), RequestFault> {
     }
 }
 
+/// Fault of a method. Any name is one, but none that differs from one of the standard by capitals alone.
+pub(crate) fn method_fault(method: &[u8]) -> Option<RequestFault> {
+    let is_standard = |known: &&str| method.eq_ignore_ascii_case(known.as_bytes());
+    match STANDARD_METHODS.into_iter().find(is_standard) {
+        Some(known) if known.as_bytes() != method => Some(RequestFault::MethodCase),
+        _ if !is_token(method) => Some(RequestFault::Method),
+        _ => None,
+    }
+}
+
 fn version_of(version: &[u8]) -> Result<RequestVersion, RequestFault> {
     match version {
         b"HTTP/1.1" => Ok(RequestVersion::Http11),
@@ -221,7 +235,7 @@ fn is_port(port: &str) -> bool {
 }
 
 /// Tells whether this is a name as methods, fields and codings have it (RFC 9110, 5.6.2).
-pub(super) fn is_token(bytes: &[u8]) -> bool {
+pub(crate) fn is_token(bytes: &[u8]) -> bool {
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !bytes.is_empty() && bytes.iter().all(is_part)
 }

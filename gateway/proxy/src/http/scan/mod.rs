@@ -16,7 +16,7 @@ pub(crate) use fault::RequestFault;
     unused_imports,
     reason = "the fuzz targets, which include these files, have no HTTP/2"
 )]
-pub(crate) use head::{is_host, is_target};
+pub(crate) use head::{is_host, is_target, method_fault};
 
 use chunks::{ChunkStep, Chunks};
 use head::{BodyFraming, HeadFacts};

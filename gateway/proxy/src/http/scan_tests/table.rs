@@ -3,7 +3,7 @@
 use super::{super::scan::RequestFault as F, scan_whole};
 
 /// Heads of which nothing may pass.
-pub(crate) const MALFORMED: [(&str, F); 87] = [
+pub(crate) const MALFORMED: [(&str, F); 90] = [
     // Lines.
     ("GET / HTTP/1.1\nHost: a\n\n", F::LineEnd),
     ("GET / HTTP/1.1\r\nHost: a\n\r\n", F::LineEnd),
@@ -28,6 +28,9 @@ pub(crate) const MALFORMED: [(&str, F); 87] = [
     ("G(T / HTTP/1.1\r\nHost: a\r\n\r\n", F::Method),
     ("GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", F::Method),
     ("G\u{e4}T / HTTP/1.1\r\nHost: a\r\n\r\n", F::Method),
+    ("get / HTTP/1.1\r\nHost: a\r\n\r\n", F::MethodCase),
+    ("Delete / HTTP/1.1\r\nHost: a\r\n\r\n", F::MethodCase),
+    ("pATCH / HTTP/1.1\r\nHost: a\r\n\r\n", F::MethodCase),
     ("hello\r\n\r\n", F::Target),
     ("GET / \r\n\r\n", F::Version),
     ("GET /\r\n\r\n", F::Version),
@@ -225,6 +228,7 @@ fn what_common_programs_send_passes() {
         "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
         "M-SEARCH //a//b HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n",
         "DELETE / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx",
+        "deleted / HTTP/1.1\r\nHost: a\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: CHUNKED\t\r\n\r\n00a;b=\"c d\";e\r\n0123456789\r\n000\r\n\r\n",
         "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
     ] {
