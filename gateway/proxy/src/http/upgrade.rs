@@ -5,11 +5,22 @@ use http::{
     header::{self, HeaderName},
 };
 
-use super::headers::lists;
+use super::{headers::lists, scan::is_token};
 
-/// HTTP/2 by upgrade, which is not offered: HTTP/2 comes by prior knowledge or ALPN (RFC 9113, 3.1).
-const NOT_OFFERED: &str = "h2c";
+/// Beginnings of protocols that are not offered: what is HTTP once more, in which nobody would look at requests, or what it is spoken
+/// within. HTTP/2 comes by prior knowledge or ALPN (RFC 9113, 3.1).
+const NOT_OFFERED: [&str; 7] = ["h2", "h3", "http", "quic", "spdy", "ssl", "tls"];
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Tells whether a connection may change to this protocol, which is written `name` or `name/version`.
+pub(crate) fn is_offered(protocol: &[u8]) -> bool {
+    let mut parts = protocol.splitn(2, |byte| *byte == b'/');
+    let begins = |begin: &&str| {
+        let first = protocol.get(..begin.len());
+        first.is_some_and(|first| first.eq_ignore_ascii_case(begin.as_bytes()))
+    };
+    parts.all(is_token) && !NOT_OFFERED.iter().any(begins)
+}
 
 /// Protocols that a client asks for instead of HTTP; `None`: it does not ask, or for nothing that is offered.
 pub(crate) fn asked_for(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
@@ -19,9 +30,7 @@ pub(crate) fn asked_for(version: Version, headers: &HeaderMap) -> Option<HeaderV
     let values = headers.get_all(header::UPGRADE).iter();
     let values = values.filter_map(|value| value.to_str().ok());
     let members = values.flat_map(|value| value.split(',')).map(str::trim);
-    let offered: Vec<&str> = members
-        .filter(|member| !member.is_empty() && !member.eq_ignore_ascii_case(NOT_OFFERED))
-        .collect();
+    let offered: Vec<&str> = members.filter(|member| is_offered(member.as_bytes())).collect();
     match offered.is_empty() {
         true => None,
         false => HeaderValue::from_str(&offered.join(", ")).ok(),
@@ -50,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_asks_by_both_fields_and_h2c_is_not_offered() {
+    fn a_client_asks_by_both_fields_and_nothing_that_carries_http_is_offered() {
         let websocket = Some("websocket".to_owned());
         let one = Version::HTTP_11;
         assert_eq!(asked(one, "keep-alive, Upgrade", &["websocket"]), websocket);
@@ -58,6 +67,19 @@ mod tests {
         let both = Some("a/1, b".to_owned());
         assert_eq!(asked(one, "upgrade", &["a/1", "b"]), both);
         assert_eq!(asked(one, "upgrade, http2-settings", &["H2C"]), None);
+        for carries in [
+            "h2c", "HTTP/2.0", "http/1.1", "h2", "h3-29", "TLS/1.0", "tls", "SPDY/3.1", "\"h2c\"", "h2c;q=1",
+        ] {
+            assert_eq!(asked(one, "upgrade", &[carries]), None, "{carries}");
+            let both = format!("{carries}, websocket");
+            assert_eq!(
+                asked(one, "upgrade", &[&*Box::leak(both.into_boxed_str())]),
+                websocket
+            );
+        }
+        for odd in [&b"\xa0h2c"[..], b"", b"/", b"a/", b"a b", b"h2c\x85"] {
+            assert!(!is_offered(odd), "{odd:?}");
+        }
         assert_eq!(asked(one, "keep-alive", &["websocket"]), None);
         assert_eq!(asked(one, "upgrade", &[]), None);
         assert_eq!(asked(Version::HTTP_10, "upgrade", &["websocket"]), None);

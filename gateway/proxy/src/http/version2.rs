@@ -1,5 +1,7 @@
 //! Messages on the way between HTTP/2 and HTTP/1.1: where the name that is asked for stands, and what only one of them permits. Pure.
 
+use std::error::Error as _;
+
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri, header,
     uri::{Authority, PathAndQuery, Scheme},
@@ -104,6 +106,15 @@ pub(crate) fn to_version_2(uri: &mut Uri, headers: &mut HeaderMap, host: &str) -
     headers.remove(header::CONNECTION);
     headers.remove(header::TRANSFER_ENCODING);
     Ok(())
+}
+
+/// Tells whether an instance has said with this that it has not read a request, and never will (RFC 9113, 6.8 and 8.7). A GOAWAY is
+/// the error of those streams only that came after the last one that it names.
+pub(crate) fn is_unread(error: &hyper::Error) -> bool {
+    let error = error.source().and_then(|error| error.downcast_ref::<h2::Error>());
+    error.is_some_and(|error| {
+        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::{
     warm::{WarmConnections, WarmPlace},
 };
 
-/// Moves bytes between an instance and a stream, with a look at requests where permissions want one. What the stream gives back is
+/// Moves bytes between an instance and a stream, with a look at requests of HTTP. What the stream gives back is
 /// lent on. Not an `async fn`, which would hold what is moved out of its arguments twice, for as long as the connection is open.
 fn relay_judged<'a>(
     dialled: InstanceConnection,
@@ -31,20 +31,21 @@ fn relay_judged<'a>(
         ..
     } = dialled;
     async move {
-        // Of requests that are looked into on the way nobody knows here whether all of them were answered: nothing is lent on.
-        if let Some(judge) = judge {
-            let relayed = Box::pin(judge.relay((own, socket), (send, recv), meters, limits, cut)).await;
-            drop((held, load));
-            return relayed;
-        }
-        let relayed = relay::stream(&mut socket, send, recv, meters, limits, cut).await;
+        let (relayed, left) = match judge {
+            Some(judge) => Box::pin(judge.relay((own, socket), (send, recv), meters, limits, cut)).await,
+            None => {
+                let relayed = relay::stream(&mut socket, send, recv, meters, limits, cut).await;
+                (relayed, Some((own, socket)))
+            }
+        };
         drop(load);
-        match returns_to.filter(|_| relayed.end == relay::RelayEnd::GivenBack) {
-            Some(returns_to) => {
+        let returns_to = returns_to.filter(|_| relayed.end == relay::RelayEnd::GivenBack);
+        match (returns_to, left) {
+            (Some(returns_to), Some((own, socket))) => {
                 let (place, warm) = *returns_to;
                 warm.give_back(place, own, socket, held);
             }
-            None => drop((own, socket, held)),
+            (_, left) => drop((left, held)),
         }
         relayed
     }
@@ -75,7 +76,7 @@ pub(super) fn carry(
         sent: meter.down,
         received: meter.up,
     };
-    let judge = RequestJudge::of(&shared, &service, &opened, tunnel.peer()).map(Box::new);
+    let judge = RequestJudge::of(&shared, &service, &opened, tunnel.peer(), dialled.is_warm).map(Box::new);
     // How long a connection may be idle is for the gateway to say that its client connected to.
     let limits = RelayLimits {
         stall: shared.config.stall_limit,

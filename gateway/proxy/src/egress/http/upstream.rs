@@ -1,7 +1,6 @@
 //! The connection that a request goes out on: opened for it, or kept from an earlier one of the same client.
 
 use std::{
-    error::Error,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -41,6 +40,7 @@ use crate::{
     http::{
         headers::lists,
         limits::{MAX_HEAD_BYTES, MAX_HEADERS, REUSE_WAIT},
+        version2::is_unread,
     },
     keepalive::set_timeouts,
 };
@@ -318,7 +318,7 @@ impl HttpUpstream {
             unsent: failed.take_message(),
             // Where others are answered beside it, its own head is what counts.
             is_unanswered: self.says_what_is_unread() || self.facts.traffic.carried().both().1 == before,
-            is_unread: failed.error().source().is_some_and(is_unread),
+            is_unread: is_unread(failed.error()),
             error: failed.into_error(),
         })
     }
@@ -329,15 +329,6 @@ fn stays_open(answer: &Response<Incoming>) -> bool {
     answer.version() == Version::HTTP_11
         && answer.status() != StatusCode::SWITCHING_PROTOCOLS
         && !lists(answer.headers(), &header::CONNECTION, "close")
-}
-
-/// Tells whether an instance has said with this that it has not read a request, and never will (RFC 9113, 6.8 and 8.7). A GOAWAY is
-/// the error of those streams only that came after the last one that it names.
-fn is_unread(error: &(dyn Error + 'static)) -> bool {
-    let error = error.downcast_ref::<h2::Error>();
-    error.is_some_and(|error| {
-        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
-    })
 }
 
 /// Picks the instance of this zone for a request that is meant for `candidate`; `None`: it is meant for another zone, or there is none.

@@ -49,6 +49,12 @@ pub(crate) enum RequestFault {
     Slow,
     /// A route or permission looks at the path, of which programs make different things.
     UnclearPath,
+    /// Another protocol is asked for that is HTTP once more.
+    Protocol,
+    /// Another protocol is asked for where earlier requests may still be answered.
+    LateUpgrade,
+    /// It says of its caller's certificate what its gateway has not vouched for.
+    Certificate,
 }
 
 impl RequestFault {
@@ -108,6 +114,9 @@ impl RequestFault {
             Self::UnclearPath => {
                 "the path has `.` or `..` as a segment, a control character or a `%` that is none"
             }
+            Self::Protocol => "the protocol that the request asks for is none, or one that carries HTTP",
+            Self::LateUpgrade => "another protocol is asked for on a connection that was used before",
+            Self::Certificate => "the request says of a certificate what nobody has vouched for",
         }
     }
 }

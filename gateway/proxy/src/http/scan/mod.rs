@@ -16,7 +16,7 @@ pub(crate) use fault::RequestFault;
     unused_imports,
     reason = "the fuzz targets, which include these files, have no HTTP/2"
 )]
-pub(crate) use head::{is_host, is_target, method_fault};
+pub(crate) use head::{is_host, is_target, is_token, method_fault};
 
 use chunks::{ChunkStep, Chunks};
 use head::{BodyFraming, HeadFacts};
@@ -140,6 +140,16 @@ impl RequestScanner {
     /// Tells whether nothing passes until it is known what the next bytes are.
     pub(crate) fn is_paused(&self) -> bool {
         matches!(self.place, ScanPlace::Paused)
+    }
+
+    /// Tells whether nothing of a request has been looked at since the last one ended.
+    pub(crate) fn is_between(&self) -> bool {
+        match &self.place {
+            ScanPlace::Head {
+                lines, after_empty, ..
+            } => lines.length() == 0 && !after_empty,
+            _ => false,
+        }
     }
 
     /// Goes on after a pause: with the next request, or with bytes that are no HTTP.

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use causeway_telemetry::ConnectionOutcome;
 use h2::Reason;
 use http::{Method, Request, Response};
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt as _, Either, Full, combinators::MapFrame};
 use hyper::{
-    body::Incoming,
+    body::{Frame, Incoming},
     client::conn::http2::{self, SendRequest},
     server::conn::http2 as server,
     service::service_fn,
@@ -22,16 +22,21 @@ use super::JudgesRequests;
 use crate::{
     http::{
         answer::own_answer,
+        forwarded::set_certificate,
         grpc::{is_grpc, own_grpc_answer},
         limits::{
             MAX_CALLS, MAX_CONCURRENT_STREAMS, MAX_HEAD_BYTES, MAX_MISTAKEN_STREAMS, MAX_SEND_BUFFER_BYTES,
             UPSTREAM_STREAM_WINDOW, UPSTREAM_WINDOW,
         },
+        trailers::strip_trailers,
+        version2::{field_fault, is_unread},
     },
     tasks::ConnectionTasks,
 };
 
 type JudgedBody = Either<Incoming, Full<Bytes>>;
+/// Body of a call on its way to the instance.
+type JudgedCallBody = MapFrame<Incoming, fn(Frame<Bytes>) -> Frame<Bytes>>;
 
 /// Serves the calls that come on `stream` by the instance, until one of both ends.
 pub(super) async fn serve<S, J: JudgesRequests>(
@@ -86,13 +91,14 @@ pub(super) async fn serve<S, J: JudgesRequests>(
 
 async fn answer<J: JudgesRequests>(
     judge: Arc<J>,
-    mut sender: SendRequest<Incoming>,
-    request: Request<Incoming>,
+    mut sender: SendRequest<JudgedCallBody>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<JudgedBody>, Box<dyn Error + Send + Sync>> {
     let is_call = is_grpc(request.headers());
     let verdict = match *request.method() {
         // There is no way on for it.
         Method::CONNECT => Err(ConnectionOutcome::BadRequest),
+        _ if field_fault(&request).is_some() => Err(ConnectionOutcome::BadRequest),
         _ => judge.judge(request.method().as_str(), request.uri().path()),
     };
     if let Err(outcome) = verdict {
@@ -102,10 +108,21 @@ async fn answer<J: JudgesRequests>(
         };
         return Ok(own.map(|text| Either::Right(Full::new(text))));
     }
+    set_certificate(request.headers_mut(), judge.identity());
+    let request = request.map(|body| body.map_frame(bare_frame as fn(Frame<Bytes>) -> Frame<Bytes>));
     match sender.try_send_request(request).await {
         Ok(answer) => Ok(answer.map(Either::Left)),
+        Err(failure) if is_unread(failure.error()) => Err(h2::Error::from(Reason::REFUSED_STREAM).into()),
         // The instance has not seen it, which lets the other side ask another.
         Err(failure) if failure.message().is_some() => Err(h2::Error::from(Reason::REFUSED_STREAM).into()),
         Err(failure) => Err(failure.into_error().into()),
     }
+}
+
+/// The same frame, and if it has trailers, without those that a call may not have.
+fn bare_frame(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        strip_trailers(trailers);
+    }
+    frame
 }

@@ -1,8 +1,9 @@
 //! Requests of HTTP/1.1 on their way to an instance: whatever is permitted passes as it came, and what is not is answered in the
 //! instance's place, after which nothing passes any more.
 //!
-//! The calling gateway asks for one thing after the other, so that the answer to what was refused comes when it is expected. Of one that
-//! does not nothing can be said but that it gets nothing it may not have.
+//! A connection changes to another protocol with its first request or not at all, for then nothing but the answer to that comes from the
+//! instance. The calling gateway asks for one thing after the other, so that the answer to what was refused comes when it is expected.
+//! Of one that does not nothing can be said but that it gets nothing it may not have.
 
 use std::{
     io,
@@ -12,11 +13,11 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use causeway_telemetry::ConnectionOutcome;
-use http::{HeaderValue, Response, Uri, header};
+use http::{HeaderValue, Response, header};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::JudgesRequests;
+use super::{JudgesRequests, head::JudgedHead};
 use crate::{
     http::{
         answer::{own_answer, refusal},
@@ -42,6 +43,8 @@ pub(super) struct JudgedSocket<S, J> {
 struct JudgedStream<J> {
     judge: J,
     scanner: RequestScanner,
+    /// What the instance says next answers the next request: there was none before it. Nobody follows its answers from there on.
+    is_unused: bool,
     /// Bytes that cannot pass before more have come.
     held: BytesMut,
     /// Bytes that may pass and that the instance has not taken.
@@ -55,10 +58,12 @@ struct JudgedStream<J> {
 }
 
 impl<S, J: JudgesRequests> JudgedSocket<S, J> {
-    pub(super) fn new(socket: S, judge: J) -> Self {
+    /// `is_unused`: no request went out on the socket before.
+    pub(super) fn new(socket: S, judge: J, is_unused: bool) -> Self {
         let requests = Mutex::new(JudgedStream {
             judge,
             scanner: RequestScanner::new(PEER_SCAN_LIMITS),
+            is_unused,
             held: BytesMut::new(),
             passed: BytesMut::new(),
             wish: None,
@@ -67,6 +72,19 @@ impl<S, J: JudgesRequests> JudgedSocket<S, J> {
             reader: None,
         });
         Self { socket, requests }
+    }
+
+    /// Tells whether no request is left on the socket that is not whole, was refused or has left HTTP.
+    pub(super) fn is_whole(&self) -> bool {
+        let requests = self.requests.lock();
+        requests.refusal.is_none()
+            && requests.held.is_empty()
+            && requests.passed.is_empty()
+            && requests.scanner.is_between()
+    }
+
+    pub(super) fn into_inner(self) -> S {
+        self.socket
     }
 }
 
@@ -107,8 +125,15 @@ impl<J: JudgesRequests> JudgedStream<J> {
 
     fn head(&mut self, length: usize, may_upgrade: bool) {
         let head = self.held.split_to(length);
-        let Some((method, path)) = request_line(&head) else {
-            return self.refuse(&refusal(RequestFault::Target), true);
+        let judged = match JudgedHead::read(&head, self.judge.identity()) {
+            // Bytes of an earlier answer would be taken for the one that agrees.
+            Ok(_) if may_upgrade && !self.is_unused => Err(RequestFault::LateUpgrade),
+            judged => judged,
+        };
+        self.is_unused = false;
+        let JudgedHead { method, path } = match judged {
+            Ok(judged) => judged,
+            Err(fault) => return self.refuse(&refusal(fault), true),
         };
         match self.judge.judge(method, &path) {
             Ok(()) => {
@@ -149,19 +174,6 @@ impl<J: JudgesRequests> JudgedStream<J> {
         }
         Poll::Ready(Ok(()))
     }
-}
-
-/// Method and path of a head that the scan has let pass; `None`: the path is none.
-fn request_line(head: &[u8]) -> Option<(&str, std::borrow::Cow<'_, str>)> {
-    let head = head.strip_prefix(b"\r\n").unwrap_or(head);
-    let line = head.split(|byte| *byte == b'\r').next()?;
-    let mut parts = std::str::from_utf8(line).ok()?.split(' ');
-    let (method, target) = (parts.next()?, parts.next()?);
-    let path = match target.starts_with('/') || target == "*" {
-        true => target.split('?').next()?.into(),
-        false => target.parse::<Uri>().ok()?.path().to_owned().into(),
-    };
-    Some((method, path))
 }
 
 /// An answer as it goes over the wire, after which the connection closes.

@@ -1,12 +1,13 @@
-//! Looks at the requests on a stream of another zone, one by one, where permissions of the caller depend on them.
+//! Looks at the requests on a stream of another zone, one by one: at what they say of the caller's certificate, and at whether it may
+//! make them where its permissions depend on that.
 //!
 //! The calling gateway has asked the same question; this is the answer that counts. Bytes of HTTP/1.1 pass as they came (`heads`), HTTP/2
-//! is read and written anew (`calls`). Where nothing depends on requests none of this is between the stream and its instance.
+//! is read and written anew (`calls`). None of this is between the stream and its instance where that speaks no HTTP.
 
 use std::{sync::Arc, time::Instant};
 
 use causeway_federation::{
-    name::{GatewayId, ServiceName, Tags},
+    name::{CallerIdentity, GatewayId, ServiceName, Tags},
     topology::Protocol,
 };
 use causeway_host::own_sockets::OwnSocket;
@@ -26,7 +27,10 @@ use crate::{
 };
 
 mod calls;
+mod head;
 mod heads;
+#[cfg(test)]
+mod hostile_tests;
 mod piped;
 #[cfg(test)]
 mod tests;
@@ -42,6 +46,9 @@ pub(super) trait JudgesRequests: Send + Sync + 'static {
     /// `path` is as it is written, without the query. The error is what the request comes to.
     fn judge(&self, method: &str, path: &str) -> Result<(), ConnectionOutcome>;
 
+    /// Identity of the caller's certificate, if it showed one.
+    fn identity(&self) -> Option<&str>;
+
     /// The connection has left HTTP with this request, which was permitted.
     fn upgraded(&self, request: UpgradeRequest);
 }
@@ -54,23 +61,29 @@ pub(super) struct RequestJudge {
     caller: Arc<Caller>,
     peer: GatewayId,
     is_grpc: bool,
+    /// Another stream had the instance's connection before.
+    is_warm: bool,
 }
 
 impl RequestJudge {
-    /// `None`: whatever the caller asks for, it may.
+    /// `None`: whatever the caller asks for, it may, and its requests are none of HTTP.
     pub(super) fn of(
         shared: &Arc<IngressShared>,
         service: &ServiceName,
         opened: &OpenConnectionGuard,
         peer: &GatewayId,
+        is_warm: bool,
     ) -> Option<Self> {
         let caller = opened.handle().caller()?.caller;
         let snapshot = shared.snapshots.load();
-        judged_by(&snapshot.topology, &caller, service)?;
-        opened.handle().set_judged();
         let port = opened.handle().connection.port.as_ref();
         // Of a port that has just gone nothing passes that was not looked at, either.
         let port = snapshot.topology.port_of(service, port);
+        if judged_by(&snapshot.topology, &caller, service).is_some() {
+            opened.handle().set_judged();
+        } else if !port.is_some_and(|port| port.protocol == Protocol::Http) {
+            return None;
+        }
         Some(Self {
             shared: shared.clone(),
             handle: opened.shared_handle(),
@@ -78,10 +91,12 @@ impl RequestJudge {
             caller,
             peer: peer.clone(),
             is_grpc: port.is_some_and(|port| port.protocol == Protocol::Grpc),
+            is_warm,
         })
     }
 
-    /// Relays as [`relay::stream`] does, with a look at each request.
+    /// Relays as [`relay::stream`] does, with a look at each request. Gives back the connection to the instance if the next stream may
+    /// have it as far as can be seen here.
     pub(super) async fn relay(
         self,
         (own, socket): (OwnSocket, TcpStream),
@@ -89,23 +104,28 @@ impl RequestJudge {
         counters: RelayCounters,
         limits: RelayLimits,
         cut: &CancellationToken,
-    ) -> Relayed {
+    ) -> (Relayed, Option<(OwnSocket, TcpStream)>) {
         if !self.is_grpc {
-            let mut judged = JudgedSocket::new(socket, self);
+            let (is_warm, is_judged) = (self.is_warm, self.handle.is_judged());
+            let mut judged = JudgedSocket::new(socket, self, !is_warm);
             let relayed = relay::stream(&mut judged, send, recv, counters, limits, cut).await;
+            // Whether all requests that are judged were answered is for nobody else to say: nothing of them is lent on.
+            if !is_judged && judged.is_whole() {
+                return (relayed, Some((own, judged.into_inner())));
+            }
             drop((own, judged));
-            return relayed;
+            return (relayed, None);
         }
         let (near, far) = duplex(PIPE_BYTES);
         let mut near = PipedSocket(near);
         let mut relaying = std::pin::pin!(relay::stream(&mut near, send, recv, counters, limits, cut));
         tokio::select! {
             biased;
-            relayed = relaying.as_mut() => return relayed,
+            relayed = relaying.as_mut() => return (relayed, None),
             () = calls::serve(far, KnownSocket { own, socket }, Arc::new(self), cut) => {}
         }
         // The calls are over, and the rest of what was said of them is on its way.
-        relaying.await
+        (relaying.await, None)
     }
 
     fn refuse(&self, found: &FoundCaller, rule: Rule) -> ConnectionOutcome {
@@ -144,6 +164,10 @@ impl RequestJudge {
 
 impl JudgesRequests for RequestJudge {
     fn judge(&self, method: &str, path: &str) -> Result<(), ConnectionOutcome> {
+        // One that nobody was to judge ends when that changes.
+        if !self.handle.is_judged() {
+            return Ok(());
+        }
         let snapshot = self.shared.snapshots.load();
         let known = snapshot.topology.services.get(&self.service);
         let line = known.map(|known| RequestLine::read(known, method, path));
@@ -166,6 +190,10 @@ impl JudgesRequests for RequestJudge {
             }
             Permission::Forbidden => Err(self.refuse(&found, verdict.rule)),
         }
+    }
+
+    fn identity(&self) -> Option<&str> {
+        self.caller.identity.as_ref().map(CallerIdentity::as_str)
     }
 
     fn upgraded(&self, request: UpgradeRequest) {

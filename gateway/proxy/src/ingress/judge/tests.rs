@@ -29,23 +29,24 @@ use crate::{
     testbed::{self, Recorder, Zone, until},
 };
 
-const GET: &[u8] = b"GET /api/x HTTP/1.1\r\nHost: orders\r\n\r\n";
-const POST: &[u8] = b"POST /api/x HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbody";
-const UPGRADE: &[u8] = b"GET /api/x HTTP/1.1\r\nHost: orders\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+pub(super) const GET: &[u8] = b"GET /api/x HTTP/1.1\r\nHost: orders\r\n\r\n";
+pub(super) const POST: &[u8] = b"POST /api/x HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbody";
+pub(super) const UPGRADE: &[u8] =
+    b"GET /api/x HTTP/1.1\r\nHost: orders\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
 
-fn topology(orders: &str) -> Arc<Topology> {
+pub(super) fn topology(orders: &str) -> Arc<Topology> {
     testbed::topology(
         "  home: {}\n  east: {}",
         &format!("  orders: {{ port: 8080, protocol: http, {orders} }}"),
     )
 }
 
-fn some_requests() -> Arc<Topology> {
+pub(super) fn some_requests() -> Arc<Topology> {
     topology("allow: [{ service: batch, methods: [GET], path_prefix: /api }]")
 }
 
 /// `east` with an instance, and a tunnel of `home` to it.
-async fn scene(topology: &Arc<Topology>, instance: Arc<Instance>) -> (Zone, Zone, Arc<Tunnel>) {
+pub(super) async fn scene(topology: &Arc<Topology>, instance: Arc<Instance>) -> (Zone, Zone, Arc<Tunnel>) {
     let east = Zone::start("east", topology, vec![instance]);
     let home = Zone::start("home", topology, vec![]);
     home.join("east", east.ingress.clone()).await;
@@ -54,12 +55,18 @@ async fn scene(topology: &Arc<Topology>, instance: Arc<Instance>) -> (Zone, Zone
 }
 
 /// A stream to the instance on which batch makes requests.
-async fn open(tunnel: &Tunnel) -> (SendHalf, RecvHalf) {
+pub(super) async fn open(tunnel: &Tunnel) -> (SendHalf, RecvHalf) {
+    open_as(tunnel, "").await
+}
+
+/// The same, of a caller that showed a certificate with this identity, as its gateway says.
+pub(super) async fn open_as(tunnel: &Tunnel, identity: &str) -> (SendHalf, RecvHalf) {
     let Stream { mut send, mut recv } = tunnel.open_bare().await.unwrap();
     let header = StreamHeader {
         kind: Some(Kind::Connect(Connect {
             service: "orders".to_owned(),
             caller: "batch".to_owned(),
+            caller_identity: identity.to_owned(),
             attempt: 1,
             ..Connect::default()
         })),
@@ -70,7 +77,7 @@ async fn open(tunnel: &Tunnel) -> (SendHalf, RecvHalf) {
     (send, recv)
 }
 
-async fn expect(recv: &mut RecvHalf, bytes: &[u8]) {
+pub(super) async fn expect(recv: &mut RecvHalf, bytes: &[u8]) {
     let mut read = vec![0; bytes.len()];
     timeout(testbed::PATIENCE, recv.read_exact(&mut read))
         .await
@@ -79,12 +86,12 @@ async fn expect(recv: &mut RecvHalf, bytes: &[u8]) {
     assert_eq!(String::from_utf8_lossy(&read), String::from_utf8_lossy(bytes));
 }
 
-async fn rest(recv: &mut RecvHalf) -> String {
+pub(super) async fn rest(recv: &mut RecvHalf) -> String {
     let read = timeout(testbed::PATIENCE, recv.read_to_end(10_000)).await;
     String::from_utf8(read.unwrap().unwrap()).unwrap()
 }
 
-fn assert_forbidden(answer: &str) {
+pub(super) fn assert_forbidden(answer: &str) {
     assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{answer}");
     assert!(answer.contains("\r\ncauseway-reason: forbidden\r\n"), "{answer}");
     assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
@@ -212,6 +219,10 @@ impl JudgesRequests for OnePath {
             "/acme.Orders/Get" => Ok(()),
             _ => Err(ConnectionOutcome::refused_here(StreamRefusal::Forbidden)),
         }
+    }
+
+    fn identity(&self) -> Option<&str> {
+        None
     }
 
     fn upgraded(&self, _: UpgradeRequest) {}
