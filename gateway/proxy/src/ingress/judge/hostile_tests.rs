@@ -232,7 +232,7 @@ async fn listening(told: ToldFields) -> SocketAddr {
 
 #[tokio::test]
 async fn an_instance_of_calls_is_told_of_the_certificate_that_is_vouched_for() {
-    for orders in ["allow: [{ service: batch, path_prefix: /api }]"] {
+    for orders in ["allow: [{ service: batch, path_prefix: /api }]", "allow: [batch]"] {
         let topology = testbed::topology(
             "  home: {}\n  east: {}",
             &format!("  orders: {{ port: 8080, protocol: grpc, {orders} }}"),

@@ -81,7 +81,7 @@ impl RequestJudge {
         let port = snapshot.topology.port_of(service, port);
         if judged_by(&snapshot.topology, &caller, service).is_some() {
             opened.handle().set_judged();
-        } else if !port.is_some_and(|port| port.protocol == Protocol::Http) {
+        } else if !port.is_some_and(|port| port.protocol.is_http()) {
             return None;
         }
         Some(Self {
